@@ -1,0 +1,60 @@
+"""Drawing problems of an embedded task: an endless stream for training, a distinct stratified set for a test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Protocol
+
+import numpy as np
+
+from ibpo.types import Problem
+
+
+class EmbeddedTask(Protocol):
+    """What the embedded tasks' modules offer."""
+
+    MIX: Mapping[str, float]
+
+    def draw(self, level: str, rng: np.random.Generator) -> Problem:
+        """A random problem of this level."""
+        ...
+
+    def split_of(self, problem_id: str) -> str:
+        """`"train"` or `"test"`, decided by a hash of the problem itself."""
+        ...
+
+
+def stream(task: EmbeddedTask, split: str, seed: int) -> Iterator[Problem]:
+    """Problems of one split without end, levels drawn by the task's mix; repeats are possible."""
+    rng = np.random.default_rng([seed, 0 if split == "train" else 1])
+    levels, shares = list(task.MIX), list(task.MIX.values())
+    while True:
+        level = levels[rng.choice(len(levels), p=shares)]
+        problem = task.draw(level, rng)
+        while task.split_of(problem.problem_id) != split:
+            problem = task.draw(level, rng)
+        yield problem
+
+
+def distinct(task: EmbeddedTask, split: str, num_problems: int, seed: int) -> list[Problem]:
+    """Distinct problems of one split, the levels in the exact proportions of the task's mix, in random order.
+
+    Raises:
+        ValueError: if a level has not that many distinct problems.
+    """
+    rng = np.random.default_rng([seed, 2 if split == "train" else 3])
+    counts = {level: round(share * num_problems) for level, share in task.MIX.items()}
+    counts[max(counts, key=lambda level: counts[level])] += num_problems - sum(counts.values())
+    chosen: dict[str, Problem] = {}
+    for level, count in counts.items():
+        wanted = len(chosen) + count
+        for _ in range(100 * count + 10_000):
+            if len(chosen) == wanted:
+                break
+            problem = task.draw(level, rng)
+            if task.split_of(problem.problem_id) == split:
+                chosen.setdefault(problem.problem_id, problem)
+        else:
+            raise ValueError(f"level {level!r} has fewer than {count} distinct problems in split {split!r}")
+    ordered = list(chosen.values())
+    return [ordered[i] for i in rng.permutation(len(ordered))]
