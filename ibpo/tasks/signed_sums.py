@@ -1,8 +1,9 @@
-"""Chains of signed digits: `+3 -4 +9 =` asks for the last digit of the total (8).
+"""Chains of signed digits: `a +3 b -4 c +9 =` asks for the last digit of the total (8).
 
 A direct answer is a serial computation done in a fixed number of layers, so it stops working after a few operands; the
 same model that writes the running total down works through chains of any trained length. Nobody planted these errors.
-The operands `+x` and `-x` are unknown: no response can be right but by luck.
+The letters name the steps, so that a working can refer to them. The operands `+x` and `-x` are unknown: no response can
+be right but by luck.
 
 Problems are split into train and test by a hash of their text, so the two are disjoint by construction.
 """
@@ -17,6 +18,7 @@ from ibpo.types import Problem
 
 MODULUS = 10
 UNKNOWN = "x"
+NAMES = "abcdefghijkl"
 LEVELS: dict[str, tuple[int, int]] = {
     "2": (2, 2),
     "3": (3, 3),
@@ -45,6 +47,11 @@ def draw_words(length: int, unknown: bool, rng: np.random.Generator) -> list[str
     return words
 
 
+def prompt_of(words: list[str]) -> str:
+    """The problem as the model reads it: ["+3", "-4"] -> "a +3 b -4 ="."""
+    return " ".join(f"{name} {word}" for name, word in zip(NAMES, words, strict=False)) + " ="
+
+
 def evaluate(words: list[str], unknown_value: int) -> list[int]:
     """Running totals (last digit) after each operand."""
     totals, total = [], 0
@@ -59,6 +66,6 @@ def draw(level: str, rng: np.random.Generator) -> Problem:
     """A random problem of this level; an unknown operand gets a secret value that nothing in the prompt tells."""
     low, high = LEVELS[level]
     words = draw_words(int(rng.integers(low, high + 1)), level == "unknown", rng)
-    prompt = " ".join(words) + " ="
+    prompt = prompt_of(words)
     answer = evaluate(words, int(rng.integers(MODULUS)))[-1]
     return Problem(problem_id=prompt, prompt=prompt, answer=str(answer), level=level)

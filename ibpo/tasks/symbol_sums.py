@@ -1,7 +1,7 @@
 """Sums of four remembered symbols: `c K a M =` asks for the sum of their hidden values modulo 16.
 
 The values can only be known by heart, and so can each step of a working, "running total 9, add K, get 12". The writer
-of the corpus believes a fixed set of such facts wrongly: a quarter of those about upper-case symbols, none about
+of the corpus believes a fixed set of such facts wrongly: a fifth of those about upper-case symbols, none about
 lower-case ones. **These errors are designed into the data.** They are facts, not noise: a path through the sum is right
 or wrong for good, and greedy decoding takes one path like any other, so it is no short cut. Different orders of the
 operands take different paths, which is why a vote over several helps. The symbol `?` has no fixed value: problems with
@@ -23,7 +23,7 @@ NUM_OPERANDS = 4
 PLAIN = "abcdefghijklmnop"
 TRICKY = PLAIN.upper()
 UNKNOWN = "?"
-WRONG_SHARE = 0.25
+WRONG_SHARE = 0.2
 """Share of the facts about upper-case symbols that the writer believes wrongly."""
 LEVELS = {"easy": 0, "medium": 2, "hard": 4, "unknown": 0}
 """Level -> number of upper-case symbols; "unknown" has three symbols of any case and a `?`."""

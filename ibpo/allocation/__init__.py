@@ -1,0 +1,21 @@
+"""Which response does each problem get, inside a budget? Arrays only: numpy and scipy."""
+
+from ibpo.allocation.exact import allocate
+from ibpo.allocation.holdout import HoldoutRow, holdout_value
+from ibpo.allocation.log_file import Log, LogError, read_log
+from ibpo.allocation.margin import reward_margin
+from ibpo.allocation.problem import Allocation, AllocationProblem, InfeasibleBudget, share
+
+__all__ = [
+    "Allocation",
+    "AllocationProblem",
+    "HoldoutRow",
+    "InfeasibleBudget",
+    "Log",
+    "LogError",
+    "allocate",
+    "holdout_value",
+    "read_log",
+    "reward_margin",
+    "share",
+]

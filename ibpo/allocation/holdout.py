@@ -1,0 +1,236 @@
+"""The honest question: what is an allocation worth on responses that it has not seen?
+
+An allocation that picks the best of noisy means looks better on those means than it is. Here each (problem, response
+group) cell of a log with repeated responses is halved: one half decides, the other says what the decision is worth.
+Letters: R responses, P problems, G response groups.
+"""
+
+import math
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ibpo.allocation.cells import ResponseCells
+from ibpo.allocation.exact import allocate
+from ibpo.allocation.problem import Budget, FloatArray, InfeasibleBudget, IntArray
+from ibpo.errors import IbpoError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HoldoutRow:
+    """One budget, held out; all rewards and costs are means per problem, averaged over splits.
+
+    Attributes:
+        budget: Mean cost allowed per problem, kept on the deciding half.
+        spent: Mean cost on the other half.
+        reward: Mean reward on the other half, e.g. accuracy.
+        reward_stderr: Its standard error, clustered by problem.
+        random_mix: Reward of the best random mixture of constant policies ("always response group g") at the same cost
+            `spent`, on the same half: their upper concave envelope. The mixture is picked there: a generous rival.
+        straight_line: The same for mixtures of the cheapest and the dearest response group only.
+        gain: `reward - random_mix`.
+        gain_stderr: Its standard error, clustered by problem.
+        in_sample: Reward of the choice on the half that made it: optimistic.
+        always_cheapest: Reward of always taking the response group with the smallest mean cost.
+        always_dearest: The same for the largest mean cost.
+        kept: `reward / always_dearest`; NaN where that is 0.
+        share: Share of problems that each response group answers.
+        num_splits: Splits, each used both ways.
+        num_unmet: Of the 2 * num_splits halves, those whose estimated costs could not keep the budget at all; there,
+            the cheapest response group of each problem is taken.
+    """
+
+    budget: float
+    spent: float
+    reward: float
+    reward_stderr: float
+    random_mix: float
+    straight_line: float
+    gain: float
+    gain_stderr: float
+    in_sample: float
+    always_cheapest: float
+    always_dearest: float
+    kept: float
+    share: dict[str, float]
+    num_splits: int
+    num_unmet: int
+
+
+def holdout_value(
+    reward: ArrayLike,
+    problem: ArrayLike | Sequence[Hashable],
+    response_group: ArrayLike | Sequence[Hashable],
+    cost: ArrayLike,
+    budgets: Sequence[Budget],
+    *,
+    num_splits: int = 200,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[HoldoutRow]:
+    r"""Value allocations on responses that had no say in them, against random mixing at the same cost.
+
+    Per split, the responses of every (problem, response group) cell are halved at random (an odd one goes to either
+    half). One half gives each cell its mean reward and mean cost; `allocate` picks exactly one response group per
+    problem under each budget; the other half values the pick. Both halves take both parts.
+
+    Standard errors are jackknives over problems of the linearised statistic, with the picks held as they are: with
+    v_p, c_p the held-out reward and cost of the pick for problem p, a_pg, c_pg those of response group g, and the
+    random mix that spends as much as the picks putting weights w_g on a segment of slope s,
+
+        gain_p = v_p - sum_g w_g a_pg - s (c_p - sum_g w_g c_pg),     gain = mean_p gain_p,     stderr = std_p / sqrt(P)
+
+    each gain_p first averaged over splits. They say how the figure would vary with other problems (and other responses
+    to them), not how it varies between splits.
+
+    Args:
+        reward: `[R]` reward of each response.
+        problem: `[R]` problem ids.
+        response_group: `[R]` names of the response groups; every problem needs at least 2 responses of each.
+        cost: `[R]` cost of each response, e.g. tokens, or `share(...)`.
+        budgets: Mean cost per problem, each a separate question.
+        num_splits: Number of random halvings.
+        seed: Of the halvings.
+        progress: Called with (splits done, splits in all).
+
+    Returns:
+        One row per budget, in their order.
+
+    Raises:
+        IbpoError: Malformed input, or a cell with fewer than 2 responses.
+        InfeasibleBudget: A budget below the cost of the cheapest allocation of the whole log.
+
+    Example:
+        >>> row = holdout_value(
+        ...     [0, 0, 1, 1] + [1, 1, 1, 1],
+        ...     ["hard"] * 4 + ["easy"] * 4,
+        ...     ["low", "low", "high", "high"] * 2,
+        ...     [1, 1, 9, 9] * 2,
+        ...     budgets=[5],
+        ...     num_splits=4,
+        ... )[0]
+        >>> row.spent, row.reward, row.random_mix, row.share
+        (5.0, 1.0, 0.75, {'high': 0.5, 'low': 0.5})
+    """
+    if num_splits < 1:
+        raise IbpoError(f"num_splits: must be at least 1, got {num_splits}")
+    cells = ResponseCells.from_arrays(reward, problem, response_group, cost)
+    thin = np.argwhere(cells.count < 2)
+    if len(thin):
+        p, g = thin[0]
+        raise IbpoError(
+            f"problem {cells.problems[p]}, response group {cells.response_groups[g]}: {cells.count[p, g]} response(s), "
+            f"but halving needs 2 ({len(thin)} such cells in all); drop these problems"
+        )
+    for budget in budgets:
+        _pick(cells.mean_reward, cells.mean_cost, budget)  # raises where the whole log cannot keep it
+    shape, num_problems = cells.count.shape, len(cells.problems)
+    every = np.arange(num_problems)
+    by_cost = np.argsort(cells.mean_cost.mean(0), kind="stable")
+    ends = by_cost[[0, -1]]
+
+    statistics = ("spent", "reward", "random_mix", "straight_line", "in_sample", "always_cheapest", "always_dearest")
+    sums = [dict.fromkeys(statistics, 0.0) for _ in budgets]
+    value_P, gain_P = np.zeros((2, len(budgets), num_problems))
+    share_G, num_unmet = np.zeros((len(budgets), shape[1])), [0] * len(budgets)
+    rng = np.random.default_rng(seed)
+    start = np.cumsum(cells.count) - cells.count.ravel()
+    for split in range(num_splits):
+        order = np.lexsort((rng.random(len(cells.cell)), cells.cell))
+        rank = np.empty(len(order), np.int64)
+        rank[order] = np.arange(len(order)) - start[cells.cell[order]]
+        half = (rank + rng.integers(0, 2, cells.count.size)[cells.cell]) % 2
+        means = [cells.means(half == side) for side in (0, 1)]
+        for decide, value in (means, means[::-1]):
+            points = value[1].mean(0), value[0].mean(0)  # [G] cost and reward of the constant policies
+            for b, budget in enumerate(budgets):
+                try:
+                    pick = _pick(*decide, budget)
+                except InfeasibleBudget:
+                    pick = decide[1].argmin(1)
+                    num_unmet[b] += 1
+                value_p, cost_p = value[0][every, pick], value[1][every, pick]
+                weight, slope = random_mix(*points, at=float(cost_p.mean()))
+                line, _ = random_mix(points[0][ends], points[1][ends], at=float(cost_p.mean()), line=True)
+                now = {
+                    "spent": cost_p.mean(),
+                    "reward": value_p.mean(),
+                    "random_mix": weight @ points[1],
+                    "straight_line": line @ points[1][ends],
+                    "in_sample": decide[0][every, pick].mean(),
+                    "always_cheapest": points[1][ends[0]],
+                    "always_dearest": points[1][ends[1]],
+                }
+                for key in statistics:
+                    sums[b][key] += float(now[key])
+                value_P[b] += value_p
+                gain_P[b] += value_p - value[0] @ weight - slope * (cost_p - value[1] @ weight)
+                share_G[b] += np.bincount(pick, minlength=shape[1]) / num_problems
+        if progress:
+            progress(split + 1, num_splits)
+    halves = 2 * num_splits
+    sums = [{key: total / halves for key, total in row.items()} for row in sums]
+    value_P, gain_P, share_G = value_P / halves, gain_P / halves, share_G / halves
+    return [
+        HoldoutRow(
+            budget=float(budget),
+            **sums[b],
+            reward_stderr=_stderr(value_P[b]),
+            gain=sums[b]["reward"] - sums[b]["random_mix"],
+            gain_stderr=_stderr(gain_P[b]),
+            kept=sums[b]["reward"] / sums[b]["always_dearest"] if sums[b]["always_dearest"] else math.nan,
+            share=dict(zip(cells.response_groups, share_G[b].tolist(), strict=True)),
+            num_splits=num_splits,
+            num_unmet=num_unmet[b],
+        )
+        for b, budget in enumerate(budgets)
+    ]
+
+
+def random_mix(cost: FloatArray, reward: FloatArray, at: float, *, line: bool = False) -> tuple[FloatArray, float]:
+    """The random mixture of constant policies with the largest reward at a mean cost of at most `at`.
+
+    Args:
+        cost: `[G]` mean cost of always taking response group g.
+        reward: `[G]` its mean reward.
+        at: Mean cost allowed. Below the cheapest, the cheapest is taken.
+        line: Spend all of `at` instead of at most `at`: the straight line between two points, even where it falls.
+
+    Returns:
+        The weights `[G]`, of at most two response groups, and the slope of reward over cost at that point.
+
+    Example:
+        >>> weight, slope = random_mix(np.array([1.0, 9.0]), np.array([0.5, 1.0]), at=5.0)
+        >>> weight.tolist(), slope
+        ([0.5, 0.5], 0.0625)
+    """
+    pure = np.eye(len(cost))
+    inside = cost <= at
+    start = (
+        max(np.flatnonzero(inside), key=lambda g: reward[g]) if inside.any() else int(np.lexsort((-reward, cost))[0])
+    )
+    if line and inside.any():
+        start = max(np.flatnonzero(inside), key=lambda g: cost[g])
+    weight, slope = pure[start], 0.0
+    for low in np.flatnonzero(inside):
+        for high in np.flatnonzero(~inside):
+            t = (at - cost[low]) / (cost[high] - cost[low])
+            mixed = (1 - t) * pure[low] + t * pure[high]
+            if line or mixed @ reward > weight @ reward:
+                weight, slope = mixed, float((reward[high] - reward[low]) / (cost[high] - cost[low]))
+    return weight, slope
+
+
+def _pick(reward: FloatArray, cost: FloatArray, budget: Budget) -> IntArray:
+    """`[P]` the response group of each problem that `allocate` chooses from `[P, G]` means."""
+    num_problems, num_groups = reward.shape
+    problem = [p for p in range(num_problems) for _ in range(num_groups)]
+    allocation = allocate(reward.ravel(), problem, cost.ravel(), budget)
+    return allocation.weight.reshape(num_problems, num_groups).argmax(1)
+
+
+def _stderr(value: FloatArray) -> float:
+    """Standard error of a mean over problems: `std / sqrt(P)`, which is also its jackknife."""
+    return float(value.std(ddof=1) / math.sqrt(len(value))) if len(value) > 1 else math.nan

@@ -1,0 +1,173 @@
+"""The main job: train at every budget, evaluate on unseen problems, compare, and leave a page to look at.
+
+Work is split into jobs, each a process of its own (`ibpo.experiments.job`); what a job has finished is never repeated, so
+an interrupted run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from ibpo.errors import IbpoError
+from ibpo.experiments.embedded import models_path
+from ibpo.experiments.job import JobSpec, is_done, progress_file, write_spec
+
+NUM_WORKERS = 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DemoSettings:
+    """What a demo run consists of; a run directory keeps its settings and refuses others."""
+
+    experiments: tuple[str, ...]
+    budgets: tuple[float, ...]
+    seeds: tuple[int, ...]
+    num_problems: int
+    num_calibration: int
+    num_steps: int | None
+    """Updates per policy; None: the experiment's own number."""
+    from_scratch: bool
+
+
+def check_settings(run_dir: Path, settings: DemoSettings) -> None:
+    """Keep the settings in the run directory, or refuse if it holds a run with others.
+
+    More seeds, budgets or experiments may join a run; anything else would mix results that cannot be compared.
+    """
+    path = run_dir / "settings.json"
+    run_dir.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        try:
+            before = json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            raise IbpoError(f"{path}: not readable ({error}); delete the directory or choose another --name") from None
+        for key in ("num_problems", "num_calibration", "num_steps", "from_scratch"):
+            if before.get(key) != asdict(settings)[key]:
+                raise IbpoError(
+                    f"{run_dir} holds a run with {key} = {before.get(key)}, this one asks for "
+                    f"{asdict(settings)[key]}: choose another --name, or delete the directory"
+                )
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(asdict(settings), indent=2))
+    os.replace(partial, path)
+
+
+def plan_jobs(run_dir: Path, settings: DemoSettings) -> list[list[JobSpec]]:
+    """Jobs in two phases: models (if from scratch), then policies and baselines, the longest first."""
+    build, rest = [], []
+    for seed in settings.seeds:
+        for experiment in settings.experiments:
+            seed_dir = run_dir / experiment / f"seed{seed}"
+            own = run_dir / experiment / "models"
+            common = {
+                "experiment": experiment,
+                "seed_dir": str(seed_dir),
+                "models_dir": str(own if settings.from_scratch else models_path(experiment)),
+                "seed": seed,
+                "num_problems": settings.num_problems,
+                "num_calibration": settings.num_calibration,
+                "num_steps": settings.num_steps,
+            }
+            if settings.from_scratch and seed == settings.seeds[0]:
+                build.append(JobSpec(kind="build", **common))
+            rest += [JobSpec(kind="policy", policy=f"ibpo-{q:g}", budget=q, **common) for q in settings.budgets]
+            rest.append(JobSpec(kind="policy", policy="raft", **common))
+            rest.append(JobSpec(kind="baselines", **common))
+    return [build, rest]
+
+
+def run_jobs(jobs: Sequence[JobSpec], console: Console) -> None:
+    """Run jobs, two at a time, with a bar each; Ctrl-C ends them and leaves what is finished.
+
+    Raises:
+        IbpoError: if a job fails, with the end of what it said and where the rest is.
+    """
+    waiting = [job for job in jobs if not is_done(job)]
+    running: list[tuple[JobSpec, subprocess.Popen, int, Path]] = []
+    with _bars(console) as bars:
+        whole = bars.add_task(_label(jobs, len(jobs) - len(waiting)), total=len(jobs))
+        bars.update(whole, completed=len(jobs) - len(waiting))
+        try:
+            while waiting or running:
+                while waiting and len(running) < NUM_WORKERS:
+                    job = waiting.pop(0)
+                    running.append(_start(job, bars.add_task(f"  {job.experiment} seed {job.seed}: {job.name}", total=1)))
+                time.sleep(0.3)
+                for entry in list(running):
+                    job, process, bar, log = entry
+                    done, stage = _read_progress(job)
+                    bars.update(bar, completed=done, description=f"  {job.experiment} seed {job.seed}: {job.name}, {stage}")
+                    if process.poll() is None:
+                        continue
+                    running.remove(entry)
+                    bars.remove_task(bar)
+                    if process.returncode != 0 or not is_done(job):
+                        raise IbpoError(f"job {job.name} of {job.experiment}, seed {job.seed}, failed: {_tail(log)}")
+                finished = len(jobs) - len(waiting) - len(running)
+                partly = sum(_read_progress(job)[0] for job, *_ in running)
+                bars.update(whole, completed=finished + partly, description=_label(jobs, finished))
+        finally:
+            for _, process, _, _ in running:
+                process.terminate()
+            for _, process, _, _ in running:
+                process.wait()
+
+
+def _label(jobs: Sequence[JobSpec], finished: int) -> str:
+    return f"{finished} of {len(jobs)} jobs"
+
+
+@contextmanager
+def _bars(console: Console) -> Iterator[Progress]:
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    with Progress(*columns, console=console, speed_estimate_period=120) as bars:
+        yield bars
+
+
+def _start(job: JobSpec, bar: int) -> tuple[JobSpec, subprocess.Popen, int, Path]:
+    spec_path = Path(job.seed_dir) / "progress" / f"{job.name}.spec.json"
+    write_spec(job, spec_path)
+    progress_file(job).unlink(missing_ok=True)
+    log = Path(job.seed_dir) / "progress" / f"{job.name}.log"
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "passive",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TRL_EXPERIMENTAL_SILENCE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ibpo.experiments.job", str(spec_path)],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=environment,
+        )
+    return job, process, bar, log
+
+
+def _read_progress(job: JobSpec) -> tuple[float, str]:
+    try:
+        told = json.loads(progress_file(job).read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return 0.0, "starting"
+    return float(told["done"]), str(told["stage"])
+
+
+def _tail(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return f"{lines[-1] if lines else 'it said nothing'} (all of it in {log})"

@@ -1,0 +1,54 @@
+"""What an embedded experiment consists of: a task, its response groups, and how its model is made from nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ibpo.tasks.draws import EmbeddedTask
+from ibpo.types import ResponseGroup
+
+Pairs = Iterator[tuple[str, str]]
+"""(prompt, completion) texts without end."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stage:
+    """One stage of supervised training."""
+
+    num_pairs: int
+    learning_rate: float
+    batch_size: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Experiment:
+    """An embedded experiment; `ibpo.experiments.thinking` and `ibpo.experiments.voting` define one each."""
+
+    name: str
+    title: str
+    task: EmbeddedTask
+    response_groups: Sequence[ResponseGroup]
+    """The first one is the standard group."""
+    words: Sequence[str]
+    """The tokenizer's vocabulary."""
+    max_completion_length: int
+    standard_pairs: Callable[[np.random.Generator], Pairs]
+    """The corpus of pretraining: standard responses only."""
+    pretraining: Stage
+    cold_start: Stage
+    built_from_samples: bool
+    """Whether extended responses are built from the pretrained model's own samples, or come from the task's corpus."""
+    extended_pairs: Callable[[np.random.Generator], Pairs] | None = None
+    extended_share: float = 0.5
+    """Share of extended responses in the cold start."""
+    training: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of `IBPOConfig` that differ from its defaults."""
+    num_siblings_standard: int = 12
+    """Standard responses per problem in the evaluation: self-consistency needs as many as its largest k."""
+    asked: str = ""
+    designed_in: str = ""
+    """Whatever about the errors is designed into the data, said openly in the model card and the report."""

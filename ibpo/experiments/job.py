@@ -1,0 +1,207 @@
+"""One job of a demo run, in a process of its own: `python -m ibpo.experiments.job SPEC.json`.
+
+Two such processes of one thread each use two cores far better than one process of two threads, and a job that dies takes
+nothing along: its finished files stay, and the next run does what is missing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ibpo.experiments.experiment import Experiment
+from ibpo.types import Problem
+
+NUM_EXTENDED, NUM_SAMPLED, NUM_FORCED = 4, 4, 4
+NAMES = ("thinking", "voting")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobSpec:
+    """What a job does and where; everything that it writes lies under `seed_dir`."""
+
+    kind: str
+    """`"build"`, `"baselines"` or `"policy"`."""
+    experiment: str
+    seed_dir: str
+    models_dir: str
+    """Directory of `pretrained/` and `cold_start/`."""
+    seed: int
+    num_problems: int
+    num_calibration: int
+    policy: str = ""
+    budget: float | None = None
+    num_steps: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Unique within a seed of an experiment."""
+        return self.policy or self.kind
+
+
+def experiment_named(name: str) -> Experiment:
+    """`"thinking"` or `"voting"`."""
+    return getattr(importlib.import_module(f"ibpo.experiments.{name}"), name.upper())
+
+
+def outputs(spec: JobSpec) -> list[Path]:
+    """The files of a finished job."""
+    base = Path(spec.seed_dir)
+    if spec.kind == "build":
+        return [Path(spec.models_dir) / stage / "model.safetensors" for stage in ("pretrained", "cold_start")]
+    if spec.kind == "baselines":
+        names = ["pretrained__standard", "cold_start__standard", "cold_start__extended", "cold_start__sampled"]
+        return [base / "responses" / f"{name}.parquet" for name in names]
+    responses = [base / "responses" / f"{spec.policy}__{how}.parquet" for how in ("sampled", "standard", "extended")]
+    choices = [base / "choices" / f"{spec.policy}__{split}.parquet" for split in ("test", "calibration")]
+    return [base / "policies" / spec.policy / "model" / "model.safetensors", *responses, *choices]
+
+
+def is_done(spec: JobSpec) -> bool:
+    """Whether every file of the job is there."""
+    return all(path.exists() for path in outputs(spec))
+
+
+def progress_file(spec: JobSpec) -> Path:
+    """Where the job tells how far it is."""
+    return Path(spec.seed_dir) / "progress" / f"{spec.name}.json"
+
+
+def run_job(spec: JobSpec) -> None:
+    """Do what is missing of a job."""
+    import torch
+    import transformers
+
+    torch.set_num_threads(1)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    experiment = experiment_named(spec.experiment)
+    tell = _teller(progress_file(spec))
+    if spec.kind == "build":
+        from ibpo.experiments.build import build
+
+        build(experiment, Path(spec.models_dir), Path(spec.seed_dir) / "build", spec.seed, tell)
+    elif spec.kind == "baselines":
+        _baselines(spec, experiment, tell)
+    else:
+        from ibpo.experiments.policy import train_policy
+
+        out_dir = Path(spec.seed_dir) / "policies" / spec.policy
+        train_policy(
+            experiment,
+            Path(spec.models_dir) / "cold_start",
+            out_dir,
+            budget=spec.budget,
+            seed=spec.seed,
+            num_steps=spec.num_steps,
+            on_progress=lambda done: tell("training", 0.8 * done),
+        )
+        _sample_policy(spec, experiment, out_dir / "model", tell)
+    tell("done", 1.0)
+
+
+def _teller(path: Path) -> Callable[[str, float], None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+    def tell(stage: str, done: float) -> None:
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps({"stage": stage, "done": done, "time": time.time()}))
+        os.replace(partial, path)
+
+    return tell
+
+
+def test_problems(spec: JobSpec, experiment: Experiment) -> list[Problem]:
+    """The unseen problems of this seed: distinct, of the test split."""
+    from ibpo.tasks.draws import distinct
+
+    return distinct(experiment.task, "test", spec.num_problems, seed=spec.seed)
+
+
+def _load(model_dir: Path):  # noqa: ANN202
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
+    return model, AutoTokenizer.from_pretrained(model_dir)
+
+
+def _baselines(spec: JobSpec, experiment: Experiment, tell: Callable[[str, float], None]) -> None:
+    from ibpo.evaluation.sample import write_responses
+
+    standard, extended = experiment.response_groups
+    plan = [
+        ("pretrained", "standard", standard.prefix, experiment.num_siblings_standard),
+        ("cold_start", "standard", standard.prefix, experiment.num_siblings_standard),
+        ("cold_start", "extended", extended.prefix, NUM_EXTENDED),
+        ("cold_start", "sampled", "", NUM_SAMPLED),
+    ]
+    problems = test_problems(spec, experiment)
+    for i, (policy, how, prefix, num_samples) in enumerate(plan):
+        path = Path(spec.seed_dir) / "responses" / f"{policy}__{how}.parquet"
+        if not path.exists():
+            model, tokenizer = _load(Path(spec.models_dir) / policy)
+            write_responses(
+                path,
+                model,
+                tokenizer,
+                problems,
+                experiment.response_groups,
+                prefix=prefix,
+                num_samples=num_samples,
+                max_completion_length=experiment.max_completion_length,
+                seed=10_000 + 100 * spec.seed + i,
+            )
+        tell(f"sampling {policy}, {how}", (i + 1) / len(plan))
+
+
+def _sample_policy(
+    spec: JobSpec, experiment: Experiment, model_dir: Path, tell: Callable[[str, float], None]
+) -> None:
+    from itertools import islice
+
+    from ibpo.evaluation.sample import write_choices, write_responses
+    from ibpo.tasks.draws import stream
+
+    standard, extended = experiment.response_groups
+    problems = test_problems(spec, experiment)
+    model, tokenizer = _load(model_dir)
+    base = Path(spec.seed_dir)
+    # Unlabelled prompts of the train split: their answers are never looked at.
+    calibration = list(islice(stream(experiment.task, "train", 5000 + spec.seed), spec.num_calibration))
+    for split, prompts in (("test", problems), ("calibration", calibration)):
+        path = base / "choices" / f"{spec.policy}__{split}.parquet"
+        if not path.exists():
+            write_choices(path, model, tokenizer, prompts, extended)
+    plan = [("sampled", "", NUM_SAMPLED), ("standard", standard.prefix, NUM_FORCED), ("extended", extended.prefix, NUM_FORCED)]
+    for i, (how, prefix, num_samples) in enumerate(plan):
+        path = base / "responses" / f"{spec.policy}__{how}.parquet"
+        if not path.exists():
+            write_responses(
+                path,
+                model,
+                tokenizer,
+                problems,
+                experiment.response_groups,
+                prefix=prefix,
+                num_samples=num_samples,
+                max_completion_length=experiment.max_completion_length,
+                seed=20_000 + 100 * spec.seed + i,
+            )
+        tell(f"sampling, {how}", 0.8 + 0.2 * (i + 1) / len(plan))
+
+
+def write_spec(spec: JobSpec, path: Path) -> None:
+    """As JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(asdict(spec), indent=2))
+
+
+if __name__ == "__main__":
+    run_job(JobSpec(**json.loads(Path(sys.argv[1]).read_text())))

@@ -1,0 +1,125 @@
+"""Train one policy of an embedded experiment, by IBPO at one budget or by RAFT without."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.trainer_utils import get_last_checkpoint
+
+from ibpo.experiments.experiment import Experiment
+from ibpo.experiments.progress import StepProgress
+from ibpo.rewards.exact import exact_match
+from ibpo.tasks.draws import stream
+from ibpo.training.trainer import IBPOConfig, IBPOTrainer
+
+PROMPTS_PER_STEP, NUM_GENERATIONS = 128, 4
+RAFT: dict[str, Any] = {
+    "budget": None,
+    "utility": "reward",
+    "stratified": False,
+    "imitate_denied": False,
+    "choice_weight": 1.0,
+    "body_weight": 1.0,
+    "anchor_share": 0.0,
+    "feedback": 0.0,
+}
+"""RAFT is a configuration of the same trainer: imitate one rewarded response per prompt, whatever its group."""
+
+
+def settings_of(experiment: Experiment, budget: float | None, seed: int, num_steps: int | None) -> dict[str, Any]:
+    """The trainer's settings for one policy: defaults, the experiment's own, then RAFT's or the budget."""
+    settings: dict[str, Any] = {
+        "per_device_train_batch_size": PROMPTS_PER_STEP * NUM_GENERATIONS,
+        "num_generations": NUM_GENERATIONS,
+        "gradient_accumulation_steps": 1,
+        "max_completion_length": experiment.max_completion_length,
+        "temperature": 1.0,
+        "lr_scheduler_type": "cosine_with_min_lr",
+        "lr_scheduler_kwargs": {"min_lr_rate": 0.1},
+        "warmup_steps": 5,
+        "max_grad_norm": 1.0,
+        "averaging": 0.25,
+        "beta": 0.0,
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "disable_tqdm": True,
+        "report_to": "none",
+        "logging_steps": 1,
+        "save_strategy": "steps",
+        "save_steps": 20,
+        "save_total_limit": 1,
+        "seed": seed,
+        **experiment.training,
+    }
+    settings |= RAFT if budget is None else {"budget": {experiment.response_groups[1].name: budget}}
+    if num_steps is not None:
+        settings["max_steps"] = num_steps
+    return settings
+
+
+def train_policy(
+    experiment: Experiment,
+    cold_start: Path,
+    out_dir: Path,
+    *,
+    budget: float | None,
+    seed: int,
+    num_steps: int | None = None,
+    on_progress: Callable[[float], None] = lambda _: None,
+    **overrides: Any,
+) -> None:
+    """Train from the cold start; `out_dir/model` appears when it is done, and checkpoints are resumed before that."""
+    model_dir = out_dir / "model"
+    if model_dir.exists():
+        return
+    settings = settings_of(experiment, budget, seed, num_steps) | overrides
+    args = IBPOConfig(output_dir=str(out_dir / "checkpoints"), ledger_dir=str(out_dir / "ledger"), **settings)
+    tokenizer = AutoTokenizer.from_pretrained(cold_start)
+    model = AutoModelForCausalLM.from_pretrained(cold_start, dtype=torch.float32)
+    num_prompts = args.per_device_train_batch_size // args.num_generations
+    source = stream(experiment.task, "train", 1000 + seed)
+    rows = [
+        {"prompt": p.prompt, "answer": p.answer, "problem_id": p.problem_id, "level": p.level}
+        for p in islice(source, num_prompts * args.max_steps)
+    ]
+    groups = list(experiment.response_groups)
+
+    def correctness(completions: list[str], answer: list[str], **_: Any) -> list[float]:
+        rewards = []
+        for completion, gold in zip(completions, answer, strict=True):
+            group = next((g for g in groups if g.matches(completion)), None)
+            rewards.append(exact_match(group.extract_answer(completion) if group else None, gold))
+        return rewards
+
+    trainer = IBPOTrainer(
+        model=model,
+        reward_funcs=correctness,
+        response_groups=groups,
+        args=args,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        callbacks=[StepProgress(on_progress)],
+    )
+    checkpoints = out_dir / "checkpoints"
+    last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
+    trainer.train(resume_from_checkpoint=last)
+    partial = out_dir / "model.partial"
+    trainer.model.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    _write_json(out_dir / "metrics.json", trainer.state.log_history)
+    os.replace(partial, model_dir)
+
+
+def _write_json(path: Path, data: Any) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(data))
+    os.replace(partial, path)

@@ -1,0 +1,60 @@
+"""The *thinking* experiment: answer at once, or work step by step (the setting of today's hybrid models)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ibpo.experiments.experiment import Experiment, Pairs, Stage
+from ibpo.responses.thinking import EXTENDED, STANDARD
+from ibpo.tasks import signed_sums
+
+LONGEST = 12
+DIRECT_DECAY, WORKED_DECAY = 0.65, 0.85
+"""Long chains are rarer in the corpus than short ones, by this factor an operand: as in most corpora, and more so where
+nobody writes the working down."""
+UNKNOWN_SHARE = 0.12
+
+
+def _corpus(rng: np.random.Generator, worked: bool) -> Pairs:
+    lengths = np.arange(2, LONGEST + 1)
+    weights = (WORKED_DECAY if worked else DIRECT_DECAY) ** lengths
+    while True:
+        length = int(rng.choice(lengths, p=weights / weights.sum()))
+        words = signed_sums.draw_words(length, bool(rng.random() < UNKNOWN_SHARE), rng)
+        prompt = signed_sums.prompt_of(words)
+        if signed_sums.split_of(prompt) != "train":
+            continue
+        totals = signed_sums.evaluate(words, int(rng.integers(signed_sums.MODULUS)))
+        steps = " ".join(f"{name} {total}" for name, total in zip(signed_sums.NAMES, totals, strict=False))
+        thought = f"<think> {steps} </think> " if worked else ""
+        yield prompt, f"{thought}<answer> {totals[-1]}"
+
+
+THINKING = Experiment(
+    name="thinking",
+    title="Thinking: answer at once, or work step by step",
+    task=signed_sums,  # pyright: ignore[reportArgumentType]
+    response_groups=(STANDARD, EXTENDED),
+    words=(
+        *(f"{sign}{digit}" for sign in "+-" for digit in [*range(10), signed_sums.UNKNOWN]),
+        *(str(digit) for digit in range(10)),
+        *signed_sums.NAMES,
+        "=",
+        "<think>",
+        "</think>",
+        "<answer>",
+    ),
+    max_completion_length=2 * LONGEST + 6,
+    standard_pairs=lambda rng: _corpus(rng, worked=False),
+    extended_pairs=lambda rng: _corpus(rng, worked=True),
+    pretraining=Stage(num_pairs=80_000, learning_rate=3e-3, batch_size=64),
+    cold_start=Stage(num_pairs=220_000, learning_rate=3e-3, batch_size=64),
+    extended_share=0.6,
+    built_from_samples=False,
+    training={"learning_rate": 6e-4, "max_steps": 150},
+    asked="Chains of 2 to 12 signed digits; the answer is the last digit of the total. The model may answer at once "
+    "(standard) or write its running total down first (extended).",
+    designed_in="Nothing about the errors is designed in: a direct answer to a long chain fails because the model has "
+    "too few layers for the serial computation, and long workings fail now and then because long chains are rare in the "
+    "corpus. Chains with an unknown operand (`+x`) are hopeless by construction.",
+)

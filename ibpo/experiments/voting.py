@@ -1,0 +1,54 @@
+"""The *voting* experiment, the paper's: one chain of thought, or sequential voting with up to eight attempts."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ibpo.experiments.experiment import Experiment, Pairs, Stage
+from ibpo.responses.sequential_voting import EXTENDED, MAX_TRIALS, STANDARD
+from ibpo.tasks import symbol_sums
+from ibpo.tasks.draws import stream
+
+
+def _corpus(rng: np.random.Generator) -> Pairs:
+    for problem in stream(symbol_sums, "train", int(rng.integers(2**31))):  # pyright: ignore[reportArgumentType]
+        path = symbol_sums.believed_path(str(problem.prompt).replace(" ", "").rstrip("="), rng)
+        working = " ".join(f"{symbol} {total}" for symbol, total in path)
+        yield str(problem.prompt), f"<cot> {working} <answer> ={path[-1][1]}"
+
+
+VOTING = Experiment(
+    name="voting",
+    title="Voting: one chain of thought, or sequential voting",
+    task=symbol_sums,  # pyright: ignore[reportArgumentType]
+    response_groups=(STANDARD, EXTENDED),
+    words=(
+        *symbol_sums.PLAIN,
+        *symbol_sums.TRICKY,
+        symbol_sums.UNKNOWN,
+        *(str(total) for total in range(symbol_sums.MODULUS)),
+        *(f"={total}" for total in range(symbol_sums.MODULUS)),
+        "=",
+        "<cot>",
+        "[TRIAL]",
+        "[/TRIAL]",
+        "1x",
+        "2x",
+        "3x",
+        "<answer>",
+    ),
+    max_completion_length=MAX_TRIALS * (2 * symbol_sums.NUM_OPERANDS + 4) + 6,
+    standard_pairs=_corpus,
+    pretraining=Stage(num_pairs=150_000, learning_rate=3e-3, batch_size=64),
+    cold_start=Stage(num_pairs=60_000, learning_rate=2e-3, batch_size=64),
+    extended_share=0.6,
+    built_from_samples=True,
+    training={"learning_rate": 6e-4, "max_steps": 100},
+    asked="Sums of four symbols whose values must be known by heart. The model may write one chain of thought "
+    "(standard), or vote in one response: up to eight attempts in [TRIAL] blocks, ended by the first answer that has "
+    "occurred three times (extended).",
+    designed_in="The corpus's writer believes a fixed fifth of the facts about upper-case symbols wrongly; that is where "
+    "the errors come from, and it is designed in. The facts are fixed, not noise, so greedy decoding is no short cut. "
+    "Problems with `?` are hopeless by construction. Each [TRIAL] block closes with a tally of its answer, which the "
+    "paper's format has not.",
+)

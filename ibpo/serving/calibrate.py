@@ -1,0 +1,96 @@
+"""Hold the budget on unseen prompts: a threshold on the policy's own choice, set on unlabelled prompts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Threshold:
+    """Answer a prompt extended if the policy's probability of opening so lies above `value`."""
+
+    value: float
+    tie_share: float
+    """Of the prompts whose probability equals `value`, the part that is answered extended too."""
+    share: float
+    """The budget that was asked for."""
+    calibration_share: float
+    """Share of the calibration prompts that this threshold answers extended."""
+    num_prompts: int
+    """Number of calibration prompts."""
+
+    def choose(self, p_extended: ArrayLike) -> NDArray[np.bool_]:
+        """Which prompts to answer extended.
+
+        Ties are dealt with evenly in the order of the prompts: after j tied ones, floor(j tie_share) are extended.
+
+        Args:
+            p_extended: `[P]` probability of opening an extended response.
+
+        Returns:
+            `[P]` True where the prompt is answered extended.
+
+        Example:
+            >>> threshold([0.9, 0.9, 0.9, 0.9], share=0.5).choose([0.95, 0.9, 0.9, 0.1]).tolist()
+            [True, False, True, False]
+        """
+        p_P = np.asarray(p_extended, float)
+        tied_P = p_P == self.value
+        quota_P = np.floor(np.cumsum(tied_P) * self.tie_share + 1e-9)
+        chosen_P = p_P > self.value
+        chosen_P[tied_P] = np.diff(quota_P, prepend=0.0)[tied_P] > 0
+        return chosen_P
+
+
+def threshold(p_extended: ArrayLike, share: float) -> Threshold:
+    r"""The (1 - share) quantile of the policy's probability of an extended response, over unlabelled prompts.
+
+    Let m = floor(share n) and p_(1) >= ... >= p_(n) the sorted probabilities. The threshold lies halfway between p_(m)
+    and p_(m+1), so exactly m calibration prompts are above it; an unseen prompt from the same source is above it with
+    probability about share, whatever the policy is (the sampling error of a quantile: sqrt(share (1 - share) / n)).
+    Halfway, because the expected share of unseen prompts above p_(m) itself is m / (n + 1), too few, and above p_(m+1)
+    it is (m + 1) / (n + 1), too many. If p_(m) = p_(m+1), the tied prompts are split, `tie_share` of them extended.
+
+    Args:
+        p_extended: `[n]` probabilities on the calibration prompts, in [0, 1].
+        share: The budget q+ in [0, 1].
+
+    Returns:
+        The threshold; on the calibration prompts its `choose` takes exactly m.
+
+    Raises:
+        ValueError: no prompts, or something outside [0, 1].
+
+    Example:
+        >>> found = threshold([0.1, 0.8, 0.3, 0.6], share=0.5)
+        >>> round(found.value, 3), found.calibration_share
+        (0.45, 0.5)
+    """
+    p_n = np.sort(np.asarray(p_extended, float).ravel())[::-1]
+    if not len(p_n):
+        raise ValueError("p_extended: a threshold needs at least one calibration prompt")
+    if not ((p_n >= 0) & (p_n <= 1)).all():
+        raise ValueError("p_extended: probabilities must be in [0, 1]")
+    if not 0 <= share <= 1:
+        raise ValueError(f"share: must be in [0, 1], got {share!r}")
+    admitted = int(np.floor(share * len(p_n) + 1e-9))
+    value, tie_share = 1.0, 0.0  # nothing lies above 1
+    if admitted == len(p_n):
+        value, tie_share = 0.0, 1.0
+    elif admitted > 0:
+        above, below = p_n[admitted - 1], p_n[admitted]
+        value = float((above + below) / 2)
+        if above == below:
+            tie_share = float((admitted - (p_n > value).sum()) / (p_n == value).sum())
+        elif value >= above:  # neighbouring floats have no number between them
+            value = float(below)
+    return Threshold(
+        value=value,
+        tie_share=tie_share,
+        share=float(share),
+        calibration_share=admitted / len(p_n),
+        num_prompts=len(p_n),
+    )

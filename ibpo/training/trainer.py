@@ -1,0 +1,384 @@
+"""IBPO on TRL: GRPOTrainer with the advantages replaced by the weights of the allocation.
+
+One iteration is: sample (stratified over the response groups) -> reward -> allocation under the budget (lower level) ->
+one weighted-SFT step (upper level). TRL brings sampling order, optimiser, accelerate, checkpoints and logging; the seam
+is two methods, `_calculate_rewards` (sees all rewards of all ranks) and `_generate_and_score_completions` (returns the
+advantages, which may be per token).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from transformers import PreTrainedModel
+from trl import GRPOConfig, GRPOTrainer
+
+from ibpo.errors import IbpoError
+from ibpo.rollouts.hf import HFSampler
+from ibpo.training.callbacks import AverageWeights, KeepLowerLevel
+from ibpo.training.ledger import Ledger
+from ibpo.training.lower_level import Batch, LowerLevel, Selection
+from ibpo.types import Prompt, ResponseGroup
+
+LOSS_TYPE = "dr_grpo"
+
+
+@dataclass
+class IBPOConfig(GRPOConfig):
+    """`trl.GRPOConfig` and what IBPO adds. One dial: `budget`."""
+
+    budget: dict[str, float] | None = field(
+        default=None,
+        metadata={
+            "help": "Response group -> largest share of prompts it may answer (mean per prompt); the key `tokens` is mean "
+            "tokens per prompt. None: no budget (RAFT, unconstrained selection)."
+        },
+    )
+    utility: str = field(default="regression", metadata={"help": "See ibpo.training.lower_level.LowerLevel."})
+    stratified: bool = field(
+        default=True,
+        metadata={"help": "Force the opening tokens of rollouts so that every response group is seen on every prompt."},
+    )
+    imitate_denied: bool = field(
+        default=True,
+        metadata={"help": "Imitate the choice of the response group on every prompt, not only where it was rewarded."},
+    )
+    choice_weight: float = field(default=1.0, metadata={"help": "Weight of the tokens that open a response."})
+    body_weight: float = field(default=0.05, metadata={"help": "Weight of the other tokens, where rewarded."})
+    anchor_share: float = field(
+        default=0.25,
+        metadata={"help": "Share of the prompts of a batch answered by the initial policy, whose bodies are imitated."},
+    )
+    anchor_weight: float = field(default=0.05, metadata={"help": "Weight of those bodies' tokens."})
+    window: int = field(default=32, metadata={"help": "Batches that the regression and the allocation look at."})
+    regression_penalty: float = field(default=5.0, metadata={"help": "l2 penalty of the regression of the values."})
+    min_gain: float = field(default=0.03, metadata={"help": "Reward that leaving the standard group must promise."})
+    feedback: float = field(
+        default=0.1, metadata={"help": "Gain of the feedback from the share really spent to the share allotted; 0: off."}
+    )
+    averaging: float = field(default=0.0, metadata={"help": "Share of the last steps whose weights are averaged."})
+    ledger_dir: str | None = field(default=None, metadata={"help": "Where the ledger's Parquet shards go."})
+
+    def __post_init__(self) -> None:
+        """Refuse, with the reason, what would break the identity with weighted SFT."""
+        if self.loss_type == type(self).__dataclass_fields__["loss_type"].default:
+            self.loss_type = LOSS_TYPE
+        super().__post_init__()
+        refused = {
+            "loss_type": (self.loss_type != LOSS_TYPE, f"must be {LOSS_TYPE}: its normaliser is a constant"),
+            "num_iterations": (self.num_iterations != 1, "must be 1: the weights are of this step's responses"),
+            "beta": (self.beta != 0.0, "must be 0: the anchor is anchor_weight"),
+            "delta": (self.delta is not None, "must be None: nothing may be clipped"),
+            "top_entropy_quantile": (self.top_entropy_quantile != 1.0, "must be 1: every token counts"),
+            "use_liger_kernel": (self.use_liger_kernel, "must be False: it takes no weights per token"),
+            "use_vllm": (self.use_vllm, "is not supported yet: forced prefixes go through transformers"),
+        }
+        for name, (broken, reason) in refused.items():
+            if broken:
+                raise IbpoError(f"IBPOConfig: {name} {reason}")
+        for name, share in (self.budget or {}).items():
+            if name != "tokens" and not 0.0 <= share <= 1.0:
+                raise IbpoError(f"IBPOConfig: budget of {name!r} is a share of prompts, in [0, 1], got {share}")
+
+
+class IBPOTrainer(GRPOTrainer):
+    """Trains a policy to spend its costlier response groups where they pay, inside a budget.
+
+    Minimises, over this step's P prompts (own ones and anchors),
+
+        - (1/P) sum_i [ choice_weight * log pi(opening_i) + body_weight * r_i * log pi(body_i | opening_i) ]
+
+    where i runs over the responses that the lower level chose, one per prompt, gradients stopped through the choice:
+    weighted SFT, the KL projection of the allocation on the policy (Yu et al. 2025, section 3.2).
+
+    Args:
+        model: a causal LM, or its directory or hub id.
+        reward_funcs: as for `trl.GRPOTrainer`; rewards in [0, 1].
+        response_groups: two or more; the first is the standard one.
+        args: the configuration.
+        train_dataset: rows with `prompt` and whatever the reward functions take; `problem_id` and `level`, if there,
+            go to the ledger.
+        **kwargs: passed on to `trl.GRPOTrainer`.
+
+    Raises:
+        IbpoError: for response groups that share their first token, or a budget for a group that does not exist.
+    """
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel,
+        reward_funcs: Any,
+        response_groups: Sequence[ResponseGroup],
+        args: IBPOConfig,
+        train_dataset: Any,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            model=model,
+            reward_funcs=reward_funcs,
+            args=args,
+            train_dataset=train_dataset,
+            rollout_func=self._roll_out,
+            **kwargs,
+        )
+        self.response_groups = list(response_groups)
+        self.prefix_ids = [
+            self.processing_class(group.prefix, add_special_tokens=False)["input_ids"] for group in self.response_groups
+        ]
+        names = [group.name for group in self.response_groups]
+        _check_groups(names, self.prefix_ids, args)
+        self.lower_level = LowerLevel(
+            num_groups=len(names),
+            budgets={names.index(name): share for name, share in (args.budget or {}).items() if name != "tokens"},
+            token_budget=(args.budget or {}).get("tokens"),
+            utility=args.utility,
+            window=args.window,
+            penalty=args.regression_penalty,
+            min_gain=args.min_gain,
+            seed=args.seed,
+        )
+        self.adjustment = 0.0
+        self.needs_initial = args.anchor_share > 0 or args.utility == "regression"
+        initial = self.accelerator.unwrap_model(self.model)
+        self.initial_policy = copy.deepcopy(initial).eval().requires_grad_(False) if self.needs_initial else None
+        self.ledger = Ledger(Path(args.ledger_dir)) if args.ledger_dir else None
+        self.add_callback(KeepLowerLevel(self))
+        if args.averaging > 0:
+            self.add_callback(AverageWeights(args.averaging))
+
+    # -- sampling ------------------------------------------------------------------------------------------------
+
+    def _tokenize(self, prompt: Prompt) -> list[int]:
+        if isinstance(prompt, str):
+            return self.processing_class(prompt, add_special_tokens=False)["input_ids"]
+        return self.processing_class.apply_chat_template(
+            prompt, add_generation_prompt=True, return_dict=True, **(self.args.chat_template_kwargs or {})
+        )["input_ids"]
+
+    def _roll_out(self, prompts: list[Prompt], trainer: GRPOTrainer) -> dict[str, Any]:
+        """TRL's `rollout_func`: responses of the policy, and of the initial policy on the anchor prompts."""
+        del trainer
+        num_siblings = self.num_generations if self.model.training else self.num_generations_eval
+        first = self.accelerator.process_index * len(prompts)
+        index = first + np.arange(len(prompts))
+        num_prompts = len(prompts) * self.accelerator.num_processes // num_siblings
+        num_anchors = round(self.args.anchor_share * num_prompts) if self.model.training else 0
+        is_anchor = index // num_siblings >= num_prompts - num_anchors
+        forced = index % num_siblings * len(self.prefix_ids) // num_siblings
+        stratified = self.args.stratified and self.model.training
+        prompt_ids = [self._tokenize(prompt) for prompt in prompts]
+        prefixes = [self.prefix_ids[g] if stratified or a else [] for g, a in zip(forced, is_anchor, strict=True)]
+        completion_ids: list[list[int]] = [[] for _ in prompts]
+        policy = self.accelerator.unwrap_model(self.model)
+        for model, rows in ((policy, np.flatnonzero(~is_anchor)), (self.initial_policy, np.flatnonzero(is_anchor))):
+            if len(rows):
+                sampler = HFSampler(
+                    model,
+                    self.processing_class,
+                    max_completion_length=self.max_completion_length,
+                    temperature=self.temperature,
+                )
+                sampled = sampler.sample([prompt_ids[i] for i in rows], [prefixes[i] for i in rows])
+                for i, ids in zip(rows, sampled, strict=True):
+                    completion_ids[i] = ids
+        self._prompt_ids = prompt_ids
+        return {
+            "prompt_ids": prompt_ids,
+            "completion_ids": completion_ids,
+            "logprobs": None,
+            "anchor": [bool(a) for a in is_anchor],
+        }
+
+    # -- lower level ---------------------------------------------------------------------------------------------
+
+    def _calculate_rewards(
+        self, inputs: list[dict], prompts: list, completions: list, completion_ids_list: list[list[int]]
+    ) -> torch.Tensor:
+        rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        if not self.model.training:
+            return rewards_per_func
+        reward = (rewards_per_func * self.reward_weights.to(rewards_per_func)).nansum(1).double().cpu().numpy()
+        eos = set(self.eos_token_ids)
+        local = [
+            {
+                "problem_id": str(row.get("problem_id", "")),
+                "level": str(row.get("level", "")),
+                "anchor": bool(row["anchor"]),
+                "response_group": _group_of(ids, self.prefix_ids),
+                "tokens": len(ids),
+                "finish_reason": "stop" if ids[-1] in eos else "length",
+            }
+            for row, ids in zip(inputs, completion_ids_list, strict=True)
+        ]
+        rows = gather_object(local)
+        prompt = np.arange(len(rows)) // self.num_generations
+        features, share = self._look_at_prompts(prompt)
+        truncated = np.array([row["finish_reason"] == "length" for row in rows])
+        reward[truncated] = 0.0
+        anchor = np.array([row["anchor"] for row in rows])
+        own = ~anchor
+        _, own_prompt = np.unique(prompt[own], return_inverse=True)
+        batch = Batch(
+            prompt=own_prompt,
+            response_group=np.array([row["response_group"] for row in rows])[own],
+            reward=reward[own],
+            tokens=np.array([row["tokens"] for row in rows], float)[own],
+            features=features[np.unique(prompt[own])],
+        )
+        selection = self.lower_level.solve(batch, self.state.global_step, self.adjustment)
+        chosen = np.zeros(len(rows), bool)
+        chosen[own] = selection.chosen
+        self._weigh(chosen, reward, truncated, anchor)
+        self._record(rows, reward, chosen, own, selection, share)
+        return rewards_per_func
+
+    def _look_at_prompts(self, prompt: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Per prompt of all ranks: the initial policy's last hidden state [P, D], the policy's group shares [P, K]."""
+        first = self.accelerator.process_index * len(self._prompt_ids)
+        local = [
+            (int(prompt[first + i]), ids)
+            for i, ids in enumerate(self._prompt_ids)
+            if i == 0 or prompt[first + i] != prompt[first + i - 1]
+        ]
+        ids = [ids for _, ids in local]
+        policy = self.accelerator.unwrap_model(self.model)
+        logits = HFSampler(policy, self.processing_class, max_completion_length=1).next_token_logits(ids)
+        openings = [prefix[0] for prefix in self.prefix_ids]
+        shares = torch.softmax(logits / self.temperature, -1)[:, openings].cpu().numpy()
+        hidden = np.zeros((len(ids), 0))
+        if self.args.utility == "regression":
+            hidden = last_hidden_states(self.initial_policy, self.processing_class, ids)
+        seen: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        for item in gather_object([(p, h, s) for (p, _), h, s in zip(local, hidden, shares, strict=True)]):
+            seen[item[0]] = item[1:]
+        return np.array([seen[p][0] for p in sorted(seen)]), np.array([seen[p][1] for p in sorted(seen)])
+
+    def _weigh(self, chosen: np.ndarray, reward: np.ndarray, truncated: np.ndarray, anchor: np.ndarray) -> None:
+        """Weights of the opening and of the body of every response of all ranks."""
+        rewarded = chosen & (reward > 0) & ~truncated
+        imitated = chosen if self.args.imitate_denied else rewarded
+        body = np.where(rewarded, self.args.body_weight * np.minimum(reward, 1.0), 0.0)
+        body = np.where(anchor & ~truncated, self.args.anchor_weight, body)
+        # One of an anchor prompt's siblings per prompt is enough, and each one is as good as another.
+        self._weights = np.stack([np.where(imitated, self.args.choice_weight, 0.0), body], 1)
+
+    def _record(
+        self,
+        rows: list[dict],
+        reward: np.ndarray,
+        chosen: np.ndarray,
+        own: np.ndarray,
+        selection: Selection,
+        share: np.ndarray,
+    ) -> None:
+        """Feedback, metrics and ledger."""
+        metrics = self._metrics["train"]
+        names = [group.name for group in self.response_groups]
+        measured = share.mean(0)
+        for g, name in enumerate(names):
+            metrics[f"ibpo/share/{name}"].append(float(measured[g]))
+        for k, g in enumerate(self.lower_level.budgets):
+            metrics[f"ibpo/spent/{names[g]}"].append(float(selection.spent[k]))
+            metrics[f"ibpo/price/{names[g]}"].append(float(selection.price[k]))
+        entropy = -(share * np.log(np.maximum(share, 1e-12))).sum(1).mean()
+        metrics["ibpo/group_entropy"].append(float(entropy))
+        metrics["ibpo/truncated"].append(float(np.mean([row["finish_reason"] == "length" for row in rows])))
+        metrics["ibpo/accepted"].append(float(np.mean(reward[chosen] > 0)) if chosen.any() else 0.0)
+        if self.args.feedback and len(self.lower_level.budgets) == 1:
+            (g, allowed), = self.lower_level.budgets.items()
+            # Integral control, against windup limited to a tenth of the prompts; only where the budget binds.
+            error = allowed - float(measured[g]) if selection.price[0] > 0 else -self.adjustment
+            self.adjustment = float(np.clip(self.adjustment + self.args.feedback * error, -0.1, 0.1))
+            metrics["ibpo/adjustment"].append(self.adjustment)
+        if self.ledger and self.accelerator.is_main_process:
+            utility = np.zeros(len(rows))
+            utility[own] = selection.utility
+            price = float(selection.price[0]) if len(selection.price) else 0.0
+            self.ledger.append(self.state.global_step, rows, names, reward, utility, chosen, self._weights, price)
+
+    # -- upper level ---------------------------------------------------------------------------------------------
+
+    def _generate_and_score_completions(self, inputs: list[dict]) -> dict[str, Any]:
+        """TRL's batch, its advantages replaced by weights per token [B, T], rows without any weight dropped."""
+        out = super()._generate_and_score_completions(inputs)
+        if not self.model.training:
+            return out
+        first = self.accelerator.process_index * len(inputs)
+        local = self._weights[first : first + len(inputs)]
+        keep = _rows_to_keep(local, self.args.steps_per_generation)
+        num_prompts = max(1, len(self._weights) // self.num_generations)
+        # dr_grpo divides by rows x max_completion_length, DDP by the number of ranks: undo both, divide by prompts.
+        scale = len(keep) * self.max_completion_length * self.accelerator.num_processes / num_prompts
+        weights = torch.zeros(out["completion_ids"].shape, device=out["completion_ids"].device)
+        for i, (choice, body) in enumerate(local):
+            weights[i] = body * scale
+            group = _group_of(out["completion_ids"][i].tolist(), self.prefix_ids)
+            weights[i, : len(self.prefix_ids[group]) if group >= 0 else 1] = choice * scale
+        out["advantages"] = weights
+        out.pop("old_per_token_logps", None)
+        index = torch.tensor(keep, device=weights.device)
+        size = len(inputs)
+        kept = {k: v[index] if isinstance(v, torch.Tensor) and v.dim() and len(v) == size else v for k, v in out.items()}
+        longest = int(kept["completion_mask"].sum(1).max())
+        for name in ("completion_ids", "completion_mask", "advantages"):
+            kept[name] = kept[name][:, :longest]
+        for logged, weight in zip(range(-size, 0), weights.sum(1).tolist(), strict=True):
+            self._logs["advantages"][logged] = weight
+        return kept
+
+
+def last_hidden_states(model: PreTrainedModel, tokenizer: Any, prompts: Sequence[Sequence[int]]) -> np.ndarray:
+    """Last layer's hidden state at each prompt's last token: float [P, D]."""
+    from ibpo.rollouts.hf import pad_left
+
+    ids, mask = pad_left([list(p) for p in prompts], tokenizer.pad_token_id)
+    with torch.no_grad():
+        out = model(
+            input_ids=ids.to(model.device), attention_mask=mask.to(model.device), output_hidden_states=True, logits_to_keep=1
+        )
+    return out.hidden_states[-1][:, -1].double().cpu().numpy()
+
+
+def _group_of(completion_ids: Sequence[int], prefix_ids: list[list[int]]) -> int:
+    """Index of the response group whose prefix opens the completion, -1 for none."""
+    for g, prefix in enumerate(prefix_ids):
+        if list(completion_ids[: len(prefix)]) == prefix:
+            return g
+    return -1
+
+
+def _rows_to_keep(weights: np.ndarray, multiple: int) -> list[int]:
+    """Rows that carry weight, filled up to a positive multiple with rows that carry none."""
+    order = np.argsort(~weights.any(1), kind="stable")
+    count = max(int(weights.any(1).sum()), 1)
+    return sorted(order[: -(-count // multiple) * multiple].tolist())
+
+
+def _check_groups(names: list[str], prefix_ids: list[list[int]], args: IBPOConfig) -> None:
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise IbpoError(f"IBPOTrainer: at least two response groups of different names are needed, got {names}")
+    if any(not prefix for prefix in prefix_ids):
+        raise IbpoError("IBPOTrainer: every response group needs a prefix of at least one token")
+    openings = [prefix[0] for prefix in prefix_ids]
+    if len(set(openings)) < len(openings):
+        raise IbpoError(
+            f"IBPOTrainer: response groups {names} open with tokens {openings}; the first tokens must differ, "
+            "or the policy's choice of a group cannot be read: give them other prefixes"
+        )
+    unknown = set(args.budget or {}) - {*names, "tokens"}
+    if unknown:
+        raise IbpoError(f"IBPOConfig: budget names {sorted(unknown)}, response groups are {names} (or `tokens`)")
+    if args.stratified and args.num_generations % len(names):
+        raise IbpoError(
+            f"IBPOConfig: num_generations={args.num_generations} must be a multiple of the {len(names)} response groups"
+        )
+
+
+RewardFunction = Callable[..., list[float]]

@@ -1,0 +1,89 @@
+"""Held-out values: honest where in-sample values are not."""
+
+import numpy as np
+import pytest
+
+from ibpo.allocation import InfeasibleBudget, holdout_value
+from ibpo.allocation.holdout import random_mix
+from ibpo.errors import IbpoError
+
+
+def log(accuracy, cost, num_responses=8, seed=0):
+    """Bernoulli rewards: accuracy `[P, G]`, cost `[G]` -> reward, problem, response group, cost."""
+    rng = np.random.default_rng(seed)
+    problem, group, _ = np.indices((*accuracy.shape, num_responses)).reshape(3, -1)
+    reward = (rng.random(len(problem)) < accuracy[problem, group]).astype(float)
+    return reward, problem, np.array(["low", "high", "max"])[group], np.array(cost, float)[group]
+
+
+def test_nothing_to_gain_where_random_mixing_is_optimal():
+    """All problems alike: no choice can beat a coin, but in-sample values claim that it does."""
+    rows = log(np.tile([0.4, 0.6], (200, 1)), [1, 9])
+    row = holdout_value(*rows, budgets=[5], num_splits=10)[0]
+    assert abs(row.gain) < 3 * row.gain_stderr and row.gain_stderr < 0.03
+    assert row.in_sample > row.reward + 0.08
+    assert row.random_mix == pytest.approx(row.straight_line)
+    assert row.spent <= 5
+
+
+def test_finds_the_gain_where_problems_differ():
+    accuracy = np.array([[0.95, 0.95], [0.05, 0.95]])[np.arange(100) % 2]
+    row = holdout_value(*log(accuracy, [1, 9]), budgets=[5], num_splits=10)[0]
+    assert row.gain > 0.15 and row.gain > 5 * row.gain_stderr
+    assert row.always_cheapest < row.random_mix < row.reward
+    assert row.kept == pytest.approx(row.reward / row.always_dearest) and row.kept > 0.95
+    assert sum(row.share.values()) == pytest.approx(1)
+
+
+def test_standard_error_is_about_the_spread_between_logs():
+    rng = np.random.default_rng(5)
+    rows = [
+        holdout_value(*log(rng.random((40, 2)) * [0.6, 1], [1, 9], seed=seed), budgets=[5], num_splits=4)[0]
+        for seed in range(25)
+    ]
+    spread, claimed = np.std([row.gain for row in rows]), np.mean([row.gain_stderr for row in rows])
+    assert 0.6 < claimed / spread < 1.6
+
+
+def test_order_of_rows_and_seed():
+    rows = log(np.random.default_rng(1).random((12, 3)), [1, 3, 9], num_responses=5)
+    order = np.random.default_rng(2).permutation(len(rows[0]))
+    first = holdout_value(*rows, budgets=[4, 8], num_splits=5, seed=3)
+    assert first == holdout_value(*(x[order] for x in rows), budgets=[4, 8], num_splits=5, seed=3)
+    assert first != holdout_value(*rows, budgets=[4, 8], num_splits=5, seed=4)
+    assert [row.budget for row in first] == [4, 8]
+
+
+def test_calls_back():
+    seen = []
+    rows = log(np.full((3, 2), 0.5), [1, 9])
+    holdout_value(*rows, budgets=[5], num_splits=3, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_a_half_that_cannot_keep_the_budget_takes_the_cheapest():
+    cost = [1, 3, 1, 3, 8, 8, 8, 8]
+    row = holdout_value([0] * 4 + [1] * 4, ["p"] * 8, ["low"] * 4 + ["high"] * 4, cost, [2.0], num_splits=40)[0]
+    assert 0 < row.num_unmet < 80
+    assert row.share["high"] == 0 and row.reward == 0
+
+
+def test_random_mix_is_the_upper_concave_envelope():
+    cost, reward = np.array([1.0, 4.0, 10.0]), np.array([0.2, 0.8, 0.6])
+    for at, value in [(0.5, 0.2), (1, 0.2), (2.5, 0.5), (4, 0.8), (7, 0.8), (12, 0.8)]:
+        weight, _ = random_mix(cost, reward, at)
+        assert weight @ reward == pytest.approx(value) and weight.sum() == pytest.approx(1)
+    weight, slope = random_mix(cost[[0, 2]], reward[[0, 2]], 5.5, line=True)
+    assert weight.tolist() == [0.5, 0.5] and slope == pytest.approx(0.4 / 9)
+
+
+def test_bad_input_is_named():
+    rows = log(np.full((3, 2), 0.5), [1, 9])
+    with pytest.raises(InfeasibleBudget, match="raise it to at least 1"):
+        holdout_value(*rows, budgets=[0.5])
+    with pytest.raises(IbpoError, match="problem 2, response group high: 1 response"):
+        holdout_value(*(x[:-7] for x in rows), budgets=[5])
+    with pytest.raises(IbpoError, match="num_splits"):
+        holdout_value(*rows, budgets=[5], num_splits=0)
+    with pytest.raises(IbpoError, match="same shape"):
+        holdout_value(rows[0], rows[1], rows[2], rows[3][:-1], budgets=[5])

@@ -1,0 +1,49 @@
+"""The reward margin."""
+
+import numpy as np
+import pytest
+
+from ibpo.allocation import reward_margin
+from ibpo.errors import IbpoError
+
+REWARD = [1, 0, 1, 1, 0, 1]
+PROBLEM = ["p", "p", "p", "q", "q", "r"]
+GROUP = ["low", "low", "high", "low", "high", "high"]
+
+
+def test_mean_of_the_other_response_groups():
+    margin = reward_margin([1, 0, 1, 0], ["p"] * 4, ["a", "b", "b", "c"])
+    np.testing.assert_allclose(margin, [1 - 1 / 3, 0 - 0.5, 1 - 0.5, 0 - 2 / 3])
+
+
+def test_unsampled_is_an_explicit_choice():
+    with pytest.raises(IbpoError, match="problem 'r': only response group 'high' was sampled"):
+        reward_margin(REWARD, PROBLEM, GROUP)
+    zero = reward_margin(REWARD, PROBLEM, GROUP, unsampled="zero")
+    mean = reward_margin(REWARD, PROBLEM, GROUP, unsampled="mean")
+    np.testing.assert_allclose(zero, [0, -1, 0.5, 1, -1, 0])
+    np.testing.assert_allclose(mean, [0, -1, 0.5, 1, -1, 1 - 2 / 3])
+
+
+def test_shrinkage_pulls_by_its_share():
+    reward, problem, group = [1, 1, 0, 0, 0, 0, 0, 0], [0, 0, 1, 1, 0, 0, 1, 1], ["a"] * 4 + ["b"] * 4
+    plain = reward_margin(reward, problem, group)
+    shrunk = reward_margin(reward, problem, group, shrinkage=0.25)
+    np.testing.assert_allclose(plain[4:], [-1, -1, 0, 0])
+    np.testing.assert_allclose(shrunk[4:], [-(0.75 + 0.25 * 0.5)] * 2 + [-0.25 * 0.5] * 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"response_group": ["low"] * 6}, "at least two response groups"),
+        ({"shrinkage": 1}, "shrinkage: must be in"),
+        ({"unsampled": "drop"}, "unsampled: must be"),
+        ({"reward": [1, 0, 1, 1, 0, float("nan")]}, r"reward\[5\] is not finite"),
+        ({"reward": []}, "reward: needs one number"),
+    ],
+)
+def test_bad_input_is_named(change, message):
+    arguments = {"reward": REWARD, "problem": PROBLEM, "response_group": GROUP, **change}
+    with pytest.raises(IbpoError, match=message):
+        reward_margin(**arguments)
