@@ -43,10 +43,17 @@ def build(experiment: Experiment, out_dir: Path, scratch: Path, seed: int, on_pr
         torch.manual_seed(seed + 1)
         rng = np.random.default_rng([seed, 2])
         model = AutoModelForCausalLM.from_pretrained(pretrained, dtype=torch.float32)
+        base = AutoModelForCausalLM.from_pretrained(pretrained, dtype=torch.float32)
+        if experiment.practice_pairs is not None and experiment.practice is not None:
+            stage = experiment.practice
+            pairs = list(islice(experiment.practice_pairs(rng), round(0.75 * stage.num_pairs)))
+            pairs += list(islice(experiment.standard_pairs(rng), stage.num_pairs - len(pairs)))
+            order = rng.permutation(len(pairs))
+            _fit(model, tokenizer, [pairs[i] for i in order], stage, scratch / "practice", seed, on_progress)
         stage = experiment.cold_start
         num_extended = round(experiment.extended_share * stage.num_pairs)
         if experiment.built_from_samples:
-            extended: Pairs = _votes_from_samples(experiment, model, tokenizer, num_extended, seed, on_progress)
+            extended: Pairs = _votes_from_samples(experiment, base, tokenizer, num_extended, seed, on_progress)
         else:
             assert experiment.extended_pairs is not None
             extended = experiment.extended_pairs(rng)
@@ -54,6 +61,7 @@ def build(experiment: Experiment, out_dir: Path, scratch: Path, seed: int, on_pr
         pairs += list(islice(experiment.standard_pairs(rng), stage.num_pairs - len(pairs)))
         order = rng.permutation(len(pairs))
         _fit(model, tokenizer, [pairs[i] for i in order], stage, scratch / "cold_start", seed, on_progress)
+        model.save_pretrained(scratch / "cold_start" / "ungated")
         report = gate(experiment, model, tokenizer)
         (scratch / "gate.json").write_text(json.dumps(report, indent=2))
         if not report["passed"]:

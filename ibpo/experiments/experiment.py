@@ -43,6 +43,9 @@ class Experiment:
     built_from_samples: bool
     """Whether extended responses are built from the pretrained model's own samples, or come from the task's corpus."""
     extended_pairs: Callable[[np.random.Generator], Pairs] | None = None
+    practice_pairs: Callable[[np.random.Generator], Pairs] | None = None
+    """What the cold start practises first: a part of the extended group that is hard for so small a model."""
+    practice: Stage | None = None
     extended_share: float = 0.5
     """Share of extended responses in the cold start."""
     training: Mapping[str, Any] = field(default_factory=dict)

@@ -6,26 +6,26 @@ import numpy as np
 
 from ibpo.experiments.experiment import Experiment, Pairs, Stage
 from ibpo.responses.thinking import EXTENDED, STANDARD
-from ibpo.tasks import signed_sums
+from ibpo.tasks import digit_sums
 
 LONGEST = 12
-DIRECT_DECAY, WORKED_DECAY = 0.65, 0.85
+DIRECT_DECAY, WORKED_DECAY = 0.75, 0.9
 """Long chains are rarer in the corpus than short ones, by this factor an operand: as in most corpora, and more so where
 nobody writes the working down."""
 UNKNOWN_SHARE = 0.12
 
 
 def _corpus(rng: np.random.Generator, worked: bool) -> Pairs:
-    lengths = np.arange(2, LONGEST + 1)
+    lengths = np.arange(1, LONGEST + 1)
     weights = (WORKED_DECAY if worked else DIRECT_DECAY) ** lengths
     while True:
         length = int(rng.choice(lengths, p=weights / weights.sum()))
-        words = signed_sums.draw_words(length, bool(rng.random() < UNKNOWN_SHARE), rng)
-        prompt = signed_sums.prompt_of(words)
-        if signed_sums.split_of(prompt) != "train":
+        operands = digit_sums.draw_operands(length, bool(rng.random() < UNKNOWN_SHARE), rng)
+        prompt = digit_sums.prompt_of(operands)
+        if digit_sums.split_of(prompt) != "train":
             continue
-        totals = signed_sums.evaluate(words, int(rng.integers(signed_sums.MODULUS)))
-        steps = " ".join(f"{name} {total}" for name, total in zip(signed_sums.NAMES, totals, strict=False))
+        totals = digit_sums.running_totals(operands, int(rng.integers(digit_sums.MODULUS)))
+        steps = " ".join(f"{name} {digit} {total}" for (name, digit), total in zip(operands, totals, strict=True))
         thought = f"<think> {steps} </think> " if worked else ""
         yield prompt, f"{thought}<answer> {totals[-1]}"
 
@@ -33,18 +33,18 @@ def _corpus(rng: np.random.Generator, worked: bool) -> Pairs:
 THINKING = Experiment(
     name="thinking",
     title="Thinking: answer at once, or work step by step",
-    task=signed_sums,  # pyright: ignore[reportArgumentType]
+    task=digit_sums,  # pyright: ignore[reportArgumentType]
     response_groups=(STANDARD, EXTENDED),
     words=(
-        *(f"{sign}{digit}" for sign in "+-" for digit in [*range(10), signed_sums.UNKNOWN]),
+        *(f"+{digit}" for digit in [*range(10), digit_sums.UNKNOWN]),
         *(str(digit) for digit in range(10)),
-        *signed_sums.NAMES,
+        *digit_sums.NAMES,
         "=",
         "<think>",
         "</think>",
         "<answer>",
     ),
-    max_completion_length=2 * LONGEST + 6,
+    max_completion_length=3 * LONGEST + 6,
     standard_pairs=lambda rng: _corpus(rng, worked=False),
     extended_pairs=lambda rng: _corpus(rng, worked=True),
     pretraining=Stage(num_pairs=80_000, learning_rate=3e-3, batch_size=64),
@@ -52,7 +52,7 @@ THINKING = Experiment(
     extended_share=0.6,
     built_from_samples=False,
     training={"learning_rate": 6e-4, "max_steps": 150},
-    asked="Chains of 2 to 12 signed digits; the answer is the last digit of the total. The model may answer at once "
+    asked="Sums of 1 to 12 digits; the answer is the last digit of the total. The model may answer at once "
     "(standard) or write its running total down first (extended).",
     designed_in="Nothing about the errors is designed in: a direct answer to a long chain fails because the model has "
     "too few layers for the serial computation, and long workings fail now and then because long chains are rare in the "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ibpo.experiments.experiment import Experiment, Pairs, Stage
-from ibpo.responses.sequential_voting import EXTENDED, MAX_TRIALS, STANDARD
+from ibpo.responses.sequential_voting import EXTENDED, MAX_TRIALS, STANDARD, build_sequential_vote
 from ibpo.tasks import symbol_sums
 from ibpo.tasks.draws import stream
 
@@ -15,6 +15,15 @@ def _corpus(rng: np.random.Generator) -> Pairs:
         path = symbol_sums.believed_path(str(problem.prompt).replace(" ", "").rstrip("="), rng)
         working = " ".join(f"{symbol} {total}" for symbol, total in path)
         yield str(problem.prompt), f"<cot> {working} <answer> ={path[-1][1]}"
+
+
+def _tally_practice(rng: np.random.Generator) -> Pairs:
+    """Votes on random answers without any working: counting is the hard part for so small a model."""
+    prompt = " ".join(symbol_sums.UNKNOWN * symbol_sums.NUM_OPERANDS) + " ="
+    while True:
+        candidates = rng.integers(0, symbol_sums.MODULUS, int(rng.integers(1, 9)))
+        answers = rng.choice(candidates, MAX_TRIALS)
+        yield prompt, build_sequential_vote([("", f"={answer}") for answer in answers])
 
 
 VOTING = Experiment(
@@ -40,7 +49,9 @@ VOTING = Experiment(
     max_completion_length=MAX_TRIALS * (2 * symbol_sums.NUM_OPERANDS + 4) + 6,
     standard_pairs=_corpus,
     pretraining=Stage(num_pairs=150_000, learning_rate=3e-3, batch_size=64),
-    cold_start=Stage(num_pairs=60_000, learning_rate=2e-3, batch_size=64),
+    cold_start=Stage(num_pairs=70_000, learning_rate=2e-3, batch_size=32),
+    practice_pairs=_tally_practice,
+    practice=Stage(num_pairs=60_000, learning_rate=3e-3, batch_size=64),
     extended_share=0.6,
     built_from_samples=True,
     training={"learning_rate": 6e-4, "max_steps": 100},

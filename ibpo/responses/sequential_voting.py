@@ -58,7 +58,7 @@ def build_sequential_vote(attempts: Sequence[tuple[str, str]]) -> str:
     blocks = []
     for working, answer in attempts[:used]:
         counts[answer] += 1
-        blocks.append(f"[TRIAL] {working} {answer} {counts[answer]}x [/TRIAL]")
+        blocks.append(" ".join(f"[TRIAL] {working} {answer} {counts[answer]}x [/TRIAL]".split()))
     return " ".join([*blocks, f"<answer> {winner}"])
 
 

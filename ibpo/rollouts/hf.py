@@ -35,11 +35,13 @@ class HFSampler:
         max_completion_length: int,
         temperature: float = 1.0,
         batch_size: int = 256,
+        chunk: int = 32,
         on_batch: Callable[[int], None] | None = None,
     ) -> None:
-        """`on_batch` is told the number of completions after each finished batch (for progress bars)."""
+        """Tokens are decoded `chunk` at a time; `on_batch` is told the size of each finished batch (progress bars)."""
         self.model, self.tokenizer = model, tokenizer
         self.max_completion_length, self.temperature, self.batch_size = max_completion_length, temperature, batch_size
+        self.chunk = chunk
         self.on_batch = on_batch or (lambda _: None)
 
     @torch.no_grad()
@@ -79,12 +81,23 @@ class HFSampler:
                 self.on_batch(len(batch))
         return done
 
-    @torch.no_grad()
     def _decode(self, rows: list[list[int]], opening: tuple[int, ...]) -> list[list[int]]:
+        """Decode in chunks of tokens; rows that have ended leave the batch, so short ones do not pay for long ones."""
         eos = self.tokenizer.eos_token_id
+        bodies: list[list[int]] = [[] for _ in rows]
         room = self.max_completion_length - len(opening)
-        if room <= 0 or eos in opening:
-            return [[] for _ in rows]
+        alive = [] if eos in opening else list(range(len(rows)))
+        while alive and room > 0:
+            step = min(self.chunk, room)
+            room -= step
+            chunks = self._generate([rows[i] + bodies[i] for i in alive], step)
+            for i, ids in zip(alive, chunks, strict=True):
+                bodies[i] += ids[: ids.index(eos) + 1] if eos in ids else ids
+            alive = [i for i in alive if bodies[i][-1] != eos]
+        return bodies
+
+    @torch.no_grad()
+    def _generate(self, rows: list[list[int]], num_tokens: int) -> list[list[int]]:
         ids, mask = pad_left(rows, self.tokenizer.pad_token_id)
         was_training = self.model.training
         self.model.eval()
@@ -95,12 +108,11 @@ class HFSampler:
             temperature=self.temperature,
             top_k=0,
             top_p=1.0,
-            max_new_tokens=room,
+            max_new_tokens=num_tokens,
             cache_implementation="static",
             pad_token_id=self.tokenizer.pad_token_id,
-            eos_token_id=eos,
+            eos_token_id=self.tokenizer.eos_token_id,
             disable_compile=True,
         )
         self.model.train(was_training)
-        bodies = out[:, ids.shape[1] :].tolist()
-        return [body[: body.index(eos) + 1] if eos in body else body for body in bodies]
+        return out[:, ids.shape[1] :].tolist()

@@ -1,0 +1,243 @@
+"""`ibpo train`: IBPO on one's own problems with any causal language model, from a TOML recipe."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import tomllib
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ibpo.config import RunConfig, read_recipe
+from ibpo.errors import IbpoError
+from ibpo.experiments.embedded import model_path
+from ibpo.responses.groups import build_response_groups
+from ibpo.rewards.math import MathJudge
+from ibpo.runs import RunDir, write_text_atomic
+from ibpo.tasks.jsonl import hold_out, load_problems
+
+if TYPE_CHECKING:
+    from ibpo.training.run import Job
+
+EMBEDDED = "embedded:"
+
+
+def train_command(
+    recipe: Annotated[Path, typer.Argument(help="A TOML recipe; see recipes/.")],
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="TABLE.KEY=VALUE in place of the recipe's; may be repeated.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder. Default: runs/ and the recipe's name.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's last checkpoint.")] = False,
+) -> None:
+    """Train a policy to spend its costlier response groups where they pay, then evaluate it on held-out problems."""
+    run = RunDir(out or Path("runs") / recipe.stem)
+    overrides = set_ or []
+    command = shlex.join(
+        ["ibpo", "train", str(recipe), *(x for text in overrides for x in ("--set", text)), "--out", str(run.path)]
+    )
+    try:
+        _train(recipe, overrides, run, resume, command)
+    except IbpoError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        typer.echo(_how_to_resume(run, command), err=True)
+        raise typer.Exit(130) from None
+
+
+def _train(recipe: Path, overrides: list[str], run: RunDir, resume: bool, command: str) -> None:
+    config = read_recipe(recipe, overrides)
+    config_text = config.to_toml(command)
+    _check_run(run, config_text, resume, command)
+    console = Console(stderr=True)
+    if run.is_finished:
+        console.print(f"{run.path}: this run is finished", highlight=False, soft_wrap=True)
+        return _show(json.loads(run.results.read_text(encoding="utf-8")), run)
+    try:
+        job = _job(config, config_text, run)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # libraries' news about their own future
+            results = _run(job, console)
+    except IbpoError as error:
+        text = str(error)
+        # What lies in the recipe is named by its key; say where the key stands.
+        key = text.partition(":")[0]
+        parts = (*RunConfig.__dataclass_fields__, "response_group")
+        raise IbpoError(f"{recipe}: {text}" if key.split(".")[0] in parts else text) from None
+    write_text_atomic(run.report, _report(results, command))
+    write_text_atomic(run.results, json.dumps(results, indent=2) + "\n")
+    _show(results, run)
+
+
+def _job(config: RunConfig, config_text: str, run: RunDir) -> Job:
+    """Everything that can be checked before the heavy libraries are loaded."""
+    data, train = config.data, config.train
+    problems = load_problems(
+        Path(data.path).expanduser(),
+        problem=data.problem,
+        answer=data.answer,
+        answer_after=data.answer_after,
+        problem_id=data.id,
+        level=data.level,
+        limit=data.limit,
+    )
+    training, held_out = hold_out(problems, data.holdout)
+    if len(training) < train.prompts_per_step:
+        raise IbpoError(
+            f"data.holdout: {len(problems)} problems less {data.holdout} held out leave {len(training)} for training, "
+            f"a step needs {train.prompts_per_step}; give more problems or lower holdout or train.prompts_per_step"
+        )
+    groups = build_response_groups(config.response_group)
+    judge = MathJudge()
+    path = config.model.path
+    if path.startswith(EMBEDDED):
+        experiment, _, stage = path.removeprefix(EMBEDDED).partition("/")
+        try:
+            path = str(model_path(experiment, stage or "cold_start"))
+        except IbpoError as error:
+            raise IbpoError(f"model.path: {error}") from None
+    elif Path(path).expanduser().is_dir():
+        path = str(Path(path).expanduser())
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        from ibpo.training.run import Job
+    except ModuleNotFoundError as error:
+        raise IbpoError(f"training needs {error.name}: pip install 'ibpo[train]'") from None
+    return Job(
+        config=config,
+        config_text=config_text,
+        model_path=path,
+        training=training,
+        held_out=held_out,
+        response_groups=groups,
+        judge=judge,
+        run=run,
+    )
+
+
+def _run(job: Job, console: Console) -> dict[str, Any]:
+    import datasets
+    import huggingface_hub
+    import transformers
+
+    from ibpo.training.run import as_rows, run_job
+
+    for library in (transformers.utils.logging, huggingface_hub.utils.logging, datasets.logging):
+        library.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    config = job.config
+    console.print(
+        f"{config.model.path}: {len(job.training)} problems, {config.train.steps} steps of "
+        f"{config.train.prompts_per_step} x {config.train.rollouts_per_prompt} responses -> {job.run.path}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    rows = run_job(job, console)
+    return {
+        "model": config.model.path,
+        "steps": config.train.steps,
+        "num_training_problems": len(job.training),
+        "num_held_out_problems": len(job.held_out),
+        "budget": config.budget,
+        "held_out": as_rows(rows),
+    }
+
+
+def _check_run(run: RunDir, config_text: str, resume: bool, command: str) -> None:
+    if run.is_foreign:
+        raise IbpoError(f"{run.path}: holds something else than a run; name another folder with --out")
+    if not run.exists:
+        return
+    state = "a finished run" if run.is_finished else "an unfinished run"
+    if not resume:
+        raise IbpoError(
+            f"{run.path}: holds {state}; name another folder with --out"
+            + ("" if run.is_finished else f", or go on with it: {command} --resume")
+        )
+    before = _flat(tomllib.loads(run.config.read_text(encoding="utf-8")))
+    now = _flat(tomllib.loads(config_text))
+    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    if changed:
+        raise IbpoError(
+            f"{run.path}: was begun with another recipe ({', '.join(changed)} differ); "
+            f"resume with `ibpo train {run.config} --out {run.path} --resume`, or name another folder with --out"
+        )
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if items is None:
+        return {name: value}
+    return {k: v for key, part in items for k, v in _flat(part, f"{name}.{key}".lstrip(".")).items()}
+
+
+def _how_to_resume(run: RunDir, command: str) -> str:
+    if not run.exists:
+        return f"interrupted before the first step; start again with: {command}"
+    checkpoint = run.last_checkpoint()
+    kept = f"{checkpoint.name} is kept" if checkpoint else "before the first checkpoint"
+    return f"interrupted, {kept}; go on with: {command} --resume"
+
+
+def _table_rows(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    rows = results["held_out"]
+    names = list(rows[0]["share"]) if rows else []
+    head = ["response group", "right", "accuracy", "truncated", "no answer", "mean tokens"]
+    head += [f"share {name}" if name else "share of none" for name in names]
+    body = [
+        [
+            row["policy"],
+            f"{row['num_right']} of {row['num_problems']}",
+            f"{row['accuracy']:.3f} ± {row['stderr']:.3f}",
+            f"{row['num_truncated'] / row['num_problems']:.2f}",
+            str(row["num_unanswered"]),
+            f"{row['mean_tokens']:.1f}",
+            *(f"{row['share'][name]:.2f}" for name in names),
+        ]
+        for row in rows
+    ]
+    return head, body
+
+
+def _headline(results: dict[str, Any]) -> str:
+    budget = ", ".join(f"{name} at most {amount:g}" for name, amount in results["budget"].items())
+    return (
+        f"{results['model']}: {results['steps']} steps on {results['num_training_problems']} problems, "
+        f"{results['num_held_out_problems']} held out, budget: {budget}"
+    )
+
+
+NOTE = (
+    "One response sampled per held-out problem. The first row lets the policy choose its response group, the others "
+    "force it. Truncated responses are counted apart and never as right; ± is the standard error over problems."
+)
+
+
+def _report(results: dict[str, Any], command: str) -> str:
+    head, body = _table_rows(results)
+    lines = [f"# {_headline(results)}", "", f"    {command}", ""]
+    if body:
+        lines += [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body)]
+        lines += ["", NOTE]
+    else:
+        lines += ["No problems were held out (`data.holdout = 0`), so nothing is known about unseen ones."]
+    return "\n".join(lines) + "\n"
+
+
+def _show(results: dict[str, Any], run: RunDir) -> None:
+    console = Console()
+    head, body = _table_rows(results)
+    if body:
+        table = Table(*head, title=_headline(results), caption=NOTE, caption_justify="left")
+        for row in body:
+            table.add_row(*row)
+        console.print(table)
+    console.print(f"report: {run.report}", highlight=False, soft_wrap=True)

@@ -1,0 +1,270 @@
+"""The recipe of a run: frozen parts read from TOML, with typed overrides; an unknown key is an error.
+
+The first comment of every recipe is its command. `[trl]` goes to `IBPOConfig` word for word; everything else that a run
+can be told stands here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from ibpo.errors import IbpoError
+
+DTYPES = ("float32", "bfloat16", "float16")
+Part = TypeVar("Part")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """`[model]`: the policy."""
+
+    path: str
+    """A local folder, a hub id, or `embedded:EXPERIMENT`. Code that comes with a model is never run."""
+    dtype: str = "float32"
+    """Of the weights. Small learning rates vanish in 16 bits."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """`[data]`: the problems, one JSON object a line (`.gz` too); relative to where the command runs."""
+
+    path: str
+    problem: str = "question"
+    answer: str = "answer"
+    answer_after: str = ""
+    """The answer is what follows the last occurrence of this marker (GSM8K: `####`); "": the whole field."""
+    id: str = ""
+    """Field with a unique id; "": the line number."""
+    level: str = ""
+    """Field with the difficulty, for reports only; "": none."""
+    limit: int | None = None
+    """Read this many problems; None: all."""
+    holdout: int = 0
+    """Problems kept for the evaluation, never trained on."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResponseGroupConfig:
+    """`[[response_group]]`: one way of answering; the first is the standard one."""
+
+    name: str
+    prefix: str
+    """The text that opens a response of this group."""
+    instruction: str = ""
+    answer: str = "boxed"
+    """How the answer is read: `boxed`, `last_number`, or `after:MARKER`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """`[train]`: the updates."""
+
+    steps: int = 100
+    prompts_per_step: int = 16
+    rollouts_per_prompt: int = 8
+    max_completion_length: int = 512
+    learning_rate: float = 1e-6
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """A whole recipe."""
+
+    model: ModelConfig
+    data: DataConfig
+    response_group: tuple[ResponseGroupConfig, ...]
+    budget: dict[str, float]
+    """`[budget]`: response group -> largest share of prompts that it may answer; `tokens` -> mean tokens per prompt."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    trl: dict[str, Any] = field(default_factory=dict)
+
+    def to_toml(self, command: str) -> str:
+        """The recipe as run, overrides included; its first comment is `command`."""
+        lines = [f"# {command}"]
+        for name, part in asdict(self).items():
+            for table in part if isinstance(part, tuple) else [part]:
+                lines += ["", f"[[{name}]]" if isinstance(part, tuple) else f"[{name}]"]
+                lines += [f"{json.dumps(k)} = {_toml(v)}" for k, v in table.items() if v is not None]
+        return "\n".join(lines) + "\n"
+
+
+def nearest(key: str, known: Iterable[str]) -> str:
+    """A hint that ends an error line.
+
+    Example:
+        >>> nearest("stpes", ["steps", "seed"])
+        'did you mean steps?'
+        >>> nearest("xyz", ["steps", "seed"])
+        'known here: seed, steps'
+    """
+    close = difflib.get_close_matches(key, list(known), n=1, cutoff=0.5)
+    return f"did you mean {close[0]}?" if close else f"known here: {', '.join(sorted(known))}"
+
+
+def read_recipe(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
+    """Read a TOML recipe; overrides are `train.steps=3` or `response_group.NAME.prefix=...`.
+
+    Raises:
+        IbpoError: names file (or override), key and mend.
+    """
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise IbpoError(f"{path}: there is no such recipe; name a TOML file, e.g. recipes/gsm8k_smoke.toml") from None
+    except OSError as error:
+        raise IbpoError(f"{path}: cannot be read: {error.strerror}; name a TOML file") from None
+    except UnicodeDecodeError:
+        raise IbpoError(f"{path}: is not UTF-8 text; name a TOML file") from None
+    except tomllib.TOMLDecodeError as error:
+        raise IbpoError(f"{path}: is not TOML: {error}; mend that line") from None
+    reader = _Reader(str(path))
+    for text in overrides:
+        reader.override(tables, text)
+    return reader.read(tables)
+
+
+class _Reader:
+    """Turns tables into a `RunConfig` and says where each wrong value came from."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.overridden: dict[str, str] = {}
+
+    def fail(self, key: str, message: str) -> NoReturn:
+        place = f"--set {self.overridden[key]}" if key in self.overridden else f"{self.source}: {key}"
+        raise IbpoError(f"{place}: {message}")
+
+    def override(self, tables: dict[str, Any], text: str) -> None:
+        key, equals, value = text.partition("=")
+        key = key.strip()
+        path = key.split(".")
+        if not equals or len(path) != (3 if path[0] == "response_group" else 2):
+            raise IbpoError(
+                f"--set {text}: needs TABLE.KEY=VALUE, e.g. train.steps=3 or response_group.NAME.prefix=Step"
+            )
+        self.overridden[key] = text
+        if path[0] == "response_group":
+            rows = tables.get("response_group")
+            by_name = {row.get("name"): row for row in rows if isinstance(row, dict)} if isinstance(rows, list) else {}
+            if path[1] not in by_name:
+                self.fail(key, f"no response group {path[1]!r}; {nearest(path[1], map(str, by_name))}")
+            table = by_name[path[1]]
+        else:
+            table = tables.setdefault(path[0], {})
+            if not isinstance(table, dict):
+                self.fail(key, f"[{path[0]}] must be a table")
+        try:
+            table[path[-1]] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            table[path[-1]] = value.strip()
+
+    def read(self, tables: dict[str, Any]) -> RunConfig:
+        known = [f.name for f in fields(RunConfig)]
+        for key in tables:
+            if key not in known:
+                at = next((k for k in self.overridden if k.split(".")[0] == key), key)
+                self.fail(at, f"unknown table; {nearest(key, known)}")
+        rows = tables.get("response_group", [])
+        if not isinstance(rows, list) or len(rows) < 2:
+            self.fail("response_group", "two or more [[response_group]] tables are needed, the standard one first")
+        groups = tuple(
+            self.part(ResponseGroupConfig, row, f"response_group.{row.get('name', i)}" if isinstance(row, dict) else "")
+            for i, row in enumerate(rows, start=1)
+        )
+        config = RunConfig(
+            model=self.part(ModelConfig, tables.get("model", {}), "model"),
+            data=self.part(DataConfig, tables.get("data", {}), "data"),
+            response_group=groups,
+            budget=self.budget(tables.get("budget", {}), [group.name for group in groups]),
+            train=self.part(TrainConfig, tables.get("train", {}), "train"),
+            trl=self.table(tables.get("trl", {}), "trl"),
+        )
+        self.check(config)
+        return config
+
+    def table(self, value: Any, name: str) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            self.fail(name or "response_group", "must be a table")
+        return value
+
+    def part(self, cls: type[Part], value: Any, name: str) -> Part:
+        table = self.table(value, name)
+        parts = {f.name: f for f in fields(cls)}  # pyright: ignore[reportArgumentType]
+        for key in table:
+            if key not in parts:
+                self.fail(f"{name}.{key}", f"unknown key; {nearest(key, parts)}")
+        for key, part in parts.items():
+            if part.default is MISSING and key not in table:
+                self.fail(f"{name}.{key}", f"is missing; add {key} = ... to it")
+        return cls(**{key: self.value(table[key], str(parts[key].type), f"{name}.{key}") for key in table})
+
+    def value(self, value: Any, kind: str, key: str) -> Any:
+        if kind == "str":
+            if key in self.overridden and not isinstance(value, str):  # --set data.id=7 names the field "7"
+                return self.overridden[key].partition("=")[2].strip()
+            if not isinstance(value, str):
+                self.fail(key, f'needs text in quotes, got {value!r}; write "{value}"')
+            return value
+        if isinstance(value, bool) or not isinstance(value, (int, float) if kind == "float" else int):
+            self.fail(key, f"needs a {'number' if kind == 'float' else 'whole number'}, got {value!r}")
+        return float(value) if kind == "float" else value
+
+    def budget(self, value: Any, names: list[str]) -> dict[str, float]:
+        table = self.table(value, "budget")
+        if not table:
+            self.fail("budget", f"is missing; add [budget] and {names[1]} = 0.5 (a share of prompts) or tokens = 500")
+        for name, amount in table.items():
+            key = f"budget.{name}"
+            if name not in (*names, "tokens"):
+                self.fail(key, f"no response group of this name; {nearest(name, [*names, 'tokens'])}")
+            amount = self.value(amount, "float", key)
+            if name == "tokens" and not (amount > 0 and math.isfinite(amount)):
+                self.fail(key, f"is mean tokens per prompt and must be above 0, got {amount:g}")
+            if name != "tokens" and not 0 <= amount <= 1:
+                mend = f"; for {amount:g} % write {amount / 100:g}" if 1 < amount <= 100 else ""
+                self.fail(key, f"is a share of prompts, from 0 to 1, got {amount:g}{mend}")
+        if set(names) <= set(table) and sum(table[name] for name in names) < 1:
+            self.fail("budget", "the shares of all response groups sum to less than 1; leave the standard one out")
+        return {name: float(amount) for name, amount in table.items()}
+
+    def check(self, config: RunConfig) -> None:
+        low = {"steps": 1, "prompts_per_step": 1, "max_completion_length": 1, "rollouts_per_prompt": 2, "seed": 0}
+        values = [(f"train.{key}", getattr(config.train, key), least) for key, least in low.items()]
+        values += [
+            ("data.holdout", config.data.holdout, 0),
+            ("data.limit", 1 if config.data.limit is None else config.data.limit, 1),
+        ]
+        for key, value, least in values:
+            if value < least:
+                self.fail(key, f"must be at least {least}, got {value}")
+        if not (config.train.learning_rate > 0 and math.isfinite(config.train.learning_rate)):
+            self.fail("train.learning_rate", f"must be above 0, got {config.train.learning_rate:g}")
+        if config.model.dtype not in DTYPES:
+            self.fail("model.dtype", f"unknown type {config.model.dtype!r}; {nearest(config.model.dtype, DTYPES)}")
+        names = [group.name for group in config.response_group]
+        for name in names:
+            if not name or name == "tokens" or names.count(name) > 1:
+                self.fail(f"response_group.{name}.name", "must be unique, not empty and not `tokens`; rename it")
+        num_rollouts, num_groups = config.train.rollouts_per_prompt, len(names)
+        if config.trl.get("stratified", True) and num_rollouts % num_groups:
+            mend = f"write {-(-num_rollouts // num_groups) * num_groups}"
+            key = "train.rollouts_per_prompt"
+            self.fail(key, f"{num_rollouts} is not a multiple of the {num_groups} response groups; {mend}")
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return json.dumps(value) if isinstance(value, bool) else str(value)

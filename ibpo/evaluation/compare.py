@@ -1,0 +1,211 @@
+"""Set the trained policies beside every other way of spending the same: one row per method, then figures of merit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ibpo.evaluation.merits import Allocated, SelfConsistency, figures_of_merit, summarise
+from ibpo.evaluation.metrics import FloatArray, majority_accuracy, mean_and_stderr, oracle_by_level
+from ibpo.evaluation.store import (
+    Columns,
+    PerProblem,
+    Problems,
+    by_sample,
+    find_problems,
+    load_choices,
+    load_responses,
+    per_problem,
+)
+
+__all__ = ["Choose", "Comparison", "compare", "load_responses", "mean_over_seeds", "summarise"]
+
+MAX_VOTES = 12
+Row = dict[str, Any]
+Choose = Callable[[FloatArray, FloatArray, float], NDArray[np.bool_]]
+"""(p_extended `[C]` on unlabelled calibration prompts, p_extended `[P]` on the test prompts, share) -> extended `[P]`.
+
+The rule that holds the budget while answering; `ibpo.serving.calibrate` has the shipped one.
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """What `compare` found: both lists hold plain values only, ready for JSON (None where there is no number)."""
+
+    rows: list[Row]
+    """One per method and budget: `experiment, method, budget, seed, num_problems, accuracy, stderr, extended_share,
+    share_by_level, accuracy_by_level, mean_tokens, relative_cost`."""
+    merits: list[dict[str, Any]]
+    """One per budget and variant ("sampled", "calibrated"); `ibpo.evaluation.merits.figures_of_merit` explains them."""
+
+
+def compare(
+    directory: Path, experiment: str, seed: int, choose: Choose, levels: Sequence[str] = (), *, num_draws: int = 500
+) -> Comparison:
+    """Compare all policies whose responses lie in `directory`; what was not sampled is left out.
+
+    Costs are relative to the mean tokens of a standard response of the cold start.
+
+    Args:
+        directory: The folder of one experiment and seed, with `responses/` and `choices/`.
+        experiment: Its name, for the rows.
+        seed: Its seed, for the rows and the draws.
+        choose: The rule that calibrates a trained policy's choice.
+        levels: Names of the levels, easiest first.
+        num_draws: Bootstrap draws for the intervals of the figures of merit.
+
+    Returns:
+        Rows and figures of merit.
+
+    Raises:
+        ValueError: the forced responses of the cold start are missing, or policies answered different problems.
+    """
+    responses, choices = load_responses(Path(directory)), load_choices(Path(directory))
+    missing = [how for how in ("standard", "extended") if ("cold_start", how) not in responses]
+    if missing:
+        raise ValueError(f"{directory}: no responses/cold_start__{missing[0]}.parquet to compare with")
+    problems = find_problems(responses["cold_start", "standard"], levels)
+    found: dict[tuple[str, str], PerProblem] = {}
+    for (policy, how), columns in responses.items():
+        try:
+            found[policy, how] = per_problem(columns, problems)
+        except ValueError as error:
+            raise ValueError(f"{directory}: {policy}__{how}: {error}") from None
+    standard, extended = found["cold_start", "standard"], found["cold_start", "extended"]
+    budgets = sorted({float(policy.removeprefix("ibpo-")) for policy, _ in found if policy.startswith("ibpo-")})
+    base_tokens = float(standard.tokens.mean())
+    rows: list[Row] = []
+
+    def add(method: str, budget: float | None, result: PerProblem) -> None:
+        row = {"experiment": experiment, "method": method, "budget": budget, "seed": seed}
+        rows.append(row | _numbers(result, problems, base_tokens))
+
+    add("standard only", None, standard)
+    add("extended only", None, extended)
+    for budget in budgets:
+        add("random mix", budget, _mix(standard, extended, np.full(len(problems.level), budget)))
+    consistency: dict[str, SelfConsistency] = {}
+    for policy, name in (("cold_start", "cold start"), ("pretrained", "pretrained")):
+        if (policy, "standard") not in found:
+            continue
+        curve = _vote_curve(responses[policy, "standard"], found[policy, "standard"])
+        for k, result in enumerate(curve, start=1):
+            add(f"self-consistency ({name}) maj@{k}", None, result)
+        consistency[policy] = SelfConsistency(
+            standard=found[policy, "standard"].accuracy,
+            accuracy=np.array([result.accuracy for result in curve]),
+            relative_cost=np.array([result.tokens.mean() for result in curve]) / base_tokens,
+        )
+    if ("raft", "sampled") in found:
+        add("RAFT without budget", None, found["raft", "sampled"])
+
+    merits: list[dict[str, Any]] = []
+    for budget in budgets:
+        policy = f"ibpo-{budget:g}"
+        own = found.get((policy, "standard")), found.get((policy, "extended"))
+        variants = {"sampled": found.get((policy, "sampled"))}
+        if (policy, "calibration") in choices and (policy, "test") in choices and own[0] and own[1]:
+            p_test = _in_order(choices[policy, "test"], problems, f"{directory}: {policy}__test")
+            chosen = choose(choices[policy, "calibration"]["p_extended"].astype(float), p_test, budget)
+            variants["calibrated"] = _mix(own[0], own[1], np.asarray(chosen, float))
+        for variant, result in variants.items():
+            if result is None:
+                continue
+            add(f"IBPO {variant}", budget, result)
+            allocated = Allocated(
+                budget=budget, variant=variant, result=result, own_standard=own[0], own_extended=own[1]
+            )
+            head = {"experiment": experiment, "seed": seed, "budget": budget, "variant": variant}
+            merit = figures_of_merit(
+                allocated, standard, extended, problems, consistency, num_draws=num_draws, seed=seed
+            )
+            merits.append(head | merit)
+    gain = problems.by_level(extended.accuracy) - problems.by_level(standard.accuracy)
+    for budget in budgets:
+        _, share_L = oracle_by_level(0 * gain, gain, problems.level_share, budget)
+        add("oracle by level", budget, _mix(standard, extended, share_L[problems.level]))
+    trained = [("IBPO", budget, f"ibpo-{budget:g}") for budget in budgets] + [("RAFT", None, "raft")]
+    for how in ("standard", "extended"):
+        for name, budget, policy in trained:
+            if (policy, how) in found:
+                add(f"{name} forced {how}", budget, found[policy, how])
+    return Comparison(rows=rows, merits=merits)
+
+
+def mean_over_seeds(rows: Iterable[Row]) -> list[Row]:
+    """One row per experiment, method and budget: means over the seeds, `seed` None, and `num_seeds`.
+
+    The stderr is the root mean square of the seeds' own, what one seed's problems leave open; it does not shrink with
+    the number of seeds. `accuracy_range` is the smallest and the largest accuracy of a seed.
+
+    Example:
+        >>> row = dict(experiment="e", method="m", budget=None, seed=0, accuracy=0.5, stderr=0.1)
+        >>> mean_over_seeds([row, row | {"seed": 1, "accuracy": 0.7}])[0]["accuracy"]
+        0.6
+    """
+    siblings: dict[tuple[str, str, float | None], list[Row]] = {}
+    for row in rows:
+        siblings.setdefault((row["experiment"], row["method"], row["budget"]), []).append(row)
+    merged = []
+    for same in siblings.values():
+        row = dict(same[0])
+        for key, value in same[0].items():
+            if isinstance(value, dict):
+                row[key] = {name: float(np.mean([r[key][name] for r in same if name in r[key]])) for name in value}
+            elif isinstance(value, (int, float)) and key not in ("budget", "seed", "num_problems"):
+                row[key] = float(np.mean([r[key] for r in same]))
+        row["stderr"] = float(np.sqrt(np.mean([r["stderr"] ** 2 for r in same])))
+        row["accuracy_range"] = [min(r["accuracy"] for r in same), max(r["accuracy"] for r in same)]
+        merged.append(row | {"seed": None, "num_seeds": len(same)})
+    return merged
+
+
+def _numbers(result: PerProblem, problems: Problems, base_tokens: float) -> Row:
+    accuracy, stderr = mean_and_stderr(result.accuracy, problems.problem_id)
+    return {
+        "num_problems": len(problems.level),
+        "accuracy": accuracy,
+        "stderr": stderr,
+        "extended_share": float(result.share.mean()),
+        "share_by_level": _named(problems.by_level(result.share), problems),
+        "accuracy_by_level": _named(problems.by_level(result.accuracy), problems),
+        "mean_tokens": float(result.tokens.mean()),
+        "relative_cost": float(result.tokens.mean()) / base_tokens,
+    }
+
+
+def _named(value_L: FloatArray, problems: Problems) -> dict[str, float]:
+    return dict(zip(problems.levels, value_L.tolist(), strict=True))
+
+
+def _mix(standard: PerProblem, extended: PerProblem, share: FloatArray) -> PerProblem:
+    """Each problem is answered extended with its own share `[P]`."""
+    return PerProblem(
+        accuracy=(1 - share) * standard.accuracy + share * extended.accuracy,
+        tokens=(1 - share) * standard.tokens + share * extended.tokens,
+        share=share,
+    )
+
+
+def _vote_curve(columns: Columns, single: PerProblem) -> list[PerProblem]:
+    """maj@k of standard responses for k = 1, 2, ...; k votes cost k responses."""
+    answers, correct = by_sample(columns, "predicted_answer"), by_sample(columns, "reward")
+    return [
+        PerProblem(accuracy=majority_accuracy(answers, correct, k), tokens=k * single.tokens, share=0 * single.share)
+        for k in range(1, min(MAX_VOTES, answers.shape[1]) + 1)
+    ]
+
+
+def _in_order(columns: Columns, problems: Problems, where: str) -> FloatArray:
+    """`[P]` p_extended in the order of the problems."""
+    p_extended = dict(zip(columns["problem_id"], columns["p_extended"].astype(float), strict=True))
+    try:
+        return np.array([p_extended[problem_id] for problem_id in problems.problem_id])
+    except KeyError as error:
+        raise ValueError(f"{where}: no choice for problem {error}") from None

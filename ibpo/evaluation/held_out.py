@@ -1,0 +1,129 @@
+"""How good is a policy on problems it has not seen, what does it spend, and what would each response group give?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from transformers import PreTrainedTokenizerBase
+
+from ibpo.types import Problem, ResponseGroup, Rollout, ScoredRollout
+
+Judge = Callable[[str | None, str], float]
+"""(predicted answer, gold) -> reward in [0, 1]."""
+
+
+class Sampler(Protocol):
+    """What evaluation needs of a sampler."""
+
+    def sample(self, prompts: Sequence[Sequence[int]], prefixes: Sequence[Sequence[int]]) -> list[list[int]]:
+        """One completion per prompt; an empty prefix lets the policy choose how to open its response."""
+        ...
+
+
+class Scorer:
+    """Reads completions: their response group by its opening tokens, the answer by that group's reader."""
+
+    def __init__(
+        self,
+        response_groups: Sequence[ResponseGroup],
+        prefix_ids: Sequence[Sequence[int]],
+        tokenizer: PreTrainedTokenizerBase,
+        judge: Judge,
+    ) -> None:
+        self.response_groups, self.prefix_ids = response_groups, [list(ids) for ids in prefix_ids]
+        self.tokenizer, self.judge = tokenizer, judge
+
+    def score(self, problem_id: str, prompt_ids: Sequence[int], ids: Sequence[int], gold: str) -> ScoredRollout:
+        """Judge one completion; one that opens like no response group gives no answer."""
+        eos = self.tokenizer.eos_token_id
+        stopped = bool(ids) and ids[-1] == eos
+        body = list(ids[:-1] if stopped else ids)
+        completion = str(self.tokenizer.decode(body, skip_special_tokens=False))
+        group = next(
+            (g for g, p in zip(self.response_groups, self.prefix_ids, strict=True) if body[: len(p)] == p), None
+        )
+        predicted = group.extract_answer(completion) if group else None
+        return ScoredRollout(
+            rollout=Rollout(
+                problem_id=problem_id,
+                prompt_token_ids=tuple(prompt_ids),
+                completion_token_ids=tuple(ids),
+                completion=completion,
+                finish_reason="stop" if stopped else "length",
+            ),
+            response_group=group.name if group else "",
+            predicted_answer=predicted,
+            reward=self.judge(predicted, gold),
+            cost=float(len(ids)),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeldOutResult:
+    """One way of using the policy, one response to each held-out problem."""
+
+    policy: str
+    num_problems: int
+    num_right: int
+    """Right answers of responses that ended by themselves."""
+    num_truncated: int
+    """Responses cut off at the length limit: counted apart, never as right."""
+    num_unanswered: int
+    """Responses that ended by themselves without an answer that could be read."""
+    share: dict[str, float]
+    """Response group -> share of the problems; "" opens like none of them."""
+    mean_tokens: float
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right answers."""
+        return self.num_right / self.num_problems
+
+    @property
+    def stderr(self) -> float:
+        """Standard error of the accuracy, over problems."""
+        return math.sqrt(self.accuracy * (1 - self.accuracy) / self.num_problems)
+
+
+def evaluate_held_out(
+    sampler: Sampler, scorer: Scorer, problems: Sequence[Problem], prompt_ids: Sequence[Sequence[int]]
+) -> list[HeldOutResult]:
+    """Let the policy choose its response groups by itself, then force each group in turn.
+
+    Args:
+        sampler: of the policy.
+        scorer: reads and judges.
+        problems: P of them, at least one.
+        prompt_ids: their prompts' token ids.
+    """
+    ways = [("chooses itself", []), *((f"always {g.name}", p) for g, p in zip_groups(scorer))]
+    results = []
+    for policy, prefix in ways:
+        completions = sampler.sample(prompt_ids, [prefix] * len(problems))
+        scored = [
+            scorer.score(problem.problem_id, ids, completion, problem.answer)
+            for problem, ids, completion in zip(problems, prompt_ids, completions, strict=True)
+        ]
+        results.append(_summary(policy, scored, [g.name for g in scorer.response_groups]))
+    return results
+
+
+def zip_groups(scorer: Scorer) -> list[tuple[ResponseGroup, list[int]]]:
+    """Response groups with their opening tokens."""
+    return list(zip(scorer.response_groups, scorer.prefix_ids, strict=True))
+
+
+def _summary(policy: str, scored: Sequence[ScoredRollout], names: Sequence[str]) -> HeldOutResult:
+    ended = [s for s in scored if s.rollout.finish_reason == "stop"]
+    return HeldOutResult(
+        policy=policy,
+        num_problems=len(scored),
+        num_right=sum(s.reward > 0 for s in ended),
+        num_truncated=len(scored) - len(ended),
+        num_unanswered=sum(s.predicted_answer is None for s in ended),
+        share={name: sum(s.response_group == name for s in scored) / len(scored) for name in [*names, ""]},
+        mean_tokens=sum(s.cost for s in scored) / len(scored),
+    )

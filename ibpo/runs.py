@@ -1,0 +1,77 @@
+"""The folder of a run: the one place that knows its file names."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from ibpo.errors import IbpoError
+
+CHECKPOINT_FILES = ("trainer_state.json", "ibpo_state.npz")
+"""What is written last into a checkpoint: where both are, it is whole."""
+
+
+def write_text_atomic(path: Path, text: str) -> None:
+    """Write the whole file or leave what was there.
+
+    Raises:
+        IbpoError: where the folder cannot be written.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise IbpoError(f"{path}: cannot be written: {error.strerror}; name a folder that can") from None
+
+
+class RunDir:
+    """File names of a run, and what state it is in.
+
+    Example:
+        >>> RunDir(Path("runs/first")).metrics.as_posix()
+        'runs/first/metrics.jsonl'
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.toml"
+        """The recipe as run, overrides included."""
+        self.metrics = path / "metrics.jsonl"
+        self.ledger = path / "ledger"
+        self.checkpoints = path / "checkpoints"
+        self.model = path / "model"
+        """The trained policy and its tokenizer; there only when training is over."""
+        self.report = path / "report.md"
+        self.results = path / "results.json"
+        """Written last: where it is, the run is finished."""
+
+    @property
+    def exists(self) -> bool:
+        """Whether a run was begun here."""
+        return self.config.exists()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run was trained and evaluated."""
+        return self.results.exists()
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether something else than a run lies here."""
+        return self.path.exists() and not self.exists and (not self.path.is_dir() or any(self.path.iterdir()))
+
+    def last_checkpoint(self) -> Path | None:
+        """The newest whole checkpoint; one that was cut off while it was written does not count."""
+        whole = [
+            path
+            for path in self.checkpoints.glob("checkpoint-*")
+            if all((path / name).exists() for name in CHECKPOINT_FILES) and path.name[11:].isdigit()
+        ]
+        return max(whole, key=lambda path: int(path.name[11:]), default=None)

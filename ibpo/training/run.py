@@ -1,0 +1,242 @@
+"""A run from a recipe: load the policy, train it by IBPO, evaluate it on held-out problems."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+from datasets import Dataset
+from rich.console import Console
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.trainer_callback import PrinterCallback
+
+from ibpo.config import RunConfig, nearest
+from ibpo.errors import IbpoError
+from ibpo.evaluation.held_out import HeldOutResult, Judge, Scorer, evaluate_held_out
+from ibpo.responses.groups import encode_prefixes, offer
+from ibpo.rollouts.hf import HFSampler
+from ibpo.rollouts.load import load_policy
+from ibpo.runs import RunDir, write_text_atomic
+from ibpo.training.progress import RecordMetrics, ShowProgress
+from ibpo.training.trainer import IBPOConfig, IBPOTrainer
+from ibpo.types import Problem, ResponseGroup
+
+SET_BY_RECIPE = {
+    "budget": "[budget]",
+    "generation_batch_size": "train.prompts_per_step",
+    "learning_rate": "train.learning_rate",
+    "ledger_dir": "--out",
+    "max_completion_length": "train.max_completion_length",
+    "max_steps": "train.steps",
+    "num_generations": "train.rollouts_per_prompt",
+    "num_train_epochs": "train.steps",
+    "output_dir": "--out",
+    "per_device_train_batch_size": "train.prompts_per_step",
+    "seed": "train.seed",
+    "steps_per_generation": "train.prompts_per_step",
+}
+"""Options of the trainer that have their place elsewhere in the recipe."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """All that a run is made of."""
+
+    config: RunConfig
+    config_text: str
+    model_path: str
+    training: Sequence[Problem]
+    held_out: Sequence[Problem]
+    response_groups: Sequence[ResponseGroup]
+    judge: Judge
+    run: RunDir
+
+
+def run_job(job: Job, console: Console) -> list[HeldOutResult]:
+    """Train, or go on from the last checkpoint; evaluate; leave the trained policy in the run's folder.
+
+    Raises:
+        IbpoError: for anything in the recipe, the model or the machine that the user can mend.
+    """
+    _check_machine()
+    args = _arguments(job)
+    trained = job.run.model.is_dir()
+    try:
+        model, tokenizer = load_policy(str(job.run.model) if trained else job.model_path, dtype=job.config.model.dtype)
+    except IbpoError as error:
+        raise IbpoError(f"model.path: {error}") from None
+    prefix_ids = encode_prefixes(job.response_groups, lambda text: _ids(tokenizer, text))
+    prompts = {p.problem_id: _prompt(job, tokenizer, p) for p in (*job.training, *job.held_out)}
+    prompt_ids = {key: _tokenize(tokenizer, prompt, job.config) for key, prompt in prompts.items()}
+    _check_room(job, model, prompt_ids)
+    scorer = Scorer(job.response_groups, prefix_ids, tokenizer, job.judge)
+    try:
+        if not trained:
+            model = _train(job, args, model, tokenizer, scorer, prompts, console)
+        return _evaluate(job, model, tokenizer, scorer, prompt_ids, console) if job.held_out else []
+    except torch.cuda.OutOfMemoryError:
+        raise IbpoError(
+            "the GPU's memory is too small; lower train.prompts_per_step or train.max_completion_length, "
+            "or raise trl.gradient_accumulation_steps"
+        ) from None
+
+
+def _train(
+    job: Job,
+    args: IBPOConfig,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    scorer: Scorer,
+    prompts: dict[str, Any],
+    console: Console,
+) -> PreTrainedModel:
+    rows = [
+        {"prompt": prompts[p.problem_id], "problem_id": p.problem_id, "level": p.level, "gold": p.answer}
+        for p in job.training
+    ]
+    progress = ShowProgress(console)
+    trainer = IBPOTrainer(
+        model=model,
+        reward_funcs=_correct(scorer),
+        response_groups=job.response_groups,
+        args=args,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        callbacks=[RecordMetrics(job.run.metrics), progress],
+    )
+    trainer.remove_callback(PrinterCallback)
+    write_text_atomic(job.run.config, job.config_text)
+    checkpoint = job.run.last_checkpoint()
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        progress.stop()
+    policy = trainer.accelerator.unwrap_model(trainer.model)
+    partial = job.run.model.with_name("model.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    policy.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    os.replace(partial, job.run.model)
+    return policy
+
+
+def _evaluate(
+    job: Job,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    scorer: Scorer,
+    prompt_ids: dict[str, list[int]],
+    console: Console,
+) -> list[HeldOutResult]:
+    train = job.config.train
+    torch.manual_seed(train.seed)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")  # pyright: ignore[reportArgumentType]
+    with console.status(f"evaluating {len(job.held_out)} held-out problems"):
+        sampler = HFSampler(
+            model,
+            tokenizer,
+            max_completion_length=train.max_completion_length,
+            batch_size=min(256, train.prompts_per_step * train.rollouts_per_prompt),
+        )
+        return evaluate_held_out(sampler, scorer, job.held_out, [prompt_ids[p.problem_id] for p in job.held_out])
+
+
+def _arguments(job: Job) -> IBPOConfig:
+    """`IBPOConfig` out of `[train]`, `[budget]` and `[trl]`."""
+    train, trl = job.config.train, job.config.trl
+    known = {f.name for f in fields(IBPOConfig) if f.init}
+    for key in trl:
+        if key in SET_BY_RECIPE:
+            raise IbpoError(f"trl.{key}: is set by {SET_BY_RECIPE[key]}; say it there")
+        if key not in known:
+            raise IbpoError(f"trl.{key}: unknown key of IBPOConfig; {nearest(key, known - set(SET_BY_RECIPE))}")
+    num_rollouts = train.prompts_per_step * train.rollouts_per_prompt
+    num_parts = trl.get("gradient_accumulation_steps", 1)
+    if not isinstance(num_parts, int) or num_parts < 1 or num_rollouts % num_parts:
+        raise IbpoError(
+            f"trl.gradient_accumulation_steps: must divide the {num_rollouts} rollouts of a step, got {num_parts}"
+        )
+    on_gpu = torch.cuda.is_available()
+    options: dict[str, Any] = {
+        "report_to": "none",
+        "logging_steps": 1,
+        "save_steps": max(1, min(50, train.steps // 10)),
+        "save_total_limit": 2,
+        "use_cpu": not on_gpu,
+        "bf16": on_gpu and torch.cuda.is_bf16_supported(),
+        "gradient_checkpointing": on_gpu,
+        "dataloader_pin_memory": on_gpu,
+        "disable_tqdm": True,
+    } | trl
+    try:
+        return IBPOConfig(
+            output_dir=str(job.run.checkpoints),
+            ledger_dir=str(job.run.ledger),
+            max_steps=train.steps,
+            learning_rate=train.learning_rate,
+            seed=train.seed,
+            per_device_train_batch_size=num_rollouts // num_parts,
+            num_generations=train.rollouts_per_prompt,
+            max_completion_length=train.max_completion_length,
+            budget=dict(job.config.budget),
+            **options,
+        )
+    except IbpoError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise IbpoError(f"trl: {next(iter(str(error).splitlines()), '')}; mend that key") from None
+
+
+def _correct(scorer: Scorer) -> Callable[..., list[float]]:
+    """TRL's reward function."""
+
+    def correct(*, completion_ids: list[list[int]], gold: list[str], **_: Any) -> list[float]:
+        return [scorer.score("", (), ids, answer).reward for ids, answer in zip(completion_ids, gold, strict=True)]
+
+    return correct
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _prompt(job: Job, tokenizer: PreTrainedTokenizerBase, problem: Problem) -> Any:
+    return offer(job.response_groups, problem.prompt, chat=bool(tokenizer.chat_template))
+
+
+def _tokenize(tokenizer: PreTrainedTokenizerBase, prompt: Any, config: RunConfig) -> list[int]:
+    """The prompt's token ids, as the trainer makes them."""
+    if isinstance(prompt, str):
+        return _ids(tokenizer, prompt)
+    options = config.trl.get("chat_template_kwargs") or {}
+    rendered: Any = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True, **options)
+    return list(rendered["input_ids"])
+
+
+def _check_room(job: Job, model: PreTrainedModel, prompt_ids: dict[str, list[int]]) -> None:
+    problem_id, ids = max(prompt_ids.items(), key=lambda item: len(item[1]))
+    room = getattr(model.config, "max_position_embeddings", None)
+    if room is not None and len(ids) + job.config.train.max_completion_length > room:
+        raise IbpoError(
+            f"train.max_completion_length: {job.config.train.max_completion_length} tokens after the {len(ids)} of problem "
+            f"{problem_id} exceed the model's {room} positions; lower it to {max(room - len(ids), 0)} or leave long "
+            "problems out"
+        )
+
+
+def _check_machine() -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise IbpoError("`ibpo train` runs in one process; use IBPOTrainer in a script of your own under torchrun")
+    if torch.cuda.device_count() > 1:
+        raise IbpoError(
+            f"{torch.cuda.device_count()} GPUs are visible, `ibpo train` uses one: put CUDA_VISIBLE_DEVICES=0 before it"
+        )
+
+
+def as_rows(results: Sequence[HeldOutResult]) -> list[dict[str, Any]]:
+    """Results as they go to `results.json`."""
+    return [{**asdict(r), "accuracy": r.accuracy, "stderr": r.stderr} for r in results]

@@ -1,0 +1,130 @@
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from ibpo.evaluation import metrics
+from scipy import stats
+from scipy.optimize import linprog
+
+rates = st.floats(0, 1).map(lambda x: round(x, 3))
+
+
+@st.composite
+def levels(draw, num_arrays: int):
+    size = draw(st.integers(1, 6))
+    part = draw(arrays(float, size, elements=st.floats(0.01, 1)))
+    return part / part.sum(), *(draw(arrays(float, size, elements=rates)) for _ in range(num_arrays))
+
+
+def brute_majority(answers, correct, k):
+    scores = []
+    for subset in combinations(range(len(answers)), k):
+        voted = [answers[i] for i in subset if answers[i] is not None]
+        top = max((voted.count(a) for a in voted), default=0)
+        tied = sorted({a for a in voted if voted.count(a) == top})
+        right = [max(correct[i] for i in subset if answers[i] == a) for a in tied]
+        scores.append(np.mean(right) if right else 0.0)
+    return np.mean(scores)
+
+
+def test_stderr_counts_problems_not_responses():
+    rng = np.random.default_rng(0)
+    value_P = rng.random(50)
+    mean, stderr = metrics.mean_and_stderr(np.repeat(value_P, 8), np.repeat(np.arange(50), 8))
+    assert mean == pytest.approx(value_P.mean())
+    assert stderr == pytest.approx(stats.sem(value_P))
+    assert np.isnan(metrics.mean_and_stderr([1.0], ["p"])[1])
+    assert np.isnan(metrics.mean_and_stderr([], [])).all()
+
+
+@settings(deadline=None)
+@given(st.integers(1, 6), st.integers(1, 6), st.randoms(use_true_random=False))
+def test_majority_equals_brute_force(num, k, random):
+    k = min(k, num)
+    answers = [[random.choice(["1", "2", "3", None]) for _ in range(num)] for _ in range(3)]
+    correct = [[float(a == "1") for a in row] for row in answers]
+    expected = [brute_majority(a, c, k) for a, c in zip(answers, correct, strict=True)]
+    np.testing.assert_allclose(metrics.majority_accuracy(answers, correct, k), expected)
+
+
+def test_majority_one_and_two_votes_are_one_response():
+    rng = np.random.default_rng(1)
+    answers = rng.integers(0, 4, (20, 12)).astype(str)
+    correct = answers == "0"
+    for k in (1, 2):
+        np.testing.assert_allclose(metrics.majority_accuracy(answers, correct, k), correct.mean(1))
+
+
+def test_majority_from_random_subsets_is_near_the_exact_one():
+    rng = np.random.default_rng(2)
+    answers = rng.integers(0, 3, (200, 12)).astype(str)
+    correct = answers == "0"
+    exact = metrics.majority_accuracy(answers, correct, 5, max_subsets=10_000)
+    drawn = metrics.majority_accuracy(answers, correct, 5, max_subsets=256)
+    assert abs(exact.mean() - drawn.mean()) < 0.005
+    assert not np.array_equal(exact, drawn)
+    np.testing.assert_array_equal(drawn, metrics.majority_accuracy(answers, correct, 5, max_subsets=256))
+
+
+def test_majority_refuses_more_votes_than_responses():
+    with pytest.raises(ValueError, match=r"1\.\.2"):
+        metrics.majority_accuracy([["a", "b"]], [[1, 0]], 3)
+
+
+@settings(deadline=None)
+@given(levels(2), rates)
+def test_oracle_laws(case, share):
+    part, acc0, acc1 = case
+    accuracy, x = metrics.oracle_by_level(acc0, acc1, part, share)
+    mix = metrics.random_mix(part @ acc0, part @ acc1, share)
+    assert part @ x <= share + 1e-9
+    assert accuracy >= max(mix, part @ acc0) - 1e-9
+    assert (x[acc1 <= acc0] == 0).all()
+    more, _ = metrics.oracle_by_level(acc0, acc1, part, min(1.0, share + 0.1))
+    assert more >= accuracy - 1e-9
+    assert metrics.oracle_by_level(acc0, acc1, part, 1.0)[0] == pytest.approx(part @ np.maximum(acc0, acc1))
+
+
+@settings(deadline=None)
+@given(levels(4), st.floats(0, 1))
+def test_oracle_at_cost_equals_linear_programming(case, where):
+    part, acc0, acc1, cost0, cost1 = case
+    cost0, cost1 = 5 + 20 * cost0, 5 + 60 * cost1
+    lowest = part @ np.minimum(cost0, cost1)
+    budget = lowest + where * (part @ np.maximum(cost0, cost1) - lowest)
+    accuracy, x = metrics.oracle_by_level_at_cost(acc0, acc1, cost0, cost1, part, budget)
+    room = [budget - part @ cost0]
+    best = linprog(-part * (acc1 - acc0), A_ub=[part * (cost1 - cost0)], b_ub=room, bounds=(0, 1))
+    assert part @ (cost0 + x * (cost1 - cost0)) <= budget + 1e-9
+    assert ((x >= -1e-12) & (x <= 1 + 1e-12)).all()
+    if best.success:  # on the edge of infeasible HiGHS may say no where rounding says yes
+        assert accuracy == pytest.approx(part @ acc0 - best.fun, abs=1e-6)
+
+
+def test_oracle_at_cost_below_the_cheapest_is_nan():
+    assert np.isnan(metrics.oracle_by_level_at_cost([0.5], [0.9], [10], [20], [1.0], 9)[0])
+
+
+@given(arrays(float, 7, elements=rates), arrays(float, 7, elements=rates))
+def test_rank_correlation_equals_scipy_on_rounded_values(x, y):
+    grid = [np.round(v / 0.02) for v in (x, y)]
+    found = metrics.rank_correlation(x, y)
+    if len(set(grid[0])) == 1 or len(set(grid[1])) == 1:
+        assert np.isnan(found)
+    else:
+        assert found == pytest.approx(stats.spearmanr(*grid).statistic)
+
+
+@given(arrays(float, 9, elements=rates))
+def test_average_ranks_equal_scipy(x):
+    np.testing.assert_array_equal(metrics.average_ranks(x), stats.rankdata(x))
+
+
+def test_interpolate_never_extrapolates():
+    assert metrics.interpolate([2, 1], [0.8, 0.4], 1.5) == pytest.approx(0.6)
+    assert metrics.interpolate([2, 1], [0.8, 0.4], 2) == pytest.approx(0.8)
+    assert all(np.isnan(metrics.interpolate([2, 1], [0.8, 0.4], cost)) for cost in (0.99, 2.01))
+    assert np.isnan(metrics.interpolate([], [], 1))
