@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
@@ -92,7 +93,7 @@ class RunConfig:
         for name, part in asdict(self).items():
             for table in part if isinstance(part, tuple) else [part]:
                 lines += ["", f"[[{name}]]" if isinstance(part, tuple) else f"[{name}]"]
-                lines += [f"{json.dumps(k)} = {_toml(v)}" for k, v in table.items() if v is not None]
+                lines += [f"{_key(k)} = {_toml(v)}" for k, v in table.items() if v is not None]
         return "\n".join(lines) + "\n"
 
 
@@ -179,11 +180,15 @@ class _Reader:
             self.part(ResponseGroupConfig, row, f"response_group.{row.get('name', i)}" if isinstance(row, dict) else "")
             for i, row in enumerate(rows, start=1)
         )
+        names = [group.name for group in groups]
+        for name in names:
+            if not name or name == "tokens" or names.count(name) > 1:
+                self.fail(f"response_group.{name}.name", "must be unique, not empty and not `tokens`; rename it")
         config = RunConfig(
             model=self.part(ModelConfig, tables.get("model", {}), "model"),
             data=self.part(DataConfig, tables.get("data", {}), "data"),
             response_group=groups,
-            budget=self.budget(tables.get("budget", {}), [group.name for group in groups]),
+            budget=self.budget(tables.get("budget", {}), names),
             train=self.part(TrainConfig, tables.get("train", {}), "train"),
             trl=self.table(tables.get("trl", {}), "trl"),
         )
@@ -249,20 +254,20 @@ class _Reader:
             self.fail("train.learning_rate", f"must be above 0, got {config.train.learning_rate:g}")
         if config.model.dtype not in DTYPES:
             self.fail("model.dtype", f"unknown type {config.model.dtype!r}; {nearest(config.model.dtype, DTYPES)}")
-        names = [group.name for group in config.response_group]
-        for name in names:
-            if not name or name == "tokens" or names.count(name) > 1:
-                self.fail(f"response_group.{name}.name", "must be unique, not empty and not `tokens`; rename it")
-        num_rollouts, num_groups = config.train.rollouts_per_prompt, len(names)
+        num_rollouts, num_groups = config.train.rollouts_per_prompt, len(config.response_group)
         if config.trl.get("stratified", True) and num_rollouts % num_groups:
             mend = f"write {-(-num_rollouts // num_groups) * num_groups}"
             key = "train.rollouts_per_prompt"
             self.fail(key, f"{num_rollouts} is not a multiple of the {num_groups} response groups; {mend}")
 
 
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _toml(key)
+
+
 def _toml(value: Any) -> str:
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in value.items()) + "}"
+        return "{" + ", ".join(f"{_key(k)} = {_toml(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_toml, value)) + "]"
     if isinstance(value, str):

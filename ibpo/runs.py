@@ -58,6 +58,11 @@ class RunDir:
         return self.config.exists()
 
     @property
+    def is_begun(self) -> bool:
+        """Whether there is something to go on from."""
+        return self.exists and (self.is_finished or self.model.is_dir() or self.last_checkpoint() is not None)
+
+    @property
     def is_finished(self) -> bool:
         """Whether the run was trained and evaluated."""
         return self.results.exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import sys
 import tomllib
 import warnings
 from pathlib import Path
@@ -134,12 +135,6 @@ def _run(job: Job, console: Console) -> dict[str, Any]:
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
     config = job.config
-    console.print(
-        f"{config.model.path}: {len(job.training)} problems, {config.train.steps} steps of "
-        f"{config.train.prompts_per_step} x {config.train.rollouts_per_prompt} responses -> {job.run.path}",
-        highlight=False,
-        soft_wrap=True,
-    )
     rows = run_job(job, console)
     return {
         "model": config.model.path,
@@ -154,7 +149,7 @@ def _run(job: Job, console: Console) -> dict[str, Any]:
 def _check_run(run: RunDir, config_text: str, resume: bool, command: str) -> None:
     if run.is_foreign:
         raise IbpoError(f"{run.path}: holds something else than a run; name another folder with --out")
-    if not run.exists:
+    if not run.is_begun:
         return
     state = "a finished run" if run.is_finished else "an unfinished run"
     if not resume:
@@ -180,29 +175,26 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
 
 
 def _how_to_resume(run: RunDir, command: str) -> str:
-    if not run.exists:
-        return f"interrupted before the first step; start again with: {command}"
+    if not run.is_begun:
+        return f"interrupted before the first checkpoint; start again with: {command}"
     checkpoint = run.last_checkpoint()
-    kept = f"{checkpoint.name} is kept" if checkpoint else "before the first checkpoint"
-    return f"interrupted, {kept}; go on with: {command} --resume"
+    kept = checkpoint.name if checkpoint else run.model
+    return f"interrupted, {kept} is kept; go on with: {command} --resume"
 
 
 def _table_rows(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    rows = results["held_out"]
-    names = list(rows[0]["share"]) if rows else []
-    head = ["response group", "right", "accuracy", "truncated", "no answer", "mean tokens"]
-    head += [f"share {name}" if name else "share of none" for name in names]
+    head = ["response group", "right", "95 % interval", "cut off", "no answer", "mean tokens", "shares"]
     body = [
         [
             row["policy"],
             f"{row['num_right']} of {row['num_problems']}",
-            f"{row['accuracy']:.3f} ± {row['stderr']:.3f}",
-            f"{row['num_truncated'] / row['num_problems']:.2f}",
+            "{:.3f} to {:.3f}".format(*row["interval_95"]),
+            str(row["num_truncated"]),
             str(row["num_unanswered"]),
             f"{row['mean_tokens']:.1f}",
-            *(f"{row['share'][name]:.2f}" for name in names),
+            ", ".join(f"{name or 'none'} {share:.2f}" for name, share in row["share"].items()),
         ]
-        for row in rows
+        for row in results["held_out"]
     ]
     return head, body
 
@@ -217,7 +209,7 @@ def _headline(results: dict[str, Any]) -> str:
 
 NOTE = (
     "One response sampled per held-out problem. The first row lets the policy choose its response group, the others "
-    "force it. Truncated responses are counted apart and never as right; ± is the standard error over problems."
+    "force it. Responses cut off at the length limit are counted apart and never as right."
 )
 
 
@@ -233,7 +225,7 @@ def _report(results: dict[str, Any], command: str) -> str:
 
 
 def _show(results: dict[str, Any], run: RunDir) -> None:
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 160)
     head, body = _table_rows(results)
     if body:
         table = Table(*head, title=_headline(results), caption=NOTE, caption_justify="left")

@@ -65,7 +65,15 @@ def plot_frontier(rows: Iterable[Row], path: Path | IO[bytes], titles: Mapping[s
         ):
             votes = [row for row in own if row["method"].startswith(f"self-consistency ({model})")]
             inside = [row for row in votes if row["relative_cost"] <= right]
-            _curve(axes, inside, f"self-consistency, {model}", markersize=4.5, linewidth=1.2, **style)
+            _curve(
+                axes,
+                inside,
+                f"self-consistency, {model}",
+                markersize=5,
+                markeredgecolor=INK,
+                markeredgewidth=0.6,
+                **style,
+            )
         for method, style in (
             ("standard only", {"color": INK, "marker": "o"}),
             ("extended only", {"color": INK, "marker": "h", "markersize": 8}),
@@ -73,17 +81,18 @@ def plot_frontier(rows: Iterable[Row], path: Path | IO[bytes], titles: Mapping[s
             ("IBPO sampled", {"color": GREEN, "marker": "s", "markerfacecolor": PAPER, "markeredgewidth": 1.8}),
             ("IBPO calibrated", {"color": VERMILLION, "marker": "P", "markersize": 8.5}),
         ):
-            _points(axes, [row for row in own if row["method"] == method], method, style)
+            label = method + " (its q+ beside it)" * (method == "IBPO calibrated")
+            _points(axes, [row for row in own if row["method"] == method], label, style)
         for row in own:
             if row["method"] == "IBPO calibrated":
-                label, where = f"q+ = {row['budget']:.0%}", (row["relative_cost"], row["accuracy"])
-                axes.annotate(label, where, (7, -13), textcoords="offset points", fontsize=9.5, color=VERMILLION)
+                label, where = f"{row['budget']:.0%}", (row["relative_cost"], row["accuracy"])
+                axes.annotate(label, where, (6, -13), textcoords="offset points", fontsize=9.5, color=INK)
         axes.set_xlim(left=min(0.9, *(row["relative_cost"] for row in others)), right=right)
         axes.set_xlabel("Cost (mean tokens, × one standard response)")
         axes.set_ylabel("Accuracy on unseen problems")
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
 
-    _panels([row["experiment"] for row in merged], draw, path, titles, legend_columns=3)
+    _panels([row["experiment"] for row in merged], draw, path, titles)
 
 
 def plot_share_by_level(rows: Iterable[Row], path: Path | IO[bytes], titles: Mapping[str, str] | None = None) -> None:
@@ -138,9 +147,9 @@ def plot_budget_kept(rows: Iterable[Row], path: Path | IO[bytes], titles: Mappin
         axes.set_xticks(ticks, [f"{q:.0%}" for q in ticks])
         axes.margins(x=0.15)
         axes.set_xlabel("Budget q+")
-        axes.set_ylabel("Share on unseen problems − q+ (points)")
+        axes.set_ylabel("Share − q+ (points)")
 
-    _panels([row["experiment"] for row in rows], draw, path, titles, legend_columns=3)
+    _panels([row["experiment"] for row in rows], draw, path, titles, legend_columns=3, height=3.0)
 
 
 def plot_training(steps: Sequence[Mapping[str, Any]], path: Path | IO[bytes]) -> None:
@@ -189,13 +198,14 @@ def _panels(
     path: Path | IO[bytes],
     titles: Mapping[str, str] | None,
     legend_columns: int = 2,
+    height: float = PANEL[1],
 ) -> None:
     """One panel per name side by side, one legend for all below."""
     panels = list(dict.fromkeys(names))
     if not panels:
         raise ValueError("nothing to plot")
     with rc_context(STYLE):
-        figure = Figure(figsize=(PANEL[0] * len(panels), PANEL[1] + 0.5), layout="constrained")
+        figure = Figure(figsize=(PANEL[0] * len(panels), height + 0.5), layout="constrained")
         grid = figure.subplots(1, len(panels), squeeze=False)[0]
         labelled: dict[str, Any] = {}
         for axes, name in zip(grid, panels, strict=True):

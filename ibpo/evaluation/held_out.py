@@ -83,9 +83,25 @@ class HeldOutResult:
         return self.num_right / self.num_problems
 
     @property
-    def stderr(self) -> float:
-        """Standard error of the accuracy, over problems."""
-        return math.sqrt(self.accuracy * (1 - self.accuracy) / self.num_problems)
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval of the accuracy, which stays honest at 0 of n.
+
+        Example:
+            >>> HeldOutResult(
+            ...     policy="",
+            ...     num_problems=16,
+            ...     num_right=0,
+            ...     num_truncated=0,
+            ...     num_unanswered=0,
+            ...     share={},
+            ...     mean_tokens=1.0,
+            ... ).interval
+            (0.0, 0.19)
+        """
+        n, p, z2 = self.num_problems, self.accuracy, 1.96**2
+        centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+        half = math.sqrt(z2 * (p * (1 - p) / n + z2 / (4 * n * n))) / (1 + z2 / n)
+        return max(centre - half, 0.0), min(centre + half, 1.0)
 
 
 def evaluate_held_out(

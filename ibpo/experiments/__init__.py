@@ -1,0 +1,1 @@
+"""The embedded experiments: a language model trained here, from nothing, in minutes."""

@@ -19,6 +19,10 @@ from ibpo.tasks.draws import distinct, stream
 from ibpo.training.cold_start import supervised_fine_tune
 from ibpo.types import Problem
 
+PRACTICE_KEPT = 0.15
+"""Share of the cold start's sequences that go on practising what was practised before it."""
+VOTES_PER_PROBLEM = 2
+"""Orders in which the same eight attempts are made into a vote."""
 Progress = Callable[[str, float], None]
 """Told the name of the stage and the share of it that is done."""
 
@@ -36,7 +40,7 @@ def build(experiment: Experiment, out_dir: Path, scratch: Path, seed: int, on_pr
         torch.manual_seed(seed)
         model = build_model(tokenizer)
         stage = experiment.pretraining
-        pairs = list(islice(experiment.standard_pairs(rng), stage.num_pairs))
+        pairs = list(islice(experiment.pretraining_pairs(rng), stage.num_pairs))
         _fit(model, tokenizer, pairs, stage, scratch / "pretraining", seed, on_progress)
         _save(model, tokenizer, pretrained)
     if not (cold_start / "model.safetensors").exists():
@@ -58,6 +62,8 @@ def build(experiment: Experiment, out_dir: Path, scratch: Path, seed: int, on_pr
             assert experiment.extended_pairs is not None
             extended = experiment.extended_pairs(rng)
         pairs = list(islice(extended, num_extended))
+        if experiment.practice_pairs is not None:
+            pairs += list(islice(experiment.practice_pairs(rng), round(PRACTICE_KEPT * stage.num_pairs)))
         pairs += list(islice(experiment.standard_pairs(rng), stage.num_pairs - len(pairs)))
         order = rng.permutation(len(pairs))
         _fit(model, tokenizer, [pairs[i] for i in order], stage, scratch / "cold_start", seed, on_progress)
@@ -115,6 +121,7 @@ def _votes_from_samples(
     """Sequential votes out of eight standard responses of the pretrained model to the same problem."""
     standard = experiment.response_groups[0]
     source = stream(experiment.task, "train", seed + 7)
+    rng = np.random.default_rng([seed, 3])
     made, chunk = 0, 2048
     while True:
         problems = list(islice(source, chunk))
@@ -127,8 +134,10 @@ def _votes_from_samples(
                     attempts[i].append((text.removeprefix(standard.prefix).split("<answer>")[0].strip(), answer))
         for problem, tries in zip(problems, attempts, strict=True):
             if len(tries) == 8:
-                yield str(problem.prompt), build_sequential_vote(tries)
-        made += len(problems)
+                for _ in range(VOTES_PER_PROBLEM):
+                    order = rng.permutation(8)
+                    yield str(problem.prompt), build_sequential_vote([tries[i] for i in order])
+        made += VOTES_PER_PROBLEM * len(problems)
         on_progress("sampling attempts", min(1.0, made / num_votes))
 
 

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ibpo.errors import IbpoError
-from ibpo.experiments.embedded import models_path
+from ibpo.experiments.embedded import model_path
 from ibpo.experiments.job import JobSpec, is_done, progress_file, write_spec
 
 NUM_WORKERS = 2
@@ -73,7 +73,7 @@ def plan_jobs(run_dir: Path, settings: DemoSettings) -> list[list[JobSpec]]:
             common = {
                 "experiment": experiment,
                 "seed_dir": str(seed_dir),
-                "models_dir": str(own if settings.from_scratch else models_path(experiment)),
+                "models_dir": str(own if settings.from_scratch else model_path(experiment).parent),
                 "seed": seed,
                 "num_problems": settings.num_problems,
                 "num_calibration": settings.num_calibration,

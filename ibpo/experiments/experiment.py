@@ -36,8 +36,10 @@ class Experiment:
     words: Sequence[str]
     """The tokenizer's vocabulary."""
     max_completion_length: int
+    pretraining_pairs: Callable[[np.random.Generator], Pairs]
+    """The corpus of pretraining."""
     standard_pairs: Callable[[np.random.Generator], Pairs]
-    """The corpus of pretraining: standard responses only."""
+    """Standard responses of the task's corpus."""
     pretraining: Stage
     cold_start: Stage
     built_from_samples: bool

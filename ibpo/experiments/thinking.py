@@ -13,6 +13,8 @@ DIRECT_DECAY, WORKED_DECAY = 0.75, 0.9
 """Long chains are rarer in the corpus than short ones, by this factor an operand: as in most corpora, and more so where
 nobody writes the working down."""
 UNKNOWN_SHARE = 0.12
+WORKED_SHARE = 0.65
+"""Of the pretraining corpus."""
 
 
 def _corpus(rng: np.random.Generator, worked: bool) -> Pairs:
@@ -30,6 +32,12 @@ def _corpus(rng: np.random.Generator, worked: bool) -> Pairs:
         yield prompt, f"{thought}<answer> {totals[-1]}"
 
 
+def _mixed(rng: np.random.Generator) -> Pairs:
+    direct, worked = _corpus(rng, worked=False), _corpus(rng, worked=True)
+    while True:
+        yield next(worked if rng.random() < WORKED_SHARE else direct)
+
+
 THINKING = Experiment(
     name="thinking",
     title="Thinking: answer at once, or work step by step",
@@ -45,11 +53,12 @@ THINKING = Experiment(
         "<answer>",
     ),
     max_completion_length=3 * LONGEST + 6,
+    pretraining_pairs=_mixed,
     standard_pairs=lambda rng: _corpus(rng, worked=False),
     extended_pairs=lambda rng: _corpus(rng, worked=True),
-    pretraining=Stage(num_pairs=80_000, learning_rate=3e-3, batch_size=64),
-    cold_start=Stage(num_pairs=220_000, learning_rate=3e-3, batch_size=64),
-    extended_share=0.6,
+    pretraining=Stage(num_pairs=300_000, learning_rate=3e-3, batch_size=64),
+    cold_start=Stage(num_pairs=30_000, learning_rate=1e-3, batch_size=64),
+    extended_share=0.5,
     built_from_samples=False,
     training={"learning_rate": 6e-4, "max_steps": 150},
     asked="Sums of 1 to 12 digits; the answer is the last digit of the total. The model may answer at once "

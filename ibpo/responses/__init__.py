@@ -1,0 +1,1 @@
+"""How does a response group ask, look and end?"""

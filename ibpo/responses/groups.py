@@ -9,6 +9,7 @@ from ibpo.config import ResponseGroupConfig
 from ibpo.errors import IbpoError
 from ibpo.types import Prompt, ResponseGroup
 
+BRACE = re.compile(r"\\boxed\{|[{}]")
 NUMBER = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|-?\.\d+")
 
 
@@ -19,16 +20,14 @@ def boxed(completion: str) -> str | None:
         >>> boxed(r"so \boxed{1}, no: \boxed{\frac{1}{2}}.")
         '\\frac{1}{2}'
     """
-    end = len(completion)
-    while (start := completion.rfind("\\boxed{", 0, end)) >= 0:
-        first = start + len("\\boxed{")
-        depth = 1
-        for i in range(first, len(completion)):
-            depth += {"{": 1, "}": -1}.get(completion[i], 0)
-            if depth == 0:
-                return completion[first:i].strip() or None
-        end = start
-    return None
+    opened: list[int] = []
+    start, end = 0, 0
+    for brace in BRACE.finditer(completion):
+        if brace[0] != "}":
+            opened.append(brace.end() if brace[0] != "{" else 0)
+        elif opened and (first := opened.pop()) > start:
+            start, end = first, brace.start()
+    return completion[start:end].strip() or None
 
 
 def last_number(completion: str) -> str | None:

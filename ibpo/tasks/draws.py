@@ -47,14 +47,13 @@ def distinct(task: EmbeddedTask, split: str, num_problems: int, seed: int) -> li
     counts[max(counts, key=lambda level: counts[level])] += num_problems - sum(counts.values())
     chosen: dict[str, Problem] = {}
     for level, count in counts.items():
-        wanted = len(chosen) + count
-        for _ in range(100 * count + 10_000):
-            if len(chosen) == wanted:
-                break
+        wanted, in_vain = len(chosen) + count, 0
+        while len(chosen) < wanted:
             problem = task.draw(level, rng)
-            if task.split_of(problem.problem_id) == split:
-                chosen.setdefault(problem.problem_id, problem)
-        else:
-            raise ValueError(f"level {level!r} has fewer than {count} distinct problems in split {split!r}")
+            if task.split_of(problem.problem_id) == split and problem.problem_id not in chosen:
+                chosen[problem.problem_id] = problem
+                in_vain = 0
+            elif (in_vain := in_vain + 1) > 20_000:
+                raise ValueError(f"level {level!r} has fewer than {count} distinct problems in split {split!r}")
     ordered = list(chosen.values())
     return [ordered[i] for i in rng.permutation(len(ordered))]

@@ -8,13 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback
 
-from ibpo.config import RunConfig, nearest
+from ibpo.config import RunConfig, TrainConfig, nearest
 from ibpo.errors import IbpoError
 from ibpo.evaluation.held_out import HeldOutResult, Judge, Scorer, evaluate_held_out
 from ibpo.responses.groups import encode_prefixes, offer
@@ -37,6 +38,7 @@ SET_BY_RECIPE = {
     "output_dir": "--out",
     "per_device_train_batch_size": "train.prompts_per_step",
     "seed": "train.seed",
+    "shuffle_dataset": "train.seed",
     "steps_per_generation": "train.prompts_per_step",
 }
 """Options of the trainer that have their place elsewhere in the recipe."""
@@ -98,21 +100,32 @@ def _train(
         {"prompt": prompts[p.problem_id], "problem_id": p.problem_id, "level": p.level, "gold": p.answer}
         for p in job.training
     ]
+    train = job.config.train
+    console.print(
+        f"{job.config.model.path}: {len(rows)} problems, {train.steps} steps of {train.prompts_per_step} x "
+        f"{train.rollouts_per_prompt} responses -> {job.run.path}",
+        highlight=False,
+        soft_wrap=True,
+    )
     progress = ShowProgress(console)
+    checkpoint = job.run.last_checkpoint()
+    write_text_atomic(job.run.config, job.config_text)
+    if checkpoint is None:
+        shutil.rmtree(job.run.ledger, ignore_errors=True)
     trainer = IBPOTrainer(
         model=model,
         reward_funcs=_correct(scorer),
         response_groups=job.response_groups,
         args=args,
-        train_dataset=Dataset.from_list(rows),
+        train_dataset=Dataset.from_list(rows).select(_order(len(rows), train)),
         processing_class=tokenizer,
         callbacks=[RecordMetrics(job.run.metrics), progress],
     )
     trainer.remove_callback(PrinterCallback)
-    write_text_atomic(job.run.config, job.config_text)
-    checkpoint = job.run.last_checkpoint()
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except IbpoError as error:
+        raise IbpoError(f"budget: in step {trainer.state.global_step + 1}: {error}") from None
     finally:
         progress.stop()
     policy = trainer.accelerator.unwrap_model(trainer.model)
@@ -122,6 +135,16 @@ def _train(
     tokenizer.save_pretrained(partial)
     os.replace(partial, job.run.model)
     return policy
+
+
+def _order(num_problems: int, train: TrainConfig) -> np.ndarray:
+    """The problems of all steps, one random order after the other.
+
+    Drawn beforehand, because a trainer that resumes after its first pass would shuffle as if it began anew.
+    """
+    rng = np.random.default_rng(train.seed)
+    size = train.steps * train.prompts_per_step
+    return np.concatenate([rng.permutation(num_problems) for _ in range(-(-size // num_problems))])[:size]
 
 
 def _evaluate(
@@ -180,13 +203,12 @@ def _arguments(job: Job) -> IBPOConfig:
             learning_rate=train.learning_rate,
             seed=train.seed,
             per_device_train_batch_size=num_rollouts // num_parts,
+            shuffle_dataset=False,
             num_generations=train.rollouts_per_prompt,
             max_completion_length=train.max_completion_length,
             budget=dict(job.config.budget),
             **options,
         )
-    except IbpoError:
-        raise
     except (ValueError, TypeError) as error:
         raise IbpoError(f"trl: {next(iter(str(error).splitlines()), '')}; mend that key") from None
 
@@ -219,12 +241,11 @@ def _tokenize(tokenizer: PreTrainedTokenizerBase, prompt: Any, config: RunConfig
 
 def _check_room(job: Job, model: PreTrainedModel, prompt_ids: dict[str, list[int]]) -> None:
     problem_id, ids = max(prompt_ids.items(), key=lambda item: len(item[1]))
-    room = getattr(model.config, "max_position_embeddings", None)
-    if room is not None and len(ids) + job.config.train.max_completion_length > room:
+    length, room = job.config.train.max_completion_length, getattr(model.config, "max_position_embeddings", None)
+    if room is not None and len(ids) + length > room:
         raise IbpoError(
-            f"train.max_completion_length: {job.config.train.max_completion_length} tokens after the {len(ids)} of problem "
-            f"{problem_id} exceed the model's {room} positions; lower it to {max(room - len(ids), 0)} or leave long "
-            "problems out"
+            f"train.max_completion_length: {length} tokens after the {len(ids)} of problem {problem_id} exceed the "
+            f"model's {room} positions; lower it to {max(room - len(ids), 0)} or leave long problems out"
         )
 
 
@@ -239,4 +260,4 @@ def _check_machine() -> None:
 
 def as_rows(results: Sequence[HeldOutResult]) -> list[dict[str, Any]]:
     """Results as they go to `results.json`."""
-    return [{**asdict(r), "accuracy": r.accuracy, "stderr": r.stderr} for r in results]
+    return [{**asdict(r), "accuracy": r.accuracy, "interval_95": r.interval} for r in results]

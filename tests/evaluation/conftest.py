@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-LEVELS = ("easy", "medium", "unknown")
+LEVELS: tuple[str, ...] = ("easy", "medium", "unknown")
 PARTS = {"easy": 0.4, "medium": 0.4, "unknown": 0.2}
 STANDARD = {"easy": 1.0, "medium": 0.25, "unknown": 0.0}
 EXTENDED = {"easy": 1.0, "medium": 0.75, "unknown": 0.0}

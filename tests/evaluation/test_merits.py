@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from ibpo.evaluation.merits import Allocated, SelfConsistency, figures_of_merit, summarise
 from ibpo.evaluation.store import PerProblem, Problems
 
@@ -81,7 +82,14 @@ def test_summarise_keeps_range_and_reasons():
     head = {"experiment": "e", "budget": 0.25, "variant": "calibrated"}
     erosion = {"standard": {"difference": 0.1, "stderr": 0.1, "ratio": None}}
     one = head | {"seed": 0, "share": 0.2, "binds": True, "waste": None, "share_interval": [0, 1], "erosion": erosion}
-    two = head | {"seed": 1, "share": 0.3, "binds": False, "waste": None, "erosion": erosion, "reasons": {"waste": "why"}}
+    two = head | {
+        "seed": 1,
+        "share": 0.3,
+        "binds": False,
+        "waste": None,
+        "erosion": erosion,
+        "reasons": {"waste": "why"},
+    }
     (found,) = summarise([[one], [two]])
     assert found["share"] == pytest.approx({"mean": 0.25, "min": 0.2, "max": 0.3, "num_seeds": 2})
     assert found["binds"]["mean"] == 0.5

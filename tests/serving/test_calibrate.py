@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+
 from ibpo.serving.calibrate import threshold
 
 probabilities = arrays(float, st.integers(1, 40), elements=st.floats(0, 1))

@@ -1,0 +1,45 @@
+"""The command line: `ibpo demo | train | allocate`. Parses, and calls one function."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ibpo import __version__
+from ibpo.commands.allocate import allocate_command
+from ibpo.commands.demo import demo_command
+from ibpo.commands.train import train_command
+
+app = typer.Typer(
+    name="ibpo",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Which response should each prompt get, so that the total stays inside an inference budget?",
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"ibpo {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    del version
+
+
+app.command("demo")(demo_command)
+app.command("train")(train_command)
+app.command("allocate")(allocate_command)
+
+
+def main() -> None:
+    """Entry point of the `ibpo` script."""
+    app()

@@ -1,0 +1,80 @@
+"""`ibpo demo`: the main job from the command line."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from ibpo.errors import IbpoError
+
+BUDGETS = (0.25, 0.5, 0.75)
+EXPERIMENTS = ("thinking", "voting")
+QUICK_STEPS, QUICK_PROBLEMS = 40, 600
+NUM_PROBLEMS, NUM_CALIBRATION = 2000, 16_384
+
+
+def demo_command(
+    experiment: Annotated[
+        str, typer.Option(help="Which embedded experiment: thinking, voting, or both.")
+    ] = "thinking",
+    budget: Annotated[
+        list[float] | None,
+        typer.Option(help="Largest share of problems answered by extended reasoning, in [0, 1]; may be repeated."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds; results are averaged over them.")] = 1,
+    quick: Annotated[bool, typer.Option("--quick", help="A few minutes: fewer updates, fewer problems.")] = False,
+    from_scratch: Annotated[
+        bool, typer.Option("--from-scratch", help="Remake the embedded model first, instead of using the shipped one.")
+    ] = False,
+    name: Annotated[str | None, typer.Option(help="Name of the run; an interrupted run of that name goes on.")] = None,
+    runs: Annotated[Path, typer.Option(help="Where runs lie.")] = Path("runs"),
+) -> None:
+    """Train a tiny language model to think long only where it pays, inside a budget, and show what came out.
+
+    Interrupted, it goes on where it was when it is called again.
+    """
+    if experiment not in (*EXPERIMENTS, "both"):
+        _fail(f"--experiment: {experiment!r} is none of thinking, voting, both")
+    budgets = tuple(sorted(set(budget))) if budget else BUDGETS
+    for share in budgets:
+        if not 0.0 <= share <= 1.0:
+            _fail(f"--budget: {share:g} is not a share of problems; give a number in [0, 1], like 0.5")
+    run_dir = runs / (name or f"{experiment}{'-quick' if quick else ''}{'-from-scratch' if from_scratch else ''}")
+    console = Console()
+    started = time.time()
+    try:
+        from ibpo.experiments.demo import DemoSettings, check_settings, plan_jobs, run_jobs
+        from ibpo.experiments.outcome import write_outcome
+
+        settings = DemoSettings(
+            experiments=EXPERIMENTS if experiment == "both" else (experiment,),
+            budgets=budgets,
+            seeds=tuple(range(seeds)),
+            num_problems=QUICK_PROBLEMS if quick else NUM_PROBLEMS,
+            num_calibration=NUM_CALIBRATION,
+            num_steps=QUICK_STEPS if quick else None,
+            from_scratch=from_scratch,
+        )
+        check_settings(run_dir, settings)
+        for phase in plan_jobs(run_dir, settings):
+            if phase:
+                run_jobs(phase, console)
+        write_outcome(run_dir, settings, console, seconds=time.time() - started)
+    except IbpoError as error:
+        _fail(str(error))
+    except ModuleNotFoundError as error:
+        _fail(f"{error.name} is not installed: pip install 'ibpo[demo]'")
+    except OSError as error:
+        _fail(f"{run_dir}: {error.strerror or error}")
+    except KeyboardInterrupt:
+        typer.echo(f"interrupted; the same command goes on from {run_dir}", err=True)
+        raise typer.Exit(130) from None
+
+
+def _fail(message: str) -> None:
+    typer.echo(f"ibpo demo: {message}", err=True)
+    raise typer.Exit(2)

@@ -1,0 +1,183 @@
+"""What the report shows of one experiment: its figures as inline SVG with alternative texts, its tables as texts."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import IO, Any
+
+from markupsafe import Markup, escape
+
+from ibpo.evaluation import frontier
+from ibpo.evaluation.compare import Row, mean_over_seeds
+from ibpo.evaluation.merits import summarise
+
+Merit = Mapping[str, Any]
+NO_BREAK = "\N{NO-BREAK SPACE}"
+
+
+def percent(value: float | None) -> str:
+    """0.625 -> "62.5 %"; None -> a dash."""
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def points(value: float | None) -> str:
+    """A difference of rates in percentage points: 0.0123 -> "+1.2"."""
+    return (
+        "–" if value is None else f"{100 * value:+.1f}".replace("-", "−").replace("−0.0", "0.0").replace("+0.0", "0.0")
+    )
+
+
+def plain(value: float | None) -> str:
+    """Two decimals, or a dash."""
+    return "–" if value is None else f"{value:.2f}".replace("-", "−")
+
+
+FILTERS: dict[str, Callable[[float | None], str]] = {"percent": percent, "points": points, "plain": plain}
+
+
+def experiment_part(
+    key: str,
+    name: str,
+    title: str,
+    rows: Sequence[Row],
+    merits: Sequence[Merit],
+    steps: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Figures and table cells of one experiment, for the template.
+
+    Args:
+        key: Unique in the page, for ids.
+        name: The experiment.
+        title: Its title.
+        rows: Its rows, of all seeds.
+        merits: Its figures of merit, of all seeds.
+        steps: Its training steps; may be empty.
+
+    Returns:
+        Values under the names that the template uses.
+    """
+    merged, titles = mean_over_seeds(rows), {name: title}
+
+    def figure(suffix: str, draw: Callable[[IO[bytes]], None], alt: str) -> Markup:
+        return inline_svg(f"{key}{suffix}", draw, alt)
+
+    spoken_steps = "Extended share and price of the budget at each training step, one line per policy."
+    return {
+        "key": key,
+        "title": title,
+        "rows": merged,
+        "num_seeds": max(row["num_seeds"] for row in merged),
+        "merits": [_merit_cells(one, merits) for one in summarise([merits])],
+        "frontier": figure("f", lambda out: frontier.plot_frontier(rows, out, titles), _spoken_frontier(merged)),
+        "shares": figure("s", lambda out: frontier.plot_share_by_level(rows, out, titles), _spoken_shares(merged)),
+        "kept": figure("k", lambda out: frontier.plot_budget_kept(rows, out, titles), _spoken_kept(merged)),
+        "training": figure("t", lambda out: frontier.plot_training(steps, out), spoken_steps) if steps else None,
+    }
+
+
+def inline_svg(key: str, draw: Callable[[IO[bytes]], None], alt: str) -> Markup:
+    """An SVG element that follows the page's light or dark theme and has an alternative text.
+
+    Args:
+        key: Put before every id, so that several figures can stand in one page.
+        draw: Writes the SVG file.
+        alt: What it shows, in words.
+    """
+    buffer = io.BytesIO()
+    draw(buffer)
+    svg = buffer.getvalue().decode("utf-8")
+    svg = svg[svg.index("<svg") :]
+    for pattern in (r"<metadata>.*?</metadata>", r"<style.*?</style>", r"<!--.*?-->"):
+        svg = re.sub(pattern, "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\b(id="|xlink:href="#|url\(#)', rf"\g<1>{key}-", svg)
+    svg = svg.replace(frontier.INK, "var(--ink)").replace(frontier.PAPER, "var(--paper)")
+    head = re.compile(
+        r'<svg ([^>]*?)height="[^"]*"([^>]*?)width="[^"]*"|<svg ([^>]*?)width="[^"]*"([^>]*?)height="[^"]*"'
+    )
+    svg = head.sub(lambda m: "<svg " + " ".join(g for g in m.groups() if g), svg, count=1)
+    return Markup(svg.replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1))
+
+
+def _merit_cells(summary: Merit, merits: Sequence[Merit]) -> dict[str, Any]:
+    """One line of the tables of merits: texts, with the spread over seeds, or one seed's 95 % interval."""
+    seeds = [m for m in merits if (m["budget"], m["variant"]) == (summary["budget"], summary["variant"])]
+
+    def mean(name: str) -> float | None:
+        return summary[name]["mean"] if summary.get(name) else None
+
+    def spread(name: str, show: Callable[[float | None], str]) -> str:
+        if not summary.get(name):
+            return "–"
+        low, high = summary[name]["min"], summary[name]["max"]
+        if len(seeds) == 1 and seeds[0].get(f"{name}_interval"):
+            low, high = seeds[0][f"{name}_interval"]
+        text = show(summary[name]["mean"])
+        return text if low == high else f"{text} " + f"({show(low)} to {show(high)})".replace(" ", NO_BREAK)
+
+    erosion = {}
+    for name in ("standard", "extended"):
+        found = summary["erosion"].get(name) if summary.get("erosion") else None
+        stderr = "" if not found or not found["stderr"] else f"{NO_BREAK}±{NO_BREAK}{100 * found['stderr']['mean']:.1f}"
+        erosion[name] = "–" if not found else points(found["difference"]["mean"]) + stderr
+    times = {True: "yes", False: "no"}
+    binds = {one["binds"] for one in seeds}
+    return {
+        "budget": summary["budget"],
+        "variant": summary["variant"],
+        "share": spread("share", percent),
+        "share_error": spread("share_error", points),
+        "binds": times[binds.pop()] if len(binds) == 1 else "for some seeds",
+        "oracle_share": spread("oracle_share", plain),
+        "oracle_share_own": plain(mean("oracle_share_own")),
+        "oracle_share_tokens": plain(mean("oracle_share_tokens")),
+        "gain_ratio_cold_start": spread("gain_ratio_cold_start", plain),
+        "gain_ratio_pretrained": spread("gain_ratio_pretrained", plain),
+        "rank_correlation": plain(mean("rank_correlation")),
+        "waste": percent(mean("waste")),
+        "waste_level_share": percent(mean("waste_level_share")),
+        "erosion_standard": erosion["standard"],
+        "erosion_extended": erosion["extended"],
+        "retained": percent(mean("retained")),
+        "reasons": sorted(f"{name.replace('_', ' ')}: {why}" for name, why in summary["reasons"].items()),
+    }
+
+
+def _spoken_name(row: Row) -> str:
+    return row["method"] if row["budget"] is None else f"{row['method']} at {row['budget']:.0%}"
+
+
+def _spoken_frontier(rows: Sequence[Row]) -> str:
+    told = (
+        "standard only",
+        "extended only",
+        "RAFT without budget",
+        "IBPO sampled",
+        "IBPO calibrated",
+        "oracle by level",
+    )
+    texts = [
+        f"{_spoken_name(row)}: {percent(row['accuracy'])} at {row['relative_cost']:.2f} times the cost"
+        for row in rows
+        if row["method"] in told
+    ]
+    return "Accuracy against cost. " + "; ".join(texts) + "."
+
+
+def _spoken_shares(rows: Sequence[Row]) -> str:
+    texts = []
+    for row in rows:
+        if row["method"] in ("IBPO sampled", "IBPO calibrated"):
+            shares = ", ".join(f"{level} {percent(share)}" for level, share in row["share_by_level"].items())
+            texts.append(f"{_spoken_name(row)}: {shares}")
+    return "Extended share by level. " + "; ".join(texts) + "."
+
+
+def _spoken_kept(rows: Sequence[Row]) -> str:
+    texts = [
+        f"{_spoken_name(row)}: {points(row['extended_share'] - row['budget'])} points"
+        for row in rows
+        if row["method"] in ("IBPO sampled", "IBPO calibrated")
+    ]
+    return "Share on unseen problems minus the budget. " + "; ".join(texts) + "."

@@ -1,0 +1,187 @@
+"""The command, end to end with a freshly made model, and its answers to everything that can be wrong."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from ibpo.commands.train import train_command
+
+ROOT = Path(__file__).parent.parent.parent
+RECIPE, ROWS = ROOT / "recipes" / "gsm8k_smoke.toml", ROOT / "tests" / "fixtures" / "gsm8k_16.jsonl"
+app = typer.Typer()
+app.command("train")(train_command)
+CHAT = "{% for m in messages %}{{ m['role'] }} : {{ m['content'] }} {% endfor %}"
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory):
+    """A model that knows nothing, with the words of the smoke recipe's response groups."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("trl")
+    from ibpo.experiments.tiny_model import build_model, build_tokenizer
+
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer([*"0123456789", "=", "<think>", "</think>", "<answer>"])
+    path = tmp_path_factory.mktemp("model")
+    build_model(tokenizer, hidden_size=32, num_layers=2).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+def options(model, out, *overrides):
+    settings = (f"model.path={model}", f"data.path={ROWS}", "train.max_completion_length=16", *overrides)
+    return [str(RECIPE), *(x for text in settings for x in ("--set", text)), "--out", str(out)]
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(x) for x in arguments])
+
+
+def assert_one_line(result, message):
+    assert result.exit_code == 2, result.output
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), result.stderr
+    assert message in lines[0], lines[0]
+
+
+def test_train_evaluate_report(model, tmp_path):
+    out = tmp_path / "run"
+    result = run(*options(model, out, "train.steps=2"))
+    assert result.exit_code == 0, result.output
+    assert "step 2/2" in result.stderr and "always extended" in result.stdout
+    results = json.loads((out / "results.json").read_text())
+    assert results["num_training_problems"] == results["num_held_out_problems"] == 8
+    chooses, standard, extended = results["held_out"]
+    assert standard["share"]["standard"] == extended["share"]["extended"] == 1 and chooses["num_right"] == 0
+    assert chooses["interval_95"][1] > 0.3 and 0 < standard["mean_tokens"] <= 16
+    assert "0 of 8" in (out / "report.md").read_text()
+    steps = [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert sorted(set(steps)) == [1, 2]
+    names = {"config.toml", "metrics.jsonl", "ledger", "checkpoints", "model", "report.md", "results.json"}
+    assert {path.name for path in out.iterdir()} == names
+    assert len(list((out / "ledger").glob("step-*.parquet"))) == 2
+
+    assert_one_line(run(*options(model, out, "train.steps=2")), "holds a finished run; name another folder")
+    again = run(*options(model, out, "train.steps=2"), "--resume")
+    assert again.exit_code == 0 and "this run is finished" in again.stderr and "0 of 8" in again.stdout
+    assert_one_line(run(*options(model, out, "train.steps=3"), "--resume"), "another recipe (train.steps differ)")
+
+
+def test_chat_template_instructions_and_token_budget(model, tmp_path):
+    chat = shutil.copytree(model, tmp_path / "chat")
+    (chat / "chat_template.jinja").write_text(CHAT)
+    text = RECIPE.read_text().replace("extended = 0.5 # share of the prompts", "tokens = 16")
+    text = text.replace('name = "extended"', 'name = "extended"\ninstruction = "Or think first."')
+    recipe = tmp_path / "chat.toml"
+    recipe.write_text(text)
+    result = run(recipe, *options(chat, tmp_path / "run", "train.steps=1", "data.holdout=0")[1:])
+    assert result.exit_code == 0, result.output
+    too_little = run(recipe, *options(chat, tmp_path / "other", "train.steps=1", "budget.tokens=1.5")[1:])
+    assert too_little.exit_code == 2 and "chat.toml: budget: in step 1: " in too_little.stderr.splitlines()[-1]
+    assert "No problems were held out" in (tmp_path / "run" / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["train.stpes=3"], "--set train.stpes=3: unknown key; did you mean steps?"),
+        (["budget.extended=1.5"], "--set budget.extended=1.5: is a share of prompts"),
+        (["data.path=none.jsonl"], "none.jsonl: there is no such file"),
+        (["data.problem=q"], "line 1: no field 'q'; the row's fields are question, answer"),
+        (["data.holdout=14"], "gsm8k_smoke.toml: data.holdout: 16 problems less 14 held out leave 2 for training"),
+        (
+            ["response_group.extended.answer=box"],
+            "gsm8k_smoke.toml: response_group.extended.answer: 'box' reads no answer",
+        ),
+        (["response_group.extended.prefix=<answer> 1"], "response_group.extended.prefix: opens with the same token"),
+        (
+            ["trl.temprature=1"],
+            "gsm8k_smoke.toml: trl.temprature: unknown key of IBPOConfig; did you mean temperature?",
+        ),
+        (["trl.max_steps=1"], "trl.max_steps: is set by train.steps"),
+        (["trl.loss_type=grpo"], "gsm8k_smoke.toml: trl: IBPOConfig: loss_type must be dr_grpo"),
+        (["trl.gradient_accumulation_steps=3"], "must divide the 16 rollouts of a step, got 3"),
+        (["train.max_completion_length=1000"], "train.max_completion_length: 1000 tokens after the"),
+        (["model.path=embedded:no_such"], "gsm8k_smoke.toml: model.path: no embedded model no_such/cold_start"),
+        (["model.path=./no/such"], "model.path: ./no/such: there is no such folder"),
+    ],
+)
+def test_bad_recipes(model, tmp_path, overrides, message):
+    out = tmp_path / "run"
+    assert_one_line(run(*options(model, out, *overrides)), message)
+    assert not out.exists()
+
+
+def test_bad_models(model, tmp_path, monkeypatch):
+    def try_model(message, **files):
+        path = shutil.copytree(model, tmp_path / f"m{len(list(tmp_path.iterdir()))}")
+        for name, content in files.items():
+            file = next(path.glob(f"{name}.*"))
+            file.unlink() if content is None else file.write_bytes(content)
+        assert_one_line(run(*options(path, tmp_path / "run")), message)
+
+    config = json.loads((model / "config.json").read_text())
+    try_model("holds no model: there is no config.json", config=None)
+    try_model("holds no weights", model=None)
+    try_model("the weights cannot be loaded", model=(model / "model.safetensors").read_bytes()[:5000])
+    try_model("copy the model again", config=b"{")
+    try_model("is no causal language model", config=json.dumps({**config, "architectures": ["LlamaModel"]}).encode())
+    try_model("weights are missing", config=json.dumps({**config, "num_hidden_layers": 3}).encode())
+    try_model("needs code of its own", config=b'{"model_type": "x", "auto_map": {"AutoConfig": "x.X"}}')
+    try_model("the tokenizer cannot be loaded", tokenizer=b"{")
+    (tmp_path / "file").write_text("")
+    assert_one_line(run(*options(tmp_path / "file", tmp_path / "run")), "is a file; name the model's folder")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert_one_line(run(*options("nobody/no-such-model", tmp_path / "run")), "the hub cannot be reached")
+
+
+def test_bad_folders(model, tmp_path):
+    assert_one_line(run(tmp_path / "none.toml"), "there is no such recipe")
+    (tmp_path / "file").write_text("")
+    assert_one_line(run(*options(model, tmp_path)), "holds something else than a run")
+    assert_one_line(run(*options(model, tmp_path / "file")), "holds something else than a run")
+    assert_one_line(run(*options(model, tmp_path / "file" / "run")), "cannot be written")
+
+
+def _start_and_stop(arguments, out, how):
+    """Run the command in a process of its own, and send it a signal once its first checkpoint is whole."""
+    code = "import typer; from ibpo.commands.train import train_command; typer.run(train_command)"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while not (out / "checkpoints" / "checkpoint-1" / "ibpo_state.npz").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(how)
+    _, stderr = process.communicate(timeout=60)
+    return process.returncode, stderr.decode()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["kill", "ctrl-c"])
+def test_resume_equals_an_uninterrupted_run(model, tmp_path, how):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert run(*options(model, whole, "train.steps=8")).exit_code == 0
+    arguments = options(model, broken, "train.steps=8")
+    code, stderr = _start_and_stop(arguments, broken, how)
+    assert not (broken / "results.json").exists()
+    if how == signal.SIGINT:
+        assert code == 130 and "go on with: ibpo train" in stderr and "Traceback" not in stderr
+    assert_one_line(run(*arguments), "holds an unfinished run")
+    assert run(*arguments, "--resume").exit_code == 0
+    weights = [(out / "model" / "model.safetensors").read_bytes() for out in (whole, broken)]
+    assert weights[0] == weights[1]
+    assert (whole / "results.json").read_text() == (broken / "results.json").read_text()
+    steps = [json.loads(line)["step"] for line in (broken / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [*range(1, 9), 8]

@@ -1,0 +1,204 @@
+import io
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+from rich.console import Console
+
+from ibpo.evaluation.compare import compare, load_responses
+from ibpo.evaluation.frontier import plot_budget_kept, plot_frontier, plot_share_by_level, plot_training
+from ibpo.evaluation.report import ReportData, pick_examples, terminal_table, write_report
+from ibpo.evaluation.report_parts import inline_svg, points
+
+VOID = {"meta", "br", "link", "img", "input", "hr"}
+LOADING = {"script", "link", "iframe", "object", "embed", "img", "video", "audio", "source", "base", "image"}
+SECTIONS = ["asked", "frontier", "shares", "budget", "methods", "merits", "examples", "training", "run", "limits"]
+
+
+class Page(HTMLParser):
+    """Collects tags, checks that they nest, and finds whatever the page would load."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.stack, self.tags, self.loads, self.ids, self.figures, self.words = [], [], [], [], [], []
+        self.feed(text)
+        assert not self.stack
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        self.tags.append((tag, attributes))
+        if "id" in attributes:
+            self.ids.append(attributes["id"])
+        if tag in LOADING or "src" in attributes or "srcset" in attributes:
+            self.loads.append(tag)
+        links = [attributes.get("href"), attributes.get("xlink:href")]
+        self.loads += [link for link in links if link and not link.startswith("#")]
+        if attributes.get("role") == "img":
+            self.figures.append(attributes["aria-label"])
+        if tag not in VOID:
+            self.stack.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.stack.pop()
+
+    def handle_endtag(self, tag):
+        assert self.stack.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def choose(calibration_p, test_p, share):
+    return test_p > sorted(calibration_p, reverse=True)[int(share * len(calibration_p))]
+
+
+@pytest.fixture(scope="module")
+def make_data(tmp_path_factory):
+    def make(build_store, seeds=(0,)):
+        directory = build_store(tmp_path_factory.mktemp("store"))
+        found = [compare(directory, "voting", seed, choose, ["easy", "medium"], num_draws=20) for seed in seeds]
+        responses = load_responses(directory)
+        forced = responses["cold_start", "standard"], responses["cold_start", "extended"]
+        training = [
+            {"experiment": "voting", "seed": 0, "budget": q, "step": step, "share": 0.5, "price": 0.1 * step}
+            for q in (0.25, 0.5)
+            for step in range(4)
+        ]
+        return ReportData(
+            title="A title",
+            answer="It gets 62.5 % right & keeps <its> budget.",
+            asked=["What <script>alert(1)</script> asks"],
+            experiments={"voting": "Sums of symbols", "absent": "Not run"},
+            rows=[row for one in found for row in one.rows],
+            merits=[merit for one in found for merit in one.merits],
+            examples=pick_examples("voting", *forced, ["easy", "medium", "unknown"]),
+            training=training,
+            what_ran=[("Command", "ibpo demo"), ("Seeds", "0")],
+            limits=["Some errors are designed in."],
+        )
+
+    return make
+
+
+@pytest.fixture
+def data(make_data, build_store):
+    return make_data(build_store)
+
+
+def read(path, data):
+    write_report(path, data)
+    text = path.read_text(encoding="utf-8")
+    return text, Page(text)
+
+
+def test_page_loads_nothing_and_is_well_formed(data, tmp_path):
+    text, page = read(tmp_path / "report.html", data)
+    assert page.loads == []
+    assert "@import" not in text and "url(http" not in text
+    assert len(page.ids) == len(set(page.ids))
+    links = [a["href"][1:] for tag, a in page.tags if tag == "a"]
+    assert links == SECTIONS and set(links) <= set(page.ids)
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_page_has_all_sections_in_order(data, tmp_path):
+    _, page = read(tmp_path / "report.html", data)
+    assert [a["id"] for tag, a in page.tags if tag == "h2"] == SECTIONS
+    assert sum(tag == "h1" for tag, _ in page.tags) == 1
+    tables = [tag for tag, _ in page.tags if tag in ("table", "caption")]
+    assert tables == ["table", "caption"] * 3
+    assert all("scope" in a for tag, a in page.tags if tag == "th")
+    assert sum(tag == "article" for tag, _ in page.tags) == 6
+
+
+def test_figures_speak_for_themselves(data, tmp_path):
+    _, page = read(tmp_path / "report.html", data)
+    assert len(page.figures) == 4
+    frontier, shares, kept, training = page.figures
+    assert "IBPO calibrated at 25%: 62.5 % at 1.50 times the cost" in frontier
+    assert "IBPO sampled at 25%: easy 0.0 %, medium 75.0 %, unknown 0.0 %" in shares
+    assert "IBPO sampled at 25%: +5.0 points" in kept
+    assert training
+
+
+def test_everything_is_escaped(data, tmp_path):
+    text, page = read(tmp_path / "report.html", data)
+    assert "<script>" not in text
+    words = "".join(page.words)
+    assert "keeps <its> budget" in words and "<script>alert(1)</script>" in words and "<cot> <answer> 42" in words
+
+
+def test_several_seeds_and_nothing_optional(make_data, build_store, tmp_path):
+    several = make_data(build_store, seeds=(0, 1))
+    _, page = read(tmp_path / "report.html", replace(several, training=[], examples=[]))
+    words = "".join(page.words)
+    assert "means over 2 seeds" in words and "smallest to largest seed" in words
+    assert "No metrics of the training were kept." in words and "No responses were kept." in words
+    assert len(page.figures) == 3
+
+
+def test_figures_are_written_in_any_format(data, tmp_path):
+    for name, plot in (("frontier", plot_frontier), ("shares", plot_share_by_level), ("kept", plot_budget_kept)):
+        plot(data.rows, tmp_path / f"{name}.png")
+        assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+        plot(data.rows, tmp_path / f"{name}.svg")
+        assert (tmp_path / f"{name}.svg").read_text().count("<path") > 10
+    plot_training(data.training, tmp_path / "training.svg")
+    assert "Price of the budget" in (tmp_path / "training.svg").read_text()
+
+
+def test_figures_are_reproducible(data):
+    one, two = io.BytesIO(), io.BytesIO()
+    plot_frontier(data.rows, one)
+    plot_frontier(data.rows, two)
+    assert one.getvalue() == two.getvalue()
+
+
+def test_figure_with_no_trained_policy(data, tmp_path):
+    bare = [row for row in data.rows if row["method"] in ("standard only", "extended only")]
+    for plot in (plot_frontier, plot_share_by_level, plot_budget_kept):
+        plot(bare, tmp_path / "bare.svg")
+    with pytest.raises(ValueError, match="nothing to plot"):
+        plot_frontier([], tmp_path / "none.svg")
+
+
+def test_inline_svg_has_its_own_ids_and_follows_the_theme(data):
+    svg = inline_svg("x1", lambda out: plot_frontier(data.rows, out), 'a "quoted" <alt>')
+    assert 'aria-label="a &#34;quoted&#34; &lt;alt&gt;"' in svg
+    assert "var(--ink)" in svg and "var(--paper)" in svg and "#1f2329" not in svg
+    assert "metadata" not in svg and "<!DOCTYPE" not in svg
+    head = svg[: svg.index(">")]
+    assert "viewBox" in head and "width=" not in head and "height=" not in head
+    assert 'id="x1-' in svg and "url(#x1-" in svg
+
+
+def test_pick_examples_spreads_over_the_levels(data):
+    assert [(e.response_group, e.level) for e in data.examples] == [
+        (name, level) for level in ("easy", "medium", "unknown") for name in ("standard", "extended")
+    ]
+    first, *_, last = data.examples
+    assert (first.is_right, first.tokens, last.is_right, last.tokens) == (True, 10, False, 60)
+    assert first.prompt == data.examples[1].prompt
+
+
+def test_terminal_table_is_short(data):
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(terminal_table(data.rows))
+    text = console.export_text()
+    assert "62.5% ± 4" in text and "1.50×" in text
+    assert "forced" not in text and text.count("maj@") == 2
+    assert "standard only" in text and "oracle by level" in text
+
+
+def test_terminal_table_without_policies(data):
+    bare = [row for row in data.rows if "IBPO" not in row["method"]]
+    assert terminal_table(bare).row_count > 0
+
+
+@pytest.mark.parametrize(
+    "value, text", [(0.0123, "+1.2"), (-0.05, "−5.0"), (0.0, "0.0"), (-0.0001, "0.0"), (None, "–")]
+)
+def test_points(value, text):
+    assert points(value) == text

@@ -1,0 +1,66 @@
+import pytest
+
+from ibpo.config import ResponseGroupConfig
+from ibpo.errors import IbpoError
+from ibpo.responses.groups import answer_reader, build_response_groups, encode_prefixes, offer
+
+
+@pytest.mark.parametrize(
+    ("spec", "completion", "answer"),
+    [
+        ("boxed", r"first \boxed{1}, then \boxed{\frac{1}{2}}.", r"\frac{1}{2}"),
+        ("boxed", r"\boxed{1} and \boxed{2", "1"),
+        ("boxed", r"\boxed{ }", None),
+        ("boxed", "no box: 7", None),
+        ("boxed", "\\boxed{" * 2000, None),
+        ("last_number", "it costs $1,250.50.", "1250.50"),
+        ("last_number", "from 3 to -4", "-4"),
+        ("last_number", "none", None),
+        ("after:####", "#### 1\nso\n#### 72\nbye", "72"),
+        ("after:<answer>", "<think> 1 <answer> 7 ", "7"),
+        ("after:<answer>", "<think> 1 <answer>", None),
+        ("after:<answer>", "7", None),
+    ],
+)
+def test_readers(spec, completion, answer):
+    assert answer_reader(spec)(completion) == answer
+
+
+@pytest.mark.parametrize("spec", ["", "box", "after:", "after", "Boxed"])
+def test_unknown_readers(spec):
+    with pytest.raises(IbpoError, match="write boxed, last_number or after:MARKER"):
+        answer_reader(spec)
+
+
+def groups(*prefixes, **options):
+    names = ("standard", "extended")
+    return build_response_groups(
+        [ResponseGroupConfig(name=n, prefix=p, **options) for n, p in zip(names, prefixes, strict=True)]
+    )
+
+
+def test_errors_name_the_key():
+    with pytest.raises(IbpoError, match=r"response_group\.extended\.prefix: is empty"):
+        groups("a", " ")
+    with pytest.raises(IbpoError, match=r"response_group\.standard\.answer: 'x' reads no answer"):
+        groups("a", "b", answer="x")
+
+
+def test_prefixes_must_open_differently():
+    def encode(text):
+        return [ord(character) for character in text if character != "?"]
+
+    assert encode_prefixes(groups("ab", "ba"), encode) == [[97, 98], [98, 97]]
+    with pytest.raises(IbpoError, match=r"extended\.prefix: opens with the same token as that of standard"):
+        encode_prefixes(groups("ab", "ac"), encode)
+    with pytest.raises(IbpoError, match=r"extended\.prefix: '\?' has no token"):
+        encode_prefixes(groups("ab", "?"), encode)
+
+
+def test_offer_carries_all_instructions():
+    built = groups("a", "b", instruction="\nDo it.\n")
+    assert offer(built, "1 + 1 =", chat=True) == [{"role": "user", "content": "Do it.\n\nDo it.\n\n1 + 1 ="}]
+    assert offer(built, "1 + 1 =", chat=False) == "Do it.\n\nDo it.\n\n1 + 1 =\n"
+    assert offer(groups("a", "b"), "1 + 1 =", chat=False) == "1 + 1 ="
+    messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}]
+    assert offer(built, messages, chat=True)[1]["content"].endswith("Do it.\n\nq") and messages[1]["content"] == "q"

@@ -1,0 +1,61 @@
+"""Sequential voting: the rule against a plain recount, and construct-then-parse."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ibpo.responses.sequential_voting import (
+    CONSENSUS,
+    EXTENDED,
+    MAX_TRIALS,
+    STANDARD,
+    build_sequential_vote,
+    read_sequential_vote,
+    vote,
+)
+
+answers = st.lists(st.sampled_from(["=1", "=2", "=3", "=4", "=5"]), min_size=8, max_size=8)
+
+
+@given(answers)
+def test_vote_stops_at_the_first_consensus_and_else_takes_the_plurality(given_answers):
+    winner, used = vote(given_answers)
+    counts = Counter(given_answers[:used])
+    if used < MAX_TRIALS:
+        assert counts[winner] == CONSENSUS == max(counts.values())
+    assert all(max(Counter(given_answers[:k]).values()) < CONSENSUS for k in range(1, used))
+    assert counts[winner] == max(counts.values())
+
+
+@given(answers)
+def test_what_is_built_is_read_back_and_keeps_the_rule(given_answers):
+    response = build_sequential_vote([("a 4 b 9", answer) for answer in given_answers])
+    winner, used = vote(given_answers)
+    check = read_sequential_vote(response)
+    assert check.keeps_rule
+    assert list(check.answers) == given_answers[:used]
+    assert EXTENDED.extract_answer(response) == check.final == winner
+    assert EXTENDED.matches(response)
+    assert not STANDARD.matches(response)
+
+
+@given(answers, st.integers(0, 7))
+def test_a_broken_response_does_not_pass_for_a_whole_one(given_answers, where):
+    response = build_sequential_vote([("a 4", answer) for answer in given_answers])
+    words = response.split()
+    cut = " ".join(words[: max(1, len(words) - 1 - where)])
+    assert not read_sequential_vote(cut).keeps_rule
+    doubled = response.replace("[TRIAL]", "[TRIAL] [TRIAL]", 1)
+    assert not read_sequential_vote(doubled).keeps_rule
+    winner, _ = vote(given_answers)
+    other = "=1" if winner != "=1" else "=2"
+    assert not read_sequential_vote(response.rsplit(" ", 1)[0] + " " + other).keeps_rule
+
+
+def test_stopping_early_breaks_the_rule():
+    early = "[TRIAL] a 4 =4 1x [/TRIAL] [TRIAL] a 4 =4 2x [/TRIAL] <answer> =4"
+    assert not read_sequential_vote(early).keeps_rule
+    assert read_sequential_vote("").keeps_rule is False

@@ -1,0 +1,147 @@
+"""The lower level: budgets kept, best responses chosen, ties without a leaning, the noise taken out of the gains."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ibpo.training.lower_level import Batch, LowerLevel, group_values, ridge
+
+
+def make_batch(rng, num_prompts=64, num_siblings=4, gain=None, dim=4):
+    """Response groups alternate half and half; group 1 is right more often by `gain` (a function of the features)."""
+    features = rng.normal(size=(num_prompts, dim))
+    prompt = np.repeat(np.arange(num_prompts), num_siblings)
+    group = np.tile(np.arange(num_siblings) * 2 // num_siblings, num_prompts)
+    gains = (gain or (lambda x: 0.5 * (x[:, 0] > 0)))(features)
+    probability = 0.3 + gains[prompt] * group
+    return Batch(
+        prompt=prompt,
+        response_group=group,
+        reward=(rng.random(len(prompt)) < probability).astype(float),
+        tokens=np.where(group == 1, 20.0, 3.0),
+        features=features,
+    ), gains
+
+
+@pytest.mark.parametrize("utility", ["margin", "group_mean", "regression"])
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5])
+def test_the_budget_holds_over_the_window_and_one_response_is_chosen_per_prompt(utility, share):
+    rng = np.random.default_rng(0)
+    level = LowerLevel(num_groups=2, budgets={1: share}, utility=utility, window=8)
+    assigned = []
+    for step in range(8):
+        batch, _ = make_batch(rng)
+        selection = level.solve(batch, step)
+        assigned.append(selection.assigned_group)
+        assert np.all(np.bincount(batch.prompt[selection.chosen], minlength=64) == 1)
+        assert np.all(batch.response_group[selection.chosen] == selection.assigned_group)
+    if utility == "margin":
+        assert all(np.mean(a == 1) <= share for a in assigned)
+    else:
+        assert np.mean(assigned[-1] == 1) <= share + 0.1
+        assert abs(np.mean(np.concatenate(assigned) == 1) - min(share, 0.5)) < 0.1
+
+
+def test_regression_gives_the_budget_to_the_prompts_that_gain_where_samples_alone_blur_it():
+    shares = {}
+    for utility in ("group_mean", "regression"):
+        rng = np.random.default_rng(1)
+        level = LowerLevel(num_groups=2, budgets={1: 0.3}, utility=utility, window=32)
+        hits = []
+        for step in range(32):
+            batch, gains = make_batch(rng, gain=lambda x: 0.3 * (x[:, 0] > 0))
+            selection = level.solve(batch, step)
+            hits.append((gains[selection.assigned_group == 1] > 0).mean())
+        shares[utility] = np.mean(hits[16:])
+    assert shares["regression"] > 0.95 > 0.85 > shares["group_mean"]
+
+
+def test_the_best_response_of_the_assigned_group_is_chosen_and_ties_have_no_leaning():
+    chosen = np.zeros(4)
+    for seed in range(400):
+        batch = Batch(
+            prompt=np.zeros(4, int),
+            response_group=np.array([0, 0, 0, 0]),
+            reward=np.array([1.0, 0.0, 1.0, 1.0]),
+            tokens=np.array([3.0, 4.0, 9.0, 5.0]),
+            features=np.zeros((1, 0)),
+        )
+        selection = LowerLevel(num_groups=2, budgets={1: 0.5}, utility="group_mean", seed=seed).solve(batch, 0)
+        chosen += selection.chosen
+    assert chosen[1] == 0
+    assert chosen.sum() == 400
+    assert np.all(np.abs(chosen[[0, 2, 3]] - 400 / 3) < 50)
+
+
+def test_responses_of_no_group_are_never_chosen():
+    batch = Batch(
+        prompt=np.array([0, 0]),
+        response_group=np.array([-1, 0]),
+        reward=np.array([1.0, 0.0]),
+        tokens=np.array([1.0, 1.0]),
+        features=np.zeros((1, 0)),
+    )
+    for utility in ("reward", "margin", "group_mean"):
+        selection = LowerLevel(num_groups=2, budgets={1: 1.0}, utility=utility).solve(batch, 0)
+        assert selection.chosen.tolist() == [False, True]
+
+
+def test_a_gain_below_the_least_one_buys_nothing_even_with_a_slack_budget():
+    rng = np.random.default_rng(0)
+    level = LowerLevel(num_groups=2, budgets={1: 1.0}, utility="regression", min_gain=0.1, window=16)
+    for step in range(16):
+        batch, gains = make_batch(rng, gain=lambda x: 0.1 + 0.2 * x[:, 0].clip(-2, 2))
+        selection = level.solve(batch, step)
+    assert (gains[selection.assigned_group == 1] > 0.1).mean() > 0.9
+    assert selection.price[0] == 0
+
+
+def test_a_token_budget_is_kept_over_the_window():
+    rng = np.random.default_rng(0)
+    level = LowerLevel(num_groups=2, budgets={}, token_budget=8.0, utility="group_mean", window=1)
+    batch, _ = make_batch(rng)
+    selection = level.solve(batch, 0)
+    assert batch.tokens[selection.chosen].mean() <= 8.0 + 1e-9
+
+
+def test_reward_utility_without_a_budget_is_raft():
+    rng = np.random.default_rng(0)
+    batch, _ = make_batch(rng)
+    selection = LowerLevel(num_groups=2, budgets={}, utility="reward").solve(batch, 0)
+    best = np.array([batch.reward[batch.prompt == p].max() for p in range(64)])
+    assert np.array_equal(batch.reward[selection.chosen], best)
+
+
+def test_three_groups_and_two_budgets():
+    rng = np.random.default_rng(0)
+    prompt = np.repeat(np.arange(60), 6)
+    batch = Batch(
+        prompt=prompt,
+        response_group=np.tile([0, 0, 1, 1, 2, 2], 60),
+        reward=rng.random(360).round(),
+        tokens=np.ones(360),
+        features=np.zeros((60, 0)),
+    )
+    selection = LowerLevel(num_groups=3, budgets={1: 0.3, 2: 0.1}, utility="group_mean", window=1).solve(batch, 0)
+    assert np.mean(selection.assigned_group == 1) <= 0.3
+    assert np.mean(selection.assigned_group == 2) <= 0.1
+
+
+def test_group_values_and_ridge_against_closed_forms():
+    batch = Batch(
+        prompt=np.array([0, 0, 1]),
+        response_group=np.array([0, 1, 0]),
+        reward=np.array([1.0, 0.0, 0.5]),
+        tokens=np.array([2.0, 4.0, 6.0]),
+        features=np.zeros((2, 1)),
+    )
+    value, tokens = group_values(batch, 2)
+    assert value[0].tolist() == [1.0, 0.0]
+    assert value[1, 0] == 0.5
+    assert np.isnan(value[1, 1])
+    assert tokens[1, 0] == 6.0
+    x = np.random.default_rng(0).normal(size=(50, 3))
+    coefficients, intercept = ridge(x, x @ [1.0, -2.0, 0.5] + 3.0, 1e-9)
+    assert np.allclose(coefficients, [1.0, -2.0, 0.5], atol=1e-6)
+    assert abs(intercept - 3.0) < 1e-6

@@ -1,0 +1,152 @@
+"""The seam: one step is weighted SFT to the last digit; what would break that is refused; a resume changes nothing."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from ibpo.errors import IbpoError
+from ibpo.experiments.thinking import THINKING
+from ibpo.training.trainer import IBPOConfig, IBPOTrainer
+from ibpo.types import ResponseGroup
+
+
+class Recorder(IBPOTrainer):
+    """Keeps what was sampled and how it was weighed."""
+
+    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
+        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        self.seen = [*getattr(self, "seen", []), (list(self._prompt_ids), completion_ids_list, self._weights.copy())]
+        return rewards
+
+
+def weighted_sft_gradient(model, batches, prefix_ids):
+    """Gradient of - sum_i [c_i log pi(opening_i) + b_i log pi(body_i)] / P, response by response."""
+    model = copy.deepcopy(model).train()
+    model.zero_grad()
+    num_prompts = sum(len(prompts) for prompts, _, _ in batches) // 4
+    total = torch.zeros(())
+    for prompts, completions, weights in batches:
+        for prompt, completion, (choice, body) in zip(prompts, completions, weights, strict=True):
+            logits = model(input_ids=torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
+            logps = torch.log_softmax(logits, -1)[range(len(completion)), completion]
+            group = next((p for p in prefix_ids if completion[: len(p)] == p), completion[:1])
+            total = total - (choice * logps[: len(group)].sum() + body * logps[len(group) :].sum()) / num_prompts
+    total.backward()
+    missing = [n for n, p in model.named_parameters() if p.grad is None]
+    assert not missing, missing
+    return torch.cat([p.grad.flatten() for p in model.parameters()])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"anchor_share": 0.25},
+        {"utility": "margin", "anchor_share": 0.0, "stratified": False},
+        {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 4, "anchor_share": 0.25},
+        {"budget": None, "utility": "reward", "imitate_denied": False, "body_weight": 1.0, "anchor_share": 0.0},
+    ],
+)
+def test_one_sgd_step_is_the_gradient_of_weighted_sft(make_trainer, options):
+    trainer = make_trainer(cls=Recorder, **options)
+    before = copy.deepcopy(trainer.model)
+    trainer.train()
+    moved = torch.cat(
+        [(b - a).flatten() for b, a in zip(before.parameters(), trainer.model.parameters(), strict=True)]
+    ).detach()
+    expected = weighted_sft_gradient(before, trainer.seen, trainer.prefix_ids)
+    assert expected.norm() > 1e-3
+    assert (moved - expected).norm() / expected.norm() < 1e-4
+
+
+def test_resumed_training_ends_with_the_same_weights_to_the_bit(make_trainer):
+    options = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "learning_rate": 0.1, "averaging": 0.75}
+    whole = make_trainer("whole", **options)
+    whole.train()
+    first = make_trainer("halves", **options)
+    first.add_callback(StopAfter(2))
+    first.train()
+    second = make_trainer("halves", **options)
+    second.train(resume_from_checkpoint=True)
+    assert second.state.global_step == 4
+    for a, b in zip(whole.model.parameters(), second.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert second.adjustment == whole.adjustment
+    assert len(second.lower_level.history) == len(whole.lower_level.history) == 4
+
+
+def test_ledger_records_every_candidate_and_one_choice_per_own_prompt(make_trainer, tmp_path):
+    trainer = make_trainer(ledger_dir=str(tmp_path / "ledger"), anchor_share=0.25)
+    trainer.train()
+    (shard,) = sorted((tmp_path / "ledger").glob("*.parquet"))
+    rows = pq.read_table(shard).to_pylist()
+    assert len(rows) == 32
+    own = [row for row in rows if not row["anchor"]]
+    assert len(own) == 24
+    assert sum(row["chosen"] for row in own) == 6
+    assert not any(row["chosen"] or row["choice_weight"] for row in rows if row["anchor"])
+    assert {row["response_group"] for row in own} == {"standard", "extended"}
+    truncated = [row for row in rows if row["finish_reason"] == "length"]
+    assert truncated
+    assert not any(row["body_weight"] or row["reward"] for row in truncated)
+
+
+def test_the_choice_learns_to_follow_the_budget(make_trainer):
+    trainer = make_trainer(
+        max_steps=40, optim="adamw_torch", learning_rate=3e-3, budget={"extended": 0.0}, anchor_share=0.0, num_train_epochs=9
+    )
+    trainer.train()
+    shares = [log["ibpo/share/extended"] for log in trainer.state.log_history if "ibpo/share/extended" in log]
+    standard = [log["ibpo/share/standard"] for log in trainer.state.log_history if "ibpo/share/standard" in log]
+    assert standard[-1] > 0.9
+    assert shares[-1] < 0.05
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"loss_type": "cispo"}, "loss_type must be dr_grpo"),
+        ({"num_iterations": 2}, "num_iterations must be 1"),
+        ({"beta": 0.1}, "beta must be 0"),
+        ({"top_entropy_quantile": 0.5}, "top_entropy_quantile"),
+        ({"budget": {"extended": 1.5}}, r"share of prompts, in \[0, 1\]"),
+    ],
+)
+def test_what_would_break_the_identity_is_refused(tmp_path, options, said):
+    with pytest.raises(IbpoError, match=said):
+        IBPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, **options)
+
+
+def test_response_groups_that_cannot_be_told_apart_are_refused(make_trainer):
+    twin = ResponseGroup(name="twin", prefix="<answer> 3", extract_answer=lambda text: text)
+    with pytest.raises(IbpoError, match="first tokens must differ"):
+        make_trainer(groups=[THINKING.response_groups[0], twin])
+    with pytest.raises(IbpoError, match="budget names"):
+        make_trainer(budget={"thoughtful": 0.5})
+    with pytest.raises(IbpoError, match="at least two"):
+        make_trainer(groups=THINKING.response_groups[:1], budget=None)
+
+
+def test_state_of_the_lower_level_survives_a_checkpoint(make_trainer, tmp_path):
+    trainer = make_trainer(max_steps=2, save_strategy="steps", save_steps=2)
+    trainer.train()
+    with np.load(tmp_path / "run" / "checkpoint-2" / "ibpo_state.npz", allow_pickle=False) as arrays:
+        assert len(arrays.files) == 1 + 3 * 2
+
+
+from transformers import TrainerCallback  # noqa: E402
+
+
+class StopAfter(TrainerCallback):
+    """Ends a training early, as an interruption would, after the checkpoint is written."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """Stop."""
+        control.should_training_stop = state.global_step >= self.step
