@@ -7,12 +7,10 @@ can be told stands here.
 from __future__ import annotations
 
 import difflib
-import json
 import math
-import re
 import tomllib
-from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from collections.abc import Iterable
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -86,15 +84,6 @@ class RunConfig:
     """`[budget]`: response group -> largest share of prompts that it may answer; `tokens` -> mean tokens per prompt."""
     train: TrainConfig = field(default_factory=TrainConfig)
     trl: dict[str, Any] = field(default_factory=dict)
-
-    def to_toml(self, command: str) -> str:
-        """The recipe as run, overrides included; its first comment is `command`."""
-        lines = [f"# {command}"]
-        for name, part in asdict(self).items():
-            for table in part if isinstance(part, tuple) else [part]:
-                lines += ["", f"[[{name}]]" if isinstance(part, tuple) else f"[{name}]"]
-                lines += [f"{_key(k)} = {_toml(v)}" for k, v in table.items() if v is not None]
-        return "\n".join(lines) + "\n"
 
 
 def nearest(key: str, known: Iterable[str]) -> str:
@@ -259,17 +248,3 @@ class _Reader:
             mend = f"write {-(-num_rollouts // num_groups) * num_groups}"
             key = "train.rollouts_per_prompt"
             self.fail(key, f"{num_rollouts} is not a multiple of the {num_groups} response groups; {mend}")
-
-
-def _key(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _toml(key)
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_key(k)} = {_toml(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return json.dumps(value) if isinstance(value, bool) else str(value)

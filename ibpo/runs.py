@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ibpo.errors import IbpoError
 
@@ -29,6 +33,38 @@ def write_text_atomic(path: Path, text: str) -> None:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
         raise IbpoError(f"{path}: cannot be written: {error.strerror}; name a folder that can") from None
+
+
+def to_toml(tables: Mapping[str, Any], command: str) -> str:
+    """Tables, and tuples of tables, as TOML whose first comment is the command; None values are left out.
+
+    Example:
+        >>> print(to_toml({"train": {"steps": 3}}, "ibpo train r.toml"), end="")
+        # ibpo train r.toml
+        <BLANKLINE>
+        [train]
+        steps = 3
+    """
+    lines = [f"# {command}"]
+    for name, part in tables.items():
+        for table in part if isinstance(part, tuple) else [part]:
+            lines += ["", f"[[{name}]]" if isinstance(part, tuple) else f"[{name}]"]
+            lines += [f"{_key(key)} = {_value(value)}" for key, value in table.items() if value is not None]
+    return "\n".join(lines) + "\n"
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _value(key)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_key(k)} = {_value(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_value, value)) + "]"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return json.dumps(value) if isinstance(value, bool) else str(value)
 
 
 class RunDir:

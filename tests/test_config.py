@@ -1,4 +1,5 @@
 import tomllib
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,7 @@ import pytest
 from ibpo.config import read_recipe
 from ibpo.errors import IbpoError
 from ibpo.responses.groups import build_response_groups
+from ibpo.runs import to_toml
 
 RECIPE = """
 [model]
@@ -61,7 +63,7 @@ def test_defaults_and_overrides(recipe):
 def test_recipe_as_run_reads_back(recipe, tmp_path):
     overrides = ['trl.chat_template_kwargs={ "a b" = [1, 2.5, true] }', 'data.answer_after="\\u007f\\n\\"é😀"']
     config = read_recipe(recipe(), overrides)
-    text = config.to_toml("ibpo train r.toml")
+    text = to_toml(asdict(config), "ibpo train r.toml")
     assert text.startswith("# ibpo train r.toml\n")
     again = tmp_path / "again.toml"
     again.write_text(text)
@@ -74,7 +76,7 @@ def test_shipped_recipes(path):
     assert first.startswith(f"# ibpo train recipes/{path.name}")
     config = read_recipe(path)
     assert len(build_response_groups(config.response_group)) == 2
-    assert tomllib.loads(config.to_toml("x"))["budget"] == config.budget
+    assert tomllib.loads(to_toml(asdict(config), "x"))["budget"] == config.budget
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import shlex
 import sys
 import tomllib
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,7 +21,7 @@ from ibpo.errors import IbpoError
 from ibpo.experiments.embedded import model_path
 from ibpo.responses.groups import build_response_groups
 from ibpo.rewards.math import MathJudge
-from ibpo.runs import RunDir, write_text_atomic
+from ibpo.runs import RunDir, to_toml, write_text_atomic
 from ibpo.tasks.jsonl import hold_out, load_problems
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def train_command(
 
 def _train(recipe: Path, overrides: list[str], run: RunDir, resume: bool, command: str) -> None:
     config = read_recipe(recipe, overrides)
-    config_text = config.to_toml(command)
+    config_text = to_toml(asdict(config), command)
     _check_run(run, config_text, resume, command)
     console = Console(stderr=True)
     if run.is_finished:

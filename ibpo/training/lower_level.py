@@ -146,7 +146,9 @@ class LowerLevel:
         cost, allowed = self._budgets(group, cost_tokens, adjustment)
         # A tiny random part decides among equals without a leaning: "shortest first" would train responses to stop early.
         noise = rng.random(len(candidate_utility)) * 1e-6
-        if len(allowed):
+        if not len(problem):
+            weight, price = np.zeros(0, bool), np.zeros(len(allowed))
+        elif len(allowed):
             allocation = allocate(candidate_utility + noise, problem, cost, allowed, choose="exactly_one")
             weight, price = allocation.weight > 0, np.atleast_1d(allocation.price)
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -15,33 +15,17 @@ from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback
 
-from ibpo.config import RunConfig, TrainConfig, nearest
+from ibpo.config import RunConfig, TrainConfig
 from ibpo.errors import IbpoError
 from ibpo.evaluation.held_out import HeldOutResult, Judge, Scorer, evaluate_held_out
 from ibpo.responses.groups import encode_prefixes, offer
 from ibpo.rollouts.hf import HFSampler
 from ibpo.rollouts.load import load_policy
 from ibpo.runs import RunDir, write_text_atomic
+from ibpo.training.arguments import trainer_arguments
 from ibpo.training.progress import RecordMetrics, ShowProgress
 from ibpo.training.trainer import IBPOConfig, IBPOTrainer
 from ibpo.types import Problem, ResponseGroup
-
-SET_BY_RECIPE = {
-    "budget": "[budget]",
-    "generation_batch_size": "train.prompts_per_step",
-    "learning_rate": "train.learning_rate",
-    "ledger_dir": "--out",
-    "max_completion_length": "train.max_completion_length",
-    "max_steps": "train.steps",
-    "num_generations": "train.rollouts_per_prompt",
-    "num_train_epochs": "train.steps",
-    "output_dir": "--out",
-    "per_device_train_batch_size": "train.prompts_per_step",
-    "seed": "train.seed",
-    "shuffle_dataset": "train.seed",
-    "steps_per_generation": "train.prompts_per_step",
-}
-"""Options of the trainer that have their place elsewhere in the recipe."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +49,7 @@ def run_job(job: Job, console: Console) -> list[HeldOutResult]:
         IbpoError: for anything in the recipe, the model or the machine that the user can mend.
     """
     _check_machine()
-    args = _arguments(job)
+    args = trainer_arguments(job.config, job.run)
     trained = job.run.model.is_dir()
     try:
         model, tokenizer = load_policy(str(job.run.model) if trained else job.model_path, dtype=job.config.model.dtype)
@@ -100,6 +84,7 @@ def _train(
         {"prompt": prompts[p.problem_id], "problem_id": p.problem_id, "level": p.level, "gold": p.answer}
         for p in job.training
     ]
+    write_text_atomic(job.run.config, job.config_text)
     train = job.config.train
     console.print(
         f"{job.config.model.path}: {len(rows)} problems, {train.steps} steps of {train.prompts_per_step} x "
@@ -109,7 +94,6 @@ def _train(
     )
     progress = ShowProgress(console)
     checkpoint = job.run.last_checkpoint()
-    write_text_atomic(job.run.config, job.config_text)
     if checkpoint is None:
         shutil.rmtree(job.run.ledger, ignore_errors=True)
     trainer = IBPOTrainer(
@@ -166,51 +150,6 @@ def _evaluate(
             batch_size=min(256, train.prompts_per_step * train.rollouts_per_prompt),
         )
         return evaluate_held_out(sampler, scorer, job.held_out, [prompt_ids[p.problem_id] for p in job.held_out])
-
-
-def _arguments(job: Job) -> IBPOConfig:
-    """`IBPOConfig` out of `[train]`, `[budget]` and `[trl]`."""
-    train, trl = job.config.train, job.config.trl
-    known = {f.name for f in fields(IBPOConfig) if f.init}
-    for key in trl:
-        if key in SET_BY_RECIPE:
-            raise IbpoError(f"trl.{key}: is set by {SET_BY_RECIPE[key]}; say it there")
-        if key not in known:
-            raise IbpoError(f"trl.{key}: unknown key of IBPOConfig; {nearest(key, known - set(SET_BY_RECIPE))}")
-    num_rollouts = train.prompts_per_step * train.rollouts_per_prompt
-    num_parts = trl.get("gradient_accumulation_steps", 1)
-    if not isinstance(num_parts, int) or num_parts < 1 or num_rollouts % num_parts:
-        raise IbpoError(
-            f"trl.gradient_accumulation_steps: must divide the {num_rollouts} rollouts of a step, got {num_parts}"
-        )
-    on_gpu = torch.cuda.is_available()
-    options: dict[str, Any] = {
-        "report_to": "none",
-        "logging_steps": 1,
-        "save_steps": max(1, min(50, train.steps // 10)),
-        "save_total_limit": 2,
-        "use_cpu": not on_gpu,
-        "bf16": on_gpu and torch.cuda.is_bf16_supported(),
-        "gradient_checkpointing": on_gpu,
-        "dataloader_pin_memory": on_gpu,
-        "disable_tqdm": True,
-    } | trl
-    try:
-        return IBPOConfig(
-            output_dir=str(job.run.checkpoints),
-            ledger_dir=str(job.run.ledger),
-            max_steps=train.steps,
-            learning_rate=train.learning_rate,
-            seed=train.seed,
-            per_device_train_batch_size=num_rollouts // num_parts,
-            shuffle_dataset=False,
-            num_generations=train.rollouts_per_prompt,
-            max_completion_length=train.max_completion_length,
-            budget=dict(job.config.budget),
-            **options,
-        )
-    except (ValueError, TypeError) as error:
-        raise IbpoError(f"trl: {next(iter(str(error).splitlines()), '')}; mend that key") from None
 
 
 def _correct(scorer: Scorer) -> Callable[..., list[float]]:

@@ -146,8 +146,7 @@ class IBPOTrainer(GRPOTrainer):
         )
         self.adjustment = 0.0
         self.needs_initial = args.anchor_share > 0 or args.utility == "regression"
-        initial = self.accelerator.unwrap_model(self.model)
-        self.initial_policy = copy.deepcopy(initial).eval().requires_grad_(False) if self.needs_initial else None
+        self.initial_policy = frozen_copy(self.accelerator.unwrap_model(self.model)) if self.needs_initial else None
         self.ledger = Ledger(Path(args.ledger_dir)) if args.ledger_dir else None
         self.add_callback(KeepLowerLevel(self))
         if args.averaging > 0:
@@ -332,6 +331,17 @@ class IBPOTrainer(GRPOTrainer):
         for logged, weight in zip(range(-size, 0), weights.sum(1).tolist(), strict=True):
             self._logs["advantages"][logged] = weight
         return kept
+
+
+def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy that no training of the original can move.
+
+    TRL patches `forward` on the instance; a plain deep copy keeps that attribute, bound to the original, and would
+    silently answer with the live weights.
+    """
+    copied = copy.deepcopy(model)
+    copied.__dict__.pop("forward", None)
+    return copied.eval().requires_grad_(False)
 
 
 def last_hidden_states(model: PreTrainedModel, tokenizer: Any, prompts: Sequence[Sequence[int]]) -> np.ndarray:

@@ -12,27 +12,32 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
 @pytest.fixture
 def make_trainer(tmp_path):
-    """A function that builds a trainer on a fresh tiny model; keyword arguments go to `IBPOConfig`."""
+    """A function that builds a trainer on the embedded model; keyword arguments go to `IBPOConfig`."""
     import torch
     from datasets import Dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from ibpo.experiments.embedded import model_path
     from ibpo.experiments.thinking import THINKING
-    from ibpo.experiments.tiny_model import build_model, build_tokenizer
+    from ibpo.rewards.exact import exact_match
     from ibpo.tasks.draws import distinct
     from ibpo.training.trainer import IBPOConfig, IBPOTrainer
 
     def reward(completions, answer, **_):
-        # Something that a random model gets now and then, so that some responses are rewarded.
-        return [float(int(gold) % 2 == len(text) % 2) for text, gold in zip(completions, answer, strict=True)]
+        return [
+            max(exact_match(group.extract_answer(text), gold) for group in THINKING.response_groups)
+            for text, gold in zip(completions, answer, strict=True)
+        ]
 
     def make(directory="run", cls=IBPOTrainer, groups=THINKING.response_groups, model=None, **options):
-        tokenizer = build_tokenizer(THINKING.words)
+        path = model_path("thinking", "cold_start")
+        tokenizer = AutoTokenizer.from_pretrained(path)
         torch.manual_seed(0)
         settings = {
             "output_dir": str(tmp_path / directory),
             "per_device_train_batch_size": 32,
             "num_generations": 4,
-            "max_completion_length": 12,
+            "max_completion_length": 40,
             "max_steps": 1,
             "learning_rate": 1.0,
             "optim": "sgd",
@@ -53,7 +58,7 @@ def make_trainer(tmp_path):
             {"prompt": p.prompt, "answer": p.answer, "problem_id": p.problem_id, "level": p.level} for p in problems
         ]
         return cls(
-            model=model or build_model(tokenizer, hidden_size=32, num_layers=1),
+            model=model or AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32),
             reward_funcs=reward,
             response_groups=list(groups),
             args=IBPOConfig(**settings),
