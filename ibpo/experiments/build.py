@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -11,7 +13,8 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from ibpo.experiments.experiment import Experiment, Pairs
+from ibpo.experiments.experiment import Experiment, Pairs, Stage
+from ibpo.experiments.progress import StepProgress
 from ibpo.experiments.tiny_model import build_model, build_tokenizer
 from ibpo.responses.sequential_voting import build_sequential_vote, read_sequential_vote, vote
 from ibpo.rollouts.hf import HFSampler
@@ -30,64 +33,114 @@ Progress = Callable[[str, float], None]
 def build(experiment: Experiment, out_dir: Path, scratch: Path, seed: int, on_progress: Progress) -> None:
     """Write `pretrained/` and `cold_start/` into `out_dir`; stages that are there already are kept.
 
+    The stages: pretraining on the task's corpus; practice (if any); the cold start on both response groups, extended
+    responses built from the pretrained model's own samples where the experiment says so; polish (if any).
+
     Raises:
         RuntimeError: if the cold start does not pass its gate.
     """
+    if (out_dir / "cold_start" / "model.safetensors").exists():
+        return
     tokenizer = build_tokenizer(experiment.words)
-    rng = np.random.default_rng([seed, 1])
-    pretrained, cold_start = out_dir / "pretrained", out_dir / "cold_start"
-    if not (pretrained / "model.safetensors").exists():
-        torch.manual_seed(seed)
-        model = build_model(tokenizer)
-        stage = experiment.pretraining
-        pairs = list(islice(experiment.pretraining_pairs(rng), stage.num_pairs))
-        _fit(model, tokenizer, pairs, stage, scratch / "pretraining", seed, on_progress)
-        _save(model, tokenizer, pretrained)
-    if not (cold_start / "model.safetensors").exists():
-        torch.manual_seed(seed + 1)
-        rng = np.random.default_rng([seed, 2])
-        model = AutoModelForCausalLM.from_pretrained(pretrained, dtype=torch.float32)
-        base = AutoModelForCausalLM.from_pretrained(pretrained, dtype=torch.float32)
-        if experiment.practice_pairs is not None and experiment.practice is not None:
-            stage = experiment.practice
-            pairs = list(islice(experiment.practice_pairs(rng), round(0.75 * stage.num_pairs)))
-            pairs += list(islice(experiment.standard_pairs(rng), stage.num_pairs - len(pairs)))
-            order = rng.permutation(len(pairs))
-            _fit(model, tokenizer, [pairs[i] for i in order], stage, scratch / "practice", seed, on_progress)
-        stage = experiment.cold_start
-        num_extended = round(experiment.extended_share * stage.num_pairs)
-        if experiment.built_from_samples:
-            extended: Pairs = _votes_from_samples(experiment, base, tokenizer, num_extended, seed, on_progress)
-        else:
-            assert experiment.extended_pairs is not None
-            extended = experiment.extended_pairs(rng)
-        pairs = list(islice(extended, num_extended))
-        if experiment.practice_pairs is not None:
-            pairs += list(islice(experiment.practice_pairs(rng), round(PRACTICE_KEPT * stage.num_pairs)))
-        pairs += list(islice(experiment.standard_pairs(rng), stage.num_pairs - len(pairs)))
-        order = rng.permutation(len(pairs))
-        _fit(model, tokenizer, [pairs[i] for i in order], stage, scratch / "cold_start", seed, on_progress)
-        model.save_pretrained(scratch / "cold_start" / "ungated")
-        report = gate(experiment, model, tokenizer)
-        (scratch / "gate.json").write_text(json.dumps(report, indent=2))
-        if not report["passed"]:
-            raise RuntimeError(f"the cold start of {experiment.name!r} did not pass its gate: {report}")
-        _save(model, tokenizer, cold_start)
-
-
-def _fit(model, tokenizer, pairs, stage, scratch, seed, on_progress) -> None:  # noqa: ANN001
-    from ibpo.experiments.progress import StepProgress
-
-    supervised_fine_tune(
-        model,
-        tokenizer,
-        pairs,
-        scratch,
-        learning_rate=stage.learning_rate,
-        batch_size=stage.batch_size,
-        seed=seed,
-        callbacks=[StepProgress(lambda done: on_progress(scratch.name, done))],
+    fit = Fit(tokenizer=tokenizer, scratch=scratch, seed=seed, on_progress=on_progress)
+    torch.manual_seed(seed)
+    pretrained = fit.stage(
+        "pretraining",
+        build_model(tokenizer),
+        experiment.pretraining,
+        lambda rng, n: list(islice(experiment.pretraining_pairs(rng), n)),
     )
+    _save(pretrained, tokenizer, out_dir / "pretrained")
+    model = copy.deepcopy(pretrained)
+
+    def standard(rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
+        return list(islice(experiment.standard_pairs(rng), count))
+
+    def extended(rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
+        if experiment.built_from_samples:
+            votes = _votes_from_samples(experiment, pretrained, tokenizer, count, rng, on_progress)
+            return list(islice(votes, count))
+        assert experiment.extended_pairs is not None
+        return list(islice(experiment.extended_pairs(rng), count))
+
+    def practice(rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
+        return list(islice(experiment.practice_pairs(rng), count)) if experiment.practice_pairs else []
+
+    if experiment.practice is not None:
+        model = fit.stage(
+            "practice", model, experiment.practice, lambda rng, n: practice(rng, n * 3 // 4) + standard(rng, n - n * 3 // 4)
+        )
+
+    def mixture(rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
+        pairs = extended(rng, round(experiment.extended_share * count))
+        pairs += practice(rng, round(PRACTICE_KEPT * count))
+        return pairs + standard(rng, count - len(pairs))
+
+    model = fit.stage("cold_start", model, experiment.cold_start, mixture)
+    if experiment.polish is not None:
+        model = fit.stage(
+            "polish",
+            model,
+            experiment.polish,
+            lambda rng, n: extended(rng, n * 4 // 5) + standard(rng, n - n * 4 // 5),
+            decisions=experiment.decision_words,
+        )
+    report = gate(experiment, model, tokenizer)
+    (scratch / "gate.json").write_text(json.dumps(report, indent=2))
+    if not report["passed"]:
+        raise RuntimeError(f"the cold start of {experiment.name!r} did not pass its gate: {report}")
+    _save(model, tokenizer, out_dir / "cold_start")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fit:
+    """Runs the stages of supervised training one after the other; a finished stage is never repeated."""
+
+    tokenizer: PreTrainedTokenizerBase
+    scratch: Path
+    seed: int
+    on_progress: Progress
+
+    def stage(
+        self,
+        name: str,
+        model: PreTrainedModel,
+        stage: Stage,
+        make_pairs: Callable[[np.random.Generator, int], list[tuple[str, str]]],
+        decisions: frozenset[str] = frozenset(),
+    ) -> PreTrainedModel:
+        """Train one stage, or load what it left; with `decisions`, three sequences of four carry loss on these only."""
+        done = self.scratch / name / "model"
+        if (done / "model.safetensors").exists():
+            return AutoModelForCausalLM.from_pretrained(done, dtype=torch.float32)
+        rng = np.random.default_rng([self.seed, *name.encode()])
+        pairs = make_pairs(rng, stage.num_pairs)
+        pairs = [pairs[i] for i in rng.permutation(len(pairs))]
+        torch.manual_seed(self.seed)
+        supervised_fine_tune(
+            model,
+            self.tokenizer,
+            pairs,
+            self.scratch / name,
+            learning_rate=stage.learning_rate,
+            batch_size=stage.batch_size,
+            seed=self.seed,
+            loss_on=self._on_decisions(decisions) if decisions else None,
+            callbacks=[StepProgress(lambda share: self.on_progress(name, share))],
+        )
+        model.save_pretrained(done)
+        return model
+
+    def _on_decisions(self, decisions: frozenset[str]) -> Callable[[int, list[int]], list[int]]:
+        ids = set(self.tokenizer.convert_tokens_to_ids(sorted(decisions))) | {self.tokenizer.eos_token_id}
+        answer = self.tokenizer.convert_tokens_to_ids("<answer>")
+
+        def loss_on(index: int, tokens: list[int]) -> list[int]:
+            if index % 4 == 0:
+                return [1] * len(tokens)
+            return [int(t in ids or (i > 0 and tokens[i - 1] == answer)) for i, t in enumerate(tokens)]
+
+        return loss_on
 
 
 def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
@@ -115,13 +168,12 @@ def _votes_from_samples(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     num_votes: int,
-    seed: int,
+    rng: np.random.Generator,
     on_progress: Progress,
 ) -> Pairs:
     """Sequential votes out of eight standard responses of the pretrained model to the same problem."""
     standard = experiment.response_groups[0]
-    source = stream(experiment.task, "train", seed + 7)
-    rng = np.random.default_rng([seed, 3])
+    source = stream(experiment.task, "train", int(rng.integers(2**31)))
     made, chunk = 0, 2048
     while True:
         problems = list(islice(source, chunk))

@@ -12,7 +12,7 @@ from ibpo.tasks.draws import EmbeddedTask
 from ibpo.types import ResponseGroup
 
 Pairs = Iterator[tuple[str, str]]
-"""(prompt, completion) texts without end."""
+"""(prompt, completion) texts."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +48,9 @@ class Experiment:
     practice_pairs: Callable[[np.random.Generator], Pairs] | None = None
     """What the cold start practises first: a part of the extended group that is hard for so small a model."""
     practice: Stage | None = None
+    polish: Stage | None = None
+    """A last stage in which most sequences carry loss on `decision_words` and what follows `<answer>` alone."""
+    decision_words: frozenset[str] = frozenset()
     extended_share: float = 0.5
     """Share of extended responses in the cold start."""
     training: Mapping[str, Any] = field(default_factory=dict)

@@ -110,7 +110,7 @@ def _exponent(text: str) -> tuple[str, str]:
 
 def _bare(answer: str) -> str:
     """Without dollar signs around it, a full stop behind it, and repeated white space."""
-    answer = " ".join(answer[: 100 * MAX_LENGTH].split())
+    answer = " ".join(answer.split())
     if len(answer) > 1 and answer[0] == answer[-1] == "$":
         answer = answer[1:-1].strip()
     return answer.removesuffix(".")

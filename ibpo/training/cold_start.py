@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ def supervised_fine_tune(
     batch_size: int,
     seed: int,
     num_epochs: float = 1.0,
+    loss_on: Callable[[int, list[int]], list[int]] | None = None,
     callbacks: list[TrainerCallback] | None = None,
     **sft_options: Any,
 ) -> PreTrainedModel:
@@ -35,17 +36,19 @@ def supervised_fine_tune(
         batch_size: sequences a step; sequences of about the same length go together.
         seed: of the data order.
         num_epochs: passes over the pairs.
+        loss_on: (index of the pair, completion token ids) -> 1 for each token that carries loss; None: all of them.
         callbacks: passed on to the trainer.
         **sft_options: passed on to `trl.SFTConfig`.
     """
-    rows = {"input_ids": [], "completion_mask": []}
+    rows: dict[str, list[list[int]]] = {"input_ids": [], "completion_mask": []}
     prompts, completions = zip(*pairs, strict=True)
     prompt_ids = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
     completion_ids = tokenizer(list(completions), add_special_tokens=False)["input_ids"]
-    for prompt, completion in zip(prompt_ids, completion_ids, strict=True):
+    for i, (prompt, completion) in enumerate(zip(prompt_ids, completion_ids, strict=True)):
         completion = [*completion, tokenizer.eos_token_id]
         rows["input_ids"].append(prompt + completion)
-        rows["completion_mask"].append([0] * len(prompt) + [1] * len(completion))
+        mask = loss_on(i, completion) if loss_on else [1] * len(completion)
+        rows["completion_mask"].append([0] * len(prompt) + mask)
     options: dict[str, Any] = {
         "use_cpu": model.device.type == "cpu",
         "bf16": model.device.type != "cpu",

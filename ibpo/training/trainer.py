@@ -28,6 +28,8 @@ from ibpo.training.lower_level import Batch, LowerLevel, Selection
 from ibpo.types import Prompt, ResponseGroup
 
 LOSS_TYPE = "dr_grpo"
+FEEDBACK_AFTER = 0.4
+"""Share of the training after which the feedback on the share really spent sets in."""
 
 
 @dataclass
@@ -292,9 +294,10 @@ class IBPOTrainer(GRPOTrainer):
         metrics["ibpo/accepted"].append(float(np.mean(reward[chosen] > 0)) if chosen.any() else 0.0)
         if self.args.feedback and len(self.lower_level.budgets) == 1:
             (g, allowed), = self.lower_level.budgets.items()
-            # Integral control, against windup limited to a tenth of the prompts; only where the budget binds.
-            error = allowed - float(measured[g]) if selection.price[0] > 0 else -self.adjustment
-            self.adjustment = float(np.clip(self.adjustment + self.args.feedback * error, -0.1, 0.1))
+            # Integral control, once the policy has had time to learn its choice, and only where the budget binds.
+            if self.state.global_step >= FEEDBACK_AFTER * self.state.max_steps:
+                error = allowed - float(measured[g]) if selection.price[0] > 0 else -self.adjustment
+                self.adjustment = float(np.clip(self.adjustment + self.args.feedback * error, -0.1, 0.1))
             metrics["ibpo/adjustment"].append(self.adjustment)
         if self.ledger and self.accelerator.is_main_process:
             utility = np.zeros(len(rows))

@@ -185,3 +185,16 @@ def test_resume_equals_an_uninterrupted_run(model, tmp_path, how):
     assert (whole / "results.json").read_text() == (broken / "results.json").read_text()
     steps = [json.loads(line)["step"] for line in (broken / "metrics.jsonl").read_text().splitlines()]
     assert steps == [*range(1, 9), 8]
+
+
+@pytest.mark.parametrize("name", ["gsm8k_smoke", "gsm8k_qwen"])
+def test_shipped_recipes_fit_the_trainer(name, tmp_path):
+    pytest.importorskip("trl")
+    from ibpo.config import read_recipe
+    from ibpo.runs import RunDir
+    from ibpo.training.arguments import trainer_arguments
+
+    config = read_recipe(ROOT / "recipes" / f"{name}.toml")
+    args = trainer_arguments(config, RunDir(tmp_path))
+    assert args.generation_batch_size == config.train.prompts_per_step * config.train.rollouts_per_prompt
+    assert args.budget == {"extended": 0.5} and args.max_steps == config.train.steps

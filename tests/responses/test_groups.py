@@ -63,4 +63,5 @@ def test_offer_carries_all_instructions():
     assert offer(built, "1 + 1 =", chat=False) == "Do it.\n\nDo it.\n\n1 + 1 =\n"
     assert offer(groups("a", "b"), "1 + 1 =", chat=False) == "1 + 1 ="
     messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}]
-    assert offer(built, messages, chat=True)[1]["content"].endswith("Do it.\n\nq") and messages[1]["content"] == "q"
+    last = {"role": "user", "content": "Do it.\n\nDo it.\n\nq"}
+    assert offer(built, messages, chat=True) == [messages[0], last] and messages[1]["content"] == "q"

@@ -34,7 +34,7 @@ def test_held_out_problems_are_never_trained_on(tmp_path):
     path.write_text("".join(json.dumps({"question": f"q{i % 12}", "answer": "1"}) + "\n" for i in range(24)))
     problems = load_problems(path)
     training, held_out = hold_out(problems, 5)
-    assert len(held_out) == 5 and not {p.prompt for p in training} & {p.prompt for p in held_out}
+    assert len(held_out) == 5 and not {str(p.prompt) for p in training} & {str(p.prompt) for p in held_out}
     assert hold_out(problems[::-1], 5)[1] == held_out
     assert hold_out(problems, 0) == (problems, [])
 
