@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ibpo.training.lower_level import Cells
 
 if TYPE_CHECKING:
     from ibpo.training.trainer import IBPOTrainer
@@ -32,8 +35,9 @@ class KeepLowerLevel(TrainerCallback):
         if not state.is_world_process_zero or not directory.is_dir():
             return
         arrays = {"adjustment": np.array(self.trainer.adjustment)}
-        for i, parts in enumerate(self.trainer.lower_level.history):
-            arrays |= {f"{i:04d}_{name}": part for name, part in zip("fvt", parts, strict=True)}
+        for i, (features, cells) in enumerate(self.trainer.lower_level.history):
+            arrays |= {f"{i:04d}_features": features}
+            arrays |= {f"{i:04d}_{field.name}": getattr(cells, field.name) for field in fields(Cells)}
         partial = directory / "ibpo_state.partial.npz"
         np.savez(partial, **arrays)
         os.replace(partial, directory / STATE_FILE)
@@ -48,8 +52,9 @@ class KeepLowerLevel(TrainerCallback):
         with np.load(path, allow_pickle=False) as arrays:
             self.trainer.adjustment = float(arrays["adjustment"])
             self.trainer.lower_level.history.clear()
-            for i in range((len(arrays.files) - 1) // 3):
-                self.trainer.lower_level.history.append(tuple(arrays[f"{i:04d}_{name}"] for name in "fvt"))
+            for i in range((len(arrays.files) - 1) // (1 + len(fields(Cells)))):
+                cells = Cells(**{field.name: arrays[f"{i:04d}_{field.name}"] for field in fields(Cells)})
+                self.trainer.lower_level.history.append((arrays[f"{i:04d}_features"], cells))
 
 
 class AverageWeights(TrainerCallback):

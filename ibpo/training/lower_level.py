@@ -54,17 +54,54 @@ class Selection:
     """float [number of budgets]: mean cost per prompt of this batch's choices."""
 
 
-def group_values(batch: Batch, num_groups: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean reward and mean tokens of each response group on each prompt: two float [P, K], NaN where not sampled."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cells:
+    """What was seen of each response group on each prompt: four float [P, K]; NaN where nothing was sampled."""
+
+    value: np.ndarray
+    """Mean reward."""
+    tokens: np.ndarray
+    """Mean tokens."""
+    count: np.ndarray
+    """Number of responses."""
+    scatter: np.ndarray
+    """Sum of squared deviations of the rewards from their mean."""
+
+
+def group_values(batch: Batch, num_groups: int) -> Cells:
+    """Means over the rollouts of each response group on each prompt."""
     num_prompts = len(batch.features)
     known = batch.response_group >= 0
     cell = batch.prompt[known] * num_groups + batch.response_group[known]
-    size = num_prompts * num_groups
-    count = np.bincount(cell, minlength=size)
+    reward, size = batch.reward[known], num_prompts * num_groups
+    count = np.bincount(cell, minlength=size).astype(float)
     with np.errstate(invalid="ignore"):
-        value = np.bincount(cell, batch.reward[known], size) / count
+        value = np.bincount(cell, reward, size) / count
         tokens = np.bincount(cell, batch.tokens[known], size) / count
-    return value.reshape(num_prompts, num_groups), tokens.reshape(num_prompts, num_groups)
+    scatter = np.bincount(cell, (reward - value[cell]) ** 2, size)
+    value, tokens, count, scatter = (a.reshape(num_prompts, num_groups) for a in (value, tokens, count, scatter))
+    return Cells(value=value, tokens=tokens, count=count, scatter=scatter)
+
+
+def shrink(value: np.ndarray, fitted: np.ndarray, count: np.ndarray, scatter: np.ndarray) -> np.ndarray:
+    """Empirical Bayes: means of few samples, moved towards their regression as far as their noise asks for.
+
+    With s2 the variance of a single reward within a cell (pooled) and t2 the variance of the true values about the
+    regression (the residuals' variance less the noise), the estimate is
+
+        fitted + t2 / (t2 + s2 / n) (value - fitted)
+
+    and `fitted` where nothing was sampled. All arrays are [W] for one response group.
+    """
+    seen = count > 0
+    freedom = np.sum(np.maximum(count[seen] - 1, 0))
+    if not freedom:
+        return fitted
+    noise = scatter[seen].sum() / freedom / np.maximum(count, 1)
+    spread = max(0.0, float(np.mean((value[seen] - fitted[seen]) ** 2) - noise[seen].mean()))
+    if spread == 0.0:
+        return fitted
+    return np.where(seen, fitted + spread / (spread + noise) * (np.nan_to_num(value) - fitted), fitted)
 
 
 def ridge(features: np.ndarray, target: np.ndarray, penalty: float) -> tuple[np.ndarray, float]:
@@ -88,8 +125,8 @@ class LowerLevel:
         budgets: response group index -> share of prompts that it may answer at most, in [0, 1].
         token_budget: mean tokens per prompt, or None.
         utility: "reward" (a response's own reward: RAFT), "margin" (the paper's: its reward minus the mean reward of the
-            other groups), "group_mean" (the group's mean reward on the prompt), or "regression" (that mean, regressed on
-            the prompt's features over the window).
+            other groups), "group_mean" (the group's mean reward on the prompt), or "regression" (that mean, shrunk towards
+            its regression on the prompt's features over the window).
         window: batches that the regression and the allocation look at, this one included.
         penalty: l2 penalty of the regression, features standardised over the window.
         min_gain: a group other than the standard one must promise this much more reward, or it gets nothing.
@@ -112,7 +149,7 @@ class LowerLevel:
             raise ValueError(f"utility must be one of {', '.join(UTILITIES)}, got {utility!r}")
         self.num_groups, self.budgets, self.token_budget = num_groups, budgets, token_budget
         self.utility, self.penalty, self.min_gain, self.seed = utility, penalty, min_gain, seed
-        self.history: deque[tuple[np.ndarray, np.ndarray, np.ndarray]] = deque(maxlen=window)
+        self.history: deque[tuple[np.ndarray, Cells]] = deque(maxlen=window)
 
     def solve(self, batch: Batch, step: int, adjustment: float = 0.0) -> Selection:
         """Allocate over the window, then choose one response per prompt of this batch.
@@ -123,11 +160,11 @@ class LowerLevel:
             adjustment: added to every share budget (feedback on the share that the policy really spends).
         """
         rng = np.random.default_rng([self.seed, step])
-        value, tokens = group_values(batch, self.num_groups)
-        self.history.append((batch.features, value, tokens))
-        num_prompts, num_groups = value.shape
+        cells = group_values(batch, self.num_groups)
+        self.history.append((batch.features, cells))
+        num_prompts = len(cells.value)
         if self.utility in ("reward", "margin"):
-            utility = self._response_utility(batch, value)
+            utility = self._response_utility(batch, cells.value)
             usable = batch.response_group >= 0
             candidate_utility = utility[usable]
             problem, group = batch.prompt[usable], batch.response_group[usable]
@@ -184,18 +221,22 @@ class LowerLevel:
 
     def _window_values(self) -> tuple[np.ndarray, np.ndarray]:
         """Values and tokens [W, K] of all prompts in the window, the last P rows being this batch's."""
-        features, value, tokens = (np.concatenate(parts) for parts in zip(*self.history, strict=True))
+        features = np.concatenate([f for f, _ in self.history])
+        value, tokens, count, scatter = (
+            np.concatenate([getattr(cells, name) for _, cells in self.history])
+            for name in ("value", "tokens", "count", "scatter")
+        )
         if self.utility == "group_mean" or features.shape[1] == 0:
             return value, tokens
-        scale = features.std(0) + 1e-6
-        standard = (features - features.mean(0)) / scale
-        fitted = np.empty_like(value)
-        fitted_tokens = np.empty_like(value)
+        standard = (features - features.mean(0)) / (features.std(0) + 1e-6)
+        estimate, fitted_tokens = np.empty_like(value), np.empty_like(value)
         for g in range(self.num_groups):
-            for target, out in ((value, fitted), (tokens, fitted_tokens)):
-                coefficients, intercept = ridge(standard, target[:, g], self.penalty)
-                out[:, g] = standard @ coefficients + intercept
-        return fitted, np.maximum(fitted_tokens, 0.0)
+            coefficients, intercept = ridge(standard, value[:, g], self.penalty)
+            fitted = standard @ coefficients + intercept
+            estimate[:, g] = shrink(value[:, g], fitted, count[:, g], scatter[:, g])
+            coefficients, intercept = ridge(standard, tokens[:, g], self.penalty)
+            fitted_tokens[:, g] = np.maximum(standard @ coefficients + intercept, 0.0)
+        return estimate, fitted_tokens
 
     def _budgets(self, group: np.ndarray, tokens: np.ndarray, adjustment: float) -> tuple[np.ndarray, np.ndarray]:
         rows = [(group == g).astype(float) for g in self.budgets]

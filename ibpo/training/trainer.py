@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from trl import GRPOConfig, GRPOTrainer
 
 from ibpo.errors import IbpoError
-from ibpo.rollouts.hf import HFSampler
+from ibpo.rollouts.hf import HFSampler, pad_left
 from ibpo.training.callbacks import AverageWeights, KeepLowerLevel
 from ibpo.training.ledger import Ledger
 from ibpo.training.lower_level import Batch, LowerLevel, Selection
@@ -58,7 +58,7 @@ class IBPOConfig(GRPOConfig):
         default=0.25,
         metadata={"help": "Share of the prompts of a batch answered by the initial policy, whose bodies are imitated."},
     )
-    anchor_weight: float = field(default=0.05, metadata={"help": "Weight of those bodies' tokens."})
+    anchor_weight: float = field(default=0.2, metadata={"help": "Weight of those bodies' tokens."})
     window: int = field(default=32, metadata={"help": "Batches that the regression and the allocation look at."})
     regression_penalty: float = field(default=5.0, metadata={"help": "l2 penalty of the regression of the values."})
     min_gain: float = field(default=0.03, metadata={"help": "Reward that leaving the standard group must promise."})
@@ -241,7 +241,7 @@ class IBPOTrainer(GRPOTrainer):
         return rewards_per_func
 
     def _look_at_prompts(self, prompt: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Per prompt of all ranks: the initial policy's last hidden state [P, D], the policy's group shares [P, K]."""
+        """Per prompt of all ranks: the initial policy's features [P, D], the policy's group shares [P, K]."""
         first = self.accelerator.process_index * len(self._prompt_ids)
         local = [
             (int(prompt[first + i]), ids)
@@ -255,7 +255,7 @@ class IBPOTrainer(GRPOTrainer):
         shares = torch.softmax(logits / self.temperature, -1)[:, openings].cpu().numpy()
         hidden = np.zeros((len(ids), 0))
         if self.args.utility == "regression":
-            hidden = last_hidden_states(self.initial_policy, self.processing_class, ids)
+            hidden = prompt_features(self.initial_policy, self.processing_class, ids)
         seen: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         for item in gather_object([(p, h, s) for (p, _), h, s in zip(local, hidden, shares, strict=True)]):
             seen[item[0]] = item[1:]
@@ -347,16 +347,14 @@ def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
     return copied.eval().requires_grad_(False)
 
 
-def last_hidden_states(model: PreTrainedModel, tokenizer: Any, prompts: Sequence[Sequence[int]]) -> np.ndarray:
-    """Last layer's hidden state at each prompt's last token: float [P, D]."""
-    from ibpo.rollouts.hf import pad_left
-
+def prompt_features(model: PreTrainedModel, tokenizer: Any, prompts: Sequence[Sequence[int]]) -> np.ndarray:
+    """Last layer's hidden state at the prompt's last token, and its mean over the prompt: float [P, 2 D]."""
     ids, mask = pad_left([list(p) for p in prompts], tokenizer.pad_token_id)
+    ids, mask = ids.to(model.device), mask.to(model.device)
     with torch.no_grad():
-        out = model(
-            input_ids=ids.to(model.device), attention_mask=mask.to(model.device), output_hidden_states=True, logits_to_keep=1
-        )
-    return out.hidden_states[-1][:, -1].double().cpu().numpy()
+        out = model(input_ids=ids, attention_mask=mask, output_hidden_states=True, logits_to_keep=1)
+    hidden, mask = out.hidden_states[-1].double(), mask[..., None].double()
+    return torch.cat([hidden[:, -1], (hidden * mask).sum(1) / mask.sum(1)], 1).cpu().numpy()
 
 
 def _group_of(completion_ids: Sequence[int], prefix_ids: list[list[int]]) -> int:

@@ -136,7 +136,8 @@ def test_group_values_and_ridge_against_closed_forms():
         tokens=np.array([2.0, 4.0, 6.0]),
         features=np.zeros((2, 1)),
     )
-    value, tokens = group_values(batch, 2)
+    cells = group_values(batch, 2)
+    value, tokens = cells.value, cells.tokens
     assert value[0].tolist() == [1.0, 0.0]
     assert value[1, 0] == 0.5
     assert np.isnan(value[1, 1])

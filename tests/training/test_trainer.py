@@ -160,4 +160,4 @@ def test_state_of_the_lower_level_survives_a_checkpoint(make_trainer, tmp_path):
     trainer = make_trainer(max_steps=2, save_strategy="steps", save_steps=2)
     trainer.train()
     with np.load(tmp_path / "run" / "checkpoint-2" / "ibpo_state.npz", allow_pickle=False) as arrays:
-        assert len(arrays.files) == 1 + 3 * 2
+        assert len(arrays.files) == 1 + 5 * 2
