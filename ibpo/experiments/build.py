@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from ibpo.experiments.card import write_card
 from ibpo.experiments.experiment import Experiment, Pairs, Stage
 from ibpo.experiments.progress import StepProgress
 from ibpo.experiments.tiny_model import build_model, build_tokenizer
@@ -24,7 +25,7 @@ from ibpo.types import Problem
 
 PRACTICE_KEPT = 0.15
 """Share of the cold start's sequences that go on practising what was practised before it."""
-VOTES_PER_PROBLEM = 2
+VOTES_PER_PROBLEM = 4
 """Orders in which the same eight attempts are made into a vote."""
 Progress = Callable[[str, float], None]
 """Told the name of the stage and the share of it that is done."""
@@ -50,7 +51,6 @@ def build(experiment: Experiment, out_dir: Path, scratch: Path, seed: int, on_pr
         experiment.pretraining,
         lambda rng, n: list(islice(experiment.pretraining_pairs(rng), n)),
     )
-    _save(pretrained, tokenizer, out_dir / "pretrained")
     model = copy.deepcopy(pretrained)
 
     def standard(rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
@@ -89,7 +89,9 @@ def build(experiment: Experiment, out_dir: Path, scratch: Path, seed: int, on_pr
     (scratch / "gate.json").write_text(json.dumps(report, indent=2))
     if not report["passed"]:
         raise RuntimeError(f"the cold start of {experiment.name!r} did not pass its gate: {report}")
-    _save(model, tokenizer, out_dir / "cold_start")
+    for name, made in (("pretrained", pretrained), ("cold_start", model)):
+        _save(made, tokenizer, out_dir / name)
+        write_card(out_dir / name, experiment, name, made.num_parameters(), report)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

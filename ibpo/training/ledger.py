@@ -28,7 +28,7 @@ class Ledger:
         weights: np.ndarray,
         price: float,
     ) -> None:
-        """Record the candidates of one step; `weights` [R, 2] are those of the opening and of the body."""
+        """Record the candidates of one step; `weights` [R, 3]: of opening, body, anchor."""
         table = pa.table(
             {
                 "step": np.full(len(rows), step),
@@ -37,7 +37,6 @@ class Ledger:
                 "response_group": [
                     group_names[row["response_group"]] if row["response_group"] >= 0 else "" for row in rows
                 ],
-                "anchor": [row["anchor"] for row in rows],
                 "reward": reward,
                 "utility": utility,
                 "tokens": [row["tokens"] for row in rows],
@@ -46,6 +45,7 @@ class Ledger:
                 "chosen": chosen,
                 "choice_weight": weights[:, 0],
                 "body_weight": weights[:, 1],
+                "anchor_weight": weights[:, 2],
             }
         )
         path = self.directory / f"step-{step:06d}.parquet"

@@ -19,6 +19,7 @@ import torch
 from accelerate.utils import gather_object
 from transformers import PreTrainedModel
 from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.utils import add_fused_lm_head
 
 from ibpo.errors import IbpoError
 from ibpo.rollouts.hf import HFSampler, pad_left
@@ -28,6 +29,8 @@ from ibpo.training.lower_level import Batch, LowerLevel, Selection
 from ibpo.types import Prompt, ResponseGroup
 
 LOSS_TYPE = "dr_grpo"
+ANCHOR_CLIP = 4.0
+"""Bounds the pull of a token that the policy has made unlikely; a bias towards too weak a hold, far from pi_0 only."""
 FEEDBACK_AFTER = 0.4
 """Share of the training after which the feedback on the share really spent sets in."""
 
@@ -53,12 +56,13 @@ class IBPOConfig(GRPOConfig):
         metadata={"help": "Imitate the choice of the response group on every prompt, not only where it was rewarded."},
     )
     choice_weight: float = field(default=1.0, metadata={"help": "Weight of the tokens that open a response."})
-    body_weight: float = field(default=0.05, metadata={"help": "Weight of the other tokens, where rewarded."})
+    body_weight: float = field(default=0.02, metadata={"help": "Weight of the other tokens, where rewarded."})
     anchor_share: float = field(
-        default=0.25,
-        metadata={"help": "Share of the prompts of a batch answered by the initial policy, whose bodies are imitated."},
+        default=0.25, metadata={"help": "Share of the responses whose bodies are held near the initial policy."}
     )
-    anchor_weight: float = field(default=0.2, metadata={"help": "Weight of those bodies' tokens."})
+    anchor_weight: float = field(
+        default=1.0, metadata={"help": "Strength of that hold: weight of the KL divergence to the initial policy."}
+    )
     window: int = field(default=32, metadata={"help": "Batches that the regression and the allocation look at."})
     regression_penalty: float = field(default=5.0, metadata={"help": "l2 penalty of the regression of the values."})
     min_gain: float = field(default=0.03, metadata={"help": "Reward that leaving the standard group must promise."})
@@ -93,12 +97,16 @@ class IBPOConfig(GRPOConfig):
 class IBPOTrainer(GRPOTrainer):
     """Trains a policy to spend its costlier response groups where they pay, inside a budget.
 
-    Minimises, over this step's P prompts (own ones and anchors),
+    Minimises
 
         - (1/P) sum_i [ choice_weight * log pi(opening_i) + body_weight * r_i * log pi(body_i | opening_i) ]
+        + (1/P) anchor_weight sum_{j, t} KL( pi_0(. | y_j,<t) || pi(. | y_j,<t) )
 
-    where i runs over the responses that the lower level chose, one per prompt, gradients stopped through the choice:
-    weighted SFT, the KL projection of the allocation on the policy (Yu et al. 2025, section 3.2).
+    over this step's P prompts, where i runs over the responses that the lower level chose, one per prompt, gradients
+    stopped through the choice: weighted SFT, the KL projection of the allocation on the policy (Yu et al. 2025, section
+    3.2). The anchor is ours: j runs over a random part of the policy's own responses, t over their bodies. Its gradient
+    is that of - (pi_0 / pi - 1) log pi on the sampled tokens, a weight per token like the others, and vanishes at pi_0:
+    it holds the bodies without adding noise to the choice, which replayed responses did (docs/log.md).
 
     Args:
         model: a causal LM, or its directory or hub id.
@@ -148,7 +156,10 @@ class IBPOTrainer(GRPOTrainer):
         )
         self.adjustment = 0.0
         self.needs_initial = args.anchor_share > 0 or args.utility == "regression"
-        self.initial_policy = frozen_copy(self.accelerator.unwrap_model(self.model)) if self.needs_initial else None
+        self.initial_policy = None
+        if self.needs_initial:
+            self.initial_policy = frozen_copy(self.accelerator.unwrap_model(self.model))
+            add_fused_lm_head(self.initial_policy, temperature=self.temperature)
         self.ledger = Ledger(Path(args.ledger_dir)) if args.ledger_dir else None
         self.add_callback(KeepLowerLevel(self))
         if args.averaging > 0:
@@ -164,38 +175,22 @@ class IBPOTrainer(GRPOTrainer):
         )["input_ids"]
 
     def _roll_out(self, prompts: list[Prompt], trainer: GRPOTrainer) -> dict[str, Any]:
-        """TRL's `rollout_func`: responses of the policy, and of the initial policy on the anchor prompts."""
+        """TRL's `rollout_func`: responses of the policy, opened by each response group in turn if stratified."""
         del trainer
         num_siblings = self.num_generations if self.model.training else self.num_generations_eval
         first = self.accelerator.process_index * len(prompts)
-        index = first + np.arange(len(prompts))
-        num_prompts = len(prompts) * self.accelerator.num_processes // num_siblings
-        num_anchors = round(self.args.anchor_share * num_prompts) if self.model.training else 0
-        is_anchor = index // num_siblings >= num_prompts - num_anchors
-        forced = index % num_siblings * len(self.prefix_ids) // num_siblings
         stratified = self.args.stratified and self.model.training
-        prompt_ids = [self._tokenize(prompt) for prompt in prompts]
-        prefixes = [self.prefix_ids[g] if stratified or a else [] for g, a in zip(forced, is_anchor, strict=True)]
-        completion_ids: list[list[int]] = [[] for _ in prompts]
-        policy = self.accelerator.unwrap_model(self.model)
-        for model, rows in ((policy, np.flatnonzero(~is_anchor)), (self.initial_policy, np.flatnonzero(is_anchor))):
-            if len(rows):
-                sampler = HFSampler(
-                    model,
-                    self.processing_class,
-                    max_completion_length=self.max_completion_length,
-                    temperature=self.temperature,
-                )
-                sampled = sampler.sample([prompt_ids[i] for i in rows], [prefixes[i] for i in rows])
-                for i, ids in zip(rows, sampled, strict=True):
-                    completion_ids[i] = ids
-        self._prompt_ids = prompt_ids
-        return {
-            "prompt_ids": prompt_ids,
-            "completion_ids": completion_ids,
-            "logprobs": None,
-            "anchor": [bool(a) for a in is_anchor],
-        }
+        forced = (first + np.arange(len(prompts))) % num_siblings * len(self.prefix_ids) // num_siblings
+        sampler = HFSampler(
+            self.accelerator.unwrap_model(self.model),
+            self.processing_class,
+            max_completion_length=self.max_completion_length,
+            temperature=self.temperature,
+        )
+        self._prompt_ids = [self._tokenize(prompt) for prompt in prompts]
+        prefixes = [self.prefix_ids[g] if stratified else [] for g in forced]
+        completion_ids = sampler.sample(self._prompt_ids, prefixes)
+        return {"prompt_ids": self._prompt_ids, "completion_ids": completion_ids, "logprobs": None}
 
     # -- lower level ---------------------------------------------------------------------------------------------
 
@@ -211,7 +206,6 @@ class IBPOTrainer(GRPOTrainer):
             {
                 "problem_id": str(row.get("problem_id", "")),
                 "level": str(row.get("level", "")),
-                "anchor": bool(row["anchor"]),
                 "response_group": _group_of(ids, self.prefix_ids),
                 "tokens": len(ids),
                 "finish_reason": "stop" if ids[-1] in eos else "length",
@@ -223,21 +217,16 @@ class IBPOTrainer(GRPOTrainer):
         features, share = self._look_at_prompts(prompt)
         truncated = np.array([row["finish_reason"] == "length" for row in rows])
         reward[truncated] = 0.0
-        anchor = np.array([row["anchor"] for row in rows])
-        own = ~anchor
-        _, own_prompt = np.unique(prompt[own], return_inverse=True)
         batch = Batch(
-            prompt=own_prompt,
-            response_group=np.array([row["response_group"] for row in rows])[own],
-            reward=reward[own],
-            tokens=np.array([row["tokens"] for row in rows], float)[own],
-            features=features[np.unique(prompt[own])],
+            prompt=prompt,
+            response_group=np.array([row["response_group"] for row in rows]),
+            reward=reward,
+            tokens=np.array([row["tokens"] for row in rows], float),
+            features=features,
         )
         selection = self.lower_level.solve(batch, self.state.global_step, self.adjustment)
-        chosen = np.zeros(len(rows), bool)
-        chosen[own] = selection.chosen
-        self._weigh(chosen, reward, truncated, anchor)
-        self._record(rows, reward, chosen, own, selection, share)
+        self._weigh(selection.chosen, reward, truncated)
+        self._record(rows, reward, selection, share)
         return rewards_per_func
 
     def _look_at_prompts(self, prompt: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -261,25 +250,30 @@ class IBPOTrainer(GRPOTrainer):
             seen[item[0]] = item[1:]
         return np.array([seen[p][0] for p in sorted(seen)]), np.array([seen[p][1] for p in sorted(seen)])
 
-    def _weigh(self, chosen: np.ndarray, reward: np.ndarray, truncated: np.ndarray, anchor: np.ndarray) -> None:
-        """Weights of the opening and of the body of every response of all ranks."""
+    def _weigh(self, chosen: np.ndarray, reward: np.ndarray, truncated: np.ndarray) -> None:
+        """Weights of the opening, of the body and of the anchor, for every response of all ranks: float [R, 3]."""
         rewarded = chosen & (reward > 0) & ~truncated
         imitated = chosen if self.args.imitate_denied else rewarded
-        body = np.where(rewarded, self.args.body_weight * np.minimum(reward, 1.0), 0.0)
-        body = np.where(anchor & ~truncated, self.args.anchor_weight, body)
-        # One of an anchor prompt's siblings per prompt is enough, and each one is as good as another.
-        self._weights = np.stack([np.where(imitated, self.args.choice_weight, 0.0), body], 1)
+        rng = np.random.default_rng([self.args.seed, self.state.global_step, 1])
+        anchored = rng.permutation(len(chosen)) < round(self.args.anchor_share * len(chosen))
+        self._weights = np.stack(
+            [
+                np.where(imitated, self.args.choice_weight, 0.0),
+                np.where(rewarded, self.args.body_weight * np.minimum(reward, 1.0), 0.0),
+                np.where(anchored & ~truncated, self.args.anchor_weight, 0.0),
+            ],
+            1,
+        )
 
     def _record(
         self,
         rows: list[dict],
         reward: np.ndarray,
-        chosen: np.ndarray,
-        own: np.ndarray,
         selection: Selection,
         share: np.ndarray,
     ) -> None:
         """Feedback, metrics and ledger."""
+        chosen = selection.chosen
         metrics = self._metrics["train"]
         names = [group.name for group in self.response_groups]
         measured = share.mean(0)
@@ -300,10 +294,8 @@ class IBPOTrainer(GRPOTrainer):
                 self.adjustment = float(np.clip(self.adjustment + self.args.feedback * error, -0.1, 0.1))
             metrics["ibpo/adjustment"].append(self.adjustment)
         if self.ledger and self.accelerator.is_main_process:
-            utility = np.zeros(len(rows))
-            utility[own] = selection.utility
             price = float(selection.price[0]) if len(selection.price) else 0.0
-            self.ledger.append(self.state.global_step, rows, names, reward, utility, chosen, self._weights, price)
+            self.ledger.append(self.state.global_step, rows, names, reward, selection.utility, chosen, self._weights, price)
 
     # -- upper level ---------------------------------------------------------------------------------------------
 
@@ -319,10 +311,17 @@ class IBPOTrainer(GRPOTrainer):
         # dr_grpo divides by rows x max_completion_length, DDP by the number of ranks: undo both, divide by prompts.
         scale = len(keep) * self.max_completion_length * self.accelerator.num_processes / num_prompts
         weights = torch.zeros(out["completion_ids"].shape, device=out["completion_ids"].device)
-        for i, (choice, body) in enumerate(local):
-            weights[i] = body * scale
+        opening = torch.zeros_like(weights, dtype=torch.bool)
+        for i, (choice, body, _) in enumerate(local):
             group = _group_of(out["completion_ids"][i].tolist(), self.prefix_ids)
-            weights[i, : len(self.prefix_ids[group]) if group >= 0 else 1] = choice * scale
+            opening[i, : len(self.prefix_ids[group]) if group >= 0 else 1] = True
+            weights[i] = torch.where(opening[i], choice, body)
+        anchor = torch.tensor(local[:, 2], device=weights.device, dtype=weights.dtype)
+        rows = anchor.nonzero()[:, 0]
+        if len(rows):
+            pull = self._anchor(out, rows) * anchor[rows, None]
+            weights[rows] += pull.masked_fill(opening[rows], 0.0)
+        weights *= scale
         out["advantages"] = weights
         out.pop("old_per_token_logps", None)
         index = torch.tensor(keep, device=weights.device)
@@ -334,6 +333,19 @@ class IBPOTrainer(GRPOTrainer):
         for logged, weight in zip(range(-size, 0), weights.sum(1).tolist(), strict=True):
             self._logs["advantages"][logged] = weight
         return kept
+
+    def _anchor(self, out: dict[str, Any], rows: torch.Tensor) -> torch.Tensor:
+        """pi_0 / pi - 1 on the tokens of these responses, at most ANCHOR_CLIP: float [len(rows), T]."""
+        ids = torch.cat([out["prompt_ids"], out["completion_ids"]], 1)[rows]
+        mask = torch.cat([out["prompt_mask"], out["completion_mask"]], 1)[rows]
+        logps = []
+        with torch.no_grad():
+            for model in (self.initial_policy, self.model):
+                found = self._get_per_token_logps_and_entropies(
+                    model, ids, mask, out["completion_ids"].shape[1], self.args.per_device_train_batch_size
+                )
+                logps.append(found[0])
+        return torch.clamp(torch.exp(logps[0] - logps[1]) - 1.0, max=ANCHOR_CLIP)
 
 
 def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:

@@ -34,20 +34,26 @@ class Recorder(IBPOTrainer):
         return rewards
 
 
-def weighted_sft_gradient(model, batches, prefix_ids):
-    """Gradient of - sum_i [c_i log pi(opening_i) + b_i log pi(body_i)] / P, response by response."""
+def closed_form_gradient(model, initial, batches, prefix_ids):
+    """Of - sum_i [c_i log pi(opening_i) + (b_i + a_i (pi_0 / pi - 1)) log pi(body_i)] / P, response by response."""
     model = model.train().requires_grad_(True)
-    model.zero_grad()
     num_prompts = sum(len(prompts) for prompts, _, _ in batches) // 4
     total = torch.zeros(())
     for prompts, completions, weights in batches:
-        for prompt, completion, (choice, body) in zip(prompts, completions, weights, strict=True):
-            logits = model(input_ids=torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
-            logps = torch.log_softmax(logits, -1)[range(len(completion)), completion]
+        for prompt, completion, (choice, body, anchor) in zip(prompts, completions, weights, strict=True):
+            logps = completion_logps(model, prompt, completion)
+            pull = anchor * (torch.exp(completion_logps(initial, prompt, completion) - logps.detach()) - 1).clamp(max=4)
             group = next((p for p in prefix_ids if completion[: len(p)] == p), completion[:1])
-            total = total - (choice * logps[: len(group)].sum() + body * logps[len(group) :].sum()) / num_prompts
+            n = len(group)
+            total = total - (choice * logps[:n].sum() + ((body + pull[n:]) * logps[n:]).sum()) / num_prompts
     total.backward()
     return torch.cat([p.grad.flatten() for p in model.parameters()])
+
+
+def completion_logps(model, prompt, completion):
+    """Log-probability of each token of the completion."""
+    logits = model(input_ids=torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
+    return torch.log_softmax(logits, -1)[range(len(completion)), completion]
 
 
 @pytest.mark.parametrize(
@@ -62,13 +68,25 @@ def weighted_sft_gradient(model, batches, prefix_ids):
 def test_one_sgd_step_is_the_gradient_of_weighted_sft(make_trainer, options):
     trainer = make_trainer(cls=Recorder, **options)
     before = frozen_copy(trainer.model)
+    if trainer.initial_policy is not None:
+        # Else the anchor's gradient is zero at the first step, and nothing is tested.
+        for p in trainer.initial_policy.parameters():
+            p.mul_(1.1)
     trainer.train()
     moved = torch.cat(
         [(b - a).flatten() for b, a in zip(before.parameters(), trainer.model.parameters(), strict=True)]
     ).detach()
-    expected = weighted_sft_gradient(before, trainer.seen, trainer.prefix_ids)
+    expected = closed_form_gradient(before, trainer.initial_policy or before, trainer.seen, trainer.prefix_ids)
     assert expected.norm() > 1e-3
     assert (moved - expected).norm() / expected.norm() < 1e-4
+
+
+def test_the_anchor_vanishes_at_the_initial_policy(make_trainer):
+    trainer = make_trainer(cls=Recorder, choice_weight=0.0, body_weight=0.0, anchor_share=1.0)
+    before = frozen_copy(trainer.model)
+    trainer.train()
+    moved = max(float((a - b).abs().max()) for a, b in zip(before.parameters(), trainer.model.parameters(), strict=True))
+    assert moved < 1e-6
 
 
 def test_the_initial_policy_stays_what_it_was(make_trainer):
@@ -104,11 +122,10 @@ def test_ledger_records_every_candidate_and_one_choice_per_own_prompt(make_train
     (shard,) = sorted((tmp_path / "ledger").glob("*.parquet"))
     rows = pq.read_table(shard).to_pylist()
     assert len(rows) == 32
-    own = [row for row in rows if not row["anchor"]]
-    assert len(own) == 24
-    assert sum(row["chosen"] for row in own) == 6
-    assert not any(row["chosen"] or row["choice_weight"] for row in rows if row["anchor"])
-    assert {row["response_group"] for row in own} == {"standard", "extended"}
+    assert sum(row["chosen"] for row in rows) == 8
+    assert 4 <= sum(row["anchor_weight"] > 0 for row in rows) <= 8  # a quarter, less the truncated ones
+    assert {row["response_group"] for row in rows} == {"standard", "extended"}
+    assert all(row["choice_weight"] == row["chosen"] for row in rows)
 
 
 def test_truncated_responses_are_neither_rewarded_nor_imitated(make_trainer, tmp_path):
