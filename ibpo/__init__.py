@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Allocation": "ibpo.allocation",
-    "InfeasibleBudget": "ibpo.errors",
+    "InfeasibleBudget": "ibpo.allocation",
     "IBPOConfig": "ibpo.training.trainer",
     "IBPOTrainer": "ibpo.training.trainer",
     "IbpoError": "ibpo.errors",

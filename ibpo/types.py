@@ -24,7 +24,7 @@ class Problem:
     answer: str
     level: str = ""
     """Difficulty as the source states it; used for reports only, never by the policy or the allocation."""
-    info: Mapping[str, Any] = field(default_factory=dict)
+    info: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -128,7 +128,14 @@ def _solve_milp(instance: AllocationProblem, time_limit_s: float) -> Allocation:
     rows, right = cost / row_scale[:, None], np.array(limit) / row_scale
     objective = regret * value_scale
 
-    relaxed: Any = linprog(objective, A_ub=rows, b_ub=right, A_eq=one_each, b_eq=np.ones(len(best)), method="highs")
+    relaxed: Any = linprog(  # pyright: ignore[reportCallIssue]
+        objective,
+        A_ub=rows,
+        b_ub=right,
+        A_eq=one_each,  # pyright: ignore[reportArgumentType]  # the stubs do not know that sparse arrays are taken
+        b_eq=np.ones(len(best)),
+        method="highs",
+    )
     if relaxed.status == 2:
         raise _jointly_infeasible(instance, one_each, rows, right, row_scale)
     if relaxed.x is None:
@@ -141,7 +148,7 @@ def _solve_milp(instance: AllocationProblem, time_limit_s: float) -> Allocation:
     for attempt in range(0 if integral else 3):
         found: Any = milp(
             objective,
-            integrality=np.ones(len(kept)),
+            integrality=np.ones(len(kept), np.int64),
             bounds=Bounds(0, 1),
             constraints=[LinearConstraint(rows, -np.inf, right), LinearConstraint(one_each, 1, 1)],  # type: ignore[arg-type]
             options={"mip_rel_gap": 0, "time_limit": time_limit_s},

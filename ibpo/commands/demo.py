@@ -18,9 +18,7 @@ NUM_PROBLEMS, NUM_CALIBRATION = 2000, 16_384
 
 
 def demo_command(
-    experiment: Annotated[
-        str, typer.Option(help="Which embedded experiment: thinking, voting, or both.")
-    ] = "thinking",
+    experiment: Annotated[str, typer.Option(help="Which embedded experiment: thinking, voting, or both.")] = "thinking",
     budget: Annotated[
         list[float] | None,
         typer.Option(help="Largest share of problems answered by extended reasoning, in [0, 1]; may be repeated."),

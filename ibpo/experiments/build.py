@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,7 +69,10 @@ def build(experiment: Experiment, out_dir: Path, scratch: Path, seed: int, on_pr
 
     if experiment.practice is not None:
         model = fit.stage(
-            "practice", model, experiment.practice, lambda rng, n: practice(rng, n * 3 // 4) + standard(rng, n - n * 3 // 4)
+            "practice",
+            model,
+            experiment.practice,
+            lambda rng, n: practice(rng, n * 3 // 4) + standard(rng, n - n * 3 // 4),
         )
 
     def mixture(rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
@@ -134,8 +138,9 @@ class Fit:
         return model
 
     def _on_decisions(self, decisions: frozenset[str]) -> Callable[[int, list[int]], list[int]]:
-        ids = set(self.tokenizer.convert_tokens_to_ids(sorted(decisions))) | {self.tokenizer.eos_token_id}
-        answer = self.tokenizer.convert_tokens_to_ids("<answer>")
+        tokenizer: Any = self.tokenizer  # its stubs do not tell one id from several
+        ids = set(tokenizer.convert_tokens_to_ids(sorted(decisions))) | {tokenizer.eos_token_id}
+        answer = tokenizer.convert_tokens_to_ids("<answer>")
 
         def loss_on(index: int, tokens: list[int]) -> list[int]:
             if index % 4 == 0:

@@ -1,7 +1,7 @@
 """The main job: train at every budget, evaluate on unseen problems, compare, and leave a page to look at.
 
-Work is split into jobs, each a process of its own (`ibpo.experiments.job`); what a job has finished is never repeated, so
-an interrupted run goes on where it was.
+Work is split into jobs, each a process of its own (`ibpo.experiments.job`); what a job has finished is never repeated,
+so an interrupted run goes on where it was.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ibpo.errors import IbpoError
 from ibpo.experiments.embedded import model_path
@@ -94,7 +94,7 @@ def run_jobs(jobs: Sequence[JobSpec], console: Console) -> None:
         IbpoError: if a job fails, with the end of what it said and where the rest is.
     """
     waiting = [job for job in jobs if not is_done(job)]
-    running: list[tuple[JobSpec, subprocess.Popen, int, Path]] = []
+    running: list[tuple[JobSpec, subprocess.Popen, TaskID, Path]] = []
     with _bars(console) as bars:
         whole = bars.add_task(_label(jobs, len(jobs) - len(waiting)), total=len(jobs))
         bars.update(whole, completed=len(jobs) - len(waiting))
@@ -102,12 +102,12 @@ def run_jobs(jobs: Sequence[JobSpec], console: Console) -> None:
             while waiting or running:
                 while waiting and len(running) < NUM_WORKERS:
                     job = waiting.pop(0)
-                    running.append(_start(job, bars.add_task(f"  {job.experiment} seed {job.seed}: {job.name}", total=1)))
+                    running.append(_start(job, bars.add_task(_bar_label(job), total=1)))
                 time.sleep(0.3)
                 for entry in list(running):
                     job, process, bar, log = entry
                     done, stage = _read_progress(job)
-                    bars.update(bar, completed=done, description=f"  {job.experiment} seed {job.seed}: {job.name}, {stage}")
+                    bars.update(bar, completed=done, description=f"{_bar_label(job)}, {stage}")
                     if process.poll() is None:
                         continue
                     running.remove(entry)
@@ -128,14 +128,24 @@ def _label(jobs: Sequence[JobSpec], finished: int) -> str:
     return f"{finished} of {len(jobs)} jobs"
 
 
+def _bar_label(job: JobSpec) -> str:
+    return f"  {job.experiment} seed {job.seed}: {job.name}"
+
+
 @contextmanager
 def _bars(console: Console) -> Iterator[Progress]:
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, speed_estimate_period=120) as bars:
         yield bars
 
 
-def _start(job: JobSpec, bar: int) -> tuple[JobSpec, subprocess.Popen, int, Path]:
+def _start(job: JobSpec, bar: TaskID) -> tuple[JobSpec, subprocess.Popen, TaskID, Path]:
     spec_path = Path(job.seed_dir) / "progress" / f"{job.name}.spec.json"
     write_spec(job, spec_path)
     progress_file(job).unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 """One job of a demo run, in a process of its own: `python -m ibpo.experiments.job SPEC.json`.
 
-Two such processes of one thread each use two cores far better than one process of two threads, and a job that dies takes
-nothing along: its finished files stay, and the next run does what is missing.
+Two such processes of one thread each use two cores far better than one process of two threads, and a job that dies
+takes nothing along: its finished files stay, and the next run does what is missing.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from ibpo.experiments.experiment import Experiment
 from ibpo.types import Problem
@@ -124,7 +125,7 @@ def test_problems(spec: JobSpec, experiment: Experiment) -> list[Problem]:
     return distinct(experiment.task, "test", spec.num_problems, seed=spec.seed)
 
 
-def _load(model_dir: Path):  # noqa: ANN202
+def _load(model_dir: Path) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -161,9 +162,7 @@ def _baselines(spec: JobSpec, experiment: Experiment, tell: Callable[[str, float
         tell(f"sampling {policy}, {how}", (i + 1) / len(plan))
 
 
-def _sample_policy(
-    spec: JobSpec, experiment: Experiment, model_dir: Path, tell: Callable[[str, float], None]
-) -> None:
+def _sample_policy(spec: JobSpec, experiment: Experiment, model_dir: Path, tell: Callable[[str, float], None]) -> None:
     from itertools import islice
 
     from ibpo.evaluation.sample import write_choices, write_responses
@@ -179,7 +178,11 @@ def _sample_policy(
         path = base / "choices" / f"{spec.policy}__{split}.parquet"
         if not path.exists():
             write_choices(path, model, tokenizer, prompts, extended)
-    plan = [("sampled", "", NUM_SAMPLED), ("standard", standard.prefix, NUM_FORCED), ("extended", extended.prefix, NUM_FORCED)]
+    plan = [
+        ("sampled", "", NUM_SAMPLED),
+        ("standard", standard.prefix, NUM_FORCED),
+        ("extended", extended.prefix, NUM_FORCED),
+    ]
     for i, (how, prefix, num_samples) in enumerate(plan):
         path = base / "responses" / f"{spec.policy}__{how}.parquet"
         if not path.exists():

@@ -62,8 +62,8 @@ def write_outcome(run_dir: Path, settings: DemoSettings, console: Console, secon
             *(experiment_named(name).designed_in for name in settings.experiments),
             "The models are tiny (0.36 million parameters) and the tasks are made up: this shows that the method does "
             "what it says, not how much it gains on a large model.",
-            "Calibrated policies choose the response group by a threshold set on prompts without answers; their accuracy "
-            "is that of their own forced responses.",
+            "Calibrated policies choose the response group by a threshold set on prompts without answers; their "
+            "accuracy is that of their own forced responses.",
             "Standard errors are over problems, of one seed; nothing here was run on a GPU.",
         ],
     )
@@ -112,8 +112,8 @@ def _answer(rows: list[dict[str, Any]], merits: list[dict[str, Any]], settings: 
         }
         share = _mean(rows, "IBPO sampled", "extended_share", budget, name)
         parts.append(
-            f"{name.capitalize()}: allowed to answer {budget:.0%} of unseen problems by extended reasoning, the trained "
-            f"policy used it on {share:.1%} and was right on {accuracy['IBPO sampled']:.1%} "
+            f"{name.capitalize()}: allowed to answer {budget:.0%} of unseen problems by extended reasoning, the "
+            f"trained policy used it on {share:.1%} and was right on {accuracy['IBPO sampled']:.1%} "
             f"({accuracy['IBPO calibrated']:.1%} calibrated); spending the same share at random gives "
             f"{accuracy['random mix']:.1%}, always extended {accuracy['extended only']:.1%}, never "
             f"{accuracy['standard only']:.1%}."
@@ -124,9 +124,9 @@ def _answer(rows: list[dict[str, Any]], merits: list[dict[str, Any]], settings: 
 def _asked(settings: DemoSettings) -> list[str]:
     budgets = ", ".join(f"{q:.0%}" for q in settings.budgets)
     return [
-        "A model can answer cheaply (standard) or at length (extended). The budget q+ is the largest share of problems that "
-        f"may be answered at length: here {budgets}. Trained on problems with checkable answers, the policy must learn by "
-        "itself where the long answer pays, and keep inside the budget on problems that it has never seen.",
+        "A model can answer cheaply (standard) or at length (extended). The budget q+ is the largest share of problems "
+        f"that may be answered at length: here {budgets}. Trained on problems with checkable answers, the policy must "
+        "learn by itself where the long answer pays, and keep inside the budget on problems that it has never seen.",
         *(experiment_named(name).asked for name in settings.experiments),
     ]
 

@@ -20,7 +20,7 @@ from ibpo.rewards.exact import exact_match
 from ibpo.tasks.draws import stream
 from ibpo.training.trainer import IBPOConfig, IBPOTrainer
 
-PROMPTS_PER_STEP, NUM_GENERATIONS = 128, 4
+PROMPTS_PER_STEP, NUM_GENERATIONS = 64, 4
 RAFT: dict[str, Any] = {
     "budget": None,
     "utility": "reward",
@@ -43,10 +43,12 @@ def settings_of(experiment: Experiment, budget: float | None, seed: int, num_ste
         "max_completion_length": experiment.max_completion_length,
         "temperature": 1.0,
         "lr_scheduler_type": "cosine_with_min_lr",
-        "lr_scheduler_kwargs": {"min_lr_rate": 0.1},
+        "lr_scheduler_kwargs": {"min_lr_rate": 0.03},
         "warmup_steps": 5,
         "max_grad_norm": 1.0,
         "averaging": 0.25,
+        "learning_rate": 1e-3,
+        "window": 128,
         "beta": 0.0,
         "use_cpu": True,
         "bf16": False,
@@ -85,7 +87,7 @@ def train_policy(
     args = IBPOConfig(output_dir=str(out_dir / "checkpoints"), ledger_dir=str(out_dir / "ledger"), **settings)
     tokenizer = AutoTokenizer.from_pretrained(cold_start)
     model = AutoModelForCausalLM.from_pretrained(cold_start, dtype=torch.float32)
-    num_prompts = args.per_device_train_batch_size // args.num_generations
+    num_prompts = args.per_device_train_batch_size // (args.num_generations or 1)
     source = stream(experiment.task, "train", 1000 + seed)
     rows = [
         {"prompt": p.prompt, "answer": p.answer, "problem_id": p.problem_id, "level": p.level}
@@ -113,7 +115,7 @@ def train_policy(
     last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
     trainer.train(resume_from_checkpoint=last)
     partial = out_dir / "model.partial"
-    trainer.model.save_pretrained(partial)
+    trainer.model.save_pretrained(partial)  # pyright: ignore[reportCallIssue]  # the stubs lose it on a module
     tokenizer.save_pretrained(partial)
     _write_json(out_dir / "metrics.json", trainer.state.log_history)
     os.replace(partial, model_dir)

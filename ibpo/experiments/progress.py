@@ -14,8 +14,6 @@ class StepProgress(TrainerCallback):
     def __init__(self, tell: Callable[[float], None]) -> None:
         self.tell = tell
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Tell."""
         self.tell(state.global_step / max(1, state.max_steps))

@@ -41,7 +41,7 @@ def _mixed(rng: np.random.Generator) -> Pairs:
 THINKING = Experiment(
     name="thinking",
     title="Thinking: answer at once, or work step by step",
-    task=digit_sums,  # pyright: ignore[reportArgumentType]
+    task=digit_sums,
     response_groups=(STANDARD, EXTENDED),
     words=(
         *(f"+{digit}" for digit in [*range(10), digit_sums.UNKNOWN]),
@@ -60,10 +60,10 @@ THINKING = Experiment(
     cold_start=Stage(num_pairs=30_000, learning_rate=1e-3, batch_size=64),
     extended_share=0.5,
     built_from_samples=False,
-    training={"learning_rate": 6e-4, "max_steps": 150},
+    training={"max_steps": 260},
     asked="Sums of 1 to 12 digits; the answer is the last digit of the total. The model may answer at once "
     "(standard) or write its running total down first (extended).",
     designed_in="Nothing about the errors is designed in: a direct answer to a long chain fails because the model has "
-    "too few layers for the serial computation, and long workings fail now and then because long chains are rare in the "
-    "corpus. Chains with an unknown operand (`+x`) are hopeless by construction.",
+    "too few layers for the serial computation, and long workings fail now and then because long chains are rare in "
+    "the corpus. Chains with an unknown operand (`+x`) are hopeless by construction.",
 )

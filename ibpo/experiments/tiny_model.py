@@ -37,7 +37,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, *, hidden_size: int = 96, nu
             tie_word_embeddings=True,
             initializer_range=hidden_size**-0.5,
             bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,  # pyright: ignore[reportArgumentType]  # one number, the stubs say more
+            pad_token_id=tokenizer.pad_token_id,  # pyright: ignore[reportArgumentType]
         )
     )

@@ -11,7 +11,7 @@ from ibpo.tasks.draws import stream
 
 
 def _corpus(rng: np.random.Generator) -> Pairs:
-    for problem in stream(symbol_sums, "train", int(rng.integers(2**31))):  # pyright: ignore[reportArgumentType]
+    for problem in stream(symbol_sums, "train", int(rng.integers(2**31))):
         path = symbol_sums.believed_path(str(problem.prompt).replace(" ", "").rstrip("="), rng)
         working = " ".join(f"{symbol} {total}" for symbol, total in path)
         yield str(problem.prompt), f"<cot> {working} <answer> ={path[-1][1]}"
@@ -29,7 +29,7 @@ def _tally_practice(rng: np.random.Generator) -> Pairs:
 VOTING = Experiment(
     name="voting",
     title="Voting: one chain of thought, or sequential voting",
-    task=symbol_sums,  # pyright: ignore[reportArgumentType]
+    task=symbol_sums,
     response_groups=(STANDARD, EXTENDED),
     words=(
         *symbol_sums.PLAIN,
@@ -57,12 +57,12 @@ VOTING = Experiment(
     decision_words=frozenset({"1x", "2x", "3x", "[/TRIAL]", "[TRIAL]", "<answer>"}),
     extended_share=0.55,
     built_from_samples=True,
-    training={"learning_rate": 6e-4, "max_steps": 100},
+    training={"max_steps": 150},
     asked="Sums of four symbols whose values must be known by heart. The model may write one chain of thought "
     "(standard), or vote in one response: up to eight attempts in [TRIAL] blocks, ended by the first answer that has "
     "occurred three times (extended).",
-    designed_in="The corpus's writer believes a fixed fifth of the facts about upper-case symbols wrongly; that is where "
-    "the errors come from, and it is designed in. The facts are fixed, not noise, so greedy decoding is no short cut. "
-    "Problems with `?` are hopeless by construction. Each [TRIAL] block closes with a tally of its answer, which the "
-    "paper's format has not.",
+    designed_in="The corpus's writer believes a fixed fifth of the facts about upper-case symbols wrongly; that is "
+    "where the errors come from, and it is designed in. The facts are fixed, not noise, so greedy decoding is no short "
+    "cut. Problems with `?` are hopeless by construction. Each [TRIAL] block closes with a tally of its answer, which "
+    "the paper's format has not.",
 )

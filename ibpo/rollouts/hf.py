@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -11,6 +12,7 @@ TokenIds = Sequence[int]
 
 
 def pad_left(rows: list[list[int]], pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids, padded on the left to the longest row, and their attention mask: int [B, T] each."""
     width = max(map(len, rows))
     ids = torch.full((len(rows), width), pad_token_id)
     mask = torch.zeros((len(rows), width), dtype=torch.long)
@@ -24,7 +26,8 @@ class HFSampler:
     """Samples completions at temperature `temperature` from the full distribution (no top-k, no top-p).
 
     A completion consists of its prefix (forced tokens), what the model wrote after it, and the end-of-sequence token
-    if it was reached within `max_completion_length` tokens, prefix included. The randomness is torch's global generator.
+    if it was reached within `max_completion_length` tokens, prefix included. The randomness is torch's global
+    generator.
     """
 
     def __init__(
@@ -39,7 +42,9 @@ class HFSampler:
         on_batch: Callable[[int], None] | None = None,
     ) -> None:
         """Tokens are decoded `chunk` at a time; `on_batch` is told the size of each finished batch (progress bars)."""
-        self.model, self.tokenizer = model, tokenizer
+        # The stubs know neither generate() on a model nor that a token's id is one number.
+        self.model: Any = model
+        self.tokenizer: Any = tokenizer
         self.max_completion_length, self.temperature, self.batch_size = max_completion_length, temperature, batch_size
         self.chunk = chunk
         self.on_batch = on_batch or (lambda _: None)

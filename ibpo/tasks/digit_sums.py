@@ -28,7 +28,7 @@ LEVELS: dict[str, tuple[int, int]] = {
     "unknown": (2, 12),
 }
 """Level -> smallest and largest number of operands; "unknown" has exactly one unknown operand."""
-MIX = {"1-2": 0.14, "3": 0.14, "4-5": 0.22, "6-8": 0.20, "9-12": 0.14, "unknown": 0.16}
+MIX = {"1-2": 0.22, "3": 0.10, "4-5": 0.18, "6-8": 0.16, "9-12": 0.11, "unknown": 0.23}
 """Share of each level among the problems that the policy meets, in training and in the test."""
 
 Operands = list[tuple[str, str]]

@@ -13,7 +13,10 @@ from ibpo.types import Problem
 class EmbeddedTask(Protocol):
     """What the embedded tasks' modules offer."""
 
-    MIX: Mapping[str, float]
+    @property
+    def MIX(self) -> Mapping[str, float]:
+        """Level -> share of the problems."""
+        ...
 
     def draw(self, level: str, rng: np.random.Generator) -> Problem:
         """A random problem of this level."""

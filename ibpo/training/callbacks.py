@@ -34,7 +34,7 @@ class KeepLowerLevel(TrainerCallback):
         directory = _checkpoint(args, state)
         if not state.is_world_process_zero or not directory.is_dir():
             return
-        arrays = {"adjustment": np.array(self.trainer.adjustment)}
+        arrays: dict[str, Any] = {"adjustment": np.array(self.trainer.adjustment)}
         for i, (features, cells) in enumerate(self.trainer.lower_level.history):
             arrays |= {f"{i:04d}_features": features}
             arrays |= {f"{i:04d}_{field.name}": getattr(cells, field.name) for field in fields(Cells)}
@@ -81,13 +81,11 @@ class AverageWeights(TrainerCallback):
                 else:
                     self.mean[name] += (parameter.detach() - self.mean[name]) / self.count
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Keep the running average in the checkpoint."""
         directory = _checkpoint(args, state)
         if self.count and directory.is_dir():
-            torch_free = {name: tensor.float().cpu().numpy() for name, tensor in self.mean.items()}
+            torch_free: dict[str, Any] = {name: tensor.float().cpu().numpy() for name, tensor in self.mean.items()}
             partial = directory / "averaged.partial.npz"
             np.savez(partial, count=np.array(self.count), **torch_free)
             os.replace(partial, directory / "averaged.npz")

@@ -4,8 +4,8 @@
     under the budget over a sliding window of prompts  ->  one response per prompt
 
 Arrays only; identical on every rank given identical inputs. Sources: Yu et al. 2025 (arXiv 2501.17974), section 3 for
-reward margin, budget and sample accumulation; the regression of the values and the window are ours (docs/log.md says what
-each of them bought).
+reward margin, budget and sample accumulation; the regression of the values and the window are ours (docs/log.md says
+what each of them bought).
 """
 
 from __future__ import annotations
@@ -104,17 +104,30 @@ def shrink(value: np.ndarray, fitted: np.ndarray, count: np.ndarray, scatter: np
     return np.where(seen, fitted + spread / (spread + noise) * (np.nan_to_num(value) - fitted), fitted)
 
 
-def ridge(features: np.ndarray, target: np.ndarray, penalty: float) -> tuple[np.ndarray, float]:
-    """Coefficients [D] and intercept of the ridge regression; rows with a NaN target are left out."""
+PENALTIES = 10.0 ** np.arange(-1, 5.01, 0.5)
+
+
+def ridge(features: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Fitted values [W] of a ridge regression with intercept, its penalty chosen by generalised cross-validation.
+
+    With S = X (X'X + p I)^-1 X' on centred features X, the penalty p minimises n ||y - S y||^2 / (n - tr S - 1)^2 over
+    `PENALTIES` (Golub, Heath and Wahba 1979). Rows with a NaN target are fitted but not learnt from.
+    """
     use = ~np.isnan(target)
     if not use.any():
-        return np.zeros(features.shape[1]), 0.0
-    x, y = features[use], target[use]
-    x_mean, y_mean = x.mean(0), float(y.mean())
-    centred = x - x_mean
-    gram = centred.T @ centred + penalty * np.eye(x.shape[1])
-    coefficients = np.linalg.solve(gram, centred.T @ (y - y_mean))
-    return coefficients, y_mean - float(x_mean @ coefficients)
+        return np.zeros(len(features))
+    x_mean, y_mean = features[use].mean(0), target[use].mean()
+    x, y = features[use] - x_mean, target[use] - y_mean
+    n = len(y)
+    eigenvalue, axes = np.linalg.eigh(x.T @ x)
+    eigenvalue = np.maximum(eigenvalue, 0.0)
+    projected = axes.T @ (x.T @ y)
+    inverse = 1.0 / (eigenvalue + PENALTIES[:, None])
+    residual = y @ y - 2.0 * (projected**2 * inverse).sum(1) + (eigenvalue * projected**2 * inverse**2).sum(1)
+    freedom = n - 1.0 - (eigenvalue * inverse).sum(1)
+    score = np.where(freedom > 0, residual / np.maximum(freedom, 1e-9) ** 2, np.inf)
+    best = inverse[int(np.argmin(score))] if np.isfinite(score).any() else inverse[-1]
+    return y_mean + (features - x_mean) @ (axes @ (best * projected))
 
 
 class LowerLevel:
@@ -124,11 +137,10 @@ class LowerLevel:
         num_groups: K; response group 0 is the standard one.
         budgets: response group index -> share of prompts that it may answer at most, in [0, 1].
         token_budget: mean tokens per prompt, or None.
-        utility: "reward" (a response's own reward: RAFT), "margin" (the paper's: its reward minus the mean reward of the
-            other groups), "group_mean" (the group's mean reward on the prompt), or "regression" (that mean, shrunk towards
-            its regression on the prompt's features over the window).
+        utility: "reward" (a response's own reward: RAFT), "margin" (the paper's: its reward minus the mean reward of
+            the other groups), "group_mean" (the group's mean reward on the prompt), or "regression" (that mean, shrunk
+            towards its regression on the prompt's features over the window).
         window: batches that the regression and the allocation look at, this one included.
-        penalty: l2 penalty of the regression, features standardised over the window.
         min_gain: a group other than the standard one must promise this much more reward, or it gets nothing.
         seed: of the random choice among equally good responses.
     """
@@ -141,14 +153,13 @@ class LowerLevel:
         token_budget: float | None = None,
         utility: str = "regression",
         window: int = 32,
-        penalty: float = 5.0,
         min_gain: float = 0.0,
         seed: int = 0,
     ) -> None:
         if utility not in UTILITIES:
             raise ValueError(f"utility must be one of {', '.join(UTILITIES)}, got {utility!r}")
         self.num_groups, self.budgets, self.token_budget = num_groups, budgets, token_budget
-        self.utility, self.penalty, self.min_gain, self.seed = utility, penalty, min_gain, seed
+        self.utility, self.min_gain, self.seed = utility, min_gain, seed
         self.history: deque[tuple[np.ndarray, Cells]] = deque(maxlen=window)
 
     def solve(self, batch: Batch, step: int, adjustment: float = 0.0) -> Selection:
@@ -181,7 +192,7 @@ class LowerLevel:
             )
         candidate_utility = candidate_utility - self.min_gain * (group > 0)
         cost, allowed = self._budgets(group, cost_tokens, adjustment)
-        # A tiny random part decides among equals without a leaning: "shortest first" would train responses to stop early.
+        # A tiny random part decides among equals without a leaning: "shortest first" would teach to stop early.
         noise = rng.random(len(candidate_utility)) * 1e-6
         if not len(problem):
             weight, price = np.zeros(0, bool), np.zeros(len(allowed))
@@ -229,13 +240,11 @@ class LowerLevel:
         if self.utility == "group_mean" or features.shape[1] == 0:
             return value, tokens
         standard = (features - features.mean(0)) / (features.std(0) + 1e-6)
-        estimate, fitted_tokens = np.empty_like(value), np.empty_like(value)
+        estimate, fitted_tokens = np.empty_like(value), np.zeros_like(value)
         for g in range(self.num_groups):
-            coefficients, intercept = ridge(standard, value[:, g], self.penalty)
-            fitted = standard @ coefficients + intercept
-            estimate[:, g] = shrink(value[:, g], fitted, count[:, g], scatter[:, g])
-            coefficients, intercept = ridge(standard, tokens[:, g], self.penalty)
-            fitted_tokens[:, g] = np.maximum(standard @ coefficients + intercept, 0.0)
+            estimate[:, g] = shrink(value[:, g], ridge(standard, value[:, g]), count[:, g], scatter[:, g])
+            if self.token_budget is not None:
+                fitted_tokens[:, g] = np.maximum(ridge(standard, tokens[:, g]), 0.0)
         return estimate, fitted_tokens
 
     def _budgets(self, group: np.ndarray, tokens: np.ndarray, adjustment: float) -> tuple[np.ndarray, np.ndarray]:
@@ -246,9 +255,7 @@ class LowerLevel:
             allowed.append(self.token_budget)
         return np.array(rows).reshape(len(rows), len(group)), np.array(allowed)
 
-    def _choose(
-        self, batch: Batch, assigned: np.ndarray, utility: np.ndarray, rng: np.random.Generator
-    ) -> np.ndarray:
+    def _choose(self, batch: Batch, assigned: np.ndarray, utility: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The best rewarded response of the assigned group, ties at random."""
         score = batch.reward + rng.random(len(batch.reward)) * 1e-6
         score = np.where(batch.response_group == assigned[batch.prompt], score, -np.inf)

@@ -3,7 +3,7 @@
 One iteration is: sample (stratified over the response groups) -> reward -> allocation under the budget (lower level) ->
 one weighted-SFT step (upper level). TRL brings sampling order, optimiser, accelerate, checkpoints and logging; the seam
 is two methods, `_calculate_rewards` (sees all rewards of all ranks) and `_generate_and_score_completions` (returns the
-advantages, which may be per token).
+advantages, which may be per token); a third, `_compute_loss`, adds the anchor.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import torch
 from accelerate.utils import gather_object
 from transformers import PreTrainedModel
 from trl import GRPOConfig, GRPOTrainer
-from trl.trainer.utils import add_fused_lm_head
 
 from ibpo.errors import IbpoError
 from ibpo.rollouts.hf import HFSampler, pad_left
@@ -29,8 +28,8 @@ from ibpo.training.lower_level import Batch, LowerLevel, Selection
 from ibpo.types import Prompt, ResponseGroup
 
 LOSS_TYPE = "dr_grpo"
-ANCHOR_CLIP = 4.0
-"""Bounds the pull of a token that the policy has made unlikely; a bias towards too weak a hold, far from pi_0 only."""
+HEADROOM = 0.005
+"""Share of the prompts by which the feedback stays below the budget: it is a bound, not a target."""
 FEEDBACK_AFTER = 0.4
 """Share of the training after which the feedback on the share really spent sets in."""
 
@@ -42,8 +41,8 @@ class IBPOConfig(GRPOConfig):
     budget: dict[str, float] | None = field(
         default=None,
         metadata={
-            "help": "Response group -> largest share of prompts it may answer (mean per prompt); the key `tokens` is mean "
-            "tokens per prompt. None: no budget (RAFT, unconstrained selection)."
+            "help": "Response group -> largest share of prompts it may answer (mean per prompt); the key `tokens` is "
+            "mean tokens per prompt. None: no budget (RAFT, unconstrained selection)."
         },
     )
     utility: str = field(default="regression", metadata={"help": "See ibpo.training.lower_level.LowerLevel."})
@@ -61,13 +60,13 @@ class IBPOConfig(GRPOConfig):
         default=0.25, metadata={"help": "Share of the responses whose bodies are held near the initial policy."}
     )
     anchor_weight: float = field(
-        default=1.0, metadata={"help": "Strength of that hold: weight of the KL divergence to the initial policy."}
+        default=0.7, metadata={"help": "Strength of that hold: weight of the KL divergence to the initial policy."}
     )
-    window: int = field(default=32, metadata={"help": "Batches that the regression and the allocation look at."})
-    regression_penalty: float = field(default=5.0, metadata={"help": "l2 penalty of the regression of the values."})
+    window: int = field(default=64, metadata={"help": "Batches that the regression and the allocation look at."})
     min_gain: float = field(default=0.03, metadata={"help": "Reward that leaving the standard group must promise."})
     feedback: float = field(
-        default=0.1, metadata={"help": "Gain of the feedback from the share really spent to the share allotted; 0: off."}
+        default=0.1,
+        metadata={"help": "Gain of the feedback from the share really spent to the share allotted; 0: off."},
     )
     averaging: float = field(default=0.0, metadata={"help": "Share of the last steps whose weights are averaged."})
     ledger_dir: str | None = field(default=None, metadata={"help": "Where the ledger's Parquet shards go."})
@@ -104,9 +103,9 @@ class IBPOTrainer(GRPOTrainer):
 
     over this step's P prompts, where i runs over the responses that the lower level chose, one per prompt, gradients
     stopped through the choice: weighted SFT, the KL projection of the allocation on the policy (Yu et al. 2025, section
-    3.2). The anchor is ours: j runs over a random part of the policy's own responses, t over their bodies. Its gradient
-    is that of - (pi_0 / pi - 1) log pi on the sampled tokens, a weight per token like the others, and vanishes at pi_0:
-    it holds the bodies without adding noise to the choice, which replayed responses did (docs/log.md).
+    3.2). The anchor is ours: j runs over a random part of the policy's own responses, t over their bodies. It is exact
+    in the vocabulary and vanishes at pi_0: it holds the bodies without adding noise to the choice, which replayed
+    responses and sampled estimates of the divergence did (docs/log.md).
 
     Args:
         model: a causal LM, or its directory or hub id.
@@ -120,6 +119,14 @@ class IBPOTrainer(GRPOTrainer):
     Raises:
         IbpoError: for response groups that share their first token, or a budget for a group that does not exist.
     """
+
+    # Narrower than what TRL and transformers declare.
+    args: IBPOConfig
+    model: PreTrainedModel
+    processing_class: Any
+    num_generations: int
+    num_generations_eval: int
+    max_completion_length: int
 
     def __init__(
         self,
@@ -135,7 +142,7 @@ class IBPOTrainer(GRPOTrainer):
             reward_funcs=reward_funcs,
             args=args,
             train_dataset=train_dataset,
-            rollout_func=self._roll_out,
+            rollout_func=self._roll_out,  # pyright: ignore[reportArgumentType]  # chats come too
             **kwargs,
         )
         self.response_groups = list(response_groups)
@@ -150,16 +157,14 @@ class IBPOTrainer(GRPOTrainer):
             token_budget=(args.budget or {}).get("tokens"),
             utility=args.utility,
             window=args.window,
-            penalty=args.regression_penalty,
             min_gain=args.min_gain,
             seed=args.seed,
         )
         self.adjustment = 0.0
         self.needs_initial = args.anchor_share > 0 or args.utility == "regression"
-        self.initial_policy = None
+        self.initial_policy: Any = None
         if self.needs_initial:
             self.initial_policy = frozen_copy(self.accelerator.unwrap_model(self.model))
-            add_fused_lm_head(self.initial_policy, temperature=self.temperature)
         self.ledger = Ledger(Path(args.ledger_dir)) if args.ledger_dir else None
         self.add_callback(KeepLowerLevel(self))
         if args.averaging > 0:
@@ -170,8 +175,9 @@ class IBPOTrainer(GRPOTrainer):
     def _tokenize(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
             return self.processing_class(prompt, add_special_tokens=False)["input_ids"]
+        options: Any = self.args.chat_template_kwargs or {}
         return self.processing_class.apply_chat_template(
-            prompt, add_generation_prompt=True, return_dict=True, **(self.args.chat_template_kwargs or {})
+            prompt, add_generation_prompt=True, return_dict=True, **options
         )["input_ids"]
 
     def _roll_out(self, prompts: list[Prompt], trainer: GRPOTrainer) -> dict[str, Any]:
@@ -180,7 +186,8 @@ class IBPOTrainer(GRPOTrainer):
         num_siblings = self.num_generations if self.model.training else self.num_generations_eval
         first = self.accelerator.process_index * len(prompts)
         stratified = self.args.stratified and self.model.training
-        forced = (first + np.arange(len(prompts))) % num_siblings * len(self.prefix_ids) // num_siblings
+        places = range(first, first + len(prompts))
+        forced = [place % num_siblings * len(self.prefix_ids) // num_siblings for place in places]
         sampler = HFSampler(
             self.accelerator.unwrap_model(self.model),
             self.processing_class,
@@ -287,15 +294,18 @@ class IBPOTrainer(GRPOTrainer):
         metrics["ibpo/truncated"].append(float(np.mean([row["finish_reason"] == "length" for row in rows])))
         metrics["ibpo/accepted"].append(float(np.mean(reward[chosen] > 0)) if chosen.any() else 0.0)
         if self.args.feedback and len(self.lower_level.budgets) == 1:
-            (g, allowed), = self.lower_level.budgets.items()
-            # Integral control, once the policy has had time to learn its choice, and only where the budget binds.
+            (g,) = self.lower_level.budgets
+            # Integral control on what the policy does with this batch's prompts against what they were allotted, so that
+            # the luck of the batch drops out; once it has had time to learn, and only where the budget binds.
             if self.state.global_step >= FEEDBACK_AFTER * self.state.max_steps:
-                error = allowed - float(measured[g]) if selection.price[0] > 0 else -self.adjustment
+                error = float(selection.spent[0] - measured[g]) - HEADROOM if selection.price[0] > 0 else -self.adjustment
                 self.adjustment = float(np.clip(self.adjustment + self.args.feedback * error, -0.1, 0.1))
             metrics["ibpo/adjustment"].append(self.adjustment)
         if self.ledger and self.accelerator.is_main_process:
             price = float(selection.price[0]) if len(selection.price) else 0.0
-            self.ledger.append(self.state.global_step, rows, names, reward, selection.utility, chosen, self._weights, price)
+            self.ledger.append(
+                self.state.global_step, rows, names, reward, selection.utility, chosen, self._weights, price
+            )
 
     # -- upper level ---------------------------------------------------------------------------------------------
 
@@ -306,7 +316,7 @@ class IBPOTrainer(GRPOTrainer):
             return out
         first = self.accelerator.process_index * len(inputs)
         local = self._weights[first : first + len(inputs)]
-        keep = _rows_to_keep(local, self.args.steps_per_generation)
+        keep = _rows_to_keep(local, self.args.steps_per_generation or 1)
         num_prompts = max(1, len(self._weights) // self.num_generations)
         # dr_grpo divides by rows x max_completion_length, DDP by the number of ranks: undo both, divide by prompts.
         scale = len(keep) * self.max_completion_length * self.accelerator.num_processes / num_prompts
@@ -316,36 +326,46 @@ class IBPOTrainer(GRPOTrainer):
             group = _group_of(out["completion_ids"][i].tolist(), self.prefix_ids)
             opening[i, : len(self.prefix_ids[group]) if group >= 0 else 1] = True
             weights[i] = torch.where(opening[i], choice, body)
-        anchor = torch.tensor(local[:, 2], device=weights.device, dtype=weights.dtype)
-        rows = anchor.nonzero()[:, 0]
-        if len(rows):
-            pull = self._anchor(out, rows) * anchor[rows, None]
-            weights[rows] += pull.masked_fill(opening[rows], 0.0)
         weights *= scale
         out["advantages"] = weights
+        # Per prompt of all ranks, as the weights are; DDP averages over ranks.
+        anchor = torch.tensor(local[:, 2] * self.accelerator.num_processes / num_prompts, dtype=weights.dtype)
+        out["anchor"] = anchor.to(weights.device)
+        out["body_mask"] = out["completion_mask"] * ~opening
         out.pop("old_per_token_logps", None)
         index = torch.tensor(keep, device=weights.device)
         size = len(inputs)
-        kept = {k: v[index] if isinstance(v, torch.Tensor) and v.dim() and len(v) == size else v for k, v in out.items()}
+        kept = {
+            k: v[index] if isinstance(v, torch.Tensor) and v.dim() and len(v) == size else v for k, v in out.items()
+        }
         longest = int(kept["completion_mask"].sum(1).max())
-        for name in ("completion_ids", "completion_mask", "advantages"):
+        for name in ("completion_ids", "completion_mask", "advantages", "body_mask"):
             kept[name] = kept[name][:, :longest]
         for logged, weight in zip(range(-size, 0), weights.sum(1).tolist(), strict=True):
             self._logs["advantages"][logged] = weight
         return kept
 
-    def _anchor(self, out: dict[str, Any], rows: torch.Tensor) -> torch.Tensor:
-        """pi_0 / pi - 1 on the tokens of these responses, at most ANCHOR_CLIP: float [len(rows), T]."""
-        ids = torch.cat([out["prompt_ids"], out["completion_ids"]], 1)[rows]
-        mask = torch.cat([out["prompt_mask"], out["completion_mask"]], 1)[rows]
-        logps = []
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        """TRL's loss, and the anchor: the KL divergence of the bodies' next-token distributions, exact, no sampling."""
+        loss = super()._compute_loss(model, inputs)
+        rows = inputs["anchor"].nonzero()[:, 0] if "anchor" in inputs else []
+        if len(rows) == 0:
+            return loss
+        ids, mask = (
+            torch.cat([inputs[f"prompt_{kind}"], inputs[f"completion_{kind}"]], 1)[rows] for kind in ("ids", "mask")
+        )
+        keep = inputs["completion_ids"].shape[1] + 1
+
+        def log_policy(policy: Any) -> torch.Tensor:
+            logits = policy(input_ids=ids, attention_mask=mask, logits_to_keep=keep).logits[:, :-1]
+            return torch.log_softmax(logits.float() / self.temperature, -1)
+
         with torch.no_grad():
-            for model in (self.initial_policy, self.model):
-                found = self._get_per_token_logps_and_entropies(
-                    model, ids, mask, out["completion_ids"].shape[1], self.args.per_device_train_batch_size
-                )
-                logps.append(found[0])
-        return torch.clamp(torch.exp(logps[0] - logps[1]) - 1.0, max=ANCHOR_CLIP)
+            initial = log_policy(self.initial_policy)
+        divergence = torch.nn.functional.kl_div(log_policy(model), initial, log_target=True, reduction="none").sum(-1)
+        pull = (divergence * inputs["body_mask"][rows]).sum(1) @ inputs["anchor"][rows]
+        self._metrics["train"]["ibpo/anchor"].append(pull.item())
+        return loss + pull
 
 
 def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
@@ -398,7 +418,7 @@ def _check_groups(names: list[str], prefix_ids: list[list[int]], args: IBPOConfi
     unknown = set(args.budget or {}) - {*names, "tokens"}
     if unknown:
         raise IbpoError(f"IBPOConfig: budget names {sorted(unknown)}, response groups are {names} (or `tokens`)")
-    if args.stratified and args.num_generations % len(names):
+    if args.stratified and (args.num_generations or 0) % len(names):
         raise IbpoError(
             f"IBPOConfig: num_generations={args.num_generations} must be a multiple of the {len(names)} response groups"
         )

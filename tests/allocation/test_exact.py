@@ -148,7 +148,7 @@ def test_equals_plain_integer_program(seed, choose):
     scale = costs.max(1)
     oracle = milp(
         -utility,
-        integrality=np.ones(len(cost)),
+        integrality=np.ones(len(cost), np.int64),
         bounds=Bounds(0, 1),
         constraints=[
             LinearConstraint(costs / scale[:, None], -np.inf, np.array(budget) * 120 / scale),
@@ -156,6 +156,7 @@ def test_equals_plain_integer_program(seed, choose):
         ],
         options={"mip_rel_gap": 0},
     )
+    assert oracle.fun is not None
     assert allocation.objective == pytest.approx(-oracle.fun, abs=2e-6)
     assert allocation.rule == "milp"
     check_laws(allocation, utility, problem, costs, budget, choose)

@@ -35,25 +35,26 @@ class Recorder(IBPOTrainer):
 
 
 def closed_form_gradient(model, initial, batches, prefix_ids):
-    """Of - sum_i [c_i log pi(opening_i) + (b_i + a_i (pi_0 / pi - 1)) log pi(body_i)] / P, response by response."""
+    """Of - sum_i [c_i log pi(opening_i) + b_i log pi(body_i) - a_i KL(pi_0 || pi on body_i)] / P, one by one."""
     model = model.train().requires_grad_(True)
     num_prompts = sum(len(prompts) for prompts, _, _ in batches) // 4
     total = torch.zeros(())
     for prompts, completions, weights in batches:
         for prompt, completion, (choice, body, anchor) in zip(prompts, completions, weights, strict=True):
-            logps = completion_logps(model, prompt, completion)
-            pull = anchor * (torch.exp(completion_logps(initial, prompt, completion) - logps.detach()) - 1).clamp(max=4)
-            group = next((p for p in prefix_ids if completion[: len(p)] == p), completion[:1])
-            n = len(group)
-            total = total - (choice * logps[:n].sum() + ((body + pull[n:]) * logps[n:]).sum()) / num_prompts
+            policy, start = completion_logps(model, prompt, completion), completion_logps(initial, prompt, completion)
+            logps = policy[range(len(completion)), completion]
+            divergence = (start.detach().exp() * (start.detach() - policy)).sum(-1)
+            n = len(next((p for p in prefix_ids if completion[: len(p)] == p), completion[:1]))
+            loss = -choice * logps[:n].sum() - body * logps[n:].sum() + anchor * divergence[n:].sum()
+            total = total + loss / num_prompts
     total.backward()
     return torch.cat([p.grad.flatten() for p in model.parameters()])
 
 
 def completion_logps(model, prompt, completion):
-    """Log-probability of each token of the completion."""
+    """Log-probabilities [T, V] at each token of the completion."""
     logits = model(input_ids=torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
-    return torch.log_softmax(logits, -1)[range(len(completion)), completion]
+    return torch.log_softmax(logits, -1)
 
 
 @pytest.mark.parametrize(
@@ -85,8 +86,11 @@ def test_the_anchor_vanishes_at_the_initial_policy(make_trainer):
     trainer = make_trainer(cls=Recorder, choice_weight=0.0, body_weight=0.0, anchor_share=1.0)
     before = frozen_copy(trainer.model)
     trainer.train()
-    moved = max(float((a - b).abs().max()) for a, b in zip(before.parameters(), trainer.model.parameters(), strict=True))
-    assert moved < 1e-6
+    moved = max(
+        float((a - b).detach().abs().max())
+        for a, b in zip(before.parameters(), trainer.model.parameters(), strict=True)
+    )
+    assert moved < 1e-4  # rounding, at a learning rate of 1
 
 
 def test_the_initial_policy_stays_what_it_was(make_trainer):
@@ -139,7 +143,12 @@ def test_truncated_responses_are_neither_rewarded_nor_imitated(make_trainer, tmp
 
 def test_the_choice_learns_to_follow_the_budget(make_trainer):
     trainer = make_trainer(
-        max_steps=30, optim="adamw_torch", learning_rate=1e-3, budget={"extended": 0.0}, anchor_share=0.0, num_train_epochs=9
+        max_steps=30,
+        optim="adamw_torch",
+        learning_rate=1e-3,
+        budget={"extended": 0.0},
+        anchor_share=0.0,
+        num_train_epochs=9,
     )
     trainer.train()
     shares = [log["ibpo/share/extended"] for log in trainer.state.log_history if "ibpo/share/extended" in log]

@@ -1,0 +1,139 @@
+"""The main command: what it refuses, in one line; and a whole quick run that is interrupted and goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from ibpo.cli import app
+
+ROOT = Path(__file__).parent.parent.parent
+ROW = {
+    "experiment",
+    "method",
+    "budget",
+    "seed",
+    "num_problems",
+    "accuracy",
+    "stderr",
+    "extended_share",
+    "share_by_level",
+    "accuracy_by_level",
+    "mean_tokens",
+    "relative_cost",
+}
+INTERRUPT_AFTER_S = 25.0
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["demo", *map(str, arguments)])
+
+
+def assert_one_line(result, message):
+    assert result.exit_code == 2, result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("ibpo demo: "), result.stderr
+    assert message in lines[0], lines[0]
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--experiment", "nonsense"], "--experiment: 'nonsense' is none of thinking, voting, both"),
+        (["--budget", "1.5"], "--budget: 1.5 is not a share of problems; give a number in [0, 1]"),
+        (["--budget", "0.5", "--budget", "-0.1"], "--budget: -0.1 is not a share of problems"),
+        (["--budget", "nan"], "--budget: nan is not a share of problems"),
+    ],
+)
+def test_bad_options(arguments, message, tmp_path):
+    runs = tmp_path / "runs"
+    assert_one_line(run(*arguments, "--runs", runs), message)
+    assert not runs.exists()
+
+
+def test_a_run_of_other_settings_is_refused(tmp_path):
+    pytest.importorskip("trl")
+    directory = tmp_path / "mine"
+    directory.mkdir()
+    before = json.dumps({"num_problems": 17, "num_calibration": 16_384, "num_steps": 40, "from_scratch": False})
+    (directory / "settings.json").write_text(before)
+    result = run("--quick", "--name", "mine", "--runs", tmp_path)
+    assert_one_line(result, f"{directory} holds a run with num_problems = 17, this one asks for 600")
+    assert (directory / "settings.json").read_text() == before
+    (directory / "settings.json").write_text("{")
+    assert_one_line(run("--quick", "--name", "mine", "--runs", tmp_path), "settings.json: not readable")
+    assert {path.name for path in directory.iterdir()} == {"settings.json"}
+
+
+def test_a_runs_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert_one_line(run("--quick", "--runs", tmp_path / "file"), "file")
+
+
+def start(runs):
+    code = "from ibpo.cli import main; main()"
+    arguments = ["demo", "--quick", "--budget", "0.5", "--runs", str(runs)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def written(directory):
+    """Time of the last change of every file of a job that is finished."""
+    return {path: path.stat().st_mtime_ns for path in directory.rglob("*.parquet") if "ledger" not in path.parts}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_quick_run_goes_on_after_an_interruption_and_leaves_its_page(tmp_path):
+    pytest.importorskip("trl")
+    directory = tmp_path / "thinking-quick"
+    first = start(tmp_path)
+    try:
+        time.sleep(INTERRUPT_AFTER_S)
+        assert first.poll() is None, first.communicate()
+        first.send_signal(signal.SIGINT)
+        _, stderr = first.communicate(timeout=60)
+    finally:
+        first.kill()
+    assert first.returncode == 130, stderr
+    assert f"the same command goes on from {directory}" in stderr
+    assert "Traceback" not in stderr
+    assert not (directory / "results.json").exists()
+    kept = written(directory)
+
+    second = start(tmp_path)
+    try:
+        stdout, stderr = second.communicate(timeout=780)
+    finally:
+        second.kill()
+    assert second.returncode == 0, stderr
+    assert "Traceback" not in stderr
+    assert str((directory / "report.html").resolve()) in stdout.replace("\n", "")
+    after = written(directory)
+    assert all(after[path] == when for path, when in kept.items())  # what was finished is not done again
+
+    rows = json.loads((directory / "results.json").read_text())
+    assert rows
+    for row in rows:
+        assert set(row) == ROW
+        assert row["experiment"] == "thinking" and row["seed"] == 0 and row["num_problems"] == 600
+        assert 0 <= row["accuracy"] <= 1 and 0 <= row["extended_share"] <= 1
+    assert {row["budget"] for row in rows} == {None, 0.5}
+    for name in ("report.html", "frontier.png", "share_by_level.png", "merits.json"):
+        assert (directory / name).stat().st_size > 0

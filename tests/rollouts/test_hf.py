@@ -1,0 +1,110 @@
+"""The contract of the transformers sampler, on an embedded model."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from ibpo.experiments.embedded import model_path  # noqa: E402
+from ibpo.experiments.thinking import THINKING  # noqa: E402
+from ibpo.rollouts.hf import HFSampler  # noqa: E402
+from ibpo.tasks.draws import stream  # noqa: E402
+
+LENGTH = 24
+"""Short enough for some responses to be cut off, long enough for others to end."""
+
+
+@pytest.fixture(scope="module")
+def policy():
+    path = model_path("thinking", "cold_start")
+    model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    return model.eval(), transformers.AutoTokenizer.from_pretrained(path)
+
+
+@pytest.fixture(scope="module")
+def prompts(policy):
+    texts = [str(problem.prompt) for problem in islice(stream(THINKING.task, "train", 7), 24)]
+    return policy[1](texts, add_special_tokens=False)["input_ids"]
+
+
+def draw(policy, prompts, prefixes, *, seed=0, length=LENGTH, **options):
+    torch.manual_seed(seed)
+    return HFSampler(*policy, max_completion_length=length, **options).sample(prompts, prefixes)
+
+
+def openings(policy, count):
+    """Each response group's prefix in turn, then none."""
+    prefixes = [policy[1](group.prefix, add_special_tokens=False)["input_ids"] for group in THINKING.response_groups]
+    return [[*prefixes, []][i % 3] for i in range(count)]
+
+
+@pytest.mark.parametrize("length", [1, 5, LENGTH, THINKING.max_completion_length])
+def test_a_completion_keeps_its_prefix_and_ends_by_itself_or_at_the_limit(policy, prompts, length):
+    prefixes = openings(policy, len(prompts))
+    eos = policy[1].eos_token_id
+    completions = draw(policy, prompts, prefixes, length=length)
+    assert len(completions) == len(prompts)
+    for prefix, completion in zip(prefixes, completions, strict=True):
+        assert completion[: len(prefix)] == prefix
+        assert eos not in completion[:-1]
+        assert completion[-1] == eos or len(completion) == length
+        assert 1 <= len(completion) <= length
+    if length == LENGTH:
+        ended = [completion[-1] == eos for completion in completions]
+        assert any(ended) and not all(ended)
+
+
+def test_the_seed_decides(policy, prompts):
+    prefixes = [[]] * len(prompts)
+    first = draw(policy, prompts, prefixes, seed=1)
+    assert draw(policy, prompts, prefixes, seed=1) == first
+    assert draw(policy, prompts, prefixes, seed=2) != first
+
+
+@pytest.mark.parametrize("options", [{"chunk": 4}, {"chunk": 7}, {"batch_size": 5}, {"chunk": 4, "batch_size": 5}])
+def test_chunks_and_batches_do_not_change_what_is_written(policy, prompts, options):
+    prefixes = openings(policy, len(prompts))
+    cold = {"temperature": 1e-4}
+    whole = draw(policy, prompts, prefixes, **cold, chunk=64)
+    assert draw(policy, prompts, prefixes, **cold, **options) == whole
+
+
+def test_every_completion_is_reported_once(policy, prompts):
+    sizes = []
+    draw(policy, prompts, openings(policy, len(prompts)), batch_size=5, on_batch=sizes.append)
+    assert sum(sizes) == len(prompts)
+    assert max(sizes) <= 5
+
+
+def test_a_model_in_training_stays_in_training(policy, prompts):
+    model, tokenizer = policy
+    model.train()
+    try:
+        draw((model, tokenizer), prompts[:2], [[], []])
+        assert model.training
+    finally:
+        model.eval()
+
+
+def test_next_token_logits_are_those_of_one_forward_per_prompt(policy, prompts):
+    model, _ = policy
+    found = HFSampler(*policy, max_completion_length=1, batch_size=7).next_token_logits(prompts)
+    assert found.shape == (len(prompts), model.config.vocab_size)
+    with torch.no_grad():
+        for row, prompt in zip(found, prompts, strict=True):
+            direct = model(input_ids=torch.tensor([prompt])).logits[0, -1]
+            assert torch.allclose(row, direct, atol=1e-4)
+
+
+def test_unforced_openings_follow_the_policy(policy, prompts):
+    prompt = prompts[0]
+    probabilities = torch.softmax(HFSampler(*policy, max_completion_length=1).next_token_logits([prompt])[0], -1)
+    completions = draw(policy, [prompt] * 2000, [[]] * 2000, length=1)
+    counts = torch.bincount(torch.tensor([completion[0] for completion in completions]), minlength=len(probabilities))
+    # Five standard errors; a tiny floor for tokens that hardly ever open a response.
+    slack = 5 * (probabilities * (1 - probabilities) / 2000).sqrt() + 0.002
+    assert ((counts / 2000 - probabilities).abs() <= slack).all()
