@@ -57,7 +57,7 @@ VOTING = Experiment(
     decision_words=frozenset({"1x", "2x", "3x", "[/TRIAL]", "[TRIAL]", "<answer>"}),
     extended_share=0.55,
     built_from_samples=True,
-    training={"max_steps": 150},
+    training={"max_steps": 170, "utility": "regression"},
     asked="Sums of four symbols whose values must be known by heart. The model may write one chain of thought "
     "(standard), or vote in one response: up to eight attempts in [TRIAL] blocks, ended by the first answer that has "
     "occurred three times (extended).",

@@ -17,7 +17,7 @@ import numpy as np
 
 from ibpo.allocation import allocate
 
-UTILITIES = ("reward", "margin", "group_mean", "regression")
+UTILITIES = ("reward", "margin", "group_mean", "shrunken", "regression")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -242,7 +242,9 @@ class LowerLevel:
         standard = (features - features.mean(0)) / (features.std(0) + 1e-6)
         estimate, fitted_tokens = np.empty_like(value), np.zeros_like(value)
         for g in range(self.num_groups):
-            estimate[:, g] = shrink(value[:, g], ridge(standard, value[:, g]), count[:, g], scatter[:, g])
+            estimate[:, g] = ridge(standard, value[:, g])
+            if self.utility == "shrunken":
+                estimate[:, g] = shrink(value[:, g], estimate[:, g], count[:, g], scatter[:, g])
             if self.token_budget is not None:
                 fitted_tokens[:, g] = np.maximum(ridge(standard, tokens[:, g]), 0.0)
         return estimate, fitted_tokens

@@ -28,6 +28,7 @@ from ibpo.training.lower_level import Batch, LowerLevel, Selection
 from ibpo.types import Prompt, ResponseGroup
 
 LOSS_TYPE = "dr_grpo"
+NEEDS_FEATURES = ("shrunken", "regression")
 HEADROOM = 0.005
 """Share of the prompts by which the feedback stays below the budget: it is a bound, not a target."""
 FEEDBACK_AFTER = 0.4
@@ -161,7 +162,7 @@ class IBPOTrainer(GRPOTrainer):
             seed=args.seed,
         )
         self.adjustment = 0.0
-        self.needs_initial = args.anchor_share > 0 or args.utility == "regression"
+        self.needs_initial = args.anchor_share > 0 or args.utility in NEEDS_FEATURES
         self.initial_policy: Any = None
         if self.needs_initial:
             self.initial_policy = frozen_copy(self.accelerator.unwrap_model(self.model))
@@ -250,7 +251,7 @@ class IBPOTrainer(GRPOTrainer):
         openings = [prefix[0] for prefix in self.prefix_ids]
         shares = torch.softmax(logits / self.temperature, -1)[:, openings].cpu().numpy()
         hidden = np.zeros((len(ids), 0))
-        if self.args.utility == "regression":
+        if self.args.utility in NEEDS_FEATURES:
             hidden = prompt_features(self.initial_policy, self.processing_class, ids)
         seen: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         for item in gather_object([(p, h, s) for (p, _), h, s in zip(local, hidden, shares, strict=True)]):
@@ -295,10 +296,12 @@ class IBPOTrainer(GRPOTrainer):
         metrics["ibpo/accepted"].append(float(np.mean(reward[chosen] > 0)) if chosen.any() else 0.0)
         if self.args.feedback and len(self.lower_level.budgets) == 1:
             (g,) = self.lower_level.budgets
-            # Integral control on what the policy does with this batch's prompts against what they were allotted, so that
-            # the luck of the batch drops out; once it has had time to learn, and only where the budget binds.
+            # Integral control on what the policy does with this batch's prompts against what they were allotted, so
+            # that the luck of the batch drops out; once it has had time to learn, and only where the budget binds.
             if self.state.global_step >= FEEDBACK_AFTER * self.state.max_steps:
-                error = float(selection.spent[0] - measured[g]) - HEADROOM if selection.price[0] > 0 else -self.adjustment
+                error = -self.adjustment
+                if selection.price[0] > 0:
+                    error = float(selection.spent[0] - measured[g]) - HEADROOM
                 self.adjustment = float(np.clip(self.adjustment + self.args.feedback * error, -0.1, 0.1))
             metrics["ibpo/adjustment"].append(self.adjustment)
         if self.ledger and self.accelerator.is_main_process:

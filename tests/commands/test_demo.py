@@ -105,8 +105,13 @@ def test_a_quick_run_goes_on_after_an_interruption_and_leaves_its_page(tmp_path)
     directory = tmp_path / "thinking-quick"
     first = start(tmp_path)
     try:
+        # Not before something is finished: else nothing is there that could be done again, and nothing is tested.
+        deadline = time.monotonic() + 300
         time.sleep(INTERRUPT_AFTER_S)
-        assert first.poll() is None, first.communicate()
+        while not written(directory):
+            assert first.poll() is None, first.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
         first.send_signal(signal.SIGINT)
         _, stderr = first.communicate(timeout=60)
     finally:
@@ -116,10 +121,11 @@ def test_a_quick_run_goes_on_after_an_interruption_and_leaves_its_page(tmp_path)
     assert "Traceback" not in stderr
     assert not (directory / "results.json").exists()
     kept = written(directory)
+    assert kept
 
     second = start(tmp_path)
     try:
-        stdout, stderr = second.communicate(timeout=780)
+        stdout, stderr = second.communicate(timeout=520)
     finally:
         second.kill()
     assert second.returncode == 0, stderr

@@ -68,9 +68,8 @@ def test_the_seed_decides(policy, prompts):
 @pytest.mark.parametrize("options", [{"chunk": 4}, {"chunk": 7}, {"batch_size": 5}, {"chunk": 4, "batch_size": 5}])
 def test_chunks_and_batches_do_not_change_what_is_written(policy, prompts, options):
     prefixes = openings(policy, len(prompts))
-    cold = {"temperature": 1e-4}
-    whole = draw(policy, prompts, prefixes, **cold, chunk=64)
-    assert draw(policy, prompts, prefixes, **cold, **options) == whole
+    whole = draw(policy, prompts, prefixes, temperature=1e-4, chunk=64)
+    assert draw(policy, prompts, prefixes, temperature=1e-4, **options) == whole
 
 
 def test_every_completion_is_reported_once(policy, prompts):

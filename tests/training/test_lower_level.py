@@ -24,7 +24,7 @@ def make_batch(rng, num_prompts=64, num_siblings=4, gain=None, dim=4):
     ), gains
 
 
-@pytest.mark.parametrize("utility", ["margin", "group_mean", "regression"])
+@pytest.mark.parametrize("utility", ["margin", "group_mean", "shrunken", "regression"])
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5])
 def test_the_budget_holds_over_the_window_and_one_response_is_chosen_per_prompt(utility, share):
     rng = np.random.default_rng(0)
