@@ -114,6 +114,8 @@ def run_jobs(jobs: Sequence[JobSpec], console: Console) -> None:
                     bars.remove_task(bar)
                     if process.returncode != 0 or not is_done(job):
                         raise IbpoError(f"job {job.name} of {job.experiment}, seed {job.seed}, failed: {_tail(log)}")
+                    if not console.is_terminal:
+                        console.print(f"{job.experiment} seed {job.seed}: {job.name} done")
                 finished = len(jobs) - len(waiting) - len(running)
                 partly = sum(_read_progress(job)[0] for job, *_ in running)
                 bars.update(whole, completed=finished + partly, description=_label(jobs, finished))
