@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.trainer_utils import get_last_checkpoint
 
 from ibpo.experiments.experiment import Experiment
 from ibpo.experiments.progress import StepProgress
 from ibpo.rewards.exact import exact_match
+from ibpo.runs import RunDir
 from ibpo.tasks.draws import stream
 from ibpo.training.trainer import IBPOConfig, IBPOTrainer
 
@@ -111,9 +111,8 @@ def train_policy(
         processing_class=tokenizer,
         callbacks=[StepProgress(on_progress)],
     )
-    checkpoints = out_dir / "checkpoints"
-    last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
-    trainer.train(resume_from_checkpoint=last)
+    last = RunDir(out_dir).last_checkpoint()
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
     partial = out_dir / "model.partial"
     trainer.model.save_pretrained(partial)  # pyright: ignore[reportCallIssue]  # the stubs lose it on a module
     tokenizer.save_pretrained(partial)

@@ -167,9 +167,10 @@ class IBPOTrainer(GRPOTrainer):
         if self.needs_initial:
             self.initial_policy = frozen_copy(self.accelerator.unwrap_model(self.model))
         self.ledger = Ledger(Path(args.ledger_dir)) if args.ledger_dir else None
-        self.add_callback(KeepLowerLevel(self))
         if args.averaging > 0:
             self.add_callback(AverageWeights(args.averaging))
+        # Last: its file marks a checkpoint as whole.
+        self.add_callback(KeepLowerLevel(self))
 
     # -- sampling ------------------------------------------------------------------------------------------------
 
