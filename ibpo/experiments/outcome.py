@@ -114,7 +114,7 @@ def _answer(rows: list[dict[str, Any]], merits: list[dict[str, Any]], settings: 
         parts.append(
             f"{name.capitalize()}: allowed to answer {budget:.0%} of unseen problems by extended reasoning, the "
             f"trained policy used it on {share:.1%} and was right on {accuracy['IBPO sampled']:.1%} "
-            f"({accuracy['IBPO calibrated']:.1%} calibrated); spending the same share at random gives "
+            f"({accuracy['IBPO calibrated']:.1%} calibrated); spending all of it at random gives "
             f"{accuracy['random mix']:.1%}, always extended {accuracy['extended only']:.1%}, never "
             f"{accuracy['standard only']:.1%}."
         )
