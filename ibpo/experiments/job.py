@@ -134,70 +134,53 @@ def _load(model_dir: Path) -> tuple[Any, Any]:
 
 
 def _baselines(spec: JobSpec, experiment: Experiment, tell: Callable[[str, float], None]) -> None:
-    from ibpo.evaluation.sample import write_responses
-
-    standard, extended = experiment.response_groups
-    plan = [
-        ("pretrained", "standard", standard.prefix, experiment.num_siblings_standard),
-        ("cold_start", "standard", standard.prefix, experiment.num_siblings_standard),
-        ("cold_start", "extended", extended.prefix, NUM_EXTENDED),
-        ("cold_start", "sampled", "", NUM_SAMPLED),
-    ]
-    problems = test_problems(spec, experiment)
-    for i, (policy, how, prefix, num_samples) in enumerate(plan):
-        path = Path(spec.seed_dir) / "responses" / f"{policy}__{how}.parquet"
-        if not path.exists():
-            model, tokenizer = _load(Path(spec.models_dir) / policy)
-            write_responses(
-                path,
-                model,
-                tokenizer,
-                problems,
-                experiment.response_groups,
-                prefix=prefix,
-                num_samples=num_samples,
-                max_completion_length=experiment.max_completion_length,
-                seed=10_000 + 100 * spec.seed + i,
-            )
-        tell(f"sampling {policy}, {how}", (i + 1) / len(plan))
+    models = Path(spec.models_dir)
+    counts = {"standard": experiment.num_siblings_standard, "extended": NUM_EXTENDED, "sampled": NUM_SAMPLED}
+    _sample(spec, experiment, models / "pretrained", "pretrained", {"standard": counts["standard"]}, 10_000)
+    tell("sampling the pretrained model", 0.3)
+    _sample(spec, experiment, models / "cold_start", "cold_start", counts, 10_001)
 
 
 def _sample_policy(spec: JobSpec, experiment: Experiment, model_dir: Path, tell: Callable[[str, float], None]) -> None:
     from itertools import islice
 
-    from ibpo.evaluation.sample import write_choices, write_responses
+    from ibpo.evaluation.sample import write_choices
     from ibpo.tasks.draws import stream
 
-    standard, extended = experiment.response_groups
-    problems = test_problems(spec, experiment)
     model, tokenizer = _load(model_dir)
-    base = Path(spec.seed_dir)
     # Unlabelled prompts of the train split: their answers are never looked at.
     calibration = list(islice(stream(experiment.task, "train", 5000 + spec.seed), spec.num_calibration))
-    for split, prompts in (("test", problems), ("calibration", calibration)):
-        path = base / "choices" / f"{spec.policy}__{split}.parquet"
+    for split, prompts in (("test", test_problems(spec, experiment)), ("calibration", calibration)):
+        path = Path(spec.seed_dir) / "choices" / f"{spec.policy}__{split}.parquet"
         if not path.exists():
-            write_choices(path, model, tokenizer, prompts, extended)
-    plan = [
-        ("sampled", "", NUM_SAMPLED),
-        ("standard", standard.prefix, NUM_FORCED),
-        ("extended", extended.prefix, NUM_FORCED),
-    ]
-    for i, (how, prefix, num_samples) in enumerate(plan):
-        path = base / "responses" / f"{spec.policy}__{how}.parquet"
+            write_choices(path, model, tokenizer, prompts, experiment.response_groups[1])
+    tell("sampling", 0.85)
+    counts = {"sampled": NUM_SAMPLED, "standard": NUM_FORCED, "extended": NUM_FORCED}
+    _sample(spec, experiment, model_dir, spec.policy, counts, 20_000)
+
+
+def _sample(
+    spec: JobSpec, experiment: Experiment, model_dir: Path, policy: str, counts: dict[str, int], first_seed: int
+) -> None:
+    """Sample one policy on the unseen problems in each way, as often as `counts` says; finished files are kept."""
+    from ibpo.evaluation.sample import write_responses
+
+    model, tokenizer = _load(model_dir)
+    prefixes = {group.name: group.prefix for group in experiment.response_groups} | {"sampled": ""}
+    for i, (how, num_samples) in enumerate(counts.items()):
+        path = Path(spec.seed_dir) / "responses" / f"{policy}__{how}.parquet"
         if not path.exists():
             write_responses(
                 path,
                 model,
                 tokenizer,
-                problems,
+                test_problems(spec, experiment),
                 experiment.response_groups,
-                prefix=prefix,
+                prefix=prefixes[how],
                 num_samples=num_samples,
                 max_completion_length=experiment.max_completion_length,
-                seed=20_000 + 100 * spec.seed + i,
+                seed=first_seed + 100 * spec.seed + i,
             )
-        tell(f"sampling, {how}", 0.8 + 0.2 * (i + 1) / len(plan))
 
 
 def write_spec(spec: JobSpec, path: Path) -> None:

@@ -8,9 +8,7 @@ advantages, which may be per token); a third, `_compute_loss`, adds the anchor.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,80 +16,21 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from transformers import PreTrainedModel
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOTrainer
 
-from ibpo.errors import IbpoError
-from ibpo.rollouts.hf import HFSampler, pad_left
+from ibpo.rollouts.hf import HFSampler
 from ibpo.training.callbacks import AverageWeights, KeepLowerLevel
+from ibpo.training.initial_policy import frozen_copy, prompt_features
 from ibpo.training.ledger import Ledger
 from ibpo.training.lower_level import Batch, LowerLevel, Selection
+from ibpo.training.settings import IBPOConfig, check_groups
 from ibpo.types import Prompt, ResponseGroup
 
-LOSS_TYPE = "dr_grpo"
 NEEDS_FEATURES = ("shrunken", "regression")
 HEADROOM = 0.005
 """Share of the prompts by which the feedback stays below the budget: it is a bound, not a target."""
 FEEDBACK_AFTER = 0.4
 """Share of the training after which the feedback on the share really spent sets in."""
-
-
-@dataclass
-class IBPOConfig(GRPOConfig):
-    """`trl.GRPOConfig` and what IBPO adds. One dial: `budget`."""
-
-    budget: dict[str, float] | None = field(
-        default=None,
-        metadata={
-            "help": "Response group -> largest share of prompts it may answer (mean per prompt); the key `tokens` is "
-            "mean tokens per prompt. None: no budget (RAFT, unconstrained selection)."
-        },
-    )
-    utility: str = field(default="regression", metadata={"help": "See ibpo.training.lower_level.LowerLevel."})
-    stratified: bool = field(
-        default=True,
-        metadata={"help": "Force the opening tokens of rollouts so that every response group is seen on every prompt."},
-    )
-    imitate_denied: bool = field(
-        default=True,
-        metadata={"help": "Imitate the choice of the response group on every prompt, not only where it was rewarded."},
-    )
-    choice_weight: float = field(default=1.0, metadata={"help": "Weight of the tokens that open a response."})
-    body_weight: float = field(default=0.02, metadata={"help": "Weight of the other tokens, where rewarded."})
-    anchor_share: float = field(
-        default=0.25, metadata={"help": "Share of the responses whose bodies are held near the initial policy."}
-    )
-    anchor_weight: float = field(
-        default=0.7, metadata={"help": "Strength of that hold: weight of the KL divergence to the initial policy."}
-    )
-    window: int = field(default=64, metadata={"help": "Batches that the regression and the allocation look at."})
-    min_gain: float = field(default=0.03, metadata={"help": "Reward that leaving the standard group must promise."})
-    feedback: float = field(
-        default=0.1,
-        metadata={"help": "Gain of the feedback from the share really spent to the share allotted; 0: off."},
-    )
-    averaging: float = field(default=0.0, metadata={"help": "Share of the last steps whose weights are averaged."})
-    ledger_dir: str | None = field(default=None, metadata={"help": "Where the ledger's Parquet shards go."})
-
-    def __post_init__(self) -> None:
-        """Refuse, with the reason, what would break the identity with weighted SFT."""
-        if self.loss_type == type(self).__dataclass_fields__["loss_type"].default:
-            self.loss_type = LOSS_TYPE
-        super().__post_init__()
-        refused = {
-            "loss_type": (self.loss_type != LOSS_TYPE, f"must be {LOSS_TYPE}: its normaliser is a constant"),
-            "num_iterations": (self.num_iterations != 1, "must be 1: the weights are of this step's responses"),
-            "beta": (self.beta != 0.0, "must be 0: the anchor is anchor_weight"),
-            "delta": (self.delta is not None, "must be None: nothing may be clipped"),
-            "top_entropy_quantile": (self.top_entropy_quantile != 1.0, "must be 1: every token counts"),
-            "use_liger_kernel": (self.use_liger_kernel, "must be False: it takes no weights per token"),
-            "use_vllm": (self.use_vllm, "is not supported yet: forced prefixes go through transformers"),
-        }
-        for name, (broken, reason) in refused.items():
-            if broken:
-                raise IbpoError(f"IBPOConfig: {name} {reason}")
-        for name, share in (self.budget or {}).items():
-            if name != "tokens" and not 0.0 <= share <= 1.0:
-                raise IbpoError(f"IBPOConfig: budget of {name!r} is a share of prompts, in [0, 1], got {share}")
 
 
 class IBPOTrainer(GRPOTrainer):
@@ -151,7 +90,7 @@ class IBPOTrainer(GRPOTrainer):
             self.processing_class(group.prefix, add_special_tokens=False)["input_ids"] for group in self.response_groups
         ]
         names = [group.name for group in self.response_groups]
-        _check_groups(names, self.prefix_ids, args)
+        check_groups(names, self.prefix_ids, args)
         self.lower_level = LowerLevel(
             num_groups=len(names),
             budgets={names.index(name): share for name, share in (args.budget or {}).items() if name != "tokens"},
@@ -372,27 +311,6 @@ class IBPOTrainer(GRPOTrainer):
         return loss + pull
 
 
-def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy that no training of the original can move.
-
-    TRL patches `forward` on the instance; a plain deep copy keeps that attribute, bound to the original, and would
-    silently answer with the live weights.
-    """
-    copied = copy.deepcopy(model)
-    copied.__dict__.pop("forward", None)
-    return copied.eval().requires_grad_(False)
-
-
-def prompt_features(model: PreTrainedModel, tokenizer: Any, prompts: Sequence[Sequence[int]]) -> np.ndarray:
-    """Last layer's hidden state at the prompt's last token, and its mean over the prompt: float [P, 2 D]."""
-    ids, mask = pad_left([list(p) for p in prompts], tokenizer.pad_token_id)
-    ids, mask = ids.to(model.device), mask.to(model.device)
-    with torch.no_grad():
-        out = model(input_ids=ids, attention_mask=mask, output_hidden_states=True, logits_to_keep=1)
-    hidden, mask = out.hidden_states[-1].double(), mask[..., None].double()
-    return torch.cat([hidden[:, -1], (hidden * mask).sum(1) / mask.sum(1)], 1).cpu().numpy()
-
-
 def _group_of(completion_ids: Sequence[int], prefix_ids: list[list[int]]) -> int:
     """Index of the response group whose prefix opens the completion, -1 for none."""
     for g, prefix in enumerate(prefix_ids):
@@ -406,26 +324,3 @@ def _rows_to_keep(weights: np.ndarray, multiple: int) -> list[int]:
     order = np.argsort(~weights.any(1), kind="stable")
     count = max(int(weights.any(1).sum()), 1)
     return sorted(order[: -(-count // multiple) * multiple].tolist())
-
-
-def _check_groups(names: list[str], prefix_ids: list[list[int]], args: IBPOConfig) -> None:
-    if len(names) < 2 or len(set(names)) < len(names):
-        raise IbpoError(f"IBPOTrainer: at least two response groups of different names are needed, got {names}")
-    if any(not prefix for prefix in prefix_ids):
-        raise IbpoError("IBPOTrainer: every response group needs a prefix of at least one token")
-    openings = [prefix[0] for prefix in prefix_ids]
-    if len(set(openings)) < len(openings):
-        raise IbpoError(
-            f"IBPOTrainer: response groups {names} open with tokens {openings}; the first tokens must differ, "
-            "or the policy's choice of a group cannot be read: give them other prefixes"
-        )
-    unknown = set(args.budget or {}) - {*names, "tokens"}
-    if unknown:
-        raise IbpoError(f"IBPOConfig: budget names {sorted(unknown)}, response groups are {names} (or `tokens`)")
-    if args.stratified and (args.num_generations or 0) % len(names):
-        raise IbpoError(
-            f"IBPOConfig: num_generations={args.num_generations} must be a multiple of the {len(names)} response groups"
-        )
-
-
-RewardFunction = Callable[..., list[float]]

@@ -10,7 +10,8 @@ from transformers import TrainerCallback
 
 from ibpo.errors import IbpoError
 from ibpo.experiments.thinking import THINKING
-from ibpo.training.trainer import IBPOConfig, IBPOTrainer, frozen_copy
+from ibpo.training.initial_policy import frozen_copy
+from ibpo.training.trainer import IBPOConfig, IBPOTrainer
 from ibpo.types import ResponseGroup
 
 

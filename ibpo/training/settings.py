@@ -1,0 +1,95 @@
+"""What IBPO adds to TRL's settings, and what it refuses of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from trl import GRPOConfig
+
+from ibpo.errors import IbpoError
+
+LOSS_TYPE = "dr_grpo"
+
+
+@dataclass
+class IBPOConfig(GRPOConfig):
+    """`trl.GRPOConfig` and what IBPO adds. One dial: `budget`."""
+
+    budget: dict[str, float] | None = field(
+        default=None,
+        metadata={
+            "help": "Response group -> largest share of prompts it may answer (mean per prompt); the key `tokens` is "
+            "mean tokens per prompt. None: no budget (RAFT, unconstrained selection)."
+        },
+    )
+    utility: str = field(default="regression", metadata={"help": "See ibpo.training.lower_level.LowerLevel."})
+    stratified: bool = field(
+        default=True,
+        metadata={"help": "Force the opening tokens of rollouts so that every response group is seen on every prompt."},
+    )
+    imitate_denied: bool = field(
+        default=True,
+        metadata={"help": "Imitate the choice of the response group on every prompt, not only where it was rewarded."},
+    )
+    choice_weight: float = field(default=1.0, metadata={"help": "Weight of the tokens that open a response."})
+    body_weight: float = field(default=0.02, metadata={"help": "Weight of the other tokens, where rewarded."})
+    anchor_share: float = field(
+        default=0.25, metadata={"help": "Share of the responses whose bodies are held near the initial policy."}
+    )
+    anchor_weight: float = field(
+        default=0.7, metadata={"help": "Strength of that hold: weight of the KL divergence to the initial policy."}
+    )
+    window: int = field(default=64, metadata={"help": "Batches that the regression and the allocation look at."})
+    min_gain: float = field(default=0.03, metadata={"help": "Reward that leaving the standard group must promise."})
+    feedback: float = field(
+        default=0.1,
+        metadata={"help": "Gain of the feedback from the share really spent to the share allotted; 0: off."},
+    )
+    averaging: float = field(default=0.0, metadata={"help": "Share of the last steps whose weights are averaged."})
+    ledger_dir: str | None = field(default=None, metadata={"help": "Where the ledger's Parquet shards go."})
+
+    def __post_init__(self) -> None:
+        """Refuse, with the reason, what would break the identity with weighted SFT."""
+        if self.loss_type == type(self).__dataclass_fields__["loss_type"].default:
+            self.loss_type = LOSS_TYPE
+        super().__post_init__()
+        refused = {
+            "loss_type": (self.loss_type != LOSS_TYPE, f"must be {LOSS_TYPE}: its normaliser is a constant"),
+            "num_iterations": (self.num_iterations != 1, "must be 1: the weights are of this step's responses"),
+            "beta": (self.beta != 0.0, "must be 0: the anchor is anchor_weight"),
+            "delta": (self.delta is not None, "must be None: nothing may be clipped"),
+            "top_entropy_quantile": (self.top_entropy_quantile != 1.0, "must be 1: every token counts"),
+            "use_liger_kernel": (self.use_liger_kernel, "must be False: it takes no weights per token"),
+            "use_vllm": (self.use_vllm, "is not supported yet: forced prefixes go through transformers"),
+        }
+        for name, (broken, reason) in refused.items():
+            if broken:
+                raise IbpoError(f"IBPOConfig: {name} {reason}")
+        for name, share in (self.budget or {}).items():
+            if name != "tokens" and not 0.0 <= share <= 1.0:
+                raise IbpoError(f"IBPOConfig: budget of {name!r} is a share of prompts, in [0, 1], got {share}")
+
+
+def check_groups(names: list[str], prefix_ids: list[list[int]], args: IBPOConfig) -> None:
+    """Refuse response groups that the policy's opening tokens cannot tell apart, and budgets for none of them.
+
+    Raises:
+        IbpoError: with the mend.
+    """
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise IbpoError(f"IBPOTrainer: at least two response groups of different names are needed, got {names}")
+    if any(not prefix for prefix in prefix_ids):
+        raise IbpoError("IBPOTrainer: every response group needs a prefix of at least one token")
+    openings = [prefix[0] for prefix in prefix_ids]
+    if len(set(openings)) < len(openings):
+        raise IbpoError(
+            f"IBPOTrainer: response groups {names} open with tokens {openings}; the first tokens must differ, "
+            "or the policy's choice of a group cannot be read: give them other prefixes"
+        )
+    unknown = set(args.budget or {}) - {*names, "tokens"}
+    if unknown:
+        raise IbpoError(f"IBPOConfig: budget names {sorted(unknown)}, response groups are {names} (or `tokens`)")
+    if args.stratified and (args.num_generations or 0) % len(names):
+        raise IbpoError(
+            f"IBPOConfig: num_generations={args.num_generations} must be a multiple of the {len(names)} response groups"
+        )
