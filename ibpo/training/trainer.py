@@ -22,13 +22,11 @@ from ibpo.rollouts.hf import HFSampler
 from ibpo.training.callbacks import AverageWeights, KeepLowerLevel
 from ibpo.training.initial_policy import frozen_copy, prompt_features
 from ibpo.training.ledger import Ledger
-from ibpo.training.lower_level import Batch, LowerLevel, Selection
+from ibpo.training.lower_level import Batch, LowerLevel, Selection, adjust
 from ibpo.training.settings import IBPOConfig, check_groups
 from ibpo.types import Prompt, ResponseGroup
 
 NEEDS_FEATURES = ("shrunken", "regression")
-HEADROOM = 0.005
-"""Share of the prompts by which the feedback stays below the budget: it is a bound, not a target."""
 FEEDBACK_AFTER = 0.4
 """Share of the training after which the feedback on the share really spent sets in."""
 
@@ -236,13 +234,12 @@ class IBPOTrainer(GRPOTrainer):
         metrics["ibpo/accepted"].append(float(np.mean(reward[chosen] > 0)) if chosen.any() else 0.0)
         if self.args.feedback and len(self.lower_level.budgets) == 1:
             (g,) = self.lower_level.budgets
-            # Integral control on what the policy does with this batch's prompts against what they were allotted, so
-            # that the luck of the batch drops out; once it has had time to learn, and only where the budget binds.
+            # Once the policy has had time to learn its choice, and only where the budget binds.
             if self.state.global_step >= FEEDBACK_AFTER * self.state.max_steps:
-                error = -self.adjustment
-                if selection.price[0] > 0:
-                    error = float(selection.spent[0] - measured[g]) - HEADROOM
-                self.adjustment = float(np.clip(self.adjustment + self.args.feedback * error, -0.1, 0.1))
+                allowed = self.lower_level.budgets[g] if selection.price[0] > 0 else None
+                self.adjustment = adjust(
+                    self.adjustment, allowed, float(selection.spent[0]), float(measured[g]), self.args.feedback
+                )
             metrics["ibpo/adjustment"].append(self.adjustment)
         if self.ledger and self.accelerator.is_main_process:
             price = float(selection.price[0]) if len(selection.price) else 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ibpo.training.lower_level import Batch, LowerLevel, group_values, ridge
+from ibpo.training.lower_level import HEADROOM, Batch, LowerLevel, adjust, group_values, ridge
 
 
 def make_batch(rng, num_prompts=64, num_siblings=4, gain=None, dim=4):
@@ -148,3 +148,18 @@ def test_group_values_and_ridge_against_closed_forms():
     assert np.allclose(ridge(x, y), x @ [1.0, -2.0, 0.5] + 3.0, atol=0.02)
     noise = np.random.default_rng(1).normal(size=(400, 150))
     assert ridge(noise, np.random.default_rng(2).normal(size=400)).std() < 0.4  # least squares: about 0.6
+
+
+@pytest.mark.parametrize("bias", [-0.04, 0.0, 0.04])
+def test_feedback_brings_a_biased_policy_to_the_budget_whatever_the_luck_of_the_batches(bias):
+    rng = np.random.default_rng(0)
+    adjustment, shares = 0.0, []
+    for _ in range(600):
+        luck = 0.07 * rng.normal()
+        spent = 0.5 + adjustment + luck
+        shares.append(0.5 + adjustment + bias)
+        adjustment = adjust(adjustment, 0.5, spent, spent + bias, gain=0.03)
+    assert abs(shares[-1] - (0.5 - HEADROOM)) < 0.002
+    for _ in range(600):
+        adjustment = adjust(adjustment, None, 0.3, 0.3, gain=0.03)
+    assert abs(adjustment) < 1e-4
