@@ -1,9 +1,7 @@
 """`ibpo allocate`: what a budget buys on a log of scored responses."""
 
 import json
-import os
 import sys
-import tempfile
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -20,6 +18,7 @@ from ibpo.allocation.holdout import HoldoutRow, holdout_value
 from ibpo.allocation.log_file import Log, read_log
 from ibpo.allocation.problem import Allocation, Budget, FloatArray, share
 from ibpo.errors import IbpoError
+from ibpo.runs import write_text_atomic
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,8 +120,9 @@ def allocate_command(
             choices += [row for line in lines for row in _choices(name, cells, line)]
             summary.append(_summary(name, part, cells, lines))
         if out is not None:
-            _write(out / "choices.jsonl", "".join(json.dumps(row) + "\n" for row in choices))
-            _write(out / "summary.json", json.dumps({"log": log.name, "by": by, "parts": summary}, indent=2) + "\n")
+            write_text_atomic(out / "choices.jsonl", "".join(json.dumps(row) + "\n" for row in choices))
+            whole = {"log": log.name, "by": by, "parts": summary}
+            write_text_atomic(out / "summary.json", json.dumps(whole, indent=2) + "\n")
     except IbpoError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
@@ -318,18 +318,3 @@ def _summary(name: str, part: Log, cells: ResponseCells, lines: list[Line]) -> d
 def _json_numbers(row: dict[str, Any]) -> dict[str, Any]:
     """JSON has no NaN: an undefined number is null."""
     return {key: None if value != value else value for key, value in row.items()}
-
-
-def _write(path: Path, text: str) -> None:
-    """Write the whole file or nothing."""
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-            temporary = file.name
-            file.write(text)
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        raise IbpoError(f"--out {path.parent}: cannot be written: {error.strerror}; name a folder that can") from None

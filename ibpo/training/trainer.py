@@ -99,9 +99,8 @@ class IBPOTrainer(GRPOTrainer):
             seed=args.seed,
         )
         self.adjustment = 0.0
-        self.needs_initial = args.anchor_share > 0 or args.utility in NEEDS_FEATURES
         self.initial_policy: Any = None
-        if self.needs_initial:
+        if args.anchor_share > 0 or args.utility in NEEDS_FEATURES:
             self.initial_policy = frozen_copy(self.accelerator.unwrap_model(self.model))
         self.ledger = Ledger(Path(args.ledger_dir)) if args.ledger_dir else None
         if args.averaging > 0:
