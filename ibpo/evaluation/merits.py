@@ -10,7 +10,7 @@ import numpy as np
 
 from ibpo.evaluation.metrics import (
     FloatArray,
-    interpolate,
+    mix_at_cost,
     oracle_by_level,
     oracle_by_level_at_cost,
     random_mix,
@@ -69,8 +69,9 @@ def figures_of_merit(
     - `oracle_share_own`: the same with the trained policy's own forced accuracies, so that allocation alone counts.
     - `oracle_share_tokens`: the same with mix and oracle at the policy's mean tokens in place of its share.
     - `gain_ratio_cold_start`, `gain_ratio_pretrained` = (a - b) / (maj(c) - b), with b the accuracy of one standard
-      response of that model, maj(c) its self-consistency interpolated at the policy's cost c; above 1 exactly if the
-      policy beats self-consistency there. None where self-consistency gains less than one (paired) standard error.
+      response of that model, maj(c) its self-consistency at the policy's cost c, the best mix of two k (the upper
+      concave envelope); above 1 exactly if the policy beats self-consistency there. None where self-consistency gains
+      less than one (paired) standard error.
     - `rank_correlation` of the share and the gain by level.
     - `waste`: part of the extended responses that went to levels with a gain below 0.03; `waste_level_share`: their
       part of the problems, what a blind draw would waste.
@@ -202,11 +203,12 @@ def _gain_ratio(accuracy: float, cost: float, curve: SelfConsistency | None) -> 
     if curve is None:
         return None, "self-consistency was not sampled"
     base = float(curve.standard.mean())
-    votes = interpolate(curve.relative_cost, curve.accuracy.mean(1), cost)
+    mix_K = mix_at_cost(curve.relative_cost, curve.accuracy.mean(1), cost)
+    at_cost_P = mix_K @ curve.accuracy
+    votes = float(at_cost_P.mean())
     if np.isnan(votes):
         low, high = curve.relative_cost.min(), curve.relative_cost.max()
         return None, f"costs {cost:.2f} times one response; self-consistency was measured from {low:.2f} to {high:.2f}"
-    at_cost_P = np.array([np.interp(cost, curve.relative_cost, column) for column in curve.accuracy.T])
     stderr = (at_cost_P - curve.standard).std(ddof=1) / np.sqrt(len(at_cost_P))
     if votes - base <= stderr:
         return (

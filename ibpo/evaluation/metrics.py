@@ -235,15 +235,34 @@ def rank_correlation(x: ArrayLike, y: ArrayLike) -> float:
     return float(a @ b / scale) if scale > 0 else float("nan")
 
 
-def interpolate(cost_points: ArrayLike, acc_points: ArrayLike, cost: float) -> float:
-    """Accuracy of a method at a cost between its measured points, on straight lines; never beyond them (nan).
+def mix_at_cost(cost_points: ArrayLike, acc_points: ArrayLike, cost: float) -> FloatArray:
+    """The random mix of a method's measured points that is most accurate at a mean cost: their upper concave envelope.
+
+    Mixing two points is open to everybody, so a rival is given it; costs beyond the measured ones are not.
+
+    Args:
+        cost_points: `[N]` mean cost of each point.
+        acc_points: `[N]` its accuracy.
+        cost: The mean cost of the mix.
+
+    Returns:
+        `[N]` the part of each point, at most two of them positive; nan where `cost` lies beyond the points.
 
     Example:
-        >>> interpolate([1, 2, 4], [0.5, 0.5, 0.7], 3)
-        0.6
-        >>> interpolate([1, 2, 4], [0.5, 0.5, 0.7], 5)
-        nan
+        >>> mix_at_cost([1, 2, 3], [0.5, 0.4, 0.7], 2).tolist()
+        [0.5, 0.0, 0.5]
     """
     cost_N, acc_N = np.asarray(cost_points, float), np.asarray(acc_points, float)
-    order = np.argsort(cost_N, kind="stable")
-    return float(np.interp(cost, cost_N[order], acc_N[order], left=np.nan, right=np.nan)) if len(cost_N) else np.nan
+    if not len(cost_N) or not cost_N.min() <= cost <= cost_N.max():
+        return np.full(len(cost_N), np.nan)
+    hull: list[int] = []
+    for n in np.lexsort((-acc_N, cost_N)):
+        if hull and cost_N[hull[-1]] == cost_N[n]:
+            continue
+        while len(hull) > 1:
+            a, b = hull[-2:]
+            if (acc_N[n] - acc_N[a]) * (cost_N[b] - cost_N[a]) < (acc_N[b] - acc_N[a]) * (cost_N[n] - cost_N[a]):
+                break
+            hull.pop()
+        hull.append(int(n))
+    return np.array([np.interp(cost, cost_N[hull], unit) for unit in np.eye(len(cost_N))[:, hull]])

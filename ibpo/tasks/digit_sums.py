@@ -20,7 +20,7 @@ MODULUS = 10
 UNKNOWN = "x"
 NAMES = "abcdefghijklmnop"
 LEVELS: dict[str, tuple[int, int]] = {
-    "1-2": (1, 2),
+    "2": (2, 2),
     "3": (3, 3),
     "4-5": (4, 5),
     "6-8": (6, 8),
@@ -28,7 +28,7 @@ LEVELS: dict[str, tuple[int, int]] = {
     "unknown": (2, 12),
 }
 """Level -> smallest and largest number of operands; "unknown" has exactly one unknown operand."""
-MIX = {"1-2": 0.22, "3": 0.10, "4-5": 0.18, "6-8": 0.16, "9-12": 0.11, "unknown": 0.23}
+MIX = {"2": 0.22, "3": 0.10, "4-5": 0.18, "6-8": 0.16, "9-12": 0.11, "unknown": 0.23}
 """Share of each level among the problems that the policy meets, in training and in the test."""
 
 Operands = list[tuple[str, str]]

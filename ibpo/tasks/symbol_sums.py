@@ -27,7 +27,7 @@ WRONG_SHARE = 0.2
 """Share of the facts about upper-case symbols that the writer believes wrongly."""
 LEVELS = {"easy": 0, "medium": 2, "hard": 4, "unknown": 0}
 """Level -> number of upper-case symbols; "unknown" has three symbols of any case and a `?`."""
-MIX = {"easy": 0.25, "medium": 0.30, "hard": 0.25, "unknown": 0.20}
+MIX = {"easy": 0.20, "medium": 0.28, "hard": 0.24, "unknown": 0.28}
 """Share of each level among the problems that the policy meets, in training and in the test."""
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ibpo.allocation import allocate
+from ibpo.training.regression import ridge, shrink
 
 UTILITIES = ("reward", "margin", "group_mean", "shrunken", "regression")
 
@@ -42,6 +43,8 @@ class Selection:
 
     chosen: np.ndarray
     """bool [R]: exactly one rollout per prompt, or none where the prompt has no usable one."""
+    best: np.ndarray
+    """bool [R]: the best rollout of each response group on each prompt; `chosen` is one of them."""
     assigned_group: np.ndarray
     """int [P]: the response group that the allocation gives the prompt, -1 where none was chosen."""
     utility: np.ndarray
@@ -83,82 +86,16 @@ def group_values(batch: Batch, num_groups: int) -> Cells:
     return Cells(value=value, tokens=tokens, count=count, scatter=scatter)
 
 
-def shrink(value: np.ndarray, fitted: np.ndarray, count: np.ndarray, scatter: np.ndarray) -> np.ndarray:
-    """Empirical Bayes: means of few samples, moved towards their regression as far as their noise asks for.
-
-    With s2 the variance of a single reward within a cell (pooled) and t2 the variance of the true values about the
-    regression (the residuals' variance less the noise), the estimate is
-
-        fitted + t2 / (t2 + s2 / n) (value - fitted)
-
-    and `fitted` where nothing was sampled. All arrays are [W] for one response group.
-    """
-    seen = count > 0
-    freedom = np.sum(np.maximum(count[seen] - 1, 0))
-    if not freedom:
-        return fitted
-    noise = scatter[seen].sum() / freedom / np.maximum(count, 1)
-    spread = max(0.0, float(np.mean((value[seen] - fitted[seen]) ** 2) - noise[seen].mean()))
-    if spread == 0.0:
-        return fitted
-    return np.where(seen, fitted + spread / (spread + noise) * (np.nan_to_num(value) - fitted), fitted)
-
-
-PENALTIES = 10.0 ** np.arange(-1, 5.01, 0.5)
-
-
-def ridge(features: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Fitted values [W] of a ridge regression with intercept, its penalty chosen by generalised cross-validation.
-
-    With S = X (X'X + p I)^-1 X' on centred features X, the penalty p minimises n ||y - S y||^2 / (n - tr S - 1)^2 over
-    `PENALTIES` (Golub, Heath and Wahba 1979). Rows with a NaN target are fitted but not learnt from.
-    """
-    use = ~np.isnan(target)
-    if not use.any():
-        return np.zeros(len(features))
-    x_mean, y_mean = features[use].mean(0), target[use].mean()
-    x, y = features[use] - x_mean, target[use] - y_mean
-    n = len(y)
-    eigenvalue, axes = np.linalg.eigh(x.T @ x)
-    eigenvalue = np.maximum(eigenvalue, 0.0)
-    projected = axes.T @ (x.T @ y)
-    inverse = 1.0 / (eigenvalue + PENALTIES[:, None])
-    residual = y @ y - 2.0 * (projected**2 * inverse).sum(1) + (eigenvalue * projected**2 * inverse**2).sum(1)
-    freedom = n - 1.0 - (eigenvalue * inverse).sum(1)
-    score = np.where(freedom > 0, residual / np.maximum(freedom, 1e-9) ** 2, np.inf)
-    best = inverse[int(np.argmin(score))] if np.isfinite(score).any() else inverse[-1]
-    return y_mean + (features - x_mean) @ (axes @ (best * projected))
-
-
-HEADROOM = 0.005
-"""Share of the prompts by which the feedback stays below the budget: it is a bound, not a target."""
-
-
-def adjust(adjustment: float, allowed: float | None, spent: float, measured: float, gain: float) -> float:
-    """Feedback from the share that the policy spends to the share that the allocation hands out.
-
-    Over its window the allocation hands out `allowed + adjustment`; on this batch it handed out `spent`, the difference
-    being the luck of the batch, which `measured`, the policy's share on the same prompts, has had too. Without it the
-    policy spends measured - (spent - allowed - adjustment), and that is moved towards allowed - HEADROOM.
-
-    Args:
-        adjustment: the present one.
-        allowed: the budget, or None while it does not bind: the adjustment then fades.
-        spent: share of this batch's prompts that the allocation gave the response group.
-        measured: mean probability with which the policy opens a response of that group on them.
-        gain: of the integral control.
-
-    Returns:
-        The next adjustment, in [-0.1, 0.1].
-
-    Example:
-        >>> round(adjust(0.0, 0.5, spent=0.6, measured=0.63, gain=0.1), 4)  # three points too many, ten of luck
-        -0.0035
-    """
-    if allowed is None:
-        return (1.0 - gain) * adjustment
-    error = (allowed - HEADROOM) - (measured - (spent - allowed - adjustment))
-    return float(np.clip(adjustment + gain * error, -0.1, 0.1))
+def best_of_each_group(batch: Batch, rng: np.random.Generator) -> np.ndarray:
+    """Bool [R]: the rollout with the largest reward of each response group on each prompt, ties at random."""
+    score = batch.reward + rng.random(len(batch.reward)) * 1e-6
+    order = np.lexsort((-score, batch.response_group, batch.prompt))
+    cell = np.stack([batch.prompt, batch.response_group], 1)[order]
+    first = np.ones(len(order), bool)
+    first[1:] = (cell[1:] != cell[:-1]).any(1)
+    best = np.zeros(len(order), bool)
+    best[order[first]] = True
+    return best & (batch.response_group >= 0)
 
 
 class LowerLevel:
@@ -238,10 +175,12 @@ class LowerLevel:
         assigned = np.full(num_prompts, -1)
         here = weight & (problem >= first)
         assigned[problem[here] - first] = group[here]
-        chosen = self._choose(batch, assigned, utility, rng)
+        best = best_of_each_group(batch, rng)
+        chosen = best & (batch.response_group == assigned[batch.prompt])
         spent = np.array([np.mean(assigned == g) for g in self.budgets])
         return Selection(
             chosen=chosen,
+            best=best,
             assigned_group=assigned,
             utility=np.nan_to_num(utility),
             price=price,
@@ -287,14 +226,3 @@ class LowerLevel:
             rows.append(tokens)
             allowed.append(self.token_budget)
         return np.array(rows).reshape(len(rows), len(group)), np.array(allowed)
-
-    def _choose(self, batch: Batch, assigned: np.ndarray, utility: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """The best rewarded response of the assigned group, ties at random."""
-        score = batch.reward + rng.random(len(batch.reward)) * 1e-6
-        score = np.where(batch.response_group == assigned[batch.prompt], score, -np.inf)
-        score[batch.response_group < 0] = -np.inf
-        chosen = np.zeros(len(score), bool)
-        order = np.lexsort((-score, batch.prompt))
-        best = order[np.unique(batch.prompt[order], return_index=True)[1]]
-        chosen[best] = np.isfinite(score[best])
-        return chosen

@@ -33,11 +33,22 @@ class IBPOConfig(GRPOConfig):
     )
     choice_weight: float = field(default=1.0, metadata={"help": "Weight of the tokens that open a response."})
     body_weight: float = field(default=0.02, metadata={"help": "Weight of the other tokens, where rewarded."})
+    imitate_bodies: str = field(
+        default="chosen",
+        metadata={
+            "help": "Whose other tokens are imitated: `chosen`, the response that the allocation chose, or "
+            "`every_group`, the best of each response group: all may get better, whatever the budget gives them."
+        },
+    )
     anchor_share: float = field(
         default=0.25, metadata={"help": "Share of the responses whose bodies are held near the initial policy."}
     )
     anchor_weight: float = field(
-        default=0.7, metadata={"help": "Strength of that hold: weight of the KL divergence to the initial policy."}
+        default=3.0, metadata={"help": "Strength of that hold at the end: weight of the KL divergence."}
+    )
+    anchor_weight_start: float = field(
+        default=0.5,
+        metadata={"help": "Strength of that hold at the start, while the choice forms; see ibpo.training.anchor."},
     )
     window: int = field(default=64, metadata={"help": "Batches that the regression and the allocation look at."})
     min_gain: float = field(default=0.03, metadata={"help": "Reward that leaving the standard group must promise."})
@@ -65,6 +76,8 @@ class IBPOConfig(GRPOConfig):
         for name, (broken, reason) in refused.items():
             if broken:
                 raise IbpoError(f"IBPOConfig: {name} {reason}")
+        if self.imitate_bodies not in ("chosen", "every_group"):
+            raise IbpoError(f"IBPOConfig: imitate_bodies must be chosen or every_group, got {self.imitate_bodies!r}")
         for name, share in (self.budget or {}).items():
             if name != "tokens" and not 0.0 <= share <= 1.0:
                 raise IbpoError(f"IBPOConfig: budget of {name!r} is a share of prompts, in [0, 1], got {share}")

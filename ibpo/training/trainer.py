@@ -19,10 +19,12 @@ from transformers import PreTrainedModel
 from trl import GRPOTrainer
 
 from ibpo.rollouts.hf import HFSampler
+from ibpo.training.anchor import anchor_weight_at, token_divergence
 from ibpo.training.callbacks import AverageWeights, KeepLowerLevel
+from ibpo.training.feedback import adjust
 from ibpo.training.initial_policy import frozen_copy, prompt_features
 from ibpo.training.ledger import Ledger
-from ibpo.training.lower_level import Batch, LowerLevel, Selection, adjust
+from ibpo.training.lower_level import Batch, LowerLevel, Selection
 from ibpo.training.settings import IBPOConfig, check_groups
 from ibpo.types import Prompt, ResponseGroup
 
@@ -39,11 +41,13 @@ class IBPOTrainer(GRPOTrainer):
         - (1/P) sum_i [ choice_weight * log pi(opening_i) + body_weight * r_i * log pi(body_i | opening_i) ]
         + (1/P) anchor_weight sum_{j, t} KL( pi_0(. | y_j,<t) || pi(. | y_j,<t) )
 
-    over this step's P prompts, where i runs over the responses that the lower level chose, one per prompt, gradients
-    stopped through the choice: weighted SFT, the KL projection of the allocation on the policy (Yu et al. 2025, section
-    3.2). The anchor is ours: j runs over a random part of the policy's own responses, t over their bodies. It is exact
-    in the vocabulary and vanishes at pi_0: it holds the bodies without adding noise to the choice, which replayed
-    responses and sampled estimates of the divergence did (docs/log.md).
+    over this step's P prompts, where i runs over the responses that the lower level chose, one per prompt (for
+    bodies, at wish, the best of every response group: `imitate_bodies`), gradients stopped through the choice:
+    weighted SFT, the KL projection of the allocation on the policy (Yu et al. 2025, section 3.2). The anchor is
+    ours: j runs over a random part of the policy's own responses, t over their bodies. It is exact in the
+    vocabulary and vanishes at pi_0: it holds the bodies without adding noise to the choice, which replayed
+    responses and sampled estimates of the divergence did (docs/log.md). Its weight grows
+    (`ibpo.training.anchor.anchor_weight_at`).
 
     Args:
         model: a causal LM, or its directory or hub id.
@@ -170,7 +174,7 @@ class IBPOTrainer(GRPOTrainer):
             features=features,
         )
         selection = self.lower_level.solve(batch, self.state.global_step, self.adjustment)
-        self._weigh(selection.chosen, reward, truncated)
+        self._weigh(selection, reward, truncated)
         self._record(rows, reward, selection, share)
         return rewards_per_func
 
@@ -195,17 +199,19 @@ class IBPOTrainer(GRPOTrainer):
             seen[item[0]] = item[1:]
         return np.array([seen[p][0] for p in sorted(seen)]), np.array([seen[p][1] for p in sorted(seen)])
 
-    def _weigh(self, chosen: np.ndarray, reward: np.ndarray, truncated: np.ndarray) -> None:
+    def _weigh(self, selection: Selection, reward: np.ndarray, truncated: np.ndarray) -> None:
         """Weights of the opening, of the body and of the anchor, for every response of all ranks: float [R, 3]."""
-        rewarded = chosen & (reward > 0) & ~truncated
-        imitated = chosen if self.args.imitate_denied else rewarded
+        usable, chosen = (reward > 0) & ~truncated, selection.chosen
+        imitated = chosen if self.args.imitate_denied else chosen & usable
+        bodies = usable & (selection.best if self.args.imitate_bodies == "every_group" else chosen)
         rng = np.random.default_rng([self.args.seed, self.state.global_step, 1])
         anchored = rng.permutation(len(chosen)) < round(self.args.anchor_share * len(chosen))
+        anchor_weight = anchor_weight_at(self.args, self.state.global_step / self.state.max_steps)
         self._weights = np.stack(
             [
                 np.where(imitated, self.args.choice_weight, 0.0),
-                np.where(rewarded, self.args.body_weight * np.minimum(reward, 1.0), 0.0),
-                np.where(anchored & ~truncated, self.args.anchor_weight, 0.0),
+                np.where(bodies, self.args.body_weight * np.minimum(reward, 1.0), 0.0),
+                np.where(anchored & ~truncated, anchor_weight, 0.0),
             ],
             1,
         )
@@ -290,18 +296,7 @@ class IBPOTrainer(GRPOTrainer):
         rows = inputs["anchor"].nonzero()[:, 0] if "anchor" in inputs else []
         if len(rows) == 0:
             return loss
-        ids, mask = (
-            torch.cat([inputs[f"prompt_{kind}"], inputs[f"completion_{kind}"]], 1)[rows] for kind in ("ids", "mask")
-        )
-        keep = inputs["completion_ids"].shape[1] + 1
-
-        def log_policy(policy: Any) -> torch.Tensor:
-            logits = policy(input_ids=ids, attention_mask=mask, logits_to_keep=keep).logits[:, :-1]
-            return torch.log_softmax(logits.float() / self.temperature, -1)
-
-        with torch.no_grad():
-            initial = log_policy(self.initial_policy)
-        divergence = torch.nn.functional.kl_div(log_policy(model), initial, log_target=True, reduction="none").sum(-1)
+        divergence = token_divergence(model, self.initial_policy, inputs, rows, self.temperature)
         pull = (divergence * inputs["body_mask"][rows]).sum(1) @ inputs["anchor"][rows]
         self._metrics["train"]["ibpo/anchor"].append(pull.item())
         return loss + pull

@@ -32,20 +32,21 @@ def test_oracle_share_runs_from_a_blind_draw_to_the_oracle(to_gains, expected):
     assert merit["share_interval"] == pytest.approx([0.5, 0.5], abs=0.1)
 
 
-def test_gain_ratio_is_interpolated_at_the_policys_cost():
+def test_gain_ratio_gives_self_consistency_its_best_mix_at_the_policys_cost():
     share = np.where(LEVEL == 0, 1.0, 0.0)
     base = STANDARD.accuracy
     curve = SelfConsistency(
         standard=base, accuracy=np.array([base, base, base + 0.1]), relative_cost=np.array([1.0, 2, 3])
     )
     merit = judge(share, EXTENDED.accuracy, 25, {"cold_start": curve, "pretrained": curve})
-    # Gain 0.2 at cost 2.5, where self-consistency gains 0.05.
-    assert merit["gain_ratio_cold_start"] == pytest.approx(4.0)
-    assert merit["gain_ratio_pretrained"] == pytest.approx(4.0)
+    # Gain 0.2 at cost 2.5, where a mix of one and three votes gains 0.075 (the vote of two buys nothing).
+    assert merit["gain_ratio_cold_start"] == pytest.approx(0.2 / 0.075)
+    assert merit["gain_ratio_pretrained"] == pytest.approx(0.2 / 0.075)
     dear = judge(share, EXTENDED.accuracy, 35, {"cold_start": curve})
     assert dear["gain_ratio_cold_start"] is None
     assert "measured from 1.00 to 3.00" in dear["reasons"]["gain_ratio_cold_start"]
-    flat = judge(share, EXTENDED.accuracy, 15, {"cold_start": curve})
+    even = SelfConsistency(standard=base, accuracy=np.array([base, base, base]), relative_cost=np.array([1.0, 2, 3]))
+    flat = judge(share, EXTENDED.accuracy, 15, {"cold_start": even})
     assert flat["gain_ratio_cold_start"] is None
     assert "standard error" in flat["reasons"]["gain_ratio_cold_start"]
 

@@ -124,8 +124,16 @@ def test_average_ranks_equal_scipy(x):
     np.testing.assert_array_equal(metrics.average_ranks(x), stats.rankdata(x))
 
 
-def test_interpolate_never_extrapolates():
-    assert metrics.interpolate([2, 1], [0.8, 0.4], 1.5) == pytest.approx(0.6)
-    assert metrics.interpolate([2, 1], [0.8, 0.4], 2) == pytest.approx(0.8)
-    assert all(np.isnan(metrics.interpolate([2, 1], [0.8, 0.4], cost)) for cost in (0.99, 2.01))
-    assert np.isnan(metrics.interpolate([], [], 1))
+def test_a_mix_at_a_cost_lies_on_the_envelope_and_never_extrapolates():
+    assert metrics.mix_at_cost([2, 1], [0.8, 0.4], 1.5) == pytest.approx([0.5, 0.5])
+    assert metrics.mix_at_cost([2, 1], [0.8, 0.4], 2) == pytest.approx([1, 0])
+    assert all(np.isnan(metrics.mix_at_cost([2, 1], [0.8, 0.4], cost)).all() for cost in (0.99, 2.01))
+    assert len(metrics.mix_at_cost([], [], 1)) == 0
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        cost_N, acc_N = rng.uniform(1, 5, 6), rng.uniform(0, 1, 6)
+        cost = rng.uniform(cost_N.min(), cost_N.max())
+        best = linprog(-acc_N, A_eq=[cost_N, np.ones(6)], b_eq=[cost, 1]).fun
+        mix_N = metrics.mix_at_cost(cost_N, acc_N, cost)
+        assert mix_N @ cost_N == pytest.approx(cost) and mix_N.sum() == pytest.approx(1)
+        assert mix_N @ acc_N == pytest.approx(-best)

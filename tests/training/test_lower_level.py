@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ibpo.training.lower_level import HEADROOM, Batch, LowerLevel, adjust, group_values, ridge
+from ibpo.training.feedback import HEADROOM, adjust
+from ibpo.training.lower_level import Batch, LowerLevel, best_of_each_group, group_values
+from ibpo.training.regression import ridge
 
 
 def make_batch(rng, num_prompts=64, num_siblings=4, gain=None, dim=4):
@@ -72,6 +74,21 @@ def test_the_best_response_of_the_assigned_group_is_chosen_and_ties_have_no_lean
     assert chosen[1] == 0
     assert chosen.sum() == 400
     assert np.all(np.abs(chosen[[0, 2, 3]] - 400 / 3) < 50)
+
+
+def test_the_best_of_each_group_is_one_per_group_and_prompt_and_the_chosen_one_is_among_them():
+    rng = np.random.default_rng(3)
+    batch, _ = make_batch(rng, num_siblings=6)
+    batch.response_group[rng.random(len(batch.prompt)) < 0.2] = -1
+    best = best_of_each_group(batch, rng)
+    for prompt in range(64):
+        for group in range(2):
+            here = (batch.prompt == prompt) & (batch.response_group == group)
+            assert best[here].sum() == here.any()
+            assert not here.any() or batch.reward[best & here] == batch.reward[here].max()
+    assert not best[batch.response_group == -1].any()
+    selection = LowerLevel(num_groups=2, budgets={1: 0.5}, utility="group_mean").solve(batch, 0)
+    assert np.all(selection.best[selection.chosen])
 
 
 def test_responses_of_no_group_are_never_chosen():

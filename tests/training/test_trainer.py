@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -10,6 +12,7 @@ from transformers import TrainerCallback
 
 from ibpo.errors import IbpoError
 from ibpo.experiments.thinking import THINKING
+from ibpo.training.anchor import anchor_weight_at
 from ibpo.training.initial_policy import frozen_copy
 from ibpo.training.trainer import IBPOConfig, IBPOTrainer
 from ibpo.types import ResponseGroup
@@ -62,6 +65,7 @@ def completion_logps(model, prompt, completion):
     "options",
     [
         {"anchor_share": 0.25},
+        {"imitate_bodies": "every_group", "body_weight": 0.3, "anchor_share": 0.0},
         {"utility": "margin", "anchor_share": 0.0, "stratified": False},
         {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 4, "anchor_share": 0.25},
         {"budget": None, "utility": "reward", "imitate_denied": False, "body_weight": 1.0, "anchor_share": 0.0},
@@ -140,6 +144,24 @@ def test_truncated_responses_are_neither_rewarded_nor_imitated(make_trainer, tmp
     truncated = [row for row in rows if row["finish_reason"] == "length"]
     assert truncated
     assert not any(row["body_weight"] or row["reward"] for row in truncated)
+
+
+def test_bodies_of_every_group_are_imitated_where_rewarded(make_trainer, tmp_path):
+    trainer = make_trainer(ledger_dir=str(tmp_path / "ledger"), imitate_bodies="every_group", anchor_share=0.0)
+    trainer.train()
+    rows = pq.read_table(next((tmp_path / "ledger").glob("*.parquet"))).to_pylist()
+    cells = {}
+    for place, row in enumerate(rows):
+        cells.setdefault((place // 4, row["response_group"]), []).append(row)
+    assert any(row["body_weight"] > 0 and not row["chosen"] for row in rows)
+    for cell in cells.values():
+        assert sum(row["body_weight"] > 0 for row in cell) == any(row["reward"] > 0 for row in cell)
+
+
+def test_the_anchor_grows_from_its_start_to_its_end():
+    args = SimpleNamespace(anchor_weight_start=0.5, anchor_weight=3.0)
+    weights = [anchor_weight_at(args, done) for done in (0.0, 0.2, 0.5, 0.8, 1.0)]
+    assert weights == pytest.approx([0.5, 0.5, 1.75, 3.0, 3.0])
 
 
 def test_the_choice_learns_to_follow_the_budget(make_trainer):

@@ -1,0 +1,51 @@
+"""Denoised values: what a response group is worth on a prompt, from few noisy rewards and the prompt's features."""
+
+from __future__ import annotations
+
+import numpy as np
+
+PENALTIES = 10.0 ** np.arange(-1, 5.01, 0.5)
+
+
+def ridge(features: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Fitted values [W] of a ridge regression with intercept, its penalty chosen by generalised cross-validation.
+
+    With S = X (X'X + p I)^-1 X' on centred features X, the penalty p minimises n ||y - S y||^2 / (n - tr S - 1)^2 over
+    `PENALTIES` (Golub, Heath and Wahba 1979). Rows with a NaN target are fitted but not learnt from.
+    """
+    use = ~np.isnan(target)
+    if not use.any():
+        return np.zeros(len(features))
+    x_mean, y_mean = features[use].mean(0), target[use].mean()
+    x, y = features[use] - x_mean, target[use] - y_mean
+    n = len(y)
+    eigenvalue, axes = np.linalg.eigh(x.T @ x)
+    eigenvalue = np.maximum(eigenvalue, 0.0)
+    projected = axes.T @ (x.T @ y)
+    inverse = 1.0 / (eigenvalue + PENALTIES[:, None])
+    residual = y @ y - 2.0 * (projected**2 * inverse).sum(1) + (eigenvalue * projected**2 * inverse**2).sum(1)
+    freedom = n - 1.0 - (eigenvalue * inverse).sum(1)
+    score = np.where(freedom > 0, residual / np.maximum(freedom, 1e-9) ** 2, np.inf)
+    best = inverse[int(np.argmin(score))] if np.isfinite(score).any() else inverse[-1]
+    return y_mean + (features - x_mean) @ (axes @ (best * projected))
+
+
+def shrink(value: np.ndarray, fitted: np.ndarray, count: np.ndarray, scatter: np.ndarray) -> np.ndarray:
+    """Empirical Bayes: means of few samples, moved towards their regression as far as their noise asks for.
+
+    With s2 the variance of a single reward within a cell (pooled) and t2 the variance of the true values about the
+    regression (the residuals' variance less the noise), the estimate is
+
+        fitted + t2 / (t2 + s2 / n) (value - fitted)
+
+    and `fitted` where nothing was sampled. All arrays are [W] for one response group.
+    """
+    seen = count > 0
+    freedom = np.sum(np.maximum(count[seen] - 1, 0))
+    if not freedom:
+        return fitted
+    noise = scatter[seen].sum() / freedom / np.maximum(count, 1)
+    spread = max(0.0, float(np.mean((value[seen] - fitted[seen]) ** 2) - noise[seen].mean()))
+    if spread == 0.0:
+        return fitted
+    return np.where(seen, fitted + spread / (spread + noise) * (np.nan_to_num(value) - fitted), fitted)
