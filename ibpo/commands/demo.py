@@ -14,7 +14,7 @@ from ibpo.errors import IbpoError
 BUDGETS = (0.25, 0.5, 0.75)
 EXPERIMENTS = ("thinking", "voting")
 QUICK_STEPS, QUICK_PROBLEMS = 40, 600
-NUM_PROBLEMS, NUM_CALIBRATION = 2000, 16_384
+NUM_PROBLEMS, NUM_CALIBRATION = 4_000, 4_096
 
 
 def demo_command(

@@ -55,7 +55,7 @@ class Experiment:
     """Share of extended responses in the cold start."""
     training: Mapping[str, Any] = field(default_factory=dict)
     """Settings of `IBPOConfig` that differ from its defaults."""
-    num_siblings_standard: int = 12
+    num_siblings_standard: int = 8
     """Standard responses per problem in the evaluation: self-consistency needs as many as its largest k."""
     asked: str = ""
     designed_in: str = ""

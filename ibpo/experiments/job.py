@@ -19,7 +19,7 @@ from typing import Any
 from ibpo.experiments.experiment import Experiment
 from ibpo.types import Problem
 
-NUM_EXTENDED, NUM_SAMPLED, NUM_FORCED = 4, 4, 4
+NUM_EXTENDED, NUM_SAMPLED, NUM_FORCED = 2, 2, 2
 NAMES = ("thinking", "voting")
 
 
@@ -142,14 +142,12 @@ def _baselines(spec: JobSpec, experiment: Experiment, tell: Callable[[str, float
 
 
 def _sample_policy(spec: JobSpec, experiment: Experiment, model_dir: Path, tell: Callable[[str, float], None]) -> None:
-    from itertools import islice
-
     from ibpo.evaluation.sample import write_choices
-    from ibpo.tasks.draws import stream
+    from ibpo.tasks.draws import distinct
 
     model, tokenizer = _load(model_dir)
-    # Unlabelled prompts of the train split: their answers are never looked at.
-    calibration = list(islice(stream(experiment.task, "train", 5000 + spec.seed), spec.num_calibration))
+    # Unlabelled prompts of the train split, drawn as the test is; their answers are never looked at.
+    calibration = distinct(experiment.task, "train", spec.num_calibration, seed=5000 + spec.seed)
     for split, prompts in (("test", test_problems(spec, experiment)), ("calibration", calibration)):
         path = Path(spec.seed_dir) / "choices" / f"{spec.policy}__{split}.parquet"
         if not path.exists():

@@ -57,7 +57,14 @@ VOTING = Experiment(
     decision_words=frozenset({"1x", "2x", "3x", "[/TRIAL]", "[TRIAL]", "<answer>"}),
     extended_share=0.55,
     built_from_samples=True,
-    training={"max_steps": 170, "utility": "regression"},
+    training={
+        "max_steps": 170,
+        "utility": "regression",
+        "imitate_bodies": "every_group",
+        "body_weight": 0.3,
+        "anchor_weight_start": 0.1,
+        "anchor_weight": 0.3,
+    },
     asked="Sums of four symbols whose values must be known by heart. The model may write one chain of thought "
     "(standard), or vote in one response: up to eight attempts in [TRIAL] blocks, ended by the first answer that has "
     "occurred three times (extended).",

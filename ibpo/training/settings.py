@@ -53,7 +53,7 @@ class IBPOConfig(GRPOConfig):
     window: int = field(default=64, metadata={"help": "Batches that the regression and the allocation look at."})
     min_gain: float = field(default=0.03, metadata={"help": "Reward that leaving the standard group must promise."})
     feedback: float = field(
-        default=0.1,
+        default=0.03,
         metadata={"help": "Gain of the feedback from the share really spent to the share allotted; 0: off."},
     )
     averaging: float = field(default=0.0, metadata={"help": "Share of the last steps whose weights are averaged."})

@@ -65,7 +65,7 @@ def test_a_run_of_other_settings_is_refused(tmp_path):
     pytest.importorskip("trl")
     directory = tmp_path / "mine"
     directory.mkdir()
-    before = json.dumps({"num_problems": 17, "num_calibration": 16_384, "num_steps": 40, "from_scratch": False})
+    before = json.dumps({"num_problems": 17, "num_calibration": 4_096, "num_steps": 40, "from_scratch": False})
     (directory / "settings.json").write_text(before)
     result = run("--quick", "--name", "mine", "--runs", tmp_path)
     assert_one_line(result, f"{directory} holds a run with num_problems = 17, this one asks for 600")
