@@ -89,7 +89,7 @@ def run_job(spec: JobSpec) -> None:
 
         build(experiment, Path(spec.models_dir), Path(spec.seed_dir) / "build", spec.seed, tell)
     elif spec.kind == "baselines":
-        _baselines(spec, experiment, tell)
+        sample_baselines(spec, experiment, tell)
     else:
         from ibpo.experiments.policy import train_policy
 
@@ -103,7 +103,7 @@ def run_job(spec: JobSpec) -> None:
             num_steps=spec.num_steps,
             on_progress=lambda done: tell("training", 0.8 * done),
         )
-        _sample_policy(spec, experiment, out_dir / "model", tell)
+        sample_policy(spec, experiment, out_dir / "model", tell)
     tell("done", 1.0)
 
 
@@ -133,7 +133,8 @@ def _load(model_dir: Path) -> tuple[Any, Any]:
     return model, AutoTokenizer.from_pretrained(model_dir)
 
 
-def _baselines(spec: JobSpec, experiment: Experiment, tell: Callable[[str, float], None]) -> None:
+def sample_baselines(spec: JobSpec, experiment: Experiment, tell: Callable[[str, float], None]) -> None:
+    """Sample the models that no policy was trained from: pretrained and cold start."""
     models = Path(spec.models_dir)
     counts = {"standard": experiment.num_siblings_standard, "extended": NUM_EXTENDED, "sampled": NUM_SAMPLED}
     _sample(spec, experiment, models / "pretrained", "pretrained", {"standard": counts["standard"]}, 10_000)
@@ -141,7 +142,8 @@ def _baselines(spec: JobSpec, experiment: Experiment, tell: Callable[[str, float
     _sample(spec, experiment, models / "cold_start", "cold_start", counts, 10_001)
 
 
-def _sample_policy(spec: JobSpec, experiment: Experiment, model_dir: Path, tell: Callable[[str, float], None]) -> None:
+def sample_policy(spec: JobSpec, experiment: Experiment, model_dir: Path, tell: Callable[[str, float], None]) -> None:
+    """Sample a trained policy on the unseen problems, and read its choice on them and on unlabelled prompts."""
     from ibpo.evaluation.sample import write_choices
     from ibpo.tasks.draws import distinct
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from ibpo.evaluation.compare import compare, load_responses, summarise
 from ibpo.evaluation.frontier import plot_frontier, plot_share_by_level
 from ibpo.evaluation.report import Example, ReportData, pick_examples, terminal_table, write_report
-from ibpo.experiments.demo import DemoSettings
+from ibpo.experiments.demo import NUM_WORKERS, DemoSettings
 from ibpo.experiments.job import experiment_named
 from ibpo.serving.calibrate import threshold
 
@@ -139,9 +139,25 @@ def _what_ran(settings: DemoSettings, seconds: float) -> list[tuple[str, str]]:
         ("Unlabelled prompts for the calibration", f"{settings.num_calibration:,}"),
         ("Model", "remade from nothing" if settings.from_scratch else "the shipped cold start"),
         ("Time of this call", f"{seconds / 60:.1f} min (what an earlier call had finished is not in it)"),
+        ("Peak memory", _peak_memory()),
         ("Python", f"{platform.python_version()} on {platform.machine()}"),
         *((package, version(package)) for package in PACKAGES),
     ]
+
+
+def _peak_memory() -> str:
+    """Of this process and its largest jobs: an upper bound, since they need not peak at the same time."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # not on Windows
+        return "not measured"
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
+    here, jobs = (
+        resource.getrusage(who).ru_maxrss * unit / 2**30 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    if jobs == 0:
+        return f"{here:.1f} GiB (every job was finished before)"
+    return f"at most {here + NUM_WORKERS * jobs:.1f} GiB ({NUM_WORKERS} jobs of at most {jobs:.1f} GiB each)"
 
 
 def _write_json(path: Path, data: Any) -> None:

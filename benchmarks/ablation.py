@@ -1,0 +1,132 @@
+"""What each option of the trainer bought: one policy per option, all else equal; prints a Markdown table.
+
+    python benchmarks/ablation.py thinking --budget 0.5 --seed 0 --runs runs/ablation
+
+Two policies train at a time; what is finished stays and is not repeated. Nine policies of *thinking* take about half an
+hour on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "false"}
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "as shipped": {},
+    "no stratified rollouts": {"stratified": False},
+    "choice imitated only where rewarded": {"imitate_denied": False},
+    "choice weighted like a body token": {"choice_weight": 0.02},
+    "gains: the prompt's own samples (paper's margin)": {"utility": "margin"},
+    "gains: group means over the window": {"utility": "group_mean"},
+    "gains: regression alone": {"utility": "regression"},
+    "no anchor": {"anchor_share": 0.0},
+    "anchor strong from the start": {"anchor_weight_start": 3.0},
+    "anchor weak to the end": {"anchor_weight": 0.5},
+    "bodies of every group, no anchor": {"imitate_bodies": "every_group", "body_weight": 0.3, "anchor_share": 0.0},
+    "allocation on one batch alone": {"window": 1},
+    "no feedback": {"feedback": 0.0},
+    "no averaged weights": {"averaging": 0.0},
+}
+
+
+def one(experiment_name: str, variant: str, budget: float, seed: int, runs: str, num_steps: int | None) -> None:
+    """Train and sample one policy."""
+    import torch
+
+    from ibpo.experiments.embedded import model_path
+    from ibpo.experiments.job import JobSpec, experiment_named, sample_baselines, sample_policy
+    from ibpo.experiments.policy import train_policy
+
+    torch.set_num_threads(1)
+    experiment, policy = experiment_named(experiment_name), f"ibpo-{budget:g}"
+    models = model_path(experiment_name).parent
+    directory = Path(runs) / experiment_name / f"q{budget:g}-seed{seed}" / _slug(variant)
+    spec = JobSpec(
+        kind="policy",
+        experiment=experiment_name,
+        seed_dir=str(directory),
+        models_dir=str(models),
+        seed=seed,
+        num_problems=4_000,
+        num_calibration=4_096,
+        policy=policy,
+    )
+
+    def tell(stage: str, done: float) -> None:
+        del stage, done
+
+    if variant == "baselines":
+        sample_baselines(spec, experiment, tell)
+        return
+    out_dir, overrides = directory / "policies" / policy, VARIANTS[variant]
+    train_policy(experiment, models / "cold_start", out_dir, budget=budget, seed=seed, num_steps=num_steps, **overrides)
+    sample_policy(spec, experiment, out_dir / "model", tell)
+
+
+def _slug(variant: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in variant)
+
+
+def row(experiment_name: str, variant: str, budget: float, seed: int, runs: str) -> str:
+    """One line of the table."""
+    from ibpo.evaluation.compare import compare
+    from ibpo.experiments.job import experiment_named
+    from ibpo.serving.calibrate import threshold
+
+    base = Path(runs) / experiment_name / f"q{budget:g}-seed{seed}"
+    directory = base / _slug(variant)
+    for how in ("standard", "extended"):
+        name = f"cold_start__{how}.parquet"
+        shutil.copyfile(base / "baselines" / "responses" / name, directory / "responses" / name)
+    levels = list(experiment_named(experiment_name).task.MIX)
+    merits = compare(directory, experiment_name, seed, lambda c, t, share: threshold(c, share).choose(t), levels).merits
+    by_variant = {merit["variant"]: merit for merit in merits}
+    sampled, calibrated = by_variant["sampled"], by_variant["calibrated"]
+
+    def share(merit: dict[str, Any]) -> str:
+        value, interval = merit["oracle_share"], merit["oracle_share_interval"]
+        return "" if value is None else f"{value:.2f} ({interval[0]:.2f} to {interval[1]:.2f})"
+
+    eroded = " / ".join(
+        f"{100 * e['difference']:+.1f} ± {100 * e['stderr']:.1f}"
+        for e in (sampled["erosion"][how] for how in ("standard", "extended"))
+    )
+    return (
+        f"| {variant} | {100 * sampled['accuracy']:.1f} | {100 * sampled['share_error']:+.1f} | {share(sampled)} "
+        f"| {share(calibrated)} | {eroded} |"
+    )
+
+
+def main() -> None:
+    """Train what is missing, two at a time, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("experiment", choices=("thinking", "voting"))
+    parser.add_argument("--budget", type=float, default=0.5)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--runs", default="runs/ablation")
+    parser.add_argument("--steps", type=int, default=None, help="updates per policy; the experiment's own by default")
+    args = parser.parse_args()
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        tasks = {
+            variant: pool.submit(one, args.experiment, variant, args.budget, args.seed, args.runs, args.steps)
+            for variant in ("baselines", *VARIANTS)
+        }
+        for task in tasks.values():
+            task.result()
+    print(
+        "| | accuracy, sampled | share - q+, pp | oracle share, sampled | calibrated | eroded, pp: standard / extended |"
+    )
+    print("|---|---|---|---|---|---|")
+    for variant in VARIANTS:
+        print(row(args.experiment, variant, args.budget, args.seed, args.runs), flush=True)
+
+
+if __name__ == "__main__":
+    main()
