@@ -120,9 +120,7 @@ def main() -> None:
         }
         for task in tasks.values():
             task.result()
-    print(
-        "| | accuracy, sampled | share - q+, pp | oracle share, sampled | calibrated | eroded, pp: standard / extended |"
-    )
+    print("| | accuracy, sampled | share - q+, pp | oracle share, sampled | calibrated | eroded, pp: std / ext |")
     print("|---|---|---|---|---|---|")
     for variant in VARIANTS:
         print(row(args.experiment, variant, args.budget, args.seed, args.runs), flush=True)
