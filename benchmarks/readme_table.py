@@ -24,8 +24,10 @@ def main(run_dir: Path) -> None:
             for row in own:
                 if row["method"] == method:
                     print(_line(row))
-        print("\n| IBPO | q+ | share - q+ | oracle share | rank correlation | gain / self-consistency | eroded |")
-        print("|---|---|---|---|---|---|---|")
+        print(
+            "\n| IBPO | q+ | share - q+, pp | budget | oracle share | of its own | rank corr. "
+            "| gain / self-consistency | forced - cold start, pp |\n|---|---|---|---|---|---|---|---|---|"
+        )
         for merit in merits:
             if merit["experiment"] == experiment:
                 print(_merit(merit))
@@ -47,11 +49,13 @@ def _merit(merit: dict[str, Any]) -> str:
         "" if not erosion.get(how) else f"{100 * erosion[how]['difference']['mean']:+.1f}"
         for how in ("standard", "extended")
     )
-    error = f"{100 * merit['share_error']['mean']:+.1f} pp"
+    error = merit["share_error"]
+    errors = f"{100 * error['mean']:+.1f} ({100 * error['min']:+.1f} to {100 * error['max']:+.1f})"
     ratio = f"{mean('gain_ratio_cold_start')} / {mean('gain_ratio_pretrained')}"
+    binds = "binds" if merit["binds"]["mean"] == 1 else "slack"
     return (
-        f"| {merit['variant']} | {merit['budget']:.0%} | {error} | {mean('oracle_share')} | {mean('rank_correlation')} "
-        f"| {ratio} | {eroded} |"
+        f"| {merit['variant']} | {merit['budget']:.0%} | {errors} | {binds} | {mean('oracle_share')} "
+        f"| {mean('oracle_share_own')} | {mean('rank_correlation')} | {ratio} | {eroded} |"
     )
 
 
