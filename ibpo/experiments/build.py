@@ -203,7 +203,7 @@ def _votes_from_samples(
 def gate(experiment: Experiment, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict:
     """Does the cold start do what its response groups promise? Measured on 2,000 problems of the train split.
 
-    For voting (METHOD: final answer = plurality and stop rule kept in at least 98 % of responses, accuracy within one
+    For voting (final answer = plurality and stop rule kept in at least 98 % of responses, accuracy within one
     point of external voting by the same rule on the model's own standard responses); for thinking, a closed thought and
     an answer in at least 98 %.
     """

@@ -42,11 +42,11 @@ class Selection:
     """One response per prompt."""
 
     chosen: np.ndarray
-    """bool [R]: exactly one rollout per prompt, or none where the prompt has no usable one."""
+    """bool [R]: one rollout per prompt, or none where the assigned group was not sampled on it."""
     best: np.ndarray
     """bool [R]: the best rollout of each response group on each prompt; `chosen` is one of them."""
     assigned_group: np.ndarray
-    """int [P]: the response group that the allocation gives the prompt, -1 where none was chosen."""
+    """int [P]: the response group that the allocation gives the prompt, -1 where it gives none."""
     utility: np.ndarray
     """float [R]."""
     price: np.ndarray
@@ -54,7 +54,7 @@ class Selection:
     allowed: np.ndarray
     """float [number of budgets]."""
     spent: np.ndarray
-    """float [number of budgets]: mean cost per prompt of this batch's choices."""
+    """float [number of share budgets]: share of this batch's prompts that were assigned the group."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,9 +106,10 @@ class LowerLevel:
         budgets: response group index -> share of prompts that it may answer at most, in [0, 1].
         token_budget: mean tokens per prompt, or None.
         utility: "reward" (a response's own reward: RAFT), "margin" (the paper's: its reward minus the mean reward of
-            the other groups), "group_mean" (the group's mean reward on the prompt), or "regression" (that mean, shrunk
-            towards its regression on the prompt's features over the window).
-        window: batches that the regression and the allocation look at, this one included.
+            the other groups), "group_mean" (the group's mean reward on the prompt), "shrunken" (that mean, shrunk
+            towards its regression on the prompt's features over the window), or "regression" (the regression alone).
+        window: batches that the regression and the allocation look at, this one included; "reward" and "margin" look
+            at this one alone.
         min_gain: a group other than the standard one must promise this much more reward, or it gets nothing.
         seed: of the random choice among equally good responses.
     """
@@ -158,7 +159,8 @@ class LowerLevel:
             utility = np.where(
                 batch.response_group >= 0, values[first + batch.prompt, np.maximum(batch.response_group, 0)], np.nan
             )
-        candidate_utility = candidate_utility - self.min_gain * (group > 0)
+        # At least twice the noise below: a gain of zero never spends budget.
+        candidate_utility = candidate_utility - max(self.min_gain, 2e-6) * (group > 0)
         cost, allowed = self._budgets(group, cost_tokens, adjustment)
         # A tiny random part decides among equals without a leaning: "shortest first" would teach to stop early.
         noise = rng.random(len(candidate_utility)) * 1e-6

@@ -50,7 +50,10 @@ class IBPOConfig(GRPOConfig):
         default=0.5,
         metadata={"help": "Strength of that hold at the start, while the choice forms; see ibpo.training.anchor."},
     )
-    window: int = field(default=64, metadata={"help": "Batches that the regression and the allocation look at."})
+    window: int = field(
+        default=64,
+        metadata={"help": "Batches that the regression and the allocation look at (not `reward` and `margin`)."},
+    )
     min_gain: float = field(default=0.03, metadata={"help": "Reward that leaving the standard group must promise."})
     feedback: float = field(
         default=0.03,

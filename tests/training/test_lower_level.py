@@ -114,6 +114,19 @@ def test_a_gain_below_the_least_one_buys_nothing_even_with_a_slack_budget():
     assert selection.price[0] == 0
 
 
+def test_a_gain_of_zero_never_spends_budget():
+    batch = Batch(
+        prompt=np.repeat(np.arange(50), 2),
+        response_group=np.tile([0, 1], 50),
+        reward=np.ones(100),
+        tokens=np.ones(100),
+        features=np.zeros((50, 0)),
+    )
+    for utility in ("margin", "group_mean"):
+        level = LowerLevel(num_groups=2, budgets={1: 0.5}, utility=utility)
+        assert not (level.solve(batch, 0).assigned_group == 1).any()
+
+
 def test_a_token_budget_is_kept_over_the_window():
     rng = np.random.default_rng(0)
     level = LowerLevel(num_groups=2, budgets={}, token_budget=8.0, utility="group_mean", window=1)
