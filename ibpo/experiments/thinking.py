@@ -57,7 +57,7 @@ THINKING = Experiment(
     standard_pairs=lambda rng: _corpus(rng, worked=False),
     extended_pairs=lambda rng: _corpus(rng, worked=True),
     pretraining=Stage(num_pairs=300_000, learning_rate=3e-3, batch_size=64),
-    cold_start=Stage(num_pairs=30_000, learning_rate=1e-3, batch_size=64),
+    cold_start=Stage(num_pairs=100_000, learning_rate=1e-3, batch_size=64),
     extended_share=0.5,
     built_from_samples=False,
     training={"max_steps": 220, "utility": "shrunken", "min_gain": 0.1},
