@@ -135,7 +135,8 @@ class Fit:
             callbacks=[StepProgress(lambda share: self.on_progress(name, share))],
         )
         model.save_pretrained(done)
-        return model
+        # Not `model`: trainers patch its `forward` on the instance, and a deep copy keeps calling the original's.
+        return AutoModelForCausalLM.from_pretrained(done, dtype=torch.float32)
 
     def _on_decisions(self, decisions: frozenset[str]) -> Callable[[int, list[int]], list[int]]:
         tokenizer: Any = self.tokenizer  # its stubs do not tell one id from several

@@ -69,7 +69,7 @@ class VoteCheck:
     answers: tuple[str, ...]
     final: str | None
     keeps_rule: bool
-    """It stopped exactly when the rule says, and its final answer is the winner."""
+    """It stopped exactly when the rule says, and no answer occurred more often than its final answer."""
 
 
 def read_sequential_vote(completion: str) -> VoteCheck:
@@ -80,9 +80,11 @@ def read_sequential_vote(completion: str) -> VoteCheck:
     whole = completion.count("[TRIAL]") == len(answers) == completion.count("[/TRIAL]")
     keeps = False
     if answers and whole and final is not None:
-        winner, used = vote(answers)
-        ended = len(answers) == MAX_TRIALS or Counter(answers)[winner] == CONSENSUS
-        keeps = used == len(answers) and ended and final == winner
+        _, used = vote(answers)
+        counts = Counter(answers)
+        most = max(counts.values())
+        ended = len(answers) == MAX_TRIALS or most == CONSENSUS
+        keeps = used == len(answers) and ended and counts[final] == most
     return VoteCheck(answers=answers, final=final, keeps_rule=keeps)
 
 
