@@ -53,7 +53,7 @@ VOTING = Experiment(
     cold_start=Stage(num_pairs=130_000, learning_rate=2e-3, batch_size=48),
     practice_pairs=_tally_practice,
     practice=Stage(num_pairs=100_000, learning_rate=3e-3, batch_size=64),
-    polish=Stage(num_pairs=110_000, learning_rate=1.5e-3, batch_size=64),
+    polish=Stage(num_pairs=240_000, learning_rate=1.5e-3, batch_size=64),
     decision_words=frozenset({"1x", "2x", "3x", "[/TRIAL]", "[TRIAL]", "<answer>"}),
     extended_share=0.55,
     built_from_samples=True,

@@ -47,7 +47,7 @@ class IBPOConfig(GRPOConfig):
         default=3.0, metadata={"help": "Strength of that hold at the end: weight of the KL divergence."}
     )
     anchor_weight_start: float = field(
-        default=0.5,
+        default=0.05,
         metadata={"help": "Strength of that hold at the start, while the choice forms; see ibpo.training.anchor."},
     )
     window: int = field(

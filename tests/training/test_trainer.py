@@ -159,9 +159,9 @@ def test_bodies_of_every_group_are_imitated_where_rewarded(make_trainer, tmp_pat
 
 
 def test_the_anchor_grows_from_its_start_to_its_end():
-    args = SimpleNamespace(anchor_weight_start=0.5, anchor_weight=3.0)
-    weights = [anchor_weight_at(args, done) for done in (0.0, 0.2, 0.5, 0.8, 1.0)]
-    assert weights == pytest.approx([0.5, 0.5, 1.75, 3.0, 3.0])
+    args = SimpleNamespace(anchor_weight_start=0.0, anchor_weight=4.0)
+    weights = [anchor_weight_at(args, done) for done in (0.0, 0.4, 0.625, 0.85, 1.0)]
+    assert weights == pytest.approx([0.0, 0.0, 2.0, 4.0, 4.0])
 
 
 def test_the_choice_learns_to_follow_the_budget(make_trainer):
