@@ -1,5 +1,6 @@
 """Which response does each problem get, inside a budget? Arrays only: numpy and scipy."""
 
+from ibpo.allocation.budgets import Limit, limit, slices, stack
 from ibpo.allocation.exact import allocate
 from ibpo.allocation.holdout import HoldoutRow, holdout_value
 from ibpo.allocation.log_file import Log, LogError, read_log
@@ -11,11 +12,15 @@ __all__ = [
     "AllocationProblem",
     "HoldoutRow",
     "InfeasibleBudget",
+    "Limit",
     "Log",
     "LogError",
     "allocate",
     "holdout_value",
+    "limit",
     "read_log",
     "reward_margin",
     "share",
+    "slices",
+    "stack",
 ]

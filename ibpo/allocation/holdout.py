@@ -14,7 +14,8 @@ from numpy.typing import ArrayLike
 
 from ibpo.allocation.cells import ResponseCells
 from ibpo.allocation.exact import allocate
-from ibpo.allocation.problem import Budget, FloatArray, InfeasibleBudget, IntArray
+from ibpo.allocation.ids import IntArray
+from ibpo.allocation.problem import Budget, FloatArray, InfeasibleBudget
 from ibpo.errors import IbpoError
 
 

@@ -4,25 +4,26 @@ Letters in names and shapes: R responses, P problems, K budgets, C candidates (t
 empty response per problem).
 """
 
-import hashlib
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ibpo.allocation.exact_sum import exact_sum
+from ibpo.allocation.ids import IntArray, KeyArray, ProblemIds, id_items, id_names, mix, text_key, whole_ids
 from ibpo.errors import IbpoError
 
 Choose = Literal["exactly_one", "at_most_one"]
-Budget = float | Fraction
+Budget = float | str | Fraction
+Rule = Literal["unconstrained", "selection", "transportation", "knapsack", "general"]
 FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 
 RELATIVE_TOLERANCE = 1e-9
-"""How far a sum of costs that are not all whole numbers may exceed its budget. Whole-number costs get no tolerance."""
+"""How far a sum of costs that are not all whole numbers may miss its bound. Whole-number costs get no tolerance."""
 
 
 class InfeasibleBudget(IbpoError):
@@ -31,20 +32,41 @@ class InfeasibleBudget(IbpoError):
     Attributes:
         budget_index: Which of the K budgets, counted from 0.
         budget: Its value, mean cost per problem.
-        smallest: The smallest value that can be kept (given the budgets before it), mean cost per problem.
+        nearest: The nearest value that can be kept (given the budgets before it), mean cost per problem.
+        floor: Whether it is a lower bound (`at_least`) that is missed.
     """
 
-    def __init__(self, budget_index: int, budget: float, smallest: float, given: str = "") -> None:
-        """State the budget, by how much it is missed, and the smallest feasible value."""
-        self.budget_index, self.budget, self.smallest = budget_index, budget, smallest
-        super().__init__(
-            f"budget {budget_index}: a mean cost of {budget:.12g} per problem cannot be kept{given}: the cheapest "
-            f"allocation costs {smallest!r}, over by {smallest - budget:.6g}; raise it to at least {smallest!r}"
-        )
+    def __init__(
+        self, budget_index: int, budget: float, nearest: float, given: str = "", *, floor: bool = False
+    ) -> None:
+        """State the budget, by how much it is missed, and the nearest feasible value."""
+        self.budget_index, self.budget, self.nearest, self.floor = budget_index, budget, nearest, floor
+        self._given = given
+        if floor:
+            text = (
+                f"at_least {budget_index}: a mean cost of at least {budget:.12g} per problem cannot be reached{given}: "
+                f"the dearest allocation costs {nearest!r}, short by {budget - nearest:.6g}; lower it to at most "
+                f"{nearest!r}"
+            )
+        else:
+            text = (
+                f"budget {budget_index}: a mean cost of {budget:.12g} per problem cannot be kept{given}: the cheapest "
+                f"allocation costs {nearest!r}, over by {nearest - budget:.6g}; raise it to at least {nearest!r}"
+            )
+        super().__init__(text)
 
-    def __reduce__(self) -> tuple[type, tuple[int, float, float]]:
+    @property
+    def smallest(self) -> float:
+        """The smallest feasible value of an upper bound: the same as `nearest`."""
+        return self.nearest
+
+    def __reduce__(self) -> Any:
         """Survive pickling, as when it is raised in a worker process."""
-        return type(self), (self.budget_index, self.budget, self.smallest)
+        return _infeasible, (self.budget_index, self.budget, self.nearest, self._given, self.floor)
+
+
+def _infeasible(index: int, budget: float, nearest: float, given: str, floor: bool) -> InfeasibleBudget:
+    return InfeasibleBudget(index, budget, nearest, given, floor=floor)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -54,13 +76,16 @@ class Allocation:
     Attributes:
         weight: `[R]` int8, 1 for a chosen response, 0 for the others, in the caller's row order.
         objective: Sum of `utility * weight` over all responses (a sum, not a mean per problem: sums of slices add up).
-        upper_bound: No allocation inside the budget has a larger objective.
+        upper_bound: No allocation inside the budgets has a larger objective.
         gap: `upper_bound - objective`, at least 0; 0 where optimality is proved.
-        price: `[K]` what one more unit of *total* cost would add to `objective`: utility per unit of cost, at least 0.
-            Exact one-sided slope for rule "selection", a dual optimum of the linear relaxation for rule "milp".
-        spent: `[K]` mean cost per problem of the chosen responses, at most the budget.
+        price: `[K]` what one more unit of *total* cost would add to `objective`: utility per unit of cost, at least 0
+            where an upper bound binds, at most 0 where a lower one does. The exact one-sided slope for rule
+            "selection", a dual optimum of the linear relaxation otherwise.
+        spent: `[K]` mean cost per problem of the chosen responses.
         status: "optimal", or "feasible" where the solver stopped before it had closed the gap.
-        rule: "unconstrained" (no budget binds), "selection" (one 0/1 cost: the largest gains) or "milp" (HiGHS).
+        rule: "unconstrained" (no budget binds), "selection" (shares of separate sets of problems: the largest gains),
+            "transportation" (nested or disjoint shares: the linear programme is integral), "knapsack" (one general
+            cost: its price, then an integer programme on the few open problems) or "general" (the same for several).
     """
 
     weight: NDArray[np.int8]
@@ -70,56 +95,87 @@ class Allocation:
     price: FloatArray
     spent: FloatArray
     status: Literal["optimal", "feasible"]
-    rule: Literal["unconstrained", "selection", "milp"]
+    rule: Rule
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class AllocationProblem:
-    """Validated candidates in an order that does not depend on the order of the rows.
-
-    Candidates are sorted by (hash of the problem, falling utility, rising costs, hash of the response), so the first
-    candidate of each problem is its best and, among equally good ones, its cheapest.
+    """Validated candidates, gathered by problem. Never sorted: whatever depends on an order asks for `key`.
 
     Attributes:
         utility: `[C]`.
         cost: `[K, C]`.
-        problem: `[C]` 0 .. P-1, not decreasing.
-        row: `[C]` the caller's row, -1 for the empty response.
-        first: `[P]` the first candidate of each problem.
-        budget: `[K]` mean cost per problem.
-        cap: K exact fractions, budget times P: the total cost allowed.
+        row: `[C]` the caller's row, -1 for the empty response; None where candidates are the caller's rows.
+        start: `[P]` the first candidate of each problem.
+        ids: What orders ties between problems.
+        tie: `[C]` what orders equal candidates of one problem, or None.
+        low: `[K]` lower bounds on the total cost, exact; None where there is none.
+        high: `[K]` upper bounds on the total cost, exact.
         whole: `[K]` whether all costs of this row are whole numbers.
+        shares: Whether all costs are 0 or 1.
         num_responses: R.
     """
 
     utility: FloatArray
     cost: FloatArray
-    problem: IntArray
-    row: IntArray
-    first: IntArray
-    budget: FloatArray
-    cap: tuple[Fraction, ...]
+    row: IntArray | None
+    start: IntArray
+    ids: ProblemIds
+    tie: KeyArray | None
+    low: tuple[Fraction | None, ...]
+    high: tuple[Fraction, ...]
     whole: tuple[bool, ...]
+    shares: bool
     num_responses: int
 
     @property
     def num_problems(self) -> int:
         """P."""
-        return len(self.first)
+        return len(self.start)
+
+    @property
+    def length(self) -> IntArray:
+        """`[P]` number of candidates of each problem."""
+        return np.diff(self.start, append=len(self.utility))
+
+    def spread(self, of_problem: NDArray[Any]) -> NDArray[Any]:
+        """`[P]` -> `[C]`."""
+        return np.repeat(of_problem, self.length)
+
+    def problem_of(self, candidates: IntArray) -> IntArray:
+        """The problem of each candidate."""
+        return np.searchsorted(self.start, candidates, side="right") - 1
 
     def total(self, chosen: IntArray) -> list[float]:
         """Total cost of the chosen candidates under each of the K costs, rounded once."""
-        return [math.fsum(row[chosen]) for row in self.cost]
+        return [exact_sum(row[chosen]) for row in self.cost]
 
-    def fits(self, total: float, k: int) -> bool:
-        """Whether a total of cost k is inside its budget: exactly for whole numbers, else within the tolerance."""
-        return Fraction(total) <= self.cap[k] or (
-            not self.whole[k] and total <= float(self.cap[k]) * (1 + RELATIVE_TOLERANCE)
+    def bounds(self, k: int) -> tuple[float, float]:
+        """Lower and upper bound on the total cost k: to what whole numbers can reach, or with the tolerance."""
+        low, high = self.low[k], self.high[k]
+        if self.whole[k]:
+            return (-math.inf if low is None else float(math.ceil(low))), float(math.floor(high))
+        slack = 1 + RELATIVE_TOLERANCE
+        return (-math.inf if low is None else float(low) / slack), float(high) * slack
+
+    def keeps_high(self, total: float, k: int) -> bool:
+        """Whether a total is inside its upper bound: exactly for whole numbers, else within the tolerance."""
+        return Fraction(total) <= self.high[k] or (
+            not self.whole[k] and total <= float(self.high[k]) * (1 + RELATIVE_TOLERANCE)
+        )
+
+    def keeps_low(self, total: float, k: int) -> bool:
+        """Whether a total reaches its lower bound, if it has one."""
+        low = self.low[k]
+        return (
+            low is None
+            or Fraction(total) >= low
+            or (not self.whole[k] and total >= float(low) / (1 + RELATIVE_TOLERANCE))
         )
 
     def all_fit(self, chosen: IntArray) -> bool:
-        """Whether the chosen candidates keep every budget."""
-        return all(self.fits(total, k) for k, total in enumerate(self.total(chosen)))
+        """Whether the chosen candidates keep every bound."""
+        return all(self.keeps_high(total, k) and self.keeps_low(total, k) for k, total in enumerate(self.total(chosen)))
 
     @classmethod
     def from_arrays(
@@ -127,13 +183,14 @@ class AllocationProblem:
         utility: ArrayLike,
         problem: ArrayLike | Sequence[Hashable],
         cost: ArrayLike,
-        budget: Budget | Sequence[Budget] | NDArray[np.float64],
+        budget: Any,
         *,
+        at_least: Any = None,
         choose: Choose = "exactly_one",
         tie_break: str | None = None,
         response: ArrayLike | Sequence[Hashable] | None = None,
     ) -> "AllocationProblem":
-        """Check the arguments of `allocate` and put the candidates in their canonical order.
+        """Check the arguments of `allocate` and gather the candidates by problem.
 
         Raises:
             IbpoError: With the argument, the place and the mend.
@@ -141,42 +198,74 @@ class AllocationProblem:
         u = finite_array("utility", utility)
         if u.ndim != 1 or not len(u):
             raise IbpoError(f"utility: needs one number per response, at least one, got shape {u.shape}")
-        name = id_names("problem", problem, len(u))
         c = np.atleast_2d(finite_array("cost", cost))
-        if c.ndim != 2 or c.shape[1] != len(u):
+        if c.ndim != 2 or not len(c) or c.shape[1] != len(u):
             raise IbpoError(f"cost: needs shape [{len(u)}] or [K, {len(u)}] to match utility, got {np.shape(cost)}")
-        if (c < 0).any():
-            k, r = np.argwhere(c < 0)[0]
-            raise IbpoError(f"cost[{k}, {r}] is {c[k, r]:g}: costs must be at least 0")
+        for k, row in enumerate(c):
+            if row.min() < 0:
+                r = int(np.flatnonzero(row < 0)[0])
+                raise IbpoError(f"cost[{k}, {r}] is {row[r]:g}: costs must be at least 0")
         if choose not in ("exactly_one", "at_most_one"):
             raise IbpoError(f"choose: must be 'exactly_one' or 'at_most_one', got {choose!r}")
-        exact_budget = _exact_budget(budget, len(c))
-
+        high = _exact_budget("budget", budget, len(c))
+        low = [None] * len(c) if at_least is None else _exact_budget("at_least", at_least, len(c))
+        for k, (floor, cap) in enumerate(zip(low, high, strict=True)):
+            if floor is not None and cap is not None and floor > cap:
+                raise IbpoError(f"at_least[{k}] is {float(floor):g}, above budget[{k}], {float(cap):g}: lower it")
         seed = tie_break or ""
-        ordered = sorted(set(name), key=lambda x: (_hash(seed, x), x))
-        rank = {x: p for p, x in enumerate(ordered)}
-        p = np.fromiter((rank[x] for x in name), np.int64, len(name))
-        row = np.arange(len(u))
-        tie = np.zeros(len(u), np.uint64)
-        if response is not None:
-            tie = np.array([_hash(seed, x) for x in id_names("response", response, len(u))], np.uint64)
+        ids = ProblemIds.from_values(problem, len(u), seed)
+        whole = [_kind(row) for row in c]
+        num_responses, row, start = len(u), ids.order, ids.start
+        tie = None if response is None else _response_keys(response, len(u), seed)
+        if row is not None:
+            u, c = u[row], c[:, row]
+            tie = None if tie is None else tie[row]
         if choose == "at_most_one":  # an empty response per problem, free and worth 0, makes it exactly one of C
-            empty = len(ordered)
-            u, c = np.append(u, np.zeros(empty)), np.hstack([c, np.zeros((len(c), empty))])
-            p, row = np.append(p, np.arange(empty)), np.append(row, np.full(empty, -1))
-            tie = np.append(tie, np.zeros(empty, np.uint64))
-        order = np.lexsort((tie, row >= 0, *c[::-1], -u, p))
+            row = np.arange(len(u)) if row is None else row
+            u, row = np.insert(u, start, 0.0), np.insert(row, start, -1)
+            tie = None if tie is None else np.insert(tie, start, np.uint64(0))
+            c = np.insert(c, start, 0.0, axis=1)
+            start = start + np.arange(len(start))
+        most = [None if b is None else b * len(start) for b in high]
         return cls(
-            utility=u[order],
-            cost=c[:, order],
-            problem=p[order],
-            row=row[order],
-            first=np.searchsorted(p[order], np.arange(len(ordered))),
-            budget=np.array([float(b) for b in exact_budget]),
-            cap=tuple(b * len(ordered) for b in exact_budget),
-            whole=tuple(bool((k == np.floor(k)).all() and k.sum() < 2**53) for k in c),
-            num_responses=len(name),
+            utility=u,
+            cost=c,
+            row=row,
+            start=start,
+            ids=ids,
+            tie=tie,
+            low=tuple(None if b is None else b * len(start) for b in low),
+            high=tuple(Fraction(exact_sum(x) + 1) if b is None else b for b, x in zip(most, c, strict=True)),
+            whole=tuple(kind != "real" for kind in whole),
+            shares=all(kind == "share" for kind in whole),
+            num_responses=num_responses,
         )
+
+
+def best_candidates(instance: AllocationProblem, score: FloatArray) -> IntArray:
+    """`[P]` the candidate with the largest score; of equal ones the cheapest, then by `tie`, then the first."""
+    top = np.maximum.reduceat(score, instance.start)
+    return cheapest_of(instance, np.flatnonzero(score == instance.spread(top)))
+
+
+def cheapest_of(instance: AllocationProblem, candidates: IntArray) -> IntArray:
+    """One of the given candidates for each problem among them: the cheapest, then by `tie`, then the first."""
+    keys: list[NDArray[Any]] = list(instance.cost)
+    keys += [] if instance.tie is None else [instance.tie]
+    start, problem = _runs(instance, candidates)
+    for key in keys:
+        if len(start) == len(candidates):
+            return candidates
+        least = np.minimum.reduceat(key[candidates], start)
+        candidates = candidates[key[candidates] == np.repeat(least, np.diff(start, append=len(problem)))]
+        start, problem = _runs(instance, candidates)
+    return candidates[start]
+
+
+def _runs(instance: AllocationProblem, candidates: IntArray) -> tuple[IntArray, IntArray]:
+    """Where each problem begins among sorted candidates, and their problems."""
+    problem = instance.problem_of(candidates)
+    return np.concatenate([[0], np.flatnonzero(problem[1:] != problem[:-1]) + 1]), problem
 
 
 def share(response_group: ArrayLike | Sequence[Hashable], name: Hashable) -> FloatArray:
@@ -196,50 +285,50 @@ def share(response_group: ArrayLike | Sequence[Hashable], name: Hashable) -> Flo
     return np.array([x == name for x in id_items(response_group)], np.float64)
 
 
-def id_items(values: ArrayLike | Sequence[Hashable]) -> list[Hashable]:
-    """Ids as plain Python objects."""
-    items = cast(list[Hashable], values.tolist() if isinstance(values, np.ndarray) else list(cast(Any, values)))
-    return [x.item() if isinstance(x, np.generic) else x for x in items]
-
-
-def id_names(argument: str, values: ArrayLike | Sequence[Hashable], length: int) -> list[str]:
-    """Ids as their repr: equal repr, equal id; stable between runs for int, str and tuples of these."""
-    items = id_items(values)
-    if len(items) != length:
-        raise IbpoError(f"{argument}: needs one id per response, {length}, got {len(items)}")
-    names = list(map(repr, items))
-    for bad in {"None", "nan"} & set(names):
-        raise IbpoError(f"{argument}[{names.index(bad)}] is {bad}: give every response an id")
-    return names
-
-
-def _hash(seed: str, name: str) -> int:
-    return int.from_bytes(hashlib.blake2b(f"{seed}\0{name}".encode(), digest_size=8).digest(), "big")
-
-
 def finite_array(argument: str, values: ArrayLike) -> FloatArray:
     """The values as floats; an error names the argument and the place of the first that is not finite."""
     try:
         array = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise IbpoError(f"{argument}: needs an array of numbers: {error}") from None
-    if not np.isfinite(array).all():
+    # The smallest and the largest of an array with a NaN are NaN: two passes and no copy.
+    if array.size and not (math.isfinite(array.min()) and math.isfinite(array.max())):
         place = ", ".join(map(str, np.argwhere(~np.isfinite(array))[0]))
         raise IbpoError(f"{argument}[{place}] is not finite: drop that response or give it a number")
     return array
 
 
-def _exact_budget(budget: Budget | Sequence[Budget] | NDArray[np.float64], num_budgets: int) -> list[Fraction]:
+def _kind(cost: FloatArray) -> Literal["share", "whole", "real"]:
+    """Whether a cost is 0 or 1 throughout, whole throughout with exact sums, or neither."""
+    if cost.max() <= 1.0:
+        inside = cost != np.floor(cost)
+        return "real" if inside.any() else "share"
+    return "whole" if bool((cost == np.floor(cost)).all()) and float(cost.sum()) < 2**53 else "real"
+
+
+def _response_keys(response: ArrayLike | Sequence[Hashable], length: int, seed: str) -> KeyArray:
+    whole = whole_ids(response)
+    if whole is None or len(whole) != length:
+        names = id_names("response", response, length)
+        return np.array([text_key(name, seed) for name in names], np.uint64)
+    return mix(whole, seed)
+
+
+def _exact_budget(argument: str, budget: Any, num_budgets: int) -> list[Fraction | None]:
     """Budgets as the decimal fractions that were meant: 0.29 is 29/100, so 0.29 of 100 problems is 29, not 28."""
     values: list[Any] = np.atleast_1d(np.asarray(budget, dtype=object)).tolist()
     if len(values) != num_budgets:
-        raise IbpoError(f"budget: needs one number per cost row, {num_budgets}, got {len(values)}")
-    exact: list[Fraction] = []
+        raise IbpoError(f"{argument}: needs one number per cost row, {num_budgets}, got {len(values)}")
+    exact: list[Fraction | None] = []
     for k, value in enumerate(values):
+        if value is None:
+            exact.append(None)
+            continue
         try:
-            exact.append(Fraction(str(value)))
-        except ValueError:
-            raise IbpoError(f"budget[{k}] is {value!r}: needs a finite number, the mean cost per problem") from None
-        if exact[-1] < 0:
-            raise IbpoError(f"budget[{k}] is {value!r}: a budget must be at least 0")
+            number = Fraction(str(value))
+        except (ValueError, ZeroDivisionError):
+            raise IbpoError(f"{argument}[{k}] is {value!r}: needs a finite number, the mean cost per problem") from None
+        if number < 0:
+            raise IbpoError(f"{argument}[{k}] is {value!r}: a budget must be at least 0")
+        exact.append(number)
     return exact

@@ -158,7 +158,7 @@ def test_equals_plain_integer_program(seed, choose):
     )
     assert oracle.fun is not None
     assert allocation.objective == pytest.approx(-oracle.fun, abs=2e-6)
-    assert allocation.rule == "milp"
+    assert allocation.rule == "general"
     check_laws(allocation, utility, problem, costs, budget, choose)
 
 

@@ -1,0 +1,128 @@
+"""Budgets in an operator's terms, as rows of `cost`, `budget` and `at_least` for `allocate`. R responses, K budgets."""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ibpo.allocation.ids import id_items
+from ibpo.allocation.problem import Budget, FloatArray, finite_array
+from ibpo.errors import IbpoError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Limit:
+    """One row: a cost and bounds on its mean over *all* problems.
+
+    Attributes:
+        cost: `[R]`.
+        at_most: Mean cost per problem allowed, exact; None: no upper bound.
+        at_least: Mean cost per problem that must be reached, exact; None: no lower bound.
+    """
+
+    cost: FloatArray
+    at_most: Fraction | None
+    at_least: Fraction | None
+
+
+def limit(
+    cost: ArrayLike,
+    problem: ArrayLike | Sequence[Hashable],
+    *,
+    at_most: Budget | None = None,
+    at_least: Budget | None = None,
+    within: ArrayLike | None = None,
+    total: bool = False,
+) -> Limit:
+    """Bound a cost: a share, tokens, money; over all problems or within a slice of them.
+
+    With S the number of distinct problems of the slice and P that of all problems, a mean of b per problem of the slice
+    is b S / P per problem of all, and a total of b is b / P.
+
+    Args:
+        cost: `[R]` e.g. `share(response_group, "extended")`, tokens, dollars, or ones (to count chosen responses).
+        problem: `[R]` problem ids.
+        at_most: Largest mean cost per problem (of the slice), or total cost with `total`.
+        at_least: Smallest mean cost per problem (of the slice), or total cost with `total`.
+        within: `[R]` true for the responses of the slice, e.g. `domain == "law"`; None: all.
+        total: Bounds are totals instead of means per problem.
+
+    Example:
+        >>> one_accepted = limit([1, 1, 1, 1], [0, 0, 1, 2], within=[0, 0, 1, 1], at_least=1, total=True)
+        >>> one_accepted.cost.tolist(), one_accepted.at_least
+        ([0.0, 0.0, 1.0, 1.0], Fraction(1, 3))
+    """
+    cost_R = finite_array("cost", cost)
+    items = id_items(problem)
+    if cost_R.shape != (len(items),):
+        raise IbpoError(f"cost: needs one number per response, {len(items)}, got shape {cost_R.shape}")
+    if at_most is None and at_least is None:
+        raise IbpoError("limit: give at_most, at_least, or both")
+    inside = np.ones(len(items), bool) if within is None else np.asarray(within, bool)
+    if inside.shape != cost_R.shape:
+        raise IbpoError(f"within: needs one truth value per response, {len(items)}, got shape {inside.shape}")
+    num_problems = len(set(map(repr, items)))
+    num_inside = len({repr(x) for x, here in zip(items, inside.tolist(), strict=True) if here})
+    if not num_inside:
+        raise IbpoError("within: no response is inside the slice; correct its condition")
+    part = Fraction(1, num_problems) if total else Fraction(num_inside, num_problems)
+    most, least = (None if bound is None else _exact(bound) * part for bound in (at_most, at_least))
+    return Limit(cost=np.where(inside, cost_R, 0.0), at_most=most, at_least=least)
+
+
+def slices(
+    cost: ArrayLike,
+    problem: ArrayLike | Sequence[Hashable],
+    domain: ArrayLike | Sequence[Hashable],
+    *,
+    at_most: Budget | None = None,
+    at_least: Budget | None = None,
+    total: bool = False,
+) -> list[Limit]:
+    """The same `limit` within each domain: "extended at most 30 % within each tenant"; in order of first appearance.
+
+    Args:
+        cost: `[R]` e.g. `share(response_group, "extended")`.
+        problem: `[R]` problem ids.
+        domain: `[R]` the domain of each response's problem.
+        at_most: As in `limit`, for every domain.
+        at_least: As in `limit`, for every domain.
+        total: As in `limit`.
+    """
+    items = id_items(domain)
+    bounds = {"at_most": at_most, "at_least": at_least}
+    return [
+        limit(cost, problem, **bounds, within=[item == name for item in items], total=total)
+        for name in dict.fromkeys(items)
+    ]
+
+
+def stack(limits: Sequence[Limit]) -> dict[str, Any]:
+    """Rows as arguments of `allocate`: `allocate(utility, problem, **stack([...]))`.
+
+    Example:
+        >>> from ibpo.allocation import allocate, share
+        >>> group, tokens, problem = ["short", "long"] * 2, [10, 90, 20, 80], [0, 0, 1, 1]
+        >>> rows = [limit(tokens, problem, at_most=60), limit(share(group, "long"), problem, at_least="1/2")]
+        >>> allocate([0, 1, 0, 2], problem, **stack(rows)).weight.tolist()
+        [1, 0, 0, 1]
+    """
+    if not limits:
+        raise IbpoError("limits: at least one is needed")
+    arguments: dict[str, Any] = {
+        "cost": np.stack([row.cost for row in limits]),
+        "budget": [row.at_most for row in limits],
+    }
+    if any(row.at_least is not None for row in limits):
+        arguments["at_least"] = [row.at_least for row in limits]
+    return arguments
+
+
+def _exact(bound: Budget) -> Fraction:
+    try:
+        return Fraction(str(bound))
+    except (ValueError, ZeroDivisionError):
+        raise IbpoError(f"a bound is {bound!r}: needs a finite number") from None

@@ -1,0 +1,203 @@
+"""Every rule of `allocate` against enumeration on thousands of tiny problems, and against HiGHS on larger ones."""
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from scipy.optimize import Bounds, LinearConstraint, milp
+
+from ibpo.allocation import InfeasibleBudget, allocate, dual, knapsack
+
+VALUES = np.array([-1.0, -0.5, 0.0, 0.0, 0.0, 0.25, 0.5, 1.0, 1.0, 2 / 3])
+FORMS = ["one share", "slices", "groups", "nested", "crossing", "tokens", "tokens and share", "three real costs"]
+RULES = {
+    "one share": {"selection"},
+    "slices": {"selection"},
+    "groups": {"selection", "transportation"},
+    "nested": {"selection", "transportation"},
+    "crossing": {"selection", "transportation", "general"},
+    "tokens": {"knapsack", "selection"},
+    "tokens and share": {"general", "transportation", "selection"},
+    "three real costs": {"general"},
+}
+
+
+def costs_of(form, rng, problem):
+    """`[K, R]`."""
+    R = len(problem)
+    group, domain, kind = rng.integers(0, 4, R), problem % 2, rng.integers(0, 2, R)
+    tokens = rng.choice([0, 1, 1, 2, 3, 5, 9], R).astype(float)
+    extended = group > 1
+    rows = {
+        "one share": [extended],
+        "slices": [extended & (domain == 0), extended & (domain == 1)],
+        "groups": [group == 1, group == 2, group == 3],
+        "nested": [extended, extended & (domain == 1), (group == 3) & (domain == 1)],
+        "crossing": [extended, (kind == 1), (kind == 0) & (group < 3)],
+        "tokens": [tokens],
+        "tokens and share": [tokens, extended],
+        "three real costs": [rng.choice([0.1, 0.2, 0.7, 1.3], R), rng.exponential(1, R).round(2), tokens],
+    }[form]
+    return np.array(rows, float)
+
+
+def tiny(form, seed):
+    rng = np.random.default_rng([FORMS.index(form), seed])
+    num_problems = rng.integers(1, 6)
+    problem = np.repeat(np.arange(num_problems), rng.integers(1, 4, num_problems))
+    rng.shuffle(problem)
+    utility = rng.choice(VALUES, len(problem)) if rng.random() < 0.6 else rng.normal(size=len(problem)).round(2)
+    cost = costs_of(form, rng, problem)
+    budget = [Fraction(int(x), 12) for x in np.floor(rng.random(len(cost)) * cost.max(1) * 12)]
+    at_least = None
+    if rng.random() < 0.4:
+        at_least = [b * Fraction(int(rng.integers(0, 4)), 4) if rng.random() < 0.6 else None for b in budget]
+    return utility, problem, cost, budget, at_least, str(rng.choice(["exactly_one", "at_most_one"]))
+
+
+def enumerated(utility, problem, cost, budget, at_least, choose):
+    """The best objective over all choices, None where none keeps the bounds. The empty response is row R."""
+    R, P = len(utility), len(set(problem.tolist()))
+    options = [[*np.flatnonzero(problem == p), *([R] if choose == "at_most_one" else [])] for p in range(P)]
+    rows = np.stack([x.ravel() for x in np.meshgrid(*options, indexing="ij")])
+    cost, utility = np.hstack([cost, np.zeros((len(cost), 1))]), np.append(utility, 0.0)
+    total = cost[:, rows].sum(1)
+    ok = np.ones(rows.shape[1], bool)
+    for k in range(len(cost)):
+        whole = (cost[k] % 1 == 0).all()
+        slack = 0 if whole else 1e-9
+        ok &= total[k] <= float(budget[k] * P) * (1 + slack) + 1e-12
+        if at_least is not None and at_least[k] is not None:
+            ok &= total[k] >= float(at_least[k] * P) * (1 - slack) - 1e-12
+    return utility[rows].sum(0)[ok].max() if ok.any() else None
+
+
+def check(allocation, utility, problem, cost, budget, at_least, choose):
+    """The laws, recomputed from the weights."""
+    weight, P = allocation.weight, len(np.unique(problem))
+    per_problem = np.bincount(problem, weight)
+    assert (per_problem == 1).all() if choose == "exactly_one" else (per_problem <= 1).all()
+    assert allocation.objective == math.fsum(utility[weight == 1])
+    assert allocation.objective <= allocation.upper_bound
+    assert (allocation.gap == 0) == (allocation.status == "optimal")
+    for k, row in enumerate(cost):
+        total = row @ weight
+        assert total <= float(budget[k] * P) * (1 + 1e-9) + 1e-12
+        assert allocation.spent[k] == pytest.approx(total / P, rel=1e-12)
+        if at_least is not None and at_least[k] is not None:
+            assert total >= float(at_least[k] * P) * (1 - 1e-9) - 1e-12
+        else:
+            assert allocation.price[k] >= 0
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_equals_enumeration(form):
+    seen, infeasible = set(), 0
+    for seed in range(400):
+        utility, problem, cost, budget, at_least, choose = instance = tiny(form, seed)
+        best = enumerated(*instance)
+        arguments = {"at_least": at_least, "choose": choose}
+        if best is None:
+            infeasible += 1
+            with pytest.raises(InfeasibleBudget) as caught:
+                allocate(utility, problem, cost, budget, **arguments)
+            k = caught.value.budget_index
+            if at_least is None and len(cost) == 1:  # the value that it names must work
+                allocate(utility, problem, cost, [caught.value.nearest], **arguments)
+            assert 0 <= k < len(cost)
+            continue
+        allocation = allocate(utility, problem, cost, budget, **arguments)
+        assert allocation.objective == pytest.approx(best, abs=1e-9), seed
+        assert allocation.status == "optimal"
+        check(allocation, *instance)
+        seen.add(allocation.rule)
+    assert 10 < infeasible < 390
+    assert seen - {"unconstrained"} <= RULES[form] | {"selection"} and seen & RULES[form]
+
+
+def medium(form, seed, num_problems=60):
+    rng = np.random.default_rng([7, FORMS.index(form), seed])
+    problem = np.repeat(np.arange(num_problems), rng.integers(1, 6, num_problems))
+    rng.shuffle(problem)
+    utility = rng.choice(VALUES, len(problem)) if seed % 2 else rng.random(len(problem))
+    cost = costs_of(form, rng, problem)
+    if form.startswith("tokens"):
+        cost[0] = np.floor(rng.lognormal(5, 1, len(problem)))
+    least = np.array([sum(row[problem == p].min() for p in range(num_problems)) for row in cost]) / num_problems
+    wanted = least + 0.02 + 0.35 * (cost.mean(1) - least).clip(0)
+    budget = [Fraction(math.ceil(x * num_problems), num_problems) for x in wanted]
+    return utility, problem, cost, budget, None, "exactly_one" if seed % 3 else "at_most_one"
+
+
+def program(utility, problem, cost, budget, choose, integer=True):
+    """The whole integer programme (or its relaxation) by HiGHS: objective, None where infeasible."""
+    P = len(np.unique(problem))
+    member = (problem == np.arange(P)[:, None]).astype(float)
+    scale = cost.max(1)
+    found = milp(
+        -utility * 100,
+        integrality=np.full(len(utility), int(integer)),
+        bounds=Bounds(0, 1),
+        constraints=[
+            LinearConstraint(cost / scale[:, None], -np.inf, [float(b * P) for b in budget] / scale),
+            LinearConstraint(member, 1 if choose == "exactly_one" else 0, 1),
+        ],
+        options={"mip_rel_gap": 0},
+    )
+    return None if found.fun is None else -found.fun / 100
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("narrow", [False, True], ids=["outright", "by narrowing"])
+def test_equals_integer_program(form, narrow, monkeypatch):
+    """`narrow` sets the sizes down from which the search for prices samples, so that small instances take that way."""
+    if narrow:
+        monkeypatch.setattr(dual, "SMALL", 15)
+        monkeypatch.setattr(dual, "SAMPLE", 8)
+        monkeypatch.setattr(knapsack, "SAMPLE", 12)
+    for seed in range(6):
+        utility, problem, cost, budget, at_least, choose = instance = medium(form, seed)
+        best = program(utility, problem, cost, budget, choose)
+        if best is None:
+            with pytest.raises(InfeasibleBudget):
+                allocate(utility, problem, cost, budget, choose=choose)
+            continue
+        allocation = allocate(utility, problem, cost, budget, choose=choose)
+        assert allocation.objective == pytest.approx(best, abs=2e-6), seed
+        check(allocation, *instance)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_relaxed_value_is_concave_and_price_is_its_slope(form):
+    utility, problem, cost, budget, *_ = medium(form, 2)
+    choose = "at_most_one"
+    P = len(np.unique(problem))
+    price = allocate(utility, problem, cost, budget, choose=choose).price
+    value = program(utility, problem, cost, budget, choose, integer=False)
+    assert value is not None
+    for k in range(len(cost)):
+        for sign in (1, -1):
+            step = [b + sign * Fraction(j == k) * b / 20 for j, b in enumerate(budget)]
+            moved = program(utility, problem, cost, step, choose, integer=False)
+            if moved is not None:
+                assert moved <= value + price[k] * float(step[k] - budget[k]) * P + 1e-6
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_order_of_rows_changes_no_bit(form, monkeypatch):
+    monkeypatch.setattr(dual, "SMALL", 15)
+    monkeypatch.setattr(dual, "SAMPLE", 8)
+    monkeypatch.setattr(knapsack, "SAMPLE", 12)
+    for seed in range(4):
+        utility, problem, cost, budget, _, choose = medium(form, seed)
+        ids = np.arange(len(utility))
+        order = np.random.default_rng(seed).permutation(len(utility))
+        try:
+            first = allocate(utility, problem, cost, budget, choose=choose, response=ids)
+        except InfeasibleBudget:
+            continue
+        second = allocate(utility[order], problem[order], cost[:, order], budget, choose=choose, response=ids[order])
+        assert first.weight[order].tolist() == second.weight.tolist()
+        assert (first.objective, first.gap, first.rule) == (second.objective, second.gap, second.rule)
+        assert first.price.tobytes() == second.price.tobytes() and first.spent.tobytes() == second.spent.tobytes()
