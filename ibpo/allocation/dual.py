@@ -5,18 +5,49 @@ Letters: C candidates, P problems, K budgets.
 
 import math
 import time
+from dataclasses import dataclass
 
 import numpy as np
 
 from ibpo.allocation.core import Core
 from ibpo.allocation.exact_sum import exact_sum
 from ibpo.allocation.ids import IntArray
-from ibpo.allocation.problem import AllocationProblem, FloatArray, best_candidates
+from ibpo.allocation.problem import AllocationProblem, FloatArray
 
 SMALL = 2_500
 """Problems, or types of problems, that HiGHS gets at once."""
-SAMPLE = 700
-NUM_SAMPLES = 3
+SAMPLE = 600
+NUM_SAMPLES = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Band:
+    """What a box of prices leaves open.
+
+    Attributes:
+        floor: `[K]` corner of the box.
+        ceiling: `[K]` the opposite corner.
+        open: Candidates that can be best somewhere in the box, of problems with several such.
+        settled: The choices of the other problems.
+        start: Where each open problem begins in `open`.
+        problems: The open problems.
+        low: `[K]` lower bounds on what the open problems cost in all.
+        high: `[K]` upper bounds.
+    """
+
+    floor: FloatArray
+    ceiling: FloatArray
+    open: IntArray
+    settled: IntArray
+    start: IntArray
+    problems: IntArray
+    low: FloatArray
+    high: FloatArray
+
+    @property
+    def local(self) -> IntArray:
+        """The problem of each open candidate, as an index into `problems`."""
+        return np.repeat(np.arange(len(self.start)), np.diff(self.start, append=len(self.open)))
 
 
 def prices(instance: AllocationProblem) -> tuple[FloatArray, IntArray | None]:
@@ -25,123 +56,117 @@ def prices(instance: AllocationProblem) -> tuple[FloatArray, IntArray | None]:
     The dual function sum_p max_c (u_c - price . cost_c) + price . bound is convex, so a minimum inside a box is the
     minimum. Samples of problems say where the box is; problems whose best candidate is the same throughout the box are
     settled, and the samples of the next, smaller box come from the rest, until HiGHS can solve all that is left. If
-    its prices lie inside every box on the way, they are optimal for the whole.
+    its prices lie inside the box, they are optimal for the whole; if not, the box before is narrowed with more care.
     """
     low, high = (np.array(side) for side in zip(*map(instance.bounds, range(len(instance.cost))), strict=True))
-    widen = 1.0
-    price = np.zeros(len(low))
-    for _ in range(3):
-        open_ = np.arange(len(instance.utility))
-        settled = np.zeros(0, np.int64)
-        floor, ceiling = np.full((2, len(low)), -np.inf) * [[1.0], [-1.0]]
-        while True:
-            problem = instance.problem_of(open_)
-            problems, local = np.unique(problem, return_inverse=True)
-            total = np.array(instance.total(settled)) if len(settled) else np.zeros(len(low))
-            few = len(problems) <= SMALL
-            if not few:
-                found = [
-                    _sample(instance, open_, local, problems, low - total, high - total, i) for i in range(NUM_SAMPLES)
-                ]
-                price = np.mean([x for x, _ in found], axis=0)
-                reach = widen * (4.0 * np.ptp([x for x, _ in found], axis=0) + 1e-9 * np.abs(price).max() + 1e-15)
-                new_floor, new_ceiling = np.maximum(floor, price - reach), np.minimum(ceiling, price + reach)
-                narrow, fixed = (open_, None)
-                if (new_floor < new_ceiling).all():
-                    narrow, fixed = _inside(instance, open_, new_floor, new_ceiling)
-                if fixed is not None and len(narrow) < 0.7 * len(open_):
-                    floor, ceiling = new_floor, new_ceiling
-                    open_, settled = narrow, np.concatenate([settled, fixed])
-                    continue
-                if max(types for _, types in found) > SAMPLE // 2:
-                    return price, None  # the box shrinks no further: good prices, not optimal ones
-            if not len(problems):
-                return price, np.sort(settled)
-            core = _core(instance, open_, local, problems, low - total, high - total)
+    everywhere = np.full(len(low), np.inf)
+    bands = [
+        _Band(
+            floor=-everywhere,
+            ceiling=everywhere,
+            open=np.arange(len(instance.utility)),
+            settled=np.zeros(0, np.int64),
+            start=instance.start,
+            problems=np.arange(instance.num_problems),
+            low=low,
+            high=high,
+        )
+    ]
+    price, care = np.zeros(len(low)), 1.0
+    while care < 1000:
+        band = bands[-1]
+        if len(band.problems) > SMALL:
+            sampled = [_sample(instance, band, which) for which in range(NUM_SAMPLES)]
+            price, spread = np.mean([x for x, _ in sampled], axis=0), np.ptp([x for x, _ in sampled], axis=0)
+            # A small spread of one price may be luck: none is trusted far beyond what the others show.
+            size = np.maximum(np.abs(price), 1e-12)
+            reach = care * (np.maximum(spread, float((spread / size).mean()) * size) + 1e-9 * size)
+            inner = _narrow(instance, band, price, reach)
+            if inner is not None and len(inner.open) < 0.7 * len(band.open):
+                bands.append(inner)
+                continue
+            if len(band.problems) > 4 * SMALL and min(types for _, types in sampled) > SAMPLE // 2:
+                return price, None  # good prices, not optimal ones
+        if len(band.problems):
+            core = Core.from_candidates(
+                instance.utility[band.open],
+                instance.cost[:, band.open],
+                band.local,
+                instance.ids.key(band.problems),
+                band.low,
+                band.high,
+            )
             amount, price = core.relax()
-            if amount is None:
+            if amount is None and len(bands) == 1:
                 return np.zeros(len(low)), None
-            if ((price > floor) & (price < ceiling)).all():
+            if amount is not None and ((price > band.floor) & (price < band.ceiling)).all():
                 whole = np.rint(amount)
                 if np.abs(amount - whole).max() > 1e-7:
                     return price, None
-                return price, np.sort(np.concatenate([settled, open_[core.candidates(whole.astype(np.int64))]]))
-            break
-        widen *= 8.0
+                rest = band.open[core.candidates(whole.astype(np.int64))]
+                return price, np.sort(np.concatenate([band.settled, rest]))
+        bands.pop()
+        care *= 3.0
     return price, None
 
 
-def _core(
-    instance: AllocationProblem,
-    open_: IntArray,
-    local: IntArray,
-    problems: IntArray,
-    low: FloatArray,
-    high: FloatArray,
-) -> Core:
-    return Core.from_candidates(
-        instance.utility[open_], instance.cost[:, open_], local, instance.ids.key(problems), low, high
-    )
-
-
-def _sample(
-    instance: AllocationProblem,
-    open_: IntArray,
-    local: IntArray,
-    problems: IntArray,
-    low: FloatArray,
-    high: FloatArray,
-    which: int,
-) -> tuple[FloatArray, int]:
+def _sample(instance: AllocationProblem, band: _Band, which: int) -> tuple[FloatArray, int]:
     """Prices from the problems with the `which`-th smallest keys, under their part of the bounds; number of types."""
-    key = instance.ids.key(problems)
-    size = min(SAMPLE, (len(problems) - 1) // NUM_SAMPLES)
+    key = instance.ids.key(band.problems)
+    size = min(SAMPLE, (len(key) - 1) // NUM_SAMPLES)
     some = np.argpartition(key, size * (which + 1))[: size * (which + 1)]
     some = np.sort(some[np.argsort(key[some])][size * which :])
-    mine = np.zeros(len(problems), np.int64) - 1
-    mine[some] = np.arange(len(some))
-    candidates, place = open_[mine[local] >= 0], mine[local][mine[local] >= 0]
-    part = len(some) / len(problems)
-    start = np.searchsorted(place, np.arange(len(some)))
+    length = np.diff(band.start, append=len(band.open))[some]
+    start = np.cumsum(length) - length
+    candidates = band.open[np.repeat(band.start[some] - start, length) + np.arange(int(length.sum()))]
+    part = size / len(key)
     cost = instance.cost[:, candidates]
     least, most = np.minimum.reduceat(cost, start, axis=1).sum(1), np.maximum.reduceat(cost, start, axis=1).sum(1)
     core = Core.from_candidates(
         instance.utility[candidates],
         cost,
-        place,
+        np.repeat(np.arange(size), length),
         key[some],
-        np.minimum(low * part, most),
-        np.maximum(high * part, least),
+        np.minimum(band.low * part, most),
+        np.maximum(band.high * part, least),
     )
     return core.relax()[1], len(core.count)
 
 
-def _inside(
-    instance: AllocationProblem, open_: IntArray, floor: FloatArray, ceiling: FloatArray
-) -> tuple[IntArray, IntArray]:
-    """The candidates that can be best somewhere in the box, and the choice of the problems with only one such."""
-    centre, reach = (floor + ceiling) / 2, (ceiling - floor) / 2
-    everything = len(open_) == len(instance.utility)
-    pick = slice(None) if everything else open_
+def _narrow(instance: AllocationProblem, band: _Band, price: FloatArray, reach: FloatArray) -> _Band | None:
+    """The band of the box `price` +- `reach` inside the present one; None where that is empty."""
+    floor, ceiling = np.maximum(band.floor, price - reach), np.minimum(band.ceiling, price + reach)
+    if not (floor < ceiling).all():
+        return None
+    centre, half = (floor + ceiling) / 2, (ceiling - floor) / 2
+    everything = len(band.open) == len(instance.utility)
+    pick = slice(None) if everything else band.open
+    size = np.diff(band.start, append=len(band.open))
     score = instance.utility[pick] - centre @ instance.cost[:, pick]
-    if everything:
-        start, size = instance.start, instance.length
-        best = best_candidates(instance, score)
-    else:
-        problem = instance.problem_of(open_)
-        start = np.concatenate([[0], np.flatnonzero(problem[1:] != problem[:-1]) + 1])
-        size = np.diff(start, append=len(open_))
-        at_top = np.flatnonzero(score == np.repeat(np.maximum.reduceat(score, start), size))
-        best = at_top[np.searchsorted(at_top, start)]
+    at_top = np.flatnonzero(score == np.repeat(np.maximum.reduceat(score, band.start), size))
+    best = at_top[np.searchsorted(at_top, band.start)]
     regret = np.repeat(score[best], size) - score
     apart = np.zeros(len(score))
     for k, row in enumerate(instance.cost):
         row = row[pick]
-        apart += reach[k] * np.abs(row - np.repeat(row[best], size))
-    alive = regret <= apart * (1 + 1e-9) + 1e-12 * (1.0 + np.abs(score).max())
-    count = np.add.reduceat(alive, start, dtype=np.int64)
-    stays = alive & np.repeat(count > 1, size)
-    return open_[stays], open_[best[count == 1]]
+        apart += half[k] * np.abs(row - np.repeat(row[best], size))
+    alive = regret <= apart * (1 + 1e-9) + 1e-12 * (1.0 + float(np.abs(score[best]).max()))
+    several = np.add.reduceat(alive, band.start, dtype=np.int64) > 1
+    open_ = band.open[alive & np.repeat(several, size)]
+    settled = band.open[best[~several]]
+    total = np.array(instance.total(settled)) if len(settled) else np.zeros(len(price))
+    problem = instance.problem_of(open_)
+    start = np.flatnonzero(np.concatenate([[True], problem[1:] != problem[:-1]])) if len(open_) else open_
+    return _Band(
+        floor=floor,
+        ceiling=ceiling,
+        open=open_,
+        settled=np.concatenate([band.settled, settled]),
+        start=start,
+        problems=problem[start],
+        low=band.low - total,
+        high=band.high - total,
+    )
 
 
 def close_gap(
@@ -208,7 +233,8 @@ def _solve_core(
     total = np.array(instance.total(fixed)) if len(fixed) else np.zeros(len(instance.cost))
     low, high = (np.array(side) for side in zip(*map(instance.bounds, range(len(instance.cost))), strict=True))
     problems, local = np.unique(problem[several], return_inverse=True)
-    core = _core(instance, open_, local, problems, low - total, high - total)
+    utility, cost, key = instance.utility[open_], instance.cost[:, open_], instance.ids.key(problems)
+    core = Core.from_candidates(utility, cost, local, key, low - total, high - total)
     amount, bound, _ = core.integer(time_limit_s)
     if amount is None:
         return None, bound + base

@@ -157,7 +157,7 @@ def test_equals_integer_program(form, narrow, monkeypatch):
         monkeypatch.setattr(dual, "SAMPLE", 8)
         monkeypatch.setattr(knapsack, "SAMPLE", 12)
     for seed in range(6):
-        utility, problem, cost, budget, at_least, choose = instance = medium(form, seed)
+        utility, problem, cost, budget, _, choose = instance = medium(form, seed)
         best = program(utility, problem, cost, budget, choose)
         if best is None:
             with pytest.raises(InfeasibleBudget):
