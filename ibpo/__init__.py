@@ -12,7 +12,9 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Allocation": "ibpo.allocation",
+    "Frontier": "ibpo.allocation",
     "InfeasibleBudget": "ibpo.allocation",
+    "RunningPrice": "ibpo.allocation",
     "IBPOConfig": "ibpo.training.trainer",
     "IBPOTrainer": "ibpo.training.trainer",
     "IbpoError": "ibpo.errors",
@@ -21,8 +23,12 @@ _HOME = {
     "Rollout": "ibpo.types",
     "ScoredRollout": "ibpo.types",
     "allocate": "ibpo.allocation",
+    "frontier": "ibpo.allocation",
+    "limit": "ibpo.allocation",
     "reward_margin": "ibpo.allocation",
     "share": "ibpo.allocation",
+    "slices": "ibpo.allocation",
+    "stack": "ibpo.allocation",
 }
 __all__ = [*sorted(_HOME), "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
 

@@ -9,6 +9,7 @@ import ibpo
 
 PUBLIC = [
     "Allocation",
+    "Frontier",
     "IBPOConfig",
     "IBPOTrainer",
     "IbpoError",
@@ -16,10 +17,15 @@ PUBLIC = [
     "Problem",
     "ResponseGroup",
     "Rollout",
+    "RunningPrice",
     "ScoredRollout",
     "allocate",
+    "frontier",
+    "limit",
     "reward_margin",
     "share",
+    "slices",
+    "stack",
     "__version__",
 ]
 HEAVY = ("torch", "transformers", "trl")

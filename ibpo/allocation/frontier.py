@@ -1,0 +1,147 @@
+"""The whole frontier of one cost: value, price and spend for every budget, from one pass.
+
+Letters: R responses, P problems, B breakpoints.
+"""
+
+# matplotlib ships no types for what is used here.
+# pyright: reportUnknownMemberType=false
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ibpo.allocation.exact_sum import exact_sum
+from ibpo.allocation.hull import envelope
+from ibpo.allocation.problem import AllocationProblem, Choose, FloatArray
+from ibpo.errors import IbpoError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FrontierPoint:
+    """One budget: all per problem. `value` is exact at a breakpoint and an upper bound between two."""
+
+    budget: float
+    value: float
+    price: float
+    spent: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Frontier:
+    """Best mean utility against mean cost: concave, piecewise linear, from the cheapest allocation to the best.
+
+    Attributes:
+        spent: `[B + 1]` mean cost per problem, rising.
+        value: `[B + 1]` mean utility per problem of an allocation that costs this: an optimal one.
+        price: `[B + 1]` the slope from each point to the next, falling; 0 at the last.
+        num_problems: P.
+    """
+
+    spent: FloatArray
+    value: FloatArray
+    price: FloatArray
+    num_problems: int
+
+    def at(self, budget: float) -> FrontierPoint:
+        """Value, price and spend at a mean cost per problem.
+
+        Between two breakpoints the value is that of the linear relaxation, above the best allocation by less than one
+        step of one problem. Beyond the last breakpoint nothing more is spent.
+
+        Raises:
+            IbpoError: A budget below the cheapest allocation.
+        """
+        if not budget >= self.spent[0]:
+            raise IbpoError(
+                f"budget {budget:.12g}: the cheapest allocation costs {self.spent[0]!r} per problem; ask for at least that"
+            )
+        place = int(np.searchsorted(self.spent, budget, side="right")) - 1
+        spent = min(float(budget), float(self.spent[-1]))
+        value = float(self.value[place] + self.price[place] * (spent - self.spent[place]))
+        return FrontierPoint(budget=float(budget), value=value, price=float(self.price[place]), spent=spent)
+
+    def plot(
+        self,
+        path: str | Path,
+        *,
+        budget: float | None = None,
+        cost_name: str = "mean cost per problem",
+        value_name: str = "mean utility per problem",
+    ) -> None:
+        """Draw the frontier, the straight line that random mixing follows, and a budget with its price, to a file."""
+        try:
+            from matplotlib.figure import Figure
+        except ImportError:
+            raise IbpoError("a plot needs matplotlib: pip install 'ibpo[report]'") from None
+        figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+        axes = figure.subplots()
+        some = np.unique(np.linspace(0, len(self.spent) - 1, 2000).astype(np.int64))
+        axes.plot(self.spent[some], self.value[some], color="#1f5fa8", label="best allocation")
+        ends = [0, -1]
+        axes.plot(self.spent[ends], self.value[ends], "--", color="#888888", label="random mix of its two ends")
+        if budget is not None and budget >= self.spent[0]:
+            point = self.at(budget)
+            axes.plot([point.spent], [point.value], "o", color="#c8452c", label=f"budget {budget:,.6g}")
+            reach = 0.12 * (self.spent[-1] - self.spent[0])
+            x = np.array([point.spent - reach, point.spent + reach])
+            y = point.value + point.price * (x - point.spent)
+            axes.plot(x, y, color="#c8452c", linewidth=1, label=f"its price {point.price:.3g}")
+        axes.set(xlabel=cost_name, ylabel=value_name)
+        axes.grid(alpha=0.25)
+        axes.legend(frameon=False, loc="lower right")
+        figure.savefig(path, dpi=150)
+
+
+def frontier(
+    utility: ArrayLike,
+    problem: ArrayLike | Sequence[Hashable],
+    cost: ArrayLike,
+    *,
+    choose: Choose = "exactly_one",
+) -> Frontier:
+    r"""Value, price and spend of the best allocation at every budget on one cost.
+
+    Every problem starts at its cheapest response and climbs the concave envelope of its (cost, utility) points; the
+    steps of all problems are taken in the order of their slopes. After each whole step the allocation is optimal for
+    what it spends, and the next slope is the price there.
+
+    Args:
+        utility: `[R]` what choosing the response is worth.
+        problem: `[R]` problem ids.
+        cost: `[R]` at least 0, in any unit.
+        choose: "exactly_one" response per problem, or "at_most_one".
+
+    Raises:
+        IbpoError: Malformed input, or more than one cost.
+
+    Example:
+        >>> curve = frontier([0, 1, 0, 0.5], [1, 1, 2, 2], [0, 1, 0, 1])
+        >>> curve.spent.tolist(), curve.value.tolist(), curve.price.tolist()
+        ([0.0, 0.5, 1.0], [0.0, 0.5, 0.75], [1.0, 0.5, 0.0])
+        >>> curve.at(0.75).value
+        0.625
+    """
+    if np.ndim(cost) != 1:
+        raise IbpoError(f"cost: a frontier is over one cost, shape [R], got shape {np.shape(cost)}")
+    instance = AllocationProblem.from_arrays(utility, problem, cost, [None], choose=choose)
+    of_candidate = instance.spread(np.arange(instance.num_problems))
+    steps = envelope(of_candidate, instance.utility, instance.cost[0])
+    order = np.lexsort((steps.cost, instance.ids.key(steps.problem), -steps.slope))
+    base = [exact_sum(x[steps.base]) for x in (instance.cost[0], instance.utility)]
+    spent, value = (
+        np.concatenate([[start], start + np.cumsum(x[order])]) / instance.num_problems
+        for start, x in zip(base, (steps.cost, steps.gain), strict=True)
+    )
+    price = np.append(steps.slope[order], 0.0)
+    return Frontier(spent=spent, value=value, price=price, num_problems=instance.num_problems)
+
+
+def budgets_around(curve: Frontier, budget: float) -> list[FrontierPoint]:
+    """Half, the same, and twice a budget: what would they buy? Those that cannot be kept are left out."""
+    if not math.isfinite(budget):
+        raise IbpoError(f"budget {budget!r}: needs a finite number")
+    return [curve.at(part * budget) for part in (0.5, 1.0, 2.0) if part * budget >= curve.spent[0]]
