@@ -12,7 +12,7 @@ import numpy as np
 from ibpo.allocation.core import Core
 from ibpo.allocation.exact_sum import exact_sum
 from ibpo.allocation.ids import IntArray
-from ibpo.allocation.problem import AllocationProblem, FloatArray
+from ibpo.allocation.problem import AllocationProblem, FloatArray, best_candidates
 
 SMALL = 2_500
 """Problems, or types of problems, that HiGHS gets at once."""
@@ -72,20 +72,23 @@ def prices(instance: AllocationProblem) -> tuple[FloatArray, IntArray | None]:
             high=high,
         )
     ]
-    price, care = np.zeros(len(low)), 1.0
+    price, care, size = np.zeros(len(low)), 1.0, SAMPLE
     while care < 1000:
         band = bands[-1]
         if len(band.problems) > SMALL:
-            sampled = [_sample(instance, band, which) for which in range(NUM_SAMPLES)]
+            sampled = [_sample(instance, band, which, size) for which in range(NUM_SAMPLES)]
             price, spread = np.mean([x for x, _ in sampled], axis=0), np.ptp([x for x, _ in sampled], axis=0)
             # A small spread of one price may be luck: none is trusted far beyond what the others show.
-            size = np.maximum(np.abs(price), 1e-12)
-            reach = care * (np.maximum(spread, float((spread / size).mean()) * size) + 1e-9 * size)
+            scale = np.maximum(np.abs(price), 1e-12)
+            reach = care * (np.maximum(spread, float((spread / scale).mean()) * scale) + 1e-9 * scale)
             inner = _narrow(instance, band, price, reach)
             if inner is not None and len(inner.open) < 0.7 * len(band.open):
                 bands.append(inner)
                 continue
-            if len(band.problems) > 4 * SMALL and min(types for _, types in sampled) > SAMPLE // 2:
+            if size < SMALL:  # larger samples know more
+                size *= 4
+                continue
+            if len(band.problems) > 4 * SMALL and min(types for _, types in sampled) > size // 2:
                 return price, None  # good prices, not optimal ones
         if len(band.problems):
             core = Core.from_candidates(
@@ -110,10 +113,10 @@ def prices(instance: AllocationProblem) -> tuple[FloatArray, IntArray | None]:
     return price, None
 
 
-def _sample(instance: AllocationProblem, band: _Band, which: int) -> tuple[FloatArray, int]:
+def _sample(instance: AllocationProblem, band: _Band, which: int, most_problems: int) -> tuple[FloatArray, int]:
     """Prices from the problems with the `which`-th smallest keys, under their part of the bounds; number of types."""
     key = instance.ids.key(band.problems)
-    size = min(SAMPLE, (len(key) - 1) // NUM_SAMPLES)
+    size = min(most_problems, (len(key) - 1) // NUM_SAMPLES)
     some = np.argpartition(key, size * (which + 1))[: size * (which + 1)]
     some = np.sort(some[np.argsort(key[some])][size * which :])
     length = np.diff(band.start, append=len(band.open))[some]
@@ -195,6 +198,12 @@ def close_gap(
     bounds = map(instance.bounds, range(len(price)))
     paid = [p * (high if p > 0 else low) for p, (low, high) in zip(price.tolist(), bounds, strict=True) if p]
     bound = math.fsum([exact_sum(top), *paid])
+    if chosen is None:  # a little dearer than the best prices is often inside
+        for times in (1.0, 1.0001, 1.001, 1.01, 1.1, 2.0, 10.0, 1000.0):
+            guess = best_candidates(instance, instance.utility - times * price @ instance.cost)
+            if instance.all_fit(guess):
+                chosen = guess
+                break
     value = -math.inf if chosen is None else exact_sum(instance.utility[chosen])
     dust = 1e-12 * (float(np.abs(top).max()) + 1.0)
     deadline = time.monotonic() + time_limit_s

@@ -6,7 +6,6 @@ Letters: R responses, P problems, B breakpoints.
 # matplotlib ships no types for what is used here.
 # pyright: reportUnknownMemberType=false
 
-import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +56,7 @@ class Frontier:
         """
         if not budget >= self.spent[0]:
             raise IbpoError(
-                f"budget {budget:.12g}: the cheapest allocation costs {self.spent[0]!r} per problem; ask for at least that"
+                f"budget {budget:.12g}: the cheapest allocation costs {self.spent[0]!r} per problem; ask for that much"
             )
         place = int(np.searchsorted(self.spent, budget, side="right")) - 1
         spent = min(float(budget), float(self.spent[-1]))
@@ -138,10 +137,3 @@ def frontier(
     )
     price = np.append(steps.slope[order], 0.0)
     return Frontier(spent=spent, value=value, price=price, num_problems=instance.num_problems)
-
-
-def budgets_around(curve: Frontier, budget: float) -> list[FrontierPoint]:
-    """Half, the same, and twice a budget: what would they buy? Those that cannot be kept are left out."""
-    if not math.isfinite(budget):
-        raise IbpoError(f"budget {budget!r}: needs a finite number")
-    return [curve.at(part * budget) for part in (0.5, 1.0, 2.0) if part * budget >= curve.spent[0]]

@@ -8,6 +8,7 @@ Letters: R responses, P problems, G response groups.
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,13 +19,15 @@ from ibpo.allocation.ids import IntArray
 from ibpo.allocation.problem import Budget, FloatArray, InfeasibleBudget
 from ibpo.errors import IbpoError
 
+Pick = Callable[[FloatArray, FloatArray], IntArray]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HoldoutRow:
     """One budget, held out; all rewards and costs are means per problem, averaged over splits.
 
     Attributes:
-        budget: Mean cost allowed per problem, kept on the deciding half.
+        budget: Mean cost allowed per problem, kept on the deciding half; NaN for a rule of its own.
         spent: Mean cost on the other half.
         reward: Mean reward on the other half, e.g. accuracy.
         reward_stderr: Its standard error, clustered by problem.
@@ -65,7 +68,7 @@ def holdout_value(
     problem: ArrayLike | Sequence[Hashable],
     response_group: ArrayLike | Sequence[Hashable],
     cost: ArrayLike,
-    budgets: Sequence[Budget],
+    budgets: Sequence[Budget | Pick],
     *,
     num_splits: int = 200,
     seed: int = 0,
@@ -91,7 +94,8 @@ def holdout_value(
         problem: `[R]` problem ids.
         response_group: `[R]` names of the response groups; every problem needs at least 2 responses of each.
         cost: `[R]` cost of each response, e.g. tokens, or `share(...)`.
-        budgets: Mean cost per problem, each a separate question.
+        budgets: Mean cost per problem, each a separate question; or a rule of its own: from `[P, G]` mean rewards and
+            mean costs the response group of each problem `[P]`, raising InfeasibleBudget where it can pick none.
         num_splits: Number of random halvings.
         seed: Of the halvings.
         progress: Called with (splits done, splits in all).
@@ -176,7 +180,7 @@ def holdout_value(
     value_P, gain_P, share_G = value_P / halves, gain_P / halves, share_G / halves
     return [
         HoldoutRow(
-            budget=float(budget),
+            budget=math.nan if callable(budget) else float(Fraction(str(budget))),
             **sums[b],
             reward_stderr=_stderr(value_P[b]),
             gain=sums[b]["reward"] - sums[b]["random_mix"],
@@ -224,10 +228,12 @@ def random_mix(cost: FloatArray, reward: FloatArray, at: float, *, line: bool = 
     return weight, slope
 
 
-def _pick(reward: FloatArray, cost: FloatArray, budget: Budget) -> IntArray:
+def _pick(reward: FloatArray, cost: FloatArray, budget: Budget | Pick) -> IntArray:
     """`[P]` the response group of each problem that `allocate` chooses from `[P, G]` means."""
+    if callable(budget):
+        return budget(reward, cost)
     num_problems, num_groups = reward.shape
-    problem = [p for p in range(num_problems) for _ in range(num_groups)]
+    problem = np.repeat(np.arange(num_problems), num_groups)
     allocation = allocate(reward.ravel(), problem, cost.ravel(), budget)
     return allocation.weight.reshape(num_problems, num_groups).argmax(1)
 

@@ -8,10 +8,10 @@ import gzip
 import json
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -25,6 +25,8 @@ GUESSES = {
     "cost": ("tokens", "cost"),
 }
 """Column names that are tried, in order, for a field that the caller does not name."""
+
+OnError = Literal["fail", "skip"]
 
 
 class LogError(IbpoError):
@@ -41,8 +43,10 @@ class Log:
         reward: `[R]` finite.
         cost: `[R]` finite, at least 0, in the log's unit.
         part: Value of the `by` column, as text; "" without one. Each part is an allocation of its own.
+        shown: Value of the `show` column, as text; "" without one.
         columns: The column that each field was read from.
         guessed: The fields whose column was guessed.
+        bad_rows: What was wrong with the rows that were left out.
     """
 
     problem: list[str]
@@ -50,8 +54,10 @@ class Log:
     reward: FloatArray
     cost: FloatArray
     part: list[str]
+    shown: list[str]
     columns: dict[str, str]
     guessed: tuple[str, ...]
+    bad_rows: tuple[str, ...] = ()
 
     def parts(self) -> dict[str, "Log"]:
         """One log per value of the `by` column, in order of first appearance."""
@@ -68,9 +74,35 @@ class Log:
             reward=self.reward[keep],
             cost=self.cost[keep],
             part=[self.part[i] for i in keep],
+            shown=[self.shown[i] for i in keep],
             columns=self.columns,
             guessed=self.guessed,
         )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LogColumns:
+    """Which columns of a log hold what: as named, else guessed from the first row."""
+
+    problem: str | None = None
+    response_group: str | None = None
+    reward: str | None = None
+    cost: str | None = None
+    by: str | None = None
+    show: str | None = None
+
+    def resolve(self, path: Path, row: dict[str, Any]) -> dict[str, str]:
+        """Field -> column, for the fields that the log has."""
+        columns = {field: _column(path, row, field, getattr(self, field)) for field in GUESSES}
+        for field in ("by", "show"):
+            if getattr(self, field) is not None:
+                columns[field] = _column(path, row, field, getattr(self, field))
+        return columns
+
+    @property
+    def guessed(self) -> tuple[str, ...]:
+        """The fields that nobody named."""
+        return tuple(field for field in GUESSES if getattr(self, field) is None)
 
 
 def read_log(
@@ -81,8 +113,11 @@ def read_log(
     reward: str | None = None,
     cost: str | None = None,
     by: str | None = None,
+    show: str | None = None,
+    on_error: OnError = "fail",
+    progress: Callable[[int], None] | None = None,
 ) -> Log:
-    """Read a log of scored responses.
+    """Read a log of scored responses into memory.
 
     Args:
         path: A `.jsonl`, `.csv` (both also `.gz`) or `.parquet` file.
@@ -92,6 +127,9 @@ def read_log(
         cost: Column with the cost; guessed among `tokens`, `cost`.
         by: Column that splits the log into parts with an allocation each. Required where a column `model` holds several
             models and is not itself the response group.
+        show: Column whose values the report tells apart, e.g. a level or a domain.
+        on_error: At a bad row "fail", or "skip" it: `Log.bad_rows` says which and why.
+        progress: Called with the number of rows read, now and then.
 
     Returns:
         The log; `Log.guessed` says which columns nobody named.
@@ -100,43 +138,75 @@ def read_log(
         LogError: With file, line, field and mend.
     """
     path = Path(path)
-    named = {"problem": problem, "response_group": response_group, "reward": reward, "cost": cost}
+    names = LogColumns(problem=problem, response_group=response_group, reward=reward, cost=cost, by=by, show=show)
+    values: dict[str, list[Any]] = {field: [] for field in (*GUESSES, "by", "show")}
+    bad: list[str] = []
     columns: dict[str, str] = {}
-    values: dict[str, list[Any]] = {field: [] for field in (*named, "by")}
-    models: set[str] = set()
-    for line, row in _rows(path):
-        if not columns:
-            columns = {field: _column(path, row, field, name) for field, name in named.items()}
-            if by is not None:
-                columns["by"] = _column(path, row, "by", by)
-        for field, column in columns.items():
-            place = f"{path}, line {line}, column {column!r}"
-            value = row.get(column)
-            if value is None or value == "" or value != value:
-                mend = "fill it in or drop the row"
-                if field in named:
-                    mend += f", or name another column with --{field.replace('_', '-')}"
-                raise LogError(f"{place}: no value; {mend}")
-            values[field].append(_number(place, value, field) if field in ("reward", "cost") else str(value))
-        if row.get("model") is not None:
-            models.add(str(row["model"]))
-    if not columns:
-        raise LogError(f"{path}: no rows; a log needs one row per response")
-    if by is None and len(models) > 1 and columns["response_group"] != "model":
-        raise LogError(f"{path}: column 'model' holds {len(models)} models; give --by model, an allocation for each")
+    for number, (found, row) in enumerate(parsed_rows(path, names, on_error, bad), start=1):
+        columns = found
+        for field, value in row.items():
+            values[field].append(value)
+        if progress and number % 10_000 == 0:
+            progress(number)
+    if not values["problem"]:
+        raise LogError(f"{path}: no {'usable ' if bad else ''}rows; a log needs one row per response")
     return Log(
         problem=values["problem"],
         response_group=values["response_group"],
         reward=np.array(values["reward"]),
         cost=np.array(values["cost"]),
         part=values["by"] or [""] * len(values["problem"]),
+        shown=values["show"] or [""] * len(values["problem"]),
         columns=columns,
-        guessed=tuple(field for field, name in named.items() if name is None),
+        guessed=names.guessed,
+        bad_rows=tuple(bad),
     )
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line number (row number for Parquet), counted from 1, and row."""
+def parsed_rows(
+    path: Path, names: LogColumns, on_error: OnError, bad: list[str]
+) -> Iterator[tuple[dict[str, str], dict[str, Any]]]:
+    """Field -> column, and field -> checked value of each good row; what is wrong with the others goes to `bad`."""
+    columns: dict[str, str] = {}
+    models: set[str] = set()
+    for line, row in _rows(path):
+        try:
+            if isinstance(row, LogError):
+                raise row
+            if not columns:
+                columns = names.resolve(path, row)
+        except LogError as error:
+            if on_error == "fail" or (not isinstance(row, LogError) and not columns):
+                raise
+            bad.append(str(error))
+            continue
+        try:
+            parsed = {field: _field(path, line, row, field, column) for field, column in columns.items()}
+        except LogError as error:
+            if on_error == "fail":
+                raise
+            bad.append(str(error))
+            continue
+        if row.get("model") is not None and names.by is None and columns["response_group"] != "model":
+            models.add(str(row["model"]))
+        yield columns, parsed
+    if len(models) > 1:
+        raise LogError(f"{path}: column 'model' holds {len(models)} models; give --by model, an allocation for each")
+
+
+def _field(path: Path, line: int, row: dict[str, Any], field: str, column: str) -> Any:
+    place = f"{path}, line {line}, column {column!r}"
+    value = row.get(column)
+    if value is None or value == "" or value != value:
+        mend = "fill it in or drop the row (--on-error skip)"
+        if field in GUESSES:
+            mend += f", or name another column with --{field.replace('_', '-')}"
+        raise LogError(f"{place}: no value; {mend}")
+    return _number(place, value, field) if field in ("reward", "cost") else str(value)
+
+
+def _rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """Line number (row number for Parquet), counted from 1, and row, or what is wrong with it."""
     kind = path.name.removesuffix(".gz").rpartition(".")[2]
     if kind not in ("jsonl", "csv", "parquet") or path.name.endswith(".parquet.gz"):
         raise LogError(f"{path}: the name must end in .jsonl, .jsonl.gz, .csv, .csv.gz or .parquet")
@@ -152,8 +222,12 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 reader = csv.DictReader(file)
                 for row in reader:
                     if None in row:
-                        raise LogError(f"{path}, line {reader.line_num}: more values than the header has columns")
-                    yield reader.line_num, row
+                        yield (
+                            reader.line_num,
+                            LogError(f"{path}, line {reader.line_num}: more values than the header has columns"),
+                        )
+                    else:
+                        yield reader.line_num, row
             else:
                 for line, text in enumerate(file, start=1):
                     if text.strip():
@@ -162,23 +236,25 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise LogError(f"{path}: cannot be read: {error}; write it again as UTF-8 text") from None
 
 
-def _json_row(place: str, text: str) -> dict[str, Any]:
+def _json_row(place: str, text: str) -> dict[str, Any] | LogError:
     try:
         row = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
-        raise LogError(f"{place}: not JSON: {error}; each line must be one JSON object") from None
+        return LogError(f"{place}: not JSON: {error}; each line must be one JSON object")
     if not isinstance(row, dict):
-        raise LogError(f"{place}: a JSON {type(row).__name__}, but each line must be one JSON object")
+        return LogError(f"{place}: a JSON {type(row).__name__}, but each line must be one JSON object")
     return row
 
 
-def _parquet_rows(path: Path) -> list[dict[str, Any]]:
+def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError:
         raise LogError(f"{path}: reading Parquet needs pyarrow: pip install pyarrow, or give a .jsonl file") from None
     try:
-        return parquet.read_table(path).to_pylist()
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(10_000):
+                yield from batch.to_pylist()
     except (ArrowException, OSError) as error:
         raise LogError(f"{path}: cannot be read as Parquet: {error}") from None
 

@@ -1,5 +1,7 @@
 """The command, end to end on small logs."""
 
+import csv
+import gzip
 import json
 
 import numpy as np
@@ -35,23 +37,103 @@ def write_log(path, num_responses, skip=()):
     return path
 
 
-def test_held_out_table_and_files(log, tmp_path):
+def test_budgets_hold_together_and_files(log, tmp_path):
     out = tmp_path / "new" / "folder"
     result = run(log, "--budget", "tokens=600", "--budget", "high=25%", "--num-splits", 3, "--out", out)
     assert result.exit_code == 0, result.output
-    assert "always high" in result.stdout and "tokens=600" in result.stdout and "high=25%" in result.stdout
+    for text in ("always high", "as logged", "no budget", "tokens=600, high=25%", "half of it", "twice it"):
+        assert text in result.stdout
     assert "response group: column 'effort'" in result.stderr
+    assert {path.name for path in out.iterdir()} == {"choices.jsonl", "rows.jsonl", "summary.json", "frontier.png"}
+    part = json.loads((out / "summary.json").read_text())["parts"][0]
+    half, asked, twice = part["budgets"]
+    assert asked["share"] == {"high": 0.25, "low": 0.75} and asked["rule"] == "general"
+    assert [limit["spent"] for limit in asked["limits"]][1] == 0.25 and asked["limits"][1]["price"] == pytest.approx(1)
+    assert twice["share"]["high"] == 0.5 and twice["held_out"]["reward"] == 1 and twice["held_out"]["gain"] > 0.2
+    assert half["share"]["high"] == pytest.approx(0.1, abs=0.03)
     choices = [json.loads(line) for line in (out / "choices.jsonl").read_text().splitlines()]
-    assert len(choices) == 40
-    assert {c["response_group"] for c in choices if c["budget"] == "tokens=600" and int(c["problem"][2:]) % 2} == {
-        "low"
-    }
-    summary = json.loads((out / "summary.json").read_text())
-    tokens, high = summary["parts"][0]["budgets"]
-    assert tokens["share"] == {"high": 0.5, "low": 0.5}
-    assert tokens["held_out"]["reward"] == 1 and tokens["held_out"]["gain"] > 0.2
-    assert high["spent"] == 0.25 and high["rule"] == "selection" and high["price"] == 1
-    assert sorted(path.name for path in out.iterdir()) == ["choices.jsonl", "summary.json"]
+    assert len(choices) == 60
+    easy = {c["response_group"] for c in choices if c["budget"] == "twice it" and int(c["problem"][2:]) % 2}
+    assert easy == {"low"}
+    mine = {(c["problem"], c["response_group"]) for c in choices if c["budget"] == "tokens=600, high=25%"}
+    rows = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
+    assert len(rows) == 20 * 4 and {(row["problem"], row["response_group"]) for row in rows} == mine
+
+
+def test_half_that_cannot_be_kept_says_so_and_a_floor_holds(log, tmp_path):
+    result = run(log, "--budget", "tokens=150", "--num-splits", 2, "--out", tmp_path)
+    assert result.exit_code == 0 and "not possible: tokens=150 needs at least" in result.stdout
+    assert "infeasible" in json.loads((tmp_path / "summary.json").read_text())["parts"][0]["budgets"][0]
+    result = run(log, "--budget", "high>=60%", "--num-splits", 2, "--out", tmp_path)
+    lines = json.loads((tmp_path / "summary.json").read_text())["parts"][0]["budgets"]
+    assert result.exit_code == 0 and len(lines) == 1 and lines[0]["share"]["high"] == 0.6
+
+
+def test_who_gets_what_by_a_column(tmp_path):
+    log = write_log(tmp_path / "log.jsonl", num_responses=2)
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    log.write_text(
+        "".join(json.dumps({**r, "level": "even" if int(r["problem_id"][2:]) % 2 == 0 else "odd"}) + "\n" for r in rows)
+    )
+    result = run(log, "--show", "level", "--budget", "high=50%", "--no-holdout")
+    assert result.exit_code == 0, result.output
+    table = result.stdout[result.stdout.index("who gets what under high=50%, by level") :].replace("│", " ")
+    rows = {words[0]: words[1:] for words in map(str.split, table.splitlines()) if words}
+    assert rows["even"] == ["10", "0.00", "1.00"] and rows["odd"] == ["10", "1.00", "0.00"]
+
+
+def test_bad_rows_are_named_and_counted(tmp_path):
+    log = write_log(tmp_path / "log.jsonl", num_responses=2)
+    lines = log.read_text().splitlines()
+    lines[3:3] = ["{broken", json.dumps({"problem_id": "x", "effort": "low", "correct": 1, "tokens": None})]
+    log.write_text("\n".join(lines) + "\n")
+    for stream in ((), ("--stream",)):
+        result = run(log, *stream)
+        assert result.exit_code == 2 and "log.jsonl, line 4: not JSON" in result.stderr
+        result = run(log, *stream, "--on-error", "skip", "--no-holdout", "--out", tmp_path / "out")
+        assert result.exit_code == 0 and "2 bad rows left out, the first: " in result.stderr
+        assert json.loads((tmp_path / "out" / "summary.json").read_text())["bad_rows"] == 2
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv.gz", "parquet", "parquet of numbers"])
+def test_streamed_equals_in_memory(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr("ibpo.allocation.log_stream.BLOCK", 30)
+    log = write_log(tmp_path / "log.jsonl", num_responses=3, skip={(3, "low")})
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    np.random.default_rng(0).shuffle(rows)
+    if kind == "parquet of numbers":
+        rows = [{**row, "problem_id": 7 * int(row["problem_id"][2:])} for row in rows]
+    path = tmp_path / f"copy.{kind.split()[0]}"
+    if kind == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif kind == "csv.gz":
+        with gzip.open(path, "wt", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        pyarrow = pytest.importorskip("pyarrow")
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    answers = []
+    for stream in ((), ("--stream",)):
+        out = tmp_path / f"out{len(stream)}"
+        result = run(path, *stream, "--no-holdout", "--budget", "high=30%", "--out", out)
+        assert result.exit_code == 0, result.output
+        assert "1 of 20 left out" in result.stderr
+        part = json.loads((out / "summary.json").read_text())["parts"][0]
+        assert part["num_responses"] == 19 * 6
+        chosen = sorted(line for line in (out / "rows.jsonl").read_text().splitlines())
+        answers.append((chosen, [x["share"] for x in part["budgets"]], [x["objective"] for x in part["budgets"]]))
+    assert answers[0][1:] == answers[1][1:]
+    if kind != "parquet of numbers":  # whole-number ids are hashed as numbers there: other ties
+        assert answers[0][0] == answers[1][0]
+
+
+def test_streaming_says_what_it_cannot_do(log):
+    assert "in sample only" in run(log, "--stream", "--holdout").stderr
+    assert "not together with --by" in run(log, "--stream", "--by", "effort").stderr
 
 
 def test_default_budgets_are_on_the_way_from_cheapest_to_dearest(log, tmp_path):
@@ -59,7 +141,7 @@ def test_default_budgets_are_on_the_way_from_cheapest_to_dearest(log, tmp_path):
     part = json.loads((tmp_path / "summary.json").read_text())["parts"][0]
     low, high = (part["always"][name]["mean_cost"] for name in ("low", "high"))
     expected = [low + way * (high - low) for way in (0.25, 0.5, 0.75)]
-    np.testing.assert_allclose([budget["allowed"] for budget in part["budgets"]], expected)
+    np.testing.assert_allclose([budget["limits"][0]["at_most"] for budget in part["budgets"]], expected)
 
 
 def test_single_responses_are_said_to_be_in_sample(tmp_path):
@@ -97,7 +179,7 @@ def test_parts_are_solved_apart(tmp_path):
     result = run(log, "--by", "tenant", "--budget", "cost=2", "--out", tmp_path)
     assert result.exit_code == 0 and "tenant = x" in result.stdout and "tenant = y" in result.stdout
     parts = json.loads((tmp_path / "summary.json").read_text())["parts"]
-    assert [part["budgets"][0]["share"] for part in parts] == [{"a": 1, "b": 0}, {"a": 0, "b": 1}]
+    assert [part["budgets"][1]["share"] for part in parts] == [{"a": 1, "b": 0}, {"a": 0, "b": 1}]
 
 
 @pytest.mark.parametrize(

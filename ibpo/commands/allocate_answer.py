@@ -1,0 +1,169 @@
+"""What each question's answer is on one part of a log: the choice, and its value on unseen responses."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import typer
+
+from ibpo.allocation.cells import ResponseCells
+from ibpo.allocation.frontier import Frontier, frontier
+from ibpo.allocation.holdout import HoldoutRow, holdout_value
+from ibpo.allocation.ids import IntArray
+from ibpo.allocation.log_file import Log
+from ibpo.allocation.problem import Allocation, FloatArray, InfeasibleBudget
+from ibpo.commands.allocate_budgets import GroupLimit, Question, choose_groups
+from ibpo.errors import IbpoError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    """One question's answer; `allocation` is None where the budgets cannot be kept, and `why` says so."""
+
+    question: Question
+    limits: list[GroupLimit]
+    allocation: Allocation | None
+    pick: IntArray
+    why: str
+    held_out: HoldoutRow | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Part:
+    """One part of a log by (problem, response group), with its answers.
+
+    Attributes:
+        name: Value of the `--by` column, "" without one.
+        columns: Field -> column.
+        problems: P ids.
+        groups: G names.
+        count: `[P, G]` number of responses.
+        reward: `[P, G]` mean reward.
+        cost: `[P, G]` mean cost.
+        shown: `[P]` value of the `--show` column of each problem, or None.
+        log: The rows, where they are in memory.
+    """
+
+    name: str
+    columns: dict[str, str]
+    problems: Sequence[Any] | IntArray
+    groups: list[str]
+    count: FloatArray
+    reward: FloatArray
+    cost: FloatArray
+    shown: list[str] | None
+    log: Log | None
+
+    @property
+    def place(self) -> str:
+        """What begins a message about this part."""
+        return f"{self.name}: " if self.name else ""
+
+    def now(self) -> tuple[float, float]:
+        """Mean reward and mean cost per problem of the responses as logged."""
+        weight = self.count / self.count.sum(1, keepdims=True)
+        return float((weight * self.reward).sum(1).mean()), float((weight * self.cost).sum(1).mean())
+
+    def frontier(self) -> Frontier:
+        """Mean reward against mean cost, in sample."""
+        problem = np.repeat(np.arange(len(self.problems)), len(self.groups))
+        return frontier(self.reward.ravel(), problem, self.cost.ravel())
+
+
+def part_of_log(name: str, log: Log, say: Callable[[str], None]) -> Part:
+    """Gather a log in memory, only the problems with a response of every response group."""
+    cells = ResponseCells.from_arrays(log.reward, log.problem, log.response_group, log.cost)
+    place = f"{name}: " if name else ""
+    if len(cells.response_groups) < 2:
+        raise IbpoError(
+            f"{place}column '{log.columns['response_group']}' has one response group, {cells.response_groups[0]}; "
+            f"an allocation chooses between at least two; name another column with --response-group"
+        )
+    reason = f"{place}problems without a response of every response group"
+    log, cells = keep_problems(log, cells, at_least=1, reason=reason, say=say)
+    shown = None
+    if "show" in log.columns:
+        of_problem = dict(zip(log.problem, log.shown, strict=True))
+        shown = [of_problem[str(p)] for p in cells.problems]
+    return Part(
+        name=name,
+        columns=log.columns,
+        problems=cells.problems,
+        groups=cells.response_groups,
+        count=cells.count.astype(np.float64),
+        reward=cells.mean_reward,
+        cost=cells.mean_cost,
+        shown=shown,
+        log=log,
+    )
+
+
+def keep_problems(
+    log: Log, cells: ResponseCells, *, at_least: int, reason: str, say: Callable[[str], None]
+) -> tuple[Log, ResponseCells]:
+    """Only problems with that many responses of every response group; says how many are left out."""
+    full = np.array((cells.count >= at_least).all(axis=1))
+    if full.all():
+        return log, cells
+    if not full.any():
+        raise IbpoError(f"{reason}: all {len(full)}; log every problem with every response group")
+    say(f"{reason}: {int((~full).sum())} of {len(full)} left out")
+    wanted = {name for name, ok in zip(cells.problems, full, strict=True) if ok}
+    log = log.rows([i for i, x in enumerate(log.problem) if x in wanted])
+    return log, ResponseCells.from_arrays(log.reward, log.problem, log.response_group, log.cost)
+
+
+def answer(
+    part: Part,
+    asked: Sequence[Question],
+    *,
+    holdout: bool | None,
+    num_splits: int,
+    seed: int,
+    progress: Callable[[str], Callable[[int, int], None] | None],
+) -> list[Line]:
+    """Allocate each question on the whole part; value each on held-out halves of its responses."""
+    repeated = part.log is not None and int((part.count >= 2).all(1).sum()) >= 2
+    if holdout is None and not repeated:
+        why = "the log is streamed" if part.log is None else "at least 2 responses per problem and group needed"
+        typer.echo(f"{part.place}no held-out values: {why}", err=True)
+    if holdout and part.log is None:
+        raise IbpoError("--holdout: a streamed log is valued in sample only; leave out --stream or --holdout")
+    holdout = repeated if holdout is None else holdout
+    thick = None
+    if holdout and part.log is not None:
+        reason = f"{part.place}held out: problems without 2 responses of every response group"
+        cells = ResponseCells.from_arrays(part.log.reward, part.log.problem, part.log.response_group, part.log.cost)
+        thick, _ = keep_problems(part.log, cells, at_least=2, reason=reason, say=lambda x: typer.echo(x, err=True))
+    lines: list[Line] = []
+    for question in asked:
+        limits = question.limits(part.columns["cost"], part.groups, part.cost.mean(0))
+        try:
+            allocation, pick = choose_groups(part.reward, part.cost, limits, part.problems)
+            held_out = None
+            if thick is not None:
+
+                def rule(reward: FloatArray, cost: FloatArray, limits: list[GroupLimit] = limits) -> IntArray:
+                    return choose_groups(reward, cost, limits)[1]
+
+                held_out = holdout_value(
+                    thick.reward,
+                    thick.problem,
+                    thick.response_group,
+                    thick.cost,
+                    [rule],
+                    num_splits=num_splits,
+                    seed=seed,
+                    progress=progress(f"{part.place}{question.label}"),
+                )[0]
+            line = Line(question=question, limits=limits, allocation=allocation, pick=pick, why="", held_out=held_out)
+        except IbpoError as error:
+            name = question.dials[error.budget_index].text if isinstance(error, InfeasibleBudget) else question.label
+            if not isinstance(error, InfeasibleBudget) or question.times == 1:
+                raise IbpoError(f"{part.place}--budget {name}: {error}") from None
+            why = f"not possible: {name} needs at least {error.nearest:.6g} per problem"
+            none = np.zeros(0, np.int64)
+            line = Line(question=question, limits=limits, allocation=None, pick=none, why=why, held_out=None)
+        lines.append(line)
+    return lines
