@@ -3,7 +3,7 @@
     python benchmarks/allocation_stream.py --rows 1e8 --folder /some/disk
 
 Writes the log first (8 responses to a problem, two response groups, seed 0), in a process of its own, then runs the
-command in another and prints one JSON line: rows, problems, CPU seconds, peak resident memory, and what the command printed.
+command in another and prints one JSON line (rows, problems, CPU seconds, peak resident memory), then its table.
 """
 
 import argparse

@@ -233,7 +233,7 @@ def _pick(reward: FloatArray, cost: FloatArray, budget: Budget | Pick) -> IntArr
     if callable(budget):
         return budget(reward, cost)
     num_problems, num_groups = reward.shape
-    problem = np.repeat(np.arange(num_problems), num_groups)
+    problem: IntArray = np.arange(reward.size, dtype=np.int64) // num_groups
     allocation = allocate(reward.ravel(), problem, cost.ravel(), budget)
     return allocation.weight.reshape(num_problems, num_groups).argmax(1)
 

@@ -142,9 +142,10 @@ def _parquet_blocks(
 ) -> Iterator[Block]:
     try:
         from pyarrow import ArrowException, parquet, types
-        from pyarrow import compute as pc
+        from pyarrow import compute as _compute
     except ImportError:
         raise LogError(f"{path}: reading Parquet needs pyarrow: pip install pyarrow, or give a .jsonl file") from None
+    pc: Any = _compute  # its functions are made at import; no stub knows them
     try:
         with parquet.ParquetFile(path) as file:
             columns.update(names.resolve(path, dict.fromkeys(file.schema_arrow.names)))

@@ -57,7 +57,8 @@ class RunningPrice:
             raise IbpoError(f"budget is {budget!r}: needs a finite number, the mean cost per problem") from None
         if self._budget < 0 or not overdraft >= 0 or window < 1:
             raise IbpoError("RunningPrice: budget and overdraft must be at least 0 and window at least 1")
-        self.overdraft, self.window, self.choose = float(overdraft), int(window), choose
+        self.overdraft, self.window = float(overdraft), int(window)
+        self.choose: Choose = choose
         self.num_problems = 0
         """Problems allocated so far."""
         self.spent = 0.0
@@ -66,8 +67,10 @@ class RunningPrice:
         """Of the last batch: utility per unit of cost."""
         self.dearest = 0.0
         """Largest cost of a response seen so far."""
-        self._steps: FloatArray = np.zeros((3, 0))  # of the window: number of the problem in the stream, cost, slope
-        self._base: FloatArray = np.zeros((2, 0))  # of the window: number of the problem, cost of its cheapest response
+        self._steps: NDArray[Any] = np.zeros((3, 0))  # of the window: number of the problem in the stream, cost, slope
+        self._base: NDArray[Any] = np.zeros(
+            (2, 0)
+        )  # of the window: number of the problem, cost of its cheapest response
 
     @property
     def bank(self) -> float:

@@ -103,7 +103,7 @@ def _streamed(
     count, mean_reward, mean_cost = cells.tables()
     if len(cells.groups) < 2:
         raise LogError(f"{path}: one response group, {cells.groups[0]}; name another column with --response-group")
-    full = (count > 0).all(axis=1)
+    full = np.array((count > 0).all(axis=1))
     problems: Any = cells.problems()
     if not full.any():
         raise LogError(f"{path}: no problem has a response of every response group; log every problem with every one")

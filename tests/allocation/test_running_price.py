@@ -2,6 +2,7 @@
 
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -87,7 +88,13 @@ def test_bad_input_leaves_the_state():
     with pytest.raises(IbpoError, match="one cost"):
         running.allocate([1.0], [0], [[1.0]])
     assert running.state_dict() == before
-    for change in ({"budget": "x"}, {"budget": -1}, {"budget": 1, "overdraft": -1}, {"budget": 1, "window": 0}):
+    changes: list[dict[str, Any]] = [
+        {"budget": "x"},
+        {"budget": -1},
+        {"budget": 1, "overdraft": -1},
+        {"budget": 1, "window": 0},
+    ]
+    for change in changes:
         with pytest.raises(IbpoError):
             RunningPrice(**change)
     with pytest.raises(IbpoError, match="state: not one of"):
