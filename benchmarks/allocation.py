@@ -247,7 +247,7 @@ def main() -> None:
     command = "python benchmarks/allocation.py --sizes " + " ".join(f"{size:.0e}" for size in sizes)
     command += f" --limit {arguments.limit:g}"
     if arguments.engines != list(NAMES):
-        command += " --engines " + " ".join(arguments.engines)
+        command += " ".join([" --engines", *arguments.engines])
     lines = [
         "# The allocation solver against generic ones",
         "",
