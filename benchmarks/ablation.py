@@ -106,7 +106,7 @@ def row(experiment_name: str, variant: str, budget: float, seed: int, runs: str)
 
 def main() -> None:
     """Train what is missing, two at a time, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="What each option of the trainer bought.")
     parser.add_argument("experiment", choices=("thinking", "voting"))
     parser.add_argument("--budget", type=float, default=0.5)
     parser.add_argument("--seed", type=int, default=0)

@@ -98,7 +98,7 @@ def highs_lp(*arguments):
 
 def flow(form, utility, problem, cost, total):
     """Problem -> response group -> sink, one unit a problem: the best response of each group is its arc."""
-    from ortools.graph.python import min_cost_flow
+    from ortools.graph.python import min_cost_flow  # pyright: ignore[reportMissingImports]
 
     num_problems, num_groups = len(utility) // 8, len(cost) + 1
     group = (cost * np.arange(1, num_groups)[:, None]).sum(0).astype(np.int64)
@@ -122,7 +122,7 @@ def flow(form, utility, problem, cost, total):
 
 
 def cp_sat(form, utility, problem, cost, total):
-    from ortools.sat.python import cp_model
+    from ortools.sat.python import cp_model  # pyright: ignore[reportMissingImports]
 
     model = cp_model.CpModel()
     x = [model.new_bool_var("") for _ in range(len(utility))]

@@ -293,9 +293,9 @@ class IBPOTrainer(GRPOTrainer):
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         """TRL's loss, and the anchor: the KL divergence of the bodies' next-token distributions, exact, no sampling."""
         loss = super()._compute_loss(model, inputs)
-        rows = inputs["anchor"].nonzero()[:, 0] if "anchor" in inputs else []
-        if len(rows) == 0:
+        if "anchor" not in inputs or not inputs["anchor"].any():
             return loss
+        rows = inputs["anchor"].nonzero()[:, 0]
         divergence = token_divergence(model, self.initial_policy, inputs, rows, self.temperature)
         pull = (divergence * inputs["body_mask"][rows]).sum(1) @ inputs["anchor"][rows]
         self._metrics["train"]["ibpo/anchor"].append(pull.item())

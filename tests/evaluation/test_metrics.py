@@ -133,7 +133,7 @@ def test_a_mix_at_a_cost_lies_on_the_envelope_and_never_extrapolates():
     for _ in range(100):
         cost_N, acc_N = rng.uniform(1, 5, 6), rng.uniform(0, 1, 6)
         cost = rng.uniform(cost_N.min(), cost_N.max())
-        best = linprog(-acc_N, A_eq=[cost_N, np.ones(6)], b_eq=[cost, 1]).fun
+        solved = linprog(-acc_N, A_eq=[cost_N, np.ones(6)], b_eq=[cost, 1])
         mix_N = metrics.mix_at_cost(cost_N, acc_N, cost)
         assert mix_N @ cost_N == pytest.approx(cost) and mix_N.sum() == pytest.approx(1)
-        assert mix_N @ acc_N == pytest.approx(-best)
+        assert mix_N @ acc_N == pytest.approx(acc_N @ np.asarray(solved.x))
