@@ -1,36 +1,34 @@
-"""Is a mathematical answer equivalent to the gold? Cheap matches first, then math-verify (LaTeX, sympy).
+"""Is a mathematical answer equivalent to the gold? Plain matches first, then math-verify (LaTeX, sympy) in a pool.
 
-Some short answers keep a computer algebra system busy without end (`10^{10^{10}}`, 300 nested parentheses), and a
-policy under training writes all sorts of things: `is_hostile` turns those away unread. What still slips through is cut
-off after `TIMEOUT_SECONDS` in the main thread, where signals work; in other threads only the filter guards.
+math-verify's time-outs use signals, which work in the main thread only, and a formula can hold a computer algebra
+system up in one C call, where no signal helps. So each pair goes to a worker process with limits of its own; see
+`ibpo.rewards.workers`. Callers may use threads, or fork.
 """
 
 from __future__ import annotations
 
-import logging
 import os
-import re
 import threading
-from fractions import Fraction
-from functools import lru_cache
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import Future
 from importlib.util import find_spec
 
 from ibpo.errors import IbpoError
+from ibpo.rewards.equivalence import MAX_BYTES, bare, compare_plainly, is_hostile, is_text
+from ibpo.rewards.judgement import Candidate, Judgement
+from ibpo.rewards.math_worker import SEPARATOR
+from ibpo.rewards.workers import RequestFailed, WorkerPool
 
-MAX_LENGTH = 200
-MAX_DEPTH = 8
-MAX_EXPONENT_DIGITS = 4
-MAX_BRACKET_POWER = 100
-"""Largest product of the exponents on brackets: what expanding them costs grows with it."""
-TIMEOUT_SECONDS = 2
-PLAIN_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?")
-POWER = re.compile(r"\^|\*\*")
-TOWER = re.compile(r"[\d)}\]]\s*(?:\^|\*\*|!)")
-BIG_FACTORIAL = re.compile(r"\d{5,}\s*!|[)}\]!]\s*!|binom.*\d{6,}")
+MAX_SECONDS = 30.0
+"""Wall time of one pair; the workers' own limit is 1 second of CPU time."""
 
 
 class MathJudge:
     r"""1.0 where the predicted answer is equivalent to the gold, else 0.0; every pair is judged once.
+
+    Equivalent: equal as text or as plain numbers, or equal by `math_verify.verify(gold, predicted)` with its defaults
+    (six decimals, order kept in lists and tuples). Measured against published graders' tests: docs/judges.md.
 
     Raises:
         IbpoError: on construction, where math-verify is not installed.
@@ -41,96 +39,88 @@ class MathJudge:
         (1.0, 1.0, 0.0, 0.0)
     """
 
-    def __init__(self, *, cache_size: int = 65_536) -> None:
+    def __init__(self, *, num_workers: int | None = None, cache_size: int = 65_536) -> None:
+        """Workers (default: one per CPU, at most eight) start when the first pair needs one."""
         if find_spec("math_verify") is None:
             raise IbpoError("the mathematics judge needs math-verify: pip install 'ibpo[math]'")
-        self._judge = lru_cache(maxsize=cache_size)(judge_pair)
+        self._options = (num_workers, cache_size)
+        num_workers = num_workers or min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2, 8)
+        self._pool = WorkerPool("ibpo.rewards.math_worker", num_workers=num_workers, max_seconds=MAX_SECONDS)
+        self._cache: OrderedDict[tuple[str, str], Future[bytes]] = OrderedDict()
+        self._cache_size = cache_size
+        self._lock = threading.Lock()
+        os.register_at_fork(after_in_child=self._forget)
 
     def __call__(self, predicted: str | None, gold: str) -> float:
         """The reward of one answer."""
-        return 0.0 if predicted is None else self._judge(predicted, gold)
+        return self.compare([(predicted, gold)])[0].reward
+
+    def judge(self, candidates: Sequence[Candidate]) -> list[Judgement]:
+        """Judge the predicted answers against the problems' golds."""
+        return self.compare([(c.predicted_answer, c.problem.answer) for c in candidates])
+
+    def compare(self, pairs: Sequence[tuple[str | None, str]]) -> list[Judgement]:
+        """Judge (predicted, gold) pairs, all workers at once.
+
+        Raises:
+            IbpoError: if the worker processes do not start.
+        """
+        begun = [self._begin(predicted, gold) for predicted, gold in pairs]
+        return [_finish(outcome) if isinstance(outcome, Future) else outcome for outcome in begun]
+
+    def close(self) -> None:
+        """Stop the worker processes; a later call starts them again."""
+        self._pool.close()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, self._options
+
+    def _forget(self) -> None:
+        """In a forked child: what was under way there belongs to the parent."""
+        self._lock = threading.Lock()
+        self._cache = OrderedDict((pair, future) for pair, future in self._cache.items() if future.done())
+
+    def _begin(self, predicted: str | None, gold: str) -> Judgement | Future[bytes]:
+        if predicted is None:
+            return Judgement(reward=0.0, reason="no answer")
+        predicted, gold = bare(predicted), bare(gold)
+        plain = compare_plainly(predicted, gold)
+        if plain is not None:
+            return Judgement(reward=float(plain), reason="equal as it stands" if plain else "another number")
+        if not predicted:
+            return Judgement(reward=0.0, reason="empty answer")
+        if not _fits(predicted) or not _fits(gold):
+            return Judgement(reward=0.0, reason="too long, or no text")
+        # In a text only the last formula counts, and much else looks costly: there the workers' limits have to do.
+        if any(is_hostile(answer) for answer in (predicted, gold) if not is_text(answer)):
+            return Judgement(reward=0.0, reason="too costly to compute: towers of powers, factorials or deep nesting")
+        with self._lock:
+            future = self._cache.get((predicted, gold))
+            if future is None or (future.done() and isinstance(future.exception(), IbpoError)):
+                future = self._pool.submit(predicted.encode() + SEPARATOR + gold.encode())
+                self._cache[predicted, gold] = future
+                if len(self._cache) > self._cache_size:
+                    self._cache.popitem(last=False)
+            self._cache.move_to_end((predicted, gold))
+        return future
 
 
-def judge_pair(predicted: str, gold: str) -> float:
-    """Judge one pair, without a cache: the function that a pool of processes would run."""
-    predicted, gold = _bare(predicted), _bare(gold)
-    if predicted == gold:
-        return 1.0
-    if not predicted or is_hostile(predicted) or is_hostile(gold):
-        return 0.0
-    ours, theirs = _number(predicted), _number(gold)
-    if ours is not None and theirs is not None and (ours == theirs or ours.denominator == theirs.denominator == 1):
-        return float(ours == theirs)
-    return float(_verify(predicted, gold))
+def _finish(future: Future[bytes]) -> Judgement:
+    try:
+        equal = future.result() == b"1"
+    except RequestFailed as error:
+        return Judgement(reward=0.0, reason=f"the comparison {error}")
+    return Judgement(reward=float(equal), reason="equivalent" if equal else "not equivalent")
 
 
-def is_hostile(answer: str) -> bool:
-    r"""Whether an answer might keep a computer algebra system busy for long.
-
-    Example:
-        >>> is_hostile("10^{10^{10}}"), is_hostile("e^{x^2} + 10^{12}")
-        (True, False)
-    """
-    if len(answer) > MAX_LENGTH or _depth(answer) > MAX_DEPTH or BIG_FACTORIAL.search(answer):
-        return True
-    bracket_power = 1
-    for power in POWER.finditer(answer):
-        exponent, rest = _exponent(answer[power.end() :].lstrip())
-        if sum(map(str.isdigit, exponent)) > MAX_EXPONENT_DIGITS or TOWER.search(exponent):
-            return True
-        if POWER.match(rest.lstrip()):
-            return True
-        value = exponent.strip("{}() ")
-        if answer[: power.start()].rstrip()[-1:] in (")", "}", "]") and value.isdecimal():
-            bracket_power *= max(int(value), 1)
-    return bracket_power > MAX_BRACKET_POWER
+def _fits(answer: str) -> bool:
+    if "\0" in answer:
+        return False
+    try:
+        return len(answer.encode()) <= MAX_BYTES
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
 
 
-def _depth(answer: str) -> int:
-    depth = deepest = 0
-    for character in answer:
-        depth += (character in "([{") - (character in ")]}")
-        deepest = max(deepest, depth)
-    return deepest
-
-
-def _exponent(text: str) -> tuple[str, str]:
-    """Split what follows a power sign: (exponent, rest)."""
-    if text[:1] in ("{", "("):
-        depth = 0
-        for i, character in enumerate(text):
-            depth += (character in "({") - (character in ")}")
-            if depth == 0:
-                return text[: i + 1], text[i + 1 :]
-        return text, ""
-    found = re.match(r"[-+]?\d+|\\[a-zA-Z]+|.?", text)
-    size = found.end() if found else 0
-    return text[:size], text[size:]
-
-
-def _bare(answer: str) -> str:
-    """Without dollar signs around it, a full stop behind it, and repeated white space."""
-    answer = " ".join(answer.split())
-    if len(answer) > 1 and answer[0] == answer[-1] == "$":
-        answer = answer[1:-1].strip()
-    return answer.removesuffix(".")
-
-
-def _number(answer: str) -> Fraction | None:
-    text = answer.removeprefix("\\").removeprefix("$").strip()
-    if not PLAIN_NUMBER.fullmatch(text) or not any(map(str.isdigit, text)):
-        return None
-    return Fraction(text.replace(",", ""))
-
-
-def _verify(predicted: str, gold: str) -> bool:
-    from math_verify import parse, verify
-
-    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns on every call without a time-out
-    in_main = threading.current_thread() is threading.main_thread() and os.name == "posix"
-    seconds = TIMEOUT_SECONDS if in_main else None
-    ours, theirs = (
-        parse(text if "$" in text else f"${text}$", parsing_timeout=seconds)  # pyright: ignore[reportArgumentType]
-        for text in (predicted, gold)
-    )
-    return bool(verify(theirs, ours, timeout_seconds=seconds))
+def _rebuild(num_workers: int | None, cache_size: int) -> MathJudge:
+    return MathJudge(num_workers=num_workers, cache_size=cache_size)

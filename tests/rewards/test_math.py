@@ -1,15 +1,28 @@
+import gzip
+import json
+import os
+import pickle
+import random
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from ibpo.rewards.equivalence import as_number, bare, compare_plainly, is_hostile
 from ibpo.rewards.exact import exact_match
-from ibpo.rewards.math import MathJudge, is_hostile, judge_pair
+from ibpo.rewards.judgement import Candidate
+from ibpo.rewards.math import MathJudge
 from ibpo.tasks.jsonl import load_problems
+from ibpo.types import Problem
 
 pytest.importorskip("math_verify")
-GSM8K = Path(__file__).parent.parent / "fixtures" / "gsm8k_16.jsonl"
+ROOT = Path(__file__).parent.parent.parent
+GSM8K = ROOT / "tests" / "fixtures" / "gsm8k_16.jsonl"
+DATA = ROOT.parent / "shared" / "data"
 EQUAL = [
     ("1,000", "1000"),
     ("$72", "72"),
@@ -49,54 +62,183 @@ HOSTILE = [
     r"\binom{100000000}{50000000}",
     "(" * 300 + "1" + ")" * 300,
     r"\frac{1}{" * 20 + "2" + "}" * 20,
-    "7" * 100_000,
-    "x" * 100_000,
     "^" * 150,
 ]
+TOO_LONG = ["7" * 100_000, "x" * 100_000, "\\frac{1}{2} " * 2000, "a\0b", "\ud800"]
+
+
+@pytest.fixture(scope="module")
+def judge():
+    judge = MathJudge(num_workers=2)
+    yield judge
+    judge.close()
 
 
 @pytest.mark.parametrize(("predicted", "gold"), EQUAL)
-def test_equivalent_answers(predicted, gold):
-    assert MathJudge()(predicted, gold) == 1.0
+def test_equivalent_answers(judge, predicted, gold):
+    assert judge(predicted, gold) == 1.0
 
 
 @pytest.mark.parametrize(("predicted", "gold"), DIFFERENT)
-def test_wrong_answers(predicted, gold):
-    assert MathJudge()(predicted, gold) == 0.0
+def test_wrong_answers(judge, predicted, gold):
+    assert judge(predicted, gold) == 0.0
 
 
-def test_gold_scores_one_and_perturbed_gold_zero():
-    judge = MathJudge()
+def test_gold_scores_one_and_perturbed_gold_zero(judge):
     golds = [p.answer for p in load_problems(GSM8K, answer_after="####")]
     assert all(judge(gold, gold) == 1.0 for gold in golds)
     assert all(judge(f"{float(gold) + 1:g}", gold) == 0.0 for gold in golds)
     assert all(judge(None, gold) == 0.0 for gold in golds)
 
 
-@pytest.mark.parametrize("answer", HOSTILE, ids=lambda answer: answer[:20])
-def test_hostile_answers_cost_nothing(answer):
+def test_a_judgement_gives_its_reason(judge):
+    problem = Problem(problem_id="p", prompt="q", answer="(x+1)^2")
+    answers = [None, "", "x^2+2x+1", "x^2", "10^{10^{10}}", "(x+1)^2"]
+    judged = judge.judge([Candidate(problem=problem, completion="", predicted_answer=answer) for answer in answers])
+    assert [(j.reward, j.reason.split(":")[0]) for j in judged] == [
+        (0.0, "no answer"),
+        (0.0, "empty answer"),
+        (1.0, "equivalent"),
+        (0.0, "not equivalent"),
+        (0.0, "too costly to compute"),
+        (1.0, "equal as it stands"),
+    ]
+
+
+@pytest.mark.parametrize("answer", HOSTILE + TOO_LONG, ids=lambda answer: ascii(answer[:20]))
+def test_hostile_answers_never_reach_a_worker(judge, answer):
     start = time.perf_counter()
-    assert MathJudge()(answer, "72") == 0.0
+    [judgement] = judge.compare([(answer, "72")])
+    assert judgement.reward == 0.0 and judgement.reason.startswith("too ")
     assert time.perf_counter() - start < 0.5
-    assert is_hostile(" ".join(answer.split()))
+    assert answer in TOO_LONG or is_hostile(" ".join(answer.split()))
 
 
-def test_a_hostile_gold_is_matched_verbatim_only():
-    assert judge_pair("10^{10^{10}}", "10^{10^{10}}") == 1.0
-    assert judge_pair("10", "10^{10^{10}}") == 0.0
+def test_what_the_filter_misses_is_cut_off_and_holds_nothing_up(judge, monkeypatch):
+    monkeypatch.setattr("ibpo.rewards.math.is_hostile", lambda answer: False)
+    pairs = [*EQUAL, ("10^{10^{10}}", "3x"), ("(" * 300 + "1" + ")" * 300, "3x"), *EQUAL, ("9^{9^{9^9}}", "3x")]
+    judged = judge.compare([(f" {p} ", g) for p, g in pairs])
+    assert [j.reward for j in judged] == [1.0] * len(EQUAL) + [0.0] * 2 + [1.0] * len(EQUAL) + [0.0]
 
 
-def test_works_in_threads():
-    judge = MathJudge()
-    with ThreadPoolExecutor(2) as pool:
-        assert list(pool.map(lambda pair: judge(*pair), EQUAL)) == [1.0] * len(EQUAL)
+def test_a_hostile_gold_is_matched_verbatim_only(judge):
+    assert judge("10^{10^{10}}", "10^{10^{10}}") == 1.0
+    assert judge("10", "10^{10^{10}}") == 0.0
 
 
-def test_pairs_are_judged_once():
-    judge = MathJudge()
-    for _ in range(3):
-        judge(r"\frac{1}{2}", "0.5")
-    assert judge._judge.cache_info().misses == 1
+def test_works_in_threads_in_a_fork_and_pickled(judge):
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda pair: judge(*pair), EQUAL * 3)) == [1.0] * len(EQUAL) * 3
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if judge(r"\sqrt{12}", r"2\sqrt{3}") == 1.0 else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    again = pickle.loads(pickle.dumps(judge))
+    assert again._options == judge._options
+    again.close()
+
+
+def test_pairs_are_judged_once_and_the_cache_is_bounded():
+    judge = MathJudge(num_workers=1, cache_size=3)
+    futures = [judge._begin("x+1", "1+x") for _ in range(3)]
+    assert futures[0] is futures[1] is futures[2]
+    judge.compare([(f"x+{i}", "x") for i in range(10)])
+    assert len(judge._cache) == 3
+    judge.close()
+
+
+@given(st.fractions(-10_000, 10_000, max_denominator=500), st.fractions(-10_000, 10_000, max_denominator=500))
+def test_plain_comparison_of_fractions_is_exact(a, b):
+    texts = [f"{x.numerator}/{x.denominator}" for x in (a, b)]
+    latex = [f"{'-' if x < 0 else ''}\\frac{{{abs(x.numerator)}}}{{{x.denominator}}}" for x in (a, b)]
+    assert [as_number(text) for text in texts + latex] == [a, b, a, b]
+    for ours, theirs in zip(texts + latex, latex[::-1] + texts[::-1], strict=True):
+        assert compare_plainly(ours, theirs) is (as_number(ours) == as_number(theirs))
+
+
+@given(st.integers(0, 10**12))
+def test_thousands_separators(number):
+    assert as_number(f"{number:,}") == as_number(f"{number:,}".replace(",", " ")) == as_number(f"${number}") == number
+    assert as_number(bare(f"\\${number:,}.")) == number
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="needs ../shared/data")
+def test_agreement_with_published_graders_tests(judge):
+    """docs/judges.md explains every disagreement; here their number must not grow."""
+    rows = [json.loads(line) for line in (DATA / "answer_equivalence" / "unit_tests.jsonl").open()]
+    judged = judge.compare([(row["pred"], row["gold"] or "") for row in rows])
+    kinds = Counter((row["equal"], j.reward) for row, j in zip(rows, judged, strict=True))
+    assert kinds[1, 0.0] <= 24 and kinds[0, 1.0] <= 5, kinds
+    assert not [j for j in judged if "took too long" in j.reason or "crashed" in j.reason]
+
+
+def mutate(answer, rng):
+    """One to four random edits: characters and pieces of LaTeX put in, taken out, doubled, swapped."""
+    pieces = [
+        *"{}()[]$^_\\/,.0123456789xyi+-*=!% ",
+        "\\frac",
+        "\\sqrt",
+        "\\boxed{",
+        "\\left(",
+        "\\text{",
+        "\\pi",
+        "^{9",
+    ]
+    pieces += [
+        "\\begin{pmatrix}",
+        "\\cup",
+        "10^{",
+        "**",
+        "\n",
+        "√",
+        "½",
+        "三",
+        "\u202e",
+        "\\int_0^1",
+        "\\sum_{n=1}^{9}",
+    ]
+    for _ in range(rng.randint(1, 4)):
+        at, to = sorted(rng.choices(range(len(answer) + 1), k=2))
+        edit = rng.randrange(4)
+        if edit == 0:
+            answer = answer[:at] + rng.choice(pieces) + answer[at:]
+        elif edit == 1:
+            answer = answer[:at] + answer[to:]
+        elif edit == 2:
+            answer = answer[:to] + answer[at:to] * rng.randint(1, 3) + answer[to:]
+        else:
+            answer = answer[to:] + answer[at:to] + answer[:at]
+    return answer
+
+
+GOLDS = [gold for _, gold in EQUAL] + [
+    r"\frac{3\sqrt{3}}{4}", r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}", "[-2,7)",
+    r"x \in (-\infty, 3) \cup (5, 8]",
+    r"\text{Evelyn}", r"90^\circ", r"3 + 4i", r"\{-2, 1\}", r"y = 2x + 3", r"p - q", r"6 \pm 2\sqrt{5}", r"204_5",
+    r"\log_2 3", r"\binom{8}{3}", r"x^3 - 6x^2 + 11x - 6", r"15\mbox{ cm}^2", "20\\%", "(3, \\frac{\\pi}{2})",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("num_answers", [300, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_fuzz(judge, num_answers):
+    """No mutated answer may crash the judge, hang it, or change what its neighbours get."""
+    rng = random.Random(num_answers)
+    pairs = [(mutate(gold, rng), gold) for gold in rng.choices(GOLDS, k=num_answers)]
+    sentinels = [("1+x^2", "x^2+1"), ("x^2+2", "x^2+1")]
+    judged = judge.compare([pair for mutated in pairs for pair in (mutated, *sentinels)])
+    assert [j.reward for j in judged[1::3]] == [1.0] * num_answers
+    assert [j.reward for j in judged[2::3]] == [0.0] * num_answers
+    assert not [j for j in judged if "crashed" in j.reason]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not DATA.is_dir(), reason="needs ../shared/data")
+def test_every_gold_of_math_equals_itself_in_other_clothes(judge):
+    with gzip.open(DATA / "benchmarks" / "math_train.jsonl.gz", "rt") as file:
+        golds = [answer for line in file if (answer := json.loads(line)["answer"])]
+    judged = judge.compare([(f"\\boxed{{{gold}}}", gold) for gold in golds])
+    wrong = [gold for gold, j in zip(golds, judged, strict=True) if j.reward != 1.0]
+    assert len(wrong) <= 0.01 * len(golds), wrong
 
 
 def test_exact_match():
