@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import socket
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
@@ -18,11 +16,8 @@ from ibpo.rewards.code import CodeJudge
 from ibpo.rewards.judgement import Candidate
 from ibpo.rewards.sandbox import Limits, run_program, why_not_isolated
 from ibpo.types import Problem
+from tests.rewards.hostile_programs import PROGRAMS
 
-sys.path.insert(0, str(Path(__file__).parent))
-from hostile_programs import PROGRAMS
-
-sys.path.pop(0)
 confined = pytest.mark.skipif(bool(why_not_isolated()), reason=f"no isolation here: {why_not_isolated()}")
 LIMITS = Limits(wall_seconds=4, cpu_seconds=1, memory_bytes=256 << 20)
 STATUSES = {

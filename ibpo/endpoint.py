@@ -1,0 +1,165 @@
+"""A client of any server that speaks OpenAI's protocol: retries with back-off, bounded concurrency, a bill.
+
+The samplers and the judge by language model share it. Retries, back-off and `Retry-After` are the openai package's.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from ibpo.errors import IbpoError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reply:
+    """One completion of a server."""
+
+    text: str
+    finish_reason: str
+    """`stop`, or `length` where it was cut off."""
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bill:
+    """What requests have cost so far."""
+
+    num_requests: int = 0
+    num_retries: int = 0
+    num_failures: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float = 0.0
+    """In the unit of the prices."""
+
+
+@dataclass(kw_only=True)
+class Endpoint:
+    """A model behind a server.
+
+    Example:
+        >>> Endpoint(base_url="http://127.0.0.1:8000/v1", model="my-model").bill.cost
+        0.0
+    """
+
+    base_url: str
+    """Down to the version: `http://127.0.0.1:8000/v1`."""
+    model: str
+    api_key: str = "none"
+    """Never read from the environment here: a key must not go to a server that it was not meant for."""
+    num_concurrent: int = 16
+    """Requests under way at a time."""
+    max_retries: int = 5
+    """After 408, 409, 429, 5xx, a time-out or a lost connection, waiting longer each time."""
+    timeout_seconds: float = 600.0
+    price_per_million: tuple[float, float] = (0.0, 0.0)
+    """Prompt tokens, completion tokens; where prices differ with cached prompts this is an upper bound."""
+    bill: Bill = field(default_factory=Bill, init=False)
+    _client: Any = field(default=None, init=False, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+
+    def chat(self, messages: Sequence[Mapping[str, str]], **options: Any) -> Reply:
+        """One answer to chat messages; `options` go to the server (`max_tokens`, `temperature`, `extra_body`, ...).
+
+        Raises:
+            IbpoError: where the server refuses or cannot be reached, retries included.
+        """
+        completion = self._call("chat", messages=list(messages), **options)
+        choice = completion.choices[0]
+        return self._reply(choice.message.content or "", choice.finish_reason, completion)
+
+    def complete(self, prompt: str, **options: Any) -> Reply:
+        """One continuation of a text; see `chat`."""
+        completion = self._call("completions", prompt=prompt, **options)
+        choice = completion.choices[0]
+        return self._reply(choice.text or "", choice.finish_reason, completion)
+
+    def map(
+        self, function: Callable[[Item], Result], items: Sequence[Item]
+    ) -> Iterator[tuple[int, Result | IbpoError]]:
+        """Apply a function to all items, `num_concurrent` at a time; yields (position, result) as they are done.
+
+        An item's `IbpoError` is yielded in its place: one refused request does not stop the others. Requests that are
+        not begun yet are dropped where the caller stops iterating.
+        """
+        left = iter(enumerate(items))
+        running: dict[Future[Result], int] = {}
+        with ThreadPoolExecutor(self.num_concurrent) as threads:
+            while True:
+                while len(running) < self.num_concurrent and (item := next(left, None)) is not None:
+                    running[threads.submit(function, item[1])] = item[0]
+                if not running:
+                    return
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    position = running.pop(future)
+                    error = future.exception()
+                    if error is not None and not isinstance(error, IbpoError):
+                        raise error
+                    yield position, future.result() if error is None else error
+
+    def _call(self, kind: str, **options: Any) -> Any:
+        import openai
+
+        with self._lock:
+            if self._client is None:
+                self._client = openai.OpenAI(
+                    base_url=self.base_url,
+                    api_key=self.api_key,
+                    max_retries=self.max_retries,
+                    timeout=self.timeout_seconds,
+                )
+        api = self._client.chat.completions if kind == "chat" else self._client.completions
+        try:
+            raw = api.with_raw_response.create(model=self.model, **options)
+            completion = raw.parse()
+        except openai.OpenAIError as error:
+            self._charge(num_failures=1)
+            raise IbpoError(f"{self.base_url}: {_why(error, self.model)}") from None
+        except ValueError as error:
+            self._charge(num_failures=1)
+            raise IbpoError(f"{self.base_url}: the reply cannot be read: {error}; is this an OpenAI server?") from None
+        if not getattr(completion, "choices", None):
+            self._charge(num_failures=1)
+            raise IbpoError(f"{self.base_url}: the reply holds no completion; is this an OpenAI server?")
+        self._charge(num_retries=raw.retries_taken)
+        return completion
+
+    def _reply(self, text: str, finish_reason: str | None, completion: Any) -> Reply:
+        usage = completion.usage
+        tokens = (usage.prompt_tokens, usage.completion_tokens) if usage is not None else (0, 0)
+        cost = sum(count * price / 1e6 for count, price in zip(tokens, self.price_per_million, strict=True))
+        self._charge(num_requests=1, prompt_tokens=tokens[0], completion_tokens=tokens[1], cost=cost)
+        return Reply(
+            text=text, finish_reason=finish_reason or "stop", prompt_tokens=tokens[0], completion_tokens=tokens[1]
+        )
+
+    def _charge(self, **more: float) -> None:
+        with self._lock:
+            before = {name: getattr(self.bill, name) for name in Bill.__dataclass_fields__}
+            self.bill = Bill(**{name: value + more.get(name, 0) for name, value in before.items()})  # pyright: ignore[reportArgumentType]
+
+
+def _why(error: Exception, model: str) -> str:
+    import openai
+
+    said = " ".join(str(error).split())[:200]
+    if isinstance(error, openai.APITimeoutError):
+        return "no answer in time; raise timeout_seconds or lower num_concurrent"
+    if isinstance(error, openai.APIConnectionError):
+        return "cannot be reached; start the server, or check the address"
+    if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
+        return f"the key is refused: {said}; give another api_key"
+    if isinstance(error, openai.NotFoundError):
+        return f"not found: {said}; check the address, which ends in /v1, and the model's name {model!r}"
+    if isinstance(error, openai.RateLimitError):
+        return f"too many requests, retries included: {said}; lower num_concurrent or wait"
+    return f"{type(error).__name__}: {said}; see the server's log"

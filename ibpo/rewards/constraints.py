@@ -1,0 +1,201 @@
+"""Judges that give no reward but mark violated constraints, and their composition with judges that do.
+
+CGPO (Xu et al. 2024, arXiv 2409.20370, section 3) calls this a mixture of judges: per task, some judges score, others
+only say whether a constraint is kept, and a response that violates one is never imitated, whatever its score.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Protocol
+
+from ibpo.errors import IbpoError
+from ibpo.rewards.judgement import Candidate, Judge, Judgement
+
+
+class Constraint(Protocol):
+    """A property that every imitated response has."""
+
+    @property
+    def name(self) -> str:
+        """As it is reported."""
+        ...
+
+    def violations(self, candidates: Sequence[Candidate]) -> list[str | None]:
+        """For each candidate what it violates, in one line, or None where it keeps the constraint."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rule:
+    """A constraint that a function decides, one candidate at a time."""
+
+    name: str
+    check: Callable[[Candidate], str | None]
+    """Candidate -> what it violates, or None."""
+
+    def violations(self, candidates: Sequence[Candidate]) -> list[str | None]:
+        """See `Constraint`."""
+        return [self.check(candidate) for candidate in candidates]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AtLeast:
+    """A constraint that a judge decides, such as a language model asked for safety: its reward reaches a threshold."""
+
+    name: str
+    judge: Judge
+    threshold: float = 1.0
+
+    def violations(self, candidates: Sequence[Candidate]) -> list[str | None]:
+        """See `Constraint`; a candidate that the judge could not judge violates it too."""
+        judged = self.judge.judge(candidates)
+        return [None if j.reward >= self.threshold and j.imitable else j.reason for j in judged]
+
+
+NOT_TRUNCATED = Rule(
+    name="truncated", check=lambda c: None if c.finish_reason == "stop" else f"cut off: {c.finish_reason}"
+)
+"""Neither right nor wrong: the response did not end by itself."""
+GIVES_ANSWER = Rule(name="no answer", check=lambda c: "gives no answer" if c.predicted_answer is None else None)
+
+
+def well_formed(problem_of: Callable[[str], str | None], *, name: str = "format") -> Rule:
+    """The format of a response group: `problem_of` says what is wrong with a completion, or None."""
+    return Rule(name=name, check=lambda c: problem_of(c.completion))
+
+
+def in_script(script: str, *, share: float = 0.95) -> Rule:
+    """At least this share of the letters belongs to one script, by Unicode's names: LATIN, CJK, CYRILLIC, ARABIC...
+
+    Catches policies that drift into another language's script (a known failure of R1-style training), not into another
+    language of the same script. Greek letters count as formulas, not as text.
+
+    Example:
+        >>> from ibpo.types import Problem
+        >>> problem = Problem(problem_id="p", prompt="", answer="3")
+        >>> in_script("LATIN").check(Candidate(problem=problem, completion="so 三个", predicted_answer="3"))
+        '50 % of the letters are LATIN, at least 95 % are asked for'
+    """
+
+    def check(candidate: Candidate) -> str | None:
+        scripts = [_script(c) for c in candidate.completion if c.isalpha()]
+        letters = [s for s in scripts if s != "GREEK"]
+        kept = sum(s == script for s in letters)
+        if not letters or kept >= share * len(letters):
+            return None
+        found = 100 * kept / len(letters)
+        return f"{found:.0f} % of the letters are {script}, at least {100 * share:.0f} % are asked for"
+
+    return Rule(name="language", check=check)
+
+
+def free_of(patterns: Sequence[str], *, name: str = "safety") -> Rule:
+    """None of these regular expressions occurs, whatever the case of letters.
+
+    Raises:
+        IbpoError: for a pattern that is no regular expression.
+    """
+    compiled = []
+    for pattern in patterns:
+        try:
+            compiled.append(re.compile(pattern, re.IGNORECASE))
+        except re.error as error:
+            raise IbpoError(f"{name}: {pattern!r} is no regular expression: {error}; mend it") from None
+
+    def check(candidate: Candidate) -> str | None:
+        found = next((p for p in compiled if p.search(candidate.completion)), None)
+        return None if found is None else f"holds {found.pattern!r}"
+
+    return Rule(name=name, check=check)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MixtureOfJudges:
+    """Several judges as one: the weighted mean of the rewards, and every constraint that is violated.
+
+    A truncated response is not shown to the judges: its reward is 0 with the reason `truncated`, and it violates
+    `truncated`, so that it is counted apart and never imitated.
+
+    Example:
+        >>> from ibpo.rewards.math import MathJudge
+        >>> from ibpo.types import Problem
+        >>> mixture = MixtureOfJudges(rewards={"math": MathJudge()}, constraints=[in_script("LATIN")])
+        >>> problem = Problem(problem_id="p", prompt="1+1", answer="2")
+        >>> [j] = mixture.judge([Candidate(problem=problem, completion="答案是 2", predicted_answer="2")])
+        >>> j.reward, j.violations, j.imitable
+        (1.0, ('language',), False)
+    """
+
+    rewards: Mapping[str, Judge]
+    constraints: Sequence[Constraint] = ()
+    weights: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Name of a judge -> its weight in the mean; 1 where it is not named."""
+
+    def __post_init__(self) -> None:
+        if not self.rewards:
+            raise IbpoError("a mixture of judges needs at least one that gives the reward; name one in rewards")
+        if unknown := sorted(set(self.weights) - set(self.rewards)):
+            raise IbpoError(f"weights: no judge {unknown[0]!r}; the judges are {', '.join(self.rewards)}")
+        if any(weight < 0 for weight in self.weights.values()) or not self._total():
+            raise IbpoError("weights: must not be negative nor all 0; mend them")
+
+    def judge(self, candidates: Sequence[Candidate]) -> list[Judgement]:
+        """See `Judge`."""
+        whole = [i for i, candidate in enumerate(candidates) if NOT_TRUNCATED.check(candidate) is None]
+        seen = [candidates[i] for i in whole]
+        by_judge = {name: judge.judge(seen) for name, judge in self.rewards.items()}
+        broken = {constraint.name: constraint.violations(seen) for constraint in self.constraints}
+        judged = [Judgement(reward=0.0, reason="truncated", violations=(NOT_TRUNCATED.name,)) for _ in candidates]
+        for position, i in enumerate(whole):
+            parts = {name: judgements[position] for name, judgements in by_judge.items()}
+            violated = {name: reasons[position] for name, reasons in broken.items() if reasons[position] is not None}
+            judged[i] = self._combine(parts, violated)
+        return judged
+
+    def _total(self) -> float:
+        return sum(self.weights.get(name, 1.0) for name in self.rewards)
+
+    def _combine(self, parts: Mapping[str, Judgement], violated: Mapping[str, str | None]) -> Judgement:
+        reward = sum(self.weights.get(name, 1.0) * part.reward for name, part in parts.items()) / self._total()
+        several = len(parts) > 1
+        said = [f"{name}: {part.reason}" if several else part.reason for name, part in parts.items()]
+        said += [f"violates {name}: {reason}" for name, reason in violated.items()]
+        violations = [*(v for part in parts.values() for v in part.violations), *violated]
+        return Judgement(
+            reward=min(max(reward, 0.0), 1.0), reason="; ".join(said), violations=tuple(dict.fromkeys(violations))
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JudgePerTask:
+    """Each problem goes to the judge of its task, which `info["task"]` names."""
+
+    judges: Mapping[str, Judge]
+
+    def judge(self, candidates: Sequence[Candidate]) -> list[Judgement]:
+        """See `Judge`.
+
+        Raises:
+            IbpoError: for a problem of a task without a judge.
+        """
+        rows: dict[str, list[int]] = {}
+        for i, candidate in enumerate(candidates):
+            task = str(candidate.problem.info.get("task", ""))
+            if task not in self.judges:
+                known = ", ".join(self.judges)
+                raise IbpoError(f"problem {candidate.problem.problem_id}: no judge for task {task!r}, only {known}")
+            rows.setdefault(task, []).append(i)
+        judged: dict[int, Judgement] = {}
+        for task, chosen in rows.items():
+            judged |= zip(chosen, self.judges[task].judge([candidates[i] for i in chosen]), strict=True)
+        return [judged[i] for i in range(len(candidates))]
+
+
+@cache
+def _script(character: str) -> str:
+    return unicodedata.name(character, "UNKNOWN").split()[0].split("-")[0]

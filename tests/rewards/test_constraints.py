@@ -1,0 +1,139 @@
+"""Judges together: rewards are averaged, constraints only mark, and what violates is never imitable."""
+
+from __future__ import annotations
+
+import pytest
+
+from ibpo.errors import IbpoError
+from ibpo.rewards.constraints import (
+    GIVES_ANSWER,
+    AtLeast,
+    JudgePerTask,
+    MixtureOfJudges,
+    Rule,
+    free_of,
+    in_script,
+    well_formed,
+)
+from ibpo.rewards.judgement import Candidate, Judgement
+from ibpo.types import Problem
+
+
+def candidate(completion, answer="1", *, finish_reason="stop", task="", gold="1"):
+    problem = Problem(problem_id="p", prompt="q", answer=gold, info={"task": task})
+    return Candidate(problem=problem, completion=completion, predicted_answer=answer, finish_reason=finish_reason)
+
+
+class Exact:
+    def __init__(self):
+        self.seen = 0
+
+    def judge(self, candidates):
+        self.seen += len(candidates)
+        return [Judgement(reward=float(c.predicted_answer == c.problem.answer), reason="compared") for c in candidates]
+
+
+class Constant:
+    def __init__(self, reward, *violations):
+        self.judgement = Judgement(reward=reward, reason=f"always {reward}", violations=violations)
+
+    def judge(self, candidates):
+        return [self.judgement for _ in candidates]
+
+
+def test_rewards_are_weighted_and_violations_do_not_change_them():
+    mixture = MixtureOfJudges(
+        rewards={"exact": Exact(), "style": Constant(0.5)},
+        weights={"exact": 3.0},
+        constraints=[GIVES_ANSWER, in_script("LATIN"), free_of(["rm -rf"])],
+    )
+    judged = mixture.judge(
+        [candidate("fine"), candidate("хорошо и fine"), candidate("RM -RF /", "2"), candidate("none", None)]
+    )
+    assert [j.reward for j in judged] == [0.875, 0.875, 0.125, 0.125]
+    assert [j.violations for j in judged] == [(), ("language",), ("safety",), ("no answer",)]
+    assert [j.imitable for j in judged] == [True, False, False, False]
+    assert judged[1].reason.startswith("exact: compared; style: always 0.5; violates language: ")
+
+
+def test_truncated_responses_are_not_judged_but_marked():
+    exact = Exact()
+    judged = MixtureOfJudges(rewards={"exact": exact}).judge(
+        [candidate("a", finish_reason="length"), candidate("a"), candidate("a", finish_reason="length")]
+    )
+    assert [(j.reward, j.reason, j.violations) for j in judged] == [
+        (0.0, "truncated", ("truncated",)),
+        (1.0, "compared", ()),
+        (0.0, "truncated", ("truncated",)),
+    ]
+    assert exact.seen == 1
+
+
+def test_a_judge_as_a_constraint_and_violations_of_reward_judges():
+    constraints = [AtLeast(name="safe", judge=Constant(0.4), threshold=0.5), AtLeast(name="kind", judge=Constant(1.0))]
+    [judged] = MixtureOfJudges(rewards={"a": Constant(1.0, "unjudged")}, constraints=constraints).judge(
+        [candidate("a")]
+    )
+    assert judged.violations == ("unjudged", "safe") and judged.reward == 1.0
+    unsure = AtLeast(name="unsure", judge=Constant(1.0, "unjudged"))
+    assert unsure.violations([candidate("a")]) == ["always 1.0"]
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("The answer is 7.", True),
+        ("α + β = γ so 7", True),
+        ("7", True),
+        ("", True),
+        ("naïve café Ω", True),
+        ("答案是 7", False),
+        ("so we get ответ 7", False),
+        ("a long English explanation that mentions 三 once is accepted", True),
+    ],
+)
+def test_scripts(text, kept):
+    assert (in_script("LATIN").check(candidate(text)) is None) is kept
+
+
+def test_the_format_of_a_response_group_is_a_constraint():
+    rule = well_formed(lambda completion: None if completion.endswith("!") else "does not end with !")
+    assert rule.violations([candidate("a!"), candidate("a")]) == [None, "does not end with !"]
+
+
+def test_each_task_has_its_judge_and_the_order_is_kept():
+    judge = JudgePerTask(judges={"math": Exact(), "chat": Constant(0.25)})
+    tasks = ["math", "chat", "math", "chat"]
+    judged = judge.judge([candidate("", str(i), task=task) for i, task in enumerate(tasks)])
+    assert [j.reward for j in judged] == [0.0, 0.25, 0.0, 0.25]
+    with pytest.raises(IbpoError, match="problem p: no judge for task 'code', only math, chat"):
+        judge.judge([candidate("", task="code")])
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: MixtureOfJudges(rewards={}), "at least one that gives the reward"),
+        (
+            lambda: MixtureOfJudges(rewards={"a": Exact()}, weights={"b": 1.0}),
+            "no judge 'b'; the judges are a",
+        ),
+        (lambda: MixtureOfJudges(rewards={"a": Exact()}, weights={"a": 0.0}), "not be negative nor all 0"),
+        (lambda: free_of(["("]), r"safety: '\(' is no regular expression"),
+    ],
+)
+def test_errors(build, message):
+    with pytest.raises(IbpoError, match=message):
+        build()
+
+
+@pytest.mark.parametrize("reward", [-0.1, 1.1, float("nan"), float("inf")])
+def test_a_reward_is_between_0_and_1(reward):
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        Judgement(reward=reward, reason="")
+
+
+def test_a_rule_sees_one_candidate_at_a_time():
+    seen = []
+    rule = Rule(name="r", check=lambda c: seen.append(c.completion))
+    assert rule.violations([candidate("a"), candidate("b")]) == [None, None] and seen == ["a", "b"]

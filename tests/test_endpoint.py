@@ -1,0 +1,113 @@
+"""The client against a real server on loopback, with the faults that servers have."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+pytest.importorskip("openai")
+
+from ibpo.endpoint import Endpoint
+from ibpo.errors import IbpoError
+from tests.openai_server import Fault, serving
+
+NOW = {"retry_after_ms": "1"}
+
+
+def echo(body, number):
+    del number
+    return body["messages"][-1]["content"] if "messages" in body else body["prompt"], "stop"
+
+
+def ask(endpoint, text, **options):
+    return endpoint.chat([{"role": "user", "content": text}], **options)
+
+
+def test_chat_and_completion_with_their_bill():
+    with serving(echo) as log:
+        endpoint = Endpoint(base_url=log.url, model="m", price_per_million=(2e6, 1e6))
+        assert ask(endpoint, "one two three", temperature=0.5).text == "one two three"
+        assert endpoint.complete("four five", max_tokens=7).text == "four five"
+    assert [r["path"] for r in log.requests] == ["/v1/chat/completions", "/v1/completions"]
+    assert log.requests[0]["temperature"] == 0.5 and log.requests[1]["max_tokens"] == 7
+    bill = endpoint.bill
+    assert (bill.num_requests, bill.prompt_tokens, bill.completion_tokens, bill.cost) == (2, 5, 5, 15.0)
+
+
+def test_the_users_key_goes_nowhere_unless_given(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    with serving(echo) as log:
+        ask(Endpoint(base_url=log.url, model="m"), "a")
+        ask(Endpoint(base_url=log.url, model="m", api_key="k"), "a")
+    assert [r["authorization"] for r in log.requests] == ["Bearer none", "Bearer k"]
+
+
+@pytest.mark.parametrize("status", [429, 500, 503, 408, 0])
+def test_passing_faults_are_retried(status):
+    def flaky(body, number):
+        if number <= 2:
+            raise Fault(status, **NOW)
+        return echo(body, number)
+
+    with serving(flaky) as log:
+        endpoint = Endpoint(base_url=log.url, model="m")
+        assert ask(endpoint, "a").text == "a"
+    assert len(log.requests) == 3 and endpoint.bill.num_retries == 2 and endpoint.bill.num_failures == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "requests"),
+    [
+        (401, "the key is refused", 1),
+        (403, "the key is refused", 1),
+        (404, "check the address, which ends in /v1, and the model's name 'm'", 1),
+        (400, "BadRequestError", 1),
+        (429, "too many requests, retries included", 2),
+        (500, "InternalServerError", 2),
+    ],
+)
+def test_lasting_faults_are_one_clear_line(status, message, requests):
+    def fail(body, number):
+        raise Fault(status, "no\nway", **NOW)
+
+    with serving(fail) as log:
+        endpoint = Endpoint(base_url=log.url, model="m", max_retries=1)
+        with pytest.raises(IbpoError) as error:
+            ask(endpoint, "a")
+    assert message in str(error.value) and str(error.value).startswith(log.url) and "\n" not in str(error.value)
+    assert len(log.requests) == requests and endpoint.bill.num_failures == 1
+
+
+def test_no_server_slow_server_and_no_openai_server():
+    endpoint = Endpoint(base_url="http://127.0.0.1:9/v1", model="m", max_retries=0)
+    with pytest.raises(IbpoError, match="cannot be reached; start the server"):
+        ask(endpoint, "a")
+
+    def slow(body, number):
+        time.sleep(0.5)
+        return echo(body, number)
+
+    with serving(slow) as log, pytest.raises(IbpoError, match="no answer in time; raise timeout_seconds"):
+        ask(Endpoint(base_url=log.url, model="m", max_retries=0, timeout_seconds=0.05), "a")
+    with serving(echo) as log, pytest.raises(IbpoError, match="not found"):
+        ask(Endpoint(base_url=log.url.removesuffix("/v1"), model="m", max_retries=0), "a")
+
+
+def test_concurrency_is_bounded_and_one_refusal_stops_nothing():
+    def sometimes(body, number):
+        time.sleep(0.01)
+        if body["messages"][-1]["content"] == "7":
+            raise Fault(400, "not this one")
+        return echo(body, number)
+
+    with serving(sometimes) as log:
+        endpoint = Endpoint(base_url=log.url, model="m", num_concurrent=4)
+        done = dict(endpoint.map(lambda i: ask(endpoint, str(i)).text, range(40)))
+        assert 1 < log.most_running <= 4
+        assert isinstance(done.pop(7), IbpoError)
+        assert done == {i: str(i) for i in range(40) if i != 7}
+        before = len(log.requests)
+        for _ in endpoint.map(lambda i: ask(endpoint, str(i)).text, range(1000)):
+            break
+        assert len(log.requests) <= before + 8
