@@ -19,7 +19,7 @@ from ibpo.rewards.judgement import Candidate, Judgement
 from ibpo.types import Problem
 
 
-def candidate(completion, answer="1", *, finish_reason="stop", task="", gold="1"):
+def candidate(completion, answer: str | None = "1", *, finish_reason="stop", task="", gold="1"):
     problem = Problem(problem_id="p", prompt="q", answer=gold, info={"task": task})
     return Candidate(problem=problem, completion=completion, predicted_answer=answer, finish_reason=finish_reason)
 

@@ -23,7 +23,7 @@ def candidate(text="It has 4.", problem=PROBLEM):
 
 
 def mark_of(body):
-    return re.search(r"GRADE-[0-9a-f]{16}:", body["messages"][0]["content"])[0]
+    return re.findall(r"GRADE-[0-9a-f]{16}:", body["messages"][0]["content"])[0]
 
 
 def judged(answer, candidates=None, **options):
@@ -98,6 +98,8 @@ def test_errors_of_the_server_and_of_the_settings():
 
     with pytest.raises(IbpoError, match="the key is refused"):
         judged(refuse)
-    for options in ({"rubric": " "}, {"scale": 0}, {"num_attempts": 0}):
-        with pytest.raises(IbpoError):
-            LLMJudge(Endpoint(base_url="http://127.0.0.1:9/v1", model="m"), **options)
+    endpoint = Endpoint(base_url="http://127.0.0.1:9/v1", model="m")
+    with pytest.raises(IbpoError, match="rubric: is empty"):
+        LLMJudge(endpoint, rubric=" ")
+    with pytest.raises(IbpoError, match="must be at least 1, got 0 and 3"):
+        LLMJudge(endpoint, scale=0)
