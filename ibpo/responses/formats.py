@@ -1,0 +1,228 @@
+r"""The shipped response formats: the instruction that asks for each, the text that opens it, how it is read.
+
+Data and two functions, as everywhere in ibpo: `group.matches` tells by the opening, `group.extract_answer` gives the
+answer of a well-formed response. `read` also says what is wrong with a malformed one, which is a violated constraint
+(`ibpo.rewards.constraints.well_formed`). The wording of the instructions is ours.
+
+Sequential voting is Yu et al.'s (2025, section 4); self-correction in two turns has SCoRe's form (Kumar et al. 2024,
+arXiv 2409.12917); thinking on and off are the two chat templates of hybrid models (Qwen3: `enable_thinking`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ibpo.responses.blocks import MARKER, CannotBuild, Reading, canonical, malformed, one_box, split_blocks
+from ibpo.responses.sequential_voting import CONSENSUS, MAX_TRIALS
+from ibpo.types import ResponseGroup
+
+BOX_IT = r"Put the final answer in \boxed{}."
+THINK, END_THINK = "<think>", "</think>"
+FOLLOW_UP = (
+    "Look over your solution above once more. If a step is wrong, give a corrected solution; if all is right, give it "
+    f"again. {BOX_IT}"
+)
+"""The user's second turn of self-correction."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Format:
+    """A response group with the reader of its form."""
+
+    group: ResponseGroup
+    read: Callable[[str], Reading]
+    template_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Goes to the tokenizer's `apply_chat_template`, where the chat template, not the instruction, asks for it."""
+    follow_up: str = ""
+    """The user's second turn, where there is one."""
+
+    def problem_of(self, completion: str) -> str | None:
+        """What is wrong with the form of a response, or None."""
+        return self.read(completion).problem
+
+
+def make_format(name: str, prefix: str, instruction: str, read: Callable[[str], Reading], **more: Any) -> Format:
+    """A format whose answer is what its reader reads; a reader raises `CannotBuild` for what is malformed."""
+
+    def reading(completion: str) -> Reading:
+        text = completion.strip()
+        if not text.startswith(prefix.strip()):
+            return malformed(f"does not open with {prefix.strip()!r}")
+        try:
+            return read(text)
+        except CannotBuild as error:
+            return malformed(str(error))
+
+    group = ResponseGroup(
+        name=name, prefix=prefix, instruction=instruction, extract_answer=lambda completion: reading(completion).answer
+    )
+    return Format(group=group, read=reading, **more)
+
+
+def one_attempt(text: str) -> Reading:
+    """A solution without blocks that boxes one answer."""
+    if marker := MARKER.search(text):
+        raise CannotBuild(f"{marker[0]} has no place here")
+    if THINK in text or END_THINK in text:
+        raise CannotBuild("a thought has no place here")
+    answer = one_box(text, "the response")
+    return Reading(attempts=(answer,), answer=answer)
+
+
+def _tagged(text: str, tags: Sequence[str]) -> tuple[list[str], str]:
+    blocks, rest = split_blocks(text)
+    if [tag for tag, _ in blocks] != list(tags):
+        found = ", ".join(tag for tag, _ in blocks) or "none"
+        raise CannotBuild(f"the blocks should be {', '.join(tags)}; they are {found}")
+    return [body for _, body in blocks], rest
+
+
+def _voting(text: str) -> Reading:
+    blocks, rest = split_blocks(text)
+    if any(tag != "TRIAL" for tag, _ in blocks):
+        raise CannotBuild("a block that is no trial has no place here")
+    attempts = tuple(one_box(body, f"trial {i}") for i, (_, body) in enumerate(blocks, start=1))
+    answer = one_box(rest, "the text after the trials")
+    problem = broken_rule([canonical(a) for a in attempts], canonical(answer))
+    return malformed(problem, attempts) if problem else Reading(attempts=attempts, answer=answer)
+
+
+def broken_rule(attempts: Sequence[str], final: str) -> str | None:
+    """How a vote breaks the rule: stop at the third equal answer and give it; without one, after eight, any of them.
+
+    Example:
+        >>> broken_rule(["1", "2", "1", "1"], "1") is None, broken_rule(["1", "2"], "1")
+        (True, 'stops after 2 trials without consensus')
+    """
+    counts: Counter[str] = Counter()
+    for used, answer in enumerate(attempts, start=1):
+        counts[answer] += 1
+        if counts[answer] == CONSENSUS:
+            if used < len(attempts):
+                return f"goes on after the consensus of trial {used}"
+            return None if final == answer else "its final answer is not the consensus"
+    if len(attempts) != MAX_TRIALS:
+        more = "stops" if len(attempts) < MAX_TRIALS else "goes on"
+        return f"{more} after {len(attempts)} trials without consensus"
+    return None if final in counts else "its final answer is of none of its trials"
+
+
+def _adaptive(text: str) -> Reading:
+    return _voting(text) if text.startswith("[TRIAL]") else one_attempt(text)
+
+
+def _two_attempts(text: str) -> Reading:
+    (first, second), rest = _tagged(text, ("ATTEMPT", "REVISION"))
+    if rest:
+        raise CannotBuild("there is text after [/REVISION]")
+    attempts = (one_box(first, "the attempt"), one_box(second, "the revision"))
+    return Reading(attempts=attempts, answer=attempts[1])
+
+
+def _reflected(text: str) -> Reading:
+    (draft, _), rest = _tagged(text, ("DRAFT", "REFLECTION"))
+    first, answer = one_box(draft, "the draft"), one_box(rest, "the text after the reflection")
+    return Reading(attempts=(first,), answer=answer)
+
+
+def _debated(text: str) -> Reading:
+    blocks, rest = split_blocks(text)
+    if len(blocks) < 2 or any(tag != "VOICE" for tag, _ in blocks):
+        raise CannotBuild("a debate has two or more voices and no other blocks")
+    attempts = tuple(one_box(body, f"voice {i}") for i, (_, body) in enumerate(blocks, start=1))
+    return Reading(attempts=attempts, answer=one_box(rest, "the verdict"))
+
+
+def _thought(text: str) -> Reading:
+    if text.count(THINK) != 1 or text.count(END_THINK) != 1:
+        raise CannotBuild(f"{THINK} and {END_THINK} stand once each; a thought that is not closed gives no answer")
+    thought, _, rest = text.partition(END_THINK)
+    if not thought.removeprefix(THINK).strip():
+        raise CannotBuild("the thought is empty")
+    answer = one_box(rest, "the text after the thought")
+    return Reading(attempts=(answer,), answer=answer)
+
+
+def _unthought(text: str) -> Reading:
+    thought, closed, rest = text.partition(END_THINK)
+    if not closed or thought.removeprefix(THINK).strip() or THINK in rest or END_THINK in rest:
+        raise CannotBuild("there is a thought where there should be none")
+    answer = one_box(rest, "the response")
+    return Reading(attempts=(answer,), answer=answer)
+
+
+COT = make_format(
+    "standard", "Solution:", f"Begin with `Solution:` and solve the problem step by step. {BOX_IT}", one_attempt
+)
+SEQUENTIAL_VOTING = make_format(
+    "sequential_voting",
+    "[TRIAL]",
+    "Solve the problem several times over, each time from scratch. Write each attempt as [TRIAL] ... [/TRIAL], step by "
+    "step, with its answer in \\boxed{}, and do not refer to earlier attempts. As soon as three attempts agree, stop "
+    "and give their answer in \\boxed{}. If there is no such agreement after eight attempts, give the most plausible "
+    "of their answers in \\boxed{}.",
+    _voting,
+)
+ADAPTIVE = make_format(
+    "adaptive",
+    "",
+    "Judge first how hard the problem is. If it is easy, begin with `Solution:` and solve it once, step by step. "
+    f"Otherwise: {SEQUENTIAL_VOTING.group.instruction} In both cases, the last \\boxed{{}} holds the final answer.",
+    _adaptive,
+)
+THINKING_OFF = make_format(
+    "thinking_off", f"{THINK}\n\n{END_THINK}\n\n", BOX_IT, _unthought, template_options={"enable_thinking": False}
+)
+THINKING_ON = make_format("thinking_on", f"{THINK}\n", BOX_IT, _thought, template_options={"enable_thinking": True})
+EFFORT_LOW = make_format(
+    "effort_low",
+    "Quickly:",
+    f"With little effort: begin with `Quickly:` and give the result in a few words. {BOX_IT}",
+    one_attempt,
+    template_options={"reasoning_effort": "low"},
+)
+EFFORT_MEDIUM = make_format(
+    "effort_medium",
+    "Steps:",
+    f"With some effort: begin with `Steps:` and show the main steps. {BOX_IT}",
+    one_attempt,
+    template_options={"reasoning_effort": "medium"},
+)
+EFFORT_HIGH = make_format(
+    "effort_high",
+    "Carefully:",
+    f"With great effort: begin with `Carefully:`, work out every step and check the result another way. {BOX_IT}",
+    one_attempt,
+    template_options={"reasoning_effort": "high"},
+)
+SELF_CORRECTION = make_format(
+    "self_correction",
+    "[ATTEMPT]",
+    "Solve the problem as [ATTEMPT] ... [/ATTEMPT] with the answer in \\boxed{}. Then look for mistakes in it and "
+    "write a corrected solution as [REVISION] ... [/REVISION] with the answer in \\boxed{}.",
+    _two_attempts,
+    follow_up=FOLLOW_UP,
+)
+REFLECTION = make_format(
+    "reflection",
+    "[DRAFT]",
+    "Write a solution as [DRAFT] ... [/DRAFT] with its answer in \\boxed{}, then what could be wrong with it as "
+    f"[REFLECTION] ... [/REFLECTION], then the final solution. {BOX_IT}",
+    _reflected,
+)
+DEBATE = make_format(
+    "debate",
+    "[VOICE]",
+    "Let two or more people argue about the solution, each of them as [VOICE] ... [/VOICE] with an answer in "
+    f"\\boxed{{}}; later ones may answer earlier ones. Then give a verdict. {BOX_IT}",
+    _debated,
+)
+FORMATS = {
+    f.group.name: f
+    for f in (COT, SEQUENTIAL_VOTING, ADAPTIVE, THINKING_OFF, THINKING_ON, EFFORT_LOW, EFFORT_MEDIUM, EFFORT_HIGH,
+              SELF_CORRECTION, REFLECTION, DEBATE)
+}  # fmt: skip
+"""Every shipped format by its name; take two or more whose openings differ."""
