@@ -40,7 +40,7 @@ def load_problems(
     """
     problems: list[Problem] = []
     line_of: dict[str, int] = {}
-    for number, row in _rows(path):
+    for number, row in read_jsonl(path):
         place = f"{path} line {number}"
         gold = _text(row, answer, place, "data.answer")
         if answer_after:
@@ -88,7 +88,12 @@ def hold_out(problems: Sequence[Problem], num_problems: int) -> tuple[list[Probl
     return training, held_out
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line number and object of each line; blank ones are passed over.
+
+    Raises:
+        IbpoError: names file, line and mend.
+    """
     number = 0
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig") as file:

@@ -1,0 +1,90 @@
+"""`ibpo groups check`: response groups against a model's tokenizer and chat template, before any training."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ibpo.config import nearest, read_recipe
+from ibpo.errors import IbpoError
+from ibpo.responses.blocks import Reading, malformed
+from ibpo.responses.formats import FORMATS, Format
+from ibpo.responses.groups import build_response_groups
+from ibpo.responses.lint import check_groups
+from ibpo.types import ResponseGroup
+
+groups_app = typer.Typer(no_args_is_help=True, help="Response groups: how a response asks, looks and ends.")
+
+
+@groups_app.callback()
+def _root() -> None:
+    pass
+
+
+@groups_app.command("check")
+def check_command(
+    model: Annotated[str, typer.Argument(help="A folder with a tokenizer, or a hub id.")],
+    group: Annotated[
+        list[str] | None, typer.Option(help=f"A shipped response group; repeat. Known: {', '.join(FORMATS)}.")
+    ] = None,
+    recipe: Annotated[Path | None, typer.Option(help="Check the response groups of this recipe instead.")] = None,
+) -> None:
+    """Say whether response groups can be told apart, forced and read with a tokenizer and its chat template.
+
+    Exit code 1 if there are errors.
+    """
+    try:
+        forms = _forms(group, recipe)
+        findings = check_groups(forms, _tokenizer(model))
+    except IbpoError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    for finding in findings:
+        typer.echo(f"{finding.level}: {finding.subject}: {finding.text}")
+    count = {level: sum(finding.level == level for finding in findings) for level in ("error", "warning")}
+    names = ", ".join(form.group.name for form in forms)
+    typer.echo(f"{names} with {model}: {count['error']} errors, {count['warning']} warnings")
+    if count["error"]:
+        raise typer.Exit(1)
+
+
+def _forms(names: list[str] | None, recipe: Path | None) -> list[Format]:
+    if recipe is not None:
+        if names:
+            raise IbpoError("--recipe: brings its own response groups; leave --group out")
+        return [_as_format(group) for group in build_response_groups(read_recipe(recipe).response_group)]
+    for name in names or ():
+        if name not in FORMATS:
+            raise IbpoError(f"--group {name}: no such response group; {nearest(name, FORMATS)}")
+    return [FORMATS[name] for name in names or ("standard", "sequential_voting")]
+
+
+def _as_format(group: ResponseGroup) -> Format:
+    """A recipe's response group: well-formed where its reader finds an answer."""
+
+    def read(completion: str) -> Reading:
+        answer = group.extract_answer(completion)
+        return malformed("gives no answer") if answer is None else Reading(attempts=(answer,), answer=answer)
+
+    return Format(group=group, read=read)
+
+
+def _tokenizer(model: str) -> Any:
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    folder = Path(model).expanduser()
+    if not folder.is_dir() and (model.startswith((".", "~", os.sep)) or model.count("/") > 1):
+        raise IbpoError(f"{model}: there is no such folder; name one with a tokenizer, or a hub id")
+    try:
+        from transformers import AutoTokenizer
+    except ModuleNotFoundError as error:
+        raise IbpoError(f"the check needs {error.name}: pip install 'ibpo[train]'") from None
+    try:
+        return AutoTokenizer.from_pretrained(str(folder) if folder.is_dir() else model, trust_remote_code=False)
+    except Exception as error:
+        said = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+        raise IbpoError(
+            f"{model}: the tokenizer cannot be loaded: {said}; name a folder made by save_pretrained"
+        ) from None

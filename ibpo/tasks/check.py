@@ -1,0 +1,92 @@
+"""Does a task prove itself? Its own answers score 1, slightly wrong ones 0."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ibpo.responses.groups import boxed
+from ibpo.rewards.code import CodeJudge
+from ibpo.rewards.exact import exact_match
+from ibpo.rewards.judgement import Candidate, Judge, Judgement
+from ibpo.rewards.math import MathJudge
+from ibpo.tasks.task import JudgeName
+from ibpo.types import Problem
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failure:
+    """One answer that did not get what it should."""
+
+    problem_id: str
+    kind: str
+    """`gold` scored below 1, or `perturbed` above 0."""
+    answer: str
+    judgement: Judgement
+
+
+class ExactJudge:
+    """1.0 where the predicted answer is the gold one, letter by letter."""
+
+    def judge(self, candidates: Sequence[Candidate]) -> list[Judgement]:
+        """See `Judge`."""
+        rewards = [exact_match(c.predicted_answer, c.problem.answer) for c in candidates]
+        return [Judgement(reward=r, reason="the same" if r else "another answer") for r in rewards]
+
+
+def judge_for(name: JudgeName) -> Judge:
+    """The judge that a task names."""
+    return {"math": MathJudge, "code": CodeJudge, "exact": ExactJudge}[name]()
+
+
+def perturb(problem: Problem, judge: JudgeName) -> str:
+    r"""An answer that is nearly the gold one and wrong.
+
+    Code: the function under test, and every other, redefined to return a new object. Else the last digit changed, or a
+    word put before an answer without digits.
+
+    Example:
+        >>> perturb(Problem(problem_id="p", prompt="", answer=r"\frac{3}{19}"), "math")
+        '\\frac{3}{10}'
+    """
+    if judge == "code":
+        return _broken(problem)
+    digits = list(re.finditer(r"\d", problem.answer))
+    if not digits:
+        return f"not {problem.answer}"
+    # Not a digit behind the point, which rounding might forgive.
+    whole = [match for match in digits if not re.search(r"\.\d*$", problem.answer[: match.start()])]
+    last = (whole or digits)[-1]
+    return problem.answer[: last.start()] + str((int(last[0]) + 1) % 10) + problem.answer[last.end() :]
+
+
+def _broken(problem: Problem) -> str:
+    source = f"{problem.info.get('setup', '')}\n{problem.answer}"
+    names = dict.fromkeys(re.findall(r"^def\s+(\w+)", source.replace("\r", ""), re.MULTILINE))
+    stubs = "".join(f"def {name}(*args, **kwargs):\n    return object()\n\n\n" for name in names)
+    return stubs or "raise ValueError('nothing is defined')\n"
+
+
+def check_task(problems: Sequence[Problem], judge_name: JudgeName, judge: Judge | None = None) -> list[Failure]:
+    r"""Judge every problem's own answer, as a response would box it, and a perturbed one."""
+    judge = judge or judge_for(judge_name)
+    failures: list[Failure] = []
+    for kind in ("gold", "perturbed"):
+        candidates = []
+        for problem in problems:
+            answer = problem.answer if kind == "gold" else perturb(problem, judge_name)
+            completion = answer if judge_name == "code" else f"So the answer is \\boxed{{{answer}}}."
+            predicted = answer if judge_name == "code" else boxed(completion)
+            candidates.append(Candidate(problem=problem, completion=completion, predicted_answer=predicted))
+        for candidate, judgement in zip(candidates, judge.judge(candidates), strict=True):
+            if judgement.reward != float(kind == "gold"):
+                failures.append(
+                    Failure(
+                        problem_id=candidate.problem.problem_id,
+                        kind=kind,
+                        answer=str(candidate.predicted_answer),
+                        judgement=judgement,
+                    )
+                )
+    return failures

@@ -1,0 +1,158 @@
+"""A task: a data set's columns, and which judge decides. A user's own is three lines: name, columns, judge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ibpo.errors import IbpoError
+from ibpo.responses.groups import boxed
+from ibpo.tasks.rows import Row, hub_rows, local_rows
+from ibpo.types import Problem
+
+JudgeName = Literal["math", "code", "exact"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """Where the hub keeps a data set; the revision is a commit, so that the rows never change."""
+
+    name: str
+    revision: str
+    split: str
+    configs: tuple[str, ...] = ("",)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """Which column is what. Several names for one column: the first that a row has.
+
+    Example:
+        >>> mine = Task(name="mine", problem=("q",), answer=("a",), judge="exact")
+        >>> mine.to_problem(("line 1", {"q": "1 + 1 =", "a": 2})).answer
+        '2'
+    """
+
+    name: str
+    judge: JudgeName = "math"
+    problem: tuple[str, ...] = ("problem", "question")
+    answer: tuple[str, ...] = ("answer",)
+    answer_after: str = ""
+    """The answer follows this marker, where it occurs."""
+    boxed_in: tuple[str, ...] = ()
+    """Where there is no answer: it is boxed in this column."""
+    problem_id: tuple[str, ...] = ()
+    level: tuple[str, ...] = ()
+    domain: tuple[str, ...] = ()
+    tests: tuple[str, ...] = ()
+    """Source that raises where a program is wrong, or a list of such lines."""
+    setup: tuple[str, ...] = ()
+    """Source that goes before the answer."""
+    entry_point: tuple[str, ...] = ()
+    """HumanEval: the tests define `check`, which is called with this function."""
+    source: Source | None = None
+    may_lack_answers: bool = False
+    """Rows without an answer are left out, rather than an error."""
+    template: str = "{problem}"
+    """The prompt: `{problem}` and `{tests}` are filled in."""
+
+    def load(self, path: Path | None = None, *, limit: int | None = None) -> list[Problem]:
+        """All problems, of a local file or folder, or else of the hub's pinned revision.
+
+        Raises:
+            IbpoError: names the place, the field and the mend, or how to get the data.
+        """
+        if path is None and self.source is None:
+            raise IbpoError(f"{self.name}: has no source; name a file or folder")
+        problems: list[Problem] = []
+        seen: dict[str, str] = {}
+        for row in self._rows(path):
+            problem = self.to_problem(row)
+            if problem is None:
+                continue
+            if problem.problem_id in seen:
+                first = seen[problem.problem_id]
+                raise IbpoError(f"{row[0]}: id {problem.problem_id!r} stands at {first} already; ids must be unique")
+            seen[problem.problem_id] = row[0]
+            problems.append(problem)
+            if len(problems) == limit:
+                break
+        if not problems:
+            raise IbpoError(f"{path or self.name}: holds no problems; name another file")
+        return problems
+
+    def to_problem(self, row: Row) -> Problem | None:
+        """One row as a problem; None where it has no answer and may lack one."""
+        place, fields = row
+        text = self._text(self.problem, row)
+        answer = self._answer(row)
+        if answer is None:
+            return None
+        tests = self._tests(row)
+        info: dict[str, Any] = {"task": self.name}
+        if self.domain:
+            info["domain"] = _optional(self.domain, fields)
+        if tests:
+            info |= {"tests": tests, "setup": _optional(self.setup, fields)}
+        return Problem(
+            problem_id=_optional(self.problem_id, fields) or place.rpartition(" ")[2],
+            prompt=self.template.replace("{tests}", tests).replace("{problem}", text.strip()),
+            answer=answer,
+            level=_optional(self.level, fields).removeprefix("Level ").replace("?", ""),
+            info=info,
+        )
+
+    def _rows(self, path: Path | None) -> Iterator[Row]:
+        if path is not None:
+            return local_rows(path)
+        assert self.source is not None
+        return hub_rows(self.source.name, self.source.configs, self.source.split, self.source.revision)
+
+    def _answer(self, row: Row) -> str | None:
+        place, fields = row
+        answer = _optional(self.answer, fields)
+        if not answer.strip() and self.boxed_in:
+            answer = boxed(_optional(self.boxed_in, fields)) or ""
+        if self.answer_after and self.answer_after in answer:
+            answer = answer.rpartition(self.answer_after)[2]
+        if self.judge != "code":
+            answer = answer.strip()
+        if answer.strip():
+            return answer
+        if self.may_lack_answers:
+            return None
+        raise _missing(place, fields, self.answer, "answer")
+
+    def _tests(self, row: Row) -> str:
+        place, fields = row
+        if not self.tests:
+            return ""
+        value = next((fields[name] for name in self.tests if name in fields), None)
+        given = value if isinstance(value, list) else [value]
+        lines = [line for line in given if isinstance(line, str) and line.strip()]
+        if not lines or len(lines) < len(given):
+            raise _missing(place, fields, self.tests, "tests")
+        call = _optional(self.entry_point, fields)
+        return "\n".join([*lines, *([f"check({call})"] if call else [])])
+
+    def _text(self, names: tuple[str, ...], row: Row) -> str:
+        place, fields = row
+        text = _optional(names, fields)
+        if not text.strip():
+            raise _missing(place, fields, names, "problem")
+        return text
+
+
+def _optional(names: Iterable[str], fields: dict[str, Any]) -> str:
+    value = next((fields[name] for name in names if fields.get(name) is not None), "")
+    return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
+
+
+def _missing(place: str, fields: dict[str, Any], names: tuple[str, ...], what: str) -> IbpoError:
+    present = [name for name in names if name in fields]
+    if present:
+        return IbpoError(f"{place}: field {present[0]!r}: there is nothing for the {what}; mend or remove the row")
+    known = ", ".join(map(str, fields)) or "none"
+    return IbpoError(f"{place}: no field {' or '.join(names)} for the {what}; the row's fields are {known}")

@@ -1,0 +1,149 @@
+"""The check on tokenizers and templates made here, each with a fault that cost users of other trainers weeks."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("transformers")
+
+import typer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+from typer.testing import CliRunner
+
+from ibpo.commands.groups import groups_app
+from ibpo.responses.formats import FORMATS
+from ibpo.responses.lint import check_groups, sample_response
+
+CHAT = (
+    "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+HYBRID = CHAT.replace(
+    "<|assistant|>\n{% endif %}",
+    "<|assistant|>\n{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}"
+    "{% endif %}",
+)
+OPENS_THOUGHT = CHAT.replace("<|assistant|>\n{% endif %}", "<|assistant|>\n<think>\n{% endif %}")
+DROPS_THOUGHT = CHAT.replace(
+    "{{ m['content'] }}", "{{ m['content'].split('</think>')[-1] if m['role'] == 'assistant' else m['content'] }}"
+)
+
+
+def tokenizer(template=None, *, special=()):
+    """Bytes, so every text survives; `<think>` and `</think>` are tokens of their own, as in hybrid models."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    made = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>")
+    made.add_tokens(["<think>", "</think>", "[TRIAL]", "[/TRIAL]", "\n\n"])
+    if special:
+        made.add_special_tokens({"additional_special_tokens": list(special)})
+    made.chat_template = template
+    return made
+
+
+def found(names, made, level=None):
+    findings = check_groups([FORMATS[name] for name in names], made)
+    return [f"{f.subject}: {f.text}" for f in findings if level is None or f.level == level]
+
+
+def test_good_groups_have_no_errors():
+    names = ["standard", "sequential_voting", "self_correction", "debate", "thinking_on"]
+    errors = found(names, tokenizer(CHAT), "error")
+    # Letter by letter three of them open with "[".
+    assert errors and all("open with '['" in text for text in errors)
+    assert found(["standard", "sequential_voting", "effort_low", "thinking_on"], tokenizer(CHAT), "error") == []
+
+
+def test_thinking_on_and_off_part_after_their_first_token():
+    """Both open with `<think>`: a trainer that weighs the first token learns no choice (the trap of hybrid models)."""
+    [error] = found(["thinking_on", "thinking_off"], tokenizer(CHAT), "error")
+    assert error.startswith("thinking_on, thinking_off: both open with '<think>") and "would not be learnt" in error
+
+
+def test_a_template_that_writes_the_opening_itself():
+    warnings = found(["thinking_off", "standard"], tokenizer(HYBRID), "warning")
+    assert any("writes '<think>\\n\\n</think>' into the prompt" in text for text in warnings)
+    notes = found(["thinking_off", "standard"], tokenizer(CHAT), "note")
+    assert any("ignores enable_thinking=False" in text for text in notes)
+
+
+def test_a_template_that_opens_the_thought():
+    errors = found(["standard", "thinking_on"], tokenizer(OPENS_THOUGHT), "error")
+    assert any(text.startswith("template: its prompt ends inside an open thought") for text in errors)
+
+
+def test_a_template_that_drops_the_thought_from_what_is_trained_on():
+    errors = found(["standard", "thinking_on"], tokenizer(DROPS_THOUGHT), "error")
+    assert any("thinking_on: the template drops its thought from a response as the last message" in t for t in errors)
+
+
+def test_markers_that_are_special_tokens_vanish():
+    errors = found(["standard", "sequential_voting"], tokenizer(CHAT, special=["[TRIAL]"]), "error")
+    assert any("holds special tokens, which vanish" in text for text in errors)
+
+
+def test_words_that_the_tokenizer_loses():
+    made = tokenizer(CHAT)
+    made.add_special_tokens({"eos_token": "Solution:"})
+    assert any("special tokens, which vanish" in t for t in found(["standard", "sequential_voting"], made, "error"))
+
+
+def test_a_broken_template_and_one_that_forgets_the_user():
+    assert any("cannot render" in t for t in found(["standard"], tokenizer("{{ raise_exception('no') }}"), "error"))
+    assert any("not in the prompt" in t for t in found(["standard"], tokenizer("hello"), "error"))
+
+
+def test_a_group_without_an_opening_is_only_asked_for():
+    assert any("neither be chosen nor forced" in t for t in found(["adaptive", "standard"], tokenizer(), "warning"))
+
+
+def test_every_format_has_a_well_formed_sample():
+    for form in FORMATS.values():
+        assert form.problem_of(sample_response(form)) is None, form.group.name
+
+
+def run(*arguments):
+    app = typer.Typer()
+    app.add_typer(groups_app, name="groups")
+    return CliRunner().invoke(app, ["groups", "check", *map(str, arguments)])
+
+
+def test_the_command(tmp_path):
+    tokenizer(CHAT).save_pretrained(tmp_path / "model")
+    good = run(tmp_path / "model")
+    assert good.exit_code == 0, good.output
+    assert good.stdout.splitlines()[-1].startswith("standard, sequential_voting with ") and "0 errors" in good.stdout
+    bad = run(tmp_path / "model", "--group", "thinking_on", "--group", "thinking_off")
+    assert bad.exit_code == 1 and "error: thinking_on, thinking_off: both open with" in bad.stdout
+    recipe = tmp_path / "r.toml"
+    recipe.write_text(
+        '[model]\npath = "m"\n[data]\npath = "d"\n[budget]\nb = 0.5\n'
+        '[[response_group]]\nname = "a"\nprefix = "Fast"\n[[response_group]]\nname = "b"\nprefix = "Far"\n'
+    )
+    own = run(tmp_path / "model", "--recipe", recipe)
+    assert own.exit_code == 1 and "a, b: both open with 'Fa'" in own.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["./no/such"], "./no/such: there is no such folder"),
+        (["{model}", "--group", "standrad"], "--group standrad: no such response group; did you mean standard?"),
+        (["{model}", "--recipe", "none.toml"], "none.toml: there is no such recipe"),
+        (["{model}", "--group", "standard", "--recipe", "none.toml"], "leave --group out"),
+    ],
+)
+def test_errors_are_one_line(arguments, message, tmp_path):
+    tokenizer(CHAT).save_pretrained(tmp_path)
+    result = run(*(a.replace("{model}", str(tmp_path)) for a in arguments))
+    lines = result.stderr.strip().splitlines()
+    assert result.exit_code == 2 and len(lines) == 1 and message in lines[0], result.output
+
+
+def test_a_folder_without_a_tokenizer(tmp_path):
+    (tmp_path / "tokenizer_config.json").write_text("{")
+    result = run(tmp_path)
+    assert result.exit_code == 2 and "the tokenizer cannot be loaded" in result.stderr

@@ -1,0 +1,184 @@
+"""Tasks in the columns that their publishers use, and the command that makes them prove themselves."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from ibpo.commands.task import task_app
+from ibpo.errors import IbpoError
+from ibpo.rewards.sandbox import why_not_isolated
+from ibpo.tasks.benchmarks import TASKS
+from ibpo.tasks.check import check_task, perturb
+from ibpo.tasks.task import Task
+from ibpo.types import Problem
+
+pytest.importorskip("math_verify")
+ROOT = Path(__file__).parent.parent.parent
+GSM8K = ROOT / "tests" / "fixtures" / "gsm8k_16.jsonl"
+DATA = ROOT.parent / "shared" / "data" / "benchmarks"
+ROWS = {
+    "gsm8k": {"question": "What is 3 + 4?", "answer": "3+4=<<3+4=7>>7\n#### 7"},
+    "math_train": {
+        "problem": "Halve 1.", "solution": "It is $\\boxed{\\frac{1}{2}}$.", "level": "Level 2", "type": "Algebra",
+    },
+    "math_500": {"problem": "Halve 1.", "answer": "\\frac{1}{2}", "level": 2, "subject": "Algebra",
+                 "unique_id": "a/1.json"},
+    "aime_24": {"id": 60, "problem": "Find m+n.", "answer": "204"},
+    "aime_25": {"id": "0", "problem": "Find m+n.", "answer": "70"},
+    "amc_23": {"id": 0, "question": "How far?", "answer": 27.0, "url": "x"},
+    "humaneval": {
+        "task_id": "HumanEval/0",
+        "prompt": 'def one() -> int:\n    """Return 1.\n    >>> one()\n    1\n    """\n',
+        "canonical_solution": "    return 1\n",
+        "test": "def check(candidate):\n    assert candidate() == 1\n",
+        "entry_point": "one",
+    },
+    "mbpp": {
+        "task_id": 11,
+        "text": "Write a function to double a number.",
+        "code": "def double(x):\r\n  return 2 * x",
+        "test_setup_code": "",
+        "test_list": ["assert double(1) == 2", "assert double(3) == 6"],
+    },
+}  # fmt: skip
+
+
+def write(path, *rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def run(*arguments):
+    app = typer.Typer()
+    app.add_typer(task_app, name="task")
+    return CliRunner().invoke(app, ["task", "check", *map(str, arguments)])
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_every_task_proves_itself_on_its_publishers_columns(name, tmp_path):
+    if TASKS[name].judge == "code" and why_not_isolated():
+        pytest.skip(why_not_isolated())
+    result = run(name, "--data", write(tmp_path / "rows.jsonl", ROWS[name]))
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith(f"{name}: 1 problems, ")
+
+
+def test_levels_domains_and_ids_are_kept(tmp_path):
+    [problem] = TASKS["math_train"].load(write(tmp_path / "r.jsonl", ROWS["math_train"]))
+    assert (problem.level, problem.info["domain"], problem.answer) == ("2", "Algebra", "\\frac{1}{2}")
+    [problem] = TASKS["math_500"].load(write(tmp_path / "r.jsonl", ROWS["math_500"]))
+    assert (problem.problem_id, problem.level, problem.info["task"]) == ("a/1.json", "2", "math_500")
+    [problem] = TASKS["mbpp"].load(write(tmp_path / "r.jsonl", ROWS["mbpp"]))
+    assert "assert double(3) == 6" in str(problem.prompt) and problem.info["tests"].count("assert") == 2
+
+
+def test_gsm8k_in_its_own_format():
+    result = run("gsm8k", "--data", GSM8K)
+    assert result.exit_code == 0 and "gsm8k: 16 problems" in result.stdout
+
+
+def test_every_benchmark_is_pinned_to_a_commit():
+    loose = [name for name, task in TASKS.items() if task.source is None or len(task.source.revision) != 40]
+    assert loose == ["amc_23"]
+
+
+def test_parquet_folders_and_saved_data_sets_hold_the_same_rows(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    rows = [{"q": f"{i} + 1 =", "a": str(i + 1)} for i in range(5)]
+    table = datasets.Dataset.from_list(rows)
+    (tmp_path / "folder").mkdir()
+    table.to_parquet(tmp_path / "folder" / "rows.parquet")
+    table.save_to_disk(tmp_path / "saved")
+    (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress(write(tmp_path / "x.jsonl", *rows).read_bytes()))
+    mine = Task(name="mine", problem=("q",), answer=("a",), judge="exact")
+    for name in ("folder", "folder/rows.parquet", "saved", "rows.jsonl.gz"):
+        problems = mine.load(tmp_path / name)
+        assert [(p.prompt, p.answer) for p in problems] == [(row["q"], row["a"]) for row in rows], name
+    result = run(tmp_path / "saved", "--problem", "q", "--answer", "a", "--judge", "exact", "--limit", 3)
+    assert result.exit_code == 0 and "saved: 3 problems" in result.stdout
+
+
+def test_a_wrong_gold_is_found(tmp_path):
+    path = write(tmp_path / "r.jsonl", {**ROWS["mbpp"], "code": "def double(x):\n  return x"})
+    if not why_not_isolated():
+        result = run("mbpp", "--data", path)
+        assert result.exit_code == 1 and "11: gold answer" in result.stdout and "scores 0: failed" in result.stdout
+
+    class Generous:
+        def judge(self, candidates):
+            from ibpo.rewards.judgement import Judgement
+
+            return [Judgement(reward=1.0, reason="kind") for _ in candidates]
+
+    failures = check_task([Problem(problem_id="p", prompt="", answer="3")], "math", Generous())
+    assert [(f.kind, f.answer) for f in failures] == [("perturbed", "4")]
+
+
+@pytest.mark.parametrize(
+    ("answer", "other"),
+    [("72", "73"), ("-9.50", "-0.50"), (r"\frac{1}{2}", r"\frac{1}{3}"), (r"\text{Evelyn}", r"not \text{Evelyn}")],
+)
+def test_perturbed_answers(answer, other):
+    assert perturb(Problem(problem_id="p", prompt="", answer=answer), "math") == other
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "message"),
+    [
+        ("gsm8k", {"text": "q"}, "no field problem or question for the problem; the row's fields are text"),
+        ("gsm8k", {"question": "q", "answer": " "}, "line 1: field 'answer': there is nothing for the answer"),
+        ("gsm8k", {"question": "", "answer": "1"}, "field 'question': there is nothing for the problem"),
+        ("mbpp", {"text": "t", "code": "x", "test_list": []}, "field 'test_list': there is nothing for the tests"),
+        ("mbpp", {"text": "t", "code": "x"}, "no field test_list for the tests"),
+    ],
+)
+def test_rows_that_lack_something(name, row, message, tmp_path):
+    with pytest.raises(IbpoError) as error:
+        TASKS[name].load(write(tmp_path / "rows.jsonl", row))
+    assert message in str(error.value) and "rows.jsonl line 1" in str(error.value)
+
+
+def test_what_is_missing_says_how_to_get_it(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    with pytest.raises(IbpoError, match=r"run `hf download math-ai/aime25 --repo-type dataset --revision 563bb84"):
+        TASKS["aime_25"].load()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["gsm9k"], "gsm9k: is no task and no file; did you mean gsm8k?"),
+        (["gsm8k", "--data", "none.jsonl"], "none.jsonl: there is no such file"),
+        (["gsm8k", "--data", str(Path(__file__))], "is neither .jsonl, .jsonl.gz nor .parquet"),
+        (["gsm8k", "--data", str(GSM8K), "--judge", "maths"], "--judge maths: no such judge; did you mean math?"),
+        (["gsm8k", "--data", str(GSM8K), "--judge", "code"], "--judge code: needs the column with the tests"),
+    ],
+)
+def test_errors_are_one_line(arguments, message):
+    result = run(*arguments)
+    lines = result.stderr.strip().splitlines()
+    assert result.exit_code == 2 and len(lines) == 1 and message in lines[0], result.output
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not DATA.is_dir(), reason="needs ../shared/data")
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("gsm8k", "gsm8k_train"), ("humaneval", "humaneval"), ("mbpp", "mbpp"), ("math_train", "math_train")],
+)
+def test_full_benchmarks_prove_themselves(name, file):
+    if TASKS[name].judge == "code" and why_not_isolated():
+        pytest.skip(why_not_isolated())
+    problems = TASKS[name].load(DATA / f"{file}.jsonl.gz")
+    failures = check_task(problems, TASKS[name].judge)
+    assert failures == [], [(f.problem_id, f.kind, f.answer, f.judgement.reason) for f in failures][:20]
