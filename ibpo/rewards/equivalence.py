@@ -18,6 +18,7 @@ MAX_BRACKET_POWER = 100
 """Largest product of the exponents on brackets: what expanding them costs grows with it."""
 PLAIN_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:(?:,|\\,|,?\{,\}|,\\!| )\d{3})+|\d+)?(?:\.\d+)?")
 FRACTION = re.compile(r"([-+]?)(?:\\[dt]?frac\s*\{(-?\d+)\}\s*\{(\d+)\}|(\d+)\s*/\s*(\d+))")
+IN_BASE = re.compile(r"([0-9A-Za-z]+)_\{?(\d+)\}?")
 POWER = re.compile(r"\^|\*\*")
 TOWER = re.compile(r"[\d)}\]]\s*(?:\^|\*\*|!)")
 BIG_FACTORIAL = re.compile(r"\d{5,}\s*!|[)}\]!]\s*!|binom.*\d{6,}")
@@ -64,14 +65,20 @@ def as_number(answer: str) -> Fraction | None:
 def compare_plainly(predicted: str, gold: str) -> bool | None:
     """Whether two bare answers are equal, where text or plain numbers decide it; None where algebra is needed.
 
-    A decimal number that differs is left to math-verify, which rounds.
+    A decimal number that differs is left to math-verify, which rounds. Numbers that both name their base are compared
+    here: math-verify drops the base, so that 32_5 and 32_7 were equal.
 
     Example:
         >>> compare_plainly("1,000", "1000.0"), compare_plainly("72", "73"), compare_plainly("x+1", "1+x")
         (True, False, None)
+        >>> compare_plainly("32_5", "32_{5}"), compare_plainly("32_5", "32_7")
+        (True, False)
     """
     if predicted == gold:
         return True
+    bases = IN_BASE.fullmatch(predicted), IN_BASE.fullmatch(gold)
+    if bases[0] and bases[1] and bases[1][1].isdigit():
+        return bases[0].groups() == bases[1].groups()
     ours, theirs = as_number(predicted), as_number(gold)
     if ours is not None and theirs is not None:
         if ours == theirs:

@@ -1,0 +1,114 @@
+"""What every sampler offers, and the scripted one for tests and documentation."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ibpo.errors import IbpoError
+from ibpo.types import Problem, Rollout
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """One response that is wanted."""
+
+    problem: Problem
+    number: int
+    """Which of the problem's responses; with the problem's id and the response group it names the rollout."""
+    response_group: str = ""
+    prefix: str = ""
+    """Text that opens the response, forced; "": the policy opens it as it likes."""
+
+    @property
+    def key(self) -> str:
+        """Names the response for ever: what a store keeps it under."""
+        return f"{self.problem.problem_id}\t{self.response_group}\t{self.number}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampled:
+    """A response with what it took; its completion begins with the forced prefix."""
+
+    request: Request
+    rollout: Rollout
+    num_prompt_tokens: int
+    num_completion_tokens: int
+
+
+class Sampler(Protocol):
+    """Samples responses; in any order, each as soon as it is there."""
+
+    def sample_requests(self, requests: Sequence[Request]) -> Iterator[Sampled | IbpoError]:
+        """One outcome per request: a response, or the error that the request met; the others go on."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScriptedSampler:
+    """Answers by a function; with a limit of words that truncates as a limit of tokens would.
+
+    Example:
+        >>> problem = Problem(problem_id="p", prompt="1 + 1 =", answer="2")
+        >>> [sampled] = ScriptedSampler(answer=lambda r: "it is 2").sample_requests(
+        ...     [Request(problem=problem, number=0)]
+        ... )
+        >>> sampled.rollout.completion, sampled.rollout.finish_reason
+        ('it is 2', 'stop')
+    """
+
+    answer: Callable[[Request], str]
+    """Request -> what follows its prefix."""
+    max_tokens: int = 1_000_000
+    """Words of a completion, prefix included."""
+
+    def sample_requests(self, requests: Sequence[Request]) -> Iterator[Sampled | IbpoError]:
+        """See `Sampler`; an `IbpoError` of the function is the request's outcome."""
+        for request in requests:
+            try:
+                text = request.prefix + self.answer(request)
+            except IbpoError as error:
+                yield error
+                continue
+            words = text.split()
+            cut = len(words) > self.max_tokens
+            yield as_sampled(
+                request,
+                " ".join(words[: self.max_tokens]) if cut else text,
+                "length" if cut else "stop",
+                len(str(request.problem.prompt).split()),
+                min(len(words), self.max_tokens),
+            )
+
+
+def as_sampled(
+    request: Request, completion: str, finish_reason: str, num_prompt_tokens: int, num_completion_tokens: int
+) -> Sampled:
+    """A response whose token ids are not known, as servers give it."""
+    rollout = Rollout(
+        problem_id=request.problem.problem_id,
+        prompt_token_ids=(),
+        completion_token_ids=(),
+        completion=completion,
+        finish_reason=finish_reason,
+    )
+    return Sampled(
+        request=request,
+        rollout=rollout,
+        num_prompt_tokens=num_prompt_tokens,
+        num_completion_tokens=num_completion_tokens,
+    )
+
+
+def seed_of(request: Request, seed: int) -> int:
+    """A seed of the request's own, so that a rerun asks for the same and different numbers differ: below 2^31.
+
+    Example:
+        >>> problem = Problem(problem_id="p", prompt="", answer="")
+        >>> len({seed_of(Request(problem=problem, number=i), 0) for i in range(100)})
+        100
+    """
+    digest = hashlib.blake2b(f"{seed}\t{request.key}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "big") >> 1

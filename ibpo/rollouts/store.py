@@ -1,0 +1,170 @@
+"""Collected rollouts on disk: killed at any moment, a rerun completes what is missing and repeats nothing.
+
+One JSON object a line; the first line names schema and version. A line counts only with its line break, so what a
+killed process left half-written is cut off and asked for again. `to_parquet` makes the finished store a table.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ibpo.errors import IbpoError
+from ibpo.rollouts.sampler import Request, Sampled, Sampler
+
+SCHEMA, VERSION = "ibpo.rollouts", 1
+FIELDS = ("key", "problem_id", "response_group", "number", "prefix", "completion", "finish_reason",
+          "num_prompt_tokens", "num_completion_tokens", "prompt_token_ids", "completion_token_ids")  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Collected:
+    """What a call of `collect` did."""
+
+    num_new: int
+    num_kept: int
+    """Were in the store already."""
+    num_truncated: int
+    """Of all in the store that were asked for: cut off, neither right nor wrong."""
+    failures: tuple[str, ...]
+    """One line per request that failed; a rerun asks for it again."""
+
+
+class RolloutStore:
+    """An append-only file of rollouts, each under its request's key."""
+
+    def __init__(self, path: Path, *, settings: dict[str, Any] | None = None) -> None:
+        """Open or begin a store.
+
+        Args:
+            path: a `.jsonl` file.
+            settings: what makes its rollouts comparable (model, temperature, ...); must be the same on a rerun.
+
+        Raises:
+            IbpoError: for a file that is no store, of another version, or begun with other settings.
+        """
+        self.path = path
+        self._header = {"schema": SCHEMA, "version": VERSION, "settings": settings or {}}
+        self._keys: set[str] = set()
+        try:
+            if path.exists() and path.stat().st_size:
+                self._open()
+            else:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._append(self._header)
+        except OSError as error:
+            raise IbpoError(f"{path}: cannot be read or written: {error.strerror}; name another file") from None
+
+    def __contains__(self, request: Request) -> bool:
+        return request.key in self._keys
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def add(self, sampled: Sampled) -> None:
+        """Write one rollout, down to the disk's cache; one that is there already is left as it is."""
+        request, rollout = sampled.request, sampled.rollout
+        if request in self:
+            return
+        row = {
+            "key": request.key,
+            "problem_id": rollout.problem_id,
+            "response_group": request.response_group,
+            "number": request.number,
+            "prefix": request.prefix,
+            "completion": rollout.completion,
+            "finish_reason": rollout.finish_reason,
+            "num_prompt_tokens": sampled.num_prompt_tokens,
+            "num_completion_tokens": sampled.num_completion_tokens,
+            "prompt_token_ids": list(rollout.prompt_token_ids),
+            "completion_token_ids": list(rollout.completion_token_ids),
+        }
+        self._append(row)
+        self._keys.add(request.key)
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """The stored rollouts, in the order of their arrival."""
+        with self.path.open(encoding="utf-8") as file:
+            next(file)
+            for line in file:
+                yield json.loads(line)
+
+    def to_parquet(self, path: Path) -> None:
+        """The rollouts as a table, sorted by key, schema and settings in its metadata."""
+        import pyarrow as pa
+        import pyarrow.parquet as parquet
+
+        rows = sorted(self.rows(), key=lambda row: row["key"])
+        table = pa.Table.from_pylist([{name: row[name] for name in FIELDS} for row in rows])
+        table = table.replace_schema_metadata({"ibpo": json.dumps(self._header)})
+        partial = path.with_name(f".{path.name}.partial")
+        parquet.write_table(table, partial)
+        os.replace(partial, path)
+
+    def _open(self) -> None:
+        data = self.path.read_bytes()
+        whole = data.rfind(b"\n") + 1
+        lines = data[:whole].decode("utf-8", errors="replace").splitlines()
+        try:
+            header = json.loads(lines[0]) if lines else None
+        except json.JSONDecodeError:
+            header = None
+        if not lines and len(data) < 4096 and json.dumps(self._header).encode().startswith(data[:20]):
+            self.path.write_bytes(b"")  # killed while the first line was written
+            self._append(self._header)
+            return
+        if not isinstance(header, dict) or header.get("schema") != SCHEMA:
+            raise IbpoError(f"{self.path}: is no store of rollouts; name another file")
+        if header.get("version") != VERSION:
+            found = header.get("version")
+            raise IbpoError(f"{self.path}: is of version {found}, this ibpo writes {VERSION}; name another file")
+        if header["settings"] != self._header["settings"]:
+            now, before = self._header["settings"], header["settings"]
+            changed = sorted(k for k in {*now, *before} if now.get(k) != before.get(k))
+            raise IbpoError(
+                f"{self.path}: was begun with other settings ({', '.join(changed)} differ); name another file"
+            )
+        for number, line in enumerate(lines[1:], start=2):
+            try:
+                self._keys.add(json.loads(line)["key"])
+            except (json.JSONDecodeError, KeyError, TypeError):
+                raise IbpoError(f"{self.path} line {number}: is no rollout; remove the line") from None
+        if whole < len(data):
+            with self.path.open("r+b") as file:
+                file.truncate(whole)
+
+    def _append(self, row: dict[str, Any]) -> None:
+        line = json.dumps(row) + "\n"
+        with self.path.open("ab") as file:
+            file.write(line.encode())
+
+
+def collect(sampler: Sampler, requests: Sequence[Request], store: RolloutStore) -> Collected:
+    """Sample what the store lacks; each response is kept as soon as it is there.
+
+    Raises:
+        IbpoError: for two requests of one key.
+    """
+    keys = {request.key for request in requests}
+    if len(keys) < len(requests):
+        raise IbpoError("two requests have the same problem, response group and number; number them")
+    missing = [request for request in requests if request not in store]
+    failures = []
+    num_new = 0
+    for outcome in sampler.sample_requests(missing):
+        if isinstance(outcome, IbpoError):
+            failures.append(str(outcome))
+            continue
+        store.add(outcome)
+        num_new += 1
+    num_truncated = sum(row["finish_reason"] != "stop" for row in store.rows() if row["key"] in keys)
+    return Collected(
+        num_new=num_new,
+        num_kept=len(requests) - len(missing),
+        num_truncated=num_truncated,
+        failures=tuple(failures),
+    )

@@ -1,0 +1,244 @@
+"""One contract for every sampler that can run here, and the store that they fill."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from ibpo.errors import IbpoError
+from ibpo.rollouts.sampler import Request, ScriptedSampler, seed_of
+from ibpo.rollouts.store import RolloutStore, collect
+from ibpo.types import Problem, ResponseGroup
+
+ROOT = Path(__file__).parent.parent.parent
+PROBLEMS = [Problem(problem_id=f"p{i}", prompt=f"{i} + 1 =", answer=str(i + 1)) for i in range(6)]
+REQUESTS = [
+    Request(problem=problem, number=number, response_group=name, prefix=prefix)
+    for problem in PROBLEMS
+    for number in range(2)
+    for name, prefix in (("standard", ""), ("extended", "[TRIAL]"))
+]
+LONG = "long"
+
+
+def script(request):
+    """Long for problem 3, refused for problem 5, else the answer."""
+    if request.problem.problem_id == "p5":
+        raise IbpoError("problem p5: refused")
+    return " a" * 40 if request.problem.problem_id == "p3" else f" it is {request.problem.answer}"
+
+
+@contextmanager
+def scripted():
+    yield ScriptedSampler(answer=script, max_tokens=20)
+
+
+def server_answer(body, number):
+    from tests.openai_server import Fault
+
+    prompt = (
+        body["prompt"] if "prompt" in body else " ".join(m["content"] for m in body["messages"] if m["role"] == "user")
+    )
+    if "5 + 1" in prompt:
+        raise Fault(400, "refused")
+    if number == 3:
+        raise Fault(503, retry_after_ms="1")
+    if "3 + 1" in prompt:
+        return " a" * 20, "length"
+    return f" it is {int(prompt.split(' + ')[0].split()[-1]) + 1}", "stop"
+
+
+@contextmanager
+def endpoint(forcing):
+    pytest.importorskip("openai")
+    from ibpo.endpoint import Endpoint
+    from ibpo.rollouts.endpoint import EndpointSampler
+    from tests.openai_server import serving
+
+    with serving(server_answer) as log:
+        sampler = EndpointSampler(
+            endpoint=Endpoint(base_url=log.url, model="m", num_concurrent=4, price_per_million=(1.0, 2.0)),
+            max_tokens=20,
+            forcing=forcing,
+            render=lambda messages: "".join(f"<{m['role']}> {m['content']}\n" for m in messages),
+        )
+        yield sampler
+
+
+@pytest.fixture(params=["scripted", "endpoint, rendered", "endpoint, prefilled"])
+def sampler(request):
+    made = (
+        scripted() if request.param == "scripted" else endpoint("render" if "rendered" in request.param else "prefill")
+    )
+    with made as it:
+        yield it
+
+
+def outcomes(sampler, requests):
+    return list(sampler.sample_requests(requests))
+
+
+def test_one_outcome_per_request(sampler):
+    found = outcomes(sampler, REQUESTS)
+    assert len(found) == len(REQUESTS)
+    good = [o for o in found if not isinstance(o, IbpoError)]
+    assert sorted(o.request.key for o in good) == sorted(r.key for r in REQUESTS if r.problem.problem_id != "p5")
+    errors = [str(o) for o in found if isinstance(o, IbpoError)]
+    assert len(errors) == 4 and all(text.startswith("problem p5: ") and "\n" not in text for text in errors)
+
+
+def test_the_completion_begins_with_its_prefix_and_says_how_it_ended(sampler):
+    for outcome in outcomes(sampler, [r for r in REQUESTS if r.problem.problem_id != "p5"]):
+        rollout, request = outcome.rollout, outcome.request
+        assert rollout.problem_id == request.problem.problem_id
+        assert rollout.completion.startswith(request.prefix)
+        assert rollout.completion.count("[TRIAL]") == (request.prefix != "")
+        assert rollout.finish_reason == ("length" if rollout.problem_id == "p3" else "stop")
+        assert outcome.num_prompt_tokens > 0 and 0 < outcome.num_completion_tokens <= 20
+        if rollout.finish_reason == "stop":
+            assert rollout.completion.endswith(f"it is {request.problem.answer}")
+
+
+def test_nothing_to_sample(sampler):
+    assert outcomes(sampler, []) == []
+
+
+def test_collecting_keeps_truncation_apart_and_asks_again_only_for_what_failed(sampler, tmp_path):
+    store = RolloutStore(tmp_path / "s.jsonl")
+    first = collect(sampler, REQUESTS, store)
+    assert (first.num_new, first.num_kept, first.num_truncated, len(first.failures)) == (20, 0, 4, 4)
+    again = collect(sampler, REQUESTS, RolloutStore(tmp_path / "s.jsonl"))
+    assert (again.num_new, again.num_kept, again.num_truncated, len(again.failures)) == (0, 20, 4, 4)
+
+
+def test_what_the_endpoint_is_asked():
+    pytest.importorskip("openai")
+    from ibpo.endpoint import Endpoint
+    from ibpo.rollouts.endpoint import EndpointSampler
+    from tests.openai_server import serving
+
+    groups = [
+        ResponseGroup(name=n, prefix=p, extract_answer=str, instruction=f"Do {n}.")
+        for n, p in (("standard", ""), ("extended", "[TRIAL]"))
+    ]
+    with serving(server_answer) as log:
+        sampler = EndpointSampler(
+            endpoint=Endpoint(base_url=log.url, model="m", num_concurrent=1, price_per_million=(1e6, 1e6)),
+            max_tokens=7,
+            temperature=0.5,
+            response_groups=groups,
+            options={"top_p": 0.9, "extra_body": {"chat_template_kwargs": {"enable_thinking": False}}},
+        )
+        outcomes(sampler, REQUESTS[:2])
+        free = Request(problem=PROBLEMS[0], number=0)
+        outcomes(sampler, [free])
+        bill = sampler.endpoint.bill
+    plain, forced, chooses = (r for i, r in enumerate(log.requests) if i != 2)
+    assert [m["role"] for m in plain["messages"]] == ["user"]
+    assert plain["messages"][0]["content"] == "Do standard.\n\n0 + 1 ="
+    assert forced["messages"][-1] == {"role": "assistant", "content": "[TRIAL]"}
+    assert forced["continue_final_message"] is True and forced["add_generation_prompt"] is False
+    assert forced["chat_template_kwargs"] == {"enable_thinking": False} and forced["top_p"] == 0.9
+    assert (forced["max_tokens"], forced["temperature"]) == (7, 0.5)
+    assert plain["seed"] != forced["seed"] == seed_of(REQUESTS[1], 0)
+    assert chooses["messages"][0]["content"] == "Do standard.\n\nDo extended.\n\n0 + 1 ="
+    assert bill.num_requests == 3 and bill.num_retries == 1 and bill.cost == bill.prompt_tokens + bill.completion_tokens
+
+
+def test_settings_that_cannot_force():
+    pytest.importorskip("openai")
+    from ibpo.endpoint import Endpoint
+    from ibpo.rollouts.endpoint import EndpointSampler
+
+    nowhere = Endpoint(base_url="http://127.0.0.1:9/v1", model="m", max_retries=0)
+    with pytest.raises(IbpoError, match="needs render"):
+        EndpointSampler(endpoint=nowhere, max_tokens=5, forcing="render")
+    [outcome] = outcomes(EndpointSampler(endpoint=nowhere, max_tokens=5, forcing="none"), REQUESTS[1:2])
+    assert isinstance(outcome, IbpoError) and "set forcing to 'render' or 'prefill'" in str(outcome)
+
+
+def test_a_store_cut_anywhere_is_completed(tmp_path):
+    """Cut off at every length a kill could leave: the rerun ends with the same rollouts."""
+    path = tmp_path / "s.jsonl"
+    requests = [r for r in REQUESTS if r.problem.problem_id != "p5"][:8]
+    sampler = ScriptedSampler(answer=script)
+    collect(sampler, requests, RolloutStore(path, settings={"t": 1}))
+    whole = path.read_bytes()
+    rng = random.Random(0)
+    for length in [0, 1, 30, len(whole.splitlines()[0]), *rng.sample(range(len(whole)), 40)]:
+        path.write_bytes(whole[:length])
+        store = RolloutStore(path, settings={"t": 1})
+        kept = len(store)
+        assert kept == max(whole[:length].count(b"\n") - 1, 0)
+        assert collect(sampler, requests, store).num_new == len(requests) - kept
+        assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{}\n", "is no store of rollouts"),
+        (b"some text\nmore\n", "is no store of rollouts"),
+        (b"x" * 9000, "is no store of rollouts"),
+        (b'{"schema": "ibpo.rollouts", "version": 99, "settings": {}}\n', "is of version 99, this ibpo writes 1"),
+        (b'{"schema": "ibpo.rollouts", "version": 1, "settings": {"t": 2}}\n', r"other settings \(t differ\)"),
+        (b'{"schema": "ibpo.rollouts", "version": 1, "settings": {"t": 1}}\n{}\n', "line 2: is no rollout"),
+    ],
+)
+def test_files_that_are_no_store_are_left_alone(content, message, tmp_path):
+    path = tmp_path / "s.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(IbpoError, match=message):
+        RolloutStore(path, settings={"t": 1})
+    assert path.read_bytes() == content
+
+
+def test_the_store_as_a_table(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    store = RolloutStore(tmp_path / "s.jsonl", settings={"model": "m"})
+    collect(ScriptedSampler(answer=script), REQUESTS, store)
+    store.to_parquet(tmp_path / "s.parquet")
+    table = parquet.read_table(tmp_path / "s.parquet")
+    assert table.num_rows == 20 and json.loads(table.schema.metadata[b"ibpo"])["settings"] == {"model": "m"}
+    assert table.column("key").to_pylist() == sorted(r["key"] for r in store.rows())
+
+
+def test_a_killed_collection_goes_on(tmp_path):
+    path = tmp_path / "s.jsonl"
+    code = f"""
+import sys, time
+sys.path.insert(0, {str(ROOT)!r})
+from pathlib import Path
+from ibpo.rollouts.sampler import Request, ScriptedSampler
+from ibpo.rollouts.store import RolloutStore, collect
+from ibpo.types import Problem
+problems = [Problem(problem_id=str(i), prompt="q", answer="1") for i in range(400)]
+def answer(request):
+    time.sleep(0.005)
+    return " x" * 500
+requests = [Request(problem=p, number=0) for p in problems]
+collect(ScriptedSampler(answer=answer), requests, RolloutStore(Path({str(path)!r})))
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not path.exists() or path.stat().st_size < 20_000:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    kept = len(RolloutStore(path))
+    assert 0 < kept < 400
+    requests = [Request(problem=Problem(problem_id=str(i), prompt="q", answer="1"), number=0) for i in range(400)]
+    done = collect(ScriptedSampler(answer=lambda r: " x" * 500), requests, RolloutStore(path))
+    assert (done.num_new, done.num_kept) == (400 - kept, kept)
+    keys = [row["key"] for row in RolloutStore(path).rows()]
+    assert len(keys) == len(set(keys)) == 400
