@@ -18,7 +18,7 @@ MAX_BRACKET_POWER = 100
 """Largest product of the exponents on brackets: what expanding them costs grows with it."""
 PLAIN_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:(?:,|\\,|,?\{,\}|,\\!| )\d{3})+|\d+)?(?:\.\d+)?")
 FRACTION = re.compile(r"([-+]?)(?:\\[dt]?frac\s*\{(-?\d+)\}\s*\{(\d+)\}|(\d+)\s*/\s*(\d+))")
-IN_BASE = re.compile(r"([0-9A-Za-z]+)_\{?(\d+)\}?")
+IN_BASE = re.compile(r"(-?[0-9A-Za-z]+)_\{?(\d+)\}?")
 POWER = re.compile(r"\^|\*\*")
 TOWER = re.compile(r"[\d)}\]]\s*(?:\^|\*\*|!)")
 BIG_FACTORIAL = re.compile(r"\d{5,}\s*!|[)}\]!]\s*!|binom.*\d{6,}")
@@ -77,7 +77,7 @@ def compare_plainly(predicted: str, gold: str) -> bool | None:
     if predicted == gold:
         return True
     bases = IN_BASE.fullmatch(predicted), IN_BASE.fullmatch(gold)
-    if bases[0] and bases[1] and bases[1][1].isdigit():
+    if bases[0] and bases[1] and bases[1][1].lstrip("-").isdigit():
         return bases[0].groups() == bases[1].groups()
     ours, theirs = as_number(predicted), as_number(gold)
     if ours is not None and theirs is not None:
