@@ -58,7 +58,7 @@ def plot_frontier(rows: Iterable[Row], path: Path | IO[bytes], titles: Mapping[s
         right = 1.12 * max((row["relative_cost"] for row in others), default=1.0)
         _curve(axes, anchors, "random mix", color=FAINT, linestyle="-", linewidth=1.2)
         oracle = [anchors[0], *(row for row in own if row["method"] == "oracle by level")]
-        _curve(axes, oracle, "oracle by level (ceiling)", color=INK, linestyle="--", linewidth=1.2, dashes=(5, 3))
+        _curve(axes, oracle, "oracle by level (cold start)", color=INK, linestyle="--", linewidth=1.2, dashes=(5, 3))
         for model, style in (
             ("cold start", {"color": SKY, "marker": "^", "linestyle": "-"}),
             ("pretrained", {"color": BLUE, "marker": "v", "linestyle": "-."}),
