@@ -8,7 +8,7 @@ import torch
 
 from ibpo.training.settings import IBPOConfig
 
-ANCHOR_GROWS = 0.4, 0.85
+ANCHOR_GROWS = 0.3, 0.6
 """Parts of the training between which the anchor grows from `anchor_weight_start` to `anchor_weight`."""
 
 

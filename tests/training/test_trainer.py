@@ -161,7 +161,7 @@ def test_bodies_of_every_group_are_imitated_where_rewarded(make_trainer, tmp_pat
 
 def test_the_anchor_grows_from_its_start_to_its_end():
     args: Any = SimpleNamespace(anchor_weight_start=0.0, anchor_weight=4.0)
-    weights = [anchor_weight_at(args, done) for done in (0.0, 0.4, 0.625, 0.85, 1.0)]
+    weights = [anchor_weight_at(args, done) for done in (0.0, 0.3, 0.45, 0.6, 1.0)]
     assert weights == pytest.approx([0.0, 0.0, 2.0, 4.0, 4.0])
 
 
