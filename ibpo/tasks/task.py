@@ -50,6 +50,8 @@ class Task:
     """Source that raises where a program is wrong, or a list of such lines."""
     setup: tuple[str, ...] = ()
     """Source that goes before the answer."""
+    test_setup: tuple[str, ...] = ()
+    """Source that goes between the answer and the tests, and may use the answer's names."""
     entry_point: tuple[str, ...] = ()
     """HumanEval: the tests define `check`, which is called with this function."""
     source: Source | None = None
@@ -95,7 +97,8 @@ class Task:
         if self.domain:
             info["domain"] = _optional(self.domain, fields)
         if tests:
-            info |= {"tests": tests, "setup": _optional(self.setup, fields)}
+            before = _optional(self.test_setup, fields)
+            info |= {"tests": f"{before}\n{tests}" if before else tests, "setup": _optional(self.setup, fields)}
         return Problem(
             problem_id=_optional(self.problem_id, fields) or place.rpartition(" ")[2],
             prompt=self.template.replace("{tests}", tests).replace("{problem}", text.strip()),

@@ -157,7 +157,12 @@ def _start_and_stop(arguments, out, how):
     code = "import typer; from ibpo.commands.train import train_command; typer.run(train_command)"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-c", code, *arguments], env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+        [sys.executable, "-c", code, *arguments],
+        env=environment,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        # A shell's background jobs ignore SIGINT, and so would their children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 120
     while not (out / "checkpoints" / "checkpoint-1" / "ibpo_state.npz").exists():

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from ibpo.commands.task import task_app
 from ibpo.errors import IbpoError
-from ibpo.rewards.sandbox import why_not_isolated
+from ibpo.rewards.code import CodeJudge
+from ibpo.rewards.sandbox import Limits, why_not_isolated
 from ibpo.tasks.benchmarks import TASKS
 from ibpo.tasks.check import check_task, perturb
 from ibpo.tasks.task import Task
@@ -43,8 +44,8 @@ ROWS = {
         "task_id": 11,
         "text": "Write a function to double a number.",
         "code": "def double(x):\r\n  return 2 * x",
-        "test_setup_code": "",
-        "test_list": ["assert double(1) == 2", "assert double(3) == 6"],
+        "test_setup_code": "two = double(1)",
+        "test_list": ["assert double(1) == 2", "assert two * 3 == 6"],
     },
 }  # fmt: skip
 
@@ -75,7 +76,7 @@ def test_levels_domains_and_ids_are_kept(tmp_path):
     [problem] = TASKS["math_500"].load(write(tmp_path / "r.jsonl", ROWS["math_500"]))
     assert (problem.problem_id, problem.level, problem.info["task"]) == ("a/1.json", "2", "math_500")
     [problem] = TASKS["mbpp"].load(write(tmp_path / "r.jsonl", ROWS["mbpp"]))
-    assert "assert double(3) == 6" in str(problem.prompt) and problem.info["tests"].count("assert") == 2
+    assert "assert two * 3 == 6" in str(problem.prompt) and problem.info["tests"].count("assert") == 2
 
 
 def test_gsm8k_in_its_own_format():
@@ -184,5 +185,7 @@ def test_full_benchmarks_prove_themselves(name, file):
     if TASKS[name].judge == "code" and why_not_isolated():
         pytest.skip(why_not_isolated())
     problems = TASKS[name].load(DATA / f"{file}.jsonl.gz")
-    failures = [f for f in check_task(problems, TASKS[name].judge) if f.problem_id not in KNOWN]
+    # One solution of MBPP takes seconds; on a busy machine more than a judge should give.
+    judge = CodeJudge(limits=Limits(wall_seconds=120, cpu_seconds=60)) if TASKS[name].judge == "code" else None
+    failures = [f for f in check_task(problems, TASKS[name].judge, judge) if f.problem_id not in KNOWN]
     assert failures == [], [(f.problem_id, f.kind, f.answer, f.judgement.reason) for f in failures][:20]
