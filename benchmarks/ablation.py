@@ -2,8 +2,7 @@
 
     python benchmarks/ablation.py thinking --budget 0.5 --seed 0 --runs runs/ablation
 
-Two policies train at a time; what is finished stays and is not repeated. Nine policies of *thinking* take about half an
-hour on two cores.
+Two policies train at a time; what is finished stays and is not repeated.
 """
 
 from __future__ import annotations

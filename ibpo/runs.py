@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ibpo.errors import IbpoError
 
@@ -16,23 +16,31 @@ CHECKPOINT_FILES = ("trainer_state.json", "ibpo_state.npz")
 """What is written last into a checkpoint: where both are, it is whole."""
 
 
-def write_text_atomic(path: Path, text: str) -> None:
-    """Write the whole file or leave what was there.
+@contextmanager
+def atomic_file(path: Path) -> Iterator[TextIO]:
+    """A text file to write: it replaces `path` when the block ends well; else what was there stays.
 
     Raises:
         IbpoError: where the folder cannot be written.
     """
-    temporary = None
+    # Not by mkstemp, which takes the rights of the group and of others away.
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(temporary, path)
+        with partial.open("w", encoding="utf-8") as file:
+            yield file
+        os.replace(partial, path)
     except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
         raise IbpoError(f"{path}: cannot be written: {error.strerror}; name a folder that can") from None
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+
+
+def write_text_atomic(path: Path, text: str) -> None:
+    """Write the whole file or leave what was there; see `atomic_file`."""
+    with atomic_file(path) as file:
+        file.write(text)
 
 
 def to_toml(tables: Mapping[str, Any], command: str) -> str:

@@ -12,13 +12,13 @@ from numpy.typing import ArrayLike
 from ibpo.allocation.dual import close_gap, prices
 from ibpo.allocation.exact_sum import exact_sum
 from ibpo.allocation.ids import IntArray
+from ibpo.allocation.infeasible import InfeasibleBudget
 from ibpo.allocation.knapsack import knapsack
 from ibpo.allocation.problem import (
     Allocation,
     AllocationProblem,
     Choose,
     FloatArray,
-    InfeasibleBudget,
     Rule,
     best_candidates,
     cheapest_of,

@@ -26,49 +26,6 @@ RELATIVE_TOLERANCE = 1e-9
 """How far a sum of costs that are not all whole numbers may miss its bound. Whole-number costs get no tolerance."""
 
 
-class InfeasibleBudget(IbpoError):
-    """A budget that no allocation keeps.
-
-    Attributes:
-        budget_index: Which of the K budgets, counted from 0.
-        budget: Its value, mean cost per problem.
-        nearest: The nearest value that can be kept (given the budgets before it), mean cost per problem.
-        floor: Whether it is a lower bound (`at_least`) that is missed.
-    """
-
-    def __init__(
-        self, budget_index: int, budget: float, nearest: float, given: str = "", *, floor: bool = False
-    ) -> None:
-        """State the budget, by how much it is missed, and the nearest feasible value."""
-        self.budget_index, self.budget, self.nearest, self.floor = budget_index, budget, nearest, floor
-        self._given = given
-        if floor:
-            text = (
-                f"at_least {budget_index}: a mean cost of at least {budget:.12g} per problem cannot be reached{given}: "
-                f"the dearest allocation costs {nearest!r}, short by {budget - nearest:.6g}; lower it to at most "
-                f"{nearest!r}"
-            )
-        else:
-            text = (
-                f"budget {budget_index}: a mean cost of {budget:.12g} per problem cannot be kept{given}: the cheapest "
-                f"allocation costs {nearest!r}, over by {nearest - budget:.6g}; raise it to at least {nearest!r}"
-            )
-        super().__init__(text)
-
-    @property
-    def smallest(self) -> float:
-        """The smallest feasible value of an upper bound: the same as `nearest`."""
-        return self.nearest
-
-    def __reduce__(self) -> Any:
-        """Survive pickling, as when it is raised in a worker process."""
-        return _infeasible, (self.budget_index, self.budget, self.nearest, self._given, self.floor)
-
-
-def _infeasible(index: int, budget: float, nearest: float, given: str, floor: bool) -> InfeasibleBudget:
-    return InfeasibleBudget(index, budget, nearest, given, floor=floor)
-
-
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Allocation:
     """Which responses are chosen, what that is worth, and how good it could have been.

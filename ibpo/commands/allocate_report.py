@@ -2,7 +2,6 @@
 
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +15,7 @@ from rich.table import Table
 from ibpo.allocation.log_file import LogColumns, parsed_rows
 from ibpo.commands.allocate_answer import Line, Part
 from ibpo.errors import IbpoError
-from ibpo.runs import write_text_atomic
+from ibpo.runs import atomic_file, write_text_atomic
 
 
 def print_part(console: Console, title: str, part: Part, lines: list[Line]) -> None:
@@ -157,18 +156,8 @@ def _draw(file: Path, part: Part, lines: list[Line]) -> None:
 
 def _write_lines(path: Path, rows: Iterator[dict[str, Any]]) -> None:
     """JSON lines one by one: the whole file or what was there."""
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise IbpoError(f"{path}: cannot be written: {error.strerror}; name a folder that can") from None
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+    with atomic_file(path) as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
 def _choices(part: Part, line: Line) -> Iterator[dict[str, Any]]:

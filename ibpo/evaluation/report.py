@@ -13,6 +13,7 @@ from rich.table import Table
 from ibpo.evaluation.compare import Row, mean_over_seeds
 from ibpo.evaluation.report_parts import FILTERS, Merit, experiment_part
 from ibpo.evaluation.store import Columns
+from ibpo.runs import write_text_atomic
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,9 +72,7 @@ def write_report(path: Path, data: ReportData) -> None:
             part = experiment_part(f"e{number}", name, title, own, judged, steps)
             parts.append(part | {"examples": [e for e in data.examples if e.experiment == name]})
     html = environment.get_template("report.html.j2").render(data=data, parts=parts)
-    partial = path.with_suffix(".partial")
-    partial.write_text(html, encoding="utf-8")
-    partial.replace(path)
+    write_text_atomic(path, html)
 
 
 def pick_examples(

@@ -22,6 +22,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from ibpo.errors import IbpoError
 from ibpo.experiments.embedded import model_path
 from ibpo.experiments.job import JobSpec, is_done, progress_file, write_spec
+from ibpo.runs import write_text_atomic
 
 NUM_WORKERS = 2
 
@@ -58,9 +59,7 @@ def check_settings(run_dir: Path, settings: DemoSettings) -> None:
                     f"{run_dir} holds a run with {key} = {before.get(key)}, this one asks for "
                     f"{asdict(settings)[key]}: choose another --name, or delete the directory"
                 )
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(asdict(settings), indent=2))
-    os.replace(partial, path)
+    write_text_atomic(path, json.dumps(asdict(settings), indent=2))
 
 
 def plan_jobs(run_dir: Path, settings: DemoSettings) -> list[list[JobSpec]]:

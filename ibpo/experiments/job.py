@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ibpo.experiments.experiment import Experiment
+from ibpo.runs import write_text_atomic
 from ibpo.types import Problem
 
 NUM_EXTENDED, NUM_SAMPLED, NUM_FORCED = 2, 2, 2
@@ -108,12 +108,8 @@ def run_job(spec: JobSpec) -> None:
 
 
 def _teller(path: Path) -> Callable[[str, float], None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-
     def tell(stage: str, done: float) -> None:
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps({"stage": stage, "done": done, "time": time.time()}))
-        os.replace(partial, path)
+        write_text_atomic(path, json.dumps({"stage": stage, "done": done, "time": time.time()}))
 
     return tell
 
@@ -185,8 +181,7 @@ def _sample(
 
 def write_spec(spec: JobSpec, path: Path) -> None:
     """As JSON."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(asdict(spec), indent=2))
+    write_text_atomic(path, json.dumps(asdict(spec), indent=2))
 
 
 if __name__ == "__main__":

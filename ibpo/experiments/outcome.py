@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import sys
 from importlib.metadata import version
@@ -19,6 +18,7 @@ from ibpo.evaluation.frontier import plot_frontier, plot_share_by_level
 from ibpo.evaluation.report import Example, ReportData, pick_examples, terminal_table, write_report
 from ibpo.experiments.demo import NUM_WORKERS, DemoSettings
 from ibpo.experiments.job import experiment_named
+from ibpo.runs import write_text_atomic
 from ibpo.serving.calibrate import threshold
 
 ARTEFACTS = ("results.json", "merits.json", "frontier.png", "share_by_level.png", "report.html")
@@ -44,8 +44,9 @@ def write_outcome(run_dir: Path, settings: DemoSettings, console: Console, secon
         policy = f"ibpo-{settings.budgets[len(settings.budgets) // 2]:g}"
         examples += pick_examples(name, responses[policy, "standard"], responses[policy, "extended"], levels)
     titles = {name: experiment_named(name).title for name in settings.experiments}
-    _write_json(run_dir / "results.json", rows)
-    _write_json(run_dir / "merits.json", {"per_seed": merits, "over_seeds": summarise([merits])})
+    write_text_atomic(run_dir / "results.json", json.dumps(rows, indent=1))
+    over_seeds = summarise([merits])
+    write_text_atomic(run_dir / "merits.json", json.dumps({"per_seed": merits, "over_seeds": over_seeds}, indent=1))
     for plot, file in ((plot_frontier, "frontier.png"), (plot_share_by_level, "share_by_level.png")):
         plot(rows, run_dir / file, titles)
     data = ReportData(
@@ -158,9 +159,3 @@ def _peak_memory() -> str:
     if jobs == 0:
         return f"{here:.1f} GiB (every job was finished before)"
     return f"at most {here + NUM_WORKERS * jobs:.1f} GiB ({NUM_WORKERS} jobs of at most {jobs:.1f} GiB each)"
-
-
-def _write_json(path: Path, data: Any) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(data, indent=1))
-    os.replace(partial, path)

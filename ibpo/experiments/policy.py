@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ibpo.experiments.experiment import Experiment
 from ibpo.experiments.progress import StepProgress
 from ibpo.rewards.exact import exact_match
-from ibpo.runs import RunDir
+from ibpo.runs import RunDir, write_text_atomic
 from ibpo.tasks.draws import stream
 from ibpo.training.trainer import IBPOConfig, IBPOTrainer
 
@@ -116,11 +116,5 @@ def train_policy(
     partial = out_dir / "model.partial"
     trainer.model.save_pretrained(partial)  # pyright: ignore[reportCallIssue]  # the stubs lose it on a module
     tokenizer.save_pretrained(partial)
-    _write_json(out_dir / "metrics.json", trainer.state.log_history)
+    write_text_atomic(out_dir / "metrics.json", json.dumps(trainer.state.log_history))
     os.replace(partial, model_dir)
-
-
-def _write_json(path: Path, data: Any) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(data))
-    os.replace(partial, path)

@@ -19,13 +19,14 @@ from transformers import PreTrainedModel
 from trl import GRPOTrainer
 
 from ibpo.rollouts.hf import HFSampler
-from ibpo.training.anchor import anchor_weight_at, token_divergence
+from ibpo.training.anchor import token_divergence
 from ibpo.training.callbacks import AverageWeights, KeepLowerLevel
 from ibpo.training.feedback import adjust
 from ibpo.training.initial_policy import frozen_copy, prompt_features
 from ibpo.training.ledger import Ledger
 from ibpo.training.lower_level import Batch, LowerLevel, Selection
 from ibpo.training.settings import IBPOConfig, check_groups
+from ibpo.training.weights import group_of, response_weights, rows_to_keep
 from ibpo.types import Prompt, ResponseGroup
 
 NEEDS_FEATURES = ("shrunken", "regression")
@@ -155,7 +156,7 @@ class IBPOTrainer(GRPOTrainer):
             {
                 "problem_id": str(row.get("problem_id", "")),
                 "level": str(row.get("level", "")),
-                "response_group": _group_of(ids, self.prefix_ids),
+                "response_group": group_of(ids, self.prefix_ids),
                 "tokens": len(ids),
                 "finish_reason": "stop" if ids[-1] in eos else "length",
             }
@@ -174,7 +175,9 @@ class IBPOTrainer(GRPOTrainer):
             features=features,
         )
         selection = self.lower_level.solve(batch, self.state.global_step, self.adjustment)
-        self._weigh(selection, reward, truncated)
+        self._weights = response_weights(
+            selection, reward, truncated, self.args, self.state.global_step, self.state.max_steps
+        )
         self._record(rows, reward, selection, share)
         return rewards_per_func
 
@@ -198,23 +201,6 @@ class IBPOTrainer(GRPOTrainer):
         for item in gather_object([(p, h, s) for (p, _), h, s in zip(local, hidden, shares, strict=True)]):
             seen[item[0]] = item[1:]
         return np.array([seen[p][0] for p in sorted(seen)]), np.array([seen[p][1] for p in sorted(seen)])
-
-    def _weigh(self, selection: Selection, reward: np.ndarray, truncated: np.ndarray) -> None:
-        """Weights of the opening, of the body and of the anchor, for every response of all ranks: float [R, 3]."""
-        usable, chosen = (reward > 0) & ~truncated, selection.chosen
-        imitated = chosen if self.args.imitate_denied else chosen & usable
-        bodies = usable & (selection.best if self.args.imitate_bodies == "every_group" else chosen)
-        rng = np.random.default_rng([self.args.seed, self.state.global_step, 1])
-        anchored = rng.permutation(len(chosen)) < round(self.args.anchor_share * len(chosen))
-        anchor_weight = anchor_weight_at(self.args, self.state.global_step / self.state.max_steps)
-        self._weights = np.stack(
-            [
-                np.where(imitated, self.args.choice_weight, 0.0),
-                np.where(bodies, self.args.body_weight * np.minimum(reward, 1.0), 0.0),
-                np.where(anchored & ~truncated, anchor_weight, 0.0),
-            ],
-            1,
-        )
 
     def _record(
         self,
@@ -261,14 +247,14 @@ class IBPOTrainer(GRPOTrainer):
             return out
         first = self.accelerator.process_index * len(inputs)
         local = self._weights[first : first + len(inputs)]
-        keep = _rows_to_keep(local, self.args.steps_per_generation or 1)
+        keep = rows_to_keep(local, self.args.steps_per_generation or 1)
         num_prompts = max(1, len(self._weights) // self.num_generations)
         # dr_grpo divides by rows x max_completion_length, DDP by the number of ranks: undo both, divide by prompts.
         scale = len(keep) * self.max_completion_length * self.accelerator.num_processes / num_prompts
         weights = torch.zeros(out["completion_ids"].shape, device=out["completion_ids"].device)
         opening = torch.zeros_like(weights, dtype=torch.bool)
         for i, (choice, body, _) in enumerate(local):
-            group = _group_of(out["completion_ids"][i].tolist(), self.prefix_ids)
+            group = group_of(out["completion_ids"][i].tolist(), self.prefix_ids)
             opening[i, : len(self.prefix_ids[group]) if group >= 0 else 1] = True
             weights[i] = torch.where(opening[i], choice, body)
         weights *= scale
@@ -300,18 +286,3 @@ class IBPOTrainer(GRPOTrainer):
         pull = (divergence * inputs["body_mask"][rows]).sum(1) @ inputs["anchor"][rows]
         self._metrics["train"]["ibpo/anchor"].append(pull.item())
         return loss + pull
-
-
-def _group_of(completion_ids: Sequence[int], prefix_ids: list[list[int]]) -> int:
-    """Index of the response group whose prefix opens the completion, -1 for none."""
-    for g, prefix in enumerate(prefix_ids):
-        if list(completion_ids[: len(prefix)]) == prefix:
-            return g
-    return -1
-
-
-def _rows_to_keep(weights: np.ndarray, multiple: int) -> list[int]:
-    """Rows that carry weight, filled up to a positive multiple with rows that carry none."""
-    order = np.argsort(~weights.any(1), kind="stable")
-    count = max(int(weights.any(1).sum()), 1)
-    return sorted(order[: -(-count // multiple) * multiple].tolist())

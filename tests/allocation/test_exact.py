@@ -94,7 +94,7 @@ def test_selection_equals_enumeration(instance):
     if best is None:
         with pytest.raises(InfeasibleBudget) as caught:
             allocate(*arrays, choose=choose)
-        arrays[3] = [caught.value.smallest]  # the value that it names must work
+        arrays[3] = [caught.value.nearest]  # the value that it names must work
         allocate(*arrays, choose=choose)
         return
     allocation = allocate(*arrays, choose=choose)
@@ -223,8 +223,8 @@ def test_stopped_early_is_feasible_with_a_true_gap():
 def test_infeasible_budget_names_itself():
     with pytest.raises(InfeasibleBudget, match=r"budget 1: a mean cost of 2 per problem.*3\.5, over by 1\.5") as caught:
         allocate([1, 1], [0, 1], [[0, 0], [3, 4]], [1, 2])
-    assert (caught.value.budget_index, caught.value.budget, caught.value.smallest) == (1, 2, 3.5)
-    assert pickle.loads(pickle.dumps(caught.value)).smallest == 3.5
+    assert (caught.value.budget_index, caught.value.budget, caught.value.nearest) == (1, 2, 3.5)
+    assert pickle.loads(pickle.dumps(caught.value)).nearest == 3.5
     with pytest.raises(InfeasibleBudget, match=r"together with budget 0.*raise it to at least 5\.0"):
         allocate([1, 1], [0, 0], [[0, 2], [5, 1]], [1, 3])
 

@@ -1,0 +1,54 @@
+"""What each response weighs in the update, and which rows the update has to look at at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ibpo.training.anchor import anchor_weight_at
+from ibpo.training.lower_level import Selection
+from ibpo.training.settings import IBPOConfig
+
+
+def response_weights(
+    selection: Selection, reward: np.ndarray, truncated: np.ndarray, args: IBPOConfig, step: int, num_steps: int
+) -> np.ndarray:
+    """Weights of the opening, of the body and of the anchor, for every response of all ranks: float [R, 3].
+
+    Args:
+        selection: what the lower level chose.
+        reward: float [R].
+        truncated: bool [R]; their bodies are never imitated.
+        args: the weights and what they apply to.
+        step: number of this update; with `args.seed` it fixes which responses are anchored.
+        num_steps: of the whole training.
+    """
+    usable, chosen = (reward > 0) & ~truncated, selection.chosen
+    imitated = chosen if args.imitate_denied else chosen & usable
+    bodies = usable & (selection.best if args.imitate_bodies == "every_group" else chosen)
+    rng = np.random.default_rng([args.seed, step, 1])
+    anchored = rng.permutation(len(chosen)) < round(args.anchor_share * len(chosen))
+    return np.stack(
+        [
+            np.where(imitated, args.choice_weight, 0.0),
+            np.where(bodies, args.body_weight * np.minimum(reward, 1.0), 0.0),
+            np.where(anchored & ~truncated, anchor_weight_at(args, step / num_steps), 0.0),
+        ],
+        1,
+    )
+
+
+def group_of(completion_ids: Sequence[int], prefix_ids: list[list[int]]) -> int:
+    """Index of the response group whose prefix opens the completion, -1 for none."""
+    for g, prefix in enumerate(prefix_ids):
+        if list(completion_ids[: len(prefix)]) == prefix:
+            return g
+    return -1
+
+
+def rows_to_keep(weights: np.ndarray, multiple: int) -> list[int]:
+    """Rows that carry weight, filled up to a positive multiple with rows that carry none."""
+    order = np.argsort(~weights.any(1), kind="stable")
+    count = max(int(weights.any(1).sum()), 1)
+    return sorted(order[: -(-count // multiple) * multiple].tolist())
