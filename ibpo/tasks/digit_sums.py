@@ -22,13 +22,14 @@ NAMES = "abcdefghijklmnop"
 LEVELS: dict[str, tuple[int, int]] = {
     "2": (2, 2),
     "3": (3, 3),
-    "4-5": (4, 5),
-    "6-8": (6, 8),
-    "9-12": (9, 12),
+    "4": (4, 4),
+    "5-7": (5, 7),
+    "8-10": (8, 10),
+    "11-12": (11, 12),
     "unknown": (2, 12),
 }
 """Level -> smallest and largest number of operands; "unknown" has exactly one unknown operand."""
-MIX = {"2": 0.22, "3": 0.10, "4-5": 0.18, "6-8": 0.16, "9-12": 0.11, "unknown": 0.23}
+MIX = {"2": 0.22, "3": 0.10, "4": 0.09, "5-7": 0.20, "8-10": 0.11, "11-12": 0.05, "unknown": 0.23}
 """Share of each level among the problems that the policy meets, in training and in the test."""
 
 Operands = list[tuple[str, str]]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 
 from ibpo.training.settings import IBPOConfig
 
 ANCHOR_GROWS = 0.3, 0.6
 """Parts of the training between which the anchor grows from `anchor_weight_start` to `anchor_weight`."""
+
+NUM_PARTS = 4
 
 
 def anchor_weight_at(args: IBPOConfig, done: float) -> float:
@@ -23,10 +26,68 @@ def anchor_weight_at(args: IBPOConfig, done: float) -> float:
     return args.anchor_weight_start + grown * (args.anchor_weight - args.anchor_weight_start)
 
 
+def held_responses(
+    response_group: np.ndarray, tokens: np.ndarray, share: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Which responses to anchor: drawn at random up to `share` of all tokens, as evenly over the groups as they go.
+
+    Even by tokens, not by responses: a group of short answers is held whole for little, and it needs it, for each of
+    its answers has few tokens to hold it by (docs/log.md has the measurement).
+
+    Args:
+        response_group: int [R].
+        tokens: float [R].
+        share: of all tokens, in [0, 1].
+        rng: draws the responses.
+
+    Returns:
+        bool [R]; each group holds its allowance to within one response.
+
+    Example:
+        >>> group, tokens = np.array([0, 0, 0, 0, 1, 1, 1, 1]), np.array([1.0, 1, 1, 1, 9, 9, 9, 9])
+        >>> held_responses(group, tokens, 0.55, np.random.default_rng(0)).reshape(2, 4).sum(1)
+        array([4, 2])
+    """
+    held = np.zeros(len(tokens), bool)
+    left = share * tokens.sum()
+    groups = sorted(np.unique(response_group), key=lambda g: (tokens[response_group == g].sum(), g))
+    for i, g in enumerate(groups):
+        rows = rng.permutation(np.flatnonzero(response_group == g))
+        spent = np.cumsum(tokens[rows])
+        rows = rows[: np.searchsorted(spent, left / (len(groups) - i) + 1e-9 * left, side="right")]
+        held[rows] = True
+        left -= tokens[rows].sum()
+    return held
+
+
+def anchor_loss(policy: Any, initial_policy: Any, inputs: dict[str, torch.Tensor], temperature: float) -> torch.Tensor:
+    """sum_j anchor_j sum_t KL(pi_0 || pi) at token t of body j: float [].
+
+    Computed in parts of like length, so that answers at once are not padded to the length of the longest working.
+
+    Args:
+        policy: pi; the gradient flows through it alone.
+        initial_policy: pi_0.
+        inputs: TRL's batch, with `prompt_ids`, `completion_ids` and their masks, `anchor` [B] and `body_mask` [B, T].
+        temperature: of both.
+    """
+    rows = inputs["anchor"].nonzero()[:, 0]
+    # By the length of the completion, those of one length by the prompt's.
+    lengths = inputs["completion_mask"][rows].sum(1) * inputs["prompt_ids"].shape[1]
+    lengths = lengths + inputs["prompt_mask"][rows].sum(1)
+    parts = rows[lengths.argsort(stable=True)].tensor_split(min(NUM_PARTS, len(rows)))
+    pull = inputs["anchor"].new_zeros(())
+    for part in parts:
+        body_mask = inputs["body_mask"][part]
+        divergence = token_divergence(policy, initial_policy, inputs, part, temperature)
+        pull = pull + (divergence * body_mask[:, : divergence.shape[1]]).sum(1) @ inputs["anchor"][part]
+    return pull
+
+
 def token_divergence(
     policy: Any, initial_policy: Any, inputs: dict[str, torch.Tensor], rows: torch.Tensor, temperature: float
 ) -> torch.Tensor:
-    """KL(pi_0 || pi) of the next-token distributions at each token of some completions: float [rows, T].
+    """KL(pi_0 || pi) of the next-token distributions at each token of some completions: float [rows, longest].
 
     Exact, over the whole vocabulary and without sampling: it has no noise at pi_0, where it vanishes.
 
@@ -37,10 +98,13 @@ def token_divergence(
         rows: indices of the completions.
         temperature: of both.
     """
+    longest = int(inputs["completion_mask"][rows].sum(1).max())
+    padding = inputs["prompt_mask"].shape[1] - int(inputs["prompt_mask"][rows].sum(1).max())
     ids, mask = (
-        torch.cat([inputs[f"prompt_{kind}"], inputs[f"completion_{kind}"]], 1)[rows] for kind in ("ids", "mask")
+        torch.cat([inputs[f"prompt_{kind}"][rows, padding:], inputs[f"completion_{kind}"][rows, :longest]], 1)
+        for kind in ("ids", "mask")
     )
-    keep = inputs["completion_ids"].shape[1] + 1
+    keep = longest + 1
 
     def log_probabilities(model: Any) -> torch.Tensor:
         logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=keep).logits[:, :-1]

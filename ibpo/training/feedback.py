@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-HEADROOM = 0.005
+HEADROOM = 0.02
 """Share of the prompts by which the feedback stays below the budget: it is a bound, not a target."""
 
 
@@ -27,7 +27,7 @@ def adjust(adjustment: float, allowed: float | None, spent: float, measured: flo
 
     Example:
         >>> round(adjust(0.0, 0.5, spent=0.6, measured=0.63, gain=0.1), 4)  # three points too many, ten of luck
-        -0.0035
+        -0.005
     """
     if allowed is None:
         return (1.0 - gain) * adjustment

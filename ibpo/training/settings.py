@@ -41,7 +41,8 @@ class IBPOConfig(GRPOConfig):
         },
     )
     anchor_share: float = field(
-        default=0.25, metadata={"help": "Share of the responses whose bodies are held near the initial policy."}
+        default=0.4,
+        metadata={"help": "Share of the tokens held near the initial policy; see ibpo.training.anchor.held_responses."},
     )
     anchor_weight: float = field(
         default=3.0, metadata={"help": "Strength of that hold at the end: weight of the KL divergence."}
@@ -56,7 +57,7 @@ class IBPOConfig(GRPOConfig):
     )
     min_gain: float = field(default=0.03, metadata={"help": "Reward that leaving the standard group must promise."})
     feedback: float = field(
-        default=0.03,
+        default=0.06,
         metadata={"help": "Gain of the feedback from the share really spent to the share allotted; 0: off."},
     )
     averaging: float = field(default=0.0, metadata={"help": "Share of the last steps whose weights are averaged."})

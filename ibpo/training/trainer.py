@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from trl import GRPOTrainer
 
 from ibpo.rollouts.hf import HFSampler
-from ibpo.training.anchor import token_divergence
+from ibpo.training.anchor import anchor_loss
 from ibpo.training.callbacks import AverageWeights, KeepLowerLevel
 from ibpo.training.feedback import adjust
 from ibpo.training.initial_policy import frozen_copy, prompt_features
@@ -176,7 +176,7 @@ class IBPOTrainer(GRPOTrainer):
         )
         selection = self.lower_level.solve(batch, self.state.global_step, self.adjustment)
         self._weights = response_weights(
-            selection, reward, truncated, self.args, self.state.global_step, self.state.max_steps
+            selection, batch, truncated, self.args, self.state.global_step, self.state.max_steps
         )
         self._record(rows, reward, selection, share)
         return rewards_per_func
@@ -265,24 +265,30 @@ class IBPOTrainer(GRPOTrainer):
         out["body_mask"] = out["completion_mask"] * ~opening
         out.pop("old_per_token_logps", None)
         index = torch.tensor(keep, device=weights.device)
-        size = len(inputs)
-        kept = {
-            k: v[index] if isinstance(v, torch.Tensor) and v.dim() and len(v) == size else v for k, v in out.items()
-        }
+        kept = _rows(out, index, len(inputs))
         longest = int(kept["completion_mask"].sum(1).max())
         for name in ("completion_ids", "completion_mask", "advantages", "body_mask"):
             kept[name] = kept[name][:, :longest]
-        for logged, weight in zip(range(-size, 0), weights.sum(1).tolist(), strict=True):
+        for logged, weight in zip(range(-len(inputs), 0), weights.sum(1).tolist(), strict=True):
             self._logs["advantages"][logged] = weight
         return kept
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        """TRL's loss, and the anchor: the KL divergence of the bodies' next-token distributions, exact, no sampling."""
-        loss = super()._compute_loss(model, inputs)
-        if "anchor" not in inputs or not inputs["anchor"].any():
+        """TRL's loss of the rows that are imitated, and the anchor of those that are held."""
+        imitated = inputs["advantages"].any(1) if inputs["advantages"].dim() > 1 else None
+        if imitated is None or not self.model.training:
+            return super()._compute_loss(model, inputs)
+        index, size = imitated.nonzero()[:, 0], len(imitated)
+        if not len(index):
+            index = imitated.new_zeros(1, dtype=torch.long)
+        # The normaliser of dr_grpo counts rows: undo what leaving some out changes.
+        loss = super()._compute_loss(model, _rows(inputs, index, size)) * (len(index) / size)
+        if not inputs["anchor"].any():
             return loss
-        rows = inputs["anchor"].nonzero()[:, 0]
-        divergence = token_divergence(model, self.initial_policy, inputs, rows, self.temperature)
-        pull = (divergence * inputs["body_mask"][rows]).sum(1) @ inputs["anchor"][rows]
+        pull = anchor_loss(model, self.initial_policy, inputs, self.temperature)
         self._metrics["train"]["ibpo/anchor"].append(pull.item())
         return loss + pull
+
+
+def _rows(inputs: dict[str, Any], index: torch.Tensor, size: int) -> dict[str, Any]:
+    return {k: v[index] if isinstance(v, torch.Tensor) and v.dim() and len(v) == size else v for k, v in inputs.items()}

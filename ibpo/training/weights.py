@@ -6,29 +6,30 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ibpo.training.anchor import anchor_weight_at
-from ibpo.training.lower_level import Selection
+from ibpo.training.anchor import anchor_weight_at, held_responses
+from ibpo.training.lower_level import Batch, Selection
 from ibpo.training.settings import IBPOConfig
 
 
 def response_weights(
-    selection: Selection, reward: np.ndarray, truncated: np.ndarray, args: IBPOConfig, step: int, num_steps: int
+    selection: Selection, batch: Batch, truncated: np.ndarray, args: IBPOConfig, step: int, num_steps: int
 ) -> np.ndarray:
     """Weights of the opening, of the body and of the anchor, for every response of all ranks: float [R, 3].
 
     Args:
         selection: what the lower level chose.
-        reward: float [R].
+        batch: the responses.
         truncated: bool [R]; their bodies are never imitated.
         args: the weights and what they apply to.
         step: number of this update; with `args.seed` it fixes which responses are anchored.
         num_steps: of the whole training.
     """
-    usable, chosen = (reward > 0) & ~truncated, selection.chosen
+    reward, chosen = batch.reward, selection.chosen
+    usable = (reward > 0) & ~truncated
     imitated = chosen if args.imitate_denied else chosen & usable
     bodies = usable & (selection.best if args.imitate_bodies == "every_group" else chosen)
     rng = np.random.default_rng([args.seed, step, 1])
-    anchored = rng.permutation(len(chosen)) < round(args.anchor_share * len(chosen))
+    anchored = held_responses(batch.response_group, batch.tokens, args.anchor_share, rng)
     return np.stack(
         [
             np.where(imitated, args.choice_weight, 0.0),
