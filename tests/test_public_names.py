@@ -57,3 +57,8 @@ def test_light_entrances_load_nothing_heavy(code):
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == "loaded: []"
+
+
+def test_the_command_line_runs_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "ibpo", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"ibpo {ibpo.__version__}\n"
