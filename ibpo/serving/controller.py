@@ -1,0 +1,289 @@
+"""Which response group does each request get, so that the budget holds while the traffic comes? No I/O, no clock."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ibpo.errors import IbpoError
+from ibpo.serving.book import TOTAL, Book, MemoryBook, Reservation
+from ibpo.serving.correction import Correction
+from ibpo.serving.ledger import Account, Ledger
+from ibpo.serving.option import Costs, Option, read_actual, read_option
+from ibpo.serving.plan import Plan
+from ibpo.serving.window import Window
+
+GOLDEN = 0.6180339887498949
+
+
+class Controller:
+    r"""Hold every budget of a plan on a stream of requests.
+
+    **Choice.** A request takes the response group with the largest gain - sum_k price_k cost_k that every bound has
+    room for. The price of budget k is the one at which the last 512 requests would spend (`Window`)
+
+        mean + sigma^2 (pi / 2w) tan(pi x / 2w)          per request,
+
+    x the bank less what is held for promises, counted from the middle of [-overdraft, carry], w half the length of
+    that interval, sigma^2 the variance of a request's cost: of all drifts that keep a diffusion inside an interval for
+    ever, the one of least mean square (its stationary density is cos^2), hence the least loss of value. A tenant or
+    slice with a promise pays at most the price at which its own window would spend its promise, one with a ceiling at
+    least that at which it would spend its ceiling. Equal gains are told apart by a factor 1 + 1e-9 frac(n golden).
+
+    **Bound.** Nothing is admitted that the accounts have no room for: see the theorem of
+    `ibpo.serving.ledger.Ledger`, which holds whatever the gains and the prices.
+
+    Args:
+        plan: What is to be held.
+        book: Where the accounts are kept; in memory if None. Several controllers on one shared book hold the plan
+            together, each with the prices of the traffic that it sees.
+
+    Example:
+        >>> controller = Controller(Plan.from_dict({"budget": {"extended": {"mean": 0.5, "response_group": "long"}}}))
+        >>> ask = [Option(response_group="short", gain=0.0), Option(response_group="long", gain=0.4)]
+        >>> reservation = controller.decide(ask, request_id="a", now=0.0)
+        >>> reservation.response_group, controller.settle("a"), controller.settle("a"), controller.left("extended")
+        ('long', True, False, -0.5)
+    """
+
+    def __init__(self, plan: Plan, book: Book | None = None) -> None:
+        self.plan = plan
+        self.book: Book = MemoryBook(len(plan.budgets)) if book is None else book
+        self._ledger = Ledger(plan, self.book)
+        self.prices = [0.0] * len(plan.budgets)
+        """Of the last request, per budget: gain per unit of cost."""
+        self.num_decisions = 0
+        self.num_over = 0
+        """Requests for which no response group had room in every bound."""
+        self._window = Window(len(plan.budgets))
+        self._windows: dict[str, Window] = {}  # of accounts with terms
+        self._correction = Correction(len(plan.budgets))
+        self._unbound = [0.0] * len(plan.budgets)  # the total's prices, before any tenant's bounds
+
+    @property
+    def num_drifts(self) -> int:
+        """How often the traffic has changed so much that the window was cut."""
+        return self._window.num_drifts
+
+    def decide(
+        self, options: Sequence[Option], *, request_id: str, now: float, tenant: str = "", slice_name: str = ""
+    ) -> Reservation:
+        """Choose a response group, and keep its cost ready until `settle` or `cancel`.
+
+        Args:
+            options: The response groups that this request may have. A single one is taken whatever it costs; it counts.
+            request_id: Deciding again under the id of an open reservation returns that one: a retry counts once.
+            now: The caller's clock, in seconds; kept with the reservation.
+            tenant: Who asks; "" belongs to nobody.
+            slice_name: Which part of the traffic it belongs to.
+
+        Raises:
+            IbpoError: No option, a cost that is missing or negative, a gain that is not finite; nothing is changed.
+        """
+        again = self.book.get(request_id)
+        if again is not None:
+            return again
+        rows = [read_option(option, self.plan.budgets, self._correction) for option in options]
+        if not rows:
+            raise IbpoError(f"request {request_id!r}: no response group to choose from; give at least one option")
+        # Equal gains of different requests must not be all above or all below a price.
+        factor = 1.0 + 1e-9 * math.fmod(self.num_decisions * GOLDEN, 1.0)
+        utility = [option.gain * factor for option in options]
+        accounts = self._ledger.accounts(tenant, slice_name)
+        targets = [
+            budget.mean + _drift(tally.bank - tally.held, budget.overdraft, budget.carry, self._variance(k))
+            for k, (budget, tally) in enumerate(zip(self.plan.budgets, accounts[0].tallies, strict=True))
+        ]
+        low, high = self._price_bounds(accounts[1:])
+        prices = [max(low[k], min(high[k], self._window.price(k, target) or 0.0)) for k, target in enumerate(targets)]
+        self._ledger.begin(accounts)
+        place, within = self._choose(utility, rows, prices, accounts)
+        estimate, reserve, raw = rows[place]
+        self._ledger.charge(accounts, estimate, reserve)
+        reservation = Reservation(
+            request_id=request_id,
+            response_group=options[place].response_group,
+            price=tuple(prices),
+            estimate=estimate,
+            reserve=reserve,
+            raw=raw,
+            time=now,
+            tenant=tenant,
+            slice_name=slice_name,
+            within=within,
+        )
+        self.book.put(reservation)
+        self.num_decisions += 1
+        self.num_over += not within
+        self.prices = prices
+        cost = [row.estimate for row in rows]
+        if self._window.add(utility, cost, low, high):
+            self._window.reprice(targets, self._unbound)
+        for account in accounts[1:]:
+            if account.bounds.binding:
+                window = self._windows.setdefault(account.name, Window(len(targets), size=256))
+                if window.add(utility, cost):
+                    window.reprice(targets, list(self._unbound))
+        return reservation
+
+    def settle(self, request_id: str, actual: Mapping[str, float] | None = None) -> bool:
+        """The response has ended: book what it really cost.
+
+        Args:
+            request_id: As given to `decide`.
+            actual: Budget -> cost; what is left out cost what was expected.
+
+        Returns:
+            False if nothing is open under this id, e.g. because it was settled before: nothing is counted twice.
+
+        Raises:
+            IbpoError: A cost that is negative or not finite; the reservation stays open.
+        """
+        reservation = self.book.get(request_id)
+        if reservation is None:
+            return False
+        costs = read_actual(reservation, self.plan.budgets, actual, reservation.estimate)
+        self.book.pop(request_id)
+        self._ledger.settle(reservation, costs)
+        self._correction.learn(reservation, costs)
+        return True
+
+    def cancel(self, request_id: str, actual: Mapping[str, float] | None = None) -> bool:
+        """The request has failed for good: it counts no longer, and its reserve is free again.
+
+        Args:
+            request_id: As given to `decide`.
+            actual: Budget -> what it cost nevertheless; what is left out cost nothing.
+
+        Returns:
+            False if nothing is open under this id.
+        """
+        reservation = self.book.get(request_id)
+        if reservation is None:
+            return False
+        costs = read_actual(reservation, self.plan.budgets, actual, (0.0,) * len(reservation.estimate))
+        self.book.pop(request_id)
+        self._ledger.cancel(reservation, costs)
+        return True
+
+    def expire(self, before: float) -> list[str]:
+        """Settle at their reserve the requests decided before this time: whoever should have ended them is gone."""
+        names = self.book.older_than(before)
+        for name in names:
+            reservation = self.book.pop(name)
+            if reservation is not None:
+                self._ledger.settle(reservation, reservation.reserve)
+        return names
+
+    def left(self, budget: str) -> float:
+        """What is in the bank of a budget, in units of its cost; negative: overdrawn."""
+        k = [b.name for b in self.plan.budgets].index(budget)
+        return self.book.tallies(TOTAL)[k].bank
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the plan and a shared book: `json.dumps` keeps every bit."""
+        return {
+            "version": 1,
+            "budgets": [budget.name for budget in self.plan.budgets],
+            "book": self.book.state() if isinstance(self.book, MemoryBook) else None,
+            "prices": self.prices,
+            "unbound": self._unbound,
+            "num_decisions": self.num_decisions,
+            "num_over": self.num_over,
+            "window": self._window.state(),
+            "windows": {name: window.state() for name, window in self._windows.items()},
+            "correction": self._correction.state(),
+        }
+
+    @classmethod
+    def from_state(cls, plan: Plan, state: Mapping[str, Any], book: Book | None = None) -> Controller:
+        """The controller that goes on where `state_dict` was taken, bit for bit.
+
+        Args:
+            state: Of `state_dict`.
+            plan: With budgets of the same names; their means and all terms may be others.
+            book: The shared book; None: the one in the state.
+
+        Raises:
+            IbpoError: A state of something else, or of other budgets.
+        """
+        num_budgets = len(plan.budgets)
+        try:
+            if state["version"] != 1 or state["budgets"] != [budget.name for budget in plan.budgets]:
+                raise IbpoError(
+                    f"state: of version {state['version']!r} with budgets {state['budgets']!r}, not "
+                    f"{[budget.name for budget in plan.budgets]!r}; start anew without it"
+                )
+            if book is None:
+                book = MemoryBook.from_state(num_budgets, state["book"])
+            controller = cls(plan, book)
+            controller.prices, controller._unbound = list(state["prices"]), list(state["unbound"])
+            controller.num_decisions, controller.num_over = state["num_decisions"], state["num_over"]
+            controller._window = Window.from_state(num_budgets, state["window"])
+            for name, window in state["windows"].items():
+                controller._windows[name] = Window.from_state(num_budgets, window, size=256)
+            controller._correction = Correction.from_state(num_budgets, state["correction"])
+        except IbpoError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise IbpoError(f"state: not one of Controller.state_dict: {error!r}; start anew without it") from None
+        return controller
+
+    def _choose(
+        self,
+        utility: Sequence[float],
+        rows: Sequence[Costs],
+        prices: Sequence[float],
+        accounts: Sequence[Account],
+    ) -> tuple[int, bool]:
+        """The best option that there is room for, else the one that overdraws least; and whether there was room."""
+        net = [
+            u - sum(price * c for price, c in zip(prices, row.estimate, strict=True) if c > 0)
+            for u, row in zip(utility, rows, strict=True)
+        ]
+        short: list[float] = [math.inf] * len(rows)
+        for place in sorted(range(len(rows)), key=lambda i: (-net[i], sum(rows[i].estimate))):
+            short[place] = self._ledger.shortage(accounts, rows[place].reserve)
+            if not short[place]:
+                return place, True
+        return min(range(len(rows)), key=lambda i: (short[i], sum(rows[i].reserve))), False
+
+    def _price_bounds(self, accounts: Sequence[Account]) -> tuple[list[float], list[float]]:
+        """Per budget the least and the largest price that the ceilings and the promises of a request allow."""
+        num_budgets = len(self.plan.budgets)
+        low, high = [0.0] * num_budgets, [math.inf] * num_budgets
+        for account in accounts:
+            if not account.bounds.binding:
+                continue
+            window, bounds = self._windows.get(account.name), account.bounds
+            for k, tally in enumerate(account.tallies):
+                variance = self._variance(k)
+                least, most = bounds.at_least[k], bounds.at_most[k]
+                if least:
+                    target = least + _drift(tally.owed, bounds.depth[k], bounds.depth[k], variance)
+                    price = window.price(k, target) if window else None
+                    if price is None and target == math.inf:
+                        price = 0.0
+                    high[k] = high[k] if price is None else min(high[k], price)
+                if most < math.inf:
+                    target = most + _drift(tally.bank, bounds.overdraft[k], bounds.carry[k], variance)
+                    price = window.price(k, target) if window else None
+                    low[k] = max(low[k], price or 0.0)
+        return low, high
+
+    def _variance(self, k: int) -> float:
+        """Of the cost of a request: between requests, and around what was expected."""
+        spread, mean = self._window.variance[k], self.plan.budgets[k].mean
+        return (mean * mean if math.isnan(spread) else spread) + self._correction.noise[k]
+
+
+def _drift(position: float, overdraft: float, carry: float, variance: float) -> float:
+    """By how much to spend above the mean with this much in the bank: see `Controller`."""
+    half = (overdraft + carry) / 2
+    if half == 0:
+        return 0.0
+    place = (position - (carry - overdraft) / 2) / half
+    if abs(place) > 0.999:
+        return math.copysign(math.inf, place)
+    return variance * (math.pi / (2 * half)) * math.tan(math.pi / 2 * place)

@@ -1,0 +1,316 @@
+import json
+import math
+
+import numpy as np
+import pytest
+
+from ibpo.allocation import allocate
+from ibpo.errors import IbpoError
+from ibpo.serving.book import TOTAL
+from ibpo.serving.controller import Controller, Option
+from ibpo.serving.plan import Budget, Plan, Terms
+
+SHARE = {"long": {"mean": 0.3, "response_group": "long"}}
+TOKENS = {"tokens": {"mean": 6000.0}}
+
+
+def two(gain, short=1200.0, long=14000.0):
+    return [
+        Option(response_group="short", gain=0.0, cost={"tokens": short}),
+        Option(response_group="long", gain=gain, cost={"tokens": long}),
+    ]
+
+
+def windows(cost, width=1000):
+    total = np.concatenate([[0], np.cumsum(cost)])
+    return (total[width:] - total[:-width]) / width
+
+
+def stream(controller, gains, short, long, *, tenant=lambda i: "", latency=0, start=0):
+    """Decide one by one, settling each `latency` requests later; returns cost and value per request."""
+    cost, value = np.zeros(len(gains)), np.zeros(len(gains))
+    waiting = []
+    for i, gain in enumerate(gains):
+        made = controller.decide(
+            two(float(gain), short[i], long[i]), request_id=f"{start + i}", now=float(i), tenant=tenant(i)
+        )
+        extended = made.response_group == "long"
+        cost[i], value[i] = (long[i], gain) if extended else (short[i], 0.0)
+        waiting.append((made.request_id, cost[i]))
+        if len(waiting) > latency:
+            name, spent = waiting.pop(0)
+            given = {"tokens": spent} if any(b.name == "tokens" for b in controller.plan.budgets) else None
+            assert controller.settle(name, given)
+    return cost, value
+
+
+def best(gains, short, long, mean):
+    problem = np.repeat(np.arange(len(gains)), 2)
+    utility = np.stack([np.zeros(len(gains)), gains], 1).ravel()
+    return allocate(utility, problem, np.stack([short, long], 1).ravel(), repr(float(mean))).objective
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.75])
+def test_a_share_is_held_in_every_window_and_keeps_its_value(share):
+    gains = np.random.default_rng(0).random(6000)
+    plan = Plan.from_dict({"budget": {"long": {"mean": share, "response_group": "long"}}})
+    cost, value = stream(Controller(plan), gains, np.zeros(6000), np.ones(6000))
+    assert np.abs(windows(cost) - share).max() <= 0.01
+    kept = np.sort(gains)[::-1][: int(cost.sum())].sum()
+    assert value.sum() >= 0.97 * kept
+
+
+def test_tokens_are_held_in_every_window_and_keep_their_value():
+    rng = np.random.default_rng(1)
+    gains = rng.random(6000)
+    short, long = 1200 * np.exp(rng.normal(0, 0.4, 6000)), 14000 * np.exp(rng.normal(0, 0.4, 6000))
+    cost, value = stream(Controller(Plan.from_dict({"budget": TOKENS})), gains, short, long)
+    assert np.abs(windows(cost)[512:] / 6000 - 1).max() <= 0.01
+    assert value.sum() >= 0.95 * best(gains, short, long, cost.mean())
+
+
+def test_several_budgets_hold_together_and_the_slack_one_has_no_price():
+    rng = np.random.default_rng(2)
+    gains, short, long = rng.random(4000), np.full(4000, 1000.0), rng.choice([5000.0, 40000.0], 4000)
+    controller = Controller(Plan.from_dict({"budget": {**SHARE, "tokens": {"mean": 50000.0}}}))
+    cost, _ = stream(controller, gains, short, long)
+    assert np.abs(windows(cost > 1000) - 0.3).max() <= 0.01
+    assert controller.prices[1] == 0.0
+    controller = Controller(Plan.from_dict({"budget": {**SHARE, "tokens": {"mean": 6000.0}}}))
+    cost, _ = stream(controller, gains, short, long)
+    assert windows(cost).max() <= 6000 * 1.01
+    assert windows(cost > 1000).max() <= 0.31
+    assert cost.mean() > 0.97 * 6000 or (cost > 1000).mean() > 0.29
+
+
+def test_three_response_groups():
+    rng = np.random.default_rng(3)
+    controller = Controller(Plan.from_dict({"budget": {"tokens": {"mean": 3000.0}}}))
+    utility, cost, taken = [], [], []
+    for i in range(4000):
+        middle, top = sorted(rng.random(2))
+        options = [("low", 0.0, 500.0), ("medium", middle, 3000.0), ("high", top, 9000.0)]
+        made = controller.decide(
+            [Option(response_group=name, gain=gain, cost={"tokens": c}) for name, gain, c in options],
+            request_id=str(i),
+            now=0.0,
+        )
+        controller.settle(str(i))
+        taken.append([name for name, _, _ in options].index(made.response_group))
+        utility.append([0.0, middle, top])
+        cost.append([500.0, 3000.0, 9000.0])
+    rows = np.arange(4000)
+    spent, value = np.array(cost)[rows, taken], np.array(utility)[rows, taken]
+    assert np.abs(windows(spent)[512:] / 3000 - 1).max() <= 0.01
+    problem = np.repeat(rows, 3)
+    bound = allocate(np.ravel(utility), problem, np.ravel(cost), repr(float(spent.mean()))).objective
+    assert value.sum() >= 0.97 * bound
+
+
+def test_wrong_estimates_are_mended_by_what_responses_cost():
+    rng = np.random.default_rng(4)
+    controller = Controller(Plan.from_dict({"budget": TOKENS}))
+    cost = np.zeros(8000)
+    waiting = []
+    for i in range(8000):
+        made = controller.decide(two(rng.random(), 600.0, 30000.0), request_id=str(i), now=0.0)  # half and twice
+        cost[i] = 15000.0 if made.response_group == "long" else 1200.0
+        waiting.append(i)
+        if i >= 50:
+            controller.settle(str(waiting.pop(0)), {"tokens": cost[i - 50]})
+    assert np.abs(windows(cost)[2000:] / 6000 - 1).max() <= 0.03
+    assert cost[2000:].mean() == pytest.approx(6000, rel=0.005)
+
+
+def test_an_abrupt_shift_is_noticed_and_the_budget_held():
+    rng = np.random.default_rng(5)
+    easy, hard = rng.random(3000) * 0.2, 0.5 + rng.random(3000) * 0.5
+    gains = np.concatenate([easy, hard, easy])
+    controller = Controller(Plan.from_dict({"budget": SHARE}))
+    cost, value = stream(controller, gains, np.zeros(9000), np.ones(9000))
+    assert controller.num_drifts >= 2
+    assert np.abs(windows(cost) - 0.3).max() <= 0.01
+    # Once the window is that of the new traffic the choice is as good as before.
+    late = slice(4000, 6000)
+    assert value[late].sum() >= 0.97 * np.sort(gains[late])[::-1][: int(cost[late].sum())].sum()
+
+
+def test_no_gain_spends_nothing_and_saves_up_no_more_than_carry():
+    controller = Controller(Plan.from_dict({"budget": SHARE}))
+    cost, _ = stream(controller, np.full(500, -0.1), np.zeros(500), np.ones(500))
+    assert cost.sum() == 0
+    assert controller.left("long") == 5.0
+    cost, _ = stream(controller, np.ones(1000), np.zeros(1000), np.ones(1000), start=500)
+    assert cost.sum() <= 300 + 10
+
+
+def test_a_tenant_gets_its_promise_and_the_rest_goes_to_the_gains():
+    rng = np.random.default_rng(6)
+    who = rng.choice(["loud", "quiet"], 8000, p=[0.8, 0.2])
+    gains = np.where(who == "loud", 0.5 + 0.5 * rng.random(8000), 0.3 * rng.random(8000))
+    for terms, least in (
+        ({}, 0.0),
+        ({"fair_share": 0.5}, 0.15),
+        ({"tenant": {"quiet": {"at_least": {"long": 0.6}}}}, 0.6),
+    ):
+        controller = Controller(Plan.from_dict({"budget": SHARE, **terms}))
+        cost, value = stream(controller, gains, np.zeros(8000), np.ones(8000), tenant=lambda i: str(who[i]))
+        quiet = who == "quiet"
+        assert cost.mean() == pytest.approx(0.3, abs=0.002)
+        assert cost[quiet].mean() == pytest.approx(least, abs=0.01)
+        if least:
+            assert (windows(cost[quiet], 500) >= least - 0.02).all()
+            # The promise goes to the best of its own requests.
+            own = np.sort(gains[quiet])[::-1][: int(cost[quiet].sum())].sum()
+            assert value[quiet].sum() >= 0.95 * own
+
+
+def test_a_ceiling_of_a_slice_is_held():
+    rng = np.random.default_rng(7)
+    plan = Plan(
+        budgets=(Budget(name="long", mean=0.3, response_group="long"),),
+        slices={"law": Terms(at_most={"long": 0.1})},
+    )
+    controller = Controller(plan)
+    taken = []
+    for i in range(4000):
+        law = bool(rng.random() < 0.5)
+        made = controller.decide(two(rng.random()), request_id=str(i), now=0.0, slice_name="law" if law else "other")
+        taken.append((law, made.response_group == "long"))
+    law, long = np.array(taken).T
+    assert long.mean() == pytest.approx(0.3, abs=0.005)
+    assert long[law].mean() == pytest.approx(0.1, abs=0.005)
+
+
+def test_deciding_and_settling_again_counts_once():
+    controller = Controller(Plan.from_dict({"budget": SHARE}))
+    first = controller.decide(two(1.0), request_id="a", now=0.0)
+    assert controller.decide(two(-1.0), request_id="a", now=1.0) == first
+    assert controller.book.tallies(TOTAL)[0].num_requests == 1
+    assert controller.settle("a")
+    assert not controller.settle("a")
+    assert not controller.cancel("a")
+    tally = controller.book.tallies(TOTAL)[0]
+    assert (tally.num_requests, tally.spent, tally.estimated) == (1, 1.0, 0.0)
+    controller.decide(two(1.0), request_id="b", now=0.0)
+    assert controller.cancel("b")
+    assert (tally.num_requests, tally.spent, tally.estimated) == (1, 1.0, 0.0)
+    assert controller.left("long") == pytest.approx(0.3 - 1.0)
+
+
+def test_a_lost_request_is_settled_at_its_reserve():
+    controller = Controller(Plan.from_dict({"budget": TOKENS}))
+    option = Option(response_group="long", gain=1.0, cost={"tokens": 10.0}, reserve={"tokens": 50.0})
+    controller.decide([option], request_id="a", now=1.0)
+    controller.decide([option], request_id="b", now=3.0)
+    assert controller.expire(2.0) == ["a"]
+    assert controller.book.tallies(TOTAL)[0].spent == 50.0
+    assert not controller.settle("a")
+
+
+def test_the_state_goes_through_json_bit_for_bit():
+    rng = np.random.default_rng(8)
+    plan = Plan.from_dict(
+        {
+            "budget": {**SHARE, "tokens": {"mean": 5000.0}},
+            "fair_share": 0.5,
+            "slice": {"b": {"at_most": {"long": 0.2}}},
+        }
+    )
+
+    def step(controller, i, row):
+        gain, short, long, tenant, part, end, cost = row
+        made = controller.decide(
+            [*two(gain, short, long), Option(response_group="medium", gain=gain / 2, cost={"tokens": long / 3})][
+                : 2 + i % 2
+            ],
+            request_id=str(i),
+            now=float(i),
+            tenant="xy"[tenant],
+            slice_name="ab"[part],
+        )
+        if i >= 20:
+            (controller.cancel if end < 0.1 else controller.settle)(str(i - 20), {"tokens": cost})
+        return made
+
+    rows = [
+        (
+            rng.random(),
+            1000 * rng.random(),
+            20000 * rng.random(),
+            rng.integers(2),
+            rng.integers(2),
+            rng.random(),
+            9000 * rng.random(),
+        )
+        for _ in range(1500)
+    ]
+    controller = Controller(plan)
+    for i in range(1000):
+        step(controller, i, rows[i])
+    text = json.dumps(controller.state_dict(), allow_nan=False)
+    again = Controller.from_state(plan, json.loads(text))
+    assert json.dumps(again.state_dict()) == text
+    for i in range(1000, 1500):
+        assert step(controller, i, rows[i]) == step(again, i, rows[i])
+    assert again.state_dict() == controller.state_dict()
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda state: state.pop("window"), "not one of Controller.state_dict"),
+        (lambda state: state.update(budgets=["tokens"]), "start anew"),
+        (lambda state: state.update(version=2), "version 2"),
+    ],
+)
+def test_a_strange_state_is_refused(change, message):
+    plan = Plan.from_dict({"budget": SHARE})
+    state = Controller(plan).state_dict()
+    change(state)
+    with pytest.raises(IbpoError, match=message):
+        Controller.from_state(plan, state)
+
+
+def test_bad_requests_change_nothing():
+    controller = Controller(Plan.from_dict({"budget": TOKENS}))
+    before = json.dumps(controller.state_dict())
+    for options, message in (
+        ([], "no response group"),
+        ([Option(response_group="long", gain=math.nan, cost={"tokens": 1.0})], "gain is nan"),
+        ([Option(response_group="long", gain=0.0)], "no cost for the budget 'tokens'"),
+        ([Option(response_group="long", gain=0.0, cost={"tokens": -1.0})], "cost of tokens is -1.0"),
+        ([Option(response_group="long", gain=0.0, cost={"tokens": 1.0}, reserve={"tokens": math.inf})], "reserve"),
+    ):
+        with pytest.raises(IbpoError, match=message):
+            controller.decide(options, request_id="a", now=0.0)
+        assert json.dumps(controller.state_dict()) == before
+    controller.decide(two(1.0), request_id="a", now=0.0)
+    for actual, message in (({"token": 1.0}, "no such budget"), ({"tokens": math.nan}, "finite")):
+        with pytest.raises(IbpoError, match=message):
+            controller.settle("a", actual)
+    assert controller.settle("a")
+
+
+@pytest.mark.parametrize(
+    "table, message",
+    [
+        ({}, "no budget"),
+        ({"budget": {"x": {"mean": 1.2, "response_group": "long"}}}, "share of requests lies in"),
+        ({"budget": {"x": {"mean": -1}}}, "mean is -1"),
+        ({"budget": {"x": {}}}, "no mean"),
+        ({"budget": {"x": {"mean": "a"}}}, "must be a number"),
+        ({"budget": {"x": {"mean": 1, "maen": 2}}}, "unknown field 'maen'"),
+        ({"budget": TOKENS, "fair_share": 2}, "fair_share"),
+        ({"budget": TOKENS, "tenant": {"a": {"at_least": {"token": 2}}}}, "no budget 'token'"),
+        ({"budgets": TOKENS}, "unknown field 'budgets'"),
+        (
+            {"budget": TOKENS, "slice": {"a": {"at_least": {"tokens": 2}, "at_most": {"tokens": 1}}}},
+            "above its ceiling",
+        ),
+    ],
+)
+def test_bad_plans(table, message):
+    base = {"budget": TOKENS} if not table and message != "no budget" else {}
+    with pytest.raises(IbpoError, match=message):
+        Plan.from_dict({**base, **table})

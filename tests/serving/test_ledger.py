@@ -1,0 +1,170 @@
+"""The theorem of `ibpo.serving.ledger.Ledger`, with an account of its own kept beside it."""
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ibpo.serving.book import TOTAL
+from ibpo.serving.controller import Controller, Option
+from ibpo.serving.plan import Plan
+
+GAINS = st.floats(-1, 1) | st.sampled_from([0.0, 0.5])
+COSTS = st.floats(0, 40) | st.sampled_from([0.0, 1.0, 10.0])
+NAMES = st.sampled_from(["", "a", "b"])
+
+plans = st.builds(
+    lambda share, tokens, slack, fair, least, most: Plan.from_dict(
+        {
+            "budget": {
+                "long": {"mean": share, "response_group": "long"},
+                "tokens": {"mean": tokens, "overdraft": slack, "carry": slack / 2},
+            },
+            "fair_share": fair,
+            "tenant": {"a": {"at_least": {"tokens": least}}},
+            "slice": {"a": {"at_most": {"long": most}, "at_least": {"tokens": least / 2}}},
+        }
+    ),
+    st.floats(0, 1),
+    st.floats(0, 20),
+    st.floats(0, 60),
+    st.floats(0, 1),
+    st.floats(0, 20),
+    st.floats(0, 1),
+)
+# A step: a request with its options, then what happens to an open one: (which, how it ends, how much it cost).
+steps = st.lists(
+    st.tuples(
+        st.lists(st.tuples(st.sampled_from(["short", "long", "longer"]), GAINS, COSTS, COSTS), min_size=1, max_size=3),
+        NAMES,
+        NAMES,
+        st.integers(0, 5),
+        st.sampled_from(["settle", "cancel", "expire", "leave"]),
+        st.floats(0, 60),
+    ),
+    max_size=25,
+)
+
+
+class Shadow:
+    """Spent, reserved, counted and the bound of one account, by the theorem's words."""
+
+    def __init__(self, tally, mean, overdraft):
+        self.tally, self.mean, self.overdraft = tally, mean, overdraft
+        self.spent = self.count = self.slip = 0.0
+        self.open = {}
+
+    def check(self):
+        if self.tally.free >= -self.overdraft - 1e-9:
+            self.slip = 0.0
+        beyond = self.spent + sum(self.open.values()) - self.mean * self.count
+        assert beyond <= self.overdraft + self.slip + 1e-6
+        assert self.tally.peak >= beyond - 1e-6
+        assert self.tally.num_requests == self.count
+        assert self.tally.spent == pytest.approx(self.spent, abs=1e-6)
+
+
+def run(plan, steps):
+    controller = Controller(plan)
+    shadows = [
+        Shadow(tally, budget.mean, budget.overdraft)
+        for tally, budget in zip(controller.book.tallies(TOTAL), plan.budgets, strict=True)
+    ]
+    ceiling = Shadow(controller.book.tallies("slice a")[0], plan.slices["a"].at_most["long"], 5.0)
+    for number, (options, tenant, part, which, end, cost) in enumerate(steps):
+        made = controller.decide(
+            [
+                Option(response_group=name, gain=gain, cost={"tokens": tokens}, reserve={"tokens": most})
+                for name, gain, tokens, most in options
+            ],
+            request_id=str(number),
+            now=float(number),
+            tenant=tenant,
+            slice_name=part,
+        )
+        booked = [(shadow, k) for k, shadow in enumerate(shadows)] + ([(ceiling, 0)] if part == "a" else [])
+        for shadow, k in booked:
+            shadow.open[made.request_id] = made.reserve[k]
+            shadow.count += 1
+            if not made.within:
+                shadow.slip += max(0.0, made.reserve[k] - shadow.mean)
+            shadow.check()
+        waiting = list(shadows[0].open)
+        if end == "leave" or not waiting:
+            continue
+        name = waiting[which % len(waiting)]
+        reserved = {id(shadow): shadow.open.get(name) for shadow in (*shadows, ceiling)}
+        if end == "expire":
+            name = waiting[0]
+            reserved = {id(shadow): shadow.open.get(name) for shadow in (*shadows, ceiling)}
+            assert controller.expire(float(name) + 0.5) == [name]
+            actual = [shadow.open[name] for shadow in shadows]
+        else:
+            share = shadows[0].open[name] if end == "settle" else 0.0
+            actual = [share, cost]
+            assert getattr(controller, end)(name, {"tokens": cost})
+            assert not controller.settle(name, {"tokens": cost})
+            assert not controller.cancel(name)
+        for shadow, k in ((shadows[0], 0), (shadows[1], 1), (ceiling, 0)):
+            reserve = reserved[id(shadow)]
+            if reserve is None:
+                continue
+            del shadow.open[name]
+            shadow.spent += actual[k]
+            shadow.slip += max(0.0, actual[k] - reserve)
+            if end == "cancel":
+                shadow.count -= 1
+                shadow.slip += shadow.mean
+            shadow.check()
+    return controller
+
+
+@given(plans, steps)
+@settings(max_examples=150)
+def test_the_overdraft_is_never_above_the_bound(plan, steps):
+    controller = run(plan, steps)
+    for tally in controller.book.tallies(TOTAL):
+        assert tally.held >= -1e-9
+
+
+@given(
+    st.floats(0, 1),
+    st.lists(st.tuples(st.floats(-1, 1), st.booleans()), min_size=1, max_size=120),
+    st.integers(1, 8),
+)
+def test_any_run_of_a_share_is_inside_its_bound(share, requests, slack):
+    budget = {"mean": share, "response_group": "long", "overdraft": slack, "carry": slack}
+    controller = Controller(Plan.from_dict({"budget": {"long": budget}}))
+    total = [0.0]  # cost less budget, after each request
+    for number, (gain, settled) in enumerate(requests):
+        options = [Option(response_group="short", gain=0.0), Option(response_group="long", gain=gain)]
+        made = controller.decide(options, request_id=str(number), now=0.0)
+        total.append(total[-1] + (made.response_group == "long") - share)
+        assert made.within
+        if settled:
+            controller.settle(made.request_id)
+    lowest = math.inf
+    for value in total:
+        lowest = min(lowest, value)
+        assert value - lowest <= 2 * slack + 1e-6
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.floats(0.01, 1)), min_size=50, max_size=150), st.floats(0.05, 0.3))
+def test_a_promise_is_kept_against_a_neighbour_who_wants_everything(requests, promise):
+    plan = {
+        "budget": {"long": {"mean": 0.3, "response_group": "long"}},
+        "tenant": {"a": {"at_least": {"long": promise}}},
+    }
+    controller = Controller(Plan.from_dict(plan))
+    count = got = 0
+    for number, (tenant, gain) in enumerate(requests):
+        gain = gain if tenant == "a" else 100 + gain
+        options = [Option(response_group="short", gain=0.0), Option(response_group="long", gain=gain)]
+        made = controller.decide(options, request_id=str(number), now=0.0, tenant=tenant)
+        if tenant == "a":
+            count += 1
+            got += made.response_group == "long"
+            # Its bucket keeps 5; while it waits for a whole response, one more may be on its way.
+            assert got >= promise * count - 6
+    assert controller.book.tallies("tenant a")[0].unmet <= 1.0
