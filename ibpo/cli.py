@@ -1,4 +1,4 @@
-"""The command line: `ibpo demo | train | allocate | groups | task`. Parses, and calls one function."""
+"""The command line: `ibpo demo | train | allocate | calibrate | simulate | groups | task`: parses, calls one."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import typer
 
 from ibpo import __version__
 from ibpo.commands.allocate import allocate_command
+from ibpo.commands.calibrate import calibrate_command
 from ibpo.commands.demo import demo_command
 from ibpo.commands.groups import groups_app
+from ibpo.commands.simulate import simulate_command
 from ibpo.commands.task import task_app
 from ibpo.commands.train import train_command
 
@@ -40,6 +42,8 @@ def _root(
 app.command("demo")(demo_command)
 app.command("train")(train_command)
 app.command("allocate")(allocate_command)
+app.command("calibrate")(calibrate_command)
+app.command("simulate")(simulate_command)
 app.add_typer(groups_app, name="groups")
 app.add_typer(task_app, name="task")
 

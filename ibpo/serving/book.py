@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -139,7 +140,11 @@ class Reservation(NamedTuple):
 
 
 class Book(Protocol):
-    """Where accounts and reservations are kept."""
+    """Where accounts and reservations are kept. All other methods are called inside `transaction`."""
+
+    def transaction(self) -> AbstractContextManager[Any]:
+        """Everything that happens inside is kept together, or not at all; other processes wait."""
+        ...
 
     def tallies(self, account: str) -> list[Tally]:
         """The tallies of an account, one per budget, new where it is new; changes to them are kept."""
@@ -169,6 +174,10 @@ class MemoryBook:
     num_budgets: int
     accounts: dict[str, list[Tally]] = field(default_factory=dict)
     reservations: dict[str, Reservation] = field(default_factory=dict)
+
+    def transaction(self) -> AbstractContextManager[Any]:
+        """See `Book`; a controller checks a request before it changes anything."""
+        return nullcontext()
 
     def tallies(self, account: str) -> list[Tally]:
         """See `Book`."""

@@ -81,9 +81,12 @@ class Controller:
         Raises:
             IbpoError: No option, a cost that is missing or negative, a gain that is not finite; nothing is changed.
         """
-        again = self.book.get(request_id)
-        if again is not None:
-            return again
+        with self.book.transaction():
+            return self.book.get(request_id) or self._decide(options, request_id, now, tenant, slice_name)
+
+    def _decide(
+        self, options: Sequence[Option], request_id: str, now: float, tenant: str, slice_name: str
+    ) -> Reservation:
         rows = [read_option(option, self.plan.budgets, self._correction) for option in options]
         if not rows:
             raise IbpoError(f"request {request_id!r}: no response group to choose from; give at least one option")
@@ -140,12 +143,13 @@ class Controller:
         Raises:
             IbpoError: A cost that is negative or not finite; the reservation stays open.
         """
-        reservation = self.book.get(request_id)
-        if reservation is None:
-            return False
-        costs = read_actual(reservation, self.plan.budgets, actual, reservation.estimate)
-        self.book.pop(request_id)
-        self._ledger.settle(reservation, costs)
+        with self.book.transaction():
+            reservation = self.book.get(request_id)
+            if reservation is None:
+                return False
+            costs = read_actual(reservation, self.plan.budgets, actual, reservation.estimate)
+            self.book.pop(request_id)
+            self._ledger.settle(reservation, costs)
         self._correction.learn(reservation, costs)
         return True
 
@@ -159,27 +163,30 @@ class Controller:
         Returns:
             False if nothing is open under this id.
         """
-        reservation = self.book.get(request_id)
-        if reservation is None:
-            return False
-        costs = read_actual(reservation, self.plan.budgets, actual, (0.0,) * len(reservation.estimate))
-        self.book.pop(request_id)
-        self._ledger.cancel(reservation, costs)
+        with self.book.transaction():
+            reservation = self.book.get(request_id)
+            if reservation is None:
+                return False
+            costs = read_actual(reservation, self.plan.budgets, actual, (0.0,) * len(reservation.estimate))
+            self.book.pop(request_id)
+            self._ledger.cancel(reservation, costs)
         return True
 
     def expire(self, before: float) -> list[str]:
         """Settle at their reserve the requests decided before this time: whoever should have ended them is gone."""
-        names = self.book.older_than(before)
-        for name in names:
-            reservation = self.book.pop(name)
-            if reservation is not None:
-                self._ledger.settle(reservation, reservation.reserve)
+        with self.book.transaction():
+            names = self.book.older_than(before)
+            for name in names:
+                reservation = self.book.pop(name)
+                if reservation is not None:
+                    self._ledger.settle(reservation, reservation.reserve)
         return names
 
     def left(self, budget: str) -> float:
         """What is in the bank of a budget, in units of its cost; negative: overdrawn."""
         k = [b.name for b in self.plan.budgets].index(budget)
-        return self.book.tallies(TOTAL)[k].bank
+        with self.book.transaction():
+            return self.book.tallies(TOTAL)[k].bank
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the plan and a shared book: `json.dumps` keeps every bit."""

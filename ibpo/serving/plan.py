@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from ibpo.errors import IbpoError
@@ -143,6 +145,46 @@ class Plan:
                 name: _terms(f"slice {name!r}", row) for name, row in _table("slice", table.get("slice", {})).items()
             },
         )
+
+
+def parse_budget(text: str) -> Budget:
+    """A budget as on the command line: `extended=30%` of the requests, or `tokens=2000` each in the mean.
+
+    Raises:
+        IbpoError: Says what was given and what is meant.
+
+    Example:
+        >>> parse_budget("extended=30%").mean, parse_budget("tokens=2000").response_group
+        (0.3, None)
+    """
+    name, found, value = text.partition("=")
+    share = value.endswith("%")
+    try:
+        mean = float(value.removesuffix("%")) / (100 if share else 1)
+    except ValueError:
+        mean = math.nan
+    if not (name and found and math.isfinite(mean)):
+        raise IbpoError(f"--budget {text}: is neither like extended=30% nor like tokens=2000")
+    if not share and name != "tokens":
+        raise IbpoError(f"--budget {text}: give a share of the requests as {name}=30%, or tokens=2000")
+    return Budget(name=name, mean=mean, response_group=name if share else None)
+
+
+def read_plan(path: str | Path) -> Plan:
+    """Read a plan from a TOML file: see `Plan.from_dict`.
+
+    Raises:
+        IbpoError: Names file and field.
+    """
+    try:
+        with open(path, "rb") as file:
+            table = tomllib.load(file)
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise IbpoError(f"{path}: cannot be read as TOML: {error}") from None
+    try:
+        return Plan.from_dict(table)
+    except IbpoError as error:
+        raise IbpoError(f"{path}: {error}") from None
 
 
 _NUMBERS = ("mean", "overdraft", "carry")

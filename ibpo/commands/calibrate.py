@@ -1,0 +1,117 @@
+"""`ibpo calibrate`: the threshold for any budget, from a policy's choice on unlabelled prompts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ibpo import __version__
+from ibpo.errors import IbpoError
+from ibpo.serving.calibration import Calibration, check_scores, digest, save_calibration
+from ibpo.tasks.rows import local_rows
+
+SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)
+
+
+def calibrate_command(
+    prompts: Annotated[Path, typer.Argument(help="Unlabelled prompts: .jsonl, .jsonl.gz or .parquet.")],
+    out: Annotated[Path, typer.Option(help="Where the calibration is written, a small JSON.")] = Path(
+        "calibration.json"
+    ),
+    column: Annotated[
+        str, typer.Option(help="Column with the probability of opening an extended response, or a router's score.")
+    ] = "p_extended",
+    model: Annotated[
+        str | None, typer.Option(help="Read the probability from this policy instead: a folder, or a hub id.")
+    ] = None,
+    prompt: Annotated[
+        str, typer.Option(help="With --model: column with the prompt, as text or chat messages.")
+    ] = "prompt",
+    prefix: Annotated[
+        str | None, typer.Option(help="With --model: the text that opens an extended response; its first token counts.")
+    ] = None,
+    share: Annotated[
+        list[float] | None, typer.Option(min=0.0, max=1.0, help="A budget to print the threshold of; repeat.")
+    ] = None,
+) -> None:
+    """Write the quantile curve of a policy's choice: one policy, every budget after training."""
+    try:
+        rows = list(local_rows(prompts))
+        if not rows:
+            raise IbpoError(f"{prompts}: no prompts; a calibration needs at least one")
+        places = [place for place, _ in rows]
+        source: dict[str, Any] = {"file": prompts.name, "sha256": digest(prompts), "ibpo": __version__}
+        if model is None:
+            scores = check_scores(
+                [f"{place}, column {column!r}" for place in places], [_field(*row, column, "--column") for row in rows]
+            )
+            source["column"] = column
+        else:
+            if prefix is None:
+                raise IbpoError("--model: needs --prefix, the text that opens an extended response")
+            scores = _probabilities(model, [_field(*row, prompt, "--prompt") for row in rows], places, prefix)
+            source |= {"column": prompt, "model": Path(model).name, "prefix": prefix}
+        calibration = Calibration.from_scores(scores, source)
+        save_calibration(calibration, out)
+    except (IbpoError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    table = Table("budget share", "threshold", "standard error of the share on unseen prompts")
+    for wanted in share or SHARES:
+        error = calibration.standard_error(wanted)
+        table.add_row(f"{wanted:.4g}", f"{calibration.threshold(wanted).value:.6g}", f"{error:.2g}")
+    Console().print(table)
+    typer.echo(f"{len(scores)} prompts -> {out}")
+
+
+def _field(place: str, row: dict[str, Any], name: str, option: str) -> Any:
+    if row.get(name) is None:
+        raise IbpoError(f"{place}: no value in column {name!r}; {option} names one of {', '.join(map(repr, row))}")
+    return row[name]
+
+
+def _probabilities(model: str, prompts: list[Any], places: list[str], prefix: str) -> list[float]:
+    """The policy's probability that the token which opens `prefix` opens its response, per prompt."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        import torch
+
+        from ibpo.rollouts.hf import HFSampler
+        from ibpo.rollouts.load import load_policy
+    except ModuleNotFoundError as error:
+        raise IbpoError(f"--model needs {error.name}: pip install 'ibpo[train]'") from None
+    policy, loaded = load_policy(model)
+    tokenizer: Any = loaded
+    opening = tokenizer(prefix, add_special_tokens=False)["input_ids"]
+    if not opening:
+        raise IbpoError(f"--prefix {prefix!r}: holds no token; give the text that opens an extended response")
+    ids = [_token_ids(tokenizer, value, place) for value, place in zip(prompts, places, strict=True)]
+    sampler = HFSampler(policy, loaded, max_completion_length=1, batch_size=64)
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))  # batches of one length are hardly padded
+    logits = sampler.next_token_logits([ids[i] for i in order])
+    found = torch.softmax(logits, -1)[:, opening[0]].double().clamp(0, 1).tolist()
+    scores = [0.0] * len(ids)
+    for i, score in zip(order, found, strict=True):
+        scores[i] = score
+    return scores
+
+
+def _token_ids(tokenizer: Any, value: Any, place: str) -> list[int]:
+    if isinstance(value, str):
+        ids = tokenizer(value, add_special_tokens=False)["input_ids"]
+    elif isinstance(value, list):
+        try:
+            text = tokenizer.apply_chat_template(value, tokenize=False, add_generation_prompt=True)
+        except Exception as error:
+            raise IbpoError(f"{place}: the chat template cannot write these messages: {error}") from None
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    else:
+        raise IbpoError(f"{place}: the prompt is {type(value).__name__}; it must be text or a list of chat messages")
+    if not ids:
+        raise IbpoError(f"{place}: the prompt holds no token; mend or remove the row")
+    return ids

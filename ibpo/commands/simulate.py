@@ -1,0 +1,128 @@
+"""`ibpo simulate`: a request trace through the controller, faster than it came."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ibpo.errors import IbpoError
+from ibpo.serving.plan import Plan, parse_budget, read_plan
+from ibpo.serving.replay import replay
+from ibpo.serving.replay_report import summary
+from ibpo.serving.trace import (
+    read_trace,
+    recorded_requests,
+    repeat_trace,
+    synthetic_requests,
+    with_exact_estimates,
+)
+
+
+def simulate_command(
+    trace: Annotated[
+        Path,
+        typer.Argument(
+            help="Requests in order of time, .jsonl (also .gz), .parquet or .csv: columns t (seconds) and "
+            "output_tokens; gain, tenant and slice where there are."
+        ),
+    ],
+    budget: Annotated[
+        list[str] | None, typer.Option(help="extended=30% of the requests, or tokens=2000 in the mean; repeat.")
+    ] = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="TOML with budgets, tenants and slices, instead of --budget.")
+    ] = None,
+    gains: Annotated[
+        Path | None,
+        typer.Option(help="Log of scored responses: each request asks one of its problems. Default: synthetic gains."),
+    ] = None,
+    by: Annotated[str | None, typer.Option(help="Column that splits the log of --gains.")] = None,
+    part: Annotated[str | None, typer.Option(help="Value of that column to take.")] = None,
+    response_group: Annotated[str | None, typer.Option(help="Column of the log with the response group.")] = None,
+    factor: Annotated[float, typer.Option(min=0.001, help="Without --gains: extended over standard length.")] = 10.0,
+    estimates: Annotated[
+        Literal["mean", "exact"], typer.Option(help="What the controller is told of a response's length beforehand.")
+    ] = "mean",
+    failures: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the requests that fail.")] = 0.0,
+    tokens_per_second: Annotated[float, typer.Option(min=0.001, help="Speed of one response.")] = 50.0,
+    num_requests: Annotated[int | None, typer.Option(min=1, help="Repeat or cut the trace to so many.")] = None,
+    window: Annotated[int, typer.Option(min=1, help="Requests in a row over which the budget is to hold.")] = 1000,
+    warm_up: Annotated[int, typer.Option(min=0, help="Requests left out of the adherence.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of all draws.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Write the figures to this JSON file.")] = None,
+) -> None:
+    """Say how well the controller would hold the budget on this traffic, and at what loss of value."""
+    try:
+        if bool(budget) == (plan is not None):
+            raise IbpoError("give either --budget, e.g. --budget extended=30%, or --plan")
+        held = read_plan(plan) if plan is not None else Plan(budgets=tuple(map(parse_budget, budget or ())))
+        came = read_trace(trace)
+        if num_requests is not None:
+            came = repeat_trace(came, num_requests)
+        common: dict[str, Any] = {"tokens_per_second": tokens_per_second, "failures": failures, "seed": seed}
+        if gains is None:
+            requests = synthetic_requests(came, factor=factor, **common)
+        else:
+            requests = recorded_requests(came, gains, by=by, part=part, response_group=response_group, **common)
+        if estimates == "exact":
+            requests = with_exact_estimates(requests)
+        began = time.process_time()
+        done = replay(requests, held)
+        seconds = time.process_time() - began
+        figures = summary(requests, done, held, window=window, warm_up=warm_up)
+        figures["cpu_microseconds_per_request"] = round(1e6 * seconds / len(requests), 1)
+        if out is not None:
+            out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    except (IbpoError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    print_summary(Console(width=None if sys.stdout.isatty() else 140), trace.name, figures)
+
+
+def print_summary(console: Console, title: str, figures: dict[str, Any]) -> None:
+    """The figures as tables."""
+    table = Table(
+        "budget",
+        "mean",
+        "spent",
+        f"most above, {figures['window']} in a row",
+        "most below",
+        "windows within 1 %",
+        "overdraft",
+        "bound",
+        title=title,
+    )
+    for row in figures["budgets"]:
+        table.add_row(
+            row["name"],
+            f"{row['mean']:.6g}",
+            f"{row['spent']:.6g}",
+            f"{row['largest_above']:+.2%}",
+            f"{-row['largest_below']:+.2%}",
+            f"{row['windows_within_1_percent']:.1%}",
+            f"{row['overdraft']:.4g}",
+            f"{row['largest_bound']:.4g}" + (" BROKEN" if row["bound_broken"] else ""),
+        )
+    console.print(table)
+    console.print(
+        f"{figures['num_requests']} requests, {figures['num_failed']} failed; value kept "
+        f"{figures['value_kept']:.1%} of the clairvoyant optimum at the same spend, "
+        f"{figures['value_kept_by_window']:.1%} of the one that spends the same in every window; "
+        f"drifts noticed: {figures['num_drifts']}; no response group had room: {figures['num_over']}"
+    )
+    if figures["tenants"]:
+        names = [row["name"] for row in figures["budgets"]]
+        table = Table("tenant", "requests", *[f"{name}: mean, least in a window, promised" for name in names])
+        for row in figures["tenants"]:
+            cells = [
+                f"{row[n]['spent']:.4g}, {row[n]['least_in_a_window']:.4g}, {row[n]['promised']:.4g}" for n in names
+            ]
+            table.add_row(row["tenant"], str(row["num_requests"]), *cells)
+        console.print(table)

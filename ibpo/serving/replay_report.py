@@ -1,0 +1,144 @@
+"""How well a replay held its budgets, and at what loss of value. N requests, K budgets."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ibpo.allocation import allocate
+from ibpo.serving.plan import Plan, Terms
+from ibpo.serving.replay import FloatArray, Replay, Requests
+
+
+def spent_per_request(requests: Requests, done: Replay, plan: Plan) -> FloatArray:
+    """`[K, N]` cost of every request in every budget."""
+    rows = np.arange(len(requests))
+    tokens = requests.cost[rows, done.choice]
+    return np.array(
+        [
+            tokens if b.response_group is None else (done.choice == requests.groups.index(b.response_group))
+            for b in plan.budgets
+        ],
+        float,
+    )
+
+
+def run_means(cost: FloatArray, width: int) -> FloatArray:
+    """Mean over every `width` requests in a row; over all of them where there are fewer.
+
+    Example:
+        >>> run_means(np.array([0.0, 1.0, 1.0, 0.0]), 2).tolist()
+        [0.5, 1.0, 0.5]
+    """
+    if not len(cost):
+        return np.zeros(0)
+    total = np.concatenate([[0.0], np.cumsum(cost)])
+    width = min(width, len(cost))
+    return (total[width:] - total[:-width]) / width
+
+
+def summary(requests: Requests, done: Replay, plan: Plan, *, window: int = 1000, warm_up: int = 1000) -> dict[str, Any]:
+    """The figures of a replay, of the answered requests.
+
+    `value_kept` is the total gain over that of the clairvoyant optimum, which knows all requests beforehand and spends
+    the same in total; `value_kept_by_window` over the clairvoyant optima of each `window` requests, which spend the
+    same in each. Gains count from each request's cheapest response group.
+
+    Args:
+        requests: What came.
+        done: What the controller did.
+        plan: What it held.
+        window: Requests in a row.
+        warm_up: Requests left out of the adherence.
+    """
+    answered = ~requests.failed
+    spent = spent_per_request(requests, done, plan)[:, answered]
+    rows = np.arange(len(requests))
+    cheapest = requests.cost.argmin(axis=1)
+    gain = (requests.gain - requests.gain[rows, cheapest][:, None])[answered]
+    cost = requests.cost[answered]
+    taken = done.choice[answered]
+    value = gain[np.arange(len(gain)), taken]
+    budgets = []
+    for k, budget in enumerate(plan.budgets):
+        scale = 1.0 if budget.response_group is not None else budget.mean
+        means = run_means(spent[k, warm_up:] if len(spent[k]) > warm_up + window else spent[k], window)
+        off = (means - budget.mean) / scale if len(means) and scale else np.zeros(1)
+        budgets.append(
+            {
+                "name": budget.name,
+                "mean": budget.mean,
+                "spent": float(spent[k].mean()),
+                "unit": "share" if budget.response_group is not None else "part of the budget",
+                "largest_above": float(off.max()),
+                "largest_below": float(-off.min()),
+                "windows_within_1_percent": float((np.abs(off) <= 0.01 + 1e-12).mean()),
+                "windows_above_1_percent": float((off > 0.01 + 1e-12).mean()),
+                "overdraft": float(done.overdraft[k]),
+                "overdraft_allowed": budget.overdraft,
+                "largest_bound": float(done.bound[k]),
+                "bound_broken": bool(done.beyond[k] > 1e-6 * (1.0 + budget.overdraft)),
+            }
+        )
+    problem = np.arange(len(gain))
+    return {
+        "num_requests": len(requests),
+        "num_failed": int(requests.failed.sum()),
+        "num_over": int(done.over.sum()),
+        "num_drifts": done.num_drifts,
+        "window": window,
+        "budgets": budgets,
+        "value": float(value.sum()),
+        "value_kept": _kept(value.sum(), [_best(gain, cost, spent, plan, requests.groups, problem)]),
+        "value_kept_by_window": _kept(
+            value.sum(),
+            [
+                _best(gain[part], cost[part], spent[:, part], plan, requests.groups, problem[part])
+                for part in np.array_split(problem, max(1, len(problem) // window))
+            ],
+        ),
+        "tenants": _tenants(requests, spent, value, answered, plan, window),
+    }
+
+
+def _kept(value: float, best: list[float]) -> float:
+    total = math.fsum(best)
+    return float(value / total) if total > 0 else 1.0
+
+
+def _best(
+    gain: FloatArray, cost: FloatArray, spent: FloatArray, plan: Plan, groups: tuple[str, ...], problem: Any
+) -> float:
+    """Largest total gain at the same spend in every budget."""
+    size, width = gain.shape
+    rows = [
+        cost.ravel() if b.response_group is None else np.tile([float(g == b.response_group) for g in groups], size)
+        for b in plan.budgets
+    ]
+    # A hair above what was spent: the spend itself must be allowed, though it is rounded.
+    means = [repr(float(total / size * (1 + 1e-12))) for total in spent.sum(axis=1)]
+    return allocate(gain.ravel(), np.repeat(problem, width), np.stack(rows), means).objective
+
+
+def _tenants(
+    requests: Requests, spent: FloatArray, value: FloatArray, answered: Any, plan: Plan, window: int
+) -> list[dict[str, Any]]:
+    names = np.array(requests.tenant)[answered]
+    rows = []
+    for name in sorted(set(names.tolist()) - {""}):
+        own = names == name
+        row: dict[str, Any] = {"tenant": name, "num_requests": int(own.sum()), "mean_value": float(value[own].mean())}
+        for k, budget in enumerate(plan.budgets):
+            terms = plan.tenants.get(name, Terms())
+            fair = min(plan.fair_share * budget.mean, terms.at_most.get(budget.name, math.inf))
+            means = run_means(spent[k, own], window)
+            row[budget.name] = {
+                "spent": float(spent[k, own].mean()),
+                "promised": terms.at_least.get(budget.name, fair),
+                "least_in_a_window": float(means.min()),
+                "most_in_a_window": float(means.max()),
+            }
+        rows.append(row)
+    return rows

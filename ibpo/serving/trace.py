@@ -1,0 +1,197 @@
+"""Request traces, and what their requests would have gained and cost. N requests, G response groups."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ibpo.allocation import read_log
+from ibpo.errors import IbpoError
+from ibpo.serving.replay import FloatArray, Requests
+from ibpo.tasks.rows import local_rows
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Trace:
+    """When requests came, how long their answers were, and from whom."""
+
+    time: FloatArray
+    """`[N]` seconds from the first, not falling."""
+    output_tokens: FloatArray
+    """`[N]`."""
+    gain: FloatArray | None
+    """`[N]` of the extended over the standard response, where the trace records it."""
+    tenant: list[str]
+    slice_name: list[str]
+
+
+def read_trace(path: Path) -> Trace:
+    """Read `t` and `output_tokens`, and where there are, `gain`, `tenant` and `slice` of every request.
+
+    Args:
+        path: .jsonl (also .gz), .parquet or .csv; one row per request, in order of time.
+
+    Raises:
+        IbpoError: Names file, row, field and mend.
+    """
+    rows = list(_rows(path))
+    if not rows:
+        raise IbpoError(f"{path}: no requests; a trace needs one row per request")
+    time = np.array([_number(place, row, "t", -math.inf) for place, row in rows])
+    late = np.flatnonzero(np.diff(time) < 0)
+    if len(late):
+        raise IbpoError(f"{rows[late[0] + 1][0]}: column 't' falls; sort the trace by time")
+    has_gain = "gain" in rows[0][1]
+    return Trace(
+        time=time - time[0],
+        output_tokens=np.array([_number(place, row, "output_tokens", 0.0) for place, row in rows]),
+        gain=np.array([_number(place, row, "gain", -math.inf) for place, row in rows]) if has_gain else None,
+        tenant=[str(row.get("tenant") or "") for _, row in rows],
+        slice_name=[str(row.get("slice") or "") for _, row in rows],
+    )
+
+
+def repeat_trace(trace: Trace, num_requests: int) -> Trace:
+    """The trace over and over, one after the other, cut to this many requests."""
+    size = len(trace.time)
+    number = np.arange(num_requests)
+    lap, place = number // size, number % size
+    span = trace.time[-1] + max(1e-3, trace.time[-1] / size)
+    return Trace(
+        time=trace.time[place] + lap * span,
+        output_tokens=trace.output_tokens[place],
+        gain=None if trace.gain is None else trace.gain[place],
+        tenant=[trace.tenant[i] for i in place],
+        slice_name=[trace.slice_name[i] for i in place],
+    )
+
+
+def synthetic_requests(
+    trace: Trace, *, factor: float = 10.0, tokens_per_second: float = 50.0, failures: float = 0.0, seed: int = 0
+) -> Requests:
+    """Two response groups: "standard" as long as the trace says, "extended" `factor` times as long.
+
+    Gains are the trace's, else uniform in [0, 1]. The controller is told the mean length of each response group.
+
+    Args:
+        trace: What came.
+        factor: Above 0.
+        tokens_per_second: Of one response.
+        failures: Share of the requests that fail.
+        seed: Of the gains and failures.
+    """
+    rng = np.random.default_rng(seed)
+    size = len(trace.time)
+    gain = rng.random(size) if trace.gain is None else trace.gain
+    cost = trace.output_tokens[:, None] * np.array([1.0, factor])
+    return Requests(
+        time=trace.time,
+        groups=("standard", "extended"),
+        gain=np.stack([np.zeros(size), gain], axis=1),
+        cost=cost,
+        estimate=np.tile(cost.mean(axis=0), (size, 1)),
+        seconds=cost / tokens_per_second,
+        failed=rng.random(size) < failures,
+        tenant=trace.tenant,
+        slice_name=trace.slice_name,
+    )
+
+
+def recorded_requests(
+    trace: Trace,
+    log: Path,
+    *,
+    by: str | None = None,
+    part: str | None = None,
+    response_group: str | None = None,
+    tokens_per_second: float = 50.0,
+    failures: float = 0.0,
+    seed: int = 0,
+) -> Requests:
+    """Every request asks one of a log's problems, drawn at random; its gains are the mean rewards recorded for it.
+
+    A response takes as many tokens as one of the recorded ones, drawn at random; the controller is told the mean for
+    this problem and response group.
+
+    Args:
+        trace: When they come.
+        log: Scored responses, as `ibpo allocate` reads them.
+        by: Column that splits the log.
+        part: Its value to take; None: the only one.
+        response_group: Column with the response group.
+        tokens_per_second: Of one response.
+        failures: Share of the requests that fail.
+        seed: Of all draws.
+
+    Raises:
+        IbpoError: A log that cannot be used.
+    """
+    rows = read_log(log, by=by, response_group=response_group)
+    parts = rows.parts()
+    if part is None and len(parts) > 1:
+        raise IbpoError(f"{log}: column {by!r} holds {', '.join(parts)}; name one of them")
+    if part is not None and part not in parts:
+        raise IbpoError(f"{log}: column {by!r} holds no {part!r} but {', '.join(parts)}")
+    rows = parts[part] if part is not None else next(iter(parts.values()))
+    cells: dict[tuple[str, str], list[int]] = {}
+    for i, key in enumerate(zip(rows.problem, rows.response_group, strict=True)):
+        cells.setdefault(key, []).append(i)
+    groups = sorted({g for _, g in cells}, key=lambda g: float(rows.cost[[x == g for x in rows.response_group]].mean()))
+    problems = [p for p in dict.fromkeys(rows.problem) if all((p, g) in cells for g in groups)]
+    if len(groups) < 2 or not problems:
+        raise IbpoError(f"{log}: needs a problem with responses of two response groups; found {', '.join(groups)}")
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(len(problems), size=len(trace.time))
+    mean = np.array([[rows.reward[cells[p, g]].mean() for g in groups] for p in problems])
+    length = np.array([[rows.cost[cells[p, g]].mean() for g in groups] for p in problems])
+    cost = np.array(
+        [[rows.cost[rng.choice(cells[problems[i], g])] for g in groups] for i in drawn.tolist()], dtype=np.float64
+    )
+    return Requests(
+        time=trace.time,
+        groups=tuple(groups),
+        gain=mean[drawn],
+        cost=cost,
+        estimate=length[drawn],
+        seconds=cost / tokens_per_second,
+        failed=rng.random(len(drawn)) < failures,
+        tenant=trace.tenant,
+        slice_name=trace.slice_name,
+    )
+
+
+def with_exact_estimates(requests: Requests) -> Requests:
+    """The same requests, the controller told each response's own length."""
+    return replace(requests, estimate=requests.cost)
+
+
+def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    if path.suffix != ".csv":
+        yield from local_rows(path)
+        return
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            for row in reader:
+                yield f"{path} line {reader.line_num}", row
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise IbpoError(f"{path}: cannot be read: {error}; write it again as UTF-8 text") from None
+
+
+def _number(place: str, row: dict[str, Any], name: str, least: float) -> float:
+    if row.get(name) in (None, ""):
+        raise IbpoError(f"{place}: no value in column {name!r}; a trace needs t and output_tokens in every row")
+    try:
+        value = float(row[name])
+    except (TypeError, ValueError):
+        value = math.nan
+    if not (math.isfinite(value) and value >= least):
+        what = "a finite number" if least == -math.inf else "a finite number, at least 0"
+        raise IbpoError(f"{place}, column {name!r}: {row[name]!r} is not {what}; mend or remove the row")
+    return value

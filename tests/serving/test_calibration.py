@@ -1,0 +1,119 @@
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from ibpo.cli import app
+from ibpo.errors import IbpoError
+from ibpo.experiments.embedded import model_path
+from ibpo.serving.calibrate import threshold
+from ibpo.serving.calibration import MAX_SCORES, Calibration, load_calibration, save_calibration
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=50), st.floats(0, 1))
+def test_every_budget_has_the_threshold_of_all_scores(scores, share):
+    calibration = Calibration.from_json(Calibration.from_scores(scores, {}).to_json())
+    assert calibration.threshold(share) == threshold(scores, share)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.003, 0.25, 0.5, 0.9, 1.0])
+def test_of_many_scores_the_curve_is_kept(share):
+    scores = np.random.default_rng(0).beta(0.3, 0.5, 30_011)
+    calibration = Calibration.from_scores(scores, {})
+    assert len(calibration.scores) == MAX_SCORES
+    assert calibration.num_prompts == 30_011
+    assert calibration.threshold(share).choose(scores).mean() == pytest.approx(share, abs=1 / MAX_SCORES)
+
+
+def test_a_saved_calibration_is_read_back(tmp_path):
+    calibration = Calibration.from_scores([0.5, 0.1, 1 / 3], {"file": "a.jsonl"})
+    save_calibration(calibration, tmp_path / "c.json")
+    assert load_calibration(tmp_path / "c.json") == calibration
+    assert [path.name for path in tmp_path.iterdir()] == ["c.json"]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"kind": "other"}, "no calibration"),
+        ({"version": 2}, "of version 2"),
+        ({"scores": [0.2, 0.1]}, "field scores"),
+        ({"scores": [0.2, "a"]}, "field scores"),
+        ({"scores": []}, "field scores"),
+        ({"num_prompts": 0}, "num_prompts"),
+    ],
+)
+def test_a_damaged_calibration_is_refused(tmp_path, change, message):
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps({**json.loads(Calibration.from_scores([0.1, 0.2], {}).to_json()), **change}))
+    with pytest.raises(IbpoError, match=message):
+        load_calibration(path)
+    path.write_text("{")
+    with pytest.raises(IbpoError, match="not JSON"):
+        load_calibration(path)
+    with pytest.raises(IbpoError, match="cannot be read"):
+        load_calibration(tmp_path / "none.json")
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["calibrate", *map(str, arguments)])
+
+
+def test_calibrate_from_a_column(tmp_path):
+    file = write(tmp_path / "p.jsonl", [{"p_extended": i / 10} for i in range(10)])
+    result = run(file, "--out", tmp_path / "c.json", "--share", "0.3")
+    assert result.exit_code == 0, result.output
+    calibration = load_calibration(tmp_path / "c.json")
+    assert calibration.threshold(0.3).value == pytest.approx(0.65)
+    assert set(calibration.source) == {"file", "sha256", "ibpo", "column"}
+    assert "0.65" in result.output
+
+
+def test_calibrate_from_a_policy(tmp_path):
+    pytest.importorskip("torch")
+    rows = [{"prompt": text} for text in ("1+2=", "3+4+5+6+7+8=", "9+9+9+9+9+9+9=")]
+    file = write(tmp_path / "p.jsonl", rows)
+    model = model_path("thinking")
+    result = run(file, "--model", model, "--prefix", "<think>", "--out", tmp_path / "c.json")
+    assert result.exit_code == 0, result.output
+    found = load_calibration(tmp_path / "c.json")
+    assert found.num_prompts == 3
+    assert found.source["model"] == model.name
+    # The same numbers, one prompt at a time, from transformers alone.
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    policy, tokenizer = AutoModelForCausalLM.from_pretrained(model), AutoTokenizer.from_pretrained(model)
+    opening = tokenizer("<think>", add_special_tokens=False)["input_ids"][0]
+    alone = []
+    for row in rows:
+        ids = torch.tensor([tokenizer(row["prompt"], add_special_tokens=False)["input_ids"]])
+        with torch.no_grad():
+            alone.append(torch.softmax(policy(ids).logits[0, -1].float(), -1)[opening].item())
+    assert list(found.scores) == pytest.approx(sorted(alone), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "rows, arguments, message",
+    [
+        ([{"p": 0.5}], [], "line 1: no value in column 'p_extended'; --column names one of 'p'"),
+        ([{"p_extended": 0.5}, {"p_extended": 1.5}], [], "line 2, column 'p_extended': 1.5 is no probability"),
+        ([{"p_extended": True}], [], "True is no probability"),
+        ([], [], "no prompts"),
+        ([{"prompt": "a"}], ["--model", "x"], "--model: needs --prefix"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, rows, arguments, message):
+    result = run(write(tmp_path / "p.jsonl", rows), "--out", tmp_path / "c.json", *arguments)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert result.output.count("\n") == 1
+    assert not (tmp_path / "c.json").exists()

@@ -1,0 +1,167 @@
+import gzip
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from ibpo.cli import app
+from ibpo.errors import IbpoError
+from ibpo.serving.plan import Plan
+from ibpo.serving.replay import Requests, replay
+from ibpo.serving.replay_report import run_means, summary
+from ibpo.serving.trace import read_trace, recorded_requests, repeat_trace, synthetic_requests
+
+
+def requests(num_requests, seed=0, failures=0.1, tenants=("a", "b")):
+    rng = np.random.default_rng(seed)
+    cost = np.stack([rng.gamma(2, 300, num_requests), rng.gamma(2, 4000, num_requests)], axis=1)
+    return Requests(
+        time=np.cumsum(rng.exponential(0.01, num_requests)),
+        groups=("standard", "extended"),
+        gain=np.stack([np.zeros(num_requests), rng.random(num_requests)], axis=1),
+        cost=cost,
+        estimate=np.tile(cost.mean(axis=0), (num_requests, 1)),
+        seconds=cost / 2000,
+        failed=rng.random(num_requests) < failures,
+        tenant=rng.choice(tenants, num_requests).tolist(),
+        slice_name=[""] * num_requests,
+    )
+
+
+PLAN = {
+    "budget": {"share": {"mean": 0.3, "response_group": "extended"}, "tokens": {"mean": 2500.0}},
+    "fair_share": 0.5,
+}
+
+
+def test_a_replay_counts_what_was_answered_and_keeps_the_bound():
+    came, plan = requests(3000), Plan.from_dict(PLAN)
+    done = replay(came, plan)
+    figures = summary(came, done, plan)
+    answered = ~came.failed
+    share, tokens = figures["budgets"]
+    assert share["spent"] == (done.choice[answered] == 1).mean()
+    assert tokens["spent"] == pytest.approx(came.cost[np.arange(3000), done.choice][answered].mean())
+    assert figures["num_failed"] == came.failed.sum() > 200
+    assert tokens["spent"] <= 2500 * 1.02
+    for row in figures["budgets"]:
+        assert not row["bound_broken"]
+        assert row["overdraft"] <= row["largest_bound"] + 1e-6
+    assert 0.8 <= figures["value_kept"] <= 1 + 1e-9
+    assert [row["tenant"] for row in figures["tenants"]] == ["a", "b"]
+    assert sum(row["num_requests"] for row in figures["tenants"]) == answered.sum()
+
+
+def test_a_replay_is_the_same_again():
+    came, plan = requests(500), Plan.from_dict(PLAN)
+    assert replay(came, plan).choice.tolist() == replay(came, plan).choice.tolist()
+
+
+def test_a_plan_of_unknown_costs_is_refused():
+    with pytest.raises(IbpoError, match="no response group 'long'"):
+        replay(requests(10), Plan.from_dict({"budget": {"x": {"mean": 0.1, "response_group": "long"}}}))
+    with pytest.raises(IbpoError, match="'tokens' only"):
+        replay(requests(10), Plan.from_dict({"budget": {"dollars": {"mean": 0.1}}}))
+
+
+def test_means_of_runs_are_those_of_every_run():
+    cost = np.random.default_rng(0).random(50)
+    assert run_means(cost, 7) == pytest.approx([cost[i : i + 7].mean() for i in range(44)])
+    assert run_means(cost, 80) == pytest.approx([cost.mean()])
+
+
+ROWS = [{"t": i * 0.5, "output_tokens": 10 + i % 7, "gain": i % 5 / 5, "tenant": "ab"[i % 2]} for i in range(40)]
+
+
+@pytest.fixture(params=["jsonl.gz", "csv", "parquet"])
+def trace_file(request, tmp_path):
+    path = tmp_path / f"trace.{request.param}"
+    if request.param == "jsonl.gz":
+        with gzip.open(path, "wt") as file:
+            file.writelines(json.dumps(row) + "\n" for row in ROWS)
+    elif request.param == "csv":
+        path.write_text("\n".join(",".join(map(str, row)) for row in [ROWS[0], *(row.values() for row in ROWS)]))
+    else:
+        pyarrow = pytest.importorskip("pyarrow")
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.Table.from_pylist(ROWS), path)
+    return path
+
+
+def test_traces_of_every_form_are_read(trace_file):
+    trace = read_trace(trace_file)
+    assert trace.time.tolist() == [row["t"] for row in ROWS]
+    assert trace.output_tokens.tolist() == [row["output_tokens"] for row in ROWS]
+    assert trace.gain is not None
+    assert trace.gain.tolist() == pytest.approx([row["gain"] for row in ROWS])
+    assert trace.tenant == [row["tenant"] for row in ROWS]
+    longer = repeat_trace(trace, 100)
+    assert (np.diff(longer.time) > 0).all()
+    assert longer.tenant == (trace.tenant * 3)[:100]
+    made = synthetic_requests(trace, factor=3.0)
+    assert made.cost[:, 1].tolist() == [3.0 * row["output_tokens"] for row in ROWS]
+
+
+def test_recorded_gains_are_the_mean_rewards_of_the_log(tmp_path):
+    log = tmp_path / "log.jsonl"
+    rows = [
+        {"problem_id": p, "response_group": g, "reward": r, "tokens": t}
+        for p, g, r, t in [
+            ("x", "long", 1, 90), ("x", "short", 0, 10), ("x", "short", 1, 20),
+            ("y", "short", 1, 15), ("y", "long", 0, 80), ("z", "short", 1, 15),
+        ]
+    ]  # fmt: skip
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    trace_path = tmp_path / "t.jsonl"
+    trace_path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    made = recorded_requests(read_trace(trace_path), log)
+    assert made.groups == ("short", "long")
+    assert {tuple(row) for row in made.gain.tolist()} == {(0.5, 1.0), (1.0, 0.0)}
+    assert {tuple(row) for row in made.estimate.tolist()} == {(15.0, 90.0), (15.0, 80.0)}
+    assert set(made.cost[:, 0]) == {10.0, 20.0, 15.0}
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["simulate", *map(str, arguments)])
+
+
+def test_simulate_reports_and_writes(tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    out = tmp_path / "figures.json"
+    arguments = ("--num-requests", "2500", "--failures", "0.1", "--out", out, "--warm-up", "200")
+    result = run(path, "--budget", "extended=30%", *arguments)
+    assert result.exit_code == 0, result.output
+    figures = json.loads(out.read_text())
+    assert figures["num_requests"] == 2500
+    assert figures["budgets"][0]["largest_above"] <= 0.011
+    assert {row["tenant"] for row in figures["tenants"]} == {"a", "b"}
+    assert "value kept" in result.output
+    plan = tmp_path / "plan.toml"
+    plan.write_text("fair_share = 0.5\n[budget.tokens]\nmean = 40.0\n")
+    assert run(path, "--plan", plan).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "text, arguments, message",
+    [
+        ('{"t": 0}', ["--budget", "extended=30%"], "line 1: no value in column 'output_tokens'"),
+        ('{"t": 0, "output_tokens": "a"}', ["--budget", "extended=30%"], "'a' is not a finite number, at least 0"),
+        ('{"t": 1, "output_tokens": 1}\n{"t": 0, "output_tokens": 1}', ["--budget", "tokens=3"], "line 2: column 't' falls"),
+        ("", ["--budget", "tokens=3"], "no requests"),
+        ('{"t": 0, "output_tokens": 1}', [], "give either --budget"),
+        ('{"t": 0, "output_tokens": 1}', ["--budget", "tokens=30%"], "no response group 'tokens'"),
+        ('{"t": 0, "output_tokens": 1}', ["--budget", "extended=0.3"], "give a share of the requests as extended=30%"),
+        ('{"t": 0, "output_tokens": 1}', ["--budget", "x"], "neither like"),
+        ('{"t": 0, "output_tokens": 1}', ["--plan", "none.toml"], "none.toml: cannot be read as TOML"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line(tmp_path, text, arguments, message):
+    path = tmp_path / "t.jsonl"
+    path.write_text(text)
+    result = run(path, *arguments)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert result.output.count("\n") == 1

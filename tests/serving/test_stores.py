@@ -1,0 +1,186 @@
+"""One contract for every shared book, and two processes that hold one budget together."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ibpo.errors import IbpoError
+from ibpo.serving.book import TOTAL, MemoryBook
+from ibpo.serving.controller import Controller, Option
+from ibpo.serving.plan import Plan
+from ibpo.serving.store_sqlite import SqliteBook
+
+PLAN = Plan.from_dict({"budget": {"long": {"mean": 0.3, "response_group": "long"}}, "fair_share": 0.5})
+
+# One of several processes: decide `count` requests, settle each ten later; with `die`, leave without a word half-way.
+WORKER = """
+import os, random, sys
+from ibpo.serving.controller import Controller, Option
+from tests.serving.test_stores import PLAN, open_book
+kind, place, name, count, die = sys.argv[1:]
+book = open_book(kind, place)
+controller, chance = Controller(PLAN, book), random.Random(name)
+for i in range(int(count)):
+    options = [Option(response_group="short", gain=0.0), Option(response_group="long", gain=chance.random())]
+    controller.decide(options, request_id=f"{name}{i}", now=float(i), tenant=name)
+    if die == "yes" and 2 * i > int(count):
+        os._exit(0)
+    if i >= 10:
+        assert controller.settle(f"{name}{i - 10}")
+for i in range(int(count) - 10, int(count)):
+    assert controller.settle(f"{name}{i}")
+"""
+
+
+def open_book(kind, place):
+    if kind == "sqlite":
+        return SqliteBook(place, ["long"])
+    from ibpo.serving.store_redis import RedisBook
+
+    return RedisBook(place, ["long"])
+
+
+@pytest.fixture(scope="module")
+def redis_url(tmp_path_factory):
+    """A real server on loopback, where one is installed."""
+    pytest.importorskip("redis")
+    program = shutil.which("redis-server") or shutil.which("valkey-server")
+    if program is None:
+        pytest.skip("no redis-server on this machine")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder = tmp_path_factory.mktemp("redis")
+    arguments = ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
+    with subprocess.Popen([program, *arguments], stdout=subprocess.DEVNULL) as server:
+        try:
+            for _ in range(100):
+                with socket.socket() as client:
+                    if client.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+                time.sleep(0.1)
+            yield f"redis://127.0.0.1:{port}/0"
+        finally:
+            server.terminate()
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def place(request, tmp_path):
+    """Kind and address of an empty shared book."""
+    if request.param == "sqlite":
+        return "sqlite", str(tmp_path / "book.sqlite")
+    url = request.getfixturevalue("redis_url")
+    import redis
+
+    redis.Redis.from_url(url).flushall()
+    return "redis", url
+
+
+def options(gain):
+    return [Option(response_group="short", gain=0.0), Option(response_group="long", gain=gain)]
+
+
+def test_a_shared_book_is_a_book(place):
+    """The same requests, cancellations and retries lead to the same accounts as in memory, over several openings."""
+    memory = Controller(PLAN, MemoryBook(1))
+    shared = Controller(PLAN, open_book(*place))
+    for i in range(120):
+        made = [
+            controller.decide(options(i * 0.37 % 1), request_id=str(i), now=float(i), tenant="ab"[i % 2])
+            for controller in (memory, shared)
+        ]
+        assert made[0] == made[1]
+        assert shared.decide(options(0.0), request_id=str(i), now=0.0) == made[0]
+        if i >= 5:
+            end = "cancel" if i % 7 == 0 else "settle"
+            assert getattr(memory, end)(str(i - 5))
+            assert getattr(shared, end)(str(i - 5))
+            assert not shared.settle(str(i - 5))
+        if i % 50 == 0:
+            state = json.loads(json.dumps(shared.state_dict()))
+            shared.book.close()
+            shared = Controller.from_state(PLAN, state, open_book(*place))
+    assert shared.expire(117.5) == memory.expire(117.5) == ["115", "116", "117"]
+    mine = {name: [tally.state() for tally in tallies] for name, tallies in shared.book.accounts().items()}
+    assert mine == memory.book.state()["accounts"]
+    shared.book.save_state("one", shared.state_dict())
+    assert shared.book.load_state("one") == shared.state_dict()
+    assert shared.book.load_state("other") is None
+    shared.book.close()
+
+
+def test_an_error_leaves_a_shared_book_as_it_was(place):
+    controller = Controller(PLAN, open_book(*place))
+    controller.decide(options(1.0), request_id="a", now=0.0)
+    before = [tally.state() for tally in controller.book.accounts()[TOTAL]]
+    with pytest.raises(IbpoError, match="gain is nan"):
+        controller.decide(options(float("nan")), request_id="b", now=0.0)
+    with pytest.raises(RuntimeError), controller.book.transaction():
+        controller.book.tallies(TOTAL)[0].spent += 1
+        controller.book.pop("a")
+        raise RuntimeError
+    assert [tally.state() for tally in controller.book.accounts()[TOTAL]] == before
+    assert controller.settle("a")
+    controller.book.close()
+
+
+def work(place, name, count, die="no"):
+    command = [sys.executable, "-c", WORKER, *place, name, str(count), die]
+    return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": os.pathsep.join([".", *sys.path])})
+
+
+@pytest.mark.parametrize("count", [100, pytest.param(1000, marks=pytest.mark.slow)])
+def test_two_processes_hold_one_budget_together(place, count):
+    workers = [work(place, name, count) for name in "xy"]
+    assert [worker.wait(250) for worker in workers] == [0, 0]
+    book = open_book(*place)
+    (total,) = book.accounts()[TOTAL]
+    assert total.num_requests == 2 * count
+    assert total.spent == pytest.approx(0.6 * count, abs=5)
+    assert total.peak <= 5.0 + 1e-9
+    for name in "xy":
+        (tally,) = book.accounts()[f"tenant {name}"]
+        assert tally.num_requests == count
+        assert tally.spent >= 0.15 * count - 5
+    assert total.spent == sum(book.accounts()[f"tenant {name}"][0].spent for name in "xy")
+    book.close()
+
+
+def test_a_process_that_dies_is_settled_by_another(place):
+    workers = [work(place, "x", 60, die="yes"), work(place, "y", 60)]
+    assert [worker.wait(250) for worker in workers] == [0, 0]
+    book = open_book(*place)
+    (total,) = book.accounts()[TOTAL]
+    assert total.num_requests == 92
+    assert sorted(Controller(PLAN, book).expire(1e9)) == sorted(f"x{i}" for i in range(21, 32))
+    (total,) = book.accounts()[TOTAL]
+    assert total.estimated == pytest.approx(0)
+    assert total.peak <= 5.0 + 1e-9
+    book.close()
+
+
+def test_a_file_that_is_no_book(tmp_path):
+    path = tmp_path / "book.sqlite"
+    path.write_text("something else, longer than a header of SQLite would be" * 40)
+    with pytest.raises(IbpoError, match="cannot be used as a book"):
+        SqliteBook(path, ["long"])
+    SqliteBook(tmp_path / "good.sqlite", ["long"]).close()
+    with pytest.raises(IbpoError, match="bring back its budgets"):
+        SqliteBook(tmp_path / "good.sqlite", ["tokens"])
+
+
+def test_a_locked_file_is_an_error(tmp_path):
+    with (
+        SqliteBook(tmp_path / "b.sqlite", ["long"]) as one,
+        SqliteBook(tmp_path / "b.sqlite", ["long"], timeout=0.1) as two,
+    ):
+        with one.transaction(), pytest.raises(IbpoError, match="locked"), two.transaction():
+            pass
+        with two.transaction():
+            assert two.tallies(TOTAL)[0].num_requests == 0
