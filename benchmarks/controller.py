@@ -1,0 +1,144 @@
+"""Simulate the serving controller: does it hold the budget in every window, and what does that cost?
+
+    python benchmarks/controller.py --requests 1e6
+    python benchmarks/controller.py --requests 2e4 --traces ../request_traces --gains ../dual_mode_dev/dev.jsonl.gz
+
+Prints a Markdown table row after row. Each run has two tenants, "loud" with 80 % of the requests and "quiet", and
+`fair_share = 0.5`. Responses take 200 tokens a second, 20 requests come in a second: some 600 are under way. Seed 0.
+"Windows" are all runs of 1,000 requests in a row after the first 1,000. The clairvoyant optimum spends the same in
+total, knows every request beforehand, and owes nothing to any tenant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from ibpo.serving.plan import Budget, Plan
+from ibpo.serving.replay import Requests, replay
+from ibpo.serving.replay_report import summary
+from ibpo.serving.trace import read_trace, recorded_requests, repeat_trace, with_exact_estimates
+
+SHARE, TOKENS = 0.3, 6000.0
+
+
+def made(name: str, size: int) -> Requests:
+    """A synthetic scenario."""
+    rng = np.random.default_rng(0)
+    number = np.arange(size)
+    gain = rng.random(size)
+    rate = np.full(size, 20.0)
+    long = 14000 * np.exp(rng.normal(0, 0.4, size) - 0.08)
+    tenant = np.where(rng.random(size) < 0.2, "quiet", "loud")
+    failed = np.zeros(size, bool)
+    if name == "diurnal":  # days of 100,000 requests, at least one: by day more requests, more of them hard
+        day = 0.5 - 0.5 * np.cos(2 * np.pi * number / min(size, 100_000))
+        gain = np.where(rng.random(size) < 0.2 + 0.6 * day, 0.5 + 0.5 * gain, 0.3 * gain)
+        rate = 5 + 30 * day
+    elif name == "shift":  # easy, hard, easy
+        gain = np.where(number // (size / 3) == 1, 0.5 + 0.5 * gain, 0.2 * gain)
+    elif name == "bursts":  # every 2,000 requests 400 of the loud tenant at once, all claiming the largest gain
+        burst = number % 2000 < 400
+        gain = np.where(burst, 1.0, 0.5 * gain)
+        tenant = np.where(burst, "loud", tenant)
+        rate = np.where(burst, 1e6, 20.0)
+    elif name == "heavy":  # Pareto with exponent 1.5, cut at 40 times the least
+        long = 6000 * np.minimum(40.0, rng.pareto(1.5, size) + 1)
+    elif name == "failures":
+        failed = rng.random(size) < 0.1
+    cost = np.stack([1200 * np.exp(rng.normal(0, 0.4, size) - 0.08), long], axis=1)
+    return Requests(
+        time=np.cumsum(rng.exponential(1, size) / rate),
+        groups=("standard", "extended"),
+        gain=np.stack([np.zeros(size), gain], axis=1),
+        cost=cost,
+        estimate=cost,
+        seconds=cost / 200,
+        failed=failed,
+        tenant=tenant.tolist(),
+        slice_name=[""] * size,
+    )
+
+
+def unknown(requests: Requests) -> Requests:
+    """The controller is told the mean length of each response group only."""
+    return replace(requests, estimate=np.tile(requests.cost.mean(axis=0), (len(requests), 1)))
+
+
+def recorded(trace: Path, gains: Path, model: str, size: int) -> Requests:
+    """A real trace, asking problems of a log of recorded responses."""
+    came = repeat_trace(read_trace(trace), size)
+    drawn = recorded_requests(came, gains, by="model", part=model, response_group="effort", tokens_per_second=200)
+    tenant = np.where(np.random.default_rng(1).random(size) < 0.2, "quiet", "loud")
+    return replace(drawn, tenant=tenant.tolist())
+
+
+def runs(size: int, traces: Path | None, gains: Path | None) -> Iterator[tuple[str, Requests, Budget]]:
+    """Name, requests and budget of every run."""
+    share = Budget(name="extended", mean=SHARE, response_group="extended")
+    tight, loose = Budget(name="tokens", mean=TOKENS), Budget(name="tokens", mean=TOKENS, overdraft=25 * TOKENS)
+    names = ("iid", "diurnal", "shift", "bursts", "heavy", "failures")
+    for name in names:
+        yield name, made(name, size), share
+    for name in names:
+        yield name + ", lengths known", made(name, size), tight
+    yield "iid, lengths known", made("iid", size), loose
+    for name in ("iid", "heavy"):
+        yield name + ", lengths unknown", unknown(made(name, size)), loose
+    if traces is not None and gains is not None:
+        for file in sorted(traces.glob("*.jsonl.gz")):
+            for model, dearest, mean in (
+                ("openai/gpt-5.1", "high", 7000.0),
+                ("anthropic/claude-opus-4-5-20251101", "32000", 6000.0),
+            ):
+                came = recorded(file, gains, model, size)
+                title = f"{file.name.partition('.')[0]}, {model.partition('/')[2]}"
+                yield title, came, Budget(name=dearest, mean=SHARE, response_group=dearest)
+                for slack in (5, 25):
+                    budget = Budget(name="tokens", mean=mean, overdraft=slack * mean)
+                    yield title + ", lengths known", with_exact_estimates(came), budget
+                yield title + ", lengths unknown", came, Budget(name="tokens", mean=mean, overdraft=25 * mean)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--requests", type=float, default=1e6)
+    parser.add_argument("--traces", type=Path, help="folder with *.jsonl.gz")
+    parser.add_argument("--gains", type=Path, help="log of scored responses of two models")
+    parser.add_argument("--only", default="", help="runs whose name holds this")
+    arguments = parser.parse_args()
+    size = int(arguments.requests)
+    print(f"{size:,} requests each.\n")
+    print(
+        "| traffic | budget, overdraft | spent | above, below in the worst window | windows within 1 % | "
+        "overdraft: largest, bound | value kept, of the best per window | quiet tenant: least, promised | CPU µs |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|", flush=True)
+    for name, requests, budget in runs(size, arguments.traces, arguments.gains):
+        if arguments.only not in name:
+            continue
+        plan = Plan(budgets=(budget,), fair_share=0.5)
+        began = time.process_time()
+        done = replay(requests, plan)
+        micros = 1e6 * (time.process_time() - began) / size
+        figures = summary(requests, done, plan)
+        row = figures["budgets"][0]
+        quiet = next(row for row in figures["tenants"] if row["tenant"] == "quiet")[budget.name]
+        kind = f"share {budget.mean:.0%}" if budget.response_group else f"tokens {budget.mean:.0f}"
+        print(
+            f"| {name} | {kind}, {budget.overdraft:.6g} | {row['spent']:.5g} | {row['largest_above']:+.2%}, "
+            f"{-row['largest_below']:+.2%} | {row['windows_within_1_percent']:.1%} | {row['overdraft']:.5g}, "
+            f"{row['largest_bound']:.5g}{' BROKEN' if row['bound_broken'] else ''} | {figures['value_kept']:.1%}, "
+            f"{figures['value_kept_by_window']:.1%} | {quiet['least_in_a_window']:.4g}, {quiet['promised']:.4g} | "
+            f"{micros:.0f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
