@@ -1,5 +1,7 @@
 import json
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,8 +9,9 @@ import pytest
 from ibpo.allocation import allocate
 from ibpo.errors import IbpoError
 from ibpo.serving.book import TOTAL
+from ibpo.serving.calibration import Calibration, save_calibration
 from ibpo.serving.controller import Controller, Option
-from ibpo.serving.plan import Budget, Plan, Terms
+from ibpo.serving.plan import Budget, Plan, Terms, read_plan
 
 SHARE = {"long": {"mean": 0.3, "response_group": "long"}}
 TOKENS = {"tokens": {"mean": 6000.0}}
@@ -314,3 +317,17 @@ def test_bad_plans(table, message):
     base = {"budget": TOKENS} if not table and message != "no budget" else {}
     with pytest.raises(IbpoError, match=message):
         Plan.from_dict({**base, **table})
+
+
+def test_the_page_on_serving_runs(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    save_calibration(Calibration.from_scores([0.1, 0.5, 0.8, 0.9], {}), "calibration.json")
+    names = {}
+    snippets = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(snippets) == 3
+    for code in snippets:
+        exec(code, names)
+    (plan,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    Path("plan.toml").write_text(plan)
+    assert read_plan("plan.toml").tenants["gold"].at_least == {"extended": 0.2}
