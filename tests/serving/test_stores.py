@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from typing import Any
 
 import pytest
 
@@ -38,7 +39,7 @@ for i in range(int(count) - 10, int(count)):
 """
 
 
-def open_book(kind, place):
+def open_book(kind, place) -> Any:
     if kind == "sqlite":
         return SqliteBook(place, ["long"])
     from ibpo.serving.store_redis import RedisBook
@@ -88,8 +89,8 @@ def options(gain):
 
 def test_a_shared_book_is_a_book(place):
     """The same requests, cancellations and retries lead to the same accounts as in memory, over several openings."""
-    memory = Controller(PLAN, MemoryBook(1))
-    shared = Controller(PLAN, open_book(*place))
+    accounts, book = MemoryBook(1), open_book(*place)
+    memory, shared = Controller(PLAN, accounts), Controller(PLAN, book)
     for i in range(120):
         made = [
             controller.decide(options(i * 0.37 % 1), request_id=str(i), now=float(i), tenant="ab"[i % 2])
@@ -104,30 +105,32 @@ def test_a_shared_book_is_a_book(place):
             assert not shared.settle(str(i - 5))
         if i % 50 == 0:
             state = json.loads(json.dumps(shared.state_dict()))
-            shared.book.close()
-            shared = Controller.from_state(PLAN, state, open_book(*place))
+            book.close()
+            book = open_book(*place)
+            shared = Controller.from_state(PLAN, state, book)
     assert shared.expire(117.5) == memory.expire(117.5) == ["115", "116", "117"]
-    mine = {name: [tally.state() for tally in tallies] for name, tallies in shared.book.accounts().items()}
-    assert mine == memory.book.state()["accounts"]
-    shared.book.save_state("one", shared.state_dict())
-    assert shared.book.load_state("one") == shared.state_dict()
-    assert shared.book.load_state("other") is None
-    shared.book.close()
+    mine = {name: [tally.state() for tally in tallies] for name, tallies in book.accounts().items()}
+    assert mine == accounts.state()["accounts"]
+    book.save_state("one", shared.state_dict())
+    assert book.load_state("one") == shared.state_dict()
+    assert book.load_state("other") is None
+    book.close()
 
 
 def test_an_error_leaves_a_shared_book_as_it_was(place):
-    controller = Controller(PLAN, open_book(*place))
+    book = open_book(*place)
+    controller = Controller(PLAN, book)
     controller.decide(options(1.0), request_id="a", now=0.0)
-    before = [tally.state() for tally in controller.book.accounts()[TOTAL]]
+    before = [tally.state() for tally in book.accounts()[TOTAL]]
     with pytest.raises(IbpoError, match="gain is nan"):
         controller.decide(options(float("nan")), request_id="b", now=0.0)
-    with pytest.raises(RuntimeError), controller.book.transaction():
-        controller.book.tallies(TOTAL)[0].spent += 1
-        controller.book.pop("a")
+    with pytest.raises(RuntimeError), book.transaction():
+        book.tallies(TOTAL)[0].spent += 1
+        book.pop("a")
         raise RuntimeError
-    assert [tally.state() for tally in controller.book.accounts()[TOTAL]] == before
+    assert [tally.state() for tally in book.accounts()[TOTAL]] == before
     assert controller.settle("a")
-    controller.book.close()
+    book.close()
 
 
 def work(place, name, count, die="no"):
