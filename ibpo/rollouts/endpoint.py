@@ -9,6 +9,7 @@ from typing import Any, Literal
 from ibpo.endpoint import Endpoint, Reply
 from ibpo.errors import IbpoError
 from ibpo.responses.groups import offer
+from ibpo.rollouts.prompts import asked_groups
 from ibpo.rollouts.sampler import Request, Sampled, as_sampled, seed_of
 from ibpo.types import ResponseGroup
 
@@ -52,8 +53,7 @@ class EndpointSampler:
 
     def messages(self, request: Request) -> list[dict[str, str]]:
         """The prompt of a request, instructions in front of the problem."""
-        asked = [g for g in self.response_groups if request.response_group in ("", g.name)]
-        prompt = offer(asked, request.problem.prompt, chat=True)
+        prompt = offer(asked_groups(request, self.response_groups), request.problem.prompt, chat=True)
         assert not isinstance(prompt, str)
         return prompt
 

@@ -74,12 +74,119 @@ def endpoint(forcing):
         yield sampler
 
 
-@pytest.fixture(params=["scripted", "endpoint, rendered", "endpoint, prefilled"])
-def sampler(request):
-    made = (
-        scripted() if request.param == "scripted" else endpoint("render" if "rendered" in request.param else "prefill")
+WORDS = ["Q", "0", "1", "2", "4", "+", "=", "[TRIAL]", "it", "is", "3", "5", "6", "a"]
+
+
+class Scripted:
+    """A causal language model that writes what the problem asks, token by token, through transformers' own `generate`.
+
+    Its next token follows from the last ones: `=` or a forced `[TRIAL]` -> it -> is -> the answer -> end; the problem
+    `3 + 1 =` gets `a` without end.
+    """
+
+    def __new__(cls, tokenizer):
+        import torch
+        from transformers import LlamaConfig, LlamaForCausalLM
+        from transformers.modeling_outputs import CausalLMOutputWithPast
+
+        vocabulary = tokenizer.get_vocab()
+
+        class Model(LlamaForCausalLM):
+            seen = torch.zeros((0, 0), dtype=torch.long)
+
+            def forward(self, input_ids=None, past_key_values=None, **kwargs):
+                out = super().forward(input_ids=input_ids, past_key_values=past_key_values, **kwargs)
+                # Tokens before these are in the cache: remember them as it does.
+                first = input_ids.shape[1] > 1
+                Model.seen = input_ids if first else torch.cat([Model.seen, input_ids], 1)
+                logits = torch.full_like(out.logits, -1e9)
+                for i, ids in enumerate(Model.seen.tolist()):
+                    logits[i, -1, vocabulary[self.after(tokenizer.convert_ids_to_tokens(ids))]] = 0
+                return CausalLMOutputWithPast(logits=logits, past_key_values=out.past_key_values)
+
+            def after(self, tokens):
+                problem = next(t for t in tokens if t.isdigit())
+                if tokens[-1] in ("=", "[TRIAL]"):
+                    return "a" if problem == "3" else "it"
+                follows = {"it": "is", "is": str(int(problem) + 1), "a": "a"}
+                return follows.get(tokens[-1], "<eos>")
+
+        size = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+        config = LlamaConfig(
+            vocab_size=len(tokenizer), max_position_embeddings=30, eos_token_id=tokenizer.eos_token_id, **size
+        )
+        return Model(config).eval()
+
+
+def tiny():
+    """Tokenizer and model of the transformers sampler and of vLLM's peer."""
+    pytest.importorskip("transformers")
+    from ibpo.experiments.tiny_model import build_tokenizer
+
+    tokenizer = build_tokenizer(WORDS)
+    return tokenizer, Scripted(tokenizer)
+
+
+LONG_PROMPT = "1 + 1 = " * 10
+"""Of problem 5 where an engine refuses by length: 40 tokens, 20 of room left for the completion."""
+
+
+@contextmanager
+def transformers_sampler():
+    tokenizer, model = tiny()
+    from ibpo.rollouts.hf import HFSampler
+    from ibpo.rollouts.hf_requests import HFRequestSampler
+    from ibpo.rollouts.prompts import PromptWriter
+
+    yield Refusing(
+        HFRequestSampler(
+            HFSampler(model, tokenizer, max_completion_length=20), PromptWriter(tokenizer=tokenizer), batch_size=3
+        )
     )
-    with made as it:
+
+
+@contextmanager
+def vllm_sampler():
+    tokenizer, model = tiny()
+    from ibpo.rollouts.prompts import PromptWriter
+    from ibpo.rollouts.vllm import VLLMSampler
+    from tests.rollouts.vllm_peer import LLM, SamplingParams
+
+    llm = LLM(model, tokenizer, max_model_len=60)
+    writer = PromptWriter(tokenizer=tokenizer)
+    yield Refusing(VLLMSampler(llm, SamplingParams, writer, max_tokens=20, batch_size=5, max_model_len=30))
+
+
+class Refusing:
+    """Makes problem 5 longer than the model's room, which is what these engines refuse."""
+
+    def __init__(self, sampler):
+        self.sampler = sampler
+
+    def sample_requests(self, requests):
+        from dataclasses import replace
+
+        known = {request.key: request for request in requests}
+        long = [
+            replace(r, problem=replace(r.problem, prompt=LONG_PROMPT)) if r.problem.problem_id == "p5" else r
+            for r in requests
+        ]
+        for outcome in self.sampler.sample_requests(long):
+            yield outcome if isinstance(outcome, IbpoError) else replace(outcome, request=known[outcome.request.key])
+
+
+SAMPLERS = {
+    "scripted": scripted,
+    "endpoint, rendered": lambda: endpoint("render"),
+    "endpoint, prefilled": lambda: endpoint("prefill"),
+    "transformers": transformers_sampler,
+    "vllm's signatures": vllm_sampler,
+}
+
+
+@pytest.fixture(params=SAMPLERS)
+def sampler(request):
+    with SAMPLERS[request.param]() as it:
         yield it
 
 
@@ -106,6 +213,45 @@ def test_the_completion_begins_with_its_prefix_and_says_how_it_ended(sampler):
         assert outcome.num_prompt_tokens > 0 and 0 < outcome.num_completion_tokens <= 20
         if rollout.finish_reason == "stop":
             assert rollout.completion.endswith(f"it is {request.problem.answer}")
+        if rollout.completion_token_ids:
+            assert len(rollout.completion_token_ids) == outcome.num_completion_tokens
+
+
+def test_what_vllm_is_asked_and_refuses():
+    tokenizer, model = tiny()
+    from ibpo.rollouts.prompts import PromptWriter
+    from ibpo.rollouts.vllm import VLLMSampler
+    from tests.rollouts.vllm_peer import LLM, SamplingParams
+
+    llm = LLM(model, tokenizer, max_model_len=60)
+    sampler = VLLMSampler(llm, SamplingParams, PromptWriter(tokenizer=tokenizer), max_tokens=9, temperature=0.5)
+    found = outcomes(sampler, REQUESTS[:4])
+    [asked] = llm.calls
+    assert [params.seed for params in asked] == [seed_of(request, 0) for request in REQUESTS[:4]]
+    assert [params.max_tokens for params in asked] == [9, 8, 9, 8]  # the prefix is a token
+    assert {(params.n, params.temperature, params.top_p, params.top_k) for params in asked} == {(1, 0.5, 1.0, 0)}
+    assert [len(o.rollout.prompt_token_ids) for o in found] == [4] * 4
+    assert found[1].rollout.completion == "[TRIAL] it is 1"
+    # The engine refuses a whole call: every request of it says so, and the next batch goes on.
+    too_long = Problem(problem_id="long", prompt="1 + " * 40, answer="")
+    mixed = [REQUESTS[0], Request(problem=too_long, number=0), REQUESTS[1]]
+    sampler.batch_size = 2
+    refused, too, good = outcomes(sampler, mixed)
+    assert "problem p0: refused: The decoder prompt is longer" in str(refused) and isinstance(too, IbpoError)
+    assert not isinstance(good, IbpoError)
+    tight = VLLMSampler(llm, SamplingParams, PromptWriter(tokenizer=tokenizer), max_tokens=1)
+    [nothing_left] = outcomes(tight, REQUESTS[1:2])
+    assert "its prefix of 1 tokens leaves none of 1" in str(nothing_left)
+
+
+def test_vllm_that_is_not_there():
+    from importlib.util import find_spec
+
+    from ibpo.rollouts.vllm import load_vllm
+
+    if find_spec("vllm") is None:
+        with pytest.raises(IbpoError, match="pip install vllm"):
+            load_vllm("m")
 
 
 def test_nothing_to_sample(sampler):
