@@ -209,6 +209,13 @@ THINKING_OFF = make_format(
 THINKING_ON = make_format(
     "thinking_on", f"{THINK}\n", BOX_IT, _thought, Thinking, template_options={"enable_thinking": True}
 )
+DIRECT = make_format(
+    "direct",
+    "Answer:",
+    f"Without thinking first: begin with `Answer:` and give the solution at once. {BOX_IT}",
+    one_attempt,
+)
+"""The counterpart of `thinking_on` where the policy chooses: `thinking_off` opens with `<think>` too."""
 EFFORT_LOW = make_format(
     "effort_low",
     "Quickly:",
@@ -254,7 +261,7 @@ DEBATE = make_format(
 )
 FORMATS = {
     f.group.name: f
-    for f in (COT, SEQUENTIAL_VOTING, ADAPTIVE, THINKING_OFF, THINKING_ON, EFFORT_LOW, EFFORT_MEDIUM, EFFORT_HIGH,
-              SELF_CORRECTION, REFLECTION, DEBATE)
+    for f in (COT, SEQUENTIAL_VOTING, ADAPTIVE, THINKING_OFF, THINKING_ON, DIRECT, EFFORT_LOW, EFFORT_MEDIUM,
+              EFFORT_HIGH, SELF_CORRECTION, REFLECTION, DEBATE)
 }  # fmt: skip
 """Every shipped format by its name; take two or more whose openings differ."""

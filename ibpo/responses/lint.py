@@ -20,7 +20,7 @@ from ibpo.responses.build import (
     build_thinking,
     build_voting,
 )
-from ibpo.responses.formats import ADAPTIVE, END_THINK, THINK, Format
+from ibpo.responses.formats import ADAPTIVE, DIRECT, END_THINK, THINK, Format
 from ibpo.responses.groups import offer
 
 PROBLEM = "What is 3 + 4?"
@@ -95,9 +95,16 @@ def _openings(forms: Sequence[Format], tokenizer: Any) -> list[Finding]:
             found.append(Finding(level="error", subject=names, text=text))
         elif alike:
             shared = tokenizer.decode(ours[:alike])
+            mend = "let one begin with another word"
+            if a.group.prefix.startswith(THINK) and b.group.prefix.startswith(THINK):
+                mend = (
+                    f"keep `thinking_on`, and take `{DIRECT.group.name}` for the other, which opens with "
+                    f"{DIRECT.group.prefix!r} and has no thought; render prompts with thinking on, or the template "
+                    "writes the empty thought itself"
+                )
             text = (
                 f"both open with {shared!r}; they part at token {alike + 1}. The trainer weighs the first token, so "
-                "the choice would not be learnt: let one begin with another word"
+                f"the choice would not be learnt: {mend}"
             )
             found.append(Finding(level="error", subject=names, text=text))
         else:
@@ -170,7 +177,10 @@ def _template(forms: Sequence[Format], tokenizer: Any) -> list[Finding]:
         found.append(Finding(level="error", subject="template", text="the user's message is not in the prompt"))
     tail = plain.rpartition(PROBLEM)[2]
     if THINK in tail and END_THINK not in tail:
-        text = f"its prompt ends inside an open thought ({tail[-30:]!r}): responses do not begin with their own opening"
+        text = (
+            f"its prompt ends inside an open thought ({tail[-30:]!r}): responses do not begin with their own opening; "
+            f"take {THINK!r} out of the template's generation prompt: the policy writes it, or {DIRECT.group.prefix!r}"
+        )
         found.append(Finding(level="error", subject="template", text=text))
     for form in forms:
         name, response = form.group.name, sample_response(form)

@@ -65,7 +65,7 @@ AIME_25 = Task(
 AMC_23 = Task(
     name="amc_23",
     problem_id=("id",),
-    source=Source(name="math-ai/amc23", split="test", revision="main"),  # no commit of it could be verified yet
+    source=Source(name="math-ai/amc23", split="test", revision=""),  # no commit of it could be verified
 )
 HUMANEVAL = Task(
     name="humaneval",

@@ -17,7 +17,10 @@ JudgeName = Literal["math", "code", "exact"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """Where the hub keeps a data set; the revision is a commit, so that the rows never change."""
+    """Where the hub keeps a data set; the revision is a commit, so that the rows never change.
+
+    "": none could be verified; the data set is then read from a local copy only.
+    """
 
     name: str
     revision: str
@@ -111,6 +114,13 @@ class Task:
         if path is not None:
             return local_rows(path)
         assert self.source is not None
+        if not self.source.revision:
+            name = self.source.name
+            raise IbpoError(
+                f"{self.name}: no revision of {name} is pinned here, so it is not fetched; run `hf download {name} "
+                f"--repo-type dataset --revision COMMIT --local-dir {self.name}` with a commit of your choice, and "
+                f"name that folder (`ibpo task check {self.name} --data {self.name}`)"
+            )
         return hub_rows(self.source.name, self.source.configs, self.source.split, self.source.revision)
 
     def _answer(self, row: Row) -> str | None:

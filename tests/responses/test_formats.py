@@ -28,6 +28,7 @@ from ibpo.responses.formats import (
     ADAPTIVE,
     COT,
     DEBATE,
+    DIRECT,
     EFFORT_HIGH,
     FORMATS,
     REFLECTION,
@@ -79,6 +80,7 @@ def constructions(solutions):
     return [
         (COT, lambda: build_single(first), (a,), a),
         (EFFORT_HIGH, lambda: build_single(first, EFFORT_HIGH), (a,), a),
+        (DIRECT, lambda: build_single(first, DIRECT), (a,), a),
         (SEQUENTIAL_VOTING, lambda: build_voting(repeated), voted, final),
         (ADAPTIVE, lambda: build_voting(repeated), voted, final),
         (ADAPTIVE, lambda: build_single(first), (a,), a),
@@ -118,7 +120,7 @@ def test_own_solutions_are_recovered():
     tally = Counter()
     for pairs in own_solutions():
         check_problem(pairs, tally)
-    assert tally == {"recovered": 40 * 10}
+    assert tally == {"recovered": 40 * 11}
 
 
 @real

@@ -61,6 +61,17 @@ def test_thinking_on_and_off_part_after_their_first_token():
     """Both open with `<think>`: a trainer that weighs the first token learns no choice (the trap of hybrid models)."""
     [error] = found(["thinking_on", "thinking_off"], tokenizer(CHAT), "error")
     assert error.startswith("thinking_on, thinking_off: both open with '<think>") and "would not be learnt" in error
+    assert "take `direct` for the other, which opens with 'Answer:'" in error
+
+
+def test_thinking_and_answering_directly_are_told_apart():
+    """The form that the check proposes, with a plain template and with a hybrid model's."""
+    for template in (CHAT, HYBRID):
+        assert found(["thinking_on", "direct"], tokenizer(template), "error") == []
+    thought, direct = (sample_response(FORMATS[name]) for name in ("thinking_on", "direct"))
+    assert direct.startswith("Answer:") and FORMATS["direct"].problem_of(thought) is not None
+    assert FORMATS["thinking_on"].problem_of(direct) is not None
+    assert FORMATS["direct"].problem_of(direct.replace("Answer:", "Answer: <think> </think>")) is not None
 
 
 def test_a_template_that_writes_the_opening_itself():

@@ -87,6 +87,9 @@ def test_gsm8k_in_its_own_format():
 def test_every_benchmark_is_pinned_to_a_commit():
     loose = [name for name, task in TASKS.items() if task.source is None or len(task.source.revision) != 40]
     assert loose == ["amc_23"]
+    # Without a pin nothing is fetched: what would come might be another set of problems tomorrow.
+    with pytest.raises(IbpoError, match=r"amc_23: no revision of math-ai/amc23 is pinned .* --revision COMMIT"):
+        TASKS["amc_23"].load()
 
 
 def test_parquet_folders_and_saved_data_sets_hold_the_same_rows(tmp_path):
