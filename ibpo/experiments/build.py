@@ -18,7 +18,8 @@ from ibpo.experiments.card import write_card
 from ibpo.experiments.experiment import Experiment, Pairs, Stage
 from ibpo.experiments.progress import StepProgress
 from ibpo.experiments.tiny_model import build_model, build_tokenizer
-from ibpo.responses.sequential_voting import build_sequential_vote, read_sequential_vote, vote
+from ibpo.responses.sequential_voting import build_sequential_vote, read_sequential_vote
+from ibpo.responses.voting_forms import external_vote
 from ibpo.rollouts.hf import HFSampler
 from ibpo.tasks.draws import distinct, stream
 from ibpo.training.cold_start import supervised_fine_tune
@@ -231,7 +232,7 @@ def gate(experiment: Experiment, model: PreTrainedModel, tokenizer: PreTrainedTo
     for _ in range(2):
         draws = [sample_texts(model, tokenizer, problems, standard.prefix, length) for _ in range(8)]
         for i, answer in enumerate(gold):
-            hits.append(vote([standard.extract_answer(d[i]) or f"none{k}" for k, d in enumerate(draws)])[0] == answer)
+            hits.append(external_vote([standard.extract_answer(d[i]) for d in draws])[0] == answer)
     report["external_voting_accuracy"] = float(np.mean(hits))
     report["external_minus_extended"] = report["external_voting_accuracy"] - report["extended_accuracy"]
     report["passed"] = report["keeps_rule"] >= 0.98 and report["external_minus_extended"] <= 0.01
