@@ -105,23 +105,11 @@ def read_recipe(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
     Raises:
         IbpoError: names file (or override), key and mend.
     """
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise IbpoError(f"{path}: there is no such recipe; name a TOML file, e.g. recipes/gsm8k_smoke.toml") from None
-    except OSError as error:
-        raise IbpoError(f"{path}: cannot be read: {error.strerror}; name a TOML file") from None
-    except UnicodeDecodeError:
-        raise IbpoError(f"{path}: is not UTF-8 text; name a TOML file") from None
-    except tomllib.TOMLDecodeError as error:
-        raise IbpoError(f"{path}: is not TOML: {error}; mend that line") from None
-    reader = _Reader(str(path))
-    for text in overrides:
-        reader.override(tables, text)
-    return reader.read(tables)
+    reader = RecipeReader(str(path))
+    return reader.read(reader.load(path, overrides))
 
 
-class _Reader:
+class RecipeReader:
     """Turns tables into a `RunConfig` and says where each wrong value came from."""
 
     def __init__(self, source: str) -> None:
@@ -129,10 +117,30 @@ class _Reader:
         self.overridden: dict[str, str] = {}
 
     def fail(self, key: str, message: str) -> NoReturn:
+        """Raise, naming the file or the override."""
         place = f"--set {self.overridden[key]}" if key in self.overridden else f"{self.source}: {key}"
         raise IbpoError(f"{place}: {message}")
 
+    def load(self, path: Path, overrides: Iterable[str]) -> dict[str, Any]:
+        """The tables of a TOML file, overrides put in."""
+        try:
+            tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise IbpoError(
+                f"{path}: there is no such recipe; name a TOML file, e.g. recipes/gsm8k_smoke.toml"
+            ) from None
+        except OSError as error:
+            raise IbpoError(f"{path}: cannot be read: {error.strerror}; name a TOML file") from None
+        except UnicodeDecodeError:
+            raise IbpoError(f"{path}: is not UTF-8 text; name a TOML file") from None
+        except tomllib.TOMLDecodeError as error:
+            raise IbpoError(f"{path}: is not TOML: {error}; mend that line") from None
+        for text in overrides:
+            self.override(tables, text)
+        return tables
+
     def override(self, tables: dict[str, Any], text: str) -> None:
+        """Put one `TABLE.KEY=VALUE` in."""
         key, equals, value = text.partition("=")
         key = key.strip()
         path = key.split(".")
@@ -157,11 +165,8 @@ class _Reader:
             table[path[-1]] = value.strip()
 
     def read(self, tables: dict[str, Any]) -> RunConfig:
-        known = [f.name for f in fields(RunConfig)]
-        for key in tables:
-            if key not in known:
-                at = next((k for k in self.overridden if k.split(".")[0] == key), key)
-                self.fail(at, f"unknown table; {nearest(key, known)}")
+        """A whole recipe of `ibpo train`."""
+        self.known(tables, RunConfig)
         rows = tables.get("response_group", [])
         if not isinstance(rows, list) or len(rows) < 2:
             self.fail("response_group", "two or more [[response_group]] tables are needed, the standard one first")
@@ -184,12 +189,22 @@ class _Reader:
         self.check(config)
         return config
 
+    def known(self, tables: dict[str, Any], cls: type) -> None:
+        """Refuse tables that the recipe does not have."""
+        known = [f.name for f in fields(cls)]
+        for key in tables:
+            if key not in known:
+                at = next((k for k in self.overridden if k.split(".")[0] == key), key)
+                self.fail(at, f"unknown table; {nearest(key, known)}")
+
     def table(self, value: Any, name: str) -> dict[str, Any]:
+        """The value, if it is a table."""
         if not isinstance(value, dict):
             self.fail(name or "response_group", "must be a table")
         return value
 
     def part(self, cls: type[Part], value: Any, name: str) -> Part:
+        """One table as its dataclass."""
         table = self.table(value, name)
         parts = {f.name: f for f in fields(cls)}  # pyright: ignore[reportArgumentType]
         for key in table:
@@ -201,6 +216,11 @@ class _Reader:
         return cls(**{key: self.value(table[key], str(parts[key].type), f"{name}.{key}") for key in table})
 
     def value(self, value: Any, kind: str, key: str) -> Any:
+        """One value, if it is of the field's type."""
+        if kind == "bool":
+            if not isinstance(value, bool):
+                self.fail(key, f"needs true or false, got {value!r}")
+            return value
         if kind == "str":
             if key in self.overridden and not isinstance(value, str):  # --set data.id=7 names the field "7"
                 return self.overridden[key].partition("=")[2].strip()
@@ -212,6 +232,7 @@ class _Reader:
         return float(value) if kind == "float" else value
 
     def budget(self, value: Any, names: list[str]) -> dict[str, float]:
+        """`[budget]`."""
         table = self.table(value, "budget")
         if not table:
             self.fail("budget", f"is missing; add [budget] and {names[1]} = 0.5 (a share of prompts) or tokens = 500")
@@ -230,6 +251,7 @@ class _Reader:
         return {name: float(amount) for name, amount in table.items()}
 
     def check(self, config: RunConfig) -> None:
+        """Refuse numbers out of their range."""
         low = {"steps": 1, "prompts_per_step": 1, "max_completion_length": 1, "rollouts_per_prompt": 2, "seed": 0}
         values = [(f"train.{key}", getattr(config.train, key), least) for key, least in low.items()]
         values += [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -75,6 +76,24 @@ def _value(value: Any) -> str:
     return json.dumps(value) if isinstance(value, bool) else str(value)
 
 
+def changed_keys(before: str, now: str) -> list[str]:
+    r"""Where two recipes, as TOML, differ.
+
+    Example:
+        >>> changed_keys("[train]\nsteps = 3\nseed = 0", "[train]\nsteps = 4\nseed = 0")
+        ['train.steps']
+    """
+    old, new = _flat(tomllib.loads(before)), _flat(tomllib.loads(now))
+    return sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if items is None:
+        return {name: value}
+    return {k: v for key, part in items for k, v in _flat(part, f"{name}.{key}".lstrip(".")).items()}
+
+
 class RunDir:
     """File names of a run, and what state it is in.
 
@@ -92,6 +111,15 @@ class RunDir:
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"
         """The trained policy and its tokenizer; there only when training is over."""
+        self.rollouts = path / "rollouts.jsonl"
+        """A cold start's sampled solutions."""
+        self.dataset = path / "dataset.jsonl"
+        """The responses built out of them; where it is, it is whole."""
+        self.provenance = path / "dataset.json"
+        self.gate = path / "gate.jsonl"
+        """Responses of the trained policy to held-out problems."""
+        self.next_recipe = path / "train.toml"
+        """A recipe of `ibpo train` that goes on from a cold start."""
         self.report = path / "report.md"
         self.results = path / "results.json"
         """Written last: where it is, the run is finished."""

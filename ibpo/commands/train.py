@@ -6,7 +6,6 @@ import json
 import os
 import shlex
 import sys
-import tomllib
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -18,16 +17,14 @@ from rich.table import Table
 
 from ibpo.config import RunConfig, read_recipe
 from ibpo.errors import IbpoError
-from ibpo.experiments.embedded import model_path
+from ibpo.experiments.embedded import resolve_model
 from ibpo.responses.groups import build_response_groups
 from ibpo.rewards.math import MathJudge
-from ibpo.runs import RunDir, to_toml, write_text_atomic
+from ibpo.runs import RunDir, changed_keys, to_toml, write_text_atomic
 from ibpo.tasks.jsonl import hold_out, load_problems
 
 if TYPE_CHECKING:
     from ibpo.training.run import Job
-
-EMBEDDED = "embedded:"
 
 
 def train_command(
@@ -98,15 +95,7 @@ def _job(config: RunConfig, config_text: str, run: RunDir) -> Job:
         )
     groups = build_response_groups(config.response_group)
     judge = MathJudge()
-    path = config.model.path
-    if path.startswith(EMBEDDED):
-        experiment, _, stage = path.removeprefix(EMBEDDED).partition("/")
-        try:
-            path = str(model_path(experiment, stage or "cold_start"))
-        except IbpoError as error:
-            raise IbpoError(f"model.path: {error}") from None
-    elif Path(path).expanduser().is_dir():
-        path = str(Path(path).expanduser())
+    path = resolve_model(config.model.path)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         from ibpo.training.run import Job
@@ -158,21 +147,12 @@ def _check_run(run: RunDir, config_text: str, resume: bool, command: str) -> Non
             f"{run.path}: holds {state}; name another folder with --out"
             + ("" if run.is_finished else f", or go on with it: {command} --resume")
         )
-    before = _flat(tomllib.loads(run.config.read_text(encoding="utf-8")))
-    now = _flat(tomllib.loads(config_text))
-    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    changed = changed_keys(run.config.read_text(encoding="utf-8"), config_text)
     if changed:
         raise IbpoError(
             f"{run.path}: was begun with another recipe ({', '.join(changed)} differ); "
             f"resume with `ibpo train {run.config} --out {run.path} --resume`, or name another folder with --out"
         )
-
-
-def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
-    if items is None:
-        return {name: value}
-    return {k: v for key, part in items for k, v in _flat(part, f"{name}.{key}".lstrip(".")).items()}
 
 
 def _how_to_resume(run: RunDir, command: str) -> str:

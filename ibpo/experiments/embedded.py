@@ -7,6 +7,8 @@ from pathlib import Path
 
 from ibpo.errors import IbpoError
 
+EMBEDDED = "embedded:"
+
 
 def model_path(experiment: str, stage: str = "cold_start") -> Path:
     """The folder of an embedded model, e.g. of `thinking` after its cold start.
@@ -23,3 +25,19 @@ def model_path(experiment: str, stage: str = "cold_start") -> Path:
             "name one of them, or the folder of another model"
         )
     return path
+
+
+def resolve_model(path: str) -> str:
+    """What a recipe's `model.path` means: `embedded:EXPERIMENT` or `embedded:EXPERIMENT/STAGE`, a folder, a hub id.
+
+    Raises:
+        IbpoError: for an embedded model that the package does not hold.
+    """
+    if path.startswith(EMBEDDED):
+        experiment, _, stage = path.removeprefix(EMBEDDED).partition("/")
+        try:
+            return str(model_path(experiment, stage or "cold_start"))
+        except IbpoError as error:
+            raise IbpoError(f"model.path: {error}") from None
+    folder = Path(path).expanduser()
+    return str(folder) if folder.is_dir() else path

@@ -86,12 +86,15 @@ class ShowProgress(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Say reward and shares."""
+        """Say reward and shares, or the loss where there is no reward."""
         logs = logs or {}
-        if "reward" not in logs:
-            return
         shares = [f"{k.removeprefix('ibpo/share/')} {v:.2f}" for k, v in logs.items() if k.startswith("ibpo/share/")]
-        news = f"reward {logs['reward']:.3f}, share {', '.join(shares)}"
+        if "reward" in logs:
+            news = f"reward {logs['reward']:.3f}, share {', '.join(shares)}"
+        elif "loss" in logs:
+            news = f"loss {float(logs['loss']):.3f}"
+        else:
+            return
         self.bar.update(self.task, news=news)
         if not self.console.is_terminal:
             self.console.print(f"step {state.global_step}/{state.max_steps}: {news}", highlight=False, soft_wrap=True)
