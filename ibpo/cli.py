@@ -1,4 +1,4 @@
-"""The command line: `ibpo demo | train | allocate | calibrate | simulate | groups | task`: parses, calls one."""
+"""The command line: parses, and calls one function."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 from ibpo import __version__
 from ibpo.commands.allocate import allocate_command
 from ibpo.commands.calibrate import calibrate_command
+from ibpo.commands.cold_start import cold_start_command
 from ibpo.commands.demo import demo_command
 from ibpo.commands.groups import groups_app
 from ibpo.commands.simulate import simulate_command
@@ -40,6 +41,7 @@ def _root(
 
 
 app.command("demo")(demo_command)
+app.command("cold-start")(cold_start_command)
 app.command("train")(train_command)
 app.command("allocate")(allocate_command)
 app.command("calibrate")(calibrate_command)

@@ -70,7 +70,9 @@ def test_recipe_as_run_reads_back(recipe, tmp_path):
     assert read_recipe(again) == config
 
 
-@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted(set(RECIPES.glob("*.toml")) - set(RECIPES.glob("cold_start_*.toml"))), ids=lambda path: path.stem
+)
 def test_shipped_recipes(path):
     first = path.read_text().splitlines()[0]
     assert first.startswith(f"# ibpo train recipes/{path.name}")

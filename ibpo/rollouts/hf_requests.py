@@ -15,7 +15,7 @@ from ibpo.types import Rollout
 
 
 class HFRequestSampler:
-    """Answers requests by an `HFSampler`, `batch_size` at a time, bucketed by the length of their prompts.
+    """Answers requests by an `HFSampler`, `batch_size` at a time, bucketed by opening and length of prompt.
 
     The seed of a batch follows from its requests, so the same requests get the same responses; a rerun that asks for
     some of them only gets others. Completions count their prefix, and keep special tokens but for the end of sequence.
@@ -38,7 +38,7 @@ class HFRequestSampler:
                 )
             else:
                 asked.append((request, prompt, prefix))
-        asked.sort(key=lambda one: len(one[1]))
+        asked.sort(key=lambda one: (one[2], len(one[1])))
         for start in range(0, len(asked), self.batch_size):
             batch = asked[start : start + self.batch_size]
             torch.manual_seed(_seed_of([request for request, _, _ in batch], self.seed))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 
@@ -23,6 +25,8 @@ def supervised_fine_tune(
     num_epochs: float = 1.0,
     loss_on: Callable[[int, list[int]], list[int]] | None = None,
     callbacks: list[TrainerCallback] | None = None,
+    peft_config: Any = None,
+    quiet: bool = False,
     **sft_options: Any,
 ) -> PreTrainedModel:
     """Minimise the mean negative log-likelihood of the completions' tokens; prompts carry no loss.
@@ -38,6 +42,8 @@ def supervised_fine_tune(
         num_epochs: passes over the pairs.
         loss_on: (index of the pair, completion token ids) -> 1 for each token that carries loss; None: all of them.
         callbacks: passed on to the trainer.
+        peft_config: of peft, e.g. a `LoraConfig`: only the adapter is trained, and merged into the model at the end.
+        quiet: do not print the logs; callbacks get them anyway.
         **sft_options: passed on to `trl.SFTConfig`.
     """
     rows: dict[str, list[list[int]]] = {"input_ids": [], "completion_mask": []}
@@ -78,7 +84,16 @@ def supervised_fine_tune(
             **options,
         ),
         callbacks=callbacks,
+        peft_config=peft_config,
     )
+    if quiet:
+        trainer.remove_callback(PrinterCallback)
+    for checkpoint in out_dir.glob("checkpoint-*"):
+        if not (checkpoint / "trainer_state.json").exists():  # written last: a kill left the checkpoint half-written
+            shutil.rmtree(checkpoint)
     has_checkpoint = any(out_dir.glob("checkpoint-*"))
     trainer.train(resume_from_checkpoint=has_checkpoint or None)
+    if peft_config is not None:
+        adapted: Any = trainer.accelerator.unwrap_model(trainer.model)
+        return adapted.merge_and_unload()
     return model

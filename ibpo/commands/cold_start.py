@@ -1,0 +1,210 @@
+"""`ibpo cold-start`: give a model its second response group, out of its own solutions, and check that both work."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ibpo.errors import IbpoError
+from ibpo.experiments.embedded import resolve_model
+from ibpo.responses.voting_forms import FORMS
+from ibpo.runs import RunDir, changed_keys, to_toml, write_text_atomic
+from ibpo.tasks.check import judge_for
+from ibpo.tasks.jsonl import hold_out, load_problems
+from ibpo.tasks.task import JudgeName
+from ibpo.training.cold_start_recipe import ColdStartConfig, read_cold_start_recipe
+
+MAY_CHANGE = ("sample.batch_size", "sample.num_concurrent", "sample.base_url", "sample.api_key_file", "sample.engine")
+"""What a rerun may change: not what is asked, only how."""
+
+
+def cold_start_command(
+    recipe: Annotated[Path, typer.Argument(help="A TOML recipe; see recipes/.")],
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="TABLE.KEY=VALUE in place of the recipe's; may be repeated.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder. Default: runs/ and the recipe's name.")] = None,
+) -> None:
+    """Sample a model's own solutions, build standard and voting responses out of them, fine-tune on these, and check.
+
+    Interrupted, it goes on where it was when it is called again. Exit code 1 if a response group does not work.
+    """
+    run = RunDir(out or Path("runs") / recipe.stem)
+    overrides = set_ or []
+    command = shlex.join(
+        ["ibpo", "cold-start", str(recipe), *(x for o in overrides for x in ("--set", o)), "--out", str(run.path)]
+    )
+    try:
+        results = _cold_start(recipe, overrides, run, command)
+    except IbpoError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        typer.echo(f"interrupted; what is done is kept, go on with: {command}", err=True)
+        raise typer.Exit(130) from None
+    _show(results, run)
+    if not results["passed"]:
+        raise typer.Exit(1)
+
+
+def _cold_start(recipe: Path, overrides: list[str], run: RunDir, command: str) -> dict[str, Any]:
+    config = read_cold_start_recipe(recipe, overrides)
+    config_text = to_toml(asdict(config), command)
+    _check_run(run, config_text)
+    if run.is_finished:
+        typer.echo(f"{run.path}: this run is finished", err=True)
+        return json.loads(run.results.read_text(encoding="utf-8"))
+    data = config.data
+    problems = load_problems(
+        Path(data.path).expanduser(),
+        problem=data.problem,
+        answer=data.answer,
+        answer_after=data.answer_after,
+        problem_id=data.id,
+        level=data.level,
+        limit=data.limit,
+    )
+    training, held_out = hold_out(problems, data.holdout)
+    if not training:
+        raise IbpoError(
+            f"{recipe}: data.holdout: {len(problems)} problems less {data.holdout} held out leave none to train on; "
+            "give more problems or lower it"
+        )
+    path = resolve_model(config.model.path)
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    judge = judge_for(cast(JudgeName, data.judge))
+    console = Console(stderr=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # libraries' news about their own future
+        try:
+            import datasets
+            import huggingface_hub
+            import transformers
+
+            from ibpo.training.cold_start_run import ColdStart, ColdStartJob
+        except ModuleNotFoundError as error:
+            raise IbpoError(f"a cold start needs {error.name}: pip install 'ibpo[train]'") from None
+        for library in (transformers.utils.logging, huggingface_hub.utils.logging, datasets.logging):
+            library.set_verbosity_error()
+        transformers.utils.logging.disable_progress_bar()
+        datasets.disable_progress_bars()
+        job = ColdStartJob(config=config, model_path=path, problems=training, held_out=held_out, judge=judge, run=run)
+        write_text_atomic(run.config, config_text)
+        results = ColdStart(job, console).go()
+    write_text_atomic(run.next_recipe, _next_recipe(config, run))
+    write_text_atomic(run.report, _report(results, command, run))
+    write_text_atomic(run.results, json.dumps(results, indent=2) + "\n")
+    return results
+
+
+def _check_run(run: RunDir, config_text: str) -> None:
+    if run.is_foreign:
+        raise IbpoError(f"{run.path}: holds something else than a run; name another folder with --out")
+    if not run.exists:
+        return
+    changed = changed_keys(run.config.read_text(encoding="utf-8"), config_text)
+    changed = [key for key in changed if key not in MAY_CHANGE]
+    if changed:
+        kept = f" --set sample.rollouts={run.rollouts}" if run.rollouts.exists() else ""
+        raise IbpoError(
+            f"{run.path}: was begun with another recipe ({', '.join(changed)} differ); name another folder with --out"
+            + (f", its solutions can be used again:{kept}" if kept else "")
+        )
+
+
+def _next_recipe(config: ColdStartConfig, run: RunDir) -> str:
+    """`ibpo train` from here: the same problems, the same response groups."""
+    form = FORMS[config.build.form]
+    groups = tuple(
+        {
+            "name": group.name,
+            "prefix": opening,
+            "instruction": group.instruction,
+            "answer": "boxed" if form.name == "boxed" else "after:<answer>",
+        }
+        for group, opening in zip((form.standard, form.voting), form.openings, strict=True)
+    )
+    data = {key: value for key, value in asdict(config.data).items() if key != "judge"}
+    tables = {
+        "model": {"path": str(run.model), "dtype": config.model.dtype},
+        "data": data,
+        "response_group": groups,
+        "budget": {form.voting.name: 0.5},
+        "train": {"max_completion_length": config.gate.max_completion_length},
+        "trl": {"chat_template_kwargs": config.template} if config.template else {},
+    }
+    return to_toml(tables, f"ibpo train {run.next_recipe}")
+
+
+HEAD = ["response group", "right", "95 % interval", "cut off", "no answer", "mean tokens", "chosen"]
+NOTE = (
+    "Held-out problems, responses forced into each response group; cut off: neither right nor wrong, counted as not "
+    "right. External: voting over separate standard responses by the same rule, eight at most. Chosen: where the "
+    "policy opens its response by itself."
+)
+
+
+def _rows(results: dict[str, Any]) -> list[list[str]]:
+    gate = results["gate"]
+    names = list(gate["share"])[:2] or ["standard", "voting"]
+    rows = []
+    for name, key in zip(names, ("standard", "voting"), strict=True):
+        group = gate[key]
+        chosen = f"{gate['share'][name]:.1%}" if gate["share"] else ""
+        rows.append(
+            [
+                name,
+                f"{group['accuracy']:.3f}",
+                "{:.3f} to {:.3f}".format(*group["interval_95"]),
+                f"{group['truncated']:.1%}",
+                f"{group['unanswered']:.1%}",
+                f"{group['mean_tokens']:.1f}",
+                chosen,
+            ]
+        )
+    rows.append(["external voting", f"{gate['external_accuracy']:.3f}", "", "", "", "", ""])
+    return rows
+
+
+def _lines(results: dict[str, Any], run: RunDir) -> list[str]:
+    gate, counts = results["gate"], results["data_set"]["counts"]
+    built = ", ".join(f"{number} {name}" for name, number in results["data_set"]["responses"].items())
+    lines = [
+        f"solutions: {counts['solutions']}, of which {counts.get('truncated', 0)} cut off (not used), "
+        f"{counts.get('unanswered', 0)} without answer, {counts['right']} right; responses built: {built}",
+        f"votes: {gate['keeps_rule']:.1%} keep form and stop rule, {gate['mean_trials']:.2f} trials on average "
+        f"(external {gate['external_trials']:.2f}); accuracy {0 - gate['below_external']:+.3f} against external, "
+        "95 % interval {:+.3f} to {:+.3f}".format(*(0 - x for x in reversed(gate["below_external_95"]))),
+    ]
+    lines += [f"FAILED: {f['what']}; {f['mend']}" for f in results["failures"]]
+    lines += [f"gate passed; go on with: ibpo train {run.next_recipe}"] if results["passed"] else []
+    return lines
+
+
+def _report(results: dict[str, Any], command: str, run: RunDir) -> str:
+    table = [f"| {' | '.join(row)} |" for row in (HEAD, ["---"] * len(HEAD), *_rows(results))]
+    title = f"# Cold start of {results['model']}, {results['gate']['num_problems']} held-out problems"
+    lines = [f"- {line}" for line in _lines(results, run)]
+    return "\n".join([title, "", f"    {command}", "", *table, "", NOTE, "", *lines]) + "\n"
+
+
+def _show(results: dict[str, Any], run: RunDir) -> None:
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    title = f"Cold start of {results['model']}, {results['gate']['num_problems']} held-out problems"
+    table = Table(*HEAD, title=title, caption=NOTE, caption_justify="left")
+    for row in _rows(results):
+        table.add_row(*row)
+    console.print(table)
+    for line in _lines(results, run):
+        console.print(line, highlight=False, soft_wrap=True)
+    console.print(f"report: {run.report}", highlight=False, soft_wrap=True)

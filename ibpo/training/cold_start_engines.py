@@ -1,0 +1,88 @@
+"""Who writes a cold start's solutions, where it is not transformers in this process: a server, or vLLM."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ibpo.endpoint import Endpoint
+from ibpo.errors import IbpoError
+from ibpo.responses.voting_forms import FORMS
+from ibpo.rollouts.endpoint import EndpointSampler, Forcing
+from ibpo.rollouts.prompts import PromptWriter, renderer
+from ibpo.rollouts.vllm import VLLMSampler, load_vllm
+from ibpo.training.cold_start_recipe import ColdStartConfig
+
+FORCINGS: dict[str, Forcing] = {"render": "render", "prefill": "prefill", "none": "none"}
+
+
+def endpoint_sampler(config: ColdStartConfig, writer: PromptWriter, model_path: str) -> EndpointSampler:
+    """Of the server that the recipe names.
+
+    Raises:
+        IbpoError: where the key cannot be read.
+    """
+    del model_path  # the server has the model
+    sample = config.sample
+    # Where the text is rendered here, the template's options go into it.
+    to_server = {"extra_body": {"chat_template_kwargs": dict(config.template)}}
+    return EndpointSampler(
+        endpoint=Endpoint(
+            base_url=sample.base_url,
+            model=sample.served_model or config.model.path,
+            api_key=_api_key(sample.api_key_file),
+            num_concurrent=sample.num_concurrent,
+        ),
+        max_tokens=sample.max_tokens,
+        temperature=sample.temperature,
+        seed=sample.seed,
+        response_groups=writer.response_groups,
+        forcing=FORCINGS[sample.forcing],
+        render=renderer(writer),
+        options=to_server if config.template and sample.forcing != "render" else {},
+    )
+
+
+def vllm_sampler(config: ColdStartConfig, writer: PromptWriter, model_path: str) -> VLLMSampler:
+    """By vLLM's offline engine, on this machine's GPU.
+
+    Raises:
+        IbpoError: where it is not installed or does not start.
+    """
+    sample = config.sample
+    llm, make_params = load_vllm(model_path, dtype=config.model.dtype, seed=sample.seed)
+    return VLLMSampler(
+        llm,
+        make_params,
+        writer,
+        max_tokens=sample.max_tokens,
+        temperature=sample.temperature,
+        seed=sample.seed,
+        batch_size=sample.batch_size,
+    )
+
+
+def sample_settings(config: ColdStartConfig) -> dict[str, Any]:
+    """What makes solutions comparable; the engine and its batches may change between a run and its rerun."""
+    sample, form = config.sample, FORMS[config.build.form]
+    return {
+        "model": config.model.path,
+        "form": form.name,
+        "instruction": form.standard.instruction,
+        "temperature": sample.temperature,
+        "max_tokens": sample.max_tokens,
+        "force_opening": sample.force_opening,
+        "template": dict(config.template),
+        "data": config.data.path,
+        "problem": config.data.problem,
+        "id": config.data.id,
+    }
+
+
+def _api_key(path: str) -> str:
+    if not path:
+        return "none"
+    try:
+        return Path(path).expanduser().read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise IbpoError(f"sample.api_key_file: {path}: cannot be read: {error.strerror}; name another") from None

@@ -1,0 +1,235 @@
+"""The command on the embedded model: errors, a whole run behind a real server, and runs that were cut off."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from ibpo.commands.cold_start import cold_start_command
+
+pytest.importorskip("trl")
+ROOT = Path(__file__).parent.parent.parent
+RECIPE = ROOT / "recipes" / "cold_start_smoke.toml"
+app = typer.Typer()
+app.command("cold-start")(cold_start_command)
+SMALL = (
+    "data.limit=28",
+    "data.holdout=12",
+    "build.responses_per_problem=3",
+    "gate.below_external=1",
+    "gate.well_formed=0.5",
+)
+
+
+def options(out, *overrides):
+    settings = (f"data.path={ROOT / 'tests/fixtures/symbol_sums_240.jsonl'}", *overrides)
+    return [str(RECIPE), *(x for text in settings for x in ("--set", text)), "--out", str(out)]
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(x) for x in arguments])
+
+
+def assert_last_line(result, message):
+    assert result.exit_code == 2, result.output
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ") and message in last, result.stderr
+
+
+def assert_one_line(result, message):
+    assert result.exit_code == 2, result.output
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0], result.stderr
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["sample.num_solutoins=3"], "sample.num_solutoins=3: unknown key; did you mean num_solutions?"),
+        (["smaple.seed=3"], "--set smaple.seed=3: unknown table; did you mean sample?"),
+        (["sample.engine=vlm"], "--set sample.engine=vlm: 'vlm' is none of transformers, vllm, endpoint"),
+        (["sample.engine=endpoint"], "sample.base_url: is needed for engine = 'endpoint'"),
+        (["build.alpha=-1"], "build.alpha=-1: must be at least 0, got -1"),
+        (["gate.keeps_rule=98"], "gate.keeps_rule=98: is a share, from 0 to 1, got 98"),
+        (["data.holdout=0"], "data.holdout=0: must be at least 2"),
+        (["data.holdout=500", "data.limit=1000"], "data.holdout: 240 problems less 500 held out leave none"),
+        (["sample.force_opening=1"], "sample.force_opening=1: needs true or false, got 1"),
+        (["sft.max_steps=x", "sft.lerning_rate=1"], "sft.lerning_rate: unknown key of SFTConfig"),
+        (["sft.learning_rate=1"], "sft.learning_rate: is set by [train] or --out"),
+        (["model.path=embedded:votes"], "model.path: no embedded model votes/cold_start"),
+    ],
+)
+def test_bad_recipes(overrides, message, tmp_path):
+    assert_one_line(run(*options(tmp_path / "run", *overrides)), message)
+
+
+@contextmanager
+def served(stage):
+    """An embedded model behind a real server on loopback, answering `/v1/completions` by transformers."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from ibpo.experiments.embedded import model_path
+    from ibpo.rollouts.hf import HFSampler
+    from tests.openai_server import serving
+
+    path = model_path("voting", stage)
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    lock = threading.Lock()
+
+    def answer(body, number):
+        prompt = tokenizer(body["prompt"], add_special_tokens=False)["input_ids"]
+        sampler = HFSampler(model, tokenizer, max_completion_length=body["max_tokens"], temperature=body["temperature"])
+        with lock:
+            torch.manual_seed(body["seed"])
+            [ids] = sampler.sample([prompt], [[]])
+        ended = ids[-1] == tokenizer.eos_token_id
+        return tokenizer.decode(ids[: len(ids) - ended]), "stop" if ended else "length"
+
+    with serving(answer) as log:
+        yield log
+
+
+@pytest.mark.slow
+def test_sample_build_cold_start_check_behind_a_server(tmp_path):
+    out = tmp_path / "run"
+    with served("cold_start") as log:
+        through = ["sample.engine=endpoint", f"sample.base_url={log.url}", "sample.num_concurrent=2", *SMALL]
+        result = run(*options(out, *through))
+        asked = len(log.requests)
+    assert result.exit_code == 0, result.output
+    assert asked == 16 * 8 and all(request["prompt"].endswith("<cot>") for request in log.requests)
+    results = json.loads((out / "results.json").read_text())
+    counts = results["data_set"]["counts"]
+    assert counts["solutions"] == asked and 0 < counts["right"] < asked
+    # Every row of the data set reads back, and says which of the model's own solutions it is made of.
+    from ibpo.responses.voting_forms import TALLY
+
+    keys = {json.loads(line)["key"] for line in (out / "rollouts.jsonl").read_text().splitlines()[1:]}
+    rows = [json.loads(line) for line in (out / "dataset.jsonl").read_text().splitlines()]
+    assert {row["response_group"] for row in rows} == {"standard", "extended"}
+    for row in rows:
+        assert set(row["sources"]) <= keys
+        if row["response_group"] == "extended":
+            assert TALLY.read_vote(row["completion"]).problem is None
+            assert len(TALLY.read_vote(row["completion"]).attempts) == len(row["sources"])
+        else:
+            assert TALLY.standard.extract_answer(row["completion"]) == row["answer"]
+    gate = results["gate"]
+    assert results["passed"] and gate["keeps_rule"] >= 0.9 and set(gate["share"]) == {"standard", "extended", "none"}
+    assert gate["mean_trials"] <= 8 and gate["num_problems"] == 12
+    assert "gate passed; go on with: ibpo train" in result.stdout
+    again = run(*options(out, *through))
+    assert again.exit_code == 0 and "this run is finished" in again.stderr
+    changed = run(*options(out, *through, "train.learning_rate=1e-5"))
+    assert_one_line(changed, "begun with another recipe (train.learning_rate differ)")
+    assert f"--set sample.rollouts={out / 'rollouts.jsonl'}" in changed.stderr
+
+    from ibpo.config import read_recipe
+
+    follows = read_recipe(out / "train.toml")
+    assert [group.prefix for group in follows.response_group] == ["<cot>", "[TRIAL]"]
+    assert follows.model.path == str(out / "model")
+
+
+@pytest.mark.slow
+def test_solutions_serve_a_second_run_with_an_adapter_and_votes_alone(tmp_path):
+    pytest.importorskip("peft")
+    from safetensors.numpy import load_file
+
+    from ibpo.experiments.embedded import model_path
+
+    # The first run fails after sampling: nothing is right where every answer is wrong.
+    rows = [json.loads(line) for line in (ROOT / "tests/fixtures/symbol_sums_240.jsonl").read_text().splitlines()]
+    wrong = tmp_path / "wrong.jsonl"
+    wrong.write_text("".join(json.dumps({**row, "answer": "=none"}) + "\n" for row in rows))
+    first = run(*options(tmp_path / "first", *SMALL, f"data.path={wrong}", "build.imitate=right"))
+    assert_last_line(first, "no response of 'standard' could be built: of 128 solutions 0 were cut off")
+    second = ["train.lora_rank=4", f"sample.rollouts={tmp_path / 'first' / 'rollouts.jsonl'}", "build.mixture=sv"]
+    result = run(*options(tmp_path / "second", *SMALL, f"data.path={wrong}", *second))
+    results = json.loads((tmp_path / "second" / "results.json").read_text())
+    assert result.exit_code == (0 if results["passed"] else 1), result.output
+    assert "solutions: 0 of 128 to sample" in result.stderr
+    assert results["gate"]["share"] == {} and set(results["data_set"]["responses"]) == {"extended"}
+    model = tmp_path / "second" / "model"
+    assert not list(model.glob("adapter*"))
+    before, after = (load_file(path / "model.safetensors") for path in (model_path("voting"), model))
+    moved = {name for name in before if (before[name] != after[name]).any()}
+    assert moved and all("proj" in name for name in moved) and before.keys() == after.keys()
+
+
+@pytest.mark.slow
+def test_a_model_without_votes_fails_the_gate_and_is_told_why(tmp_path):
+    result = run(*options(tmp_path / "run", "model.path=embedded:voting/pretrained", *SMALL))
+    assert result.exit_code == 1, result.output
+    assert "FAILED: " in result.stdout and "of the votes keep form and stop rule" in result.stdout
+    assert "imitate more votes" in (tmp_path / "run" / "report.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_in_every_stage_is_completed(tmp_path):
+    out = tmp_path / "run"
+    arguments = options(out, "sample.batch_size=32", *SMALL, "sft.save_steps=1")
+    code = "import typer; from ibpo.commands.cold_start import cold_start_command; typer.run(cold_start_command)"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+    def kept():
+        return (out / "rollouts.jsonl").read_bytes() if (out / "rollouts.jsonl").exists() else b""
+
+    stages = [
+        lambda: kept().count(b"\n") > 40,
+        lambda: any((out / "checkpoints").glob("checkpoint-*/trainer_state.json")),
+        lambda: (out / "gate.jsonl").exists() and (out / "gate.jsonl").read_bytes().count(b"\n") > 20,
+    ]
+    before = b""
+    for reached in stages:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *arguments],
+            env=environment,
+            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 600
+        while not reached():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        whole = before[: before.rfind(b"\n") + 1]
+        assert kept().startswith(whole)  # what was sampled is never sampled again
+        before = kept()
+        assert not (out / "results.json").exists()
+    assert run(*arguments).exit_code in (0, 1)
+    assert kept() == before
+    keys = [json.loads(line)["key"] for line in before.splitlines()[1:]]
+    assert len(keys) == len(set(keys)) == 16 * 8
+
+
+def test_shipped_recipes_are_whole(tmp_path):
+    from ibpo.commands.cold_start import _next_recipe
+    from ibpo.config import read_recipe
+    from ibpo.runs import RunDir
+    from ibpo.training.cold_start_recipe import read_cold_start_recipe
+
+    for path in sorted((ROOT / "recipes").glob("cold_start_*.toml")):
+        assert path.read_text().startswith(f"# ibpo cold-start recipes/{path.name}")
+        config = read_cold_start_recipe(path)
+        follows = tmp_path / path.name
+        follows.write_text(_next_recipe(config, RunDir(tmp_path)))
+        assert len(read_recipe(follows).response_group) == 2
+        from trl import SFTConfig
+
+        assert set(config.sft) <= set(SFTConfig.__dataclass_fields__)
+    assert "not verified on hardware" in (ROOT / "recipes" / "cold_start_qwen.toml").read_text()
