@@ -212,7 +212,7 @@ def bootstrap(
         return Estimate(value=value, stderr=NAN, low=NAN, high=NAN, num_problems=num_problems)
     tail = 100 * float(stats.norm.sf(math.sqrt(num_problems / (num_problems - 1)) * _t(num_problems)))
     low, high = np.percentile(drawn_D, [tail, 100 - tail])
-    stderr = float(drawn_D.std(ddof=1))
+    stderr = float(drawn_D.std(ddof=1)) if np.isfinite(drawn_D).all() else NAN
     return Estimate(value=value, stderr=stderr, low=float(low), high=float(high), num_problems=num_problems)
 
 

@@ -1,0 +1,208 @@
+"""Responses that others made: real sample files of lm-evaluation-harness and lighteval, and plain rows."""
+
+import gzip
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ibpo.errors import IbpoError
+from ibpo.evaluation.read_responses import ReadOptions, read_responses
+
+FIXTURES = Path(__file__).parent.parent / "fixtures"
+LM_EVAL = FIXTURES / "lm_eval"
+LIGHTEVAL = FIXTURES / "lighteval"
+EXACT = ReadOptions(judge="exact")
+
+
+def write(path, rows):
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    return path
+
+
+def row(**changes):
+    base = {"problem_id": "p1", "effort": "low", "correct": 1, "tokens": 10, "answer": "7", "level": "2"}
+    return {key: value for key, value in (base | changes).items() if value is not ...}
+
+
+def read(path, **options):
+    return read_responses([("", path)], ReadOptions(judge="exact", **options))
+
+
+def test_lm_eval_single_responses_carry_their_metric():
+    found = read_responses([("", LM_EVAL)], EXACT)
+    assert set(found.parts) == {"digit_sums", "digit_sums_repeats"}
+    single = found.parts["digit_sums"]
+    assert len(single) == 12 and single.configurations == ["tiny__cold_start"]
+    assert single.reward.mean() == pytest.approx(0.3333, abs=1e-4)  # what the harness printed
+    assert found.cost_unit["digit_sums"] == "characters"  # the harness stores no tokens
+    assert single.tokens.tolist() == [len(text) for text in single.completion]
+    assert "unknown" in set(single.level) and single.prompt[0].endswith("=")
+
+
+def test_lm_eval_repeated_responses_are_judged_one_by_one():
+    responses = read_responses([("", LM_EVAL)], EXACT).parts["digit_sums_repeats"]
+    assert len(responses) == 36 and len(set(responses.problem)) == 12
+    first = json.loads(next(LM_EVAL.rglob("*repeats*")).open().readline())
+    assert responses.completion[:3].tolist() == first["resps"][0]
+    assert responses.answer[:3].tolist() == ["9", "7", "1"]
+    assert responses.reward[:3].tolist() == [0, 0, 0]
+
+
+def test_lighteval_holds_tokens_truncation_and_each_response():
+    found = read_responses([("", LIGHTEVAL)], EXACT)
+    assert set(found.parts) == {"community|digit_sums|0", "community|digit_sums_repeats|0"}
+    for name, num in (("community|digit_sums|0", 12), ("community|digit_sums_repeats|0", 36)):
+        responses = found.parts[name]
+        assert len(responses) == num and responses.configurations == ["org/tiny"]
+        assert found.cost_unit[name] == "tokens" and (responses.tokens > 0).all()
+        assert responses.tokens.tolist() == [len(text.split()) for text in responses.completion]
+        assert ((responses.truncated == 1) == (responses.tokens >= 24)).all()
+
+
+def test_the_same_responses_through_both_harnesses_get_the_same_rewards():
+    ours = {
+        source: np.concatenate([r.reward for r in read_responses([("", path)], EXACT).parts.values()]).sum()
+        for source, path in (("lm_eval", LM_EVAL), ("lighteval", LIGHTEVAL))
+    }
+    assert ours["lm_eval"] == ours["lighteval"] > 0
+
+
+def test_a_name_replaces_the_folders():
+    found = read_responses([("low", LM_EVAL), ("high", LM_EVAL)], EXACT)
+    assert found.parts["digit_sums"].configurations == ["low", "high"]
+
+
+def test_runs_on_different_data_are_not_compared(tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(LM_EVAL / "tiny__cold_start", other)
+    file = next(other.glob("samples_digit_sums_2*"))
+    rows = [json.loads(line) for line in file.open()]
+    rows[3]["doc_hash"] = "0" * 64
+    write(file, rows)
+    with pytest.raises(IbpoError, match=r"problem 3 is another one than at .*line 4; compare runs on the same"):
+        read_responses([("", LM_EVAL), ("", other)], EXACT)
+
+
+def test_plain_rows_and_their_defaults(tmp_path):
+    rows = [row(), row(effort="high", tokens=40, reasoning_tokens=30, finish_reason="length"), row(correct=False)]
+    found = read(write(tmp_path / "r.jsonl.gz", rows))
+    responses = found.parts[""]
+    assert responses.configurations == ["low", "high"] and responses.reward.tolist() == [1, 1, 0]
+    assert np.isnan(responses.thinking_tokens[0]) or responses.thinking_tokens[1] == 30
+    assert found.cost_unit == {"": "tokens"} and responses.answer[0] == "7"
+
+
+def test_models_are_parts_of_their_own(tmp_path):
+    found = read(write(tmp_path / "r.jsonl", [row(model="a"), row(model="b")]))
+    assert set(found.parts) == {"a", "b"}
+    assert set(read(write(tmp_path / "s.jsonl", [row(x="1")]), columns={"by": "x"}).parts) == {"1"}
+
+
+def test_answers_with_gold_are_judged(tmp_path):
+    rows = [row(correct=..., gold="7"), row(correct=..., gold="8"), row(correct=..., gold="8", answer=None)]
+    found = read(write(tmp_path / "r.jsonl", rows))
+    assert found.parts[""].reward.tolist() == [1, 0, 0]
+    assert "3 responses judged here, by the exact judge" in found.notes
+
+
+def test_cost_without_tokens(tmp_path):
+    texts = [row(tokens=..., response="abc"), row(tokens=..., response="abcdef")]
+    file = write(tmp_path / "r.jsonl", texts)
+    assert read(file).cost_unit == {"": "characters"} and read(file).parts[""].tokens.tolist() == [3, 6]
+    counted = read(file, count_tokens=lambda text: len(text) // 3)
+    assert counted.cost_unit == {"": "tokens"} and counted.parts[""].tokens.tolist() == [1, 2]
+    assert read(write(tmp_path / "s.jsonl", [row(tokens=...)])).cost_unit == {"": "responses"}
+    some = read(write(tmp_path / "t.jsonl", [row(), row(tokens=None)]))
+    assert "tokens unknown for 1 of 2 responses" in some.notes
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        (row(problem_id=...), "line 1: no column 'problem_id' or .*name one with --problem"),
+        (row(effort=...), "line 1: no column 'configuration' or .*--configuration, or NAME=FILE"),
+        (row(correct=...), "line 1: neither a reward .* nor a gold answer"),
+        (row(correct=1.5), "line 1: column 'correct': 1.5 is above 1"),
+        (row(tokens=-1), "line 1: column 'tokens': -1 is no finite number"),
+        (row(tokens="many"), "line 1: column 'tokens': 'many' is no finite number"),
+        (row(tokens=1e400), "line 1: column 'tokens': inf is no finite number"),
+        (row(problem_id=""), "line 1: column 'problem_id': no problem"),
+        (row(problem_id={"a": 1}), "line 1: column 'problem_id': no problem"),
+    ],
+)
+def test_bad_rows_are_named(tmp_path, bad, said):
+    with pytest.raises(IbpoError, match=said) as error:
+        read(write(tmp_path / "r.jsonl", [bad]))
+    assert "\n" not in str(error.value)
+
+
+def test_bad_rows_may_be_left_out(tmp_path):
+    found = read(write(tmp_path / "r.jsonl", [row(), row(tokens=-1), row()]), on_error="skip")
+    assert len(found.parts[""]) == 2
+    assert any(note.startswith("1 bad rows left out, the first: ") and "line 2" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("", "holds no responses"), ("{\n", "line 1: is not JSON"), ("[1]\n", "line 1: is not a JSON object")],
+)
+def test_files_that_are_none(tmp_path, text, said):
+    (tmp_path / "r.jsonl").write_text(text)
+    with pytest.raises(IbpoError, match=said):
+        read(tmp_path / "r.jsonl")
+    with pytest.raises(IbpoError, match="there is no such file or folder"):
+        read(tmp_path / "absent.jsonl")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(IbpoError, match=r"holds no \.jsonl"):
+        read(tmp_path / "empty")
+
+
+def lm_eval_row(**changes):
+    first = json.loads(next(LM_EVAL.rglob("*sums_2*")).open().readline())
+    return first | changes
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "said"),
+    [
+        ({"resps": [[["-1.5", "False"]], [["-2.5", "False"]]]}, {}, "multiple-choice task"),
+        ({"metrics": ["bleu"], "bleu": 31.0}, {}, r"no metric in \[0, 1\]; the row's metrics are bleu"),
+        ({}, {"metric": "acc"}, "no metric acc; the row's metrics are exact_match"),
+        ({}, {"filter": "strict"}, "no row of filter 'strict'"),
+    ],
+)
+def test_lm_eval_files_that_cannot_be_used(tmp_path, changes, options, said):
+    file = write(tmp_path / "samples_t_2026-01-01T00-00-00.000000.jsonl", [lm_eval_row(**changes)])
+    with pytest.raises(IbpoError, match=said):
+        read(file, **options)
+
+
+def test_of_several_filters_the_first_counts_and_the_notes_say_so(tmp_path):
+    rows = [lm_eval_row(filter=name, exact_match=float(name == "strict")) for name in ("strict", "flexible")]
+    file = write(tmp_path / "samples_t_2026-01-01T00-00-00.000000.jsonl", rows)
+    found = read(file)
+    assert found.parts["t"].reward.tolist() == [1] and "filter strict of flexible, strict" in found.notes[0]
+    assert read(file, filter="flexible").parts["t"].reward.tolist() == [0]
+
+
+def test_the_demos_files(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    for seed in (0, 1):
+        folder = tmp_path / "thinking" / f"seed{seed}" / "responses"
+        folder.mkdir(parents=True)
+        columns = {"problem_id": ["a", "b"], "level": ["1", "2"], "sample": [0, 0], "reward": [1.0, 0.0]}
+        columns |= {"tokens": [3, 4], "finish_reason": ["stop", "length"], "predicted_answer": ["1", None]}
+        columns |= {"response_group": ["standard", "extended"], "completion": ["x", "y"], "prompt": ["p", "q"]}
+        parquet.write_table(pa.table(columns), folder / "cold_start__sampled.parquet")
+    found = read(tmp_path)
+    assert set(found.parts) == {"thinking seed0", "thinking seed1"}
+    responses = found.parts["thinking seed0"]
+    assert responses.configurations == ["cold start, sampled"]
+    assert responses.response_group.tolist() == ["standard", "extended"] and responses.truncated.tolist() == [0, 1]
