@@ -73,14 +73,12 @@ class Endpoint:
             IbpoError: where the server refuses or cannot be reached, retries included.
         """
         completion = self._call("chat", messages=list(messages), **options)
-        choice = completion.choices[0]
-        return self._reply(choice.message.content or "", choice.finish_reason, completion)
+        return self._reply(completion, lambda choice: choice.message.content)
 
     def complete(self, prompt: str, **options: Any) -> Reply:
         """One continuation of a text; see `chat`."""
         completion = self._call("completions", prompt=prompt, **options)
-        choice = completion.choices[0]
-        return self._reply(choice.text or "", choice.finish_reason, completion)
+        return self._reply(completion, lambda choice: choice.text)
 
     def map(
         self, function: Callable[[Item], Result], items: Sequence[Item]
@@ -133,14 +131,19 @@ class Endpoint:
         self._charge(num_retries=raw.retries_taken)
         return completion
 
-    def _reply(self, text: str, finish_reason: str | None, completion: Any) -> Reply:
-        usage = completion.usage
-        tokens = (usage.prompt_tokens, usage.completion_tokens) if usage is not None else (0, 0)
+    def _reply(self, completion: Any, text_of: Callable[[Any], Any]) -> Reply:
+        try:
+            choice, usage = completion.choices[0], completion.usage
+            text, finish_reason = text_of(choice) or "", choice.finish_reason or "stop"
+            tokens = (int(usage.prompt_tokens), int(usage.completion_tokens)) if usage is not None else (0, 0)
+            if not (isinstance(text, str) and isinstance(finish_reason, str) and min(tokens) >= 0):
+                raise TypeError
+        except (AttributeError, LookupError, TypeError, ValueError):  # the openai package does not check what it reads
+            self._charge(num_failures=1)
+            raise IbpoError(f"{self.base_url}: the reply holds no completion; is this an OpenAI server?") from None
         cost = sum(count * price / 1e6 for count, price in zip(tokens, self.price_per_million, strict=True))
         self._charge(num_requests=1, prompt_tokens=tokens[0], completion_tokens=tokens[1], cost=cost)
-        return Reply(
-            text=text, finish_reason=finish_reason or "stop", prompt_tokens=tokens[0], completion_tokens=tokens[1]
-        )
+        return Reply(text=text, finish_reason=finish_reason, prompt_tokens=tokens[0], completion_tokens=tokens[1])
 
     def _charge(self, **more: float) -> None:
         with self._lock:

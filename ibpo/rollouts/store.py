@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,11 @@ class RolloutStore:
         return len(self._keys)
 
     def add(self, sampled: Sampled) -> None:
-        """Write one rollout, down to the disk's cache; one that is there already is left as it is."""
+        """Write one rollout, down to the disk's cache; one that is there already is left as it is.
+
+        Raises:
+            IbpoError: where the disk is full; the store stays whole.
+        """
         request, rollout = sampled.request, sampled.rollout
         if request in self:
             return
@@ -83,7 +88,13 @@ class RolloutStore:
             "prompt_token_ids": list(rollout.prompt_token_ids),
             "completion_token_ids": list(rollout.completion_token_ids),
         }
-        self._append(row)
+        try:
+            self._append(row)
+        except OSError as error:
+            raise IbpoError(
+                f"{self.path}: cannot be written: {error.strerror}; make room and run the same again: "
+                f"the {len(self)} responses so far are kept"
+            ) from None
         self._keys.add(request.key)
 
     def rows(self) -> Iterator[dict[str, Any]]:
@@ -138,9 +149,18 @@ class RolloutStore:
                 file.truncate(whole)
 
     def _append(self, row: dict[str, Any]) -> None:
-        line = json.dumps(row) + "\n"
-        with self.path.open("ab") as file:
-            file.write(line.encode())
+        """One line, whole or not at all: what a full disk took of it is cut off again."""
+        line = (json.dumps(row) + "\n").encode()
+        with self.path.open("ab", buffering=0) as file:
+            end = file.tell()
+            try:
+                written = file.write(line)
+                while written < len(line):
+                    written += file.write(line[written:])
+            except OSError:
+                with suppress(OSError):
+                    file.truncate(end)
+                raise
 
 
 def collect(sampler: Sampler, requests: Sequence[Request], store: RolloutStore) -> Collected:

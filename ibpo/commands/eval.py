@@ -1,0 +1,166 @@
+"""`ibpo eval`: sample a policy on a task, judge it, say how good it is at what cost; killed and rerun it goes on."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ibpo.commands.eval_progress import EvalProgress
+from ibpo.commands.eval_setup import load_task, local_policy, served_policy, ways_of
+from ibpo.endpoint import Endpoint
+from ibpo.errors import IbpoError
+from ibpo.evaluation.describe import describe
+from ibpo.evaluation.evaluate import fingerprint, judge_ways, sample_ways, write_rows
+from ibpo.evaluation.import_plain import plain_rows
+from ibpo.evaluation.responses import Responses
+from ibpo.rollouts.store import RolloutStore
+from ibpo.runs import write_text_atomic
+from ibpo.tasks.check import judge_for
+
+
+def eval_command(
+    model: Annotated[str, typer.Argument(help="A folder, a hub id, embedded:thinking; or the served model's name.")],
+    task: Annotated[str, typer.Argument(help="gsm8k, math_500, ...; thinking, voting; or a file of your own.")],
+    out: Annotated[Path, typer.Option(help="The run's folder; a run that is there already goes on.")],
+    data: Annotated[Path | None, typer.Option(help="A local copy of the task: .jsonl, .jsonl.gz, .parquet.")] = None,
+    response_group: Annotated[list[str] | None, typer.Option(help="Evaluate this response group; repeat.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="Take the response groups of this recipe instead.")] = None,
+    chooses: Annotated[bool, typer.Option(help="Also let the policy choose between them.")] = False,
+    base_url: Annotated[str | None, typer.Option(help="An OpenAI-compatible server: http://127.0.0.1:8000/v1.")] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="A file that holds the server's key, and nothing else.")
+    ] = None,
+    force: Annotated[
+        bool | None,
+        typer.Option(help="Force response groups' openings. Default: for a local model; else vLLM, SGLang."),
+    ] = None,
+    num_responses: Annotated[int, typer.Option(min=1, help="Responses to each problem, each way.")] = 4,
+    limit: Annotated[int | None, typer.Option(min=1, help="Take this many problems.")] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest response.")] = 1024,
+    temperature: Annotated[float, typer.Option(min=0.0)] = 1.0,
+    top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="For servers.")] = None,
+    seed: Annotated[int, typer.Option(help="Every response gets a seed of its own out of it.")] = 0,
+    judge: Annotated[str | None, typer.Option(help="math, code or exact. Default: the task's.")] = None,
+    num_concurrent: Annotated[int, typer.Option(min=1, help="Requests under way at a time.")] = 16,
+    max_retries: Annotated[int, typer.Option(min=0, help="Of a request, within a pass.")] = 5,
+    max_passes: Annotated[int, typer.Option(min=1, help="Passes over what failed.")] = 3,
+    timeout_seconds: Annotated[float, typer.Option(help="Of a request.")] = 600.0,
+    price: Annotated[tuple[float, float], typer.Option(help="Per million prompt and completion tokens.")] = (0.0, 0.0),
+    batch_size: Annotated[int, typer.Option(min=1, help="Of a local model.")] = 64,
+    dtype: Annotated[str, typer.Option(help="Weights of a local model: float32, bfloat16.")] = "float32",
+) -> None:
+    """Evaluate a policy on a task. The responses stay in OUT; `ibpo report OUT` makes the page."""
+    command = shlex.join(["ibpo", *sys.argv[1:]])
+    try:
+        console = Console(stderr=True)
+        forced = force if force is not None else base_url is None
+        ways = ways_of(response_group or [], recipe, task, chooses=chooses, force=forced)
+        problems, judge_name = load_task(task, data, limit, seed, judge)
+        settings = {
+            "model": model,
+            "task": task,
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+            "top_p": top_p,
+            "seed": seed,
+            "forced": forced,
+        }
+        if base_url is None:
+            if price != (0.0, 0.0) or top_p is not None:
+                raise IbpoError("--price and --top-p are for servers; leave them out, or name one with --base-url")
+            policy = local_policy(
+                model, max_tokens=max_tokens, temperature=temperature, seed=seed, batch_size=batch_size, dtype=dtype
+            )
+        else:
+            endpoint = Endpoint(
+                base_url=base_url,
+                model=model,
+                api_key=_key(api_key_file),
+                num_concurrent=num_concurrent,
+                max_retries=max_retries,
+                timeout_seconds=timeout_seconds,
+                price_per_million=price,
+            )
+            policy = served_policy(
+                endpoint, max_tokens=max_tokens, temperature=temperature, seed=seed, top_p=top_p, force=forced
+            )
+        begun = time.time()
+        store = RolloutStore(out / "rollouts.jsonl", settings=settings)
+        wanted = [request for way in ways for request in way.requests(problems, num_responses)]
+        with EvalProgress(console, len(wanted), sum(r in store for r in wanted), policy.endpoint) as progress:
+            num_new = sample_ways(
+                ways,
+                problems,
+                num_responses,
+                policy.sampler_for,
+                store,
+                max_passes=max_passes,
+                on_outcome=progress.on_outcome,
+            )
+        rows = judge_ways(ways, problems, num_responses, store, judge_for(judge_name), policy.count_tokens)
+        about = {
+            "command": command,
+            "settings": settings,
+            "judge": judge_name,
+            "num_problems": len(problems),
+            "num_responses": num_responses,
+            "problems_fingerprint": fingerprint(problems),
+            "configurations": [way.configuration for way in ways],
+            "engine": policy.engine,
+            "num_new": num_new,
+            "seconds": time.time() - begun,
+            "bill": _bill(policy.endpoint),
+        }
+        write_text_atomic(out / "eval.json", json.dumps(about, indent=2) + "\n")
+        write_rows(out / "responses.jsonl", rows)
+        _show(rows, out)
+    except IbpoError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        typer.echo(f"stopped; what was sampled is kept, go on with: {command}", err=True)
+        raise typer.Exit(130) from None
+
+
+def _key(file: Path | None) -> str:
+    if file is None:
+        return "none"
+    try:
+        return file.read_text(encoding="utf-8").strip() or "none"
+    except (OSError, UnicodeDecodeError):
+        raise IbpoError(f"--api-key-file {file}: cannot be read; name a text file with the key") from None
+
+
+def _bill(endpoint: Endpoint | None) -> dict[str, Any] | None:
+    if endpoint is None:
+        return None
+    return {name: getattr(endpoint.bill, name) for name in endpoint.bill.__dataclass_fields__}
+
+
+def _show(rows: list[dict[str, Any]], out: Path) -> None:
+    responses = Responses.from_rows(plain_rows(((f"row {i}", row) for i, row in enumerate(rows)), {}))
+    table = Table(title=f"{len(set(responses.problem))} problems", title_justify="left")
+    table.add_column("configuration")
+    for head in ("pass@1", "mean tokens", "extended share", "truncated"):
+        table.add_column(head, justify="right")
+    for name in responses.configurations:
+        numbers = describe(responses.of(name))["overall"]["all"]
+        accuracy, tokens = numbers["pass@1"], numbers.get("mean_tokens")
+        share, cut = numbers.get("extended_share"), numbers["truncated"]
+        table.add_row(
+            name,
+            f"{accuracy.value:.1%} ({accuracy.low:.1%} to {accuracy.high:.1%})",
+            f"{tokens.value:,.0f}" if tokens else "unknown",
+            f"{share.value:.1%}" if share else "",
+            f"{cut.value:.1%}",
+        )
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    typer.echo(f"the page: ibpo report {shlex.quote(str(out))}")

@@ -1,0 +1,188 @@
+"""What `ibpo eval` is about: problems and their judge, ways of answering, and the policy that answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from http.client import HTTPException
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+from ibpo.config import nearest, read_recipe
+from ibpo.endpoint import Endpoint
+from ibpo.errors import IbpoError
+from ibpo.evaluation.evaluate import Way
+from ibpo.experiments.embedded import model_path
+from ibpo.experiments.job import NAMES, experiment_named
+from ibpo.responses.formats import FORMATS
+from ibpo.responses.groups import build_response_groups
+from ibpo.rollouts.sampler import Sampler
+from ibpo.tasks.benchmarks import TASKS
+from ibpo.tasks.draws import distinct
+from ibpo.tasks.task import JudgeName, Task
+from ibpo.types import Problem
+
+EMBEDDED = "embedded:"
+PACKAGES = ("ibpo", "numpy", "openai", "torch", "transformers", "math-verify")
+CHOOSES = "chooses itself"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Policy:
+    """The policy of an evaluation, and how to ask it."""
+
+    sampler_for: Callable[[Way], Sampler]
+    count_tokens: Callable[[str], int] | None
+    engine: dict[str, Any]
+    """What answers: versions, and what the server says of itself."""
+    endpoint: Endpoint | None
+    """Where there is a bill."""
+
+
+def load_task(
+    name: str, data: Path | None, limit: int | None, seed: int, judge: str | None
+) -> tuple[list[Problem], JudgeName]:
+    """Problems of a shipped task, an embedded experiment (`thinking`, `voting`) or a file of one's own.
+
+    Raises:
+        IbpoError: names what is missing, and the mend.
+    """
+    if judge is not None and judge not in ("math", "code", "exact"):
+        raise IbpoError(f"--judge {judge}: no such judge; {nearest(judge, ('math', 'code', 'exact'))}")
+    if name in NAMES:
+        return distinct(experiment_named(name).task, "test", limit or 1000, seed=seed), judge or "exact"  # pyright: ignore[reportReturnType]
+    path = Path(name).expanduser()
+    if name in TASKS:
+        task = TASKS[name]
+    elif path.exists():
+        task, data = Task(name=path.name, level=("level",), domain=("domain", "subject"), problem_id=("id",)), path
+    else:
+        raise IbpoError(f"{name}: is no task and no file; {nearest(name, (*TASKS, *NAMES))}")
+    return task.load(data, limit=limit), judge or task.judge  # pyright: ignore[reportReturnType]
+
+
+def ways_of(names: Sequence[str], recipe: Path | None, task: str, *, chooses: bool, force: bool) -> list[Way]:
+    """The ways to evaluate: each response group on its own, and the free choice between all of them.
+
+    Raises:
+        IbpoError: for an unknown response group, or a choice between fewer than two.
+    """
+    if recipe is not None:
+        groups = build_response_groups(read_recipe(recipe).response_group)
+    elif task in NAMES and not names:
+        groups = list(experiment_named(task).response_groups)
+    else:
+        for name in names:
+            if name not in FORMATS:
+                raise IbpoError(f"--response-group {name}: no such response group; {nearest(name, FORMATS)}")
+        groups = [FORMATS[name].group for name in names]
+    options = {name: form.template_options for name, form in FORMATS.items()}
+    ways = [
+        Way(configuration=g.name, response_groups=[g], force=force, template_options=options.get(g.name, {}))
+        for g in groups
+    ]
+    if not groups:
+        return [Way(configuration="responses")]
+    if chooses:
+        if len(groups) < 2:
+            raise IbpoError("--chooses: needs at least two response groups to choose from; name more")
+        ways.append(Way(configuration=CHOOSES, response_groups=groups, force=False))
+    return ways
+
+
+def local_policy(model: str, *, max_tokens: int, temperature: float, seed: int, batch_size: int, dtype: str) -> Policy:
+    """A model's folder, a hub id, or `embedded:EXPERIMENT[/STAGE]`.
+
+    Raises:
+        IbpoError: says what is wrong with the model and what to do.
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    if model.startswith(EMBEDDED):
+        experiment, _, stage = model.removeprefix(EMBEDDED).partition("/")
+        model = str(model_path(experiment, stage or "cold_start"))
+    try:
+        from ibpo.rollouts.load import load_policy
+        from ibpo.rollouts.model import ModelSampler
+    except ModuleNotFoundError as error:
+        raise IbpoError(f"a local model needs {error.name}: pip install 'ibpo[train]'") from None
+    loaded, tokenizer = load_policy(model, dtype=dtype)
+
+    def sampler_for(way: Way) -> Sampler:
+        return ModelSampler(
+            model=loaded,
+            tokenizer=tokenizer,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            seed=seed,
+            batch_size=batch_size,
+            response_groups=way.response_groups,
+            template_options=way.template_options,
+        )
+
+    def count_tokens(text: str) -> int:
+        any_tokenizer: Any = tokenizer
+        return len(any_tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    return Policy(sampler_for=sampler_for, count_tokens=count_tokens, engine=versions(), endpoint=None)
+
+
+def served_policy(
+    endpoint: Endpoint, *, max_tokens: int, temperature: float, seed: int | None, top_p: float | None, force: bool
+) -> Policy:
+    """A model behind an OpenAI-compatible server; response groups are asked for, and forced where the server can."""
+    try:
+        from ibpo.rollouts.endpoint import EndpointSampler
+    except ModuleNotFoundError as error:
+        raise IbpoError(f"an endpoint needs {error.name}: pip install 'ibpo[endpoint]'") from None
+
+    def sampler_for(way: Way) -> Sampler:
+        options: dict[str, Any] = {} if top_p is None else {"top_p": top_p}
+        if way.template_options:
+            options["extra_body"] = {"chat_template_kwargs": dict(way.template_options)}
+        return EndpointSampler(
+            endpoint=endpoint,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            seed=seed,
+            response_groups=way.response_groups,
+            forcing="prefill" if force else "none",
+            options=options,
+        )
+
+    engine = versions() | {"server": describe_server(endpoint)}
+    return Policy(sampler_for=sampler_for, count_tokens=None, engine=engine, endpoint=endpoint)
+
+
+def versions() -> dict[str, Any]:
+    """Python's version and those of the packages that matter, where installed."""
+    found: dict[str, Any] = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def describe_server(endpoint: Endpoint) -> dict[str, Any]:
+    """What the server says of its model (`/v1/models`) and version (vLLM's `/version`); empty where it does not."""
+    told: dict[str, Any] = {}
+    base = endpoint.base_url.rstrip("/")
+    for name, url in (("models", f"{base}/models"), ("version", f"{base.removesuffix('/v1')}/version")):
+        try:
+            asked = Request(url, headers={"Authorization": f"Bearer {endpoint.api_key}"})
+            with urlopen(asked, timeout=5.0) as answer:
+                reply = json.load(answer)
+        except (OSError, ValueError, HTTPException):
+            continue
+        if name == "version" and isinstance(reply, dict):
+            told["version"] = reply.get("version")
+        elif isinstance(reply, dict) and isinstance(reply.get("data"), list):
+            rows = [row for row in reply["data"] if isinstance(row, dict) and row.get("id") == endpoint.model]
+            told |= {key: row[key] for row in rows for key in ("owned_by", "root", "max_model_len") if key in row}
+    return told

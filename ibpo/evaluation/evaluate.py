@@ -1,0 +1,165 @@
+"""Sample a policy on a task in several ways, resumably, and judge what it answered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ibpo.errors import IbpoError
+from ibpo.evaluation.import_lm_eval import read_answer
+from ibpo.rewards.judgement import Candidate, Judge
+from ibpo.rollouts.sampler import Request, Sampled, Sampler
+from ibpo.rollouts.store import RolloutStore, collect
+from ibpo.runs import write_text_atomic
+from ibpo.types import Problem, ResponseGroup
+
+END_THINK = "</think>"
+OnOutcome = Callable[[Sampled | IbpoError], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Way:
+    """One way of using the policy: one row of the report."""
+
+    configuration: str
+    response_groups: Sequence[ResponseGroup] = ()
+    """One: it is asked for, and forced where it has a prefix. Several: the policy chooses. None: a bare prompt."""
+    force: bool = True
+    template_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def requests(self, problems: Sequence[Problem], num_responses: int) -> list[Request]:
+        """`num_responses` to each problem, one round after the other, so that an early stop leaves whole rounds."""
+        alone = self.response_groups[0] if len(self.response_groups) == 1 else None
+        return [
+            Request(
+                problem=problem,
+                number=number,
+                response_group=alone.name if alone else "",
+                prefix=alone.prefix if alone and self.force else "",
+            )
+            for number in range(num_responses)
+            for problem in problems
+        ]
+
+
+def fingerprint(problems: Sequence[Problem]) -> str:
+    """A short hash of problems and answers, whatever their order."""
+    lines = sorted(json.dumps([p.problem_id, p.prompt, p.answer]) for p in problems)
+    return hashlib.blake2b("\n".join(lines).encode(), digest_size=8).hexdigest()
+
+
+def sample_ways(
+    ways: Sequence[Way],
+    problems: Sequence[Problem],
+    num_responses: int,
+    sampler_for: Callable[[Way], Sampler],
+    store: RolloutStore,
+    *,
+    max_passes: int = 3,
+    on_outcome: OnOutcome | None = None,
+) -> int:
+    """Sample what the store lacks, in up to `max_passes` passes over what failed.
+
+    Returns:
+        How many responses are new.
+
+    Raises:
+        IbpoError: where responses are still missing, where the first 16 requests all fail, or the disk is full; what
+            was sampled is kept and a rerun goes on.
+    """
+    watched = _Watched(on_outcome or (lambda _: None))
+    num_new = 0
+    for number in range(1, max_passes + 1):
+        failures: list[str] = []
+        for way in ways:
+            found = collect(watched.around(sampler_for(way)), way.requests(problems, num_responses), store)
+            num_new += found.num_new
+            failures += found.failures
+        if not failures:
+            return num_new
+        if number == max_passes:
+            raise IbpoError(
+                f"{len(failures)} responses failed in {max_passes} passes, the first: {failures[0]}; "
+                f"{len(store)} are kept in {store.path}: run the same command again"
+            )
+    return num_new
+
+
+def judge_ways(
+    ways: Sequence[Way], problems: Sequence[Problem], num_responses: int, store: RolloutStore, judge: Judge,
+    count_tokens: Callable[[str], int] | None = None,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Read and judge the stored responses: one row each, as `ibpo report` reads them.
+
+    A truncated response gets no answer and no reward, and is counted apart. Tokens that the server did not tell are
+    unknown, not 0.
+    """
+    stored = {row["key"]: row for row in store.rows()}
+    rows: list[dict[str, Any]] = []
+    candidates: list[Candidate] = []
+    for way in ways:
+        for request in way.requests(problems, num_responses):
+            row, problem = stored[request.key], request.problem
+            text, cut = row["completion"], row["finish_reason"] != "stop"
+            group = next((g for g in way.response_groups if len(way.response_groups) == 1 or g.matches(text)), None)
+            answer = None if cut else (group.extract_answer(text) if group else read_answer(text))
+            tokens = row["num_completion_tokens"] or (None if text else 0)
+            thinking = None
+            if count_tokens is not None and END_THINK in text:
+                thinking = min(count_tokens(text.rpartition(END_THINK)[0] + END_THINK), tokens or 0)
+            rows.append(
+                {
+                    "problem_id": problem.problem_id,
+                    "configuration": way.configuration,
+                    "response_group": group.name if group else "",
+                    "number": request.number,
+                    "answer": answer,
+                    "tokens": tokens,
+                    "prompt_tokens": row["num_prompt_tokens"],
+                    "thinking_tokens": thinking,
+                    "finish_reason": row["finish_reason"],
+                    "level": problem.level,
+                    "domain": str(problem.info.get("domain", "")),
+                    "prompt": problem.prompt if isinstance(problem.prompt, str) else problem.prompt[-1]["content"],
+                    "completion": text,
+                }
+            )
+            candidates.append(
+                Candidate(problem=problem, completion=text, predicted_answer=answer, finish_reason=row["finish_reason"])
+            )
+    for row, judgement in zip(rows, judge.judge(candidates), strict=True):
+        row["reward"] = 0.0 if row["finish_reason"] != "stop" else judgement.reward
+    return rows
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """One JSON object a line; the file is whole or absent."""
+    write_text_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+class _Watched:
+    """Tells of each outcome, and gives a dead server up after 16 failures without a success."""
+
+    MAX_FAILURES = 16
+
+    def __init__(self, on_outcome: OnOutcome) -> None:
+        self.on_outcome, self.num_good, self.num_bad = on_outcome, 0, 0
+
+    def around(self, sampler: Sampler) -> Sampler:
+        watch = self
+
+        class Watching:
+            def sample_requests(self, requests: Sequence[Request]) -> Iterator[Sampled | IbpoError]:
+                for outcome in sampler.sample_requests(requests):
+                    bad = isinstance(outcome, IbpoError)
+                    watch.num_bad, watch.num_good = watch.num_bad + bad, watch.num_good + (not bad)
+                    watch.on_outcome(outcome)
+                    if bad and not watch.num_good and watch.num_bad >= watch.MAX_FAILURES:
+                        raise IbpoError(f"the first {watch.num_bad} requests failed, the last: {outcome}")
+                    yield outcome
+
+        return Watching()

@@ -1,0 +1,212 @@
+"""`ibpo eval`: what it counts, what a misbehaving server, a full disk and a kill do to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from ibpo.cli import app
+from tests.commands.eval_server import FAULTS, serving
+
+ROOT = Path(__file__).parent.parent.parent
+NUM_PROBLEMS, NUM_RESPONSES = 20, 5
+TOTAL = NUM_PROBLEMS * NUM_RESPONSES
+
+pytest.importorskip("openai")
+
+
+@pytest.fixture
+def task(tmp_path):
+    rows = [{"id": f"p{i}", "question": f"{i} + 1 =", "answer": i + 1, "level": i % 2} for i in range(NUM_PROBLEMS)]
+    path = tmp_path / "task.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def arguments(task, url, out, *more):
+    fixed = ["eval", "m", str(task), "--base-url", url, "--out", str(out), "--num-responses", str(NUM_RESPONSES)]
+    return [*fixed, "--judge", "exact", *map(str, more)]
+
+
+def run(*args):
+    return CliRunner().invoke(app, arguments(*args))
+
+
+def rows_of(out):
+    return [json.loads(line) for line in (out / "responses.jsonl").open()]
+
+
+def assert_whole(out):
+    """Every response is there once, and the accuracy is that of the responses."""
+    rows = rows_of(out)
+    assert len(rows) == len({(row["problem_id"], row["number"]) for row in rows}) == TOTAL
+    for row in rows:
+        assert row["reward"] == float(row["completion"].endswith(f"It is {int(row['problem_id'][1:]) + 1}"))
+        assert (row["tokens"], row["prompt_tokens"], row["finish_reason"]) == (6, 5, "stop")
+    keys = [json.loads(line)["key"] for line in list((out / "rollouts.jsonl").open())[1:]]
+    assert len(keys) == len(set(keys)) == TOTAL
+    return rows
+
+
+def assert_one_line(result, said):
+    assert result.exit_code == 2, result.output
+    line = result.stderr.strip().splitlines()[-1]
+    assert line.startswith("error: ") and said in line, line
+    assert "Traceback" not in result.output
+
+
+def test_an_evaluation_and_its_rerun(task, tmp_path):
+    out = tmp_path / "run"
+    with serving() as (url, answered, _):
+        first = run(task, url, out, "--price", 1, 2, "--num-concurrent", 4)
+        assert first.exit_code == 0, first.output
+        rows = assert_whole(out)
+        again = run(task, url, out, "--price", 1, 2, "--num-concurrent", 4)
+    assert again.exit_code == 0 and f"{TOTAL} of {TOTAL} responses are there already" in again.stderr
+    assert rows_of(out) == rows
+    assert sum(answered.values()) == TOTAL and set(answered.values()) == {1}  # every seed its own, nothing twice
+    about = json.loads((out / "eval.json").read_text())
+    assert about["engine"]["server"] == {"version": "0.0-test", "owned_by": "test"}
+    assert about["engine"]["openai"] and about["settings"]["seed"] == 0 and about["num_problems"] == NUM_PROBLEMS
+    assert {row["level"] for row in rows} == {"0", "1"}
+
+
+def test_the_bill(task, tmp_path):
+    with serving() as (url, _, _):
+        run(task, url, tmp_path / "run", "--price", 1e6, 2e6)
+    bill = json.loads((tmp_path / "run" / "eval.json").read_text())["bill"]
+    assert (bill["prompt_tokens"], bill["completion_tokens"], bill["cost"]) == (5 * TOTAL, 6 * TOTAL, 17 * TOTAL)
+
+
+def test_more_responses_are_added_to_those_that_are_there(task, tmp_path):
+    with serving() as (url, answered, _):
+        run(task, url, tmp_path / "run", "--num-responses", 2)
+        assert run(task, url, tmp_path / "run").exit_code == 0
+        assert_whole(tmp_path / "run")
+        assert sum(answered.values()) == TOTAL
+        other = run(task, url, tmp_path / "run", "--temperature", 0.5)
+    assert_one_line(other, "was begun with other settings (temperature differ)")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fifth_of_the_calls_fails(task, tmp_path, fault):
+    rng = random.Random(fault)
+    with serving(lambda number: fault if rng.random() < 0.2 else None) as (url, answered, faults):
+        result = run(task, url, tmp_path / "run", "--max-passes", 8)
+    assert result.exit_code == 0, result.output
+    assert faults[fault] >= 5
+    assert_whole(tmp_path / "run")
+    assert set(answered.values()) == {1}
+
+
+def test_what_never_answers_is_said_and_the_rest_is_kept(task, tmp_path):
+    out = tmp_path / "run"
+    with serving(lambda number: "garbage" if number % 2 else None) as (url, _, _):
+        result = run(task, url, out, "--max-passes", 1, "--num-concurrent", 1)
+    assert_one_line(result, f"{TOTAL // 2} responses failed in 1 passes, the first: problem p")
+    assert f"{TOTAL // 2} are kept" in result.stderr and not (out / "responses.jsonl").exists()
+    with serving() as (url, answered, _):
+        assert run(task, url, out).exit_code == 0
+    assert sum(answered.values()) == TOTAL // 2
+    assert_whole(out)
+
+
+def test_a_dead_server_is_given_up_soon(task, tmp_path):
+    with serving(lambda number: "garbage") as (url, _, faults):
+        result = run(task, url, tmp_path / "run")
+    assert_one_line(result, "the first 16 requests failed")
+    assert faults["garbage"] < TOTAL
+
+
+def test_tokens_that_the_server_does_not_tell_are_unknown(task, tmp_path):
+    from ibpo.evaluation.evaluate import Way, judge_ways
+    from ibpo.rollouts.sampler import as_sampled
+    from ibpo.rollouts.store import RolloutStore
+    from ibpo.tasks.check import ExactJudge
+    from ibpo.types import Problem
+
+    problem = Problem(problem_id="p", prompt="", answer="2")
+    [request] = Way(configuration="c").requests([problem], 1)
+    store = RolloutStore(tmp_path / "s.jsonl")
+    store.add(as_sampled(request, "it is 2", "stop", 0, 0))
+    [row] = judge_ways([Way(configuration="c")], [problem], 1, store, ExactJudge())
+    assert row["tokens"] is None and row["reward"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--judge", "maths"], "--judge maths: no such judge; did you mean math"),
+        (["--response-group", "cott"], "--response-group cott: no such response group"),
+        (["--chooses"], "--chooses: "),
+        (["--api-key-file", "/absent"], "--api-key-file /absent: cannot be read"),
+    ],
+)
+def test_what_is_refused(task, tmp_path, more, said):
+    if more == ["--chooses"]:
+        more = ["--chooses", "--response-group", "effort_low"]
+    result = CliRunner().invoke(app, [*arguments(task, "http://127.0.0.1:9/v1", tmp_path / "run"), *more])
+    assert_one_line(result, said)
+
+
+def spawn(task, url, out, *more, **options):
+    command = [sys.executable, "-c", "from ibpo.cli import main; main()", *arguments(task, url, out, *more)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def test_a_full_disk_is_said_and_a_rerun_goes_on(task, tmp_path):
+    """A limit on the size of files stands in for the disk: the write fails in the middle of a line."""
+    out = tmp_path / "run"
+
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+
+    with serving() as (url, answered, _):
+        process = spawn(task, url, out, "--num-concurrent", 2, preexec_fn=limit)
+        _, stderr = process.communicate(timeout=280)
+        assert process.returncode == 2, stderr
+        assert "cannot be written" in stderr and "make room and run the same again" in stderr
+        assert "Traceback" not in stderr
+        stored = (out / "rollouts.jsonl").read_text()
+        assert stored.endswith("\n") and len(stored) <= 5000  # whole lines only
+        kept = len(stored.splitlines()) - 1
+        assert 0 < kept < TOTAL
+        assert run(task, url, out).exit_code == 0
+    assert_whole(out)
+    assert sum(answered.values()) <= TOTAL + 2 * 2  # what was under way when the disk was full is asked again
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments(task, tmp_path):
+    """Twenty kills; what a kill loses are the responses under way, nothing is counted twice."""
+    out, rng = tmp_path / "run", random.Random(0)
+    with serving(lambda number: "500" if number % 5 == 0 else None, seconds=0.05) as (url, answered, _):
+        begin = time.monotonic()
+        spawn(task, url, tmp_path / "warm", "--num-responses", 1).communicate(timeout=280)
+        start_up = time.monotonic() - begin
+        killed = 0
+        for _ in range(20):
+            process = spawn(task, url, out, "--num-concurrent", 2)
+            try:
+                process.communicate(timeout=rng.uniform(0.3, 1.2) * start_up)
+            except subprocess.TimeoutExpired:
+                os.kill(process.pid, signal.SIGKILL)
+                process.communicate()
+                killed += 1
+        assert killed > 0
+        final = spawn(task, url, out, "--num-concurrent", 2)
+        _, stderr = final.communicate(timeout=280)
+        assert final.returncode == 0, stderr
+    assert_whole(out)
+    del answered
