@@ -11,7 +11,9 @@ from ibpo.commands.allocate import allocate_command
 from ibpo.commands.calibrate import calibrate_command
 from ibpo.commands.cold_start import cold_start_command
 from ibpo.commands.demo import demo_command
+from ibpo.commands.eval import eval_command
 from ibpo.commands.groups import groups_app
+from ibpo.commands.report import report_command
 from ibpo.commands.simulate import simulate_command
 from ibpo.commands.task import task_app
 from ibpo.commands.train import train_command
@@ -43,6 +45,8 @@ def _root(
 app.command("demo")(demo_command)
 app.command("cold-start")(cold_start_command)
 app.command("train")(train_command)
+app.command("eval")(eval_command)
+app.command("report")(report_command)
 app.command("allocate")(allocate_command)
 app.command("calibrate")(calibrate_command)
 app.command("simulate")(simulate_command)

@@ -1,0 +1,160 @@
+"""`ibpo report`: one page on responses, of our own runs or of anybody's."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from ibpo import __version__
+from ibpo.errors import IbpoError
+from ibpo.evaluation.contrast import ContrastOptions, contrast
+from ibpo.evaluation.read_responses import Read, ReadOptions, read_responses
+
+LIMITS = (
+    "Intervals say how the numbers would vary with other problems like these and other responses to them; not with "
+    "another training seed, prompt, engine or hardware, which move scores by points.",
+    "Costs are of the responses alone: not of prompts, retries, or the machine.",
+    "Held-out allocation knows each problem's (or level's) success rates from other responses to it: it is a ceiling "
+    "for a policy, not something that a policy does.",
+)
+
+
+def report_command(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            help="Runs, or files of responses: an `ibpo eval` or demo folder, lm-evaluation-harness samples, "
+            "lighteval details, or one response a row. NAME=PATH names its configuration."
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the page. Default: the first run's, else ./report.")
+    ] = None,
+    title: Annotated[str, typer.Option(help="Of the page.")] = "Accuracy at a cost",
+    standard: Annotated[
+        str, typer.Option(help="The configuration to which costs are relative. Default: cheapest.")
+    ] = "",
+    among: Annotated[list[str] | None, typer.Option(help="Allocate between these configurations only; repeat.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Show these configurations only; repeat.")] = None,
+    budget: Annotated[
+        list[float] | None, typer.Option(help="Budgets, as parts of the way from cheapest to dearest; repeat.")
+    ] = None,
+    by: Annotated[
+        str | None, typer.Option(help="Column that splits into parts. Default: model, where there is one.")
+    ] = None,
+    problem: Annotated[str | None, typer.Option(help="Column with the problem's id.")] = None,
+    configuration: Annotated[str | None, typer.Option(help="Column with the configuration.")] = None,
+    reward: Annotated[str | None, typer.Option(help="Column with the reward.")] = None,
+    tokens: Annotated[str | None, typer.Option(help="Column with the cost.")] = None,
+    level: Annotated[str | None, typer.Option(help="Column with the level.")] = None,
+    answer: Annotated[str | None, typer.Option(help="Column with the response's answer.")] = None,
+    metric: Annotated[str, typer.Option(help="Of a harness's file: the metric that is the reward.")] = "",
+    filter_: Annotated[str, typer.Option("--filter", help="Of lm-evaluation-harness: the filter that counts.")] = "",
+    judge: Annotated[
+        Literal["math", "exact"], typer.Option(help="Judges responses that come without a reward.")
+    ] = "math",
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Counts tokens where a file holds none: a folder or hub id.")
+    ] = None,
+    extended: Annotated[str, typer.Option(help="The response group whose share is the extended share.")] = "extended",
+    num_splits: Annotated[int, typer.Option(min=1, help="Random halvings for held-out values.")] = 50,
+    seed: Annotated[int, typer.Option(help="Of halvings and bootstraps.")] = 0,
+    on_error: Annotated[Literal["fail", "skip"], typer.Option(help="At a bad row: stop, or leave it out.")] = "fail",
+) -> None:
+    """Write report.html, report.md, report.json and the figures."""
+    try:
+        paths = [_named(text) for text in runs]
+        columns = {"by": by, "problem": problem, "configuration": configuration, "reward": reward, "tokens": tokens,
+                   "level": level, "answer": answer}  # fmt: skip
+        options = ReadOptions(
+            columns={field: column for field, column in columns.items() if column is not None},
+            metric=metric,
+            filter=filter_,
+            judge=judge,
+            count_tokens=_counter(tokenizer) if tokenizer else None,
+            on_error=on_error,
+        )
+        if any(not 0 <= fraction <= 1 for fraction in budget or ()):
+            raise IbpoError("--budget: a part of the way from the cheapest to the dearest, from 0 to 1, e.g. 0.5")
+        asked = ContrastOptions(
+            standard=standard, among=among or (), num_splits=num_splits, seed=seed, extended=extended,
+            **({"budgets": sorted(budget)} if budget else {}),
+        )  # fmt: skip
+        read = read_responses(paths, options)
+        folder = out or (paths[0][1] if paths[0][1].is_dir() else Path("report"))
+        written = _write(folder, title, read, asked, only or [], paths)
+        typer.echo("\n".join(str(path) for path in written if path.name.startswith("report.")))
+    except IbpoError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+def _write(
+    folder: Path, title: str, read: Read, asked: ContrastOptions, only: list[str], paths: list[tuple[str, Path]]
+) -> list[Path]:
+    try:
+        from ibpo.evaluation.page import PageData, pick_examples, write_page
+    except ModuleNotFoundError as error:
+        raise IbpoError(f"the page needs {error.name}: pip install 'ibpo[report]'") from None
+    parts: dict[str, Any] = {}
+    for name, responses in read.parts.items():
+        if only:
+            keep = [i for i, c in enumerate(responses.configuration.tolist()) if c in only]
+            if not keep:
+                known = ", ".join(responses.configurations)
+                raise IbpoError(f"--only {', '.join(only)}: no such configuration; there are {known}")
+            responses = responses.where(keep)
+        try:
+            part = contrast(responses, asked)
+        except IbpoError as error:
+            raise IbpoError(f"{name}: {error}" if name else str(error)) from None
+        shown = [row["name"] for row in part["configurations"]]
+        parts[name] = part | {"cost_unit": read.cost_unit[name], "examples": pick_examples(responses, shown)}
+    num_responses = sum(len(responses) for responses in read.parts.values())
+    what_ran = [
+        ("Command", shlex.join(["ibpo", *sys.argv[1:]])),
+        ("Responses", f"{num_responses:,}, from {', '.join(path.name for _, path in paths)}"),
+        ("How they were read", "; ".join(read.notes)),
+        ("Seed of halvings and bootstraps", str(asked.seed)),
+        ("ibpo", __version__),
+    ]
+    for _, path in paths:
+        what_ran += _eval_facts(path)
+    return write_page(folder, PageData(title=title, parts=parts, what_ran=what_ran, limits=list(LIMITS)))
+
+
+def _eval_facts(path: Path) -> list[tuple[str, str]]:
+    """What an `ibpo eval` run says of itself."""
+    try:
+        about = json.loads((path / "eval.json").read_text(encoding="utf-8"))
+        engine = ", ".join(f"{name} {value}" for name, value in about["engine"].items())
+        return [(f"{path.name}: command", about["command"]), (f"{path.name}: seed", str(about["settings"]["seed"])),
+                (f"{path.name}: engine", engine)]  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
+
+
+def _named(text: str) -> tuple[str, Path]:
+    """NAME=PATH, or a path; a path that exists is one, whatever it looks like."""
+    name, equals, path = text.partition("=")
+    if equals and path and not Path(text).exists():
+        return name, Path(path).expanduser()
+    return "", Path(text).expanduser()
+
+
+def _counter(model: str) -> Any:
+    try:
+        from transformers import AutoTokenizer
+    except ModuleNotFoundError as error:
+        raise IbpoError(f"--tokenizer needs {error.name}: pip install 'ibpo[train]'") from None
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+    except Exception as error:
+        said = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+        raise IbpoError(f"--tokenizer {model}: cannot be loaded: {said}; name a folder with a tokenizer") from None
+    return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -1,0 +1,204 @@
+"""Tables of the report: the same cells for the page, which sorts them by `sort`, and for Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ibpo.evaluation.published import Published
+
+Json = Mapping[str, Any]
+THIN = "\N{NARROW NO-BREAK SPACE}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """One entry."""
+
+    text: str
+    sort: float | str
+    """What the page sorts by: numbers before texts, empty ones last."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TableData:
+    """A table whose first column names the rows."""
+
+    caption: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+
+    def markdown(self) -> str:
+        """As a GitHub table under its caption."""
+        lines = [f"{self.caption}.", "", _line(self.head), _line(["---", *["---:"] * (len(self.head) - 1)])]
+        return "\n".join([*lines, *(_line([cell.text for cell in row]) for row in self.rows)]) + "\n"
+
+
+def tables_of(part: Json) -> list[TableData]:
+    """All tables of one part; columns of which nothing is known are left out."""
+    found = [_configurations(part), _right_and_wrong(part)]
+    found += [table for name in ("level", "domain") if (table := _by(part, name)) is not None]
+    found += [_allocation(part)] if part["allocation"] else []
+    return [table for table in found if table.rows and len(table.head) > 1]
+
+
+def published_table(rows: Sequence[Published]) -> TableData:
+    """What others published."""
+    head = ["Method", "Paper", "Model", "Benchmark", "Result", "Cost", "Conditions", "Read in"]
+    names = ("method", "paper", "model", "benchmark", "result", "cost", "conditions", "evidence")
+    cells = [[Cell(text=getattr(row, name), sort=getattr(row, name)) for name in names] for row in rows]
+    return TableData(
+        caption="Published by others, as they state it; nothing of it was measured here", head=head, rows=cells
+    )
+
+
+def _configurations(part: Json) -> TableData:
+    unit = part["cost_unit"]
+    rows = []
+    for one in part["configurations"]:
+        every = one["numbers"]["overall"]["all"]
+        row = {
+            "Configuration": Cell(text=one["name"], sort=one["name"]),
+            "pass@1 (95 %)": _rate(every.get("pass@1")),
+            f"against {part['standard']}, points": _points(one["difference"]),
+            "cost, ×": _number(one["relative_cost"], 2),
+            f"mean {unit}": _number(every.get("mean_tokens"), 0),
+            f"median {unit}": _number(every.get("median_tokens"), 0),
+            f"95th percentile, {unit}": _number(every.get("p95_tokens"), 0),
+            "thinking": _number(every.get("thinking_tokens"), 0),
+            "answer": _number(every.get("answer_tokens"), 0),
+            "extended share": _rate(every.get("extended_share")) if _mixes(every.get("extended_share")) else EMPTY,
+            "truncated": _rate(every.get("truncated")),
+            "no answer": _rate(every.get("unanswered")),
+        }
+        for name in every:
+            if name.startswith(("maj@", "pass@")) and name != "pass@1":
+                row[name] = _rate(every[name])
+        row[f"gain ratio against votes of {part['standard']}"] = _number(one["gain_ratio"], 2)
+        row["responses"] = Cell(text=f"{one['num_responses']:,}", sort=one["num_responses"])
+        rows.append(row)
+    return _table(f"{part['num_problems']} problems; in brackets 95 % intervals, clustered by problem", rows)
+
+
+def _right_and_wrong(part: Json) -> TableData:
+    rows = []
+    for one in part["configurations"]:
+        row = {"Configuration": Cell(text=one["name"], sort=one["name"])}
+        for kind in ("right", "wrong"):
+            numbers = one["numbers"]["overall"][kind]
+            row |= {
+                f"mean {part['cost_unit']}, {kind}": _number(numbers.get("mean_tokens"), 0),
+                f"95th percentile, {kind}": _number(numbers.get("p95_tokens"), 0),
+                f"thinking, {kind}": _number(numbers.get("thinking_tokens"), 0),
+                f"truncated, {kind}": _rate(numbers.get("truncated")),
+                f"extended share, {kind}": _rate(numbers.get("extended_share"))
+                if _mixes(one["numbers"]["overall"]["all"].get("extended_share"))
+                else EMPTY,
+            }
+        rows.append(row)
+    return _table("What right and wrong answers cost", rows)
+
+
+def _by(part: Json, name: str) -> TableData | None:
+    first = part["configurations"][0]["numbers"]
+    values = [key for key in first if key.startswith(f"{name}=")]
+    if len(values) < 2:
+        return None
+    rows = []
+    for place, value in enumerate(values):
+        text = value.partition("=")[2]
+        row = {name.capitalize(): Cell(text=text, sort=place)}
+        row["problems"] = _count(first[value]["all"]["pass@1"])
+        for one in part["configurations"]:
+            numbers = one["numbers"].get(value, {}).get("all", {})
+            row[f"{one['name']}, pass@1"] = _rate(numbers.get("pass@1"))
+            row[f"{one['name']}, mean {part['cost_unit']}"] = _number(numbers.get("mean_tokens"), 0)
+        rows.append(row)
+    return _table(f"By {name}", rows)
+
+
+def _allocation(part: Json) -> TableData:
+    rows = []
+    for one in part["allocation"]:
+        row = {
+            "Budget": Cell(text=f"{one['fraction']:.0%} of the way: {_amount(one['budget'])}", sort=one["fraction"]),
+            f"spent, {part['cost_unit']}": Cell(text=_amount(one["spent"]), sort=one["spent"]),
+            "accuracy": _plus_minus(one["reward"], one["reward_stderr"]),
+            "random mix": Cell(text=f"{one['random_mix']:.1%}", sort=one["random_mix"]),
+            "gain, points": _plus_minus(one["gain"], one["gain_stderr"], signed=True),
+        }
+        for name, share in one["share"].items():
+            row[f"share of {name}"] = Cell(text=f"{share:.0%}", sort=share)
+        rows.append(row)
+    halves = (
+        f"decided by half of the responses, valued on the other half ({part['allocation'][0]['num_splits']} splits)"
+    )
+    return _table(f"One configuration for each problem under a budget: {halves}; ± one standard error", rows)
+
+
+EMPTY = Cell(text="", sort="")
+
+
+def _table(caption: str, rows: Sequence[Mapping[str, Cell]]) -> TableData:
+    heads = list(dict.fromkeys(head for row in rows for head in row))
+    used = [head for head in heads if any(row.get(head, EMPTY).text for row in rows)]
+    return TableData(caption=caption, head=used, rows=[[row.get(head, EMPTY) for head in used] for row in rows])
+
+
+def _mixes(share: Json | None) -> bool:
+    return share is not None and 0 < share["value"] < 1
+
+
+def _rate(estimate: Json | None) -> Cell:
+    if estimate is None or estimate["value"] is None:
+        return EMPTY
+    text = f"{100 * estimate['value']:.1f}{THIN}%"
+    if estimate["low"] is not None:
+        text += f" ({100 * estimate['low']:.1f} to {100 * estimate['high']:.1f})".replace(" ", "\N{NO-BREAK SPACE}")
+    return Cell(text=text, sort=estimate["value"])
+
+
+def _points(estimate: Json | None) -> Cell:
+    if estimate is None or estimate["value"] is None:
+        return EMPTY
+    text = _signed(estimate["value"])
+    if estimate["low"] is not None:
+        text += f" ({_signed(estimate['low'])} to {_signed(estimate['high'])})".replace(" ", "\N{NO-BREAK SPACE}")
+    return Cell(text=text, sort=estimate["value"])
+
+
+def _number(estimate: Json | None, digits: int) -> Cell:
+    if estimate is None or estimate["value"] is None:
+        return EMPTY
+    text = f"{estimate['value']:,.{digits}f}"
+    if estimate["low"] is not None and estimate["low"] != estimate["high"]:
+        ends = [f"{estimate[key]:,.{digits}f}" for key in ("low", "high")]
+        text += f" ({ends[0]} to {ends[1]})".replace(" ", "\N{NO-BREAK SPACE}")
+    return Cell(text=text, sort=estimate["value"])
+
+
+def _plus_minus(value: float, stderr: float | None, *, signed: bool = False) -> Cell:
+    text = _signed(value) if signed else f"{100 * value:.1f}{THIN}%"
+    return Cell(text=text + (f" ± {100 * stderr:.1f}" if stderr is not None else ""), sort=value)
+
+
+def _signed(value: float) -> str:
+    text = f"{100 * value:+.1f}".replace("-", "−")
+    return text.lstrip("+−") if text in ("+0.0", "−0.0") else text
+
+
+def _count(estimate: Json) -> Cell:
+    return Cell(text=str(estimate["num_problems"]), sort=estimate["num_problems"])
+
+
+def _amount(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _line(cells: Sequence[str]) -> str:
+    safe = [
+        cell.replace("|", "\\|").replace("\n", " ").replace(THIN, " ").replace("\N{NO-BREAK SPACE}", " ")
+        for cell in cells
+    ]
+    return "| " + " | ".join(safe) + " |"

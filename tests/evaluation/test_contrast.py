@@ -1,0 +1,140 @@
+import itertools
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ibpo.errors import IbpoError
+from ibpo.evaluation.contrast import ContrastOptions, _by_level, _by_problem, coarse_levels, contrast
+from ibpo.evaluation.responses import Responses
+
+
+def responses(num_problems=40, num_responses=4, seed=0, **changes):
+    """Easy problems that both solve, hard ones that only "high" solves; "high" costs five times as much."""
+    rng, rows = np.random.default_rng(seed), []
+    for p in range(num_problems):
+        hard = p % 2
+        for name, chance, cost in (("low", 0.9 - 0.8 * hard, 10), ("high", 0.9, 50)):
+            for _ in range(num_responses):
+                right = rng.random() < chance
+                row = {"problem": f"p{p}", "configuration": name, "reward": float(right), "level": str(hard)}
+                row |= {"tokens": cost * rng.uniform(0.8, 1.2), "answer": "1" if right else str(rng.integers(2, 4))}
+                rows.append(row | {"response_group": name, "completion": "text"} | changes)
+    return Responses.from_rows(rows)
+
+
+def test_everything_that_the_page_says():
+    found = contrast(responses())
+    json.dumps(found, allow_nan=False)
+    assert found["standard"] == "low" and found["num_problems"] == 40 and found["levels"] == ["0", "1"]
+    low, high = found["configurations"]
+    assert low["difference"] is None and low["relative_cost"]["value"] == 1
+    assert high["relative_cost"]["value"] == pytest.approx(5, rel=0.1)
+    expected = (
+        high["numbers"]["overall"]["all"]["pass@1"]["value"] - low["numbers"]["overall"]["all"]["pass@1"]["value"]
+    )
+    assert high["difference"]["value"] == pytest.approx(expected)
+    assert [p["k"] for p in found["votes"]["low"]] == [1, 2, 3, 4]
+    assert found["mix"][0]["line"] == pytest.approx(low["numbers"]["overall"]["all"]["pass@1"]["value"])
+    assert len(found["allocation"]) == 5 and set(found["oracles"]) == {"by problem", "by level"}
+
+
+def test_allocation_finds_what_is_worth_it_and_is_honest():
+    found = contrast(responses(num_problems=200))
+    middle = found["allocation"][2]
+    assert middle["spent"] == pytest.approx(middle["budget"], rel=0.05)
+    assert middle["gain"] > 0.1 and middle["reward"] <= middle["in_sample"]
+    assert found["share_by_level"]["1"]["high"] > 0.9 > 0.2 > found["share_by_level"]["0"]["high"]
+
+
+def test_nothing_is_gained_where_nothing_can_be():
+    """Both configurations alike on every problem: what looks like a gain on the deciding half is luck."""
+    rng = np.random.default_rng(1)
+    rows = [
+        {"problem": p, "configuration": name, "reward": float(rng.random() < 0.5), "tokens": cost}
+        for p, (name, cost), _ in itertools.product(range(300), (("low", 10), ("high", 50)), range(4))
+    ]
+    for row in contrast(Responses.from_rows(rows))["allocation"]:
+        assert abs(row["gain"]) < 4 * row["gain_stderr"] and row["in_sample"] > row["reward"]
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 4), st.integers(1, 3), st.integers(0, 10**6))
+def test_the_greedy_choice_is_within_one_step_of_the_best(num_problems, num_configurations, seed):
+    rng = np.random.default_rng(seed)
+    reward = rng.integers(0, 5, (num_problems, num_configurations)) / 4
+    cost = rng.integers(1, 9, (num_problems, num_configurations)) * 1.0
+    amount = rng.uniform(cost.min(1).mean(), cost.max(1).mean() + 1)
+    pick = _by_problem(amount)(reward, cost)
+    every = np.arange(num_problems)
+    assert cost[every, pick].mean() <= amount + 1e-9
+    best = max(
+        reward[every, list(choice)].sum()
+        for choice in itertools.product(range(num_configurations), repeat=num_problems)
+        if cost[every, list(choice)].mean() <= amount + 1e-9
+    )
+    assert reward[every, pick].sum() >= best - (reward.max() - reward.min()) - 1e-9
+
+
+def test_by_level_knows_no_problem():
+    rng = np.random.default_rng(2)
+    reward, cost = rng.random((50, 2)), np.tile([1.0, 5.0], (50, 1))
+    level = np.array(["a"] * 25 + ["b"] * 25)
+    reward[:25, 1] += 1
+    pick = _by_level(3.0, level)(reward, cost)
+    assert pick[:25].mean() == 1 and pick[25:].mean() == 0
+
+
+def test_only_common_problems_count():
+    both = responses()
+    keep = ~((both.configuration == "high") & (both.problem == "p0"))
+    found = contrast(both.where(keep))
+    assert (found["num_problems"], found["num_left_out"]) == (39, 1) and "1 problems" in found["notes"][0]
+    with pytest.raises(IbpoError, match="no problem was answered by every configuration"):
+        contrast(
+            both.where(
+                ((both.configuration == "high") & (both.problem == "p0"))
+                | (both.problem == "p1") & (both.configuration == "low")
+            )
+        )
+
+
+def test_single_responses_have_no_held_out_allocation():
+    found = contrast(responses(num_responses=1))
+    assert found["allocation"] == [] and "two responses" in found["notes"][0]
+
+
+def test_policies_that_choose_are_no_alternatives():
+    rows = responses()
+    mixed = rows.response_group.copy()
+    mixed[(rows.configuration == "high") & (np.arange(len(rows)) % 2 == 0)] = "low"
+    columns = {name: getattr(rows, name) for name in Responses.__dataclass_fields__}
+    found = contrast(Responses(**(columns | {"response_group": mixed})))
+    assert found["among"] == ["low"] and found["allocation"] == []
+    assert contrast(Responses(**(columns | {"response_group": mixed})), ContrastOptions(among=["low", "high"]))[
+        "allocation"
+    ]
+
+
+def test_what_is_refused():
+    with pytest.raises(IbpoError, match="medium: no such configuration; there are low, high"):
+        contrast(responses(), ContrastOptions(standard="medium"))
+    with pytest.raises(IbpoError, match="low: no response has a cost"):
+        contrast(responses(tokens=None))
+
+
+def test_unknown_tokens_of_a_problem_keep_its_accuracy():
+    rows = responses()
+    tokens = rows.tokens.copy()
+    tokens[rows.problem == "p3"] = np.nan
+    columns = {name: getattr(rows, name) for name in Responses.__dataclass_fields__}
+    found = contrast(Responses(**(columns | {"tokens": tokens})))
+    assert found["num_problems"] == 40
+    assert "39 problems" in found["notes"][0]
+
+
+def test_texts_are_never_cut_into_classes():
+    rows = [{"problem": i, "configuration": "c", "reward": 1, "level": f"name {i}"} for i in range(20)]
+    assert len(set(coarse_levels(Responses.from_rows(rows)).level)) == 20
