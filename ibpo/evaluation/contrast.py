@@ -70,8 +70,10 @@ def contrast(responses: Responses, options: ContrastOptions | None = None) -> Js
         if name not in names:
             raise IbpoError(f"{name}: no such configuration; there are {', '.join(names)}")
     responses, order, left_out = _common(coarse_levels(responses))
-    cost_CP = np.array([_cost(responses.of(name), order, name) for name in names])
-    standard = options.standard or names[int(cost_CP.mean(1).argmin())]
+    by_name = {name: _cost(responses.of(name), order, name) for name in names}
+    names = sorted(names, key=lambda name: float(by_name[name].mean()))  # cheapest first, everywhere in the report
+    cost_CP = np.array([by_name[name] for name in names])
+    standard = options.standard or names[0]
     notes = [f"{left_out} problems that not every configuration answered are left out"] if left_out else []
     reward_CP = np.array([problem_means(own.reward, own.problem, order) for own in map(responses.of, names)])
     base = names.index(standard)

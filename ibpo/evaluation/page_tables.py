@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,13 @@ class Cell:
     text: str
     sort: float | str
     """What the page sorts by: numbers before texts, empty ones last."""
+    interval: str = ""
+    """The 95 % interval, which the page puts under the number."""
+
+    @property
+    def line(self) -> str:
+        """Number and interval in one line."""
+        return f"{self.text} ({self.interval})" if self.interval else self.text
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,7 +39,7 @@ class TableData:
     def markdown(self) -> str:
         """As a GitHub table under its caption."""
         lines = [f"{self.caption}.", "", _line(self.head), _line(["---", *["---:"] * (len(self.head) - 1)])]
-        return "\n".join([*lines, *(_line([cell.text for cell in row]) for row in self.rows)]) + "\n"
+        return "\n".join([*lines, *(_line([cell.line for cell in row]) for row in self.rows)]) + "\n"
 
 
 def tables_of(part: Json) -> list[TableData]:
@@ -151,31 +158,23 @@ def _mixes(share: Json | None) -> bool:
 
 
 def _rate(estimate: Json | None) -> Cell:
-    if estimate is None or estimate["value"] is None:
-        return EMPTY
-    text = f"{100 * estimate['value']:.1f}{THIN}%"
-    if estimate["low"] is not None:
-        text += f" ({100 * estimate['low']:.1f} to {100 * estimate['high']:.1f})".replace(" ", "\N{NO-BREAK SPACE}")
-    return Cell(text=text, sort=estimate["value"])
+    return _cell(estimate, lambda value: f"{100 * value:.1f}", f"{THIN}%")
 
 
 def _points(estimate: Json | None) -> Cell:
-    if estimate is None or estimate["value"] is None:
-        return EMPTY
-    text = _signed(estimate["value"])
-    if estimate["low"] is not None:
-        text += f" ({_signed(estimate['low'])} to {_signed(estimate['high'])})".replace(" ", "\N{NO-BREAK SPACE}")
-    return Cell(text=text, sort=estimate["value"])
+    return _cell(estimate, _signed)
 
 
 def _number(estimate: Json | None, digits: int) -> Cell:
+    return _cell(estimate, lambda value: f"{value:,.{digits}f}")
+
+
+def _cell(estimate: Json | None, show: Callable[[float], str], unit: str = "") -> Cell:
     if estimate is None or estimate["value"] is None:
         return EMPTY
-    text = f"{estimate['value']:,.{digits}f}"
-    if estimate["low"] is not None and estimate["low"] != estimate["high"]:
-        ends = [f"{estimate[key]:,.{digits}f}" for key in ("low", "high")]
-        text += f" ({ends[0]} to {ends[1]})".replace(" ", "\N{NO-BREAK SPACE}")
-    return Cell(text=text, sort=estimate["value"])
+    low, high = estimate["low"], estimate["high"]
+    interval = "" if low is None or high is None or low == high else f"{show(low)} to {show(high)}"
+    return Cell(text=show(estimate["value"]) + unit, sort=estimate["value"], interval=interval)
 
 
 def _plus_minus(value: float, stderr: float | None, *, signed: bool = False) -> Cell:
@@ -197,8 +196,5 @@ def _amount(value: float) -> str:
 
 
 def _line(cells: Sequence[str]) -> str:
-    safe = [
-        cell.replace("|", "\\|").replace("\n", " ").replace(THIN, " ").replace("\N{NO-BREAK SPACE}", " ")
-        for cell in cells
-    ]
+    safe = (cell.replace("|", "\\|").replace("\n", " ").replace(THIN, " ") for cell in cells)
     return "| " + " | ".join(safe) + " |"
