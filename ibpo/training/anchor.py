@@ -60,7 +60,9 @@ def held_responses(
     return held
 
 
-def anchor_loss(policy: Any, initial_policy: Any, inputs: dict[str, torch.Tensor], temperature: float) -> torch.Tensor:
+def anchor_loss(
+    policy: Any, initial_policy: Any, inputs: dict[str, torch.Tensor], temperature: float, *, in_step: bool = False
+) -> torch.Tensor:
     """sum_j anchor_j sum_t KL(pi_0 || pi) at token t of body j: float [].
 
     Computed in parts of like length, so that answers at once are not padded to the length of the longest working.
@@ -70,17 +72,22 @@ def anchor_loss(policy: Any, initial_policy: Any, inputs: dict[str, torch.Tensor
         initial_policy: pi_0.
         inputs: TRL's batch, with `prompt_ids`, `completion_ids` and their masks, `anchor` [B] and `body_mask` [B, T].
         temperature: of both.
+        in_step: run the policy equally often whatever the rows: with several ranks every forward pass communicates.
     """
     rows = inputs["anchor"].nonzero()[:, 0]
+    if not len(rows):
+        rows = rows.new_zeros(1)
     # By the length of the completion, those of one length by the prompt's.
     lengths = inputs["completion_mask"][rows].sum(1) * inputs["prompt_ids"].shape[1]
     lengths = lengths + inputs["prompt_mask"][rows].sum(1)
-    parts = rows[lengths.argsort(stable=True)].tensor_split(min(NUM_PARTS, len(rows)))
+    rows = rows[lengths.argsort(stable=True)]
+    parts = list(rows.tensor_split(min(NUM_PARTS, len(rows))))
+    idle = [rows[:1]] * (NUM_PARTS - len(parts)) if in_step else []
     pull = inputs["anchor"].new_zeros(())
-    for part in parts:
+    for part, weight in [*((part, inputs["anchor"][part]) for part in parts), *((part, pull[None]) for part in idle)]:
         body_mask = inputs["body_mask"][part]
         divergence = token_divergence(policy, initial_policy, inputs, part, temperature)
-        pull = pull + (divergence * body_mask[:, : divergence.shape[1]]).sum(1) @ inputs["anchor"][part]
+        pull = pull + (divergence * body_mask[:, : divergence.shape[1]]).sum(1) @ weight.to(divergence.dtype)
     return pull
 
 
@@ -108,7 +115,8 @@ def token_divergence(
 
     def log_probabilities(model: Any) -> torch.Tensor:
         logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=keep).logits[:, :-1]
-        return torch.log_softmax(logits.float() / temperature, -1)
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        return torch.log_softmax(logits / temperature, -1)
 
     with torch.no_grad():
         initial = log_probabilities(initial_policy)

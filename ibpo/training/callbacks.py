@@ -76,6 +76,8 @@ class AverageWeights(TrainerCallback):
         self.count += 1
         with torch.no_grad():
             for name, parameter in model.named_parameters():
+                if not parameter.requires_grad:
+                    continue
                 if name not in self.mean:
                     self.mean[name] = parameter.detach().clone()
                 else:
@@ -84,7 +86,7 @@ class AverageWeights(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Keep the running average in the checkpoint."""
         directory = _checkpoint(args, state)
-        if self.count and directory.is_dir():
+        if self.count and directory.is_dir() and state.is_world_process_zero:
             torch_free: dict[str, Any] = {name: tensor.float().cpu().numpy() for name, tensor in self.mean.items()}
             partial = directory / "averaged.partial.npz"
             np.savez(partial, count=np.array(self.count), **torch_free)
@@ -100,7 +102,8 @@ class AverageWeights(TrainerCallback):
         with np.load(path, allow_pickle=False) as arrays:
             self.count = int(arrays["count"])
             for name, parameter in model.named_parameters():
-                self.mean[name] = torch.from_numpy(arrays[name]).to(parameter)
+                if name in arrays.files:
+                    self.mean[name] = torch.from_numpy(arrays[name]).to(parameter)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any

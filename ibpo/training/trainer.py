@@ -245,12 +245,12 @@ class IBPOTrainer(GRPOTrainer):
         out = super()._generate_and_score_completions(inputs)
         if not self.model.training:
             return out
-        first = self.accelerator.process_index * len(inputs)
-        local = self._weights[first : first + len(inputs)]
-        keep = rows_to_keep(local, self.args.steps_per_generation or 1)
+        rank, num_ranks = self.accelerator.process_index, self.accelerator.num_processes
+        local = self._weights[rank * len(inputs) : (rank + 1) * len(inputs)]
+        keep = rows_to_keep(self._weights, self.args.steps_per_generation or 1, num_ranks, rank)
         num_prompts = max(1, len(self._weights) // self.num_generations)
         # dr_grpo divides by rows x max_completion_length, DDP by the number of ranks: undo both, divide by prompts.
-        scale = len(keep) * self.max_completion_length * self.accelerator.num_processes / num_prompts
+        scale = len(keep) * self.max_completion_length * num_ranks / num_prompts
         weights = torch.zeros(out["completion_ids"].shape, device=out["completion_ids"].device)
         opening = torch.zeros_like(weights, dtype=torch.bool)
         for i, (choice, body, _) in enumerate(local):
@@ -260,7 +260,7 @@ class IBPOTrainer(GRPOTrainer):
         weights *= scale
         out["advantages"] = weights
         # Per prompt of all ranks, as the weights are; DDP averages over ranks.
-        anchor = torch.tensor(local[:, 2] * self.accelerator.num_processes / num_prompts, dtype=weights.dtype)
+        anchor = torch.tensor(local[:, 2] * num_ranks / num_prompts, dtype=weights.dtype)
         out["anchor"] = anchor.to(weights.device)
         out["body_mask"] = out["completion_mask"] * ~opening
         out.pop("old_per_token_logps", None)
@@ -279,14 +279,19 @@ class IBPOTrainer(GRPOTrainer):
         if imitated is None or not self.model.training:
             return super()._compute_loss(model, inputs)
         index, size = imitated.nonzero()[:, 0], len(imitated)
+        held = inputs["anchor"].any()
+        several = self.accelerator.num_processes > 1
+        if several:  # every rank brings as many rows, and anchors if one does: each forward pass communicates
+            most = self.accelerator.gather(torch.stack([imitated.sum(), held.long()])).view(-1, 2).amax(0)
+            index, held = (~imitated).long().argsort(stable=True)[: most[0]], most[1]
         if not len(index):
             index = imitated.new_zeros(1, dtype=torch.long)
         # The normaliser of dr_grpo counts rows: undo what leaving some out changes.
         loss = super()._compute_loss(model, _rows(inputs, index, size)) * (len(index) / size)
-        if not inputs["anchor"].any():
+        if not held:
             return loss
-        pull = anchor_loss(model, self.initial_policy, inputs, self.temperature)
-        self._metrics["train"]["ibpo/anchor"].append(pull.item())
+        pull = anchor_loss(model, self.initial_policy, inputs, self.temperature, in_step=several)
+        self._metrics["train"]["ibpo/anchor"].append(self.accelerator.gather(pull.detach()).mean().item())
         return loss + pull
 
 

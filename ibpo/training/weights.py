@@ -48,8 +48,26 @@ def group_of(completion_ids: Sequence[int], prefix_ids: list[list[int]]) -> int:
     return -1
 
 
-def rows_to_keep(weights: np.ndarray, multiple: int) -> list[int]:
-    """Rows that carry weight, filled up to a positive multiple with rows that carry none."""
-    order = np.argsort(~weights.any(1), kind="stable")
-    count = max(int(weights.any(1).sum()), 1)
+def rows_to_keep(weights: np.ndarray, multiple: int, num_ranks: int = 1, rank: int = 0) -> list[int]:
+    """This rank's rows that carry weight, filled up with rows that carry none to a positive multiple.
+
+    As many on every rank: TRL gathers a number per row, and ranks that bring different numbers of them break silently.
+
+    Args:
+        weights: [R, W] of the responses of all ranks, one rank after the other.
+        multiple: of how many rows the result has.
+        num_ranks: among which the responses are split evenly.
+        rank: whose rows are asked for.
+
+    Returns:
+        Indices among the rank's own rows, ascending.
+
+    Example:
+        >>> weights = np.array([[0], [1], [1], [0], [0], [1]])
+        >>> rows_to_keep(weights, 1, num_ranks=2, rank=0), rows_to_keep(weights, 1, num_ranks=2, rank=1)
+        ([1, 2], [0, 2])
+    """
+    used = weights.any(1).reshape(num_ranks, -1)
+    count = max(int(used.sum(1).max()), 1)
+    order = np.argsort(~used[rank], kind="stable")
     return sorted(order[: -(-count // multiple) * multiple].tolist())

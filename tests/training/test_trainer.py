@@ -15,8 +15,22 @@ from ibpo.errors import IbpoError
 from ibpo.experiments.thinking import THINKING
 from ibpo.training.anchor import anchor_weight_at
 from ibpo.training.initial_policy import frozen_copy
-from ibpo.training.trainer import IBPOConfig, IBPOTrainer
+from ibpo.training.trainer import IBPOConfig
 from ibpo.types import ResponseGroup
+from tests.training.closed_form import Recorder, Replay, closed_form_gradient, flat, relative_error
+from tests.training.tiny import disturb_initial_policy, with_lora
+
+
+def assert_closed_form(trainer):
+    """One SGD step at a learning rate of 1 moves the weights by minus the closed form's gradient."""
+    before = frozen_copy(trainer.model)  # a plain copy would answer with the live weights
+    for old, new in zip(before.parameters(), trainer.model.parameters(), strict=True):
+        old.requires_grad_(new.requires_grad)
+    start = flat(p for p in trainer.model.parameters() if p.requires_grad)
+    trainer.train()
+    moved = start - flat(p for p in trainer.model.parameters() if p.requires_grad)
+    expected = closed_form_gradient(before, trainer.initial_policy or before, trainer.seen, trainer.prefix_ids)
+    assert relative_error(moved, expected) < 1e-5
 
 
 class StopAfter(TrainerCallback):
@@ -30,38 +44,6 @@ class StopAfter(TrainerCallback):
         control.should_training_stop = state.global_step >= self.step
 
 
-class Recorder(IBPOTrainer):
-    """Keeps what was sampled and how it was weighed."""
-
-    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
-        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        self.seen = [*getattr(self, "seen", []), (list(self._prompt_ids), completion_ids_list, self._weights.copy())]
-        return rewards
-
-
-def closed_form_gradient(model, initial, batches, prefix_ids):
-    """Of - sum_i [c_i log pi(opening_i) + b_i log pi(body_i) - a_i KL(pi_0 || pi on body_i)] / P, one by one."""
-    model = model.train().requires_grad_(True)
-    num_prompts = sum(len(prompts) for prompts, _, _ in batches) // 4
-    total = torch.zeros(())
-    for prompts, completions, weights in batches:
-        for prompt, completion, (choice, body, anchor) in zip(prompts, completions, weights, strict=True):
-            policy, start = completion_logps(model, prompt, completion), completion_logps(initial, prompt, completion)
-            logps = policy[range(len(completion)), completion]
-            divergence = (start.detach().exp() * (start.detach() - policy)).sum(-1)
-            n = len(next((p for p in prefix_ids if completion[: len(p)] == p), completion[:1]))
-            loss = -choice * logps[:n].sum() - body * logps[n:].sum() + anchor * divergence[n:].sum()
-            total = total + loss / num_prompts
-    total.backward()
-    return torch.cat([p.grad.flatten() for p in model.parameters()])
-
-
-def completion_logps(model, prompt, completion):
-    """Log-probabilities [T, V] at each token of the completion."""
-    logits = model(input_ids=torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
-    return torch.log_softmax(logits, -1)
-
-
 @pytest.mark.parametrize(
     "options",
     [
@@ -73,19 +55,38 @@ def completion_logps(model, prompt, completion):
     ],
 )
 def test_one_sgd_step_is_the_gradient_of_weighted_sft(make_trainer, options):
-    trainer = make_trainer(cls=Recorder, **options)
-    before = frozen_copy(trainer.model)
-    if trainer.initial_policy is not None:
-        # Else the anchor's gradient is zero at the first step, and nothing is tested.
-        for p in trainer.initial_policy.parameters():
-            p.mul_(1.1)
-    trainer.train()
-    moved = torch.cat(
-        [(b - a).flatten() for b, a in zip(before.parameters(), trainer.model.parameters(), strict=True)]
-    ).detach()
-    expected = closed_form_gradient(before, trainer.initial_policy or before, trainer.seen, trainer.prefix_ids)
-    assert expected.norm() > 1e-3
-    assert (moved - expected).norm() / expected.norm() < 1e-4
+    trainer = make_trainer(cls=Recorder, dtype=torch.float64, **options)
+    disturb_initial_policy(trainer)
+    assert_closed_form(trainer)
+
+
+def test_the_same_with_lora(make_trainer):
+    trainer = make_trainer(cls=Recorder, model=with_lora(torch.float64), anchor_share=0.25)
+    disturb_initial_policy(trainer)
+    assert_closed_form(trainer)
+    frozen = [name for name, p in trainer.model.named_parameters() if not p.requires_grad]
+    assert frozen and all("lora_" not in name for name in frozen)
+
+
+def test_accumulation_changes_nothing(make_trainer):
+    whole = make_trainer("whole", cls=Recorder, dtype=torch.float64, anchor_share=0.25)
+    before = flat(whole.model.parameters())
+    disturb_initial_policy(whole)
+    whole.train()
+    parts = make_trainer(
+        "parts",
+        cls=Replay,
+        dtype=torch.float64,
+        anchor_share=0.25,
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=8,
+    )
+    disturb_initial_policy(parts)
+    parts.recorded = whole.seen[0][1]
+    parts.train()
+    assert np.array_equal(whole.seen[0][2], parts.seen[0][2])
+    step = flat(whole.model.parameters()) - before
+    assert relative_error(flat(parts.model.parameters()) - before, step) < 1e-5
 
 
 def test_the_anchor_vanishes_at_the_initial_policy(make_trainer):

@@ -1,0 +1,45 @@
+"""One rank of a training by several processes: run by torchrun, writes what it sampled, allotted and learnt.
+
+    torchrun --nproc_per_node 2 tests/training/ranks.py FOLDER CASES
+
+CASES is JSON: name -> options of `build_trainer` ("lora" for adapters).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent.parent))
+
+from tests.training.closed_form import Recorder, flat
+from tests.training.tiny import build_trainer, disturb_initial_policy, with_lora
+
+
+def run_case(folder: Path, name: str, options: dict) -> None:
+    model = with_lora(torch.float64) if options.pop("lora", False) else None
+    trainer = build_trainer(folder / name, cls=Recorder, model=model, dtype=torch.float64, **options)
+    disturb_initial_policy(trainer)
+    start = flat(p for p in trainer.model.parameters() if p.requires_grad)
+    trainer.train()
+    policy = trainer.accelerator.unwrap_model(trainer.model)
+    moved = start - flat(p for p in policy.parameters() if p.requires_grad)
+    rank = trainer.accelerator.process_index
+    prompts, completions, weights = zip(*trainer.seen, strict=True)
+    seen = {"num_ranks": trainer.accelerator.num_processes, "prompts": prompts, "completions": completions}
+    (folder / f"{name}-{rank}.json").write_text(json.dumps(seen))
+    chosen = [s.assigned_group for s in trainer.selections]
+    np.savez(folder / f"{name}-{rank}.npz", moved=moved.numpy(), weights=np.stack(weights), chosen=np.stack(chosen))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    folder, cases = Path(sys.argv[1]), json.loads(sys.argv[2])
+    for name, options in cases.items():
+        run_case(folder, name, options)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

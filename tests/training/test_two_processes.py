@@ -1,0 +1,84 @@
+"""Two real processes (gloo) do what one does: the same allocation on both ranks, and the same step."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ibpo.training.initial_policy import frozen_copy
+from tests.training.closed_form import Replay, closed_form_gradient, flat, relative_error
+from tests.training.tiny import build_trainer, disturb_initial_policy, with_lora
+
+ROOT = Path(__file__).parent.parent.parent
+CASES = {
+    # 2 ranks x 16 responses of 8 prompts; "split" cuts a prompt in two, its siblings on both ranks.
+    "full": {"per_device_train_batch_size": 16, "anchor_share": 0.25},
+    "parts": {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 8, "anchor_share": 0.25},
+    "split": {
+        "per_device_train_batch_size": 6,
+        "num_generations": 4,
+        "gradient_accumulation_steps": 1,
+        "anchor_share": 0.0,
+    },
+    "lora": {"per_device_train_batch_size": 16, "anchor_share": 0.25, "lora": True},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """What both ranks wrote, for all cases: starting two processes takes longer than all their steps."""
+    folder = tmp_path_factory.mktemp("ranks")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # `accelerate launch --cpu --num_processes 2` would silently run one process.
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_addr", "127.0.0.1"]
+    command += ["--master_port", str(port), str(ROOT / "tests" / "training" / "ranks.py"), str(folder)]
+    done = subprocess.run(
+        [*command, json.dumps(CASES)], env=environment, capture_output=True, text=True, timeout=1000, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("name", CASES)
+def test_two_ranks_take_the_step_of_one_process(folder, tmp_path, name):
+    ranks = [json.loads((folder / f"{name}-{rank}.json").read_text()) for rank in range(2)]
+    arrays = [dict(np.load(folder / f"{name}-{rank}.npz")) for rank in range(2)]
+    assert [rank["num_ranks"] for rank in ranks] == [2, 2]
+    for key in ("weights", "chosen", "moved"):
+        assert np.array_equal(arrays[0][key], arrays[1][key]), key
+    prompts, completions = (ranks[0][key][0] + ranks[1][key][0] for key in ("prompts", "completions"))
+    assert len(arrays[0]["weights"][0]) == len(completions)
+    assert len(arrays[0]["chosen"][0]) == len(completions) // 4  # the prompts of both ranks
+
+    options = {**CASES[name], "per_device_train_batch_size": len(completions), "gradient_accumulation_steps": 1}
+    model = with_lora(torch.float64) if options.pop("lora", False) else None
+    one = build_trainer(tmp_path / "one", cls=Replay, model=model, dtype=torch.float64, **options)
+    disturb_initial_policy(one)
+    one.recorded = completions
+    before = frozen_copy(one.model)
+    for old, new in zip(before.parameters(), one.model.parameters(), strict=True):
+        old.requires_grad_(new.requires_grad)
+    start = flat(p for p in one.model.parameters() if p.requires_grad)
+    one.train()
+    assert one.seen[0][0] == prompts
+    assert np.array_equal(one.seen[0][2], arrays[0]["weights"][0])
+    assert np.array_equal(one.selections[0].assigned_group, arrays[0]["chosen"][0])
+    alone = start - flat(p for p in one.model.parameters() if p.requires_grad)
+    together = torch.tensor(arrays[0]["moved"])
+    assert relative_error(together, alone) < 1e-5
+    batch = (prompts, completions, arrays[0]["weights"][0])
+    expected = closed_form_gradient(before, one.initial_policy or before, [batch], one.prefix_ids)
+    assert relative_error(together, expected) < 1e-5

@@ -1,0 +1,105 @@
+"""A tiny trainer on a task that the embedded model can be sampled on; fixtures and spawned processes share it."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+
+
+def reward(completions, answer, **_):
+    from ibpo.experiments.thinking import THINKING
+    from ibpo.rewards.exact import exact_match
+
+    return [
+        max(exact_match(group.extract_answer(text), gold) for group in THINKING.response_groups)
+        for text, gold in zip(completions, answer, strict=True)
+    ]
+
+
+def build_trainer(
+    output_dir,
+    cls=None,
+    groups=None,
+    model=None,
+    dtype=None,
+    reward_funcs=None,
+    num_problems=64,
+    columns=None,
+    trainer_options=None,
+    **options,
+):
+    """On the embedded model; `columns` maps a problem to more columns, `options` go to `IBPOConfig`."""
+    import torch
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from ibpo.experiments.embedded import model_path
+    from ibpo.experiments.thinking import THINKING
+    from ibpo.tasks.draws import distinct
+    from ibpo.training.trainer import IBPOConfig, IBPOTrainer
+
+    path = model_path("thinking", "cold_start")
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    torch.manual_seed(0)
+    settings = {
+        "output_dir": str(output_dir),
+        "per_device_train_batch_size": 32,
+        "num_generations": 4,
+        "max_completion_length": 40,
+        "max_steps": 1,
+        "learning_rate": 1.0,
+        "optim": "sgd",
+        "lr_scheduler_type": "constant",
+        "max_grad_norm": 1e9,
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "save_strategy": "no",
+        "averaging": 0.0,
+        "budget": {"extended": 0.5},
+        "seed": 0,
+    } | options
+    problems = distinct(THINKING.task, "train", num_problems, seed=0)
+    rows = [
+        {"prompt": p.prompt, "answer": p.answer, "problem_id": p.problem_id, "level": p.level}
+        | (columns(p) if columns else {})
+        for p in problems
+    ]
+    return (cls or IBPOTrainer)(
+        model=model or AutoModelForCausalLM.from_pretrained(path, dtype=dtype or torch.float32),
+        reward_funcs=reward_funcs or reward,
+        response_groups=list(groups or THINKING.response_groups),
+        args=IBPOConfig(**settings),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        **(trainer_options or {}),
+    )
+
+
+def with_lora(dtype=None):
+    """The embedded model under LoRA adapters, disturbed: a fresh one has a factor of zero, and half its gradient too."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from ibpo.experiments.embedded import model_path
+
+    base = AutoModelForCausalLM.from_pretrained(model_path("thinking", "cold_start"), dtype=dtype or torch.float32)
+    torch.manual_seed(1)
+    model = get_peft_model(base, LoraConfig(r=4, lora_dropout=0.0, target_modules="all-linear"))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.02)
+    return model
+
+
+def disturb_initial_policy(trainer):
+    """Else the anchor's gradient is zero at the first step, and nothing is tested."""
+    if trainer.initial_policy is not None:
+        for parameter in trainer.initial_policy.parameters():
+            parameter.mul_(1.1)
