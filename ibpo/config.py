@@ -81,7 +81,8 @@ class RunConfig:
     data: DataConfig
     response_group: tuple[ResponseGroupConfig, ...]
     budget: dict[str, float]
-    """`[budget]`: response group -> largest share of prompts that it may answer; `tokens` -> mean tokens per prompt."""
+    """`[budget]`: response group -> largest share of prompts that it may answer; `tokens` -> mean tokens per prompt;
+    `"extended>="` -> least share; `"extended@level=5"` -> of the prompts of that level (`level`, `problem_id`)."""
     train: TrainConfig = field(default_factory=TrainConfig)
     trl: dict[str, Any] = field(default_factory=dict)
 
@@ -238,6 +239,8 @@ class RecipeReader:
             self.fail("budget", f"is missing; add [budget] and {names[1]} = 0.5 (a share of prompts) or tokens = 500")
         for name, amount in table.items():
             key = f"budget.{name}"
+            # NAME, NAME>= and NAME@COLUMN=VALUE; ibpo.training.budgets reads the rest.
+            name = name.removesuffix(">=").partition("@")[0]
             if name not in (*names, "tokens"):
                 self.fail(key, f"no response group of this name; {nearest(name, [*names, 'tokens'])}")
             amount = self.value(amount, "float", key)

@@ -181,7 +181,10 @@ def _table_rows(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def _headline(results: dict[str, Any]) -> str:
-    budget = ", ".join(f"{name} at most {amount:g}" for name, amount in results["budget"].items())
+    budget = ", ".join(
+        f"{name.removesuffix('>=')} at {'least' if name.endswith('>=') else 'most'} {amount:g}"
+        for name, amount in results["budget"].items()
+    )
     return (
         f"{results['model']}: {results['steps']} steps on {results['num_training_problems']} problems, "
         f"{results['num_held_out_problems']} held out, budget: {budget}"

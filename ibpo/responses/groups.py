@@ -96,13 +96,44 @@ def build_response_groups(configs: Sequence[ResponseGroupConfig]) -> list[Respon
     return groups
 
 
+CONTINUATIONS = ("\n", "\n\n", " ", ":", ".", ",")
+"""What commonly follows an opening, and what tokenizers merge its end with."""
+
+
+def stable_prefix(prefix: str, encode: Callable[[str], list[int]]) -> list[int]:
+    r"""The token ids that open a response with this text, whatever follows it.
+
+    A tokenizer may merge the end of the text with what comes next: where `]` and a line break are one token, a model
+    that writes `[TRIAL]` and a line break by itself never produces the ids of `[TRIAL]` alone. So the ids are those
+    that the text shares with its common continuations. A continuation that changes even the first token is left out:
+    there the tokenizer knows whole words only.
+
+    Args:
+        prefix: the text.
+        encode: text -> ids, without special tokens.
+
+    Example:
+        >>> merging = lambda text: [1, 2, 7] if text == "[A]\n" else [1, 2, 3] + [9] * (len(text) - 3)
+        >>> stable_prefix("[A]", merging)
+        [1, 2]
+    """
+    stable = list(encode(prefix))
+    for continuation in CONTINUATIONS:
+        longer = list(encode(prefix + continuation))
+        shared = next((i for i, (a, b) in enumerate(zip(stable, longer, strict=False)) if a != b), len(stable))
+        shared = min(shared, len(longer))
+        if shared:
+            stable = stable[:shared]
+    return stable
+
+
 def encode_prefixes(groups: Sequence[ResponseGroup], encode: Callable[[str], list[int]]) -> list[list[int]]:
-    """The token ids that open a response of each group.
+    """The token ids that open a response of each group; see `stable_prefix`.
 
     Raises:
         IbpoError: where two groups open with the same token, so that the choice of the group could not be told apart.
     """
-    prefixes = [encode(group.prefix) for group in groups]
+    prefixes = [stable_prefix(group.prefix, encode) for group in groups]
     opened: dict[int, str] = {}
     for group, prefix in zip(groups, prefixes, strict=True):
         key = f"response_group.{group.name}.prefix"

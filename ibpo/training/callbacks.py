@@ -35,8 +35,9 @@ class KeepLowerLevel(TrainerCallback):
         if not state.is_world_process_zero or not directory.is_dir():
             return
         arrays: dict[str, Any] = {"adjustment": np.array(self.trainer.adjustment)}
-        for i, (features, cells) in enumerate(self.trainer.lower_level.history):
-            arrays |= {f"{i:04d}_features": features}
+        sliced = any(term.column for term in self.trainer.lower_level.budgets)
+        for i, (features, cells, member) in enumerate(self.trainer.lower_level.history):
+            arrays |= {f"{i:04d}_features": features} | ({f"{i:04d}_member": member} if sliced else {})
             arrays |= {f"{i:04d}_{field.name}": getattr(cells, field.name) for field in fields(Cells)}
         partial = directory / "ibpo_state.partial.npz"
         np.savez(partial, **arrays)
@@ -45,16 +46,21 @@ class KeepLowerLevel(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """After a resume, read it back."""
+        """After a resume, read it back, and go on with the order of the prompts where it was left."""
+        if self.trainer.data_order is not None:
+            self.trainer.data_order.epoch = int((state.epoch or 0.0) + 1e-6) if state.global_step else 0
         path = _checkpoint(args, state) / STATE_FILE
         if state.global_step == 0 or not path.exists():
             return
         with np.load(path, allow_pickle=False) as arrays:
             self.trainer.adjustment = float(arrays["adjustment"])
-            self.trainer.lower_level.history.clear()
-            for i in range((len(arrays.files) - 1) // (1 + len(fields(Cells)))):
+            lower_level = self.trainer.lower_level
+            lower_level.history.clear()
+            for i in range(sum(name.endswith("_features") for name in arrays.files)):
                 cells = Cells(**{field.name: arrays[f"{i:04d}_{field.name}"] for field in fields(Cells)})
-                self.trainer.lower_level.history.append((arrays[f"{i:04d}_features"], cells))
+                everywhere = np.ones((len(cells.value), len(lower_level.budgets)), bool)
+                member = arrays[f"{i:04d}_member"] if f"{i:04d}_member" in arrays.files else everywhere
+                lower_level.history.append((arrays[f"{i:04d}_features"], cells, member))
 
 
 class AverageWeights(TrainerCallback):

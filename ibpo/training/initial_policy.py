@@ -16,11 +16,12 @@ from ibpo.rollouts.hf import pad_left
 def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
     """A copy that no training of the original can move.
 
-    TRL patches `forward` on the instance; a plain deep copy keeps that attribute, bound to the original, and would
-    silently answer with the live weights.
+    TRL patches `forward` on the instance, under adapters on the base model's; a plain deep copy keeps that attribute,
+    which calls the original, and would silently answer with the live weights.
     """
     copied = copy.deepcopy(model)
-    copied.__dict__.pop("forward", None)
+    for module in copied.modules():
+        module.__dict__.pop("forward", None)
     return copied.eval().requires_grad_(False)
 
 

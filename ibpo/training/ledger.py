@@ -2,52 +2,63 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ibpo.training.ledger_table import METADATA
+from ibpo.training.lower_level import OF_RESPONSES
+from ibpo.training.step_view import StepView
+
+
+def ledger_settings(args: Any, names: Sequence[str]) -> dict[str, Any]:
+    """What `ibpo replay` has to know besides the candidates; goes into the metadata of every shard."""
+    price = args.price or ("batch" if args.utility in OF_RESPONSES else "running")
+    return {
+        "response_groups": list(names),
+        "budget": dict(args.budget or {}),
+        "utility": args.utility,
+        "min_gain": args.min_gain,
+        "window": args.window if price == "running" else 1,
+    }
+
 
 class Ledger:
     """Writes `step-000012.parquet` files; a shard is whole or absent, and a repeated step replaces its shard."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, settings: dict[str, Any]) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        self.directory = directory
+        self.directory, self.settings = directory, settings
 
-    def append(
-        self,
-        step: int,
-        rows: list[dict],
-        group_names: list[str],
-        reward: np.ndarray,
-        utility: np.ndarray,
-        chosen: np.ndarray,
-        weights: np.ndarray,
-        price: float,
-    ) -> None:
+    def append(self, step: int, view: StepView, weights: np.ndarray) -> None:
         """Record the candidates of one step; `weights` [R, 3]: of opening, body, anchor."""
-        table = pa.table(
-            {
-                "step": np.full(len(rows), step),
-                "problem_id": [row["problem_id"] for row in rows],
-                "level": [row["level"] for row in rows],
-                "response_group": [
-                    group_names[row["response_group"]] if row["response_group"] >= 0 else "" for row in rows
-                ],
-                "reward": reward,
-                "utility": utility,
-                "tokens": [row["tokens"] for row in rows],
-                "finish_reason": [row["finish_reason"] for row in rows],
-                "price": np.full(len(rows), price),
-                "chosen": chosen,
-                "choice_weight": weights[:, 0],
-                "body_weight": weights[:, 1],
-                "anchor_weight": weights[:, 2],
-            }
-        )
+        names, selection, rows = view.names, view.selection, view.rows
+        columns = {
+            "step": np.full(len(rows), step),
+            "prompt": view.batch.prompt,
+            "problem_id": [row["problem_id"] for row in rows],
+            "level": [row["level"] for row in rows],
+            "response_group": [names[row["response_group"]] if row["response_group"] >= 0 else "" for row in rows],
+            "reward": view.batch.reward,
+            "utility": selection.utility,
+            "tokens": [row["tokens"] for row in rows],
+            "finish_reason": [row["finish_reason"] for row in rows],
+            "violations": pa.array([row["violations"] for row in rows], pa.list_(pa.string())),
+            "price": np.full(len(rows), selection.price[0] if len(selection.price) else 0.0),
+            "chosen": selection.chosen,
+            "choice_weight": weights[:, 0],
+            "body_weight": weights[:, 1],
+            "anchor_weight": weights[:, 2],
+        }
+        for column in sorted({term.column for term in view.budgets} - {"", *columns}):
+            columns[column] = [row["slices"][column] for row in rows]
+        table = pa.table(columns).replace_schema_metadata({METADATA: json.dumps(self.settings).encode()})
         path = self.directory / f"step-{step:06d}.parquet"
         partial = path.with_suffix(".partial")
         pq.write_table(table, partial)

@@ -11,14 +11,21 @@ what each of them bought).
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from ibpo.allocation import allocate
+from ibpo.allocation import reward_margin
+from ibpo.training.budgets import BudgetTerm
 from ibpo.training.regression import ridge, shrink
+from ibpo.training.solve import mean_spent, members, solve_within
 
 UTILITIES = ("reward", "margin", "group_mean", "shrunken", "regression")
+OF_RESPONSES = ("reward", "margin")
+"""Utilities of single responses: solved batch by batch, as the window keeps means."""
+PRICES = ("running", "batch")
+UNSAMPLED = ("zero", "mean", "raise")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +42,10 @@ class Batch:
     """float [R]."""
     features: np.ndarray
     """float [P, D]: what the values are regressed on; D may be 0."""
+    slices: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Column -> text [P]: what sliced budgets look at."""
+    allowed: np.ndarray | bool = True
+    """bool [R]: false for a response that violates a constraint and can't be chosen; True: all may be."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,11 +61,13 @@ class Selection:
     utility: np.ndarray
     """float [R]."""
     price: np.ndarray
-    """float [number of budgets]: what one more unit of budget would buy."""
+    """float [number of budgets]: what one more unit of budget would buy, per prompt of all."""
     allowed: np.ndarray
-    """float [number of budgets]."""
+    """float [number of budgets]: what was handed out at most (at least), per prompt of the budget's slice."""
     spent: np.ndarray
-    """float [number of share budgets]: share of this batch's prompts that were assigned the group."""
+    """float [number of budgets]: what this batch's prompts were assigned, per prompt of the slice; NaN without any."""
+    missed: Mapping[int, float]
+    """Budgets that no allocation keeps -> the nearest amount that one does, which was taken instead."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,15 +100,15 @@ def group_values(batch: Batch, num_groups: int) -> Cells:
 
 
 def best_of_each_group(batch: Batch, rng: np.random.Generator) -> np.ndarray:
-    """Bool [R]: the rollout with the largest reward of each response group on each prompt, ties at random."""
-    score = batch.reward + rng.random(len(batch.reward)) * 1e-6
+    """Bool [R]: the allowed rollout with the largest reward of each response group on each prompt, ties at random."""
+    score = np.where(batch.allowed, batch.reward + rng.random(len(batch.reward)) * 1e-6, -np.inf)
     order = np.lexsort((-score, batch.response_group, batch.prompt))
     cell = np.stack([batch.prompt, batch.response_group], 1)[order]
     first = np.ones(len(order), bool)
     first[1:] = (cell[1:] != cell[:-1]).any(1)
     best = np.zeros(len(order), bool)
     best[order[first]] = True
-    return best & (batch.response_group >= 0)
+    return best & (batch.response_group >= 0) & batch.allowed
 
 
 class LowerLevel:
@@ -103,33 +116,50 @@ class LowerLevel:
 
     Args:
         num_groups: K; response group 0 is the standard one.
-        budgets: response group index -> share of prompts that it may answer at most, in [0, 1].
-        token_budget: mean tokens per prompt, or None.
+        budgets: what may be spent.
         utility: "reward" (a response's own reward: RAFT), "margin" (the paper's: its reward minus the mean reward of
             the other groups), "group_mean" (the group's mean reward on the prompt), "shrunken" (that mean, shrunk
             towards its regression on the prompt's features over the window), or "regression" (the regression alone).
-        window: batches that the regression and the allocation look at, this one included; "reward" and "margin" look
-            at this one alone.
+        window: batches that the regression and the running price look at, this one included.
         min_gain: a group other than the standard one must promise this much more reward, or it gets nothing.
         seed: of the random choice among equally good responses.
+        price: "running": allocate over the whole window and keep this batch's part, so that the budget holds over the
+            window; "batch": over this batch alone, so that it holds in each. None: "running", but "batch" for
+            "reward" and "margin", which know no window.
+        unsampled: of "margin", where no other response group was sampled; as in `ibpo.reward_margin`.
+
+    Raises:
+        ValueError: for an unknown option.
     """
 
     def __init__(
         self,
         *,
         num_groups: int,
-        budgets: dict[int, float],
-        token_budget: float | None = None,
+        budgets: Sequence[BudgetTerm],
         utility: str = "regression",
         window: int = 32,
         min_gain: float = 0.0,
         seed: int = 0,
+        price: str | None = None,
+        unsampled: str = "zero",
     ) -> None:
         if utility not in UTILITIES:
             raise ValueError(f"utility must be one of {', '.join(UTILITIES)}, got {utility!r}")
-        self.num_groups, self.budgets, self.token_budget = num_groups, budgets, token_budget
-        self.utility, self.min_gain, self.seed = utility, min_gain, seed
-        self.history: deque[tuple[np.ndarray, Cells]] = deque(maxlen=window)
+        if unsampled not in UNSAMPLED:
+            raise ValueError(f"unsampled must be one of {', '.join(UNSAMPLED)}, got {unsampled!r}")
+        self.price = price or ("batch" if utility in OF_RESPONSES else "running")
+        if self.price not in PRICES:
+            raise ValueError(f"price must be one of {', '.join(PRICES)}, got {price!r}")
+        if self.price == "running" and utility in OF_RESPONSES:
+            raise ValueError(
+                f"price=running needs utilities of response groups, and {utility!r} is one of single responses; "
+                "take price=batch, or utility=group_mean, which orders the prompts as the margin does"
+            )
+        self.num_groups, self.budgets = num_groups, list(budgets)
+        self.utility, self.min_gain, self.seed, self.unsampled = utility, min_gain, seed, unsampled
+        self.history: deque[tuple[np.ndarray, Cells, np.ndarray]] = deque(maxlen=window)
+        """Of each batch: features [P, D], cells, in which budgets' slices each prompt lies [P, number of budgets]."""
 
     def solve(self, batch: Batch, step: int, adjustment: float = 0.0) -> Selection:
         """Allocate over the window, then choose one response per prompt of this batch.
@@ -137,76 +167,89 @@ class LowerLevel:
         Args:
             batch: this step's rollouts.
             step: number of the step; with `seed` it fixes the choice among ties.
-            adjustment: added to every share budget (feedback on the share that the policy really spends).
+            adjustment: added to every plain share budget (feedback on the share that the policy really spends).
         """
         rng = np.random.default_rng([self.seed, step])
         cells = group_values(batch, self.num_groups)
-        self.history.append((batch.features, cells))
         num_prompts = len(cells.value)
-        if self.utility in ("reward", "margin"):
-            utility = self._response_utility(batch, cells.value)
-            usable = batch.response_group >= 0
-            candidate_utility = utility[usable]
-            problem, group = batch.prompt[usable], batch.response_group[usable]
-            cost_tokens, first = batch.tokens[usable], 0
+        self.history.append((batch.features, cells, members(self.budgets, batch.slices, num_prompts)))
+        can = (batch.response_group >= 0) & batch.allowed
+        if self.utility in OF_RESPONSES:
+            utility = self._response_utility(batch)
+            candidate_utility = utility[can]
+            problem, group = batch.prompt[can], batch.response_group[can]
+            cost_tokens, first = batch.tokens[can], 0
+            member = self.history[-1][2]
         else:
             values, window_tokens = self._window_values()
-            total = len(values)
-            first = total - num_prompts
-            observed = ~np.isnan(values)
-            problem, group = np.nonzero(observed)
-            candidate_utility, cost_tokens = values[observed], window_tokens[observed]
+            first = len(values) - num_prompts
             utility = np.where(
                 batch.response_group >= 0, values[first + batch.prompt, np.maximum(batch.response_group, 0)], np.nan
             )
+            member = np.concatenate([m for _, _, m in self.history])
+            values = self._without_violating(values, first, batch)
+            if self.price == "batch":
+                values, window_tokens, member, first = values[first:], window_tokens[first:], member[first:], 0
+            observed = ~np.isnan(values)
+            problem, group = np.nonzero(observed)
+            candidate_utility, cost_tokens = values[observed], window_tokens[observed]
         # At least twice the noise below: a gain of zero never spends budget.
         candidate_utility = candidate_utility - max(self.min_gain, 2e-6) * (group > 0)
-        cost, allowed = self._budgets(group, cost_tokens, adjustment)
         # A tiny random part decides among equals without a leaning: "shortest first" would teach to stop early.
         noise = rng.random(len(candidate_utility)) * 1e-6
-        if not len(problem):
-            weight, price = np.zeros(0, bool), np.zeros(len(allowed))
-        elif len(allowed):
-            allocation = allocate(candidate_utility + noise, problem, cost, allowed, choose="exactly_one")
-            weight, price = allocation.weight > 0, np.atleast_1d(allocation.price)
-        else:
-            order = np.lexsort((-(candidate_utility + noise), problem))
-            weight = np.zeros(len(problem), bool)
-            weight[order[np.unique(problem[order], return_index=True)[1]]] = True
-            price = np.zeros(0)
-        assigned = np.full(num_prompts, -1)
+        weight, price, allowed, missed = solve_within(
+            self.budgets, candidate_utility + noise, problem, group, cost_tokens, member, adjustment
+        )
+        assigned, tokens = np.full(num_prompts, -1), np.zeros(num_prompts)
         here = weight & (problem >= first)
         assigned[problem[here] - first] = group[here]
+        tokens[problem[here] - first] = cost_tokens[here]
         best = best_of_each_group(batch, rng)
-        chosen = best & (batch.response_group == assigned[batch.prompt])
-        spent = np.array([np.mean(assigned == g) for g in self.budgets])
         return Selection(
-            chosen=chosen,
+            chosen=best & (batch.response_group == assigned[batch.prompt]),
             best=best,
             assigned_group=assigned,
             utility=np.nan_to_num(utility),
             price=price,
             allowed=allowed,
-            spent=spent,
+            spent=mean_spent(self.budgets, assigned, tokens, self.history[-1][2]),
+            missed=missed,
         )
 
-    def _response_utility(self, batch: Batch, value: np.ndarray) -> np.ndarray:
+    def _response_utility(self, batch: Batch) -> np.ndarray:
         if self.utility == "reward":
             return batch.reward
-        others = np.full(len(batch.reward), np.nan)
-        for g in range(self.num_groups):
-            other = np.delete(value, g, axis=1)
-            known = ~np.isnan(other)
-            mean = np.where(known.any(1), np.nansum(other, 1) / np.maximum(known.sum(1), 1), 0.0)
-            mine = batch.response_group == g
-            others[mine] = mean[batch.prompt[mine]]
-        return batch.reward - np.nan_to_num(others)
+        known = batch.response_group >= 0
+        utility = np.full(len(batch.reward), np.nan)
+        group = batch.response_group[known]
+        if len(np.unique(group)) < 2 and self.unsampled != "raise":
+            utility[known] = 0.0
+        else:
+            utility[known] = reward_margin(
+                batch.reward[known],
+                batch.prompt[known],
+                group,
+                unsampled=self.unsampled,  # pyright: ignore[reportArgumentType]
+            )
+        return utility
+
+    def _without_violating(self, values: np.ndarray, first: int, batch: Batch) -> np.ndarray:
+        """NaN where all responses of a group to a prompt of this batch violate constraints: not to be had."""
+        if np.all(batch.allowed):
+            return values
+        num_seen, num_allowed = np.zeros((2, len(values) - first, self.num_groups))
+        known = batch.response_group >= 0
+        for count, rows in ((num_seen, known), (num_allowed, known & batch.allowed)):
+            np.add.at(count, (batch.prompt[rows], batch.response_group[rows]), 1)
+        values = values.copy()
+        values[first:][(num_seen > 0) & (num_allowed == 0)] = np.nan
+        return values
 
     def _window_values(self) -> tuple[np.ndarray, np.ndarray]:
         """Values and tokens [W, K] of all prompts in the window, the last P rows being this batch's."""
-        features = np.concatenate([f for f, _ in self.history])
+        features = np.concatenate([f for f, _, _ in self.history])
         value, tokens, count, scatter = (
-            np.concatenate([getattr(cells, name) for _, cells in self.history])
+            np.concatenate([getattr(cells, name) for _, cells, _ in self.history])
             for name in ("value", "tokens", "count", "scatter")
         )
         if self.utility == "group_mean" or features.shape[1] == 0:
@@ -217,14 +260,6 @@ class LowerLevel:
             estimate[:, g] = ridge(standard, value[:, g])
             if self.utility == "shrunken":
                 estimate[:, g] = shrink(value[:, g], estimate[:, g], count[:, g], scatter[:, g])
-            if self.token_budget is not None:
+            if any(term.group is None for term in self.budgets):
                 fitted_tokens[:, g] = np.maximum(ridge(standard, tokens[:, g]), 0.0)
         return estimate, fitted_tokens
-
-    def _budgets(self, group: np.ndarray, tokens: np.ndarray, adjustment: float) -> tuple[np.ndarray, np.ndarray]:
-        rows = [(group == g).astype(float) for g in self.budgets]
-        allowed = [float(np.clip(share + adjustment, 0.0, 1.0)) for share in self.budgets.values()]
-        if self.token_budget is not None:
-            rows.append(tokens)
-            allowed.append(self.token_budget)
-        return np.array(rows).reshape(len(rows), len(group)), np.array(allowed)

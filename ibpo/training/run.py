@@ -108,8 +108,6 @@ def _train(
     trainer.remove_callback(PrinterCallback)
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except IbpoError as error:
-        raise IbpoError(f"budget: in step {trainer.state.global_step + 1}: {error}") from None
     finally:
         progress.stop()
     policy = trainer.accelerator.unwrap_model(trainer.model)
@@ -172,7 +170,7 @@ def _prompt(job: Job, tokenizer: PreTrainedTokenizerBase, problem: Problem) -> A
 def _tokenize(tokenizer: PreTrainedTokenizerBase, prompt: Any, config: RunConfig) -> list[int]:
     """The prompt's token ids, as the trainer makes them."""
     if isinstance(prompt, str):
-        return _ids(tokenizer, prompt)
+        return list(tokenizer(prompt)["input_ids"])
     options = config.trl.get("chat_template_kwargs") or {}
     rendered: Any = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True, **options)
     return list(rendered["input_ids"])

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from trl import GRPOConfig
 
 from ibpo.errors import IbpoError
+from ibpo.training.budgets import check_amount
 
 LOSS_TYPE = "dr_grpo"
+GUARD_MODES = ("stop", "warn", "off")
 
 
 @dataclass
@@ -18,8 +20,9 @@ class IBPOConfig(GRPOConfig):
     budget: dict[str, float] | None = field(
         default=None,
         metadata={
-            "help": "Response group -> largest share of prompts it may answer (mean per prompt); the key `tokens` is "
-            "mean tokens per prompt. None: no budget (RAFT, unconstrained selection)."
+            "help": "Response group -> largest share of prompts it may answer; `tokens` -> mean tokens per prompt; "
+            "`extended>=` -> least share; `extended@domain=law`, `extended@domain`: within a slice, within each. "
+            "Several hold together; see ibpo.training.budgets. None: no budget (RAFT, unconstrained selection)."
         },
     )
     utility: str = field(default="regression", metadata={"help": "See ibpo.training.lower_level.LowerLevel."})
@@ -55,18 +58,41 @@ class IBPOConfig(GRPOConfig):
         default=64,
         metadata={"help": "Batches that the regression and the allocation look at (not `reward` and `margin`)."},
     )
+    price: str | None = field(
+        default=None,
+        metadata={
+            "help": "`running`: the budget holds over the window, `batch`: in each batch; None: running, but batch for "
+            "the utilities `reward` and `margin`. See ibpo.training.lower_level.LowerLevel."
+        },
+    )
+    unsampled: str = field(
+        default="zero",
+        metadata={
+            "help": "Margin where no other response group was sampled: `zero`, `mean` (less the others' mean on other "
+            "prompts) or `raise`; see ibpo.reward_margin."
+        },
+    )
     min_gain: float = field(default=0.03, metadata={"help": "Reward that leaving the standard group must promise."})
     feedback: float = field(
         default=0.06,
         metadata={"help": "Gain of the feedback from the share really spent to the share allotted; 0: off."},
     )
     averaging: float = field(default=0.0, metadata={"help": "Share of the last steps whose weights are averaged."})
+    guards: str = field(
+        default="stop",
+        metadata={"help": "`stop`, `warn` or `off`: what ibpo.training.guards may do about what goes wrong."},
+    )
+    sampling_batch_size: int = field(
+        default=256, metadata={"help": "Responses that are decoded at once; fewer need less memory."}
+    )
     ledger_dir: str | None = field(default=None, metadata={"help": "Where the ledger's Parquet shards go."})
 
     def __post_init__(self) -> None:
         """Refuse, with the reason, what would break the identity with weighted SFT."""
         if self.loss_type == type(self).__dataclass_fields__["loss_type"].default:
             self.loss_type = LOSS_TYPE
+        # It would multiply long responses' weights by a clipped ratio: they are imitated, whoever sampled them.
+        self.vllm_importance_sampling_correction = False
         super().__post_init__()
         refused = {
             "loss_type": (self.loss_type != LOSS_TYPE, f"must be {LOSS_TYPE}: its normaliser is a constant"),
@@ -75,20 +101,22 @@ class IBPOConfig(GRPOConfig):
             "delta": (self.delta is not None, "must be None: nothing may be clipped"),
             "top_entropy_quantile": (self.top_entropy_quantile != 1.0, "must be 1: every token counts"),
             "use_liger_kernel": (self.use_liger_kernel, "must be False: it takes no weights per token"),
-            "use_vllm": (self.use_vllm, "is not supported yet: forced prefixes go through transformers"),
         }
         for name, (broken, reason) in refused.items():
             if broken:
                 raise IbpoError(f"IBPOConfig: {name} {reason}")
         if self.imitate_bodies not in ("chosen", "every_group"):
             raise IbpoError(f"IBPOConfig: imitate_bodies must be chosen or every_group, got {self.imitate_bodies!r}")
-        for name, share in (self.budget or {}).items():
-            if name != "tokens" and not 0.0 <= share <= 1.0:
-                raise IbpoError(f"IBPOConfig: budget of {name!r} is a share of prompts, in [0, 1], got {share}")
+        if self.guards not in GUARD_MODES:
+            raise IbpoError(f"IBPOConfig: guards must be one of {', '.join(GUARD_MODES)}, got {self.guards!r}")
+        if self.sampling_batch_size < 1:
+            raise IbpoError(f"IBPOConfig: sampling_batch_size must be at least 1, got {self.sampling_batch_size}")
+        for key, amount in (self.budget or {}).items():
+            check_amount(key, amount)
 
 
 def check_groups(names: list[str], prefix_ids: list[list[int]], args: IBPOConfig) -> None:
-    """Refuse response groups that the policy's opening tokens cannot tell apart, and budgets for none of them.
+    """Refuse response groups that the policy's opening tokens cannot tell apart.
 
     Raises:
         IbpoError: with the mend.
@@ -103,9 +131,6 @@ def check_groups(names: list[str], prefix_ids: list[list[int]], args: IBPOConfig
             f"IBPOTrainer: response groups {names} open with tokens {openings}; the first tokens must differ, "
             "or the policy's choice of a group cannot be read: give them other prefixes"
         )
-    unknown = set(args.budget or {}) - {*names, "tokens"}
-    if unknown:
-        raise IbpoError(f"IBPOConfig: budget names {sorted(unknown)}, response groups are {names} (or `tokens`)")
     if args.stratified and (args.num_generations or 0) % len(names):
         raise IbpoError(
             f"IBPOConfig: num_generations={args.num_generations} must be a multiple of the {len(names)} response groups"

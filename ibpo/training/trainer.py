@@ -8,6 +8,7 @@ advantages, which may be per token); a third, `_compute_loss`, adds the anchor.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,20 +16,32 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import gather_object
+from datasets import IterableDataset
 from transformers import PreTrainedModel
 from trl import GRPOTrainer
 
+from ibpo.config import nearest
+from ibpo.errors import IbpoError
+from ibpo.responses.groups import stable_prefix
 from ibpo.rollouts.hf import HFSampler
 from ibpo.training.anchor import anchor_loss
+from ibpo.training.budgets import read_budget
 from ibpo.training.callbacks import AverageWeights, KeepLowerLevel
+from ibpo.training.data_order import DataOrder
 from ibpo.training.feedback import adjust
-from ibpo.training.initial_policy import frozen_copy, prompt_features
-from ibpo.training.ledger import Ledger
-from ibpo.training.lower_level import Batch, LowerLevel, Selection
+from ibpo.training.guards import Guards
+from ibpo.training.initial_policy import prompt_features
+from ibpo.training.judge_reward import JudgeReward
+from ibpo.training.ledger import Ledger, ledger_settings
+from ibpo.training.lower_level import LowerLevel
+from ibpo.training.served import sample_served
 from ibpo.training.settings import IBPOConfig, check_groups
-from ibpo.training.weights import group_of, response_weights, rows_to_keep
+from ibpo.training.sharding import check_sharding, is_sharded, make_initial_policy
+from ibpo.training.step_view import StepView, batch_of, describe
+from ibpo.training.weights import openings, response_weights, rows_to_keep
 from ibpo.types import Prompt, ResponseGroup
 
+logger = logging.getLogger("ibpo.training")
 NEEDS_FEATURES = ("shrunken", "regression")
 FEEDBACK_AFTER = 0.4
 """Share of the training after which the feedback on the share really spent sets in."""
@@ -90,34 +103,57 @@ class IBPOTrainer(GRPOTrainer):
         )
         self.response_groups = list(response_groups)
         self.prefix_ids = [
-            self.processing_class(group.prefix, add_special_tokens=False)["input_ids"] for group in self.response_groups
+            stable_prefix(group.prefix, lambda text: self.processing_class(text, add_special_tokens=False)["input_ids"])
+            for group in self.response_groups
         ]
         names = [group.name for group in self.response_groups]
         check_groups(names, self.prefix_ids, args)
-        self.lower_level = LowerLevel(
-            num_groups=len(names),
-            budgets={names.index(name): share for name, share in (args.budget or {}).items() if name != "tokens"},
-            token_budget=(args.budget or {}).get("tokens"),
-            utility=args.utility,
-            window=args.window,
-            min_gain=args.min_gain,
-            seed=args.seed,
-        )
+        if is_sharded(self):
+            check_sharding(args)
+        self.budgets = read_budget(args.budget or {}, names, self._values_of)
+        try:
+            self.lower_level = LowerLevel(
+                num_groups=len(names),
+                budgets=self.budgets,
+                utility=args.utility,
+                window=args.window,
+                min_gain=args.min_gain,
+                seed=args.seed,
+                price=args.price,
+                unsampled=args.unsampled,
+            )
+        except ValueError as error:
+            raise IbpoError(f"IBPOConfig: {error}") from None
+        self.guards = Guards(args.guards)
         self.adjustment = 0.0
         self.initial_policy: Any = None
         if args.anchor_share > 0 or args.utility in NEEDS_FEATURES:
-            self.initial_policy = frozen_copy(self.accelerator.unwrap_model(self.model))
-        self.ledger = Ledger(Path(args.ledger_dir)) if args.ledger_dir else None
+            self.initial_policy = make_initial_policy(self)
+        self.ledger = Ledger(Path(args.ledger_dir), ledger_settings(args, names)) if args.ledger_dir else None
+        self.data_order: DataOrder | None = None
         if args.averaging > 0:
             self.add_callback(AverageWeights(args.averaging))
         # Last: its file marks a checkpoint as whole.
         self.add_callback(KeepLowerLevel(self))
 
+    def _values_of(self, column: str) -> set[str] | None:
+        """The distinct values of a column that a budget is sliced by, as text; None for a stream."""
+        dataset: Any = self.train_dataset
+        known: list[str] | None = dataset.column_names
+        if known is not None and column not in known:
+            raise IbpoError(f"IBPOConfig: budget: the data set has no column {column!r}; {nearest(column, known)}")
+        return None if isinstance(dataset, IterableDataset) else {str(value) for value in dataset.unique(column)}
+
+    def _get_train_sampler(self, dataset: Any = None) -> Any:
+        self.data_order = DataOrder(super()._get_train_sampler(dataset))
+        return self.data_order
+
     # -- sampling ------------------------------------------------------------------------------------------------
 
     def _tokenize(self, prompt: Prompt) -> list[int]:
+        """The prompt's token ids, as TRL makes them: with the special tokens that the tokenizer adds."""
         if isinstance(prompt, str):
-            return self.processing_class(prompt, add_special_tokens=False)["input_ids"]
+            return self.processing_class(prompt)["input_ids"]
         options: Any = self.args.chat_template_kwargs or {}
         return self.processing_class.apply_chat_template(
             prompt, add_generation_prompt=True, return_dict=True, **options
@@ -131,16 +167,22 @@ class IBPOTrainer(GRPOTrainer):
         stratified = self.args.stratified and self.model.training
         places = range(first, first + len(prompts))
         forced = [place % num_siblings * len(self.prefix_ids) // num_siblings for place in places]
-        sampler = HFSampler(
-            self.accelerator.unwrap_model(self.model),
-            self.processing_class,
-            max_completion_length=self.max_completion_length,
-            temperature=self.temperature,
-        )
         self._prompt_ids = [self._tokenize(prompt) for prompt in prompts]
         prefixes = [self.prefix_ids[g] if stratified else [] for g in forced]
-        completion_ids = sampler.sample(self._prompt_ids, prefixes)
+        if self.use_vllm:
+            completion_ids = sample_served(self.vllm_generation, self._prompt_ids, prefixes, self.max_completion_length)
+        else:
+            completion_ids = self._sampler(self.max_completion_length).sample(self._prompt_ids, prefixes)
         return {"prompt_ids": self._prompt_ids, "completion_ids": completion_ids, "logprobs": None}
+
+    def _sampler(self, max_completion_length: int) -> HFSampler:
+        return HFSampler(
+            self.accelerator.unwrap_model(self.model),
+            self.processing_class,
+            max_completion_length=max_completion_length,
+            temperature=self.temperature,
+            batch_size=self.args.sampling_batch_size,
+        )
 
     # -- lower level ---------------------------------------------------------------------------------------------
 
@@ -150,35 +192,32 @@ class IBPOTrainer(GRPOTrainer):
         rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         if not self.model.training:
             return rewards_per_func
-        reward = (rewards_per_func * self.reward_weights.to(rewards_per_func)).nansum(1).double().cpu().numpy()
-        eos = set(self.eos_token_ids)
-        local = [
-            {
-                "problem_id": str(row.get("problem_id", "")),
-                "level": str(row.get("level", "")),
-                "response_group": group_of(ids, self.prefix_ids),
-                "tokens": len(ids),
-                "finish_reason": "stop" if ids[-1] in eos else "length",
-            }
-            for row, ids in zip(inputs, completion_ids_list, strict=True)
-        ]
-        rows = gather_object(local)
+        score = (rewards_per_func * self.reward_weights.to(rewards_per_func)).nansum(1).double().cpu().numpy()
+        judgements = [func.judgements for func in self.reward_funcs if isinstance(func, JudgeReward)]
+        columns = {term.column for term in self.budgets if term.column}
+        rows = gather_object(
+            describe(inputs, completion_ids_list, self.prefix_ids, set(self.eos_token_ids), columns, judgements)
+        )
         prompt = np.arange(len(rows)) // self.num_generations
         features, share = self._look_at_prompts(prompt)
-        truncated = np.array([row["finish_reason"] == "length" for row in rows])
-        reward[truncated] = 0.0
-        batch = Batch(
-            prompt=prompt,
-            response_group=np.array([row["response_group"] for row in rows]),
-            reward=reward,
-            tokens=np.array([row["tokens"] for row in rows], float),
-            features=features,
-        )
+        batch = batch_of(rows, score, prompt, features)
         selection = self.lower_level.solve(batch, self.state.global_step, self.adjustment)
+        truncated = np.array([row["finish_reason"] == "length" for row in rows])
         self._weights = response_weights(
             selection, batch, truncated, self.args, self.state.global_step, self.state.max_steps
         )
-        self._record(rows, reward, selection, share)
+        view = StepView(
+            names=[group.name for group in self.response_groups],
+            budgets=self.budgets,
+            stratified=self.args.stratified,
+            rows=rows,
+            batch=batch,
+            score=score,
+            truncated=truncated,
+            share=share,
+            selection=selection,
+        )
+        self._record(view)
         return rewards_per_func
 
     def _look_at_prompts(self, prompt: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -190,10 +229,9 @@ class IBPOTrainer(GRPOTrainer):
             if i == 0 or prompt[first + i] != prompt[first + i - 1]
         ]
         ids = [ids for _, ids in local]
-        policy = self.accelerator.unwrap_model(self.model)
-        logits = HFSampler(policy, self.processing_class, max_completion_length=1).next_token_logits(ids)
-        openings = [prefix[0] for prefix in self.prefix_ids]
-        shares = torch.softmax(logits / self.temperature, -1)[:, openings].cpu().numpy()
+        logits = self._sampler(1).next_token_logits(ids)
+        first_tokens = [prefix[0] for prefix in self.prefix_ids]
+        shares = torch.softmax(logits / self.temperature, -1)[:, first_tokens].cpu().numpy()
         hidden = np.zeros((len(ids), 0))
         if self.args.utility in NEEDS_FEATURES:
             hidden = prompt_features(self.initial_policy, self.processing_class, ids)
@@ -202,41 +240,28 @@ class IBPOTrainer(GRPOTrainer):
             seen[item[0]] = item[1:]
         return np.array([seen[p][0] for p in sorted(seen)]), np.array([seen[p][1] for p in sorted(seen)])
 
-    def _record(
-        self,
-        rows: list[dict],
-        reward: np.ndarray,
-        selection: Selection,
-        share: np.ndarray,
-    ) -> None:
-        """Feedback, metrics and ledger."""
-        chosen = selection.chosen
-        metrics = self._metrics["train"]
-        names = [group.name for group in self.response_groups]
-        measured = share.mean(0)
-        for g, name in enumerate(names):
-            metrics[f"ibpo/share/{name}"].append(float(measured[g]))
-        for k, g in enumerate(self.lower_level.budgets):
-            metrics[f"ibpo/spent/{names[g]}"].append(float(selection.spent[k]))
-            metrics[f"ibpo/price/{names[g]}"].append(float(selection.price[k]))
-        entropy = -(share * np.log(np.maximum(share, 1e-12))).sum(1).mean()
-        metrics["ibpo/group_entropy"].append(float(entropy))
-        metrics["ibpo/truncated"].append(float(np.mean([row["finish_reason"] == "length" for row in rows])))
-        metrics["ibpo/accepted"].append(float(np.mean(reward[chosen] > 0)) if chosen.any() else 0.0)
-        if self.args.feedback and len(self.lower_level.budgets) == 1:
-            (g,) = self.lower_level.budgets
+    def _record(self, view: StepView) -> None:
+        """Metrics, feedback, guards and ledger."""
+        step, selection, metrics = self.state.global_step, view.selection, self._metrics["train"]
+        for key, value in view.metrics().items():
+            metrics[key].append(value)
+        capped = [k for k, term in enumerate(self.budgets) if term.is_plain_share]
+        if self.args.feedback and len(capped) == 1:
+            (k,) = capped
+            term = self.budgets[k]
             # Once the policy has had time to learn its choice, and only where the budget binds.
-            if self.state.global_step >= FEEDBACK_AFTER * self.state.max_steps:
-                allowed = self.lower_level.budgets[g] if selection.price[0] > 0 else None
+            if step >= FEEDBACK_AFTER * self.state.max_steps:
+                allowed = term.amount if selection.price[k] > 0 else None
+                measured = float(view.share.mean(0)[term.group])
                 self.adjustment = adjust(
-                    self.adjustment, allowed, float(selection.spent[0]), float(measured[g]), self.args.feedback
+                    self.adjustment, allowed, float(selection.spent[k]), measured, self.args.feedback
                 )
             metrics["ibpo/adjustment"].append(self.adjustment)
         if self.ledger and self.accelerator.is_main_process:
-            price = float(selection.price[0]) if len(selection.price) else 0.0
-            self.ledger.append(
-                self.state.global_step, rows, names, reward, selection.utility, chosen, self._weights, price
-            )
+            self.ledger.append(step, view, self._weights)
+        for warning in self.guards.look(step + 1, view):
+            if self.accelerator.is_main_process:
+                logger.warning("step %d: %s", step + 1, warning)
 
     # -- upper level ---------------------------------------------------------------------------------------------
 
@@ -251,13 +276,9 @@ class IBPOTrainer(GRPOTrainer):
         num_prompts = max(1, len(self._weights) // self.num_generations)
         # dr_grpo divides by rows x max_completion_length, DDP by the number of ranks: undo both, divide by prompts.
         scale = len(keep) * self.max_completion_length * num_ranks / num_prompts
-        weights = torch.zeros(out["completion_ids"].shape, device=out["completion_ids"].device)
-        opening = torch.zeros_like(weights, dtype=torch.bool)
-        for i, (choice, body, _) in enumerate(local):
-            group = group_of(out["completion_ids"][i].tolist(), self.prefix_ids)
-            opening[i, : len(self.prefix_ids[group]) if group >= 0 else 1] = True
-            weights[i] = torch.where(opening[i], choice, body)
-        weights *= scale
+        opening = openings(out["completion_ids"], self.prefix_ids)
+        choice, body = torch.tensor(local[:, :2].T, dtype=torch.float32, device=opening.device)[..., None]
+        weights = torch.where(opening, choice, body) * scale
         out["advantages"] = weights
         # Per prompt of all ranks, as the weights are; DDP averages over ranks.
         anchor = torch.tensor(local[:, 2] * num_ranks / num_prompts, dtype=weights.dtype)
@@ -269,9 +290,15 @@ class IBPOTrainer(GRPOTrainer):
         longest = int(kept["completion_mask"].sum(1).max())
         for name in ("completion_ids", "completion_mask", "advantages", "body_mask"):
             kept[name] = kept[name][:, :longest]
-        for logged, weight in zip(range(-len(inputs), 0), weights.sum(1).tolist(), strict=True):
-            self._logs["advantages"][logged] = weight
+        logged = self._gather(weights.sum(1)).tolist()
+        for place, weight in zip(range(-len(logged), 0), logged, strict=True):
+            self._logs["advantages"][place] = weight
         return kept
+
+    def _gather(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Of all ranks, one after the other; every rank must bring the same shape."""
+        gathered: Any = self.accelerator.gather(tensor)
+        return gathered
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         """TRL's loss of the rows that are imitated, and the anchor of those that are held."""
@@ -282,7 +309,7 @@ class IBPOTrainer(GRPOTrainer):
         held = inputs["anchor"].any()
         several = self.accelerator.num_processes > 1
         if several:  # every rank brings as many rows, and anchors if one does: each forward pass communicates
-            most = self.accelerator.gather(torch.stack([imitated.sum(), held.long()])).view(-1, 2).amax(0)
+            most = self._gather(torch.stack([imitated.sum(), held.long()])).view(-1, 2).amax(0)
             index, held = (~imitated).long().argsort(stable=True)[: most[0]], most[1]
         if not len(index):
             index = imitated.new_zeros(1, dtype=torch.long)
@@ -291,7 +318,7 @@ class IBPOTrainer(GRPOTrainer):
         if not held:
             return loss
         pull = anchor_loss(model, self.initial_policy, inputs, self.temperature, in_step=several)
-        self._metrics["train"]["ibpo/anchor"].append(self.accelerator.gather(pull.detach()).mean().item())
+        self._metrics["train"]["ibpo/anchor"].append(self._gather(pull.detach()).mean().item())
         return loss + pull
 
 

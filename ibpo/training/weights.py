@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 from ibpo.training.anchor import anchor_weight_at, held_responses
 from ibpo.training.lower_level import Batch, Selection
@@ -46,6 +47,15 @@ def group_of(completion_ids: Sequence[int], prefix_ids: list[list[int]]) -> int:
         if list(completion_ids[: len(prefix)]) == prefix:
             return g
     return -1
+
+
+def openings(completion_ids: torch.Tensor, prefix_ids: list[list[int]]) -> torch.Tensor:
+    """Which tokens choose the response group: the prefix, or the first token of a response of none; bool [B, T]."""
+    opening = torch.zeros_like(completion_ids, dtype=torch.bool)
+    for i, ids in enumerate(completion_ids.tolist()):
+        group = group_of(ids, prefix_ids)
+        opening[i, : len(prefix_ids[group]) if group >= 0 else 1] = True
+    return opening
 
 
 def rows_to_keep(weights: np.ndarray, multiple: int, num_ranks: int = 1, rank: int = 0) -> list[int]:

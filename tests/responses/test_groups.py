@@ -1,8 +1,9 @@
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from ibpo.config import ResponseGroupConfig
 from ibpo.errors import IbpoError
-from ibpo.responses.groups import answer_reader, build_response_groups, encode_prefixes, offer
+from ibpo.responses.groups import answer_reader, build_response_groups, encode_prefixes, offer, stable_prefix
 
 
 @pytest.mark.parametrize(
@@ -65,3 +66,20 @@ def test_offer_carries_all_instructions():
     messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}]
     last = {"role": "user", "content": "Do it.\n\nDo it.\n\nq"}
     assert offer(built, messages, chat=True) == [messages[0], last] and messages[1]["content"] == "q"
+
+
+def test_an_opening_that_the_tokenizer_merges_with_what_follows_is_cut_to_what_stays():
+    # As Qwen's: a bracket and the line break after it are one token.
+    merges = [("]", "Ċ"), ("T", "R"), ("TR", "I"), ("TRI", "A"), ("TRIA", "L")]
+    pieces = [*"[TRIAL]ĊĠ1so:a.,+", *(a + b for a, b in merges)]
+    tokenizer = Tokenizer(models.BPE(vocab={piece: i for i, piece in enumerate(pieces)}, merges=merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+
+    def encode(text):
+        return tokenizer.encode(text).ids
+
+    alone, stable = encode("[TRIAL]"), stable_prefix("[TRIAL]", encode)
+    assert encode("[TRIAL]\n1 + 1")[: len(alone)] != alone  # the trap
+    assert tokenizer.decode(stable, skip_special_tokens=False).replace(" ", "") == "[TRIAL"
+    for rest in ("\n1 + 1", " so", ": a", ".", ""):
+        assert encode("[TRIAL]" + rest)[: len(stable)] == stable

@@ -15,9 +15,9 @@ class Recorder(IBPOTrainer):
     seen: list[tuple[list[list[int]], list[list[int]], Any]]
     selections: list[Any]
 
-    def _record(self, rows, reward, selection, *args):
-        super()._record(rows, reward, selection, *args)
-        self.selections = [*getattr(self, "selections", []), selection]
+    def _record(self, view):
+        super()._record(view)
+        self.selections = [*getattr(self, "selections", []), view.selection]
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)

@@ -5,9 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ibpo.training.budgets import BudgetTerm
 from ibpo.training.feedback import HEADROOM, adjust
 from ibpo.training.lower_level import Batch, LowerLevel, best_of_each_group, group_values
 from ibpo.training.regression import ridge
+
+
+def at_most(*amounts):
+    """At most these shares for the response groups after the standard one."""
+    return [BudgetTerm(key=f"group {g}", group=g, amount=amount) for g, amount in enumerate(amounts, start=1)]
 
 
 def make_batch(rng, num_prompts=64, num_siblings=4, gain=None, dim=4):
@@ -30,7 +36,7 @@ def make_batch(rng, num_prompts=64, num_siblings=4, gain=None, dim=4):
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5])
 def test_the_budget_holds_over_the_window_and_one_response_is_chosen_per_prompt(utility, share):
     rng = np.random.default_rng(0)
-    level = LowerLevel(num_groups=2, budgets={1: share}, utility=utility, window=8)
+    level = LowerLevel(num_groups=2, budgets=at_most(share), utility=utility, window=8)
     assigned = []
     for step in range(8):
         batch, _ = make_batch(rng)
@@ -49,7 +55,7 @@ def test_regression_gives_the_budget_to_the_prompts_that_gain_where_samples_alon
     shares = {}
     for utility in ("group_mean", "regression"):
         rng = np.random.default_rng(1)
-        level = LowerLevel(num_groups=2, budgets={1: 0.3}, utility=utility, window=32)
+        level = LowerLevel(num_groups=2, budgets=at_most(0.3), utility=utility, window=32)
         hits = []
         for step in range(32):
             batch, gains = make_batch(rng, gain=lambda x: 0.3 * (x[:, 0] > 0))
@@ -69,7 +75,7 @@ def test_the_best_response_of_the_assigned_group_is_chosen_and_ties_have_no_lean
             tokens=np.array([3.0, 4.0, 9.0, 5.0]),
             features=np.zeros((1, 0)),
         )
-        selection = LowerLevel(num_groups=2, budgets={1: 0.5}, utility="group_mean", seed=seed).solve(batch, 0)
+        selection = LowerLevel(num_groups=2, budgets=at_most(0.5), utility="group_mean", seed=seed).solve(batch, 0)
         chosen += selection.chosen
     assert chosen[1] == 0
     assert chosen.sum() == 400
@@ -87,7 +93,7 @@ def test_the_best_of_each_group_is_one_per_group_and_prompt_and_the_chosen_one_i
             assert best[here].sum() == here.any()
             assert not here.any() or batch.reward[best & here] == batch.reward[here].max()
     assert not best[batch.response_group == -1].any()
-    selection = LowerLevel(num_groups=2, budgets={1: 0.5}, utility="group_mean").solve(batch, 0)
+    selection = LowerLevel(num_groups=2, budgets=at_most(0.5), utility="group_mean").solve(batch, 0)
     assert np.all(selection.best[selection.chosen])
 
 
@@ -100,13 +106,13 @@ def test_responses_of_no_group_are_never_chosen():
         features=np.zeros((1, 0)),
     )
     for utility in ("reward", "margin", "group_mean"):
-        selection = LowerLevel(num_groups=2, budgets={1: 1.0}, utility=utility).solve(batch, 0)
+        selection = LowerLevel(num_groups=2, budgets=at_most(1.0), utility=utility).solve(batch, 0)
         assert selection.chosen.tolist() == [False, True]
 
 
 def test_a_gain_below_the_least_one_buys_nothing_even_with_a_slack_budget():
     rng = np.random.default_rng(0)
-    level = LowerLevel(num_groups=2, budgets={1: 1.0}, utility="regression", min_gain=0.1, window=16)
+    level = LowerLevel(num_groups=2, budgets=at_most(1.0), utility="regression", min_gain=0.1, window=16)
     for step in range(16):
         batch, gains = make_batch(rng, gain=lambda x: 0.1 + 0.2 * x[:, 0].clip(-2, 2))
         selection = level.solve(batch, step)
@@ -123,13 +129,14 @@ def test_a_gain_of_zero_never_spends_budget():
         features=np.zeros((50, 0)),
     )
     for utility in ("margin", "group_mean"):
-        level = LowerLevel(num_groups=2, budgets={1: 0.5}, utility=utility)
+        level = LowerLevel(num_groups=2, budgets=at_most(0.5), utility=utility)
         assert not (level.solve(batch, 0).assigned_group == 1).any()
 
 
 def test_a_token_budget_is_kept_over_the_window():
     rng = np.random.default_rng(0)
-    level = LowerLevel(num_groups=2, budgets={}, token_budget=8.0, utility="group_mean", window=1)
+    tokens = BudgetTerm(key="tokens", group=None, amount=8.0)
+    level = LowerLevel(num_groups=2, budgets=[tokens], utility="group_mean", window=1)
     batch, _ = make_batch(rng)
     selection = level.solve(batch, 0)
     assert batch.tokens[selection.chosen].mean() <= 8.0 + 1e-9
@@ -138,7 +145,7 @@ def test_a_token_budget_is_kept_over_the_window():
 def test_reward_utility_without_a_budget_is_raft():
     rng = np.random.default_rng(0)
     batch, _ = make_batch(rng)
-    selection = LowerLevel(num_groups=2, budgets={}, utility="reward").solve(batch, 0)
+    selection = LowerLevel(num_groups=2, budgets=[], utility="reward").solve(batch, 0)
     best = np.array([batch.reward[batch.prompt == p].max() for p in range(64)])
     assert np.array_equal(batch.reward[selection.chosen], best)
 
@@ -153,7 +160,7 @@ def test_three_groups_and_two_budgets():
         tokens=np.ones(360),
         features=np.zeros((60, 0)),
     )
-    selection = LowerLevel(num_groups=3, budgets={1: 0.3, 2: 0.1}, utility="group_mean", window=1).solve(batch, 0)
+    selection = LowerLevel(num_groups=3, budgets=at_most(0.3, 0.1), utility="group_mean", window=1).solve(batch, 0)
     assert np.mean(selection.assigned_group == 1) <= 0.3
     assert np.mean(selection.assigned_group == 2) <= 0.1
 

@@ -100,8 +100,9 @@ def test_the_anchor_vanishes_at_the_initial_policy(make_trainer):
     assert moved < 1e-4  # rounding, at a learning rate of 1
 
 
-def test_the_initial_policy_stays_what_it_was(make_trainer):
-    trainer = make_trainer(learning_rate=0.1, max_steps=2)
+@pytest.mark.parametrize("lora", [False, True])
+def test_the_initial_policy_stays_what_it_was(make_trainer, lora):
+    trainer = make_trainer(learning_rate=0.1, max_steps=2, model=with_lora() if lora else None)
     prompt = torch.tensor([[3, 4, 5]])
     before = trainer.initial_policy(input_ids=prompt).logits.clone()
     live = trainer.model(input_ids=prompt).logits.clone()
@@ -214,3 +215,47 @@ def test_state_of_the_lower_level_survives_a_checkpoint(make_trainer, tmp_path):
     trainer.train()
     with np.load(tmp_path / "run" / "checkpoint-2" / "ibpo_state.npz", allow_pickle=False) as arrays:
         assert len(arrays.files) == 1 + 5 * 2
+
+
+@pytest.mark.parametrize("num_generations", [4, 6])
+def test_stratified_rollouts_are_split_equally_over_the_groups_on_every_prompt(make_trainer, num_generations):
+    trainer = make_trainer(
+        cls=Recorder, num_generations=num_generations, per_device_train_batch_size=num_generations * 4
+    )
+    trainer.train()
+    ((_, completions, _),) = trainer.seen
+    first_tokens = [prefix[0] for prefix in trainer.prefix_ids]
+    for start in range(0, len(completions), num_generations):
+        opened = [ids[0] for ids in completions[start : start + num_generations]]
+        assert [opened.count(token) for token in first_tokens] == [num_generations // 2] * 2
+
+
+def test_the_order_of_the_prompts_is_found_again_in_a_later_epoch(make_trainer):
+    # 64 problems, 8 a step: an epoch is 8 steps, and the resume falls into the second one.
+    options = {"max_steps": 12, "save_strategy": "steps", "save_steps": 10, "cls": Recorder, "anchor_share": 0.0}
+    whole = make_trainer("whole", **options)
+    whole.train()
+    first = make_trainer("halves", **options)
+    first.add_callback(StopAfter(10))
+    first.train()
+    second = make_trainer("halves", **options)
+    second.train(resume_from_checkpoint=True)
+    prompts = [seen[0] for seen in whole.seen]
+    assert prompts[:8] != prompts[8:12]
+    assert [seen[0] for seen in first.seen + second.seen] == prompts
+    for a, b in zip(whole.model.parameters(), second.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_prompts_are_tokenised_as_trl_does(make_trainer):
+    from tokenizers.processors import TemplateProcessing
+
+    trainer = make_trainer()
+    tokenizer = trainer.processing_class
+    eos = tokenizer.eos_token
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{eos} $A", special_tokens=[(eos, tokenizer.eos_token_id)]
+    )
+    text = trainer.train_dataset[0]["prompt"]
+    ours, theirs = trainer._tokenize(text), trainer._tokenize_prompts([text])[0][0]
+    assert ours == theirs and ours[0] == tokenizer.eos_token_id

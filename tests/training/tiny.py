@@ -81,7 +81,7 @@ def build_trainer(
 
 
 def with_lora(dtype=None):
-    """The embedded model under LoRA adapters, disturbed: a fresh one has a factor of zero, and half its gradient too."""
+    """The embedded model under LoRA adapters, disturbed: fresh ones have a zero factor, and half a gradient."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM

@@ -1,0 +1,80 @@
+"""Judges in the trainer: what violates a constraint is never chosen nor imitated, and metrics say so."""
+
+from __future__ import annotations
+
+import pyarrow.parquet as pq
+import pytest
+from transformers import AutoTokenizer
+
+from ibpo.experiments.embedded import model_path
+from ibpo.experiments.thinking import THINKING
+from ibpo.rewards.constraints import GIVES_ANSWER, MixtureOfJudges, Rule
+from ibpo.rewards.exact import exact_match
+from ibpo.rewards.judgement import Judgement
+from ibpo.training.judge_reward import JudgeReward
+
+ODD = Rule(name="odd", check=lambda c: "is odd" if (c.predicted_answer or "0")[-1] in "13579" else None)
+
+
+class Exact:
+    """Correctness, in the form of a judge."""
+
+    def __init__(self):
+        self.seen = []
+
+    def judge(self, candidates):
+        """Equal answers."""
+        self.seen += candidates
+        return [Judgement(reward=exact_match(c.predicted_answer, c.problem.answer), reason="") for c in candidates]
+
+
+@pytest.fixture
+def reward():
+    tokenizer = AutoTokenizer.from_pretrained(model_path("thinking", "cold_start"))
+    judge = MixtureOfJudges(rewards={"exact": Exact()}, constraints=[ODD, GIVES_ANSWER])
+    return JudgeReward(judge, THINKING.response_groups, tokenizer)
+
+
+def test_a_judge_sees_problem_answer_and_finish(reward):
+    tokenizer = reward.tokenizer
+    ids = [tokenizer(text)["input_ids"] for text in ("<answer> 3", "<think> a 1 1 </think> <answer> 4", "3 4")]
+    ids = [[*ids[0], tokenizer.eos_token_id], [*ids[1], tokenizer.eos_token_id], ids[2]]
+    rewards = reward(
+        prompts=["p"] * 3, completion_ids=ids, completions=[""] * 3, answer=["3", "4", "3"], level=["1"] * 3,
+        domain=["x"] * 3, trainer_state=None,
+    )  # fmt: skip
+    assert rewards == [1.0, 1.0, 0.0]
+    assert [j.violations for j in reward.judgements] == [("odd",), (), ("truncated",)]
+    (first, second) = reward.judge.rewards["exact"].seen  # what was cut off is not shown to the judges
+    assert first.predicted_answer == "3" and second.completion.startswith("<think>")
+    assert first.problem.level == "1" and first.problem.info["domain"] == "x"
+
+
+def test_violating_responses_are_neither_chosen_nor_imitated(make_trainer, reward, tmp_path):
+    trainer = make_trainer(reward_funcs=reward, ledger_dir=str(tmp_path / "ledger"), anchor_share=0.0, body_weight=0.5)
+    trainer.train()
+    (shard,) = (tmp_path / "ledger").glob("*.parquet")
+    rows = pq.read_table(shard).to_pylist()
+    odd = [row for row in rows if "odd" in row["violations"]]
+    assert odd and len(odd) < len(rows)
+    assert not any(row["chosen"] or row["choice_weight"] or row["body_weight"] or row["reward"] for row in odd)
+    by_prompt = {}
+    for row in rows:
+        by_prompt.setdefault(row["prompt"], []).append(row)
+    for siblings in by_prompt.values():
+        assert sum(row["chosen"] for row in siblings) == any("odd" not in row["violations"] for row in siblings)
+    log = next(log for log in trainer.state.log_history if "reward" in log)
+    assert log["ibpo/violates/odd"] == pytest.approx(len(odd) / len(rows))
+    assert {"ibpo/violating/standard", "ibpo/violating/extended"} <= set(log)
+    # The reward that is reported is the judge's own: violations are counted apart.
+    assert log["rewards/judge/mean"] > sum(row["reward"] for row in rows) / len(rows)
+
+
+def test_forced_accuracy_and_share_by_level_are_metrics(make_trainer):
+    trainer = make_trainer(anchor_share=0.0)
+    trainer.train()
+    log = next(log for log in trainer.state.log_history if "reward" in log)
+    assert 0 <= log["ibpo/forced_reward/standard"] <= log["ibpo/forced_reward/extended"] <= 1
+    levels = {key for key in log if key.startswith("ibpo/share_by_level/")}
+    assert len(levels) >= 2 and all(key.endswith("/extended") for key in levels)
+    assert log["ibpo/complete"] == 1.0 and log["ibpo/allowed/extended"] == 0.5
