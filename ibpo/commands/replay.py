@@ -1,0 +1,159 @@
+"""`ibpo replay`: what another budget would have chosen in a finished or running training, from its ledger."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ibpo.errors import IbpoError
+from ibpo.runs import write_text_atomic
+
+
+def replay_command(
+    run: Annotated[Path, typer.Argument(help="Folder of `ibpo train`, of a policy of `ibpo demo`, or of a ledger.")],
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="extended=0.4 (or 40%): share of the prompts; tokens=200: mean per prompt; 'extended>=0.1': at least; "
+            "extended@level=3=0.2: within a slice. Repeated budgets hold together. Default: the run's own."
+        ),
+    ] = None,
+    window: Annotated[
+        int | None, typer.Option(min=1, help="Steps that are solved together. Default: as the run did, or 1.")
+    ] = None,
+    min_gain: Annotated[
+        float | None, typer.Option(help="Reward that leaving the standard group must promise. Default: as the run.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the whole answer.")] = None,
+) -> None:
+    """Say which response group each prompt would have got under another budget, and what that would have been worth."""
+    try:
+        answer = _answer(run, budget or [], window, min_gain)
+        if out is not None:
+            write_text_atomic(out, json.dumps(answer, indent=2) + "\n")
+    except IbpoError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    _show(answer)
+
+
+def read_texts(texts: list[str]) -> dict[str, float]:
+    """`--budget` texts as the trainer's budget.
+
+    Raises:
+        IbpoError: for a text that is none.
+
+    Example:
+        >>> read_texts(["extended=40%", "extended>=0.1", "tokens@level=3=200"])
+        {'extended': 0.4, 'extended>=': 0.1, 'tokens@level=3': 200.0}
+    """
+    budget: dict[str, float] = {}
+    for text in texts:
+        key, equals, amount = (part.strip() for part in text.rpartition("="))
+        key = f"{key[:-1].rstrip()}>=" if key.endswith(">") else key.removesuffix("<").rstrip()
+        try:
+            value = float(amount.removesuffix("%")) / (100 if amount.endswith("%") else 1)
+        except ValueError:
+            value = -1.0
+        if not (equals and key and value >= 0) or (amount.endswith("%") and key.startswith("tokens")):
+            raise IbpoError(
+                f"--budget {text}: needs NAME=NUMBER, e.g. extended=0.4, extended=40%, 'extended>=0.1', tokens=200 or "
+                "extended@level=3=0.2"
+            )
+        budget[key] = value
+    return budget
+
+
+def _answer(run: Path, texts: list[str], window: int | None, min_gain: float | None) -> dict[str, Any]:
+    try:
+        import pyarrow  # noqa: F401  # heavy, and not there without the extra
+    except ModuleNotFoundError as error:
+        raise IbpoError(f"a ledger needs {error.name}: pip install 'ibpo[train]'") from None
+    from ibpo.training.budgets import read_budget
+    from ibpo.training.ledger_table import find_ledger, read_ledger
+    from ibpo.training.replay import compare, replay
+
+    table = read_ledger(find_ledger(run))
+    settings = table.settings
+    own: dict[str, float] = settings.get("budget", {})
+    budget = read_texts(texts) or own
+    if not budget:
+        raise IbpoError(f"{run}: its ledger names no budget; ask for one, e.g. --budget {table.names[-1]}=0.4")
+    window = window or int(settings.get("window", 1))
+    if min_gain is None:
+        min_gain = float(settings.get("min_gain", 0.0))
+        if "min_gain" not in settings:
+            typer.echo("the ledger is of an older version: window 1 and min_gain 0 unless they are given", err=True)
+
+    def values_of(column: str) -> set[str]:
+        if column not in table.columns:
+            raise IbpoError(f"the ledger has no column {column!r}, only {', '.join(table.columns)}")
+        return set(table.columns[column].tolist())
+
+    terms = read_budget(budget, table.names, values_of)
+    answer = replay(table, terms, window=window, min_gain=min_gain)
+    result = {
+        "run": str(run),
+        "budget": budget,
+        "window": window,
+        "min_gain": min_gain,
+        "num_steps": len(np.unique(table.step)),
+        "price": dict(zip((term.key for term in terms), answer.price.tolist(), strict=True)),
+        "recorded_budget": own,
+        "recorded_price": float(table.price[np.unique(table.step, return_index=True)[1]].mean()),
+        "num_steps_missed": answer.num_missed,
+        **compare(table, answer),
+    }
+    if own and budget != own:
+        again = replay(table, read_budget(own, table.names, values_of), window=window, min_gain=min_gain)
+        result["own_budget_changed"] = compare(table, again)["changed"]
+    return result
+
+
+def _show(answer: dict[str, Any]) -> None:
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    names = list(answer["recorded"]["share"])
+    asked = ", ".join(f"{key}={value:g}" for key, value in answer["budget"].items()).replace(">==", ">=")
+    own = ", ".join(f"{key}={value:g}" for key, value in answer["recorded_budget"].items()).replace(">==", ">=")
+    title = f"{answer['run']}: {answer['num_steps']} steps, {answer['recorded']['num_prompts']:,} prompts"
+    table = Table(title=title, title_justify="left")
+    for head in ("budget", "reward", "random mix", "tokens", "price", *names):
+        table.add_column(head, justify="left" if head == "budget" else "right")
+    prices = ", ".join(f"{value:.4f}" for value in answer["price"].values())
+    for label, part, price in (
+        (f"as recorded ({own or 'budget not recorded'})", "recorded", f"{answer['recorded_price']:.4f}"),
+        (asked, "replayed", prices),
+    ):
+        row = answer[part]
+        shares = [f"{row['share'][name]:.3f}" for name in names]
+        table.add_row(label, f"{row['reward']:.3f}", f"{row['random_mix']:.3f}", f"{row['tokens']:.1f}", price, *shares)
+    console.print(table)
+    if answer["by_level"]:
+        levels = Table(title="by level: share of each response group and reward, recorded -> replayed")
+        for head in ("level", "prompts", *names[1:], "reward"):
+            levels.add_column(head, justify="left" if head == "level" else "right")
+        for line in answer["by_level"]:
+            old, new = line["recorded"], line["replayed"]
+            shares = [f"{old['share'][name]:.2f} -> {new['share'][name]:.2f}" for name in names[1:]]
+            rewards = f"{old['reward']:.3f} -> {new['reward']:.3f}"
+            levels.add_row(line["level"], f"{old['num_prompts']:,}", *shares, rewards)
+        console.print(levels)
+    changes = ", ".join(f"{change['from']} -> {change['to']} {change['share']:.1%}" for change in answer["changes"])
+    typer.echo(f"choices that change: {answer['changed']:.1%}" + (f" ({changes})" if changes else ""))
+    if "own_budget_changed" in answer:
+        typer.echo(
+            f"the run's own budget, replayed, changes {answer['own_budget_changed']:.1%}: utilities were regressed "
+            "anew at each step, ties drawn at random, and the share held by feedback"
+        )
+    if answer["num_steps_missed"]:
+        typer.echo(
+            f"in {answer['num_steps_missed']} steps the budget cannot be kept with the responses at hand", err=True
+        )
+    typer.echo("rewards are of the responses that decided, so they flatter the replayed choice; random mix does not")

@@ -1,0 +1,152 @@
+"""Replaying a ledger: exact over what was recorded, true to the run where it can be, and a command that says so."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from ibpo.commands.replay import replay_command
+from ibpo.errors import IbpoError
+from ibpo.training.budgets import read_budget
+from ibpo.training.ledger_table import find_ledger, read_ledger
+from ibpo.training.replay import compare, replay, summary
+
+app = typer.Typer()
+app.command("replay")(replay_command)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Three steps of a real training whose utilities are plain means and whose batches are solved one by one."""
+    from tests.training.tiny import build_trainer
+
+    folder = tmp_path_factory.mktemp("run")
+    options = {"utility": "group_mean", "price": "batch", "feedback": 0.0, "min_gain": 0.1, "learning_rate": 1e-3}
+    budget = {"extended": 0.5, "extended@level=2": 1.0}
+    build_trainer(
+        folder, max_steps=3, anchor_share=0.0, ledger_dir=str(folder / "ledger"), budget=budget, **options
+    ).train()
+    return folder
+
+
+def read(budget, table):
+    return read_budget(budget, table.names, lambda column: set(table.columns[column].tolist()))
+
+
+def gains(table):
+    """What extended is worth more than standard, less the least gain."""
+    return table.utility[:, 1] - table.utility[:, 0] - 0.1
+
+
+def test_a_ledger_says_what_was_recorded(run):
+    table = read_ledger(find_ledger(run))
+    assert table.names == ["standard", "extended"] and table.settings["window"] == 1
+    assert table.step.tolist() == [0] * 8 + [1] * 8 + [2] * 8
+    assert not np.isnan(table.utility).any() and np.allclose(table.utility, table.reward)
+    assert (table.chosen_group >= 0).all()
+
+
+def test_the_runs_own_budget_is_replayed_to_the_same_worth(run):
+    table = read_ledger(find_ledger(run))
+    answer = replay(table, read(table.settings["budget"], table), window=1, min_gain=0.1)
+    for step in range(3):
+        here = table.step == step
+        worth = [np.sum(gains(table)[here][group[here] == 1]) for group in (table.chosen_group, answer.assigned)]
+        assert worth[0] == pytest.approx(worth[1], abs=1e-4)  # ties fall by chance
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
+def test_another_budget_gets_the_largest_gains_of_each_step(run, share):
+    table = read_ledger(find_ledger(run))
+    answer = replay(table, read({"extended": share}, table), window=1, min_gain=0.1)
+    for step in range(3):
+        here = table.step == step
+        best = np.sort(np.maximum(gains(table)[here], 0))[::-1][: int(share * 8)].sum()
+        assert np.sum(gains(table)[here][answer.assigned[here] == 1]) == pytest.approx(best)
+        assert np.sum(answer.assigned[here] == 1) <= share * 8
+
+
+def test_a_window_lets_steps_share_the_budget(run):
+    table = read_ledger(find_ledger(run))
+    every = replay(table, read({"extended": 0.125}, table), window=3, min_gain=0.0)
+    assert every.assigned.shape == (24,) and np.mean(every.assigned == 1) <= 0.4
+    last = table.step == 2
+    best = np.sort(gains(table) + 0.1)[::-1][:3]
+    taken = (gains(table) + 0.1)[last & (every.assigned == 1)]
+    assert all(gain >= best[-1] - 1e-9 for gain in taken)
+
+
+def test_summary_and_comparison_add_up(run):
+    table = read_ledger(find_ledger(run))
+    answer = replay(table, read({"extended": 0.25}, table), window=1, min_gain=0.1)
+    told = compare(table, answer)
+    assert told["changed"] == pytest.approx(np.mean(table.chosen_group != answer.assigned))
+    assert sum(change["share"] for change in told["changes"]) == pytest.approx(told["changed"])
+    rows = told["by_level"]
+    assert len(rows) >= 2 and sum(row["replayed"]["num_prompts"] for row in rows) == 24
+    whole = sum(row["replayed"]["reward"] * row["replayed"]["num_prompts"] for row in rows) / 24
+    assert told["replayed"]["reward"] == pytest.approx(whole)
+    always = summary(table, np.ones(24, int))
+    assert always["reward"] == pytest.approx(always["random_mix"]) and always["share"]["extended"] == 1
+
+
+def test_the_command_prints_and_writes_the_answer(run, tmp_path):
+    out = tmp_path / "answer.json"
+    result = CliRunner().invoke(app, [str(run), "--budget", "extended=25%", "--budget", "tokens=30", "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert "extended=0.25, tokens=30" in result.stdout and "choices that change" in result.stdout
+    answer = json.loads(out.read_text())
+    assert answer["budget"] == {"extended": 0.25, "tokens": 30.0} and answer["min_gain"] == 0.1
+    assert answer["replayed"]["share"]["extended"] <= 0.25 and answer["replayed"]["tokens"] <= 30
+    assert set(answer["price"]) == {"extended", "tokens"}
+    sliced = CliRunner().invoke(app, [str(run), "--budget", "extended@level=2=0.0", "--out", str(out)])
+    assert sliced.exit_code == 0, sliced.output
+    by_level = {row["level"]: row["replayed"]["share"]["extended"] for row in json.loads(out.read_text())["by_level"]}
+    assert by_level["2"] == 0 and max(by_level.values()) > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--budget", "extended"], "--budget extended: needs NAME=NUMBER"),
+        (["--budget", "tokens=20%"], "--budget tokens=20%: needs NAME=NUMBER"),
+        (["--budget", "extendde=0.3"], "budget names 'extendde'"),
+        (["--budget", "extended@topic=0.3"], "the ledger has no column 'topic', only"),
+    ],
+)
+def test_bad_questions(run, arguments, said):
+    result = CliRunner().invoke(app, [str(run), *arguments])
+    assert result.exit_code == 2
+    (line,) = result.stderr.strip().splitlines()
+    assert line.startswith("error: ") and said in line
+
+
+def test_ledgers_that_cannot_be_read(run, tmp_path):
+    with pytest.raises(IbpoError, match="there is no such run"):
+        find_ledger(tmp_path / "none")
+    with pytest.raises(IbpoError, match="holds no ledger"):
+        find_ledger(tmp_path)
+    for name in ("a", "b"):
+        (tmp_path / name / "ledger").mkdir(parents=True)
+        (tmp_path / name / "ledger" / "step-000000.parquet").write_bytes(b"PAR1")
+    with pytest.raises(IbpoError, match="holds 2 ledgers; name one of"):
+        find_ledger(tmp_path)
+    with pytest.raises(IbpoError, match=r"step-000000.parquet: is no Parquet file"):
+        read_ledger(find_ledger(tmp_path / "a"))
+
+
+def test_a_ledger_of_an_older_version_is_read_too(run, tmp_path):
+    for shard in find_ledger(run).iterdir():
+        table = pq.read_table(shard).drop_columns(["prompt", "violations"])
+        pq.write_table(table.replace_schema_metadata(None), tmp_path / shard.name)
+    new, old = read_ledger(find_ledger(run)), read_ledger(tmp_path)
+    assert old.settings == {} and old.names == new.names
+    for name in ("step", "utility", "reward", "chosen_group"):
+        assert np.array_equal(getattr(old, name), getattr(new, name))
+    assert isinstance(pq.read_schema(next(iter(find_ledger(run).iterdir()))), pa.Schema)
