@@ -30,8 +30,13 @@ SET_BY_RECIPE = {
 """Options of the trainer that have their place elsewhere in the recipe."""
 
 
-def trainer_arguments(config: RunConfig, run: RunDir) -> IBPOConfig:
+def trainer_arguments(config: RunConfig, run: RunDir, *, num_processes: int = 1) -> IBPOConfig:
     """`IBPOConfig` out of `[train]`, `[budget]` and `[trl]`.
+
+    Args:
+        config: the recipe.
+        run: where checkpoints and ledger go.
+        num_processes: among which the rollouts of a step are split.
 
     Raises:
         IbpoError: for an unknown key of `[trl]` (names the nearest), one that has its place elsewhere, or a bad value.
@@ -45,7 +50,12 @@ def trainer_arguments(config: RunConfig, run: RunDir) -> IBPOConfig:
             raise IbpoError(f"trl.{key}: unknown key of IBPOConfig; {nearest(key, known - set(SET_BY_RECIPE))}")
     num_rollouts = train.prompts_per_step * train.rollouts_per_prompt
     num_parts = trl.get("gradient_accumulation_steps", 1)
-    if not isinstance(num_parts, int) or num_parts < 1 or num_rollouts % num_parts:
+    if not isinstance(num_parts, int) or num_parts < 1 or num_rollouts % (num_parts * num_processes):
+        if num_processes > 1 and isinstance(num_parts, int):
+            raise IbpoError(
+                f"trl.gradient_accumulation_steps: {num_parts} times {num_processes} processes must divide the "
+                f"{num_rollouts} rollouts of a step; lower it to {max(1, num_rollouts // num_processes)} or a divisor"
+            )
         raise IbpoError(
             f"trl.gradient_accumulation_steps: must divide the {num_rollouts} rollouts of a step, got {num_parts}"
         )
@@ -68,7 +78,7 @@ def trainer_arguments(config: RunConfig, run: RunDir) -> IBPOConfig:
             max_steps=train.steps,
             learning_rate=train.learning_rate,
             seed=train.seed,
-            per_device_train_batch_size=num_rollouts // num_parts,
+            per_device_train_batch_size=num_rollouts // (num_parts * num_processes),
             shuffle_dataset=False,
             num_generations=train.rollouts_per_prompt,
             max_completion_length=train.max_completion_length,

@@ -192,7 +192,7 @@ def test_resume_equals_an_uninterrupted_run(model, tmp_path, how):
     assert steps == [*range(1, 9), 8]
 
 
-@pytest.mark.parametrize("name", ["gsm8k_smoke", "gsm8k_qwen"])
+@pytest.mark.parametrize("name", ["gsm8k_smoke", "gsm8k_qwen", "math_llama"])
 def test_shipped_recipes_fit_the_trainer(name, tmp_path):
     pytest.importorskip("trl")
     from ibpo.config import read_recipe
@@ -203,3 +203,17 @@ def test_shipped_recipes_fit_the_trainer(name, tmp_path):
     args = trainer_arguments(config, RunDir(tmp_path))
     assert args.generation_batch_size == config.train.prompts_per_step * config.train.rollouts_per_prompt
     assert args.budget == {"extended": 0.5} and args.max_steps == config.train.steps
+
+
+@pytest.mark.slow
+def test_a_recipe_runs_in_two_processes(model, tmp_path):
+    """recipes/distributed.py under torchrun on CPU: one ledger for both ranks, and the trained model."""
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_addr", "127.0.0.1"]
+    command += ["--master_port", "29533", str(ROOT / "recipes" / "distributed.py")]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    arguments = options("embedded:thinking", out, "train.steps=1")
+    done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (out / "model" / "model.safetensors").exists() and len(list((out / "ledger").iterdir())) == 1
+    assert (out / "checkpoints" / "checkpoint-1" / "ibpo_state.npz").exists()

@@ -1,0 +1,103 @@
+"""Memory of a training per GPU, by formula: python benchmarks/memory.py > the table of docs/scale.md.
+
+Not measured on hardware. With N parameters, of which A are trained, in S shards, and per GPU b sequences of T tokens in
+a forward pass, L layers of width h, k key and value channels, V words, in bytes:
+
+    weights      4 N / S            float32 master weights (2 N / S frozen in bf16 under LoRA), and what a bf16 forward
+                                    pass copies: 2 N whole, 2 x 2 N / L where sharded (two layers at a time)
+    training     12 A / S           gradient 4, AdamW's two moments 8
+    initial      2 N / S            the initial policy in bf16, for the anchor and the features
+    activations  b T h (2 L + 34)   one checkpoint per layer, and one layer that is computed again (Korthikanti et al.
+                                    2022, section 4, with an attention that keeps no T x T matrix)
+    logits       24 b T V           the loss: bf16 logits, float32 log-probabilities, their gradient (10); the anchor,
+                                    where a sequence is held: the same in float32, and the initial policy's (14)
+    rollouts     2 N / G + 4 L k T B / G   vLLM: bf16 weights and keys and values of B sequences, on G GPUs
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+GIB = 2**30
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Model:
+    name: str
+    parameters: float
+    layers: int
+    width: int
+    key_value: int
+    """2 x number of key-value heads x head size / 2: channels of the keys, as many as of the values."""
+    words: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setup:
+    name: str
+    shards: int
+    sequences: int = 1
+    tokens: int = 4096
+    lora: float = 0.0
+    """Share of parameters that adapters train; 0: all parameters."""
+    served_on: int = 0
+    """GPUs that vLLM shares with the training (colocated); 0: a server of its own, or transformers."""
+    served: int = 32
+    """Sequences that are decoded at once on them."""
+
+
+MODELS = (
+    Model(name="Qwen2.5-1.5B", parameters=1.54e9, layers=28, width=1536, key_value=256, words=151_936),
+    Model(name="Llama-3.1-8B", parameters=8.03e9, layers=32, width=4096, key_value=1024, words=128_256),
+    Model(name="Llama-3.1-70B", parameters=70.6e9, layers=80, width=8192, key_value=1024, words=128_256),
+)
+SETUPS = (
+    Setup(name="1 GPU, full", shards=1),
+    Setup(name="1 GPU, LoRA", shards=1, lora=0.005),
+    Setup(name="8 GPUs, sharded, vLLM colocated (asleep while training)", shards=8, served_on=8),
+    Setup(name="32 GPUs, sharded, vLLM on a node of its own", shards=32),
+)
+
+
+def memory(model: Model, setup: Setup) -> dict[str, float]:
+    """Bytes per GPU, by part; `rollouts` is vLLM's, which sleeps while the others are needed.
+
+    Example:
+        >>> parts = memory(MODELS[0], SETUPS[0])
+        >>> round(parts["training"] / GIB), round(sum(parts.values()) / GIB)
+        (17, 43)
+    """
+    n, s, sharded = model.parameters, setup.shards, setup.shards > 1
+    trained = setup.lora * n if setup.lora else n
+    weights = (2.0 * n + 4.0 * trained) / s if setup.lora else 4.0 * n / s
+    copied = 4.0 * n / model.layers if sharded else (0.0 if setup.lora else 2.0 * n)
+    places = setup.sequences * setup.tokens
+    served = setup.served_on
+    cache = 4.0 * model.layers * model.key_value * setup.tokens * setup.served
+    return {
+        "weights": weights + copied,
+        "training": 12.0 * trained / s,
+        "initial": 2.0 * n / s,
+        "activations": places * model.width * (2.0 * model.layers + 34.0),
+        "logits": 24.0 * places * model.words,
+        "rollouts": (2.0 * n + cache) / served if served else 0.0,
+    }
+
+
+def table() -> str:
+    head = ["model", "set-up", "weights", "training", "initial policy", "activations", "logits", "sum", "vLLM", "80 GB"]
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    for model in MODELS:
+        for setup in SETUPS:
+            parts = memory(model, setup)
+            rollouts = parts.pop("rollouts")
+            total = sum(parts.values())
+            fits = "yes" if max(total, rollouts) < 0.9 * 80e9 else "no"
+            cells = [f"{value / GIB:.1f}" for value in (*parts.values(), total)]
+            shown = f"{rollouts / GIB:.1f}" if rollouts else "-"
+            lines.append(f"| {' | '.join([model.name, setup.name, *cells, shown, fits])} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table())

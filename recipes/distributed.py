@@ -1,0 +1,75 @@
+"""A recipe in several processes: what `ibpo train` does in one, without the evaluation.
+
+accelerate launch --config_file recipes/accelerate/fsdp2_8.yaml recipes/distributed.py RECIPE [--set KEY=VALUE]
+
+Run it again after an interruption, and it goes on from the last whole checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from datasets import Dataset
+from transformers import AutoTokenizer
+
+from ibpo.config import read_recipe
+from ibpo.experiments.embedded import model_path
+from ibpo.responses.groups import build_response_groups, offer
+from ibpo.rewards.math import MathJudge
+from ibpo.runs import RunDir
+from ibpo.tasks.jsonl import hold_out, load_problems
+from ibpo.training.arguments import trainer_arguments
+from ibpo.training.judge_reward import JudgeReward
+from ibpo.training.trainer import IBPOTrainer
+
+
+def main() -> None:
+    """Read the recipe, build the trainer, train or go on, save."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--set", action="append", default=[], dest="overrides")
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
+    config = read_recipe(given.recipe, given.overrides)
+    run = RunDir(given.out or Path("runs") / given.recipe.stem)
+
+    data = config.data
+    problems = load_problems(
+        Path(data.path), problem=data.problem, answer=data.answer, answer_after=data.answer_after,
+        problem_id=data.id, level=data.level, limit=data.limit,
+    )  # fmt: skip
+    training, _ = hold_out(problems, data.holdout)
+    path = config.model.path
+    if path.startswith("embedded:"):
+        path = str(model_path(path.removeprefix("embedded:"), "cold_start"))
+    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    groups = build_response_groups(config.response_group)
+    prompt_of = [offer(groups, problem.prompt, chat=bool(tokenizer.chat_template)) for problem in training]
+
+    args = trainer_arguments(config, run, num_processes=int(os.environ.get("WORLD_SIZE", "1")))
+    args.model_init_kwargs = {"dtype": config.model.dtype}
+    args.shuffle_dataset = True
+    trainer = IBPOTrainer(
+        model=path,
+        reward_funcs=JudgeReward(MathJudge(), groups, tokenizer),
+        response_groups=groups,
+        args=args,
+        train_dataset=Dataset.from_list(
+            [
+                {"prompt": prompt, "problem_id": p.problem_id, "level": p.level, "gold": p.answer}
+                for prompt, p in zip(prompt_of, training, strict=True)
+            ]
+        ),
+        processing_class=tokenizer,
+    )
+    last = run.last_checkpoint()
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    trainer.save_model(str(run.model))
+
+
+if __name__ == "__main__":
+    main()
