@@ -79,7 +79,7 @@ def solve_within(
             allocation = allocate(utility, problem, np.array(costs), caps, at_least=lower, choose="exactly_one")
         except InfeasibleBudget as error:
             k = error.budget_index
-            if k in missed:
+            if k in missed and error.nearest == bounds[k]:
                 raise
             bounds[k], missed[k] = error.nearest, error.nearest / float(parts[k] or 1)
             continue

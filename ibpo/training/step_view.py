@@ -110,7 +110,7 @@ def describe(
         {
             "problem_id": str(row.get("problem_id", "")),
             "level": str(row.get("level", "")),
-            "slices": {column: str(row[column]) for column in columns},
+            "slices": {column: str(row.get(column, "")) for column in columns},
             "response_group": group_of(ids, prefix_ids),
             "opening": first_tokens.index(ids[0]) if ids[0] in first_tokens else -1,
             "tokens": len(ids),

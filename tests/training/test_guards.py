@@ -124,7 +124,10 @@ def test_one_healthy_step_calms_a_guard(kind):
     guards, rng = Guards(), np.random.default_rng(1)
     for step in range(2, 60):
         quiet = max(wait, last) > 1 and step % max(wait, 2) == 0
-        warnings = guards.look(step, healthy(rng) if quiet or last == 1 else sick(kind))
+        well = healthy(
+            rng, {"tokens": 12.0} if kind == "budget" else None, stratified=kind not in ("gone", "incomplete")
+        )
+        warnings = guards.look(step, well if quiet else sick(kind))
         assert wait == 1 or not [text for text in warnings if said in text]
 
 
@@ -145,6 +148,7 @@ def test_an_infeasible_budget_stops_the_first_step_and_modes_decide():
         Guards("stpo")
 
 
+@pytest.mark.slow
 def test_a_real_training_without_stratified_rollouts_says_that_a_group_is_gone(make_trainer, caplog):
     trainer = make_trainer(
         max_steps=40,

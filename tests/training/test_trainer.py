@@ -232,7 +232,8 @@ def test_stratified_rollouts_are_split_equally_over_the_groups_on_every_prompt(m
 
 def test_the_order_of_the_prompts_is_found_again_in_a_later_epoch(make_trainer):
     # 64 problems, 8 a step: an epoch is 8 steps, and the resume falls into the second one.
-    options = {"max_steps": 12, "save_strategy": "steps", "save_steps": 10, "cls": Recorder, "anchor_share": 0.0}
+    options = {"max_steps": 12, "save_strategy": "steps", "save_steps": 10, "cls": Recorder}
+    options |= {"anchor_share": 0.0, "learning_rate": 1e-3}
     whole = make_trainer("whole", **options)
     whole.train()
     first = make_trainer("halves", **options)
