@@ -140,9 +140,7 @@ def step_times(prompts: int, siblings: int, steps: int) -> None:
     sampled = statistics.median(sampling)
     plain = clocks["grpo"]
     print(f"{prompts} x {siblings}, {steps} steps, median seconds; sampling {sampled:.3f}")
-    print(
-        "| trainer | after sampling | whole step, against grpo | scoring to weights | the same in % of grpo's step |"
-    )
+    print("| trainer | after sampling | whole step, against grpo | scoring to weights | the same in % of grpo's step |")
     print("|---|---|---|---|---|")
     whole = sampled + statistics.median(plain.seconds)
     for kind, clock in clocks.items():
