@@ -27,36 +27,35 @@ def anchor_weight_at(args: IBPOConfig, done: float) -> float:
 
 
 def held_responses(
-    response_group: np.ndarray, tokens: np.ndarray, share: float, rng: np.random.Generator
+    prompt: np.ndarray, response_group: np.ndarray, share: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Which responses to anchor: drawn at random up to `share` of all tokens, as evenly over the groups as they go.
+    """Which responses to anchor: one of each response group, drawn at random, on a share of the prompts.
 
-    Even by tokens, not by responses: a group of short answers is held whole for little, and it needs it, for each of
-    its answers has few tokens to hold it by (docs/log.md has the measurement).
+    Siblings of one group share most of their contexts, so another prompt holds more than another sibling; and a group
+    of short answers has few tokens to be held by, so it must not be held on fewer prompts (docs/log.md has the
+    measurement).
 
     Args:
-        response_group: int [R].
-        tokens: float [R].
-        share: of all tokens, in [0, 1].
-        rng: draws the responses.
+        prompt: int [R].
+        response_group: int [R], -1 for a response of none, which is not held.
+        share: of the prompts, in [0, 1].
+        rng: draws prompts and responses.
 
     Returns:
-        bool [R]; each group holds its allowance to within one response.
+        bool [R].
 
     Example:
-        >>> group, tokens = np.array([0, 0, 0, 0, 1, 1, 1, 1]), np.array([1.0, 1, 1, 1, 9, 9, 9, 9])
-        >>> held_responses(group, tokens, 0.55, np.random.default_rng(0)).reshape(2, 4).sum(1)
-        array([4, 2])
+        >>> prompt, group = np.repeat([0, 1, 2, 3], 4), np.tile([0, 0, 1, 1], 4)
+        >>> held = held_responses(prompt, group, 0.5, np.random.default_rng(0))
+        >>> np.bincount(prompt, held).tolist(), np.bincount(group, held).tolist()
+        ([2.0, 0.0, 2.0, 0.0], [2.0, 2.0])
     """
-    held = np.zeros(len(tokens), bool)
-    left = share * tokens.sum()
-    groups = sorted(np.unique(response_group), key=lambda g: (tokens[response_group == g].sum(), g))
-    for i, g in enumerate(groups):
-        rows = rng.permutation(np.flatnonzero(response_group == g))
-        spent = np.cumsum(tokens[rows])
-        rows = rows[: np.searchsorted(spent, left / (len(groups) - i) + 1e-9 * left, side="right")]
-        held[rows] = True
-        left -= tokens[rows].sum()
+    prompts = rng.permutation(np.unique(prompt))
+    order = rng.permutation(np.flatnonzero(np.isin(prompt, prompts[: round(share * len(prompts))])))
+    order = order[response_group[order] >= 0]
+    _, first = np.unique(np.stack([prompt, response_group], 1)[order], axis=0, return_index=True)
+    held = np.zeros(len(prompt), bool)
+    held[order[first]] = True
     return held
 
 

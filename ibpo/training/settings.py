@@ -44,8 +44,10 @@ class IBPOConfig(GRPOConfig):
         },
     )
     anchor_share: float = field(
-        default=0.4,
-        metadata={"help": "Share of the tokens held near the initial policy; see ibpo.training.anchor.held_responses."},
+        default=0.5,
+        metadata={
+            "help": "Share of the prompts on which one response of each response group is held near the initial policy."
+        },
     )
     anchor_weight: float = field(
         default=3.0, metadata={"help": "Strength of that hold at the end: weight of the KL divergence."}

@@ -30,7 +30,7 @@ def response_weights(
     imitated = chosen if args.imitate_denied else chosen & usable
     bodies = usable & (selection.best if args.imitate_bodies == "every_group" else chosen)
     rng = np.random.default_rng([args.seed, step, 1])
-    anchored = held_responses(batch.response_group, batch.tokens, args.anchor_share, rng)
+    anchored = held_responses(batch.prompt, batch.response_group, args.anchor_share, rng)
     return np.stack(
         [
             np.where(imitated, args.choice_weight, 0.0),

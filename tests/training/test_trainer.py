@@ -135,9 +135,8 @@ def test_ledger_records_every_candidate_and_one_choice_per_own_prompt(make_train
     rows = pq.read_table(shard).to_pylist()
     assert len(rows) == 32
     assert sum(row["chosen"] for row in rows) == 8
-    assert any(row["anchor_weight"] > 0 for row in rows)
-    tokens = sum(row["tokens"] for row in rows)
-    assert sum(row["tokens"] for row in rows if row["anchor_weight"] > 0) <= 0.25 * tokens
+    held = [(row["problem_id"], row["response_group"]) for row in rows if row["anchor_weight"] > 0]
+    assert 1 <= len(held) == len(set(held)) <= 4  # one of each group on two of the eight prompts, less the truncated
     assert {row["response_group"] for row in rows} == {"standard", "extended"}
     assert all(row["choice_weight"] == row["chosen"] for row in rows)
 
