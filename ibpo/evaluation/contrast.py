@@ -206,7 +206,7 @@ def _oracles(
     names, p_N = np.unique(own.problem.astype(str), return_inverse=True)
     c_N = np.array([list(among).index(c) for c in own.configuration.tolist()])
     count_PC = np.bincount(p_N * len(among) + c_N, minlength=len(names) * len(among)).reshape(len(names), len(among))
-    thick = (count_PC >= 2).all(1)
+    thick = np.all(count_PC >= 2, axis=1)
     if thick.sum() < 2:
         notes.append("no held-out allocation: it takes two responses of every configuration to a problem")
         return {}
@@ -219,7 +219,7 @@ def _oracles(
     level_P = np.array([level_of[str(problem)] for problem in cells.problems])
     mean_C = cells.mean_cost.mean(0)
     amounts = [float(mean_C.min() + f * (mean_C.max() - mean_C.min())) for f in options.budgets]
-    more = {"num_splits": options.num_splits, "seed": options.seed}
+    more: Json = {"num_splits": options.num_splits, "seed": options.seed}
     by_problem = holdout_value(*arrays, [_by_problem(amount) for amount in amounts], **more)
     oracles = {"by problem": _curve(by_problem)}
     if len(set(level_P) - {""}) > 1:

@@ -96,9 +96,9 @@ def estimate_quantile(
 ) -> Estimate:
     r"""A quantile of the responses' values, e.g. the 95th percentile of tokens, each problem weighing the same.
 
-    Woodruff's interval (1952): the share of responses at or below the quantile is a rate with a standard error
-    clustered by problem; the ends of its interval (as of `estimate_rate`, around `quantile`) are read off the
-    responses. The standard error is half of the interval's width over Student's t.
+    Woodruff's interval (1952): the share of responses at or below the quantile has a standard error clustered by
+    problem; the responses at `quantile` -+ t stderr of that share are the ends. The standard error of the quantile is
+    half of the interval's width over Student's t.
 
     Args:
         value: `[N]` e.g. tokens.
@@ -127,8 +127,9 @@ def estimate_quantile(
     total_P, part_P = (np.bincount(p_N, x).astype(float) for x in (weight_N * below_N, weight_N))
     _, stderr, num = _ratio(total_P, part_P)
     student = _t(num)
-    low, high = wilson(quantile, _effective(quantile, stderr, num), student)
-    ends = (at(low), at(high)) if num > 1 else (NAN, NAN)
+    # Around the true quantile, not around an observed share: no Wilson here.
+    reach = student * (stderr if stderr > 0 else math.sqrt(quantile * (1 - quantile) / num))
+    ends = (at(max(quantile - reach, 0.0)), at(min(quantile + reach, 1.0))) if num > 1 else (NAN, NAN)
     return Estimate(
         value=found, stderr=(ends[1] - ends[0]) / (2 * student), low=ends[0], high=ends[1], num_problems=num
     )

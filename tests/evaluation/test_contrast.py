@@ -1,5 +1,6 @@
 import itertools
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,11 @@ def responses(num_problems=40, num_responses=4, seed=0, **changes):
                 row |= {"tokens": cost * rng.uniform(0.8, 1.2), "answer": "1" if right else str(rng.integers(2, 4))}
                 rows.append(row | {"response_group": name, "completion": "text"} | changes)
     return Responses.from_rows(rows)
+
+
+def changed(responses, **columns):
+    every: dict[str, Any] = {name: getattr(responses, name) for name in Responses.__dataclass_fields__}
+    return Responses(**(every | columns))
 
 
 def test_everything_that_the_page_says():
@@ -64,8 +70,8 @@ def test_nothing_is_gained_where_nothing_can_be():
 @given(st.integers(1, 4), st.integers(1, 3), st.integers(0, 10**6))
 def test_the_greedy_choice_is_within_one_step_of_the_best(num_problems, num_configurations, seed):
     rng = np.random.default_rng(seed)
-    reward = rng.integers(0, 5, (num_problems, num_configurations)) / 4
-    cost = rng.integers(1, 9, (num_problems, num_configurations)) * 1.0
+    reward = rng.integers(0, 5, (num_problems, num_configurations)).astype(np.float64) / 4
+    cost = rng.integers(1, 9, (num_problems, num_configurations)).astype(np.float64)
     amount = rng.uniform(cost.min(1).mean(), cost.max(1).mean() + 1)
     pick = _by_problem(amount)(reward, cost)
     every = np.arange(num_problems)
@@ -110,12 +116,9 @@ def test_policies_that_choose_are_no_alternatives():
     rows = responses()
     mixed = rows.response_group.copy()
     mixed[(rows.configuration == "high") & (np.arange(len(rows)) % 2 == 0)] = "low"
-    columns = {name: getattr(rows, name) for name in Responses.__dataclass_fields__}
-    found = contrast(Responses(**(columns | {"response_group": mixed})))
+    found = contrast(changed(rows, response_group=mixed))
     assert found["among"] == ["low"] and found["allocation"] == []
-    assert contrast(Responses(**(columns | {"response_group": mixed})), ContrastOptions(among=["low", "high"]))[
-        "allocation"
-    ]
+    assert contrast(changed(rows, response_group=mixed), ContrastOptions(among=["low", "high"]))["allocation"]
 
 
 def test_what_is_refused():
@@ -129,8 +132,7 @@ def test_unknown_tokens_of_a_problem_keep_its_accuracy():
     rows = responses()
     tokens = rows.tokens.copy()
     tokens[rows.problem == "p3"] = np.nan
-    columns = {name: getattr(rows, name) for name in Responses.__dataclass_fields__}
-    found = contrast(Responses(**(columns | {"tokens": tokens})))
+    found = contrast(changed(rows, tokens=tokens))
     assert found["num_problems"] == 40
     assert "39 problems" in found["notes"][0]
 

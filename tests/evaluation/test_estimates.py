@@ -84,7 +84,9 @@ def test_quantiles_of_one_response_each_are_order_statistics():
         found = estimate_quantile(value, np.arange(101), q)
         assert found.value == expected and found.low <= expected <= found.high
     median = estimate_quantile(value, np.arange(101), 0.5)
-    ranks = stats.binom.ppf([0.025, 0.975], 101, 0.5)  # the classical order-statistic interval
+    ranks = [
+        float(stats.binom.ppf(tail, 101, 0.5)) for tail in (0.025, 0.975)
+    ]  # the classical order-statistic interval
     assert abs(median.low - ranks[0]) <= 2 and abs(median.high - ranks[1]) <= 2
 
 
