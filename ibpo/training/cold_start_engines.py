@@ -10,7 +10,7 @@ from ibpo.errors import IbpoError
 from ibpo.responses.voting_forms import FORMS
 from ibpo.rollouts.endpoint import EndpointSampler, Forcing
 from ibpo.rollouts.prompts import PromptWriter, renderer
-from ibpo.rollouts.vllm import VLLMSampler, load_vllm
+from ibpo.rollouts.vllm_engine import VLLMSampler, load_vllm
 from ibpo.training.cold_start_recipe import ColdStartConfig
 
 FORCINGS: dict[str, Forcing] = {"render": "render", "prefill": "prefill", "none": "none"}

@@ -149,7 +149,7 @@ def transformers_sampler():
 def vllm_sampler():
     tokenizer, model = tiny()
     from ibpo.rollouts.prompts import PromptWriter
-    from ibpo.rollouts.vllm import VLLMSampler
+    from ibpo.rollouts.vllm_engine import VLLMSampler
     from tests.rollouts.vllm_peer import LLM, SamplingParams
 
     llm = LLM(model, tokenizer, max_model_len=60)
@@ -220,7 +220,7 @@ def test_the_completion_begins_with_its_prefix_and_says_how_it_ended(sampler):
 def test_what_vllm_is_asked_and_refuses():
     tokenizer, model = tiny()
     from ibpo.rollouts.prompts import PromptWriter
-    from ibpo.rollouts.vllm import VLLMSampler
+    from ibpo.rollouts.vllm_engine import VLLMSampler
     from tests.rollouts.vllm_peer import LLM, SamplingParams
 
     llm = LLM(model, tokenizer, max_model_len=60)
@@ -247,7 +247,7 @@ def test_what_vllm_is_asked_and_refuses():
 def test_vllm_that_is_not_there():
     from importlib.util import find_spec
 
-    from ibpo.rollouts.vllm import load_vllm
+    from ibpo.rollouts.vllm_engine import load_vllm
 
     if find_spec("vllm") is None:
         with pytest.raises(IbpoError, match="pip install vllm"):
