@@ -11,6 +11,7 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -94,8 +95,8 @@ class Scripted:
         class Model(LlamaForCausalLM):
             seen = torch.zeros((0, 0), dtype=torch.long)
 
-            def forward(self, input_ids=None, past_key_values=None, **kwargs):
-                out = super().forward(input_ids=input_ids, past_key_values=past_key_values, **kwargs)
+            def forward(self, input_ids: Any = None, past_key_values=None, **kwargs):
+                out: Any = super().forward(input_ids=input_ids, past_key_values=past_key_values, **kwargs)
                 # Tokens before these are in the cache: remember them as it does.
                 first = input_ids.shape[1] > 1
                 Model.seen = input_ids if first else torch.cat([Model.seen, input_ids], 1)
@@ -111,7 +112,12 @@ class Scripted:
                 follows = {"it": "is", "is": str(int(problem) + 1), "a": "a"}
                 return follows.get(tokens[-1], "<eos>")
 
-        size = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+        size: dict[str, Any] = {
+            "hidden_size": 8,
+            "intermediate_size": 8,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 1,
+        }
         config = LlamaConfig(
             vocab_size=len(tokenizer), max_position_embeddings=30, eos_token_id=tokenizer.eos_token_id, **size
         )
@@ -225,7 +231,7 @@ def test_what_vllm_is_asked_and_refuses():
 
     llm = LLM(model, tokenizer, max_model_len=60)
     sampler = VLLMSampler(llm, SamplingParams, PromptWriter(tokenizer=tokenizer), max_tokens=9, temperature=0.5)
-    found = outcomes(sampler, REQUESTS[:4])
+    found: list[Any] = outcomes(sampler, REQUESTS[:4])
     [asked] = llm.calls
     assert [params.seed for params in asked] == [seed_of(request, 0) for request in REQUESTS[:4]]
     assert [params.max_tokens for params in asked] == [9, 8, 9, 8]  # the prefix is a token

@@ -63,7 +63,7 @@ class LLM:
         tokenization_kwargs: dict[str, Any] | None = None,
     ) -> list[RequestOutput]:
         del use_tqdm, lora_request, priority, tokenization_kwargs
-        given = sampling_params if isinstance(sampling_params, Sequence) else [sampling_params] * len(prompts)
+        given: Any = sampling_params if isinstance(sampling_params, Sequence) else [sampling_params] * len(prompts)
         if len(given) != len(prompts):
             raise ValueError("The lengths of prompts and params must be the same.")
         for prompt in prompts:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from tests.training.tiny import build_trainer, disturb_initial_policy, with_lora
 
 def run_case(folder: Path, name: str, options: dict) -> None:
     model = with_lora(torch.float64) if options.pop("lora", False) else None
-    trainer = build_trainer(folder / name, cls=Recorder, model=model, dtype=torch.float64, **options)
+    trainer: Any = build_trainer(folder / name, cls=Recorder, model=model, dtype=torch.float64, **options)
     disturb_initial_policy(trainer)
     start = flat(p for p in trainer.model.parameters() if p.requires_grad)
     trainer.train()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -116,6 +117,7 @@ def report_of(answer=respond, gate=GateConfig(), max_tokens=1000, mixture="asv")
 
     rows = {}
     requests = gate_requests(PROBLEMS, BOXED, gate, mixture)
+    sampled: Any
     for sampled in ScriptedSampler(answer=answer, max_tokens=max_tokens).sample_requests(requests):
         request, rollout = sampled.request, sampled.rollout
         rows[request.problem.problem_id, request.response_group, request.number] = {

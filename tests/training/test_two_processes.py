@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -65,7 +66,7 @@ def test_two_ranks_take_the_step_of_one_process(folder, tmp_path, name):
 
     options = {**CASES[name], "per_device_train_batch_size": len(completions), "gradient_accumulation_steps": 1}
     model = with_lora(torch.float64) if options.pop("lora", False) else None
-    one = build_trainer(tmp_path / "one", cls=Replay, model=model, dtype=torch.float64, **options)
+    one: Any = build_trainer(tmp_path / "one", cls=Replay, model=model, dtype=torch.float64, **options)
     disturb_initial_policy(one)
     one.recorded = completions
     before = frozen_copy(one.model)
