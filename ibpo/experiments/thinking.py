@@ -60,7 +60,7 @@ THINKING = Experiment(
     cold_start=Stage(num_pairs=100_000, learning_rate=1e-3, batch_size=64),
     extended_share=0.5,
     built_from_samples=False,
-    training={"max_steps": 200, "utility": "shrunken", "min_gain": 0.1},
+    training={"max_steps": 220, "utility": "shrunken", "min_gain": 0.1, "anchor_share": 1.0},
     asked="Sums of 1 to 12 digits; the answer is the last digit of the total. The model may answer at once "
     "(standard) or write its running total down first (extended).",
     designed_in="Nothing about the errors is designed in: a direct answer to a long chain fails because the model has "

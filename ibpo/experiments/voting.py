@@ -58,12 +58,12 @@ VOTING = Experiment(
     extended_share=0.55,
     built_from_samples=True,
     training={
-        "max_steps": 170,
+        "max_steps": 240,
         "utility": "regression",
         "imitate_bodies": "every_group",
-        "body_weight": 0.3,
+        "body_weight": 1.0,
         "anchor_weight_start": 0.1,
-        "anchor_weight": 0.3,
+        "anchor_weight": 0.1,
     },
     asked="Sums of four symbols whose values must be known by heart. The model may write one chain of thought "
     "(standard), or vote in one response: up to eight attempts in [TRIAL] blocks, ended by the first answer that has "
