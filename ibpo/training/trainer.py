@@ -148,6 +148,13 @@ class IBPOTrainer(GRPOTrainer):
         self.data_order = DataOrder(super()._get_train_sampler(dataset))
         return self.data_order
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """None is left where a training was killed after its last checkpoint: transformers would add a step."""
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **kwargs)
+        else:
+            self.control.should_training_stop = True
+
     # -- sampling ------------------------------------------------------------------------------------------------
 
     def _tokenize(self, prompt: Prompt) -> list[int]:

@@ -90,6 +90,17 @@ def finish(pid: int, run: RunDir) -> str:
     return run.report.read_text()
 
 
+def kill_after(pid: int, seconds: float) -> bool:
+    """Kill a training at that moment; false where it has ended by itself before."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if os.waitpid(pid, os.WNOHANG)[0]:
+            return False
+        time.sleep(0.002)
+    os.kill(pid, signal.SIGKILL)
+    return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+
+
 def main() -> None:
     folder, num_kills, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     torch.set_num_threads(1)
@@ -107,15 +118,13 @@ def main() -> None:
     for number in range(num_kills):
         run = new(f"run-{number}")
         pid = start(run)
-        time.sleep(rng.uniform(0.0, duration))
-        os.kill(pid, signal.SIGKILL)
-        _, status = os.waitpid(pid, 0)
-        killed = os.WIFSIGNALED(status)
+        killed = kill_after(pid, rng.uniform(0.0, duration))
         last = run.last_checkpoint()
         steps = int(last.name.rpartition("-")[2]) if last else 0
         began = time.monotonic()
         digest = finish(start(run), run)
-        duration = max(duration, time.monotonic() - began) if not steps else duration
+        if not steps:  # a whole training: how long it takes now, on a machine that does other things too
+            duration = time.monotonic() - began
         kills.append({"killed": killed, "steps": steps, "digest": digest})
     print(json.dumps({"whole": whole, "kills": kills}))
 

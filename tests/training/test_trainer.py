@@ -259,3 +259,15 @@ def test_prompts_are_tokenised_as_trl_does(make_trainer):
     text = trainer.train_dataset[0]["prompt"]
     ours, theirs = trainer._tokenize(text), trainer._tokenize_prompts([text])[0][0]
     assert ours == theirs and ours[0] == tokenizer.eos_token_id
+
+
+def test_a_resume_from_the_last_checkpoint_adds_no_step(make_trainer):
+    # 16 problems, 8 a step: the third step lies within the second epoch, where transformers would go on.
+    options = {"max_steps": 3, "num_problems": 16, "save_strategy": "steps", "save_steps": 3, "learning_rate": 1e-3}
+    first = make_trainer(**options, averaging=0.7)
+    first.train()
+    again = make_trainer(**options, averaging=0.7)
+    again.train(resume_from_checkpoint=True)
+    assert again.state.global_step == 3
+    for a, b in zip(first.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(a, b)
