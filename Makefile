@@ -14,7 +14,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 # "ci": the same examples every time, and no deadline that a busy machine would miss.
 PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile --hypothesis-profile ci
 
-.PHONY: help demo test test-slow lint format constraints clean
+.PHONY: help demo test test-slow test-stress lint format constraints clean
 
 help:
 	@sed -n '1,3s/^# //p' Makefile
@@ -23,11 +23,15 @@ demo: $(STAMP)
 	$(BIN)/ibpo demo
 
 test: lint
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not stress"
 
 # pytest exits with 5 when it finds no test: having no slow test is fine.
 test-slow: $(STAMP)
 	$(PYTEST) -m slow --timeout 1200 || [ $$? -eq 5 ]
+
+# Many minutes on an idle machine: not part of CI.
+test-stress: $(STAMP)
+	$(PYTEST) -m stress --timeout 3600
 
 # The one command that pre-commit and CI run too.
 lint: $(STAMP)

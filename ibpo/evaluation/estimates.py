@@ -128,7 +128,8 @@ def estimate_quantile(
     _, stderr, num = _ratio(total_P, part_P)
     student = _t(num)
     # Around the true quantile, not around an observed share: no Wilson here.
-    reach = student * (stderr if stderr > 0 else math.sqrt(quantile * (1 - quantile) / num))
+    # At most rounding: the sum of residuals that are all zero.
+    reach = student * (stderr if stderr > 1e-12 else math.sqrt(quantile * (1 - quantile) / num))
     ends = (at(max(quantile - reach, 0.0)), at(min(quantile + reach, 1.0))) if num > 1 else (NAN, NAN)
     return Estimate(
         value=found, stderr=(ends[1] - ends[0]) / (2 * student), low=ends[0], high=ends[1], num_problems=num

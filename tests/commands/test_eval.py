@@ -187,7 +187,7 @@ def test_a_full_disk_is_said_and_a_rerun_goes_on(task, tmp_path):
     assert sum(answered.values()) <= TOTAL + 2 * 2  # what was under way when the disk was full is asked again
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 def test_killed_at_random_moments(task, tmp_path):
     """Twenty kills; what a kill loses are the responses under way, nothing is counted twice."""
     out, rng = tmp_path / "run", random.Random(0)

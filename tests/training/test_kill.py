@@ -13,7 +13,7 @@ import pytest
 SCRIPT = Path(__file__).parent / "kill_and_resume.py"
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 @pytest.mark.timeout(1800)
 def test_kill_9_at_50_random_moments(tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
