@@ -47,6 +47,7 @@ def tables_of(part: Json) -> list[TableData]:
     found = [_configurations(part), _right_and_wrong(part)]
     found += [table for name in ("level", "domain") if (table := _by(part, name)) is not None]
     found += [_allocation(part)] if part["allocation"] else []
+    found += [_areas(part)] if part["areas"] else []
     return [table for table in found if table.rows and len(table.head) > 1]
 
 
@@ -142,6 +143,20 @@ def _allocation(part: Json) -> TableData:
         f"decided by half of the responses, valued on the other half ({part['allocation'][0]['num_splits']} splits)"
     )
     return _table(f"One configuration for each problem under a budget: {halves}; ± one standard error", rows)
+
+
+def _areas(part: Json) -> TableData:
+    rows = [
+        {
+            "Curve": Cell(text=one["name"], sort=one["name"]),
+            f"from, {part['cost_unit']}": Cell(text=_amount(one["low"]), sort=one["low"]),
+            "to": Cell(text=_amount(one["high"]), sort=one["high"]),
+            "area": _rate(one["area"]),
+            "random mix, same costs": _rate(one["mix"]),
+        }
+        for one in part["areas"]
+    ]
+    return _table("Area under accuracy against cost: mean accuracy over the costs that a curve reaches", rows)
 
 
 EMPTY = Cell(text="", sort="")

@@ -8,7 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ibpo.errors import IbpoError
-from ibpo.evaluation.contrast import ContrastOptions, _by_level, _by_problem, coarse_levels, contrast
+from ibpo.evaluation.contrast import ContrastOptions, contrast
+from ibpo.evaluation.curves import areas
+from ibpo.evaluation.levels import coarse_levels
+from ibpo.evaluation.oracles import by_level_pick, by_problem_pick
 from ibpo.evaluation.responses import Responses
 
 
@@ -73,7 +76,7 @@ def test_the_greedy_choice_is_within_one_step_of_the_best(num_problems, num_conf
     reward = rng.integers(0, 5, (num_problems, num_configurations)).astype(np.float64) / 4
     cost = rng.integers(1, 9, (num_problems, num_configurations)).astype(np.float64)
     amount = rng.uniform(cost.min(1).mean(), cost.max(1).mean() + 1)
-    pick = _by_problem(amount)(reward, cost)
+    pick = by_problem_pick(amount)(reward, cost)
     every = np.arange(num_problems)
     assert cost[every, pick].mean() <= amount + 1e-9
     best = max(
@@ -89,8 +92,28 @@ def test_by_level_knows_no_problem():
     reward, cost = rng.random((50, 2)), np.tile([1.0, 5.0], (50, 1))
     level = np.array(["a"] * 25 + ["b"] * 25)
     reward[:25, 1] += 1
-    pick = _by_level(3.0, level)(reward, cost)
+    pick = by_level_pick(3.0, level)(reward, cost)
     assert pick[:25].mean() == 1 and pick[25:].mean() == 0
+
+
+def test_areas_stand_over_the_costs_that_a_curve_reaches():
+    found = contrast(responses(num_problems=100))
+    mix, votes = found["areas"][0], {row["name"]: row for row in found["areas"]}["votes, low"]
+    low, high = (row["cost"]["value"] for row in found["configurations"])
+    assert (mix["name"], mix["low"], mix["high"], mix["mix"]) == ("random mix", low, high, None)
+    ends = [row["numbers"]["overall"]["all"]["pass@1"]["value"] for row in found["configurations"]]
+    assert mix["area"]["value"] == pytest.approx(sum(ends) / 2)
+    assert mix["area"]["low"] < mix["area"]["value"] < mix["area"]["high"]
+    # Four votes reach no farther than four responses; the random mix beside them is cut off there too.
+    assert votes["high"] == pytest.approx(4 * low) and votes["mix"]["value"] < mix["area"]["value"]
+
+
+def test_no_area_outside_the_range():
+    flat = np.ones((1, 20))
+    point, line = (2 * flat, flat), (np.vstack([flat, 3 * flat]), np.vstack([0 * flat, flat]))
+    assert areas({"point": point, "beyond": line}, 4, 5) == []
+    [row] = areas({"point": point, "line": line}, 2, 9, mix="point")
+    assert (row["low"], row["high"], row["mix"]) == (2, 3, None) and row["area"].value == pytest.approx(0.75)
 
 
 def test_only_common_problems_count():
