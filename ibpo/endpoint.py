@@ -26,6 +26,8 @@ class Reply:
     """`stop`, or `length` where it was cut off."""
     prompt_tokens: int
     completion_tokens: int
+    reasoning_tokens: int | None
+    """Of the completion tokens, those of the thinking; None where the server does not tell them apart."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,19 +138,32 @@ class Endpoint:
             choice, usage = completion.choices[0], completion.usage
             text, finish_reason = text_of(choice) or "", choice.finish_reason or "stop"
             tokens = (int(usage.prompt_tokens), int(usage.completion_tokens)) if usage is not None else (0, 0)
-            if not (isinstance(text, str) and isinstance(finish_reason, str) and min(tokens) >= 0):
+            reasoning = _reasoning_tokens(usage)
+            if not (isinstance(text, str) and isinstance(finish_reason, str) and min(*tokens, reasoning or 0) >= 0):
                 raise TypeError
         except (AttributeError, LookupError, TypeError, ValueError):  # the openai package does not check what it reads
             self._charge(num_failures=1)
             raise IbpoError(f"{self.base_url}: the reply holds no completion; is this an OpenAI server?") from None
         cost = sum(count * price / 1e6 for count, price in zip(tokens, self.price_per_million, strict=True))
         self._charge(num_requests=1, prompt_tokens=tokens[0], completion_tokens=tokens[1], cost=cost)
-        return Reply(text=text, finish_reason=finish_reason, prompt_tokens=tokens[0], completion_tokens=tokens[1])
+        return Reply(
+            text=text,
+            finish_reason=finish_reason,
+            prompt_tokens=tokens[0],
+            completion_tokens=tokens[1],
+            reasoning_tokens=reasoning,
+        )
 
     def _charge(self, **more: float) -> None:
         with self._lock:
             before = {name: getattr(self.bill, name) for name in Bill.__dataclass_fields__}
             self.bill = Bill(**{name: value + more.get(name, 0) for name, value in before.items()})  # pyright: ignore[reportArgumentType]
+
+
+def _reasoning_tokens(usage: Any) -> int | None:
+    """`usage.completion_tokens_details.reasoning_tokens`, which OpenAI, vLLM and others send of thinking models."""
+    told = getattr(getattr(usage, "completion_tokens_details", None), "reasoning_tokens", None)
+    return None if told is None else int(told)
 
 
 def _why(error: Exception, model: str) -> str:

@@ -96,7 +96,8 @@ def judge_ways(
     """Read and judge the stored responses: one row each, as `ibpo report` reads them.
 
     A truncated response gets no answer and no reward, and is counted apart. Tokens that the server did not tell are
-    unknown, not 0.
+    unknown, not 0. Thinking tokens are those that the server tells apart (`reasoning_tokens` of its usage), of a local
+    model those up to `</think>`.
     """
     stored = {row["key"]: row for row in store.rows()}
     rows: list[dict[str, Any]] = []
@@ -108,8 +109,8 @@ def judge_ways(
             group = next((g for g in way.response_groups if len(way.response_groups) == 1 or g.matches(text)), None)
             answer = None if cut else (group.extract_answer(text) if group else read_answer(text))
             tokens = row["num_completion_tokens"] or (None if text else 0)
-            thinking = None
-            if count_tokens is not None and END_THINK in text:
+            thinking = row.get("num_thinking_tokens")  # rows of older stores have none
+            if thinking is None and count_tokens is not None and END_THINK in text:
                 thinking = min(count_tokens(text.rpartition(END_THINK)[0] + END_THINK), tokens or 0)
             rows.append(
                 {

@@ -66,7 +66,12 @@ class EndpointSampler:
         except IbpoError as error:
             raise IbpoError(f"problem {request.problem.problem_id}: {error}") from None
         return as_sampled(
-            request, request.prefix + reply.text, reply.finish_reason, reply.prompt_tokens, reply.completion_tokens
+            request,
+            request.prefix + reply.text,
+            reply.finish_reason,
+            reply.prompt_tokens,
+            reply.completion_tokens,
+            reply.reasoning_tokens,
         )
 
     def _ask(self, request: Request, options: dict[str, Any]) -> Reply:

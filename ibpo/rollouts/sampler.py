@@ -36,6 +36,8 @@ class Sampled:
     rollout: Rollout
     num_prompt_tokens: int
     num_completion_tokens: int
+    num_thinking_tokens: int | None = None
+    """Of the completion's tokens, those of the thinking, where a server tells them apart."""
 
 
 class Sampler(Protocol):
@@ -84,7 +86,12 @@ class ScriptedSampler:
 
 
 def as_sampled(
-    request: Request, completion: str, finish_reason: str, num_prompt_tokens: int, num_completion_tokens: int
+    request: Request,
+    completion: str,
+    finish_reason: str,
+    num_prompt_tokens: int,
+    num_completion_tokens: int,
+    num_thinking_tokens: int | None = None,
 ) -> Sampled:
     """A response whose token ids are not known, as servers give it."""
     rollout = Rollout(
@@ -99,6 +106,7 @@ def as_sampled(
         rollout=rollout,
         num_prompt_tokens=num_prompt_tokens,
         num_completion_tokens=num_completion_tokens,
+        num_thinking_tokens=num_thinking_tokens,
     )
 
 

@@ -19,7 +19,8 @@ from ibpo.rollouts.sampler import Request, Sampled, Sampler
 
 SCHEMA, VERSION = "ibpo.rollouts", 1
 FIELDS = ("key", "problem_id", "response_group", "number", "prefix", "completion", "finish_reason",
-          "num_prompt_tokens", "num_completion_tokens", "prompt_token_ids", "completion_token_ids")  # fmt: skip
+          "num_prompt_tokens", "num_completion_tokens", "num_thinking_tokens", "prompt_token_ids",
+          "completion_token_ids")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,6 +86,7 @@ class RolloutStore:
             "finish_reason": rollout.finish_reason,
             "num_prompt_tokens": sampled.num_prompt_tokens,
             "num_completion_tokens": sampled.num_completion_tokens,
+            "num_thinking_tokens": sampled.num_thinking_tokens,
             "prompt_token_ids": list(rollout.prompt_token_ids),
             "completion_token_ids": list(rollout.completion_token_ids),
         }
@@ -110,7 +112,7 @@ class RolloutStore:
         import pyarrow.parquet as parquet
 
         rows = sorted(self.rows(), key=lambda row: row["key"])
-        table = pa.Table.from_pylist([{name: row[name] for name in FIELDS} for row in rows])
+        table = pa.Table.from_pylist([{name: row.get(name) for name in FIELDS} for row in rows])
         table = table.replace_schema_metadata({"ibpo": json.dumps(self._header)})
         partial = path.with_name(f".{path.name}.partial")
         parquet.write_table(table, partial)

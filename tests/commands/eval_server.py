@@ -16,8 +16,11 @@ FAULTS = ("500", "429", "garbage", "half", "nothing", "empty", "odd")
 
 
 @contextmanager
-def serving(fault_of=lambda number: None, seconds=0.0):
-    """Yields (base URL, Counter of well answered (prompt, seed), Counter of faults)."""
+def serving(fault_of=lambda number: None, seconds=0.0, reasoning=None):
+    """Yields (base URL, Counter of well answered (prompt, seed), Counter of faults).
+
+    With `reasoning`, usage tells that many of the completion's tokens apart.
+    """
     answered, faults, lock, number = Counter(), Counter(), threading.Lock(), iter(range(10**9))
 
     class Handler(BaseHTTPRequestHandler):
@@ -47,6 +50,8 @@ def serving(fault_of=lambda number: None, seconds=0.0):
                 {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
             ]
             reply["usage"] = {"prompt_tokens": 5, "completion_tokens": 6, "total_tokens": 11}
+            if reasoning is not None:
+                reply["usage"]["completion_tokens_details"] = {"reasoning_tokens": reasoning}
             data = json.dumps(reply).encode()
             if fault == "half":
                 return self._send(200, data[: len(data) // 2], promised=len(data))

@@ -88,6 +88,33 @@ def test_the_bill(task, tmp_path):
     assert (bill["prompt_tokens"], bill["completion_tokens"], bill["cost"]) == (5 * TOTAL, 6 * TOTAL, 17 * TOTAL)
 
 
+def test_reasoning_tokens_are_told_apart_from_the_answers(task, tmp_path):
+    with serving(reasoning=4) as (url, _, _):
+        assert run(task, url, tmp_path / "told").exit_code == 0
+    with serving() as (url, _, _):
+        assert run(task, url, tmp_path / "silent").exit_code == 0
+    assert {(row["tokens"], row["thinking_tokens"]) for row in rows_of(tmp_path / "told")} == {(6, 4)}
+    assert {row["thinking_tokens"] for row in rows_of(tmp_path / "silent")} == {None}
+    result = CliRunner().invoke(app, ["report", str(tmp_path / "told"), "--out", str(tmp_path / "page")])
+    assert result.exit_code == 0, result.output
+    part = json.loads((tmp_path / "page" / "report.json").read_text())["parts"][""]
+    overall = part["configurations"][0]["numbers"]["overall"]["all"]
+    assert (overall["thinking_tokens"]["value"], overall["answer_tokens"]["value"]) == (4, 2)
+
+
+def test_a_store_of_before_is_read_on(task, tmp_path):
+    with serving() as (url, answered, _):
+        assert run(task, url, tmp_path / "run").exit_code == 0
+        store = tmp_path / "run" / "rollouts.jsonl"
+        lines = [json.loads(line) for line in store.open()]
+        for line in lines[1:]:
+            del line["num_thinking_tokens"]
+        store.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        assert run(task, url, tmp_path / "run").exit_code == 0
+    assert sum(answered.values()) == TOTAL
+    assert {row["thinking_tokens"] for row in rows_of(tmp_path / "run")} == {None}
+
+
 def test_more_responses_are_added_to_those_that_are_there(task, tmp_path):
     with serving() as (url, answered, _):
         run(task, url, tmp_path / "run", "--num-responses", 2)
