@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ibpo.evaluation.curves import areas
 from ibpo.evaluation.merits import Allocated, SelfConsistency, figures_of_merit, summarise
 from ibpo.evaluation.metrics import FloatArray, majority_accuracy, mean_and_stderr, oracle_by_level
 from ibpo.evaluation.store import (
@@ -20,12 +21,15 @@ from ibpo.evaluation.store import (
     find_problems,
     load_choices,
     load_responses,
+    mix,
     per_problem,
 )
 
 __all__ = ["Choose", "Comparison", "compare", "load_responses", "mean_over_seeds", "summarise"]
 
 MAX_VOTES = 12
+CURVES = ("IBPO sampled", "IBPO calibrated", "oracle by level")
+"""Methods whose points at several budgets make a curve with an area under it."""
 Row = dict[str, Any]
 Choose = Callable[[FloatArray, FloatArray, float], NDArray[np.bool_]]
 """(p_extended `[C]` on unlabelled calibration prompts, p_extended `[P]` on the test prompts, share) -> extended `[P]`.
@@ -40,7 +44,10 @@ class Comparison:
 
     rows: list[Row]
     """One per method and budget: `experiment, method, budget, seed, num_problems, accuracy, stderr, extended_share,
-    share_by_level, accuracy_by_level, mean_tokens, relative_cost`."""
+    share_by_level, accuracy_by_level, mean_tokens, relative_cost, truncated_share`."""
+    areas: list[dict[str, Any]]
+    """One per curve of several points: `name`, the relative costs `low` and `high` between which it was measured, `area`
+    and the random mix's between the same, `mix`, each with an interval (`ibpo.evaluation.curves.areas`)."""
     merits: list[dict[str, Any]]
     """One per budget and variant ("sampled", "calibrated"); `ibpo.evaluation.merits.figures_of_merit` explains them."""
 
@@ -81,20 +88,24 @@ def compare(
     budgets = sorted({float(policy.removeprefix("ibpo-")) for policy, _ in found if policy.startswith("ibpo-")})
     base_tokens = float(standard.tokens.mean())
     rows: list[Row] = []
+    curves: dict[str, list[PerProblem]] = {"random mix": [standard, extended]}
 
     def add(method: str, budget: float | None, result: PerProblem) -> None:
         row = {"experiment": experiment, "method": method, "budget": budget, "seed": seed}
-        rows.append(row | _numbers(result, problems, base_tokens))
+        if budget is not None and method in CURVES:
+            curves.setdefault(method, []).append(result)
+        rows.append(row | numbers(result, problems, base_tokens))
 
     add("standard only", None, standard)
     add("extended only", None, extended)
     for budget in budgets:
-        add("random mix", budget, _mix(standard, extended, np.full(len(problems.level), budget)))
+        add("random mix", budget, mix(standard, extended, np.full(len(problems.level), budget)))
     consistency: dict[str, SelfConsistency] = {}
     for policy, name in (("cold_start", "cold start"), ("pretrained", "pretrained")):
         if (policy, "standard") not in found:
             continue
         curve = _vote_curve(responses[policy, "standard"], found[policy, "standard"])
+        curves[f"self-consistency ({name})"] = curve
         for k, result in enumerate(curve, start=1):
             add(f"self-consistency ({name}) maj@{k}", None, result)
         consistency[policy] = SelfConsistency(
@@ -113,7 +124,7 @@ def compare(
         if (policy, "calibration") in choices and (policy, "test") in choices and own[0] and own[1]:
             p_test = _in_order(choices[policy, "test"], problems, f"{directory}: {policy}__test")
             chosen = choose(choices[policy, "calibration"]["p_extended"].astype(float), p_test, budget)
-            variants["calibrated"] = _mix(own[0], own[1], np.asarray(chosen, float))
+            variants["calibrated"] = mix(own[0], own[1], np.asarray(chosen, float))
         for variant, result in variants.items():
             if result is None:
                 continue
@@ -129,13 +140,14 @@ def compare(
     gain = problems.by_level(extended.accuracy) - problems.by_level(standard.accuracy)
     for budget in budgets:
         _, share_L = oracle_by_level(0 * gain, gain, problems.level_share, budget)
-        add("oracle by level", budget, _mix(standard, extended, share_L[problems.level]))
+        add("oracle by level", budget, mix(standard, extended, share_L[problems.level]))
     trained = [("IBPO", budget, f"ibpo-{budget:g}") for budget in budgets] + [("RAFT", None, "raft")]
     for how in ("standard", "extended"):
         for name, budget, policy in trained:
             if (policy, how) in found:
                 add(f"{name} forced {how}", budget, found[policy, how])
-    return Comparison(rows=rows, merits=merits)
+    head = {"experiment": experiment, "seed": seed}
+    return Comparison(rows=rows, merits=merits, areas=[head | row for row in _areas(curves, base_tokens, seed)])
 
 
 def mean_over_seeds(rows: Iterable[Row]) -> list[Row]:
@@ -159,15 +171,17 @@ def mean_over_seeds(rows: Iterable[Row]) -> list[Row]:
             if isinstance(value, dict):
                 row[key] = {name: float(np.mean([r[key][name] for r in same if name in r[key]])) for name in value}
             elif isinstance(value, (int, float)) and key not in ("budget", "seed", "num_problems"):
-                row[key] = float(np.mean([r[key] for r in same]))
+                row[key] = float(np.mean([r[key] for r in same if r.get(key) is not None]))
         row["stderr"] = float(np.sqrt(np.mean([r["stderr"] ** 2 for r in same])))
         row["accuracy_range"] = [min(r["accuracy"] for r in same), max(r["accuracy"] for r in same)]
         merged.append(row | {"seed": None, "num_seeds": len(same)})
     return merged
 
 
-def _numbers(result: PerProblem, problems: Problems, base_tokens: float) -> Row:
+def numbers(result: PerProblem, problems: Problems, base_tokens: float) -> Row:
+    """The numbers of a row of `Comparison.rows`; costs are relative to `base_tokens`."""
     accuracy, stderr = mean_and_stderr(result.accuracy, problems.problem_id)
+    truncated = float(result.truncated.mean())
     return {
         "num_problems": len(problems.level),
         "accuracy": accuracy,
@@ -177,6 +191,7 @@ def _numbers(result: PerProblem, problems: Problems, base_tokens: float) -> Row:
         "accuracy_by_level": _named(problems.by_level(result.accuracy), problems),
         "mean_tokens": float(result.tokens.mean()),
         "relative_cost": float(result.tokens.mean()) / base_tokens,
+        "truncated_share": None if np.isnan(truncated) else truncated,
     }
 
 
@@ -184,21 +199,27 @@ def _named(value_L: FloatArray, problems: Problems) -> dict[str, float]:
     return dict(zip(problems.levels, value_L.tolist(), strict=True))
 
 
-def _mix(standard: PerProblem, extended: PerProblem, share: FloatArray) -> PerProblem:
-    """Each problem is answered extended with its own share `[P]`."""
-    return PerProblem(
-        accuracy=(1 - share) * standard.accuracy + share * extended.accuracy,
-        tokens=(1 - share) * standard.tokens + share * extended.tokens,
-        share=share,
-    )
-
-
 def _vote_curve(columns: Columns, single: PerProblem) -> list[PerProblem]:
     """maj@k of standard responses for k = 1, 2, ...; k votes cost k responses."""
     answers, correct = by_sample(columns, "predicted_answer"), by_sample(columns, "reward")
     return [
-        PerProblem(accuracy=majority_accuracy(answers, correct, k), tokens=k * single.tokens, share=0 * single.share)
+        replace(single, accuracy=majority_accuracy(answers, correct, k), tokens=k * single.tokens)
         for k in range(1, min(MAX_VOTES, answers.shape[1]) + 1)
+    ]
+
+
+def _areas(curves: dict[str, list[PerProblem]], base_tokens: float, seed: int) -> list[dict[str, Any]]:
+    """Between the costs of standard only and extended only; a curve has the part that it reaches."""
+    points = {
+        name: (np.array([r.tokens for r in results]) / base_tokens, np.array([r.accuracy for r in results]))
+        for name, results in curves.items()
+    }
+    low, high = sorted(float(cost_P.mean()) for cost_P in points["random mix"][0])
+    found = areas(points, low, high, mix="random mix", seed=seed)
+    return [
+        row | {key: None if row[key] is None else asdict(row[key]) for key in ("area", "mix")}
+        for row in found
+        if not np.isnan(row["area"].value)
     ]
 
 

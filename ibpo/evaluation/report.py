@@ -52,6 +52,8 @@ class ReportData:
     """(label, value): command, seeds, versions, times, numbers of problems."""
     limits: Sequence[str]
     """What this does not show, among them every error that is designed into the data."""
+    areas: Sequence[Mapping[str, Any]] = ()
+    """`Comparison.areas` of all experiments and seeds."""
 
 
 def write_report(path: Path, data: ReportData) -> None:
@@ -69,7 +71,8 @@ def write_report(path: Path, data: ReportData) -> None:
         if own:
             judged = [merit for merit in data.merits if merit["experiment"] == name]
             steps = [step for step in data.training if step["experiment"] == name]
-            part = experiment_part(f"e{number}", name, title, own, judged, steps)
+            areas = [area for area in data.areas if area["experiment"] == name]
+            part = experiment_part(f"e{number}", name, title, own, judged, steps, areas)
             parts.append(part | {"examples": [e for e in data.examples if e.experiment == name]})
     html = environment.get_template("report.html.j2").render(data=data, parts=parts)
     write_text_atomic(path, html)

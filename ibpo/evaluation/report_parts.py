@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any
 
+import numpy as np
 from markupsafe import Markup, escape
 
 from ibpo.evaluation import frontier
@@ -44,6 +45,7 @@ def experiment_part(
     rows: Sequence[Row],
     merits: Sequence[Merit],
     steps: Sequence[Mapping[str, Any]],
+    areas: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Figures and table cells of one experiment, for the template.
 
@@ -54,6 +56,7 @@ def experiment_part(
         rows: Its rows, of all seeds.
         merits: Its figures of merit, of all seeds.
         steps: Its training steps; may be empty.
+        areas: Its areas under accuracy against cost, of all seeds; may be empty.
 
     Returns:
         Values under the names that the template uses.
@@ -70,6 +73,7 @@ def experiment_part(
         "rows": merged,
         "num_seeds": max(row["num_seeds"] for row in merged),
         "merits": [_merit_cells(one, merits) for one in summarise([merits])],
+        "areas": area_cells(areas),
         "frontier": figure("f", lambda out: frontier.plot_frontier(rows, out, titles), _spoken_frontier(merged)),
         "shares": figure("s", lambda out: frontier.plot_share_by_level(rows, out, titles), _spoken_shares(merged)),
         "kept": figure("k", lambda out: frontier.plot_budget_kept(rows, out, titles), _spoken_kept(merged)),
@@ -98,6 +102,25 @@ def inline_svg(key: str, draw: Callable[[IO[bytes]], None], alt: str) -> Markup:
     )
     svg = head.sub(lambda m: "<svg " + " ".join(g for g in m.groups() if g), svg, count=1)
     return Markup(svg.replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1))
+
+
+def area_cells(areas: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """One line of the table of areas per curve: texts, with the spread over seeds, or one seed's 95 % interval."""
+    lines = []
+    for name in dict.fromkeys(row["name"] for row in areas):
+        own = [row for row in areas if row["name"] == name]
+        low, high = (float(np.mean([row[end] for row in own])) for end in ("low", "high"))
+        texts = {key: _spread([row[key] for row in own if row[key] is not None]) for key in ("area", "mix")}
+        lines.append({"name": name, "costs": f"{low:.2f} to {high:.2f} ×"} | texts)
+    return lines
+
+
+def _spread(estimates: Sequence[Mapping[str, float]]) -> str:
+    if not estimates:
+        return "–"
+    values = [one["value"] for one in estimates]
+    low, high = (estimates[0]["low"], estimates[0]["high"]) if len(values) == 1 else (min(values), max(values))
+    return percent(float(np.mean(values))) + f" ({percent(low)} to {percent(high)})".replace(" ", NO_BREAK)
 
 
 def _merit_cells(summary: Merit, merits: Sequence[Merit]) -> dict[str, Any]:

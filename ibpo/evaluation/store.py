@@ -28,6 +28,8 @@ class PerProblem:
     """`[P]` mean tokens."""
     share: FloatArray
     """`[P]` share of extended responses."""
+    truncated: FloatArray
+    """`[P]` share of responses that were cut off; nan where the files do not say."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,7 +103,24 @@ def per_problem(columns: Columns, problems: Problems) -> PerProblem:
         return np.bincount(p_N, value.astype(float)) / count_P
 
     extended = columns["response_group"] == EXTENDED
-    return PerProblem(accuracy=mean(columns["reward"]), tokens=mean(columns["tokens"]), share=mean(extended))
+    cut = columns["finish_reason"] == "length" if "finish_reason" in columns else np.full(len(p_N), np.nan)
+    return PerProblem(
+        accuracy=mean(columns["reward"]),
+        tokens=mean(columns["tokens"]),
+        share=mean(extended),
+        truncated=mean(np.asarray(cut)),
+    )
+
+
+def mix(standard: PerProblem, extended: PerProblem, share: FloatArray) -> PerProblem:
+    """Each problem is answered extended with its own share `[P]`."""
+    return PerProblem(
+        share=share,
+        **{
+            name: (1 - share) * getattr(standard, name) + share * getattr(extended, name)
+            for name in ("accuracy", "tokens", "truncated")
+        },
+    )
 
 
 def by_sample(columns: Columns, name: str) -> NDArray[Any]:

@@ -29,6 +29,8 @@ PRACTICE_KEPT = 0.15
 """Share of the cold start's sequences that go on practising what was practised before it."""
 VOTES_PER_PROBLEM = 4
 """Orders in which the same eight attempts are made into a vote."""
+MAX_TRUNCATED = 0.02
+"""Largest share of a response group's responses that may be truncated where the cold start passes its gate."""
 Progress = Callable[[str, float], None]
 """Told the name of the stage and the share of it that is done."""
 
@@ -166,10 +168,23 @@ def sample_texts(
     max_completion_length: int,
 ) -> list[str]:
     """One completion per problem, opened by `prefix`, as text."""
+    return sample_ended(model, tokenizer, problems, prefix, max_completion_length)[0]
+
+
+def sample_ended(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: Sequence[Problem],
+    prefix: str,
+    max_completion_length: int,
+) -> tuple[list[str], list[bool]]:
+    """`sample_texts`, and whether each completion ended by itself."""
     sampler = HFSampler(model, tokenizer, max_completion_length=max_completion_length, batch_size=512)
     prompts = tokenizer([str(p.prompt) for p in problems], add_special_tokens=False)["input_ids"]
     opening = tokenizer(prefix, add_special_tokens=False)["input_ids"]
-    return tokenizer.batch_decode(sampler.sample(prompts, [opening] * len(prompts)), skip_special_tokens=True)
+    completions = sampler.sample(prompts, [opening] * len(prompts))
+    ended = [ids[-1] == tokenizer.eos_token_id for ids in completions]
+    return tokenizer.batch_decode(completions, skip_special_tokens=True), ended
 
 
 def _votes_from_samples(
@@ -207,25 +222,31 @@ def gate(experiment: Experiment, model: PreTrainedModel, tokenizer: PreTrainedTo
 
     For voting (final answer = plurality and stop rule kept in at least 98 % of responses, accuracy within one
     point of external voting by the same rule on the model's own standard responses); for thinking, a closed thought and
-    an answer in at least 98 %.
+    an answer in at least 98 %. For both, at most 2 % of each group's responses truncated: they are neither right nor
+    wrong, and nothing is learnt from them.
     """
     torch.manual_seed(99)
     problems = distinct(experiment.task, "train", 2000, seed=99)
     standard, extended = experiment.response_groups
     length = experiment.max_completion_length
-    texts = sample_texts(model, tokenizer, problems, extended.prefix, length)
+    texts, ended = sample_ended(model, tokenizer, problems, extended.prefix, length)
     gold = [p.answer for p in problems]
     report: dict = {"num_problems": len(problems)}
     report["extended_accuracy"] = float(
         np.mean([extended.extract_answer(t) == g for t, g in zip(texts, gold, strict=True)])
     )
-    single = sample_texts(model, tokenizer, problems, standard.prefix, length)
+    single, single_ended = sample_ended(model, tokenizer, problems, standard.prefix, length)
     report["standard_accuracy"] = float(
         np.mean([standard.extract_answer(t) == g for t, g in zip(single, gold, strict=True)])
     )
+    report["extended_truncated"], report["standard_truncated"] = (
+        1 - float(np.mean(ended)),
+        1 - float(np.mean(single_ended)),
+    )
+    short = max(report["extended_truncated"], report["standard_truncated"]) <= MAX_TRUNCATED
     if not experiment.built_from_samples:
         report["well_formed"] = float(np.mean([extended.extract_answer(t) is not None for t in texts]))
-        report["passed"] = report["well_formed"] >= 0.98
+        report["passed"] = short and report["well_formed"] >= 0.98
         return report
     report["keeps_rule"] = float(np.mean([read_sequential_vote(t).keeps_rule for t in texts]))
     hits = []
@@ -235,5 +256,5 @@ def gate(experiment: Experiment, model: PreTrainedModel, tokenizer: PreTrainedTo
             hits.append(external_vote([standard.extract_answer(d[i]) for d in draws])[0] == answer)
     report["external_voting_accuracy"] = float(np.mean(hits))
     report["external_minus_extended"] = report["external_voting_accuracy"] - report["extended_accuracy"]
-    report["passed"] = report["keeps_rule"] >= 0.98 and report["external_minus_extended"] <= 0.01
+    report["passed"] = short and report["keeps_rule"] >= 0.98 and report["external_minus_extended"] <= 0.01
     return report

@@ -29,6 +29,7 @@ def write_outcome(run_dir: Path, settings: DemoSettings, console: Console, secon
     """Compare the policies of every experiment and seed; write the artefacts; print the table and the page's path."""
     rows: list[dict[str, Any]] = []
     merits: list[dict[str, Any]] = []
+    areas: list[dict[str, Any]] = []
     examples: list[Example] = []
     training: list[dict[str, Any]] = []
     for name in settings.experiments:
@@ -39,6 +40,7 @@ def write_outcome(run_dir: Path, settings: DemoSettings, console: Console, secon
             comparison = compare(seed_dir, name, seed, _calibrated, levels)
             rows += comparison.rows
             merits += comparison.merits
+            areas += comparison.areas
             training += [step for q in settings.budgets for step in _training(seed_dir, name, seed, q)]
         responses = load_responses(run_dir / name / f"seed{settings.seeds[0]}")
         policy = f"ibpo-{settings.budgets[len(settings.budgets) // 2]:g}"
@@ -46,7 +48,9 @@ def write_outcome(run_dir: Path, settings: DemoSettings, console: Console, secon
     titles = {name: experiment_named(name).title for name in settings.experiments}
     write_text_atomic(run_dir / "results.json", json.dumps(rows, indent=1))
     over_seeds = summarise([merits])
-    write_text_atomic(run_dir / "merits.json", json.dumps({"per_seed": merits, "over_seeds": over_seeds}, indent=1))
+    write_text_atomic(
+        run_dir / "merits.json", json.dumps({"per_seed": merits, "over_seeds": over_seeds, "areas": areas}, indent=1)
+    )
     for plot, file in ((plot_frontier, "frontier.png"), (plot_share_by_level, "share_by_level.png")):
         plot(rows, run_dir / file, titles)
     data = ReportData(
@@ -56,6 +60,7 @@ def write_outcome(run_dir: Path, settings: DemoSettings, console: Console, secon
         experiments=titles,
         rows=rows,
         merits=merits,
+        areas=areas,
         examples=examples,
         training=training,
         what_ran=_what_ran(settings, seconds),

@@ -29,6 +29,7 @@ ROW = {
     "accuracy_by_level",
     "mean_tokens",
     "relative_cost",
+    "truncated_share",
 }
 INTERRUPT_AFTER_S = 25.0
 

@@ -8,7 +8,7 @@ from ibpo.evaluation.store import by_sample, find_problems
 
 KEYS = [
     *("experiment", "method", "budget", "seed", "num_problems", "accuracy", "stderr", "extended_share"),
-    *("share_by_level", "accuracy_by_level", "mean_tokens", "relative_cost"),
+    *("share_by_level", "accuracy_by_level", "mean_tokens", "relative_cost", "truncated_share"),
 ]
 
 

@@ -10,7 +10,12 @@ PROBLEMS = Problems(problem_id=np.arange(NUM), levels=("gains", "hopeless"), lev
 
 
 def answers(accuracy, tokens, share):
-    return PerProblem(accuracy=np.asarray(accuracy), tokens=np.full(NUM, float(tokens)), share=np.asarray(share))
+    return PerProblem(
+        accuracy=np.asarray(accuracy),
+        tokens=np.full(NUM, float(tokens)),
+        share=np.asarray(share),
+        truncated=np.zeros(NUM),
+    )
 
 
 STANDARD = answers(np.where(LEVEL == 0, 0.5, 0.0), 10, np.zeros(NUM))
@@ -18,7 +23,7 @@ EXTENDED = answers(np.where(LEVEL == 0, 0.9, 0.0), 40, np.ones(NUM))
 
 
 def judge(share_P, accuracy, tokens, consistency=None, own=(None, None), budget=0.5):
-    result = PerProblem(accuracy=accuracy, tokens=np.full(NUM, float(tokens)), share=share_P)
+    result = PerProblem(accuracy=accuracy, tokens=np.full(NUM, float(tokens)), share=share_P, truncated=np.zeros(NUM))
     allocated = Allocated(budget=budget, variant="sampled", result=result, own_standard=own[0], own_extended=own[1])
     return figures_of_merit(allocated, STANDARD, EXTENDED, PROBLEMS, consistency or {}, num_draws=100)
 

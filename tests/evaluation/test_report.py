@@ -73,6 +73,7 @@ def make_data(tmp_path_factory):
             experiments={"voting": "Sums of symbols", "absent": "Not run"},
             rows=[row for one in found for row in one.rows],
             merits=[merit for one in found for merit in one.merits],
+            areas=[area for one in found for area in one.areas],
             examples=pick_examples("voting", *forced, ["easy", "medium", "unknown"]),
             training=training,
             what_ran=[("Command", "ibpo demo"), ("Seeds", "0")],
@@ -108,9 +109,28 @@ def test_page_has_all_sections_in_order(data, tmp_path):
     assert [a["id"] for tag, a in page.tags if tag == "h2"] == SECTIONS
     assert sum(tag == "h1" for tag, _ in page.tags) == 1
     tables = [tag for tag, _ in page.tags if tag in ("table", "caption")]
-    assert tables == ["table", "caption"] * 3
+    assert tables == ["table", "caption"] * 4
     assert all("scope" in a for tag, a in page.tags if tag == "th")
     assert sum(tag == "article" for tag, _ in page.tags) == 6
+
+
+def test_what_was_cut_off_and_the_areas_are_shown(data, tmp_path):
+    cut = [row | {"truncated_share": 0.125} if row["method"] == "extended only" else row for row in data.rows]
+    _, page = read(tmp_path / "report.html", replace(data, rows=cut))
+    words = "".join(page.words)
+    assert "truncated" in words and "12.5 %" in words
+    areas = {row["name"]: row for row in data.areas}
+    assert {"random mix", "IBPO calibrated", "oracle by level"} <= set(areas)
+    calibrated = areas["IBPO calibrated"]
+    assert (calibrated["low"], calibrated["high"]) == (1.5, 2.3)  # its own two points, no farther
+    assert calibrated["area"]["value"] == pytest.approx((0.625 + 0.7) / 2)
+    assert calibrated["mix"]["value"] == pytest.approx(0.5 + 0.2 * (1.9 - 1) / 2.2)
+    assert "1.50 to 2.30 ×" in words
+
+
+def test_rows_of_older_runs_have_a_page(data, tmp_path):
+    old = [{key: value for key, value in row.items() if key != "truncated_share"} for row in data.rows]
+    read(tmp_path / "report.html", replace(data, rows=old, areas=()))
 
 
 def test_figures_speak_for_themselves(data, tmp_path):

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from itertools import islice
 
 import pytest
 
 torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
 pytest.importorskip("trl")
 
-from ibpo.experiments.build import Fit  # noqa: E402
+from ibpo.experiments.build import Fit, gate  # noqa: E402
+from ibpo.experiments.embedded import model_path  # noqa: E402
 from ibpo.experiments.experiment import Stage  # noqa: E402
 from ibpo.experiments.thinking import THINKING  # noqa: E402
 from ibpo.experiments.tiny_model import build_model, build_tokenizer  # noqa: E402
+from ibpo.tasks.draws import distinct  # noqa: E402
 
 
 def test_a_copy_of_a_stages_model_does_not_call_the_original(tmp_path):
@@ -31,3 +35,16 @@ def test_a_copy_of_a_stages_model_does_not_call_the_original(tmp_path):
     assert torch.equal(twin(input_ids=ids).logits, before)
     again = fit.stage("pretraining", made, small, lambda rng, n: pytest.fail("a finished stage was repeated"))
     assert torch.equal(again(input_ids=ids).logits, before)
+
+
+def test_a_cold_start_whose_responses_are_cut_off_does_not_pass(monkeypatch):
+    monkeypatch.setattr(
+        "ibpo.experiments.build.distinct", lambda task, split, num, seed: distinct(task, split, 200, seed)
+    )
+    path = model_path("thinking")
+    model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+    report = gate(THINKING, model, tokenizer)
+    assert report["passed"] and max(report["extended_truncated"], report["standard_truncated"]) <= 0.02
+    short = gate(replace(THINKING, max_completion_length=12), model, tokenizer)
+    assert not short["passed"] and short["extended_truncated"] > 0.3 and short["standard_truncated"] <= 0.02
