@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from ibpo.rewards.exact import exact_match
 from ibpo.runs import RunDir, write_text_atomic
 from ibpo.tasks.draws import stream
 from ibpo.training.trainer import IBPOConfig, IBPOTrainer
+from ibpo.types import ResponseGroup
 
 PROMPTS_PER_STEP, NUM_GENERATIONS = 64, 4
 RAFT: dict[str, Any] = {
@@ -34,9 +35,9 @@ RAFT: dict[str, Any] = {
 """RAFT is a configuration of the same trainer: imitate one rewarded response per prompt, whatever its group."""
 
 
-def settings_of(experiment: Experiment, budget: float | None, seed: int, num_steps: int | None) -> dict[str, Any]:
-    """The trainer's settings for one policy: defaults, the experiment's own, then RAFT's or the budget."""
-    settings: dict[str, Any] = {
+def common_settings(experiment: Experiment, seed: int) -> dict[str, Any]:
+    """TRL's settings of every policy, whatever trains it: rollouts per step, schedule, length, precision."""
+    return {
         "per_device_train_batch_size": PROMPTS_PER_STEP * NUM_GENERATIONS,
         "num_generations": NUM_GENERATIONS,
         "gradient_accumulation_steps": 1,
@@ -46,9 +47,6 @@ def settings_of(experiment: Experiment, budget: float | None, seed: int, num_ste
         "lr_scheduler_kwargs": {"min_lr_rate": 0.03},
         "warmup_steps": 5,
         "max_grad_norm": 1.0,
-        "averaging": 0.25,
-        "learning_rate": 1e-3,
-        "window": 128,
         "beta": 0.0,
         "use_cpu": True,
         "bf16": False,
@@ -56,16 +54,39 @@ def settings_of(experiment: Experiment, budget: float | None, seed: int, num_ste
         "disable_tqdm": True,
         "report_to": "none",
         "logging_steps": 1,
+        "seed": seed,
+    }
+
+
+def settings_of(experiment: Experiment, budget: float | None, seed: int, num_steps: int | None) -> dict[str, Any]:
+    """The trainer's settings for one policy: defaults, the experiment's own, then RAFT's or the budget."""
+    settings: dict[str, Any] = {
+        **common_settings(experiment, seed),
+        "averaging": 0.25,
+        "learning_rate": 1e-3,
+        "window": 128,
         "save_strategy": "steps",
         "save_steps": 20,
         "save_total_limit": 1,
-        "seed": seed,
         **experiment.training,
     }
     settings |= RAFT if budget is None else {"budget": {experiment.response_groups[1].name: budget}}
     if num_steps is not None:
         settings["max_steps"] = num_steps
     return settings
+
+
+def correctness_reward(response_groups: Sequence[ResponseGroup]) -> Callable[..., list[float]]:
+    """TRL's reward function: 1 where the answer, read as the response's own group reads it, is the problem's."""
+
+    def correctness(completions: list[str], answer: list[str], **_: Any) -> list[float]:
+        rewards = []
+        for completion, gold in zip(completions, answer, strict=True):
+            group = next((g for g in response_groups if g.matches(completion)), None)
+            rewards.append(exact_match(group.extract_answer(completion) if group else None, gold))
+        return rewards
+
+    return correctness
 
 
 def train_policy(
@@ -93,19 +114,10 @@ def train_policy(
         {"prompt": p.prompt, "answer": p.answer, "problem_id": p.problem_id, "level": p.level}
         for p in islice(source, num_prompts * args.max_steps)
     ]
-    groups = list(experiment.response_groups)
-
-    def correctness(completions: list[str], answer: list[str], **_: Any) -> list[float]:
-        rewards = []
-        for completion, gold in zip(completions, answer, strict=True):
-            group = next((g for g in groups if g.matches(completion)), None)
-            rewards.append(exact_match(group.extract_answer(completion) if group else None, gold))
-        return rewards
-
     trainer = IBPOTrainer(
         model=model,
-        reward_funcs=correctness,
-        response_groups=groups,
+        reward_funcs=correctness_reward(experiment.response_groups),
+        response_groups=list(experiment.response_groups),
         args=args,
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
