@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ibpo.evaluation.store import EXTENDED
 from ibpo.rewards.exact import exact_match
 from ibpo.rollouts.hf import HFSampler
 from ibpo.types import Problem, ResponseGroup, Rollout, ScoredRollout
@@ -33,7 +34,16 @@ def roll_out(
     )
     prompts = tokenizer([str(p.prompt) for p in problems], add_special_tokens=False)["input_ids"]
     opening = {text: tokenizer(text, add_special_tokens=False)["input_ids"] if text else [] for text in set(prefixes)}
-    completions = sampler.sample(prompts, [opening[text] for text in prefixes])
+    return to_rollouts(tokenizer, problems, prompts, sampler.sample(prompts, [opening[text] for text in prefixes]))
+
+
+def to_rollouts(
+    tokenizer: PreTrainedTokenizerBase,
+    problems: Sequence[Problem],
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+) -> list[Rollout]:
+    """Token ids of one completion to each problem as rollouts; one without an end-of-sequence token was cut off."""
     texts = tokenizer.batch_decode(completions, skip_special_tokens=True)
     return [
         Rollout(
@@ -78,22 +88,46 @@ def write_responses(
     torch.manual_seed(seed)
     repeated = [problem for problem in problems for _ in range(num_samples)]
     rollouts = roll_out(model, tokenizer, repeated, [prefix] * len(repeated), max_completion_length, on_batch)
-    scored = [score(r, p, response_groups) for r, p in zip(rollouts, repeated, strict=True)]
+    write_scored(
+        path, repeated, [score(r, p, response_groups) for r, p in zip(rollouts, repeated, strict=True)], num_samples
+    )
+
+
+def write_scored(
+    path: Path,
+    problems: Sequence[Problem],
+    scored: Sequence[ScoredRollout],
+    num_samples: int,
+    before: Sequence[ScoredRollout] | None = None,
+) -> None:
+    """Write judged responses, `num_samples` to each problem one after the other; the file is whole or absent.
+
+    With `before`, the first turn of each dialogue: its tokens count, its text stands before the second turn's, the
+    dialogue is extended if one of its turns is, and cut off if one of them is.
+    """
+    group = [s.response_group for s in scored]
+    tokens, texts = [int(s.cost) for s in scored], [s.rollout.completion for s in scored]
+    finish_reason = [s.rollout.finish_reason for s in scored]
+    for i, first in enumerate(before or ()):
+        group[i] = EXTENDED if EXTENDED in (first.response_group, group[i]) else group[i]
+        tokens[i] += int(first.cost)
+        texts[i] = f"{first.rollout.completion}\n{texts[i]}"
+        finish_reason[i] = first.rollout.finish_reason if first.rollout.finish_reason != "stop" else finish_reason[i]
     table = pa.table(
         {
-            "problem_id": [p.problem_id for p in repeated],
-            "level": [p.level for p in repeated],
-            "sample": np.arange(len(repeated)) % num_samples,
-            "response_group": [s.response_group for s in scored],
+            "problem_id": [p.problem_id for p in problems],
+            "level": [p.level for p in problems],
+            "sample": np.arange(len(problems)) % num_samples,
+            "response_group": group,
             "reward": [s.reward for s in scored],
-            "tokens": [int(s.cost) for s in scored],
-            "finish_reason": [s.rollout.finish_reason for s in scored],
+            "tokens": tokens,
+            "finish_reason": finish_reason,
             "predicted_answer": [s.predicted_answer for s in scored],
-            "completion": [s.rollout.completion for s in scored],
-            "prompt": [str(p.prompt) for p in repeated],
+            "completion": texts,
+            "prompt": [str(p.prompt) for p in problems],
         }
     )
-    _write(table, path)
+    write_table(table, path)
 
 
 def write_choices(
@@ -115,10 +149,11 @@ def write_choices(
             "p_extended": probability,
         }
     )
-    _write(table, path)
+    write_table(table, path)
 
 
-def _write(table: pa.Table, path: Path) -> None:
+def write_table(table: pa.Table, path: Path) -> None:
+    """As Parquet; the file is whole or absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     pq.write_table(table, partial)

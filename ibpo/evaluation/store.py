@@ -62,12 +62,12 @@ def load_responses(directory: Path) -> dict[tuple[str, str], Columns]:
     Returns:
         (policy, how) -> column name -> array, sorted by problem and sample.
     """
-    return {_two_names(path): _read(path) for path in sorted((directory / "responses").glob("*__*.parquet"))}
+    return {_two_names(path): read_columns(path) for path in sorted((directory / "responses").glob("*__*.parquet"))}
 
 
 def load_choices(directory: Path) -> dict[tuple[str, str], Columns]:
     """Read `choices/<policy>__<split>.parquet`: (policy, split) -> column name -> array, sorted by problem."""
-    return {_two_names(path): _read(path) for path in sorted((directory / "choices").glob("*__*.parquet"))}
+    return {_two_names(path): read_columns(path) for path in sorted((directory / "choices").glob("*__*.parquet"))}
 
 
 def find_problems(columns: Columns, levels: Sequence[str] = ()) -> Problems:
@@ -134,7 +134,8 @@ def _two_names(path: Path) -> tuple[str, str]:
     return policy, how
 
 
-def _read(path: Path) -> Columns:
+def read_columns(path: Path) -> Columns:
+    """One file of responses or choices: column name -> array, sorted by problem and sample."""
     columns: Columns = {}
     for name, values in pq.read_table(path).to_pydict().items():
         numeric = len(values) > 0 and isinstance(values[0], (int, float))

@@ -11,17 +11,18 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ibpo.errors import IbpoError
 from ibpo.experiments.embedded import model_path
-from ibpo.experiments.job import JobSpec, is_done, progress_file, write_spec
+from ibpo.experiments.job import Job, JobSpec, is_done, progress_file, write_spec
 from ibpo.runs import write_text_atomic
 
 NUM_WORKERS = 2
@@ -86,14 +87,26 @@ def plan_jobs(run_dir: Path, settings: DemoSettings) -> list[list[JobSpec]]:
     return [build, rest]
 
 
-def run_jobs(jobs: Sequence[JobSpec], console: Console) -> None:
+def run_jobs(
+    jobs: Sequence[Job],
+    console: Console,
+    *,
+    module: str = "ibpo.experiments.job",
+    is_done: Callable[[Any], bool] = is_done,
+) -> None:
     """Run jobs, two at a time, with a bar each; Ctrl-C ends them and leaves what is finished.
+
+    Args:
+        jobs: dataclasses that `module` reads back from JSON.
+        console: where the bars go.
+        module: runs one job, as `python -m MODULE JOB.json`.
+        is_done: whether all that a job writes is there.
 
     Raises:
         IbpoError: if a job fails, with the end of what it said and where the rest is.
     """
     waiting = [job for job in jobs if not is_done(job)]
-    running: list[tuple[JobSpec, subprocess.Popen, TaskID, Path]] = []
+    running: list[tuple[Job, subprocess.Popen, TaskID, Path]] = []
     with _bars(console) as bars:
         whole = bars.add_task(_label(jobs, len(jobs) - len(waiting)), total=len(jobs))
         bars.update(whole, completed=len(jobs) - len(waiting))
@@ -101,7 +114,7 @@ def run_jobs(jobs: Sequence[JobSpec], console: Console) -> None:
             while waiting or running:
                 while waiting and len(running) < NUM_WORKERS:
                     job = waiting.pop(0)
-                    running.append(_start(job, bars.add_task(_bar_label(job), total=1)))
+                    running.append(_start(job, module, bars.add_task(_bar_label(job), total=1)))
                 time.sleep(0.3)
                 for entry in list(running):
                     job, process, bar, log = entry
@@ -125,11 +138,11 @@ def run_jobs(jobs: Sequence[JobSpec], console: Console) -> None:
                 process.wait()
 
 
-def _label(jobs: Sequence[JobSpec], finished: int) -> str:
+def _label(jobs: Sequence[Job], finished: int) -> str:
     return f"{finished} of {len(jobs)} jobs"
 
 
-def _bar_label(job: JobSpec) -> str:
+def _bar_label(job: Job) -> str:
     return f"  {job.experiment} seed {job.seed}: {job.name}"
 
 
@@ -146,7 +159,7 @@ def _bars(console: Console) -> Iterator[Progress]:
         yield bars
 
 
-def _start(job: JobSpec, bar: TaskID) -> tuple[JobSpec, subprocess.Popen, TaskID, Path]:
+def _start(job: Job, module: str, bar: TaskID) -> tuple[Job, subprocess.Popen, TaskID, Path]:
     spec_path = Path(job.seed_dir) / "progress" / f"{job.name}.spec.json"
     write_spec(job, spec_path)
     progress_file(job).unlink(missing_ok=True)
@@ -162,7 +175,7 @@ def _start(job: JobSpec, bar: TaskID) -> tuple[JobSpec, subprocess.Popen, TaskID
     }
     with log.open("ab") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "ibpo.experiments.job", str(spec_path)],
+            [sys.executable, "-m", module, str(spec_path)],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
@@ -171,7 +184,7 @@ def _start(job: JobSpec, bar: TaskID) -> tuple[JobSpec, subprocess.Popen, TaskID
     return job, process, bar, log
 
 
-def _read_progress(job: JobSpec) -> tuple[float, str]:
+def _read_progress(job: Job) -> tuple[float, str]:
     try:
         told = json.loads(progress_file(job).read_text())
     except (FileNotFoundError, json.JSONDecodeError):

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ibpo.experiments.experiment import Experiment
 from ibpo.runs import write_text_atomic
@@ -69,7 +69,31 @@ def is_done(spec: JobSpec) -> bool:
     return all(path.exists() for path in outputs(spec))
 
 
-def progress_file(spec: JobSpec) -> Path:
+class Job(Protocol):
+    """What running a job takes; `ibpo.baselines` has jobs of its own."""
+
+    @property
+    def name(self) -> str:
+        """Unique within a seed of an experiment."""
+        ...
+
+    @property
+    def experiment(self) -> str:
+        """Its experiment."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Its seed."""
+        ...
+
+    @property
+    def seed_dir(self) -> str:
+        """Where it writes."""
+        ...
+
+
+def progress_file(spec: Job) -> Path:
     """Where the job tells how far it is."""
     return Path(spec.seed_dir) / "progress" / f"{spec.name}.json"
 
@@ -83,7 +107,7 @@ def run_job(spec: JobSpec) -> None:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     experiment = experiment_named(spec.experiment)
-    tell = _teller(progress_file(spec))
+    tell = teller(progress_file(spec))
     if spec.kind == "build":
         from ibpo.experiments.build import build
 
@@ -107,7 +131,9 @@ def run_job(spec: JobSpec) -> None:
     tell("done", 1.0)
 
 
-def _teller(path: Path) -> Callable[[str, float], None]:
+def teller(path: Path) -> Callable[[str, float], None]:
+    """Tells a job's stage and the share of it that is done, in a file."""
+
     def tell(stage: str, done: float) -> None:
         write_text_atomic(path, json.dumps({"stage": stage, "done": done, "time": time.time()}))
 
@@ -179,8 +205,8 @@ def _sample(
             )
 
 
-def write_spec(spec: JobSpec, path: Path) -> None:
-    """As JSON."""
+def write_spec(spec: Any, path: Path) -> None:
+    """A job's dataclass as JSON."""
     write_text_atomic(path, json.dumps(asdict(spec), indent=2))
 
 
