@@ -76,8 +76,8 @@ def _slug(variant: str) -> str:
 def row(experiment_name: str, variant: str, budget: float, seed: int, runs: str) -> str:
     """One line of the table."""
     from ibpo.evaluation.compare import compare
+    from ibpo.experiments.calibrated import calibrated_choice
     from ibpo.experiments.job import experiment_named
-    from ibpo.serving.calibrate import threshold
 
     base = Path(runs) / experiment_name / f"q{budget:g}-seed{seed}"
     directory = base / _slug(variant)
@@ -85,7 +85,7 @@ def row(experiment_name: str, variant: str, budget: float, seed: int, runs: str)
         name = f"cold_start__{how}.parquet"
         shutil.copyfile(base / "baselines" / "responses" / name, directory / "responses" / name)
     levels = list(experiment_named(experiment_name).task.MIX)
-    merits = compare(directory, experiment_name, seed, lambda c, t, share: threshold(c, share).choose(t), levels).merits
+    merits = compare(directory, experiment_name, seed, calibrated_choice(directory), levels).merits
     by_variant = {merit["variant"]: merit for merit in merits}
     sampled, calibrated = by_variant["sampled"], by_variant["calibrated"]
 

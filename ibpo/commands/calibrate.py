@@ -35,6 +35,15 @@ def calibrate_command(
     prefix: Annotated[
         str | None, typer.Option(help="With --model: the text that opens an extended response; its first token counts.")
     ] = None,
+    floor: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Prompts whose score is not above this are never answered extended. 0.5 for a policy whose budget had "
+            "slack in training (price 0), 0 for one whose budget was binding.",
+        ),
+    ] = 0.0,
     share: Annotated[
         list[float] | None, typer.Option(min=0.0, max=1.0, help="A budget to print the threshold of; repeat.")
     ] = None,
@@ -56,7 +65,7 @@ def calibrate_command(
                 raise IbpoError("--model: needs --prefix, the text that opens an extended response")
             scores = _probabilities(model, [_field(*row, prompt, "--prompt") for row in rows], places, prefix)
             source |= {"column": prompt, "model": Path(model).name, "prefix": prefix}
-        calibration = Calibration.from_scores(scores, source)
+        calibration = Calibration.from_scores(scores, source, floor)
         save_calibration(calibration, out)
     except (IbpoError, OSError) as error:
         typer.echo(f"error: {error}", err=True)

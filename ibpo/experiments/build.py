@@ -31,6 +31,8 @@ VOTES_PER_PROBLEM = 4
 """Orders in which the same eight attempts are made into a vote."""
 MAX_TRUNCATED = 0.02
 """Largest share of a response group's responses that may be truncated where the cold start passes its gate."""
+GATE_DRAWS = 4
+"""Extended responses, and external votes, per problem of the gate: a single draw has much luck on hopeless problems."""
 Progress = Callable[[str, float], None]
 """Told the name of the stage and the share of it that is done."""
 
@@ -197,7 +199,7 @@ def _votes_from_samples(
 ) -> Pairs:
     """Sequential votes out of eight standard responses of the pretrained model to the same problem."""
     standard = experiment.response_groups[0]
-    source = stream(experiment.task, "train", int(rng.integers(2**31)))
+    source = stream(experiment.task, "train", int(rng.integers(2**31)), experiment.corpus_mix)
     made, chunk = 0, 2048
     while True:
         problems = list(islice(source, chunk))
@@ -229,11 +231,13 @@ def gate(experiment: Experiment, model: PreTrainedModel, tokenizer: PreTrainedTo
     problems = distinct(experiment.task, "train", 2000, seed=99)
     standard, extended = experiment.response_groups
     length = experiment.max_completion_length
-    texts, ended = sample_ended(model, tokenizer, problems, extended.prefix, length)
+    drawn = [sample_ended(model, tokenizer, problems, extended.prefix, length) for _ in range(GATE_DRAWS)]
+    texts = [text for draw, _ in drawn for text in draw]
+    ended = [whole for _, draw in drawn for whole in draw]
     gold = [p.answer for p in problems]
     report: dict = {"num_problems": len(problems)}
     report["extended_accuracy"] = float(
-        np.mean([extended.extract_answer(t) == g for t, g in zip(texts, gold, strict=True)])
+        np.mean([extended.extract_answer(t) == g for t, g in zip(texts, gold * GATE_DRAWS, strict=True)])
     )
     single, single_ended = sample_ended(model, tokenizer, problems, standard.prefix, length)
     report["standard_accuracy"] = float(
@@ -250,7 +254,7 @@ def gate(experiment: Experiment, model: PreTrainedModel, tokenizer: PreTrainedTo
         return report
     report["keeps_rule"] = float(np.mean([read_sequential_vote(t).keeps_rule for t in texts]))
     hits = []
-    for _ in range(2):
+    for _ in range(GATE_DRAWS):
         draws = [sample_texts(model, tokenizer, problems, standard.prefix, length) for _ in range(8)]
         for i, answer in enumerate(gold):
             hits.append(external_vote([standard.extract_answer(d[i]) for d in draws])[0] == answer)

@@ -17,7 +17,7 @@ STAGES = {
 def write_card(directory: Path, experiment: Experiment, stage: str, num_parameters: int, gate: dict[str, Any]) -> None:
     """Write `README.md` beside the weights: what it is, how it was made, what is designed in, what it is not for."""
     standard, extended = experiment.response_groups
-    measured = "".join(f"- {name}: {value}\n" for name, value in gate.items())
+    measured = "".join(f"- {name}: {round(value, 4)}\n" for name, value in gate.items())
     levels = ", ".join(f"{level} ({share:.0%})" for level, share in experiment.task.MIX.items())
     (directory / "README.md").write_text(
         f"""---

@@ -44,6 +44,8 @@ class Experiment:
     cold_start: Stage
     built_from_samples: bool
     """Whether extended responses are built from the pretrained model's own samples, or come from the task's corpus."""
+    corpus_mix: Mapping[str, float] | None = None
+    """Level -> share of the problems whose sampled solutions make the extended responses; None: the task's mix."""
     extended_pairs: Callable[[np.random.Generator], Pairs] | None = None
     practice_pairs: Callable[[np.random.Generator], Pairs] | None = None
     """What the cold start practises first: a part of the extended group that is hard for so small a model."""

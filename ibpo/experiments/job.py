@@ -19,7 +19,7 @@ from ibpo.experiments.experiment import Experiment
 from ibpo.runs import write_text_atomic
 from ibpo.types import Problem
 
-NUM_EXTENDED, NUM_SAMPLED, NUM_FORCED = 2, 2, 2
+NUM_EXTENDED, NUM_SAMPLED = 2, 2
 NAMES = ("thinking", "voting")
 
 
@@ -177,7 +177,9 @@ def sample_policy(spec: JobSpec, experiment: Experiment, model_dir: Path, tell: 
         if not path.exists():
             write_choices(path, model, tokenizer, prompts, experiment.response_groups[1])
     tell("sampling", 0.85)
-    counts = {"sampled": NUM_SAMPLED, "standard": NUM_FORCED, "extended": NUM_FORCED}
+    # As many standard responses as of the cold start: they cost little, and the luck of two guesses a problem blurs
+    # every comparison with it (docs/log.md).
+    counts = {"sampled": NUM_SAMPLED, "standard": experiment.num_siblings_standard, "extended": NUM_EXTENDED}
     _sample(spec, experiment, model_dir, spec.policy, counts, 20_000)
 
 

@@ -10,16 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 
 from ibpo.evaluation.compare import compare, load_responses, summarise
 from ibpo.evaluation.frontier import plot_frontier, plot_share_by_level
 from ibpo.evaluation.report import Example, ReportData, pick_examples, terminal_table, write_report
+from ibpo.experiments.calibrated import calibrated_choice
 from ibpo.experiments.demo import NUM_WORKERS, DemoSettings
 from ibpo.experiments.job import experiment_named
 from ibpo.runs import write_text_atomic
-from ibpo.serving.calibrate import threshold
 
 ARTEFACTS = ("results.json", "merits.json", "frontier.png", "share_by_level.png", "report.html")
 PACKAGES = ("ibpo", "torch", "transformers", "trl", "numpy")
@@ -37,7 +36,7 @@ def write_outcome(run_dir: Path, settings: DemoSettings, console: Console, secon
         levels = list(experiment.task.MIX)
         for seed in settings.seeds:
             seed_dir = run_dir / name / f"seed{seed}"
-            comparison = compare(seed_dir, name, seed, _calibrated, levels)
+            comparison = compare(seed_dir, name, seed, calibrated_choice(seed_dir), levels)
             rows += comparison.rows
             merits += comparison.merits
             areas += comparison.areas
@@ -76,10 +75,6 @@ def write_outcome(run_dir: Path, settings: DemoSettings, console: Console, secon
     write_report(run_dir / "report.html", data)
     console.print(terminal_table(rows))
     console.print(f"[bold]{(run_dir / 'report.html').resolve()}[/bold]", soft_wrap=True)
-
-
-def _calibrated(calibration: NDArray[np.float64], test: NDArray[np.float64], share: float) -> NDArray[np.bool_]:
-    return threshold(calibration, share).choose(test)
 
 
 def _training(seed_dir: Path, name: str, seed: int, budget: float) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from ibpo.tasks.draws import stream
 
 
 def _corpus(rng: np.random.Generator) -> Pairs:
-    for problem in stream(symbol_sums, "train", int(rng.integers(2**31))):
+    for problem in stream(symbol_sums, "train", int(rng.integers(2**31)), symbol_sums.CORPUS_MIX):
         path = symbol_sums.believed_path(str(problem.prompt).replace(" ", "").rstrip("="), rng)
         working = " ".join(f"{symbol} {total}" for symbol, total in path)
         yield str(problem.prompt), f"<cot> {working} <answer> ={path[-1][1]}"
@@ -57,6 +57,7 @@ VOTING = Experiment(
     decision_words=frozenset({"1x", "2x", "3x", "[/TRIAL]", "[TRIAL]", "<answer>"}),
     extended_share=0.55,
     built_from_samples=True,
+    corpus_mix=symbol_sums.CORPUS_MIX,
     training={
         "max_steps": 240,
         "utility": "regression",

@@ -18,7 +18,7 @@ class Threshold:
     share: float
     """The budget that was asked for."""
     calibration_share: float
-    """Share of the calibration prompts that this threshold answers extended."""
+    """Share of the calibration prompts that this threshold answers extended: below `share` where the floor bites."""
     num_prompts: int
     """Number of calibration prompts."""
 
@@ -45,7 +45,7 @@ class Threshold:
         return chosen_P
 
 
-def threshold(p_extended: ArrayLike, share: float) -> Threshold:
+def threshold(p_extended: ArrayLike, share: float, floor: float = 0.0) -> Threshold:
     r"""The (1 - share) quantile of the policy's probability of an extended response, over unlabelled prompts.
 
     Let m = floor(share n) and p_(1) >= ... >= p_(n) the sorted probabilities. The threshold lies halfway between p_(m)
@@ -54,12 +54,18 @@ def threshold(p_extended: ArrayLike, share: float) -> Threshold:
     Halfway, because the expected share of unseen prompts above p_(m) itself is m / (n + 1), too few, and above p_(m+1)
     it is (m + 1) / (n + 1), too many. If p_(m) = p_(m+1), the tied prompts are split, `tie_share` of them extended.
 
+    A budget is a bound, not a target: where it had slack in training (price 0), the policy's choice is what pays, not
+    what it may spend, and a prompt that it would rather answer standard (p <= 1/2) gains nothing. `floor=0.5` leaves
+    such prompts alone and the rest of the budget unspent. Where the budget was binding, the policy was denied what
+    would have paid, and there must be no floor.
+
     Args:
         p_extended: `[n]` probabilities on the calibration prompts, in [0, 1].
         share: The budget q+ in [0, 1].
+        floor: Prompts whose probability is not above this are never answered extended; 0 for no floor.
 
     Returns:
-        The threshold; on the calibration prompts its `choose` takes exactly m.
+        The threshold; without a floor, on the calibration prompts its `choose` takes exactly m.
 
     Raises:
         ValueError: no prompts, or something outside [0, 1].
@@ -68,6 +74,9 @@ def threshold(p_extended: ArrayLike, share: float) -> Threshold:
         >>> found = threshold([0.1, 0.8, 0.3, 0.6], share=0.5)
         >>> round(found.value, 3), found.calibration_share
         (0.45, 0.5)
+        >>> found = threshold([0.1, 0.8, 0.3, 0.6], share=0.75, floor=0.5)
+        >>> found.value, found.calibration_share
+        (0.5, 0.5)
     """
     p_n = np.sort(np.asarray(p_extended, float).ravel())[::-1]
     if not len(p_n):
@@ -76,6 +85,8 @@ def threshold(p_extended: ArrayLike, share: float) -> Threshold:
         raise ValueError("p_extended: probabilities must be in [0, 1]")
     if not 0 <= share <= 1:
         raise ValueError(f"share: must be in [0, 1], got {share!r}")
+    if not 0 <= floor <= 1:
+        raise ValueError(f"floor: must be in [0, 1], got {floor!r}")
     admitted = int(np.floor(share * len(p_n) + 1e-9))
     value, tie_share = 1.0, 0.0  # nothing lies above 1
     if admitted == len(p_n):
@@ -87,6 +98,8 @@ def threshold(p_extended: ArrayLike, share: float) -> Threshold:
             tie_share = float((admitted - (p_n > value).sum()) / (p_n == value).sum())
         elif value >= above:  # neighbouring floats have no number between them
             value = float(below)
+    if floor > 0 and value <= floor:
+        value, tie_share, admitted = floor, 0.0, min(admitted, int((p_n > floor).sum()))
     return Threshold(
         value=value,
         tie_share=tie_share,

@@ -40,28 +40,33 @@ class Calibration:
     num_prompts: int
     source: Mapping[str, Any]
     """Provenance: file, its SHA-256, column, model, package version."""
+    floor: float = 0.0
+    """Prompts whose score is not above this are never answered extended, whatever the budget."""
 
     @classmethod
-    def from_scores(cls, scores: ArrayLike, source: Mapping[str, Any]) -> Calibration:
+    def from_scores(cls, scores: ArrayLike, source: Mapping[str, Any], floor: float = 0.0) -> Calibration:
         """Keep the curve.
 
         Args:
             scores: `[n]` probability of opening an extended response, or a router's gain, in [0, 1].
             source: Provenance.
+            floor: 0.5 for a policy whose budget had slack in training; see `ibpo.serving.calibrate.threshold`.
 
         Raises:
-            IbpoError: No scores, or one outside [0, 1].
+            IbpoError: No scores, or one outside [0, 1], or such a floor.
         """
         score_n = np.sort(np.asarray(scores, float).ravel())
         if not len(score_n):
             raise IbpoError("calibration: no prompts; it needs at least one")
         if not ((score_n >= 0) & (score_n <= 1)).all():
             raise IbpoError("calibration: a score is not in [0, 1]; give probabilities")
+        if not 0 <= floor <= 1:
+            raise IbpoError(f"calibration: the floor is {floor!r}; it must be in [0, 1]")
         kept = score_n
         if len(score_n) > MAX_SCORES:
             # The middle one of each of 2001 equal parts: none is invented.
             kept = score_n[((np.arange(MAX_SCORES) + 0.5) * len(score_n) / MAX_SCORES).astype(int)]
-        return cls(scores=tuple(kept.tolist()), num_prompts=len(score_n), source=dict(source))
+        return cls(scores=tuple(kept.tolist()), num_prompts=len(score_n), source=dict(source), floor=float(floor))
 
     def threshold(self, share: float) -> Threshold:
         """The threshold that answers this share of the prompts extended: see `ibpo.serving.calibrate.threshold`.
@@ -70,7 +75,7 @@ class Calibration:
             IbpoError: A share outside [0, 1].
         """
         try:
-            return threshold(self.scores, share)
+            return threshold(self.scores, share, self.floor)
         except ValueError as error:
             raise IbpoError(f"calibration: {error}") from None
 
@@ -85,6 +90,7 @@ class Calibration:
             "version": VERSION,
             "num_prompts": self.num_prompts,
             "source": dict(self.source),
+            "floor": self.floor,
             "scores": list(self.scores),
         }
         return json.dumps(row, indent=1) + "\n"
@@ -114,7 +120,10 @@ class Calibration:
             raise IbpoError(f"{where}: field scores: needs rising numbers in [0, 1]; make it again")
         if not isinstance(count, int) or count < len(scores) or not isinstance(source, dict):
             raise IbpoError(f"{where}: field num_prompts or source is damaged; make it again")
-        return cls(scores=tuple(map(float, scores)), num_prompts=count, source=source)
+        floor = row.get("floor", 0.0)
+        if isinstance(floor, bool) or not isinstance(floor, int | float) or not 0 <= floor <= 1:
+            raise IbpoError(f"{where}: field floor: needs a number in [0, 1]; make it again")
+        return cls(scores=tuple(map(float, scores)), num_prompts=count, source=source, floor=float(floor))
 
 
 def save_calibration(calibration: Calibration, path: str | Path) -> None:

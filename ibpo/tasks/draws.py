@@ -27,10 +27,11 @@ class EmbeddedTask(Protocol):
         ...
 
 
-def stream(task: EmbeddedTask, split: str, seed: int) -> Iterator[Problem]:
-    """Problems of one split without end, levels drawn by the task's mix; repeats are possible."""
+def stream(task: EmbeddedTask, split: str, seed: int, mix: Mapping[str, float] | None = None) -> Iterator[Problem]:
+    """Problems of one split without end, levels drawn by the task's mix or by another; repeats are possible."""
     rng = np.random.default_rng([seed, 0 if split == "train" else 1])
-    levels, shares = list(task.MIX), list(task.MIX.values())
+    mix = task.MIX if mix is None else mix
+    levels, shares = list(mix), list(mix.values())
     while True:
         level = levels[rng.choice(len(levels), p=shares)]
         problem = task.draw(level, rng)

@@ -36,6 +36,16 @@ def test_the_share_on_unseen_prompts_is_unbiased():
     assert np.mean(shares) == pytest.approx(9.5 / 40, abs=0.005)
 
 
+@given(st.one_of(probabilities, tied), st.floats(0, 1), st.sampled_from([0.2, 0.5, 1.0]))
+def test_a_floor_takes_back_those_at_or_below_it_and_no_other(p, share, floor):
+    found, free = threshold(p, share, floor), threshold(p, share)
+    chosen = found.choose(p)
+    assert (p[chosen] > floor).all()
+    assert chosen.sum() == round(found.calibration_share * len(p)) <= free.choose(p).sum()
+    if (p[free.choose(p)] > floor).all() and free.value > floor:
+        assert found == free
+
+
 def test_a_saturated_policy_keeps_its_budget():
     found = threshold(np.ones(10), 0.3)
     assert found.choose(np.ones(1000)).mean() == pytest.approx(0.3)
@@ -50,3 +60,5 @@ def test_ends(share, chosen):
 def test_bad_input(p, share):
     with pytest.raises(ValueError):
         threshold(p, share)
+    with pytest.raises(ValueError, match="floor"):
+        threshold([0.5], 0.5, floor=1.5)

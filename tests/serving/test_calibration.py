@@ -44,6 +44,7 @@ def test_a_saved_calibration_is_read_back(tmp_path):
         ({"scores": [0.2, "a"]}, "field scores"),
         ({"scores": []}, "field scores"),
         ({"num_prompts": 0}, "num_prompts"),
+        ({"floor": 2}, "field floor"),
     ],
 )
 def test_a_damaged_calibration_is_refused(tmp_path, change, message):
@@ -75,6 +76,16 @@ def test_calibrate_from_a_column(tmp_path):
     assert calibration.threshold(0.3).value == pytest.approx(0.65)
     assert set(calibration.source) == {"file", "sha256", "ibpo", "column"}
     assert "0.65" in result.output
+
+
+def test_a_floor_is_kept_and_a_file_without_one_has_none(tmp_path):
+    file = write(tmp_path / "p.jsonl", [{"p_extended": i / 10} for i in range(10)])
+    result = run(file, "--out", tmp_path / "c.json", "--share", "0.9", "--floor", "0.5")
+    assert result.exit_code == 0, result.output
+    assert load_calibration(tmp_path / "c.json").threshold(0.9).calibration_share == pytest.approx(0.4)
+    row = json.loads((tmp_path / "c.json").read_text())
+    del row["floor"]
+    assert Calibration.from_json(json.dumps(row)).threshold(0.9).calibration_share == pytest.approx(0.9)
 
 
 def test_calibrate_from_a_policy(tmp_path):

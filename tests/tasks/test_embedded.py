@@ -45,8 +45,8 @@ def test_distinct_problems_keep_the_mix_exactly_and_do_not_depend_on_chance(task
 
 
 def test_a_level_that_has_too_few_problems_says_so():
-    with pytest.raises(ValueError, match="level 'easy' has fewer than 2400"):
-        distinct(symbol_sums, "test", 12_000, seed=0)
+    with pytest.raises(ValueError, match="level 'easy' has fewer than 2550"):
+        distinct(symbol_sums, "test", 15_000, seed=0)
 
 
 def test_digit_sums_answers_are_the_last_digit_of_the_sum():
