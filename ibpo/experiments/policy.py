@@ -22,7 +22,14 @@ from ibpo.training.trainer import IBPOConfig, IBPOTrainer
 from ibpo.types import ResponseGroup
 
 PROMPTS_PER_STEP, NUM_GENERATIONS = 64, 4
+ROLLOUTS: dict[str, Any] = {
+    "per_device_train_batch_size": PROMPTS_PER_STEP * NUM_GENERATIONS,
+    "num_generations": NUM_GENERATIONS,
+    "steps_per_generation": 1,
+}
+"""Per update, where an experiment does not say otherwise."""
 RAFT: dict[str, Any] = {
+    **ROLLOUTS,
     "budget": None,
     "utility": "reward",
     "stratified": False,
@@ -38,8 +45,7 @@ RAFT: dict[str, Any] = {
 def common_settings(experiment: Experiment, seed: int) -> dict[str, Any]:
     """TRL's settings of every policy, whatever trains it: rollouts per step, schedule, length, precision."""
     return {
-        "per_device_train_batch_size": PROMPTS_PER_STEP * NUM_GENERATIONS,
-        "num_generations": NUM_GENERATIONS,
+        **ROLLOUTS,
         "gradient_accumulation_steps": 1,
         "max_completion_length": experiment.max_completion_length,
         "temperature": 1.0,

@@ -60,7 +60,21 @@ THINKING = Experiment(
     cold_start=Stage(num_pairs=100_000, learning_rate=1e-3, batch_size=64),
     extended_share=0.5,
     built_from_samples=False,
-    training={"max_steps": 220, "utility": "shrunken", "min_gain": 0.1, "anchor_share": 1.0},
+    training={
+        "max_steps": 270,
+        # One response of each group on each prompt, decoded for two updates at once: more updates in the same time
+        # lose less of the direct answers (docs/log.md). Of one response, "shrunken" would be the regression too.
+        "num_generations": 2,
+        "per_device_train_batch_size": 2 * 64,
+        "steps_per_generation": 2,
+        "utility": "regression",
+        "min_gain": 0.1,
+        "anchor_share": 1.0,
+        # Rewarded responses of either group: what they gain makes up for what the choice costs the bodies.
+        "imitate_bodies": "every_group",
+        "body_weight": 0.3,
+        "feedback": 0.1,
+    },
     asked="Sums of 1 to 12 digits; the answer is the last digit of the total. The model may answer at once "
     "(standard) or write its running total down first (extended).",
     designed_in="Nothing about the errors is designed in: a direct answer to a long chain fails because the model has "

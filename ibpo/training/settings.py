@@ -104,6 +104,11 @@ class IBPOConfig(GRPOConfig):
             "top_entropy_quantile": (self.top_entropy_quantile != 1.0, "must be 1: every token counts"),
             "use_liger_kernel": (self.use_liger_kernel, "must be False: it takes no weights per token"),
         }
+        updates = max(1, (self.steps_per_generation or 1) // self.gradient_accumulation_steps)
+        refused["save_steps"] = (
+            self.save_strategy == "steps" and self.save_steps % updates != 0,
+            f"must be a multiple of {updates}: a checkpoint between two updates of one rollout is not resumed exactly",
+        )
         for name, (broken, reason) in refused.items():
             if broken:
                 raise IbpoError(f"IBPOConfig: {name} {reason}")

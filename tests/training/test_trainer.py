@@ -112,8 +112,10 @@ def test_the_initial_policy_stays_what_it_was(make_trainer, lora):
     assert not torch.equal(trainer.model(input_ids=prompt).logits, live)
 
 
-def test_resumed_training_ends_with_the_same_weights_to_the_bit(make_trainer):
+@pytest.mark.parametrize("steps_per_generation", [1, 2])
+def test_resumed_training_ends_with_the_same_weights_to_the_bit(make_trainer, steps_per_generation):
     options = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "learning_rate": 0.1, "averaging": 0.75}
+    options["steps_per_generation"] = steps_per_generation
     whole = make_trainer("whole", **options)
     whole.train()
     first = make_trainer("halves", **options)
@@ -125,7 +127,7 @@ def test_resumed_training_ends_with_the_same_weights_to_the_bit(make_trainer):
     for a, b in zip(whole.model.parameters(), second.model.parameters(), strict=True):
         assert torch.equal(a, b)
     assert second.adjustment == whole.adjustment
-    assert len(second.lower_level.history) == len(whole.lower_level.history) == 4
+    assert len(second.lower_level.history) == len(whole.lower_level.history) == 4 // steps_per_generation
 
 
 def test_ledger_records_every_candidate_and_one_choice_per_own_prompt(make_trainer, tmp_path):
@@ -191,6 +193,7 @@ def test_the_choice_learns_to_follow_the_budget(make_trainer):
         ({"num_iterations": 2}, "num_iterations must be 1"),
         ({"beta": 0.1}, "beta must be 0"),
         ({"top_entropy_quantile": 0.5}, "top_entropy_quantile"),
+        ({"steps_per_generation": 2, "save_steps": 5}, "save_steps must be a multiple of 2"),
         ({"budget": {"extended": 1.5}}, r"share of prompts, in \[0, 1\]"),
     ],
 )
