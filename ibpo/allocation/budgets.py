@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ibpo.allocation.given import Budget, FloatArray, finite_array
 from ibpo.allocation.ids import id_items
-from ibpo.allocation.problem import Budget, FloatArray, finite_array
 from ibpo.errors import IbpoError
 
 

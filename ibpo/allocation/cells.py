@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ibpo.allocation.given import FloatArray, finite_array
 from ibpo.allocation.ids import IntArray, id_items, id_names
-from ibpo.allocation.problem import FloatArray, finite_array
 from ibpo.errors import IbpoError
 
 

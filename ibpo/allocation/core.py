@@ -16,8 +16,8 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 from scipy.sparse import csr_array
 
+from ibpo.allocation.given import FloatArray
 from ibpo.allocation.ids import IntArray, KeyArray
-from ibpo.allocation.problem import FloatArray
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -11,8 +11,9 @@ import numpy as np
 
 from ibpo.allocation.core import Core
 from ibpo.allocation.exact_sum import exact_sum
-from ibpo.allocation.ids import IntArray
-from ibpo.allocation.problem import AllocationProblem, FloatArray, best_candidates
+from ibpo.allocation.given import FloatArray
+from ibpo.allocation.problem import AllocationProblem, best_candidates, scores
+from ibpo.allocation.runs import IntArray
 
 SMALL = 2_500
 """Problems, or types of problems, that HiGHS gets at once."""
@@ -58,7 +59,7 @@ def prices(instance: AllocationProblem) -> tuple[FloatArray, IntArray | None]:
     settled, and the samples of the next, smaller box come from the rest, until HiGHS can solve all that is left. If
     its prices lie inside the box, they are optimal for the whole; if not, the box before is narrowed with more care.
     """
-    low, high = (np.array(side) for side in zip(*map(instance.bounds, range(len(instance.cost))), strict=True))
+    low, high = (np.array(side) for side in zip(*map(instance.limits.bounds, range(len(instance.cost))), strict=True))
     everywhere = np.full(len(low), np.inf)
     bands = [
         _Band(
@@ -192,15 +193,15 @@ def close_gap(
         tolerance: Gap at which to stop.
         time_limit_s: For all of HiGHS's work.
     """
-    score = instance.utility - price @ instance.cost if price.any() else instance.utility
-    top = np.maximum.reduceat(score, instance.start)
-    regret = instance.spread(top) - score
-    bounds = map(instance.bounds, range(len(price)))
+    top = np.empty(instance.num_problems)
+    for problems, rows, part in instance.runs.blocks():
+        top[problems] = part.max(scores(instance, price, rows))
+    bounds = map(instance.limits.bounds, range(len(price)))
     paid = [p * (high if p > 0 else low) for p, (low, high) in zip(price.tolist(), bounds, strict=True) if p]
     bound = math.fsum([exact_sum(top), *paid])
     if chosen is None:  # a little dearer than the best prices is often inside
         for times in (1.0, 1.0001, 1.001, 1.01, 1.1, 2.0, 10.0, 1000.0):
-            guess = best_candidates(instance, instance.utility - times * price @ instance.cost)
+            guess = best_candidates(instance, times * price)
             if instance.all_fit(guess):
                 chosen = guess
                 break
@@ -208,7 +209,10 @@ def close_gap(
     dust = 1e-12 * (float(np.abs(top).max()) + 1.0)
     deadline = time.monotonic() + time_limit_s
     upper, size = bound, 300
+    near = regret = None
     while upper - value > tolerance:
+        if near is None or regret is None:
+            near, regret = _near(instance, price, top, max((bound - value) * (1 + 1e-9), 0.0) + dust)
         open_regrets = regret[regret > dust]
         reach = math.inf
         if len(open_regrets) > size:
@@ -217,7 +221,7 @@ def close_gap(
         left = deadline - time.monotonic()
         if left <= 0:
             break
-        core_choice, core_bound = _solve_core(instance, np.flatnonzero(regret <= max(reach, dust)), left)
+        core_choice, core_bound = _solve_core(instance, near[regret <= max(reach, dust)], left)
         if core_choice is not None and instance.all_fit(core_choice):
             core_value = exact_sum(instance.utility[core_choice])
             if core_value > value:
@@ -227,6 +231,18 @@ def close_gap(
             break
         size *= 8
     return chosen, upper
+
+
+def _near(instance: AllocationProblem, price: FloatArray, top: FloatArray, reach: float) -> tuple[IntArray, FloatArray]:
+    """The candidates whose regret is at most `reach`, and their regrets."""
+    near: list[IntArray] = []
+    regrets: list[FloatArray] = []
+    for problems, rows, part in instance.runs.blocks():
+        regret = part.spread(top[problems]) - scores(instance, price, rows)
+        inside = np.flatnonzero(regret <= reach)
+        near.append(inside + rows.start)
+        regrets.append(regret[inside])
+    return np.concatenate(near), np.concatenate(regrets)
 
 
 def _solve_core(
@@ -240,7 +256,7 @@ def _solve_core(
     if not len(open_):
         return (fixed, base) if instance.all_fit(fixed) else (None, -math.inf)
     total = np.array(instance.total(fixed)) if len(fixed) else np.zeros(len(instance.cost))
-    low, high = (np.array(side) for side in zip(*map(instance.bounds, range(len(instance.cost))), strict=True))
+    low, high = (np.array(side) for side in zip(*map(instance.limits.bounds, range(len(instance.cost))), strict=True))
     problems, local = np.unique(problem[several], return_inverse=True)
     utility, cost, key = instance.utility[open_], instance.cost[:, open_], instance.ids.key(problems)
     core = Core.from_candidates(utility, cost, local, key, low - total, high - total)

@@ -3,31 +3,22 @@
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from ibpo.allocation.dual import close_gap, prices
 from ibpo.allocation.exact_sum import exact_sum
-from ibpo.allocation.ids import IntArray
-from ibpo.allocation.infeasible import InfeasibleBudget
+from ibpo.allocation.given import Choose, FloatArray, Given
 from ibpo.allocation.knapsack import knapsack
-from ibpo.allocation.problem import (
-    Allocation,
-    AllocationProblem,
-    Choose,
-    FloatArray,
-    Rule,
-    best_candidates,
-    cheapest_of,
-)
-from ibpo.allocation.selection import select, separate_shares
+from ibpo.allocation.limits import Limits
+from ibpo.allocation.problem import Allocation, AllocationProblem, Rule, best_candidates, first_twins
+from ibpo.allocation.runs import IntArray
+from ibpo.allocation.selection import select
+from ibpo.allocation.shares import Shares
+from ibpo.allocation.transport import transport
 from ibpo.errors import IbpoError
-
-MAX_SHARES = 16
-"""Share budgets up to which their structure is looked at."""
 
 
 def allocate(
@@ -89,82 +80,89 @@ def allocate(
         >>> allocation.weight.tolist(), allocation.price.tolist(), allocation.rule
         ([0, 1, 1, 0, 1, 0], [0.5], 'selection')
     """
-    instance = AllocationProblem.from_arrays(
+    given = Given.from_arrays(
         utility, problem, cost, budget, at_least=at_least, choose=choose, tie_break=tie_break, response=response
     )
     if not relative_gap >= 0:
         raise IbpoError(f"relative_gap: must be at least 0, got {relative_gap!r}")
-    for k in range(len(instance.cost)):
-        _check_feasible(instance, k)
-    smaller, chosen, price, rule, bound = _solve(instance, time_limit_s, relative_gap)
+    shares = Shares.from_given(given)
+    if shares is not None:
+        return _allocate_shares(given, shares, time_limit_s, relative_gap)
+    instance = AllocationProblem.from_given(given)
+    for k, row in enumerate(instance.cost):
+        least, most = np.empty((2, instance.num_problems))
+        for problems, rows, part in instance.runs.blocks():
+            least[problems] = part.min(row[rows])
+            if given.limits.low[k] is not None:
+                most[problems] = part.max(row[rows])
+        dearest = 0.0 if given.limits.low[k] is None else exact_sum(most)
+        given.limits.check(k, exact_sum(least), dearest, instance.num_problems)
+    chosen, price, rule, bound = _solve(instance, "general", time_limit_s, relative_gap)
     if chosen is None:
         raise _jointly_infeasible(instance, time_limit_s)
-    return _allocation(smaller, chosen, price=price, rule=rule, bound=bound)
+    if instance.tie is not None:  # of equal responses, HiGHS takes any
+        chosen = first_twins(instance, chosen)
+    weight = np.zeros(instance.num_responses, np.int8)
+    rows = chosen if instance.row is None else instance.row[chosen]
+    weight[rows[rows >= 0]] = 1
+    values = instance.utility[chosen]
+    return _allocation(weight, values, instance.total(chosen), price=price, rule=rule, bound=bound)
+
+
+def _allocate_shares(given: Given, shares: Shares, time_limit_s: float, relative_gap: float) -> Allocation:
+    """Where all costs are 0 or 1, only the best response of each problem and kind counts."""
+    limits, num_problems = given.limits, shares.runs.num_problems
+    bounds = [limits.bounds(k) for k in range(len(given.cost))]
+    for k in range(len(bounds)):
+        limits.check(k, *shares.range_of(k), num_problems)
+    values, bound = None, None
+    if shares.slice_P is not None:
+        takes, price = select(shares, shares.slice_P, bounds)
+        pick = takes.view(np.uint8)
+        rule = "selection" if price.any() else "unconstrained"
+    elif (found := transport(shares, limits)) is not None:
+        pick, price, values = found
+        rule = "transportation" if price.any() else "unconstrained"
+    else:
+        instance, kind = shares.candidates(limits)
+        rule = "transportation" if shares.laminar else "general"
+        chosen, price, rule, bound = _solve(instance, rule, time_limit_s, relative_gap)
+        if chosen is None:
+            raise _jointly_infeasible(instance, time_limit_s)
+        pick = kind[chosen]
+    values, total = shares.values(pick) if values is None else values, shares.total(pick)
+    assert all(limits.keeps_high(total[k], k) and limits.keeps_low(total[k], k) for k in range(len(bounds)))
+    return _allocation(shares.weight(pick, values), values, total, price=price, rule=rule, bound=bound)
 
 
 def _solve(
-    instance: AllocationProblem, time_limit_s: float, relative_gap: float
-) -> tuple[AllocationProblem, IntArray | None, FloatArray, Rule, float]:
-    """The instance without hopeless candidates, the choice `[P]` in it (None: none found), prices, rule and bound."""
-    slices = separate_shares(instance)
-    if slices is not None:
-        chosen, price = select(instance, slices)
-        rule = "selection" if price.any() else "unconstrained"
-        return instance, chosen, price, rule, exact_sum(instance.utility[chosen])
-    chosen = best_candidates(instance, instance.utility)
-    if instance.all_fit(chosen):
-        bound = exact_sum(instance.utility[chosen])
-        return instance, chosen, np.zeros(len(instance.cost)), "unconstrained", bound
-    rule: Rule = "general"
+    instance: AllocationProblem, rule: Rule, time_limit_s: float, relative_gap: float
+) -> tuple[IntArray | None, FloatArray, Rule, float]:
+    """The choice `[P]` (None: none found), prices, rule and bound."""
+    known = math.inf
     if len(instance.cost) == 1:
         rule = "knapsack"
-        chosen, one = knapsack(instance)
+        chosen, one, known = knapsack(instance)
         price = np.array([one])
+        if not one and instance.all_fit(chosen):
+            return chosen, price, "unconstrained", known
     else:
-        if instance.shares and len(instance.cost) <= MAX_SHARES:
-            instance, laminar = _best_by_pattern(instance)
-            rule = "transportation" if laminar else "general"
+        chosen = best_candidates(instance)
+        if instance.all_fit(chosen):
+            return chosen, np.zeros(len(instance.cost)), "unconstrained", exact_sum(instance.utility[chosen])
         price, chosen = prices(instance)
     if chosen is not None and not instance.all_fit(chosen):
         chosen = None
     value = 0.0 if chosen is None else exact_sum(instance.utility[chosen])
     tolerance = max(relative_gap * abs(value), _rounding(instance.utility, value))
-    chosen, bound = close_gap(instance, price, chosen, tolerance=tolerance, time_limit_s=time_limit_s)
-    return instance, chosen, price, rule, bound
-
-
-def _best_by_pattern(instance: AllocationProblem) -> tuple[AllocationProblem, bool]:
-    """For each problem and each set of shares that a candidate counts in, only the best such candidate.
-
-    Also whether any two shares are nested or disjoint: with the one-of-each-problem rows these make two laminar
-    families, whose matrix is totally unimodular, so that every vertex of the relaxation is integral.
-    """
-    pattern = np.zeros(len(instance.utility), np.uint16)
-    for k, row in enumerate(instance.cost):
-        pattern |= row.astype(np.uint16) << np.uint16(k)
-    present = np.flatnonzero(np.bincount(pattern))
-    kept: list[IntArray] = []
-    for code in present.tolist():
-        rows = np.flatnonzero(pattern == code)
-        problem = instance.problem_of(rows)
-        start = np.concatenate([[0], np.flatnonzero(problem[1:] != problem[:-1]) + 1])
-        top = np.repeat(np.maximum.reduceat(instance.utility[rows], start), np.diff(start, append=len(rows)))
-        kept.append(cheapest_of(instance, rows[instance.utility[rows] == top]))
-    keep = np.sort(np.concatenate(kept))
-    laminar = not any(
-        {1, 2, 3} <= {int(code >> i & 1) + 2 * int(code >> j & 1) for code in present.tolist()}
-        for i in range(len(instance.cost))
-        for j in range(i)
-    )
-    smaller = replace(
-        instance,
-        utility=instance.utility[keep],
-        cost=instance.cost[:, keep],
-        row=keep if instance.row is None else instance.row[keep],
-        start=np.searchsorted(keep, instance.start),
-        tie=None if instance.tie is None else instance.tie[keep],
-    )
-    return smaller, laminar
+    if chosen is not None and known - value <= tolerance:
+        bound = known
+    else:
+        chosen, bound = close_gap(instance, price, chosen, tolerance=tolerance, time_limit_s=time_limit_s)
+    if chosen is not None:
+        value = exact_sum(instance.utility[chosen])
+        bound = value if bound - value <= _rounding(instance.utility, value) else bound
+    return chosen, price, rule, bound
 
 
 def _rounding(utility: FloatArray, value: float) -> float:
@@ -173,74 +171,57 @@ def _rounding(utility: FloatArray, value: float) -> float:
 
 
 def _allocation(
-    instance: AllocationProblem, chosen: IntArray, *, price: FloatArray, rule: Rule, bound: float
+    weight: NDArray[np.int8],
+    values: FloatArray,
+    total: list[float],
+    *,
+    price: FloatArray,
+    rule: Rule,
+    bound: float | None,
 ) -> Allocation:
-    """The certificate of the chosen candidates; a gap within the solver's tolerance counts as 0."""
-    objective = exact_sum(instance.utility[chosen])
-    gap = bound - objective if bound - objective > _rounding(instance.utility, objective) else 0.0
-    weight = np.zeros(instance.num_responses, np.int8)
-    rows = chosen if instance.row is None else instance.row[chosen]
-    weight[rows[rows >= 0]] = 1
+    """The answer with its certificate; without a bound it is exact.
+
+    Args:
+        weight: `[R]`.
+        values: `[P]` utility of the chosen candidate of each problem.
+        total: `[K]` total costs.
+        price: `[K]`.
+        rule: How it was solved.
+        bound: On the objective.
+    """
+    objective = exact_sum(values)
+    gap = 0.0 if bound is None else max(0.0, bound - objective)
     return Allocation(
         weight=weight,
         objective=objective,
         upper_bound=objective + gap,
         gap=gap,
         price=price,
-        spent=np.array([total / instance.num_problems for total in instance.total(chosen)]),
+        spent=np.array([x / len(values) for x in total]),
         status="feasible" if gap else "optimal",
         rule=rule,
     )
 
 
-def _check_feasible(instance: AllocationProblem, k: int) -> None:
-    """Raise if bound k cannot be kept even alone."""
-    cost = instance.cost[k]
-    least = exact_sum(np.minimum.reduceat(cost, instance.start))
-    if not instance.keeps_high(least, k):
-        raise _infeasible(instance, k, least)
-    if instance.low[k] is not None:
-        most = exact_sum(np.maximum.reduceat(cost, instance.start))
-        if not instance.keeps_low(most, k):
-            raise _infeasible(instance, k, most, floor=True)
-        least, most = instance.bounds(k)
-        if least > most:  # no whole number lies between
-            raise _infeasible(instance, k, most, " together with its budget", floor=True)
-
-
 def _jointly_infeasible(instance: AllocationProblem, time_limit_s: float) -> IbpoError:
     """Each bound can be kept alone, all together cannot: find the first that fails given those before it."""
+    limits = instance.limits
     for k in range(len(instance.cost)):
         given = "" if k == 0 else f" together with budget{'s 0 to ' + str(k - 1) if k > 1 else ' 0'}"
         for floor in (False, True):
-            if (k == 0 and not floor) or (floor and instance.low[k] is None):
+            if (k == 0 and not floor) or (floor and limits.low[k] is None):
                 continue
             rows = k + 1 if floor else k
             question = replace(
                 instance,
                 utility=instance.cost[k] if floor else -instance.cost[k],
                 cost=instance.cost[:rows],
-                low=(*instance.low[:k], None)[:rows],
-                high=instance.high[:rows],
-                whole=instance.whole[:rows],
+                limits=Limits(low=(*limits.low[:k], None)[:rows], high=limits.high[:rows], whole=limits.whole[:rows]),
             )
-            answer, chosen, *_ = _solve(question, time_limit_s, 0.0)
+            chosen, *_ = _solve(question, "general", time_limit_s, 0.0)
             if chosen is None:
                 break
-            total = abs(exact_sum(answer.utility[chosen]))
-            if not (instance.keeps_low if floor else instance.keeps_high)(total, k):
-                return _infeasible(instance, k, total, given, floor=floor)
+            total = abs(exact_sum(question.utility[chosen]))
+            if not (limits.keeps_low if floor else limits.keeps_high)(total, k):
+                return limits.infeasible(k, total, instance.num_problems, given, floor=floor)
     return IbpoError(f"time_limit_s: no allocation was found within {time_limit_s:g} s; allow more, or widen a budget")
-
-
-def _infeasible(
-    instance: AllocationProblem, k: int, total: float, given: str = "", *, floor: bool = False
-) -> InfeasibleBudget:
-    """The error, with the nearest float whose decimal, times the number of problems, is feasible."""
-    num_problems = instance.num_problems
-    bound = instance.low[k] if floor else instance.high[k]
-    assert bound is not None
-    value, away = total / num_problems, -math.inf if floor else math.inf
-    while (Fraction(str(value)) * num_problems - Fraction(total)) * (-1 if floor else 1) < 0:
-        value = math.nextafter(value, away)
-    return InfeasibleBudget(k, float(bound / num_problems), value, given, floor=floor)

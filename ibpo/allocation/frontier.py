@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ibpo.allocation.exact_sum import exact_sum
+from ibpo.allocation.given import Choose, FloatArray
 from ibpo.allocation.hull import envelope
-from ibpo.allocation.problem import AllocationProblem, Choose, FloatArray
+from ibpo.allocation.problem import AllocationProblem
 from ibpo.errors import IbpoError
 
 

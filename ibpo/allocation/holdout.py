@@ -15,9 +15,9 @@ from numpy.typing import ArrayLike
 
 from ibpo.allocation.cells import ResponseCells
 from ibpo.allocation.exact import allocate
+from ibpo.allocation.given import Budget, FloatArray
 from ibpo.allocation.ids import IntArray
 from ibpo.allocation.infeasible import InfeasibleBudget
-from ibpo.allocation.problem import Budget, FloatArray
 from ibpo.errors import IbpoError
 
 Pick = Callable[[FloatArray, FloatArray], IntArray]

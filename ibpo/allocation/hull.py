@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ibpo.allocation.given import FloatArray
 from ibpo.allocation.ids import IntArray
-from ibpo.allocation.problem import FloatArray
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

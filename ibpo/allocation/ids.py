@@ -10,12 +10,14 @@ from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import coo_array
 
+from ibpo.allocation.runs import IntArray, Runs, slices_of
 from ibpo.errors import IbpoError
 
-IntArray = NDArray[np.int64]
 KeyArray = NDArray[np.uint64]
+
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+"""2^64 over the golden ratio, odd."""
 
 
 def id_items(values: ArrayLike | Sequence[Hashable]) -> list[Hashable]:
@@ -56,21 +58,21 @@ class ProblemIds:
     Attributes:
         order: `[R]` rows so that equal ids stand together, rows of one problem in their own order; None where they
             already do.
-        start: `[P]` place of the first row of each problem, in that order.
+        runs: The rows of each problem, in that order.
         ids: `[P]` whole-number ids, or None.
         names: P names (the repr of each id), or None where `ids` is given.
         seed: Of the hash.
     """
 
     order: IntArray | None
-    start: IntArray
+    runs: Runs
     ids: IntArray | None
     names: list[str] | None
     seed: str
 
     @classmethod
     def from_values(cls, values: ArrayLike | Sequence[Hashable], length: int, seed: str) -> "ProblemIds":
-        """Gather the rows: nothing to do for sorted ids, a counting sort for dense ones, else a sort."""
+        """Gather the rows: nothing to do where the rows of every problem stand together, else a sort."""
         whole = whole_ids(values)
         names = None
         if whole is None:
@@ -81,14 +83,32 @@ class ProblemIds:
         if len(whole) != length:
             raise IbpoError(f"problem: needs one id per response, {length}, got {len(whole)}")
         order = None
-        if (whole[1:] < whole[:-1]).any():
-            order = _stable_order(whole)
-            whole = whole[order]
-        start = np.concatenate([[0], np.flatnonzero(whole[1:] != whole[:-1]) + 1])
-        ids = whole[start]
+        gathered = _together(whole)
+        if gathered is None:
+            order, whole = _stable_sort(whole)
+            gathered = _together(whole)
+            assert gathered is not None
+        runs, ids = gathered
         if names is not None:
-            return cls(order=order, start=start, ids=None, names=[names[p] for p in ids.tolist()], seed=seed)
-        return cls(order=order, start=start, ids=ids, names=None, seed=seed)
+            return cls(order=order, runs=runs, ids=None, names=[names[p] for p in ids.tolist()], seed=seed)
+        return cls(order=order, runs=runs, ids=ids, names=None, seed=seed)
+
+    def of(self, problems: IntArray) -> "ProblemIds":
+        """These problems only, one row each."""
+        return ProblemIds(
+            order=None,
+            runs=Runs(num_rows=len(problems), width=1, begin=None),
+            ids=None if self.ids is None else self.ids[problems],
+            names=None if self.names is None else [self.names[p] for p in problems.tolist()],
+            seed=self.seed,
+        )
+
+    def sample(self, size: int) -> IntArray:
+        """About `size` of the problems (all, if they are not more), whatever their order: those with small hashes."""
+        if self.ids is None:
+            return np.flatnonzero(self.key(np.arange(self.runs.num_problems)) <= _part(size, self.runs.num_problems))
+        # The golden ratio's multiples are spread more evenly than chance would, and cost one multiplication.
+        return np.flatnonzero(self.ids.view(np.uint64) * GOLDEN <= _part(size, self.runs.num_problems))
 
     def key(self, problems: IntArray) -> KeyArray:
         """Hash of these problems' ids: what orders ties. Distinct for whole-number ids."""
@@ -96,6 +116,10 @@ class ProblemIds:
             return mix(self.ids[problems], self.seed)
         assert self.names is not None
         return np.array([text_key(self.names[int(p)], self.seed) for p in problems], np.uint64)
+
+
+def _part(size: int, of: int) -> np.uint64:
+    return np.uint64(min(size * 2**64 // of, 2**64 - 1))
 
 
 def mix(ids: IntArray, seed: str) -> KeyArray:
@@ -111,9 +135,58 @@ def text_key(name: str, seed: str) -> int:
     return int.from_bytes(hashlib.blake2b(f"{seed}\0{name}".encode(), digest_size=8).digest(), "big")
 
 
-def _stable_order(ids: IntArray) -> IntArray:
+def _together(ids: IntArray) -> tuple[Runs, IntArray] | None:
+    """The runs of equal ids and the id of each, in one pass; None where some id has two runs."""
+    width = _first_run(ids)
+    if len(ids) % width == 0 and _all_of_width(ids, width):
+        heads, runs = ids[::width].copy(), Runs(num_rows=len(ids), width=width, begin=None)
+    else:
+        starts = [np.zeros(1, np.int64)]
+        for rows in slices_of(len(ids) - 1):
+            before, after = ids[rows], ids[rows.start + 1 : rows.stop + 1]
+            starts.append(np.flatnonzero(before != after) + (rows.start + 1))
+        start = np.concatenate(starts)
+        heads, runs = ids[start], Runs.from_start(start, len(ids))
+    if not (heads[1:] > heads[:-1]).all() and not _distinct(heads):
+        return None
+    return runs, heads
+
+
+def _first_run(ids: IntArray) -> int:
+    for rows in slices_of(len(ids)):
+        other = np.flatnonzero(ids[rows] != ids[0])
+        if len(other):
+            return rows.start + int(other[0])
+    return len(ids)
+
+
+def _all_of_width(ids: IntArray, width: int) -> bool:
+    """Whether the ids change at every multiple of `width` and nowhere else, if the ids of the runs are distinct."""
+    for problems, rows, _ in Runs(num_rows=len(ids), width=width, begin=None).blocks():
+        here = ids[rows]
+        if np.count_nonzero(here[1:] != here[:-1]) != problems.stop - problems.start - 1:
+            return False
+        if not (here[::width] == here[width - 1 :: width]).all():
+            return False
+    return True
+
+
+def _distinct(ids: IntArray) -> bool:
     low, span = int(ids.min()), int(ids.max()) - int(ids.min())
-    if span < 4 * len(ids):  # scipy's conversion to compressed rows is a counting sort in C
-        place = (np.arange(len(ids)), (ids - low, np.arange(len(ids))))
-        return coo_array(place, shape=(span + 1, len(ids))).tocsr().data.astype(np.int64, copy=False)
-    return np.argsort(ids, kind="stable")
+    if span < 16 * len(ids):
+        seen = np.zeros(span + 1, bool)
+        seen[ids - low] = True
+        return int(np.count_nonzero(seen)) == len(ids)
+    return len(np.unique(ids)) == len(ids)
+
+
+def _stable_sort(ids: IntArray) -> tuple[IntArray, IntArray]:
+    """A stable argsort, and the sorted ids."""
+    low, span, bits = int(ids.min()), int(ids.max()) - int(ids.min()), len(ids).bit_length()
+    if span >> (62 - bits):
+        order = np.argsort(ids, kind="stable")
+        return order, ids[order]
+    # Id and row in one number: numpy's sort of plain numbers is several times faster than its argsort.
+    both = ((ids - low) << bits) | np.arange(len(ids))
+    both.sort()
+    return both & ((1 << bits) - 1), (both >> bits) + low

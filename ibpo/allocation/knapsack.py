@@ -4,53 +4,121 @@ Letters: C candidates, P problems, B steps on the envelopes.
 """
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
 from ibpo.allocation.exact_sum import exact_sum
 from ibpo.allocation.hull import Steps, envelope
-from ibpo.allocation.ids import IntArray
-from ibpo.allocation.problem import AllocationProblem, FloatArray, best_candidates, cheapest_of
+from ibpo.allocation.problem import AllocationProblem, best_at, best_candidates, cheapest_of
+from ibpo.allocation.runs import IntArray
 
 SAMPLE = 20_000
 """Problems that bracket the price of a larger instance; up to twice as many are searched outright."""
 
 
-def knapsack(instance: AllocationProblem) -> tuple[IntArray, float]:
-    """A choice `[P]` inside the one bound that binds, one envelope step from optimal, and the price of that bound.
+def knapsack(instance: AllocationProblem) -> tuple[IntArray, float, float]:
+    """A choice `[P]` inside the one bound that binds, one envelope step from optimal, its price, and a bound on all.
 
     The total cost of the best candidates under utility - price * cost falls as the price rises. Only problems whose
     best candidate differs between the two ends of a bracket are open; their envelope steps are taken in the order of
-    their slopes until the next no longer fits. Its slope is the price: an optimal dual variable.
+    their slopes until the next no longer fits. Its slope is the price: an optimal dual variable. The other problems
+    keep their candidate at every price in the bracket: the dual function at this price needs no further pass.
     """
-    low, high = instance.bounds(0)
-    freest = best_candidates(instance, instance.utility)
-    # Under a lower bound that binds, the same search with costs negated: "at most -low of -cost".
-    sign, limit = (1.0, high) if instance.total(freest)[0] > high else (-1.0, -low)
-    cost = sign * instance.cost[0]
-    if instance.num_problems <= 2 * SAMPLE:
-        dear, cheap = freest, _cheapest(instance, cost)
-    else:
-        dear, cheap = _bracket(instance, cost, limit, freest)
-    open_ = np.flatnonzero(dear != cheap)
+    low, high = instance.limits.bounds(0)
+    sign, limit, freest = 1.0, high, None
+    if instance.num_problems <= 2 * SAMPLE or low > -math.inf:
+        freest = best_candidates(instance)
+        spent = instance.total(freest)[0]
+        if instance.limits.keeps_high(spent, 0):
+            if instance.limits.keeps_low(spent, 0):
+                return freest, 0.0, exact_sum(instance.utility[freest])
+            sign, limit = -1.0, -low  # the same search with costs negated: "at most -low of -cost"
+    bracket = _bracket(instance, sign, limit, freest)
+    dear, cheap = bracket.dear, bracket.cheap
+    if cheap is None:  # price 0
+        return dear, 0.0, exact_sum(instance.utility[dear])
+    different = dear != cheap
+    open_ = np.flatnonzero(different)
     chosen = cheap.copy()
     candidates = candidates_of(instance, open_)
     problem = np.repeat(np.arange(len(open_)), instance.length[open_])
-    between = (cost[candidates] >= cost[cheap[open_]][problem]) & (cost[candidates] <= cost[dear[open_]][problem])
-    candidates, problem = candidates[between], problem[between]
-    steps = envelope(problem, instance.utility[candidates], cost[candidates])
-    chosen[open_] = candidates[steps.base]
+    cost = sign * instance.cost[0, candidates]
+    ends = sign * instance.cost[0, [cheap[open_], dear[open_]]]
+    between = (cost >= ends[0][problem]) & (cost <= ends[1][problem])
+    some, of_some, cost = candidates[between], problem[between], cost[between]
+    steps = envelope(of_some, instance.utility[some], cost)
+    chosen[open_] = some[steps.base]
     order = np.lexsort((instance.ids.key(open_)[steps.problem], -steps.slope))
-    spent = exact_sum(cost[chosen])
+    spent = sign * instance.total(chosen)[0]
     fitting = int(np.searchsorted(np.cumsum(steps.cost[order]), limit - spent, side="right"))
     last = np.full(len(open_), -1)
     np.maximum.at(last, steps.problem[order[:fitting]], order[:fitting])  # steps of a problem stand in rising order
     moved = np.flatnonzero(last >= 0)
-    chosen[open_[moved]] = candidates[steps.to[last[moved]]]
-    slack = limit - exact_sum(cost[chosen])
-    _fill(chosen, open_, candidates, steps, order[fitting : fitting + 2000], slack)
+    chosen[open_[moved]] = some[steps.to[last[moved]]]
+    slack = limit - sign * instance.total(chosen)[0]
+    _fill(chosen, open_, some, steps, order[fitting : fitting + 2000], slack)
     price = float(steps.slope[order[fitting]]) if fitting < len(order) else 0.0
-    return chosen, sign * price
+    bound = math.inf
+    if bracket.low <= price <= bracket.high:
+        settled = cheap[~different]
+        score = instance.utility[candidates] - sign * price * instance.cost[0, candidates]
+        top = np.maximum.reduceat(score, np.cumsum(instance.length[open_]) - instance.length[open_])
+        parts = [exact_sum(instance.utility[settled]), -sign * price * instance.total(settled)[0], exact_sum(top)]
+        bound = math.fsum([*parts, price * limit])
+    return chosen, sign * price, bound
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Bracket:
+    """Choices `[P]` at two prices: `dear` at the low one overspends, `cheap` at the high one does not.
+
+    `cheap` is None where nothing overspends: `dear` is then the choice at price 0.
+    """
+
+    low: float
+    high: float
+    dear: IntArray
+    cheap: IntArray | None
+
+
+def _bracket(instance: AllocationProblem, sign: float, limit: float, freest: IntArray | None) -> _Bracket:
+    """Choices at two prices close to each other.
+
+    The prices come from a sample of problems; the whole instance confirms them, or a wider bracket is tried.
+    """
+    if instance.num_problems <= 2 * SAMPLE and freest is not None:
+        return _Bracket(low=0.0, high=math.inf, dear=freest, cheap=_cheapest(instance, sign))
+    some = instance.ids.sample(SAMPLE)
+    some = some[np.argsort(instance.ids.key(some))]
+    candidates = candidates_of(instance, some)
+    problem = np.repeat(np.arange(len(some)), instance.length[some])
+    cost = sign * instance.cost[0, candidates]
+    steps = envelope(problem, instance.utility[candidates], cost)
+    order = np.argsort(-steps.slope, kind="stable")
+    base = cost[steps.base]
+    mean = (exact_sum(base) + np.cumsum(steps.cost[order])) / len(some)
+    target = limit / instance.num_problems
+    taken = order[: int(np.searchsorted(mean, target))]
+    spent = base.copy()
+    np.add.at(spent, steps.problem[taken], steps.cost[taken])
+    error = 4.0 * math.sqrt(exact_sum((spent - exact_sum(spent) / len(some)) ** 2)) / len(some)
+    for care in (1.0, 4.0, 16.0):
+        ends: list[float] = []
+        for aim in (target + care * error, target - care * error):
+            place = int(np.searchsorted(mean, aim))
+            ends.append(float(steps.slope[order[place]]) if place < len(order) else 0.0)
+        ends[1] = ends[1] if ends[1] > 0 else float(np.finfo(float).tiny)
+        dear, cheap = best_at(instance, [np.array([sign * price]) for price in ends])
+        over, inside = (sign * exact_sum(instance.cost[0][x]) > limit for x in (dear, cheap))
+        if over and not inside:
+            return _Bracket(low=ends[0], high=ends[1], dear=dear, cheap=cheap)
+        if not over and ends[0] == 0.0:
+            return _Bracket(low=0.0, high=0.0, dear=dear, cheap=None)
+    freest = best_candidates(instance) if freest is None else freest
+    if sign * exact_sum(instance.cost[0][freest]) <= limit:
+        return _Bracket(low=0.0, high=0.0, dear=freest, cheap=None)
+    return _Bracket(low=0.0, high=math.inf, dear=freest, cheap=_cheapest(instance, sign))
 
 
 def candidates_of(instance: AllocationProblem, problems: IntArray) -> IntArray:
@@ -60,45 +128,16 @@ def candidates_of(instance: AllocationProblem, problems: IntArray) -> IntArray:
     return np.repeat(instance.start[problems] - begin, size) + np.arange(int(size.sum()))
 
 
-def _cheapest(instance: AllocationProblem, cost: FloatArray) -> IntArray:
+def _cheapest(instance: AllocationProblem, sign: float) -> IntArray:
     """`[P]` the cheapest candidate, the best of these: what an infinite price chooses."""
-    least = instance.spread(np.minimum.reduceat(cost, instance.start))
-    score = np.where(cost == least, instance.utility, -np.inf)
-    top = instance.spread(np.maximum.reduceat(score, instance.start))
-    return cheapest_of(instance, np.flatnonzero(score == top))
-
-
-def _bracket(
-    instance: AllocationProblem, cost: FloatArray, limit: float, freest: IntArray
-) -> tuple[IntArray, IntArray]:
-    """Choices at two prices, one that overspends and one that does not, close to each other.
-
-    The prices come from a sample of problems (those with the smallest keys); the whole instance confirms them, or an
-    end of the whole range stands in.
-    """
-    key = instance.ids.key(np.arange(instance.num_problems))
-    sample = np.argpartition(key, SAMPLE)[:SAMPLE]
-    sample = sample[np.argsort(key[sample])]
-    candidates = candidates_of(instance, sample)
-    problem = np.repeat(np.arange(SAMPLE), instance.length[sample])
-    steps = envelope(problem, instance.utility[candidates], cost[candidates])
-    order = np.argsort(-steps.slope, kind="stable")
-    mean = (exact_sum(cost[candidates[steps.base]]) + np.cumsum(steps.cost[order])) / SAMPLE
-    price_ends: list[float] = []
-    if len(order):
-        error = 5.0 * float(np.std(cost[candidates])) / math.sqrt(SAMPLE)
-        for target in (limit / instance.num_problems + error, limit / instance.num_problems - error):
-            place = int(np.searchsorted(mean, target))
-            price_ends.append(float(steps.slope[order[place]]) if place < len(order) else 0.0)
-    dear, cheap = freest, None
-    for price in price_ends:
-        choice = best_candidates(instance, instance.utility - price * cost)
-        if exact_sum(cost[choice]) > limit:
-            dear = choice
-        else:
-            cheap = choice
-            break
-    return dear, _cheapest(instance, cost) if cheap is None else cheap
+    found: list[IntArray] = []
+    for problems, rows, part in instance.runs.blocks():
+        cost = instance.cost[0, rows]
+        least = part.spread(part.min(cost) if sign > 0 else part.max(cost))
+        score = np.where(cost == least, instance.utility[rows], -np.inf)
+        hits = np.flatnonzero(score == part.spread(part.max(score))) + rows.start
+        found.append(cheapest_of(instance, hits, problems.stop - problems.start))
+    return np.concatenate(found)
 
 
 def _fill(chosen: IntArray, open_: IntArray, candidates: IntArray, steps: Steps, rest: IntArray, slack: float) -> None:

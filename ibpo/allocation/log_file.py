@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ibpo.allocation.problem import FloatArray
+from ibpo.allocation.given import FloatArray
 from ibpo.errors import IbpoError
 
 GUESSES = {

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ibpo.allocation.given import FloatArray
 from ibpo.allocation.ids import IntArray
 from ibpo.allocation.log_file import LogColumns, LogError, OnError, parsed_rows
-from ibpo.allocation.problem import FloatArray
 
 BLOCK = 1_000_000
 """Rows of Parquet read at a time; text is read by rows and gathered to a tenth of it."""

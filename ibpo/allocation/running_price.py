@@ -15,9 +15,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from ibpo.allocation.exact import allocate
 from ibpo.allocation.exact_sum import exact_sum
+from ibpo.allocation.given import Budget, Choose, FloatArray
 from ibpo.allocation.hull import envelope
 from ibpo.allocation.ids import mix
-from ibpo.allocation.problem import AllocationProblem, Budget, Choose, FloatArray
+from ibpo.allocation.problem import AllocationProblem
 from ibpo.errors import IbpoError
 
 

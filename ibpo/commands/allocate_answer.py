@@ -9,11 +9,12 @@ import typer
 
 from ibpo.allocation.cells import ResponseCells
 from ibpo.allocation.frontier import Frontier, frontier
+from ibpo.allocation.given import FloatArray
 from ibpo.allocation.holdout import HoldoutRow, holdout_value
 from ibpo.allocation.ids import IntArray
 from ibpo.allocation.infeasible import InfeasibleBudget
 from ibpo.allocation.log_file import Log
-from ibpo.allocation.problem import Allocation, FloatArray
+from ibpo.allocation.problem import Allocation
 from ibpo.commands.allocate_budgets import GroupLimit, Question, choose_groups
 from ibpo.errors import IbpoError
 

@@ -9,8 +9,9 @@ from typing import Any, Literal
 import numpy as np
 
 from ibpo.allocation.exact import allocate
+from ibpo.allocation.given import FloatArray
 from ibpo.allocation.ids import IntArray
-from ibpo.allocation.problem import Allocation, FloatArray
+from ibpo.allocation.problem import Allocation
 from ibpo.errors import IbpoError
 
 
