@@ -138,9 +138,9 @@ def text_key(name: str, seed: str) -> int:
 def _together(ids: IntArray) -> tuple[Runs, IntArray] | None:
     """The runs of equal ids and the id of each, in one pass; None where some id has two runs."""
     width = _first_run(ids)
-    if len(ids) % width == 0 and _all_of_width(ids, width):
-        heads, runs = ids[::width].copy(), Runs(num_rows=len(ids), width=width, begin=None)
-    else:
+    runs = Runs(num_rows=len(ids), width=width, begin=None)
+    heads = None if len(ids) % width else _heads(ids, runs)
+    if heads is None:
         starts = [np.zeros(1, np.int64)]
         for rows in slices_of(len(ids) - 1):
             before, after = ids[rows], ids[rows.start + 1 : rows.stop + 1]
@@ -160,15 +160,17 @@ def _first_run(ids: IntArray) -> int:
     return len(ids)
 
 
-def _all_of_width(ids: IntArray, width: int) -> bool:
-    """Whether the ids change at every multiple of `width` and nowhere else, if the ids of the runs are distinct."""
-    for problems, rows, _ in Runs(num_rows=len(ids), width=width, begin=None).blocks():
-        here = ids[rows]
-        if np.count_nonzero(here[1:] != here[:-1]) != problems.stop - problems.start - 1:
-            return False
-        if not (here[::width] == here[width - 1 :: width]).all():
-            return False
-    return True
+def _heads(ids: IntArray, runs: Runs) -> IntArray | None:
+    """`[P]` the first id of each run; None unless ids, if those of the runs are distinct, change between runs only."""
+    heads, width = np.empty(runs.num_problems, np.int64), runs.width
+    for problems, rows, part in runs.blocks():
+        here, of_run = ids[rows], heads[problems]
+        of_run[:] = here[::width]
+        if np.count_nonzero(here[1:] != here[:-1]) != part.num_problems - 1 or width is None:
+            return None
+        if not (here[width - 1 :: width] == of_run).all():
+            return None
+    return heads
 
 
 def _distinct(ids: IntArray) -> bool:

@@ -43,24 +43,18 @@ def _largest(
     positive = int(np.count_nonzero(takes))
     if low <= positive <= high:
         return takes, 0.0
-    count = int(high if positive > high else low)
+    count = int(high) if positive > high else int(low) - positive
     # Only gains on the near side of 0 are in question. A large atom at 0, as binary rewards make, slows np.partition
     # down more than a sort would.
-    open_ = np.flatnonzero(takes if positive > high else ~takes & (gain > -math.inf))
-    value = gain[open_]
-    if positive > high:
-        takes = np.zeros(len(gain), bool)
-    else:
-        count -= positive
-    threshold = np.partition(value, len(value) - count)[len(value) - count] if count else np.inf
-    above = value > threshold
-    takes[open_[above]] = True
-    tied = open_[value == threshold]
-    room = count - int(np.count_nonzero(above))
+    value = gain[np.flatnonzero(takes if positive > high else ~takes & (gain > -math.inf))]
+    threshold = float(np.partition(value, len(value) - count)[len(value) - count]) if count else math.inf
+    takes = gain > threshold if positive > high or count else takes
+    room = count - int(np.count_nonzero(value > threshold))
+    tied = np.flatnonzero(gain == threshold) if room else np.zeros(0, np.int64)
     if room:
         key = ids.key(tied if problems is None else problems[tied])
         takes[tied[np.argpartition(key, room - 1)[:room]] if room < len(tied) else tied] = True
     if positive <= high or room < len(tied):
-        return takes, float(threshold) + 0.0
+        return takes, threshold + 0.0
     below = value[value < threshold]
     return takes, max(0.0, float(below.max())) if len(below) else 0.0

@@ -71,20 +71,23 @@ class Shares:
             if len(kinds) > MAX_KINDS:
                 return None
         best = np.empty((len(kinds), runs.num_problems))
-        others = (lambda g, of_row: of_row != kinds[g]) if slice_P is None else _other_side
-        buffer = np.empty(runs.longest_block)
+        table = np.empty((2, runs.longest_block))
         for problems, rows, part in runs.blocks():
-            kept = buffer[: part.num_rows]
-            for g in range(len(kinds)):
-                if given.largest < FAR:  # u - 0 is u and u - HUGE is out of reach: four times as fast as np.where
-                    kept[:] = others(g, marks[rows])
-                    kept *= HUGE
-                    np.subtract(utility[rows], kept, out=kept)
+            far, kept = table[:, : part.num_rows]
+            for g, mark in enumerate(kinds):
+                # u - 0 is u, and u - HUGE is out of reach: four times as fast as np.where.
+                if g and slice_P is not None:
+                    np.subtract(HUGE, far, out=far)
                 else:
-                    kept[:] = np.where(others(g, marks[rows]), -np.inf, utility[rows])
+                    far[:] = marks[rows] != mark
+                    far *= HUGE
+                if given.largest < FAR:
+                    np.subtract(utility[rows], far, out=kept)
+                else:
+                    kept[:] = np.where(far > 0, -np.inf, utility[rows])
                 top = best[g, problems]
                 np.add(part.max(kept), 0.0, out=top)  # no -0.0
-                if top.min() <= -FAR and given.largest < FAR:
+                if given.largest < FAR and top.min() <= -FAR:
                     np.putmask(top, top <= -FAR, -np.inf)
         skips = None
         if given.may_skip:
@@ -177,21 +180,19 @@ class Shares:
         for problems, rows, part in self.runs.blocks():
             here = hit[rows]
             np.equal(self.utility[rows], part.spread(value[problems]), out=here)
+            if self.skips is None and np.count_nonzero(here) == part.num_problems:
+                continue  # one each, of the right kind
             of_row = self.marks[rows]
             here &= (of_row if self.num_shares == 1 or self.slice_P is None else of_row != 0) == part.spread(
                 mark[problems]
             )
-            if np.count_nonzero(here) > problems.stop - problems.start or self.skips is not None:
+            if np.count_nonzero(here) > part.num_problems or self.skips is not None:
                 hit[rows] = _one_each(here, part, None if self.tie is None else self.tie[rows])
         if self.ids.order is None:
             return hit.view(np.int8)
         weight = np.zeros(len(hit), np.int8)
         weight[self.ids.order[hit]] = 1
         return weight
-
-
-def _other_side(g: int, marks: MarkArray) -> NDArray[np.bool_]:
-    return marks == 0 if g else marks != 0
 
 
 def _one_each(hit: NDArray[np.bool_], part: Runs, tie: KeyArray | None) -> NDArray[np.bool_]:
