@@ -18,6 +18,7 @@ from scipy.sparse import csr_array
 
 from ibpo.allocation.given import FloatArray
 from ibpo.allocation.ids import IntArray, KeyArray
+from ibpo.allocation.quiet import quiet_stdout
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -119,16 +120,17 @@ class Core:
         bound, proved = math.inf, False
         amount: IntArray | None = None
         for attempt in range(3):
-            found: Any = milp(
-                program.objective,
-                integrality=np.ones(len(self.utility), np.int64),
-                bounds=Bounds(0, np.inf),
-                constraints=[
-                    LinearConstraint(program.cost, program.low + tight, program.high - tight),
-                    LinearConstraint(program.one_each, self.count, self.count),
-                ],
-                options={"mip_rel_gap": 0, "time_limit": time_limit_s},
-            )
+            with quiet_stdout():
+                found: Any = milp(
+                    program.objective,
+                    integrality=np.ones(len(self.utility), np.int64),
+                    bounds=Bounds(0, np.inf),
+                    constraints=[
+                        LinearConstraint(program.cost, program.low + tight, program.high - tight),
+                        LinearConstraint(program.one_each, self.count, self.count),
+                    ],
+                    options={"mip_rel_gap": 0, "time_limit": time_limit_s},
+                )
             if attempt == 0:
                 proved = found.status in (0, 2)
                 if found.status == 2:

@@ -113,8 +113,8 @@ def _allocate_shares(given: Given, shares: Shares, time_limit_s: float, relative
     """Where all costs are 0 or 1, only the best response of each problem and kind counts."""
     limits, num_problems = given.limits, shares.runs.num_problems
     bounds = [limits.bounds(k) for k in range(len(given.cost))]
-    for k in range(len(bounds)):
-        limits.check(k, *shares.range_of(k), num_problems)
+    for k, (least, most) in enumerate(shares.ranges()):
+        limits.check(k, least, most, num_problems)
     values, bound = None, None
     if shares.slice_P is not None:
         takes, price = select(shares, shares.slice_P, bounds)

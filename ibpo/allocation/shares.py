@@ -120,18 +120,21 @@ class Shares:
             for second in self.uses[:i]
         )
 
-    def range_of(self, k: int) -> tuple[float, float]:
-        """The least and the most problems that can count in share k."""
-        if self.slice_P is not None:
-            forced, able = self.best[0] == -np.inf, self.best[1] > -np.inf
-            if self.num_shares > 1:
-                forced, able = (side & (self.slice_P == k) for side in (forced, able))
-            return float(np.count_nonzero(forced)), float(np.count_nonzero(able))
-        free, able = np.zeros((2, self.runs.num_problems), bool)
-        for g, row in enumerate(self.best):
-            side = able if self.uses[k, g] else free
-            side |= row > -np.inf
-        return float(len(free) - np.count_nonzero(free)), float(np.count_nonzero(able))
+    def ranges(self) -> list[tuple[float, float]]:
+        """The least and the most problems that can count in each share."""
+        has = [row > -np.inf for row in self.best]
+        found: list[tuple[float, float]] = []
+        for k in range(self.num_shares):
+            if self.slice_P is not None:
+                here = self.slice_P == k if self.num_shares > 1 else np.ones(1, bool)
+                free, able = has[0] | ~here, has[1] & here
+            else:
+                free, able = np.zeros((2, self.runs.num_problems), bool)
+                for g, of_kind in enumerate(has):
+                    side = able if self.uses[k, g] else free
+                    side |= of_kind
+            found.append((float(len(free) - np.count_nonzero(free)), float(np.count_nonzero(able))))
+        return found
 
     def total(self, pick: NDArray[np.uint8]) -> list[float]:
         """`[K]` how many problems count in each share."""
@@ -163,9 +166,12 @@ class Shares:
 
     def values(self, pick: NDArray[np.uint8]) -> FloatArray:
         """`[P]` the utility of the chosen kind of each problem."""
-        value = self.best[0]
-        for g in range(1, len(self.best)):
-            value = np.where(pick == g, self.best[g], value)
+        value = np.empty(len(pick))
+        for rows in slices_of(len(pick)):
+            here = self.best[0, rows]
+            for g in range(1, len(self.best)):
+                here = np.where(pick[rows] == g, self.best[g, rows], here)
+            value[rows] = here
         return value
 
     def weight(self, pick: NDArray[np.uint8], value: FloatArray) -> NDArray[np.int8]:

@@ -12,13 +12,15 @@ from ibpo.allocation.dual import prices
 from ibpo.allocation.exact_sum import exact_sum
 from ibpo.allocation.given import FloatArray
 from ibpo.allocation.limits import Limits
-from ibpo.allocation.runs import IntArray
+from ibpo.allocation.runs import IntArray, slices_of
 from ibpo.allocation.shares import Shares
 
 SMALL = 2_000
 """Problems up to which the rest is left to HiGHS."""
 SAMPLE = 32_768
 """Problems that say where the prices of more of them are."""
+RANKS = 48
+"""By how many problems a share may be off, where all of them are looked at."""
 MAX_TURNS = 40
 COLUMNS = 8_192
 """Problems of a block: G rows of them stay in the cache."""
@@ -47,10 +49,14 @@ def transport(shares: Shares, limits: Limits) -> tuple[NDArray[np.uint8], FloatA
             left = np.flatnonzero(several)
             if len(left) > 0.5 * best.shape[1]:
                 return None
-            settled = np.flatnonzero(~several)
-            pick[settled if open_ is None else open_[settled]] = kind[settled]
-            used = used + shares.uses @ np.bincount(kind[settled], minlength=len(shares.uses.T))
-            open_, best = left if open_ is None else open_[left], best[:, left]
+            rest = kind[left]
+            counts = [np.count_nonzero(kind == g) - np.count_nonzero(rest == g) for g in range(len(best))]
+            used = used + shares.uses @ counts
+            if open_ is None:
+                pick, open_ = kind, left
+            else:
+                pick[open_], open_ = kind, open_[left]
+            best = best[:, left]
         price = np.where(np.isfinite(floor) & np.isfinite(ceiling), (floor + ceiling) / 2, 0.0)
         if open_ is not None and len(open_):
             rest = Limits(
@@ -80,13 +86,13 @@ def _box(
     care: float,
 ) -> tuple[FloatArray, FloatArray]:
     """Prices `[K]` below and above the optimal ones, as far as a sample (or all of these problems) can tell."""
-    size, off = best.shape[1], 48.0 * care
+    size, off = best.shape[1], RANKS * care
     if size > 2 * SAMPLE:
         best = best[:, (shares.ids if problems is None else shares.ids.of(problems)).sample(SAMPLE)]
         sampled = best.shape[1]
         part = np.clip(bounds / size, 0, 1)
         spread = np.sqrt(sampled * part * (1 - part))  # of a count in the sample
-        bounds, off = bounds * (sampled / size), 6.0 * care * spread.max(axis=1) + 8
+        bounds, off = bounds * (sampled / size), care * (6.0 * spread.max(axis=1) + RANKS / 6)
     low, high = bounds.T
     off = np.broadcast_to(off, low.shape)
     price = (floor + ceiling) / 2 if np.isfinite([floor, ceiling]).all() else np.zeros(len(bounds))
@@ -169,8 +175,10 @@ def _settle(
 def _bound(shares: Shares, price: FloatArray, bounds: FloatArray) -> float:
     """What no allocation exceeds: the dual function at these prices."""
     net = price @ shares.uses
-    top = shares.best[0] - net[0]
-    for g in range(1, len(net)):
-        np.maximum(top, shares.best[g] - net[g], out=top)
+    top = np.empty(shares.best.shape[1])
+    for rows in slices_of(len(top)):
+        np.subtract(shares.best[0, rows], net[0], out=top[rows])
+        for g in range(1, len(net)):
+            np.maximum(top[rows], shares.best[g, rows] - net[g], out=top[rows])
     paid = [p * (high if p > 0 else low) for p, (low, high) in zip(price.tolist(), bounds.tolist(), strict=True) if p]
     return math.fsum([exact_sum(top), *paid])
