@@ -53,6 +53,8 @@ class Controller:
         self._ledger = Ledger(plan, self.book)
         self.prices = [0.0] * len(plan.budgets)
         """Of the last request, per budget: gain per unit of cost."""
+        self.banks = [0.0] * len(plan.budgets)
+        """Per budget what was in the bank once the last request had been decided; negative: overdrawn."""
         self.num_decisions = 0
         self.num_over = 0
         """Requests for which no response group had room in every bound."""
@@ -104,6 +106,7 @@ class Controller:
         place, within = self._choose(utility, rows, prices, accounts)
         estimate, reserve, raw = rows[place]
         self._ledger.charge(accounts, estimate, reserve)
+        self.banks = [tally.bank for tally in accounts[0].tallies]
         reservation = Reservation(
             request_id=request_id,
             response_group=options[place].response_group,

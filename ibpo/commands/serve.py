@@ -1,0 +1,143 @@
+"""`ibpo serve`: a gateway in front of an OpenAI-compatible server that holds a budget on live traffic."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from ibpo.errors import IbpoError
+from ibpo.serving.plan import Budget, Plan, parse_budget, read_plan
+
+if TYPE_CHECKING:
+    from ibpo.serving.gateway.keys import Keys
+    from ibpo.serving.gateway.settings import Settings
+
+
+def serve_command(
+    upstream: Annotated[
+        str | None, typer.Option(help="The server that answers, down to the version: http://127.0.0.1:8000/v1")
+    ] = None,
+    budget: Annotated[
+        list[str] | None, typer.Option(help="extended=30% of the requests, or tokens=2000 in the mean; repeat.")
+    ] = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="TOML with budgets, tenants and slices, instead of --budget.")
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="TOML of the gateway: models, limits, time-outs; budgets too. See docs/gateway.md."),
+    ] = None,
+    by: Annotated[
+        Literal["thinking", "effort"],
+        typer.Option(
+            help="Without models in --config, how the groups standard and extended are set: "
+            "chat_template_kwargs.enable_thinking, or reasoning_effort low and high."
+        ),
+    ] = "thinking",
+    router: Annotated[Path | None, typer.Option(help="Predicts gains: a file made by ibpo route fit.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; another than loopback needs --keys.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8080,
+    reuse_port: Annotated[bool, typer.Option(help="Share the port with other gateway processes.")] = False,
+    state: Annotated[
+        str | None,
+        typer.Option(
+            help="Keeps the budget over restarts and shares it: a SQLite file, or redis://... (one per plan)."
+        ),
+    ] = None,
+    name: Annotated[str, typer.Option(help="Of this process among those that share the state.")] = "gateway",
+    keys: Annotated[Path | None, typer.Option(help="TOML with the hashed API keys of tenants; see --new-key.")] = None,
+    keys_env: Annotated[
+        str | None, typer.Option(help="Environment variable with TENANT=KEY,TENANT=KEY instead of --keys.")
+    ] = None,
+    log: Annotated[Path | None, typer.Option(help="Append the log to this file. Default: standard output.")] = None,
+    new_key: Annotated[
+        str | None, typer.Option(metavar="TENANT", help="Print a new key and its line for --keys, and leave.")
+    ] = None,
+) -> None:
+    """Hold the budget on live traffic: choose each request's response group, pass everything else through."""
+    try:
+        try:
+            from ibpo.serving.gateway.gains import load_router
+            from ibpo.serving.gateway.server import Service, open_log, serve
+        except ModuleNotFoundError as error:
+            raise IbpoError(f"a gateway needs the package {error.name}: pip install 'ibpo[serve]'") from None
+        if new_key is not None:
+            _print_key(new_key)
+            return
+        settings, held = _told(upstream, budget, plan, config, by)
+        service = Service(
+            settings=settings,
+            plan=held,
+            host=host,
+            port=port,
+            reuse_port=reuse_port,
+            state=state,
+            name=name,
+            keys=_keys(keys, keys_env),
+            router=None if router is None else load_router(router),
+        )
+        serve(service, open_log(log), on_ready=lambda url: typer.echo(f"ibpo: {url} holds {_said(held)}", err=True))
+    except (IbpoError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+def _told(
+    upstream: str | None, budget: list[str] | None, plan: Path | None, config: Path | None, by: str
+) -> tuple[Settings, Plan]:
+    """The settings and the plan, from the file and the options together."""
+    from ibpo.serving.gateway.settings import WAYS, build_settings, read_settings
+
+    settings, tables = read_settings(config) if config is not None else (build_settings({}, "options"), {})
+    if upstream is not None:
+        given = {**settings.upstream.model_dump(), "url": upstream}
+        settings = settings.model_copy(update={"upstream": build_settings({"upstream": given}, "--upstream").upstream})
+    if not settings.model:
+        models = build_settings({"model": [{"name": "*", "response_group": WAYS[by]}]}, "--by").model
+        settings = settings.model_copy(update={"model": models})
+    if bool(budget) + bool(plan) + ("budget" in tables) != 1:
+        raise IbpoError("give the budgets once: --budget extended=30%, or --plan, or [budget] in --config")
+    if plan is not None:
+        return settings, read_plan(plan)
+    if budget:
+        rows = [parse_budget(text) for text in budget]
+        if len({row.name for row in rows}) < len(rows):
+            raise IbpoError(f"--budget: two of one name among {', '.join(row.name for row in rows)}; leave one away")
+        tables = {**tables, "budget": {row.name: _table(row) for row in rows}}
+    try:
+        return settings, Plan.from_dict(tables)
+    except IbpoError as error:
+        raise IbpoError(f"{config or '--budget'}: {error}") from None
+
+
+def _table(row: Budget) -> dict[str, Any]:
+    return {"mean": row.mean} | ({"response_group": row.response_group} if row.response_group else {})
+
+
+def _keys(path: Path | None, variable: str | None) -> Keys | None:
+    from ibpo.serving.gateway.keys import keys_from_environment, read_keys
+
+    if path is not None and variable is not None:
+        raise IbpoError("--keys and --keys-env: give one of them")
+    if path is not None:
+        return read_keys(path)
+    return None if variable is None else keys_from_environment(variable)
+
+
+def _print_key(tenant: str) -> None:
+    from ibpo.serving.gateway.keys import new_key
+
+    key, line = new_key()
+    typer.echo(f"key of {tenant}, shown once: {key}")
+    typer.echo(f'line under [keys] in the file of --keys: {tenant} = ["{line}"]')
+
+
+def _said(plan: Plan) -> str:
+    """The budgets in words."""
+    shown = [
+        f"{b.name} at {b.mean:.4g} a request" if b.response_group is None else f"{b.response_group} at {b.mean:.3%}"
+        for b in plan.budgets
+    ]
+    return " and ".join(shown)

@@ -1,0 +1,207 @@
+"""A gateway and a misbehaving upstream, both real servers on loopback, in an event loop of their own thread."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import threading
+import time
+from contextlib import AsyncExitStack
+
+from aiohttp import web
+
+from ibpo.serving.gateway.logs import RequestLog
+from ibpo.serving.gateway.server import Service, running
+from ibpo.serving.gateway.settings import build_settings
+from ibpo.serving.plan import Plan
+
+GROUPS = [
+    {"name": "standard", "chat_template_kwargs": {"enable_thinking": False}, "tokens": 10, "max_tokens": 100},
+    {
+        "name": "extended",
+        "chat_template_kwargs": {"enable_thinking": True},
+        "tokens": 50,
+        "max_tokens": 400,
+        "gain": 0.5,
+    },
+]
+SHARE = {"budget": {"extended": {"mean": 0.3, "response_group": "extended"}}}
+TOKENS = {"budget": {"tokens": {"mean": 22}}}
+
+
+class ScriptedUpstream:
+    """Speaks OpenAI's protocol: a thinking response has 50 tokens, another 10. `fault_of(number)` may spoil a call.
+
+    Faults: a status such as `500`, `drop` (no answer), `hang` (none for long), `cut` (breaks off in the middle),
+    `quiet` (goes silent in the middle), `malformed` (no JSON), `half` (promises more than it sends).
+    """
+
+    def __init__(self):
+        self.fault_of = lambda number: None
+        self.requests, self.faults, self.num_answered, self.headers = [], [], 0, []
+        self.extra_headers, self.pause, self.without_usage, self.url = {}, 0.0, False, ""
+
+    def app(self):
+        app = web.Application(client_max_size=1 << 26)
+        app.router.add_post("/v1/chat/completions", self.complete)
+        app.router.add_post("/v1/completions", self.complete)
+        app.router.add_get("/v1/models", self.models)
+        app.router.add_route("*", "/{rest:.*}", self.echo)
+        return app
+
+    async def models(self, request):
+        return web.json_response({"object": "list", "data": [{"id": "m", "object": "model", "owned_by": "me"}]})
+
+    async def echo(self, request):
+        """Says back what came."""
+        data = await request.read()
+        headers = {"X-Saw-Path": request.raw_path, "X-Saw-Authorization": request.headers.get("Authorization", "-")}
+        if request.query.get("gzip"):
+            import gzip
+
+            return web.Response(body=gzip.compress(data), headers={**headers, "Content-Encoding": "gzip"})
+        return web.Response(body=data, headers=headers, status=int(request.query.get("status", 200)))
+
+    async def complete(self, request):
+        body = await request.json()
+        number = len(self.requests)
+        self.requests.append(body)
+        self.headers.append(dict(request.headers))
+        fault = self.fault_of(number)
+        self.faults.append(fault)
+        if self.pause:
+            await asyncio.sleep(self.pause)
+        if fault == "hang":
+            await asyncio.sleep(30)
+        if fault == "drop":
+            request.transport.abort()
+            return web.Response()
+        if fault and fault.isdigit():
+            return web.json_response({"error": {"message": "fault"}}, status=int(fault))
+        if fault == "malformed":
+            return web.Response(body=b'{"choices": [{"mess\xff', content_type="application/json")
+        thinking = (body.get("chat_template_kwargs") or {}).get("enable_thinking") or body.get("max_tokens", 0) > 100
+        count = 50 if thinking else 10
+        chat = request.path.endswith("chat/completions")
+        if body.get("stream"):
+            return await self.stream(request, body, number, count, fault, chat)
+        text = " ".join(f"w{i}" for i in range(count))
+        message = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
+        reply = {"id": f"r{number}", "object": "chat.completion" if chat else "text_completion", "created": 1}
+        reply |= {"model": "m", "choices": [{"index": 0, "finish_reason": "stop", **message}]}
+        if not self.without_usage:
+            reply["usage"] = {"prompt_tokens": 5, "completion_tokens": count, "total_tokens": count + 5}
+        data = json.dumps(reply, indent=1).encode() + b"\n"  # a layout of its own: bytes are compared
+        if fault in ("cut", "half"):
+            response = web.StreamResponse(
+                headers={"Content-Length": str(len(data)), "Content-Type": "application/json"}
+            )
+            await response.prepare(request)
+            await response.write(data[: len(data) // 2])
+            await asyncio.sleep(0.01)
+            request.transport.abort()
+            return response
+        self.num_answered += 1
+        return web.Response(body=data, content_type="application/json", headers=self.extra_headers)
+
+    async def stream(self, request, body, number, count, fault, chat):
+        response = web.StreamResponse(
+            headers={"Content-Type": "text/event-stream; charset=utf-8", **self.extra_headers}
+        )
+        await response.prepare(request)
+        for data in self.events(body, number, count, chat):
+            if fault == "cut" and b"w7" in data:
+                await asyncio.sleep(0.01)
+                request.transport.abort()
+                return response
+            if fault == "quiet" and b"w7" in data:
+                await asyncio.sleep(30)
+            await response.write(data)
+            if self.pause:
+                await asyncio.sleep(self.pause / 10)
+        self.num_answered += 1
+        await response.write_eof()
+        return response
+
+    def events(self, body, number, count, chat, with_usage=None):
+        asked = (body.get("stream_options") or {}).get("include_usage") if with_usage is None else with_usage
+        base = {
+            "id": f"r{number}",
+            "object": "chat.completion.chunk" if chat else "text_completion",
+            "created": 1,
+            "model": "m",
+        }
+        for i in range(count):
+            text = f"w{i} \u2713 \\u00e9 "
+            piece = {"delta": {"content": text}} if chat else {"text": text}
+            choice = {"index": 0, "finish_reason": "stop" if i == count - 1 else None, **piece}
+            yield b"data: " + json.dumps({**base, "choices": [choice]}, ensure_ascii=False).encode() + b"\n\n"
+        if asked and not self.without_usage:
+            usage = {"prompt_tokens": 5, "completion_tokens": count, "total_tokens": count + 5}
+            yield b"data: " + json.dumps({**base, "choices": [], "usage": usage}).encode() + b"\n\n"
+        yield b"data: [DONE]\n\n"
+
+
+class World:
+    """Starts upstreams and gateways; everything ends with the block."""
+
+    def __init__(self):
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self.stack = AsyncExitStack()
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.run(self.stack.aclose())
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join()
+
+    def run(self, coroutine, timeout=60):
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(timeout)
+
+    def upstream(self):
+        scripted = ScriptedUpstream()
+
+        async def start():
+            runner = web.AppRunner(scripted.app(), shutdown_timeout=0.1, handler_cancellation=True)
+            await runner.setup()
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            self.stack.push_async_callback(runner.cleanup)
+            scripted.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+
+        self.run(start())
+        return scripted
+
+    def gateway(self, upstream_url, *, plan=SHARE, groups=GROUPS, model=None, limits=None, upstream=None, **service):
+        """(the gateway, its base URL, its log as a function that returns rows)."""
+        tables = {
+            "upstream": {"url": upstream_url, "connect_seconds": 2, **(upstream or {})},
+            "model": [{"name": "*", "response_group": groups, **(model or {})}],
+            "limits": {"drain_seconds": 5, **(limits or {})},
+        }
+        written = io.StringIO()
+        made = Service(settings=build_settings(tables, "test"), plan=Plan.from_dict(plan), port=0, **service)
+
+        async def start():
+            return await self.stack.enter_async_context(running(made, RequestLog(written)))
+
+        gateway, port = self.run(start())
+        return (
+            gateway,
+            f"http://127.0.0.1:{port}",
+            lambda: [json.loads(line) for line in written.getvalue().splitlines()],
+        )
+
+    def snapshot(self, gateway):
+        return self.run(gateway.relay.desk.snapshot())
+
+    def wait_until(self, true, seconds=20.0):
+        """For what happens after the answer; how fast is not asserted."""
+        give_up = time.monotonic() + seconds
+        while not true() and time.monotonic() < give_up:
+            time.sleep(0.02)
+        assert true()
