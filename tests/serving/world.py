@@ -27,7 +27,7 @@ GROUPS = [
     },
 ]
 SHARE = {"budget": {"extended": {"mean": 0.3, "response_group": "extended"}}}
-TOKENS = {"budget": {"tokens": {"mean": 22}}}
+TOKENS = {"budget": {"tokens": {"mean": 22, "overdraft": 450, "carry": 110}}}  # room for a cap of 400
 
 
 class ScriptedUpstream:
@@ -88,7 +88,7 @@ class ScriptedUpstream:
             return await self.stream(request, body, number, count, fault, chat)
         text = " ".join(f"w{i}" for i in range(count))
         message = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
-        reply = {"id": f"r{number}", "object": "chat.completion" if chat else "text_completion", "created": 1}
+        reply = {"id": "r", "object": "chat.completion" if chat else "text_completion", "created": 1}
         reply |= {"model": "m", "choices": [{"index": 0, "finish_reason": "stop", **message}]}
         if not self.without_usage:
             reply["usage"] = {"prompt_tokens": 5, "completion_tokens": count, "total_tokens": count + 5}
@@ -127,7 +127,7 @@ class ScriptedUpstream:
     def events(self, body, number, count, chat, with_usage=None):
         asked = (body.get("stream_options") or {}).get("include_usage") if with_usage is None else with_usage
         base = {
-            "id": f"r{number}",
+            "id": "r",
             "object": "chat.completion.chunk" if chat else "text_completion",
             "created": 1,
             "model": "m",

@@ -28,16 +28,16 @@ class UpstreamSettings(_Part):
     key_env: str = ""
     """Name of the environment variable with the upstream's key; "": none, or the caller's own where there are no
     tenants' keys."""
-    connect_seconds: float = Field(5.0, gt=0)
-    first_byte_seconds: float = Field(600.0, gt=0)
+    connect_seconds: float = Field(default=5.0, gt=0)
+    first_byte_seconds: float = Field(default=600.0, gt=0)
     """Until the first byte of the answer: without streaming that is the whole generation."""
-    idle_seconds: float = Field(120.0, gt=0)
+    idle_seconds: float = Field(default=120.0, gt=0)
     """Between two pieces of a stream."""
-    total_seconds: float = Field(3600.0, gt=0)
+    total_seconds: float = Field(default=3600.0, gt=0)
     """For one request, retries included."""
-    retries: int = Field(2, ge=0, le=10)
+    retries: int = Field(default=2, ge=0, le=10)
     """After a failed connection, a time-out, 500, 502, 503 or 504; never once a byte has gone to the caller."""
-    max_connections: int = Field(1024, ge=1)
+    max_connections: int = Field(default=1024, ge=1)
 
     @field_validator("url")
     @classmethod
@@ -52,22 +52,22 @@ class UpstreamSettings(_Part):
 class Limits(_Part):
     """`[limits]`: what one caller may ask of the gateway."""
 
-    max_body_bytes: int = Field(4 << 20, ge=1024)
-    max_header_bytes: int = Field(16384, ge=1024)
+    max_body_bytes: int = Field(default=4 << 20, ge=1024)
+    max_header_bytes: int = Field(default=16384, ge=1024)
     """Of the request line, and of each header."""
-    header_seconds: float = Field(10.0, gt=0)
+    header_seconds: float = Field(default=10.0, gt=0)
     """Until the headers of a connection's first request are there."""
-    body_seconds: float = Field(30.0, gt=0)
-    keep_alive_seconds: float = Field(75.0, gt=0)
+    body_seconds: float = Field(default=30.0, gt=0)
+    keep_alive_seconds: float = Field(default=75.0, gt=0)
     """An idle connection is closed after it, one that sends headers drop by drop as well."""
-    max_connections: int = Field(4096, ge=1)
-    max_in_flight: int = Field(1024, ge=1)
+    max_connections: int = Field(default=4096, ge=1)
+    max_in_flight: int = Field(default=1024, ge=1)
     """Requests under way at a time; more get a 503."""
-    max_in_flight_per_tenant: int = Field(512, ge=1)
+    max_in_flight_per_tenant: int = Field(default=512, ge=1)
     """More get a 429: nobody takes all places."""
-    max_buffered_bytes: int = Field(16 << 20, ge=1024)
+    max_buffered_bytes: int = Field(default=16 << 20, ge=1024)
     """Of an answer without streaming that is held back until it is whole; a longer one is passed on as it comes."""
-    drain_seconds: float = Field(60.0, ge=0)
+    drain_seconds: float = Field(default=60.0, ge=0)
     """After SIGTERM, for what is under way."""
 
 
@@ -80,13 +80,13 @@ class GroupSettings(_Part):
     chat_template_kwargs: dict[str, Any] = {}
     """E.g. `{enable_thinking = true}`."""
     reasoning_effort: str = ""
-    max_tokens: int | None = Field(None, ge=1)
+    max_tokens: int | None = Field(default=None, ge=1)
     """Cap; a caller's own lower one stays."""
     body: dict[str, Any] = {}
     """Any other fields of the request, e.g. `{thinking_token_budget = 4096}`."""
-    tokens: float | None = Field(None, ge=0)
+    tokens: float | None = Field(default=None, ge=0)
     """Expected completion tokens: a first guess, corrected by what responses cost."""
-    gain: float = Field(0.0, allow_inf_nan=False)
+    gain: float = Field(default=0.0, allow_inf_nan=False)
     """Where nothing says more: what answering so is worth."""
     opening: str = ""
     """What the policy writes first in such a response, for the probe; "": the prefix."""
@@ -95,9 +95,9 @@ class GroupSettings(_Part):
 class ProbeSettings(_Part):
     """`[model.probe]`: one token, to read off what the policy would open with."""
 
-    seconds: float = Field(2.0, gt=0)
+    seconds: float = Field(default=2.0, gt=0)
     """After it the request does without."""
-    top_logprobs: int = Field(20, ge=1, le=100)
+    top_logprobs: int = Field(default=20, ge=1, le=100)
     """As many as the server gives: OpenAI and vLLM allow 20 in chats, 5 in completions unless told otherwise."""
 
 
@@ -215,23 +215,35 @@ def build_settings(tables: dict[str, Any], where: str) -> Settings:
 
 
 def check_groups(settings: Settings, plan: Plan) -> None:
-    """Budgets speak of response groups that exist, and costs in tokens of groups with an expectation.
+    """Budgets speak of response groups that exist, and have room for each of them.
 
     Raises:
         IbpoError: Names the budget or the response group.
     """
-    groups = sorted({group.name for model in settings.model for group in model.response_group})
+    rows = [(model, group) for model in settings.model for group in model.response_group]
+    names = sorted({group.name for _, group in rows})
     for budget in plan.budgets:
         if budget.response_group is not None:
-            if budget.response_group not in groups:
+            if budget.response_group not in names:
                 raise IbpoError(
                     f"budget {budget.name!r}: no model has a response group {budget.response_group!r}; "
-                    f"{nearest(budget.response_group, groups)}"
+                    f"{nearest(budget.response_group, names)}"
                 )
-        elif budget.name != "tokens":
+            continue
+        if budget.name != "tokens":
             raise IbpoError(
-                f"budget {budget.name!r}: a gateway counts tokens; name it tokens, or give a response_group"
+                f"budget {budget.name!r}: a gateway counts tokens; name it tokens, or give it a response_group"
             )
+        room = budget.mean + budget.overdraft + budget.carry
+        for model, group in rows:
+            # What is kept ready for an answer, and what has to fit: its cap, else its expectation.
+            most = float(group.max_tokens or group.tokens or 0)
+            if most > room and group is not model.response_group[0]:
+                raise IbpoError(
+                    f"budget 'tokens': has room for {room:g} tokens at a time, and an answer of response group "
+                    f"{group.name!r} of model {model.name!r} may take {most:g}: none would ever be given; "
+                    f"set overdraft to {most:g} or more, or lower the group's cap"
+                )
 
 
 def _said(error: ValidationError) -> str:
