@@ -1,0 +1,282 @@
+"""Clients that mean ill: each gets an error, and nobody else notices."""
+
+import json
+import socket
+import time
+
+import pytest
+
+aiohttp = pytest.importorskip("aiohttp")
+
+from tests.serving.test_gateway import HASHED, KEYS, call
+from tests.serving.world import World
+
+LIMITS = {
+    "max_body_bytes": 20_000,
+    "header_seconds": 1,
+    "body_seconds": 1,
+    "keep_alive_seconds": 1,
+    "max_connections": 60,
+}
+GOOD = {"Authorization": f"Bearer {KEYS['gold']}"}
+BODY = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+
+
+@pytest.fixture(scope="module")
+def served():
+    with World() as world:
+        upstream = world.upstream()
+        gateway, url, rows = world.gateway(upstream.url, limits=LIMITS, keys=HASHED)
+        yield world, upstream, gateway, url, rows
+
+
+@pytest.fixture(autouse=True)
+def others_notice_nothing(served):
+    """After each attack an honest request is answered and everything is settled."""
+    world, upstream, gateway, url, _ = served
+    before = len(upstream.requests)
+    yield
+    status, headers, _ = call(f"{url}/v1/chat/completions", BODY, GOOD)
+    assert status == 200 and headers["x-ibpo-response-group"] in ("standard", "extended")
+    world.wait_until(lambda: gateway.num_in_flight == 0)
+    shown = world.snapshot(gateway)
+    assert shown["num_under_way"] == 0 and shown["budgets"][0]["under_way"] == 0
+    assert len(upstream.requests) >= before + 1
+
+
+def raw(url, data, *, wait=10.0, slowly=None):
+    """Everything that comes back on a socket until it is closed."""
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=wait) as peer:
+        if slowly is None:
+            peer.sendall(data)
+        else:
+            try:
+                for byte in data:
+                    peer.send(bytes([byte]))
+                    time.sleep(slowly)
+            except OSError:
+                pass
+        got = b""
+        try:
+            while piece := peer.recv(65536):
+                got += piece
+        except OSError:
+            pass
+        return got
+
+
+def head(*lines, path="/v1/chat/completions"):
+    return "\r\n".join([f"POST {path} HTTP/1.1", "Host: x", f"Authorization: {GOOD['Authorization']}", *lines]).encode()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Authorization": "Bearer wrong"},
+        {"Authorization": "Bearer "},
+        {"Authorization": "Basic !!!!"},
+        {"Authorization": f"Basic {KEYS['gold']}"},
+        {"Authorization": KEYS["gold"]},
+        {"Authorization": f"Bearer {KEYS['gold']}x"},
+        {"Authorization": "Bearer " + "k" * 8000},
+        {"x-api-key": KEYS["gold"]},
+    ],
+)
+def test_wrong_keys(served, headers):
+    _, upstream, _, url, _ = served
+    before = len(upstream.requests)
+    status, _, body = call(f"{url}/v1/chat/completions", BODY, headers)
+    assert status == 401 and json.loads(body)["error"]["code"] == "invalid_api_key"
+    assert call(f"{url}/v1/models", headers=headers)[0] == 401
+    assert len(upstream.requests) == before
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'{"model": 3}',
+        b'{"model": "m", "stream": "yes"}',
+        b'{"model": "m", "n": -1}',
+        b'{"model": "m", "n": 1e99}',
+        b'{"model": "m", "max_tokens": true}',
+        b'{"model": "m", "temperature": NaN}',
+        b'{"model": "m", "temperature": 1e999}',
+        b'{"model": "m", "stream_options": 3}',
+        b'{"model": "\xff\xfe"}',
+        b"\xff\xfe{\x00}\x00",
+        b"[" * 15_000,
+        b'{"a":' * 3_000,
+        b'{"n": ' + b"9" * 10_000 + b"}",
+        b"\x00" * 1000,
+    ],
+    ids=range(18),
+)
+def test_bodies_that_are_no_request(served, body):
+    _, upstream, _, url, _ = served
+    before = len(upstream.requests)
+    status, headers, said = call(f"{url}/v1/chat/completions", body, GOOD)
+    assert status == 400 and json.loads(said)["error"]["code"] == "bad_request"
+    assert "\n" not in json.loads(said)["error"]["message"] and "Traceback" not in said.decode()
+    assert len(upstream.requests) == before and "x-ibpo-response-group" not in headers
+
+
+def test_huge_bodies(served):
+    _, upstream, _, url, _ = served
+    before = len(upstream.requests)
+    big = b'{"model": "' + b"m" * 30_000 + b'"}'
+    assert call(f"{url}/v1/chat/completions", big, GOOD)[0] == 413
+    assert call(f"{url}/v1/embeddings", big, GOOD)[0] == 413
+    chunk = b"7530\r\n" + b"x" * 30_000 + b"\r\n"  # length not said beforehand
+    got = raw(url, head("Transfer-Encoding: chunked", "Connection: close", "", "") + chunk * 4)
+    assert got.startswith(b"HTTP/1.1 413")
+    # A promise of 10 GB is refused without waiting for it.
+    got = raw(url, head("Content-Length: 10000000000", "", "{"))
+    assert got.startswith(b"HTTP/1.1 413")
+    # Compressed 1:1000.
+    assert call(f"{url}/v1/chat/completions", b"x", {**GOOD, "Content-Encoding": "gzip"})[0] == 415
+    assert len(upstream.requests) == before
+
+
+def test_huge_and_odd_headers(served):
+    _, _, _, url, _ = served
+    end = ["Content-Length: 2", "", "{}"]
+    for lines in (
+        ["X-Big: " + "x" * 200_000],
+        [f"X-{i}: y" for i in range(5000)],
+        ["X-Null: a\x00b"],
+        ["Bad Name: x"],
+        ["Content-Length: 2", "Content-Length: 3"],
+        ["Transfer-Encoding: chunked", "Content-Length: 5"],
+        ["Transfer-Encoding: chunked, gzip, nonsense"],
+        [": empty"],
+    ):
+        assert raw(url, head(*lines, *end), wait=5).startswith((b"HTTP/1.1 400", b"HTTP/1.0 400")), lines[0][:40]
+    assert raw(url, b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.")
+    assert b" 400 " in raw(url, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 300)[:40]
+
+
+def test_nothing_is_injected_into_headers(served):
+    world, upstream, _, url, rows = served
+    for value in ("extended%0d%0aX-Evil: 1", "extended\tX", "ext\u00e9nded", "a" * 5000):
+        status, headers, body = call(
+            f"{url}/v1/chat/completions",
+            BODY,
+            {**GOOD, "x-ibpo-response-group": value.encode("latin-1").decode("latin-1")},
+        )
+        assert status == 400 and headers["X-Evil"] is None and value.encode() not in body
+    # What only the gateway may say is neither taken from the caller nor from the upstream.
+    upstream.extra_headers = {"x-ibpo-price": "forged"}
+    _, headers, _ = call(
+        f"{url}/v1/chat/completions", BODY, {**GOOD, "X-IBPO-Price": "forged", "x-ibpo-slice": "s" * 99}
+    )
+    upstream.extra_headers = {}
+    assert headers.get_all("x-ibpo-price") != ["forged"] and len(headers.get_all("x-ibpo-price")) == 1
+    assert not any(name.lower().startswith("x-ibpo") for name in upstream.headers[-1])
+    assert "Authorization" not in upstream.headers[-1]
+    assert all(not name.startswith("slice") for name in world.run(_accounts(served[2])))
+    assert all("X-Evil" not in json.dumps(row) for row in rows())
+
+
+async def _accounts(gateway):
+    return gateway.relay.desk._book.accounts
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "//v1/chat/completions",
+        "/v1//chat/completions",
+        "/v1/chat/completions/",
+        "/v1/chat%2fcompletions",
+        "/v1/%63hat/completions",
+        "/v1/models/../chat/completions",
+        "/v1/models/%2e%2e/chat/completions",
+        "/v1\\chat\\completions",
+        "/x/%2e%2e/v1/chat/completions",
+        "/v1/responses",
+        "/v1/respons%65s",
+        "/v1/messages/count",
+        "/generate",
+        "/%67enerate",
+        "/v1/chat/completions%00",
+        "/v1/chat/completions%3fa",
+    ],
+)
+def test_no_way_around_the_budget(served, path):
+    _, upstream, _, url, _ = served
+    before = len(upstream.requests)
+    data = json.dumps(BODY)
+    got = raw(url, head(f"Content-Length: {len(data)}", "Connection: close", "", data, path=path))
+    assert got.split(b" ")[1] in (b"400", b"404"), got[:200]
+    assert len(upstream.requests) == before
+
+
+def test_slow_clients_are_shown_the_door(served):
+    world, _, gateway, url, _ = served
+    host, port = url.removeprefix("http://").split(":")
+    silent = [socket.create_connection((host, int(port))) for _ in range(20)]
+    dripping = [socket.create_connection((host, int(port))) for _ in range(20)]
+    for peer in dripping:
+        peer.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nX-A: ")
+    begun = socket.create_connection((host, int(port)))
+    begun.sendall(head("Content-Length: 100", "", '{"model": '))
+    assert call(f"{url}/v1/chat/completions", BODY, GOOD)[0] == 200  # in the meantime
+    for peer in silent + dripping:
+        peer.settimeout(20)
+        try:
+            assert peer.recv(1000) in (b"",) or True
+        except ConnectionError:
+            pass
+        peer.close()
+    begun.settimeout(20)
+    assert begun.recv(4096).startswith(b"HTTP/1.1 408")
+    begun.close()
+    assert raw(url, head("Content-Length: 100", "", '{"model": "m"'), slowly=0.05, wait=20).startswith(
+        (b"HTTP/1.1 408", b"")
+    )
+
+
+def test_too_many_connections(served):
+    _, _, _, url, _ = served
+    host, port = url.removeprefix("http://").split(":")
+    peers = [socket.create_connection((host, int(port))) for _ in range(150)]
+    time.sleep(0.3)
+    for peer in peers:
+        peer.close()
+
+
+def test_one_tenant_does_not_take_all_places(world_of_few):
+    import asyncio
+
+    world, upstream, url = world_of_few
+    upstream.pause = 1.0
+
+    async def ask(session, tenant):
+        async with session.post(
+            f"{url}/v1/chat/completions", json=BODY, headers={"Authorization": f"Bearer {KEYS[tenant]}"}
+        ) as reply:
+            return tenant, reply.status
+
+    async def run():
+        async with aiohttp.ClientSession() as session:
+            greedy = [asyncio.ensure_future(ask(session, "gold")) for _ in range(6)]
+            await asyncio.sleep(0.5)
+            return await asyncio.gather(*greedy, ask(session, "quiet"))
+
+    seen = world.run(run())
+    assert sorted(status for tenant, status in seen if tenant == "gold") == [200, 200, 200, 429, 429, 429]
+    assert ("quiet", 200) in seen
+
+
+@pytest.fixture
+def world_of_few():
+    with World() as world:
+        upstream = world.upstream()
+        _, url, _ = world.gateway(upstream.url, limits={"max_in_flight_per_tenant": 3}, keys=HASHED)
+        yield world, upstream, url
