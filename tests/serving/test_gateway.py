@@ -5,10 +5,9 @@ import json
 import urllib.error
 import urllib.request
 
+import aiohttp
+import openai
 import pytest
-
-aiohttp = pytest.importorskip("aiohttp")
-openai = pytest.importorskip("openai")
 
 from ibpo.serving.gateway.keys import Keys
 from tests.serving.world import TOKENS, World

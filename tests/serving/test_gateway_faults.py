@@ -3,9 +3,8 @@
 import asyncio
 import random
 
+import aiohttp
 import pytest
-
-aiohttp = pytest.importorskip("aiohttp")
 
 from tests.serving.world import World
 

@@ -1,0 +1,91 @@
+"""The live page in a real browser, on a desk and on a phone, by day and by night."""
+
+import shutil
+
+import pytest
+
+from tests.serving.test_gateway import HASHED, KEYS, bulk
+from tests.serving.world import World
+
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+PLAN = {
+    "budget": {"extended": {"mean": 0.3, "response_group": "extended"}, "tokens": {"mean": 25, "overdraft": 450}},
+    "fair_share": 0.5,
+}
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine")
+    with playwright.sync_playwright() as play:
+        found = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+@pytest.fixture(scope="module")
+def served():
+    with World() as world:
+        upstream = world.upstream()
+        gateway, url, _ = world.gateway(upstream.url, plan=PLAN, keys=HASHED)
+        ask(world, url, 60)
+        yield world, gateway, url
+
+
+def ask(world, url, count):
+    tenants = [("gold", "quiet")[number % 4 == 0] for number in range(count)]
+    rows = [
+        {"Authorization": f"Bearer {KEYS[tenant]}", "x-ibpo-gain": str((37 * number % 100) / 100)}
+        for number, tenant in enumerate(tenants)
+    ]
+    return bulk(world, url, rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 375], ids=["laptop", "phone"])
+def test_page(served, browser, tmp_path, width, theme):
+    world, gateway, url = served
+    context = browser.new_context(
+        viewport={"width": width, "height": 800},
+        color_scheme=theme,
+        http_credentials={"username": "me", "password": KEYS["operator"]},
+    )
+    tab = context.new_page()
+    tab.set_default_timeout(60_000)
+    said, asked = [], []
+    tab.on("console", lambda message: said.append(message.text))
+    tab.on("pageerror", lambda error: said.append(str(error)))
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.goto(f"{url}/budget")
+    tab.locator("article").nth(1).wait_for()
+    gateway.relay.desk.last_drift = world.snapshot(gateway)["time"]
+    before = world.snapshot(gateway)["budgets"][0]["num_requests"]
+    ask(world, url, 4)
+    # Live: new numbers, tenants, the alarm and the history come without a reload.
+    tab.get_by_text(str(before + 4), exact=True).first.wait_for()
+    tab.get_by_text("Drift alarm").wait_for()
+    assert tab.locator("tbody th").all_inner_texts() == ["gold", "quiet"]
+    assert "% of at most 30.0 %" in tab.locator("article").first.inner_text()
+    tab.wait_for_function("document.querySelectorAll('article path').length == 4")
+    assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    assert tab.evaluate(CONTRAST) > 7
+    tab.screenshot(path=tmp_path / f"page-{width}-{theme}.png", full_page=True)
+    assert said == [] and {address.rpartition("/")[0] for address in asked if "data:" not in address} == {url}
+    context.close()
+
+
+CONTRAST = """(() => {
+  const linear = x => (x /= 255) <= .03928 ? x / 12.92 : ((x + .055) / 1.055) ** 2.4;
+  const light = text => {
+    const [r, g, b] = text.match(/[0-9.]+/g).slice(0, 3).map(linear);
+    return .2126 * r + .7152 * g + .0722 * b;
+  };
+  const ink = light(getComputedStyle(document.body).color);
+  const paper = light(getComputedStyle(document.documentElement).backgroundColor);
+  return (Math.max(ink, paper) + .05) / (Math.min(ink, paper) + .05);
+})()"""

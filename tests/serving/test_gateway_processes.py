@@ -1,0 +1,210 @@
+"""Gateways that share a budget, restarts, kills, and an orderly end."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from ibpo.serving.store_sqlite import SqliteBook
+from tests.serving.test_gateway import bulk, groups_of
+from tests.serving.world import World
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def world():
+    with World() as made:
+        yield made
+
+
+def interleaved(world, urls, count, *, parallel=8):
+    """Status and response group of `count` requests, spread over the gateways."""
+
+    async def run():
+        gate = asyncio.Semaphore(parallel)
+
+        async def one(session, number):
+            headers = {"x-ibpo-gain": str((37 * number % 100) / 100)}
+            async with (
+                gate,
+                session.post(
+                    f"{urls[number % len(urls)]}/v1/chat/completions",
+                    json={"model": "m", "messages": [], "stream": number % 3 == 0},
+                    headers=headers,
+                ) as reply,
+            ):
+                await reply.read()
+                return reply.status, reply.headers["x-ibpo-response-group"]
+
+        async with aiohttp.ClientSession() as session:
+            return await asyncio.gather(*(one(session, number) for number in range(count)))
+
+    return world.run(run(), timeout=300)
+
+
+def test_two_gateways_hold_one_budget_together(world, tmp_path):
+    upstream, state = world.upstream(), str(tmp_path / "book.sqlite")
+    gateways = [world.gateway(upstream.url, state=state, name=name) for name in ("a", "b")]
+    seen = interleaved(world, [url for _, url, _ in gateways], 240)
+    assert {status for status, _ in seen} == {200}
+    extended = [group for _, group in seen].count("extended")
+    for gateway, _, _ in gateways:
+        world.wait_until(lambda gateway=gateway: world.snapshot(gateway)["budgets"][0]["under_way"] == 0)
+        budget = world.snapshot(gateway)["budgets"][0]
+        # Each of them knows the sum of both.
+        assert (budget["spent"], budget["num_requests"]) == (extended, 240)
+        assert budget["largest_overdraft"] <= 5 + 1e-9
+    assert 0.3 * 240 - 10 <= extended <= 0.3 * 240 + 5
+
+
+def test_state_survives_a_restart(tmp_path):
+    state = str(tmp_path / "book.sqlite")
+    with World() as world:
+        upstream = world.upstream()
+        gateway, url, _ = world.gateway(upstream.url, state=state)
+        first = groups_of(bulk(world, url, [{"x-ibpo-gain": str((37 * i % 100) / 100)} for i in range(80)]))
+        world.wait_until(lambda: world.snapshot(gateway)["num_under_way"] == 0)
+        prices = world.snapshot(gateway)["budgets"][0]["price"]
+    with World() as world:
+        upstream = world.upstream()
+        gateway, url, _ = world.gateway(upstream.url, state=state)
+        budget = world.snapshot(gateway)["budgets"][0]
+        assert (budget["spent"], budget["num_requests"]) == (first.count("extended"), 80)
+        assert budget["price"] == prices > 0
+
+
+@contextmanager
+def process(upstream_url, *options):
+    """`ibpo serve` as a process of its own: (process, URL)."""
+    command = [sys.executable, "-m", "ibpo", "serve", "--upstream", upstream_url, "--port", "0", *map(str, options)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment
+    ) as server:
+        try:
+            line = server.stderr.readline()
+            found = re.search(r"http://127\.0\.0\.1:\d+", line)
+            assert found, line + server.stderr.read()
+            yield server, found[0]
+        finally:
+            if server.poll() is None:
+                server.kill()
+
+
+def settled(path):
+    """Of the total: requests, extended ones, and what is still open."""
+    with SqliteBook(path, ["extended"]) as book:
+        tally = book.accounts()["total"][0]
+        return tally.num_requests, tally.spent, tally.estimated
+
+
+@pytest.mark.slow
+def test_two_processes_one_of_which_is_killed(world, tmp_path):
+    upstream, state = world.upstream(), tmp_path / "book.sqlite"
+    options = ("--budget", "extended=30%", "--state", state)
+    with process(upstream.url, *options, "--name", "a") as (_, first):
+        with process(upstream.url, *options, "--name", "b") as (second, url):
+            seen = interleaved(world, [first, url], 400)
+            world.wait_until(lambda: settled(state)[2] == 0)
+            assert settled(state)[:2] == (400, [group for _, group in seen].count("extended"))
+            upstream.pause = 5.0
+            world.run(_begin(url, 6))
+            world.wait_until(lambda: len(upstream.requests) >= 406)
+            second.kill()
+            second.wait()
+        # What the dead one had under way stays reserved: the other does not overdraw.
+        upstream.pause = 0.0
+        more = interleaved(world, [first], 200)
+        assert {status for status, _ in more} == {200}
+        world.wait_until(lambda: settled(state)[0] == 606)
+        count, spent, still = settled(state)
+        assert spent + still <= 0.3 * count + 5 + 1e-9
+    with process(upstream.url, *options, "--name", "b") as (_, again):
+        assert interleaved(world, [again], 5)[0][0] == 200
+        assert settled(state)[0] == 611
+
+
+async def _begin(url, count):
+    """Send requests and leave them."""
+    async with asyncio.timeout(20):
+        for _ in range(count):
+            _, writer = await asyncio.open_connection(*url.removeprefix("http://").split(":"))
+            data = json.dumps({"model": "m", "messages": []})
+            writer.write(
+                f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n{data}".encode()
+            )
+            await writer.drain()
+            _OPEN.append(writer)
+
+
+_OPEN = []
+
+
+@pytest.mark.slow
+def test_sigterm_lets_streams_come_to_their_end(world, tmp_path):
+    upstream, state = world.upstream(), tmp_path / "book.sqlite"
+    upstream.pause = 1.0  # so a stream of 10 pieces takes two seconds
+    with process(upstream.url, "--budget", "extended=30%", "--state", state) as (server, url):
+
+        async def stream(session):
+            body = {"model": "m", "messages": [], "stream": True}
+            async with session.post(f"{url}/v1/chat/completions", json=body) as reply:
+                return await reply.read()
+
+        async def run():
+            async with aiohttp.ClientSession() as session:
+                streams = [asyncio.ensure_future(stream(session)) for _ in range(4)]
+                while len(upstream.requests) < 4:
+                    await asyncio.sleep(0.05)
+                server.send_signal(signal.SIGTERM)
+                await asyncio.sleep(0.7)
+                refused = 0
+                try:
+                    async with session.get(f"{url}/v1/models", timeout=aiohttp.ClientTimeout(total=10)) as reply:
+                        refused = reply.status == 503
+                except aiohttp.ClientError:
+                    refused = True
+                return refused, await asyncio.gather(*streams)
+
+        refused, streams = world.run(run(), timeout=120)
+        assert refused and all(data.endswith(b"data: [DONE]\n\n") for data in streams)
+        assert server.wait(60) == 0
+    assert settled(state)[0] == 4 and settled(state)[2] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--budget", "extended=30%"], "no upstream; give --upstream"),
+        (["--upstream", "127.0.0.1:8000", "--budget", "extended=30%"], "must begin with http:// or https://"),
+        (["--upstream", "http://127.0.0.1:1/v1"], "give the budgets once"),
+        (["--upstream", "http://127.0.0.1:1/v1", "--budget", "long=30%"], "no model has a response group 'long'"),
+        (["--upstream", "http://127.0.0.1:1/v1", "--budget", "extended=30%", "--host", "0.0.0.0"], "give --keys"),
+        (
+            ["--upstream", "http://127.0.0.1:1/v1", "--budget", "extended=30%", "--keys", "none.toml"],
+            "none.toml: cannot",
+        ),
+        (
+            ["--upstream", "http://127.0.0.1:1/v1", "--budget", "extended=30%", "--state", "/"],
+            "cannot be used as a book",
+        ),
+        (["--config", "none.toml"], "none.toml: cannot be read"),
+    ],
+)
+def test_errors_are_one_line(options, said):
+    from typer.testing import CliRunner
+
+    from ibpo.cli import app
+
+    result = CliRunner().invoke(app, ["serve", "--port", "0", *options])
+    assert result.exit_code == 2 and said in result.stderr, result.output
+    assert result.stderr.startswith("error: ") and len(result.stderr.strip().splitlines()) == 1
