@@ -59,7 +59,7 @@ def serve_command(
     """Hold the budget on live traffic: choose each request's response group, pass everything else through."""
     try:
         try:
-            from ibpo.serving.gateway.gains import load_router
+            from ibpo.serving.gateway.routers import load_router
             from ibpo.serving.gateway.server import Service, open_log, serve
         except ModuleNotFoundError as error:
             raise IbpoError(f"a gateway needs the package {error.name}: pip install 'ibpo[serve]'") from None

@@ -10,6 +10,7 @@ import openai
 import pytest
 
 from ibpo.serving.gateway.keys import Keys
+from ibpo.serving.gateway.routers import Scores
 from tests.serving.world import TOKENS, World
 
 KEYS = {
@@ -190,7 +191,7 @@ class LengthRouter:
         content = request["messages"][-1]["content"]
         if content == "crash":
             raise RuntimeError("a router may do anything")
-        return {"extended": min(1.0, len(content) / 100), "unknown": 3.0}
+        return Scores({"extended": min(1.0, len(content) / 100), "unknown": 3.0})
 
 
 def test_a_router_predicts_gains_and_may_fail(world):

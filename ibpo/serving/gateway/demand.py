@@ -44,7 +44,7 @@ def read_demand(data: bytes, *, chat: bool) -> Demand:
         ('m', True, 6)
     """
     try:
-        body = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
+        body = _DECODER.decode(data.decode("utf-8"))
     except UnicodeDecodeError:
         raise IbpoError("the body is not UTF-8; send JSON in UTF-8") from None
     except RecursionError:
@@ -89,8 +89,10 @@ def cap_of(demand: Demand, group: GroupSettings) -> int | None:
     return min(caps, default=None)
 
 
-def option_of(demand: Demand, group: GroupSettings, gain: float, budgets: tuple[Budget, ...]) -> Option:
-    """What the controller is told about answering this request so.
+def option_of(
+    demand: Demand, group: GroupSettings, gain: float, budgets: tuple[Budget, ...], tokens: float | None = None
+) -> Option:
+    """What the controller is told about answering this request so; `tokens`: what a router expects of one answer.
 
     Example:
         >>> demand = read_demand(b'{"max_tokens": 100, "n": 2}', chat=True)
@@ -101,7 +103,8 @@ def option_of(demand: Demand, group: GroupSettings, gain: float, budgets: tuple[
     if all(budget.response_group is not None for budget in budgets):
         return Option(response_group=group.name, gain=gain)
     cap = cap_of(demand, group)
-    tokens = group.tokens if group.tokens is not None else DEFAULT_TOKENS
+    if tokens is None:
+        tokens = group.tokens if group.tokens is not None else DEFAULT_TOKENS
     if cap is None:
         return Option(response_group=group.name, gain=gain, cost={"tokens": tokens * demand.num_answers})
     most = float(cap * demand.num_answers)
@@ -164,7 +167,7 @@ def encode(body: Mapping[str, Any]) -> bytes:
         IbpoError: A number beyond what a float holds.
     """
     try:
-        return json.dumps(body, allow_nan=False).encode()
+        return _ENCODER.encode(body).encode()
     except (ValueError, RecursionError):
         raise IbpoError("the body holds a number that is too large, or is nested too deeply; mend it") from None
 
@@ -184,3 +187,7 @@ def _count(body: Json, name: str) -> int:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+_ENCODER = json.JSONEncoder(allow_nan=False)

@@ -5,30 +5,17 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from dataclasses import dataclass, field
 
 from ibpo.errors import IbpoError
 from ibpo.serving.gateway.demand import Demand
 from ibpo.serving.gateway.probe import opening_probabilities, probe_body
+from ibpo.serving.gateway.routers import Router, Scores
 from ibpo.serving.gateway.settings import ModelSettings
 
 GROUP_HEADER = "x-ibpo-response-group"
 GAIN_HEADER = "x-ibpo-gain"
 ROUTER_SECONDS = 5.0
-
-
-class Router(Protocol):
-    """What `--router` brings: predicts gains from a request. Called from a thread, one request at a time."""
-
-    def gain(self, request: Mapping[str, Any]) -> Mapping[str, float]:
-        """Response group -> predicted gain; groups that it leaves out keep their own `gain`.
-
-        Args:
-            request: The JSON body of a chat or completion request, as the caller wrote it.
-        """
-        ...
 
 
 Ask = Callable[[Demand, bytes], Awaitable[bytes]]
@@ -45,22 +32,8 @@ class Gains:
     only: str = ""
     """The one response group that the caller wants: the standard one is everybody's right."""
     probe_tokens: int = 0
-
-
-def load_router(path: Path) -> Router:
-    """The router of a file made by `ibpo route fit`.
-
-    Raises:
-        IbpoError: No such router.
-    """
-    try:
-        from ibpo.serving.router import load  # pyright: ignore[reportMissingImports]
-    except ModuleNotFoundError:
-        raise IbpoError(f"{path}: this ibpo has no routers (ibpo.serving.router); leave --router away") from None
-    router = load(path)
-    if not callable(getattr(router, "gain", None)):
-        raise IbpoError(f"{path}: is no router: it has no gain(request); make it with ibpo route fit")
-    return router
+    tokens: Mapping[str, float] = field(default_factory=dict)
+    """Response group -> predicted completion tokens, where a router says so."""
 
 
 async def find_gains(
@@ -98,13 +71,12 @@ async def find_gains(
                 # Features or an embedding take their time: not in the event loop.
                 async with asyncio.timeout(ROUTER_SECONDS):
                     said = await asyncio.to_thread(router.gain, demand.body)
-                known = {name: float(said[name]) for name in defaults if name in said}
+                known, tokens = _known(said, defaults)
             except Exception:  # another's code: whatever it does, the request is answered
                 on_failure("router")
                 continue
-            if known and all(map(math.isfinite, known.values())):
-                return Gains(by_group=defaults | known, source="router")
-            on_failure("router")
+            if known:
+                return Gains(by_group=defaults | known, source="router", tokens=tokens)
         elif source == "probe":
             body = probe_body(demand, model)
             if body is None:
@@ -117,7 +89,7 @@ async def find_gains(
                 on_failure("probe")
                 continue
             standard = model.response_group[0].name
-            return Gains(by_group=chances | {standard: 0.0}, source="probe", probe_tokens=1)
+            return Gains(by_group=defaults | chances | {standard: 0.0}, source="probe", probe_tokens=1)
     return Gains(by_group=defaults, source="default")
 
 
@@ -160,3 +132,16 @@ def caller_gains(headers: Mapping[str, str], model: ModelSettings) -> Gains | No
             raise IbpoError(f"header {GAIN_HEADER}: needs gains in [0, 1], e.g. {example}")
         gains[name] = value
     return Gains(by_group=gains, source="caller")
+
+
+def _known(said: Scores, names: Mapping[str, float]) -> tuple[dict[str, float], dict[str, float]]:
+    """Gains and tokens of the model's own response groups.
+
+    Raises:
+        ValueError: A number that is not finite, or tokens below 0.
+    """
+    gains = {name: float(said.gain[name]) for name in names if name in said.gain}
+    tokens = {name: float(said.tokens[name]) for name in names if name in said.tokens}
+    if not all(map(math.isfinite, [*gains.values(), *tokens.values()])) or min(tokens.values(), default=0.0) < 0:
+        raise ValueError("a router's score is not finite")
+    return gains, tokens

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from typing import Any
 
@@ -33,7 +32,9 @@ def openings_of(model: ModelSettings) -> tuple[str, dict[str, str]]:
     """
     openings = {group.name: group.opening or group.prefix for group in model.response_group}
     given = {name: text for name, text in openings.items() if text}
-    shared = os.path.commonprefix(list(given.values())) if len(given) > 1 else ""
+    first, last = min(given.values(), default=""), max(given.values(), default="")
+    same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    shared = first[:same] if len(given) > 1 else ""
     # Up to the end of a word or a tag: what is forced must not cut a token in two.
     shared = re.sub(r"[^\s>\]]*$", "", shared).rstrip()
     return shared, {name: text[len(shared) :] for name, text in given.items()}

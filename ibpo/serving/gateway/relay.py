@@ -16,12 +16,13 @@ from multidict import CIMultiDict
 from ibpo.errors import IbpoError
 from ibpo.serving.gateway.demand import Demand, option_of, read_demand, usable, write_body
 from ibpo.serving.gateway.desk import Desk, Ticket
-from ibpo.serving.gateway.gains import Gains, Router, find_gains
+from ibpo.serving.gateway.gains import Gains, find_gains
 from ibpo.serving.gateway.headers import answer_headers, budget_headers, upstream_headers
 from ibpo.serving.gateway.logs import RequestLog
 from ibpo.serving.gateway.meter import StreamMeter, read_usage
 from ibpo.serving.gateway.metrics import Metrics
 from ibpo.serving.gateway.refusal import Refusal
+from ibpo.serving.gateway.routers import Router
 from ibpo.serving.gateway.settings import GroupSettings, ModelSettings, Settings
 from ibpo.serving.gateway.upstream import Answer, Upstream, UpstreamFault
 
@@ -104,7 +105,8 @@ class Relay:
         group = groups[ticket.response_group] if ticket else next(iter(groups.values()))
         self.metrics.gains.labels(gains.source).inc()
         self.metrics.decide_seconds.observe(time.perf_counter() - account.began)
-        account.fields |= {"source": gains.source, "model": model.name, "stream": demand.stream}
+        shown = {name: round(gain, 6) for name, gain in gains.by_group.items()}
+        account.fields |= {"source": gains.source, "gains": shown, "model": model.name, "stream": demand.stream}
         meter = StreamMeter(strip=demand.stream and model.include_usage and not demand.wants_usage)
         try:
             return await self._relay(request, demand, model, group, sent, ticket, account, meter)
@@ -121,7 +123,10 @@ class Relay:
     ) -> Ticket | None:
         """The reservation; None where the book cannot be used: the request gets the standard response group."""
         plan = self.desk.plan
-        options = [option_of(demand, group, gains.by_group[name], plan.budgets) for name, group in groups.items()]
+        options = [
+            option_of(demand, group, gains.by_group.get(name, group.gain), plan.budgets, gains.tokens.get(name))
+            for name, group in groups.items()
+        ]
         # Only slices of the plan: a caller must not open accounts.
         named = request.headers.get(SLICE_HEADER, "")
         slice_name = named if named in plan.slices else ""

@@ -17,12 +17,12 @@ from aiohttp import web
 
 from ibpo.errors import IbpoError
 from ibpo.serving.gateway.desk import Desk
-from ibpo.serving.gateway.gains import Router
 from ibpo.serving.gateway.gateway import Gateway
 from ibpo.serving.gateway.keys import Keys
 from ibpo.serving.gateway.logs import RequestLog
 from ibpo.serving.gateway.metrics import Metrics
 from ibpo.serving.gateway.relay import Relay
+from ibpo.serving.gateway.routers import Router
 from ibpo.serving.gateway.settings import Limits, Settings, check_groups
 from ibpo.serving.gateway.upstream import Upstream
 from ibpo.serving.plan import Plan

@@ -1,0 +1,70 @@
+"""What does a router say of a request? The seam between the gateway and whatever predicts gains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from ibpo.errors import IbpoError
+
+
+class Scores(NamedTuple):
+    """Of one request; response groups that are left out keep what the configuration says."""
+
+    gain: Mapping[str, float]
+    """Response group -> predicted gain."""
+    tokens: Mapping[str, float] = {}
+    """Response group -> predicted completion tokens."""
+
+
+class Router(Protocol):
+    """What predicts gains. Called from threads, several requests at a time; an error costs nobody the answer."""
+
+    def gain(self, request: Mapping[str, Any]) -> Scores:
+        """Predict.
+
+        Args:
+            request: The JSON body of a chat or completion request, as the caller wrote it.
+        """
+        ...
+
+
+class FittedRouter:
+    """A router of `ibpo route fit` on live requests.
+
+    Args:
+        fitted: With `groups`, `cost_name` and `scores(prompts)`, which gives gains and costs `[1, G]`.
+    """
+
+    def __init__(self, fitted: Any) -> None:
+        self._fitted = fitted
+        self._tells_tokens = "token" in fitted.cost_name
+
+    def gain(self, request: Mapping[str, Any]) -> Scores:
+        """See `Router`."""
+        prompt = request["messages"] if "messages" in request else request["prompt"]
+        scores = self._fitted.scores([prompt])
+        gain = dict(zip(self._fitted.groups, map(float, scores.gain[0]), strict=True))
+        if not self._tells_tokens:
+            return Scores(gain)
+        return Scores(gain, dict(zip(self._fitted.groups, map(float, scores.cost[0]), strict=True)))
+
+
+def load_router(path: Path) -> Router:
+    """The router of a file made by `ibpo route fit`.
+
+    Raises:
+        IbpoError: No such router, or one that needs more than a request says.
+    """
+    try:
+        from ibpo.serving.router import load  # pyright: ignore[reportMissingImports]
+    except ModuleNotFoundError:
+        raise IbpoError(f"{path}: this ibpo has no routers (ibpo.serving.router); leave --router away") from None
+    fitted = load(path)
+    if fitted.number_names:
+        names = ", ".join(fitted.number_names)
+        raise IbpoError(f"{path}: needs the numbers {names} beside each prompt, which requests lack; fit it without")
+    if fitted.embedding:
+        raise IbpoError(f"{path}: needs embeddings of an endpoint; fit it without, or build the gateway in Python")
+    return FittedRouter(fitted)

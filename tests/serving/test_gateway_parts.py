@@ -1,0 +1,190 @@
+"""The gateway's parts without a network: what is set in a request, counted in an answer, read from a file."""
+
+import json
+import re
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ibpo.errors import IbpoError
+from ibpo.serving.gateway.demand import cap_of, read_demand, usable, write_body
+from ibpo.serving.gateway.keys import keys_from_environment, new_key, read_keys
+from ibpo.serving.gateway.meter import StreamMeter
+from ibpo.serving.gateway.probe import opening_probabilities, openings_of, probe_body
+from ibpo.serving.gateway.settings import GroupSettings, ModelSettings, build_settings, check_groups, read_settings
+from ibpo.serving.plan import Plan
+
+CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "temperature": 0.123456789, "seed": 2**60}
+
+
+def sent(asked, /, *, chat=True, **group):
+    """The body as the upstream gets it."""
+    settings = GroupSettings.model_validate({"name": "g", **group})
+    model = ModelSettings(name="*", response_group=[settings])
+    return json.loads(write_body(read_demand(json.dumps(asked).encode(), chat=chat), settings, model))
+
+
+def test_nothing_else_is_touched():
+    odd = {**CHAT, "x": [1e-320, "\U0001f600", "\udc00", None, {"y": True}], "tools": [{"type": "function"}]}
+    assert sent(odd) == odd
+
+
+def test_each_way_of_setting_a_group():
+    assert sent(CHAT, reasoning_effort="high")["reasoning_effort"] == "high"
+    both = sent(
+        {**CHAT, "chat_template_kwargs": {"a": 1, "enable_thinking": True}},
+        chat_template_kwargs={"enable_thinking": False},
+    )
+    assert both["chat_template_kwargs"] == {"a": 1, "enable_thinking": False}
+    assert sent(CHAT, body={"thinking_token_budget": 9, "extra": {"b": 1}})["thinking_token_budget"] == 9
+    opened = sent(CHAT, prefix="<think>\n")
+    assert opened["messages"] == [*CHAT["messages"], {"role": "assistant", "content": "<think>\n"}]
+    assert opened["continue_final_message"] is True and opened["add_generation_prompt"] is False
+    assert sent({"prompt": ["a", "b"]}, chat=False, prefix=" x")["prompt"] == ["a x", "b x"]
+    assert not usable(read_demand(b'{"prompt": [1, 2]}', chat=False), GroupSettings(name="g", prefix="x"))
+    assert sent({"prompt": [1, 2]}, chat=False, prefix="x")["prompt"] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("body", "cap", "expected"),
+    [
+        ({}, 50, {"max_tokens": 50}),
+        ({"max_tokens": 20}, 50, {"max_tokens": 20}),
+        ({"max_tokens": 99}, 50, {"max_tokens": 50}),
+        ({"max_completion_tokens": 99}, 50, {"max_completion_tokens": 50}),
+        ({"max_completion_tokens": 99, "max_tokens": 10}, 50, {"max_completion_tokens": 50, "max_tokens": 10}),
+        ({"max_tokens": 99}, None, {"max_tokens": 99}),
+    ],
+)
+def test_caps_only_ever_get_lower(body, cap, expected):
+    got = sent({**CHAT, **body}, max_tokens=cap)
+    assert {key: value for key, value in got.items() if "max" in key} == expected
+    demand = read_demand(json.dumps(body).encode(), chat=True)
+    assert cap_of(demand, GroupSettings(name="g", max_tokens=cap)) == min(expected.values())
+
+
+def test_usage_of_streams_is_asked_for_once():
+    assert sent({**CHAT, "stream": True})["stream_options"] == {"include_usage": True}
+    given = {"include_usage": True, "other": 1}
+    assert sent({**CHAT, "stream": True, "stream_options": given})["stream_options"] == given
+    assert "stream_options" not in sent(CHAT)
+
+
+EVENTS = [
+    b'data: {"choices":[{"index":0,"delta":{"content":"say \\"usage\\": {"}}]}\n\n',
+    b": a comment\n\n",
+    b'event: x\r\ndata: {"choices":[{"delta":{}}],"usage":null}\r\n\r\n',
+    'data: {"choices":[{"delta":{"content":"\u2713\u00e9"}}]}\n\n'.encode(),
+    b'data: {"choices":[],"usage":{"completion_tokens":7,"prompt_tokens":1}}\n\n',
+    b"data: [DONE]\n\n",
+]
+
+
+@given(st.lists(st.integers(0, sum(map(len, EVENTS))), max_size=12), st.booleans())
+def test_a_stream_is_the_same_however_it_is_cut(cuts, strip):
+    data, places = b"".join(EVENTS), sorted({0, *cuts, sum(map(len, EVENTS))})
+    meter = StreamMeter(strip=strip)
+    passed = b"".join(meter.feed(data[a:b]) for a, b in pairwise(places)) + meter.end()
+    assert passed == b"".join(event for event in EVENTS if not (strip and b'"choices":[]' in event))
+    assert meter.tokens == 7 and meter.finished and meter.num_events == 3
+
+
+@given(st.lists(st.binary(max_size=40), max_size=8))
+def test_bytes_that_are_no_events_pass_as_they_are(pieces):
+    meter = StreamMeter(strip=True)
+    assert b"".join(map(meter.feed, pieces)) + meter.end() == b"".join(pieces)
+
+
+def test_probe_asks_for_one_token_of_the_same_prompt():
+    groups = [{"name": "a", "prefix": "<|channel|>final"}, {"name": "b", "prefix": "<|channel|>analysis"}]
+    model = ModelSettings.model_validate({"name": "*", "choose": ["probe"], "response_group": groups})
+    assert openings_of(model) == ("<|channel|>", {"a": "final", "b": "analysis"})
+    demand = read_demand(json.dumps({**CHAT, "max_tokens": 99, "stream": True, "n": 4}).encode(), chat=True)
+    body = json.loads(probe_body(demand, model))
+    assert (body["max_tokens"], body["logprobs"], body["top_logprobs"]) == (1, True, 20)
+    assert not {"stream", "n", "seed"} & set(body) and body["messages"][-1]["content"] == "<|channel|>"
+    top = [{"token": "ana", "logprob": -1.0}, {"token": "final", "logprob": -2.0}, {"token": "Hm", "logprob": -0.5}]
+    answer = json.dumps({"choices": [{"logprobs": {"content": [{"top_logprobs": top}]}}]}).encode()
+    chances = opening_probabilities(answer, demand, model)
+    assert chances["b"] == pytest.approx(1 / (1 + 2.718281828**-1)) and sum(chances.values()) == pytest.approx(1)
+    for bad in (b"", b"[]", b'{"choices": []}', b'{"choices": [{"logprobs": null}]}'):
+        with pytest.raises(IbpoError, match="no log-probabilities"):
+            opening_probabilities(bad, demand, model)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[upstrem]\nurl = 'http://x'", r"upstrem: unknown key; did you mean upstream\?"),
+        ("[upstream]\nurl = 'ftp://x'", r"upstream.url: must begin with http:// or https://"),
+        ("[upstream]\nretries = 'many'", r"upstream.retries: .*integer.*, not 'many'"),
+        ("[limits]\nmax_body = 3", r"limits.max_body: unknown key; did you mean max_body_bytes\?"),
+        ("[limits]\nmax_body_bytes = 3", r"limits.max_body_bytes: .*greater than or equal to 1024, not 3"),
+        ("[[model]]\nname = 'm'", r"model.1.response_group: field required"),
+        ("[[model]]\nname = 'm'\nresponse_group = [{name = 'a b'}]", r"model.1.response_group.1.name: .*, not 'a b'"),
+        ("[[model]]\nname = 'm'\nresponse_group = [{name = 'a'}, {name = 'a'}]", "two response groups of one name"),
+        (
+            "[[model]]\nname = 'm'\nchoose = ['probe']\nresponse_group = [{name = 'a'}]",
+            "a probe needs a response group",
+        ),
+        (
+            "[[model]]\nname = 'm'\nresponse_group = [{name = 'a', efort = 'x'}]",
+            r"unknown key; known here|did you mean",
+        ),
+        ("[[model]\n", "is not TOML"),
+    ],
+)
+def test_a_wrong_file_is_one_line(tmp_path, text, said):
+    path = tmp_path / "gateway.toml"
+    path.write_text(text)
+    with pytest.raises(IbpoError) as error:
+        read_settings(path)
+    assert re.search(said, str(error.value)), error.value
+    assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
+
+
+def test_budget_and_groups_belong_together():
+    tables = {"model": [{"name": "m", "response_group": [{"name": "a"}, {"name": "b", "max_tokens": 9000}]}]}
+    settings = build_settings(tables, "file")
+    check_groups(settings, Plan.from_dict({"budget": {"b": {"mean": 0.3, "response_group": "b"}}}))
+    check_groups(settings, Plan.from_dict({"budget": {"tokens": {"mean": 1000}}}))
+    for budget, said in (
+        ({"c": {"mean": 0.3, "response_group": "c"}}, "no model has a response group 'c'"),
+        ({"money": {"mean": 3}}, "a gateway counts tokens"),
+        ({"tokens": {"mean": 500}}, "set overdraft to 9000"),
+    ):
+        with pytest.raises(IbpoError, match=said):
+            check_groups(settings, Plan.from_dict({"budget": budget}))
+
+
+def test_keys_from_a_file_and_from_the_environment(tmp_path, monkeypatch):
+    (first, line), (second, other) = new_key(), new_key()
+    path = tmp_path / "keys.toml"
+    path.write_text(f'[keys]\ngold = ["{line}"]\nquiet = "{other}"\n')
+    assert first not in path.read_text()
+    keys = read_keys(path)
+    assert (keys.owner(f"Bearer {first}"), keys.owner(f"bearer  {second} ")) == ("gold", "quiet")
+    assert keys.owner(f"Bearer {line}") is None and keys.owner("Bearer") is None
+    monkeypatch.setenv("THE_KEYS", f"gold={first}, quiet={second}")
+    assert keys_from_environment("THE_KEYS") == keys
+    for text, said in (
+        ("", "is empty"),
+        ("gold", "needs TENANT=KEY"),
+        ("gold=short", "at least 16"),
+        (f"a b={first}", "letters"),
+    ):
+        monkeypatch.setenv("THE_KEYS", text)
+        with pytest.raises(IbpoError, match=said) as error:
+            keys_from_environment("THE_KEYS")
+        assert first not in str(error.value)
+    for text, said in (
+        ("", "needs one table"),
+        (f"[keys]\ngold = ['{first}']", "sha256"),
+        (f"[keys]\na = '{line}'\nb = '{line}'", "one key is given twice"),
+        ("[keys\n", "cannot be read as TOML"),
+    ):
+        path.write_text(text)
+        with pytest.raises(IbpoError, match=said):
+            read_keys(path)
