@@ -7,8 +7,8 @@
 
 Three processes on loopback: a synthetic upstream that answers at once (in streams: 20 pieces), `ibpo serve` with a
 budget of 30 % in front of it, and this one, which asks at a constant rate whatever the answers do (open loop). Blocks
-of the upstream alone and of the gateway take turns, so that both see the same machine. CPU is what the gateway's process
-used (`/proc`, Linux only): other work on the machine changes it less than the latency.
+of the upstream alone and of the gateway take turns, so that both see the same machine. CPU is what the gateway's
+process used (`/proc`, Linux only): other work on the machine changes it less than the latency.
 """
 
 from __future__ import annotations

@@ -66,7 +66,10 @@ def raw(url, data, *, wait=10.0, slowly=None):
 
 
 def head(*lines, path="/v1/chat/completions"):
-    return "\r\n".join([f"POST {path} HTTP/1.1", "Host: x", f"Authorization: {GOOD['Authorization']}", *lines]).encode()
+    kind = "Content-Type: application/json"
+    return "\r\n".join(
+        [f"POST {path} HTTP/1.1", "Host: x", kind, f"Authorization: {GOOD['Authorization']}", *lines]
+    ).encode()
 
 
 @pytest.mark.parametrize(
@@ -139,6 +142,8 @@ def test_huge_bodies(served):
     assert got.startswith(b"HTTP/1.1 413")
     # Compressed 1:1000.
     assert call(f"{url}/v1/chat/completions", b"x", {**GOOD, "Content-Encoding": "gzip"})[0] == 415
+    # A page of another site can have a browser post text or forms, but not JSON.
+    assert call(f"{url}/v1/chat/completions", BODY, {**GOOD, "Content-Type": "text/plain"})[0] == 415
     assert len(upstream.requests) == before
 
 

@@ -97,7 +97,7 @@ def test_answers_of_a_policy_pass_byte_for_byte(policy, stream):
         assert sent["prompt"] == prompt + prefix
 
 
-def test_server_without_log_probabilities_leaves_the_default(policy):
+def test_a_probe_that_takes_too_long_leaves_the_default(policy):
     world, _, upstream = policy
     model = {"choose": ["probe"], "probe": {"top_logprobs": 1, "seconds": 1e-6}}
     groups = [BY_PREFIX[0], {**BY_PREFIX[1], "gain": 0.5}]

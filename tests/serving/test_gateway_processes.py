@@ -139,9 +139,8 @@ async def _begin(url, count):
         for _ in range(count):
             _, writer = await asyncio.open_connection(*url.removeprefix("http://").split(":"))
             data = json.dumps({"model": "m", "messages": []})
-            writer.write(
-                f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n{data}".encode()
-            )
+            head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n"
+            writer.write(f"{head}Content-Type: application/json\r\n\r\n{data}".encode())
             await writer.drain()
             _OPEN.append(writer)
 

@@ -89,6 +89,9 @@ class Gateway:
             if path in GOVERNED:
                 if request.method != "POST":
                     raise Refusal(405, "method", "use POST", {"Allow": "POST"})
+                if request.content_type != "application/json":
+                    # A page of another site can post anything else without being asked.
+                    raise Refusal(415, "content_type", "send Content-Type: application/json", close=True)
                 if request.headers.get("Content-Encoding", "identity").lower() != "identity":
                     raise Refusal(415, "encoding", "compressed bodies are not taken; send it plain", close=True)
                 data = await self._body(request)

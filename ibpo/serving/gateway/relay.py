@@ -220,10 +220,11 @@ class Relay:
                 if governed and (tail := meter.end()):
                     await response.write(tail)
             account.tokens = meter.tokens
-            account.outcome = "answered" if meter.finished or not governed else "cut"
-            if account.outcome == "answered" or not governed:
-                await response.write_eof()
-                return response
+            # Not every server says [DONE]; one that ended in good order without a word of its cost is suspect.
+            whole = not governed or meter.finished or meter.tokens is not None
+            account.outcome = "answered" if whole else "cut"
+            await response.write_eof()
+            return response
         except UpstreamFault as fault:
             account.outcome = "cut"
             self.metrics.faults.labels(fault.kind).inc()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -136,6 +137,8 @@ async def running(service: Service, log: RequestLog) -> AsyncIterator[tuple[Gate
                 gateway.handle,
                 limits,
                 access_log=None,
+                # What hostile clients send is no news, and must not fill the disk: the request log is the log.
+                logger=_silent(),
                 keepalive_timeout=limits.keep_alive_seconds,
                 max_line_size=limits.max_header_bytes,
                 max_field_size=limits.max_header_bytes,
@@ -209,6 +212,13 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     except ModuleNotFoundError:
         return None
     return uvloop.new_event_loop
+
+
+def _silent() -> logging.Logger:
+    logger = logging.getLogger("ibpo.serving.gateway.http")
+    logger.addHandler(logging.NullHandler())
+    logger.propagate = False
+    return logger
 
 
 def open_log(path: Path | None) -> RequestLog:
