@@ -201,17 +201,8 @@ def serve(service: Service, log: RequestLog, on_ready: Callable[[str], None] = l
             on_ready(f"http://{service.host}:{port}/")
             await stop.wait()
 
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner, suppress(KeyboardInterrupt):
-        runner.run(main())
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """The loop of uvloop where it is installed: the same, faster."""
-    try:
-        import uvloop
-    except ModuleNotFoundError:
-        return None
-    return uvloop.new_event_loop
+    with suppress(KeyboardInterrupt):
+        asyncio.run(main())
 
 
 def _silent() -> logging.Logger:

@@ -1,0 +1,109 @@
+"""In front of `transformers serve` with an embedded policy: a server that nobody wrote for this gateway."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import openai
+import pytest
+
+from tests.serving.test_gateway import call
+from tests.serving.world import World
+
+pytestmark = pytest.mark.slow
+GROUPS = [
+    {"name": "standard", "prefix": " <answer>", "tokens": 3, "max_tokens": 40},
+    {"name": "extended", "prefix": " <think>", "tokens": 20, "max_tokens": 40, "gain": 0.5},
+]
+PLAN = {"budget": {"extended": {"mean": 0.4, "response_group": "extended"}, "tokens": {"mean": 20, "overdraft": 200}}}
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """(name of the model, base URL)."""
+    pytest.importorskip("uvicorn")
+    from ibpo.experiments.embedded import model_path
+
+    program = Path(sys.executable).with_name("transformers")
+    if not program.exists():
+        pytest.skip("no `transformers serve` here")
+    folder = tmp_path_factory.mktemp("model")
+    model = Path(shutil.copytree(model_path("thinking"), folder / "thinking"))
+    # Greedy, so that a request can be asked twice and compared; this server knows no seeds.
+    config = model / "generation_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "do_sample": False}))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    cache = folder / "hub"
+    cache.mkdir()
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
+    command = [program, "serve", model, "--device", "cpu", "--host", "127.0.0.1", "--port", str(port)]
+    with subprocess.Popen(
+        list(map(str, command)), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as server:
+        try:
+            give_up = time.monotonic() + 280
+            while time.monotonic() < give_up and server.poll() is None:
+                with socket.socket() as probe:
+                    if probe.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+                time.sleep(0.5)
+            yield str(model), f"http://127.0.0.1:{port}/v1"
+        finally:
+            server.terminate()
+
+
+def plain(answer):
+    """Without what the server makes up anew for each call: its id and the time."""
+    return re.sub(rb'"(id|created|request_id)": ?("[^"]*"|\d+)', b"", answer)
+
+
+def test_official_client_in_front_of_transformers_serve(served):
+    model, upstream = served
+    with World() as world:
+        gateway, url, rows = world.gateway(upstream, plan=PLAN, groups=GROUPS)
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120)
+        texts, groups, tokens = [], [], 0
+        for number in range(20):
+            # The policy sums digits: "+3 -4 =".
+            prompt = f"+{number % 10} +{(3 * number) % 10} -{(7 * number) % 10} ="
+            if number % 2:
+                raw = client.completions.with_raw_response.create(model=model, prompt=prompt)
+                groups.append(raw.headers["x-ibpo-response-group"])
+                answer = raw.parse()
+                texts.append(answer.choices[0].text)
+                tokens += answer.usage.completion_tokens
+            else:
+                with client.completions.with_streaming_response.create(model=model, prompt=prompt, stream=True) as raw:
+                    groups.append(raw.headers["x-ibpo-response-group"])
+                    pieces = [json.loads(line[6:]) for line in raw.iter_lines() if line.startswith("data: {")]
+                texts.append("".join(piece["choices"][0]["text"] or "" for piece in pieces if piece["choices"]))
+        # Thoughts are for the extended ones only; a few of them the policy never closes.
+        closed = [group for text, group in zip(texts, groups, strict=True) if "</think>" in text]
+        assert set(closed) == {"extended"} and len(closed) > 0.5 * groups.count("extended")
+        world.wait_until(lambda: sum(row["event"] == "request" for row in rows()) == 20)
+        made = [row for row in rows() if row["event"] == "request"]
+        assert {row["outcome"] for row in made} == {"answered"}
+        share, spent = world.snapshot(gateway)["budgets"]
+        assert share["spent"] == groups.count("extended") and abs(share["spent"] - 0.4 * 20) <= 5
+        assert spent["spent"] == sum(row["tokens"] for row in made) > tokens
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_same_bytes_as_without_the_gateway(served, stream):
+    model, upstream = served
+    with World() as world:
+        _, url, _ = world.gateway(upstream, groups=GROUPS)
+        for number in range(4):
+            body = {"model": model, "prompt": f"+{number} +5 =", "stream": stream, "max_tokens": 30}
+            status, headers, through = call(f"{url}/v1/completions", body)
+            prefix = {group["name"]: group["prefix"] for group in GROUPS}[headers["x-ibpo-response-group"]]
+            _, _, direct = call(f"{upstream}/completions", {**body, "prompt": body["prompt"] + prefix})
+            assert status == 200 and plain(through) == plain(direct) and len(direct) > 50
