@@ -16,6 +16,7 @@ from ibpo.commands.groups import groups_app
 from ibpo.commands.replay import replay_command
 from ibpo.commands.report import report_command
 from ibpo.commands.serve import serve_command
+from ibpo.commands.route import route_app
 from ibpo.commands.simulate import simulate_command
 from ibpo.commands.task import task_app
 from ibpo.commands.train import train_command
@@ -54,6 +55,7 @@ app.command("calibrate")(calibrate_command)
 app.command("simulate")(simulate_command)
 app.command("serve")(serve_command)
 app.command("replay")(replay_command)
+app.add_typer(route_app, name="route")
 app.add_typer(groups_app, name="groups")
 app.add_typer(task_app, name="task")
 

@@ -5,6 +5,7 @@ The samplers and the judge by language model share it. Retries, back-off and `Re
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -82,6 +83,24 @@ class Endpoint:
         completion = self._call("completions", prompt=prompt, **options)
         return self._reply(completion, lambda choice: choice.text)
 
+    def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """An embedding of each text; see `chat`."""
+        reply = self._call("embeddings", input=list(texts), encoding_format="float")
+        try:
+            rows = sorted(reply.data, key=lambda row: row.index)
+            found = [[float(x) for x in row.embedding] for row in rows]
+            good = [row.index for row in rows] == list(range(len(texts))) and len({len(row) for row in found}) <= 1
+            if not (good and all(math.isfinite(x) for row in found for x in row)):
+                raise TypeError
+        except (AttributeError, TypeError, ValueError):
+            self._charge(num_failures=1)
+            raise IbpoError(
+                f"{self.base_url}: the reply holds no embedding of every text; is {self.model!r} an embedding model?"
+            ) from None
+        tokens = getattr(getattr(reply, "usage", None), "prompt_tokens", None) or 0
+        self._charge(num_requests=1, prompt_tokens=tokens, cost=tokens * self.price_per_million[0] / 1e6)
+        return found
+
     def map(
         self, function: Callable[[Item], Result], items: Sequence[Item]
     ) -> Iterator[tuple[int, Result | IbpoError]]:
@@ -117,7 +136,8 @@ class Endpoint:
                     max_retries=self.max_retries,
                     timeout=self.timeout_seconds,
                 )
-        api = self._client.chat.completions if kind == "chat" else self._client.completions
+        kinds = {"chat": self._client.chat.completions, "embeddings": self._client.embeddings}
+        api = kinds.get(kind, self._client.completions)
         try:
             raw = api.with_raw_response.create(model=self.model, **options)
             completion = raw.parse()
@@ -127,9 +147,10 @@ class Endpoint:
         except ValueError as error:
             self._charge(num_failures=1)
             raise IbpoError(f"{self.base_url}: the reply cannot be read: {error}; is this an OpenAI server?") from None
-        if not getattr(completion, "choices", None):
+        what, name = ("embedding", "data") if kind == "embeddings" else ("completion", "choices")
+        if not getattr(completion, name, None):
             self._charge(num_failures=1)
-            raise IbpoError(f"{self.base_url}: the reply holds no completion; is this an OpenAI server?")
+            raise IbpoError(f"{self.base_url}: the reply holds no {what}; is this an OpenAI server?")
         self._charge(num_retries=raw.retries_taken)
         return completion
 

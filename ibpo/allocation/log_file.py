@@ -169,7 +169,7 @@ def parsed_rows(
     """Field -> column, and field -> checked value of each good row; what is wrong with the others goes to `bad`."""
     columns: dict[str, str] = {}
     models: set[str] = set()
-    for line, row in _rows(path):
+    for line, row in raw_rows(path):
         try:
             if isinstance(row, LogError):
                 raise row
@@ -205,7 +205,7 @@ def _field(path: Path, line: int, row: dict[str, Any], field: str, column: str) 
     return _number(place, value, field) if field in ("reward", "cost") else str(value)
 
 
-def _rows(path: Path) -> Iterator[tuple[int, Any]]:
+def raw_rows(path: Path) -> Iterator[tuple[int, Any]]:
     """Line number (row number for Parquet), counted from 1, and row, or what is wrong with it."""
     kind = path.name.removesuffix(".gz").rpartition(".")[2]
     if kind not in ("jsonl", "csv", "parquet") or path.name.endswith(".parquet.gz"):

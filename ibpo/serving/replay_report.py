@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ibpo.allocation import allocate
+from ibpo.allocation import allocate, frontier
+from ibpo.serving.foresight import reachable
 from ibpo.serving.plan import Plan, Terms
 from ibpo.serving.replay import FloatArray, Replay, Requests
 
@@ -44,7 +45,8 @@ def summary(requests: Requests, done: Replay, plan: Plan, *, window: int = 1000,
 
     `value_kept` is the total gain over that of the clairvoyant optimum, which knows all requests beforehand and spends
     the same in total; `value_kept_by_window` over the clairvoyant optima of each `window` requests, which spend the
-    same in each. Gains count from each request's cheapest response group.
+    same in each. Gains count from each request's cheapest response group. `windows_reachable` is the share of windows
+    within 1 % that nobody could have exceeded without knowing the future (`ibpo.serving.foresight.reachable`).
 
     Args:
         requests: What came.
@@ -62,6 +64,7 @@ def summary(requests: Requests, done: Replay, plan: Plan, *, window: int = 1000,
     taken = done.choice[answered]
     value = gain[np.arange(len(gain)), taken]
     budgets = []
+    within = reachable(requests, done, plan, window=window, warm_up=warm_up)
     for k, budget in enumerate(plan.budgets):
         scale = 1.0 if budget.response_group is not None else budget.mean
         means = run_means(spent[k, warm_up:] if len(spent[k]) > warm_up + window else spent[k], window)
@@ -76,6 +79,7 @@ def summary(requests: Requests, done: Replay, plan: Plan, *, window: int = 1000,
                 "largest_below": float(-off.min()),
                 "windows_within_1_percent": float((np.abs(off) <= 0.01 + 1e-12).mean()),
                 "windows_above_1_percent": float((off > 0.01 + 1e-12).mean()),
+                "windows_reachable": float(within[k].mean()),
                 "overdraft": float(done.overdraft[k]),
                 "overdraft_allowed": budget.overdraft,
                 "largest_bound": float(done.bound[k]),
@@ -111,7 +115,7 @@ def _kept(value: float, best: list[float]) -> float:
 def _best(
     gain: FloatArray, cost: FloatArray, spent: FloatArray, plan: Plan, groups: tuple[str, ...], problem: Any
 ) -> float:
-    """Largest total gain at the same spend in every budget."""
+    """Largest total gain at the same spend in every budget; of a single one that of the linear relaxation, not less."""
     size, width = gain.shape
     rows = [
         cost.ravel() if b.response_group is None else np.tile([float(g == b.response_group) for g in groups], size)
@@ -119,6 +123,9 @@ def _best(
     ]
     # A hair above what was spent: the spend itself must be allowed, though it is rounded.
     means = [repr(float(total / size * (1 + 1e-12))) for total in spent.sum(axis=1)]
+    if len(rows) == 1:
+        problem = np.repeat(np.arange(size), width)
+        return size * frontier(gain.ravel(), problem, rows[0]).at(float(means[0])).value
     return allocate(gain.ravel(), np.repeat(problem, width), np.stack(rows), means).objective
 
 

@@ -1,0 +1,196 @@
+"""`ibpo route`: learn from logs which prompts gain by which response group, for models that one cannot train."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ibpo.allocation.log_file import LogColumns
+from ibpo.endpoint import Endpoint
+from ibpo.errors import IbpoError
+from ibpo.serving.calibration import digest
+from ibpo.serving.features import FloatArray
+from ibpo.serving.plan import Budget, parse_budget
+from ibpo.serving.router import Embed, Router, load, save
+from ibpo.serving.router_fit import embedder, fit_router
+from ibpo.serving.router_log import PROMPTS, RoutedLog, read_routed_log
+from ibpo.serving.router_regret import costs_of, default_budgets, held_out, unseen_scores
+from ibpo.tasks.rows import local_rows
+
+route_app = typer.Typer(
+    no_args_is_help=True, help="A router for models that one cannot train: gains learned from a log of responses."
+)
+FIGURES = ("value", "mix", "oracle", "oracle_unseen", "regret", "regret_of_mix", "gain_over_mix", "captured")
+
+EmbedUrl = Annotated[
+    str | None, typer.Option(help="Embed prompts by this server's /v1/embeddings, e.g. http://127.0.0.1:8000/v1.")
+]
+EmbedKey = Annotated[Path | None, typer.Option(help="Text file with that server's key.")]
+
+
+@route_app.command("fit")
+def fit_command(
+    log: Annotated[
+        Path, typer.Argument(help="Scored responses with their prompts, as for ibpo allocate: .jsonl, .csv, .parquet.")
+    ],
+    out: Annotated[Path, typer.Option(help="Where the router is written: JSON.")] = Path("router.json"),
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(help="Judge it at extended=30% or tokens=2000; repeat. Default: three token budgets."),
+    ] = None,
+    by: Annotated[str | None, typer.Option(help="Column that splits the log.")] = None,
+    part: Annotated[str | None, typer.Option(help="Value of that column to take.")] = None,
+    problem: Annotated[str | None, typer.Option(help="Column with the problem's id.")] = None,
+    response_group: Annotated[str | None, typer.Option(help="Column with the response group.")] = None,
+    reward: Annotated[str | None, typer.Option(help="Column with the reward.")] = None,
+    cost: Annotated[str | None, typer.Option(help="Column with the cost.")] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help=f"Column with the prompt, text or messages; guessed among {', '.join(PROMPTS)}.")
+    ] = None,
+    number: Annotated[
+        list[str] | None,
+        typer.Option(help="Column with a number that is known before answering, e.g. a level; repeat."),
+    ] = None,
+    embed_url: EmbedUrl = None,
+    embed_model: Annotated[str | None, typer.Option(help="The embedding model's name there.")] = None,
+    embed_key_file: EmbedKey = None,
+    folds: Annotated[int, typer.Option(min=2, help="Parts of the problems for the held-out figures.")] = 5,
+    draws: Annotated[int, typer.Option(min=10, help="Bootstrap draws for the intervals.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of folds and draws.")] = 0,
+) -> None:
+    """Learn each response group's gain and cost from prompts, and say what that is worth on unseen problems."""
+    try:
+        columns = LogColumns(problem=problem, response_group=response_group, reward=reward, cost=cost, by=by)
+        table = read_routed_log(log, columns=columns, prompt=prompt, numbers=number or (), part=part)
+        if table.left_out:
+            typer.echo(f"problems without a response of every response group: {table.left_out} left out", err=True)
+        budgets = [_budget(text, table) for text in budget or ()] or default_budgets(table)
+        for one in budgets:  # complain before any fitting
+            costs_of(table, one, table.cost)
+        embedded, embedding = _embedded(table, embed_url, embed_model, embed_key_file)
+        scores = unseen_scores(table, folds=folds, embedded=embedded, seed=seed)
+        rows = held_out(table, budgets, scores, draws=draws, seed=seed)
+        router = fit_router(
+            table,
+            embedded=embedded,
+            embedding=embedding,
+            source={
+                "file": log.name,
+                "sha256": digest(log),
+                "columns": table.columns,
+                "part": part,
+                "left_out": table.left_out,
+            },
+            report={"folds": folds, "draws": draws, "budgets": rows},
+            seed=seed,
+        )
+        save(router, out)
+    except (IbpoError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    _print(log.name, router)
+    typer.echo(f"{len(table.problems)} problems, {int(table.count.sum())} responses -> {out}")
+
+
+@route_app.command("show")
+def show_command(router: Annotated[Path, typer.Argument(help="As ibpo route fit wrote it.")]) -> None:
+    """Say what a router was fitted on, and what it was worth on unseen problems."""
+    try:
+        found = load(router)
+    except IbpoError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    _print(router.name, found)
+    for name, value in found.source.items():
+        typer.echo(f"{name}: {json.dumps(value)}")
+
+
+@route_app.command("score")
+def score_command(
+    router: Annotated[Path, typer.Argument(help="As ibpo route fit wrote it.")],
+    prompts: Annotated[Path, typer.Argument(help="Prompts: .jsonl, .jsonl.gz or .parquet.")],
+    out: Annotated[Path, typer.Option(help="The rows with fields gain and cost: response group -> number.")] = Path(
+        "scores.jsonl"
+    ),
+    prompt: Annotated[str, typer.Option(help="Column with the prompt, as text or chat messages.")] = "prompt",
+    embed_url: EmbedUrl = None,
+    embed_key_file: EmbedKey = None,
+) -> None:
+    """Write the expected gain and cost of every response group for prompts."""
+    try:
+        found = load(router)
+        if found.embedding:
+            where = embed_url or found.embedding["base_url"]
+            found = load(router, _embed(where, found.embedding["model"], embed_key_file))
+        rows = list(local_rows(prompts))
+        if not rows:
+            raise IbpoError(f"{prompts}: no prompts")
+        for place, row in rows:
+            for name in (*([prompt] if found.uses_text or found.embedding else []), *found.number_names):
+                if row.get(name) is None:
+                    raise IbpoError(f"{place}: no value in column {name!r}; there are {', '.join(map(repr, row))}")
+        numbers: Any = {name: [row[name] for _, row in rows] for name in found.number_names}
+        gain, cost = found.scores([row.get(prompt, "") for _, row in rows], numbers)
+        with open(out, "w", encoding="utf-8") as file:
+            for (_, row), gains, costs in zip(rows, gain.tolist(), cost.tolist(), strict=True):
+                scored = {
+                    "gain": dict(zip(found.groups, gains, strict=True)),
+                    "cost": dict(zip(found.groups, costs, strict=True)),
+                }
+                file.write(json.dumps({**row, **scored}) + "\n")
+    except (IbpoError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    typer.echo(f"{len(rows)} prompts -> {out}")
+
+
+def _budget(text: str, table: RoutedLog) -> Budget:
+    name, _, value = text.partition("=")
+    if name in ("cost", table.columns["cost"]) and not value.endswith("%"):
+        text = f"tokens={value}"
+    return parse_budget(text)
+
+
+def _embedded(
+    table: RoutedLog, url: str | None, model: str | None, key_file: Path | None
+) -> tuple[FloatArray | None, dict[str, str] | None]:
+    if url is None:
+        return None, None
+    if model is None:
+        raise IbpoError("--embed-url: needs --embed-model, the model's name there")
+    if "prompt" not in table.columns:
+        raise IbpoError("--embed-url: the log has no prompts to embed; name their column with --prompt")
+    return _embed(url, model, key_file)(table.prompts), {"base_url": url, "model": model}
+
+
+def _embed(url: str, model: str, key_file: Path | None) -> Embed:
+    try:
+        key = "none" if key_file is None else key_file.read_text(encoding="utf-8").strip()
+        return embedder(Endpoint(base_url=url, model=model, api_key=key))
+    except (OSError, UnicodeDecodeError):
+        raise IbpoError(f"--embed-key-file {key_file}: cannot be read; name a text file with the key") from None
+
+
+def _print(title: str, router: Router) -> None:
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    table = Table("budget", "spent", *[name.replace("_", " ") for name in FIGURES], title=title)
+    for row in router.report.get("budgets", []):
+        table.add_row(row["budget"], f"{row['spent']:.6g}", *[_cell(row, name) for name in FIGURES])
+    console.print(table)
+    console.print(
+        f"On problems that were not learned from ({router.report.get('folds')} folds), at the same cost; in brackets "
+        "95 % intervals over problems. captured: 0 a blind draw, 1 the oracle, which knows the recorded responses."
+    )
+
+
+def _cell(row: dict[str, Any], name: str) -> str:
+    value, interval = row.get(name), row.get(f"{name}_interval")
+    if value is None:
+        return "-"
+    return f"{value:.3f}" + (f"\n[{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")

@@ -1,0 +1,143 @@
+"""Cheap features of a prompt: what can be counted in it, and hashed n-grams. N prompts, F features."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ibpo.errors import IbpoError
+
+FloatArray = NDArray[np.float64]
+
+NUM_HASHES = 4096
+"""Columns of each of the two hashed blocks; a power of two."""
+
+_NUMBER = re.compile(r"\d+")
+_WORD = re.compile(r"\w+")
+_SENTENCE = re.compile(r"[.!?](?:\s|$)")
+
+COUNTED = (
+    "characters",
+    "words",
+    "distinct words",
+    "lines",
+    "sentences",
+    "digits",
+    "numbers",
+    "distinct numbers",
+    "digits of the longest number",
+    "mean word length",
+    "longest word",
+    "upper case",
+    "operators + - * / ^ = < >",
+    "backslashes",
+    "dollar signs",
+    "brackets",
+    "commas",
+    "question marks",
+    "quotes",
+    "not ASCII",
+)
+"""What `counts` counts, in order."""
+
+
+def as_text(prompt: Any) -> str:
+    """The text of a prompt: itself, or of chat messages their contents, one after the other.
+
+    Raises:
+        IbpoError: Something else.
+
+    Example:
+        >>> as_text([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2 + 2?"}])
+        'Be brief.\n2 + 2?'
+    """
+    if isinstance(prompt, str):
+        return prompt
+    if isinstance(prompt, list) and all(isinstance(message, dict) for message in prompt):
+        return "\n".join(_content(message.get("content")) for message in prompt)
+    raise IbpoError(f"a prompt is {type(prompt).__name__}; it must be text or a list of chat messages")
+
+
+def counts(prompts: Sequence[str]) -> FloatArray:
+    """`[N, 20]` log(1 + count) of everything in `COUNTED`.
+
+    Example:
+        >>> row = counts(["Add 12 and 7, then 7."])[0]
+        >>> [round(float(np.expm1(row[COUNTED.index(name)]))) for name in ("words", "numbers", "distinct numbers")]
+        [6, 3, 2]
+    """
+    rows: list[tuple[float, ...]] = []
+    for text in prompts:
+        words, numbers = _WORD.findall(text), _NUMBER.findall(text)
+        lengths = [len(word) for word in words] or [0]
+        rows.append(
+            (
+                len(text),
+                len(words),
+                len({word.lower() for word in words}),
+                text.count("\n") + 1,
+                len(_SENTENCE.findall(text)),
+                sum(map(len, numbers)),
+                len(numbers),
+                len(set(numbers)),
+                max(map(len, numbers), default=0),
+                sum(lengths) / len(lengths),
+                max(lengths),
+                sum(map(str.isupper, text)),
+                sum(text.count(c) for c in "+-*/^=<>"),
+                text.count("\\"),
+                text.count("$"),
+                sum(text.count(c) for c in "()[]{}"),
+                text.count(","),
+                text.count("?"),
+                text.count('"') + text.count("'"),
+                0.0 if text.isascii() else sum(ord(c) > 127 for c in text),
+            )
+        )
+    return np.log1p(np.array(rows, float).reshape(len(rows), len(COUNTED)))
+
+
+def bends(column: FloatArray) -> FloatArray:
+    """`[B]` where a piecewise linear function of a feature may bend: its quartiles and extreme tenths, told apart.
+
+    Args:
+        column: `[N]` the feature of the prompts that are learned from.
+    """
+    return np.unique(np.quantile(column, (0.1, 0.25, 0.5, 0.75, 0.9)))
+
+
+def hashed(prompts: Sequence[str]) -> Any:
+    """`[N, 8192]` sparse: words and pairs of words, then characters within words by two to four; each of length 1.
+
+    The hash (MurmurHash3) is the same everywhere: nothing is learned here, and nothing has to be kept.
+
+    Raises:
+        IbpoError: scikit-learn is not installed.
+    """
+    from scipy import sparse
+
+    return sparse.hstack([block.transform(prompts) for block in _hashers()], format="csr")
+
+
+@cache
+def _hashers() -> tuple[Any, Any]:
+    try:
+        from sklearn.feature_extraction.text import HashingVectorizer
+    except ModuleNotFoundError:
+        raise IbpoError("a router needs scikit-learn: pip install 'ibpo[router]'") from None
+    return (
+        HashingVectorizer(analyzer="word", token_pattern=r"\w+|[^\w\s]", ngram_range=(1, 2), n_features=NUM_HASHES),
+        HashingVectorizer(analyzer="char_wb", ngram_range=(2, 4), n_features=NUM_HASHES),
+    )
+
+
+def _content(content: Any) -> str:
+    """Text of a message: a string, or parts of which those with text count."""
+    if isinstance(content, list):
+        return "\n".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
+    return content if isinstance(content, str) else ""

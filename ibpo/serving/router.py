@@ -1,0 +1,260 @@
+r"""What would each response group gain on this prompt, and cost? Learned from logs. N prompts, G response groups."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ibpo.errors import IbpoError
+from ibpo.serving.features import COUNTED, NUM_HASHES, FloatArray, as_text, counts, hashed
+
+KIND = "ibpo.router"
+VERSION = 1
+ARRAYS = ("bends", "bend_of", "centre", "scale", "dense", "text", "intercept", "floor")
+
+Embed = Callable[[Sequence[str]], FloatArray]
+"""Prompts -> `[N, E]` embeddings."""
+
+
+class Scores(NamedTuple):
+    """Of N prompts, per response group in the order of `Router.groups`."""
+
+    gain: FloatArray
+    """`[N, G]` expected reward above that of the first response group, whose column is 0."""
+    cost: FloatArray
+    """`[N, G]` expected cost, above 0, in the log's unit."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Router:
+    r"""Two linear functions per response group of cheap features of a prompt.
+
+    With z the features that can be counted (`ibpo.serving.features.counts`, columns of numbers, an embedding), each
+    bent at a few of its quantiles and standardised, and h the hashed n-grams,
+
+        gain_g = z . dense_g + h . text_g + intercept_g,     cost_g = max(floor_g, the same with weights of its own).
+
+    Made by `ibpo.serving.router_fit.fit_router`, read by `load`.
+    """
+
+    groups: tuple[str, ...]
+    """The response groups, from the cheapest in the mean to the dearest."""
+    cost_name: str
+    """What the cost is, e.g. "tokens": the name of the column that it was read from."""
+    number_names: tuple[str, ...]
+    """Columns of numbers that are given beside each prompt, e.g. a level."""
+    uses_text: bool
+    """Whether prompts are looked at."""
+    embedding: Mapping[str, str]
+    """Of prompts by an endpoint: `base_url` and `model`; empty: none."""
+    arrays: Mapping[str, FloatArray]
+    """The weights: all of `ARRAYS`."""
+    source: Mapping[str, Any]
+    """Provenance: file, its SHA-256, columns, numbers of problems and responses, versions, seed."""
+    report: Mapping[str, Any]
+    """What the router was worth on problems that it had not seen: see `ibpo.serving.router_regret.held_out`."""
+    embed: Embed | None = None
+    """Asks the endpoint for embeddings; see `load`."""
+
+    def scores(self, prompts: Sequence[Any], numbers: Mapping[str, Sequence[float]] | None = None) -> Scores:
+        """Expected gain and cost of every response group.
+
+        Args:
+            prompts: N texts, or lists of chat messages.
+            numbers: Column -> N numbers, for a router with `number_names`.
+
+        Returns:
+            `gain` and `cost`, each `[N, G]`.
+
+        Raises:
+            IbpoError: Something that is no prompt, a column of numbers that is missing, an endpoint that fails.
+        """
+        texts = [as_text(prompt) for prompt in prompts]
+        weights = self.arrays
+        raw = raw_features(texts, self.number_names, numbers, self.uses_text, self._embedded(texts))
+        bent = bend(raw, weights["bends"], weights["bend_of"])
+        found = ((bent - weights["centre"]) / weights["scale"]) @ weights["dense"] + weights["intercept"]
+        if len(weights["text"]):
+            found = found + hashed(texts) @ weights["text"]
+        size = len(self.groups)
+        gain = np.hstack([np.zeros((len(texts), 1)), found[:, : size - 1]])
+        return Scores(gain, np.maximum(weights["floor"], found[:, size - 1 :]))
+
+    def _embedded(self, texts: Sequence[str]) -> FloatArray | None:
+        if not self.embedding:
+            return None
+        if self.embed is None:
+            raise IbpoError(
+                f"this router was fitted on embeddings by {self.embedding.get('model')!r}; give the endpoint to load()"
+            )
+        return self.embed(texts)
+
+    def to_json(self) -> str:
+        """One JSON object, numbers to the last bit, with a SHA-256 over everything in it."""
+        row = {
+            "kind": KIND,
+            "version": VERSION,
+            "groups": list(self.groups),
+            "cost_name": self.cost_name,
+            "number_names": list(self.number_names),
+            "uses_text": self.uses_text,
+            "embedding": dict(self.embedding),
+            "source": dict(self.source),
+            "report": dict(self.report),
+            "arrays": {name: _encode(self.arrays[name]) for name in ARRAYS},
+        }
+        return json.dumps({**row, "sha256": _digest(row)}, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, where: str = "router") -> Router:
+        """The inverse of `to_json`.
+
+        Args:
+            text: The JSON.
+            where: Names it in errors.
+
+        Raises:
+            IbpoError: Something else, of another version, damaged or changed by hand.
+        """
+        try:
+            row = json.loads(text)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise IbpoError(f"{where}: not JSON: {error}; make it again with ibpo route fit") from None
+        if not isinstance(row, dict) or row.get("kind") != KIND:
+            raise IbpoError(f"{where}: no router; make one with ibpo route fit")
+        if row.get("version") != VERSION:
+            raise IbpoError(f"{where}: of version {row.get('version')!r}, this ibpo reads {VERSION}; fit it again")
+        if row.pop("sha256", None) != _digest(row):
+            raise IbpoError(f"{where}: has been changed since it was written (SHA-256); fit it again")
+        try:
+            router = cls(
+                groups=tuple(row["groups"]),
+                cost_name=row["cost_name"],
+                number_names=tuple(row["number_names"]),
+                uses_text=row["uses_text"],
+                embedding=row["embedding"],
+                source=row["source"],
+                report=row["report"],
+                arrays={name: _decode(row["arrays"][name]) for name in ARRAYS},
+            )
+            router._check()
+        except (KeyError, TypeError, ValueError, AttributeError, binascii.Error) as error:
+            raise IbpoError(f"{where}: damaged: {error!r}; fit it again") from None
+        return router
+
+    def _check(self) -> None:
+        """Shapes that belong together, and finite numbers.
+
+        Raises:
+            ValueError: Says which array.
+        """
+        arrays, targets = self.arrays, 2 * len(self.groups) - 1
+        num_bent = len(arrays["centre"])
+        num_raw = num_bent - len(arrays["bends"])
+        wanted = {
+            "bends": arrays["bend_of"].shape,
+            "scale": (num_bent,),
+            "dense": (num_bent, targets),
+            "text": (len(arrays["text"]) and 2 * NUM_HASHES, targets),
+            "intercept": (targets,),
+            "floor": (len(self.groups),),
+        }
+        for name, shape in wanted.items():
+            if arrays[name].shape != shape:
+                raise ValueError(f"array {name} is {arrays[name].shape}, not {shape}")
+        for name, array in arrays.items():
+            if not np.isfinite(array).all():
+                raise ValueError(f"array {name} holds a number that is not finite")
+        place = arrays["bend_of"]
+        if not self.embedding and num_raw != len(COUNTED) * self.uses_text + len(self.number_names):
+            raise ValueError(f"{num_raw} features, not those of this version")
+        if ((place != np.floor(place)) | (place < 0) | (place >= num_raw)).any() or (arrays["scale"] <= 0).any():
+            raise ValueError("array bend_of or scale is out of range")
+
+
+def raw_features(
+    texts: Sequence[str],
+    number_names: Sequence[str],
+    numbers: Mapping[str, Sequence[float]] | None,
+    uses_text: bool,
+    embedded: FloatArray | None,
+) -> FloatArray:
+    """`[N, F]`: what is counted, then the columns of numbers, then the embedding.
+
+    Raises:
+        IbpoError: A column of numbers that is missing, too short or not finite.
+    """
+    size = len(texts)
+    blocks = [counts(texts)] if uses_text else []
+    for name in number_names:
+        if numbers is None or name not in numbers:
+            raise IbpoError(f"this router needs the number {name!r} of every prompt; give numbers={{{name!r}: [...]}}")
+        column = np.asarray(numbers[name], float)
+        if column.shape != (size,) or not np.isfinite(column).all():
+            raise IbpoError(f"number {name!r}: needs one finite number for each of {size} prompts")
+        blocks.append(column[:, None])
+    if embedded is not None:
+        blocks.append(embedded)
+    return np.hstack(blocks) if blocks else np.zeros((size, 0))
+
+
+def bend(raw: FloatArray, bends: FloatArray, bend_of: FloatArray) -> FloatArray:
+    """`[N, F + B]`: the features `[N, F]`, and how far each is above each of its bends."""
+    return np.hstack([raw, np.maximum(0.0, raw[:, bend_of.astype(int)] - bends)])
+
+
+def save(router: Router, path: str | Path) -> None:
+    """Write a router; the file is whole or absent.
+
+    Raises:
+        IbpoError: The file cannot be written.
+    """
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_text(router.to_json(), encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        raise IbpoError(f"{path}: cannot be written: {error.strerror}; name another file") from None
+
+
+def load(path: str | Path, embed: Embed | None = None) -> Router:
+    """Read a router. Nothing in the file is run: it holds JSON and numbers.
+
+    Args:
+        path: As `save` or `ibpo route fit` wrote it.
+        embed: For a router that was fitted on embeddings: e.g. `ibpo.serving.router_fit.embedder(endpoint)`.
+
+    Raises:
+        IbpoError: No such file, or no router.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise IbpoError(f"{path}: cannot be read: {error}; make it with ibpo route fit") from None
+    router = Router.from_json(text, str(path))
+    return router if embed is None else replace(router, embed=embed)
+
+
+def _encode(array: FloatArray) -> dict[str, Any]:
+    """Shape, and little-endian doubles in base64."""
+    data = np.ascontiguousarray(array, "<f8").tobytes()
+    return {"shape": list(array.shape), "float64": base64.b64encode(data).decode()}
+
+
+def _decode(row: Mapping[str, Any]) -> FloatArray:
+    data = base64.b64decode(row["float64"], validate=True)
+    return np.frombuffer(data, "<f8").reshape(row["shape"]).astype(np.float64)
+
+
+def _digest(row: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()

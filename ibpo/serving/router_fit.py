@@ -1,0 +1,192 @@
+"""Learn a router from a log: ridge regression of gains and costs on cheap features. P problems, G response groups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ibpo import __version__
+from ibpo.endpoint import Endpoint
+from ibpo.errors import IbpoError
+from ibpo.serving.features import FloatArray, bends, hashed
+from ibpo.serving.router import Embed, Router, Scores, bend, raw_features
+from ibpo.serving.router_log import RoutedLog
+
+FEWEST = 10
+"""Problems to learn from."""
+ALPHAS = tuple(10.0**k for k in range(-2, 7))
+TEXT_SCALES = (0.0, 1.0, 4.0, 16.0)
+"""By what the hashed n-grams are multiplied beside standardised counts: how cheap their weights are."""
+MOST_COMPARED = 2000
+"""Problems on which the penalties are compared; the cost of that is cubic."""
+SMALLEST_COST = 0.05
+"""An expected cost is at least this part of the response group's mean."""
+
+
+def embedder(endpoint: Endpoint, batch_size: int = 64) -> Embed:
+    """Embeddings of prompts by a server's `/v1/embeddings`.
+
+    Args:
+        endpoint: Its address and model.
+        batch_size: Prompts in one request.
+    """
+
+    def embed(prompts: Sequence[str]) -> FloatArray:
+        batches = [prompts[i : i + batch_size] for i in range(0, len(prompts), batch_size)]
+        found: dict[int, list[list[float]]] = {}
+        for place, rows in endpoint.map(endpoint.embed, batches):
+            if isinstance(rows, IbpoError):
+                raise rows
+            found[place] = rows
+        return np.array([row for place in sorted(found) for row in found[place]], float)
+
+    return embed
+
+
+def fit_router(
+    table: RoutedLog,
+    *,
+    embedded: FloatArray | None = None,
+    embedding: Mapping[str, str] | None = None,
+    source: Mapping[str, Any] | None = None,
+    report: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> Router:
+    r"""Learn expected gains and costs.
+
+    Targets are, per problem, the mean reward of each response group less that of the cheapest, and the mean costs as
+    parts of the response group's mean. For each target a ridge regression on the bent and standardised counts and on
+    the hashed n-grams (`Router`) whose penalty (1e-2 to 1e6) and weight of the n-grams (0, 1, 4, 16) are those of the
+    least leave-one-problem-out error. A large penalty means: nothing was found, and the mean is predicted.
+
+    Args:
+        table: The log.
+        embedded: `[P, E]` embeddings of its prompts.
+        embedding: Where they come from: `base_url` and `model`.
+        source: Provenance to keep.
+        report: Held-out figures to keep.
+        seed: Of the problems that penalties are compared on, where there are more than 2,000.
+
+    Raises:
+        IbpoError: Fewer than 10 problems, or scikit-learn is missing.
+    """
+    try:
+        import sklearn
+        from sklearn.linear_model import Ridge
+    except ModuleNotFoundError:
+        raise IbpoError("fitting a router needs scikit-learn: pip install 'ibpo[router]'") from None
+    if len(table.problems) < FEWEST:
+        raise IbpoError(f"{len(table.problems)} problems; a router needs at least {FEWEST} to learn from")
+    uses_text = "prompt" in table.columns
+    raw = raw_features(table.prompts, list(table.numbers), table.numbers, uses_text, embedded)
+    num_bent = raw.shape[1] - (0 if embedded is None else embedded.shape[1])
+    places = [(column, at) for column in range(num_bent) for at in bends(raw[:, column]).tolist()]
+    bend_of, bend_at = np.array([c for c, _ in places], float), np.array([at for _, at in places], float)
+    bent = bend(raw, bend_at, bend_of)
+    centre, scale = bent.mean(axis=0), bent.std(axis=0)
+    scale[scale <= 1e-12] = 1.0
+    standard = (bent - centre) / scale
+    mean_cost = table.cost.mean(axis=0)
+    unit = np.where(mean_cost > 0, mean_cost, 1.0)
+    target = np.hstack([table.reward[:, 1:] - table.reward[:, :1], table.cost / unit])
+    text: Any = hashed(table.prompts) if uses_text else None
+    scales, alphas = _least_error(standard, text, target, seed)
+    dense = np.zeros((standard.shape[1], target.shape[1]))
+    sparse = np.zeros((text.shape[1] if text is not None and scales.any() else 0, target.shape[1]))
+    intercept = np.zeros(target.shape[1])
+    for by in np.unique(scales).tolist():
+        which = np.flatnonzero(scales == by)
+        ridge = Ridge(alpha=alphas[which], tol=1e-8).fit(_joined(standard, text, by), target[:, which])
+        weight = np.atleast_2d(ridge.coef_).T
+        dense[:, which], intercept[which] = weight[: len(dense)], ridge.intercept_
+        if by:
+            sparse[:, which] = by * weight[len(dense) :]
+    size = len(table.groups)
+    for array in (dense, sparse):
+        array[:, size - 1 :] *= unit
+    intercept[size - 1 :] *= unit
+    return Router(
+        groups=table.groups,
+        cost_name=table.columns["cost"],
+        number_names=tuple(table.numbers),
+        uses_text=uses_text,
+        embedding=dict(embedding or {}),
+        arrays={
+            "bends": bend_at,
+            "bend_of": bend_of,
+            "centre": centre,
+            "scale": scale,
+            "dense": dense,
+            "text": sparse,
+            "intercept": intercept,
+            "floor": SMALLEST_COST * unit,
+        },
+        source={
+            **(source or {}),
+            "num_problems": len(table.problems),
+            "num_responses": int(table.count.sum()),
+            "penalties": alphas.tolist(),
+            "text_scales": scales.tolist(),
+            "seed": seed,
+            "ibpo": __version__,
+            "scikit_learn": sklearn.__version__,
+            "numpy": np.__version__,
+        },
+        report=dict(report or {}),
+    )
+
+
+def scores_of(router: Router, table: RoutedLog, embedded: FloatArray | None = None) -> Scores:
+    """The router's scores of a log's problems, with embeddings that are known already."""
+    if embedded is not None:
+        router = replace(router, embed=lambda _: embedded)
+    return router.scores(table.prompts, table.numbers)
+
+
+def _joined(standard: FloatArray, text: Any, by: float) -> Any:
+    """Both blocks side by side; without n-grams dense."""
+    from scipy import sparse
+
+    if text is None or not by:
+        return standard
+    return sparse.hstack([sparse.csr_matrix(standard), by * text], format="csr")
+
+
+def _least_error(standard: FloatArray, text: Any, target: FloatArray, seed: int) -> tuple[FloatArray, FloatArray]:
+    """Per target the weight of the n-grams and the penalty of the least leave-one-out error."""
+    size = len(target)
+    few = np.sort(np.random.default_rng(seed).choice(size, min(size, MOST_COMPARED), replace=False))
+    best = np.full(target.shape[1], np.inf)
+    scales, alphas = np.zeros(target.shape[1]), np.zeros(target.shape[1])
+    target_few, dense_gram = target[few], standard[few] @ standard[few].T
+    text_gram = None if text is None else (text[few] @ text[few].T).toarray()
+    for by in TEXT_SCALES if text is not None else (0.0,):
+        gram = dense_gram if text_gram is None or not by else dense_gram + by * by * text_gram
+        for alpha, error in _leave_one_out(gram, target_few):
+            better = error < best * (1 - 1e-9)
+            best[better], scales[better], alphas[better] = error[better], by, alpha
+    return scales, alphas * size / len(few)
+
+
+def _leave_one_out(gram: FloatArray, target: FloatArray) -> list[tuple[float, FloatArray]]:
+    r"""Per penalty the mean squared leave-one-out error of each target.
+
+    Kernel ridge regression with an intercept: with the centred Gram matrix K = Q diag(d) Q' and S the smoother
+    Q diag(d / (d + alpha)) Q' + 1/n, the residual of a problem left out is (y_i - (S y)_i) / (1 - S_ii).
+    """
+    size = len(gram)
+    centred = gram - gram.mean(axis=0) - gram.mean(axis=1)[:, None] + gram.mean()
+    values, vectors = np.linalg.eigh(centred)
+    values = np.maximum(values, 0.0)
+    turned, middle = vectors.T @ target, target.mean(axis=0)
+    found = []
+    for alpha in ALPHAS:
+        shrunk = values / (values + alpha)
+        fitted = vectors @ (shrunk[:, None] * turned) + middle
+        own = (vectors**2) @ shrunk + 1 / size
+        residual = (target - fitted) / np.maximum(1e-9, 1 - own)[:, None]
+        found.append((alpha, (residual**2).mean(axis=0)))
+    return found

@@ -1,0 +1,187 @@
+"""What is a router worth on problems that it has not seen? P problems, G response groups."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ibpo.allocation import allocate, frontier, holdout_value
+from ibpo.allocation.holdout import random_mix
+from ibpo.errors import IbpoError
+from ibpo.serving.features import FloatArray
+from ibpo.serving.plan import Budget
+from ibpo.serving.router import Scores
+from ibpo.serving.router_fit import FEWEST, fit_router, scores_of
+from ibpo.serving.router_log import RoutedLog
+
+IntArray = NDArray[np.int64]
+MIN_ROOM = 0.005
+"""With less room than this between random mix and oracle, a part of it is noise and is not reported."""
+
+
+def default_budgets(table: RoutedLog) -> list[Budget]:
+    """A quarter, half and three quarters of the way from the cheapest to the dearest response group."""
+    cheapest, dearest = float(table.cost.mean(axis=0).min()), float(table.cost.mean(axis=0).max())
+    name = table.columns["cost"]
+    return [Budget(name=name, mean=cheapest + part * (dearest - cheapest)) for part in (0.25, 0.5, 0.75)]
+
+
+def unseen_scores(
+    table: RoutedLog,
+    *,
+    folds: int = 5,
+    embedded: FloatArray | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Scores:
+    """Every problem scored by a router that was fitted, penalties included, on the other folds' problems only.
+
+    Args:
+        table: The log.
+        folds: Parts of the problems, at random.
+        embedded: `[P, E]` embeddings of the prompts.
+        seed: Of the parts.
+        progress: Called with (folds done, folds in all).
+
+    Raises:
+        IbpoError: Too few problems for so many folds.
+    """
+    size = len(table.problems)
+    if folds < 2 or size - math.ceil(size / max(2, folds)) < FEWEST:
+        raise IbpoError(
+            f"{size} problems in {folds} folds: a router needs at least 2 folds and {FEWEST} problems to learn from"
+        )
+    part = np.random.default_rng(seed).permutation(size) % folds
+    gain, cost = np.zeros(table.reward.shape), np.zeros(table.reward.shape)
+    for fold in range(folds):
+        learn, judge = np.flatnonzero(part != fold), np.flatnonzero(part == fold)
+        some = None if embedded is None else embedded[learn]
+        other = None if embedded is None else embedded[judge]
+        router = fit_router(
+            table.take(learn.tolist()), embedded=some, embedding={"model": ""} if some is not None else None, seed=seed
+        )
+        gain[judge], cost[judge] = scores_of(router, table.take(judge.tolist()), other)
+        if progress:
+            progress(fold + 1, folds)
+    return Scores(gain, cost)
+
+
+def held_out(
+    table: RoutedLog,
+    budgets: Sequence[Budget],
+    scores: Scores,
+    *,
+    draws: int = 1000,
+    num_splits: int = 100,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    r"""Regret of choosing by these scores, against the oracle and the random mix at the same cost.
+
+    Each budget is allocated on the scores. With v the mean recorded reward of the choices and c their mean recorded
+    cost (which the budget bounds only as well as costs are predicted),
+
+    - `mix`: the best random mixture of constant policies at cost c (it ignores the problem);
+    - `oracle`: the best choice at cost c by the recorded means, one problem mixed: it knows the very responses that it
+      is valued on, and where they are few and noisy nobody could be as good;
+    - `oracle_unseen`: the same by one half of each problem's responses, valued on the other (None: too few responses);
+    - `regret` = oracle - v, `regret_of_mix` = oracle - mix, `gain_over_mix` = v - mix, and
+      `captured` = gain_over_mix / regret_of_mix: 0 a blind draw, 1 the oracle.
+
+    Intervals are the 2.5 and 97.5 percentiles of a bootstrap over problems, choices held as they are: they do not hold
+    how the router would vary with other problems to learn from.
+
+    Args:
+        table: The log.
+        budgets: On the log's cost, or on the share of a response group, each for itself.
+        scores: Of problems that were unseen: `unseen_scores`.
+        draws: Of the bootstrap.
+        num_splits: Halvings for `oracle_unseen`.
+        seed: Of the bootstrap and the halvings.
+
+    Returns:
+        A row per budget: the figures above and their intervals `*_interval`.
+
+    Raises:
+        IbpoError: A budget on something that the log has not.
+    """
+    rows: list[dict[str, Any]] = []
+    problem = np.repeat(np.arange(len(table.problems)), len(table.groups))
+    for budget in budgets:
+        paid, expected = costs_of(table, budget, table.cost), costs_of(table, budget, scores.cost)
+        mean = max(budget.mean, float(expected.min(axis=1).mean()) * (1 + 1e-9))
+        pick = choose(scores.gain, expected, mean)
+        every = np.arange(len(pick))
+        value, spent = table.reward[every, pick], paid[every, pick]
+
+        def figures(
+            rows: IntArray, value: FloatArray = value, spent: FloatArray = spent, paid: FloatArray = paid
+        ) -> tuple[float, ...]:
+            reward, cost, at = table.reward[rows], paid[rows], float(spent[rows].mean())
+            weight, _ = random_mix(cost.mean(axis=0), reward.mean(axis=0), at=at)
+            oracle = frontier(reward.ravel(), problem, cost.ravel()).at(at * (1 + 1e-12)).value
+            mix, got = float(weight @ reward.mean(axis=0)), float(value[rows].mean())
+            room = oracle - mix
+            captured = (got - mix) / room if room >= MIN_ROOM else math.nan
+            return got, at, mix, oracle, oracle - got, room, got - mix, captured
+
+        names = ("value", "spent", "mix", "oracle", "regret", "regret_of_mix", "gain_over_mix", "captured")
+        row: dict[str, Any] = {
+            "budget": f"{budget.name}={budget.mean:.6g}",
+            **dict(zip(names, figures(every), strict=True)),
+        }
+        rng = np.random.default_rng(seed)
+        drawn = np.array([figures(rng.integers(len(pick), size=len(pick))) for _ in range(draws)])
+        for name, column in zip(names, drawn.T, strict=True):
+            good = column[~np.isnan(column)]
+            # A part of hardly any room in one draw of ten has no interval.
+            row[f"{name}_interval"] = np.quantile(good, (0.025, 0.975)).tolist() if len(good) > 0.9 * draws else None
+        row["oracle_unseen"] = _oracle_unseen(table, budget, row["spent"], num_splits, seed)
+        row["share"] = {g: float((pick == k).mean()) for k, g in enumerate(table.groups)}
+        rows.append({name: None if isinstance(x, float) and math.isnan(x) else x for name, x in row.items()})
+    return rows
+
+
+def choose(gain: FloatArray, cost: FloatArray, mean: float) -> IntArray:
+    """The response group `[P]` of each problem with the largest total gain at this mean cost; both `[P, G]`."""
+    size, width = gain.shape
+    problem = np.repeat(np.arange(size), width)
+    # A certificate within 1e-6 of the gain: the last problem of thousands need not be proved.
+    found = allocate(gain.ravel(), problem, cost.ravel(), repr(float(mean)), relative_gap=1e-6, time_limit_s=5.0)
+    return found.weight.reshape(size, width).argmax(axis=1)
+
+
+def costs_of(table: RoutedLog, budget: Budget, cost: FloatArray) -> FloatArray:
+    """`[P, G]` what each response group costs in this budget.
+
+    Raises:
+        IbpoError: Neither the log's cost nor one of its response groups.
+    """
+    if budget.response_group is None:
+        if budget.name not in ("tokens", "cost", table.columns["cost"]):
+            raise IbpoError(f"budget {budget.name!r}: the log's cost is {table.columns['cost']!r}")
+        return cost
+    if budget.response_group not in table.groups:
+        raise IbpoError(
+            f"budget {budget.name!r}: no response group {budget.response_group!r}; there are {', '.join(table.groups)}"
+        )
+    return np.tile([float(group == budget.response_group) for group in table.groups], (len(cost), 1))
+
+
+def _oracle_unseen(table: RoutedLog, budget: Budget, spent: float, num_splits: int, seed: int) -> float | None:
+    if (table.count < 2).any():
+        return None
+    log = table.log
+    paid = log.cost
+    if budget.response_group is not None:
+        paid = np.array([float(group == budget.response_group) for group in log.response_group])
+    try:
+        row = holdout_value(
+            log.reward, log.problem, log.response_group, paid, [repr(spent)], num_splits=num_splits, seed=seed
+        )[0]
+    except IbpoError:
+        return None
+    return row.reward
