@@ -30,8 +30,10 @@ class Tally:
         "num_requests",
         "owed",
         "peak",
+        "returned",
         "spent",
         "unmet",
+        "waiting",
     )
 
     def __init__(self) -> None:
@@ -50,8 +52,17 @@ class Tally:
         """Credit lost because more than `carry` was unspent."""
         self.unmet = 0.0
         """Promised credit that the total had no room for."""
+        self.waiting = 0.0
+        """What responses gave back that ended before others that had begun earlier: their kind is the short one."""
         self.peak = 0.0
         """Largest overdraft so far: spent and reserved beyond mean n."""
+        self.returned = 0.0
+        """Part of the bank that ended responses gave back and that is let out slowly; at least 0."""
+
+    @property
+    def kept(self) -> float:
+        """Part of the bank that is not to be spent yet: see `returned` and `waiting`; at least 0."""
+        return self.returned + max(0.0, self.waiting)
 
     @property
     def free(self) -> float:
@@ -71,9 +82,13 @@ class Tally:
         self.estimated -= estimate
         self.spent += actual
 
+    def give_back(self, amount: float, most: float) -> None:
+        """A response has ended that many units of cost cheaper than it was counted; negative: dearer."""
+        self.returned = min(most, max(0.0, self.returned + amount))
+
     def close(self, overdraft: float, carry: float) -> None:
         """Lose the credit beyond `carry` that no reserve needs, and remember the largest overdraft."""
-        excess = self.bank - self.held - carry
+        excess = self.bank - self.held - self.kept - carry
         if excess > 0:
             excess = max(0.0, min(excess, self.free + overdraft))
             self.bank -= excess

@@ -15,6 +15,8 @@ from ibpo.serving.plan import Plan
 from ibpo.serving.window import Window
 
 GOLDEN = 0.6180339887498949
+VERSION = 2
+"""Of `Controller.state_dict`."""
 
 
 class Controller:
@@ -97,7 +99,7 @@ class Controller:
         utility = [option.gain * factor for option in options]
         accounts = self._ledger.accounts(tenant, slice_name)
         targets = [
-            budget.mean + _drift(tally.bank - tally.held, budget.overdraft, budget.carry, self._variance(k))
+            budget.mean + _drift(tally.bank - tally.held - tally.kept, budget.overdraft, budget.carry, self._variance(k))
             for k, (budget, tally) in enumerate(zip(self.plan.budgets, accounts[0].tallies, strict=True))
         ]
         low, high = self._price_bounds(accounts[1:])
@@ -120,6 +122,7 @@ class Controller:
             within=within,
         )
         self.book.put(reservation)
+        self._correction.follow(reservation)
         self.num_decisions += 1
         self.num_over += not within
         self.prices = prices
@@ -128,7 +131,9 @@ class Controller:
             self._window.reprice(targets, self._unbound)
         for account in accounts[1:]:
             if account.bounds.binding:
-                window = self._windows.setdefault(account.name, Window(len(targets), size=256))
+                window = self._windows.get(account.name)
+                if window is None:
+                    window = self._windows[account.name] = Window(len(targets), size=256)
                 if window.add(utility, cost):
                     window.reprice(targets, list(self._unbound))
         return reservation
@@ -153,7 +158,7 @@ class Controller:
             costs = read_actual(reservation, self.plan.budgets, actual, reservation.estimate)
             self.book.pop(request_id)
             self._ledger.settle(reservation, costs)
-        self._correction.learn(reservation, costs)
+            self._ended(reservation, costs, cancelled=False)
         return True
 
     def cancel(self, request_id: str, actual: Mapping[str, float] | None = None) -> bool:
@@ -173,6 +178,7 @@ class Controller:
             costs = read_actual(reservation, self.plan.budgets, actual, (0.0,) * len(reservation.estimate))
             self.book.pop(request_id)
             self._ledger.cancel(reservation, costs)
+            self._ended(reservation, costs, cancelled=True)
         return True
 
     def expire(self, before: float) -> list[str]:
@@ -183,7 +189,13 @@ class Controller:
                 reservation = self.book.pop(name)
                 if reservation is not None:
                     self._ledger.settle(reservation, reservation.reserve)
+                    self._ended(reservation, reservation.reserve, cancelled=False)
         return names
+
+    def _ended(self, reservation: Reservation, actual: Sequence[float], *, cancelled: bool) -> None:
+        """What ended responses gave back is let out in the order in which they began: see `Correction`."""
+        for one, costs, failed in self._correction.end(reservation, actual, cancelled=cancelled):
+            self._ledger.release(one, costs, cancelled=failed)
 
     def left(self, budget: str) -> float:
         """What is in the bank of a budget, in units of its cost; negative: overdrawn."""
@@ -194,7 +206,7 @@ class Controller:
     def state_dict(self) -> dict[str, Any]:
         """Everything but the plan and a shared book: `json.dumps` keeps every bit."""
         return {
-            "version": 1,
+            "version": VERSION,
             "budgets": [budget.name for budget in self.plan.budgets],
             "book": self.book.state() if isinstance(self.book, MemoryBook) else None,
             "prices": self.prices,
@@ -220,7 +232,7 @@ class Controller:
         """
         num_budgets = len(plan.budgets)
         try:
-            if state["version"] != 1 or state["budgets"] != [budget.name for budget in plan.budgets]:
+            if state["version"] != VERSION or state["budgets"] != [budget.name for budget in plan.budgets]:
                 raise IbpoError(
                     f"state: of version {state['version']!r} with budgets {state['budgets']!r}, not "
                     f"{[budget.name for budget in plan.budgets]!r}; start anew without it"
@@ -277,15 +289,15 @@ class Controller:
                         price = 0.0
                     high[k] = high[k] if price is None else min(high[k], price)
                 if most < math.inf:
-                    target = most + _drift(tally.bank, bounds.overdraft[k], bounds.carry[k], variance)
+                    target = most + _drift(tally.bank - tally.kept, bounds.overdraft[k], bounds.carry[k], variance)
                     price = window.price(k, target) if window else None
                     low[k] = max(low[k], price or 0.0)
         return low, high
 
     def _variance(self, k: int) -> float:
-        """Of the cost of a request: between requests, and around what was expected."""
+        """Of the expected cost of a request, between requests: what it really costs goes through `Tally.returned`."""
         spread, mean = self._window.variance[k], self.plan.budgets[k].mean
-        return (mean * mean if math.isnan(spread) else spread) + self._correction.noise[k]
+        return mean * mean if math.isnan(spread) else spread
 
 
 def _drift(position: float, overdraft: float, carry: float, variance: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,49 +10,115 @@ from ibpo.serving.book import Reservation
 
 MEMORY = 512
 FEWEST = 32
+MOST_FOLLOWED = 16_384
+LOST_AFTER = 50_000
+
+Ended = tuple[Reservation, tuple[float, ...], bool]
+"""What has ended, what it cost, and whether it failed."""
 
 
 class Correction:
     r"""Per response group and budget the ratio of actual to estimated cost, over about the last 512 responses.
 
-    ratio = sum_i (1 - 1/512)^(n-i) actual_i / sum_i (1 - 1/512)^(n-i) estimate_i, kept in [1/8, 8]; 1 before 32
-    responses have ended. `noise` is the mean square of actual cost less what was expected, over all response groups.
+    With weights w_i = (1 - 1/512)^(n - i),
+
+        r = sum_i w_i actual_i / sum_i w_i estimate_i,     s^2 = sum_i w_i (actual_i - r estimate_i)^2 / (sum_i w_i estimate_i)^2,
+
+    the estimates are multiplied by 1 + (r - 1) (1 - 4 s^2 / (r - 1)^2)^+, kept in [1/8, 8]: a ratio that is within
+    twice its standard error of 1 is noise, and would make the spend follow it. 1 before 32 responses have ended.
+
+    Responses are learned from in the order in which they *began*, each only when all before it have ended: those that
+    end first are the short ones, and a ratio of them alone would be too small. Up to 16,384 of a response group are
+    followed at a time, others are not learned from; one that has not ended after 50,000 later ones is given up.
     """
 
     def __init__(self, num_budgets: int) -> None:
-        self.noise = [0.0] * num_budgets
-        self._sums: dict[str, list[list[float]]] = {}  # response group -> per budget: actual, estimate, count
+        self._num_budgets = num_budgets
+        self._sums: dict[str, list[list[float]]] = {}  # per budget: actual, estimate, their squares and product, count
+        self._begun: dict[str, deque[tuple[str, int]]] = {}  # request id, number in its response group
+        self._number: dict[str, int] = {}
+        self._open: set[str] = set()  # ids in _begun that have not ended
+        self._ended: dict[str, Ended] = {}
+        self._ratios: dict[str, list[float]] = {}
 
     def ratio(self, response_group: str, budget: int) -> float:
         """By what to multiply an estimate."""
-        sums = self._sums.get(response_group)
-        if sums is None:
-            return 1.0
-        actual, estimate, count = sums[budget]
-        if count < FEWEST or estimate <= 0:
-            return 1.0
-        return min(8.0, max(0.125, actual / estimate))
+        found = self._ratios.get(response_group)
+        return found[budget] if found else 1.0
 
-    def learn(self, reservation: Reservation, actual: Sequence[float]) -> None:
-        """A response has ended."""
-        sums = self._sums.setdefault(reservation.response_group, [[0.0, 0.0, 0.0] for _ in actual])
-        for k, cost in enumerate(actual):
-            sums[k][0] += cost - sums[k][0] / MEMORY
-            sums[k][1] += reservation.raw[k] - sums[k][1] / MEMORY
-            sums[k][2] += 1
-            self.noise[k] += ((cost - reservation.estimate[k]) ** 2 - self.noise[k]) / MEMORY
+    def follow(self, reservation: Reservation) -> None:
+        """A response begins."""
+        group, name = reservation.response_group, reservation.request_id
+        begun = self._begun.get(group)
+        if begun is None:
+            begun = self._begun[group] = deque()
+        self._number[group] = number = self._number.get(group, 0) + 1
+        if len(begun) < MOST_FOLLOWED and name not in self._ended:
+            begun.append((name, number))
+            self._open.add(name)
+
+    def end(self, reservation: Reservation, actual: Sequence[float], *, cancelled: bool) -> list[Ended]:
+        """A response has ended, or failed; returns those that ended and all that began before them have ended too.
+
+        One that failed, and one that is not followed, waits for none.
+        """
+        group, ended = reservation.response_group, (reservation, tuple(actual), cancelled)
+        at_once = [ended] if cancelled or reservation.request_id not in self._open else []
+        if reservation.request_id in self._open:
+            self._open.discard(reservation.request_id)
+            self._ended[reservation.request_id] = ended
+        done: list[Ended] = []
+        begun = self._begun.setdefault(group, deque())
+        while begun and (begun[0][0] in self._ended or self._number[group] - begun[0][1] > LOST_AFTER):
+            name = begun.popleft()[0]
+            self._open.discard(name)
+            if name in self._ended and not self._ended[name][2]:
+                done.append(self._ended[name])
+            self._ended.pop(name, None)
+        if done:
+            self._learn(group, done)
+        return at_once + done
+
+    def _learn(self, group: str, done: list[Ended]) -> None:
+        sums = self._sums.get(group)
+        if sums is None:
+            sums = self._sums[group] = [[0.0] * 6 for _ in range(self._num_budgets)]
+        for reservation, actual, _ in done:
+            for row, cost, raw in zip(sums, actual, reservation.raw, strict=True):
+                for i, value in enumerate((cost, raw, cost * cost, raw * raw, cost * raw)):
+                    row[i] += value - row[i] / MEMORY
+                row[5] += 1
+        self._ratios[group] = [_ratio(*row) for row in sums]
 
     def state(self) -> dict[str, Any]:
         """Everything, for JSON."""
         return {
-            "noise": list(self.noise),
             "sums": {name: [list(row) for row in rows] for name, rows in self._sums.items()},
+            "begun": {name: [list(row) for row in rows] for name, rows in self._begun.items()},
+            "number": dict(self._number),
+            "open": sorted(self._open),
+            "ended": [[row[0].state(), list(row[1]), row[2]] for row in self._ended.values()],
         }
 
     @classmethod
     def from_state(cls, num_budgets: int, state: dict[str, Any]) -> Correction:
         """The inverse of `state`."""
         correction = cls(num_budgets)
-        correction.noise = list(state["noise"])
         correction._sums = {name: [list(row) for row in rows] for name, rows in state["sums"].items()}
+        correction._begun = {name: deque((i, n) for i, n in rows) for name, rows in state["begun"].items()}
+        correction._number, correction._open = dict(state["number"]), set(state["open"])
+        for values, actual, cancelled in state["ended"]:
+            reservation = Reservation.from_state(values)
+            correction._ended[reservation.request_id] = reservation, tuple(actual), cancelled
+        correction._ratios = {name: [_ratio(*row) for row in rows] for name, rows in correction._sums.items()}
         return correction
+
+
+def _ratio(actual: float, estimate: float, actual_2: float, estimate_2: float, product: float, count: float) -> float:
+    if count < FEWEST or estimate <= 0:
+        return 1.0
+    ratio = actual / estimate
+    noise = max(0.0, actual_2 - 2 * ratio * product + ratio * ratio * estimate_2) / estimate**2
+    off = ratio - 1
+    shrunk = 1.0 if off == 0 else 1 + off * max(0.0, 1 - 4 * noise / off**2)
+    return min(8.0, max(0.125, shrunk))

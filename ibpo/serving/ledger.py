@@ -11,6 +11,13 @@ from ibpo.serving.book import TOTAL, Book, Reservation, Tally
 from ibpo.serving.plan import Plan, Terms
 
 
+KEPT = 1.0 - 1.0 / 4000
+"""What is left of `Tally.returned` after a request: it is let out over some 4,000. Faster, and a surprise is made good
+within the windows that did not have it; slower, and it is not made good."""
+MOST_RETURNED = 4.0
+"""Most that `Tally.returned` holds, in parts of `carry`."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bounds:
     """What holds for one account, per budget `[K]`, in units of the budget's cost."""
@@ -27,6 +34,11 @@ class Bounds:
     """Whether anything is promised."""
     binding: bool
     """Whether anything is promised or forbidden."""
+
+
+def back_of(reservation: Reservation, k: int, actual: float, bounds: Bounds, cancelled: bool) -> float:
+    """What an ended response gave back to an account: its estimate, less its cost, and where it failed its credit."""
+    return reservation.estimate[k] - actual - (bounds.at_most[k] if cancelled else 0.0)
 
 
 class Account(NamedTuple):
@@ -54,7 +66,9 @@ class Ledger:
 
     So it is 0 as long as no response costs more than its reserve, none is cancelled, and every request has a response
     group that all bounds have room for (one that costs no more than b in any budget always finds it). Then, where
-    reserves are the estimates, any run of m requests costs at most b m + overdraft + carry + all promises' depths.
+    reserves are the estimates, any run of m requests costs at most b m + overdraft + carry + all promises' depths, and
+    R more, R being what the bank keeps because earlier responses failed, or were cheaper than estimated, at most
+    4 carry (`Tally.returned`).
 
     *Proof.* By induction; F = 0 at the start.
 
@@ -65,10 +79,10 @@ class Ledger:
     - Then the promises accrue: credit moves from F to H, by (F + overdraft)^+ at most.
     - A settlement adds reserve - actual to B - C and at most the positive part of it to H: F falls by
       (actual - reserve)^+ at most. A cancellation takes b from B besides.
-    - Forfeiting takes from B what B - H has above `carry`, but (F + overdraft)^+ at most.
+    - Forfeiting takes from B what B - H has above `carry` + R, but (F + overdraft)^+ at most.
 
     Last, spent + reserved - b n = C - B - forfeited <= -F - H <= overdraft + slip, as H >= 0. For a run with C = 0:
-    B <= carry + H where it starts, and -B <= overdraft where it ends. A ceiling of a tenant or a slice is an account of
+    B <= carry + R + H where it starts, and -B <= overdraft where it ends. A ceiling of a tenant or a slice is an account of
     the same kind with H = 0.
     """
 
@@ -108,6 +122,7 @@ class Ledger:
                 tally.num_requests += 1
                 if mean < math.inf:
                     tally.bank += mean
+                    tally.returned *= KEPT
 
     def shortage(self, accounts: Sequence[Account], reserve: Sequence[float]) -> float:
         """By how much the reserve `[K]` of a response exceeds the room, in parts of the mean; 0: it may be admitted."""
@@ -172,14 +187,25 @@ class Ledger:
             for _, bounds, tallies in accounts:
                 tally = tallies[k]
                 tally.discharge(reservation.estimate[k], reservation.reserve[k], cost)
-                if cancelled and bounds.at_most[k] < math.inf:
-                    tally.bank -= bounds.at_most[k]
+                if bounds.at_most[k] < math.inf:
+                    if cancelled:
+                        tally.bank -= bounds.at_most[k]
+                    tally.waiting += back_of(reservation, k, cost, bounds, cancelled)
                 if bounds.promising:
                     credit = bounds.at_least[k] if cancelled else 0.0
                     grown = tally.owe(reservation.reserve[k] - cost - credit, bounds.depth[k], room)
                     total[k].held += grown
                     room -= max(0.0, grown)
             self._close(accounts, k)
+
+    def release(self, reservation: Reservation, actual: Sequence[float], *, cancelled: bool) -> None:
+        """A response has ended, and so have all that began before it: what it gave back may be let out."""
+        for _, bounds, tallies in self.accounts(reservation.tenant, reservation.slice_name):
+            for k, cost in enumerate(actual):
+                if bounds.at_most[k] < math.inf:
+                    back = back_of(reservation, k, cost, bounds, cancelled)
+                    tallies[k].waiting -= back
+                    tallies[k].give_back(back, MOST_RETURNED * bounds.carry[k])
 
     @staticmethod
     def _close(accounts: Sequence[Account], k: int) -> None:
