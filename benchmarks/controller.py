@@ -5,8 +5,10 @@
 
 Prints a Markdown table row after row. Each run has two tenants, "loud" with 80 % of the requests and "quiet", and
 `fair_share = 0.5`. Responses take 200 tokens a second, 20 requests come in a second: some 600 are under way. Seed 0.
-"Windows" are all runs of 1,000 requests in a row after the first 1,000. The clairvoyant optimum spends the same in
-total, knows every request beforehand, and owes nothing to any tenant.
+"Windows" are all runs of 1,000 answered requests in a row after the first 1,000; "reachable" is the share of them
+within 1 % that nobody could exceed who does not know how long the responses under way will be, and which will fail
+(`ibpo.serving.foresight`). The clairvoyant optimum spends the same in total, knows every request beforehand, and owes
+nothing to any tenant.
 """
 
 from __future__ import annotations
@@ -111,16 +113,16 @@ def main() -> None:
     parser.add_argument("--traces", type=Path, help="folder with *.jsonl.gz")
     parser.add_argument("--gains", type=Path, help="log of scored responses of two models")
     parser.add_argument("--only", default="", help="runs whose name holds this")
+    parser.add_argument("--skip", default="no run", help="but not those whose name holds this")
     arguments = parser.parse_args()
     size = int(arguments.requests)
-    print(f"{size:,} requests each.\n")
     print(
-        "| traffic | budget, overdraft | spent | above, below in the worst window | windows within 1 % | "
+        "| traffic | requests | budget, overdraft | spent | above, below in the worst window | windows within 1 %: found, reachable | "
         "overdraft: largest, bound | value kept, of the best per window | quiet tenant: least, promised | CPU µs |"
     )
-    print("|---|---|---|---|---|---|---|---|---|", flush=True)
+    print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
     for name, requests, budget in runs(size, arguments.traces, arguments.gains):
-        if arguments.only not in name:
+        if arguments.only not in name or arguments.skip in name:
             continue
         plan = Plan(budgets=(budget,), fair_share=0.5)
         began = time.process_time()
@@ -131,8 +133,8 @@ def main() -> None:
         quiet = next(row for row in figures["tenants"] if row["tenant"] == "quiet")[budget.name]
         kind = f"share {budget.mean:.0%}" if budget.response_group else f"tokens {budget.mean:.0f}"
         print(
-            f"| {name} | {kind}, {budget.overdraft:.6g} | {row['spent']:.5g} | {row['largest_above']:+.2%}, "
-            f"{-row['largest_below']:+.2%} | {row['windows_within_1_percent']:.1%} | {row['overdraft']:.5g}, "
+            f"| {name} | {size:.0e} | {kind}, {budget.overdraft:.6g} | {row['spent']:.5g} | {row['largest_above']:+.2%}, "
+            f"{-row['largest_below']:+.2%} | {row['windows_within_1_percent']:.1%}, {row['windows_reachable']:.1%} | {row['overdraft']:.5g}, "
             f"{row['largest_bound']:.5g}{' BROKEN' if row['bound_broken'] else ''} | {figures['value_kept']:.1%}, "
             f"{figures['value_kept_by_window']:.1%} | {quiet['least_in_a_window']:.4g}, {quiet['promised']:.4g} | "
             f"{micros:.0f} |",

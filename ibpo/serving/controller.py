@@ -63,6 +63,7 @@ class Controller:
         self._window = Window(len(plan.budgets))
         self._windows: dict[str, Window] = {}  # of accounts with terms
         self._correction = Correction(len(plan.budgets))
+        self._learning = any(budget.response_group is None for budget in plan.budgets)  # a share costs what it costs
         self._unbound = [0.0] * len(plan.budgets)  # the total's prices, before any tenant's bounds
 
     @property
@@ -99,7 +100,8 @@ class Controller:
         utility = [option.gain * factor for option in options]
         accounts = self._ledger.accounts(tenant, slice_name)
         targets = [
-            budget.mean + _drift(tally.bank - tally.held - tally.kept, budget.overdraft, budget.carry, self._variance(k))
+            budget.mean
+            + _drift(tally.bank - tally.held - tally.kept, budget.overdraft, budget.carry, self._variance(k))
             for k, (budget, tally) in enumerate(zip(self.plan.budgets, accounts[0].tallies, strict=True))
         ]
         low, high = self._price_bounds(accounts[1:])
@@ -122,7 +124,8 @@ class Controller:
             within=within,
         )
         self.book.put(reservation)
-        self._correction.follow(reservation)
+        if self._learning:
+            self._correction.follow(reservation)
         self.num_decisions += 1
         self.num_over += not within
         self.prices = prices
@@ -194,7 +197,10 @@ class Controller:
 
     def _ended(self, reservation: Reservation, actual: Sequence[float], *, cancelled: bool) -> None:
         """What ended responses gave back is let out in the order in which they began: see `Correction`."""
-        for one, costs, failed in self._correction.end(reservation, actual, cancelled=cancelled):
+        ended = [(reservation, tuple(actual), cancelled)]
+        if self._learning:
+            ended = self._correction.end(reservation, actual, cancelled=cancelled)
+        for one, costs, failed in ended:
             self._ledger.release(one, costs, cancelled=failed)
 
     def left(self, budget: str) -> float:
@@ -260,12 +266,16 @@ class Controller:
         accounts: Sequence[Account],
     ) -> tuple[int, bool]:
         """The best option that there is room for, else the one that overdraws least; and whether there was room."""
-        net = [
-            u - sum(price * c for price, c in zip(prices, row.estimate, strict=True) if c > 0)
-            for u, row in zip(utility, rows, strict=True)
-        ]
+        order: list[tuple[float, float, int]] = []
+        for place, row in enumerate(rows):
+            net = utility[place]
+            for price, cost in zip(prices, row.estimate, strict=True):
+                if cost > 0:
+                    net -= price * cost
+            order.append((-net, sum(row.estimate), place))
+        order.sort()
         short: list[float] = [math.inf] * len(rows)
-        for place in sorted(range(len(rows)), key=lambda i: (-net[i], sum(rows[i].estimate))):
+        for _, _, place in order:
             short[place] = self._ledger.shortage(accounts, rows[place].reserve)
             if not short[place]:
                 return place, True

@@ -14,6 +14,7 @@ from ibpo.serving.plan import Plan, Terms
 KEPT = 1.0 - 1.0 / 4000
 """What is left of `Tally.returned` after a request: it is let out over some 4,000. Faster, and a surprise is made good
 within the windows that did not have it; slower, and it is not made good."""
+MOST_NAMED = 10_000
 MOST_RETURNED = 4.0
 """Most that `Tally.returned` holds, in parts of `carry`."""
 
@@ -102,18 +103,21 @@ class Ledger:
         fair = {budget.name: plan.fair_share * budget.mean for budget in budgets}
         self._tenants = {name: self._bounds(terms, fair) for name, terms in plan.tenants.items()}
         self._slices = {name: self._bounds(terms, {}) for name, terms in plan.slices.items()}
+        self._named: dict[tuple[str, str], list[tuple[str, Bounds]]] = {}  # tenant, slice -> accounts
         self._other_tenant, self._other_slice = self._bounds(Terms(), fair), self._bounds(Terms(), {})
 
     def accounts(self, tenant: str, slice_name: str) -> list[Account]:
         """The accounts of a request."""
-        found = [Account(TOTAL, self._total, self.book.tallies(TOTAL))]
-        if tenant:
-            name = f"tenant {tenant}"
-            found.append(Account(name, self._tenants.get(tenant, self._other_tenant), self.book.tallies(name)))
-        if slice_name:
-            name = f"slice {slice_name}"
-            found.append(Account(name, self._slices.get(slice_name, self._other_slice), self.book.tallies(name)))
-        return found
+        named = self._named.get((tenant, slice_name))
+        if named is None:
+            named = [(TOTAL, self._total)]
+            if tenant:
+                named.append((f"tenant {tenant}", self._tenants.get(tenant, self._other_tenant)))
+            if slice_name:
+                named.append((f"slice {slice_name}", self._slices.get(slice_name, self._other_slice)))
+            if len(self._named) < MOST_NAMED:
+                self._named[tenant, slice_name] = named
+        return [Account(name, bounds, self.book.tallies(name)) for name, bounds in named]
 
     def begin(self, accounts: Sequence[Account]) -> None:
         """A request has come: it counts, and brings its credit."""
@@ -200,6 +204,8 @@ class Ledger:
 
     def release(self, reservation: Reservation, actual: Sequence[float], *, cancelled: bool) -> None:
         """A response has ended, and so have all that began before it: what it gave back may be let out."""
+        if not cancelled and reservation.estimate == tuple(actual):
+            return
         for _, bounds, tallies in self.accounts(reservation.tenant, reservation.slice_name):
             for k, cost in enumerate(actual):
                 if bounds.at_most[k] < math.inf:

@@ -37,6 +37,9 @@ class Costs(NamedTuple):
     """The caller's estimate."""
 
 
+WHOLE, NOTHING = Costs((1.0,), (1.0,), (1.0,)), Costs((0.0,), (0.0,), (0.0,))
+
+
 def read_option(option: Option, budgets: Sequence[Budget], correction: Correction) -> Costs:
     """The costs of an option.
 
@@ -44,6 +47,8 @@ def read_option(option: Option, budgets: Sequence[Budget], correction: Correctio
         IbpoError: A gain that is not finite, a cost that is missing, negative or not finite.
     """
     group = option.response_group
+    if len(budgets) == 1 and budgets[0].response_group is not None and math.isfinite(option.gain):
+        return WHOLE if group == budgets[0].response_group else NOTHING  # a share alone: no cost to be read
     if not math.isfinite(option.gain):
         raise IbpoError(f"option {group!r}: gain is {option.gain!r}; it must be a finite number")
     raw: list[float] = []

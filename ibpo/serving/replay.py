@@ -91,14 +91,16 @@ def replay(requests: Requests, plan: Plan, *, progress: Callable[[int], None] | 
     reserves: dict[int, tuple[float, ...]] = {}
     place_of = {name: place for place, name in enumerate(requests.groups)}
 
+    held = [(k, budget.mean, budget.overdraft, tallies[k]) for k, budget in enumerate(plan.budgets)]
+
     def note(causes: list[float]) -> None:
-        for k, (budget, tally) in enumerate(zip(plan.budgets, tallies, strict=True)):
-            slip[k] += causes[k]
-            if tally.free >= -budget.overdraft:
-                slip[k] = 0.0
-            overdraft = tally.spent + tally.estimated + tally.cushion - budget.mean * tally.num_requests
-            bound[k] = max(bound[k], budget.overdraft + slip[k])
-            beyond[k] = max(beyond[k], overdraft - budget.overdraft - slip[k])
+        for k, mean, allowed, tally in held:
+            slip[k] = more = 0.0 if tally.bank - tally.cushion - tally.held >= -allowed else slip[k] + causes[k]
+            over = tally.spent + tally.estimated + tally.cushion - mean * tally.num_requests - allowed - more
+            if over > beyond[k]:
+                beyond[k] = over
+            if allowed + more > bound[k]:
+                bound[k] = allowed + more
 
     def end(number: int) -> None:
         reserve = reserves.pop(number)

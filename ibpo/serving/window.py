@@ -91,7 +91,7 @@ class Window:
         for budget in range(self._num_budgets):
             paid = np.maximum(low, np.minimum(high, prices))
             paid[:, budget] = 0.0
-            value = utility - np.einsum("wgk,wk->wg", cost, paid) if self._num_budgets > 1 else utility
+            value = utility - _paid(cost, paid) if self._num_budgets > 1 else utility
             base, problem, step_cost, slope = _steps(value, cost[:, :, budget])
             slope = np.where(slope > high[problem, budget], PROHIBITIVE, slope)
             kept = (slope > low[problem, budget]) & (slope > 0)
@@ -111,7 +111,7 @@ class Window:
 
     def _watch(self, utility: FloatArray, cost: FloatArray, paid: FloatArray) -> None:
         """Note the variance of the cost at current prices; drop the older requests after a drift."""
-        chosen = np.argmax(utility - np.einsum("wgk,wk->wg", cost, paid), axis=1)
+        chosen = np.argmax(utility - _paid(cost, paid), axis=1)
         spent = cost[np.arange(len(chosen)), chosen]
         spread = spent.var(axis=0)
         self.variance = spread.tolist()
@@ -174,6 +174,13 @@ class Window:
         window.variance = [math.nan if x is None else x for x in state["variance"]]
         window._curves = [(slopes, total, base, length) for slopes, total, base, length in state["curves"]]
         return window
+
+
+def _paid(cost: FloatArray, price: FloatArray) -> FloatArray:
+    """`[W, G]` from costs `[W, G, K]` and prices `[W, K]`."""
+    if cost.shape[2] == 1:
+        return cost[:, :, 0] * price
+    return np.einsum("wgk,wk->wg", cost, price)
 
 
 def _steps(value: FloatArray, cost: FloatArray) -> tuple[FloatArray, NDArray[np.int64], FloatArray, FloatArray]:
