@@ -117,7 +117,8 @@ def main() -> None:
     arguments = parser.parse_args()
     size = int(arguments.requests)
     print(
-        "| traffic | requests | budget, overdraft | spent | above, below in the worst window | windows within 1 %: found, reachable | "
+        "| traffic | requests | budget, overdraft | spent | above, below in the worst window | "
+        "windows within 1 %: found, reachable | "
         "overdraft: largest, bound | value kept, of the best per window | quiet tenant: least, promised | CPU µs |"
     )
     print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
@@ -132,14 +133,19 @@ def main() -> None:
         row = figures["budgets"][0]
         quiet = next(row for row in figures["tenants"] if row["tenant"] == "quiet")[budget.name]
         kind = f"share {budget.mean:.0%}" if budget.response_group else f"tokens {budget.mean:.0f}"
-        print(
-            f"| {name} | {size:.0e} | {kind}, {budget.overdraft:.6g} | {row['spent']:.5g} | {row['largest_above']:+.2%}, "
-            f"{-row['largest_below']:+.2%} | {row['windows_within_1_percent']:.1%}, {row['windows_reachable']:.1%} | {row['overdraft']:.5g}, "
-            f"{row['largest_bound']:.5g}{' BROKEN' if row['bound_broken'] else ''} | {figures['value_kept']:.1%}, "
-            f"{figures['value_kept_by_window']:.1%} | {quiet['least_in_a_window']:.4g}, {quiet['promised']:.4g} | "
-            f"{micros:.0f} |",
-            flush=True,
-        )
+        cells = [
+            name,
+            f"{size:.0e}",
+            f"{kind}, {budget.overdraft:.6g}",
+            f"{row['spent']:.5g}",
+            f"{row['largest_above']:+.2%}, {-row['largest_below']:+.2%}",
+            f"{row['windows_within_1_percent']:.1%}, {row['windows_reachable']:.1%}",
+            f"{row['overdraft']:.5g}, {row['largest_bound']:.5g}{' BROKEN' if row['bound_broken'] else ''}",
+            f"{figures['value_kept']:.1%}, {figures['value_kept_by_window']:.1%}",
+            f"{quiet['least_in_a_window']:.4g}, {quiet['promised']:.4g}",
+            f"{micros:.0f}",
+        ]
+        print(f"| {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

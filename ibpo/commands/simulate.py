@@ -13,9 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from ibpo.errors import IbpoError
+from ibpo.serving.calibration import digest
 from ibpo.serving.plan import Plan, parse_budget, read_plan
 from ibpo.serving.replay import replay
 from ibpo.serving.replay_report import summary
+from ibpo.serving.router import Router, load
 from ibpo.serving.trace import (
     read_trace,
     recorded_requests,
@@ -46,6 +48,10 @@ def simulate_command(
     by: Annotated[str | None, typer.Option(help="Column that splits the log of --gains.")] = None,
     part: Annotated[str | None, typer.Option(help="Value of that column to take.")] = None,
     response_group: Annotated[str | None, typer.Option(help="Column of the log with the response group.")] = None,
+    router: Annotated[
+        Path | None,
+        typer.Option(help="With --gains: the controller is told what this router expects (ibpo route fit)."),
+    ] = None,
     factor: Annotated[float, typer.Option(min=0.001, help="Without --gains: extended over standard length.")] = 10.0,
     estimates: Annotated[
         Literal["mean", "exact"], typer.Option(help="What the controller is told of a response's length beforehand.")
@@ -67,10 +73,13 @@ def simulate_command(
         if num_requests is not None:
             came = repeat_trace(came, num_requests)
         common: dict[str, Any] = {"tokens_per_second": tokens_per_second, "failures": failures, "seed": seed}
+        told = _router(router, gains)
         if gains is None:
             requests = synthetic_requests(came, factor=factor, **common)
         else:
-            requests = recorded_requests(came, gains, by=by, part=part, response_group=response_group, **common)
+            requests = recorded_requests(
+                came, gains, by=by, part=part, response_group=response_group, router=told, **common
+            )
         if estimates == "exact":
             requests = with_exact_estimates(requests)
         began = time.process_time()
@@ -84,6 +93,17 @@ def simulate_command(
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
     print_summary(Console(width=None if sys.stdout.isatty() else 140), trace.name, figures)
+
+
+def _router(path: Path | None, gains: Path | None) -> Router | None:
+    if path is None:
+        return None
+    if gains is None:
+        raise IbpoError("--router: needs --gains, a log with prompts")
+    router = load(path)
+    if router.source.get("sha256") == digest(gains):
+        typer.echo("the router was fitted on this very log: its choices look better than they will be", err=True)
+    return router
 
 
 def print_summary(console: Console, title: str, figures: dict[str, Any]) -> None:

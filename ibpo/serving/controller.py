@@ -12,7 +12,7 @@ from ibpo.serving.correction import Correction
 from ibpo.serving.ledger import Account, Ledger
 from ibpo.serving.option import Costs, Option, read_actual, read_option
 from ibpo.serving.plan import Plan
-from ibpo.serving.window import Window
+from ibpo.serving.window import Window, drift
 
 GOLDEN = 0.6180339887498949
 VERSION = 2
@@ -100,8 +100,7 @@ class Controller:
         utility = [option.gain * factor for option in options]
         accounts = self._ledger.accounts(tenant, slice_name)
         targets = [
-            budget.mean
-            + _drift(tally.bank - tally.held - tally.kept, budget.overdraft, budget.carry, self._variance(k))
+            budget.mean + drift(tally.bank - tally.held - tally.kept, budget.overdraft, budget.carry, self._variance(k))
             for k, (budget, tally) in enumerate(zip(self.plan.budgets, accounts[0].tallies, strict=True))
         ]
         low, high = self._price_bounds(accounts[1:])
@@ -293,29 +292,22 @@ class Controller:
                 variance = self._variance(k)
                 least, most = bounds.at_least[k], bounds.at_most[k]
                 if least:
-                    target = least + _drift(tally.owed, bounds.depth[k], bounds.depth[k], variance)
+                    target = least + drift(tally.owed, bounds.depth[k], bounds.depth[k], variance)
                     price = window.price(k, target) if window else None
                     if price is None and target == math.inf:
                         price = 0.0
                     high[k] = high[k] if price is None else min(high[k], price)
                 if most < math.inf:
-                    target = most + _drift(tally.bank - tally.kept, bounds.overdraft[k], bounds.carry[k], variance)
+                    target = most + drift(tally.bank - tally.kept, bounds.overdraft[k], bounds.carry[k], variance)
                     price = window.price(k, target) if window else None
                     low[k] = max(low[k], price or 0.0)
         return low, high
 
     def _variance(self, k: int) -> float:
         """Of the expected cost of a request, between requests: what it really costs goes through `Tally.returned`."""
-        spread, mean = self._window.variance[k], self.plan.budgets[k].mean
-        return mean * mean if math.isnan(spread) else spread
-
-
-def _drift(position: float, overdraft: float, carry: float, variance: float) -> float:
-    """By how much to spend above the mean with this much in the bank: see `Controller`."""
-    half = (overdraft + carry) / 2
-    if half == 0:
-        return 0.0
-    place = (position - (carry - overdraft) / 2) / half
-    if abs(place) > 0.999:
-        return math.copysign(math.inf, place)
-    return variance * (math.pi / (2 * half)) * math.tan(math.pi / 2 * place)
+        spread, budget = self._window.variance[k], self.plan.budgets[k]
+        # Where all recent requests would be answered alike there is none to be seen, and no reason to let the bank run
+        # into its bounds.
+        share = budget.response_group is not None
+        least = budget.mean * (1 - budget.mean) if share else budget.mean * budget.mean / 4
+        return max(least, 0.0 if math.isnan(spread) else spread)

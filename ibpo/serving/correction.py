@@ -22,7 +22,8 @@ class Correction:
 
     With weights w_i = (1 - 1/512)^(n - i),
 
-        r = sum_i w_i actual_i / sum_i w_i estimate_i,     s^2 = sum_i w_i (actual_i - r estimate_i)^2 / (sum_i w_i estimate_i)^2,
+        r = sum_i w_i actual_i / sum_i w_i estimate_i,
+        s^2 = sum_i w_i (actual_i - r estimate_i)^2 / (sum_i w_i estimate_i)^2,
 
     the estimates are multiplied by 1 + (r - 1) (1 - 4 s^2 / (r - 1)^2)^+, kept in [1/8, 8]: a ratio that is within
     twice its standard error of 1 is noise, and would make the spend follow it. 1 before 32 responses have ended.

@@ -47,7 +47,7 @@ COUNTED = (
 
 
 def as_text(prompt: Any) -> str:
-    """The text of a prompt: itself, or of chat messages their contents, one after the other.
+    r"""The text of a prompt: itself, or of chat messages their contents, one after the other.
 
     Raises:
         IbpoError: Something else.

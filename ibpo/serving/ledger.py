@@ -10,7 +10,6 @@ from typing import NamedTuple
 from ibpo.serving.book import TOTAL, Book, Reservation, Tally
 from ibpo.serving.plan import Plan, Terms
 
-
 KEPT = 1.0 - 1.0 / 4000
 """What is left of `Tally.returned` after a request: it is let out over some 4,000. Faster, and a surprise is made good
 within the windows that did not have it; slower, and it is not made good."""
@@ -68,8 +67,8 @@ class Ledger:
     So it is 0 as long as no response costs more than its reserve, none is cancelled, and every request has a response
     group that all bounds have room for (one that costs no more than b in any budget always finds it). Then, where
     reserves are the estimates, any run of m requests costs at most b m + overdraft + carry + all promises' depths, and
-    R more, R being what the bank keeps because earlier responses failed, or were cheaper than estimated, at most
-    4 carry (`Tally.returned`).
+    R more, R being what the bank keeps because earlier responses failed or were cheaper than estimated: `Tally.kept`,
+    at most 4 carry and what waits for responses that began earlier.
 
     *Proof.* By induction; F = 0 at the start.
 
@@ -83,8 +82,8 @@ class Ledger:
     - Forfeiting takes from B what B - H has above `carry` + R, but (F + overdraft)^+ at most.
 
     Last, spent + reserved - b n = C - B - forfeited <= -F - H <= overdraft + slip, as H >= 0. For a run with C = 0:
-    B <= carry + R + H where it starts, and -B <= overdraft where it ends. A ceiling of a tenant or a slice is an account of
-    the same kind with H = 0.
+    B <= carry + R + H where it starts, and -B <= overdraft where it ends. A ceiling of a tenant or a slice is an
+    account of the same kind with H = 0.
     """
 
     def __init__(self, plan: Plan, book: Book) -> None:

@@ -39,6 +39,8 @@ class Requests:
     """`[N]` whether the response fails at its end, for good, without having cost anything."""
     tenant: list[str]
     slice_name: list[str]
+    told_gain: FloatArray | None = None
+    """`[N, G]` what the controller is told of the gain, e.g. by a router; None: the gain itself."""
 
     def __len__(self) -> int:
         return len(self.time)
@@ -113,7 +115,8 @@ def replay(requests: Requests, plan: Plan, *, progress: Callable[[int], None] | 
         controller.settle(str(number), tokens)
         note([max(0.0, tokens.get(b.name, 0.0) - reserve[k]) for k, b in enumerate(plan.budgets)])
 
-    gains, estimates = requests.gain.tolist(), requests.estimate.tolist()
+    told = requests.gain if requests.told_gain is None else requests.told_gain
+    gains, estimates = told.tolist(), requests.estimate.tolist()
     for number, now in enumerate(requests.time.tolist()):
         while ends and ends[0][0] <= now:
             end(heapq.heappop(ends)[1])

@@ -12,8 +12,11 @@ from typing import Any
 import numpy as np
 
 from ibpo.allocation import read_log
+from ibpo.allocation.log_file import LogColumns
 from ibpo.errors import IbpoError
 from ibpo.serving.replay import FloatArray, Requests
+from ibpo.serving.router import Router
+from ibpo.serving.router_log import read_routed_log
 from ibpo.tasks.rows import local_rows
 
 
@@ -110,6 +113,7 @@ def recorded_requests(
     by: str | None = None,
     part: str | None = None,
     response_group: str | None = None,
+    router: Router | None = None,
     tokens_per_second: float = 50.0,
     failures: float = 0.0,
     seed: int = 0,
@@ -125,6 +129,7 @@ def recorded_requests(
         by: Column that splits the log.
         part: Its value to take; None: the only one.
         response_group: Column with the response group.
+        router: Tells the controller gains and costs, in the place of the recorded ones.
         tokens_per_second: Of one response.
         failures: Share of the requests that fail.
         seed: Of all draws.
@@ -153,17 +158,44 @@ def recorded_requests(
     cost = np.array(
         [[rows.cost[rng.choice(cells[problems[i], g])] for g in groups] for i in drawn.tolist()], dtype=np.float64
     )
+    told, expected = (
+        (mean, length) if router is None else _routed(router, log, by, part, response_group, problems, groups)
+    )
     return Requests(
         time=trace.time,
         groups=tuple(groups),
         gain=mean[drawn],
+        told_gain=told[drawn],
         cost=cost,
-        estimate=length[drawn],
+        estimate=expected[drawn],
         seconds=cost / tokens_per_second,
         failed=rng.random(len(drawn)) < failures,
         tenant=trace.tenant,
         slice_name=trace.slice_name,
     )
+
+
+def _routed(
+    router: Router,
+    log: Path,
+    by: str | None,
+    part: str | None,
+    response_group: str | None,
+    problems: list[str],
+    groups: list[str],
+) -> tuple[FloatArray, FloatArray]:
+    """Per problem and response group, in the order given, the gain and the cost that a router expects."""
+    if set(groups) != set(router.groups):
+        raise IbpoError(
+            f"{log}: has the response groups {', '.join(groups)}, but the router knows {', '.join(router.groups)}"
+        )
+    columns = LogColumns(by=by, response_group=response_group)
+    prompt = router.source.get("columns", {}).get("prompt")
+    table = read_routed_log(log, columns=columns, prompt=prompt, numbers=router.number_names, part=part)
+    gain, cost = router.scores(table.prompts, table.numbers)
+    place = {name: i for i, name in enumerate(table.problems)}
+    rows, order = [place[name] for name in problems], [router.groups.index(group) for group in groups]
+    return gain[rows][:, order], cost[rows][:, order]
 
 
 def with_exact_estimates(requests: Requests) -> Requests:

@@ -176,6 +176,17 @@ class Window:
         return window
 
 
+def drift(position: float, overdraft: float, carry: float, variance: float) -> float:
+    """By how much to spend above the mean with this much in the bank: see `ibpo.serving.controller.Controller`."""
+    half = (overdraft + carry) / 2
+    if half == 0:
+        return 0.0
+    place = (position - (carry - overdraft) / 2) / half
+    if abs(place) > 0.999:
+        return math.copysign(math.inf, place)
+    return variance * (math.pi / (2 * half)) * math.tan(math.pi / 2 * place)
+
+
 def _paid(cost: FloatArray, price: FloatArray) -> FloatArray:
     """`[W, G]` from costs `[W, G, K]` and prices `[W, K]`."""
     if cost.shape[2] == 1:

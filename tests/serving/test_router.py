@@ -1,0 +1,312 @@
+import base64
+import csv
+import hashlib
+import json
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from ibpo.allocation.log_file import LogColumns
+from ibpo.cli import app
+from ibpo.endpoint import Endpoint
+from ibpo.errors import IbpoError
+from ibpo.serving.plan import parse_budget
+from ibpo.serving.router import load, save
+from ibpo.serving.router_fit import embedder, fit_router
+from ibpo.serving.router_log import read_routed_log
+from ibpo.serving.router_regret import default_budgets, held_out, unseen_scores
+
+pytest.importorskip("sklearn")
+
+NOUNS = ["apples", "boats", "coins", "doors", "eggs"]
+
+
+def log_rows(num_problems=150, seed=0, informative=True):
+    """Half of the problems are hard: those with many numbers, or any. Only extended reasoning solves them."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for p in range(num_problems):
+        hard = rng.random() < 0.5
+        count = rng.integers(6, 9) if (hard if informative else rng.random() < 0.5) else rng.integers(2, 4)
+        numbers = " + ".join(str(x) for x in rng.integers(1, 99, count))
+        prompt = f"{rng.choice(NOUNS)}: what is {numbers}?"
+        for name, tokens, right in (("short", 50, 0.1 if hard else 0.9), ("long", 400, 0.9)):
+            for _ in range(4):
+                length = int(tokens * rng.uniform(0.8, 1.2))
+                reward = int(rng.random() < right)
+                rows.append(
+                    {
+                        "id": f"p{p}",
+                        "prompt": prompt,
+                        "group": name,
+                        "reward": reward,
+                        "tokens": length,
+                        "digits": count,
+                    }
+                )
+    return rows
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def table_of(tmp_path, **kwargs):
+    return read_routed_log(write(tmp_path / "log.jsonl", log_rows(**kwargs)), columns=LogColumns())
+
+
+def test_regret_is_near_zero_where_prompts_tell_the_gain(tmp_path):
+    table = table_of(tmp_path)
+    assert table.groups == ("short", "long")
+    rows = held_out(table, [parse_budget("long=50%"), *default_budgets(table)], unseen_scores(table), draws=50)
+    half = rows[0]
+    assert half["spent"] == pytest.approx(0.5, abs=0.01)
+    # The oracle picks the luck of four responses too; what can be known is what one on unseen responses gets.
+    assert half["gain_over_mix"] > 0.15
+    assert half["gain_over_mix_interval"][0] > 0.1
+    assert half["value"] > half["oracle_unseen"] - 0.03
+    assert half["captured"] > 0.6
+    for row in rows:
+        assert row["mix"] <= row["oracle"] + 1e-9
+        assert row["regret"] == pytest.approx(row["oracle"] - row["value"])
+        assert row["regret_of_mix"] == pytest.approx(row["regret"] + row["gain_over_mix"])
+
+
+def test_where_prompts_tell_nothing_the_router_is_a_random_mix(tmp_path):
+    table = table_of(tmp_path, informative=False)
+    row = held_out(table, [parse_budget("long=50%")], unseen_scores(table), draws=50)[0]
+    assert abs(row["gain_over_mix"]) < 0.06
+    assert row["gain_over_mix_interval"][0] < 0 < row["gain_over_mix_interval"][1]
+    assert abs(row["captured"]) < 0.3
+    router = fit_router(table)
+    gain = router.scores(table.prompts).gain[:, 1]
+    assert gain.std() < 0.15
+    assert gain.mean() == pytest.approx((table.reward[:, 1] - table.reward[:, 0]).mean(), abs=1e-6)
+
+
+def test_leave_one_out_is_leaving_one_out(tmp_path):
+    from sklearn.linear_model import Ridge
+
+    from ibpo.serving.router_fit import ALPHAS, _leave_one_out
+
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(12, 5)), rng.normal(size=(12, 2))
+    for alpha, error in _leave_one_out(x @ x.T, y)[2:6]:
+        assert alpha in ALPHAS
+        residual = np.zeros((12, 2))
+        for i in range(12):
+            rest = np.arange(12) != i
+            residual[i] = y[i] - Ridge(alpha=alpha).fit(x[rest], y[rest]).predict(x[i : i + 1])[0]
+        # The whole data's centre stands for that of the others: equal but for the centring.
+        assert error == pytest.approx((residual**2).mean(axis=0), rel=0.12)
+
+
+def test_the_file_keeps_every_bit(tmp_path):
+    table = table_of(tmp_path, num_problems=40)
+    router = fit_router(table, source={"file": "log.jsonl"}, report={"budgets": []})
+    path, again = tmp_path / "router.json", tmp_path / "again.json"
+    save(router, path)
+    found = load(path)
+    save(found, again)
+    assert path.read_bytes() == again.read_bytes()
+    for one, other in zip(router.scores(table.prompts), found.scores(table.prompts), strict=True):
+        assert one.tobytes() == other.tobytes()
+    assert found.source["num_problems"] == 40
+    gain, cost = found.scores(["short?"])
+    assert gain.shape == cost.shape == (1, 2)
+    assert gain[0, 0] == 0.0
+    assert (cost > 0).all()
+    single = np.vstack([found.scores([prompt]).gain for prompt in table.prompts[:5]])
+    assert single == pytest.approx(found.scores(table.prompts[:5]).gain, abs=1e-12)
+    chat = found.scores([[{"role": "user", "content": [{"type": "text", "text": table.prompts[0]}]}]])
+    assert chat.gain[0].tolist() == single[0].tolist()
+
+
+def resigned(row):
+    row.pop("sha256", None)
+    return {**row, "sha256": hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()}
+
+
+def changed(row, name):
+    weights = np.frombuffer(base64.b64decode(row["arrays"]["intercept"]["float64"])).copy()
+    if name == "weights":
+        weights[0] += 1e-12
+    elif name == "not finite":
+        weights[0] = np.nan
+    elif name == "too short":
+        weights = weights[:-1]
+    row["arrays"]["intercept"] = {"shape": [len(weights)], "float64": base64.b64encode(weights.tobytes()).decode()}
+    return row
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda row: changed(row, "weights"), "has been changed since it was written"),
+        (lambda row: {**row, "groups": ["long", "short"]}, "has been changed since it was written"),
+        (lambda row: {**row, "version": 0}, "of version 0, this ibpo reads 1; fit it again"),
+        (lambda row: {**row, "kind": "ibpo.calibration"}, "no router"),
+        (lambda row: resigned(changed(row, "not finite")), "not finite"),
+        (lambda row: resigned(changed(row, "too short")), r"array intercept is \(2,\), not \(3,\)"),
+        (lambda row: resigned({**row, "groups": ["a"]}), "damaged"),
+        (lambda row: resigned({**row, "arrays": {}}), "damaged"),
+        (lambda row: [row], "no router"),
+    ],
+)
+def test_a_changed_or_old_file_is_refused(tmp_path, change, message):
+    path = tmp_path / "router.json"
+    save(fit_router(table_of(tmp_path, num_problems=20)), path)
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    with pytest.raises(IbpoError, match=message):
+        load(path)
+
+
+def test_a_file_of_something_else_is_refused(tmp_path):
+    for name, data in (("a", b"\x80\x04pickle"), ("b", b"{"), ("c", b"[" * 100_000)):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(IbpoError, match=r"cannot be read|not JSON"):
+            load(tmp_path / name)
+    with pytest.raises(IbpoError, match="cannot be read"):
+        load(tmp_path / "none.json")
+
+
+def test_numbers_may_stand_in_for_prompts(tmp_path):
+    rows = [{name: x for name, x in row.items() if name != "prompt"} for row in log_rows()]
+    table = read_routed_log(write(tmp_path / "log.jsonl", rows), columns=LogColumns(), numbers=["digits"])
+    router = fit_router(table)
+    assert not router.uses_text
+    gain = router.scores([""] * 2, {"digits": [2.0, 8.0]}).gain[:, 1]
+    assert gain[0] < 0.2 < 0.6 < gain[1]
+    with pytest.raises(IbpoError, match="needs the number 'digits'"):
+        router.scores(["x"])
+    with pytest.raises(IbpoError, match="one finite number for each of 1"):
+        router.scores(["x"], {"digits": [float("nan")]})
+
+
+@contextmanager
+def embedding_server(vector_of, status=200):
+    """A real server on loopback that answers POST /v1/embeddings."""
+    seen = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            seen.append((self.path, body))
+            data = [
+                {"object": "embedding", "index": i, "embedding": vector_of(text)}
+                for i, text in reversed(list(enumerate(body["input"])))
+            ]
+            reply = {"object": "list", "model": body["model"], "data": data, "usage": {"prompt_tokens": 7}}
+            text = json.dumps(reply if status == 200 else {"error": {"message": "no such model"}}).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1", seen
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_embeddings_come_from_an_endpoint(tmp_path):
+    pytest.importorskip("openai")
+    table = table_of(tmp_path, num_problems=80)
+    with embedding_server(lambda text: [float(text.count("+")), float(len(text) % 3)]) as (url, seen):
+        embed = embedder(Endpoint(base_url=url, model="e"), batch_size=32)
+        embedded = embed(table.prompts)
+        assert embedded[:, 0].tolist() == [text.count("+") for text in table.prompts]
+        assert [path for path, _ in seen] == ["/v1/embeddings"] * 3
+        router = fit_router(table, embedded=embedded, embedding={"base_url": url, "model": "e"})
+        path = tmp_path / "router.json"
+        save(router, path)
+        found = load(path, embed=embed)
+        gain = found.scores(["boats: what is 1 + 2?", "boats: what is 1 + 2 + 3 + 4 + 5 + 6 + 7?"]).gain[:, 1]
+        assert gain[0] < gain[1] - 0.3
+        with pytest.raises(IbpoError, match="fitted on embeddings by 'e'"):
+            load(path).scores(["x"])
+    with embedding_server(lambda text: [1.0], status=404) as (url, _):
+        embed = embedder(Endpoint(base_url=url, model="e", max_retries=0))
+        with pytest.raises(IbpoError, match=r"not found: .*no such model"):
+            embed(["x"])
+    with embedding_server(lambda text: [1.0] * len(text)) as (url, _):
+        embed = embedder(Endpoint(base_url=url, model="e", max_retries=0))
+        with pytest.raises(IbpoError, match="no embedding of every text"):
+            embed(["x", "yy"])
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [*map(str, arguments)])
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_fit_show_and_score_on_the_command_line(tmp_path, kind):
+    rows, log, out = log_rows(60), tmp_path / f"log.{kind}", tmp_path / "router.json"
+    if kind == "jsonl":
+        write(log, rows)
+    else:
+        with open(log, "w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    done = run("route", "fit", log, "--out", out, "--draws", 20, "--budget", "long=50%", "--budget", "tokens=200")
+    assert done.exit_code == 0, done.output
+    assert "60 problems, 480 responses" in done.output
+    report = load(out).report
+    assert [row["budget"] for row in report["budgets"]] == ["long=0.5", "tokens=200"]
+    assert load(out).source["columns"]["prompt"] == "prompt"
+    shown = run("route", "show", out)
+    assert shown.exit_code == 0
+    assert "num_problems: 60" in shown.output
+    prompts, scored = write(tmp_path / "prompts.jsonl", [{"prompt": "eggs: what is 1 + 2?"}] * 3), tmp_path / "s.jsonl"
+    assert run("route", "score", out, prompts, "--out", scored).exit_code == 0
+    lines = [json.loads(line) for line in scored.read_text().splitlines()]
+    assert len(lines) == 3
+    assert lines[0]["gain"] == dict(zip(("short", "long"), load(out).scores([lines[0]["prompt"]]).gain[0], strict=True))
+    trace = write(tmp_path / "t.jsonl", [{"t": i / 9, "output_tokens": 5} for i in range(40)])
+    arguments = ("simulate", trace, "--budget", "long=50%", "--gains", log, "--router", out, "--num-requests", 300)
+    simulated = run(*arguments)
+    assert simulated.exit_code == 0, simulated.output
+    assert "fitted on this very log" in simulated.output
+    assert run(*arguments[:4], "--router", out).output == "error: --router: needs --gains, a log with prompts\n"
+
+
+FIT = ["route", "fit"]
+
+
+@pytest.mark.parametrize(
+    "rows, arguments, message",
+    [
+        (log_rows(5), [], "5 problems in 5 folds: a router needs at least 2 folds and 10 problems"),
+        (log_rows(20)[4:8], [], "has one response group, long"),
+        (log_rows(12), ["--prompt", "text"], "no column 'text'; name one of 'id', 'prompt'"),
+        ([{**row, "prompt": ""} for row in log_rows(12)], ["--prompt", "prompt"], "line 1, column 'prompt': no prompt"),
+        ([{**row, "prompt": 7} for row in log_rows(12)], [], "column 'prompt': a prompt is int; it must be text"),
+        ([{**row, "prompt": str(i)} for i, row in enumerate(log_rows(12))], [], "problem 'p0' has another prompt"),
+        ([{**row, "prompt": None} for row in log_rows(12)], [], "no column with the prompt"),
+        (log_rows(12), ["--number", "level"], "line 1, column 'level': None is not a finite number"),
+        (log_rows(12), ["--budget", "longer=30%"], "no response group 'longer'; there are short, long"),
+        (log_rows(12), ["--budget", "dollars=3"], "give a share of the requests as dollars=30%"),
+        (log_rows(12), ["--embed-url", "http://127.0.0.1:1/v1"], "needs --embed-model"),
+        (log_rows(12), ["--by", "group"], "column 'group' holds short, long; name one of them with --part"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line(tmp_path, rows, arguments, message):
+    result = run(*FIT, write(tmp_path / "log.jsonl", rows), "--out", tmp_path / "r.json", *arguments)
+    assert result.exit_code == 2, result.output
+    assert message in result.output
+    assert result.output.count("\n") == 1
+    assert not Path(tmp_path / "r.json").exists()
