@@ -46,7 +46,7 @@ def log_rows(num_problems=150, seed=0, informative=True):
                         "group": name,
                         "reward": reward,
                         "tokens": length,
-                        "digits": count,
+                        "digits": int(count),
                     }
                 )
     return rows
