@@ -70,9 +70,10 @@ def adaptthink(context: Context, out_dir: Path, *, learning_rate: float, bonus: 
 
 
 class Decoupled(GRPOTrainer):
-    r"""The opening token apart from the rest, with A the response's advantage and T its tokens:
+    """Weighs the opening token apart from the rest.
 
-    loss = - w A log pi(y_1) - A / (T - 1) sum_{t > 1} log pi(y_t)
+    With A a response's advantage, T its tokens and w the weight, its loss is
+    - w A log pi(y_1) - A / (T - 1) sum_{t > 1} log pi(y_t).
     """
 
     def __init__(self, *args: Any, opening_weight: float, **kwargs: Any) -> None:
@@ -106,10 +107,11 @@ class ForcedOpenings(GRPOTrainer):
         return out
 
 
-def sampler_of(trainer: GRPOTrainer, max_length: int) -> HFSampler:
+def sampler_of(trainer: GRPOTrainer) -> HFSampler:
     """Samples the policy as it is now."""
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     tokenizer: Any = trainer.processing_class
+    max_length: Any = trainer.max_completion_length
     return HFSampler(model, tokenizer, max_completion_length=max_length, temperature=trainer.temperature)
 
 
@@ -122,7 +124,7 @@ def opened(prefixes: Sequence[str]) -> RollOut:
         ids = [tokenizer(prefix, add_special_tokens=False)["input_ids"] for prefix in prefixes] or [[]]
         siblings = trainer.num_generations
         forced = [ids[place % siblings * len(ids) // siblings] for place in range(len(prompts))]
-        completion_ids = sampler_of(trainer, trainer.max_completion_length).sample(prompt_ids, forced)
+        completion_ids = sampler_of(trainer).sample(prompt_ids, forced)
         return {"prompt_ids": prompt_ids, "completion_ids": completion_ids, "logprobs": None}
 
     return roll_out

@@ -83,7 +83,7 @@ def test_of(context: Context) -> list[Problem]:
 
 
 def probe(context: Context) -> None:
-    """Sample the cold start, forced into each group, on probe and validation problems; more on the test for the oracle."""
+    """Sample the cold start, forced into each group, on probe and validation problems; for the oracle on the test."""
     counts = {"probe": NUM_PROBE_RESPONSES, "validation": NUM_PROBE_RESPONSES}
     for i, (split, problems) in enumerate((("probe", context.probe), ("validation", context.validation))):
         for j, how in enumerate(GROUPS):

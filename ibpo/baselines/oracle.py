@@ -1,4 +1,4 @@
-"""The oracle by problem under a share budget, without its optimism: one half of the responses chooses, the other values.
+"""The oracle by problem under a share budget, without its optimism: half of the responses choose, the others value.
 
 Letters: P problems, S responses per problem.
 """

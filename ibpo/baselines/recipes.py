@@ -42,41 +42,69 @@ class Recipe:
         return ((self.name,) if self.candidates else ()) + ((self.as_tuned,) if self.as_tuned else ())
 
 
-def _recipes() -> list[Recipe]:
-    found = [
-        Recipe(name="sv-sft", baseline="sv-sft", method="SV-SFT", train="sft:sft", options={"mixture": "sv"},
-               as_tuned="asv-sft-1"),
-        *(
-            Recipe(name=f"asv-sft-{alpha:g}", baseline="asv-sft", method=f"ASV-SFT-{alpha:g}", train="sft:sft",
-                   options={"mixture": "asv", "alpha": alpha}, **more)
-            for alpha, more in ((0.5, {"as_tuned": "asv-sft-1"}),
-                                (1.0, {"candidates": LEARNING_RATES, "goal": "above_random_mix"}))
-        ),
-        Recipe(name="grpo", baseline="grpo", method="GRPO", train="grpo:grpo", candidates=LEARNING_RATES),
-        *(
-            Recipe(name=f"grpo-length-{strength:g}", baseline="grpo-length",
-                   method=f"GRPO, length penalty {strength:g}", train="grpo:grpo_with_length_penalty",
-                   options={"strength": strength}, as_tuned="grpo")
-            for strength in (0.1, 0.4, 1.0)
-        ),
-        *(
-            Recipe(name=f"thinkless-{gap:g}", baseline="thinkless", method=f"Thinkless-like, gap {gap:g}",
-                   train="grpo:thinkless", options={"gap": gap}, **more)
-            for gap, more in ((0.5, {"candidates": [{"opening_weight": w} for w in OPENING_WEIGHTS],
-                                     "goal": "above_random_mix", "as_tuned": "grpo"}),)
-        ),
-        *(
-            Recipe(name=f"adaptthink-{bonus:g}", baseline="adaptthink", method=f"AdaptThink-like, bonus {bonus:g}",
-                   train="grpo:adaptthink", options={"bonus": bonus}, as_tuned="grpo")
-            for bonus in (0.05, 0.3)
-        ),
-        Recipe(name="score", baseline="score", method="SCoRe, two turns", train="two_turns:score_policy",
-               as_tuned="grpo", two_turns=True),
-    ]  # fmt: skip
-    return found
+def _length_penalty(strength: float) -> Recipe:
+    return Recipe(
+        name=f"grpo-length-{strength:g}",
+        baseline="grpo-length",
+        method=f"GRPO, length penalty {strength:g}",
+        train="grpo:grpo_with_length_penalty",
+        options={"strength": strength},
+        as_tuned="grpo",
+    )
 
 
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _recipes()}
+def _adaptthink(bonus: float) -> Recipe:
+    return Recipe(
+        name=f"adaptthink-{bonus:g}",
+        baseline="adaptthink",
+        method=f"AdaptThink-like, bonus {bonus:g}",
+        train="grpo:adaptthink",
+        options={"bonus": bonus},
+        as_tuned="grpo",
+    )
+
+
+def _sft(name: str, method: str, **options: Any) -> Recipe:
+    tuned = name == "asv-sft-1"
+    return Recipe(
+        name=name,
+        baseline="sv-sft" if name == "sv-sft" else "asv-sft",
+        method=method,
+        train="sft:sft",
+        options=options,
+        candidates=LEARNING_RATES if tuned else (),
+        goal="above_random_mix",
+        as_tuned="" if tuned else "asv-sft-1",
+    )
+
+
+ALL = (
+    _sft("sv-sft", "SV-SFT", mixture="sv"),
+    _sft("asv-sft-0.5", "ASV-SFT-0.5", mixture="asv", alpha=0.5),
+    _sft("asv-sft-1", "ASV-SFT-1", mixture="asv", alpha=1.0),
+    Recipe(name="grpo", baseline="grpo", method="GRPO", train="grpo:grpo", candidates=LEARNING_RATES),
+    *map(_length_penalty, (0.1, 0.4, 1.0)),
+    Recipe(
+        name="thinkless-0.5",
+        baseline="thinkless",
+        method="Thinkless-like, gap 0.5",
+        train="grpo:thinkless",
+        options={"gap": 0.5},  # as published
+        candidates=[{"opening_weight": weight} for weight in OPENING_WEIGHTS],
+        goal="above_random_mix",
+        as_tuned="grpo",
+    ),
+    *map(_adaptthink, (0.05, 0.3)),  # the first as published
+    Recipe(
+        name="score",
+        baseline="score",
+        method="SCoRe, two turns",
+        train="two_turns:score_policy",
+        as_tuned="grpo",
+        two_turns=True,
+    ),
+)
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in ALL}
 NAMES = (*UNTRAINED, *dict.fromkeys(recipe.baseline for recipe in RECIPES.values()))
 """What `ibpo baselines --baseline` takes."""
 

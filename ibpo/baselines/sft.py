@@ -1,8 +1,8 @@
 """SFT alone: does imitating responses that were built by difficulty teach a policy where to spend?
 
-SV-SFT imitates extended responses alone, ASV-SFT-alpha (Yu et al. 2025) either group, with a share of extended ones that
-grows with the problem's difficulty for this very model, min(1, alpha d), d = 1 - pass rate of standard responses: the
-formula of `ibpo.responses.mixture`. All are right responses of the cold start's own to the probe problems, so that
+SV-SFT imitates extended responses alone, ASV-SFT-alpha (Yu et al. 2025) either group, with a share of extended ones
+that grows with the problem's difficulty for this very model, min(1, alpha d), d = 1 - pass rate of standard responses:
+the formula of `ibpo.responses.mixture`. All are right responses of the cold start's own to the probe problems, so that
 nothing but their mixture differs from the policy that they start from.
 """
 
@@ -34,7 +34,7 @@ def sft(context: Context, out_dir: Path, *, learning_rate: float, mixture: str, 
 
 
 def mix_by_difficulty(context: Context, config: BuildConfig) -> list[tuple[str, str]]:
-    """(prompt, right completion), up to `RESPONSES_PER_PROBLEM` to each probe problem, groups drawn by `voting_share`."""
+    """(prompt, right completion), at most `RESPONSES_PER_PROBLEM` a probe problem, groups drawn by `voting_share`."""
     rng = random.Random(config.seed)
     rows = {
         how: parquet.read_table(context.responses("cold_start", how, split="probe")).to_pylist()

@@ -22,7 +22,6 @@ from ibpo.evaluation.metrics import FloatArray, random_mix
 from ibpo.evaluation.sample import write_table
 from ibpo.evaluation.store import Columns, by_sample, read_columns
 from ibpo.training.initial_policy import prompt_features
-from ibpo.types import Problem
 
 PENALTIES = (0.01, 0.1, 1.0, 10.0)
 """C of the logistic regression: the inverse of its penalty; one is chosen on validation problems."""
@@ -100,7 +99,7 @@ class _Split:
 
     @property
     def gain(self) -> FloatArray:
-        """`[P]`"""
+        """`[P]` what an extended response gains."""
         return self.extended - self.standard
 
 

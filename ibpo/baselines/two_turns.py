@@ -52,7 +52,7 @@ def ended(response: TokenIds, eos: int) -> list[int]:
 def write_dialogues(
     path: Path, model_dir: Path, context: Context, problems: Sequence[Problem], num_samples: int, seed: int
 ) -> None:
-    """Sample and judge dialogues: the second answer counts; tokens are of both responses; extended if one of them is."""
+    """Sample and judge dialogues: the second answer counts, and the tokens of both; extended if one of them is."""
     experiment = context.experiment
     model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
@@ -94,7 +94,7 @@ def in_two_turns() -> RollOut:
     def roll_out(prompts: list[str], trainer: GRPOTrainer) -> dict[str, Any]:
         tokenizer: Any = trainer.processing_class
         prompt_ids = tokenizer(prompts, add_special_tokens=False)["input_ids"]
-        sampler = sampler_of(trainer, trainer.max_completion_length)
+        sampler = sampler_of(trainer)
         first, second = dialogues(sampler, prompt_ids)
         whole, mask = [], []
         for prompt, one, two in zip(prompt_ids, first, second, strict=True):

@@ -66,7 +66,7 @@ def adaptive_votes(
     tokens_PS = np.asarray(tokens, float)
     names = {answer: code for code, answer in enumerate({a for a in answers_PS.flat if a is not None})}
     code_PS = np.array([[names.get(a, -1) for a in row] for row in answers_PS]).reshape(answers_PS.shape)
-    num_problems, num_responses = code_PS.shape
+    num_problems, num_responses = len(answers_PS), answers_PS.shape[1]
     rng = np.random.default_rng(seed)
     accuracy_P, cost_P = np.zeros(num_problems), np.zeros(num_problems)
     for _ in range(num_orders):

@@ -46,14 +46,21 @@ class Comparison:
     """One per method and budget: `experiment, method, budget, seed, num_problems, accuracy, stderr, extended_share,
     share_by_level, accuracy_by_level, mean_tokens, relative_cost, truncated_share`."""
     areas: list[dict[str, Any]]
-    """One per curve of several points: `name`, the relative costs `low` and `high` between which it was measured, `area`
-    and the random mix's between the same, `mix`, each with an interval (`ibpo.evaluation.curves.areas`)."""
+    """One per curve of several points: `name`, the relative costs `low` and `high` between which it was measured, its
+    `area` and the random mix's between the same, `mix`, each with an interval (`ibpo.evaluation.curves.areas`)."""
     merits: list[dict[str, Any]]
     """One per budget and variant ("sampled", "calibrated"); `ibpo.evaluation.merits.figures_of_merit` explains them."""
 
 
 def compare(
-    directory: Path, experiment: str, seed: int, choose: Choose, levels: Sequence[str] = (), *, num_draws: int = 500
+    directory: Path,
+    experiment: str,
+    seed: int,
+    choose: Choose,
+    levels: Sequence[str] = (),
+    *,
+    num_draws: int = 500,
+    budgets: Sequence[float] = (),
 ) -> Comparison:
     """Compare all policies whose responses lie in `directory`; what was not sampled is left out.
 
@@ -66,6 +73,7 @@ def compare(
         choose: The rule that calibrates a trained policy's choice.
         levels: Names of the levels, easiest first.
         num_draws: Bootstrap draws for the intervals of the figures of merit.
+        budgets: Budgets to show random mix and oracle at, besides those of the policies that are there.
 
     Returns:
         Rows and figures of merit.
@@ -85,7 +93,8 @@ def compare(
         except ValueError as error:
             raise ValueError(f"{directory}: {policy}__{how}: {error}") from None
     standard, extended = found["cold_start", "standard"], found["cold_start", "extended"]
-    budgets = sorted({float(policy.removeprefix("ibpo-")) for policy, _ in found if policy.startswith("ibpo-")})
+    trained_for = {float(policy.removeprefix("ibpo-")) for policy, _ in found if policy.startswith("ibpo-")}
+    budgets = sorted({*budgets, *trained_for})
     base_tokens = float(standard.tokens.mean())
     rows: list[Row] = []
     curves: dict[str, list[PerProblem]] = {"random mix": [standard, extended]}
@@ -147,7 +156,7 @@ def compare(
             if (policy, how) in found:
                 add(f"{name} forced {how}", budget, found[policy, how])
     head = {"experiment": experiment, "seed": seed}
-    return Comparison(rows=rows, merits=merits, areas=[head | row for row in _areas(curves, base_tokens, seed)])
+    return Comparison(rows=rows, merits=merits, areas=[head | row for row in areas_of(curves, base_tokens, seed)])
 
 
 def mean_over_seeds(rows: Iterable[Row]) -> list[Row]:
@@ -208,8 +217,11 @@ def _vote_curve(columns: Columns, single: PerProblem) -> list[PerProblem]:
     ]
 
 
-def _areas(curves: dict[str, list[PerProblem]], base_tokens: float, seed: int) -> list[dict[str, Any]]:
-    """Between the costs of standard only and extended only; a curve has the part that it reaches."""
+def areas_of(curves: dict[str, list[PerProblem]], base_tokens: float, seed: int) -> list[dict[str, Any]]:
+    """Areas under curves: name -> the points' results; `"random mix"` must be standard only and extended only.
+
+    Between the costs of standard only and extended only; a curve has the part that it reaches.
+    """
     points = {
         name: (np.array([r.tokens for r in results]) / base_tokens, np.array([r.accuracy for r in results]))
         for name, results in curves.items()

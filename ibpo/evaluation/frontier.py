@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -39,6 +40,31 @@ STYLE: Any = {
 }
 
 
+POINTS: dict[str, dict[str, Any]] = {
+    "standard only": {"color": INK, "marker": "o"},
+    "extended only": {"color": INK, "marker": "h", "markersize": 8},
+    "RAFT without budget": {"color": PURPLE, "marker": "D"},
+    "IBPO sampled": {"color": GREEN, "marker": "s", "markerfacecolor": PAPER, "markeredgewidth": 1.8},
+    "IBPO calibrated": {"color": VERMILLION, "marker": "P", "markersize": 8.5},
+}
+DRAWN_OTHERWISE = ("random mix", "oracle by level", "self-consistency", "IBPO forced", "RAFT forced")
+
+
+def families(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Other baselines, their strengths brought together: the method's name up to its comma or number.
+
+    Example:
+        >>> families({"method": name} for name in ("GRPO", "ASV-SFT-0.5", "ASV-SFT-1", "random mix")).keys()
+        dict_keys(['GRPO', 'ASV-SFT'])
+    """
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["method"] not in POINTS and not row["method"].startswith(DRAWN_OTHERWISE):
+            name = re.sub(r",? ?-?[0-9.]+$", "", row["method"])
+            found.setdefault(name, []).append(row)
+    return found
+
+
 def plot_frontier(rows: Iterable[Row], path: Path | IO[bytes], titles: Mapping[str, str] | None = None) -> None:
     """Accuracy (bars: one standard error) against cost, one panel per experiment; means over seeds.
 
@@ -74,13 +100,10 @@ def plot_frontier(rows: Iterable[Row], path: Path | IO[bytes], titles: Mapping[s
                 markeredgewidth=0.6,
                 **style,
             )
-        for method, style in (
-            ("standard only", {"color": INK, "marker": "o"}),
-            ("extended only", {"color": INK, "marker": "h", "markersize": 8}),
-            ("RAFT without budget", {"color": PURPLE, "marker": "D"}),
-            ("IBPO sampled", {"color": GREEN, "marker": "s", "markerfacecolor": PAPER, "markeredgewidth": 1.8}),
-            ("IBPO calibrated", {"color": VERMILLION, "marker": "P", "markersize": 8.5}),
-        ):
+        for i, (name, points) in enumerate(families(own).items()):
+            style = {"color": BUDGET_COLOURS[i % len(BUDGET_COLOURS)], "marker": "<>*Xdp8H1234"[i % 12]}
+            _curve(axes, points, name, linewidth=0.8, markeredgecolor=INK, markeredgewidth=0.5, zorder=2, **style)
+        for method, style in POINTS.items():
             label = method + " (its q+ beside it)" * (method == "IBPO calibrated")
             _points(axes, [row for row in own if row["method"] == method], label, style)
         for row in own:
@@ -214,8 +237,10 @@ def _panels(
             handles, labels = axes.get_legend_handles_labels()
             labelled = dict(zip(labels, handles, strict=True)) | labelled
         columns = legend_columns if len(panels) == 1 else 2 * legend_columns
-        figure.legend(
-            labelled.values(), labelled.keys(), loc="outside lower center", ncols=min(columns, 4), fontsize=10
-        )
+        columns = min(columns, 4)
+        # Room for a long legend, which would be taken from the panels.
+        lines = -(-len(labelled) // columns)
+        figure.set_size_inches(PANEL[0] * len(panels), height + 0.5 + 0.22 * max(0, lines - 5))
+        figure.legend(labelled.values(), labelled.keys(), loc="outside lower center", ncols=columns, fontsize=10)
         kind = path.suffix.lstrip(".") if isinstance(path, Path) else "svg"
         figure.savefig(path, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)

@@ -61,7 +61,8 @@ def experiment_part(
     Returns:
         Values under the names that the template uses.
     """
-    merged, titles = mean_over_seeds(rows), {name: title}
+    merged: list[Row] = [{**row, "above_mix": above_random_mix(row, rows)} for row in mean_over_seeds(rows)]
+    titles = {name: title}
 
     def figure(suffix: str, draw: Callable[[IO[bytes]], None], alt: str) -> Markup:
         return inline_svg(f"{key}{suffix}", draw, alt)
@@ -102,6 +103,21 @@ def inline_svg(key: str, draw: Callable[[IO[bytes]], None], alt: str) -> Markup:
     )
     svg = head.sub(lambda m: "<svg " + " ".join(g for g in m.groups() if g), svg, count=1)
     return Markup(svg.replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1))
+
+
+def above_random_mix(row: Row, rows: Sequence[Row]) -> float | None:
+    """Accuracy of a method less that of a random mix of standard only and extended only at the same mean tokens.
+
+    None where the mix has no such cost. `rows` are of one experiment; means over its seeds.
+    """
+    ends = [[r for r in rows if r["method"] == method] for method in ("standard only", "extended only")]
+    if not all(ends):
+        return None
+    cost, accuracy = ([float(np.mean([r[key] for r in end])) for end in ends] for key in ("relative_cost", "accuracy"))
+    if not cost[0] <= row["relative_cost"] <= cost[1] or cost[0] == cost[1]:
+        return None
+    part = (row["relative_cost"] - cost[0]) / (cost[1] - cost[0])
+    return row["accuracy"] - (1 - part) * accuracy[0] - part * accuracy[1]
 
 
 def area_cells(areas: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:

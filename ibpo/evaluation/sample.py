@@ -41,7 +41,7 @@ def to_rollouts(
     tokenizer: PreTrainedTokenizerBase,
     problems: Sequence[Problem],
     prompts: Sequence[Sequence[int]],
-    completions: Sequence[Sequence[int]],
+    completions: list[list[int]],
 ) -> list[Rollout]:
     """Token ids of one completion to each problem as rollouts; one without an end-of-sequence token was cut off."""
     texts = tokenizer.batch_decode(completions, skip_special_tokens=True)
