@@ -90,6 +90,7 @@ def test_decoupled_weighs_the_opening_apart(context, tmp_path):
         torch.testing.assert_close(moved[name], -parameter.grad, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_forced_openings_are_weighed_by_how_likely_the_policy_was(context, tmp_path):
     groups = context.experiment.response_groups
     rewards = [correctness_reward(groups), standard_bonus(0.2, groups[0])]
@@ -111,6 +112,7 @@ def test_forced_openings_are_weighed_by_how_likely_the_policy_was(context, tmp_p
     torch.testing.assert_close(old[:, 1:][mask], now[:, 1:][mask].detach(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [1, 2])
 def test_a_dialogue_carries_loss_on_what_the_policy_wrote(context, tmp_path, stage):
     own = {"held_weight": 0.1, "first_turn_only": stage == 1}
