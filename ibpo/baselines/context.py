@@ -62,13 +62,13 @@ class Context:
         """Problems of the train split on which the cold start's responses of both groups are sampled and judged."""
         return self._of_train_split[self.job.num_validation :]
 
-    def training_rows(self, count: int) -> list[dict[str, Any]]:
-        """The stream that IBPO's policies are trained on, without the validation problems."""
+    def training_rows(self, count: int, *, skip: int = 0) -> list[dict[str, Any]]:
+        """The stream that IBPO's policies are trained on, without the validation problems; `skip` were used before."""
         held_out = {problem.problem_id for problem in self.validation}
         source = stream(self.experiment.task, "train", 1000 + self.job.seed)
         return [
             {"prompt": p.prompt, "answer": p.answer, "problem_id": p.problem_id, "level": p.level}
-            for p in islice((p for p in source if p.problem_id not in held_out), count)
+            for p in islice((p for p in source if p.problem_id not in held_out), skip, skip + count)
         ]
 
     def responses(self, policy: str, how: str = "sampled", *, split: str = "test") -> Path:

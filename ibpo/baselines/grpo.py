@@ -159,18 +159,21 @@ def build_trainer(
     roll_out: RollOut,
     trainer: Callable[..., GRPOTrainer],
     num_steps: int,
+    *,
+    num_before: int = 0,
     **settings: Any,
 ) -> Any:
-    """The trainer of one policy, on the prompts that IBPO's policies are trained on."""
+    """The trainer of one policy, on the prompts that IBPO's policies are trained on; after `num_before` updates' own."""
     common = common_settings(context.experiment, context.job.seed) | {"save_strategy": "no", "max_steps": num_steps}
     args = GRPOConfig(output_dir=str(out_dir / "checkpoints"), **(common | settings))
-    count = args.per_device_train_batch_size // (args.num_generations or 1) * num_steps
+    per_step = args.per_device_train_batch_size // (args.num_generations or 1)
+    rows = context.training_rows(per_step * num_steps, skip=per_step * num_before)
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     return trainer(
         model=AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32),
         reward_funcs=rewards,  # pyright: ignore[reportArgumentType]  # more general than a list of them
         args=args,
-        train_dataset=Dataset.from_list(context.training_rows(count)),
+        train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
         rollout_func=roll_out,  # pyright: ignore[reportArgumentType]
     )

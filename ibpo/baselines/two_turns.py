@@ -149,7 +149,7 @@ def score_policy(
     begun = out_dir / "stage0"
     pairs = _built_dialogues(context)
     fine_tune(context, begun, pairs, learning_rate=1e-3, loss_on=_on_responses(context, pairs))
-    model_dir = begun / "model"
+    model_dir, num_steps = begun / "model", max(1, context.job.num_steps // 2)
     for stage, weight in ((1, first_held), (2, both_held)):
         stage_dir = out_dir if stage == 2 else out_dir / "stage1"
         if not (stage_dir / "model").exists():
@@ -160,7 +160,8 @@ def score_policy(
                 score_rewards(context, stage=stage, bonus=bonus),
                 in_two_turns(),
                 partial(TwoTurns, held_weight=weight, first_turn_only=stage == 1),
-                max(1, context.job.num_steps // 2),
+                num_steps,
+                num_before=num_steps * (stage - 1),
                 learning_rate=learning_rate,
             )
             part = 0.4 * (stage - 1)

@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +19,7 @@ from ibpo.commands.eval_setup import load_task, local_policy, served_policy, way
 from ibpo.endpoint import Endpoint
 from ibpo.errors import IbpoError
 from ibpo.evaluation.describe import describe
-from ibpo.evaluation.evaluate import fingerprint, judge_ways, sample_ways, write_rows
+from ibpo.evaluation.evaluate import fingerprint, judge_ways, num_missing_and_all, sample_ways, write_rows
 from ibpo.evaluation.import_plain import plain_rows
 from ibpo.evaluation.responses import Responses
 from ibpo.rollouts.store import RolloutStore
@@ -34,6 +35,9 @@ def eval_command(
     response_group: Annotated[list[str] | None, typer.Option(help="Evaluate this response group; repeat.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="Take the response groups of this recipe instead.")] = None,
     chooses: Annotated[bool, typer.Option(help="Also let the policy choose between them.")] = False,
+    two_turns: Annotated[
+        bool, typer.Option("--two-turns", help="Also let it correct its (first group's) responses in a second turn.")
+    ] = False,
     base_url: Annotated[str | None, typer.Option(help="An OpenAI-compatible server: http://127.0.0.1:8000/v1.")] = None,
     api_key_file: Annotated[
         Path | None, typer.Option(help="A file that holds the server's key, and nothing else.")
@@ -63,6 +67,8 @@ def eval_command(
         console = Console(stderr=True)
         forced = force if force is not None else base_url is None
         ways = ways_of(response_group or [], recipe, task, chooses=chooses, force=forced)
+        if two_turns:
+            ways.append(replace(ways[0], configuration=f"{ways[0].configuration}, corrected", two_turns=True))
         problems, judge_name = load_task(task, data, limit, seed, judge)
         settings = {
             "model": model,
@@ -94,8 +100,8 @@ def eval_command(
             )
         begun = time.time()
         store = RolloutStore(out / "rollouts.jsonl", settings=settings)
-        wanted = [request for way in ways for request in way.requests(problems, num_responses)]
-        with EvalProgress(console, len(wanted), sum(r in store for r in wanted), policy.endpoint) as progress:
+        missing, total = num_missing_and_all(ways, problems, num_responses, store)
+        with EvalProgress(console, total, total - missing, policy.endpoint) as progress:
             num_new = sample_ways(
                 ways,
                 problems,

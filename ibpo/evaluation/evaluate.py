@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ibpo.errors import IbpoError
 from ibpo.evaluation.import_lm_eval import read_answer
+from ibpo.evaluation.two_turns import asking, dialogue, second_request
 from ibpo.rewards.judgement import Candidate, Judge
 from ibpo.rollouts.sampler import Request, Sampled, Sampler
 from ibpo.rollouts.store import RolloutStore, collect
@@ -30,6 +31,9 @@ class Way:
     """One: it is asked for, and forced where it has a prefix. Several: the policy chooses. None: a bare prompt."""
     force: bool = True
     template_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    two_turns: bool = False
+    """Ask for a correction of each response (`ibpo.evaluation.two_turns`); the first turns are those of the same way
+    without it, and sampled once."""
 
     def requests(self, problems: Sequence[Problem], num_responses: int) -> list[Request]:
         """`num_responses` to each problem, one round after the other, so that an early stop leaves whole rounds."""
@@ -44,6 +48,26 @@ class Way:
             for number in range(num_responses)
             for problem in problems
         ]
+
+
+def second_turns(way: Way, requests: Sequence[Request], store: RolloutStore) -> list[Request]:
+    """What the second turns of a way ask, after those first responses that are stored and ended by themselves."""
+    stored = {row["key"]: row for row in store.rows()}
+    found = [asking(r, stored[r.key], way.response_groups) for r in requests if r in store]
+    return [request for request in found if request is not None]
+
+
+def num_missing_and_all(
+    ways: Sequence[Way], problems: Sequence[Problem], num_responses: int, store: RolloutStore
+) -> tuple[int, int]:
+    """How many responses are not in the store yet, and how many there will be."""
+    every = {}
+    for way in ways:
+        for request in way.requests(problems, num_responses):
+            every[request.key] = request
+            if way.two_turns:
+                every[second_request(request).key] = second_request(request)
+    return sum(request not in store for request in every.values()), len(every)
 
 
 def fingerprint(problems: Sequence[Problem]) -> str:
@@ -76,9 +100,15 @@ def sample_ways(
     for number in range(1, max_passes + 1):
         failures: list[str] = []
         for way in ways:
-            found = collect(watched.around(sampler_for(way)), way.requests(problems, num_responses), store)
+            requests = way.requests(problems, num_responses)
+            found = collect(watched.around(sampler_for(way)), requests, store)
             num_new += found.num_new
             failures += found.failures
+            if way.two_turns:  # its prompt holds the instruction already
+                sampler = sampler_for(replace(way, response_groups=()))
+                found = collect(watched.around(sampler), second_turns(way, requests, store), store)
+                num_new += found.num_new
+                failures += found.failures
         if not failures:
             return num_new
         if number == max_passes:
@@ -105,9 +135,12 @@ def judge_ways(
     for way in ways:
         for request in way.requests(problems, num_responses):
             row, problem = stored[request.key], request.problem
+            if way.two_turns:
+                row = dialogue(row, stored.get(second_request(request).key))
             text, cut = row["completion"], row["finish_reason"] != "stop"
             group = next((g for g in way.response_groups if len(way.response_groups) == 1 or g.matches(text)), None)
-            answer = None if cut else (group.extract_answer(text) if group else read_answer(text))
+            read = group.extract_answer if group and not way.two_turns else read_answer
+            answer = None if cut else read(text)
             tokens = row["num_completion_tokens"] or (None if text else 0)
             thinking = row.get("num_thinking_tokens")  # rows of older stores have none
             if thinking is None and count_tokens is not None and END_THINK in text:

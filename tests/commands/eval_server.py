@@ -43,7 +43,9 @@ def serving(fault_of=lambda number: None, seconds=0.0, reasoning=None):
             if fault == "empty":
                 return self._send(200, b"{}")
             prompt, seed = body["messages"][-1]["content"], body.get("seed", 0)
-            first = int(prompt.split(" + ")[0].split()[-1])
+            # A request to correct an answer names no numbers: the problem stands in the first message.
+            asked = prompt if " + " in prompt else body["messages"][0]["content"]
+            first = int(asked.split(" + ")[0].split()[-1])
             text = f"I think. It is {first + 1 if seed % 4 else first}"
             reply = {"id": "x", "object": "chat.completion", "created": 1, "model": "m"}
             reply["choices"] = [

@@ -102,6 +102,27 @@ def test_reasoning_tokens_are_told_apart_from_the_answers(task, tmp_path):
     assert (overall["thinking_tokens"]["value"], overall["answer_tokens"]["value"]) == (4, 2)
 
 
+def test_a_second_turn_is_asked_after_each_first_one(task, tmp_path):
+    out = tmp_path / "run"
+    with serving(reasoning=4) as (url, answered, _):
+        assert run(task, url, out).exit_code == 0
+        first = sum(answered.values())
+        result = run(task, url, out, "--two-turns")
+        assert result.exit_code == 0, result.output
+        again = run(task, url, out, "--two-turns")
+    assert f"{TOTAL} of {2 * TOTAL} responses are there already" in result.stderr
+    assert f"{2 * TOTAL} of {2 * TOTAL} responses are there already" in again.stderr
+    assert (first, sum(answered.values())) == (TOTAL, 2 * TOTAL)  # the first turns are not sampled again
+    rows = rows_of(out)
+    alone, corrected = rows[:TOTAL], rows[TOTAL:]
+    assert {row["configuration"] for row in corrected} == {"responses, corrected"}
+    assert {(row["tokens"], row["prompt_tokens"], row["thinking_tokens"]) for row in corrected} == {(12, 10, 8)}
+    # The server answers the last number that it was asked about: the second turn is another question to it.
+    assert [row["completion"] for row in corrected] != [row["completion"] for row in alone]
+    stored = [json.loads(line) for line in list((out / "rollouts.jsonl").open())[1:]]
+    assert {row["response_group"] for row in stored} == {"", "second turn"}
+
+
 def test_a_store_of_before_is_read_on(task, tmp_path):
     with serving() as (url, answered, _):
         assert run(task, url, tmp_path / "run").exit_code == 0
