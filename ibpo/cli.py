@@ -16,8 +16,8 @@ from ibpo.commands.eval import eval_command
 from ibpo.commands.groups import groups_app
 from ibpo.commands.replay import replay_command
 from ibpo.commands.report import report_command
-from ibpo.commands.serve import serve_command
 from ibpo.commands.route import route_app
+from ibpo.commands.serve import serve_command
 from ibpo.commands.simulate import simulate_command
 from ibpo.commands.task import task_app
 from ibpo.commands.train import train_command

@@ -163,7 +163,7 @@ def build_trainer(
     num_before: int = 0,
     **settings: Any,
 ) -> Any:
-    """The trainer of one policy, on the prompts that IBPO's policies are trained on; after `num_before` updates' own."""
+    """The trainer of one policy, on the prompts of IBPO's policies, after those of `num_before` updates."""
     common = common_settings(context.experiment, context.job.seed) | {"save_strategy": "no", "max_steps": num_steps}
     args = GRPOConfig(output_dir=str(out_dir / "checkpoints"), **(common | settings))
     per_step = args.per_device_train_batch_size // (args.num_generations or 1)

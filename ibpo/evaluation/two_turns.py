@@ -43,7 +43,7 @@ def asking(request: Request, first: Mapping[str, Any], response_groups: Sequence
 
 
 def dialogue(first: Mapping[str, Any], second: Mapping[str, Any] | None) -> Json:
-    """Both turns as one stored response: the second's text to be read, the tokens of both, cut off if one of them is."""
+    """Both turns as one stored response: the text of the second, the tokens of both, cut off if one is."""
     if second is None:
         return dict(first)
     counts = ("num_prompt_tokens", "num_completion_tokens")
