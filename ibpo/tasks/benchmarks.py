@@ -65,7 +65,7 @@ AIME_25 = Task(
 AMC_23 = Task(
     name="amc_23",
     problem_id=("id",),
-    source=Source(name="math-ai/amc23", split="test", revision=""),  # no commit of it could be verified
+    source=Source(name="math-ai/amc23", split="test", revision="80815d37005feb82cd7f8fbc6901d5d3eff43057"),
 )
 HUMANEVAL = Task(
     name="humaneval",
