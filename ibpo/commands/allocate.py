@@ -3,16 +3,15 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import numpy as np
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ibpo.allocation.log_file import LogColumns, LogError, read_log
-from ibpo.allocation.log_stream import sum_cells
-from ibpo.commands.allocate_answer import Part, answer, part_of_log
+from ibpo.allocation.log_file import LogColumns, read_log
+from ibpo.allocation.log_stream import sum_parts
+from ibpo.commands.allocate_answer import Part, answer, part_of_cells, part_of_log
 from ibpo.commands.allocate_budgets import questions
 from ibpo.commands.allocate_report import print_part, write_files
 from ibpo.errors import IbpoError
@@ -54,6 +53,11 @@ def allocate_command(
 ) -> None:
     """Say which response group each problem should get under a budget, and what that is worth."""
     try:
+        if stream and holdout:
+            raise IbpoError(
+                "--holdout: halving takes all responses of a problem at once, which --stream never holds; leave out "
+                "--stream, or hold out on a sample of the log's problems"
+            )
         asked = questions(budget or [])
         names = LogColumns(problem=problem, response_group=response_group, reward=reward, cost=cost, by=by, show=show)
         bad: list[str] = []
@@ -96,38 +100,10 @@ def _in_memory(
 def _streamed(
     path: Path, names: LogColumns, on_error: Literal["fail", "skip"], bad: list[str], read: Callable[[int], None]
 ) -> tuple[list[Part], dict[str, str]]:
-    if names.by or names.show:
-        raise IbpoError("--stream: not together with --by or --show; split the log by that column first")
     columns: dict[str, str] = {}
-    cells = sum_cells(path, names, on_error=on_error, bad=bad, columns=columns, progress=read)
-    count, mean_reward, mean_cost = cells.tables()
-    if len(cells.groups) < 2:
-        raise LogError(f"{path}: one response group, {cells.groups[0]}; name another column with --response-group")
-    full = np.array((count > 0).all(axis=1))
-    problems: Any = cells.problems()
-    if not full.any():
-        raise LogError(f"{path}: no problem has a response of every response group; log every problem with every one")
-    if not full.all():
-        left = int((~full).sum())
-        typer.echo(f"problems without a response of every response group: {left} of {len(full)} left out", err=True)
-        count, mean_reward, mean_cost = count[full], mean_reward[full], mean_cost[full]
-        problems = (
-            problems[full]
-            if isinstance(problems, np.ndarray)
-            else [x for x, ok in zip(problems, full, strict=True) if ok]
-        )
-    part = Part(
-        name="",
-        columns=columns,
-        problems=problems,
-        groups=cells.groups,
-        count=count,
-        reward=mean_reward,
-        cost=mean_cost,
-        shown=None,
-        log=None,
-    )
-    return [part], {field: columns[field] for field in names.guessed}
+    cells = sum_parts(path, names, on_error=on_error, bad=bad, columns=columns, progress=read)
+    parts = [part_of_cells(name, x, columns, lambda x: typer.echo(x, err=True)) for name, x in cells.items()]
+    return parts, {field: columns[field] for field in names.guessed}
 
 
 class _bar:

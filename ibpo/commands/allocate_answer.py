@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import typer
+from numpy.typing import NDArray
 
 from ibpo.allocation.cells import ResponseCells
 from ibpo.allocation.frontier import Frontier, frontier
@@ -13,10 +14,15 @@ from ibpo.allocation.given import FloatArray
 from ibpo.allocation.holdout import HoldoutRow, holdout_value
 from ibpo.allocation.ids import IntArray
 from ibpo.allocation.infeasible import InfeasibleBudget
+from ibpo.allocation.log_blocks import Texts
 from ibpo.allocation.log_file import Log
+from ibpo.allocation.log_stream import StreamedCells
 from ibpo.allocation.problem import Allocation
 from ibpo.commands.allocate_budgets import GroupLimit, Question, choose_groups
 from ibpo.errors import IbpoError
+
+MAX_DRAWN = 1_000_000
+"""Problems from which the picture is drawn: more would show no other line."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,7 +32,7 @@ class Line:
     question: Question
     limits: list[GroupLimit]
     allocation: Allocation | None
-    pick: IntArray
+    pick: NDArray[np.integer]
     why: str
     held_out: HoldoutRow | None
 
@@ -45,6 +51,7 @@ class Part:
         cost: `[P, G]` mean cost.
         shown: `[P]` value of the `--show` column of each problem, or None.
         log: The rows, where they are in memory.
+        find: Where they are not: from ids of the log to places in `problems`, -1 for problems that are left out.
     """
 
     name: str
@@ -54,8 +61,9 @@ class Part:
     count: FloatArray
     reward: FloatArray
     cost: FloatArray
-    shown: list[str] | None
+    shown: Texts | None
     log: Log | None
+    find: Callable[[IntArray | list[str]], IntArray] | None = None
 
     @property
     def place(self) -> str:
@@ -68,9 +76,12 @@ class Part:
         return float((weight * self.reward).sum(1).mean()), float((weight * self.cost).sum(1).mean())
 
     def frontier(self) -> Frontier:
-        """Mean reward against mean cost, in sample."""
-        problem = np.repeat(np.arange(len(self.problems)), len(self.groups))
-        return frontier(self.reward.ravel(), problem, self.cost.ravel())
+        """Mean reward against mean cost, in sample; of very many problems, of a sample of them."""
+        some = slice(None)
+        if len(self.problems) > MAX_DRAWN:
+            some = np.sort(np.random.default_rng(0).choice(len(self.problems), MAX_DRAWN, replace=False))
+        reward, cost = self.reward[some], self.cost[some]
+        return frontier(reward.ravel(), np.repeat(np.arange(len(reward)), len(self.groups)), cost.ravel())
 
 
 def part_of_log(name: str, log: Log, say: Callable[[str], None]) -> Part:
@@ -87,7 +98,7 @@ def part_of_log(name: str, log: Log, say: Callable[[str], None]) -> Part:
     shown = None
     if "show" in log.columns:
         of_problem = dict(zip(log.problem, log.shown, strict=True))
-        shown = [of_problem[str(p)] for p in cells.problems]
+        shown = Texts.from_list([of_problem[str(p)] for p in cells.problems])
     return Part(
         name=name,
         columns=log.columns,
@@ -98,6 +109,46 @@ def part_of_log(name: str, log: Log, say: Callable[[str], None]) -> Part:
         cost=cells.mean_cost,
         shown=shown,
         log=log,
+    )
+
+
+def part_of_cells(name: str, cells: StreamedCells, columns: dict[str, str], say: Callable[[str], None]) -> Part:
+    """The same from the sums of a streamed log."""
+    place, groups = f"{name}: " if name else "", cells.groups
+    if len(groups) < 2:
+        raise IbpoError(
+            f"{place}column '{columns['response_group']}' has one response group, {groups[0]}; "
+            f"an allocation chooses between at least two; name another column with --response-group"
+        )
+    count, reward, cost = cells.tables()
+    problems, shown = cells.problems(), cells.shown()
+    full, number = np.array((count > 0).all(axis=1)), None
+    if not full.all():
+        reason = f"{place}problems without a response of every response group"
+        if not full.any():
+            raise IbpoError(f"{reason}: all {len(full)}; log every problem with every response group")
+        say(f"{reason}: {int((~full).sum())} of {len(full)} left out")
+        number = np.where(full, np.cumsum(full) - 1, -1)
+        count, reward, cost = count[full], reward[full], cost[full]
+        kept = np.flatnonzero(full)
+        problems = problems[kept] if isinstance(problems, np.ndarray) else [problems[p] for p in kept.tolist()]
+        shown = None if shown is None else Texts(code=shown.code[kept], names=shown.names)
+
+    def find(ids: IntArray | list[str]) -> IntArray:
+        found = cells.find(ids)
+        return found if number is None else number[found]
+
+    return Part(
+        name=name,
+        columns=columns,
+        problems=problems,
+        groups=groups,
+        count=count,
+        reward=reward,
+        cost=cost,
+        shown=shown,
+        log=None,
+        find=find,
     )
 
 
@@ -130,8 +181,6 @@ def answer(
     if holdout is None and not repeated:
         why = "the log is streamed" if part.log is None else "at least 2 responses per problem and group needed"
         typer.echo(f"{part.place}no held-out values: {why}", err=True)
-    if holdout and part.log is None:
-        raise IbpoError("--holdout: a streamed log is valued in sample only; leave out --stream or --holdout")
     holdout = repeated if holdout is None else holdout
     thick = None
     if holdout and part.log is not None:
@@ -159,7 +208,8 @@ def answer(
                     seed=seed,
                     progress=progress(f"{part.place}{question.label}"),
                 )[0]
-            line = Line(question=question, limits=limits, allocation=allocation, pick=pick, why="", held_out=held_out)
+            small = pick.astype(np.min_scalar_type(len(part.groups)))
+            line = Line(question=question, limits=limits, allocation=allocation, pick=small, why="", held_out=held_out)
         except IbpoError as error:
             name = question.dials[error.budget_index].text if isinstance(error, InfeasibleBudget) else question.label
             if not isinstance(error, InfeasibleBudget) or question.times == 1:

@@ -9,13 +9,19 @@ from typing import Any, Literal
 
 import numpy as np
 import typer
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from ibpo.allocation.log_blocks import Block, Texts
 from ibpo.allocation.log_file import LogColumns, parsed_rows
+from ibpo.allocation.log_stream import chosen_rows
 from ibpo.commands.allocate_answer import Line, Part
 from ibpo.errors import IbpoError
 from ibpo.runs import atomic_file, write_text_atomic
+
+CHUNK = 100_000
+"""Problems that are turned into lines of JSON at a time."""
 
 
 def print_part(console: Console, title: str, part: Part, lines: list[Line]) -> None:
@@ -101,8 +107,10 @@ def _print_shown(console: Console, part: Part, lines: list[Line], by_cost: list[
         table = Table()
         for head in (column, "problems", *(part.groups[g] for g in by_cost)):
             table.add_column(head, justify="left" if head == column else "right")
-        for value in sorted(set(part.shown)):
-            here = np.array([x == value for x in part.shown])
+        for value in sorted(part.shown.names):
+            here = part.shown.code == part.shown.names.index(value)
+            if not here.any():
+                continue
             table.add_row(value, str(int(here.sum())), *(f"{np.mean(line.pick[here] == g):.2f}" for g in by_cost))
         console.print(table)
 
@@ -161,30 +169,70 @@ def _write_lines(path: Path, rows: Iterator[dict[str, Any]]) -> None:
 
 
 def _choices(part: Part, line: Line) -> Iterator[dict[str, Any]]:
-    for p, g in enumerate(line.pick.tolist()):
-        yield {
-            "part": part.name,
-            "budget": line.question.label,
-            "problem": str(part.problems[p]),
-            "response_group": part.groups[g],
-            "mean_reward": float(part.reward[p, g]),
-            "mean_cost": float(part.cost[p, g]),
-        }
+    for first in range(0, len(line.pick), CHUNK):
+        rows = slice(first, first + CHUNK)
+        picks = line.pick[rows].tolist()
+        reward, cost = (table[rows].tolist() for table in (part.reward, part.cost))
+        for problem, g, rewards, costs in zip(part.problems[rows], picks, reward, cost, strict=True):
+            yield {
+                "part": part.name,
+                "budget": line.question.label,
+                "problem": str(problem),
+                "response_group": part.groups[g],
+                "mean_reward": rewards[g],
+                "mean_cost": costs[g],
+            }
 
 
 def _chosen_rows(
     path: Path, names: LogColumns, answers: list[tuple[Part, list[Line]]], on_error: Literal["fail", "skip"]
 ) -> Iterator[dict[str, Any]]:
     """The second pass: the log's rows whose response group was chosen for their problem under the budget as asked."""
+    asked = [(part, [x for x in lines if x.question.times == 1 and x.allocation]) for part, lines in answers]
+    if any(part.find is not None for part, _ in asked):
+        yield from _streamed_rows(path, names, {part.name: (part, lines) for part, lines in asked}, on_error)
+        return
     chosen: dict[tuple[str, str], set[str]] = {}
-    for part, lines in answers:
+    for part, lines in asked:
         for line in lines:
-            if line.question.times == 1:
-                for p, g in enumerate(line.pick.tolist()):
-                    chosen.setdefault((part.name, str(part.problems[p])), set()).add(part.groups[g])
+            for p, g in enumerate(line.pick.tolist()):
+                chosen.setdefault((part.name, str(part.problems[p])), set()).add(part.groups[g])
     for _, row in parsed_rows(path, names, on_error, []):
         if row["response_group"] in chosen.get((row.get("by", ""), row["problem"]), ()):
             yield row
+
+
+def _streamed_rows(
+    path: Path, names: LogColumns, parts: dict[str, tuple[Part, list[Line]]], on_error: Literal["fail", "skip"]
+) -> Iterator[dict[str, Any]]:
+    """The same block by block, so that only one block of the rows is in memory."""
+
+    def chosen(name: str, block: Block) -> NDArray[np.bool_]:
+        part, lines = parts[name]
+        assert part.find is not None
+        place = part.find(block.problem)
+        group = np.array([part.groups.index(x) if x in part.groups else -1 for x in block.response_group.names])
+        group_R = group[block.response_group.code]
+        picked = np.zeros(len(block), bool)
+        for line in lines:
+            picked |= line.pick[place] == group_R
+        return picked & (place >= 0)
+
+    for name, block in chosen_rows(path, names, on_error, chosen):
+        columns: dict[str, list[Any]] = {
+            "problem": list(map(str, block.problem)),
+            "response_group": _texts(block.response_group),
+            "reward": block.reward.tolist(),
+            "cost": block.cost.tolist(),
+        }
+        columns |= {"by": [name] * len(block)} if names.by else {}
+        columns |= {"show": _texts(block.shown)} if block.shown is not None else {}
+        for row in zip(*columns.values(), strict=True):
+            yield dict(zip(columns, row, strict=True))
+
+
+def _texts(texts: Texts) -> list[str]:
+    return [texts.names[code] for code in texts.code.tolist()]
 
 
 def _summary(part: Part, lines: list[Line]) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def test_bad_rows_are_named_and_counted(tmp_path):
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv.gz", "parquet", "parquet of numbers"])
 def test_streamed_equals_in_memory(kind, tmp_path, monkeypatch):
-    monkeypatch.setattr("ibpo.allocation.log_stream.BLOCK", 30)
+    monkeypatch.setattr("ibpo.allocation.log_blocks.BLOCK", 30)
     log = write_log(tmp_path / "log.jsonl", num_responses=3, skip={(3, "low")})
     rows = [json.loads(line) for line in log.read_text().splitlines()]
     np.random.default_rng(0).shuffle(rows)
@@ -131,9 +131,41 @@ def test_streamed_equals_in_memory(kind, tmp_path, monkeypatch):
         assert answers[0][0] == answers[1][0]
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_streamed_parts_and_shown_column_equal_in_memory(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr("ibpo.allocation.log_blocks.BLOCK", 70)
+    log = write_log(tmp_path / "log.jsonl", num_responses=2, skip={(4, "high")})
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    for row in rows:
+        p = int(row["problem_id"][2:])
+        row |= {"tenant": "x" if p < 12 else "y", "level": "odd" if p % 2 else "even", "model": f"m{p % 2}"}
+    np.random.default_rng(1).shuffle(rows)
+    path = tmp_path / f"copy.{kind}"
+    if kind == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        pyarrow = pytest.importorskip("pyarrow")
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    answers = []
+    for stream in ((), ("--stream",)):
+        out = tmp_path / f"out{len(stream)}"
+        options = ["--no-holdout", "--budget", "high=30%", "--by", "tenant", "--show", "level", "--out", out]
+        result = run(path, *stream, *options)
+        assert result.exit_code == 0, result.output
+        assert "x: problems without a response of every response group: 1 of 12 left out" in result.stderr
+        files = [sorted((out / f"{name}.jsonl").read_text().splitlines()) for name in ("rows", "choices")]
+        answers.append((result.stdout, json.loads((out / "summary.json").read_text())["parts"], *files))
+    assert answers[0][1] == answers[1][1] and answers[0] == answers[1]
+    assert "who gets what under high=30%, by level" in answers[0][0] and len(answers[0][2]) == 2 * 19
+    result = run(path, "--stream")
+    assert result.exit_code == 2 and "'model' holds 2 models; give --by model" in result.stderr
+
+
 def test_streaming_says_what_it_cannot_do(log):
-    assert "in sample only" in run(log, "--stream", "--holdout").stderr
-    assert "not together with --by" in run(log, "--stream", "--by", "effort").stderr
+    result = run(log, "--stream", "--holdout")
+    assert result.exit_code == 2 and "--holdout: halving takes all responses" in result.stderr
 
 
 def test_default_budgets_are_on_the_way_from_cheapest_to_dearest(log, tmp_path):
