@@ -1,14 +1,17 @@
 """Stream a Parquet log through `ibpo allocate --stream` and measure its peak memory.
 
-    python benchmarks/allocation_stream.py --rows 1e8 --folder /some/disk
+    python benchmarks/allocation_stream.py --rows 1e8 --folder /some/disk --out
 
 Writes the log first (8 responses to a problem, two response groups, seed 0), in a process of its own, then runs the
-command in another and prints one JSON line (rows, problems, CPU seconds, peak resident memory), then its table.
+command in another and prints one JSON line (rows, problems, CPU seconds, peak resident memory), then its table. With
+`--out` the command also writes its files (every problem's choice under three budgets, the chosen rows, the picture):
+their sizes are in the JSON line, and they are deleted.
 """
 
 import argparse
 import json
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -47,6 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=float, default=1e6)
     parser.add_argument("--folder", type=Path, default=Path("."))
+    parser.add_argument("--out", action="store_true", help="write choices, chosen rows, summary and picture, too")
     parser.add_argument("--write-only", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     rows = int(arguments.rows)
@@ -57,6 +61,9 @@ def main() -> None:
     subprocess.run([sys.executable, __file__, *sys.argv[1:], "--write-only"], check=True)
     command = "from ibpo.cli import main; main()"
     options = ["allocate", str(path), "--stream", "--budget", "high=30%"]
+    out = arguments.folder / f"stream_{rows}_out"
+    options += ["--out", str(out)] if arguments.out else []
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     began = time.perf_counter()
     done = subprocess.Popen([sys.executable, "-c", command, *options], stdout=subprocess.PIPE, text=True)
     printed = done.communicate()[0]
@@ -65,14 +72,16 @@ def main() -> None:
         "rows": rows,
         "problems": -(-rows // 8),
         "file_bytes": path.stat().st_size,
-        "cpu_s_with_writing": round(used.ru_utime + used.ru_stime, 1),
+        "cpu_s": round(used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime, 1),
         "wall_s": round(time.perf_counter() - began, 1),
         "peak_memory_bytes": used.ru_maxrss * 1024,
         "exit_code": done.returncode,
+        "out_bytes": {file.name: file.stat().st_size for file in sorted(out.iterdir())} if arguments.out else None,
     }
     print(json.dumps(result))
     print(printed)
     path.unlink()
+    shutil.rmtree(out, ignore_errors=True)
 
 
 if __name__ == "__main__":

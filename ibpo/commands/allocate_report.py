@@ -162,31 +162,33 @@ def _draw(file: Path, part: Part, lines: list[Line]) -> None:
         typer.echo(f"no picture: {error}", err=True)
 
 
-def _write_lines(path: Path, rows: Iterator[dict[str, Any]]) -> None:
+def _write_lines(path: Path, lines: Iterator[str]) -> None:
     """JSON lines one by one: the whole file or what was there."""
     with atomic_file(path) as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
+        file.writelines(lines)
 
 
-def _choices(part: Part, line: Line) -> Iterator[dict[str, Any]]:
+def _choices(part: Part, line: Line) -> Iterator[str]:
+    head = f'{{"part": {json.dumps(part.name)}, "budget": {json.dumps(line.question.label)}, "problem": '
+    groups = [f', "response_group": {json.dumps(name)}, "mean_reward": ' for name in part.groups]
     for first in range(0, len(line.pick), CHUNK):
         rows = slice(first, first + CHUNK)
-        picks = line.pick[rows].tolist()
-        reward, cost = (table[rows].tolist() for table in (part.reward, part.cost))
-        for problem, g, rewards, costs in zip(part.problems[rows], picks, reward, cost, strict=True):
-            yield {
-                "part": part.name,
-                "budget": line.question.label,
-                "problem": str(problem),
-                "response_group": part.groups[g],
-                "mean_reward": rewards[g],
-                "mean_cost": costs[g],
-            }
+        pick = line.pick[rows].astype(np.int64)[:, None]
+        values = (np.take_along_axis(table[rows], pick, 1)[:, 0].tolist() for table in (part.reward, part.cost))
+        for problem, g, reward, cost in zip(_ids(part.problems[rows]), pick[:, 0].tolist(), *values, strict=True):
+            yield f'{head}{problem}{groups[g]}{reward!r}, "mean_cost": {cost!r}}}\n'
+
+
+def _ids(problems: Any) -> list[str]:
+    """Ids as JSON strings."""
+    if isinstance(problems, np.ndarray):
+        return [f'"{x}"' for x in problems.tolist()]
+    return [json.dumps(str(x)) for x in problems]
 
 
 def _chosen_rows(
     path: Path, names: LogColumns, answers: list[tuple[Part, list[Line]]], on_error: Literal["fail", "skip"]
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[str]:
     """The second pass: the log's rows whose response group was chosen for their problem under the budget as asked."""
     asked = [(part, [x for x in lines if x.question.times == 1 and x.allocation]) for part, lines in answers]
     if any(part.find is not None for part, _ in asked):
@@ -199,12 +201,12 @@ def _chosen_rows(
                 chosen.setdefault((part.name, str(part.problems[p])), set()).add(part.groups[g])
     for _, row in parsed_rows(path, names, on_error, []):
         if row["response_group"] in chosen.get((row.get("by", ""), row["problem"]), ()):
-            yield row
+            yield json.dumps(row) + "\n"
 
 
 def _streamed_rows(
     path: Path, names: LogColumns, parts: dict[str, tuple[Part, list[Line]]], on_error: Literal["fail", "skip"]
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[str]:
     """The same block by block, so that only one block of the rows is in memory."""
 
     def chosen(name: str, block: Block) -> NDArray[np.bool_]:
@@ -219,20 +221,24 @@ def _streamed_rows(
         return picked & (place >= 0)
 
     for name, block in chosen_rows(path, names, on_error, chosen):
-        columns: dict[str, list[Any]] = {
-            "problem": list(map(str, block.problem)),
-            "response_group": _texts(block.response_group),
-            "reward": block.reward.tolist(),
-            "cost": block.cost.tolist(),
-        }
-        columns |= {"by": [name] * len(block)} if names.by else {}
-        columns |= {"show": _texts(block.shown)} if block.shown is not None else {}
-        for row in zip(*columns.values(), strict=True):
-            yield dict(zip(columns, row, strict=True))
+        by = f', "by": {json.dumps(name)}' if names.by else ""
+        shown = [""] * len(block)
+        if block.shown is not None:
+            shown = _of_code(block.shown, [f', "show": {json.dumps(x)}' for x in block.shown.names])
+        groups = [f', "response_group": {json.dumps(x)}, "reward": ' for x in block.response_group.names]
+        fields = (
+            _ids(block.problem),
+            _of_code(block.response_group, groups),
+            block.reward.tolist(),
+            block.cost.tolist(),
+            shown,
+        )
+        for problem, group, reward, cost, of_row in zip(*fields, strict=True):
+            yield f'{{"problem": {problem}{group}{reward!r}, "cost": {cost!r}{by}{of_row}}}\n'
 
 
-def _texts(texts: Texts) -> list[str]:
-    return [texts.names[code] for code in texts.code.tolist()]
+def _of_code(texts: Texts, written: list[str]) -> list[str]:
+    return [written[code] for code in texts.code.tolist()]
 
 
 def _summary(part: Part, lines: list[Line]) -> dict[str, Any]:
