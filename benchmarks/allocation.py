@@ -266,12 +266,12 @@ def main() -> None:
         "# The allocation solver against generic ones",
         "",
         f"Made by `{command}` on Python {platform.python_version()}, numpy {np.__version__}.",
-        "Columns: number of responses, 8 to a problem, seed 0. CPU seconds of one thread, medians of turns taken in one",
-        "process. Grouped: the responses of a problem stand together, as in every log and every trainer's batch; ragged:",
-        "together, 4 to 12 per problem; shuffled: rows in random order. An engine's row is its time as a multiple of",
-        "ours (grouped) in its process; its objective equals ours within 1e-6 relative, or the benchmark ends with an",
-        f"error. \"none\": no answer within {arguments.limit:g} CPU seconds at this size or a smaller one. For tokens,",
-        "the rows of ours stop at a certified gap of 1e-6; the engines are compared with our exact answer.",
+        "Columns: number of responses, 8 to a problem, seed 0. CPU seconds of one thread, medians of turns taken in",
+        "one process. Grouped: the responses of a problem stand together, as in every log and every trainer's batch;",
+        "ragged: together, 4 to 12 per problem; shuffled: rows in random order. An engine's row is its time as a",
+        "multiple of ours (grouped) in its process; its objective equals ours within 1e-6 relative, or the benchmark",
+        f'ends with an error. "none": no answer within {arguments.limit:g} CPU seconds at this size or a smaller one.',
+        "For tokens, the rows of ours stop at a certified gap of 1e-6; engines are compared with our exact answer.",
     ]  # fmt: skip
     for form in arguments.forms:
         lines += table(form, sizes, arguments.limit, arguments.engines)

@@ -1,7 +1,8 @@
 """`ibpo allocate`: what a budget buys on a log of scored responses."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -93,7 +94,7 @@ def _in_memory(
     fields = {field: getattr(names, field) for field in ("problem", "response_group", "reward", "cost", "by", "show")}
     table = read_log(path, **fields, on_error=on_error, progress=read)
     bad.extend(table.bad_rows)
-    parts = [part_of_log(name, part, lambda x: typer.echo(x, err=True)) for name, part in table.parts().items()]
+    parts = _usable((partial(part_of_log, name, part, _say) for name, part in table.parts().items()), names.by)
     return parts, {field: table.columns[field] for field in table.guessed}
 
 
@@ -102,8 +103,30 @@ def _streamed(
 ) -> tuple[list[Part], dict[str, str]]:
     columns: dict[str, str] = {}
     cells = sum_parts(path, names, on_error=on_error, bad=bad, columns=columns, progress=read)
-    parts = [part_of_cells(name, x, columns, lambda x: typer.echo(x, err=True)) for name, x in cells.items()]
+    parts = _usable((partial(part_of_cells, name, x, columns, _say) for name, x in cells.items()), names.by)
     return parts, {field: columns[field] for field in names.guessed}
+
+
+def _usable(makers: Iterable[Callable[[], Part]], by: str | None) -> list[Part]:
+    """The parts of the log; one that leaves nothing to choose is left out aloud, if there are others."""
+    parts: list[Part] = []
+    wrong: list[str] = []
+    for make in makers:
+        try:
+            parts.append(make())
+        except IbpoError as error:
+            if by is None:
+                raise
+            wrong.append(str(error))
+    if not parts:
+        raise IbpoError(f"--by {by}: nothing to choose in any of {len(wrong)} parts; the first: {wrong[0]}")
+    for text in wrong:
+        _say(f"part left out: {text}")
+    return parts
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
 
 
 class _bar:

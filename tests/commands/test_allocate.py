@@ -214,6 +214,26 @@ def test_parts_are_solved_apart(tmp_path):
     assert [part["budgets"][1]["share"] for part in parts] == [{"a": 1, "b": 0}, {"a": 0, "b": 1}]
 
 
+def test_a_part_with_nothing_to_choose_is_left_out_aloud(tmp_path):
+    rows = [
+        {"id": p, "group": group, "reward": p % 2, "cost": 1 + (group == "b"), "tenant": tenant}
+        for tenant, groups in (("x", "a"), ("y", "ab"))
+        for p in range(3)
+        for group in groups
+    ]
+    log = tmp_path / "log.jsonl"
+    for stream in ((), ("--stream",)):
+        log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        result = run(log, *stream, "--by", "tenant", "--budget", "cost=2")
+        assert result.exit_code == 0 and "tenant = y" in result.stdout and "tenant = x" not in result.stdout
+        assert "part left out: x: column 'group' has one response group, a" in result.stderr
+        log.write_text("".join(json.dumps(row) + "\n" for row in rows[:3]))
+        result = run(log, *stream, "--by", "tenant", "--budget", "cost=2")
+        assert (
+            result.exit_code == 2 and "--by tenant: nothing to choose in any of 1 parts; the first: x" in result.stderr
+        )
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
