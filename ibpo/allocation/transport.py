@@ -15,11 +15,13 @@ from ibpo.allocation.limits import Limits
 from ibpo.allocation.runs import IntArray, slices_of
 from ibpo.allocation.shares import Shares
 
-SMALL = 2_000
-"""Problems up to which the rest is left to HiGHS."""
+SMALL = 300
+"""Problems up to which nothing is narrowed: HiGHS takes them as they are."""
+MOST = 3_000
+"""Problems that HiGHS still takes where the prices cannot be narrowed."""
 SAMPLE = 32_768
 """Problems that say where the prices of more of them are."""
-RANKS = 48
+RANKS = 24
 """By how many problems a share may be off, where all of them are looked at."""
 MAX_TURNS = 40
 COLUMNS = 8_192
@@ -48,7 +50,9 @@ def transport(shares: Shares, limits: Limits) -> tuple[NDArray[np.uint8], FloatA
             kind, several = _settle(best, shares.uses, floor, ceiling)
             left = np.flatnonzero(several)
             if len(left) > 0.5 * best.shape[1]:
-                return None
+                if best.shape[1] > MOST or open_ is None:
+                    return None
+                break
             rest = kind[left]
             counts = [np.count_nonzero(kind == g) - np.count_nonzero(rest == g) for g in range(len(best))]
             used = used + shares.uses @ counts
