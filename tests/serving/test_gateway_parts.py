@@ -3,6 +3,8 @@
 import json
 import re
 from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -13,6 +15,7 @@ from ibpo.serving.gateway.demand import cap_of, read_demand, usable, write_body
 from ibpo.serving.gateway.keys import keys_from_environment, new_key, read_keys
 from ibpo.serving.gateway.meter import StreamMeter
 from ibpo.serving.gateway.probe import opening_probabilities, openings_of, probe_body
+from ibpo.serving.gateway.routers import FittedRouter, load_router
 from ibpo.serving.gateway.settings import GroupSettings, ModelSettings, build_settings, check_groups, read_settings
 from ibpo.serving.plan import Plan
 
@@ -143,6 +146,35 @@ def test_a_wrong_file_is_one_line(tmp_path, text, said):
         read_settings(path)
     assert re.search(said, str(error.value)), error.value
     assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
+
+
+def test_example_of_the_documentation_is_read(tmp_path):
+    page = (Path(__file__).parent.parent.parent / "docs" / "gateway.md").read_text(encoding="utf-8")
+    path = tmp_path / "gateway.toml"
+    path.write_text(re.search(r"```toml\n(# ibpo serve.*?)```", page, re.DOTALL)[1])
+    settings, plan = read_settings(path)
+    check_groups(settings, Plan.from_dict(plan))
+    assert [group.name for group in settings.model_of("any").response_group] == ["standard", "extended"]
+    assert settings.model_of("any").choose == ["caller", "router", "probe"]
+
+
+class Fitted:
+    """What `ibpo route fit` makes has these parts."""
+
+    groups, cost_name = ("standard", "extended"), "output_tokens"
+
+    def scores(self, prompts):
+        size = float(len(prompts[0] if isinstance(prompts[0], str) else prompts[0][-1]["content"]))
+        return SimpleNamespace(gain=[[0.0, size / 100]], cost=[[5.0, 10 * size]])
+
+
+def test_a_fitted_router_speaks_of_requests():
+    router = FittedRouter(Fitted())
+    gain, tokens = router.gain(CHAT)
+    assert gain == {"standard": 0.0, "extended": 0.02} and tokens == {"standard": 5.0, "extended": 20.0}
+    assert router.gain({"prompt": "x" * 50}).gain["extended"] == 0.5
+    with pytest.raises(IbpoError, match=r"none\.json"):
+        load_router(Path("none.json"))
 
 
 def test_budget_and_groups_belong_together():

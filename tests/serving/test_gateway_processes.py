@@ -15,8 +15,10 @@ import pytest
 
 from ibpo.serving.store_sqlite import SqliteBook
 from tests.serving.test_gateway import bulk, groups_of
+from tests.serving.test_stores import redis_url
 from tests.serving.world import World
 
+__all__ = ["redis_url"]
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -51,8 +53,11 @@ def interleaved(world, urls, count, *, parallel=8):
     return world.run(run(), timeout=300)
 
 
-def test_two_gateways_hold_one_budget_together(world, tmp_path):
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+def test_two_gateways_hold_one_budget_together(world, tmp_path, request, kind):
     upstream, state = world.upstream(), str(tmp_path / "book.sqlite")
+    if kind == "redis":
+        state = request.getfixturevalue("redis_url")  # skipped without a server
     gateways = [world.gateway(upstream.url, state=state, name=name) for name in ("a", "b")]
     seen = interleaved(world, [url for _, url, _ in gateways], 240)
     assert {status for status, _ in seen} == {200}
