@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import numpy as np
@@ -52,7 +53,7 @@ STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encodi
 class Upstream(asyncio.Protocol):
     """As little of a server as can be: what is measured is the gateway."""
 
-    def connection_made(self, transport):
+    def connection_made(self, transport: Any):
         self.transport, self.data = transport, b""
 
     def data_received(self, data):
@@ -140,6 +141,10 @@ async def memory(gateway, pid, count, parallel=32):
         print(f"CPU of the gateway: {1e3 * (cpu_and_memory(pid)[0] - cpu) / count:.2f} ms a request")
 
 
+def _first_line(stream) -> str:
+    return stream.readline().strip()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rates", default="100,300,500", type=lambda text: [int(x) for x in text.split(",") if x])
@@ -155,12 +160,12 @@ def main():
         return
     with tempfile.TemporaryDirectory() as folder:
         upstream = subprocess.Popen([sys.executable, __file__, "--as-upstream"], stdout=subprocess.PIPE, text=True)
-        root = f"http://127.0.0.1:{upstream.stdout.readline().strip()}"
+        root = f"http://127.0.0.1:{_first_line(upstream.stdout)}"
         command = [sys.executable, "-m", "ibpo", "serve", "--upstream", f"{root}/v1", "--port", "0"]
         command += ["--budget", "extended=30%", *(["--state", f"{folder}/book.sqlite"] * (args.state == "sqlite"))]
         gateway = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         try:
-            url = re.search(r"http://[\d.:]+", gateway.stderr.readline())[0] + "/v1/chat/completions"
+            url = re.findall(r"http://[\d.:]+", _first_line(gateway.stderr))[0] + "/v1/chat/completions"
             if args.rates:
                 asyncio.run(latency(f"{root}/v1/chat/completions", url, gateway.pid, args))
             if args.memory:

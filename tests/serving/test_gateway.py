@@ -4,6 +4,7 @@ import hashlib
 import json
 import urllib.error
 import urllib.request
+from typing import Any
 
 import aiohttp
 import openai
@@ -28,7 +29,7 @@ def world():
         yield made
 
 
-def client_of(url, key="none", **options):
+def client_of(url, key="none", **options) -> Any:
     return openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=30, **options)
 
 
@@ -57,7 +58,7 @@ def groups_of(replies):
     return [headers["x-ibpo-response-group"] for _, headers, _ in replies]
 
 
-def call(url, body=None, headers=None, method=None):
+def call(url, body: Any = None, headers: Any = None, method: str | None = None) -> tuple[int, Any, bytes]:
     """(status, headers, bytes) as they are on the wire."""
     data = json.dumps(body).encode() if isinstance(body, dict) else body
     request = urllib.request.Request(url, data, {"Content-Type": "application/json", **(headers or {})}, method=method)

@@ -105,7 +105,7 @@ def test_probe_asks_for_one_token_of_the_same_prompt():
     model = ModelSettings.model_validate({"name": "*", "choose": ["probe"], "response_group": groups})
     assert openings_of(model) == ("<|channel|>", {"a": "final", "b": "analysis"})
     demand = read_demand(json.dumps({**CHAT, "max_tokens": 99, "stream": True, "n": 4}).encode(), chat=True)
-    body = json.loads(probe_body(demand, model))
+    body = json.loads(probe_body(demand, model) or b"")
     assert (body["max_tokens"], body["logprobs"], body["top_logprobs"]) == (1, True, 20)
     assert not {"stream", "n", "seed"} & set(body) and body["messages"][-1]["content"] == "<|channel|>"
     top = [{"token": "ana", "logprob": -1.0}, {"token": "final", "logprob": -2.0}, {"token": "Hm", "logprob": -0.5}]
@@ -151,7 +151,7 @@ def test_a_wrong_file_is_one_line(tmp_path, text, said):
 def test_example_of_the_documentation_is_read(tmp_path):
     page = (Path(__file__).parent.parent.parent / "docs" / "gateway.md").read_text(encoding="utf-8")
     path = tmp_path / "gateway.toml"
-    path.write_text(re.search(r"```toml\n(# ibpo serve.*?)```", page, re.DOTALL)[1])
+    path.write_text(re.findall(r"```toml\n(# ibpo serve.*?)```", page, re.DOTALL)[0])
     settings, plan = read_settings(path)
     check_groups(settings, Plan.from_dict(plan))
     assert [group.name for group in settings.model_of("any").response_group] == ["standard", "extended"]

@@ -1,6 +1,7 @@
 """In front of a real policy: the one-token probe, the group it sets, and what the answers are."""
 
 import math
+from typing import Any
 
 import numpy as np
 import openai
@@ -53,7 +54,7 @@ def test_probe_reads_the_policys_own_choice_and_the_budget_holds(policy, chat):
     world, server, upstream = policy
     model = {"choose": ["probe"], "probe": {"top_logprobs": 20, "seconds": 20}}
     gateway, url, rows = world.gateway(upstream, plan=PLAN, groups=BY_TEMPLATE if chat else BY_PREFIX, model=model)
-    client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60)
+    client: Any = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60)
     asked, tokens, texts = prompts(120), 0, []
     for number, prompt in enumerate(asked):
         if chat:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -96,9 +97,10 @@ def process(upstream_url, *options):
         command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment
     ) as server:
         try:
-            line = server.stderr.readline()
+            said: Any = server.stderr
+            line = said.readline()
             found = re.search(r"http://127\.0\.0\.1:\d+", line)
-            assert found, line + server.stderr.read()
+            assert found, line + said.read()
             yield server, found[0]
         finally:
             if server.poll() is None:

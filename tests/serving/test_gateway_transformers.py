@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -69,7 +70,7 @@ def test_official_client_in_front_of_transformers_serve(served):
     model, upstream = served
     with World() as world:
         gateway, url, rows = world.gateway(upstream, plan=PLAN, groups=GROUPS)
-        client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120)
+        client: Any = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120)
         texts, groups, tokens = [], [], 0
         for number in range(20):
             # The policy sums digits: "+3 -4 =".

@@ -7,6 +7,7 @@ import io
 import json
 import threading
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 from aiohttp import web
@@ -38,9 +39,10 @@ class ScriptedUpstream:
     """
 
     def __init__(self):
-        self.fault_of = lambda number: None
+        self.fault_of: Callable[[int], str | None] = lambda number: None
         self.requests, self.faults, self.num_answered, self.headers = [], [], 0, []
-        self.extra_headers, self.pause, self.without_usage, self.url = {}, 0.0, False, ""
+        self.extra_headers: dict[str, str] = {}
+        self.pause, self.without_usage, self.url = 0.0, False, ""
 
     def app(self):
         app = web.Application(client_max_size=1 << 26)

@@ -80,7 +80,7 @@ class Gateway:
             raise Refusal(503, "draining", "the gateway is going down; ask another", {"Retry-After": "1"}, close=True)
         if self.num_in_flight >= self.limits.max_in_flight:
             raise Refusal(503, "busy", "too many requests are under way; try again", {"Retry-After": "1"})
-        if self._by_tenant[owner] >= self.limits.max_in_flight_per_tenant:
+        if self.keys is not None and self._by_tenant[owner] >= self.limits.max_in_flight_per_tenant:
             raise Refusal(429, "too_many", "too many requests of yours are under way; wait", {"Retry-After": "1"})
         self.num_in_flight += 1
         self._by_tenant[owner] += 1
@@ -164,11 +164,16 @@ class Gateway:
                 return _whole(request.method, answer.status, headers, answer.head)
             response = web.StreamResponse(status=answer.status, headers=headers)
             await response.prepare(request)
-            await response.write(answer.head)
+            patience, loop = self.limits.body_seconds, asyncio.get_running_loop()
             try:
-                async for piece in answer.rest():
-                    await response.write(piece)
-            except UpstreamFault:
+                async with asyncio.timeout(patience) as limit:
+                    await response.write(answer.head)
+                    limit.reschedule(None)
+                    async for piece in answer.rest():
+                        limit.reschedule(loop.time() + patience)
+                        await response.write(piece)
+                        limit.reschedule(None)
+            except (UpstreamFault, TimeoutError):
                 if request.transport is not None:
                     request.transport.abort()
                 return response

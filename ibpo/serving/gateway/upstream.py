@@ -39,14 +39,14 @@ class Answer:
     longer than what is held back.
     """
 
-    def __init__(self, response: aiohttp.ClientResponse, idle_seconds: float) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, idle_seconds: float, give_up: float) -> None:
         self.status = response.status
         self.headers = response.headers
         self.head = b""
         self.complete = False
         self.num_retries = 0
         self._response = response
-        self._idle = idle_seconds
+        self._idle, self._give_up = idle_seconds, give_up
 
     @property
     def is_stream(self) -> bool:
@@ -79,7 +79,7 @@ class Answer:
         try:
             async with asyncio.timeout(None) as limit:
                 while True:
-                    limit.reschedule(loop.time() + self._idle)
+                    limit.reschedule(min(loop.time() + self._idle, self._give_up))
                     piece = await content.readany()
                     if not piece:
                         return
@@ -192,7 +192,7 @@ class Upstream:
                 response = await self._session.request(
                     method, self.address(path), headers=headers, data=body, allow_redirects=False
                 )
-                answer = Answer(response, self.settings.idle_seconds)
+                answer = Answer(response, self.settings.idle_seconds, give_up)
                 await answer.begin(most)
                 if answer.is_stream and not answer.head:
                     # Ended before it began: as good as no answer.
