@@ -5,7 +5,8 @@
 Prints a Markdown table row after row: 5 folds by problem, 1,000 bootstrap draws over problems, seed 0. The logs are
 those of `../shared/data`: `dual_mode_dev` (45 problems, 8 responses; it holds no prompts, so the router sees the
 prompt's length in tokens, and in a second run the problem's place in its paper as well), `gsm8k_solutions` (1,319
-prompts, one response: sampled, or the best of 100 by a verifier) and `game24` (100 puzzles, 100 responses each).
+prompts, one response: sampled, or the best of 100 by a verifier, whose cost the log does not hold: shares are asked
+for) and `game24` (100 puzzles, 100 responses each, costs in characters).
 """
 
 from __future__ import annotations
@@ -36,13 +37,13 @@ def logs(dual: Path | None, gsm8k: Path | None, game24: Path | None) -> Iterator
         for size in ("6b", "175b"):
             yield f"gsm8k_solutions, {size}: prompt", read_routed_log(gsm8k, columns=columns, part=size)
     if game24 is not None:
-        yield "game24: prompt", read_routed_log(game24, columns=LogColumns(response_group="group"))
+        yield "game24: prompt", read_routed_log(game24, columns=LogColumns(response_group="group", cost="chars"))
 
 
 def budgets_of(name: str, table: RoutedLog) -> list[Budget]:
     """Of the logs without a true cost, shares of the dearer response group."""
     if name.startswith("gsm8k"):
-        return [Budget(name=table.columns["cost"], mean=share, response_group="verification") for share in (0.25, 0.5)]
+        return [Budget(name="verification", mean=share, response_group="verification") for share in (0.25, 0.5)]
     return default_budgets(table)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,11 @@ from ibpo.errors import IbpoError
 FloatArray = NDArray[np.float64]
 
 NUM_HASHES = 4096
-"""Columns of each of the two hashed blocks; a power of two."""
+"""Columns of the hashed block; a power of two."""
 
 _NUMBER = re.compile(r"\d+")
 _WORD = re.compile(r"\w+")
+_TERM = re.compile(r"\w+|[^\w\s]")
 _SENTENCE = re.compile(r"[.!?](?:\s|$)")
 
 COUNTED = (
@@ -112,28 +114,32 @@ def bends(column: FloatArray) -> FloatArray:
 
 
 def hashed(prompts: Sequence[str]) -> Any:
-    """`[N, 8192]` sparse: words and pairs of words, then characters within words by two to four; each of length 1.
+    """`[N, 4096]` sparse: words, signs and pairs of them, hashed; each row of length 1, or 0 without a word.
 
-    The hash (MurmurHash3) is the same everywhere: nothing is learned here, and nothing has to be kept.
+    The hash (MurmurHash3, with signs) is the same everywhere: nothing is learned here, and nothing has to be kept.
 
     Raises:
         IbpoError: scikit-learn is not installed.
     """
     from scipy import sparse
 
-    return sparse.hstack([block.transform(prompts) for block in _hashers()], format="csr")
+    found = _hasher().transform([_terms(text) for text in prompts])
+    length = np.sqrt(np.asarray(found.multiply(found).sum(axis=1)).ravel())
+    return sparse.csr_matrix(sparse.diags_array(1.0 / np.where(length > 0, length, 1.0)) @ found)
+
+
+def _terms(text: str) -> list[str]:
+    words = _TERM.findall(text.lower())
+    return words + [f"{a} {b}" for a, b in pairwise(words)]
 
 
 @cache
-def _hashers() -> tuple[Any, Any]:
+def _hasher() -> Any:
     try:
-        from sklearn.feature_extraction.text import HashingVectorizer
+        from sklearn.feature_extraction import FeatureHasher
     except ModuleNotFoundError:
         raise IbpoError("a router needs scikit-learn: pip install 'ibpo[router]'") from None
-    return (
-        HashingVectorizer(analyzer="word", token_pattern=r"\w+|[^\w\s]", ngram_range=(1, 2), n_features=NUM_HASHES),
-        HashingVectorizer(analyzer="char_wb", ngram_range=(2, 4), n_features=NUM_HASHES),
-    )
+    return FeatureHasher(NUM_HASHES, input_type="string")
 
 
 def _content(content: Any) -> str:

@@ -164,7 +164,7 @@ class Router:
             "bends": arrays["bend_of"].shape,
             "scale": (num_bent,),
             "dense": (num_bent, targets),
-            "text": (len(arrays["text"]) and 2 * NUM_HASHES, targets),
+            "text": (len(arrays["text"]) and NUM_HASHES, targets),
             "intercept": (targets,),
             "floor": (len(self.groups),),
         }
