@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,8 @@ def summary(requests: Requests, done: Replay, plan: Plan, *, window: int = 1000,
 
     `value_kept` is the total gain over that of the clairvoyant optimum, which knows all requests beforehand and spends
     the same in total; `value_kept_by_window` over the clairvoyant optima of each `window` requests, which spend the
-    same in each. Gains count from each request's cheapest response group. `windows_reachable` is the share of windows
+    same in each; `value_kept_as_told` is told what the controller was told (its gains and expected costs), and counts
+    in these. Gains count from each request's cheapest response group. `windows_reachable` is the share of windows
     within 1 % that nobody could have exceeded without knowing the future (`ibpo.serving.foresight.reachable`).
 
     Args:
@@ -103,6 +105,7 @@ def summary(requests: Requests, done: Replay, plan: Plan, *, window: int = 1000,
                 for part in np.array_split(problem, max(1, len(problem) // window))
             ],
         ),
+        "value_kept_as_told": _as_told(requests, done, plan, answered),
         "tenants": _tenants(requests, spent, value, answered, plan, window),
     }
 
@@ -127,6 +130,17 @@ def _best(
         problem = np.repeat(np.arange(size), width)
         return size * frontier(gain.ravel(), problem, rows[0]).at(float(means[0])).value
     return allocate(gain.ravel(), np.repeat(problem, width), np.stack(rows), means).objective
+
+
+def _as_told(requests: Requests, done: Replay, plan: Plan, answered: Any) -> float:
+    told = requests.gain if requests.told_gain is None else requests.told_gain
+    rows = np.arange(len(requests))
+    gain = (told - told[rows, requests.estimate.argmin(axis=1)][:, None])[answered]
+    expected = replace(requests, cost=requests.estimate)
+    spent = spent_per_request(expected, done, plan)[:, answered]
+    value = gain[np.arange(len(gain)), done.choice[answered]].sum()
+    problem = np.arange(len(gain))
+    return _kept(value, [_best(gain, requests.estimate[answered], spent, plan, requests.groups, problem)])
 
 
 def _tenants(

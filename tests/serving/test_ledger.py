@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from ibpo.serving.book import TOTAL
 from ibpo.serving.controller import Controller, Option
+from ibpo.serving.correction import Correction
 from ibpo.serving.plan import Plan
 
 GAINS = st.floats(-1, 1) | st.sampled_from([0.0, 0.5])
@@ -124,8 +125,35 @@ def run(plan, steps):
 @settings(max_examples=150)
 def test_the_overdraft_is_never_above_the_bound(plan, steps):
     controller = run(plan, steps)
-    for tally in controller.book.tallies(TOTAL):
+    for tally, budget in zip(controller.book.tallies(TOTAL), plan.budgets, strict=True):
         assert tally.held >= -1e-9
+        assert 0 <= tally.returned <= 4 * budget.carry
+        # What is kept back from the price is never kept back from the bound.
+        assert tally.free == tally.bank - tally.cushion - tally.held
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.1, 1), st.floats(0, 30), st.integers(0, 30), st.booleans()), min_size=1, max_size=80)
+)
+def test_what_has_ended_waits_for_what_began_before(requests):
+    """In any order of ends, `waiting` holds what those gave back that ended before an older one of their group."""
+    controller = Controller(Plan.from_dict({"budget": {"tokens": {"mean": 10.0}}}))
+    tally = controller.book.tallies(TOTAL)[0]
+    begun, ended, when = [], {}, {}
+    for number, (gain, cost, delay, fails) in enumerate(requests):
+        options = [Option(response_group="long", gain=gain, cost={"tokens": 10.0})]
+        begun.append(controller.decide(options, request_id=str(number), now=0.0))
+        when.setdefault(number + delay, []).append((number, cost, fails))
+        for other, actual, failed in when.pop(number, []):
+            if failed:
+                controller.cancel(str(other))
+                ended[other] = 0.0
+            else:
+                controller.settle(str(other), {"tokens": actual})
+                ended[other] = begun[other].estimate[0] - actual
+        oldest = next((i for i in range(len(begun)) if i not in ended), len(begun))
+        assert tally.waiting == pytest.approx(sum(back for i, back in ended.items() if i > oldest), abs=1e-6)
+        assert Correction.from_state(1, controller._correction.state()).state() == controller._correction.state()
 
 
 @given(

@@ -1,5 +1,6 @@
 import gzip
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from typer.testing import CliRunner
 
 from ibpo.cli import app
 from ibpo.errors import IbpoError
+from ibpo.serving.foresight import reachable
 from ibpo.serving.plan import Plan
 from ibpo.serving.replay import Requests, replay
 from ibpo.serving.replay_report import run_means, summary
@@ -51,6 +53,31 @@ def test_a_replay_counts_what_was_answered_and_keeps_the_bound():
     assert 0.8 <= figures["value_kept"] <= 1 + 1e-9
     assert [row["tenant"] for row in figures["tenants"]] == ["a", "b"]
     assert sum(row["num_requests"] for row in figures["tenants"]) == answered.sum()
+
+
+def test_what_is_under_way_limits_the_windows_that_anybody_can_hold():
+    came, plan = requests(6000, failures=0.0), Plan.from_dict({"budget": {"tokens": {"mean": 2500.0}}})
+    known = replace(came, estimate=came.cost)
+    done = replay(known, plan)
+    assert reachable(known, done, plan, window=1000, warm_up=1000)[0].tolist() == [1.0] * 200
+    # Lengths of 800 responses under way at a time, with a standard deviation of some 70 % of their means.
+    done = replay(came, plan)
+    share = reachable(came, done, plan, window=1000, warm_up=1000)[0].mean()
+    assert 0.2 < share < 0.7
+    row = summary(came, done, plan)["budgets"][0]
+    assert row["windows_within_1_percent"] <= share + 0.1
+    assert row["windows_reachable"] == pytest.approx(share)
+    # Against a controller of their own: failures of half of the requests are nobody's choice either.
+    failing = replace(known, failed=np.random.default_rng(1).random(6000) < 0.5)
+    assert reachable(failing, done, plan, window=1000, warm_up=1000)[0].mean() < share
+
+
+def test_the_best_as_told_is_no_better_than_what_is_told():
+    came, plan = requests(3000, failures=0.0), Plan.from_dict({"budget": {"tokens": {"mean": 2500.0}}})
+    figures = summary(came, replay(came, plan), plan)
+    # All extended responses are told to be of one length: nobody can tell the short ones, only the clairvoyant can.
+    assert figures["value_kept"] < figures["value_kept_as_told"] <= 1 + 1e-9
+    assert figures["value_kept_as_told"] > 0.9
 
 
 def test_a_replay_is_the_same_again():
