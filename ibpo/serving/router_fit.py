@@ -99,7 +99,8 @@ def fit_router(
     intercept = np.zeros(target.shape[1])
     for by in np.unique(scales).tolist():
         which = np.flatnonzero(scales == by)
-        ridge = Ridge(alpha=alphas[which], tol=1e-8).fit(_joined(standard, text, by), target[:, which])
+        penalty: Any = alphas[which]  # one per target: its annotation says float
+        ridge = Ridge(alpha=penalty, tol=1e-8).fit(_joined(standard, text, by), target[:, which])
         weight = np.atleast_2d(ridge.coef_).T
         dense[:, which], intercept[which] = weight[: len(dense)], ridge.intercept_
         if by:
