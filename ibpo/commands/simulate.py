@@ -114,7 +114,7 @@ def print_summary(console: Console, title: str, figures: dict[str, Any]) -> None
         "spent",
         f"most above, {figures['window']} in a row",
         "most below",
-        "windows within 1 %",
+        "windows within 1 %, reachable",
         "overdraft",
         "bound",
         title=title,
@@ -126,7 +126,7 @@ def print_summary(console: Console, title: str, figures: dict[str, Any]) -> None
             f"{row['spent']:.6g}",
             f"{row['largest_above']:+.2%}",
             f"{-row['largest_below']:+.2%}",
-            f"{row['windows_within_1_percent']:.1%}",
+            f"{row['windows_within_1_percent']:.1%}, {row['windows_reachable']:.1%}",
             f"{row['overdraft']:.4g}",
             f"{row['largest_bound']:.4g}" + (" BROKEN" if row["bound_broken"] else ""),
         )
@@ -134,7 +134,8 @@ def print_summary(console: Console, title: str, figures: dict[str, Any]) -> None
     console.print(
         f"{figures['num_requests']} requests, {figures['num_failed']} failed; value kept "
         f"{figures['value_kept']:.1%} of the clairvoyant optimum at the same spend, "
-        f"{figures['value_kept_by_window']:.1%} of the one that spends the same in every window; "
+        f"{figures['value_kept_by_window']:.1%} of the one that spends the same in every window, "
+        f"{figures['value_kept_as_told']:.1%} of the one that is told what the controller is told; "
         f"drifts noticed: {figures['num_drifts']}; no response group had room: {figures['num_over']}"
     )
     if figures["tenants"]:
