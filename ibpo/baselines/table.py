@@ -95,7 +95,7 @@ def _adaptive_votes(columns: Columns, single: PerProblem, model: str) -> Iterato
     answers, correct, tokens = (by_sample(columns, name) for name in ("predicted_answer", "reward", "tokens"))
     name = f"adaptive self-consistency ({model})"
     for curve, label, stop in (
-        *((f"{name}, consensus", f"{name}, consensus of {k}", consensus(k)) for k in CONSENSUS),
+        *((f"{name}, consensus", f"{name}, consensus {k}", consensus(k)) for k in CONSENSUS),
         *((f"{name}, posterior", f"{name}, posterior {t:g}", posterior(t)) for t in POSTERIORS),
     ):
         accuracy, cost = adaptive_votes(answers, correct, tokens, stop)

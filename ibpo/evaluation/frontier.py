@@ -102,7 +102,8 @@ def plot_frontier(rows: Iterable[Row], path: Path | IO[bytes], titles: Mapping[s
             )
         for i, (name, points) in enumerate(families(own).items()):
             style = {"color": BUDGET_COLOURS[i % len(BUDGET_COLOURS)], "marker": "<>*Xdp8H1234"[i % 12]}
-            _curve(axes, points, name, linewidth=0.8, markeredgecolor=INK, markeredgewidth=0.5, zorder=2, **style)
+            label = name.replace("self-consistency", "votes")
+            _curve(axes, points, label, linewidth=0.8, markeredgecolor=INK, markeredgewidth=0.5, zorder=2, **style)
         for method, style in POINTS.items():
             label = method + " (its q+ beside it)" * (method == "IBPO calibrated")
             _points(axes, [row for row in own if row["method"] == method], label, style)
@@ -240,7 +241,9 @@ def _panels(
         columns = min(columns, 4)
         # Room for a long legend, which would be taken from the panels.
         lines = -(-len(labelled) // columns)
-        figure.set_size_inches(PANEL[0] * len(panels), height + 0.5 + 0.22 * max(0, lines - 5))
+        if lines > 5:
+            width = max(1.35 * PANEL[0], PANEL[0] * len(panels))
+            figure.set_size_inches(width, height + 0.5 + 0.22 * (lines - 5))
         figure.legend(labelled.values(), labelled.keys(), loc="outside lower center", ncols=columns, fontsize=10)
         kind = path.suffix.lstrip(".") if isinstance(path, Path) else "svg"
         figure.savefig(path, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)
