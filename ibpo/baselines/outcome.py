@@ -145,7 +145,9 @@ def _what_ran(settings: BaselineSettings, tuning: Mapping[str, Any], seconds: fl
 
 def _table(rows: Sequence[Row]) -> Table:
     table = Table(title="Unseen problems, dearest last (every curve whole on the page)", title_justify="left")
-    table.add_column("experiment")
+    several = len({row["experiment"] for row in rows}) > 1
+    if several:
+        table.add_column("experiment")
     table.add_column("method", overflow="fold")
     for name in ("budget", "accuracy", "extended", "cost", "above mix"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -153,7 +155,7 @@ def _table(rows: Sequence[Row]) -> Table:
     shown += [row for row in mean_over_seeds(rows) if row["method"].endswith("posterior 0.95")]
     for row in sorted(shown, key=lambda row: (row["experiment"], row["relative_cost"])):
         table.add_row(
-            row["experiment"],
+            *([row["experiment"]] if several else []),
             row["method"],
             "" if row["budget"] is None else f"{row['budget']:.0%}",
             f"{row['accuracy']:.1%} ± {100 * row['stderr']:.1f}",

@@ -133,6 +133,13 @@ def test_rows_of_older_runs_have_a_page(data, tmp_path):
     read(tmp_path / "report.html", replace(data, rows=old, areas=()))
 
 
+def test_without_a_policy_that_has_a_budget_no_empty_table_is_shown(data, tmp_path):
+    bare = [row for row in data.rows if "IBPO" not in row["method"]]
+    _, page = read(tmp_path / "report.html", replace(data, rows=bare, merits=[], training=[]))
+    assert "No policy here was trained to keep a budget." in "".join(page.words)
+    assert len(page.figures) == 2 and [tag for tag, _ in page.tags].count("table") == 2
+
+
 def test_figures_speak_for_themselves(data, tmp_path):
     _, page = read(tmp_path / "report.html", data)
     assert len(page.figures) == 4
