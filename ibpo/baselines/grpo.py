@@ -122,7 +122,7 @@ def opened(prefixes: Sequence[str]) -> RollOut:
         tokenizer: Any = trainer.processing_class
         prompt_ids = tokenizer(prompts, add_special_tokens=False)["input_ids"]
         ids = [tokenizer(prefix, add_special_tokens=False)["input_ids"] for prefix in prefixes] or [[]]
-        siblings = trainer.num_generations
+        siblings: Any = trainer.num_generations
         forced = [ids[place % siblings * len(ids) // siblings] for place in range(len(prompts))]
         completion_ids = sampler_of(trainer).sample(prompt_ids, forced)
         return {"prompt_ids": prompt_ids, "completion_ids": completion_ids, "logprobs": None}

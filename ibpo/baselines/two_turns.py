@@ -148,7 +148,7 @@ def score_policy(
     """
     begun = out_dir / "stage0"
     pairs = _built_dialogues(context)
-    fine_tune(context, begun, pairs, learning_rate=1e-3, loss_on=_on_responses(context, pairs))
+    fine_tune(context, begun, pairs, learning_rate=1e-3, loss_on=on_responses(context, pairs))
     model_dir, num_steps = begun / "model", max(1, context.job.num_steps // 2)
     for stage, weight in ((1, first_held), (2, both_held)):
         stage_dir = out_dir if stage == 2 else out_dir / "stage1"
@@ -171,7 +171,7 @@ def score_policy(
         model_dir = stage_dir / "model"
 
 
-def _on_responses(context: Context, pairs: Sequence[tuple[str, str]]) -> Callable[[int, list[int]], list[int]]:
+def on_responses(context: Context, pairs: Sequence[tuple[str, str]]) -> Callable[[int, list[int]], list[int]]:
     """Loss on both responses, none on the problem between them."""
     tokenizer: Any = AutoTokenizer.from_pretrained(context.cold_start)
     length = [len(ids) for ids in tokenizer([prompt for prompt, _ in pairs], add_special_tokens=False)["input_ids"]]

@@ -48,6 +48,6 @@ def dialogue(first: Mapping[str, Any], second: Mapping[str, Any] | None) -> Json
         return dict(first)
     counts = ("num_prompt_tokens", "num_completion_tokens")
     both = {key: first[key] + second[key] if first[key] and second[key] else 0 for key in counts}
-    thinking = [turn.get("num_thinking_tokens") for turn in (first, second)]
+    thinking: list[Any] = [turn.get("num_thinking_tokens") for turn in (first, second)]
     both["num_thinking_tokens"] = None if None in thinking else sum(thinking)
     return dict(second) | both

@@ -16,7 +16,7 @@ pytest.importorskip("trl")
 from ibpo.baselines.context import BaselineJob, Context  # noqa: E402
 from ibpo.baselines.grpo import Decoupled, ForcedOpenings, build_trainer, opened  # noqa: E402
 from ibpo.baselines.rewards import standard_bonus, thinkless_reward  # noqa: E402
-from ibpo.baselines.two_turns import TwoTurns, in_two_turns, score_rewards  # noqa: E402
+from ibpo.baselines.two_turns import TwoTurns, in_two_turns, on_responses, score_rewards  # noqa: E402
 from ibpo.experiments.embedded import model_path  # noqa: E402
 from ibpo.experiments.policy import correctness_reward  # noqa: E402
 
@@ -131,6 +131,17 @@ def test_a_dialogue_carries_loss_on_what_the_policy_wrote(context, tmp_path, sta
         assert int(held.sum()) == (len(first) if stage == 1 else len(ids) - len(asked))
         assert held[: len(first)].all()
     assert (inputs["anchor"] > 0).sum() == 4  # a quarter of the dialogues
+
+
+def test_built_dialogues_carry_no_loss_on_the_problem_between(context):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(context.cold_start)
+    pair = ("c +3 f +4 =", "<answer> 6 <eos> c +3 f +4 = <think> c +3 3 f +4 7 </think> <answer> 7")
+    ids = [*tokenizer(pair[1], add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    mask = on_responses(context, [pair])(0, ids)
+    assert [token for token, use in zip(tokenizer.convert_ids_to_tokens(ids), mask, strict=True) if not use] == pair[
+        0
+    ].split()
+    assert mask[:3] == [1, 1, 1] and mask[-1] == 1
 
 
 def test_what_the_stages_reward(context):
