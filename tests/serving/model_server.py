@@ -59,7 +59,7 @@ class ModelServer:
         prompt = self.prompt_of(body, chat)
         seed = int.from_bytes(hashlib.sha256(json.dumps([prompt, body.get("seed")]).encode()).digest()[:4])
         made = await asyncio.to_thread(lambda: list(self.tokens(prompt, body.get("max_tokens") or 64, seed)))
-        texts = [self.tokenizer.convert_ids_to_tokens(token) + " " for token, _ in made]
+        texts = [f"{self.tokenizer.convert_ids_to_tokens(token)} " for token, _ in made]
         ended = made[-1][0] == self.tokenizer.eos_token_id
         shown = texts[:-1] if ended else texts
         base = {"id": f"m{seed}", "created": 0, "model": body["model"]}

@@ -114,7 +114,7 @@ def test_answers_pass_byte_for_byte(world, path, stream):
     upstream = world.upstream()
     upstream.extra_headers = {"X-Request-Id": "abc", "Set-Cookie": "a=b"}
     _, url, _ = world.gateway(upstream.url)
-    body = (
+    body: Any = (
         {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
         if "chat" in path
         else {"model": "m", "prompt": "hi"}

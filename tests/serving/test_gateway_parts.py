@@ -4,20 +4,23 @@ import json
 import re
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ibpo.allocation.log_file import LogColumns
 from ibpo.errors import IbpoError
 from ibpo.serving.gateway.demand import cap_of, read_demand, usable, write_body
 from ibpo.serving.gateway.keys import keys_from_environment, new_key, read_keys
 from ibpo.serving.gateway.meter import StreamMeter
 from ibpo.serving.gateway.probe import opening_probabilities, openings_of, probe_body
-from ibpo.serving.gateway.routers import FittedRouter, load_router
+from ibpo.serving.gateway.routers import load_router
 from ibpo.serving.gateway.settings import GroupSettings, ModelSettings, build_settings, check_groups, read_settings
 from ibpo.serving.plan import Plan
+from ibpo.serving.router import save
+from ibpo.serving.router_fit import fit_router
+from ibpo.serving.router_log import read_routed_log
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "temperature": 0.123456789, "seed": 2**60}
 
@@ -158,21 +161,23 @@ def test_example_of_the_documentation_is_read(tmp_path):
     assert settings.model_of("any").choose == ["caller", "router", "probe"]
 
 
-class Fitted:
-    """What `ibpo route fit` makes has these parts."""
-
-    groups, cost_name = ("standard", "extended"), "output_tokens"
-
-    def scores(self, prompts):
-        size = float(len(prompts[0] if isinstance(prompts[0], str) else prompts[0][-1]["content"]))
-        return SimpleNamespace(gain=[[0.0, size / 100]], cost=[[5.0, 10 * size]])
-
-
-def test_a_fitted_router_speaks_of_requests():
-    router = FittedRouter(Fitted())
-    gain, tokens = router.gain(CHAT)
-    assert gain == {"standard": 0.0, "extended": 0.02} and tokens == {"standard": 5.0, "extended": 20.0}
-    assert router.gain({"prompt": "x" * 50}).gain["extended"] == 0.5
+def test_a_fitted_router_speaks_of_requests(tmp_path):
+    pytest.importorskip("sklearn")
+    rows = []
+    for p in range(40):
+        prompt = f"What is {' + '.join(map(str, range(2 + 6 * (p % 2))))} and {p}?"
+        for name, tokens, right in (("standard", 50, 0.9 - 0.8 * (p % 2)), ("extended", 400, 0.9)):
+            rows.append({"id": f"p{p}", "prompt": prompt, "group": name, "reward": right, "tokens": tokens + p})
+    log = tmp_path / "log.jsonl"
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    save(fit_router(read_routed_log(log, columns=LogColumns())), tmp_path / "router.json")
+    router = load_router(tmp_path / "router.json")
+    hard, easy = (router.gain({"prompt": rows[i]["prompt"]}) for i in (2, 0))
+    assert hard.gain["standard"] == easy.gain["standard"] == 0
+    assert hard.gain["extended"] == pytest.approx(0.8, abs=0.2) and easy.gain["extended"] == pytest.approx(0, abs=0.2)
+    assert hard.tokens["extended"] > 5 * hard.tokens["standard"] > 0
+    as_chat = {"messages": [{"role": "user", "content": rows[2]["prompt"]}]}
+    assert router.gain(as_chat) == hard
     with pytest.raises(IbpoError, match=r"none\.json"):
         load_router(Path("none.json"))
 

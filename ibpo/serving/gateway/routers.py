@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from ibpo.errors import IbpoError
+from ibpo.serving import router as fitting
 
 
 class Scores(NamedTuple):
@@ -34,10 +35,10 @@ class FittedRouter:
     """A router of `ibpo route fit` on live requests.
 
     Args:
-        fitted: With `groups`, `cost_name` and `scores(prompts)`, which gives gains and costs `[1, G]`.
+        fitted: Its costs are taken as completion tokens if their column's name says tokens.
     """
 
-    def __init__(self, fitted: Any) -> None:
+    def __init__(self, fitted: fitting.Router) -> None:
         self._fitted = fitted
         self._tells_tokens = "token" in fitted.cost_name
 
@@ -57,11 +58,7 @@ def load_router(path: Path) -> Router:
     Raises:
         IbpoError: No such router, or one that needs more than a request says.
     """
-    try:
-        from ibpo.serving.router import load  # pyright: ignore[reportMissingImports]
-    except ModuleNotFoundError:
-        raise IbpoError(f"{path}: this ibpo has no routers (ibpo.serving.router); leave --router away") from None
-    fitted = load(path)
+    fitted = fitting.load(path)
     if fitted.number_names:
         names = ", ".join(fitted.number_names)
         raise IbpoError(f"{path}: needs the numbers {names} beside each prompt, which requests lack; fit it without")
