@@ -54,7 +54,7 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description="CPU seconds of an update of each kind of trained baseline.")
     parser.add_argument("experiment", choices=("thinking", "voting"))
-    parser.add_argument("--updates", type=int, default=4, help="besides the first two, which are not counted")
+    parser.add_argument("--updates", type=int, default=4, help="even: besides the first two, not counted")
     parser.add_argument("--kind", choices=KINDS, action="append", help="only these")
     args = parser.parse_args()
     torch.set_num_threads(1)
