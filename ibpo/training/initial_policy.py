@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -25,11 +26,33 @@ def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
     return copied.eval().requires_grad_(False)
 
 
+NUM_LAYERS, MAX_FEATURES = 4, 384
+"""What `prompt_features` keeps: what a regression over some ten thousand prompts can still learn, and quickly."""
+
+
 def prompt_features(model: PreTrainedModel, tokenizer: Any, prompts: Sequence[Sequence[int]]) -> np.ndarray:
-    """Last layer's hidden state at the prompt's last token, and its mean over the prompt: float [P, 2 D]."""
+    """Hidden states at the prompt's last token, and their mean over the prompt: float [P, D], D at most 384.
+
+    Of up to four layers, evenly spaced, the last among them: the last one knows the next token best, but how hard a
+    prompt is shows before, too (docs/log.md has the measurement). If that is more than 384 numbers, a fixed Gaussian
+    projection keeps their inner products about as they are (Johnson and Lindenstrauss).
+    """
     ids, mask = pad_left([list(p) for p in prompts], tokenizer.pad_token_id)
     ids, mask = ids.to(model.device), mask.to(model.device)
     with torch.no_grad():
         out = model(input_ids=ids, attention_mask=mask, output_hidden_states=True, logits_to_keep=1)
-    hidden, mask = out.hidden_states[-1].double(), mask[..., None].double()
-    return torch.cat([hidden[:, -1], (hidden * mask).sum(1) / mask.sum(1)], 1).cpu().numpy()
+    layers = out.hidden_states[1:]
+    count, weight = min(NUM_LAYERS, len(layers)), mask[..., None].double()
+    columns = []
+    for i in range(1, count + 1):
+        hidden = layers[round(i * len(layers) / count) - 1].double()
+        columns += [hidden[:, -1], (hidden * weight).sum(1) / weight.sum(1)]
+    wide = torch.cat(columns, 1).cpu().numpy()
+    if wide.shape[1] <= MAX_FEATURES:
+        return wide
+    return wide @ _projection(wide.shape[1])
+
+
+@cache
+def _projection(width: int) -> np.ndarray:
+    return np.random.default_rng(width).normal(size=(width, MAX_FEATURES)) / np.sqrt(MAX_FEATURES)

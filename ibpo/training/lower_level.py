@@ -172,7 +172,10 @@ class LowerLevel:
         rng = np.random.default_rng([self.seed, step])
         cells = group_values(batch, self.num_groups)
         num_prompts = len(cells.value)
-        self.history.append((batch.features, cells, members(self.budgets, batch.slices, num_prompts)))
+        # Single precision: they are most of a checkpoint.
+        self.history.append(
+            (batch.features.astype(np.float32), cells, members(self.budgets, batch.slices, num_prompts))
+        )
         can = (batch.response_group >= 0) & batch.allowed
         if self.utility in OF_RESPONSES:
             utility = self._response_utility(batch)
@@ -247,7 +250,7 @@ class LowerLevel:
 
     def _window_values(self) -> tuple[np.ndarray, np.ndarray]:
         """Values and tokens [W, K] of all prompts in the window, the last P rows being this batch's."""
-        features = np.concatenate([f for f, _, _ in self.history])
+        features = np.concatenate([f for f, _, _ in self.history]).astype(float)
         value, tokens, count, scatter = (
             np.concatenate([getattr(cells, name) for _, cells, _ in self.history])
             for name in ("value", "tokens", "count", "scatter")
@@ -255,11 +258,10 @@ class LowerLevel:
         if self.utility == "group_mean" or features.shape[1] == 0:
             return value, tokens
         standard = (features - features.mean(0)) / (features.std(0) + 1e-6)
-        estimate, fitted_tokens = np.empty_like(value), np.zeros_like(value)
-        for g in range(self.num_groups):
-            estimate[:, g] = ridge(standard, value[:, g])
-            if self.utility == "shrunken":
+        estimate, fitted_tokens = ridge(standard, value), np.zeros_like(value)
+        if self.utility == "shrunken":
+            for g in range(self.num_groups):
                 estimate[:, g] = shrink(value[:, g], estimate[:, g], count[:, g], scatter[:, g])
-            if any(term.group is None for term in self.budgets):
-                fitted_tokens[:, g] = np.maximum(ridge(standard, tokens[:, g]), 0.0)
+        if any(term.group is None for term in self.budgets):
+            fitted_tokens = np.maximum(ridge(standard, tokens), 0.0)
         return estimate, fitted_tokens

@@ -8,26 +8,42 @@ PENALTIES = 10.0 ** np.arange(-1, 5.01, 0.5)
 
 
 def ridge(features: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Fitted values [W] of a ridge regression with intercept, its penalty chosen by generalised cross-validation.
+    """Fitted values of a ridge regression with intercept, its penalty chosen by generalised cross-validation.
 
     With S = X (X'X + p I)^-1 X' on centred features X, the penalty p minimises n ||y - S y||^2 / (n - tr S - 1)^2 over
     `PENALTIES` (Golub, Heath and Wahba 1979). Rows with a NaN target are fitted but not learnt from.
+
+    Args:
+        features: [W, D].
+        target: [W], or [W, K] for K regressions, each with a penalty of its own.
+
+    Returns:
+        As `target`.
     """
-    use = ~np.isnan(target)
-    if not use.any():
-        return np.zeros(len(features))
-    x_mean, y_mean = features[use].mean(0), target[use].mean()
-    x, y = features[use] - x_mean, target[use] - y_mean
+    target_WK = target.reshape(len(target), -1)
+    fitted_WK = np.zeros(target_WK.shape)
+    seen_WK = ~np.isnan(target_WK)
+    # One decomposition for all targets that are known on the same rows.
+    for mask in np.unique(seen_WK, axis=1).T:
+        which = (seen_WK == mask[:, None]).all(0)
+        if mask.any():
+            fitted_WK[:, which] = _ridge_on(features, target_WK[:, which], mask)
+    return fitted_WK.reshape(target.shape)
+
+
+def _ridge_on(features: np.ndarray, target_WK: np.ndarray, use: np.ndarray) -> np.ndarray:
+    x_mean, y_mean = features[use].mean(0), target_WK[use].mean(0)
+    x, y = features[use] - x_mean, target_WK[use] - y_mean
     n = len(y)
     eigenvalue, axes = np.linalg.eigh(x.T @ x)
     eigenvalue = np.maximum(eigenvalue, 0.0)
-    projected = axes.T @ (x.T @ y)
-    inverse = 1.0 / (eigenvalue + PENALTIES[:, None])
-    residual = y @ y - 2.0 * (projected**2 * inverse).sum(1) + (eigenvalue * projected**2 * inverse**2).sum(1)
+    projected = axes.T @ (x.T @ y)  # [D, K]
+    inverse = 1.0 / (eigenvalue + PENALTIES[:, None])  # [penalties, D]
+    residual = (y**2).sum(0) - 2.0 * inverse @ projected**2 + (eigenvalue * inverse**2) @ projected**2
     freedom = n - 1.0 - (eigenvalue * inverse).sum(1)
-    score = np.where(freedom > 0, residual / np.maximum(freedom, 1e-9) ** 2, np.inf)
-    best = inverse[int(np.argmin(score))] if np.isfinite(score).any() else inverse[-1]
-    return y_mean + (features - x_mean) @ (axes @ (best * projected))
+    score = np.where(freedom[:, None] > 0, residual / np.maximum(freedom, 1e-9)[:, None] ** 2, np.inf)
+    best = np.where(np.isfinite(score).any(0), np.argmin(score, 0), len(PENALTIES) - 1)
+    return y_mean + (features - x_mean) @ (axes @ (inverse[best].T * projected))
 
 
 def shrink(value: np.ndarray, fitted: np.ndarray, count: np.ndarray, scatter: np.ndarray) -> np.ndarray:
