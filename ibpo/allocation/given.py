@@ -18,7 +18,7 @@ from ibpo.errors import IbpoError
 Choose = Literal["exactly_one", "at_most_one"]
 Budget = float | str | Fraction
 FloatArray = NDArray[np.float64]
-MarkArray = NDArray[np.uint8] | NDArray[np.uint16]
+MarkArray = NDArray[np.uint8 | np.uint16]
 
 MAX_OVERLAPPING = 16
 """Share budgets up to which any sets of them are told apart; of more, only those that no response shares."""

@@ -9,13 +9,13 @@ import contextlib
 import ctypes
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 
 _lock = threading.Lock()
 
 
 @contextlib.contextmanager
-def quiet_stdout() -> Iterator[None]:
+def quiet_stdout() -> Generator[None, None, None]:
     """What C code prints to standard output meanwhile is dropped; Python's own buffered output is not touched.
 
     Of the whole process: what another thread flushes to standard output meanwhile is dropped, too.
