@@ -37,7 +37,7 @@ def test_votes_equal_the_rule_written_out(stop):
     rng = np.random.default_rng(3)
     orders = [rng.permutation(5) for _ in range(4)]
     for p in range(30):
-        each = [one_vote(*(x[p, o].tolist() for x in (answers, correct, tokens)), stop) for o in orders]
+        each = [one_vote(answers[p, o].tolist(), correct[p, o].tolist(), tokens[p, o].tolist(), stop) for o in orders]
         assert accuracy[p] == pytest.approx(np.mean([a for a, _ in each]))
         assert cost[p] == pytest.approx(np.mean([c for _, c in each]))
 
@@ -54,7 +54,7 @@ def test_a_vote_that_never_stops_is_self_consistency_and_one_that_stops_at_once_
 
 @pytest.mark.parametrize(("first", "second"), itertools.product(range(5), repeat=2))
 def test_posterior_is_the_beta_distributions(first, second):
-    probability = 1 - beta.cdf(0.5, first + 1, second + 1)
+    probability = 1 - float(beta.cdf(0.5, first + 1, second + 1))
     for threshold in (probability - 1e-6, probability + 1e-6):
         stops = posterior(threshold)(np.array([first]), np.array([second]))
         assert bool(stops[0]) == (threshold < probability)

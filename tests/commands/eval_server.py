@@ -47,13 +47,14 @@ def serving(fault_of=lambda number: None, seconds=0.0, reasoning=None):
             asked = prompt if " + " in prompt else body["messages"][0]["content"]
             first = int(asked.split(" + ")[0].split()[-1])
             text = f"I think. It is {first + 1 if seed % 4 else first}"
-            reply = {"id": "x", "object": "chat.completion", "created": 1, "model": "m"}
+            reply: dict[str, object] = {"id": "x", "object": "chat.completion", "created": 1, "model": "m"}
             reply["choices"] = [
                 {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
             ]
-            reply["usage"] = {"prompt_tokens": 5, "completion_tokens": 6, "total_tokens": 11}
+            usage: dict[str, object] = {"prompt_tokens": 5, "completion_tokens": 6, "total_tokens": 11}
+            reply["usage"] = usage
             if reasoning is not None:
-                reply["usage"]["completion_tokens_details"] = {"reasoning_tokens": reasoning}
+                usage["completion_tokens_details"] = {"reasoning_tokens": reasoning}
             data = json.dumps(reply).encode()
             if fault == "half":
                 return self._send(200, data[: len(data) // 2], promised=len(data))
