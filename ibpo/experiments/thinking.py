@@ -68,6 +68,7 @@ THINKING = Experiment(
         "per_device_train_batch_size": 2 * 64,
         "steps_per_generation": 2,
         "utility": "regression",
+        "window": 64,
         "min_gain": 0.1,
         "anchor_share": 1.0,
         # Rewarded responses of either group: what they gain makes up for what the choice costs the bodies.

@@ -250,18 +250,17 @@ class LowerLevel:
 
     def _window_values(self) -> tuple[np.ndarray, np.ndarray]:
         """Values and tokens [W, K] of all prompts in the window, the last P rows being this batch's."""
-        features = np.concatenate([f for f, _, _ in self.history]).astype(float)
+        features = np.concatenate([f for f, _, _ in self.history])
         value, tokens, count, scatter = (
             np.concatenate([getattr(cells, name) for _, cells, _ in self.history])
             for name in ("value", "tokens", "count", "scatter")
         )
         if self.utility == "group_mean" or features.shape[1] == 0:
             return value, tokens
-        standard = (features - features.mean(0)) / (features.std(0) + 1e-6)
-        estimate, fitted_tokens = ridge(standard, value), np.zeros_like(value)
+        estimate, fitted_tokens = ridge(features, value), np.zeros_like(value)
         if self.utility == "shrunken":
             for g in range(self.num_groups):
                 estimate[:, g] = shrink(value[:, g], estimate[:, g], count[:, g], scatter[:, g])
         if any(term.group is None for term in self.budgets):
-            fitted_tokens = np.maximum(ridge(standard, tokens), 0.0)
+            fitted_tokens = np.maximum(ridge(features, tokens), 0.0)
         return estimate, fitted_tokens

@@ -293,10 +293,7 @@ class IBPOTrainer(GRPOTrainer):
         out["body_mask"] = out["completion_mask"] * ~opening
         out.pop("old_per_token_logps", None)
         index = torch.tensor(keep, device=weights.device)
-        kept = _rows(out, index, len(inputs))
-        longest = int(kept["completion_mask"].sum(1).max())
-        for name in ("completion_ids", "completion_mask", "advantages", "body_mask"):
-            kept[name] = kept[name][:, :longest]
+        kept = _cut(_rows(out, index, len(inputs)))
         logged = self._gather(weights.sum(1)).tolist()
         for place, weight in zip(range(-len(logged), 0), logged, strict=True):
             self._logs["advantages"][place] = weight
@@ -320,8 +317,19 @@ class IBPOTrainer(GRPOTrainer):
             index, held = (~imitated).long().argsort(stable=True)[: most[0]], most[1]
         if not len(index):
             index = imitated.new_zeros(1, dtype=torch.long)
+        # Short completions apart from long ones, as padding costs as much as tokens; several ranks must run alike.
+        length = inputs["completion_mask"][index].sum(1)
+        parts = [index] if several else list(index[length.argsort(stable=True)].tensor_split(min(2, len(index))))
         # The normaliser of dr_grpo counts rows: undo what leaving some out changes.
-        loss = super()._compute_loss(model, _rows(inputs, index, size)) * (len(index) / size)
+        loss = (
+            torch.stack(
+                [
+                    super(IBPOTrainer, self)._compute_loss(model, _cut(_rows(inputs, part, size))) * len(part)
+                    for part in parts
+                ]
+            ).sum()
+            / size
+        )
         if not held:
             return loss
         pull = anchor_loss(model, self.initial_policy, inputs, self.temperature, in_step=several)
@@ -331,3 +339,10 @@ class IBPOTrainer(GRPOTrainer):
 
 def _rows(inputs: dict[str, Any], index: torch.Tensor, size: int) -> dict[str, Any]:
     return {k: v[index] if isinstance(v, torch.Tensor) and v.dim() and len(v) == size else v for k, v in inputs.items()}
+
+
+def _cut(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Without the columns in which no completion has a token."""
+    longest = int(inputs["completion_mask"].sum(1).max())
+    per_token = ("completion_ids", "completion_mask", "advantages", "body_mask")
+    return inputs | {name: inputs[name][:, :longest] for name in per_token}
