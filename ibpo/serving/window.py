@@ -187,6 +187,10 @@ def drift(position: float, overdraft: float, carry: float, variance: float) -> f
     return variance * (math.pi / (2 * half)) * math.tan(math.pi / 2 * place)
 
 
+NOTHING = 1e-100
+"""Costs below this, in any unit, are taken for 0."""
+
+
 def _paid(cost: FloatArray, price: FloatArray) -> FloatArray:
     """`[W, G]` from costs `[W, G, K]` and prices `[W, K]`."""
     if cost.shape[2] == 1:
@@ -197,6 +201,8 @@ def _paid(cost: FloatArray, price: FloatArray) -> FloatArray:
 def _steps(value: FloatArray, cost: FloatArray) -> tuple[FloatArray, NDArray[np.int64], FloatArray, FloatArray]:
     """Cost of the cheapest response `[W]`; request, cost and slope of every step up the envelopes."""
     size, width = value.shape
+    # A cost that is next to nothing is nothing: no slope may overflow.
+    cost = np.where(np.abs(cost) < NOTHING, 0.0, cost)
     if width == 2:  # nine in ten uses: no need of the general envelope
         extra = cost[:, 1] - cost[:, 0]
         gain = np.where(extra < 0, -1.0, 1.0) * (value[:, 1] - value[:, 0])

@@ -12,7 +12,7 @@ from ibpo.serving.correction import Correction
 from ibpo.serving.plan import Plan
 
 GAINS = st.floats(-1, 1) | st.sampled_from([0.0, 0.5])
-COSTS = st.floats(0, 40) | st.sampled_from([0.0, 1.0, 10.0])
+COSTS = st.floats(0, 40) | st.sampled_from([0.0, 1.0, 10.0, 2.2e-313])
 NAMES = st.sampled_from(["", "a", "b"])
 
 plans = st.builds(
