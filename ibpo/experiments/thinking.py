@@ -61,7 +61,7 @@ THINKING = Experiment(
     extended_share=0.5,
     built_from_samples=False,
     training={
-        "max_steps": 270,
+        "max_steps": 200,
         # One response of each group on each prompt, decoded for two updates at once: more updates in the same time
         # lose less of the direct answers (docs/log.md). Of one response, "shrunken" would be the regression too.
         "num_generations": 2,
