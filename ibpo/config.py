@@ -100,6 +100,22 @@ def nearest(key: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]}?" if close else f"known here: {', '.join(sorted(known))}"
 
 
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file.
+
+    Raises:
+        IbpoError: no such file, or no TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise IbpoError(f"{path}: cannot be read: {error.strerror}; name a TOML file") from None
+    except UnicodeDecodeError:
+        raise IbpoError(f"{path}: is not UTF-8 text; name a TOML file") from None
+    except tomllib.TOMLDecodeError as error:
+        raise IbpoError(f"{path}: is not TOML: {error}; mend that line") from None
+
+
 def read_recipe(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
     """Read a TOML recipe; overrides are `train.steps=3` or `response_group.NAME.prefix=...`.
 
@@ -124,18 +140,9 @@ class RecipeReader:
 
     def load(self, path: Path, overrides: Iterable[str]) -> dict[str, Any]:
         """The tables of a TOML file, overrides put in."""
-        try:
-            tables = tomllib.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise IbpoError(
-                f"{path}: there is no such recipe; name a TOML file, e.g. recipes/gsm8k_smoke.toml"
-            ) from None
-        except OSError as error:
-            raise IbpoError(f"{path}: cannot be read: {error.strerror}; name a TOML file") from None
-        except UnicodeDecodeError:
-            raise IbpoError(f"{path}: is not UTF-8 text; name a TOML file") from None
-        except tomllib.TOMLDecodeError as error:
-            raise IbpoError(f"{path}: is not TOML: {error}; mend that line") from None
+        if not path.exists():
+            raise IbpoError(f"{path}: there is no such recipe; name a TOML file, e.g. recipes/gsm8k_smoke.toml")
+        tables = read_toml(path)
         for text in overrides:
             self.override(tables, text)
         return tables

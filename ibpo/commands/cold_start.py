@@ -20,7 +20,7 @@ from ibpo.experiments.embedded import resolve_model
 from ibpo.responses.voting_forms import FORMS
 from ibpo.runs import RunDir, changed_keys, to_toml, write_text_atomic
 from ibpo.tasks.check import judge_for
-from ibpo.tasks.jsonl import hold_out, load_problems
+from ibpo.tasks.jsonl import read_problems
 from ibpo.tasks.task import JudgeName
 from ibpo.training.cold_start_recipe import ColdStartConfig, read_cold_start_recipe
 
@@ -65,19 +65,10 @@ def _cold_start(recipe: Path, overrides: list[str], run: RunDir, command: str) -
         typer.echo(f"{run.path}: this run is finished", err=True)
         return json.loads(run.results.read_text(encoding="utf-8"))
     data = config.data
-    problems = load_problems(
-        Path(data.path).expanduser(),
-        problem=data.problem,
-        answer=data.answer,
-        answer_after=data.answer_after,
-        problem_id=data.id,
-        level=data.level,
-        limit=data.limit,
-    )
-    training, held_out = hold_out(problems, data.holdout)
+    training, held_out = read_problems(data)
     if not training:
         raise IbpoError(
-            f"{recipe}: data.holdout: {len(problems)} problems less {data.holdout} held out leave none to train on; "
+            f"{recipe}: data.holdout: {len(held_out)} problems less {data.holdout} held out leave none to train on; "
             "give more problems or lower it"
         )
     path = resolve_model(config.model.path)

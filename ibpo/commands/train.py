@@ -21,7 +21,7 @@ from ibpo.experiments.embedded import resolve_model
 from ibpo.responses.groups import build_response_groups
 from ibpo.rewards.math import MathJudge
 from ibpo.runs import RunDir, changed_keys, to_toml, write_text_atomic
-from ibpo.tasks.jsonl import hold_out, load_problems
+from ibpo.tasks.jsonl import read_problems
 
 if TYPE_CHECKING:
     from ibpo.training.run import Job
@@ -78,20 +78,12 @@ def _train(recipe: Path, overrides: list[str], run: RunDir, resume: bool, comman
 def _job(config: RunConfig, config_text: str, run: RunDir) -> Job:
     """Everything that can be checked before the heavy libraries are loaded."""
     data, train = config.data, config.train
-    problems = load_problems(
-        Path(data.path).expanduser(),
-        problem=data.problem,
-        answer=data.answer,
-        answer_after=data.answer_after,
-        problem_id=data.id,
-        level=data.level,
-        limit=data.limit,
-    )
-    training, held_out = hold_out(problems, data.holdout)
+    training, held_out = read_problems(data)
     if len(training) < train.prompts_per_step:
         raise IbpoError(
-            f"data.holdout: {len(problems)} problems less {data.holdout} held out leave {len(training)} for training, "
-            f"a step needs {train.prompts_per_step}; give more problems or lower holdout or train.prompts_per_step"
+            f"data.holdout: {len(training) + len(held_out)} problems less {data.holdout} held out leave "
+            f"{len(training)} for training, a step needs {train.prompts_per_step}; "
+            "give more problems or lower holdout or train.prompts_per_step"
         )
     groups = build_response_groups(config.response_group)
     judge = MathJudge()

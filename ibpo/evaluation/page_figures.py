@@ -84,10 +84,7 @@ def plot_levels(part: Json, path: Out, title: str = "") -> None:
                 marker=MARKERS[i % len(MARKERS)], markeredgecolor=INK, markeredgewidth=0.6, capsize=2,
                 label=row["name"],
             )  # fmt: skip
-        axes.set_xticks(range(len(levels)), levels, rotation=30 if len(levels) > 6 else 0)
-        axes.set_xlabel("Level")
-        axes.set_ylabel("Accuracy (pass@1)")
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        _by_level(axes, levels, "Accuracy (pass@1)")
 
     _figure(draw, path, title)
 
@@ -108,10 +105,7 @@ def plot_shares(part: Json, path: Out, title: str = "") -> None:
                     linewidth=0.6, label=name,
                 )  # fmt: skip
                 bottom = [b + h for b, h in zip(bottom, height, strict=True)]
-        axes.set_xticks(range(len(levels)), levels, rotation=30 if len(levels) > 6 else 0)
-        axes.set_xlabel("Level")
-        axes.set_ylabel("Share of the problems")
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        _by_level(axes, levels, "Share of the problems")
 
     _figure(draw, path, title)
 
@@ -194,3 +188,10 @@ def spoken_kept(rows: Sequence[Json]) -> str:
     """Distance from the budget in words."""
     texts = [f"{row['name']}: {100 * (row['share']['value'] - row['budget']):+.1f} points" for row in rows]
     return "Extended share minus the budget. " + "; ".join(texts) + "."
+
+
+def _by_level(axes: Axes, levels: Sequence[str], what: str) -> None:
+    axes.set_xticks(range(len(levels)), levels, rotation=30 if len(levels) > 6 else 0)
+    axes.set_xlabel("Level")
+    axes.set_ylabel(what)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))

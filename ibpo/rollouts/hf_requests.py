@@ -11,7 +11,6 @@ from ibpo.errors import IbpoError
 from ibpo.rollouts.hf import HFSampler
 from ibpo.rollouts.prompts import PromptWriter
 from ibpo.rollouts.sampler import Request, Sampled
-from ibpo.types import Rollout
 
 
 class HFRequestSampler:
@@ -48,18 +47,7 @@ class HFRequestSampler:
 
     def _sampled(self, request: Request, prompt: list[int], ids: list[int]) -> Sampled:
         stopped = bool(ids) and ids[-1] == self.sampler.tokenizer.eos_token_id
-        return Sampled(
-            request=request,
-            rollout=Rollout(
-                problem_id=request.problem.problem_id,
-                prompt_token_ids=tuple(prompt),
-                completion_token_ids=tuple(ids),
-                completion=self.writer.text(ids),
-                finish_reason="stop" if stopped else "length",
-            ),
-            num_prompt_tokens=len(prompt),
-            num_completion_tokens=len(ids),
-        )
+        return Sampled.of_tokens(request, prompt, ids, self.writer.text(ids), ended=stopped)
 
 
 def _seed_of(requests: Sequence[Request], seed: int) -> int:

@@ -13,7 +13,6 @@ from typing import Any
 from ibpo.errors import IbpoError
 from ibpo.rollouts.prompts import PromptWriter
 from ibpo.rollouts.sampler import Request, Sampled, seed_of
-from ibpo.types import Rollout
 
 
 class VLLMSampler:
@@ -100,19 +99,8 @@ class VLLMSampler:
 
     def _sampled(self, request: Request, prompt: list[int], prefix: list[int], output: Any) -> Sampled:
         ids = [*prefix, *output.token_ids]
-        return Sampled(
-            request=request,
-            rollout=Rollout(
-                problem_id=request.problem.problem_id,
-                prompt_token_ids=tuple(prompt),
-                completion_token_ids=tuple(ids),
-                completion=self.writer.text(ids),
-                # "abort" and whatever else is not a response that ended by itself.
-                finish_reason="stop" if output.finish_reason == "stop" else "length",
-            ),
-            num_prompt_tokens=len(prompt),
-            num_completion_tokens=len(ids),
-        )
+        # "abort" and whatever else is not a response that ended by itself.
+        return Sampled.of_tokens(request, prompt, ids, self.writer.text(ids), ended=output.finish_reason == "stop")
 
 
 def load_vllm(path: str, *, dtype: str = "auto", max_model_len: int | None = None, seed: int = 0) -> tuple[Any, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ibpo.errors import IbpoError
+from ibpo.runs import write_text_atomic
 from ibpo.serving.calibrate import Threshold, threshold
 
 KIND = "ibpo.calibration"
@@ -132,13 +132,7 @@ def save_calibration(calibration: Calibration, path: str | Path) -> None:
     Raises:
         IbpoError: The file cannot be written.
     """
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_text(calibration.to_json(), encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        raise IbpoError(f"{path}: cannot be written: {error.strerror}; name another file") from None
+    write_text_atomic(Path(path), calibration.to_json())
 
 
 def load_calibration(path: str | Path) -> Calibration:

@@ -12,7 +12,7 @@ from ibpo.serving.correction import Correction
 from ibpo.serving.ledger import Account, Ledger
 from ibpo.serving.option import Costs, Option, read_actual, read_option
 from ibpo.serving.plan import Plan
-from ibpo.serving.window import Window, drift
+from ibpo.serving.prices import Prices
 
 GOLDEN = 0.6180339887498949
 VERSION = 2
@@ -60,16 +60,14 @@ class Controller:
         self.num_decisions = 0
         self.num_over = 0
         """Requests for which no response group had room in every bound."""
-        self._window = Window(len(plan.budgets))
-        self._windows: dict[str, Window] = {}  # of accounts with terms
+        self._prices = Prices(plan)
         self._correction = Correction(len(plan.budgets))
         self._learning = any(budget.response_group is None for budget in plan.budgets)  # a share costs what it costs
-        self._unbound = [0.0] * len(plan.budgets)  # the total's prices, before any tenant's bounds
 
     @property
     def num_drifts(self) -> int:
         """How often the traffic has changed so much that the window was cut."""
-        return self._window.num_drifts
+        return self._prices.num_drifts
 
     def decide(
         self, options: Sequence[Option], *, request_id: str, now: float, tenant: str = "", slice_name: str = ""
@@ -99,21 +97,16 @@ class Controller:
         factor = 1.0 + 1e-9 * math.fmod(self.num_decisions * GOLDEN, 1.0)
         utility = [option.gain * factor for option in options]
         accounts = self._ledger.accounts(tenant, slice_name)
-        targets = [
-            budget.mean + drift(tally.bank - tally.held - tally.kept, budget.overdraft, budget.carry, self._variance(k))
-            for k, (budget, tally) in enumerate(zip(self.plan.budgets, accounts[0].tallies, strict=True))
-        ]
-        low, high = self._price_bounds(accounts[1:])
-        prices = [max(low[k], min(high[k], self._window.price(k, target) or 0.0)) for k, target in enumerate(targets)]
+        quote = self._prices.quote(accounts)
         self._ledger.begin(accounts)
-        place, within = self._choose(utility, rows, prices, accounts)
+        place, within = self._choose(utility, rows, quote.prices, accounts)
         estimate, reserve, raw = rows[place]
         self._ledger.charge(accounts, estimate, reserve)
         self.banks = [tally.bank for tally in accounts[0].tallies]
         reservation = Reservation(
             request_id=request_id,
             response_group=options[place].response_group,
-            price=tuple(prices),
+            price=tuple(quote.prices),
             estimate=estimate,
             reserve=reserve,
             raw=raw,
@@ -127,17 +120,8 @@ class Controller:
             self._correction.follow(reservation)
         self.num_decisions += 1
         self.num_over += not within
-        self.prices = prices
-        cost = [row.estimate for row in rows]
-        if self._window.add(utility, cost, low, high):
-            self._window.reprice(targets, self._unbound)
-        for account in accounts[1:]:
-            if account.bounds.binding:
-                window = self._windows.get(account.name)
-                if window is None:
-                    window = self._windows[account.name] = Window(len(targets), size=256)
-                if window.add(utility, cost):
-                    window.reprice(targets, list(self._unbound))
+        self.prices = quote.prices
+        self._prices.add(quote, utility, [row.estimate for row in rows], accounts)
         return reservation
 
     def settle(self, request_id: str, actual: Mapping[str, float] | None = None) -> bool:
@@ -215,11 +199,9 @@ class Controller:
             "budgets": [budget.name for budget in self.plan.budgets],
             "book": self.book.state() if isinstance(self.book, MemoryBook) else None,
             "prices": self.prices,
-            "unbound": self._unbound,
             "num_decisions": self.num_decisions,
             "num_over": self.num_over,
-            "window": self._window.state(),
-            "windows": {name: window.state() for name, window in self._windows.items()},
+            **self._prices.state(),
             "correction": self._correction.state(),
         }
 
@@ -245,11 +227,9 @@ class Controller:
             if book is None:
                 book = MemoryBook.from_state(num_budgets, state["book"])
             controller = cls(plan, book)
-            controller.prices, controller._unbound = list(state["prices"]), list(state["unbound"])
+            controller.prices = list(state["prices"])
             controller.num_decisions, controller.num_over = state["num_decisions"], state["num_over"]
-            controller._window = Window.from_state(num_budgets, state["window"])
-            for name, window in state["windows"].items():
-                controller._windows[name] = Window.from_state(num_budgets, window, size=256)
+            controller._prices = Prices.from_state(plan, state)
             controller._correction = Correction.from_state(num_budgets, state["correction"])
         except IbpoError:
             raise
@@ -279,35 +259,3 @@ class Controller:
             if not short[place]:
                 return place, True
         return min(range(len(rows)), key=lambda i: (short[i], sum(rows[i].reserve))), False
-
-    def _price_bounds(self, accounts: Sequence[Account]) -> tuple[list[float], list[float]]:
-        """Per budget the least and the largest price that the ceilings and the promises of a request allow."""
-        num_budgets = len(self.plan.budgets)
-        low, high = [0.0] * num_budgets, [math.inf] * num_budgets
-        for account in accounts:
-            if not account.bounds.binding:
-                continue
-            window, bounds = self._windows.get(account.name), account.bounds
-            for k, tally in enumerate(account.tallies):
-                variance = self._variance(k)
-                least, most = bounds.at_least[k], bounds.at_most[k]
-                if least:
-                    target = least + drift(tally.owed, bounds.depth[k], bounds.depth[k], variance)
-                    price = window.price(k, target) if window else None
-                    if price is None and target == math.inf:
-                        price = 0.0
-                    high[k] = high[k] if price is None else min(high[k], price)
-                if most < math.inf:
-                    target = most + drift(tally.bank - tally.kept, bounds.overdraft[k], bounds.carry[k], variance)
-                    price = window.price(k, target) if window else None
-                    low[k] = max(low[k], price or 0.0)
-        return low, high
-
-    def _variance(self, k: int) -> float:
-        """Of the expected cost of a request, between requests: what it really costs goes through `Tally.returned`."""
-        spread, budget = self._window.variance[k], self.plan.budgets[k]
-        # Where all recent requests would be answered alike there is none to be seen, and no reason to let the bank run
-        # into its bounds.
-        share = budget.response_group is not None
-        least = budget.mean * (1 - budget.mean) if share else budget.mean * budget.mean / 4
-        return max(least, 0.0 if math.isnan(spread) else spread)

@@ -6,7 +6,6 @@ import base64
 import binascii
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ibpo.errors import IbpoError
+from ibpo.runs import write_text_atomic
 from ibpo.serving.features import COUNTED, NUM_HASHES, FloatArray, as_text, counts, hashed
 
 KIND = "ibpo.router"
@@ -218,13 +218,7 @@ def save(router: Router, path: str | Path) -> None:
     Raises:
         IbpoError: The file cannot be written.
     """
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_text(router.to_json(), encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        raise IbpoError(f"{path}: cannot be written: {error.strerror}; name another file") from None
+    write_text_atomic(Path(path), router.to_json())
 
 
 def load(path: str | Path, embed: Embed | None = None) -> Router:

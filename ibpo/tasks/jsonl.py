@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ibpo.config import DataConfig
 from ibpo.errors import IbpoError
 from ibpo.types import Problem
 
@@ -68,6 +69,20 @@ def load_problems(
     if not problems:
         raise IbpoError(f"{path}: holds no problems; give a file with one JSON object a line")
     return problems
+
+
+def read_problems(data: DataConfig) -> tuple[list[Problem], list[Problem]]:
+    """The problems of a recipe's `[data]`: those to train on, and those held out; see `load_problems`, `hold_out`."""
+    problems = load_problems(
+        Path(data.path).expanduser(),
+        problem=data.problem,
+        answer=data.answer,
+        answer_after=data.answer_after,
+        problem_id=data.id,
+        level=data.level,
+        limit=data.limit,
+    )
+    return hold_out(problems, data.holdout)
 
 
 def hold_out(problems: Sequence[Problem], num_problems: int) -> tuple[list[Problem], list[Problem]]:

@@ -38,7 +38,8 @@ from ibpo.training.served import sample_served
 from ibpo.training.settings import IBPOConfig, check_groups
 from ibpo.training.sharding import check_sharding, is_sharded, make_initial_policy
 from ibpo.training.step_view import StepView, batch_of, describe
-from ibpo.training.weights import openings, response_weights, rows_to_keep
+from ibpo.training.upper_level import by_length, take_rows, weighted_batch
+from ibpo.training.weights import response_weights
 from ibpo.types import Prompt, ResponseGroup
 
 logger = logging.getLogger("ibpo.training")
@@ -277,23 +278,16 @@ class IBPOTrainer(GRPOTrainer):
         out = super()._generate_and_score_completions(inputs)
         if not self.model.training:
             return out
-        rank, num_ranks = self.accelerator.process_index, self.accelerator.num_processes
-        local = self._weights[rank * len(inputs) : (rank + 1) * len(inputs)]
-        keep = rows_to_keep(self._weights, self.args.steps_per_generation or 1, num_ranks, rank)
-        num_prompts = max(1, len(self._weights) // self.num_generations)
-        # dr_grpo divides by rows x max_completion_length, DDP by the number of ranks: undo both, divide by prompts.
-        scale = len(keep) * self.max_completion_length * num_ranks / num_prompts
-        opening = openings(out["completion_ids"], self.prefix_ids)
-        choice, body = torch.tensor(local[:, :2].T, dtype=torch.float32, device=opening.device)[..., None]
-        weights = torch.where(opening, choice, body) * scale
-        out["advantages"] = weights
-        # Per prompt of all ranks, as the weights are; DDP averages over ranks.
-        anchor = torch.tensor(local[:, 2] * num_ranks / num_prompts, dtype=weights.dtype)
-        out["anchor"] = anchor.to(weights.device)
-        out["body_mask"] = out["completion_mask"] * ~opening
-        out.pop("old_per_token_logps", None)
-        index = torch.tensor(keep, device=weights.device)
-        kept = _cut(_rows(out, index, len(inputs)))
+        kept, weights = weighted_batch(
+            out,
+            self._weights,
+            self.prefix_ids,
+            num_generations=self.num_generations,
+            max_completion_length=self.max_completion_length,
+            steps_per_generation=self.args.steps_per_generation or 1,
+            rank=self.accelerator.process_index,
+            num_ranks=self.accelerator.num_processes,
+        )
         logged = self._gather(weights.sum(1)).tolist()
         for place, weight in zip(range(-len(logged), 0), logged, strict=True):
             self._logs["advantages"][place] = weight
@@ -317,32 +311,12 @@ class IBPOTrainer(GRPOTrainer):
             index, held = (~imitated).long().argsort(stable=True)[: most[0]], most[1]
         if not len(index):
             index = imitated.new_zeros(1, dtype=torch.long)
-        # Short completions apart from long ones, as padding costs as much as tokens; several ranks must run alike.
-        length = inputs["completion_mask"][index].sum(1)
-        parts = [index] if several else list(index[length.argsort(stable=True)].tensor_split(min(2, len(index))))
+        parts = [index] if several else by_length(index, inputs["completion_mask"])  # several ranks must run alike
+        losses = [super(IBPOTrainer, self)._compute_loss(model, take_rows(inputs, part)) for part in parts]
         # The normaliser of dr_grpo counts rows: undo what leaving some out changes.
-        loss = (
-            torch.stack(
-                [
-                    super(IBPOTrainer, self)._compute_loss(model, _cut(_rows(inputs, part, size))) * len(part)
-                    for part in parts
-                ]
-            ).sum()
-            / size
-        )
+        loss = torch.stack([part_loss * len(part) / size for part_loss, part in zip(losses, parts, strict=True)]).sum()
         if not held:
             return loss
         pull = anchor_loss(model, self.initial_policy, inputs, self.temperature, in_step=several)
         self._metrics["train"]["ibpo/anchor"].append(self._gather(pull.detach()).mean().item())
         return loss + pull
-
-
-def _rows(inputs: dict[str, Any], index: torch.Tensor, size: int) -> dict[str, Any]:
-    return {k: v[index] if isinstance(v, torch.Tensor) and v.dim() and len(v) == size else v for k, v in inputs.items()}
-
-
-def _cut(inputs: dict[str, Any]) -> dict[str, Any]:
-    """Without the columns in which no completion has a token."""
-    longest = int(inputs["completion_mask"].sum(1).max())
-    per_token = ("completion_ids", "completion_mask", "advantages", "body_mask")
-    return inputs | {name: inputs[name][:, :longest] for name in per_token}

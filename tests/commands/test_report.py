@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import re
-import shutil
 from pathlib import Path
 
 import pytest
@@ -14,9 +13,6 @@ from typer.testing import CliRunner
 from ibpo.cli import app
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
 
 
 def run(*arguments):
@@ -111,17 +107,6 @@ def test_what_is_refused(page, more, said, tmp_path):
     result = run(page.parent / "log.jsonl", "--out", tmp_path, *more)
     assert result.exit_code == 2 and said in result.stderr
     assert result.stderr.startswith("error: ") and "Traceback" not in result.output
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine")
-    with playwright.sync_playwright() as play:
-        found = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield found
-        found.close()
 
 
 @pytest.mark.slow

@@ -1,30 +1,14 @@
 """The live page in a real browser, on a desk and on a phone, by day and by night."""
 
-import shutil
-
 import pytest
 
 from tests.serving.test_gateway import HASHED, KEYS, bulk
 from tests.serving.world import World
 
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
 PLAN = {
     "budget": {"extended": {"mean": 0.3, "response_group": "extended"}, "tokens": {"mean": 25, "overdraft": 450}},
     "fair_share": 0.5,
 }
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine")
-    with playwright.sync_playwright() as play:
-        found = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield found
-        found.close()
 
 
 @pytest.fixture(scope="module")

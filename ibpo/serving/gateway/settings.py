@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from ibpo.config import nearest
+from ibpo.config import nearest, read_toml
 from ibpo.errors import IbpoError
 from ibpo.serving.plan import Plan
 
@@ -190,14 +189,7 @@ def read_settings(path: str | Path) -> tuple[Settings, dict[str, Any]]:
     Raises:
         IbpoError: Names file, field and mend.
     """
-    try:
-        tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise IbpoError(f"{path}: cannot be read: {error.strerror}; name a TOML file") from None
-    except UnicodeDecodeError:
-        raise IbpoError(f"{path}: is not UTF-8 text; name a TOML file") from None
-    except tomllib.TOMLDecodeError as error:
-        raise IbpoError(f"{path}: is not TOML: {error}; mend that line") from None
+    tables = read_toml(Path(path))
     plan = {key: tables.pop(key) for key in ("budget", "fair_share", "tenant", "slice") if key in tables}
     return build_settings(tables, str(path)), plan
 
