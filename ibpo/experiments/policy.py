@@ -42,15 +42,20 @@ RAFT: dict[str, Any] = {
 """RAFT is a configuration of the same trainer: imitate one rewarded response per prompt, whatever its group."""
 
 
-def common_settings(experiment: Experiment, seed: int) -> dict[str, Any]:
-    """TRL's settings of every policy, whatever trains it: rollouts per step, schedule, length, precision."""
+def common_settings(experiment: Experiment, seed: int, num_steps: int) -> dict[str, Any]:
+    """TRL's settings of every policy, whatever trains it: rollouts per step, schedule, length, precision.
+
+    The choice of the response group stays as it was for some eighty updates, then forms within thirty: a learning rate
+    that has come down by then leaves it blurred (docs/log.md), so it is held up, and comes down in the last third.
+    """
     return {
         **ROLLOUTS,
         "gradient_accumulation_steps": 1,
         "max_completion_length": experiment.max_completion_length,
         "temperature": 1.0,
-        "lr_scheduler_type": "cosine_with_min_lr",
-        "lr_scheduler_kwargs": {"min_lr_rate": 0.03},
+        "max_steps": num_steps,
+        "lr_scheduler_type": "warmup_stable_decay",
+        "lr_scheduler_kwargs": {"num_decay_steps": round(0.35 * num_steps), "min_lr_ratio": 0.03},
         "warmup_steps": 5,
         "max_grad_norm": 1.0,
         "beta": 0.0,
@@ -66,8 +71,9 @@ def common_settings(experiment: Experiment, seed: int) -> dict[str, Any]:
 
 def settings_of(experiment: Experiment, budget: float | None, seed: int, num_steps: int | None) -> dict[str, Any]:
     """The trainer's settings for one policy: defaults, the experiment's own, then RAFT's or the budget."""
+    num_steps = num_steps or experiment.training["max_steps"]
     settings: dict[str, Any] = {
-        **common_settings(experiment, seed),
+        **common_settings(experiment, seed, num_steps),
         "averaging": 0.25,
         "learning_rate": 1e-3,
         "window": 128,
@@ -75,11 +81,9 @@ def settings_of(experiment: Experiment, budget: float | None, seed: int, num_ste
         "save_steps": 20,
         "save_total_limit": 1,
         **experiment.training,
+        "max_steps": num_steps,
     }
-    settings |= RAFT if budget is None else {"budget": {experiment.response_groups[1].name: budget}}
-    if num_steps is not None:
-        settings["max_steps"] = num_steps
-    return settings
+    return settings | (RAFT if budget is None else {"budget": {experiment.response_groups[1].name: budget}})
 
 
 def correctness_reward(response_groups: Sequence[ResponseGroup]) -> Callable[..., list[float]]:

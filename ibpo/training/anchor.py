@@ -9,7 +9,7 @@ import torch
 
 from ibpo.training.settings import IBPOConfig
 
-ANCHOR_GROWS = 0.3, 0.6
+ANCHOR_GROWS = 0.45, 0.7
 """Parts of the training between which the anchor grows from `anchor_weight_start` to `anchor_weight`."""
 
 NUM_PARTS = 4

@@ -127,6 +127,7 @@ class IBPOTrainer(GRPOTrainer):
             raise IbpoError(f"IBPOConfig: {error}") from None
         self.guards = Guards(args.guards)
         self.adjustment = 0.0
+        self._scoring = False
         self.initial_policy: Any = None
         if args.anchor_share > 0 or args.utility in NEEDS_FEATURES:
             self.initial_policy = make_initial_policy(self)
@@ -275,7 +276,9 @@ class IBPOTrainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict]) -> dict[str, Any]:
         """TRL's batch, its advantages replaced by weights per token [B, T], rows without any weight dropped."""
+        self._scoring = self.model.training and self.beta == 0.0
         out = super()._generate_and_score_completions(inputs)
+        self._scoring = False
         if not self.model.training:
             return out
         kept, weights = weighted_batch(
@@ -292,6 +295,16 @@ class IBPOTrainer(GRPOTrainer):
         for place, weight in zip(range(-len(logged), 0), logged, strict=True):
             self._logs["advantages"][place] = weight
         return kept
+
+    def _get_per_token_logps_and_entropies(
+        self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, *args: Any, **kwargs: Any
+    ) -> Any:
+        """TRL's, but not of the policy that sampled: weighted SFT has no ratio to it, and it costs a forward pass."""
+        if self._scoring:
+            return torch.zeros(len(input_ids), logits_to_keep, device=input_ids.device), None, None
+        return super()._get_per_token_logps_and_entropies(
+            model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
+        )
 
     def _gather(self, tensor: torch.Tensor) -> torch.Tensor:
         """Of all ranks, one after the other; every rank must bring the same shape."""
