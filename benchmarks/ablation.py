@@ -19,6 +19,10 @@ os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "TOKENIZERS
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "as shipped": {},
+    "learning rate down from the start": {
+        "lr_scheduler_type": "cosine_with_min_lr",
+        "lr_scheduler_kwargs": {"min_lr_rate": 0.03},
+    },
     "no stratified rollouts": {"stratified": False},
     "choice imitated only where rewarded": {"imitate_denied": False},
     "choice weighted .3, as thinking's bodies are": {"choice_weight": 0.3},
