@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from ibpo.training.budgets import BudgetTerm
+from ibpo.training.step_view import StepView
+
+FEEDBACK_AFTER = 0.4
+"""Part of the training after which it sets in: the policy must have had time to learn its choice."""
 HEADROOM = 0.02
 """Share of the prompts by which the feedback stays below the budget: it is a bound, not a target."""
 
@@ -33,3 +40,21 @@ def adjust(adjustment: float, allowed: float | None, spent: float, measured: flo
         return (1.0 - gain) * adjustment
     error = (allowed - HEADROOM) - (measured - (spent - allowed - adjustment))
     return float(np.clip(adjustment + gain * error, -0.1, 0.1))
+
+
+def steered_budget(budgets: Sequence[BudgetTerm]) -> int | None:
+    """Which budget the feedback steers: the only one that caps a share of all prompts, else none."""
+    capped = [k for k, term in enumerate(budgets) if term.is_plain_share]
+    return capped[0] if len(capped) == 1 else None
+
+
+def adjusted(adjustment: float, view: StepView, budget: int, gain: float) -> float:
+    """The next adjustment after an update, for the steered budget."""
+    term, selection = view.budgets[budget], view.selection
+    return adjust(
+        adjustment,
+        term.amount if selection.price[budget] > 0 else None,
+        float(selection.spent[budget]),
+        float(view.share.mean(0)[term.group]),
+        gain,
+    )

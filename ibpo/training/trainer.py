@@ -28,7 +28,7 @@ from ibpo.training.anchor import anchor_loss
 from ibpo.training.budgets import read_budget
 from ibpo.training.callbacks import AverageWeights, KeepLowerLevel
 from ibpo.training.data_order import DataOrder
-from ibpo.training.feedback import adjust
+from ibpo.training.feedback import FEEDBACK_AFTER, adjusted, steered_budget
 from ibpo.training.guards import Guards
 from ibpo.training.initial_policy import prompt_features
 from ibpo.training.judge_reward import JudgeReward
@@ -44,8 +44,6 @@ from ibpo.types import Prompt, ResponseGroup
 
 logger = logging.getLogger("ibpo.training")
 NEEDS_FEATURES = ("shrunken", "regression")
-FEEDBACK_AFTER = 0.4
-"""Share of the training after which the feedback on the share really spent sets in."""
 
 
 class IBPOTrainer(GRPOTrainer):
@@ -232,39 +230,28 @@ class IBPOTrainer(GRPOTrainer):
     def _look_at_prompts(self, prompt: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Per prompt of all ranks: the initial policy's features [P, D], the policy's group shares [P, K]."""
         first = self.accelerator.process_index * len(self._prompt_ids)
-        local = [
-            (int(prompt[first + i]), ids)
-            for i, ids in enumerate(self._prompt_ids)
-            if i == 0 or prompt[first + i] != prompt[first + i - 1]
-        ]
-        ids = [ids for _, ids in local]
+        local = dict(zip(prompt[first : first + len(self._prompt_ids)].tolist(), self._prompt_ids, strict=True))
+        ids = list(local.values())
         logits = self._sampler(1).next_token_logits(ids)
         first_tokens = [prefix[0] for prefix in self.prefix_ids]
         shares = torch.softmax(logits / self.temperature, -1)[:, first_tokens].cpu().numpy()
         hidden = np.zeros((len(ids), 0))
         if self.args.utility in NEEDS_FEATURES:
             hidden = prompt_features(self.initial_policy, self.processing_class, ids)
-        seen: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        for item in gather_object([(p, h, s) for (p, _), h, s in zip(local, hidden, shares, strict=True)]):
-            seen[item[0]] = item[1:]
-        return np.array([seen[p][0] for p in sorted(seen)]), np.array([seen[p][1] for p in sorted(seen)])
+        # Ranks may share a prompt.
+        seen = {number: row for number, *row in gather_object(list(zip(local, hidden, shares, strict=True)))}
+        features, share = zip(*(seen[number] for number in sorted(seen)), strict=True)
+        return np.array(features), np.array(share)
 
     def _record(self, view: StepView) -> None:
         """Metrics, feedback, guards and ledger."""
-        step, selection, metrics = self.state.global_step, view.selection, self._metrics["train"]
+        step, metrics = self.state.global_step, self._metrics["train"]
         for key, value in view.metrics().items():
             metrics[key].append(value)
-        capped = [k for k, term in enumerate(self.budgets) if term.is_plain_share]
-        if self.args.feedback and len(capped) == 1:
-            (k,) = capped
-            term = self.budgets[k]
-            # Once the policy has had time to learn its choice, and only where the budget binds.
+        steered = steered_budget(self.budgets) if self.args.feedback else None
+        if steered is not None:
             if step >= FEEDBACK_AFTER * self.state.max_steps:
-                allowed = term.amount if selection.price[k] > 0 else None
-                measured = float(view.share.mean(0)[term.group])
-                self.adjustment = adjust(
-                    self.adjustment, allowed, float(selection.spent[k]), measured, self.args.feedback
-                )
+                self.adjustment = adjusted(self.adjustment, view, steered, self.args.feedback)
             metrics["ibpo/adjustment"].append(self.adjustment)
         if self.ledger and self.accelerator.is_main_process:
             self.ledger.append(step, view, self._weights)

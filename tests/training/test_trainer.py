@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from transformers import TrainerCallback
+from trl import GRPOTrainer
 
 from ibpo.errors import IbpoError
 from ibpo.experiments.thinking import THINKING
@@ -100,6 +101,19 @@ def test_the_anchor_vanishes_at_the_initial_policy(make_trainer):
     assert moved < 1e-4  # rounding, at a learning rate of 1
 
 
+def test_no_forward_pass_without_gradient_goes_through_trl(make_trainer, monkeypatch):
+    """TRL would score each rollout of two updates under the policy that sampled it, for a ratio that is not used."""
+    with_gradient, scored = [], GRPOTrainer._get_per_token_logps_and_entropies
+
+    def counted(*args, **kwargs):
+        with_gradient.append(torch.is_grad_enabled())
+        return scored(*args, **kwargs)
+
+    monkeypatch.setattr(GRPOTrainer, "_get_per_token_logps_and_entropies", counted)
+    make_trainer(max_steps=2, steps_per_generation=2).train()
+    assert with_gradient and all(with_gradient)
+
+
 @pytest.mark.parametrize("lora", [False, True])
 def test_the_initial_policy_stays_what_it_was(make_trainer, lora):
     trainer = make_trainer(learning_rate=0.1, max_steps=2, model=with_lora() if lora else None)
@@ -166,7 +180,7 @@ def test_bodies_of_every_group_are_imitated_where_rewarded(make_trainer, tmp_pat
 
 def test_the_anchor_grows_from_its_start_to_its_end():
     args: Any = SimpleNamespace(anchor_weight_start=0.0, anchor_weight=4.0)
-    weights = [anchor_weight_at(args, done) for done in (0.0, 0.3, 0.45, 0.6, 1.0)]
+    weights = [anchor_weight_at(args, done) for done in (0.0, 0.45, 0.575, 0.7, 1.0)]
     assert weights == pytest.approx([0.0, 0.0, 2.0, 4.0, 4.0])
 
 
