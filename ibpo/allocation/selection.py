@@ -45,16 +45,22 @@ def _largest(
         return takes, 0.0
     count = int(high) if positive > high else int(low) - positive
     # Only gains on the near side of 0 are in question. A large atom at 0, as binary rewards make, slows np.partition
-    # down more than a sort would.
-    value = gain[np.flatnonzero(takes if positive > high else ~takes & (gain > -math.inf))]
-    threshold = float(np.partition(value, len(value) - count)[len(value) - count]) if count else math.inf
-    takes = gain > threshold if positive > high or count else takes
-    room = count - int(np.count_nonzero(value > threshold))
-    tied = np.flatnonzero(gain == threshold) if room else np.zeros(0, np.int64)
-    if room:
-        key = ids.key(tied if problems is None else problems[tied])
-        takes[tied[np.argpartition(key, room - 1)[:room]] if room < len(tied) else tied] = True
-    if positive <= high or room < len(tied):
-        return takes, threshold + 0.0
-    below = value[value < threshold]
-    return takes, max(0.0, float(below.max())) if len(below) else 0.0
+    # down more than a sort would; where there is none, a few more numbers cost less than leaving them out.
+    if positive > high and 64 * np.count_nonzero(gain == 0) < len(gain):
+        value = gain
+    else:
+        value = gain[np.flatnonzero(takes if positive > high else ~takes & (gain > -math.inf))]
+    if not count:
+        return np.zeros(len(gain), bool), max(0.0, float(value.max(initial=0.0)))
+    last = len(value) - count
+    ordered = np.partition(value, last)
+    threshold, below = float(ordered[last]), float(ordered[:last].max(initial=-math.inf))
+    price = threshold + 0.0 if positive <= high else max(0.0, below)
+    if below < threshold:
+        return gain >= threshold, price
+    takes = gain > threshold
+    room = count - int(np.count_nonzero(ordered[last:] > threshold))
+    tied = np.flatnonzero(gain == threshold)
+    key = ids.key(tied if problems is None else problems[tied])
+    takes[tied[np.argpartition(key, room - 1)[:room]]] = True
+    return takes, threshold + 0.0
