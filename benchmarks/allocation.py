@@ -50,7 +50,7 @@ GRID = 10_000_000
 
 
 def instance(form: str, rows: int, layout: str = "grouped"):
-    """Utility, problem, cost `[K, R]`, total allowed `[K]`; seed 0."""
+    """Utility, problem, cost `[K, R]` (of shares as `ibpo.share` makes them), total allowed `[K]`; seed 0."""
     rng = np.random.default_rng(0)
     size = np.full(rows // 8, 8)
     if layout == "ragged":
@@ -59,10 +59,10 @@ def instance(form: str, rows: int, layout: str = "grouped"):
     num_problems, problem = len(size), np.repeat(np.arange(len(size)), size)
     utility = np.floor(rng.random(len(problem)) * GRID) / GRID
     if form == "share":
-        cost, total = rng.integers(0, 2, (1, len(problem))).astype(float), [math.floor(0.25 * num_problems)]
+        cost, total = rng.integers(0, 2, (1, len(problem))) == 1, [math.floor(0.25 * num_problems)]
     elif form == "groups":
         group = rng.integers(0, 5, len(problem))
-        cost = np.stack([(group == k).astype(float) for k in range(1, 5)])
+        cost = np.stack([group == k for k in range(1, 5)])
         total = [math.floor(q * num_problems) for q in (0.1, 0.15, 0.1, 0.05)]
     else:
         tokens = np.floor(rng.lognormal(6, 1, len(problem)))
@@ -72,6 +72,12 @@ def instance(form: str, rows: int, layout: str = "grouped"):
         order = rng.permutation(len(problem))
         utility, problem, cost = utility[order], problem[order], cost[:, order]
     return utility, problem, cost, total
+
+
+def floats(data):
+    """The same instance, its costs as the engines want them."""
+    utility, problem, cost, total = data
+    return utility, problem, cost.astype(float), total
 
 
 def ours(form, utility, problem, cost, total, relative_gap=0.0):
@@ -168,12 +174,12 @@ def work(form: str, rows: int, engine: str, limit: float) -> dict:
     input_bytes = utility.nbytes + problem.nbytes + cost.nbytes
     ours("share", *instance("share", 800))  # imports are not part of it
     if engine != "ours":
-        globals()[engine](form, *instance(form, 80))
+        globals()[engine](form, *floats(instance(form, 80)))
     gap = 1e-6 if form == "tokens" and engine == "ours" else 0.0
     before = peak()
     objective, found_gap = ours(form, *data, relative_gap=gap)
     result = {"input_bytes": input_bytes, "objective": objective, "gap": found_gap, "memory": peak() - before}
-    layouts = {"ours": data}
+    layouts, as_floats = {"ours": data}, floats(data)
     if engine == "ours":
         layouts |= {layout: instance(form, rows, layout) for layout in ("ragged", "shuffled")}
     kth = len(utility) // 4
@@ -187,7 +193,7 @@ def work(form: str, rows: int, engine: str, limit: float) -> dict:
         used = resource.getrusage(resource.RUSAGE_SELF)
         stop = int(used.ru_utime + used.ru_stime + limit) + 1
         resource.setrlimit(resource.RLIMIT_CPU, (stop, resource.RLIM_INFINITY))
-        seconds, (value, _) = timed(lambda: globals()[engine](form, *data))
+        seconds, (value, _) = timed(lambda: globals()[engine](form, *as_floats))
         times["engine"].append(seconds)
         result["difference"] = value - objective
     result |= {name: statistics.median(x) for name, x in times.items() if x}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ibpo.allocation.given import Budget, FloatArray, finite_array
+from ibpo.allocation.given import Budget, CostArray, costs, finite_array
 from ibpo.allocation.ids import id_items
 from ibpo.errors import IbpoError
 
@@ -23,7 +23,7 @@ class Limit:
         at_least: Mean cost per problem that must be reached, exact; None: no lower bound.
     """
 
-    cost: FloatArray
+    cost: CostArray
     at_most: Fraction | None
     at_least: Fraction | None
 
@@ -55,7 +55,9 @@ def limit(
         >>> one_accepted.cost.tolist(), one_accepted.at_least
         ([0.0, 0.0, 1.0, 1.0], Fraction(1, 3))
     """
-    cost_R = finite_array("cost", cost)
+    cost_R = costs(cost)
+    if cost_R.dtype != bool:
+        cost_R = finite_array("cost", cost)
     items = id_items(problem)
     if cost_R.shape != (len(items),):
         raise IbpoError(f"cost: needs one number per response, {len(items)}, got shape {cost_R.shape}")
@@ -70,7 +72,7 @@ def limit(
         raise IbpoError("within: no response is inside the slice; correct its condition")
     part = Fraction(1, num_problems) if total else Fraction(num_inside, num_problems)
     most, least = (None if bound is None else _exact(bound) * part for bound in (at_most, at_least))
-    return Limit(cost=np.where(inside, cost_R, 0.0), at_most=most, at_least=least)
+    return Limit(cost=np.where(inside, cost_R, cost_R.dtype.type(0)), at_most=most, at_least=least)
 
 
 def slices(

@@ -4,7 +4,7 @@ import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,6 +18,7 @@ from ibpo.errors import IbpoError
 Choose = Literal["exactly_one", "at_most_one"]
 Budget = float | str | Fraction
 FloatArray = NDArray[np.float64]
+CostArray = NDArray[np.float64 | np.bool_]
 MarkArray = NDArray[np.uint8 | np.uint16]
 
 MAX_OVERLAPPING = 16
@@ -31,7 +32,7 @@ class Given:
     Attributes:
         utility: `[R]` finite.
         largest: A bound on the size of the utilities.
-        cost: `[K, R]` finite, at least 0.
+        cost: `[K, R]` finite, at least 0; bool where all are given as shares.
         ids: The rows by problem.
         tie: `[R]` what orders equal responses of one problem, or None.
         may_skip: Whether a problem may go without a response.
@@ -42,7 +43,7 @@ class Given:
 
     utility: FloatArray
     largest: float
-    cost: FloatArray
+    cost: CostArray
     ids: ProblemIds
     tie: KeyArray | None
     may_skip: bool
@@ -70,7 +71,7 @@ class Given:
         u, largest = _finite("utility", utility)
         if u.ndim != 1 or not len(u):
             raise IbpoError(f"utility: needs one number per response, at least one, got shape {u.shape}")
-        c = np.atleast_2d(_numbers("cost", cost))
+        c = np.atleast_2d(costs(cost))
         if c.ndim != 2 or not len(c) or c.shape[1] != len(u):
             finite_array("cost", cost)
             raise IbpoError(f"cost: needs shape [{len(u)}] or [K, {len(u)}] to match utility, got {np.shape(cost)}")
@@ -105,7 +106,7 @@ class Given:
             may_skip=choose == "at_most_one",
             limits=Limits(
                 low=tuple(None if b is None else b * num_problems for b in low),
-                high=tuple(Fraction(exact_sum(x) + 1) if b is None else b for b, x in zip(most, c, strict=True)),
+                high=tuple(Fraction(_total(x) + 1) if b is None else b for b, x in zip(most, c, strict=True)),
                 whole=tuple(whole),
             ),
             marks=marks,
@@ -133,6 +134,17 @@ def _finite(argument: str, values: ArrayLike) -> tuple[FloatArray, float]:
     return array, float(np.abs(ends).max()) if ends else 0.0
 
 
+def costs(values: ArrayLike) -> CostArray:
+    """Costs as floats, but truth values, a share's, as they are: they take an eighth of the memory."""
+    if isinstance(values, np.ndarray) and cast(NDArray[Any], values).dtype == bool:
+        return cast(CostArray, values)
+    return cast(CostArray, _numbers("cost", values))
+
+
+def _total(cost: CostArray) -> float:
+    return float(np.count_nonzero(cost)) if cost.dtype == bool else exact_sum(np.asarray(cost, np.float64))
+
+
 def _numbers(argument: str, values: ArrayLike) -> FloatArray:
     try:
         return np.asarray(values, dtype=np.float64)
@@ -140,7 +152,7 @@ def _numbers(argument: str, values: ArrayLike) -> FloatArray:
         raise IbpoError(f"{argument}: needs an array of numbers: {error}") from None
 
 
-def _mark_share(cost: FloatArray, marks: MarkArray, k: int, num_costs: int) -> int | None:
+def _mark_share(cost: CostArray, marks: MarkArray, k: int, num_costs: int) -> int | None:
     """Mark the responses of cost 1, and count them; None where a cost is neither 0 nor 1, or marks cannot say it."""
     total = 0
     for rows in slices_of(len(cost)):
@@ -148,7 +160,7 @@ def _mark_share(cost: FloatArray, marks: MarkArray, k: int, num_costs: int) -> i
         first = k == 0 and marks.dtype == np.uint8  # then the comparison is the mark
         one = np.equal(here, 1.0, out=marks[rows].view(bool) if first else None)
         count = int(np.count_nonzero(one))
-        if count + int(np.count_nonzero(here == 0.0)) != len(here):
+        if cost.dtype != bool and count + int(np.count_nonzero(here == 0.0)) != len(here):
             return None
         total += count
         if first:
@@ -165,7 +177,7 @@ def _mark_share(cost: FloatArray, marks: MarkArray, k: int, num_costs: int) -> i
     return total
 
 
-def _checked_sum(cost: FloatArray) -> float | None:
+def _checked_sum(cost: CostArray) -> float | None:
     """The sum, NaN where not all costs are whole numbers, None where one is not finite or below 0."""
     ends: list[float] = []
     total, whole = 0.0, True

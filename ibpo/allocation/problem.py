@@ -6,7 +6,7 @@ empty response per problem).
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -127,7 +127,8 @@ class AllocationProblem:
     @classmethod
     def from_given(cls, given: Given) -> "AllocationProblem":
         """Gather the candidates by problem."""
-        row, runs, utility, cost, tie = given.ids.order, given.ids.runs, given.utility, given.cost, given.tie
+        row, runs, utility, tie = given.ids.order, given.ids.runs, given.utility, given.tie
+        cost = given.cost.astype(np.float64, copy=False)
         if row is not None:
             utility, cost = utility[row], cost[:, row]
             tie = None if tie is None else tie[row]
@@ -207,7 +208,7 @@ def first_twins(instance: AllocationProblem, chosen: IntArray) -> IntArray:
     return np.concatenate(found)
 
 
-def share(response_group: ArrayLike | Sequence[Hashable], name: Hashable) -> FloatArray:
+def share(response_group: ArrayLike | Sequence[Hashable], name: Hashable) -> NDArray[np.bool_]:
     """The 0/1 cost that makes a budget a share of problems answered by one response group.
 
     Args:
@@ -215,10 +216,14 @@ def share(response_group: ArrayLike | Sequence[Hashable], name: Hashable) -> Flo
         name: The response group that is budgeted.
 
     Returns:
-        `[R]` 1.0 where the response is of that response group, else 0.0.
+        `[R]` true (a cost of 1) where the response is of that response group, else false.
 
     Example:
         >>> share(["standard", "extended", "standard"], "extended").tolist()
-        [0.0, 1.0, 0.0]
+        [False, True, False]
     """
-    return np.array([x == name for x in id_items(response_group)], np.float64)
+    if isinstance(response_group, np.ndarray):
+        same = np.asarray(cast(NDArray[Any], response_group) == name)
+        if response_group.dtype.kind in "biuU" and same.shape == response_group.shape:
+            return same
+    return np.array([x == name for x in id_items(response_group)], bool)

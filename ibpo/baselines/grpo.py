@@ -164,7 +164,10 @@ def build_trainer(
     **settings: Any,
 ) -> Any:
     """The trainer of one policy, on the prompts of IBPO's policies, after those of `num_before` updates."""
-    common = common_settings(context.experiment, context.job.seed, num_steps) | {"save_strategy": "no"}
+    common: dict[str, Any] = {
+        **common_settings(context.experiment, context.job.seed, num_steps),
+        "save_strategy": "no",
+    }
     args = GRPOConfig(output_dir=str(out_dir / "checkpoints"), **(common | settings))
     per_step = args.per_device_train_batch_size // (args.num_generations or 1)
     rows = context.training_rows(per_step * num_steps, skip=per_step * num_before)

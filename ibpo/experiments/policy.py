@@ -71,9 +71,9 @@ def common_settings(experiment: Experiment, seed: int, num_steps: int) -> dict[s
 
 def settings_of(experiment: Experiment, budget: float | None, seed: int, num_steps: int | None) -> dict[str, Any]:
     """The trainer's settings for one policy: defaults, the experiment's own, then RAFT's or the budget."""
-    num_steps = num_steps or experiment.training["max_steps"]
+    updates: int = num_steps or experiment.training["max_steps"]
     settings: dict[str, Any] = {
-        **common_settings(experiment, seed, num_steps),
+        **common_settings(experiment, seed, updates),
         "averaging": 0.25,
         "learning_rate": 1e-3,
         "window": 128,
@@ -81,7 +81,7 @@ def settings_of(experiment: Experiment, budget: float | None, seed: int, num_ste
         "save_steps": 20,
         "save_total_limit": 1,
         **experiment.training,
-        "max_steps": num_steps,
+        "max_steps": updates,
     }
     return settings | (RAFT if budget is None else {"budget": {experiment.response_groups[1].name: budget}})
 

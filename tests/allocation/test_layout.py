@@ -69,6 +69,8 @@ def test_same_bits_in_every_layout(form, large, monkeypatch):
         order = np.random.default_rng(seed).permutation(len(utility))
         shuffled = utility[order], problem[order], cost[:, order], budget
         assert bits(allocate(*shuffled, choose=choose, response=order), order) == answer
+        if form not in ("tokens", "tokens and share"):  # truth values are a share's costs
+            assert bits(allocate(utility, problem, cost > 0, budget, choose=choose, response=response)) == answer
         for block in (1000,) if large else (7, 60):
             with monkeypatch.context() as patch:
                 patch.setattr(runs, "BLOCK", block)
