@@ -222,8 +222,9 @@ def share(response_group: ArrayLike | Sequence[Hashable], name: Hashable) -> NDA
         >>> share(["standard", "extended", "standard"], "extended").tolist()
         [False, True, False]
     """
-    if isinstance(response_group, np.ndarray):
-        same = np.asarray(cast(NDArray[Any], response_group) == name)
-        if response_group.dtype.kind in "biuU" and same.shape == response_group.shape:
+    groups = cast(NDArray[Any], response_group)
+    if getattr(getattr(groups, "dtype", None), "kind", "O") in "biuU":  # at once: == means what it does for one item
+        same = np.asarray(groups == name)
+        if same.shape == groups.shape:
             return same
     return np.array([x == name for x in id_items(response_group)], bool)
