@@ -136,7 +136,7 @@ def _finite(argument: str, values: ArrayLike) -> tuple[FloatArray, float]:
 
 def costs(values: ArrayLike) -> CostArray:
     """Costs as floats, but truth values, a share's, as they are: they take an eighth of the memory."""
-    if getattr(values, "dtype", None) == bool:
+    if getattr(getattr(values, "dtype", None), "kind", "") == "b":
         return cast(CostArray, values)
     return cast(CostArray, _numbers("cost", values))
 
