@@ -110,7 +110,8 @@ class Core:
         if found.x is None:
             return None, np.zeros(len(self.cost))
         dual = np.zeros(len(self.cost))
-        np.add.at(dual, program.rows[0], -found.ineqlin.marginals * program.rows[1])
+        multiplier = np.maximum(-found.ineqlin.marginals, 0.0)  # HiGHS's may be a rounding error below 0
+        np.add.at(dual, program.rows[0], multiplier * program.rows[1])
         return found.x, dual / (program.value_scale * program.row_scale)
 
     def integer(self, time_limit_s: float) -> tuple[IntArray | None, float, bool]:

@@ -134,7 +134,7 @@ def program(utility, problem, cost, budget, choose, integer=True):
     """The whole integer programme (or its relaxation) by HiGHS: objective, None where infeasible."""
     P = len(np.unique(problem))
     member = (problem == np.arange(P)[:, None]).astype(float)
-    scale = cost.max(1)
+    scale = np.where(cost.any(1), cost.max(1), 1.0)
     found = milp(
         -utility * 100,
         integrality=np.full(len(utility), int(integer)),
@@ -166,6 +166,24 @@ def test_equals_integer_program(form, narrow, monkeypatch):
         allocation = allocate(utility, problem, cost, budget, choose=choose)
         assert allocation.objective == pytest.approx(best, abs=2e-6), seed
         check(allocation, *instance)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS)
+def test_equals_a_thousand_integer_programs(form):
+    feasible = 0
+    for seed in range(1000):
+        utility, problem, cost, budget, _, choose = instance = medium(form, seed, num_problems=8)
+        best = program(utility, problem, cost, budget, choose)
+        if best is None:
+            with pytest.raises(InfeasibleBudget):
+                allocate(utility, problem, cost, budget, choose=choose)
+            continue
+        feasible += 1
+        allocation = allocate(utility, problem, cost, budget, choose=choose)
+        assert allocation.objective == pytest.approx(best, abs=1e-6), seed
+        check(allocation, *instance)
+    assert feasible > 500
 
 
 @pytest.mark.parametrize("form", FORMS)
