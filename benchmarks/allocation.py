@@ -278,8 +278,8 @@ def main() -> None:
         "multiple of ours (grouped) in its process; its objective equals ours within 1e-6 relative, or the benchmark",
         f'ends with an error. "none": no answer within {arguments.limit:g} CPU seconds at this size or a smaller one.',
         "For tokens, the rows of ours stop at a certified gap of 1e-6; engines are compared with our exact answer.",
-        "Costs of shares are truth values, as `ibpo.share` makes them. Memory: what the peak of resident memory grew by,",
-        "as a multiple of the input's (the making of the input is counted against it at the largest sizes).",
+        "Costs of shares are truth values, as `ibpo.share` makes them. Memory: what the peak of resident memory grew",
+        "by, as a multiple of the input's (the making of the input is counted against it at the largest sizes).",
     ]  # fmt: skip
     for form in arguments.forms:
         lines += table(form, sizes, arguments.limit, arguments.engines)
