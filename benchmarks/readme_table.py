@@ -9,7 +9,16 @@ from typing import Any
 
 from ibpo.evaluation.compare import mean_over_seeds
 
-METHODS = ("standard only", "extended only", "random mix", "RAFT without budget", "IBPO sampled", "IBPO calibrated")
+VOTES = tuple(f"self-consistency ({model}) maj@{votes}" for model in ("cold start", "pretrained") for votes in (3, 5))
+METHODS = (
+    "standard only",
+    "extended only",
+    "random mix",
+    *VOTES,
+    "RAFT without budget",
+    "IBPO sampled",
+    "IBPO calibrated",
+)
 
 
 def main(run_dir: Path) -> None:
@@ -46,7 +55,9 @@ def _merit(merit: dict[str, Any]) -> str:
 
     erosion = merit.get("erosion") or {}
     eroded = " / ".join(
-        "" if not erosion.get(how) else f"{100 * erosion[how]['difference']['mean']:+.1f}"
+        ""
+        if not erosion.get(how)
+        else f"{100 * erosion[how]['difference']['mean']:+.1f} ± {100 * erosion[how]['stderr']['mean']:.1f}"
         for how in ("standard", "extended")
     )
     error = merit["share_error"]
