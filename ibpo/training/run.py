@@ -188,10 +188,11 @@ def _check_room(job: Job, model: PreTrainedModel, prompt_ids: dict[str, list[int
 
 def _check_machine() -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise IbpoError("`ibpo train` runs in one process; use IBPOTrainer in a script of your own under torchrun")
+        raise IbpoError("`ibpo train` runs in one process; recipes/distributed.py runs the same recipe in several")
     if torch.cuda.device_count() > 1:
         raise IbpoError(
-            f"{torch.cuda.device_count()} GPUs are visible, `ibpo train` uses one: put CUDA_VISIBLE_DEVICES=0 before it"
+            f"{torch.cuda.device_count()} GPUs are visible, `ibpo train` uses one: put CUDA_VISIBLE_DEVICES=0 before it, "
+            "or use them all by recipes/distributed.py"
         )
 
 
