@@ -11,6 +11,7 @@ from ibpo.training.budgets import check_amount
 from ibpo.training.refusals import LOSS_TYPE, refused_settings
 
 GUARD_MODES = ("stop", "warn", "off")
+IMITATED = ("chosen", "every_group", "rewarded")
 
 
 @dataclass
@@ -29,7 +30,7 @@ class IBPOConfig(GRPOConfig):
         metadata={
             "help": "Response group -> largest share of prompts it may answer; `tokens` -> mean tokens per prompt; "
             "`extended>=` -> least share; `extended@domain=law`, `extended@domain`: within a slice, within each. "
-            "Several hold together; see ibpo.training.budgets. None: no budget (RAFT, unconstrained selection)."
+            "Several hold together; see ibpo.training.budgets. None: no budget; see ibpo.training.presets."
         },
     )
     utility: str = field(default="regression", metadata={"help": "See ibpo.training.lower_level.LowerLevel."})
@@ -47,7 +48,8 @@ class IBPOConfig(GRPOConfig):
         default="chosen",
         metadata={
             "help": "Whose other tokens are imitated: `chosen`, the response that the allocation chose, or "
-            "`every_group`, the best of each response group: all may get better, whatever the budget gives them."
+            "`every_group`, the best of each response group: all may get better, whatever the budget gives them; or "
+            "`rewarded`, every rewarded response, with its opening tokens (RFT; without a budget)."
         },
     )
     anchor_share: float = field(
@@ -101,8 +103,15 @@ class IBPOConfig(GRPOConfig):
         super().__post_init__()
         for name, reason in refused_settings(self).items():
             raise IbpoError(f"IBPOConfig: {name} {reason}")
-        if self.imitate_bodies not in ("chosen", "every_group"):
-            raise IbpoError(f"IBPOConfig: imitate_bodies must be chosen or every_group, got {self.imitate_bodies!r}")
+        if self.imitate_bodies not in IMITATED:
+            raise IbpoError(
+                f"IBPOConfig: imitate_bodies must be one of {', '.join(IMITATED)}, got {self.imitate_bodies!r}"
+            )
+        if self.imitate_bodies == "rewarded" and self.budget:
+            raise IbpoError(
+                "IBPOConfig: imitate_bodies=rewarded imitates the choice of every rewarded response, so that a budget "
+                "would decide nothing: leave budget out, or take every_group"
+            )
         if self.guards not in GUARD_MODES:
             raise IbpoError(f"IBPOConfig: guards must be one of {', '.join(GUARD_MODES)}, got {self.guards!r}")
         if self.sampling_batch_size < 1:
