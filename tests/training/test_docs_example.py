@@ -7,11 +7,14 @@ import io
 import re
 from pathlib import Path
 
+import pytest
+
 from ibpo.commands.replay import replay_command
 
 DOC = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_example_runs_and_prints_what_it_says(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (block,) = re.findall(r"```python\n(.*?)```", DOC, re.DOTALL)
