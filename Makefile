@@ -14,7 +14,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 # "ci": the same examples every time, and no deadline that a busy machine would miss.
 PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile --hypothesis-profile ci
 
-.PHONY: help demo test test-slow test-stress lint format constraints clean
+.PHONY: help demo test test-slow test-stress test-newest-trl lint format constraints clean
 
 help:
 	@sed -n '1,3s/^# //p' Makefile
@@ -33,6 +33,15 @@ test-slow: $(STAMP)
 test-stress: $(STAMP)
 	$(PYTEST) -m stress --timeout 3600
 
+# What ibpo/training relies on, with the newest TRL (and the transformers that it asks for), in an environment of its own.
+NEWEST := .venv-newest-trl
+test-newest-trl: $(STAMP)
+	$(BIN)/python -m venv --clear $(NEWEST)
+	echo trl > $(NEWEST)/override.txt
+	$(BIN)/uv pip install --python $(NEWEST)/bin/python --upgrade --override $(NEWEST)/override.txt -e '.[dev]'
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(NEWEST)/bin/python -m pytest -m "not slow and not stress" \
+		tests/training/test_trl_contract.py tests/training/test_trainer.py tests/training/test_takes_what_trl_takes.py
+
 # The one command that pre-commit and CI run too.
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -50,7 +59,7 @@ constraints: $(STAMP)
 		--no-header --no-annotate -o constraints.txt
 
 clean:
-	rm -rf .venv .hypothesis .import_linter_cache .pytest_cache .ruff_cache build dist
+	rm -rf .venv .venv-newest-trl .hypothesis .import_linter_cache .pytest_cache .ruff_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # uv where it can be had (half a minute), pip otherwise (two minutes). uv does not read pip's configuration, so pip's

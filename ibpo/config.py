@@ -82,9 +82,12 @@ class RunConfig:
     response_group: tuple[ResponseGroupConfig, ...]
     budget: dict[str, float]
     """`[budget]`: response group -> largest share of prompts that it may answer; `tokens` -> mean tokens per prompt;
-    `"extended>="` -> least share; `"extended@level=5"` -> of the prompts of that level (`level`, `problem_id`)."""
+    `"extended>="` -> least share; `"extended@level=5"` -> of the prompts of that level (`level`, `problem_id`).
+    Empty: none."""
     train: TrainConfig = field(default_factory=TrainConfig)
     trl: dict[str, Any] = field(default_factory=dict)
+    lora: dict[str, Any] = field(default_factory=dict)
+    """`[lora]`: goes to `peft.LoraConfig` word for word; empty: all weights are trained."""
 
 
 def nearest(key: str, known: Iterable[str]) -> str:
@@ -190,9 +193,10 @@ class RecipeReader:
             model=self.part(ModelConfig, tables.get("model", {}), "model"),
             data=self.part(DataConfig, tables.get("data", {}), "data"),
             response_group=groups,
-            budget=self.budget(tables.get("budget", {}), names),
+            budget=self.budget(tables.get("budget"), names),
             train=self.part(TrainConfig, tables.get("train", {}), "train"),
             trl=self.table(tables.get("trl", {}), "trl"),
+            lora=self.table(tables.get("lora", {}), "lora"),
         )
         self.check(config)
         return config
@@ -241,9 +245,10 @@ class RecipeReader:
 
     def budget(self, value: Any, names: list[str]) -> dict[str, float]:
         """`[budget]`."""
+        if value is None:
+            mend = f"add [budget] and {names[1]} = 0.5 (a share of prompts) or tokens = 500; leave it empty for none"
+            self.fail("budget", f"is missing; {mend}")
         table = self.table(value, "budget")
-        if not table:
-            self.fail("budget", f"is missing; add [budget] and {names[1]} = 0.5 (a share of prompts) or tokens = 500")
         for name, amount in table.items():
             key = f"budget.{name}"
             # NAME, NAME>= and NAME@COLUMN=VALUE; ibpo.training.budgets reads the rest.

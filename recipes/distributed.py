@@ -1,4 +1,4 @@
-"""A recipe in several processes: what `ibpo train` does in one, without the evaluation.
+"""A recipe in several processes: what `ibpo train` does in one, without the evaluation. `[lora]` leaves the adapter.
 
 accelerate launch --config_file recipes/accelerate/fsdp2_8.yaml recipes/distributed.py RECIPE [--set KEY=VALUE]
 
@@ -20,7 +20,7 @@ from ibpo.responses.groups import build_response_groups, offer
 from ibpo.rewards.math import MathJudge
 from ibpo.runs import RunDir
 from ibpo.tasks.jsonl import hold_out, load_problems
-from ibpo.training.arguments import trainer_arguments
+from ibpo.training.arguments import adapter_of, trainer_arguments
 from ibpo.training.judge_reward import JudgeReward
 from ibpo.training.trainer import IBPOTrainer
 
@@ -65,6 +65,7 @@ def main() -> None:
             ]
         ),
         processing_class=tokenizer,
+        peft_config=adapter_of(config),
     )
     last = run.last_checkpoint()
     trainer.train(resume_from_checkpoint=str(last) if last else None)

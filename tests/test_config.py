@@ -60,6 +60,11 @@ def test_defaults_and_overrides(recipe):
     assert config.trl == {"temperature": 0.7, "lr_scheduler_type": "constant"}
 
 
+def test_a_recipe_without_a_budget_says_so(recipe):
+    config = read_recipe(recipe(RECIPE.replace("extended = 0.5", "")))
+    assert config.budget == {} and config.lora == {}
+
+
 def test_recipe_as_run_reads_back(recipe, tmp_path):
     overrides = ['trl.chat_template_kwargs={ "a b" = [1, 2.5, true] }', 'data.answer_after="\\u007f\\n\\"é😀"']
     config = read_recipe(recipe(), overrides)
@@ -119,7 +124,7 @@ def test_shipped_recipes(path):
             "extended = 0.4\nstandard = 0.4",
             "budget: the shares of all response groups sum to less than 1",
         ),
-        ("extended = 0.5", "", "budget: is missing; add [budget] and extended = 0.5"),
+        ("[budget]\nextended = 0.5", "", "budget: is missing; add [budget] and extended = 0.5"),
         ('name = "extended"', 'name = "standard"', "response_group.standard.name: must be unique"),
         ("[budget]", "[budget", "is not TOML"),
         ("[model]", "model = 3\n[x]", "x: unknown table"),

@@ -99,6 +99,7 @@ def _answer(run: Path, texts: list[str], window: int | None, min_gain: float | N
 
     terms = read_budget(budget, table.names, values_of)
     answer = replay(table, terms, window=window, min_gain=min_gain)
+    first = np.unique(table.step, return_index=True)[1]
     result = {
         "run": str(run),
         "budget": budget,
@@ -107,7 +108,7 @@ def _answer(run: Path, texts: list[str], window: int | None, min_gain: float | N
         "num_steps": len(np.unique(table.step)),
         "price": dict(zip((term.key for term in terms), answer.price.tolist(), strict=True)),
         "recorded_budget": own,
-        "recorded_price": float(table.price[np.unique(table.step, return_index=True)[1]].mean()),
+        "recorded_price": {key: float(price[first].mean()) for key, price in table.price.items()},
         "num_steps_missed": answer.num_missed,
         **compare(table, answer),
     }
@@ -126,14 +127,15 @@ def _show(answer: dict[str, Any]) -> None:
     table = Table(title=title, title_justify="left")
     for head in ("budget", "reward", "random mix", "tokens", "price", *names):
         table.add_column(head, justify="left" if head == "budget" else "right")
-    prices = ", ".join(f"{value:.4f}" for value in answer["price"].values())
     for label, part, price in (
-        (f"as recorded ({own or 'budget not recorded'})", "recorded", f"{answer['recorded_price']:.4f}"),
-        (asked, "replayed", prices),
+        (f"as recorded ({own or 'budget not recorded'})", "recorded", "recorded_price"),
+        (asked, "replayed", "price"),
     ):
-        row = answer[part]
+        row, prices = answer[part], ", ".join(f"{value:.4f}" for value in answer[price].values())
         shares = [f"{row['share'][name]:.3f}" for name in names]
-        table.add_row(label, f"{row['reward']:.3f}", f"{row['random_mix']:.3f}", f"{row['tokens']:.1f}", price, *shares)
+        table.add_row(
+            label, f"{row['reward']:.3f}", f"{row['random_mix']:.3f}", f"{row['tokens']:.1f}", prices, *shares
+        )
     console.print(table)
     if answer["by_level"]:
         levels = Table(title="by level: share of each response group and reward, recorded -> replayed")

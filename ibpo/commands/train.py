@@ -179,7 +179,7 @@ def _headline(results: dict[str, Any]) -> str:
     )
     return (
         f"{results['model']}: {results['steps']} steps on {results['num_training_problems']} problems, "
-        f"{results['num_held_out_problems']} held out, budget: {budget}"
+        f"{results['num_held_out_problems']} held out, budget: {budget or 'none'}"
     )
 
 

@@ -18,6 +18,7 @@ from ibpo.experiments.progress import StepProgress
 from ibpo.rewards.exact import exact_match
 from ibpo.runs import RunDir, write_text_atomic
 from ibpo.tasks.draws import stream
+from ibpo.training.presets import RAFT
 from ibpo.training.trainer import IBPOConfig, IBPOTrainer
 from ibpo.types import ResponseGroup
 
@@ -28,18 +29,6 @@ ROLLOUTS: dict[str, Any] = {
     "steps_per_generation": 1,
 }
 """Per update, where an experiment does not say otherwise."""
-RAFT: dict[str, Any] = {
-    **ROLLOUTS,
-    "budget": None,
-    "utility": "reward",
-    "stratified": False,
-    "imitate_denied": False,
-    "choice_weight": 1.0,
-    "body_weight": 1.0,
-    "anchor_share": 0.0,
-    "feedback": 0.0,
-}
-"""RAFT is a configuration of the same trainer: imitate one rewarded response per prompt, whatever its group."""
 
 
 def common_settings(experiment: Experiment, seed: int, num_steps: int) -> dict[str, Any]:
@@ -83,7 +72,7 @@ def settings_of(experiment: Experiment, budget: float | None, seed: int, num_ste
         **experiment.training,
         "max_steps": updates,
     }
-    return settings | (RAFT if budget is None else {"budget": {experiment.response_groups[1].name: budget}})
+    return settings | (ROLLOUTS | RAFT if budget is None else {"budget": {experiment.response_groups[1].name: budget}})
 
 
 def correctness_reward(response_groups: Sequence[ResponseGroup]) -> Callable[..., list[float]]:

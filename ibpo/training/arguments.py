@@ -1,4 +1,4 @@
-"""The trainer's arguments out of a recipe."""
+"""The trainer's arguments, and the adapter, out of a recipe."""
 
 from __future__ import annotations
 
@@ -28,6 +28,28 @@ SET_BY_RECIPE = {
     "steps_per_generation": "train.prompts_per_step",
 }
 """Options of the trainer that have their place elsewhere in the recipe."""
+
+
+def adapter_of(config: RunConfig) -> Any:
+    """`peft.LoraConfig` out of `[lora]`, on all linear layers unless `target_modules` says otherwise; None without.
+
+    Raises:
+        IbpoError: for an unknown key (names the nearest), a bad value, or without peft.
+    """
+    if not config.lora:
+        return None
+    try:
+        from peft import LoraConfig
+    except ModuleNotFoundError:
+        raise IbpoError("lora: adapters need peft: pip install 'ibpo[lora]'") from None
+    known = {f.name for f in fields(LoraConfig) if f.init}
+    for key in config.lora:
+        if key not in known:
+            raise IbpoError(f"lora.{key}: unknown key of peft.LoraConfig; {nearest(key, known)}")
+    try:
+        return LoraConfig(**{"target_modules": "all-linear", "task_type": "CAUSAL_LM", **config.lora})
+    except (ValueError, TypeError) as error:
+        raise IbpoError(f"lora: {next(iter(str(error).splitlines()), '')}; mend that key") from None
 
 
 def trainer_arguments(config: RunConfig, run: RunDir, *, num_processes: int = 1) -> IBPOConfig:

@@ -3,24 +3,51 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
+from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ibpo.errors import IbpoError
 from ibpo.training.lower_level import Cells
 
 if TYPE_CHECKING:
     from ibpo.training.trainer import IBPOTrainer
 
-STATE_FILE = "ibpo_state.npz"
+STATE_FILE, AVERAGE_FILE = "ibpo_state.npz", "averaged.npz"
 
 
-def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
-    return Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+def _save(name: str, args: TrainingArguments, state: TrainerState, arrays: dict[str, Any]) -> None:
+    """Write a file of the checkpoint that was just saved, whole or not at all, wherever TRL writes one."""
+    directory = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+    if args.should_save and directory.is_dir():
+        partial = directory / f"partial-{name}"
+        np.savez(partial, **arrays)
+        os.replace(partial, directory / name)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[Any]:
+    """The arrays in a file of the checkpoint that the training goes on from.
+
+    Raises:
+        IbpoError: where it is not whole: the training would go on as another one.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            yield arrays
+    except (OSError, ValueError, EOFError, BadZipFile):
+        raise IbpoError(
+            f"resume_from_checkpoint: {path}: cannot be read: this is no whole checkpoint of this training; take an "
+            "earlier one, or begin anew with its weights: IBPOTrainer(model=FOLDER)"
+        ) from None
 
 
 class KeepLowerLevel(TrainerCallback):
@@ -31,17 +58,12 @@ class KeepLowerLevel(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Write the state of the lower level into the checkpoint that was just saved."""
-        directory = _checkpoint(args, state)
-        if not state.is_world_process_zero or not directory.is_dir():
-            return
         arrays: dict[str, Any] = {"adjustment": np.array(self.trainer.adjustment)}
         sliced = any(term.column for term in self.trainer.lower_level.budgets)
         for i, (features, cells, member) in enumerate(self.trainer.lower_level.history):
             arrays |= {f"{i:04d}_features": features} | ({f"{i:04d}_member": member} if sliced else {})
             arrays |= {f"{i:04d}_{field.name}": getattr(cells, field.name) for field in fields(Cells)}
-        partial = directory / "ibpo_state.partial.npz"
-        np.savez(partial, **arrays)
-        os.replace(partial, directory / STATE_FILE)
+        _save(STATE_FILE, args, state, arrays)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -49,18 +71,28 @@ class KeepLowerLevel(TrainerCallback):
         """After a resume, read it back, and go on with the order of the prompts where it was left."""
         if self.trainer.data_order is not None:
             self.trainer.data_order.epoch = int((state.epoch or 0.0) + 1e-6) if state.global_step else 0
-        path = _checkpoint(args, state) / STATE_FILE
-        if state.global_step == 0 or not path.exists():
+        if self.trainer.ledger and self.trainer.accelerator.is_main_process:
+            self.trainer.ledger.begin(state.global_step)
+        if state.global_step == 0 or self.trainer.resumed_from is None:
             return
-        with np.load(path, allow_pickle=False) as arrays:
-            self.trainer.adjustment = float(arrays["adjustment"])
-            lower_level = self.trainer.lower_level
-            lower_level.history.clear()
-            for i in range(sum(name.endswith("_features") for name in arrays.files)):
-                cells = Cells(**{field.name: arrays[f"{i:04d}_{field.name}"] for field in fields(Cells)})
-                everywhere = np.ones((len(cells.value), len(lower_level.budgets)), bool)
-                member = arrays[f"{i:04d}_member"] if f"{i:04d}_member" in arrays.files else everywhere
-                lower_level.history.append((arrays[f"{i:04d}_features"], cells, member))
+        # One reads for all: ranks with different windows would allot differently, and none would notice.
+        found: list[Any] = [None]
+        if self.trainer.accelerator.is_main_process:
+            try:
+                with _reading(self.trainer.resumed_from / STATE_FILE) as file:
+                    found = [dict(file)]
+            except IbpoError as error:
+                found = [str(error)]
+        arrays = broadcast_object_list(found)[0]
+        if isinstance(arrays, str):
+            raise IbpoError(arrays)
+        self.trainer.adjustment = float(arrays["adjustment"])
+        lower_level = self.trainer.lower_level
+        lower_level.history.clear()
+        for i in range(sum(name.endswith("_features") for name in arrays)):
+            cells = Cells(**{field.name: arrays[f"{i:04d}_{field.name}"] for field in fields(Cells)})
+            everywhere = np.ones((len(cells.value), len(lower_level.budgets)), bool)
+            lower_level.history.append((arrays[f"{i:04d}_features"], cells, arrays.get(f"{i:04d}_member", everywhere)))
 
 
 class AverageWeights(TrainerCallback):
@@ -69,15 +101,15 @@ class AverageWeights(TrainerCallback):
     The share that a policy spends swings by some points from step to step; the average holds still.
     """
 
-    def __init__(self, share: float) -> None:
-        self.share, self.count = share, 0
+    def __init__(self, trainer: IBPOTrainer, share: float) -> None:
+        self.trainer, self.share, self.count = trainer, share, 0
         self.mean: dict[str, torch.Tensor] = {}
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
         """Take the weights in, once the last part of the training has begun."""
-        if state.global_step <= (1.0 - self.share) * state.max_steps:
+        if not self._has_begun(state):
             return
         self.count += 1
         with torch.no_grad():
@@ -89,26 +121,25 @@ class AverageWeights(TrainerCallback):
                 else:
                     self.mean[name] += (parameter.detach() - self.mean[name]) / self.count
 
+    def _has_begun(self, state: TrainerState) -> bool:
+        return state.global_step > (1.0 - self.share) * state.max_steps
+
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Keep the running average in the checkpoint."""
-        directory = _checkpoint(args, state)
-        if self.count and directory.is_dir() and state.is_world_process_zero:
-            torch_free: dict[str, Any] = {name: tensor.float().cpu().numpy() for name, tensor in self.mean.items()}
-            partial = directory / "averaged.partial.npz"
-            np.savez(partial, count=np.array(self.count), **torch_free)
-            os.replace(partial, directory / "averaged.npz")
+        if self.count and args.should_save:
+            arrays: dict[str, Any] = {name: tensor.float().cpu().numpy() for name, tensor in self.mean.items()}
+            _save(AVERAGE_FILE, args, state, {"count": np.array(self.count), **arrays})
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
         """After a resume, go on from the kept average."""
-        path = _checkpoint(args, state) / "averaged.npz"
-        if state.global_step == 0 or not path.exists():
+        if self.trainer.resumed_from is None or not self._has_begun(state):
             return
-        with np.load(path, allow_pickle=False) as arrays:
+        with _reading(self.trainer.resumed_from / AVERAGE_FILE) as arrays:
             self.count = int(arrays["count"])
             for name, parameter in model.named_parameters():
-                if name in arrays.files:
+                if name in arrays:
                     self.mean[name] = torch.from_numpy(arrays[name]).to(parameter)
 
     def on_train_end(

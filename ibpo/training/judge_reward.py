@@ -36,6 +36,8 @@ class JudgeReward:
             stable_prefix(group.prefix, lambda text: self.tokenizer(text, add_special_tokens=False)["input_ids"])
             for group in self.response_groups
         ]
+        self.eos_token_ids: set[int] = {self.tokenizer.eos_token_id}
+        """What ends a response; the trainer adds the model's own, at which vLLM stops."""
         self.judgements: list[Judgement] = []
         """Of the last batch."""
 
@@ -48,7 +50,7 @@ class JudgeReward:
         return [judgement.reward for judgement in self.judgements]
 
     def _candidate(self, prompt: Any, ids: list[int], row: dict[str, Any]) -> Candidate:
-        stopped = bool(ids) and ids[-1] == self.tokenizer.eos_token_id
+        stopped = bool(ids) and ids[-1] in self.eos_token_ids
         body = list(ids[:-1] if stopped else ids)
         completion = str(self.tokenizer.decode(body, skip_special_tokens=False))
         group = next(

@@ -16,7 +16,9 @@ from ibpo.errors import IbpoError
 
 METADATA = b"ibpo"
 """Key of the run's settings in the metadata of every shard."""
-NEEDED = ("step", "problem_id", "level", "response_group", "reward", "utility", "tokens", "price", "chosen")
+NEEDED = ("step", "problem_id", "level", "response_group", "reward", "utility", "tokens", "chosen")
+PRICE = "price:"
+"""What the column of a budget's price begins with."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,8 +39,8 @@ class LedgerTable:
     """float [P, K]: mean."""
     chosen_group: np.ndarray
     """int [P]: of the response that the run chose; -1 where it chose none."""
-    price: np.ndarray
-    """float [P]: of the run's first budget, in that step."""
+    price: Mapping[str, np.ndarray]
+    """Key of a budget -> float [P], in that step; of the run's first one alone in ledgers of older versions."""
     columns: Mapping[str, np.ndarray]
     """Column -> text [P]: `level`, `problem_id` and what budgets were sliced by."""
 
@@ -89,7 +91,9 @@ def read_ledger(directory: Path) -> LedgerTable:
         _number_prompts(tables)
     first = np.cumsum([0, *(int(table["prompt"].max()) + 1 for table in tables)])
     prompt = np.concatenate([table["prompt"] + start for table, start in zip(tables, first, strict=False)])
-    rows = {name: np.concatenate([table[name] for table in tables]) for name in tables[-1] if name != "violations"}
+    # A run that an older version began has fewer columns there.
+    common = set.intersection(*(set(table) for table in tables)) - {"violations"}
+    rows = {name: np.concatenate([table[name] for table in tables]) for name in sorted(common)}
     names = settings.get("response_groups") or _by_length(rows)
     number = {name: g for g, name in enumerate(names)}
     group = np.array([number.get(name, -1) for name in rows["response_group"]])
@@ -117,9 +121,16 @@ def read_ledger(directory: Path) -> LedgerTable:
         reward=reward.reshape(num_prompts, -1),
         tokens=tokens.reshape(num_prompts, -1),
         chosen_group=chosen,
-        price=rows["price"][head].astype(float),
+        price={key: rows[name][head].astype(float) for key, name in _prices(settings, rows).items()},
         columns={name: rows[name][head].astype(str) for name in slices},
     )
+
+
+def _prices(settings: dict[str, Any], rows: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Budget -> its price's column."""
+    if "price" in rows:
+        return {next(iter(settings.get("budget", {})), "budget"): "price"}
+    return {name.removeprefix(PRICE): name for name in rows if name.startswith(PRICE)}
 
 
 def _is_slice(settings: dict[str, Any], column: str) -> bool:

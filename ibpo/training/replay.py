@@ -109,10 +109,11 @@ def compare(table: LedgerTable, answer: Replay) -> dict[str, Any]:
 
 
 def _part(table: LedgerTable, here: np.ndarray) -> LedgerTable:
-    arrays = ("step", "utility", "reward", "tokens", "chosen_group", "price")
+    arrays = ("step", "utility", "reward", "tokens", "chosen_group")
     return LedgerTable(
         names=table.names,
         settings=table.settings,
         columns={name: values[here] for name, values in table.columns.items()},
+        price={key: values[here] for key, values in table.price.items()},
         **{name: getattr(table, name)[here] for name in arrays},
     )

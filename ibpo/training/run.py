@@ -22,7 +22,7 @@ from ibpo.responses.groups import encode_prefixes, offer
 from ibpo.rollouts.hf import HFSampler
 from ibpo.rollouts.load import load_policy
 from ibpo.runs import RunDir, write_text_atomic
-from ibpo.training.arguments import trainer_arguments
+from ibpo.training.arguments import adapter_of, trainer_arguments
 from ibpo.training.progress import RecordMetrics, ShowProgress
 from ibpo.training.trainer import IBPOConfig, IBPOTrainer
 from ibpo.types import Problem, ResponseGroup
@@ -49,7 +49,7 @@ def run_job(job: Job, console: Console) -> list[HeldOutResult]:
         IbpoError: for anything in the recipe, the model or the machine that the user can mend.
     """
     _check_machine()
-    args = trainer_arguments(job.config, job.run)
+    args, adapter = trainer_arguments(job.config, job.run), adapter_of(job.config)
     trained = job.run.model.is_dir()
     try:
         model, tokenizer = load_policy(str(job.run.model) if trained else job.model_path, dtype=job.config.model.dtype)
@@ -62,7 +62,7 @@ def run_job(job: Job, console: Console) -> list[HeldOutResult]:
     scorer = Scorer(job.response_groups, prefix_ids, tokenizer, job.judge)
     try:
         if not trained:
-            model = _train(job, args, model, tokenizer, scorer, prompts, console)
+            model = _train(job, args, adapter, model, tokenizer, scorer, prompts, console)
         return _evaluate(job, model, tokenizer, scorer, prompt_ids, console) if job.held_out else []
     except torch.cuda.OutOfMemoryError:
         raise IbpoError(
@@ -74,6 +74,7 @@ def run_job(job: Job, console: Console) -> list[HeldOutResult]:
 def _train(
     job: Job,
     args: IBPOConfig,
+    adapter: Any,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     scorer: Scorer,
@@ -96,21 +97,29 @@ def _train(
     checkpoint = job.run.last_checkpoint()
     if checkpoint is None:
         shutil.rmtree(job.run.ledger, ignore_errors=True)
-    trainer = IBPOTrainer(
-        model=model,
-        reward_funcs=_correct(scorer),
-        response_groups=job.response_groups,
-        args=args,
-        train_dataset=Dataset.from_list(rows).select(_order(len(rows), train)),
-        processing_class=tokenizer,
-        callbacks=[RecordMetrics(job.run.metrics), progress],
-    )
+    try:
+        trainer = IBPOTrainer(
+            model=model,
+            reward_funcs=_correct(scorer),
+            response_groups=job.response_groups,
+            args=args,
+            train_dataset=Dataset.from_list(rows).select(_order(len(rows), train)),
+            processing_class=tokenizer,
+            peft_config=adapter,
+            callbacks=[RecordMetrics(job.run.metrics), progress],
+        )
+    except ValueError as error:  # what peft finds only where it has the model
+        if adapter is None:
+            raise
+        raise IbpoError(f"lora: {next(iter(str(error).splitlines()), '')}; mend that key") from None
     trainer.remove_callback(PrinterCallback)
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         progress.stop()
-    policy = trainer.accelerator.unwrap_model(trainer.model)
+    policy: Any = trainer.accelerator.unwrap_model(trainer.model)
+    if adapter is not None:
+        policy = policy.merge_and_unload()  # what is left is a whole model, like any other run's
     partial = job.run.model.with_name("model.partial")
     shutil.rmtree(partial, ignore_errors=True)
     policy.save_pretrained(partial)
@@ -188,10 +197,11 @@ def _check_room(job: Job, model: PreTrainedModel, prompt_ids: dict[str, list[int
 
 def _check_machine() -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise IbpoError("`ibpo train` runs in one process; use IBPOTrainer in a script of your own under torchrun")
+        raise IbpoError("`ibpo train` runs in one process; recipes/distributed.py runs the same recipe in several")
     if torch.cuda.device_count() > 1:
         raise IbpoError(
-            f"{torch.cuda.device_count()} GPUs are visible, `ibpo train` uses one: put CUDA_VISIBLE_DEVICES=0 before it"
+            f"{torch.cuda.device_count()} GPUs are visible, `ibpo train` uses one: put CUDA_VISIBLE_DEVICES=0 before "
+            "it, or use them all by recipes/distributed.py"
         )
 
 

@@ -8,21 +8,29 @@ from trl import GRPOConfig
 
 from ibpo.errors import IbpoError
 from ibpo.training.budgets import check_amount
+from ibpo.training.refusals import LOSS_TYPE, refused_settings
 
-LOSS_TYPE = "dr_grpo"
 GUARD_MODES = ("stop", "warn", "off")
+IMITATED = ("chosen", "every_group", "rewarded")
 
 
 @dataclass
 class IBPOConfig(GRPOConfig):
     """`trl.GRPOConfig` and what IBPO adds. One dial: `budget`."""
 
+    loss_type: str = field(
+        default=LOSS_TYPE, metadata={"help": "Its normaliser is a constant, as weighted SFT needs; no other is taken."}
+    )
+    vllm_importance_sampling_correction: bool = field(
+        default=False,
+        metadata={"help": "Stays off: it would weigh what is imitated by who sampled it."},
+    )
     budget: dict[str, float] | None = field(
         default=None,
         metadata={
             "help": "Response group -> largest share of prompts it may answer; `tokens` -> mean tokens per prompt; "
             "`extended>=` -> least share; `extended@domain=law`, `extended@domain`: within a slice, within each. "
-            "Several hold together; see ibpo.training.budgets. None: no budget (RAFT, unconstrained selection)."
+            "Several hold together; see ibpo.training.budgets. None: no budget; see ibpo.training.presets."
         },
     )
     utility: str = field(default="regression", metadata={"help": "See ibpo.training.lower_level.LowerLevel."})
@@ -40,7 +48,8 @@ class IBPOConfig(GRPOConfig):
         default="chosen",
         metadata={
             "help": "Whose other tokens are imitated: `chosen`, the response that the allocation chose, or "
-            "`every_group`, the best of each response group: all may get better, whatever the budget gives them."
+            "`every_group`, the best of each response group: all may get better, whatever the budget gives them; or "
+            "`rewarded`, every rewarded response, with its opening tokens (RFT; without a budget)."
         },
     )
     anchor_share: float = field(
@@ -90,30 +99,19 @@ class IBPOConfig(GRPOConfig):
     ledger_dir: str | None = field(default=None, metadata={"help": "Where the ledger's Parquet shards go."})
 
     def __post_init__(self) -> None:
-        """Refuse, with the reason, what would break the identity with weighted SFT."""
-        if self.loss_type == type(self).__dataclass_fields__["loss_type"].default:
-            self.loss_type = LOSS_TYPE
-        # It would multiply long responses' weights by a clipped ratio: they are imitated, whoever sampled them.
-        self.vllm_importance_sampling_correction = False
+        """Refuse, with the reason, what would break the identity with weighted SFT or be left undone."""
         super().__post_init__()
-        refused = {
-            "loss_type": (self.loss_type != LOSS_TYPE, f"must be {LOSS_TYPE}: its normaliser is a constant"),
-            "num_iterations": (self.num_iterations != 1, "must be 1: the weights are of this step's responses"),
-            "beta": (self.beta != 0.0, "must be 0: the anchor is anchor_weight"),
-            "delta": (self.delta is not None, "must be None: nothing may be clipped"),
-            "top_entropy_quantile": (self.top_entropy_quantile != 1.0, "must be 1: every token counts"),
-            "use_liger_kernel": (self.use_liger_kernel, "must be False: it takes no weights per token"),
-        }
-        updates = max(1, (self.steps_per_generation or 1) // self.gradient_accumulation_steps)
-        refused["save_steps"] = (
-            self.save_strategy == "steps" and self.save_steps % updates != 0,
-            f"must be a multiple of {updates}: a checkpoint between two updates of one rollout is not resumed exactly",
-        )
-        for name, (broken, reason) in refused.items():
-            if broken:
-                raise IbpoError(f"IBPOConfig: {name} {reason}")
-        if self.imitate_bodies not in ("chosen", "every_group"):
-            raise IbpoError(f"IBPOConfig: imitate_bodies must be chosen or every_group, got {self.imitate_bodies!r}")
+        for name, reason in refused_settings(self).items():
+            raise IbpoError(f"IBPOConfig: {name} {reason}")
+        if self.imitate_bodies not in IMITATED:
+            raise IbpoError(
+                f"IBPOConfig: imitate_bodies must be one of {', '.join(IMITATED)}, got {self.imitate_bodies!r}"
+            )
+        if self.imitate_bodies == "rewarded" and self.budget:
+            raise IbpoError(
+                "IBPOConfig: imitate_bodies=rewarded imitates the choice of every rewarded response, so that a budget "
+                "would decide nothing: leave budget out, or take every_group"
+            )
         if self.guards not in GUARD_MODES:
             raise IbpoError(f"IBPOConfig: guards must be one of {', '.join(GUARD_MODES)}, got {self.guards!r}")
         if self.sampling_batch_size < 1:

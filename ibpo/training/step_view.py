@@ -11,7 +11,7 @@ import numpy as np
 from ibpo.rewards.constraints import NOT_TRUNCATED
 from ibpo.rewards.judgement import Judgement
 from ibpo.training.budgets import BudgetTerm
-from ibpo.training.lower_level import Batch, Selection
+from ibpo.training.lower_level import Batch, Selection, group_values
 from ibpo.training.weights import group_of
 
 MAX_LEVELS = 12
@@ -42,6 +42,17 @@ class StepView:
     def violating(self) -> np.ndarray:
         """Bool [R]: may not be chosen."""
         return ~np.broadcast_to(self.batch.allowed, self.score.shape)
+
+    @property
+    def margin(self) -> np.ndarray:
+        """Float [R]: reward less the mean reward of the other groups' responses to the prompt; NaN without any."""
+        group, prompt = self.batch.response_group, self.batch.prompt
+        cells = group_values(self.batch, len(self.names))
+        total, mine = np.nan_to_num(cells.value * cells.count), (prompt, np.maximum(group, 0))
+        count = cells.count.sum(1)[prompt] - cells.count[mine]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            margin = self.batch.reward - (total.sum(1)[prompt] - total[mine]) / count
+        return np.where((group >= 0) & (count > 0), margin, np.nan)
 
     def of_group(self, values: np.ndarray, group: int) -> float:
         """Mean over the responses of a group; NaN without any."""

@@ -1,9 +1,12 @@
 """IBPO on TRL: GRPOTrainer with the advantages replaced by the weights of the allocation.
 
 One iteration is: sample (stratified over the response groups) -> reward -> allocation under the budget (lower level) ->
-one weighted-SFT step (upper level). TRL brings sampling order, optimiser, accelerate, checkpoints and logging; the seam
-is two methods, `_calculate_rewards` (sees all rewards of all ranks) and `_generate_and_score_completions` (returns the
-advantages, which may be per token); a third, `_compute_loss`, adds the anchor.
+one weighted-SFT step (upper level). TRL brings sampling order, optimiser, accelerate, checkpoints and logging; the
+weights go in through two of its methods, `_calculate_rewards` (sees all rewards of all ranks) and
+`_generate_and_score_completions` (returns the advantages, which may be per token). Five more are overridden:
+`_compute_loss` adds the anchor, `_get_per_token_logps_and_entropies` spares a forward pass, and `_get_train_sampler`,
+`_run_epoch` and `_load_optimizer_and_scheduler` make a resume exact. What they rely on is pinned by
+`tests/training/test_trl_contract.py`.
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ from ibpo.training.initial_policy import prompt_features
 from ibpo.training.judge_reward import JudgeReward
 from ibpo.training.ledger import Ledger, ledger_settings
 from ibpo.training.lower_level import LowerLevel
+from ibpo.training.refusals import check_arguments, check_inputs, check_trl
 from ibpo.training.served import sample_served
 from ibpo.training.settings import IBPOConfig, check_groups
 from ibpo.training.sharding import check_sharding, is_sharded, make_initial_policy
@@ -69,10 +73,11 @@ class IBPOTrainer(GRPOTrainer):
         args: the configuration.
         train_dataset: rows with `prompt` and whatever the reward functions take; `problem_id` and `level`, if there,
             go to the ledger.
-        **kwargs: passed on to `trl.GRPOTrainer`.
+        **kwargs: passed on to `trl.GRPOTrainer`; not `rollout_func`, `tools` and `environment_factory`.
 
     Raises:
-        IbpoError: for response groups that share their first token, or a budget for a group that does not exist.
+        IbpoError: for response groups that share their first token, a budget for a group that does not exist, what
+            would make the update another one (see `IBPOConfig`), or a release of TRL that is not verified.
     """
 
     # Narrower than what TRL and transformers declare.
@@ -92,6 +97,8 @@ class IBPOTrainer(GRPOTrainer):
         train_dataset: Any,
         **kwargs: Any,
     ) -> None:
+        check_trl()
+        check_arguments(args, kwargs)
         super().__init__(
             model=model,
             reward_funcs=reward_funcs,
@@ -100,6 +107,10 @@ class IBPOTrainer(GRPOTrainer):
             rollout_func=self._roll_out,  # pyright: ignore[reportArgumentType]  # chats come too
             **kwargs,
         )
+        check_inputs(self)
+        for func in self.reward_funcs:
+            if isinstance(func, JudgeReward):
+                func.eos_token_ids |= set(self.eos_token_ids)
         self.response_groups = list(response_groups)
         self.prefix_ids = [
             stable_prefix(group.prefix, lambda text: self.processing_class(text, add_special_tokens=False)["input_ids"])
@@ -131,8 +142,9 @@ class IBPOTrainer(GRPOTrainer):
             self.initial_policy = make_initial_policy(self)
         self.ledger = Ledger(Path(args.ledger_dir), ledger_settings(args, names)) if args.ledger_dir else None
         self.data_order: DataOrder | None = None
+        self.resumed_from: Path | None = None
         if args.averaging > 0:
-            self.add_callback(AverageWeights(args.averaging))
+            self.add_callback(AverageWeights(self, args.averaging))
         # Last: its file marks a checkpoint as whole.
         self.add_callback(KeepLowerLevel(self))
 
@@ -147,6 +159,11 @@ class IBPOTrainer(GRPOTrainer):
     def _get_train_sampler(self, dataset: Any = None) -> Any:
         self.data_order = DataOrder(super()._get_train_sampler(dataset))
         return self.data_order
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """TRL's and transformers'; and keep where they have found them, for what the callbacks have to find there."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        self.resumed_from = Path(checkpoint) if checkpoint else None
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """None is left where a training was killed after its last checkpoint: transformers would add a step."""

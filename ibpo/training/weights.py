@@ -29,6 +29,8 @@ def response_weights(
     usable = (reward > 0) & ~truncated
     imitated = chosen if args.imitate_denied else chosen & usable
     bodies = usable & (selection.best if args.imitate_bodies == "every_group" else chosen)
+    if args.imitate_bodies == "rewarded":
+        imitated = bodies = usable
     rng = np.random.default_rng([args.seed, step, 1])
     anchored = held_responses(batch.prompt, batch.response_group, args.anchor_share, rng)
     return np.stack(

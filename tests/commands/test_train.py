@@ -90,9 +90,48 @@ def test_chat_template_instructions_and_token_budget(model, tmp_path):
     assert "No problems were held out" in (tmp_path / "run" / "report.md").read_text()
 
 
+def test_adapters_are_trained_and_merged(model, tmp_path):
+    from safetensors.torch import load_file
+
+    out = tmp_path / "run"
+    result = run(*options(model, out, "train.steps=1", "lora.r=2", "lora.lora_alpha=64", "train.learning_rate=0.1"))
+    assert result.exit_code == 0, result.output
+    assert (out / "checkpoints" / "checkpoint-1" / "adapter_model.safetensors").exists()
+    before, after = load_file(model / "model.safetensors"), load_file(out / "model" / "model.safetensors")
+    changed = {name for name in before if not before[name].equal(after[name])}
+    assert before.keys() == after.keys() and changed and all("_proj" in name for name in changed)
+    assert "r = 2" in (out / "config.toml").read_text()
+    wrong = run(*options(model, tmp_path / "other", "lora.r=0"))
+    assert wrong.exit_code == 2 and "gsm8k_smoke.toml: lora: `r` should be a positive" in wrong.stderr.splitlines()[-1]
+
+
+def test_a_recipe_without_a_budget(model, tmp_path):
+    text = RECIPE.read_text().replace("extended = 0.5 # share of the prompts", "")
+    recipe = tmp_path / "raft.toml"
+    recipe.write_text(text + '\n[trl]\nutility = "reward"\nimitate_denied = false\nanchor_share = 0.0\n')
+    out = tmp_path / "run"
+    result = run(recipe, *options(model, out, "train.steps=1", "data.holdout=0")[1:])
+    assert result.exit_code == 0, result.output
+    assert "budget: none" in (out / "report.md").read_text()
+
+
+@pytest.mark.slow
+def test_the_smoke_recipe_runs_unchanged(tmp_path, monkeypatch):
+    """Three steps of the embedded model on rows of GSM8K, judged by math-verify."""
+    monkeypatch.chdir(ROOT)
+    out = tmp_path / "run"
+    result = run(RECIPE, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "step 3/3" in result.stderr and len(list((out / "ledger").iterdir())) == 3
+    results = json.loads((out / "results.json").read_text())
+    assert results["model"] == "embedded:thinking" and results["budget"] == {"extended": 0.5}
+    assert [row["num_problems"] for row in results["held_out"]] == [8, 8, 8]
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        (["lora.rank=8"], "gsm8k_smoke.toml: lora.rank: unknown key of peft.LoraConfig; did you mean"),
         (["train.stpes=3"], "--set train.stpes=3: unknown key; did you mean steps?"),
         (["budget.extended=1.5"], "--set budget.extended=1.5: is a share of prompts"),
         (["data.path=none.jsonl"], "none.jsonl: there is no such file"),

@@ -149,25 +149,33 @@ def test_an_infeasible_budget_stops_the_first_step_and_modes_decide():
 
 
 @pytest.mark.slow
-def test_a_real_training_without_stratified_rollouts_says_that_a_group_is_gone(make_trainer, caplog):
+def test_a_collapse_is_told_while_it_can_be_undone(make_trainer, caplog):
+    """Warned, stopped, resumed from the last kept checkpoint with the mend that the warning names: the group lives."""
+    options = {"optim": "adamw_torch", "learning_rate": 5e-3, "anchor_share": 0.0, "num_train_epochs": 20}
+    options |= {"budget": {"extended": 0.5, "extended@level=2": 0.0}, "utility": "margin", "logging_steps": 1}
+    options |= {"save_strategy": "steps", "save_steps": 2, "save_total_limit": 2}
     trainer = make_trainer(
         max_steps=40,
-        optim="adamw_torch",
-        learning_rate=5e-3,
         stratified=False,
         imitate_denied=False,  # rejection-style: only what is rewarded is imitated
-        utility="margin",
-        budget={"extended": 0.5, "extended@level=2": 0.0},
-        anchor_share=0.0,
-        num_train_epochs=20,
         min_gain=2.0,  # nothing pays: the policy learns never to open extended
+        **options,
     )
     with caplog.at_level(logging.WARNING, "ibpo.training"), pytest.raises(IbpoError) as stopped:
         trainer.train()
     assert "no response of group extended was sampled any more" in str(stopped.value)
     assert "set stratified=True" in str(stopped.value)
     assert any("group extended" in record.message for record in caplog.records)
-    assert trainer.state.global_step < 40
+    reached = trainer.state.global_step
+    assert reached < 40 and shares_of(trainer)[-1] < 0.02
+    mended = make_trainer(max_steps=reached + 16, stratified=True, **options)
+    mended.train(resume_from_checkpoint=True)
+    shares = shares_of(mended)
+    assert shares[reached - 1] < 0.02 and max(shares[-3:]) > 0.1
+
+
+def shares_of(trainer):
+    return [log["ibpo/share/extended"] for log in trainer.state.log_history if "ibpo/share/extended" in log]
 
 
 def test_a_real_training_whose_extended_responses_never_end_stops(make_trainer, caplog):

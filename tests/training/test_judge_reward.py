@@ -50,6 +50,18 @@ def test_a_judge_sees_problem_answer_and_finish(reward):
     assert first.problem.level == "1" and first.problem.info["domain"] == "x"
 
 
+def test_every_token_that_ends_the_models_responses_ends_one_for_the_judge(make_trainer, reward):
+    tokenizer = reward.tokenizer
+    other = tokenizer("4")["input_ids"][-1]
+    ids = [*tokenizer("<answer> 3")["input_ids"], other]
+    trainer = make_trainer(reward_funcs=reward)
+    reward(prompts=["p"], completion_ids=[ids], answer=["3"])
+    assert reward.judgements[0].violations == ("truncated",)
+    trainer.model.generation_config.eos_token_id = [tokenizer.eos_token_id, other]
+    make_trainer(model=trainer.model, reward_funcs=reward)
+    assert reward(prompts=["p"], completion_ids=[ids], answer=["3"]) == [1.0]
+
+
 def test_violating_responses_are_neither_chosen_nor_imitated(make_trainer, reward, tmp_path):
     trainer = make_trainer(reward_funcs=reward, ledger_dir=str(tmp_path / "ledger"), anchor_share=0.0, body_weight=0.5)
     trainer.train()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import typer
@@ -142,11 +141,27 @@ def test_ledgers_that_cannot_be_read(run, tmp_path):
 
 
 def test_a_ledger_of_an_older_version_is_read_too(run, tmp_path):
+    new = read_ledger(find_ledger(run))
+    assert set(new.price) == {"extended", "extended@level=2"}
+    added = ["prompt", "violations", "score", "margin", *(f"price:{key}" for key in new.price)]
     for shard in find_ledger(run).iterdir():
-        table = pq.read_table(shard).drop_columns(["prompt", "violations"])
-        pq.write_table(table.replace_schema_metadata(None), tmp_path / shard.name)
-    new, old = read_ledger(find_ledger(run)), read_ledger(tmp_path)
+        table = pq.read_table(shard)
+        old_one = table.drop_columns(added).append_column("price", table["price:extended"])
+        pq.write_table(old_one.replace_schema_metadata(None), tmp_path / shard.name)
+    old = read_ledger(tmp_path)
     assert old.settings == {} and old.names == new.names
     for name in ("step", "utility", "reward", "chosen_group"):
         assert np.array_equal(getattr(old, name), getattr(new, name))
-    assert isinstance(pq.read_schema(next(iter(find_ledger(run).iterdir()))), pa.Schema)
+    assert np.array_equal(old.price["budget"], new.price["extended"])
+    answer = CliRunner().invoke(app, [str(tmp_path), "--budget", "extended=0.4"])
+    assert answer.exit_code == 0, answer.output
+
+
+def test_a_run_that_an_older_version_began_is_read_too(run, tmp_path):
+    shards = sorted(find_ledger(run).iterdir())
+    for shard in shards:
+        table = pq.read_table(shard)
+        if shard != shards[-1]:
+            table = table.drop_columns(["score", "margin"])
+        pq.write_table(table, tmp_path / shard.name)
+    assert np.array_equal(read_ledger(tmp_path).utility, read_ledger(find_ledger(run)).utility)

@@ -98,3 +98,24 @@ def test_the_memory_table_is_the_formulas():
         one, many = script["memory"](model, whole), script["memory"](model, eight)
         assert one["training"] == pytest.approx(8 * many["training"])
         assert one["weights"] + one["training"] >= 16 * model.parameters
+
+
+@pytest.mark.parametrize("lora", [0.0, 0.005])
+def test_the_memory_table_counts_what_the_trainer_holds(make_trainer, lora):
+    """On the embedded model: the initial policy, and the keys and values of `sampling_batch_size` sequences."""
+    script = runpy.run_path(str(ROOT / "benchmarks" / "memory.py"))
+    trainer = make_trainer(dtype=torch.bfloat16 if lora else torch.float32)
+    config = trainer.model.config
+    model = script["Model"](
+        name="embedded",
+        parameters=trainer.model.num_parameters(),
+        layers=config.num_hidden_layers,
+        width=config.hidden_size,
+        key_value=config.num_key_value_heads * config.head_dim,
+        words=config.vocab_size,
+    )
+    parts = script["memory"](model, script["Setup"](name="", shards=1, lora=lora, tokens=40, sampled=8))
+    assert parts["initial"] == sum(p.numel() * p.element_size() for p in trainer.initial_policy.parameters())
+    cache = trainer.model(input_ids=torch.ones(8, 40, dtype=torch.long), use_cache=True).past_key_values
+    held = sum(t.numel() * t.element_size() for layer in cache.layers for t in (layer.keys, layer.values))
+    assert parts["rollouts"] == held

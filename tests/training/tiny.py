@@ -26,6 +26,8 @@ def build_trainer(
     dtype=None,
     reward_funcs=None,
     num_problems=64,
+    stream=False,
+    eval_rows=0,
     columns=None,
     trainer_options=None,
     **options,
@@ -74,7 +76,8 @@ def build_trainer(
         reward_funcs=reward_funcs or reward,
         response_groups=list(groups or THINKING.response_groups),
         args=IBPOConfig(**settings),
-        train_dataset=Dataset.from_list(rows),
+        train_dataset=Dataset.from_list(rows).to_iterable_dataset() if stream else Dataset.from_list(rows),
+        eval_dataset=Dataset.from_list(rows[:eval_rows]) if eval_rows else None,
         processing_class=tokenizer,
         **(trainer_options or {}),
     )

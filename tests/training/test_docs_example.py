@@ -1,0 +1,26 @@
+"""The example of docs/training.md runs as it stands."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from pathlib import Path
+
+import pytest
+
+from ibpo.commands.replay import replay_command
+
+DOC = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_the_example_runs_and_prints_what_it_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"```python\n(.*?)```", DOC, re.DOTALL)
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(compile(block, "docs/training.md", "exec"), {})
+    assert out.getvalue().splitlines()[-1] == re.findall(r"print\(.*\)  # (.*)", block)[-1]
+    replay_command(Path("run"), ["extended=0.25"], None, None, Path("answer.json"))
+    assert Path("answer.json").exists()

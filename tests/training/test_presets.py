@@ -1,0 +1,72 @@
+"""RAFT, RFT and unconstrained selection are settings of the same trainer: who is imitated, and by what gradient."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from ibpo.errors import IbpoError
+from ibpo.training.presets import RAFT, RFT, UNCONSTRAINED
+from tests.training.closed_form import Recorder, closed_form_gradient, flat, relative_error
+from tests.training.tiny import disturb_initial_policy
+
+PRESETS = {"RAFT": RAFT, "RFT": RFT, "unconstrained": UNCONSTRAINED}
+
+
+@pytest.fixture
+def step(make_trainer, tmp_path):
+    """One update with a preset, held against its closed form: the rows of its ledger, by prompt."""
+
+    def run(name):
+        import pyarrow.parquet as pq
+
+        from ibpo.training.initial_policy import frozen_copy
+
+        ledger = tmp_path / "ledger"
+        trainer = make_trainer(cls=Recorder, dtype=torch.float64, ledger_dir=str(ledger), **PRESETS[name])
+        disturb_initial_policy(trainer)
+        before, start = frozen_copy(trainer.model).requires_grad_(True), flat(trainer.model.parameters())
+        trainer.train()
+        moved = start - flat(trainer.model.parameters())
+        expected = closed_form_gradient(before, trainer.initial_policy or before, trainer.seen, trainer.prefix_ids)
+        rows = pq.read_table(next(ledger.glob("*.parquet"))).to_pylist()
+        # transformers takes the log-probabilities in float32, and of these the policy is nearly certain: 1 - p is small
+        assert relative_error(moved, expected) < 1e-4
+        return [rows[start : start + 4] for start in range(0, 32, 4)]
+
+    return run
+
+
+def test_raft_imitates_one_of_the_best_responses_of_each_prompt(step):
+    for siblings in step("RAFT"):
+        imitated = [row for row in siblings if row["choice_weight"] or row["body_weight"]]
+        best = max(row["reward"] for row in siblings)
+        assert len(imitated) == (best > 0)
+        assert all(row["reward"] == best == row["body_weight"] for row in imitated)
+
+
+def test_rft_imitates_every_rewarded_response(step):
+    prompts = step("RFT")
+    for siblings in prompts:
+        for row in siblings:
+            assert (row["choice_weight"], row["body_weight"]) == (float(row["reward"] > 0), row["reward"])
+    assert max(sum(row["reward"] > 0 for row in siblings) for siblings in prompts) > 1
+
+
+def test_without_a_constraint_each_prompt_gets_the_group_that_gains_most(step):
+    prompts = step("unconstrained")
+    for siblings in prompts:
+        (chosen,) = (row for row in siblings if row["chosen"])
+        standard, extended = (
+            next((row["utility"] for row in siblings if row["response_group"] == name), -np.inf)
+            for name in ("standard", "extended")
+        )
+        wanted = "extended" if extended - standard > 0.03 else "standard"
+        assert chosen["response_group"] == wanted or abs(extended - standard - 0.03) < 1e-4
+    assert np.mean([any(row["chosen"] and row["response_group"] == "extended" for row in p) for p in prompts]) > 0.5
+
+
+def test_rft_leaves_nothing_for_a_budget_to_decide(make_trainer):
+    with pytest.raises(IbpoError, match="a budget would decide nothing: leave budget out"):
+        make_trainer(**RFT | {"budget": {"extended": 0.5}})

@@ -1,0 +1,73 @@
+"""What would be another update than weighted SFT, or have no effect, is refused with the reason."""
+
+from __future__ import annotations
+
+import pytest
+
+from ibpo.errors import IbpoError
+from ibpo.experiments.thinking import THINKING
+from ibpo.training.refusals import check_inputs
+from ibpo.training.trainer import IBPOConfig
+from ibpo.types import ResponseGroup
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"loss_type": "cispo"}, "loss_type must be dr_grpo"),
+        ({"loss_type": "dapo"}, "loss_type must be dr_grpo"),  # TRL's own default
+        ({"num_iterations": 2}, "num_iterations must be 1"),
+        ({"beta": 0.1}, "beta must be 0"),
+        ({"delta": 2.0}, "delta must be None"),
+        ({"importance_sampling_level": "sequence"}, "importance_sampling_level must be token"),
+        ({"vllm_importance_sampling_correction": True}, "vllm_importance_sampling_correction must be False"),
+        ({"off_policy_mask_threshold": 0.1}, "off_policy_mask_threshold must be None"),
+        ({"mask_truncated_completions": True}, "mask_truncated_completions must be False"),
+        ({"top_entropy_quantile": 0.5}, "top_entropy_quantile"),
+        ({"entropy_coef": 0.01}, "entropy_coef must be 0"),
+        ({"use_adaptive_entropy": True}, "use_adaptive_entropy must be False"),
+        ({"router_aux_loss_coef": 0.001}, "router_aux_loss_coef must be 0"),
+        ({"multi_objective_aggregation": "normalize_then_sum"}, "multi_objective_aggregation must be"),
+        ({"use_liger_kernel": True}, "use_liger_kernel must be False"),
+        ({"top_p": 0.9}, "top_p must be 1"),
+        ({"top_k": 50}, "top_k must be 0"),
+        ({"min_p": 0.1}, "min_p must be None"),
+        ({"repetition_penalty": 1.1}, "repetition_penalty must be 1"),
+        ({"generation_kwargs": {"num_beams": 2}}, "generation_kwargs must be None"),
+        ({"cache_implementation": "static"}, "cache_implementation must be None"),
+        ({"use_transformers_continuous_batching": True}, "use_transformers_continuous_batching must be False"),
+        ({"gradient_accumulation_steps": 2, "steps_per_generation": 1}, "steps_per_generation must be a multiple"),
+        ({"gradient_accumulation_steps": 2, "steps_per_generation": 3}, "gradient_accumulation_steps=2, got 3"),
+        ({"steps_per_generation": 2, "save_steps": 5}, "save_steps must be a multiple of 2"),
+        ({"budget": {"extended": 1.5}}, r"share of prompts, in \[0, 1\]"),
+    ],
+)
+def test_what_would_break_the_identity_is_refused(tmp_path, options, said):
+    with pytest.raises(IbpoError, match=said):
+        IBPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, **options)
+
+
+@pytest.mark.parametrize("name", ["rollout_func", "tools", "environment_factory"])
+def test_arguments_that_do_not_go_with_response_groups_are_refused(make_trainer, name):
+    with pytest.raises(IbpoError, match=f"{name} is not taken: .*; leave it out"):
+        make_trainer(trainer_options={name: [print]})
+    assert make_trainer(trainer_options={name: None}).rollout_func is not None
+
+
+def test_images_and_a_routers_own_loss_are_refused(make_trainer):
+    with pytest.raises(IbpoError, match="rollouts are of text alone"):
+        make_trainer(columns=lambda problem: {"image": ""})
+    trainer = make_trainer()
+    trainer.aux_loss_enabled = True
+    with pytest.raises(IbpoError, match=r"set router_aux_loss_coef=0\.0"):
+        check_inputs(trainer)
+
+
+def test_response_groups_that_cannot_be_told_apart_are_refused(make_trainer):
+    twin = ResponseGroup(name="twin", prefix="<answer> 3", extract_answer=lambda text: text)
+    with pytest.raises(IbpoError, match="first tokens must differ"):
+        make_trainer(groups=[THINKING.response_groups[0], twin])
+    with pytest.raises(IbpoError, match="budget names"):
+        make_trainer(budget={"thoughtful": 0.5})
+    with pytest.raises(IbpoError, match="at least two"):
+        make_trainer(groups=THINKING.response_groups[:1], budget=None)

@@ -1,0 +1,72 @@
+"""What GRPOTrainer takes keeps working: two updates each, with what it should have changed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ibpo.training.initial_policy import frozen_copy
+from tests.training.closed_form import Recorder, flat, relative_error
+
+
+def logged(trainer, key):
+    return [entry[key] for entry in trainer.state.log_history if key in entry]
+
+
+def test_peft_config(make_trainer, tmp_path):
+    from peft import LoraConfig
+
+    adapter = LoraConfig(r=4, target_modules="all-linear")
+    options = {"learning_rate": 0.1, "max_steps": 2, "save_strategy": "steps", "save_steps": 2}
+    trainer = make_trainer(trainer_options={"peft_config": adapter}, **options)
+    before = {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
+    trainer.train()
+    moved = {name for name, parameter in trainer.model.named_parameters() if not torch.equal(parameter, before[name])}
+    assert moved and all("lora_" in name for name in moved)
+    assert (tmp_path / "run" / "checkpoint-2" / "adapter_model.safetensors").exists()
+    assert (tmp_path / "run" / "checkpoint-2" / "ibpo_state.npz").exists()
+
+
+def test_gradient_checkpointing_changes_nothing(make_trainer):
+    updates = []
+    for name, checkpointing in (("whole", False), ("again", True)):
+        trainer = make_trainer(
+            name,
+            cls=Recorder,
+            dtype=torch.float64,
+            gradient_checkpointing=checkpointing,
+            learning_rate=0.1,
+            max_steps=2,
+        )
+        before = flat(frozen_copy(trainer.model).parameters())
+        trainer.train()
+        assert trainer.model.is_gradient_checkpointing == checkpointing
+        updates.append(flat(trainer.model.parameters()) - before)
+    assert relative_error(updates[1], updates[0]) < 1e-9
+
+
+def test_a_stream_of_prompts(make_trainer):
+    trainer = make_trainer(stream=True, cls=Recorder, max_steps=2, learning_rate=1e-3, ledger_dir=None)
+    trainer.train()
+    assert trainer.state.global_step == 2 and len(trainer.seen) == 2
+    assert trainer.seen[0][0] != trainer.seen[1][0]
+    assert sum(s.chosen.sum() for s in trainer.selections) == 16  # eight prompts an update
+
+
+def test_an_evaluation_data_set(make_trainer):
+    evaluation = {"eval_strategy": "steps", "eval_steps": 1, "num_generations_eval": 2, "per_device_eval_batch_size": 8}
+    trainer = make_trainer(max_steps=2, learning_rate=1e-3, logging_steps=1, eval_rows=8, **evaluation)
+    trainer.train()
+    rewards = logged(trainer, "eval_reward")
+    assert len(rewards) == 2 and all(0 <= reward <= 1 for reward in rewards)
+    assert len(logged(trainer, "ibpo/share/extended")) == 2  # of the two updates alone
+
+
+def test_metrics_reach_tensorboard(make_trainer, tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard")
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
+    make_trainer(max_steps=2, learning_rate=1e-3, report_to="tensorboard", logging_steps=1).train()
+    (events,) = (tmp_path / "board").rglob("events.out.tfevents.*")
+    written = events.read_bytes()
+    for name in ("share/extended", "spent/extended", "price/extended", "group_entropy", "forced_reward/extended"):
+        assert f"ibpo/{name}".encode() in written
