@@ -24,7 +24,8 @@ from ibpo.tasks.jsonl import read_problems
 from ibpo.tasks.task import JudgeName
 from ibpo.training.cold_start_recipe import ColdStartConfig, read_cold_start_recipe
 
-MAY_CHANGE = ("sample.batch_size", "sample.num_concurrent", "sample.base_url", "sample.api_key_file", "sample.engine")
+MAY_CHANGE = ("sample.batch_size", "sample.num_concurrent", "sample.base_url", "sample.api_key_file", "sample.engine",
+              "sample.price_prompt", "sample.price_completion")  # fmt: skip
 """What a rerun may change: not what is asked, only how."""
 
 
@@ -177,9 +178,19 @@ def _lines(results: dict[str, Any], run: RunDir) -> list[str]:
         f"(external {gate['external_trials']:.2f}); accuracy {0 - gate['below_external']:+.3f} against external, "
         "95 % interval {:+.3f} to {:+.3f}".format(*(0 - x for x in reversed(gate["below_external_95"]))),
     ]
+    bill = results["data_set"].get("bill")  # data sets of before have none
+    if bill is not None:
+        lines.insert(1, f"bill of the solutions: {_bill(bill)}")
     lines += [f"FAILED: {f['what']}; {f['mend']}" for f in results["failures"]]
     lines += [f"gate passed; go on with: ibpo train {run.next_recipe}"] if results["passed"] else []
     return lines
+
+
+def _bill(bill: dict[str, Any]) -> str:
+    if bill["num_unmetered"]:
+        return f"unknown, the server told no usage for {bill['num_unmetered']} of {bill['num_responses']} responses"
+    cost = f", cost {bill['cost']:.4g}" if bill["cost"] else ""
+    return f"{bill['prompt_tokens']:,} prompt and {bill['completion_tokens']:,} completion tokens{cost}"
 
 
 def _report(results: dict[str, Any], command: str, run: RunDir) -> str:

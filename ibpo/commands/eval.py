@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -148,7 +148,8 @@ def _key(file: Path | None) -> str:
 def _bill(endpoint: Endpoint | None) -> dict[str, Any] | None:
     if endpoint is None:
         return None
-    return {name: getattr(endpoint.bill, name) for name in endpoint.bill.__dataclass_fields__}
+    # What was not told is unknown, not free.
+    return asdict(endpoint.bill) | ({"cost": None} if endpoint.bill.num_unmetered else {})
 
 
 def _show(rows: list[dict[str, Any]], out: Path) -> None:

@@ -141,7 +141,8 @@ def judge_ways(
             group = next((g for g in way.response_groups if len(way.response_groups) == 1 or g.matches(text)), None)
             read = group.extract_answer if group and not way.two_turns else read_answer
             answer = None if cut else read(text)
-            tokens = row["num_completion_tokens"] or (None if text else 0)
+            tokens = row["num_completion_tokens"]
+            tokens = None if tokens == 0 and text else tokens  # older stores have 0 for unknown
             thinking = row.get("num_thinking_tokens")  # rows of older stores have none
             if thinking is None and count_tokens is not None and END_THINK in text:
                 thinking = min(count_tokens(text.rpartition(END_THINK)[0] + END_THINK), tokens or 0)
@@ -153,7 +154,7 @@ def judge_ways(
                     "number": request.number,
                     "answer": answer,
                     "tokens": tokens,
-                    "prompt_tokens": row["num_prompt_tokens"],
+                    "prompt_tokens": row["num_prompt_tokens"] or None,
                     "thinking_tokens": thinking,
                     "finish_reason": row["finish_reason"],
                     "level": problem.level,

@@ -20,6 +20,7 @@ from ibpo.rewards.judgement import Candidate, Judge
 from ibpo.rollouts.sampler import Request
 from ibpo.rollouts.store import RolloutStore
 from ibpo.runs import RunDir, atomic_file, write_text_atomic
+from ibpo.training.cold_start_engines import bill_of
 from ibpo.training.cold_start_recipe import ColdStartConfig
 from ibpo.types import Problem, ResponseGroup
 
@@ -88,6 +89,7 @@ def build_data_set(
         "ibpo": __version__,
         "model": config.model.path,
         "rollouts": {"file": str(store.path), "sha256": _sha256(store.path)},
+        "bill": bill_of(rows, config.sample),
         "build": asdict(config.build),
         "counts": dict(counts),
         "responses": dict(built_by_group),

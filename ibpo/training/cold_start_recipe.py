@@ -49,6 +49,9 @@ class SampleConfig:
     api_key_file: str = ""
     """A file whose text is the key; "": none is sent."""
     num_concurrent: int = 16
+    price_prompt: float = 0.0
+    """Of a million prompt tokens at the server, and of completion tokens below: the bill in the results."""
+    price_completion: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,6 +120,8 @@ LEAST = {
     "sample.batch_size": 1,
     "sample.num_concurrent": 1,
     "sample.seed": 0,
+    "sample.price_prompt": 0,
+    "sample.price_completion": 0,
     "build.responses_per_problem": 1,
     "build.seed": 0,
     "build.alpha": 0,

@@ -88,6 +88,15 @@ def test_the_bill(task, tmp_path):
     assert (bill["prompt_tokens"], bill["completion_tokens"], bill["cost"]) == (5 * TOTAL, 6 * TOTAL, 17 * TOTAL)
 
 
+def test_a_bill_that_nobody_told_is_unknown(task, tmp_path):
+    with serving(metered=False) as (url, _, _):
+        result = run(task, url, tmp_path / "run", "--price", 1e6, 2e6)
+    assert result.exit_code == 0 and f"cost unknown: of {TOTAL} replies the server told no usage" in result.stderr
+    bill = json.loads((tmp_path / "run" / "eval.json").read_text())["bill"]
+    assert (bill["num_unmetered"], bill["cost"]) == (TOTAL, None)
+    assert {(row["tokens"], row["prompt_tokens"]) for row in rows_of(tmp_path / "run")} == {(None, None)}
+
+
 def test_reasoning_tokens_are_told_apart_from_the_answers(task, tmp_path):
     with serving(reasoning=4) as (url, _, _):
         assert run(task, url, tmp_path / "told").exit_code == 0
