@@ -106,23 +106,22 @@ def local_policy(model: str, *, max_tokens: int, temperature: float, seed: int, 
         experiment, _, stage = model.removeprefix(EMBEDDED).partition("/")
         model = str(model_path(experiment, stage or "cold_start"))
     try:
+        from ibpo.rollouts.hf import HFSampler
+        from ibpo.rollouts.hf_requests import HFRequestSampler
         from ibpo.rollouts.load import load_policy
-        from ibpo.rollouts.model import ModelSampler
+        from ibpo.rollouts.prompts import PromptWriter
     except ModuleNotFoundError as error:
         raise IbpoError(f"a local model needs {error.name}: pip install 'ibpo[train]'") from None
     loaded, tokenizer = load_policy(model, dtype=dtype)
+    sampler = HFSampler(
+        loaded, tokenizer, max_completion_length=max_tokens, temperature=temperature, batch_size=batch_size
+    )
 
     def sampler_for(way: Way) -> Sampler:
-        return ModelSampler(
-            model=loaded,
-            tokenizer=tokenizer,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            seed=seed,
-            batch_size=batch_size,
-            response_groups=way.response_groups,
-            template_options=way.template_options,
+        writer = PromptWriter(
+            tokenizer=tokenizer, response_groups=way.response_groups, template_options=way.template_options
         )
+        return HFRequestSampler(sampler, writer, seed=seed, batch_size=batch_size)
 
     def count_tokens(text: str) -> int:
         any_tokenizer: Any = tokenizer
