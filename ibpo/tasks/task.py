@@ -62,6 +62,10 @@ class Task:
     """Rows without an answer are left out, rather than an error."""
     template: str = "{problem}"
     """The prompt: `{problem}` and `{tests}` are filled in."""
+    named: tuple[str, ...] = ()
+    """Columns that a row may not lack, as their user named them."""
+    marker_needed: bool = False
+    """An answer without the marker of `answer_after` is an error."""
 
     def load(self, path: Path | None = None, *, limit: int | None = None) -> list[Problem]:
         """All problems, of a local file or folder, or else of the hub's pinned revision.
@@ -91,6 +95,7 @@ class Task:
     def to_problem(self, row: Row) -> Problem | None:
         """One row as a problem; None where it has no answer and may lack one."""
         place, fields = row
+        self._check_named(row)
         text = self._text(self.problem, row)
         answer = self._answer(row)
         if answer is None:
@@ -123,6 +128,18 @@ class Task:
             )
         return hub_rows(self.source.name, self.source.configs, self.source.split, self.source.revision)
 
+    def _check_named(self, row: Row) -> None:
+        place, fields = row
+        for name in self.named:
+            if name not in fields:
+                known = ", ".join(map(str, fields)) or "none"
+                raise IbpoError(f"{place}: no field {name!r}; the row's fields are {known}: name one of them")
+            value = fields[name]
+            if isinstance(value, bool) or not isinstance(value, str | int | float | list) or (
+                isinstance(value, list) and name not in self.tests
+            ):  # fmt: skip
+                raise IbpoError(f"{place}: field {name!r} holds {str(value)[:40]}; text or a number is needed")
+
     def _answer(self, row: Row) -> str | None:
         place, fields = row
         answer = _optional(self.answer, fields)
@@ -130,6 +147,11 @@ class Task:
             answer = boxed(_optional(self.boxed_in, fields)) or ""
         if self.answer_after and self.answer_after in answer:
             answer = answer.rpartition(self.answer_after)[2]
+        elif self.marker_needed:
+            raise IbpoError(
+                f"{place}: the answer holds no {self.answer_after!r}, which it should follow; mend the row or "
+                "data.answer_after"
+            )
         if self.judge != "code":
             answer = answer.strip()
         if answer.strip():

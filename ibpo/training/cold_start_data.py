@@ -115,7 +115,7 @@ def _judged(
     config: ColdStartConfig,
     counts: Counter[str],
 ) -> dict[str, tuple[list[Solution], int]]:
-    """Problem's id -> its solutions that gave an answer, and how many ended by themselves."""
+    """Problem's id -> its solutions that gave an answer and violate nothing, and how many ended by themselves."""
     form, reader = FORMS[config.build.form], answer_reader(config.sample.answer)
     known = {problem.problem_id: problem for problem in problems}
     read: list[tuple[Mapping[str, Any], Attempt]] = []
@@ -135,6 +135,9 @@ def _judged(
     ]
     found: dict[str, tuple[list[Solution], int]] = {key: ([], number) for key, number in ended.items()}
     for (row, attempt), judgement in zip(read, judge.judge(candidates), strict=True):
+        if not judgement.imitable:
+            counts["violating"] += 1
+            continue
         right = judgement.reward > 0
         counts["right"] += right
         found[row["problem_id"]][0].append(Solution(attempt=attempt, right=right, source=row["key"]))

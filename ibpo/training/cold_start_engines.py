@@ -76,9 +76,9 @@ def sample_settings(config: ColdStartConfig) -> dict[str, Any]:
         "force_opening": sample.force_opening,
         "template": dict(config.template),
         "data": config.data.path,
-        "problem": config.data.problem,
+        "problem": config.data.problem or "question",  # as stores of before have it
         "id": config.data.id,
-    }
+    } | {key: value for key in ("task", "config", "split", "template") if (value := getattr(config.data, key))}
 
 
 def bill_of(rows: Sequence[Mapping[str, Any]], sample: SampleConfig) -> dict[str, Any]:

@@ -4,10 +4,15 @@ from pathlib import Path
 
 import pytest
 
+from ibpo.data_config import DataConfig
 from ibpo.errors import IbpoError
-from ibpo.tasks.jsonl import hold_out, load_problems
+from ibpo.tasks.given import hold_out, load_given
 
 GSM8K = Path(__file__).parent.parent / "fixtures" / "gsm8k_16.jsonl"
+
+
+def load_problems(path, **keys):
+    return load_given(DataConfig(path=str(path), **keys))[1]
 
 
 def test_gsm8k_in_its_original_format():
@@ -21,7 +26,7 @@ def test_other_columns_gzip_and_limit(tmp_path):
     path = tmp_path / "rows.jsonl.gz"
     rows = [{"q": f"{i} + 1 =", "a": i + 1, "key": f"k{i}", "hard": i} for i in range(5)]
     path.write_bytes(gzip.compress("\n\n".join(map(json.dumps, rows)).encode()))
-    problems = load_problems(path, problem="q", answer="a", problem_id="key", level="hard", limit=3)
+    problems = load_problems(path, problem="q", answer="a", id="key", level="hard", limit=3)
     assert [(p.problem_id, p.answer, p.level) for p in problems] == [
         ("k0", "1", "0"),
         ("k1", "2", "1"),
@@ -47,17 +52,21 @@ def test_held_out_problems_are_never_trained_on(tmp_path):
         (
             '{"text": "q", "answer": "1"}',
             {},
-            "line 1: no field 'question'; the row's fields are text, answer: name one",
+            "line 1: no field problem or question for the problem; the row's fields are text, answer",
         ),
-        ('\n{"question": "q", "answer": " "}', {}, "line 2: field 'answer': the answer is empty"),
-        ('{"question": "", "answer": "1"}', {}, "line 1: field 'question': the problem is empty"),
-        ('{"question": "q", "answer": null}', {}, "line 1: field 'answer' holds null; text or a number is needed"),
-        ('{"question": "q", "answer": "so 1"}', {"answer_after": "####"}, "line 1: field 'answer' holds no '####'"),
-        ('{"question": "q", "answer": "so 1 ####"}', {"answer_after": "####"}, "the answer is empty"),
+        ('\n{"question": "q", "answer": " "}', {}, "line 2: field 'answer': there is nothing for the answer"),
+        ('{"question": "", "answer": "1"}', {}, "line 1: field 'question': there is nothing for the problem"),
+        (
+            '{"question": "q", "answer": null}',
+            {"answer": "answer"},
+            "line 1: field 'answer' holds None; text or a number is needed",
+        ),
+        ('{"question": "q", "answer": "so 1"}', {"answer_after": "####"}, "line 1: the answer holds no '####'"),
+        ('{"question": "q", "answer": "so 1 ####"}', {"answer_after": "####"}, "there is nothing for the answer"),
         (
             '{"question": "q", "answer": 1, "id": 7}\n{"question": "p", "answer": 2, "id": "7"}',
-            {"problem_id": "id"},
-            "line 2: field 'id': id '7' stands in line 1 already",
+            {"id": "id"},
+            "line 2: id '7' stands at",
         ),
         ("\n\n", {}, "holds no problems"),
     ],
@@ -73,7 +82,7 @@ def test_errors_name_file_line_field(tmp_path, text, options, message):
 def test_unreadable_files(tmp_path):
     with pytest.raises(IbpoError, match="there is no such file"):
         load_problems(tmp_path / "none.jsonl")
-    with pytest.raises(IbpoError, match="cannot be read"):
+    with pytest.raises(IbpoError, match="holds no"):
         load_problems(tmp_path)
     (tmp_path / "latin.jsonl").write_bytes(b'{"question": "\xe9"}')
     with pytest.raises(IbpoError, match="line 1: is not UTF-8"):
