@@ -118,7 +118,9 @@ def test_hostile_answers_never_reach_a_worker(judge, answer):
     assert answer in TOO_LONG or is_hostile(" ".join(answer.split()))
 
 
-@pytest.mark.parametrize("piece", ["7", "binom", "binom12345 ", "12345 ", "x^{1}", "ab ", "1_", "\\frac{1}{2} ", "! ", "()"])
+@pytest.mark.parametrize(
+    "piece", ["7", "binom", "binom12345 ", "12345 ", "x^{1}", "ab ", "1_", "\\frac{1}{2} ", "! ", "()"]
+)
 def test_no_answer_below_the_limit_holds_the_caller_up(piece):
     """All of this runs in the caller, so it holds the whole batch up. Of CPU time: the machine may be busy."""
     answer = bare("x" + piece * ((MAX_BYTES - 1) // len(piece)))

@@ -175,6 +175,14 @@ def test_errors_are_one_line(arguments, message):
     assert result.exit_code == 2 and len(lines) == 1 and message in lines[0], result.output
 
 
+def test_programs_run_unconfined_only_where_the_user_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("ibpo.rewards.code.why_not_isolated", lambda: "no Landlock here")
+    path = write(tmp_path / "rows.jsonl", ROWS["mbpp"])
+    refused = run("mbpp", "--data", path)
+    assert refused.exit_code == 2 and "no Landlock here" in refused.stderr and "--no-isolation" in refused.stderr
+    assert run("mbpp", "--data", path, "--no-isolation").exit_code == 0
+
+
 KNOWN = {"math-train-1982", "math-train-2228", "math-train-5701", "math-train-7397"}
 """Golds whose perturbation math-verify accepts; docs/judges.md says why."""
 
