@@ -149,16 +149,6 @@ def test_rows_that_lack_something(name, row, message, tmp_path):
     assert message in str(error.value) and "rows.jsonl line 1" in str(error.value)
 
 
-def test_what_is_missing_says_how_to_get_it(tmp_path, monkeypatch):
-    datasets = pytest.importorskip("datasets")
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
-    with pytest.raises(IbpoError, match=r"run `hf download math-ai/aime25 --repo-type dataset --revision 563bb84"):
-        TASKS["aime_25"].load()
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
