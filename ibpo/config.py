@@ -40,7 +40,7 @@ class ResponseGroupConfig:
     """The text that opens a response of this group."""
     instruction: str = ""
     answer: str = "boxed"
-    """How the answer is read: `boxed`, `last_number`, or `after:MARKER`."""
+    """How the answer is read: `boxed`, `last_number`, `code` (the last fenced program), or `after:MARKER`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

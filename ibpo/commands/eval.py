@@ -20,8 +20,10 @@ from ibpo.endpoint import Endpoint
 from ibpo.errors import IbpoError
 from ibpo.evaluation.describe import describe
 from ibpo.evaluation.evaluate import fingerprint, judge_ways, num_missing_and_all, sample_ways, write_rows
+from ibpo.evaluation.import_lm_eval import read_answer
 from ibpo.evaluation.import_plain import plain_rows
 from ibpo.evaluation.responses import Responses
+from ibpo.responses.programs import last_program
 from ibpo.rollouts.store import RolloutStore
 from ibpo.runs import write_text_atomic
 from ibpo.tasks.check import judge_for
@@ -53,6 +55,9 @@ def eval_command(
     top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="For servers.")] = None,
     seed: Annotated[int, typer.Option(help="Every response gets a seed of its own out of it.")] = 0,
     judge: Annotated[str | None, typer.Option(help="math, code or exact. Default: the task's.")] = None,
+    no_isolation: Annotated[
+        bool, typer.Option("--no-isolation", help="Run programs with your own rights: on throw-away machines only.")
+    ] = False,
     num_concurrent: Annotated[int, typer.Option(min=1, help="Requests under way at a time.")] = 16,
     max_retries: Annotated[int, typer.Option(min=0, help="Of a request, within a pass.")] = 5,
     max_passes: Annotated[int, typer.Option(min=1, help="Passes over what failed.")] = 3,
@@ -66,10 +71,14 @@ def eval_command(
     try:
         console = Console(stderr=True)
         forced = force if force is not None else base_url is None
-        ways = ways_of(response_group or [], recipe, task, chooses=chooses, force=forced)
+        problems, judge_name = load_task(task, data, limit, seed, judge)
+        programs = judge_name == "code"
+        judging = judge_for(judge_name, isolate=not no_isolation)  # before sampling: it may refuse
+        ways = ways_of(response_group or [], recipe, task, chooses=chooses, force=forced, programs=programs)
+        if two_turns and programs:
+            raise IbpoError("--two-turns: its second turn asks for a boxed answer, and programs are none; leave it out")
         if two_turns:
             ways.append(replace(ways[0], configuration=f"{ways[0].configuration}, corrected", two_turns=True))
-        problems, judge_name = load_task(task, data, limit, seed, judge)
         settings = {
             "model": model,
             "task": task,
@@ -111,7 +120,8 @@ def eval_command(
                 max_passes=max_passes,
                 on_outcome=progress.on_outcome,
             )
-        rows = judge_ways(ways, problems, num_responses, store, judge_for(judge_name), policy.count_tokens)
+        read = last_program if programs else read_answer
+        rows = judge_ways(ways, problems, num_responses, store, judging, policy.count_tokens, read)
         about = {
             "command": command,
             "settings": settings,

@@ -19,7 +19,7 @@ from ibpo.errors import IbpoError
 from ibpo.evaluation.evaluate import Way
 from ibpo.experiments.embedded import model_path
 from ibpo.experiments.job import NAMES, experiment_named
-from ibpo.responses.formats import FORMATS
+from ibpo.responses.formats import FORMATS, for_programs
 from ibpo.responses.groups import build_response_groups
 from ibpo.rollouts.sampler import Sampler
 from ibpo.tasks.benchmarks import TASKS
@@ -63,24 +63,37 @@ def load_task(
         task, data = Task(name=path.name, level=("level",), domain=("domain", "subject"), problem_id=("id",)), path
     else:
         raise IbpoError(f"{name}: is no task and no file; {nearest(name, (*TASKS, *NAMES))}")
+    if "code" in (judge, task.judge) and not task.tests:
+        raise IbpoError(f"{name}: names no column with tests, which judging programs needs; see docs/tasks.md")
     return task.load(data, limit=limit), judge or task.judge  # pyright: ignore[reportReturnType]
 
 
-def ways_of(names: Sequence[str], recipe: Path | None, task: str, *, chooses: bool, force: bool) -> list[Way]:
+def ways_of(
+    names: Sequence[str], recipe: Path | None, task: str, *, chooses: bool, force: bool, programs: bool = False
+) -> list[Way]:
     """The ways to evaluate: each response group on its own, and the free choice between all of them.
 
+    Where the task's answers are programs, response groups ask for and read a fenced block instead of a box.
+
     Raises:
-        IbpoError: for an unknown response group, or a choice between fewer than two.
+        IbpoError: for an unknown response group, one that cannot give a program, or a choice between fewer than two.
     """
     if recipe is not None:
-        groups = build_response_groups(read_recipe(recipe).response_group)
+        configs = read_recipe(recipe).response_group
+        for config in configs if programs else ():
+            if config.answer != "code" and not config.answer.startswith("after:"):
+                raise IbpoError(
+                    f"{recipe}: response_group.{config.name}.answer: {config.answer!r} reads no program, which is what "
+                    "this task's answers are; write code"
+                )
+        groups = build_response_groups(configs)
     elif task in NAMES and not names:
         groups = list(experiment_named(task).response_groups)
     else:
         for name in names:
             if name not in FORMATS:
                 raise IbpoError(f"--response-group {name}: no such response group; {nearest(name, FORMATS)}")
-        groups = [FORMATS[name].group for name in names]
+        groups = [for_programs(FORMATS[name].group) if programs else FORMATS[name].group for name in names]
     options = {name: form.template_options for name, form in FORMATS.items()}
     ways = [
         Way(configuration=g.name, response_groups=[g], force=force, template_options=options.get(g.name, {}))

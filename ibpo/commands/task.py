@@ -11,7 +11,7 @@ import typer
 from ibpo.config import nearest
 from ibpo.errors import IbpoError
 from ibpo.tasks.benchmarks import TASKS
-from ibpo.tasks.check import check_task
+from ibpo.tasks.check import check_task, judge_for
 from ibpo.tasks.task import JudgeName, Task
 
 SHOWN = 20
@@ -32,6 +32,9 @@ def check_command(
     tests: Annotated[str | None, typer.Option(help="Column with the tests of a program.")] = None,
     judge: Annotated[str | None, typer.Option(help="math, code or exact.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Check this many problems.")] = None,
+    no_isolation: Annotated[
+        bool, typer.Option("--no-isolation", help="Run programs with your own rights: on throw-away machines only.")
+    ] = False,
 ) -> None:
     """Judge every problem's own answer and a slightly wrong one. Exit code 1 if a verdict is wrong."""
     try:
@@ -44,8 +47,9 @@ def check_command(
             task = replace(task, judge=cast(JudgeName, judge))
         if task.judge == "code" and not task.tests:
             raise IbpoError("--judge code: needs the column with the tests; name it with --tests")
+        judging = judge_for(task.judge, isolate=not no_isolation)
         problems = task.load(path, limit=limit)
-        failures = check_task(problems, task.judge)
+        failures = check_task(problems, task.judge, judging)
     except IbpoError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None

@@ -121,13 +121,13 @@ def sample_ways(
 
 def judge_ways(
     ways: Sequence[Way], problems: Sequence[Problem], num_responses: int, store: RolloutStore, judge: Judge,
-    count_tokens: Callable[[str], int] | None = None,
+    count_tokens: Callable[[str], int] | None = None, read: Callable[[str], str | None] = read_answer,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Read and judge the stored responses: one row each, as `ibpo report` reads them.
 
     A truncated response gets no answer and no reward, and is counted apart. Tokens that the server did not tell are
     unknown, not 0. Thinking tokens are those that the server tells apart (`reasoning_tokens` of its usage), of a local
-    model those up to `</think>`.
+    model those up to `</think>`. `read` reads responses without response group, and second turns.
     """
     stored = {row["key"]: row for row in store.rows()}
     rows: list[dict[str, Any]] = []
@@ -139,8 +139,8 @@ def judge_ways(
                 row = dialogue(row, stored.get(second_request(request).key))
             text, cut = row["completion"], row["finish_reason"] != "stop"
             group = next((g for g in way.response_groups if len(way.response_groups) == 1 or g.matches(text)), None)
-            read = group.extract_answer if group and not way.two_turns else read_answer
-            answer = None if cut else read(text)
+            reader = group.extract_answer if group and not way.two_turns else read
+            answer = None if cut else reader(text)
             tokens = row["num_completion_tokens"]
             tokens = None if tokens == 0 and text else tokens  # older stores have 0 for unknown
             thinking = row.get("num_thinking_tokens")  # rows of older stores have none

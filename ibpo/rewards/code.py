@@ -38,7 +38,7 @@ class CodeJudge:
         """
         if isolate and (reason := why_not_isolated()):
             raise IbpoError(
-                f"{reason}; judge on a machine that can, or on a throw-away one with isolate=False, "
+                f"{reason}; judge on a machine that can, or on a throw-away one with --no-isolation (isolate=False), "
                 "where programs run with your own rights"
             )
         self._limits, self._isolate = limits or Limits(), isolate
