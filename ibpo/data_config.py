@@ -69,6 +69,8 @@ class JudgeConfig:
     """Of a response that gets no grade: `violate` (reward 0, never imitated, counted apart), `zero`, or `raise`."""
     show_reference: bool = True
     """Whether the judge sees the answer."""
+    isolation: bool = True
+    """Of programs, for `data.judge = "code"`; false runs them with your own rights: on throw-away machines only."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -24,14 +24,19 @@ from ibpo.evaluation.import_lm_eval import read_answer
 from ibpo.evaluation.import_plain import plain_rows
 from ibpo.evaluation.responses import Responses
 from ibpo.responses.programs import last_program
+from ibpo.rewards.llm import UNJUDGED
 from ibpo.rollouts.store import RolloutStore
 from ibpo.runs import write_text_atomic
-from ibpo.tasks.check import judge_for
 
 
 def eval_command(
     model: Annotated[str, typer.Argument(help="A folder, a hub id, embedded:thinking; or the served model's name.")],
-    task: Annotated[str, typer.Argument(help="gsm8k, math_500, ...; thinking, voting; or a file of your own.")],
+    task: Annotated[
+        str,
+        typer.Argument(
+            help="gsm8k, math_500, ...; thinking, voting; a file or folder; hub:OWNER/NAME@COMMIT; a recipe."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="The run's folder; a run that is there already goes on.")],
     data: Annotated[Path | None, typer.Option(help="A local copy of the task: .jsonl, .jsonl.gz, .parquet.")] = None,
     response_group: Annotated[list[str] | None, typer.Option(help="Evaluate this response group; repeat.")] = None,
@@ -54,7 +59,7 @@ def eval_command(
     temperature: Annotated[float, typer.Option(min=0.0)] = 1.0,
     top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="For servers.")] = None,
     seed: Annotated[int, typer.Option(help="Every response gets a seed of its own out of it.")] = 0,
-    judge: Annotated[str | None, typer.Option(help="math, code or exact. Default: the task's.")] = None,
+    judge: Annotated[str | None, typer.Option(help="math, exact, code, llm (a recipe's). Default: the task's.")] = None,
     no_isolation: Annotated[
         bool, typer.Option("--no-isolation", help="Run programs with your own rights: on throw-away machines only.")
     ] = False,
@@ -71,9 +76,9 @@ def eval_command(
     try:
         console = Console(stderr=True)
         forced = force if force is not None else base_url is None
-        problems, judge_name = load_task(task, data, limit, seed, judge)
+        # The judge comes before sampling: it may refuse.
+        problems, judge_name, judging = load_task(task, data, limit, seed, judge, isolate=not no_isolation)
         programs = judge_name == "code"
-        judging = judge_for(judge_name, isolate=not no_isolation)  # before sampling: it may refuse
         ways = ways_of(response_group or [], recipe, task, chooses=chooses, force=forced, programs=programs)
         if two_turns and programs:
             raise IbpoError("--two-turns: its second turn asks for a boxed answer, and programs are none; leave it out")
@@ -138,6 +143,8 @@ def eval_command(
         write_text_atomic(out / "eval.json", json.dumps(about, indent=2) + "\n")
         write_rows(out / "responses.jsonl", rows)
         _show(rows, out)
+        if unjudged := sum(UNJUDGED in row["violations"] for row in rows):
+            console.print(f"{unjudged} responses got no grade from the judge, and count as not right")
     except IbpoError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None

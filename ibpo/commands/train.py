@@ -18,7 +18,7 @@ from rich.table import Table
 from ibpo.config import RunConfig, read_recipe
 from ibpo.errors import IbpoError
 from ibpo.experiments.embedded import resolve_model
-from ibpo.responses.groups import build_response_groups
+from ibpo.responses.groups import build_response_groups, check_reads_programs
 from ibpo.runs import RunDir, changed_keys, to_toml, write_text_atomic
 from ibpo.tasks.given import read_problems
 from ibpo.tasks.judging import build_judge
@@ -86,6 +86,8 @@ def _job(config: RunConfig, config_text: str, run: RunDir) -> Job:
             "give more problems or lower holdout or train.prompts_per_step"
         )
     groups = build_response_groups(config.response_group)
+    if judge_name == "code":
+        check_reads_programs(config.response_group)
     judge = build_judge(judge_name, config.judge, config.constraints, groups)
     path = resolve_model(config.model.path)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

@@ -168,6 +168,7 @@ def judge_ways(
             )
     for row, judgement in zip(rows, judge.judge(candidates), strict=True):
         row["reward"] = 0.0 if row["finish_reason"] != "stop" else judgement.reward
+        row["violations"] = list(judgement.violations)
     return rows
 
 

@@ -99,6 +99,20 @@ def build_response_groups(configs: Sequence[ResponseGroupConfig]) -> list[Respon
     return groups
 
 
+def check_reads_programs(configs: Sequence[ResponseGroupConfig]) -> None:
+    """Whether every response group can give a program, where these are the answers.
+
+    Raises:
+        IbpoError: for one that reads boxes or numbers, whose responses would all score 0.
+    """
+    for config in configs:
+        if config.answer != "code" and not config.answer.startswith("after:"):
+            raise IbpoError(
+                f"response_group.{config.name}.answer: {config.answer!r} reads no program, which is what this task's "
+                "answers are; write code"
+            )
+
+
 CONTINUATIONS = ("\n", "\n\n", " ", ":", ".", ",")
 """What commonly follows an opening, and what tokenizers merge its end with."""
 

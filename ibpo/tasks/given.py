@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from ibpo.config import RecipeReader, RunConfig, nearest
-from ibpo.data_config import ConstraintsConfig, DataConfig, JudgeConfig
+from ibpo.data_config import DataConfig, JudgeConfig
 from ibpo.errors import IbpoError
 from ibpo.tasks.benchmarks import TASKS
 from ibpo.tasks.task import JudgeName, Source, Task
@@ -43,7 +43,9 @@ def load_given(data: DataConfig) -> tuple[Task, list[Problem]]:
         more["judge"] = cast(JudgeName, data.judge)
     task = replace(task, named=tuple(named.values()), **more)
     if task.judge == "code" and not task.tests:
-        raise IbpoError("data.tests: names no column, and the judge of programs needs their tests; name it")
+        raise IbpoError(
+            f"{task.name}: names no column with tests, which judging programs needs; write data.tests in a recipe"
+        )
     return task, task.load(path, limit=data.limit)
 
 
@@ -53,8 +55,8 @@ def read_problems(data: DataConfig) -> tuple[list[Problem], list[Problem], str]:
     return *hold_out(problems, data.holdout), data.judge or task.judge
 
 
-def read_data_recipe(path: Path) -> tuple[DataConfig, JudgeConfig, ConstraintsConfig]:
-    """`[data]`, `[judge]` and `[constraints]` of any recipe, be it of these tables alone.
+def read_data_recipe(path: Path) -> tuple[DataConfig, JudgeConfig]:
+    """`[data]` and `[judge]` of any recipe, be it of these tables alone.
 
     Raises:
         IbpoError: names file, key and mend.
@@ -66,26 +68,32 @@ def read_data_recipe(path: Path) -> tuple[DataConfig, JudgeConfig, ConstraintsCo
         if key not in known:
             reader.fail(key, f"unknown table; {nearest(key, known)}")
     found = reader.judged_data(tables)
-    return found["data"], found["judge"], found["constraints"]
+    return found["data"], found["judge"]
 
 
-def named_data(name: str, path: Path | None = None) -> DataConfig:
-    """What a command's argument means: a shipped task (`path`: a local copy of it), a file or folder, or `hub:...`.
+def named_data(name: str, path: Path | None = None, others: Sequence[str] = ()) -> tuple[DataConfig, JudgeConfig]:
+    """What a command's argument means: a shipped task, a recipe, a file or folder, or `hub:OWNER/NAME@COMMIT`.
+
+    Args:
+        name: the argument.
+        path: a local copy of the task, or the recipe's data elsewhere.
+        others: what else the command knows by name.
 
     Raises:
         IbpoError: where it is none of these.
 
     Example:
-        >>> named_data("gsm8k").task, named_data("hub:me/mine@" + "0" * 40).path[:11]
+        >>> named_data("gsm8k")[0].task, named_data("hub:me/mine@" + "0" * 40)[0].path[:11]
         ('gsm8k', 'hub:me/mine')
     """
     if name in TASKS:
-        return DataConfig(task=name, path=str(path or ""))
-    if path is not None:
-        return DataConfig(path=str(path))
-    if name.startswith(HUB) or Path(name).expanduser().exists():
-        return DataConfig(path=name)
-    raise IbpoError(f"{name}: is no task and no file; {nearest(name, TASKS)}")
+        return DataConfig(task=name, path=str(path or "")), JudgeConfig()
+    if name.endswith(".toml"):
+        data, judge = read_data_recipe(Path(name))
+        return replace(data, path=str(path or data.path)), judge
+    if path is not None or name.startswith(HUB) or Path(name).expanduser().exists():
+        return DataConfig(path=str(path or name)), JudgeConfig()
+    raise IbpoError(f"{name}: is no task, recipe or file; {nearest(name, (*TASKS, *others))}")
 
 
 def hold_out(problems: Sequence[Problem], num_problems: int) -> tuple[list[Problem], list[Problem]]:
@@ -114,8 +122,8 @@ def _task(data: DataConfig) -> tuple[Task, Path | None]:
         pinned = PINNED.fullmatch(data.path.removeprefix(HUB))
         if pinned is None:
             raise IbpoError(
-                f"data.path: {data.path!r} names no commit, so its problems may be others tomorrow; write "
-                "hub:OWNER/NAME@COMMIT, with the commit's 40 digits (the data set's page, Files, History)"
+                f"{data.path}: names no commit, so its problems may be others tomorrow; write hub:OWNER/NAME@COMMIT, "
+                "with the commit's 40 digits (on the data set's page: Files, History)"
             )
         source = Source(name=pinned[1], revision=pinned[2], split=data.split or "train", configs=(data.config,))
         return replace(task, name=data.task or pinned[1], source=source), None

@@ -25,22 +25,30 @@ from ibpo.tasks.check import judge_for
 from ibpo.tasks.task import JudgeName
 from ibpo.types import ResponseGroup
 
+NOTHING_MORE = ConstraintsConfig()
+
 
 def build_judge(
-    name: str, judge: JudgeConfig, constraints: ConstraintsConfig, response_groups: Sequence[ResponseGroup] = ()
+    name: str,
+    judge: JudgeConfig,
+    constraints: ConstraintsConfig = NOTHING_MORE,
+    response_groups: Sequence[ResponseGroup] = (),
 ) -> MixtureOfJudges:
     """The judge of a recipe; a truncated response is not shown to it, gets 0 and violates `truncated`.
 
     Args:
         name: `math`, `exact`, `code` or `llm`.
-        judge: the language model, for `llm` and for a rubric among the constraints.
+        judge: the language model, for `llm` and for a rubric among the constraints; and whether programs are confined.
         constraints: what a response must keep to be imitated.
         response_groups: of the recipe, for `constraints.format`.
 
     Raises:
         IbpoError: names the key and the mend.
     """
-    gives = _language_model(judge, judge.rubric) if name == "llm" else judge_for(cast(JudgeName, name))
+    if name == "llm":
+        gives = _language_model(judge, judge.rubric)
+    else:
+        gives = judge_for(cast(JudgeName, name), isolate=judge.isolation)
     return MixtureOfJudges(rewards={name: gives}, constraints=_constraints(constraints, judge, response_groups))
 
 

@@ -97,4 +97,6 @@ def test_an_own_file_without_tests_is_refused_before_sampling(tmp_path):
     (tmp_path / "own.jsonl").write_text('{"question": "q", "answer": "a"}\n')
     arguments = ["eval", "m", str(tmp_path / "own.jsonl"), "--judge", "code", "--out", str(tmp_path / "run")]
     result = CliRunner().invoke(app, [*arguments, "--base-url", "http://127.0.0.1:9/v1"])
-    assert result.exit_code == 2 and "own.jsonl: names no column with tests" in result.stderr
+    assert (
+        result.exit_code == 2 and "own.jsonl: names no column with tests, which judging programs needs" in result.stderr
+    )

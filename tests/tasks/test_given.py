@@ -3,10 +3,18 @@ import json
 from pathlib import Path
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
-from ibpo.data_config import DataConfig
+from ibpo.commands.task import task_app
+from ibpo.data_config import ConstraintsConfig, DataConfig, JudgeConfig
 from ibpo.errors import IbpoError
-from ibpo.tasks.given import hold_out, load_given
+from ibpo.responses.formats import FORMATS
+from ibpo.rewards.judgement import Candidate
+from ibpo.tasks.given import hold_out, load_given, named_data
+from ibpo.tasks.judging import build_judge
+from ibpo.tasks.task import Task
+from ibpo.types import Problem, ResponseGroup
 
 GSM8K = Path(__file__).parent.parent / "fixtures" / "gsm8k_16.jsonl"
 
@@ -92,3 +100,122 @@ def test_unreadable_files(tmp_path):
         (tmp_path / f"{name}.jsonl.gz").write_bytes(content)
         with pytest.raises(IbpoError, match="not a whole gzip file"):
             load_problems(tmp_path / f"{name}.jsonl.gz")
+
+
+def test_columns_that_are_not_named_are_found_and_named_ones_are_needed(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    row = {"id": "a", "problem": "1 + 1 =", "answer": 2, "level": "Level 3", "subject": "sums", "key": "k"}
+    path.write_text(json.dumps(row) + "\n" + json.dumps({**row, "id": "b"}))
+    task, problems = load_given(DataConfig(path=str(path)))
+    assert [(p.problem_id, p.level, p.info["domain"]) for p in problems] == [("a", "3", "sums"), ("b", "3", "sums")]
+    assert (task.name, task.judge) == ("rows.jsonl", "math")
+    with pytest.raises(IbpoError, match="id 'k' stands at"):
+        load_given(DataConfig(path=str(path), id="key"))
+    for key in ("id", "level", "domain", "tests", "setup", "entry_point"):
+        with pytest.raises(IbpoError, match="line 1: no field 'kye'; the row's fields are id, problem"):
+            load_given(DataConfig(path=str(path), **{key: "kye"}))
+
+
+def test_a_shipped_task_with_columns_of_ones_own(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"question": "q", "solution": "so #### 7", "key": "k", "level": "2"}))
+    task, [problem] = load_given(DataConfig(task="gsm8k_train", path=str(path), answer="solution", id="key"))
+    assert (task.name, problem.problem_id, problem.answer, problem.level) == ("gsm8k_train", "k", "7", "2")
+    with pytest.raises(IbpoError, match=r"data.task: no task 'gsm8k_tran'; did you mean gsm8k_train\?"):
+        load_given(DataConfig(task="gsm8k_tran"))
+
+
+def test_programs_of_ones_own(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    row = {
+        "q": "Double x.",
+        "a": "def double(x):\n    return 2 * x",
+        "t": ["assert double(3) == 6"],
+        "s": "import math",
+    }
+    path.write_text(json.dumps(row))
+    data = DataConfig(path=str(path), problem="q", answer="a", tests="t", setup="s", judge="code",
+                      template="{problem} {tests}")  # fmt: skip
+    _, [problem] = load_given(data)
+    assert problem.prompt == "Double x. assert double(3) == 6"
+    assert (problem.info["tests"], problem.info["setup"]) == ("assert double(3) == 6", "import math")
+    with pytest.raises(IbpoError, match=r"rows.jsonl: names no column with tests"):
+        load_given(DataConfig(path=str(path), problem="q", answer="a", judge="code"))
+
+
+def test_the_hub_at_a_pinned_commit_only(monkeypatch):
+    asked = []
+
+    def load(task, path=None, *, limit=None):
+        asked.append((task.name, task.source, path, limit))
+        return []
+
+    monkeypatch.setattr(Task, "load", load)
+    commit = "0123456789" * 4
+    load_given(DataConfig(path=f"hub:me/mine@{commit}", config="main", split="dev", limit=3))
+    [(name, source, path, limit)] = asked
+    assert (name, path, limit) == ("me/mine", None, 3)
+    assert (source.name, source.revision, source.split, source.configs) == ("me/mine", commit, "dev", ("main",))
+    for loose in ("hub:me/mine", "hub:me/mine@main", f"hub:mine@{commit}"):
+        with pytest.raises(IbpoError, match="names no commit"):
+            load_given(DataConfig(path=loose))
+    load_given(DataConfig(task="gsm8k", split="train"))
+    assert asked[-1][1].split == "train" and asked[-1][1].name == "openai/gsm8k"
+
+
+THREE_LINES = """
+[data]
+path = "{path}"
+problem = "q"
+judge = "exact"
+"""
+
+
+def test_a_recipe_of_three_lines_is_checked(tmp_path):
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"q": "a", "answer": "b"}))
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text(THREE_LINES.format(path=tmp_path / "rows.jsonl"))
+    app = typer.Typer()
+    app.add_typer(task_app, name="task")
+    result = CliRunner().invoke(app, ["task", "check", str(recipe)])
+    assert result.exit_code == 0 and "rows.jsonl: 1 problems" in result.stdout, result.output
+    for name, text, message in [
+        ("table", "[constraint]\nanswered = true", "constraint: unknown table; did you mean constraints?"),
+        ("llm", '[judge]\nmodel = "m"\n[data]\ntask = "gsm8k"\njudge = "llm"', "judge.base_url: is needed for data.judge"),
+        ("key", '[data]\ntask = "gsm8k"\njugde = "exact"', "data.jugde: unknown key; did you mean judge?"),
+        ("judge", '[data]\ntask = "gsm8k"\njudge = "maths"', "data.judge: 'maths' is none of math, exact, code, llm"),
+        ("list", '[data]\ntask = "gsm8k"\n[constraints]\nfree_of = "x"', "constraints.free_of: needs a list of texts"),
+        ("share", '[data]\ntask = "gsm8k"\n[constraints]\nscript_share = 2', "constraints.script_share: is a share"),
+    ]:  # fmt: skip
+        bad = tmp_path / f"{name}.toml"
+        bad.write_text(text)
+        with pytest.raises(IbpoError) as error:
+            named_data(str(bad))
+        assert str(error.value).startswith(f"{bad}: ") and message in str(error.value)
+
+
+def test_every_constraint_by_its_word():
+    groups = [FORMATS["standard"].group, FORMATS["sequential_voting"].group]
+    constraints = ConstraintsConfig(answered=True, format=True, script="latin", free_of=("as an ai",))
+    judge = build_judge("exact", JudgeConfig(), constraints, groups)
+    problem = Problem(problem_id="p", prompt="", answer="3")
+
+    def violated(completion, answer: str | None = "3", finish_reason="stop"):
+        candidate = Candidate(
+            problem=problem, completion=completion, predicted_answer=answer, finish_reason=finish_reason
+        )
+        return judge.judge([candidate])[0].violations
+
+    whole = f"{groups[0].prefix} so it is \\boxed{{3}}."
+    assert violated(whole) == ()
+    assert violated(whole, None) == ("no answer",)
+    assert violated(whole.replace("boxed", "box")) == ("format",)
+    assert violated("so it is \\boxed{3}.") == ("format",)
+    assert violated(whole.replace("so it is", "所以答案是三三三三三三三三三三")) == ("language",)
+    assert violated(whole.replace("so", "As an AI, so")) == ("safety",)
+    assert violated(whole, finish_reason="length") == ("truncated",)
+    with pytest.raises(IbpoError, match=r"constraints.free_of: safety: '\('"):
+        build_judge("exact", JudgeConfig(), ConstraintsConfig(free_of=("(",)))
+    other = [ResponseGroup(name="extended", prefix="<x>", extract_answer=str)]
+    with pytest.raises(IbpoError, match=r"constraints.format: response group 'extended' is no shipped format"):
+        build_judge("exact", JudgeConfig(), constraints, other)

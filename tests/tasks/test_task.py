@@ -152,11 +152,14 @@ def test_rows_that_lack_something(name, row, message, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["gsm9k"], "gsm9k: is no task and no file; did you mean gsm8k?"),
+        (["gsm9k"], "gsm9k: is no task, recipe or file; did you mean gsm8k?"),
         (["gsm8k", "--data", "none.jsonl"], "none.jsonl: there is no such file"),
         (["gsm8k", "--data", str(Path(__file__))], "is neither .jsonl, .jsonl.gz nor .parquet"),
         (["gsm8k", "--data", str(GSM8K), "--judge", "maths"], "--judge maths: no such judge; did you mean math?"),
-        (["gsm8k", "--data", str(GSM8K), "--judge", "code"], "--judge code: needs the column with the tests"),
+        (
+            ["gsm8k", "--data", str(GSM8K), "--judge", "code"],
+            "gsm8k: names no column with tests, which judging programs needs",
+        ),
     ],
 )
 def test_errors_are_one_line(arguments, message):
