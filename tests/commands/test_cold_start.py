@@ -63,6 +63,12 @@ def assert_one_line(result, message):
         (["build.alpha=-1"], "build.alpha=-1: must be at least 0, got -1"),
         (["sample.price_prompt=-1"], "sample.price_prompt=-1: must be at least 0, got -1"),
         (["gate.keeps_rule=98"], "gate.keeps_rule=98: is a share, from 0 to 1, got 98"),
+        (["data.task=humaneval", "data.judge=llm"], "judge.base_url: is needed for data.judge = 'llm'"),
+        (["data.task=gsm9k"], "cold_start_smoke.toml: data.task: no task 'gsm9k'; did you mean gsm8k?"),
+        (
+            ["data.judge=code", "data.tests=answer"],
+            "cold_start_smoke.toml: data.judge: a vote compares answers, and programs are told apart by their tests",
+        ),
         (["data.holdout=0"], "data.holdout=0: must be at least 2"),
         (["data.holdout=500", "data.limit=1000"], "data.holdout: 240 problems less 500 held out leave none"),
         (["sample.force_opening=1"], "sample.force_opening=1: needs true or false, got 1"),

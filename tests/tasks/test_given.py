@@ -181,7 +181,7 @@ def test_a_recipe_of_three_lines_is_checked(tmp_path):
     assert result.exit_code == 0 and "rows.jsonl: 1 problems" in result.stdout, result.output
     for name, text, message in [
         ("table", "[constraint]\nanswered = true", "constraint: unknown table; did you mean constraints?"),
-        ("llm", '[judge]\nmodel = "m"\n[data]\ntask = "gsm8k"\njudge = "llm"', "judge.base_url: is needed for data.judge"),
+        ("llm", '[judge]\nmodel = "m"\n[data]\ntask = "gsm8k"\njudge = "llm"', "judge.base_url: is needed"),
         ("key", '[data]\ntask = "gsm8k"\njugde = "exact"', "data.jugde: unknown key; did you mean judge?"),
         ("judge", '[data]\ntask = "gsm8k"\njudge = "maths"', "data.judge: 'maths' is none of math, exact, code, llm"),
         ("list", '[data]\ntask = "gsm8k"\n[constraints]\nfree_of = "x"', "constraints.free_of: needs a list of texts"),
