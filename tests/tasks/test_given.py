@@ -7,9 +7,11 @@ import typer
 from typer.testing import CliRunner
 
 from ibpo.commands.task import task_app
+from ibpo.config import read_recipe
 from ibpo.data_config import ConstraintsConfig, DataConfig, JudgeConfig
 from ibpo.errors import IbpoError
 from ibpo.responses.formats import FORMATS
+from ibpo.responses.groups import build_response_groups
 from ibpo.rewards.judgement import Candidate
 from ibpo.tasks.given import hold_out, load_given, named_data
 from ibpo.tasks.judging import build_judge
@@ -192,6 +194,21 @@ def test_a_recipe_of_three_lines_is_checked(tmp_path):
         with pytest.raises(IbpoError) as error:
             named_data(str(bad))
         assert str(error.value).startswith(f"{bad}: ") and message in str(error.value)
+
+
+def test_the_shipped_recipe_says_it_all():
+    config = read_recipe(Path(__file__).parents[2] / "recipes" / "judged_qwen.toml")
+    groups = build_response_groups(config.response_group)
+    judge = build_judge("math", config.judge, config.constraints, groups)
+    names = ["no answer", "format", "language", "safety", "rubric"]
+    assert [c.name for c in judge.constraints] == names and list(judge.rewards) == ["math"]
+    vote = f"{groups[1].prefix}]\n" + "a \\boxed{3}\n[/TRIAL]\n[TRIAL]\n" * 2 + "a \\boxed{3}\n[/TRIAL]\n\\boxed{3}"
+    good, bad = (
+        Candidate(problem=Problem(problem_id="p", prompt="", answer="3"), completion=text, predicted_answer="3")
+        for text in (vote, vote.replace("[/TRIAL]", "", 1))
+    )
+    reasons = judge.constraints[1].violations([good, bad])
+    assert reasons[0] is None and "stands inside [TRIAL]" in str(reasons[1])
 
 
 def test_every_constraint_by_its_word():
