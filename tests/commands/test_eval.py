@@ -200,28 +200,6 @@ def test_tokens_that_the_server_does_not_tell_are_unknown(task, tmp_path):
     assert row["tokens"] is None and row["reward"] == 1.0
 
 
-def test_a_recipes_held_out_problems_judged_by_a_language_model(task, tmp_path):
-    from tests import openai_server
-
-    def grade(body, number):
-        mark = body["messages"][0]["content"].rpartition("met):\n")[2].removesuffix(" N")
-        return ("I can't say." if "3 + 1 =" in body["messages"][1]["content"] else f"Yes.\n{mark} 1"), "stop"
-
-    recipe = tmp_path / "mine.toml"
-    with serving() as (url, _, _), openai_server.serving(grade) as log:
-        recipe.write_text(
-            f'[data]\npath = "{task}"\njudge = "llm"\nholdout = 19\n[judge]\nbase_url = "{log.url}"\nmodel = "grader"\n'
-        )
-        fixed = ["eval", "m", str(recipe), "--base-url", url, "--out", str(tmp_path / "run"), "--num-responses", "1"]
-        result = CliRunner().invoke(app, fixed)
-    assert result.exit_code == 0, result.output
-    rows = rows_of(tmp_path / "run")
-    assert len(rows) == 19 and {row["reward"] for row in rows if row["problem_id"] not in ("p3", "p13")} == {1.0}
-    unjudged = [row for row in rows if row["violations"]]
-    assert unjudged and all(row["violations"] == ["unjudged"] and row["reward"] == 0 for row in unjudged)
-    assert f"{len(unjudged)} responses got no grade from the judge" in " ".join(result.stderr.split())
-
-
 def test_a_local_model_keeps_the_samplers_contract_and_answers_greedily(tmp_path):
     """What `ibpo eval` samples by is the sampler that tests/rollouts/test_samplers.py holds to the contract."""
     pytest.importorskip("torch")
