@@ -29,6 +29,7 @@ from ibpo.responses.build import (
     with_box,
 )
 from ibpo.responses.formats import (
+    ADAPTIVE,
     COT,
     DEBATE,
     DIRECT,
@@ -40,13 +41,15 @@ from ibpo.responses.formats import (
     SEQUENTIAL_VOTING,
     THINKING_OFF,
     THINKING_ON,
-    Format,
 )
 from ibpo.responses.groups import answer_reader
 from ibpo.responses.sequential_voting import vote
+from ibpo.responses.voting_forms import TALLY, Attempt
 
 NAMES = ("gsm8k_solutions", "math_qwen_100")
-Case = tuple[Format, Callable[[], str], tuple[str, ...], str]
+NUM_CASES = 14
+"""Of `cases`: 13 formats, the adaptive one in both of its ways."""
+Case = tuple[Callable[[str], Reading], Callable[[], str], tuple[str, ...], str]
 
 
 def read(folder: Path, name: str) -> list[dict[str, Any]]:
@@ -80,22 +83,29 @@ FAULTS: dict[str, Callable[[str, random.Random], str]] = {
 
 
 def cases(solutions: Sequence[str]) -> Iterator[Case]:
-    """(format, how to build it, its attempts' answers, its answer); a solution that boxes nothing clear is `?`."""
+    """(reader, how to build it, its attempts' answers, its answer); a solution that boxes nothing clear is `?`."""
     answers = [read_answer(s) for s in solutions]
     first, last = solutions[0], solutions[-1]
     a, z = answers[0], answers[-1]
     for form in (COT, DIRECT, EFFORT_LOW, EFFORT_MEDIUM, EFFORT_HIGH):
-        yield form, lambda form=form: build_single(first, form), (a,), a
+        yield form.read, lambda form=form: build_single(first, form), (a,), a
+    yield ADAPTIVE.read, lambda: build_single(first), (a,), a
     eight = (list(solutions) * 8)[:8]
     votes = (answers * 8)[:8]
     winner, used = vote([canonical(answer) for answer in votes])
     final = next(answer for answer in votes if canonical(answer) == winner)
-    yield SEQUENTIAL_VOTING, lambda: build_voting(eight), tuple(votes[:used]), final
-    yield SELF_CORRECTION, lambda: build_correction(first, last), (a, z), z
-    yield REFLECTION, lambda: build_reflection(first, "Is the last step right?", last), (a,), z
-    yield DEBATE, lambda: build_debate(solutions[:4], last), tuple(answers[:4]), z
-    yield THINKING_ON, lambda: build_thinking(first.replace("\\boxed", ""), last), (z,), z
-    yield THINKING_OFF, lambda: build_thinking("", last), (z,), z
+    for form in (SEQUENTIAL_VOTING, ADAPTIVE):
+        yield form.read, lambda: build_voting(eight), tuple(votes[:used]), final
+    # The embedded models' form: answers are words of their own, equal where they are the same.
+    words = ["".join(answer.split()) for answer in votes]
+    tallied = [Attempt(text=text, answer=word) for text, word in zip(eight, words, strict=True)]
+    winner, used = vote(words)
+    yield TALLY.read_vote, lambda: TALLY.build_voting(tallied), tuple(words[:used]), winner
+    yield SELF_CORRECTION.read, lambda: build_correction(first, last), (a, z), z
+    yield REFLECTION.read, lambda: build_reflection(first, "Is the last step right?", last), (a,), z
+    yield DEBATE.read, lambda: build_debate(solutions[:4], last), tuple(answers[:4]), z
+    yield THINKING_ON.read, lambda: build_thinking(first.replace("\\boxed", ""), last), (z,), z
+    yield THINKING_OFF.read, lambda: build_thinking("", last), (z,), z
 
 
 def read_answer(solution: str) -> str:
@@ -121,12 +131,12 @@ def construct_then_parse(
                 solutions = [with_box(text, answer) for text, answer in pairs]
             except CannotBuild as error:
                 if fault == "none":
-                    found["refused"] += 11
-                    reasons[str(error)] += 11
+                    found["refused"] += NUM_CASES
+                    reasons[str(error)] += NUM_CASES
                 continue
             # Every one, so that whatever a format takes of them is spoilt.
             solutions = [spoil(solution, rng) for solution in solutions]
-            for form, build, attempts, answer in cases(solutions):
+            for read_back, build, attempts, answer in cases(solutions):
                 try:
                     text = build()
                 except CannotBuild as error:
@@ -134,7 +144,7 @@ def construct_then_parse(
                     if fault == "none":
                         reasons[str(error)] += 1
                     continue
-                ok = form.read(text) == Reading(attempts=attempts, answer=answer)
+                ok = read_back(text) == Reading(attempts=attempts, answer=answer)
                 found["recovered" if ok else "wrong"] += 1
     return outcomes, reasons
 
@@ -164,7 +174,7 @@ def main() -> None:
         for row in read(folder, name):
             problems.setdefault((name, row["question_id"]), []).append((row["response_text"], row["answer"]))
     outcomes, reasons = construct_then_parse(list(problems.values()))
-    print(f"{len(problems)} problems, {sum(map(len, problems.values()))} solutions, 11 formats\n")
+    print(f"{len(problems)} problems, {sum(map(len, problems.values()))} solutions, 13 formats\n")
     print("| fault, in every solution | recovered | refused with a reason | read back as something else |")
     print("|---|---|---|---|")
     for fault, found in outcomes.items():

@@ -14,6 +14,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from ibpo.data_config import JUDGES, ConstraintsConfig, DataConfig, JudgeConfig
 from ibpo.errors import IbpoError
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -31,25 +32,6 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DataConfig:
-    """`[data]`: the problems, one JSON object a line (`.gz` too); relative to where the command runs."""
-
-    path: str
-    problem: str = "question"
-    answer: str = "answer"
-    answer_after: str = ""
-    """The answer is what follows the last occurrence of this marker (GSM8K: `####`); "": the whole field."""
-    id: str = ""
-    """Field with a unique id; "": the line number."""
-    level: str = ""
-    """Field with the difficulty, for reports only; "": none."""
-    limit: int | None = None
-    """Read this many problems; None: all."""
-    holdout: int = 0
-    """Problems kept for the evaluation, never trained on."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class ResponseGroupConfig:
     """`[[response_group]]`: one way of answering; the first is the standard one."""
 
@@ -58,7 +40,7 @@ class ResponseGroupConfig:
     """The text that opens a response of this group."""
     instruction: str = ""
     answer: str = "boxed"
-    """How the answer is read: `boxed`, `last_number`, or `after:MARKER`."""
+    """How the answer is read: `boxed`, `last_number`, `code` (the last fenced program), or `after:MARKER`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,6 +68,8 @@ class RunConfig:
     Empty: none."""
     train: TrainConfig = field(default_factory=TrainConfig)
     trl: dict[str, Any] = field(default_factory=dict)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    constraints: ConstraintsConfig = field(default_factory=ConstraintsConfig)
     lora: dict[str, Any] = field(default_factory=dict)
     """`[lora]`: goes to `peft.LoraConfig` word for word; empty: all weights are trained."""
 
@@ -191,7 +175,7 @@ class RecipeReader:
                 self.fail(f"response_group.{name}.name", "must be unique, not empty and not `tokens`; rename it")
         config = RunConfig(
             model=self.part(ModelConfig, tables.get("model", {}), "model"),
-            data=self.part(DataConfig, tables.get("data", {}), "data"),
+            **self.judged_data(tables),
             response_group=groups,
             budget=self.budget(tables.get("budget"), names),
             train=self.part(TrainConfig, tables.get("train", {}), "train"),
@@ -200,6 +184,33 @@ class RecipeReader:
         )
         self.check(config)
         return config
+
+    def judged_data(self, tables: dict[str, Any]) -> dict[str, Any]:
+        """`[data]`, `[judge]` and `[constraints]`, by their names."""
+        data = self.part(DataConfig, tables.get("data", {}), "data")
+        judge = self.part(JudgeConfig, tables.get("judge", {}), "judge")
+        constraints = self.part(ConstraintsConfig, tables.get("constraints", {}), "constraints")
+        if not (data.task or data.path):
+            self.fail("data.path", "is missing; add path = ... (a file, folder or hub:OWNER/NAME@COMMIT) or task = ...")
+        for key, value, choices in (
+            ("data.judge", data.judge, ("", *JUDGES)),
+            ("judge.on_failure", judge.on_failure, ("violate", "zero", "raise")),
+        ):
+            if value not in choices:
+                self.fail(key, f"{value!r} is none of {', '.join(filter(None, choices))}; {nearest(value, choices)}")
+        numbers = [("data.limit", 1 if data.limit is None else data.limit, 1), ("data.holdout", data.holdout, 0)]
+        numbers += [(f"judge.{key}", getattr(judge, key), 1) for key in ("num_concurrent", "scale", "max_tokens")]
+        for key, value, least in numbers:
+            if value < least:
+                self.fail(key, f"must be at least {least}, got {value}")
+        if not 0 < constraints.script_share <= 1:
+            self.fail("constraints.script_share", f"is a share, above 0 to 1, got {constraints.script_share:g}")
+        asks = "data.judge = 'llm'" if data.judge == "llm" else "constraints.rubric" if constraints.rubric else ""
+        if asks and not judge.base_url.startswith(("http://", "https://")):
+            self.fail("judge.base_url", f"is needed for {asks}; write http://HOST:PORT/v1")
+        if asks and not judge.model:
+            self.fail("judge.model", f"is needed for {asks}; write the model's name at the server")
+        return {"data": data, "judge": judge, "constraints": constraints}
 
     def known(self, tables: dict[str, Any], cls: type) -> None:
         """Refuse tables that the recipe does not have."""
@@ -239,6 +250,10 @@ class RecipeReader:
             if not isinstance(value, str):
                 self.fail(key, f'needs text in quotes, got {value!r}; write "{value}"')
             return value
+        if kind.startswith("tuple"):
+            if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+                self.fail(key, f'needs a list of texts, got {value!r}; write ["..."]')
+            return tuple(value)
         if isinstance(value, bool) or not isinstance(value, (int, float) if kind == "float" else int):
             self.fail(key, f"needs a {'number' if kind == 'float' else 'whole number'}, got {value!r}")
         return float(value) if kind == "float" else value
@@ -268,14 +283,9 @@ class RecipeReader:
     def check(self, config: RunConfig) -> None:
         """Refuse numbers out of their range."""
         low = {"steps": 1, "prompts_per_step": 1, "max_completion_length": 1, "rollouts_per_prompt": 2, "seed": 0}
-        values = [(f"train.{key}", getattr(config.train, key), least) for key, least in low.items()]
-        values += [
-            ("data.holdout", config.data.holdout, 0),
-            ("data.limit", 1 if config.data.limit is None else config.data.limit, 1),
-        ]
-        for key, value, least in values:
-            if value < least:
-                self.fail(key, f"must be at least {least}, got {value}")
+        for key, least in low.items():
+            if (value := getattr(config.train, key)) < least:
+                self.fail(f"train.{key}", f"must be at least {least}, got {value}")
         if not (config.train.learning_rate > 0 and math.isfinite(config.train.learning_rate)):
             self.fail("train.learning_rate", f"must be above 0, got {config.train.learning_rate:g}")
         if config.model.dtype not in DTYPES:

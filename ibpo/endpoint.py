@@ -25,8 +25,9 @@ class Reply:
     text: str
     finish_reason: str
     """`stop`, or `length` where it was cut off."""
-    prompt_tokens: int
-    completion_tokens: int
+    prompt_tokens: int | None
+    """None, as of the completion, where the server does not tell its usage."""
+    completion_tokens: int | None
     reasoning_tokens: int | None
     """Of the completion tokens, those of the thinking; None where the server does not tell them apart."""
 
@@ -38,10 +39,12 @@ class Bill:
     num_requests: int = 0
     num_retries: int = 0
     num_failures: int = 0
+    num_unmetered: int = 0
+    """Replies whose usage the server did not tell: what they cost is unknown, and in none of the sums below."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost: float = 0.0
-    """In the unit of the prices."""
+    """In the unit of the prices; the least that it can be where replies are unmetered."""
 
 
 @dataclass(kw_only=True)
@@ -157,21 +160,30 @@ class Endpoint:
     def _reply(self, completion: Any, text_of: Callable[[Any], Any]) -> Reply:
         try:
             choice, usage = completion.choices[0], completion.usage
-            text, finish_reason = text_of(choice) or "", choice.finish_reason or "stop"
-            tokens = (int(usage.prompt_tokens), int(usage.completion_tokens)) if usage is not None else (0, 0)
+            text, finish_reason = text_of(choice) or "", choice.finish_reason
+            tokens = (int(usage.prompt_tokens), int(usage.completion_tokens)) if usage is not None else None
             reasoning = _reasoning_tokens(usage)
-            if not (isinstance(text, str) and isinstance(finish_reason, str) and min(*tokens, reasoning or 0) >= 0):
+            if not (isinstance(text, str) and min(*(tokens or (0, 0)), reasoning or 0) >= 0):
                 raise TypeError
         except (AttributeError, LookupError, TypeError, ValueError):  # the openai package does not check what it reads
             self._charge(num_failures=1)
             raise IbpoError(f"{self.base_url}: the reply holds no completion; is this an OpenAI server?") from None
-        cost = sum(count * price / 1e6 for count, price in zip(tokens, self.price_per_million, strict=True))
-        self._charge(num_requests=1, prompt_tokens=tokens[0], completion_tokens=tokens[1], cost=cost)
+        if tokens is None:
+            self._charge(num_requests=1, num_unmetered=1)
+        else:
+            cost = sum(count * price / 1e6 for count, price in zip(tokens, self.price_per_million, strict=True))
+            self._charge(num_requests=1, prompt_tokens=tokens[0], completion_tokens=tokens[1], cost=cost)
+        if not (isinstance(finish_reason, str) and finish_reason):
+            self._charge(num_failures=1)
+            raise IbpoError(
+                f"{self.base_url}: the reply has no finish_reason, so it cannot be told from one that was cut off; "
+                "use a server that gives one"
+            )
         return Reply(
             text=text,
             finish_reason=finish_reason,
-            prompt_tokens=tokens[0],
-            completion_tokens=tokens[1],
+            prompt_tokens=tokens[0] if tokens else None,
+            completion_tokens=tokens[1] if tokens else None,
             reasoning_tokens=reasoning,
         )
 

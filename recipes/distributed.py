@@ -17,11 +17,12 @@ from transformers import AutoTokenizer
 from ibpo.config import read_recipe
 from ibpo.experiments.embedded import model_path
 from ibpo.responses.groups import build_response_groups, offer
-from ibpo.rewards.math import MathJudge
 from ibpo.runs import RunDir
-from ibpo.tasks.jsonl import hold_out, load_problems
+from ibpo.tasks.given import read_problems
+from ibpo.tasks.judging import build_judge
 from ibpo.training.arguments import adapter_of, trainer_arguments
 from ibpo.training.judge_reward import JudgeReward
+from ibpo.training.run import data_rows
 from ibpo.training.trainer import IBPOTrainer
 
 
@@ -35,12 +36,7 @@ def main() -> None:
     config = read_recipe(given.recipe, given.overrides)
     run = RunDir(given.out or Path("runs") / given.recipe.stem)
 
-    data = config.data
-    problems = load_problems(
-        Path(data.path), problem=data.problem, answer=data.answer, answer_after=data.answer_after,
-        problem_id=data.id, level=data.level, limit=data.limit,
-    )  # fmt: skip
-    training, _ = hold_out(problems, data.holdout)
+    training, _, judge_name = read_problems(config.data)
     path = config.model.path
     if path.startswith("embedded:"):
         path = str(model_path(path.removeprefix("embedded:"), "cold_start"))
@@ -53,17 +49,13 @@ def main() -> None:
     args = trainer_arguments(config, run, num_processes=int(os.environ.get("WORLD_SIZE", "1")))
     args.model_init_kwargs = {"dtype": config.model.dtype}
     args.shuffle_dataset = True
+    judge = build_judge(judge_name, config.judge, config.constraints, groups)
     trainer = IBPOTrainer(
         model=path,
-        reward_funcs=JudgeReward(MathJudge(), groups, tokenizer),
+        reward_funcs=JudgeReward(judge, groups, tokenizer, {problem.problem_id: problem for problem in training}),
         response_groups=groups,
         args=args,
-        train_dataset=Dataset.from_list(
-            [
-                {"prompt": prompt, "problem_id": p.problem_id, "level": p.level, "gold": p.answer}
-                for prompt, p in zip(prompt_of, training, strict=True)
-            ]
-        ),
+        train_dataset=Dataset.from_list(data_rows(training, prompt_of)),
         processing_class=tokenizer,
         peft_config=adapter_of(config),
     )

@@ -28,8 +28,11 @@ class Log:
 
 
 @contextmanager
-def serving(answer):
-    """Serve `answer(body, number) -> (text, finish_reason)`; yields the log, whose `url` is the base URL."""
+def serving(answer, usage=True):
+    """Serve `answer(body, number) -> (text, finish_reason)`; yields the log, whose `url` is the base URL.
+
+    With `usage=False` the server does not tell how many tokens there were.
+    """
     log = Log()
 
     class Handler(BaseHTTPRequestHandler):
@@ -56,12 +59,12 @@ def serving(answer):
                 text, reason = answer(body, number)
                 message = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
                 prompt = body["messages"][-1]["content"] if chat else body["prompt"]
-                usage = {"prompt_tokens": len(prompt.split()), "completion_tokens": len(text.split())}
-                usage["total_tokens"] = sum(usage.values())
+                tokens = {"prompt_tokens": len(prompt.split()), "completion_tokens": len(text.split())}
+                tokens["total_tokens"] = sum(tokens.values())
                 choice = {"index": 0, "finish_reason": reason, "logprobs": None, **message}
                 kind = "chat.completion" if chat else "text_completion"
                 reply = {"id": "x", "object": kind, "created": int(time.time()), "model": body["model"]}
-                status, reply = 200, {**reply, "choices": [choice], "usage": usage}
+                status, reply = 200, {**reply, "choices": [choice], "usage": tokens if usage else None}
             except Fault as fault:
                 status, reply = fault.status, {"error": {"message": str(fault)}}
                 headers = fault.headers

@@ -54,7 +54,7 @@ def test_defaults_and_overrides(recipe):
         ],
     )
     assert config.train.steps == 5 and config.train.learning_rate == 1.0 and config.train.seed == 0
-    assert config.data.path == "a=b.jsonl" and config.data.id == "7" and config.data.problem == "question"
+    assert config.data.path == "a=b.jsonl" and config.data.id == "7" and config.data.problem == ""
     assert [group.prefix for group in config.response_group] == ["<answer>", "Let me think"]
     assert config.budget == {"extended": 0.25}
     assert config.trl == {"temperature": 0.7, "lr_scheduler_type": "constant"}

@@ -35,6 +35,23 @@ def test_chat_and_completion_with_their_bill():
     assert (bill.num_requests, bill.prompt_tokens, bill.completion_tokens, bill.cost) == (2, 5, 5, 15.0)
 
 
+def test_usage_that_is_not_told_is_unknown_and_costs_not_nothing():
+    with serving(echo, usage=False) as log:
+        endpoint = Endpoint(base_url=log.url, model="m", price_per_million=(2e6, 1e6))
+        reply = ask(endpoint, "one two three")
+    assert (reply.prompt_tokens, reply.completion_tokens) == (None, None)
+    assert (endpoint.bill.num_requests, endpoint.bill.num_unmetered, endpoint.bill.cost) == (1, 1, 0.0)
+
+
+@pytest.mark.parametrize("reason", [None, ""])
+def test_a_reply_that_does_not_say_how_it_ended_is_an_error_that_is_paid_for(reason):
+    with serving(lambda body, number: ("It is", reason)) as log:
+        endpoint = Endpoint(base_url=log.url, model="m", price_per_million=(2e6, 1e6))
+        with pytest.raises(IbpoError, match="no finish_reason, so it cannot be told from one that was cut off"):
+            ask(endpoint, "one two three")
+    assert (endpoint.bill.num_requests, endpoint.bill.num_failures, endpoint.bill.cost) == (1, 1, 8.0)
+
+
 def test_the_users_key_goes_nowhere_unless_given(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     with serving(echo) as log:

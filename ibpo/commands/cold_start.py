@@ -7,9 +7,9 @@ import os
 import shlex
 import sys
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -19,12 +19,12 @@ from ibpo.errors import IbpoError
 from ibpo.experiments.embedded import resolve_model
 from ibpo.responses.voting_forms import FORMS
 from ibpo.runs import RunDir, changed_keys, to_toml, write_text_atomic
-from ibpo.tasks.check import judge_for
-from ibpo.tasks.jsonl import read_problems
-from ibpo.tasks.task import JudgeName
+from ibpo.tasks.given import read_problems
+from ibpo.tasks.judging import build_judge
 from ibpo.training.cold_start_recipe import ColdStartConfig, read_cold_start_recipe
 
-MAY_CHANGE = ("sample.batch_size", "sample.num_concurrent", "sample.base_url", "sample.api_key_file", "sample.engine")
+MAY_CHANGE = ("sample.batch_size", "sample.num_concurrent", "sample.base_url", "sample.api_key_file", "sample.engine",
+              "sample.price_prompt", "sample.price_completion")  # fmt: skip
 """What a rerun may change: not what is asked, only how."""
 
 
@@ -65,7 +65,18 @@ def _cold_start(recipe: Path, overrides: list[str], run: RunDir, command: str) -
         typer.echo(f"{run.path}: this run is finished", err=True)
         return json.loads(run.results.read_text(encoding="utf-8"))
     data = config.data
-    training, held_out = read_problems(data)
+    try:
+        training, held_out, judge_name = read_problems(data)
+        if judge_name == "code":
+            raise IbpoError(
+                "data.judge: a vote compares answers, and programs are told apart by their tests only; "
+                "take another task, or train without a cold start"
+            )
+        # The format is kept by construction: what is built is read back before it counts.
+        judge = build_judge(judge_name, config.judge, replace(config.constraints, format=False))
+    except IbpoError as error:
+        in_recipe = str(error).partition(".")[0] in ("data", "judge", "constraints")
+        raise IbpoError(f"{recipe}: {error}" if in_recipe else str(error)) from None
     if not training:
         raise IbpoError(
             f"{recipe}: data.holdout: {len(held_out)} problems less {data.holdout} held out leave none to train on; "
@@ -73,7 +84,6 @@ def _cold_start(recipe: Path, overrides: list[str], run: RunDir, command: str) -
         )
     path = resolve_model(config.model.path)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    judge = judge_for(cast(JudgeName, data.judge))
     console = Console(stderr=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # libraries' news about their own future
@@ -125,10 +135,11 @@ def _next_recipe(config: ColdStartConfig, run: RunDir) -> str:
         }
         for group, opening in zip((form.standard, form.voting), form.openings, strict=True)
     )
-    data = {key: value for key, value in asdict(config.data).items() if key != "judge"}
     tables = {
         "model": {"path": str(run.model), "dtype": config.model.dtype},
-        "data": data,
+        "data": asdict(config.data),
+        "judge": asdict(config.judge),
+        "constraints": asdict(config.constraints),
         "response_group": groups,
         "budget": {form.voting.name: 0.5},
         "train": {"max_completion_length": config.gate.max_completion_length},
@@ -172,14 +183,25 @@ def _lines(results: dict[str, Any], run: RunDir) -> list[str]:
     built = ", ".join(f"{number} {name}" for name, number in results["data_set"]["responses"].items())
     lines = [
         f"solutions: {counts['solutions']}, of which {counts.get('truncated', 0)} cut off (not used), "
-        f"{counts.get('unanswered', 0)} without answer, {counts['right']} right; responses built: {built}",
+        f"{counts.get('unanswered', 0)} without answer, {counts.get('violating', 0)} violating a constraint, "
+        f"{counts['right']} right; responses built: {built}",
         f"votes: {gate['keeps_rule']:.1%} keep form and stop rule, {gate['mean_trials']:.2f} trials on average "
         f"(external {gate['external_trials']:.2f}); accuracy {0 - gate['below_external']:+.3f} against external, "
         "95 % interval {:+.3f} to {:+.3f}".format(*(0 - x for x in reversed(gate["below_external_95"]))),
     ]
+    bill = results["data_set"].get("bill")  # data sets of before have none
+    if bill is not None:
+        lines.insert(1, f"bill of the solutions: {_bill(bill)}")
     lines += [f"FAILED: {f['what']}; {f['mend']}" for f in results["failures"]]
     lines += [f"gate passed; go on with: ibpo train {run.next_recipe}"] if results["passed"] else []
     return lines
+
+
+def _bill(bill: dict[str, Any]) -> str:
+    if bill["num_unmetered"]:
+        return f"unknown, the server told no usage for {bill['num_unmetered']} of {bill['num_responses']} responses"
+    cost = f", cost {bill['cost']:.4g}" if bill["cost"] else ""
+    return f"{bill['prompt_tokens']:,} prompt and {bill['completion_tokens']:,} completion tokens{cost}"
 
 
 def _report(results: dict[str, Any], command: str, run: RunDir) -> str:

@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,16 +20,23 @@ from ibpo.endpoint import Endpoint
 from ibpo.errors import IbpoError
 from ibpo.evaluation.describe import describe
 from ibpo.evaluation.evaluate import fingerprint, judge_ways, num_missing_and_all, sample_ways, write_rows
+from ibpo.evaluation.import_lm_eval import read_answer
 from ibpo.evaluation.import_plain import plain_rows
 from ibpo.evaluation.responses import Responses
+from ibpo.responses.programs import last_program
+from ibpo.rewards.llm import UNJUDGED
 from ibpo.rollouts.store import RolloutStore
 from ibpo.runs import write_text_atomic
-from ibpo.tasks.check import judge_for
 
 
 def eval_command(
     model: Annotated[str, typer.Argument(help="A folder, a hub id, embedded:thinking; or the served model's name.")],
-    task: Annotated[str, typer.Argument(help="gsm8k, math_500, ...; thinking, voting; or a file of your own.")],
+    task: Annotated[
+        str,
+        typer.Argument(
+            help="gsm8k, math_500, ...; thinking, voting; a file or folder; hub:OWNER/NAME@COMMIT; a recipe."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="The run's folder; a run that is there already goes on.")],
     data: Annotated[Path | None, typer.Option(help="A local copy of the task: .jsonl, .jsonl.gz, .parquet.")] = None,
     response_group: Annotated[list[str] | None, typer.Option(help="Evaluate this response group; repeat.")] = None,
@@ -52,7 +59,10 @@ def eval_command(
     temperature: Annotated[float, typer.Option(min=0.0)] = 1.0,
     top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="For servers.")] = None,
     seed: Annotated[int, typer.Option(help="Every response gets a seed of its own out of it.")] = 0,
-    judge: Annotated[str | None, typer.Option(help="math, code or exact. Default: the task's.")] = None,
+    judge: Annotated[str | None, typer.Option(help="math, exact, code, llm (a recipe's). Default: the task's.")] = None,
+    no_isolation: Annotated[
+        bool, typer.Option("--no-isolation", help="Run programs with your own rights: on throw-away machines only.")
+    ] = False,
     num_concurrent: Annotated[int, typer.Option(min=1, help="Requests under way at a time.")] = 16,
     max_retries: Annotated[int, typer.Option(min=0, help="Of a request, within a pass.")] = 5,
     max_passes: Annotated[int, typer.Option(min=1, help="Passes over what failed.")] = 3,
@@ -66,10 +76,14 @@ def eval_command(
     try:
         console = Console(stderr=True)
         forced = force if force is not None else base_url is None
-        ways = ways_of(response_group or [], recipe, task, chooses=chooses, force=forced)
+        # The judge comes before sampling: it may refuse.
+        problems, judge_name, judging = load_task(task, data, limit, seed, judge, isolate=not no_isolation)
+        programs = judge_name == "code"
+        ways = ways_of(response_group or [], recipe, task, chooses=chooses, force=forced, programs=programs)
+        if two_turns and programs:
+            raise IbpoError("--two-turns: its second turn asks for a boxed answer, and programs are none; leave it out")
         if two_turns:
             ways.append(replace(ways[0], configuration=f"{ways[0].configuration}, corrected", two_turns=True))
-        problems, judge_name = load_task(task, data, limit, seed, judge)
         settings = {
             "model": model,
             "task": task,
@@ -111,7 +125,8 @@ def eval_command(
                 max_passes=max_passes,
                 on_outcome=progress.on_outcome,
             )
-        rows = judge_ways(ways, problems, num_responses, store, judge_for(judge_name), policy.count_tokens)
+        read = last_program if programs else read_answer
+        rows = judge_ways(ways, problems, num_responses, store, judging, policy.count_tokens, read)
         about = {
             "command": command,
             "settings": settings,
@@ -128,6 +143,8 @@ def eval_command(
         write_text_atomic(out / "eval.json", json.dumps(about, indent=2) + "\n")
         write_rows(out / "responses.jsonl", rows)
         _show(rows, out)
+        if unjudged := sum(UNJUDGED in row["violations"] for row in rows):
+            console.print(f"{unjudged} responses got no grade from the judge, and count as not right")
     except IbpoError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
@@ -148,7 +165,8 @@ def _key(file: Path | None) -> str:
 def _bill(endpoint: Endpoint | None) -> dict[str, Any] | None:
     if endpoint is None:
         return None
-    return {name: getattr(endpoint.bill, name) for name in endpoint.bill.__dataclass_fields__}
+    # What was not told is unknown, not free.
+    return asdict(endpoint.bill) | ({"cost": None} if endpoint.bill.num_unmetered else {})
 
 
 def _show(rows: list[dict[str, Any]], out: Path) -> None:

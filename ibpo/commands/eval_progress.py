@@ -62,7 +62,9 @@ class EvalProgress:
         if self.num_new and left > 0:
             parts.append(f"about {_duration((time.monotonic() - self._begun) / self.num_new * left)} left")
         bill = self.endpoint.bill if self.endpoint else None
-        if bill is not None and bill.cost > 0 and self.num_new:
+        if bill is not None and bill.num_unmetered and max(self.endpoint.price_per_million) > 0:  # pyright: ignore[reportOptionalMemberAccess]
+            parts.append(f"cost unknown: of {bill.num_unmetered} replies the server told no usage")
+        elif bill is not None and bill.cost > 0 and self.num_new:
             parts.append(f"cost {bill.cost:.4g}, about {bill.cost / self.num_new * left:.4g} to come")
         if self.num_failed:
             parts.append(f"{self.num_failed} failed so far")

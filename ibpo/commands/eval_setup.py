@@ -6,7 +6,7 @@ import json
 import os
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.client import HTTPException
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,17 +14,19 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 from ibpo.config import nearest, read_recipe
+from ibpo.data_config import JUDGES, JudgeConfig
 from ibpo.endpoint import Endpoint
 from ibpo.errors import IbpoError
 from ibpo.evaluation.evaluate import Way
 from ibpo.experiments.embedded import model_path
 from ibpo.experiments.job import NAMES, experiment_named
-from ibpo.responses.formats import FORMATS
-from ibpo.responses.groups import build_response_groups
+from ibpo.responses.formats import FORMATS, for_programs
+from ibpo.responses.groups import build_response_groups, check_reads_programs
+from ibpo.rewards.judgement import Judge
 from ibpo.rollouts.sampler import Sampler
-from ibpo.tasks.benchmarks import TASKS
 from ibpo.tasks.draws import distinct
-from ibpo.tasks.task import JudgeName, Task
+from ibpo.tasks.given import hold_out, load_given, named_data
+from ibpo.tasks.judging import build_judge
 from ibpo.types import Problem
 
 EMBEDDED = "embedded:"
@@ -45,42 +47,58 @@ class Policy:
 
 
 def load_task(
-    name: str, data: Path | None, limit: int | None, seed: int, judge: str | None
-) -> tuple[list[Problem], JudgeName]:
-    """Problems of a shipped task, an embedded experiment (`thinking`, `voting`) or a file of one's own.
+    name: str, data: Path | None, limit: int | None, seed: int, judge: str | None, *, isolate: bool = True
+) -> tuple[list[Problem], str, Judge]:
+    """Problems, the name of their judge, and the judge.
+
+    Of a shipped task, an embedded experiment (`thinking`, `voting`), a file or folder, `hub:OWNER/NAME@COMMIT`, or a
+    recipe: of this the problems that it holds out, where it does.
 
     Raises:
         IbpoError: names what is missing, and the mend.
     """
-    if judge is not None and judge not in ("math", "code", "exact"):
-        raise IbpoError(f"--judge {judge}: no such judge; {nearest(judge, ('math', 'code', 'exact'))}")
+    if judge is not None and judge not in JUDGES:
+        raise IbpoError(f"--judge {judge}: no such judge; {nearest(judge, JUDGES)}")
     if name in NAMES:
-        return distinct(experiment_named(name).task, "test", limit or 1000, seed=seed), judge or "exact"  # pyright: ignore[reportReturnType]
-    path = Path(name).expanduser()
-    if name in TASKS:
-        task = TASKS[name]
-    elif path.exists():
-        task, data = Task(name=path.name, level=("level",), domain=("domain", "subject"), problem_id=("id",)), path
+        judge_name, grader = judge or "exact", JudgeConfig()
+        problems = distinct(experiment_named(name).task, "test", limit or 1000, seed=seed)
     else:
-        raise IbpoError(f"{name}: is no task and no file; {nearest(name, (*TASKS, *NAMES))}")
-    return task.load(data, limit=limit), judge or task.judge  # pyright: ignore[reportReturnType]
+        given, grader = named_data(name, data, NAMES)
+        # What is held out is a share of what the recipe reads, so the limit comes after it.
+        given = replace(given, judge=judge or given.judge, limit=given.limit if given.holdout else limit or given.limit)
+        task, problems = load_given(given)
+        judge_name = given.judge or task.judge
+        if given.holdout:
+            problems = hold_out(problems, given.holdout)[1][:limit]
+    grader = replace(grader, isolation=grader.isolation and isolate)
+    return problems, judge_name, build_judge(judge_name, grader)
 
 
-def ways_of(names: Sequence[str], recipe: Path | None, task: str, *, chooses: bool, force: bool) -> list[Way]:
+def ways_of(
+    names: Sequence[str], recipe: Path | None, task: str, *, chooses: bool, force: bool, programs: bool = False
+) -> list[Way]:
     """The ways to evaluate: each response group on its own, and the free choice between all of them.
 
+    Where the task's answers are programs, response groups ask for and read a fenced block instead of a box.
+
     Raises:
-        IbpoError: for an unknown response group, or a choice between fewer than two.
+        IbpoError: for an unknown response group, one that cannot give a program, or a choice between fewer than two.
     """
     if recipe is not None:
-        groups = build_response_groups(read_recipe(recipe).response_group)
+        configs = read_recipe(recipe).response_group
+        if programs:
+            try:
+                check_reads_programs(configs)
+            except IbpoError as error:
+                raise IbpoError(f"{recipe}: {error}") from None
+        groups = build_response_groups(configs)
     elif task in NAMES and not names:
         groups = list(experiment_named(task).response_groups)
     else:
         for name in names:
             if name not in FORMATS:
                 raise IbpoError(f"--response-group {name}: no such response group; {nearest(name, FORMATS)}")
-        groups = [FORMATS[name].group for name in names]
+        groups = [for_programs(FORMATS[name].group) if programs else FORMATS[name].group for name in names]
     options = {name: form.template_options for name, form in FORMATS.items()}
     ways = [
         Way(configuration=g.name, response_groups=[g], force=force, template_options=options.get(g.name, {}))
@@ -106,23 +124,22 @@ def local_policy(model: str, *, max_tokens: int, temperature: float, seed: int, 
         experiment, _, stage = model.removeprefix(EMBEDDED).partition("/")
         model = str(model_path(experiment, stage or "cold_start"))
     try:
+        from ibpo.rollouts.hf import HFSampler
+        from ibpo.rollouts.hf_requests import HFRequestSampler
         from ibpo.rollouts.load import load_policy
-        from ibpo.rollouts.model import ModelSampler
+        from ibpo.rollouts.prompts import PromptWriter
     except ModuleNotFoundError as error:
         raise IbpoError(f"a local model needs {error.name}: pip install 'ibpo[train]'") from None
     loaded, tokenizer = load_policy(model, dtype=dtype)
+    sampler = HFSampler(
+        loaded, tokenizer, max_completion_length=max_tokens, temperature=temperature, batch_size=batch_size
+    )
 
     def sampler_for(way: Way) -> Sampler:
-        return ModelSampler(
-            model=loaded,
-            tokenizer=tokenizer,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            seed=seed,
-            batch_size=batch_size,
-            response_groups=way.response_groups,
-            template_options=way.template_options,
+        writer = PromptWriter(
+            tokenizer=tokenizer, response_groups=way.response_groups, template_options=way.template_options
         )
+        return HFRequestSampler(sampler, writer, seed=seed, batch_size=batch_size)
 
     def count_tokens(text: str) -> int:
         any_tokenizer: Any = tokenizer

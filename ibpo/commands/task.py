@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 
 from ibpo.config import nearest
+from ibpo.data_config import JUDGES
 from ibpo.errors import IbpoError
 from ibpo.tasks.benchmarks import TASKS
 from ibpo.tasks.check import check_task
-from ibpo.tasks.task import JudgeName, Task
+from ibpo.tasks.given import load_given, named_data
+from ibpo.tasks.judging import build_judge
 
 SHOWN = 20
 task_app = typer.Typer(no_args_is_help=True, help="Tasks: where problems come from.")
@@ -25,27 +27,37 @@ def _root() -> None:
 
 @task_app.command("check")
 def check_command(
-    name: Annotated[str, typer.Argument(help=f"{', '.join(TASKS)}; or a file or folder of your own.")],
+    name: Annotated[
+        str,
+        typer.Argument(help=f"{', '.join(TASKS)}; a file or folder; hub:OWNER/NAME@COMMIT; or a recipe with [data]."),
+    ],
     data: Annotated[Path | None, typer.Option(help="A local copy: .jsonl, .jsonl.gz, .parquet, or a folder.")] = None,
-    problem: Annotated[str | None, typer.Option(help="Column with the problem.")] = None,
-    answer: Annotated[str | None, typer.Option(help="Column with the answer.")] = None,
-    tests: Annotated[str | None, typer.Option(help="Column with the tests of a program.")] = None,
-    judge: Annotated[str | None, typer.Option(help="math, code or exact.")] = None,
+    config: Annotated[str, typer.Option(help="Of a data set that has several.")] = "",
+    split: Annotated[str, typer.Option(help="Of the hub's data set, or of a folder.")] = "",
+    problem: Annotated[str, typer.Option(help="Column with the problem.")] = "",
+    answer: Annotated[str, typer.Option(help="Column with the answer.")] = "",
+    answer_after: Annotated[str, typer.Option(help="The answer follows this marker.")] = "",
+    id_: Annotated[str, typer.Option("--id", help="Column with a unique id.")] = "",
+    level: Annotated[str, typer.Option(help="Column with the difficulty.")] = "",
+    domain: Annotated[str, typer.Option(help="Column with the domain.")] = "",
+    tests: Annotated[str, typer.Option(help="Column with the tests of a program.")] = "",
+    judge: Annotated[str, typer.Option(help=f"{', '.join(JUDGES)}; llm needs a recipe with [judge].")] = "",
     limit: Annotated[int | None, typer.Option(min=1, help="Check this many problems.")] = None,
+    no_isolation: Annotated[
+        bool, typer.Option("--no-isolation", help="Run programs with your own rights: on throw-away machines only.")
+    ] = False,
 ) -> None:
     """Judge every problem's own answer and a slightly wrong one. Exit code 1 if a verdict is wrong."""
     try:
-        task, path = _task(name, data)
-        own = {"problem": problem, "answer": answer, "tests": tests}
-        task = replace(task, **{key: (column,) for key, column in own.items() if column is not None})
-        if judge is not None:
-            if judge not in ("math", "code", "exact"):
-                raise IbpoError(f"--judge {judge}: no such judge; {nearest(judge, ('math', 'code', 'exact'))}")
-            task = replace(task, judge=cast(JudgeName, judge))
-        if task.judge == "code" and not task.tests:
-            raise IbpoError("--judge code: needs the column with the tests; name it with --tests")
-        problems = task.load(path, limit=limit)
-        failures = check_task(problems, task.judge)
+        if judge and judge not in JUDGES:
+            raise IbpoError(f"--judge {judge}: no such judge; {nearest(judge, JUDGES)}")
+        given, grader = named_data(name, data)
+        own = {"config": config, "split": split, "problem": problem, "answer": answer, "answer_after": answer_after,
+               "id": id_, "level": level, "domain": domain, "tests": tests, "judge": judge, "limit": limit}  # fmt: skip
+        given = replace(given, **{key: value for key, value in own.items() if value})
+        grader = replace(grader, isolation=grader.isolation and not no_isolation)
+        task, problems = load_given(given)
+        failures = check_task(problems, task.judge, build_judge(given.judge or task.judge, grader))
     except IbpoError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
@@ -62,14 +74,3 @@ def check_command(
     )
     if failures:
         raise typer.Exit(1)
-
-
-def _task(name: str, data: Path | None) -> tuple[Task, Path | None]:
-    if name in TASKS:
-        return TASKS[name], data
-    path = Path(name).expanduser()
-    if path.exists():
-        return Task(name=path.name), path
-    if data is not None:
-        return Task(name=name), data
-    raise IbpoError(f"{name}: is no task and no file; {nearest(name, TASKS)}")

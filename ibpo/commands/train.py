@@ -18,10 +18,10 @@ from rich.table import Table
 from ibpo.config import RunConfig, read_recipe
 from ibpo.errors import IbpoError
 from ibpo.experiments.embedded import resolve_model
-from ibpo.responses.groups import build_response_groups
-from ibpo.rewards.math import MathJudge
+from ibpo.responses.groups import build_response_groups, check_reads_programs
 from ibpo.runs import RunDir, changed_keys, to_toml, write_text_atomic
-from ibpo.tasks.jsonl import read_problems
+from ibpo.tasks.given import read_problems
+from ibpo.tasks.judging import build_judge
 
 if TYPE_CHECKING:
     from ibpo.training.run import Job
@@ -78,7 +78,7 @@ def _train(recipe: Path, overrides: list[str], run: RunDir, resume: bool, comman
 def _job(config: RunConfig, config_text: str, run: RunDir) -> Job:
     """Everything that can be checked before the heavy libraries are loaded."""
     data, train = config.data, config.train
-    training, held_out = read_problems(data)
+    training, held_out, judge_name = read_problems(data)
     if len(training) < train.prompts_per_step:
         raise IbpoError(
             f"data.holdout: {len(training) + len(held_out)} problems less {data.holdout} held out leave "
@@ -86,7 +86,9 @@ def _job(config: RunConfig, config_text: str, run: RunDir) -> Job:
             "give more problems or lower holdout or train.prompts_per_step"
         )
     groups = build_response_groups(config.response_group)
-    judge = MathJudge()
+    if judge_name == "code":
+        check_reads_programs(config.response_group)
+    judge = build_judge(judge_name, config.judge, config.constraints, groups)
     path = resolve_model(config.model.path)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:

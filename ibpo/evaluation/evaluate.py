@@ -121,13 +121,13 @@ def sample_ways(
 
 def judge_ways(
     ways: Sequence[Way], problems: Sequence[Problem], num_responses: int, store: RolloutStore, judge: Judge,
-    count_tokens: Callable[[str], int] | None = None,
+    count_tokens: Callable[[str], int] | None = None, read: Callable[[str], str | None] = read_answer,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Read and judge the stored responses: one row each, as `ibpo report` reads them.
 
     A truncated response gets no answer and no reward, and is counted apart. Tokens that the server did not tell are
     unknown, not 0. Thinking tokens are those that the server tells apart (`reasoning_tokens` of its usage), of a local
-    model those up to `</think>`.
+    model those up to `</think>`. `read` reads responses without response group, and second turns.
     """
     stored = {row["key"]: row for row in store.rows()}
     rows: list[dict[str, Any]] = []
@@ -139,9 +139,10 @@ def judge_ways(
                 row = dialogue(row, stored.get(second_request(request).key))
             text, cut = row["completion"], row["finish_reason"] != "stop"
             group = next((g for g in way.response_groups if len(way.response_groups) == 1 or g.matches(text)), None)
-            read = group.extract_answer if group and not way.two_turns else read_answer
-            answer = None if cut else read(text)
-            tokens = row["num_completion_tokens"] or (None if text else 0)
+            reader = group.extract_answer if group and not way.two_turns else read
+            answer = None if cut else reader(text)
+            tokens = row["num_completion_tokens"]
+            tokens = None if tokens == 0 and text else tokens  # older stores have 0 for unknown
             thinking = row.get("num_thinking_tokens")  # rows of older stores have none
             if thinking is None and count_tokens is not None and END_THINK in text:
                 thinking = min(count_tokens(text.rpartition(END_THINK)[0] + END_THINK), tokens or 0)
@@ -153,7 +154,7 @@ def judge_ways(
                     "number": request.number,
                     "answer": answer,
                     "tokens": tokens,
-                    "prompt_tokens": row["num_prompt_tokens"],
+                    "prompt_tokens": row["num_prompt_tokens"] or None,
                     "thinking_tokens": thinking,
                     "finish_reason": row["finish_reason"],
                     "level": problem.level,
@@ -167,6 +168,7 @@ def judge_ways(
             )
     for row, judgement in zip(rows, judge.judge(candidates), strict=True):
         row["reward"] = 0.0 if row["finish_reason"] != "stop" else judgement.reward
+        row["violations"] = list(judgement.violations)
     return rows
 
 

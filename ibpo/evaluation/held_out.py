@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from transformers import PreTrainedTokenizerBase
 
+from ibpo.rewards.judgement import Candidate, Judge
 from ibpo.types import Problem, ResponseGroup, Rollout, ScoredRollout
-
-Judge = Callable[[str | None, str], float]
-"""(predicted answer, gold) -> reward in [0, 1]."""
 
 
 class Sampler(Protocol):
@@ -36,29 +34,47 @@ class Scorer:
         self.response_groups, self.prefix_ids = response_groups, [list(ids) for ids in prefix_ids]
         self.tokenizer, self.judge = tokenizer, judge
 
-    def score(self, problem_id: str, prompt_ids: Sequence[int], ids: Sequence[int], gold: str) -> ScoredRollout:
-        """Judge one completion; one that opens like no response group gives no answer."""
-        eos = self.tokenizer.eos_token_id
-        stopped = bool(ids) and ids[-1] == eos
+    def score(
+        self, problems: Sequence[Problem], prompt_ids: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
+    ) -> list[ScoredRollout]:
+        """Judge one completion to each problem, all at once; one that opens like no response group gives no answer."""
+        read = [self._read(*row) for row in zip(problems, prompt_ids, completions, strict=True)]
+        candidates = [
+            Candidate(
+                problem=problem,
+                completion=rollout.completion,
+                predicted_answer=answer,
+                finish_reason=rollout.finish_reason,
+            )
+            for problem, (rollout, _, answer) in zip(problems, read, strict=True)
+        ]
+        return [
+            ScoredRollout(
+                rollout=rollout,
+                response_group=group,
+                predicted_answer=answer,
+                reward=judgement.reward,
+                cost=float(len(rollout.completion_token_ids)),
+            )
+            for (rollout, group, answer), judgement in zip(read, self.judge.judge(candidates), strict=True)
+        ]
+
+    def _read(self, problem: Problem, prompt_ids: Sequence[int], ids: Sequence[int]) -> tuple[Rollout, str, str | None]:
+        """The response, its response group's name, and its answer."""
+        stopped = bool(ids) and ids[-1] == self.tokenizer.eos_token_id
         body = list(ids[:-1] if stopped else ids)
         completion = str(self.tokenizer.decode(body, skip_special_tokens=False))
         group = next(
             (g for g, p in zip(self.response_groups, self.prefix_ids, strict=True) if body[: len(p)] == p), None
         )
-        predicted = group.extract_answer(completion) if group else None
-        return ScoredRollout(
-            rollout=Rollout(
-                problem_id=problem_id,
-                prompt_token_ids=tuple(prompt_ids),
-                completion_token_ids=tuple(ids),
-                completion=completion,
-                finish_reason="stop" if stopped else "length",
-            ),
-            response_group=group.name if group else "",
-            predicted_answer=predicted,
-            reward=self.judge(predicted, gold),
-            cost=float(len(ids)),
+        rollout = Rollout(
+            problem_id=problem.problem_id,
+            prompt_token_ids=tuple(prompt_ids),
+            completion_token_ids=tuple(ids),
+            completion=completion,
+            finish_reason="stop" if stopped else "length",
         )
+        return rollout, group.name if group else "", group.extract_answer(completion) if group else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,10 +135,7 @@ def evaluate_held_out(
     results = []
     for policy, prefix in ways:
         completions = sampler.sample(prompt_ids, [prefix] * len(problems))
-        scored = [
-            scorer.score(problem.problem_id, ids, completion, problem.answer)
-            for problem, ids, completion in zip(problems, prompt_ids, completions, strict=True)
-        ]
+        scored = scorer.score(problems, prompt_ids, completions)
         results.append(_summary(policy, scored, [g.name for g in scorer.response_groups]))
     return results
 

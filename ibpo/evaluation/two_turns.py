@@ -47,7 +47,7 @@ def dialogue(first: Mapping[str, Any], second: Mapping[str, Any] | None) -> Json
     if second is None:
         return dict(first)
     counts = ("num_prompt_tokens", "num_completion_tokens")
-    both = {key: first[key] + second[key] if first[key] and second[key] else 0 for key in counts}
+    both = {key: first[key] + second[key] if first[key] and second[key] else None for key in counts}
     thinking: list[Any] = [turn.get("num_thinking_tokens") for turn in (first, second)]
     both["num_thinking_tokens"] = None if None in thinking else sum(thinking)
     return dict(second) | both

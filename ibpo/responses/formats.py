@@ -12,14 +12,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ibpo.errors import IbpoError
 from ibpo.responses.blocks import MARKER, CannotBuild, Reading, canonical, malformed, one_box, split_blocks
+from ibpo.responses.programs import last_program
 from ibpo.responses.sequential_voting import CONSENSUS, MAX_TRIALS
 from ibpo.types import ResponseGroup
 
 BOX_IT = r"Put the final answer in \boxed{}."
+PROGRAM_IT = "Give the whole program in one block that opens with ```python."
 THINK, END_THINK = "<think>", "</think>"
 FOLLOW_UP = (
     "Look over your solution above once more. If a step is wrong, give a corrected solution; if all is right, give it "
@@ -265,3 +268,22 @@ FORMATS = {
               EFFORT_HIGH, SELF_CORRECTION, REFLECTION, DEBATE)
 }  # fmt: skip
 """Every shipped format by its name; take two or more whose openings differ."""
+
+
+def for_programs(group: ResponseGroup) -> ResponseGroup:
+    r"""A shipped response group where the answer is a program: asked for and read in a fenced block, not in a box.
+
+    Raises:
+        IbpoError: for a group that boxes several answers: programs are not compared with one another.
+
+    Example:
+        >>> for_programs(DIRECT.group).extract_answer("Answer:\n```python\nx = 1\n```")
+        'x = 1'
+    """
+    instructions = {name: form.group.instruction.replace(BOX_IT, PROGRAM_IT) for name, form in FORMATS.items()}
+    fit = [name for name, instruction in instructions.items() if "\\boxed" not in instruction]
+    if group.name not in fit:
+        raise IbpoError(
+            f"response group {group.name}: compares boxed answers, and programs are none; take one of {', '.join(fit)}"
+        )
+    return replace(group, instruction=instructions[group.name], extract_answer=last_program)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from ibpo.config import ResponseGroupConfig
 from ibpo.errors import IbpoError
+from ibpo.responses.programs import last_program
 from ibpo.types import Prompt, ResponseGroup
 
 BRACE = re.compile(r"\\boxed\{|[{}]")
@@ -58,7 +59,7 @@ def after(marker: str) -> Callable[[str], str | None]:
 
 
 def answer_reader(spec: str) -> Callable[[str], str | None]:
-    """The reader of a spec: `boxed`, `last_number` or `after:MARKER`.
+    """The reader of a spec: `boxed`, `last_number`, `code` (see `last_program`) or `after:MARKER`.
 
     Raises:
         IbpoError: for any other spec.
@@ -67,10 +68,12 @@ def answer_reader(spec: str) -> Callable[[str], str | None]:
         return boxed
     if spec == "last_number":
         return last_number
+    if spec == "code":
+        return last_program
     kind, colon, marker = spec.partition(":")
     if kind == "after" and colon and marker.strip():
         return after(marker.strip())
-    raise IbpoError(f"{spec!r} reads no answer; write boxed, last_number or after:MARKER")
+    raise IbpoError(f"{spec!r} reads no answer; write boxed, last_number, code or after:MARKER")
 
 
 def build_response_groups(configs: Sequence[ResponseGroupConfig]) -> list[ResponseGroup]:
@@ -94,6 +97,20 @@ def build_response_groups(configs: Sequence[ResponseGroupConfig]) -> list[Respon
             )
         )
     return groups
+
+
+def check_reads_programs(configs: Sequence[ResponseGroupConfig]) -> None:
+    """Whether every response group can give a program, where these are the answers.
+
+    Raises:
+        IbpoError: for one that reads boxes or numbers, whose responses would all score 0.
+    """
+    for config in configs:
+        if config.answer != "code" and not config.answer.startswith("after:"):
+            raise IbpoError(
+                f"response_group.{config.name}.answer: {config.answer!r} reads no program, which is what this task's "
+                "answers are; write code"
+            )
 
 
 CONTINUATIONS = ("\n", "\n\n", " ", ":", ".", ",")

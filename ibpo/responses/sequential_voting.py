@@ -17,8 +17,9 @@ from ibpo.types import ResponseGroup
 
 MAX_TRIALS = 8
 CONSENSUS = 3
-TRIAL = re.compile(r"\[TRIAL\]((?:(?!\[TRIAL\]).)*?)(\S+) (\d)x \[/TRIAL\]", re.DOTALL)
-FINAL = re.compile(r"<answer>\s*(\S+)\s*$")
+TALLY = re.compile(r"\S \dx ")
+"""What a trial ends with: the end of its answer, and the count."""
+FINAL = "<answer>"
 
 
 def vote(answers: Sequence[str]) -> tuple[str, int]:
@@ -73,10 +74,11 @@ class VoteCheck:
 
 
 def read_sequential_vote(completion: str) -> VoteCheck:
-    """Parse a response; a malformed one keeps no rule."""
-    answers = tuple(match.group(2) for match in TRIAL.finditer(completion))
-    found = FINAL.search(completion)
-    final = found.group(1) if found else None
+    """Parse a response; a malformed one keeps no rule. Linear in the length."""
+    trials = [trial.partition("[/TRIAL]") for trial in completion.split("[TRIAL]")[1:]]
+    # The answer is the word before the count; `rsplit` reads from the end, however long the working is.
+    answers = tuple(text[:-4].rsplit(None, 1)[-1] for text, end, _ in trials if end and TALLY.fullmatch(text[-5:]))
+    final = final_answer(completion)
     whole = completion.count("[TRIAL]") == len(answers) == completion.count("[/TRIAL]")
     keeps = False
     if answers and whole and final is not None:
@@ -89,9 +91,16 @@ def read_sequential_vote(completion: str) -> VoteCheck:
 
 
 def final_answer(completion: str) -> str | None:
-    """The word after the last `<answer>`, if the completion ends with it."""
-    found = FINAL.search(completion)
-    return found.group(1) if found else None
+    """The word after `<answer>`, if the completion ends with it.
+
+    Example:
+        >>> final_answer("a 4 <answer> =4"), final_answer("<answer>=4 "), final_answer("<answer> =4 or so")
+        ('=4', '=4', None)
+    """
+    *before, last = completion.rsplit(None, 1) or [""]
+    if before and before[0].endswith(FINAL):
+        return last
+    return last.partition(FINAL)[2] or None
 
 
 STANDARD = ResponseGroup(name="standard", prefix="<cot>", extract_answer=final_answer)

@@ -22,6 +22,8 @@ Rubric:
 Reason in a few sentences. Then end with one line of exactly this form, N a whole number from 0 (the rubric is not met)
 to {scale} (fully met):
 {mark} N"""
+UNJUDGED = "unjudged"
+"""The violation of a response that got no grade."""
 CORRECTNESS = """\
 The response is right if its final answer means the same as the reference answer: another form, unit spelled out or
 rounding to the reference's precision is allowed. The way to the answer does not count. A response that gives several
@@ -113,5 +115,5 @@ class LLMJudge:
         said = f"no grade in {self._num_attempts} replies, the last: {' '.join(reply.split())[:100]!r}"
         if self._on_failure == "raise":
             raise IbpoError(f"problem {candidate.problem.problem_id}: {said}; use a stronger judge or a plainer rubric")
-        violations = ("unjudged",) if self._on_failure == "violate" else ()
+        violations = (UNJUDGED,) if self._on_failure == "violate" else ()
         return Judgement(reward=0.0, reason=said, violations=violations)

@@ -23,7 +23,7 @@ def pad_left(rows: list[list[int]], pad_token_id: int) -> tuple[torch.Tensor, to
 
 
 class HFSampler:
-    """Samples completions at temperature `temperature` from the full distribution (no top-k, no top-p).
+    """Samples completions at temperature `temperature` from the full distribution (no top-k, no top-p); at 0, greedily.
 
     A completion consists of its prefix (forced tokens), what the model wrote after it, and the end-of-sequence token
     if it was reached within `max_completion_length` tokens, prefix included. The randomness is torch's global
@@ -70,8 +70,11 @@ class HFSampler:
         free = [i for i, p in enumerate(opened) if not p]
         if free:
             logits = self.next_token_logits([prompts[i] for i in free])
-            tokens = torch.multinomial(torch.softmax(logits / self.temperature, -1), 1)[:, 0].tolist()
-            for i, token in zip(free, tokens, strict=True):
+            if self.temperature:
+                tokens = torch.multinomial(torch.softmax(logits / self.temperature, -1), 1)[:, 0]
+            else:
+                tokens = logits.argmax(-1)
+            for i, token in zip(free, tokens.tolist(), strict=True):
                 opened[i] = [token]
         done: list[list[int]] = [[] for _ in prompts]
         order = sorted(range(len(prompts)), key=lambda i: (opened[i], len(prompts[i])))
@@ -106,13 +109,11 @@ class HFSampler:
         ids, mask = pad_left(rows, self.tokenizer.pad_token_id)
         was_training = self.model.training
         self.model.eval()
+        how: dict[str, Any] = {"do_sample": True, "temperature": self.temperature, "top_k": 0, "top_p": 1.0}
         out = self.model.generate(
             input_ids=ids.to(self.model.device),
             attention_mask=mask.to(self.model.device),
-            do_sample=True,
-            temperature=self.temperature,
-            top_k=0,
-            top_p=1.0,
+            **how if self.temperature else {"do_sample": False},
             max_new_tokens=num_tokens,
             cache_implementation="static",
             pad_token_id=self.tokenizer.pad_token_id,

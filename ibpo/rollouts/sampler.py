@@ -34,8 +34,9 @@ class Sampled:
 
     request: Request
     rollout: Rollout
-    num_prompt_tokens: int
-    num_completion_tokens: int
+    num_prompt_tokens: int | None
+    """None, as of the completion, where a server does not tell."""
+    num_completion_tokens: int | None
     num_thinking_tokens: int | None = None
     """Of the completion's tokens, those of the thinking, where a server tells them apart."""
 
@@ -107,8 +108,8 @@ def as_sampled(
     request: Request,
     completion: str,
     finish_reason: str,
-    num_prompt_tokens: int,
-    num_completion_tokens: int,
+    num_prompt_tokens: int | None,
+    num_completion_tokens: int | None,
     num_thinking_tokens: int | None = None,
 ) -> Sampled:
     """A response whose token ids are not known, as servers give it."""

@@ -76,7 +76,8 @@ HUMANEVAL = Task(
     tests=("test",),
     setup=("prompt",),
     entry_point=("entry_point",),
-    template="Complete this Python function:\n\n```python\n{problem}\n```",
+    template="Complete this Python function:\n\n```python\n{problem}\n```\n\n"
+    "Give the whole function in one ```python block.",
     source=Source(name="openai/openai_humaneval", split="test", revision="7dce6050a7d6d172f3cc5c32aa97f52fa1a2e544"),
 )
 MBPP = Task(
@@ -87,7 +88,8 @@ MBPP = Task(
     problem_id=("id", "task_id"),
     tests=("test_list",),
     test_setup=("test_setup_code",),
-    template="{problem}\n\nYour code should pass these tests:\n\n```python\n{tests}\n```",
+    template="{problem}\n\nYour code should pass these tests:\n\n```python\n{tests}\n```\n\n"
+    "Give the whole program in one ```python block.",
     source=Source(
         name="google-research-datasets/mbpp",
         configs=("full",),

@@ -35,9 +35,11 @@ class ExactJudge:
         return [Judgement(reward=r, reason="the same" if r else "another answer") for r in rewards]
 
 
-def judge_for(name: JudgeName) -> Judge:
-    """The judge that a task names."""
-    return {"math": MathJudge, "code": CodeJudge, "exact": ExactJudge}[name]()
+def judge_for(name: JudgeName, *, isolate: bool = True) -> Judge:
+    """The judge that a task names; `isolate=False` lets programs run with the user's own rights."""
+    if name == "code":
+        return CodeJudge(isolate=isolate)
+    return {"math": MathJudge, "exact": ExactJudge}[name]()
 
 
 def perturb(problem: Problem, judge: JudgeName) -> str:

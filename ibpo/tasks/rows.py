@@ -1,8 +1,8 @@
-"""Rows of a data set, wherever it lies: JSON lines, Parquet, a folder, or the hub at a pinned revision."""
+"""Rows of local files: JSON lines, Parquet, or a folder of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,45 +30,50 @@ def local_rows(path: Path) -> Iterator[Row]:
         raise IbpoError(f"{path}: is neither .jsonl, .jsonl.gz nor .parquet; convert it or rename it")
 
 
-def hub_rows(name: str, configs: Sequence[str], split: str, revision: str) -> Iterator[Row]:
-    """Rows of a data set on the hub, or of its copy in this machine's cache.
+def data_files(folder: Path) -> list[Path]:
+    """The data files in a folder and those below it, in order of their names.
 
     Raises:
-        IbpoError: says how to get what is missing.
+        IbpoError: where there are none.
+    """
+    files = sorted(p for p in folder.rglob("*") if p.name.endswith((".jsonl", ".jsonl.gz", ".parquet")))
+    if not files:
+        raise IbpoError(f"{folder}: holds no .jsonl, .jsonl.gz or .parquet file; name the data's own folder")
+    return files
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether `datasets` wrote this folder by `save_to_disk`."""
+    return any((folder / name).exists() for name in ("dataset_info.json", "state.json", "dataset_dict.json"))
+
+
+def saved(folder: Path) -> Any:
+    """What `save_to_disk` wrote: a data set, or a dict of them by split.
+
+    Raises:
+        IbpoError: where it cannot be read.
     """
     try:
         import datasets
-    except ModuleNotFoundError as error:
-        raise IbpoError(f"{name}: loading it needs {error.name}: pip install 'ibpo[train]', or name a file") from None
-    how = f"hf download {name} --repo-type dataset --revision {revision}"
-    for config in configs:
-        try:
-            rows: Any = datasets.load_dataset(name, config or None, split=split, revision=revision)
-        except Exception as error:
-            first = next(iter(str(error).strip().splitlines()), type(error).__name__)[:120]
-            raise IbpoError(
-                f"{name}: is not on this machine and cannot be fetched ({first}); run `{how}` where there is a "
-                "connection, or name a local file of it"
-            ) from None
-        for i, row in enumerate(rows):
-            yield f"{name}{f' {config}' if config else ''} row {i}", dict(row)
+
+        return datasets.load_from_disk(str(folder))
+    except Exception as error:
+        raise IbpoError(f"{folder}: cannot be read as a saved data set: {str(error)[:120]}; save it again") from None
+
+
+def table_rows(table: Any, place: str) -> Iterator[Row]:
+    """The rows of a data set of `datasets`."""
+    for i, row in enumerate(table):
+        yield f"{place} row {i}", dict(row)
 
 
 def _folder(path: Path) -> Iterator[Row]:
-    if (path / "dataset_info.json").exists() or (path / "state.json").exists():
-        try:
-            import datasets
-
-            rows: Any = datasets.load_from_disk(str(path))
-        except Exception as error:
-            raise IbpoError(f"{path}: cannot be read as a saved data set: {str(error)[:120]}; save it again") from None
-        for i, row in enumerate(rows):
-            yield f"{path} row {i}", dict(row)
+    if is_saved(path):
+        found = saved(path)
+        for name, table in found.items() if isinstance(found, dict) else [("", found)]:
+            yield from table_rows(table, f"{path}{f' {name}' if name else ''}")
         return
-    files = sorted(p for p in path.rglob("*") if p.name.endswith((".jsonl", ".jsonl.gz", ".parquet")))
-    if not files:
-        raise IbpoError(f"{path}: holds no .jsonl, .jsonl.gz or .parquet file; name the data's own folder")
-    for file in files:
+    for file in data_files(path):
         yield from local_rows(file)
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from ibpo.errors import IbpoError
 from ibpo.responses.groups import boxed
-from ibpo.tasks.rows import Row, hub_rows, local_rows
+from ibpo.tasks.parts import Part, hub_parts, local_parts
+from ibpo.tasks.rows import Row
 from ibpo.types import Problem
 
 JudgeName = Literal["math", "code", "exact"]
@@ -62,9 +63,16 @@ class Task:
     """Rows without an answer are left out, rather than an error."""
     template: str = "{problem}"
     """The prompt: `{problem}` and `{tests}` are filled in."""
+    named: tuple[str, ...] = ()
+    """Columns that a row may not lack, as their user named them."""
+    marker_needed: bool = False
+    """An answer without the marker of `answer_after` is an error."""
 
     def load(self, path: Path | None = None, *, limit: int | None = None) -> list[Problem]:
         """All problems, of a local file or folder, or else of the hub's pinned revision.
+
+        Of a folder those of the source's configurations and split. Rows without an id get their number, and where
+        there are several configurations or files its name before that.
 
         Raises:
             IbpoError: names the place, the field and the mend, or how to get the data.
@@ -73,8 +81,8 @@ class Task:
             raise IbpoError(f"{self.name}: has no source; name a file or folder")
         problems: list[Problem] = []
         seen: dict[str, str] = {}
-        for row in self._rows(path):
-            problem = self.to_problem(row)
+        for row, part in ((row, part) for part, rows in self._parts(path) for row in rows):
+            problem = self.to_problem(row, part)
             if problem is None:
                 continue
             if problem.problem_id in seen:
@@ -88,9 +96,11 @@ class Task:
             raise IbpoError(f"{path or self.name}: holds no problems; name another file")
         return problems
 
-    def to_problem(self, row: Row) -> Problem | None:
-        """One row as a problem; None where it has no answer and may lack one."""
+    def to_problem(self, row: Row, part: str = "") -> Problem | None:
+        """One row of a part of the data set as a problem; None where it has no answer and may lack one."""
         place, fields = row
+        self._check_named(row)
+        number = place.rpartition(" ")[2]
         text = self._text(self.problem, row)
         answer = self._answer(row)
         if answer is None:
@@ -103,25 +113,38 @@ class Task:
             before = _optional(self.test_setup, fields)
             info |= {"tests": f"{before}\n{tests}" if before else tests, "setup": _optional(self.setup, fields)}
         return Problem(
-            problem_id=_optional(self.problem_id, fields) or place.rpartition(" ")[2],
+            problem_id=_optional(self.problem_id, fields) or (f"{part}-{number}" if part else number),
             prompt=self.template.replace("{tests}", tests).replace("{problem}", text.strip()),
             answer=answer,
             level=_optional(self.level, fields).removeprefix("Level ").replace("?", ""),
             info=info,
         )
 
-    def _rows(self, path: Path | None) -> Iterator[Row]:
+    def _parts(self, path: Path | None) -> list[Part]:
+        source = self.source
         if path is not None:
-            return local_rows(path)
-        assert self.source is not None
-        if not self.source.revision:
-            name = self.source.name
+            return local_parts(path, source.configs, source.split) if source else local_parts(path)
+        assert source is not None
+        if not source.revision:
+            name = source.name
             raise IbpoError(
                 f"{self.name}: no revision of {name} is pinned here, so it is not fetched; run `hf download {name} "
                 f"--repo-type dataset --revision COMMIT --local-dir {self.name}` with a commit of your choice, and "
                 f"name that folder (`ibpo task check {self.name} --data {self.name}`)"
             )
-        return hub_rows(self.source.name, self.source.configs, self.source.split, self.source.revision)
+        return hub_parts(source.name, source.configs, source.split, source.revision)
+
+    def _check_named(self, row: Row) -> None:
+        place, fields = row
+        for name in self.named:
+            if name not in fields:
+                known = ", ".join(map(str, fields)) or "none"
+                raise IbpoError(f"{place}: no field {name!r}; the row's fields are {known}: name one of them")
+            value = fields[name]
+            if isinstance(value, bool) or not isinstance(value, str | int | float | list) or (
+                isinstance(value, list) and name not in self.tests
+            ):  # fmt: skip
+                raise IbpoError(f"{place}: field {name!r} holds {str(value)[:40]}; text or a number is needed")
 
     def _answer(self, row: Row) -> str | None:
         place, fields = row
@@ -130,6 +153,11 @@ class Task:
             answer = boxed(_optional(self.boxed_in, fields)) or ""
         if self.answer_after and self.answer_after in answer:
             answer = answer.rpartition(self.answer_after)[2]
+        elif self.marker_needed:
+            raise IbpoError(
+                f"{place}: the answer holds no {self.answer_after!r}, which it should follow; mend the row or "
+                "data.answer_after"
+            )
         if self.judge != "code":
             answer = answer.strip()
         if answer.strip():

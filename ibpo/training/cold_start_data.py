@@ -20,6 +20,7 @@ from ibpo.rewards.judgement import Candidate, Judge
 from ibpo.rollouts.sampler import Request
 from ibpo.rollouts.store import RolloutStore
 from ibpo.runs import RunDir, atomic_file, write_text_atomic
+from ibpo.training.cold_start_engines import bill_of
 from ibpo.training.cold_start_recipe import ColdStartConfig
 from ibpo.types import Problem, ResponseGroup
 
@@ -88,6 +89,7 @@ def build_data_set(
         "ibpo": __version__,
         "model": config.model.path,
         "rollouts": {"file": str(store.path), "sha256": _sha256(store.path)},
+        "bill": bill_of(rows, config.sample),
         "build": asdict(config.build),
         "counts": dict(counts),
         "responses": dict(built_by_group),
@@ -113,7 +115,7 @@ def _judged(
     config: ColdStartConfig,
     counts: Counter[str],
 ) -> dict[str, tuple[list[Solution], int]]:
-    """Problem's id -> its solutions that gave an answer, and how many ended by themselves."""
+    """Problem's id -> its solutions that gave an answer and violate nothing, and how many ended by themselves."""
     form, reader = FORMS[config.build.form], answer_reader(config.sample.answer)
     known = {problem.problem_id: problem for problem in problems}
     read: list[tuple[Mapping[str, Any], Attempt]] = []
@@ -133,6 +135,9 @@ def _judged(
     ]
     found: dict[str, tuple[list[Solution], int]] = {key: ([], number) for key, number in ended.items()}
     for (row, attempt), judgement in zip(read, judge.judge(candidates), strict=True):
+        if not judgement.imitable:
+            counts["violating"] += 1
+            continue
         right = judgement.reward > 0
         counts["right"] += right
         found[row["problem_id"]][0].append(Solution(attempt=attempt, right=right, source=row["key"]))

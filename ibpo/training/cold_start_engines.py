@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from ibpo.responses.voting_forms import FORMS
 from ibpo.rollouts.endpoint import EndpointSampler, Forcing
 from ibpo.rollouts.prompts import PromptWriter, renderer
 from ibpo.rollouts.vllm_engine import VLLMSampler, load_vllm
-from ibpo.training.cold_start_recipe import ColdStartConfig
+from ibpo.training.cold_start_recipe import ColdStartConfig, SampleConfig
 
 FORCINGS: dict[str, Forcing] = {"render": "render", "prefill": "prefill", "none": "none"}
 
@@ -32,6 +33,7 @@ def endpoint_sampler(config: ColdStartConfig, writer: PromptWriter, model_path: 
             model=sample.served_model or config.model.path,
             api_key=_api_key(sample.api_key_file),
             num_concurrent=sample.num_concurrent,
+            price_per_million=(sample.price_prompt, sample.price_completion),
         ),
         max_tokens=sample.max_tokens,
         temperature=sample.temperature,
@@ -74,8 +76,29 @@ def sample_settings(config: ColdStartConfig) -> dict[str, Any]:
         "force_opening": sample.force_opening,
         "template": dict(config.template),
         "data": config.data.path,
-        "problem": config.data.problem,
+        "problem": config.data.problem or "question",  # as stores of before have it
         "id": config.data.id,
+    } | {key: value for key in ("task", "config", "split", "template") if (value := getattr(config.data, key))}
+
+
+def bill_of(rows: Sequence[Mapping[str, Any]], sample: SampleConfig) -> dict[str, Any]:
+    """What the stored solutions cost, those of earlier calls included; requests that failed left nothing to count.
+
+    Where the server did not tell the usage of a response, tokens and cost are None, unknown, and `num_unmetered` says
+    of how many. Stores of before have 0 there.
+    """
+    counts = [(row["num_prompt_tokens"], row["num_completion_tokens"]) for row in rows]
+    unmetered = sum(prompt is None or completion is None or prompt == 0 for prompt, completion in counts)
+    prompt, completion = (None, None) if unmetered else (sum(p for p, _ in counts), sum(c for _, c in counts))
+    cost = None
+    if prompt is not None and completion is not None:
+        cost = (prompt * sample.price_prompt + completion * sample.price_completion) / 1e6
+    return {
+        "num_responses": len(rows),
+        "num_unmetered": unmetered,
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "cost": cost,
     }
 
 

@@ -8,17 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ibpo.config import DTYPES, DataConfig, ModelConfig, RecipeReader, nearest
+from ibpo.config import DTYPES, ModelConfig, RecipeReader, nearest
+from ibpo.data_config import ConstraintsConfig, DataConfig, JudgeConfig
 from ibpo.responses.mixture import BuildConfig
 from ibpo.responses.voting_forms import FORMS
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class JudgedDataConfig(DataConfig):
-    """`[data]`: the problems, as for `ibpo train`; those held out are for the gate."""
-
-    judge: str = "math"
-    """`math` or `exact`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +42,9 @@ class SampleConfig:
     api_key_file: str = ""
     """A file whose text is the key; "": none is sent."""
     num_concurrent: int = 16
+    price_prompt: float = 0.0
+    """Of a million prompt tokens at the server, and of completion tokens below: the bill in the results."""
+    price_completion: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,7 +85,8 @@ class ColdStartConfig:
     """A whole recipe."""
 
     model: ModelConfig
-    data: JudgedDataConfig
+    data: DataConfig
+    """Those held out are for the gate."""
     sample: SampleConfig = field(default_factory=SampleConfig)
     build: BuildConfig = field(default_factory=BuildConfig)
     train: FineTuneConfig = field(default_factory=FineTuneConfig)
@@ -98,11 +95,12 @@ class ColdStartConfig:
     """`[sft]`: goes to `trl.SFTConfig` word for word."""
     template: dict[str, Any] = field(default_factory=dict)
     """`[template]`: goes to the tokenizer's `apply_chat_template`, e.g. `enable_thinking = false`."""
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    constraints: ConstraintsConfig = field(default_factory=ConstraintsConfig)
 
 
 CHOICES = {
     "model.dtype": DTYPES,
-    "data.judge": ("math", "exact"),
     "sample.engine": ("transformers", "vllm", "endpoint"),
     "sample.forcing": ("render", "prefill", "none"),
     "build.form": tuple(FORMS),
@@ -117,6 +115,8 @@ LEAST = {
     "sample.batch_size": 1,
     "sample.num_concurrent": 1,
     "sample.seed": 0,
+    "sample.price_prompt": 0,
+    "sample.price_completion": 0,
     "build.responses_per_problem": 1,
     "build.seed": 0,
     "build.alpha": 0,
@@ -141,7 +141,7 @@ def read_cold_start_recipe(path: Path, overrides: Iterable[str] = ()) -> ColdSta
     reader.known(tables, ColdStartConfig)
     config = ColdStartConfig(
         model=reader.part(ModelConfig, tables.get("model", {}), "model"),
-        data=reader.part(JudgedDataConfig, tables.get("data", {}), "data"),
+        **reader.judged_data(tables),
         sample=reader.part(SampleConfig, tables.get("sample", {}), "sample"),
         build=reader.part(BuildConfig, tables.get("build", {}), "build"),
         train=reader.part(FineTuneConfig, tables.get("train", {}), "train"),

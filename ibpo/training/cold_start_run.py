@@ -19,7 +19,7 @@ from ibpo.config import nearest
 from ibpo.errors import IbpoError
 from ibpo.responses.groups import encode_prefixes
 from ibpo.responses.voting_forms import FORMS
-from ibpo.rewards.judgement import Judge
+from ibpo.rewards.constraints import MixtureOfJudges
 from ibpo.rollouts.hf import HFSampler
 from ibpo.rollouts.hf_requests import HFRequestSampler
 from ibpo.rollouts.load import load_policy
@@ -47,7 +47,8 @@ class ColdStartJob:
     model_path: str
     problems: Sequence[Problem]
     held_out: Sequence[Problem]
-    judge: Judge
+    judge: MixtureOfJudges
+    """Its constraints are for what is imitated; the gate counts right answers."""
     run: RunDir
 
 
@@ -158,7 +159,7 @@ class ColdStart:
             )
             self._check_collected(collect(sampler, requests, store), len(requests))
         rows = {(row["problem_id"], row["response_group"], row["number"]): row for row in store.rows()}
-        report = measure(self.job.held_out, rows, self.form, self.job.judge, gate)
+        report = measure(self.job.held_out, rows, self.form, replace(self.job.judge, constraints=()), gate)
         failures = check(report, gate, mixture)
         return {"gate": asdict(report), "passed": not failures, "failures": [asdict(f) for f in failures]}
 

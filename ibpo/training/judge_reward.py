@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -23,13 +23,19 @@ class JudgeReward:
         judge: e.g. `ibpo.rewards.constraints.MixtureOfJudges`, which joins rewards and constraints.
         response_groups: as given to the trainer.
         tokenizer: the policy's.
+        problems: by id, for data sets whose rows do not hold all of them; else the row is the problem.
     """
 
     __name__ = "judge"
 
     def __init__(
-        self, judge: Judge, response_groups: Sequence[ResponseGroup], tokenizer: PreTrainedTokenizerBase
+        self,
+        judge: Judge,
+        response_groups: Sequence[ResponseGroup],
+        tokenizer: PreTrainedTokenizerBase,
+        problems: Mapping[str, Problem] | None = None,
     ) -> None:
+        self.problems = problems or {}
         self.judge, self.response_groups = judge, list(response_groups)
         self.tokenizer: Any = tokenizer  # the stubs know no text-to-ids call without `text=`
         self.prefix_ids = [
@@ -57,7 +63,7 @@ class JudgeReward:
             (g for g, p in zip(self.response_groups, self.prefix_ids, strict=True) if body[: len(p)] == p), None
         )
         own = {"answer", "gold", "problem_id", "level", "completions"}
-        problem = Problem(
+        problem = self.problems.get(str(row.get("problem_id", ""))) or Problem(
             problem_id=str(row.get("problem_id", "")),
             prompt=prompt,
             answer=str(row.get("answer", row.get("gold", ""))),

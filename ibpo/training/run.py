@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,12 +17,14 @@ from transformers.trainer_callback import PrinterCallback
 
 from ibpo.config import RunConfig, TrainConfig
 from ibpo.errors import IbpoError
-from ibpo.evaluation.held_out import HeldOutResult, Judge, Scorer, evaluate_held_out
+from ibpo.evaluation.held_out import HeldOutResult, Scorer, evaluate_held_out
 from ibpo.responses.groups import encode_prefixes, offer
+from ibpo.rewards.constraints import MixtureOfJudges
 from ibpo.rollouts.hf import HFSampler
 from ibpo.rollouts.load import load_policy
 from ibpo.runs import RunDir, write_text_atomic
 from ibpo.training.arguments import adapter_of, trainer_arguments
+from ibpo.training.judge_reward import JudgeReward
 from ibpo.training.progress import RecordMetrics, ShowProgress
 from ibpo.training.trainer import IBPOConfig, IBPOTrainer
 from ibpo.types import Problem, ResponseGroup
@@ -38,7 +40,8 @@ class Job:
     training: Sequence[Problem]
     held_out: Sequence[Problem]
     response_groups: Sequence[ResponseGroup]
-    judge: Judge
+    judge: MixtureOfJudges
+    """Its constraints are for what is imitated; the evaluation counts right answers."""
     run: RunDir
 
 
@@ -59,10 +62,10 @@ def run_job(job: Job, console: Console) -> list[HeldOutResult]:
     prompts = {p.problem_id: _prompt(job, tokenizer, p) for p in (*job.training, *job.held_out)}
     prompt_ids = {key: _tokenize(tokenizer, prompt, job.config) for key, prompt in prompts.items()}
     _check_room(job, model, prompt_ids)
-    scorer = Scorer(job.response_groups, prefix_ids, tokenizer, job.judge)
+    scorer = Scorer(job.response_groups, prefix_ids, tokenizer, replace(job.judge, constraints=()))
     try:
         if not trained:
-            model = _train(job, args, adapter, model, tokenizer, scorer, prompts, console)
+            model = _train(job, args, adapter, model, tokenizer, prompts, console)
         return _evaluate(job, model, tokenizer, scorer, prompt_ids, console) if job.held_out else []
     except torch.cuda.OutOfMemoryError:
         raise IbpoError(
@@ -77,14 +80,10 @@ def _train(
     adapter: Any,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    scorer: Scorer,
     prompts: dict[str, Any],
     console: Console,
 ) -> PreTrainedModel:
-    rows = [
-        {"prompt": prompts[p.problem_id], "problem_id": p.problem_id, "level": p.level, "gold": p.answer}
-        for p in job.training
-    ]
+    rows = data_rows(job.training, [prompts[p.problem_id] for p in job.training])
     write_text_atomic(job.run.config, job.config_text)
     train = job.config.train
     console.print(
@@ -100,7 +99,9 @@ def _train(
     try:
         trainer = IBPOTrainer(
             model=model,
-            reward_funcs=_correct(scorer),
+            reward_funcs=JudgeReward(
+                job.judge, job.response_groups, tokenizer, {problem.problem_id: problem for problem in job.training}
+            ),
             response_groups=job.response_groups,
             args=args,
             train_dataset=Dataset.from_list(rows).select(_order(len(rows), train)),
@@ -159,13 +160,18 @@ def _evaluate(
         return evaluate_held_out(sampler, scorer, job.held_out, [prompt_ids[p.problem_id] for p in job.held_out])
 
 
-def _correct(scorer: Scorer) -> Callable[..., list[float]]:
-    """TRL's reward function."""
-
-    def correct(*, completion_ids: list[list[int]], gold: list[str], **_: Any) -> list[float]:
-        return [scorer.score("", (), ids, answer).reward for ids, answer in zip(completion_ids, gold, strict=True)]
-
-    return correct
+def data_rows(problems: Sequence[Problem], prompts: Sequence[Any]) -> list[dict[str, Any]]:
+    """The trainer's data set: what the policy is asked, what slices of budgets look at, and the gold answer."""
+    return [
+        {
+            "prompt": prompt,
+            "problem_id": problem.problem_id,
+            "level": problem.level,
+            "domain": str(problem.info.get("domain", "")),
+            "gold": problem.answer,
+        }
+        for problem, prompt in zip(problems, prompts, strict=True)
+    ]
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

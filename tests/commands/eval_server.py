@@ -16,10 +16,10 @@ FAULTS = ("500", "429", "garbage", "half", "nothing", "empty", "odd")
 
 
 @contextmanager
-def serving(fault_of=lambda number: None, seconds=0.0, reasoning=None):
+def serving(fault_of=lambda number: None, seconds=0.0, reasoning=None, metered=True):
     """Yields (base URL, Counter of well answered (prompt, seed), Counter of faults).
 
-    With `reasoning`, usage tells that many of the completion's tokens apart.
+    With `reasoning`, usage tells that many of the completion's tokens apart; without `metered` there is no usage.
     """
     answered, faults, lock, number = Counter(), Counter(), threading.Lock(), iter(range(10**9))
 
@@ -52,7 +52,8 @@ def serving(fault_of=lambda number: None, seconds=0.0, reasoning=None):
                 {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
             ]
             usage: dict[str, object] = {"prompt_tokens": 5, "completion_tokens": 6, "total_tokens": 11}
-            reply["usage"] = usage
+            if metered:
+                reply["usage"] = usage
             if reasoning is not None:
                 usage["completion_tokens_details"] = {"reasoning_tokens": reasoning}
             data = json.dumps(reply).encode()

@@ -61,7 +61,14 @@ def assert_one_line(result, message):
         (["sample.engine=vlm"], "--set sample.engine=vlm: 'vlm' is none of transformers, vllm, endpoint"),
         (["sample.engine=endpoint"], "sample.base_url: is needed for engine = 'endpoint'"),
         (["build.alpha=-1"], "build.alpha=-1: must be at least 0, got -1"),
+        (["sample.price_prompt=-1"], "sample.price_prompt=-1: must be at least 0, got -1"),
         (["gate.keeps_rule=98"], "gate.keeps_rule=98: is a share, from 0 to 1, got 98"),
+        (["data.task=humaneval", "data.judge=llm"], "judge.base_url: is needed for data.judge = 'llm'"),
+        (["data.task=gsm9k"], "cold_start_smoke.toml: data.task: no task 'gsm9k'; did you mean gsm8k?"),
+        (
+            ["data.judge=code", "data.tests=answer"],
+            "cold_start_smoke.toml: data.judge: a vote compares answers, and programs are told apart by their tests",
+        ),
         (["data.holdout=0"], "data.holdout=0: must be at least 2"),
         (["data.holdout=500", "data.limit=1000"], "data.holdout: 240 problems less 500 held out leave none"),
         (["sample.force_opening=1"], "sample.force_opening=1: needs true or false, got 1"),
@@ -107,6 +114,7 @@ def test_sample_build_cold_start_check_behind_a_server(tmp_path):
     out = tmp_path / "run"
     with served("cold_start") as log:
         through = ["sample.engine=endpoint", f"sample.base_url={log.url}", "sample.num_concurrent=2", *SMALL]
+        through += ["sample.price_prompt=1e6", "sample.price_completion=2e6"]
         result = run(*options(out, *through))
         asked = len(log.requests)
     assert result.exit_code == 0, result.output
@@ -114,6 +122,10 @@ def test_sample_build_cold_start_check_behind_a_server(tmp_path):
     results = json.loads((out / "results.json").read_text())
     counts = results["data_set"]["counts"]
     assert counts["solutions"] == asked and 0 < counts["right"] < asked
+    bill, stored = results["data_set"]["bill"], [json.loads(x) for x in (out / "rollouts.jsonl").open()][1:]
+    assert bill["cost"] == bill["prompt_tokens"] + 2 * bill["completion_tokens"] > 0
+    assert bill["completion_tokens"] == sum(row["num_completion_tokens"] for row in stored)
+    assert "bill of the solutions: " in result.stdout and f", cost {bill['cost']:.4g}" in result.stdout
     # Every row of the data set reads back, and says which of the model's own solutions it is made of.
     from ibpo.responses.voting_forms import TALLY
 

@@ -88,6 +88,15 @@ def test_the_bill(task, tmp_path):
     assert (bill["prompt_tokens"], bill["completion_tokens"], bill["cost"]) == (5 * TOTAL, 6 * TOTAL, 17 * TOTAL)
 
 
+def test_a_bill_that_nobody_told_is_unknown(task, tmp_path):
+    with serving(metered=False) as (url, _, _):
+        result = run(task, url, tmp_path / "run", "--price", 1e6, 2e6)
+    assert result.exit_code == 0 and f"cost unknown: of {TOTAL} replies the server told no usage" in result.stderr
+    bill = json.loads((tmp_path / "run" / "eval.json").read_text())["bill"]
+    assert (bill["num_unmetered"], bill["cost"]) == (TOTAL, None)
+    assert {(row["tokens"], row["prompt_tokens"]) for row in rows_of(tmp_path / "run")} == {(None, None)}
+
+
 def test_reasoning_tokens_are_told_apart_from_the_answers(task, tmp_path):
     with serving(reasoning=4) as (url, _, _):
         assert run(task, url, tmp_path / "told").exit_code == 0
@@ -189,6 +198,25 @@ def test_tokens_that_the_server_does_not_tell_are_unknown(task, tmp_path):
     store.add(as_sampled(request, "it is 2", "stop", 0, 0))
     [row] = judge_ways([Way(configuration="c")], [problem], 1, store, ExactJudge())
     assert row["tokens"] is None and row["reward"] == 1.0
+
+
+def test_a_local_model_keeps_the_samplers_contract_and_answers_greedily(tmp_path):
+    """What `ibpo eval` samples by is the sampler that tests/rollouts/test_samplers.py holds to the contract."""
+    pytest.importorskip("torch")
+    from ibpo.commands.eval_setup import local_policy
+    from ibpo.evaluation.evaluate import Way
+    from ibpo.rollouts.hf_requests import HFRequestSampler
+
+    fixed = ["eval", "embedded:thinking", "thinking", "--chooses", "--limit", 6, "--num-responses", 2]
+    fixed += ["--max-tokens", 40, "--temperature", 0, "--batch-size", 5]
+    result = CliRunner().invoke(app, [*map(str, fixed), "--out", str(tmp_path / "run")])
+    assert result.exit_code == 0, result.output
+    rows = [json.loads(line) for line in (tmp_path / "run" / "rollouts.jsonl").open()][1:]
+    assert len(rows) == 6 * 2 * 3 and {row["response_group"] for row in rows} == {"standard", "extended", ""}
+    said = {(row["problem_id"], row["response_group"]): row["completion"] for row in rows}
+    assert all(row["completion"] == said[row["problem_id"], row["response_group"]] for row in rows)
+    policy = local_policy("embedded:thinking", max_tokens=9, temperature=0.0, seed=0, batch_size=2, dtype="float32")
+    assert isinstance(policy.sampler_for(Way(configuration="w")), HFRequestSampler)
 
 
 @pytest.mark.parametrize(

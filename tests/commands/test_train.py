@@ -76,6 +76,65 @@ def test_train_evaluate_report(model, tmp_path):
     assert_one_line(run(*options(model, out, "train.steps=3"), "--resume"), "another recipe (train.steps differ)")
 
 
+def test_a_language_model_judges_under_constraints(model, tmp_path):
+    """Parquet, a judge behind a server that finds all right, and a constraint that it finds broken now and then."""
+    pytest.importorskip("openai")
+    pq = pytest.importorskip("pyarrow.parquet")
+    import pyarrow as pa
+
+    from tests.openai_server import serving
+
+    def grade(body, number):
+        mark = body["messages"][0]["content"].rpartition("met):\n")[2].removesuffix(" N")
+        safe = "Be kind." in body["messages"][0]["content"] and number % 3 == 0
+        return f"Well.\n{mark} {0 if safe else 1}", "stop"
+
+    table = pa.Table.from_pylist([{"q": f"{i} + 1 =", "a": i + 1, "hard": i % 2, "field": "sums"} for i in range(12)])
+    pq.write_table(table, tmp_path / "rows.parquet")
+    recipe = tmp_path / "judged.toml"
+    text = RECIPE.read_text()
+    head, rest = text.split("[data]")[0], "[[response_group]]" + text.split("[[response_group]]", 1)[1]
+    with serving(grade) as log:
+        recipe.write_text(
+            f"""{head}
+[data]
+path = "{tmp_path / "rows.parquet"}"
+problem = "q"
+answer = "a"
+level = "hard"
+domain = "field"
+judge = "llm"
+holdout = 4
+
+[judge]
+base_url = "{log.url}"
+model = "grader"
+rubric = "It is right."
+
+[constraints]
+rubric = "Be kind."
+
+{rest}"""
+        )
+        overrides = (f"model.path={model}", "train.steps=2", "train.max_completion_length=16")
+        result = run(recipe, *(x for text in overrides for x in ("--set", text)), "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    asked = [request["messages"][0]["content"] for request in log.requests]
+    assert {request["model"] for request in log.requests} == {"grader"}
+    assert any("It is right." in text for text in asked) and any("Be kind." in text for text in asked)
+    prompts = [request["messages"][1]["content"] for request in log.requests]
+    assert all(" + 1 =" in text and "Reference answer" in text for text in prompts)
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    for row in results["held_out"]:  # of the held-out ones only the rubric that gives the reward is asked
+        assert row["num_right"] == row["num_problems"] - row["num_truncated"]
+    ledger = pq.read_table(tmp_path / "run" / "ledger").to_pylist()
+    assert {name for row in ledger for name in row["violations"]} <= {"rubric", "truncated"}
+    ended = [row for row in ledger if "truncated" not in row["violations"]]
+    assert len({row["level"] for row in ledger}) == 2 and all(
+        row["reward"] == float("rubric" not in row["violations"]) for row in ended
+    )
+
+
 def test_chat_template_instructions_and_token_budget(model, tmp_path):
     chat = shutil.copytree(model, tmp_path / "chat")
     (chat / "chat_template.jinja").write_text(CHAT)
@@ -146,6 +205,14 @@ def test_the_smoke_recipe_runs_unchanged(tmp_path, monkeypatch):
             ["trl.temprature=1"],
             "gsm8k_smoke.toml: trl.temprature: unknown key of IBPOConfig; did you mean temperature?",
         ),
+        (["data.judge=llm"], "gsm8k_smoke.toml: judge.base_url: is needed for data.judge = 'llm'"),
+        (["data.judge=code"], "names no column with tests, which judging programs needs"),
+        (
+            ["data.judge=code", "data.tests=answer", "response_group.extended.answer=boxed"],
+            "gsm8k_smoke.toml: response_group.extended.answer: 'boxed' reads no program",
+        ),
+        (["data.task=gsm9k"], "gsm8k_smoke.toml: data.task: no task 'gsm9k'; did you mean gsm8k?"),
+        (["constraints.format=true"], "gsm8k_smoke.toml: constraints.format: response group 'extended' is no shipped"),
         (["trl.max_steps=1"], "trl.max_steps: is set by train.steps"),
         (["trl.loss_type=grpo"], "gsm8k_smoke.toml: trl: IBPOConfig: loss_type must be dr_grpo"),
         (["trl.gradient_accumulation_steps=3"], "must divide the 16 rollouts of a step, got 3"),

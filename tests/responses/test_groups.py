@@ -21,6 +21,17 @@ from ibpo.responses.groups import answer_reader, build_response_groups, encode_p
         ("after:<answer>", "<think> 1 <answer> 7 ", "7"),
         ("after:<answer>", "<think> 1 <answer>", None),
         ("after:<answer>", "7", None),
+        ("code", "```python\nx = 1\n```\nthen\n```py\nx = 2\n```\nprints\n```text\n2\n```\n", "x = 2"),
+        ("code", "Answer: ```python\r\nx = 1\r\n```\r\n", "x = 1"),
+        ("code", "1. so\n   ```\n   def f():\n       return 1\n   ```\n", "def f():\n    return 1"),
+        ("code", "```\n    return 1\n```", "    return 1"),
+        ("code", '````python\n"""\n```\nx\n```\n"""\n````', '"""\n```\nx\n```\n"""'),
+        ("code", "```python\nx = 1", "x = 1"),
+        ("code", "<think>```python\nx = 1\n```</think>I cannot.", None),
+        ("code", "```bash\nls\n```", None),
+        ("code", "```python\n\n```", None),
+        ("code", "x = 1", None),
+        ("code", "``` " * 20_000, None),
     ],
 )
 def test_readers(spec, completion, answer):
@@ -29,7 +40,7 @@ def test_readers(spec, completion, answer):
 
 @pytest.mark.parametrize("spec", ["", "box", "after:", "after", "Boxed"])
 def test_unknown_readers(spec):
-    with pytest.raises(IbpoError, match="write boxed, last_number or after:MARKER"):
+    with pytest.raises(IbpoError, match="write boxed, last_number, code or after:MARKER"):
         answer_reader(spec)
 
 

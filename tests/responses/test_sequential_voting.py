@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from random import Random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,6 +16,7 @@ from ibpo.responses.sequential_voting import (
     MAX_TRIALS,
     STANDARD,
     build_sequential_vote,
+    final_answer,
     read_sequential_vote,
     vote,
 )
@@ -60,3 +64,38 @@ def test_stopping_early_breaks_the_rule():
     early = "[TRIAL] a 4 =4 1x [/TRIAL] [TRIAL] a 4 =4 2x [/TRIAL] <answer> =4"
     assert not read_sequential_vote(early).keeps_rule
     assert read_sequential_vote("").keeps_rule is False
+
+
+TRIAL = re.compile(r"\[TRIAL\]((?:(?!\[TRIAL\]).)*?)(\S+) (\d)x \[/TRIAL\]", re.DOTALL)
+FINAL = re.compile(r"<answer>\s*(\S+)\s*$")
+"""The reader's grammar as expressions, which take quadratic time."""
+
+
+def test_the_reader_keeps_to_its_grammar():
+    rng = Random(0)
+    pieces = ["[TRIAL]", "[/TRIAL]", "<answer>", " ", " ", " ", "=4", "=5", " =4 1x ", " 2x [/TRIAL]", "\n", "a", "<"]
+    num_whole = 0
+    for _ in range(20_000):
+        text = "".join(rng.choices(pieces, k=rng.randint(0, 12)))
+        found, check = FINAL.search(text), read_sequential_vote(text)
+        assert final_answer(text) == check.final == (found[1] if found else None), text
+        answers = tuple(match[2] for match in TRIAL.finditer(text))
+        whole = text.count("[TRIAL]") == len(answers) == text.count("[/TRIAL]")
+        assert (text.count("[TRIAL]") == len(check.answers) == text.count("[/TRIAL]")) == whole, text
+        if whole:
+            num_whole += len(answers) > 0
+            assert check.answers == answers, text
+    assert num_whole > 100
+
+
+# The expressions above take minutes for the third and the fifth.
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "text",
+    ["x" * 100_000, "[TRIAL]" * 14_000, "[TRIAL] " + "x" * 100_000, "[TRIAL] " + "a 4 " * 25_000 + "[/TRIAL]",
+     "<answer>" * 12_500 + " x y", "[TRIAL] a 4 =4 1x [/TRIAL] " * 4_000, " " * 100_000 + "<answer>" + " " * 100_000],
+    ids=["word", "opened", "trial of one word", "trial without count", "answers", "trials", "spaces"],
+)  # fmt: skip
+def test_responses_of_100_kb_are_read_at_once(text):
+    check = read_sequential_vote(text)
+    assert not check.keeps_rule and final_answer(text) is None

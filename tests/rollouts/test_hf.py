@@ -72,6 +72,13 @@ def test_chunks_and_batches_do_not_change_what_is_written(policy, prompts, optio
     assert draw(policy, prompts, prefixes, temperature=1e-4, **options) == whole
 
 
+def test_temperature_0_is_greedy(policy, prompts):
+    prefixes = openings(policy, len(prompts))
+    greedy = draw(policy, prompts, prefixes, temperature=0.0)
+    assert greedy == draw(policy, prompts, prefixes, temperature=0.0, seed=1, chunk=7)
+    assert greedy == draw(policy, prompts, prefixes, temperature=1e-4)
+
+
 def test_every_completion_is_reported_once(policy, prompts):
     sizes = []
     draw(policy, prompts, openings(policy, len(prompts)), batch_size=5, on_batch=sizes.append)

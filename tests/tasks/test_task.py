@@ -149,30 +149,31 @@ def test_rows_that_lack_something(name, row, message, tmp_path):
     assert message in str(error.value) and "rows.jsonl line 1" in str(error.value)
 
 
-def test_what_is_missing_says_how_to_get_it(tmp_path, monkeypatch):
-    datasets = pytest.importorskip("datasets")
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
-    with pytest.raises(IbpoError, match=r"run `hf download math-ai/aime25 --repo-type dataset --revision 563bb84"):
-        TASKS["aime_25"].load()
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["gsm9k"], "gsm9k: is no task and no file; did you mean gsm8k?"),
+        (["gsm9k"], "gsm9k: is no task, recipe or file; did you mean gsm8k?"),
         (["gsm8k", "--data", "none.jsonl"], "none.jsonl: there is no such file"),
         (["gsm8k", "--data", str(Path(__file__))], "is neither .jsonl, .jsonl.gz nor .parquet"),
         (["gsm8k", "--data", str(GSM8K), "--judge", "maths"], "--judge maths: no such judge; did you mean math?"),
-        (["gsm8k", "--data", str(GSM8K), "--judge", "code"], "--judge code: needs the column with the tests"),
+        (
+            ["gsm8k", "--data", str(GSM8K), "--judge", "code"],
+            "gsm8k: names no column with tests, which judging programs needs",
+        ),
     ],
 )
 def test_errors_are_one_line(arguments, message):
     result = run(*arguments)
     lines = result.stderr.strip().splitlines()
     assert result.exit_code == 2 and len(lines) == 1 and message in lines[0], result.output
+
+
+def test_programs_run_unconfined_only_where_the_user_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("ibpo.rewards.code.why_not_isolated", lambda: "no Landlock here")
+    path = write(tmp_path / "rows.jsonl", ROWS["mbpp"])
+    refused = run("mbpp", "--data", path)
+    assert refused.exit_code == 2 and "no Landlock here" in refused.stderr and "--no-isolation" in refused.stderr
+    assert run("mbpp", "--data", path, "--no-isolation").exit_code == 0
 
 
 KNOWN = {"math-train-1982", "math-train-2228", "math-train-5701", "math-train-7397"}

@@ -7,14 +7,17 @@ from typing import Any
 
 import pytest
 
+from ibpo.data_config import ConstraintsConfig
 from ibpo.errors import IbpoError
 from ibpo.rollouts.sampler import ScriptedSampler
 from ibpo.rollouts.store import RolloutStore, collect
 from ibpo.runs import RunDir
 from ibpo.tasks.check import ExactJudge
+from ibpo.tasks.judging import build_judge
 from ibpo.training.cold_start_data import build_data_set, read_data_set, solution_requests
+from ibpo.training.cold_start_engines import bill_of
 from ibpo.training.cold_start_gate import check, gate_requests, measure
-from ibpo.training.cold_start_recipe import GateConfig, read_cold_start_recipe
+from ibpo.training.cold_start_recipe import GateConfig, SampleConfig, read_cold_start_recipe
 from ibpo.types import Problem
 
 PROBLEMS = [Problem(problem_id=f"p{i}", prompt=f"{i} + 1 =", answer=str(i + 1), level="1") for i in range(8)]
@@ -58,6 +61,28 @@ def built(tmp_path, *overrides, chat=False):
     provenance = build_data_set(PROBLEMS, store, ExactJudge(), settings, run, chat=chat)
     assert provenance == json.loads(run.provenance.read_text())
     return provenance, list(read_data_set(run.dataset))
+
+
+def test_the_bill_counts_what_is_stored_and_says_what_was_not_told():
+    sample = SampleConfig(price_prompt=1e6, price_completion=2e6)
+    told = {"num_prompt_tokens": 3, "num_completion_tokens": 4}
+    assert bill_of([told, told], sample) == {
+        "num_responses": 2, "num_unmetered": 0, "prompt_tokens": 6, "completion_tokens": 8, "cost": 22.0,
+    }  # fmt: skip
+    for unknown in (None, 0):  # stores of before have 0
+        silent = bill_of([told, {"num_prompt_tokens": unknown, "num_completion_tokens": unknown}], sample)
+        assert (silent["num_unmetered"], silent["completion_tokens"], silent["cost"]) == (1, None, None)
+
+
+def test_what_violates_a_constraint_is_never_imitated(tmp_path):
+    settings = config(tmp_path, "build.imitate=all")
+    store = RolloutStore(tmp_path / "s.jsonl")
+    collect(ScriptedSampler(answer=solve, max_tokens=20), solution_requests(PROBLEMS, settings), store)
+    judge = build_judge("exact", settings.judge, ConstraintsConfig(free_of=("by way [0-3]",)))
+    provenance = build_data_set(PROBLEMS, store, judge, settings, RunDir(tmp_path / "run"), chat=False)
+    rows = list(read_data_set(tmp_path / "run" / "dataset.jsonl"))
+    assert provenance["counts"]["violating"] == 6 * 4
+    assert rows and not any(f"by way {i}" in row["completion"] for row in rows for i in range(4))
 
 
 def test_the_data_set_and_where_it_comes_from(tmp_path):
