@@ -14,7 +14,6 @@ from ibpo.rewards.math import MathJudge
 from ibpo.tasks.task import JudgeName
 from ibpo.types import Problem
 
-
 NUMBER_OR_UNIT = re.compile(r"\d+(?:\.\d*)?|\\(?:text|mbox|mathrm)\{[^{}]*\}(?:\^\{?\d+\}?)?")
 
 
