@@ -16,6 +16,12 @@ from ibpo.errors import IbpoError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+REFUSALS = (400, 413, 422)
+"""Status codes that say that the request is at fault, and not the server, the key or the address."""
+
+
+class RefusedRequest(IbpoError):
+    """The server answers, but not this request: too long, of a forbidden content, or with an unknown option."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,7 +152,8 @@ class Endpoint:
             completion = raw.parse()
         except openai.OpenAIError as error:
             self._charge(num_failures=1)
-            raise IbpoError(f"{self.base_url}: {_why(error, self.model)}") from None
+            failure = RefusedRequest if getattr(error, "status_code", None) in REFUSALS else IbpoError
+            raise failure(f"{self.base_url}: {_why(error, self.model)}") from None
         except ValueError as error:
             self._charge(num_failures=1)
             raise IbpoError(f"{self.base_url}: the reply cannot be read: {error}; is this an OpenAI server?") from None

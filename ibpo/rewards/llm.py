@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
+import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Literal
 
-from ibpo.endpoint import Endpoint
+from ibpo.endpoint import Endpoint, RefusedRequest
 from ibpo.errors import IbpoError
 from ibpo.rewards.judgement import Candidate, Judgement
 
@@ -35,8 +37,9 @@ class LLMJudge:
 
     The grade must stand alone in the last line, behind a mark that is derived from the candidate itself, so that a
     grade written into a response is not taken for the judge's. Where a reply cannot be read the judge is asked again;
-    what happens after that is `on_failure`: `violate` (reward 0 and the violation `unjudged`, so it is never imitated
-    and can be counted), `zero` (reward 0), or `raise`.
+    what happens after that, and where the server refuses one request (a response too long for the judge), is
+    `on_failure`: `violate` (reward 0 and the violation `unjudged`, so it is never imitated and can be counted), `zero`
+    (reward 0), or `raise`. Where every request of a batch fails it is the server, and that is raised.
     """
 
     def __init__(
@@ -49,8 +52,9 @@ class LLMJudge:
         on_failure: Literal["violate", "zero", "raise"] = "violate",
         show_reference: bool = True,
         max_tokens: int = 512,
+        cache_size: int = 65_536,
     ) -> None:
-        """Pairs are cached; `show_reference=False` keeps the gold answer from the judge.
+        """The last `cache_size` judgements are kept; `show_reference=False` keeps the gold answer from the judge.
 
         Raises:
             IbpoError: for an empty rubric or an impossible scale.
@@ -61,21 +65,52 @@ class LLMJudge:
             raise IbpoError(f"scale and num_attempts must be at least 1, got {scale} and {num_attempts}")
         self._endpoint, self._rubric, self._scale, self._num_attempts = endpoint, rubric.strip(), scale, num_attempts
         self._on_failure, self._show_reference, self._max_tokens = on_failure, show_reference, max_tokens
-        self._cache: dict[str, Judgement] = {}
+        self._cache: OrderedDict[str, Judgement] = OrderedDict()
+        self._cache_size, self._lock = cache_size, threading.Lock()
 
     def judge(self, candidates: Sequence[Candidate]) -> list[Judgement]:
         """See `Judge`.
 
         Raises:
-            IbpoError: where the server fails, once its retries are used up; and as `on_failure` says.
+            IbpoError: where the server fails for all that it is asked, retries included; and as `on_failure` says.
         """
         marks = [self._mark(candidate) for candidate in candidates]
-        todo = {mark: c for mark, c in zip(marks, candidates, strict=True) if mark not in self._cache}
+        judged = self._kept(marks)
+        todo = {mark: c for mark, c in zip(marks, candidates, strict=True) if mark not in judged}
+        asked, failed = list(todo), dict[str, IbpoError]()
         for position, outcome in self._endpoint.map(self._grade, list(todo.values())):
-            if isinstance(outcome, IbpoError):
+            mark = asked[position]
+            if isinstance(outcome, Judgement):
+                judged[mark] = outcome
+                self._keep(mark, outcome)
+            elif self._on_failure == "raise":
                 raise outcome
-            self._cache[list(todo)[position]] = outcome
-        return [self._cache[mark] for mark in marks]
+            else:
+                failed[mark] = outcome
+        # Some requests are refused for what they hold. Where all fail it is the server or the settings, and nothing may
+        # be made up; unless it judged before and refuses those that are left.
+        works = bool(self._cache) and all(isinstance(error, RefusedRequest) for error in failed.values())
+        if failed and len(failed) == len(todo) and not works:
+            raise next(iter(failed.values()))
+        judged |= {mark: self._unjudged(f"not judged: {error}") for mark, error in failed.items()}
+        return [judged[mark] for mark in marks]
+
+    def _kept(self, marks: Sequence[str]) -> dict[str, Judgement]:
+        with self._lock:
+            found = {mark: self._cache[mark] for mark in marks if mark in self._cache}
+            for mark in found:
+                self._cache.move_to_end(mark)
+            return found
+
+    def _keep(self, mark: str, judgement: Judgement) -> None:
+        with self._lock:
+            self._cache[mark] = judgement
+            if len(self._cache) > self._cache_size:
+                self._cache.popitem(last=False)
+
+    def _unjudged(self, reason: str) -> Judgement:
+        violations = (UNJUDGED,) if self._on_failure == "violate" else ()
+        return Judgement(reward=0.0, reason=reason, violations=violations)
 
     def messages(self, candidate: Candidate) -> list[dict[str, str]]:
         """What the judge is asked."""
@@ -115,5 +150,4 @@ class LLMJudge:
         said = f"no grade in {self._num_attempts} replies, the last: {' '.join(reply.split())[:100]!r}"
         if self._on_failure == "raise":
             raise IbpoError(f"problem {candidate.problem.problem_id}: {said}; use a stronger judge or a plainer rubric")
-        violations = (UNJUDGED,) if self._on_failure == "violate" else ()
-        return Judgement(reward=0.0, reason=said, violations=violations)
+        return self._unjudged(said)

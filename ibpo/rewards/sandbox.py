@@ -33,9 +33,10 @@ POLL_SECONDS = 0.02
 class Limits:
     """What one program may use."""
 
-    wall_seconds: float = 15.0
+    wall_seconds: float = 30.0
     """A backstop for programs that wait; on a busy machine it must not decide, so keep it above the CPU limit."""
-    cpu_seconds: int = 5
+    cpu_seconds: int = 10
+    """Twice what the slowest of MBPP's own solutions takes (mbpp-123; the next one takes less than a second)."""
     memory_bytes: int = 512 << 20
     """Of address space; every thread takes some 8 MiB of it."""
     output_bytes: int = 64 << 10

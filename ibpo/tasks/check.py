@@ -14,6 +14,8 @@ from ibpo.rewards.math import MathJudge
 from ibpo.tasks.task import JudgeName
 from ibpo.types import Problem
 
+NUMBER_OR_UNIT = re.compile(r"\d+(?:\.\d*)?|\\(?:text|mbox|mathrm)\{[^{}]*\}(?:\^\{?\d+\}?)?")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Failure:
@@ -45,22 +47,25 @@ def judge_for(name: JudgeName, *, isolate: bool = True) -> Judge:
 def perturb(problem: Problem, judge: JudgeName) -> str:
     r"""An answer that is nearly the gold one and wrong.
 
-    Code: the function under test, and every other, redefined to return a new object. Else the last digit changed, or a
-    word put before an answer without digits.
+    Code: the function under test, and every other, redefined to return a new object. Else another last number, or a
+    word put before an answer without digits. What a judge may rightly pass over is left alone: units, digits that
+    rounding forgives, and the second form of a value that is given twice, which is left out.
 
     Example:
         >>> perturb(Problem(problem_id="p", prompt="", answer=r"\frac{3}{19}"), "math")
-        '\\frac{3}{10}'
+        '\\frac{3}{29}'
     """
     if judge == "code":
         return _broken(problem)
-    digits = list(re.finditer(r"\d", problem.answer))
-    if not digits:
+    answer = problem.answer
+    first, *others = re.split(r"=|\\approx", answer)
+    if others and re.search(r"\d", first) and not re.search(r"[A-Za-z]", re.sub(r"\\[A-Za-z]+", "", answer)):
+        answer = first.strip()
+    numbers = [found for found in NUMBER_OR_UNIT.finditer(answer) if found[0][0].isdigit()]
+    if not numbers:
         return f"not {problem.answer}"
-    # Not a digit behind the point, which rounding might forgive.
-    whole = [match for match in digits if not re.search(r"\.\d*$", problem.answer[: match.start()])]
-    last = (whole or digits)[-1]
-    return problem.answer[: last.start()] + str((int(last[0]) + 1) % 10) + problem.answer[last.end() :]
+    start = numbers[-1].start()  # its first digit: the last one of an exponent may make no difference to six decimals
+    return answer[:start] + str(int(answer[start]) % 9 + 1) + answer[start + 1 :]
 
 
 def _broken(problem: Problem) -> str:

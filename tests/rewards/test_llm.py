@@ -92,6 +92,44 @@ def test_order_cache_and_chat_prompts():
     assert len(log.requests) == 5 and "What barks?" in log.requests[0]["messages"][1]["content"]
 
 
+def refusing_long_ones(body, number):
+    if "long" in body["messages"][1]["content"]:
+        raise Fault(400, "maximum context length is 4096 tokens")
+    return f"{mark_of(body)} 1", "stop"
+
+
+def test_a_request_that_is_refused_does_not_touch_the_others():
+    many = [candidate("short"), candidate("long " * 9), candidate("brief")]
+    judgements, _ = judged(refusing_long_ones, many)
+    assert [(j.reward, j.imitable) for j in judgements] == [(1.0, True), (0.0, False), (1.0, True)]
+    assert judgements[1].violations == ("unjudged",) and "maximum context length" in judgements[1].reason
+    judgements, _ = judged(refusing_long_ones, many, on_failure="zero")
+    assert [(j.reward, j.imitable) for j in judgements] == [(1.0, True), (0.0, True), (1.0, True)]
+    with pytest.raises(IbpoError, match="maximum context length"):
+        judged(refusing_long_ones, many, on_failure="raise")
+
+
+def test_a_server_that_fails_for_all_is_an_error_and_a_refusal_of_the_last_one_is_none():
+    with serving(refusing_long_ones) as log:
+        judge = LLMJudge(Endpoint(base_url=log.url, model="m", max_retries=0))
+        with pytest.raises(IbpoError, match="maximum context length"):
+            judge.judge([candidate("long")])  # nothing was judged yet: the settings may be wrong
+        many = [candidate("short"), candidate("long")]
+        for _ in range(2):  # the second time only the refused one is asked for
+            assert [j.reward for j in judge.judge(many)] == [1.0, 0.0]
+    with pytest.raises(IbpoError, match="cannot be reached"):
+        judge.judge([candidate("other"), candidate("long")])
+
+
+def test_the_cache_is_bounded():
+    with serving(lambda body, number: (f"{mark_of(body)} 1", "stop")) as log:
+        judge = LLMJudge(Endpoint(base_url=log.url, model="m", num_concurrent=1), cache_size=2)
+        for text in ("a", "b", "a", "c", "a", "b"):  # b is the one that was used longest ago when c comes
+            assert judge.judge([candidate(text)])[0].reward == 1.0
+        assert len(log.requests) == 4
+        assert [j.reward for j in judge.judge([candidate(str(i)) for i in range(5)])] == [1.0] * 5
+
+
 def test_errors_of_the_server_and_of_the_settings():
     def refuse(body, number):
         raise Fault(401, "no")

@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ibpo.data_config import DataConfig
 from ibpo.rewards.equivalence import MAX_BYTES, as_number, bare, compare_plainly, is_hostile, is_text
 from ibpo.rewards.exact import exact_match
 from ibpo.rewards.judgement import Candidate
 from ibpo.rewards.math import MathJudge
-from ibpo.tasks.jsonl import load_problems
+from ibpo.tasks.given import load_given
 from ibpo.types import Problem
 
 pytest.importorskip("math_verify")
@@ -89,7 +90,7 @@ def test_wrong_answers(judge, predicted, gold):
 
 
 def test_gold_scores_one_and_perturbed_gold_zero(judge):
-    golds = [p.answer for p in load_problems(GSM8K, answer_after="####")]
+    golds = [p.answer for p in load_given(DataConfig(path=str(GSM8K), answer_after="####"))[1]]
     assert all(judge(gold, gold) == 1.0 for gold in golds)
     assert all(judge(f"{float(gold) + 1:g}", gold) == 0.0 for gold in golds)
     assert all(judge(None, gold) == 0.0 for gold in golds)
