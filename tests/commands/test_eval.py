@@ -84,8 +84,68 @@ def test_an_evaluation_and_its_rerun(task, tmp_path):
 def test_the_bill(task, tmp_path):
     with serving() as (url, _, _):
         run(task, url, tmp_path / "run", "--price", 1e6, 2e6)
-    bill = json.loads((tmp_path / "run" / "eval.json").read_text())["bill"]
-    assert (bill["prompt_tokens"], bill["completion_tokens"], bill["cost"]) == (5 * TOTAL, 6 * TOTAL, 17 * TOTAL)
+        first = json.loads((tmp_path / "run" / "eval.json").read_text())
+        run(task, url, tmp_path / "run", "--price", 1e6, 2e6)
+        again = json.loads((tmp_path / "run" / "eval.json").read_text())
+    for about in (first, again):  # a rerun that samples nothing does not forget what was paid
+        bill = about["bill"]
+        assert (bill["prompt_tokens"], bill["completion_tokens"], bill["cost"]) == (5 * TOTAL, 6 * TOTAL, 17 * TOTAL)
+    assert [(call["num_new"], call["ended"]) for call in again["calls"]] == [(TOTAL, True), (0, True)]
+    assert again["calls"][0]["engine"]["server"]["version"] == "0.0-test"
+
+
+def test_the_bill_of_a_killed_call_is_that_of_what_it_kept(task, tmp_path):
+    out = tmp_path / "run"
+    with serving() as (url, _, _):
+        run(task, url, out, "--num-responses", 2, "--price", 1e6, 2e6)
+        lines = (out / "calls.jsonl").read_text().splitlines(keepends=True)
+        (out / "calls.jsonl").write_text(lines[0] + lines[1][:10])  # killed while it wrote its end
+        assert run(task, url, out, "--price", 1e6, 2e6).exit_code == 0
+    about = json.loads((out / "eval.json").read_text())
+    assert [(call["num_new"], call["ended"]) for call in about["calls"]] == [(40, False), (TOTAL - 40, True)]
+    assert about["bill"]["cost"] == 17 * TOTAL
+
+
+def test_responses_to_edited_problems_are_not_taken_for_answers(task, tmp_path):
+    out = tmp_path / "run"
+    with serving() as (url, answered, _):
+        assert run(task, url, out).exit_code == 0
+        task.write_text(task.read_text().replace('"7 + 1 ="', '"8 + 1 ="'))
+        edited = run(task, url, out)
+        assert_one_line(edited, "problem p7 was asked in other words")
+        assert sum(answered.values()) == TOTAL
+        task.write_text(task.read_text().replace('"8 + 1 =", "answer": 8', '"7 + 1 =", "answer": 99'))
+        assert run(task, url, out).exit_code == 0  # another answer to the same prompt is judged anew
+        assert {row["reward"] for row in rows_of(out) if row["problem_id"] == "p7"} == {0.0}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(["--response-group", "effort_low", "--response-group", "effort_high", "--chooses"], []),
+     ([], ["--response-group", "effort_low", "--response-group", "effort_high", "--chooses"])],
+)  # fmt: skip
+def test_responses_to_another_wording_are_not_taken_for_answers(task, tmp_path, before, after):
+    """A free choice and a bare prompt are both asked for without a response group."""
+    with serving() as (url, _, _):
+        assert run(task, url, tmp_path / "run", *before).exit_code == 0
+        assert_one_line(run(task, url, tmp_path / "run", *after), "was asked in other words")
+
+
+def test_another_server_is_another_evaluation(task, tmp_path):
+    with serving() as (url, _, _):
+        assert run(task, url, tmp_path / "run").exit_code == 0
+    with serving() as (url, _, _):
+        assert_one_line(run(task, url, tmp_path / "run"), "was begun with other settings (base_url differ)")
+
+
+def test_a_policy_trained_again_into_the_same_folder_is_another_one(tmp_path):
+    from ibpo.commands.eval_setup import weights_digest
+
+    assert weights_digest(str(tmp_path)) == ""
+    (tmp_path / "model.safetensors").write_bytes(bytes(200_000))
+    before = weights_digest(str(tmp_path))
+    (tmp_path / "model.safetensors").write_bytes(bytes(100_000) + b"moved" * 4 + bytes(99_980))
+    assert "" != before != weights_digest(str(tmp_path)) and weights_digest("org/name-on-a-hub") == ""
 
 
 def test_reasoning_tokens_are_told_apart_from_the_answers(task, tmp_path):
@@ -164,7 +224,7 @@ def test_what_never_answers_is_said_and_the_rest_is_kept(task, tmp_path):
     assert_one_line(result, f"{TOTAL // 2} responses failed in 1 passes, the first: problem p")
     assert f"{TOTAL // 2} are kept" in result.stderr and not (out / "responses.jsonl").exists()
     with serving() as (url, answered, _):
-        assert run(task, url, out).exit_code == 0
+        assert run(task, url, out, "--moved").exit_code == 0
     assert sum(answered.values()) == TOTAL // 2
     assert_whole(out)
 
