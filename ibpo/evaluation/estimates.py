@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from ibpo.evaluation.draws import draw_weights
 from ibpo.evaluation.metrics import FloatArray
 
 NAN = float("nan")
@@ -207,8 +208,7 @@ def bootstrap(
         value = float(statistic(equal)[0]) if num_problems else NAN
         return Estimate(value=value, stderr=NAN, low=NAN, high=NAN, num_problems=num_problems)
     value = float(statistic(equal)[0])
-    weight_DP = np.random.default_rng(seed).multinomial(num_problems, equal[0], num_draws) / num_problems
-    drawn_D = np.asarray(statistic(weight_DP), float)
+    drawn_D = np.asarray(statistic(draw_weights(num_problems, num_draws, seed)), float)
     drawn_D = drawn_D[~np.isnan(drawn_D)]
     if len(drawn_D) < 0.95 * num_draws or math.isnan(value):
         return Estimate(value=value, stderr=NAN, low=NAN, high=NAN, num_problems=num_problems)

@@ -150,9 +150,13 @@ def _merit_cells(summary: Merit, merits: Sequence[Merit]) -> dict[str, Any]:
         if not summary.get(name):
             return "–"
         low, high = summary[name]["min"], summary[name]["max"]
-        if len(seeds) == 1 and seeds[0].get(f"{name}_interval"):
-            low, high = seeds[0][f"{name}_interval"]
         text = show(summary[name]["mean"])
+        if len(seeds) == 1:
+            if not seeds[0].get(f"{name}_interval"):
+                return text
+            low, high = seeds[0][f"{name}_interval"]
+            if high is None:
+                return f"{text} " + f"(at least {show(low)})".replace(" ", NO_BREAK)
         return text if low == high else f"{text} " + f"({show(low)} to {show(high)})".replace(" ", NO_BREAK)
 
     erosion = {}
@@ -169,16 +173,16 @@ def _merit_cells(summary: Merit, merits: Sequence[Merit]) -> dict[str, Any]:
         "share_error": spread("share_error", points),
         "binds": times[binds.pop()] if len(binds) == 1 else "for some seeds",
         "oracle_share": spread("oracle_share", plain),
-        "oracle_share_own": plain(mean("oracle_share_own")),
-        "oracle_share_tokens": plain(mean("oracle_share_tokens")),
+        "oracle_share_own": spread("oracle_share_own", plain),
+        "oracle_share_tokens": spread("oracle_share_tokens", plain),
         "gain_ratio_cold_start": spread("gain_ratio_cold_start", plain),
         "gain_ratio_pretrained": spread("gain_ratio_pretrained", plain),
-        "rank_correlation": plain(mean("rank_correlation")),
-        "waste": percent(mean("waste")),
+        "rank_correlation": spread("rank_correlation", plain),
+        "waste": spread("waste", percent),
         "waste_level_share": percent(mean("waste_level_share")),
         "erosion_standard": erosion["standard"],
         "erosion_extended": erosion["extended"],
-        "retained": percent(mean("retained")),
+        "retained": spread("retained", percent),
         "reasons": sorted(f"{name.replace('_', ' ')}: {why}" for name, why in summary["reasons"].items()),
     }
 

@@ -157,6 +157,14 @@ def test_everything_is_escaped(data, tmp_path):
     assert "keeps <its> budget" in words and "<script>alert(1)</script>" in words and "<cot> <answer> 42" in words
 
 
+def test_the_interval_of_a_merit_stands_beside_it(data, tmp_path):
+    merits = [one | {"retained_interval": [0.5, 0.75], "oracle_share_own_interval": None} for one in data.merits]
+    merits = [one | {"gain_ratio_cold_start": 2.0, "gain_ratio_cold_start_interval": [1.5, None]} for one in merits]
+    _, page = read(tmp_path / "report.html", replace(data, merits=merits))
+    words = "".join(page.words).replace("\N{NO-BREAK SPACE}", " ")
+    assert "(50.0 % to 75.0 %)" in words and "2.00 (at least 1.50)" in words
+
+
 def test_several_seeds_and_nothing_optional(make_data, build_store, tmp_path):
     several = make_data(build_store, seeds=(0, 1))
     _, page = read(tmp_path / "report.html", replace(several, training=[], examples=[]))
