@@ -82,8 +82,8 @@ def figures_of_merit(
     - `retained` = a / accuracy of extended only.
     - `gain_by_level`: what extended buys at each level, by the cold start.
 
-    Each but `binds`, `waste_level_share` and `erosion` (which has its standard error) has a 95 % interval under its name
-    and `_interval`, of a bootstrap over problems; an end without bound is None.
+    Each but `binds`, `waste_level_share` and `erosion` (which has its standard error) has a 95 % interval under its
+    name and `_interval`, of a bootstrap over problems; an end without bound is None.
 
     Args:
         allocated: The policy judged.
@@ -246,4 +246,3 @@ def _paired(own: PerProblem, before: PerProblem) -> dict[str, float | None]:
 
 def _number(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
-

@@ -84,6 +84,7 @@ def _configurations(part: Json) -> TableData:
             if name.startswith(("maj@", "pass@")) and name != "pass@1":
                 row[name] = _rate(every[name])
         row[f"gain ratio against votes of {part['standard']}"] = _number(one["gain_ratio"], 2)
+        row["oracle share"] = _number(one["oracle_share"], 2)
         row["responses"] = Cell(text=f"{one['num_responses']:,}", sort=one["num_responses"])
         rows.append(row)
     return _table(f"{part['num_problems']} problems; in brackets 95 % intervals, clustered by problem", rows)
