@@ -15,13 +15,14 @@ from rich.table import Table
 
 from ibpo.commands.eval_calls import Calls, total_bill
 from ibpo.commands.eval_progress import EvalProgress
-from ibpo.commands.eval_setup import load_task, local_policy, served_policy, ways_of, weights_digest
+from ibpo.commands.eval_setup import CHOOSES, load_task, local_policy, served_policy, ways_of, weights_digest
 from ibpo.endpoint import Endpoint
 from ibpo.errors import IbpoError
 from ibpo.evaluation.describe import describe
 from ibpo.evaluation.evaluate import fingerprint, judge_ways, num_missing_and_all, sample_ways, write_rows
 from ibpo.evaluation.import_plain import plain_rows
 from ibpo.evaluation.responses import Responses
+from ibpo.evaluation.run_facts import trained_policy
 from ibpo.rollouts.store import RolloutStore, settings_of
 from ibpo.runs import write_text_atomic
 from ibpo.tasks.check import judge_for
@@ -124,7 +125,11 @@ def eval_command(
                 )
             finally:
                 calls.end(len(store) - num_kept, policy.endpoint)
-        rows = judge_ways(ways, problems, num_responses, store, judge_for(judge_name), policy.count_tokens)
+        trained = trained_policy(model) if base_url is None else None
+        rows = judge_ways(
+            ways, problems, num_responses, store, judge_for(judge_name), policy.count_tokens,
+            budget=trained["budget"] if trained else None,
+        )  # fmt: skip
         about = {
             "command": command,
             "settings": settings,
@@ -136,6 +141,7 @@ def eval_command(
             "engine": policy.engine,
             "calls": calls.all(),
             "bill": total_bill(calls.all()),
+            "trained": trained | {"configuration": CHOOSES} if trained else None,
         }
         write_text_atomic(out / "eval.json", json.dumps(about, indent=2) + "\n")
         write_rows(out / "responses.jsonl", rows)

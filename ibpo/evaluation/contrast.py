@@ -130,7 +130,7 @@ def contrast(responses: Responses, options: ContrastOptions | None = None) -> Js
             "oracles": found.get("oracles", {}),
             "allocation": found.get("allocation", []),
             "share_by_level": found.get("share_by_level", {}),
-            "budget_kept": _budget_kept(responses, options.extended),
+            "budget_kept": _budget_kept(responses, options.extended, notes),
             "notes": notes,
         }
     )
@@ -154,12 +154,18 @@ def _cost(own: Responses, order: Sequence[str], name: str) -> FloatArray:
     return np.where(np.isnan(cost_P), np.nanmean(cost_P), cost_P)
 
 
-def _budget_kept(responses: Responses, extended: str) -> list[Json]:
+def _budget_kept(responses: Responses, extended: str, notes: list[str]) -> list[Json]:
     rows = []
+    known = set(responses.response_group.tolist()) - {""}
     for name in responses.configurations:
         own = responses.of(name)
         budgets = set(own.budget[~np.isnan(own.budget)].tolist())
-        if len(budgets) == 1 and any(own.response_group.tolist()):
+        if len(budgets) == 1 and known:
+            if extended not in known:
+                notes.append(
+                    f"budget of {name} not shown: no response is of {extended}; --extended names another group"
+                )
+                continue
             share = estimate_rate((own.response_group == extended).astype(float), own.problem)
             rows.append({"name": name, "budget": budgets.pop(), "share": share})
     return rows

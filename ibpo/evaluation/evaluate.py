@@ -127,13 +127,13 @@ def sample_ways(
 
 def judge_ways(
     ways: Sequence[Way], problems: Sequence[Problem], num_responses: int, store: RolloutStore, judge: Judge,
-    count_tokens: Callable[[str], int] | None = None,
+    count_tokens: Callable[[str], int] | None = None, *, budget: float | None = None,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Read and judge the stored responses: one row each, as `ibpo report` reads them.
 
     A truncated response gets no answer and no reward, and is counted apart. Tokens that the server did not tell are
     unknown, not 0. Thinking tokens are those that the server tells apart (`reasoning_tokens` of its usage), of a local
-    model those up to `</think>`.
+    model those up to `</think>`. `budget` is the share that the policy was trained to keep where it chooses by itself.
     """
     stored = {row["key"]: row for row in store.rows()}
     rows: list[dict[str, Any]] = []
@@ -162,6 +162,7 @@ def judge_ways(
                     "prompt_tokens": row["num_prompt_tokens"],
                     "thinking_tokens": thinking,
                     "finish_reason": row["finish_reason"],
+                    "budget": budget if len(way.response_groups) > 1 else None,
                     "level": problem.level,
                     "domain": str(problem.info.get("domain", "")),
                     "prompt": problem.prompt if isinstance(problem.prompt, str) else problem.prompt[-1]["content"],

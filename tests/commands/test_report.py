@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ibpo.cli import app
+from tests.pages import copied, opened, prints
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 
@@ -113,38 +114,36 @@ def test_what_is_refused(page, more, said, tmp_path):
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 375], ids=["laptop", "phone"])
 def test_in_a_browser(page, browser, width, theme):
-    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=theme, offline=True)
-    tab = context.new_page()
-    tab.set_default_timeout(120_000)
-    said, asked = [], []
-    tab.on("console", lambda message: said.append(message.text))
-    tab.on("pageerror", lambda error: said.append(str(error)))
-    tab.on("request", lambda request: asked.append(request.url))
-    tab.goto((page / "report.html").as_uri())
-    assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-    boxes = tab.evaluate(
-        "[...document.querySelectorAll('figure svg')].map(s => [s.getBoundingClientRect().width,"
-        " s.querySelectorAll('path').length, s.getAttribute('aria-label').length])"
-    )
-    assert len(boxes) == 3
-    for shown, paths, words in boxes:
-        assert 200 < shown <= width and paths > 10 and words > 40
-    # Text is legible in either theme: contrast of ink on paper.
-    assert tab.evaluate(CONTRAST) > 7
-    column = tab.locator("#p0-t1 thead th", has_text="mean tokens").first
-    for direction in ("descending", "ascending"):
-        column.get_by_role("button").click()
-        assert column.get_attribute("aria-sort") == direction
-        index = column.evaluate("cell => cell.cellIndex")
-        values = tab.evaluate(
-            "index => [...document.querySelectorAll('#p0-t1 tbody tr')].map(r => +r.cells[index].dataset.sort)", index
+    url = (page / "report.html").as_uri()
+    with opened(browser, url, width, theme) as (tab, said, asked):
+        assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        boxes = tab.evaluate(
+            "[...document.querySelectorAll('figure svg')].map(s => [s.getBoundingClientRect().width,"
+            " s.querySelectorAll('path').length, s.getAttribute('aria-label').length])"
         )
-        assert values == sorted(values, reverse=direction == "descending") and len(set(values)) == 2
-    tab.get_by_role("button", name="Copy this table").first.click()
-    tab.get_by_role("button", name="Copied").or_(tab.get_by_role("button", name="Could not copy")).first.wait_for()
-    tab.screenshot(path=page.parent / f"{theme}-{width}.png", full_page=True)  # for whoever wants to look
-    assert said == [] and asked == [(page / "report.html").as_uri()]
-    context.close()
+        assert len(boxes) == 3
+        for shown, paths, words in boxes:
+            assert 200 < shown <= width and paths > 10 and words > 40
+        # Text is legible in either theme: contrast of ink on paper.
+        assert tab.evaluate(CONTRAST) > 7
+        column = tab.locator("#p0-t1 thead th", has_text="mean tokens").first
+        for direction in ("descending", "ascending"):
+            column.get_by_role("button").click()
+            assert column.get_attribute("aria-sort") == direction
+            index = column.evaluate("cell => cell.cellIndex")
+            values = tab.evaluate(
+                "index => [...document.querySelectorAll('#p0-t1 tbody tr')].map(r => +r.cells[index].dataset.sort)",
+                index,
+            )
+            assert values == sorted(values, reverse=direction == "descending") and len(set(values)) == 2
+        lines = [line.split("\t") for line in copied(tab, "p0-t1").splitlines()]
+        assert lines[0][:2] == ["Configuration", "pass@1"] and {line[0] for line in lines[1:]} == {"low", "high"}
+        assert len({len(line) for line in lines}) == 1 and "%" in lines[1][1]
+        tab.locator("summary", has_text="By level").click()
+        assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        tab.screenshot(path=page.parent / f"{theme}-{width}.png", full_page=True)  # for whoever wants to look
+        assert prints(tab)
+        assert said == [] and asked == [url]
 
 
 CONTRAST = """() => {
