@@ -23,9 +23,10 @@ def describe(responses: Responses, *, extended: str = "extended") -> dict[str, d
 
     Returns:
         Slice (`"overall"`, `"level=..."`, `"domain=..."`) -> `"all"`, `"right"`, `"wrong"` (that ended by themselves) or
-        `"cut off"` (and not right) -> metric -> estimate. Metrics of all: `pass@1`, `pass@k` and `maj@k` for k = 2, 4, 8, ... up to the smallest number of
-        responses of a problem, and of it; `unanswered`. Of the other three too: `mean_tokens`, `median_tokens`,
-        `p95_tokens`, `thinking_tokens`, `answer_tokens`, `extended_share`, `truncated`. What is not known is left out.
+        `"cut off"` (and not right) -> metric -> estimate. Metrics of all: `pass@1`, `pass@k` and `maj@k` for k = 2, 4,
+        8, ... up to the smallest number of responses of a problem, and of it; `unanswered`. Of the other three too:
+        `mean_tokens`, `median_tokens`, `p95_tokens`, `thinking_tokens`, `answer_tokens`, `extended_share`, `truncated`.
+        What is not known is left out.
 
     Example:
         >>> rows = [{"problem": "p", "configuration": "low", "reward": r, "tokens": 9} for r in (0, 1)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import IO, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from ibpo.errors import IbpoError
 from ibpo.evaluation.describe import natural
 from ibpo.evaluation.page_figures import (
     choosing,
@@ -56,7 +58,18 @@ def write_page(out: Path, data: PageData) -> list[Path]:
 
     Returns:
         What was written; each file is whole or absent.
+
+    Raises:
+        IbpoError: where the disk is full or the folder cannot be written.
     """
+    try:
+        return _write(out, data)
+    except OSError as error:
+        said = error.strerror or str(error)
+        raise IbpoError(f"{out}: cannot be written: {said}; make room, or name another folder by --out") from None
+
+
+def _write(out: Path, data: PageData) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     environment = Environment(loader=PackageLoader("ibpo.evaluation", "."), autoescape=True, undefined=StrictUndefined)
     about, rows = published()
@@ -70,7 +83,12 @@ def write_page(out: Path, data: PageData) -> list[Path]:
             for suffix in (".png", ".svg"):
                 path = out / "figures" / f"{file}{suffix}"
                 path.parent.mkdir(exist_ok=True)
-                draw(path)
+                partial = path.with_name(f".{path.name}")
+                try:
+                    draw(partial)
+                    os.replace(partial, path)
+                finally:
+                    partial.unlink(missing_ok=True)
                 written.append(path)
             figures.append((key, caption, inline_svg(f"p{number}{key}", draw, spoken)))
             markdown += [f"![{spoken}](figures/{file}.png)", "", f"{caption}", ""]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import random
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,8 @@ from typer.testing import CliRunner
 from ibpo.cli import app
 from tests.pages import copied, opened, prints
 
-FIXTURES = Path(__file__).parent.parent / "fixtures"
+ROOT = Path(__file__).parent.parent.parent
+FIXTURES = ROOT / "tests" / "fixtures"
 
 
 def run(*arguments):
@@ -83,6 +86,83 @@ def test_markdown_tables_are_whole(page):
         widths.append(cells)
 
 
+def test_what_is_wrong_and_what_was_cut_off_are_told_apart(page):
+    part = json.loads((page / "report.json").read_text())["parts"][""]
+    for row in part["configurations"]:
+        overall = row["numbers"]["overall"]
+        assert overall["wrong"]["truncated"]["value"] == 0 and overall["cut off"]["truncated"]["value"] == 1
+    text = (page / "report.md").read_text()
+    assert "mean tokens, cut off" in text
+    [head] = [line for line in text.splitlines() if line.startswith("| Level |")]
+    for name in ("pass@1", "maj@4", "median tokens", "thinking", "truncated", "mean tokens, wrong"):
+        assert f"| {name} |" in head
+    assert any(line.startswith("| Domain |") for line in text.splitlines())
+
+
+def demo_run(folder):
+    """A demo run's folder, as far as the page reads it: a policy that holds .5 and one that holds none."""
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    rng = random.Random(1)
+    for name, chance in (("cold_start__standard", 0), ("cold_start__extended", 1), ("ibpo-0.5__sampled", 0.6)):
+        made = []
+        for p in range(40):
+            for sample in range(4):
+                extended = rng.random() < chance
+                right = rng.random() < (0.9 if extended or p % 2 else 0.2)
+                made.append(
+                    {"problem_id": f"p{p:02}", "level": str(p % 2), "sample": sample, "reward": float(right)}
+                    | {"response_group": "extended" if extended else "standard", "tokens": 40 if extended else 10}
+                    | {"finish_reason": "stop", "predicted_answer": "1", "completion": "it is 1", "prompt": "q"}
+                )
+        path = folder / "thinking" / "seed0" / "responses" / f"{name}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        parquet.write_table(pa.Table.from_pylist(made), path)
+    steps = [{"step": i, "ibpo/share/extended": 0.5, "ibpo/price/extended": 0.1} for i in range(1, 30)]
+    (folder / "thinking" / "seed0" / "policies" / "ibpo-0.5").mkdir(parents=True)
+    metrics = folder / "thinking" / "seed0" / "policies" / "ibpo-0.5" / "metrics.json"
+    metrics.write_text(json.dumps([*steps, {"step": 29, "train_runtime": 1.0}]))
+    (folder / "settings.json").write_text(json.dumps({"seeds": [0], "num_problems": 40}))
+
+
+def test_a_demo_run_shows_its_budget_and_its_training(tmp_path):
+    demo_run(tmp_path / "demo")
+    result = run(tmp_path / "demo", "--out", tmp_path / "page", "--num-splits", 2)
+    assert result.exit_code == 0, result.output
+    data = json.loads((tmp_path / "page" / "report.json").read_text())
+    part = data["parts"]["thinking"]
+    [kept] = part["budget_kept"]
+    assert (kept["name"], kept["budget"], kept["in_training"]) == ("ibpo-0.5, sampled", 0.5, 0.5)
+    assert 0.4 < kept["share"]["low"] < kept["share"]["value"] < kept["share"]["high"] < 0.8
+    assert len(part["training"]) == 29 and part["training"][0]["price"] == 0.1
+    figures = {path.stem for path in (tmp_path / "page" / "figures").glob("*.svg")}
+    assert {"kept_thinking", "training_thinking", "choices_thinking"} <= figures
+    share = {row["name"]: row["oracle_share"] for row in part["configurations"]}
+    assert share["ibpo-0.5, sampled"]["low"] < share["ibpo-0.5, sampled"]["high"]
+    assert "share in training" in (tmp_path / "page" / "report.md").read_text()
+    assert data["what_ran"]["demo: num problems"] == "40"
+
+
+def test_a_budget_on_another_group_is_not_called_broken(tmp_path):
+    demo_run(tmp_path / "demo")
+    result = run(tmp_path / "demo", "--out", tmp_path / "page", "--num-splits", 2, "--extended", "vote")
+    assert result.exit_code == 0, result.output
+    part = json.loads((tmp_path / "page" / "report.json").read_text())["parts"]["thinking"]
+    assert part["budget_kept"] == [] and "--extended names another group" in " ".join(part["notes"])
+
+
+def test_the_page_of_the_shipped_log(tmp_path):
+    """Three efforts of two models; the oracle share of the middle one, between the cheapest and the dearest."""
+    log = ROOT / "examples" / "dual_mode_dev.jsonl.gz"
+    result = run(log, "--out", tmp_path, "--num-splits", 2)
+    assert result.exit_code == 0, result.output
+    parts = json.loads((tmp_path / "report.json").read_text())["parts"]
+    assert len(parts) == 2
+    for part in parts.values():
+        low, *_, high = part["configurations"]
+        assert low["cost"]["value"] < high["cost"]["value"] and part["allocation"]
+        assert low["oracle_share"] is None and high["oracle_share"] is None
+
+
 def test_names_and_harnesses(tmp_path):
     result = run(
         f"one={FIXTURES / 'lighteval'}", f"two={FIXTURES / 'lighteval'}", "--judge", "exact", "--out", tmp_path
@@ -108,6 +188,26 @@ def test_what_is_refused(page, more, said, tmp_path):
     result = run(page.parent / "log.jsonl", "--out", tmp_path, *more)
     assert result.exit_code == 2 and said in result.stderr
     assert result.stderr.startswith("error: ") and "Traceback" not in result.output
+
+
+def test_a_full_disk_is_said_and_leaves_no_half_of_a_page(page, tmp_path):
+    """A limit on the size of files stands in for the disk."""
+    code = (
+        "import resource, signal, sys; from ibpo.cli import main; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (30000, 30000)); main()"
+    )
+    command = ["report", str(page.parent / "log.jsonl"), "--out", str(tmp_path / "out"), "--num-splits", "1"]
+    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, cwd=ROOT, timeout=280)
+    assert done.returncode == 2, done.stderr
+    assert "cannot be written" in done.stderr and "make room" in done.stderr and "Traceback" not in done.stderr
+    left = [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert not any(name.startswith((".", "report")) for name in left)
+
+
+def test_a_file_in_the_place_of_the_folder(page, tmp_path):
+    (tmp_path / "out").write_text("")
+    result = run(page.parent / "log.jsonl", "--out", tmp_path / "out", "--num-splits", 1)
+    assert result.exit_code == 2 and "out: cannot be written" in result.stderr
 
 
 @pytest.mark.slow
