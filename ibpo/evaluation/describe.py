@@ -22,7 +22,7 @@ def describe(responses: Responses, *, extended: str = "extended") -> dict[str, d
         extended: Name of the response group whose share is the extended share.
 
     Returns:
-        Slice (`"overall"`, `"level=..."`, `"domain=..."`) -> `"all"`, `"right"`, `"wrong"` (that ended by themselves) or
+        Slice (`"overall"`, `"level=..."`, `"domain=..."`) -> `"all"`, `"right"`, `"wrong"` (that ended by itself) or
         `"cut off"` (and not right) -> metric -> estimate. Metrics of all: `pass@1`, `pass@k` and `maj@k` for k = 2, 4,
         8, ... up to the smallest number of responses of a problem, and of it; `unanswered`. Of the other three too:
         `mean_tokens`, `median_tokens`, `p95_tokens`, `thinking_tokens`, `answer_tokens`, `extended_share`, `truncated`.
