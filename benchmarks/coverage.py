@@ -96,8 +96,8 @@ def estimates(drawn: Draw, seed: int, wanted: list[str]) -> dict[str, Estimate]:
         rows = len(problem)
         unknown, texts = np.full(rows, np.nan), np.full(rows, "", dtype=object)
         return Responses(
-            problem=problem.astype(object), configuration=texts, reward=flat[f"right {name}"], tokens=flat[f"tokens {name}"],
-            thinking_tokens=unknown, truncated=unknown, response_group=texts,
+            problem=problem.astype(object), configuration=texts, reward=flat[f"right {name}"],
+            tokens=flat[f"tokens {name}"], thinking_tokens=unknown, truncated=unknown, response_group=texts,
             answer=texts, level=drawn["level"][problem].astype(object), domain=texts, budget=unknown, prompt=texts,
             completion=texts,
         )  # fmt: skip
