@@ -296,6 +296,7 @@ def test_a_full_disk_is_said_and_a_rerun_goes_on(task, tmp_path):
     assert sum(answered.values()) <= TOTAL + 2 * 2  # what was under way when the disk was full is asked again
 
 
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     "num_kills", [pytest.param(3, marks=pytest.mark.slow), pytest.param(20, marks=pytest.mark.stress)]
 )
@@ -319,7 +320,7 @@ def test_killed_at_random_moments(task, tmp_path, num_kills):
             process.communicate()
             assert process.returncode == -signal.SIGKILL and stored() - 1 < wanted
         final = spawn(task, url, out, *more)
-        _, stderr = final.communicate(timeout=280)
+        _, stderr = final.communicate(timeout=900)
         assert final.returncode == 0, stderr
     assert_whole(out, wanted)
     assert len(answered) == wanted and sum(answered.values()) <= wanted + under_way * num_kills
