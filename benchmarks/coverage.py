@@ -18,6 +18,7 @@ from functools import partial
 import numpy as np
 
 from ibpo.evaluation.estimates import (
+    NOTHING,
     Estimate,
     bootstrap,
     estimate_mean,
@@ -27,7 +28,9 @@ from ibpo.evaluation.estimates import (
     problem_means,
     ratio_of_means,
 )
+from ibpo.evaluation.oracle_share import OracleShare
 from ibpo.evaluation.repeated import estimate_area, estimate_gain_ratio, pass_at_k, vote_at_k
+from ibpo.evaluation.responses import Responses
 
 NUM_TRUTH = 200_000
 """Problems of the large draw."""
@@ -59,6 +62,9 @@ def draw(rng: np.random.Generator, num: int, size: int, clustered: bool) -> Draw
     out["right policy"] = np.where(chosen, out["right extended"], out["right standard"])
     out["tokens policy"] = np.where(chosen, length["extended"], length["standard"])
     out["extended policy"] = chosen.astype(float)
+    # Levels as a benchmark has them: by the problem's chance, in four classes.
+    out["level"] = np.minimum((4 * ability[:, 0]).astype(int), 3)
+    out["thinking policy"] = np.where(chosen, 0.8, 0.3) * out["tokens policy"]
     out["truncated policy"] = (out["tokens policy"] > 3000).astype(float)
     return out
 
@@ -68,7 +74,7 @@ def estimates(drawn: Draw, seed: int, wanted: list[str]) -> dict[str, Estimate]:
     num, size = drawn["right policy"].shape
     problem, every = np.repeat(np.arange(num), size), np.arange(num)
     flat = {name: value.ravel() for name, value in drawn.items()}
-    mean = {name: value.mean(1) for name, value in drawn.items() if not name.startswith("answer")}
+    mean = {name: value.mean(1) for name, value in drawn.items() if not name.startswith(("answer", "level"))}
     right, tokens = flat["right policy"], flat["tokens policy"]
     gain_P = mean["right policy"] - mean["right standard"]
     three = ("standard", "policy", "extended")
@@ -85,6 +91,33 @@ def estimates(drawn: Draw, seed: int, wanted: list[str]) -> dict[str, Estimate]:
     def area() -> Estimate:
         cost, accuracy = (np.vstack([mean[f"{kind} {name}"] for name in three]) for kind in ("tokens", "right"))
         return estimate_area(cost, accuracy, AREA_FROM, AREA_TO, seed=seed)
+
+    def responses(name: str) -> Responses:
+        rows = len(problem)
+        unknown, texts = np.full(rows, np.nan), np.full(rows, "", dtype=object)
+        return Responses(
+            problem=problem.astype(object), configuration=texts, reward=flat[f"right {name}"],
+            tokens=flat[f"tokens {name}"], thinking_tokens=unknown, truncated=unknown, response_group=texts,
+            answer=texts, level=drawn["level"][problem].astype(object), domain=texts, budget=unknown, prompt=texts,
+            completion=texts,
+        )  # fmt: skip
+
+    def oracle_share() -> Estimate:
+        cost = np.array([mean["tokens standard"], mean["tokens extended"]])
+        names = [str(p) for p in every]
+        oracle = OracleShare(responses("standard"), responses("extended"), names, cost)
+        return oracle.of(mean["right policy"], mean["tokens policy"], seed=seed) or NOTHING
+
+    def held_out() -> Estimate:
+        """The reward on one half of a choice that the other half made: its bar is that of a clustered mean."""
+        half = max(size // 2, 1)
+        gain_P = drawn["right extended"][:, :half].mean(1) - drawn["right standard"][:, :half].mean(1)
+        other = slice(half, None) if size > 1 else slice(None)
+        value = np.where(gain_P[:, None] > 0, drawn["right extended"][:, other], drawn["right standard"][:, other])
+        value_P = value.mean(1)
+        reach = 1.96 * float(value_P.std(ddof=1)) / np.sqrt(num)
+        found = float(value_P.mean())
+        return Estimate(value=found, stderr=reach / 1.96, low=found - reach, high=found + reach, num_problems=num)
 
     def passes(k: int) -> Estimate:
         return estimate_rate(pass_at_k(drawn["right standard"].sum(1), np.full(num, size), k), every)
@@ -104,10 +137,14 @@ def estimates(drawn: Draw, seed: int, wanted: list[str]) -> dict[str, Estimate]:
         "paired difference, bootstrap": lambda: bootstrap(lambda w: w @ gain_P, num, num_draws=500, seed=seed),
         "relative cost": lambda: ratio_of_means(mean["tokens policy"], mean["tokens standard"]),
         "area under accuracy-cost": area,
+        "thinking tokens": lambda: estimate_mean(flat["thinking policy"], problem, positive=True),
+        "answer tokens": lambda: estimate_mean(tokens - flat["thinking policy"], problem, positive=True),
+        "held-out bars (1.96 standard errors)": held_out,
     }
     if size > 1:
         metrics |= {f"pass@{k}": partial(passes, k) for k in (2, 4, 8)}
         metrics |= {"maj@3": lambda: estimate_rate(votes(3), every), "gain ratio": gain_ratio}
+        metrics |= {"oracle share": oracle_share}
     return {name: metric() for name, metric in metrics.items() if not wanted or name in wanted}
 
 
@@ -123,6 +160,7 @@ def truth(size: int, clustered: bool, seed: int, wanted: list[str]) -> dict[str,
 
 def values(drawn: Draw, wanted: list[str]) -> dict[str, float]:
     """Point values only: the bootstraps are left out."""
+    import ibpo.evaluation.oracle_share as oracle_share
     import ibpo.evaluation.repeated as repeated
 
     def no_draws(statistic: Callable[[np.ndarray], np.ndarray], num_problems: int, **_: object) -> Estimate:
@@ -130,11 +168,12 @@ def values(drawn: Draw, wanted: list[str]) -> dict[str, float]:
         return Estimate(value=value, stderr=0, low=0, high=0, num_problems=num_problems)
 
     kept = repeated.bootstrap, globals()["bootstrap"]
-    repeated.bootstrap = globals()["bootstrap"] = no_draws  # pyright: ignore[reportPrivateImportUsage]
+    repeated.bootstrap = oracle_share.bootstrap = globals()["bootstrap"] = no_draws  # pyright: ignore[reportPrivateImportUsage]
     try:
         return {name: estimate.value for name, estimate in estimates(drawn, 0, wanted).items()}
     finally:
-        repeated.bootstrap, globals()["bootstrap"] = kept  # pyright: ignore[reportPrivateImportUsage]
+        repeated.bootstrap, globals()["bootstrap"] = kept
+        oracle_share.bootstrap = kept[0]  # pyright: ignore[reportPrivateImportUsage]
 
 
 def main() -> None:

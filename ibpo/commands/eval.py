@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,8 +13,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from ibpo.commands.eval_calls import Calls, total_bill
 from ibpo.commands.eval_progress import EvalProgress
-from ibpo.commands.eval_setup import load_task, local_policy, served_policy, ways_of
+from ibpo.commands.eval_setup import CHOOSES, load_task, local_policy, served_policy, ways_of, weights_digest
 from ibpo.endpoint import Endpoint
 from ibpo.errors import IbpoError
 from ibpo.evaluation.describe import describe
@@ -23,9 +23,10 @@ from ibpo.evaluation.evaluate import fingerprint, judge_ways, num_missing_and_al
 from ibpo.evaluation.import_lm_eval import read_answer
 from ibpo.evaluation.import_plain import plain_rows
 from ibpo.evaluation.responses import Responses
+from ibpo.evaluation.run_facts import trained_policy
 from ibpo.responses.programs import last_program
 from ibpo.rewards.llm import UNJUDGED
-from ibpo.rollouts.store import RolloutStore
+from ibpo.rollouts.store import RolloutStore, settings_of
 from ibpo.runs import write_text_atomic
 
 
@@ -46,6 +47,9 @@ def eval_command(
         bool, typer.Option("--two-turns", help="Also let it correct its (first group's) responses in a second turn.")
     ] = False,
     base_url: Annotated[str | None, typer.Option(help="An OpenAI-compatible server: http://127.0.0.1:8000/v1.")] = None,
+    moved: Annotated[
+        bool, typer.Option("--moved", help="The same policy, served at another address than when OUT was begun.")
+    ] = False,
     api_key_file: Annotated[
         Path | None, typer.Option(help="A file that holds the server's key, and nothing else.")
     ] = None,
@@ -92,6 +96,9 @@ def eval_command(
             "top_p": top_p,
             "seed": seed,
             "forced": forced,
+            "base_url": base_url,
+            "dtype": dtype if base_url is None else None,
+            "weights": weights_digest(model) if base_url is None else None,
         }
         if base_url is None:
             if price != (0.0, 0.0) or top_p is not None:
@@ -112,21 +119,31 @@ def eval_command(
             policy = served_policy(
                 endpoint, max_tokens=max_tokens, temperature=temperature, seed=seed, top_p=top_p, force=forced
             )
-        begun = time.time()
+        if moved:
+            settings["base_url"] = settings_of(out / "rollouts.jsonl").get("base_url", base_url)
         store = RolloutStore(out / "rollouts.jsonl", settings=settings)
         missing, total = num_missing_and_all(ways, problems, num_responses, store)
+        calls = Calls(out / "calls.jsonl", store)
+        calls.begin(command, policy.engine, price)
         with EvalProgress(console, total, total - missing, policy.endpoint) as progress:
-            num_new = sample_ways(
-                ways,
-                problems,
-                num_responses,
-                policy.sampler_for,
-                store,
-                max_passes=max_passes,
-                on_outcome=progress.on_outcome,
-            )
-        read = last_program if programs else read_answer
-        rows = judge_ways(ways, problems, num_responses, store, judging, policy.count_tokens, read)
+            num_kept = len(store)
+            try:
+                sample_ways(
+                    ways,
+                    problems,
+                    num_responses,
+                    policy.sampler_for,
+                    store,
+                    max_passes=max_passes,
+                    on_outcome=progress.on_outcome,
+                )
+            finally:
+                calls.end(len(store) - num_kept, policy.endpoint)
+        trained = trained_policy(model) if base_url is None else None
+        rows = judge_ways(
+            ways, problems, num_responses, store, judging, policy.count_tokens,
+            last_program if programs else read_answer, budget=trained["budget"] if trained else None,
+        )  # fmt: skip
         about = {
             "command": command,
             "settings": settings,
@@ -136,9 +153,9 @@ def eval_command(
             "problems_fingerprint": fingerprint(problems),
             "configurations": [way.configuration for way in ways],
             "engine": policy.engine,
-            "num_new": num_new,
-            "seconds": time.time() - begun,
-            "bill": _bill(policy.endpoint),
+            "calls": calls.all(),
+            "bill": total_bill(calls.all()),
+            "trained": trained | {"configuration": CHOOSES} if trained else None,
         }
         write_text_atomic(out / "eval.json", json.dumps(about, indent=2) + "\n")
         write_rows(out / "responses.jsonl", rows)
@@ -160,13 +177,6 @@ def _key(file: Path | None) -> str:
         return file.read_text(encoding="utf-8").strip() or "none"
     except (OSError, UnicodeDecodeError):
         raise IbpoError(f"--api-key-file {file}: cannot be read; name a text file with the key") from None
-
-
-def _bill(endpoint: Endpoint | None) -> dict[str, Any] | None:
-    if endpoint is None:
-        return None
-    # What was not told is unknown, not free.
-    return asdict(endpoint.bill) | ({"cost": None} if endpoint.bill.num_unmetered else {})
 
 
 def _show(rows: list[dict[str, Any]], out: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -18,7 +19,7 @@ from ibpo.data_config import JUDGES, JudgeConfig
 from ibpo.endpoint import Endpoint
 from ibpo.errors import IbpoError
 from ibpo.evaluation.evaluate import Way
-from ibpo.experiments.embedded import model_path
+from ibpo.experiments.embedded import resolve_model
 from ibpo.experiments.job import NAMES, experiment_named
 from ibpo.responses.formats import FORMATS, for_programs
 from ibpo.responses.groups import build_response_groups, check_reads_programs
@@ -29,7 +30,6 @@ from ibpo.tasks.given import hold_out, load_given, named_data
 from ibpo.tasks.judging import build_judge
 from ibpo.types import Problem
 
-EMBEDDED = "embedded:"
 PACKAGES = ("ibpo", "numpy", "openai", "torch", "transformers", "math-verify")
 CHOOSES = "chooses itself"
 
@@ -120,9 +120,7 @@ def local_policy(model: str, *, max_tokens: int, temperature: float, seed: int, 
         IbpoError: says what is wrong with the model and what to do.
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    if model.startswith(EMBEDDED):
-        experiment, _, stage = model.removeprefix(EMBEDDED).partition("/")
-        model = str(model_path(experiment, stage or "cold_start"))
+    model = resolve_model(model)
     try:
         from ibpo.rollouts.hf import HFSampler
         from ibpo.rollouts.hf_requests import HFRequestSampler
@@ -146,6 +144,23 @@ def local_policy(model: str, *, max_tokens: int, temperature: float, seed: int, 
         return len(any_tokenizer(text, add_special_tokens=False)["input_ids"])
 
     return Policy(sampler_for=sampler_for, count_tokens=count_tokens, engine=versions(), endpoint=None)
+
+
+def weights_digest(model: str) -> str:
+    """A hash of a folder's weights, so that a policy trained again into the same folder is known as another one.
+
+    Of large files it reads 256 places, a second's work: fine-tuning moves weights everywhere. "" for a hub id.
+    """
+    found = hashlib.blake2b(digest_size=8)
+    files = sorted(path for kind in ("*.safetensors", "*.bin") for path in Path(resolve_model(model)).glob(kind))
+    for path in files:
+        size = path.stat().st_size
+        found.update(f"{path.name} {size}".encode())
+        with path.open("rb") as file:
+            for part in range(256):
+                file.seek(part * size // 256)
+                found.update(file.read(min(1 << 16, size // 256 + 1)))
+    return found.hexdigest() if files else ""
 
 
 def served_policy(

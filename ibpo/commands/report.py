@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from ibpo import __version__
 from ibpo.errors import IbpoError
 from ibpo.evaluation.contrast import ContrastOptions, contrast
 from ibpo.evaluation.read_responses import Read, ReadOptions, read_responses
+from ibpo.evaluation.run_facts import facts_of, share_in_training, training_of
 
 LIMITS = (
     "Intervals say how the numbers would vary with other problems like these and other responses to them; not with "
@@ -102,6 +102,10 @@ def _write(
     except ModuleNotFoundError as error:
         raise IbpoError(f"the page needs {error.name}: pip install 'ibpo[report]'") from None
     parts: dict[str, Any] = {}
+    training: dict[str, list[dict[str, Any]]] = {}
+    for _, path in paths:
+        for name, steps in training_of(path).items():
+            training.setdefault(name, []).extend(steps)
     for name, responses in read.parts.items():
         if only:
             keep = [i for i, c in enumerate(responses.configuration.tolist()) if c in only]
@@ -114,7 +118,13 @@ def _write(
         except IbpoError as error:
             raise IbpoError(f"{name}: {error}" if name else str(error)) from None
         shown = [row["name"] for row in part["configurations"]]
-        parts[name] = part | {"cost_unit": read.cost_unit[name], "examples": pick_examples(responses, shown)}
+        for row in part["budget_kept"]:
+            row["in_training"] = share_in_training(training.get(name, []), row["name"])
+        parts[name] = part | {
+            "cost_unit": read.cost_unit[name],
+            "examples": pick_examples(responses, shown),
+            "training": [step for step in training.get(name, []) if step["configuration"] in shown],
+        }
     num_responses = sum(len(responses) for responses in read.parts.values())
     what_ran = [
         ("Command", shlex.join(["ibpo", *sys.argv[1:]])),
@@ -124,19 +134,8 @@ def _write(
         ("ibpo", __version__),
     ]
     for _, path in paths:
-        what_ran += _eval_facts(path)
+        what_ran += facts_of(path)
     return write_page(folder, PageData(title=title, parts=parts, what_ran=what_ran, limits=list(LIMITS)))
-
-
-def _eval_facts(path: Path) -> list[tuple[str, str]]:
-    """What an `ibpo eval` run says of itself."""
-    try:
-        about = json.loads((path / "eval.json").read_text(encoding="utf-8"))
-        engine = ", ".join(f"{name} {value}" for name, value in about["engine"].items())
-        return [(f"{path.name}: command", about["command"]), (f"{path.name}: seed", str(about["settings"]["seed"])),
-                (f"{path.name}: engine", engine)]  # fmt: skip
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return []
 
 
 def _named(text: str) -> tuple[str, Path]:

@@ -24,7 +24,9 @@ from ibpo.evaluation.estimates import (
 )
 from ibpo.evaluation.levels import coarse_levels, level_names
 from ibpo.evaluation.metrics import FloatArray
+from ibpo.evaluation.oracle_share import OracleShare
 from ibpo.evaluation.oracles import held_out_choice
+from ibpo.evaluation.repeated import bootstrap_difference
 from ibpo.evaluation.responses import Responses
 
 BUDGETS = (0.1, 0.25, 0.5, 0.75, 0.9)
@@ -54,8 +56,9 @@ def contrast(responses: Responses, options: ContrastOptions | None = None) -> Js
 
     Returns:
         `problems` (used, left out), `standard`, `levels`, `configurations` (numbers by slice; `relative_cost`,
-        `difference` from the standard one, `gain_ratio` against its votes), `votes` (curves of maj@k), `mix` (corners
-        of the best random mix and the straight line), `areas` (under accuracy against cost, of the mix and of votes),
+        `difference` from the standard one in closed form, `difference_bootstrap`, `oracle_share` between the cheapest
+        and the dearest of `among`, `gain_ratio` against its votes), `votes` (curves of maj@k), `mix` (corners of the
+        best random mix and the straight line), `areas` (under accuracy against cost, of the mix and of votes),
         `oracles` (by problem and by level, on responses without a say), `allocation` (a row per budget),
         `share_by_level` (of the middle budget), `budget_kept`, `notes`.
 
@@ -76,6 +79,12 @@ def contrast(responses: Responses, options: ContrastOptions | None = None) -> Js
     reward_CP = np.array([problem_means(own.reward, own.problem, order) for own in map(responses.of, names)])
     base, cost = names.index(standard), cost_CP.mean(1)
     votes = {name: vote_curve(responses.of(name), order, cost_CP[c]) for c, name in enumerate(names)}
+    among = list(options.among) or [name for name in names if len(set(responses.of(name).response_group)) == 1]
+    among_C = [names.index(name) for name in among]
+    oracle, ends = None, []
+    if len(among) > 1:  # names begin with the cheapest
+        ends = [min(among_C), max(among_C)]
+        oracle = OracleShare(*(responses.of(names[c]) for c in ends), order, cost_CP[ends])
     rows = []
     for c, name in enumerate(names):
         own = responses.of(name)
@@ -88,18 +97,22 @@ def contrast(responses: Responses, options: ContrastOptions | None = None) -> Js
                 "cost": estimate_mean(cost_CP[c], order, positive=True),
                 "relative_cost": ratio_of_means(cost_CP[c], cost_CP[base]),
                 "difference": difference,
+                "difference_bootstrap": bootstrap_difference(reward_CP[c], reward_CP[base], seed=options.seed)
+                if difference
+                else None,
+                "oracle_share": oracle.of(reward_CP[c], cost_CP[c], seed=options.seed)
+                if oracle and c not in ends
+                else None,
                 "gain_ratio": gain_over_votes(reward_CP[c], cost_CP[c], votes[standard], options.seed)
                 if difference
                 else None,
             }
         )
-    among = list(options.among) or [name for name in names if len(set(responses.of(name).response_group)) == 1]
     found: Json = {}
     if len(among) > 1:
         found = held_out_choice(
             responses, len(order), among, options.budgets, notes, num_splits=options.num_splits, seed=options.seed
         )
-    among_C = [names.index(name) for name in among]
     curves = {"random mix": (cost_CP[among_C], reward_CP[among_C])} if len(among) > 1 else {}
     curves |= {f"votes, {name}": (curve.cost, curve.accuracy) for name, curve in votes.items()}
     return _plain(
@@ -113,10 +126,11 @@ def contrast(responses: Responses, options: ContrastOptions | None = None) -> Js
             "mix": mix_points(cost_CP, reward_CP, among_C) if len(among) > 1 else [],
             "areas": areas(curves, float(cost.min()), float(cost.max()), mix="random mix", seed=options.seed),
             "among": among,
+            "oracle_knows": "" if oracle is None else "levels" if oracle.is_by_level else "problems",
             "oracles": found.get("oracles", {}),
             "allocation": found.get("allocation", []),
             "share_by_level": found.get("share_by_level", {}),
-            "budget_kept": _budget_kept(responses, options.extended),
+            "budget_kept": _budget_kept(responses, options.extended, notes),
             "notes": notes,
         }
     )
@@ -140,12 +154,18 @@ def _cost(own: Responses, order: Sequence[str], name: str) -> FloatArray:
     return np.where(np.isnan(cost_P), np.nanmean(cost_P), cost_P)
 
 
-def _budget_kept(responses: Responses, extended: str) -> list[Json]:
+def _budget_kept(responses: Responses, extended: str, notes: list[str]) -> list[Json]:
     rows = []
+    known = set(responses.response_group.tolist()) - {""}
     for name in responses.configurations:
         own = responses.of(name)
         budgets = set(own.budget[~np.isnan(own.budget)].tolist())
-        if len(budgets) == 1 and any(own.response_group.tolist()):
+        if len(budgets) == 1 and known:
+            if extended not in known:
+                notes.append(
+                    f"budget of {name} not shown: no response is of {extended}; --extended names another group"
+                )
+                continue
             share = estimate_rate((own.response_group == extended).astype(float), own.problem)
             rows.append({"name": name, "budget": budgets.pop(), "share": share})
     return rows

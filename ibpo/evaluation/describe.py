@@ -22,10 +22,11 @@ def describe(responses: Responses, *, extended: str = "extended") -> dict[str, d
         extended: Name of the response group whose share is the extended share.
 
     Returns:
-        Slice (`"overall"`, `"level=..."`, `"domain=..."`) -> `"all"`, `"right"` or `"wrong"` (answers) -> metric ->
-        estimate. Metrics of all: `pass@1`, `pass@k` and `maj@k` for k = 2, 4, 8, ... up to the smallest number of
-        responses of a problem, and of it; `unanswered`. Of right and wrong ones too: `mean_tokens`, `median_tokens`,
-        `p95_tokens`, `thinking_tokens`, `answer_tokens`, `extended_share`, `truncated`. What is not known is left out.
+        Slice (`"overall"`, `"level=..."`, `"domain=..."`) -> `"all"`, `"right"`, `"wrong"` (that ended by itself) or
+        `"cut off"` (and not right) -> metric -> estimate. Metrics of all: `pass@1`, `pass@k` and `maj@k` for k = 2, 4,
+        8, ... up to the smallest number of responses of a problem, and of it; `unanswered`. Of the other three too:
+        `mean_tokens`, `median_tokens`, `p95_tokens`, `thinking_tokens`, `answer_tokens`, `extended_share`, `truncated`.
+        What is not known is left out.
 
     Example:
         >>> rows = [{"problem": "p", "configuration": "low", "reward": r, "tokens": 9} for r in (0, 1)]
@@ -51,11 +52,12 @@ def natural(name: str) -> list[tuple[int, int, str]]:
 
 
 def _slice(responses: Responses, extended: str) -> dict[str, Numbers]:
-    right = responses.right
+    right, cut = responses.right, np.nan_to_num(responses.truncated)
     return {
         "all": _repeated(responses) | _spent(responses, None, extended),
         "right": _spent(responses, right, extended),
-        "wrong": _spent(responses, 1 - right, extended),
+        "wrong": _spent(responses, (1 - right) * (1 - cut), extended),
+        "cut off": _spent(responses, (1 - right) * cut, extended),
     }
 
 

@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from ibpo.evaluation.draws import draw_weights
 from ibpo.evaluation.metrics import FloatArray
 
 NAN = float("nan")
+HUGE = 1e100
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -207,15 +209,15 @@ def bootstrap(
         value = float(statistic(equal)[0]) if num_problems else NAN
         return Estimate(value=value, stderr=NAN, low=NAN, high=NAN, num_problems=num_problems)
     value = float(statistic(equal)[0])
-    weight_DP = np.random.default_rng(seed).multinomial(num_problems, equal[0], num_draws) / num_problems
-    drawn_D = np.asarray(statistic(weight_DP), float)
+    drawn_D = np.asarray(statistic(draw_weights(num_problems, num_draws, seed)), float)
     drawn_D = drawn_D[~np.isnan(drawn_D)]
     if len(drawn_D) < 0.95 * num_draws or math.isnan(value):
         return Estimate(value=value, stderr=NAN, low=NAN, high=NAN, num_problems=num_problems)
     tail = 100 * float(stats.norm.sf(math.sqrt(num_problems / (num_problems - 1)) * _t(num_problems)))
-    low, high = np.percentile(drawn_D, [tail, 100 - tail])
     stderr = float(drawn_D.std(ddof=1)) if np.isfinite(drawn_D).all() else NAN
-    return Estimate(value=value, stderr=stderr, low=float(low), high=float(high), num_problems=num_problems)
+    ends = np.percentile(np.clip(drawn_D, -HUGE, HUGE), [tail, 100 - tail])  # between infinities there is no number
+    low, high = (float(end) if abs(end) < HUGE / 1e3 else math.copysign(math.inf, end) for end in ends)
+    return Estimate(value=value, stderr=stderr, low=low, high=high, num_problems=num_problems)
 
 
 def wilson(rate: float, num: float, student: float) -> tuple[float, float]:

@@ -38,12 +38,15 @@ class Way:
     def requests(self, problems: Sequence[Problem], num_responses: int) -> list[Request]:
         """`num_responses` to each problem, one round after the other, so that an early stop leaves whole rounds."""
         alone = self.response_groups[0] if len(self.response_groups) == 1 else None
+        told = [[group.name, group.instruction] for group in self.response_groups]
+        wording = json.dumps([told, dict(self.template_options)], sort_keys=True)
         return [
             Request(
                 problem=problem,
                 number=number,
                 response_group=alone.name if alone else "",
                 prefix=alone.prefix if alone and self.force else "",
+                wording=wording,
             )
             for number in range(num_responses)
             for problem in problems
@@ -61,13 +64,16 @@ def num_missing_and_all(
     ways: Sequence[Way], problems: Sequence[Problem], num_responses: int, store: RolloutStore
 ) -> tuple[int, int]:
     """How many responses are not in the store yet, and how many there will be."""
-    every = {}
+    every: dict[str, Request] = {}
+    num_second = num_second_there = 0
     for way in ways:
-        for request in way.requests(problems, num_responses):
-            every[request.key] = request
-            if way.two_turns:
-                every[second_request(request).key] = second_request(request)
-    return sum(request not in store for request in every.values()), len(every)
+        requests = way.requests(problems, num_responses)
+        every |= {request.key: request for request in requests}
+        if way.two_turns:
+            num_second += len(requests)
+            num_second_there += sum(request in store for request in second_turns(way, requests, store))
+    missing = sum(request not in store for request in every.values())
+    return missing + num_second - num_second_there, len(every) + num_second
 
 
 def fingerprint(problems: Sequence[Problem]) -> str:
@@ -122,12 +128,14 @@ def sample_ways(
 def judge_ways(
     ways: Sequence[Way], problems: Sequence[Problem], num_responses: int, store: RolloutStore, judge: Judge,
     count_tokens: Callable[[str], int] | None = None, read: Callable[[str], str | None] = read_answer,
+    *, budget: float | None = None,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Read and judge the stored responses: one row each, as `ibpo report` reads them.
 
     A truncated response gets no answer and no reward, and is counted apart. Tokens that the server did not tell are
     unknown, not 0. Thinking tokens are those that the server tells apart (`reasoning_tokens` of its usage), of a local
-    model those up to `</think>`. `read` reads responses without response group, and second turns.
+    model those up to `</think>`. `read` reads responses without response group, and second turns. `budget` is the
+    share that the policy was trained to keep where it chooses by itself.
     """
     stored = {row["key"]: row for row in store.rows()}
     rows: list[dict[str, Any]] = []
@@ -157,6 +165,7 @@ def judge_ways(
                     "prompt_tokens": row["num_prompt_tokens"] or None,
                     "thinking_tokens": thinking,
                     "finish_reason": row["finish_reason"],
+                    "budget": budget if len(way.response_groups) > 1 else None,
                     "level": problem.level,
                     "domain": str(problem.info.get("domain", "")),
                     "prompt": problem.prompt if isinstance(problem.prompt, str) else problem.prompt[-1]["content"],

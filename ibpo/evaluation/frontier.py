@@ -66,7 +66,7 @@ def families(rows: Iterable[Row]) -> dict[str, list[Row]]:
 
 
 def plot_frontier(rows: Iterable[Row], path: Path | IO[bytes], titles: Mapping[str, str] | None = None) -> None:
-    """Accuracy (bars: one standard error) against cost, one panel per experiment; means over seeds.
+    """Accuracy (bars: 95 %, 1.96 standard errors) against cost, one panel per experiment; means over seeds.
 
     Self-consistency is cut off somewhat beyond the dearest other method.
 
@@ -150,8 +150,16 @@ def plot_share_by_level(rows: Iterable[Row], path: Path | IO[bytes], titles: Map
     _panels([row["experiment"] for row in merged], draw, path, titles)
 
 
-def plot_budget_kept(rows: Iterable[Row], path: Path | IO[bytes], titles: Mapping[str, str] | None = None) -> None:
-    """Extended share on unseen problems minus the budget q+, with a band of one percentage point; a mark per seed."""
+def plot_budget_kept(
+    rows: Iterable[Row],
+    path: Path | IO[bytes],
+    titles: Mapping[str, str] | None = None,
+    in_training: Sequence[tuple[str, float, float]] = (),
+) -> None:
+    """Extended share on unseen problems minus the budget q+, with a band of one percentage point; a mark per seed.
+
+    `in_training` has (experiment, budget, share) at the end of each policy's training, to set beside it.
+    """
     rows = list(rows)
 
     def draw(axes: Axes, experiment: str) -> None:
@@ -167,6 +175,10 @@ def plot_budget_kept(rows: Iterable[Row], path: Path | IO[bytes], titles: Mappin
             error = [100 * (row["extended_share"] - row["budget"]) for row in picked]
             if picked:
                 axes.plot(budgets, error, linestyle="", label=method, **style)
+        trained = [(q, 100 * (share - q)) for name, q, share in in_training if name == experiment]
+        if trained:
+            at, error = [q + 0.018 for q, _ in trained], [one for _, one in trained]
+            axes.plot(at, error, linestyle="", label="in training", color=ORANGE, marker="D", markersize=5)
         ticks = sorted({row["budget"] for row in own if row["budget"] is not None})
         axes.set_xticks(ticks, [f"{q:.0%}" for q in ticks])
         axes.margins(x=0.15)
@@ -206,14 +218,18 @@ def plot_training(steps: Sequence[Mapping[str, Any]], path: Path | IO[bytes]) ->
 def _curve(axes: Axes, rows: Sequence[Row], label: str, **style: Any) -> None:
     ordered = sorted(rows, key=lambda row: row["relative_cost"])
     cost, accuracy = [row["relative_cost"] for row in ordered], [row["accuracy"] for row in ordered]
-    if ordered:
+    if ordered and style.get("marker"):
+        reach = [1.96 * row["stderr"] for row in ordered]
+        axes.errorbar(cost, accuracy, reach, label=label, elinewidth=0.7, **style)
+    elif ordered:
         axes.plot(cost, accuracy, label=label, **style)
 
 
 def _points(axes: Axes, rows: Sequence[Row], label: str, style: Mapping[str, Any]) -> None:
     cost, accuracy, stderr = ([row[key] for row in rows] for key in ("relative_cost", "accuracy", "stderr"))
     if rows:
-        axes.errorbar(cost, accuracy, stderr, linestyle="", capsize=3, elinewidth=1.2, label=label, zorder=3, **style)
+        reach = [1.96 * one for one in stderr]
+        axes.errorbar(cost, accuracy, reach, linestyle="", capsize=3, elinewidth=1.2, label=label, zorder=3, **style)
 
 
 def _panels(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ibpo.evaluation.merit_intervals import interval, merit_intervals
 from ibpo.evaluation.metrics import (
     FloatArray,
     mix_at_cost,
@@ -16,6 +17,7 @@ from ibpo.evaluation.metrics import (
     random_mix,
     rank_correlation,
 )
+from ibpo.evaluation.repeated import estimate_gain_ratio
 from ibpo.evaluation.store import PerProblem, Problems
 
 MIN_GAIN = 0.03
@@ -33,7 +35,8 @@ class SelfConsistency:
     accuracy: FloatArray
     """`[K, P]` expected accuracy of maj@k."""
     relative_cost: FloatArray
-    """`[K]` mean tokens, relative to one standard response of the cold start."""
+    """`[K]` mean tokens, or `[K, P]` tokens by problem, relative to one standard response of the cold start. By problem
+    the intervals of gain ratios know that votes cost more on some problems than on others."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,10 +65,10 @@ def figures_of_merit(
 
     With accuracy a and realised share s of the policy, budget q, and the cold start's forced responses,
 
-    - `accuracy`, `share`, `share_interval` (95 %), `share_error` = s - q, `relative_cost`.
+    - `accuracy`, `share`, `share_error` = s - q, `relative_cost`.
     - `binds`: levels where extended gains more than 0.03 hold more than q of the problems, so the oracle wants it all.
     - `oracle_share` = (a - mix(s)) / (oracle(s) - mix(s)): 0 is a blind draw, 1 the best choice by level; above 1 by
-      choosing within levels, or by better responses. `oracle_share_interval` (95 %).
+      choosing within levels, or by better responses.
     - `oracle_share_own`: the same with the trained policy's own forced accuracies, so that allocation alone counts.
     - `oracle_share_tokens`: the same with mix and oracle at the policy's mean tokens in place of its share.
     - `gain_ratio_cold_start`, `gain_ratio_pretrained` = (a - b) / (maj(c) - b), with b the accuracy of one standard
@@ -79,7 +82,8 @@ def figures_of_merit(
     - `retained` = a / accuracy of extended only.
     - `gain_by_level`: what extended buys at each level, by the cold start.
 
-    Intervals are percentiles of a bootstrap over problems.
+    Each but `binds`, `waste_level_share` and `erosion` (which has its standard error) has a 95 % interval under its
+    name and `_interval`, of a bootstrap over problems; an end without bound is None.
 
     Args:
         allocated: The policy judged.
@@ -135,9 +139,16 @@ def figures_of_merit(
 
     for name in ("cold_start", "pretrained"):
         key = f"gain_ratio_{name}"
-        out[key], why = _gain_ratio(accuracy, out["relative_cost"], consistency.get(name))
-        if why:
+        curve = consistency.get(name)
+        out[key], why = _gain_ratio(accuracy, out["relative_cost"], curve)
+        if why or curve is None:
             reasons[key] = why
+        elif num_draws > 1:
+            votes_cost_KP = curve.relative_cost if curve.relative_cost.ndim > 1 else curve.relative_cost[:, None]
+            votes_cost_KP = np.broadcast_to(votes_cost_KP, curve.accuracy.shape)
+            cost_P = result.tokens / float(standard.tokens.mean())
+            ratio = estimate_gain_ratio(result.accuracy, cost_P, curve.accuracy, votes_cost_KP, seed=seed)
+            out[f"{key}_interval"] = interval(ratio)
     out["rank_correlation"] = _number(rank_correlation(problems.by_level(result.share), gain_L))
     if out["rank_correlation"] is None:
         reasons["rank_correlation"] = "share or gain is the same at all levels"
@@ -147,9 +158,16 @@ def figures_of_merit(
     pairs = {"standard": (allocated.own_standard, standard), "extended": (allocated.own_extended, extended)}
     out["erosion"] = {name: _paired(own, before) for name, (own, before) in pairs.items() if own is not None}
     put("retained", accuracy, float(extended.accuracy.mean()), "extended only is never right", least=1e-9)
-    out |= _intervals(result, standard, extended, problems, num_draws, seed)
-    if out["oracle_share"] is None:
-        out["oracle_share_interval"] = None
+    forced = {
+        "oracle_share": (standard, extended),
+        "oracle_share_own": (allocated.own_standard, allocated.own_extended),
+    }
+    more: dict[str, Any] = {"min_gain": MIN_GAIN, "min_room": MIN_ROOM, "num_draws": num_draws, "seed": seed}
+    found = merit_intervals(result, forced, problems, **more)
+    found |= {f"{key}_interval": None for key in reasons}
+    out |= found
+    if ends := found["share_interval"]:
+        out["share_error_interval"] = [end - allocated.budget for end in ends if end is not None]
     out["gain_by_level"] = dict(zip(problems.levels, gain_L.tolist(), strict=True))
     out["reasons"] = reasons
     return out
@@ -203,11 +221,12 @@ def _gain_ratio(accuracy: float, cost: float, curve: SelfConsistency | None) -> 
     if curve is None:
         return None, "self-consistency was not sampled"
     base = float(curve.standard.mean())
-    mix_K = mix_at_cost(curve.relative_cost, curve.accuracy.mean(1), cost)
+    votes_cost_K = curve.relative_cost.reshape(len(curve.accuracy), -1).mean(1)
+    mix_K = mix_at_cost(votes_cost_K, curve.accuracy.mean(1), cost)
     at_cost_P = mix_K @ curve.accuracy
     votes = float(at_cost_P.mean())
     if np.isnan(votes):
-        low, high = curve.relative_cost.min(), curve.relative_cost.max()
+        low, high = votes_cost_K.min(), votes_cost_K.max()
         return None, f"costs {cost:.2f} times one response; self-consistency was measured from {low:.2f} to {high:.2f}"
     stderr = (at_cost_P - curve.standard).std(ddof=1) / np.sqrt(len(at_cost_P))
     if votes - base <= stderr:
@@ -227,29 +246,3 @@ def _paired(own: PerProblem, before: PerProblem) -> dict[str, float | None]:
 
 def _number(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
-
-
-def _intervals(
-    result: PerProblem, standard: PerProblem, extended: PerProblem, problems: Problems, num_draws: int, seed: int
-) -> dict[str, list[float] | None]:
-    """Percentile intervals of share and oracle share over problems drawn with replacement."""
-    if num_draws < 2:
-        return {"share_interval": None, "oracle_share_interval": None}
-    num = len(problems.level)
-    weight_DP = np.random.default_rng(seed).multinomial(num, np.full(num, 1 / num), num_draws) / num
-    member_PL = np.eye(len(problems.levels))[problems.level]
-    part_DL = weight_DP @ member_PL
-    acc0_DL, acc1_DL = (
-        (weight_DP @ (member_PL * one.accuracy[:, None])) / np.maximum(part_DL, 1e-12) for one in (standard, extended)
-    )
-    share_D, accuracy_D = weight_DP @ result.share, weight_DP @ result.accuracy
-    oracle_share_D = np.full(num_draws, np.nan)
-    for d, (acc0_L, acc1_L, part_L) in enumerate(zip(acc0_DL, acc1_DL, part_DL, strict=True)):
-        mix = random_mix(float(part_L @ acc0_L), float(part_L @ acc1_L), share_D[d])
-        room = oracle_by_level(acc0_L, acc1_L, part_L, share_D[d])[0] - mix
-        oracle_share_D[d] = (accuracy_D[d] - mix) / room if room >= MIN_ROOM else np.nan
-    known = oracle_share_D[~np.isnan(oracle_share_D)]
-    return {
-        "share_interval": np.percentile(share_D, [2.5, 97.5]).tolist(),
-        "oracle_share_interval": np.percentile(known, [2.5, 97.5]).tolist() if len(known) > num_draws / 2 else None,
-    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,16 +12,22 @@ from typing import IO, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from ibpo.errors import IbpoError
 from ibpo.evaluation.describe import natural
 from ibpo.evaluation.page_figures import (
+    choosing,
+    plot_choices,
     plot_kept,
     plot_levels,
     plot_shares,
     plot_tradeoff,
+    plot_training_of,
+    spoken_choices,
     spoken_kept,
     spoken_levels,
     spoken_shares,
     spoken_tradeoff,
+    spoken_training,
 )
 from ibpo.evaluation.page_tables import published_table, tables_of
 from ibpo.evaluation.published import published
@@ -41,7 +48,7 @@ class PageData:
 
     title: str
     parts: Mapping[str, Json]
-    """Name -> as from `contrast`, with `cost_unit` and `examples`."""
+    """Name -> as from `contrast`, with `cost_unit`, `examples` and `training` (`ibpo.evaluation.run_facts`)."""
     what_ran: Sequence[tuple[str, str]]
     limits: Sequence[str]
 
@@ -51,7 +58,18 @@ def write_page(out: Path, data: PageData) -> list[Path]:
 
     Returns:
         What was written; each file is whole or absent.
+
+    Raises:
+        IbpoError: where the disk is full or the folder cannot be written.
     """
+    try:
+        return _write(out, data)
+    except OSError as error:
+        said = error.strerror or str(error)
+        raise IbpoError(f"{out}: cannot be written: {said}; make room, or name another folder by --out") from None
+
+
+def _write(out: Path, data: PageData) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     environment = Environment(loader=PackageLoader("ibpo.evaluation", "."), autoescape=True, undefined=StrictUndefined)
     about, rows = published()
@@ -65,7 +83,12 @@ def write_page(out: Path, data: PageData) -> list[Path]:
             for suffix in (".png", ".svg"):
                 path = out / "figures" / f"{file}{suffix}"
                 path.parent.mkdir(exist_ok=True)
-                draw(path)
+                partial = path.with_name(f".{path.name}")
+                try:
+                    draw(partial)
+                    os.replace(partial, path)
+                finally:
+                    partial.unlink(missing_ok=True)
                 written.append(path)
             figures.append((key, caption, inline_svg(f"p{number}{key}", draw, spoken)))
             markdown += [f"![{spoken}](figures/{file}.png)", "", f"{caption}", ""]
@@ -176,10 +199,21 @@ def _figures(part: Json) -> list[tuple[str, str, str, Draw]]:
         found.append(
             ("levels", "Accuracy by level, 95 % intervals.", spoken_levels(part), lambda out: plot_levels(part, out))
         )
+        if choosing(part):
+            caption = (
+                "Who got the budget: extended share by level of policies that choose by themselves, 95 % intervals."
+            )
+            found.append(("choices", caption, spoken_choices(part), lambda out: plot_choices(part, out)))
     if part["share_by_level"]:
         caption = "Which configuration each level's problems get under the middle budget, as all responses decide."
         found.append(("shares", caption, spoken_shares(part["share_by_level"]), lambda out: plot_shares(part, out)))
     if part["budget_kept"]:
-        caption = "Was the budget kept? Extended share minus the budget, 95 % intervals."
+        caption = "Was the budget kept? Extended share on unseen problems, and in training, minus the budget."
         found.append(("kept", caption, spoken_kept(part["budget_kept"]), lambda out: plot_kept(part, out)))
+    if part["training"]:
+        caption = (
+            "Share and price over training. The price is what the last unit of budget buys: the reward margin below "
+            "which no extended response was worth its share; at 0 the budget does not bind. Dashed: the budgets."
+        )
+        found.append(("training", caption, spoken_training(part["training"]), lambda out: plot_training_of(part, out)))
     return found

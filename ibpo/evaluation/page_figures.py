@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
-from ibpo.evaluation.frontier import BLUE, BUDGET_COLOURS, FAINT, GREEN, INK, ORANGE, STYLE
+from ibpo.evaluation.frontier import BLUE, BUDGET_COLOURS, FAINT, GREEN, INK, ORANGE, STYLE, plot_training
 
 MARKERS = "osD^vPhX*<>p"
 Json = Mapping[str, Any]
@@ -46,9 +46,11 @@ def plot_tradeoff(part: Json, path: Out, title: str = "") -> None:
         for i, (name, points) in enumerate(part["votes"].items()):
             inside = [p for p in points if p["cost"] <= 1.15 * dearest]
             if len(inside) > 1:
-                axes.plot(
-                    [p["cost"] for p in inside], [p["accuracy"]["value"] for p in inside], color=_colour(i), alpha=0.75,
-                    linestyle="-.", linewidth=1.2, marker="|", markersize=6, label=f"votes (maj@k), {name}",
+                bars = [_bars(p["accuracy"]) for p in inside]
+                axes.errorbar(
+                    [p["cost"] for p in inside], [p["accuracy"]["value"] for p in inside],
+                    [[b[side][0] for b in bars] for side in (0, 1)], color=_colour(i), alpha=0.75, linestyle="-.",
+                    linewidth=1.2, elinewidth=0.7, marker="|", markersize=6, label=f"votes (maj@k), {name}",
                 )  # fmt: skip
         for i, row in enumerate(rows):
             accuracy, cost = row["numbers"]["overall"]["all"]["pass@1"], row["cost"]
@@ -70,12 +72,27 @@ def plot_tradeoff(part: Json, path: Out, title: str = "") -> None:
 
 def plot_levels(part: Json, path: Out, title: str = "") -> None:
     """Accuracy of every configuration by level, with 95 % intervals."""
-    levels, rows = part["levels"], part["configurations"]
+    _plot_by_level(part["configurations"], part["levels"], "pass@1", "Accuracy (pass@1)", path, title)
+
+
+def choosing(part: Json) -> list[Json]:
+    """The configurations that choose by themselves: some of their responses are extended, not all."""
+    shares = [(row, row["numbers"]["overall"]["all"].get("extended_share")) for row in part["configurations"]]
+    return [row for row, share in shares if share is not None and 0 < share["value"] < 1]
+
+
+def plot_choices(part: Json, path: Out, title: str = "") -> None:
+    """Extended share by level of the configurations that choose by themselves, with 95 % intervals."""
+    _plot_by_level(choosing(part), part["levels"], "extended_share", "Extended share", path, title)
+
+
+def _plot_by_level(rows: Sequence[Json], levels: Sequence[str], metric: str, what: str, path: Out, title: str) -> None:
+    """One metric of some configurations by level."""
 
     def draw(axes: Axes) -> None:
         for i, row in enumerate(rows):
             found = [(x, row["numbers"].get(f"level={level}")) for x, level in enumerate(levels)]
-            known = [(x, one["all"]["pass@1"]) for x, one in found if one is not None]
+            known = [(x, one["all"][metric]) for x, one in found if one is not None]
             shift = 0.5 * ((i + 0.5) / len(rows) - 0.5)
             bars = [_bars(one) for _, one in known]
             axes.errorbar(
@@ -84,7 +101,7 @@ def plot_levels(part: Json, path: Out, title: str = "") -> None:
                 marker=MARKERS[i % len(MARKERS)], markeredgecolor=INK, markeredgewidth=0.6, capsize=2,
                 label=row["name"],
             )  # fmt: skip
-        _by_level(axes, levels, "Accuracy (pass@1)")
+        _by_level(axes, levels, what)
 
     _figure(draw, path, title)
 
@@ -121,12 +138,22 @@ def plot_kept(part: Json, path: Out, title: str = "") -> None:
             share = row["share"]
             bars = [[100 * b for b in side] for side in _bars(share)]
             at = 100 * (share["value"] - row["budget"])
-            axes.errorbar([at], [y], xerr=bars, color=BLUE, marker="s", capsize=3, linestyle="")
+            label = "unseen problems, 95 %" if y == 0 else None
+            axes.errorbar([at], [y], xerr=bars, color=BLUE, marker="s", capsize=3, linestyle="", label=label)
+        told = [(y, row) for y, row in enumerate(rows) if row.get("in_training") is not None]
+        if told:
+            at, place = [100 * (row["in_training"] - row["budget"]) for _, row in told], [y + 0.25 for y, _ in told]
+            axes.plot(at, place, color=ORANGE, marker="D", linestyle="", label="in training, last tenth of the steps")
         axes.set_yticks(range(len(rows)), [f"{row['name']} (q+ {row['budget']:.0%})" for row in rows])
         axes.margins(y=0.3)
         axes.set_xlabel("Extended share − budget (points)")
 
     _figure(draw, path, title)
+
+
+def plot_training_of(part: Json, path: Out) -> None:
+    """Share and price of each configuration while it was trained."""
+    plot_training([step | {"seed": step["configuration"]} for step in part["training"]], path)
 
 
 def _colour(i: int) -> str:
@@ -178,6 +205,16 @@ def spoken_levels(part: Json) -> str:
     return "Accuracy by level. " + "; ".join(texts) + "."
 
 
+def spoken_choices(part: Json) -> str:
+    """Extended share by level in words."""
+    texts = []
+    for row in choosing(part):
+        found = [(level, row["numbers"].get(f"level={level}")) for level in part["levels"]]
+        numbers = ", ".join(f"{level} {one['all']['extended_share']['value']:.0%}" for level, one in found if one)
+        texts.append(f"{row['name']}: {numbers}")
+    return "Extended share by level. " + "; ".join(texts) + "."
+
+
 def spoken_shares(shares: Mapping[str, Mapping[str, float]]) -> str:
     """Who gets what in words."""
     texts = [f"{level}: " + ", ".join(f"{n} {s:.0%}" for n, s in one.items()) for level, one in shares.items()]
@@ -186,8 +223,25 @@ def spoken_shares(shares: Mapping[str, Mapping[str, float]]) -> str:
 
 def spoken_kept(rows: Sequence[Json]) -> str:
     """Distance from the budget in words."""
-    texts = [f"{row['name']}: {100 * (row['share']['value'] - row['budget']):+.1f} points" for row in rows]
+    texts = []
+    for row in rows:
+        text = f"{row['name']}: {100 * (row['share']['value'] - row['budget']):+.1f} points"
+        if row.get("in_training") is not None:
+            text += f" (in training {100 * (row['in_training'] - row['budget']):+.1f})"
+        texts.append(text)
     return "Extended share minus the budget. " + "; ".join(texts) + "."
+
+
+def spoken_training(steps: Sequence[Json]) -> str:
+    """First and last price of each policy in words."""
+    texts = []
+    for name in dict.fromkeys(step["configuration"] for step in steps):
+        own = [step for step in steps if step["configuration"] == name and step.get("price") is not None]
+        if own:
+            texts.append(
+                f"{name}: {own[0]['price']:.3g} at first, {own[-1]['price']:.3g} after {own[-1]['step']} steps"
+            )
+    return "Extended share and price of the budget at each training step. " + "; ".join(texts) + "."
 
 
 def _by_level(axes: Axes, levels: Sequence[str], what: str) -> None:

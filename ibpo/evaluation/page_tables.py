@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ibpo.evaluation.published import Published
 
 Json = Mapping[str, Any]
+KINDS = ("right", "wrong", "cut off")
 THIN = "\N{NARROW NO-BREAK SPACE}"
 
 
@@ -35,6 +36,8 @@ class TableData:
     caption: str
     head: Sequence[str]
     rows: Sequence[Sequence[Cell]]
+    is_long: bool = False
+    """The page folds it up."""
 
     def markdown(self) -> str:
         """As a GitHub table under its caption."""
@@ -48,6 +51,7 @@ def tables_of(part: Json) -> list[TableData]:
     found += [table for name in ("level", "domain") if (table := _by(part, name)) is not None]
     found += [_allocation(part)] if part["allocation"] else []
     found += [_areas(part)] if part["areas"] else []
+    found += [_budget_kept(part)] if part["budget_kept"] else []
     return [table for table in found if table.rows and len(table.head) > 1]
 
 
@@ -68,22 +72,12 @@ def _configurations(part: Json) -> TableData:
         every = one["numbers"]["overall"]["all"]
         row = {
             "Configuration": Cell(text=one["name"], sort=one["name"]),
-            "pass@1 (95 %)": _rate(every.get("pass@1")),
+            "pass@1": _rate(every.get("pass@1")),
             f"against {part['standard']}, points": _points(one["difference"]),
             "cost, ×": _number(one["relative_cost"], 2),
-            f"mean {unit}": _number(every.get("mean_tokens"), 0),
-            f"median {unit}": _number(every.get("median_tokens"), 0),
-            f"95th percentile, {unit}": _number(every.get("p95_tokens"), 0),
-            "thinking": _number(every.get("thinking_tokens"), 0),
-            "answer": _number(every.get("answer_tokens"), 0),
-            "extended share": _rate(every.get("extended_share")) if _mixes(every.get("extended_share")) else EMPTY,
-            "truncated": _rate(every.get("truncated")),
-            "no answer": _rate(every.get("unanswered")),
-        }
-        for name in every:
-            if name.startswith(("maj@", "pass@")) and name != "pass@1":
-                row[name] = _rate(every[name])
+        } | _numbers(every, unit)
         row[f"gain ratio against votes of {part['standard']}"] = _number(one["gain_ratio"], 2)
+        row["oracle share"] = _number(one["oracle_share"], 2)
         row["responses"] = Cell(text=f"{one['num_responses']:,}", sort=one["num_responses"])
         rows.append(row)
     return _table(f"{part['num_problems']} problems; in brackets 95 % intervals, clustered by problem", rows)
@@ -93,37 +87,59 @@ def _right_and_wrong(part: Json) -> TableData:
     rows = []
     for one in part["configurations"]:
         row = {"Configuration": Cell(text=one["name"], sort=one["name"])}
-        for kind in ("right", "wrong"):
-            numbers = one["numbers"]["overall"][kind]
-            row |= {
-                f"mean {part['cost_unit']}, {kind}": _number(numbers.get("mean_tokens"), 0),
-                f"95th percentile, {kind}": _number(numbers.get("p95_tokens"), 0),
-                f"thinking, {kind}": _number(numbers.get("thinking_tokens"), 0),
-                f"truncated, {kind}": _rate(numbers.get("truncated")),
-                f"extended share, {kind}": _rate(numbers.get("extended_share"))
-                if _mixes(one["numbers"]["overall"]["all"].get("extended_share"))
-                else EMPTY,
-            }
+        for kind in KINDS:
+            row |= _spent(one["numbers"]["overall"], kind, part["cost_unit"])
         rows.append(row)
-    return _table("What right and wrong answers cost", rows)
+    return _table("What right and wrong answers cost, and responses that were cut off", rows)
 
 
 def _by(part: Json, name: str) -> TableData | None:
+    """One row for each level or domain and configuration, with every number."""
     first = part["configurations"][0]["numbers"]
     values = [key for key in first if key.startswith(f"{name}=")]
     if len(values) < 2:
         return None
     rows = []
     for place, value in enumerate(values):
-        text = value.partition("=")[2]
-        row = {name.capitalize(): Cell(text=text, sort=place)}
-        row["problems"] = _count(first[value]["all"]["pass@1"])
         for one in part["configurations"]:
-            numbers = one["numbers"].get(value, {}).get("all", {})
-            row[f"{one['name']}, pass@1"] = _rate(numbers.get("pass@1"))
-            row[f"{one['name']}, mean {part['cost_unit']}"] = _number(numbers.get("mean_tokens"), 0)
-        rows.append(row)
-    return _table(f"By {name}", rows)
+            found = one["numbers"].get(value)
+            if found is None:
+                continue
+            row = {name.capitalize(): Cell(text=value.partition("=")[2], sort=place)}
+            row["Configuration"] = Cell(text=one["name"], sort=one["name"])
+            row["problems"] = _count(found["all"]["pass@1"])
+            row |= _numbers(found["all"], part["cost_unit"])
+            for kind in KINDS:
+                row |= _spent(found, kind, part["cost_unit"])
+            rows.append(row)
+    return replace(_table(f"By {name}: every number", rows), is_long=True)
+
+
+def _numbers(every: Json, unit: str) -> dict[str, Cell]:
+    share = every.get("extended_share")
+    return {
+        "pass@1": _rate(every.get("pass@1")),
+        "extended share": _rate(share) if _mixes(share) else EMPTY,
+        f"mean {unit}": _number(every.get("mean_tokens"), 0),
+        f"median {unit}": _number(every.get("median_tokens"), 0),
+        f"95th percentile, {unit}": _number(every.get("p95_tokens"), 0),
+        "thinking": _number(every.get("thinking_tokens"), 0),
+        "answer": _number(every.get("answer_tokens"), 0),
+        "truncated": _rate(every.get("truncated")),
+        "no answer": _rate(every.get("unanswered")),
+        **{name: _rate(every[name]) for name in every if name.startswith(("maj@", "pass@")) and name != "pass@1"},
+    }
+
+
+def _spent(numbers: Json, kind: str, unit: str) -> dict[str, Cell]:
+    found = numbers.get(kind, {})
+    mixes = _mixes(numbers["all"].get("extended_share"))
+    return {
+        f"mean {unit}, {kind}": _number(found.get("mean_tokens"), 0),
+        f"95th percentile, {kind}": _number(found.get("p95_tokens"), 0),
+        f"thinking, {kind}": _number(found.get("thinking_tokens"), 0),
+        f"extended share, {kind}": _rate(found.get("extended_share")) if mixes else EMPTY,
+    }
 
 
 def _allocation(part: Json) -> TableData:
@@ -159,6 +175,23 @@ def _areas(part: Json) -> TableData:
     return _table("Area under accuracy against cost: mean accuracy over the costs that a curve reaches", rows)
 
 
+def _budget_kept(part: Json) -> TableData:
+    rows = []
+    for one in part["budget_kept"]:
+        share, budget, trained = one["share"], one["budget"], one.get("in_training")
+        error = {key: None if share[key] is None else share[key] - budget for key in ("value", "low", "high")}
+        row = {
+            "Configuration": Cell(text=one["name"], sort=one["name"]),
+            "budget": Cell(text=f"{budget:.0%}", sort=budget),
+            "share on unseen problems": _rate(share),
+            "minus the budget, points": _points(error),
+        }
+        if trained is not None:
+            row["share in training"] = Cell(text=f"{100 * trained:.1f}{THIN}%", sort=trained)
+        rows.append(row)
+    return _table("Was the budget kept? Share in training: over the last tenth of the steps", rows)
+
+
 EMPTY = Cell(text="", sort="")
 
 
@@ -189,6 +222,8 @@ def _cell(estimate: Json | None, show: Callable[[float], str], unit: str = "") -
         return EMPTY
     low, high = estimate["low"], estimate["high"]
     interval = "" if low is None or high is None or low == high else f"{show(low)} to {show(high)}"
+    if low is not None and high is None:
+        interval = f"at least {show(low)}"
     return Cell(text=show(estimate["value"]) + unit, sort=estimate["value"], interval=interval)
 
 

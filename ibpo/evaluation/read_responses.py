@@ -12,6 +12,7 @@ from ibpo.evaluation.import_lighteval import is_lighteval, lighteval_rows
 from ibpo.evaluation.import_lm_eval import is_lm_eval, lm_eval_rows
 from ibpo.evaluation.import_plain import OnError, plain_rows
 from ibpo.evaluation.responses import Responses
+from ibpo.evaluation.run_facts import budget_of, part_of
 from ibpo.rewards.judgement import Candidate, Judge
 from ibpo.tasks.check import judge_for
 from ibpo.tasks.rows import local_rows
@@ -68,7 +69,8 @@ def read_responses(paths: Sequence[tuple[str, Path]], options: ReadOptions | Non
         for part, configuration, file in _files(name, path):
             kind, found = _read_file(file, configuration, options, bad)
             kinds[kind] = kinds.get(kind, 0) + 1
-            rows += [row | ({"part": part} if part else {}) for row in found]
+            more = ({"part": part} if part else {}) | ({} if (q := budget_of(file.stem)) is None else {"budget": q})
+            rows += [row | more for row in found]
     if not rows:
         raise IbpoError(f"{', '.join(str(path) for _, path in paths)}: no responses; give a file with one a line")
     _check_same_problems(rows)
@@ -99,19 +101,11 @@ def _files(name: str, path: Path) -> list[tuple[str, str, Path]]:
         return [("", name, path / "responses.jsonl")]
     demo = sorted(path.glob("**/responses/*__*.parquet"))
     if demo:  # EXPERIMENT/seedN/responses/POLICY__HOW.parquet
-        return [
-            (file.parts[-4] if len(seeds(demo)) == 1 else f"{file.parts[-4]} {file.parts[-3]}", _policy(file), file)
-            for file in demo
-        ]
+        return [(part_of(file, demo), _policy(file), file) for file in demo]
     files = sorted(file for file in path.rglob("*") if file.is_file() and file.name.endswith(SUFFIXES))
     if not files:
         raise IbpoError(f"{path}: holds no {', '.join(SUFFIXES)}; name the file")
     return [("", name, file) for file in files]
-
-
-def seeds(files: Sequence[Path]) -> set[str]:
-    """The seed folders of a demo run's files."""
-    return {file.parts[-3] for file in files}
 
 
 def _policy(file: Path) -> str:

@@ -130,6 +130,13 @@ def _areas(cost_DK: FloatArray, accuracy_DK: FloatArray, low_D: FloatArray, high
     return ((height_DC[:, 1:] + height_DC[:, :-1]) / 2 * np.diff(corners_DC)).sum(1) / (high_D - low_D)
 
 
+def bootstrap_difference(value: ArrayLike, baseline: ArrayLike, *, seed: int = 0) -> Estimate:
+    """`ibpo.evaluation.estimates.paired_difference`, its interval from problems drawn with replacement."""
+    difference_P = np.asarray(value, float) - np.asarray(baseline, float)
+    difference_P = difference_P[~np.isnan(difference_P)]
+    return bootstrap(lambda weight_DP: weight_DP @ difference_P, len(difference_P), seed=seed)
+
+
 def estimate_area(cost: ArrayLike, accuracy: ArrayLike, low: float, high: float, *, seed: int = 0) -> Estimate:
     """`area_under_curve` of means over problems, its interval from problems drawn with replacement.
 

@@ -11,7 +11,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.table import Table
 
 from ibpo.evaluation.compare import Row, mean_over_seeds
-from ibpo.evaluation.report_parts import FILTERS, Merit, experiment_part
+from ibpo.evaluation.page_tables import published_table
+from ibpo.evaluation.published import published
+from ibpo.evaluation.report_markdown import report_markdown
+from ibpo.evaluation.report_parts import FILTERS, MERITS, Merit, experiment_part
 from ibpo.evaluation.store import Columns
 from ibpo.runs import write_text_atomic
 
@@ -57,10 +60,10 @@ class ReportData:
 
 
 def write_report(path: Path, data: ReportData) -> None:
-    """Write the page; it loads nothing from anywhere, and the file is whole or absent.
+    """Write the page, and the same as Markdown beside it; it loads nothing from anywhere.
 
     Args:
-        path: The HTML file.
+        path: The HTML file; the Markdown file has its name and the suffix `.md`. Each is whole or absent.
         data: What it says.
     """
     environment = Environment(loader=PackageLoader("ibpo.evaluation", "."), autoescape=True, undefined=StrictUndefined)
@@ -74,8 +77,13 @@ def write_report(path: Path, data: ReportData) -> None:
             areas = [area for area in data.areas if area["experiment"] == name]
             part = experiment_part(f"e{number}", name, title, own, judged, steps, areas)
             parts.append(part | {"examples": [e for e in data.examples if e.experiment == name]})
-    html = environment.get_template("report.html.j2").render(data=data, parts=parts)
+    about, rows = published()
+    others = published_table(rows)
+    html = environment.get_template("report.html.j2").render(
+        data=data, parts=parts, merit_names=MERITS, published=others, published_about=about
+    )
     write_text_atomic(path, html)
+    write_text_atomic(path.with_suffix(".md"), report_markdown(data, parts, about, others))
 
 
 def pick_examples(

@@ -13,8 +13,23 @@ from markupsafe import Markup, escape
 from ibpo.evaluation import frontier
 from ibpo.evaluation.compare import Row, mean_over_seeds
 from ibpo.evaluation.merits import summarise
+from ibpo.evaluation.run_facts import share_in_training
 
 Merit = Mapping[str, Any]
+MERITS = {
+    "oracle_share": "oracle share",
+    "oracle_share_own": "by its own responses",
+    "oracle_share_tokens": "at equal tokens",
+    "gain_ratio_cold_start": "gain ratio, cold start",
+    "gain_ratio_pretrained": "gain ratio, pretrained",
+    "rank_correlation": "rank correlation",
+    "waste": "wasted",
+    "waste_level_share": "a blind draw wastes",
+    "erosion_standard": "erosion, standard",
+    "erosion_extended": "erosion, extended",
+    "retained": "retained",
+}
+"""Figure of merit -> its name on the page."""
 NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
@@ -63,6 +78,8 @@ def experiment_part(
     """
     merged: list[Row] = [{**row, "above_mix": above_random_mix(row, rows)} for row in mean_over_seeds(rows)]
     titles = {name: title}
+    trained = _in_training(steps)
+    shares = [(name, q, share) for q, found in trained.items() for share in found]
 
     def figure(suffix: str, draw: Callable[[IO[bytes]], None], alt: str) -> Markup:
         return inline_svg(f"{key}{suffix}", draw, alt)
@@ -73,13 +90,31 @@ def experiment_part(
         "title": title,
         "rows": merged,
         "num_seeds": max(row["num_seeds"] for row in merged),
-        "merits": [_merit_cells(one, merits) for one in summarise([merits])],
+        "merits": [_merit_cells(one, merits) | _trained(trained, one["budget"]) for one in summarise([merits])],
         "areas": area_cells(areas),
         "frontier": figure("f", lambda out: frontier.plot_frontier(rows, out, titles), _spoken_frontier(merged)),
         "shares": figure("s", lambda out: frontier.plot_share_by_level(rows, out, titles), _spoken_shares(merged)),
-        "kept": figure("k", lambda out: frontier.plot_budget_kept(rows, out, titles), _spoken_kept(merged)),
+        "kept": figure("k", lambda out: frontier.plot_budget_kept(rows, out, titles, shares), _spoken_kept(merged)),
         "training": figure("t", lambda out: frontier.plot_training(steps, out), spoken_steps) if steps else None,
     }
+
+
+def _in_training(steps: Sequence[Mapping[str, Any]]) -> dict[float, list[float]]:
+    """Budget -> the share of each seed's policy over the last tenth of its steps."""
+    found: dict[float, list[float]] = {}
+    for budget, seed in sorted({(step["budget"], step["seed"]) for step in steps}):
+        own = [step for step in steps if (step["budget"], step["seed"]) == (budget, seed)]
+        share = share_in_training([step | {"configuration": ""} for step in own], "")
+        found.setdefault(budget, []).extend([] if share is None else [share])
+    return found
+
+
+def _trained(shares: Mapping[float, Sequence[float]], budget: float) -> dict[str, str]:
+    own = shares.get(budget)
+    if not own:
+        return {"in_training": "–"}
+    ends = f"({percent(min(own))} to {percent(max(own))})".replace(" ", NO_BREAK) if len(own) > 1 else ""
+    return {"in_training": f"{percent(float(np.mean(own)))} {ends}".strip()}
 
 
 def inline_svg(key: str, draw: Callable[[IO[bytes]], None], alt: str) -> Markup:
@@ -150,9 +185,13 @@ def _merit_cells(summary: Merit, merits: Sequence[Merit]) -> dict[str, Any]:
         if not summary.get(name):
             return "–"
         low, high = summary[name]["min"], summary[name]["max"]
-        if len(seeds) == 1 and seeds[0].get(f"{name}_interval"):
-            low, high = seeds[0][f"{name}_interval"]
         text = show(summary[name]["mean"])
+        if len(seeds) == 1:
+            if not seeds[0].get(f"{name}_interval"):
+                return text
+            low, high = seeds[0][f"{name}_interval"]
+            if high is None:
+                return f"{text} " + f"(at least {show(low)})".replace(" ", NO_BREAK)
         return text if low == high else f"{text} " + f"({show(low)} to {show(high)})".replace(" ", NO_BREAK)
 
     erosion = {}
@@ -169,16 +208,16 @@ def _merit_cells(summary: Merit, merits: Sequence[Merit]) -> dict[str, Any]:
         "share_error": spread("share_error", points),
         "binds": times[binds.pop()] if len(binds) == 1 else "for some seeds",
         "oracle_share": spread("oracle_share", plain),
-        "oracle_share_own": plain(mean("oracle_share_own")),
-        "oracle_share_tokens": plain(mean("oracle_share_tokens")),
+        "oracle_share_own": spread("oracle_share_own", plain),
+        "oracle_share_tokens": spread("oracle_share_tokens", plain),
         "gain_ratio_cold_start": spread("gain_ratio_cold_start", plain),
         "gain_ratio_pretrained": spread("gain_ratio_pretrained", plain),
-        "rank_correlation": plain(mean("rank_correlation")),
-        "waste": percent(mean("waste")),
+        "rank_correlation": spread("rank_correlation", plain),
+        "waste": spread("waste", percent),
         "waste_level_share": percent(mean("waste_level_share")),
         "erosion_standard": erosion["standard"],
         "erosion_extended": erosion["extended"],
-        "retained": percent(mean("retained")),
+        "retained": spread("retained", percent),
         "reasons": sorted(f"{name.replace('_', ' ')}: {why}" for name, why in summary["reasons"].items()),
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -21,6 +22,14 @@ class Request:
     response_group: str = ""
     prefix: str = ""
     """Text that opens the response, forced; "": the policy opens it as it likes."""
+    wording: str = ""
+    """Whatever else shapes what the policy is told (instructions, template options); samplers do not read it."""
+
+    @property
+    def asked(self) -> str:
+        """A short hash of prompt, prefix and wording: a stored response answers this request only if it is the same."""
+        text = json.dumps([self.problem.prompt, self.prefix, self.wording])
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
     @property
     def key(self) -> str:

@@ -20,7 +20,7 @@ from ibpo.rollouts.sampler import Request, Sampled, Sampler
 SCHEMA, VERSION = "ibpo.rollouts", 1
 FIELDS = ("key", "problem_id", "response_group", "number", "prefix", "completion", "finish_reason",
           "num_prompt_tokens", "num_completion_tokens", "num_thinking_tokens", "prompt_token_ids",
-          "completion_token_ids")  # fmt: skip
+          "completion_token_ids", "asked")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,14 +44,16 @@ class RolloutStore:
 
         Args:
             path: a `.jsonl` file.
-            settings: what makes its rollouts comparable (model, temperature, ...); must be the same on a rerun.
+            settings: what makes its rollouts comparable (model, temperature, ...); must be the same on a rerun, but for
+                those that an older store did not write down.
 
         Raises:
             IbpoError: for a file that is no store, of another version, or begun with other settings.
         """
         self.path = path
         self._header = {"schema": SCHEMA, "version": VERSION, "settings": settings or {}}
-        self._keys: set[str] = set()
+        self._asked: dict[str, str | None] = {}
+        """Key -> hash of what was asked; None in stores that did not write it down."""
         try:
             if path.exists() and path.stat().st_size:
                 self._open()
@@ -62,10 +64,24 @@ class RolloutStore:
             raise IbpoError(f"{path}: cannot be read or written: {error.strerror}; name another file") from None
 
     def __contains__(self, request: Request) -> bool:
-        return request.key in self._keys
+        """Whether the response is there.
+
+        Raises:
+            IbpoError: where the stored response answers another prompt under the same key: problems were edited, or the
+                response group is worded otherwise.
+        """
+        if request.key not in self._asked:
+            return False
+        if self._asked[request.key] not in (None, request.asked):
+            group = f" in response group {request.response_group}" if request.response_group else ""
+            raise IbpoError(
+                f"{self.path}: problem {request.problem.problem_id}{group} was asked in other words: its prompt or the "
+                "response group's instruction or opening has changed; name another folder"
+            )
+        return True
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._asked)
 
     def add(self, sampled: Sampled) -> None:
         """Write one rollout, down to the disk's cache; one that is there already is left as it is.
@@ -89,6 +105,7 @@ class RolloutStore:
             "num_thinking_tokens": sampled.num_thinking_tokens,
             "prompt_token_ids": list(rollout.prompt_token_ids),
             "completion_token_ids": list(rollout.completion_token_ids),
+            "asked": request.asked,
         }
         try:
             self._append(row)
@@ -97,7 +114,7 @@ class RolloutStore:
                 f"{self.path}: cannot be written: {error.strerror}; make room and run the same again: "
                 f"the {len(self)} responses so far are kept"
             ) from None
-        self._keys.add(request.key)
+        self._asked[request.key] = request.asked
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """The stored rollouts, in the order of their arrival."""
@@ -137,14 +154,16 @@ class RolloutStore:
             raise IbpoError(f"{self.path}: is of version {found}, this ibpo writes {VERSION}; name another file")
         if header["settings"] != self._header["settings"]:
             now, before = self._header["settings"], header["settings"]
-            changed = sorted(k for k in {*now, *before} if now.get(k) != before.get(k))
-            raise IbpoError(
-                f"{self.path}: was begun with other settings ({', '.join(changed)} differ); name another file"
-            )
+            changed = sorted(k for k in before if now.get(k) != before[k])
+            if changed:
+                raise IbpoError(
+                    f"{self.path}: was begun with other settings ({', '.join(changed)} differ); name another file"
+                )
         for number, line in enumerate(lines[1:], start=2):
             try:
-                self._keys.add(json.loads(line)["key"])
-            except (json.JSONDecodeError, KeyError, TypeError):
+                row = json.loads(line)
+                self._asked[row["key"]] = row.get("asked")
+            except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
                 raise IbpoError(f"{self.path} line {number}: is no rollout; remove the line") from None
         if whole < len(data):
             with self.path.open("r+b") as file:
@@ -163,6 +182,15 @@ class RolloutStore:
                 with suppress(OSError):
                     file.truncate(end)
                 raise
+
+
+def settings_of(path: Path) -> dict[str, Any]:
+    """What a store was begun with; empty where there is none yet. Opening the store tells what is wrong with it."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            return dict(json.loads(file.readline())["settings"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def collect(sampler: Sampler, requests: Sequence[Request], store: RolloutStore) -> Collected:

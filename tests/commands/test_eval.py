@@ -16,6 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ibpo.cli import app
+from ibpo.errors import IbpoError
 from tests.commands.eval_server import FAULTS, serving
 
 ROOT = Path(__file__).parent.parent.parent
@@ -46,15 +47,15 @@ def rows_of(out):
     return [json.loads(line) for line in (out / "responses.jsonl").open()]
 
 
-def assert_whole(out):
+def assert_whole(out, total=TOTAL):
     """Every response is there once, and the accuracy is that of the responses."""
     rows = rows_of(out)
-    assert len(rows) == len({(row["problem_id"], row["number"]) for row in rows}) == TOTAL
+    assert len(rows) == len({(row["problem_id"], row["number"]) for row in rows}) == total
     for row in rows:
         assert row["reward"] == float(row["completion"].endswith(f"It is {int(row['problem_id'][1:]) + 1}"))
         assert (row["tokens"], row["prompt_tokens"], row["finish_reason"]) == (6, 5, "stop")
     keys = [json.loads(line)["key"] for line in list((out / "rollouts.jsonl").open())[1:]]
-    assert len(keys) == len(set(keys)) == TOTAL
+    assert len(keys) == len(set(keys)) == total
     return rows
 
 
@@ -84,8 +85,68 @@ def test_an_evaluation_and_its_rerun(task, tmp_path):
 def test_the_bill(task, tmp_path):
     with serving() as (url, _, _):
         run(task, url, tmp_path / "run", "--price", 1e6, 2e6)
-    bill = json.loads((tmp_path / "run" / "eval.json").read_text())["bill"]
-    assert (bill["prompt_tokens"], bill["completion_tokens"], bill["cost"]) == (5 * TOTAL, 6 * TOTAL, 17 * TOTAL)
+        first = json.loads((tmp_path / "run" / "eval.json").read_text())
+        run(task, url, tmp_path / "run", "--price", 1e6, 2e6)
+        again = json.loads((tmp_path / "run" / "eval.json").read_text())
+    for about in (first, again):  # a rerun that samples nothing does not forget what was paid
+        bill = about["bill"]
+        assert (bill["prompt_tokens"], bill["completion_tokens"], bill["cost"]) == (5 * TOTAL, 6 * TOTAL, 17 * TOTAL)
+    assert [(call["num_new"], call["ended"]) for call in again["calls"]] == [(TOTAL, True), (0, True)]
+    assert again["calls"][0]["engine"]["server"]["version"] == "0.0-test"
+
+
+def test_the_bill_of_a_killed_call_is_that_of_what_it_kept(task, tmp_path):
+    out = tmp_path / "run"
+    with serving() as (url, _, _):
+        run(task, url, out, "--num-responses", 2, "--price", 1e6, 2e6)
+        lines = (out / "calls.jsonl").read_text().splitlines(keepends=True)
+        (out / "calls.jsonl").write_text(lines[0] + lines[1][:10])  # killed while it wrote its end
+        assert run(task, url, out, "--price", 1e6, 2e6).exit_code == 0
+    about = json.loads((out / "eval.json").read_text())
+    assert [(call["num_new"], call["ended"]) for call in about["calls"]] == [(40, False), (TOTAL - 40, True)]
+    assert about["bill"]["cost"] == 17 * TOTAL
+
+
+def test_responses_to_edited_problems_are_not_taken_for_answers(task, tmp_path):
+    out = tmp_path / "run"
+    with serving() as (url, answered, _):
+        assert run(task, url, out).exit_code == 0
+        task.write_text(task.read_text().replace('"7 + 1 ="', '"8 + 1 ="'))
+        edited = run(task, url, out)
+        assert_one_line(edited, "problem p7 was asked in other words")
+        assert sum(answered.values()) == TOTAL
+        task.write_text(task.read_text().replace('"8 + 1 =", "answer": 8', '"7 + 1 =", "answer": 99'))
+        assert run(task, url, out).exit_code == 0  # another answer to the same prompt is judged anew
+        assert {row["reward"] for row in rows_of(out) if row["problem_id"] == "p7"} == {0.0}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(["--response-group", "effort_low", "--response-group", "effort_high", "--chooses"], []),
+     ([], ["--response-group", "effort_low", "--response-group", "effort_high", "--chooses"])],
+)  # fmt: skip
+def test_responses_to_another_wording_are_not_taken_for_answers(task, tmp_path, before, after):
+    """A free choice and a bare prompt are both asked for without a response group."""
+    with serving() as (url, _, _):
+        assert run(task, url, tmp_path / "run", *before).exit_code == 0
+        assert_one_line(run(task, url, tmp_path / "run", *after), "was asked in other words")
+
+
+def test_another_server_is_another_evaluation(task, tmp_path):
+    with serving() as (url, _, _):
+        assert run(task, url, tmp_path / "run").exit_code == 0
+    with serving() as (url, _, _):
+        assert_one_line(run(task, url, tmp_path / "run"), "was begun with other settings (base_url differ)")
+
+
+def test_a_policy_trained_again_into_the_same_folder_is_another_one(tmp_path):
+    from ibpo.commands.eval_setup import weights_digest
+
+    assert weights_digest(str(tmp_path)) == ""
+    (tmp_path / "model.safetensors").write_bytes(bytes(200_000))
+    before = weights_digest(str(tmp_path))
+    (tmp_path / "model.safetensors").write_bytes(bytes(100_000) + b"moved" * 4 + bytes(99_980))
+    assert "" != before != weights_digest(str(tmp_path)) and weights_digest("org/name-on-a-hub") == ""
 
 
 def test_a_bill_that_nobody_told_is_unknown(task, tmp_path):
@@ -173,7 +234,7 @@ def test_what_never_answers_is_said_and_the_rest_is_kept(task, tmp_path):
     assert_one_line(result, f"{TOTAL // 2} responses failed in 1 passes, the first: problem p")
     assert f"{TOTAL // 2} are kept" in result.stderr and not (out / "responses.jsonl").exists()
     with serving() as (url, answered, _):
-        assert run(task, url, out).exit_code == 0
+        assert run(task, url, out, "--moved").exit_code == 0
     assert sum(answered.values()) == TOTAL // 2
     assert_whole(out)
 
@@ -235,7 +296,7 @@ def test_what_is_refused(task, tmp_path, more, said):
     assert_one_line(result, said)
 
 
-def spawn(task, url, out, *more, **options):
+def spawn(task, url, out, *more, **options) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", "from ibpo.cli import main; main()", *arguments(task, url, out, *more)]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
@@ -263,26 +324,64 @@ def test_a_full_disk_is_said_and_a_rerun_goes_on(task, tmp_path):
     assert sum(answered.values()) <= TOTAL + 2 * 2  # what was under way when the disk was full is asked again
 
 
-@pytest.mark.stress
-def test_killed_at_random_moments(task, tmp_path):
-    """Twenty kills; what a kill loses are the responses under way, nothing is counted twice."""
-    out, rng = tmp_path / "run", random.Random(0)
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(
+    "num_kills", [pytest.param(3, marks=pytest.mark.slow), pytest.param(20, marks=pytest.mark.stress)]
+)
+def test_killed_at_random_moments(task, tmp_path, num_kills):
+    """Every kill comes while responses arrive, after a random number of them; what it loses was under way."""
+    out, rng, under_way = tmp_path / "run", random.Random(0), 2
+    store, wanted = out / "rollouts.jsonl", 20 * NUM_PROBLEMS
+
+    def stored():
+        return store.read_bytes().count(b"\n") if store.exists() else 1
+
     with serving(lambda number: "500" if number % 5 == 0 else None, seconds=0.05) as (url, answered, _):
-        begin = time.monotonic()
-        spawn(task, url, tmp_path / "warm", "--num-responses", 1).communicate(timeout=280)
-        start_up = time.monotonic() - begin
-        killed = 0
-        for _ in range(20):
-            process = spawn(task, url, out, "--num-concurrent", 2)
-            try:
-                process.communicate(timeout=rng.uniform(0.3, 1.2) * start_up)
-            except subprocess.TimeoutExpired:
-                os.kill(process.pid, signal.SIGKILL)
-                process.communicate()
-                killed += 1
-        assert killed > 0
-        final = spawn(task, url, out, "--num-concurrent", 2)
-        _, stderr = final.communicate(timeout=280)
+        more = ("--num-concurrent", under_way, "--num-responses", 20, "--price", 1e6, 2e6)
+        for _ in range(num_kills):
+            process, goal = spawn(task, url, out, *more), max(stored(), 1) + rng.randint(1, 12)
+            deadline = time.monotonic() + 280
+            while stored() < goal:
+                assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+                time.sleep(rng.uniform(0.001, 0.01))
+            os.kill(process.pid, signal.SIGKILL)
+            process.communicate()
+            assert process.returncode == -signal.SIGKILL and stored() - 1 < wanted
+        final = spawn(task, url, out, *more)
+        _, stderr = final.communicate(timeout=900)
         assert final.returncode == 0, stderr
-    assert_whole(out)
-    del answered
+    assert_whole(out, wanted)
+    assert len(answered) == wanted and sum(answered.values()) <= wanted + under_way * num_kills
+    about = json.loads((out / "eval.json").read_text())
+    assert [call["ended"] for call in about["calls"]] == [False] * num_kills + [True]
+    assert sum(call["num_new"] for call in about["calls"]) == wanted
+    assert about["bill"]["cost"] >= 17 * wanted  # what was lost under way costs too, and is not known
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_time_and_money_still_to_come(monkeypatch, terminal):
+    import io
+
+    from rich.console import Console
+
+    from ibpo.commands import eval_progress
+    from ibpo.endpoint import Bill, Endpoint
+    from ibpo.rollouts.sampler import Request, as_sampled
+    from ibpo.types import Problem
+
+    now = [100.0]
+    monkeypatch.setattr(eval_progress.time, "monotonic", lambda: now[0])
+    endpoint = Endpoint(base_url="http://127.0.0.1:9/v1", model="m")
+    said = io.StringIO()
+    console = Console(file=said, force_terminal=terminal, width=200)
+    request = Request(problem=Problem(problem_id="p", prompt="", answer=""), number=0)
+    with eval_progress.EvalProgress(console, 100, 40, endpoint) as progress:
+        for number in range(10):
+            now[0] += 12.0
+            endpoint.bill = Bill(cost=0.5 * (number + 1))
+            progress.on_outcome(as_sampled(request, "", "stop", 1, 1))
+        assert progress.text() == "50 of 100 responses, about 10 min left, cost 5, about 25 to come"
+        progress.on_outcome(IbpoError("no"))
+        assert progress.text().endswith("1 failed so far")
+    assert "40 of 100 responses are there already" in said.getvalue()
+    assert ("about 10 min left" in said.getvalue()) or terminal

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import random
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from ibpo.cli import app
+from tests.pages import copied, opened, prints
 
-FIXTURES = Path(__file__).parent.parent / "fixtures"
+ROOT = Path(__file__).parent.parent.parent
+FIXTURES = ROOT / "tests" / "fixtures"
 
 
 def run(*arguments):
@@ -82,6 +86,83 @@ def test_markdown_tables_are_whole(page):
         widths.append(cells)
 
 
+def test_what_is_wrong_and_what_was_cut_off_are_told_apart(page):
+    part = json.loads((page / "report.json").read_text())["parts"][""]
+    for row in part["configurations"]:
+        overall = row["numbers"]["overall"]
+        assert overall["wrong"]["truncated"]["value"] == 0 and overall["cut off"]["truncated"]["value"] == 1
+    text = (page / "report.md").read_text()
+    assert "mean tokens, cut off" in text
+    [head] = [line for line in text.splitlines() if line.startswith("| Level |")]
+    for name in ("pass@1", "maj@4", "median tokens", "thinking", "truncated", "mean tokens, wrong"):
+        assert f"| {name} |" in head
+    assert any(line.startswith("| Domain |") for line in text.splitlines())
+
+
+def demo_run(folder):
+    """A demo run's folder, as far as the page reads it: a policy that holds .5 and one that holds none."""
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    rng = random.Random(1)
+    for name, chance in (("cold_start__standard", 0), ("cold_start__extended", 1), ("ibpo-0.5__sampled", 0.6)):
+        made = []
+        for p in range(40):
+            for sample in range(4):
+                extended = rng.random() < chance
+                right = rng.random() < (0.9 if extended or p % 2 else 0.2)
+                made.append(
+                    {"problem_id": f"p{p:02}", "level": str(p % 2), "sample": sample, "reward": float(right)}
+                    | {"response_group": "extended" if extended else "standard", "tokens": 40 if extended else 10}
+                    | {"finish_reason": "stop", "predicted_answer": "1", "completion": "it is 1", "prompt": "q"}
+                )
+        path = folder / "thinking" / "seed0" / "responses" / f"{name}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        parquet.write_table(pa.Table.from_pylist(made), path)
+    steps = [{"step": i, "ibpo/share/extended": 0.5, "ibpo/price/extended": 0.1} for i in range(1, 30)]
+    (folder / "thinking" / "seed0" / "policies" / "ibpo-0.5").mkdir(parents=True)
+    metrics = folder / "thinking" / "seed0" / "policies" / "ibpo-0.5" / "metrics.json"
+    metrics.write_text(json.dumps([*steps, {"step": 29, "train_runtime": 1.0}]))
+    (folder / "settings.json").write_text(json.dumps({"seeds": [0], "num_problems": 40}))
+
+
+def test_a_demo_run_shows_its_budget_and_its_training(tmp_path):
+    demo_run(tmp_path / "demo")
+    result = run(tmp_path / "demo", "--out", tmp_path / "page", "--num-splits", 2)
+    assert result.exit_code == 0, result.output
+    data = json.loads((tmp_path / "page" / "report.json").read_text())
+    part = data["parts"]["thinking"]
+    [kept] = part["budget_kept"]
+    assert (kept["name"], kept["budget"], kept["in_training"]) == ("ibpo-0.5, sampled", 0.5, 0.5)
+    assert 0.4 < kept["share"]["low"] < kept["share"]["value"] < kept["share"]["high"] < 0.8
+    assert len(part["training"]) == 29 and part["training"][0]["price"] == 0.1
+    figures = {path.stem for path in (tmp_path / "page" / "figures").glob("*.svg")}
+    assert {"kept_thinking", "training_thinking", "choices_thinking"} <= figures
+    share = {row["name"]: row["oracle_share"] for row in part["configurations"]}
+    assert share["ibpo-0.5, sampled"]["low"] < share["ibpo-0.5, sampled"]["high"]
+    assert "share in training" in (tmp_path / "page" / "report.md").read_text()
+    assert data["what_ran"]["demo: num problems"] == "40"
+
+
+def test_a_budget_on_another_group_is_not_called_broken(tmp_path):
+    demo_run(tmp_path / "demo")
+    result = run(tmp_path / "demo", "--out", tmp_path / "page", "--num-splits", 2, "--extended", "vote")
+    assert result.exit_code == 0, result.output
+    part = json.loads((tmp_path / "page" / "report.json").read_text())["parts"]["thinking"]
+    assert part["budget_kept"] == [] and "--extended names another group" in " ".join(part["notes"])
+
+
+def test_the_page_of_the_shipped_log(tmp_path):
+    """Three efforts of two models; the oracle share of the middle one, between the cheapest and the dearest."""
+    log = ROOT / "examples" / "dual_mode_dev.jsonl.gz"
+    result = run(log, "--out", tmp_path, "--num-splits", 2)
+    assert result.exit_code == 0, result.output
+    parts = json.loads((tmp_path / "report.json").read_text())["parts"]
+    assert len(parts) == 2
+    for part in parts.values():
+        low, *_, high = part["configurations"]
+        assert low["cost"]["value"] < high["cost"]["value"] and part["allocation"]
+        assert low["oracle_share"] is None and high["oracle_share"] is None
+
+
 def test_names_and_harnesses(tmp_path):
     result = run(
         f"one={FIXTURES / 'lighteval'}", f"two={FIXTURES / 'lighteval'}", "--judge", "exact", "--out", tmp_path
@@ -109,42 +190,60 @@ def test_what_is_refused(page, more, said, tmp_path):
     assert result.stderr.startswith("error: ") and "Traceback" not in result.output
 
 
+def test_a_full_disk_is_said_and_leaves_no_half_of_a_page(page, tmp_path):
+    """A limit on the size of files stands in for the disk."""
+    code = (
+        "import resource, signal, sys; from ibpo.cli import main; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (30000, 30000)); main()"
+    )
+    command = ["report", str(page.parent / "log.jsonl"), "--out", str(tmp_path / "out"), "--num-splits", "1"]
+    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, cwd=ROOT, timeout=280)
+    assert done.returncode == 2, done.stderr
+    assert "cannot be written" in done.stderr and "make room" in done.stderr and "Traceback" not in done.stderr
+    left = [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert not any(name.startswith((".", "report")) for name in left)
+
+
+def test_a_file_in_the_place_of_the_folder(page, tmp_path):
+    (tmp_path / "out").write_text("")
+    result = run(page.parent / "log.jsonl", "--out", tmp_path / "out", "--num-splits", 1)
+    assert result.exit_code == 2 and "out: cannot be written" in result.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 375], ids=["laptop", "phone"])
 def test_in_a_browser(page, browser, width, theme):
-    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=theme, offline=True)
-    tab = context.new_page()
-    tab.set_default_timeout(120_000)
-    said, asked = [], []
-    tab.on("console", lambda message: said.append(message.text))
-    tab.on("pageerror", lambda error: said.append(str(error)))
-    tab.on("request", lambda request: asked.append(request.url))
-    tab.goto((page / "report.html").as_uri())
-    assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-    boxes = tab.evaluate(
-        "[...document.querySelectorAll('figure svg')].map(s => [s.getBoundingClientRect().width,"
-        " s.querySelectorAll('path').length, s.getAttribute('aria-label').length])"
-    )
-    assert len(boxes) == 3
-    for shown, paths, words in boxes:
-        assert 200 < shown <= width and paths > 10 and words > 40
-    # Text is legible in either theme: contrast of ink on paper.
-    assert tab.evaluate(CONTRAST) > 7
-    column = tab.locator("#p0-t1 thead th", has_text="mean tokens").first
-    for direction in ("descending", "ascending"):
-        column.get_by_role("button").click()
-        assert column.get_attribute("aria-sort") == direction
-        index = column.evaluate("cell => cell.cellIndex")
-        values = tab.evaluate(
-            "index => [...document.querySelectorAll('#p0-t1 tbody tr')].map(r => +r.cells[index].dataset.sort)", index
+    url = (page / "report.html").as_uri()
+    with opened(browser, url, width, theme) as (tab, said, asked):
+        assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        boxes = tab.evaluate(
+            "[...document.querySelectorAll('figure svg')].map(s => [s.getBoundingClientRect().width,"
+            " s.querySelectorAll('path').length, s.getAttribute('aria-label').length])"
         )
-        assert values == sorted(values, reverse=direction == "descending") and len(set(values)) == 2
-    tab.get_by_role("button", name="Copy this table").first.click()
-    tab.get_by_role("button", name="Copied").or_(tab.get_by_role("button", name="Could not copy")).first.wait_for()
-    tab.screenshot(path=page.parent / f"{theme}-{width}.png", full_page=True)  # for whoever wants to look
-    assert said == [] and asked == [(page / "report.html").as_uri()]
-    context.close()
+        assert len(boxes) == 3
+        for shown, paths, words in boxes:
+            assert 200 < shown <= width and paths > 10 and words > 40
+        # Text is legible in either theme: contrast of ink on paper.
+        assert tab.evaluate(CONTRAST) > 7
+        column = tab.locator("#p0-t1 thead th", has_text="mean tokens").first
+        for direction in ("descending", "ascending"):
+            column.get_by_role("button").click()
+            assert column.get_attribute("aria-sort") == direction
+            index = column.evaluate("cell => cell.cellIndex")
+            values = tab.evaluate(
+                "index => [...document.querySelectorAll('#p0-t1 tbody tr')].map(r => +r.cells[index].dataset.sort)",
+                index,
+            )
+            assert values == sorted(values, reverse=direction == "descending") and len(set(values)) == 2
+        lines = [line.split("\t") for line in copied(tab, "p0-t1").splitlines()]
+        assert lines[0][:2] == ["Configuration", "pass@1"] and {line[0] for line in lines[1:]} == {"low", "high"}
+        assert len({len(line) for line in lines}) == 1 and "%" in lines[1][1]
+        tab.locator("summary", has_text="By level").click()
+        assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        tab.screenshot(path=page.parent / f"{theme}-{width}.png", full_page=True)  # for whoever wants to look
+        assert prints(tab)
+        assert said == [] and asked == [url]
 
 
 CONTRAST = """() => {

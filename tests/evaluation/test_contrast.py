@@ -130,6 +130,54 @@ def test_only_common_problems_count():
         )
 
 
+def choosing(share_easy, share_hard, num_problems=300, seed=5):
+    """The two of `responses`, and a policy that answers these parts of the levels as "high" does."""
+    both = responses(num_problems=num_problems, num_responses=8)
+    rng, rows = np.random.default_rng(seed), []
+    for p in range(num_problems):
+        for _ in range(8):
+            high = rng.random() < (share_hard if p % 2 else share_easy)
+            chance = 0.9 if high or not p % 2 else 0.1
+            row = {
+                "problem": f"p{p}",
+                "configuration": "policy",
+                "reward": float(rng.random() < chance),
+                "level": p % 2,
+            }
+            rows.append(row | {"tokens": 50.0 if high else 10.0, "response_group": "high" if high else "low"})
+    more = Responses.from_rows(rows)
+    columns = {n: np.concatenate([getattr(both, n), getattr(more, n)]) for n in Responses.__dataclass_fields__}
+    return Responses(**columns)
+
+
+@pytest.mark.parametrize(("easy", "hard", "expected"), [(0.5, 0.5, 0.0), (0.0, 1.0, 1.0), (0.25, 0.75, 0.5)])
+def test_the_oracle_share_runs_from_a_blind_draw_to_the_oracle(easy, hard, expected):
+    found = contrast(choosing(easy, hard), ContrastOptions(num_splits=2))
+    assert found["among"] == ["low", "high"] and found["oracle_knows"] == "levels"
+    share = {row["name"]: row["oracle_share"] for row in found["configurations"]}
+    assert share["low"] is None and share["high"] is None
+    assert share["policy"]["value"] == pytest.approx(expected, abs=0.1)
+    assert share["policy"]["low"] <= share["policy"]["value"] <= share["policy"]["high"]
+    assert share["policy"]["high"] - share["policy"]["low"] < 0.4
+
+
+def test_an_oracle_that_knows_problems_has_its_optimism_removed():
+    """Rewards that are pure noise: the best of each problem's responses is no better on its other responses."""
+    rows = choosing(0.5, 0.5)
+    noise = (np.random.default_rng(0).random(len(rows)) < 0.5).astype(float)
+    found = contrast(changed(rows, reward=noise, level=np.full(len(rows), "", object)), ContrastOptions(num_splits=2))
+    assert found["oracle_knows"] == "problems"
+    assert all(row["oracle_share"] is None for row in found["configurations"])
+
+
+def test_the_paired_difference_twice():
+    found = contrast(responses(num_problems=200))["configurations"][1]
+    closed, drawn = found["difference"], found["difference_bootstrap"]
+    assert closed["value"] == pytest.approx(drawn["value"])
+    for end in ("low", "high"):
+        assert closed[end] == pytest.approx(drawn[end], abs=0.01) and closed[end] != drawn[end]
+
+
 def test_single_responses_have_no_held_out_allocation():
     found = contrast(responses(num_responses=1))
     assert found["allocation"] == [] and "two responses" in found["notes"][0]

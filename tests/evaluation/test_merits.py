@@ -56,6 +56,38 @@ def test_gain_ratio_gives_self_consistency_its_best_mix_at_the_policys_cost():
     assert "standard error" in flat["reasons"]["gain_ratio_cold_start"]
 
 
+def noisy(seed=3):
+    """A policy that sends 80 % of the first level's problems to extended, with single noisy responses."""
+    rng = np.random.default_rng(seed)
+    share = (rng.random(NUM) < np.where(LEVEL == 0, 0.8, 0.2)).astype(float)
+    right = (rng.random(NUM) < np.where(share, EXTENDED.accuracy, STANDARD.accuracy)).astype(float)
+    base = (rng.random((8, NUM)) < STANDARD.accuracy).mean(0)
+    tokens = rng.uniform(5, 15, NUM)
+    return share, right, SelfConsistency(
+        standard=base, accuracy=np.array([base, base + 0.05, base + 0.08]),
+        relative_cost=np.array([1.0, 2, 3])[:, None] * tokens / 10,
+    )  # fmt: skip
+
+
+def test_every_figure_has_an_interval_that_holds_it():
+    share, right, curve = noisy()
+    merit = judge(share, right, 25, {"cold_start": curve, "pretrained": curve}, own=(STANDARD, EXTENDED))
+    names = ["accuracy", "share", "share_error", "relative_cost", "oracle_share", "oracle_share_own",
+             "oracle_share_tokens", "gain_ratio_cold_start", "gain_ratio_pretrained", "waste", "retained"]  # fmt: skip
+    for name in names:
+        low, high = merit[f"{name}_interval"]
+        assert low <= merit[name] <= (np.inf if high is None else high), name
+        assert name == "relative_cost" or high is None or high > low, name
+    assert merit["share_error_interval"][0] == pytest.approx(merit["share_interval"][0] - 0.5)
+    assert merit["rank_correlation_interval"] == [1.0, 1.0]
+
+
+def test_no_interval_without_a_number():
+    merit = judge(np.full(NUM, 1.0), STANDARD.accuracy, 50)
+    for name in merit["reasons"]:
+        assert merit.get(f"{name}_interval") is None
+
+
 def test_own_accuracies_isolate_the_allocation():
     """Better bodies lift the plain oracle share; a blind draw stays at 0 by the policy's own."""
     share = np.full(NUM, 0.5)

@@ -9,10 +9,23 @@ from ibpo.evaluation.compare import compare, load_responses
 from ibpo.evaluation.frontier import plot_budget_kept, plot_frontier, plot_share_by_level, plot_training
 from ibpo.evaluation.report import ReportData, pick_examples, terminal_table, write_report
 from ibpo.evaluation.report_parts import inline_svg, points
+from tests.pages import copied, opened, prints
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
-LOADING = {"script", "link", "iframe", "object", "embed", "img", "video", "audio", "source", "base", "image"}
-SECTIONS = ["asked", "frontier", "shares", "budget", "methods", "merits", "examples", "training", "run", "limits"]
+LOADING = {"link", "iframe", "object", "embed", "img", "video", "audio", "source", "base", "image"}
+SECTIONS = [
+    "asked",
+    "frontier",
+    "shares",
+    "budget",
+    "methods",
+    "merits",
+    "examples",
+    "training",
+    "run",
+    "limits",
+    "published",
+]
 
 
 class Page(HTMLParser):
@@ -109,7 +122,7 @@ def test_page_has_all_sections_in_order(data, tmp_path):
     assert [a["id"] for tag, a in page.tags if tag == "h2"] == SECTIONS
     assert sum(tag == "h1" for tag, _ in page.tags) == 1
     tables = [tag for tag, _ in page.tags if tag in ("table", "caption")]
-    assert tables == ["table", "caption"] * 4
+    assert tables == ["table", "caption"] * 5
     assert all("scope" in a for tag, a in page.tags if tag == "th")
     assert sum(tag == "article" for tag, _ in page.tags) == 6
 
@@ -137,7 +150,7 @@ def test_without_a_policy_that_has_a_budget_no_empty_table_is_shown(data, tmp_pa
     bare = [row for row in data.rows if "IBPO" not in row["method"]]
     _, page = read(tmp_path / "report.html", replace(data, rows=bare, merits=[], training=[]))
     assert "No policy here was trained to keep a budget." in "".join(page.words)
-    assert len(page.figures) == 2 and [tag for tag, _ in page.tags].count("table") == 2
+    assert len(page.figures) == 2 and [tag for tag, _ in page.tags].count("table") == 3
 
 
 def test_figures_speak_for_themselves(data, tmp_path):
@@ -152,9 +165,57 @@ def test_figures_speak_for_themselves(data, tmp_path):
 
 def test_everything_is_escaped(data, tmp_path):
     text, page = read(tmp_path / "report.html", data)
-    assert "<script>" not in text
+    assert text.count("<script>") == 1 and "<script>alert" not in text
     words = "".join(page.words)
     assert "keeps <its> budget" in words and "<script>alert(1)</script>" in words and "<cot> <answer> 42" in words
+
+
+def test_the_interval_of_a_merit_stands_beside_it(data, tmp_path):
+    merits = [one | {"retained_interval": [0.5, 0.75], "oracle_share_own_interval": None} for one in data.merits]
+    merits = [one | {"gain_ratio_cold_start": 2.0, "gain_ratio_cold_start_interval": [1.5, None]} for one in merits]
+    _, page = read(tmp_path / "report.html", replace(data, merits=merits))
+    words = "".join(page.words).replace("\N{NO-BREAK SPACE}", " ")
+    assert "(50.0 % to 75.0 %)" in words and "2.00 (at least 1.50)" in words
+
+
+def test_the_same_as_markdown(data, tmp_path):
+    read(tmp_path / "report.html", data)
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert text.startswith("# A title\n\nIt gets 62.5 % right") and "arXiv 2501.17974" in text
+    for head in ("| method | q+ |", "| q+ | choice |", "| q+ | oracle share |", "| curve | costs |"):
+        assert head in text
+    widths = [line.replace("\\|", "").count("|") for line in text.splitlines() if line.startswith("| standard only")]
+    assert widths == [9]
+
+
+def test_the_share_in_training_stands_beside_that_on_unseen_problems(data, tmp_path):
+    _, page = read(tmp_path / "report.html", data)
+    assert "in training" in "".join(page.words) and "50.0 %" in "".join(page.words)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 375], ids=["laptop", "phone"])
+def test_in_a_browser(data, tmp_path, browser, width, theme):
+    write_report(tmp_path / "report.html", data)
+    url = (tmp_path / "report.html").as_uri()
+    with opened(browser, url, width, theme) as (tab, said, asked):
+        assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        shown = tab.evaluate("[...document.querySelectorAll('figure svg')].map(s => s.getBoundingClientRect().width)")
+        assert len(shown) == 4 and all(one > 200 for one in shown)
+        cost = tab.locator("#e0-methods thead th", has_text="cost").first
+        values = "[...document.querySelectorAll('#e0-methods tbody tr')].map(r => parseFloat(r.cells[5].innerText))"
+        for direction in ("descending", "ascending"):
+            cost.get_by_role("button").click()
+            assert cost.get_attribute("aria-sort") == direction
+            found = tab.evaluate(values)
+            assert found == sorted(found, reverse=direction == "descending") and len(set(found)) > 2
+        text = copied(tab, "e0-methods")
+        assert text.splitlines()[0].split("\t")[:2] == ["method", "q+"]
+        assert len(text.splitlines()) == 1 + len(found) and "standard only\t\t" in text
+        assert prints(tab)
+        tab.screenshot(path=tmp_path / f"{theme}-{width}.png", full_page=True)  # for whoever wants to look
+        assert said == [] and asked == [url]
 
 
 def test_several_seeds_and_nothing_optional(make_data, build_store, tmp_path):

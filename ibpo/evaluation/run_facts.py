@@ -1,0 +1,141 @@
+"""What a run's folder says beside its responses: what was run, and how share and price moved in training."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Json = dict[str, Any]
+LAST_PART = 0.1
+"""The share in training is the mean over this last part of the steps."""
+POLICY = re.compile(r"ibpo-([0-9.]+)__sampled")
+"""A demo run's policy that was trained to keep a budget, choosing by itself."""
+
+
+def budget_of(stem: str) -> float | None:
+    """The budget that a demo run's file of responses should keep.
+
+    Example:
+        >>> budget_of("ibpo-0.25__sampled"), budget_of("ibpo-0.25__standard"), budget_of("raft__sampled")
+        (0.25, None, None)
+    """
+    found = POLICY.fullmatch(stem)
+    return float(found[1]) if found else None
+
+
+def trained_policy(model: str) -> Json | None:
+    """Budget, steps and command of the `ibpo train` run whose policy a folder `RUN/model` holds; None for any other.
+
+    Returns:
+        `group` (the response group that the budget bounds), `budget`, `steps` (`step`, `share`, `price`), `run`. None
+        too where the recipe bounds no share of one response group, or several.
+    """
+    run = Path(model).expanduser().resolve().parent
+    try:
+        table = tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))
+        names = [group["name"] for group in table["response_group"]]
+        shares = {name: float(amount) for name, amount in table["budget"].items() if name in names}
+        lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        rows = [json.loads(line) for line in lines]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    if len(shares) != 1:
+        return None
+    [(group, budget)] = shares.items()
+    return {"group": group, "budget": budget, "steps": _steps(rows, group), "run": str(run)}
+
+
+def training_of(path: Path) -> dict[str, list[Json]]:
+    """Part of the report -> steps in training of the policies that a run's folder holds responses of.
+
+    Returns:
+        `configuration`, `budget`, `step`, `share`, `price` of each step; a file that cannot be read is left out.
+    """
+    about = _read(path / "eval.json")
+    if isinstance(about, dict) and isinstance(trained := about.get("trained"), dict):
+        head = {"configuration": trained["configuration"], "budget": trained["budget"]}
+        return {"": [head | step for step in trained["steps"]]}
+    found: dict[str, list[Json]] = {}
+    files = sorted(path.glob("**/responses/ibpo-*__sampled.parquet")) if path.is_dir() else []
+    for file in files:  # EXPERIMENT/seedN/responses/POLICY__sampled.parquet
+        policy, budget = file.stem.removesuffix("__sampled"), budget_of(file.stem)
+        rows = _read(file.parent.parent / "policies" / policy / "metrics.json")
+        if budget is not None and isinstance(rows, list):
+            head = {"configuration": f"{policy}, sampled", "budget": budget}
+            part = part_of(file, sorted(path.glob("**/responses/*__*.parquet")))
+            found.setdefault(part, []).extend(head | step for step in _steps(rows, "extended"))
+    return found
+
+
+def part_of(file: Path, every: Sequence[Path]) -> str:
+    """The part of the report that a file of a demo run belongs to: its experiment, and seed where there are several."""
+    several = len({one.parts[-3] for one in every}) > 1
+    return f"{file.parts[-4]} {file.parts[-3]}" if several else file.parts[-4]
+
+
+def share_in_training(steps: Sequence[Json], configuration: str) -> float | None:
+    """The mean share over the last tenth of the steps; None where nothing of the training is known.
+
+    Example:
+        >>> steps = [{"configuration": "c", "step": i, "share": 0.1 * i} for i in range(10)]
+        >>> share_in_training(steps, "c"), share_in_training(steps, "d")
+        (0.9, None)
+    """
+    shares = [step["share"] for step in steps if step["configuration"] == configuration]
+    last = shares[-max(round(LAST_PART * len(shares)), 1) :]
+    return sum(last) / len(last) if last else None
+
+
+def facts_of(path: Path) -> list[tuple[str, str]]:
+    """What an `ibpo eval` run, a demo run or a run of baselines says of itself; nothing where there is none."""
+    about = _read(path / "eval.json")
+    found: list[tuple[str, str]] = []
+    try:
+        if isinstance(about, dict):
+            calls = about.get("calls") or [about]
+            for number, call in enumerate(calls, start=1):
+                head = path.name if len(calls) == 1 else f"{path.name}, call {number}"
+                engine = ", ".join(f"{name} {_plain(value)}" for name, value in call["engine"].items() if value)
+                found += [(f"{head}: command", call["command"]), (f"{head}: engine", engine)]
+            settings = {k: v for k, v in about["settings"].items() if v is not None and k not in ("model", "task")}
+            found.append((f"{path.name}: settings", ", ".join(f"{k} {_plain(v)}" for k, v in settings.items())))
+            found.append((f"{path.name}: problems", f"{about['num_problems']}, {about['problems_fingerprint']}"))
+            if about.get("bill"):
+                found.append((f"{path.name}: bill of all calls", _plain(about["bill"])))
+            if trained := about.get("trained"):
+                found.append((f"{path.name}: trained in", f"{trained['run']}, {trained['group']} {trained['budget']}"))
+    except (KeyError, TypeError, AttributeError):
+        return found
+    for name in ("settings.json", "baselines-settings.json"):
+        settings = _read(path / name)
+        if isinstance(settings, dict):
+            found += [(f"{path.name}: {key.replace('_', ' ')}", _plain(value)) for key, value in settings.items()]
+    return found
+
+
+def _steps(rows: Sequence[Mapping[str, Any]], group: str) -> list[Json]:
+    share, price = f"ibpo/share/{group}", f"ibpo/price/{group}"
+    return [
+        {"step": row["step"], "share": row[share], "price": row.get(price)}
+        for row in rows
+        if row.get(share) is not None and "step" in row
+    ]
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key.replace('_', ' ')} {_plain(one)}" for key, one in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
