@@ -42,7 +42,7 @@ def terminal_table(rows: Sequence[Row]) -> Table:
             f"{row['accuracy']:.1%} ± {100 * row['stderr']:.1f}",
             f"{row['extended_share']:.1%}",
             f"{row['relative_cost']:.2f}×",
-            "–" if above is None else f"{100 * above['value']:+.1f}",
+            "–" if above is None else f"{round(100 * above['value'], 1) + 0.0:+.1f}",
             number(row["num_training_responses"]),
             style="bold" if row["method"] == "IBPO calibrated" else None,
         )

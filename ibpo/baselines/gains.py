@@ -62,7 +62,8 @@ class Yardsticks:
         """
         found: dict[str, Interval | None] = {}
         for model, (accuracy_KP, tokens_KP) in self.votes.items():
-            ratio = estimate_gain_ratio(result.accuracy, result.tokens, accuracy_KP, tokens_KP, seed=self.seed)
+            with np.errstate(invalid="ignore"):  # where votes gain next to nothing some draws are infinite
+                ratio = estimate_gain_ratio(result.accuracy, result.tokens, accuracy_KP, tokens_KP, seed=self.seed)
             found[f"gain_ratio_{model}"] = _told(ratio.value, ratio.low, ratio.high)
         return found | self._against_mix(result)
 
