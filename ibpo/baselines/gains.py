@@ -6,6 +6,7 @@ Letters: P problems, L levels, K points of a curve, D bootstrap draws.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -52,7 +53,7 @@ class Yardsticks:
             for value in (standard.accuracy, extended.accuracy, standard.tokens, extended.tokens)
         ]
 
-    def of(self, result: PerProblem) -> dict[str, Interval | None]:
+    def of(self, result: PerProblem) -> dict[str, Any]:
         """Figures of one row, at its own mean tokens.
 
         `gain_ratio_MODEL` of each model with votes, and `oracle_share_tokens`, as `figures_of_merit` defines them, and
