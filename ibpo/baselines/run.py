@@ -105,7 +105,8 @@ def run_baselines(run_dir: Path, settings: BaselineSettings, console: Console) -
     _run(_jobs(run_dir, settings, names), console)
     demo = [job for name in settings.experiments for job in _demo_jobs(run_dir, settings, name)]
     if not all(map(is_done_in_demo, demo)):
-        told = f"ibpo demo --experiment {'both' if len(settings.experiments) > 1 else settings.experiments[0]}"
+        several = len(settings.experiments) > 1
+        told = f"ibpo demo --experiment {'both' if several else ''.join(settings.experiments)}"
         told += f" --seeds {len(settings.seeds)} --name {run_dir.name}"
         console.print(
             f"IBPO's and RAFT's policies that are not in {run_dir} are trained now, as [bold]{told}[/bold] does "

@@ -37,8 +37,8 @@ def test_where_nothing_can_be_gained_nothing_is():
         (rewards0, level), (rewards1, _) = drawn([0.5] * 10, 20, 4, seed), drawn([0.5] * 10, 20, 4, 100 + seed)
         problems = of_levels(level)
         accuracy, _, optimism = level_oracle_held_out(rewards0, rewards1, problems, 0.5, num_splits=4, seed=seed)
-        levels = [problems.by_level(rewards.mean(1)) for rewards in (rewards0, rewards1)]
-        best, _ = oracle_by_level(*levels, problems.level_share, 0.5)
+        before, after = (problems.by_level(rewards.mean(1)) for rewards in (rewards0, rewards1))
+        best, _ = oracle_by_level(before, after, problems.level_share, 0.5)
         # What a blind choice of the same problems would get.
         found.append(accuracy.mean() - (rewards0.mean() + rewards1.mean()) / 2)
         in_sample.append(best - (rewards0.mean() + rewards1.mean()) / 2)
