@@ -1,7 +1,7 @@
 """GRPO and its kin on `trl.GRPOTrainer`: plain, with a length penalty, Thinkless-like, AdaptThink-like.
 
 Each is TRL's trainer with reward functions; two need a few lines more, because their papers change how the opening
-token is treated. Rollouts per step, problems and lengths are those of IBPO's policies.
+token is treated. Problems and lengths are those of IBPO's policies; rollouts per update are in `ibpo.baselines.means`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
 from ibpo.baselines.context import Context
+from ibpo.baselines.means import RESPONSES_PER_UPDATE
 from ibpo.baselines.rewards import RewardFunction, length_penalty, standard_bonus, thinkless_reward
 from ibpo.experiments.policy import common_settings, correctness_reward
 from ibpo.experiments.progress import StepProgress
@@ -166,6 +167,7 @@ def build_trainer(
     """The trainer of one policy, on the prompts of IBPO's policies, after those of `num_before` updates."""
     common: dict[str, Any] = {
         **common_settings(context.experiment, context.job.seed, num_steps),
+        "per_device_train_batch_size": RESPONSES_PER_UPDATE[context.job.experiment],
         "save_strategy": "no",
     }
     args = GRPOConfig(output_dir=str(out_dir / "checkpoints"), **(common | settings))

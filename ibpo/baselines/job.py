@@ -36,6 +36,11 @@ def outputs(job: BaselineJob) -> list[Path]:
 GROUPS = ("standard", "extended")
 
 
+def num_judged(job: BaselineJob) -> int:
+    """Responses of a policy to each unseen problem: one is enough where there are 4,000 of them, as in a demo run."""
+    return 1 if job.num_problems >= 4_000 else NUM_SAMPLED
+
+
 def is_done(job: BaselineJob) -> bool:
     """Whether every file of the job is there."""
     return all(path.exists() for path in outputs(job))
@@ -55,13 +60,15 @@ def run_job(job: BaselineJob) -> None:
     elif job.name == ROUTE:
         from ibpo.baselines.solve_then_learn import route
 
-        write_text_atomic(context.home / "solve-then-learn.json", json.dumps(route(context, BUDGETS), indent=1))
+        rows = [row for row in read_tuning(Path(job.tuning_file)) if row["policy"] == ROUTE and row["chosen"]]
+        tried = route(context, BUDGETS, {row["options"]["q+"]: row["options"]["C"] for row in rows})
+        write_text_atomic(context.home / "solve-then-learn.json", json.dumps(tried, indent=1))
     elif job.name == CORRECT:
         from ibpo.baselines.two_turns import write_dialogues
 
         seed = 40_000 + 100 * job.seed
         path = context.responses("self-correction")
-        write_dialogues(path, context.cold_start, context, test_of(context), NUM_SAMPLED, seed)
+        write_dialogues(path, context.cold_start, context, test_of(context), num_judged(job), seed)
     else:
         policy(context)
     context.tell("done", 1.0)
@@ -111,13 +118,14 @@ def policy(context: Context) -> None:
             trainer_of(recipe)(context, out_dir, **options)
     split = "test" if candidate is None else "validation"
     problems = test_of(context) if candidate is None else context.validation
+    count = num_judged(context.job) if candidate is None else NUM_SAMPLED
     path = context.responses(name, split=split)
     if recipe.two_turns:
         from ibpo.baselines.two_turns import write_dialogues
 
-        write_dialogues(path, out_dir / "model", context, problems, NUM_SAMPLED, 30_000 + 100 * context.job.seed)
+        write_dialogues(path, out_dir / "model", context, problems, count, 30_000 + 100 * context.job.seed)
     else:
-        _sample(context, path, out_dir / "model", problems, "", NUM_SAMPLED, 30_000)
+        _sample(context, path, out_dir / "model", problems, "", count, 30_000)
 
 
 def _trained_as_candidate(context: Context, recipe: Recipe, tuning: list[dict]) -> Path | None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ibpo.evaluation.metrics import FloatArray
+from ibpo.evaluation.oracles import halves
 
 
 def oracle_by_problem(
@@ -45,20 +46,13 @@ def oracle_by_problem(
     room = int(np.floor(budget * num_problems + 1e-9))
     accuracy_P, share_P, in_sample_P = np.zeros((3, num_problems))
     for _ in range(num_splits):
-        halves = [_halves(rewards, rng) for rewards in (standard_PS, extended_PS)]
+        parts = [halves(rewards, rng) for rewards in (standard_PS, extended_PS)]
         for decide, value in ((0, 1), (1, 0)):
-            gain_P = halves[1][decide] - halves[0][decide]
+            gain_P = parts[1][decide] - parts[0][decide]
             order = np.lexsort((rng.random(num_problems), -gain_P))[:room]
             chosen_P = np.zeros(num_problems)
             chosen_P[order[gain_P[order] > 0]] = 1
             share_P += chosen_P
-            accuracy_P += np.where(chosen_P > 0, halves[1][value], halves[0][value])
-            in_sample_P += np.where(chosen_P > 0, halves[1][decide], halves[0][decide])
+            accuracy_P += np.where(chosen_P > 0, parts[1][value], parts[0][value])
+            in_sample_P += np.where(chosen_P > 0, parts[1][decide], parts[0][decide])
     return accuracy_P / (2 * num_splits), share_P / (2 * num_splits), in_sample_P / (2 * num_splits)
-
-
-def _halves(rewards_PS: FloatArray, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
-    """Means of a random half of each problem's rewards, and of the rest."""
-    mixed = rng.permuted(rewards_PS, axis=1)
-    half = mixed.shape[1] // 2
-    return mixed[:, :half].mean(1), mixed[:, half:].mean(1)

@@ -1,36 +1,33 @@
-"""What a run of baselines leaves: rows beside the demo's, what was tuned, a picture, one page."""
+"""What a run of baselines leaves: rows beside the demo's, what was tuned, a picture, the complete table, one page."""
 
 from __future__ import annotations
 
 import json
-import platform
-import re
-import sys
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
+from ibpo.baselines.complete_table import markdown, number, terminal_table
+from ibpo.baselines.means import training_of
 from ibpo.baselines.recipes import BUDGETS
-from ibpo.baselines.run import BaselineSettings
-from ibpo.baselines.table import tabulate
+from ibpo.baselines.run import BaselineSettings, steps_of
+from ibpo.baselines.table import tabulate, yardsticks_of
 from ibpo.baselines.tuning import read_tuning
 from ibpo.evaluation.compare import Row, compare, load_responses, mean_over_seeds
 from ibpo.evaluation.frontier import plot_frontier
 from ibpo.evaluation.report import ReportData, pick_examples, write_report
-from ibpo.evaluation.report_parts import above_random_mix, percent, points
+from ibpo.evaluation.report_parts import percent, points
+from ibpo.experiments.calibrated import calibrated_choice
 from ibpo.experiments.job import experiment_named
+from ibpo.experiments.ran import facts_of
 from ibpo.runs import write_text_atomic
-from ibpo.serving.calibrate import threshold
-
-PACKAGES = ("ibpo", "torch", "transformers", "trl", "numpy", "scikit-learn")
 
 
 def write_outcome(run_dir: Path, settings: BaselineSettings, console: Console, seconds: float) -> None:
-    """Write `baselines.json`, `baselines.png` and `baselines.html`; print the table and the page's path."""
+    """Write `baselines.json`, `.md`, `.png` and `.html`; print the table and the page's path."""
     rows: list[Row] = []
     merits: list[dict[str, Any]] = []
     areas: list[dict[str, Any]] = []
@@ -40,22 +37,22 @@ def write_outcome(run_dir: Path, settings: BaselineSettings, console: Console, s
         levels = list(experiment_named(name).task.MIX)
         for seed in settings.seeds:
             seed_dir = run_dir / name / f"seed{seed}"
-            there = compare(
-                seed_dir, name, seed, lambda c, t, share: threshold(c, share).choose(t), levels, budgets=BUDGETS
-            )
-            own, own_areas = tabulate(seed_dir, name, seed, levels, settings.baselines)
-            rows += [*there.rows, *own]
+            there = compare(seed_dir, name, seed, calibrated_choice(seed_dir), levels, budgets=BUDGETS)
+            own = tabulate(seed_dir, name, seed, levels, settings.baselines)
+            yardsticks = yardsticks_of(seed_dir, levels, there, seed=seed)
+            for row, result in zip([*there.rows, *own.rows], [*there.results, *own.results], strict=True):
+                got = (row["method"], row["budget"], seed_dir, name, partial(steps_of, settings, name))
+                rows.append(row | yardsticks.of(result) | training_of(*got, settings.num_probe))
             merits += there.merits
-            areas += [*there.areas, *own_areas]
+            areas += [*there.areas, *own.areas]
         tuning[name] = read_tuning(run_dir / name / "tuning.json")
-        routed = run_dir / name / f"seed{settings.seeds[0]}" / "solve-then-learn.json"
-        tuning[name] += [{"policy": "solve-then-learn"} | row for row in _read(routed)]
         cold = load_responses(run_dir / name / f"seed{settings.seeds[0]}")
         examples += pick_examples(name, cold["cold_start", "standard"], cold["cold_start", "extended"], levels)
     write_text_atomic(
         run_dir / "baselines.json", json.dumps({"rows": rows, "areas": areas, "tuning": tuning}, indent=1)
     )
     titles = {name: experiment_named(name).title for name in settings.experiments}
+    write_text_atomic(run_dir / "baselines.md", markdown(rows, titles))
     plot_frontier(rows, run_dir / "baselines.png", titles)
     data = ReportData(
         title="Many ways of spending the same inference budget",
@@ -72,11 +69,11 @@ def write_outcome(run_dir: Path, settings: BaselineSettings, console: Console, s
         areas=areas,
         examples=examples,
         training=[],
-        what_ran=_what_ran(settings, tuning, seconds),
+        what_ran=_what_ran(run_dir, settings, rows, tuning, seconds),
         limits=[
             *(experiment_named(name).designed_in for name in settings.experiments),
-            f"Policies trained by reinforcement learning had {', '.join(_steps(settings))} updates of 256 responses, "
-            "IBPO's own where they stand here as many as their experiment says: more updates might change the order.",
+            "Means are not equal everywhere: What was run tells the updates and the responses that each policy was "
+            "trained with. More of them might change the order.",
             "“Like” means: the published rewards and losses on TRL's GRPO, not the authors' code.",
             "The embedded models never saw a second turn: self-correction by prompting has no chance with them; "
             "SCoRe first learns dialogues out of the model's own responses.",
@@ -84,84 +81,54 @@ def write_outcome(run_dir: Path, settings: BaselineSettings, console: Console, s
         ],
     )
     write_report(run_dir / "baselines.html", data)
-    console.print(_table(rows))
+    console.print(terminal_table(rows))
     console.print(f"[bold]{(run_dir / 'baselines.html').resolve()}[/bold]", soft_wrap=True)
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-
-
-def _steps(settings: BaselineSettings) -> list[str]:
-    return [f"{steps} ({name})" for name, steps in zip(settings.experiments, settings.num_steps, strict=True)]
-
-
 def _answer(name: str, rows: Sequence[Row]) -> str:
-    """The best of each kind by what it gains over a random mix that costs the same."""
-    judged = [(above_random_mix(row, rows), row) for row in mean_over_seeds(rows)]
-    known = [(gain, row) for gain, row in judged if gain is not None and "forced" not in row["method"]]
+    """IBPO at the middle budget, and of the others the one that looks best here, by the gain over the random mix."""
+    judged = [row for row in mean_over_seeds(rows) if row["above_random_mix"] and "forced" not in row["method"]]
+    middle = BUDGETS[len(BUDGETS) // 2]
+    own = [r for r in judged if r["method"] in ("IBPO calibrated", "IBPO sampled") and r["budget"] == middle]
+    others = [r for r in judged if "IBPO" not in r["method"] and not r["method"].startswith("oracle")]
+    shown = [("IBPO", row) for row in own[-1:]]
+    if others:
+        best = max(others, key=lambda row: row["above_random_mix"]["value"])
+        shown.append(("the other method that looks best on these very problems and knows no answers", best))
     texts = []
-    for spoken, keep in (
-        ("IBPO", lambda method: method.startswith("IBPO")),
-        ("the best other method that knows no answers", lambda method: not method.startswith(("IBPO", "oracle"))),
-    ):
-        found = [one for one in known if keep(one[1]["method"])]
-        if found:
-            gain, row = max(found, key=lambda one: one[0])
-            q = "" if row["budget"] is None else f" at q+ = {row['budget']:.0%}"
-            texts.append(
-                f"{spoken} gains {points(gain)} points over a random mix that costs the same ({row['method']}{q}: "
-                f"{percent(row['accuracy'])} at {row['relative_cost']:.2f} ×)"
-            )
+    for spoken, row in shown:
+        gain = row["above_random_mix"]
+        ends = f" ({points(gain['low'])} to {points(gain['high'])})" if gain["low"] is not None else ""
+        q = "" if row["budget"] is None else f" at q+ = {row['budget']:.0%}"
+        texts.append(
+            f"{spoken} gains {points(gain['value'])} points{ends} over a random mix that costs the same "
+            f"({row['method']}{q}: {percent(row['accuracy'])} at {row['relative_cost']:.2f} ×)"
+        )
     return f"{name.capitalize()}: " + "; ".join(texts) + "."
 
 
-def _what_ran(settings: BaselineSettings, tuning: Mapping[str, Any], seconds: float) -> list[tuple[str, str]]:
+def _what_ran(
+    run_dir: Path, settings: BaselineSettings, rows: Sequence[Row], tuning: Mapping[str, Any], seconds: float
+) -> list[tuple[str, str]]:
     facts = [
-        ("Command", " ".join(["ibpo", *sys.argv[1:]])),
-        ("Seeds", ", ".join(map(str, settings.seeds))),
+        *facts_of(run_dir),
         ("Unseen problems per seed", f"{settings.num_problems:,}"),
         ("Validation problems, for tuning alone", f"{settings.num_validation:,}"),
         ("Probe problems (SFT, solve-then-learn)", f"{settings.num_probe:,}"),
-        ("Updates", ", ".join(_steps(settings))),
     ]
+    for row in mean_over_seeds(rows):
+        if row["num_training_responses"] and not row["method"].startswith("self-") and "forced" not in row["method"]:
+            updates = "one epoch" if row["num_updates"] is None else f"{number(row['num_updates'])} updates"
+            q = "" if row["budget"] is None else f" at q+ = {row['budget']:.0%}"
+            told = f"{updates}, {number(row['num_training_responses'])} responses sampled"
+            facts.append((f"Trained, {row['experiment']}: {row['method']}{q}", told))
     for experiment, found in tuning.items():
         for row in found:
-            options = row.get("options") or {"q+": row["budget"], "C": row["C"]}
-            text = ", ".join(f"{key.replace('_', ' ')} {value:g}" for key, value in options.items())
+            text = ", ".join(f"{key.replace('_', ' ')} {value:g}" for key, value in row["options"].items())
             error = f" ± {100 * row['stderr']:.1f}" if "stderr" in row else ""
             told = (
                 f"{text}: {percent(row['accuracy'])}{error} right, {points(row['above_random_mix'])} above random mix"
                 f"{'; chosen' if row['chosen'] else ''}"
             )
             facts.append((f"Tuned, {experiment}: {row['policy']}", told))
-    return [
-        *facts,
-        ("Time of this call", f"{seconds / 60:.1f} min (what an earlier call had finished is not in it)"),
-        ("Python", f"{platform.python_version()} on {platform.machine()}"),
-        *((package, version(package)) for package in PACKAGES),
-    ]
-
-
-def _table(rows: Sequence[Row]) -> Table:
-    table = Table(title="Unseen problems, dearest last (every curve whole on the page)", title_justify="left")
-    several = len({row["experiment"] for row in rows}) > 1
-    if several:
-        table.add_column("experiment")
-    table.add_column("method", overflow="fold")
-    for name in ("budget", "accuracy", "extended", "cost", "above mix"):
-        table.add_column(name, justify="right", no_wrap=True)
-    shown = [row for row in mean_over_seeds(rows) if not re.search(r"forced|maj@|consensus|posterior", row["method"])]
-    shown += [row for row in mean_over_seeds(rows) if row["method"].endswith("posterior 0.95")]
-    for row in sorted(shown, key=lambda row: (row["experiment"], row["relative_cost"])):
-        table.add_row(
-            *([row["experiment"]] if several else []),
-            row["method"],
-            "" if row["budget"] is None else f"{row['budget']:.0%}",
-            f"{row['accuracy']:.1%} ± {100 * row['stderr']:.1f}",
-            f"{row['extended_share']:.1%}",
-            f"{row['relative_cost']:.2f}×",
-            points(above_random_mix(row, [r for r in rows if r["experiment"] == row["experiment"]])),
-            style="bold" if row["method"] == "IBPO calibrated" else None,
-        )
-    return table
+    return [*facts, ("Time of this call", f"{seconds / 60:.1f} min (what an earlier call had finished is not in it)")]

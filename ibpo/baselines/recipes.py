@@ -9,8 +9,12 @@ from typing import Any
 from ibpo.errors import IbpoError
 
 BUDGETS = (0.25, 0.5, 0.75)
+REFERENCES = ("standard-only", "extended-only", "random-mix", "self-consistency", "oracle-by-level")
+"""Made of the responses that every run samples, so that their rows stand in every table; alone they sample no more."""
 UNTRAINED = ("adaptive-self-consistency", "oracle-by-problem", "solve-then-learn", "self-correction")
 """Baselines that train no policy; all of them are made of the cold start's (and the pretrained model's) responses."""
+OF_DEMO = ("raft", "ibpo")
+"""Policies that a demo run of the same name has; without one they are trained here, as there."""
 LEARNING_RATES = ({"learning_rate": 3e-4}, {"learning_rate": 1e-3})
 OPENING_WEIGHTS = (0.01, 1.0)
 """Thinkless publishes 0.001, for responses of thousands of tokens."""
@@ -35,32 +39,36 @@ class Recipe:
     as_tuned: str = ""
     """The policy whose chosen options it takes over."""
     two_turns: bool = False
-
-    @property
-    def needs_tuning_of(self) -> tuple[str, ...]:
-        """Policies that must have been tuned before."""
-        return ((self.name,) if self.candidates else ()) + ((self.as_tuned,) if self.as_tuned else ())
+    all_updates: bool = False
+    """Trained for as long as the time allows, where the others have to make do with less (`ibpo.baselines.means`)."""
 
 
 def _length_penalty(strength: float) -> Recipe:
+    tuned = strength == 0.4
     return Recipe(
         name=f"grpo-length-{strength:g}",
         baseline="grpo-length",
         method=f"GRPO, length penalty {strength:g}",
         train="grpo:grpo_with_length_penalty",
         options={"strength": strength},
-        as_tuned="grpo",
+        candidates=LEARNING_RATES if tuned else (),
+        goal="above_random_mix",
+        as_tuned="" if tuned else "grpo-length-0.4",
+        all_updates=True,
     )
 
 
 def _adaptthink(bonus: float) -> Recipe:
+    tuned = bonus == 0.05  # as published
     return Recipe(
         name=f"adaptthink-{bonus:g}",
         baseline="adaptthink",
         method=f"AdaptThink-like, bonus {bonus:g}",
         train="grpo:adaptthink",
         options={"bonus": bonus},
-        as_tuned="grpo",
+        candidates=LEARNING_RATES if tuned else (),
+        goal="above_random_mix",
+        as_tuned="" if tuned else "adaptthink-0.05",
     )
 
 
@@ -90,22 +98,23 @@ ALL = (
         method="Thinkless-like, gap 0.5",
         train="grpo:thinkless",
         options={"gap": 0.5},  # as published
-        candidates=[{"opening_weight": weight} for weight in OPENING_WEIGHTS],
+        candidates=[rate | {"opening_weight": weight} for rate in LEARNING_RATES for weight in OPENING_WEIGHTS],
         goal="above_random_mix",
-        as_tuned="grpo",
     ),
-    *map(_adaptthink, (0.05, 0.3)),  # the first as published
+    *map(_adaptthink, (0.05, 0.3)),
     Recipe(
         name="score",
         baseline="score",
         method="SCoRe, two turns",
         train="two_turns:score_policy",
-        as_tuned="grpo",
+        candidates=LEARNING_RATES,
+        goal="above_random_mix",
         two_turns=True,
+        all_updates=True,
     ),
 )
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in ALL}
-NAMES = (*UNTRAINED, *dict.fromkeys(recipe.baseline for recipe in RECIPES.values()))
+NAMES = (*REFERENCES, *OF_DEMO, *UNTRAINED, *dict.fromkeys(recipe.baseline for recipe in RECIPES.values()))
 """What `ibpo baselines --baseline` takes."""
 
 
@@ -125,18 +134,15 @@ def recipes_of(names: Sequence[str]) -> list[Recipe]:
     return [recipe for recipe in RECIPES.values() if recipe.baseline in names]
 
 
-def tuned_first(recipes: Sequence[Recipe]) -> list[list[Recipe]]:
-    """Policies to tune for these, in phases: each phase needs what the ones before it have chosen.
+def to_tune(recipes: Sequence[Recipe]) -> list[Recipe]:
+    """Policies to tune before these are trained: themselves, or the ones whose options they take over.
 
     Example:
-        >>> [[recipe.name for recipe in phase] for phase in tuned_first([RECIPES["thinkless-0.5"]])]
-        [['grpo'], ['thinkless-0.5']]
+        >>> [recipe.name for recipe in to_tune(recipes_of(["grpo-length", "sv-sft"]))]
+        ['asv-sft-1', 'grpo-length-0.4']
     """
-    wanted = {name for recipe in recipes for name in recipe.needs_tuning_of}
-    wanted |= {more for name in wanted for more in RECIPES[name].needs_tuning_of}
-    first = [RECIPES[name] for name in sorted(wanted) if not RECIPES[name].as_tuned]
-    second = [RECIPES[name] for name in sorted(wanted) if RECIPES[name].as_tuned]
-    return [phase for phase in (first, second) if phase]
+    wanted = {recipe.as_tuned or recipe.name for recipe in recipes}
+    return [recipe for recipe in RECIPES.values() if recipe.name in wanted and recipe.candidates]
 
 
 def trainer_of(recipe: Recipe) -> Callable[..., None]:

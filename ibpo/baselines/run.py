@@ -11,17 +11,17 @@ from rich.console import Console
 
 from ibpo.baselines.context import BaselineJob, Context
 from ibpo.baselines.job import CORRECT, PROBE, ROUTE, is_done
-from ibpo.baselines.recipes import recipes_of, tuned_first
-from ibpo.baselines.tuning import candidate_name, choose, is_tuned
+from ibpo.baselines.means import PART_OF_OTHERS
+from ibpo.baselines.recipes import BUDGETS, RECIPES, recipes_of, to_tune
+from ibpo.baselines.tuning import candidate_name, choose, is_tuned, keep_route
 from ibpo.errors import IbpoError
 from ibpo.experiments.demo import run_jobs
 from ibpo.experiments.embedded import model_path
 from ibpo.experiments.job import JobSpec
+from ibpo.experiments.job import is_done as is_done_in_demo
 from ibpo.runs import write_text_atomic
 
-NUM_STEPS = {"thinking": 100, "voting": 25}
-"""Updates that let three seeds of everything end within 90 minutes on two idle cores (docs/evaluation.md)."""
-KEPT = ("num_problems", "num_validation", "num_probe", "num_steps")
+KEPT = ("num_problems", "num_validation", "num_probe", "num_steps", "num_steps_of_others")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +36,22 @@ class BaselineSettings:
     num_probe: int
     num_steps: tuple[int, ...]
     """Updates of a policy that reinforcement learning trains, one number per experiment."""
+    num_steps_of_others: tuple[int, ...]
+    """The same of the policies without `Recipe.all_updates`."""
+    num_steps_of_demo: int | None = None
+    """Updates of IBPO and RAFT where no demo has trained them; None: the experiment's own number."""
+    num_calibration: int = 4_096
+    """Unlabelled prompts that IBPO's choice is calibrated on, as in a demo run."""
+
+
+def shorter(num_steps: int, experiment: str) -> int:
+    """Updates of the policies that cannot have all of them.
+
+    Example:
+        >>> shorter(60, "voting"), shorter(95, "thinking")
+        (30, 95)
+    """
+    return max(1, round(PART_OF_OTHERS[experiment] * num_steps))
 
 
 def check_settings(run_dir: Path, settings: BaselineSettings) -> None:
@@ -46,7 +62,6 @@ def check_settings(run_dir: Path, settings: BaselineSettings) -> None:
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     asked = asdict(settings)
-    steps = dict(zip(settings.experiments, settings.num_steps, strict=True))
     for name in ("settings.json", "baselines-settings.json"):
         path = run_dir / name
         if not path.exists():
@@ -60,7 +75,8 @@ def check_settings(run_dir: Path, settings: BaselineSettings) -> None:
             raise IbpoError(f"{run_dir} holds a demo of a model remade from nothing: choose another --name")
         for key in keys:
             now, then = asked[key], before.get(key)
-            if key == "num_steps":
+            if key.startswith("num_steps"):
+                steps = dict(zip(settings.experiments, now, strict=True))
                 old = dict(zip(before["experiments"], then or (), strict=False))
                 now = {e: n for e, n in steps.items() if e in old}
                 then = {e: n for e, n in old.items() if e in steps}
@@ -83,30 +99,42 @@ def run_baselines(run_dir: Path, settings: BaselineSettings, console: Console) -
     needs_probe = bool({ROUTE, "oracle-by-problem"} & set(settings.baselines)) or bool(recipes)
     if needs_probe:
         _run(_jobs(run_dir, settings, [PROBE]), console)
-    for phase in tuned_first(recipes):
-        waiting = [
-            (recipe, name)
-            for recipe in phase
-            for name in settings.experiments
-            if not is_tuned(run_dir / name / "tuning.json", recipe)
-        ]
-        candidates = [
-            job
-            for recipe, experiment in waiting
-            for job in _jobs(run_dir, settings, [candidate_name(recipe.name, c) for c in recipe.candidates])
-            if job.experiment == experiment and job.seed == settings.seeds[0]
-        ]
-        _run(candidates, console)
-        for recipe, experiment in waiting:
-            job = next(
-                job
-                for job in _jobs(run_dir, settings, [recipe.name])
-                if job.experiment == experiment and job.seed == settings.seeds[0]
-            )
-            choose(Context(job), recipe)
+    _tune(run_dir, settings, console)
     names = [recipe.name for recipe in reversed(recipes)]  # SCoRe, the longest, first
     names += [name for name in (ROUTE, CORRECT) if name in settings.baselines]
     _run(_jobs(run_dir, settings, names), console)
+    demo = [job for name in settings.experiments for job in _demo_jobs(run_dir, settings, name)]
+    if not all(map(is_done_in_demo, demo)):
+        several = len(settings.experiments) > 1
+        told = f"ibpo demo --experiment {'both' if several else ''.join(settings.experiments)}"
+        told += f" --seeds {len(settings.seeds)} --name {run_dir.name}"
+        console.print(
+            f"IBPO's and RAFT's policies that are not in {run_dir} are trained now, as [bold]{told}[/bold] does "
+            "before this command: some 12 minutes a seed (thinking), 40 (voting)"
+        )
+        run_jobs(demo, console)
+
+
+def _tune(run_dir: Path, settings: BaselineSettings, console: Console) -> None:
+    """Train and value every candidate at the first seed; what was chosen before is kept."""
+    waiting = [
+        (recipe, name)
+        for recipe in to_tune(recipes_of(settings.baselines))
+        for name in settings.experiments
+        if not is_tuned(run_dir / name / "tuning.json", recipe.name)
+    ]
+    wanted = {(candidate_name(r.name, c), name) for r, name in waiting for c in r.candidates}
+    routed = [name for name in settings.experiments if not is_tuned(run_dir / name / "tuning.json", ROUTE)]
+    wanted |= {(ROUTE, name) for name in routed if ROUTE in settings.baselines}
+    names = list(dict.fromkeys(name for name, _ in sorted(wanted, reverse=True)))  # SCoRe, the longest, early
+    first = [job for job in _jobs(run_dir, settings, names) if job.seed == min(settings.seeds)]
+    _run([job for job in first if (job.name, job.experiment) in wanted], console)
+    of_experiment = {job.experiment: job for job in first}
+    for recipe, experiment in waiting:
+        choose(Context(of_experiment[experiment]), recipe)
+    for experiment in routed:
+        if (ROUTE, experiment) in wanted:
+            keep_route(Context(of_experiment[experiment]))
 
 
 def _run(jobs: Sequence[BaselineJob], console: Console) -> None:
@@ -125,12 +153,43 @@ def _jobs(run_dir: Path, settings: BaselineSettings, names: Sequence[str]) -> li
             num_problems=settings.num_problems,
             num_validation=settings.num_validation,
             num_probe=settings.num_probe,
-            num_steps=num_steps,
+            num_steps=steps_of(settings, experiment, name),
             tuning_file=str(run_dir / experiment / "tuning.json"),
         )
         for name in names
-        for experiment, num_steps in zip(settings.experiments, settings.num_steps, strict=True)
+        for experiment in settings.experiments
         for seed in settings.seeds
+    ]
+
+
+def steps_of(settings: BaselineSettings, experiment: str, name: str) -> int:
+    """Updates of a policy, or of a candidate of its tuning."""
+    recipe = RECIPES.get(name.partition("~")[0])
+    steps = settings.num_steps if recipe is None or recipe.all_updates else settings.num_steps_of_others
+    return steps[settings.experiments.index(experiment)]
+
+
+def _demo_jobs(run_dir: Path, settings: BaselineSettings, experiment: str) -> list[JobSpec]:
+    """The demo's own jobs of the policies wanted; what a demo of this name has finished is never repeated."""
+    kept = run_dir / "settings.json"
+    as_demo = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+    policies: list[tuple[str, float | None]] = [("raft", None)] if "raft" in settings.baselines else []
+    policies += [(f"ibpo-{q:g}", q) for q in BUDGETS if "ibpo" in settings.baselines]
+    return [
+        JobSpec(
+            kind="policy",
+            policy=policy,
+            budget=budget,
+            experiment=experiment,
+            seed_dir=str(run_dir / experiment / f"seed{seed}"),
+            models_dir=str(model_path(experiment).parent),
+            seed=seed,
+            num_problems=settings.num_problems,
+            num_calibration=as_demo.get("num_calibration", settings.num_calibration),
+            num_steps=as_demo.get("num_steps", settings.num_steps_of_demo),
+        )
+        for seed in settings.seeds
+        for policy, budget in policies
     ]
 
 

@@ -7,7 +7,7 @@ labels; it routes unseen prompts, and the cold start answers. Nothing about the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,11 +51,16 @@ def learn(features: FloatArray, labels: NDArray[np.bool_], penalty: float) -> An
     return make_pipeline(StandardScaler(), LogisticRegression(C=penalty, max_iter=2000)).fit(features, labels)
 
 
-def route(context: Context, budgets: Sequence[float]) -> list[dict[str, Any]]:
+def route(context: Context, budgets: Sequence[float], tuned: Mapping[float, float]) -> list[dict[str, Any]]:
     """Write `responses/solve-then-learn-Q__sampled.parquet` for each budget: the cold start's, of the group chosen.
 
+    Args:
+        context: the job's.
+        budgets: shares of problems answered extended, q+.
+        tuned: q+ -> C, where the first seed has chosen it; empty: it is chosen here.
+
     Returns:
-        What was tried on the validation problems: budget, C, accuracy, share, accuracy above the random mix of that
+        What was tried on the validation problems: options, accuracy, share, accuracy above the random mix of that
         share, and whether it was chosen.
     """
     splits = {name: _Split(context, name) for name in ("probe", "validation", "test")}
@@ -65,13 +70,22 @@ def route(context: Context, budgets: Sequence[float]) -> list[dict[str, Any]]:
         probe, validation = splits["probe"], splits["validation"]
         labels = oracle_labels(probe.gain, budget, rng)
         tried = []
-        for penalty in PENALTIES:
+        for penalty in (tuned[budget],) if budget in tuned else PENALTIES:
             classifier = learn(probe.features, labels, penalty) if 0 < labels.sum() < len(labels) else None
             chosen = _decide(classifier, labels, validation.features)
             accuracy = float(np.where(chosen, validation.extended, validation.standard).mean())
             mix = random_mix(float(validation.standard.mean()), float(validation.extended.mean()), chosen.mean())
-            row = {"budget": budget, "C": penalty, "accuracy": accuracy, "extended_share": float(chosen.mean())}
-            tried.append((row | {"above_random_mix": accuracy - mix}, classifier))
+            row = {
+                "policy": "solve-then-learn",
+                "goal": "above_random_mix",
+                "options": {"q+": budget, "C": penalty},
+                "accuracy": accuracy,
+                "extended_share": float(chosen.mean()),
+                "above_random_mix": accuracy - mix,
+                "seed": context.job.seed,
+                "num_validation": context.job.num_validation,
+            }
+            tried.append((row, classifier))
         best = max(range(len(tried)), key=lambda i: tried[i][0]["above_random_mix"])
         tuning += [row | {"chosen": i == best} for i, (row, _) in enumerate(tried)]
         chosen = _decide(tried[best][1], labels, splits["test"].features)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from ibpo.baselines.gains import Yardsticks
 from ibpo.baselines.oracle import oracle_by_problem
 from ibpo.baselines.recipes import BUDGETS, recipes_of
 from ibpo.baselines.votes import adaptive_votes, consensus, posterior
-from ibpo.evaluation.compare import Row, areas_of, numbers
+from ibpo.evaluation.compare import Comparison, areas_of, numbers
 from ibpo.evaluation.store import Columns, PerProblem, by_sample, find_problems, mix, per_problem, read_columns
 
 POSTERIORS = (0.6, 0.8, 0.9, 0.95, 0.99)
@@ -31,10 +31,8 @@ class Point:
     result: PerProblem
 
 
-def tabulate(
-    seed_dir: Path, experiment: str, seed: int, levels: Sequence[str], names: Sequence[str]
-) -> tuple[list[Row], list[dict[str, Any]]]:
-    """Rows and areas of these baselines; what has not been sampled is left out.
+def tabulate(seed_dir: Path, experiment: str, seed: int, levels: Sequence[str], names: Sequence[str]) -> Comparison:
+    """Rows and areas of these baselines; what has not been sampled is left out. It has no figures of merit of its own.
 
     Args:
         seed_dir: The folder of one experiment and seed.
@@ -85,7 +83,24 @@ def tabulate(
         if point.curve:
             curves.setdefault(point.curve, []).append(point.result)
     areas = [row for row in areas_of(curves, base_tokens, seed) if row["name"] != "random mix"]
-    return rows, [head | row for row in areas]
+    found = [p.result for p in points]
+    return Comparison(rows=rows, merits=[], areas=[head | row for row in areas], results=found)
+
+
+def yardsticks_of(seed_dir: Path, levels: Sequence[str], there: Comparison, *, seed: int) -> Yardsticks:
+    """What every row of a seed is held against: the cold start's forced responses, and the votes among `there`."""
+    cold = {
+        how: read_columns(seed_dir / "responses" / f"cold_start__{how}.parquet") for how in ("standard", "extended")
+    }
+    problems = find_problems(cold["standard"], levels)
+    votes = {}
+    for model, spoken in MODELS.items():
+        name = f"self-consistency ({spoken}) maj@"
+        curve = [r for row, r in zip(there.rows, there.results, strict=True) if row["method"].startswith(name)]
+        if curve:
+            votes[model] = np.array([r.accuracy for r in curve]), np.array([r.tokens for r in curve])
+    standard, extended = (per_problem(cold[how], problems) for how in cold)
+    return Yardsticks(standard, extended, problems, votes, seed=seed)
 
 
 HELD_OUT = "oracle by problem, held out"

@@ -60,10 +60,20 @@ def choose(context: Context, recipe: Recipe) -> list[dict[str, Any]]:
         row | {"seed": context.job.seed, "num_validation": context.job.num_validation, "chosen": i == best}
         for i, row in enumerate(rows)
     ]
-    path = Path(context.job.tuning_file)
-    kept = [row for row in read_tuning(path) if row["policy"] != recipe.name]
-    write_text_atomic(path, json.dumps([*kept, *rows], indent=1))
+    _keep(context, recipe.name, rows)
     return rows
+
+
+def keep_route(context: Context) -> None:
+    """Keep what solve-then-learn tried at this seed; the other seeds take over what it chose."""
+    tried = json.loads((context.home / "solve-then-learn.json").read_text(encoding="utf-8"))
+    _keep(context, "solve-then-learn", tried)
+
+
+def _keep(context: Context, policy: str, rows: list[dict[str, Any]]) -> None:
+    path = Path(context.job.tuning_file)
+    kept = [row for row in read_tuning(path) if row["policy"] != policy]
+    write_text_atomic(path, json.dumps([*kept, *rows], indent=1))
 
 
 def read_tuning(path: Path) -> list[dict[str, Any]]:
@@ -71,9 +81,9 @@ def read_tuning(path: Path) -> list[dict[str, Any]]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
 
 
-def is_tuned(path: Path, recipe: Recipe) -> bool:
+def is_tuned(path: Path, policy: str) -> bool:
     """Whether this policy's options have been chosen."""
-    return any(row["policy"] == recipe.name for row in read_tuning(path))
+    return any(row["policy"] == policy for row in read_tuning(path))
 
 
 def options_of(recipe: Recipe, tuning: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from rich.console import Console
 from ibpo.errors import IbpoError
 
 EXPERIMENTS = ("thinking", "voting")
-NUM_PROBLEMS, NUM_VALIDATION, NUM_PROBE = 2_000, 1_000, 2_000
+NUM_PROBLEMS, NUM_VALIDATION, NUM_PROBE, NUM_CALIBRATION = 2_000, 1_000, 2_000, 4_096
 QUICK_PROBLEMS, QUICK_VALIDATION, QUICK_PROBE, QUICK_STEPS = 200, 100, 200, 2
 
 
@@ -24,7 +24,7 @@ def baselines_command(
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds; results are averaged over them.")] = 1,
     num_steps: Annotated[
-        int | None, typer.Option(min=1, help="Updates of each trained policy. Default: 100 thinking, 25 voting.")
+        int | None, typer.Option(min=1, help="Updates of each policy. Default: thinking 95, voting 60 or 30.")
     ] = None,
     num_problems: Annotated[
         int | None, typer.Option(min=1, help="Unseen problems. Default: the demo's where it lies there, else 2,000.")
@@ -38,7 +38,8 @@ def baselines_command(
 ) -> None:
     """Run baselines on the problems of the demo: tuned on validation problems, judged on unseen ones, one page.
 
-    Interrupted, it goes on where it was when it is called again.
+    IBPO's and RAFT's policies are those of a demo run of that name; what it lacks of them is trained here. Interrupted,
+    it goes on where it was when it is called again.
     """
     try:
         from ibpo.baselines.recipes import NAMES, recipes_of
@@ -53,9 +54,12 @@ def baselines_command(
         experiments = EXPERIMENTS if experiment == "both" else (experiment,)
         run_dir = runs / (name or f"{experiment}{'-quick-baselines' if quick else ''}")
         console, started = Console(), time.time()
+        from ibpo.baselines.means import NUM_STEPS
         from ibpo.baselines.outcome import write_outcome
-        from ibpo.baselines.run import NUM_STEPS, BaselineSettings, check_settings, run_baselines
+        from ibpo.baselines.run import BaselineSettings, check_settings, run_baselines, shorter
+        from ibpo.experiments.ran import note_call
 
+        steps = {name: num_steps or (QUICK_STEPS if quick else NUM_STEPS[name]) for name in experiments}
         settings = BaselineSettings(
             experiments=experiments,
             baselines=wanted,
@@ -63,9 +67,13 @@ def baselines_command(
             num_problems=num_problems or (QUICK_PROBLEMS if quick else _problems_of_demo(run_dir) or NUM_PROBLEMS),
             num_validation=QUICK_VALIDATION if quick else NUM_VALIDATION,
             num_probe=QUICK_PROBE if quick else NUM_PROBE,
-            num_steps=tuple(num_steps or (QUICK_STEPS if quick else NUM_STEPS[name]) for name in experiments),
+            num_steps=tuple(steps.values()),
+            num_steps_of_others=tuple(n if num_steps or quick else shorter(n, e) for e, n in steps.items()),
+            num_steps_of_demo=QUICK_STEPS if quick else None,
+            num_calibration=QUICK_PROBLEMS if quick else NUM_CALIBRATION,
         )
         check_settings(run_dir, settings)
+        note_call(run_dir, settings.seeds)
         run_baselines(run_dir, settings, console)
         write_outcome(run_dir, settings, console, seconds=time.time() - started)
     except IbpoError as error:

@@ -47,6 +47,7 @@ def demo_command(
     try:
         from ibpo.experiments.demo import DemoSettings, check_settings, plan_jobs, run_jobs
         from ibpo.experiments.outcome import write_outcome
+        from ibpo.experiments.ran import note_call
 
         settings = DemoSettings(
             experiments=EXPERIMENTS if experiment == "both" else (experiment,),
@@ -58,6 +59,7 @@ def demo_command(
             from_scratch=from_scratch,
         )
         check_settings(run_dir, settings)
+        note_call(run_dir, settings.seeds)
         for phase in plan_jobs(run_dir, settings):
             if phase:
                 run_jobs(phase, console)

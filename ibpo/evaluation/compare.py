@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from ibpo.evaluation.curves import areas
 from ibpo.evaluation.merits import Allocated, SelfConsistency, figures_of_merit, summarise
-from ibpo.evaluation.metrics import FloatArray, majority_accuracy, mean_and_stderr, oracle_by_level
+from ibpo.evaluation.metrics import FloatArray, majority_accuracy, mean_and_stderr
+from ibpo.evaluation.oracles import level_oracle_held_out
 from ibpo.evaluation.store import (
     Columns,
     PerProblem,
@@ -28,6 +29,8 @@ from ibpo.evaluation.store import (
 __all__ = ["Choose", "Comparison", "compare", "load_responses", "mean_over_seeds", "summarise"]
 
 MAX_VOTES = 12
+SHOWN_VOTES = (2, 4, 8)
+"""Votes of a trained policy that get a row; its curve has them all, and one vote is the policy forced standard."""
 CURVES = ("IBPO sampled", "IBPO calibrated", "oracle by level")
 """Methods whose points at several budgets make a curve with an area under it."""
 Row = dict[str, Any]
@@ -40,7 +43,7 @@ The rule that holds the budget while answering; `ibpo.serving.calibrate` has the
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """What `compare` found: both lists hold plain values only, ready for JSON (None where there is no number)."""
+    """What `compare` found: the first three hold plain values only, ready for JSON (None where there is no number)."""
 
     rows: list[Row]
     """One per method and budget: `experiment, method, budget, seed, num_problems, accuracy, stderr, extended_share,
@@ -50,6 +53,8 @@ class Comparison:
     `area` and the random mix's between the same, `mix`, each with an interval (`ibpo.evaluation.curves.areas`)."""
     merits: list[dict[str, Any]]
     """One per budget and variant ("sampled", "calibrated"); `ibpo.evaluation.merits.figures_of_merit` explains them."""
+    results: list[PerProblem] = field(default_factory=list[PerProblem])
+    """What each row was made of, in the rows' order; arrays, not for JSON."""
 
 
 def compare(
@@ -97,6 +102,7 @@ def compare(
     budgets = sorted({*budgets, *trained_for})
     base_tokens = float(standard.tokens.mean())
     rows: list[Row] = []
+    results: list[PerProblem] = []
     curves: dict[str, list[PerProblem]] = {"random mix": [standard, extended]}
 
     def add(method: str, budget: float | None, result: PerProblem) -> None:
@@ -104,6 +110,7 @@ def compare(
         if budget is not None and method in CURVES:
             curves.setdefault(method, []).append(result)
         rows.append(row | numbers(result, problems, base_tokens))
+        results.append(result)
 
     add("standard only", None, standard)
     add("extended only", None, extended)
@@ -122,6 +129,15 @@ def compare(
             accuracy=np.array([result.accuracy for result in curve]),
             relative_cost=np.array([result.tokens.mean() for result in curve]) / base_tokens,
         )
+    trained = [("IBPO", budget, f"ibpo-{budget:g}") for budget in budgets] + [("RAFT", None, "raft")]
+    for name, budget, policy in trained:
+        if (policy, "standard") not in found:
+            continue
+        votes = _vote_curve(responses[policy, "standard"], found[policy, "standard"])
+        curves[f"self-consistency ({name}{'' if budget is None else f', {budget:.0%}'})"] = votes
+        for k in SHOWN_VOTES:
+            if k <= len(votes):
+                add(f"self-consistency ({name}) maj@{k}", budget, votes[k - 1])
     if ("raft", "sampled") in found:
         add("RAFT without budget", None, found["raft", "sampled"])
 
@@ -146,24 +162,25 @@ def compare(
                 allocated, standard, extended, problems, consistency, num_draws=num_draws, seed=seed
             )
             merits.append(head | merit)
-    gain = problems.by_level(extended.accuracy) - problems.by_level(standard.accuracy)
-    for budget in budgets:
-        _, share_L = oracle_by_level(0 * gain, gain, problems.level_share, budget)
-        add("oracle by level", budget, mix(standard, extended, share_L[problems.level]))
-    trained = [("IBPO", budget, f"ibpo-{budget:g}") for budget in budgets] + [("RAFT", None, "raft")]
+    reward0, reward1 = (by_sample(responses["cold_start", how], "reward") for how in ("standard", "extended"))
+    for budget in budgets if min(reward0.shape[1], reward1.shape[1]) > 1 else ():
+        accuracy, share, _ = level_oracle_held_out(reward0, reward1, problems, budget, seed=seed)
+        add("oracle by level", budget, replace(mix(standard, extended, share), accuracy=accuracy))
     for how in ("standard", "extended"):
         for name, budget, policy in trained:
             if (policy, how) in found:
                 add(f"{name} forced {how}", budget, found[policy, how])
     head = {"experiment": experiment, "seed": seed}
-    return Comparison(rows=rows, merits=merits, areas=[head | row for row in areas_of(curves, base_tokens, seed)])
+    areas = [head | row for row in areas_of(curves, base_tokens, seed)]
+    return Comparison(rows=rows, merits=merits, areas=areas, results=results)
 
 
 def mean_over_seeds(rows: Iterable[Row]) -> list[Row]:
     """One row per experiment, method and budget: means over the seeds, `seed` None, and `num_seeds`.
 
     The stderr is the root mean square of the seeds' own, what one seed's problems leave open; it does not shrink with
-    the number of seeds. `accuracy_range` is the smallest and the largest accuracy of a seed.
+    the number of seeds, and no more do the ends of intervals, which are the means of the seeds' own. What some seeds
+    have no number for is the mean of the others. `accuracy_range` is the smallest and the largest accuracy of a seed.
 
     Example:
         >>> row = dict(experiment="e", method="m", budget=None, seed=0, accuracy=0.5, stderr=0.1)
@@ -176,15 +193,22 @@ def mean_over_seeds(rows: Iterable[Row]) -> list[Row]:
     merged = []
     for same in siblings.values():
         row = dict(same[0])
-        for key, value in same[0].items():
-            if isinstance(value, dict):
-                row[key] = {name: float(np.mean([r[key][name] for r in same if name in r[key]])) for name in value}
-            elif isinstance(value, (int, float)) and key not in ("budget", "seed", "num_problems"):
-                row[key] = float(np.mean([r[key] for r in same if r.get(key) is not None]))
+        row |= {key: _mean([r.get(key) for r in same]) for key in row if key not in ("budget", "seed", "num_problems")}
         row["stderr"] = float(np.sqrt(np.mean([r["stderr"] ** 2 for r in same])))
         row["accuracy_range"] = [min(r["accuracy"] for r in same), max(r["accuracy"] for r in same)]
         merged.append(row | {"seed": None, "num_seeds": len(same)})
     return merged
+
+
+def _mean(values: Sequence[Any]) -> Any:
+    """Of the seeds' numbers, or name by name; texts are the same for all."""
+    known = [value for value in values if value is not None]
+    if not known or isinstance(known[0], str):
+        return known[0] if known else None
+    if isinstance(known[0], dict):
+        names = dict.fromkeys(name for value in known for name in value)
+        return {name: _mean([value.get(name) for value in known]) for name in names}
+    return float(np.mean(known))
 
 
 def numbers(result: PerProblem, problems: Problems, base_tokens: float) -> Row:

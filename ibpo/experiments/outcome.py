@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import platform
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +16,10 @@ from ibpo.evaluation.report import Example, ReportData, pick_examples, terminal_
 from ibpo.experiments.calibrated import calibrated_choice
 from ibpo.experiments.demo import NUM_WORKERS, DemoSettings
 from ibpo.experiments.job import experiment_named
+from ibpo.experiments.ran import facts_of
 from ibpo.runs import write_text_atomic
 
 ARTEFACTS = ("results.json", "merits.json", "frontier.png", "share_by_level.png", "report.html")
-PACKAGES = ("ibpo", "torch", "transformers", "trl", "numpy")
 
 
 def write_outcome(run_dir: Path, settings: DemoSettings, console: Console, seconds: float) -> None:
@@ -62,7 +60,7 @@ def write_outcome(run_dir: Path, settings: DemoSettings, console: Console, secon
         areas=areas,
         examples=examples,
         training=training,
-        what_ran=_what_ran(settings, seconds),
+        what_ran=_what_ran(run_dir, settings, seconds),
         limits=[
             *(experiment_named(name).designed_in for name in settings.experiments),
             "The models are tiny (0.36 million parameters) and the tasks are made up: this shows that the method does "
@@ -132,17 +130,14 @@ def _asked(settings: DemoSettings) -> list[str]:
     ]
 
 
-def _what_ran(settings: DemoSettings, seconds: float) -> list[tuple[str, str]]:
+def _what_ran(run_dir: Path, settings: DemoSettings, seconds: float) -> list[tuple[str, str]]:
     return [
-        ("Command", " ".join(["ibpo", *sys.argv[1:]])),
-        ("Seeds", ", ".join(map(str, settings.seeds))),
+        *facts_of(run_dir),
         ("Unseen problems per seed", f"{settings.num_problems:,}"),
         ("Unlabelled prompts for the calibration", f"{settings.num_calibration:,}"),
         ("Model", "remade from nothing" if settings.from_scratch else "the shipped cold start"),
         ("Time of this call", f"{seconds / 60:.1f} min (what an earlier call had finished is not in it)"),
         ("Peak memory", _peak_memory()),
-        ("Python", f"{platform.python_version()} on {platform.machine()}"),
-        *((package, version(package)) for package in PACKAGES),
     ]
 
 

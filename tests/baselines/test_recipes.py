@@ -12,7 +12,9 @@ from typer.testing import CliRunner
 
 from ibpo.baselines.context import BaselineJob, Context
 from ibpo.baselines.job import outputs
-from ibpo.baselines.recipes import NAMES, RECIPES, Recipe, recipes_of, trainer_of, tuned_first
+from ibpo.baselines.means import training_of
+from ibpo.baselines.recipes import NAMES, RECIPES, Recipe, recipes_of, to_tune, trainer_of
+from ibpo.baselines.run import BaselineSettings, steps_of
 from ibpo.baselines.tuning import candidate_name, choose, is_tuned, options_of, read_tuning, tuned_by
 from ibpo.cli import app
 from ibpo.errors import IbpoError
@@ -36,6 +38,7 @@ def job(tmp_path, name="grpo", **changes):
 
 def test_every_baseline_of_the_issue_has_a_name():
     assert set(NAMES) == {
+        *("standard-only", "extended-only", "random-mix", "self-consistency", "oracle-by-level", "raft", "ibpo"),
         *("adaptive-self-consistency", "oracle-by-problem", "solve-then-learn", "self-correction", "score"),
         *("sv-sft", "asv-sft", "grpo", "grpo-length", "thinkless", "adaptthink"),
     }
@@ -47,18 +50,15 @@ def test_every_baseline_of_the_issue_has_a_name():
 def test_recipes_fit_the_functions_that_train_them():
     pytest.importorskip("trl")
     for recipe in RECIPES.values():
-        chosen = [{"policy": name, "options": RECIPES[name].candidates[0], "chosen": True}
-                  for name in recipe.needs_tuning_of]  # fmt: skip
+        chosen = [{"policy": one.name, "options": one.candidates[0], "chosen": True} for one in to_tune([recipe])]
         inspect.signature(trainer_of(recipe)).bind("context", "folder", **options_of(recipe, chosen))
 
 
-def test_tuning_comes_before_what_takes_it_over():
-    for phase_of in (tuned_first(list(RECIPES.values())), *(tuned_first([recipe]) for recipe in RECIPES.values())):
-        done: set[str] = set()
-        for phase in phase_of:
-            assert all(not recipe.as_tuned or recipe.as_tuned in done for recipe in phase)
-            done |= {recipe.name for recipe in phase}
-    assert all({RECIPES[n].as_tuned for n in r.needs_tuning_of} <= {"", "grpo"} for r in RECIPES.values())
+def test_everything_that_learns_has_a_learning_rate_of_its_own_kind():
+    for recipe in RECIPES.values():
+        [tuned] = to_tune([recipe])
+        assert tuned.baseline.removeprefix("a") == recipe.baseline.removeprefix("a")  # SV-SFT takes over ASV-SFT's
+        assert len({candidate["learning_rate"] for candidate in tuned.candidates}) == 2
 
 
 def test_candidates_are_told_by_their_names():
@@ -88,7 +88,7 @@ def test_the_best_candidate_is_chosen_by_its_goal_and_all_are_kept(tmp_path, bui
     rows = choose(context, replace(recipe, goal="above_random_mix"))
     assert [row["chosen"] for row in rows] == [True, False]  # but at the price of a dear response each time
     path = Path(context.job.tuning_file)
-    assert read_tuning(path) == rows and is_tuned(path, recipe) and not is_tuned(path, RECIPES["grpo"])
+    assert read_tuning(path) == rows and is_tuned(path, "mine") and not is_tuned(path, "grpo")
     assert options_of(recipe, rows) == {"x": 1}
 
 
@@ -98,11 +98,37 @@ def test_jobs_know_their_files(tmp_path):
     assert outputs(job(tmp_path, "grpo"))[1].parts[-2:] == ("responses", "grpo__sampled.parquet")
 
 
+def test_means_are_told_as_they_were(tmp_path):
+    (tmp_path / "policies" / "ibpo-0.5").mkdir(parents=True)
+    (tmp_path / "policies" / "ibpo-0.5" / "metrics.json").write_text(json.dumps([{"step": 7}, {"train_runtime": 1}]))
+
+    def told(method, budget=None):
+        return tuple(training_of(method, budget, tmp_path, "thinking", lambda name: 10, 100).values())
+
+    assert told("GRPO, length penalty 0.4") == (10, 2560) and told("SCoRe, two turns") == (10, 2 * 2560 + 800)
+    assert told("ASV-SFT-1") == told("solve-then-learn", 0.5) == (None, 800)
+    assert told("IBPO calibrated", 0.5) == told("self-consistency (IBPO) maj@2", 0.5) == (7, 7 * 128)
+    assert told("RAFT without budget") == (None, None)  # trained, and it left no metrics
+    assert told("random mix", 0.5) == told("self-consistency (cold start) maj@2") == (0, 0)
+
+
+def test_where_not_all_can_have_every_update_some_do():
+    settings = BaselineSettings(
+        experiments=("thinking", "voting"), baselines=NAMES, seeds=(0,), num_problems=1, num_validation=1, num_probe=1,
+        num_steps=(9, 6), num_steps_of_others=(9, 3),
+    )  # fmt: skip
+    of_voting = {
+        name: steps_of(settings, "voting", name) for name in ("grpo~learning_rate-0.001", "score", "grpo-length-1")
+    }
+    assert of_voting == {"grpo~learning_rate-0.001": 3, "score": 6, "grpo-length-1": 6}
+    assert steps_of(settings, "thinking", "grpo") == 9
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["--experiment", "nonsense"], "--experiment: 'nonsense' is none of thinking, voting, both"),
-        (["--baseline", "nonsense"], "--baseline: 'nonsense' is none of adaptive-self-consistency"),
+        (["--baseline", "nonsense"], "--baseline: 'nonsense' is none of standard-only, extended-only"),
     ],
 )
 def test_bad_options_are_one_line(arguments, said, tmp_path):

@@ -43,7 +43,9 @@ def test_methods_in_order(result):
     names = list(dict.fromkeys(row["method"] for row in result.rows))
     votes = [f"self-consistency ({model}) maj@{k}" for model in ("cold start", "pretrained") for k in (1, 2, 3, 4)]
     assert names == [
-        *("standard only", "extended only", "random mix", *votes, "RAFT without budget"),
+        *("standard only", "extended only", "random mix", *votes),
+        *(f"self-consistency ({name}) maj@{k}" for name in ("IBPO", "RAFT") for k in (2, 4)),
+        "RAFT without budget",
         *("IBPO sampled", "IBPO calibrated", "oracle by level"),
         *("IBPO forced standard", "RAFT forced standard", "IBPO forced extended", "RAFT forced extended"),
     ]
@@ -84,6 +86,18 @@ def test_votes_cost_what_they_take(result):
     assert [row["relative_cost"] for row in rows] == pytest.approx([1, 2, 3, 4])
     # Three wrong answers that never agree, one right: the vote is a draw among those seen.
     assert [row["accuracy"] for row in rows] == pytest.approx([0.5] * 4)
+
+
+def test_a_trained_policy_votes_too(result):
+    rows = {row["budget"]: row for row in result.rows if row["method"] == "self-consistency (IBPO) maj@4"}
+    assert set(rows) == {0.25, 0.5} and rows[0.5]["relative_cost"] == pytest.approx(4)
+    assert rows[0.5]["accuracy"] == pytest.approx(0.5)  # its forced responses are those of the cold start here
+
+
+def test_each_row_comes_with_its_result(result):
+    assert len(result.results) == len(result.rows)
+    for row, one in zip(result.rows, result.results, strict=True):
+        assert one.accuracy.mean() == pytest.approx(row["accuracy"]) and one.accuracy.shape == (100,)
 
 
 def test_merits_of_the_calibrated_policy(result):
@@ -164,3 +178,12 @@ def test_mean_over_seeds(result):
     assert merged[0]["stderr"] == pytest.approx(result.rows[0]["stderr"])
     assert merged[0]["accuracy_range"] == pytest.approx([0.5, 0.6])
     assert (merged[0]["seed"], merged[0]["num_seeds"], merged[0]["budget"]) == (None, 2, None)
+
+
+def test_mean_over_seeds_of_figures_with_intervals():
+    row = {"experiment": "e", "method": "m", "budget": None, "seed": 0, "accuracy": 0.5, "stderr": 0.1}
+    figure = {"value": 1.0, "low": 0.0, "high": None}
+    rows = [row | {"ratio": None, "num_updates": None}, row | {"ratio": figure, "num_updates": 10},
+            row | {"ratio": figure | {"value": 2.0, "high": 3.0}, "num_updates": 10}]  # fmt: skip
+    [merged] = mean_over_seeds(rows)
+    assert merged["ratio"] == {"value": 1.5, "low": 0.0, "high": 3.0} and merged["num_updates"] == 10
