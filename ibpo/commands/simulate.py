@@ -23,6 +23,7 @@ from ibpo.serving.trace import (
     recorded_requests,
     repeat_trace,
     synthetic_requests,
+    with_caps,
     with_exact_estimates,
 )
 
@@ -56,6 +57,10 @@ def simulate_command(
     estimates: Annotated[
         Literal["mean", "exact"], typer.Option(help="What the controller is told of a response's length beforehand.")
     ] = "mean",
+    max_tokens: Annotated[
+        list[str] | None,
+        typer.Option(help="extended=16384: cap of a response group's answers, kept ready for each; repeat."),
+    ] = None,
     failures: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the requests that fail.")] = 0.0,
     tokens_per_second: Annotated[float, typer.Option(min=0.001, help="Speed of one response.")] = 50.0,
     num_requests: Annotated[int | None, typer.Option(min=1, help="Repeat or cut the trace to so many.")] = None,
@@ -80,6 +85,7 @@ def simulate_command(
             requests = recorded_requests(
                 came, gains, by=by, part=part, response_group=response_group, router=told, **common
             )
+        requests = with_caps(requests, _caps(max_tokens or []))
         if estimates == "exact":
             requests = with_exact_estimates(requests)
         began = time.process_time()
@@ -93,6 +99,16 @@ def simulate_command(
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
     print_summary(Console(width=None if sys.stdout.isatty() else 140), trace.name, figures)
+
+
+def _caps(texts: list[str]) -> dict[str, float]:
+    caps: dict[str, float] = {}
+    for text in texts:
+        name, found, number = text.partition("=")
+        if not (name and found and number.isdecimal() and int(number) > 0):
+            raise IbpoError(f"--max-tokens {text}: is not like extended=16384")
+        caps[name] = float(number)
+    return caps
 
 
 def _router(path: Path | None, gains: Path | None) -> Router | None:
@@ -136,7 +152,8 @@ def print_summary(console: Console, title: str, figures: dict[str, Any]) -> None
         f"{figures['value_kept']:.1%} of the clairvoyant optimum at the same spend, "
         f"{figures['value_kept_by_window']:.1%} of the one that spends the same in every window, "
         f"{figures['value_kept_as_told']:.1%} of the one that is told what the controller is told; "
-        f"drifts noticed: {figures['num_drifts']}; no response group had room: {figures['num_over']}"
+        f"drifts noticed: {figures['num_drifts']}; at most {figures['most_under_way']} under way at a time; "
+        f"no response group had room: {figures['num_over']}"
     )
     if figures["tenants"]:
         names = [row["name"] for row in figures["budgets"]]

@@ -12,7 +12,7 @@ from typing import Any
 from ibpo.errors import IbpoError
 from ibpo.serving.book import Reservation, Tally
 
-VERSION = 2
+VERSION = 3
 LOCK_SECONDS = 10
 
 _UNLOCK = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) else return 0 end"
