@@ -12,12 +12,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from ibpo.commands.embedding import EmbedKey, EmbedUrl, load_router
 from ibpo.errors import IbpoError
 from ibpo.serving.calibration import digest
 from ibpo.serving.plan import Plan, parse_budget, read_plan
 from ibpo.serving.replay import replay
 from ibpo.serving.replay_report import summary
-from ibpo.serving.router import Router, load
+from ibpo.serving.router import Router
 from ibpo.serving.trace import (
     read_trace,
     recorded_requests,
@@ -53,6 +54,8 @@ def simulate_command(
         Path | None,
         typer.Option(help="With --gains: the controller is told what this router expects (ibpo route fit)."),
     ] = None,
+    embed_url: EmbedUrl = None,
+    embed_key_file: EmbedKey = None,
     factor: Annotated[float, typer.Option(min=0.001, help="Without --gains: extended over standard length.")] = 10.0,
     estimates: Annotated[
         Literal["mean", "exact"], typer.Option(help="What the controller is told of a response's length beforehand.")
@@ -78,7 +81,7 @@ def simulate_command(
         if num_requests is not None:
             came = repeat_trace(came, num_requests)
         common: dict[str, Any] = {"tokens_per_second": tokens_per_second, "failures": failures, "seed": seed}
-        told = _router(router, gains)
+        told = _router(router, gains, embed_url, embed_key_file)
         if gains is None:
             requests = synthetic_requests(came, factor=factor, **common)
         else:
@@ -111,12 +114,12 @@ def _caps(texts: list[str]) -> dict[str, float]:
     return caps
 
 
-def _router(path: Path | None, gains: Path | None) -> Router | None:
+def _router(path: Path | None, gains: Path | None, embed_url: str | None, key_file: Path | None) -> Router | None:
     if path is None:
         return None
     if gains is None:
         raise IbpoError("--router: needs --gains, a log with prompts")
-    router = load(path)
+    router = load_router(path, embed_url, key_file)
     if router.source.get("sha256") == digest(gains):
         typer.echo("the router was fitted on this very log: its choices look better than they will be", err=True)
     return router

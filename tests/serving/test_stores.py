@@ -218,6 +218,18 @@ def test_a_process_that_is_killed_leaves_tokens_that_the_next_one_still_learns(p
     book.close()
 
 
+def test_a_redis_that_is_silent_is_an_error(monkeypatch):
+    pytest.importorskip("redis")
+    from ibpo.serving import store_redis
+
+    monkeypatch.setattr(store_redis, "SOCKET_SECONDS", 0.1)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(16)
+        with pytest.raises(IbpoError, match=r"redis: .*[Tt]imeout"):
+            store_redis.RedisBook(f"redis://127.0.0.1:{silent.getsockname()[1]}/0", ["long"])
+
+
 def test_a_file_that_is_no_book(tmp_path):
     path = tmp_path / "book.sqlite"
     path.write_text("something else, longer than a header of SQLite would be" * 40)

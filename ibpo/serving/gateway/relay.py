@@ -14,7 +14,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from ibpo.errors import IbpoError
-from ibpo.serving.gateway.demand import Demand, option_of, read_demand, usable, write_body
+from ibpo.serving.gateway.demand import Demand, check_size, option_of, read_demand, usable, write_body
 from ibpo.serving.gateway.desk import Desk, Ticket
 from ibpo.serving.gateway.gains import Gains, find_gains
 from ibpo.serving.gateway.headers import answer_headers, budget_headers, upstream_headers
@@ -84,6 +84,7 @@ class Relay:
         try:
             demand = read_demand(data, chat=chat)
             model = self.settings.model_of(demand.model)
+            check_size(demand, model.response_group, self.settings.limits)
             sent = upstream_headers(request.headers, self.key, own_keys=self.own_keys, governed=True)
             gains = await find_gains(
                 demand,
@@ -96,7 +97,7 @@ class Relay:
             groups = {group.name: group for group in model.response_group if usable(demand, group)}
             if gains.only:
                 groups = {gains.only: groups[gains.only]} if gains.only in groups else groups
-            groups = groups or {model.response_group[0].name: GroupSettings(name=model.response_group[0].name)}
+            groups = groups or {model.response_group[0].name: _plain(model.response_group[0])}
         except IbpoError as error:
             raise Refusal(400, "bad_request", str(error)) from None
         if self.settings.log_bodies:
@@ -217,13 +218,14 @@ class Relay:
                         limit.reschedule(loop.time() + idle)
                         await response.write(piece)
                         limit.reschedule(None)
+                limit.reschedule(loop.time() + idle)
                 if governed and (tail := meter.end()):
                     await response.write(tail)
+                await response.write_eof()
             account.tokens = meter.tokens
             # Not every server says [DONE]; one that ended in good order without a word of its cost is suspect.
             whole = not governed or meter.finished or meter.tokens is not None
             account.outcome = "answered" if whole else "cut"
-            await response.write_eof()
             return response
         except UpstreamFault as fault:
             account.outcome = "cut"
@@ -269,3 +271,8 @@ class Relay:
             price=dict(ticket.price) if ticket else None,
             **account.fields,
         )
+
+
+def _plain(group: GroupSettings) -> GroupSettings:
+    """Where nothing else can be set: the standard response group's cap, and what it is expected to take."""
+    return GroupSettings(name=group.name, max_tokens=group.max_tokens, tokens=group.tokens)
