@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ibpo.serving.plan import Budget, Plan
+from ibpo.serving.plan import Budget, Plan, Terms
 from ibpo.serving.replay import Requests, replay
 from ibpo.serving.replay_report import summary
 from ibpo.serving.trace import read_trace, recorded_requests, repeat_trace, with_caps, with_exact_estimates
@@ -87,6 +87,7 @@ def runs(size: int, traces: Path | None, gains: Path | None) -> Iterator[tuple[s
     names = ("iid", "diurnal", "shift", "bursts", "heavy", "failures")
     for name in names:
         yield name, made(name, size), share
+    yield "bursts, the quiet one promised the mean", made("bursts", size), share
     for name in names:
         yield name + ", lengths known", made(name, size), tight
     yield "iid, lengths known", made("iid", size), loose
@@ -134,7 +135,8 @@ def main() -> None:
     for name, requests, budget in runs(size, arguments.traces, arguments.gains):
         if arguments.only not in name or arguments.skip in name:
             continue
-        plan = Plan(budgets=(budget,), fair_share=0.5)
+        promised = {"quiet": Terms(at_least={budget.name: budget.mean})} if "promised" in name else {}
+        plan = Plan(budgets=(budget,), fair_share=0.5, tenants=promised)
         began = time.process_time()
         done = replay(requests, plan)
         micros = 1e6 * (time.process_time() - began) / size

@@ -158,12 +158,21 @@ def print_summary(console: Console, title: str, figures: dict[str, Any]) -> None
         f"drifts noticed: {figures['num_drifts']}; at most {figures['most_under_way']} under way at a time; "
         f"no response group had room: {figures['num_over']}"
     )
-    if figures["tenants"]:
-        names = [row["name"] for row in figures["budgets"]]
-        table = Table("tenant", "requests", *[f"{name}: mean, least in a window, promised" for name in names])
-        for row in figures["tenants"]:
-            cells = [
-                f"{row[n]['spent']:.4g}, {row[n]['least_in_a_window']:.4g}, {row[n]['promised']:.4g}" for n in names
-            ]
-            table.add_row(row["tenant"], str(row["num_requests"]), *cells)
+    names = [row["name"] for row in figures["budgets"]]
+    for kind in ("tenant", "slice"):
+        if not figures[f"{kind}s"]:
+            continue
+        heads = [f"{name}: mean; least, most in a window; promised, ceiling" for name in names]
+        table = Table(kind, "requests", *heads)
+        for row in figures[f"{kind}s"]:
+            table.add_row(row[kind], str(row["num_requests"]), *[_terms(row[name]) for name in names])
         console.print(table)
+    if figures["tenants"]:
+        said = ", ".join(f"{row['name']} {row['fairness']:.3f}" for row in figures["budgets"])
+        console.print(f"fairness among tenants (Jain's index, 1: the same for all): {said}")
+
+
+def _terms(row: dict[str, Any]) -> str:
+    ceiling = "-" if row["ceiling"] is None else f"{row['ceiling']:.4g}"
+    window = f"{row['least_in_a_window']:.4g}, {row['most_in_a_window']:.4g}"
+    return f"{row['spent']:.4g}; {window}; {row['promised']:.4g}, {ceiling}"

@@ -284,6 +284,8 @@ def test_keys_from_a_file_and_from_the_environment(tmp_path, monkeypatch):
         (f"[keys]\ngold = ['{first}']", "sha256"),
         (f"[keys]\na = '{line}'\nb = '{line}'", "one key is given twice"),
         ("[keys\n", "cannot be read as TOML"),
+        (f"[keys]\na = '{line}'\n[slices]\nb = ['law']", "slices.b: there is no such tenant"),
+        (f"[keys]\na = '{line}'\n[slices]\na = 'law'", "slices.a: needs a list"),
     ):
         path.write_text(text)
         with pytest.raises(IbpoError, match=said):

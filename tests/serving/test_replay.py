@@ -103,6 +103,23 @@ def test_the_best_as_told_is_no_better_than_what_is_told():
     assert figures["value_kept_as_told"] > 0.9
 
 
+def test_slices_fairness_and_the_series_are_told():
+    came = replace(requests(3000, failures=0.0), slice_name=["law" if i % 3 else "chat" for i in range(3000)])
+    plan = {"budget": {"share": {"mean": 0.3, "response_group": "extended"}}}
+    plan["slice"] = {"law": {"at_most": {"share": 0.1}}, "chat": {"at_least": {"share": 0.5}}}
+    made = Plan.from_dict(plan)
+    figures = summary(came, replay(came, made), made)
+    chat, law = figures["slices"]
+    assert (chat["slice"], law["slice"], law["num_requests"]) == ("chat", "law", 2000)
+    assert law["share"]["spent"] <= 0.1 + 5 / 2000 and law["share"]["ceiling"] == 0.1
+    assert chat["share"]["least_in_a_window"] >= 0.49 and chat["share"]["promised"] == 0.5
+    (row,) = figures["budgets"]
+    assert len(row["windows"]) == 3
+    assert np.mean(row["windows"]) == pytest.approx(row["spent"])
+    means = [tenant["share"]["spent"] for tenant in figures["tenants"]]
+    assert row["fairness"] == pytest.approx(sum(means) ** 2 / 2 / sum(mean**2 for mean in means))
+
+
 def test_a_replay_is_the_same_again():
     came, plan = requests(500), Plan.from_dict(PLAN)
     assert replay(came, plan).choice.tolist() == replay(came, plan).choice.tolist()

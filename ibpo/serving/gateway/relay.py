@@ -18,6 +18,7 @@ from ibpo.serving.gateway.demand import Demand, check_size, option_of, read_dema
 from ibpo.serving.gateway.desk import Desk, Ticket
 from ibpo.serving.gateway.gains import Gains, find_gains
 from ibpo.serving.gateway.headers import answer_headers, budget_headers, upstream_headers
+from ibpo.serving.gateway.keys import Keys
 from ibpo.serving.gateway.logs import RequestLog
 from ibpo.serving.gateway.meter import StreamMeter, read_usage
 from ibpo.serving.gateway.metrics import Metrics
@@ -56,7 +57,7 @@ class Relay:
         log: Written here.
         router: Predicts gains, if there is one.
         key: The upstream's API key; None: the caller's `Authorization` goes on.
-        own_keys: Whether callers' keys are the gateway's own, and no affair of the upstream.
+        keys: The callers', if they are the gateway's own, and no affair of the upstream.
     """
 
     def __init__(
@@ -69,10 +70,10 @@ class Relay:
         *,
         router: Router | None = None,
         key: str | None = None,
-        own_keys: bool = False,
+        keys: Keys | None = None,
     ) -> None:
         self.settings, self.desk, self.upstream, self.metrics, self.log = settings, desk, upstream, metrics, log
-        self.router, self.key, self.own_keys = router, key, own_keys
+        self.router, self.key, self.keys, self.own_keys = router, key, keys, keys is not None
 
     async def answer(self, request: web.BaseRequest, data: bytes, tenant: str, *, chat: bool) -> web.StreamResponse:
         """Decide, ask the upstream, pass the answer on, and settle once, whatever happens in between.
@@ -130,6 +131,8 @@ class Relay:
         ]
         # Only slices of the plan: a caller must not open accounts.
         named = request.headers.get(SLICE_HEADER, "")
+        if self.keys is not None:
+            named = self.keys.slice_of(account.tenant, named)
         slice_name = named if named in plan.slices else ""
         try:
             return await self.desk.decide(

@@ -57,6 +57,12 @@ class Service:
             raise IbpoError(f"--host {self.host}: others can reach it, and nobody needs a key; give --keys FILE")
         check_groups(self.settings, self.plan)
         check_router(self.settings, self.router)
+        for tenant, names in (self.keys.slices if self.keys is not None else {}).items():
+            for name in names:
+                if name not in self.plan.slices:
+                    raise IbpoError(
+                        f"--keys: slices.{tenant}: the plan has no slice {name!r}; add [slice.{name}] to it"
+                    )
 
 
 class _Connection(web.RequestHandler):
@@ -131,8 +137,7 @@ async def running(service: Service, log: RequestLog) -> AsyncIterator[tuple[Gate
     await desk.open()
     try:
         async with upstream:
-            own_keys = service.keys is not None
-            relay = Relay(settings, desk, upstream, metrics, log, router=service.router, key=key, own_keys=own_keys)
+            relay = Relay(settings, desk, upstream, metrics, log, router=service.router, key=key, keys=service.keys)
             gateway = Gateway(relay, service.keys)
             limits = settings.limits
             server = _Server(
