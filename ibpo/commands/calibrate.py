@@ -15,6 +15,7 @@ from ibpo.errors import IbpoError
 from ibpo.serving.calibration import Calibration, check_scores, digest, save_calibration
 from ibpo.tasks.rows import local_rows
 
+PROBABILITY = "p_extended"
 SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 
@@ -24,8 +25,12 @@ def calibrate_command(
         "calibration.json"
     ),
     column: Annotated[
-        str, typer.Option(help="Column with the probability of opening an extended response, or a router's score.")
-    ] = "p_extended",
+        str,
+        typer.Option(
+            help="Column with the probability of opening an extended response, or with a router's gain: gain.extended "
+            "of what ibpo route score wrote."
+        ),
+    ] = PROBABILITY,
     model: Annotated[
         str | None, typer.Option(help="Read the probability from this policy instead: a folder, or a hub id.")
     ] = None,
@@ -57,7 +62,9 @@ def calibrate_command(
         source: dict[str, Any] = {"file": prompts.name, "sha256": digest(prompts), "ibpo": __version__}
         if model is None:
             scores = check_scores(
-                [f"{place}, column {column!r}" for place in places], [_field(*row, column, "--column") for row in rows]
+                [f"{place}, column {column!r}" for place in places],
+                [_field(*row, column, "--column") for row in rows],
+                probable=column == PROBABILITY,
             )
             source["column"] = column
         else:
@@ -79,6 +86,9 @@ def calibrate_command(
 
 
 def _field(place: str, row: dict[str, Any], name: str, option: str) -> Any:
+    outer, dot, inner = name.partition(".")
+    if dot and name not in row and isinstance(row.get(outer), dict):
+        return _field(f"{place}, column {outer!r}", row[outer], inner, option)
     if row.get(name) is None:
         raise IbpoError(f"{place}: no value in column {name!r}; {option} names one of {', '.join(map(repr, row))}")
     return row[name]

@@ -12,13 +12,13 @@ from rich.console import Console
 from rich.table import Table
 
 from ibpo.allocation.log_file import LogColumns
-from ibpo.endpoint import Endpoint
+from ibpo.commands.embedding import EmbedKey, EmbedUrl, embed_by, load_router
 from ibpo.errors import IbpoError
 from ibpo.serving.calibration import digest
 from ibpo.serving.features import FloatArray
 from ibpo.serving.plan import Budget, parse_budget
-from ibpo.serving.router import Embed, Router, load, save
-from ibpo.serving.router_fit import embedder, fit_router
+from ibpo.serving.router import Router, load, save
+from ibpo.serving.router_fit import fit_router
 from ibpo.serving.router_log import PROMPTS, RoutedLog, read_routed_log
 from ibpo.serving.router_regret import costs_of, default_budgets, held_out, unseen_scores
 from ibpo.tasks.rows import local_rows
@@ -27,11 +27,6 @@ route_app = typer.Typer(
     no_args_is_help=True, help="A router for models that one cannot train: gains learned from a log of responses."
 )
 FIGURES = ("value", "mix", "oracle", "oracle_unseen", "regret", "regret_of_mix", "gain_over_mix", "captured")
-
-EmbedUrl = Annotated[
-    str | None, typer.Option(help="Embed prompts by this server's /v1/embeddings, e.g. http://127.0.0.1:8000/v1.")
-]
-EmbedKey = Annotated[Path | None, typer.Option(help="Text file with that server's key.")]
 
 
 @route_app.command("fit")
@@ -124,10 +119,7 @@ def score_command(
 ) -> None:
     """Write the expected gain and cost of every response group for prompts."""
     try:
-        found = load(router)
-        if found.embedding:
-            where = embed_url or found.embedding["base_url"]
-            found = load(router, _embed(where, found.embedding["model"], embed_key_file))
+        found = load_router(router, embed_url, embed_key_file)
         rows = list(local_rows(prompts))
         if not rows:
             raise IbpoError(f"{prompts}: no prompts")
@@ -166,15 +158,7 @@ def _embedded(
         raise IbpoError("--embed-url: needs --embed-model, the model's name there")
     if "prompt" not in table.columns:
         raise IbpoError("--embed-url: the log has no prompts to embed; name their column with --prompt")
-    return _embed(url, model, key_file)(table.prompts), {"base_url": url, "model": model}
-
-
-def _embed(url: str, model: str, key_file: Path | None) -> Embed:
-    try:
-        key = "none" if key_file is None else key_file.read_text(encoding="utf-8").strip()
-        return embedder(Endpoint(base_url=url, model=model, api_key=key))
-    except (OSError, UnicodeDecodeError):
-        raise IbpoError(f"--embed-key-file {key_file}: cannot be read; name a text file with the key") from None
+    return embed_by(url, model, key_file)(table.prompts), {"base_url": url, "model": model}
 
 
 def _print(title: str, router: Router) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from ibpo.commands.embedding import EmbedKey, EmbedUrl, load_router
 from ibpo.errors import IbpoError
 from ibpo.serving.plan import Budget, Plan, parse_budget, read_plan
 
@@ -37,6 +38,8 @@ def serve_command(
         ),
     ] = "thinking",
     router: Annotated[Path | None, typer.Option(help="Predicts gains: a file made by ibpo route fit.")] = None,
+    embed_url: EmbedUrl = None,
+    embed_key_file: EmbedKey = None,
     host: Annotated[str, typer.Option(help="Address to listen on; another than loopback needs --keys.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8080,
     reuse_port: Annotated[bool, typer.Option(help="Share the port with other gateway processes.")] = False,
@@ -59,7 +62,8 @@ def serve_command(
     """Hold the budget on live traffic: choose each request's response group, pass everything else through."""
     try:
         try:
-            from ibpo.serving.gateway.routers import load_router
+            from ibpo.serving.gateway.gains import ROUTER_SECONDS
+            from ibpo.serving.gateway.routers import serving_router
             from ibpo.serving.gateway.server import Service, open_log, serve
         except ModuleNotFoundError as error:
             raise IbpoError(f"a gateway needs the package {error.name}: pip install 'ibpo[serve]'") from None
@@ -67,6 +71,9 @@ def serve_command(
             _print_key(new_key)
             return
         settings, held = _told(upstream, budget, plan, config, by)
+        # A request waits so long for a router, and a second try would come too late.
+        hurry: dict[str, Any] = {"max_retries": 0, "timeout_seconds": ROUTER_SECONDS}
+        found = None if router is None else load_router(router, embed_url, embed_key_file, **hurry)
         service = Service(
             settings=settings,
             plan=held,
@@ -76,7 +83,7 @@ def serve_command(
             state=state,
             name=name,
             keys=_keys(keys, keys_env),
-            router=None if router is None else load_router(router),
+            router=None if found is None else serving_router(found, str(router)),
         )
         serve(service, open_log(log), on_ready=lambda url: typer.echo(f"ibpo: {url} holds {_said(held)}", err=True))
     except (IbpoError, OSError) as error:

@@ -12,17 +12,19 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from ibpo.commands.embedding import EmbedKey, EmbedUrl, load_router
 from ibpo.errors import IbpoError
 from ibpo.serving.calibration import digest
 from ibpo.serving.plan import Plan, parse_budget, read_plan
 from ibpo.serving.replay import replay
 from ibpo.serving.replay_report import summary
-from ibpo.serving.router import Router, load
+from ibpo.serving.router import Router
 from ibpo.serving.trace import (
     read_trace,
     recorded_requests,
     repeat_trace,
     synthetic_requests,
+    with_caps,
     with_exact_estimates,
 )
 
@@ -52,10 +54,16 @@ def simulate_command(
         Path | None,
         typer.Option(help="With --gains: the controller is told what this router expects (ibpo route fit)."),
     ] = None,
+    embed_url: EmbedUrl = None,
+    embed_key_file: EmbedKey = None,
     factor: Annotated[float, typer.Option(min=0.001, help="Without --gains: extended over standard length.")] = 10.0,
     estimates: Annotated[
         Literal["mean", "exact"], typer.Option(help="What the controller is told of a response's length beforehand.")
     ] = "mean",
+    max_tokens: Annotated[
+        list[str] | None,
+        typer.Option(help="extended=16384: cap of a response group's answers, kept ready for each; repeat."),
+    ] = None,
     failures: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the requests that fail.")] = 0.0,
     tokens_per_second: Annotated[float, typer.Option(min=0.001, help="Speed of one response.")] = 50.0,
     num_requests: Annotated[int | None, typer.Option(min=1, help="Repeat or cut the trace to so many.")] = None,
@@ -73,13 +81,14 @@ def simulate_command(
         if num_requests is not None:
             came = repeat_trace(came, num_requests)
         common: dict[str, Any] = {"tokens_per_second": tokens_per_second, "failures": failures, "seed": seed}
-        told = _router(router, gains)
+        told = _router(router, gains, embed_url, embed_key_file)
         if gains is None:
             requests = synthetic_requests(came, factor=factor, **common)
         else:
             requests = recorded_requests(
                 came, gains, by=by, part=part, response_group=response_group, router=told, **common
             )
+        requests = with_caps(requests, _caps(max_tokens or []))
         if estimates == "exact":
             requests = with_exact_estimates(requests)
         began = time.process_time()
@@ -95,12 +104,22 @@ def simulate_command(
     print_summary(Console(width=None if sys.stdout.isatty() else 140), trace.name, figures)
 
 
-def _router(path: Path | None, gains: Path | None) -> Router | None:
+def _caps(texts: list[str]) -> dict[str, float]:
+    caps: dict[str, float] = {}
+    for text in texts:
+        name, found, number = text.partition("=")
+        if not (name and found and number.isdecimal() and int(number) > 0):
+            raise IbpoError(f"--max-tokens {text}: is not like extended=16384")
+        caps[name] = float(number)
+    return caps
+
+
+def _router(path: Path | None, gains: Path | None, embed_url: str | None, key_file: Path | None) -> Router | None:
     if path is None:
         return None
     if gains is None:
         raise IbpoError("--router: needs --gains, a log with prompts")
-    router = load(path)
+    router = load_router(path, embed_url, key_file)
     if router.source.get("sha256") == digest(gains):
         typer.echo("the router was fitted on this very log: its choices look better than they will be", err=True)
     return router
@@ -136,14 +155,24 @@ def print_summary(console: Console, title: str, figures: dict[str, Any]) -> None
         f"{figures['value_kept']:.1%} of the clairvoyant optimum at the same spend, "
         f"{figures['value_kept_by_window']:.1%} of the one that spends the same in every window, "
         f"{figures['value_kept_as_told']:.1%} of the one that is told what the controller is told; "
-        f"drifts noticed: {figures['num_drifts']}; no response group had room: {figures['num_over']}"
+        f"drifts noticed: {figures['num_drifts']}; at most {figures['most_under_way']} under way at a time; "
+        f"no response group had room: {figures['num_over']}"
     )
-    if figures["tenants"]:
-        names = [row["name"] for row in figures["budgets"]]
-        table = Table("tenant", "requests", *[f"{name}: mean, least in a window, promised" for name in names])
-        for row in figures["tenants"]:
-            cells = [
-                f"{row[n]['spent']:.4g}, {row[n]['least_in_a_window']:.4g}, {row[n]['promised']:.4g}" for n in names
-            ]
-            table.add_row(row["tenant"], str(row["num_requests"]), *cells)
+    names = [row["name"] for row in figures["budgets"]]
+    for kind in ("tenant", "slice"):
+        if not figures[f"{kind}s"]:
+            continue
+        heads = [f"{name}: mean; least, most in a window; promised, ceiling" for name in names]
+        table = Table(kind, "requests", *heads)
+        for row in figures[f"{kind}s"]:
+            table.add_row(row[kind], str(row["num_requests"]), *[_terms(row[name]) for name in names])
         console.print(table)
+    if figures["tenants"]:
+        said = ", ".join(f"{row['name']} {row['fairness']:.3f}" for row in figures["budgets"])
+        console.print(f"fairness among tenants (Jain's index, 1: the same for all): {said}")
+
+
+def _terms(row: dict[str, Any]) -> str:
+    ceiling = "-" if row["ceiling"] is None else f"{row['ceiling']:.4g}"
+    window = f"{row['least_in_a_window']:.4g}, {row['most_in_a_window']:.4g}"
+    return f"{row['spent']:.4g}; {window}; {row['promised']:.4g}, {ceiling}"

@@ -17,8 +17,8 @@ class Tally:
         bank = mean n - spent - estimated - forfeited,
 
     `estimated` being the expected cost of what is under way. `cushion` is what the reserves of these lie above their
-    estimates, and `held` (of the total only) what tenants and slices have been promised and have not used. The
-    *free* bank is bank - cushion - held.
+    estimates, and `held` (of the total only) what tenants and slices have been promised and have not used. What may
+    still be spent is bank - held as far as expected costs go, and bank - cushion - held as far as reserves do.
     """
 
     __slots__ = (
@@ -30,6 +30,7 @@ class Tally:
         "num_requests",
         "owed",
         "peak",
+        "restarts",
         "returned",
         "spent",
         "unmet",
@@ -56,6 +57,8 @@ class Tally:
         """What responses gave back that ended before others that had begun earlier: their kind is the short one."""
         self.peak = 0.0
         """Largest overdraft so far: spent and reserved beyond mean n."""
+        self.restarts = 0
+        """How often `waiting` was forgotten because a process that knew of it is gone: see `Ledger.restart`."""
         self.returned = 0.0
         """Part of the bank that ended responses gave back and that is let out slowly; at least 0."""
 
@@ -64,10 +67,10 @@ class Tally:
         """Part of the bank that is not to be spent yet: see `returned` and `waiting`; at least 0."""
         return self.returned + max(0.0, self.waiting)
 
-    @property
-    def free(self) -> float:
-        """What anybody may still use: bank - cushion - held."""
-        return self.bank - self.cushion - self.held
+    def room(self, overdraft: float, cushion: float) -> float:
+        """What anybody may still use, as far as both expected costs and reserves go; may be negative."""
+        left = self.bank - self.held + overdraft
+        return min(left, left - self.cushion + cushion)
 
     def charge(self, estimate: float, reserve: float) -> None:
         """A response of this estimate begins, and `reserve` is kept ready for it."""
@@ -86,11 +89,11 @@ class Tally:
         """A response has ended that many units of cost cheaper than it was counted; negative: dearer."""
         self.returned = min(most, max(0.0, self.returned + amount))
 
-    def close(self, overdraft: float, carry: float) -> None:
+    def close(self, overdraft: float, carry: float, cushion: float) -> None:
         """Lose the credit beyond `carry` that no reserve needs, and remember the largest overdraft."""
         excess = self.bank - self.held - self.kept - carry
         if excess > 0:
-            excess = max(0.0, min(excess, self.free + overdraft))
+            excess = max(0.0, min(excess, self.room(overdraft, cushion)))
             self.bank -= excess
             self.forfeited += excess
         beyond = self.cushion - self.bank - self.forfeited
@@ -152,6 +155,18 @@ class Reservation(NamedTuple):
         """The inverse of `state`."""
         row: list[Any] = [tuple(value) if isinstance(value, list) else value for value in values]
         return cls(*row)
+
+
+class Ended(NamedTuple):
+    """What became of a reservation."""
+
+    reservation: Reservation
+    actual: tuple[float, ...]
+    """Per budget: what it cost."""
+    cancelled: bool
+    """Whether it failed for good."""
+    restarts: int
+    """`Tally.restarts` when it ended."""
 
 
 class Book(Protocol):

@@ -60,15 +60,16 @@ def threshold(p_extended: ArrayLike, share: float, floor: float = 0.0) -> Thresh
     would have paid, and there must be no floor.
 
     Args:
-        p_extended: `[n]` probabilities on the calibration prompts, in [0, 1].
+        p_extended: `[n]` probabilities on the calibration prompts; or a router's gains, which may be negative.
         share: The budget q+ in [0, 1].
-        floor: Prompts whose probability is not above this are never answered extended; 0 for no floor.
+        floor: Prompts whose probability is not above this are never answered extended; 0 for no floor, but of gains it
+            leaves alone those that are not above 0.
 
     Returns:
         The threshold; without a floor, on the calibration prompts its `choose` takes exactly m.
 
     Raises:
-        ValueError: no prompts, or something outside [0, 1].
+        ValueError: no prompts, a score that is not finite, or a share or floor outside [0, 1].
 
     Example:
         >>> found = threshold([0.1, 0.8, 0.3, 0.6], share=0.5)
@@ -81,16 +82,17 @@ def threshold(p_extended: ArrayLike, share: float, floor: float = 0.0) -> Thresh
     p_n = np.sort(np.asarray(p_extended, float).ravel())[::-1]
     if not len(p_n):
         raise ValueError("p_extended: a threshold needs at least one calibration prompt")
-    if not ((p_n >= 0) & (p_n <= 1)).all():
-        raise ValueError("p_extended: probabilities must be in [0, 1]")
+    if not np.isfinite(p_n).all():
+        raise ValueError("p_extended: probabilities and gains must be finite numbers")
     if not 0 <= share <= 1:
         raise ValueError(f"share: must be in [0, 1], got {share!r}")
     if not 0 <= floor <= 1:
         raise ValueError(f"floor: must be in [0, 1], got {floor!r}")
     admitted = int(np.floor(share * len(p_n) + 1e-9))
-    value, tie_share = 1.0, 0.0  # nothing lies above 1
+    probable = p_n[-1] >= 0 and p_n[0] <= 1
+    value, tie_share = (1.0 if probable else np.inf), 0.0  # no probability lies above 1
     if admitted == len(p_n):
-        value, tie_share = 0.0, 1.0
+        value, tie_share = (0.0 if probable else -np.inf), 1.0
     elif admitted > 0:
         above, below = p_n[admitted - 1], p_n[admitted]
         value = float((above + below) / 2)
@@ -98,7 +100,7 @@ def threshold(p_extended: ArrayLike, share: float, floor: float = 0.0) -> Thresh
             tie_share = float((admitted - (p_n > value).sum()) / (p_n == value).sum())
         elif value >= above:  # neighbouring floats have no number between them
             value = float(below)
-    if floor > 0 and value <= floor:
+    if (floor > 0 or p_n[-1] < 0) and value <= floor:
         value, tie_share, admitted = floor, 0.0, min(admitted, int((p_n > floor).sum()))
     return Threshold(
         value=value,

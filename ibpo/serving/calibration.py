@@ -36,7 +36,7 @@ class Calibration:
     """
 
     scores: tuple[float, ...]
-    """In [0, 1], rising: all, or of more than 2001 that many quantiles with equal steps of the share."""
+    """Rising: all, or of more than 2001 that many quantiles with equal steps of the share."""
     num_prompts: int
     source: Mapping[str, Any]
     """Provenance: file, its SHA-256, column, model, package version."""
@@ -48,18 +48,18 @@ class Calibration:
         """Keep the curve.
 
         Args:
-            scores: `[n]` probability of opening an extended response, or a router's gain, in [0, 1].
+            scores: `[n]` probability of opening an extended response, or a router's gain.
             source: Provenance.
             floor: 0.5 for a policy whose budget had slack in training; see `ibpo.serving.calibrate.threshold`.
 
         Raises:
-            IbpoError: No scores, or one outside [0, 1], or such a floor.
+            IbpoError: No scores, or one that is not finite, or a floor outside [0, 1].
         """
         score_n = np.sort(np.asarray(scores, float).ravel())
         if not len(score_n):
             raise IbpoError("calibration: no prompts; it needs at least one")
-        if not ((score_n >= 0) & (score_n <= 1)).all():
-            raise IbpoError("calibration: a score is not in [0, 1]; give probabilities")
+        if not np.isfinite(score_n).all():
+            raise IbpoError("calibration: a score is not finite; give probabilities or gains")
         if not 0 <= floor <= 1:
             raise IbpoError(f"calibration: the floor is {floor!r}; it must be in [0, 1]")
         kept = score_n
@@ -115,9 +115,9 @@ class Calibration:
         if row.get("version") != VERSION:
             raise IbpoError(f"{where}: of version {row.get('version')!r}, this ibpo reads {VERSION}; make it again")
         scores, count, source = row.get("scores"), row.get("num_prompts"), row.get("source")
-        good = isinstance(scores, list) and all(isinstance(x, int | float) and 0 <= x <= 1 for x in scores)
+        good = isinstance(scores, list) and all(isinstance(x, int | float) and math.isfinite(x) for x in scores)
         if not (good and scores and scores == sorted(scores)):
-            raise IbpoError(f"{where}: field scores: needs rising numbers in [0, 1]; make it again")
+            raise IbpoError(f"{where}: field scores: needs rising numbers; make it again")
         if not isinstance(count, int) or count < len(scores) or not isinstance(source, dict):
             raise IbpoError(f"{where}: field num_prompts or source is damaged; make it again")
         floor = row.get("floor", 0.0)
@@ -154,19 +154,27 @@ def digest(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_scores(where: Sequence[str], scores: Sequence[Any]) -> list[float]:
-    """Scores as read from a file, each in [0, 1].
+def check_scores(where: Sequence[str], scores: Sequence[Any], *, probable: bool = False) -> list[float]:
+    """Scores as read from a file: probabilities, or a router's gains, which may be negative.
 
     Args:
         where: Names each row in errors.
         scores: As read.
+        probable: Whether each has to be in [0, 1].
 
     Raises:
         IbpoError: Names the row.
     """
     checked = []
     for place, value in zip(where, scores, strict=True):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        if isinstance(value, dict):
+            column = place.rpartition(" ")[2].strip("'")
+            names = ", ".join(f"{column}.{name}" for name in value)
+            raise IbpoError(f"{place}: holds several numbers; name one of {names}")
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if probable and not (number and 0 <= value <= 1):
             raise IbpoError(f"{place}: {value!r} is no probability; it must be a number in [0, 1]")
+        if not number:
+            raise IbpoError(f"{place}: {value!r} is no gain; it must be a finite number")
         checked.append(float(value))
     return checked

@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ibpo.errors import IbpoError
-from ibpo.serving.book import TOTAL, Book, MemoryBook, Reservation
+from ibpo.serving.book import TOTAL, Book, Ended, MemoryBook, Reservation
 from ibpo.serving.correction import Correction
 from ibpo.serving.ledger import Account, Ledger
 from ibpo.serving.option import Costs, Option, read_actual, read_option
 from ibpo.serving.plan import Plan
-from ibpo.serving.prices import Prices
+from ibpo.serving.prices import Prices, Quote
 
 GOLDEN = 0.6180339887498949
-VERSION = 2
+VERSION = 3
 """Of `Controller.state_dict`."""
 
 
@@ -33,8 +33,9 @@ class Controller:
     slice with a promise pays at most the price at which its own window would spend its promise, one with a ceiling at
     least that at which it would spend its ceiling. Equal gains are told apart by a factor 1 + 1e-9 frac(n golden).
 
-    **Bound.** Nothing is admitted that the accounts have no room for: see the theorem of
-    `ibpo.serving.ledger.Ledger`, which holds whatever the gains and the prices.
+    **Bound.** Nothing is admitted that the accounts have no room for, by its expected cost and by its reserve: see the
+    theorem of `ibpo.serving.ledger.Ledger`, which holds whatever the gains and the prices, and however many responses
+    are under way.
 
     Args:
         plan: What is to be held.
@@ -84,25 +85,44 @@ class Controller:
         Raises:
             IbpoError: No option, a cost that is missing or negative, a gain that is not finite; nothing is changed.
         """
+        # What this process knows changes once the transaction is through: a book that fails must not leave it ahead.
         with self.book.transaction():
-            return self.book.get(request_id) or self._decide(options, request_id, now, tenant, slice_name)
+            found = self.book.get(request_id)
+            if found is not None:
+                return found
+            if not options:
+                raise IbpoError(f"request {request_id!r}: no response group to choose from; give at least one option")
+            rows = [read_option(option, self.plan.budgets, self._correction) for option in options]
+            accounts = self._ledger.accounts(tenant, slice_name)
+            utility, quote, made = self._decide(options, rows, accounts, request_id, now, tenant, slice_name)
+            banks = [tally.bank for tally in accounts[0].tallies]
+        self.banks, self.prices = banks, quote.prices
+        if self._learning:
+            self._correction.follow(made)
+        self.num_decisions += 1
+        self.num_over += not made.within
+        self._prices.add(quote, utility, [row.estimate for row in rows], accounts)
+        return made
 
     def _decide(
-        self, options: Sequence[Option], request_id: str, now: float, tenant: str, slice_name: str
-    ) -> Reservation:
-        rows = [read_option(option, self.plan.budgets, self._correction) for option in options]
-        if not rows:
-            raise IbpoError(f"request {request_id!r}: no response group to choose from; give at least one option")
+        self,
+        options: Sequence[Option],
+        rows: Sequence[Costs],
+        accounts: Sequence[Account],
+        request_id: str,
+        now: float,
+        tenant: str,
+        slice_name: str,
+    ) -> tuple[list[float], Quote, Reservation]:
+        """Choose and book; returns the utilities and the prices with the reservation."""
         # Equal gains of different requests must not be all above or all below a price.
         factor = 1.0 + 1e-9 * math.fmod(self.num_decisions * GOLDEN, 1.0)
         utility = [option.gain * factor for option in options]
-        accounts = self._ledger.accounts(tenant, slice_name)
         quote = self._prices.quote(accounts)
         self._ledger.begin(accounts)
         place, within = self._choose(utility, rows, quote.prices, accounts)
         estimate, reserve, raw = rows[place]
         self._ledger.charge(accounts, estimate, reserve)
-        self.banks = [tally.bank for tally in accounts[0].tallies]
         reservation = Reservation(
             request_id=request_id,
             response_group=options[place].response_group,
@@ -116,13 +136,7 @@ class Controller:
             within=within,
         )
         self.book.put(reservation)
-        if self._learning:
-            self._correction.follow(reservation)
-        self.num_decisions += 1
-        self.num_over += not within
-        self.prices = quote.prices
-        self._prices.add(quote, utility, [row.estimate for row in rows], accounts)
-        return reservation
+        return utility, quote, reservation
 
     def settle(self, request_id: str, actual: Mapping[str, float] | None = None) -> bool:
         """The response has ended: book what it really cost.
@@ -137,15 +151,7 @@ class Controller:
         Raises:
             IbpoError: A cost that is negative or not finite; the reservation stays open.
         """
-        with self.book.transaction():
-            reservation = self.book.get(request_id)
-            if reservation is None:
-                return False
-            costs = read_actual(reservation, self.plan.budgets, actual, reservation.estimate)
-            self.book.pop(request_id)
-            self._ledger.settle(reservation, costs)
-            self._ended(reservation, costs, cancelled=False)
-        return True
+        return self._end(request_id, actual, cancelled=False)
 
     def cancel(self, request_id: str, actual: Mapping[str, float] | None = None) -> bool:
         """The request has failed for good: it counts no longer, and its reserve is free again.
@@ -157,34 +163,52 @@ class Controller:
         Returns:
             False if nothing is open under this id.
         """
-        with self.book.transaction():
-            reservation = self.book.get(request_id)
-            if reservation is None:
-                return False
-            costs = read_actual(reservation, self.plan.budgets, actual, (0.0,) * len(reservation.estimate))
-            self.book.pop(request_id)
-            self._ledger.cancel(reservation, costs)
-            self._ended(reservation, costs, cancelled=True)
-        return True
+        return self._end(request_id, actual, cancelled=True)
 
     def expire(self, before: float) -> list[str]:
         """Settle at their reserve the requests decided before this time: whoever should have ended them is gone."""
         with self.book.transaction():
             names = self.book.older_than(before)
-            for name in names:
-                reservation = self.book.pop(name)
-                if reservation is not None:
-                    self._ledger.settle(reservation, reservation.reserve)
-                    self._ended(reservation, reservation.reserve, cancelled=False)
-        return names
+        return [name for name in names if self._end(name, None, cancelled=False, expired=True)]
 
-    def _ended(self, reservation: Reservation, actual: Sequence[float], *, cancelled: bool) -> None:
-        """What ended responses gave back is let out in the order in which they began: see `Correction`."""
-        ended = [(reservation, tuple(actual), cancelled)]
+    def _end(
+        self, request_id: str, actual: Mapping[str, float] | None, *, cancelled: bool, expired: bool = False
+    ) -> bool:
+        """Book what a request cost; what responses gave back is let out in the order in which they began."""
+        with self.book.transaction():
+            reservation = self.book.get(request_id)
+            if reservation is None:
+                # Another process has ended it, or a commit that seemed to fail had not: what was known here is stale.
+                lost = self._correction.follows(request_id)
+                if lost:
+                    self._ledger.restart()
+            else:
+                default = (0.0,) * len(reservation.estimate) if cancelled else reservation.estimate
+                costs = read_actual(reservation, self.plan.budgets, actual, reservation.reserve if expired else default)
+                self.book.pop(request_id)
+                book = self._ledger.cancel if cancelled else self._ledger.settle
+                ended = Ended(reservation, costs, cancelled, book(reservation, costs))
+                for one in self._correction.ready(ended) if self._learning else [ended]:
+                    self._ledger.release(one)
+        if reservation is None:
+            if lost:
+                self._correction.forget()
+            return False
         if self._learning:
-            ended = self._correction.end(reservation, actual, cancelled=cancelled)
-        for one, costs, failed in ended:
-            self._ledger.release(one, costs, cancelled=failed)
+            self._correction.end(ended)
+        return True
+
+    def recover(self) -> None:
+        """Go on after a process that is gone, on a shared book: forget what only it knew of responses under way.
+
+        To be called before the first request of a process, when the one before it may have been killed; `from_state`
+        does. What the process learned of lengths and prices until its state was saved stays, and what it had under way
+        stays reserved until `expire`.
+        """
+        if self._learning:
+            with self.book.transaction():
+                self._ledger.restart()
+            self._correction.forget()
 
     def left(self, budget: str) -> float:
         """What is in the bank of a budget, in units of its cost; negative: overdrawn."""
@@ -207,7 +231,7 @@ class Controller:
 
     @classmethod
     def from_state(cls, plan: Plan, state: Mapping[str, Any], book: Book | None = None) -> Controller:
-        """The controller that goes on where `state_dict` was taken, bit for bit.
+        """The controller that goes on where `state_dict` was taken, bit for bit; on a shared book, see `recover`.
 
         Args:
             state: Of `state_dict`.
@@ -217,7 +241,7 @@ class Controller:
         Raises:
             IbpoError: A state of something else, or of other budgets.
         """
-        num_budgets = len(plan.budgets)
+        num_budgets, shared = len(plan.budgets), book is not None
         try:
             if state["version"] != VERSION or state["budgets"] != [budget.name for budget in plan.budgets]:
                 raise IbpoError(
@@ -235,6 +259,8 @@ class Controller:
             raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise IbpoError(f"state: not one of Controller.state_dict: {error!r}; start anew without it") from None
+        if shared:
+            controller.recover()
         return controller
 
     def _choose(
@@ -255,7 +281,7 @@ class Controller:
         order.sort()
         short: list[float] = [math.inf] * len(rows)
         for _, _, place in order:
-            short[place] = self._ledger.shortage(accounts, rows[place].reserve)
+            short[place] = self._ledger.shortage(accounts, rows[place].estimate, rows[place].reserve)
             if not short[place]:
                 return place, True
         return min(range(len(rows)), key=lambda i: (short[i], sum(rows[i].reserve))), False

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from typing import Any
 
-from ibpo.serving.book import Reservation
+from ibpo.serving.book import Ended, Reservation
 
 MEMORY = 512
 FEWEST = 32
 MOST_FOLLOWED = 16_384
 LOST_AFTER = 50_000
-
-Ended = tuple[Reservation, tuple[float, ...], bool]
-"""What has ended, what it cost, and whether it failed."""
 
 
 class Correction:
@@ -58,33 +54,54 @@ class Correction:
             begun.append((name, number))
             self._open.add(name)
 
-    def end(self, reservation: Reservation, actual: Sequence[float], *, cancelled: bool) -> list[Ended]:
-        """A response has ended, or failed; returns those that ended and all that began before them have ended too.
+    def ready(self, ended: Ended) -> list[Ended]:
+        """Were this the next to end: those that have ended and all that began before them have ended too.
 
-        One that failed, and one that is not followed, waits for none.
+        One that failed, and one that is not followed, waits for none. Nothing is changed: `end` does.
         """
-        group, ended = reservation.response_group, (reservation, tuple(actual), cancelled)
-        at_once = [ended] if cancelled or reservation.request_id not in self._open else []
-        if reservation.request_id in self._open:
-            self._open.discard(reservation.request_id)
-            self._ended[reservation.request_id] = ended
+        name, group = ended.reservation.request_id, ended.reservation.response_group
+        followed = name in self._open
+        done = [] if followed and not ended.cancelled else [ended]
+        for other, number in self._begun.get(group, ()):
+            found = ended if other == name and followed else self._ended.get(other)
+            if found is None and other in self._open and self._number[group] - number <= LOST_AFTER:
+                break
+            if found is not None and not found.cancelled:
+                done.append(found)
+        return done
+
+    def end(self, ended: Ended) -> None:
+        """A response has ended, or failed."""
+        name, group = ended.reservation.request_id, ended.reservation.response_group
+        if name in self._open:
+            self._open.discard(name)
+            self._ended[name] = ended
         done: list[Ended] = []
         begun = self._begun.setdefault(group, deque())
-        while begun and (begun[0][0] in self._ended or self._number[group] - begun[0][1] > LOST_AFTER):
-            name = begun.popleft()[0]
-            self._open.discard(name)
-            if name in self._ended and not self._ended[name][2]:
-                done.append(self._ended[name])
-            self._ended.pop(name, None)
+        while begun and (begun[0][0] not in self._open or self._number[group] - begun[0][1] > LOST_AFTER):
+            first = begun.popleft()[0]
+            self._open.discard(first)
+            found = self._ended.pop(first, None)
+            if found is not None and not found.cancelled:
+                done.append(found)
         if done:
             self._learn(group, done)
-        return at_once + done
+
+    def follows(self, request_id: str) -> bool:
+        """Whether this one has begun, and not ended as far as is known here."""
+        return request_id in self._open
+
+    def forget(self) -> None:
+        """Follow none of those that have begun; what has been learned stays."""
+        self._begun.clear()
+        self._open.clear()
+        self._ended.clear()
 
     def _learn(self, group: str, done: list[Ended]) -> None:
         sums = self._sums.get(group)
         if sums is None:
             sums = self._sums[group] = [[0.0] * 6 for _ in range(self._num_budgets)]
-        for reservation, actual, _ in done:
+        for reservation, actual, _, _ in done:
             for row, cost, raw in zip(sums, actual, reservation.raw, strict=True):
                 for i, value in enumerate((cost, raw, cost * cost, raw * raw, cost * raw)):
                     row[i] += value - row[i] / MEMORY
@@ -98,7 +115,7 @@ class Correction:
             "begun": {name: [list(row) for row in rows] for name, rows in self._begun.items()},
             "number": dict(self._number),
             "open": sorted(self._open),
-            "ended": [[row[0].state(), list(row[1]), row[2]] for row in self._ended.values()],
+            "ended": [[row.reservation.state(), list(row.actual), *row[2:]] for row in self._ended.values()],
         }
 
     @classmethod
@@ -108,9 +125,9 @@ class Correction:
         correction._sums = {name: [list(row) for row in rows] for name, rows in state["sums"].items()}
         correction._begun = {name: deque((i, n) for i, n in rows) for name, rows in state["begun"].items()}
         correction._number, correction._open = dict(state["number"]), set(state["open"])
-        for values, actual, cancelled in state["ended"]:
+        for values, actual, cancelled, restarts in state["ended"]:
             reservation = Reservation.from_state(values)
-            correction._ended[reservation.request_id] = reservation, tuple(actual), cancelled
+            correction._ended[reservation.request_id] = Ended(reservation, tuple(actual), cancelled, restarts)
         correction._ratios = {name: [_ratio(*row) for row in rows] for name, rows in correction._sums.items()}
         return correction
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ibpo.serving.book import TOTAL, Book, Reservation, Tally
+from ibpo.serving.book import TOTAL, Book, Ended, Reservation, Tally
 from ibpo.serving.plan import Plan, Terms
 
 KEPT = 1.0 - 1.0 / 4000
@@ -26,6 +26,7 @@ class Bounds:
     """Mean per request; infinite: no ceiling."""
     overdraft: tuple[float, ...]
     carry: tuple[float, ...]
+    cushion: tuple[float, ...]
     at_least: tuple[float, ...]
     """Promise, mean per request."""
     depth: tuple[float, ...]
@@ -52,38 +53,56 @@ class Account(NamedTuple):
 class Ledger:
     r"""Admit response groups inside all bounds, and settle what they cost in the end.
 
-    Letters: for the total and one budget, b its mean, B the bank (b n - spent - estimated - forfeited), C the cushion,
-    H what is held for promises, F = B - C - H.
+    Letters: for the total and one budget, b its mean, B the bank (b n - spent - estimated - forfeited), C the cushion
+    (by how much the reserves of what is under way exceed its estimates), A the plan's allowance for it
+    (`Budget.cushion`), H what is held for promises, E = B - H and F = E - C.
+
+    A response group of estimate e and reserve r >= e is admitted if both
+
+        e <= (E + overdraft)^+ + o     and     r <= (F + overdraft + A)^+ + min(e, o),
+
+    o >= 0 being in its own promise bucket (the fuller of its tenant's and its slice's). By the first, what is expected
+    to be spent keeps the budget, however many responses are under way; by the second, what *can* be spent has a bound.
 
     **Theorem.** For any requests, any choices and any order of settlements and cancellations, at any time,
 
-        spent + reserved - b n  <=  overdraft + slip,
+        spent + reserved - b n  <=  overdraft + A + slip,                                   (1)
+        spent + reserved - b n  <=  overdraft + excess + slip + backed.                     (2)
 
-    where slip is at most the sum, over what has happened since F was last at least -overdraft, of
+    `excess` is C when E was last at least -overdraft: the sum of reserve - estimate of what was under way then, so at
+    most the most that are under way at a time, times the largest reserve - estimate. `slip` is at most the sum, over
+    what has happened since F was last at least -overdraft - A in (1), and E at least -overdraft in (2), of
 
         (actual - reserve)^+  of each settlement,     b + (actual - reserve)^+  of each cancellation,
-        (reserve - b)^+  of each request for which no response group had room.
+        (reserve - b)^+  of each request for which no response group had room;
 
-    So it is 0 as long as no response costs more than its reserve, none is cancelled, and every request has a response
-    group that all bounds have room for (one that costs no more than b in any budget always finds it). Then, where
-    reserves are the estimates, any run of m requests costs at most b m + overdraft + carry + all promises' depths, and
-    R more, R being what the bank keeps because earlier responses failed or were cheaper than estimated: `Tally.kept`,
-    at most 4 carry and what waits for responses that began earlier.
+    `backed` is that of (reserve - estimate - b)^+ of each other response that was admitted meanwhile: such have their
+    estimate in a promise's bucket, or cost nothing.
 
-    *Proof.* By induction; F = 0 at the start.
+    So slip is 0 as long as no response costs more than its reserve, none is cancelled, and every request that finds no
+    room has a response group whose reserve is no more than b in any budget. Where reserves are the estimates, excess
+    and backed are 0, and with A infinite the overdraft is the whole bound. Then any run of m
+    requests costs at most b m + overdraft + carry + all promises' depths, and R more, R being what the bank keeps
+    because earlier responses failed or were cheaper than estimated: `Tally.kept`, at most 4 carry and what waits for
+    responses that began earlier.
 
-    - A request adds b to B. A response group of reserve r is admitted if r <= (F + overdraft)^+ + o, where o >= 0 lies
-      in its own promise bucket (the fuller of its tenant's and its slice's). Its charge takes r from B - C, and at
-      least min(r, o) from H: F falls by r - min(r, o) <= (F + overdraft)^+, so F >= -overdraft, or F has not fallen.
-    - If none has room, the one that overdraws least is admitted, and the request lowers F by (r - b)^+ at most.
-    - Then the promises accrue: credit moves from F to H, by (F + overdraft)^+ at most.
-    - A settlement adds reserve - actual to B - C and at most the positive part of it to H: F falls by
-      (actual - reserve)^+ at most. A cancellation takes b from B besides.
-    - Forfeiting takes from B what B - H has above `carry` + R, but (F + overdraft)^+ at most.
+    *Proof.* As H >= 0, spent + reserved - b n = C - B - forfeited <= -F. It is shown that -F is at most the right side
+    of (1) and of (2), by induction; F = E = 0 at the start. Wherever F >= -overdraft - A, (1) holds with slip 0, and
+    wherever E >= -overdraft, -F = C - E <= overdraft + C is (2) with slip 0. What can happen:
 
-    Last, spent + reserved - b n = C - B - forfeited <= -F - H <= overdraft + slip, as H >= 0. For a run with C = 0:
-    B <= carry + R + H where it starts, and -B <= overdraft where it ends. A ceiling of a tenant or a slice is an
-    account of the same kind with H = 0.
+    - A request adds b to B, and the response that is admitted takes e from B, adds r - e to C and takes at least
+      min(e, o) from H: E falls by at most e - min(e, o) - b, F by at most r - min(e, o) - b. By the second condition
+      r - min(e, o) <= (F + overdraft + A)^+: afterwards F >= -overdraft - A, or F has not fallen. By the first,
+      afterwards E >= -overdraft, or it was not so before either and e <= o: then F has fallen by at most r - e - b,
+      which `backed` counts.
+    - If none has room, the one that overdraws least is admitted, and F falls by (r - b)^+ at most.
+    - Then the promises accrue and what exceeds `carry` + R is forfeited: both take from E and F no more than the
+      positive part of both E + overdraft and F + overdraft + A.
+    - A settlement adds reserve - actual to B - C and estimate - actual to B, and at most the positive part of the
+      latter to H: F falls by (actual - reserve)^+ at most. A cancellation takes b from B besides.
+
+    For a run with C = 0: B <= carry + R + H where it starts, and -B <= overdraft where it ends. A ceiling of a tenant
+    or a slice is an account of the same kind with H = 0.
     """
 
     def __init__(self, plan: Plan, book: Book) -> None:
@@ -94,6 +113,7 @@ class Ledger:
             at_most=tuple(budget.mean for budget in budgets),
             overdraft=tuple(budget.overdraft for budget in budgets),
             carry=tuple(budget.carry for budget in budgets),
+            cushion=tuple(budget.cushion for budget in budgets),
             at_least=none,
             depth=none,
             promising=False,
@@ -116,7 +136,23 @@ class Ledger:
                 named.append((f"slice {slice_name}", self._slices.get(slice_name, self._other_slice)))
             if len(self._named) < MOST_NAMED:
                 self._named[tenant, slice_name] = named
-        return [Account(name, bounds, self.book.tallies(name)) for name, bounds in named]
+        found = [Account(name, bounds, self.book.tallies(name)) for name, bounds in named]
+        restarts = found[0].tallies[0].restarts
+        for account in found:
+            if account.tallies[0].restarts != restarts:
+                for tally in account.tallies:
+                    tally.restarts, tally.waiting = restarts, 0.0
+        return found
+
+    def restart(self) -> None:
+        """Forget what ended responses have in `waiting`: who knew of them is gone.
+
+        Other accounts than the total follow when they are used next; other processes see it by `Ended.restarts`.
+        """
+        total = self.book.tallies(TOTAL)
+        restarts = total[0].restarts + 1
+        for tally in total:
+            tally.restarts, tally.waiting = restarts, 0.0
 
     def begin(self, accounts: Sequence[Account]) -> None:
         """A request has come: it counts, and brings its credit."""
@@ -127,22 +163,24 @@ class Ledger:
                     tally.bank += mean
                     tally.returned *= KEPT
 
-    def shortage(self, accounts: Sequence[Account], reserve: Sequence[float]) -> float:
-        """By how much the reserve `[K]` of a response exceeds the room, in parts of the mean; 0: it may be admitted."""
+    def shortage(self, accounts: Sequence[Account], estimate: Sequence[float], reserve: Sequence[float]) -> float:
+        """By how much a response `[K]` exceeds the room, in parts of the mean; 0: it may be admitted."""
         worst = 0.0
         for place, (_, bounds, tallies) in enumerate(accounts):
             for k, tally in enumerate(tallies):
-                need, mean = reserve[k], bounds.at_most[k]
-                if need <= 0 or mean == math.inf:
+                cost, most, mean = estimate[k], reserve[k], bounds.at_most[k]
+                if most <= 0 or mean == math.inf:
                     continue
-                room = tally.bank - tally.cushion - tally.held + bounds.overdraft[k]
-                if need <= room:
+                left = tally.bank - tally.held + bounds.overdraft[k]
+                room = left - tally.cushion + bounds.cushion[k]
+                if cost <= left and most <= room:
                     continue
-                need -= max(0.0, room)
+                own = 0.0
                 if place == 0 and len(accounts) > 1:
-                    need -= max(0.0, *(other.tallies[k].owed for other in accounts[1:]))
+                    own = min(cost, max(0.0, *(other.tallies[k].owed for other in accounts[1:])))
+                need = max(cost - own - max(0.0, left), most - own - max(0.0, room))
                 # Rounding must not refuse what was set aside to the last bit.
-                if need > 1e-9 * (1.0 + reserve[k]):
+                if need > 1e-9 * (1.0 + most):
                     worst = max(worst, need / mean if mean else math.inf, 1e-300)
         return worst
 
@@ -155,26 +193,28 @@ class Ledger:
                 tallies[k].charge(cost, reserve[k])
             main = total[k]
             for _, bounds, tallies in bound:
-                main.held += tallies[k].owe(-reserve[k], bounds.depth[k], math.inf)
-            room = max(0.0, main.bank - main.cushion - main.held + total_bounds.overdraft[k])
+                main.held += tallies[k].owe(-cost, bounds.depth[k], math.inf)
+            room = max(0.0, main.room(total_bounds.overdraft[k], total_bounds.cushion[k]))
             for _, bounds, tallies in bound:
                 grown = tallies[k].owe(bounds.at_least[k], bounds.depth[k], room)
                 main.held += grown
                 room -= max(0.0, grown)
             self._close(accounts, k)
 
-    def settle(self, reservation: Reservation, actual: Sequence[float]) -> None:
-        """A response has ended, and cost `actual` `[K]`."""
+    def settle(self, reservation: Reservation, actual: Sequence[float]) -> int:
+        """A response has ended, and cost `actual` `[K]`; returns how often this book has been restarted."""
         accounts = self.accounts(reservation.tenant, reservation.slice_name)
         self._end(accounts, reservation, actual, cancelled=False)
+        return accounts[0].tallies[0].restarts
 
-    def cancel(self, reservation: Reservation, actual: Sequence[float]) -> None:
-        """A request has failed for good: it counts no longer; what it cost nevertheless is booked."""
+    def cancel(self, reservation: Reservation, actual: Sequence[float]) -> int:
+        """A request has failed for good: it counts no longer; what it cost nevertheless is booked. As `settle`."""
         accounts = self.accounts(reservation.tenant, reservation.slice_name)
         for account in accounts:
             for tally in account.tallies:
                 tally.num_requests -= 1
         self._end(accounts, reservation, actual, cancelled=True)
+        return accounts[0].tallies[0].restarts
 
     def _end(
         self,
@@ -186,7 +226,7 @@ class Ledger:
     ) -> None:
         total = accounts[0].tallies
         for k, cost in enumerate(actual):
-            room = max(0.0, reservation.reserve[k] - cost)
+            room = max(0.0, reservation.estimate[k] - cost)
             for _, bounds, tallies in accounts:
                 tally = tallies[k]
                 tally.discharge(reservation.estimate[k], reservation.reserve[k], cost)
@@ -196,27 +236,29 @@ class Ledger:
                     tally.waiting += back_of(reservation, k, cost, bounds, cancelled)
                 if bounds.promising:
                     credit = bounds.at_least[k] if cancelled else 0.0
-                    grown = tally.owe(reservation.reserve[k] - cost - credit, bounds.depth[k], room)
+                    grown = tally.owe(reservation.estimate[k] - cost - credit, bounds.depth[k], room)
                     total[k].held += grown
                     room -= max(0.0, grown)
             self._close(accounts, k)
 
-    def release(self, reservation: Reservation, actual: Sequence[float], *, cancelled: bool) -> None:
+    def release(self, ended: Ended) -> None:
         """A response has ended, and so have all that began before it: what it gave back may be let out."""
-        if not cancelled and reservation.estimate == tuple(actual):
+        reservation, actual, cancelled, restarts = ended
+        if not cancelled and reservation.estimate == actual:
             return
         for _, bounds, tallies in self.accounts(reservation.tenant, reservation.slice_name):
             for k, cost in enumerate(actual):
                 if bounds.at_most[k] < math.inf:
                     back = back_of(reservation, k, cost, bounds, cancelled)
-                    tallies[k].waiting -= back
+                    if tallies[k].restarts == restarts:
+                        tallies[k].waiting -= back
                     tallies[k].give_back(back, MOST_RETURNED * bounds.carry[k])
 
     @staticmethod
     def _close(accounts: Sequence[Account], k: int) -> None:
         for _, bounds, tallies in accounts:
             if bounds.at_most[k] < math.inf:
-                tallies[k].close(bounds.overdraft[k], bounds.carry[k])
+                tallies[k].close(bounds.overdraft[k], bounds.carry[k], bounds.cushion[k])
 
     def _bounds(self, terms: Terms, default: dict[str, float]) -> Bounds:
         budgets = self.plan.budgets
@@ -230,6 +272,7 @@ class Ledger:
             at_most=tuple(most),
             overdraft=tuple(slack),
             carry=tuple(slack),
+            cushion=tuple(budget.cushion for budget in budgets),
             at_least=tuple(least),
             promising=any(least),
             binding=any(least) or min(most) < math.inf,

@@ -41,6 +41,10 @@ class Budget:
     """In units of cost; -1: 5 responses for a share, 5 times the mean for a cost."""
     carry: float = -1.0
     """Most that can be saved up, in units of cost: unspent credit beyond it is lost. -1: as `overdraft`."""
+    cushion: float = math.inf
+    """How far beyond `overdraft` the reserves of what is under way may reach, in units of cost: the larger, the more
+    capped responses at a time. Infinite: responses are admitted by their expected cost, and the caps of what is under
+    way bound the rest; see the theorem of `ibpo.serving.ledger.Ledger`."""
 
     def __post_init__(self) -> None:
         where = f"budget {self.name!r}"
@@ -50,6 +54,8 @@ class Budget:
         for key in ("overdraft", "carry"):
             if getattr(self, key) != -1.0:
                 _check_number(where, key, getattr(self, key))
+        if not self.cushion >= 0:
+            raise IbpoError(f"{where}: cushion is {self.cushion!r}; it must be a number, at least 0, or inf")
         if self.overdraft == -1.0:
             object.__setattr__(self, "overdraft", self.slack(self.mean))
         if self.carry == -1.0:
@@ -187,7 +193,7 @@ def read_plan(path: str | Path) -> Plan:
         raise IbpoError(f"{path}: {error}") from None
 
 
-_NUMBERS = ("mean", "overdraft", "carry")
+_NUMBERS = ("mean", "overdraft", "carry", "cushion")
 
 
 def _terms(where: str, row: Any) -> Terms:

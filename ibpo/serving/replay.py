@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ibpo.errors import IbpoError
-from ibpo.serving.book import TOTAL
+from ibpo.serving.book import TOTAL, Reservation
 from ibpo.serving.controller import Controller, Option
 from ibpo.serving.plan import Plan
 
@@ -41,6 +41,8 @@ class Requests:
     slice_name: list[str]
     told_gain: FloatArray | None = None
     """`[N, G]` what the controller is told of the gain, e.g. by a router; None: the gain itself."""
+    cap: Mapping[str, float] = field(default_factory=dict)
+    """Response group -> most tokens of a response, which are kept ready for it; without one, what is expected."""
 
     def __len__(self) -> int:
         return len(self.time)
@@ -60,8 +62,10 @@ class Replay:
     """`[K]` largest excess of the overdraft over the bound at the same time (`ibpo.serving.ledger.Ledger`); at most 0
     but for rounding."""
     bound: FloatArray
-    """`[K]` largest value that this bound took: overdraft + slip."""
+    """`[K]` largest value that this bound took: the lesser of the theorem's two."""
     num_drifts: int
+    most_under_way: int
+    """Largest number of responses under way at a time."""
 
 
 def replay(requests: Requests, plan: Plan, *, progress: Callable[[int], None] | None = None) -> Replay:
@@ -88,24 +92,33 @@ def replay(requests: Requests, plan: Plan, *, progress: Callable[[int], None] | 
     tallies = controller.book.tallies(TOTAL)
     size, num_budgets = len(requests), len(plan.budgets)
     choice, over = np.zeros(size, np.int64), np.zeros(size, bool)
-    slip, bound, beyond = [0.0] * num_budgets, [0.0] * num_budgets, [-math.inf] * num_budgets
+    bound, beyond = [0.0] * num_budgets, [-math.inf] * num_budgets
+    slip, excess = [(0.0, 0.0)] * num_budgets, [0.0] * num_budgets  # of both bounds; of the second
+    most_under_way = 0
     ends: list[tuple[float, int]] = []
-    reserves: dict[int, tuple[float, ...]] = {}
+    under_way: dict[int, Reservation] = {}
     place_of = {name: place for place, name in enumerate(requests.groups)}
 
-    held = [(k, budget.mean, budget.overdraft, tallies[k]) for k, budget in enumerate(plan.budgets)]
+    held = [(k, budget.mean, budget.overdraft, budget.cushion, tallies[k]) for k, budget in enumerate(plan.budgets)]
 
-    def note(causes: list[float]) -> None:
-        for k, mean, allowed, tally in held:
-            slip[k] = more = 0.0 if tally.bank - tally.cushion - tally.held >= -allowed else slip[k] + causes[k]
-            over = tally.spent + tally.estimated + tally.cushion - mean * tally.num_requests - allowed - more
+    def note(causes: list[float], backed: list[float] | None = None) -> None:
+        for k, mean, overdraft, cushion, tally in held:
+            left = tally.bank - tally.held + overdraft
+            one, two = slip[k][0] + causes[k], slip[k][1] + causes[k] + (backed[k] if backed else 0.0)
+            if left - tally.cushion + cushion >= 0:
+                one = 0.0
+            if left >= 0:
+                two, excess[k] = 0.0, tally.cushion
+            slip[k] = one, two
+            allowed = overdraft + min(cushion + one, excess[k] + two)
+            over = tally.spent + tally.estimated + tally.cushion - mean * tally.num_requests - allowed
             if over > beyond[k]:
                 beyond[k] = over
-            if allowed + more > bound[k]:
-                bound[k] = allowed + more
+            if allowed > bound[k]:
+                bound[k] = allowed
 
     def end(number: int) -> None:
-        reserve = reserves.pop(number)
+        made = under_way.pop(number)
         if requests.failed[number]:
             controller.cancel(str(number))
             note([budget.mean for budget in plan.budgets])
@@ -113,16 +126,17 @@ def replay(requests: Requests, plan: Plan, *, progress: Callable[[int], None] | 
         cost = float(requests.cost[number, choice[number]])
         tokens = {b.name: cost for b in plan.budgets if b.response_group is None}
         controller.settle(str(number), tokens)
-        note([max(0.0, tokens.get(b.name, 0.0) - reserve[k]) for k, b in enumerate(plan.budgets)])
+        note([max(0.0, tokens.get(b.name, 0.0) - made.reserve[k]) for k, b in enumerate(plan.budgets)])
 
     told = requests.gain if requests.told_gain is None else requests.told_gain
     gains, estimates = told.tolist(), requests.estimate.tolist()
+    caps = [{TOKENS: requests.cap[name]} if name in requests.cap else {} for name in requests.groups]
     for number, now in enumerate(requests.time.tolist()):
         while ends and ends[0][0] <= now:
             end(heapq.heappop(ends)[1])
         options = [
-            Option(response_group=name, gain=gain, cost={TOKENS: tokens})
-            for name, gain, tokens in zip(requests.groups, gains[number], estimates[number], strict=True)
+            Option(response_group=name, gain=gain, cost={TOKENS: tokens}, reserve=cap)
+            for name, gain, tokens, cap in zip(requests.groups, gains[number], estimates[number], caps, strict=True)
         ]
         made = controller.decide(
             options,
@@ -132,8 +146,11 @@ def replay(requests: Requests, plan: Plan, *, progress: Callable[[int], None] | 
             slice_name=requests.slice_name[number],
         )
         choice[number], over[number] = place_of[made.response_group], not made.within
-        reserves[number] = made.reserve
-        note([0.0 if made.within else max(0.0, r - b.mean) for r, b in zip(made.reserve, plan.budgets, strict=True)])
+        under_way[number] = made
+        most_under_way = max(most_under_way, len(under_way))
+        above = [max(0.0, r - b.mean) for r, b in zip(made.reserve, plan.budgets, strict=True)]
+        none = [0.0] * num_budgets
+        note(none if made.within else above, [max(0.0, a - e) for a, e in zip(above, made.estimate, strict=True)])
         heapq.heappush(ends, (now + float(requests.seconds[number, choice[number]]), number))
         if progress and number % 1000 == 0:
             progress(number)
@@ -146,4 +163,5 @@ def replay(requests: Requests, plan: Plan, *, progress: Callable[[int], None] | 
         beyond=np.array(beyond),
         bound=np.array(bound),
         num_drifts=controller.num_drifts,
+        most_under_way=most_under_way,
     )

@@ -49,6 +49,7 @@ def summary(requests: Requests, done: Replay, plan: Plan, *, window: int = 1000,
     same in each; `value_kept_as_told` is told what the controller was told (its gains and expected costs), and counts
     in these. Gains count from each request's cheapest response group. `windows_reachable` is the share of windows
     within 1 % that nobody could have exceeded without knowing the future (`ibpo.serving.foresight.reachable`).
+    `fairness` is Jain's index of the tenants' spending, `windows` the mean of each `window` requests in turn.
 
     Args:
         requests: What came.
@@ -86,6 +87,8 @@ def summary(requests: Requests, done: Replay, plan: Plan, *, window: int = 1000,
                 "overdraft_allowed": budget.overdraft,
                 "largest_bound": float(done.bound[k]),
                 "bound_broken": bool(done.beyond[k] > 1e-6 * (1.0 + budget.overdraft)),
+                "fairness": _fairness(spent[k], np.array(requests.tenant)[answered]),
+                "windows": [float(part.mean()) for part in np.array_split(spent[k], max(1, spent.shape[1] // window))],
             }
         )
     problem = np.arange(len(gain))
@@ -94,6 +97,7 @@ def summary(requests: Requests, done: Replay, plan: Plan, *, window: int = 1000,
         "num_failed": int(requests.failed.sum()),
         "num_over": int(done.over.sum()),
         "num_drifts": done.num_drifts,
+        "most_under_way": done.most_under_way,
         "window": window,
         "budgets": budgets,
         "value": float(value.sum()),
@@ -106,7 +110,8 @@ def summary(requests: Requests, done: Replay, plan: Plan, *, window: int = 1000,
             ],
         ),
         "value_kept_as_told": _as_told(requests, done, plan, answered),
-        "tenants": _tenants(requests, spent, value, answered, plan, window),
+        "tenants": _accounts("tenant", np.array(requests.tenant)[answered], spent, value, plan, window),
+        "slices": _accounts("slice", np.array(requests.slice_name)[answered], spent, value, plan, window),
     }
 
 
@@ -143,21 +148,29 @@ def _as_told(requests: Requests, done: Replay, plan: Plan, answered: Any) -> flo
     return _kept(value, [_best(gain, requests.estimate[answered], spent, plan, requests.groups, problem)])
 
 
-def _tenants(
-    requests: Requests, spent: FloatArray, value: FloatArray, answered: Any, plan: Plan, window: int
+def _fairness(spent: FloatArray, tenants: Any) -> float:
+    """Jain's index of the tenants' mean costs per request: 1 where all are equal, 1 / T where one of T has it all."""
+    means = [float(spent[tenants == name].mean()) for name in sorted(set(tenants.tolist()) - {""})]
+    square = len(means) * math.fsum(mean * mean for mean in means)
+    return math.fsum(means) ** 2 / square if square > 0 else 1.0
+
+
+def _accounts(
+    kind: str, names: Any, spent: FloatArray, value: FloatArray, plan: Plan, window: int
 ) -> list[dict[str, Any]]:
-    names = np.array(requests.tenant)[answered]
+    """What each tenant or slice got, beside what it was promised and its ceiling (None: it has none)."""
+    terms_of, fair_share = (plan.tenants, plan.fair_share) if kind == "tenant" else (plan.slices, 0.0)
     rows = []
     for name in sorted(set(names.tolist()) - {""}):
-        own = names == name
-        row: dict[str, Any] = {"tenant": name, "num_requests": int(own.sum()), "mean_value": float(value[own].mean())}
+        own, terms = names == name, terms_of.get(name, Terms())
+        row: dict[str, Any] = {kind: name, "num_requests": int(own.sum()), "mean_value": float(value[own].mean())}
         for k, budget in enumerate(plan.budgets):
-            terms = plan.tenants.get(name, Terms())
-            fair = min(plan.fair_share * budget.mean, terms.at_most.get(budget.name, math.inf))
+            ceiling = terms.at_most.get(budget.name, math.inf)
             means = run_means(spent[k, own], window)
             row[budget.name] = {
                 "spent": float(spent[k, own].mean()),
-                "promised": terms.at_least.get(budget.name, fair),
+                "promised": terms.at_least.get(budget.name, min(fair_share * budget.mean, ceiling)),
+                "ceiling": None if ceiling == math.inf else ceiling,
                 "least_in_a_window": float(means.min()),
                 "most_in_a_window": float(means.max()),
             }

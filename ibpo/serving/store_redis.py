@@ -12,8 +12,10 @@ from typing import Any
 from ibpo.errors import IbpoError
 from ibpo.serving.book import Reservation, Tally
 
-VERSION = 2
+VERSION = 3
 LOCK_SECONDS = 10
+SOCKET_SECONDS = 5.0
+"""Longest wait for one reply; `?socket_timeout=` in the URL sets another."""
 
 _UNLOCK = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) else return 0 end"
 
@@ -41,7 +43,10 @@ class RedisBook:
             raise IbpoError("a book in Redis needs the package redis: pip install 'ibpo[redis]'") from None
         self._budgets, self._prefix, self._timeout = list(budgets), prefix, timeout
         self._failures = redis.RedisError
-        self._redis: Any = redis.Redis.from_url(url, decode_responses=True)
+        # A server that accepts and is silent would hold every decision for ever; of a lock's life half is left then.
+        self._redis: Any = redis.Redis.from_url(
+            url, decode_responses=True, socket_timeout=SOCKET_SECONDS, socket_connect_timeout=SOCKET_SECONDS
+        )
         self._token = ""
         self._cache: dict[str, tuple[str | None, list[Tally]]] = {}
         self._put: dict[str, Reservation] = {}

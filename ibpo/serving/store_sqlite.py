@@ -12,7 +12,7 @@ from typing import Any
 from ibpo.errors import IbpoError
 from ibpo.serving.book import Reservation, Tally
 
-VERSION = 2
+VERSION = 3
 
 _TABLES = """
 create table if not exists about (key text primary key, value text not null) without rowid;

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -201,6 +201,32 @@ def _routed(
 def with_exact_estimates(requests: Requests) -> Requests:
     """The same requests, the controller told each response's own length."""
     return replace(requests, estimate=requests.cost)
+
+
+def with_caps(requests: Requests, cap: Mapping[str, float]) -> Requests:
+    """The same requests at an upstream that cuts responses off at their group's cap.
+
+    Args:
+        requests: What came.
+        cap: Response group -> `max_tokens`.
+
+    Raises:
+        IbpoError: A response group that there is not.
+    """
+    for name in cap:
+        if name not in requests.groups:
+            raise IbpoError(
+                f"--max-tokens {name}: there is no such response group; name one of {', '.join(requests.groups)}"
+            )
+    most = np.array([cap.get(name, math.inf) for name in requests.groups])
+    cost = np.minimum(requests.cost, most)
+    return replace(
+        requests,
+        cost=cost,
+        estimate=np.minimum(requests.estimate, most),
+        seconds=requests.seconds * cost / np.maximum(requests.cost, 1e-300),
+        cap=dict(cap),
+    )
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

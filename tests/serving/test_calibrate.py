@@ -46,6 +46,16 @@ def test_a_floor_takes_back_those_at_or_below_it_and_no_other(p, share, floor):
         assert found == free
 
 
+def test_gains_may_be_negative_and_losses_are_never_bought():
+    gains = np.array([-0.2, -0.03, 0.1, 0.4, 1.7])
+    assert threshold(gains, 0.4).choose(gains).tolist() == [False, False, False, True, True]
+    for share in (0.8, 1.0):
+        found = threshold(gains, share)
+        assert found.choose(gains).tolist() == [False, False, True, True, True]
+        assert found.calibration_share == 0.6
+    assert not threshold(gains, 0.0).choose([9.0]).any()
+
+
 def test_a_saturated_policy_keeps_its_budget():
     found = threshold(np.ones(10), 0.3)
     assert found.choose(np.ones(1000)).mean() == pytest.approx(0.3)
@@ -56,7 +66,7 @@ def test_ends(share, chosen):
     assert threshold([0.1, 0.5, 0.0, 1.0], share).choose([0.0, 0.3, 1.0, 0.7]).sum() == chosen
 
 
-@pytest.mark.parametrize("p, share", [([], 0.5), ([0.5, np.nan], 0.5), ([1.5], 0.5), ([0.5], 1.2)])
+@pytest.mark.parametrize("p, share", [([], 0.5), ([0.5, np.nan], 0.5), ([-np.inf], 0.5), ([0.5], 1.2)])
 def test_bad_input(p, share):
     with pytest.raises(ValueError):
         threshold(p, share)

@@ -264,7 +264,7 @@ def test_the_state_goes_through_json_bit_for_bit():
     [
         (lambda state: state.pop("window"), "not one of Controller.state_dict"),
         (lambda state: state.update(budgets=["tokens"]), "start anew"),
-        (lambda state: state.update(version=1), "version 1"),
+        (lambda state: state.update(version=2), "version 2"),
     ],
 )
 def test_a_strange_state_is_refused(change, message):

@@ -4,15 +4,17 @@ import hashlib
 import json
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
 import openai
 import pytest
 
+from ibpo.errors import IbpoError
 from ibpo.serving.gateway.keys import Keys
 from ibpo.serving.gateway.routers import Scores
-from tests.serving.world import TOKENS, World
+from tests.serving.world import SHARE, TOKENS, World
 
 KEYS = {
     "gold": "the key of the gold tenant",
@@ -245,3 +247,30 @@ def test_without_keys_the_callers_own_goes_on(world):
     ask(client_of(url, "mine"))
     assert upstream.headers[-1]["Authorization"] == "Bearer mine"
     assert call(f"{url}/v1/echo", headers={"Authorization": "Bearer mine"})[1]["X-Saw-Authorization"] == "Bearer mine"
+
+
+def test_a_slice_is_the_keys_affair(world):
+    """A ceiling is not left by naming no slice, nor another's promise claimed by naming it."""
+    upstream = world.upstream()
+    plan = {**SHARE, "slice": {"law": {"at_most": {"extended": 0.1}}, "vip": {"at_least": {"extended": 0.3}}}}
+    keys = replace(HASHED, slices={"gold": ("law",)})
+    gateway, url, _ = world.gateway(upstream.url, plan=plan, keys=keys)
+    seen = []
+    for number in range(60):
+        headers = {"Authorization": f"Bearer {KEYS['gold' if number % 2 else 'quiet']}"}
+        if number % 3:
+            headers["x-ibpo-slice"] = "vip"
+        _, got, _ = call(f"{url}/v1/chat/completions", {"model": "m", "messages": []}, headers)
+        seen.append((number % 2, got["x-ibpo-response-group"]))
+    assert [group for gold, group in seen if gold].count("extended") <= 0.1 * 30 + 5
+    accounts = gateway.relay.desk._book.accounts
+    assert "slice vip" not in accounts and accounts["slice law"][0].num_requests == 30
+    # Without keys the callers are trusted, and the header is what counts.
+    gateway, url, _ = world.gateway(upstream.url, plan=plan)
+    for name in ("vip", "vip", "law", "other"):
+        call(f"{url}/v1/chat/completions", {"model": "m", "messages": []}, {"x-ibpo-slice": name})
+    accounts = gateway.relay.desk._book.accounts
+    assert [accounts[f"slice {name}"][0].num_requests for name in ("vip", "law")] == [2, 1]
+    assert "slice other" not in accounts
+    with pytest.raises(IbpoError, match="the plan has no slice 'law'"):
+        world.gateway(upstream.url, keys=keys)

@@ -1,11 +1,13 @@
 """Clients that mean ill: each gets an error, and nobody else notices."""
 
+import asyncio
 import json
 import socket
 import time
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from tests.serving.test_gateway import HASHED, KEYS, call
 from tests.serving.world import World
@@ -106,6 +108,8 @@ def test_wrong_keys(served, headers):
         b'{"model": "m", "stream": "yes"}',
         b'{"model": "m", "n": -1}',
         b'{"model": "m", "n": 1e99}',
+        b'{"model": "m", "n": 2147483648}',
+        b'{"model": "m", "n": 129}',
         b'{"model": "m", "max_tokens": true}',
         b'{"model": "m", "temperature": NaN}',
         b'{"model": "m", "temperature": 1e999}',
@@ -117,7 +121,7 @@ def test_wrong_keys(served, headers):
         b'{"n": ' + b"9" * 10_000 + b"}",
         b"\x00" * 1000,
     ],
-    ids=range(18),
+    ids=range(20),
 )
 def test_bodies_that_are_no_request(served, body):
     _, upstream, _, url, _ = served
@@ -301,3 +305,59 @@ def world_of_few():
         upstream = world.upstream()
         _, url, _ = world.gateway(upstream.url, limits={"max_in_flight_per_tenant": 3}, keys=HASHED)
         yield world, upstream, url
+
+
+def test_many_answers_and_huge_caps_are_refused_before_anything_is_booked(served):
+    world, upstream, gateway, url, _ = served
+    before = world.snapshot(gateway)["budgets"][0]["num_requests"], len(upstream.requests)
+    for path, body, said in (
+        ("completions", {"prompt": ["a"] * 65, "n": 2}, "ask for 130 answers"),
+        ("completions", {"prompt": "a", "best_of": 1000}, "ask for 1000 answers"),
+        ("completions", {"prompt": [[1], [2]], "n": 100}, "ask for 200 answers"),
+    ):
+        status, _, data = call(f"{url}/v1/{path}", {"model": "m", **body}, GOOD)
+        assert status == 400 and said in json.loads(data)["error"]["message"]
+    # A group's own cap lowers the caller's: nothing is too large then.
+    assert call(f"{url}/v1/chat/completions", {**BODY, "max_tokens": 1 << 30}, GOOD)[0] == 200
+    world.wait_until(lambda: gateway.num_in_flight == 0)
+    after = world.snapshot(gateway)["budgets"][0]["num_requests"], len(upstream.requests)
+    assert after == (before[0] + 1, before[1] + 1)
+
+
+def stream_request(url):
+    """A connection that has asked for a stream, with next to no room for what comes."""
+    host, port = url.removeprefix("http://").split(":")
+    peer = socket.socket()
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    peer.connect((host, int(port)))
+    data = json.dumps({**BODY, "stream": True}).encode()
+    peer.sendall(head(f"Content-Length: {len(data)}") + b"\r\n\r\n" + data)
+    return peer
+
+
+def test_a_reader_that_stops_loses_its_place(served):
+    world, upstream, gateway, url, rows = served
+    upstream.padding = 1 << 20
+    begun, before = len(upstream.requests), len(rows())
+    with stream_request(url):
+        world.wait_until(lambda: len(upstream.requests) > begun)
+        world.wait_until(lambda: gateway.num_in_flight == 0)
+    upstream.padding = 0
+    assert [row["outcome"] for row in rows()[before:] if row["event"] == "request"] == ["left"]
+
+
+def test_a_reader_that_stops_at_the_very_end_loses_its_place(served, monkeypatch):
+    """The last bytes are handed over by `write_eof`, which waits for the reader too."""
+    world, upstream, gateway, url, _ = served
+    whole = web.StreamResponse.write_eof
+
+    async def write_eof(self, data=b""):
+        if type(self) is web.StreamResponse and "x-ibpo-response-group" in self.headers:
+            await asyncio.sleep(60)
+        await whole(self, data)
+
+    monkeypatch.setattr(web.StreamResponse, "write_eof", write_eof)
+    begun = len(upstream.requests)
+    with stream_request(url):
+        world.wait_until(lambda: len(upstream.requests) > begun)
+        world.wait_until(lambda: gateway.num_in_flight == 0)

@@ -11,14 +11,15 @@ from hypothesis import strategies as st
 
 from ibpo.allocation.log_file import LogColumns
 from ibpo.errors import IbpoError
-from ibpo.serving.gateway.demand import cap_of, read_demand, usable, write_body
+from ibpo.serving.gateway.checks import cautions, check_groups, check_router
+from ibpo.serving.gateway.demand import cap_of, check_size, read_demand, usable, write_body
 from ibpo.serving.gateway.keys import keys_from_environment, new_key, read_keys
 from ibpo.serving.gateway.meter import StreamMeter
 from ibpo.serving.gateway.probe import opening_probabilities, openings_of, probe_body
-from ibpo.serving.gateway.routers import load_router
-from ibpo.serving.gateway.settings import GroupSettings, ModelSettings, build_settings, check_groups, read_settings
+from ibpo.serving.gateway.routers import FittedRouter, serving_router
+from ibpo.serving.gateway.settings import WAYS, GroupSettings, Limits, ModelSettings, build_settings, read_settings
 from ibpo.serving.plan import Plan
-from ibpo.serving.router import save
+from ibpo.serving.router import load, save
 from ibpo.serving.router_fit import fit_router
 from ibpo.serving.router_log import read_routed_log
 
@@ -171,26 +172,88 @@ def test_a_fitted_router_speaks_of_requests(tmp_path):
     log = tmp_path / "log.jsonl"
     log.write_text("".join(json.dumps(row) + "\n" for row in rows))
     save(fit_router(read_routed_log(log, columns=LogColumns())), tmp_path / "router.json")
-    router = load_router(tmp_path / "router.json")
+    router = serving_router(load(tmp_path / "router.json"), "router.json")
     hard, easy = (router.gain({"prompt": rows[i]["prompt"]}) for i in (2, 0))
     assert hard.gain["standard"] == easy.gain["standard"] == 0
     assert hard.gain["extended"] == pytest.approx(0.8, abs=0.2) and easy.gain["extended"] == pytest.approx(0, abs=0.2)
     assert hard.tokens["extended"] > 5 * hard.tokens["standard"] > 0
     as_chat = {"messages": [{"role": "user", "content": rows[2]["prompt"]}]}
     assert router.gain(as_chat) == hard
-    with pytest.raises(IbpoError, match=r"none\.json"):
-        load_router(Path("none.json"))
+    check_unlike(router)
+
+
+def check_unlike(router: FittedRouter):
+    """One that knows other response groups would say nothing."""
+    for names, choose, refused in (
+        (("standard", "extended"), ["router"], False),
+        (("low", "high"), ["caller"], False),
+        (("low",), ["router"], False),
+        (("low", "high"), ["caller", "router"], True),
+        (("standard", "extended", "most"), ["router"], True),
+    ):
+        groups = [{"name": name} for name in names]
+        settings = build_settings({"model": [{"name": "m", "choose": choose, "response_group": groups}]}, "file")
+        if refused:
+            with pytest.raises(IbpoError, match="knows the response groups standard, extended, and model 'm' has"):
+                check_router(settings, router)
+        else:
+            check_router(settings, router)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_belongs_to_chats_is_not_set_in_completions(way):
+    """The groups of `--by` on /v1/completions: nothing to be set, so nothing to be booked as extended."""
+    plain = read_demand(b'{"model": "m", "prompt": "hi"}', chat=False)
+    chat = read_demand(b'{"model": "m", "messages": []}', chat=True)
+    for group in (GroupSettings.model_validate(row) for row in WAYS[way]):
+        assert usable(chat, group) and not usable(plain, group)
+        opened = group.model_copy(update={"prefix": " x"})
+        assert usable(plain, opened)
+        model = ModelSettings(name="*", response_group=[opened])
+        assert json.loads(write_body(plain, opened, model)) == {"model": "m", "prompt": "hi x"}
+    assert usable(plain, GroupSettings(name="g", reasoning_effort="low", body={"effort": "low"}))
+
+
+def test_caps_that_a_caller_may_choose_are_bounded():
+    limits, free = Limits(max_answer_tokens=1000), [GroupSettings(name="standard")]
+    check_size(read_demand(b'{"max_tokens": 1000}', chat=True), free, limits)
+    check_size(read_demand(b'{"max_tokens": 1001}', chat=True), [GroupSettings(name="g", max_tokens=9)], limits)
+    with pytest.raises(IbpoError, match="give 1000 or less"):
+        check_size(read_demand(b'{"max_tokens": 1001}', chat=True), free, limits)
+
+
+def test_the_operator_is_told_what_bounds_the_tokens():
+    groups = [
+        {"name": "standard", "tokens": 400, "max_tokens": 4096},
+        {"name": "extended", "tokens": 5000, "max_tokens": 16384},
+    ]
+    tables = {"limits": {"max_in_flight": 100}, "model": [{"name": "m", "response_group": groups}]}
+
+    def said(budget, **change):
+        changed = {**tables, "model": [{"name": "m", "response_group": [groups[0], {**groups[1], **change}]}]}
+        return cautions(build_settings(changed, "file"), Plan.from_dict({"budget": budget}))
+
+    assert said({"b": {"mean": 0.3, "response_group": "extended"}}) == []
+    (bound,) = said({"tokens": {"mean": 2000, "overdraft": 20000}})
+    assert "overspent by 1,158,400 tokens" in bound  # 20,000 and 100 x 11,384
+    (tight,) = said({"tokens": {"mean": 2000, "cushion": 30000}})
+    assert "room for the caps of some 2 answers at a time, and 100 may be under way" in tight
+    assert (
+        "no hard bound, as extended of model m has no max_tokens"
+        in said({"tokens": {"mean": 2000}}, max_tokens=None)[0]
+    )
 
 
 def test_budget_and_groups_belong_together():
     tables = {"model": [{"name": "m", "response_group": [{"name": "a"}, {"name": "b", "max_tokens": 9000}]}]}
     settings = build_settings(tables, "file")
     check_groups(settings, Plan.from_dict({"budget": {"b": {"mean": 0.3, "response_group": "b"}}}))
-    check_groups(settings, Plan.from_dict({"budget": {"tokens": {"mean": 1000}}}))
+    check_groups(settings, Plan.from_dict({"budget": {"tokens": {"mean": 500}}}))
     for budget, said in (
         ({"c": {"mean": 0.3, "response_group": "c"}}, "no model has a response group 'c'"),
         ({"money": {"mean": 3}}, "a gateway counts tokens"),
-        ({"tokens": {"mean": 500}}, "set overdraft to 9000"),
+        ({"tokens": {"mean": 20}}, "expected to take 512"),
+        ({"tokens": {"mean": 500, "cushion": 100}}, "raise the cushion to 9000"),
     ):
         with pytest.raises(IbpoError, match=said):
             check_groups(settings, Plan.from_dict({"budget": budget}))
@@ -221,6 +284,8 @@ def test_keys_from_a_file_and_from_the_environment(tmp_path, monkeypatch):
         (f"[keys]\ngold = ['{first}']", "sha256"),
         (f"[keys]\na = '{line}'\nb = '{line}'", "one key is given twice"),
         ("[keys\n", "cannot be read as TOML"),
+        (f"[keys]\na = '{line}'\n[slices]\nb = ['law']", "slices.b: there is no such tenant"),
+        (f"[keys]\na = '{line}'\n[slices]\na = 'law'", "slices.a: needs a list"),
     ):
         path.write_text(text)
         with pytest.raises(IbpoError, match=said):

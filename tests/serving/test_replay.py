@@ -1,5 +1,6 @@
 import gzip
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from ibpo.serving.foresight import reachable
 from ibpo.serving.plan import Plan
 from ibpo.serving.replay import Requests, replay
 from ibpo.serving.replay_report import run_means, summary
-from ibpo.serving.trace import read_trace, recorded_requests, repeat_trace, synthetic_requests
+from ibpo.serving.trace import read_trace, recorded_requests, repeat_trace, synthetic_requests, with_caps
 
 
 def requests(num_requests, seed=0, failures=0.1, tenants=("a", "b")):
@@ -55,6 +56,28 @@ def test_a_replay_counts_what_was_answered_and_keeps_the_bound():
     assert sum(row["num_requests"] for row in figures["tenants"]) == answered.sum()
 
 
+@pytest.mark.parametrize("under_way", [20, 600])
+@pytest.mark.parametrize("cushion", [1e5, float("inf")])
+def test_caps_are_kept_ready_and_the_budget_is_used_nevertheless(under_way, cushion):
+    came = requests(4000, failures=0.0)
+    came = replace(came, time=np.arange(4000) * (2500 / 2000) / under_way)  # 2,000 tokens a second each
+    came = with_caps(came, {"standard": 2400.0, "extended": 32768.0})
+    assert came.cost[:, 0].max() == 2400
+    plan = Plan.from_dict({"budget": {"tokens": {"mean": 2500.0, "overdraft": 25000.0, "cushion": cushion}}})
+    done = replay(came, plan)
+    figures = summary(came, done, plan)
+    (row,) = figures["budgets"]
+    assert not row["bound_broken"]
+    assert row["overdraft"] <= row["largest_bound"] <= 25000 + min(cushion, done.most_under_way * 32768)
+    if math.isinf(cushion):
+        assert 0.5 * under_way <= figures["most_under_way"] <= 2 * under_way
+        assert row["spent"] == pytest.approx(2500, rel=0.04)
+        assert figures["value_kept_as_told"] >= 0.97
+    # Only the allowance makes them rare: three extended responses fill it.
+    elif under_way == 600:
+        assert row["spent"] < 1500
+
+
 def test_what_is_under_way_limits_the_windows_that_anybody_can_hold():
     came, plan = requests(6000, failures=0.0), Plan.from_dict({"budget": {"tokens": {"mean": 2500.0}}})
     known = replace(came, estimate=came.cost)
@@ -78,6 +101,23 @@ def test_the_best_as_told_is_no_better_than_what_is_told():
     # All extended responses are told to be of one length: nobody can tell the short ones, only the clairvoyant can.
     assert figures["value_kept"] < figures["value_kept_as_told"] <= 1 + 1e-9
     assert figures["value_kept_as_told"] > 0.9
+
+
+def test_slices_fairness_and_the_series_are_told():
+    came = replace(requests(3000, failures=0.0), slice_name=["law" if i % 3 else "chat" for i in range(3000)])
+    plan = {"budget": {"share": {"mean": 0.3, "response_group": "extended"}}}
+    plan["slice"] = {"law": {"at_most": {"share": 0.1}}, "chat": {"at_least": {"share": 0.5}}}
+    made = Plan.from_dict(plan)
+    figures = summary(came, replay(came, made), made)
+    chat, law = figures["slices"]
+    assert (chat["slice"], law["slice"], law["num_requests"]) == ("chat", "law", 2000)
+    assert law["share"]["spent"] <= 0.1 + 5 / 2000 and law["share"]["ceiling"] == 0.1
+    assert chat["share"]["least_in_a_window"] >= 0.49 and chat["share"]["promised"] == 0.5
+    (row,) = figures["budgets"]
+    assert len(row["windows"]) == 3
+    assert np.mean(row["windows"]) == pytest.approx(row["spent"])
+    means = [tenant["share"]["spent"] for tenant in figures["tenants"]]
+    assert row["fairness"] == pytest.approx(sum(means) ** 2 / 2 / sum(mean**2 for mean in means))
 
 
 def test_a_replay_is_the_same_again():
@@ -182,6 +222,8 @@ def test_simulate_reports_and_writes(tmp_path):
         ('{"t": 0, "output_tokens": 1}', ["--budget", "tokens=30%"], "no response group 'tokens'"),
         ('{"t": 0, "output_tokens": 1}', ["--budget", "extended=0.3"], "give a share of the requests as extended=30%"),
         ('{"t": 0, "output_tokens": 1}', ["--budget", "x"], "neither like"),
+        ('{"t": 0, "output_tokens": 1}', ["--budget", "tokens=3", "--max-tokens", "extended"], "not like extended="),
+        ('{"t": 0, "output_tokens": 1}', ["--budget", "tokens=3", "--max-tokens", "x=9"], "no such response group"),
         ('{"t": 0, "output_tokens": 1}', ["--plan", "none.toml"], "none.toml: cannot be read as TOML"),
     ],
 )  # fmt: skip

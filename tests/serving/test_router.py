@@ -13,8 +13,11 @@ from typer.testing import CliRunner
 
 from ibpo.allocation.log_file import LogColumns
 from ibpo.cli import app
+from ibpo.commands.embedding import load_router
 from ibpo.endpoint import Endpoint
 from ibpo.errors import IbpoError
+from ibpo.serving.calibration import load_calibration
+from ibpo.serving.gateway.routers import serving_router
 from ibpo.serving.plan import parse_budget
 from ibpo.serving.router import load, save
 from ibpo.serving.router_fit import embedder, fit_router
@@ -246,6 +249,78 @@ def test_embeddings_come_from_an_endpoint(tmp_path):
         embed = embedder(Endpoint(base_url=url, model="e", max_retries=0))
         with pytest.raises(IbpoError, match="no embedding of every text"):
             embed(["x", "yy"])
+
+
+def test_a_router_of_embeddings_is_fitted_judged_replayed_and_served(tmp_path):
+    """On embeddings alone: the prompts are shuffled letters, and only the server knows what they mean."""
+    pytest.importorskip("openai")
+    rows, meaning = log_rows(60), {}
+    for row in rows:
+        number = meaning.setdefault(row["prompt"], (len(meaning), row["prompt"].count("+")))[0]
+        row["prompt"] = f"q{number}"
+    counted = {f"q{number}": float(count) for number, count in meaning.values()}
+    log, out, scored = write(tmp_path / "log.jsonl", rows), tmp_path / "router.json", tmp_path / "scored.jsonl"
+    with embedding_server(lambda text: [counted.get(text, 0.0), 1.0]) as (url, seen):
+        fitted = run(
+            "route",
+            "fit",
+            log,
+            "--out",
+            out,
+            "--draws",
+            20,
+            "--budget",
+            "long=50%",
+            "--embed-url",
+            url,
+            "--embed-model",
+            "e",
+        )
+        assert fitted.exit_code == 0, fitted.output
+        (row,) = load(out).report["budgets"]
+        assert row["captured"] > 0.5  # held out, and by the embedding: the words tell nothing
+        done = run(
+            "route", "score", out, write(tmp_path / "p.jsonl", [{"prompt": "q0"}, {"prompt": "q1"}]), "--out", scored
+        )
+        assert done.exit_code == 0, done.output
+        trace = write(tmp_path / "t.jsonl", [{"t": i / 9, "output_tokens": 5} for i in range(40)])
+        replayed = run(
+            "simulate", trace, "--budget", "long=50%", "--gains", log, "--router", out, "--num-requests", 200
+        )
+        assert replayed.exit_code == 0, replayed.output
+        before = len(seen)
+        router = serving_router(load_router(out, url, None, max_retries=0, timeout_seconds=5.0), "router.json")
+        hard, easy = (
+            next(text for text, count in counted.items() if (count > 4) == is_hard) for is_hard in (True, False)
+        )
+        gain = [router.gain({"messages": [{"role": "user", "content": text}]}).gain["long"] for text in (hard, easy)]
+        assert gain[0] > gain[1] + 0.3
+        assert len(seen) == before + 2
+    with pytest.raises(IbpoError, match="cannot be read"):
+        load_router(out, None, tmp_path / "no key")
+    with pytest.raises(IbpoError, match="needs embeddings"):
+        serving_router(load(out), "router.json")
+
+
+def test_a_router_s_gains_are_calibrated(tmp_path):
+    """`route score`, then `calibrate` on what it wrote: gains below 0 and all."""
+    log, out, scored = write(tmp_path / "log.jsonl", log_rows(60)), tmp_path / "router.json", tmp_path / "scored.jsonl"
+    assert run("route", "fit", log, "--out", out, "--draws", 20, "--budget", "long=50%").exit_code == 0
+    assert run("route", "score", out, log, "--out", scored).exit_code == 0
+    made = run("calibrate", scored, "--column", "gain.long", "--out", tmp_path / "c.json")
+    assert made.exit_code == 0, made.output
+    gains = [json.loads(line)["gain"]["long"] for line in scored.read_text().splitlines()]
+    threshold = load_calibration(tmp_path / "c.json").threshold(0.25)
+    assert np.mean(threshold.choose(gains)) == pytest.approx(0.25, abs=0.02)
+    several = run("calibrate", scored, "--column", "gain", "--out", tmp_path / "d.json")
+    assert several.exit_code == 2
+    assert several.output.startswith(
+        f"error: {scored} line 1, column 'gain': holds several numbers; name one of gain.short, gain"
+    )
+    assert (
+        "no value in column 'longer'; --column names one of 'short', 'long'"
+        in run("calibrate", scored, "--column", "gain.longer").output
+    )
 
 
 def run(*arguments):

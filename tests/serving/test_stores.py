@@ -2,7 +2,9 @@
 
 import json
 import os
+import random
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -39,12 +41,38 @@ for i in range(int(count) - 10, int(count)):
 """
 
 
-def open_book(kind, place) -> Any:
+TOKENS = Plan.from_dict({"budget": {"tokens": {"mean": 2000.0}}})
+
+# Keeps its state now and then, as a gateway does, and is killed with 30 requests under way.
+KILLED = """
+import os, random, signal, sys
+from tests.serving.test_stores import TOKENS, lengths, open_book
+from ibpo.serving.controller import Controller
+book = open_book(*sys.argv[1:], ["tokens"])
+controller, chance = Controller(TOKENS, book), random.Random(0)
+for i in range(800):
+    made = controller.decide(lengths(chance.random()), request_id=f"a{i}", now=float(i))
+    if i == 700:
+        book.save_state("gateway", controller.state_dict())
+    if i >= 30:
+        controller.settle(f"a{i - 30}")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def lengths(gain):
+    return [
+        Option(response_group="short", gain=0.0, cost={"tokens": 400.0}, reserve={"tokens": 4096.0}),
+        Option(response_group="long", gain=gain, cost={"tokens": 5000.0}, reserve={"tokens": 16384.0}),
+    ]
+
+
+def open_book(kind, place, budgets=("long",)) -> Any:
     if kind == "sqlite":
-        return SqliteBook(place, ["long"])
+        return SqliteBook(place, budgets)
     from ibpo.serving.store_redis import RedisBook
 
-    return RedisBook(place, ["long"])
+    return RedisBook(place, budgets)
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +194,40 @@ def test_a_process_that_dies_is_settled_by_another(place):
     assert total.estimated == pytest.approx(0)
     assert total.peak <= 5.0 + 1e-9
     book.close()
+
+
+def test_a_process_that_is_killed_leaves_tokens_that_the_next_one_still_learns(place):
+    command = [sys.executable, "-c", KILLED, *place]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([".", *sys.path])}
+    assert subprocess.run(command, env=environment, timeout=250, check=False).returncode == -signal.SIGKILL
+    book, chance, cost = open_book(*place, budgets=["tokens"]), random.Random(1), {}
+    saved = book.load_state("gateway")
+    assert saved is not None
+    controller = Controller.from_state(TOKENS, saved, book)
+    for i in range(2500):
+        made = controller.decide(lengths(chance.random()), request_id=str(i), now=1000.0 + i)
+        cost[i] = 2500.0 if made.response_group == "long" else 200.0  # half of what is told, since the kill
+        if i >= 30:
+            controller.settle(str(i - 30), {"tokens": cost[i - 30]})
+        if i == 300:
+            assert len(controller.expire(1000.0)) == 30
+    assert sum(list(cost.values())[1200:]) / 1300 == pytest.approx(2000, rel=0.05)
+    for i in range(2470, 2500):
+        controller.settle(str(i), {"tokens": cost[i]})
+    assert book.accounts()[TOTAL][0].waiting == pytest.approx(0.0, abs=1e-3)
+    book.close()
+
+
+def test_a_redis_that_is_silent_is_an_error(monkeypatch):
+    pytest.importorskip("redis")
+    from ibpo.serving import store_redis
+
+    monkeypatch.setattr(store_redis, "SOCKET_SECONDS", 0.1)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(16)
+        with pytest.raises(IbpoError, match=r"redis: .*[Tt]imeout"):
+            store_redis.RedisBook(f"redis://127.0.0.1:{silent.getsockname()[1]}/0", ["long"])
 
 
 def test_a_file_that_is_no_book(tmp_path):

@@ -42,7 +42,7 @@ class ScriptedUpstream:
         self.fault_of: Callable[[int], str | None] = lambda number: None
         self.requests, self.faults, self.num_answered, self.headers = [], [], 0, []
         self.extra_headers: dict[str, str] = {}
-        self.pause, self.without_usage, self.url = 0.0, False, ""
+        self.pause, self.without_usage, self.url, self.padding = 0.0, False, "", 0
 
     def app(self):
         app = web.Application(client_max_size=1 << 26)
@@ -135,7 +135,7 @@ class ScriptedUpstream:
             "model": "m",
         }
         for i in range(count):
-            text = f"w{i} \u2713 \\u00e9 "
+            text = f"w{i} \u2713 \\u00e9 " + "x" * self.padding
             piece = {"delta": {"content": text}} if chat else {"text": text}
             choice = {"index": 0, "finish_reason": "stop" if i == count - 1 else None, **piece}
             yield b"data: " + json.dumps({**base, "choices": [choice]}, ensure_ascii=False).encode() + b"\n\n"

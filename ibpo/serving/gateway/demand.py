@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from ibpo.errors import IbpoError
-from ibpo.serving.gateway.settings import GroupSettings, ModelSettings
+from ibpo.serving.gateway.settings import GroupSettings, Limits, ModelSettings
 from ibpo.serving.option import Option
 from ibpo.serving.plan import Budget
 
@@ -71,10 +71,27 @@ def read_demand(data: bytes, *, chat: bool) -> Demand:
     return Demand(chat=chat, body=body, model=model, stream=stream, wants_usage=wants, num_answers=count)
 
 
+def check_size(demand: Demand, groups: Iterable[GroupSettings], limits: Limits) -> None:
+    """Nobody asks for more in one request than the operator would let many have: all of it is booked at once.
+
+    Raises:
+        IbpoError: Names the field and the limit.
+    """
+    if demand.num_answers > limits.max_answers:
+        raise IbpoError(
+            f"fields n, best_of and prompt: ask for {demand.num_answers} answers; ask for {limits.max_answers} or fewer"
+        )
+    for group in groups:
+        if (cap_of(demand, group) or 0) > limits.max_answer_tokens:
+            raise IbpoError(
+                f"field max_tokens or max_completion_tokens: is too large; give {limits.max_answer_tokens} or less"
+            )
+
+
 def usable(demand: Demand, group: GroupSettings) -> bool:
-    """Whether the group can be set in this request: a prefix needs text to stand behind."""
+    """Whether the group can be set in this request: chat fields need a chat, a prefix needs text to stand behind."""
     if not group.prefix:
-        return True
+        return demand.chat or bool(group.body) or not (group.chat_template_kwargs or group.reasoning_effort)
     if demand.chat:
         return isinstance(demand.body.get("messages"), list)
     prompt = demand.body.get("prompt")
@@ -131,9 +148,9 @@ def write_body(demand: Demand, group: GroupSettings, model: ModelSettings) -> by
     body = dict(demand.body)
     if group.prefix and usable(demand, group):
         body |= with_prefix(demand, group.prefix)
-    if group.chat_template_kwargs:
+    if group.chat_template_kwargs and demand.chat:
         body["chat_template_kwargs"] = _merged(body.get("chat_template_kwargs"), group.chat_template_kwargs)
-    if group.reasoning_effort:
+    if group.reasoning_effort and demand.chat:
         body["reasoning_effort"] = group.reasoning_effort
     if group.max_tokens is not None:
         given = [name for name in CAPS if body.get(name) is not None]

@@ -190,7 +190,9 @@ class Desk:
             self._controller = Controller.from_state(self.plan, saved, shared) if saved else None
         except IbpoError as error:
             self._on_failure(str(error))
-        self._controller = self._controller or Controller(self.plan, shared)
+        if self._controller is None:
+            self._controller = Controller(self.plan, shared)
+            self._controller.recover()
         self._num_drifts = self._controller.num_drifts
         self._controller.expire(before=time.time() - self._stale)
 

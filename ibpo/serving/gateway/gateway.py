@@ -173,11 +173,11 @@ class Gateway:
                         limit.reschedule(loop.time() + patience)
                         await response.write(piece)
                         limit.reschedule(None)
+                    limit.reschedule(loop.time() + patience)
+                    await response.write_eof()
             except (UpstreamFault, TimeoutError):
                 if request.transport is not None:
                     request.transport.abort()
-                return response
-            await response.write_eof()
             return response
         finally:
             answer.close()

@@ -10,7 +10,8 @@ import os
 import re
 import secrets
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,19 @@ class Keys:
     """
 
     rows: tuple[tuple[bytes, str], ...]
+    slices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Tenant -> the slices that its requests may belong to; the first is that of requests that name none."""
+
+    def slice_of(self, tenant: str, named: str) -> str:
+        """The slice of a tenant's request that names one: its own, so no ceiling is left and no promise claimed.
+
+        Example:
+            >>> keys = Keys(rows=(), slices={"gold": ("law", "chat")})
+            >>> [keys.slice_of("gold", name) for name in ("chat", "", "other")], keys.slice_of("silver", "law")
+            (['chat', 'law', 'law'], '')
+        """
+        own = self.slices.get(tenant, ("",))
+        return named if named in own else own[0]
 
     def owner(self, authorization: str) -> str | None:
         """The tenant of an `Authorization` header: `Bearer KEY`, or `Basic` with the key as its password."""
@@ -64,6 +78,8 @@ def new_key() -> tuple[str, str]:
 def read_keys(path: str | Path) -> Keys:
     """Read a TOML file of `[keys]`: tenant -> list of `sha256:...`; the tenant `operator` reads the pages only.
 
+    `[slices]`, if it is there: tenant -> list of slices, see `Keys.slices`.
+
     Raises:
         IbpoError: Names file and tenant.
     """
@@ -72,13 +88,13 @@ def read_keys(path: str | Path) -> Keys:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise IbpoError(f"{path}: cannot be read as TOML: {error}") from None
     table = tables.get("keys")
-    if not isinstance(table, dict) or set(tables) != {"keys"} or not table:
+    if not isinstance(table, dict) or not set(tables) <= {"keys", "slices"} or not table:
         raise IbpoError(f'{path}: needs one table [keys] with lines like gold = ["sha256:..."]; see --new-key')
     rows: list[tuple[bytes, str]] = []
     for tenant, values in table.items():
         for value in values if isinstance(values, list) else [values]:
             rows.append((_digest(f"{path}: keys.{tenant}", value), _tenant(f"{path}: keys.{tenant}", tenant)))
-    return _checked(str(path), rows)
+    return replace(_checked(str(path), rows), slices=_slices(path, tables.get("slices", {}), table))
 
 
 def keys_from_environment(variable: str) -> Keys:
@@ -104,6 +120,17 @@ def _checked(where: str, rows: list[tuple[bytes, str]]) -> Keys:
     if len({digest for digest, _ in rows}) < len(rows):
         raise IbpoError(f"{where}: one key is given twice; each tenant needs its own")
     return Keys(rows=tuple(rows))
+
+
+def _slices(path: str | Path, table: Any, tenants: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    if not isinstance(table, dict):
+        raise IbpoError(f"{path}: slices: must be a table of tenants")
+    for tenant, names in table.items():
+        if tenant not in tenants:
+            raise IbpoError(f"{path}: slices.{tenant}: there is no such tenant under [keys]; name one of them")
+        if not (isinstance(names, list) and names and all(isinstance(name, str) and name for name in names)):
+            raise IbpoError(f"{path}: slices.{tenant}: needs a list of slices of the plan, the usual one first")
+    return {tenant: tuple(names) for tenant, names in table.items()}
 
 
 def _tenant(where: str, tenant: str) -> str:

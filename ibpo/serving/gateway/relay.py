@@ -14,10 +14,11 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from ibpo.errors import IbpoError
-from ibpo.serving.gateway.demand import Demand, option_of, read_demand, usable, write_body
+from ibpo.serving.gateway.demand import Demand, check_size, option_of, read_demand, usable, write_body
 from ibpo.serving.gateway.desk import Desk, Ticket
 from ibpo.serving.gateway.gains import Gains, find_gains
 from ibpo.serving.gateway.headers import answer_headers, budget_headers, upstream_headers
+from ibpo.serving.gateway.keys import Keys
 from ibpo.serving.gateway.logs import RequestLog
 from ibpo.serving.gateway.meter import StreamMeter, read_usage
 from ibpo.serving.gateway.metrics import Metrics
@@ -56,7 +57,7 @@ class Relay:
         log: Written here.
         router: Predicts gains, if there is one.
         key: The upstream's API key; None: the caller's `Authorization` goes on.
-        own_keys: Whether callers' keys are the gateway's own, and no affair of the upstream.
+        keys: The callers', if they are the gateway's own, and no affair of the upstream.
     """
 
     def __init__(
@@ -69,10 +70,10 @@ class Relay:
         *,
         router: Router | None = None,
         key: str | None = None,
-        own_keys: bool = False,
+        keys: Keys | None = None,
     ) -> None:
         self.settings, self.desk, self.upstream, self.metrics, self.log = settings, desk, upstream, metrics, log
-        self.router, self.key, self.own_keys = router, key, own_keys
+        self.router, self.key, self.keys, self.own_keys = router, key, keys, keys is not None
 
     async def answer(self, request: web.BaseRequest, data: bytes, tenant: str, *, chat: bool) -> web.StreamResponse:
         """Decide, ask the upstream, pass the answer on, and settle once, whatever happens in between.
@@ -84,6 +85,7 @@ class Relay:
         try:
             demand = read_demand(data, chat=chat)
             model = self.settings.model_of(demand.model)
+            check_size(demand, model.response_group, self.settings.limits)
             sent = upstream_headers(request.headers, self.key, own_keys=self.own_keys, governed=True)
             gains = await find_gains(
                 demand,
@@ -96,7 +98,7 @@ class Relay:
             groups = {group.name: group for group in model.response_group if usable(demand, group)}
             if gains.only:
                 groups = {gains.only: groups[gains.only]} if gains.only in groups else groups
-            groups = groups or {model.response_group[0].name: GroupSettings(name=model.response_group[0].name)}
+            groups = groups or {model.response_group[0].name: _plain(model.response_group[0])}
         except IbpoError as error:
             raise Refusal(400, "bad_request", str(error)) from None
         if self.settings.log_bodies:
@@ -129,6 +131,8 @@ class Relay:
         ]
         # Only slices of the plan: a caller must not open accounts.
         named = request.headers.get(SLICE_HEADER, "")
+        if self.keys is not None:
+            named = self.keys.slice_of(account.tenant, named)
         slice_name = named if named in plan.slices else ""
         try:
             return await self.desk.decide(
@@ -217,13 +221,14 @@ class Relay:
                         limit.reschedule(loop.time() + idle)
                         await response.write(piece)
                         limit.reschedule(None)
+                limit.reschedule(loop.time() + idle)
                 if governed and (tail := meter.end()):
                     await response.write(tail)
+                await response.write_eof()
             account.tokens = meter.tokens
             # Not every server says [DONE]; one that ended in good order without a word of its cost is suspect.
             whole = not governed or meter.finished or meter.tokens is not None
             account.outcome = "answered" if whole else "cut"
-            await response.write_eof()
             return response
         except UpstreamFault as fault:
             account.outcome = "cut"
@@ -269,3 +274,8 @@ class Relay:
             price=dict(ticket.price) if ticket else None,
             **account.fields,
         )
+
+
+def _plain(group: GroupSettings) -> GroupSettings:
+    """Where nothing else can be set: the standard response group's cap, and what it is expected to take."""
+    return GroupSettings(name=group.name, max_tokens=group.max_tokens, tokens=group.tokens)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from ibpo.errors import IbpoError
@@ -41,6 +40,8 @@ class FittedRouter:
     def __init__(self, fitted: fitting.Router) -> None:
         self._fitted = fitted
         self._tells_tokens = "token" in fitted.cost_name
+        self.groups = fitted.groups
+        """The response groups that it knows."""
 
     def gain(self, request: Mapping[str, Any]) -> Scores:
         """See `Router`."""
@@ -52,16 +53,15 @@ class FittedRouter:
         return Scores(gain, dict(zip(self._fitted.groups, map(float, scores.cost[0]), strict=True)))
 
 
-def load_router(path: Path) -> Router:
-    """The router of a file made by `ibpo route fit`.
+def serving_router(fitted: fitting.Router, where: str) -> FittedRouter:
+    """A router of `ibpo route fit` for a gateway; one that looks at embeddings brings the endpoint that makes them.
 
     Raises:
-        IbpoError: No such router, or one that needs more than a request says.
+        IbpoError: One that needs more than a request says.
     """
-    fitted = fitting.load(path)
     if fitted.number_names:
         names = ", ".join(fitted.number_names)
-        raise IbpoError(f"{path}: needs the numbers {names} beside each prompt, which requests lack; fit it without")
-    if fitted.embedding:
-        raise IbpoError(f"{path}: needs embeddings of an endpoint; fit it without, or build the gateway in Python")
+        raise IbpoError(f"{where}: needs the numbers {names} beside each prompt, which requests lack; fit it without")
+    if fitted.embedding and fitted.embed is None:
+        raise IbpoError(f"{where}: needs embeddings; give the endpoint that makes them to ibpo.serving.router.load")
     return FittedRouter(fitted)

@@ -17,6 +17,7 @@ from typing import Any
 from aiohttp import web
 
 from ibpo.errors import IbpoError
+from ibpo.serving.gateway.checks import cautions, check_groups, check_router
 from ibpo.serving.gateway.desk import Desk
 from ibpo.serving.gateway.gateway import Gateway
 from ibpo.serving.gateway.keys import Keys
@@ -24,7 +25,7 @@ from ibpo.serving.gateway.logs import RequestLog
 from ibpo.serving.gateway.metrics import Metrics
 from ibpo.serving.gateway.relay import Relay
 from ibpo.serving.gateway.routers import Router
-from ibpo.serving.gateway.settings import Limits, Settings, check_groups
+from ibpo.serving.gateway.settings import Limits, Settings
 from ibpo.serving.gateway.upstream import Upstream
 from ibpo.serving.plan import Plan
 
@@ -55,6 +56,13 @@ class Service:
         if self.keys is None and self.host not in LOOPBACK:
             raise IbpoError(f"--host {self.host}: others can reach it, and nobody needs a key; give --keys FILE")
         check_groups(self.settings, self.plan)
+        check_router(self.settings, self.router)
+        for tenant, names in (self.keys.slices if self.keys is not None else {}).items():
+            for name in names:
+                if name not in self.plan.slices:
+                    raise IbpoError(
+                        f"--keys: slices.{tenant}: the plan has no slice {name!r}; add [slice.{name}] to it"
+                    )
 
 
 class _Connection(web.RequestHandler):
@@ -129,8 +137,7 @@ async def running(service: Service, log: RequestLog) -> AsyncIterator[tuple[Gate
     await desk.open()
     try:
         async with upstream:
-            own_keys = service.keys is not None
-            relay = Relay(settings, desk, upstream, metrics, log, router=service.router, key=key, own_keys=own_keys)
+            relay = Relay(settings, desk, upstream, metrics, log, router=service.router, key=key, keys=service.keys)
             gateway = Gateway(relay, service.keys)
             limits = settings.limits
             server = _Server(
@@ -156,6 +163,8 @@ async def running(service: Service, log: RequestLog) -> AsyncIterator[tuple[Gate
                 raise IbpoError(f"{service.host}:{service.port}: cannot listen: {said}; give another --port") from None
             try:
                 port = runner.addresses[0][1]
+                for caution in cautions(settings, service.plan):
+                    log.write("caution", message=caution)
                 log.write("listening", host=service.host, port=port, upstream=settings.upstream.url, pid=os.getpid())
                 yield gateway, port
             finally:

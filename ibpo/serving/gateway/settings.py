@@ -9,7 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from ibpo.config import nearest, read_toml
 from ibpo.errors import IbpoError
-from ibpo.serving.plan import Plan
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 """Of response groups and tenants: they stand in headers, labels and file names."""
@@ -64,6 +63,10 @@ class Limits(_Part):
     """Requests under way at a time; more get a 503."""
     max_in_flight_per_tenant: int = Field(default=512, ge=1)
     """More get a 429: nobody takes all places."""
+    max_answers: int = Field(default=128, ge=1)
+    """That one request may ask for: n or best_of, times its prompts. All are booked as one request."""
+    max_answer_tokens: int = Field(default=1 << 20, ge=1)
+    """Largest cap that is left of a caller's `max_tokens` once the response group's has lowered it."""
     max_buffered_bytes: int = Field(default=16 << 20, ge=1024)
     """Of an answer without streaming that is held back until it is whole; a longer one is passed on as it comes."""
     drain_seconds: float = Field(default=60.0, ge=0)
@@ -204,38 +207,6 @@ def build_settings(tables: dict[str, Any], where: str) -> Settings:
         return Settings.model_validate(tables)
     except ValidationError as error:
         raise IbpoError(f"{where}: {_said(error)}") from None
-
-
-def check_groups(settings: Settings, plan: Plan) -> None:
-    """Budgets speak of response groups that exist, and have room for each of them.
-
-    Raises:
-        IbpoError: Names the budget or the response group.
-    """
-    rows = [(model, group) for model in settings.model for group in model.response_group]
-    names = sorted({group.name for _, group in rows})
-    for budget in plan.budgets:
-        if budget.response_group is not None:
-            if budget.response_group not in names:
-                raise IbpoError(
-                    f"budget {budget.name!r}: no model has a response group {budget.response_group!r}; "
-                    f"{nearest(budget.response_group, names)}"
-                )
-            continue
-        if budget.name != "tokens":
-            raise IbpoError(
-                f"budget {budget.name!r}: a gateway counts tokens; name it tokens, or give it a response_group"
-            )
-        room = budget.mean + budget.overdraft + budget.carry
-        for model, group in rows:
-            # What is kept ready for an answer, and what has to fit: its cap, else its expectation.
-            most = float(group.max_tokens or group.tokens or 0)
-            if most > room and group is not model.response_group[0]:
-                raise IbpoError(
-                    f"budget 'tokens': has room for {room:g} tokens at a time, and an answer of response group "
-                    f"{group.name!r} of model {model.name!r} may take {most:g}: none would ever be given; "
-                    f"set overdraft to {most:g} or more, or lower the group's cap"
-                )
 
 
 def _said(error: ValidationError) -> str:

@@ -1,0 +1,57 @@
+"""A router whose prompts are embedded by a server: which server, and with which key?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ibpo.endpoint import Endpoint
+from ibpo.errors import IbpoError
+from ibpo.serving.router import Embed, Router, load
+from ibpo.serving.router_fit import embedder
+
+EmbedUrl = Annotated[
+    str | None, typer.Option(help="Embed prompts by this server's /v1/embeddings, e.g. http://127.0.0.1:8000/v1.")
+]
+EmbedKey = Annotated[Path | None, typer.Option(help="Text file with that server's key.")]
+
+
+def embed_by(
+    url: str, model: str, key_file: Path | None, *, max_retries: int = 5, timeout_seconds: float = 600.0
+) -> Embed:
+    """Asks a server for embeddings.
+
+    Raises:
+        IbpoError: The key cannot be read.
+    """
+    try:
+        key = "none" if key_file is None else key_file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        raise IbpoError(f"--embed-key-file {key_file}: cannot be read; name a text file with the key") from None
+    return embedder(
+        Endpoint(base_url=url, model=model, api_key=key, max_retries=max_retries, timeout_seconds=timeout_seconds)
+    )
+
+
+def load_router(
+    path: Path,
+    url: str | None,
+    key_file: Path | None,
+    *,
+    max_retries: int = 5,
+    timeout_seconds: float = 600.0,
+) -> Router:
+    """A router, with the server that it was fitted on or the one at `url` if it needs embeddings.
+
+    Raises:
+        IbpoError: No router, or an address for one that looks at no embeddings.
+    """
+    found = load(path)
+    if not found.embedding:
+        if url is not None or key_file is not None:
+            raise IbpoError(f"--embed-url: {path} was fitted without embeddings; leave it away")
+        return found
+    where, model = url or found.embedding["base_url"], found.embedding["model"]
+    return load(path, embed_by(where, model, key_file, max_retries=max_retries, timeout_seconds=timeout_seconds))

@@ -1,0 +1,147 @@
+"""Many responses under way: the budget is held and used, and no crash or failed commit stops the learning."""
+
+import copy
+import json
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+from ibpo.errors import IbpoError
+from ibpo.serving.book import TOTAL, MemoryBook
+from ibpo.serving.controller import Controller, Option
+from ibpo.serving.plan import Plan
+from tests.serving.test_controller import best, two
+
+
+def under_way(controller, num_requests, latency, caps):
+    """Lengths that vary by half, told by their means and bounded by caps; (cost, value, best value) per request."""
+    rng = np.random.default_rng(9)
+    gains = rng.random(num_requests)
+    lengths = np.stack([m * rng.lognormal(-0.125, 0.5, num_requests) for m in (400.0, 5000.0)], 1)
+    lengths = np.minimum(lengths, caps)
+    means = lengths.mean(axis=0)
+    cost, value, waiting = np.zeros(num_requests), np.zeros(num_requests), []
+    for i, gain in enumerate(gains):
+        options = [
+            Option(response_group=name, gain=g, cost={"tokens": mean}, reserve={"tokens": cap})
+            for name, g, mean, cap in zip(("short", "long"), (0.0, gain), means, caps, strict=True)
+        ]
+        made = controller.decide(options, request_id=str(i), now=0.0)
+        long = made.response_group == "long"
+        cost[i], value[i] = lengths[i, int(long)], gain * long
+        waiting.append(i)
+        if len(waiting) > latency:
+            ended = waiting.pop(0)
+            controller.settle(str(ended), {"tokens": cost[ended]})
+    kept = value.sum() / best(gains, np.full(num_requests, means[0]), np.full(num_requests, means[1]), cost.mean())
+    return cost, kept
+
+
+@pytest.mark.parametrize("latency", [0, 20, 100, 600])
+def test_tokens_are_held_and_used_with_many_capped_responses_under_way(latency):
+    """The page of the gateway: caps of 4,096 and 16,384, room for 20,000. All that are under way are never at them."""
+    controller = Controller(Plan.from_dict({"budget": {"tokens": {"mean": 2000.0, "overdraft": 20000.0}}}))
+    cost, kept = under_way(controller, 5000, latency, (4096.0, 16384.0))
+    assert cost[1000:].mean() == pytest.approx(2000, rel=0.02)
+    assert kept >= 0.97
+    (tally,) = controller.book.tallies(TOTAL)
+    assert tally.peak <= 20000 + (latency + 1) * (16384 - 5000 / 8)
+
+
+def test_a_finite_cushion_bounds_what_the_caps_can_add():
+    budget = {"mean": 2000.0, "overdraft": 20000.0, "cushion": 100_000.0}
+    controller = Controller(Plan.from_dict({"budget": {"tokens": budget}}))
+    under_way(controller, 2000, 100, (2000.0, 16384.0))
+    (tally,) = controller.book.tallies(TOTAL)
+    assert 100_000 < tally.peak <= 120_000
+
+
+def test_a_process_that_was_killed_does_not_stop_the_learning_of_lengths(tmp_path):
+    """Restored from a state 100 requests old, on a book that is not: what ended meanwhile is waited for by nobody."""
+    from ibpo.serving.store_sqlite import SqliteBook
+
+    plan = Plan.from_dict({"budget": {"tokens": {"mean": 2000.0}}})
+    rng = np.random.default_rng(0)
+    waiting, cost = [], []
+    with SqliteBook(tmp_path / "book.sqlite", ["tokens"]) as book:
+        controller = Controller(plan, book)
+        for i in range(3000):
+            made = controller.decide(two(rng.random(), 400.0, 5000.0), request_id=str(i), now=float(i))
+            actual = 5000.0 if made.response_group == "long" else 400.0
+            cost.append(actual if i < 600 else actual / 2)
+            waiting.append(i)
+            if i == 500:
+                saved = json.dumps(controller.state_dict())
+            if i == 600:  # killed; 15 of what it had under way are lost, and found by their age
+                controller = Controller.from_state(plan, json.loads(saved), book)
+                del waiting[:15]
+            if i == 1000:
+                assert len(controller.expire(700.0)) == 15
+            if len(waiting) > 30:
+                controller.settle(str(waiting[0]), {"tokens": cost[waiting.pop(0)]})
+        assert np.mean(cost[1500:]) == pytest.approx(2000, rel=0.05)
+        while waiting:
+            controller.settle(str(waiting[0]), {"tokens": cost[waiting.pop(0)]})
+        assert book.accounts()[TOTAL][0].waiting == pytest.approx(0.0, abs=1e-3)
+
+
+def test_a_live_process_is_not_disturbed_when_another_goes_on_after_a_crash(tmp_path):
+    """What the live one has waiting is forgotten once, not taken out of the book a second time."""
+    plan = Plan.from_dict({"budget": {"tokens": {"mean": 10.0}}})
+    accounts = MemoryBook(1)
+    live, dead = Controller(plan, accounts), Controller(plan, accounts)
+    option = [Option(response_group="long", gain=1.0, cost={"tokens": 10.0})]
+    for name in "abcd":
+        (live if name < "c" else dead).decide(option, request_id=name, now=0.0)
+    live.settle("b", {"tokens": 4.0})  # waits for a
+    dead.settle("d", {"tokens": 7.0})  # waits for c
+    (tally,) = accounts.tallies(TOTAL)
+    assert tally.waiting == pytest.approx(9.0)
+    Controller.from_state(plan, json.loads(json.dumps({**dead.state_dict(), "book": None})), accounts)
+    assert tally.waiting == 0.0
+    live.settle("a", {"tokens": 10.0})
+    assert tally.waiting == 0.0
+
+
+class FailingBook(MemoryBook):
+    """Rolls back what is done while `failing`, as a shared book whose commit fails; or does it, and says it failed."""
+
+    failing = ""
+
+    @contextmanager
+    def transaction(self):
+        before = copy.deepcopy((self.accounts, self.reservations))
+        yield
+        if self.failing == "rolled back":
+            self.accounts, self.reservations = before
+        if self.failing:
+            raise IbpoError("the commit failed")
+
+
+@pytest.mark.parametrize("failing", ["rolled back", "said so only"])
+@pytest.mark.parametrize("what", ["decide", "settle", "cancel"])
+def test_a_commit_that_fails_leaves_no_response_that_others_wait_for(what, failing):
+    book = FailingBook(1)
+    controller = Controller(Plan.from_dict({"budget": {"tokens": {"mean": 10.0}}}), book)
+    option = [Option(response_group="long", gain=1.0, cost={"tokens": 10.0})]
+    for name in "abc":
+        controller.decide(option, request_id=name, now=0.0)
+    before = json.dumps(controller.state_dict())
+    book.failing = failing
+    with pytest.raises(IbpoError, match="commit failed"):
+        if what == "decide":
+            controller.decide(option, request_id="d", now=0.0)
+        else:
+            getattr(controller, what)("a")
+    book.failing = ""
+    if failing == "rolled back":
+        assert json.dumps(controller.state_dict()) == before
+    # As the gateway does: it gives up a request that the book did not take, and ends the others again.
+    for name in "abc":
+        controller.settle(name, {"tokens": 4.0})
+    assert book.tallies(TOTAL)[0].waiting == 0.0
+    for number in range(600):
+        controller.decide(option, request_id=str(number), now=0.0)
+        controller.settle(str(number), {"tokens": 4.0})
+    assert controller.decide(option, request_id="e", now=0.0).estimate[0] == pytest.approx(4.0)
