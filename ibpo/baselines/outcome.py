@@ -52,7 +52,7 @@ def write_outcome(run_dir: Path, settings: BaselineSettings, console: Console, s
         run_dir / "baselines.json", json.dumps({"rows": rows, "areas": areas, "tuning": tuning}, indent=1)
     )
     titles = {name: experiment_named(name).title for name in settings.experiments}
-    write_text_atomic(run_dir / "baselines.md", markdown(rows, titles))
+    write_text_atomic(run_dir / "table.md", markdown(rows, titles))
     plot_frontier(rows, run_dir / "baselines.png", titles)
     data = ReportData(
         title="Many ways of spending the same inference budget",

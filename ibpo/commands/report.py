@@ -14,6 +14,7 @@ from ibpo.errors import IbpoError
 from ibpo.evaluation.contrast import ContrastOptions, contrast
 from ibpo.evaluation.read_responses import Read, ReadOptions, read_responses
 from ibpo.evaluation.run_facts import facts_of, share_in_training, training_of
+from ibpo.experiments.ran import facts_of as calls_of
 
 LIMITS = (
     "Intervals say how the numbers would vary with other problems like these and other responses to them; not with "
@@ -134,7 +135,7 @@ def _write(
         ("ibpo", __version__),
     ]
     for _, path in paths:
-        what_ran += facts_of(path)
+        what_ran += [*facts_of(path), *calls_of(path)]
     return write_page(folder, PageData(title=title, parts=parts, what_ran=what_ran, limits=list(LIMITS)))
 
 

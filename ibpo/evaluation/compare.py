@@ -127,7 +127,7 @@ def compare(
         consistency[policy] = SelfConsistency(
             standard=found[policy, "standard"].accuracy,
             accuracy=np.array([result.accuracy for result in curve]),
-            relative_cost=np.array([result.tokens.mean() for result in curve]) / base_tokens,
+            relative_cost=np.array([result.tokens for result in curve]) / base_tokens,
         )
     trained = [("IBPO", budget, f"ibpo-{budget:g}") for budget in budgets] + [("RAFT", None, "raft")]
     for name, budget, policy in trained:

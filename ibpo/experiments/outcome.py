@@ -19,7 +19,7 @@ from ibpo.experiments.job import experiment_named
 from ibpo.experiments.ran import facts_of
 from ibpo.runs import write_text_atomic
 
-ARTEFACTS = ("results.json", "merits.json", "frontier.png", "share_by_level.png", "report.html")
+ARTEFACTS = ("results.json", "merits.json", "frontier.png", "share_by_level.png", "report.html", "report.md")
 
 
 def write_outcome(run_dir: Path, settings: DemoSettings, console: Console, seconds: float) -> None:
