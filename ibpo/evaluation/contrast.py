@@ -84,7 +84,7 @@ def contrast(responses: Responses, options: ContrastOptions | None = None) -> Js
     oracle, ends = None, []
     if len(among) > 1:  # names begin with the cheapest
         ends = [min(among_C), max(among_C)]
-        oracle = OracleShare(*(responses.of(names[c]) for c in ends), order, cost_CP[ends])
+        oracle = OracleShare(responses.of(names[ends[0]]), responses.of(names[ends[1]]), order, cost_CP[ends])
     rows = []
     for c, name in enumerate(names):
         own = responses.of(name)

@@ -59,18 +59,18 @@ def merit_intervals(
 
     def oracle_share(weight_P: FloatArray, before: PerProblem, after: PerProblem, *, at_cost: bool) -> float:
         part_L = np.bincount(index, weight_P, num_levels)
-        accuracy = [by_level(weight_P, one.accuracy) for one in (before, after)]
+        low_L, high_L = (by_level(weight_P, one.accuracy) for one in (before, after))
         share = float(weight_P @ result.share)
         if at_cost:
-            cost = [by_level(weight_P, one.tokens) for one in (before, after)]
-            tokens, ends = float(weight_P @ result.tokens), [float(part_L @ one) for one in cost]
+            cheap_L, dear_L = (by_level(weight_P, one.tokens) for one in (before, after))
+            tokens, ends = float(weight_P @ result.tokens), [float(part_L @ one) for one in (cheap_L, dear_L)]
             if not ends[0] <= tokens <= ends[1] or ends[0] == ends[1]:
                 return float("nan")
             share = (tokens - ends[0]) / (ends[1] - ends[0])
-            best, _ = oracle_by_level_at_cost(*accuracy, *cost, part_L, tokens)
+            best, _ = oracle_by_level_at_cost(low_L, high_L, cheap_L, dear_L, part_L, tokens)
         else:
-            best, _ = oracle_by_level(*accuracy, part_L, share)
-        mix = random_mix(float(part_L @ accuracy[0]), float(part_L @ accuracy[1]), share)
+            best, _ = oracle_by_level(low_L, high_L, part_L, share)
+        mix = random_mix(float(part_L @ low_L), float(part_L @ high_L), share)
         return (float(weight_P @ result.accuracy) - mix) / (best - mix) if best - mix >= min_room else float("nan")
 
     def gain(weight_P: FloatArray) -> FloatArray:

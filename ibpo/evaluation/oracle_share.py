@@ -81,9 +81,10 @@ class OracleShare:
         )
         room = 0.0
         for decides, values in ((0, 1), (1, 0)):
-            known = (*reward_HGL[decides], *cost_HGL[decides])
             # Where this half's cheapest responses cost more than the budget, there is nothing to decide.
-            _, x_L = oracle_by_level_at_cost(*known, part_L, cost)
+            _, x_L = oracle_by_level_at_cost(
+                reward_HGL[decides, 0], reward_HGL[decides, 1], cost_HGL[decides, 0], cost_HGL[decides, 1], part_L, cost
+            )
             x_L = np.nan_to_num(x_L)
             reward_GL, cost_GL = reward_HGL[values], cost_HGL[values]
             worth, spent = (float(part_L @ (one[0] + x_L * (one[1] - one[0]))) for one in (reward_GL, cost_GL))

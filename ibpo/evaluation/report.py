@@ -153,7 +153,9 @@ def terminal_table(rows: Iterable[Row]) -> Table:
 
 
 def _is_next_to_ibpo(row: Row, rows: Sequence[Row]) -> bool:
-    """Of this model's maj@k, k > 1, the one whose cost is nearest to that of the middle calibrated policy."""
+    """Of an untrained model's maj@k, k > 1, the one whose cost is nearest to that of the middle calibrated policy."""
+    if "(IBPO)" in row["method"] or "(RAFT)" in row["method"]:
+        return False
     same = [r for r in rows if r["experiment"] == row["experiment"]]
     family = row["method"].rsplit("@", 1)[0]
     votes = [r for r in same if r["method"].startswith(family) and not r["method"].endswith("maj@1")]

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ibpo.evaluation.page_tables import Cell, TableData
 from ibpo.evaluation.report_parts import MERITS, NO_BREAK, percent, points
 
+if TYPE_CHECKING:  # report.py imports this file
+    from ibpo.evaluation.report import ReportData
+
 Part = Mapping[str, Any]
 
 
-class Told(Protocol):
-    """What `ibpo.evaluation.report.ReportData` says in words."""
-
-    title: str
-    answer: str
-    asked: Sequence[str]
-    what_ran: Sequence[tuple[str, str]]
-    limits: Sequence[str]
-
-
-def report_markdown(data: Told, parts: Sequence[Part], about: str, others: TableData) -> str:
+def report_markdown(data: ReportData, parts: Sequence[Part], about: str, others: TableData) -> str:
     """Title, answer, one set of tables for each experiment, what was run, what it does not show, what others published.
 
     Args:

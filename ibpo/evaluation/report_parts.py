@@ -104,7 +104,7 @@ def _in_training(steps: Sequence[Mapping[str, Any]]) -> dict[float, list[float]]
     found: dict[float, list[float]] = {}
     for budget, seed in sorted({(step["budget"], step["seed"]) for step in steps}):
         own = [step for step in steps if (step["budget"], step["seed"]) == (budget, seed)]
-        share = share_in_training([step | {"configuration": ""} for step in own], "")
+        share = share_in_training([{**step, "configuration": ""} for step in own], "")
         found.setdefault(budget, []).extend([] if share is None else [share])
     return found
 

@@ -157,7 +157,8 @@ def test_describe_by_hand():
     assert every["extended_share"].value == pytest.approx((2 / 3 + 1 / 2) / 2)
     assert every["truncated"].value == every["unanswered"].value == 0.25
     assert found["overall"]["right"]["mean_tokens"].value == 20
-    assert found["overall"]["wrong"]["mean_tokens"].value == pytest.approx((50 / 3 + 150) / (1 / 3 + 1))
+    assert found["overall"]["wrong"]["mean_tokens"].value == pytest.approx((50 / 3 + 200 / 2) / (1 / 3 + 1 / 2))
+    assert found["overall"]["cut off"]["mean_tokens"].value == 100
     assert set(found) == {"overall", "level=1", "level=2", "domain=d"}
     assert found["level=2"]["all"]["pass@1"].value == 0 and "mean_tokens" not in found["level=2"]["right"]
     assert found["domain=d"]["all"] == every

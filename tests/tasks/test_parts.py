@@ -45,6 +45,7 @@ def offline(tmp_path, monkeypatch):
 
 def test_the_pinned_revision_is_read_out_of_the_hubs_cache(offline):
     source = TASKS["aime_25"].source
+    assert source is not None
     for revision, answer in ((source.revision, "70"), ("f" * 40, "71")):  # a later version was downloaded later
         write(offline(source, revision) / "test.jsonl", {"id": "0", "problem": "Find m+n.", "answer": answer})
     [problem] = TASKS["aime_25"].load()
