@@ -83,7 +83,8 @@ def areas(
         seed: Of the bootstraps.
 
     Returns:
-        `name`, `low`, `high`, `area` and `mix` (None where there is no number); curves of one cost are left out.
+        `name`, `low`, `high`, `area` and `mix` (None where there is no number); curves of one cost, or nearly so, are
+        left out.
 
     Example:
         >>> flat = np.ones((1, 30))
@@ -105,6 +106,9 @@ def areas(
             mix_cost_KP, mix_KP = curves[mix]
             reaches = not np.isnan(area_under_curve(mix_cost_KP.mean(1), mix_KP.mean(1), begin, end))
             beside = estimate_area(mix_cost_KP, mix_KP, begin, end, seed=seed) if reaches else None
+            beside = beside if beside and np.isfinite(beside.low) else None
         area = estimate_area(cost_KP, accuracy_KP, begin, end, seed=seed)
+        if not np.isfinite(area.low):  # its points cost so nearly the same that most draws do not cover the range
+            continue
         rows.append({"name": name, "low": begin, "high": end, "area": area, "mix": beside})
     return rows

@@ -116,6 +116,14 @@ def test_no_area_outside_the_range():
     assert (row["low"], row["high"], row["mix"]) == (2, 3, None) and row["area"].value == pytest.approx(0.75)
 
 
+def test_a_curve_of_nearly_one_cost_has_no_area():
+    """Most draws of the problems turn its two points round, or miss the range: there is no interval."""
+    rng = np.random.default_rng(0)
+    cost_KP, right_KP = rng.normal(2, 1, (2, 50)), rng.random((2, 50)) < 0.5
+    cost_KP[1] += cost_KP[0].mean() - cost_KP[1].mean() + 1e-3
+    assert areas({"nearly": (cost_KP, right_KP.astype(float))}, 0, 9) == []
+
+
 def test_only_common_problems_count():
     both = responses()
     keep = ~((both.configuration == "high") & (both.problem == "p0"))
