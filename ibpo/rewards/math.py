@@ -21,7 +21,7 @@ from ibpo.rewards.math_worker import SEPARATOR
 from ibpo.rewards.workers import RequestFailed, WorkerPool
 
 MAX_SECONDS = 30.0
-"""Wall time of one pair; the workers' own limit is 1 second of CPU time."""
+"""Wall time of one pair; the workers' own limit, `math_worker.CPU_SECONDS`, counts CPU time."""
 
 
 class MathJudge:
