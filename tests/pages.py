@@ -1,17 +1,15 @@
-"""A page in a real browser, without a network: what it says on its console, asks for, copies and prints."""
+"""A page in a real browser: what it says on its console, asks for, copies and prints."""
 
 from contextlib import contextmanager
 
+FILE = {"offline": True, "permissions": ["clipboard-read", "clipboard-write"]}
+"""Options for a page that is one file."""
+
 
 @contextmanager
-def opened(browser, url, width, theme):
-    """Yields (tab, what the console said, what the page asked for)."""
-    context = browser.new_context(
-        viewport={"width": width, "height": 800},
-        color_scheme=theme,
-        offline=True,
-        permissions=["clipboard-read", "clipboard-write"],
-    )
+def opened(browser, url, width, theme, **options):
+    """Yields (tab, what the console said, what the page asked for); `options` of the browser's context."""
+    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=theme, **options)
     tab = context.new_page()
     tab.set_default_timeout(120_000)
     said, asked = [], []

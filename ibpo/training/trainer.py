@@ -3,10 +3,9 @@
 One iteration is: sample (stratified over the response groups) -> reward -> allocation under the budget (lower level) ->
 one weighted-SFT step (upper level). TRL brings sampling order, optimiser, accelerate, checkpoints and logging; the
 weights go in through two of its methods, `_calculate_rewards` (sees all rewards of all ranks) and
-`_generate_and_score_completions` (returns the advantages, which may be per token). Five more are overridden:
-`_compute_loss` adds the anchor, `_get_per_token_logps_and_entropies` spares a forward pass, and `_get_train_sampler`,
-`_run_epoch` and `_load_optimizer_and_scheduler` make a resume exact. What they rely on is pinned by
-`tests/training/test_trl_contract.py`.
+`_generate_and_score_completions` (returns the advantages, which may be per token). `_compute_loss` adds the anchor,
+`_get_per_token_logps_and_entropies` spares a forward pass, and `ibpo.training.exact_resume` overrides three more. What
+they rely on is pinned by `tests/training/test_trl_contract.py`.
 """
 
 from __future__ import annotations
@@ -26,19 +25,17 @@ from trl import GRPOTrainer
 from ibpo.config import nearest
 from ibpo.errors import IbpoError
 from ibpo.responses.groups import stable_prefix
-from ibpo.rollouts.hf import HFSampler
 from ibpo.training.anchor import anchor_loss
 from ibpo.training.budgets import read_budget
 from ibpo.training.callbacks import AverageWeights, KeepLowerLevel
-from ibpo.training.data_order import DataOrder
+from ibpo.training.exact_resume import ExactResume
 from ibpo.training.feedback import FEEDBACK_AFTER, adjusted, steered_budget
 from ibpo.training.guards import Guards
-from ibpo.training.initial_policy import prompt_features
 from ibpo.training.judge_reward import JudgeReward
 from ibpo.training.ledger import Ledger, ledger_settings
 from ibpo.training.lower_level import LowerLevel
 from ibpo.training.refusals import check_arguments, check_inputs, check_trl
-from ibpo.training.served import sample_served
+from ibpo.training.sampling import look_at_prompts, prompt_token_ids, sample_stratified
 from ibpo.training.settings import IBPOConfig, check_groups
 from ibpo.training.sharding import check_sharding, is_sharded, make_initial_policy
 from ibpo.training.step_view import StepView, batch_of, describe
@@ -47,10 +44,9 @@ from ibpo.training.weights import response_weights
 from ibpo.types import Prompt, ResponseGroup
 
 logger = logging.getLogger("ibpo.training")
-NEEDS_FEATURES = ("shrunken", "regression")
 
 
-class IBPOTrainer(GRPOTrainer):
+class IBPOTrainer(ExactResume):
     """Trains a policy to spend its costlier response groups where they pay, inside a budget.
 
     Minimises
@@ -137,12 +133,11 @@ class IBPOTrainer(GRPOTrainer):
         self.guards = Guards(args.guards)
         self.adjustment = 0.0
         self._scoring = False
+        self._needs_features = args.utility in ("shrunken", "regression")
         self.initial_policy: Any = None
-        if args.anchor_share > 0 or args.utility in NEEDS_FEATURES:
+        if args.anchor_share > 0 or self._needs_features:
             self.initial_policy = make_initial_policy(self)
         self.ledger = Ledger(Path(args.ledger_dir), ledger_settings(args, names)) if args.ledger_dir else None
-        self.data_order: DataOrder | None = None
-        self.resumed_from: Path | None = None
         if args.averaging > 0:
             self.add_callback(AverageWeights(self, args.averaging))
         # Last: its file marks a checkpoint as whole.
@@ -156,57 +151,15 @@ class IBPOTrainer(GRPOTrainer):
             raise IbpoError(f"IBPOConfig: budget: the data set has no column {column!r}; {nearest(column, known)}")
         return None if isinstance(dataset, IterableDataset) else {str(value) for value in dataset.unique(column)}
 
-    def _get_train_sampler(self, dataset: Any = None) -> Any:
-        self.data_order = DataOrder(super()._get_train_sampler(dataset))
-        return self.data_order
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """TRL's and transformers'; and keep where they have found them, for what the callbacks have to find there."""
-        super()._load_optimizer_and_scheduler(checkpoint)
-        self.resumed_from = Path(checkpoint) if checkpoint else None
-
-    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        """None is left where a training was killed after its last checkpoint: transformers would add a step."""
-        if self.state.global_step < self.state.max_steps:
-            super()._run_epoch(*args, **kwargs)
-        else:
-            self.control.should_training_stop = True
-
-    # -- sampling ------------------------------------------------------------------------------------------------
-
-    def _tokenize(self, prompt: Prompt) -> list[int]:
-        """The prompt's token ids, as TRL makes them: with the special tokens that the tokenizer adds."""
-        if isinstance(prompt, str):
-            return self.processing_class(prompt)["input_ids"]
-        options: Any = self.args.chat_template_kwargs or {}
-        return self.processing_class.apply_chat_template(
-            prompt, add_generation_prompt=True, return_dict=True, **options
-        )["input_ids"]
-
     def _roll_out(self, prompts: list[Prompt], trainer: GRPOTrainer) -> dict[str, Any]:
-        """TRL's `rollout_func`: responses of the policy, opened by each response group in turn if stratified."""
+        """TRL's `rollout_func`: responses of the policy."""
         del trainer
-        num_siblings = self.num_generations if self.model.training else self.num_generations_eval
-        first = self.accelerator.process_index * len(prompts)
-        stratified = self.args.stratified and self.model.training
-        places = range(first, first + len(prompts))
-        forced = [place % num_siblings * len(self.prefix_ids) // num_siblings for place in places]
-        self._prompt_ids = [self._tokenize(prompt) for prompt in prompts]
-        prefixes = [self.prefix_ids[g] if stratified else [] for g in forced]
-        if self.use_vllm:
-            completion_ids = sample_served(self.vllm_generation, self._prompt_ids, prefixes, self.max_completion_length)
-        else:
-            completion_ids = self._sampler(self.max_completion_length).sample(self._prompt_ids, prefixes)
-        return {"prompt_ids": self._prompt_ids, "completion_ids": completion_ids, "logprobs": None}
-
-    def _sampler(self, max_completion_length: int) -> HFSampler:
-        return HFSampler(
-            self.accelerator.unwrap_model(self.model),
-            self.processing_class,
-            max_completion_length=max_completion_length,
-            temperature=self.temperature,
-            batch_size=self.args.sampling_batch_size,
-        )
+        self._prompt_ids = [prompt_token_ids(self, prompt) for prompt in prompts]
+        return {
+            "prompt_ids": self._prompt_ids,
+            "completion_ids": sample_stratified(self, self._prompt_ids),
+            "logprobs": None,
+        }
 
     # -- lower level ---------------------------------------------------------------------------------------------
 
@@ -223,7 +176,7 @@ class IBPOTrainer(GRPOTrainer):
             describe(inputs, completion_ids_list, self.prefix_ids, set(self.eos_token_ids), columns, judgements)
         )
         prompt = np.arange(len(rows)) // self.num_generations
-        features, share = self._look_at_prompts(prompt)
+        features, share = look_at_prompts(self, self._prompt_ids, prompt, with_features=self._needs_features)
         batch = batch_of(rows, score, prompt, features)
         selection = self.lower_level.solve(batch, self.state.global_step, self.adjustment)
         truncated = np.array([row["finish_reason"] == "length" for row in rows])
@@ -243,22 +196,6 @@ class IBPOTrainer(GRPOTrainer):
         )
         self._record(view)
         return rewards_per_func
-
-    def _look_at_prompts(self, prompt: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Per prompt of all ranks: the initial policy's features [P, D], the policy's group shares [P, K]."""
-        first = self.accelerator.process_index * len(self._prompt_ids)
-        local = dict(zip(prompt[first : first + len(self._prompt_ids)].tolist(), self._prompt_ids, strict=True))
-        ids = list(local.values())
-        logits = self._sampler(1).next_token_logits(ids)
-        first_tokens = [prefix[0] for prefix in self.prefix_ids]
-        shares = torch.softmax(logits / self.temperature, -1)[:, first_tokens].cpu().numpy()
-        hidden = np.zeros((len(ids), 0))
-        if self.args.utility in NEEDS_FEATURES:
-            hidden = prompt_features(self.initial_policy, self.processing_class, ids)
-        # Ranks may share a prompt.
-        seen = {number: row for number, *row in gather_object(list(zip(local, hidden, shares, strict=True)))}
-        features, share = zip(*(seen[number] for number in sorted(seen)), strict=True)
-        return np.array(features), np.array(share)
 
     def _record(self, view: StepView) -> None:
         """Metrics, feedback, guards and ledger."""

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import math
-import os
 from functools import partial
 
 import pytest
+import torch
+import transformers
 
-os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-pytest.importorskip("trl")
-
-from ibpo.baselines.context import BaselineJob, Context  # noqa: E402
-from ibpo.baselines.grpo import Decoupled, ForcedOpenings, build_trainer, opened  # noqa: E402
-from ibpo.baselines.rewards import standard_bonus, thinkless_reward  # noqa: E402
-from ibpo.baselines.two_turns import TwoTurns, in_two_turns, on_responses, score_rewards  # noqa: E402
-from ibpo.experiments.embedded import model_path  # noqa: E402
-from ibpo.experiments.policy import correctness_reward  # noqa: E402
+from ibpo.baselines.context import BaselineJob, Context
+from ibpo.baselines.grpo import Decoupled, ForcedOpenings, build_trainer, opened
+from ibpo.baselines.rewards import standard_bonus, thinkless_reward
+from ibpo.baselines.two_turns import TwoTurns, in_two_turns, on_responses, score_rewards
+from ibpo.experiments.embedded import model_path
+from ibpo.experiments.policy import correctness_reward
 
 ONE_STEP = {
     "per_device_train_batch_size": 16,
@@ -87,6 +83,7 @@ def test_decoupled_weighs_the_opening_apart(context, tmp_path):
     loss = -(advantage * (weight * logp[:, 0] + logp[:, 1:].sum(1) / (length - 1))).mean()
     loss.backward()
     for name, parameter in model.named_parameters():
+        assert parameter.grad is not None
         torch.testing.assert_close(moved[name], -parameter.grad, rtol=1e-3, atol=1e-6)
 
 

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ibpo.cli import app
-from tests.pages import copied, opened, prints
+from tests.pages import FILE, copied, opened, prints
 
 ROOT = Path(__file__).parent.parent.parent
 FIXTURES = ROOT / "tests" / "fixtures"
@@ -215,7 +215,7 @@ def test_a_file_in_the_place_of_the_folder(page, tmp_path):
 @pytest.mark.parametrize("width", [1280, 375], ids=["laptop", "phone"])
 def test_in_a_browser(page, browser, width, theme):
     url = (page / "report.html").as_uri()
-    with opened(browser, url, width, theme) as (tab, said, asked):
+    with opened(browser, url, width, theme, **FILE) as (tab, said, asked):
         assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
         boxes = tab.evaluate(
             "[...document.querySelectorAll('figure svg')].map(s => [s.getBoundingClientRect().width,"

@@ -9,7 +9,7 @@ from ibpo.evaluation.compare import compare, load_responses
 from ibpo.evaluation.frontier import plot_budget_kept, plot_frontier, plot_share_by_level, plot_training
 from ibpo.evaluation.report import ReportData, pick_examples, terminal_table, write_report
 from ibpo.evaluation.report_parts import inline_svg, points
-from tests.pages import copied, opened, prints
+from tests.pages import FILE, copied, opened, prints
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 LOADING = {"link", "iframe", "object", "embed", "img", "video", "audio", "source", "base", "image"}
@@ -199,7 +199,7 @@ def test_the_share_in_training_stands_beside_that_on_unseen_problems(data, tmp_p
 def test_in_a_browser(data, tmp_path, browser, width, theme):
     write_report(tmp_path / "report.html", data)
     url = (tmp_path / "report.html").as_uri()
-    with opened(browser, url, width, theme) as (tab, said, asked):
+    with opened(browser, url, width, theme, **FILE) as (tab, said, asked):
         assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
         shown = tab.evaluate("[...document.querySelectorAll('figure svg')].map(s => s.getBoundingClientRect().width)")
         assert len(shown) == 4 and all(one > 200 for one in shown)

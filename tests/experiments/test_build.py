@@ -7,18 +7,16 @@ from dataclasses import replace
 from itertools import islice
 
 import pytest
+import torch
+import transformers
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-pytest.importorskip("trl")
-
-from ibpo.experiments.build import Fit, gate  # noqa: E402
-from ibpo.experiments.embedded import model_path  # noqa: E402
-from ibpo.experiments.experiment import Stage  # noqa: E402
-from ibpo.experiments.thinking import THINKING  # noqa: E402
-from ibpo.experiments.tiny_model import build_model, build_tokenizer  # noqa: E402
-from ibpo.experiments.voting import VOTING  # noqa: E402
-from ibpo.tasks.draws import distinct  # noqa: E402
+from ibpo.experiments.build import Fit, gate
+from ibpo.experiments.embedded import model_path
+from ibpo.experiments.experiment import Stage
+from ibpo.experiments.thinking import THINKING
+from ibpo.experiments.tiny_model import build_model, build_tokenizer
+from ibpo.experiments.voting import VOTING
+from ibpo.tasks.draws import distinct
 
 
 def test_a_copy_of_a_stages_model_does_not_call_the_original(tmp_path):

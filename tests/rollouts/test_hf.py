@@ -5,14 +5,13 @@ from __future__ import annotations
 from itertools import islice
 
 import pytest
+import torch
+import transformers
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-
-from ibpo.experiments.embedded import model_path  # noqa: E402
-from ibpo.experiments.thinking import THINKING  # noqa: E402
-from ibpo.rollouts.hf import HFSampler  # noqa: E402
-from ibpo.tasks.draws import stream  # noqa: E402
+from ibpo.experiments.embedded import model_path
+from ibpo.experiments.thinking import THINKING
+from ibpo.rollouts.hf import HFSampler
+from ibpo.tasks.draws import stream
 
 LENGTH = 24
 """Short enough for some responses to be cut off, long enough for others to end."""

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.pages import opened
 from tests.serving.test_gateway import HASHED, KEYS, bulk
 from tests.serving.world import World
 
@@ -34,35 +35,24 @@ def ask(world, url, count):
 @pytest.mark.parametrize("width", [1280, 375], ids=["laptop", "phone"])
 def test_page(served, browser, tmp_path, width, theme):
     world, gateway, url = served
-    context = browser.new_context(
-        viewport={"width": width, "height": 800},
-        color_scheme=theme,
-        http_credentials={"username": "me", "password": KEYS["operator"]},
-    )
-    tab = context.new_page()
-    tab.set_default_timeout(60_000)
-    said, asked = [], []
-    tab.on("console", lambda message: said.append(message.text))
-    tab.on("pageerror", lambda error: said.append(str(error)))
-    tab.on("request", lambda request: asked.append(request.url))
-    tab.goto(f"{url}/budget")
-    tab.locator("article").nth(1).wait_for()
-    gateway.relay.desk.last_drift = world.snapshot(gateway)["time"]
-    before = world.snapshot(gateway)["budgets"][0]["num_requests"]
-    ask(world, url, 4)
-    # Live: new numbers, tenants, the alarm and the history come without a reload.
-    tab.get_by_text(str(before + 4), exact=True).first.wait_for()
-    tab.get_by_text("Drift alarm").wait_for()
-    assert tab.locator("tbody th").all_inner_texts() == ["gold", "quiet"]
-    assert "% of at most 30.0 %" in tab.locator("article").first.inner_text()
-    # Not wait_for_function: its polling wants eval, which the page's policy forbids.
-    tab.locator("article path").nth(3).wait_for(state="attached")
-    assert tab.locator("article path").count() == 4
-    assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-    assert tab.evaluate(CONTRAST) > 7
-    tab.screenshot(path=tmp_path / f"page-{width}-{theme}.png", full_page=True)
-    assert said == [] and {address.rpartition("/")[0] for address in asked if "data:" not in address} == {url}
-    context.close()
+    credentials = {"username": "me", "password": KEYS["operator"]}
+    with opened(browser, f"{url}/budget", width, theme, http_credentials=credentials) as (tab, said, asked):
+        tab.locator("article").nth(1).wait_for()
+        gateway.relay.desk.last_drift = world.snapshot(gateway)["time"]
+        before = world.snapshot(gateway)["budgets"][0]["num_requests"]
+        ask(world, url, 4)
+        # Live: new numbers, tenants, the alarm and the history come without a reload.
+        tab.get_by_text(str(before + 4), exact=True).first.wait_for()
+        tab.get_by_text("Drift alarm").wait_for()
+        assert tab.locator("tbody th").all_inner_texts() == ["gold", "quiet"]
+        assert "% of at most 30.0 %" in tab.locator("article").first.inner_text()
+        # Not wait_for_function: its polling wants eval, which the page's policy forbids.
+        tab.locator("article path").nth(3).wait_for(state="attached")
+        assert tab.locator("article path").count() == 4
+        assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        assert tab.evaluate(CONTRAST) > 7
+        tab.screenshot(path=tmp_path / f"page-{width}-{theme}.png", full_page=True)
+        assert said == [] and {address.rpartition("/")[0] for address in asked if "data:" not in address} == {url}
 
 
 CONTRAST = """(() => {

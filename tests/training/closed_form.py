@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ibpo.training.sampling import prompt_token_ids
 from ibpo.training.trainer import IBPOTrainer
 
 
@@ -31,7 +32,7 @@ class Replay(Recorder):
     recorded: list[list[int]]
 
     def _roll_out(self, prompts, trainer):
-        self._prompt_ids = [self._tokenize(prompt) for prompt in prompts]
+        self._prompt_ids = [prompt_token_ids(self, prompt) for prompt in prompts]
         first = self.accelerator.process_index * len(prompts)
         completion_ids = [list(ids) for ids in self.recorded[first : first + len(prompts)]]
         return {"prompt_ids": self._prompt_ids, "completion_ids": completion_ids, "logprobs": None}

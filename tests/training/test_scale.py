@@ -16,6 +16,7 @@ from ibpo.errors import IbpoError
 from ibpo.rollouts.hf import HFSampler
 from ibpo.runs import RunDir
 from ibpo.training.arguments import trainer_arguments
+from ibpo.training.sampling import prompt_token_ids
 from ibpo.training.served import sample_served
 from ibpo.training.sharding import check_sharding, is_sharded
 
@@ -81,7 +82,7 @@ def test_served_rollouts_are_opened_and_cut_like_those_of_transformers(make_trai
             return prompts, sampler.sample(prompts, [[]] * len(prompts)), None, None
 
     torch.manual_seed(0)
-    prompts = [trainer._tokenize(row["prompt"]) for row in trainer.train_dataset.select(range(8))]
+    prompts = [prompt_token_ids(trainer, row["prompt"]) for row in trainer.train_dataset.select(range(8))]
     prefixes = [trainer.prefix_ids[i % 2] for i in range(8)]
     completions = sample_served(Generation(), prompts, prefixes, 10)
     for prefix, ids in zip(prefixes, completions, strict=True):

@@ -16,6 +16,7 @@ from trl import GRPOTrainer
 from ibpo.errors import IbpoError
 from ibpo.training.anchor import anchor_weight_at
 from ibpo.training.initial_policy import frozen_copy
+from ibpo.training.sampling import prompt_token_ids
 from tests.training.closed_form import Recorder, Replay, closed_form_gradient, flat, relative_error
 from tests.training.tiny import disturb_initial_policy, with_lora
 
@@ -282,7 +283,7 @@ def test_prompts_are_tokenised_as_trl_does(make_trainer):
         single=f"{eos} $A", special_tokens=[(eos, tokenizer.eos_token_id)]
     )
     text = trainer.train_dataset[0]["prompt"]
-    ours, theirs = trainer._tokenize(text), trainer._tokenize_prompts([text])[0][0]
+    ours, theirs = prompt_token_ids(trainer, text), trainer._tokenize_prompts([text])[0][0]
     assert ours == theirs and ours[0] == tokenizer.eos_token_id
 
 
