@@ -3,7 +3,8 @@
     python benchmarks/judges.py ../shared/data
 
 The folder holds `benchmarks/math_train.jsonl.gz` and `benchmarks/humaneval.jsonl.gz` (rows with `answer`; HumanEval's
-own columns) and `answer_equivalence/unit_tests.jsonl` (rows with `pred`, `gold`, `equal`).
+own columns), `{math_qwen_100,gsm8k_solutions,otis_mock_aime}/responses.jsonl.gz` (rows with `answer` and `gold`) and
+`answer_equivalence/unit_tests.jsonl` (rows with `pred`, `gold`, `equal`).
 """
 
 from __future__ import annotations
@@ -56,21 +57,45 @@ def cpu_of_children() -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def throughput(data: Path) -> None:
-    """Distinct pairs of short MATH answers (a different problem's answer as the prediction, and one in ten right)."""
-    rng = random.Random(0)
+def shuffled_golds(data: Path, rng: random.Random) -> list[Pair]:
+    """Short golds of MATH against another problem's, one in ten against itself in brackets: most need algebra."""
     golds = sorted({row["answer"] for row in read(data / "benchmarks" / "math_train.jsonl.gz") if row["answer"]})
     golds = [gold for gold in golds if len(gold) <= MAX_CHARACTERS]
     pairs: set[Pair] = set()
     while len(pairs) < (ROUNDS + 1) * PAIRS:
         gold = rng.choice(golds)
         pairs.add((f"\\left({gold}\\right)" if rng.random() < 0.1 else rng.choice(golds), gold))
-    shuffled = sorted(pairs)
-    rng.shuffle(shuffled)
+    return sorted(pairs)
+
+
+def models_answers(data: Path, rng: random.Random) -> list[Pair]:
+    """What models answered to problems of MATH (all that there is), GSM8K and a mock AIME (as many each)."""
+    sources = ("math_qwen_100", "gsm8k_solutions", "otis_mock_aime")
+    pairs: list[Pair] = []
+    for name in sources:
+        rows = read(data / name / "responses.jsonl.gz")
+        found = {(str(row["answer"]), str(row["gold"])) for row in rows if row["answer"] is not None}
+        short = sorted(pair for pair in found if len(pair[0]) <= MAX_CHARACTERS)
+        most = (ROUNDS + 1) * PAIRS - len(pairs)
+        pairs += rng.sample(short, min(len(short), most // (len(sources) - sources.index(name))))
+    return pairs
+
+
+def throughput(data: Path) -> None:
+    """Distinct pairs of short answers: the judge with two workers, and a bare loop, in turns."""
+    for workload in (shuffled_golds, models_answers):
+        rng = random.Random(0)
+        pairs = workload(data, rng)
+        rng.shuffle(pairs)
+        size = len(pairs) // (ROUNDS + 1)
+        print(f"  {workload.__name__}, {ROUNDS + 1} rounds of {size} pairs, the first not counted:")
+        _compare_speeds([pairs[round_ * size : (round_ + 1) * size] for round_ in range(ROUNDS + 1)])
+
+
+def _compare_speeds(batches: list[list[Pair]]) -> None:
     judge = MathJudge(num_workers=2)
     speeds: list[tuple[float, ...]] = []
-    for round_ in range(ROUNDS + 1):
-        batch = shuffled[round_ * PAIRS : (round_ + 1) * PAIRS]
+    for round_, batch in enumerate(batches):
         start, own, workers = time.perf_counter(), time.process_time(), cpu_of_children()
         judged = judge.compare(list(batch))
         middle, busy = time.perf_counter(), cpu_of_children() - workers + time.process_time() - own
@@ -81,16 +106,17 @@ def throughput(data: Path) -> None:
             continue
         agree = sum(j.reward == float(r) for j, r in zip(judged, rewards, strict=True))
         plain = sum(j.reason in ("equal as it stands", "another number") for j in judged)
-        ours, theirs = PAIRS / (middle - start), PAIRS / (end - middle)
-        speeds.append((ours, theirs, ours / theirs, PAIRS / busy, PAIRS / alone))
-        print(f"  round {round_}: {ours:.0f}/s, bare loop {theirs:.0f}/s, ratio {ours / theirs:.2f}; "
-              f"{agree} of {PAIRS} verdicts alike, {plain} decided without algebra")  # fmt: skip
+        ours, theirs = len(batch) / (middle - start), len(batch) / (end - middle)
+        speeds.append((ours, theirs, ours / theirs, len(batch) / busy, len(batch) / alone))
+        print(f"    round {round_}: {ours:.0f}/s, bare loop {theirs:.0f}/s, ratio {ours / theirs:.2f}; "
+              f"{agree} of {len(batch)} verdicts alike, {plain} decided without algebra")  # fmt: skip
     names = ("judge, pairs/s", "bare loop, pairs/s", "ratio", "judge, pairs per CPU-second", "bare, per CPU-second")
     for name, values in zip(names, zip(*speeds, strict=True), strict=True):
-        print(f"  {name}: median {statistics.median(values):.2f}, from {min(values):.2f} to {max(values):.2f}")
+        print(f"    {name}: median {statistics.median(values):.2f}, from {min(values):.2f} to {max(values):.2f}")
+    last = batches[-1]
     start = time.perf_counter()
-    judge.compare(list(batch))
-    print(f"  the same {PAIRS} pairs again, cached: {PAIRS / (time.perf_counter() - start):.0f}/s")
+    judge.compare(list(last))
+    print(f"    the same {len(last)} pairs again, cached: {len(last) / (time.perf_counter() - start):.0f}/s")
     judge.close()
 
 

@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from ibpo.rewards.equivalence import delimited
+from ibpo.rewards.faster_math_verify import install
 from ibpo.rewards.worker_process import serve, start_failed
 
 CPU_SECONDS = 2.0
@@ -21,6 +22,7 @@ def _comparison() -> Callable[[bytes], bytes]:
     """Request -> `b"1"` or `b"0"`; math-verify and sympy are loaded here."""
     from math_verify import parse, verify
 
+    install()
     logging.disable(logging.CRITICAL)
 
     # Without math-verify's own time-outs: they count wall time, and this process has limits of its own.
