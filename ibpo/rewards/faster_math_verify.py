@@ -21,12 +21,14 @@ ENDLESS = ("Sum", "Product", "Integral", "Limit", "Derivative")
 
 
 def install() -> None:
-    """Put both shortcuts into the math-verify of this process."""
+    """Put both shortcuts into the math-verify of this process; a release that names things otherwise is only slower."""
     from latex2sympy2_extended import latex2sympy2
     from math_verify import grader
 
-    latex2sympy2.PSParser = two_stage(latex2sympy2.PSParser)
-    grader.sympy_symbolic_eq = looked_at(grader.sympy_symbolic_eq)
+    if hasattr(latex2sympy2, "PSParser"):
+        latex2sympy2.PSParser = two_stage(latex2sympy2.PSParser)
+    if hasattr(grader, "sympy_symbolic_eq"):
+        grader.sympy_symbolic_eq = looked_at(grader.sympy_symbolic_eq)
 
 
 def two_stage(parser: Any) -> Any:

@@ -71,7 +71,8 @@ from ibpo.rewards import faster_math_verify
 if sys.argv[1] == "faster":
     faster_math_verify.install()
     from latex2sympy2_extended import latex2sympy2
-    assert latex2sympy2.PSParser.__name__ == "TwoStage"
+    from math_verify import grader
+    assert latex2sympy2.PSParser.__name__ == "TwoStage" and grader.sympy_symbolic_eq.__name__ == "compare"
 for text in json.loads(sys.argv[2]):
     print([part if isinstance(part, str) else srepr(part) for part in parse(f"${text}$", parsing_timeout=None)])
 """
