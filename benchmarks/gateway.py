@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import os
 import re
 import subprocess
@@ -82,9 +83,12 @@ def cpu_and_memory(pid):
 
 
 async def ask(session, url, body):
+    """Seconds until the whole answer was there; NaN if the gateway said that it had too much to do."""
     began = time.perf_counter()
     async with session.post(url, data=body, headers={"Content-Type": "application/json"}) as reply:
         data = await reply.read()
+    if reply.status == 503 and b'"busy"' in data:
+        return math.nan
     if reply.status != 200:
         raise SystemExit(f"{url}: status {reply.status}: {data[:200]!r}")
     return time.perf_counter() - began
@@ -115,13 +119,14 @@ async def latency(upstream, gateway, pid, args):
                     before = cpu_and_memory(pid)[0]
                     seen[url] += await at_rate(session, url, body, rate, args.seconds)
                     used += cpu_and_memory(pid)[0] - before if url == gateway else 0.0
-            alone, through = (1e3 * np.percentile(seen[url], (50, 99)) for url in (upstream, gateway))
-            count = len(seen[gateway])
-            rows.append((rate, count, *alone, *through, *(through - alone), 1e3 * used / count))
-    print("| requests/s | n | upstream p50, p99 | gateway p50, p99 | added p50, p99 | CPU of the gateway |")
-    print("|---|---|---|---|---|---|")
-    for rate, n, a, b, c, d, e, f, cpu in rows:
-        print(f"| {rate} | {n} | {a:.2f}, {b:.2f} ms | {c:.2f}, {d:.2f} ms | {e:.2f}, {f:.2f} ms | {cpu:.2f} ms |")
+            alone, through = (1e3 * np.nanpercentile(seen[url], (50, 99)) for url in (upstream, gateway))
+            count, refused = len(seen[gateway]), int(np.isnan(seen[gateway]).sum())
+            rows.append((rate, count, refused, *alone, *through, *(through - alone), 1e3 * used / count))
+    print("| requests/s | n | refused | upstream p50, p99 | gateway p50, p99 | added p50, p99 | CPU of the gateway |")
+    print("|---|---|---|---|---|---|---|")
+    for rate, n, refused, a, b, c, d, e, f, cpu in rows:
+        cells = f"{a:.2f}, {b:.2f} ms | {c:.2f}, {d:.2f} ms | {e:.2f}, {f:.2f} ms | {cpu:.2f} ms"
+        print(f"| {rate} | {n} | {refused} | {cells} |")
 
 
 async def memory(gateway, pid, count, parallel=32):

@@ -126,6 +126,12 @@ class RedisBook:
             text = self._redis.hget(f"{self._prefix}:state", name)
         return json.loads(text) if text else None
 
+    def __enter__(self) -> RedisBook:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Close the connection."""
         self._redis.close()

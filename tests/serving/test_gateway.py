@@ -249,6 +249,42 @@ def test_without_keys_the_callers_own_goes_on(world):
     assert call(f"{url}/v1/echo", headers={"Authorization": "Bearer mine"})[1]["X-Saw-Authorization"] == "Bearer mine"
 
 
+def test_bodies_are_logged_where_asked_for_only(world):
+    upstream = world.upstream()
+    for asked in (False, True):
+        _, url, rows = world.gateway(upstream.url, log_bodies=asked)
+        ask(client_of(url), "a secret")
+        world.wait_until(lambda rows=rows: any(row["event"] == "request" for row in rows()))
+        assert ("a secret" in json.dumps(rows())) is asked
+
+
+def test_ready_until_it_drains(world):
+    upstream = world.upstream()
+    gateway, url, _ = world.gateway(upstream.url, keys=HASHED)
+    assert call(f"{url}/ready")[0] == 200  # without a key: load balancers have none
+    gateway.draining = True
+    assert call(f"{url}/ready")[::2] == (503, b'{"ready": false}')
+    headers = {"Authorization": f"Bearer {KEYS['gold']}"}
+    status, _, said = call(f"{url}/v1/chat/completions", {"model": "m", "messages": []}, headers)
+    assert status == 503 and b'"draining"' in said and upstream.requests == []
+
+
+def test_traffic_that_changes_raises_the_alarm(world):
+    """Easy requests, then hard ones only: at the price of the easy ones all would think."""
+    upstream = world.upstream()
+    gateway, url, _ = world.gateway(upstream.url)
+    bulk(world, url, [{"x-ibpo-gain": str(37 * number % 100 / 400)} for number in range(224)])
+    quiet = world.snapshot(gateway)
+    assert quiet["num_drifts"] == 0 and quiet["last_drift"] == 0
+    seen = groups_of(bulk(world, url, [{"x-ibpo-gain": str(0.7 + 37 * n % 100 / 400)} for n in range(160)]))
+    shown = world.snapshot(gateway)
+    assert shown["num_drifts"] >= 1 and shown["last_drift"] > quiet["time"]
+    assert b"ibpo_drifts 1" in call(f"{url}/metrics")[2]
+    # And the budget is held through it, at a price for the new traffic.
+    assert seen[64:].count("extended") == pytest.approx(0.3 * 96, abs=10)
+    assert shown["budgets"][0]["largest_overdraft"] <= 5 + 1e-9 and shown["budgets"][0]["price"] > 0.7
+
+
 def test_a_slice_is_the_keys_affair(world):
     """A ceiling is not left by naming no slice, nor another's promise claimed by naming it."""
     upstream = world.upstream()

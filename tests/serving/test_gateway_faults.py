@@ -6,7 +6,7 @@ import random
 import aiohttp
 import pytest
 
-from tests.serving.world import World
+from tests.serving.world import TOKENS, World
 
 FAULTS = ("500", "503", "429", "drop", "hang", "cut", "quiet", "malformed", "half")
 QUICK = {"first_byte_seconds": 0.5, "idle_seconds": 0.5, "retries": 2}
@@ -71,6 +71,28 @@ def test_one_call_in_ten_fails(world, tmp_path, shared):
     assert budget["spent"] == sum(row["outcome"] != "failed" for row in extended)
     assert budget["under_way"] == 0 and budget["spent"] <= 0.3 * budget["num_requests"] + 5 + 0.3 * failed
     assert any(upstream.faults) and len(upstream.requests) > 200  # there were retries
+
+
+def test_one_call_in_ten_fails_and_tokens_are_held(world):
+    """Cut and malformed answers are settled too, each once, at what is known of them."""
+    upstream, chance = world.upstream(), random.Random(1)
+    upstream.fault_of = lambda number: chance.choice(FAULTS) if chance.random() < 0.1 else None
+    gateway, url, rows = world.gateway(upstream.url, plan=TOKENS, upstream=QUICK)
+    seen = many(world, url, 200)
+    assert seen.count("whole") > 170
+    world.wait_until(lambda: sum(row["event"] == "request" for row in rows()) == 200)
+    made = [row for row in rows() if row["event"] == "request"]
+    counted = [row for row in made if row["outcome"] != "failed"]
+    budget = world.snapshot(gateway)["budgets"][0]
+    assert budget["num_requests"] == len(counted) == sum(not status.isdigit() for status in seen)
+    whole = [row["tokens"] for row in made if row["counted"] == "usage"]
+    assert set(whole) == {10, 50}
+    # What broke off costs what came of it; what cannot be read, what was expected.
+    assert {row["outcome"] for row in counted if row["counted"] != "usage"} <= {"cut", "answered"}
+    assert budget["spent"] == pytest.approx(sum(row["tokens"] for row in counted))
+    assert budget["under_way"] == 0
+    assert budget["spent"] <= 22 * len(counted) + budget["overdraft"] + 22 * (200 - len(counted))
+    assert budget["spent"] >= 22 * len(counted) - budget["overdraft"] - budget["carry"] - 50
 
 
 @pytest.mark.parametrize(

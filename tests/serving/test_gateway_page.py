@@ -21,10 +21,10 @@ def served():
         yield world, gateway, url
 
 
-def ask(world, url, count):
+def ask(world, url, count, *, least=0.0, spread=1.0):
     tenants = [("gold", "quiet")[number % 4 == 0] for number in range(count)]
     rows = [
-        {"Authorization": f"Bearer {KEYS[tenant]}", "x-ibpo-gain": str((37 * number % 100) / 100)}
+        {"Authorization": f"Bearer {KEYS[tenant]}", "x-ibpo-gain": str(least + spread * (37 * number % 100) / 100)}
         for number, tenant in enumerate(tenants)
     ]
     return bulk(world, url, rows)
@@ -38,7 +38,8 @@ def test_page(served, browser, tmp_path, width, theme):
     credentials = {"username": "me", "password": KEYS["operator"]}
     with opened(browser, f"{url}/budget", width, theme, http_credentials=credentials) as (tab, said, asked):
         tab.locator("article").nth(1).wait_for()
-        gateway.relay.desk.last_drift = world.snapshot(gateway)["time"]
+        ask(world, url, 200, spread=0.3)
+        ask(world, url, 160, least=0.7, spread=0.3)  # harder all at once: the alarm
         before = world.snapshot(gateway)["budgets"][0]["num_requests"]
         ask(world, url, 4)
         # Live: new numbers, tenants, the alarm and the history come without a reload.

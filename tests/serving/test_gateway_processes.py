@@ -14,9 +14,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from ibpo.serving.store_sqlite import SqliteBook
 from tests.serving.test_gateway import bulk, groups_of
-from tests.serving.test_stores import redis_url
+from tests.serving.test_stores import open_book, redis_url
 from tests.serving.world import World
 
 __all__ = ["redis_url"]
@@ -107,16 +106,20 @@ def process(upstream_url, *options):
                 server.kill()
 
 
-def settled(path):
+def settled(state):
     """Of the total: requests, extended ones, and what is still open."""
-    with SqliteBook(path, ["extended"]) as book:
+    kind = "redis" if str(state).startswith("redis:") else "sqlite"
+    with open_book(kind, state, ["extended"]) as book:
         tally = book.accounts()["total"][0]
         return tally.num_requests, tally.spent, tally.estimated
 
 
 @pytest.mark.slow
-def test_two_processes_one_of_which_is_killed(world, tmp_path):
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+def test_two_processes_one_of_which_is_killed(world, tmp_path, request, kind):
     upstream, state = world.upstream(), tmp_path / "book.sqlite"
+    if kind == "redis":
+        state = request.getfixturevalue("redis_url").replace("/0", "/1")  # a database of its own
     options = ("--budget", "extended=30%", "--state", state)
     with process(upstream.url, *options, "--name", "a") as (_, first):
         with process(upstream.url, *options, "--name", "b") as (second, url):

@@ -22,6 +22,12 @@ GROUPS = [
     {"name": "standard", "prefix": " <answer>", "tokens": 3, "max_tokens": 40},
     {"name": "extended", "prefix": " <think>", "tokens": 20, "max_tokens": 40, "gain": 0.5},
 ]
+BY_TEMPLATE = [
+    {"name": "standard", "chat_template_kwargs": {"enable_thinking": False}, "tokens": 3, "max_tokens": 40},
+    {"name": "extended", "chat_template_kwargs": {"enable_thinking": True}, "tokens": 20, "max_tokens": 40},
+]
+# As of a hybrid model: the template opens the response group.
+TEMPLATE = "{{ messages[-1]['content'] }}{{ ' <think>' if enable_thinking else ' <answer>' }}"
 PLAN = {"budget": {"extended": {"mean": 0.4, "response_group": "extended"}, "tokens": {"mean": 20, "overdraft": 200}}}
 
 
@@ -39,6 +45,7 @@ def served(tmp_path_factory):
     # Greedy, so that a request can be asked twice and compared; this server knows no seeds.
     config = model / "generation_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "do_sample": False}))
+    (model / "chat_template.jinja").write_text(TEMPLATE)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -66,15 +73,22 @@ def plain(answer):
     return re.sub(rb'"(id|created|request_id)": ?("[^"]*"|\d+)', b"", answer)
 
 
+def client_of(url) -> Any:
+    return openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120)
+
+
+def question(number):
+    """The policy sums digits: "+3 -4 ="."""
+    return f"+{number % 10} +{(3 * number) % 10} -{(7 * number) % 10} ="
+
+
 def test_official_client_in_front_of_transformers_serve(served):
     model, upstream = served
     with World() as world:
         gateway, url, rows = world.gateway(upstream, plan=PLAN, groups=GROUPS)
-        client: Any = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120)
-        texts, groups, tokens = [], [], 0
-        for number in range(20):
-            # The policy sums digits: "+3 -4 =".
-            prompt = f"+{number % 10} +{(3 * number) % 10} -{(7 * number) % 10} ="
+        client, texts, groups, tokens = client_of(url), [], [], 0
+        for number in range(60):
+            prompt = question(number)
             if number % 2:
                 raw = client.completions.with_raw_response.create(model=model, prompt=prompt)
                 groups.append(raw.headers["x-ibpo-response-group"])
@@ -89,12 +103,41 @@ def test_official_client_in_front_of_transformers_serve(served):
         # Thoughts are for the extended ones only; a few of them the policy never closes.
         closed = [group for text, group in zip(texts, groups, strict=True) if "</think>" in text]
         assert set(closed) == {"extended"} and len(closed) > 0.5 * groups.count("extended")
-        world.wait_until(lambda: sum(row["event"] == "request" for row in rows()) == 20)
+        world.wait_until(lambda: sum(row["event"] == "request" for row in rows()) == 60)
         made = [row for row in rows() if row["event"] == "request"]
         assert {row["outcome"] for row in made} == {"answered"}
         share, spent = world.snapshot(gateway)["budgets"]
-        assert share["spent"] == groups.count("extended") and abs(share["spent"] - 0.4 * 20) <= 5
+        assert share["spent"] == groups.count("extended") and abs(share["spent"] - 0.4 * 60) <= 5
         assert spent["spent"] == sum(row["tokens"] for row in made) > tokens
+
+
+def test_chats_of_a_hybrid_model_think_where_it_gains(served):
+    model, upstream = served
+    with World() as world:
+        gateway, url, rows = world.gateway(upstream, plan=PLAN, groups=BY_TEMPLATE)
+        client, seen = client_of(url), []
+        for number in range(60):
+            gain = 37 * number % 100 / 100
+            asked = {"model": model, "messages": [{"role": "user", "content": question(number)}]}
+            headers = {"x-ibpo-gain": str(gain)}
+            chats = client.chat.completions
+            if number % 2:
+                raw = chats.with_raw_response.create(**asked, extra_headers=headers)
+                text = raw.parse().choices[0].message.content
+            else:
+                with chats.with_streaming_response.create(**asked, extra_headers=headers, stream=True) as raw:
+                    pieces = [json.loads(line[6:]) for line in raw.iter_lines() if line.startswith("data: {")]
+                text = "".join(piece["choices"][0]["delta"].get("content") or "" for piece in pieces)
+            seen.append((gain, raw.headers["x-ibpo-response-group"] == "extended", "</think>" in text))
+        world.wait_until(lambda: sum(row["event"] == "request" for row in rows()) == 60)
+        extended = [gain for gain, extended, _ in seen if extended]
+        others = [gain for gain, extended, _ in seen if not extended]
+        assert sum(extended) / len(extended) > sum(others) / len(others) + 0.2
+        assert not any(closed and not extended for _, extended, closed in seen)
+        assert sum(closed for _, _, closed in seen) > 0.5 * len(extended)
+        share, spent = world.snapshot(gateway)["budgets"]
+        assert share["spent"] == len(extended) and abs(len(extended) - 0.4 * 60) <= 5
+        assert spent["spent"] == sum(row["tokens"] for row in rows() if row["event"] == "request")
 
 
 @pytest.mark.parametrize("stream", [False, True])

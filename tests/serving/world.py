@@ -178,12 +178,24 @@ class World:
         self.run(start())
         return scripted
 
-    def gateway(self, upstream_url, *, plan=SHARE, groups=GROUPS, model=None, limits=None, upstream=None, **service):
+    def gateway(
+        self,
+        upstream_url,
+        *,
+        plan=SHARE,
+        groups=GROUPS,
+        model=None,
+        limits=None,
+        upstream=None,
+        log_bodies=False,
+        **service,
+    ):
         """(the gateway, its base URL, its log as a function that returns rows)."""
         tables = {
             "upstream": {"url": upstream_url, "connect_seconds": 2, **(upstream or {})},
             "model": [{"name": "*", "response_group": groups, **(model or {})}],
             "limits": {"drain_seconds": 5, **(limits or {})},
+            "log_bodies": log_bodies,
         }
         written = io.StringIO()
         made = Service(settings=build_settings(tables, "test"), plan=Plan.from_dict(plan), port=0, **service)

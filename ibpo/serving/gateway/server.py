@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -207,6 +208,9 @@ def serve(service: Service, log: RequestLog, on_ready: Callable[[str], None] = l
             with suppress(NotImplementedError):  # Windows
                 loop.add_signal_handler(number, asked)
         async with running(service, log) as (_, port):
+            # Every module loaded stays: looking through them all again stops every stream for 50 to 80 ms.
+            gc.collect()
+            gc.freeze()
             on_ready(f"http://{service.host}:{port}/")
             await stop.wait()
 
