@@ -22,6 +22,7 @@ from ibpo.evaluation.report import ReportData, pick_examples, write_report
 from ibpo.evaluation.report_parts import percent, points
 from ibpo.experiments.calibrated import calibrated_choice
 from ibpo.experiments.job import experiment_named
+from ibpo.experiments.outcome import training_steps
 from ibpo.experiments.ran import facts_of
 from ibpo.runs import write_text_atomic
 
@@ -33,6 +34,7 @@ def write_outcome(run_dir: Path, settings: BaselineSettings, console: Console, s
     areas: list[dict[str, Any]] = []
     tuning: dict[str, Any] = {}
     examples = []
+    training: list[dict[str, Any]] = []
     for name in settings.experiments:
         levels = list(experiment_named(name).task.MIX)
         for seed in settings.seeds:
@@ -45,6 +47,7 @@ def write_outcome(run_dir: Path, settings: BaselineSettings, console: Console, s
                 rows.append(row | yardsticks.of(result) | training_of(*got, settings.num_probe))
             merits += there.merits
             areas += [*there.areas, *own.areas]
+            training += [step for q in BUDGETS for step in training_steps(seed_dir, name, seed, q)]
         tuning[name] = read_tuning(run_dir / name / "tuning.json")
         cold = load_responses(run_dir / name / f"seed{settings.seeds[0]}")
         examples += pick_examples(name, cold["cold_start", "standard"], cold["cold_start", "extended"], levels)
@@ -68,7 +71,7 @@ def write_outcome(run_dir: Path, settings: BaselineSettings, console: Console, s
         merits=merits,
         areas=areas,
         examples=examples,
-        training=[],
+        training=training,
         what_ran=_what_ran(run_dir, settings, rows, tuning, seconds),
         limits=[
             *(experiment_named(name).designed_in for name in settings.experiments),

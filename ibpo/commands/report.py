@@ -16,6 +16,8 @@ from ibpo.evaluation.read_responses import Read, ReadOptions, read_responses
 from ibpo.evaluation.run_facts import facts_of, share_in_training, training_of
 from ibpo.experiments.ran import facts_of as calls_of
 
+SOME = 10_000
+"""Above so many responses the page takes long enough to say what is being done."""
 LIMITS = (
     "Intervals say how the numbers would vary with other problems like these and other responses to them; not with "
     "another training seed, prompt, engine or hardware, which move scores by points.",
@@ -114,6 +116,9 @@ def _write(
                 known = ", ".join(responses.configurations)
                 raise IbpoError(f"--only {', '.join(only)}: no such configuration; there are {known}")
             responses = responses.where(keep)
+        if len(responses) > SOME:
+            told = f"{len(responses):,} responses of {len(responses.configurations)} configurations"
+            typer.echo(f"{name + ': ' if name else ''}{told}: intervals and held-out choices ...", err=True)
         try:
             part = contrast(responses, asked)
         except IbpoError as error:

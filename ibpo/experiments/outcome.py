@@ -38,7 +38,7 @@ def write_outcome(run_dir: Path, settings: DemoSettings, console: Console, secon
             rows += comparison.rows
             merits += comparison.merits
             areas += comparison.areas
-            training += [step for q in settings.budgets for step in _training(seed_dir, name, seed, q)]
+            training += [step for q in settings.budgets for step in training_steps(seed_dir, name, seed, q)]
         responses = load_responses(run_dir / name / f"seed{settings.seeds[0]}")
         policy = f"ibpo-{settings.budgets[len(settings.budgets) // 2]:g}"
         examples += pick_examples(name, responses[policy, "standard"], responses[policy, "extended"], levels)
@@ -75,7 +75,8 @@ def write_outcome(run_dir: Path, settings: DemoSettings, console: Console, secon
     console.print(f"[bold]{(run_dir / 'report.html').resolve()}[/bold]", soft_wrap=True)
 
 
-def _training(seed_dir: Path, name: str, seed: int, budget: float) -> list[dict[str, Any]]:
+def training_steps(seed_dir: Path, name: str, seed: int, budget: float) -> list[dict[str, Any]]:
+    """Share and price of each step in which one of the demo's policies was trained."""
     path = seed_dir / "policies" / f"ibpo-{budget:g}" / "metrics.json"
     steps = json.loads(path.read_text())
     share, price = "ibpo/share/extended", "ibpo/price/extended"

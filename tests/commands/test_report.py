@@ -17,6 +17,7 @@ from tests.pages import FILE, copied, opened, prints
 
 ROOT = Path(__file__).parent.parent.parent
 FIXTURES = ROOT / "tests" / "fixtures"
+GAME24 = ROOT.parent / "shared" / "data" / "game24" / "responses.jsonl.gz"
 
 
 def run(*arguments):
@@ -161,6 +162,26 @@ def test_the_page_of_the_shipped_log(tmp_path):
         low, *_, high = part["configurations"]
         assert low["cost"]["value"] < high["cost"]["value"] and part["allocation"]
         assert low["oracle_share"] is None and high["oracle_share"] is None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not GAME24.is_file(), reason="needs ../shared/data")
+def test_the_page_of_a_hundred_responses_a_problem(tmp_path):
+    """20,000 responses of GPT-4 to the game of 24; what of them are bad rows is said, not hidden."""
+    refused = run(GAME24, "--configuration", "group", "--out", tmp_path / "none", "--num-splits", 2)
+    assert refused.exit_code == 2 and "line 13201: column 'tokens'" in refused.stderr
+    result = run(GAME24, "--configuration", "group", "--on-error", "skip", "--out", tmp_path, "--num-splits", 2)
+    assert result.exit_code == 0, result.output
+    assert "responses of 2 configurations" in result.stderr
+    data = json.loads((tmp_path / "report.json").read_text())
+    (part,) = data["parts"].values()
+    short, long = part["configurations"]
+    # As published: 7.3 % of plain answers and 4.0 % of chains of thought are right (Yao et al., 2023, Table 2).
+    assert [row["name"] for row in (short, long)] == ["standard", "extended"]
+    assert short["numbers"]["overall"]["all"]["pass@1"]["value"] == pytest.approx(0.073, abs=0.002)
+    assert long["numbers"]["overall"]["all"]["pass@1"]["value"] == pytest.approx(0.04, abs=0.002)
+    assert short["cost"]["value"] < long["cost"]["value"]
+    assert "left out" in data["what_ran"]["How they were read"]
 
 
 def test_names_and_harnesses(tmp_path):
