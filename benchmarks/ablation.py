@@ -27,7 +27,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "choice imitated only where rewarded": {"imitate_denied": False},
     "choice weighted .3, as thinking's bodies are": {"choice_weight": 0.3},
     "gains: the prompt's own samples (paper's margin)": {"utility": "margin"},
-    "gains: group means over the window": {"utility": "group_mean"},
+    "gains: the prompt's own group means": {"utility": "group_mean"},
     "gains: shrunken towards the regression": {"utility": "shrunken"},
     "four responses a prompt, rollouts for each update": {
         "num_generations": 4,
