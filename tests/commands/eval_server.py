@@ -10,7 +10,9 @@ import threading
 import time
 from collections import Counter
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+
+from tests.openai_server import QuietServer
 
 FAULTS = ("500", "429", "garbage", "half", "nothing", "empty", "odd")
 
@@ -78,7 +80,7 @@ def serving(fault_of=lambda number: None, seconds=0.0, reasoning=None, metered=T
         def log_message(self, format, *args):
             del format, args
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = QuietServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
     try:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import threading
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from ibpo.serving.router import load, save
 from ibpo.serving.router_fit import embedder, fit_router
 from ibpo.serving.router_log import read_routed_log
 from ibpo.serving.router_regret import default_budgets, held_out, unseen_scores
+from tests.openai_server import QuietServer
 
 pytest.importorskip("sklearn")
 
@@ -216,7 +217,7 @@ def embedding_server(vector_of, status=200):
         def log_message(self, *_):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = QuietServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}/v1", seen
