@@ -72,6 +72,8 @@ THINKING = Experiment(
         "min_gain": 0.2,
         "anchor_share": 1.0,
         "anchor_weight_start": 0.2,
+        # Weak to the end: grown to 3, it held the choice back and saved nothing of the bodies (docs/method.md).
+        "anchor_weight": 0.5,
         # Rewarded responses of either group: what they gain makes up for what the choice costs the bodies.
         "imitate_bodies": "every_group",
         "body_weight": 0.3,

@@ -43,7 +43,7 @@ def test_page(served, browser, tmp_path, width, theme):
         before = world.snapshot(gateway)["budgets"][0]["num_requests"]
         ask(world, url, 4)
         # Live: new numbers, tenants, the alarm and the history come without a reload.
-        tab.get_by_text(str(before + 4), exact=True).first.wait_for()
+        tab.get_by_text(f"{before + 4:,}", exact=True).first.wait_for()
         tab.get_by_text("Drift alarm").wait_for()
         assert tab.locator("tbody th").all_inner_texts() == ["gold", "quiet"]
         assert "% of at most 30.0 %" in tab.locator("article").first.inner_text()
