@@ -21,6 +21,21 @@ from ibpo.allocation.ids import IntArray, KeyArray
 from ibpo.allocation.quiet import quiet_stdout
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Effort:
+    """When HiGHS stops though a gap is left.
+
+    Attributes:
+        time_limit_s: Seconds.
+        relative_gap: Gap to be content with, as a part of the objective.
+        node_limit: Nodes of one branch and bound; None: any number.
+    """
+
+    time_limit_s: float
+    relative_gap: float = 0.0
+    node_limit: int | None = None
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Core:
     """Candidates aggregated to types, in an order that does not depend on the order of the rows.
@@ -114,13 +129,27 @@ class Core:
         np.add.at(dual, program.rows[0], multiplier * program.rows[1])
         return found.x, dual / (program.value_scale * program.row_scale)
 
-    def integer(self, time_limit_s: float) -> tuple[IntArray | None, float, bool]:
-        """Amounts `[T]` of the integer programme (None: none found), an upper bound on its value, whether proved."""
+    def integer(
+        self, effort: Effort, *, slack: float = 0.0, known: float = math.inf
+    ) -> tuple[IntArray | None, float, bool]:
+        """Amounts `[T]` of the integer programme (None: none found), an upper bound on its value, whether proved.
+
+        Args:
+            effort: When to stop.
+            slack: Gap at which to stop, in the unit of the utility.
+            known: An upper bound. HiGHS takes its gap relative to the regret, and this says how small that may be.
+        """
         program = _Scaled(self)
         tight = np.zeros(len(self.cost))
         bound, proved = math.inf, False
+        least_regret = max(program.offset - known, slack)
+        options: Any = {
+            "mip_rel_gap": 0.5 * slack / least_regret if slack and math.isfinite(least_regret) else 0.0,
+            "time_limit": effort.time_limit_s,
+            **({} if effort.node_limit is None else {"node_limit": effort.node_limit}),
+        }
         amount: IntArray | None = None
-        for attempt in range(3):
+        for _ in range(4):
             with quiet_stdout():
                 found: Any = milp(
                     program.objective,
@@ -130,9 +159,11 @@ class Core:
                         LinearConstraint(program.cost, program.low + tight, program.high - tight),
                         LinearConstraint(program.one_each, self.count, self.count),
                     ],
-                    options={"mip_rel_gap": 0, "time_limit": time_limit_s},
+                    options=dict(options),  # milp takes keys out of it
                 )
-            if attempt == 0:
+            if found.x is None and found.status != 2 and options.pop("node_limit", None) is not None:
+                continue  # nodes are counted from the first choice that keeps the bounds
+            if not tight.any():
                 proved = found.status in (0, 2)
                 if found.status == 2:
                     bound = -math.inf

@@ -5,11 +5,11 @@ Letters: C candidates, P problems, K budgets.
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ibpo.allocation.core import Core
+from ibpo.allocation.core import Core, Effort
 from ibpo.allocation.exact_sum import exact_sum
 from ibpo.allocation.given import FloatArray
 from ibpo.allocation.problem import AllocationProblem, best_candidates, scores
@@ -179,7 +179,7 @@ def close_gap(
     chosen: IntArray | None,
     *,
     tolerance: float,
-    time_limit_s: float,
+    effort: Effort,
 ) -> tuple[IntArray | None, float]:
     """The best choice `[P]` that can be found, and an upper bound on all of them.
 
@@ -191,7 +191,7 @@ def close_gap(
         price: `[K]` any prices; good ones make small cores.
         chosen: `[P]` a choice that keeps the bounds, if one is known.
         tolerance: Gap at which to stop.
-        time_limit_s: For all of HiGHS's work.
+        effort: When to stop though a gap is left; its seconds are for all of HiGHS's work, its nodes for each core.
     """
     top = np.empty(instance.num_problems)
     for problems, rows, part in instance.runs.blocks():
@@ -207,7 +207,7 @@ def close_gap(
                 break
     value = -math.inf if chosen is None else exact_sum(instance.utility[chosen])
     dust = 1e-12 * (float(np.abs(top).max()) + 1.0)
-    deadline = time.monotonic() + time_limit_s
+    deadline = time.monotonic() + effort.time_limit_s
     upper, size = bound, 300
     near = regret = None
     while upper - value > tolerance:
@@ -221,7 +221,10 @@ def close_gap(
         left = deadline - time.monotonic()
         if left <= 0:
             break
-        core_choice, core_bound = _solve_core(instance, near[regret <= max(reach, dust)], left)
+        slack = 0.0 if chosen is None else effort.relative_gap * abs(value)
+        core_choice, core_bound = _solve_core(
+            instance, near[regret <= max(reach, dust)], replace(effort, time_limit_s=left), slack, bound
+        )
         if core_choice is not None and instance.all_fit(core_choice):
             core_value = exact_sum(instance.utility[core_choice])
             if core_value > value:
@@ -246,9 +249,17 @@ def _near(instance: AllocationProblem, price: FloatArray, top: FloatArray, reach
 
 
 def _solve_core(
-    instance: AllocationProblem, candidates: IntArray, time_limit_s: float
+    instance: AllocationProblem, candidates: IntArray, effort: Effort, slack: float, known: float
 ) -> tuple[IntArray | None, float]:
-    """The best choice among these candidates, at least one for each problem, and an upper bound on it."""
+    """The best choice among these candidates, at least one for each problem, and an upper bound on it.
+
+    Args:
+        instance: The problem.
+        candidates: Rows.
+        effort: When to stop.
+        slack: Gap to be content with.
+        known: An upper bound on the whole.
+    """
     problem = instance.problem_of(candidates)
     several = np.bincount(problem)[problem] > 1
     fixed, open_ = candidates[~several], candidates[several]
@@ -260,7 +271,7 @@ def _solve_core(
     problems, local = np.unique(problem[several], return_inverse=True)
     utility, cost, key = instance.utility[open_], instance.cost[:, open_], instance.ids.key(problems)
     core = Core.from_candidates(utility, cost, local, key, low - total, high - total)
-    amount, bound, _ = core.integer(time_limit_s)
+    amount, bound, _ = core.integer(effort, slack=slack, known=known - base)
     if amount is None:
         return None, bound + base
     return np.sort(np.concatenate([fixed, open_[core.candidates(amount)]])), bound + base

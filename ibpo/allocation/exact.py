@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ibpo.allocation.core import Effort
 from ibpo.allocation.dual import close_gap, prices
 from ibpo.allocation.exact_sum import exact_sum
 from ibpo.allocation.given import Choose, FloatArray, Given
@@ -33,6 +34,7 @@ def allocate(
     response: ArrayLike | Sequence[Hashable] | None = None,
     time_limit_s: float = 60.0,
     relative_gap: float = 0.0,
+    node_limit: int | None = None,
 ) -> Allocation:
     r"""Choose the responses with the largest total utility inside the budgets.
 
@@ -66,6 +68,8 @@ def allocate(
         response: `[R]` ids of the responses, used only to order ties within a problem.
         time_limit_s: Limit on HiGHS's branch and bound, seconds.
         relative_gap: Stop at a gap of this part of the objective instead of 0.
+        node_limit: Limit on the nodes of one branch and bound, None: any number. What it stops is the same on every
+            machine, what the clock stops is not; the gap says what is not proved.
 
     Returns:
         The allocation with its certificate: `objective <= upper_bound`, `spent <= budget`, verified on the 0/1 weights
@@ -85,9 +89,12 @@ def allocate(
     )
     if not relative_gap >= 0:
         raise IbpoError(f"relative_gap: must be at least 0, got {relative_gap!r}")
+    if node_limit is not None and node_limit < 1:
+        raise IbpoError(f"node_limit: must be at least 1, got {node_limit!r}")
+    effort = Effort(time_limit_s=time_limit_s, relative_gap=relative_gap, node_limit=node_limit)
     shares = Shares.from_given(given)
     if shares is not None:
-        return _allocate_shares(given, shares, time_limit_s, relative_gap)
+        return _allocate_shares(given, shares, effort)
     instance = AllocationProblem.from_given(given)
     for k, row in enumerate(instance.cost):
         least, most = np.empty((2, instance.num_problems))
@@ -97,9 +104,9 @@ def allocate(
                 most[problems] = part.max(row[rows])
         dearest = 0.0 if given.limits.low[k] is None else exact_sum(most)
         given.limits.check(k, exact_sum(least), dearest, instance.num_problems)
-    chosen, price, rule, bound = _solve(instance, "general", time_limit_s, relative_gap)
+    chosen, price, rule, bound = _solve(instance, "general", effort)
     if chosen is None:
-        raise _jointly_infeasible(instance, time_limit_s)
+        raise _jointly_infeasible(instance, effort)
     if instance.tie is not None:  # of equal responses, HiGHS takes any
         chosen = first_twins(instance, chosen)
     weight = np.zeros(instance.num_responses, np.int8)
@@ -109,7 +116,7 @@ def allocate(
     return _allocation(weight, values, instance.total(chosen), price=price, rule=rule, bound=bound)
 
 
-def _allocate_shares(given: Given, shares: Shares, time_limit_s: float, relative_gap: float) -> Allocation:
+def _allocate_shares(given: Given, shares: Shares, effort: Effort) -> Allocation:
     """Where all costs are 0 or 1, only the best response of each problem and kind counts."""
     limits, num_problems = given.limits, shares.runs.num_problems
     bounds = [limits.bounds(k) for k in range(len(given.cost))]
@@ -126,18 +133,16 @@ def _allocate_shares(given: Given, shares: Shares, time_limit_s: float, relative
     else:
         instance, kind = shares.candidates(limits)
         rule = "transportation" if shares.laminar else "general"
-        chosen, price, rule, bound = _solve(instance, rule, time_limit_s, relative_gap)
+        chosen, price, rule, bound = _solve(instance, rule, effort)
         if chosen is None:
-            raise _jointly_infeasible(instance, time_limit_s)
+            raise _jointly_infeasible(instance, effort)
         pick = kind[chosen]
     values, total = shares.values(pick) if values is None else values, shares.total(pick)
     assert all(limits.keeps_high(total[k], k) and limits.keeps_low(total[k], k) for k in range(len(bounds)))
     return _allocation(shares.weight(pick, values), values, total, price=price, rule=rule, bound=bound)
 
 
-def _solve(
-    instance: AllocationProblem, rule: Rule, time_limit_s: float, relative_gap: float
-) -> tuple[IntArray | None, FloatArray, Rule, float]:
+def _solve(instance: AllocationProblem, rule: Rule, effort: Effort) -> tuple[IntArray | None, FloatArray, Rule, float]:
     """The choice `[P]` (None: none found), prices, rule and bound."""
     known = math.inf
     if len(instance.cost) == 1:
@@ -154,11 +159,11 @@ def _solve(
     if chosen is not None and not instance.all_fit(chosen):
         chosen = None
     value = 0.0 if chosen is None else exact_sum(instance.utility[chosen])
-    tolerance = max(relative_gap * abs(value), _rounding(instance.utility, value))
+    tolerance = max(effort.relative_gap * abs(value), _rounding(instance.utility, value))
     if chosen is not None and known - value <= tolerance:
         bound = known
     else:
-        chosen, bound = close_gap(instance, price, chosen, tolerance=tolerance, time_limit_s=time_limit_s)
+        chosen, bound = close_gap(instance, price, chosen, tolerance=tolerance, effort=effort)
     if chosen is not None:
         value = exact_sum(instance.utility[chosen])
         bound = value if bound - value <= _rounding(instance.utility, value) else bound
@@ -203,7 +208,7 @@ def _allocation(
     )
 
 
-def _jointly_infeasible(instance: AllocationProblem, time_limit_s: float) -> IbpoError:
+def _jointly_infeasible(instance: AllocationProblem, effort: Effort) -> IbpoError:
     """Each bound can be kept alone, all together cannot: find the first that fails given those before it."""
     limits = instance.limits
     for k in range(len(instance.cost)):
@@ -218,10 +223,12 @@ def _jointly_infeasible(instance: AllocationProblem, time_limit_s: float) -> Ibp
                 cost=instance.cost[:rows],
                 limits=Limits(low=(*limits.low[:k], None)[:rows], high=limits.high[:rows], whole=limits.whole[:rows]),
             )
-            chosen, *_ = _solve(question, "general", time_limit_s, 0.0)
+            chosen, *_ = _solve(question, "general", Effort(time_limit_s=effort.time_limit_s))
             if chosen is None:
                 break
             total = abs(exact_sum(question.utility[chosen]))
             if not (limits.keeps_low if floor else limits.keeps_high)(total, k):
                 return limits.infeasible(k, total, instance.num_problems, given, floor=floor)
-    return IbpoError(f"time_limit_s: no allocation was found within {time_limit_s:g} s; allow more, or widen a budget")
+    return IbpoError(
+        f"time_limit_s: no allocation was found within {effort.time_limit_s:g} s; allow more, or widen a budget"
+    )

@@ -10,6 +10,10 @@ import numpy as np
 from ibpo.allocation import InfeasibleBudget, allocate
 from ibpo.training.budgets import BudgetTerm
 
+NODES = 100
+"""Of each branch and bound, where several budgets bind: to prove the last 1e-4 of the value would take minutes, and to
+find it a second (docs/log.md). Nodes and not seconds, so that every rank and every resumed run comes to the same."""
+
 
 def members(budgets: Sequence[BudgetTerm], slices: Mapping[str, np.ndarray], num_prompts: int) -> np.ndarray:
     """Which prompts lie in the slice of which budget: bool [P, K].
@@ -76,7 +80,9 @@ def solve_within(
         floors = [bound if term.at_least else None for term, bound in zip(budgets, bounds, strict=True)]
         lower = floors if any(floor is not None for floor in floors) else None
         try:
-            allocation = allocate(utility, problem, np.array(costs), caps, at_least=lower, choose="exactly_one")
+            allocation = allocate(
+                utility, problem, np.array(costs), caps, at_least=lower, time_limit_s=600.0, node_limit=NODES
+            )
         except InfeasibleBudget as error:
             k = error.budget_index
             if k in missed and error.nearest == bounds[k]:

@@ -220,6 +220,36 @@ def test_stopped_early_is_feasible_with_a_true_gap():
     assert allocation.spent[0] <= 50_000
 
 
+def two_budgets_of_noise(num_problems=512):
+    """Group means of a training batch under a share and tokens: many gains are equal but for the noise that decides."""
+    rng = np.random.default_rng(0)
+    group = np.tile([0, 1], num_problems)
+    utility = rng.binomial(8, 0.4 + 0.3 * group) / 8
+    tokens = 5.0 + 12 * group + rng.integers(0, 8, len(group))
+    return utility - 1e-6 * tokens, np.arange(num_problems).repeat(2), [group, tokens], [0.5, 12.0]
+
+
+@pytest.mark.parametrize("effort", [{"node_limit": 20}, {"relative_gap": 1e-3}])
+def test_several_budgets_stop_at_the_same_choice_every_time_with_a_true_gap(effort):
+    instance = two_budgets_of_noise()
+    one, other = (allocate(*instance, **effort) for _ in range(2))
+    assert (one.weight == other.weight).all()
+    assert one.status == "feasible" and one.rule == "general"
+    assert 0 < one.gap < 1e-3 * one.objective
+    assert (one.spent <= instance[3]).all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_limit_in_nodes_never_hides_that_a_budget_can_be_kept(seed):
+    """Mean costs that exactly one known choice is sure to have: hard to find, and there."""
+    rng = np.random.default_rng(seed)
+    cost = rng.integers(1, 1000, (2, 24)).astype(float)
+    hidden = [4 * p + int(rng.integers(4)) for p in range(6)]
+    mean = [Fraction(int(row[hidden].sum()), 6) for row in cost]
+    allocation = allocate(rng.random(24), np.arange(6).repeat(4), cost, mean, at_least=mean, node_limit=1)
+    assert [float(x) for x in mean] == pytest.approx(allocation.spent)
+
+
 def test_infeasible_budget_names_itself():
     with pytest.raises(InfeasibleBudget, match=r"budget 1: a mean cost of 2 per problem.*3\.5, over by 1\.5") as caught:
         allocate([1, 1], [0, 1], [[0, 0], [3, 4]], [1, 2])
@@ -232,6 +262,7 @@ def test_infeasible_budget_names_itself():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"node_limit": 0}, "node_limit: must be at least 1"),
         ({"utility": [1, float("nan")]}, r"utility\[1\] is not finite"),
         ({"utility": [1, float("-inf")]}, r"utility\[1\] is not finite"),
         ({"utility": []}, "at least one"),
