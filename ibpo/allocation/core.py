@@ -150,6 +150,7 @@ class Core:
         }
         amount: IntArray | None = None
         for _ in range(4):
+            asked: Any = dict(options)  # milp takes keys out of it
             with quiet_stdout():
                 found: Any = milp(
                     program.objective,
@@ -159,7 +160,7 @@ class Core:
                         LinearConstraint(program.cost, program.low + tight, program.high - tight),
                         LinearConstraint(program.one_each, self.count, self.count),
                     ],
-                    options=dict(options),  # milp takes keys out of it
+                    options=asked,
                 )
             if found.x is None and found.status != 2 and options.pop("node_limit", None) is not None:
                 continue  # nodes are counted from the first choice that keeps the bounds
