@@ -47,6 +47,8 @@ POINTS: dict[str, dict[str, Any]] = {
     "IBPO sampled": {"color": GREEN, "marker": "s", "markerfacecolor": PAPER, "markeredgewidth": 1.8},
     "IBPO calibrated": {"color": VERMILLION, "marker": "P", "markersize": 8.5},
 }
+SHAPES = "<>*Xdp8H"
+"""Of the other baselines; none of those above, and none of the votes'."""
 DRAWN_OTHERWISE = ("random mix", "oracle by level", "self-consistency", "IBPO forced", "RAFT forced")
 
 
@@ -101,9 +103,8 @@ def plot_frontier(rows: Iterable[Row], path: Path | IO[bytes], titles: Mapping[s
                 **style,
             )
         for i, (name, points) in enumerate(families(own).items()):
-            style = {"color": BUDGET_COLOURS[i % len(BUDGET_COLOURS)], "marker": "<>*Xdp8H1234"[i % 12]}
             label = name.replace("self-consistency", "votes")
-            _curve(axes, points, label, linewidth=0.8, markeredgecolor=INK, markeredgewidth=0.5, zorder=2, **style)
+            _curve(axes, points, label, linewidth=0.8, zorder=2, **_family_style(i))
         for method, style in POINTS.items():
             label = method + " (its q+ beside it)" * (method == "IBPO calibrated")
             _points(axes, [row for row in own if row["method"] == method], label, style)
@@ -214,6 +215,16 @@ def plot_training(steps: Sequence[Mapping[str, Any]], path: Path | IO[bytes]) ->
         axes.set_xlabel("Step")
 
     _panels(["Share", "Price"], draw, path, {"Share": "Extended share while training", "Price": "Price of the budget"})
+
+
+def _family_style(i: int) -> dict[str, Any]:
+    """No two of 16 families look alike: eight shapes, filled, then hollow; colours alone would repeat after six."""
+    color = BUDGET_COLOURS[(i + i // len(SHAPES)) % len(BUDGET_COLOURS)]
+    hollow = i // len(SHAPES) % 2 == 1
+    inside = {"markerfacecolor": PAPER, "markeredgecolor": color, "markeredgewidth": 1.3} if hollow else {
+        "markeredgecolor": INK, "markeredgewidth": 0.5
+    }  # fmt: skip
+    return {"color": color, "marker": SHAPES[i % len(SHAPES)], **inside}
 
 
 def _curve(axes: Axes, rows: Sequence[Row], label: str, **style: Any) -> None:

@@ -17,7 +17,7 @@ from ibpo.evaluation.metrics import (
     random_mix,
     rank_correlation,
 )
-from ibpo.evaluation.repeated import estimate_gain_ratio
+from ibpo.evaluation.repeated import MIN_VOTES_GAIN, estimate_gain_ratio
 from ibpo.evaluation.store import PerProblem, Problems
 
 MIN_GAIN = 0.03
@@ -74,7 +74,7 @@ def figures_of_merit(
     - `gain_ratio_cold_start`, `gain_ratio_pretrained` = (a - b) / (maj(c) - b), with b the accuracy of one standard
       response of that model, maj(c) its self-consistency at the policy's cost c, the best mix of two k (the upper
       concave envelope); above 1 exactly if the policy beats self-consistency there. None where self-consistency gains
-      less than one (paired) standard error.
+      less than one (paired) standard error, or less than a tenth of a point.
     - `rank_correlation` of the share and the gain by level.
     - `waste`: part of the extended responses that went to levels with a gain below 0.03; `waste_level_share`: their
       part of the problems, what a blind draw would waste.
@@ -229,10 +229,11 @@ def _gain_ratio(accuracy: float, cost: float, curve: SelfConsistency | None) -> 
         low, high = votes_cost_K.min(), votes_cost_K.max()
         return None, f"costs {cost:.2f} times one response; self-consistency was measured from {low:.2f} to {high:.2f}"
     stderr = (at_cost_P - curve.standard).std(ddof=1) / np.sqrt(len(at_cost_P))
-    if votes - base <= stderr:
+    if votes - base <= max(stderr, MIN_VOTES_GAIN):
         return (
             None,
-            f"self-consistency gains {votes - base:+.3f} at this cost, less than its standard error {stderr:.3f}",
+            f"self-consistency gains {votes - base:+.4f} at this cost, less than .001 or than its standard error "
+            f"{stderr:.4f}",
         )
     return (accuracy - base) / (votes - base), ""
 

@@ -13,6 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 from ibpo.evaluation.estimates import NAN, Estimate, bootstrap
 from ibpo.evaluation.metrics import FloatArray, majority_accuracy, mix_at_cost
 
+MIN_VOTES_GAIN = 1e-3
+"""With less gain than this by votes, as at the cost of hardly more than one response, a ratio to it says nothing."""
+
 
 def pass_at_k(num_right: ArrayLike, num_responses: ArrayLike, k: int) -> FloatArray:
     r"""Probability that one of k responses is right, unbiased, for each problem (Chen et al. 2021, arXiv 2107.03374).
@@ -168,7 +171,7 @@ def estimate_gain_ratio(
 
     with a, c the method's accuracy and mean cost, b that of one standard response (the curve's first point) and maj(c)
     the best mix of two points of self-consistency. Above 1 exactly where the method beats voting. Does not exist where
-    self-consistency was not measured at that cost or gains less than one standard error there.
+    self-consistency was not measured at that cost or gains less than one standard error, or a tenth of a point, there.
 
     Args:
         accuracy: `[P]` the method's, by problem.
@@ -190,7 +193,7 @@ def estimate_gain_ratio(
     mix_K = mix_at_cost(vote_cost_KP.mean(1), votes_KP.mean(1), float(cost_P.mean()))
     gain_P = mix_K @ votes_KP - votes_KP[0]
     stderr = gain_P.std(ddof=1) / np.sqrt(num_problems) if num_problems > 1 else NAN
-    if np.isnan(gain_P.mean()) or gain_P.mean() <= max(stderr, 1e-12):
+    if np.isnan(gain_P.mean()) or gain_P.mean() <= max(stderr, MIN_VOTES_GAIN):
         return Estimate(value=NAN, stderr=NAN, low=NAN, high=NAN, num_problems=num_problems)
 
     def statistic(weight_DP: FloatArray) -> FloatArray:

@@ -66,3 +66,11 @@ def test_a_blind_draw_has_an_interval_around_nothing(world):
     blind = mix(standard, extended, np.full(NUM, 0.5))
     share = Yardsticks(standard, extended, problems, {}, num_draws=200).of(blind)["oracle_share_tokens"]
     assert share["value"] == pytest.approx(0, abs=1e-6) and share["low"] <= 1e-6 and share["high"] >= -1e-6
+
+
+def test_no_ratio_at_hardly_more_than_the_cost_of_one_response(world):
+    problems, standard, extended, _, votes_KP, tokens_KP = world
+    yardsticks = Yardsticks(standard, extended, problems, {"cold_start": (votes_KP, tokens_KP)}, num_draws=50)
+    for more, there in ((1.001, False), (1.2, True)):
+        found = yardsticks.of(replace(extended, tokens=more * standard.tokens))["gain_ratio_cold_start"]
+        assert (found is not None) is there, more
