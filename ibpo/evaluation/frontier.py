@@ -244,6 +244,21 @@ def _points(axes: Axes, rows: Sequence[Row], label: str, style: Mapping[str, Any
         axes.errorbar(cost, accuracy, reach, linestyle="", capsize=3, elinewidth=1.2, label=label, zorder=3, **style)
 
 
+def _fitting(labels: Sequence[str], most: int, inches: float) -> int:
+    """Columns of a legend that fit; labels fill them one after the other.
+
+    Example:
+        >>> _fitting(["GRPO"] * 8, 4, 10.8), _fitting(["adaptive votes (pretrained), consensus"] * 8, 4, 10.8)
+        (4, 3)
+    """
+    for columns in range(most, 1, -1):
+        lines = -(-len(labels) // columns)
+        widths = [0.6 + 0.075 * max(map(len, labels[i : i + lines])) for i in range(0, len(labels), lines)]
+        if sum(widths) <= inches:
+            return columns
+    return 1
+
+
 def _panels(
     names: Iterable[str],
     draw: Callable[[Axes, str], None],
@@ -266,7 +281,7 @@ def _panels(
             handles, labels = axes.get_legend_handles_labels()
             labelled = dict(zip(labels, handles, strict=True)) | labelled
         columns = legend_columns if len(panels) == 1 else 2 * legend_columns
-        columns = min(columns, 4)
+        columns = _fitting(list(labelled), min(columns, 4), figure.get_figwidth()) if len(panels) > 1 else columns
         # Room for a long legend, which would be taken from the panels.
         lines = -(-len(labelled) // columns)
         if lines > 5:
