@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from ibpo.endpoint import Endpoint
-from ibpo.errors import IbpoError
+from ibpo.endpoint import Endpoint, read_api_key
 from ibpo.responses.voting_forms import FORMS
 from ibpo.rollouts.endpoint import EndpointSampler, Forcing
 from ibpo.rollouts.prompts import PromptWriter, renderer
@@ -31,7 +29,7 @@ def endpoint_sampler(config: ColdStartConfig, writer: PromptWriter, model_path: 
         endpoint=Endpoint(
             base_url=sample.base_url,
             model=sample.served_model or config.model.path,
-            api_key=_api_key(sample.api_key_file),
+            api_key=read_api_key(sample.api_key_file, "sample.api_key_file"),
             num_concurrent=sample.num_concurrent,
             price_per_million=(sample.price_prompt, sample.price_completion),
         ),
@@ -100,12 +98,3 @@ def bill_of(rows: Sequence[Mapping[str, Any]], sample: SampleConfig) -> dict[str
         "completion_tokens": completion,
         "cost": cost,
     }
-
-
-def _api_key(path: str) -> str:
-    if not path:
-        return "none"
-    try:
-        return Path(path).expanduser().read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise IbpoError(f"sample.api_key_file: {path}: cannot be read: {error.strerror}; name another") from None
