@@ -12,10 +12,13 @@ import tomllib
 from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_args
 
 from ibpo.data_config import JUDGES, ConstraintsConfig, DataConfig, JudgeConfig
 from ibpo.errors import IbpoError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel, ValidationError
 
 DTYPES = ("float32", "bfloat16", "float16")
 Part = TypeVar("Part")
@@ -85,6 +88,58 @@ def nearest(key: str, known: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(key, list(known), n=1, cutoff=0.5)
     return f"did you mean {close[0]}?" if close else f"known here: {', '.join(sorted(known))}"
+
+
+def explain(error: ValidationError, place: str, model: type[BaseModel]) -> IbpoError:
+    """The first complaint of pydantic as one line: place, field, cause and fix.
+
+    Args:
+        error: As pydantic raised it. A validator's own `ValueError` is shown as it is, so it should name its fix.
+        place: Where the values came from: a file or an option.
+        model: What they were to be; an unknown key is answered by the nearest field of its table.
+
+    Example:
+        >>> from pydantic import BaseModel, ValidationError
+        >>> class Row(BaseModel, extra="forbid"):
+        ...     steps: int = 1
+        >>> class File(BaseModel, extra="forbid"):
+        ...     part: list[Row]
+        >>> for values in ({"part": [{"stpes": 3}]}, {"part": [{"steps": "x"}]}, {}):
+        ...     try:
+        ...         File.model_validate(values)
+        ...     except ValidationError as error:
+        ...         print(explain(error, "a.toml", File))
+        a.toml: part.1.stpes: unknown key; did you mean steps?
+        a.toml: part.1.steps: input should be a valid integer, unable to parse string as an integer, not 'x'
+        a.toml: part: is missing; add part = ... to it
+    """
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part + 1) if isinstance(part, int) else part for part in first["loc"])
+    name = str(first["loc"][-1]) if first["loc"] else ""
+    if first["type"] == "extra_forbidden":
+        said = f"unknown key; {nearest(name, _table_at(model, first['loc'][:-1]).model_fields)}"
+    elif first["type"] == "missing":
+        said = f"is missing; add {name} = ... to it"
+    else:
+        text = first["msg"].removeprefix("Value error, ")
+        given = "" if first["type"] == "value_error" else f", not {first['input']!r:.60}"
+        said = f"{text[:1].lower()}{text[1:]}{given}" if where else text
+    return IbpoError(": ".join(filter(None, (place, where, said))))
+
+
+def _table_at(model: type[BaseModel], path: Iterable[int | str]) -> type[BaseModel]:
+    """The model of the table at a place; positions in lists and names in dictionaries lead into what these hold."""
+    for part in path:
+        if not isinstance(part, str) or part not in model.model_fields:
+            continue
+        kinds: list[Any] = [model.model_fields[part].annotation]
+        while kinds:
+            kind = kinds.pop()
+            if hasattr(kind, "model_fields"):
+                model = kind
+                break
+            kinds += get_args(kind)
+    return model
 
 
 def read_toml(path: Path) -> dict[str, Any]:

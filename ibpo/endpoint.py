@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from ibpo.errors import IbpoError
@@ -198,6 +199,28 @@ class Endpoint:
         with self._lock:
             before = {name: getattr(self.bill, name) for name in Bill.__dataclass_fields__}
             self.bill = Bill(**{name: value + more.get(name, 0) for name, value in before.items()})  # pyright: ignore[reportArgumentType]
+
+
+def read_api_key(path: str | Path | None, place: str) -> str:
+    """The key of a server from a text file; "none" where no file is named or it is empty.
+
+    Args:
+        path: The file, `~` allowed; None or "": there is none.
+        place: The option or field that names it, for the error.
+
+    Raises:
+        IbpoError: The file cannot be read; never shows what is in it.
+
+    Example:
+        >>> read_api_key(None, "--api-key-file")
+        'none'
+    """
+    if path is None or path == "":
+        return "none"
+    try:
+        return Path(path).expanduser().read_text(encoding="utf-8").strip() or "none"
+    except (OSError, UnicodeDecodeError):
+        raise IbpoError(f"{place}: {path}: cannot be read; name a text file with the key") from None
 
 
 def _reasoning_tokens(usage: Any) -> int | None:

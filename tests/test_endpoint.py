@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("openai")
 
-from ibpo.endpoint import Endpoint
+from ibpo.endpoint import Endpoint, read_api_key
 from ibpo.errors import IbpoError
 from tests.openai_server import Fault, serving
 
@@ -128,3 +128,16 @@ def test_concurrency_is_bounded_and_one_refusal_stops_nothing():
         for _ in endpoint.map(lambda i: ask(endpoint, str(i)).text, range(1000)):
             break
         assert len(log.requests) <= before + 8
+
+
+def test_a_key_is_read_from_a_file_and_never_shown(tmp_path):
+    path = tmp_path / "key"
+    for text, key in (("  sk-secret\n", "sk-secret"), ("\n", "none")):
+        path.write_text(text)
+        assert read_api_key(path, "--key") == key
+    assert read_api_key("", "--key") == read_api_key(None, "--key") == "none"
+    path.write_bytes(b"sk-\xff")
+    for broken in (path, tmp_path / "absent"):
+        with pytest.raises(IbpoError) as error:
+            read_api_key(broken, "--key")
+        assert str(error.value) == f"--key: {broken}: cannot be read; name a text file with the key"

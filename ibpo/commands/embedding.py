@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ibpo.endpoint import Endpoint
+from ibpo.endpoint import Endpoint, read_api_key
 from ibpo.errors import IbpoError
 from ibpo.serving.router import Embed, Router, load
 from ibpo.serving.router_fit import embedder
@@ -26,10 +26,7 @@ def embed_by(
     Raises:
         IbpoError: The key cannot be read.
     """
-    try:
-        key = "none" if key_file is None else key_file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError):
-        raise IbpoError(f"--embed-key-file {key_file}: cannot be read; name a text file with the key") from None
+    key = read_api_key(key_file, "--embed-key-file")
     return embedder(
         Endpoint(base_url=url, model=model, api_key=key, max_retries=max_retries, timeout_seconds=timeout_seconds)
     )

@@ -16,7 +16,7 @@ from rich.table import Table
 from ibpo.commands.eval_calls import Calls, total_bill
 from ibpo.commands.eval_progress import EvalProgress
 from ibpo.commands.eval_setup import CHOOSES, load_task, local_policy, served_policy, ways_of, weights_digest
-from ibpo.endpoint import Endpoint
+from ibpo.endpoint import Endpoint, read_api_key
 from ibpo.errors import IbpoError
 from ibpo.evaluation.describe import describe
 from ibpo.evaluation.evaluate import fingerprint, judge_ways, num_missing_and_all, sample_ways, write_rows
@@ -110,7 +110,7 @@ def eval_command(
             endpoint = Endpoint(
                 base_url=base_url,
                 model=model,
-                api_key=_key(api_key_file),
+                api_key=read_api_key(api_key_file, "--api-key-file"),
                 num_concurrent=num_concurrent,
                 max_retries=max_retries,
                 timeout_seconds=timeout_seconds,
@@ -168,15 +168,6 @@ def eval_command(
     except KeyboardInterrupt:
         typer.echo(f"stopped; what was sampled is kept, go on with: {command}", err=True)
         raise typer.Exit(130) from None
-
-
-def _key(file: Path | None) -> str:
-    if file is None:
-        return "none"
-    try:
-        return file.read_text(encoding="utf-8").strip() or "none"
-    except (OSError, UnicodeDecodeError):
-        raise IbpoError(f"--api-key-file {file}: cannot be read; name a text file with the key") from None
 
 
 def _show(rows: list[dict[str, Any]], out: Path) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, cast
 
 from ibpo.data_config import ConstraintsConfig, JudgeConfig
-from ibpo.endpoint import Endpoint
+from ibpo.endpoint import Endpoint, read_api_key
 from ibpo.errors import IbpoError
 from ibpo.responses.formats import FORMATS
 from ibpo.rewards.constraints import (
@@ -93,7 +92,7 @@ def _language_model(judge: JudgeConfig, rubric: str, scale: int | None = None) -
         Endpoint(
             base_url=judge.base_url,
             model=judge.model,
-            api_key=_api_key(judge.api_key_file),
+            api_key=read_api_key(judge.api_key_file, "judge.api_key_file"),
             num_concurrent=judge.num_concurrent,
         ),
         rubric=rubric or CORRECTNESS,
@@ -102,12 +101,3 @@ def _language_model(judge: JudgeConfig, rubric: str, scale: int | None = None) -
         show_reference=judge.show_reference,
         max_tokens=judge.max_tokens,
     )
-
-
-def _api_key(path: str) -> str:
-    if not path:
-        return "none"
-    try:
-        return Path(path).expanduser().read_text(encoding="utf-8").strip() or "none"
-    except (OSError, UnicodeDecodeError):
-        raise IbpoError(f"judge.api_key_file: {path}: cannot be read; name a text file with the key") from None

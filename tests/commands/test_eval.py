@@ -286,7 +286,7 @@ def test_a_local_model_keeps_the_samplers_contract_and_answers_greedily(tmp_path
         (["--judge", "maths"], "--judge maths: no such judge; did you mean math"),
         (["--response-group", "cott"], "--response-group cott: no such response group"),
         (["--chooses"], "--chooses: "),
-        (["--api-key-file", "/absent"], "--api-key-file /absent: cannot be read"),
+        (["--api-key-file", "/absent"], "--api-key-file: /absent: cannot be read"),
     ],
 )
 def test_what_is_refused(task, tmp_path, more, said):

@@ -129,7 +129,7 @@ def test_probe_asks_for_one_token_of_the_same_prompt():
         ("[upstream]\nretries = 'many'", r"upstream.retries: .*integer.*, not 'many'"),
         ("[limits]\nmax_body = 3", r"limits.max_body: unknown key; did you mean max_body_bytes\?"),
         ("[limits]\nmax_body_bytes = 3", r"limits.max_body_bytes: .*greater than or equal to 1024, not 3"),
-        ("[[model]]\nname = 'm'", r"model.1.response_group: field required"),
+        ("[[model]]\nname = 'm'", r"model.1.response_group: is missing; add response_group"),
         ("[[model]]\nname = 'm'\nresponse_group = [{name = 'a b'}]", r"model.1.response_group.1.name: .*, not 'a b'"),
         ("[[model]]\nname = 'm'\nresponse_group = [{name = 'a'}, {name = 'a'}]", "two response groups of one name"),
         (

@@ -7,8 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from ibpo.config import nearest, read_toml
-from ibpo.errors import IbpoError
+from ibpo.config import explain, read_toml
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 """Of response groups and tenants: they stand in headers, labels and file names."""
@@ -206,28 +205,4 @@ def build_settings(tables: dict[str, Any], where: str) -> Settings:
     try:
         return Settings.model_validate(tables)
     except ValidationError as error:
-        raise IbpoError(f"{where}: {_said(error)}") from None
-
-
-def _said(error: ValidationError) -> str:
-    """The first complaint of pydantic as one line with a mend."""
-    first = error.errors(include_url=False)[0]
-    place = ".".join(str(part + 1) if isinstance(part, int) else str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        table: Any = Settings
-        for part in first["loc"][:-1]:
-            if isinstance(part, str):
-                table = _TABLES.get(part, table)
-        return f"{place}: unknown key; {nearest(str(first['loc'][-1]), table.model_fields)}"
-    message = first["msg"].removeprefix("Value error, ")
-    given = "" if first["type"] in ("missing", "value_error") else f", not {first['input']!r:.60}"
-    return f"{place}: {message[:1].lower()}{message[1:]}{given}" if place else message
-
-
-_TABLES = {
-    "upstream": UpstreamSettings,
-    "limits": Limits,
-    "model": ModelSettings,
-    "response_group": GroupSettings,
-    "probe": ProbeSettings,
-}
+        raise explain(error, where, Settings) from None

@@ -19,7 +19,7 @@ from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from ibpo.config import nearest
-from ibpo.endpoint import Endpoint
+from ibpo.endpoint import Endpoint, read_api_key
 from ibpo.errors import IbpoError
 from ibpo.responses.groups import encode_prefixes
 from ibpo.responses.voting_forms import FORMS
@@ -382,7 +382,7 @@ def endpoint_sampler(config: ColdStartConfig, writer: PromptWriter, model_path: 
         endpoint=Endpoint(
             base_url=sample.base_url,
             model=sample.served_model or config.model.path,
-            api_key=_api_key(sample.api_key_file),
+            api_key=read_api_key(sample.api_key_file, "sample.api_key_file"),
             num_concurrent=sample.num_concurrent,
             price_per_million=(sample.price_prompt, sample.price_completion),
         ),
@@ -430,12 +430,3 @@ def sample_settings(config: ColdStartConfig) -> dict[str, Any]:
         "problem": config.data.problem or "question",  # as stores of before have it
         "id": config.data.id,
     } | {key: value for key in ("task", "config", "split", "template") if (value := getattr(config.data, key))}
-
-
-def _api_key(path: str) -> str:
-    if not path:
-        return "none"
-    try:
-        return Path(path).expanduser().read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise IbpoError(f"sample.api_key_file: {path}: cannot be read: {error.strerror}; name another") from None
