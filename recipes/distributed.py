@@ -15,7 +15,7 @@ from datasets import Dataset
 from transformers import AutoTokenizer
 
 from ibpo.config import read_recipe
-from ibpo.experiments.embedded import model_path
+from ibpo.demo import model_path
 from ibpo.responses.groups import build_response_groups, offer
 from ibpo.runs import RunDir
 from ibpo.tasks.given import read_problems

@@ -15,8 +15,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from ibpo.demo import resolve_model
 from ibpo.errors import IbpoError
-from ibpo.experiments.embedded import resolve_model
 from ibpo.responses.voting_forms import FORMS
 from ibpo.runs import RunDir, changed_keys, to_toml, write_text_atomic
 from ibpo.tasks.given import read_problems

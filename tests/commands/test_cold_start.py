@@ -87,7 +87,7 @@ def served(stage):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from ibpo.experiments.embedded import model_path
+    from ibpo.demo import model_path
     from ibpo.rollouts.hf import HFSampler
     from tests.openai_server import serving
 
@@ -161,7 +161,7 @@ def test_solutions_serve_a_second_run_with_an_adapter_and_votes_alone(tmp_path):
     pytest.importorskip("peft")
     from safetensors.numpy import load_file
 
-    from ibpo.experiments.embedded import model_path
+    from ibpo.demo import model_path
 
     # The first run fails after sampling: nothing is right where every answer is wrong.
     rows = [json.loads(line) for line in (ROOT / "tests/fixtures/symbol_sums_240.jsonl").read_text().splitlines()]
