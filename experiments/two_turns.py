@@ -26,8 +26,8 @@ from ibpo.demo.policy import correctness_reward
 from ibpo.demo.progress import StepProgress
 from ibpo.evaluation.sample import score, to_rollouts, write_scored
 from ibpo.rollouts.hf import HFSampler
-from ibpo.training.anchor import anchor_loss
-from ibpo.training.initial_policy import frozen_copy
+from ibpo.training.loss import anchor_loss
+from ibpo.training.reference_model import frozen_copy
 from ibpo.types import Problem
 
 TokenIds = Sequence[int]

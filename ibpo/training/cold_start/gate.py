@@ -14,7 +14,7 @@ from ibpo.responses.sequential_voting import MAX_TRIALS
 from ibpo.responses.voting_forms import VotingForm, external_vote
 from ibpo.rewards.judgement import Candidate, Judge
 from ibpo.rollouts.sampler import Request
-from ibpo.training.cold_start_recipe import GateConfig
+from ibpo.training.cold_start.recipe import GateConfig
 from ibpo.types import Problem, ResponseGroup
 
 CHOICE = ""

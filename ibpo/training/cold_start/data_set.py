@@ -20,8 +20,7 @@ from ibpo.rewards.judgement import Candidate, Judge
 from ibpo.rollouts.sampler import Request
 from ibpo.rollouts.store import RolloutStore
 from ibpo.runs import RunDir, atomic_file, write_text_atomic
-from ibpo.training.cold_start_engines import bill_of
-from ibpo.training.cold_start_recipe import ColdStartConfig
+from ibpo.training.cold_start.recipe import ColdStartConfig, SampleConfig
 from ibpo.types import Problem, ResponseGroup
 
 SCHEMA, VERSION = "ibpo.cold_start", 1
@@ -99,6 +98,27 @@ def build_data_set(
         file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     write_text_atomic(run.provenance, json.dumps(provenance, indent=2, ensure_ascii=False) + "\n")
     return provenance
+
+
+def bill_of(rows: Sequence[Mapping[str, Any]], sample: SampleConfig) -> dict[str, Any]:
+    """What the stored solutions cost, those of earlier calls included; requests that failed left nothing to count.
+
+    Where the server did not tell the usage of a response, tokens and cost are None, unknown, and `num_unmetered` says
+    of how many. Stores of before have 0 there.
+    """
+    counts = [(row["num_prompt_tokens"], row["num_completion_tokens"]) for row in rows]
+    unmetered = sum(prompt is None or completion is None or prompt == 0 for prompt, completion in counts)
+    prompt, completion = (None, None) if unmetered else (sum(p for p, _ in counts), sum(c for _, c in counts))
+    cost = None
+    if prompt is not None and completion is not None:
+        cost = (prompt * sample.price_prompt + completion * sample.price_completion) / 1e6
+    return {
+        "num_responses": len(rows),
+        "num_unmetered": unmetered,
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "cost": cost,
+    }
 
 
 def read_data_set(path: Path) -> Iterator[dict[str, Any]]:

@@ -6,33 +6,37 @@ import gc
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from rich.console import Console
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers.trainer_callback import PrinterCallback
+from trl import SFTConfig, SFTTrainer
 
 from ibpo.config import nearest
+from ibpo.endpoint import Endpoint, read_api_key
 from ibpo.errors import IbpoError
 from ibpo.responses.groups import encode_prefixes
 from ibpo.responses.voting_forms import FORMS
 from ibpo.rewards.constraints import MixtureOfJudges
+from ibpo.rollouts.endpoint import EndpointSampler, Forcing
 from ibpo.rollouts.hf import HFSampler
 from ibpo.rollouts.hf_requests import HFRequestSampler
 from ibpo.rollouts.load import load_policy
-from ibpo.rollouts.prompts import PromptWriter
+from ibpo.rollouts.prompts import PromptWriter, renderer
 from ibpo.rollouts.sampler import Sampler
 from ibpo.rollouts.store import Collected, RolloutStore, collect
+from ibpo.rollouts.vllm_engine import VLLMSampler, load_vllm
 from ibpo.runs import RunDir
-from ibpo.training.cold_start import supervised_fine_tune
-from ibpo.training.cold_start_data import build_data_set, offered_groups, read_data_set, solution_requests
-from ibpo.training.cold_start_engines import endpoint_sampler, sample_settings, vllm_sampler
-from ibpo.training.cold_start_gate import check, gate_requests, measure
-from ibpo.training.cold_start_recipe import ColdStartConfig
-from ibpo.training.progress import RecordMetrics, ShowProgress
+from ibpo.training.cold_start.data_set import build_data_set, offered_groups, read_data_set, solution_requests
+from ibpo.training.cold_start.gate import check, gate_requests, measure
+from ibpo.training.cold_start.recipe import ColdStartConfig
+from ibpo.training.monitoring import RecordMetrics, ShowProgress
 from ibpo.types import Problem
 
 MAX_FAILED = 0.05
@@ -273,3 +277,156 @@ def _to_device(model: PreTrainedModel) -> PreTrainedModel:
     if torch.cuda.is_available():
         model.to("cuda")  # pyright: ignore[reportArgumentType]
     return model
+
+
+def supervised_fine_tune(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Iterable[tuple[str, str]],
+    out_dir: Path,
+    *,
+    learning_rate: float,
+    batch_size: int,
+    seed: int,
+    num_epochs: float = 1.0,
+    loss_on: Callable[[int, list[int]], list[int]] | None = None,
+    callbacks: list[TrainerCallback] | None = None,
+    peft_config: Any = None,
+    quiet: bool = False,
+    **sft_options: Any,
+) -> PreTrainedModel:
+    """Minimise the mean negative log-likelihood of the completions' tokens; prompts carry no loss.
+
+    Args:
+        model: the model to train, in place.
+        tokenizer: its tokenizer; the end-of-sequence token is appended to each completion.
+        pairs: (prompt, completion) texts.
+        out_dir: where checkpoints go; the last one is resumed if there is one.
+        learning_rate: peak, with 3 % linear warm-up and cosine decay to zero.
+        batch_size: sequences a step; sequences of about the same length go together.
+        seed: of the data order.
+        num_epochs: passes over the pairs.
+        loss_on: (index of the pair, completion token ids) -> 1 for each token that carries loss; None: all of them.
+        callbacks: passed on to the trainer.
+        peft_config: of peft, e.g. a `LoraConfig`: only the adapter is trained, and merged into the model at the end.
+        quiet: do not print the logs; callbacks get them anyway.
+        **sft_options: passed on to `trl.SFTConfig`.
+    """
+    rows: dict[str, list[list[int]]] = {"input_ids": [], "completion_mask": []}
+    prompts, completions = zip(*pairs, strict=True)
+    prompt_ids = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
+    completion_ids = tokenizer(list(completions), add_special_tokens=False)["input_ids"]
+    for i, (prompt, completion) in enumerate(zip(prompt_ids, completion_ids, strict=True)):
+        completion = [*completion, tokenizer.eos_token_id]
+        rows["input_ids"].append(prompt + completion)
+        mask = loss_on(i, completion) if loss_on else [1] * len(completion)
+        rows["completion_mask"].append([0] * len(prompt) + mask)
+    options: dict[str, Any] = {
+        "use_cpu": model.device.type == "cpu",
+        "bf16": model.device.type != "cpu",
+        "gradient_checkpointing": False,
+        "train_sampling_strategy": "group_by_length",
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 0.03,
+        "logging_steps": 50,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "save_strategy": "steps",
+        "save_steps": 200,
+        "save_total_limit": 1,
+        "max_length": None,
+    } | sft_options
+    trainer = SFTTrainer(
+        model=model,
+        processing_class=tokenizer,
+        train_dataset=Dataset.from_dict(rows),
+        args=SFTConfig(
+            output_dir=str(out_dir),
+            learning_rate=learning_rate,
+            per_device_train_batch_size=batch_size,
+            num_train_epochs=num_epochs,
+            seed=seed,
+            completion_only_loss=True,
+            **options,
+        ),
+        callbacks=callbacks,
+        peft_config=peft_config,
+    )
+    if quiet:
+        trainer.remove_callback(PrinterCallback)
+    for checkpoint in out_dir.glob("checkpoint-*"):
+        if not (checkpoint / "trainer_state.json").exists():  # written last: a kill left the checkpoint half-written
+            shutil.rmtree(checkpoint)
+    has_checkpoint = any(out_dir.glob("checkpoint-*"))
+    trainer.train(resume_from_checkpoint=has_checkpoint or None)
+    if peft_config is not None:
+        adapted: Any = trainer.accelerator.unwrap_model(trainer.model)
+        return adapted.merge_and_unload()
+    return model
+
+
+FORCINGS: dict[str, Forcing] = {"render": "render", "prefill": "prefill", "none": "none"}
+
+
+def endpoint_sampler(config: ColdStartConfig, writer: PromptWriter, model_path: str) -> EndpointSampler:
+    """Of the server that the recipe names.
+
+    Raises:
+        IbpoError: where the key cannot be read.
+    """
+    del model_path  # the server has the model
+    sample = config.sample
+    # Where the text is rendered here, the template's options go into it.
+    to_server = {"extra_body": {"chat_template_kwargs": dict(config.template)}}
+    return EndpointSampler(
+        endpoint=Endpoint(
+            base_url=sample.base_url,
+            model=sample.served_model or config.model.path,
+            api_key=read_api_key(sample.api_key_file, "sample.api_key_file"),
+            num_concurrent=sample.num_concurrent,
+            price_per_million=(sample.price_prompt, sample.price_completion),
+        ),
+        max_tokens=sample.max_tokens,
+        temperature=sample.temperature,
+        seed=sample.seed,
+        response_groups=writer.response_groups,
+        forcing=FORCINGS[sample.forcing],
+        render=renderer(writer),
+        options=to_server if config.template and sample.forcing != "render" else {},
+    )
+
+
+def vllm_sampler(config: ColdStartConfig, writer: PromptWriter, model_path: str) -> VLLMSampler:
+    """By vLLM's offline engine, on this machine's GPU.
+
+    Raises:
+        IbpoError: where it is not installed or does not start.
+    """
+    sample = config.sample
+    llm, make_params = load_vllm(model_path, dtype=config.model.dtype, seed=sample.seed)
+    return VLLMSampler(
+        llm,
+        make_params,
+        writer,
+        max_tokens=sample.max_tokens,
+        temperature=sample.temperature,
+        seed=sample.seed,
+        batch_size=sample.batch_size,
+    )
+
+
+def sample_settings(config: ColdStartConfig) -> dict[str, Any]:
+    """What makes solutions comparable; the engine and its batches may change between a run and its rerun."""
+    sample, form = config.sample, FORMS[config.build.form]
+    return {
+        "model": config.model.path,
+        "form": form.name,
+        "instruction": form.standard.instruction,
+        "temperature": sample.temperature,
+        "max_tokens": sample.max_tokens,
+        "force_opening": sample.force_opening,
+        "template": dict(config.template),
+        "data": config.data.path,
+        "problem": config.data.problem or "question",  # as stores of before have it
+        "id": config.data.id,
+    } | {key: value for key in ("task", "config", "split", "template") if (value := getattr(config.data, key))}

@@ -1,4 +1,4 @@
-"""Callbacks of the trainer: the lower level's state in every checkpoint, and the averaging of weights."""
+"""Exact resume: what a checkpoint holds beside TRL's state, the order of the prompts, and the averaging of weights."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ from ibpo.training.lower_level import Cells
 
 if TYPE_CHECKING:
     from ibpo.training.trainer import IBPOTrainer
+
+from torch.utils.data import Sampler
+from trl import GRPOTrainer
 
 STATE_FILE, AVERAGE_FILE = "ibpo_state.npz", "averaged.npz"
 
@@ -150,3 +153,51 @@ class AverageWeights(TrainerCallback):
             for name, parameter in model.named_parameters():
                 if name in self.mean:
                     parameter.copy_(self.mean[name])
+
+
+class DataOrder(Sampler):
+    """TRL's `RepeatSampler`, in the order that an uninterrupted training would see.
+
+    TRL draws one permutation per epoch from a generator that a resumed training seeds anew: in its second epoch it
+    would go through the prompts as in its first. Here the permutations of the epochs before are drawn and dropped.
+    """
+
+    def __init__(self, sampler: Any) -> None:
+        """Wrap a `trl.trainer.utils.RepeatSampler`."""
+        self.sampler = sampler
+        self.epoch = 0
+        """The next one to be gone through; whoever resumes sets it."""
+
+    def __iter__(self) -> Iterator[int]:
+        sampler = self.sampler
+        if sampler.shuffle and sampler.seed is not None:
+            sampler.generator.manual_seed(sampler.seed)
+            for _ in range(self.epoch):
+                torch.randperm(sampler.num_samples, generator=sampler.generator)
+        self.epoch += 1
+        yield from sampler
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+
+class ExactResume(GRPOTrainer):
+    """Keeps the order of the prompts, and the checkpoint that the callbacks have to read their part from."""
+
+    data_order: DataOrder | None = None
+    resumed_from: Path | None = None
+
+    def _get_train_sampler(self, dataset: Any = None) -> Any:
+        self.data_order = DataOrder(super()._get_train_sampler(dataset))
+        return self.data_order
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        self.resumed_from = Path(checkpoint) if checkpoint else None
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """None is left where a training was killed after its last checkpoint: transformers would add a step."""
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **kwargs)
+        else:
+            self.control.should_training_stop = True
