@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ibpo.evaluation.read_responses import ReadOptions, read_responses
 
 from ibpo.errors import IbpoError
-from ibpo.evaluation.read_responses import ReadOptions, read_responses
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 LM_EVAL = FIXTURES / "lm_eval"

@@ -2,7 +2,6 @@ import json
 
 import numpy as np
 import pytest
-
 from ibpo.evaluation.compare import compare, load_responses, mean_over_seeds
 from ibpo.evaluation.store import by_sample, find_problems
 

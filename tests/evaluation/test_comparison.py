@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from ibpo.errors import IbpoError
 from ibpo.evaluation.contrast import ContrastOptions, contrast
 from ibpo.evaluation.curves import areas
 from ibpo.evaluation.levels import coarse_levels
 from ibpo.evaluation.oracles import by_level_pick, by_problem_pick
+
+from ibpo.errors import IbpoError
 from ibpo.evaluation.responses import Responses
 
 
