@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import beta
 
-from ibpo.allocation.holdout import holdout_value
+from ibpo.allocation import holdout_value
 from ibpo.baselines.oracle import oracle_by_problem
 from ibpo.baselines.solve_then_learn import learn, oracle_labels
 from ibpo.baselines.votes import adaptive_votes, consensus, posterior

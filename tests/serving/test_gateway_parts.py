@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ibpo.allocation.log_file import LogColumns
+from ibpo.data import LogColumns
 from ibpo.errors import IbpoError
 from ibpo.serving.gateway.checks import cautions, check_groups, check_router
 from ibpo.serving.gateway.demand import cap_of, check_size, read_demand, usable, write_body
