@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from ibpo.allocation import GroupMeans, HoldoutRow, Pick, envelope, holdout_value
 from ibpo.evaluation.describe import natural
-from ibpo.evaluation.metrics import FloatArray, oracle_by_level
+from ibpo.evaluation.metrics import oracle_by_level
 from ibpo.evaluation.responses import Responses
+from ibpo.evaluation.statistics import FloatArray, rate_interval
 from ibpo.evaluation.store import Problems
 
 Json = dict[str, Any]
@@ -67,10 +68,10 @@ def held_out_choice(
     amounts = [float(mean_C.min() + f * (mean_C.max() - mean_C.min())) for f in budgets]
     more: Json = {"num_splits": num_splits, "seed": seed}
     by_problem = holdout_value(*arrays, [by_problem_pick(amount) for amount in amounts], **more)
-    oracles = {"by problem": _curve(by_problem)}
+    oracles = {"by problem": _curve(by_problem, len(level_P))}
     if len(set(level_P) - {""}) > 1:
         by_level = holdout_value(*arrays, [by_level_pick(amount, level_P) for amount in amounts], **more)
-        oracles["by level"] = _curve(by_level)
+        oracles["by level"] = _curve(by_level, len(level_P))
     rows = [
         {"budget": amount, "fraction": fraction} | asdict(row) | {"budget": amount}
         for fraction, amount, row in zip(budgets, amounts, by_problem, strict=True)
@@ -123,8 +124,15 @@ def by_level_pick(amount: float, level_P: np.ndarray) -> Pick:
     return pick
 
 
-def _curve(rows: Sequence[HoldoutRow]) -> list[Json]:
-    return [{"cost": row.spent, "accuracy": row.reward, "stderr": row.reward_stderr} for row in rows]
+def _curve(rows: Sequence[HoldoutRow], num_problems: int) -> list[Json]:
+    """Points with the interval of a rate: each problem's value is a mean over halvings, clustered by problem."""
+    points = []
+    for row in rows:
+        low, high = rate_interval(row.reward, row.reward_stderr, num_problems)
+        points.append(
+            {"cost": row.spent, "accuracy": row.reward, "stderr": row.reward_stderr, "low": low, "high": high}
+        )
+    return points
 
 
 def level_oracle_held_out(
