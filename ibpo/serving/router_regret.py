@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ibpo.allocation import allocate, frontier, holdout_value
-from ibpo.allocation.holdout import random_mix
+from ibpo.allocation import allocate, frontier, holdout_value, random_mix
 from ibpo.errors import IbpoError
 from ibpo.evaluation.statistics import estimate_from_draws
 from ibpo.serving.features import FloatArray

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ibpo.allocation.log_file import LogColumns
+from ibpo.data import LogColumns
 from ibpo.errors import IbpoError
 from ibpo.serving.gateway.gains import FittedRouter, read_opening_probabilities, split_openings, write_probe
 from ibpo.serving.gateway.openai_request import can_set, check_size, max_tokens_of, read_request, write_body
