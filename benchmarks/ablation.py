@@ -88,15 +88,15 @@ def row(experiment_name: str, variant: str, budget: float, seed: int, runs: str)
     """One line of the table."""
     from ibpo.demo import experiment_named
     from ibpo.demo.calibration import calibrated_choice
-    from ibpo.evaluation.compare import compare
+    from ibpo.evaluation.methods import compare_methods
 
     base = Path(runs) / experiment_name / f"q{budget:g}-seed{seed}"
     directory = base / _slug(variant)
     for how in ("standard", "extended"):
-        name = f"cold_start__{how}.parquet"
+        name = f"cold_start__{how}.jsonl.gz"
         shutil.copyfile(base / "baselines" / "responses" / name, directory / "responses" / name)
     levels = list(experiment_named(experiment_name).task.MIX)
-    merits = compare(directory, experiment_name, seed, calibrated_choice(directory), levels).merits
+    merits = compare_methods(directory, experiment_name, seed, calibrated_choice(directory), levels).merits
     by_variant = {merit["variant"]: merit for merit in merits}
     sampled, calibrated = by_variant["sampled"], by_variant["calibrated"]
 

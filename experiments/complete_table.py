@@ -9,18 +9,19 @@ from typing import Any
 from rich.table import Table
 
 from experiments.gains import spoken
-from ibpo.evaluation.compare import Row, mean_over_seeds
+from ibpo.evaluation.methods import mean_over_seeds
 
 NOTE = """Cost: mean tokens, as a multiple of one standard response of the cold start. Above mix: accuracy less that
 of the random mix of standard only and extended only that costs the same, in points. Gain ratio: gain over one standard
 response of the cold start, as a multiple of what its majority votes gain at that cost (dash: votes gain nothing there,
 or were not measured there). Oracle share: of what the best choice by level gains over the random mix of that cost, the
-part gained; the oracle knows the answers of these very problems. ±: one standard error over problems. In brackets: 95 %
+part gained; one half of the responses decides the oracle's choice, the other half values it. ±: one standard error over
+problems. In brackets: 95 %
 intervals over problems, of one seed; numbers are means over seeds. Sampled in training: responses, both turns of a
 dialogue; the candidates of its tuning are not counted."""
 
 
-def terminal_table(rows: Sequence[Row]) -> Table:
+def terminal_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Short enough for a screen; every curve whole is in the Markdown and on the page."""
     table = Table(title="Unseen problems, dearest last (every curve whole on the page)", title_justify="left")
     merged = mean_over_seeds(rows)
@@ -49,7 +50,7 @@ def terminal_table(rows: Sequence[Row]) -> Table:
     return table
 
 
-def markdown(rows: Sequence[Row], titles: Mapping[str, str]) -> str:
+def markdown(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> str:
     """Every row of every experiment, the cheapest first, and what the columns mean."""
     merged = mean_over_seeds(rows)
     lines: list[str] = []
@@ -78,7 +79,7 @@ def _line(row: Mapping[str, Any]) -> str:
         f"{row['relative_cost']:.2f} x",
         spoken(row["above_random_mix"], "{:+.1f}", 100),
         spoken(row.get("gain_ratio_cold_start")),
-        spoken(row["oracle_share_tokens"]),
+        spoken(row["oracle_share"]),
         "one epoch" if row["num_updates"] is None and row["num_training_responses"] else number(row["num_updates"]),
         number(row["num_training_responses"]),
     ]

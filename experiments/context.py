@@ -84,4 +84,4 @@ class Context:
 
     def responses(self, policy: str, how: str = "sampled", *, split: str = "test") -> Path:
         """The file of a policy's responses: those to the test as in a demo run, others in folders of their own."""
-        return self.home / ("responses" if split == "test" else split) / f"{policy}__{how}.parquet"
+        return self.home / ("responses" if split == "test" else split) / f"{policy}__{how}.jsonl.gz"

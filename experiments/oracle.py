@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ibpo.evaluation.oracles import halves
+from ibpo.evaluation.methods import halves
 from ibpo.evaluation.statistics import FloatArray
 
 

@@ -13,23 +13,25 @@ from rich.console import Console
 from experiments.complete_table import markdown, number, terminal_table
 from experiments.recipes import BUDGETS
 from experiments.run import BaselineSettings, steps_of
-from experiments.table import tabulate, yardsticks_of
+from experiments.table import tabulate
 from experiments.training_cost import training_of
 from experiments.tuning import read_tuning
 from ibpo.demo.calibration import calibrated_choice
 from ibpo.demo.job import experiment_named
 from ibpo.demo.page import training_steps
 from ibpo.demo.provenance import facts_of
-from ibpo.evaluation.compare import Row, compare, load_responses, mean_over_seeds
 from ibpo.evaluation.frontier import plot_frontier
+from ibpo.evaluation.methods import compare_methods, load_run, mean_over_seeds
 from ibpo.evaluation.report import ReportData, pick_examples, write_report
 from ibpo.evaluation.report_parts import percent, points
 from ibpo.runs import write_text_atomic
 
+Json = dict[str, Any]
+
 
 def write_outcome(run_dir: Path, settings: BaselineSettings, console: Console, seconds: float) -> None:
     """Write `baselines.json`, `.md`, `.png` and `.html`; print the table and the page's path."""
-    rows: list[Row] = []
+    rows: list[dict[str, Any]] = []
     merits: list[dict[str, Any]] = []
     areas: list[dict[str, Any]] = []
     tuning: dict[str, Any] = {}
@@ -39,17 +41,17 @@ def write_outcome(run_dir: Path, settings: BaselineSettings, console: Console, s
         levels = list(experiment_named(name).task.MIX)
         for seed in settings.seeds:
             seed_dir = run_dir / name / f"seed{seed}"
-            there = compare(seed_dir, name, seed, calibrated_choice(seed_dir), levels, budgets=BUDGETS)
+            there = compare_methods(seed_dir, name, seed, calibrated_choice(seed_dir), levels, budgets=BUDGETS)
             own = tabulate(seed_dir, name, seed, levels, settings.baselines)
-            yardsticks = yardsticks_of(seed_dir, levels, there, seed=seed)
+            assert there.yardsticks is not None
             for row, result in zip([*there.rows, *own.rows], [*there.results, *own.results], strict=True):
                 got = (row["method"], row["budget"], seed_dir, name, partial(steps_of, settings, name))
-                rows.append(row | yardsticks.of(result) | training_of(*got, settings.num_probe))
+                rows.append(row | there.yardsticks.of(result) | training_of(*got, settings.num_probe))
             merits += there.merits
             areas += [*there.areas, *own.areas]
             training += [step for q in BUDGETS for step in training_steps(seed_dir, name, seed, q)]
         tuning[name] = read_tuning(run_dir / name / "tuning.json")
-        cold = load_responses(run_dir / name / f"seed{settings.seeds[0]}")
+        cold, _ = load_run(run_dir / name / f"seed{settings.seeds[0]}")
         examples += pick_examples(name, cold["cold_start", "standard"], cold["cold_start", "extended"], levels)
     write_text_atomic(
         run_dir / "baselines.json", json.dumps({"rows": rows, "areas": areas, "tuning": tuning}, indent=1)
@@ -88,7 +90,7 @@ def write_outcome(run_dir: Path, settings: BaselineSettings, console: Console, s
     console.print(f"[bold]{(run_dir / 'baselines.html').resolve()}[/bold]", soft_wrap=True)
 
 
-def _answer(name: str, rows: Sequence[Row]) -> str:
+def _answer(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """IBPO at the middle budget, and of the others the one that looks best here, by the gain over the random mix."""
     judged = [row for row in mean_over_seeds(rows) if row["above_random_mix"] and "forced" not in row["method"]]
     middle = BUDGETS[len(BUDGETS) // 2]
@@ -111,7 +113,11 @@ def _answer(name: str, rows: Sequence[Row]) -> str:
 
 
 def _what_ran(
-    run_dir: Path, settings: BaselineSettings, rows: Sequence[Row], tuning: Mapping[str, Any], seconds: float
+    run_dir: Path,
+    settings: BaselineSettings,
+    rows: Sequence[Mapping[str, Any]],
+    tuning: Mapping[str, Any],
+    seconds: float,
 ) -> list[tuple[str, str]]:
     facts = [
         *facts_of(run_dir),

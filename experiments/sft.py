@@ -14,13 +14,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as parquet
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from experiments.context import Context
 from ibpo.demo.progress import StepProgress
 from ibpo.responses.mixture import BuildConfig, voting_share
+from ibpo.tasks.rows import local_rows
 from ibpo.training.cold_start.run import supervised_fine_tune
 
 RESPONSES_PER_PROBLEM = 4
@@ -37,7 +37,7 @@ def mix_by_difficulty(context: Context, config: BuildConfig) -> list[tuple[str, 
     """(prompt, right completion), at most `RESPONSES_PER_PROBLEM` a probe problem, groups drawn by `voting_share`."""
     rng = random.Random(config.seed)
     rows = {
-        how: parquet.read_table(context.responses("cold_start", how, split="probe")).to_pylist()
+        how: [row for _, row in local_rows(context.responses("cold_start", how, split="probe"))]
         for how in ("standard", "extended")
     }
     right: dict[str, dict[str, list[str]]] = {}

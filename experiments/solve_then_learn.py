@@ -11,17 +11,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as parquet
 import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from experiments.context import Context
+from ibpo.evaluation.comparison import by_number
 from ibpo.evaluation.metrics import random_mix
-from ibpo.evaluation.sample import write_table
+from ibpo.evaluation.responses import Responses, read_table, write_table
 from ibpo.evaluation.statistics import FloatArray
-from ibpo.evaluation.store import Columns, by_sample, read_columns
+from ibpo.tasks.rows import local_rows
 from ibpo.training.reference_model import prompt_features
 
 PENALTIES = (0.01, 0.1, 1.0, 10.0)
@@ -53,7 +52,7 @@ def learn(features: FloatArray, labels: NDArray[np.bool_], penalty: float) -> An
 
 
 def route(context: Context, budgets: Sequence[float], tuned: Mapping[float, float]) -> list[dict[str, Any]]:
-    """Write `responses/solve-then-learn-Q__sampled.parquet` for each budget: the cold start's, of the group chosen.
+    """Write `responses/solve-then-learn-Q__sampled.jsonl.gz` for each budget: the cold start's, of the group chosen.
 
     Args:
         context: the job's.
@@ -104,13 +103,13 @@ class _Split:
     """Problems of one split, sorted by id, with features and the cold start's mean rewards by response group."""
 
     def __init__(self, context: Context, split: str) -> None:
-        rewards: dict[str, Columns] = {
-            how: read_columns(context.responses("cold_start", how, split=split)) for how in ("standard", "extended")
+        rewards: dict[str, Responses] = {
+            how: read_table(context.responses("cold_start", how, split=split)) for how in ("standard", "extended")
         }
-        ids = rewards["standard"]["problem_id"]
+        ids = rewards["standard"].problem.astype(str)
         self.problem_id, first = np.unique(ids, return_index=True)
-        self.features = features_of(context, rewards["standard"]["prompt"][first].tolist())
-        self.standard, self.extended = (by_sample(rewards[how], "reward").mean(1) for how in rewards)
+        self.features = features_of(context, rewards["standard"].prompt[first].tolist())
+        self.standard, self.extended = (by_number(rewards[how], "reward").mean(1) for how in rewards)
 
     @property
     def gain(self) -> FloatArray:
@@ -127,12 +126,10 @@ def features_of(context: Context, prompts: Sequence[str]) -> FloatArray:
 
 
 def _write_routed(context: Context, budget: float, extended: dict[str, bool]) -> None:
-    parts = []
-    for how, wanted in (("standard", False), ("extended", True)):
-        table = parquet.read_table(context.responses("cold_start", how))
-        keep = [
-            extended[problem] is wanted and sample < 2
-            for problem, sample in zip(table["problem_id"].to_pylist(), table["sample"].to_pylist(), strict=True)
-        ]
-        parts.append(table.filter(pa.array(keep)))
-    write_table(pa.concat_tables(parts), context.responses(f"solve-then-learn-{budget:g}"))
+    rows = [
+        row
+        for how, wanted in (("standard", False), ("extended", True))
+        for _, row in local_rows(context.responses("cold_start", how))
+        if extended[row["problem_id"]] is wanted and row["number"] < 2
+    ]
+    write_table(context.responses(f"solve-then-learn-{budget:g}"), rows)

@@ -11,9 +11,10 @@ import numpy as np
 
 from experiments.context import Context
 from experiments.recipes import RECIPES, Recipe
+from ibpo.evaluation.comparison import find_problems, per_problem
 from ibpo.evaluation.metrics import random_mix
+from ibpo.evaluation.responses import read_table
 from ibpo.evaluation.statistics import estimate_mean
-from ibpo.evaluation.store import find_problems, per_problem, read_columns
 from ibpo.runs import write_text_atomic
 
 
@@ -30,11 +31,11 @@ def candidate_name(policy: str, candidate: Mapping[str, Any]) -> str:
 def value(context: Context, name: str) -> dict[str, float]:
     """Accuracy, share, cost and accuracy above the random mix of the same cost, of a policy's validation responses."""
     files = {
-        how: read_columns(context.responses("cold_start", how, split="validation")) for how in ("standard", "extended")
+        how: read_table(context.responses("cold_start", how, split="validation")) for how in ("standard", "extended")
     }
     problems = find_problems(files["standard"])
     standard, extended = (per_problem(files[how], problems) for how in ("standard", "extended"))
-    own = per_problem(read_columns(context.responses(name, split="validation")), problems)
+    own = per_problem(read_table(context.responses(name, split="validation")), problems)
     accuracy = estimate_mean(own.accuracy, problems.problem_id)
     cost, low, high = (float(one.tokens.mean()) for one in (own, standard, extended))
     # Beyond both ends the line goes on level: what costs more than extended only is compared with it.

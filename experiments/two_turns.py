@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as parquet
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOTrainer
@@ -26,6 +25,7 @@ from ibpo.demo.policy import correctness_reward
 from ibpo.demo.progress import StepProgress
 from ibpo.evaluation.sample import score, to_rollouts, write_scored
 from ibpo.rollouts.hf import HFSampler
+from ibpo.tasks.rows import local_rows
 from ibpo.training.loss import anchor_loss
 from ibpo.training.reference_model import frozen_copy
 from ibpo.types import Problem
@@ -189,7 +189,7 @@ def _built_dialogues(context: Context) -> list[tuple[str, str]]:
     tokenizer: Any = AutoTokenizer.from_pretrained(context.cold_start)
     by_problem: dict[str, list[dict[str, Any]]] = {}
     for how in ("standard", "extended"):
-        rows = parquet.read_table(context.responses("cold_start", how, split="probe")).to_pylist()
+        rows = [row for _, row in local_rows(context.responses("cold_start", how, split="probe"))]
         for row in rows:
             if row["finish_reason"] == "stop":
                 by_problem.setdefault(row["prompt"], []).append(row)

@@ -18,10 +18,9 @@ from ibpo.commands.eval_progress import EvalProgress
 from ibpo.commands.eval_setup import CHOOSES, load_task, local_policy, served_policy, ways_of, weights_digest
 from ibpo.endpoint import Endpoint, read_api_key
 from ibpo.errors import IbpoError
-from ibpo.evaluation.describe import describe
+from ibpo.evaluation.comparison import describe
 from ibpo.evaluation.evaluate import fingerprint, judge_ways, num_missing_and_all, sample_ways, write_rows
-from ibpo.evaluation.import_lm_eval import read_answer
-from ibpo.evaluation.import_plain import plain_rows
+from ibpo.evaluation.importing import plain_rows, read_answer
 from ibpo.evaluation.responses import Responses
 from ibpo.evaluation.run_facts import trained_policy
 from ibpo.responses.programs import last_program

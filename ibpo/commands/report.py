@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,8 +13,9 @@ import typer
 from ibpo import __version__
 from ibpo.demo.provenance import facts_of as calls_of
 from ibpo.errors import IbpoError
-from ibpo.evaluation.contrast import ContrastOptions, contrast
-from ibpo.evaluation.read_responses import Read, ReadOptions, read_responses
+from ibpo.evaluation.comparison import CompareOptions, compare
+from ibpo.evaluation.importing import COLD_START, Imported, ImportOptions, import_responses
+from ibpo.evaluation.responses import Responses
 from ibpo.evaluation.run_facts import facts_of, share_in_training, training_of
 
 SOME = 10_000
@@ -74,7 +76,7 @@ def report_command(
         paths = [_named(text) for text in runs]
         columns = {"by": by, "problem": problem, "configuration": configuration, "reward": reward, "tokens": tokens,
                    "level": level, "answer": answer}  # fmt: skip
-        options = ReadOptions(
+        options = ImportOptions(
             columns={field: column for field, column in columns.items() if column is not None},
             metric=metric,
             filter=filter_,
@@ -84,11 +86,11 @@ def report_command(
         )
         if any(not 0 <= fraction <= 1 for fraction in budget or ()):
             raise IbpoError("--budget: a part of the way from the cheapest to the dearest, from 0 to 1, e.g. 0.5")
-        asked = ContrastOptions(
+        asked = CompareOptions(
             standard=standard, among=among or (), num_splits=num_splits, seed=seed, extended=extended,
             **({"budgets": sorted(budget)} if budget else {}),
         )  # fmt: skip
-        read = read_responses(paths, options)
+        read = import_responses(paths, options)
         folder = out or (paths[0][1] if paths[0][1].is_dir() else Path("report"))
         written = _write(folder, title, read, asked, only or [], paths)
         typer.echo("\n".join(str(path) for path in written if path.name.startswith("report.")))
@@ -98,7 +100,7 @@ def report_command(
 
 
 def _write(
-    folder: Path, title: str, read: Read, asked: ContrastOptions, only: list[str], paths: list[tuple[str, Path]]
+    folder: Path, title: str, read: Imported, asked: CompareOptions, only: list[str], paths: list[tuple[str, Path]]
 ) -> list[Path]:
     try:
         from ibpo.evaluation.page import PageData, pick_examples, write_page
@@ -120,7 +122,7 @@ def _write(
             told = f"{len(responses):,} responses of {len(responses.configurations)} configurations"
             typer.echo(f"{name + ': ' if name else ''}{told}: intervals and held-out choices ...", err=True)
         try:
-            part = contrast(responses, asked)
+            part = compare(responses, replace(asked, reference=_reference(responses)))
         except IbpoError as error:
             raise IbpoError(f"{name}: {error}" if name else str(error)) from None
         shown = [row["name"] for row in part["configurations"]]
@@ -142,6 +144,11 @@ def _write(
     for _, path in paths:
         what_ran += [*facts_of(path), *calls_of(path)]
     return write_page(folder, PageData(title=title, parts=parts, what_ran=what_ran, limits=list(LIMITS)))
+
+
+def _reference(responses: Responses) -> tuple[str, ...]:
+    """A demo run's policies are held against what they were trained from, each response group forced."""
+    return COLD_START if set(COLD_START) <= set(responses.configurations) else ()
 
 
 def _named(text: str) -> tuple[str, Path]:

@@ -70,9 +70,9 @@ def outputs(spec: JobSpec) -> list[Path]:
     if spec.kind == "baselines":
         names = ["cold_start__standard", "cold_start__extended", "cold_start__sampled"]
         names += ["pretrained__standard"] if spec.pretrained else []
-        return [base / "responses" / f"{name}.parquet" for name in names]
-    responses = [base / "responses" / f"{spec.policy}__{how}.parquet" for how in ("sampled", "standard", "extended")]
-    choices = [base / "choices" / f"{spec.policy}__{split}.parquet" for split in ("test", "calibration")]
+        return [base / "responses" / f"{name}.jsonl.gz" for name in names]
+    responses = [base / "responses" / f"{spec.policy}__{how}.jsonl.gz" for how in ("sampled", "standard", "extended")]
+    choices = [base / "choices" / f"{spec.policy}__{split}.jsonl.gz" for split in ("test", "calibration")]
     return [base / "policies" / spec.policy / "model" / "model.safetensors", *responses, *choices]
 
 
@@ -190,7 +190,7 @@ def sample_policy(spec: JobSpec, experiment: Experiment, model_dir: Path, tell: 
     # Unlabelled prompts of the train split, drawn as the test is; their answers are never looked at.
     calibration = distinct(experiment.task, "train", spec.num_calibration, seed=5000 + spec.seed)
     for split, prompts in (("test", test_problems(spec, experiment)), ("calibration", calibration)):
-        path = Path(spec.seed_dir) / "choices" / f"{spec.policy}__{split}.parquet"
+        path = Path(spec.seed_dir) / "choices" / f"{spec.policy}__{split}.jsonl.gz"
         if not path.exists():
             write_choices(path, model, tokenizer, prompts, experiment.response_groups[1])
     tell("sampling", 0.85)
@@ -209,7 +209,7 @@ def _sample(
     model, tokenizer = _load(model_dir)
     prefixes = {group.name: group.prefix for group in experiment.response_groups} | {"sampled": ""}
     for i, (how, num_samples) in enumerate(counts.items()):
-        path = Path(spec.seed_dir) / "responses" / f"{policy}__{how}.parquet"
+        path = Path(spec.seed_dir) / "responses" / f"{policy}__{how}.jsonl.gz"
         if not path.exists():
             write_responses(
                 path,

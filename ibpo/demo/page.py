@@ -14,8 +14,8 @@ from ibpo.demo.calibration import calibrated_choice
 from ibpo.demo.job import experiment_named
 from ibpo.demo.provenance import facts_of
 from ibpo.demo.run import NUM_WORKERS, DemoSettings
-from ibpo.evaluation.compare import compare, load_responses, summarise
 from ibpo.evaluation.frontier import plot_frontier, plot_share_by_level
+from ibpo.evaluation.methods import compare_methods, load_run, summarise
 from ibpo.evaluation.report import Example, ReportData, pick_examples, terminal_table, write_report
 from ibpo.runs import write_text_atomic
 
@@ -34,12 +34,12 @@ def write_outcome(run_dir: Path, settings: DemoSettings, console: Console, secon
         levels = list(experiment.task.MIX)
         for seed in settings.seeds:
             seed_dir = run_dir / name / f"seed{seed}"
-            comparison = compare(seed_dir, name, seed, calibrated_choice(seed_dir), levels)
+            comparison = compare_methods(seed_dir, name, seed, calibrated_choice(seed_dir), levels)
             rows += comparison.rows
             merits += comparison.merits
             areas += comparison.areas
             training += [step for q in settings.budgets for step in training_steps(seed_dir, name, seed, q)]
-        responses = load_responses(run_dir / name / f"seed{settings.seeds[0]}")
+        responses, _ = load_run(run_dir / name / f"seed{settings.seeds[0]}")
         policy = f"ibpo-{settings.budgets[len(settings.budgets) // 2]:g}"
         examples += pick_examples(name, responses[policy, "standard"], responses[policy, "extended"], levels)
     titles = {name: experiment_named(name).title for name in settings.experiments}

@@ -109,7 +109,7 @@ def per_problem(responses: Responses, problems: Problems, *, extended: str = EXT
     """
     order = problems.problem_id
     answered = np.unique(responses.problem.astype(str))
-    if not np.array_equal(answered, order):
+    if not np.array_equal(answered, np.sort(order.astype(str))):
         raise ValueError(f"{len(answered)} problems answered, not the same {len(order)} as elsewhere")
     known = ~np.isnan(responses.tokens)
     return PerProblem(
@@ -229,16 +229,16 @@ class Reference:
 
         oracle share = (a - mix(c)) / (oracle(c) - mix(c))
 
-    the part that a configuration gains of what choosing by level could gain over a blind draw at the same mean cost; the
-    oracle knows what both get on each level (on each problem, where levels have no names). 0 is a blind draw, 1 the best
-    choice by level; more is possible, by choosing well within levels or by better responses.
+    the part that a configuration gains of what choosing by level could gain over a blind draw at the same mean cost.
+    The oracle knows what both get on each level (on each problem, where levels have no names). 0 is a blind draw, 1 the
+    best choice by level; more is possible, by choosing well within levels or by better responses.
 
-    Why so. At equal *cost*, not at an equal share of extended responses: cost is what a budget is paid in, problems that
-    need extended answers also take longer ones, and every configuration has a cost, whatever its response groups. With
-    the oracle's optimism *removed*: an oracle that is valued on the responses that it knows looks better than anybody
-    could be, the more so the fewer responses there are, and would make every share too small. One half of each problem's
-    responses decides, the other half says what that is worth, and what a blind draw of the same cost gets; both halves
-    take both parts. Problems without a response in each half are left out of the share.
+    Why so. At equal *cost*, not at an equal share of extended responses: cost is what a budget is paid in, problems
+    that need extended answers also take longer ones, and every configuration has a cost, whatever its response groups.
+    With the oracle's optimism *removed*: an oracle that is valued on the responses that it knows looks better than
+    anybody could be, the more so the fewer responses there are, and would make every share too small. One half of each
+    problem's responses decides, the other half says what that is worth, and what a blind draw of the same cost gets;
+    both halves take both parts. Problems without a response in each half are left out of the share.
     """
 
     def __init__(
@@ -340,9 +340,14 @@ class Reference:
                 reward_HGL[decides, 0], reward_HGL[decides, 1], cost_HGL[decides, 0], cost_HGL[decides, 1], part_L, cost
             )
             x_L = np.nan_to_num(x_L)
-            reward_GL, cost_GL = reward_HGL[values], cost_HGL[values]
-            worth, spent = (float(part_L @ (one[0] + x_L * (one[1] - one[0]))) for one in (reward_GL, cost_GL))
-            room += (worth - _line(reward_GL @ part_L, cost_GL @ part_L, spent)) / 2
+            planned, worth, spent = (
+                float(part_L @ (one[0] + x_L * (one[1] - one[0])))
+                for one in (cost_HGL[decides], reward_HGL[values], cost_HGL[values])
+            )
+            # The other half's responses cost a little more or less than planned, so the blind draw beside them does;
+            # what the oracle leaves unspent, because nothing more is to be gained, the blind draw may spend.
+            blind = _line(reward_HGL[values] @ part_L, cost_HGL[values] @ part_L, spent + cost - planned)
+            room += (worth - blind) / 2
         if room < MIN_ROOM:
             return float("nan")
         ends = self.reward_GP[:, self.keep_P] @ weight_P, self.cost_GP[:, self.keep_P] @ weight_P
@@ -490,6 +495,8 @@ class CompareOptions:
     among: Sequence[str] = ()
     """Configurations between which to allocate; empty: all whose responses are of one response group."""
     budgets: Sequence[float] = BUDGETS
+    reference: Sequence[str] = ()
+    """Cheapest and most expensive of the oracle share and the blind draw; empty: those of `among`."""
     num_splits: int = 50
     seed: int = 0
     extended: str = EXTENDED
@@ -514,7 +521,7 @@ def compare(responses: Responses, options: CompareOptions | None = None) -> Json
     """
     options = options or CompareOptions()
     names = responses.configurations
-    for name in (*options.among, *([options.standard] if options.standard else [])):
+    for name in (*options.among, *options.reference, *([options.standard] if options.standard else [])):
         if name not in names:
             raise IbpoError(f"{name}: no such configuration; there are {', '.join(names)}")
     responses, order, left_out = _common(coarse_levels(responses))
@@ -529,8 +536,8 @@ def compare(responses: Responses, options: CompareOptions | None = None) -> Json
     among = list(options.among) or [name for name in names if len(set(responses.of(name).response_group)) == 1]
     among_C = [names.index(name) for name in among]
     reference, ends = None, []
-    if len(among) > 1:  # names begin with the cheapest
-        ends = [min(among_C), max(among_C)]
+    if len(among) > 1 or options.reference:  # names begin with the cheapest
+        ends = [names.index(name) for name in options.reference] or [min(among_C), max(among_C)]
         reference = Reference(responses.of(names[ends[0]]), responses.of(names[ends[1]]), order)
     rows = []
     for c, name in enumerate(names):
@@ -576,6 +583,7 @@ def compare(responses: Responses, options: CompareOptions | None = None) -> Json
             "mix": mix_points(cost_CP, reward_CP, among_C) if len(among) > 1 else [],
             "areas": areas(curves, float(cost.min()), float(cost.max()), mix="random mix", seed=options.seed),
             "among": among,
+            "reference": [names[c] for c in ends],
             "oracle_knows": "" if reference is None else "levels" if reference.is_by_level else "problems",
             "oracles": found.get("oracles", {}),
             "allocation": found.get("allocation", []),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ibpo.errors import IbpoError
-from ibpo.evaluation.import_lm_eval import read_answer
+from ibpo.evaluation.importing import read_answer
 from ibpo.evaluation.two_turns import asking, dialogue, second_request
 from ibpo.rewards.judgement import Candidate, Judge
 from ibpo.rollouts.sampler import Request, Sampled, Sampler

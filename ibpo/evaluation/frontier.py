@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from ibpo.evaluation.compare import Row, mean_over_seeds
+from ibpo.evaluation.methods import Json as Row
+from ibpo.evaluation.methods import mean_over_seeds
 from ibpo.evaluation.statistics import rate_interval
 
 INK, PAPER, FAINT = "#1f2329", "#fefefd", "#7d838a"

@@ -1,11 +1,12 @@
 """Responses out of files that others made: plain rows, lm-evaluation-harness samples, lighteval details, our own runs.
 
-Known versions: EleutherAI's lm-evaluation-harness 0.4.13 (`--log_samples`) writes `OUTPUT/MODEL/samples_TASK_DATE.jsonl`,
-one row per document and filter: `doc_id`, `doc`, `target`, `arguments`, `resps` (requests x repeats), `filtered_resps`,
-`filter`, `metrics` (their names), `doc_hash`, and the value of each metric under its name, without token counts. Hugging
-Face's lighteval 0.13.0 (`--save-details`) writes `OUTPUT/details/MODEL/DATE/details_TASK_DATE.parquet`, one row per
-document: `doc` (query, choices, gold_index, id, generation_size, ...), `model_response` (text, text_post_processed,
-output_tokens: a list per sample) and `metric` (name -> value); the flat layout of older versions is refused.
+Known versions: EleutherAI's lm-evaluation-harness 0.4.13 (`--log_samples`) writes
+`OUTPUT/MODEL/samples_TASK_DATE.jsonl`, one row per document and filter: `doc_id`, `doc`, `target`, `arguments`, `resps`
+(requests x repeats), `filtered_resps`, `filter`, `metrics` (their names), `doc_hash`, and each metric's value under its
+name, without token counts. Hugging Face's lighteval 0.13.0 (`--save-details`) writes
+`OUTPUT/details/MODEL/DATE/details_TASK_DATE.parquet`, one row per document: `doc` (query, choices, gold_index, id,
+generation_size, ...), `model_response` (text, text_post_processed, output_tokens: a list per sample) and `metric`
+(name -> value); the flat layout of older versions is refused.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any, Literal
 
 from ibpo.errors import IbpoError
 from ibpo.evaluation.responses import Responses
-from ibpo.evaluation.run_facts import budget_of, part_of
+from ibpo.evaluation.run_facts import budget_of, part_of, run_tables
 from ibpo.responses.groups import boxed, last_number
 from ibpo.rewards.judgement import Candidate, Judge
 from ibpo.tasks.check import judge_for
@@ -49,6 +50,8 @@ COLUMNS = {
     "completion": ("completion", "response_text", "response"),
 }
 """Field -> the columns that are tried for it, the first that the first row has."""
+COLD_START = ("cold start, standard", "cold start, extended")
+"""In a demo run: what its policies were trained from, each response group forced."""
 NEEDED = ("problem", "configuration")
 OnError = Literal["fail", "skip"]
 NUMBERS = ("reward", "tokens", "thinking_tokens", "budget")
@@ -87,7 +90,7 @@ def import_responses(paths: Sequence[tuple[str, Path]], options: ImportOptions |
 
     Args:
         paths: (name of the configuration or "", file or folder). A folder stands for all files in it: of an `ibpo eval`
-            run `responses.jsonl`, of a demo run every `responses/*.parquet`, else every file of a known suffix.
+            run `responses.jsonl`, of a demo run every table in `responses/`, else every file of a known suffix.
         options: How to read them.
 
     Raises:
@@ -101,7 +104,7 @@ def import_responses(paths: Sequence[tuple[str, Path]], options: ImportOptions |
         for part, configuration, file in _files(name, path):
             kind, found = _read_file(file, configuration, options, bad)
             kinds[kind] = kinds.get(kind, 0) + 1
-            more = ({"part": part} if part else {}) | ({} if (q := budget_of(file.stem)) is None else {"budget": q})
+            more = ({"part": part} if part else {}) | ({} if (q := budget_of(_stem(file))) is None else {"budget": q})
             rows += [row | more for row in found]
     if not rows:
         raise IbpoError(f"{', '.join(str(path) for _, path in paths)}: no responses; give a file with one a line")
@@ -131,8 +134,8 @@ def _files(name: str, path: Path) -> list[tuple[str, str, Path]]:
         return [("", name, path)]
     if (path / "responses.jsonl").is_file():
         return [("", name, path / "responses.jsonl")]
-    demo = sorted(path.glob("**/responses/*__*.parquet"))
-    if demo:  # EXPERIMENT/seedN/responses/POLICY__HOW.parquet
+    demo = run_tables(path)
+    if demo:  # EXPERIMENT/seedN/responses/POLICY__HOW.jsonl.gz
         return [(part_of(file, demo), _policy(file), file) for file in demo]
     files = sorted(file for file in path.rglob("*") if file.is_file() and file.name.endswith(SUFFIXES))
     if not files:
@@ -141,8 +144,12 @@ def _files(name: str, path: Path) -> list[tuple[str, str, Path]]:
 
 
 def _policy(file: Path) -> str:
-    policy, _, how = file.stem.rpartition("__")
+    policy, _, how = _stem(file).rpartition("__")
     return f"{policy.replace('_', ' ')}, {how}"
+
+
+def _stem(file: Path) -> str:
+    return file.name.removesuffix(".gz").rpartition(".")[0]
 
 
 def _read_file(path: Path, name: str, options: ImportOptions, bad: list[str]) -> tuple[str, list[dict[str, Any]]]:
@@ -367,7 +374,13 @@ def lm_eval_rows(path: Path, rows: Iterable[Row], *, metric: str = "", wanted_fi
                     "configuration": path.parent.name or path.stem,
                     "problem": str(row["doc_id"]),
                     "hash": row.get("doc_hash"),
-                    "reward": _metric(place, {str(name): row.get(name) for name in [*(row.get("metrics") or ()), *filter(None, [metric])]}, metric) if len(texts) == 1 else None,
+                    "reward": _metric(
+                        place,
+                        {str(name): row.get(name) for name in [*(row.get("metrics") or ()), *filter(None, [metric])]},
+                        metric,
+                    )
+                    if len(texts) == 1
+                    else None,
                     "answer": answer,
                     "gold": gold_of(row.get("target")),
                     "level": level.replace("?", ""),
@@ -486,7 +499,9 @@ def lighteval_rows(path: Path, rows: Iterable[Row], *, metric: str = "") -> list
                     "configuration": _model(path),
                     "problem": str(doc.get("id") or number),
                     "hash": doc.get("query"),
-                    "reward": _metric(place, row["metric"] if isinstance(row["metric"], dict) else {}, metric) if len(texts) == 1 else None,
+                    "reward": _metric(place, row["metric"] if isinstance(row["metric"], dict) else {}, metric)
+                    if len(texts) == 1
+                    else None,
                     "answer": read_answer(text),
                     "gold": _gold(doc),
                     "tokens": spent or None,

@@ -1,8 +1,8 @@
-"""Trained policies beside every other way of spending the same: rows and figures of merit of the demo and the baselines.
+"""Trained policies beside every other way of spending the same: rows and figures of merit of demo and baselines.
 
 A run's folder holds one table of responses for each policy and way (`responses/POLICY__HOW.jsonl.gz`, HOW the response
-group that was forced, or `sampled` where the policy chose), and the probability with which it opens an extended response
-(`choices/POLICY__SPLIT.jsonl.gz`). Letters: P problems, S responses per problem, L levels, K votes, D draws.
+group that was forced, or `sampled` where the policy chose), and the probability with which it opens an extended
+response (`choices/POLICY__SPLIT.jsonl.gz`). Letters: P problems, S responses per problem, L levels, K votes, D draws.
 """
 
 from __future__ import annotations
@@ -416,7 +416,8 @@ def _why_no_ratio(cost: float, curve: VoteCurve) -> str:
     cost_K = curve.cost.mean(1)
     if not cost_K.min() <= cost <= cost_K.max():
         low, high = cost_K.min() / cost_K[0], cost_K.max() / cost_K[0]
-        return f"costs {cost / cost_K[0]:.2f} times one response; self-consistency was measured from {low:.2f} to {high:.2f}"
+        measured = f"self-consistency was measured from {low:.2f} to {high:.2f}"
+        return f"costs {cost / cost_K[0]:.2f} times one response; {measured}"
     return "self-consistency gains less than .001, or than its standard error, at this cost"
 
 
@@ -478,7 +479,7 @@ def halves(rewards_PS: FloatArray, rng: np.random.Generator) -> tuple[FloatArray
     return mixed[:, :half].mean(1), mixed[:, half:].mean(1)
 
 
-def mean_over_seeds(rows: Iterable[Json]) -> list[Json]:
+def mean_over_seeds(rows: Iterable[Mapping[str, Any]]) -> list[Json]:
     """One row per experiment, method and budget: means over the seeds, `seed` None, and `num_seeds`.
 
     The stderr is the root mean square of the seeds' own, what one seed's problems leave open; it does not shrink with
@@ -490,7 +491,7 @@ def mean_over_seeds(rows: Iterable[Json]) -> list[Json]:
         >>> mean_over_seeds([row, row | {"seed": 1, "accuracy": 0.7}])[0]["accuracy"]
         0.6
     """
-    siblings: dict[tuple[str, str, float | None], list[Json]] = {}
+    siblings: dict[tuple[str, str, float | None], list[Mapping[str, Any]]] = {}
     for row in rows:
         siblings.setdefault((row["experiment"], row["method"], row["budget"]), []).append(row)
     merged = []

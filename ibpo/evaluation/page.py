@@ -13,7 +13,6 @@ from typing import IO, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ibpo.errors import IbpoError
-from ibpo.evaluation.describe import natural
 from ibpo.evaluation.page_figures import (
     choosing,
     plot_choices,
@@ -32,7 +31,7 @@ from ibpo.evaluation.page_figures import (
 from ibpo.evaluation.page_tables import published_table, tables_of
 from ibpo.evaluation.published import published
 from ibpo.evaluation.report_parts import inline_svg
-from ibpo.evaluation.responses import Responses
+from ibpo.evaluation.responses import Responses, natural
 from ibpo.runs import write_text_atomic
 
 MAX_CHARACTERS = 1500

@@ -10,12 +10,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.table import Table
 
-from ibpo.evaluation.compare import Row, mean_over_seeds
+from ibpo.evaluation.methods import Json as Row
+from ibpo.evaluation.methods import mean_over_seeds
 from ibpo.evaluation.page_tables import published_table
 from ibpo.evaluation.published import published
 from ibpo.evaluation.report_markdown import report_markdown
 from ibpo.evaluation.report_parts import FILTERS, MERITS, Merit, experiment_part
-from ibpo.evaluation.store import Columns
+from ibpo.evaluation.responses import Responses
 from ibpo.runs import write_text_atomic
 
 
@@ -87,7 +88,7 @@ def write_report(path: Path, data: ReportData) -> None:
 
 
 def pick_examples(
-    experiment: str, standard: Columns, extended: Columns, levels: Sequence[str], count: int = 3
+    experiment: str, standard: Responses, extended: Responses, levels: Sequence[str], count: int = 3
 ) -> list[Example]:
     """Responses of both response groups to the same problems: one problem each of levels spread from first to last.
 
@@ -104,12 +105,10 @@ def pick_examples(
     picked = (
         levels if len(levels) <= count else [levels[round(i * (len(levels) - 1) / (count - 1))] for i in range(count)]
     )
-    first = [
-        {name: i for i, name in reversed(list(enumerate(columns["problem_id"])))} for columns in (standard, extended)
-    ]
+    first = [{name: i for i, name in reversed(list(enumerate(one.problem.tolist())))} for one in (standard, extended)]
     examples = []
     for level in picked:
-        both = [p for p, i in first[0].items() if standard["level"][i] == level and p in first[1]]
+        both = [p for p, i in first[0].items() if standard.level[i] == level and p in first[1]]
         for name, columns, index in zip(("standard", "extended"), (standard, extended), first, strict=True):
             for problem_id in sorted(both)[:1]:
                 i = index[problem_id]
@@ -118,10 +117,10 @@ def pick_examples(
                         experiment=experiment,
                         response_group=name,
                         level=level,
-                        prompt=str(columns["prompt"][i]),
-                        response=str(columns["completion"][i]),
-                        is_right=bool(columns["reward"][i] >= 0.5),
-                        tokens=int(columns["tokens"][i]),
+                        prompt=str(columns.prompt[i]),
+                        response=str(columns.completion[i]),
+                        is_right=bool(columns.reward[i] >= 0.5),
+                        tokens=int(columns.tokens[i]),
                     )
                 )
     return examples

@@ -11,15 +11,14 @@ import numpy as np
 from markupsafe import Markup, escape
 
 from ibpo.evaluation import frontier
-from ibpo.evaluation.compare import Row, mean_over_seeds
-from ibpo.evaluation.merits import summarise
+from ibpo.evaluation.methods import Json as Row
+from ibpo.evaluation.methods import mean_over_seeds, summarise
 from ibpo.evaluation.run_facts import share_in_training
 
 Merit = Mapping[str, Any]
 MERITS = {
     "oracle_share": "oracle share",
     "oracle_share_own": "by its own responses",
-    "oracle_share_tokens": "at equal tokens",
     "gain_ratio_cold_start": "gain ratio, cold start",
     "gain_ratio_pretrained": "gain ratio, pretrained",
     "rank_correlation": "rank correlation",
@@ -209,7 +208,6 @@ def _merit_cells(summary: Merit, merits: Sequence[Merit]) -> dict[str, Any]:
         "binds": times[binds.pop()] if len(binds) == 1 else "for some seeds",
         "oracle_share": spread("oracle_share", plain),
         "oracle_share_own": spread("oracle_share_own", plain),
-        "oracle_share_tokens": spread("oracle_share_tokens", plain),
         "gain_ratio_cold_start": spread("gain_ratio_cold_start", plain),
         "gain_ratio_pretrained": spread("gain_ratio_pretrained", plain),
         "rank_correlation": spread("rank_correlation", plain),

@@ -1,9 +1,10 @@
-"""Judged responses, whoever sampled them: one table, in one file format, from which every number of an evaluation is made.
+"""Judged responses, whoever sampled them: the one table, and the one file format, of an evaluation.
 
 `ibpo eval`, the demo, the baselines, the end of `ibpo train` and the gate of a cold start write it (`write_table`), one
-JSON object a line, gzipped where the name says so: `problem_id`, `configuration`, `response_group` ("" where it opens like
-none), `number` (which of its problem's responses of this configuration), `answer`, `reward`, `tokens`, `thinking_tokens`,
-`finish_reason`, `budget`, `level`, `domain`, `prompt`, `completion`; what is not known is left out or null.
+JSON object a line, gzipped where the name says so: `problem_id`, `configuration`, `response_group` ("" where it opens
+like none), `number` (which of its problem's responses of this configuration), `answer`, `reward`, `tokens`,
+`thinking_tokens`, `finish_reason`, `budget`, `level`, `domain`, `prompt`, `completion`; what is not known is left out
+or null.
 """
 
 from __future__ import annotations
@@ -112,13 +113,10 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     partial = path.with_name(f".{path.name}.partial")
     # No time in the gzip header: the same rows make the same bytes.
     with partial.open("wb") as raw:
-        file = (
-            gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=4, mtime=0)
-            if path.suffix == ".gz"
-            else raw
-        )
+        zipped = path.suffix == ".gz"
+        file = gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=4, mtime=0) if zipped else raw
         file.writelines((json.dumps(row) + "\n").encode() for row in rows)
-        if file is not raw:
+        if zipped:
             file.close()
     os.replace(partial, path)
 

@@ -1,18 +1,15 @@
-"""Sample a policy on problems it has never seen, and write what it answered: one Parquet file per policy and way."""
+"""Sample a policy on problems it has never seen, and write what it answered, a table per policy and way."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ibpo.evaluation.store import EXTENDED
+from ibpo.evaluation.comparison import EXTENDED
+from ibpo.evaluation.responses import write_table
 from ibpo.rewards.exact import exact_match
 from ibpo.rollouts.hf import HFSampler
 from ibpo.types import Problem, ResponseGroup, Rollout, ScoredRollout
@@ -113,21 +110,24 @@ def write_scored(
         tokens[i] += int(first.cost)
         texts[i] = f"{first.rollout.completion}\n{texts[i]}"
         finish_reason[i] = first.rollout.finish_reason if first.rollout.finish_reason != "stop" else finish_reason[i]
-    table = pa.table(
+    policy = path.name.partition(".")[0].replace("__", ", ").replace("_", " ")
+    rows = [
         {
-            "problem_id": [p.problem_id for p in problems],
-            "level": [p.level for p in problems],
-            "sample": np.arange(len(problems)) % num_samples,
-            "response_group": group,
-            "reward": [s.reward for s in scored],
-            "tokens": tokens,
-            "finish_reason": finish_reason,
-            "predicted_answer": [s.predicted_answer for s in scored],
-            "completion": texts,
-            "prompt": [str(p.prompt) for p in problems],
+            "problem_id": problem.problem_id,
+            "configuration": policy,
+            "response_group": group[i],
+            "number": i % num_samples,
+            "answer": one.predicted_answer,
+            "reward": one.reward,
+            "tokens": tokens[i],
+            "finish_reason": finish_reason[i],
+            "level": problem.level,
+            "prompt": str(problem.prompt),
+            "completion": texts[i],
         }
-    )
-    write_table(table, path)
+        for i, (problem, one) in enumerate(zip(problems, scored, strict=True))
+    ]
+    write_table(path, rows)
 
 
 def write_choices(
@@ -142,19 +142,5 @@ def write_choices(
     prompts = tokenizer([str(p.prompt) for p in problems], add_special_tokens=False)["input_ids"]
     opening = tokenizer(extended.prefix, add_special_tokens=False)["input_ids"][0]
     probability = torch.softmax(sampler.next_token_logits(prompts), -1)[:, opening].double().cpu().numpy()
-    table = pa.table(
-        {
-            "problem_id": [p.problem_id for p in problems],
-            "level": [p.level for p in problems],
-            "p_extended": probability,
-        }
-    )
-    write_table(table, path)
-
-
-def write_table(table: pa.Table, path: Path) -> None:
-    """As Parquet; the file is whole or absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    pq.write_table(table, partial)
-    os.replace(partial, path)
+    rows = zip(problems, probability.tolist(), strict=True)
+    write_table(path, [{"problem_id": p.problem_id, "level": p.level, "p_extended": chance} for p, chance in rows])

@@ -5,8 +5,8 @@ from html.parser import HTMLParser
 import pytest
 from rich.console import Console
 
-from ibpo.evaluation.compare import compare, load_responses
 from ibpo.evaluation.frontier import plot_budget_kept, plot_frontier, plot_share_by_level, plot_training
+from ibpo.evaluation.methods import compare_methods, load_run
 from ibpo.evaluation.report import ReportData, pick_examples, terminal_table, write_report
 from ibpo.evaluation.report_parts import inline_svg, points
 from tests.pages import FILE, copied, opened, prints
@@ -71,8 +71,8 @@ def choose(calibration_p, test_p, share):
 def make_data(tmp_path_factory):
     def make(build_store, seeds=(0,)):
         directory = build_store(tmp_path_factory.mktemp("store"))
-        found = [compare(directory, "voting", seed, choose, ["easy", "medium"], num_draws=20) for seed in seeds]
-        responses = load_responses(directory)
+        found = [compare_methods(directory, "voting", seed, choose, ["easy", "medium"], num_draws=20) for seed in seeds]
+        responses, _ = load_run(directory)
         forced = responses["cold_start", "standard"], responses["cold_start", "extended"]
         training = [
             {"experiment": "voting", "seed": 0, "budget": q, "step": step, "share": 0.5, "price": 0.1 * step}
