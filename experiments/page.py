@@ -20,10 +20,9 @@ from ibpo.demo.calibration import calibrated_choice
 from ibpo.demo.job import experiment_named
 from ibpo.demo.page import training_steps
 from ibpo.demo.provenance import facts_of
-from ibpo.evaluation.frontier import plot_frontier
 from ibpo.evaluation.methods import compare_methods, load_run, mean_over_seeds
-from ibpo.evaluation.report import ReportData, pick_examples, write_report
-from ibpo.evaluation.report_parts import percent, points
+from ibpo.evaluation.report import PageData, methods_part, percent, pick_examples, plot_frontier, points, write_page
+from ibpo.evaluation.responses import join
 from ibpo.runs import write_text_atomic
 
 Json = dict[str, Any]
@@ -35,7 +34,7 @@ def write_outcome(run_dir: Path, settings: BaselineSettings, console: Console, s
     merits: list[dict[str, Any]] = []
     areas: list[dict[str, Any]] = []
     tuning: dict[str, Any] = {}
-    examples = []
+    examples: dict[str, Any] = {}
     training: list[dict[str, Any]] = []
     for name in settings.experiments:
         levels = list(experiment_named(name).task.MIX)
@@ -52,14 +51,15 @@ def write_outcome(run_dir: Path, settings: BaselineSettings, console: Console, s
             training += [step for q in BUDGETS for step in training_steps(seed_dir, name, seed, q)]
         tuning[name] = read_tuning(run_dir / name / "tuning.json")
         cold, _ = load_run(run_dir / name / f"seed{settings.seeds[0]}")
-        examples += pick_examples(name, cold["cold_start", "standard"], cold["cold_start", "extended"], levels)
+        forced = join([cold["cold_start", "standard"], cold["cold_start", "extended"]])
+        examples[name] = pick_examples(forced, forced.configurations)
     write_text_atomic(
         run_dir / "baselines.json", json.dumps({"rows": rows, "areas": areas, "tuning": tuning}, indent=1)
     )
     titles = {name: experiment_named(name).title for name in settings.experiments}
     write_text_atomic(run_dir / "table.md", markdown(rows, titles))
     plot_frontier(rows, run_dir / "baselines.png", titles)
-    data = ReportData(
+    data = PageData(
         title="Many ways of spending the same inference budget",
         answer=" ".join(_answer(name, [row for row in rows if row["experiment"] == name]) for name in titles),
         asked=[
@@ -68,12 +68,10 @@ def write_outcome(run_dir: Path, settings: BaselineSettings, console: Console, s
             "What was tuned was tuned on problems that are neither trained on nor judged, see What was run.",
             *(experiment_named(name).asked for name in settings.experiments),
         ],
-        experiments=titles,
-        rows=rows,
-        merits=merits,
-        areas=areas,
-        examples=examples,
-        training=training,
+        parts=[
+            methods_part(name, title, *_of(name, rows, merits, areas, training), examples=examples[name])
+            for name, title in titles.items()
+        ],
         what_ran=_what_ran(run_dir, settings, rows, tuning, seconds),
         limits=[
             *(experiment_named(name).designed_in for name in settings.experiments),
@@ -85,9 +83,14 @@ def write_outcome(run_dir: Path, settings: BaselineSettings, console: Console, s
             "Standard errors are over problems, of one seed; nothing here was run on a GPU.",
         ],
     )
-    write_report(run_dir / "baselines.html", data)
+    write_page(run_dir, data, "baselines")
     console.print(terminal_table(rows))
     console.print(f"[bold]{(run_dir / 'baselines.html').resolve()}[/bold]", soft_wrap=True)
+
+
+def _of(name: str, *found: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """What belongs to one experiment."""
+    return [[one for one in every if one["experiment"] == name] for every in found]
 
 
 def _answer(name: str, rows: Sequence[Mapping[str, Any]]) -> str:

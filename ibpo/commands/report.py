@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,7 +13,7 @@ import typer
 from ibpo import __version__
 from ibpo.demo.provenance import facts_of as calls_of
 from ibpo.errors import IbpoError
-from ibpo.evaluation.comparison import CompareOptions, compare
+from ibpo.evaluation.comparison import BUDGETS, CompareOptions, compare
 from ibpo.evaluation.importing import COLD_START, Imported, ImportOptions, import_responses
 from ibpo.evaluation.responses import Responses
 from ibpo.evaluation.run_facts import facts_of, share_in_training, training_of
@@ -88,7 +88,7 @@ def report_command(
             raise IbpoError("--budget: a part of the way from the cheapest to the dearest, from 0 to 1, e.g. 0.5")
         asked = CompareOptions(
             standard=standard, among=among or (), num_splits=num_splits, seed=seed, extended=extended,
-            **({"budgets": sorted(budget)} if budget else {}),
+            budgets=sorted(budget) if budget else BUDGETS,
         )  # fmt: skip
         read = import_responses(paths, options)
         folder = out or (paths[0][1] if paths[0][1].is_dir() else Path("report"))
@@ -103,10 +103,11 @@ def _write(
     folder: Path, title: str, read: Imported, asked: CompareOptions, only: list[str], paths: list[tuple[str, Path]]
 ) -> list[Path]:
     try:
-        from ibpo.evaluation.page import PageData, pick_examples, write_page
+        from ibpo.evaluation.report import PageData, answer_of, comparison_part, pick_examples, write_page
     except ModuleNotFoundError as error:
         raise IbpoError(f"the page needs {error.name}: pip install 'ibpo[report]'") from None
     parts: dict[str, Any] = {}
+    examples: dict[str, Any] = {}
     training: dict[str, list[dict[str, Any]]] = {}
     for _, path in paths:
         for name, steps in training_of(path).items():
@@ -128,9 +129,10 @@ def _write(
         shown = [row["name"] for row in part["configurations"]]
         for row in part["budget_kept"]:
             row["in_training"] = share_in_training(training.get(name, []), row["name"])
+        examples[name] = pick_examples(responses, shown)
         parts[name] = part | {
             "cost_unit": read.cost_unit[name],
-            "examples": pick_examples(responses, shown),
+            "examples": [asdict(example) for example in examples[name]],
             "training": [step for step in training.get(name, []) if step["configuration"] in shown],
         }
     num_responses = sum(len(responses) for responses in read.parts.values())
@@ -143,7 +145,15 @@ def _write(
     ]
     for _, path in paths:
         what_ran += [*facts_of(path), *calls_of(path)]
-    return write_page(folder, PageData(title=title, parts=parts, what_ran=what_ran, limits=list(LIMITS)))
+    page = PageData(
+        title=title,
+        answer=answer_of(parts),
+        parts=[comparison_part(name, part, examples[name]) for name, part in parts.items()],
+        what_ran=what_ran,
+        limits=list(LIMITS),
+        numbers=parts,
+    )
+    return write_page(folder, page)
 
 
 def _reference(responses: Responses) -> tuple[str, ...]:

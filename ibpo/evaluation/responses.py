@@ -107,6 +107,13 @@ class Responses:
         return bool(len(self)) and any(answer is not None for answer in self.answer)
 
 
+def join(tables: Iterable[Responses]) -> Responses:
+    """The responses of several tables, one after the other."""
+    tables = list(tables)
+    columns = {name: np.concatenate([getattr(one, name) for one in tables]) for name in Responses.__dataclass_fields__}
+    return Responses(**columns)
+
+
 def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write rows of the table, one JSON object a line; the file is whole or absent."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -114,9 +114,9 @@ def plot_frontier(rows: Iterable[Row], path: Out, titles: Mapping[str, str] | No
                 markeredgewidth=0.6,
                 **style,
             )
-        for i, (name, points) in enumerate(families(own).items()):
+        for i, (name, family) in enumerate(families(own).items()):
             label = name.replace("self-consistency", "votes")
-            _curve(axes, points, label, linewidth=0.8, zorder=2, **_family_style(i))
+            _curve(axes, family, label, linewidth=0.8, zorder=2, **_family_style(i))
         for method, style in POINTS.items():
             label = method + " (its q+ beside it)" * (method == "IBPO calibrated")
             _points(axes, [row for row in own if row["method"] == method], label, style)
@@ -341,8 +341,8 @@ def plot_tradeoff(part: Json, path: Out) -> None:
                     x, y, [[b[side][0] for b in bars] for side in (0, 1)], color=colour, linestyle="--", dashes=dashes,
                     marker=".", elinewidth=0.8, capsize=2, label=label, zorder=2,
                 )  # fmt: skip
-        for i, (name, points) in enumerate(part["votes"].items()):
-            inside = [p for p in points if p["cost"] <= 1.15 * dearest]
+        for i, (name, curve) in enumerate(part["votes"].items()):
+            inside = [p for p in curve if p["cost"] <= 1.15 * dearest]
             if len(inside) > 1:
                 bars = [_bars(p["accuracy"]) for p in inside]
                 axes.errorbar(
@@ -551,6 +551,7 @@ def _spoken_name(row: Json) -> str:
 
 
 def spoken_frontier(rows: Sequence[Json]) -> str:
+    """The frontier of methods in words."""
     told = (
         "standard only",
         "extended only",
@@ -568,6 +569,7 @@ def spoken_frontier(rows: Sequence[Json]) -> str:
 
 
 def spoken_share_by_level(rows: Sequence[Json]) -> str:
+    """Who got the budget in words."""
     texts = []
     for row in rows:
         if row["method"] in ("IBPO sampled", "IBPO calibrated"):
@@ -577,6 +579,7 @@ def spoken_share_by_level(rows: Sequence[Json]) -> str:
 
 
 def spoken_budget_kept(rows: Sequence[Json]) -> str:
+    """Distance of each policy from its budget in words."""
     texts = [
         f"{_spoken_name(row)}: {points(row['extended_share'] - row['budget'])} points"
         for row in rows

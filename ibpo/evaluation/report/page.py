@@ -32,28 +32,30 @@ Json = dict[str, Any]
 Draw = Callable[[Path | IO[bytes]], None]
 WORDS = {
     "pass@1": "The chance that one response is right: the mean over problems of the share of right responses.",
-    "pass@k, maj@k": "The chance that one of k responses is right; that the most frequent answer of k responses is right, "
-    "ties split evenly. k responses cost k times as much.",
+    "pass@k, maj@k": "The chance that one of k responses is right; that the most frequent answer of k responses is "
+    "right, ties split evenly. k responses cost k times as much.",
     "Random mix": "Answering a part of the problems, drawn blindly, by one configuration and the rest by another.",
     "Gain ratio": "Gain of accuracy over one standard response, divided by what voting over standard responses "
-    "(self-consistency) gains at the same cost. Above 1: better than voting. Empty where voting was not measured at that "
-    "cost, or gains nothing to speak of.",
-    "Oracle share": "Of what choosing by level (by problem, where levels have no names) between the cheapest and the most "
-    "expensive configuration could gain over a blind draw at the same cost, the part that a configuration gains. 0 is a "
-    "blind draw, 1 the best choice by level; more is possible, by choosing well within levels or by better responses. One "
-    "half of the responses decides the oracle's choice, the other half values it.",
-    "By its own responses": "The same between the trained policy's own forced responses, so that only its choice counts.",
-    "Rank correlation": "Whether the levels that gain more got more budget: 1 in the same order, 0 unrelated, −1 reversed.",
-    "Wasted": "Share of the extended responses spent on levels where they gain next to nothing (under 3 points), because "
-    "the problems are too easy or hopeless; beside it, what a blind draw would spend there.",
+    "(self-consistency) gains at the same cost. Above 1: better than voting. Empty where voting was not measured at "
+    "that cost, or gains nothing to speak of.",
+    "Oracle share": "Of what choosing by level (by problem, where levels have no names) between the cheapest and "
+    "the most expensive configuration could gain over a blind draw at the same cost, the part that a configuration "
+    "gains. 0 is a blind draw, 1 the best choice by level; more is possible, by choosing well within levels or by "
+    "better responses. One half of the responses decides the oracle's choice, the other half values it.",
+    "By its own responses": "The same between the trained policy's own forced responses, so that only its choice "
+    "counts.",
+    "Rank correlation": "Whether the levels that gain more got more budget: 1 in the same order, 0 unrelated, −1 "
+    "reversed.",
+    "Wasted": "Share of the extended responses spent on levels where they gain next to nothing (under 3 points), "
+    "because the problems are too easy or hopeless; beside it, what a blind draw would spend there.",
     "Erosion": "How accuracy changed in training where the response group is forced, in percentage points ± paired "
     "standard error. Below zero: training cost something.",
     "Retained": "Accuracy as a part of what answering everything extended gets.",
-    "Area under accuracy against cost": "The mean accuracy over all mean costs between two ends, mixing a curve's own "
-    "points as is best. A curve has no area beyond the costs at which it was measured; beside it stands the random mix "
-    "between the same ends.",
-    "Held out": "Half of each problem's responses decide which configuration it gets; the other half says what that is "
-    "worth. An allocation valued on the responses that decided it looks better than it is.",
+    "Area under accuracy against cost": "The mean accuracy over all mean costs between two ends, mixing a curve's "
+    "own points as is best. A curve has no area beyond the costs at which it was measured; beside it stands the "
+    "random mix between the same ends.",
+    "Held out": "Half of each problem's responses decide which configuration it gets; the other half says what that "
+    "is worth. An allocation valued on the responses that decided it looks better than it is.",
 }
 """What the page explains; a part says which of them it needs."""
 COMPARISON_WORDS = ("pass@1", "pass@k, maj@k", "Gain ratio", "Oracle share", "Area under accuracy against cost",
@@ -79,11 +81,12 @@ class Example:
 
     configuration: str
     kind: str
+    problem: str
     level: str
     prompt: str
     completion: str
     is_right: bool
-    cost: str
+    cost: float | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,6 +101,7 @@ class PagePart:
     examples: Sequence[Example] = ()
     words: Sequence[str] = METHODS_WORDS
     """Of `WORDS`."""
+    cost_unit: str = "tokens"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -214,20 +218,22 @@ def comparison_part(name: str, part: Json, examples: Sequence[Example] = ()) -> 
         notes=part["notes"],
         examples=examples,
         words=COMPARISON_WORDS,
+        cost_unit=part["cost_unit"],
     )
 
 
 def _comparison_figures(part: Json) -> list[PageFigure]:
     """Each figure that there is something to show in."""
 
-    def one(key: str, caption: str, spoken: str, draw: Callable[..., None], *, is_wide: bool = False) -> PageFigure:
-        return PageFigure(key=key, caption=caption, spoken=spoken, draw=partial(draw, part), is_wide=is_wide)
+    def one(key: str, caption: str, spoken: str, draw: Callable[..., None]) -> PageFigure:
+        wide = key == "training"
+        return PageFigure(key=key, caption=caption, spoken=spoken, draw=partial(draw, part), is_wide=wide)
 
     found = [
         one(
             "tradeoff",
             "Accuracy against cost; bars are 95 % intervals, clustered by problem. Grey: what answering a random part "
-            "of the problems by the more expensive configuration gets. Dashed: choosing by problem or by level, decided "
+            "of the problems by the more expensive configuration gets. Dashed: choosing by problem or level, decided "
             "by one half of the responses and valued on the other.",
             figures.spoken_tradeoff(part),
             figures.plot_tradeoff,
@@ -249,7 +255,7 @@ def _comparison_figures(part: Json) -> list[PageFigure]:
         found.append(one("kept", caption, figures.spoken_kept(part["budget_kept"]), figures.plot_kept))
     if part["training"]:
         spoken = figures.spoken_training(part["training"])
-        found.append(one("training", TRAINING, spoken, figures.plot_training_of, is_wide=True))
+        found.append(one("training", TRAINING, spoken, figures.plot_training_of))
     return found
 
 
@@ -309,10 +315,10 @@ def methods_part(
         found.append(
             PageFigure(
                 key="kept",
-                caption="Was the budget kept? Distance of the share from the budget q+, the largest share of prompts that "
-                "may be answered extended. “Sampled” lets the policy choose; “calibrated” puts a threshold on its choice, "
-                "set on other prompts without using any answer. In training: the policy's own choices over the last "
-                "tenth of the steps.",
+                caption="Was the budget kept? Distance of the share from the budget q+, the largest share of prompts "
+                "that may be answered extended. “Sampled” lets the policy choose; “calibrated” puts a threshold on its "
+                "choice, set on other prompts without using any answer. In training: the policy's own choices over the "
+                "last tenth of the steps.",
                 spoken=figures.spoken_budget_kept(merged),
                 draw=lambda out: figures.plot_budget_kept(rows, out, titles, in_training),
             )
@@ -357,7 +363,7 @@ def _accuracy(row: Json) -> str:
     return f"{row['numbers']['overall']['all']['pass@1']['value']:.1%}"
 
 
-def pick_examples(responses: Responses, names: Sequence[str], cost_unit: str = "tokens") -> list[Example]:
+def pick_examples(responses: Responses, names: Sequence[str]) -> list[Example]:
     """Responses of each configuration to an easy and a hard problem: the one most, and the one least often solved.
 
     Of the problems that are sometimes solved, if there are any; the first response of each.
@@ -375,16 +381,16 @@ def pick_examples(responses: Responses, names: Sequence[str], cost_unit: str = "
             own = responses.where((problem_N == problem) & (responses.configuration == name))
             if not len(own) or not own.completion[0]:
                 continue
-            known = own.tokens[0] == own.tokens[0]
             examples.append(
                 Example(
                     configuration=name,
                     kind=f"{kind} (solved {solved[problem]:.0%})",
+                    problem=problem,
                     level=str(own.level[0]),
                     prompt=_short(str(own.prompt[0])),
                     completion=_short(str(own.completion[0])),
                     is_right=bool(own.reward[0] >= 0.5),
-                    cost=f"{own.tokens[0]:.0f} {cost_unit}" if known else "",
+                    cost=None if own.tokens[0] != own.tokens[0] else float(own.tokens[0]),
                 )
             )
         if easy == hard:
