@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ibpo.allocation.log_file import LogColumns
+from ibpo.data import LogColumns
 from ibpo.errors import IbpoError
 from ibpo.serving.gateway.gains import FittedRouter, Scores, read_opening_probabilities, split_openings, write_probe
 from ibpo.serving.gateway.openai_request import read_request
