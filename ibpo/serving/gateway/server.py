@@ -329,9 +329,16 @@ async def running(service: Service, log: RequestLog) -> AsyncIterator[tuple[Gate
     await controller.open()
     try:
         async with upstream:
-            gateway = Gateway(
-                Governor(settings, controller, upstream, metrics, log, router=service.router, keys=service.keys)
+            governor = Governor(
+                settings=settings,
+                controller=controller,
+                upstream=upstream,
+                metrics=metrics,
+                log=log,
+                router=service.router,
+                keys=service.keys,
             )
+            gateway = Gateway(governor)
             limits = settings.limits
             server = _Server(
                 gateway.handle,
