@@ -53,7 +53,7 @@ def adjusted(adjustment: float, view: StepView, budget: int, gain: float) -> flo
     term, selection = view.budgets[budget], view.selection
     return adjust(
         adjustment,
-        term.amount if selection.price[budget] > 0 else None,
+        float(term.amount) if selection.price[budget] > 0 else None,
         float(selection.spent[budget]),
         float(view.share.mean(0)[term.group]),
         gain,

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ibpo.budget import parse_budget_entry
 from ibpo.errors import IbpoError
 
 METADATA = b"ibpo"
@@ -134,9 +135,8 @@ def _prices(settings: dict[str, Any], rows: Mapping[str, np.ndarray]) -> dict[st
 
 
 def _is_slice(settings: dict[str, Any], column: str) -> bool:
-    return any(
-        key.partition("@")[2].partition("=")[0].removesuffix(">") == column for key in settings.get("budget", {})
-    )
+    budgets = [parse_budget_entry(key, amount) for key, amount in settings.get("budget", {}).items()]
+    return any(budget.scope is not None and budget.scope.column == column for budget in budgets)
 
 
 def _by_length(rows: Mapping[str, np.ndarray]) -> list[str]:

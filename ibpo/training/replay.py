@@ -59,6 +59,13 @@ def replay(table: LedgerTable, budgets: Sequence[BudgetTerm], *, window: int, mi
     return Replay(assigned=assigned, price=price, num_missed=num_missed)
 
 
+def tokens_spent(table: LedgerTable) -> dict[str, float]:
+    """What `bind_budgets` takes a run to have spent: mean tokens of its choices, and of its response groups."""
+    of_group = np.nanmean(table.tokens, 0)
+    now = summary(table, table.chosen_group)["tokens"]
+    return {"now": now, "cheapest": float(of_group.min()), "most_expensive": float(of_group.max())}
+
+
 def summary(table: LedgerTable, assigned: np.ndarray) -> dict[str, Any]:
     """What an assignment is worth: shares, mean reward and tokens of the groups' recorded responses.
 
