@@ -6,13 +6,13 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ibpo.allocation.exact import allocate
-from ibpo.allocation.given import FloatArray
-from ibpo.allocation.ids import IntArray
-from ibpo.allocation.problem import Allocation
+from ibpo.allocation import Allocation, allocate
 from ibpo.budget import Budget, check_budget, check_distinct, costs_named, parse_budget
 
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
 DEFAULT = ("tokens=25%range", "tokens=50%range", "tokens=75%range")
 REFUSED = {
     "slice": "a log is not sliced inside a budget; --by COLUMN solves each part of the log on its own",

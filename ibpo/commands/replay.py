@@ -52,8 +52,7 @@ def _answer(run: Path, texts: list[str], window: int | None, min_gain: float | N
     except ModuleNotFoundError as error:
         raise IbpoError(f"a ledger needs {error.name}: pip install 'ibpo[train]'") from None
     from ibpo.training.budgets import bind_budgets
-    from ibpo.training.ledger_table import find_ledger, read_ledger
-    from ibpo.training.replay import compare, replay, tokens_spent
+    from ibpo.training.rollout_log import compare, find_ledger, read_ledger, replay, tokens_spent
 
     asked = [parse_budget(text) for text in texts]
     table = read_ledger(find_ledger(run))

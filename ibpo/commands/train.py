@@ -17,8 +17,8 @@ from rich.table import Table
 
 from ibpo.budget import parse_budget_entry
 from ibpo.config import RunConfig, read_recipe
+from ibpo.demo import resolve_model
 from ibpo.errors import IbpoError
-from ibpo.experiments.embedded import resolve_model
 from ibpo.responses.groups import build_response_groups, check_reads_programs
 from ibpo.runs import RunDir, changed_keys, to_toml, write_text_atomic
 from ibpo.tasks.given import read_problems
