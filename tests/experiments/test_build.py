@@ -20,12 +20,8 @@ def test_a_copy_of_a_stages_model_does_not_call_the_original(tmp_path):
     tokenizer = build_tokenizer(CURRICULA["thinking"].words)
     fit = Fit(tokenizer=tokenizer, scratch=tmp_path, seed=0, on_progress=lambda stage, done: None)
     small = Stage(num_pairs=16, learning_rate=1e-3, batch_size=8)
-    made = fit.stage(
-        "pretraining",
-        build_model(tokenizer),
-        small,
-        lambda rng, n: list(islice(CURRICULA["thinking"].pretraining_pairs(rng), n)),
-    )
+    pairs = CURRICULA["thinking"].pretraining_pairs
+    made = fit.stage("pretraining", build_model(tokenizer), small, lambda rng, n: list(islice(pairs(rng), n)))
     twin, ids = copy.deepcopy(made), torch.tensor([[3, 4, 5]])
     before = twin(input_ids=ids).logits
     with torch.no_grad():
