@@ -21,7 +21,7 @@ from experiments.context import Context
 from ibpo.evaluation.metrics import FloatArray, random_mix
 from ibpo.evaluation.sample import write_table
 from ibpo.evaluation.store import Columns, by_sample, read_columns
-from ibpo.training.initial_policy import prompt_features
+from ibpo.training.reference_model import prompt_features
 
 PENALTIES = (0.01, 0.1, 1.0, 10.0)
 """C of the logistic regression: the inverse of its penalty; one is chosen on validation problems."""

@@ -25,8 +25,8 @@ from experiments.sft import fine_tune
 from ibpo.demo import StepProgress, correctness_reward
 from ibpo.evaluation.sample import score, to_rollouts, write_scored
 from ibpo.rollouts.hf import HFSampler
-from ibpo.training.anchor import anchor_loss
-from ibpo.training.initial_policy import frozen_copy
+from ibpo.training.loss import anchor_loss
+from ibpo.training.reference_model import frozen_copy
 from ibpo.types import Problem
 
 TokenIds = Sequence[int]

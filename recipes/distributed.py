@@ -20,9 +20,8 @@ from ibpo.responses.groups import build_response_groups, offer
 from ibpo.runs import RunDir
 from ibpo.tasks.given import read_problems
 from ibpo.tasks.judging import build_judge
-from ibpo.training.arguments import adapter_of, trainer_arguments
 from ibpo.training.judge_reward import JudgeReward
-from ibpo.training.run import data_rows
+from ibpo.training.run import adapter_of, data_rows, trainer_arguments
 from ibpo.training.trainer import IBPOTrainer
 
 

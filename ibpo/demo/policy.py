@@ -24,7 +24,7 @@ from ibpo.demo.experiments import Experiment
 from ibpo.rewards.exact import exact_match
 from ibpo.runs import RunDir, write_text_atomic
 from ibpo.tasks.draws import stream
-from ibpo.training.presets import RAFT
+from ibpo.training.config import RAFT
 from ibpo.training.trainer import IBPOConfig, IBPOTrainer
 from ibpo.types import ResponseGroup
 

@@ -233,7 +233,7 @@ def test_shipped_recipes_are_whole(tmp_path):
     from ibpo.commands.cold_start import _next_recipe
     from ibpo.config import read_recipe
     from ibpo.runs import RunDir
-    from ibpo.training.cold_start_recipe import read_cold_start_recipe
+    from ibpo.training.cold_start.recipe import read_cold_start_recipe
 
     for path in sorted((ROOT / "recipes").glob("cold_start_*.toml")):
         assert path.read_text().startswith(f"# ibpo cold-start recipes/{path.name}")

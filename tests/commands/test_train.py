@@ -303,7 +303,7 @@ def test_shipped_recipes_fit_the_trainer(name, tmp_path):
     pytest.importorskip("trl")
     from ibpo.config import read_recipe
     from ibpo.runs import RunDir
-    from ibpo.training.arguments import trainer_arguments
+    from ibpo.training.run import trainer_arguments
 
     config = read_recipe(ROOT / "recipes" / f"{name}.toml")
     args = trainer_arguments(config, RunDir(tmp_path))

@@ -6,7 +6,7 @@ import pytest
 
 from ibpo.demo import THINKING
 from ibpo.errors import IbpoError
-from ibpo.training.refusals import check_inputs
+from ibpo.training.config import check_inputs
 from ibpo.training.trainer import IBPOConfig
 from ibpo.types import ResponseGroup
 
