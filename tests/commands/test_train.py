@@ -27,7 +27,7 @@ def model(tmp_path_factory):
     """A model that knows nothing, with the words of the smoke recipe's response groups."""
     torch = pytest.importorskip("torch")
     pytest.importorskip("trl")
-    from experiments.tiny_model import build_model, build_tokenizer
+    from experiments.build import build_model, build_tokenizer
 
     torch.manual_seed(0)
     tokenizer = build_tokenizer([*"0123456789", "=", "<think>", "</think>", "<answer>"])
