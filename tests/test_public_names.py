@@ -18,7 +18,7 @@ PUBLIC = [
     "ResponseGroup",
     "Rollout",
     "RunningPrice",
-    "ScoredRollout",
+    "ScoredResponse",
     "allocate",
     "frontier",
     "limit",

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from ibpo.responses.groups import EncodedGroups
 from ibpo.rewards.constraints import NOT_TRUNCATED
-from ibpo.rewards.judgement import Judgement
 from ibpo.training.budgets import BudgetTerm
 from ibpo.training.lower_level import Batch, Selection, group_values
-from ibpo.training.weights import group_of
+from ibpo.types import ScoredResponse
 
 MAX_LEVELS = 12
 """More distinct levels than this in a batch are no levels, and get no metrics."""
@@ -101,32 +101,32 @@ class StepView:
 def describe(
     inputs: Sequence[dict],
     completion_ids: Sequence[list[int]],
-    prefix_ids: list[list[int]],
+    groups: EncodedGroups,
     eos: Collection[int],
     columns: Collection[str],
-    judgements: Sequence[Sequence[Judgement]],
+    scored: Sequence[Sequence[ScoredResponse]],
 ) -> list[dict[str, Any]]:
     """What all ranks have to know of each of this rank's responses.
 
     Args:
         inputs: the data set's row of each response.
         completion_ids: the responses.
-        prefix_ids: of the response groups.
+        groups: the response groups.
         eos: ids that end a response.
         columns: that budgets are sliced by.
-        judgements: of each judge, one per response.
+        scored: of each judge, one per response.
     """
-    first_tokens = [prefix[0] for prefix in prefix_ids]
+    first_tokens = [prefix[0] for prefix in groups.prefix_ids]
     return [
         {
             "problem_id": str(row.get("problem_id", "")),
             "level": str(row.get("level", "")),
             "slices": {column: str(row.get(column, "")) for column in columns},
-            "response_group": group_of(ids, prefix_ids),
+            "response_group": groups.index_of(ids),
             "opening": first_tokens.index(ids[0]) if ids[0] in first_tokens else -1,
             "tokens": len(ids),
             "finish_reason": "stop" if ids[-1] in eos else "length",
-            "violations": sorted({name for judged in judgements for name in judged[i].violations}),
+            "violations": sorted({name for judged in scored for name in judged[i].violations}),
         }
         for i, (row, ids) in enumerate(zip(inputs, completion_ids, strict=True))
     ]

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from ibpo.responses.groups import EncodedGroups
 from ibpo.training.weights import openings, rows_to_keep
 
 
 def weighted_batch(
     batch: dict[str, Any],
     weights: np.ndarray,
-    prefix_ids: list[list[int]],
+    groups: EncodedGroups,
     *,
     num_generations: int,
     max_completion_length: int,
@@ -32,7 +33,7 @@ def weighted_batch(
     Args:
         batch: of `GRPOTrainer._generate_and_score_completions`; its `advantages` are overwritten.
         weights: [R, 3] of opening, body and anchor (`response_weights`), one rank after the other.
-        prefix_ids: the tokens that open each response group.
+        groups: the response groups.
         num_generations: responses of a prompt.
         max_completion_length: in tokens.
         steps_per_generation: into how many updates the rows are split, hence of how many rows there is a multiple.
@@ -48,7 +49,7 @@ def weighted_batch(
     keep = rows_to_keep(weights, steps_per_generation, num_ranks, rank)
     num_prompts = max(1, len(weights) // num_generations)
     scale = len(keep) * max_completion_length * num_ranks / num_prompts
-    opening = openings(batch["completion_ids"], prefix_ids)
+    opening = openings(batch["completion_ids"], groups)
     choice, body = torch.tensor(local[:, :2].T, dtype=torch.float32, device=opening.device)[..., None]
     advantages = torch.where(opening, choice, body) * scale
     batch["advantages"] = advantages

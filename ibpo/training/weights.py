@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 
+from ibpo.responses.groups import EncodedGroups
 from ibpo.training.anchor import anchor_weight_at, held_responses
 from ibpo.training.lower_level import Batch, Selection
 from ibpo.training.settings import IBPOConfig
@@ -43,20 +42,11 @@ def response_weights(
     )
 
 
-def group_of(completion_ids: Sequence[int], prefix_ids: list[list[int]]) -> int:
-    """Index of the response group whose prefix opens the completion, -1 for none."""
-    for g, prefix in enumerate(prefix_ids):
-        if list(completion_ids[: len(prefix)]) == prefix:
-            return g
-    return -1
-
-
-def openings(completion_ids: torch.Tensor, prefix_ids: list[list[int]]) -> torch.Tensor:
-    """Which tokens choose the response group: the prefix, or the first token of a response of none; bool [B, T]."""
+def openings(completion_ids: torch.Tensor, groups: EncodedGroups) -> torch.Tensor:
+    """Which tokens choose the response group (`EncodedGroups.num_opening_tokens`): bool [B, T]."""
     opening = torch.zeros_like(completion_ids, dtype=torch.bool)
     for i, ids in enumerate(completion_ids.tolist()):
-        group = group_of(ids, prefix_ids)
-        opening[i, : len(prefix_ids[group]) if group >= 0 else 1] = True
+        opening[i, : groups.num_opening_tokens(ids)] = True
     return opening
 
 
