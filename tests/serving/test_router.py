@@ -17,7 +17,7 @@ from ibpo.commands.embedding import load_router
 from ibpo.endpoint import Endpoint
 from ibpo.errors import IbpoError
 from ibpo.serving.calibration import load_calibration
-from ibpo.serving.gateway.routers import serving_router
+from ibpo.serving.gateway import FittedRouter
 from ibpo.serving.plan import parse_budget
 from ibpo.serving.router import load, save
 from ibpo.serving.router_fit import embedder, fit_router
@@ -119,8 +119,10 @@ def test_the_file_keeps_every_bit(tmp_path):
     found = load(path)
     save(found, again)
     assert path.read_bytes() == again.read_bytes()
+    for name, array in router.arrays.items():
+        assert found.arrays[name].tobytes() == np.asarray(array, float).tobytes()
     for one, other in zip(router.scores(table.prompts), found.scores(table.prompts), strict=True):
-        assert one.tobytes() == other.tobytes()
+        assert one == pytest.approx(other, rel=1e-9, abs=1e-9)
     assert found.source["num_problems"] == 40
     gain, cost = found.scores(["short?"])
     assert gain.shape == cost.shape == (1, 2)
@@ -129,7 +131,7 @@ def test_the_file_keeps_every_bit(tmp_path):
     single = np.vstack([found.scores([prompt]).gain for prompt in table.prompts[:5]])
     assert single == pytest.approx(found.scores(table.prompts[:5]).gain, abs=1e-12)
     chat = found.scores([[{"role": "user", "content": [{"type": "text", "text": table.prompts[0]}]}]])
-    assert chat.gain[0].tolist() == single[0].tolist()
+    assert chat.gain[0] == pytest.approx(single[0], abs=1e-12)
 
 
 def resigned(row):
@@ -290,7 +292,7 @@ def test_a_router_of_embeddings_is_fitted_judged_replayed_and_served(tmp_path):
         )
         assert replayed.exit_code == 0, replayed.output
         before = len(seen)
-        router = serving_router(load_router(out, url, None, max_retries=0, timeout_seconds=5.0), "router.json")
+        router = FittedRouter(load_router(out, url, None, max_retries=0, timeout_seconds=120.0), "router.json")
         hard, easy = (
             next(text for text, count in counted.items() if (count > 4) == is_hard) for is_hard in (True, False)
         )
@@ -300,7 +302,7 @@ def test_a_router_of_embeddings_is_fitted_judged_replayed_and_served(tmp_path):
     with pytest.raises(IbpoError, match="cannot be read"):
         load_router(out, None, tmp_path / "no key")
     with pytest.raises(IbpoError, match="needs embeddings"):
-        serving_router(load(out), "router.json")
+        FittedRouter(load(out), "router.json")
 
 
 def test_a_router_s_gains_are_calibrated(tmp_path):
@@ -351,7 +353,13 @@ def test_fit_show_and_score_on_the_command_line(tmp_path, kind):
     assert run("route", "score", out, prompts, "--out", scored).exit_code == 0
     lines = [json.loads(line) for line in scored.read_text().splitlines()]
     assert len(lines) == 3
-    assert lines[0]["gain"] == dict(zip(("short", "long"), load(out).scores([lines[0]["prompt"]]).gain[0], strict=True))
+    # Three prompts at a time and one go through other kernels: the last bits are the processor's.
+    alone = load(out).scores([lines[0]["prompt"]])
+    for line in lines:
+        assert list(line["gain"]) == list(line["cost"]) == ["short", "long"]
+        assert list(line["gain"].values()) == pytest.approx(alone.gain[0], rel=1e-9, abs=1e-9)
+        assert list(line["cost"].values()) == pytest.approx(alone.cost[0], rel=1e-9, abs=1e-9)
+        assert np.argmax(list(line["gain"].values())) == alone.gain[0].argmax()
     trace = write(tmp_path / "t.jsonl", [{"t": i / 9, "output_tokens": 5} for i in range(40)])
     arguments = ("simulate", trace, "--budget", "long=50%", "--gains", log, "--router", out, "--num-requests", 300)
     simulated = run(*arguments)

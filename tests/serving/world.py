@@ -12,9 +12,9 @@ from contextlib import AsyncExitStack
 
 from aiohttp import web
 
-from ibpo.serving.gateway.logs import RequestLog
 from ibpo.serving.gateway.server import Service, running
 from ibpo.serving.gateway.settings import build_settings
+from ibpo.serving.gateway.telemetry import RequestLog
 from ibpo.serving.plan import Plan
 
 GROUPS = [
@@ -211,7 +211,7 @@ class World:
         )
 
     def snapshot(self, gateway):
-        return self.run(gateway.relay.desk.snapshot())
+        return self.run(gateway.governor.controller.snapshot())
 
     def wait_until(self, true, seconds=20.0):
         """For what happens after the answer; how fast is not asserted."""

@@ -1,0 +1,297 @@
+"""The text of a budget: one record and one parser for every command, recipe, plan file and the trainer.
+
+| text | meaning |
+|---|---|
+| `extended=0.3`, `extended=30%`, `extended<=30%` | at most this share of the problems is answered by response group `extended` |
+| `extended=1/3` | the same with an exact fraction |
+| `extended>=10%` | at least this share |
+| `tokens=2000` | at most 2,000 tokens per problem, on average; `money=0.002` likewise, and `cost` is a log's own cost |
+| `tokens=0.5x`, `0.5x` | half of what is spent now |
+| `tokens=25%range`, `25%range` | a quarter of the way from the cheapest response group's mean cost to the most expensive one's |
+| `extended@level=3=0.2` | a share of the problems whose column `level` holds 3 |
+| `extended@level=0.2`, `extended@level>=0.2` | the same within each value of that column |
+
+Spaces may stand around every part. A table (`[budget]` in TOML, `IBPOConfig.budget`) has the part before the amount as
+its key and the amount as a number or a text: `extended = "30%"`, `"extended>=" = 0.1`, `"extended@level=3" = 0.2`.
+
+Amounts are exact: `0.3` is 3/10. What a command cannot mean it refuses, with the reason; it never means something else.
+"""  # noqa: E501  # a table's row is one line
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from numbers import Real
+from typing import Any, Literal
+
+from ibpo.errors import IbpoError
+
+TOKENS = "tokens"
+COSTS = (TOKENS, "money", "cost")
+"""Names of costs; every other name is a response group's, unless a command knows better."""
+FEATURES = ("share", "cost", "at_least", "slice", "now", "range")
+"""What a command may refuse of a budget; see `check_budget`."""
+EXAMPLES = "extended=30%, 'extended>=10%', tokens=2000, tokens=0.5x or tokens=25%range"
+
+_NUMBER = r"[0-9][0-9_]*(?:\.[0-9]*)?(?:[eE][+-]?[0-9]{1,3})?|\.[0-9]+(?:[eE][+-]?[0-9]{1,3})?|[0-9]+\s*/\s*[0-9]+"
+_AMOUNT = re.compile(rf"\s*({_NUMBER})\s*(%?)\s*((?:of\s+)?range|x)?\s*", re.ASCII)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Slice:
+    """The part of the problems that a budget is about: a column and its value; `None`: each value for itself."""
+
+    column: str
+    value: str | None = None
+
+    def __str__(self) -> str:
+        return self.column if self.value is None else f"{self.column}={self.value}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Budget:
+    """One bound on what answers cost, as it was written; `str` writes it again.
+
+    Example:
+        >>> budget = parse_budget(" extended@level=3 >= 10 %")
+        >>> budget.name, budget.sense, budget.amount, budget.unit, budget.key
+        ('extended', 'at_least', Fraction(1, 10), 'percent', 'extended@level=3>=')
+        >>> str(budget)
+        'extended@level=3>=10%'
+    """
+
+    name: str
+    """A response group, whose share is bounded, or a cost: `tokens`, `money`."""
+    sense: Literal["at_most", "at_least"] = "at_most"
+    amount: Fraction
+    """At least 0; 30 % is 3/10."""
+    unit: Literal["number", "percent", "now", "range"] = "number"
+    """`now`: times what is spent now; `range`: the part of the way from the cheapest to the most expensive group."""
+    scope: Slice | None = None
+    """None: all problems."""
+
+    @property
+    def key(self) -> str:
+        """All but the amount, as a key of a table; of each problem's bounds no two may have the same."""
+        where = "" if self.scope is None else f"@{self.scope}"
+        return f"{self.name}{where}{'>=' if self.sense == 'at_least' else ''}"
+
+    @property
+    def amount_text(self) -> str:
+        """The amount alone, exactly."""
+        number = self.amount * 100 if self.unit in ("percent", "range") else self.amount
+        return _exact(number) + {"number": "", "percent": "%", "now": "x", "range": "%range"}[self.unit]
+
+    def __str__(self) -> str:
+        return self.key + ("" if self.sense == "at_least" else "=") + self.amount_text
+
+    def in_cost(self, *, now: float, cheapest: float, most_expensive: float) -> Fraction:
+        """The amount of a budget on a cost, in units of that cost.
+
+        Args:
+            now: What is spent now per problem, on average.
+            cheapest: Mean cost of answering everything with the cheapest response group.
+            most_expensive: The same with the most expensive one.
+
+        Example:
+            >>> parse_budget("tokens=25%range").in_cost(now=700, cheapest=100, most_expensive=900)
+            Fraction(300, 1)
+        """
+        if self.unit == "now":
+            return Fraction(str(float(self.amount) * now))
+        if self.unit == "range":
+            return Fraction(str(cheapest + float(self.amount) * (most_expensive - cheapest)))
+        return self.amount
+
+
+def parse_budget(text: str, where: str = "") -> Budget:
+    """The budget that a text says; see the module for the grammar.
+
+    Args:
+        text: As on the command line.
+        where: What an error begins with; default: `--budget TEXT`.
+
+    Raises:
+        IbpoError: with the place, the cause and the fix.
+
+    Example:
+        >>> str(parse_budget("extended <= 1/3")), str(parse_budget("0.5x"))
+        ('extended=1/3', 'tokens=0.5x')
+    """
+    where = where or f"--budget {text}"
+    key, equals, amount = text.rpartition("=")
+    if not equals:
+        if not (found := _AMOUNT.fullmatch(text)):
+            raise IbpoError(f"{where}: needs NAME=AMOUNT, e.g. {EXAMPLES}")
+        if not found[3]:
+            amount = text.strip()
+            raise IbpoError(f"{where}: of what? Name it: extended={amount} (a response group) or tokens={amount}")
+        key, amount = TOKENS, text
+    at_least = key.endswith(">")
+    return _budget(key[:-1] if key.endswith((">", "<")) else key, at_least, amount, where)
+
+
+def parse_budget_entry(key: str, amount: Any, where: str = "") -> Budget:
+    """The same from a table's key and value, which may be a number.
+
+    Example:
+        >>> str(parse_budget_entry("extended@level=3", 0.2)), str(parse_budget_entry("extended>=", "10%"))
+        ('extended@level=3=0.2', 'extended>=10%')
+    """
+    where = where or f"budget {key!r}"
+    if isinstance(amount, bool) or not isinstance(amount, str | Real):
+        raise IbpoError(f"{where}: needs a number or a text like 30%, 0.5x or 25%range, got {amount!r}")
+    key = key.strip()
+    at_least, at_most = key.endswith(">="), key.endswith("<=")
+    return _budget(key[:-2] if at_least or at_most else key, at_least, str(amount), where)
+
+
+def parse_budget_table(table: Mapping[str, Any], where: str) -> list[Budget]:
+    """All entries of a table; an error begins with `where` and the key, e.g. `recipe.toml: budget.extended`.
+
+    Raises:
+        IbpoError: also where two entries bound the same.
+    """
+    budgets = [parse_budget_entry(key, amount, f"{where}{key}") for key, amount in table.items()]
+    check_distinct(budgets, where)
+    return budgets
+
+
+def check_distinct(budgets: Iterable[Budget], where: str = "--budget ") -> None:
+    """Refuse two bounds of one kind on the same thing, where all budgets hold together."""
+    seen: set[str] = set()
+    for budget in budgets:
+        if budget.key in seen:
+            raise IbpoError(f"{where}{budget.key}: is given twice; keep one of them")
+        seen.add(budget.key)
+
+
+def check_budget(
+    budget: Budget,
+    *,
+    groups: Collection[str] | None,
+    costs: Collection[str] = COSTS,
+    refused: Mapping[str, str] | None = None,
+    where: str = "",
+) -> bool:
+    """Whether a budget bounds a response group's share (else a cost), once it is clear that it can be meant.
+
+    Args:
+        budget: As it was parsed.
+        groups: The response groups; None: not known yet, every name that is no cost is one.
+        costs: Names of the costs that can be bounded.
+        refused: Of `FEATURES` those that the caller cannot mean, with the reason and the fix.
+        where: What an error begins with; default: `--budget TEXT`.
+
+    Raises:
+        IbpoError: with the place, the cause and the fix.
+    """
+    where = where or f"--budget {budget}"
+    if groups is not None and budget.name not in groups and budget.name not in costs:
+        close = difflib.get_close_matches(budget.name, [*groups, *costs], n=1, cutoff=0.5)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        cost = " and no cost" if costs else ""
+        raise IbpoError(
+            f"{where}: no response group{cost} is named {budget.name!r}; there are {', '.join([*groups, *costs])}{hint}"
+        )
+    is_share = budget.name in groups if groups is not None else budget.name not in costs
+    features = {
+        "share": is_share,
+        "cost": not is_share,
+        "at_least": budget.sense == "at_least",
+        "slice": budget.scope is not None,
+    }
+    _refuse(features, refused, where)
+    relative = budget.unit in ("now", "range")
+    amount = _exact(budget.amount)
+    if is_share and relative:
+        raise IbpoError(f"{where}: {budget.amount_text} is of a cost; a share is a number or a percentage: 0.3, 30%")
+    if is_share and budget.amount > 1:
+        fix = f"; did you mean {budget.key}{'' if budget.sense == 'at_least' else '='}{amount}%?"
+        if budget.scope is not None and budget.scope.value is None:
+            fix = f"; a slice of one value is {budget.key.removesuffix('>=')}=VALUE=SHARE"
+        elif budget.unit == "percent" or budget.amount > 100:
+            fix = f"; a cost is named {' or '.join(costs)}" if costs else "; lower it"
+        raise IbpoError(f"{where}: a share is at most 1{fix}")
+    if not is_share and budget.unit == "percent":
+        raise IbpoError(
+            f"{where}: a percentage of what? {budget.name}={amount}x is that part of what is spent now, "
+            f"{budget.name}={_exact(100 * budget.amount)}%range that part of the way from the cheapest response group "
+            "to the most expensive"
+        )
+    _refuse({budget.unit: relative}, refused, where)
+    if budget.unit == "range" and budget.amount > 1:
+        raise IbpoError(f"{where}: goes from 0%range, the cheapest response group, to 100%range, the most expensive")
+    return is_share
+
+
+def costs_named(column: str) -> tuple[str, ...]:
+    """Names of the cost that a log's column holds: its own, `cost`, and `tokens` or `money` unless its name denies it.
+
+    Example:
+        >>> costs_named("completion_tokens"), costs_named("usd"), costs_named("c")
+        (('tokens', 'cost', 'completion_tokens'), ('money', 'cost', 'usd'), ('tokens', 'money', 'cost', 'c'))
+    """
+    name = column.lower()
+    money = any(word in name for word in ("money", "usd", "dollar", "eur", "price"))
+    units = (TOKENS,) if "token" in name else ("money",) if money else (TOKENS, "money")
+    return tuple(dict.fromkeys((*units, "cost", column)))
+
+
+def _refuse(features: Mapping[str, bool], refused: Mapping[str, str] | None, where: str) -> None:
+    for feature, has in features.items():
+        if has and refused and feature in refused:
+            raise IbpoError(f"{where}: {refused[feature]}")
+
+
+def _budget(key: str, at_least: bool, amount: str, where: str) -> Budget:
+    name, at, place = (part.strip() for part in key.partition("@"))
+    column, equals, value = (part.strip() for part in place.partition("="))
+    if not name or re.search("[<>=]", name):
+        raise IbpoError(f"{where}: needs NAME=AMOUNT, e.g. {EXAMPLES}")
+    if at and (not column or re.search("[<>]", column) or (equals and (not value or value[-1] in "<>="))):
+        raise IbpoError(f"{where}: a slice is NAME@COLUMN=VALUE=AMOUNT or NAME@COLUMN=AMOUNT, for each value")
+    number, unit = _amount(amount, where)
+    scope = Slice(column=column, value=value if equals else None) if at else None
+    return Budget(name=name, sense="at_least" if at_least else "at_most", amount=number, unit=unit, scope=scope)
+
+
+def _amount(text: str, where: str) -> tuple[Fraction, Literal["number", "percent", "now", "range"]]:
+    found = _AMOUNT.fullmatch(text)
+    if found and found[3] == "x" and found[2]:
+        found = None
+    try:
+        number = Fraction(re.sub(r"\s", "", found[1])) if found else None
+    except (ValueError, ZeroDivisionError):
+        number = None
+    if found is None or number is None:
+        raise IbpoError(
+            f"{where}: {text.strip()!r} is no amount; write a number (2000, 0.3), a fraction (1/3), a percentage "
+            "(30%), a multiple of what is spent now (0.5x) or a part of the range (25%range)"
+        )
+    number = number / 100 if found[2] else number
+    if found[3]:
+        return number, "now" if found[3] == "x" else "range"
+    return number, "percent" if found[2] else "number"
+
+
+def _exact(number: Fraction) -> str:
+    """As a decimal where it has one, else as a fraction.
+
+    Example:
+        >>> _exact(Fraction(1, 8)), _exact(Fraction(1, 3)), _exact(Fraction(2000))
+        ('0.125', '1/3', '2000')
+    """
+    rest, places = number.denominator, 0
+    for prime in (2, 5):
+        power = 0
+        while rest % prime == 0:
+            rest, power = rest // prime, power + 1
+        places = max(places, power)
+    if rest > 1:
+        return f"{number.numerator}/{number.denominator}"
+    digits = str(number.numerator * 10**places // number.denominator).zfill(places + 1)
+    return f"{digits[:-places]}.{digits[-places:]}" if places else digits
