@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from ibpo.allocation.log_file import LogColumns
 from ibpo.cli import app
 from ibpo.commands.embedding import load_router
+from ibpo.data import LogColumns
 from ibpo.endpoint import Endpoint
 from ibpo.errors import IbpoError
 from ibpo.serving.calibration import load_calibration
