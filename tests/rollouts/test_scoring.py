@@ -16,7 +16,7 @@ from ibpo.rollouts.sampler import Request, Sampled
 from ibpo.rollouts.scoring import rollout_of_ids, rollout_of_row, score
 from ibpo.rollouts.store import RolloutStore
 from ibpo.training.judge_reward import JudgeReward
-from ibpo.training.step_view import describe
+from ibpo.training.monitoring import describe
 from ibpo.types import Problem, Rollout
 
 GROUPS = (DIRECT.group, THINKING_ON.group)
