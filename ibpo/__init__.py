@@ -14,7 +14,6 @@ _HOME = {
     "Allocation": "ibpo.allocation",
     "Frontier": "ibpo.allocation",
     "InfeasibleBudget": "ibpo.allocation",
-    "RunningPrice": "ibpo.allocation",
     "IBPOConfig": "ibpo.training.trainer",
     "IBPOTrainer": "ibpo.training.trainer",
     "IbpoError": "ibpo.errors",

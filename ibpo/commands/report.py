@@ -48,8 +48,8 @@ def report_command(
     budget: Annotated[
         list[str] | None,
         typer.Option(
-            help="tokens=25%range: mean cost at which to allocate, that far from the cheapest configuration to the most "
-            "expensive; repeat. Default: 10%, 25%, 50%, 75% and 90% of the range."
+            help="tokens=25%range: mean cost at which to allocate, that far from the cheapest configuration to the "
+            "most expensive; repeat. Default: 10%, 25%, 50%, 75% and 90% of the range."
         ),
     ] = None,
     by: Annotated[
