@@ -1,4 +1,4 @@
-"""No test depends on the clock, one that cannot be imported is an error; and what tests of pages share: a real browser."""
+"""No test depends on the clock, a broken one is an error; and what tests of pages share: a real browser."""
 
 import shutil
 
