@@ -6,24 +6,22 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from experiments.complete_table import markdown, number, terminal_table
-from experiments.recipes import BUDGETS
-from experiments.run import BaselineSettings, steps_of
+from experiments.recipes import BUDGETS, training_of
 from experiments.table import tabulate
-from experiments.training_cost import training_of
 from experiments.tuning import read_tuning
-from ibpo.demo.calibration import calibrated_choice
-from ibpo.demo.job import experiment_named
-from ibpo.demo.page import training_steps
-from ibpo.demo.provenance import facts_of
+from ibpo.demo import calibrated_choice, experiment_named, training_steps
 from ibpo.evaluation.methods import compare_methods, load_run, mean_over_seeds
 from ibpo.evaluation.report import PageData, methods_part, percent, pick_examples, plot_frontier, points, write_page
 from ibpo.evaluation.responses import join
-from ibpo.runs import write_text_atomic
+from ibpo.runs import noted_calls, write_text_atomic
+
+if TYPE_CHECKING:  # it runs as __main__
+    from experiments.baselines import BaselineSettings
 
 Json = dict[str, Any]
 
@@ -44,7 +42,7 @@ def write_outcome(run_dir: Path, settings: BaselineSettings, console: Console, s
             own = tabulate(seed_dir, name, seed, levels, settings.baselines)
             assert there.yardsticks is not None
             for row, result in zip([*there.rows, *own.rows], [*there.results, *own.results], strict=True):
-                got = (row["method"], row["budget"], seed_dir, name, partial(steps_of, settings, name))
+                got = (row["method"], row["budget"], seed_dir, name, partial(settings.steps_of, name))
                 rows.append(row | there.yardsticks.of(result) | training_of(*got, settings.num_probe))
             merits += there.merits
             areas += [*there.areas, *own.areas]
@@ -123,7 +121,7 @@ def _what_ran(
     seconds: float,
 ) -> list[tuple[str, str]]:
     facts = [
-        *facts_of(run_dir),
+        *noted_calls(run_dir),
         ("Unseen problems per seed", f"{settings.num_problems:,}"),
         ("Validation problems, for tuning alone", f"{settings.num_validation:,}"),
         ("Probe problems (SFT, solve-then-learn)", f"{settings.num_probe:,}"),

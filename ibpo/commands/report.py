@@ -11,12 +11,13 @@ from typing import Annotated, Any, Literal
 import typer
 
 from ibpo import __version__
-from ibpo.demo.provenance import facts_of as calls_of
+from ibpo.budget import check_budget, parse_budget
 from ibpo.errors import IbpoError
 from ibpo.evaluation.comparison import BUDGETS, CompareOptions, compare
 from ibpo.evaluation.importing import COLD_START, Imported, ImportOptions, import_responses
 from ibpo.evaluation.responses import Responses
 from ibpo.evaluation.run_facts import facts_of, share_in_training, training_of
+from ibpo.runs import noted_calls
 
 SOME = 10_000
 """Above so many responses the page takes long enough to say what is being done."""
@@ -47,7 +48,11 @@ def report_command(
     among: Annotated[list[str] | None, typer.Option(help="Allocate between these configurations only; repeat.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Show these configurations only; repeat.")] = None,
     budget: Annotated[
-        list[float] | None, typer.Option(help="Budgets, as parts of the way from cheapest to dearest; repeat.")
+        list[str] | None,
+        typer.Option(
+            help="tokens=25%range: mean cost at which to allocate, that far from the cheapest configuration to the "
+            "most expensive; repeat. Default: 10%, 25%, 50%, 75% and 90% of the range."
+        ),
     ] = None,
     by: Annotated[
         str | None, typer.Option(help="Column that splits into parts. Default: model, where there is one.")
@@ -84,11 +89,9 @@ def report_command(
             count_tokens=_counter(tokenizer) if tokenizer else None,
             on_error=on_error,
         )
-        if any(not 0 <= fraction <= 1 for fraction in budget or ()):
-            raise IbpoError("--budget: a part of the way from the cheapest to the dearest, from 0 to 1, e.g. 0.5")
         asked = CompareOptions(
             standard=standard, among=among or (), num_splits=num_splits, seed=seed, extended=extended,
-            budgets=sorted(budget) if budget else BUDGETS,
+            budgets=read_budgets(budget) if budget else BUDGETS,
         )  # fmt: skip
         read = import_responses(paths, options)
         folder = out or (paths[0][1] if paths[0][1].is_dir() else Path("report"))
@@ -97,6 +100,22 @@ def report_command(
     except IbpoError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
+
+
+def read_budgets(texts: list[str]) -> list[float]:
+    """The parts of the way from the cheapest to the most expensive configuration, each for itself.
+
+    Raises:
+        IbpoError: for what is none.
+    """
+    only = "the report allocates at parts of the way from cheapest to most expensive; write tokens=25%range"
+    refused = {"share": only, "at_least": only, "slice": only, "now": only}
+    budgets = [parse_budget(text) for text in texts]
+    for budget in budgets:
+        check_budget(budget, groups=None, refused=refused)
+        if budget.unit != "range":
+            raise IbpoError(f"--budget {budget}: {only}")
+    return sorted({float(budget.amount) for budget in budgets})
 
 
 def _write(
@@ -144,7 +163,7 @@ def _write(
         ("ibpo", __version__),
     ]
     for _, path in paths:
-        what_ran += [*facts_of(path), *calls_of(path)]
+        what_ran += [*facts_of(path), *noted_calls(path)]
     page = PageData(
         title=title,
         answer=answer_of(parts),

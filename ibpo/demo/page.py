@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from ibpo.demo.calibration import calibrated_choice
-from ibpo.demo.job import experiment_named
-from ibpo.demo.provenance import facts_of
+from ibpo.demo.experiments import experiment_named
 from ibpo.demo.run import NUM_WORKERS, DemoSettings
 from ibpo.evaluation.methods import compare_methods, load_run, mean_over_seeds, summarise
 from ibpo.evaluation.report import PageData, methods_part, pick_examples, plot_frontier, plot_share_by_level, write_page
 from ibpo.evaluation.responses import join
-from ibpo.runs import write_text_atomic
+from ibpo.runs import noted_calls, write_text_atomic
+from ibpo.serving.calibrate import threshold
 
 ARTEFACTS = ("results.json", "merits.json", "frontier.png", "share_by_level.png", "report.html", "report.md")
+
+
+LAST = 0.2
+"""Part of the training, at its end, whose prices tell whether the budget had slack."""
+Choice = Callable[[NDArray[np.float64], NDArray[np.float64], float], NDArray[np.bool_]]
+"""(probabilities on unlabelled prompts, on the test's prompts, budget) -> which of the latter to answer extended."""
 
 
 def write_outcome(run_dir: Path, settings: DemoSettings, console: Console, seconds: float) -> None:
@@ -139,7 +146,7 @@ def _asked(settings: DemoSettings) -> list[str]:
 
 def _what_ran(run_dir: Path, settings: DemoSettings, seconds: float) -> list[tuple[str, str]]:
     return [
-        *facts_of(run_dir),
+        *noted_calls(run_dir),
         ("Unseen problems per seed", f"{settings.num_problems:,}"),
         ("Unlabelled prompts for the calibration", f"{settings.num_calibration:,}"),
         ("Model", "remade from nothing" if settings.from_scratch else "the shipped cold start"),
@@ -198,3 +205,23 @@ def _is_next_to_ibpo(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> boo
     costs = sorted(r["relative_cost"] for r in same if r["method"] == "IBPO calibrated")
     middle = costs[len(costs) // 2] if costs else 1.0
     return bool(votes) and row is min(votes, key=lambda r: abs(r["relative_cost"] - middle))
+
+
+def had_slack(policy_dir: Path) -> bool:
+    """Whether the budget bought nothing at the end of the training: the median price of the last updates is 0."""
+    path = policy_dir / "metrics.json"
+    if not path.exists():
+        return False
+    price = [step["ibpo/price/extended"] for step in json.loads(path.read_text()) if "ibpo/price/extended" in step]
+    last = price[-max(1, round(LAST * len(price))) :]
+    return bool(last) and median(last) <= 0
+
+
+def calibrated_choice(seed_dir: Path) -> Choice:
+    """The calibrated choice of this seed's policies: with a floor of one half for those whose budget had slack."""
+
+    def choose(calibration: NDArray[np.float64], test: NDArray[np.float64], budget: float) -> NDArray[np.bool_]:
+        slack = had_slack(seed_dir / "policies" / f"ibpo-{budget:g}")
+        return threshold(calibration, budget, floor=0.5 if slack else 0.0).choose(test)
+
+    return choose
