@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibpo.errors import IbpoError
-from ibpo.evaluation.log_allocation import held_out_choice
+from ibpo.evaluation.oracles import held_out_choice
 from ibpo.evaluation.metrics import (
     area_under_curve,
     estimate_area,
