@@ -20,7 +20,7 @@ _HOME = {
     "Problem": "ibpo.types",
     "ResponseGroup": "ibpo.types",
     "Rollout": "ibpo.types",
-    "ScoredRollout": "ibpo.types",
+    "ScoredResponse": "ibpo.types",
     "allocate": "ibpo.allocation",
     "frontier": "ibpo.allocation",
     "limit": "ibpo.allocation",

@@ -120,13 +120,14 @@ def _probabilities(model: str, prompts: list[Any], places: list[str], prefix: st
     try:
         import torch
 
+        from ibpo.responses.groups import encode_prefix
         from ibpo.rollouts.hf import HFSampler
         from ibpo.rollouts.load import load_policy
     except ModuleNotFoundError as error:
         raise IbpoError(f"--model needs {error.name}: pip install 'ibpo[train]'") from None
     policy, loaded = load_policy(model)
     tokenizer: Any = loaded
-    opening = tokenizer(prefix, add_special_tokens=False)["input_ids"]
+    opening = encode_prefix(prefix, tokenizer)
     if not opening:
         raise IbpoError(f"--prefix {prefix!r}: holds no token; give the text that opens an extended response")
     ids = [_token_ids(tokenizer, value, place) for value, place in zip(prompts, places, strict=True)]
