@@ -17,7 +17,6 @@ PUBLIC = [
     "Problem",
     "ResponseGroup",
     "Rollout",
-    "RunningPrice",
     "ScoredRollout",
     "allocate",
     "frontier",
