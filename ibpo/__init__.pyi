@@ -12,7 +12,7 @@ from .allocation import (
 )
 from .errors import IbpoError
 from .training.trainer import IBPOConfig, IBPOTrainer
-from .types import Problem, ResponseGroup, Rollout, ScoredRollout
+from .types import Problem, ResponseGroup, Rollout, ScoredResponse
 
 __version__: str
 __all__ = [
@@ -25,7 +25,7 @@ __all__ = [
     "Problem",
     "ResponseGroup",
     "Rollout",
-    "ScoredRollout",
+    "ScoredResponse",
     "__version__",
     "allocate",
     "frontier",

@@ -17,7 +17,7 @@ PUBLIC = [
     "Problem",
     "ResponseGroup",
     "Rollout",
-    "ScoredRollout",
+    "ScoredResponse",
     "allocate",
     "frontier",
     "limit",
