@@ -22,6 +22,7 @@ from trl import GRPOConfig, GRPOTrainer
 from experiments.context import Context
 from experiments.recipes import RESPONSES_PER_UPDATE
 from ibpo.demo import StepProgress, common_settings, correctness_reward
+from ibpo.responses.groups import encode_prefix
 from ibpo.rollouts.hf import HFSampler
 from ibpo.runs import write_text_atomic
 from ibpo.types import ResponseGroup
@@ -176,7 +177,7 @@ def opened(prefixes: Sequence[str]) -> RollOut:
     def roll_out(prompts: list[str], trainer: GRPOTrainer) -> dict[str, Any]:
         tokenizer: Any = trainer.processing_class
         prompt_ids = tokenizer(prompts, add_special_tokens=False)["input_ids"]
-        ids = [tokenizer(prefix, add_special_tokens=False)["input_ids"] for prefix in prefixes] or [[]]
+        ids = [encode_prefix(prefix, tokenizer) for prefix in prefixes] or [()]
         siblings: Any = trainer.num_generations
         forced = [ids[place % siblings * len(ids) // siblings] for place in range(len(prompts))]
         completion_ids = sampler_of(trainer).sample(prompt_ids, forced)

@@ -52,9 +52,11 @@ def assert_one_line(result, message):
     ("arguments", "message"),
     [
         (["--experiment", "nonsense"], "--experiment: 'nonsense' is none of thinking, voting, both"),
-        (["--budget", "1.5"], "--budget: 1.5 is not a share of problems; give a number in [0, 1]"),
-        (["--budget", "0.5", "--budget", "-0.1"], "--budget: -0.1 is not a share of problems"),
-        (["--budget", "nan"], "--budget: nan is not a share of problems"),
+        (["--budget", "extended=1.5"], "--budget extended=1.5: a share is at most 1"),
+        (["--budget", "0.5"], "--budget 0.5: of what? Name it: extended=0.5"),
+        (["--budget", "extended=50%", "--budget", "extended=-0.1"], "--budget extended=-0.1: '-0.1' is no amount"),
+        (["--budget", "standard=50%"], "no response group is named 'standard'; there are extended"),
+        (["--budget", "tokens=50"], "--budget tokens=50: the demo trains at largest shares of extended reasoning"),
     ],
 )
 def test_bad_options(arguments, message, tmp_path):
@@ -88,7 +90,7 @@ def start(runs, home):
     if not package.exists():
         shutil.copytree(ROOT / "ibpo", package, ignore=shutil.ignore_patterns("__pycache__"))
     code = "from ibpo.cli import main; main()"
-    arguments = ["demo", "--quick", "--budget", "0.5", "--runs", str(runs)]
+    arguments = ["demo", "--quick", "--budget", "extended=0.5", "--runs", str(runs)]
     environment = {**os.environ, "PYTHONPATH": str(package.parent), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
