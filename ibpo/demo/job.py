@@ -176,7 +176,7 @@ def sample_baselines(spec: JobSpec, experiment: Experiment, tell: Callable[[str,
 
 def sample_policy(spec: JobSpec, experiment: Experiment, model_dir: Path, tell: Callable[[str, float], None]) -> None:
     """Sample a trained policy on the unseen problems, and read its choice on them and on unlabelled prompts."""
-    from ibpo.evaluation.sample import write_choices
+    from ibpo.evaluation.local_sampling import write_choices
     from ibpo.tasks.draws import distinct
 
     model, tokenizer = _load(model_dir)
@@ -197,7 +197,7 @@ def _sample(
     spec: JobSpec, experiment: Experiment, model_dir: Path, policy: str, counts: dict[str, int], first_seed: int
 ) -> None:
     """Sample one policy on the unseen problems in each way, as often as `counts` says; finished files are kept."""
-    from ibpo.evaluation.sample import write_responses
+    from ibpo.evaluation.local_sampling import write_responses
 
     model, tokenizer = _load(model_dir)
     prefixes = {group.name: group.prefix for group in experiment.response_groups} | {"sampled": ""}

@@ -1,18 +1,21 @@
-"""Sample a policy on problems it has never seen, and write what it answered, a table per policy and way."""
+"""Sample a local policy on problems it has never seen: the tables of a demo run, and of the end of `ibpo train`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ibpo.evaluation.comparison import EXTENDED
-from ibpo.evaluation.responses import write_table
-from ibpo.responses.groups import encode_prefix
+from ibpo.evaluation.comparison import EXTENDED, describe
+from ibpo.evaluation.responses import Responses, row_of, write_table
+from ibpo.responses.groups import EncodedGroups, encode_prefix
 from ibpo.rewards.exact import ExactJudge
+from ibpo.rewards.judgement import Judge
 from ibpo.rollouts.hf import HFSampler
 from ibpo.rollouts.scoring import rollout_of_ids, score
 from ibpo.types import Problem, ResponseGroup, Rollout, ScoredResponse
@@ -94,19 +97,8 @@ def write_scored(
         finish_reason[i] = first.rollout.finish_reason if first.rollout.finish_reason != "stop" else finish_reason[i]
     policy = path.name.partition(".")[0].replace("__", ", ").replace("_", " ")
     rows = [
-        {
-            "problem_id": problem.problem_id,
-            "configuration": policy,
-            "response_group": group[i],
-            "number": i % num_samples,
-            "answer": one.predicted_answer,
-            "reward": one.reward,
-            "tokens": tokens[i],
-            "finish_reason": finish_reason[i],
-            "level": problem.level,
-            "prompt": str(problem.prompt),
-            "completion": texts[i],
-        }
+        row_of(problem, one, configuration=policy, number=i % num_samples)
+        | {"response_group": group[i], "tokens": tokens[i], "finish_reason": finish_reason[i], "completion": texts[i]}
         for i, (problem, one) in enumerate(zip(problems, scored, strict=True))
     ]
     write_table(path, rows)
@@ -126,3 +118,95 @@ def write_choices(
     probability = torch.softmax(sampler.next_token_logits(prompts), -1)[:, opening].double().cpu().numpy()
     rows = zip(problems, probability.tolist(), strict=True)
     write_table(path, [{"problem_id": p.problem_id, "level": p.level, "p_extended": chance} for p, chance in rows])
+
+
+class Sampler(Protocol):
+    """What evaluation needs of a sampler."""
+
+    def sample(self, prompts: Sequence[Sequence[int]], prefixes: Sequence[Sequence[int]]) -> list[list[int]]:
+        """One completion per prompt; an empty prefix lets the policy choose how to open its response."""
+        ...
+
+
+class Scorer:
+    """Reads and judges completions in token ids (`ibpo.rollouts.score`)."""
+
+    def __init__(self, groups: EncodedGroups, tokenizer: PreTrainedTokenizerBase, judge: Judge) -> None:
+        self.groups, self.tokenizer, self.judge = groups, tokenizer, judge
+
+    def score(
+        self, problems: Sequence[Problem], prompt_ids: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
+    ) -> list[ScoredResponse]:
+        """Judge one completion to each problem, all at once."""
+        eos: Any = self.tokenizer.eos_token_id
+        rollouts = [
+            rollout_of_ids(self.tokenizer, problem.problem_id, prompt, ids, eos_token_ids={eos})
+            for problem, prompt, ids in zip(problems, prompt_ids, completions, strict=True)
+        ]
+        return score(rollouts, problems, self.groups.groups, self.judge)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeldOutResult:
+    """One way of using the policy, one response to each held-out problem."""
+
+    policy: str
+    num_problems: int
+    num_right: int
+    """Right answers of responses that ended by themselves."""
+    num_truncated: int
+    """Responses cut off at the length limit: counted apart, never as right."""
+    num_unanswered: int
+    """Responses that ended by themselves without an answer that could be read."""
+    share: dict[str, float]
+    """Response group -> share of the problems; "" opens like none of them."""
+    mean_tokens: float
+    accuracy: float
+    """pass@1."""
+    interval_95: tuple[float, float]
+    """Of the accuracy (`ibpo.evaluation.statistics.estimate_rate`)."""
+
+
+def evaluate_held_out(
+    sampler: Sampler, scorer: Scorer, problems: Sequence[Problem], prompt_ids: Sequence[Sequence[int]]
+) -> list[dict[str, Any]]:
+    """The table of a policy that chooses its response groups by itself, and with each group forced in turn.
+
+    Args:
+        sampler: of the policy.
+        scorer: reads and judges.
+        problems: P of them, at least one.
+        prompt_ids: their prompts' token ids.
+    """
+    names = scorer.groups.names
+    forced = [(f"always {name}", ids) for name, ids in zip(names, scorer.groups.prefix_ids, strict=True)]
+    ways: list[tuple[str, list[int]]] = [("chooses itself", []), *forced]
+    rows: list[dict[str, Any]] = []
+    for policy, prefix in ways:
+        completions = sampler.sample(prompt_ids, [prefix] * len(problems))
+        scored = scorer.score(problems, prompt_ids, completions)
+        rows += [row_of(p, one, configuration=policy, number=0) for p, one in zip(problems, scored, strict=True)]
+    return rows
+
+
+def held_out_results(responses: Responses, names: Sequence[str]) -> list[HeldOutResult]:
+    """The numbers of each configuration of a table of `evaluate_held_out`; `names` of the response groups."""
+    results = []
+    for policy in responses.configurations:
+        own = responses.of(policy)
+        numbers, cut = describe(own)["overall"]["all"], own.truncated == 1
+        unanswered = [answer is None for answer in own.answer[~cut]]
+        results.append(
+            HeldOutResult(
+                policy=policy,
+                num_problems=len(own),
+                num_right=int(own.right.sum()),
+                num_truncated=int(cut.sum()),
+                num_unanswered=sum(unanswered),
+                share={name: float(np.mean(own.response_group == name)) for name in [*names, ""]},
+                mean_tokens=numbers["mean_tokens"].value,
+                accuracy=numbers["pass@1"].value,
+                interval_95=(numbers["pass@1"].low, numbers["pass@1"].high),
+            )
+        )
+    return results
