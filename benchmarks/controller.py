@@ -4,10 +4,10 @@
     python benchmarks/controller.py --requests 2e4 --traces ../request_traces --gains ../dual_mode_dev/dev.jsonl.gz
 
 Prints a Markdown table row after row. Each run has two tenants, "loud" with 80 % of the requests and "quiet", and
-`fair_share = 0.5`. Responses take 200 tokens a second, 20 requests come in a second: some 600 are under way. Seed 0.
+`fair_share = 0.5`. Responses take 200 tokens a second, 20 requests come in a second: some 600 are in flight. Seed 0.
 "Windows" are all runs of 1,000 answered requests in a row after the first 1,000; "reachable" is the share of them
-within 1 % that nobody could exceed who does not know how long the responses under way will be, and which will fail
-(`ibpo.serving.foresight`). The clairvoyant optimum spends the same in total, knows every request beforehand, and owes
+within 1 % that nobody could exceed who does not know how long the responses in flight will be, and which will fail
+(`ibpo.serving.simulation.summary`). The clairvoyant optimum spends the same in total, knows every request beforehand, and owes
 nothing to any tenant; "as told" it knows of the lengths what the controller is told.
 """
 
@@ -21,10 +21,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ibpo.serving.plan import Budget, Plan, Terms
-from ibpo.serving.replay import Requests, replay
-from ibpo.serving.replay_report import summary
-from ibpo.serving.trace import read_trace, recorded_requests, repeat_trace, with_caps, with_exact_estimates
+from ibpo.serving.controller.policy import Budget, ServingPolicy, TenantPolicy
+from ibpo.serving.simulation.simulate import Requests, replay
+from ibpo.serving.simulation.summary import summary
+from ibpo.serving.simulation.traffic import read_trace, recorded_requests, repeat_trace, with_caps, with_exact_estimates
 
 SHARE, TOKENS = 0.3, 6000.0
 
@@ -95,7 +95,7 @@ def runs(size: int, traces: Path | None, gains: Path | None) -> Iterator[tuple[s
         yield name + ", lengths unknown", unknown(made(name, size)), loose
     caps = {"standard": 8192.0, "extended": 65536.0}
     bounded = replace(loose, cushion=200 * 65536.0)
-    for rate in (1, 5, 20):  # some 30, 150 and 600 under way
+    for rate in (1, 5, 20):  # some 30, 150 and 600 in flight
         came = unknown(made("iid", size))
         came = with_caps(replace(came, time=came.time * 20 / rate), caps)
         yield f"iid, lengths unknown, caps, {rate} a second", came, loose
@@ -126,7 +126,7 @@ def main() -> None:
     arguments = parser.parse_args()
     size = int(arguments.requests)
     print(
-        "| traffic | requests | most under way | budget, overdraft | spent | above, below in the worst window | "
+        "| traffic | requests | most in flight | budget, overdraft | spent | above, below in the worst window | "
         "windows within 1 %: found, reachable | "
         "overdraft: largest, bound | value kept, of the best per window, of the best as told | "
         "quiet tenant: least, promised | CPU µs |"
@@ -135,8 +135,8 @@ def main() -> None:
     for name, requests, budget in runs(size, arguments.traces, arguments.gains):
         if arguments.only not in name or arguments.skip in name:
             continue
-        promised = {"quiet": Terms(at_least={budget.name: budget.mean})} if "promised" in name else {}
-        plan = Plan(budgets=(budget,), fair_share=0.5, tenants=promised)
+        promised = {"quiet": TenantPolicy(at_least={budget.name: budget.mean})} if "promised" in name else {}
+        plan = ServingPolicy(budgets=(budget,), fair_share=0.5, tenants=promised)
         began = time.process_time()
         done = replay(requests, plan)
         micros = 1e6 * (time.process_time() - began) / size

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from ibpo.allocation.log_file import LogColumns
-from ibpo.serving.plan import Budget
-from ibpo.serving.router_fit import fit_router
-from ibpo.serving.router_log import RoutedLog, read_routed_log
-from ibpo.serving.router_regret import default_budgets, held_out, unseen_scores
+from ibpo.serving.controller.policy import Budget
+from ibpo.routing.fit import fit_router
+from ibpo.routing.fit import RoutedLog, read_routed_log
+from ibpo.routing.evaluate import default_budgets, held_out, unseen_scores
 
 
 def logs(dual: Path | None, gsm8k: Path | None, game24: Path | None) -> Iterator[tuple[str, RoutedLog]]:

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from ibpo.serving.calibrate import threshold
+from ibpo.serving.calibration import threshold
 
 probabilities = arrays(float, st.integers(1, 40), elements=st.floats(0, 1))
 # Few distinct values: most prompts are tied, as with a saturated policy.

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from ibpo.cli import app
 from ibpo.errors import IbpoError
 from ibpo.experiments.embedded import model_path
-from ibpo.serving.calibrate import threshold
+from ibpo.serving.calibration import threshold
 from ibpo.serving.calibration import MAX_SCORES, Calibration, load_calibration, save_calibration
 
 

@@ -87,7 +87,7 @@ def test_share_is_held_and_said(world):
     thinking = [body["chat_template_kwargs"]["enable_thinking"] for body in upstream.requests]
     assert thinking == [group == "extended" for group in chosen]
     shown = world.snapshot(gateway)["budgets"][0]
-    assert (shown["spent"], shown["num_requests"], shown["under_way"]) == (chosen.count("extended"), 120, 0)
+    assert (shown["spent"], shown["num_requests"], shown["in_flight"]) == (chosen.count("extended"), 120, 0)
     assert len([row for row in rows() if row["event"] == "request"]) == 120
     assert "hello" not in json.dumps(rows())
 
@@ -104,7 +104,7 @@ def test_actual_tokens_are_settled_streaming_or_not(world):
         tokens += sum(data.count(b"w") for _, _, data in bulk(world, url, [{}] * 55, stream=stream))
     world.wait_until(lambda: world.snapshot(gateway)["num_under_way"] == 0)
     shown = world.snapshot(gateway)["budgets"][0]
-    assert shown["spent"] == tokens and shown["under_way"] == 0
+    assert shown["spent"] == tokens and shown["in_flight"] == 0
     assert shown["spent"] <= 22 * 120 + shown["overdraft"]
     assert shown["spent"] >= 22 * 120 - shown["overdraft"] - shown["carry"] - 50
     assert {row["counted"] for row in rows() if row["event"] == "request"} == {"usage"}

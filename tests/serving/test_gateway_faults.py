@@ -69,7 +69,7 @@ def test_one_call_in_ten_fails(world, tmp_path, shared):
     assert budget["num_requests"] == 200 - failed and shown["num_under_way"] == 0
     extended = [row for row in rows() if row["event"] == "request" and row["response_group"] == "extended"]
     assert budget["spent"] == sum(row["outcome"] != "failed" for row in extended)
-    assert budget["under_way"] == 0 and budget["spent"] <= 0.3 * budget["num_requests"] + 5 + 0.3 * failed
+    assert budget["in_flight"] == 0 and budget["spent"] <= 0.3 * budget["num_requests"] + 5 + 0.3 * failed
     assert any(upstream.faults) and len(upstream.requests) > 200  # there were retries
 
 
@@ -90,7 +90,7 @@ def test_one_call_in_ten_fails_and_tokens_are_held(world):
     # What broke off costs what came of it; what cannot be read, what was expected.
     assert {row["outcome"] for row in counted if row["counted"] != "usage"} <= {"cut", "answered"}
     assert budget["spent"] == pytest.approx(sum(row["tokens"] for row in counted))
-    assert budget["under_way"] == 0
+    assert budget["in_flight"] == 0
     assert budget["spent"] <= 22 * len(counted) + budget["overdraft"] + 22 * (200 - len(counted))
     assert budget["spent"] >= 22 * len(counted) - budget["overdraft"] - budget["carry"] - 50
 
@@ -125,7 +125,7 @@ def test_each_fault(world, fault, stream, said, attempts):
     world.wait_until(lambda: any(row["event"] == "request" for row in rows()))
     counted = 1 if said in ("broken", "malformed") else 0
     budget = world.snapshot(gateway)["budgets"][0]
-    assert (budget["num_requests"], budget["under_way"]) == (counted, 0)
+    assert (budget["num_requests"], budget["in_flight"]) == (counted, 0)
 
 
 def test_upstream_that_is_not_there(world):
@@ -180,4 +180,4 @@ def test_book_that_cannot_be_used_costs_no_answer(world, tmp_path):
     world.run(desk._run(find))
     assert many(world, url, 5) == ["whole"] * 5
     world.wait_until(lambda: world.snapshot(gateway)["budgets"][0]["num_requests"] == 10)
-    assert world.snapshot(gateway)["budgets"][0]["under_way"] == 0
+    assert world.snapshot(gateway)["budgets"][0]["in_flight"] == 0

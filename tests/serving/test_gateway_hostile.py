@@ -41,7 +41,7 @@ def others_notice_nothing(served):
     assert status == 200 and headers["x-ibpo-response-group"] in ("standard", "extended")
     world.wait_until(lambda: gateway.num_in_flight == 0)
     shown = world.snapshot(gateway)
-    assert shown["num_under_way"] == 0 and shown["budgets"][0]["under_way"] == 0
+    assert shown["num_under_way"] == 0 and shown["budgets"][0]["in_flight"] == 0
     assert len(upstream.requests) >= before + 1
 
 

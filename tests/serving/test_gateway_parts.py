@@ -18,10 +18,10 @@ from ibpo.serving.gateway.meter import StreamMeter
 from ibpo.serving.gateway.probe import opening_probabilities, openings_of, probe_body
 from ibpo.serving.gateway.routers import FittedRouter, serving_router
 from ibpo.serving.gateway.settings import WAYS, GroupSettings, Limits, ModelSettings, build_settings, read_settings
-from ibpo.serving.plan import Plan
-from ibpo.serving.router import load, save
-from ibpo.serving.router_fit import fit_router
-from ibpo.serving.router_log import read_routed_log
+from ibpo.serving.controller.policy import ServingPolicy
+from ibpo.routing.router import load_router, save
+from ibpo.routing.fit import fit_router
+from ibpo.routing.fit import read_routed_log
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "temperature": 0.123456789, "seed": 2**60}
 
@@ -157,7 +157,7 @@ def test_example_of_the_documentation_is_read(tmp_path):
     path = tmp_path / "gateway.toml"
     path.write_text(re.findall(r"```toml\n(# ibpo serve.*?)```", page, re.DOTALL)[0])
     settings, plan = read_settings(path)
-    check_groups(settings, Plan.from_dict(plan))
+    check_groups(settings, ServingPolicy.from_dict(plan))
     assert [group.name for group in settings.model_of("any").response_group] == ["standard", "extended"]
     assert settings.model_of("any").choose == ["caller", "router", "probe"]
 
@@ -231,13 +231,13 @@ def test_the_operator_is_told_what_bounds_the_tokens():
 
     def said(budget, **change):
         changed = {**tables, "model": [{"name": "m", "response_group": [groups[0], {**groups[1], **change}]}]}
-        return cautions(build_settings(changed, "file"), Plan.from_dict({"budget": budget}))
+        return cautions(build_settings(changed, "file"), ServingPolicy.from_dict({"budget": budget}))
 
     assert said({"b": {"mean": 0.3, "response_group": "extended"}}) == []
     (bound,) = said({"tokens": {"mean": 2000, "overdraft": 20000}})
     assert "overspent by 1,158,400 tokens" in bound  # 20,000 and 100 x 11,384
     (tight,) = said({"tokens": {"mean": 2000, "cushion": 30000}})
-    assert "room for the caps of some 2 answers at a time, and 100 may be under way" in tight
+    assert "room for the caps of some 2 answers at a time, and 100 may be in flight" in tight
     assert (
         "no hard bound, as extended of model m has no max_tokens"
         in said({"tokens": {"mean": 2000}}, max_tokens=None)[0]
@@ -247,8 +247,8 @@ def test_the_operator_is_told_what_bounds_the_tokens():
 def test_budget_and_groups_belong_together():
     tables = {"model": [{"name": "m", "response_group": [{"name": "a"}, {"name": "b", "max_tokens": 9000}]}]}
     settings = build_settings(tables, "file")
-    check_groups(settings, Plan.from_dict({"budget": {"b": {"mean": 0.3, "response_group": "b"}}}))
-    check_groups(settings, Plan.from_dict({"budget": {"tokens": {"mean": 500}}}))
+    check_groups(settings, ServingPolicy.from_dict({"budget": {"b": {"mean": 0.3, "response_group": "b"}}}))
+    check_groups(settings, ServingPolicy.from_dict({"budget": {"tokens": {"mean": 500}}}))
     for budget, said in (
         ({"c": {"mean": 0.3, "response_group": "c"}}, "no model has a response group 'c'"),
         ({"money": {"mean": 3}}, "a gateway counts tokens"),
@@ -256,7 +256,7 @@ def test_budget_and_groups_belong_together():
         ({"tokens": {"mean": 500, "cushion": 100}}, "raise the cushion to 9000"),
     ):
         with pytest.raises(IbpoError, match=said):
-            check_groups(settings, Plan.from_dict({"budget": budget}))
+            check_groups(settings, ServingPolicy.from_dict({"budget": budget}))
 
 
 def test_keys_from_a_file_and_from_the_environment(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 
 from tests.serving.test_gateway import bulk, groups_of
-from tests.serving.test_stores import open_book, redis_url
+from tests.serving.test_stores import open_store, redis_url
 from tests.serving.world import World
 
 __all__ = ["redis_url"]
@@ -63,7 +63,7 @@ def test_two_gateways_hold_one_budget_together(world, tmp_path, request, kind):
     assert {status for status, _ in seen} == {200}
     extended = [group for _, group in seen].count("extended")
     for gateway, _, _ in gateways:
-        world.wait_until(lambda gateway=gateway: world.snapshot(gateway)["budgets"][0]["under_way"] == 0)
+        world.wait_until(lambda gateway=gateway: world.snapshot(gateway)["budgets"][0]["in_flight"] == 0)
         budget = world.snapshot(gateway)["budgets"][0]
         # Each of them knows the sum of both.
         assert (budget["spent"], budget["num_requests"]) == (extended, 240)
@@ -109,9 +109,9 @@ def process(upstream_url, *options):
 def settled(state):
     """Of the total: requests, extended ones, and what is still open."""
     kind = "redis" if str(state).startswith("redis:") else "sqlite"
-    with open_book(kind, state, ["extended"]) as book:
-        tally = book.accounts()["total"][0]
-        return tally.num_requests, tally.spent, tally.estimated
+    with open_store(kind, state, ["extended"]) as book:
+        bucket = book.accounts()["total"][0]
+        return bucket.num_requests, bucket.spent, bucket.estimated
 
 
 @pytest.mark.slow
@@ -131,7 +131,7 @@ def test_two_processes_one_of_which_is_killed(world, tmp_path, request, kind):
             world.wait_until(lambda: len(upstream.requests) >= 406)
             second.kill()
             second.wait()
-        # What the dead one had under way stays reserved: the other does not overdraw.
+        # What the dead one had in flight stays reserved: the other does not overdraw.
         upstream.pause = 0.0
         more = interleaved(world, [first], 200)
         assert {status for status, _ in more} == {200}

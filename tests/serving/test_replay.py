@@ -9,11 +9,11 @@ from typer.testing import CliRunner
 
 from ibpo.cli import app
 from ibpo.errors import IbpoError
-from ibpo.serving.foresight import reachable
-from ibpo.serving.plan import Plan
-from ibpo.serving.replay import Requests, replay
-from ibpo.serving.replay_report import run_means, summary
-from ibpo.serving.trace import read_trace, recorded_requests, repeat_trace, synthetic_requests, with_caps
+from ibpo.serving.simulation.summary import reachable
+from ibpo.serving.controller.policy import ServingPolicy
+from ibpo.serving.simulation.simulate import Requests, replay
+from ibpo.serving.simulation.summary import run_means, summary
+from ibpo.serving.simulation.traffic import read_trace, recorded_requests, repeat_trace, synthetic_requests, with_caps
 
 
 def requests(num_requests, seed=0, failures=0.1, tenants=("a", "b")):
@@ -39,7 +39,7 @@ PLAN = {
 
 
 def test_a_replay_counts_what_was_answered_and_keeps_the_bound():
-    came, plan = requests(2500), Plan.from_dict(PLAN)
+    came, plan = requests(2500), ServingPolicy.from_dict(PLAN)
     done = replay(came, plan)
     figures = summary(came, done, plan)
     answered = ~came.failed
@@ -56,34 +56,34 @@ def test_a_replay_counts_what_was_answered_and_keeps_the_bound():
     assert sum(row["num_requests"] for row in figures["tenants"]) == answered.sum()
 
 
-@pytest.mark.parametrize("under_way", [20, 600])
+@pytest.mark.parametrize("in_flight", [20, 600])
 @pytest.mark.parametrize("cushion", [1e5, float("inf")])
-def test_caps_are_kept_ready_and_the_budget_is_used_nevertheless(under_way, cushion):
+def test_caps_are_kept_ready_and_the_budget_is_used_nevertheless(in_flight, cushion):
     came = requests(4000, failures=0.0)
-    came = replace(came, time=np.arange(4000) * (2500 / 2000) / under_way)  # 2,000 tokens a second each
+    came = replace(came, time=np.arange(4000) * (2500 / 2000) / in_flight)  # 2,000 tokens a second each
     came = with_caps(came, {"standard": 2400.0, "extended": 32768.0})
     assert came.cost[:, 0].max() == 2400
-    plan = Plan.from_dict({"budget": {"tokens": {"mean": 2500.0, "overdraft": 25000.0, "cushion": cushion}}})
+    plan = ServingPolicy.from_dict({"budget": {"tokens": {"mean": 2500.0, "overdraft": 25000.0, "cushion": cushion}}})
     done = replay(came, plan)
     figures = summary(came, done, plan)
     (row,) = figures["budgets"]
     assert not row["bound_broken"]
     assert row["overdraft"] <= row["largest_bound"] <= 25000 + min(cushion, done.most_under_way * 32768)
     if math.isinf(cushion):
-        assert 0.5 * under_way <= figures["most_under_way"] <= 2 * under_way
+        assert 0.5 * in_flight <= figures["most_under_way"] <= 2 * in_flight
         assert row["spent"] == pytest.approx(2500, rel=0.04)
         assert figures["value_kept_as_told"] >= 0.97
     # Only the allowance makes them rare: three extended responses fill it.
-    elif under_way == 600:
+    elif in_flight == 600:
         assert row["spent"] < 1500
 
 
 def test_what_is_under_way_limits_the_windows_that_anybody_can_hold():
-    came, plan = requests(6000, failures=0.0), Plan.from_dict({"budget": {"tokens": {"mean": 2500.0}}})
+    came, plan = requests(6000, failures=0.0), ServingPolicy.from_dict({"budget": {"tokens": {"mean": 2500.0}}})
     known = replace(came, estimate=came.cost)
     done = replay(known, plan)
     assert reachable(known, done, plan, window=1000, warm_up=1000)[0].tolist() == [1.0] * 200
-    # Lengths of 800 responses under way at a time, with a standard deviation of some 70 % of their means.
+    # Lengths of 800 responses in flight at a time, with a standard deviation of some 70 % of their means.
     done = replay(came, plan)
     share = reachable(came, done, plan, window=1000, warm_up=1000)[0].mean()
     assert 0.2 < share < 0.7
@@ -96,7 +96,7 @@ def test_what_is_under_way_limits_the_windows_that_anybody_can_hold():
 
 
 def test_the_best_as_told_is_no_better_than_what_is_told():
-    came, plan = requests(3000, failures=0.0), Plan.from_dict({"budget": {"tokens": {"mean": 2500.0}}})
+    came, plan = requests(3000, failures=0.0), ServingPolicy.from_dict({"budget": {"tokens": {"mean": 2500.0}}})
     figures = summary(came, replay(came, plan), plan)
     # All extended responses are told to be of one length: nobody can tell the short ones, only the clairvoyant can.
     assert figures["value_kept"] < figures["value_kept_as_told"] <= 1 + 1e-9
@@ -107,7 +107,7 @@ def test_slices_fairness_and_the_series_are_told():
     came = replace(requests(3000, failures=0.0), slice_name=["law" if i % 3 else "chat" for i in range(3000)])
     plan = {"budget": {"share": {"mean": 0.3, "response_group": "extended"}}}
     plan["slice"] = {"law": {"at_most": {"share": 0.1}}, "chat": {"at_least": {"share": 0.5}}}
-    made = Plan.from_dict(plan)
+    made = ServingPolicy.from_dict(plan)
     figures = summary(came, replay(came, made), made)
     chat, law = figures["slices"]
     assert (chat["slice"], law["slice"], law["num_requests"]) == ("chat", "law", 2000)
@@ -121,15 +121,15 @@ def test_slices_fairness_and_the_series_are_told():
 
 
 def test_a_replay_is_the_same_again():
-    came, plan = requests(500), Plan.from_dict(PLAN)
+    came, plan = requests(500), ServingPolicy.from_dict(PLAN)
     assert replay(came, plan).choice.tolist() == replay(came, plan).choice.tolist()
 
 
 def test_a_plan_of_unknown_costs_is_refused():
     with pytest.raises(IbpoError, match="no response group 'long'"):
-        replay(requests(10), Plan.from_dict({"budget": {"x": {"mean": 0.1, "response_group": "long"}}}))
+        replay(requests(10), ServingPolicy.from_dict({"budget": {"x": {"mean": 0.1, "response_group": "long"}}}))
     with pytest.raises(IbpoError, match="'tokens' only"):
-        replay(requests(10), Plan.from_dict({"budget": {"dollars": {"mean": 0.1}}}))
+        replay(requests(10), ServingPolicy.from_dict({"budget": {"dollars": {"mean": 0.1}}}))
 
 
 def test_means_of_runs_are_those_of_every_run():

@@ -18,11 +18,11 @@ from ibpo.endpoint import Endpoint
 from ibpo.errors import IbpoError
 from ibpo.serving.calibration import load_calibration
 from ibpo.serving.gateway.routers import serving_router
-from ibpo.serving.plan import parse_budget
-from ibpo.serving.router import load, save
-from ibpo.serving.router_fit import embedder, fit_router
-from ibpo.serving.router_log import read_routed_log
-from ibpo.serving.router_regret import default_budgets, held_out, unseen_scores
+from ibpo.serving.controller.policy import parse_budget
+from ibpo.routing.router import load_router, save
+from ibpo.routing.fit import embedder, fit_router
+from ibpo.routing.fit import read_routed_log
+from ibpo.routing.evaluate import default_budgets, held_out, unseen_scores
 from tests.openai_server import QuietServer
 
 pytest.importorskip("sklearn")
@@ -97,7 +97,7 @@ def test_where_prompts_tell_nothing_the_router_is_a_random_mix(tmp_path):
 def test_leave_one_out_is_leaving_one_out(tmp_path):
     from sklearn.linear_model import Ridge
 
-    from ibpo.serving.router_fit import ALPHAS, _leave_one_out
+    from ibpo.routing.fit import ALPHAS, _leave_one_out
 
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(12, 5)), rng.normal(size=(12, 2))

@@ -15,7 +15,7 @@ from aiohttp import web
 from ibpo.serving.gateway.logs import RequestLog
 from ibpo.serving.gateway.server import Service, running
 from ibpo.serving.gateway.settings import build_settings
-from ibpo.serving.plan import Plan
+from ibpo.serving.controller.policy import ServingPolicy
 
 GROUPS = [
     {"name": "standard", "chat_template_kwargs": {"enable_thinking": False}, "tokens": 10, "max_tokens": 100},
@@ -198,7 +198,7 @@ class World:
             "log_bodies": log_bodies,
         }
         written = io.StringIO()
-        made = Service(settings=build_settings(tables, "test"), plan=Plan.from_dict(plan), port=0, **service)
+        made = Service(settings=build_settings(tables, "test"), plan=ServingPolicy.from_dict(plan), port=0, **service)
 
         async def start():
             return await self.stack.enter_async_context(running(made, RequestLog(written)))
