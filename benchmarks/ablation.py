@@ -49,19 +49,20 @@ def one(experiment_name: str, variant: str, budget: float, seed: int, runs: str,
     """Train and sample one policy."""
     import torch
 
-    from ibpo.experiments.embedded import model_path
-    from ibpo.experiments.job import JobSpec, experiment_named, sample_baselines, sample_policy
-    from ibpo.experiments.policy import train_policy
+    from ibpo.demo import model_path
+    from ibpo.demo.job import JobSpec, experiment_named, sample_baselines, sample_policy
+    from ibpo.demo.policy import train_policy
 
     torch.set_num_threads(1)
     experiment, policy = experiment_named(experiment_name), f"ibpo-{budget:g}"
-    models = model_path(experiment_name).parent
+    cold_start = model_path(experiment_name)
     directory = Path(runs) / experiment_name / f"q{budget:g}-seed{seed}" / _slug(variant)
     spec = JobSpec(
         kind="policy",
         experiment=experiment_name,
         seed_dir=str(directory),
-        models_dir=str(models),
+        cold_start=str(cold_start),
+        pretrained=str(model_path(experiment_name, "pretrained")),
         seed=seed,
         num_problems=4_000,
         num_calibration=4_096,
@@ -75,7 +76,7 @@ def one(experiment_name: str, variant: str, budget: float, seed: int, runs: str,
         sample_baselines(spec, experiment, tell)
         return
     out_dir, overrides = directory / "policies" / policy, VARIANTS[variant]
-    train_policy(experiment, models / "cold_start", out_dir, budget=budget, seed=seed, num_steps=num_steps, **overrides)
+    train_policy(experiment, cold_start, out_dir, budget=budget, seed=seed, num_steps=num_steps, **overrides)
     sample_policy(spec, experiment, out_dir / "model", tell)
 
 
@@ -85,9 +86,9 @@ def _slug(variant: str) -> str:
 
 def row(experiment_name: str, variant: str, budget: float, seed: int, runs: str) -> str:
     """One line of the table."""
+    from ibpo.demo import experiment_named
+    from ibpo.demo.calibration import calibrated_choice
     from ibpo.evaluation.compare import compare
-    from ibpo.experiments.calibrated import calibrated_choice
-    from ibpo.experiments.job import experiment_named
 
     base = Path(runs) / experiment_name / f"q{budget:g}-seed{seed}"
     directory = base / _slug(variant)

@@ -1,6 +1,6 @@
 """CPU seconds of an update of each kind of trained baseline, and what a whole table would take from them.
 
-    python benchmarks/baselines.py thinking --updates 4
+    python -m benchmarks.baselines thinking --updates 4
 
 One process, one thread; CPU time, which a loaded machine stretches less than wall time. Start-up, sampling and SFT are
 not in it: docs/evaluation.md adds them up.
@@ -23,16 +23,16 @@ OPTIONS = {"learning_rate": 1e-3}
 
 def seconds(name: str, experiment: str, num_steps: int, folder: Path) -> float:
     """CPU seconds of training one policy for so many updates."""
-    from ibpo.baselines.context import BaselineJob, Context
-    from ibpo.baselines.job import run_job
-    from ibpo.baselines.recipes import RECIPES, trainer_of
-    from ibpo.experiments.embedded import model_path
+    from experiments.context import BaselineJob, Context
+    from experiments.jobs import run_job
+    from experiments.recipes import RECIPES, trainer_of
+    from ibpo.demo import model_path
 
     job = BaselineJob(
         name="probe",
         experiment=experiment,
         seed_dir=str(folder),
-        models_dir=str(model_path(experiment).parent),
+        cold_start=str(model_path(experiment)),
         seed=0,
         num_problems=32,
         num_validation=32,

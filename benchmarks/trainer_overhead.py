@@ -29,8 +29,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
-from ibpo.experiments.embedded import model_path
-from ibpo.experiments.thinking import THINKING
+from ibpo.demo import THINKING, model_path
 from ibpo.rewards.exact import exact_match
 from ibpo.rollouts.hf import HFSampler
 from ibpo.tasks.draws import distinct

@@ -8,7 +8,6 @@ import typer
 
 from ibpo import __version__
 from ibpo.commands.allocate import allocate_command
-from ibpo.commands.baselines import baselines_command
 from ibpo.commands.calibrate import calibrate_command
 from ibpo.commands.cold_start import cold_start_command
 from ibpo.commands.demo import demo_command
@@ -47,7 +46,6 @@ def _root(
 
 
 app.command("demo")(demo_command)
-app.command("baselines")(baselines_command)
 app.command("cold-start")(cold_start_command)
 app.command("train")(train_command)
 app.command("eval")(eval_command)

@@ -15,14 +15,13 @@ from datasets import Dataset
 from transformers import AutoTokenizer
 
 from ibpo.config import read_recipe
-from ibpo.experiments.embedded import model_path
+from ibpo.demo import model_path
 from ibpo.responses.groups import build_response_groups, offer
 from ibpo.runs import RunDir
 from ibpo.tasks.given import read_problems
 from ibpo.tasks.judging import build_judge
-from ibpo.training.arguments import adapter_of, trainer_arguments
 from ibpo.training.judge_reward import JudgeReward
-from ibpo.training.run import data_rows
+from ibpo.training.run import adapter_of, data_rows, trainer_arguments
 from ibpo.training.trainer import IBPOTrainer
 
 

@@ -45,9 +45,9 @@ def demo_command(
     console = Console()
     started = time.time()
     try:
-        from ibpo.experiments.demo import DemoSettings, check_settings, plan_jobs, run_jobs
-        from ibpo.experiments.outcome import write_outcome
-        from ibpo.experiments.ran import note_call
+        from ibpo.demo.page import write_outcome
+        from ibpo.demo.provenance import note_call
+        from ibpo.demo.run import DemoSettings, check_settings, plan_jobs, run_jobs
 
         settings = DemoSettings(
             experiments=EXPERIMENTS if experiment == "both" else (experiment,),

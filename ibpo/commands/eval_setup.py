@@ -16,11 +16,10 @@ from urllib.request import Request, urlopen
 
 from ibpo.config import nearest, read_recipe
 from ibpo.data_config import JUDGES, JudgeConfig
+from ibpo.demo import EXPERIMENTS, experiment_named, resolve_model
 from ibpo.endpoint import Endpoint
 from ibpo.errors import IbpoError
 from ibpo.evaluation.evaluate import Way
-from ibpo.experiments.embedded import resolve_model
-from ibpo.experiments.job import NAMES, experiment_named
 from ibpo.responses.formats import FORMATS, for_programs
 from ibpo.responses.groups import build_response_groups, check_reads_programs
 from ibpo.rewards.judgement import Judge
@@ -59,11 +58,11 @@ def load_task(
     """
     if judge is not None and judge not in JUDGES:
         raise IbpoError(f"--judge {judge}: no such judge; {nearest(judge, JUDGES)}")
-    if name in NAMES:
+    if name in EXPERIMENTS:
         judge_name, grader = judge or "exact", JudgeConfig()
         problems = distinct(experiment_named(name).task, "test", limit or 1000, seed=seed)
     else:
-        given, grader = named_data(name, data, NAMES)
+        given, grader = named_data(name, data, EXPERIMENTS)
         # What is held out is a share of what the recipe reads, so the limit comes after it.
         given = replace(given, judge=judge or given.judge, limit=given.limit if given.holdout else limit or given.limit)
         task, problems = load_given(given)
@@ -92,7 +91,7 @@ def ways_of(
             except IbpoError as error:
                 raise IbpoError(f"{recipe}: {error}") from None
         groups = build_response_groups(configs)
-    elif task in NAMES and not names:
+    elif task in EXPERIMENTS and not names:
         groups = list(experiment_named(task).response_groups)
     else:
         for name in names:

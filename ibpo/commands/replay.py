@@ -77,8 +77,7 @@ def _answer(run: Path, texts: list[str], window: int | None, min_gain: float | N
     except ModuleNotFoundError as error:
         raise IbpoError(f"a ledger needs {error.name}: pip install 'ibpo[train]'") from None
     from ibpo.training.budgets import read_budget
-    from ibpo.training.ledger_table import find_ledger, read_ledger
-    from ibpo.training.replay import compare, replay
+    from ibpo.training.rollout_log import compare, find_ledger, read_ledger, replay
 
     table = read_ledger(find_ledger(run))
     settings = table.settings

@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ibpo.config import RunConfig, read_recipe
+from ibpo.demo import resolve_model
 from ibpo.errors import IbpoError
-from ibpo.experiments.embedded import resolve_model
 from ibpo.responses.groups import build_response_groups, check_reads_programs
 from ibpo.runs import RunDir, changed_keys, to_toml, write_text_atomic
 from ibpo.tasks.given import read_problems

@@ -13,13 +13,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 import numpy as np
 
-from ibpo.allocation import reward_margin
+from ibpo.allocation import InfeasibleBudget, allocate, reward_margin
 from ibpo.training.budgets import BudgetTerm
-from ibpo.training.regression import ridge, shrink
-from ibpo.training.solve import mean_spent, members, solve_within
 
 UTILITIES = ("reward", "margin", "group_mean", "shrunken", "regression")
 OF_RESPONSES = ("reward", "margin")
@@ -264,3 +263,231 @@ class LowerLevel:
         if any(term.group is None for term in self.budgets):
             fitted_tokens = np.maximum(ridge(features, tokens), 0.0)
         return estimate, fitted_tokens
+
+
+NODES = 100
+"""Of each branch and bound, where several budgets bind: to prove the last 1e-4 of the value would take minutes, and to
+find it a second (docs/log.md). Nodes and not seconds, so that every rank and every resumed run comes to the same."""
+
+
+def members(budgets: Sequence[BudgetTerm], slices: Mapping[str, np.ndarray], num_prompts: int) -> np.ndarray:
+    """Which prompts lie in the slice of which budget: bool [P, K].
+
+    Args:
+        budgets: K of them.
+        slices: column -> text [P], at least those that the budgets name.
+        num_prompts: P.
+    """
+    inside = np.ones((num_prompts, len(budgets)), bool)
+    for k, term in enumerate(budgets):
+        if term.column:
+            inside[:, k] = slices[term.column] == term.value
+    return inside
+
+
+def solve_within(
+    budgets: Sequence[BudgetTerm],
+    utility: np.ndarray,
+    problem: np.ndarray,
+    group: np.ndarray,
+    tokens: np.ndarray,
+    member: np.ndarray,
+    adjustment: float = 0.0,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[int, float]]:
+    """One candidate per prompt, the best inside all budgets; one that can't be kept gives way as little as it must.
+
+    Args:
+        budgets: K of them, possibly none.
+        utility: float [C].
+        problem: int [C], the prompt of each candidate.
+        group: int [C], its response group.
+        tokens: float [C].
+        member: bool [P, K]: which prompts lie in which budget's slice.
+        adjustment: added to every plain share.
+
+    Returns:
+        Chosen candidates, bool [C]; prices [K]; amounts [K], adjusted; and for each budget that gave way the nearest
+        amount that can be kept.
+
+    Raises:
+        InfeasibleBudget: where giving way does not help.
+    """
+    amounts = [
+        term.amount
+        if term.group is None
+        else float(np.clip(term.amount + (adjustment if term.is_plain_share else 0.0), 0.0, 1.0))
+        for term in budgets
+    ]
+    # Per prompt of the slice -> per prompt of all, exactly.
+    present = member[np.unique(problem)]
+    parts = [Fraction(int(present[:, k].sum()), max(len(present), 1)) for k in range(len(budgets))]
+    bounds: list[float | Fraction] = [
+        Fraction(str(amount)) * part if term.column else amount
+        for term, amount, part in zip(budgets, amounts, parts, strict=True)
+    ]
+    costs = []
+    for k, term in enumerate(budgets):
+        cost = tokens if term.group is None else (group == term.group).astype(float)
+        costs.append(np.where(member[problem, k], cost, 0.0) if term.column else cost)
+    missed: dict[int, float] = {}
+    while len(problem) and budgets:
+        caps = [None if term.at_least else bound for term, bound in zip(budgets, bounds, strict=True)]
+        floors = [bound if term.at_least else None for term, bound in zip(budgets, bounds, strict=True)]
+        lower = floors if any(floor is not None for floor in floors) else None
+        try:
+            allocation = allocate(
+                utility, problem, np.array(costs), caps, at_least=lower, time_limit_s=600.0, node_limit=NODES
+            )
+        except InfeasibleBudget as error:
+            k = error.budget_index
+            if k in missed and error.nearest == bounds[k]:
+                raise
+            bounds[k], missed[k] = error.nearest, error.nearest / float(parts[k] or 1)
+            continue
+        return allocation.weight > 0, np.atleast_1d(allocation.price), np.array(amounts), missed
+    order = np.lexsort((-utility, problem))
+    weight = np.zeros(len(problem), bool)
+    weight[order[np.unique(problem[order], return_index=True)[1]]] = True
+    return weight, np.zeros(len(budgets)), np.array(amounts), missed
+
+
+def mean_spent(
+    budgets: Sequence[BudgetTerm], assigned: np.ndarray, tokens: np.ndarray, member: np.ndarray
+) -> np.ndarray:
+    """Mean cost of what the prompts were assigned, over each budget's slice: float [K], NaN for an empty slice.
+
+    Args:
+        budgets: K of them.
+        assigned: int [P], response group or -1.
+        tokens: float [P].
+        member: bool [P, K].
+    """
+    spent = np.full(len(budgets), np.nan)
+    for k, term in enumerate(budgets):
+        inside = member[:, k]
+        if inside.any():
+            cost = tokens if term.group is None else assigned == term.group
+            spent[k] = np.mean(cost[inside])
+    return spent
+
+
+PENALTIES = 10.0 ** np.arange(-1, 5.01, 0.5)
+
+
+def ridge(features: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Fitted values of a ridge regression with intercept, its penalty chosen by generalised cross-validation.
+
+    With S = X (X'X + p I)^-1 X' on standardised features X, the penalty p minimises n ||y - S y||^2 / (n - tr S - 1)^2
+    over `PENALTIES` (Golub, Heath and Wahba 1979). Rows with a NaN target are fitted but not learnt from.
+
+    Args:
+        features: [W, D]; products over the rows are taken in their precision, the rest in double.
+        target: [W], or [W, K] for K regressions, each with a penalty of its own.
+
+    Returns:
+        As `target`.
+    """
+    target_WK = target.reshape(len(target), -1)
+    fitted_WK = np.zeros(target_WK.shape)
+    seen_WK = ~np.isnan(target_WK)
+    # One decomposition for all targets that are known on the same rows.
+    for use in np.unique(seen_WK, axis=1).T:
+        which = (seen_WK == use[:, None]).all(0)
+        if use.any():
+            fitted_WK[:, which] = _ridge_on(features, target_WK[:, which], use)
+    return fitted_WK.reshape(target.shape)
+
+
+def _ridge_on(features: np.ndarray, target_WK: np.ndarray, use: np.ndarray) -> np.ndarray:
+    centred = features - (features if use.all() else features[use]).mean(0, dtype=float).astype(features.dtype)
+    x, y_mean = centred if use.all() else centred[use], target_WK[use].mean(0)
+    n, y = len(x), target_WK[use] - y_mean
+    gram, correlated = (x.T @ x).astype(float), (x.T @ y.astype(x.dtype)).astype(float)
+    scale = np.sqrt(np.diag(gram) / n) + 1e-6
+    eigenvalue, axes = np.linalg.eigh(gram / np.outer(scale, scale))
+    eigenvalue = np.maximum(eigenvalue, 0.0)
+    projected = axes.T @ (correlated / scale[:, None])  # [D, K]
+    inverse = 1.0 / (eigenvalue + PENALTIES[:, None])  # [penalties, D]
+    residual = (y**2).sum(0) - 2.0 * inverse @ projected**2 + (eigenvalue * inverse**2) @ projected**2
+    freedom = n - 1.0 - (eigenvalue * inverse).sum(1)
+    score = np.where(freedom[:, None] > 0, residual / np.maximum(freedom, 1e-9)[:, None] ** 2, np.inf)
+    best = np.where(np.isfinite(score).any(0), np.argmin(score, 0), len(PENALTIES) - 1)
+    coefficient = axes @ (inverse[best].T * projected) / scale[:, None]
+    return y_mean + centred @ coefficient.astype(features.dtype)
+
+
+def shrink(value: np.ndarray, fitted: np.ndarray, count: np.ndarray, scatter: np.ndarray) -> np.ndarray:
+    """Empirical Bayes: means of few samples, moved towards their regression as far as their noise asks for.
+
+    With s2 the variance of a single reward within a cell (pooled) and t2 the variance of the true values about the
+    regression (the residuals' variance less the noise), the estimate is
+
+        fitted + t2 / (t2 + s2 / n) (value - fitted)
+
+    and `fitted` where nothing was sampled. All arrays are [W] for one response group.
+    """
+    seen = count > 0
+    freedom = np.sum(np.maximum(count[seen] - 1, 0))
+    if not freedom:
+        return fitted
+    noise = scatter[seen].sum() / freedom / np.maximum(count, 1)
+    spread = max(0.0, float(np.mean((value[seen] - fitted[seen]) ** 2) - noise[seen].mean()))
+    if spread == 0.0:
+        return fitted
+    return np.where(seen, fitted + spread / (spread + noise) * (np.nan_to_num(value) - fitted), fitted)
+
+
+FEEDBACK_AFTER = 0.4
+"""Part of the training after which it sets in: the policy must have had time to learn its choice."""
+HEADROOM = 0.02
+"""Share of the prompts by which the feedback stays below the budget: it is a bound, not a target."""
+
+
+def adjust(adjustment: float, allowed: float | None, spent: float, measured: float, gain: float) -> float:
+    """Feedback from the share that the policy spends to the share that the allocation hands out.
+
+    Over its window the allocation hands out `allowed + adjustment`; on this batch it handed out `spent`, the difference
+    being the luck of the batch, which `measured`, the policy's share on the same prompts, has had too. Without it the
+    policy spends measured - (spent - allowed - adjustment), and that is moved towards allowed - HEADROOM.
+
+    Args:
+        adjustment: the present one.
+        allowed: the budget, or None while it does not bind: the adjustment then fades.
+        spent: share of this batch's prompts that the allocation gave the response group.
+        measured: mean probability with which the policy opens a response of that group on them.
+        gain: of the integral control.
+
+    Returns:
+        The next adjustment, in [-0.1, 0.1].
+
+    Example:
+        >>> round(adjust(0.0, 0.5, spent=0.6, measured=0.63, gain=0.1), 4)  # three points too many, ten of luck
+        -0.005
+    """
+    if allowed is None:
+        return (1.0 - gain) * adjustment
+    error = (allowed - HEADROOM) - (measured - (spent - allowed - adjustment))
+    return float(np.clip(adjustment + gain * error, -0.1, 0.1))
+
+
+def steered_budget(budgets: Sequence[BudgetTerm]) -> int | None:
+    """Which budget the feedback steers: the only one that caps a share of all prompts, else none."""
+    capped = [k for k, term in enumerate(budgets) if term.is_plain_share]
+    return capped[0] if len(capped) == 1 else None
+
+
+def adjusted(
+    adjustment: float, term: BudgetTerm, budget: int, selection: Selection, share: float, gain: float
+) -> float:
+    """The next adjustment after an update, for the steered budget.
+
+    Args:
+        adjustment: the present one.
+        term: the steered budget.
+        budget: its index.
+        selection: what the lower level chose.
+        share: mean probability with which the policy opens a response of that group on this batch's prompts.
+        gain: of the integral control.
+    """
+    allowed = term.amount if selection.price[budget] > 0 else None
+    return adjust(adjustment, allowed, float(selection.spent[budget]), share, gain)

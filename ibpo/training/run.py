@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback
 
-from ibpo.config import RunConfig, TrainConfig
+from ibpo.config import RunConfig, TrainConfig, nearest
 from ibpo.errors import IbpoError
 from ibpo.evaluation.held_out import HeldOutResult, Scorer, evaluate_held_out
 from ibpo.responses.groups import encode_prefixes, offer
@@ -23,9 +23,8 @@ from ibpo.rewards.constraints import MixtureOfJudges
 from ibpo.rollouts.hf import HFSampler
 from ibpo.rollouts.load import load_policy
 from ibpo.runs import RunDir, write_text_atomic
-from ibpo.training.arguments import adapter_of, trainer_arguments
 from ibpo.training.judge_reward import JudgeReward
-from ibpo.training.progress import RecordMetrics, ShowProgress
+from ibpo.training.monitoring import RecordMetrics, ShowProgress
 from ibpo.training.trainer import IBPOConfig, IBPOTrainer
 from ibpo.types import Problem, ResponseGroup
 
@@ -214,3 +213,102 @@ def _check_machine() -> None:
 def as_rows(results: Sequence[HeldOutResult]) -> list[dict[str, Any]]:
     """Results as they go to `results.json`."""
     return [{**asdict(r), "accuracy": r.accuracy, "interval_95": r.interval} for r in results]
+
+
+SET_BY_RECIPE = {
+    "budget": "[budget]",
+    "generation_batch_size": "train.prompts_per_step",
+    "learning_rate": "train.learning_rate",
+    "ledger_dir": "--out",
+    "max_completion_length": "train.max_completion_length",
+    "max_steps": "train.steps",
+    "num_generations": "train.rollouts_per_prompt",
+    "num_train_epochs": "train.steps",
+    "output_dir": "--out",
+    "per_device_train_batch_size": "train.prompts_per_step",
+    "seed": "train.seed",
+    "shuffle_dataset": "train.seed",
+    "steps_per_generation": "train.prompts_per_step",
+}
+"""Options of the trainer that have their place elsewhere in the recipe."""
+
+
+def adapter_of(config: RunConfig) -> Any:
+    """`peft.LoraConfig` out of `[lora]`, on all linear layers unless `target_modules` says otherwise; None without.
+
+    Raises:
+        IbpoError: for an unknown key (names the nearest), a bad value, or without peft.
+    """
+    if not config.lora:
+        return None
+    try:
+        from peft import LoraConfig
+    except ModuleNotFoundError:
+        raise IbpoError("lora: adapters need peft: pip install 'ibpo[lora]'") from None
+    known = {f.name for f in fields(LoraConfig) if f.init}
+    for key in config.lora:
+        if key not in known:
+            raise IbpoError(f"lora.{key}: unknown key of peft.LoraConfig; {nearest(key, known)}")
+    try:
+        return LoraConfig(**{"target_modules": "all-linear", "task_type": "CAUSAL_LM", **config.lora})
+    except (ValueError, TypeError) as error:
+        raise IbpoError(f"lora: {next(iter(str(error).splitlines()), '')}; mend that key") from None
+
+
+def trainer_arguments(config: RunConfig, run: RunDir, *, num_processes: int = 1) -> IBPOConfig:
+    """`IBPOConfig` out of `[train]`, `[budget]` and `[trl]`.
+
+    Args:
+        config: the recipe.
+        run: where checkpoints and ledger go.
+        num_processes: among which the rollouts of a step are split.
+
+    Raises:
+        IbpoError: for an unknown key of `[trl]` (names the nearest), one that has its place elsewhere, or a bad value.
+    """
+    train, trl = config.train, config.trl
+    known = {f.name for f in fields(IBPOConfig) if f.init}
+    for key in trl:
+        if key in SET_BY_RECIPE:
+            raise IbpoError(f"trl.{key}: is set by {SET_BY_RECIPE[key]}; say it there")
+        if key not in known:
+            raise IbpoError(f"trl.{key}: unknown key of IBPOConfig; {nearest(key, known - set(SET_BY_RECIPE))}")
+    num_rollouts = train.prompts_per_step * train.rollouts_per_prompt
+    num_parts = trl.get("gradient_accumulation_steps", 1)
+    if not isinstance(num_parts, int) or num_parts < 1 or num_rollouts % (num_parts * num_processes):
+        if num_processes > 1 and isinstance(num_parts, int):
+            raise IbpoError(
+                f"trl.gradient_accumulation_steps: {num_parts} times {num_processes} processes must divide the "
+                f"{num_rollouts} rollouts of a step; lower it to {max(1, num_rollouts // num_processes)} or a divisor"
+            )
+        raise IbpoError(
+            f"trl.gradient_accumulation_steps: must divide the {num_rollouts} rollouts of a step, got {num_parts}"
+        )
+    on_gpu = torch.cuda.is_available()
+    options: dict[str, Any] = {
+        "report_to": "none",
+        "logging_steps": 1,
+        "save_steps": max(1, min(50, train.steps // 10)),
+        "save_total_limit": 2,
+        "use_cpu": not on_gpu,
+        "bf16": on_gpu and torch.cuda.is_bf16_supported(),
+        "gradient_checkpointing": on_gpu,
+        "dataloader_pin_memory": on_gpu,
+        "disable_tqdm": True,
+    } | trl
+    try:
+        return IBPOConfig(
+            output_dir=str(run.checkpoints),
+            ledger_dir=str(run.ledger),
+            max_steps=train.steps,
+            learning_rate=train.learning_rate,
+            seed=train.seed,
+            per_device_train_batch_size=num_rollouts // (num_parts * num_processes),
+            shuffle_dataset=False,
+            num_generations=train.rollouts_per_prompt,
+            max_completion_length=train.max_completion_length,
+            budget=dict(config.budget),
+            **options,
+        )
+    except (ValueError, TypeError) as error:
+        raise IbpoError(f"trl: {next(iter(str(error).splitlines()), '')}; mend that key") from None

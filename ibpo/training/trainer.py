@@ -4,7 +4,7 @@ One iteration is: sample (stratified over the response groups) -> reward -> allo
 one weighted-SFT step (upper level). TRL brings sampling order, optimiser, accelerate, checkpoints and logging; the
 weights go in through two of its methods, `_calculate_rewards` (sees all rewards of all ranks) and
 `_generate_and_score_completions` (returns the advantages, which may be per token). `_compute_loss` adds the anchor,
-`_get_per_token_logps_and_entropies` spares a forward pass, and `ibpo.training.exact_resume` overrides three more. What
+`_get_per_token_logps_and_entropies` spares a forward pass, and `ibpo.training.checkpoints` overrides three more. What
 they rely on is pinned by `tests/training/test_trl_contract.py`.
 """
 
@@ -25,22 +25,16 @@ from trl import GRPOTrainer
 from ibpo.config import nearest
 from ibpo.errors import IbpoError
 from ibpo.responses.groups import stable_prefix
-from ibpo.training.anchor import anchor_loss
 from ibpo.training.budgets import read_budget
-from ibpo.training.callbacks import AverageWeights, KeepLowerLevel
-from ibpo.training.exact_resume import ExactResume
-from ibpo.training.feedback import FEEDBACK_AFTER, adjusted, steered_budget
-from ibpo.training.guards import Guards
+from ibpo.training.checkpoints import AverageWeights, ExactResume, KeepLowerLevel
+from ibpo.training.config import IBPOConfig, check_arguments, check_groups, check_inputs, check_trl
+from ibpo.training.generation import look_at_prompts, prompt_token_ids, sample_stratified
 from ibpo.training.judge_reward import JudgeReward
-from ibpo.training.ledger import Ledger, ledger_settings
-from ibpo.training.lower_level import LowerLevel
-from ibpo.training.refusals import check_arguments, check_inputs, check_trl
-from ibpo.training.sampling import look_at_prompts, prompt_token_ids, sample_stratified
-from ibpo.training.settings import IBPOConfig, check_groups
-from ibpo.training.sharding import check_sharding, is_sharded, make_initial_policy
-from ibpo.training.step_view import StepView, batch_of, describe
-from ibpo.training.upper_level import by_length, take_rows, weighted_batch
-from ibpo.training.weights import response_weights
+from ibpo.training.loss import anchor_loss, by_length, response_weights, take_rows, weighted_batch
+from ibpo.training.lower_level import FEEDBACK_AFTER, LowerLevel, adjusted, steered_budget
+from ibpo.training.monitoring import Guards, StepView, batch_of, describe
+from ibpo.training.reference_model import check_sharding, is_sharded, make_initial_policy
+from ibpo.training.rollout_log import Ledger, ledger_settings
 from ibpo.types import Prompt, ResponseGroup
 
 logger = logging.getLogger("ibpo.training")
@@ -60,7 +54,7 @@ class IBPOTrainer(ExactResume):
     ours: j runs over a random part of the policy's own responses, t over their bodies. It is exact in the
     vocabulary and vanishes at pi_0: it holds the bodies without adding noise to the choice, which replayed
     responses and sampled estimates of the divergence did (docs/log.md). Its weight grows
-    (`ibpo.training.anchor.anchor_weight_at`).
+    (`ibpo.training.loss.anchor_weight_at`).
 
     Args:
         model: a causal LM, or its directory or hub id.
@@ -205,7 +199,9 @@ class IBPOTrainer(ExactResume):
         steered = steered_budget(self.budgets) if self.args.feedback else None
         if steered is not None:
             if step >= FEEDBACK_AFTER * self.state.max_steps:
-                self.adjustment = adjusted(self.adjustment, view, steered, self.args.feedback)
+                term = self.budgets[steered]
+                share = float(view.share.mean(0)[term.group])
+                self.adjustment = adjusted(self.adjustment, term, steered, view.selection, share, self.args.feedback)
             metrics["ibpo/adjustment"].append(self.adjustment)
         if self.ledger and self.accelerator.is_main_process:
             self.ledger.append(step, view, self._weights)

@@ -87,7 +87,7 @@ def served(stage):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from ibpo.experiments.embedded import model_path
+    from ibpo.demo import model_path
     from ibpo.rollouts.hf import HFSampler
     from tests.openai_server import serving
 
@@ -161,7 +161,7 @@ def test_solutions_serve_a_second_run_with_an_adapter_and_votes_alone(tmp_path):
     pytest.importorskip("peft")
     from safetensors.numpy import load_file
 
-    from ibpo.experiments.embedded import model_path
+    from ibpo.demo import model_path
 
     # The first run fails after sampling: nothing is right where every answer is wrong.
     rows = [json.loads(line) for line in (ROOT / "tests/fixtures/symbol_sums_240.jsonl").read_text().splitlines()]
@@ -233,7 +233,7 @@ def test_shipped_recipes_are_whole(tmp_path):
     from ibpo.commands.cold_start import _next_recipe
     from ibpo.config import read_recipe
     from ibpo.runs import RunDir
-    from ibpo.training.cold_start_recipe import read_cold_start_recipe
+    from ibpo.training.cold_start.recipe import read_cold_start_recipe
 
     for path in sorted((ROOT / "recipes").glob("cold_start_*.toml")):
         assert path.read_text().startswith(f"# ibpo cold-start recipes/{path.name}")

@@ -27,7 +27,7 @@ def model(tmp_path_factory):
     """A model that knows nothing, with the words of the smoke recipe's response groups."""
     torch = pytest.importorskip("torch")
     pytest.importorskip("trl")
-    from ibpo.experiments.tiny_model import build_model, build_tokenizer
+    from experiments.tiny_model import build_model, build_tokenizer
 
     torch.manual_seed(0)
     tokenizer = build_tokenizer([*"0123456789", "=", "<think>", "</think>", "<answer>"])
@@ -303,7 +303,7 @@ def test_shipped_recipes_fit_the_trainer(name, tmp_path):
     pytest.importorskip("trl")
     from ibpo.config import read_recipe
     from ibpo.runs import RunDir
-    from ibpo.training.arguments import trainer_arguments
+    from ibpo.training.run import trainer_arguments
 
     config = read_recipe(ROOT / "recipes" / f"{name}.toml")
     args = trainer_arguments(config, RunDir(tmp_path))

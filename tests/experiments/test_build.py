@@ -10,12 +10,10 @@ import pytest
 import torch
 import transformers
 
-from ibpo.experiments.build import Fit, gate
-from ibpo.experiments.embedded import model_path
-from ibpo.experiments.experiment import Stage
-from ibpo.experiments.thinking import THINKING
-from ibpo.experiments.tiny_model import build_model, build_tokenizer
-from ibpo.experiments.voting import VOTING
+from experiments.build import Fit, gate
+from experiments.tiny_model import build_model, build_tokenizer
+from ibpo.demo import THINKING, VOTING, model_path
+from ibpo.demo.experiment import Stage
 from ibpo.tasks.draws import distinct
 
 
@@ -37,9 +35,7 @@ def test_a_copy_of_a_stages_model_does_not_call_the_original(tmp_path):
 
 
 def test_a_cold_start_whose_responses_are_cut_off_does_not_pass(monkeypatch):
-    monkeypatch.setattr(
-        "ibpo.experiments.build.distinct", lambda task, split, num, seed: distinct(task, split, 200, seed)
-    )
+    monkeypatch.setattr("experiments.build.distinct", lambda task, split, num, seed: distinct(task, split, 200, seed))
     path = model_path("thinking")
     model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(path)
@@ -52,9 +48,7 @@ def test_a_cold_start_whose_responses_are_cut_off_does_not_pass(monkeypatch):
 @pytest.mark.slow
 def test_the_shipped_voting_cold_start_passes_its_gate(monkeypatch):
     """On 100 of the gate's 2,000 problems; the bounds widened by what so few can tell."""
-    monkeypatch.setattr(
-        "ibpo.experiments.build.distinct", lambda task, split, num, seed: distinct(task, split, 100, seed)
-    )
+    monkeypatch.setattr("experiments.build.distinct", lambda task, split, num, seed: distinct(task, split, 100, seed))
     path = model_path("voting")
     model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
     report = gate(VOTING, model, transformers.AutoTokenizer.from_pretrained(path))

@@ -9,14 +9,13 @@ import pytest
 import torch
 import transformers
 
+from experiments.build import sample_texts
+from ibpo.demo import EXPERIMENTS, experiment_named, model_path
 from ibpo.errors import IbpoError
-from ibpo.experiments.build import sample_texts
-from ibpo.experiments.embedded import model_path
-from ibpo.experiments.job import NAMES, experiment_named
 from ibpo.tasks.draws import stream
 
 STAGES = ("cold_start", "pretrained")
-HOME = model_path("thinking").parent.parent
+HOMES = {stage: model_path("thinking", stage).parent.parent for stage in STAGES}
 EXPECTED = {"README.md", "config.json", "generation_config.json", "model.safetensors"}
 TOKENIZER = {"tokenizer.json", "tokenizer_config.json"}
 
@@ -27,14 +26,15 @@ def load(path: Path):
 
 
 def test_both_stages_of_every_experiment_are_shipped_and_nothing_else():
-    found = {tuple(path.parent.relative_to(HOME).parts) for path in HOME.rglob("config.json")}
-    assert found == {(name, stage) for name in NAMES for stage in STAGES}
+    found = {path.parent.parts[-2:] for home in HOMES.values() for path in home.rglob("config.json")}
+    assert "ibpo" not in HOMES["pretrained"].parts[-3:] and "demo" in HOMES["cold_start"].parts
+    assert found == {(name, stage) for name in EXPERIMENTS for stage in STAGES}
     with pytest.raises(IbpoError, match="no embedded model thinking/none; this installation holds thinking/cold_start"):
         model_path("thinking", "none")
 
 
 @pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EXPERIMENTS)
 def test_a_model_is_small_described_and_safe(name, stage):
     path = model_path(name, stage)
     files = list(path.rglob("*"))
@@ -49,7 +49,7 @@ def test_a_model_is_small_described_and_safe(name, stage):
     assert " ".join(experiment_named(name).designed_in.split()) in " ".join(card.split())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EXPERIMENTS)
 def test_a_cold_start_answers_in_both_response_groups(name):
     experiment = experiment_named(name)
     model, tokenizer = load(model_path(name, "cold_start"))

@@ -8,8 +8,7 @@ import pytest
 import torch
 import transformers
 
-from ibpo.experiments.embedded import model_path
-from ibpo.experiments.thinking import THINKING
+from ibpo.demo import THINKING, model_path
 from ibpo.rollouts.hf import HFSampler
 from ibpo.tasks.draws import stream
 

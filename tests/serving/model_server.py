@@ -12,7 +12,7 @@ import json
 import torch
 from aiohttp import web
 
-from ibpo.experiments.embedded import model_path
+from ibpo.demo import model_path
 from ibpo.rollouts.load import load_policy
 
 

@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from ibpo.cli import app
+from ibpo.demo import model_path
 from ibpo.errors import IbpoError
-from ibpo.experiments.embedded import model_path
-from ibpo.serving.calibration import threshold
 from ibpo.serving.calibration import MAX_SCORES, Calibration, load_calibration, save_calibration
 
 

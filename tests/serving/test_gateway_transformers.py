@@ -35,7 +35,7 @@ PLAN = {"budget": {"extended": {"mean": 0.4, "response_group": "extended"}, "tok
 def served(tmp_path_factory):
     """(name of the model, base URL)."""
     pytest.importorskip("uvicorn")
-    from ibpo.experiments.embedded import model_path
+    from ibpo.demo import model_path
 
     program = Path(sys.executable).with_name("transformers")
     if not program.exists():

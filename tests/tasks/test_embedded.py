@@ -8,7 +8,7 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from ibpo.experiments.job import experiment_named
+from ibpo.demo import experiment_named
 from ibpo.tasks import digit_sums, symbol_sums
 from ibpo.tasks.draws import distinct, stream
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ibpo.training.sampling import prompt_token_ids
+from ibpo.training.generation import prompt_token_ids
 from ibpo.training.trainer import IBPOTrainer
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import trl
 
-from ibpo.training import refusals
+from ibpo.training import config as refusals
 from tests.training.tiny import build_trainer
 
 

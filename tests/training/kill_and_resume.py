@@ -24,8 +24,8 @@ import pyarrow.parquet as pq
 import torch
 from transformers import AutoTokenizer
 
-from ibpo.experiments.embedded import model_path
-from ibpo.experiments.tiny_model import build_model
+from experiments.tiny_model import build_model
+from ibpo.demo import model_path
 from ibpo.runs import RunDir
 from tests.training.tiny import build_trainer
 

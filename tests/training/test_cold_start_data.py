@@ -14,10 +14,9 @@ from ibpo.rollouts.store import RolloutStore, collect
 from ibpo.runs import RunDir
 from ibpo.tasks.check import ExactJudge
 from ibpo.tasks.judging import build_judge
-from ibpo.training.cold_start_data import build_data_set, read_data_set, solution_requests
-from ibpo.training.cold_start_engines import bill_of
-from ibpo.training.cold_start_gate import check, gate_requests, measure
-from ibpo.training.cold_start_recipe import GateConfig, SampleConfig, read_cold_start_recipe
+from ibpo.training.cold_start.data_set import bill_of, build_data_set, read_data_set, solution_requests
+from ibpo.training.cold_start.gate import check, gate_requests, measure
+from ibpo.training.cold_start.recipe import GateConfig, SampleConfig, read_cold_start_recipe
 from ibpo.types import Problem
 
 PROBLEMS = [Problem(problem_id=f"p{i}", prompt=f"{i} + 1 =", answer=str(i + 1), level="1") for i in range(8)]

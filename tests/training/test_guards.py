@@ -10,9 +10,8 @@ import pytest
 
 from ibpo.errors import IbpoError
 from ibpo.training.budgets import read_budget
-from ibpo.training.guards import REPEAT, Guards
 from ibpo.training.lower_level import Batch, LowerLevel
-from ibpo.training.step_view import StepView
+from ibpo.training.monitoring import REPEAT, Guards, StepView
 
 NAMES = ["standard", "extended"]
 

@@ -6,8 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
 
-from ibpo.experiments.embedded import model_path
-from ibpo.experiments.thinking import THINKING
+from ibpo.demo import THINKING, model_path
 from ibpo.rewards.constraints import GIVES_ANSWER, MixtureOfJudges, Rule
 from ibpo.rewards.exact import exact_match
 from ibpo.rewards.judgement import Judgement

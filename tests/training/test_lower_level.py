@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 
 from ibpo.training.budgets import BudgetTerm
-from ibpo.training.feedback import HEADROOM, adjust
-from ibpo.training.lower_level import Batch, LowerLevel, best_of_each_group, group_values
-from ibpo.training.regression import ridge
+from ibpo.training.lower_level import HEADROOM, Batch, LowerLevel, adjust, best_of_each_group, group_values, ridge
 
 
 def at_most(*amounts):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ibpo.errors import IbpoError
-from ibpo.training.presets import RAFT, RFT, UNCONSTRAINED
+from ibpo.training.config import RAFT, RFT, UNCONSTRAINED
 from tests.training.closed_form import Recorder, closed_form_gradient, flat, relative_error
 from tests.training.tiny import disturb_initial_policy
 
@@ -21,7 +21,7 @@ def step(make_trainer, tmp_path):
     def run(name):
         import pyarrow.parquet as pq
 
-        from ibpo.training.initial_policy import frozen_copy
+        from ibpo.training.reference_model import frozen_copy
 
         ledger = tmp_path / "ledger"
         trainer = make_trainer(cls=Recorder, dtype=torch.float64, ledger_dir=str(ledger), **PRESETS[name])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from ibpo.demo import THINKING
 from ibpo.errors import IbpoError
-from ibpo.experiments.thinking import THINKING
-from ibpo.training.refusals import check_inputs
+from ibpo.training.config import check_inputs
 from ibpo.training.trainer import IBPOConfig
 from ibpo.types import ResponseGroup
 

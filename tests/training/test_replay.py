@@ -13,8 +13,7 @@ from typer.testing import CliRunner
 from ibpo.commands.replay import replay_command
 from ibpo.errors import IbpoError
 from ibpo.training.budgets import read_budget
-from ibpo.training.ledger_table import find_ledger, read_ledger
-from ibpo.training.replay import compare, replay, summary
+from ibpo.training.rollout_log import compare, find_ledger, read_ledger, replay, summary
 
 app = typer.Typer()
 app.command("replay")(replay_command)

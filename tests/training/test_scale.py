@@ -15,10 +15,9 @@ from ibpo.config import read_recipe
 from ibpo.errors import IbpoError
 from ibpo.rollouts.hf import HFSampler
 from ibpo.runs import RunDir
-from ibpo.training.arguments import trainer_arguments
-from ibpo.training.sampling import prompt_token_ids
-from ibpo.training.served import sample_served
-from ibpo.training.sharding import check_sharding, is_sharded
+from ibpo.training.generation import prompt_token_ids, sample_served
+from ibpo.training.reference_model import check_sharding, is_sharded
+from ibpo.training.run import trainer_arguments
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIGS = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ibpo.training.initial_policy import frozen_copy
+from ibpo.training.reference_model import frozen_copy
 from tests.training.closed_form import Recorder, flat, relative_error
 
 

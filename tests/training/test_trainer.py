@@ -14,9 +14,9 @@ from transformers import TrainerCallback
 from trl import GRPOTrainer
 
 from ibpo.errors import IbpoError
-from ibpo.training.anchor import anchor_weight_at
-from ibpo.training.initial_policy import frozen_copy
-from ibpo.training.sampling import prompt_token_ids
+from ibpo.training.generation import prompt_token_ids
+from ibpo.training.loss import anchor_weight_at
+from ibpo.training.reference_model import frozen_copy
 from tests.training.closed_form import Recorder, Replay, closed_form_gradient, flat, relative_error
 from tests.training.tiny import disturb_initial_policy, with_lora
 

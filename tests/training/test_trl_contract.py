@@ -19,7 +19,7 @@ from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
 from ibpo.errors import IbpoError
-from ibpo.training import refusals
+from ibpo.training import config as refusals
 from tests.training.closed_form import Recorder
 
 PINNED = refusals.VERIFIED_TRL  # before the fixture of conftest.py

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from ibpo.training.initial_policy import frozen_copy
+from ibpo.training.reference_model import frozen_copy
 from tests.training.closed_form import Replay, closed_form_gradient, flat, relative_error
 from tests.training.tiny import build_trainer, disturb_initial_policy, with_lora
 

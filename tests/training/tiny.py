@@ -9,7 +9,7 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
 
 def reward(completions, answer, **_):
-    from ibpo.experiments.thinking import THINKING
+    from ibpo.demo import THINKING
     from ibpo.rewards.exact import exact_match
 
     return [
@@ -37,8 +37,7 @@ def build_trainer(
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from ibpo.experiments.embedded import model_path
-    from ibpo.experiments.thinking import THINKING
+    from ibpo.demo import THINKING, model_path
     from ibpo.tasks.draws import distinct
     from ibpo.training.trainer import IBPOConfig, IBPOTrainer
 
@@ -89,7 +88,7 @@ def with_lora(dtype=None):
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    from ibpo.experiments.embedded import model_path
+    from ibpo.demo import model_path
 
     base = AutoModelForCausalLM.from_pretrained(model_path("thinking", "cold_start"), dtype=dtype or torch.float32)
     torch.manual_seed(1)

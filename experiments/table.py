@@ -1,0 +1,118 @@
+"""One row for each baseline and strength, with the keys of `results.json`, from the responses that its jobs left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from experiments.gains import Yardsticks
+from experiments.oracle import oracle_by_problem
+from experiments.recipes import BUDGETS, recipes_of
+from experiments.votes import adaptive_votes, consensus, posterior
+from ibpo.evaluation.compare import Comparison, areas_of, numbers
+from ibpo.evaluation.store import Columns, PerProblem, by_sample, find_problems, mix, per_problem, read_columns
+
+POSTERIORS = (0.6, 0.8, 0.9, 0.95, 0.99)
+CONSENSUS = (2, 3)
+MODELS = {"cold_start": "cold start", "pretrained": "pretrained"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Point:
+    """One method at one strength or budget."""
+
+    method: str
+    budget: float | None
+    curve: str
+    """Points of one name make a curve with an area under it; "": none."""
+    result: PerProblem
+
+
+def tabulate(seed_dir: Path, experiment: str, seed: int, levels: Sequence[str], names: Sequence[str]) -> Comparison:
+    """Rows and areas of these baselines; what has not been sampled is left out. It has no figures of merit of its own.
+
+    Args:
+        seed_dir: The folder of one experiment and seed.
+        experiment: Its name.
+        seed: Its seed.
+        levels: Names of the levels, easiest first.
+        names: Baselines, as `ibpo baselines` takes them.
+    """
+    files = {path.stem: path for path in sorted((seed_dir / "responses").glob("*__*.parquet"))}
+    cold = {how: read_columns(files[f"cold_start__{how}"]) for how in ("standard", "extended")}
+    problems = find_problems(cold["standard"], levels)
+    standard, extended = (per_problem(cold[how], problems) for how in ("standard", "extended"))
+    points: list[Point] = []
+    if "adaptive-self-consistency" in names:
+        for model, spoken in MODELS.items():
+            if f"{model}__standard" in files:
+                columns = read_columns(files[f"{model}__standard"])
+                points += _adaptive_votes(columns, per_problem(columns, problems), spoken)
+    more = seed_dir / "oracle" / "cold_start__extended.parquet"
+    if "oracle-by-problem" in names and more.exists():
+        rewards = by_sample(cold["standard"], "reward"), by_sample(read_columns(more), "reward")
+        for budget in BUDGETS:
+            accuracy, share, _ = oracle_by_problem(*rewards, budget, seed=seed)
+            result = replace(mix(standard, extended, share), accuracy=accuracy)
+            points.append(Point(method=HELD_OUT, budget=budget, curve=HELD_OUT, result=result))
+    sampled = [
+        *(("self-correction", "self-correction by prompting", None, "") for _ in range("self-correction" in names)),
+        *(
+            (f"solve-then-learn-{q:g}", "solve-then-learn", q, "solve-then-learn")
+            for q in BUDGETS
+            if "solve-then-learn" in names
+        ),
+        *((r.name, r.method, None, r.baseline) for r in recipes_of(names)),
+    ]
+    for policy, method, budget, curve in sampled:
+        if f"{policy}__sampled" in files:
+            result = per_problem(read_columns(files[f"{policy}__sampled"]), problems)
+            points.append(Point(method=method, budget=budget, curve=curve, result=result))
+    base_tokens = float(standard.tokens.mean())
+    head = {"experiment": experiment, "seed": seed}
+    rows = [
+        {"experiment": experiment, "method": p.method, "budget": p.budget, "seed": seed}
+        | numbers(p.result, problems, base_tokens)
+        for p in points
+    ]
+    curves: dict[str, list[PerProblem]] = {"random mix": [standard, extended]}
+    for point in points:
+        if point.curve:
+            curves.setdefault(point.curve, []).append(point.result)
+    areas = [row for row in areas_of(curves, base_tokens, seed) if row["name"] != "random mix"]
+    found = [p.result for p in points]
+    return Comparison(rows=rows, merits=[], areas=[head | row for row in areas], results=found)
+
+
+def yardsticks_of(seed_dir: Path, levels: Sequence[str], there: Comparison, *, seed: int) -> Yardsticks:
+    """What every row of a seed is held against: the cold start's forced responses, and the votes among `there`."""
+    cold = {
+        how: read_columns(seed_dir / "responses" / f"cold_start__{how}.parquet") for how in ("standard", "extended")
+    }
+    problems = find_problems(cold["standard"], levels)
+    votes = {}
+    for model, spoken in MODELS.items():
+        name = f"self-consistency ({spoken}) maj@"
+        curve = [r for row, r in zip(there.rows, there.results, strict=True) if row["method"].startswith(name)]
+        if curve:
+            votes[model] = np.array([r.accuracy for r in curve]), np.array([r.tokens for r in curve])
+    standard, extended = (per_problem(cold[how], problems) for how in cold)
+    return Yardsticks(standard, extended, problems, votes, seed=seed)
+
+
+HELD_OUT = "oracle by problem, held out"
+
+
+def _adaptive_votes(columns: Columns, single: PerProblem, model: str) -> Iterator[Point]:
+    answers, correct, tokens = (by_sample(columns, name) for name in ("predicted_answer", "reward", "tokens"))
+    name = f"adaptive self-consistency ({model})"
+    for curve, label, stop in (
+        *((f"{name}, consensus", f"{name}, consensus {k}", consensus(k)) for k in CONSENSUS),
+        *((f"{name}, posterior", f"{name}, posterior {t:g}", posterior(t)) for t in POSTERIORS),
+    ):
+        accuracy, cost = adaptive_votes(answers, correct, tokens, stop)
+        result = replace(single, accuracy=accuracy, tokens=np.asarray(cost))
+        yield Point(method=label, budget=None, curve=curve, result=result)

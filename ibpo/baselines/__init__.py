@@ -1,1 +1,0 @@
-"""How do others spend the same budget? Baselines by name, on the experiments' problems, tuned on problems apart."""

@@ -1,0 +1,131 @@
+"""Train one policy of an embedded experiment, by IBPO at one budget or by RAFT without."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ibpo.demo.experiment import Experiment
+from ibpo.demo.progress import StepProgress
+from ibpo.rewards.exact import exact_match
+from ibpo.runs import RunDir, write_text_atomic
+from ibpo.tasks.draws import stream
+from ibpo.training.config import RAFT
+from ibpo.training.trainer import IBPOConfig, IBPOTrainer
+from ibpo.types import ResponseGroup
+
+PROMPTS_PER_STEP, NUM_GENERATIONS = 64, 4
+ROLLOUTS: dict[str, Any] = {
+    "per_device_train_batch_size": PROMPTS_PER_STEP * NUM_GENERATIONS,
+    "num_generations": NUM_GENERATIONS,
+    "steps_per_generation": 1,
+}
+"""Per update, where an experiment does not say otherwise."""
+
+
+def common_settings(experiment: Experiment, seed: int, num_steps: int) -> dict[str, Any]:
+    """TRL's settings of every policy, whatever trains it: rollouts per step, schedule, length, precision.
+
+    The choice of the response group stays as it was for some eighty updates, then forms within thirty: a learning rate
+    that has come down by then leaves it blurred (docs/log.md), so it is held up, and comes down in the last third.
+    """
+    return {
+        **ROLLOUTS,
+        "gradient_accumulation_steps": 1,
+        "max_completion_length": experiment.max_completion_length,
+        "temperature": 1.0,
+        "max_steps": num_steps,
+        "lr_scheduler_type": "warmup_stable_decay",
+        "lr_scheduler_kwargs": {"num_decay_steps": round(0.35 * num_steps), "min_lr_ratio": 0.03},
+        "warmup_steps": 5,
+        "max_grad_norm": 1.0,
+        "beta": 0.0,
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "disable_tqdm": True,
+        "report_to": "none",
+        "logging_steps": 1,
+        "seed": seed,
+    }
+
+
+def settings_of(experiment: Experiment, budget: float | None, seed: int, num_steps: int | None) -> dict[str, Any]:
+    """The trainer's settings for one policy: defaults, the experiment's own, then RAFT's or the budget."""
+    updates: int = num_steps or experiment.training["max_steps"]
+    settings: dict[str, Any] = {
+        **common_settings(experiment, seed, updates),
+        "averaging": 0.25,
+        "learning_rate": 1e-3,
+        "window": 128,
+        "save_strategy": "steps",
+        "save_steps": 20,
+        "save_total_limit": 1,
+        **experiment.training,
+        "max_steps": updates,
+    }
+    return settings | (ROLLOUTS | RAFT if budget is None else {"budget": {experiment.response_groups[1].name: budget}})
+
+
+def correctness_reward(response_groups: Sequence[ResponseGroup]) -> Callable[..., list[float]]:
+    """TRL's reward function: 1 where the answer, read as the response's own group reads it, is the problem's."""
+
+    def correctness(completions: list[str], answer: list[str], **_: Any) -> list[float]:
+        rewards = []
+        for completion, gold in zip(completions, answer, strict=True):
+            group = next((g for g in response_groups if g.matches(completion)), None)
+            rewards.append(exact_match(group.extract_answer(completion) if group else None, gold))
+        return rewards
+
+    return correctness
+
+
+def train_policy(
+    experiment: Experiment,
+    cold_start: Path,
+    out_dir: Path,
+    *,
+    budget: float | None,
+    seed: int,
+    num_steps: int | None = None,
+    on_progress: Callable[[float], None] = lambda _: None,
+    **overrides: Any,
+) -> None:
+    """Train from the cold start; `out_dir/model` appears when it is done, and checkpoints are resumed before that."""
+    model_dir = out_dir / "model"
+    if model_dir.exists():
+        return
+    settings = settings_of(experiment, budget, seed, num_steps) | overrides
+    args = IBPOConfig(output_dir=str(out_dir / "checkpoints"), ledger_dir=str(out_dir / "ledger"), **settings)
+    tokenizer = AutoTokenizer.from_pretrained(cold_start)
+    model = AutoModelForCausalLM.from_pretrained(cold_start, dtype=torch.float32)
+    num_prompts = args.per_device_train_batch_size // (args.num_generations or 1)
+    source = stream(experiment.task, "train", 1000 + seed)
+    rows = [
+        {"prompt": p.prompt, "answer": p.answer, "problem_id": p.problem_id, "level": p.level}
+        for p in islice(source, num_prompts * args.max_steps)
+    ]
+    trainer = IBPOTrainer(
+        model=model,
+        reward_funcs=correctness_reward(experiment.response_groups),
+        response_groups=list(experiment.response_groups),
+        args=args,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        callbacks=[StepProgress(on_progress)],
+    )
+    last = RunDir(out_dir).last_checkpoint()
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    partial = out_dir / "model.partial"
+    trainer.model.save_pretrained(partial)  # pyright: ignore[reportCallIssue]  # the stubs lose it on a module
+    tokenizer.save_pretrained(partial)
+    write_text_atomic(out_dir / "metrics.json", json.dumps(trainer.state.log_history))
+    os.replace(partial, model_dir)

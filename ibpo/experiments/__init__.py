@@ -1,1 +1,0 @@
-"""The embedded experiments: a language model trained here, from nothing, in minutes."""

@@ -1,0 +1,203 @@
+"""Exact resume: what a checkpoint holds beside TRL's state, the order of the prompts, and the averaging of weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from accelerate.utils import broadcast_object_list
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ibpo.errors import IbpoError
+from ibpo.training.lower_level import Cells
+
+if TYPE_CHECKING:
+    from ibpo.training.trainer import IBPOTrainer
+
+from torch.utils.data import Sampler
+from trl import GRPOTrainer
+
+STATE_FILE, AVERAGE_FILE = "ibpo_state.npz", "averaged.npz"
+
+
+def _save(name: str, args: TrainingArguments, state: TrainerState, arrays: dict[str, Any]) -> None:
+    """Write a file of the checkpoint that was just saved, whole or not at all, wherever TRL writes one."""
+    directory = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+    if args.should_save and directory.is_dir():
+        partial = directory / f"partial-{name}"
+        np.savez(partial, **arrays)
+        os.replace(partial, directory / name)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[Any]:
+    """The arrays in a file of the checkpoint that the training goes on from.
+
+    Raises:
+        IbpoError: where it is not whole: the training would go on as another one.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            yield arrays
+    except (OSError, ValueError, EOFError, BadZipFile):
+        raise IbpoError(
+            f"resume_from_checkpoint: {path}: cannot be read: this is no whole checkpoint of this training; take an "
+            "earlier one, or begin anew with its weights: IBPOTrainer(model=FOLDER)"
+        ) from None
+
+
+class KeepLowerLevel(TrainerCallback):
+    """Saves the window of the lower level and the feedback beside each checkpoint, and restores them exactly."""
+
+    def __init__(self, trainer: IBPOTrainer) -> None:
+        self.trainer = trainer
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Write the state of the lower level into the checkpoint that was just saved."""
+        arrays: dict[str, Any] = {"adjustment": np.array(self.trainer.adjustment)}
+        sliced = any(term.column for term in self.trainer.lower_level.budgets)
+        for i, (features, cells, member) in enumerate(self.trainer.lower_level.history):
+            arrays |= {f"{i:04d}_features": features} | ({f"{i:04d}_member": member} if sliced else {})
+            arrays |= {f"{i:04d}_{field.name}": getattr(cells, field.name) for field in fields(Cells)}
+        _save(STATE_FILE, args, state, arrays)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """After a resume, read it back, and go on with the order of the prompts where it was left."""
+        if self.trainer.data_order is not None:
+            self.trainer.data_order.epoch = int((state.epoch or 0.0) + 1e-6) if state.global_step else 0
+        if self.trainer.ledger and self.trainer.accelerator.is_main_process:
+            self.trainer.ledger.begin(state.global_step)
+        if state.global_step == 0 or self.trainer.resumed_from is None:
+            return
+        # One reads for all: ranks with different windows would allot differently, and none would notice.
+        found: list[Any] = [None]
+        if self.trainer.accelerator.is_main_process:
+            try:
+                with _reading(self.trainer.resumed_from / STATE_FILE) as file:
+                    found = [dict(file)]
+            except IbpoError as error:
+                found = [str(error)]
+        arrays = broadcast_object_list(found)[0]
+        if isinstance(arrays, str):
+            raise IbpoError(arrays)
+        self.trainer.adjustment = float(arrays["adjustment"])
+        lower_level = self.trainer.lower_level
+        lower_level.history.clear()
+        for i in range(sum(name.endswith("_features") for name in arrays)):
+            cells = Cells(**{field.name: arrays[f"{i:04d}_{field.name}"] for field in fields(Cells)})
+            everywhere = np.ones((len(cells.value), len(lower_level.budgets)), bool)
+            lower_level.history.append((arrays[f"{i:04d}_features"], cells, arrays.get(f"{i:04d}_member", everywhere)))
+
+
+class AverageWeights(TrainerCallback):
+    """Averages the weights of the last steps and puts the average into the model when training ends.
+
+    The share that a policy spends swings by some points from step to step; the average holds still.
+    """
+
+    def __init__(self, trainer: IBPOTrainer, share: float) -> None:
+        self.trainer, self.share, self.count = trainer, share, 0
+        self.mean: dict[str, torch.Tensor] = {}
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        """Take the weights in, once the last part of the training has begun."""
+        if not self._has_begun(state):
+            return
+        self.count += 1
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if not parameter.requires_grad:
+                    continue
+                if name not in self.mean:
+                    self.mean[name] = parameter.detach().clone()
+                else:
+                    self.mean[name] += (parameter.detach() - self.mean[name]) / self.count
+
+    def _has_begun(self, state: TrainerState) -> bool:
+        return state.global_step > (1.0 - self.share) * state.max_steps
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Keep the running average in the checkpoint."""
+        if self.count and args.should_save:
+            arrays: dict[str, Any] = {name: tensor.float().cpu().numpy() for name, tensor in self.mean.items()}
+            _save(AVERAGE_FILE, args, state, {"count": np.array(self.count), **arrays})
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        """After a resume, go on from the kept average."""
+        if self.trainer.resumed_from is None or not self._has_begun(state):
+            return
+        with _reading(self.trainer.resumed_from / AVERAGE_FILE) as arrays:
+            self.count = int(arrays["count"])
+            for name, parameter in model.named_parameters():
+                if name in arrays:
+                    self.mean[name] = torch.from_numpy(arrays[name]).to(parameter)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        """Swap the average in."""
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if name in self.mean:
+                    parameter.copy_(self.mean[name])
+
+
+class DataOrder(Sampler):
+    """TRL's `RepeatSampler`, in the order that an uninterrupted training would see.
+
+    TRL draws one permutation per epoch from a generator that a resumed training seeds anew: in its second epoch it
+    would go through the prompts as in its first. Here the permutations of the epochs before are drawn and dropped.
+    """
+
+    def __init__(self, sampler: Any) -> None:
+        """Wrap a `trl.trainer.utils.RepeatSampler`."""
+        self.sampler = sampler
+        self.epoch = 0
+        """The next one to be gone through; whoever resumes sets it."""
+
+    def __iter__(self) -> Iterator[int]:
+        sampler = self.sampler
+        if sampler.shuffle and sampler.seed is not None:
+            sampler.generator.manual_seed(sampler.seed)
+            for _ in range(self.epoch):
+                torch.randperm(sampler.num_samples, generator=sampler.generator)
+        self.epoch += 1
+        yield from sampler
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+
+class ExactResume(GRPOTrainer):
+    """Keeps the order of the prompts, and the checkpoint that the callbacks have to read their part from."""
+
+    data_order: DataOrder | None = None
+    resumed_from: Path | None = None
+
+    def _get_train_sampler(self, dataset: Any = None) -> Any:
+        self.data_order = DataOrder(super()._get_train_sampler(dataset))
+        return self.data_order
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        self.resumed_from = Path(checkpoint) if checkpoint else None
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """None is left where a training was killed after its last checkpoint: transformers would add a step."""
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **kwargs)
+        else:
+            self.control.should_training_stop = True

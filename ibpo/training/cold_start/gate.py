@@ -1,0 +1,263 @@
+"""Do both response groups work after a cold start? Measured on held-out problems, held against the recipe's gate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ibpo.errors import IbpoError
+from ibpo.responses.sequential_voting import MAX_TRIALS
+from ibpo.responses.voting_forms import VotingForm, external_vote
+from ibpo.rewards.judgement import Candidate, Judge
+from ibpo.rollouts.sampler import Request
+from ibpo.training.cold_start.recipe import GateConfig
+from ibpo.types import Problem, ResponseGroup
+
+CHOICE = ""
+"""Name of the responses that the policy opens by itself."""
+
+
+def gate_requests(problems: Sequence[Problem], form: VotingForm, gate: GateConfig, mixture: str) -> list[Request]:
+    """A forced vote, eight forced standard responses a round, and where there is a choice a free response, each."""
+    standard, voting = form.openings
+    wanted = [(form.voting, voting, range(1)), (form.standard, standard, range(MAX_TRIALS * gate.num_rounds))]
+    requests = [
+        Request(problem=problem, number=number, response_group=group.name, prefix=prefix)
+        for group, prefix, numbers in wanted
+        for problem in problems
+        for number in numbers
+    ]
+    if mixture == "asv":
+        requests += [Request(problem=problem, number=0, response_group=CHOICE) for problem in problems]
+    return requests
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroupMeasure:
+    """One response group, forced."""
+
+    accuracy: float
+    """Share of right answers among all responses; a cut-off one is not right, and counted in `truncated` too."""
+    interval_95: tuple[float, float]
+    """Clustered by problem."""
+    truncated: float
+    """Share of responses that were cut off."""
+    unanswered: float
+    """Share of those that ended by themselves and gave no answer."""
+    mean_tokens: float
+    num_responses: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GateReport:
+    """What was measured."""
+
+    num_problems: int
+    standard: GroupMeasure
+    voting: GroupMeasure
+    keeps_rule: float
+    """Share of the votes that ended by themselves which keep form and stop rule."""
+    mean_trials: float
+    """Of votes that keep the rule; 0 where none does."""
+    external_accuracy: float
+    """Voting over separate standard responses by the same rule, at most as many attempts."""
+    external_trials: float
+    below_external: float
+    """`external_accuracy` minus the votes' accuracy."""
+    below_external_95: tuple[float, float]
+    share: dict[str, float]
+    """Response group -> share where the policy chooses; "none": opens like none of them. Empty for `sv`."""
+    share_truncated: float
+    """Share of those that were cut off."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GateFailure:
+    """One thing that the policy did not show."""
+
+    what: str
+    mend: str
+
+
+def measure(
+    problems: Sequence[Problem],
+    rows: Mapping[tuple[str, str, int], Mapping[str, Any]],
+    form: VotingForm,
+    judge: Judge,
+    gate: GateConfig,
+) -> GateReport:
+    """Judge what `gate_requests` asked for.
+
+    Args:
+        problems: the held-out ones, P of them.
+        rows: (problem's id, response group, number) -> stored rollout; what failed is missing, and its problem is left
+            out where that was its vote or a standard response.
+        form: of the responses.
+        judge: of the answers.
+        gate: how many rounds of external votes.
+
+    Raises:
+        IbpoError: where fewer than two problems have all their responses.
+    """
+    num_standard = MAX_TRIALS * gate.num_rounds
+    keys = [(form.voting.name, 0), *((form.standard.name, k) for k in range(num_standard))]
+    problems = [p for p in problems if all((p.problem_id, *key) in rows for key in keys)]
+    if len(problems) < 2:
+        raise IbpoError(
+            "gate: fewer than two held-out problems got all their responses; see what failed, or hold out more"
+        )
+    judged = _judge(problems, rows, keys, form, judge)
+    answers, right, ended, tokens = judged["answers"], judged["right"], judged["ended"], judged["tokens"]
+    external = np.zeros((len(problems), gate.num_rounds))
+    used = np.zeros_like(external)
+    for i, row in enumerate(answers):
+        for k in range(gate.num_rounds):
+            some = slice(1 + k * MAX_TRIALS, 1 + (k + 1) * MAX_TRIALS)
+            winner, used[i, k] = external_vote(row[some], form.canonical)
+            # A winner is one of the answers, which were judged already.
+            external[i, k] = 0.0 if winner is None else right[i, some][row[some].index(winner)]
+    short = external.mean(axis=1) - right[:, 0]
+    votes = [form.read_vote(str(rows[p.problem_id, form.voting.name, 0]["completion"])) for p in problems]
+    kept = [v for v, done in zip(votes, ended[:, 0], strict=True) if done and v.problem is None]
+    chosen = [row for p in problems if (row := rows.get((p.problem_id, CHOICE, 0))) is not None]
+    return GateReport(
+        num_problems=len(problems),
+        standard=_group(answers, right, ended, tokens, slice(1, None)),
+        voting=_group(answers, right, ended, tokens, slice(0, 1)),
+        keeps_rule=len(kept) / max(int(ended[:, 0].sum()), 1),
+        mean_trials=float(np.mean([len(v.attempts) for v in kept])) if kept else 0.0,
+        external_accuracy=float(external.mean()),
+        external_trials=float(used.mean()),
+        below_external=float(short.mean()),
+        below_external_95=_interval(short, -1.0),
+        share=_shares(chosen, (form.standard, form.voting)),
+        share_truncated=float(np.mean([row["finish_reason"] != "stop" for row in chosen])) if chosen else 0.0,
+    )
+
+
+def check(report: GateReport, gate: GateConfig, mixture: str) -> list[GateFailure]:
+    """What falls short of the gate, each with the mend."""
+    failures = []
+
+    def expect(kept: bool, what: str, mend: str) -> None:
+        if not kept:
+            failures.append(GateFailure(what=what, mend=mend))
+
+    more_votes = (
+        "imitate more votes (data.limit, build.responses_per_problem, build.alpha), longer (train.num_epochs) or "
+        "harder (train.learning_rate)"
+    )
+    for name, group in (("standard", report.standard), ("voting", report.voting)):
+        if name == "standard" and mixture == "sv":
+            continue
+        expect(
+            group.truncated <= gate.truncated,
+            f"{group.truncated:.1%} of the {name} responses are cut off, at most {gate.truncated:.1%} may be",
+            "raise gate.max_completion_length, or imitate shorter solutions (lower sample.max_tokens)",
+        )
+    answered = 1 - report.standard.unanswered
+    expect(
+        mixture == "sv" or answered >= gate.well_formed,
+        f"{answered:.1%} of the standard responses give an answer, at least {gate.well_formed:.1%} should",
+        "imitate more standard responses (lower build.alpha), or train longer (train.num_epochs)",
+    )
+    expect(
+        report.keeps_rule >= gate.keeps_rule,
+        f"{report.keeps_rule:.1%} of the votes keep form and stop rule, at least {gate.keeps_rule:.1%} should",
+        more_votes,
+    )
+    low = report.below_external_95[0]
+    expect(
+        report.below_external <= gate.below_external,
+        f"voting is {report.below_external:.3f} below voting over separate responses, at most "
+        f"{gate.below_external:.3f} may be missing",
+        f"{report.num_problems} problems do not tell it from noise: raise data.holdout"
+        if low <= gate.below_external
+        else more_votes,
+    )
+    for name, share in report.share.items():
+        if name == "none":
+            expect(
+                share <= 1 - gate.well_formed,
+                f"{share:.1%} of the free responses open like no response group",
+                "train longer (train.num_epochs) or harder (train.learning_rate)",
+            )
+        else:
+            more = "lower" if name == next(iter(report.share)) else "raise"
+            expect(
+                share >= gate.min_share,
+                f"the policy chooses {name!r} on {share:.1%} of the problems, at least {gate.min_share:.1%} are "
+                "needed: a response group that is never chosen cannot be learnt from",
+                f"{more} build.alpha",
+            )
+    return failures
+
+
+def _judge(
+    problems: Sequence[Problem],
+    rows: Mapping[tuple[str, str, int], Mapping[str, Any]],
+    keys: Sequence[tuple[str, int]],
+    form: VotingForm,
+    judge: Judge,
+) -> dict[str, Any]:
+    """Answers (lists, [P][1 + S]), and arrays [P, 1 + S] of what is right, what ended, and lengths in tokens."""
+    groups = {group.name: group for group in (form.standard, form.voting)}
+    answers: list[list[str | None]] = []
+    candidates = []
+    for problem in problems:
+        answers.append([])
+        for name, number in keys:
+            row = rows[problem.problem_id, name, number]
+            stopped = row["finish_reason"] == "stop"
+            answer = groups[name].extract_answer(row["completion"]) if stopped else None
+            answers[-1].append(answer)
+            candidates.append(
+                Candidate(
+                    problem=problem,
+                    completion=row["completion"],
+                    predicted_answer=answer,
+                    finish_reason=row["finish_reason"],
+                )
+            )
+    shape = len(problems), len(keys)
+    every = [rows[p.problem_id, *key] for p in problems for key in keys]
+    return {
+        "answers": answers,
+        "right": np.array([j.reward > 0 for j in judge.judge(candidates)], dtype=float).reshape(shape),
+        "ended": np.array([row["finish_reason"] == "stop" for row in every]).reshape(shape),
+        "tokens": np.array([row["num_completion_tokens"] for row in every], dtype=float).reshape(shape),
+    }
+
+
+def _group(answers: list[list[str | None]], right: Any, ended: Any, tokens: Any, columns: slice) -> GroupMeasure:
+    some = [done and answer is None for row, flags in zip(answers, ended, strict=True)
+            for answer, done in zip(row[columns], flags[columns], strict=True)]  # fmt: skip
+    right, ended, tokens = right[:, columns], ended[:, columns], tokens[:, columns]
+    return GroupMeasure(
+        accuracy=float(right.mean()),
+        interval_95=_interval(right.mean(axis=1), 0.0),
+        truncated=1.0 - float(ended.mean()),
+        unanswered=sum(some) / max(int(ended.sum()), 1),
+        mean_tokens=float(tokens.mean()),
+        num_responses=right.size,
+    )
+
+
+def _interval(values: Any, low: float) -> tuple[float, float]:
+    """95 % interval of the mean, of independent values [P] from `low` to 1.
+
+    One value at each end is added for the width, so that few problems that all agree do not look certain.
+    """
+    half = 1.96 * float(np.std([*values, low, 1.0], ddof=1)) / math.sqrt(len(values))
+    return float(np.mean(values)) - half, float(np.mean(values)) + half
+
+
+def _shares(rows: Sequence[Mapping[str, Any]], groups: Sequence[ResponseGroup]) -> dict[str, float]:
+    if not rows:
+        return {}
+    opened = [next((g.name for g in groups if g.matches(row["completion"])), "none") for row in rows]
+    return {name: opened.count(name) / len(rows) for name in (*(g.name for g in groups), "none")}

@@ -1,0 +1,432 @@
+"""A cold start from a recipe: sample solutions, build responses, fine-tune, check. What is done is never repeated."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from rich.console import Console
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers.trainer_callback import PrinterCallback
+from trl import SFTConfig, SFTTrainer
+
+from ibpo.config import nearest
+from ibpo.endpoint import Endpoint, read_api_key
+from ibpo.errors import IbpoError
+from ibpo.responses.groups import encode_prefixes
+from ibpo.responses.voting_forms import FORMS
+from ibpo.rewards.constraints import MixtureOfJudges
+from ibpo.rollouts.endpoint import EndpointSampler, Forcing
+from ibpo.rollouts.hf import HFSampler
+from ibpo.rollouts.hf_requests import HFRequestSampler
+from ibpo.rollouts.load import load_policy
+from ibpo.rollouts.prompts import PromptWriter, renderer
+from ibpo.rollouts.sampler import Sampler
+from ibpo.rollouts.store import Collected, RolloutStore, collect
+from ibpo.rollouts.vllm_engine import VLLMSampler, load_vllm
+from ibpo.runs import RunDir
+from ibpo.training.cold_start.data_set import build_data_set, offered_groups, read_data_set, solution_requests
+from ibpo.training.cold_start.gate import check, gate_requests, measure
+from ibpo.training.cold_start.recipe import ColdStartConfig
+from ibpo.training.monitoring import RecordMetrics, ShowProgress
+from ibpo.types import Problem
+
+MAX_FAILED = 0.05
+"""Share of requests that may fail before the run stops; a rerun asks for them again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColdStartJob:
+    """All that a cold start is made of."""
+
+    config: ColdStartConfig
+    model_path: str
+    problems: Sequence[Problem]
+    held_out: Sequence[Problem]
+    judge: MixtureOfJudges
+    """Its constraints are for what is imitated; the gate counts right answers."""
+    run: RunDir
+
+
+class ColdStart:
+    """The four stages, each of which leaves a file or folder that the next one reads."""
+
+    def __init__(self, job: ColdStartJob, console: Console) -> None:
+        self.job, self.config, self.run, self.console = job, job.config, job.run, console
+        self.form = FORMS[job.config.build.form]
+        self.tokenizer: Any = None
+        self.model: Any = None
+
+    def go(self) -> dict[str, Any]:
+        """Do what is missing; returns what goes to `results.json`.
+
+        Raises:
+            IbpoError: for anything in the recipe, the model, the server or the machine that the user can mend.
+        """
+        self._check_options()
+        try:
+            provenance = self.sample_and_build()
+            self.fine_tune()
+            return {"model": self.config.model.path, "data_set": provenance, **self.check()}
+        except torch.cuda.OutOfMemoryError:
+            raise IbpoError(
+                "the GPU's memory is too small; lower sample.batch_size or train.batch_size, or set "
+                "train.lora_rank = 16"
+            ) from None
+
+    def sample_and_build(self) -> dict[str, Any]:
+        """Solutions into the store, responses out of them into the data set; returns its provenance."""
+        if self.run.dataset.exists() and self.run.provenance.exists():
+            return json.loads(self.run.provenance.read_text(encoding="utf-8"))
+        requests = solution_requests(self.job.problems, self.config)
+        sample = self.config.sample
+        path = Path(sample.rollouts).expanduser() if sample.rollouts else self.run.rollouts
+        store = RolloutStore(path, settings=sample_settings(self.config))
+        missing = sum(request not in store for request in requests)
+        self._say(f"solutions: {missing} of {len(requests)} to sample by {sample.engine}, -> {path}")
+        if missing:
+            collected = collect(self._sampler(), requests, store)
+            self._check_collected(collected, len(requests))
+        self._load_tokenizer()
+        provenance = build_data_set(
+            self.job.problems, store, self.job.judge, self.config, self.run, chat=bool(self.tokenizer.chat_template)
+        )
+        counts = provenance["counts"]
+        self._say(
+            f"{counts['solutions']} solutions, {counts.get('truncated', 0)} cut off, {counts.get('unanswered', 0)} "
+            f"without answer, {counts['right']} right; built: "
+            + ", ".join(f"{number} {name}" for name, number in provenance["responses"].items())
+        )
+        return provenance
+
+    def fine_tune(self) -> None:
+        """The data set into `model/`, by `trl.SFTTrainer`."""
+        if self.run.model.is_dir():
+            return
+        self._load_model(self.job.model_path)
+        writer = self._writer()
+        pairs = [(writer.render(row["prompt"]), row["completion"]) for row in read_data_set(self.run.dataset)]
+        train = self.config.train
+        num_steps = max(1, int(len(pairs) * train.num_epochs / train.batch_size))
+        self._say(f"fine-tuning on {len(pairs)} responses, about {num_steps} steps, -> {self.run.model}")
+        progress = ShowProgress(self.console)
+        options: dict[str, Any] = {"logging_steps": 10, "save_steps": max(1, min(200, num_steps // 10))}
+        try:
+            tuned = supervised_fine_tune(
+                self.model,
+                self.tokenizer,
+                pairs,
+                self.run.checkpoints,
+                learning_rate=train.learning_rate,
+                batch_size=train.batch_size,
+                seed=train.seed,
+                num_epochs=train.num_epochs,
+                callbacks=[RecordMetrics(self.run.metrics), progress],
+                peft_config=self._adapter(),
+                quiet=True,
+                **options | self.config.sft,
+            )
+        except (TypeError, ValueError) as error:
+            raise IbpoError(f"sft: {next(iter(str(error).splitlines()), '')}; mend that key") from None
+        finally:
+            progress.stop()
+        partial = self.run.model.with_name("model.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        tuned.save_pretrained(partial)
+        self.tokenizer.save_pretrained(partial)
+        os.replace(partial, self.run.model)
+        self._forget()
+
+    def check(self) -> dict[str, Any]:
+        """Sample the trained policy on the held-out problems, judge, and hold it against the gate."""
+        gate, mixture = self.config.gate, self.config.build.mixture
+        requests = gate_requests(self.job.held_out, self.form, gate, mixture)
+        settings = {"max_completion_length": gate.max_completion_length, "seed": self.config.sample.seed}
+        store = RolloutStore(self.run.gate, settings=settings)
+        missing = sum(request not in store for request in requests)
+        if missing:
+            self._say(f"checking: {missing} of {len(requests)} responses to {len(self.job.held_out)} held-out problems")
+            self._load_model(str(self.run.model))
+            sampler = HFRequestSampler(
+                self._hf_sampler(gate.max_completion_length),
+                self._writer(offer_all=True),
+                seed=self.config.sample.seed,
+                batch_size=self.config.sample.batch_size,
+            )
+            self._check_collected(collect(sampler, requests, store), len(requests))
+        rows = {(row["problem_id"], row["response_group"], row["number"]): row for row in store.rows()}
+        report = measure(self.job.held_out, rows, self.form, replace(self.job.judge, constraints=()), gate)
+        failures = check(report, gate, mixture)
+        return {"gate": asdict(report), "passed": not failures, "failures": [asdict(f) for f in failures]}
+
+    def _sampler(self) -> Sampler:
+        sample = self.config.sample
+        if sample.engine == "transformers":
+            self._load_model(self.job.model_path)
+            return HFRequestSampler(
+                self._hf_sampler(sample.max_tokens, sample.temperature),
+                self._writer(),
+                seed=sample.seed,
+                batch_size=sample.batch_size,
+            )
+        self._load_tokenizer()
+        make = endpoint_sampler if sample.engine == "endpoint" else vllm_sampler
+        return make(self.config, self._writer(), self.job.model_path)
+
+    def _hf_sampler(self, max_completion_length: int, temperature: float = 1.0) -> HFSampler:
+        return HFSampler(
+            self.model,
+            self.tokenizer,
+            max_completion_length=max_completion_length,
+            temperature=temperature,
+            batch_size=self.config.sample.batch_size,
+        )
+
+    def _writer(self, *, offer_all: bool = False) -> PromptWriter:
+        groups = offered_groups(self.config) if offer_all else [self.form.standard]
+        return PromptWriter(
+            tokenizer=self.tokenizer,
+            response_groups=groups,
+            offer_all=offer_all,
+            template_options=self.config.template,
+        )
+
+    def _check_collected(self, collected: Collected, num_requests: int) -> None:
+        if not collected.failures:
+            return
+        failed = f"{len(collected.failures)} of {num_requests} requests failed, the first: {collected.failures[0]}"
+        if len(collected.failures) > MAX_FAILED * num_requests:
+            raise IbpoError(f"{failed}; run the command again to ask for them only")
+        self._say(f"going on without: {failed}")
+
+    def _check_options(self) -> None:
+        from trl import SFTConfig
+
+        mine = {"output_dir", "learning_rate", "per_device_train_batch_size", "num_train_epochs", "seed"}
+        known = set(SFTConfig.__dataclass_fields__) - mine
+        for key in self.config.sft:
+            if key in mine:
+                raise IbpoError(f"sft.{key}: is set by [train] or --out; say it there")
+            if key not in known:
+                raise IbpoError(f"sft.{key}: unknown key of SFTConfig; {nearest(key, known)}")
+        self._adapter()
+
+    def _adapter(self) -> Any:
+        rank = self.config.train.lora_rank
+        if not rank:
+            return None
+        try:
+            from peft import LoraConfig
+        except ModuleNotFoundError:
+            raise IbpoError("train.lora_rank: needs peft: pip install 'ibpo[lora]'; or write 0") from None
+        return LoraConfig(
+            r=rank, lora_alpha=self.config.train.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+        )
+
+    def _load_tokenizer(self) -> None:
+        if self.tokenizer is None:
+            path = self.job.model_path
+            try:
+                self.tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+            except Exception as error:
+                said = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+                raise IbpoError(f"model.path: {path}: the tokenizer cannot be loaded: {said}; name another") from None
+            _check_openings(self.tokenizer, self.config)
+
+    def _load_model(self, path: str) -> None:
+        if self.model is not None:
+            return
+        try:
+            model, tokenizer = load_policy(path, dtype=self.config.model.dtype)
+        except IbpoError as error:
+            raise IbpoError(f"model.path: {error}") from None
+        _check_openings(tokenizer, self.config)
+        self.model = _to_device(model)
+        self.tokenizer = tokenizer
+
+    def _forget(self) -> None:
+        """Trainers patch a model's `forward`: what is checked is what was saved."""
+        self.model = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, highlight=False, soft_wrap=True)
+
+
+def _check_openings(tokenizer: PreTrainedTokenizerBase, config: ColdStartConfig) -> None:
+    """The two response groups open with different tokens, or `ibpo train` could not use what comes out."""
+    form = FORMS[config.build.form]
+    groups = [replace(g, prefix=p) for g, p in zip((form.standard, form.voting), form.openings, strict=True)]
+    try:
+        encode_prefixes(groups, lambda text: list(tokenizer(text, add_special_tokens=False)["input_ids"]))
+    except IbpoError as error:
+        raise IbpoError(f"build.form: {error}; see `ibpo groups check {config.model.path}`") from None
+
+
+def _to_device(model: PreTrainedModel) -> PreTrainedModel:
+    if torch.cuda.is_available():
+        model.to("cuda")  # pyright: ignore[reportArgumentType]
+    return model
+
+
+def supervised_fine_tune(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Iterable[tuple[str, str]],
+    out_dir: Path,
+    *,
+    learning_rate: float,
+    batch_size: int,
+    seed: int,
+    num_epochs: float = 1.0,
+    loss_on: Callable[[int, list[int]], list[int]] | None = None,
+    callbacks: list[TrainerCallback] | None = None,
+    peft_config: Any = None,
+    quiet: bool = False,
+    **sft_options: Any,
+) -> PreTrainedModel:
+    """Minimise the mean negative log-likelihood of the completions' tokens; prompts carry no loss.
+
+    Args:
+        model: the model to train, in place.
+        tokenizer: its tokenizer; the end-of-sequence token is appended to each completion.
+        pairs: (prompt, completion) texts.
+        out_dir: where checkpoints go; the last one is resumed if there is one.
+        learning_rate: peak, with 3 % linear warm-up and cosine decay to zero.
+        batch_size: sequences a step; sequences of about the same length go together.
+        seed: of the data order.
+        num_epochs: passes over the pairs.
+        loss_on: (index of the pair, completion token ids) -> 1 for each token that carries loss; None: all of them.
+        callbacks: passed on to the trainer.
+        peft_config: of peft, e.g. a `LoraConfig`: only the adapter is trained, and merged into the model at the end.
+        quiet: do not print the logs; callbacks get them anyway.
+        **sft_options: passed on to `trl.SFTConfig`.
+    """
+    rows: dict[str, list[list[int]]] = {"input_ids": [], "completion_mask": []}
+    prompts, completions = zip(*pairs, strict=True)
+    prompt_ids = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
+    completion_ids = tokenizer(list(completions), add_special_tokens=False)["input_ids"]
+    for i, (prompt, completion) in enumerate(zip(prompt_ids, completion_ids, strict=True)):
+        completion = [*completion, tokenizer.eos_token_id]
+        rows["input_ids"].append(prompt + completion)
+        mask = loss_on(i, completion) if loss_on else [1] * len(completion)
+        rows["completion_mask"].append([0] * len(prompt) + mask)
+    options: dict[str, Any] = {
+        "use_cpu": model.device.type == "cpu",
+        "bf16": model.device.type != "cpu",
+        "gradient_checkpointing": False,
+        "train_sampling_strategy": "group_by_length",
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 0.03,
+        "logging_steps": 50,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "save_strategy": "steps",
+        "save_steps": 200,
+        "save_total_limit": 1,
+        "max_length": None,
+    } | sft_options
+    trainer = SFTTrainer(
+        model=model,
+        processing_class=tokenizer,
+        train_dataset=Dataset.from_dict(rows),
+        args=SFTConfig(
+            output_dir=str(out_dir),
+            learning_rate=learning_rate,
+            per_device_train_batch_size=batch_size,
+            num_train_epochs=num_epochs,
+            seed=seed,
+            completion_only_loss=True,
+            **options,
+        ),
+        callbacks=callbacks,
+        peft_config=peft_config,
+    )
+    if quiet:
+        trainer.remove_callback(PrinterCallback)
+    for checkpoint in out_dir.glob("checkpoint-*"):
+        if not (checkpoint / "trainer_state.json").exists():  # written last: a kill left the checkpoint half-written
+            shutil.rmtree(checkpoint)
+    has_checkpoint = any(out_dir.glob("checkpoint-*"))
+    trainer.train(resume_from_checkpoint=has_checkpoint or None)
+    if peft_config is not None:
+        adapted: Any = trainer.accelerator.unwrap_model(trainer.model)
+        return adapted.merge_and_unload()
+    return model
+
+
+FORCINGS: dict[str, Forcing] = {"render": "render", "prefill": "prefill", "none": "none"}
+
+
+def endpoint_sampler(config: ColdStartConfig, writer: PromptWriter, model_path: str) -> EndpointSampler:
+    """Of the server that the recipe names.
+
+    Raises:
+        IbpoError: where the key cannot be read.
+    """
+    del model_path  # the server has the model
+    sample = config.sample
+    # Where the text is rendered here, the template's options go into it.
+    to_server = {"extra_body": {"chat_template_kwargs": dict(config.template)}}
+    return EndpointSampler(
+        endpoint=Endpoint(
+            base_url=sample.base_url,
+            model=sample.served_model or config.model.path,
+            api_key=read_api_key(sample.api_key_file, "sample.api_key_file"),
+            num_concurrent=sample.num_concurrent,
+            price_per_million=(sample.price_prompt, sample.price_completion),
+        ),
+        max_tokens=sample.max_tokens,
+        temperature=sample.temperature,
+        seed=sample.seed,
+        response_groups=writer.response_groups,
+        forcing=FORCINGS[sample.forcing],
+        render=renderer(writer),
+        options=to_server if config.template and sample.forcing != "render" else {},
+    )
+
+
+def vllm_sampler(config: ColdStartConfig, writer: PromptWriter, model_path: str) -> VLLMSampler:
+    """By vLLM's offline engine, on this machine's GPU.
+
+    Raises:
+        IbpoError: where it is not installed or does not start.
+    """
+    sample = config.sample
+    llm, make_params = load_vllm(model_path, dtype=config.model.dtype, seed=sample.seed)
+    return VLLMSampler(
+        llm,
+        make_params,
+        writer,
+        max_tokens=sample.max_tokens,
+        temperature=sample.temperature,
+        seed=sample.seed,
+        batch_size=sample.batch_size,
+    )
+
+
+def sample_settings(config: ColdStartConfig) -> dict[str, Any]:
+    """What makes solutions comparable; the engine and its batches may change between a run and its rerun."""
+    sample, form = config.sample, FORMS[config.build.form]
+    return {
+        "model": config.model.path,
+        "form": form.name,
+        "instruction": form.standard.instruction,
+        "temperature": sample.temperature,
+        "max_tokens": sample.max_tokens,
+        "force_opening": sample.force_opening,
+        "template": dict(config.template),
+        "data": config.data.path,
+        "problem": config.data.problem or "question",  # as stores of before have it
+        "id": config.data.id,
+    } | {key: value for key in ("task", "config", "split", "template") if (value := getattr(config.data, key))}

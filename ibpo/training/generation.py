@@ -1,0 +1,98 @@
+"""What the trainer asks of its policy before the lower level: responses, and its choice on each prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+
+from ibpo.rollouts.hf import HFSampler
+from ibpo.training.reference_model import prompt_features
+from ibpo.types import Prompt
+
+
+def prompt_token_ids(trainer: Any, prompt: Prompt) -> list[int]:
+    """As TRL makes them: with the special tokens that the tokenizer adds, or by the chat template."""
+    if isinstance(prompt, str):
+        return trainer.processing_class(prompt)["input_ids"]
+    options = trainer.args.chat_template_kwargs or {}
+    return trainer.processing_class.apply_chat_template(
+        prompt, add_generation_prompt=True, return_dict=True, **options
+    )["input_ids"]
+
+
+def sample_stratified(trainer: Any, prompt_ids: list[list[int]]) -> list[list[int]]:
+    """One completion per row: siblings are opened by each response group in turn, where the training is stratified."""
+    training = trainer.model.training
+    num_siblings = trainer.num_generations if training else trainer.num_generations_eval
+    num_groups = len(trainer.prefix_ids)
+    first = trainer.accelerator.process_index * len(prompt_ids)
+    forced = [place % num_siblings * num_groups // num_siblings for place in range(first, first + len(prompt_ids))]
+    prefixes = [trainer.prefix_ids[g] if trainer.args.stratified and training else [] for g in forced]
+    if trainer.use_vllm:
+        return sample_served(trainer.vllm_generation, prompt_ids, prefixes, trainer.max_completion_length)
+    return _sampler(trainer, trainer.max_completion_length).sample(prompt_ids, prefixes)
+
+
+def look_at_prompts(
+    trainer: Any, prompt_ids: list[list[int]], prompt: np.ndarray, *, with_features: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """What the policies say of each prompt of all ranks.
+
+    Args:
+        trainer: gives the policy and pi_0.
+        prompt_ids: token ids of this rank's rows.
+        prompt: the number of each row's prompt, over all ranks [N].
+        with_features: else none are made (D = 0).
+
+    Returns:
+        pi_0's features [P, D] and the policy's probabilities of each group's first token [P, K].
+    """
+    first = trainer.accelerator.process_index * len(prompt_ids)
+    local = dict(zip(prompt[first : first + len(prompt_ids)].tolist(), prompt_ids, strict=True))
+    ids = list(local.values())
+    logits = _sampler(trainer, 1).next_token_logits(ids)
+    first_tokens = [prefix[0] for prefix in trainer.prefix_ids]
+    shares = torch.softmax(logits / trainer.temperature, -1)[:, first_tokens].cpu().numpy()
+    hidden = np.zeros((len(ids), 0))
+    if with_features:
+        hidden = prompt_features(trainer.initial_policy, trainer.processing_class, ids)
+    # Ranks may share a prompt.
+    seen = {number: row for number, *row in gather_object(list(zip(local, hidden, shares, strict=True)))}
+    features, share = zip(*(seen[number] for number in sorted(seen)), strict=True)
+    return np.array(features), np.array(share)
+
+
+def _sampler(trainer: Any, max_completion_length: int) -> HFSampler:
+    return HFSampler(
+        trainer.accelerator.unwrap_model(trainer.model),
+        trainer.processing_class,
+        max_completion_length=max_completion_length,
+        temperature=trainer.temperature,
+        batch_size=trainer.args.sampling_batch_size,
+    )
+
+
+TokenIds = Sequence[int]
+
+
+def sample_served(
+    generation: Any, prompts: Sequence[TokenIds], prefixes: Sequence[TokenIds], max_completion_length: int
+) -> list[list[int]]:
+    """One completion per prompt, as `ibpo.rollouts.hf.HFSampler.sample` gives them.
+
+    The prefix goes behind the prompt, and every response is asked for by itself: siblings may open differently. vLLM
+    counts `max_completion_length` from the end of the prefix; what is beyond it, prefix included, is cut off here.
+
+    Args:
+        generation: `trainer.vllm_generation`.
+        prompts: token ids.
+        prefixes: token ids that are forced; empty: the policy opens as it likes.
+        max_completion_length: prefix and end-of-sequence token included.
+    """
+    opened = [[*prompt, *prefix] for prompt, prefix in zip(prompts, prefixes, strict=True)]
+    _, bodies, _, _ = generation.generate(prompts=opened, images=None, num_generations=1)
+    return [[*prefix, *body][:max_completion_length] for prefix, body in zip(prefixes, bodies, strict=True)]

@@ -1,0 +1,104 @@
+"""What each experiment's policies are trained with, to the last number: the tables were made so."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import pytest
+
+pytest.importorskip("trl")
+
+from ibpo.demo import experiment_named
+from ibpo.demo.policy import settings_of
+from ibpo.training.trainer import IBPOConfig
+
+SAME = {
+    "averaging": 0.25,
+    "beta": 0.0,
+    "bf16": False,
+    "choice_weight": 1.0,
+    "gradient_accumulation_steps": 1,
+    "gradient_checkpointing": False,
+    "guards": "stop",
+    "imitate_bodies": "every_group",
+    "ledger_dir": None,
+    "learning_rate": 0.001,
+    "logging_steps": 1,
+    "loss_type": "dr_grpo",
+    "lr_scheduler_type": "warmup_stable_decay",
+    "max_grad_norm": 1.0,
+    "price": None,
+    "sampling_batch_size": 256,
+    "save_steps": 20,
+    "save_strategy": "steps",
+    "save_total_limit": 1,
+    "seed": 0,
+    "temperature": 1.0,
+    "unsampled": "zero",
+    "use_cpu": True,
+    "warmup_steps": 5,
+    "window": 128,
+}
+OF_EXPERIMENT = {
+    "thinking": {
+        "anchor_weight": 0.5,
+        "anchor_weight_start": 0.2,
+        "lr_scheduler_kwargs": {"min_lr_ratio": 0.03, "num_decay_steps": 66},
+        "max_completion_length": 42,
+        "max_steps": 190,
+        "min_gain": 0.2,
+    },
+    "voting": {
+        "anchor_weight": 0.1,
+        "anchor_weight_start": 0.1,
+        "lr_scheduler_kwargs": {"min_lr_ratio": 0.03, "num_decay_steps": 84},
+        "max_completion_length": 102,
+        "max_steps": 240,
+        "min_gain": 0.08,
+    },
+}
+IBPO = {"budget": {"extended": 0.5}, "imitate_denied": True, "stratified": True, "utility": "regression"}
+OF_IBPO = {
+    "thinking": {
+        "anchor_share": 1.0,
+        "body_weight": 0.3,
+        "feedback": 0.1,
+        "num_generations": 2,
+        "per_device_train_batch_size": 128,
+        "steps_per_generation": 2,
+    },
+    "voting": {
+        "anchor_share": 0.5,
+        "body_weight": 1.0,
+        "feedback": 0.06,
+        "num_generations": 4,
+        "per_device_train_batch_size": 256,
+        "steps_per_generation": 1,
+    },
+}
+RAFT = {
+    "anchor_share": 0.0,
+    "body_weight": 1.0,
+    "budget": None,
+    "feedback": 0.0,
+    "imitate_denied": False,
+    "num_generations": 4,
+    "per_device_train_batch_size": 256,
+    "steps_per_generation": 1,
+    "stratified": False,
+    "utility": "reward",
+}
+
+
+@pytest.mark.parametrize("name", ["thinking", "voting"])
+@pytest.mark.parametrize("budget", [0.5, None])
+def test_effective_settings_are_those_of_the_tables(name, budget, tmp_path):
+    expected = SAME | OF_EXPERIMENT[name] | (RAFT if budget is None else IBPO | OF_IBPO[name])
+    settings = settings_of(experiment_named(name), budget, 0, None)
+    args = IBPOConfig(output_dir=str(tmp_path), **settings)
+    found = {key: getattr(args, key) for key in expected}
+    assert {key: value.value if isinstance(value, Enum) else value for key, value in found.items()} == expected
+    # Whatever else an experiment sets has to be listed above.
+    assert set(settings) <= set(expected) | {"disable_tqdm", "report_to"}
+    own = set(IBPOConfig.__dataclass_fields__) - set(IBPOConfig.__base__.__dataclass_fields__)
+    assert own <= set(expected)
