@@ -10,7 +10,7 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
-from ibpo.serving.calibrate import threshold
+from ibpo.serving import find_threshold
 
 LAST = 0.2
 """Part of the training, at its end, whose prices tell whether the budget had slack."""
@@ -33,6 +33,6 @@ def calibrated_choice(seed_dir: Path) -> Choice:
 
     def choose(calibration: NDArray[np.float64], test: NDArray[np.float64], budget: float) -> NDArray[np.bool_]:
         slack = had_slack(seed_dir / "policies" / f"ibpo-{budget:g}")
-        return threshold(calibration, budget, floor=0.5 if slack else 0.0).choose(test)
+        return find_threshold(calibration, budget, floor=0.5 if slack else 0.0).choose(test)
 
     return choose

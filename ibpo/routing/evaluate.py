@@ -16,6 +16,7 @@ from ibpo.budget import Budget, check_budget, costs_named
 from ibpo.errors import IbpoError
 from ibpo.routing.features import FloatArray
 from ibpo.routing.fit import MIN_PROBLEMS, RoutedLog, fit_router, scores_of
+from ibpo.routing.router import Scores
 
 IntArray = NDArray[np.int64]
 MIN_ROOM = 0.005
@@ -50,7 +51,8 @@ def score_unseen(
     size = len(table.problems)
     if folds < 2 or size - math.ceil(size / max(2, folds)) < MIN_PROBLEMS:
         raise IbpoError(
-            f"{size} problems in {folds} folds: a router needs at least 2 folds and {MIN_PROBLEMS} problems to learn from"
+            f"{size} problems in {folds} folds: a router needs at least 2 folds and {MIN_PROBLEMS} problems to learn "
+            "from"
         )
     part = np.random.default_rng(seed).permutation(size) % folds
     gain, cost = np.zeros(table.reward.shape), np.zeros(table.reward.shape)
@@ -174,9 +176,7 @@ def _costs_of(table: RoutedLog, budget: Budget, cost: FloatArray) -> FloatArray:
     return np.tile([float(group == budget.name) for group in table.groups], (len(cost), 1))
 
 
-def _oracle_unseen(
-    table: RoutedLog, budget: Budget, spent: float, num_splits: int, seed: int
-) -> float | None:
+def _oracle_unseen(table: RoutedLog, budget: Budget, spent: float, num_splits: int, seed: int) -> float | None:
     if (table.count < 2).any():
         return None
     log = table.log

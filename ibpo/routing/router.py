@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ibpo.errors import IbpoError
-from ibpo.runs import write_text_atomic
 from ibpo.routing.features import COUNTED, NUM_HASHES, FloatArray, as_text, counts, hashed
+from ibpo.runs import write_text_atomic
 
 _KIND = "ibpo.router"
 _VERSION = 1
@@ -97,7 +97,8 @@ class Router:
             return None
         if self.embed is None:
             raise IbpoError(
-                f"this router was fitted on embeddings by {self.embedding.get('model')!r}; give the endpoint to load_router()"
+                f"this router was fitted on embeddings by {self.embedding.get('model')!r}; give the endpoint to "
+                "load_router()"
             )
         return self.embed(texts)
 

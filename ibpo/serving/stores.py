@@ -121,8 +121,8 @@ class SqliteStore(SharedStore):
         if found != json.loads(about):
             self._connection.close()
             raise IbpoError(
-                f"{path}: holds accounts of version {found.get('version')!r} with budgets {found.get('budgets')!r}, not "
-                f"of version {_VERSION} with {self._budgets!r}; name another file, or bring back its budgets"
+                f"{path}: holds accounts of version {found.get('version')!r} with budgets {found.get('budgets')!r}, "
+                f"not of version {_VERSION} with {self._budgets!r}; name another file, or bring back its budgets"
             )
 
     def close(self) -> None:

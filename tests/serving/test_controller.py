@@ -8,10 +8,8 @@ import pytest
 
 from ibpo.allocation import allocate
 from ibpo.errors import IbpoError
-from ibpo.serving.controller.accounts import TOTAL
 from ibpo.serving.calibration import Calibration, save_calibration
-from ibpo.serving.controller import Controller, Candidate
-from ibpo.serving.controller.policy import Budget, ServingPolicy, TenantPolicy, read_policy
+from ibpo.serving.controller import TOTAL, BudgetPolicy, Candidate, Controller, ServingPolicy, TenantPolicy, read_policy
 
 SHARE = {"long": {"mean": 0.3, "response_group": "long"}}
 TOKENS = {"tokens": {"mean": 6000.0}}
@@ -110,7 +108,7 @@ def test_three_response_groups():
     assert value.sum() >= 0.97 * bound
 
 
-def test_wrong_estimates_are_mended_by_what_responses_cost():
+def test_wrong_estimates_are_corrected_by_what_responses_cost():
     rng = np.random.default_rng(4)
     controller = Controller(ServingPolicy.from_dict({"budget": TOKENS}))
     cost = np.zeros(8000)
@@ -138,7 +136,7 @@ def test_an_abrupt_shift_is_noticed_and_the_budget_held():
     assert value[late].sum() >= 0.97 * np.sort(gains[late])[::-1][: int(cost[late].sum())].sum()
 
 
-def test_no_gain_spends_nothing_and_saves_up_no_more_than_carry():
+def test_no_gain_spends_nothing_and_saves_up_no_more_than_the_burst():
     controller = Controller(ServingPolicy.from_dict({"budget": SHARE}))
     cost, _ = stream(controller, np.full(500, -0.1), np.zeros(500), np.ones(500))
     assert cost.sum() == 0
@@ -171,7 +169,7 @@ def test_a_tenant_gets_its_promise_and_the_rest_goes_to_the_gains():
 def test_a_ceiling_of_a_slice_is_held():
     rng = np.random.default_rng(7)
     plan = ServingPolicy(
-        budgets=(Budget(name="long", mean=0.3, response_group="long"),),
+        budgets=(BudgetPolicy(name="long", mean=0.3, response_group="long"),),
         slices={"law": TenantPolicy(at_most={"long": 0.1})},
     )
     controller = Controller(plan)

@@ -12,8 +12,8 @@ import openai
 import pytest
 
 from ibpo.errors import IbpoError
-from ibpo.serving.gateway.keys import Keys
-from ibpo.serving.gateway.routers import Scores
+from ibpo.serving.gateway.gains import Scores
+from ibpo.serving.gateway.settings import Keys
 from tests.serving.world import SHARE, TOKENS, World
 
 KEYS = {
@@ -102,11 +102,11 @@ def test_actual_tokens_are_settled_streaming_or_not(world):
         tokens += ask(client).parse().usage.completion_tokens
     for stream in (True, False):
         tokens += sum(data.count(b"w") for _, _, data in bulk(world, url, [{}] * 55, stream=stream))
-    world.wait_until(lambda: world.snapshot(gateway)["num_under_way"] == 0)
+    world.wait_until(lambda: world.snapshot(gateway)["num_in_flight"] == 0)
     shown = world.snapshot(gateway)["budgets"][0]
     assert shown["spent"] == tokens and shown["in_flight"] == 0
     assert shown["spent"] <= 22 * 120 + shown["overdraft"]
-    assert shown["spent"] >= 22 * 120 - shown["overdraft"] - shown["carry"] - 50
+    assert shown["spent"] >= 22 * 120 - shown["overdraft"] - shown["burst"] - 50
     assert {row["counted"] for row in rows() if row["event"] == "request"} == {"usage"}
 
 
@@ -299,13 +299,13 @@ def test_a_slice_is_the_keys_affair(world):
         _, got, _ = call(f"{url}/v1/chat/completions", {"model": "m", "messages": []}, headers)
         seen.append((number % 2, got["x-ibpo-response-group"]))
     assert [group for gold, group in seen if gold].count("extended") <= 0.1 * 30 + 5
-    accounts = gateway.relay.desk._book.accounts
+    accounts = gateway.governor.controller._store.accounts
     assert "slice vip" not in accounts and accounts["slice law"][0].num_requests == 30
     # Without keys the callers are trusted, and the header is what counts.
     gateway, url, _ = world.gateway(upstream.url, plan=plan)
     for name in ("vip", "vip", "law", "other"):
         call(f"{url}/v1/chat/completions", {"model": "m", "messages": []}, {"x-ibpo-slice": name})
-    accounts = gateway.relay.desk._book.accounts
+    accounts = gateway.governor.controller._store.accounts
     assert [accounts[f"slice {name}"][0].num_requests for name in ("vip", "law")] == [2, 1]
     assert "slice other" not in accounts
     with pytest.raises(IbpoError, match="the plan has no slice 'law'"):

@@ -66,7 +66,7 @@ def test_one_call_in_ten_fails(world, tmp_path, shared):
     assert outcomes.count("failed") == failed and outcomes.count("cut") == seen.count("broken")
     shown = world.snapshot(gateway)
     budget = shown["budgets"][0]
-    assert budget["num_requests"] == 200 - failed and shown["num_under_way"] == 0
+    assert budget["num_requests"] == 200 - failed and shown["num_in_flight"] == 0
     extended = [row for row in rows() if row["event"] == "request" and row["response_group"] == "extended"]
     assert budget["spent"] == sum(row["outcome"] != "failed" for row in extended)
     assert budget["in_flight"] == 0 and budget["spent"] <= 0.3 * budget["num_requests"] + 5 + 0.3 * failed
@@ -92,7 +92,7 @@ def test_one_call_in_ten_fails_and_tokens_are_held(world):
     assert budget["spent"] == pytest.approx(sum(row["tokens"] for row in counted))
     assert budget["in_flight"] == 0
     assert budget["spent"] <= 22 * len(counted) + budget["overdraft"] + 22 * (200 - len(counted))
-    assert budget["spent"] >= 22 * len(counted) - budget["overdraft"] - budget["carry"] - 50
+    assert budget["spent"] >= 22 * len(counted) - budget["overdraft"] - budget["burst"] - 50
 
 
 @pytest.mark.parametrize(
@@ -156,28 +156,28 @@ def test_a_caller_that_leaves_is_settled_once(world):
     for stream, after in ((False, 0.3), (True, 0.3), (True, 1.4)):
         world.run(leave(stream, after))
     world.wait_until(lambda: sum(row["event"] == "request" for row in rows()) == 3)
-    assert [row["outcome"] for row in rows() if row["event"] == "request"] == ["left"] * 3
+    assert [row["outcome"] for row in rows() if row["event"] == "request"] == ["disconnected"] * 3
     shown = world.snapshot(gateway)
-    assert shown["budgets"][0]["num_requests"] == 3 and shown["num_under_way"] == gateway.num_in_flight == 0
+    assert shown["budgets"][0]["num_requests"] == 3 and shown["num_in_flight"] == gateway.num_in_flight == 0
 
 
 def test_book_that_cannot_be_used_costs_no_answer(world, tmp_path):
     upstream = world.upstream()
     gateway, url, rows = world.gateway(upstream.url, state=str(tmp_path / "book.sqlite"))
-    desk = gateway.relay.desk
+    controller = gateway.governor.controller
     assert many(world, url, 5) == ["whole"] * 5
-    world.wait_until(lambda: world.snapshot(gateway)["num_under_way"] == 0)
+    world.wait_until(lambda: world.snapshot(gateway)["num_in_flight"] == 0)
 
     def lose():
-        desk._book._connection.execute("alter table account rename to lost")
+        controller._store._connection.execute("alter table account rename to lost")
 
     def find():
-        desk._book._connection.execute("alter table lost rename to account")
+        controller._store._connection.execute("alter table lost rename to account")
 
-    world.run(desk._run(lose))
+    world.run(controller._run(lose))
     assert many(world, url, 5) == ["whole"] * 5
-    assert sum(row["event"] == "book_failed" for row in rows()) == 5
-    world.run(desk._run(find))
+    assert sum(row["event"] == "store_failed" for row in rows()) == 5
+    world.run(controller._run(find))
     assert many(world, url, 5) == ["whole"] * 5
     world.wait_until(lambda: world.snapshot(gateway)["budgets"][0]["num_requests"] == 10)
     assert world.snapshot(gateway)["budgets"][0]["in_flight"] == 0

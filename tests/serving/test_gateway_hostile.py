@@ -41,7 +41,7 @@ def others_notice_nothing(served):
     assert status == 200 and headers["x-ibpo-response-group"] in ("standard", "extended")
     world.wait_until(lambda: gateway.num_in_flight == 0)
     shown = world.snapshot(gateway)
-    assert shown["num_under_way"] == 0 and shown["budgets"][0]["in_flight"] == 0
+    assert shown["num_in_flight"] == 0 and shown["budgets"][0]["in_flight"] == 0
     assert len(upstream.requests) >= before + 1
 
 
@@ -192,7 +192,7 @@ def test_nothing_is_injected_into_headers(served):
 
 
 async def _accounts(gateway):
-    return gateway.relay.desk._book.accounts
+    return gateway.governor.controller._store.accounts
 
 
 @pytest.mark.parametrize(
@@ -343,7 +343,7 @@ def test_a_reader_that_stops_loses_its_place(served):
         world.wait_until(lambda: len(upstream.requests) > begun)
         world.wait_until(lambda: gateway.num_in_flight == 0)
     upstream.padding = 0
-    assert [row["outcome"] for row in rows()[before:] if row["event"] == "request"] == ["left"]
+    assert [row["outcome"] for row in rows()[before:] if row["event"] == "request"] == ["disconnected"]
 
 
 def test_a_reader_that_stops_at_the_very_end_loses_its_place(served, monkeypatch):

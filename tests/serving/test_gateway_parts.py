@@ -11,17 +11,26 @@ from hypothesis import strategies as st
 
 from ibpo.allocation.log_file import LogColumns
 from ibpo.errors import IbpoError
-from ibpo.serving.gateway.checks import cautions, check_groups, check_router
-from ibpo.serving.gateway.demand import cap_of, check_size, read_demand, usable, write_body
-from ibpo.serving.gateway.keys import keys_from_environment, new_key, read_keys
-from ibpo.serving.gateway.meter import StreamMeter
-from ibpo.serving.gateway.probe import opening_probabilities, openings_of, probe_body
-from ibpo.serving.gateway.routers import FittedRouter, serving_router
-from ibpo.serving.gateway.settings import WAYS, GroupSettings, Limits, ModelSettings, build_settings, read_settings
-from ibpo.serving.controller.policy import ServingPolicy
-from ibpo.routing.router import load_router, save
-from ibpo.routing.fit import fit_router
-from ibpo.routing.fit import read_routed_log
+from ibpo.routing.fit import fit_router, read_routed_log
+from ibpo.routing.router import load_router, save_router
+from ibpo.serving.controller import ServingPolicy
+from ibpo.serving.gateway.gains import FittedRouter, read_opening_probabilities, split_openings, write_probe
+from ibpo.serving.gateway.openai_request import can_set, check_size, max_tokens_of, read_request, write_body
+from ibpo.serving.gateway.settings import (
+    GROUPS_BY,
+    GroupSettings,
+    Limits,
+    ModelSettings,
+    build_settings,
+    check_groups,
+    check_router,
+    find_cautions,
+    keys_from_environment,
+    new_key,
+    read_keys,
+    read_settings,
+)
+from ibpo.serving.gateway.usage import StreamUsage
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "temperature": 0.123456789, "seed": 2**60}
 
@@ -30,7 +39,7 @@ def sent(asked, /, *, chat=True, **group):
     """The body as the upstream gets it."""
     settings = GroupSettings.model_validate({"name": "g", **group})
     model = ModelSettings(name="*", response_group=[settings])
-    return json.loads(write_body(read_demand(json.dumps(asked).encode(), chat=chat), settings, model))
+    return json.loads(write_body(read_request(json.dumps(asked).encode(), chat=chat), settings, model))
 
 
 def test_nothing_else_is_touched():
@@ -50,7 +59,7 @@ def test_each_way_of_setting_a_group():
     assert opened["messages"] == [*CHAT["messages"], {"role": "assistant", "content": "<think>\n"}]
     assert opened["continue_final_message"] is True and opened["add_generation_prompt"] is False
     assert sent({"prompt": ["a", "b"]}, chat=False, prefix=" x")["prompt"] == ["a x", "b x"]
-    assert not usable(read_demand(b'{"prompt": [1, 2]}', chat=False), GroupSettings(name="g", prefix="x"))
+    assert not can_set(read_request(b'{"prompt": [1, 2]}', chat=False), GroupSettings(name="g", prefix="x"))
     assert sent({"prompt": [1, 2]}, chat=False, prefix="x")["prompt"] == [1, 2]
 
 
@@ -68,8 +77,8 @@ def test_each_way_of_setting_a_group():
 def test_caps_only_ever_get_lower(body, cap, expected):
     got = sent({**CHAT, **body}, max_tokens=cap)
     assert {key: value for key, value in got.items() if "max" in key} == expected
-    demand = read_demand(json.dumps(body).encode(), chat=True)
-    assert cap_of(demand, GroupSettings(name="g", max_tokens=cap)) == min(expected.values())
+    request = read_request(json.dumps(body).encode(), chat=True)
+    assert max_tokens_of(request, GroupSettings(name="g", max_tokens=cap)) == min(expected.values())
 
 
 def test_usage_of_streams_is_asked_for_once():
@@ -92,33 +101,33 @@ EVENTS = [
 @given(st.lists(st.integers(0, sum(map(len, EVENTS))), max_size=12), st.booleans())
 def test_a_stream_is_the_same_however_it_is_cut(cuts, strip):
     data, places = b"".join(EVENTS), sorted({0, *cuts, sum(map(len, EVENTS))})
-    meter = StreamMeter(strip=strip)
-    passed = b"".join(meter.feed(data[a:b]) for a, b in pairwise(places)) + meter.end()
+    usage = StreamUsage(strip=strip)
+    passed = b"".join(usage.feed(data[a:b]) for a, b in pairwise(places)) + usage.end()
     assert passed == b"".join(event for event in EVENTS if not (strip and b'"choices":[]' in event))
-    assert meter.tokens == 7 and meter.finished and meter.num_events == 3
+    assert usage.tokens == 7 and usage.finished and usage.num_events == 3
 
 
 @given(st.lists(st.binary(max_size=40), max_size=8))
 def test_bytes_that_are_no_events_pass_as_they_are(pieces):
-    meter = StreamMeter(strip=True)
-    assert b"".join(map(meter.feed, pieces)) + meter.end() == b"".join(pieces)
+    usage = StreamUsage(strip=True)
+    assert b"".join(map(usage.feed, pieces)) + usage.end() == b"".join(pieces)
 
 
 def test_probe_asks_for_one_token_of_the_same_prompt():
     groups = [{"name": "a", "prefix": "<|channel|>final"}, {"name": "b", "prefix": "<|channel|>analysis"}]
     model = ModelSettings.model_validate({"name": "*", "choose": ["probe"], "response_group": groups})
-    assert openings_of(model) == ("<|channel|>", {"a": "final", "b": "analysis"})
-    demand = read_demand(json.dumps({**CHAT, "max_tokens": 99, "stream": True, "n": 4}).encode(), chat=True)
-    body = json.loads(probe_body(demand, model) or b"")
+    assert split_openings(model) == ("<|channel|>", {"a": "final", "b": "analysis"})
+    request = read_request(json.dumps({**CHAT, "max_tokens": 99, "stream": True, "n": 4}).encode(), chat=True)
+    body = json.loads(write_probe(request, model) or b"")
     assert (body["max_tokens"], body["logprobs"], body["top_logprobs"]) == (1, True, 20)
     assert not {"stream", "n", "seed"} & set(body) and body["messages"][-1]["content"] == "<|channel|>"
     top = [{"token": "ana", "logprob": -1.0}, {"token": "final", "logprob": -2.0}, {"token": "Hm", "logprob": -0.5}]
     answer = json.dumps({"choices": [{"logprobs": {"content": [{"top_logprobs": top}]}}]}).encode()
-    chances = opening_probabilities(answer, demand, model)
+    chances = read_opening_probabilities(answer, request, model)
     assert chances["b"] == pytest.approx(1 / (1 + 2.718281828**-1)) and sum(chances.values()) == pytest.approx(1)
     for bad in (b"", b"[]", b'{"choices": []}', b'{"choices": [{"logprobs": null}]}'):
         with pytest.raises(IbpoError, match="no log-probabilities"):
-            opening_probabilities(bad, demand, model)
+            read_opening_probabilities(bad, request, model)
 
 
 @pytest.mark.parametrize(
@@ -171,8 +180,8 @@ def test_a_fitted_router_speaks_of_requests(tmp_path):
             rows.append({"id": f"p{p}", "prompt": prompt, "group": name, "reward": right, "tokens": tokens + p})
     log = tmp_path / "log.jsonl"
     log.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    save(fit_router(read_routed_log(log, columns=LogColumns())), tmp_path / "router.json")
-    router = serving_router(load(tmp_path / "router.json"), "router.json")
+    save_router(fit_router(read_routed_log(log, columns=LogColumns())), tmp_path / "router.json")
+    router = FittedRouter(load_router(tmp_path / "router.json"), "router.json")
     hard, easy = (router.gain({"prompt": rows[i]["prompt"]}) for i in (2, 0))
     assert hard.gain["standard"] == easy.gain["standard"] == 0
     assert hard.gain["extended"] == pytest.approx(0.8, abs=0.2) and easy.gain["extended"] == pytest.approx(0, abs=0.2)
@@ -195,31 +204,31 @@ def check_unlike(router: FittedRouter):
         settings = build_settings({"model": [{"name": "m", "choose": choose, "response_group": groups}]}, "file")
         if refused:
             with pytest.raises(IbpoError, match="knows the response groups standard, extended, and model 'm' has"):
-                check_router(settings, router)
+                check_router(settings, router.groups)
         else:
-            check_router(settings, router)
+            check_router(settings, router.groups)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", GROUPS_BY)
 def test_what_belongs_to_chats_is_not_set_in_completions(way):
     """The groups of `--by` on /v1/completions: nothing to be set, so nothing to be booked as extended."""
-    plain = read_demand(b'{"model": "m", "prompt": "hi"}', chat=False)
-    chat = read_demand(b'{"model": "m", "messages": []}', chat=True)
-    for group in (GroupSettings.model_validate(row) for row in WAYS[way]):
-        assert usable(chat, group) and not usable(plain, group)
+    plain = read_request(b'{"model": "m", "prompt": "hi"}', chat=False)
+    chat = read_request(b'{"model": "m", "messages": []}', chat=True)
+    for group in (GroupSettings.model_validate(row) for row in GROUPS_BY[way]):
+        assert can_set(chat, group) and not can_set(plain, group)
         opened = group.model_copy(update={"prefix": " x"})
-        assert usable(plain, opened)
+        assert can_set(plain, opened)
         model = ModelSettings(name="*", response_group=[opened])
         assert json.loads(write_body(plain, opened, model)) == {"model": "m", "prompt": "hi x"}
-    assert usable(plain, GroupSettings(name="g", reasoning_effort="low", body={"effort": "low"}))
+    assert can_set(plain, GroupSettings(name="g", reasoning_effort="low", body={"effort": "low"}))
 
 
 def test_caps_that_a_caller_may_choose_are_bounded():
     limits, free = Limits(max_answer_tokens=1000), [GroupSettings(name="standard")]
-    check_size(read_demand(b'{"max_tokens": 1000}', chat=True), free, limits)
-    check_size(read_demand(b'{"max_tokens": 1001}', chat=True), [GroupSettings(name="g", max_tokens=9)], limits)
+    check_size(read_request(b'{"max_tokens": 1000}', chat=True), free, limits)
+    check_size(read_request(b'{"max_tokens": 1001}', chat=True), [GroupSettings(name="g", max_tokens=9)], limits)
     with pytest.raises(IbpoError, match="give 1000 or less"):
-        check_size(read_demand(b'{"max_tokens": 1001}', chat=True), free, limits)
+        check_size(read_request(b'{"max_tokens": 1001}', chat=True), free, limits)
 
 
 def test_the_operator_is_told_what_bounds_the_tokens():
@@ -231,12 +240,12 @@ def test_the_operator_is_told_what_bounds_the_tokens():
 
     def said(budget, **change):
         changed = {**tables, "model": [{"name": "m", "response_group": [groups[0], {**groups[1], **change}]}]}
-        return cautions(build_settings(changed, "file"), ServingPolicy.from_dict({"budget": budget}))
+        return find_cautions(build_settings(changed, "file"), ServingPolicy.from_dict({"budget": budget}))
 
     assert said({"b": {"mean": 0.3, "response_group": "extended"}}) == []
     (bound,) = said({"tokens": {"mean": 2000, "overdraft": 20000}})
     assert "overspent by 1,158,400 tokens" in bound  # 20,000 and 100 x 11,384
-    (tight,) = said({"tokens": {"mean": 2000, "cushion": 30000}})
+    (tight,) = said({"tokens": {"mean": 2000, "overcommit": 30000}})
     assert "room for the caps of some 2 answers at a time, and 100 may be in flight" in tight
     assert (
         "no hard bound, as extended of model m has no max_tokens"
@@ -253,7 +262,7 @@ def test_budget_and_groups_belong_together():
         ({"c": {"mean": 0.3, "response_group": "c"}}, "no model has a response group 'c'"),
         ({"money": {"mean": 3}}, "a gateway counts tokens"),
         ({"tokens": {"mean": 20}}, "expected to take 512"),
-        ({"tokens": {"mean": 500, "cushion": 100}}, "raise the cushion to 9000"),
+        ({"tokens": {"mean": 500, "overcommit": 100}}, "raise overcommit to 9000"),
     ):
         with pytest.raises(IbpoError, match=said):
             check_groups(settings, ServingPolicy.from_dict({"budget": budget}))
@@ -265,8 +274,8 @@ def test_keys_from_a_file_and_from_the_environment(tmp_path, monkeypatch):
     path.write_text(f'[keys]\ngold = ["{line}"]\nquiet = "{other}"\n')
     assert first not in path.read_text()
     keys = read_keys(path)
-    assert (keys.owner(f"Bearer {first}"), keys.owner(f"bearer  {second} ")) == ("gold", "quiet")
-    assert keys.owner(f"Bearer {line}") is None and keys.owner("Bearer") is None
+    assert (keys.tenant_of(f"Bearer {first}"), keys.tenant_of(f"bearer  {second} ")) == ("gold", "quiet")
+    assert keys.tenant_of(f"Bearer {line}") is None and keys.tenant_of("Bearer") is None
     monkeypatch.setenv("THE_KEYS", f"gold={first}, quiet={second}")
     assert keys_from_environment("THE_KEYS") == keys
     for text, said in (
@@ -283,7 +292,7 @@ def test_keys_from_a_file_and_from_the_environment(tmp_path, monkeypatch):
         ("", "needs one table"),
         (f"[keys]\ngold = ['{first}']", "sha256"),
         (f"[keys]\na = '{line}'\nb = '{line}'", "one key is given twice"),
-        ("[keys\n", "cannot be read as TOML"),
+        ("[keys\n", "is not TOML"),
         (f"[keys]\na = '{line}'\n[slices]\nb = ['law']", "slices.b: there is no such tenant"),
         (f"[keys]\na = '{line}'\n[slices]\na = 'law'", "slices.a: needs a list"),
     ):

@@ -77,7 +77,7 @@ def test_state_survives_a_restart(tmp_path):
         upstream = world.upstream()
         gateway, url, _ = world.gateway(upstream.url, state=state)
         first = groups_of(bulk(world, url, [{"x-ibpo-gain": str((37 * i % 100) / 100)} for i in range(80)]))
-        world.wait_until(lambda: world.snapshot(gateway)["num_under_way"] == 0)
+        world.wait_until(lambda: world.snapshot(gateway)["num_in_flight"] == 0)
         prices = world.snapshot(gateway)["budgets"][0]["price"]
     with World() as world:
         upstream = world.upstream()
@@ -204,7 +204,7 @@ def test_sigterm_lets_streams_come_to_their_end(world, tmp_path):
         ),
         (
             ["--upstream", "http://127.0.0.1:1/v1", "--budget", "extended=30%", "--state", "/"],
-            "cannot be used as a book",
+            "cannot hold accounts",
         ),
         (["--config", "none.toml"], "none.toml: cannot be read"),
     ],

@@ -14,9 +14,7 @@ from typing import Any
 import pytest
 
 from ibpo.errors import IbpoError
-from ibpo.serving.controller.accounts import TOTAL, MemoryStore
-from ibpo.serving.controller import Controller, Candidate
-from ibpo.serving.controller.policy import ServingPolicy
+from ibpo.serving.controller import TOTAL, Candidate, Controller, MemoryStore, ServingPolicy
 from ibpo.serving.stores import SqliteStore
 
 PLAN = ServingPolicy.from_dict({"budget": {"long": {"mean": 0.3, "response_group": "long"}}, "fair_share": 0.5})

@@ -12,10 +12,10 @@ from contextlib import AsyncExitStack
 
 from aiohttp import web
 
-from ibpo.serving.gateway.logs import RequestLog
+from ibpo.serving.controller import ServingPolicy
 from ibpo.serving.gateway.server import Service, running
 from ibpo.serving.gateway.settings import build_settings
-from ibpo.serving.controller.policy import ServingPolicy
+from ibpo.serving.gateway.telemetry import RequestLog
 
 GROUPS = [
     {"name": "standard", "chat_template_kwargs": {"enable_thinking": False}, "tokens": 10, "max_tokens": 100},
@@ -28,7 +28,7 @@ GROUPS = [
     },
 ]
 SHARE = {"budget": {"extended": {"mean": 0.3, "response_group": "extended"}}}
-TOKENS = {"budget": {"tokens": {"mean": 22, "overdraft": 450, "carry": 110}}}  # room for a cap of 400
+TOKENS = {"budget": {"tokens": {"mean": 22, "overdraft": 450, "burst": 110}}}  # room for a cap of 400
 
 
 class ScriptedUpstream:
@@ -198,7 +198,7 @@ class World:
             "log_bodies": log_bodies,
         }
         written = io.StringIO()
-        made = Service(settings=build_settings(tables, "test"), plan=ServingPolicy.from_dict(plan), port=0, **service)
+        made = Service(settings=build_settings(tables, "test"), policy=ServingPolicy.from_dict(plan), port=0, **service)
 
         async def start():
             return await self.stack.enter_async_context(running(made, RequestLog(written)))
@@ -211,7 +211,7 @@ class World:
         )
 
     def snapshot(self, gateway):
-        return self.run(gateway.relay.desk.snapshot())
+        return self.run(gateway.governor.controller.snapshot())
 
     def wait_until(self, true, seconds=20.0):
         """For what happens after the answer; how fast is not asserted."""

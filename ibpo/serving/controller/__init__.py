@@ -7,7 +7,7 @@ held), `accounts` (what was spent), `admission` (what may be spent: the theorem)
 
 from ibpo.serving.controller.accounts import TOTAL, AccountStore, MemoryStore, Reservation, TokenBucket
 from ibpo.serving.controller.controller import Candidate, Controller
-from ibpo.serving.controller.policy import BudgetPolicy, ServingPolicy, TenantPolicy, parse_budget_policy, read_policy
+from ibpo.serving.controller.policy import BudgetPolicy, ServingPolicy, TenantPolicy, parse_budget_policies, read_policy
 
 __all__ = [
     "TOTAL",
@@ -20,6 +20,6 @@ __all__ = [
     "ServingPolicy",
     "TenantPolicy",
     "TokenBucket",
-    "parse_budget_policy",
+    "parse_budget_policies",
     "read_policy",
 ]

@@ -25,11 +25,11 @@ class TokenBucket:
     # In this order they are stored (`state`): files of earlier versions are read by it.
     __slots__ = (
         "balance",
-        "overcommitted",
         "estimated",
         "forfeited",
         "held",
         "num_requests",
+        "overcommitted",
         "owed",
         "peak",
         "restarts",

@@ -11,8 +11,8 @@ from ibpo.serving.controller.accounts import TOTAL, AccountStore, Ended, Reserva
 from ibpo.serving.controller.policy import ServingPolicy, TenantPolicy
 
 _KEPT = 1.0 - 1.0 / 4000
-"""What is left of `TokenBucket.returned` after a request: it is released over some 4,000. Faster, and a surprise is made
-good within the windows that did not have it; slower, and it is not made good."""
+"""What is left of `TokenBucket.returned` after a request: it is released over some 4,000. Faster, and a surprise is
+paid back within the windows that did not have it; slower, and it is not paid back."""
 _MOST_NAMED = 10_000
 _MOST_RETURNED = 4.0
 """Most that `TokenBucket.returned` holds, in parts of `burst`."""

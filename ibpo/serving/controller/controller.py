@@ -12,7 +12,7 @@ from ibpo.serving.controller.accounts import TOTAL, AccountStore, Ended, MemoryS
 from ibpo.serving.controller.admission import Account, Admission
 from ibpo.serving.controller.correction import Correction
 from ibpo.serving.controller.policy import BudgetPolicy, ServingPolicy
-from ibpo.serving.controller.pricing import Pricing, Quote
+from ibpo.serving.controller.pricing import Pricing
 
 _GOLDEN = 0.6180339887498949
 _VERSION = 3
@@ -110,7 +110,9 @@ class Controller:
             if found is not None:
                 return found
             if not candidates:
-                raise IbpoError(f"request {request_id!r}: no response group to choose from; give at least one candidate")
+                raise IbpoError(
+                    f"request {request_id!r}: no response group to choose from; give at least one candidate"
+                )
             rows = [_read_candidate(candidate, self.policy.budgets, self._correction) for candidate in candidates]
             utility = [candidate.gain * factor for candidate in candidates]
             accounts = self._admission.accounts(tenant, slice_name)
@@ -330,7 +332,9 @@ def _read_candidate(candidate: Candidate, budgets: Sequence[BudgetPolicy], corre
             except KeyError:
                 raise IbpoError(f"candidate {group!r}: no cost for the budget {budget.name!r}; give one") from None
             if not 0 <= cost < math.inf:
-                raise IbpoError(f"candidate {group!r}: cost of {budget.name} is {cost!r}; it must be finite, at least 0")
+                raise IbpoError(
+                    f"candidate {group!r}: cost of {budget.name} is {cost!r}; it must be finite, at least 0"
+                )
             expected = cost * correction.ratio(group, k)
             most = candidate.reserve.get(budget.name, expected) if candidate.reserve else expected
             if not 0 <= most < math.inf:
@@ -345,7 +349,10 @@ def _read_candidate(candidate: Candidate, budgets: Sequence[BudgetPolicy], corre
 
 
 def _read_actual(
-    reservation: Reservation, budgets: Sequence[BudgetPolicy], actual: Mapping[str, float] | None, default: Sequence[float]
+    reservation: Reservation,
+    budgets: Sequence[BudgetPolicy],
+    actual: Mapping[str, float] | None,
+    default: Sequence[float],
 ) -> tuple[float, ...]:
     """What a response cost, per budget `[K]`: as given, else the default.
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ibpo.budget import Budget, check_budget, parse_budget_entry
+from ibpo.budget import Budget, check_budget, check_distinct, parse_budget, parse_budget_entry
 from ibpo.errors import IbpoError
 
 _NO_TRAFFIC = "nothing is spent before the first request; give a number, e.g. tokens=2000"
@@ -20,6 +20,7 @@ _REFUSED = {
     "range": _NO_TRAFFIC,
 }
 """What a controller cannot mean; see `ibpo.budget.check_budget`."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BudgetPolicy:
@@ -136,25 +137,31 @@ class ServingPolicy:
                             raise IbpoError(f"{where}: {budget} is promised {value!r}, above its ceiling {most!r}")
 
     @classmethod
-    def from_dict(cls, table: Mapping[str, Any]) -> ServingPolicy:
+    def from_dict(cls, table: Mapping[str, Any], budgets: Iterable[BudgetPolicy] = ()) -> ServingPolicy:
         """Read a serving policy from a parsed TOML or JSON table; an unknown key is an error.
 
         A budget is a table of `BudgetPolicy`'s fields, or a text or number as on the command line: `extended = "30%"`.
+
+        Args:
+            table: `budget`, `fair_share`, `tenant` and `slice`.
+            budgets: More of them, from the command line.
 
         Raises:
             IbpoError: Names the field.
         """
         _check_keys("serving policy", table, ("budget", "fair_share", "tenant", "slice"))
-        budgets: list[BudgetPolicy] = []
+        budgets = list(budgets)
         for name, row in _table("budget", table.get("budget", {})).items():
             if isinstance(row, str | int | float):  # extended = "30%": as on the command line
                 where = f"budget.{name}"
-                budgets.append(parse_budget_policy(parse_budget_entry(name, row, where), where))
+                budgets.append(_budget_policy(parse_budget_entry(name, row, where), where))
                 continue
             row = _table(f"budget {name!r}", row)
             for old, new in _RENAMED.items():
                 if old in row:
-                    raise IbpoError(f"budget {name!r}: {old} is called {new} now, with the same meaning; rename the field")
+                    raise IbpoError(
+                        f"budget {name!r}: {old} is called {new} now, with the same meaning; rename the field"
+                    )
             _check_keys(f"budget {name!r}", row, [f.name for f in fields(BudgetPolicy)])
             if "mean" not in row:
                 raise IbpoError(f"budget {name!r}: no mean; give the largest mean cost per request")
@@ -173,23 +180,23 @@ class ServingPolicy:
         )
 
 
-def parse_budget_policy(budget: Budget, where: str = "") -> BudgetPolicy:
-    """A budget as it was written (`ibpo.budget`), for the controller; overdraft and the like are the defaults.
-
-    Args:
-        budget: A share of the requests, or a mean cost per request.
-        where: What an error begins with; default: `--budget TEXT`.
+def parse_budget_policies(texts: Iterable[str]) -> tuple[BudgetPolicy, ...]:
+    """Budgets as on the command line (`ibpo.budget`); overdraft, burst and overcommit are the defaults.
 
     Raises:
-        IbpoError: Where a controller cannot hold it, with the reason and the fix.
+        IbpoError: Where a text is no budget, or a controller cannot hold it, with the reason and the fix.
 
     Example:
-        >>> from ibpo.budget import parse_budget
-        >>> parse_budget_policy(parse_budget("extended=30%")).mean
-        0.3
-        >>> parse_budget_policy(parse_budget("tokens=2000")).response_group is None
-        True
+        >>> share, tokens = parse_budget_policies(["extended=30%", "tokens=2000"])
+        >>> (share.mean, share.response_group), (tokens.mean, tokens.response_group)
+        ((0.3, 'extended'), (2000.0, None))
     """
+    budgets = [parse_budget(text) for text in texts]
+    check_distinct(budgets)
+    return tuple(_budget_policy(budget, f"--budget {budget}") for budget in budgets)
+
+
+def _budget_policy(budget: Budget, where: str) -> BudgetPolicy:
     is_share = check_budget(budget, groups=None, refused=_REFUSED, where=where)
     group = budget.name if is_share else None
     return BudgetPolicy(name=budget.name, mean=float(budget.amount), response_group=group)

@@ -111,7 +111,9 @@ class Pricing:
                         price = 0.0
                     high[k] = high[k] if price is None else min(high[k], price)
                 if most < math.inf:
-                    target = most + drift(bucket.balance - bucket.deferred, bounds.overdraft[k], bounds.burst[k], variance)
+                    target = most + drift(
+                        bucket.balance - bucket.deferred, bounds.overdraft[k], bounds.burst[k], variance
+                    )
                     price = window.price(k, target) if window else None
                     low[k] = max(low[k], price or 0.0)
         return low, high

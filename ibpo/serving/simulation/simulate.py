@@ -57,18 +57,16 @@ class Simulation:
     overdraft: FloatArray
     """`[K]` largest spent + reserved - mean n."""
     beyond: FloatArray
-    """`[K]` largest excess of the overdraft over the bound at the same time (`ibpo.serving.controller.admission.Admission`); at most 0
-    but for rounding."""
+    """`[K]` largest excess of the overdraft over the bound at the same time (the theorem of
+    `ibpo.serving.controller.admission.Admission`); at most 0 but for rounding."""
     bound: FloatArray
     """`[K]` largest value that this bound took: the lesser of the theorem's two."""
     num_drifts: int
-    most_under_way: int
+    most_in_flight: int
     """Largest number of responses in flight at a time."""
 
 
-def simulate(
-    requests: Requests, policy: ServingPolicy, *, progress: Callable[[int], None] | None = None
-) -> Simulation:
+def simulate(requests: Requests, policy: ServingPolicy, *, progress: Callable[[int], None] | None = None) -> Simulation:
     """Decide every request at its time, and settle or cancel it when its response ends.
 
     The stated bound is kept beside the controller by the theorem's own words, from what happens to each request.
@@ -94,12 +92,14 @@ def simulate(
     choice, over = np.zeros(size, np.int64), np.zeros(size, bool)
     bound, beyond = [0.0] * num_budgets, [-math.inf] * num_budgets
     slip, excess = [(0.0, 0.0)] * num_budgets, [0.0] * num_budgets  # of both bounds; of the second
-    most_under_way = 0
+    most_in_flight = 0
     ends: list[tuple[float, int]] = []
     in_flight: dict[int, Reservation] = {}
     place_of = {name: place for place, name in enumerate(requests.groups)}
 
-    held = [(k, budget.mean, budget.overdraft, budget.overcommit, buckets[k]) for k, budget in enumerate(policy.budgets)]
+    held = [
+        (k, budget.mean, budget.overdraft, budget.overcommit, buckets[k]) for k, budget in enumerate(policy.budgets)
+    ]
 
     def note(causes: list[float], backed: list[float] | None = None) -> None:
         """Add to `slip` and `backed` of the theorem what has just happened, and compare overdraft and bound."""
@@ -148,7 +148,7 @@ def simulate(
         )
         choice[number], over[number] = place_of[made.response_group], not made.within
         in_flight[number] = made
-        most_under_way = max(most_under_way, len(in_flight))
+        most_in_flight = max(most_in_flight, len(in_flight))
         above = [max(0.0, r - b.mean) for r, b in zip(made.reserve, policy.budgets, strict=True)]
         none = [0.0] * num_budgets
         note(none if made.within else above, [max(0.0, a - e) for a, e in zip(above, made.estimate, strict=True)])
@@ -164,5 +164,5 @@ def simulate(
         beyond=np.array(beyond),
         bound=np.array(bound),
         num_drifts=controller.num_drifts,
-        most_under_way=most_under_way,
+        most_in_flight=most_in_flight,
     )

@@ -43,15 +43,18 @@ def average_windows(cost: FloatArray, width: int) -> FloatArray:
     return (total[width:] - total[:-width]) / width
 
 
-def summarise(requests: Requests, done: Simulation, policy: ServingPolicy, *, window: int = 1000, warm_up: int = 1000) -> dict[str, Any]:
+def summarise(
+    requests: Requests, done: Simulation, policy: ServingPolicy, *, window: int = 1000, warm_up: int = 1000
+) -> dict[str, Any]:
     """The figures of a simulation, of the answered requests.
 
     `value_kept` is the total gain over that of the clairvoyant optimum, which knows all requests beforehand and spends
     the same in total; `value_kept_by_window` over the clairvoyant optima of each `window` requests, which spend the
     same in each; `value_kept_as_predicted` over that of the optimum which knows no more than the controller (predicted
-    gains, expected costs), both counted in what was predicted. Gains count from each request's cheapest response group. `windows_reachable` is the share of windows
-    within 1 % that nobody could have exceeded without knowing the future (`find_reachable`).
-    `fairness` is Jain's index of the tenants' spending, `windows` the mean of each `window` requests in turn.
+    gains, expected costs), both counted in what was predicted. Gains count from each request's cheapest response group.
+    `windows_reachable` is the share of windows within 1 % that nobody could have exceeded without knowing the future
+    (`find_reachable`). `fairness` is Jain's index of the tenants' spending, `windows` the mean of each `window`
+    requests in turn.
 
     Args:
         requests: What came.
@@ -99,7 +102,7 @@ def summarise(requests: Requests, done: Simulation, policy: ServingPolicy, *, wi
         "num_failed": int(requests.failed.sum()),
         "num_over": int(done.over.sum()),
         "num_drifts": done.num_drifts,
-        "most_under_way": done.most_under_way,
+        "most_in_flight": done.most_in_flight,
         "window": window,
         "budgets": budgets,
         "value": float(value.sum()),

@@ -17,9 +17,9 @@ import numpy as np
 from ibpo.allocation import read_log
 from ibpo.allocation.log_file import LogColumns
 from ibpo.errors import IbpoError
-from ibpo.serving.simulation.simulate import FloatArray, Requests
-from ibpo.routing.router import Router
 from ibpo.routing.fit import read_routed_log
+from ibpo.routing.router import Router
+from ibpo.serving.simulation.simulate import FloatArray, Requests
 from ibpo.tasks.rows import local_rows
 
 

@@ -1,4 +1,4 @@
-"""What did a response cost? Reads the usage off the bytes of an answer while they pass, and changes none of them."""
+"""What did a response cost? The usage is read off the bytes of an answer while they pass; none of them is changed."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ MAX_EVENT_BYTES = 1 << 20
 MAX_TOKENS = 1 << 31
 
 
-def completion_tokens(usage: Any) -> int | None:
+def read_completion_tokens(usage: Any) -> int | None:
     """The completion's tokens of a `usage` object; None where it does not say.
 
     Example:
-        >>> completion_tokens({"completion_tokens": 7}), completion_tokens({"completion_tokens": "7"})
+        >>> read_completion_tokens({"completion_tokens": 7}), read_completion_tokens({"completion_tokens": "7"})
         (7, None)
     """
     count = usage.get("completion_tokens") if isinstance(usage, dict) else None
@@ -31,30 +31,32 @@ def read_usage(body: bytes) -> int | None:
         answer = json.loads(body)
     except (ValueError, RecursionError):
         return None
-    return completion_tokens(answer.get("usage")) if isinstance(answer, dict) else None
+    return read_completion_tokens(answer.get("usage")) if isinstance(answer, dict) else None
 
 
-class StreamMeter:
+class StreamUsage:
     r"""Passes the events of a stream on, and remembers what they say about its cost.
 
+    A stream may report its usage several times, each time for all of the answer so far: the last one counts.
+
     Args:
-        strip: Take out the event that holds nothing but the usage: the gateway asked for it, the caller did not.
+        strip: Remove the event that holds nothing but the usage: the gateway asked for it, the caller did not.
 
     Example:
-        >>> meter = StreamMeter(strip=True)
-        >>> meter.feed(b'data: {"choices":[{"delta":{"content":"Hi"}}]}\n\ndata: {"choices":[],"us')
+        >>> usage = StreamUsage(strip=True)
+        >>> usage.feed(b'data: {"choices":[{"delta":{"content":"Hi"}}]}\n\ndata: {"choices":[],"us')
         b'data: {"choices":[{"delta":{"content":"Hi"}}]}\n\n'
-        >>> meter.feed(b'age":{"completion_tokens":1}}\n\ndata: [DONE]\n\n'), meter.tokens, meter.finished
+        >>> usage.feed(b'age":{"completion_tokens":1}}\n\ndata: [DONE]\n\n'), usage.tokens, usage.finished
         (b'data: [DONE]\n\n', 1, True)
     """
 
     def __init__(self, *, strip: bool) -> None:
         self.tokens: int | None = None
-        """As the last usage said."""
+        """By the last usage; None: there was none."""
         self.num_events = 0
-        """With a piece of a completion: about one token each."""
+        """Events with a piece of a completion: about one token each."""
         self.finished = False
-        """Whether the stream said `[DONE]`."""
+        """Whether the stream ended with `[DONE]`."""
         self._strip = strip
         self._tail = b""
 
@@ -66,7 +68,7 @@ class StreamMeter:
         for match in EVENT_END.finditer(data):
             event = data[start : match.end()]
             start = match.end()
-            if self._keep(event):
+            if self._read(event):
                 passed.append(event)
         self._tail = data[start:]
         if len(self._tail) > MAX_EVENT_BYTES:
@@ -77,13 +79,14 @@ class StreamMeter:
     def end(self) -> bytes:
         """What is left when the stream has ended."""
         tail, self._tail = self._tail, b""
-        return tail if tail and self._keep(tail) else b""
+        return tail if tail and self._read(tail) else b""
 
-    def _keep(self, event: bytes) -> bool:
+    def _read(self, event: bytes) -> bool:
+        """Note what an event says; returns whether it is to be passed on."""
         if USAGE.search(event):
             answer = _payload(event)
             if answer is not None:
-                tokens = completion_tokens(answer.get("usage"))
+                tokens = read_completion_tokens(answer.get("usage"))
                 self.tokens = self.tokens if tokens is None else tokens
                 if not answer.get("choices"):
                     return not self._strip

@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 
 from ibpo.errors import IbpoError
-from ibpo.serving.controller.accounts import TOTAL, MemoryStore
-from ibpo.serving.controller import Controller, Candidate
-from ibpo.serving.controller.policy import ServingPolicy
+from ibpo.serving.controller import TOTAL, Candidate, Controller, MemoryStore, ServingPolicy
 from tests.serving.test_controller import best, two
 
 
@@ -50,7 +48,7 @@ def test_tokens_are_held_and_used_with_many_capped_responses_under_way(latency):
 
 
 def test_a_finite_cushion_bounds_what_the_caps_can_add():
-    budget = {"mean": 2000.0, "overdraft": 20000.0, "cushion": 100_000.0}
+    budget = {"mean": 2000.0, "overdraft": 20000.0, "overcommit": 100_000.0}
     controller = Controller(ServingPolicy.from_dict({"budget": {"tokens": budget}}))
     in_flight(controller, 2000, 100, (2000.0, 16384.0))
     (bucket,) = controller.store.buckets(TOTAL)

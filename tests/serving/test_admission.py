@@ -6,21 +6,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ibpo.serving.controller.accounts import TOTAL
-from ibpo.serving.controller import Controller, Candidate
+from ibpo.serving.controller import TOTAL, Candidate, Controller, ServingPolicy
 from ibpo.serving.controller.correction import Correction
-from ibpo.serving.controller.policy import ServingPolicy
 
 GAINS = st.floats(-1, 1) | st.sampled_from([0.0, 0.5])
 COSTS = st.floats(0, 40) | st.sampled_from([0.0, 1.0, 10.0, 2.2e-313])
 NAMES = st.sampled_from(["", "a", "b"])
 
 plans = st.builds(
-    lambda share, tokens, slack, cushion, fair, least, most: ServingPolicy.from_dict(
+    lambda share, tokens, slack, overcommit, fair, least, most: ServingPolicy.from_dict(
         {
             "budget": {
                 "long": {"mean": share, "response_group": "long"},
-                "tokens": {"mean": tokens, "overdraft": slack, "carry": slack / 2, "cushion": cushion},
+                "tokens": {"mean": tokens, "overdraft": slack, "burst": slack / 2, "overcommit": overcommit},
             },
             "fair_share": fair,
             "tenant": {"a": {"at_least": {"tokens": least}}},
@@ -52,8 +50,8 @@ steps = st.lists(
 class Shadow:
     """Spent, reserved, counted and both bounds of one account, by the theorem's words."""
 
-    def __init__(self, bucket, mean, overdraft, cushion):
-        self.bucket, self.mean, self.overdraft, self.cushion = bucket, mean, overdraft, cushion
+    def __init__(self, bucket, mean, overdraft, overcommit):
+        self.bucket, self.mean, self.overdraft, self.overcommit = bucket, mean, overdraft, overcommit
         self.spent = self.count = self.excess = 0.0
         self.slip = [0.0, 0.0]  # of the first bound, and of the second with `backed`
         self.open, self.expected = {}, {}
@@ -62,15 +60,15 @@ class Shadow:
         self.slip = [self.slip[0] + max(0.0, amount), self.slip[1] + max(0.0, amount) + max(0.0, backed)]
 
     def check(self):
-        cushion = sum(self.open.values()) - sum(self.expected[name] for name in self.open)
+        overcommitted = sum(self.open.values()) - sum(self.expected[name] for name in self.open)
         left = self.bucket.balance - self.bucket.held + self.overdraft
-        assert self.bucket.cushion == pytest.approx(cushion, abs=1e-6)
-        if left - cushion + self.cushion >= -1e-9:
+        assert self.bucket.overcommitted == pytest.approx(overcommitted, abs=1e-6)
+        if left - overcommitted + self.overcommit >= -1e-9:
             self.slip[0] = 0.0
         if left >= -1e-9:
-            self.slip[1], self.excess = 0.0, cushion
+            self.slip[1], self.excess = 0.0, overcommitted
         beyond = self.spent + sum(self.open.values()) - self.mean * self.count
-        assert beyond <= self.overdraft + self.cushion + self.slip[0] + 1e-6
+        assert beyond <= self.overdraft + self.overcommit + self.slip[0] + 1e-6
         assert beyond <= self.overdraft + self.excess + self.slip[1] + 1e-6
         assert self.bucket.peak >= beyond - 1e-6
         assert self.bucket.num_requests == self.count
@@ -80,7 +78,7 @@ class Shadow:
 def run(plan, steps):
     controller = Controller(plan)
     shadows = [
-        Shadow(bucket, budget.mean, budget.overdraft, budget.cushion)
+        Shadow(bucket, budget.mean, budget.overdraft, budget.overcommit)
         for bucket, budget in zip(controller.store.buckets(TOTAL), plan.budgets, strict=True)
     ]
     ceiling = Shadow(controller.store.buckets("slice a")[0], plan.slices["a"].at_most["long"], 5.0, math.inf)
@@ -143,7 +141,7 @@ def test_the_overdraft_is_never_above_the_bound(plan, steps):
         assert 0 <= bucket.returned <= 4 * budget.burst
         # What is kept back from the price is never kept back from the bound.
         left = bucket.balance - bucket.held + 3.0
-        assert bucket.room(3.0, 2.0) == min(left, left - bucket.cushion + 2.0)
+        assert bucket.room(3.0, 2.0) == min(left, left - bucket.overcommitted + 2.0)
 
 
 @given(
@@ -153,9 +151,9 @@ def test_the_overdraft_is_never_above_the_bound(plan, steps):
     st.floats(0, 100) | st.just(math.inf),
 )
 @settings(max_examples=60)
-def test_what_is_under_way_bounds_the_overdraft(requests, most, overdraft, cushion):
-    """At most `most` in flight, none dearer than its cap: then the caps say how much can ever be overspent."""
-    budget = {"mean": 10.0, "overdraft": overdraft, "carry": 10.0, "cushion": cushion}
+def test_what_is_under_way_bounds_the_overdraft(requests, most, overdraft, overcommit):
+    """At most `most` in flight, none more expensive than its cap: then the caps say how much can ever be overspent."""
+    budget = {"mean": 10.0, "overdraft": overdraft, "burst": 10.0, "overcommit": overcommit}
     controller = Controller(ServingPolicy.from_dict({"budget": {"tokens": budget}}))
     caps, in_flight, spent = {"short": 10.0, "long": 90.0}, [], 0.0
     for number, (gain, part, which) in enumerate(requests):
@@ -174,7 +172,7 @@ def test_what_is_under_way_bounds_the_overdraft(requests, most, overdraft, cushi
         reserved = sum(caps[group] for _, group in in_flight)
         # Estimates are learned, so that of a long response may fall to an eighth.
         largest = most * (90.0 - 20.0 / 8)
-        assert spent + reserved - 10.0 * (number + 1) <= overdraft + min(cushion, largest) + 1e-6
+        assert spent + reserved - 10.0 * (number + 1) <= overdraft + min(overcommit, largest) + 1e-6
 
 
 @given(
@@ -207,7 +205,7 @@ def test_what_has_ended_waits_for_what_began_before(requests):
     st.integers(1, 8),
 )
 def test_any_run_of_a_share_is_inside_its_bound(share, requests, slack):
-    budget = {"mean": share, "response_group": "long", "overdraft": slack, "carry": slack}
+    budget = {"mean": share, "response_group": "long", "overdraft": slack, "burst": slack}
     controller = Controller(ServingPolicy.from_dict({"budget": {"long": budget}}))
     total = [0.0]  # cost less budget, after each request
     for number, (gain, settled) in enumerate(requests):
