@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ibpo.allocation.log_file import LogColumns
 from ibpo.budget import Budget, parse_budget
+from ibpo.data import LogColumns
 from ibpo.routing import RoutedLog, default_budgets, evaluate_router, fit_router, read_routed_log, score_unseen
 
 

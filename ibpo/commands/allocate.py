@@ -10,11 +10,10 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ibpo.allocation.log_file import LogColumns, read_log
-from ibpo.allocation.log_stream import sum_parts
-from ibpo.commands.allocate_answer import Part, answer, part_of_cells, part_of_log
+from ibpo.commands.allocate_answer import Part, answer, part_of_log, part_of_sums
 from ibpo.commands.allocate_budgets import questions
 from ibpo.commands.allocate_report import print_part, write_files
+from ibpo.data import LogColumns, LogReader, read_log, sum_parts
 from ibpo.errors import IbpoError
 
 
@@ -101,10 +100,11 @@ def _in_memory(
 def _streamed(
     path: Path, names: LogColumns, on_error: Literal["fail", "skip"], bad: list[str], read: Callable[[int], None]
 ) -> tuple[list[Part], dict[str, str]]:
-    columns: dict[str, str] = {}
-    cells = sum_parts(path, names, on_error=on_error, bad=bad, columns=columns, progress=read)
-    parts = _usable((partial(part_of_cells, name, x, columns, _say) for name, x in cells.items()), names.by)
-    return parts, {field: columns[field] for field in names.guessed}
+    reader = LogReader(path, names, on_error=on_error)
+    sums = sum_parts(reader, read)
+    bad.extend(reader.bad_rows)
+    parts = _usable((partial(part_of_sums, name, x, reader.columns, _say) for name, x in sums.items()), names.by)
+    return parts, {field: reader.columns[field] for field in names.guessed}
 
 
 def _usable(makers: Iterable[Callable[[], Part]], by: str | None) -> list[Part]:

@@ -7,12 +7,13 @@ from fractions import Fraction
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ibpo.allocation.exact import allocate
-from ibpo.allocation.given import FloatArray
-from ibpo.allocation.ids import IntArray
-from ibpo.allocation.problem import Allocation
+from ibpo.allocation import Allocation, allocate
 from ibpo.errors import IbpoError
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

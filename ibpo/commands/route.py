@@ -11,9 +11,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ibpo.allocation.log_file import LogColumns
 from ibpo.budget import parse_budget
 from ibpo.commands.embedding import EmbedKey, EmbedUrl, embed_by, open_router
+from ibpo.data import LogColumns
 from ibpo.errors import IbpoError
 from ibpo.routing import (
     PROMPTS,

@@ -97,7 +97,7 @@ def test_bad_rows_are_named_and_counted(tmp_path):
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv.gz", "parquet", "parquet of numbers"])
 def test_streamed_equals_in_memory(kind, tmp_path, monkeypatch):
-    monkeypatch.setattr("ibpo.allocation.log_blocks.BLOCK", 30)
+    monkeypatch.setattr("ibpo.data.response_log.BLOCK", 30)
     log = write_log(tmp_path / "log.jsonl", num_responses=3, skip={(3, "low")})
     rows = [json.loads(line) for line in log.read_text().splitlines()]
     np.random.default_rng(0).shuffle(rows)
@@ -133,7 +133,7 @@ def test_streamed_equals_in_memory(kind, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
 def test_streamed_parts_and_shown_column_equal_in_memory(kind, tmp_path, monkeypatch):
-    monkeypatch.setattr("ibpo.allocation.log_blocks.BLOCK", 70)
+    monkeypatch.setattr("ibpo.data.response_log.BLOCK", 70)
     log = write_log(tmp_path / "log.jsonl", num_responses=2, skip={(4, "high")})
     rows = [json.loads(line) for line in log.read_text().splitlines()]
     for row in rows:

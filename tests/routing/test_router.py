@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from ibpo.allocation.log_file import LogColumns
 from ibpo.budget import parse_budget
 from ibpo.cli import app
 from ibpo.commands.embedding import open_router
+from ibpo.data import LogColumns
 from ibpo.endpoint import Endpoint
 from ibpo.errors import IbpoError
 from ibpo.routing.evaluate import default_budgets, evaluate_router, score_unseen
@@ -381,8 +381,8 @@ FIT = ["route", "fit"]
         ([{**row, "prompt": str(i)} for i, row in enumerate(log_rows(12))], [], "problem 'p0' has another prompt"),
         ([{**row, "prompt": None} for row in log_rows(12)], [], "no column with the prompt"),
         (log_rows(12), ["--number", "level"], "line 1, column 'level': None is not a finite number"),
-        (log_rows(12), ["--budget", "longer=30%"], "no response group 'longer'; there are short, long"),
-        (log_rows(12), ["--budget", "dollars=3"], "give a share of the requests as dollars=30%"),
+        (log_rows(12), ["--budget", "longer=30%"], "is named 'longer'; there are short, long"),
+        (log_rows(12), ["--budget", "dollars=3"], "is named 'dollars'"),
         (log_rows(12), ["--embed-url", "http://127.0.0.1:1/v1"], "needs --embed-model"),
         (log_rows(12), ["--by", "group"], "column 'group' holds short, long; name one of them with --part"),
     ],

@@ -14,18 +14,11 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.serving.test_gateway import bulk, groups_of
 from tests.serving.test_stores import open_store, redis_url
-from tests.serving.world import World
+from tests.serving.world import World, bulk, groups_of
 
 __all__ = ["redis_url"]
 ROOT = Path(__file__).parent.parent.parent
-
-
-@pytest.fixture
-def world():
-    with World() as made:
-        yield made
 
 
 def interleaved(world, urls, count, *, parallel=8):

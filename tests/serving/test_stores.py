@@ -6,6 +6,7 @@ import random
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -229,10 +230,38 @@ def test_a_redis_that_is_silent_is_an_error(monkeypatch):
             store_redis.RedisStore(f"redis://127.0.0.1:{silent.getsockname()[1]}/0", ["long"])
 
 
+def test_a_file_of_an_earlier_version_goes_on(tmp_path):
+    """Rows as version 3 has always written them: the order of an account's numbers is the format."""
+    path = tmp_path / "old.sqlite"
+    SqliteStore(path, ["tokens"]).close()
+    account = [[-700.0, 9.0, 500.0, 3.0, 2.0, 7, 1.0, 90.0, 4, 6.0, 800.0, 5.0, 8.0]]
+    reservation = ["a", "long", [0.1], [500.0], [509.0], [480.0], 12.5, "gold", "", True]
+    with sqlite3.connect(path) as connection:
+        connection.execute("insert into account values ('total', ?)", (json.dumps(account),))
+        connection.execute("insert into reservation values ('a', 12.5, ?)", (json.dumps(reservation),))
+    with SqliteStore(path, ["tokens"]) as store:
+        (bucket,) = store.accounts()[TOTAL]
+        assert (bucket.balance, bucket.overcommitted, bucket.estimated, bucket.forfeited) == (-700.0, 9.0, 500.0, 3.0)
+        assert (bucket.held, bucket.num_requests, bucket.owed, bucket.peak) == (2.0, 7, 1.0, 90.0)
+        assert (bucket.restarts, bucket.returned, bucket.spent) == (4, 6.0, 800.0)
+        assert (bucket.unmet, bucket.waiting) == (5.0, 8.0)
+        assert [bucket.state()] == account
+        found = store.get("a")
+        assert found is not None and found.state() == reservation
+        assert (found.estimate, found.reserve, found.raw, found.tenant) == ((500.0,), (509.0,), (480.0,), "gold")
+        assert Controller(TOKENS, store).settle("a", {"tokens": 450.0})
+        (bucket,) = store.accounts()[TOTAL]
+        assert (bucket.spent, bucket.estimated, bucket.overcommitted) == (1250.0, 0.0, 0.0)
+    with sqlite3.connect(path) as connection:
+        connection.execute("update about set value = ?", (json.dumps({"version": 2, "budgets": ["tokens"]}),))
+    with pytest.raises(IbpoError, match=r"accounts of version 2 .*, not of version 3"):
+        SqliteStore(path, ["tokens"])
+
+
 def test_a_file_that_is_no_book(tmp_path):
     path = tmp_path / "book.sqlite"
     path.write_text("something else, longer than a header of SQLite would be" * 40)
-    with pytest.raises(IbpoError, match="cannot be used as a book"):
+    with pytest.raises(IbpoError, match="cannot hold accounts"):
         SqliteStore(path, ["long"])
     SqliteStore(tmp_path / "good.sqlite", ["long"]).close()
     with pytest.raises(IbpoError, match="bring back its budgets"):

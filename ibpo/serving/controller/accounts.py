@@ -23,21 +23,11 @@ class TokenBucket:
     """
 
     # In this order they are stored (`state`): files of earlier versions are read by it.
-    __slots__ = (
-        "balance",
-        "estimated",
-        "forfeited",
-        "held",
-        "num_requests",
-        "overcommitted",
-        "owed",
-        "peak",
-        "restarts",
-        "returned",
-        "spent",
-        "unmet",
-        "waiting",
+    FIELDS = (
+        *("balance", "overcommitted", "estimated", "forfeited", "held", "num_requests", "owed"),
+        *("peak", "restarts", "returned", "spent", "unmet", "waiting"),
     )
+    __slots__ = FIELDS
 
     def __init__(self) -> None:
         self.num_requests = 0
@@ -118,14 +108,14 @@ class TokenBucket:
         return max(0.0, after) - before
 
     def state(self) -> list[float]:
-        """The fields in the order of `__slots__`."""
-        return [getattr(self, name) for name in self.__slots__]
+        """The fields in the order of `FIELDS`."""
+        return [getattr(self, name) for name in self.FIELDS]
 
     @classmethod
     def from_state(cls, values: list[float]) -> TokenBucket:
         """The inverse of `state`."""
         bucket = cls()
-        for name, value in zip(cls.__slots__, values, strict=True):
+        for name, value in zip(cls.FIELDS, values, strict=True):
             setattr(bucket, name, value)
         return bucket
 

@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ibpo.allocation import read_log
-from ibpo.allocation.log_file import LogColumns
+from ibpo.data import LogColumns, read_log
 from ibpo.errors import IbpoError
 from ibpo.routing.fit import read_routed_log
 from ibpo.routing.router import Router

@@ -4,19 +4,25 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from ibpo.evaluation.estimates import (
+from ibpo.evaluation.statistics import (
     bootstrap,
+    estimate_bounded,
+    estimate_from_draws,
     estimate_mean,
     estimate_quantile,
     estimate_rate,
     paired_difference,
     problem_means,
+    rank_correlation,
+    rate_interval,
     ratio_of_means,
     wilson,
 )
 
+rates = st.floats(0, 1).map(lambda x: round(x, 3))
 values = st.lists(st.tuples(st.integers(0, 5), st.floats(1, 100).map(lambda x: round(x, 2))), min_size=3, max_size=40)
 
 
@@ -141,3 +147,53 @@ def test_nothing_and_too_little():
 
 def test_problem_means_keeps_the_order_asked_for():
     assert problem_means([1, 2, 4], [10, 10, 9], [9, 10]).tolist() == [4, 1.5]
+
+
+def test_the_standard_error_counts_problems_not_responses():
+    value_P = np.random.default_rng(0).random(50)
+    found = estimate_mean(np.repeat(value_P, 8), np.repeat(np.arange(50), 8))
+    assert found.value == pytest.approx(value_P.mean()) and found.stderr == pytest.approx(stats.sem(value_P))
+    assert np.isnan(estimate_mean([1.0], ["p"]).stderr) and np.isnan(estimate_mean([], []).value)
+
+
+@given(arrays(float, 7, elements=rates), arrays(float, 7, elements=rates))
+def test_rank_correlation_equals_scipy_on_rounded_values(x, y):
+    grid = [np.round(v / 0.02) for v in (x, y)]
+    found = rank_correlation(x, y)
+    if len(set(grid[0])) == 1 or len(set(grid[1])) == 1:
+        assert np.isnan(found)
+    else:
+        assert found == pytest.approx(stats.spearmanr(*grid)[0])
+
+
+def test_wilsons_number_is_that_of_independent_responses():
+    """Right on half of 64 problems by 1 response each: the error of 64 coins; 8 alike on each of 8 problems: of 8."""
+    many = estimate_rate([1, 0] * 32, np.arange(64))
+    few = estimate_rate(np.repeat([1, 0] * 4, 8), np.repeat(np.arange(8), 8))
+    for found, num in ((many, 64), (few, 8)):
+        # With stderr^2 = p (1 - p) / (num - 1) the number of independent responses is num - 1.
+        expected = wilson(0.5, num - 1, float(stats.t.ppf(0.975, num - 1)))
+        assert (found.low, found.high) == pytest.approx(expected)
+        assert rate_interval(found.value, found.stderr, num) == pytest.approx(expected)
+    # Where nothing varies between problems their number is all that is known.
+    for outcomes, rate in (([1, 0, 0, 1], 0.5), ([1], 1.0)):
+        found = estimate_rate(outcomes * 16, np.repeat(np.arange(16), len(outcomes)))
+        assert (found.low, found.high) == pytest.approx(wilson(rate, 16, float(stats.t.ppf(0.975, 15))))
+
+
+@pytest.mark.parametrize("num", [2, 5, 20, 1000])
+def test_a_bootstraps_percentiles_are_expanded(num):
+    """Hesterberg (2015): the percentiles at the level of sqrt(P / (P - 1)) t in place of 1.96."""
+    drawn = stats.norm.ppf((np.arange(100_000) + 0.5) / 100_000)
+    found = estimate_from_draws(0.0, drawn, num)
+    reach = math.sqrt(num / (num - 1)) * float(stats.t.ppf(0.975, num - 1))
+    assert found.high == pytest.approx(min(reach, drawn[-1]), rel=1e-3) and found.low == pytest.approx(-found.high)
+    assert found.high > 1.96
+
+
+def test_bounded_values_that_all_agree_are_not_certain():
+    found = estimate_bounded(np.zeros(16), np.arange(16), -1, 1)
+    coins = wilson(0.5, 16, float(stats.t.ppf(0.975, 15)))
+    assert found.value == 0 and (found.low, found.high) == pytest.approx((2 * coins[0] - 1, 2 * coins[1] - 1))
+    value, problem = np.random.default_rng(0).normal(0.1, 0.2, 400).clip(-1, 1), np.arange(400)
+    assert estimate_bounded(value, problem, -1, 1).low == pytest.approx(estimate_mean(value, problem).low, abs=2e-3)

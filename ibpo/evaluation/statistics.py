@@ -1,8 +1,8 @@
-r"""Numbers with their uncertainty: means, rates, quantiles and paired differences, clustered by problem.
+r"""Numbers with their uncertainty: every 95 % interval of the project is made here.
 
-Responses to one problem are not independent, so every interval here counts problems, not responses. All are 95 %
-intervals of the average over problems like those evaluated, each problem weighing the same however often it was
-answered. Their coverage is measured in docs/evaluation.md. Letters: N responses, P problems, D bootstrap draws.
+Responses to one problem are not independent, so every interval counts problems, not responses. All are intervals of the
+average over problems like those evaluated, each problem weighing the same however often it was answered. Their coverage
+is measured in docs/evaluation.md. Letters: N responses, P problems, L levels, D bootstrap draws.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
-from ibpo.evaluation.draws import draw_weights
-from ibpo.evaluation.metrics import FloatArray
-
+FloatArray = NDArray[np.float64]
 NAN = float("nan")
 HUGE = 1e100
+NOISE = 0.02
+"""Differences of rates below this are ties for `rank_correlation`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,7 +65,7 @@ def estimate_mean(
     if not len(value_N) or part_P.sum() <= 0:
         return NOTHING
     mean, stderr, num = _ratio(total_P, part_P)
-    reach = _t(num) * stderr
+    reach = _student(num) * stderr
     if positive and mean > 0:
         low, high = mean * math.exp(-reach / mean), mean * math.exp(reach / mean)
     else:
@@ -89,8 +89,40 @@ def estimate_rate(value: ArrayLike, problem: ArrayLike, where: ArrayLike | None 
     if not len(value_N) or part_P.sum() <= 0:
         return NOTHING
     mean, stderr, num = _ratio(total_P, part_P)
-    low, high = wilson(mean, _effective(mean, stderr, num), _t(num))
+    low, high = rate_interval(mean, stderr, num)
     return Estimate(value=mean, stderr=stderr, low=low, high=high, num_problems=num)
+
+
+def estimate_bounded(value: ArrayLike, problem: ArrayLike, low: float, high: float) -> Estimate:
+    r"""Mean of values in [low, high], e.g. a difference of two rates in [-1, 1]: `estimate_rate` on another scale.
+
+    Few problems that all agree do not look certain: their interval is that of as many fair coins.
+
+    Example:
+        >>> found = estimate_bounded([0.0, 0.0, 0.5, -0.5], ["a", "b", "c", "d"], -1, 1)
+        >>> round(found.value, 2), -1 < found.low < 0 < found.high < 1
+        (0.0, True)
+    """
+    width = high - low
+    found = estimate_rate((np.asarray(value, float) - low) / width, problem)
+    return Estimate(
+        value=low + width * found.value,
+        stderr=width * found.stderr,
+        low=low + width * found.low,
+        high=low + width * found.high,
+        num_problems=found.num_problems,
+    )
+
+
+def rate_interval(rate: float, stderr: float, num_problems: int) -> tuple[float, float]:
+    """The interval of `estimate_rate` from what a table keeps of a rate: its value, standard error and problems.
+
+    Example:
+        >>> low, high = rate_interval(0.5, 0.05, 100)
+        >>> round(low, 3), round(high, 3)
+        (0.403, 0.597)
+    """
+    return wilson(rate, _effective(rate, stderr, num_problems), _student(num_problems))
 
 
 def estimate_quantile(
@@ -128,9 +160,9 @@ def estimate_quantile(
     below_N = (value_N <= found).astype(float)
     total_P, part_P = (np.bincount(p_N, x).astype(float) for x in (weight_N * below_N, weight_N))
     _, stderr, num = _ratio(total_P, part_P)
-    student = _t(num)
-    # Around the true quantile, not around an observed share: no Wilson here.
-    # At most rounding: the sum of residuals that are all zero.
+    student = _student(num)
+    # Around the true quantile, not around an observed share: no Wilson here. A standard error of next to nothing is
+    # rounding (all residuals are zero): then the share of independent problems has that of a coin.
     reach = student * (stderr if stderr > 1e-12 else math.sqrt(quantile * (1 - quantile) / num))
     ends = (at(max(quantile - reach, 0.0)), at(min(quantile + reach, 1.0))) if num > 1 else (NAN, NAN)
     return Estimate(
@@ -175,7 +207,7 @@ def ratio_of_means(value: ArrayLike, baseline: ArrayLike) -> Estimate:
     if not len(value_P) or baseline_P.sum() <= 0:
         return NOTHING
     ratio, stderr, num = _ratio(value_P, baseline_P)
-    reach = _t(num) * stderr / ratio if ratio > 0 else 0.0
+    reach = _student(num) * stderr / ratio if ratio > 0 else 0.0
     return Estimate(
         value=ratio, stderr=stderr, low=ratio * math.exp(-reach), high=ratio * math.exp(reach), num_problems=num
     )
@@ -208,16 +240,79 @@ def bootstrap(
     if num_problems < 2:
         value = float(statistic(equal)[0]) if num_problems else NAN
         return Estimate(value=value, stderr=NAN, low=NAN, high=NAN, num_problems=num_problems)
-    value = float(statistic(equal)[0])
     drawn_D = np.asarray(statistic(draw_weights(num_problems, num_draws, seed)), float)
+    return estimate_from_draws(float(statistic(equal)[0]), drawn_D, num_problems)
+
+
+def estimate_from_draws(value: float, drawn: ArrayLike, num_problems: int) -> Estimate:
+    """What `bootstrap` makes of a number and of its values over draws of the problems.
+
+    Args:
+        value: The number itself.
+        drawn: `[D]`, one for each draw; nan where a draw has none.
+        num_problems: P, which says how far the percentiles are expanded.
+
+    Example:
+        >>> found = estimate_from_draws(0.0, np.linspace(-1, 1, 2001), 10_000)
+        >>> round(found.low, 2), round(found.high, 2)
+        (-0.95, 0.95)
+    """
+    drawn_D = np.asarray(drawn, float)
+    num_draws = len(drawn_D)
     drawn_D = drawn_D[~np.isnan(drawn_D)]
-    if len(drawn_D) < 0.95 * num_draws or math.isnan(value):
+    if len(drawn_D) < max(2, 0.95 * num_draws) or math.isnan(value):
         return Estimate(value=value, stderr=NAN, low=NAN, high=NAN, num_problems=num_problems)
-    tail = 100 * float(stats.norm.sf(math.sqrt(num_problems / (num_problems - 1)) * _t(num_problems)))
+    tail = 100 * _expanded_tail(num_problems)
     stderr = float(drawn_D.std(ddof=1)) if np.isfinite(drawn_D).all() else NAN
     ends = np.percentile(np.clip(drawn_D, -HUGE, HUGE), [tail, 100 - tail])  # between infinities there is no number
     low, high = (float(end) if abs(end) < HUGE / 1e3 else math.copysign(math.inf, end) for end in ends)
     return Estimate(value=value, stderr=stderr, low=low, high=high, num_problems=num_problems)
+
+
+@lru_cache(maxsize=1)
+def draw_weights(num_problems: int, num_draws: int, seed: int) -> FloatArray:
+    """`[D, P]` weights of problems drawn with replacement, each row of sum 1; read-only, the last one is kept.
+
+    Example:
+        >>> draw_weights(4, 2, 0).sum(1).tolist()
+        [1.0, 1.0]
+    """
+    equal_P = np.full(num_problems, 1 / num_problems)
+    weight_DP = np.random.default_rng(seed).multinomial(num_problems, equal_P, num_draws) / num_problems
+    weight_DP.setflags(write=False)
+    return weight_DP
+
+
+def bootstrap_difference(value: ArrayLike, baseline: ArrayLike, *, seed: int = 0) -> Estimate:
+    """`paired_difference`, its interval from problems drawn with replacement."""
+    difference_P = np.asarray(value, float) - np.asarray(baseline, float)
+    difference_P = difference_P[~np.isnan(difference_P)]
+    return bootstrap(lambda weight_DP: weight_DP @ difference_P, len(difference_P), seed=seed)
+
+
+def rank_correlation(x: ArrayLike, y: ArrayLike) -> float:
+    """Spearman's rank correlation of two rates by level, blind to noise around zero.
+
+    Both are first rounded to multiples of 0.02 (`NOISE`), so that e.g. gains of 0.003 and -0.004 are a tie, not an
+    order; equal values share the average of their ranks. Where one side has no order left, rho is nan.
+
+    Args:
+        x: `[L]` e.g. share of extended responses by level.
+        y: `[L]` e.g. gain by level.
+
+    Returns:
+        rho in [-1, 1], or nan.
+
+    Example:
+        >>> round(rank_correlation([0.001, 0.9, 0.5, 0.0], [0.0, 0.8, 0.4, 0.004]), 6)
+        1.0
+    """
+    from scipy.stats import rankdata  # most of the command line's start-up, were it imported above
+
+    ranks = [rankdata(np.round(np.asarray(value, float) / NOISE)) for value in (x, y)]
+    a, b = (rank - rank.mean() for rank in ranks)
+    scale = np.sqrt((a @ a) * (b @ b))
+    return float(a @ b / scale) if scale > 0 else NAN
 
 
 def wilson(rate: float, num: float, student: float) -> tuple[float, float]:
@@ -291,8 +386,18 @@ def _ratio(total_P: FloatArray, part_P: FloatArray) -> tuple[float, float, int]:
     return ratio, stderr, num
 
 
-def _t(num_problems: int) -> float:
-    return float(stats.t.ppf(0.975, num_problems - 1)) if num_problems > 1 else NAN
+def _student(num_problems: int) -> float:
+    """The 97.5 % quantile of Student's t with one degree of freedom less than problems."""
+    from scipy.special import stdtrit  # a tenth of what importing scipy.stats costs
+
+    return float(stdtrit(num_problems - 1, 0.975)) if num_problems > 1 else NAN
+
+
+def _expanded_tail(num_problems: int) -> float:
+    """What a percentile interval cuts off at either end: the normal tail beyond sqrt(P / (P - 1)) t."""
+    from scipy.special import ndtr
+
+    return float(ndtr(-math.sqrt(num_problems / (num_problems - 1)) * _student(num_problems)))
 
 
 def _effective(rate: float, stderr: float, num_problems: int) -> float:

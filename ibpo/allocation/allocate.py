@@ -1,25 +1,63 @@
-"""Solve the allocation problem exactly, by the cheapest rule that its structure allows."""
+"""Which responses are chosen: the entry to the room. The problem is solved exactly, by the cheapest rule that fits.
+
+Letters: R responses, P problems, K budgets, C candidates.
+"""
 
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ibpo.allocation.core import Effort
-from ibpo.allocation.dual import close_gap, prices
-from ibpo.allocation.exact_sum import exact_sum
-from ibpo.allocation.given import Choose, FloatArray, Given
+from ibpo.allocation.highs import Effort
 from ibpo.allocation.knapsack import knapsack
-from ibpo.allocation.limits import Limits
-from ibpo.allocation.problem import Allocation, AllocationProblem, Rule, best_candidates, first_twins
-from ibpo.allocation.runs import IntArray
-from ibpo.allocation.selection import select
-from ibpo.allocation.shares import Shares
-from ibpo.allocation.transport import transport
+from ibpo.allocation.lagrangian import close_gap, prices
+from ibpo.allocation.problem import (
+    AllocationProblem,
+    Arguments,
+    Bounds,
+    Choose,
+    best_candidates,
+    first_twins,
+    gather,
+    validate,
+)
+from ibpo.allocation.segments import FloatArray, IntArray, exact_sum
+from ibpo.allocation.share_budgets import Shares, select, transport
 from ibpo.errors import IbpoError
+
+Rule = Literal["unconstrained", "selection", "transportation", "knapsack", "general"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Allocation:
+    """Which responses are chosen, what that is worth, and how good it could have been.
+
+    Attributes:
+        weight: `[R]` int8, 1 for a chosen response, 0 for the others, in the caller's row order.
+        objective: Sum of `utility * weight` over all responses (a sum, not a mean per problem: sums of slices add up).
+        upper_bound: No allocation inside the budgets has a larger objective.
+        gap: `upper_bound - objective`, at least 0; 0 where optimality is proved.
+        price: `[K]` what one more unit of *total* cost would add to `objective`: utility per unit of cost, at least 0
+            where an upper bound binds, at most 0 where a lower one does. The exact one-sided slope for rule
+            "selection", a dual optimum of the linear relaxation otherwise.
+        spent: `[K]` mean cost per problem of the chosen responses.
+        status: "optimal", or "feasible" where the solver stopped before it had closed the gap.
+        rule: "unconstrained" (no budget binds), "selection" (shares of separate sets of problems: the largest gains),
+            "transportation" (nested or disjoint shares: the linear programme is integral), "knapsack" (one general
+            cost: its price, then an integer programme on the few open problems) or "general" (the same for several).
+    """
+
+    weight: NDArray[np.int8]
+    objective: float
+    upper_bound: float
+    gap: float
+    price: FloatArray
+    spent: FloatArray
+    status: Literal["optimal", "feasible"]
+    rule: Rule
 
 
 def allocate(
@@ -84,7 +122,7 @@ def allocate(
         >>> allocation.weight.tolist(), allocation.price.tolist(), allocation.rule
         ([0, 1, 1, 0, 1, 0], [0.5], 'selection')
     """
-    given = Given.from_arrays(
+    arguments = validate(
         utility, problem, cost, budget, at_least=at_least, choose=choose, tie_break=tie_break, response=response
     )
     if not relative_gap >= 0:
@@ -92,18 +130,18 @@ def allocate(
     if node_limit is not None and node_limit < 1:
         raise IbpoError(f"node_limit: must be at least 1, got {node_limit!r}")
     effort = Effort(time_limit_s=time_limit_s, relative_gap=relative_gap, node_limit=node_limit)
-    shares = Shares.from_given(given)
+    shares = Shares.from_arguments(arguments)
     if shares is not None:
-        return _allocate_shares(given, shares, effort)
-    instance = AllocationProblem.from_given(given)
+        return _allocate_shares(arguments, shares, effort)
+    instance = gather(arguments)
     for k, row in enumerate(instance.cost):
         least, most = np.empty((2, instance.num_problems))
-        for problems, rows, part in instance.runs.blocks():
+        for problems, rows, part in instance.segments.blocks():
             least[problems] = part.min(row[rows])
-            if given.limits.low[k] is not None:
+            if arguments.limits.low[k] is not None:
                 most[problems] = part.max(row[rows])
-        dearest = 0.0 if given.limits.low[k] is None else exact_sum(most)
-        given.limits.check(k, exact_sum(least), dearest, instance.num_problems)
+        dearest = 0.0 if arguments.limits.low[k] is None else exact_sum(most)
+        arguments.limits.check(k, exact_sum(least), dearest, instance.num_problems)
     chosen, price, rule, bound = _solve(instance, "general", effort)
     if chosen is None:
         raise _jointly_infeasible(instance, effort)
@@ -116,10 +154,10 @@ def allocate(
     return _allocation(weight, values, instance.total(chosen), price=price, rule=rule, bound=bound)
 
 
-def _allocate_shares(given: Given, shares: Shares, effort: Effort) -> Allocation:
+def _allocate_shares(arguments: Arguments, shares: Shares, effort: Effort) -> Allocation:
     """Where all costs are 0 or 1, only the best response of each problem and kind counts."""
-    limits, num_problems = given.limits, shares.runs.num_problems
-    bounds = [limits.bounds(k) for k in range(len(given.cost))]
+    limits, num_problems = arguments.limits, shares.segments.num_problems
+    bounds = [limits.bounds(k) for k in range(len(arguments.cost))]
     for k, (least, most) in enumerate(shares.ranges()):
         limits.check(k, least, most, num_problems)
     values, bound = None, None
@@ -221,7 +259,7 @@ def _jointly_infeasible(instance: AllocationProblem, effort: Effort) -> IbpoErro
                 instance,
                 utility=instance.cost[k] if floor else -instance.cost[k],
                 cost=instance.cost[:rows],
-                limits=Limits(low=(*limits.low[:k], None)[:rows], high=limits.high[:rows], whole=limits.whole[:rows]),
+                limits=Bounds(low=(*limits.low[:k], None)[:rows], high=limits.high[:rows], whole=limits.whole[:rows]),
             )
             chosen, *_ = _solve(question, "general", Effort(time_limit_s=effort.time_limit_s))
             if chosen is None:

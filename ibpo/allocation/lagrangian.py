@@ -9,11 +9,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ibpo.allocation.core import Core, Effort
-from ibpo.allocation.exact_sum import exact_sum
-from ibpo.allocation.given import FloatArray
+from ibpo.allocation.highs import Effort, HighsProgram
 from ibpo.allocation.problem import AllocationProblem, best_candidates, scores
-from ibpo.allocation.runs import IntArray
+from ibpo.allocation.segments import FloatArray, IntArray, exact_sum
 
 SMALL = 2_500
 """Problems, or types of problems, that HiGHS gets at once."""
@@ -92,7 +90,7 @@ def prices(instance: AllocationProblem) -> tuple[FloatArray, IntArray | None]:
             if len(band.problems) > 4 * SMALL and min(types for _, types in sampled) > size // 2:
                 return price, None  # good prices, not optimal ones
         if len(band.problems):
-            core = Core.from_candidates(
+            core = HighsProgram.from_candidates(
                 instance.utility[band.open],
                 instance.cost[:, band.open],
                 band.local,
@@ -126,7 +124,7 @@ def _sample(instance: AllocationProblem, band: _Band, which: int, most_problems:
     part = size / len(key)
     cost = instance.cost[:, candidates]
     least, most = np.minimum.reduceat(cost, start, axis=1).sum(1), np.maximum.reduceat(cost, start, axis=1).sum(1)
-    core = Core.from_candidates(
+    core = HighsProgram.from_candidates(
         instance.utility[candidates],
         cost,
         np.repeat(np.arange(size), length),
@@ -194,7 +192,7 @@ def close_gap(
         effort: When to stop though a gap is left; its seconds are for all of HiGHS's work, its nodes for each core.
     """
     top = np.empty(instance.num_problems)
-    for problems, rows, part in instance.runs.blocks():
+    for problems, rows, part in instance.segments.blocks():
         top[problems] = part.max(scores(instance, price, rows))
     bounds = map(instance.limits.bounds, range(len(price)))
     paid = [p * (high if p > 0 else low) for p, (low, high) in zip(price.tolist(), bounds, strict=True) if p]
@@ -240,7 +238,7 @@ def _near(instance: AllocationProblem, price: FloatArray, top: FloatArray, reach
     """The candidates whose regret is at most `reach`, and their regrets."""
     near: list[IntArray] = []
     regrets: list[FloatArray] = []
-    for problems, rows, part in instance.runs.blocks():
+    for problems, rows, part in instance.segments.blocks():
         regret = part.spread(top[problems]) - scores(instance, price, rows)
         inside = np.flatnonzero(regret <= reach)
         near.append(inside + rows.start)
@@ -270,7 +268,7 @@ def _solve_core(
     low, high = (np.array(side) for side in zip(*map(instance.limits.bounds, range(len(instance.cost))), strict=True))
     problems, local = np.unique(problem[several], return_inverse=True)
     utility, cost, key = instance.utility[open_], instance.cost[:, open_], instance.ids.key(problems)
-    core = Core.from_candidates(utility, cost, local, key, low - total, high - total)
+    core = HighsProgram.from_candidates(utility, cost, local, key, low - total, high - total)
     amount, bound, _ = core.integer(effort, slack=slack, known=known - base)
     if amount is None:
         return None, bound + base

@@ -1,23 +1,19 @@
-"""A log larger than memory, in two passes: sums per (problem, response group), then the chosen rows.
+"""Sums per (problem, response group) of a log larger than memory, added block by rows.
 
 What stays in memory grows with problems x response groups, not with rows. Letters: P problems, G response groups.
 """
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ibpo.allocation.given import FloatArray
-from ibpo.allocation.log_blocks import Block, Texts, blocks
-from ibpo.allocation.log_file import LogColumns, LogError, OnError
-from ibpo.allocation.runs import IntArray
+from ibpo.data.response_log import FloatArray, IntArray, Labels, LogReader, LogRows
 
 
-class StreamedCells:
-    """Sums of rewards and costs per (problem, response group), added block by block."""
+class GroupSums:
+    """Sums of rewards and costs per (problem, response group), added block by rows."""
 
     def __init__(self) -> None:
         self.groups: list[str] = []
@@ -34,12 +30,12 @@ class StreamedCells:
         """P."""
         return len(self._ids) + len(self._index)
 
-    def add(self, block: Block) -> None:
+    def add(self, rows: LogRows) -> None:
         """Add rows."""
-        number = self._numbers(block.problem)
-        self.num_rows += len(block)
-        for code, name in enumerate(block.response_group.names):
-            here = np.flatnonzero(block.response_group.code == code)
+        number = self._numbers(rows.problem)
+        self.num_rows += len(rows)
+        for code, name in enumerate(rows.response_group.names):
+            here = np.flatnonzero(rows.response_group.code == code)
             if not len(here):
                 continue
             if name not in self.groups:
@@ -52,12 +48,12 @@ class StreamedCells:
             start = np.flatnonzero(np.concatenate([[True], sorted_[1:] != sorted_[:-1]]))
             at = sorted_[start]
             self._sums[g][0, at] += np.diff(start, append=len(sorted_))
-            self._sums[g][1, at] += np.add.reduceat(block.reward[order], start)
-            self._sums[g][2, at] += np.add.reduceat(block.cost[order], start)
-        if block.shown is not None:
+            self._sums[g][1, at] += np.add.reduceat(rows.reward[order], start)
+            self._sums[g][2, at] += np.add.reduceat(rows.cost[order], start)
+        if rows.shown is not None:
             self._shown = self._with_room(self._shown)
-            codes = [self._shown_names.setdefault(name, len(self._shown_names)) for name in block.shown.names]
-            self._shown[number] = np.array(codes, np.int32)[block.shown.code]
+            codes = [self._shown_names.setdefault(name, len(self._shown_names)) for name in rows.shown.names]
+            self._shown[number] = np.array(codes, np.int32)[rows.shown.code]
 
     def _with_room(self, values: NDArray[Any]) -> NDArray[Any]:
         """The same with a place for every problem, and some more."""
@@ -99,11 +95,11 @@ class StreamedCells:
         ids[self._number] = self._ids
         return ids
 
-    def shown(self) -> Texts | None:
+    def shown(self) -> Labels | None:
         """`[P]` the `show` column of each problem, as its last row has it; None without such a column."""
         if not self._shown_names:
             return None
-        return Texts(code=self._shown[: self.num_problems], names=list(self._shown_names))
+        return Labels(code=self._shown[: self.num_problems], names=list(self._shown_names))
 
     def tables(self) -> tuple[FloatArray, FloatArray, FloatArray]:
         """`[P, G]` count, mean reward, mean cost; frees the sums."""
@@ -117,39 +113,14 @@ class StreamedCells:
         return tables[0], tables[1], tables[2]
 
 
-def sum_parts(
-    path: Path,
-    names: LogColumns,
-    *,
-    on_error: OnError,
-    bad: list[str],
-    columns: dict[str, str],
-    progress: Callable[[int], None] | None = None,
-) -> dict[str, StreamedCells]:
-    """The first pass: cells for each value of the `by` column ("" without one), in order of first appearance.
+def sum_parts(reader: LogReader, progress: Callable[[int], None] | None = None) -> dict[str, GroupSums]:
+    """Sums for each value of the `by` column ("" without one), in order of first appearance.
 
     Raises:
-        LogError: With file, row and mend; no rows at all.
+        LogError: With file, row and fix; no rows at all.
     """
-    parts: dict[str, StreamedCells] = {}
-    num_rows = 0
-    for block in blocks(path, names, on_error, bad, columns):
+    parts: dict[str, GroupSums] = {}
+    for block in reader.blocks(progress):
         for name, rows in block.by_part():
-            parts.setdefault(name, StreamedCells()).add(rows)
-        num_rows += len(block)
-        if progress:
-            progress(num_rows)
-    if not num_rows:
-        raise LogError(f"{path}: no {'usable ' if bad else ''}rows; a log needs one row per response")
+            parts.setdefault(name, GroupSums()).add(rows)
     return parts
-
-
-def chosen_rows(
-    path: Path, names: LogColumns, on_error: OnError, chosen: Callable[[str, Block], NDArray[np.bool_]]
-) -> Iterator[tuple[str, Block]]:
-    """The second pass: the rows that `chosen` marks among those of a part of the log, block by block."""
-    for block in blocks(path, names, on_error, [], {}):
-        for name, rows in block.by_part():
-            keep = np.flatnonzero(chosen(name, rows))
-            if len(keep):
-                yield name, rows.rows(keep)

@@ -1,24 +1,25 @@
 """Small allocation problems outright, by HiGHS: the linear relaxation and the integer programme.
 
 What the prices leave open of a large problem comes here. Problems with the same candidates are one *type*, taken
-several times: with binary rewards a thousand problems are a few dozen types. Letters: C candidates, P problems,
-T candidates of types, K budgets.
+several times: with binary rewards a thousand problems are a few dozen types. scipy is imported where HiGHS is called:
+share budgets of few kinds never need it. Letters: C candidates, P problems, T candidates of types, K budgets.
 """
 
 # scipy.optimize's results are untyped.
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
 
+import contextlib
+import ctypes
 import math
+import os
+import threading
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, linprog, milp
-from scipy.sparse import csr_array
 
-from ibpo.allocation.given import FloatArray
-from ibpo.allocation.ids import IntArray, KeyArray
-from ibpo.allocation.quiet import quiet_stdout
+from ibpo.allocation.segments import FloatArray, IntArray, KeyArray
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,7 +38,7 @@ class Effort:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Core:
+class HighsProgram:
     """Candidates aggregated to types, in an order that does not depend on the order of the rows.
 
     Attributes:
@@ -68,7 +69,7 @@ class Core:
         key: KeyArray,
         low: FloatArray,
         high: FloatArray,
-    ) -> "Core":
+    ) -> "HighsProgram":
         """Aggregate candidates; `problem` is not decreasing, 0 .. P-1, `key` `[P]` orders the members of a type."""
         order = np.lexsort((*cost[::-1], -utility, problem))
         size_P = np.bincount(problem)
@@ -113,6 +114,8 @@ class Core:
 
         A price is at least 0 where the upper bound binds and at most 0 where the lower one does.
         """
+        from scipy.optimize import linprog
+
         program = _Scaled(self)
         found: Any = linprog(  # pyright: ignore[reportCallIssue]
             program.objective,
@@ -139,6 +142,8 @@ class Core:
             slack: Gap at which to stop, in the unit of the utility.
             known: An upper bound. HiGHS takes its gap relative to the regret, and this says how small that may be.
         """
+        from scipy.optimize import Bounds, LinearConstraint, milp
+
         program = _Scaled(self)
         tight = np.zeros(len(self.cost))
         bound, proved = math.inf, False
@@ -190,7 +195,9 @@ class _Scaled:
     gap) are 1e-10 of the largest regret; costs are scaled to at most 1 in size.
     """
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: HighsProgram) -> None:
+        from scipy.sparse import csr_array
+
         best = np.maximum.reduceat(core.utility, np.searchsorted(core.kind, np.arange(len(core.count))))
         regret = best[core.kind] - core.utility
         self.value_scale = 1e4 / (float(regret.max()) or 1.0)
@@ -207,3 +214,34 @@ class _Scaled:
             np.concatenate([self.cost[up], -self.cost[down]]),
             np.concatenate([self.high[up], -self.low[down]]),
         )
+
+
+_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def quiet_stdout() -> Generator[None, None, None]:
+    """What C code prints to standard output meanwhile is dropped; Python's own buffered output is not touched.
+
+    Of the whole process: what another thread flushes to standard output meanwhile is dropped, too.
+    """
+    flush = getattr(ctypes.CDLL(None), "fflush", None) if os.name == "posix" else None
+    if flush is None:
+        yield
+        return
+    with _lock:
+        try:
+            kept = os.dup(1)
+        except OSError:  # a daemon without standard output
+            yield
+            return
+        flush(None)  # what was printed before is kept
+        try:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, 1)
+            os.close(null)
+            yield
+        finally:
+            flush(None)
+            os.dup2(kept, 1)
+            os.close(kept)

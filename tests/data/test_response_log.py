@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from ibpo.allocation import LogError, read_log
+from ibpo.data import LogError, read_log
 
 ROWS = [
     {"question_id": 1, "effort": "low", "correct": True, "tokens": 10, "model": "m"},
@@ -77,7 +77,7 @@ def test_named_columns_are_not_guessed(tmp_path):
         ("a.csv", CSV.replace("tokens", "t"), r"no column 'tokens' or 'cost'; name one of 'question_id'.* with --cost"),
     ],
 )
-def test_errors_name_place_and_mend(tmp_path, name, text, message):
+def test_errors_name_place_and_fix(tmp_path, name, text, message):
     path = write(tmp_path / name, text)
     with pytest.raises(LogError, match=message) as caught:
         read_log(path)

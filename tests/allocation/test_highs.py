@@ -8,7 +8,7 @@ import ctypes
 import os
 import numpy as np
 from ibpo.allocation import allocate
-from ibpo.allocation.quiet import quiet_stdout
+from ibpo.allocation.highs import quiet_stdout
 
 libc = ctypes.CDLL(None)
 libc.puts(b"before")
