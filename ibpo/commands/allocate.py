@@ -22,9 +22,10 @@ def allocate_command(
     budget: Annotated[
         list[str] | None,
         typer.Option(
-            help="tokens=2000: mean cost per problem; tokens=25%: that far from the cheapest to the dearest response "
-            "group; extended=30%: share of problems for that response group; 'extended>=10%': at least. Repeated "
-            "budgets hold together; half and twice of them are answered too. Default: tokens at 25%, 50% and 75%.",
+            help="tokens=2000: mean cost per problem; tokens=0.5x: half of what the log spends; tokens=25%range: that "
+            "far from the cheapest response group to the most expensive; extended=30%: share of problems for that "
+            "response group; 'extended>=10%': at least. Repeated budgets hold together; half and twice of them are "
+            "answered too. Default: tokens at 25%range, 50%range and 75%range.",
         ),
     ] = None,
     by: Annotated[str | None, typer.Option(help="Column that splits the log; each part is solved on its own.")] = None,
@@ -73,7 +74,7 @@ def allocate_command(
             typer.echo(f"{len(bad)} bad rows left out, the first: {bad[0]}", err=True)
         for part in parts:  # complain before any solving
             for question in asked:
-                question.limits(part.columns["cost"], part.groups, part.cost.mean(0))
+                part.limits(question)
         console = Console(width=None if sys.stdout.isatty() else 160)
         answers = []
         for part in parts:

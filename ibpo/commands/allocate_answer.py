@@ -70,6 +70,10 @@ class Part:
         weight = self.count / self.count.sum(1, keepdims=True)
         return float((weight * self.reward).sum(1).mean()), float((weight * self.cost).sum(1).mean())
 
+    def limits(self, question: Question) -> list[GroupLimit]:
+        """What is asked, on this part."""
+        return question.limits(self.columns["cost"], self.groups, self.cost.mean(0), self.now()[1])
+
     def frontier(self) -> Frontier:
         """Mean reward against mean cost, in sample; of very many problems, of a sample of them."""
         some = slice(None)
@@ -186,7 +190,7 @@ def answer(
         thick, _ = keep_problems(part.log, means, at_least=2, reason=reason, say=lambda x: typer.echo(x, err=True))
     lines: list[Line] = []
     for question in asked:
-        limits = question.limits(part.columns["cost"], part.groups, part.cost.mean(0))
+        limits = part.limits(question)
         try:
             allocation, pick = choose_groups(part.reward, part.cost, limits, part.problems)
             held_out = None
@@ -208,7 +212,7 @@ def answer(
             small = pick.astype(np.min_scalar_type(len(part.groups)))
             line = Line(question=question, limits=limits, allocation=allocation, pick=small, why="", held_out=held_out)
         except IbpoError as error:
-            name = question.dials[error.budget_index].text if isinstance(error, InfeasibleBudget) else question.label
+            name = str(question.budgets[error.budget_index]) if isinstance(error, InfeasibleBudget) else question.label
             if not isinstance(error, InfeasibleBudget) or question.times == 1:
                 raise IbpoError(f"{part.place}--budget {name}: {error}") from None
             why = f"not possible: {name} needs at least {error.nearest:.6g} per problem"

@@ -129,11 +129,11 @@ def _next_recipe(config: ColdStartConfig, run: RunDir) -> str:
     groups = tuple(
         {
             "name": group.name,
-            "prefix": opening,
+            "prefix": group.prefix,
             "instruction": group.instruction,
             "answer": "boxed" if form.name == "boxed" else "after:<answer>",
         }
-        for group, opening in zip((form.standard, form.voting), form.openings, strict=True)
+        for group in (form.standard, form.voting)
     )
     tables = {
         "model": {"path": str(run.model), "dtype": config.model.dtype},

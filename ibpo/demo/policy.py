@@ -11,16 +11,23 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
-from ibpo.demo.experiment import Experiment
-from ibpo.demo.progress import StepProgress
-from ibpo.rewards.exact import exact_match
+from ibpo.demo.experiments import Experiment
+from ibpo.rewards.exact import ExactJudge
+from ibpo.rollouts.scoring import score
 from ibpo.runs import RunDir, write_text_atomic
 from ibpo.tasks.draws import stream
 from ibpo.training.config import RAFT
 from ibpo.training.trainer import IBPOConfig, IBPOTrainer
-from ibpo.types import ResponseGroup
+from ibpo.types import Problem, ResponseGroup, Rollout
 
 PROMPTS_PER_STEP, NUM_GENERATIONS = 64, 4
 ROLLOUTS: dict[str, Any] = {
@@ -29,6 +36,17 @@ ROLLOUTS: dict[str, Any] = {
     "steps_per_generation": 1,
 }
 """Per update, where an experiment does not say otherwise."""
+
+
+class StepProgress(TrainerCallback):
+    """Calls `report(share of the steps done)` after every step of a trainer."""
+
+    def __init__(self, report: Callable[[float], None]) -> None:
+        self.report = report
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Report."""
+        self.report(state.global_step / max(1, state.max_steps))
 
 
 def common_settings(experiment: Experiment, seed: int, num_steps: int) -> dict[str, Any]:
@@ -79,11 +97,14 @@ def correctness_reward(response_groups: Sequence[ResponseGroup]) -> Callable[...
     """TRL's reward function: 1 where the answer, read as the response's own group reads it, is the problem's."""
 
     def correctness(completions: list[str], answer: list[str], **_: Any) -> list[float]:
-        rewards = []
-        for completion, gold in zip(completions, answer, strict=True):
-            group = next((g for g in response_groups if g.matches(completion)), None)
-            rewards.append(exact_match(group.extract_answer(completion) if group else None, gold))
-        return rewards
+        problems = [Problem(problem_id="", prompt="", answer=gold) for gold in answer]
+        rollouts = [
+            Rollout(
+                problem_id="", prompt_token_ids=(), completion_token_ids=(), completion=text, finish_reason="stop"
+            )  # the trainer itself leaves out what was truncated
+            for text in completions
+        ]
+        return [scored.reward for scored in score(rollouts, problems, response_groups, ExactJudge())]
 
     return correctness
 

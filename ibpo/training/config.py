@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,8 +10,9 @@ import trl
 from transformers import PreTrainedTokenizerBase
 from trl import GRPOConfig
 
+from ibpo.budget import TOKENS, budget_table, check_budget, parse_budget_table
 from ibpo.errors import IbpoError
-from ibpo.training.budgets import check_amount
+from ibpo.training.budgets import CONFIG, NOT_BEFORE_SAMPLING
 
 LOSS_TYPE = "dr_grpo"
 GUARD_MODES = ("stop", "warn", "off")
@@ -28,12 +30,12 @@ class IBPOConfig(GRPOConfig):
         default=False,
         metadata={"help": "Stays off: it would weigh what is imitated by who sampled it."},
     )
-    budget: dict[str, float] | None = field(
+    budget: dict[str, float | str] | None = field(
         default=None,
         metadata={
-            "help": "Response group -> largest share of prompts it may answer; `tokens` -> mean tokens per prompt; "
-            "`extended>=` -> least share; `extended@domain=law`, `extended@domain`: within a slice, within each. "
-            "Several hold together; see ibpo.training.budgets. None: no budget; see ibpo.training.config."
+            "help": "Response group -> largest share of prompts it may answer, as 0.5, '50%' or '1/2'; `tokens` -> "
+            "mean tokens per prompt; `extended>=` -> least share; `extended@domain=law`, `extended@domain`: within a "
+            "slice, within each. Several hold together; see ibpo.budget. None: no budget; see ibpo.training.config."
         },
     )
     utility: str = field(default="regression", metadata={"help": "See ibpo.training.lower_level.LowerLevel."})
@@ -119,26 +121,30 @@ class IBPOConfig(GRPOConfig):
             raise IbpoError(f"IBPOConfig: guards must be one of {', '.join(GUARD_MODES)}, got {self.guards!r}")
         if self.sampling_batch_size < 1:
             raise IbpoError(f"IBPOConfig: sampling_batch_size must be at least 1, got {self.sampling_batch_size}")
-        for key, amount in (self.budget or {}).items():
-            check_amount(key, amount)
+        if self.budget is not None:
+            self.budget = _checked(self.budget)
 
 
-def check_groups(names: list[str], prefix_ids: list[list[int]], args: IBPOConfig) -> None:
-    """Refuse response groups that the policy's opening tokens cannot tell apart.
+def _checked(budget: Any) -> dict[str, float | str]:
+    """What can be said of a budget before the response groups are known; keys as `Budget.key` writes them."""
+    if not isinstance(budget, Mapping) or not budget:
+        raise IbpoError(
+            f"IBPOConfig: budget: needs entries like {{'extended': 0.5}}, got {budget!r}; no budget is budget=None"
+        )
+    budgets = parse_budget_table(budget, CONFIG)
+    for one in budgets:
+        check_budget(one, groups=None, costs=(TOKENS,), refused=NOT_BEFORE_SAMPLING, where=f"{CONFIG}{one}")
+    return budget_table(budgets)
+
+
+def check_groups(names: list[str], args: IBPOConfig) -> None:
+    """Refuse response groups that do not fit the settings.
 
     Raises:
         IbpoError: with the mend.
     """
     if len(names) < 2 or len(set(names)) < len(names):
         raise IbpoError(f"IBPOTrainer: at least two response groups of different names are needed, got {names}")
-    if any(not prefix for prefix in prefix_ids):
-        raise IbpoError("IBPOTrainer: every response group needs a prefix of at least one token")
-    openings = [prefix[0] for prefix in prefix_ids]
-    if len(set(openings)) < len(openings):
-        raise IbpoError(
-            f"IBPOTrainer: response groups {names} open with tokens {openings}; the first tokens must differ, "
-            "or the policy's choice of a group cannot be read: give them other prefixes"
-        )
     if args.stratified and (args.num_generations or 0) % len(names):
         raise IbpoError(
             f"IBPOConfig: num_generations={args.num_generations} must be a multiple of the {len(names)} response groups"

@@ -28,10 +28,10 @@ def sample_stratified(trainer: Any, prompt_ids: list[list[int]]) -> list[list[in
     """One completion per row: siblings are opened by each response group in turn, where the training is stratified."""
     training = trainer.model.training
     num_siblings = trainer.num_generations if training else trainer.num_generations_eval
-    num_groups = len(trainer.prefix_ids)
+    num_groups = len(trainer.groups.prefix_ids)
     first = trainer.accelerator.process_index * len(prompt_ids)
     forced = [place % num_siblings * num_groups // num_siblings for place in range(first, first + len(prompt_ids))]
-    prefixes = [trainer.prefix_ids[g] if trainer.args.stratified and training else [] for g in forced]
+    prefixes = [trainer.groups.prefix_ids[g] if trainer.args.stratified and training else [] for g in forced]
     if trainer.use_vllm:
         return sample_served(trainer.vllm_generation, prompt_ids, prefixes, trainer.max_completion_length)
     return _sampler(trainer, trainer.max_completion_length).sample(prompt_ids, prefixes)
@@ -55,7 +55,7 @@ def look_at_prompts(
     local = dict(zip(prompt[first : first + len(prompt_ids)].tolist(), prompt_ids, strict=True))
     ids = list(local.values())
     logits = _sampler(trainer, 1).next_token_logits(ids)
-    first_tokens = [prefix[0] for prefix in trainer.prefix_ids]
+    first_tokens = [prefix[0] for prefix in trainer.groups.prefix_ids]
     shares = torch.softmax(logits / trainer.temperature, -1)[:, first_tokens].cpu().numpy()
     hidden = np.zeros((len(ids), 0))
     if with_features:

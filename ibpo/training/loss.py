@@ -5,12 +5,12 @@ Letters: B rows of this rank, T tokens, R responses of all ranks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+from ibpo.responses.groups import EncodedGroups
 from ibpo.training.config import IBPOConfig
 from ibpo.training.lower_level import Batch, Selection
 
@@ -159,20 +159,11 @@ def response_weights(
     )
 
 
-def group_of(completion_ids: Sequence[int], prefix_ids: list[list[int]]) -> int:
-    """Index of the response group whose prefix opens the completion, -1 for none."""
-    for g, prefix in enumerate(prefix_ids):
-        if list(completion_ids[: len(prefix)]) == prefix:
-            return g
-    return -1
-
-
-def openings(completion_ids: torch.Tensor, prefix_ids: list[list[int]]) -> torch.Tensor:
-    """Which tokens choose the response group: the prefix, or the first token of a response of none; bool [B, T]."""
+def openings(completion_ids: torch.Tensor, groups: EncodedGroups) -> torch.Tensor:
+    """Which tokens choose the response group (`EncodedGroups.num_opening_tokens`): bool [B, T]."""
     opening = torch.zeros_like(completion_ids, dtype=torch.bool)
     for i, ids in enumerate(completion_ids.tolist()):
-        group = group_of(ids, prefix_ids)
-        opening[i, : len(prefix_ids[group]) if group >= 0 else 1] = True
+        opening[i, : groups.num_opening_tokens(ids)] = True
     return opening
 
 
@@ -204,7 +195,7 @@ def rows_to_keep(weights: np.ndarray, multiple: int, num_ranks: int = 1, rank: i
 def weighted_batch(
     batch: dict[str, Any],
     weights: np.ndarray,
-    prefix_ids: list[list[int]],
+    groups: EncodedGroups,
     *,
     num_generations: int,
     max_completion_length: int,
@@ -220,7 +211,7 @@ def weighted_batch(
     Args:
         batch: of `GRPOTrainer._generate_and_score_completions`; its `advantages` are overwritten.
         weights: [R, 3] of opening, body and anchor (`response_weights`), one rank after the other.
-        prefix_ids: the tokens that open each response group.
+        groups: the response groups.
         num_generations: responses of a prompt.
         max_completion_length: in tokens.
         steps_per_generation: into how many updates the rows are split, hence of how many rows there is a multiple.
@@ -236,7 +227,7 @@ def weighted_batch(
     keep = rows_to_keep(weights, steps_per_generation, num_ranks, rank)
     num_prompts = max(1, len(weights) // num_generations)
     scale = len(keep) * max_completion_length * num_ranks / num_prompts
-    opening = openings(batch["completion_ids"], prefix_ids)
+    opening = openings(batch["completion_ids"], groups)
     choice, body = torch.tensor(local[:, :2].T, dtype=torch.float32, device=opening.device)[..., None]
     advantages = torch.where(opening, choice, body) * scale
     batch["advantages"] = advantages

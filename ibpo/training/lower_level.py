@@ -312,10 +312,9 @@ def solve_within(
     Raises:
         InfeasibleBudget: where giving way does not help.
     """
+    # Exactly as written, but where the feedback moves a share.
     amounts = [
-        term.amount
-        if term.group is None
-        else float(np.clip(term.amount + (adjustment if term.is_plain_share else 0.0), 0.0, 1.0))
+        float(np.clip(float(term.amount) + adjustment, 0.0, 1.0)) if adjustment and term.is_plain_share else term.amount
         for term in budgets
     ]
     # Per prompt of the slice -> per prompt of all, exactly.
@@ -344,11 +343,11 @@ def solve_within(
                 raise
             bounds[k], missed[k] = error.nearest, error.nearest / float(parts[k] or 1)
             continue
-        return allocation.weight > 0, np.atleast_1d(allocation.price), np.array(amounts), missed
+        return allocation.weight > 0, np.atleast_1d(allocation.price), np.array(amounts, float), missed
     order = np.lexsort((-utility, problem))
     weight = np.zeros(len(problem), bool)
     weight[order[np.unique(problem[order], return_index=True)[1]]] = True
-    return weight, np.zeros(len(budgets)), np.array(amounts), missed
+    return weight, np.zeros(len(budgets)), np.array(amounts, float), missed
 
 
 def mean_spent(
@@ -489,5 +488,5 @@ def adjusted(
         share: mean probability with which the policy opens a response of that group on this batch's prompts.
         gain: of the integral control.
     """
-    allowed = term.amount if selection.price[budget] > 0 else None
+    allowed = float(term.amount) if selection.price[budget] > 0 else None
     return adjust(adjustment, allowed, float(selection.spent[budget]), share, gain)

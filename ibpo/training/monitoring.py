@@ -19,13 +19,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ibpo.errors import IbpoError
+from ibpo.responses.groups import EncodedGroups
 from ibpo.rewards.constraints import NOT_TRUNCATED
-from ibpo.rewards.judgement import Judgement
 from ibpo.runs import write_text_atomic
 from ibpo.training.budgets import BudgetTerm
 from ibpo.training.config import GUARD_MODES
-from ibpo.training.loss import group_of
 from ibpo.training.lower_level import Batch, Selection, group_values
+from ibpo.types import ScoredResponse
 
 REPEAT = 50
 """Steps before a warning is said again."""
@@ -99,8 +99,8 @@ class Guards:
             bound, mend = ("at least", "lower") if term.at_least else ("at most", "raise")
             unit = "tokens per prompt" if term.group is None else "of the prompts"
             text = (
-                f"{term.key}: {bound} {term.amount:g} {unit} cannot be kept with the responses at hand; the nearest "
-                f"that can is {nearest or 0.0:.6g}: {mend} it to that"
+                f"{term.key}: {bound} {float(term.amount):g} {unit} cannot be kept with the responses at hand; the "
+                f"nearest that can is {nearest or 0.0:.6g}: {mend} it to that"
             )
             # At the first step nothing is lost yet; later, responses may have grown longer for a while.
             cases += self._case(f"budget {term.key}", nearest is not None, 1, 1 if step <= 1 else 20, text)
@@ -282,32 +282,32 @@ class StepView:
 def describe(
     inputs: Sequence[dict],
     completion_ids: Sequence[list[int]],
-    prefix_ids: list[list[int]],
+    groups: EncodedGroups,
     eos: Collection[int],
     columns: Collection[str],
-    judgements: Sequence[Sequence[Judgement]],
+    scored: Sequence[Sequence[ScoredResponse]],
 ) -> list[dict[str, Any]]:
     """What all ranks have to know of each of this rank's responses.
 
     Args:
         inputs: the data set's row of each response.
         completion_ids: the responses.
-        prefix_ids: of the response groups.
+        groups: the response groups.
         eos: ids that end a response.
         columns: that budgets are sliced by.
-        judgements: of each judge, one per response.
+        scored: of each judge, one per response.
     """
-    first_tokens = [prefix[0] for prefix in prefix_ids]
+    first_tokens = [prefix[0] for prefix in groups.prefix_ids]
     return [
         {
             "problem_id": str(row.get("problem_id", "")),
             "level": str(row.get("level", "")),
             "slices": {column: str(row.get(column, "")) for column in columns},
-            "response_group": group_of(ids, prefix_ids),
+            "response_group": groups.index_of(ids),
             "opening": first_tokens.index(ids[0]) if ids[0] in first_tokens else -1,
             "tokens": len(ids),
             "finish_reason": "stop" if ids[-1] in eos else "length",
-            "violations": sorted({name for judged in judgements for name in judged[i].violations}),
+            "violations": sorted({name for judged in scored for name in judged[i].violations}),
         }
         for i, (row, ids) in enumerate(zip(inputs, completion_ids, strict=True))
     ]

@@ -47,7 +47,7 @@ def test_tokens_are_held_and_used_with_many_capped_responses_under_way(latency):
     assert bucket.peak <= 20000 + (latency + 1) * (16384 - 5000 / 8)
 
 
-def test_a_finite_cushion_bounds_what_the_caps_can_add():
+def test_a_finite_overcommit_bounds_what_the_caps_can_add():
     budget = {"mean": 2000.0, "overdraft": 20000.0, "overcommit": 100_000.0}
     controller = Controller(ServingPolicy.from_dict({"budget": {"tokens": budget}}))
     in_flight(controller, 2000, 100, (2000.0, 16384.0))

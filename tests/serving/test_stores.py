@@ -247,7 +247,7 @@ def test_a_file_of_an_earlier_version_goes_on(tmp_path):
         assert (bucket.unmet, bucket.waiting) == (5.0, 8.0)
         assert [bucket.state()] == account
         found = store.get("a")
-        assert found is not None and found.state() == reservation
+        assert found is not None and json.loads(json.dumps(found.state())) == reservation
         assert (found.estimate, found.reserve, found.raw, found.tenant) == ((500.0,), (509.0,), (480.0,), "gold")
         assert Controller(TOKENS, store).settle("a", {"tokens": 450.0})
         (bucket,) = store.accounts()[TOTAL]

@@ -10,7 +10,7 @@ budget bounds a mean per request, of tokens or of answers by one group. What mus
 1. **The reserve is what the body allows.** The bound on what a budget can be overspent is a theorem about reserves
    (docs/serving.md): no answer may cost more than was reserved for it. `make_candidate` reserves `max_tokens_of` x the
    number of answers, `write_body` tells the upstream what it may generate; whoever changes one changes the other.
-2. **A reservation ends once.** After `_decide`, every way out (an answer, an error, a broken stream, a caller that is
+2. **A reservation ends once.** After `_reserve`, every way out (an answer, an error, a broken stream, a caller that is
    gone, a bug) leads through `_end`, hence the `finally`. A second end would do nothing; one that is missing holds its
    reserve back from everybody until the reservation is stale.
 3. **Only what cost nothing is cancelled**: the upstream gave an error, or no answer. All else is settled at the
@@ -29,6 +29,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from aiohttp import web
 from multidict import CIMultiDict
@@ -55,32 +56,19 @@ SLICE_HEADER = f"{OWN_HEADERS}slice"
 MAX_PROBE_BYTES = 1 << 20
 
 
+@dataclass(frozen=True, kw_only=True)
 class Governor:
-    """Answers the requests that a budget governs: `/v1/chat/completions` and `/v1/completions`.
+    """Answers the requests that a budget governs: `/v1/chat/completions` and `/v1/completions`."""
 
-    Args:
-        settings: The gateway's.
-        controller: Holds the budget.
-        upstream: The server that answers.
-        metrics: Counts what happens.
-        log: Gets a line for each request.
-        router: Predicts gains, if there is one.
-        keys: The tenants', if they have keys here.
-    """
-
-    def __init__(
-        self,
-        settings: Settings,
-        controller: AsyncController,
-        upstream: Upstream,
-        metrics: Metrics,
-        log: RequestLog,
-        *,
-        router: Router | None = None,
-        keys: Keys | None = None,
-    ) -> None:
-        self.settings, self.controller, self.upstream = settings, controller, upstream
-        self.metrics, self.log, self.router, self.keys = metrics, log, router, keys
+    settings: Settings
+    controller: AsyncController
+    upstream: Upstream
+    metrics: Metrics
+    log: RequestLog
+    router: Router | None = None
+    """Predicts gains."""
+    keys: Keys | None = None
+    """The tenants'; None: nobody needs a key here, and nobody is a tenant."""
 
     async def answer(
         self, http_request: web.BaseRequest, data: bytes, tenant: str, *, chat: bool
@@ -97,82 +85,70 @@ class Governor:
             Refusal: A body or header that cannot be read, or an upstream that gave no answer.
         """
         record = RequestRecord(request_id=uuid.uuid4().hex, tenant=tenant, began=time.perf_counter())
-        # 1. What is asked for, and what each response group would gain. Nothing is reserved yet: errors cost nothing.
+        # What is asked for, and what would each response group gain? Nothing is reserved yet: an error costs nothing.
         try:
             request = read_request(data, chat=chat)
             model = self.settings.model_of(request.model)
             check_size(request, model.response_group, self.settings.limits)
             headers = self.upstream.headers_for(http_request.headers, governed=True)
-            gains = await self._find_gains(request, http_request.headers, model, headers)
+            gains = await find_gains(
+                request,
+                http_request.headers,
+                model,
+                router=self.router,
+                send_probe=lambda body: self._send_probe(body, headers, chat=chat),
+                on_failure=lambda source: self.metrics.failures.labels(source).inc(),
+            )
         except IbpoError as error:
             raise Refusal(400, "bad_request", str(error)) from None
-        # 2. The groups that compete for this request, and the one that the budget has room for at today's price.
+        # Which groups compete for this request, and which of them has the budget room for at today's price?
         groups = choose_groups(request, model, gains)
-        reservation = await self._decide(record, request, http_request.headers, gains, groups)
-        group = groups[reservation.response_group] if reservation else next(iter(groups.values()))
-        self._describe(record, request, model, group, gains, reservation)
-        # 3. From here on the reservation is ended once, in `finally`.
+        budgets = self.controller.policy.budgets
+        candidates = [make_candidate(request, group, gains, budgets) for group in groups.values()]
+        reservation = await self._reserve(candidates, record, http_request.headers)
+        # From here on nothing but `finally` ends the reservation.
         usage = StreamUsage(strip=request.stream and model.include_usage and not request.wants_usage)
         try:
-            try:
-                body = write_body(request, group, model)
-            except IbpoError as error:
-                record.outcome, record.status = "failed", 400
-                raise Refusal(400, "bad_request", str(error)) from None
-            return await self._forward(
-                http_request, headers, body, budget_headers(group.name, reservation), record, usage
-            )
+            group = groups[reservation.response_group] if reservation else next(iter(groups.values()))
+            record.response_group, record.source, record.gains = group.name, gains.source, gains.by_group
+            if reservation is not None:
+                record.price, record.balance = reservation.price, reservation.balance
+            record.fields |= {"model": model.name, "stream": request.stream}
+            if self.settings.log_bodies:
+                record.fields["body"] = request.body
+            self.metrics.count_decision(record)
+            body = write_body(request, group, model)
+            return await self._forward(http_request, headers, body, record, usage)
+        except IbpoError as error:
+            record.outcome, record.status = "failed", 400
+            raise Refusal(400, "bad_request", str(error)) from None
         finally:
             self._end(record, reservation, gains, usage)
 
-    async def _find_gains(
-        self, request: OpenAIRequest, caller: Mapping[str, str], model: ModelSettings, headers: CIMultiDict[str]
-    ) -> Gains:
-        async def send_probe(request: OpenAIRequest, body: bytes) -> bytes:
-            """One try, and an answer that is not whole is none."""
-            path = "/v1/chat/completions" if request.chat else "/v1/completions"
-            try:
-                answer = await self.upstream.call("POST", path, headers, body, most=MAX_PROBE_BYTES, retries=0)
-            except UpstreamFault as fault:
-                raise IbpoError(f"the probe failed: {fault.kind}") from None
-            if not answer.complete or answer.status != 200:
-                answer.close()
-                raise IbpoError(f"the probe failed: status {answer.status}")
-            return answer.head
+    async def _send_probe(self, body: bytes, headers: CIMultiDict[str], *, chat: bool) -> bytes:
+        """One try, and an answer that is not whole is none."""
+        path = "/v1/chat/completions" if chat else "/v1/completions"
+        try:
+            answer = await self.upstream.call("POST", path, headers, body, most=MAX_PROBE_BYTES, retries=0)
+        except UpstreamFault as fault:
+            raise IbpoError(f"the probe failed: {fault.kind}") from None
+        if not answer.complete or answer.status != 200:
+            answer.close()
+            raise IbpoError(f"the probe failed: status {answer.status}")
+        return answer.head
 
-        return await find_gains(
-            request,
-            caller,
-            model,
-            router=self.router,
-            send_probe=send_probe,
-            on_failure=lambda source: self.metrics.failures.labels(source).inc(),
-        )
-
-    async def _decide(
-        self,
-        record: RequestRecord,
-        request: OpenAIRequest,
-        caller: Mapping[str, str],
-        gains: Gains,
-        groups: Mapping[str, GroupSettings],
+    async def _reserve(
+        self, candidates: Sequence[Candidate], record: RequestRecord, caller: Mapping[str, str]
     ) -> OpenReservation | None:
-        """The reservation; None where the store cannot be used: then the request gets the standard response group."""
-        plan = self.controller.policy
-        candidates = [
-            make_candidate(request, group, gains.by_group.get(name, group.gain), plan.budgets, gains.tokens.get(name))
-            for name, group in groups.items()
-        ]
-        # A slice that the plan does not know is none: a caller must not open accounts.
+        """Decide; None where the store cannot be used: then the request gets the standard response group."""
         named = caller.get(SLICE_HEADER, "")
         if self.keys is not None:
             named = self.keys.slice_of(record.tenant, named)
+        # A slice that the plan does not know is none: a caller must not open accounts.
+        slice_name = named if named in self.controller.policy.slices else ""
         try:
             return await self.controller.decide(
-                candidates,
-                request_id=record.request_id,
-                tenant=record.tenant,
-                slice_name=named if named in plan.slices else "",
+                candidates, request_id=record.request_id, tenant=record.tenant, slice_name=slice_name
             )
         except IbpoError as error:
             self.metrics.failures.labels("store").inc()
@@ -180,30 +156,11 @@ class Governor:
             self.log.write("store_failed", request_id=record.request_id, message=str(error))
             return None
 
-    def _describe(
-        self,
-        record: RequestRecord,
-        request: OpenAIRequest,
-        model: ModelSettings,
-        group: GroupSettings,
-        gains: Gains,
-        reservation: OpenReservation | None,
-    ) -> None:
-        """Note the decision for the log and the metrics."""
-        self.metrics.gains.labels(gains.source).inc()
-        self.metrics.decide_seconds.observe(time.perf_counter() - record.began)
-        record.response_group, record.price = group.name, reservation.price if reservation else None
-        rounded = {name: round(gain, 6) for name, gain in gains.by_group.items()}
-        record.fields |= {"source": gains.source, "gains": rounded, "model": model.name, "stream": request.stream}
-        if self.settings.log_bodies:
-            record.fields["body"] = request.body
-
     async def _forward(
         self,
         http_request: web.BaseRequest,
         headers: CIMultiDict[str],
         body: bytes,
-        added: Mapping[str, str],
         record: RequestRecord,
         usage: StreamUsage,
     ) -> web.StreamResponse:
@@ -211,7 +168,7 @@ class Governor:
 
         An exception that says nothing leaves the outcome at `disconnected`: so it is settled, not cancelled.
         """
-        limits = self.settings.limits
+        limits, added = self.settings.limits, budget_headers(record)
         try:
             answer = await self.upstream.call(
                 "POST", http_request.raw_path, headers, body, most=limits.max_buffered_bytes
@@ -279,55 +236,43 @@ def choose_groups(request: OpenAIRequest, model: ModelSettings, gains: Gains) ->
 
 
 def make_candidate(
-    request: OpenAIRequest,
-    group: GroupSettings,
-    gain: float,
-    budgets: Sequence[BudgetPolicy],
-    predicted_tokens: float | None = None,
+    request: OpenAIRequest, group: GroupSettings, gains: Gains, budgets: Sequence[BudgetPolicy]
 ) -> Candidate:
     """A response group as the controller sees it: gain, expected cost, and reserve: the most that it can cost.
 
-    With n answers, a cap of c tokens on each, and t tokens expected of each, the cost is min(t, c) n and the reserve is
-    c n. Without a cap there is no bound: then the controller reserves what it expects.
-
-    Args:
-        request: What is asked for.
-        group: The response group.
-        gain: What answering so is worth.
-        budgets: The plan's.
-        predicted_tokens: Completion tokens of one answer by a router; None: the group's own `tokens`.
+    With n answers, a cap of c tokens on each, and t tokens expected of each (by the router, else by the settings), the
+    cost is min(t, c) n and the reserve c n. Without a cap there is no bound: the controller reserves what it expects.
 
     Example:
         >>> request = read_request(b'{"max_tokens": 100, "n": 2}', chat=True)
-        >>> long = GroupSettings(name="long", tokens=5000)
-        >>> candidate = make_candidate(request, long, 1.0, (BudgetPolicy(name="tokens", mean=9.0),))
-        >>> candidate.cost, candidate.reserve
-        ({'tokens': 200.0}, {'tokens': 200.0})
+        >>> long, gains = GroupSettings(name="long", tokens=5000), Gains(by_group={"long": 1.0}, source="caller")
+        >>> candidate = make_candidate(request, long, gains, [BudgetPolicy(name="tokens", mean=9.0)])
+        >>> candidate.gain, candidate.cost, candidate.reserve
+        (1.0, {'tokens': 200.0}, {'tokens': 200.0})
     """
+    gain = gains.by_group.get(group.name, group.gain)
     if all(budget.response_group is not None for budget in budgets):
         return Candidate(response_group=group.name, gain=gain)  # shares cost 1 or 0: the controller knows
-    tokens = predicted_tokens
-    if tokens is None:
-        tokens = DEFAULT_TOKENS if group.tokens is None else group.tokens
+    tokens = gains.tokens.get(group.name, DEFAULT_TOKENS if group.tokens is None else group.tokens)
     expected, cap = tokens * request.num_answers, max_tokens_of(request, group)
     if cap is None:
         return Candidate(response_group=group.name, gain=gain, cost={"tokens": expected})
     most = float(cap * request.num_answers)
-    return Candidate(
-        response_group=group.name, gain=gain, cost={"tokens": min(expected, most)}, reserve={"tokens": most}
-    )
+    cost, reserve = {"tokens": min(expected, most)}, {"tokens": most}
+    return Candidate(response_group=group.name, gain=gain, cost=cost, reserve=reserve)
 
 
-def budget_headers(response_group: str, reservation: OpenReservation | None) -> dict[str, str]:
+def budget_headers(record: RequestRecord) -> dict[str, str]:
     """What the gateway adds to each governed answer.
 
     Example:
-        >>> made = OpenReservation(request_id="a", response_group="long", price={"long": 0.25}, balance={"long": 3.0})
-        >>> budget_headers("long", made)
+        >>> record = RequestRecord(request_id="a", tenant="", began=0.0, response_group="long")
+        >>> record.price, record.balance = {"long": 0.25}, {"long": 3.0}
+        >>> budget_headers(record)
         {'x-ibpo-response-group': 'long', 'x-ibpo-price': 'long=0.25', 'x-ibpo-budget-left': 'long=3'}
     """
-    added = {f"{OWN_HEADERS}response-group": response_group}
-    if reservation is not None:
-        for name, values in (("price", reservation.price), ("budget-left", reservation.balance)):
+    added = {f"{OWN_HEADERS}response-group": record.response_group}
+    for name, values in (("price", record.price), ("budget-left", record.balance)):
+        if values is not None:
             added[OWN_HEADERS + name] = ", ".join(f"{budget}={value:.6g}" for budget, value in values.items())
     return added

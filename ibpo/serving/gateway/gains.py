@@ -33,8 +33,8 @@ ROUTER_SECONDS = 5.0
 PROBE_FIELDS = ("model", "messages", "prompt", "chat_template_kwargs", "tools", "tool_choice", "user", "priority")
 """Fields of the request that the probe takes along: what decides the prompt, and who pays."""
 
-SendProbe = Callable[[OpenAIRequest, bytes], Awaitable[bytes]]
-"""Sends a probe upstream in the request's protocol; returns the answer's body."""
+SendProbe = Callable[[bytes], Awaitable[bytes]]
+"""Sends a probe upstream; returns the answer's body."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,7 +99,7 @@ async def find_gains(
                 continue
             try:
                 async with asyncio.timeout(model.probe.seconds):
-                    answer = await send_probe(request, body)
+                    answer = await send_probe(body)
                 chances = read_opening_probabilities(answer, request, model)
             except (TimeoutError, IbpoError):
                 on_failure("probe")

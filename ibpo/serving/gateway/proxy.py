@@ -10,7 +10,6 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
-from types import TracebackType
 
 import aiohttp
 from aiohttp import web
@@ -107,12 +106,11 @@ class Answer:
                         return
                     limit.reschedule(None)
                     yield piece
-        except TimeoutError:
-            self._on_fault("timeout")
-            raise UpstreamFault("timeout", 504) from None
-        except (aiohttp.ClientError, OSError):
-            self._on_fault("cut")
-            raise UpstreamFault("cut", 502) from None
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            fault = _as_fault(error)
+            if isinstance(fault, UpstreamFault):
+                self._on_fault(fault.kind)
+            raise fault from None
 
     def close(self) -> None:
         """Return the connection if the answer was read to its end; else close it, so that the upstream may stop."""
@@ -127,6 +125,7 @@ class Upstream:
 
     Args:
         settings: `[upstream]`.
+        session: Of `open_session`.
         key: Its API key; None: there is none here.
         keep_authorization: Whether, without `key`, the caller's own `Authorization` goes on.
         on_fault: Called with the kind of each fault, and `status` where a status was retried.
@@ -135,35 +134,15 @@ class Upstream:
     def __init__(
         self,
         settings: UpstreamSettings,
+        session: aiohttp.ClientSession,
         *,
         key: str | None,
         keep_authorization: bool,
         on_fault: Callable[[str], None],
     ) -> None:
-        self.settings = settings
+        self.settings, self._session = settings, session
         self._key, self._keep_authorization, self._on_fault = key, keep_authorization, on_fault
         self._root = settings.url.removesuffix("/v1")
-        self._session: aiohttp.ClientSession | None = None
-
-    async def __aenter__(self) -> Upstream:
-        connector = aiohttp.TCPConnector(limit=self.settings.max_connections, keepalive_timeout=30, ttl_dns_cache=300)
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            # One caller's cookies are not another's.
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self.settings.connect_seconds),
-            skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
-            max_line_size=65536,
-            max_field_size=65536,
-        )
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._session is not None:
-            await self._session.close()
 
     def address(self, path: str) -> URL:
         """The address of a path (with its parameters): `/v1/...` is the upstream's `/v1/...`."""
@@ -236,8 +215,7 @@ class Upstream:
     async def _once(
         self, method: str, path: str, headers: CIMultiDict[str], body: bytes | None, most: int, give_up: float
     ) -> Answer:
-        assert self._session is not None
-        response = answer = None
+        response = None
         until = min(give_up, asyncio.get_running_loop().time() + self.settings.first_byte_seconds)
         try:
             async with asyncio.timeout_at(until):
@@ -252,20 +230,35 @@ class Upstream:
                 if answer.complete:
                     answer.close()
                 return answer
-        except (TimeoutError, aiohttp.ServerTimeoutError):
-            fault = UpstreamFault("timeout", 504)
-        except aiohttp.ClientConnectorError:
-            fault = UpstreamFault("connect", 502)
-        except (aiohttp.ClientError, OSError):
-            fault = UpstreamFault("cut", 502)
-        except BaseException:
+        except BaseException as error:
             if response is not None:
                 response.close()
-            raise
-        if response is not None:
-            with suppress(Exception):
-                response.close()
-        raise fault
+            raise _as_fault(error) from None
+
+
+def open_session(settings: UpstreamSettings) -> aiohttp.ClientSession:
+    """The pool of connections to the upstream; to be closed."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=settings.max_connections, keepalive_timeout=30, ttl_dns_cache=300),
+        # One caller's cookies are not another's.
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=settings.connect_seconds),
+        skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
+        max_line_size=65536,
+        max_field_size=65536,
+    )
+
+
+def _as_fault(error: BaseException) -> BaseException:
+    """What a failed call means: no answer in time, no connection, or one that broke; any other error stays itself."""
+    if isinstance(error, TimeoutError):  # aiohttp's time-outs too
+        return UpstreamFault("timeout", 504)
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return UpstreamFault("connect", 502)
+    if isinstance(error, aiohttp.ClientError | OSError):
+        return UpstreamFault("cut", 502)
+    return error
 
 
 def pass_headers(headers: Mapping[str, str]) -> CIMultiDict[str]:

@@ -31,7 +31,7 @@ from ibpo.serving.gateway.async_controller import AsyncController
 from ibpo.serving.gateway.decision import Governor
 from ibpo.serving.gateway.gains import Router
 from ibpo.serving.gateway.openai_request import Refusal
-from ibpo.serving.gateway.proxy import Upstream, pass_through
+from ibpo.serving.gateway.proxy import Upstream, open_session, pass_through
 from ibpo.serving.gateway.settings import OPERATOR, Keys, Limits, Settings, check_groups, check_router, find_cautions
 from ibpo.serving.gateway.telemetry import Metrics, RequestLog
 
@@ -320,18 +320,26 @@ async def running(service: Service, log: RequestLog) -> AsyncIterator[tuple[Gate
         stale_seconds=2 * settings.upstream.total_seconds,
         on_failure=lambda message: log.write("store", message=message),
     )
-    upstream = Upstream(
-        settings.upstream,
-        key=key,
-        keep_authorization=service.keys is None,
-        on_fault=lambda kind: metrics.faults.labels(kind).inc(),
-    )
     await controller.open()
     try:
-        async with upstream:
-            gateway = Gateway(
-                Governor(settings, controller, upstream, metrics, log, router=service.router, keys=service.keys)
+        async with open_session(settings.upstream) as session:
+            upstream = Upstream(
+                settings.upstream,
+                session,
+                key=key,
+                keep_authorization=service.keys is None,
+                on_fault=lambda kind: metrics.faults.labels(kind).inc(),
             )
+            governor = Governor(
+                settings=settings,
+                controller=controller,
+                upstream=upstream,
+                metrics=metrics,
+                log=log,
+                router=service.router,
+                keys=service.keys,
+            )
+            gateway = Gateway(governor)
             limits = settings.limits
             server = _Server(
                 gateway.handle,

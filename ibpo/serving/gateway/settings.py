@@ -14,8 +14,8 @@ import math
 import os
 import re
 import secrets
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -280,7 +280,7 @@ class Keys:
 def new_key() -> tuple[str, str]:
     """A new random key (256 bits), and what the keys' file stores of it."""
     key = "ibpo-" + secrets.token_urlsafe(32)
-    return key, "sha256:" + hashlib.sha256(key.encode()).hexdigest()
+    return key, _digest(key)
 
 
 def read_keys(path: str | Path) -> Keys:
@@ -295,15 +295,8 @@ def read_keys(path: str | Path) -> Keys:
     table, slices = tables.get("keys"), tables.get("slices", {})
     if not isinstance(table, dict) or not set(tables) <= {"keys", "slices"} or not table:
         raise IbpoError(f'{path}: needs one table [keys] with lines like gold = ["sha256:..."]; see --new-key')
-    rows: list[tuple[bytes, str]] = []
-    for tenant, values in table.items():
-        where = f"{path}: keys.{tenant}"
-        for value in values if isinstance(values, list) else [values]:
-            kind, _, text = value.partition(":") if isinstance(value, str) else ("", "", "")
-            if kind != "sha256" or not re.fullmatch(r"[0-9a-fA-F]{64}", text):
-                # The value is not shown: it may be a key in plain text.
-                raise IbpoError(f"{where}: is no sha256:... of 64 hexadecimal digits; make one with --new-key")
-            rows.append((bytes.fromhex(text), _checked_tenant(tenant, where)))
+    lists = {tenant: values if isinstance(values, list) else [values] for tenant, values in table.items()}
+    keys = _read_digests((f"{path}: keys.{tenant}", tenant, value) for tenant in lists for value in lists[tenant])
     if not isinstance(slices, dict):
         raise IbpoError(f"{path}: slices: must be a table of tenants")
     for tenant, names in slices.items():
@@ -311,7 +304,7 @@ def read_keys(path: str | Path) -> Keys:
             raise IbpoError(f"{path}: slices.{tenant}: there is no such tenant under [keys]; name one of them")
         if not (isinstance(names, list) and names and all(isinstance(name, str) and name for name in names)):
             raise IbpoError(f"{path}: slices.{tenant}: needs a list of slices of the plan, the usual one first")
-    return _checked_keys(rows, str(path), {tenant: tuple(names) for tenant, names in slices.items()})
+    return replace(keys, slices={tenant: tuple(names) for tenant, names in slices.items()})
 
 
 def keys_from_environment(variable: str) -> Keys:
@@ -320,30 +313,36 @@ def keys_from_environment(variable: str) -> Keys:
     Raises:
         IbpoError: Names the variable, never its value.
     """
-    rows: list[tuple[bytes, str]] = []
+    rows: list[tuple[str, str, str]] = []
     for i, part in enumerate(filter(None, map(str.strip, os.environ.get(variable, "").split(","))), start=1):
         where = f"environment variable {variable}, entry {i}"
         tenant, equals, key = part.partition("=")
         if not equals or len(key) < MIN_KEY_LENGTH:
-            raise IbpoError(
-                f"{where}: needs TENANT=KEY with a key of at least {MIN_KEY_LENGTH} characters; see --new-key"
-            )
-        rows.append((hashlib.sha256(key.encode()).digest(), _checked_tenant(tenant, where)))
+            need = f"needs TENANT=KEY with a key of at least {MIN_KEY_LENGTH} characters"
+            raise IbpoError(f"{where}: {need}; see --new-key")
+        rows.append((where, tenant, _digest(key)))
     if not rows:
         raise IbpoError(f"environment variable {variable}: is empty; give it TENANT=KEY,TENANT=KEY")
-    return _checked_keys(rows, f"environment variable {variable}", {})
+    return _read_digests(rows)
 
 
-def _checked_keys(rows: list[tuple[bytes, str]], where: str, slices: Mapping[str, tuple[str, ...]]) -> Keys:
-    if len({digest for digest, _ in rows}) < len(rows):
-        raise IbpoError(f"{where}: one key is given twice; each tenant needs its own")
-    return Keys(rows=tuple(rows), slices=slices)
+def _digest(key: str) -> str:
+    return "sha256:" + hashlib.sha256(key.encode()).hexdigest()
 
 
-def _checked_tenant(tenant: str, where: str) -> str:
-    if not re.match(NAME, tenant):
-        raise IbpoError(f"{where}: a tenant's name has letters, digits, _ . - only, at most 64")
-    return tenant
+def _read_digests(rows: Iterable[tuple[str, str, Any]]) -> Keys:
+    """Rows of place, tenant and `sha256:...`. No value is shown: it may be a key in plain text."""
+    found: dict[bytes, str] = {}
+    for where, tenant, value in rows:
+        if not (isinstance(value, str) and re.fullmatch(r"sha256:[0-9a-fA-F]{64}", value)):
+            raise IbpoError(f"{where}: is no sha256:... of 64 hexadecimal digits; make one with --new-key")
+        if not re.match(NAME, tenant):
+            raise IbpoError(f"{where}: a tenant's name has letters, digits, _ . - only, at most 64")
+        digest = bytes.fromhex(value.removeprefix("sha256:"))
+        if digest in found:
+            raise IbpoError(f"{where}: one key is given twice; each tenant needs its own")
+        found[digest] = tenant
+    return Keys(rows=tuple(found.items()))
 
 
 def check_groups(settings: Settings, plan: ServingPolicy) -> None:

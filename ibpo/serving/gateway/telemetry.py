@@ -41,7 +41,12 @@ class RequestRecord:
     """`usage`: the tokens are the upstream's; `estimated`: the pieces of a stream were counted, if anything was."""
     retries: int = 0
     price: Mapping[str, float] | None = None
-    """Budget -> gain that a unit of cost had to bring; None: no budget was at hand."""
+    """Budget -> gain that a unit of cost had to bring; None: the store could not be used."""
+    balance: Mapping[str, float] | None = None
+    """Budget -> what could still be spent after the decision; negative: overdrawn."""
+    source: str = ""
+    """Of the gains."""
+    gains: Mapping[str, float] = field(default_factory=dict)
     fields: dict[str, Any] = field(default_factory=dict)
     """What else the log line shows."""
 
@@ -87,6 +92,8 @@ class RequestLog:
             retries=record.retries,
             seconds=round(time.perf_counter() - record.began, 4),
             price=None if record.price is None else dict(record.price),
+            source=record.source,
+            gains={name: round(gain, 6) for name, gain in record.gains.items()},
             **record.fields,
         )
 
@@ -109,50 +116,45 @@ class Metrics:
     """Prometheus metrics of one gateway process, in a registry of their own."""
 
     def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
-        self.requests = Counter(
-            "ibpo_requests",
-            "Governed requests by tenant, response group and outcome (answered, failed, cut, disconnected).",
-            ["tenant", "response_group", "outcome"],
-            registry=registry,
+        self.registry = CollectorRegistry()
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, labels, registry=self.registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(name, text, labels, registry=self.registry)
+
+        def histogram(name: str, text: str, *labels: str) -> Histogram:
+            return Histogram(name, text, labels, buckets=SECONDS, registry=self.registry)
+
+        who = ("tenant", "response_group")
+        outcomes = "answered, failed, cut, disconnected"
+        self.requests = counter("ibpo_requests", f"Governed requests by outcome: {outcomes}.", *who, "outcome")
+        self.tokens = counter(
+            "ibpo_completion_tokens", "Completion tokens; counted: usage, estimated.", *who, "counted"
         )
-        self.tokens = Counter(
-            "ibpo_completion_tokens",
-            "Completion tokens by tenant and response group; counted: usage, or estimated.",
-            ["tenant", "response_group", "counted"],
-            registry=registry,
+        self.gains = counter("ibpo_gains", "Source of each request's gains.", "source")
+        self.refused = counter("ibpo_refused", "Requests refused by the gateway.", "reason")
+        self.passed = counter("ibpo_passed", "Requests passed on without a budget.", "status")
+        self.faults = counter("ibpo_upstream_faults", "Attempts that failed upstream.", "kind")
+        self.failures = counter("ibpo_failures", "Failures of the gateway: store, router, probe, internal.", "what")
+        self.unbudgeted = counter(
+            "ibpo_unbudgeted", "Requests given the standard group as the store could not be used."
         )
-        self.gains = Counter("ibpo_gains", "Source of each request's gains.", ["source"], registry=registry)
-        self.refused = Counter("ibpo_refused", "Requests refused by the gateway.", ["reason"], registry=registry)
-        self.passed = Counter("ibpo_passed", "Requests passed on without a budget.", ["status"], registry=registry)
-        self.faults = Counter("ibpo_upstream_faults", "Attempts that failed upstream.", ["kind"], registry=registry)
-        self.failures = Counter(
-            "ibpo_failures", "Failures of the gateway: store, router, probe, internal.", ["what"], registry=registry
+        self.in_flight = gauge("ibpo_in_flight", "Requests in flight.")
+        self.budget = gauge("ibpo_budget", f"Per budget: {', '.join(BUDGET_VALUES)}.", "budget", "value")
+        self.tenant = gauge("ibpo_tenant_used", "Mean cost per request of a tenant.", "tenant", "budget")
+        self.over = gauge("ibpo_over", "Requests that no response group had room for.")
+        self.drifts = gauge("ibpo_drifts", "How often the traffic has changed: the alarm.")
+        self.decide_seconds = histogram("ibpo_decide_seconds", "Time to find the gains and to decide.")
+        self.first_byte_seconds = histogram(
+            "ibpo_first_byte_seconds", "From the request's body to the answer's first byte.", "response_group"
         )
-        self.unbudgeted = Counter(
-            "ibpo_unbudgeted",
-            "Requests answered by the standard group because the store could not be used.",
-            registry=registry,
-        )
-        self.in_flight = Gauge("ibpo_in_flight", "Requests in flight.", registry=registry)
-        self.decide_seconds = Histogram(
-            "ibpo_decide_seconds", "Time to find the gains and to decide.", buckets=SECONDS, registry=registry
-        )
-        self.first_byte_seconds = Histogram(
-            "ibpo_first_byte_seconds",
-            "From the request's body to the answer's first byte.",
-            ["response_group"],
-            buckets=SECONDS,
-            registry=registry,
-        )
-        self.budget = Gauge(
-            "ibpo_budget", f"Per budget: {', '.join(BUDGET_VALUES)}.", ["budget", "value"], registry=registry
-        )
-        self.tenant = Gauge(
-            "ibpo_tenant_used", "Mean cost per request of a tenant.", ["tenant", "budget"], registry=registry
-        )
-        self.over = Gauge("ibpo_over", "Requests that no response group had room for.", registry=registry)
-        self.drifts = Gauge("ibpo_drifts", "How often the traffic has changed: the alarm.", registry=registry)
+
+    def count_decision(self, record: RequestRecord) -> None:
+        """Count a request that has been decided."""
+        self.gains.labels(record.source).inc()
+        self.decide_seconds.observe(time.perf_counter() - record.began)
 
     def count(self, record: RequestRecord) -> None:
         """Count a request that has ended."""
