@@ -220,14 +220,14 @@ def test_a_process_that_is_killed_leaves_tokens_that_the_next_one_still_learns(p
 
 def test_a_redis_that_is_silent_is_an_error(monkeypatch):
     pytest.importorskip("redis")
-    from ibpo.serving import store_redis
+    from ibpo.serving import stores
 
-    monkeypatch.setattr(store_redis, "SOCKET_SECONDS", 0.1)
+    monkeypatch.setattr(stores, "SOCKET_SECONDS", 0.1)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen(16)
         with pytest.raises(IbpoError, match=r"redis: .*[Tt]imeout"):
-            store_redis.RedisStore(f"redis://127.0.0.1:{silent.getsockname()[1]}/0", ["long"])
+            stores.RedisStore(f"redis://127.0.0.1:{silent.getsockname()[1]}/0", ["long"])
 
 
 def test_a_file_of_an_earlier_version_goes_on(tmp_path):
