@@ -60,6 +60,7 @@ THINKING = Experiment(
     cold_start=Stage(num_pairs=100_000, learning_rate=1e-3, batch_size=64),
     extended_share=0.5,
     built_from_samples=False,
+    # The defaults of `IBPOConfig`, but for:
     training={
         "max_steps": 190,
         # One response of each group on each prompt, decoded for two updates at once: more updates in the same time
@@ -67,17 +68,8 @@ THINKING = Experiment(
         "num_generations": 2,
         "per_device_train_batch_size": 2 * 64,
         "steps_per_generation": 2,
-        "utility": "regression",
         # Below this a gain is taken for noise: the regression's error is .14.
         "min_gain": 0.2,
-        "anchor_share": 1.0,
-        "anchor_weight_start": 0.2,
-        # Weak to the end: grown to 3, it held the choice back and saved nothing of the bodies (docs/method.md).
-        "anchor_weight": 0.5,
-        # Rewarded responses of either group: what they gain makes up for what the choice costs the bodies.
-        "imitate_bodies": "every_group",
-        "body_weight": 0.3,
-        "feedback": 0.1,
     },
     asked="Sums of 1 to 12 digits; the answer is the last digit of the total. The model may answer at once "
     "(standard) or write its running total down first (extended).",

@@ -58,13 +58,15 @@ VOTING = Experiment(
     extended_share=0.55,
     built_from_samples=True,
     corpus_mix=symbol_sums.CORPUS_MIX,
+    # The defaults of `IBPOConfig`, but for:
     training={
         "max_steps": 240,
-        "utility": "regression",
-        "imitate_bodies": "every_group",
-        "body_weight": 1.0,
-        "anchor_weight_start": 0.1,
-        "anchor_weight": 0.1,
+        # Completions differ in whether they are right, so they are imitated strongly, and held the less.
+        "completion_loss_weight": 1.0,
+        "kl_share": 0.5,
+        "kl_weight_start": 0.1,
+        "kl_weight": 0.1,
+        "integral_gain": 0.06,
         # Easy problems gain .05 and hopeless ones, by the regression's noise, about as much: docs/log.md.
         "min_gain": 0.08,
     },

@@ -100,8 +100,8 @@ def with_lora(dtype=None):
     return model
 
 
-def disturb_initial_policy(trainer):
-    """Else the anchor's gradient is zero at the first step, and nothing is tested."""
-    if trainer.initial_policy is not None:
-        for parameter in trainer.initial_policy.parameters():
+def disturb_reference_model(trainer):
+    """Else the KL penalty's gradient is zero at the first step, and nothing is tested."""
+    if trainer.reference_model is not None:
+        for parameter in trainer.reference_model.parameters():
             parameter.mul_(1.1)
