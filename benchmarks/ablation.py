@@ -49,9 +49,7 @@ def one(experiment_name: str, variant: str, budget: float, seed: int, runs: str,
     """Train and sample one policy."""
     import torch
 
-    from ibpo.demo import model_path
-    from ibpo.demo.job import JobSpec, experiment_named, sample_baselines, sample_policy
-    from ibpo.demo.policy import train_policy
+    from ibpo.demo import JobSpec, experiment_named, model_path, sample_baselines, sample_policy, train_policy
 
     torch.set_num_threads(1)
     experiment, policy = experiment_named(experiment_name), f"ibpo-{budget:g}"
@@ -86,8 +84,7 @@ def _slug(variant: str) -> str:
 
 def row(experiment_name: str, variant: str, budget: float, seed: int, runs: str) -> str:
     """One line of the table."""
-    from ibpo.demo import experiment_named
-    from ibpo.demo.calibration import calibrated_choice
+    from ibpo.demo import calibrated_choice, experiment_named
     from ibpo.evaluation.compare import compare
 
     base = Path(runs) / experiment_name / f"q{budget:g}-seed{seed}"

@@ -17,7 +17,10 @@ from functools import partial
 
 import numpy as np
 
-from ibpo.evaluation.estimates import (
+from ibpo.evaluation.metrics import estimate_area, estimate_gain_ratio, pass_at_k, vote_at_k
+from ibpo.evaluation.oracle_share import OracleShare
+from ibpo.evaluation.responses import Responses
+from ibpo.evaluation.statistics import (
     NOTHING,
     Estimate,
     bootstrap,
@@ -26,11 +29,9 @@ from ibpo.evaluation.estimates import (
     estimate_rate,
     paired_difference,
     problem_means,
+    rate_interval,
     ratio_of_means,
 )
-from ibpo.evaluation.oracle_share import OracleShare
-from ibpo.evaluation.repeated import estimate_area, estimate_gain_ratio, pass_at_k, vote_at_k
-from ibpo.evaluation.responses import Responses
 
 NUM_TRUTH = 200_000
 """Problems of the large draw."""
@@ -115,9 +116,9 @@ def estimates(drawn: Draw, seed: int, wanted: list[str]) -> dict[str, Estimate]:
         other = slice(half, None) if size > 1 else slice(None)
         value = np.where(gain_P[:, None] > 0, drawn["right extended"][:, other], drawn["right standard"][:, other])
         value_P = value.mean(1)
-        reach = 1.96 * float(value_P.std(ddof=1)) / np.sqrt(num)
-        found = float(value_P.mean())
-        return Estimate(value=found, stderr=reach / 1.96, low=found - reach, high=found + reach, num_problems=num)
+        found, stderr = float(value_P.mean()), float(value_P.std(ddof=1)) / np.sqrt(num)
+        low, high = rate_interval(found, stderr, num)
+        return Estimate(value=found, stderr=stderr, low=low, high=high, num_problems=num)
 
     def passes(k: int) -> Estimate:
         return estimate_rate(pass_at_k(drawn["right standard"].sum(1), np.full(num, size), k), every)
@@ -139,7 +140,7 @@ def estimates(drawn: Draw, seed: int, wanted: list[str]) -> dict[str, Estimate]:
         "area under accuracy-cost": area,
         "thinking tokens": lambda: estimate_mean(flat["thinking policy"], problem, positive=True),
         "answer tokens": lambda: estimate_mean(tokens - flat["thinking policy"], problem, positive=True),
-        "held-out bars (1.96 standard errors)": held_out,
+        "held-out bars": held_out,
     }
     if size > 1:
         metrics |= {f"pass@{k}": partial(passes, k) for k in (2, 4, 8)}
@@ -160,19 +161,19 @@ def truth(size: int, clustered: bool, seed: int, wanted: list[str]) -> dict[str,
 
 def values(drawn: Draw, wanted: list[str]) -> dict[str, float]:
     """Point values only: the bootstraps are left out."""
+    import ibpo.evaluation.metrics as metrics
     import ibpo.evaluation.oracle_share as oracle_share
-    import ibpo.evaluation.repeated as repeated
 
     def no_draws(statistic: Callable[[np.ndarray], np.ndarray], num_problems: int, **_: object) -> Estimate:
         value = float(statistic(np.full((1, num_problems), 1 / num_problems))[0])
         return Estimate(value=value, stderr=0, low=0, high=0, num_problems=num_problems)
 
-    kept = repeated.bootstrap, globals()["bootstrap"]
-    repeated.bootstrap = oracle_share.bootstrap = globals()["bootstrap"] = no_draws  # pyright: ignore[reportPrivateImportUsage]
+    kept = metrics.bootstrap, globals()["bootstrap"]
+    metrics.bootstrap = oracle_share.bootstrap = globals()["bootstrap"] = no_draws  # pyright: ignore[reportPrivateImportUsage]
     try:
         return {name: estimate.value for name, estimate in estimates(drawn, 0, wanted).items()}
     finally:
-        repeated.bootstrap, globals()["bootstrap"] = kept
+        metrics.bootstrap, globals()["bootstrap"] = kept
         oracle_share.bootstrap = kept[0]  # pyright: ignore[reportPrivateImportUsage]
 
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ibpo.allocation.log_file import LogColumns
+from ibpo.data import LogColumns
 from ibpo.serving.plan import Budget
 from ibpo.serving.router_fit import fit_router
 from ibpo.serving.router_log import RoutedLog, read_routed_log

@@ -65,7 +65,7 @@ def baselines(
         from experiments.page import write_outcome
         from experiments.run import BaselineSettings, check_settings, run_baselines, shorter
         from experiments.training_cost import NUM_STEPS
-        from ibpo.demo.provenance import note_call
+        from ibpo.runs import note_call
 
         steps = {name: num_steps or (QUICK_STEPS if quick else NUM_STEPS[name]) for name in experiments}
         settings = BaselineSettings(

@@ -1,4 +1,8 @@
-"""Remake an embedded experiment's model from nothing: pretraining, cold start, and the gate that it must pass."""
+"""Make an embedded experiment's model from nothing: pretraining, cold start, the gate that it must pass, its card.
+
+It is a Llama of about 0.36M parameters with a tokenizer of whole words. `ibpo demo --from-scratch` runs this file, as a
+job of its own.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +10,25 @@ import copy
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
-from experiments.card import write_card
-from experiments.tiny_model import build_model, build_tokenizer
-from ibpo.demo.experiment import Experiment, Pairs, Stage
-from ibpo.demo.job import JobSpec, experiment_named, progress_file, quiet_libraries, teller
-from ibpo.demo.progress import StepProgress
+from experiments.corpora import CURRICULA, Pairs, Stage
+from ibpo.demo import Experiment, JobSpec, StepProgress, experiment_named, progress_file, quiet_libraries, teller
 from ibpo.responses.sequential_voting import build_sequential_vote, read_sequential_vote
 from ibpo.responses.voting_forms import external_vote
 from ibpo.rollouts.hf import HFSampler
@@ -35,66 +44,100 @@ MAX_TRUNCATED = 0.02
 """Largest share of a response group's responses that may be truncated where the cold start passes its gate."""
 GATE_DRAWS = 4
 """Extended responses, and external votes, per problem of the gate: a single draw has much luck on hopeless problems."""
+PAD, EOS = "<pad>", "<eos>"
 Progress = Callable[[str, float], None]
-"""Told the name of the stage and the share of it that is done."""
+"""Takes the name of the stage and the share of it that is done."""
+
+
+def build_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
+    """Splits at white space; one token per known word; bytes for anything else.
+
+    So any text can be encoded, though not well: the model was never trained on bytes.
+    """
+    vocabulary = [PAD, EOS, *words, *(f"<0x{byte:02X}>" for byte in range(256))]
+    model = models.BPE(
+        vocab={token: i for i, token in enumerate(vocabulary)}, merges=[], byte_fallback=True, ignore_merges=True
+    )
+    backend = Tokenizer(model)
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token=PAD, eos_token=EOS, padding_side="left")
+
+
+def build_model(tokenizer: PreTrainedTokenizerFast, *, hidden_size: int = 96, num_layers: int = 3) -> LlamaForCausalLM:
+    """A freshly initialised model (global torch seed)."""
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=hidden_size,
+            intermediate_size=hidden_size * 8 // 3,
+            num_hidden_layers=num_layers,
+            num_attention_heads=4,
+            max_position_embeddings=1024,
+            tie_word_embeddings=True,
+            initializer_range=hidden_size**-0.5,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,  # pyright: ignore[reportArgumentType]  # one number, the stubs say more
+            pad_token_id=tokenizer.pad_token_id,  # pyright: ignore[reportArgumentType]
+        )
+    )
 
 
 def build(experiment: Experiment, out_dir: Path, scratch: Path, seed: int, on_progress: Progress) -> None:
     """Write `pretrained/` and `cold_start/` into `out_dir`; stages that are there already are kept.
 
     The stages: pretraining on the task's corpus; practice (if any); the cold start on both response groups, extended
-    responses built from the pretrained model's own samples where the experiment says so; polish (if any).
+    responses built from the pretrained model's own samples where the task's corpus has none; polish (if any).
 
     Raises:
         RuntimeError: if the cold start does not pass its gate.
     """
     if (out_dir / "cold_start" / "model.safetensors").exists():
         return
-    tokenizer = build_tokenizer(experiment.words)
+    curriculum = CURRICULA[experiment.name]
+    tokenizer = build_tokenizer(curriculum.words)
     fit = Fit(tokenizer=tokenizer, scratch=scratch, seed=seed, on_progress=on_progress)
     torch.manual_seed(seed)
     pretrained = fit.stage(
         "pretraining",
         build_model(tokenizer),
-        experiment.pretraining,
-        lambda rng, n: list(islice(experiment.pretraining_pairs(rng), n)),
+        curriculum.pretraining,
+        lambda rng, n: list(islice(curriculum.pretraining_pairs(rng), n)),
     )
     model = copy.deepcopy(pretrained)
 
     def standard(rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
-        return list(islice(experiment.standard_pairs(rng), count))
+        return list(islice(curriculum.standard_pairs(rng), count))
 
     def extended(rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
-        if experiment.built_from_samples:
+        if curriculum.extended_pairs is None:
             votes = _votes_from_samples(experiment, pretrained, tokenizer, count, rng, on_progress)
             return list(islice(votes, count))
-        assert experiment.extended_pairs is not None
-        return list(islice(experiment.extended_pairs(rng), count))
+        return list(islice(curriculum.extended_pairs(rng), count))
 
     def practice(rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
-        return list(islice(experiment.practice_pairs(rng), count)) if experiment.practice_pairs else []
+        return list(islice(curriculum.practice_pairs(rng), count)) if curriculum.practice_pairs else []
 
-    if experiment.practice is not None:
+    if curriculum.practice is not None:
         model = fit.stage(
             "practice",
             model,
-            experiment.practice,
+            curriculum.practice,
             lambda rng, n: practice(rng, n * 3 // 4) + standard(rng, n - n * 3 // 4),
         )
 
     def mixture(rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
-        pairs = extended(rng, round(experiment.extended_share * count))
+        pairs = extended(rng, round(curriculum.extended_share * count))
         pairs += practice(rng, round(PRACTICE_KEPT * count))
         return pairs + standard(rng, count - len(pairs))
 
-    model = fit.stage("cold_start", model, experiment.cold_start, mixture)
-    if experiment.polish is not None:
+    model = fit.stage("cold_start", model, curriculum.cold_start, mixture)
+    if curriculum.polish is not None:
         model = fit.stage(
             "polish",
             model,
-            experiment.polish,
+            curriculum.polish,
             lambda rng, n: extended(rng, n * 4 // 5) + standard(rng, n - n * 4 // 5),
-            decisions=experiment.decision_words,
+            decisions=curriculum.decision_words,
         )
     report = gate(experiment, model, tokenizer)
     (scratch / "gate.json").write_text(json.dumps(report, indent=2))
@@ -102,7 +145,7 @@ def build(experiment: Experiment, out_dir: Path, scratch: Path, seed: int, on_pr
         raise RuntimeError(f"the cold start of {experiment.name!r} did not pass its gate: {report}")
     for name, made in (("pretrained", pretrained), ("cold_start", model)):
         _save(made, tokenizer, out_dir / name)
-        write_card(out_dir / name, experiment, name, made.num_parameters(), report)
+        write_model_card(out_dir / name, experiment, name, made.num_parameters(), report)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -201,7 +244,7 @@ def _votes_from_samples(
 ) -> Pairs:
     """Sequential votes out of eight standard responses of the pretrained model to the same problem."""
     standard = experiment.response_groups[0]
-    source = stream(experiment.task, "train", int(rng.integers(2**31)), experiment.corpus_mix)
+    source = stream(experiment.task, "train", int(rng.integers(2**31)), CURRICULA[experiment.name].corpus_mix)
     made, chunk = 0, 2048
     while True:
         problems = list(islice(source, chunk))
@@ -250,7 +293,7 @@ def gate(experiment: Experiment, model: PreTrainedModel, tokenizer: PreTrainedTo
         1 - float(np.mean(single_ended)),
     )
     short = max(report["extended_truncated"], report["standard_truncated"]) <= MAX_TRUNCATED
-    if not experiment.built_from_samples:
+    if CURRICULA[experiment.name].extended_pairs is not None:
         report["well_formed"] = float(np.mean([extended.extract_answer(t) is not None for t in texts]))
         report["passed"] = short and report["well_formed"] >= 0.98
         return report
@@ -264,6 +307,59 @@ def gate(experiment: Experiment, model: PreTrainedModel, tokenizer: PreTrainedTo
     report["external_minus_extended"] = report["external_voting_accuracy"] - report["extended_accuracy"]
     report["passed"] = short and report["keeps_rule"] >= 0.98 and report["external_minus_extended"] <= 0.01
     return report
+
+
+STAGES = {
+    "pretrained": "after pretraining, before the cold start",
+    "cold_start": "after the cold start: it knows both response groups, and not yet where each one pays",
+}
+
+
+def write_model_card(
+    directory: Path, experiment: Experiment, stage: str, num_parameters: int, gate: dict[str, Any]
+) -> None:
+    """Write `README.md` beside the weights: what it is, how it was made, what is designed in, what it is not for."""
+    curriculum = CURRICULA[experiment.name]
+    standard, extended = experiment.response_groups
+    measured = "".join(f"- {name}: {round(value, 4)}\n" for name, value in gate.items())
+    levels = ", ".join(f"{level} ({share:.0%})" for level, share in experiment.task.MIX.items())
+    (directory / "README.md").write_text(
+        f"""---
+license: apache-2.0
+library_name: transformers
+tags: [toy-model, ibpo]
+---
+# ibpo embedded model: {experiment.name}, {stage.replace("_", " ")}
+
+A Llama of {num_parameters:,} parameters, {STAGES[stage]}. It exists to show inference-budget-constrained policy
+optimisation on two CPU cores in minutes, and is good for nothing else.
+
+## The task
+{experiment.asked}
+
+- standard response opens with `{standard.prefix}`, extended response with `{extended.prefix}`
+- levels of the problems: {levels}
+
+## What is designed into the data
+{experiment.designed_in}
+
+## How it was made
+From nothing, on a corpus that the package draws itself, with `trl.SFTTrainer`:
+
+    ibpo demo --experiment {experiment.name} --from-scratch
+
+Stages: pretraining {json.dumps(_stage(curriculum.pretraining))}; practice {json.dumps(_stage(curriculum.practice))};
+cold start {json.dumps(_stage(curriculum.cold_start))}; polish {json.dumps(_stage(curriculum.polish))}.
+Problems of the test split (half of all, by a hash of the problem itself) are in none of them.
+
+## Gate of the cold start, on 2,000 problems of the train split
+{measured}""",
+        encoding="utf-8",
+    )
+
+
+def _stage(stage: Stage | None) -> dict[str, Any] | None:
+    return None if stage is None else asdict(stage)
 
 
 def main(spec: JobSpec) -> None:

@@ -9,8 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ibpo.demo.experiment import Experiment
-from ibpo.demo.job import experiment_named
+from ibpo.demo import Experiment, experiment_named
 from ibpo.tasks.draws import distinct, stream
 from ibpo.types import Problem
 

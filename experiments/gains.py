@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from ibpo.evaluation.merits import MIN_ROOM
-from ibpo.evaluation.metrics import FloatArray, oracle_by_level_at_cost, random_mix
-from ibpo.evaluation.repeated import estimate_gain_ratio
+from ibpo.evaluation.metrics import estimate_gain_ratio, oracle_by_level_at_cost, random_mix
+from ibpo.evaluation.statistics import FloatArray, estimate_from_draws
 from ibpo.evaluation.store import PerProblem, Problems
 
 Interval = dict[str, float | None]
@@ -70,6 +70,7 @@ class Yardsticks:
 
     def _against_mix(self, result: PerProblem) -> dict[str, Interval | None]:
         accuracy_D, tokens_D = self.weight_DP @ result.accuracy, self.weight_DP @ result.tokens
+        num = len(result.accuracy)
         above_D, share_D = np.full((2, len(accuracy_D)), np.nan)
         for d, part_L in enumerate(self.part_DL):
             acc0_L, acc1_L, cost0_L, cost1_L = (value_DL[d] for value_DL in self.level_DL)
@@ -82,15 +83,13 @@ class Yardsticks:
             room = oracle_by_level_at_cost(acc0_L, acc1_L, cost0_L, cost1_L, part_L, at)[0] - mix
             above_D[d] = accuracy_D[d] - mix
             share_D[d] = above_D[d] / room if room >= MIN_ROOM else np.nan
-        return {"above_random_mix": _interval(above_D), "oracle_share_tokens": _interval(share_D)}
+        return {"above_random_mix": _interval(above_D, num), "oracle_share_tokens": _interval(share_D, num)}
 
 
-def _interval(value_D: FloatArray) -> Interval | None:
+def _interval(value_D: FloatArray, num_problems: int) -> Interval | None:
     """Of the first, which is not drawn, and the percentiles of the rest; no ends where one in twenty does not exist."""
-    drawn = value_D[1:][~np.isnan(value_D[1:])]
-    enough = len(drawn) >= max(2, 0.95 * (len(value_D) - 1))
-    low, high = np.percentile(drawn, [2.5, 97.5]) if enough else (np.nan, np.nan)
-    return _told(float(value_D[0]), float(low), float(high))
+    found = estimate_from_draws(float(value_D[0]), value_D[1:], num_problems)
+    return _told(found.value, found.low, found.high)
 
 
 def _told(value: float, low: float, high: float) -> Interval | None:

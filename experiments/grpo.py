@@ -22,8 +22,7 @@ from trl import GRPOConfig, GRPOTrainer
 from experiments.context import Context
 from experiments.rewards import RewardFunction, length_penalty, standard_bonus, thinkless_reward
 from experiments.training_cost import RESPONSES_PER_UPDATE
-from ibpo.demo.policy import common_settings, correctness_reward
-from ibpo.demo.progress import StepProgress
+from ibpo.demo import StepProgress, common_settings, correctness_reward
 from ibpo.rollouts.hf import HFSampler
 from ibpo.runs import write_text_atomic
 

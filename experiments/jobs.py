@@ -10,7 +10,7 @@ from pathlib import Path
 from experiments.context import NUM_PROBE_RESPONSES, BaselineJob, Context
 from experiments.recipes import BUDGETS, Recipe, trainer_of
 from experiments.tuning import candidate_name, options_of, read_tuning, tuned_by
-from ibpo.demo.job import NUM_SAMPLED, JobSpec, progress_file, quiet_libraries, teller, test_problems
+from ibpo.demo import NUM_SAMPLED, JobSpec, progress_file, quiet_libraries, teller, test_problems
 from ibpo.runs import write_text_atomic
 from ibpo.types import Problem
 

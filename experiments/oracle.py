@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ibpo.evaluation.metrics import FloatArray
 from ibpo.evaluation.oracles import halves
+from ibpo.evaluation.statistics import FloatArray
 
 
 def oracle_by_problem(

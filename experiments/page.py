@@ -16,15 +16,12 @@ from experiments.run import BaselineSettings, steps_of
 from experiments.table import tabulate, yardsticks_of
 from experiments.training_cost import training_of
 from experiments.tuning import read_tuning
-from ibpo.demo.calibration import calibrated_choice
-from ibpo.demo.job import experiment_named
-from ibpo.demo.page import training_steps
-from ibpo.demo.provenance import facts_of
+from ibpo.demo import calibrated_choice, experiment_named, training_steps
 from ibpo.evaluation.compare import Row, compare, load_responses, mean_over_seeds
 from ibpo.evaluation.frontier import plot_frontier
 from ibpo.evaluation.report import ReportData, pick_examples, write_report
 from ibpo.evaluation.report_parts import percent, points
-from ibpo.runs import write_text_atomic
+from ibpo.runs import noted_calls, write_text_atomic
 
 
 def write_outcome(run_dir: Path, settings: BaselineSettings, console: Console, seconds: float) -> None:
@@ -114,7 +111,7 @@ def _what_ran(
     run_dir: Path, settings: BaselineSettings, rows: Sequence[Row], tuning: Mapping[str, Any], seconds: float
 ) -> list[tuple[str, str]]:
     facts = [
-        *facts_of(run_dir),
+        *noted_calls(run_dir),
         ("Unseen problems per seed", f"{settings.num_problems:,}"),
         ("Validation problems, for tuning alone", f"{settings.num_validation:,}"),
         ("Probe problems (SFT, solve-then-learn)", f"{settings.num_probe:,}"),

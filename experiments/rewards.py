@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ibpo.demo.policy import correctness_reward
+from ibpo.demo import correctness_reward
 from ibpo.types import ResponseGroup
 
 RewardFunction = Callable[..., list[float]]

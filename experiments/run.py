@@ -14,9 +14,7 @@ from experiments.jobs import CORRECT, PROBE, ROUTE
 from experiments.recipes import BUDGETS, RECIPES, recipes_of, to_tune
 from experiments.training_cost import PART_OF_OTHERS
 from experiments.tuning import candidate_name, choose, is_tuned, keep_route
-from ibpo.demo.embedded import model_path
-from ibpo.demo.job import JobSpec
-from ibpo.demo.run import run_jobs
+from ibpo.demo import JobSpec, model_path, run_jobs
 from ibpo.errors import IbpoError
 from ibpo.runs import write_text_atomic
 

@@ -19,7 +19,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from experiments.context import Context
-from ibpo.demo.progress import StepProgress
+from ibpo.demo import StepProgress
 from ibpo.responses.mixture import BuildConfig, voting_share
 from ibpo.training.cold_start.run import supervised_fine_tune
 

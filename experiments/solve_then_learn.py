@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from experiments.context import Context
-from ibpo.evaluation.metrics import FloatArray, random_mix
+from ibpo.evaluation.metrics import random_mix
 from ibpo.evaluation.sample import write_table
+from ibpo.evaluation.statistics import FloatArray
 from ibpo.evaluation.store import Columns, by_sample, read_columns
 from ibpo.training.reference_model import prompt_features
 

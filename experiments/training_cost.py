@@ -69,8 +69,7 @@ def sampled_for(recipe: Recipe, experiment: str, num_steps: int, num_probe: int)
 
 def sampled_for_demo(seed_dir: Path, policy: str, experiment: str) -> tuple[int | None, int | None]:
     """The same of a policy of the demo, `raft` or `ibpo-Q`, as its training told; None where it left no metrics."""
-    from ibpo.demo.job import experiment_named
-    from ibpo.demo.policy import settings_of
+    from ibpo.demo import experiment_named, settings_of
 
     assert policy.startswith(OF_DEMO)
     path = seed_dir / "policies" / policy / "metrics.json"

@@ -11,7 +11,8 @@ import numpy as np
 
 from experiments.context import Context
 from experiments.recipes import RECIPES, Recipe
-from ibpo.evaluation.metrics import mean_and_stderr, random_mix
+from ibpo.evaluation.metrics import random_mix
+from ibpo.evaluation.statistics import estimate_mean
 from ibpo.evaluation.store import find_problems, per_problem, read_columns
 from ibpo.runs import write_text_atomic
 
@@ -34,17 +35,17 @@ def value(context: Context, name: str) -> dict[str, float]:
     problems = find_problems(files["standard"])
     standard, extended = (per_problem(files[how], problems) for how in ("standard", "extended"))
     own = per_problem(read_columns(context.responses(name, split="validation")), problems)
-    accuracy, stderr = mean_and_stderr(own.accuracy, problems.problem_id)
+    accuracy = estimate_mean(own.accuracy, problems.problem_id)
     cost, low, high = (float(one.tokens.mean()) for one in (own, standard, extended))
     # Beyond both ends the line goes on level: what costs more than extended only is compared with it.
     part = float(np.clip((cost - low) / (high - low), 0, 1)) if high > low else 0.0
     mix = random_mix(float(standard.accuracy.mean()), float(extended.accuracy.mean()), part)
     return {
-        "accuracy": accuracy,
-        "stderr": stderr,
+        "accuracy": accuracy.value,
+        "stderr": accuracy.stderr,
         "extended_share": float(own.share.mean()),
         "relative_cost": cost / low,
-        "above_random_mix": accuracy - mix,
+        "above_random_mix": accuracy.value - mix,
     }
 
 

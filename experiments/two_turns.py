@@ -22,8 +22,7 @@ from trl import GRPOTrainer
 from experiments.context import Context
 from experiments.grpo import RollOut, build_trainer, sampler_of, save
 from experiments.sft import fine_tune
-from ibpo.demo.policy import correctness_reward
-from ibpo.demo.progress import StepProgress
+from ibpo.demo import StepProgress, correctness_reward
 from ibpo.evaluation.sample import score, to_rollouts, write_scored
 from ibpo.rollouts.hf import HFSampler
 from ibpo.training.loss import kl_penalty

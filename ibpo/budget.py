@@ -34,6 +34,8 @@ COSTS = (TOKENS, "money", "cost")
 """Names of costs; every other name is a response group's, unless a command knows better."""
 FEATURES = ("share", "cost", "at_least", "slice", "now", "range")
 """What a command may refuse of a budget; see `check_budget`."""
+ROUNDING = Fraction(1, 10**9)
+"""By which shares may miss a sum of 1: three thirds may be written as decimals."""
 EXAMPLES = "extended=30%, 'extended>=10%', tokens=2000, tokens=0.5x or tokens=25%range"
 
 _NUMBER = r"[0-9][0-9_]*(?:\.[0-9]*)?(?:[eE][+-]?[0-9]{1,3})?|\.[0-9]+(?:[eE][+-]?[0-9]{1,3})?|[0-9]+\s*/\s*[0-9]+"
@@ -160,6 +162,21 @@ def parse_budget_table(table: Mapping[str, Any], where: str) -> list[Budget]:
     return budgets
 
 
+def budget_table(budgets: Iterable[Budget]) -> dict[str, float | str]:
+    """A table that reads as these budgets: key -> a number, or a text where a number does not say it.
+
+    Example:
+        >>> budget_table(map(parse_budget, ("extended = 0.5", "extended >= 10%", "tokens@level=1/3")))
+        {'extended': 0.5, 'extended>=': '10%', 'tokens@level': '1/3'}
+    """
+    return {
+        budget.key: float(budget.amount)
+        if budget.unit == "number" and Fraction(repr(float(budget.amount))) == budget.amount
+        else budget.amount_text
+        for budget in budgets
+    }
+
+
 def check_distinct(budgets: Iterable[Budget], where: str = "--budget ") -> None:
     """Refuse two bounds of one kind on the same thing, where all budgets hold together."""
     seen: set[str] = set()
@@ -167,6 +184,42 @@ def check_distinct(budgets: Iterable[Budget], where: str = "--budget ") -> None:
         if budget.key in seen:
             raise IbpoError(f"{where}{budget.key}: is given twice; keep one of them")
         seen.add(budget.key)
+
+
+def check_together(budgets: Iterable[Budget], groups: Collection[str], where: str = "--budget ") -> None:
+    """Refuse shares that no choice of one response per problem can keep together, within each slice.
+
+    Args:
+        budgets: All that hold together.
+        groups: The response groups.
+        where: What an error begins with.
+
+    Raises:
+        IbpoError: with the place, the cause and the fix.
+    """
+    budgets = list(budgets)
+    check_distinct(budgets, where)
+    place = where.rstrip(" .")
+    for scope in dict.fromkeys(budget.scope for budget in budgets):
+        here = [budget for budget in budgets if budget.scope == scope and budget.name in groups]
+        caps = {budget.name: budget.amount for budget in here if budget.sense == "at_most"}
+        floors = {budget.name: budget.amount for budget in here if budget.sense == "at_least"}
+        at = "" if scope is None else f" where {scope.column} is {scope.value or 'any one value'}"
+        if len(caps) == len(groups) and sum(caps.values()) < 1 - ROUNDING:
+            raise IbpoError(
+                f"{place}: the shares of all response groups sum to {float(sum(caps.values())):g}{at}, less than 1: "
+                "some problems would get no response; leave the standard one out"
+            )
+        if sum(floors.values()) > 1 + ROUNDING:
+            raise IbpoError(
+                f"{place}: the least shares sum to {float(sum(floors.values())):g}{at}, more than 1; lower them"
+            )
+        for name, floor in floors.items():
+            if floor > caps.get(name, floor):
+                raise IbpoError(
+                    f"{place}: {name!r} must have at least {float(floor):g} and at most {float(caps[name]):g}{at}; "
+                    "lower the first"
+                )
 
 
 def check_budget(
@@ -223,6 +276,8 @@ def check_budget(
             "to the most expensive"
         )
     _refuse({budget.unit: relative}, refused, where)
+    if budget.name == TOKENS and not is_share and not budget.amount and budget.unit != "range":
+        raise IbpoError(f"{where}: every response costs tokens; write an amount above 0")
     if budget.unit == "range" and budget.amount > 1:
         raise IbpoError(f"{where}: goes from 0%range, the cheapest response group, to 100%range, the most expensive")
     return is_share

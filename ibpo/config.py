@@ -14,6 +14,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_args
 
+from ibpo.budget import TOKENS, Budget, budget_table, check_budget, check_together, parse_budget, parse_budget_entry
 from ibpo.data_config import JUDGES, ConstraintsConfig, DataConfig, JudgeConfig
 from ibpo.errors import IbpoError
 
@@ -65,10 +66,10 @@ class RunConfig:
     model: ModelConfig
     data: DataConfig
     response_group: tuple[ResponseGroupConfig, ...]
-    budget: dict[str, float]
-    """`[budget]`: response group -> largest share of prompts that it may answer; `tokens` -> mean tokens per prompt;
-    `"extended>="` -> least share; `"extended@level=5"` -> of the prompts of that level (`level`, `problem_id`).
-    Empty: none."""
+    budget: dict[str, float | str]
+    """`[budget]`: response group -> largest share of prompts that it may answer, as 0.5 or "50%"; `tokens` -> mean
+    tokens per prompt; `"extended>="` -> least share; `"extended@level=5"` -> of the prompts of that level (`level`,
+    `problem_id`). Empty: none. See `ibpo.budget`."""
     train: TrainConfig = field(default_factory=TrainConfig)
     trl: dict[str, Any] = field(default_factory=dict)
     judge: JudgeConfig = field(default_factory=JudgeConfig)
@@ -177,8 +178,11 @@ class RecipeReader:
 
     def fail(self, key: str, message: str) -> NoReturn:
         """Raise, naming the file or the override."""
-        place = f"--set {self.overridden[key]}" if key in self.overridden else f"{self.source}: {key}"
-        raise IbpoError(f"{place}: {message}")
+        raise IbpoError(f"{self.place(key)}: {message}")
+
+    def place(self, key: str) -> str:
+        """Where a value came from: the file and its key, or the override."""
+        return f"--set {self.overridden[key]}" if key in self.overridden else f"{self.source}: {key}"
 
     def load(self, path: Path, overrides: Iterable[str]) -> dict[str, Any]:
         """The tables of a TOML file, overrides put in."""
@@ -191,6 +195,11 @@ class RecipeReader:
 
     def override(self, tables: dict[str, Any], text: str) -> None:
         """Put one `TABLE.KEY=VALUE` in."""
+        if text.strip().startswith("budget."):
+            budget = parse_budget(text.strip().removeprefix("budget."), f"--set {text}")
+            self.table(tables.setdefault("budget", {}), "budget")[budget.key] = budget.amount_text
+            self.overridden[f"budget.{budget.key}"] = text
+            return
         key, equals, value = text.partition("=")
         key = key.strip()
         path = key.split(".")
@@ -313,27 +322,18 @@ class RecipeReader:
             self.fail(key, f"needs a {'number' if kind == 'float' else 'whole number'}, got {value!r}")
         return float(value) if kind == "float" else value
 
-    def budget(self, value: Any, names: list[str]) -> dict[str, float]:
-        """`[budget]`."""
+    def budget(self, value: Any, names: list[str]) -> dict[str, float | str]:
+        """`[budget]`; what it may hold is known once the policy has been sampled, the rest is said here."""
         if value is None:
-            mend = f"add [budget] and {names[1]} = 0.5 (a share of prompts) or tokens = 500; leave it empty for none"
-            self.fail("budget", f"is missing; {mend}")
-        table = self.table(value, "budget")
-        for name, amount in table.items():
-            key = f"budget.{name}"
-            # NAME, NAME>= and NAME@COLUMN=VALUE; ibpo.training.budgets reads the rest.
-            name = name.removesuffix(">=").partition("@")[0]
-            if name not in (*names, "tokens"):
-                self.fail(key, f"no response group of this name; {nearest(name, [*names, 'tokens'])}")
-            amount = self.value(amount, "float", key)
-            if name == "tokens" and not (amount > 0 and math.isfinite(amount)):
-                self.fail(key, f"is mean tokens per prompt and must be above 0, got {amount:g}")
-            if name != "tokens" and not 0 <= amount <= 1:
-                mend = f"; for {amount:g} % write {amount / 100:g}" if 1 < amount <= 100 else ""
-                self.fail(key, f"is a share of prompts, from 0 to 1, got {amount:g}{mend}")
-        if set(names) <= set(table) and sum(table[name] for name in names) < 1:
-            self.fail("budget", "the shares of all response groups sum to less than 1; leave the standard one out")
-        return {name: float(amount) for name, amount in table.items()}
+            fix = f"add [budget] and {names[1]} = 0.5 (a share of prompts) or tokens = 500; leave it empty for none"
+            self.fail("budget", f"is missing; {fix}")
+        budgets: list[Budget] = []
+        for key, amount in self.table(value, "budget").items():
+            place = self.place(f"budget.{key}")
+            budgets.append(parse_budget_entry(key, amount, place))
+            check_budget(budgets[-1], groups=names, costs=(TOKENS,), where=place)
+        check_together(budgets, names, f"{self.source}: budget.")
+        return budget_table(budgets)
 
     def check(self, config: RunConfig) -> None:
         """Refuse numbers out of their range."""

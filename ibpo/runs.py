@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
+import shlex
+import sys
+import time
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -15,6 +20,8 @@ from ibpo.errors import IbpoError
 
 CHECKPOINT_FILES = ("trainer_state.json", "ibpo_state.npz")
 """What is written last into a checkpoint: where both are, it is whole."""
+_PACKAGES = ("ibpo", "torch", "transformers", "trl", "numpy", "scikit-learn")
+"""Whose versions a run notes."""
 
 
 @contextmanager
@@ -152,3 +159,45 @@ class RunDir:
             if all((path / name).exists() for name in CHECKPOINT_FILES) and path.name[11:].isdigit()
         ]
         return max(whole, key=lambda path: int(path.name[11:]), default=None)
+
+
+def note_call(run_dir: Path, seeds: Sequence[int], program: Sequence[str] = ("ibpo",)) -> None:
+    """Add this call of `program` to the run's: command, when, seeds, versions; a call that is killed is noted, too."""
+    call = {
+        "command": shlex.join([*program, *sys.argv[1:]]),
+        "begun": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
+        "seeds": list(seeds),
+        "python": f"{platform.python_version()} on {platform.machine()}",
+        "versions": {name: _version(name) for name in _PACKAGES},
+    }
+    path = run_dir / "commands.jsonl"
+    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    write_text_atomic(path, before + json.dumps(call) + "\n")
+
+
+def noted_calls(run_dir: Path) -> list[tuple[str, str]]:
+    """(label, value) of each call, one that only repeats the one before left out; none for a folder that says nothing.
+
+    Example:
+        >>> noted_calls(Path("no such run"))
+        []
+    """
+    try:
+        calls = [json.loads(line) for line in (run_dir / "commands.jsonl").read_text(encoding="utf-8").splitlines()]
+        said = [(call["begun"], _call_text(call)) for call in calls]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
+    new = [one for i, one in enumerate(said) if i == 0 or one[1] != said[i - 1][1]]
+    return [(f"Command, {begun}", text) for begun, text in new]
+
+
+def _call_text(call: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {number}" for name, number in call["versions"].items() if number)
+    return f"{call['command']} (seeds {', '.join(map(str, call['seeds']))}; Python {call['python']}; {versions})"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,12 +1,20 @@
-"""What tests of pages share: a real browser."""
+"""A test file that cannot be imported is an error; and what tests of pages share: a real browser."""
 
 import shutil
 
 import pytest
+from _pytest.doctest import DoctestModule
 
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
 )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collect_file():
+    """No doctests are looked for in tests: with --doctest-ignore-import-errors a broken test file would be skipped."""
+    found = yield
+    return [collector for collector in found if not isinstance(collector, DoctestModule)]
 
 
 @pytest.fixture(scope="module")

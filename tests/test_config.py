@@ -60,6 +60,22 @@ def test_defaults_and_overrides(recipe):
     assert config.trl == {"temperature": 0.7, "lr_scheduler_type": "constant"}
 
 
+@pytest.mark.parametrize(
+    ("line", "override", "budget"),
+    [
+        ('extended = "50%"', None, {"extended": "50%"}),
+        ('"extended >=" = "1/3"\ntokens = 200', None, {"extended>=": "1/3", "tokens": 200.0}),
+        ("extended = 0.5", "budget.extended = 30 %", {"extended": "30%"}),
+        ("extended = 0.5", "budget.extended>=0.1", {"extended": 0.5, "extended>=": 0.1}),
+        ("extended = 0.5", "budget.extended@level=0.5=0.1", {"extended": 0.5, "extended@level=0.5": 0.1}),
+    ],
+)
+def test_budgets_are_what_the_command_line_takes(recipe, line, override, budget):
+    config = read_recipe(recipe(RECIPE.replace("extended = 0.5", line)), [override] if override else [])
+    assert config.budget == budget
+    assert tomllib.loads(to_toml(asdict(config), "x"))["budget"] == budget
+
+
 def test_a_recipe_without_a_budget_says_so(recipe):
     config = read_recipe(recipe(RECIPE.replace("extended = 0.5", "")))
     assert config.budget == {} and config.lora == {}
@@ -113,16 +129,16 @@ def test_shipped_recipes(path):
         (
             "extended = 0.5",
             "extended = 50",
-            "budget.extended: is a share of prompts, from 0 to 1, got 50; for 50 % write 0.5",
+            "budget.extended: a share is at most 1; did you mean extended=50%",
         ),
-        ("extended = 0.5", "extended = -0.1", "budget.extended: is a share of prompts, from 0 to 1, got -0.1"),
-        ("extended = 0.5", "extended = nan", "budget.extended: is a share of prompts"),
-        ("extended = 0.5", "tokens = 0", "budget.tokens: is mean tokens per prompt and must be above 0, got 0"),
-        ("extended = 0.5", "extendde = 0.5", "budget.extendde: no response group of this name; did you mean extended?"),
+        ("extended = 0.5", "extended = -0.1", "budget.extended: '-0.1' is no amount"),
+        ("extended = 0.5", "extended = nan", "budget.extended: 'nan' is no amount"),
+        ("extended = 0.5", "tokens = 0", "budget.tokens: every response costs tokens; write an amount above 0"),
+        ("extended = 0.5", "extendde = 0.5", "budget.extendde: no response group and no cost is named 'extendde'"),
         (
             "extended = 0.5",
             "extended = 0.4\nstandard = 0.4",
-            "budget: the shares of all response groups sum to less than 1",
+            "budget: the shares of all response groups sum to 0.8, less than 1",
         ),
         ("[budget]\nextended = 0.5", "", "budget: is missing; add [budget] and extended = 0.5"),
         ('name = "extended"', 'name = "standard"', "response_group.standard.name: must be unique"),
@@ -145,7 +161,7 @@ def test_errors_name_file_key_and_mend(recipe, old, new, message):
         ("train.steps=many", "--set train.steps=many: needs a whole number, got 'many'"),
         ("train.steps", "--set train.steps: needs TABLE.KEY=VALUE"),
         ("response_group.extendde.prefix=x", "no response group 'extendde'; did you mean extended?"),
-        ("budget.extended=2", "--set budget.extended=2: is a share of prompts"),
+        ("budget.extended=2", "--set budget.extended=2: a share is at most 1; did you mean extended=2%?"),
     ],
 )
 def test_override_errors_name_the_override(recipe, override, message):

@@ -1,30 +1,29 @@
-"""Which response does each problem get, inside a budget? Arrays only: numpy and scipy."""
+"""Which response does each problem get, inside a budget? Arrays only: numpy, and scipy's HiGHS where it is called."""
 
-from ibpo.allocation.budgets import Limit, limit, slices, stack
-from ibpo.allocation.exact import allocate
+from ibpo.allocation.allocate import Allocation, allocate
 from ibpo.allocation.frontier import Frontier, frontier
-from ibpo.allocation.holdout import HoldoutRow, holdout_value
-from ibpo.allocation.infeasible import InfeasibleBudget
-from ibpo.allocation.log_file import Log, LogError, read_log
+from ibpo.allocation.holdout import GroupMeans, HoldoutRow, Pick, holdout_value, random_mix
+from ibpo.allocation.knapsack import envelope
+from ibpo.allocation.limits import Limit, limit, share, slices, stack
 from ibpo.allocation.margin import reward_margin
-from ibpo.allocation.problem import Allocation, AllocationProblem, share
+from ibpo.allocation.problem import InfeasibleBudget
 from ibpo.allocation.running_price import RunningPrice
 
 __all__ = [
     "Allocation",
-    "AllocationProblem",
     "Frontier",
+    "GroupMeans",
     "HoldoutRow",
     "InfeasibleBudget",
     "Limit",
-    "Log",
-    "LogError",
+    "Pick",
     "RunningPrice",
     "allocate",
+    "envelope",
     "frontier",
     "holdout_value",
     "limit",
-    "read_log",
+    "random_mix",
     "reward_margin",
     "share",
     "slices",

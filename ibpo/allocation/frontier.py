@@ -13,10 +13,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ibpo.allocation.exact_sum import exact_sum
-from ibpo.allocation.given import Choose, FloatArray
-from ibpo.allocation.hull import envelope
-from ibpo.allocation.problem import AllocationProblem
+from ibpo.allocation.knapsack import envelope
+from ibpo.allocation.problem import Choose, gather, validate
+from ibpo.allocation.segments import FloatArray, exact_sum
 from ibpo.errors import IbpoError
 
 
@@ -127,7 +126,7 @@ def frontier(
     """
     if np.ndim(cost) != 1:
         raise IbpoError(f"cost: a frontier is over one cost, shape [R], got shape {np.shape(cost)}")
-    instance = AllocationProblem.from_arrays(utility, problem, cost, [None], choose=choose)
+    instance = gather(validate(utility, problem, cost, [None], choose=choose))
     of_candidate = instance.spread(np.arange(instance.num_problems))
     steps = envelope(of_candidate, instance.utility, instance.cost[0])
     order = np.lexsort((steps.cost, instance.ids.key(steps.problem), -steps.slope))

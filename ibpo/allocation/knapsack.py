@@ -1,6 +1,6 @@
 """One general cost (a multiple-choice knapsack): its price by a bracketed search, and a greedy filling.
 
-Letters: C candidates, P problems, B steps on the envelopes.
+Letters: C candidates, P problems, B breakpoints (steps from one response of a problem to its next on its envelope).
 """
 
 import math
@@ -8,13 +8,75 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ibpo.allocation.exact_sum import exact_sum
-from ibpo.allocation.hull import Steps, envelope
 from ibpo.allocation.problem import AllocationProblem, best_at, best_candidates, cheapest_of
-from ibpo.allocation.runs import IntArray
+from ibpo.allocation.segments import FloatArray, IntArray, exact_sum
 
 SAMPLE = 20_000
 """Problems that bracket the price of a larger instance; up to twice as many are searched outright."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Steps:
+    """The steps of all problems, in no particular order between problems, in their order within one.
+
+    Attributes:
+        base: `[P]` the candidate that each problem starts from: its cheapest, and the best of these.
+        problem: `[B]` index into `base`.
+        to: `[B]` the candidate that the step leads to.
+        cost: `[B]` what the step costs, above 0.
+        gain: `[B]` what it adds to the utility, above 0.
+        slope: `[B]` gain / cost; falls within a problem.
+    """
+
+    base: IntArray
+    problem: IntArray
+    to: IntArray
+    cost: FloatArray
+    gain: FloatArray
+    slope: FloatArray
+
+
+def envelope(problem: IntArray, utility: FloatArray, cost: FloatArray) -> Steps:
+    """Steps up the concave envelope of every problem, by repeated removal of points on or below a chord.
+
+    A point on or below the chord of its neighbours, or no better than a cheaper one, is no vertex of the rising
+    envelope, whatever else is removed with it: whole sweeps go over all problems at once, until one removes nothing.
+
+    Args:
+        problem: `[C]` not decreasing, 0 .. P-1, each at least once.
+        utility: `[C]`.
+        cost: `[C]`, of any sign.
+
+    Returns:
+        The steps with a positive gain, candidates as positions in the arguments.
+    """
+    order = np.lexsort((-utility, cost, problem))
+    p, c = problem[order], cost[order]
+    keep = np.ones(len(p), bool)
+    keep[1:] = (p[1:] != p[:-1]) | (c[1:] != c[:-1])  # of equal costs the best
+    order = order[keep]
+    while True:
+        p, c, u = problem[order], cost[order], utility[order]
+        inner = p[1:] == p[:-1]
+        slope = np.full(len(order) + 1, -np.inf)  # slope[i]: from point i - 1 to point i, within a problem
+        slope[1:-1][inner] = (u[1:][inner] - u[:-1][inner]) / (c[1:][inner] - c[:-1][inner])
+        has_before = np.concatenate([[False], inner])
+        has_after = np.concatenate([inner, [False]])
+        # Below a chord, or no better than the cheaper point before it.
+        drop = has_before & ((slope[:-1] <= 0) | (has_after & (slope[:-1] <= slope[1:])))
+        if not drop.any():
+            break
+        order = order[~drop]
+    first = np.concatenate([[True], p[1:] != p[:-1]])
+    steps = np.flatnonzero(~first)
+    return Steps(
+        base=order[first],
+        problem=p[steps],
+        to=order[steps],
+        cost=c[steps] - c[steps - 1],
+        gain=u[steps] - u[steps - 1],
+        slope=slope[steps],
+    )
 
 
 def knapsack(instance: AllocationProblem) -> tuple[IntArray, float, float]:
@@ -131,7 +193,7 @@ def candidates_of(instance: AllocationProblem, problems: IntArray) -> IntArray:
 def _cheapest(instance: AllocationProblem, sign: float) -> IntArray:
     """`[P]` the cheapest candidate, the best of these: what an infinite price chooses."""
     found: list[IntArray] = []
-    for problems, rows, part in instance.runs.blocks():
+    for problems, rows, part in instance.segments.blocks():
         cost = instance.cost[0, rows]
         least = part.spread(part.min(cost) if sign > 0 else part.max(cost))
         score = np.where(cost == least, instance.utility[rows], -np.inf)

@@ -1,70 +1,152 @@
-"""Bounds on total costs, and the error that names the one that cannot be kept. Letters: K budgets."""
+"""Budgets in an operator's terms, as rows of `cost`, `budget` and `at_least` for `allocate`. R responses, K budgets."""
 
-import math
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any, cast
 
-from ibpo.allocation.infeasible import InfeasibleBudget
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-RELATIVE_TOLERANCE = 1e-9
-"""How far a sum of costs that are not all whole numbers may miss its bound. Whole-number costs get no tolerance."""
+from ibpo.allocation.problem import Budget, CostArray, costs, finite_array
+from ibpo.allocation.segments import id_items
+from ibpo.errors import IbpoError
+
+
+def share(response_group: ArrayLike | Sequence[Hashable], name: Hashable) -> NDArray[np.bool_]:
+    """The 0/1 cost that makes a budget a share of problems answered by one response group.
+
+    Args:
+        response_group: `[R]` response group of each response.
+        name: The response group that is budgeted.
+
+    Returns:
+        `[R]` true (a cost of 1) where the response is of that response group, else false.
+
+    Example:
+        >>> share(["standard", "extended", "standard"], "extended").tolist()
+        [False, True, False]
+    """
+    groups = cast(NDArray[Any], response_group)
+    if getattr(getattr(groups, "dtype", None), "kind", "O") in "biuU":  # at once: == means what it does for one item
+        same = np.asarray(groups == name)
+        if same.shape == groups.shape:
+            return same
+    return np.array([x == name for x in id_items(response_group)], bool)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Limits:
-    """Bounds on the total costs.
+class Limit:
+    """One row: a cost and bounds on its mean over *all* problems.
 
     Attributes:
-        low: `[K]` lower bounds, exact; None where there is none.
-        high: `[K]` upper bounds, exact.
-        whole: `[K]` whether all costs of this row are whole numbers.
+        cost: `[R]`.
+        at_most: Mean cost per problem allowed, exact; None: no upper bound.
+        at_least: Mean cost per problem that must be reached, exact; None: no lower bound.
     """
 
-    low: tuple[Fraction | None, ...]
-    high: tuple[Fraction, ...]
-    whole: tuple[bool, ...]
+    cost: CostArray
+    at_most: Fraction | None
+    at_least: Fraction | None
 
-    def bounds(self, k: int) -> tuple[float, float]:
-        """Lower and upper bound on the total cost k: to what whole numbers can reach, or with the tolerance."""
-        low, high = self.low[k], self.high[k]
-        if self.whole[k]:
-            return (-math.inf if low is None else float(math.ceil(low))), float(math.floor(high))
-        slack = 1 + RELATIVE_TOLERANCE
-        return (-math.inf if low is None else float(low) / slack), float(high) * slack
 
-    def keeps_high(self, total: float, k: int) -> bool:
-        """Whether a total is inside its upper bound: exactly for whole numbers, else within the tolerance."""
-        return Fraction(total) <= self.high[k] or (
-            not self.whole[k] and total <= float(self.high[k]) * (1 + RELATIVE_TOLERANCE)
-        )
+def limit(
+    cost: ArrayLike,
+    problem: ArrayLike | Sequence[Hashable],
+    *,
+    at_most: Budget | None = None,
+    at_least: Budget | None = None,
+    within: ArrayLike | None = None,
+    total: bool = False,
+) -> Limit:
+    """Bound a cost: a share, tokens, money; over all problems or within a slice of them.
 
-    def keeps_low(self, total: float, k: int) -> bool:
-        """Whether a total reaches its lower bound, if it has one."""
-        low = self.low[k]
-        return (
-            low is None
-            or Fraction(total) >= low
-            or (not self.whole[k] and total >= float(low) / (1 + RELATIVE_TOLERANCE))
-        )
+    With S the number of distinct problems of the slice and P that of all problems, a mean of b per problem of the slice
+    is b S / P per problem of all, and a total of b is b / P.
 
-    def check(self, k: int, least: float, most: float, num_problems: int) -> None:
-        """Raise if bound k cannot be kept even alone, by totals from `least` to `most`."""
-        if not self.keeps_high(least, k):
-            raise self.infeasible(k, least, num_problems)
-        if self.low[k] is not None:
-            if not self.keeps_low(most, k):
-                raise self.infeasible(k, most, num_problems, floor=True)
-            low, high = self.bounds(k)
-            if low > high:  # no whole number lies between
-                raise self.infeasible(k, high, num_problems, " together with its budget", floor=True)
+    Args:
+        cost: `[R]` e.g. `share(response_group, "extended")`, tokens, dollars, or ones (to count chosen responses).
+        problem: `[R]` problem ids.
+        at_most: Largest mean cost per problem (of the slice), or total cost with `total`.
+        at_least: Smallest mean cost per problem (of the slice), or total cost with `total`.
+        within: `[R]` true for the responses of the slice, e.g. `domain == "law"`; None: all.
+        total: Bounds are totals instead of means per problem.
 
-    def infeasible(
-        self, k: int, total: float, num_problems: int, given: str = "", *, floor: bool = False
-    ) -> InfeasibleBudget:
-        """The error, with the nearest float whose decimal, times the number of problems, is feasible."""
-        bound = self.low[k] if floor else self.high[k]
-        assert bound is not None
-        value, away = total / num_problems, -math.inf if floor else math.inf
-        while (Fraction(str(value)) * num_problems - Fraction(total)) * (-1 if floor else 1) < 0:
-            value = math.nextafter(value, away)
-        return InfeasibleBudget(k, float(bound / num_problems), value, given, floor=floor)
+    Example:
+        >>> one_accepted = limit([1, 1, 1, 1], [0, 0, 1, 2], within=[0, 0, 1, 1], at_least=1, total=True)
+        >>> one_accepted.cost.tolist(), one_accepted.at_least
+        ([0.0, 0.0, 1.0, 1.0], Fraction(1, 3))
+    """
+    cost_R = costs(cost)
+    if cost_R.dtype != bool:
+        cost_R = finite_array("cost", cost)
+    items = id_items(problem)
+    if cost_R.shape != (len(items),):
+        raise IbpoError(f"cost: needs one number per response, {len(items)}, got shape {cost_R.shape}")
+    if at_most is None and at_least is None:
+        raise IbpoError("limit: give at_most, at_least, or both")
+    inside = np.ones(len(items), bool) if within is None else np.asarray(within, bool)
+    if inside.shape != cost_R.shape:
+        raise IbpoError(f"within: needs one truth value per response, {len(items)}, got shape {inside.shape}")
+    num_problems = len(set(map(repr, items)))
+    num_inside = len({repr(x) for x, here in zip(items, inside.tolist(), strict=True) if here})
+    if not num_inside:
+        raise IbpoError("within: no response is inside the slice; correct its condition")
+    part = Fraction(1, num_problems) if total else Fraction(num_inside, num_problems)
+    most, least = (None if bound is None else _exact(bound) * part for bound in (at_most, at_least))
+    return Limit(cost=np.where(inside, cost_R, cost_R.dtype.type(0)), at_most=most, at_least=least)
+
+
+def slices(
+    cost: ArrayLike,
+    problem: ArrayLike | Sequence[Hashable],
+    domain: ArrayLike | Sequence[Hashable],
+    *,
+    at_most: Budget | None = None,
+    at_least: Budget | None = None,
+    total: bool = False,
+) -> list[Limit]:
+    """The same `limit` within each domain: "extended at most 30 % within each tenant"; in order of first appearance.
+
+    Args:
+        cost: `[R]` e.g. `share(response_group, "extended")`.
+        problem: `[R]` problem ids.
+        domain: `[R]` the domain of each response's problem.
+        at_most: As in `limit`, for every domain.
+        at_least: As in `limit`, for every domain.
+        total: As in `limit`.
+    """
+    items = id_items(domain)
+    bounds = {"at_most": at_most, "at_least": at_least}
+    return [
+        limit(cost, problem, **bounds, within=[item == name for item in items], total=total)
+        for name in dict.fromkeys(items)
+    ]
+
+
+def stack(limits: Sequence[Limit]) -> dict[str, Any]:
+    """Rows as arguments of `allocate`: `allocate(utility, problem, **stack([...]))`.
+
+    Example:
+        >>> from ibpo.allocation import allocate, share
+        >>> group, tokens, problem = ["short", "long"] * 2, [10, 90, 20, 80], [0, 0, 1, 1]
+        >>> rows = [limit(tokens, problem, at_most=60), limit(share(group, "long"), problem, at_least="1/2")]
+        >>> allocate([0, 1, 0, 2], problem, **stack(rows)).weight.tolist()
+        [1, 0, 0, 1]
+    """
+    if not limits:
+        raise IbpoError("limits: at least one is needed")
+    arguments: dict[str, Any] = {
+        "cost": np.stack([row.cost for row in limits]),
+        "budget": [row.at_most for row in limits],
+    }
+    if any(row.at_least is not None for row in limits):
+        arguments["at_least"] = [row.at_least for row in limits]
+    return arguments
+
+
+def _exact(bound: Budget) -> Fraction:
+    try:
+        return Fraction(str(bound))
+    except (ValueError, ZeroDivisionError):
+        raise IbpoError(f"a bound is {bound!r}: needs a finite number") from None

@@ -6,8 +6,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ibpo.allocation.given import FloatArray, finite_array
-from ibpo.allocation.ids import id_names
+from ibpo.allocation.problem import finite_array
+from ibpo.allocation.segments import FloatArray, id_names
 from ibpo.errors import IbpoError
 
 

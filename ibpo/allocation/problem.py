@@ -1,52 +1,335 @@
-"""The allocation problem and its answer.
+"""The allocation problem: checked arguments, bounds on total costs, and candidates gathered by problem.
 
 Letters in names and shapes: R responses, P problems, K budgets, C candidates (the responses, and for `at_most_one` one
 empty response per problem).
 """
 
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ibpo.allocation.exact_sum import exact_sum
-from ibpo.allocation.given import Choose, FloatArray, Given
-from ibpo.allocation.ids import KeyArray, ProblemIds, id_items
-from ibpo.allocation.limits import Limits
-from ibpo.allocation.runs import IntArray, Runs
+from ibpo.allocation.segments import (
+    FloatArray,
+    IntArray,
+    KeyArray,
+    ProblemIds,
+    Segments,
+    exact_sum,
+    id_names,
+    mix,
+    slices_of,
+    text_key,
+    whole_ids,
+)
+from ibpo.errors import IbpoError
 
-Rule = Literal["unconstrained", "selection", "transportation", "knapsack", "general"]
+Choose = Literal["exactly_one", "at_most_one"]
+Budget = float | str | Fraction
+CostArray = NDArray[np.float64 | np.bool_]
+MarkArray = NDArray[np.uint8 | np.uint16]
+
+MAX_OVERLAPPING = 16
+"""Share budgets up to which any sets of them are told apart; of more, only those that no response shares."""
+
+
+RELATIVE_TOLERANCE = 1e-9
+"""How far a sum of costs that are not all whole numbers may miss its bound. Whole-number costs get no tolerance."""
+
+
+class InfeasibleBudget(IbpoError):
+    """A budget that no allocation keeps.
+
+    Attributes:
+        budget_index: Which of the K budgets, counted from 0.
+        budget: Its value, mean cost per problem.
+        nearest: The nearest value that can be kept (given the budgets before it), mean cost per problem.
+        floor: Whether it is a lower bound (`at_least`) that is missed.
+    """
+
+    def __init__(
+        self, budget_index: int, budget: float, nearest: float, given: str = "", *, floor: bool = False
+    ) -> None:
+        """State the budget, by how much it is missed, and the nearest feasible value."""
+        self.budget_index, self.budget, self.nearest, self.floor = budget_index, budget, nearest, floor
+        self._given = given
+        if floor:
+            text = (
+                f"at_least {budget_index}: a mean cost of at least {budget:.12g} per problem cannot be reached{given}: "
+                f"the dearest allocation costs {nearest!r}, short by {budget - nearest:.6g}; lower it to at most "
+                f"{nearest!r}"
+            )
+        else:
+            text = (
+                f"budget {budget_index}: a mean cost of {budget:.12g} per problem cannot be kept{given}: the cheapest "
+                f"allocation costs {nearest!r}, over by {nearest - budget:.6g}; raise it to at least {nearest!r}"
+            )
+        super().__init__(text)
+
+    def __reduce__(self) -> Any:
+        """Survive pickling, as when it is raised in a worker process."""
+        return _infeasible, (self.budget_index, self.budget, self.nearest, self._given, self.floor)
+
+
+def _infeasible(index: int, budget: float, nearest: float, given: str, floor: bool) -> InfeasibleBudget:
+    return InfeasibleBudget(index, budget, nearest, given, floor=floor)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Allocation:
-    """Which responses are chosen, what that is worth, and how good it could have been.
+class Bounds:
+    """Bounds on the total costs.
 
     Attributes:
-        weight: `[R]` int8, 1 for a chosen response, 0 for the others, in the caller's row order.
-        objective: Sum of `utility * weight` over all responses (a sum, not a mean per problem: sums of slices add up).
-        upper_bound: No allocation inside the budgets has a larger objective.
-        gap: `upper_bound - objective`, at least 0; 0 where optimality is proved.
-        price: `[K]` what one more unit of *total* cost would add to `objective`: utility per unit of cost, at least 0
-            where an upper bound binds, at most 0 where a lower one does. The exact one-sided slope for rule
-            "selection", a dual optimum of the linear relaxation otherwise.
-        spent: `[K]` mean cost per problem of the chosen responses.
-        status: "optimal", or "feasible" where the solver stopped before it had closed the gap.
-        rule: "unconstrained" (no budget binds), "selection" (shares of separate sets of problems: the largest gains),
-            "transportation" (nested or disjoint shares: the linear programme is integral), "knapsack" (one general
-            cost: its price, then an integer programme on the few open problems) or "general" (the same for several).
+        low: `[K]` lower bounds, exact; None where there is none.
+        high: `[K]` upper bounds, exact.
+        whole: `[K]` whether all costs of this row are whole numbers.
     """
 
-    weight: NDArray[np.int8]
-    objective: float
-    upper_bound: float
-    gap: float
-    price: FloatArray
-    spent: FloatArray
-    status: Literal["optimal", "feasible"]
-    rule: Rule
+    low: tuple[Fraction | None, ...]
+    high: tuple[Fraction, ...]
+    whole: tuple[bool, ...]
+
+    def bounds(self, k: int) -> tuple[float, float]:
+        """Lower and upper bound on the total cost k: to what whole numbers can reach, or with the tolerance."""
+        low, high = self.low[k], self.high[k]
+        if self.whole[k]:
+            return (-math.inf if low is None else float(math.ceil(low))), float(math.floor(high))
+        slack = 1 + RELATIVE_TOLERANCE
+        return (-math.inf if low is None else float(low) / slack), float(high) * slack
+
+    def keeps_high(self, total: float, k: int) -> bool:
+        """Whether a total is inside its upper bound: exactly for whole numbers, else within the tolerance."""
+        return Fraction(total) <= self.high[k] or (
+            not self.whole[k] and total <= float(self.high[k]) * (1 + RELATIVE_TOLERANCE)
+        )
+
+    def keeps_low(self, total: float, k: int) -> bool:
+        """Whether a total reaches its lower bound, if it has one."""
+        low = self.low[k]
+        return (
+            low is None
+            or Fraction(total) >= low
+            or (not self.whole[k] and total >= float(low) / (1 + RELATIVE_TOLERANCE))
+        )
+
+    def check(self, k: int, least: float, most: float, num_problems: int) -> None:
+        """Raise if bound k cannot be kept even alone, by totals from `least` to `most`."""
+        if not self.keeps_high(least, k):
+            raise self.infeasible(k, least, num_problems)
+        if self.low[k] is not None:
+            if not self.keeps_low(most, k):
+                raise self.infeasible(k, most, num_problems, floor=True)
+            low, high = self.bounds(k)
+            if low > high:  # no whole number lies between
+                raise self.infeasible(k, high, num_problems, " together with its budget", floor=True)
+
+    def infeasible(
+        self, k: int, total: float, num_problems: int, given: str = "", *, floor: bool = False
+    ) -> InfeasibleBudget:
+        """The error, with the nearest float whose decimal, times the number of problems, is feasible."""
+        bound = self.low[k] if floor else self.high[k]
+        assert bound is not None
+        value, away = total / num_problems, -math.inf if floor else math.inf
+        while (Fraction(str(value)) * num_problems - Fraction(total)) * (-1 if floor else 1) < 0:
+            value = math.nextafter(value, away)
+        return InfeasibleBudget(k, float(bound / num_problems), value, given, floor=floor)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Arguments:
+    """Checked arguments, rows in the caller's order.
+
+    Attributes:
+        utility: `[R]` finite.
+        largest: A bound on the size of the utilities.
+        cost: `[K, R]` finite, at least 0; bool where all are given as shares.
+        ids: The rows by problem.
+        tie: `[R]` what orders equal responses of one problem, or None.
+        may_skip: Whether a problem may go without a response.
+        limits: Bounds on the K total costs.
+        marks: `[R]` which shares a response counts in, or None where not all costs are 0 or 1: bit k for cost k, and
+            for more than 16 costs k + 1 (None where a response counts in several).
+    """
+
+    utility: FloatArray
+    largest: float
+    cost: CostArray
+    ids: ProblemIds
+    tie: KeyArray | None
+    may_skip: bool
+    limits: Bounds
+    marks: MarkArray | None
+
+
+def validate(
+    utility: ArrayLike,
+    problem: ArrayLike | Sequence[Hashable],
+    cost: ArrayLike,
+    budget: Any,
+    *,
+    at_least: Any = None,
+    choose: Choose = "exactly_one",
+    tie_break: str | None = None,
+    response: ArrayLike | Sequence[Hashable] | None = None,
+) -> Arguments:
+    """Check the arguments.
+
+    Raises:
+        IbpoError: With the argument, the place and the fix.
+    """
+    u, largest = _finite("utility", utility)
+    if u.ndim != 1 or not len(u):
+        raise IbpoError(f"utility: needs one number per response, at least one, got shape {u.shape}")
+    c = np.atleast_2d(costs(cost))
+    if c.ndim != 2 or not len(c) or c.shape[1] != len(u):
+        finite_array("cost", cost)
+        raise IbpoError(f"cost: needs shape [{len(u)}] or [K, {len(u)}] to match utility, got {np.shape(cost)}")
+    marks: MarkArray | None = np.zeros(len(u), np.uint8 if len(c) <= 8 else np.uint16)
+    sums: list[float | None] = []
+    for k, row in enumerate(c):
+        count = None if marks is None else _mark_share(row, marks, k, len(c))
+        marks = None if count is None else marks
+        sums.append(_checked_sum(row) if count is None else float(count))
+        if sums[-1] is None:
+            finite_array("cost", cost)
+            r = int(np.flatnonzero(row < 0)[0])
+            raise IbpoError(f"cost[{k}, {r}] is {row[r]:g}: costs must be at least 0")
+    whole = [total is not None and not math.isnan(total) and total < 2**53 for total in sums]
+    if choose not in ("exactly_one", "at_most_one"):
+        raise IbpoError(f"choose: must be 'exactly_one' or 'at_most_one', got {choose!r}")
+    high = _exact_budget("budget", budget, len(c))
+    low = [None] * len(c) if at_least is None else _exact_budget("at_least", at_least, len(c))
+    for k, (floor, cap) in enumerate(zip(low, high, strict=True)):
+        if floor is not None and cap is not None and floor > cap:
+            raise IbpoError(f"at_least[{k}] is {float(floor):g}, above budget[{k}], {float(cap):g}: lower it")
+    seed = tie_break or ""
+    ids = ProblemIds.from_values(problem, len(u), seed)
+    num_problems = ids.segments.num_problems
+    most = [None if b is None else b * num_problems for b in high]
+    return Arguments(
+        utility=u,
+        largest=largest,
+        cost=c,
+        ids=ids,
+        tie=None if response is None else _response_keys(response, len(u), seed),
+        may_skip=choose == "at_most_one",
+        limits=Bounds(
+            low=tuple(None if b is None else b * num_problems for b in low),
+            high=tuple(Fraction(_total(x) + 1) if b is None else b for b, x in zip(most, c, strict=True)),
+            whole=tuple(whole),
+        ),
+        marks=marks,
+    )
+
+
+def finite_array(argument: str, values: ArrayLike) -> FloatArray:
+    """The values as floats; an error names the argument and the place of the first that is not finite."""
+    return _finite(argument, values)[0]
+
+
+def _finite(argument: str, values: ArrayLike) -> tuple[FloatArray, float]:
+    array = _numbers(argument, values)
+    flat = array.reshape(-1)
+    # A sum of squares that is finite is one of finite numbers, none larger than its root: no copy, and twice as fast as
+    # the smallest and the largest number, which are asked where squares overflow.
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = [float(np.dot(flat[rows], flat[rows])) for rows in slices_of(len(flat))]
+    if np.isfinite(squares).all():
+        return array, math.sqrt(max(squares, default=0.0))
+    ends = [end for rows in slices_of(len(flat)) for end in (flat[rows].min(), flat[rows].max())]
+    if not np.isfinite(ends).all():
+        place = ", ".join(map(str, np.argwhere(~np.isfinite(array))[0]))
+        raise IbpoError(f"{argument}[{place}] is not finite: drop that response or give it a number")
+    return array, float(np.abs(ends).max()) if ends else 0.0
+
+
+def costs(values: ArrayLike) -> CostArray:
+    """Costs as floats, but truth values, a share's, as they are: they take an eighth of the memory."""
+    if getattr(getattr(values, "dtype", None), "kind", "") == "b":
+        return cast(CostArray, values)
+    return cast(CostArray, _numbers("cost", values))
+
+
+def _total(cost: CostArray) -> float:
+    return float(np.count_nonzero(cost)) if cost.dtype == bool else exact_sum(np.asarray(cost, np.float64))
+
+
+def _numbers(argument: str, values: ArrayLike) -> FloatArray:
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise IbpoError(f"{argument}: needs an array of numbers: {error}") from None
+
+
+def _mark_share(cost: CostArray, marks: MarkArray, k: int, num_costs: int) -> int | None:
+    """Mark the responses of cost 1, and count them; None where a cost is neither 0 nor 1, or marks cannot say it."""
+    total = 0
+    for rows in slices_of(len(cost)):
+        here = cost[rows]
+        first = k == 0 and marks.dtype == np.uint8  # then the comparison is the mark
+        one = np.equal(here, 1.0, out=marks[rows].view(bool) if first else None)
+        count = int(np.count_nonzero(one))
+        if cost.dtype != bool and count + int(np.count_nonzero(here == 0.0)) != len(here):
+            return None
+        total += count
+        if first:
+            continue
+        mark = one.view(np.uint8).astype(marks.dtype, copy=False)
+        if k == 0:
+            marks[rows] = mark
+        elif num_costs <= MAX_OVERLAPPING:
+            marks[rows] |= mark << marks.dtype.type(k)
+        elif k + 1 > np.iinfo(marks.dtype).max or marks[rows][one].any():
+            return None
+        else:
+            marks[rows] += mark * marks.dtype.type(k + 1)
+    return total
+
+
+def _checked_sum(cost: CostArray) -> float | None:
+    """The sum, NaN where not all costs are whole numbers, None where one is not finite or below 0."""
+    ends: list[float] = []
+    total, whole = 0.0, True
+    for rows in slices_of(len(cost)):
+        here = cost[rows]
+        ends += [float(here.min()), float(here.max())]
+        whole = whole and bool((here == np.floor(here)).all())
+        total += float(here.sum()) if whole else 0.0
+    if not (np.isfinite(ends).all() and min(ends) >= 0):
+        return None
+    return total if whole else math.nan
+
+
+def _response_keys(response: ArrayLike | Sequence[Hashable], length: int, seed: str) -> KeyArray:
+    whole = whole_ids(response)
+    if whole is None or len(whole) != length:
+        names = id_names("response", response, length)
+        return np.array([text_key(name, seed) for name in names], np.uint64)
+    return mix(whole, seed)
+
+
+def _exact_budget(argument: str, budget: Any, num_budgets: int) -> list[Fraction | None]:
+    """Budgets as the decimal fractions that were meant: 0.29 is 29/100, so 0.29 of 100 problems is 29, not 28."""
+    values: list[Any] = np.atleast_1d(np.asarray(budget, dtype=object)).tolist()
+    if len(values) != num_budgets:
+        raise IbpoError(f"{argument}: needs one number per cost row, {num_budgets}, got {len(values)}")
+    exact: list[Fraction | None] = []
+    for k, value in enumerate(values):
+        if value is None:
+            exact.append(None)
+            continue
+        try:
+            number = Fraction(str(value))
+        except (ValueError, ZeroDivisionError):
+            raise IbpoError(f"{argument}[{k}] is {value!r}: needs a finite number, the mean cost per problem") from None
+        if number < 0:
+            raise IbpoError(f"{argument}[{k}] is {value!r}: a budget must be at least 0")
+        exact.append(number)
+    return exact
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -57,7 +340,7 @@ class AllocationProblem:
         utility: `[C]`.
         cost: `[K, C]`.
         row: `[C]` the caller's row, -1 for the empty response; None where candidates are the caller's rows.
-        runs: Where the candidates of each problem stand.
+        segments: Where the candidates of each problem stand.
         ids: What orders ties between problems.
         tie: `[C]` what orders equal candidates of one problem, or None.
         limits: Bounds on the K total costs.
@@ -67,34 +350,34 @@ class AllocationProblem:
     utility: FloatArray
     cost: FloatArray
     row: IntArray | None
-    runs: Runs
+    segments: Segments
     ids: ProblemIds
     tie: KeyArray | None
-    limits: Limits
+    limits: Bounds
     num_responses: int
 
     @property
     def num_problems(self) -> int:
         """P."""
-        return self.runs.num_problems
+        return self.segments.num_problems
 
     @property
     def start(self) -> IntArray:
         """`[P]` the first candidate of each problem."""
-        return self.runs.start
+        return self.segments.start
 
     @property
     def length(self) -> IntArray:
         """`[P]` number of candidates of each problem."""
-        return self.runs.length
+        return self.segments.length
 
     def spread(self, of_problem: NDArray[Any]) -> NDArray[Any]:
         """`[P]` -> `[C]`."""
-        return self.runs.spread(of_problem)
+        return self.segments.spread(of_problem)
 
     def problem_of(self, candidates: IntArray) -> IntArray:
         """The problem of each candidate."""
-        return self.runs.problem_of(candidates)
+        return self.segments.problem_of(candidates)
 
     def total(self, chosen: IntArray) -> list[float]:
         """Total cost of the chosen candidates under each of the K costs, rounded once."""
@@ -107,48 +390,31 @@ class AllocationProblem:
             keeps.keeps_high(total, k) and keeps.keeps_low(total, k) for k, total in enumerate(self.total(chosen))
         )
 
-    @classmethod
-    def from_arrays(
-        cls,
-        utility: ArrayLike,
-        problem: ArrayLike | Sequence[Hashable],
-        cost: ArrayLike,
-        budget: Any,
-        *,
-        choose: Choose = "exactly_one",
-    ) -> "AllocationProblem":
-        """Check the arguments of `allocate` and gather the candidates by problem.
 
-        Raises:
-            IbpoError: With the argument, the place and the mend.
-        """
-        return cls.from_given(Given.from_arrays(utility, problem, cost, budget, choose=choose))
-
-    @classmethod
-    def from_given(cls, given: Given) -> "AllocationProblem":
-        """Gather the candidates by problem."""
-        row, runs, utility, tie = given.ids.order, given.ids.runs, given.utility, given.tie
-        cost = given.cost.astype(np.float64, copy=False)
-        if row is not None:
-            utility, cost = utility[row], cost[:, row]
-            tie = None if tie is None else tie[row]
-        if given.may_skip:  # an empty response per problem, free and worth 0, makes it exactly one of C
-            start = runs.start
-            row = np.arange(len(utility)) if row is None else row
-            utility, row = np.insert(utility, start, 0.0), np.insert(row, start, -1)
-            tie = None if tie is None else np.insert(tie, start, np.uint64(0))
-            cost = np.insert(cost, start, 0.0, axis=1)
-            runs = Runs.from_start(start + np.arange(len(start)), len(utility))
-        return cls(
-            utility=utility,
-            cost=cost,
-            row=row,
-            runs=runs,
-            ids=given.ids,
-            tie=tie,
-            limits=given.limits,
-            num_responses=len(given.utility),
-        )
+def gather(arguments: Arguments) -> AllocationProblem:
+    """Gather the candidates by problem."""
+    row, segments, utility, tie = arguments.ids.order, arguments.ids.segments, arguments.utility, arguments.tie
+    cost = arguments.cost.astype(np.float64, copy=False)
+    if row is not None:
+        utility, cost = utility[row], cost[:, row]
+        tie = None if tie is None else tie[row]
+    if arguments.may_skip:  # an empty response per problem, free and worth 0, makes it exactly one of C
+        start = segments.start
+        row = np.arange(len(utility)) if row is None else row
+        utility, row = np.insert(utility, start, 0.0), np.insert(row, start, -1)
+        tie = None if tie is None else np.insert(tie, start, np.uint64(0))
+        cost = np.insert(cost, start, 0.0, axis=1)
+        segments = Segments.from_start(start + np.arange(len(start)), len(utility))
+    return AllocationProblem(
+        utility=utility,
+        cost=cost,
+        row=row,
+        segments=segments,
+        ids=arguments.ids,
+        tie=tie,
+        limits=arguments.limits,
+        num_responses=len(arguments.utility),
+    )
 
 
 def best_candidates(instance: AllocationProblem, price: FloatArray | None = None) -> IntArray:
@@ -159,7 +425,7 @@ def best_candidates(instance: AllocationProblem, price: FloatArray | None = None
 def best_at(instance: AllocationProblem, prices: Sequence[FloatArray | None]) -> list[IntArray]:
     """The best candidates at each of these prices, in one pass over memory."""
     found: list[list[IntArray]] = [[] for _ in prices]
-    for problems, rows, part in instance.runs.blocks():
+    for problems, rows, part in instance.segments.blocks():
         for price, choices in zip(prices, found, strict=True):
             score = scores(instance, price, rows)
             hits = np.flatnonzero(score == part.spread(part.max(score))) + rows.start
@@ -200,31 +466,9 @@ def cheapest_of(instance: AllocationProblem, candidates: IntArray, num_problems:
 def first_twins(instance: AllocationProblem, chosen: IntArray) -> IntArray:
     """`[P]` of the candidates with the utility and the costs of the chosen ones: the first by `tie`, then by row."""
     found: list[IntArray] = []
-    for problems, rows, part in instance.runs.blocks():
+    for problems, rows, part in instance.segments.blocks():
         same = instance.utility[rows] == part.spread(instance.utility[chosen[problems]])
         for cost in instance.cost:
             same &= cost[rows] == part.spread(cost[chosen[problems]])
         found.append(cheapest_of(instance, np.flatnonzero(same) + rows.start, problems.stop - problems.start))
     return np.concatenate(found)
-
-
-def share(response_group: ArrayLike | Sequence[Hashable], name: Hashable) -> NDArray[np.bool_]:
-    """The 0/1 cost that makes a budget a share of problems answered by one response group.
-
-    Args:
-        response_group: `[R]` response group of each response.
-        name: The response group that is budgeted.
-
-    Returns:
-        `[R]` true (a cost of 1) where the response is of that response group, else false.
-
-    Example:
-        >>> share(["standard", "extended", "standard"], "extended").tolist()
-        [False, True, False]
-    """
-    groups = cast(NDArray[Any], response_group)
-    if getattr(getattr(groups, "dtype", None), "kind", "O") in "biuU":  # at once: == means what it does for one item
-        same = np.asarray(groups == name)
-        if same.shape == groups.shape:
-            return same
-    return np.array([x == name for x in id_items(response_group)], bool)

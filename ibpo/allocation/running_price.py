@@ -13,12 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ibpo.allocation.exact import allocate
-from ibpo.allocation.exact_sum import exact_sum
-from ibpo.allocation.given import Budget, Choose, FloatArray
-from ibpo.allocation.hull import envelope
-from ibpo.allocation.ids import mix
-from ibpo.allocation.problem import AllocationProblem
+from ibpo.allocation.allocate import allocate
+from ibpo.allocation.knapsack import envelope
+from ibpo.allocation.problem import Budget, Choose, gather, validate
+from ibpo.allocation.segments import FloatArray, exact_sum, mix
 from ibpo.errors import IbpoError
 
 
@@ -96,7 +94,7 @@ class RunningPrice:
         """
         if np.ndim(cost) != 1:
             raise IbpoError(f"cost: a running price is of one cost, shape [R], got shape {np.shape(cost)}")
-        batch = AllocationProblem.from_arrays(utility, problem, cost, [None], choose=self.choose)
+        batch = gather(validate(utility, problem, cost, [None], choose=self.choose))
         size = batch.num_problems
         of_candidate = batch.spread(np.arange(size))
         steps = envelope(of_candidate, batch.utility, batch.cost[0])

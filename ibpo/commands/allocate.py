@@ -10,11 +10,10 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ibpo.allocation.log_file import LogColumns, read_log
-from ibpo.allocation.log_stream import sum_parts
-from ibpo.commands.allocate_answer import Part, answer, part_of_cells, part_of_log
+from ibpo.commands.allocate_answer import Part, answer, part_of_log, part_of_sums
 from ibpo.commands.allocate_budgets import questions
 from ibpo.commands.allocate_report import print_part, write_files
+from ibpo.data import LogColumns, LogReader, read_log, sum_parts
 from ibpo.errors import IbpoError
 
 
@@ -23,9 +22,10 @@ def allocate_command(
     budget: Annotated[
         list[str] | None,
         typer.Option(
-            help="tokens=2000: mean cost per problem; tokens=25%: that far from the cheapest to the dearest response "
-            "group; extended=30%: share of problems for that response group; 'extended>=10%': at least. Repeated "
-            "budgets hold together; half and twice of them are answered too. Default: tokens at 25%, 50% and 75%.",
+            help="tokens=2000: mean cost per problem; tokens=0.5x: half of what the log spends; tokens=25%range: that "
+            "far from the cheapest response group to the most expensive; extended=30%: share of problems for that "
+            "response group; 'extended>=10%': at least. Repeated budgets hold together; half and twice of them are "
+            "answered too. Default: tokens at 25%range, 50%range and 75%range.",
         ),
     ] = None,
     by: Annotated[str | None, typer.Option(help="Column that splits the log; each part is solved on its own.")] = None,
@@ -74,7 +74,7 @@ def allocate_command(
             typer.echo(f"{len(bad)} bad rows left out, the first: {bad[0]}", err=True)
         for part in parts:  # complain before any solving
             for question in asked:
-                question.limits(part.columns["cost"], part.groups, part.cost.mean(0))
+                part.limits(question)
         console = Console(width=None if sys.stdout.isatty() else 160)
         answers = []
         for part in parts:
@@ -101,10 +101,11 @@ def _in_memory(
 def _streamed(
     path: Path, names: LogColumns, on_error: Literal["fail", "skip"], bad: list[str], read: Callable[[int], None]
 ) -> tuple[list[Part], dict[str, str]]:
-    columns: dict[str, str] = {}
-    cells = sum_parts(path, names, on_error=on_error, bad=bad, columns=columns, progress=read)
-    parts = _usable((partial(part_of_cells, name, x, columns, _say) for name, x in cells.items()), names.by)
-    return parts, {field: columns[field] for field in names.guessed}
+    reader = LogReader(path, names, on_error=on_error)
+    sums = sum_parts(reader, read)
+    bad.extend(reader.bad_rows)
+    parts = _usable((partial(part_of_sums, name, x, reader.columns, _say) for name, x in sums.items()), names.by)
+    return parts, {field: reader.columns[field] for field in names.guessed}
 
 
 def _usable(makers: Iterable[Callable[[], Part]], by: str | None) -> list[Part]:

@@ -8,18 +8,13 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from ibpo.allocation.cells import ResponseCells
-from ibpo.allocation.frontier import Frontier, frontier
-from ibpo.allocation.given import FloatArray
-from ibpo.allocation.holdout import HoldoutRow, holdout_value
-from ibpo.allocation.ids import IntArray
-from ibpo.allocation.infeasible import InfeasibleBudget
-from ibpo.allocation.log_blocks import Texts
-from ibpo.allocation.log_file import Log
-from ibpo.allocation.log_stream import StreamedCells
-from ibpo.allocation.problem import Allocation
+from ibpo.allocation import Allocation, Frontier, GroupMeans, HoldoutRow, InfeasibleBudget, frontier, holdout_value
 from ibpo.commands.allocate_budgets import GroupLimit, Question, choose_groups
+from ibpo.data import GroupSums, Labels, Log
 from ibpo.errors import IbpoError
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
 
 MAX_DRAWN = 1_000_000
 """Problems from which the picture is drawn: more would show no other line."""
@@ -51,7 +46,7 @@ class Part:
         cost: `[P, G]` mean cost.
         shown: `[P]` value of the `--show` column of each problem, or None.
         log: The rows, where they are in memory.
-        find: Where they are not: from ids of the log to places in `problems`, -1 for problems that are left out.
+        find: From ids of the log to places in `problems`, -1 for problems that are left out.
     """
 
     name: str
@@ -61,9 +56,9 @@ class Part:
     count: FloatArray
     reward: FloatArray
     cost: FloatArray
-    shown: Texts | None
+    shown: Labels | None
     log: Log | None
-    find: Callable[[IntArray | list[str]], IntArray] | None = None
+    find: Callable[[IntArray | list[str]], IntArray]
 
     @property
     def place(self) -> str:
@@ -74,6 +69,10 @@ class Part:
         """Mean reward and mean cost per problem of the responses as logged."""
         weight = self.count / self.count.sum(1, keepdims=True)
         return float((weight * self.reward).sum(1).mean()), float((weight * self.cost).sum(1).mean())
+
+    def limits(self, question: Question) -> list[GroupLimit]:
+        """What is asked, on this part."""
+        return question.limits(self.columns["cost"], self.groups, self.cost.mean(0), self.now()[1])
 
     def frontier(self) -> Frontier:
         """Mean reward against mean cost, in sample; of very many problems, of a sample of them."""
@@ -86,42 +85,44 @@ class Part:
 
 def part_of_log(name: str, log: Log, say: Callable[[str], None]) -> Part:
     """Gather a log in memory, only the problems with a response of every response group."""
-    cells = ResponseCells.from_arrays(log.reward, log.problem, log.response_group, log.cost)
+    means = GroupMeans.from_arrays(log.reward, log.problem, log.response_group, log.cost)
     place = f"{name}: " if name else ""
-    if len(cells.response_groups) < 2:
+    if len(means.response_groups) < 2:
         raise IbpoError(
-            f"{place}column '{log.columns['response_group']}' has one response group, {cells.response_groups[0]}; "
+            f"{place}column '{log.columns['response_group']}' has one response group, {means.response_groups[0]}; "
             f"an allocation chooses between at least two; name another column with --response-group"
         )
     reason = f"{place}problems without a response of every response group"
-    log, cells = keep_problems(log, cells, at_least=1, reason=reason, say=say)
+    log, means = keep_problems(log, means, at_least=1, reason=reason, say=say)
     shown = None
     if "show" in log.columns:
         of_problem = dict(zip(log.problem, log.shown, strict=True))
-        shown = Texts.from_list([of_problem[str(p)] for p in cells.problems])
+        shown = Labels.from_list([of_problem[str(p)] for p in means.problems])
+    place_of = {str(problem): p for p, problem in enumerate(means.problems)}
     return Part(
         name=name,
         columns=log.columns,
-        problems=cells.problems,
-        groups=cells.response_groups,
-        count=cells.count.astype(np.float64),
-        reward=cells.mean_reward,
-        cost=cells.mean_cost,
+        problems=means.problems,
+        groups=means.response_groups,
+        count=means.count.astype(np.float64),
+        reward=means.mean_reward,
+        cost=means.mean_cost,
         shown=shown,
         log=log,
+        find=lambda ids: np.array([place_of.get(str(x), -1) for x in ids], np.int64),
     )
 
 
-def part_of_cells(name: str, cells: StreamedCells, columns: dict[str, str], say: Callable[[str], None]) -> Part:
+def part_of_sums(name: str, sums: GroupSums, columns: dict[str, str], say: Callable[[str], None]) -> Part:
     """The same from the sums of a streamed log."""
-    place, groups = f"{name}: " if name else "", cells.groups
+    place, groups = f"{name}: " if name else "", sums.groups
     if len(groups) < 2:
         raise IbpoError(
             f"{place}column '{columns['response_group']}' has one response group, {groups[0]}; "
             f"an allocation chooses between at least two; name another column with --response-group"
         )
-    count, reward, cost = cells.tables()
-    problems, shown = cells.problems(), cells.shown()
+    count, reward, cost = sums.tables()
+    problems, shown = sums.problems(), sums.shown()
     full, number = np.array((count > 0).all(axis=1)), None
     if not full.all():
         reason = f"{place}problems without a response of every response group"
@@ -132,10 +133,10 @@ def part_of_cells(name: str, cells: StreamedCells, columns: dict[str, str], say:
         count, reward, cost = count[full], reward[full], cost[full]
         kept = np.flatnonzero(full)
         problems = problems[kept] if isinstance(problems, np.ndarray) else [problems[p] for p in kept.tolist()]
-        shown = None if shown is None else Texts(code=shown.code[kept], names=shown.names)
+        shown = None if shown is None else Labels(code=shown.code[kept], names=shown.names)
 
     def find(ids: IntArray | list[str]) -> IntArray:
-        found = cells.find(ids)
+        found = sums.find(ids)
         return found if number is None else number[found]
 
     return Part(
@@ -153,18 +154,18 @@ def part_of_cells(name: str, cells: StreamedCells, columns: dict[str, str], say:
 
 
 def keep_problems(
-    log: Log, cells: ResponseCells, *, at_least: int, reason: str, say: Callable[[str], None]
-) -> tuple[Log, ResponseCells]:
+    log: Log, means: GroupMeans, *, at_least: int, reason: str, say: Callable[[str], None]
+) -> tuple[Log, GroupMeans]:
     """Only problems with that many responses of every response group; says how many are left out."""
-    full = np.array((cells.count >= at_least).all(axis=1))
+    full = np.array((means.count >= at_least).all(axis=1))
     if full.all():
-        return log, cells
+        return log, means
     if not full.any():
         raise IbpoError(f"{reason}: all {len(full)}; log every problem with every response group")
     say(f"{reason}: {int((~full).sum())} of {len(full)} left out")
-    wanted = {name for name, ok in zip(cells.problems, full, strict=True) if ok}
+    wanted = {name for name, ok in zip(means.problems, full, strict=True) if ok}
     log = log.rows([i for i, x in enumerate(log.problem) if x in wanted])
-    return log, ResponseCells.from_arrays(log.reward, log.problem, log.response_group, log.cost)
+    return log, GroupMeans.from_arrays(log.reward, log.problem, log.response_group, log.cost)
 
 
 def answer(
@@ -185,11 +186,11 @@ def answer(
     thick = None
     if holdout and part.log is not None:
         reason = f"{part.place}held out: problems without 2 responses of every response group"
-        cells = ResponseCells.from_arrays(part.log.reward, part.log.problem, part.log.response_group, part.log.cost)
-        thick, _ = keep_problems(part.log, cells, at_least=2, reason=reason, say=lambda x: typer.echo(x, err=True))
+        means = GroupMeans.from_arrays(part.log.reward, part.log.problem, part.log.response_group, part.log.cost)
+        thick, _ = keep_problems(part.log, means, at_least=2, reason=reason, say=lambda x: typer.echo(x, err=True))
     lines: list[Line] = []
     for question in asked:
-        limits = question.limits(part.columns["cost"], part.groups, part.cost.mean(0))
+        limits = part.limits(question)
         try:
             allocation, pick = choose_groups(part.reward, part.cost, limits, part.problems)
             held_out = None
@@ -211,7 +212,7 @@ def answer(
             small = pick.astype(np.min_scalar_type(len(part.groups)))
             line = Line(question=question, limits=limits, allocation=allocation, pick=small, why="", held_out=held_out)
         except IbpoError as error:
-            name = question.dials[error.budget_index].text if isinstance(error, InfeasibleBudget) else question.label
+            name = str(question.budgets[error.budget_index]) if isinstance(error, InfeasibleBudget) else question.label
             if not isinstance(error, InfeasibleBudget) or question.times == 1:
                 raise IbpoError(f"{part.place}--budget {name}: {error}") from None
             why = f"not possible: {name} needs at least {error.nearest:.6g} per problem"

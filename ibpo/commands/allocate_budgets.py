@@ -1,63 +1,47 @@
-"""`--budget` texts: what is limited, and to how much."""
+"""What `ibpo allocate` is asked: budgets that hold together, as limits of one part of a log."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ibpo.allocation.exact import allocate
-from ibpo.allocation.given import FloatArray
-from ibpo.allocation.ids import IntArray
-from ibpo.allocation.problem import Allocation
-from ibpo.errors import IbpoError
+from ibpo.allocation import Allocation, allocate
+from ibpo.budget import Budget, check_budget, check_distinct, costs_named, parse_budget
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Dial:
-    """One `--budget`: the log's cost or the share of a response group, at most (or at least) so much."""
-
-    text: str
-    name: str
-    sense: Literal["at_most", "at_least"]
-    amount: Fraction
-    percent: bool
-
-    @classmethod
-    def parse(cls, text: str) -> "Dial":
-        """Read NAME=NUMBER, NAME=NUMBER% or NAME>=NUMBER[%]."""
-        found = re.fullmatch(r"\s*([^<>=]+?)\s*(=|<=|>=)\s*([^<>=%]+?)\s*(%?)\s*", text)
-        try:
-            amount = Fraction(found[3]) / (100 if found[4] else 1) if found else Fraction(-1)
-        except (ValueError, ZeroDivisionError):
-            amount = Fraction(-1)
-        if found is None or amount < 0:
-            raise IbpoError(
-                f"--budget {text}: needs NAME=NUMBER or NAME=PERCENT%, e.g. tokens=2000, tokens=25%, extended=30% or, "
-                "for a lower bound, 'extended>=10%'"
-            )
-        sense = "at_least" if found[2] == ">=" else "at_most"
-        return cls(text=text, name=found[1], sense=sense, amount=amount, percent=bool(found[4]))
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+DEFAULT = ("tokens=25%range", "tokens=50%range", "tokens=75%range")
+REFUSED = {
+    "slice": "a log is not sliced inside a budget; --by COLUMN solves each part of the log on its own",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Question:
-    """Dials that hold together, and how often their upper bounds are taken: one row of the table."""
+    """Budgets that hold together, and how often their upper bounds are taken: one row of the table."""
 
     label: str
-    dials: tuple[Dial, ...]
+    budgets: tuple[Budget, ...]
     times: Fraction = Fraction(1)
 
-    def limits(self, cost_name: str, groups: Sequence[str], mean_cost: FloatArray) -> list["GroupLimit"]:
-        """The dials for one part of a log; `mean_cost` `[G]` is that of always taking one response group."""
-        return [_limit(dial, self.times, cost_name, groups, mean_cost) for dial in self.dials]
+    def limits(self, cost_name: str, groups: Sequence[str], mean_cost: FloatArray, now: float) -> list["GroupLimit"]:
+        """The budgets for one part of a log.
+
+        Args:
+            cost_name: The log's column.
+            groups: The log's response groups, G of them.
+            mean_cost: `[G]`, of always taking one of them.
+            now: Mean cost per problem of the responses as logged.
+        """
+        return [_limit(budget, self.times, cost_name, groups, mean_cost, now) for budget in self.budgets]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GroupLimit:
-    """A dial resolved: mean cost per problem, or the share of response group number `group`."""
+    """A budget on one part of a log: mean cost per problem, or the share of response group number `group`."""
 
     name: str
     group: int | None
@@ -65,16 +49,17 @@ class GroupLimit:
     at_least: Fraction | None
 
 
-def questions(budgets: Sequence[str]) -> list[Question]:
-    """All budgets together, at half, once and twice their amount; without any, 25, 50 and 75 % of the way in tokens."""
-    if not budgets:
-        return [Question(label=x, dials=(Dial.parse(x),)) for x in ("tokens=25%", "tokens=50%", "tokens=75%")]
-    dials = tuple(map(Dial.parse, budgets))
-    label = ", ".join(dial.text for dial in dials)
-    if all(dial.sense == "at_least" for dial in dials):
-        return [Question(label=label, dials=dials)]
+def questions(texts: Sequence[str]) -> list[Question]:
+    """All budgets together, at half, once and twice their amount; without any, three on the way in cost."""
+    if not texts:
+        return [Question(label=text, budgets=(parse_budget(text),)) for text in DEFAULT]
+    budgets = tuple(map(parse_budget, texts))
+    check_distinct(budgets)
+    label = ", ".join(map(str, budgets))
+    if all(budget.sense == "at_least" for budget in budgets):
+        return [Question(label=label, budgets=budgets)]
     scaled = (("half of it", Fraction(1, 2)), (label, Fraction(1)), ("twice it", Fraction(2)))
-    return [Question(label=name, dials=dials, times=times) for name, times in scaled]
+    return [Question(label=name, budgets=budgets, times=times) for name, times in scaled]
 
 
 def choose_groups(
@@ -96,20 +81,14 @@ def choose_groups(
     return allocation, allocation.weight.reshape(num_problems, num_groups).argmax(1)
 
 
-def _limit(dial: Dial, times: Fraction, cost_name: str, groups: Sequence[str], mean_cost: FloatArray) -> GroupLimit:
-    amount, group = dial.amount, None
-    if dial.name in ("tokens", "cost", cost_name):
-        if dial.percent:
-            cheapest, dearest = float(mean_cost.min()), float(mean_cost.max())
-            amount = Fraction(str(cheapest + float(amount) * (dearest - cheapest)))
-    elif dial.name not in groups:
-        raise IbpoError(
-            f"--budget {dial.text}: no response group {dial.name!r}; name tokens or one of {', '.join(groups)}"
-        )
-    elif amount > 1:
-        raise IbpoError(f"--budget {dial.text}: a share is at most 1; did you mean {dial.name}={amount}%?")
+def _limit(
+    budget: Budget, times: Fraction, cost_name: str, groups: Sequence[str], mean_cost: FloatArray, now: float
+) -> GroupLimit:
+    if check_budget(budget, groups=groups, costs=costs_named(cost_name), refused=REFUSED):
+        amount, group = budget.amount, list(groups).index(budget.name)
     else:
-        group = list(groups).index(dial.name)
-    if dial.sense == "at_least":
-        return GroupLimit(name=dial.name, group=group, at_most=None, at_least=amount)
-    return GroupLimit(name=dial.name, group=group, at_most=amount * times, at_least=None)
+        group, ends = None, (float(mean_cost.min()), float(mean_cost.max()))
+        amount = budget.in_cost(now=now, cheapest=ends[0], most_expensive=ends[1])
+    if budget.sense == "at_least":
+        return GroupLimit(name=budget.name, group=group, at_most=None, at_least=amount)
+    return GroupLimit(name=budget.name, group=group, at_most=amount * times, at_least=None)

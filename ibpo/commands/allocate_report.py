@@ -13,10 +13,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from ibpo.allocation.log_blocks import Block, Texts
-from ibpo.allocation.log_file import LogColumns, parsed_rows
-from ibpo.allocation.log_stream import chosen_rows
 from ibpo.commands.allocate_answer import Line, Part
+from ibpo.data import Labels, LogColumns, LogReader, LogRows
 from ibpo.errors import IbpoError
 from ibpo.runs import atomic_file, write_text_atomic
 
@@ -190,55 +188,45 @@ def _chosen_rows(
     path: Path, names: LogColumns, answers: list[tuple[Part, list[Line]]], on_error: Literal["fail", "skip"]
 ) -> Iterator[str]:
     """The second pass: the log's rows whose response group was chosen for their problem under the budget as asked."""
-    asked = [(part, [x for x in lines if x.question.times == 1 and x.allocation]) for part, lines in answers]
-    if any(part.find is not None for part, _ in asked):
-        yield from _streamed_rows(path, names, {part.name: (part, lines) for part, lines in asked}, on_error)
-        return
-    chosen: dict[tuple[str, str], set[str]] = {}
-    for part, lines in asked:
-        for line in lines:
-            for p, g in enumerate(line.pick.tolist()):
-                chosen.setdefault((part.name, str(part.problems[p])), set()).add(part.groups[g])
-    for _, row in parsed_rows(path, names, on_error, []):
-        if row["response_group"] in chosen.get((row.get("by", ""), row["problem"]), ()):
-            yield json.dumps(row) + "\n"
+    parts = {part.name: (part, [x for x in lines if x.question.times == 1 and x.allocation]) for part, lines in answers}
+    for block in LogReader(path, names, on_error=on_error).blocks():
+        for name, rows in block.by_part():
+            if name in parts:
+                yield from _written(
+                    rows.take(np.flatnonzero(_is_chosen(rows, *parts[name]))), name if names.by else None
+                )
 
 
-def _streamed_rows(
-    path: Path, names: LogColumns, parts: dict[str, tuple[Part, list[Line]]], on_error: Literal["fail", "skip"]
-) -> Iterator[str]:
-    """The same block by block, so that only one block of the rows is in memory."""
-
-    def chosen(name: str, block: Block) -> NDArray[np.bool_]:
-        part, lines = parts[name]
-        assert part.find is not None
-        place = part.find(block.problem)
-        group = np.array([part.groups.index(x) if x in part.groups else -1 for x in block.response_group.names])
-        group_R = group[block.response_group.code]
-        picked = np.zeros(len(block), bool)
-        for line in lines:
-            picked |= line.pick[place] == group_R
-        return picked & (place >= 0)
-
-    for name, block in chosen_rows(path, names, on_error, chosen):
-        by = f', "by": {json.dumps(name)}' if names.by else ""
-        shown = [""] * len(block)
-        if block.shown is not None:
-            shown = _of_code(block.shown, [f', "show": {json.dumps(x)}' for x in block.shown.names])
-        groups = [f', "response_group": {json.dumps(x)}, "reward": ' for x in block.response_group.names]
-        fields = (
-            _ids(block.problem),
-            _of_code(block.response_group, groups),
-            block.reward.tolist(),
-            block.cost.tolist(),
-            shown,
-        )
-        for problem, group, reward, cost, of_row in zip(*fields, strict=True):
-            yield f'{{"problem": {problem}{group}{reward!r}, "cost": {cost!r}{by}{of_row}}}\n'
+def _is_chosen(rows: LogRows, part: Part, lines: list[Line]) -> NDArray[np.bool_]:
+    place = part.find(rows.problem)
+    group = np.array([part.groups.index(x) if x in part.groups else -1 for x in rows.response_group.names])
+    group_R = group[rows.response_group.code]
+    chosen = np.zeros(len(rows), bool)
+    for line in lines:
+        chosen |= line.pick[place] == group_R
+    return chosen & (place >= 0)
 
 
-def _of_code(texts: Texts, written: list[str]) -> list[str]:
-    return [written[code] for code in texts.code.tolist()]
+def _written(rows: LogRows, part: str | None) -> Iterator[str]:
+    """The rows as lines of JSON; by hand, for `json.dumps` of a dictionary takes five times as long."""
+    by = "" if part is None else f', "by": {json.dumps(part)}'
+    shown = [""] * len(rows)
+    if rows.shown is not None:
+        shown = _of_code(rows.shown, [f', "show": {json.dumps(x)}' for x in rows.shown.names])
+    groups = [f', "response_group": {json.dumps(x)}, "reward": ' for x in rows.response_group.names]
+    fields = (
+        _ids(rows.problem),
+        _of_code(rows.response_group, groups),
+        rows.reward.tolist(),
+        rows.cost.tolist(),
+        shown,
+    )
+    for problem, group, reward, cost, of_row in zip(*fields, strict=True):
+        yield f'{{"problem": {problem}{group}{reward!r}, "cost": {cost!r}{by}{of_row}}}\n'
+
+
+def _of_code(labels: Labels, written: list[str]) -> list[str]:
+    return [written[code] for code in labels.code.tolist()]
 
 
 def _summary(part: Part, lines: list[Line]) -> dict[str, Any]:

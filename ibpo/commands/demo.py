@@ -45,9 +45,8 @@ def demo_command(
     console = Console()
     started = time.time()
     try:
-        from ibpo.demo.page import write_outcome
-        from ibpo.demo.provenance import note_call
-        from ibpo.demo.run import DemoSettings, check_settings, plan_jobs, run_jobs
+        from ibpo.demo import DemoSettings, check_settings, plan_jobs, run_jobs, write_outcome
+        from ibpo.runs import note_call
 
         settings = DemoSettings(
             experiments=EXPERIMENTS if experiment == "both" else (experiment,),

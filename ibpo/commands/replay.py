@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from ibpo.budget import budget_table, parse_budget, parse_budget_entry, parse_budget_table
 from ibpo.errors import IbpoError
 from ibpo.runs import write_text_atomic
 
@@ -23,8 +24,9 @@ def replay_command(
     budget: Annotated[
         list[str] | None,
         typer.Option(
-            help="extended=0.4 (or 40%): share of the prompts; tokens=200: mean per prompt; 'extended>=0.1': at least; "
-            "extended@level=3=0.2: within a slice. Repeated budgets hold together. Default: the run's own."
+            help="extended=0.4 (or 40%): share of the prompts; tokens=200: mean per prompt; tokens=0.5x: half of what "
+            "the run spent; 'extended>=0.1': at least; extended@level=3=0.2: within a slice. Repeated budgets hold "
+            "together. Default: the run's own."
         ),
     ] = None,
     window: Annotated[
@@ -46,46 +48,20 @@ def replay_command(
     _show(answer)
 
 
-def read_texts(texts: list[str]) -> dict[str, float]:
-    """`--budget` texts as the trainer's budget.
-
-    Raises:
-        IbpoError: for a text that is none.
-
-    Example:
-        >>> read_texts(["extended=40%", "extended>=0.1", "tokens@level=3=200"])
-        {'extended': 0.4, 'extended>=': 0.1, 'tokens@level=3': 200.0}
-    """
-    budget: dict[str, float] = {}
-    for text in texts:
-        key, equals, amount = (part.strip() for part in text.rpartition("="))
-        key = f"{key[:-1].rstrip()}>=" if key.endswith(">") else key.removesuffix("<").rstrip()
-        try:
-            value = float(amount.removesuffix("%")) / (100 if amount.endswith("%") else 1)
-        except ValueError:
-            value = -1.0
-        if not (equals and key and value >= 0) or (amount.endswith("%") and key.startswith("tokens")):
-            raise IbpoError(
-                f"--budget {text}: needs NAME=NUMBER, e.g. extended=0.4, extended=40%, 'extended>=0.1', tokens=200 or "
-                "extended@level=3=0.2"
-            )
-        budget[key] = value
-    return budget
-
-
 def _answer(run: Path, texts: list[str], window: int | None, min_gain: float | None) -> dict[str, Any]:
     try:
         import pyarrow  # noqa: F401  # heavy, and not there without the extra
     except ModuleNotFoundError as error:
         raise IbpoError(f"a rollout log needs {error.name}: pip install 'ibpo[train]'") from None
-    from ibpo.training.budgets import read_budget
-    from ibpo.training.rollout_log import compare, find_rollout_log, read_rollout_log, replay
+    from ibpo.training.budgets import bind_budgets
+    from ibpo.training.rollout_log import compare, find_rollout_log, read_rollout_log, replay, tokens_spent
 
+    asked = [parse_budget(text) for text in texts]
     table = read_rollout_log(find_rollout_log(run))
     settings = table.settings
-    own: dict[str, float] = settings.get("budget", {})
-    budget = read_texts(texts) or own
-    if not budget:
+    own = parse_budget_table(settings.get("budget", {}), f"{run}: budget ")
+    budgets = asked or own
+    if not budgets:
         raise IbpoError(f"{run}: its rollout log names no budget; ask for one, e.g. --budget {table.names[-1]}=0.4")
     window = window or int(settings.get("window", 1))
     if min_gain is None:
@@ -98,23 +74,25 @@ def _answer(run: Path, texts: list[str], window: int | None, min_gain: float | N
             raise IbpoError(f"the rollout log has no column {column!r}, only {', '.join(table.columns)}")
         return set(table.columns[column].tolist())
 
-    terms = read_budget(budget, table.names, values_of)
+    spent = tokens_spent(table)
+    terms = bind_budgets(budgets, table.names, values_of, spent=spent, where="--budget ")
     answer = replay(table, terms, window=window, min_gain=min_gain)
     first = np.unique(table.step, return_index=True)[1]
     result = {
         "run": str(run),
-        "budget": budget,
+        "budget": budget_table(budgets),
         "window": window,
         "min_gain": min_gain,
         "num_steps": len(np.unique(table.step)),
         "price": dict(zip((term.key for term in terms), answer.price.tolist(), strict=True)),
-        "recorded_budget": own,
+        "recorded_budget": budget_table(own),
         "recorded_price": {key: float(price[first].mean()) for key, price in table.price.items()},
         "num_steps_missed": answer.num_missed,
         **compare(table, answer),
     }
-    if own and budget != own:
-        again = replay(table, read_budget(own, table.names, values_of), window=window, min_gain=min_gain)
+    if own and budgets != own:
+        kept = bind_budgets(own, table.names, values_of, spent=spent, where=f"{run}: budget ")
+        again = replay(table, kept, window=window, min_gain=min_gain)
         result["own_budget_changed"] = compare(table, again)["changed"]
     return result
 
@@ -122,8 +100,10 @@ def _answer(run: Path, texts: list[str], window: int | None, min_gain: float | N
 def _show(answer: dict[str, Any]) -> None:
     console = Console(width=None if sys.stdout.isatty() else 160)
     names = list(answer["recorded"]["share"])
-    asked = ", ".join(f"{key}={value:g}" for key, value in answer["budget"].items()).replace(">==", ">=")
-    own = ", ".join(f"{key}={value:g}" for key, value in answer["recorded_budget"].items()).replace(">==", ">=")
+    asked, own = (
+        ", ".join(str(parse_budget_entry(key, amount)) for key, amount in answer[name].items())
+        for name in ("budget", "recorded_budget")
+    )
     title = f"{answer['run']}: {answer['num_steps']} steps, {answer['recorded']['num_prompts']:,} prompts"
     table = Table(title=title, title_justify="left")
     for head in ("budget", "reward", "random mix", "tokens", "price", *names):

@@ -10,11 +10,11 @@ from typing import Annotated, Any, Literal
 import typer
 
 from ibpo import __version__
-from ibpo.demo.provenance import facts_of as calls_of
 from ibpo.errors import IbpoError
 from ibpo.evaluation.contrast import ContrastOptions, contrast
 from ibpo.evaluation.read_responses import Read, ReadOptions, read_responses
 from ibpo.evaluation.run_facts import facts_of, share_in_training, training_of
+from ibpo.runs import noted_calls
 
 SOME = 10_000
 """Above so many responses the page takes long enough to say what is being done."""
@@ -140,7 +140,7 @@ def _write(
         ("ibpo", __version__),
     ]
     for _, path in paths:
-        what_ran += [*facts_of(path), *calls_of(path)]
+        what_ran += [*facts_of(path), *noted_calls(path)]
     return write_page(folder, PageData(title=title, parts=parts, what_ran=what_ran, limits=list(LIMITS)))
 
 

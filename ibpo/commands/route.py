@@ -11,8 +11,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ibpo.allocation.log_file import LogColumns
 from ibpo.commands.embedding import EmbedKey, EmbedUrl, embed_by, load_router
+from ibpo.data import LogColumns
 from ibpo.errors import IbpoError
 from ibpo.serving.calibration import digest
 from ibpo.serving.features import FloatArray

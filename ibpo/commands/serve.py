@@ -12,8 +12,7 @@ from ibpo.errors import IbpoError
 from ibpo.serving.plan import Budget, Plan, parse_budget, read_plan
 
 if TYPE_CHECKING:
-    from ibpo.serving.gateway.keys import Keys
-    from ibpo.serving.gateway.settings import Settings
+    from ibpo.serving.gateway import Keys, Settings
 
 
 def serve_command(
@@ -62,9 +61,7 @@ def serve_command(
     """Hold the budget on live traffic: choose each request's response group, pass everything else through."""
     try:
         try:
-            from ibpo.serving.gateway.gains import ROUTER_SECONDS
-            from ibpo.serving.gateway.routers import serving_router
-            from ibpo.serving.gateway.server import Service, open_log, serve
+            from ibpo.serving.gateway import ROUTER_SECONDS, FittedRouter, Service, open_log, serve
         except ModuleNotFoundError as error:
             raise IbpoError(f"a gateway needs the package {error.name}: pip install 'ibpo[serve]'") from None
         if new_key is not None:
@@ -83,7 +80,7 @@ def serve_command(
             state=state,
             name=name,
             keys=_keys(keys, keys_env),
-            router=None if found is None else serving_router(found, str(router)),
+            router=None if found is None else FittedRouter(found, str(router)),
         )
         serve(service, open_log(log), on_ready=lambda url: typer.echo(f"ibpo: {url} holds {_said(held)}", err=True))
     except (IbpoError, OSError) as error:
@@ -95,14 +92,14 @@ def _told(
     upstream: str | None, budget: list[str] | None, plan: Path | None, config: Path | None, by: str
 ) -> tuple[Settings, Plan]:
     """The settings and the plan, from the file and the options together."""
-    from ibpo.serving.gateway.settings import WAYS, build_settings, read_settings
+    from ibpo.serving.gateway import GROUPS_BY, build_settings, read_settings
 
     settings, tables = read_settings(config) if config is not None else (build_settings({}, "options"), {})
     if upstream is not None:
         given = {**settings.upstream.model_dump(), "url": upstream}
         settings = settings.model_copy(update={"upstream": build_settings({"upstream": given}, "--upstream").upstream})
     if not settings.model:
-        models = build_settings({"model": [{"name": "*", "response_group": WAYS[by]}]}, "--by").model
+        models = build_settings({"model": [{"name": "*", "response_group": GROUPS_BY[by]}]}, "--by").model
         settings = settings.model_copy(update={"model": models})
     if bool(budget) + bool(plan) + ("budget" in tables) != 1:
         raise IbpoError("give the budgets once: --budget extended=30%, or --plan, or [budget] in --config")
@@ -124,7 +121,7 @@ def _table(row: Budget) -> dict[str, Any]:
 
 
 def _keys(path: Path | None, variable: str | None) -> Keys | None:
-    from ibpo.serving.gateway.keys import keys_from_environment, read_keys
+    from ibpo.serving.gateway import keys_from_environment, read_keys
 
     if path is not None and variable is not None:
         raise IbpoError("--keys and --keys-env: give one of them")
@@ -134,7 +131,7 @@ def _keys(path: Path | None, variable: str | None) -> Keys | None:
 
 
 def _print_key(tenant: str) -> None:
-    from ibpo.serving.gateway.keys import new_key
+    from ibpo.serving.gateway import new_key
 
     key, line = new_key()
     typer.echo(f"key of {tenant}, shown once: {key}")

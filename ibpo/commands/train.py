@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from ibpo.budget import parse_budget_entry
 from ibpo.config import RunConfig, read_recipe
 from ibpo.demo import resolve_model
 from ibpo.errors import IbpoError
@@ -175,10 +176,8 @@ def _table_rows(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def _headline(results: dict[str, Any]) -> str:
-    budget = ", ".join(
-        f"{name.removesuffix('>=')} at {'least' if name.endswith('>=') else 'most'} {amount:g}"
-        for name, amount in results["budget"].items()
-    )
+    budgets = [parse_budget_entry(key, amount) for key, amount in results["budget"].items()]
+    budget = ", ".join(f"{b.key.removesuffix('>=')} at {b.sense.removeprefix('at_')} {b.amount_text}" for b in budgets)
     return (
         f"{results['model']}: {results['steps']} steps on {results['num_training_problems']} problems, "
         f"{results['num_held_out_problems']} held out, budget: {budget or 'none'}"

@@ -6,7 +6,6 @@ takes nothing along: its finished files stay, and the next run does what is miss
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 import time
@@ -15,12 +14,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from ibpo.demo.experiment import Experiment
+from ibpo.demo.experiments import Experiment, experiment_named
 from ibpo.runs import write_text_atomic
 from ibpo.types import Problem
 
 NUM_EXTENDED, NUM_SAMPLED = 2, 2
-EXPERIMENTS = ("thinking", "voting")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,11 +53,6 @@ class JobSpec:
     def is_done(self) -> bool:
         """Whether every file of the job is there."""
         return all(path.exists() for path in outputs(self))
-
-
-def experiment_named(name: str) -> Experiment:
-    """`"thinking"` or `"voting"`."""
-    return getattr(importlib.import_module(f"ibpo.demo.{name}"), name.upper())
 
 
 def outputs(spec: JobSpec) -> list[Path]:
@@ -110,7 +103,7 @@ class Job(Protocol):
 
 
 def progress_file(spec: Job) -> Path:
-    """Where the job tells how far it is."""
+    """The file that says how far the job is."""
     return Path(spec.seed_dir) / "progress" / f"{spec.name}.json"
 
 
@@ -149,7 +142,7 @@ def run_job(spec: JobSpec) -> None:
 
 
 def teller(path: Path) -> Callable[[str, float], None]:
-    """Tells a job's stage and the share of it that is done, in a file."""
+    """A function that writes a job's stage, and the share of it that is done, into a file."""
 
     def tell(stage: str, done: float) -> None:
         write_text_atomic(path, json.dumps({"stage": stage, "done": done, "time": time.time()}))

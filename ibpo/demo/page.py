@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 
-from ibpo.demo.calibration import calibrated_choice
-from ibpo.demo.job import experiment_named
-from ibpo.demo.provenance import facts_of
+from ibpo.demo.experiments import experiment_named
 from ibpo.demo.run import NUM_WORKERS, DemoSettings
 from ibpo.evaluation.compare import compare, load_responses, summarise
 from ibpo.evaluation.frontier import plot_frontier, plot_share_by_level
 from ibpo.evaluation.report import Example, ReportData, pick_examples, terminal_table, write_report
-from ibpo.runs import write_text_atomic
+from ibpo.runs import noted_calls, write_text_atomic
+from ibpo.serving.calibrate import threshold
 
 ARTEFACTS = ("results.json", "merits.json", "frontier.png", "share_by_level.png", "report.html", "report.md")
+
+
+LAST = 0.2
+"""Part of the training, at its end, whose prices tell whether the budget had slack."""
+Choice = Callable[[NDArray[np.float64], NDArray[np.float64], float], NDArray[np.bool_]]
+"""(probabilities on unlabelled prompts, on the test's prompts, budget) -> which of the latter to answer extended."""
 
 
 def write_outcome(run_dir: Path, settings: DemoSettings, console: Console, seconds: float) -> None:
@@ -133,7 +141,7 @@ def _asked(settings: DemoSettings) -> list[str]:
 
 def _what_ran(run_dir: Path, settings: DemoSettings, seconds: float) -> list[tuple[str, str]]:
     return [
-        *facts_of(run_dir),
+        *noted_calls(run_dir),
         ("Unseen problems per seed", f"{settings.num_problems:,}"),
         ("Unlabelled prompts for the calibration", f"{settings.num_calibration:,}"),
         ("Model", "remade from nothing" if settings.from_scratch else "the shipped cold start"),
@@ -155,3 +163,23 @@ def _peak_memory() -> str:
     if jobs == 0:
         return f"{here:.1f} GiB (every job was finished before)"
     return f"at most {here + NUM_WORKERS * jobs:.1f} GiB ({NUM_WORKERS} jobs of at most {jobs:.1f} GiB each)"
+
+
+def had_slack(policy_dir: Path) -> bool:
+    """Whether the budget bought nothing at the end of the training: the median price of the last updates is 0."""
+    path = policy_dir / "metrics.json"
+    if not path.exists():
+        return False
+    price = [step["ibpo/price/extended"] for step in json.loads(path.read_text()) if "ibpo/price/extended" in step]
+    last = price[-max(1, round(LAST * len(price))) :]
+    return bool(last) and median(last) <= 0
+
+
+def calibrated_choice(seed_dir: Path) -> Choice:
+    """The calibrated choice of this seed's policies: with a floor of one half for those whose budget had slack."""
+
+    def choose(calibration: NDArray[np.float64], test: NDArray[np.float64], budget: float) -> NDArray[np.bool_]:
+        slack = had_slack(seed_dir / "policies" / f"ibpo-{budget:g}")
+        return threshold(calibration, budget, floor=0.5 if slack else 0.0).choose(test)
+
+    return choose

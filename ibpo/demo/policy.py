@@ -11,10 +11,16 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
-from ibpo.demo.experiment import Experiment
-from ibpo.demo.progress import StepProgress
+from ibpo.demo.experiments import Experiment
 from ibpo.rewards.exact import exact_match
 from ibpo.runs import RunDir, write_text_atomic
 from ibpo.tasks.draws import stream
@@ -29,6 +35,17 @@ ROLLOUTS: dict[str, Any] = {
     "steps_per_generation": 1,
 }
 """Per update, where an experiment does not say otherwise."""
+
+
+class StepProgress(TrainerCallback):
+    """Calls `report(share of the steps done)` after every step of a trainer."""
+
+    def __init__(self, report: Callable[[float], None]) -> None:
+        self.report = report
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Report."""
+        self.report(state.global_step / max(1, state.max_steps))
 
 
 def common_settings(experiment: Experiment, seed: int, num_steps: int) -> dict[str, Any]:

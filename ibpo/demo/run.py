@@ -19,8 +19,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ibpo.demo.embedded import CHECKOUT, has_checkout, model_path, pretrained_path
 from ibpo.demo.job import Job, JobSpec, progress_file, write_spec
+from ibpo.demo.models import CHECKOUT, has_checkout, model_path, pretrained_path
 from ibpo.errors import IbpoError
 from ibpo.runs import write_text_atomic
 

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from ibpo.evaluation.curves import areas
 from ibpo.evaluation.merits import Allocated, SelfConsistency, figures_of_merit, summarise
-from ibpo.evaluation.metrics import FloatArray, majority_accuracy, mean_and_stderr
+from ibpo.evaluation.metrics import majority_accuracy
 from ibpo.evaluation.oracles import level_oracle_held_out
+from ibpo.evaluation.statistics import FloatArray, estimate_mean
 from ibpo.evaluation.store import (
     Columns,
     PerProblem,
@@ -213,12 +214,12 @@ def _mean(values: Sequence[Any]) -> Any:
 
 def numbers(result: PerProblem, problems: Problems, base_tokens: float) -> Row:
     """The numbers of a row of `Comparison.rows`; costs are relative to `base_tokens`."""
-    accuracy, stderr = mean_and_stderr(result.accuracy, problems.problem_id)
+    accuracy = estimate_mean(result.accuracy, problems.problem_id)
     truncated = float(result.truncated.mean())
     return {
         "num_problems": len(problems.level),
-        "accuracy": accuracy,
-        "stderr": stderr,
+        "accuracy": accuracy.value,
+        "stderr": accuracy.stderr,
         "extended_share": float(result.share.mean()),
         "share_by_level": _named(problems.by_level(result.share), problems),
         "accuracy_by_level": _named(problems.by_level(result.accuracy), problems),

@@ -14,20 +14,20 @@ import numpy as np
 from ibpo.errors import IbpoError
 from ibpo.evaluation.curves import areas, gain_over_votes, mix_points, vote_curve
 from ibpo.evaluation.describe import describe, natural
-from ibpo.evaluation.estimates import (
+from ibpo.evaluation.levels import coarse_levels, level_names
+from ibpo.evaluation.oracle_share import OracleShare
+from ibpo.evaluation.oracles import held_out_choice
+from ibpo.evaluation.responses import Responses
+from ibpo.evaluation.statistics import (
     Estimate,
+    FloatArray,
+    bootstrap_difference,
     estimate_mean,
     estimate_rate,
     paired_difference,
     problem_means,
     ratio_of_means,
 )
-from ibpo.evaluation.levels import coarse_levels, level_names
-from ibpo.evaluation.metrics import FloatArray
-from ibpo.evaluation.oracle_share import OracleShare
-from ibpo.evaluation.oracles import held_out_choice
-from ibpo.evaluation.repeated import bootstrap_difference
-from ibpo.evaluation.responses import Responses
 
 BUDGETS = (0.1, 0.25, 0.5, 0.75, 0.9)
 """Mean costs at which to allocate: that far from the cheapest to the dearest configuration."""

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 
 from ibpo.evaluation.describe import vote_sizes
-from ibpo.evaluation.estimates import Estimate, estimate_rate, problem_means
-from ibpo.evaluation.metrics import FloatArray, mix_at_cost
-from ibpo.evaluation.repeated import area_under_curve, estimate_area, estimate_gain_ratio, vote_at_k
+from ibpo.evaluation.metrics import area_under_curve, estimate_area, estimate_gain_ratio, mix_at_cost, vote_at_k
 from ibpo.evaluation.responses import Responses
+from ibpo.evaluation.statistics import Estimate, FloatArray, estimate_rate, problem_means
 
 Json = dict[str, Any]
 

@@ -6,9 +6,9 @@ import re
 
 import numpy as np
 
-from ibpo.evaluation.estimates import Estimate, estimate_mean, estimate_quantile, estimate_rate
-from ibpo.evaluation.repeated import pass_at_k, vote_at_k
+from ibpo.evaluation.metrics import pass_at_k, vote_at_k
 from ibpo.evaluation.responses import Responses
+from ibpo.evaluation.statistics import Estimate, estimate_mean, estimate_quantile, estimate_rate
 
 Numbers = dict[str, Estimate]
 LEVEL, DOMAIN = "level", "domain"

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from ibpo.evaluation.compare import Row, mean_over_seeds
+from ibpo.evaluation.statistics import rate_interval
 
 INK, PAPER, FAINT = "#1f2329", "#fefefd", "#7d838a"
 """Text and axes; background; guides. The report replaces the first two to follow the reader's light or dark theme."""
@@ -68,7 +69,7 @@ def families(rows: Iterable[Row]) -> dict[str, list[Row]]:
 
 
 def plot_frontier(rows: Iterable[Row], path: Path | IO[bytes], titles: Mapping[str, str] | None = None) -> None:
-    """Accuracy (bars: 95 %, 1.96 standard errors) against cost, one panel per experiment; means over seeds.
+    """Accuracy (bars: 95 % intervals, clustered by problem) against cost, one panel per experiment; means over seeds.
 
     Self-consistency is cut off somewhat beyond the dearest other method.
 
@@ -231,17 +232,24 @@ def _curve(axes: Axes, rows: Sequence[Row], label: str, **style: Any) -> None:
     ordered = sorted(rows, key=lambda row: row["relative_cost"])
     cost, accuracy = [row["relative_cost"] for row in ordered], [row["accuracy"] for row in ordered]
     if ordered and style.get("marker"):
-        reach = [1.96 * row["stderr"] for row in ordered]
-        axes.errorbar(cost, accuracy, reach, label=label, elinewidth=0.7, **style)
+        axes.errorbar(cost, accuracy, _reach(ordered), label=label, elinewidth=0.7, **style)
     elif ordered:
         axes.plot(cost, accuracy, label=label, **style)
 
 
 def _points(axes: Axes, rows: Sequence[Row], label: str, style: Mapping[str, Any]) -> None:
-    cost, accuracy, stderr = ([row[key] for row in rows] for key in ("relative_cost", "accuracy", "stderr"))
+    cost, accuracy = ([row[key] for row in rows] for key in ("relative_cost", "accuracy"))
     if rows:
-        reach = [1.96 * one for one in stderr]
-        axes.errorbar(cost, accuracy, reach, linestyle="", capsize=3, elinewidth=1.2, label=label, zorder=3, **style)
+        axes.errorbar(
+            cost, accuracy, _reach(rows), linestyle="", capsize=3, elinewidth=1.2, label=label, zorder=3, **style
+        )
+
+
+def _reach(rows: Sequence[Row]) -> list[list[float]]:
+    """How far the 95 % interval of each row's accuracy goes down, and up."""
+    ends = [rate_interval(row["accuracy"], row["stderr"], row["num_problems"]) for row in rows]
+    down = [max(row["accuracy"] - low, 0.0) for row, (low, _) in zip(rows, ends, strict=True)]
+    return [down, [max(high - row["accuracy"], 0.0) for row, (_, high) in zip(rows, ends, strict=True)]]
 
 
 def _fitting(labels: Sequence[str], most: int, inches: float) -> int:

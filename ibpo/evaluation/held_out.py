@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from ibpo.evaluation.statistics import estimate_rate
 from ibpo.rewards.judgement import Candidate, Judge
 from ibpo.types import Problem, ResponseGroup, Rollout, ScoredRollout
 
@@ -100,7 +101,7 @@ class HeldOutResult:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval of the accuracy, which stays honest at 0 of n.
+        """The 95 % interval of the accuracy (`ibpo.evaluation.statistics.estimate_rate`).
 
         Example:
             >>> HeldOutResult(
@@ -112,12 +113,11 @@ class HeldOutResult:
             ...     share={},
             ...     mean_tokens=1.0,
             ... ).interval
-            (0.0, 0.19)
+            (0.0, 0.22)
         """
-        n, p, z2 = self.num_problems, self.accuracy, 1.96**2
-        centre = (p + z2 / (2 * n)) / (1 + z2 / n)
-        half = math.sqrt(z2 * (p * (1 - p) / n + z2 / (4 * n * n))) / (1 + z2 / n)
-        return max(centre - half, 0.0), min(centre + half, 1.0)
+        right = np.arange(self.num_problems) < self.num_right
+        found = estimate_rate(right, np.arange(self.num_problems))
+        return found.low, found.high
 
 
 def evaluate_held_out(

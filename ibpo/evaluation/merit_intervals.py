@@ -9,14 +9,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from ibpo.evaluation.estimates import Estimate, bootstrap
-from ibpo.evaluation.metrics import (
-    FloatArray,
-    oracle_by_level,
-    oracle_by_level_at_cost,
-    random_mix,
-    rank_correlation,
-)
+from ibpo.evaluation.metrics import oracle_by_level, oracle_by_level_at_cost, random_mix
+from ibpo.evaluation.statistics import Estimate, FloatArray, bootstrap, rank_correlation
 from ibpo.evaluation.store import PerProblem, Problems
 
 Interval = list[float | None] | None

@@ -10,14 +10,14 @@ import numpy as np
 
 from ibpo.evaluation.merit_intervals import interval, merit_intervals
 from ibpo.evaluation.metrics import (
-    FloatArray,
+    MIN_VOTES_GAIN,
+    estimate_gain_ratio,
     mix_at_cost,
     oracle_by_level,
     oracle_by_level_at_cost,
     random_mix,
-    rank_correlation,
 )
-from ibpo.evaluation.repeated import MIN_VOTES_GAIN, estimate_gain_ratio
+from ibpo.evaluation.statistics import FloatArray, rank_correlation
 from ibpo.evaluation.store import PerProblem, Problems
 
 MIN_GAIN = 0.03

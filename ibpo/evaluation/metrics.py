@@ -1,49 +1,22 @@
 """How good, at what cost: the numbers of an evaluation, arrays in and arrays out.
 
-Letters in names: N responses, P problems, S responses per problem, L levels.
+Votes and pass@k of several responses, random mixes, the best choice by level, areas and ratios of gains. Letters: N
+responses, P problems, S responses per problem, L levels, K points of a curve, D bootstrap draws.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations
 from math import comb
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-FloatArray = NDArray[np.float64]
+from ibpo.evaluation.statistics import NAN, Estimate, FloatArray, bootstrap
 
-NOISE = 0.02
-"""Differences of rates below this are ties for `rank_correlation`."""
-
-
-def mean_and_stderr(value: ArrayLike, problem: ArrayLike) -> tuple[float, float]:
-    r"""Mean over problems, and its standard error clustered by problem.
-
-    With m_p the mean value of problem p's responses and n problems,
-
-        mean = 1/n sum_p m_p,      stderr = std(m_p, ddof 1) / sqrt(n)
-
-    Responses to one problem are not independent; their number does not shrink the error, that of the problems does.
-
-    Args:
-        value: `[N]` e.g. reward of each response.
-        problem: `[N]` problem ids.
-
-    Returns:
-        (mean, stderr); the stderr of fewer than two problems is nan.
-
-    Example:
-        >>> mean_and_stderr([1, 1, 0, 0], ["p", "p", "q", "q"])
-        (0.5, 0.5)
-    """
-    value_N = np.asarray(value, float)
-    _, p_N = np.unique(np.asarray(problem), return_inverse=True)
-    if not len(value_N):
-        return float("nan"), float("nan")
-    mean_P = np.bincount(p_N, value_N) / np.bincount(p_N)
-    stderr = mean_P.std(ddof=1) / np.sqrt(len(mean_P)) if len(mean_P) > 1 else float("nan")
-    return float(mean_P.mean()), float(stderr)
+MIN_VOTES_GAIN = 1e-3
+"""With less gain than this by votes, as at the cost of hardly more than one response, a ratio to it says nothing."""
 
 
 def majority_accuracy(
@@ -185,7 +158,7 @@ def oracle_by_level_at_cost(
     x_L = ((extra_L < 0) | ((extra_L == 0) & (gain_L > 0))).astype(float)  # the cheapest choice everywhere
     room = mean_cost - float(part_L @ (base_L + x_L * extra_L))
     if room < -1e-9 * max(1.0, abs(mean_cost)):
-        return float("nan"), np.full(len(acc_L), np.nan)
+        return NAN, np.full(len(acc_L), np.nan)
     room = max(room, 0.0)
     worth_L = gain_L * np.sign(extra_L)  # accuracy bought by leaving the cheapest choice, at |extra| each
     size_L = part_L * np.abs(extra_L)
@@ -197,42 +170,6 @@ def oracle_by_level_at_cost(
         x_L[level] = abs(x_L[level] - taken)
         room -= taken * size_L[level]
     return float(part_L @ (acc_L + x_L * gain_L)), x_L
-
-
-def average_ranks(value: ArrayLike) -> FloatArray:
-    """Ranks from 1; equal values share the average of their ranks.
-
-    Example:
-        >>> average_ranks([0.3, 0.1, 0.3]).tolist()
-        [2.5, 1.0, 2.5]
-    """
-    value_N = np.asarray(value, float)
-    below = (value_N[None, :] < value_N[:, None]).sum(1)
-    equal = (value_N[None, :] == value_N[:, None]).sum(1)
-    return below + (equal + 1) / 2
-
-
-def rank_correlation(x: ArrayLike, y: ArrayLike) -> float:
-    """Spearman's rank correlation of two rates by level, blind to noise around zero.
-
-    Both are first rounded to multiples of 0.02 (`NOISE`), so that e.g. gains of 0.003 and -0.004 are a tie, not an
-    order; then rho is Pearson's correlation of the average ranks. Where one side has no order left, rho is nan.
-
-    Args:
-        x: `[L]` e.g. share of extended responses by level.
-        y: `[L]` e.g. gain by level.
-
-    Returns:
-        rho in [-1, 1], or nan.
-
-    Example:
-        >>> round(rank_correlation([0.001, 0.9, 0.5, 0.0], [0.0, 0.8, 0.4, 0.004]), 6)
-        1.0
-    """
-    ranks = [average_ranks(np.round(np.asarray(value, float) / NOISE)) for value in (x, y)]
-    a, b = (rank - rank.mean() for rank in ranks)
-    scale = np.sqrt((a @ a) * (b @ b))
-    return float(a @ b / scale) if scale > 0 else float("nan")
 
 
 def mix_at_cost(cost_points: ArrayLike, acc_points: ArrayLike, cost: float) -> FloatArray:
@@ -266,3 +203,185 @@ def mix_at_cost(cost_points: ArrayLike, acc_points: ArrayLike, cost: float) -> F
             hull.pop()
         hull.append(int(n))
     return np.array([np.interp(cost, cost_N[hull], unit) for unit in np.eye(len(cost_N))[:, hull]])
+
+
+def pass_at_k(num_right: ArrayLike, num_responses: ArrayLike, k: int) -> FloatArray:
+    r"""Probability that one of k responses is right, unbiased, for each problem (Chen et al. 2021, arXiv 2107.03374).
+
+    With c right ones of n,
+
+        pass@k = 1 - C(n - c, k) / C(n, k) = 1 - prod_{j < k} (n - c - j) / (n - j)
+
+    Args:
+        num_right: `[P]` c.
+        num_responses: `[P]` n; problems may differ.
+        k: At least 1.
+
+    Returns:
+        `[P]`; nan where n < k.
+
+    Example:
+        >>> pass_at_k([1, 2, 1], [4, 4, 1], k=2).round(3).tolist()
+        [0.5, 0.833, nan]
+    """
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    right_P, num_P = np.asarray(num_right, float), np.asarray(num_responses, float)
+    missed_P = np.ones(np.broadcast_shapes(right_P.shape, num_P.shape))
+    for j in range(k):
+        missed_P = missed_P * np.clip(num_P - right_P - j, 0, None) / np.maximum(num_P - j, 1)
+    return np.where(num_P >= k, 1 - missed_P, NAN)
+
+
+def vote_at_k(
+    problem: ArrayLike, answer: Sequence[str | None] | NDArray[np.object_], correct: ArrayLike, k: int
+) -> tuple[list[str], FloatArray]:
+    """Expected accuracy of maj@k by problem, ties split evenly, for problems answered unequally often.
+
+    Args:
+        problem: `[N]` problem ids.
+        answer: `[N]` answers, None where a response gives none.
+        correct: `[N]` whether the answer is right.
+        k: Number of votes.
+
+    Returns:
+        The problems' ids in sorted order, and `[P]` as `majority_accuracy`; nan with fewer than k responses.
+
+    Example:
+        >>> vote_at_k(["a", "a", "a", "b"], ["4", "4", "7", "1"], [1, 1, 0, 1], 3)
+        (['a', 'b'], array([ 1., nan]))
+    """
+    names, p_N = np.unique(np.asarray(problem, dtype=str), return_inverse=True)
+    answer_N, correct_N = np.asarray(answer, dtype=object), np.asarray(correct, float)
+    order = np.argsort(p_N, kind="stable")
+    count_P = np.bincount(p_N)
+    start_P = np.cumsum(count_P) - count_P
+    vote_P = np.full(len(names), NAN)
+    for num in np.unique(count_P[count_P >= k]).tolist():
+        same_P = np.flatnonzero(count_P == num)
+        index_PS = order[start_P[same_P][:, None] + np.arange(num)]
+        vote_P[same_P] = majority_accuracy(answer_N[index_PS], correct_N[index_PS], k)
+    return names.tolist(), vote_P
+
+
+def best_mix(cost: ArrayLike, accuracy: ArrayLike, at: ArrayLike) -> FloatArray:
+    """Accuracy of the best random mix of a method's points at a mean cost, for D curves at once: their upper envelope.
+
+    Args:
+        cost: `[D, K]` mean cost of each point.
+        accuracy: `[D, K]` its accuracy.
+        at: `[D]` the mean cost of the mix.
+
+    Returns:
+        `[D]`, as `mix_at_cost` gives; nan where the points do not reach.
+
+    Example:
+        >>> best_mix([[1, 2, 3]], [[0.5, 0.4, 0.7]], [2.0]).tolist()
+        [0.6]
+    """
+    cost_DK, accuracy_DK, at_D = (np.asarray(x, float) for x in (cost, accuracy, at))
+    best_D = np.full(len(at_D), NAN)
+    for low in range(cost_DK.shape[1]):  # the envelope is the best chord over the cost, one point to either side
+        for high in range(cost_DK.shape[1]):
+            inside_D = (cost_DK[:, low] <= at_D) & (at_D <= cost_DK[:, high])
+            width_D = cost_DK[:, high] - cost_DK[:, low]
+            part_D = np.divide(at_D - cost_DK[:, low], width_D, out=np.zeros(len(at_D)), where=width_D > 0)
+            chord_D = (1 - part_D) * accuracy_DK[:, low] + part_D * accuracy_DK[:, high]
+            best_D = np.where(inside_D, np.fmax(best_D, chord_D), best_D)
+    return best_D
+
+
+def area_under_curve(cost: ArrayLike, accuracy: ArrayLike, low: float, high: float) -> float:
+    r"""Mean accuracy of a method between two mean costs, mixing its own measured points at will.
+
+        area = 1 / (high - low) * integral from low to high of A(c) dc
+
+    with A the upper concave envelope of the points (`best_mix`): piecewise linear, so its corners give the integral
+    exactly. Never extrapolated: nan where the points do not reach from `low` to `high`.
+
+    Args:
+        cost: `[K]` mean cost of each point.
+        accuracy: `[K]` its accuracy.
+        low: Cost at which the area begins.
+        high: Cost at which it ends, above `low`.
+
+    Example:
+        >>> area_under_curve([1, 3], [0.5, 0.7], 1, 3)
+        0.6
+    """
+    cost_K = np.asarray(cost, float)
+    if not high > low or not len(cost_K) or low < cost_K.min() or high > cost_K.max():
+        return NAN
+    return float(_areas(cost_K[None], np.asarray(accuracy, float)[None], np.array([low]), np.array([high]))[0])
+
+
+def _areas(cost_DK: FloatArray, accuracy_DK: FloatArray, low_D: FloatArray, high_D: FloatArray) -> FloatArray:
+    corners_DC = np.sort(np.clip(np.column_stack([cost_DK, low_D, high_D]), low_D[:, None], high_D[:, None]), axis=1)
+    height_DC = np.column_stack([best_mix(cost_DK, accuracy_DK, corner_D) for corner_D in corners_DC.T])
+    return ((height_DC[:, 1:] + height_DC[:, :-1]) / 2 * np.diff(corners_DC)).sum(1) / (high_D - low_D)
+
+
+def estimate_area(cost: ArrayLike, accuracy: ArrayLike, low: float, high: float, *, seed: int = 0) -> Estimate:
+    """`area_under_curve` of means over problems, its interval from problems drawn with replacement.
+
+    Args:
+        cost: `[K, P]` cost of each point on each problem, in the unit of `low` and `high`.
+        accuracy: `[K, P]` its accuracy.
+        low: Cost at which the area begins; a draw whose cheapest point costs more begins there, and so at the top.
+        high: Cost at which it ends.
+        seed: Of the draws.
+    """
+    cost_KP, accuracy_KP = np.asarray(cost, float), np.asarray(accuracy, float)
+    if np.isnan(area_under_curve(cost_KP.mean(1), accuracy_KP.mean(1), low, high)):
+        return Estimate(value=NAN, stderr=NAN, low=NAN, high=NAN, num_problems=cost_KP.shape[1])
+
+    def statistic(weight_DP: FloatArray) -> FloatArray:
+        cost_DK, accuracy_DK = weight_DP @ cost_KP.T, weight_DP @ accuracy_KP.T
+        low_D, high_D = np.maximum(low, cost_DK.min(1)), np.minimum(high, cost_DK.max(1))
+        return np.where(high_D > low_D, _areas(cost_DK, accuracy_DK, low_D, np.maximum(high_D, low_D + 1e-9)), NAN)
+
+    return bootstrap(statistic, cost_KP.shape[1], seed=seed)
+
+
+def estimate_gain_ratio(
+    accuracy: ArrayLike, cost: ArrayLike, votes: ArrayLike, vote_cost: ArrayLike, *, seed: int = 0
+) -> Estimate:
+    r"""Gain over one standard response, divided by what self-consistency gains at the same cost.
+
+        ratio = (a - b) / (maj(c) - b)
+
+    with a, c the method's accuracy and mean cost, b that of one standard response (the curve's first point) and maj(c)
+    the best mix of two points of self-consistency. Above 1 exactly where the method beats voting. Does not exist where
+    self-consistency was not measured at that cost or gains less than one standard error, or a tenth of a point, there.
+
+    Args:
+        accuracy: `[P]` the method's, by problem.
+        cost: `[P]` its cost.
+        votes: `[K, P]` accuracy of maj@1, maj@2, ...
+        vote_cost: `[K, P]` their costs.
+        seed: Of the bootstrap over problems.
+
+    Example:
+        >>> flat = np.ones((1, 40))
+        >>> votes = np.vstack([0.5 * flat, 0.5 * flat, 0.6 * flat])
+        >>> costs = np.vstack([flat, 2 * flat, 3 * flat])
+        >>> round(estimate_gain_ratio(0.7 * flat[0], 2 * flat[0], votes, costs).value, 6)
+        4.0
+    """
+    accuracy_P, cost_P = np.asarray(accuracy, float), np.asarray(cost, float)
+    votes_KP, vote_cost_KP = np.asarray(votes, float), np.asarray(vote_cost, float)
+    num_problems = len(accuracy_P)
+    mix_K = mix_at_cost(vote_cost_KP.mean(1), votes_KP.mean(1), float(cost_P.mean()))
+    gain_P = mix_K @ votes_KP - votes_KP[0]
+    stderr = gain_P.std(ddof=1) / np.sqrt(num_problems) if num_problems > 1 else NAN
+    if np.isnan(gain_P.mean()) or gain_P.mean() <= max(stderr, MIN_VOTES_GAIN):
+        return Estimate(value=NAN, stderr=NAN, low=NAN, high=NAN, num_problems=num_problems)
+
+    def statistic(weight_DP: FloatArray) -> FloatArray:
+        votes_DK, cost_DK = weight_DP @ votes_KP.T, weight_DP @ vote_cost_KP.T
+        at_D = np.clip(weight_DP @ cost_P, cost_DK.min(1), cost_DK.max(1))
+        room_D, gain_D = best_mix(cost_DK, votes_DK, at_D) - votes_DK[:, 0], weight_DP @ accuracy_P - votes_DK[:, 0]
+        no_room_D = np.copysign(np.inf, gain_D)
+        return np.divide(gain_D, room_D, out=no_room_D, where=room_D > 0)
+
+    return bootstrap(statistic, num_problems, seed=seed)

@@ -17,9 +17,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ibpo.evaluation.estimates import Estimate, bootstrap
-from ibpo.evaluation.metrics import FloatArray, oracle_by_level_at_cost
+from ibpo.evaluation.metrics import oracle_by_level_at_cost
 from ibpo.evaluation.responses import Responses
+from ibpo.evaluation.statistics import Estimate, FloatArray, bootstrap
 
 MIN_ROOM = 0.005
 """With less room than this between random mix and oracle, a share of it is noise and does not exist."""

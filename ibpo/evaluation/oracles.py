@@ -11,14 +11,13 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ibpo.allocation.cells import ResponseCells
-from ibpo.allocation.holdout import HoldoutRow, Pick, holdout_value
-from ibpo.allocation.hull import envelope
-from ibpo.allocation.ids import IntArray
+from ibpo.allocation import GroupMeans, HoldoutRow, Pick, envelope, holdout_value
 from ibpo.evaluation.describe import natural
-from ibpo.evaluation.metrics import FloatArray, oracle_by_level
+from ibpo.evaluation.metrics import oracle_by_level
 from ibpo.evaluation.responses import Responses
+from ibpo.evaluation.statistics import FloatArray, rate_interval
 from ibpo.evaluation.store import Problems
 
 Json = dict[str, Any]
@@ -62,24 +61,24 @@ def held_out_choice(
         notes.append(f"held-out allocation on {int(thick.sum())} problems with two responses of every configuration")
     own = own.where(thick[p_N])
     arrays = (own.reward, own.problem.astype(str), own.configuration.astype(str), own.tokens)
-    cells = ResponseCells.from_arrays(*arrays)
+    means = GroupMeans.from_arrays(*arrays)
     level_of = dict(zip(own.problem.astype(str).tolist(), own.level.astype(str).tolist(), strict=True))
-    level_P = np.array([level_of[str(problem)] for problem in cells.problems])
-    mean_C = cells.mean_cost.mean(0)
+    level_P = np.array([level_of[str(problem)] for problem in means.problems])
+    mean_C = means.mean_cost.mean(0)
     amounts = [float(mean_C.min() + f * (mean_C.max() - mean_C.min())) for f in budgets]
     more: Json = {"num_splits": num_splits, "seed": seed}
     by_problem = holdout_value(*arrays, [by_problem_pick(amount) for amount in amounts], **more)
-    oracles = {"by problem": _curve(by_problem)}
+    oracles = {"by problem": _curve(by_problem, len(level_P))}
     if len(set(level_P) - {""}) > 1:
         by_level = holdout_value(*arrays, [by_level_pick(amount, level_P) for amount in amounts], **more)
-        oracles["by level"] = _curve(by_level)
+        oracles["by level"] = _curve(by_level, len(level_P))
     rows = [
         {"budget": amount, "fraction": fraction} | asdict(row) | {"budget": amount}
         for fraction, amount, row in zip(budgets, amounts, by_problem, strict=True)
     ]
-    pick = by_problem_pick(amounts[len(amounts) // 2])(cells.mean_reward, cells.mean_cost)
+    pick = by_problem_pick(amounts[len(amounts) // 2])(means.mean_reward, means.mean_cost)
     share_by_level = {
-        level: {name: float(np.mean(pick[level_P == level] == g)) for g, name in enumerate(cells.response_groups)}
+        level: {name: float(np.mean(pick[level_P == level] == g)) for g, name in enumerate(means.response_groups)}
         for level in sorted(set(level_P) - {""}, key=natural)
     }
     return {"oracles": oracles, "allocation": rows, "share_by_level": share_by_level}
@@ -92,7 +91,7 @@ def by_problem_pick(amount: float) -> Pick:
     halves can be asked in a second.
     """
 
-    def pick(reward_PC: FloatArray, cost_PC: FloatArray) -> IntArray:
+    def pick(reward_PC: FloatArray, cost_PC: FloatArray) -> NDArray[np.int64]:
         num_problems, num_configurations = reward_PC.shape
         problem = np.repeat(np.arange(num_problems), num_configurations)
         steps = envelope(problem, reward_PC.ravel(), cost_PC.ravel())
@@ -115,7 +114,7 @@ def by_problem_pick(amount: float) -> Pick:
 def by_level_pick(amount: float, level_P: np.ndarray) -> Pick:
     """Knows what each configuration gets on a level, but not on a problem."""
 
-    def pick(reward_PC: FloatArray, cost_PC: FloatArray) -> IntArray:
+    def pick(reward_PC: FloatArray, cost_PC: FloatArray) -> NDArray[np.int64]:
         reward, cost = np.empty_like(reward_PC), np.empty_like(cost_PC)
         for level in set(level_P):
             same = level_P == level
@@ -125,8 +124,15 @@ def by_level_pick(amount: float, level_P: np.ndarray) -> Pick:
     return pick
 
 
-def _curve(rows: Sequence[HoldoutRow]) -> list[Json]:
-    return [{"cost": row.spent, "accuracy": row.reward, "stderr": row.reward_stderr} for row in rows]
+def _curve(rows: Sequence[HoldoutRow], num_problems: int) -> list[Json]:
+    """Points with the interval of a rate: each problem's value is a mean over halvings, clustered by problem."""
+    points = []
+    for row in rows:
+        low, high = rate_interval(row.reward, row.reward_stderr, num_problems)
+        points.append(
+            {"cost": row.spent, "accuracy": row.reward, "stderr": row.reward_stderr, "low": low, "high": high}
+        )
+    return points
 
 
 def level_oracle_held_out(

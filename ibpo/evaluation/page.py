@@ -190,7 +190,7 @@ def _figures(part: Json) -> list[tuple[str, str, str, Draw]]:
             "tradeoff",
             "Accuracy against cost; bars are 95 % intervals, clustered by problem. Grey: what answering a random part "
             "of the problems by the dearer configuration gets. Dashed: choosing by problem or by level, decided by one "
-            "half of the responses and valued on the other; bars there reach 1.96 standard errors.",
+            "half of the responses and valued on the other.",
             spoken_tradeoff(part),
             lambda out: plot_tradeoff(part, out),
         )

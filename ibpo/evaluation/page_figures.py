@@ -38,9 +38,10 @@ def plot_tradeoff(part: Json, path: Out, title: str = "") -> None:
             curve = sorted(part["oracles"].get(name, []), key=lambda p: p["cost"])
             if curve:
                 x, y = [p["cost"] for p in curve], [p["accuracy"] for p in curve]
+                bars = [_bars(p | {"value": p["accuracy"]}) for p in curve]
                 label = f"allocated {name}, held out"
                 axes.errorbar(
-                    x, y, [1.96 * (p["stderr"] or 0) for p in curve], color=colour, linestyle="--", dashes=dashes,
+                    x, y, [[b[side][0] for b in bars] for side in (0, 1)], color=colour, linestyle="--", dashes=dashes,
                     marker=".", elinewidth=0.8, capsize=2, label=label, zorder=2,
                 )  # fmt: skip
         for i, (name, points) in enumerate(part["votes"].items()):

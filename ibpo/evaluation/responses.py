@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ibpo.evaluation.metrics import FloatArray
+from ibpo.evaluation.statistics import FloatArray
 
 Texts = NDArray[np.object_]
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ibpo.budget import parse_budget_entry
+
 Json = dict[str, Any]
 LAST_PART = 0.1
 """The share in training is the mean over this last part of the steps."""
@@ -38,7 +40,8 @@ def trained_policy(model: str) -> Json | None:
     try:
         table = tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))
         names = [group["name"] for group in table["response_group"]]
-        shares = {name: float(amount) for name, amount in table["budget"].items() if name in names}
+        budgets = [parse_budget_entry(key, amount) for key, amount in table["budget"].items()]
+        shares = {budget.name: float(budget.amount) for budget in budgets if budget.key in names}
         lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         rows = [json.loads(line) for line in lines]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

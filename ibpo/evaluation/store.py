@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ibpo.evaluation.metrics import FloatArray
+from ibpo.evaluation.statistics import FloatArray
 
 EXTENDED = "extended"
 Columns = dict[str, NDArray[Any]]

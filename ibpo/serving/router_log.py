@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ibpo.allocation import Log, read_log
-from ibpo.allocation.cells import ResponseCells
-from ibpo.allocation.log_file import LogColumns, LogError, raw_rows
+from ibpo.allocation import GroupMeans
+from ibpo.data import Log, LogColumns, LogError, raw_rows, read_log
 from ibpo.errors import IbpoError
 from ibpo.serving.features import FloatArray, as_text
 
@@ -92,29 +91,29 @@ def read_routed_log(
         by=columns.by,
     )
     log = _part(path, log, columns.by, part)
-    cells = ResponseCells.from_arrays(log.reward, log.problem, log.response_group, log.cost)
-    if len(cells.response_groups) < 2:
+    means = GroupMeans.from_arrays(log.reward, log.problem, log.response_group, log.cost)
+    if len(means.response_groups) < 2:
         raise IbpoError(
-            f"{path}: column {log.columns['response_group']!r} has one response group, {cells.response_groups[0]}; a "
+            f"{path}: column {log.columns['response_group']!r} has one response group, {means.response_groups[0]}; a "
             "router chooses between at least two; name another column with --response-group"
         )
-    full = np.flatnonzero(np.array((cells.count > 0).all(axis=1)))
+    full = np.flatnonzero(np.array((means.count > 0).all(axis=1)))
     if not len(full):
         raise IbpoError(f"{path}: no problem has a response of every response group; log every problem with every one")
-    names = [str(cells.problems[i]) for i in full.tolist()]
+    names = [str(means.problems[i]) for i in full.tolist()]
     prompt_column, prompts, seen = _read_prompts(path, log.columns["problem"], prompt, numbers, set(names))
-    order = np.argsort(cells.mean_cost[full].mean(axis=0), kind="stable")
+    order = np.argsort(means.mean_cost[full].mean(axis=0), kind="stable")
     kept = set(names)
     return RoutedLog(
         problems=names,
-        groups=tuple(cells.response_groups[g] for g in order.tolist()),
-        reward=cells.mean_reward[full][:, order],
-        cost=cells.mean_cost[full][:, order],
-        count=cells.count[full][:, order].astype(np.float64),
+        groups=tuple(means.response_groups[g] for g in order.tolist()),
+        reward=means.mean_reward[full][:, order],
+        cost=means.mean_cost[full][:, order],
+        count=means.count[full][:, order].astype(np.float64),
         prompts=[prompts[name] if prompt_column else "" for name in names],
         numbers={column: [seen[column][name] for name in names] for column in numbers},
         columns=log.columns | ({"prompt": prompt_column} if prompt_column else {}),
-        left_out=len(cells.problems) - len(full),
+        left_out=len(means.problems) - len(full),
         log=log.rows([i for i, name in enumerate(log.problem) if name in kept]),
     )
 
@@ -162,10 +161,10 @@ def _read_prompts(
             raise IbpoError(f"{place} {column!r}: {error}") from None
         if prompts.setdefault(name, text) != text:
             raise IbpoError(f"{place} {column!r}: problem {name!r} has another prompt than before; mend its id")
-    means = {
+    averages = {
         number: {name: sum(values) / len(values) for name, values in rows.items()} for number, rows in sums.items()
     }
-    return column, prompts, means
+    return column, prompts, averages
 
 
 def _prompt_column(path: Path, row: dict[str, Any], prompt: str | None, has_numbers: bool) -> str:

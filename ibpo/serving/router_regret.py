@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ibpo.allocation import allocate, frontier, holdout_value
-from ibpo.allocation.holdout import random_mix
+from ibpo.allocation import allocate, frontier, holdout_value, random_mix
 from ibpo.errors import IbpoError
+from ibpo.evaluation.statistics import estimate_from_draws
 from ibpo.serving.features import FloatArray
 from ibpo.serving.plan import Budget
 from ibpo.serving.router import Scores
@@ -91,8 +91,8 @@ def held_out(
     - `regret` = oracle - v, `regret_of_mix` = oracle - mix, `gain_over_mix` = v - mix, and
       `captured` = gain_over_mix / regret_of_mix: 0 a blind draw, 1 the oracle.
 
-    Intervals are the 2.5 and 97.5 percentiles of a bootstrap over problems, choices held as they are: they do not hold
-    how the router would vary with other problems to learn from.
+    Intervals are those of a bootstrap over problems (`ibpo.evaluation.statistics.estimate_from_draws`), choices held as
+    they are: they do not hold how the router would vary with other problems to learn from.
 
     Args:
         table: The log.
@@ -136,9 +136,8 @@ def held_out(
         rng = np.random.default_rng(seed)
         drawn = np.array([figures(rng.integers(len(pick), size=len(pick))) for _ in range(draws)])
         for name, column in zip(names, drawn.T, strict=True):
-            good = column[~np.isnan(column)]
-            # A part of hardly any room in one draw of ten has no interval.
-            row[f"{name}_interval"] = np.quantile(good, (0.025, 0.975)).tolist() if len(good) > 0.9 * draws else None
+            found = estimate_from_draws(row[name], column, len(pick))
+            row[f"{name}_interval"] = None if math.isnan(found.low) else [found.low, found.high]
         row["oracle_unseen"] = _oracle_unseen(table, budget, row["spent"], num_splits, seed)
         row["share"] = {g: float((pick == k).mean()) for k, g in enumerate(table.groups)}
         rows.append({name: None if isinstance(x, float) and math.isnan(x) else x for name, x in row.items()})

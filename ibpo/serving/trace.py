@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ibpo.allocation import read_log
-from ibpo.allocation.log_file import LogColumns
+from ibpo.data import LogColumns, read_log
 from ibpo.errors import IbpoError
 from ibpo.serving.replay import FloatArray, Requests
 from ibpo.serving.router import Router

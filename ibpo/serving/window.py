@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ibpo.allocation.hull import envelope
+from ibpo.allocation import envelope
 
 FloatArray = NDArray[np.float64]
 
@@ -27,7 +27,7 @@ class Window:
     r"""The last requests of an account, and at which price they would spend a target.
 
     At price lambda of budget k, the others' prices fixed, request i takes the steps of its concave envelope of (cost,
-    gain less the other budgets' price) whose slope is above lambda (`ibpo.allocation.hull`). Sorted by slope, their
+    gain less the other budgets' price) whose slope is above lambda (`ibpo.allocation.envelope`). Sorted by slope, their
     costs add up to the curve lambda -> mean cost; `price` reads it backwards, in O(log W). The curve is made anew after
     every `stride` requests, O(W log W): amortised O((W / stride) log W) a request.
 

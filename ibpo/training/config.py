@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 from trl import GRPOConfig
 
+from ibpo.budget import TOKENS, budget_table, check_budget, parse_budget_table
 from ibpo.errors import IbpoError
-from ibpo.training.budgets import check_amount
+from ibpo.training.budgets import CONFIG, NOT_BEFORE_SAMPLING
 
 LOSS_TYPE = "dr_grpo"
 GUARD_MODES = ("stop", "warn", "off")
@@ -64,12 +66,12 @@ class IBPOConfig(GRPOConfig):
         metadata={"help": "The learning rate is held up until the last third (`linear` without `max_steps`)."},
     )
     warmup_steps: float = field(default=5, metadata={"help": "As TRL's."})
-    budget: dict[str, float] | None = field(
+    budget: dict[str, float | str] | None = field(
         default=None,
         metadata={
-            "help": "Response group -> largest share of prompts it may answer; `tokens` -> mean tokens per prompt; "
-            "`extended>=` -> least share; `extended@domain=law`, `extended@domain`: within a slice, within each. "
-            "Several hold together; see ibpo.training.budgets. None: no budget; see UNCONSTRAINED."
+            "help": "Response group -> largest share of prompts it may answer, as 0.5, '50%' or '1/2'; `tokens` -> "
+            "mean tokens per prompt; `extended>=` -> least share; `extended@domain=law`, `extended@domain`: within a "
+            "slice, within each. Several hold together; see ibpo.budget. None: no budget; see UNCONSTRAINED."
         },
     )
     utility: str = field(default="regression", metadata={"help": "See ibpo.training.lower_level.LowerLevel."})
@@ -168,8 +170,20 @@ class IBPOConfig(GRPOConfig):
             )
         if self.sampling_batch_size < 1:
             raise IbpoError(f"IBPOConfig: sampling_batch_size must be at least 1, got {self.sampling_batch_size}")
-        for key, amount in (self.budget or {}).items():
-            check_amount(key, amount)
+        if self.budget is not None:
+            self.budget = _checked(self.budget)
+
+
+def _checked(budget: Any) -> dict[str, float | str]:
+    """What can be said of a budget before the response groups are known; keys as `Budget.key` writes them."""
+    if not isinstance(budget, Mapping) or not budget:
+        raise IbpoError(
+            f"IBPOConfig: budget: needs entries like {{'extended': 0.5}}, got {budget!r}; no budget is budget=None"
+        )
+    budgets = parse_budget_table(budget, CONFIG)
+    for one in budgets:
+        check_budget(one, groups=None, costs=(TOKENS,), refused=NOT_BEFORE_SAMPLING, where=f"{CONFIG}{one}")
+    return budget_table(budgets)
 
 
 RAFT: dict[str, Any] = {

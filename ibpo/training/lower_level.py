@@ -247,7 +247,7 @@ class LowerLevel:
         if k is None:
             return
         term = self.budgets[k]
-        allowed = term.amount if selection.price[k] > 0 else None
+        allowed = float(term.amount) if selection.price[k] > 0 else None
         measured = float(share.mean(0)[term.group])
         self.budget_offset = next_budget_offset(self.budget_offset, allowed, float(selection.spent[k]), measured, gain)
 
@@ -358,10 +358,11 @@ def solve_within(
     Raises:
         InfeasibleBudget: where giving way does not help.
     """
+    # Exactly as written, but where the offset moves a share.
     amounts = [
-        term.amount
-        if term.group is None
-        else float(np.clip(term.amount + (budget_offset if term.is_plain_share else 0.0), 0.0, 1.0))
+        float(np.clip(float(term.amount) + budget_offset, 0.0, 1.0))
+        if budget_offset and term.is_plain_share
+        else term.amount
         for term in budgets
     ]
     # Per prompt of the slice -> per prompt of all, exactly.
@@ -390,11 +391,11 @@ def solve_within(
                 raise
             bounds[k], missed[k] = error.nearest, error.nearest / float(parts[k] or 1)
             continue
-        return allocation.weight > 0, np.atleast_1d(allocation.price), np.array(amounts), missed
+        return allocation.weight > 0, np.atleast_1d(allocation.price), np.array(amounts, float), missed
     order = np.lexsort((-utility, problem))
     weight = np.zeros(len(problem), bool)
     weight[order[np.unique(problem[order], return_index=True)[1]]] = True
-    return weight, np.zeros(len(budgets)), np.array(amounts), missed
+    return weight, np.zeros(len(budgets)), np.array(amounts, float), missed
 
 
 def mean_spent(

@@ -186,8 +186,8 @@ class Guards:
             bound, fix = ("at least", "lower") if term.at_least else ("at most", "raise")
             unit = "tokens per prompt" if term.group is None else "of the prompts"
             text = (
-                f"{term.key}: {bound} {term.amount:g} {unit} cannot be kept with the responses at hand; the nearest "
-                f"that can is {nearest or 0.0:.6g}: {fix} it to that"
+                f"{term.key}: {bound} {float(term.amount):g} {unit} cannot be kept with the responses at hand; the "
+                f"nearest that can is {nearest or 0.0:.6g}: {fix} it to that"
             )
             # At the first step nothing is lost yet; later, responses may have grown longer for a while.
             cases += self._case(f"budget {term.key}", nearest is not None, 1, 1 if step <= 1 else 20, text)

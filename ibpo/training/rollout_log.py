@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ibpo.budget import parse_budget_entry
 from ibpo.errors import IbpoError
 from ibpo.training.budgets import BudgetTerm
 from ibpo.training.lower_level import OF_RESPONSES, members, solve_within
@@ -217,9 +218,8 @@ def _prices(settings: dict[str, Any], rows: Mapping[str, np.ndarray]) -> dict[st
 
 
 def _is_slice(settings: dict[str, Any], column: str) -> bool:
-    return any(
-        key.partition("@")[2].partition("=")[0].removesuffix(">") == column for key in settings.get("budget", {})
-    )
+    budgets = [parse_budget_entry(key, amount) for key, amount in settings.get("budget", {}).items()]
+    return any(budget.scope is not None and budget.scope.column == column for budget in budgets)
 
 
 def _by_length(rows: Mapping[str, np.ndarray]) -> list[str]:
@@ -283,6 +283,13 @@ def replay(table: RolloutTable, budgets: Sequence[BudgetTerm], *, window: int, m
         num_missed += bool(missed)
     price = np.mean(prices, 0) if prices else np.zeros(len(budgets))
     return Replay(assigned=assigned, price=price, num_missed=num_missed)
+
+
+def tokens_spent(table: RolloutTable) -> dict[str, float]:
+    """What `bind_budgets` takes a run to have spent: mean tokens of its choices, and of its response groups."""
+    of_group = np.nanmean(table.tokens, 0)
+    now = summary(table, table.chosen_group)["tokens"]
+    return {"now": now, "cheapest": float(of_group.min()), "most_expensive": float(of_group.max())}
 
 
 def summary(table: RolloutTable, assigned: np.ndarray) -> dict[str, Any]:

@@ -307,7 +307,7 @@ def trainer_arguments(config: RunConfig, run: RunDir, *, num_processes: int = 1)
             shuffle_dataset=False,
             num_generations=train.rollouts_per_prompt,
             max_completion_length=train.max_completion_length,
-            budget=dict(config.budget),
+            budget=dict(config.budget) or None,
             **options,
         )
     except (ValueError, TypeError) as error:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from ibpo.allocation import InfeasibleBudget, allocate, dual, knapsack
+from ibpo.allocation import InfeasibleBudget, allocate, knapsack, lagrangian
 
 VALUES = np.array([-1.0, -0.5, 0.0, 0.0, 0.0, 0.25, 0.5, 1.0, 1.0, 2 / 3])
 FORMS = ["one share", "slices", "groups", "nested", "crossing", "tokens", "tokens and share", "three real costs"]
@@ -153,8 +153,8 @@ def program(utility, problem, cost, budget, choose, integer=True):
 def test_equals_integer_program(form, narrow, monkeypatch):
     """`narrow` sets the sizes down from which the search for prices samples, so that small instances take that way."""
     if narrow:
-        monkeypatch.setattr(dual, "SMALL", 15)
-        monkeypatch.setattr(dual, "SAMPLE", 8)
+        monkeypatch.setattr(lagrangian, "SMALL", 15)
+        monkeypatch.setattr(lagrangian, "SAMPLE", 8)
         monkeypatch.setattr(knapsack, "SAMPLE", 12)
     for seed in range(6):
         utility, problem, cost, budget, _, choose = instance = medium(form, seed)
@@ -204,8 +204,8 @@ def test_relaxed_value_is_concave_and_price_is_its_slope(form):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_order_of_rows_changes_no_bit(form, monkeypatch):
-    monkeypatch.setattr(dual, "SMALL", 15)
-    monkeypatch.setattr(dual, "SAMPLE", 8)
+    monkeypatch.setattr(lagrangian, "SMALL", 15)
+    monkeypatch.setattr(lagrangian, "SAMPLE", 8)
     monkeypatch.setattr(knapsack, "SAMPLE", 12)
     for seed in range(4):
         utility, problem, cost, budget, _, choose = medium(form, seed)

@@ -5,8 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from ibpo.allocation import allocate, frontier
-from ibpo.allocation.hull import envelope
+from ibpo.allocation import allocate, envelope, frontier
 from ibpo.errors import IbpoError
 
 

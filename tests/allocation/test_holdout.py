@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from ibpo.allocation import InfeasibleBudget, holdout_value
-from ibpo.allocation.holdout import random_mix
+from ibpo.allocation import InfeasibleBudget, holdout_value, random_mix
 from ibpo.errors import IbpoError
 
 

@@ -1,20 +1,21 @@
-"""Rows in one run per problem or shuffled, of one length or ragged, in blocks of any size: the same bits."""
+"""Rows in one segment per problem or shuffled, of one length or ragged, in blocks of any size: the same bits."""
+
+import importlib
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ibpo.allocation import InfeasibleBudget, allocate, exact, ids, knapsack, runs, transport
-from ibpo.allocation.exact_sum import exact_sum
-from ibpo.allocation.ids import ProblemIds
-from ibpo.allocation.runs import Runs
+from ibpo.allocation import InfeasibleBudget, allocate, knapsack, segments, share_budgets
+from ibpo.allocation.segments import ProblemIds, Segments, exact_sum
 
+entry = importlib.import_module("ibpo.allocation.allocate")  # its name is the function's, too
 FORMS = ["share", "slices", "groups", "nested", "crossing", "tokens", "tokens and share"]
 
 
 def instance(form, seed, num_problems=60, width=4):
-    """Utility, problem (in runs of one length), cost `[K, R]`, budget, choose."""
+    """Utility, problem (in segments of one length), cost `[K, R]`, budget, choose."""
     rng = np.random.default_rng([FORMS.index(form), seed])
     problem = rng.permutation(3 * num_problems)[:num_problems].repeat(width)
     R = len(problem)
@@ -45,9 +46,9 @@ def bits(allocation, order=None):
 
 def small_sizes(monkeypatch):
     """The ways of large instances on small ones."""
-    monkeypatch.setattr(transport, "SMALL", 40)
-    monkeypatch.setattr(transport, "SAMPLE", 1400)
-    monkeypatch.setattr(transport, "RANKS", 2)
+    monkeypatch.setattr(share_budgets, "SMALL", 40)
+    monkeypatch.setattr(share_budgets, "SAMPLE", 1400)
+    monkeypatch.setattr(share_budgets, "RANKS", 2)
     monkeypatch.setattr(knapsack, "SAMPLE", 40)
 
 
@@ -60,7 +61,7 @@ def test_same_bits_in_every_layout(form, large, monkeypatch):
         size = 3000 if form in ("groups", "nested") else 100
     found = []
     monkeypatch.setattr(
-        exact, "transport", lambda *arguments: found.append(transport.transport(*arguments)) or found[-1]
+        entry, "transport", lambda *arguments: found.append(share_budgets.transport(*arguments)) or found[-1]
     )
     for seed in range(2):
         utility, problem, cost, budget, choose = instance(form, seed, num_problems=size)
@@ -73,12 +74,12 @@ def test_same_bits_in_every_layout(form, large, monkeypatch):
             assert bits(allocate(utility, problem, cost > 0, budget, choose=choose, response=response)) == answer
         for block in (1000,) if large else (7, 60):
             with monkeypatch.context() as patch:
-                patch.setattr(runs, "BLOCK", block)
+                patch.setattr(segments, "BLOCK", block)
                 assert bits(allocate(utility, problem, cost, budget, choose=choose, response=response)) == answer
                 assert bits(allocate(*shuffled, choose=choose, response=order), order) == answer
-        with monkeypatch.context() as patch:  # as if the runs were ragged
-            patch.setattr(ids, "_heads", lambda *_: None)
-            patch.setattr(Runs, "from_start", lambda start, n: Runs(num_rows=n, width=None, begin=start))
+        with monkeypatch.context() as patch:  # as if the segments were ragged
+            patch.setattr(segments, "_heads", lambda *_: None)
+            patch.setattr(Segments, "from_start", lambda start, n: Segments(num_rows=n, width=None, begin=start))
             assert bits(allocate(utility, problem, cost, budget, choose=choose, response=response)) == answer
     if form in ("groups", "nested"):
         assert any(answer is not None for answer in found) == large
@@ -92,7 +93,7 @@ def test_shares_equal_the_general_way(form, monkeypatch):
         with monkeypatch.context() as patch:
             small_sizes(patch)
             fast = allocate(*arguments[:4], choose=arguments[4])
-        monkeypatch.setattr(exact.Shares, "from_given", lambda given: None)
+        monkeypatch.setattr(entry.Shares, "from_arguments", lambda arguments: None)
         slow = allocate(*arguments[:4], choose=arguments[4])
         monkeypatch.undo()
         assert fast.weight.tolist() == slow.weight.tolist() and fast.objective == slow.objective
@@ -115,19 +116,19 @@ def test_a_utility_of_minus_zero_is_zero():
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=12), st.booleans(), st.integers(1, 9), st.integers(0, 99))
-def test_runs_reduce_and_spread_like_loops(sizes, uniform, block, seed):
+def test_segments_reduce_and_spread_like_loops(sizes, uniform, block, seed):
     sizes = [sizes[0]] * len(sizes) if uniform else sizes
     problem = np.repeat(np.random.default_rng(seed).permutation(len(sizes)) * 7, sizes)
     values = np.random.default_rng(seed).integers(0, 9, len(problem)).astype(float)
     found = ProblemIds.from_values(problem, len(problem), "")
     assert found.order is None and found.ids is not None
     where = [np.flatnonzero(problem == p) for p in found.ids]
-    assert found.runs.num_problems == len(sizes) and (found.runs.width is not None) == (len(set(sizes)) == 1)
+    assert found.segments.num_problems == len(sizes) and (found.segments.width is not None) == (len(set(sizes)) == 1)
     most = np.concatenate([values[rows].max() for rows in where], axis=None)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "BLOCK", block)
-        parts = [(found.runs, slice(0, len(sizes)), slice(0, len(problem)))]
-        parts += [(part, problems, rows) for problems, rows, part in found.runs.blocks()]
+        patch.setattr(segments, "BLOCK", block)
+        parts = [(found.segments, slice(0, len(sizes)), slice(0, len(problem)))]
+        parts += [(part, problems, rows) for problems, rows, part in found.segments.blocks()]
     for part, problems, rows in parts:
         assert part.max(values[rows]).tolist() == most[problems].tolist()
         assert (-part.min(-values[rows])).tolist() == most[problems].tolist()
@@ -142,7 +143,7 @@ def test_ids_are_gathered_in_any_order(values, wide):
     found = ProblemIds.from_values(whole, len(whole), "")
     gathered = whole if found.order is None else whole[found.order]
     assert found.ids is not None and sorted(found.ids.tolist()) == sorted(set(whole.tolist()))
-    assert found.runs.spread(found.ids).tolist() == gathered.tolist()
+    assert found.segments.spread(found.ids).tolist() == gathered.tolist()
     if found.order is not None:  # rows of one problem keep their order
         same = gathered[1:] == gathered[:-1]
         assert (np.diff(found.order)[same] > 0).all() and sorted(found.order.tolist()) == list(range(len(whole)))
@@ -162,5 +163,5 @@ def test_exact_sum_of_many_blocks(monkeypatch):
     rng = np.random.default_rng(0)
     values = rng.normal(size=5000) * 10.0 ** rng.integers(-12, 12, 5000)
     whole = exact_sum(values)
-    monkeypatch.setattr(runs, "BLOCK", 64)
+    monkeypatch.setattr(segments, "BLOCK", 64)
     assert exact_sum(values) == whole == exact_sum(values[::-1].copy())

@@ -97,7 +97,7 @@ def test_bad_rows_are_named_and_counted(tmp_path):
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv.gz", "parquet", "parquet of numbers"])
 def test_streamed_equals_in_memory(kind, tmp_path, monkeypatch):
-    monkeypatch.setattr("ibpo.allocation.log_blocks.BLOCK", 30)
+    monkeypatch.setattr("ibpo.data.response_log.BLOCK", 30)
     log = write_log(tmp_path / "log.jsonl", num_responses=3, skip={(3, "low")})
     rows = [json.loads(line) for line in log.read_text().splitlines()]
     np.random.default_rng(0).shuffle(rows)
@@ -133,7 +133,7 @@ def test_streamed_equals_in_memory(kind, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
 def test_streamed_parts_and_shown_column_equal_in_memory(kind, tmp_path, monkeypatch):
-    monkeypatch.setattr("ibpo.allocation.log_blocks.BLOCK", 70)
+    monkeypatch.setattr("ibpo.data.response_log.BLOCK", 70)
     log = write_log(tmp_path / "log.jsonl", num_responses=2, skip={(4, "high")})
     rows = [json.loads(line) for line in log.read_text().splitlines()]
     for row in rows:
@@ -174,6 +174,17 @@ def test_default_budgets_are_on_the_way_from_cheapest_to_dearest(log, tmp_path):
     low, high = (part["always"][name]["mean_cost"] for name in ("low", "high"))
     expected = [low + way * (high - low) for way in (0.25, 0.5, 0.75)]
     np.testing.assert_allclose([budget["limits"][0]["at_most"] for budget in part["budgets"]], expected)
+
+
+def test_budgets_relative_to_what_the_log_spends(log, tmp_path):
+    for text, amount in (
+        ("tokens=0.8x", lambda part: 0.8 * part["as_logged"]["mean_cost"]),
+        ("0.8x", lambda part: 0.8 * part["as_logged"]["mean_cost"]),
+        ("cost = 1/2 range", lambda part: np.mean([row["mean_cost"] for row in part["always"].values()])),
+    ):
+        assert run(log, "--no-holdout", "--budget", text, "--out", tmp_path).exit_code == 0
+        part = json.loads((tmp_path / "summary.json").read_text())["parts"][0]
+        assert part["budgets"][1]["limits"][0]["at_most"] == pytest.approx(amount(part))
 
 
 def test_single_responses_are_said_to_be_in_sample(tmp_path):
@@ -237,11 +248,15 @@ def test_a_part_with_nothing_to_choose_is_left_out_aloud(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--budget", "2000"], "--budget 2000: needs NAME=NUMBER"),
-        (["--budget", "tokens=-3"], "--budget tokens=-3: needs NAME=NUMBER"),
-        (["--budget", "tokens=1/0"], "needs NAME=NUMBER"),
-        (["--budget", "medium=30%"], "no response group 'medium'; name tokens or one of high, low"),
+        (["--budget", "2000"], "--budget 2000: of what? Name it"),
+        (["--budget", "tokens=-3"], "--budget tokens=-3: '-3' is no amount"),
+        (["--budget", "tokens=1/0"], "'1/0' is no amount"),
+        (["--budget", "tokens=25%"], "tokens=0.25x is that part of what is spent now, tokens=25%range that part"),
+        (["--budget", "medium=30%"], "is named 'medium'; there are high, low, tokens, cost"),
+        (["--budget", "money=3"], "is named 'money'; there are high, low, tokens, cost"),
         (["--budget", "high=30"], "a share is at most 1; did you mean high=30%"),
+        (["--budget", "high@level=3=0.5"], "--by COLUMN solves each part"),
+        (["--budget", "high=0.5", "--budget", "high<=40%"], "high: is given twice"),
         (["--budget", "tokens=50"], "--budget tokens=50: budget 0: a mean cost of 50 per problem cannot be kept"),
         (["--reward", "score"], "no column 'score'; name one of"),
         (["--response-group", "tokens"], "problems without a response of every response group"),

@@ -27,7 +27,7 @@ def model(tmp_path_factory):
     """A model that knows nothing, with the words of the smoke recipe's response groups."""
     torch = pytest.importorskip("torch")
     pytest.importorskip("trl")
-    from experiments.tiny_model import build_model, build_tokenizer
+    from experiments.build import build_model, build_tokenizer
 
     torch.manual_seed(0)
     tokenizer = build_tokenizer([*"0123456789", "=", "<think>", "</think>", "<answer>"])
@@ -192,7 +192,7 @@ def test_the_smoke_recipe_runs_unchanged(tmp_path, monkeypatch):
     [
         (["lora.rank=8"], "gsm8k_smoke.toml: lora.rank: unknown key of peft.LoraConfig; did you mean"),
         (["train.stpes=3"], "--set train.stpes=3: unknown key; did you mean steps?"),
-        (["budget.extended=1.5"], "--set budget.extended=1.5: is a share of prompts"),
+        (["budget.extended=1.5"], "--set budget.extended=1.5: a share is at most 1"),
         (["data.path=none.jsonl"], "none.jsonl: there is no such file"),
         (["data.problem=q"], "line 1: no field 'q'; the row's fields are question, answer"),
         (["data.holdout=14"], "gsm8k_smoke.toml: data.holdout: 16 problems less 14 held out leave 2 for training"),

@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from scipy import stats
 from scipy.optimize import linprog
 
 from ibpo.evaluation import metrics
@@ -29,16 +28,6 @@ def brute_majority(answers, correct, k):
         right = [max(correct[i] for i in subset if answers[i] == a) for a in tied]
         scores.append(np.mean(right) if right else 0.0)
     return np.mean(scores)
-
-
-def test_stderr_counts_problems_not_responses():
-    rng = np.random.default_rng(0)
-    value_P = rng.random(50)
-    mean, stderr = metrics.mean_and_stderr(np.repeat(value_P, 8), np.repeat(np.arange(50), 8))
-    assert mean == pytest.approx(value_P.mean())
-    assert stderr == pytest.approx(stats.sem(value_P))
-    assert np.isnan(metrics.mean_and_stderr([1.0], ["p"])[1])
-    assert np.isnan(metrics.mean_and_stderr([], [])).all()
 
 
 @settings(deadline=None)
@@ -107,21 +96,6 @@ def test_oracle_at_cost_equals_linear_programming(case, where):
 
 def test_oracle_at_cost_below_the_cheapest_is_nan():
     assert np.isnan(metrics.oracle_by_level_at_cost([0.5], [0.9], [10], [20], [1.0], 9)[0])
-
-
-@given(arrays(float, 7, elements=rates), arrays(float, 7, elements=rates))
-def test_rank_correlation_equals_scipy_on_rounded_values(x, y):
-    grid = [np.round(v / 0.02) for v in (x, y)]
-    found = metrics.rank_correlation(x, y)
-    if len(set(grid[0])) == 1 or len(set(grid[1])) == 1:
-        assert np.isnan(found)
-    else:
-        assert found == pytest.approx(stats.spearmanr(*grid)[0])
-
-
-@given(arrays(float, 9, elements=rates))
-def test_average_ranks_equal_scipy(x):
-    np.testing.assert_array_equal(metrics.average_ranks(x), stats.rankdata(x))
 
 
 def test_a_mix_at_a_cost_lies_on_the_envelope_and_never_extrapolates():

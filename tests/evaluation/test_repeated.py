@@ -8,12 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ibpo.evaluation.describe import describe
-from ibpo.evaluation.metrics import majority_accuracy, mix_at_cost
-from ibpo.evaluation.repeated import (
+from ibpo.evaluation.metrics import (
     area_under_curve,
     best_mix,
     estimate_area,
     estimate_gain_ratio,
+    majority_accuracy,
+    mix_at_cost,
     pass_at_k,
     vote_at_k,
 )

@@ -10,20 +10,18 @@ import pytest
 import torch
 import transformers
 
-from experiments.build import Fit, gate
-from experiments.tiny_model import build_model, build_tokenizer
+from experiments.build import Fit, build_model, build_tokenizer, gate
+from experiments.corpora import CURRICULA, Stage
 from ibpo.demo import THINKING, VOTING, model_path
-from ibpo.demo.experiment import Stage
 from ibpo.tasks.draws import distinct
 
 
 def test_a_copy_of_a_stages_model_does_not_call_the_original(tmp_path):
-    tokenizer = build_tokenizer(THINKING.words)
+    tokenizer = build_tokenizer(CURRICULA["thinking"].words)
     fit = Fit(tokenizer=tokenizer, scratch=tmp_path, seed=0, on_progress=lambda stage, done: None)
     small = Stage(num_pairs=16, learning_rate=1e-3, batch_size=8)
-    made = fit.stage(
-        "pretraining", build_model(tokenizer), small, lambda rng, n: list(islice(THINKING.pretraining_pairs(rng), n))
-    )
+    pairs = CURRICULA["thinking"].pretraining_pairs
+    made = fit.stage("pretraining", build_model(tokenizer), small, lambda rng, n: list(islice(pairs(rng), n)))
     twin, ids = copy.deepcopy(made), torch.tensor([[3, 4, 5]])
     before = twin(input_ids=ids).logits
     with torch.no_grad():

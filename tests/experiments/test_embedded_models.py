@@ -10,12 +10,12 @@ import torch
 import transformers
 
 from experiments.build import sample_texts
-from ibpo.demo import EXPERIMENTS, experiment_named, model_path
+from ibpo.demo import EXPERIMENTS, experiment_named, model_path, models
 from ibpo.errors import IbpoError
 from ibpo.tasks.draws import stream
 
 STAGES = ("cold_start", "pretrained")
-HOMES = {stage: model_path("thinking", stage).parent.parent for stage in STAGES}
+ROOT = Path(__file__).parents[2]
 EXPECTED = {"README.md", "config.json", "generation_config.json", "model.safetensors"}
 TOKENIZER = {"tokenizer.json", "tokenizer_config.json"}
 
@@ -26,9 +26,12 @@ def load(path: Path):
 
 
 def test_both_stages_of_every_experiment_are_shipped_and_nothing_else():
-    found = {path.parent.parts[-2:] for home in HOMES.values() for path in home.rglob("config.json")}
-    assert "ibpo" not in HOMES["pretrained"].parts[-3:] and "demo" in HOMES["cold_start"].parts
-    assert found == {(name, stage) for name in EXPERIMENTS for stage in STAGES}
+    assert {path.name for path in (ROOT / "ibpo").rglob("*.tar.xz")} == {f"{name}.tar.xz" for name in EXPERIMENTS}
+    assert {path.parts[-3:-1] for path in (ROOT / "experiments" / "models").rglob("config.json")} == {
+        (name, "pretrained") for name in EXPERIMENTS
+    }
+    assert not list((ROOT / "ibpo").rglob("*.safetensors"))
+    assert all(model_path(name, stage).is_dir() for name in EXPERIMENTS for stage in STAGES)
     with pytest.raises(IbpoError, match="no embedded model thinking/none; this installation holds thinking/cold_start"):
         model_path("thinking", "none")
 
@@ -60,3 +63,50 @@ def test_a_cold_start_answers_in_both_response_groups(name):
         assert all(group.matches(text) for text in texts)
         answered = sum(group.extract_answer(text) is not None for text in texts)
         assert answered >= 0.9 * len(problems), group.name
+
+
+def test_packing_a_model_keeps_every_byte_and_makes_it_smaller(tmp_path):
+    folder = model_path("thinking", "pretrained")
+    models.pack_model(folder, tmp_path / "packed.tar.xz")
+    models.pack_model(folder, tmp_path / "again.tar.xz")
+    models.unpack_model(tmp_path / "packed.tar.xz", tmp_path / "unpacked")
+    models.unpack_model(tmp_path / "packed.tar.xz", tmp_path / "unpacked")  # another process was faster
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == {
+        p.name: p.read_bytes() for p in (tmp_path / "unpacked").iterdir()
+    }
+    assert (tmp_path / "packed.tar.xz").read_bytes() == (tmp_path / "again.tar.xz").read_bytes()
+    assert (tmp_path / "packed.tar.xz").stat().st_size < 0.86 * (folder / "model.safetensors").stat().st_size
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again.tar.xz", "packed.tar.xz", "unpacked"]
+
+
+def test_a_model_is_unpacked_once_into_the_home_or_elsewhere_where_there_is_none(monkeypatch, tmp_path):
+    archive = Path(models.__file__).parent / "thinking.tar.xz"
+    unpack = models._unpacked.__wrapped__
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    first = unpack(archive)
+    assert first.parent == tmp_path / ".cache" / "ibpo" and (first / "config.json").is_file()
+    when = (first / "model.safetensors").stat().st_mtime_ns
+    assert unpack(archive) == first and (first / "model.safetensors").stat().st_mtime_ns == when
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(Path, "home", lambda: tmp_path / "file")
+    elsewhere = unpack(archive)
+    assert tmp_path not in elsewhere.parents
+    assert (elsewhere / "model.safetensors").read_bytes() == (first / "model.safetensors").read_bytes()
+
+
+def test_an_installed_package_has_the_cold_starts_alone_and_says_what_it_lacks(monkeypatch, tmp_path):
+    from ibpo.demo import DemoSettings, check_settings, plan_jobs
+
+    monkeypatch.setattr(models, "CHECKOUT", tmp_path)
+    assert model_path("voting").is_dir() and models.pretrained_path("voting") is None
+    with pytest.raises(IbpoError, match="no embedded model voting/pretrained; this installation holds thinking/"):
+        model_path("voting", "pretrained")
+    settings = {"experiments": ("thinking",), "budgets": (0.5,), "seeds": (0,), "num_problems": 8, "num_steps": 1}
+    here = DemoSettings(**settings, num_calibration=8, from_scratch=False)
+    build, rest = plan_jobs(tmp_path / "run", here)
+    assert not build and {job.pretrained for job in rest} == {""}
+    with pytest.raises(
+        IbpoError, match=r"--from-scratch needs experiments/build\.py, which an installed package has not"
+    ):
+        check_settings(tmp_path / "run", DemoSettings(**settings, num_calibration=8, from_scratch=True))
+    assert not (tmp_path / "run").exists()

@@ -8,8 +8,7 @@ import pytest
 
 pytest.importorskip("trl")
 
-from ibpo.demo import experiment_named
-from ibpo.demo.policy import settings_of
+from ibpo.demo import experiment_named, settings_of
 from ibpo.training.trainer import IBPOConfig
 
 SAME = {

@@ -13,8 +13,7 @@ from experiments.context import BaselineJob, Context
 from experiments.grpo import Decoupled, ForcedOpenings, build_trainer, opened
 from experiments.rewards import standard_bonus, thinkless_reward
 from experiments.two_turns import TwoTurns, in_two_turns, on_responses, score_rewards
-from ibpo.demo import model_path
-from ibpo.demo.policy import correctness_reward
+from ibpo.demo import correctness_reward, model_path
 
 ONE_STEP = {
     "per_device_train_batch_size": 16,

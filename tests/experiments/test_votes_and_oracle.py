@@ -12,7 +12,7 @@ from scipy.stats import beta
 from experiments.oracle import oracle_by_problem
 from experiments.solve_then_learn import learn, oracle_labels
 from experiments.votes import adaptive_votes, consensus, posterior
-from ibpo.allocation.holdout import holdout_value
+from ibpo.allocation import holdout_value
 from ibpo.evaluation.metrics import majority_accuracy
 
 

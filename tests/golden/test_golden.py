@@ -30,7 +30,18 @@ COMMANDS = {
     "report": ["report", "LOG", "--num-splits", "20", "--out", "OUT"],
 }
 RESULTS = {"allocate": "summary.json", "report": "report.json"}
-UNSTABLE = ("cpu_microseconds_per_request", "version", "created", "seconds", "source", "ibpo", "log", "path", "file")
+UNSTABLE = (
+    "cpu_microseconds_per_request",
+    "version",
+    "created",
+    "seconds",
+    "source",
+    "ibpo",
+    "log",
+    "path",
+    "file",
+    "what_ran",
+)
 """Keys whose values are of this machine and moment."""
 
 

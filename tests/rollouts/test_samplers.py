@@ -127,7 +127,7 @@ class Scripted:
 def tiny():
     """Tokenizer and model of the transformers sampler and of vLLM's peer."""
     pytest.importorskip("transformers")
-    from experiments.tiny_model import build_tokenizer
+    from experiments.build import build_tokenizer
 
     tokenizer = build_tokenizer(WORDS)
     return tokenizer, Scripted(tokenizer)

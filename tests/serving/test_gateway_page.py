@@ -3,8 +3,7 @@
 import pytest
 
 from tests.pages import opened
-from tests.serving.test_gateway import HASHED, KEYS, bulk
-from tests.serving.world import World
+from tests.serving.world import HASHED, KEYS, World, bulk
 
 PLAN = {
     "budget": {"extended": {"mean": 0.3, "response_group": "extended"}, "tokens": {"mean": 25, "overdraft": 450}},

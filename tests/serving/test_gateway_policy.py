@@ -9,8 +9,7 @@ import pytest
 from aiohttp import web
 
 from ibpo.tasks import digit_sums
-from tests.serving.test_gateway import call
-from tests.serving.world import World
+from tests.serving.world import World, call
 
 pytestmark = pytest.mark.slow
 PLAN = {

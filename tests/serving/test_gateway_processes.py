@@ -14,18 +14,11 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.serving.test_gateway import bulk, groups_of
 from tests.serving.test_stores import open_book, redis_url
-from tests.serving.world import World
+from tests.serving.world import World, bulk, groups_of
 
 __all__ = ["redis_url"]
 ROOT = Path(__file__).parent.parent.parent
-
-
-@pytest.fixture
-def world():
-    with World() as made:
-        yield made
 
 
 def interleaved(world, urls, count, *, parallel=8):
@@ -63,7 +56,7 @@ def test_two_gateways_hold_one_budget_together(world, tmp_path, request, kind):
     assert {status for status, _ in seen} == {200}
     extended = [group for _, group in seen].count("extended")
     for gateway, _, _ in gateways:
-        world.wait_until(lambda gateway=gateway: world.snapshot(gateway)["budgets"][0]["under_way"] == 0)
+        world.wait_until(lambda gateway=gateway: world.snapshot(gateway)["budgets"][0]["in_flight"] == 0)
         budget = world.snapshot(gateway)["budgets"][0]
         # Each of them knows the sum of both.
         assert (budget["spent"], budget["num_requests"]) == (extended, 240)
@@ -77,7 +70,7 @@ def test_state_survives_a_restart(tmp_path):
         upstream = world.upstream()
         gateway, url, _ = world.gateway(upstream.url, state=state)
         first = groups_of(bulk(world, url, [{"x-ibpo-gain": str((37 * i % 100) / 100)} for i in range(80)]))
-        world.wait_until(lambda: world.snapshot(gateway)["num_under_way"] == 0)
+        world.wait_until(lambda: world.snapshot(gateway)["num_in_flight"] == 0)
         prices = world.snapshot(gateway)["budgets"][0]["price"]
     with World() as world:
         upstream = world.upstream()

@@ -14,8 +14,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.serving.test_gateway import call
-from tests.serving.world import World
+from tests.serving.world import World, call
 
 pytestmark = pytest.mark.slow
 GROUPS = [

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from ibpo.allocation.log_file import LogColumns
 from ibpo.cli import app
 from ibpo.commands.embedding import load_router
+from ibpo.data import LogColumns
 from ibpo.endpoint import Endpoint
 from ibpo.errors import IbpoError
 from ibpo.serving.calibration import load_calibration
-from ibpo.serving.gateway.routers import serving_router
+from ibpo.serving.gateway import FittedRouter
 from ibpo.serving.plan import parse_budget
 from ibpo.serving.router import load, save
 from ibpo.serving.router_fit import embedder, fit_router
@@ -292,7 +292,7 @@ def test_a_router_of_embeddings_is_fitted_judged_replayed_and_served(tmp_path):
         )
         assert replayed.exit_code == 0, replayed.output
         before = len(seen)
-        router = serving_router(load_router(out, url, None, max_retries=0, timeout_seconds=120.0), "router.json")
+        router = FittedRouter(load_router(out, url, None, max_retries=0, timeout_seconds=120.0), "router.json")
         hard, easy = (
             next(text for text, count in counted.items() if (count > 4) == is_hard) for is_hard in (True, False)
         )
@@ -302,7 +302,7 @@ def test_a_router_of_embeddings_is_fitted_judged_replayed_and_served(tmp_path):
     with pytest.raises(IbpoError, match="cannot be read"):
         load_router(out, None, tmp_path / "no key")
     with pytest.raises(IbpoError, match="needs embeddings"):
-        serving_router(load(out), "router.json")
+        FittedRouter(load(out), "router.json")
 
 
 def test_a_router_s_gains_are_calibrated(tmp_path):

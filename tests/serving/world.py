@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
 import json
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from typing import Any
 
+import aiohttp
+import openai
 from aiohttp import web
 
-from ibpo.serving.gateway.logs import RequestLog
 from ibpo.serving.gateway.server import Service, running
-from ibpo.serving.gateway.settings import build_settings
+from ibpo.serving.gateway.settings import Keys, build_settings
+from ibpo.serving.gateway.telemetry import RequestLog
 from ibpo.serving.plan import Plan
 
 GROUPS = [
@@ -30,19 +36,22 @@ GROUPS = [
 SHARE = {"budget": {"extended": {"mean": 0.3, "response_group": "extended"}}}
 TOKENS = {"budget": {"tokens": {"mean": 22, "overdraft": 450, "carry": 110}}}  # room for a cap of 400
 
+QUICK = {"first_byte_seconds": 2, "idle_seconds": 2, "retries": 2}
+
 
 class ScriptedUpstream:
     """Speaks OpenAI's protocol: a thinking response has 50 tokens, another 10. `fault_of(number)` may spoil a call.
 
     Faults: a status such as `500`, `drop` (no answer), `hang` (none for long), `cut` (breaks off in the middle),
-    `quiet` (goes silent in the middle), `malformed` (no JSON), `half` (promises more than it sends).
+    `quiet` (goes silent in the middle), `malformed` (no JSON), `half` (promises more than it sends). While `held` is
+    true nothing is answered. A request for log-probabilities is a probe: it gets one token.
     """
 
     def __init__(self):
         self.fault_of: Callable[[int], str | None] = lambda number: None
-        self.requests, self.faults, self.num_answered, self.headers = [], [], 0, []
+        self.requests, self.faults, self.num_answered, self.headers, self.num_probes = [], [], 0, [], 0
         self.extra_headers: dict[str, str] = {}
-        self.pause, self.without_usage, self.url, self.padding = 0.0, False, "", 0
+        self.pause, self.without_usage, self.url, self.padding, self.held = 0.0, False, "", 0, False
 
     def app(self):
         app = web.Application(client_max_size=1 << 26)
@@ -67,6 +76,11 @@ class ScriptedUpstream:
 
     async def complete(self, request):
         body = await request.json()
+        if body.get("logprobs"):
+            self.num_probes += 1
+            top = [{"token": "<think>", "logprob": -0.7}, {"token": "<answer>", "logprob": -0.7}]
+            choice = {"index": 0, "logprobs": {"content": [{"top_logprobs": top}]}}
+            return web.json_response({"choices": [choice], "usage": {"prompt_tokens": 5, "completion_tokens": 1}})
         number = len(self.requests)
         self.requests.append(body)
         self.headers.append(dict(request.headers))
@@ -74,6 +88,8 @@ class ScriptedUpstream:
         self.faults.append(fault)
         if self.pause:
             await asyncio.sleep(self.pause)
+        while self.held:
+            await asyncio.sleep(0.01)
         if fault == "hang":
             await asyncio.sleep(30)
         if fault == "drop":
@@ -192,7 +208,7 @@ class World:
     ):
         """(the gateway, its base URL, its log as a function that returns rows)."""
         tables = {
-            "upstream": {"url": upstream_url, "connect_seconds": 2, **(upstream or {})},
+            "upstream": {"url": upstream_url, "connect_seconds": 20, **(upstream or {})},
             "model": [{"name": "*", "response_group": groups, **(model or {})}],
             "limits": {"drain_seconds": 5, **(limits or {})},
             "log_bodies": log_bodies,
@@ -211,11 +227,94 @@ class World:
         )
 
     def snapshot(self, gateway):
-        return self.run(gateway.relay.desk.snapshot())
+        return self.run(gateway.governor.controller.snapshot())
 
-    def wait_until(self, true, seconds=20.0):
+    def wait_until(self, true, seconds=60.0):
         """For what happens after the answer; how fast is not asserted."""
         give_up = time.monotonic() + seconds
         while not true() and time.monotonic() < give_up:
             time.sleep(0.02)
         assert true()
+
+
+KEYS = {
+    "gold": "the key of the gold tenant",
+    "quiet": "the key of the quiet tenant",
+    "operator": "the operator's own key",
+}
+
+
+HASHED = Keys(rows=tuple((hashlib.sha256(key.encode()).digest(), tenant) for tenant, key in KEYS.items()))
+
+
+def client_of(url, key="none", **options) -> Any:
+    return openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=30, **options)
+
+
+def ask(client, content="hello", **options):
+    return client.chat.completions.with_raw_response.create(
+        model="m", messages=[{"role": "user", "content": content}], **options
+    )
+
+
+def bulk(world, url, headers, *, stream=False, body=None):
+    """(status, headers, bytes) of one chat request per row of headers, one after the other."""
+
+    async def run():
+        got = []
+        async with aiohttp.ClientSession() as session:
+            for row in headers:
+                data = {"model": "m", "messages": [], "stream": stream, **(body or {})}
+                async with session.post(f"{url}/v1/chat/completions", json=data, headers=row) as reply:
+                    got.append((reply.status, reply.headers, await reply.read()))
+        return got
+
+    return world.run(run())
+
+
+def groups_of(replies):
+    return [headers["x-ibpo-response-group"] for _, headers, _ in replies]
+
+
+def call(url, body: Any = None, headers: Any = None, method: str | None = None) -> tuple[int, Any, bytes]:
+    """(status, headers, bytes) as they are on the wire."""
+    data = json.dumps(body).encode() if isinstance(body, dict) else body
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json", **(headers or {})}, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as reply:
+            return reply.status, reply.headers, reply.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.headers, error.read()
+
+
+async def ask_once(session, url, number, *, stream):
+    """What one caller sees: `whole`, `broken` (cut off), or the status of an error."""
+    body = {"model": "m", "messages": [], "stream": stream}
+    headers = {"x-ibpo-gain": str((37 * number % 100) / 100)}
+    try:
+        async with session.post(f"{url}/v1/chat/completions", json=body, headers=headers) as reply:
+            data = await reply.read()
+    except (aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError, ConnectionResetError):
+        return "broken"
+    if reply.status != 200:
+        assert b'"error"' in data
+        return str(reply.status)
+    if stream:
+        assert data.endswith(b"data: [DONE]\n\n")
+    return "malformed" if b"\xff" in data else "whole"
+
+
+def many(world, url, count, *, parallel=8):
+    """All outcomes; fails if one hangs."""
+
+    async def run():
+        gate, timeout = asyncio.Semaphore(parallel), aiohttp.ClientTimeout(total=45)
+
+        async def one(session, number):
+            async with gate:
+                return await ask_once(session, url, number, stream=number % 2 == 0)
+
+        async with aiohttp.ClientSession(timeout=timeout) as session:
+            return await asyncio.gather(*(one(session, number) for number in range(count)))
+
+    return world.run(run(), timeout=240)

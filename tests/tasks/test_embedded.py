@@ -8,7 +8,7 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from ibpo.demo import experiment_named
+from experiments.corpora import CURRICULA
 from ibpo.tasks import digit_sums, symbol_sums
 from ibpo.tasks.draws import distinct, stream
 
@@ -19,14 +19,14 @@ TASKS = [digit_sums, symbol_sums]
 def test_test_problems_are_disjoint_from_everything_the_model_is_trained_on(task):
     test = {p.problem_id for p in distinct(task, "test", 2000, seed=0)}
     name = {digit_sums: "thinking", symbol_sums: "voting"}[task]
-    experiment = experiment_named(name)
+    curriculum = CURRICULA[name]
     policy_training = {p.problem_id for p in islice(stream(task, "train", 1000), 20_000)}
     assert len(test) == 2000
     assert not test & policy_training
     rng = np.random.default_rng(0)
-    corpora = [experiment.standard_pairs(rng)]
-    if experiment.extended_pairs:
-        corpora.append(experiment.extended_pairs(rng))
+    corpora = [curriculum.standard_pairs(rng)]
+    if curriculum.extended_pairs:
+        corpora.append(curriculum.extended_pairs(rng))
     for corpus in corpora:
         prompts = [prompt for prompt, _ in islice(corpus, 5000)]
         ids = prompts if task is digit_sums else ["".join(sorted(p.rstrip("=").replace(" ", ""))) for p in prompts]

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 import torch
 from transformers import AutoTokenizer
 
-from experiments.tiny_model import build_model
+from experiments.build import build_model
 from ibpo.demo import model_path
 from ibpo.runs import RunDir
 from tests.training.tiny import build_trainer

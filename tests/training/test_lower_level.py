@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
@@ -19,7 +21,9 @@ from ibpo.training.lower_level import (
 
 def at_most(*amounts):
     """At most these shares for the response groups after the standard one."""
-    return [BudgetTerm(key=f"group {g}", group=g, amount=amount) for g, amount in enumerate(amounts, start=1)]
+    return [
+        BudgetTerm(key=f"group {g}", group=g, amount=Fraction(str(amount))) for g, amount in enumerate(amounts, start=1)
+    ]
 
 
 def make_batch(rng, num_prompts=64, num_siblings=4, gain=None, dim=4):
@@ -141,7 +145,7 @@ def test_a_gain_of_zero_never_spends_budget():
 
 def test_a_token_budget_is_kept_over_the_window():
     rng = np.random.default_rng(0)
-    tokens = BudgetTerm(key="tokens", group=None, amount=8.0)
+    tokens = BudgetTerm(key="tokens", group=None, amount=Fraction(8))
     level = LowerLevel(num_groups=2, budgets=[tokens], utility="group_mean", window=1)
     batch, _ = make_batch(rng)
     selection = level.solve(batch, 0)

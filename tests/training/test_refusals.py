@@ -39,12 +39,24 @@ from ibpo.types import ResponseGroup
         ({"gradient_accumulation_steps": 2, "steps_per_generation": 1}, "steps_per_generation must be a multiple"),
         ({"gradient_accumulation_steps": 2, "steps_per_generation": 3}, "gradient_accumulation_steps=2, got 3"),
         ({"steps_per_generation": 2, "save_steps": 5}, "save_steps must be a multiple of 2"),
-        ({"budget": {"extended": 1.5}}, r"share of prompts, in \[0, 1\]"),
+        ({"budget": {"extended": 1.5}}, "budget extended=1.5: a share is at most 1"),
+        ({"budget": {"extended": [1]}}, "budget extended: needs a number or a text"),
+        ({"budget": {"tokens": "50%"}}, r"budget tokens=50%: a percentage of what\?"),
+        ({"budget": {"tokens": "0.5x"}}, "budget tokens=0.5x: what is spent is not known before"),
+        ({"budget": {}}, "no budget is budget=None"),
+        ({"budget": "extended=0.5"}, "needs entries like"),
     ],
 )
 def test_what_would_break_the_identity_is_refused(tmp_path, options, said):
     with pytest.raises(IbpoError, match=said):
         IBPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, **options)
+
+
+def test_a_budget_takes_the_texts_of_the_command_line(tmp_path):
+    budget = {"long": "50%", " tokens <=": 200, "long@level = 3 >=": "1/3"}
+    args = IBPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, budget=budget)
+    assert args.budget == {"long": "50%", "tokens": 200.0, "long@level=3>=": "1/3"}
+    assert IBPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, budget=args.budget).budget == args.budget
 
 
 @pytest.mark.parametrize("name", ["rollout_func", "tools", "environment_factory"])
@@ -67,7 +79,7 @@ def test_response_groups_that_cannot_be_told_apart_are_refused(make_trainer):
     twin = ResponseGroup(name="twin", prefix="<answer> 3", extract_answer=lambda text: text)
     with pytest.raises(IbpoError, match="first tokens must differ"):
         make_trainer(groups=[THINKING.response_groups[0], twin])
-    with pytest.raises(IbpoError, match="budget names"):
+    with pytest.raises(IbpoError, match="no cost is named 'thoughtful'"):
         make_trainer(budget={"thoughtful": 0.5})
     with pytest.raises(IbpoError, match="at least two"):
         make_trainer(groups=THINKING.response_groups[:1], budget=None)

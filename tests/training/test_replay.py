@@ -98,11 +98,16 @@ def test_the_command_prints_and_writes_the_answer(run, tmp_path):
     out = tmp_path / "answer.json"
     result = CliRunner().invoke(app, [str(run), "--budget", "extended=25%", "--budget", "tokens=30", "--out", str(out)])
     assert result.exit_code == 0, result.output
-    assert "extended=0.25, tokens=30" in result.stdout and "choices that change" in result.stdout
+    assert "extended=25%, tokens=30" in result.stdout and "choices that change" in result.stdout
     answer = json.loads(out.read_text())
-    assert answer["budget"] == {"extended": 0.25, "tokens": 30.0} and answer["min_gain"] == 0.1
+    assert answer["budget"] == {"extended": "25%", "tokens": 30.0} and answer["min_gain"] == 0.1
     assert answer["replayed"]["share"]["extended"] <= 0.25 and answer["replayed"]["tokens"] <= 30
     assert set(answer["price"]) == {"extended", "tokens"}
+    half = CliRunner().invoke(app, [str(run), "--budget", "90%range", "--budget", "tokens>=0.1x", "--out", str(out)])
+    assert half.exit_code == 0, half.output
+    table = read_rollout_log(find_rollout_log(run))
+    low, high = np.nanmean(table.tokens, 0)
+    assert json.loads(out.read_text())["replayed"]["tokens"] <= low + 0.9 * (high - low)
     sliced = CliRunner().invoke(app, [str(run), "--budget", "extended@level=2=0.0", "--out", str(out)])
     assert sliced.exit_code == 0, sliced.output
     by_level = {row["level"]: row["replayed"]["share"]["extended"] for row in json.loads(out.read_text())["by_level"]}
@@ -112,9 +117,9 @@ def test_the_command_prints_and_writes_the_answer(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--budget", "extended"], "--budget extended: needs NAME=NUMBER"),
-        (["--budget", "tokens=20%"], "--budget tokens=20%: needs NAME=NUMBER"),
-        (["--budget", "extendde=0.3"], "budget names 'extendde'"),
+        (["--budget", "extended"], "--budget extended: needs NAME=AMOUNT"),
+        (["--budget", "tokens=20%"], "--budget tokens=20%: a percentage of what?"),
+        (["--budget", "extendde=0.3"], "--budget extendde=0.3: no response group and no cost is named 'extendde'"),
         (["--budget", "extended@topic=0.3"], "the rollout log has no column 'topic', only"),
     ],
 )

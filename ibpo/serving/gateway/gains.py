@@ -1,59 +1,75 @@
-"""What would each response group gain on this request? Asks the caller, a router, or the policy itself."""
+r"""What would each response group gain on this request? Asks the caller, a router, or the policy itself.
+
+`find_gains` asks the sources of `model.choose` in order; the first that knows is believed. No source can break the
+budget: gains only decide who gets what there is. A source that fails costs nobody the answer: the next one is asked.
+
+The policy itself is asked by a probe, one token with its log-probabilities. What all openings begin with is forced
+(appended to the prompt), and the next token tells the response groups apart:
+
+    p_g = sum of the probabilities of the tokens that begin the rest of g's opening,
+
+divided by the sum over all response groups that have an opening, where more than one has. The probe's token is charged
+with the answer: `Gains.probe_tokens`.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import math
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
 
 from ibpo.errors import IbpoError
-from ibpo.serving.gateway.demand import Demand
-from ibpo.serving.gateway.probe import opening_probabilities, probe_body
-from ibpo.serving.gateway.routers import Router, Scores
-from ibpo.serving.gateway.settings import ModelSettings
+from ibpo.serving import router as fitting
+from ibpo.serving.gateway.openai_request import OpenAIRequest, can_set, encode, with_prefix
+from ibpo.serving.gateway.settings import GroupSettings, ModelSettings
 
 GROUP_HEADER = "x-ibpo-response-group"
 GAIN_HEADER = "x-ibpo-gain"
 ROUTER_SECONDS = 5.0
+PROBE_FIELDS = ("model", "messages", "prompt", "chat_template_kwargs", "tools", "tool_choice", "user", "priority")
+"""Fields of the request that the probe takes along: what decides the prompt, and who pays."""
 
-
-Ask = Callable[[Demand, bytes], Awaitable[bytes]]
-"""Sends a probe upstream in the demand's protocol; returns the answer's body."""
+SendProbe = Callable[[bytes], Awaitable[bytes]]
+"""Sends a probe upstream; returns the answer's body."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gains:
-    """Response group -> gain, and who said so."""
+    """Response group -> gain, and the source that predicted it."""
 
     by_group: Mapping[str, float]
     source: str
     """`caller`, `router`, `probe`, or `default`: the groups' own `gain`."""
     only: str = ""
-    """The one response group that the caller wants: the standard one is everybody's right."""
+    """The one response group that the caller wants, if that is the standard one: it is everybody's right."""
     probe_tokens: int = 0
+    """Tokens that were generated to find the gains: part of what this request costs."""
     tokens: Mapping[str, float] = field(default_factory=dict)
-    """Response group -> predicted completion tokens, where a router says so."""
+    """Response group -> completion tokens, where a router predicts them."""
 
 
 async def find_gains(
-    demand: Demand,
+    request: OpenAIRequest,
     headers: Mapping[str, str],
     model: ModelSettings,
     *,
     router: Router | None,
-    ask: Ask,
+    send_probe: SendProbe,
     on_failure: Callable[[str], None],
 ) -> Gains:
-    """The gains by the first source of `model.choose` that has a say.
+    """The gains by the first source of `model.choose` that knows them.
 
     Args:
-        demand: The request.
+        request: What is asked for.
         headers: The caller's.
         model: Its table.
         router: If there is one.
-        ask: Sends a probe.
-        on_failure: Told `router` or `probe` where one failed; the next source is asked then.
+        send_probe: Asks the upstream for the probe's token.
+        on_failure: Called with `router` or `probe` where one failed; the next source is asked then.
 
     Raises:
         IbpoError: A header of the caller that cannot be read.
@@ -63,28 +79,28 @@ async def find_gains(
         return Gains(by_group=defaults, source="default")
     for source in model.choose:
         if source == "caller":
-            found = caller_gains(headers, model)
+            found = read_gain_headers(headers, model)
             if found is not None:
                 return found
         elif source == "router" and router is not None:
             try:
                 # Features or an embedding take their time: not in the event loop.
                 async with asyncio.timeout(ROUTER_SECONDS):
-                    said = await asyncio.to_thread(router.gain, demand.body)
-                known, tokens = _known(said, defaults)
-            except Exception:  # another's code: whatever it does, the request is answered
+                    scores = await asyncio.to_thread(router.gain, request.body)
+                gains, tokens = _known_scores(scores, defaults)
+            except Exception:  # foreign code: whatever it does, the request is answered
                 on_failure("router")
                 continue
-            if known:
-                return Gains(by_group=defaults | known, source="router", tokens=tokens)
+            if gains:
+                return Gains(by_group=defaults | gains, source="router", tokens=tokens)
         elif source == "probe":
-            body = probe_body(demand, model)
+            body = write_probe(request, model)
             if body is None:
                 continue
             try:
                 async with asyncio.timeout(model.probe.seconds):
-                    answer = await ask(demand, body)
-                chances = opening_probabilities(answer, demand, model)
+                    answer = await send_probe(body)
+                chances = read_opening_probabilities(answer, request, model)
             except (TimeoutError, IbpoError):
                 on_failure("probe")
                 continue
@@ -93,11 +109,11 @@ async def find_gains(
     return Gains(by_group=defaults, source="default")
 
 
-def caller_gains(headers: Mapping[str, str], model: ModelSettings) -> Gains | None:
+def read_gain_headers(headers: Mapping[str, str], model: ModelSettings) -> Gains | None:
     """What the caller's headers say: the response group that is wanted, or what the extended one would gain.
 
-    The standard (first) response group is given to whoever asks for it. Any other competes with gain 1: it is had where
-    budget and price allow, so no caller can break the budget.
+    The standard (first) response group is given to whoever asks for it. Any other competes with gain 1: it is given
+    where budget and price allow, so no caller can break the budget.
 
     Raises:
         IbpoError: An unknown response group, or no number in [0, 1].
@@ -105,7 +121,7 @@ def caller_gains(headers: Mapping[str, str], model: ModelSettings) -> Gains | No
     Example:
         >>> groups = [{"name": "standard"}, {"name": "extended"}]
         >>> model = ModelSettings.model_validate({"name": "*", "response_group": groups})
-        >>> caller_gains({"x-ibpo-gain": "0.3"}, model).by_group
+        >>> read_gain_headers({"x-ibpo-gain": "0.3"}, model).by_group
         {'standard': 0.0, 'extended': 0.3}
     """
     names = [group.name for group in model.response_group]
@@ -115,13 +131,13 @@ def caller_gains(headers: Mapping[str, str], model: ModelSettings) -> Gains | No
             raise IbpoError(f"header {GROUP_HEADER}: no such response group; name one of {', '.join(names)}")
         gains = {name: float(name == wanted) for name in names}
         return Gains(by_group=gains, source="caller", only=wanted if wanted == names[0] else "")
-    said = headers.get(GAIN_HEADER)
-    if said is None:
+    text = headers.get(GAIN_HEADER)
+    if text is None:
         return None
     gains = dict.fromkeys(names, 0.0)
-    for part in said.split(","):
-        name, found, number = part.strip().rpartition("=")
-        if not found:
+    for part in text.split(","):
+        name, equals, number = part.strip().rpartition("=")
+        if not equals:
             name = names[1] if len(names) == 2 else ""
         try:
             value = float(number)
@@ -134,14 +150,142 @@ def caller_gains(headers: Mapping[str, str], model: ModelSettings) -> Gains | No
     return Gains(by_group=gains, source="caller")
 
 
-def _known(said: Scores, names: Mapping[str, float]) -> tuple[dict[str, float], dict[str, float]]:
+class Scores(NamedTuple):
+    """What a router predicts of one request; response groups that are left out keep what the settings say."""
+
+    gain: Mapping[str, float]
+    """Response group -> predicted gain."""
+    tokens: Mapping[str, float] = {}
+    """Response group -> predicted completion tokens."""
+
+
+class Router(Protocol):
+    """What predicts gains. Called from threads, several requests at a time; an error costs nobody the answer."""
+
+    def gain(self, request: Mapping[str, Any]) -> Scores:
+        """Predict.
+
+        Args:
+            request: The JSON body of a chat or completion request, as the caller wrote it.
+        """
+        ...
+
+
+class FittedRouter:
+    """A router of `ibpo route fit` on live requests; one that needs embeddings brings the server that makes them.
+
+    Args:
+        fitted: Its costs are taken as completion tokens if their column's name says tokens.
+        place: Where it came from, for errors.
+
+    Raises:
+        IbpoError: A router that needs more than a request holds.
+    """
+
+    def __init__(self, fitted: fitting.Router, place: str) -> None:
+        if fitted.number_names:
+            names = ", ".join(fitted.number_names)
+            raise IbpoError(
+                f"{place}: needs the numbers {names} beside each prompt, which requests lack; fit it without"
+            )
+        if fitted.embedding and fitted.embed is None:
+            raise IbpoError(f"{place}: needs embeddings; give the server that makes them to ibpo.serving.router.load")
+        self._fitted = fitted
+        self._predicts_tokens = "token" in fitted.cost_name
+        self.groups = fitted.groups
+        """The response groups that it knows."""
+
+    def gain(self, request: Mapping[str, Any]) -> Scores:
+        """See `Router`."""
+        prompt = request["messages"] if "messages" in request else request["prompt"]
+        scores = self._fitted.scores([prompt])
+        gain = dict(zip(self.groups, map(float, scores.gain[0]), strict=True))
+        if not self._predicts_tokens:
+            return Scores(gain)
+        return Scores(gain, dict(zip(self.groups, map(float, scores.cost[0]), strict=True)))
+
+
+def _known_scores(scores: Scores, names: Mapping[str, float]) -> tuple[dict[str, float], dict[str, float]]:
     """Gains and tokens of the model's own response groups.
 
     Raises:
         ValueError: A number that is not finite, or tokens below 0.
     """
-    gains = {name: float(said.gain[name]) for name in names if name in said.gain}
-    tokens = {name: float(said.tokens[name]) for name in names if name in said.tokens}
+    gains = {name: float(scores.gain[name]) for name in names if name in scores.gain}
+    tokens = {name: float(scores.tokens[name]) for name in names if name in scores.tokens}
     if not all(map(math.isfinite, [*gains.values(), *tokens.values()])) or min(tokens.values(), default=0.0) < 0:
         raise ValueError("a router's score is not finite")
     return gains, tokens
+
+
+def split_openings(model: ModelSettings) -> tuple[str, dict[str, str]]:
+    """What all openings begin with, which the probe forces, and how each response group goes on.
+
+    Example:
+        >>> groups = [{"name": "a", "prefix": "# Short"}, {"name": "b", "prefix": "# Long"}]
+        >>> split_openings(ModelSettings.model_validate({"name": "*", "response_group": groups}))
+        ('#', {'a': ' Short', 'b': ' Long'})
+    """
+    openings = {group.name: text for group in model.response_group if (text := group.opening or group.prefix)}
+    first, last = min(openings.values(), default=""), max(openings.values(), default="")
+    same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    shared = first[:same] if len(openings) > 1 else ""
+    # Back to the end of a word or a tag: what is forced must not cut a token in two.
+    shared = re.sub(r"[^\s>\]]*$", "", shared).rstrip()
+    return shared, {name: text[len(shared) :] for name, text in openings.items()}
+
+
+def write_probe(request: OpenAIRequest, model: ModelSettings) -> bytes | None:
+    """The request that asks for one token; None for several prompts, or for token ids instead of text."""
+    shared, _ = split_openings(model)
+    if not can_set(request, GroupSettings(name="probe", prefix="x")) or isinstance(request.body.get("prompt"), list):
+        return None
+    body: dict[str, Any] = {key: request.body[key] for key in PROBE_FIELDS if key in request.body}
+    if shared:
+        body |= with_prefix(request, shared)
+    body |= {"max_tokens": 1, "temperature": 1.0}
+    if request.chat:
+        return encode({**body, "logprobs": True, "top_logprobs": model.probe.top_logprobs})
+    return encode({**body, "logprobs": model.probe.top_logprobs})
+
+
+def read_opening_probabilities(answer: bytes, request: OpenAIRequest, model: ModelSettings) -> dict[str, float]:
+    """Response group -> probability of its opening.
+
+    Raises:
+        IbpoError: The answer holds no log-probabilities.
+
+    Example:
+        >>> from ibpo.serving.gateway.openai_request import read_request
+        >>> groups = [{"name": "standard"}, {"name": "extended", "opening": "<think>"}]
+        >>> model = ModelSettings.model_validate({"name": "*", "response_group": groups})
+        >>> answer = b'{"choices": [{"logprobs": {"top_logprobs": [{" <think>": -0.1, " So": -2.35}]}}]}'
+        >>> read_opening_probabilities(answer, read_request(b'{"prompt": "1 + 1 ="}', chat=False), model)
+        {'extended': 0.905}
+    """
+    try:
+        logprobs = json.loads(answer)["choices"][0]["logprobs"]
+        if request.chat:
+            top = [(str(row["token"]), float(row["logprob"])) for row in logprobs["content"][0]["top_logprobs"]]
+        else:
+            top = [(str(token), float(value)) for token, value in logprobs["top_logprobs"][0].items()]
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        top = []
+    if not top:
+        raise IbpoError("the probe's answer holds no log-probabilities")
+    # Openings and tokens are compared without the space before them: whether there is one depends on the template.
+    openings = {name: text.lstrip() for name, text in split_openings(model)[1].items()}
+    chances = dict.fromkeys(openings, 0.0)
+    for token, logprob in top:
+        token = token.lstrip()
+        fitting_groups = [name for name, text in openings.items() if token and _begin_alike(token, text)]
+        if len(fitting_groups) == 1:
+            chances[fitting_groups[0]] += math.exp(min(0.0, logprob))
+    total = sum(chances.values())
+    if len(chances) > 1 and total > 0:
+        chances = {name: chance / total for name, chance in chances.items()}
+    return {name: min(1.0, chance) for name, chance in chances.items()}
+
+
+def _begin_alike(one: str, other: str) -> bool:
+    return one.startswith(other) or other.startswith(one)

@@ -1,33 +1,38 @@
-"""The gateway as a process: listens, closes slow connections, and on SIGTERM lets what is under way come to its end."""
+"""The gateway as an HTTP server: the process, its connections, and which part answers each path.
+
+Listens, closes slow connections, and on SIGTERM lets requests in flight come to their end. `Gateway.handle` gets every
+request: who asks (`Keys`), and for what. Two paths are governed by the budget (`decision.py`), a few are the gateway's
+own pages, some are refused because nobody would count what they generate, and all others go through (`proxy.py`).
+"""
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import logging
 import os
 import signal
-import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
+from fnmatch import fnmatchcase
+from importlib.resources import files
 from typing import Any
+from urllib.parse import unquote
 
 from aiohttp import web
 
 from ibpo.errors import IbpoError
-from ibpo.serving.gateway.checks import cautions, check_groups, check_router
-from ibpo.serving.gateway.desk import Desk
-from ibpo.serving.gateway.gateway import Gateway
-from ibpo.serving.gateway.keys import Keys
-from ibpo.serving.gateway.logs import RequestLog
-from ibpo.serving.gateway.metrics import Metrics
-from ibpo.serving.gateway.relay import Relay
-from ibpo.serving.gateway.routers import Router
-from ibpo.serving.gateway.settings import Limits, Settings
-from ibpo.serving.gateway.upstream import Upstream
+from ibpo.serving.gateway.async_controller import AsyncController
+from ibpo.serving.gateway.decision import Governor
+from ibpo.serving.gateway.gains import Router
+from ibpo.serving.gateway.openai_request import Refusal
+from ibpo.serving.gateway.proxy import Upstream, open_session, pass_through
+from ibpo.serving.gateway.settings import OPERATOR, Keys, Limits, Settings, check_groups, check_router, find_cautions
+from ibpo.serving.gateway.telemetry import Metrics, RequestLog
 from ibpo.serving.plan import Plan
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -35,7 +40,7 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Service:
-    """Everything that a gateway process is told."""
+    """Everything that a gateway process needs to know."""
 
     settings: Settings
     plan: Plan
@@ -45,9 +50,9 @@ class Service:
     reuse_port: bool = False
     """Several processes on one port (not on Windows): the kernel spreads the connections."""
     state: str | None = None
-    """Of the budget: a SQLite file, `redis://...`, or None: in memory, lost with the process."""
+    """Where the accounts of the budget are stored: a SQLite file, `redis://...`; None: in memory, lost at the end."""
     name: str = "gateway"
-    """Of this process among those that share the state."""
+    """The name of this process among those that share the state."""
     keys: Keys | None = None
     router: Router | None = None
 
@@ -57,13 +62,194 @@ class Service:
         if self.keys is None and self.host not in LOOPBACK:
             raise IbpoError(f"--host {self.host}: others can reach it, and nobody needs a key; give --keys FILE")
         check_groups(self.settings, self.plan)
-        check_router(self.settings, self.router)
+        check_router(self.settings, getattr(self.router, "groups", None))
         for tenant, names in (self.keys.slices if self.keys is not None else {}).items():
             for name in names:
                 if name not in self.plan.slices:
                     raise IbpoError(
                         f"--keys: slices.{tenant}: the plan has no slice {name!r}; add [slice.{name}] to it"
                     )
+
+
+GOVERNED = {"/v1/chat/completions": True, "/v1/completions": False}
+"""Path -> whether it is a chat."""
+PAGES = ("/", "/budget", "/budget.json", "/metrics")
+PAGE_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class Gateway:
+    """The handler of a server.
+
+    Args:
+        governor: Answers what a budget governs. Without its `keys` nobody needs one, and nobody is a tenant.
+    """
+
+    def __init__(self, governor: Governor) -> None:
+        self.governor, self.keys, self.metrics = governor, governor.keys, governor.metrics
+        self.settings, self.limits = governor.settings, governor.settings.limits
+        self.draining = False
+        self.num_in_flight = 0
+        self._by_tenant: Counter[str] = Counter()
+        self._page = (files("ibpo.serving.gateway") / "page.html").read_bytes()
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer a request, with an error if need be."""
+        try:
+            return await self._handle(request)
+        except Refusal as refusal:
+            self.metrics.refused.labels(refusal.code).inc()
+            if refusal.status < 500:
+                self.governor.log.write("refused", code=refusal.code, status=refusal.status, path=request.path[:200])
+            return _refuse(refusal)
+        except (asyncio.CancelledError, ConnectionError):
+            raise
+        except Exception as error:
+            # No text of the error: it may hold what the caller wrote.
+            self.metrics.failures.labels("internal").inc()
+            self.governor.log.write("internal_error", kind=type(error).__name__, at=_place(error))
+            return _refuse(Refusal(500, "internal", "the gateway failed; its log has the place"))
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        path = plain_path(request.raw_path)
+        if path == "/ready":
+            return web.json_response({"ready": not self.draining}, status=503 if self.draining else 200)
+        tenant = self._tenant(request)
+        if path in PAGES and request.method in ("GET", "HEAD"):
+            return await self._show(path, tenant)
+        if tenant == OPERATOR and self.keys is not None:
+            raise Refusal(403, "operator_key", "the operator's key opens /budget and /metrics only; use a tenant's key")
+        if self.draining:
+            raise Refusal(
+                503, "draining", "the gateway is shutting down; ask another", {"Retry-After": "1"}, close=True
+            )
+        if self.num_in_flight >= self.limits.max_in_flight:
+            raise Refusal(503, "busy", "too many requests are in flight; try again", {"Retry-After": "1"})
+        if self.keys is not None and self._by_tenant[tenant] >= self.limits.max_in_flight_per_tenant:
+            raise Refusal(429, "too_many", "too many requests of yours are in flight; wait", {"Retry-After": "1"})
+        self.num_in_flight += 1
+        self._by_tenant[tenant] += 1
+        self.metrics.in_flight.set(self.num_in_flight)
+        try:
+            if path in GOVERNED:
+                if request.method != "POST":
+                    raise Refusal(405, "method", "use POST", {"Allow": "POST"})
+                if request.content_type != "application/json":
+                    # Pages of other sites can make a browser post anything else.
+                    raise Refusal(415, "content_type", "send Content-Type: application/json", close=True)
+                if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+                    raise Refusal(415, "encoding", "compressed bodies are not taken; send it plain", close=True)
+                data = await self._body(request)
+                return await self.governor.answer(request, data, tenant, chat=GOVERNED[path])
+            if any(fnmatchcase(path, pattern) for pattern in self.settings.refuse):
+                raise Refusal(404, "not_governed", "this gateway does not pass this path on: no budget would count it")
+            data = await self._body(request)
+            return await pass_through(request, data, self.governor.upstream, self.limits, self.metrics)
+        finally:
+            self.num_in_flight -= 1
+            self._by_tenant[tenant] -= 1
+            if not self._by_tenant[tenant]:
+                del self._by_tenant[tenant]
+            self.metrics.in_flight.set(self.num_in_flight)
+
+    def _tenant(self, request: web.BaseRequest) -> str:
+        """The tenant; "" where there are no keys.
+
+        Raises:
+            Refusal: A wrong key, or none.
+        """
+        if self.keys is None:
+            return ""
+        tenant = self.keys.tenant_of(request.headers.get("Authorization", ""))
+        if tenant is None:
+            browser = request.method == "GET" and "text/html" in request.headers.get("Accept", "")
+            how = {"WWW-Authenticate": 'Basic realm="ibpo"' if browser else "Bearer"}
+            raise Refusal(401, "invalid_api_key", "the API key is missing or wrong", how, close=True)
+        return tenant
+
+    async def _body(self, request: web.BaseRequest) -> bytes:
+        """The request's body, within the limits of size and time."""
+        limits = self.limits
+        if (request.content_length or 0) > limits.max_body_bytes:
+            raise _too_large(limits.max_body_bytes)
+        try:
+            async with asyncio.timeout(limits.body_seconds):
+                if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
+                    request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                return await request.read()
+        except TimeoutError:
+            raise Refusal(408, "slow_body", "the body did not come in time", close=True) from None
+        except web.HTTPRequestEntityTooLarge:
+            raise _too_large(limits.max_body_bytes) from None
+        except (web.RequestPayloadError, web.PayloadAccessError):
+            raise Refusal(400, "broken_body", "the body is broken off or wrongly framed", close=True) from None
+
+    async def _show(self, path: str, tenant: str) -> web.Response:
+        """The live page, its data, and the metrics; where there are keys, for the operator only."""
+        if self.keys is not None and tenant != OPERATOR:
+            raise Refusal(403, "operators_only", "this page needs the key of the operator, not a tenant's")
+        if path in ("/", "/budget"):
+            return web.Response(body=self._page, content_type="text/html", charset="utf-8", headers=PAGE_HEADERS)
+        try:
+            shown = await self.governor.controller.snapshot()
+        except IbpoError as error:
+            raise Refusal(503, "store", f"the store of the budget cannot be read: {error}") from None
+        if path == "/metrics":
+            text = self.metrics.render(shown)
+            return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+        data: dict[str, Any] = {**shown, "history": list(self.governor.controller.history), "draining": self.draining}
+        return web.Response(body=json.dumps(data).encode(), content_type="application/json", headers=PAGE_HEADERS)
+
+
+def plain_path(raw: str) -> str:
+    """The path without its parameters, by which it is decided who answers.
+
+    Raises:
+        Refusal: A path that could mean one thing here and another upstream.
+
+    Example:
+        >>> plain_path("/v1/models?limit=3")
+        '/v1/models'
+    """
+    path = raw.partition("?")[0].partition("#")[0]
+    plain = unquote(path)
+    odd = plain != path and any(mark in plain for mark in "/\\%?#") and plain.count("/") != path.count("/")
+    if odd or "//" in plain or "\\" in plain or any(part in (".", "..") for part in plain.split("/")):
+        raise Refusal(400, "bad_path", "the path is ambiguous; write it plainly")
+    if not plain.startswith("/") or any(ord(mark) < 32 for mark in plain):
+        raise Refusal(400, "bad_path", "the path must begin with /")
+    if plain != path and (plain.rstrip("/") in GOVERNED or plain.startswith("/v1/")):
+        raise Refusal(400, "bad_path", "the path is ambiguous; write it without %")
+    if plain.rstrip("/") in GOVERNED and plain not in GOVERNED:
+        raise Refusal(404, "bad_path", "write the path without the / at its end")
+    return plain
+
+
+def _refuse(refusal: Refusal) -> web.Response:
+    headers = {"Content-Type": "application/json", **refusal.headers}
+    response = web.Response(status=refusal.status, body=refusal.body(), headers=headers)
+    if refusal.close:
+        response.force_close()
+    return response
+
+
+def _too_large(most: int) -> Refusal:
+    return Refusal(413, "too_large", f"the body is larger than {most} bytes; send less", close=True)
+
+
+def _place(error: BaseException) -> str:
+    """File and line where an error arose."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return f"{trace.tb_frame.f_code.co_filename.rpartition('/')[2]}:{trace.tb_lineno}" if trace else ""
 
 
 class _Connection(web.RequestHandler):
@@ -127,25 +313,39 @@ async def running(service: Service, log: RequestLog) -> AsyncIterator[tuple[Gate
     key = os.environ.get(variable) if variable else None
     if variable and not key:
         raise IbpoError(f"upstream.key_env: the environment variable {variable} is empty; put the upstream's key in it")
-    desk = Desk(
+    controller = AsyncController(
         service.plan,
         service.state,
         name=service.name,
         stale_seconds=2 * settings.upstream.total_seconds,
-        on_failure=lambda message: log.write("book", message=message),
+        on_failure=lambda message: log.write("store", message=message),
     )
-    upstream = Upstream(settings.upstream, on_fault=lambda kind: metrics.faults.labels(kind).inc())
-    await desk.open()
+    await controller.open()
     try:
-        async with upstream:
-            relay = Relay(settings, desk, upstream, metrics, log, router=service.router, key=key, keys=service.keys)
-            gateway = Gateway(relay, service.keys)
+        async with open_session(settings.upstream) as session:
+            upstream = Upstream(
+                settings.upstream,
+                session,
+                key=key,
+                keep_authorization=service.keys is None,
+                on_fault=lambda kind: metrics.faults.labels(kind).inc(),
+            )
+            governor = Governor(
+                settings=settings,
+                controller=controller,
+                upstream=upstream,
+                metrics=metrics,
+                log=log,
+                router=service.router,
+                keys=service.keys,
+            )
+            gateway = Gateway(governor)
             limits = settings.limits
             server = _Server(
                 gateway.handle,
                 limits,
                 access_log=None,
-                # What hostile clients send is no news, and must not fill the disk: the request log is the log.
+                # What hostile clients send must not fill the disk: the request log is the log.
                 logger=_silent(),
                 keepalive_timeout=limits.keep_alive_seconds,
                 max_line_size=limits.max_header_bytes,
@@ -160,11 +360,11 @@ async def running(service: Service, log: RequestLog) -> AsyncIterator[tuple[Gate
                 await site.start()
             except OSError as error:
                 await runner.cleanup()
-                said = error.strerror or str(error)
-                raise IbpoError(f"{service.host}:{service.port}: cannot listen: {said}; give another --port") from None
+                cause = error.strerror or str(error)
+                raise IbpoError(f"{service.host}:{service.port}: cannot listen: {cause}; give another --port") from None
             try:
                 port = runner.addresses[0][1]
-                for caution in cautions(settings, service.plan):
+                for caution in find_cautions(settings, service.plan):
                     log.write("caution", message=caution)
                 log.write("listening", host=service.host, port=port, upstream=settings.upstream.url, pid=os.getpid())
                 yield gateway, port
@@ -172,27 +372,27 @@ async def running(service: Service, log: RequestLog) -> AsyncIterator[tuple[Gate
                 await _drain(gateway, site, limits.drain_seconds, log)
                 await runner.cleanup()
     finally:
-        await desk.close()
+        await controller.close()
         log.write("stopped")
 
 
 async def _drain(gateway: Gateway, site: web.TCPSite, seconds: float, log: RequestLog) -> None:
-    """Take no more requests, and wait for those under way."""
+    """Take no more requests, and wait for those in flight."""
     gateway.draining = True
-    log.write("draining", under_way=gateway.num_in_flight)
+    log.write("draining", in_flight=gateway.num_in_flight)
     await site.stop()
     give_up = time.monotonic() + seconds
     while gateway.num_in_flight and time.monotonic() < give_up:
         await asyncio.sleep(0.05)
     if gateway.num_in_flight:
-        log.write("cut_off", under_way=gateway.num_in_flight)
+        log.write("cut_off", in_flight=gateway.num_in_flight)
 
 
 def serve(service: Service, log: RequestLog, on_ready: Callable[[str], None] = lambda url: None) -> None:
     """Run a gateway until SIGTERM or Ctrl-C; a second one ends it at once.
 
     Raises:
-        IbpoError: As of `running`.
+        IbpoError: See `running`.
     """
 
     async def main() -> None:
@@ -208,7 +408,7 @@ def serve(service: Service, log: RequestLog, on_ready: Callable[[str], None] = l
             with suppress(NotImplementedError):  # Windows
                 loop.add_signal_handler(number, asked)
         async with running(service, log) as (_, port):
-            # Every module loaded stays: looking through them all again stops every stream for 50 to 80 ms.
+            # Modules stay loaded: a collection that looks through them all would stop every stream for 50 to 80 ms.
             gc.collect()
             gc.freeze()
             on_ready(f"http://{service.host}:{port}/")
@@ -223,17 +423,3 @@ def _silent() -> logging.Logger:
     logger.addHandler(logging.NullHandler())
     logger.propagate = False
     return logger
-
-
-def open_log(path: Path | None) -> RequestLog:
-    """The log: standard output, or a file that is appended to.
-
-    Raises:
-        IbpoError: The file cannot be written.
-    """
-    if path is None:
-        return RequestLog(sys.stdout)
-    try:
-        return RequestLog(path.open("a", encoding="utf-8"))
-    except OSError as error:
-        raise IbpoError(f"{path}: cannot be written: {error.strerror}; name another file") from None

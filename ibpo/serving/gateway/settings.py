@@ -1,30 +1,48 @@
-"""What a gateway is told: a TOML file, checked field by field; an unknown key is an error that names the nearest."""
+"""What a gateway is given: its TOML file, the keys of its tenants; and whether they fit the budgets.
+
+A response group is one way in which a model can be asked to answer, e.g. with short or with extended reasoning. The
+first group of a model is its standard one: the cheapest, and everybody's right. All checks are made at the start.
+"""
 
 from __future__ import annotations
 
+import base64
+import binascii
+import hashlib
+import hmac
+import math
+import os
+import re
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from ibpo.config import explain, read_toml
+from ibpo.config import explain, nearest, read_toml
+from ibpo.errors import IbpoError
+from ibpo.serving.plan import Budget, Plan
 
+DEFAULT_TOKENS = 512.0
+"""Expected of a response group without `tokens` and without a cap; corrected by what responses cost."""
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
-"""Of response groups and tenants: they stand in headers, labels and file names."""
+"""Names of response groups and tenants: they appear in headers, labels and file names."""
 
 
-class _Part(BaseModel):
+class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class UpstreamSettings(_Part):
+class UpstreamSettings(_Table):
     """`[upstream]`: the server that answers."""
 
     url: str = ""
-    """Down to the version: `http://127.0.0.1:8000/v1`."""
+    """With the version: `http://127.0.0.1:8000/v1`."""
     key_env: str = ""
-    """Name of the environment variable with the upstream's key; "": none, or the caller's own where there are no
-    tenants' keys."""
+    """Name of the environment variable with the upstream's key. Empty: no key, or the caller's own where tenants have
+    no keys here."""
     connect_seconds: float = Field(default=5.0, gt=0)
     first_byte_seconds: float = Field(default=600.0, gt=0)
     """Until the first byte of the answer: without streaming that is the whole generation."""
@@ -33,7 +51,7 @@ class UpstreamSettings(_Part):
     total_seconds: float = Field(default=3600.0, gt=0)
     """For one request, retries included."""
     retries: int = Field(default=2, ge=0, le=10)
-    """After a failed connection, a time-out, 500, 502, 503 or 504; never once a byte has gone to the caller."""
+    """After a failed connection, a time-out, 500, 502, 503 or 504; never after a byte has gone to the caller."""
     max_connections: int = Field(default=1024, ge=1)
 
     @field_validator("url")
@@ -46,73 +64,73 @@ class UpstreamSettings(_Part):
         return url.rstrip("/")
 
 
-class Limits(_Part):
+class Limits(_Table):
     """`[limits]`: what one caller may ask of the gateway."""
 
     max_body_bytes: int = Field(default=4 << 20, ge=1024)
     max_header_bytes: int = Field(default=16384, ge=1024)
-    """Of the request line, and of each header."""
+    """Largest request line, and largest header."""
     header_seconds: float = Field(default=10.0, gt=0)
-    """Until the headers of a connection's first request are there."""
+    """Until the headers of a connection's first request have arrived."""
     body_seconds: float = Field(default=30.0, gt=0)
     keep_alive_seconds: float = Field(default=75.0, gt=0)
-    """An idle connection is closed after it, one that sends headers drop by drop as well."""
+    """After it an idle connection is closed, and one that sends its headers drop by drop."""
     max_connections: int = Field(default=4096, ge=1)
     max_in_flight: int = Field(default=1024, ge=1)
-    """Requests under way at a time; more get a 503."""
+    """Requests in flight at a time; more get a 503."""
     max_in_flight_per_tenant: int = Field(default=512, ge=1)
-    """More get a 429: nobody takes all places."""
+    """More get a 429, so that no tenant takes all places."""
     max_answers: int = Field(default=128, ge=1)
-    """That one request may ask for: n or best_of, times its prompts. All are booked as one request."""
+    """Answers that one request may ask for: n or best_of, times its prompts. They count as one request."""
     max_answer_tokens: int = Field(default=1 << 20, ge=1)
-    """Largest cap that is left of a caller's `max_tokens` once the response group's has lowered it."""
+    """Largest `max_tokens` of a caller, after the response group's cap has lowered it."""
     max_buffered_bytes: int = Field(default=16 << 20, ge=1024)
-    """Of an answer without streaming that is held back until it is whole; a longer one is passed on as it comes."""
+    """Of an answer without streaming that is held back until it is complete; a longer one is passed on as it comes."""
     drain_seconds: float = Field(default=60.0, ge=0)
-    """After SIGTERM, for what is under way."""
+    """After SIGTERM, for requests in flight."""
 
 
-class GroupSettings(_Part):
+class GroupSettings(_Table):
     """`[[model.response_group]]`: how such an answer is asked for, and what it is expected to cost."""
 
     name: str = Field(pattern=NAME)
     prefix: str = ""
-    """The text that opens such a response: appended to the prompt, or as the beginning of the assistant's message."""
+    """The text that opens such a response: appended to the prompt, or the beginning of the assistant's message."""
     chat_template_kwargs: dict[str, Any] = {}
-    """E.g. `{enable_thinking = true}`."""
+    """Arguments of the chat template, e.g. `{enable_thinking = true}`."""
     reasoning_effort: str = ""
     max_tokens: int | None = Field(default=None, ge=1)
-    """Cap; a caller's own lower one stays."""
+    """Cap on the completion; a caller's own lower one stays."""
     body: dict[str, Any] = {}
     """Any other fields of the request, e.g. `{thinking_token_budget = 4096}`."""
     tokens: float | None = Field(default=None, ge=0)
     """Expected completion tokens: a first guess, corrected by what responses cost."""
     gain: float = Field(default=0.0, allow_inf_nan=False)
-    """Where nothing says more: what answering so is worth."""
+    """What such an answer is worth, where no source of gains knows more."""
     opening: str = ""
-    """What the policy writes first in such a response, for the probe; "": the prefix."""
+    """What the policy writes first in such a response, for the probe. Empty: the prefix."""
 
 
-class ProbeSettings(_Part):
-    """`[model.probe]`: one token, to read off what the policy would open with."""
+class ProbeSettings(_Table):
+    """`[model.probe]`: one token is generated, whose log-probabilities tell how the policy would begin."""
 
     seconds: float = Field(default=2.0, gt=0)
-    """After it the request does without."""
+    """Longest wait; after it the request is decided without the probe."""
     top_logprobs: int = Field(default=20, ge=1, le=100)
-    """As many as the server gives: OpenAI and vLLM allow 20 in chats, 5 in completions unless told otherwise."""
+    """As many as the server gives: by default OpenAI and vLLM allow 20 in chats, 5 in completions."""
 
 
-class ModelSettings(_Part):
+class ModelSettings(_Table):
     """`[[model]]`: the response groups of a model, the standard (cheapest) one first."""
 
     name: str
-    """As callers write it; `*`: every model without a table of its own."""
+    """As callers write it; `*` stands for every model without a table of its own."""
     choose: list[Literal["caller", "router", "probe"]] = ["caller", "router"]
-    """Who says what each response group would gain; the first that has a say. Then the groups' own `gain`."""
+    """Sources of the gains, the first that knows them is used; last the groups' own `gain`. See `gains.py`."""
     cap_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    """What a cap is called where the caller gave none; for the reasoning models of OpenAI the latter."""
+    """The field of a cap where the caller gave none; OpenAI's reasoning models need `max_completion_tokens`."""
     include_usage: bool = True
-    """Ask streams for their usage, and take it out again where the caller did not ask for it."""
+    """Ask streams for their usage, and remove it again where the caller did not ask for it."""
     response_group: list[GroupSettings] = Field(min_length=1)
     probe: ProbeSettings = ProbeSettings()
 
@@ -130,8 +148,8 @@ class ModelSettings(_Part):
         return self
 
 
-class Settings(_Part):
-    """A whole gateway file. The tables `budget`, `tenant`, `slice` and `fair_share` are `ibpo.serving.plan.Plan`'s.
+class Settings(_Table):
+    """A gateway's file, but for `budget`, `tenant`, `slice` and `fair_share`, which `Plan` reads.
 
     Example:
         >>> settings = Settings.model_validate({"model": [{"name": "*", "response_group": [{"name": "standard"}]}]})
@@ -152,7 +170,7 @@ class Settings(_Part):
         "/invocations*",
         "/inference/*",
     ]
-    """Paths that are not passed on (`*` stands for anything): they generate, and nobody would count it."""
+    """Paths that are not passed on (`*` stands for anything): they generate tokens that nobody would count."""
 
     @model_validator(mode="after")
     def _models(self) -> Settings:
@@ -163,13 +181,13 @@ class Settings(_Part):
 
     def model_of(self, name: str) -> ModelSettings:
         """The table of a model: its own, else that of `*`, else one response group and no choice."""
-        found = next((model for model in self.model if model.name == name), None)
-        return found or next((model for model in self.model if model.name == "*"), UNKNOWN)
+        tables = {model.name: model for model in self.model}
+        return tables.get(name) or tables.get("*", UNKNOWN)
 
 
 UNKNOWN = ModelSettings(name="*", response_group=[GroupSettings(name="standard")])
 
-WAYS: dict[str, list[dict[str, Any]]] = {
+GROUPS_BY: dict[str, list[dict[str, Any]]] = {
     "thinking": [
         {"name": "standard", "chat_template_kwargs": {"enable_thinking": False}},
         {"name": "extended", "chat_template_kwargs": {"enable_thinking": True}, "gain": 0.5},
@@ -179,7 +197,7 @@ WAYS: dict[str, list[dict[str, Any]]] = {
         {"name": "extended", "reasoning_effort": "high", "gain": 0.5},
     ],
 }
-"""How `ibpo serve` sets the response groups of every model when no file says so."""
+"""`ibpo serve --by`: the response groups of every model when no file names any."""
 
 
 def read_settings(path: str | Path) -> tuple[Settings, dict[str, Any]]:
@@ -189,7 +207,7 @@ def read_settings(path: str | Path) -> tuple[Settings, dict[str, Any]]:
         The settings, and the tables of the plan (`Plan.from_dict` takes them).
 
     Raises:
-        IbpoError: Names file, field and mend.
+        IbpoError: Names file, field and fix.
     """
     tables = read_toml(Path(path))
     plan = {key: tables.pop(key) for key in ("budget", "fair_share", "tenant", "slice") if key in tables}
@@ -200,9 +218,223 @@ def build_settings(tables: dict[str, Any], where: str) -> Settings:
     """Check the tables of a gateway.
 
     Raises:
-        IbpoError: One line for the first thing that is wrong.
+        IbpoError: One line on the first thing that is wrong.
     """
     try:
         return Settings.model_validate(tables)
     except ValidationError as error:
         raise explain(error, where, Settings) from None
+
+
+OPERATOR = "operator"
+"""Not a tenant: this key opens `/budget` and `/metrics`, and nothing else."""
+MIN_KEY_LENGTH = 16
+"""Only digests without salt are kept, and those protect no short word."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Keys:
+    """SHA-256 of each API key with its tenant.
+
+    Example:
+        >>> keys = Keys(rows=((hashlib.sha256(b"a key of the gold tenant").digest(), "gold"),))
+        >>> keys.tenant_of("Bearer a key of the gold tenant"), keys.tenant_of("Bearer another"), keys.tenant_of("")
+        ('gold', None, None)
+    """
+
+    rows: tuple[tuple[bytes, str], ...]
+    slices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Tenant -> the slices that its requests may belong to; the first is that of requests that name none."""
+
+    def slice_of(self, tenant: str, named: str) -> str:
+        """The slice of a tenant's request that names `named`: its own only, so nobody escapes a ceiling.
+
+        Example:
+            >>> keys = Keys(rows=(), slices={"gold": ("law", "chat")})
+            >>> [keys.slice_of("gold", name) for name in ("chat", "", "other")], keys.slice_of("silver", "law")
+            (['chat', 'law', 'law'], '')
+        """
+        own = self.slices.get(tenant, ("",))
+        return named if named in own else own[0]
+
+    def tenant_of(self, authorization: str) -> str | None:
+        """The tenant of an `Authorization` header: `Bearer KEY`, or `Basic` with the key as its password."""
+        scheme, _, key = authorization.strip().partition(" ")
+        key = key.strip()
+        if scheme.lower() == "basic":
+            try:
+                key = base64.b64decode(key, validate=True).decode().partition(":")[2]
+            except (binascii.Error, UnicodeDecodeError):
+                key = ""
+        elif scheme.lower() != "bearer":
+            key = ""
+        digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+        found = None
+        # All rows, each in constant time: how long it takes tells nothing about any key.
+        for row, tenant in self.rows:
+            if hmac.compare_digest(row, digest):
+                found = tenant
+        return found if key else None
+
+
+def new_key() -> tuple[str, str]:
+    """A new random key (256 bits), and what the keys' file stores of it."""
+    key = "ibpo-" + secrets.token_urlsafe(32)
+    return key, _digest(key)
+
+
+def read_keys(path: str | Path) -> Keys:
+    """Read a TOML file of `[keys]`: tenant -> list of `sha256:...`; the tenant `operator` may read the pages only.
+
+    `[slices]`, if the file has it: tenant -> list of slices, see `Keys.slices`.
+
+    Raises:
+        IbpoError: Names file and tenant.
+    """
+    tables = read_toml(Path(path))
+    table, slices = tables.get("keys"), tables.get("slices", {})
+    if not isinstance(table, dict) or not set(tables) <= {"keys", "slices"} or not table:
+        raise IbpoError(f'{path}: needs one table [keys] with lines like gold = ["sha256:..."]; see --new-key')
+    lists = {tenant: values if isinstance(values, list) else [values] for tenant, values in table.items()}
+    keys = _read_digests((f"{path}: keys.{tenant}", tenant, value) for tenant in lists for value in lists[tenant])
+    if not isinstance(slices, dict):
+        raise IbpoError(f"{path}: slices: must be a table of tenants")
+    for tenant, names in slices.items():
+        if tenant not in table:
+            raise IbpoError(f"{path}: slices.{tenant}: there is no such tenant under [keys]; name one of them")
+        if not (isinstance(names, list) and names and all(isinstance(name, str) and name for name in names)):
+            raise IbpoError(f"{path}: slices.{tenant}: needs a list of slices of the plan, the usual one first")
+    return replace(keys, slices={tenant: tuple(names) for tenant, names in slices.items()})
+
+
+def keys_from_environment(variable: str) -> Keys:
+    """Read `gold=KEY,quiet=KEY` from an environment variable; only the digests are kept.
+
+    Raises:
+        IbpoError: Names the variable, never its value.
+    """
+    rows: list[tuple[str, str, str]] = []
+    for i, part in enumerate(filter(None, map(str.strip, os.environ.get(variable, "").split(","))), start=1):
+        where = f"environment variable {variable}, entry {i}"
+        tenant, equals, key = part.partition("=")
+        if not equals or len(key) < MIN_KEY_LENGTH:
+            need = f"needs TENANT=KEY with a key of at least {MIN_KEY_LENGTH} characters"
+            raise IbpoError(f"{where}: {need}; see --new-key")
+        rows.append((where, tenant, _digest(key)))
+    if not rows:
+        raise IbpoError(f"environment variable {variable}: is empty; give it TENANT=KEY,TENANT=KEY")
+    return _read_digests(rows)
+
+
+def _digest(key: str) -> str:
+    return "sha256:" + hashlib.sha256(key.encode()).hexdigest()
+
+
+def _read_digests(rows: Iterable[tuple[str, str, Any]]) -> Keys:
+    """Rows of place, tenant and `sha256:...`. No value is shown: it may be a key in plain text."""
+    found: dict[bytes, str] = {}
+    for where, tenant, value in rows:
+        if not (isinstance(value, str) and re.fullmatch(r"sha256:[0-9a-fA-F]{64}", value)):
+            raise IbpoError(f"{where}: is no sha256:... of 64 hexadecimal digits; make one with --new-key")
+        if not re.match(NAME, tenant):
+            raise IbpoError(f"{where}: a tenant's name has letters, digits, _ . - only, at most 64")
+        digest = bytes.fromhex(value.removeprefix("sha256:"))
+        if digest in found:
+            raise IbpoError(f"{where}: one key is given twice; each tenant needs its own")
+        found[digest] = tenant
+    return Keys(rows=tuple(found.items()))
+
+
+def check_groups(settings: Settings, plan: Plan) -> None:
+    """Check that budgets name response groups that exist, and have room for an answer of each of them.
+
+    Raises:
+        IbpoError: Names the budget or the response group.
+    """
+    rows = [(model, group) for model in settings.model for group in model.response_group]
+    names = sorted({group.name for _, group in rows})
+    for budget in plan.budgets:
+        if budget.response_group is not None:
+            if budget.response_group not in names:
+                raise IbpoError(
+                    f"budget {budget.name!r}: no model has a response group {budget.response_group!r}; "
+                    f"{nearest(budget.response_group, names)}"
+                )
+            continue
+        if budget.name != "tokens":
+            raise IbpoError(
+                f"budget {budget.name!r}: a gateway counts tokens; name it tokens, or give it a response_group"
+            )
+        room = budget.mean + budget.overdraft + budget.carry
+        for model, group in rows:
+            if group is model.response_group[0]:
+                continue
+            where = f"response group {group.name!r} of model {model.name!r}"
+            if _expected_tokens(group) > room:
+                raise IbpoError(
+                    f"budget 'tokens': has room for {room:g} tokens at a time, and an answer of {where} is expected "
+                    f"to take {_expected_tokens(group):g}: none would ever be given; set overdraft to that or more"
+                )
+            if (group.max_tokens or 0) > room + budget.cushion:
+                raise IbpoError(
+                    f"budget 'tokens': has room for {room + budget.cushion:g} tokens with its cushion, and an answer "
+                    f"of {where} may take {group.max_tokens}: none would ever be given; raise the cushion to "
+                    f"{group.max_tokens} or more, or lower the group's cap"
+                )
+
+
+def check_router(settings: Settings, known: Sequence[str] | None) -> None:
+    """Check that a router knows the response groups of every model that asks it.
+
+    Args:
+        settings: The gateway's.
+        known: The response groups that the router knows; None: it does not say.
+
+    Raises:
+        IbpoError: Names the model and both sides' response groups.
+    """
+    if known is None:
+        return
+    for model in settings.model:
+        names = [group.name for group in model.response_group]
+        if len(names) > 1 and "router" in model.choose and not set(names) <= set(known):
+            raise IbpoError(
+                f"--router: knows the response groups {', '.join(known)}, and model {model.name!r} has "
+                f"{', '.join(names)}: it would predict nothing; name them alike, or take router out of the model's "
+                "choose"
+            )
+
+
+def find_cautions(settings: Settings, plan: Plan) -> list[str]:
+    """What an operator should know about the bound on tokens, one sentence each; none without such a budget."""
+    models = [model for model in settings.model if len(model.response_group) > 1]
+    rows = [(model, group) for model in models for group in model.response_group]
+    budgets = [budget for budget in plan.budgets if budget.response_group is None]
+    return [_caution(budget, rows, settings.limits.max_in_flight) for budget in budgets if rows]
+
+
+def _caution(budget: Budget, rows: list[tuple[ModelSettings, GroupSettings]], most: int) -> str:
+    uncapped = [f"{group.name} of model {model.name}" for model, group in rows if group.max_tokens is None]
+    if uncapped:
+        return (
+            f"budget {budget.name}: the overdraft has no hard bound, as {', '.join(uncapped)} has no max_tokens and "
+            "callers need not give any: an overrun is paid back later"
+        )
+    # What one answer in flight can cost beyond its expectation, at worst.
+    excess = max((group.max_tokens or 0) - _expected_tokens(group) for _, group in rows)
+    if budget.cushion < most * excess:
+        return (
+            f"budget {budget.name}: its cushion of {budget.cushion:,.0f} has room for the caps of some "
+            f"{math.floor(budget.cushion / excess)} answers at a time, and {most} may be in flight "
+            "(limits.max_in_flight): more get no extended reasoning"
+        )
+    return (
+        f"budget {budget.name}: if all of {most} answers in flight (limits.max_in_flight) reached their caps, it "
+        f"would be overspent by {budget.overdraft + most * excess:,.0f} tokens; lower caps or set a cushion for less"
+    )
+
+
+def _expected_tokens(group: GroupSettings) -> float:
+    """Completion tokens that an answer is expected to take before any has ended."""
+    tokens = DEFAULT_TOKENS if group.tokens is None else group.tokens
+    return min(tokens, group.max_tokens or math.inf)

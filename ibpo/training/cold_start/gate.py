@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ibpo.errors import IbpoError
+from ibpo.evaluation.statistics import estimate_bounded
 from ibpo.responses.sequential_voting import MAX_TRIALS
 from ibpo.responses.voting_forms import VotingForm, external_vote
 from ibpo.rewards.judgement import Candidate, Judge
@@ -248,12 +248,9 @@ def _group(answers: list[list[str | None]], right: Any, ended: Any, tokens: Any,
 
 
 def _interval(values: Any, low: float) -> tuple[float, float]:
-    """95 % interval of the mean, of independent values [P] from `low` to 1.
-
-    One value at each end is added for the width, so that few problems that all agree do not look certain.
-    """
-    half = 1.96 * float(np.std([*values, low, 1.0], ddof=1)) / math.sqrt(len(values))
-    return float(np.mean(values)) - half, float(np.mean(values)) + half
+    """95 % interval of the mean of values [P] from `low` to 1, one of each problem."""
+    found = estimate_bounded(values, np.arange(len(values)), low, 1.0)
+    return found.low, found.high
 
 
 def _shares(rows: Sequence[Mapping[str, Any]], groups: Sequence[ResponseGroup]) -> dict[str, float]:

@@ -1,0 +1,272 @@
+"""Which responses are chosen: the entry to the room. The problem is solved exactly, by the cheapest rule that fits.
+
+Letters: R responses, P problems, K budgets, C candidates.
+"""
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ibpo.allocation.highs import Effort
+from ibpo.allocation.knapsack import knapsack
+from ibpo.allocation.lagrangian import close_gap, prices
+from ibpo.allocation.problem import (
+    AllocationProblem,
+    Arguments,
+    Bounds,
+    Choose,
+    best_candidates,
+    first_twins,
+    gather,
+    validate,
+)
+from ibpo.allocation.segments import FloatArray, IntArray, exact_sum
+from ibpo.allocation.share_budgets import Shares, select, transport
+from ibpo.errors import IbpoError
+
+Rule = Literal["unconstrained", "selection", "transportation", "knapsack", "general"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Allocation:
+    """Which responses are chosen, what that is worth, and how good it could have been.
+
+    Attributes:
+        weight: `[R]` int8, 1 for a chosen response, 0 for the others, in the caller's row order.
+        objective: Sum of `utility * weight` over all responses (a sum, not a mean per problem: sums of slices add up).
+        upper_bound: No allocation inside the budgets has a larger objective.
+        gap: `upper_bound - objective`, at least 0; 0 where optimality is proved.
+        price: `[K]` what one more unit of *total* cost would add to `objective`: utility per unit of cost, at least 0
+            where an upper bound binds, at most 0 where a lower one does. The exact one-sided slope for rule
+            "selection", a dual optimum of the linear relaxation otherwise.
+        spent: `[K]` mean cost per problem of the chosen responses.
+        status: "optimal", or "feasible" where the solver stopped before it had closed the gap.
+        rule: "unconstrained" (no budget binds), "selection" (shares of separate sets of problems: the largest gains),
+            "transportation" (nested or disjoint shares: the linear programme is integral), "knapsack" (one general
+            cost: its price, then an integer programme on the few open problems) or "general" (the same for several).
+    """
+
+    weight: NDArray[np.int8]
+    objective: float
+    upper_bound: float
+    gap: float
+    price: FloatArray
+    spent: FloatArray
+    status: Literal["optimal", "feasible"]
+    rule: Rule
+
+
+def allocate(
+    utility: ArrayLike,
+    problem: ArrayLike | Sequence[Hashable],
+    cost: ArrayLike,
+    budget: Any,
+    *,
+    at_least: Any = None,
+    choose: Choose = "exactly_one",
+    tie_break: str | None = None,
+    response: ArrayLike | Sequence[Hashable] | None = None,
+    time_limit_s: float = 60.0,
+    relative_gap: float = 0.0,
+    node_limit: int | None = None,
+) -> Allocation:
+    r"""Choose the responses with the largest total utility inside the budgets.
+
+    The lower level of IBPO (Yu et al., arXiv 2501.17974). With P distinct problems and responses r,
+
+        maximise    sum_r utility_r weight_r                                      over weight in {0, 1}^R
+        subject to  at_least_k P <= sum_r cost_kr weight_r <= budget_k P          for every budget k
+                    sum_{r of p} weight_r = 1 (or <= 1)                           for every problem p
+
+    The rule is chosen by structure, and the result names it. Shares of separate sets of problems: *selection* of the
+    largest gains. Nested or disjoint shares: *transportation*, whose linear relaxation is integral. One general cost: a
+    multiple-choice *knapsack*, by its price, a greedy filling with a certificate, and an integer programme (HiGHS) on
+    the few problems that the price leaves open. Several: *general*, the same with several prices. Ties between problems
+    are broken by a hash of the problem's id, never by the order of the rows; within a problem the cheaper of two
+    equally good responses wins, then a hash of `response`. Without `response`, equal responses (same problem, utility
+    and costs) are interchangeable and the first row stands for them.
+
+    Args:
+        utility: `[R]` what choosing the response is worth, e.g. `reward_margin(...)`. Any finite number.
+        problem: `[R]` id of the problem of each response: int or str (or a tuple of these), in any order, any number of
+            responses each. Other ids than whole numbers are told apart by their `repr`.
+        cost: `[R]` or `[K, R]`, at least 0, in any unit: tokens, money, or `share(...)` for a 0/1 cost.
+        budget: One number, or K: the mean cost allowed *per problem*, in the unit of the cost (a share of problems for
+            a 0/1 cost). A float is read as the decimal that it prints; for a third give "1/3" or `Fraction(1, 3)`.
+            None: no upper bound.
+        at_least: None, or one number per budget (None where there is none): the mean cost per problem that must be
+            reached.
+        choose: "exactly_one" response per problem, or "at_most_one" (then a response is only chosen for utility > 0,
+            unless a lower bound asks for it).
+        tie_break: Seed of the hash that orders ties; None is the seed "".
+        response: `[R]` ids of the responses, used only to order ties within a problem.
+        time_limit_s: Limit on HiGHS's branch and bound, seconds.
+        relative_gap: Stop at a gap of this part of the objective instead of 0.
+        node_limit: Limit on the nodes of one branch and bound, None: any number. What it stops is the same on every
+            machine, what the clock stops is not; the gap says what is not proved.
+
+    Returns:
+        The allocation with its certificate: `objective <= upper_bound`, `spent <= budget`, verified on the 0/1 weights
+        (whole-number costs exactly, others within 1e-9 relative).
+
+    Raises:
+        IbpoError: An argument is malformed.
+        InfeasibleBudget: No allocation keeps the budgets; names the first that fails.
+
+    Example:
+        >>> allocation = allocate([0, 1, 0, 0.5, 0, 0], [7, 7, 8, 8, 9, 9], [0, 1, 0, 1, 0, 1], 0.4)
+        >>> allocation.weight.tolist(), allocation.price.tolist(), allocation.rule
+        ([0, 1, 1, 0, 1, 0], [0.5], 'selection')
+    """
+    arguments = validate(
+        utility, problem, cost, budget, at_least=at_least, choose=choose, tie_break=tie_break, response=response
+    )
+    if not relative_gap >= 0:
+        raise IbpoError(f"relative_gap: must be at least 0, got {relative_gap!r}")
+    if node_limit is not None and node_limit < 1:
+        raise IbpoError(f"node_limit: must be at least 1, got {node_limit!r}")
+    effort = Effort(time_limit_s=time_limit_s, relative_gap=relative_gap, node_limit=node_limit)
+    shares = Shares.from_arguments(arguments)
+    if shares is not None:
+        return _allocate_shares(arguments, shares, effort)
+    instance = gather(arguments)
+    for k, row in enumerate(instance.cost):
+        least, most = np.empty((2, instance.num_problems))
+        for problems, rows, part in instance.segments.blocks():
+            least[problems] = part.min(row[rows])
+            if arguments.limits.low[k] is not None:
+                most[problems] = part.max(row[rows])
+        dearest = 0.0 if arguments.limits.low[k] is None else exact_sum(most)
+        arguments.limits.check(k, exact_sum(least), dearest, instance.num_problems)
+    chosen, price, rule, bound = _solve(instance, "general", effort)
+    if chosen is None:
+        raise _jointly_infeasible(instance, effort)
+    if instance.tie is not None:  # of equal responses, HiGHS takes any
+        chosen = first_twins(instance, chosen)
+    weight = np.zeros(instance.num_responses, np.int8)
+    rows = chosen if instance.row is None else instance.row[chosen]
+    weight[rows[rows >= 0]] = 1
+    values = instance.utility[chosen]
+    return _allocation(weight, values, instance.total(chosen), price=price, rule=rule, bound=bound)
+
+
+def _allocate_shares(arguments: Arguments, shares: Shares, effort: Effort) -> Allocation:
+    """Where all costs are 0 or 1, only the best response of each problem and kind counts."""
+    limits, num_problems = arguments.limits, shares.segments.num_problems
+    bounds = [limits.bounds(k) for k in range(len(arguments.cost))]
+    for k, (least, most) in enumerate(shares.ranges()):
+        limits.check(k, least, most, num_problems)
+    values, bound = None, None
+    if shares.slice_P is not None:
+        takes, price = select(shares, shares.slice_P, bounds)
+        pick = takes.view(np.uint8)
+        rule = "selection" if price.any() else "unconstrained"
+    elif (found := transport(shares, limits)) is not None:
+        pick, price, values = found
+        rule = "transportation" if price.any() else "unconstrained"
+    else:
+        instance, kind = shares.candidates(limits)
+        rule = "transportation" if shares.laminar else "general"
+        chosen, price, rule, bound = _solve(instance, rule, effort)
+        if chosen is None:
+            raise _jointly_infeasible(instance, effort)
+        pick = kind[chosen]
+    values, total = shares.values(pick) if values is None else values, shares.total(pick)
+    assert all(limits.keeps_high(total[k], k) and limits.keeps_low(total[k], k) for k in range(len(bounds)))
+    return _allocation(shares.weight(pick, values), values, total, price=price, rule=rule, bound=bound)
+
+
+def _solve(instance: AllocationProblem, rule: Rule, effort: Effort) -> tuple[IntArray | None, FloatArray, Rule, float]:
+    """The choice `[P]` (None: none found), prices, rule and bound."""
+    known = math.inf
+    if len(instance.cost) == 1:
+        rule = "knapsack"
+        chosen, one, known = knapsack(instance)
+        price = np.array([one])
+        if not one and instance.all_fit(chosen):
+            return chosen, price, "unconstrained", known
+    else:
+        chosen = best_candidates(instance)
+        if instance.all_fit(chosen):
+            return chosen, np.zeros(len(instance.cost)), "unconstrained", exact_sum(instance.utility[chosen])
+        price, chosen = prices(instance)
+    if chosen is not None and not instance.all_fit(chosen):
+        chosen = None
+    value = 0.0 if chosen is None else exact_sum(instance.utility[chosen])
+    tolerance = max(effort.relative_gap * abs(value), _rounding(instance.utility, value))
+    if chosen is not None and known - value <= tolerance:
+        bound = known
+    else:
+        chosen, bound = close_gap(instance, price, chosen, tolerance=tolerance, effort=effort)
+    if chosen is not None:
+        value = exact_sum(instance.utility[chosen])
+        bound = value if bound - value <= _rounding(instance.utility, value) else bound
+    return chosen, price, rule, bound
+
+
+def _rounding(utility: FloatArray, value: float) -> float:
+    """A gap up to this is the solver's tolerance, not a doubt."""
+    return 1e-9 * (float(np.ptp(utility)) + abs(value))
+
+
+def _allocation(
+    weight: NDArray[np.int8],
+    values: FloatArray,
+    total: list[float],
+    *,
+    price: FloatArray,
+    rule: Rule,
+    bound: float | None,
+) -> Allocation:
+    """The answer with its certificate; without a bound it is exact.
+
+    Args:
+        weight: `[R]`.
+        values: `[P]` utility of the chosen candidate of each problem.
+        total: `[K]` total costs.
+        price: `[K]`.
+        rule: How it was solved.
+        bound: On the objective.
+    """
+    objective = exact_sum(values)
+    gap = 0.0 if bound is None else max(0.0, bound - objective)
+    return Allocation(
+        weight=weight,
+        objective=objective,
+        upper_bound=objective + gap,
+        gap=gap,
+        price=price,
+        spent=np.array([x / len(values) for x in total]),
+        status="feasible" if gap else "optimal",
+        rule=rule,
+    )
+
+
+def _jointly_infeasible(instance: AllocationProblem, effort: Effort) -> IbpoError:
+    """Each bound can be kept alone, all together cannot: find the first that fails given those before it."""
+    limits = instance.limits
+    for k in range(len(instance.cost)):
+        given = "" if k == 0 else f" together with budget{'s 0 to ' + str(k - 1) if k > 1 else ' 0'}"
+        for floor in (False, True):
+            if (k == 0 and not floor) or (floor and limits.low[k] is None):
+                continue
+            rows = k + 1 if floor else k
+            question = replace(
+                instance,
+                utility=instance.cost[k] if floor else -instance.cost[k],
+                cost=instance.cost[:rows],
+                limits=Bounds(low=(*limits.low[:k], None)[:rows], high=limits.high[:rows], whole=limits.whole[:rows]),
+            )
+            chosen, *_ = _solve(question, "general", Effort(time_limit_s=effort.time_limit_s))
+            if chosen is None:
+                break
+            total = abs(exact_sum(question.utility[chosen]))
+            if not (limits.keeps_low if floor else limits.keeps_high)(total, k):
+                return limits.infeasible(k, total, instance.num_problems, given, floor=floor)
+    return IbpoError(
+        f"time_limit_s: no allocation was found within {effort.time_limit_s:g} s; allow more, or widen a budget"
+    )

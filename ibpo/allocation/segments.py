@@ -1,0 +1,347 @@
+"""Rows gathered by problem: segments of equal ids, worked through in blocks, and sums that no order can change.
+
+At 1e7 responses the time goes into memory, not arithmetic: a dozen passes over a block that is in the processor's cache
+cost what two passes over the whole array do. Maxima and copies do not round, so neither the size of a block nor the
+layout of the rows can change a bit of an answer. Ids are equal or not, and are ordered by a hash that no row order and
+no machine can change. Letters: R rows (responses), P problems.
+"""
+
+import hashlib
+import math
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ibpo.errors import IbpoError
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+BLOCK = 131_072
+"""Rows of a block: a megabyte of float64. Smaller ones cost more in calls than they save in memory traffic."""
+WIDE = 24
+"""Rows per problem from which numpy's own reduction along a row is faster than one pass per column."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Segments:
+    """Where the rows of each problem stand: together, problem after problem.
+
+    Attributes:
+        num_rows: R.
+        width: Rows of every problem, where all have as many; else None.
+        begin: `[P]` first row of each problem; None where `width` says it.
+    """
+
+    num_rows: int
+    width: int | None
+    begin: IntArray | None
+
+    @classmethod
+    def from_start(cls, start: IntArray, num_rows: int) -> "Segments":
+        """Segments that begin at these rows; finds out whether all are of one length."""
+        width, left = divmod(num_rows, len(start))
+        if not left and (np.diff(start, append=num_rows) == width).all():
+            return cls(num_rows=num_rows, width=width, begin=None)
+        return cls(num_rows=num_rows, width=None, begin=start)
+
+    @property
+    def num_problems(self) -> int:
+        """P."""
+        return self.num_rows // self.width if self.begin is None and self.width else len(self.start)
+
+    @property
+    def start(self) -> IntArray:
+        """`[P]` the first row of each problem."""
+        return np.arange(0, self.num_rows, self.width) if self.begin is None else self.begin
+
+    @property
+    def length(self) -> IntArray:
+        """`[P]` number of rows of each problem."""
+        return np.diff(self.start, append=self.num_rows)
+
+    def max(self, values: NDArray[Any]) -> NDArray[Any]:
+        """`[R]` -> `[P]` the largest value of each problem."""
+        return self._reduced(np.maximum, values)
+
+    def min(self, values: NDArray[Any]) -> NDArray[Any]:
+        """`[R]` -> `[P]` the smallest value of each problem."""
+        return self._reduced(np.minimum, values)
+
+    def _reduced(self, ufunc: np.ufunc, values: NDArray[Any]) -> NDArray[Any]:
+        if self.width is None:
+            return ufunc.reduceat(values, self.start)
+        left = self.width
+        while left % 2 == 0:
+            values, left = ufunc(values[0::2], values[1::2]), left // 2
+        if left == 1:
+            return values
+        table = values.reshape(-1, left)
+        if left >= WIDE:
+            return ufunc.reduce(table, axis=1)
+        result = table[:, 0].copy()
+        for column in range(1, left):
+            ufunc(result, table[:, column], out=result)
+        return result
+
+    def spread(self, of_problem: NDArray[Any]) -> NDArray[Any]:
+        """`[P]` -> `[R]`."""
+        return np.repeat(of_problem, self.length if self.width is None else self.width)
+
+    def problem_of(self, rows: IntArray) -> IntArray:
+        """The problem of each of these rows."""
+        if self.width is not None:
+            return rows // self.width
+        return np.searchsorted(self.start, rows, side="right") - 1
+
+    @property
+    def longest_block(self) -> int:
+        """Rows of the longest block."""
+        return max(rows.stop - rows.start for _, rows, _ in self.blocks())
+
+    def blocks(self) -> Iterator[tuple[slice, slice, "Segments"]]:
+        """Consecutive blocks: which problems, which rows, and the segments of these rows."""
+        if self.width is not None:
+            step = max(1, BLOCK // self.width)
+            for first in range(0, self.num_problems, step):
+                last = min(first + step, self.num_problems)
+                rows = slice(first * self.width, last * self.width)
+                yield slice(first, last), rows, Segments(num_rows=rows.stop - rows.start, width=self.width, begin=None)
+            return
+        ends = np.unique(np.searchsorted(self.start, np.arange(BLOCK, self.num_rows + BLOCK, BLOCK)))
+        first = 0
+        for last in ends.tolist():
+            begin = self.start[first:last]
+            rows = slice(int(begin[0]), int(self.start[last]) if last < len(self.start) else self.num_rows)
+            yield (
+                slice(first, last),
+                rows,
+                Segments(num_rows=rows.stop - rows.start, width=None, begin=begin - begin[0]),
+            )
+            first = last
+
+
+def slices_of(num_rows: int) -> Iterator[slice]:
+    """Consecutive blocks of rows, without regard to problems."""
+    return (slice(first, min(first + BLOCK, num_rows)) for first in range(0, num_rows, BLOCK))
+
+
+def exact_sum(values: NDArray[np.float64]) -> float:
+    """The exact sum, rounded once, as `math.fsum` gives it, but at numpy's speed.
+
+    Block by block; each round takes from every number of a block its leading bits on a common grid, so coarse that no
+    addition rounds, until nothing is left (Demmel and Nguyen, "Fast reproducible floating-point summation", 2013, run
+    to exhaustion). The sums of all rounds of all blocks go to `math.fsum`.
+
+    Example:
+        >>> exact_sum(np.array([1e16, 1.0, -1e16] * 1000))
+        1000.0
+    """
+    if len(values) < 1000:
+        return math.fsum(values.tolist()) + 0.0  # never -0.0
+    parts: list[float] = []
+    for rows in slices_of(len(values)):
+        _split(values[rows], parts)
+    return math.fsum(parts) + 0.0
+
+
+def _split(rest: NDArray[np.float64], parts: list[float]) -> None:
+    """Append numbers whose exact sum is that of the block."""
+    carry = math.frexp(len(rest))[1] + 1
+    while True:
+        largest = max(float(rest.max()), -float(rest.min()))
+        if largest == 0.0:
+            return
+        exponent = math.frexp(largest)[1] + carry
+        if exponent > 1020:
+            parts += rest.tolist()
+            return
+        grid = math.ldexp(1.5, exponent)
+        leading = (rest + grid) - grid
+        parts.append(float(leading.sum()))
+        rest = rest - leading
+
+
+KeyArray = NDArray[np.uint64]
+
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+"""2^64 over the golden ratio, odd."""
+
+
+def id_items(values: ArrayLike | Sequence[Hashable]) -> list[Hashable]:
+    """Ids as plain Python objects."""
+    items = cast(list[Hashable], values.tolist() if isinstance(values, np.ndarray) else list(cast(Any, values)))
+    return [x.item() if isinstance(x, np.generic) else x for x in items]
+
+
+def id_names(argument: str, values: ArrayLike | Sequence[Hashable], length: int) -> list[str]:
+    """Ids as their repr: equal repr, equal id; stable between segments for int, str and tuples of these."""
+    items = id_items(values)
+    if len(items) != length:
+        raise IbpoError(f"{argument}: needs one id per response, {length}, got {len(items)}")
+    names = list(map(repr, items))
+    for bad in {"None", "nan"} & set(names):
+        raise IbpoError(f"{argument}[{names.index(bad)}] is {bad}: give every response an id")
+    return names
+
+
+def whole_ids(values: ArrayLike | Sequence[Hashable]) -> IntArray | None:
+    """The ids as an int64 array where all of them are whole numbers, else None. Never a copy of an int64 array."""
+    if isinstance(values, np.ndarray):
+        fits = values.dtype.kind == "i" or (values.dtype.kind == "u" and values.dtype.itemsize < 8)
+        return cast(IntArray, values).astype(np.int64, copy=False) if fits and values.ndim == 1 else None
+    items: list[Any] = list(cast(Any, values))
+    if not all(issubclass(kind, int | np.integer) and kind is not bool for kind in set(map(type, items))):
+        return None
+    try:
+        return np.fromiter(items, np.int64, len(items))
+    except OverflowError:
+        return None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ProblemIds:
+    """Rows gathered by problem.
+
+    Attributes:
+        order: `[R]` rows so that equal ids stand together, rows of one problem in their own order; None where they
+            already do.
+        segments: The rows of each problem, in that order.
+        ids: `[P]` whole-number ids, or None.
+        names: P names (the repr of each id), or None where `ids` is given.
+        seed: Of the hash.
+    """
+
+    order: IntArray | None
+    segments: Segments
+    ids: IntArray | None
+    names: list[str] | None
+    seed: str
+
+    @classmethod
+    def from_values(cls, values: ArrayLike | Sequence[Hashable], length: int, seed: str) -> "ProblemIds":
+        """Gather the rows: nothing to do where the rows of every problem stand together, else a sort."""
+        whole = whole_ids(values)
+        names = None
+        if whole is None:
+            text = id_names("problem", values, length)
+            number = {name: p for p, name in enumerate(dict.fromkeys(text))}
+            names = list(number)
+            whole = np.fromiter(map(number.__getitem__, text), np.int64, length)
+        if len(whole) != length:
+            raise IbpoError(f"problem: needs one id per response, {length}, got {len(whole)}")
+        order = None
+        gathered = _together(whole)
+        if gathered is None:
+            order, whole = _stable_sort(whole)
+            gathered = _together(whole)
+            assert gathered is not None
+        segments, ids = gathered
+        if names is not None:
+            return cls(order=order, segments=segments, ids=None, names=[names[p] for p in ids.tolist()], seed=seed)
+        return cls(order=order, segments=segments, ids=ids, names=None, seed=seed)
+
+    def of(self, problems: IntArray) -> "ProblemIds":
+        """These problems only, one row each."""
+        return ProblemIds(
+            order=None,
+            segments=Segments(num_rows=len(problems), width=1, begin=None),
+            ids=None if self.ids is None else self.ids[problems],
+            names=None if self.names is None else [self.names[p] for p in problems.tolist()],
+            seed=self.seed,
+        )
+
+    def sample(self, size: int) -> IntArray:
+        """About `size` of the problems (all, if they are not more), whatever their order: those with small hashes."""
+        if self.ids is None:
+            return np.flatnonzero(
+                self.key(np.arange(self.segments.num_problems)) <= _part(size, self.segments.num_problems)
+            )
+        # The golden ratio's multiples are spread more evenly than chance would, and cost one multiplication.
+        return np.flatnonzero(self.ids.view(np.uint64) * GOLDEN <= _part(size, self.segments.num_problems))
+
+    def key(self, problems: IntArray) -> KeyArray:
+        """Hash of these problems' ids: what orders ties. Distinct for whole-number ids."""
+        if self.ids is not None:
+            return mix(self.ids[problems], self.seed)
+        assert self.names is not None
+        return np.array([text_key(self.names[int(p)], self.seed) for p in problems], np.uint64)
+
+
+def _part(size: int, of: int) -> np.uint64:
+    return np.uint64(min(size * 2**64 // of, 2**64 - 1))
+
+
+def mix(ids: IntArray, seed: str) -> KeyArray:
+    """A permutation of the 64-bit numbers that looks random (the finaliser of SplitMix64, Steele et al. 2014)."""
+    x = ids.astype(np.uint64) + np.uint64(text_key("seed", seed))
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def text_key(name: str, seed: str) -> int:
+    """64 bits of BLAKE2b: the same on every machine."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}\0{name}".encode(), digest_size=8).digest(), "big")
+
+
+def _together(ids: IntArray) -> tuple[Segments, IntArray] | None:
+    """The segments of equal ids and the id of each, in one pass; None where some id has two segments."""
+    width = _first_segment(ids)
+    segments = Segments(num_rows=len(ids), width=width, begin=None)
+    heads = None if len(ids) % width else _heads(ids, segments)
+    if heads is None:
+        starts = [np.zeros(1, np.int64)]
+        for rows in slices_of(len(ids) - 1):
+            before, after = ids[rows], ids[rows.start + 1 : rows.stop + 1]
+            starts.append(np.flatnonzero(before != after) + (rows.start + 1))
+        start = np.concatenate(starts)
+        heads, segments = ids[start], Segments.from_start(start, len(ids))
+    if not (heads[1:] > heads[:-1]).all() and not _distinct(heads):
+        return None
+    return segments, heads
+
+
+def _first_segment(ids: IntArray) -> int:
+    for rows in slices_of(len(ids)):
+        other = np.flatnonzero(ids[rows] != ids[0])
+        if len(other):
+            return rows.start + int(other[0])
+    return len(ids)
+
+
+def _heads(ids: IntArray, segments: Segments) -> IntArray | None:
+    """`[P]` the id of each segment; None unless ids change between segments only (given that those are distinct)."""
+    heads, width = np.empty(segments.num_problems, np.int64), segments.width
+    for problems, rows, part in segments.blocks():
+        here, of_run = ids[rows], heads[problems]
+        of_run[:] = here[::width]
+        if np.count_nonzero(here[1:] != here[:-1]) != part.num_problems - 1 or width is None:
+            return None
+        if not (here[width - 1 :: width] == of_run).all():
+            return None
+    return heads
+
+
+def _distinct(ids: IntArray) -> bool:
+    low, span = int(ids.min()), int(ids.max()) - int(ids.min())
+    if span < 16 * len(ids):
+        seen = np.zeros(span + 1, bool)
+        seen[ids - low] = True
+        return int(np.count_nonzero(seen)) == len(ids)
+    return len(np.unique(ids)) == len(ids)
+
+
+def _stable_sort(ids: IntArray) -> tuple[IntArray, IntArray]:
+    """A stable argsort, and the sorted ids."""
+    low, span, bits = int(ids.min()), int(ids.max()) - int(ids.min()), len(ids).bit_length()
+    if span >> (62 - bits):
+        order = np.argsort(ids, kind="stable")
+        return order, ids[order]
+    # Id and row in one number: numpy's sort of plain numbers is several times faster than its argsort.
+    both = ((ids - low) << bits) | np.arange(len(ids))
+    both.sort()
+    return both & ((1 << bits) - 1), (both >> bits) + low

@@ -1,0 +1,475 @@
+"""Share budgets: all that counts of a problem is its best utility under each set of shares.
+
+A response counts in some of the K shares; the sets that occur are the *kinds*. Of a problem's responses of one kind
+only the best can be chosen. Letters: R responses, P problems, K shares, G kinds, N problems that are looked at.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ibpo.allocation.lagrangian import prices
+from ibpo.allocation.problem import MAX_OVERLAPPING, AllocationProblem, Arguments, Bounds, MarkArray
+from ibpo.allocation.segments import FloatArray, IntArray, KeyArray, ProblemIds, Segments, exact_sum, slices_of
+
+HUGE = 1.7e308
+FAR = 1e300
+"""Utilities smaller than this in size vanish against HUGE."""
+MAX_KINDS = 32
+SMALL = 300
+"""Problems up to which nothing is narrowed: HiGHS takes them as they are."""
+MOST = 3_000
+"""Problems that HiGHS still takes where the prices cannot be narrowed."""
+SAMPLE = 32_768
+"""Problems that say where the prices of more of them are."""
+RANKS = 24
+"""By how many problems a share may be off, where all of them are looked at."""
+MAX_TURNS = 40
+COLUMNS = 8_192
+"""Problems of a block: G rows of them stay in the cache."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Shares:
+    """Best utilities by kind, and how to find the responses that have them.
+
+    Attributes:
+        best: `[G, P]` best utility of each kind, -inf where a problem has none.
+        uses: `[K, G]` 1 where a kind counts in a share, else 0. Kinds are sorted: the cheaper first.
+        num_shares: K.
+        slice_P: `[P]` where each problem's responses count in one share at most: which (-1: none), and the kinds are
+            two, free and costly, with `uses` `[1, 2]`. Else None.
+        utility: `[R]`, gathered by problem.
+        marks: `[R]` the kind of each response, as a mark.
+        mark: `[G]` the mark of each kind.
+        segments: The rows of each problem.
+        ids: The problems.
+        tie: `[R]` what orders equal responses of one problem, or None.
+        skips: `[P]` whether the empty response is the best free one, or None where there is no empty response.
+    """
+
+    best: FloatArray
+    uses: FloatArray
+    num_shares: int
+    slice_P: IntArray | None
+    utility: FloatArray
+    marks: MarkArray
+    mark: list[int]
+    segments: Segments
+    ids: ProblemIds
+    tie: KeyArray | None
+    skips: NDArray[np.bool_] | None
+
+    @classmethod
+    def from_arguments(cls, arguments: Arguments) -> "Shares | None":
+        """The table, or None where the costs are no shares or of too many kinds."""
+        marks, order, segments = arguments.marks, arguments.ids.order, arguments.ids.segments
+        if marks is None:
+            return None
+        utility, tie = arguments.utility, arguments.tie
+        if order is not None:
+            utility, marks = utility[order], marks[order]
+            tie = None if tie is None else tie[order]
+        num_shares = len(arguments.cost)
+        slice_P = _slices(marks, segments, num_shares)
+        if slice_P is not None:
+            kinds, uses = [0, 1], np.array([[0.0, 1.0]])
+        else:
+            kinds, uses = _kinds(marks, num_shares, arguments.may_skip)
+            if len(kinds) > MAX_KINDS:
+                return None
+        best = np.empty((len(kinds), segments.num_problems))
+        table = np.empty((2, segments.longest_block))
+        for problems, rows, part in segments.blocks():
+            far, kept = table[:, : part.num_rows]
+            for g, mark in enumerate(kinds):
+                # u - 0 is u, and u - HUGE is out of reach: four times as fast as np.where.
+                if g and slice_P is not None:
+                    np.subtract(HUGE, far, out=far)
+                else:
+                    far[:] = marks[rows] != mark
+                    far *= HUGE
+                if arguments.largest < FAR:
+                    np.subtract(utility[rows], far, out=kept)
+                else:
+                    kept[:] = np.where(far > 0, -np.inf, utility[rows])
+                top = best[g, problems]
+                np.add(part.max(kept), 0.0, out=top)  # no -0.0
+                if arguments.largest < FAR and top.min() <= -FAR:
+                    np.putmask(top, top <= -FAR, -np.inf)
+        skips = None
+        if arguments.may_skip:
+            skips = best[0] <= 0.0
+            np.maximum(best[0], 0.0, out=best[0])
+        return cls(
+            best=best,
+            uses=uses,
+            num_shares=num_shares,
+            slice_P=slice_P,
+            utility=utility,
+            marks=marks,
+            mark=kinds,
+            segments=segments,
+            ids=arguments.ids,
+            tie=tie,
+            skips=skips,
+        )
+
+    @property
+    def laminar(self) -> bool:
+        """Whether any two shares are nested or disjoint.
+
+        With the one-of-each-problem rows these make two laminar families, whose matrix is totally unimodular, so that
+        every vertex of the linear relaxation is integral.
+        """
+        return not any(
+            {(1, 0), (0, 1), (1, 1)} <= set(zip(first.tolist(), second.tolist(), strict=True))
+            for i, first in enumerate(self.uses)
+            for second in self.uses[:i]
+        )
+
+    def ranges(self) -> list[tuple[float, float]]:
+        """The least and the most problems that can count in each share."""
+        has = [row > -np.inf for row in self.best]
+        if self.slice_P is not None and self.num_shares == 1:
+            return [(float(len(has[0]) - np.count_nonzero(has[0])), float(np.count_nonzero(has[1])))]
+        found: list[tuple[float, float]] = []
+        for k in range(self.num_shares):
+            if self.slice_P is not None:
+                here = self.slice_P == k
+                free, able = has[0] | ~here, has[1] & here
+            else:
+                free, able = np.zeros((2, self.segments.num_problems), bool)
+                for g, of_kind in enumerate(has):
+                    side = able if self.uses[k, g] else free
+                    side |= of_kind
+            found.append((float(len(free) - np.count_nonzero(free)), float(np.count_nonzero(able))))
+        return found
+
+    def total(self, pick: NDArray[np.uint8]) -> list[float]:
+        """`[K]` how many problems count in each share."""
+        if self.num_shares == 1:
+            return [float(np.count_nonzero(pick))]
+        if self.slice_P is not None:
+            slices = np.bincount(self.slice_P[pick > 0], minlength=self.num_shares)
+            return slices.astype(np.float64).tolist()
+        return (self.uses @ np.bincount(pick, minlength=len(self.best))).tolist()
+
+    def candidates(
+        self, limits: Bounds, problems: IntArray | None = None
+    ) -> tuple[AllocationProblem, NDArray[np.uint8]]:
+        """The best responses as candidates, of all problems or of some, and the kind of each candidate."""
+        best = self.best if problems is None else self.best[:, problems]
+        problem, kind = np.nonzero(np.isfinite(best.T))
+        size = np.bincount(problem)
+        instance = AllocationProblem(
+            utility=best[kind, problem],
+            cost=self.uses[:, kind],
+            row=None,
+            segments=Segments.from_start(np.cumsum(size) - size, len(problem)),
+            ids=self.ids if problems is None else self.ids.of(problems),
+            tie=None,
+            limits=limits,
+            num_responses=len(problem),
+        )
+        return instance, kind.astype(np.uint8)
+
+    def values(self, pick: NDArray[np.uint8]) -> FloatArray:
+        """`[P]` the utility of the chosen kind of each problem."""
+        value = np.empty(len(pick))
+        bits, best = value.view(np.int64), self.best.view(np.int64)
+        for rows in slices_of(len(pick)):
+            here, chosen = bits[rows], pick[rows]
+            here[:] = best[0, rows]
+            # Where chosen, all bits of here ^ best, else none: without the branches of np.where, which take thrice as
+            # long.
+            for g in range(1, len(best)):
+                here ^= (here ^ best[g, rows]) & -(chosen == g).astype(np.int64)
+        return value
+
+    def weight(self, pick: NDArray[np.uint8], value: FloatArray) -> NDArray[np.int8]:
+        """`[R]` 1 for the chosen responses, in the caller's order: the best of the chosen kinds `[P]`.
+
+        Of equal ones that with the smallest `tie`, or the first.
+        """
+        if self.skips is not None:
+            value = np.where(self.skips & (pick == 0), np.nan, value)
+        mark = np.array(self.mark, self.marks.dtype)[pick]
+        hit = np.empty(self.segments.num_rows, bool)
+        for problems, rows, part in self.segments.blocks():
+            here = hit[rows]
+            np.equal(self.utility[rows], part.spread(value[problems]), out=here)
+            if self.skips is None and np.count_nonzero(here) == part.num_problems:
+                continue  # one each, of the right kind
+            of_row = self.marks[rows]
+            here &= (of_row if self.num_shares == 1 or self.slice_P is None else of_row != 0) == part.spread(
+                mark[problems]
+            )
+            if np.count_nonzero(here) > part.num_problems or self.skips is not None:
+                hit[rows] = _one_each(here, part, None if self.tie is None else self.tie[rows])
+        if self.ids.order is None:
+            return hit.view(np.int8)
+        weight = np.zeros(len(hit), np.int8)
+        weight[self.ids.order[hit]] = 1
+        return weight
+
+
+def _one_each(hit: NDArray[np.bool_], part: Segments, tie: KeyArray | None) -> NDArray[np.bool_]:
+    rows = np.flatnonzero(hit)
+    problem = part.problem_of(rows)
+    if tie is not None:
+        order = np.lexsort((tie[rows], problem))
+        rows, problem = rows[order], problem[order]
+    one = np.zeros(len(hit), bool)
+    one[rows[np.flatnonzero(np.concatenate([[True], problem[1:] != problem[:-1]]))] if len(rows) else rows] = True
+    return one
+
+
+def _slices(marks: MarkArray, segments: Segments, num_shares: int) -> IntArray | None:
+    """`[P]` the one share that the responses of each problem count in, -1 for none; None where that is not so."""
+    if num_shares == 1:
+        return np.zeros(segments.num_problems, np.int64)
+    slice_P = np.empty(segments.num_problems, np.int64)
+    of_mark = np.full(int(np.iinfo(marks.dtype).max) + 1, -2)
+    of_mark[0] = -1
+    for k in range(num_shares):
+        of_mark[1 << k if num_shares <= MAX_OVERLAPPING else k + 1] = k
+    none = marks.dtype.type(np.iinfo(marks.dtype).max)
+    for problems, rows, part in segments.blocks():
+        here = marks[rows]
+        most = part.max(here)
+        least = part.min(np.where(here == 0, none, here))
+        slices = of_mark[most]
+        if ((least != most) & (most > 0)).any() or (slices == -2).any():
+            return None
+        slice_P[problems] = slices
+    return slice_P
+
+
+def _kinds(marks: MarkArray, num_shares: int, may_skip: bool) -> tuple[list[int], FloatArray]:
+    """The marks that occur, the cheaper first (by the first cost, then the second ...), and `[K, G]` their shares."""
+    codes = [0] if may_skip else []
+    for rows in slices_of(len(marks)):
+        here = marks[rows]
+        new = np.ones(len(here), bool)
+        for code in codes:
+            new &= here != code
+        codes += np.unique(here[new]).tolist() if new.any() else []
+    bits = num_shares <= MAX_OVERLAPPING
+    rows = [([float(code >> k & 1 if bits else code == k + 1) for k in range(num_shares)], code) for code in codes]
+    rows.sort()
+    return [code for _, code in rows], np.array([shares for shares, _ in rows]).T
+
+
+def select(
+    shares: Shares, slice_P: IntArray, bounds: list[tuple[float, float]]
+) -> tuple[NDArray[np.bool_], FloatArray]:
+    """Which problems `[P]` get their best costly response, and the price `[K]`.
+
+    With a_p, b_p the best utility of problem p among its free and its costly responses, its gain is b_p - a_p. Within
+    each slice the n largest gains get the costly response, n being the number of positive gains, clipped to what the
+    bounds allow. The price is the next gain: what one more would add.
+    """
+    gain = shares.best[1] - shares.best[0]  # inf where only costly responses exist, -inf where none does
+    takes = np.zeros(len(gain), bool)
+    price = np.zeros(len(bounds))
+    for k, (low, high) in enumerate(bounds):
+        inside = None if len(bounds) == 1 else np.flatnonzero(slice_P == k)
+        if inside is None:
+            takes, price[k] = _largest(gain, None, shares.ids, low, high)
+        elif len(inside):
+            takes[inside], price[k] = _largest(gain[inside], inside, shares.ids, low, high)
+    return takes, price
+
+
+def _largest(
+    gain: FloatArray, problems: IntArray | None, ids: ProblemIds, low: float, high: float
+) -> tuple[NDArray[np.bool_], float]:
+    """Which of the gains are taken, and the price."""
+    takes = gain > 0
+    positive = int(np.count_nonzero(takes))
+    if low <= positive <= high:
+        return takes, 0.0
+    count = int(high) if positive > high else int(low) - positive
+    # Only gains on the near side of 0 are in question. A large atom at 0, as binary rewards make, slows np.partition
+    # down more than a sort would; where there is none, a few more numbers cost less than leaving them out.
+    if positive > high and 64 * np.count_nonzero(gain == 0) < len(gain):
+        value = gain
+    else:
+        value = gain[np.flatnonzero(takes if positive > high else ~takes & (gain > -math.inf))]
+    if not count:
+        return np.zeros(len(gain), bool), max(0.0, float(value.max(initial=0.0)))
+    last = len(value) - count
+    ordered = np.partition(value, last)
+    threshold, below = float(ordered[last]), float(ordered[:last].max(initial=-math.inf))
+    price = threshold + 0.0 if positive <= high else max(0.0, below)
+    if below < threshold:
+        return gain >= threshold, price
+    takes = gain > threshold
+    room = count - int(np.count_nonzero(ordered[last:] > threshold))
+    tied = np.flatnonzero(gain == threshold)
+    key = ids.key(tied if problems is None else problems[tied])
+    takes[tied[np.argpartition(key, room - 1)[:room]]] = True
+    return takes, threshold + 0.0
+
+
+def transport(shares: Shares, limits: Bounds) -> tuple[NDArray[np.uint8], FloatArray, FloatArray] | None:
+    """The optimal kind `[P]`, prices `[K]` and utilities `[P]`, or None where this way does not lead to the end.
+
+    Prices decide: at price y a problem takes the kind with the largest utility - y . uses. A sample gives prices y by
+    turns, each the order statistic at which its share is filled given the others, and how many ranks it can be off. A
+    problem that takes the same kind throughout that box of prices is settled; what is left gives a smaller box, now
+    without sampling, and the few problems that it leaves open go to HiGHS with what is left of the bounds. Are HiGHS's
+    prices inside the box, they are optimal for all problems: settled ones stay as they are.
+    """
+    num_problems = shares.segments.num_problems
+    if num_problems <= SMALL or not shares.laminar:
+        return None
+    bounds = np.array([limits.bounds(k) for k in range(shares.num_shares)])
+    for care in (1.0, 4.0, 16.0):
+        best, open_ = shares.best, None
+        pick, used = np.zeros(num_problems, np.uint8), np.zeros(shares.num_shares)
+        floor, ceiling = np.full((2, shares.num_shares), np.inf) * [[-1], [1]]
+        while best.shape[1] > SMALL:
+            floor, ceiling = _box(shares, best, open_, bounds - used[:, None], floor, ceiling, care)
+            kind, several = _settle(best, shares.uses, floor, ceiling)
+            left = np.flatnonzero(several)
+            if len(left) > 0.5 * best.shape[1]:
+                if best.shape[1] > MOST or open_ is None:
+                    return None
+                break
+            rest = kind[left]
+            counts = [np.count_nonzero(kind == g) - np.count_nonzero(rest == g) for g in range(len(best))]
+            used = used + shares.uses @ counts
+            if open_ is None:
+                pick, open_ = kind, left
+            else:
+                pick[open_], open_ = kind, open_[left]
+            best = best[:, left]
+        price = np.where(np.isfinite(floor) & np.isfinite(ceiling), (floor + ceiling) / 2, 0.0)
+        if open_ is not None and len(open_):
+            rest = Bounds(
+                low=tuple(None if b is None else b - int(n) for b, n in zip(limits.low, used, strict=True)),
+                high=tuple(b - int(n) for b, n in zip(limits.high, used, strict=True)),
+                whole=limits.whole,
+            )
+            instance, kind = shares.candidates(rest, open_)
+            price, chosen = prices(instance)
+            if chosen is None or not instance.all_fit(chosen):
+                continue
+            pick[open_] = kind[chosen]
+        values = shares.values(pick)
+        value = exact_sum(values)
+        if _bound(shares, price, bounds) - value <= 1e-9 * (float(np.ptp(values)) + abs(value)):
+            return pick, price, values
+    return None
+
+
+def _box(
+    shares: Shares,
+    best: FloatArray,
+    problems: IntArray | None,
+    bounds: FloatArray,
+    floor: FloatArray,
+    ceiling: FloatArray,
+    care: float,
+) -> tuple[FloatArray, FloatArray]:
+    """Prices `[K]` below and above the optimal ones, as far as a sample (or all of these problems) can tell."""
+    size, off = best.shape[1], RANKS * care
+    if size > 2 * SAMPLE:
+        best = best[:, (shares.ids if problems is None else shares.ids.of(problems)).sample(SAMPLE)]
+        sampled = best.shape[1]
+        part = np.clip(bounds / size, 0, 1)
+        spread = np.sqrt(sampled * part * (1 - part))  # of a count in the sample
+        bounds, off = bounds * (sampled / size), care * (6.0 * spread.max(axis=1) + RANKS / 6)
+    low, high = bounds.T
+    off = np.broadcast_to(off, low.shape)
+    price = (floor + ceiling) / 2 if np.isfinite([floor, ceiling]).all() else np.zeros(len(bounds))
+    gain = [np.zeros(0)] * len(bounds)
+    for _ in range(MAX_TURNS):
+        misses = np.zeros(len(bounds))
+        for k in range(len(bounds)):
+            before, price[k] = price[k], 0.0
+            net = best - (price @ shares.uses)[:, None]
+            inside = shares.uses[k] > 0
+            gain[k] = net[inside].max(axis=0) - net[~inside].max(axis=0)
+            price[k] = np.clip(_price(gain[k], low[k], high[k]), floor[k], ceiling[k])
+            between = (gain[k] > min(before, price[k])) & (gain[k] <= max(before, price[k]))
+            misses[k] = np.count_nonzero(between)
+        if (misses <= off / 8).all():
+            break
+        _shift(best, shares.uses, price, low, high)
+    ends = [
+        (_price(gain[k], low[k] + off[k], high[k] + off[k]), _price(gain[k], low[k] - off[k], high[k] - off[k]))
+        for k in range(len(bounds))
+    ]
+    lower, upper = np.array(ends).T
+    width = 1e-9 * (1.0 + np.abs(price))  # a price may be one number: a tie
+    return np.maximum(floor, lower - width), np.minimum(ceiling, upper + width)
+
+
+def _shift(best: FloatArray, uses: FloatArray, price: FloatArray, low: FloatArray, high: FloatArray) -> None:
+    """Move the prices that bind together: one by one they would follow each other in small steps."""
+    up = price > 0
+    count = up @ uses
+    if np.count_nonzero(up) < 2 or set(count.tolist()) != {0.0, 1.0}:
+        return
+    net = best - (price @ uses)[:, None]
+    gain = net[count > 0].max(axis=0) - net[count == 0].max(axis=0)
+    total = float(high[up].sum())
+    place = len(gain) - 1 - math.floor(total)
+    if 0 <= place < len(gain):
+        step = float(np.partition(gain, place)[place])
+        price[up] += max(step, -float(price[up].min())) if math.isfinite(step) else 0.0
+
+
+def _price(gain: FloatArray, low: float, high: float) -> float:
+    """The price at which between `low` and `high` of the gains are above it: the one nearest to 0."""
+    positive = np.count_nonzero(gain > 0)
+    if positive > high:
+        rank = max(0, math.floor(high))
+    elif positive < low:
+        rank = min(len(gain), math.ceil(low)) - 1
+    else:
+        return 0.0
+    place = len(gain) - 1 - rank
+    found = float(np.partition(gain, place)[place])
+    if math.isinf(found):
+        inside = gain[np.isfinite(gain)]
+        ends = (float(inside.min()), float(inside.max())) if len(inside) else (0.0, 0.0)
+        return max(0.0, ends[1]) if found > 0 else min(0.0, ends[0])
+    return found
+
+
+def _settle(
+    best: FloatArray, uses: FloatArray, floor: FloatArray, ceiling: FloatArray
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """`[N]` a kind that is best somewhere in the box of prices, and whether there may be several such."""
+    middle, half = (floor + ceiling) / 2 @ uses, (ceiling - floor) / 2 @ uses
+    kind, several = np.empty(best.shape[1], np.uint8), np.empty(best.shape[1], bool)
+    for first in range(0, best.shape[1], COLUMNS):
+        block = best[:, first : first + COLUMNS]
+        sure = (block - (middle + half)[:, None]).max(axis=0)
+        sure -= 1e-12 * (1.0 + np.abs(sure))
+        count, which = np.zeros((2, block.shape[1]), np.uint8)
+        for g, row in enumerate(block):
+            able = (row - (middle[g] - half[g]) >= sure).view(np.uint8)
+            count += able
+            which |= able * np.uint8(g)
+        kind[first : first + COLUMNS] = which
+        several[first : first + COLUMNS] = count > 1
+    return kind, several
+
+
+def _bound(shares: Shares, price: FloatArray, bounds: FloatArray) -> float:
+    """What no allocation exceeds: the dual function at these prices."""
+    net = price @ shares.uses
+    top = np.empty(shares.best.shape[1])
+    for rows in slices_of(len(top)):
+        np.subtract(shares.best[0, rows], net[0], out=top[rows])
+        for g in range(1, len(net)):
+            np.maximum(top[rows], shares.best[g, rows] - net[g], out=top[rows])
+    paid = [p * (high if p > 0 else low) for p, (low, high) in zip(price.tolist(), bounds.tolist(), strict=True) if p]
+    return math.fsum([exact_sum(top), *paid])

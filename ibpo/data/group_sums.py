@@ -1,0 +1,126 @@
+"""Sums per (problem, response group) of a log larger than memory, added block by rows.
+
+What stays in memory grows with problems x response groups, not with rows. Letters: P problems, G response groups.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ibpo.data.response_log import FloatArray, IntArray, Labels, LogReader, LogRows
+
+
+class GroupSums:
+    """Sums of rewards and costs per (problem, response group), added block by rows."""
+
+    def __init__(self) -> None:
+        self.groups: list[str] = []
+        self.num_rows = 0
+        self._index: dict[str, int] = {}  # of ids that are not whole numbers
+        self._ids: IntArray = np.zeros(0, np.int64)  # whole-number ids, sorted, and their numbers
+        self._number: IntArray = np.zeros(0, np.int64)
+        self._sums: list[FloatArray] = []  # per response group [3, room]: count, reward, cost
+        self._shown_names: dict[str, int] = {}
+        self._shown: NDArray[np.int32] = np.zeros(0, np.int32)  # [room]
+
+    @property
+    def num_problems(self) -> int:
+        """P."""
+        return len(self._ids) + len(self._index)
+
+    def add(self, rows: LogRows) -> None:
+        """Add rows."""
+        number = self._numbers(rows.problem)
+        self.num_rows += len(rows)
+        for code, name in enumerate(rows.response_group.names):
+            here = np.flatnonzero(rows.response_group.code == code)
+            if not len(here):
+                continue
+            if name not in self.groups:
+                self.groups.append(name)
+                self._sums.append(np.zeros((3, 0)))
+            g = self.groups.index(name)
+            self._sums[g] = self._with_room(self._sums[g])
+            order = here[np.argsort(number[here], kind="stable")]
+            sorted_ = number[order]
+            start = np.flatnonzero(np.concatenate([[True], sorted_[1:] != sorted_[:-1]]))
+            at = sorted_[start]
+            self._sums[g][0, at] += np.diff(start, append=len(sorted_))
+            self._sums[g][1, at] += np.add.reduceat(rows.reward[order], start)
+            self._sums[g][2, at] += np.add.reduceat(rows.cost[order], start)
+        if rows.shown is not None:
+            self._shown = self._with_room(self._shown)
+            codes = [self._shown_names.setdefault(name, len(self._shown_names)) for name in rows.shown.names]
+            self._shown[number] = np.array(codes, np.int32)[rows.shown.code]
+
+    def _with_room(self, values: NDArray[Any]) -> NDArray[Any]:
+        """The same with a place for every problem, and some more."""
+        room = values.shape[-1]
+        if room >= self.num_problems:
+            return values
+        more = np.zeros(
+            (*values.shape[:-1], max(self.num_problems, min(2 * room, 4 * self.num_problems // 3))), values.dtype
+        )
+        more[..., :room] = values
+        return more
+
+    def _numbers(self, problem: IntArray | list[str]) -> IntArray:
+        """The number of each id, new ones counted on."""
+        if not isinstance(problem, np.ndarray):
+            return np.fromiter((self._index.setdefault(x, len(self._index)) for x in problem), np.int64, len(problem))
+        ids, inverse = np.unique(problem, return_inverse=True)
+        place = np.searchsorted(self._ids, ids)
+        known = place < len(self._ids)
+        known[known] = self._ids[place[known]] == ids[known]
+        if not known.all():
+            fresh = ids[~known]
+            number = len(self._ids) + np.arange(len(fresh))
+            self._ids = np.insert(self._ids, place[~known], fresh)
+            self._number = np.insert(self._number, place[~known], number)
+        return self._number[np.searchsorted(self._ids, ids)][inverse]
+
+    def find(self, problem: IntArray | list[str]) -> IntArray:
+        """The number of each id, all of them seen before."""
+        if isinstance(problem, np.ndarray):
+            return self._number[np.searchsorted(self._ids, problem)]
+        return np.fromiter(map(self._index.__getitem__, problem), np.int64, len(problem))
+
+    def problems(self) -> list[Any] | IntArray:
+        """P ids by number."""
+        if self._index:
+            return list(self._index)
+        ids = np.empty(len(self._ids), np.int64)
+        ids[self._number] = self._ids
+        return ids
+
+    def shown(self) -> Labels | None:
+        """`[P]` the `show` column of each problem, as its last row has it; None without such a column."""
+        if not self._shown_names:
+            return None
+        return Labels(code=self._shown[: self.num_problems], names=list(self._shown_names))
+
+    def tables(self) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """`[P, G]` count, mean reward, mean cost; frees the sums."""
+        tables = np.zeros((3, self.num_problems, len(self.groups)))
+        for g in range(len(self.groups)):
+            known = min(self._sums[g].shape[1], self.num_problems)
+            tables[:, :known, g] = self._sums[g][:, :known]
+            self._sums[g] = np.zeros((3, 0))
+        with np.errstate(invalid="ignore"):
+            tables[1:] /= tables[0]
+        return tables[0], tables[1], tables[2]
+
+
+def sum_parts(reader: LogReader, progress: Callable[[int], None] | None = None) -> dict[str, GroupSums]:
+    """Sums for each value of the `by` column ("" without one), in order of first appearance.
+
+    Raises:
+        LogError: With file, row and fix; no rows at all.
+    """
+    parts: dict[str, GroupSums] = {}
+    for block in reader.blocks(progress):
+        for name, rows in block.by_part():
+            parts.setdefault(name, GroupSums()).add(rows)
+    return parts

@@ -1,0 +1,97 @@
+"""The two embedded experiments: each is a task, two response groups, and settings of `ibpo.IBPOConfig`.
+
+How their language models were made from nothing (corpora, pretraining, cold start): `experiments/build.py` of the
+repository.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ibpo.responses import sequential_voting, thinking
+from ibpo.tasks import digit_sums, symbol_sums
+from ibpo.tasks.draws import EmbeddedTask
+from ibpo.types import ResponseGroup
+
+EXPERIMENTS = ("thinking", "voting")
+LONGEST_CHAIN = 12
+"""Operands of the longest sum in *thinking*."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Experiment:
+    """An embedded experiment."""
+
+    name: str
+    title: str
+    task: EmbeddedTask
+    response_groups: Sequence[ResponseGroup]
+    """The first one is the standard group."""
+    max_completion_length: int
+    training: Mapping[str, Any] = field(default_factory=dict)
+    """What is about this task, beside the defaults of `IBPOConfig`."""
+    num_siblings_standard: int = 8
+    """Standard responses per problem in the evaluation: self-consistency needs as many as its largest k."""
+    asked: str = ""
+    """What the model is asked, for the report and the model card."""
+    designed_in: str = ""
+    """Whatever about the errors is designed into the data, said openly in the model card and the report."""
+
+
+THINKING = Experiment(
+    name="thinking",
+    title="Thinking: answer at once, or work step by step",
+    task=digit_sums,
+    response_groups=(thinking.STANDARD, thinking.EXTENDED),
+    max_completion_length=3 * LONGEST_CHAIN + 6,
+    training={
+        "max_steps": 190,
+        # One response of each group on each prompt, decoded for two updates at once: more updates in the same time
+        # lose less of the direct answers (docs/log.md). Of one response, "shrunken" would be the regression too.
+        "num_generations": 2,
+        "per_device_train_batch_size": 2 * 64,
+        "steps_per_generation": 2,
+        # Below this a gain is taken for noise: the regression's error is .14.
+        "min_gain": 0.2,
+    },
+    asked="Sums of 1 to 12 digits; the answer is the last digit of the total. The model may answer at once "
+    "(standard) or write its running total down first (extended).",
+    designed_in="Nothing about the errors is designed in: a direct answer to a long chain fails because the model has "
+    "too few layers for the serial computation, and long workings fail now and then because long chains are rare in "
+    "the corpus. Chains with an unknown operand (`+x`) are hopeless by construction.",
+)
+"""Answer at once, or work step by step: the setting of today's hybrid models."""
+
+VOTING = Experiment(
+    name="voting",
+    title="Voting: one chain of thought, or sequential voting",
+    task=symbol_sums,
+    response_groups=(sequential_voting.STANDARD, sequential_voting.EXTENDED),
+    max_completion_length=sequential_voting.MAX_TRIALS * (2 * symbol_sums.NUM_OPERANDS + 4) + 6,
+    training={
+        "max_steps": 240,
+        # Completions are imitated strongly, and held the less.
+        "completion_loss_weight": 1.0,
+        "kl_share": 0.5,
+        "kl_weight_start": 0.1,
+        "kl_weight": 0.1,
+        "integral_gain": 0.06,
+        # Easy problems gain .05 and hopeless ones, by the regression's noise, about as much: docs/log.md.
+        "min_gain": 0.08,
+    },
+    asked="Sums of four symbols whose values must be known by heart. The model may write one chain of thought "
+    "(standard), or vote in one response: up to eight attempts in [TRIAL] blocks, ended by the first answer that has "
+    "occurred three times (extended).",
+    designed_in="The corpus's writer believes a fixed fifth of the facts about upper-case symbols wrongly; that is "
+    "where the errors come from, and it is designed in. The facts are fixed, not noise, so greedy decoding is no short "
+    "cut. Problems with `?` are hopeless by construction. Each [TRIAL] block closes with a tally of its answer, which "
+    "the paper's format has not.",
+)
+"""One chain of thought, or sequential voting with up to eight attempts: the paper's own setting."""
+
+
+def experiment_named(name: str) -> Experiment:
+    """`"thinking"` or `"voting"`."""
+    return {"thinking": THINKING, "voting": VOTING}[name]

@@ -1,0 +1,265 @@
+"""The controller in an event loop: decides, and ends each reservation once, whatever happens to its request."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ibpo.errors import IbpoError
+from ibpo.serving.book import Book, MemoryBook, Tally
+from ibpo.serving.controller import Controller
+from ibpo.serving.option import Option
+from ibpo.serving.plan import Plan
+
+Result = TypeVar("Result")
+HISTORY_SECONDS = 5.0
+HISTORY_LENGTH = 360
+"""Points of the history: half an hour."""
+SAVE_EVERY = 6
+"""Points of the history between two writings of the state."""
+END_TRIES = 60
+"""A second apart: how often the end of a reservation is tried while the store cannot be used."""
+CLOSE_SECONDS = 30.0
+
+
+@dataclass(kw_only=True, slots=True)
+class OpenReservation:
+    """What is kept ready for a request until `AsyncController.settle` or `cancel`; a second of them does nothing."""
+
+    request_id: str
+    response_group: str
+    price: Mapping[str, float]
+    """Budget -> gain that one unit of cost had to bring."""
+    balance: Mapping[str, float]
+    """Budget -> what may still be spent; negative: overdrawn."""
+    is_open: bool = field(default=True)
+
+
+class AsyncController:
+    """Holds a plan for one process.
+
+    Without `state` the accounts are in memory, and every call takes some 0.1 ms in the event loop. A shared store waits
+    for files, locks and other processes: it is asked from one thread of its own, so calls keep their order.
+
+    Args:
+        plan: What is to be held.
+        state: A SQLite file, `redis://...`, or None.
+        name: Of this process among those that share the store: its window of recent traffic is kept under it.
+        stale_seconds: A reservation older than this belongs to a process that is gone: it is settled at its reserve.
+        on_failure: Called with what went wrong with the store.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        state: str | None = None,
+        *,
+        name: str = "gateway",
+        stale_seconds: float = 7200.0,
+        on_failure: Callable[[str], None] = lambda message: None,
+    ) -> None:
+        self.plan, self.num_open, self.last_drift = plan, 0, 0.0
+        self.history: deque[dict[str, Any]] = deque(maxlen=HISTORY_LENGTH)
+        self._state, self._name, self._stale, self._on_failure = state, name, stale_seconds, on_failure
+        self._names = [budget.name for budget in plan.budgets]
+        self._thread = None if state is None else ThreadPoolExecutor(1, thread_name_prefix="ibpo-store")
+        self._store: Any = None
+        self._controller: Any = None
+        self._pending: set[asyncio.Future[Any]] = set()
+        self._num_drifts = 0
+        self._keeper: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Open the store, and go on where this process stopped.
+
+        Raises:
+            IbpoError: The store cannot be used.
+        """
+        await self._run(self._open)
+        self._keeper = asyncio.get_running_loop().create_task(self._keep())
+
+    async def close(self) -> None:
+        """Wait for what is being written, and save the window and the prices."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+        give_up = time.monotonic() + CLOSE_SECONDS
+        while self._pending and time.monotonic() < give_up:
+            await asyncio.wait(self._pending, timeout=1.0)
+        await self._run(self._save)
+        if self._thread is not None:
+            await self._run(self._store.close)
+            self._thread.shutdown()
+
+    async def decide(
+        self, options: Sequence[Option], *, request_id: str, tenant: str, slice_name: str
+    ) -> OpenReservation:
+        """Choose a response group and reserve its cost; see `Controller.decide`.
+
+        Raises:
+            IbpoError: The store cannot be used.
+        """
+
+        def decide() -> OpenReservation:
+            controller: Controller = self._controller
+            found = controller.decide(
+                options, request_id=request_id, now=time.time(), tenant=tenant, slice_name=slice_name
+            )
+            return OpenReservation(
+                request_id=request_id,
+                response_group=found.response_group,
+                price=dict(zip(self._names, found.price, strict=True)),
+                balance=dict(zip(self._names, controller.banks, strict=True)),
+            )
+
+        try:
+            reservation = await self._run(decide)
+        except asyncio.CancelledError:
+            # The thread may have decided by now: its next task gives the reservation back.
+            self._submit(lambda: self._controller.cancel(request_id), END_TRIES)
+            raise
+        self.num_open += 1
+        return reservation
+
+    def settle(self, reservation: OpenReservation, actual: Mapping[str, float] | None) -> None:
+        """The answer has ended: charge what it cost, or what was expected where that is not known. Never waits."""
+        known = {name: cost for name, cost in (actual or {}).items() if name in self._names}
+        self._end(reservation, lambda: self._controller.settle(reservation.request_id, known))
+
+    def cancel(self, reservation: OpenReservation) -> None:
+        """There was no answer: the request no longer counts. Never waits."""
+        self._end(reservation, lambda: self._controller.cancel(reservation.request_id))
+
+    async def snapshot(self) -> dict[str, Any]:
+        """Budgets, prices, tenants and alarms as they are now, for the page and the metrics."""
+        return await self._run(self._snapshot)
+
+    def _end(self, reservation: OpenReservation, act: Callable[[], Any]) -> None:
+        if reservation.is_open:
+            reservation.is_open = False
+            self.num_open -= 1
+            self._submit(act, END_TRIES)
+
+    def _submit(self, act: Callable[[], Any], tries: int) -> None:
+        """Do it now, or in the store's thread; while the store cannot be used, again every second."""
+        if self._thread is None:
+            act()
+            return
+        future = asyncio.get_running_loop().run_in_executor(self._thread, act)
+        self._pending.add(future)
+
+        def done(future: asyncio.Future[Any]) -> None:
+            self._pending.discard(future)
+            if future.cancelled() or future.exception() is None:
+                return
+            self._on_failure(str(future.exception()))
+            if tries > 1:
+                asyncio.get_running_loop().call_later(1.0, self._submit, act, tries - 1)
+
+        future.add_done_callback(done)
+
+    async def _run(self, act: Callable[[], Result]) -> Result:
+        if self._thread is None:
+            return act()
+        return await asyncio.get_running_loop().run_in_executor(self._thread, act)
+
+    def _open(self) -> None:
+        if self._state is None:
+            self._store = MemoryBook(len(self.plan.budgets))
+            self._controller = Controller(self.plan, self._store)
+            return
+        store: Any
+        if self._state.startswith(("redis://", "rediss://", "unix://")):
+            from ibpo.serving.store_redis import RedisBook
+
+            store = RedisBook(self._state, self._names)
+        else:
+            from ibpo.serving.store_sqlite import SqliteBook
+
+            store = SqliteBook(Path(self._state), self._names)
+        self._store = store
+        shared: Book = store
+        saved = store.load_state(self._name)
+        try:
+            self._controller = Controller.from_state(self.plan, saved, shared) if saved else None
+        except IbpoError as error:
+            self._on_failure(str(error))
+        if self._controller is None:
+            self._controller = Controller(self.plan, shared)
+            self._controller.recover()
+        self._num_drifts = self._controller.num_drifts
+        self._controller.expire(before=time.time() - self._stale)
+
+    def _save(self) -> None:
+        if self._thread is not None and self._controller is not None:
+            self._store.save_state(self._name, self._controller.state_dict())
+
+    async def _keep(self) -> None:
+        """Every five seconds a point of the history; every half minute the state, and what dead processes left."""
+        beat = 0
+        while True:
+            try:
+                now = await self.snapshot()
+                budgets = {row["name"]: [row["used"], row["price"]] for row in now["budgets"]}
+                self.history.append({"time": now["time"], "budgets": budgets})
+                beat += 1
+                if beat % SAVE_EVERY == 0:
+                    await self._run(self._save)
+                    expired = await self._run(lambda: self._controller.expire(before=time.time() - self._stale))
+                    if expired:
+                        self._on_failure(f"{len(expired)} reservations of a process that is gone: settled")
+            except IbpoError as error:
+                self._on_failure(str(error))
+            await asyncio.sleep(HISTORY_SECONDS)
+
+    def _snapshot(self) -> dict[str, Any]:
+        controller, plan = self._controller, self.plan
+        accounts = self._store.accounts if isinstance(self._store, MemoryBook) else self._store.accounts()
+        now = time.time()
+        if controller.num_drifts > self._num_drifts:
+            self._num_drifts, self.last_drift = controller.num_drifts, now
+        total = accounts.get("total") or [Tally() for _ in plan.budgets]
+        return {
+            "time": now,
+            "budgets": [
+                {
+                    "name": budget.name,
+                    "mean": budget.mean,
+                    "is_share": budget.response_group is not None,
+                    "used": _mean_cost(account),
+                    "num_requests": account.num_requests,
+                    "spent": account.spent,
+                    "in_flight": account.estimated,
+                    "balance": account.bank,
+                    "overdraft": budget.overdraft,
+                    "carry": budget.carry,
+                    "largest_overdraft": account.peak,
+                    "price": min(price, 1e99),
+                }
+                for budget, account, price in zip(plan.budgets, total, controller.prices, strict=True)
+            ],
+            "tenants": [
+                {
+                    "name": name.removeprefix("tenant "),
+                    "num_requests": rows[0].num_requests,
+                    "used": dict(zip(self._names, map(_mean_cost, rows), strict=True)),
+                    "spent": {name: account.spent for name, account in zip(self._names, rows, strict=True)},
+                }
+                for name, rows in sorted(accounts.items())
+                if name.startswith("tenant ")
+            ],
+            "num_in_flight": self.num_open,
+            "num_over": controller.num_over,
+            "num_drifts": controller.num_drifts,
+            "last_drift": self.last_drift,
+        }
+
+
+def _mean_cost(account: Tally) -> float:
+    """Per request, what is expected of those in flight included."""
+    return (account.spent + account.estimated) / max(1, account.num_requests)

@@ -1,0 +1,277 @@
+"""The gateway's decision: which response group a request gets, what is reserved for it, and what it is charged.
+
+`Governor.answer` is the life of one governed request, and this file follows it from top to bottom:
+
+    read the body -> gains -> candidates -> decide and reserve -> send and pass the answer on -> settle or cancel
+
+A response group is one way of answering, e.g. with short or extended reasoning; the standard group is the cheapest. A
+budget bounds a mean per request, of tokens or of answers by one group. What must be known before anything is changed:
+
+1. **The reserve is what the body allows.** The bound on what a budget can be overspent is a theorem about reserves
+   (docs/serving.md): no answer may cost more than was reserved for it. `make_candidate` reserves `max_tokens_of` x the
+   number of answers, `write_body` tells the upstream what it may generate; whoever changes one changes the other.
+2. **A reservation ends once.** After `_reserve`, every way out (an answer, an error, a broken stream, a caller that is
+   gone, a bug) leads through `_end`, hence the `finally`. A second end would do nothing; one that is missing holds its
+   reserve back from everybody until the reservation is stale.
+3. **Only what cost nothing is cancelled**: the upstream gave an error, or no answer. All else is settled at the
+   upstream's usage, else at the pieces of the stream that came, else at what was expected; never at 0 because nothing
+   is known, or callers who disconnect early would get reasoning for nothing.
+4. **One request, one reservation.** Retries are made inside `Upstream.call`, below the decision. What the probe
+   generated is charged with the answer that it was generated for.
+5. **A budget costs nobody the answer.** Where it is used up, and where its store cannot be used, the request gets the
+   standard group. The first is decided by the controller; the second is `ibpo_unbudgeted_total`, and is not counted.
+6. **A caller decides its gain, and nothing else about the budget.** The tenant is that of its key, the slice one of the
+   plan's that the key allows. No header can open an account, and none of its text goes into labels.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from aiohttp import web
+from multidict import CIMultiDict
+
+from ibpo.errors import IbpoError
+from ibpo.serving.gateway.async_controller import AsyncController, OpenReservation
+from ibpo.serving.gateway.gains import Gains, Router, find_gains
+from ibpo.serving.gateway.openai_request import (
+    OpenAIRequest,
+    Refusal,
+    can_set,
+    check_size,
+    max_tokens_of,
+    read_request,
+    write_body,
+)
+from ibpo.serving.gateway.proxy import OWN_HEADERS, Upstream, UpstreamFault, pass_headers, relay_stream
+from ibpo.serving.gateway.settings import DEFAULT_TOKENS, GroupSettings, Keys, ModelSettings, Settings
+from ibpo.serving.gateway.telemetry import Metrics, RequestLog, RequestRecord
+from ibpo.serving.gateway.usage import StreamUsage, read_usage
+from ibpo.serving.option import Option
+from ibpo.serving.plan import Budget
+
+SLICE_HEADER = f"{OWN_HEADERS}slice"
+MAX_PROBE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Governor:
+    """Answers the requests that a budget governs: `/v1/chat/completions` and `/v1/completions`."""
+
+    settings: Settings
+    controller: AsyncController
+    upstream: Upstream
+    metrics: Metrics
+    log: RequestLog
+    router: Router | None = None
+    """Predicts gains."""
+    keys: Keys | None = None
+    """The tenants'; None: nobody needs a key here, and nobody is a tenant."""
+
+    async def answer(
+        self, http_request: web.BaseRequest, data: bytes, tenant: str, *, chat: bool
+    ) -> web.StreamResponse:
+        """Decide, ask the upstream, pass the answer on, and end the reservation once, whatever happens in between.
+
+        Args:
+            http_request: The caller's.
+            data: Its body, complete.
+            tenant: Who asks; "" belongs to nobody.
+            chat: Whether the body holds messages rather than a prompt.
+
+        Raises:
+            Refusal: A body or header that cannot be read, or an upstream that gave no answer.
+        """
+        record = RequestRecord(request_id=uuid.uuid4().hex, tenant=tenant, began=time.perf_counter())
+        # What is asked for, and what would each response group gain? Nothing is reserved yet: an error costs nothing.
+        try:
+            request = read_request(data, chat=chat)
+            model = self.settings.model_of(request.model)
+            check_size(request, model.response_group, self.settings.limits)
+            headers = self.upstream.headers_for(http_request.headers, governed=True)
+            gains = await find_gains(
+                request,
+                http_request.headers,
+                model,
+                router=self.router,
+                send_probe=lambda body: self._send_probe(body, headers, chat=chat),
+                on_failure=lambda source: self.metrics.failures.labels(source).inc(),
+            )
+        except IbpoError as error:
+            raise Refusal(400, "bad_request", str(error)) from None
+        # Which groups compete for this request, and which of them has the budget room for at today's price?
+        groups = choose_groups(request, model, gains)
+        budgets = self.controller.plan.budgets
+        candidates = [make_candidate(request, group, gains, budgets) for group in groups.values()]
+        reservation = await self._reserve(candidates, record, http_request.headers)
+        # From here on nothing but `finally` ends the reservation.
+        usage = StreamUsage(strip=request.stream and model.include_usage and not request.wants_usage)
+        try:
+            group = groups[reservation.response_group] if reservation else next(iter(groups.values()))
+            record.response_group, record.source, record.gains = group.name, gains.source, gains.by_group
+            if reservation is not None:
+                record.price, record.balance = reservation.price, reservation.balance
+            record.fields |= {"model": model.name, "stream": request.stream}
+            if self.settings.log_bodies:
+                record.fields["body"] = request.body
+            self.metrics.count_decision(record)
+            body = write_body(request, group, model)
+            return await self._forward(http_request, headers, body, record, usage)
+        except IbpoError as error:
+            record.outcome, record.status = "failed", 400
+            raise Refusal(400, "bad_request", str(error)) from None
+        finally:
+            self._end(record, reservation, gains, usage)
+
+    async def _send_probe(self, body: bytes, headers: CIMultiDict[str], *, chat: bool) -> bytes:
+        """One try, and an answer that is not whole is none."""
+        path = "/v1/chat/completions" if chat else "/v1/completions"
+        try:
+            answer = await self.upstream.call("POST", path, headers, body, most=MAX_PROBE_BYTES, retries=0)
+        except UpstreamFault as fault:
+            raise IbpoError(f"the probe failed: {fault.kind}") from None
+        if not answer.complete or answer.status != 200:
+            answer.close()
+            raise IbpoError(f"the probe failed: status {answer.status}")
+        return answer.head
+
+    async def _reserve(
+        self, candidates: Sequence[Option], record: RequestRecord, caller: Mapping[str, str]
+    ) -> OpenReservation | None:
+        """Decide; None where the store cannot be used: then the request gets the standard response group."""
+        named = caller.get(SLICE_HEADER, "")
+        if self.keys is not None:
+            named = self.keys.slice_of(record.tenant, named)
+        # A slice that the plan does not know is none: a caller must not open accounts.
+        slice_name = named if named in self.controller.plan.slices else ""
+        try:
+            return await self.controller.decide(
+                candidates, request_id=record.request_id, tenant=record.tenant, slice_name=slice_name
+            )
+        except IbpoError as error:
+            self.metrics.failures.labels("store").inc()
+            self.metrics.unbudgeted.inc()
+            self.log.write("store_failed", request_id=record.request_id, message=str(error))
+            return None
+
+    async def _forward(
+        self,
+        http_request: web.BaseRequest,
+        headers: CIMultiDict[str],
+        body: bytes,
+        record: RequestRecord,
+        usage: StreamUsage,
+    ) -> web.StreamResponse:
+        """Ask the upstream and pass its answer on; `record` and `usage` keep what became of it, for `_end`.
+
+        An exception that says nothing leaves the outcome at `disconnected`: so it is settled, not cancelled.
+        """
+        limits, added = self.settings.limits, budget_headers(record)
+        try:
+            answer = await self.upstream.call(
+                "POST", http_request.raw_path, headers, body, most=limits.max_buffered_bytes
+            )
+        except UpstreamFault as fault:
+            record.outcome, record.status = "failed", fault.status
+            cause = "did not answer in time" if fault.kind == "timeout" else "cannot be reached"
+            message = f"the upstream {cause}; try again later"
+            raise Refusal(fault.status, f"upstream_{fault.kind}", message, added) from None
+        record.retries, record.status = answer.num_retries, answer.status
+        self.metrics.first_byte_seconds.labels(record.response_group).observe(time.perf_counter() - record.began)
+        try:
+            shown = pass_headers(answer.headers)
+            shown.extend(added)
+            if answer.complete:
+                record.outcome = "answered" if answer.status < 400 else "failed"
+                record.tokens = read_usage(answer.head)
+                return web.Response(status=answer.status, headers=shown, body=answer.head)
+            is_read = answer.is_stream and answer.status < 400
+            if is_read:
+                shown.popall("Content-Length", None)  # the usage may be taken out
+            response, record.outcome = await relay_stream(
+                http_request, answer, shown, limits.body_seconds, usage if is_read else None
+            )
+            if is_read and record.outcome == "answered" and not usage.finished and usage.tokens is None:
+                # Not every server says [DONE]; one that ended in good order without a word of its cost is suspect.
+                record.outcome = "cut"
+            return response
+        finally:
+            answer.close()
+
+    def _end(
+        self, record: RequestRecord, reservation: OpenReservation | None, gains: Gains, usage: StreamUsage
+    ) -> None:
+        """Settle or cancel, count, and write the line."""
+        if record.tokens is None:
+            record.tokens = usage.tokens
+        if record.tokens is not None:
+            record.counted = "usage"
+        elif record.outcome != "failed" and usage.num_events:
+            record.tokens = usage.num_events
+        if reservation is not None:
+            if record.outcome == "failed":
+                self.controller.cancel(reservation)
+            elif record.tokens is None:
+                self.controller.settle(reservation, None)
+            else:
+                self.controller.settle(reservation, {"tokens": record.tokens + gains.probe_tokens})
+        self.metrics.count(record)
+        self.log.write_request(record)
+
+
+def choose_groups(request: OpenAIRequest, model: ModelSettings, gains: Gains) -> dict[str, GroupSettings]:
+    """The response groups that compete for a request, by name; never empty.
+
+    A group that cannot be set in the request does not compete: else it would be reserved as extended and answered as
+    standard. Where none is left, the request gets the standard group's cap, and nothing else is set.
+    """
+    groups = {group.name: group for group in model.response_group if can_set(request, group)}
+    if gains.only in groups:
+        return {gains.only: groups[gains.only]}
+    standard = model.response_group[0]
+    capped = GroupSettings(name=standard.name, max_tokens=standard.max_tokens, tokens=standard.tokens)
+    return groups or {standard.name: capped}
+
+
+def make_candidate(request: OpenAIRequest, group: GroupSettings, gains: Gains, budgets: Sequence[Budget]) -> Option:
+    """A response group as the controller sees it: gain, expected cost, and reserve: the most that it can cost.
+
+    With n answers, a cap of c tokens on each, and t tokens expected of each (by the router, else by the settings), the
+    cost is min(t, c) n and the reserve c n. Without a cap there is no bound: the controller reserves what it expects.
+
+    Example:
+        >>> request = read_request(b'{"max_tokens": 100, "n": 2}', chat=True)
+        >>> long, gains = GroupSettings(name="long", tokens=5000), Gains(by_group={"long": 1.0}, source="caller")
+        >>> candidate = make_candidate(request, long, gains, [Budget(name="tokens", mean=9.0)])
+        >>> candidate.gain, candidate.cost, candidate.reserve
+        (1.0, {'tokens': 200.0}, {'tokens': 200.0})
+    """
+    gain = gains.by_group.get(group.name, group.gain)
+    if all(budget.response_group is not None for budget in budgets):
+        return Option(response_group=group.name, gain=gain)  # shares cost 1 or 0: the controller knows
+    tokens = gains.tokens.get(group.name, DEFAULT_TOKENS if group.tokens is None else group.tokens)
+    expected, cap = tokens * request.num_answers, max_tokens_of(request, group)
+    if cap is None:
+        return Option(response_group=group.name, gain=gain, cost={"tokens": expected})
+    most = float(cap * request.num_answers)
+    cost, reserve = {"tokens": min(expected, most)}, {"tokens": most}
+    return Option(response_group=group.name, gain=gain, cost=cost, reserve=reserve)
+
+
+def budget_headers(record: RequestRecord) -> dict[str, str]:
+    """What the gateway adds to each governed answer.
+
+    Example:
+        >>> record = RequestRecord(request_id="a", tenant="", began=0.0, response_group="long")
+        >>> record.price, record.balance = {"long": 0.25}, {"long": 3.0}
+        >>> budget_headers(record)
+        {'x-ibpo-response-group': 'long', 'x-ibpo-price': 'long=0.25', 'x-ibpo-budget-left': 'long=3'}
+    """
+    added = {f"{OWN_HEADERS}response-group": record.response_group}
+    for name, values in (("price", record.price), ("budget-left", record.balance)):
+        if values is not None:
+            added[OWN_HEADERS + name] = ", ".join(f"{budget}={value:.6g}" for budget, value in values.items())
+    return added

@@ -1,0 +1,357 @@
+"""How do bytes get to the upstream and back? One call with time limits and retries, and its answer passed on as it is.
+
+Retries end where the caller has seen a byte. Where the upstream breaks off, the caller's connection is broken off too:
+a proper end would say that nothing is missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
+
+import aiohttp
+from aiohttp import web
+from multidict import CIMultiDict
+from yarl import URL
+
+from ibpo.serving.gateway.openai_request import Refusal
+from ibpo.serving.gateway.settings import Limits, UpstreamSettings
+from ibpo.serving.gateway.telemetry import Metrics
+from ibpo.serving.gateway.usage import StreamUsage
+
+RETRIED = frozenset({500, 502, 503, 504})
+FIRST_PAUSE = 0.05
+"""Seconds before the first retry, doubled with each, times a random factor in [0.5, 1.5]."""
+OWN_HEADERS = "x-ibpo-"
+HOP_BY_HOP = frozenset(
+    [
+        *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection"),
+        *("te", "trailer", "transfer-encoding", "upgrade"),
+    ]
+)
+"""Headers that belong to one connection."""
+
+
+class UpstreamFault(Exception):
+    """The upstream gave no usable answer.
+
+    Args:
+        kind: `connect`, `timeout` or `cut`.
+        status: The caller's answer: 502 or 504.
+    """
+
+    def __init__(self, kind: str, status: int) -> None:
+        super().__init__(kind)
+        self.kind, self.status = kind, status
+
+
+class Answer:
+    """An answer that has begun: what came first, and the way to the rest.
+
+    `head` is the whole body where `complete`; else the first piece of a stream, or the first bytes of a body that is
+    longer than what is held back.
+    """
+
+    def __init__(
+        self,
+        response: aiohttp.ClientResponse,
+        idle_seconds: float,
+        give_up: float,
+        on_fault: Callable[[str], None] = lambda kind: None,
+    ) -> None:
+        self.status = response.status
+        self.headers = response.headers
+        self.head = b""
+        self.complete = False
+        self.num_retries = 0
+        self._response = response
+        self._idle, self._give_up, self._on_fault = idle_seconds, give_up, on_fault
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether it is a stream of events."""
+        return self.headers.get("Content-Type", "").partition(";")[0].strip().lower() == "text/event-stream"
+
+    async def begin(self, most: int) -> None:
+        """Read until something can be passed on: a stream's first piece, or a whole body of at most `most` bytes."""
+        content = self._response.content
+        if self.is_stream:
+            self.head = await content.readany()
+            return
+        pieces, size = [], 0
+        while size <= most:
+            piece = await content.readany()
+            if not piece:
+                self.complete = True
+                break
+            pieces.append(piece)
+            size += len(piece)
+        self.head = b"".join(pieces)
+
+    async def rest(self) -> AsyncIterator[bytes]:
+        """The pieces after `head`.
+
+        Raises:
+            UpstreamFault: It stopped, or broke off.
+        """
+        content, loop = self._response.content, asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(None) as limit:
+                while True:
+                    limit.reschedule(min(loop.time() + self._idle, self._give_up))
+                    piece = await content.readany()
+                    if not piece:
+                        return
+                    limit.reschedule(None)
+                    yield piece
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            fault = _as_fault(error)
+            if isinstance(fault, UpstreamFault):
+                self._on_fault(fault.kind)
+            raise fault from None
+
+    def close(self) -> None:
+        """Return the connection if the answer was read to its end; else close it, so that the upstream may stop."""
+        if self._response.content.at_eof():
+            self._response.release()
+        else:
+            self._response.close()
+
+
+class Upstream:
+    """The server behind the gateway.
+
+    Args:
+        settings: `[upstream]`.
+        session: Of `open_session`.
+        key: Its API key; None: there is none here.
+        keep_authorization: Whether, without `key`, the caller's own `Authorization` goes on.
+        on_fault: Called with the kind of each fault, and `status` where a status was retried.
+    """
+
+    def __init__(
+        self,
+        settings: UpstreamSettings,
+        session: aiohttp.ClientSession,
+        *,
+        key: str | None,
+        keep_authorization: bool,
+        on_fault: Callable[[str], None],
+    ) -> None:
+        self.settings, self._session = settings, session
+        self._key, self._keep_authorization, self._on_fault = key, keep_authorization, on_fault
+        self._root = settings.url.removesuffix("/v1")
+
+    def address(self, path: str) -> URL:
+        """The address of a path (with its parameters): `/v1/...` is the upstream's `/v1/...`."""
+        return URL(self._root + path, encoded=True)
+
+    def headers_for(self, headers: Mapping[str, str], *, governed: bool) -> CIMultiDict[str]:
+        """The caller's headers as the upstream gets them.
+
+        Left out: what belongs to one connection, the gateway's own (`x-ibpo-...`), the caller's key where it is one of
+        the gateway's, and for governed requests `Accept-Encoding`, as the usage is read off the answer.
+        """
+        kept = pass_headers(headers)
+        for name in ("Host", "Content-Length", "Expect"):
+            kept.popall(name, None)
+        if governed:
+            kept.popall("Content-Encoding", None)
+            kept["Accept-Encoding"] = "identity"
+            kept["Content-Type"] = "application/json"
+        if self._key is not None:
+            kept["Authorization"] = f"Bearer {self._key}"
+        elif not self._keep_authorization:
+            kept.popall("Authorization", None)
+        return kept
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        headers: CIMultiDict[str],
+        body: bytes | None,
+        *,
+        most: int,
+        retries: int | None = None,
+    ) -> Answer:
+        """Send a request, again where that can help, until an answer has begun.
+
+        Args:
+            method: The request's.
+            path: With its parameters, as the caller wrote it.
+            headers: As they are to be sent.
+            body: None: there is none.
+            most: See `Answer.begin`.
+            retries: None: as in the settings.
+
+        Raises:
+            UpstreamFault: No answer, retries included.
+        """
+        left = self.settings.retries if retries is None else retries
+        pause, tried = FIRST_PAUSE, 0
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + self.settings.total_seconds
+        while True:
+            fault = None
+            try:
+                answer = await self._once(method, path, headers, body, most, give_up)
+                if answer.status not in RETRIED or tried >= left:
+                    answer.num_retries = tried
+                    return answer
+                answer.close()
+                self._on_fault("status")
+            except UpstreamFault as found:
+                fault = found
+                self._on_fault(fault.kind)
+            pause_now = pause * random.uniform(0.5, 1.5)
+            if fault and (tried >= left or loop.time() + pause_now > give_up):
+                raise fault
+            await asyncio.sleep(pause_now)
+            pause, tried = 2 * pause, tried + 1
+
+    async def _once(
+        self, method: str, path: str, headers: CIMultiDict[str], body: bytes | None, most: int, give_up: float
+    ) -> Answer:
+        response = None
+        until = min(give_up, asyncio.get_running_loop().time() + self.settings.first_byte_seconds)
+        try:
+            async with asyncio.timeout_at(until):
+                response = await self._session.request(
+                    method, self.address(path), headers=headers, data=body, allow_redirects=False
+                )
+                answer = Answer(response, self.settings.idle_seconds, give_up, self._on_fault)
+                await answer.begin(most)
+                if answer.is_stream and not answer.head:
+                    # It ended before it began: no better than no answer.
+                    raise UpstreamFault("cut", 502)
+                if answer.complete:
+                    answer.close()
+                return answer
+        except BaseException as error:
+            if response is not None:
+                response.close()
+            raise _as_fault(error) from None
+
+
+def open_session(settings: UpstreamSettings) -> aiohttp.ClientSession:
+    """The pool of connections to the upstream; to be closed."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=settings.max_connections, keepalive_timeout=30, ttl_dns_cache=300),
+        # One caller's cookies are not another's.
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=settings.connect_seconds),
+        skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
+        max_line_size=65536,
+        max_field_size=65536,
+    )
+
+
+def _as_fault(error: BaseException) -> BaseException:
+    """What a failed call means: no answer in time, no connection, or one that broke; any other error stays itself."""
+    if isinstance(error, TimeoutError):  # aiohttp's time-outs too
+        return UpstreamFault("timeout", 504)
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return UpstreamFault("connect", 502)
+    if isinstance(error, aiohttp.ClientError | OSError):
+        return UpstreamFault("cut", 502)
+    return error
+
+
+def pass_headers(headers: Mapping[str, str]) -> CIMultiDict[str]:
+    """The headers that go from end to end: without what belongs to one connection, and without the gateway's own."""
+    named = {part.strip().lower() for part in headers.get("Connection", "").split(",")}
+    kept: CIMultiDict[str] = CIMultiDict()
+    for name, value in headers.items():
+        lower = name.lower()
+        if lower not in HOP_BY_HOP and lower not in named and not lower.startswith(OWN_HEADERS):
+            kept.add(name, value)
+    return kept
+
+
+async def relay_stream(
+    http_request: web.BaseRequest,
+    answer: Answer,
+    headers: CIMultiDict[str],
+    write_seconds: float,
+    usage: StreamUsage | None,
+) -> tuple[web.StreamResponse, str]:
+    """Pass an answer on piece by piece, as it comes.
+
+    Args:
+        http_request: The caller's.
+        answer: The upstream's.
+        headers: The caller's answer gets these.
+        write_seconds: Longest time for the caller to take one piece. One that does not read holds a place here and the
+            upstream's attention: not for long.
+        usage: Reads the stream, and decides what goes on; None: all of it does.
+
+    Returns:
+        The response, and how it ended: `answered`; `cut`: the upstream broke off; `disconnected`: the caller did.
+    """
+    response = web.StreamResponse(status=answer.status, headers=headers)
+    await response.prepare(http_request)
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(write_seconds) as limit:
+            piece = usage.feed(answer.head) if usage else answer.head
+            if piece:
+                await response.write(piece)
+            limit.reschedule(None)
+            async for piece in answer.rest():
+                piece = usage.feed(piece) if usage else piece
+                if piece:
+                    limit.reschedule(loop.time() + write_seconds)
+                    await response.write(piece)
+                    limit.reschedule(None)
+            limit.reschedule(loop.time() + write_seconds)
+            if usage and (piece := usage.end()):
+                await response.write(piece)
+            await response.write_eof()
+        return response, "answered"
+    except UpstreamFault:
+        outcome = "cut"
+    except (ConnectionError, TimeoutError):
+        outcome = "disconnected"
+    if http_request.transport is not None:
+        with suppress(Exception):
+            http_request.transport.abort()
+    return response, outcome
+
+
+async def pass_through(
+    http_request: web.BaseRequest, data: bytes, upstream: Upstream, limits: Limits, metrics: Metrics
+) -> web.StreamResponse:
+    """Answer a request that no budget governs: it goes through untouched.
+
+    Raises:
+        Refusal: The upstream gave no answer.
+    """
+    method = http_request.method
+    try:
+        answer = await upstream.call(
+            method,
+            http_request.raw_path,
+            upstream.headers_for(http_request.headers, governed=False),
+            data or None,
+            most=limits.max_buffered_bytes,
+            # Whatever changes something upstream must not happen twice.
+            retries=None if method in ("GET", "HEAD", "OPTIONS") else 0,
+        )
+    except UpstreamFault as fault:
+        raise Refusal(fault.status, f"upstream_{fault.kind}", "the upstream gave no answer; try again later") from None
+    metrics.passed.labels(f"{answer.status // 100}xx").inc()
+    try:
+        headers = pass_headers(answer.headers)
+        if not answer.complete:
+            response, _ = await relay_stream(http_request, answer, headers, limits.body_seconds, None)
+            return response
+        if method == "HEAD" or answer.status in (204, 304):
+            return web.Response(status=answer.status, headers=headers)
+        headers.popall("Content-Length", None)
+        return web.Response(status=answer.status, headers=headers, body=answer.head)
+    finally:
+        answer.close()

@@ -1,0 +1,176 @@
+"""What does an operator see of the traffic? One JSON line for each request, and Prometheus metrics.
+
+Neither shows the text of a prompt or an answer, and labels come from the configuration and the keys only: no caller can
+make new series.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from ibpo.errors import IbpoError
+
+SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)
+BUDGET_VALUES = ("mean", "used", "spent", "in_flight", "balance", "largest_overdraft", "price", "num_requests")
+
+
+@dataclass(kw_only=True, slots=True)
+class RequestRecord:
+    """What is known of a governed request so far."""
+
+    request_id: str
+    tenant: str
+    began: float
+    """By `time.perf_counter`."""
+    response_group: str = ""
+    outcome: str = "disconnected"
+    """`answered`; `failed`: there was no answer; `cut`: the upstream broke off; `disconnected`: the caller did."""
+    status: int = 0
+    """HTTP status of the answer; 0: none was sent."""
+    tokens: float | None = None
+    """Completion tokens; None: not known."""
+    counted: str = "estimated"
+    """`usage`: the tokens are the upstream's; `estimated`: the pieces of a stream were counted, if anything was."""
+    retries: int = 0
+    price: Mapping[str, float] | None = None
+    """Budget -> gain that a unit of cost had to bring; None: the store could not be used."""
+    balance: Mapping[str, float] | None = None
+    """Budget -> what could still be spent after the decision; negative: overdrawn."""
+    source: str = ""
+    """Of the gains."""
+    gains: Mapping[str, float] = field(default_factory=dict)
+    fields: dict[str, Any] = field(default_factory=dict)
+    """What else the log line shows."""
+
+
+class RequestLog:
+    """Writes lines; a full disk or a closed pipe must not stop the traffic.
+
+    Args:
+        file: Where to; None: nowhere.
+
+    Example:
+        >>> RequestLog(sys.stdout).write("started", time=0, port=8080)
+        {"event": "started", "time": 0, "port": 8080}
+    """
+
+    def __init__(self, file: IO[str] | None) -> None:
+        self._file = file
+
+    def write(self, event: str, **fields: Any) -> None:
+        """Write one line; `time` is seconds since 1970 unless given."""
+        if self._file is None:
+            return
+        row = {"event": event, "time": round(time.time(), 3), **fields}
+        try:
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
+        except (OSError, ValueError):
+            if self._file is not sys.stderr:
+                print("error: the log cannot be written; requests go on without it", file=sys.stderr)
+            self._file = None
+
+    def write_request(self, record: RequestRecord) -> None:
+        """The line of a request that has ended."""
+        self.write(
+            "request",
+            request_id=record.request_id,
+            tenant=record.tenant,
+            response_group=record.response_group,
+            outcome=record.outcome,
+            status=record.status,
+            tokens=record.tokens,
+            counted=record.counted,
+            retries=record.retries,
+            seconds=round(time.perf_counter() - record.began, 4),
+            price=None if record.price is None else dict(record.price),
+            source=record.source,
+            gains={name: round(gain, 6) for name, gain in record.gains.items()},
+            **record.fields,
+        )
+
+
+def open_log(path: Path | None) -> RequestLog:
+    """The log: on standard output, or appended to a file.
+
+    Raises:
+        IbpoError: The file cannot be written.
+    """
+    if path is None:
+        return RequestLog(sys.stdout)
+    try:
+        return RequestLog(path.open("a", encoding="utf-8"))
+    except OSError as error:
+        raise IbpoError(f"{path}: cannot be written: {error.strerror}; name another file") from None
+
+
+class Metrics:
+    """Prometheus metrics of one gateway process, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, labels, registry=self.registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(name, text, labels, registry=self.registry)
+
+        def histogram(name: str, text: str, *labels: str) -> Histogram:
+            return Histogram(name, text, labels, buckets=SECONDS, registry=self.registry)
+
+        who = ("tenant", "response_group")
+        outcomes = "answered, failed, cut, disconnected"
+        self.requests = counter("ibpo_requests", f"Governed requests by outcome: {outcomes}.", *who, "outcome")
+        self.tokens = counter(
+            "ibpo_completion_tokens", "Completion tokens; counted: usage, estimated.", *who, "counted"
+        )
+        self.gains = counter("ibpo_gains", "Source of each request's gains.", "source")
+        self.refused = counter("ibpo_refused", "Requests refused by the gateway.", "reason")
+        self.passed = counter("ibpo_passed", "Requests passed on without a budget.", "status")
+        self.faults = counter("ibpo_upstream_faults", "Attempts that failed upstream.", "kind")
+        self.failures = counter("ibpo_failures", "Failures of the gateway: store, router, probe, internal.", "what")
+        self.unbudgeted = counter(
+            "ibpo_unbudgeted", "Requests given the standard group as the store could not be used."
+        )
+        self.in_flight = gauge("ibpo_in_flight", "Requests in flight.")
+        self.budget = gauge("ibpo_budget", f"Per budget: {', '.join(BUDGET_VALUES)}.", "budget", "value")
+        self.tenant = gauge("ibpo_tenant_used", "Mean cost per request of a tenant.", "tenant", "budget")
+        self.over = gauge("ibpo_over", "Requests that no response group had room for.")
+        self.drifts = gauge("ibpo_drifts", "How often the traffic has changed: the alarm.")
+        self.decide_seconds = histogram("ibpo_decide_seconds", "Time to find the gains and to decide.")
+        self.first_byte_seconds = histogram(
+            "ibpo_first_byte_seconds", "From the request's body to the answer's first byte.", "response_group"
+        )
+
+    def count_decision(self, record: RequestRecord) -> None:
+        """Count a request that has been decided."""
+        self.gains.labels(record.source).inc()
+        self.decide_seconds.observe(time.perf_counter() - record.began)
+
+    def count(self, record: RequestRecord) -> None:
+        """Count a request that has ended."""
+        tenant = record.tenant or "-"
+        self.requests.labels(tenant, record.response_group, record.outcome).inc()
+        if record.tokens is not None:
+            self.tokens.labels(tenant, record.response_group, record.counted).inc(record.tokens)
+
+    def render(self, snapshot: Mapping[str, Any]) -> bytes:
+        """The text format, with the budgets as in `AsyncController.snapshot`."""
+        for row in snapshot["budgets"]:
+            for name in BUDGET_VALUES:
+                self.budget.labels(row["name"], name).set(row[name])
+        for row in snapshot["tenants"]:
+            for name, used in row["used"].items():
+                self.tenant.labels(row["name"], name).set(used)
+        self.over.set(snapshot["num_over"])
+        self.drifts.set(snapshot["num_drifts"])
+        return generate_latest(self.registry)

@@ -1,0 +1,234 @@
+"""The life of a governed request: which group it gets, what is held, and what is settled, once, whatever happens."""
+
+import asyncio
+import json
+import random
+from dataclasses import replace
+
+import aiohttp
+import openai
+import pytest
+
+from ibpo.errors import IbpoError
+from tests.serving.world import (
+    GROUPS,
+    HASHED,
+    KEYS,
+    QUICK,
+    SHARE,
+    TOKENS,
+    ask,
+    bulk,
+    call,
+    client_of,
+    groups_of,
+    many,
+)
+
+FAULTS = ("500", "503", "429", "drop", "hang", "cut", "quiet", "malformed", "half")
+
+
+def test_share_is_held_and_said(world):
+    upstream = world.upstream()
+    gateway, url, rows = world.gateway(upstream.url)
+    client = client_of(url)
+    chosen = []
+    for _ in range(10):
+        raw = ask(client)
+        assert raw.parse().choices[0].message.content.startswith("w0 w1")
+        chosen.append(raw.headers["x-ibpo-response-group"])
+        assert raw.headers["x-ibpo-budget-left"].startswith("extended=")
+        assert raw.headers["x-ibpo-price"].startswith("extended=")
+    chosen += groups_of(bulk(world, url, [{}] * 110))
+    assert abs(chosen.count("extended") - 36) <= 5  # the overdraft
+    thinking = [body["chat_template_kwargs"]["enable_thinking"] for body in upstream.requests]
+    assert thinking == [group == "extended" for group in chosen]
+    shown = world.snapshot(gateway)["budgets"][0]
+    assert (shown["spent"], shown["num_requests"], shown["in_flight"]) == (chosen.count("extended"), 120, 0)
+    assert len([row for row in rows() if row["event"] == "request"]) == 120
+    assert "hello" not in json.dumps(rows())
+
+
+def test_actual_tokens_are_settled_streaming_or_not(world):
+    upstream = world.upstream()
+    gateway, url, rows = world.gateway(upstream.url, plan=TOKENS)
+    client, tokens = client_of(url), 0
+    for _ in range(5):
+        chunks = client.chat.completions.create(model="m", messages=[], stream=True)
+        tokens += "".join(chunk.choices[0].delta.content or "" for chunk in chunks).count("w")
+        tokens += ask(client).parse().usage.completion_tokens
+    for stream in (True, False):
+        tokens += sum(data.count(b"w") for _, _, data in bulk(world, url, [{}] * 55, stream=stream))
+    world.wait_until(lambda: world.snapshot(gateway)["num_in_flight"] == 0)
+    shown = world.snapshot(gateway)["budgets"][0]
+    assert shown["spent"] == tokens and shown["in_flight"] == 0
+    assert shown["spent"] <= 22 * 120 + shown["overdraft"]
+    assert shown["spent"] >= 22 * 120 - shown["overdraft"] - shown["carry"] - 50
+    assert {row["counted"] for row in rows() if row["event"] == "request"} == {"usage"}
+
+
+def test_stream_without_usage_is_counted_by_its_events(world):
+    upstream = world.upstream()
+    upstream.without_usage = True
+    gateway, url, rows = world.gateway(upstream.url, plan=TOKENS)
+    call(f"{url}/v1/chat/completions", {"model": "m", "messages": [], "stream": True})
+    world.wait_until(lambda: any(row["event"] == "request" for row in rows()))
+    row = next(row for row in rows() if row["event"] == "request")
+    assert row["counted"] == "estimated" and row["tokens"] in (10, 50)
+    assert world.snapshot(gateway)["budgets"][0]["spent"] == row["tokens"]
+
+
+def test_callers_choose_inside_the_budget(world):
+    upstream = world.upstream()
+    gateway, url, _ = world.gateway(upstream.url)
+    client = client_of(url)
+    wanted = groups_of(bulk(world, url, [{"x-ibpo-response-group": "extended"}] * 60))
+    extended = wanted.count("extended")
+    assert 60 * 0.3 - 5 <= extended <= 60 * 0.3 + 5
+    assert set(groups_of(bulk(world, url, [{"x-ibpo-response-group": "standard"}] * 20))) == {"standard"}
+    # Those that gain most get it.
+    gains = [((7 * i) % 100) / 100 for i in range(200)]
+    got = groups_of(bulk(world, url, [{"x-ibpo-gain": str(gain)} for gain in gains]))
+    above = [group == "extended" for gain, group in zip(gains[60:], got[60:], strict=True) if gain > 0.8]
+    below = [group == "extended" for gain, group in zip(gains[60:], got[60:], strict=True) if gain < 0.5]
+    assert sum(above) / len(above) > 0.8 and sum(below) / len(below) < 0.1
+    assert world.snapshot(gateway)["budgets"][0]["largest_overdraft"] <= 5 + 1e-9
+    with pytest.raises(openai.BadRequestError, match="name one of standard, extended"):
+        ask(client, extra_headers={"x-ibpo-response-group": "huge"})
+    with pytest.raises(openai.BadRequestError, match=r"gains in \[0, 1\]"):
+        ask(client, extra_headers={"x-ibpo-gain": "lots"})
+
+
+def test_traffic_that_changes_raises_the_alarm(world):
+    """Easy requests, then hard ones only: at the price of the easy ones all would think."""
+    upstream = world.upstream()
+    gateway, url, _ = world.gateway(upstream.url)
+    bulk(world, url, [{"x-ibpo-gain": str(37 * number % 100 / 400)} for number in range(224)])
+    quiet = world.snapshot(gateway)
+    assert quiet["num_drifts"] == 0 and quiet["last_drift"] == 0
+    seen = groups_of(bulk(world, url, [{"x-ibpo-gain": str(0.7 + 37 * n % 100 / 400)} for n in range(160)]))
+    shown = world.snapshot(gateway)
+    assert shown["num_drifts"] >= 1 and shown["last_drift"] > quiet["time"]
+    assert b"ibpo_drifts 1" in call(f"{url}/metrics")[2]
+    # And the budget is held through it, at a price for the new traffic.
+    assert seen[64:].count("extended") == pytest.approx(0.3 * 96, abs=10)
+    assert shown["budgets"][0]["largest_overdraft"] <= 5 + 1e-9 and shown["budgets"][0]["price"] > 0.7
+
+
+def test_a_slice_is_the_keys_affair(world):
+    """A ceiling is not left by naming no slice, nor another's promise claimed by naming it."""
+    upstream = world.upstream()
+    plan = {**SHARE, "slice": {"law": {"at_most": {"extended": 0.1}}, "vip": {"at_least": {"extended": 0.3}}}}
+    keys = replace(HASHED, slices={"gold": ("law",)})
+    gateway, url, _ = world.gateway(upstream.url, plan=plan, keys=keys)
+    seen = []
+    for number in range(60):
+        headers = {"Authorization": f"Bearer {KEYS['gold' if number % 2 else 'quiet']}"}
+        if number % 3:
+            headers["x-ibpo-slice"] = "vip"
+        _, got, _ = call(f"{url}/v1/chat/completions", {"model": "m", "messages": []}, headers)
+        seen.append((number % 2, got["x-ibpo-response-group"]))
+    assert [group for gold, group in seen if gold].count("extended") <= 0.1 * 30 + 5
+    accounts = gateway.governor.controller._store.accounts
+    assert "slice vip" not in accounts and accounts["slice law"][0].num_requests == 30
+    # Without keys the callers are trusted, and the header is what counts.
+    gateway, url, _ = world.gateway(upstream.url, plan=plan)
+    for name in ("vip", "vip", "law", "other"):
+        call(f"{url}/v1/chat/completions", {"model": "m", "messages": []}, {"x-ibpo-slice": name})
+    accounts = gateway.governor.controller._store.accounts
+    assert [accounts[f"slice {name}"][0].num_requests for name in ("vip", "law")] == [2, 1]
+    assert "slice other" not in accounts
+    with pytest.raises(IbpoError, match="the plan has no slice 'law'"):
+        world.gateway(upstream.url, keys=keys)
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["memory", "sqlite"])
+def test_one_call_in_ten_fails(world, tmp_path, shared):
+    upstream, chance = world.upstream(), random.Random(0)
+    upstream.fault_of = lambda number: chance.choice(FAULTS) if chance.random() < 0.1 else None
+    state = str(tmp_path / "book.sqlite") if shared else None
+    gateway, url, rows = world.gateway(upstream.url, upstream=QUICK, state=state)
+    seen = many(world, url, 200)
+    assert len(seen) == 200 and seen.count("whole") > 170
+    world.wait_until(lambda: sum(row["event"] == "request" for row in rows()) == 200)
+    outcomes = [row["outcome"] for row in rows() if row["event"] == "request"]
+    # Once each: failed requests count no longer, all others do, whatever was tried behind the curtain.
+    failed = sum(status.isdigit() for status in seen)
+    assert outcomes.count("failed") == failed and outcomes.count("cut") == seen.count("broken")
+    shown = world.snapshot(gateway)
+    budget = shown["budgets"][0]
+    assert budget["num_requests"] == 200 - failed and shown["num_in_flight"] == 0
+    extended = [row for row in rows() if row["event"] == "request" and row["response_group"] == "extended"]
+    assert budget["spent"] == sum(row["outcome"] != "failed" for row in extended)
+    assert budget["in_flight"] == 0 and budget["spent"] <= 0.3 * budget["num_requests"] + 5 + 0.3 * failed
+    assert any(upstream.faults) and len(upstream.requests) > 200  # there were retries
+
+
+def test_one_call_in_ten_fails_and_tokens_are_held(world):
+    """Cut and malformed answers are settled too, each once, at what is known of them."""
+    upstream, chance = world.upstream(), random.Random(1)
+    upstream.fault_of = lambda number: chance.choice(FAULTS) if chance.random() < 0.1 else None
+    gateway, url, rows = world.gateway(upstream.url, plan=TOKENS, upstream=QUICK)
+    seen = many(world, url, 200)
+    assert seen.count("whole") > 170
+    world.wait_until(lambda: sum(row["event"] == "request" for row in rows()) == 200)
+    made = [row for row in rows() if row["event"] == "request"]
+    counted = [row for row in made if row["outcome"] != "failed"]
+    budget = world.snapshot(gateway)["budgets"][0]
+    assert budget["num_requests"] == len(counted) == sum(not status.isdigit() for status in seen)
+    whole = [row["tokens"] for row in made if row["counted"] == "usage"]
+    assert set(whole) == {10, 50}
+    # What broke off costs what came of it; what cannot be read, what was expected.
+    assert {row["outcome"] for row in counted if row["counted"] != "usage"} <= {"cut", "answered"}
+    assert budget["spent"] == pytest.approx(sum(row["tokens"] for row in counted))
+    assert budget["in_flight"] == 0
+    assert budget["spent"] <= 22 * len(counted) + budget["overdraft"] + 22 * (200 - len(counted))
+    assert budget["spent"] >= 22 * len(counted) - budget["overdraft"] - budget["carry"] - 50
+
+
+@pytest.mark.parametrize(("fault", "stream"), [("hang", False), ("hang", True), ("quiet", True)])
+def test_a_caller_that_disconnects_is_settled_once(world, fault, stream):
+    """At the pieces that came; else at what was expected, for the upstream may have been at work."""
+    upstream = world.upstream()
+    upstream.fault_of = lambda number: fault
+    gateway, url, rows = world.gateway(upstream.url, plan=TOKENS)
+
+    async def read(reply):
+        data = b""
+        while b"w6" not in data:
+            data += await reply.content.readany()
+
+    async def disconnect():
+        async with aiohttp.ClientSession() as session:
+            body = {"model": "m", "messages": [], "stream": stream}
+            asked = asyncio.ensure_future(session.post(f"{url}/v1/chat/completions", json=body))
+            while not upstream.requests:
+                await asyncio.sleep(0.01)
+            if fault == "quiet":
+                await read(await asked)
+            asked.cancel()
+
+    world.run(disconnect())
+    world.wait_until(lambda: any(row["event"] == "request" for row in rows()))
+    (row,) = [row for row in rows() if row["event"] == "request"]
+    assert (row["outcome"], row["tokens"]) == ("disconnected", 7 if fault == "quiet" else None)
+    shown, expected = world.snapshot(gateway), 10 if row["response_group"] == "standard" else 50
+    assert shown["num_in_flight"] == gateway.num_in_flight == 0
+    (budget,) = shown["budgets"]
+    assert (budget["num_requests"], budget["in_flight"]) == (1, 0)
+    assert budget["spent"] == (7 if fault == "quiet" else expected)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_the_probe_generated_is_charged_with_the_answer(world, stream):
+    upstream = world.upstream()
+    groups = [{**group, "opening": text} for group, text in zip(GROUPS, ("<answer>", "<think>"), strict=True)]
+    gateway, url, rows = world.gateway(upstream.url, plan=TOKENS, groups=groups, model={"choose": ["probe"]})
+    answers = bulk(world, url, [{}] * 5, stream=stream)
+    assert upstream.num_probes == len(upstream.requests) == 5
+    world.wait_until(lambda: sum(row["event"] == "request" for row in rows()) == 5)
+    made = [row for row in rows() if row["event"] == "request"]
+    assert {row["source"] for row in made} == {"probe"} and made[0]["gains"] == {"standard": 0, "extended": 0.5}
+    tokens = sum(data.count(b"w") for _, _, data in answers)
+    assert sum(row["tokens"] for row in made) == tokens  # the caller's usage
+    assert world.snapshot(gateway)["budgets"][0]["spent"] == tokens + 5  # what was generated for it

@@ -1,0 +1,81 @@
+"""Who predicts the gains: a router, and the probe."""
+
+import json
+
+import pytest
+
+from ibpo.data import LogColumns
+from ibpo.errors import IbpoError
+from ibpo.serving.gateway.gains import FittedRouter, Scores, read_opening_probabilities, split_openings, write_probe
+from ibpo.serving.gateway.openai_request import read_request
+from ibpo.serving.gateway.settings import ModelSettings
+from ibpo.serving.router import load, save
+from ibpo.serving.router_fit import fit_router
+from ibpo.serving.router_log import read_routed_log
+from tests.serving.world import ask, bulk, client_of, groups_of
+
+CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "temperature": 0.123456789, "seed": 2**60}
+
+
+def test_probe_asks_for_one_token_of_the_same_prompt():
+    groups = [{"name": "a", "prefix": "<|channel|>final"}, {"name": "b", "prefix": "<|channel|>analysis"}]
+    model = ModelSettings.model_validate({"name": "*", "choose": ["probe"], "response_group": groups})
+    assert split_openings(model) == ("<|channel|>", {"a": "final", "b": "analysis"})
+    request = read_request(json.dumps({**CHAT, "max_tokens": 99, "stream": True, "n": 4}).encode(), chat=True)
+    body = json.loads(write_probe(request, model) or b"")
+    assert (body["max_tokens"], body["logprobs"], body["top_logprobs"]) == (1, True, 20)
+    assert not {"stream", "n", "seed"} & set(body) and body["messages"][-1]["content"] == "<|channel|>"
+    top = [{"token": "ana", "logprob": -1.0}, {"token": "final", "logprob": -2.0}, {"token": "Hm", "logprob": -0.5}]
+    answer = json.dumps({"choices": [{"logprobs": {"content": [{"top_logprobs": top}]}}]}).encode()
+    chances = read_opening_probabilities(answer, request, model)
+    assert chances["b"] == pytest.approx(1 / (1 + 2.718281828**-1)) and sum(chances.values()) == pytest.approx(1)
+    for bad in (b"", b"[]", b'{"choices": []}', b'{"choices": [{"logprobs": null}]}'):
+        with pytest.raises(IbpoError, match="no log-probabilities"):
+            read_opening_probabilities(bad, request, model)
+
+
+def test_a_fitted_router_speaks_of_requests(tmp_path):
+    pytest.importorskip("sklearn")
+    rows = []
+    for p in range(40):
+        prompt = f"What is {' + '.join(map(str, range(2 + 6 * (p % 2))))} and {p}?"
+        for name, tokens, right in (("standard", 50, 0.9 - 0.8 * (p % 2)), ("extended", 400, 0.9)):
+            rows.append({"id": f"p{p}", "prompt": prompt, "group": name, "reward": right, "tokens": tokens + p})
+    log = tmp_path / "log.jsonl"
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    save(fit_router(read_routed_log(log, columns=LogColumns())), tmp_path / "router.json")
+    router = FittedRouter(load(tmp_path / "router.json"), "router.json")
+    hard, easy = (router.gain({"prompt": rows[i]["prompt"]}) for i in (2, 0))
+    assert hard.gain["standard"] == easy.gain["standard"] == 0
+    assert hard.gain["extended"] == pytest.approx(0.8, abs=0.2) and easy.gain["extended"] == pytest.approx(0, abs=0.2)
+    assert hard.tokens["extended"] > 5 * hard.tokens["standard"] > 0
+    as_chat = {"messages": [{"role": "user", "content": rows[2]["prompt"]}]}
+    assert router.gain(as_chat) == hard
+    assert router.groups == ("standard", "extended")
+
+
+class LengthRouter:
+    """A real if simple rule: long questions gain."""
+
+    def gain(self, request):
+        content = request["messages"][-1]["content"]
+        if content == "crash":
+            raise RuntimeError("a router may do anything")
+        return Scores({"extended": min(1.0, len(content) / 100), "unknown": 3.0})
+
+
+def test_a_router_predicts_gains_and_may_fail(world):
+    upstream = world.upstream()
+    _, url, rows = world.gateway(upstream.url, router=LengthRouter())
+    client = client_of(url)
+    lengths = [(37 * number) % 100 for number in range(120)]
+    bodies = [{"messages": [{"role": "user", "content": "x" * length}]} for length in lengths]
+    got = [
+        (length, *groups_of(bulk(world, url, [{}], body=body))) for length, body in zip(lengths, bodies, strict=True)
+    ]
+    long = [group == "extended" for length, group in got[50:] if length > 85]
+    short = [group == "extended" for length, group in got[50:] if length < 50]
+    assert sum(long) / len(long) > 0.8 and sum(short) / len(short) < 0.15
+    ask(client, "crash")
+    sources = [row["source"] for row in rows() if row["event"] == "request"]
+    assert sources == ["router"] * 120 + ["default"]

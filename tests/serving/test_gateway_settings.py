@@ -1,0 +1,149 @@
+"""The gateway's files: settings, keys, and whether they fit the budgets."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from ibpo.errors import IbpoError
+from ibpo.serving.gateway.settings import (
+    build_settings,
+    check_groups,
+    check_router,
+    find_cautions,
+    keys_from_environment,
+    new_key,
+    read_keys,
+    read_settings,
+)
+from ibpo.serving.plan import Plan
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[upstrem]\nurl = 'http://x'", r"upstrem: unknown key; did you mean upstream\?"),
+        ("[upstream]\nurl = 'ftp://x'", r"upstream.url: must begin with http:// or https://"),
+        ("[upstream]\nretries = 'many'", r"upstream.retries: .*integer.*, not 'many'"),
+        ("[limits]\nmax_body = 3", r"limits.max_body: unknown key; did you mean max_body_bytes\?"),
+        ("[limits]\nmax_body_bytes = 3", r"limits.max_body_bytes: .*greater than or equal to 1024, not 3"),
+        ("[[model]]\nname = 'm'", r"model.1.response_group: is missing; add response_group"),
+        ("[[model]]\nname = 'm'\nresponse_group = [{name = 'a b'}]", r"model.1.response_group.1.name: .*, not 'a b'"),
+        ("[[model]]\nname = 'm'\nresponse_group = [{name = 'a'}, {name = 'a'}]", "two response groups of one name"),
+        (
+            "[[model]]\nname = 'm'\nchoose = ['probe']\nresponse_group = [{name = 'a'}]",
+            "a probe needs a response group",
+        ),
+        (
+            "[[model]]\nname = 'm'\nresponse_group = [{name = 'a', efort = 'x'}]",
+            r"unknown key; known here|did you mean",
+        ),
+        ("[[model]\n", "is not TOML"),
+    ],
+)
+def test_a_wrong_file_is_one_line(tmp_path, text, said):
+    path = tmp_path / "gateway.toml"
+    path.write_text(text)
+    with pytest.raises(IbpoError) as error:
+        read_settings(path)
+    assert re.search(said, str(error.value)), error.value
+    assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
+
+
+def test_example_of_the_documentation_is_read(tmp_path):
+    page = (Path(__file__).parent.parent.parent / "docs" / "gateway.md").read_text(encoding="utf-8")
+    path = tmp_path / "gateway.toml"
+    path.write_text(re.findall(r"```toml\n(# ibpo serve.*?)```", page, re.DOTALL)[0])
+    settings, plan = read_settings(path)
+    check_groups(settings, Plan.from_dict(plan))
+    assert [group.name for group in settings.model_of("any").response_group] == ["standard", "extended"]
+    assert settings.model_of("any").choose == ["caller", "router", "probe"]
+
+
+def test_a_router_has_to_know_the_response_groups():
+    """One that knows others would predict nothing."""
+    known = ("standard", "extended")
+    for names, choose, refused in (
+        (("standard", "extended"), ["router"], False),
+        (("low", "high"), ["caller"], False),
+        (("low",), ["router"], False),
+        (("low", "high"), ["caller", "router"], True),
+        (("standard", "extended", "most"), ["router"], True),
+    ):
+        groups = [{"name": name} for name in names]
+        settings = build_settings({"model": [{"name": "m", "choose": choose, "response_group": groups}]}, "file")
+        if refused:
+            with pytest.raises(IbpoError, match="knows the response groups standard, extended, and model 'm' has"):
+                check_router(settings, known)
+        else:
+            check_router(settings, known)
+
+
+def test_the_operator_is_told_what_bounds_the_tokens():
+    groups = [
+        {"name": "standard", "tokens": 400, "max_tokens": 4096},
+        {"name": "extended", "tokens": 5000, "max_tokens": 16384},
+    ]
+    tables = {"limits": {"max_in_flight": 100}, "model": [{"name": "m", "response_group": groups}]}
+
+    def said(budget, **change):
+        changed = {**tables, "model": [{"name": "m", "response_group": [groups[0], {**groups[1], **change}]}]}
+        return find_cautions(build_settings(changed, "file"), Plan.from_dict({"budget": budget}))
+
+    assert said({"b": {"mean": 0.3, "response_group": "extended"}}) == []
+    (bound,) = said({"tokens": {"mean": 2000, "overdraft": 20000}})
+    assert "overspent by 1,158,400 tokens" in bound  # 20,000 and 100 x 11,384
+    (tight,) = said({"tokens": {"mean": 2000, "cushion": 30000}})
+    assert "room for the caps of some 2 answers at a time, and 100 may be in flight" in tight
+    assert (
+        "no hard bound, as extended of model m has no max_tokens"
+        in said({"tokens": {"mean": 2000}}, max_tokens=None)[0]
+    )
+
+
+def test_budget_and_groups_belong_together():
+    tables = {"model": [{"name": "m", "response_group": [{"name": "a"}, {"name": "b", "max_tokens": 9000}]}]}
+    settings = build_settings(tables, "file")
+    check_groups(settings, Plan.from_dict({"budget": {"b": {"mean": 0.3, "response_group": "b"}}}))
+    check_groups(settings, Plan.from_dict({"budget": {"tokens": {"mean": 500}}}))
+    for budget, said in (
+        ({"c": {"mean": 0.3, "response_group": "c"}}, "no model has a response group 'c'"),
+        ({"money": {"mean": 3}}, "a gateway counts tokens"),
+        ({"tokens": {"mean": 20}}, "expected to take 512"),
+        ({"tokens": {"mean": 500, "cushion": 100}}, "raise the cushion to 9000"),
+    ):
+        with pytest.raises(IbpoError, match=said):
+            check_groups(settings, Plan.from_dict({"budget": budget}))
+
+
+def test_keys_from_a_file_and_from_the_environment(tmp_path, monkeypatch):
+    (first, line), (second, other) = new_key(), new_key()
+    path = tmp_path / "keys.toml"
+    path.write_text(f'[keys]\ngold = ["{line}"]\nquiet = "{other}"\n')
+    assert first not in path.read_text()
+    keys = read_keys(path)
+    assert (keys.tenant_of(f"Bearer {first}"), keys.tenant_of(f"bearer  {second} ")) == ("gold", "quiet")
+    assert keys.tenant_of(f"Bearer {line}") is None and keys.tenant_of("Bearer") is None
+    monkeypatch.setenv("THE_KEYS", f"gold={first}, quiet={second}")
+    assert keys_from_environment("THE_KEYS") == keys
+    for text, said in (
+        ("", "is empty"),
+        ("gold", "needs TENANT=KEY"),
+        ("gold=short", "at least 16"),
+        (f"a b={first}", "letters"),
+    ):
+        monkeypatch.setenv("THE_KEYS", text)
+        with pytest.raises(IbpoError, match=said) as error:
+            keys_from_environment("THE_KEYS")
+        assert first not in str(error.value)
+    for text, said in (
+        ("", "needs one table"),
+        (f"[keys]\ngold = ['{first}']", "sha256"),
+        (f"[keys]\na = '{line}'\nb = '{line}'", "one key is given twice"),
+        ("[keys\n", "is not TOML"),
+        (f"[keys]\na = '{line}'\n[slices]\nb = ['law']", "slices.b: there is no such tenant"),
+        (f"[keys]\na = '{line}'\n[slices]\na = 'law'", "slices.a: needs a list"),
+    ):
+        path.write_text(text)
+        with pytest.raises(IbpoError, match=said):
+            read_keys(path)
