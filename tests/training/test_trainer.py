@@ -108,8 +108,9 @@ def test_no_forward_pass_without_gradient_goes_through_trl(make_trainer, monkeyp
         with_gradient.append(torch.is_grad_enabled())
         return scored(*args, **kwargs)
 
+    trainer = make_trainer(max_steps=2, steps_per_generation=2)
     monkeypatch.setattr(GRPOTrainer, "_get_per_token_logps_and_entropies", counted)
-    make_trainer(max_steps=2, steps_per_generation=2).train()
+    trainer.train()
     assert with_gradient and all(with_gradient)
 
 
