@@ -129,7 +129,7 @@ def step_times(prompts: int, siblings: int, steps: int) -> None:
             began = time.perf_counter()
             asked = [rows[step * prompts + i // siblings]["prompt"] for i in range(prompts * siblings)]
             ids = [teacher.processing_class(text)["input_ids"] for text in asked]
-            prefixes = [teacher.prefix_ids[i % siblings * 2 // siblings] for i in range(len(ids))]
+            prefixes = [teacher.groups.prefix_ids[i % siblings * 2 // siblings] for i in range(len(ids))]
             rollouts.append(sampler.sample(ids, prefixes))
             sampling.append(time.perf_counter() - began)
         clocks = {kind: Clock(trainer, rollouts) for kind, trainer in trainers.items()}

@@ -1,21 +1,28 @@
 """Every other way of spending the budget, by name, on the embedded experiments' problems: one command, resumable.
 
-python -m experiments.baselines --experiment both --seeds 3
+    python -m experiments.baselines --experiment both --seeds 3
+
+Work is split into jobs, each a process of its own; what a job has finished is never repeated.
 """
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from experiments.context import BaselineJob, Context
+from experiments.recipes import BUDGETS, NAMES, NUM_STEPS, PART_OF_OTHERS, RECIPES, recipes_of, to_tune
+from ibpo.demo import EXPERIMENTS, JobSpec, model_path, run_jobs
 from ibpo.errors import IbpoError
+from ibpo.runs import note_call, write_text_atomic
 
-EXPERIMENTS = ("thinking", "voting")
 NUM_PROBLEMS, NUM_VALIDATION, NUM_PROBE, NUM_CALIBRATION = 2_000, 1_000, 2_000, 4_096
 QUICK_PROBLEMS, QUICK_VALIDATION, QUICK_PROBE, QUICK_STEPS = 200, 100, 200, 2
 
@@ -50,8 +57,6 @@ def baselines(
     it goes on where it was when it is called again.
     """
     try:
-        from experiments.recipes import NAMES, recipes_of
-
         if show:
             typer.echo("\n".join(NAMES))
             return
@@ -62,10 +67,7 @@ def baselines(
         experiments = EXPERIMENTS if experiment == "both" else (experiment,)
         run_dir = runs / (name or f"{experiment}{'-quick-baselines' if quick else ''}")
         console, started = Console(), time.time()
-        from experiments.page import write_outcome
-        from experiments.run import BaselineSettings, check_settings, run_baselines, shorter
-        from experiments.training_cost import NUM_STEPS
-        from ibpo.runs import note_call
+        from experiments.page import write_outcome  # here, so that what is not installed gets its one line
 
         steps = {name: num_steps or (QUICK_STEPS if quick else NUM_STEPS[name]) for name in experiments}
         settings = BaselineSettings(
@@ -93,6 +95,200 @@ def baselines(
     except KeyboardInterrupt:
         typer.echo("interrupted; the same command goes on", err=True)
         raise typer.Exit(130) from None
+
+
+KEPT = ("num_problems", "num_validation", "num_probe", "num_steps", "num_steps_of_others")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BaselineSettings:
+    """What a run consists of; its directory keeps this and refuses other numbers."""
+
+    experiments: tuple[str, ...]
+    baselines: tuple[str, ...]
+    seeds: tuple[int, ...]
+    num_problems: int
+    num_validation: int
+    num_probe: int
+    num_steps: tuple[int, ...]
+    """Updates of a policy that reinforcement learning trains, one number per experiment."""
+    num_steps_of_others: tuple[int, ...]
+    """The same of the policies without `Recipe.all_updates`."""
+    num_steps_of_demo: int | None = None
+    """Updates of IBPO and RAFT where no demo has trained them; None: the experiment's own number."""
+    num_calibration: int = 4_096
+    """Unlabelled prompts that IBPO's choice is calibrated on, as in a demo run."""
+
+    def steps_of(self, experiment: str, name: str) -> int:
+        """Updates of a policy, or of a candidate of its tuning."""
+        recipe = RECIPES.get(name.partition("~")[0])
+        steps = self.num_steps if recipe is None or recipe.all_updates else self.num_steps_of_others
+        return steps[self.experiments.index(experiment)]
+
+
+def shorter(num_steps: int, experiment: str) -> int:
+    """Updates of the policies that cannot have all of them.
+
+    Example:
+        >>> shorter(60, "voting"), shorter(95, "thinking")
+        (30, 95)
+    """
+    return max(1, round(PART_OF_OTHERS[experiment] * num_steps))
+
+
+def check_settings(run_dir: Path, settings: BaselineSettings) -> None:
+    """Keep the settings in the run directory, or refuse if it holds baselines (or a demo) with other numbers.
+
+    Raises:
+        IbpoError: names what differs, and the fix.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    asked = asdict(settings)
+    for name in ("settings.json", "baselines-settings.json"):
+        path = run_dir / name
+        if not path.exists():
+            continue
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise IbpoError(f"{path}: not readable ({error}); delete the directory or choose another --name") from None
+        keys = ("num_problems",) if name == "settings.json" else KEPT
+        if before.get("from_scratch"):
+            raise IbpoError(f"{run_dir} holds a demo of a model remade from nothing: choose another --name")
+        for key in keys:
+            now, then = asked[key], before.get(key)
+            if key.startswith("num_steps"):
+                steps = dict(zip(settings.experiments, now, strict=True))
+                old = dict(zip(before["experiments"], then or (), strict=False))
+                now = {e: n for e, n in steps.items() if e in old}
+                then = {e: n for e, n in old.items() if e in steps}
+            if now != then:
+                raise IbpoError(
+                    f"{run_dir} holds a run with {key} = {then}, this one asks for {now}: choose another --name, "
+                    "or delete the directory"
+                )
+    write_text_atomic(run_dir / "baselines-settings.json", json.dumps(asked, indent=2))
+
+
+def run_baselines(run_dir: Path, settings: BaselineSettings, console: Console) -> None:
+    """Sample the cold start, tune at the first seed, train and sample everything; two jobs at a time.
+
+    Raises:
+        IbpoError: if a job fails, with the end of what it said.
+    """
+    from experiments.jobs import CORRECT, PROBE, ROUTE
+
+    recipes = recipes_of(settings.baselines)
+    run_jobs([job for name in settings.experiments for job in _cold_start_jobs(run_dir, settings, name)], console)
+    needs_probe = bool({ROUTE, "oracle-by-problem"} & set(settings.baselines)) or bool(recipes)
+    if needs_probe:
+        _run(_jobs(run_dir, settings, [PROBE]), console)
+    _tune(run_dir, settings, console)
+    names = [recipe.name for recipe in reversed(recipes)]  # SCoRe, the longest, first
+    names += [name for name in (ROUTE, CORRECT) if name in settings.baselines]
+    _run(_jobs(run_dir, settings, names), console)
+    demo = [job for name in settings.experiments for job in _demo_jobs(run_dir, settings, name)]
+    if not all(job.is_done() for job in demo):
+        several = len(settings.experiments) > 1
+        told = f"ibpo demo --experiment {'both' if several else ''.join(settings.experiments)}"
+        told += f" --seeds {len(settings.seeds)} --name {run_dir.name}"
+        console.print(
+            f"IBPO's and RAFT's policies that are not in {run_dir} are trained now, as [bold]{told}[/bold] does "
+            "before this command: some 12 minutes a seed (thinking), 40 (voting)"
+        )
+        run_jobs(demo, console)
+
+
+def _tune(run_dir: Path, settings: BaselineSettings, console: Console) -> None:
+    """Train and value every candidate at the first seed; what was chosen before is kept."""
+    from experiments.jobs import ROUTE
+    from experiments.tuning import candidate_name, choose, is_tuned, keep_route
+
+    waiting = [
+        (recipe, name)
+        for recipe in to_tune(recipes_of(settings.baselines))
+        for name in settings.experiments
+        if not is_tuned(run_dir / name / "tuning.json", recipe.name)
+    ]
+    wanted = {(candidate_name(r.name, c), name) for r, name in waiting for c in r.candidates}
+    routed = [name for name in settings.experiments if not is_tuned(run_dir / name / "tuning.json", ROUTE)]
+    wanted |= {(ROUTE, name) for name in routed if ROUTE in settings.baselines}
+    names = list(dict.fromkeys(name for name, _ in sorted(wanted, reverse=True)))  # SCoRe, the longest, early
+    first = [job for job in _jobs(run_dir, settings, names) if job.seed == min(settings.seeds)]
+    _run([job for job in first if (job.name, job.experiment) in wanted], console)
+    of_experiment = {job.experiment: job for job in first}
+    for recipe, experiment in waiting:
+        choose(Context(of_experiment[experiment]), recipe)
+    for experiment in routed:
+        if (ROUTE, experiment) in wanted:
+            keep_route(Context(of_experiment[experiment]))
+
+
+def _run(jobs: Sequence[BaselineJob], console: Console) -> None:
+    if jobs:
+        run_jobs(jobs, console)
+
+
+def _jobs(run_dir: Path, settings: BaselineSettings, names: Sequence[str]) -> list[BaselineJob]:
+    return [
+        BaselineJob(
+            name=name,
+            experiment=experiment,
+            seed_dir=str(run_dir / experiment / f"seed{seed}"),
+            cold_start=str(model_path(experiment)),
+            seed=seed,
+            num_problems=settings.num_problems,
+            num_validation=settings.num_validation,
+            num_probe=settings.num_probe,
+            num_steps=settings.steps_of(experiment, name),
+            tuning_file=str(run_dir / experiment / "tuning.json"),
+        )
+        for name in names
+        for experiment in settings.experiments
+        for seed in settings.seeds
+    ]
+
+
+def _demo_jobs(run_dir: Path, settings: BaselineSettings, experiment: str) -> list[JobSpec]:
+    """The demo's own jobs of the policies wanted; what a demo of this name has finished is never repeated."""
+    kept = run_dir / "settings.json"
+    as_demo = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+    policies: list[tuple[str, float | None]] = [("raft", None)] if "raft" in settings.baselines else []
+    policies += [(f"ibpo-{q:g}", q) for q in BUDGETS if "ibpo" in settings.baselines]
+    return [
+        JobSpec(
+            kind="policy",
+            policy=policy,
+            budget=budget,
+            experiment=experiment,
+            seed_dir=str(run_dir / experiment / f"seed{seed}"),
+            cold_start=str(model_path(experiment)),
+            pretrained=str(model_path(experiment, "pretrained")),
+            seed=seed,
+            num_problems=settings.num_problems,
+            num_calibration=as_demo.get("num_calibration", settings.num_calibration),
+            num_steps=as_demo.get("num_steps", settings.num_steps_of_demo),
+        )
+        for seed in settings.seeds
+        for policy, budget in policies
+    ]
+
+
+def _cold_start_jobs(run_dir: Path, settings: BaselineSettings, experiment: str) -> list[JobSpec]:
+    """The demo's own job that samples cold start and pretrained model, so that its files are shared."""
+    return [
+        JobSpec(
+            kind="baselines",
+            experiment=experiment,
+            seed_dir=str(run_dir / experiment / f"seed{seed}"),
+            cold_start=str(model_path(experiment)),
+            pretrained=str(model_path(experiment, "pretrained")),
+            seed=seed,
+            num_problems=settings.num_problems,
+            num_calibration=0,
+        )
+        for seed in settings.seeds
+    ]
 
 
 def _problems_of_demo(run_dir: Path) -> int | None:

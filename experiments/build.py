@@ -29,6 +29,7 @@ from transformers import (
 
 from experiments.corpora import CURRICULA, Pairs, Stage
 from ibpo.demo import Experiment, JobSpec, StepProgress, experiment_named, progress_file, quiet_libraries, teller
+from ibpo.responses.groups import encode_prefix
 from ibpo.responses.sequential_voting import build_sequential_vote, read_sequential_vote
 from ibpo.responses.voting_forms import external_vote
 from ibpo.rollouts.hf import HFSampler
@@ -228,7 +229,7 @@ def sample_ended(
     """`sample_texts`, and whether each completion ended by itself."""
     sampler = HFSampler(model, tokenizer, max_completion_length=max_completion_length, batch_size=512)
     prompts = tokenizer([str(p.prompt) for p in problems], add_special_tokens=False)["input_ids"]
-    opening = tokenizer(prefix, add_special_tokens=False)["input_ids"]
+    opening = encode_prefix(prefix, tokenizer)
     completions = sampler.sample(prompts, [opening] * len(prompts))
     ended = [ids[-1] == tokenizer.eos_token_id for ids in completions]
     return tokenizer.batch_decode(completions, skip_special_tokens=True), ended

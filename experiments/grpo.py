@@ -1,7 +1,7 @@
 """GRPO and its kin on `trl.GRPOTrainer`: plain, with a length penalty, Thinkless-like, AdaptThink-like.
 
 Each is TRL's trainer with reward functions; two need a few lines more, because their papers change how the opening
-token is treated. Problems and lengths are those of IBPO's policies; rollouts per update: `experiments.training_cost`.
+token is treated. Problems and lengths are those of IBPO's policies; rollouts per update: `experiments.recipes`.
 """
 
 from __future__ import annotations
@@ -20,13 +20,69 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
 from experiments.context import Context
-from experiments.rewards import RewardFunction, length_penalty, standard_bonus, thinkless_reward
-from experiments.training_cost import RESPONSES_PER_UPDATE
+from experiments.recipes import RESPONSES_PER_UPDATE
 from ibpo.demo import StepProgress, common_settings, correctness_reward
+from ibpo.responses.groups import encode_prefix
 from ibpo.rollouts.hf import HFSampler
 from ibpo.runs import write_text_atomic
+from ibpo.types import ResponseGroup
 
+RewardFunction = Callable[..., list[float]]
 RollOut = Callable[[list[str], GRPOTrainer], dict[str, Any]]
+
+
+def length_penalty(strength: float, max_length: int) -> RewardFunction:
+    """A price on tokens: - strength * tokens / max_length.
+
+    Added to the correctness, the best policy under it takes the extended response exactly where its gain is worth
+    strength / max_length a token: a budget's price, set by hand instead of found.
+
+    Example:
+        >>> length_penalty(0.5, 10)(completions=["a b"], completion_ids=[[1, 2]])
+        [-0.1]
+    """
+
+    def penalty(completions: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
+        del completions
+        return [-strength * len(ids) / max_length for ids in completion_ids]
+
+    return penalty
+
+
+def thinkless_reward(gap: float, response_groups: Sequence[ResponseGroup]) -> RewardFunction:
+    """Thinkless (Fang et al. 2025, arXiv 2505.13379): a right standard response 1, a right other one 1 - gap, wrong -1.
+
+    Example:
+        >>> from ibpo.responses.thinking import EXTENDED, STANDARD
+        >>> reward = thinkless_reward(0.5, (STANDARD, EXTENDED))
+        >>> reward(completions=["<answer> 4", "<think> a 4 </think> <answer> 4", "<answer> 5"], answer=["4"] * 3)
+        [1.0, 0.5, -1.0]
+    """
+    correctness, standard = correctness_reward(response_groups), response_groups[0]
+
+    def thinkless(completions: list[str], answer: list[str], **columns: Any) -> list[float]:
+        right = correctness(completions=completions, answer=answer, **columns)
+        return [
+            (1.0 if standard.matches(text) else 1.0 - gap) if one > 0 else -1.0
+            for text, one in zip(completions, right, strict=True)
+        ]
+
+    return thinkless
+
+
+def standard_bonus(bonus: float, standard: ResponseGroup) -> RewardFunction:
+    """AdaptThink (Zhang et al. 2025, arXiv 2505.13417): `bonus` (its delta) for a response of the standard group.
+
+    Example:
+        >>> from ibpo.responses.thinking import STANDARD
+        >>> standard_bonus(0.05, STANDARD)(completions=["<answer> 4", "<think> a 4 </think> <answer> 4"])
+        [0.05, 0.0]
+    """
+
+    def answers_at_once(completions: list[str], **_: Any) -> list[float]:
+        return [bonus * standard.matches(text) for text in completions]
+
+    return answers_at_once
 
 
 def grpo(context: Context, out_dir: Path, *, learning_rate: float) -> None:
@@ -121,7 +177,7 @@ def opened(prefixes: Sequence[str]) -> RollOut:
     def roll_out(prompts: list[str], trainer: GRPOTrainer) -> dict[str, Any]:
         tokenizer: Any = trainer.processing_class
         prompt_ids = tokenizer(prompts, add_special_tokens=False)["input_ids"]
-        ids = [tokenizer(prefix, add_special_tokens=False)["input_ids"] for prefix in prefixes] or [[]]
+        ids = [encode_prefix(prefix, tokenizer) for prefix in prefixes] or [()]
         siblings: Any = trainer.num_generations
         forced = [ids[place % siblings * len(ids) // siblings] for place in range(len(prompts))]
         completion_ids = sampler_of(trainer).sample(prompt_ids, forced)

@@ -6,15 +6,13 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from experiments.complete_table import markdown, number, terminal_table
-from experiments.recipes import BUDGETS
-from experiments.run import BaselineSettings, steps_of
+from experiments.recipes import BUDGETS, training_of
 from experiments.table import tabulate, yardsticks_of
-from experiments.training_cost import training_of
 from experiments.tuning import read_tuning
 from ibpo.demo import calibrated_choice, experiment_named, training_steps
 from ibpo.evaluation.compare import Row, compare, load_responses, mean_over_seeds
@@ -22,6 +20,9 @@ from ibpo.evaluation.frontier import plot_frontier
 from ibpo.evaluation.report import ReportData, pick_examples, write_report
 from ibpo.evaluation.report_parts import percent, points
 from ibpo.runs import noted_calls, write_text_atomic
+
+if TYPE_CHECKING:  # it runs as __main__
+    from experiments.baselines import BaselineSettings
 
 
 def write_outcome(run_dir: Path, settings: BaselineSettings, console: Console, seconds: float) -> None:
@@ -40,7 +41,7 @@ def write_outcome(run_dir: Path, settings: BaselineSettings, console: Console, s
             own = tabulate(seed_dir, name, seed, levels, settings.baselines)
             yardsticks = yardsticks_of(seed_dir, levels, there, seed=seed)
             for row, result in zip([*there.rows, *own.rows], [*there.results, *own.results], strict=True):
-                got = (row["method"], row["budget"], seed_dir, name, partial(steps_of, settings, name))
+                got = (row["method"], row["budget"], seed_dir, name, partial(settings.steps_of, name))
                 rows.append(row | yardsticks.of(result) | training_of(*got, settings.num_probe))
             merits += there.merits
             areas += [*there.areas, *own.areas]

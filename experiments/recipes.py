@@ -1,11 +1,18 @@
-"""Which baselines there are: what each trains, in which strengths, and what is tuned for it on validation problems."""
+"""Which baselines there are: what each trains, in which strengths, what is tuned for it, and what its training costs.
+
+Equal means? Every policy's row names its updates and the responses that were sampled for it in training.
+"""
 
 from __future__ import annotations
 
+import importlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from experiments.context import NUM_PROBE_RESPONSES
 from ibpo.errors import IbpoError
 
 BUDGETS = (0.25, 0.5, 0.75)
@@ -18,6 +25,13 @@ OF_DEMO = ("raft", "ibpo")
 LEARNING_RATES = ({"learning_rate": 3e-4}, {"learning_rate": 1e-3})
 OPENING_WEIGHTS = (0.01, 1.0)
 """Thinkless publishes 0.001, for responses of thousands of tokens."""
+RESPONSES_PER_UPDATE = {"thinking": 256, "voting": 128}
+"""Of reinforcement learning. Voting's responses are long: half of them an update leaves twice as many updates."""
+NUM_STEPS = {"thinking": 95, "voting": 60}
+"""Updates that let three seeds of everything end within 90 minutes on two idle cores (docs/evaluation.md). Thinking's
+are as many responses as IBPO's own 190 updates of 128; voting's are an eighth."""
+PART_OF_OTHERS = {"thinking": 1.0, "voting": 0.5}
+"""Where not all policies can have so many updates: the part that those without `Recipe.all_updates` get."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +54,7 @@ class Recipe:
     """The policy whose chosen options it takes over."""
     two_turns: bool = False
     all_updates: bool = False
-    """Trained for as long as the time allows, where others have to make do with less (`experiments.training_cost`)."""
+    """Trained for as long as the time allows, where others have to make do with less (`NUM_STEPS`)."""
 
 
 def _length_penalty(strength: float) -> Recipe:
@@ -147,7 +161,67 @@ def to_tune(recipes: Sequence[Recipe]) -> list[Recipe]:
 
 def trainer_of(recipe: Recipe) -> Callable[..., None]:
     """The function that trains it; imported here, so that the command line need not wait for torch."""
-    import importlib
-
     module, _, function = recipe.train.partition(":")
     return getattr(importlib.import_module(f"experiments.{module}"), function)
+
+
+def training_of(
+    method: str, budget: float | None, seed_dir: Path, experiment: str, steps_of: Callable[[str], int], num_probe: int
+) -> dict[str, int | None]:
+    """`num_updates` and `num_training_responses` of a row; 0 where nothing was trained for it.
+
+    Args:
+        method: The row's.
+        budget: The row's.
+        seed_dir: The folder of its experiment and seed.
+        experiment: Its experiment.
+        steps_of: A recipe's name -> its updates.
+        num_probe: Probe problems.
+    """
+    recipe = next((r for r in RECIPES.values() if r.method == method), None)
+    if recipe is not None:
+        updates, responses = sampled_for(recipe, experiment, steps_of(recipe.name), num_probe)
+    elif method == "solve-then-learn":
+        updates, responses = None, 2 * NUM_PROBE_RESPONSES * num_probe
+    elif "RAFT" in method:
+        updates, responses = sampled_for_demo(seed_dir, "raft", experiment)
+    elif "IBPO" in method and budget is not None:
+        updates, responses = sampled_for_demo(seed_dir, f"ibpo-{budget:g}", experiment)
+    else:
+        updates, responses = 0, 0
+    return {"num_updates": updates, "num_training_responses": responses}
+
+
+def sampled_for(recipe: Recipe, experiment: str, num_steps: int, num_probe: int) -> tuple[int | None, int]:
+    """Updates (None: one epoch of SFT) and responses sampled for training one policy.
+
+    Both turns of a dialogue are responses. What SFT imitates, and SCoRe's dialogues are built of, are the responses to
+    the probe problems, which are sampled once for all. Tuning takes as much again for each candidate not chosen.
+
+    Example:
+        >>> sampled_for(RECIPES["grpo"], "thinking", 95, 2000), sampled_for(RECIPES["score"], "thinking", 95, 2000)
+        ((95, 24320), (94, 64128))
+    """
+    probe = 2 * NUM_PROBE_RESPONSES * num_probe
+    if recipe.train.startswith("sft:"):
+        return None, probe
+    per_update = RESPONSES_PER_UPDATE[experiment]
+    if recipe.two_turns:
+        updates = 2 * max(1, num_steps // 2)  # two stages
+        return updates, 2 * per_update * updates + probe
+    return num_steps, per_update * num_steps
+
+
+def sampled_for_demo(seed_dir: Path, policy: str, experiment: str) -> tuple[int | None, int | None]:
+    """The same of a policy of the demo, `raft` or `ibpo-Q`, as its training recorded; None where it left no metrics."""
+    from ibpo.demo import experiment_named, settings_of
+
+    assert policy.startswith(OF_DEMO)
+    path = seed_dir / "policies" / policy / "metrics.json"
+    if not path.exists():
+        return None, None
+    steps: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+    updates = max((int(row["step"]) for row in steps if "step" in row), default=0)
+    budget = None if policy == "raft" else float(policy.removeprefix("ibpo-"))
+    settings = settings_of(experiment_named(experiment), budget, 0, updates)
+    return updates, updates * int(settings["per_device_train_batch_size"])

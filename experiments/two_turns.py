@@ -23,8 +23,10 @@ from experiments.context import Context
 from experiments.grpo import RollOut, build_trainer, sampler_of, save
 from experiments.sft import fine_tune
 from ibpo.demo import StepProgress, correctness_reward
-from ibpo.evaluation.sample import score, to_rollouts, write_scored
+from ibpo.evaluation.sample import to_rollouts, write_scored
+from ibpo.rewards.exact import ExactJudge
 from ibpo.rollouts.hf import HFSampler
+from ibpo.rollouts.scoring import score
 from ibpo.training.loss import kl_penalty
 from ibpo.training.reference_model import frozen_copy
 from ibpo.types import Problem
@@ -60,7 +62,7 @@ def write_dialogues(
     prompts = tokenizer([str(p.prompt) for p in repeated], add_special_tokens=False)["input_ids"]
     sampler = HFSampler(model, tokenizer, max_completion_length=experiment.max_completion_length, batch_size=512)
     turns = [to_rollouts(tokenizer, repeated, prompts, ids) for ids in dialogues(sampler, prompts)]
-    first, second = ([score(r, p, experiment.response_groups) for r, p in zip(t, repeated, strict=True)] for t in turns)
+    first, second = (score(turn, repeated, experiment.response_groups, ExactJudge()) for turn in turns)
     write_scored(path, repeated, second, num_samples, before=first)
 
 

@@ -246,6 +246,7 @@ def check_budget(
     if groups is not None and budget.name not in groups and budget.name not in costs:
         close = difflib.get_close_matches(budget.name, [*groups, *costs], n=1, cutoff=0.5)
         hint = f"; did you mean {close[0]}?" if close else ""
+        costs = () if refused and "cost" in refused else costs
         cost = " and no cost" if costs else ""
         raise IbpoError(
             f"{where}: no response group{cost} is named {budget.name!r}; there are {', '.join([*groups, *costs])}{hint}"

@@ -1,9 +1,14 @@
-"""A test file that cannot be imported is an error; and what tests of pages share: a real browser."""
+"""No test depends on the clock, a broken one is an error; and what tests of pages share: a real browser."""
 
 import shutil
 
 import pytest
 from _pytest.doctest import DoctestModule
+from hypothesis import HealthCheck, settings
+
+# A busy machine is slow, not wrong.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None

@@ -7,7 +7,6 @@ from ibpo.allocation.knapsack import envelope
 from ibpo.allocation.limits import Limit, limit, share, slices, stack
 from ibpo.allocation.margin import reward_margin
 from ibpo.allocation.problem import InfeasibleBudget
-from ibpo.allocation.running_price import RunningPrice
 
 __all__ = [
     "Allocation",
@@ -17,7 +16,6 @@ __all__ = [
     "InfeasibleBudget",
     "Limit",
     "Pick",
-    "RunningPrice",
     "allocate",
     "envelope",
     "frontier",

@@ -1,6 +1,18 @@
-"""Which responses are chosen: the entry to the room. The problem is solved exactly, by the cheapest rule that fits.
+"""Which responses are chosen: the room's entry. Every problem is solved exactly, by the cheapest rule that fits.
 
-Letters: R responses, P problems, K budgets, C candidates.
+The terms of the problem, and what the code calls them:
+
+    objective    sum_r utility_r weight_r, to be maximised
+    total_k      sum_r cost_kr weight_r, a total cost; budgets are means per problem, so
+    bounds       low_k = at_least_k P <= total_k <= high_k = budget_k P
+    score_r      utility_r - sum_k price_k cost_kr, what a response is worth at prices
+    bound        sum_p max_{r of p} score_r + sum_k price_k b_k, b_k = high_k (low_k where price_k < 0): the dual
+                 function. Whatever the prices, no allocation has a larger objective: the certificate.
+    regret_r     (largest score of r's problem) - score_r: what choosing r takes away from the bound
+    gap          bound - objective
+
+Every rule looks for prices at which the bound is small, takes the responses of the largest scores, and repairs the few
+problems where that spends too much or too little. Letters: R responses, P problems, K budgets, C candidates.
 """
 
 import math
@@ -130,58 +142,65 @@ def allocate(
     if node_limit is not None and node_limit < 1:
         raise IbpoError(f"node_limit: must be at least 1, got {node_limit!r}")
     effort = Effort(time_limit_s=time_limit_s, relative_gap=relative_gap, node_limit=node_limit)
+    # Every cost is 0 or 1, a share: of each problem only the best response under each set of shares can be chosen.
     shares = Shares.from_arguments(arguments)
     if shares is not None:
         return _allocate_shares(arguments, shares, effort)
-    instance = gather(arguments)
-    for k, row in enumerate(instance.cost):
-        least, most = np.empty((2, instance.num_problems))
-        for problems, rows, part in instance.segments.blocks():
-            least[problems] = part.min(row[rows])
-            if arguments.limits.low[k] is not None:
-                most[problems] = part.max(row[rows])
-        dearest = 0.0 if arguments.limits.low[k] is None else exact_sum(most)
-        arguments.limits.check(k, exact_sum(least), dearest, instance.num_problems)
-    chosen, price, rule, bound = _solve(instance, "general", effort)
-    if chosen is None:
-        raise _jointly_infeasible(instance, effort)
-    if instance.tie is not None:  # of equal responses, HiGHS takes any
-        chosen = first_twins(instance, chosen)
-    weight = np.zeros(instance.num_responses, np.int8)
-    rows = chosen if instance.row is None else instance.row[chosen]
-    weight[rows[rows >= 0]] = 1
-    values = instance.utility[chosen]
-    return _allocation(weight, values, instance.total(chosen), price=price, rule=rule, bound=bound)
+    return _allocate_candidates(gather(arguments), effort)
 
 
 def _allocate_shares(arguments: Arguments, shares: Shares, effort: Effort) -> Allocation:
-    """Where all costs are 0 or 1, only the best response of each problem and kind counts."""
-    limits, num_problems = arguments.limits, shares.segments.num_problems
-    bounds = [limits.bounds(k) for k in range(len(arguments.cost))]
+    """Where all costs are 0 or 1: selection, transportation, or the general way on the best response of each kind."""
+    bounds, num_problems = arguments.bounds, shares.segments.num_problems
     for k, (least, most) in enumerate(shares.ranges()):
-        limits.check(k, least, most, num_problems)
-    values, bound = None, None
+        bounds.check(k, least, most, num_problems)
+    values, bound = None, None  # no bound: exact by an argument, not by a certificate
     if shares.slice_P is not None:
         takes, price = select(shares, shares.slice_P, bounds)
         pick = takes.view(np.uint8)
         rule = "selection" if price.any() else "unconstrained"
-    elif (found := transport(shares, limits)) is not None:
+    elif (found := transport(shares, bounds)) is not None:
         pick, price, values = found
         rule = "transportation" if price.any() else "unconstrained"
     else:
-        instance, kind = shares.candidates(limits)
+        instance, kind = shares.candidates(bounds)
         rule = "transportation" if shares.laminar else "general"
         chosen, price, rule, bound = _solve(instance, rule, effort)
         if chosen is None:
             raise _jointly_infeasible(instance, effort)
         pick = kind[chosen]
     values, total = shares.values(pick) if values is None else values, shares.total(pick)
-    assert all(limits.keeps_high(total[k], k) and limits.keeps_low(total[k], k) for k in range(len(bounds)))
-    return _allocation(shares.weight(pick, values), values, total, price=price, rule=rule, bound=bound)
+    assert bounds.fit(total)
+    return _certified(shares.weight(pick, values), values, total, price=price, rule=rule, bound=bound)
+
+
+def _allocate_candidates(instance: AllocationProblem, effort: Effort) -> Allocation:
+    """Where a cost is any number: prices, then HiGHS on what they leave open."""
+    # Can each bound be kept by itself? sum_p min_r cost_kr <= high_k, and sum_p max_r cost_kr >= low_k.
+    for k, row in enumerate(instance.cost):
+        has_low = instance.bounds.low[k] is not None
+        least, most = np.empty((2, instance.num_problems))
+        for problems, rows, block in instance.segments.blocks():
+            least[problems] = block.min(row[rows])
+            if has_low:
+                most[problems] = block.max(row[rows])
+        instance.bounds.check(k, exact_sum(least), exact_sum(most) if has_low else 0.0, instance.num_problems)
+    chosen, price, rule, bound = _solve(instance, "general", effort)
+    if chosen is None:
+        raise _jointly_infeasible(instance, effort)
+    if instance.tie is not None:  # HiGHS takes any of equal responses
+        chosen = first_twins(instance, chosen)
+    # weight_r = 1 for the chosen: from candidates to the caller's rows, without the empty responses.
+    weight = np.zeros(instance.num_responses, np.int8)
+    rows = chosen if instance.row is None else instance.row[chosen]
+    weight[rows[rows >= 0]] = 1
+    values = instance.utility[chosen]
+    return _certified(weight, values, instance.total(chosen), price=price, rule=rule, bound=bound)
 
 
 def _solve(instance: AllocationProblem, rule: Rule, effort: Effort) -> tuple[IntArray | None, FloatArray, Rule, float]:
-    """The choice `[P]` (None: none found), prices, rule and bound."""
+    """The choice `[P]` (None: none found), prices `[K]`, rule and bound on the objective."""
+    # 1. Prices, and the choice that they suggest. Does the best of each problem fit, all prices are 0.
     known = math.inf
     if len(instance.cost) == 1:
         rule = "knapsack"
@@ -196,6 +215,7 @@ def _solve(instance: AllocationProblem, rule: Rule, effort: Effort) -> tuple[Int
         price, chosen = prices(instance)
     if chosen is not None and not instance.all_fit(chosen):
         chosen = None
+    # 2. gap = bound - objective: if it is not closed, an integer programme on the responses whose regret is below it.
     value = 0.0 if chosen is None else exact_sum(instance.utility[chosen])
     tolerance = max(effort.relative_gap * abs(value), _rounding(instance.utility, value))
     if chosen is not None and known - value <= tolerance:
@@ -213,7 +233,7 @@ def _rounding(utility: FloatArray, value: float) -> float:
     return 1e-9 * (float(np.ptp(utility)) + abs(value))
 
 
-def _allocation(
+def _certified(
     weight: NDArray[np.int8],
     values: FloatArray,
     total: list[float],
@@ -248,25 +268,28 @@ def _allocation(
 
 def _jointly_infeasible(instance: AllocationProblem, effort: Effort) -> IbpoError:
     """Each bound can be kept alone, all together cannot: find the first that fails given those before it."""
-    limits = instance.limits
+    bounds = instance.bounds
     for k in range(len(instance.cost)):
         given = "" if k == 0 else f" together with budget{'s 0 to ' + str(k - 1) if k > 1 else ' 0'}"
         for floor in (False, True):
-            if (k == 0 and not floor) or (floor and limits.low[k] is None):
+            if (k == 0 and not floor) or (floor and bounds.low[k] is None):
                 continue
-            rows = k + 1 if floor else k
+            # The least (for a floor, the largest) total_k inside the bounds before k: allocated with it as the utility.
+            before = k + 1 if floor else k
             question = replace(
                 instance,
                 utility=instance.cost[k] if floor else -instance.cost[k],
-                cost=instance.cost[:rows],
-                limits=Bounds(low=(*limits.low[:k], None)[:rows], high=limits.high[:rows], whole=limits.whole[:rows]),
+                cost=instance.cost[:before],
+                bounds=Bounds(
+                    low=(*bounds.low[:k], None)[:before], high=bounds.high[:before], whole=bounds.whole[:before]
+                ),
             )
             chosen, *_ = _solve(question, "general", Effort(time_limit_s=effort.time_limit_s))
             if chosen is None:
                 break
             total = abs(exact_sum(question.utility[chosen]))
-            if not (limits.keeps_low if floor else limits.keeps_high)(total, k):
-                return limits.infeasible(k, total, instance.num_problems, given, floor=floor)
+            if not (bounds.keeps_low if floor else bounds.keeps_high)(total, k):
+                return bounds.infeasible(k, total, instance.num_problems, given, floor=floor)
     return IbpoError(
         f"time_limit_s: no allocation was found within {effort.time_limit_s:g} s; allow more, or widen a budget"
     )

@@ -127,7 +127,8 @@ def frontier(
     if np.ndim(cost) != 1:
         raise IbpoError(f"cost: a frontier is over one cost, shape [R], got shape {np.shape(cost)}")
     instance = gather(validate(utility, problem, cost, [None], choose=choose))
-    of_candidate = instance.spread(np.arange(instance.num_problems))
+    of_candidate = instance.segments.spread(np.arange(instance.num_problems))
+    # From each problem's cheapest response up its envelope, the steps of all problems by falling slope.
     steps = envelope(of_candidate, instance.utility, instance.cost[0])
     order = np.lexsort((steps.cost, instance.ids.key(steps.problem), -steps.slope))
     base = [exact_sum(x[steps.base]) for x in (instance.cost[0], instance.utility)]

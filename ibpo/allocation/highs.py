@@ -48,7 +48,6 @@ class HighsProgram:
         count: `[types]` how many problems are of it.
         low: `[K]` lower bounds on the total cost, -inf where none.
         high: `[K]` upper bounds, inf where none.
-        members: The problems, by type and then by key.
         choices: `[T]` matrix of candidates: for each type's candidate the candidates of its members, in that order.
     """
 
@@ -71,10 +70,11 @@ class HighsProgram:
         high: FloatArray,
     ) -> "HighsProgram":
         """Aggregate candidates; `problem` is not decreasing, 0 .. P-1, `key` `[P]` orders the members of a type."""
-        order = np.lexsort((*cost[::-1], -utility, problem))
+        order = np.lexsort((*cost[::-1], -utility, problem))  # within a problem: the best first, then the cheapest
         size_P = np.bincount(problem)
         start_P = np.cumsum(size_P) - size_P
         parts: list[tuple[FloatArray, IntArray]] = []
+        # Problems of one number of candidates make a matrix [members, size x (1 + K)]; equal rows are one type.
         for size in np.unique(size_P).tolist():
             members = np.flatnonzero(size_P == size)
             table = order[start_P[members][:, None] + np.arange(size)]  # [members, size] candidates
@@ -116,26 +116,25 @@ class HighsProgram:
         """
         from scipy.optimize import linprog
 
-        program = _Scaled(self)
+        scaled = _Scaled(self)
         found: Any = linprog(  # pyright: ignore[reportCallIssue]
-            program.objective,
-            A_ub=program.inequalities[0],
-            b_ub=program.inequalities[1],
-            A_eq=program.one_each,  # pyright: ignore[reportArgumentType]  # the stubs do not know sparse arrays
+            scaled.objective,
+            A_ub=scaled.inequalities[0],
+            b_ub=scaled.inequalities[1],
+            A_eq=scaled.one_each,  # pyright: ignore[reportArgumentType]  # the stubs do not know sparse arrays
             b_eq=self.count.astype(float),
             method="highs-ds",
         )
         if found.x is None:
             return None, np.zeros(len(self.cost))
+        # From HiGHS's multipliers of the scaled inequalities to prices of the costs.
         dual = np.zeros(len(self.cost))
         multiplier = np.maximum(-found.ineqlin.marginals, 0.0)  # HiGHS's may be a rounding error below 0
-        np.add.at(dual, program.rows[0], multiplier * program.rows[1])
-        return found.x, dual / (program.value_scale * program.row_scale)
+        np.add.at(dual, scaled.rows[0], multiplier * scaled.rows[1])
+        return found.x, dual / (scaled.value_scale * scaled.row_scale)
 
-    def integer(
-        self, effort: Effort, *, slack: float = 0.0, known: float = math.inf
-    ) -> tuple[IntArray | None, float, bool]:
-        """Amounts `[T]` of the integer programme (None: none found), an upper bound on its value, whether proved.
+    def integer(self, effort: Effort, *, slack: float = 0.0, known: float = math.inf) -> tuple[IntArray | None, float]:
+        """Amounts `[T]` of the integer programme (None: none found), and an upper bound on its value.
 
         Args:
             effort: When to stop.
@@ -144,10 +143,10 @@ class HighsProgram:
         """
         from scipy.optimize import Bounds, LinearConstraint, milp
 
-        program = _Scaled(self)
+        scaled = _Scaled(self)
         tight = np.zeros(len(self.cost))
-        bound, proved = math.inf, False
-        least_regret = max(program.offset - known, slack)
+        bound = math.inf
+        least_regret = max(scaled.offset - known, slack)
         options: Any = {
             "mip_rel_gap": 0.5 * slack / least_regret if slack and math.isfinite(least_regret) else 0.0,
             "time_limit": effort.time_limit_s,
@@ -158,34 +157,33 @@ class HighsProgram:
             asked: Any = dict(options)  # milp takes keys out of it
             with quiet_stdout():
                 found: Any = milp(
-                    program.objective,
+                    scaled.objective,
                     integrality=np.ones(len(self.utility), np.int64),
                     bounds=Bounds(0, np.inf),
                     constraints=[
-                        LinearConstraint(program.cost, program.low + tight, program.high - tight),
-                        LinearConstraint(program.one_each, self.count, self.count),
+                        LinearConstraint(scaled.cost, scaled.low + tight, scaled.high - tight),
+                        LinearConstraint(scaled.one_each, self.count, self.count),
                     ],
                     options=asked,
                 )
             if found.x is None and found.status != 2 and options.pop("node_limit", None) is not None:
                 continue  # nodes are counted from the first choice that keeps the bounds
             if not tight.any():
-                proved = found.status in (0, 2)
                 if found.status == 2:
                     bound = -math.inf
                 elif found.mip_dual_bound is not None and math.isfinite(found.mip_dual_bound):
-                    bound = program.offset - found.mip_dual_bound / program.value_scale
+                    bound = scaled.offset - found.mip_dual_bound / scaled.value_scale
             if found.x is None:
-                return None, bound, proved
+                return None, bound
             rounded: IntArray = np.rint(found.x).astype(np.int64)
-            amount, total = rounded, program.cost @ rounded
-            over = np.maximum(np.maximum(total - program.high, program.low - total), 0.0)
+            # The whole numbers that were meant: do they keep the bounds, without HiGHS's tolerance of 1e-6?
+            amount, total = rounded, scaled.cost @ rounded
+            over = np.maximum(np.maximum(total - scaled.high, scaled.low - total), 0.0)
             if not (over > 1e-12 * np.maximum(1.0, np.abs(total))).any():
                 break
             # A tolerance of HiGHS let it through: ask again, a little tighter. The bound stays that of the first time.
             tight = tight + 2 * over
-            proved = False
-        return amount, bound, proved
+        return amount, bound
 
 
 class _Scaled:
@@ -195,19 +193,22 @@ class _Scaled:
     gap) are 1e-10 of the largest regret; costs are scaled to at most 1 in size.
     """
 
-    def __init__(self, core: HighsProgram) -> None:
+    def __init__(self, program: HighsProgram) -> None:
         from scipy.sparse import csr_array
 
-        best = np.maximum.reduceat(core.utility, np.searchsorted(core.kind, np.arange(len(core.count))))
-        regret = best[core.kind] - core.utility
+        # regret = (best utility of the type) - utility; objective = offset - sum regret amount
+        best = np.maximum.reduceat(program.utility, np.searchsorted(program.kind, np.arange(len(program.count))))
+        regret = best[program.kind] - program.utility
         self.value_scale = 1e4 / (float(regret.max()) or 1.0)
-        self.offset = math.fsum(best * core.count)
+        self.offset = math.fsum(best * program.count)
         self.objective = regret * self.value_scale
-        largest = np.abs(core.cost).max(axis=1)
+        largest = np.abs(program.cost).max(axis=1)
         self.row_scale = np.where(largest > 0, largest, 1.0)
-        self.cost = core.cost / self.row_scale[:, None]
-        self.low, self.high = core.low / self.row_scale, core.high / self.row_scale
-        self.one_each = csr_array((np.ones(len(core.kind)), (core.kind, np.arange(len(core.kind)))))
+        self.cost = program.cost / self.row_scale[:, None]
+        self.low, self.high = program.low / self.row_scale, program.high / self.row_scale
+        # sum_{t of type} amount_t = count_type
+        self.one_each = csr_array((np.ones(len(program.kind)), (program.kind, np.arange(len(program.kind)))))
+        # low <= cost amount <= high as inequalities, for linprog; `rows` says which budget each is of, and its sign.
         up, down = np.flatnonzero(np.isfinite(self.high)), np.flatnonzero(np.isfinite(self.low))
         self.rows = np.concatenate([up, down]), np.concatenate([np.ones(len(up)), -np.ones(len(down))])
         self.inequalities = (
@@ -223,7 +224,10 @@ _lock = threading.Lock()
 def quiet_stdout() -> Generator[None, None, None]:
     """What C code prints to standard output meanwhile is dropped; Python's own buffered output is not touched.
 
-    Of the whole process: what another thread flushes to standard output meanwhile is dropped, too.
+    The HiGHS that scipy bundles prints `HighsMipSolverData::transformNewIntegerFeasibleSolution tmpSolver.run();` with
+    a bare `printf` whenever it repairs a solution: no option turns it off (jump-dev/HiGHS.jl, issue 312), and a program
+    that writes JSON to its standard output breaks on it. Standard output is the whole process's: what another thread
+    flushes to it meanwhile is dropped, too.
     """
     flush = getattr(ctypes.CDLL(None), "fflush", None) if os.name == "posix" else None
     if flush is None:

@@ -1,6 +1,13 @@
 """Several budgets: optimal prices by narrowing a box around them until HiGHS can finish.
 
-Letters: C candidates, P problems, K budgets.
+With u_c the utility and cost_c the `[K]` costs of candidate c of problem p, and b the bounds on the total costs, the
+dual function at prices y is
+
+    D(y) = sum_p max_{c of p} (u_c - y . cost_c) + y . b,        y_k >= 0 where only an upper bound is given.
+
+It is convex, at least the objective of every allocation inside the bounds, and its minimum is the value of the linear
+relaxation. `prices` looks for that minimum, `close_gap` for the allocation. Letters: C candidates, P problems, K
+budgets.
 """
 
 import math
@@ -11,7 +18,7 @@ import numpy as np
 
 from ibpo.allocation.highs import Effort, HighsProgram
 from ibpo.allocation.problem import AllocationProblem, best_candidates, scores
-from ibpo.allocation.segments import FloatArray, IntArray, exact_sum
+from ibpo.allocation.segments import FloatArray, IntArray, Segments, exact_sum, is_first
 
 SMALL = 2_500
 """Problems, or types of problems, that HiGHS gets at once."""
@@ -27,9 +34,9 @@ class _Band:
         floor: `[K]` corner of the box.
         ceiling: `[K]` the opposite corner.
         open: Candidates that can be best somewhere in the box, of problems with several such.
-        settled: The choices of the other problems.
-        start: Where each open problem begins in `open`.
+        segments: The open problems' places in `open`.
         problems: The open problems.
+        settled: The choices of the other problems.
         low: `[K]` lower bounds on what the open problems cost in all.
         high: `[K]` upper bounds.
     """
@@ -37,36 +44,31 @@ class _Band:
     floor: FloatArray
     ceiling: FloatArray
     open: IntArray
-    settled: IntArray
-    start: IntArray
+    segments: Segments
     problems: IntArray
+    settled: IntArray
     low: FloatArray
     high: FloatArray
-
-    @property
-    def local(self) -> IntArray:
-        """The problem of each open candidate, as an index into `problems`."""
-        return np.repeat(np.arange(len(self.start)), np.diff(self.start, append=len(self.open)))
 
 
 def prices(instance: AllocationProblem) -> tuple[FloatArray, IntArray | None]:
     """Prices `[K]`, and where the linear relaxation is integral its optimal choice `[P]`.
 
-    The dual function sum_p max_c (u_c - price . cost_c) + price . bound is convex, so a minimum inside a box is the
-    minimum. Samples of problems say where the box is; problems whose best candidate is the same throughout the box are
-    settled, and the samples of the next, smaller box come from the rest, until HiGHS can solve all that is left. If
-    its prices lie inside the box, they are optimal for the whole; if not, the box before is narrowed with more care.
+    The dual function D is convex, so a minimum inside a box is the minimum. Samples of problems say where the box is;
+    problems whose best candidate is the same throughout the box are settled, and the samples of the next, smaller box
+    come from the rest, until HiGHS can solve all that is left. If its prices are inside the box, they are optimal for
+    the whole; if not, the box before is narrowed with more care.
     """
-    low, high = (np.array(side) for side in zip(*map(instance.limits.bounds, range(len(instance.cost))), strict=True))
+    low, high = instance.bounds.arrays()
     everywhere = np.full(len(low), np.inf)
     bands = [
         _Band(
             floor=-everywhere,
             ceiling=everywhere,
             open=np.arange(len(instance.utility)),
-            settled=np.zeros(0, np.int64),
-            start=instance.start,
+            segments=instance.segments,
             problems=np.arange(instance.num_problems),
+            settled=np.zeros(0, np.int64),
             low=low,
             high=high,
         )
@@ -74,6 +76,7 @@ def prices(instance: AllocationProblem) -> tuple[FloatArray, IntArray | None]:
     price, care, size = np.zeros(len(low)), 1.0, SAMPLE
     while care < 1000:
         band = bands[-1]
+        # Too many open problems for HiGHS: a box around the mean of the samples' prices, as wide as these differ.
         if len(band.problems) > SMALL:
             sampled = [_sample(instance, band, which, size) for which in range(NUM_SAMPLES)]
             price, spread = np.mean([x for x, _ in sampled], axis=0), np.ptp([x for x, _ in sampled], axis=0)
@@ -89,24 +92,26 @@ def prices(instance: AllocationProblem) -> tuple[FloatArray, IntArray | None]:
                 continue
             if len(band.problems) > 4 * SMALL and min(types for _, types in sampled) > size // 2:
                 return price, None  # good prices, not optimal ones
+        # Few enough: the linear relaxation of the open problems under what the settled ones leave of the bounds.
         if len(band.problems):
-            core = HighsProgram.from_candidates(
+            program = HighsProgram.from_candidates(
                 instance.utility[band.open],
                 instance.cost[:, band.open],
-                band.local,
+                band.segments.spread(np.arange(len(band.problems))),
                 instance.ids.key(band.problems),
                 band.low,
                 band.high,
             )
-            amount, price = core.relax()
+            amount, price = program.relax()
             if amount is None and len(bands) == 1:
                 return np.zeros(len(low)), None
             if amount is not None and ((price > band.floor) & (price < band.ceiling)).all():
                 whole = np.rint(amount)
                 if np.abs(amount - whole).max() > 1e-7:
                     return price, None
-                rest = band.open[core.candidates(whole.astype(np.int64))]
+                rest = band.open[program.candidates(whole.astype(np.int64))]
                 return price, np.sort(np.concatenate([band.settled, rest]))
+        # A minimum on the rim of the box, or none: the box before it, and more care.
         bands.pop()
         care *= 3.0
     return price, None
@@ -118,13 +123,13 @@ def _sample(instance: AllocationProblem, band: _Band, which: int, most_problems:
     size = min(most_problems, (len(key) - 1) // NUM_SAMPLES)
     some = np.argpartition(key, size * (which + 1))[: size * (which + 1)]
     some = np.sort(some[np.argsort(key[some])][size * which :])
-    length = np.diff(band.start, append=len(band.open))[some]
+    length = band.segments.length[some]
     start = np.cumsum(length) - length
-    candidates = band.open[np.repeat(band.start[some] - start, length) + np.arange(int(length.sum()))]
-    part = size / len(key)
+    candidates = band.open[band.segments.rows_of(some)]
+    part = size / len(key)  # of the bounds, but no less than the sample's cheapest choice costs
     cost = instance.cost[:, candidates]
     least, most = np.minimum.reduceat(cost, start, axis=1).sum(1), np.maximum.reduceat(cost, start, axis=1).sum(1)
-    core = HighsProgram.from_candidates(
+    program = HighsProgram.from_candidates(
         instance.utility[candidates],
         cost,
         np.repeat(np.arange(size), length),
@@ -132,7 +137,7 @@ def _sample(instance: AllocationProblem, band: _Band, which: int, most_problems:
         np.minimum(band.low * part, most),
         np.maximum(band.high * part, least),
     )
-    return core.relax()[1], len(core.count)
+    return program.relax()[1], len(program.count)
 
 
 def _narrow(instance: AllocationProblem, band: _Band, price: FloatArray, reach: FloatArray) -> _Band | None:
@@ -143,29 +148,31 @@ def _narrow(instance: AllocationProblem, band: _Band, price: FloatArray, reach: 
     centre, half = (floor + ceiling) / 2, (ceiling - floor) / 2
     everything = len(band.open) == len(instance.utility)
     pick = slice(None) if everything else band.open
-    size = np.diff(band.start, append=len(band.open))
+    segments, start = band.segments, band.segments.start
+    # regret_c = (largest score of the problem) - (u_c - centre . cost_c), at the centre of the box
     score = instance.utility[pick] - centre @ instance.cost[:, pick]
-    at_top = np.flatnonzero(score == np.repeat(np.maximum.reduceat(score, band.start), size))
-    best = at_top[np.searchsorted(at_top, band.start)]
-    regret = np.repeat(score[best], size) - score
+    at_top = np.flatnonzero(score == segments.spread(segments.max(score)))
+    best = at_top[np.searchsorted(at_top, start)]
+    regret = segments.spread(score[best]) - score
+    # Within the box a score moves against the best one's by at most sum_k half_k |cost_kc - cost_k,best|.
     apart = np.zeros(len(score))
     for k, row in enumerate(instance.cost):
         row = row[pick]
-        apart += half[k] * np.abs(row - np.repeat(row[best], size))
+        apart += half[k] * np.abs(row - segments.spread(row[best]))
     alive = regret <= apart * (1 + 1e-9) + 1e-12 * (1.0 + float(np.abs(score[best]).max()))
-    several = np.add.reduceat(alive, band.start, dtype=np.int64) > 1
-    open_ = band.open[alive & np.repeat(several, size)]
+    several = np.add.reduceat(alive, start, dtype=np.int64) > 1
+    open_ = band.open[alive & segments.spread(several)]
     settled = band.open[best[~several]]
     total = np.array(instance.total(settled)) if len(settled) else np.zeros(len(price))
-    problem = instance.problem_of(open_)
-    start = np.flatnonzero(np.concatenate([[True], problem[1:] != problem[:-1]])) if len(open_) else open_
+    problem = instance.segments.problem_of(open_)
+    start = np.flatnonzero(is_first(problem))
     return _Band(
         floor=floor,
         ceiling=ceiling,
         open=open_,
-        settled=np.concatenate([band.settled, settled]),
-        start=start,
+        segments=Segments.from_start(start, len(open_)),
         problems=problem[start],
+        settled=np.concatenate([band.settled, settled]),
         low=band.low - total,
         high=band.high - total,
     )
@@ -181,36 +188,37 @@ def close_gap(
 ) -> tuple[IntArray | None, float]:
     """The best choice `[P]` that can be found, and an upper bound on all of them.
 
-    At these prices a choice is worth at most bound - (its regrets): candidates with a regret above the gap are out, and
-    HiGHS gets the problems with more than one left. Small cores first: they improve the choice, which shrinks the gap.
+    At these prices a choice is worth at most D(price) - (its regrets): candidates with a regret above the gap are out,
+    and HiGHS gets the problems with more than one left. Candidates of small regrets first: they improve the choice,
+    which shrinks the gap.
 
     Args:
         instance: The problem.
-        price: `[K]` any prices; good ones make small cores.
+        price: `[K]` any prices; good ones leave few candidates.
         chosen: `[P]` a choice that keeps the bounds, if one is known.
         tolerance: Gap at which to stop.
-        effort: When to stop though a gap is left; its seconds are for all of HiGHS's work, its nodes for each core.
+        effort: When to stop though a gap is left; its seconds are for all programmes together, its nodes for each.
     """
+    # bound = D(price) = sum_p top_p + price . b, top_p the largest score of problem p
     top = np.empty(instance.num_problems)
-    for problems, rows, part in instance.segments.blocks():
-        top[problems] = part.max(scores(instance, price, rows))
-    bounds = map(instance.limits.bounds, range(len(price)))
-    paid = [p * (high if p > 0 else low) for p, (low, high) in zip(price.tolist(), bounds, strict=True) if p]
-    bound = math.fsum([exact_sum(top), *paid])
-    if chosen is None:  # a little dearer than the best prices is often inside
+    for problems, rows, block in instance.segments.blocks():
+        top[problems] = block.max(scores(instance, price, rows))
+    bound = math.fsum([exact_sum(top), *instance.bounds.paid(price)])
+    if chosen is None:  # at prices a little higher than the best, the best candidates often fit
         for times in (1.0, 1.0001, 1.001, 1.01, 1.1, 2.0, 10.0, 1000.0):
             guess = best_candidates(instance, times * price)
             if instance.all_fit(guess):
                 chosen = guess
                 break
     value = -math.inf if chosen is None else exact_sum(instance.utility[chosen])
-    dust = 1e-12 * (float(np.abs(top).max()) + 1.0)
+    dust = 1e-12 * (float(np.abs(top).max()) + 1.0)  # regrets that are rounding errors
     deadline = time.monotonic() + effort.time_limit_s
     upper, size = bound, 300
     near = regret = None
     while upper - value > tolerance:
         if near is None or regret is None:
             near, regret = _near(instance, price, top, max((bound - value) * (1 + 1e-9), 0.0) + dust)
+        # Candidates of the `size` smallest regrets, none above the gap.
         open_regrets = regret[regret > dust]
         reach = math.inf
         if len(open_regrets) > size:
@@ -220,14 +228,15 @@ def close_gap(
         if left <= 0:
             break
         slack = 0.0 if chosen is None else effort.relative_gap * abs(value)
-        core_choice, core_bound = _solve_core(
+        better, near_bound = _solve_near(
             instance, near[regret <= max(reach, dust)], replace(effort, time_limit_s=left), slack, bound
         )
-        if core_choice is not None and instance.all_fit(core_choice):
-            core_value = exact_sum(instance.utility[core_choice])
-            if core_value > value:
-                chosen, value = core_choice, core_value
-        upper = max(value, min(upper, max(core_bound, bound - reach)))
+        if better is not None and instance.all_fit(better):
+            better_value = exact_sum(instance.utility[better])
+            if better_value > value:
+                chosen, value = better, better_value
+        # A choice is among these candidates, or has a regret above `reach`.
+        upper = max(value, min(upper, max(near_bound, bound - reach)))
         if math.isinf(reach) or reach >= bound - value:
             break
         size *= 8
@@ -238,15 +247,15 @@ def _near(instance: AllocationProblem, price: FloatArray, top: FloatArray, reach
     """The candidates whose regret is at most `reach`, and their regrets."""
     near: list[IntArray] = []
     regrets: list[FloatArray] = []
-    for problems, rows, part in instance.segments.blocks():
-        regret = part.spread(top[problems]) - scores(instance, price, rows)
+    for problems, rows, block in instance.segments.blocks():
+        regret = block.spread(top[problems]) - scores(instance, price, rows)
         inside = np.flatnonzero(regret <= reach)
         near.append(inside + rows.start)
         regrets.append(regret[inside])
     return np.concatenate(near), np.concatenate(regrets)
 
 
-def _solve_core(
+def _solve_near(
     instance: AllocationProblem, candidates: IntArray, effort: Effort, slack: float, known: float
 ) -> tuple[IntArray | None, float]:
     """The best choice among these candidates, at least one for each problem, and an upper bound on it.
@@ -258,18 +267,18 @@ def _solve_core(
         slack: Gap to be content with.
         known: An upper bound on the whole.
     """
-    problem = instance.problem_of(candidates)
+    problem = instance.segments.problem_of(candidates)
     several = np.bincount(problem)[problem] > 1
     fixed, open_ = candidates[~several], candidates[several]
     base = exact_sum(instance.utility[fixed]) if len(fixed) else 0.0
     if not len(open_):
         return (fixed, base) if instance.all_fit(fixed) else (None, -math.inf)
     total = np.array(instance.total(fixed)) if len(fixed) else np.zeros(len(instance.cost))
-    low, high = (np.array(side) for side in zip(*map(instance.limits.bounds, range(len(instance.cost))), strict=True))
+    low, high = instance.bounds.arrays()
     problems, local = np.unique(problem[several], return_inverse=True)
     utility, cost, key = instance.utility[open_], instance.cost[:, open_], instance.ids.key(problems)
-    core = HighsProgram.from_candidates(utility, cost, local, key, low - total, high - total)
-    amount, bound, _ = core.integer(effort, slack=slack, known=known - base)
+    program = HighsProgram.from_candidates(utility, cost, local, key, low - total, high - total)
+    amount, bound = program.integer(effort, slack=slack, known=known - base)
     if amount is None:
         return None, bound + base
-    return np.sort(np.concatenate([fixed, open_[core.candidates(amount)]])), bound + base
+    return np.sort(np.concatenate([fixed, open_[program.candidates(amount)]])), bound + base

@@ -21,6 +21,7 @@ from ibpo.allocation.segments import (
     Segments,
     exact_sum,
     id_names,
+    is_first,
     mix,
     slices_of,
     text_key,
@@ -35,8 +36,6 @@ MarkArray = NDArray[np.uint8 | np.uint16]
 
 MAX_OVERLAPPING = 16
 """Share budgets up to which any sets of them are told apart; of more, only those that no response shares."""
-
-
 RELATIVE_TOLERANCE = 1e-9
 """How far a sum of costs that are not all whole numbers may miss its bound. Whole-number costs get no tolerance."""
 
@@ -93,13 +92,27 @@ class Bounds:
     high: tuple[Fraction, ...]
     whole: tuple[bool, ...]
 
-    def bounds(self, k: int) -> tuple[float, float]:
+    def ends(self, k: int) -> tuple[float, float]:
         """Lower and upper bound on the total cost k: to what whole numbers can reach, or with the tolerance."""
         low, high = self.low[k], self.high[k]
         if self.whole[k]:
             return (-math.inf if low is None else float(math.ceil(low))), float(math.floor(high))
         slack = 1 + RELATIVE_TOLERANCE
         return (-math.inf if low is None else float(low) / slack), float(high) * slack
+
+    def arrays(self) -> tuple[FloatArray, FloatArray]:
+        """`[K]` lower and `[K]` upper bounds, as `ends` has them."""
+        low, high = zip(*map(self.ends, range(len(self.high))), strict=True)
+        return np.array(low), np.array(high)
+
+    def paid(self, price: FloatArray) -> list[float]:
+        """The terms price_k b_k of the dual function; b_k is the bound on that side on which price_k says it binds."""
+        ends = map(self.ends, range(len(price)))
+        return [p * (high if p > 0 else low) for p, (low, high) in zip(price.tolist(), ends, strict=True) if p]
+
+    def fit(self, total: Sequence[float]) -> bool:
+        """Whether the K total costs keep every bound."""
+        return all(self.keeps_high(x, k) and self.keeps_low(x, k) for k, x in enumerate(total))
 
     def keeps_high(self, total: float, k: int) -> bool:
         """Whether a total is inside its upper bound: exactly for whole numbers, else within the tolerance."""
@@ -123,7 +136,7 @@ class Bounds:
         if self.low[k] is not None:
             if not self.keeps_low(most, k):
                 raise self.infeasible(k, most, num_problems, floor=True)
-            low, high = self.bounds(k)
+            low, high = self.ends(k)
             if low > high:  # no whole number lies between
                 raise self.infeasible(k, high, num_problems, " together with its budget", floor=True)
 
@@ -150,7 +163,7 @@ class Arguments:
         ids: The rows by problem.
         tie: `[R]` what orders equal responses of one problem, or None.
         may_skip: Whether a problem may go without a response.
-        limits: Bounds on the K total costs.
+        bounds: Bounds on the K total costs.
         marks: `[R]` which shares a response counts in, or None where not all costs are 0 or 1: bit k for cost k, and
             for more than 16 costs k + 1 (None where a response counts in several).
     """
@@ -161,7 +174,7 @@ class Arguments:
     ids: ProblemIds
     tie: KeyArray | None
     may_skip: bool
-    limits: Bounds
+    bounds: Bounds
     marks: MarkArray | None
 
 
@@ -188,6 +201,7 @@ def validate(
     if c.ndim != 2 or not len(c) or c.shape[1] != len(u):
         finite_array("cost", cost)
         raise IbpoError(f"cost: needs shape [{len(u)}] or [K, {len(u)}] to match utility, got {np.shape(cost)}")
+    # Every cost: is it a share (0 or 1 throughout)? are all its numbers whole, with a sum that a float holds exactly?
     marks: MarkArray | None = np.zeros(len(u), np.uint8 if len(c) <= 8 else np.uint16)
     sums: list[float | None] = []
     for k, row in enumerate(c):
@@ -209,7 +223,7 @@ def validate(
     seed = tie_break or ""
     ids = ProblemIds.from_values(problem, len(u), seed)
     num_problems = ids.segments.num_problems
-    most = [None if b is None else b * num_problems for b in high]
+    most = [None if b is None else b * num_problems for b in high]  # budgets are means, bounds are totals
     return Arguments(
         utility=u,
         largest=largest,
@@ -217,7 +231,7 @@ def validate(
         ids=ids,
         tie=None if response is None else _response_keys(response, len(u), seed),
         may_skip=choose == "at_most_one",
-        limits=Bounds(
+        bounds=Bounds(
             low=tuple(None if b is None else b * num_problems for b in low),
             high=tuple(Fraction(_total(x) + 1) if b is None else b for b, x in zip(most, c, strict=True)),
             whole=tuple(whole),
@@ -343,7 +357,7 @@ class AllocationProblem:
         segments: Where the candidates of each problem stand.
         ids: What orders ties between problems.
         tie: `[C]` what orders equal candidates of one problem, or None.
-        limits: Bounds on the K total costs.
+        bounds: Bounds on the K total costs.
         num_responses: R.
     """
 
@@ -353,7 +367,7 @@ class AllocationProblem:
     segments: Segments
     ids: ProblemIds
     tie: KeyArray | None
-    limits: Bounds
+    bounds: Bounds
     num_responses: int
 
     @property
@@ -361,34 +375,13 @@ class AllocationProblem:
         """P."""
         return self.segments.num_problems
 
-    @property
-    def start(self) -> IntArray:
-        """`[P]` the first candidate of each problem."""
-        return self.segments.start
-
-    @property
-    def length(self) -> IntArray:
-        """`[P]` number of candidates of each problem."""
-        return self.segments.length
-
-    def spread(self, of_problem: NDArray[Any]) -> NDArray[Any]:
-        """`[P]` -> `[C]`."""
-        return self.segments.spread(of_problem)
-
-    def problem_of(self, candidates: IntArray) -> IntArray:
-        """The problem of each candidate."""
-        return self.segments.problem_of(candidates)
-
     def total(self, chosen: IntArray) -> list[float]:
         """Total cost of the chosen candidates under each of the K costs, rounded once."""
         return [exact_sum(row[chosen]) for row in self.cost]
 
     def all_fit(self, chosen: IntArray) -> bool:
         """Whether the chosen candidates keep every bound."""
-        keeps = self.limits
-        return all(
-            keeps.keeps_high(total, k) and keeps.keeps_low(total, k) for k, total in enumerate(self.total(chosen))
-        )
+        return self.bounds.fit(self.total(chosen))
 
 
 def gather(arguments: Arguments) -> AllocationProblem:
@@ -412,7 +405,7 @@ def gather(arguments: Arguments) -> AllocationProblem:
         segments=segments,
         ids=arguments.ids,
         tie=tie,
-        limits=arguments.limits,
+        bounds=arguments.bounds,
         num_responses=len(arguments.utility),
     )
 
@@ -425,10 +418,10 @@ def best_candidates(instance: AllocationProblem, price: FloatArray | None = None
 def best_at(instance: AllocationProblem, prices: Sequence[FloatArray | None]) -> list[IntArray]:
     """The best candidates at each of these prices, in one pass over memory."""
     found: list[list[IntArray]] = [[] for _ in prices]
-    for problems, rows, part in instance.segments.blocks():
+    for problems, rows, block in instance.segments.blocks():
         for price, choices in zip(prices, found, strict=True):
             score = scores(instance, price, rows)
-            hits = np.flatnonzero(score == part.spread(part.max(score))) + rows.start
+            hits = np.flatnonzero(score == block.spread(block.max(score))) + rows.start
             choices.append(cheapest_of(instance, hits, problems.stop - problems.start))
     return [np.concatenate(choices) for choices in found]
 
@@ -448,27 +441,24 @@ def cheapest_of(instance: AllocationProblem, candidates: IntArray, num_problems:
         return candidates
     keys: list[NDArray[Any]] = list(instance.cost)
     keys += [] if instance.tie is None else [instance.tie]
-    problem = instance.problem_of(candidates)
+    problem = instance.segments.problem_of(candidates)
     again = problem[1:] == problem[:-1]
-    tied = np.flatnonzero(np.concatenate([again, [False]]) | np.concatenate([[False], again]))
-    rest, problem = candidates[tied], problem[tied]
-    for key in keys:
-        start = np.flatnonzero(np.concatenate([[True], problem[1:] != problem[:-1]]))
+    is_tied = np.concatenate([again, [False]]) | np.concatenate([[False], again])  # not alone in its problem
+    rest, problem = candidates[is_tied], problem[is_tied]
+    for key in keys:  # one after the other, each keeps those of the smallest key
+        start = np.flatnonzero(is_first(problem))
         least = np.minimum.reduceat(key[rest], start)
         left = key[rest] == np.repeat(least, np.diff(start, append=len(rest)))
         rest, problem = rest[left], problem[left]
-    first = np.concatenate([[True], problem[1:] != problem[:-1]])
-    single = np.ones(len(candidates), bool)
-    single[tied] = False
-    return np.sort(np.concatenate([candidates[single], rest[first]]))
+    return np.sort(np.concatenate([candidates[~is_tied], rest[is_first(problem)]]))
 
 
 def first_twins(instance: AllocationProblem, chosen: IntArray) -> IntArray:
-    """`[P]` of the candidates with the utility and the costs of the chosen ones: the first by `tie`, then by row."""
+    """`[P]` the first, by `tie`, then by row, of the candidates with the utility and the costs of the chosen ones."""
     found: list[IntArray] = []
-    for problems, rows, part in instance.segments.blocks():
-        same = instance.utility[rows] == part.spread(instance.utility[chosen[problems]])
+    for problems, rows, block in instance.segments.blocks():
+        same = instance.utility[rows] == block.spread(instance.utility[chosen[problems]])
         for cost in instance.cost:
-            same &= cost[rows] == part.spread(cost[chosen[problems]])
+            same &= cost[rows] == block.spread(cost[chosen[problems]])
         found.append(cheapest_of(instance, np.flatnonzero(same) + rows.start, problems.stop - problems.start))
     return np.concatenate(found)

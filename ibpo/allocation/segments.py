@@ -19,11 +19,14 @@ from ibpo.errors import IbpoError
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
+KeyArray = NDArray[np.uint64]
 
 BLOCK = 131_072
 """Rows of a block: a megabyte of float64. Smaller ones cost more in calls than they save in memory traffic."""
 WIDE = 24
 """Rows per problem from which numpy's own reduction along a row is faster than one pass per column."""
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+"""2^64 over the golden ratio, odd."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -43,7 +46,7 @@ class Segments:
     @classmethod
     def from_start(cls, start: IntArray, num_rows: int) -> "Segments":
         """Segments that begin at these rows; finds out whether all are of one length."""
-        width, left = divmod(num_rows, len(start))
+        width, left = divmod(num_rows, len(start)) if len(start) else (0, 1)
         if not left and (np.diff(start, append=num_rows) == width).all():
             return cls(num_rows=num_rows, width=width, begin=None)
         return cls(num_rows=num_rows, width=None, begin=start)
@@ -75,6 +78,7 @@ class Segments:
         if self.width is None:
             return ufunc.reduceat(values, self.start)
         left = self.width
+        # Halve as long as it comes out even: the maximum of the maxima of pairs.
         while left % 2 == 0:
             values, left = ufunc(values[0::2], values[1::2]), left // 2
         if left == 1:
@@ -90,6 +94,13 @@ class Segments:
     def spread(self, of_problem: NDArray[Any]) -> NDArray[Any]:
         """`[P]` -> `[R]`."""
         return np.repeat(of_problem, self.length if self.width is None else self.width)
+
+    def rows_of(self, problems: IntArray) -> IntArray:
+        """All rows of these problems, problem after problem."""
+        size = self.length[problems]
+        # Row i of the result is row i - (rows before its problem) of its problem.
+        before = np.cumsum(size) - size
+        return np.repeat(self.start[problems] - before, size) + np.arange(int(size.sum()))
 
     def problem_of(self, rows: IntArray) -> IntArray:
         """The problem of each of these rows."""
@@ -116,12 +127,14 @@ class Segments:
         for last in ends.tolist():
             begin = self.start[first:last]
             rows = slice(int(begin[0]), int(self.start[last]) if last < len(self.start) else self.num_rows)
-            yield (
-                slice(first, last),
-                rows,
-                Segments(num_rows=rows.stop - rows.start, width=None, begin=begin - begin[0]),
-            )
+            block = Segments(num_rows=rows.stop - rows.start, width=None, begin=begin - begin[0])
+            yield slice(first, last), rows, block
             first = last
+
+
+def is_first(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Whether each value begins a stretch of equal ones."""
+    return np.concatenate([[True], values[1:] != values[:-1]])[: len(values)]
 
 
 def slices_of(num_rows: int) -> Iterator[slice]:
@@ -150,25 +163,19 @@ def exact_sum(values: NDArray[np.float64]) -> float:
 
 def _split(rest: NDArray[np.float64], parts: list[float]) -> None:
     """Append numbers whose exact sum is that of the block."""
-    carry = math.frexp(len(rest))[1] + 1
+    carry = math.frexp(len(rest))[1] + 1  # bits by which a sum of that many numbers can outgrow the largest
     while True:
         largest = max(float(rest.max()), -float(rest.min()))
         if largest == 0.0:
             return
         exponent = math.frexp(largest)[1] + carry
-        if exponent > 1020:
+        if exponent > 1020 or not math.isfinite(largest):  # the grid would overflow
             parts += rest.tolist()
             return
         grid = math.ldexp(1.5, exponent)
-        leading = (rest + grid) - grid
+        leading = (rest + grid) - grid  # rounded to multiples of the last bit of the grid
         parts.append(float(leading.sum()))
         rest = rest - leading
-
-
-KeyArray = NDArray[np.uint64]
-
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-"""2^64 over the golden ratio, odd."""
 
 
 def id_items(values: ArrayLike | Sequence[Hashable]) -> list[Hashable]:
@@ -178,7 +185,7 @@ def id_items(values: ArrayLike | Sequence[Hashable]) -> list[Hashable]:
 
 
 def id_names(argument: str, values: ArrayLike | Sequence[Hashable], length: int) -> list[str]:
-    """Ids as their repr: equal repr, equal id; stable between segments for int, str and tuples of these."""
+    """Ids as their repr: equal repr, equal id; the same in every run for int, str and tuples of these."""
     items = id_items(values)
     if len(items) != length:
         raise IbpoError(f"{argument}: needs one id per response, {length}, got {len(items)}")
@@ -316,12 +323,12 @@ def _first_segment(ids: IntArray) -> int:
 def _heads(ids: IntArray, segments: Segments) -> IntArray | None:
     """`[P]` the id of each segment; None unless ids change between segments only (given that those are distinct)."""
     heads, width = np.empty(segments.num_problems, np.int64), segments.width
-    for problems, rows, part in segments.blocks():
-        here, of_run = ids[rows], heads[problems]
-        of_run[:] = here[::width]
-        if np.count_nonzero(here[1:] != here[:-1]) != part.num_problems - 1 or width is None:
+    for problems, rows, block in segments.blocks():
+        here, of_segment = ids[rows], heads[problems]
+        of_segment[:] = here[::width]
+        if np.count_nonzero(here[1:] != here[:-1]) != block.num_problems - 1 or width is None:
             return None
-        if not (here[width - 1 :: width] == of_run).all():
+        if not (here[width - 1 :: width] == of_segment).all():
             return None
     return heads
 

@@ -1,7 +1,12 @@
 """Share budgets: all that counts of a problem is its best utility under each set of shares.
 
 A response counts in some of the K shares; the sets that occur are the *kinds*. Of a problem's responses of one kind
-only the best can be chosen. Letters: R responses, P problems, K shares, G kinds, N problems that are looked at.
+only the best can be chosen. With best[g, p] the largest utility of problem p's responses of kind g, and uses[k, g] 1
+where kind g counts in share k, else 0,
+
+    maximise sum_p best[kind_p, p]    subject to    low_k <= sum_p uses[k, kind_p] <= high_k.
+
+Letters: R responses, P problems, K shares, G kinds, N problems that are looked at.
 """
 
 import math
@@ -12,7 +17,16 @@ from numpy.typing import NDArray
 
 from ibpo.allocation.lagrangian import prices
 from ibpo.allocation.problem import MAX_OVERLAPPING, AllocationProblem, Arguments, Bounds, MarkArray
-from ibpo.allocation.segments import FloatArray, IntArray, KeyArray, ProblemIds, Segments, exact_sum, slices_of
+from ibpo.allocation.segments import (
+    FloatArray,
+    IntArray,
+    KeyArray,
+    ProblemIds,
+    Segments,
+    exact_sum,
+    is_first,
+    slices_of,
+)
 
 HUGE = 1.7e308
 FAR = 1e300
@@ -82,8 +96,8 @@ class Shares:
                 return None
         best = np.empty((len(kinds), segments.num_problems))
         table = np.empty((2, segments.longest_block))
-        for problems, rows, part in segments.blocks():
-            far, kept = table[:, : part.num_rows]
+        for problems, rows, block in segments.blocks():
+            far, kept = table[:, : block.num_rows]
             for g, mark in enumerate(kinds):
                 # u - 0 is u, and u - HUGE is out of reach: four times as fast as np.where.
                 if g and slice_P is not None:
@@ -96,11 +110,11 @@ class Shares:
                 else:
                     kept[:] = np.where(far > 0, -np.inf, utility[rows])
                 top = best[g, problems]
-                np.add(part.max(kept), 0.0, out=top)  # no -0.0
+                np.add(block.max(kept), 0.0, out=top)  # no -0.0
                 if arguments.largest < FAR and top.min() <= -FAR:
                     np.putmask(top, top <= -FAR, -np.inf)
         skips = None
-        if arguments.may_skip:
+        if arguments.may_skip:  # the empty response: free, worth 0
             skips = best[0] <= 0.0
             np.maximum(best[0], 0.0, out=best[0])
         return cls(
@@ -158,7 +172,7 @@ class Shares:
         return (self.uses @ np.bincount(pick, minlength=len(self.best))).tolist()
 
     def candidates(
-        self, limits: Bounds, problems: IntArray | None = None
+        self, bounds: Bounds, problems: IntArray | None = None
     ) -> tuple[AllocationProblem, NDArray[np.uint8]]:
         """The best responses as candidates, of all problems or of some, and the kind of each candidate."""
         best = self.best if problems is None else self.best[:, problems]
@@ -171,7 +185,7 @@ class Shares:
             segments=Segments.from_start(np.cumsum(size) - size, len(problem)),
             ids=self.ids if problems is None else self.ids.of(problems),
             tie=None,
-            limits=limits,
+            bounds=bounds,
             num_responses=len(problem),
         )
         return instance, kind.astype(np.uint8)
@@ -198,17 +212,17 @@ class Shares:
             value = np.where(self.skips & (pick == 0), np.nan, value)
         mark = np.array(self.mark, self.marks.dtype)[pick]
         hit = np.empty(self.segments.num_rows, bool)
-        for problems, rows, part in self.segments.blocks():
+        for problems, rows, block in self.segments.blocks():
             here = hit[rows]
-            np.equal(self.utility[rows], part.spread(value[problems]), out=here)
-            if self.skips is None and np.count_nonzero(here) == part.num_problems:
+            np.equal(self.utility[rows], block.spread(value[problems]), out=here)
+            if self.skips is None and np.count_nonzero(here) == block.num_problems:
                 continue  # one each, of the right kind
             of_row = self.marks[rows]
-            here &= (of_row if self.num_shares == 1 or self.slice_P is None else of_row != 0) == part.spread(
+            here &= (of_row if self.num_shares == 1 or self.slice_P is None else of_row != 0) == block.spread(
                 mark[problems]
             )
-            if np.count_nonzero(here) > part.num_problems or self.skips is not None:
-                hit[rows] = _one_each(here, part, None if self.tie is None else self.tie[rows])
+            if np.count_nonzero(here) > block.num_problems or self.skips is not None:
+                hit[rows] = _one_each(here, block, None if self.tie is None else self.tie[rows])
         if self.ids.order is None:
             return hit.view(np.int8)
         weight = np.zeros(len(hit), np.int8)
@@ -216,14 +230,15 @@ class Shares:
         return weight
 
 
-def _one_each(hit: NDArray[np.bool_], part: Segments, tie: KeyArray | None) -> NDArray[np.bool_]:
+def _one_each(hit: NDArray[np.bool_], block: Segments, tie: KeyArray | None) -> NDArray[np.bool_]:
+    """Of the rows that are hits, the first of each problem, by `tie` if there is one."""
     rows = np.flatnonzero(hit)
-    problem = part.problem_of(rows)
+    problem = block.problem_of(rows)
     if tie is not None:
         order = np.lexsort((tie[rows], problem))
         rows, problem = rows[order], problem[order]
     one = np.zeros(len(hit), bool)
-    one[rows[np.flatnonzero(np.concatenate([[True], problem[1:] != problem[:-1]]))] if len(rows) else rows] = True
+    one[rows[is_first(problem)]] = True
     return one
 
 
@@ -237,10 +252,10 @@ def _slices(marks: MarkArray, segments: Segments, num_shares: int) -> IntArray |
     for k in range(num_shares):
         of_mark[1 << k if num_shares <= MAX_OVERLAPPING else k + 1] = k
     none = marks.dtype.type(np.iinfo(marks.dtype).max)
-    for problems, rows, part in segments.blocks():
+    for problems, rows, block in segments.blocks():
         here = marks[rows]
-        most = part.max(here)
-        least = part.min(np.where(here == 0, none, here))
+        most = block.max(here)
+        least = block.min(np.where(here == 0, none, here))
         slices = of_mark[most]
         if ((least != most) & (most > 0)).any() or (slices == -2).any():
             return None
@@ -263,9 +278,7 @@ def _kinds(marks: MarkArray, num_shares: int, may_skip: bool) -> tuple[list[int]
     return [code for _, code in rows], np.array([shares for shares, _ in rows]).T
 
 
-def select(
-    shares: Shares, slice_P: IntArray, bounds: list[tuple[float, float]]
-) -> tuple[NDArray[np.bool_], FloatArray]:
+def select(shares: Shares, slice_P: IntArray, bounds: Bounds) -> tuple[NDArray[np.bool_], FloatArray]:
     """Which problems `[P]` get their best costly response, and the price `[K]`.
 
     With a_p, b_p the best utility of problem p among its free and its costly responses, its gain is b_p - a_p. Within
@@ -274,9 +287,10 @@ def select(
     """
     gain = shares.best[1] - shares.best[0]  # inf where only costly responses exist, -inf where none does
     takes = np.zeros(len(gain), bool)
-    price = np.zeros(len(bounds))
-    for k, (low, high) in enumerate(bounds):
-        inside = None if len(bounds) == 1 else np.flatnonzero(slice_P == k)
+    price = np.zeros(shares.num_shares)
+    for k in range(shares.num_shares):
+        low, high = bounds.ends(k)
+        inside = None if shares.num_shares == 1 else np.flatnonzero(slice_P == k)
         if inside is None:
             takes, price[k] = _largest(gain, None, shares.ids, low, high)
         elif len(inside):
@@ -292,6 +306,7 @@ def _largest(
     positive = int(np.count_nonzero(takes))
     if low <= positive <= high:
         return takes, 0.0
+    # How many of the positive gains fit, or how many others have to be added.
     count = int(high) if positive > high else int(low) - positive
     # Only gains on the near side of 0 are in question. A large atom at 0, as binary rewards make, slows np.partition
     # down more than a sort would; where there is none, a few more numbers cost less than leaving them out.
@@ -305,6 +320,7 @@ def _largest(
     ordered = np.partition(value, last)
     threshold, below = float(ordered[last]), float(ordered[:last].max(initial=-math.inf))
     price = threshold + 0.0 if positive <= high else max(0.0, below)
+    # All gains from the threshold on; where several are equal to it, those of the smallest keys.
     if below < threshold:
         return gain >= threshold, price
     takes = gain > threshold
@@ -315,7 +331,7 @@ def _largest(
     return takes, threshold + 0.0
 
 
-def transport(shares: Shares, limits: Bounds) -> tuple[NDArray[np.uint8], FloatArray, FloatArray] | None:
+def transport(shares: Shares, bounds: Bounds) -> tuple[NDArray[np.uint8], FloatArray, FloatArray] | None:
     """The optimal kind `[P]`, prices `[K]` and utilities `[P]`, or None where this way does not lead to the end.
 
     Prices decide: at price y a problem takes the kind with the largest utility - y . uses. A sample gives prices y by
@@ -327,13 +343,14 @@ def transport(shares: Shares, limits: Bounds) -> tuple[NDArray[np.uint8], FloatA
     num_problems = shares.segments.num_problems
     if num_problems <= SMALL or not shares.laminar:
         return None
-    bounds = np.array([limits.bounds(k) for k in range(shares.num_shares)])
+    ends = np.stack(bounds.arrays(), axis=1)  # [K, 2]
     for care in (1.0, 4.0, 16.0):
         best, open_ = shares.best, None
         pick, used = np.zeros(num_problems, np.uint8), np.zeros(shares.num_shares)
         floor, ceiling = np.full((2, shares.num_shares), np.inf) * [[-1], [1]]
         while best.shape[1] > SMALL:
-            floor, ceiling = _box(shares, best, open_, bounds - used[:, None], floor, ceiling, care)
+            floor, ceiling = _box(shares, best, open_, ends - used[:, None], floor, ceiling, care)
+            # Who takes the same kind throughout the box is settled.
             kind, several = _settle(best, shares.uses, floor, ceiling)
             left = np.flatnonzero(several)
             if len(left) > 0.5 * best.shape[1]:
@@ -351,18 +368,21 @@ def transport(shares: Shares, limits: Bounds) -> tuple[NDArray[np.uint8], FloatA
         price = np.where(np.isfinite(floor) & np.isfinite(ceiling), (floor + ceiling) / 2, 0.0)
         if open_ is not None and len(open_):
             rest = Bounds(
-                low=tuple(None if b is None else b - int(n) for b, n in zip(limits.low, used, strict=True)),
-                high=tuple(b - int(n) for b, n in zip(limits.high, used, strict=True)),
-                whole=limits.whole,
+                low=tuple(None if b is None else b - int(n) for b, n in zip(bounds.low, used, strict=True)),
+                high=tuple(b - int(n) for b, n in zip(bounds.high, used, strict=True)),
+                whole=bounds.whole,
             )
             instance, kind = shares.candidates(rest, open_)
             price, chosen = prices(instance)
             if chosen is None or not instance.all_fit(chosen):
                 continue
             pick[open_] = kind[chosen]
+        # Proved where the dual function at these prices is the value that is reached, but for rounding.
         values = shares.values(pick)
+        if not np.isfinite(values).all():  # a problem without a response of its kind: the bounds leave it none
+            continue
         value = exact_sum(values)
-        if _bound(shares, price, bounds) - value <= 1e-9 * (float(np.ptp(values)) + abs(value)):
+        if _dual(shares, price, bounds) - value <= 1e-9 * (float(np.ptp(values)) + abs(value)):
             return pick, price, values
     return None
 
@@ -391,6 +411,7 @@ def _box(
     for _ in range(MAX_TURNS):
         misses = np.zeros(len(bounds))
         for k in range(len(bounds)):
+            # Price k given the others: the order statistic of the gains of counting in share k that fills it.
             before, price[k] = price[k], 0.0
             net = best - (price @ shares.uses)[:, None]
             inside = shares.uses[k] > 0
@@ -401,6 +422,7 @@ def _box(
         if (misses <= off / 8).all():
             break
         _shift(best, shares.uses, price, low, high)
+    # As many ranks to either side as the sample, or the turns, may be off.
     ends = [
         (_price(gain[k], low[k] + off[k], high[k] + off[k]), _price(gain[k], low[k] - off[k], high[k] - off[k]))
         for k in range(len(bounds))
@@ -451,6 +473,7 @@ def _settle(
     kind, several = np.empty(best.shape[1], np.uint8), np.empty(best.shape[1], bool)
     for first in range(0, best.shape[1], COLUMNS):
         block = best[:, first : first + COLUMNS]
+        # The kind that is best at the highest prices of the box: a kind that reaches it at the lowest may be best, too.
         sure = (block - (middle + half)[:, None]).max(axis=0)
         sure -= 1e-12 * (1.0 + np.abs(sure))
         count, which = np.zeros((2, block.shape[1]), np.uint8)
@@ -463,13 +486,12 @@ def _settle(
     return kind, several
 
 
-def _bound(shares: Shares, price: FloatArray, bounds: FloatArray) -> float:
-    """What no allocation exceeds: the dual function at these prices."""
+def _dual(shares: Shares, price: FloatArray, bounds: Bounds) -> float:
+    """What no allocation exceeds: sum_p max_g (best[g, p] - price . uses[:, g]) + price . b."""
     net = price @ shares.uses
     top = np.empty(shares.best.shape[1])
     for rows in slices_of(len(top)):
         np.subtract(shares.best[0, rows], net[0], out=top[rows])
         for g in range(1, len(net)):
             np.maximum(top[rows], shares.best[g, rows] - net[g], out=top[rows])
-    paid = [p * (high if p > 0 else low) for p, (low, high) in zip(price.tolist(), bounds.tolist(), strict=True) if p]
-    return math.fsum([exact_sum(top), *paid])
+    return math.fsum([exact_sum(top), *bounds.paid(price)])

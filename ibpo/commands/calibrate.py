@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ibpo import __version__
+from ibpo.budget import check_budget, parse_budget
 from ibpo.errors import IbpoError
 from ibpo.serving.calibration import Calibration, check_scores, digest, save_calibration
 from ibpo.tasks.rows import local_rows
@@ -49,12 +50,16 @@ def calibrate_command(
             "slack in training (price 0), 0 for one whose budget was binding.",
         ),
     ] = 0.0,
-    share: Annotated[
-        list[float] | None, typer.Option(min=0.0, max=1.0, help="A budget to print the threshold of; repeat.")
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="extended=30%: print the threshold for this share; repeat. Default: 10%, 25%, 50%, 75% and 90%."
+        ),
     ] = None,
 ) -> None:
     """Write the quantile curve of a policy's choice: one policy, every budget after training."""
     try:
+        shares = read_budgets(budget or [], column)
         rows = list(local_rows(prompts))
         if not rows:
             raise IbpoError(f"{prompts}: no prompts; a calibration needs at least one")
@@ -78,11 +83,26 @@ def calibrate_command(
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
     table = Table("budget share", "threshold", "standard error of the share on unseen prompts")
-    for wanted in share or SHARES:
+    for wanted in shares:
         error = calibration.standard_error(wanted)
         table.add_row(f"{wanted:.4g}", f"{calibration.threshold(wanted).value:.6g}", f"{error:.2g}")
     Console().print(table)
     typer.echo(f"{len(scores)} prompts -> {out}")
+
+
+def read_budgets(texts: list[str], column: str) -> tuple[float, ...]:
+    """The shares whose thresholds are printed, each for itself.
+
+    Raises:
+        IbpoError: for what is no largest share of the response group whose scores are read.
+    """
+    group = column.removeprefix("gain.") if column.startswith("gain.") else "extended"
+    only = f"a calibration bounds the share of one response group, e.g. {group}=30%"
+    refused = {"cost": only, "at_least": only, "slice": only}
+    budgets = [parse_budget(text) for text in texts]
+    for budget in budgets:
+        check_budget(budget, groups=(group,), refused=refused)
+    return tuple(float(budget.amount) for budget in budgets) or SHARES
 
 
 def _field(place: str, row: dict[str, Any], name: str, option: str) -> Any:
@@ -100,13 +120,14 @@ def _probabilities(model: str, prompts: list[Any], places: list[str], prefix: st
     try:
         import torch
 
+        from ibpo.responses.groups import encode_prefix
         from ibpo.rollouts.hf import HFSampler
         from ibpo.rollouts.load import load_policy
     except ModuleNotFoundError as error:
         raise IbpoError(f"--model needs {error.name}: pip install 'ibpo[train]'") from None
     policy, loaded = load_policy(model)
     tokenizer: Any = loaded
-    opening = tokenizer(prefix, add_special_tokens=False)["input_ids"]
+    opening = encode_prefix(prefix, tokenizer)
     if not opening:
         raise IbpoError(f"--prefix {prefix!r}: holds no token; give the text that opens an extended response")
     ids = [_token_ids(tokenizer, value, place) for value, place in zip(prompts, places, strict=True)]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
 
+from ibpo.budget import check_budget, parse_budget
 from ibpo.errors import IbpoError
 
+EXTENDED = "extended"
 BUDGETS = (0.25, 0.5, 0.75)
 EXPERIMENTS = ("thinking", "voting")
 QUICK_STEPS, QUICK_PROBLEMS = 40, 600
@@ -20,8 +22,11 @@ NUM_PROBLEMS, NUM_CALIBRATION = 4_000, 4_096
 def demo_command(
     experiment: Annotated[str, typer.Option(help="Which embedded experiment: thinking, voting, or both.")] = "thinking",
     budget: Annotated[
-        list[float] | None,
-        typer.Option(help="Largest share of problems answered by extended reasoning, in [0, 1]; may be repeated."),
+        list[str] | None,
+        typer.Option(
+            help="extended=50%: largest share of problems answered by extended reasoning; repeat. Default: extended at "
+            "25%, 50% and 75%."
+        ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds; results are averaged over them.")] = 1,
     quick: Annotated[bool, typer.Option("--quick", help="A few minutes: fewer updates, fewer problems.")] = False,
@@ -37,10 +42,10 @@ def demo_command(
     """
     if experiment not in (*EXPERIMENTS, "both"):
         _fail(f"--experiment: {experiment!r} is none of thinking, voting, both")
-    budgets = tuple(sorted(set(budget))) if budget else BUDGETS
-    for share in budgets:
-        if not 0.0 <= share <= 1.0:
-            _fail(f"--budget: {share:g} is not a share of problems; give a number in [0, 1], like 0.5")
+    try:
+        budgets = read_budgets(budget or [])
+    except IbpoError as error:
+        _fail(str(error))
     run_dir = runs / (name or f"{experiment}{'-quick' if quick else ''}{'-from-scratch' if from_scratch else ''}")
     console = Console()
     started = time.time()
@@ -74,6 +79,20 @@ def demo_command(
         raise typer.Exit(130) from None
 
 
-def _fail(message: str) -> None:
+def read_budgets(texts: list[str]) -> tuple[float, ...]:
+    """The shares at which the demo trains, each for itself.
+
+    Raises:
+        IbpoError: for what is no largest share of extended reasoning.
+    """
+    only = "the demo trains at largest shares of extended reasoning, e.g. extended=50%"
+    refused = {"cost": only, "at_least": only, "slice": only}
+    budgets = [parse_budget(text) for text in texts]
+    for budget in budgets:
+        check_budget(budget, groups=(EXTENDED,), refused=refused)
+    return tuple(sorted({float(budget.amount) for budget in budgets})) or BUDGETS
+
+
+def _fail(message: str) -> NoReturn:
     typer.echo(f"ibpo demo: {message}", err=True)
     raise typer.Exit(2)

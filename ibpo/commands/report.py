@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from ibpo import __version__
+from ibpo.budget import check_budget, parse_budget
 from ibpo.errors import IbpoError
 from ibpo.evaluation.contrast import ContrastOptions, contrast
 from ibpo.evaluation.read_responses import Read, ReadOptions, read_responses
@@ -45,7 +46,11 @@ def report_command(
     among: Annotated[list[str] | None, typer.Option(help="Allocate between these configurations only; repeat.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Show these configurations only; repeat.")] = None,
     budget: Annotated[
-        list[float] | None, typer.Option(help="Budgets, as parts of the way from cheapest to dearest; repeat.")
+        list[str] | None,
+        typer.Option(
+            help="tokens=25%range: mean cost at which to allocate, that far from the cheapest configuration to the "
+            "most expensive; repeat. Default: 10%, 25%, 50%, 75% and 90% of the range."
+        ),
     ] = None,
     by: Annotated[
         str | None, typer.Option(help="Column that splits into parts. Default: model, where there is one.")
@@ -82,11 +87,9 @@ def report_command(
             count_tokens=_counter(tokenizer) if tokenizer else None,
             on_error=on_error,
         )
-        if any(not 0 <= fraction <= 1 for fraction in budget or ()):
-            raise IbpoError("--budget: a part of the way from the cheapest to the dearest, from 0 to 1, e.g. 0.5")
         asked = ContrastOptions(
             standard=standard, among=among or (), num_splits=num_splits, seed=seed, extended=extended,
-            **({"budgets": sorted(budget)} if budget else {}),
+            **({"budgets": read_budgets(budget)} if budget else {}),
         )  # fmt: skip
         read = read_responses(paths, options)
         folder = out or (paths[0][1] if paths[0][1].is_dir() else Path("report"))
@@ -95,6 +98,22 @@ def report_command(
     except IbpoError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
+
+
+def read_budgets(texts: list[str]) -> list[float]:
+    """The parts of the way from the cheapest to the most expensive configuration, each for itself.
+
+    Raises:
+        IbpoError: for what is none.
+    """
+    only = "the report allocates at parts of the way from cheapest to most expensive; write tokens=25%range"
+    refused = {"share": only, "at_least": only, "slice": only, "now": only}
+    budgets = [parse_budget(text) for text in texts]
+    for budget in budgets:
+        check_budget(budget, groups=None, refused=refused)
+        if budget.unit != "range":
+            raise IbpoError(f"--budget {budget}: {only}")
+    return sorted({float(budget.amount) for budget in budgets})
 
 
 def _write(

@@ -21,12 +21,13 @@ from transformers import (
 )
 
 from ibpo.demo.experiments import Experiment
-from ibpo.rewards.exact import exact_match
+from ibpo.rewards.exact import ExactJudge
+from ibpo.rollouts.scoring import score
 from ibpo.runs import RunDir, write_text_atomic
 from ibpo.tasks.draws import stream
 from ibpo.training.config import RAFT, held_up_schedule
 from ibpo.training.trainer import IBPOConfig, IBPOTrainer
-from ibpo.types import ResponseGroup
+from ibpo.types import Problem, ResponseGroup, Rollout
 
 PROMPTS_PER_STEP, NUM_GENERATIONS = 64, 4
 ROLLOUTS: dict[str, Any] = {
@@ -92,11 +93,14 @@ def correctness_reward(response_groups: Sequence[ResponseGroup]) -> Callable[...
     """TRL's reward function: 1 where the answer, read as the response's own group reads it, is the problem's."""
 
     def correctness(completions: list[str], answer: list[str], **_: Any) -> list[float]:
-        rewards = []
-        for completion, gold in zip(completions, answer, strict=True):
-            group = next((g for g in response_groups if g.matches(completion)), None)
-            rewards.append(exact_match(group.extract_answer(completion) if group else None, gold))
-        return rewards
+        problems = [Problem(problem_id="", prompt="", answer=gold) for gold in answer]
+        rollouts = [
+            Rollout(
+                problem_id="", prompt_token_ids=(), completion_token_ids=(), completion=text, finish_reason="stop"
+            )  # the trainer itself leaves out what was truncated
+            for text in completions
+        ]
+        return [scored.reward for scored in score(rollouts, problems, response_groups, ExactJudge())]
 
     return correctness
 

@@ -12,8 +12,9 @@ from typing import Any
 from ibpo.errors import IbpoError
 from ibpo.evaluation.import_lm_eval import read_answer
 from ibpo.evaluation.two_turns import asking, dialogue, second_request
-from ibpo.rewards.judgement import Candidate, Judge
+from ibpo.rewards.judgement import Judge
 from ibpo.rollouts.sampler import Request, Sampled, Sampler
+from ibpo.rollouts.scoring import rollout_of_row, score
 from ibpo.rollouts.store import RolloutStore, collect
 from ibpo.runs import write_text_atomic
 from ibpo.types import Problem, ResponseGroup
@@ -139,16 +140,23 @@ def judge_ways(
     """
     stored = {row["key"]: row for row in store.rows()}
     rows: list[dict[str, Any]] = []
-    candidates: list[Candidate] = []
     for way in ways:
-        for request in way.requests(problems, num_responses):
-            row, problem = stored[request.key], request.problem
-            if way.two_turns:
-                row = dialogue(row, stored.get(second_request(request).key))
-            text, cut = row["completion"], row["finish_reason"] != "stop"
-            group = next((g for g in way.response_groups if len(way.response_groups) == 1 or g.matches(text)), None)
-            reader = group.extract_answer if group and not way.two_turns else read
-            answer = None if cut else reader(text)
+        requests = way.requests(problems, num_responses)
+        found = [stored[request.key] for request in requests]
+        groups = list(way.response_groups)
+        if way.two_turns:
+            found = [dialogue(row, stored.get(second_request(r).key)) for r, row in zip(requests, found, strict=True)]
+            groups = [replace(group, extract_answer=read) for group in groups]
+        scored = score(
+            [rollout_of_row(row) for row in found],
+            [request.problem for request in requests],
+            groups,
+            judge,
+            asked=[request.response_group for request in requests],
+            read_other=read,
+        )
+        for request, row, response in zip(requests, found, scored, strict=True):
+            problem, text = request.problem, row["completion"]
             tokens = row["num_completion_tokens"]
             tokens = None if tokens == 0 and text else tokens  # older stores have 0 for unknown
             thinking = row.get("num_thinking_tokens")  # rows of older stores have none
@@ -158,9 +166,9 @@ def judge_ways(
                 {
                     "problem_id": problem.problem_id,
                     "configuration": way.configuration,
-                    "response_group": group.name if group else "",
+                    "response_group": response.response_group,
                     "number": request.number,
-                    "answer": answer,
+                    "answer": response.predicted_answer,
                     "tokens": tokens,
                     "prompt_tokens": row["num_prompt_tokens"] or None,
                     "thinking_tokens": thinking,
@@ -170,14 +178,10 @@ def judge_ways(
                     "domain": str(problem.info.get("domain", "")),
                     "prompt": problem.prompt if isinstance(problem.prompt, str) else problem.prompt[-1]["content"],
                     "completion": text,
+                    "reward": response.reward,
+                    "violations": list(response.violations),
                 }
             )
-            candidates.append(
-                Candidate(problem=problem, completion=text, predicted_answer=answer, finish_reason=row["finish_reason"])
-            )
-    for row, judgement in zip(rows, judge.judge(candidates), strict=True):
-        row["reward"] = 0.0 if row["finish_reason"] != "stop" else judgement.reward
-        row["violations"] = list(judgement.violations)
     return rows
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from ibpo.evaluation.statistics import estimate_rate
-from ibpo.rewards.judgement import Candidate, Judge
-from ibpo.types import Problem, ResponseGroup, Rollout, ScoredRollout
+from ibpo.responses.groups import EncodedGroups
+from ibpo.rewards.judgement import Judge
+from ibpo.rollouts.scoring import rollout_of_ids, score
+from ibpo.types import Problem, ScoredResponse
 
 
 class Sampler(Protocol):
@@ -23,59 +25,21 @@ class Sampler(Protocol):
 
 
 class Scorer:
-    """Reads completions: their response group by its opening tokens, the answer by that group's reader."""
+    """Reads and judges completions in token ids (`ibpo.rollouts.score`)."""
 
-    def __init__(
-        self,
-        response_groups: Sequence[ResponseGroup],
-        prefix_ids: Sequence[Sequence[int]],
-        tokenizer: PreTrainedTokenizerBase,
-        judge: Judge,
-    ) -> None:
-        self.response_groups, self.prefix_ids = response_groups, [list(ids) for ids in prefix_ids]
-        self.tokenizer, self.judge = tokenizer, judge
+    def __init__(self, groups: EncodedGroups, tokenizer: PreTrainedTokenizerBase, judge: Judge) -> None:
+        self.groups, self.tokenizer, self.judge = groups, tokenizer, judge
 
     def score(
         self, problems: Sequence[Problem], prompt_ids: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
-    ) -> list[ScoredRollout]:
-        """Judge one completion to each problem, all at once; one that opens like no response group gives no answer."""
-        read = [self._read(*row) for row in zip(problems, prompt_ids, completions, strict=True)]
-        candidates = [
-            Candidate(
-                problem=problem,
-                completion=rollout.completion,
-                predicted_answer=answer,
-                finish_reason=rollout.finish_reason,
-            )
-            for problem, (rollout, _, answer) in zip(problems, read, strict=True)
+    ) -> list[ScoredResponse]:
+        """Judge one completion to each problem, all at once."""
+        eos: Any = self.tokenizer.eos_token_id
+        rollouts = [
+            rollout_of_ids(self.tokenizer, problem.problem_id, prompt, ids, eos_token_ids={eos})
+            for problem, prompt, ids in zip(problems, prompt_ids, completions, strict=True)
         ]
-        return [
-            ScoredRollout(
-                rollout=rollout,
-                response_group=group,
-                predicted_answer=answer,
-                reward=judgement.reward,
-                cost=float(len(rollout.completion_token_ids)),
-            )
-            for (rollout, group, answer), judgement in zip(read, self.judge.judge(candidates), strict=True)
-        ]
-
-    def _read(self, problem: Problem, prompt_ids: Sequence[int], ids: Sequence[int]) -> tuple[Rollout, str, str | None]:
-        """The response, its response group's name, and its answer."""
-        stopped = bool(ids) and ids[-1] == self.tokenizer.eos_token_id
-        body = list(ids[:-1] if stopped else ids)
-        completion = str(self.tokenizer.decode(body, skip_special_tokens=False))
-        group = next(
-            (g for g, p in zip(self.response_groups, self.prefix_ids, strict=True) if body[: len(p)] == p), None
-        )
-        rollout = Rollout(
-            problem_id=problem.problem_id,
-            prompt_token_ids=tuple(prompt_ids),
-            completion_token_ids=tuple(ids),
-            completion=completion,
-            finish_reason="stop" if stopped else "length",
-        )
-        return rollout, group.name if group else "", group.extract_answer(completion) if group else None
+        return score(rollouts, problems, self.groups.groups, self.judge)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,21 +95,18 @@ def evaluate_held_out(
         problems: P of them, at least one.
         prompt_ids: their prompts' token ids.
     """
-    ways = [("chooses itself", []), *((f"always {g.name}", p) for g, p in zip_groups(scorer))]
+    names = scorer.groups.names
+    forced = [(f"always {name}", ids) for name, ids in zip(names, scorer.groups.prefix_ids, strict=True)]
+    ways: list[tuple[str, list[int]]] = [("chooses itself", []), *forced]
     results = []
     for policy, prefix in ways:
         completions = sampler.sample(prompt_ids, [prefix] * len(problems))
         scored = scorer.score(problems, prompt_ids, completions)
-        results.append(_summary(policy, scored, [g.name for g in scorer.response_groups]))
+        results.append(_summary(policy, scored, names))
     return results
 
 
-def zip_groups(scorer: Scorer) -> list[tuple[ResponseGroup, list[int]]]:
-    """Response groups with their opening tokens."""
-    return list(zip(scorer.response_groups, scorer.prefix_ids, strict=True))
-
-
-def _summary(policy: str, scored: Sequence[ScoredRollout], names: Sequence[str]) -> HeldOutResult:
+def _summary(policy: str, scored: Sequence[ScoredResponse], names: Sequence[str]) -> HeldOutResult:
     ended = [s for s in scored if s.rollout.finish_reason == "stop"]
     return HeldOutResult(
         policy=policy,

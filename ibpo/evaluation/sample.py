@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,9 +14,11 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ibpo.evaluation.store import EXTENDED
-from ibpo.rewards.exact import exact_match
+from ibpo.responses.groups import encode_prefix
+from ibpo.rewards.exact import ExactJudge
 from ibpo.rollouts.hf import HFSampler
-from ibpo.types import Problem, ResponseGroup, Rollout, ScoredRollout
+from ibpo.rollouts.scoring import rollout_of_ids, score
+from ibpo.types import Problem, ResponseGroup, Rollout, ScoredResponse
 
 BATCH_SIZE = 512
 
@@ -33,42 +36,23 @@ def roll_out(
         model, tokenizer, max_completion_length=max_completion_length, batch_size=BATCH_SIZE, on_batch=on_batch
     )
     prompts = tokenizer([str(p.prompt) for p in problems], add_special_tokens=False)["input_ids"]
-    opening = {text: tokenizer(text, add_special_tokens=False)["input_ids"] if text else [] for text in set(prefixes)}
-    return to_rollouts(tokenizer, problems, prompts, sampler.sample(prompts, [opening[text] for text in prefixes]))
+    opening = {text: encode_prefix(text, tokenizer) for text in set(prefixes)}
+    completions = sampler.sample(prompts, [opening[text] for text in prefixes])
+    return to_rollouts(tokenizer, problems, prompts, completions)
 
 
 def to_rollouts(
     tokenizer: PreTrainedTokenizerBase,
     problems: Sequence[Problem],
     prompts: Sequence[Sequence[int]],
-    completions: list[list[int]],
+    completions: Sequence[Sequence[int]],
 ) -> list[Rollout]:
     """Token ids of one completion to each problem as rollouts; one without an end-of-sequence token was cut off."""
-    texts = tokenizer.batch_decode(completions, skip_special_tokens=True)
+    eos: Any = tokenizer.eos_token_id
     return [
-        Rollout(
-            problem_id=problem.problem_id,
-            prompt_token_ids=tuple(prompt),
-            completion_token_ids=tuple(ids),
-            completion=text,
-            finish_reason="stop" if ids[-1] == tokenizer.eos_token_id else "length",
-        )
-        for problem, prompt, ids, text in zip(problems, prompts, completions, texts, strict=True)
+        rollout_of_ids(tokenizer, problem.problem_id, prompt, ids, eos_token_ids={eos})
+        for problem, prompt, ids in zip(problems, prompts, completions, strict=True)
     ]
-
-
-def score(rollout: Rollout, problem: Problem, response_groups: Sequence[ResponseGroup]) -> ScoredRollout:
-    """Tell the response group, read the answer, judge it by exact match; the cost is the number of tokens."""
-    group = next((g for g in response_groups if g.matches(rollout.completion)), None)
-    stopped = rollout.finish_reason == "stop"
-    answer = group.extract_answer(rollout.completion) if group and stopped else None
-    return ScoredRollout(
-        rollout=rollout,
-        response_group=group.name if group else "",
-        predicted_answer=answer,
-        reward=exact_match(answer, problem.answer),
-        cost=float(len(rollout.completion_token_ids)),
-    )
 
 
 def write_responses(
@@ -88,17 +72,15 @@ def write_responses(
     torch.manual_seed(seed)
     repeated = [problem for problem in problems for _ in range(num_samples)]
     rollouts = roll_out(model, tokenizer, repeated, [prefix] * len(repeated), max_completion_length, on_batch)
-    write_scored(
-        path, repeated, [score(r, p, response_groups) for r, p in zip(rollouts, repeated, strict=True)], num_samples
-    )
+    write_scored(path, repeated, score(rollouts, repeated, response_groups, ExactJudge()), num_samples)
 
 
 def write_scored(
     path: Path,
     problems: Sequence[Problem],
-    scored: Sequence[ScoredRollout],
+    scored: Sequence[ScoredResponse],
     num_samples: int,
-    before: Sequence[ScoredRollout] | None = None,
+    before: Sequence[ScoredResponse] | None = None,
 ) -> None:
     """Write judged responses, `num_samples` to each problem one after the other; the file is whole or absent.
 
@@ -140,7 +122,7 @@ def write_choices(
     """Write the policy's probability of opening an extended response to each problem; nothing is generated."""
     sampler = HFSampler(model, tokenizer, max_completion_length=1, batch_size=BATCH_SIZE)
     prompts = tokenizer([str(p.prompt) for p in problems], add_special_tokens=False)["input_ids"]
-    opening = tokenizer(extended.prefix, add_special_tokens=False)["input_ids"][0]
+    opening = encode_prefix(extended.prefix, tokenizer)[0]
     probability = torch.softmax(sampler.next_token_logits(prompts), -1)[:, opening].double().cpu().numpy()
     table = pa.table(
         {

@@ -47,30 +47,11 @@ class Format:
         return self.read(completion).problem
 
 
-class Thinking(ResponseGroup):
-    """Opens a thought and thinks: told from `NotThinking`, which opens alike, by the thought's content."""
-
-    def matches(self, completion: str) -> bool:
-        """Whether there is a thought with something in it."""
-        text = completion.lstrip()
-        return text.startswith(THINK) and not text.removeprefix(THINK).lstrip().startswith(END_THINK)
-
-
-class NotThinking(ResponseGroup):
-    """Opens a thought and closes it at once, as hybrid models do where thinking is off."""
-
-    def matches(self, completion: str) -> bool:
-        """Whether there is an empty thought."""
-        text = completion.lstrip()
-        return text.startswith(THINK) and text.removeprefix(THINK).lstrip().startswith(END_THINK)
-
-
 def make_format(
     name: str,
     prefix: str,
     instruction: str,
     read: Callable[[str], Reading],
-    kind: type[ResponseGroup] = ResponseGroup,
     **more: Any,
 ) -> Format:
     """A format whose answer is what its reader reads; a reader raises `CannotBuild` for what is malformed."""
@@ -84,7 +65,7 @@ def make_format(
         except CannotBuild as error:
             return malformed(str(error))
 
-    group = kind(
+    group = ResponseGroup(
         name=name, prefix=prefix, instruction=instruction, extract_answer=lambda completion: reading(completion).answer
     )
     return Format(group=group, read=reading, **more)
@@ -206,12 +187,9 @@ THINKING_OFF = make_format(
     f"{THINK}\n\n{END_THINK}\n\n",
     BOX_IT,
     _unthought,
-    NotThinking,
     template_options={"enable_thinking": False},
 )
-THINKING_ON = make_format(
-    "thinking_on", f"{THINK}\n", BOX_IT, _thought, Thinking, template_options={"enable_thinking": True}
-)
+THINKING_ON = make_format("thinking_on", f"{THINK}\n", BOX_IT, _thought, template_options={"enable_thinking": True})
 DIRECT = make_format(
     "direct",
     "Answer:",

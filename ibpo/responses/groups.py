@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 from ibpo.config import ResponseGroupConfig
 from ibpo.errors import IbpoError
@@ -113,11 +116,25 @@ def check_reads_programs(configs: Sequence[ResponseGroupConfig]) -> None:
             )
 
 
+def find_group(completion: str, groups: Sequence[ResponseGroup]) -> ResponseGroup | None:
+    """The response group of a list that a completion belongs to; None where it opens like none of them.
+
+    See `ResponseGroup.matches` for what belonging means; where several prefixes match, the longest one counts.
+
+    Example:
+        >>> once, twice = ResponseGroup(name="once", prefix="Step"), ResponseGroup(name="twice", prefix="Step by step")
+        >>> find_group("Step by step: ...", [once, twice]).name
+        'twice'
+    """
+    found = [group for group in groups if group.matches(completion)]
+    return max(found, key=lambda group: len("".join(group.prefix.split())), default=None)
+
+
 CONTINUATIONS = ("\n", "\n\n", " ", ":", ".", ",")
-"""What commonly follows an opening, and what tokenizers merge its end with."""
+"""What commonly follows a prefix, and what tokenizers merge its end with."""
 
 
-def stable_prefix(prefix: str, encode: Callable[[str], list[int]]) -> list[int]:
+def stable_prefix(prefix: str, encode: Callable[[str], Sequence[int]]) -> list[int]:
     r"""The token ids that open a response with this text, whatever follows it.
 
     A tokenizer may merge the end of the text with what comes next: where `]` and a line break are one token, a model
@@ -144,25 +161,90 @@ def stable_prefix(prefix: str, encode: Callable[[str], list[int]]) -> list[int]:
     return stable
 
 
-def encode_prefixes(groups: Sequence[ResponseGroup], encode: Callable[[str], list[int]]) -> list[list[int]]:
-    """The token ids that open a response of each group; see `stable_prefix`.
+@lru_cache(maxsize=64)
+def encode_prefix(prefix: str, tokenizer: Any) -> tuple[int, ...]:
+    """The token ids that are forced where a response is to open with this text; none for an empty text.
+
+    Training, `ibpo eval`, the cold start and `ibpo calibrate` all force these ids (see `stable_prefix`), so that what
+    was learned is what is measured.
+
+    Args:
+        prefix: a response group's.
+        tokenizer: of transformers.
+    """
+    if not prefix:
+        return ()
+    return tuple(stable_prefix(prefix, lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncodedGroups:
+    """Response groups as a tokenizer writes and reads them; `encode_groups` makes it."""
+
+    groups: Sequence[ResponseGroup]
+    prefix_ids: Sequence[list[int]]
+    """What is forced where a response of each group is wanted."""
+    tokenizer: Any
+
+    @property
+    def names(self) -> list[str]:
+        """Of the response groups."""
+        return [group.name for group in self.groups]
+
+    def index_of(self, completion_ids: Sequence[int]) -> int:
+        """Index of the response group that a completion belongs to, -1 for none: `find_group` of the decoded ids."""
+        group = find_group(self._decode(completion_ids), self.groups)
+        return -1 if group is None else next(i for i, one in enumerate(self.groups) if one is group)
+
+    def num_opening_tokens(self, completion_ids: Sequence[int]) -> int:
+        """How many of a completion's tokens choose its response group: at least one.
+
+        Those that would have been forced, where the completion begins with them. Where it opens in other tokens (a
+        blank first, another spelling), as many as it takes until the prefix is complete. One for a response of no
+        group.
+        """
+        index = self.index_of(completion_ids)
+        if index < 0:
+            return 1
+        forced = self.prefix_ids[index]
+        if list(completion_ids[: len(forced)]) == forced:
+            return len(forced)
+        group = self.groups[index]
+        lengths = range(1, len(completion_ids))
+        return next((n for n in lengths if group.matches(self._decode(completion_ids[:n]))), len(completion_ids))
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
+
+
+def encode_groups(groups: Sequence[ResponseGroup], tokenizer: Any) -> EncodedGroups:
+    """Response groups in a tokenizer's ids, after checking that the policy's choice can be forced and read.
 
     Raises:
-        IbpoError: where two groups open with the same token, so that the choice of the group could not be told apart.
+        IbpoError: where a prefix has no token or does not survive the tokenizer, or where two groups open with the same
+            token, so that the choice between them could be neither read nor learned.
     """
-    prefixes = [stable_prefix(group.prefix, encode) for group in groups]
+    prefix_ids: list[list[int]] = []
     opened: dict[int, str] = {}
-    for group, prefix in zip(groups, prefixes, strict=True):
+    for group in groups:
         key = f"response_group.{group.name}.prefix"
-        if not prefix:
+        ids = list(encode_prefix(group.prefix, tokenizer))
+        if not ids:
             raise IbpoError(f"{key}: {group.prefix!r} has no token in this model's vocabulary; choose other words")
-        if prefix[0] in opened:
+        if ids[0] in opened:
             raise IbpoError(
-                f"{key}: opens with the same token as that of {opened[prefix[0]]}; the first tokens must differ: "
-                "let one of them begin with another word"
+                f"{key}: opens with the same token as that of {opened[ids[0]]}; the first tokens must differ, or the "
+                "policy's choice of a group cannot be read: let one of them begin with another word"
             )
-        opened[prefix[0]] = group.name
-    return prefixes
+        whole = tokenizer.decode(tokenizer(group.prefix, add_special_tokens=False)["input_ids"])
+        if not group.matches(whole):
+            raise IbpoError(
+                f"{key}: {group.prefix!r} comes back from this model's tokenizer as {whole!r}, so that no response "
+                "would be recognised; choose other words"
+            )
+        opened[ids[0]] = group.name
+        prefix_ids.append(ids)
+    return EncodedGroups(groups=tuple(groups), prefix_ids=prefix_ids, tokenizer=tokenizer)
 
 
 def offer(groups: Sequence[ResponseGroup], problem: Prompt, *, chat: bool) -> Prompt:

@@ -38,9 +38,6 @@ class VotingForm:
     name: str
     standard: ResponseGroup
     voting: ResponseGroup
-    openings: tuple[str, str]
-    """What forces a standard and a voting response: text whose tokens are the same alone as in a response. In many
-    vocabularies `]` and the line break after it are one token, so `[TRIAL` forces what begins with `[TRIAL]`."""
     read_attempt: Callable[[str, Callable[[str], str | None]], Attempt]
     """(what a model wrote, reader of answers that stand in no box) -> attempt; raises `CannotBuild`."""
     build_standard: Callable[[Attempt], str]
@@ -114,7 +111,6 @@ BOXED = VotingForm(
     name="boxed",
     standard=COT.group,
     voting=SEQUENTIAL_VOTING.group,
-    openings=(COT.group.prefix, SEQUENTIAL_VOTING.group.prefix.removesuffix("]")),
     read_attempt=_read_boxed,
     build_standard=lambda attempt: build_single(attempt.text),
     build_voting=lambda attempts: build_voting([attempt.text for attempt in attempts]),
@@ -125,7 +121,6 @@ TALLY = VotingForm(
     name="tally",
     standard=STANDARD,
     voting=EXTENDED,
-    openings=(STANDARD.prefix, EXTENDED.prefix),
     read_attempt=_read_tallied,
     build_standard=_build_tallied,
     build_voting=_vote_tallied,

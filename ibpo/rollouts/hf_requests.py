@@ -11,6 +11,7 @@ from ibpo.errors import IbpoError
 from ibpo.rollouts.hf import HFSampler
 from ibpo.rollouts.prompts import PromptWriter
 from ibpo.rollouts.sampler import Request, Sampled
+from ibpo.rollouts.scoring import rollout_of_ids
 
 
 class HFRequestSampler:
@@ -46,8 +47,10 @@ class HFRequestSampler:
                 yield self._sampled(request, prompt, ids)
 
     def _sampled(self, request: Request, prompt: list[int], ids: list[int]) -> Sampled:
-        stopped = bool(ids) and ids[-1] == self.sampler.tokenizer.eos_token_id
-        return Sampled.of_tokens(request, prompt, ids, self.writer.text(ids), ended=stopped)
+        tokenizer = self.sampler.tokenizer
+        eos = {tokenizer.eos_token_id}
+        rollout = rollout_of_ids(tokenizer, request.problem.problem_id, prompt, ids, eos_token_ids=eos)
+        return Sampled.of_rollout(request, rollout)
 
 
 def _seed_of(requests: Sequence[Request], seed: int) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ibpo.responses.groups import offer
+from ibpo.responses.groups import encode_prefix, offer
 from ibpo.rollouts.sampler import Request
 from ibpo.types import Prompt, ResponseGroup
 
@@ -44,14 +44,9 @@ class PromptWriter:
 
     def ids(self, request: Request) -> tuple[list[int], list[int]]:
         """Token ids of the prompt, and of the forced prefix."""
-        texts = self.render(self.prompt(request)), request.prefix
-        prompt, prefix = (self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else [] for text in texts)
-        return list(prompt), list(prefix)
-
-    def text(self, ids: Sequence[int]) -> str:
-        """Token ids as text; special tokens stay, but for one that ends the sequence."""
-        ended = bool(ids) and ids[-1] in self.tokenizer.all_special_ids
-        return str(self.tokenizer.decode(list(ids[:-1] if ended else ids), skip_special_tokens=False))
+        text = self.render(self.prompt(request))
+        prompt = self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+        return list(prompt), list(encode_prefix(request.prefix, self.tokenizer))
 
 
 def renderer(writer: PromptWriter) -> Callable[[list[dict[str, str]]], str]:

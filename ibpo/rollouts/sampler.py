@@ -50,21 +50,13 @@ class Sampled:
     """Of the completion's tokens, those of the thinking, where a server tells them apart."""
 
     @classmethod
-    def of_tokens(
-        cls, request: Request, prompt: Sequence[int], completion: Sequence[int], text: str, *, ended: bool
-    ) -> Sampled:
-        """A response as token ids, prefix included; one that has not ended by itself is truncated."""
+    def of_rollout(cls, request: Request, rollout: Rollout) -> Sampled:
+        """A response whose token ids are known."""
         return cls(
             request=request,
-            rollout=Rollout(
-                problem_id=request.problem.problem_id,
-                prompt_token_ids=tuple(prompt),
-                completion_token_ids=tuple(completion),
-                completion=text,
-                finish_reason="stop" if ended else "length",
-            ),
-            num_prompt_tokens=len(prompt),
-            num_completion_tokens=len(completion),
+            rollout=rollout,
+            num_prompt_tokens=len(rollout.prompt_token_ids),
+            num_completion_tokens=len(rollout.completion_token_ids),
         )
 
 

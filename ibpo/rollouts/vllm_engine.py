@@ -13,6 +13,7 @@ from typing import Any
 from ibpo.errors import IbpoError
 from ibpo.rollouts.prompts import PromptWriter
 from ibpo.rollouts.sampler import Request, Sampled, seed_of
+from ibpo.rollouts.scoring import rollout_of_ids
 
 
 class VLLMSampler:
@@ -100,7 +101,9 @@ class VLLMSampler:
     def _sampled(self, request: Request, prompt: list[int], prefix: list[int], output: Any) -> Sampled:
         ids = [*prefix, *output.token_ids]
         # "abort" and whatever else is not a response that ended by itself.
-        return Sampled.of_tokens(request, prompt, ids, self.writer.text(ids), ended=output.finish_reason == "stop")
+        ends = ids[-1:] if output.finish_reason == "stop" else ()
+        rollout = rollout_of_ids(self.writer.tokenizer, request.problem.problem_id, prompt, ids, eos_token_ids=ends)
+        return Sampled.of_rollout(request, rollout)
 
 
 def load_vllm(path: str, *, dtype: str = "auto", max_model_len: int | None = None, seed: int = 0) -> tuple[Any, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ibpo.responses.groups import boxed
 from ibpo.rewards.code import CodeJudge
-from ibpo.rewards.exact import exact_match
+from ibpo.rewards.exact import ExactJudge
 from ibpo.rewards.judgement import Candidate, Judge, Judgement
 from ibpo.rewards.math import MathJudge
 from ibpo.tasks.task import JudgeName
@@ -26,15 +26,6 @@ class Failure:
     """`gold` scored below 1, or `perturbed` above 0."""
     answer: str
     judgement: Judgement
-
-
-class ExactJudge:
-    """1.0 where the predicted answer is the gold one, letter by letter."""
-
-    def judge(self, candidates: Sequence[Candidate]) -> list[Judgement]:
-        """See `Judge`."""
-        rewards = [exact_match(c.predicted_answer, c.problem.answer) for c in candidates]
-        return [Judgement(reward=r, reason="the same" if r else "another answer") for r in rewards]
 
 
 def judge_for(name: JudgeName, *, isolate: bool = True) -> Judge:

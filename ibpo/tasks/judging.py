@@ -9,6 +9,7 @@ from ibpo.data_config import ConstraintsConfig, JudgeConfig
 from ibpo.endpoint import Endpoint, read_api_key
 from ibpo.errors import IbpoError
 from ibpo.responses.formats import FORMATS
+from ibpo.responses.groups import find_group
 from ibpo.rewards.constraints import (
     GIVES_ANSWER,
     AtLeast,
@@ -78,7 +79,7 @@ def _format(response_groups: Sequence[ResponseGroup]) -> Rule:
         )
 
     def check(candidate: Candidate) -> str | None:
-        group = next((group for group in response_groups if group.matches(candidate.completion)), None)
+        group = find_group(candidate.completion, response_groups)
         return "opens like no response group" if group is None else FORMATS[group.name].problem_of(candidate.completion)
 
     return Rule(name="format", check=check)

@@ -207,22 +207,14 @@ UNCONSTRAINED: dict[str, Any] = {"budget": None, "utility": "regression", "strat
 """IBPO's gains and update with all that one may spend: each prompt gets the response group that gains most."""
 
 
-def check_groups(names: list[str], prefix_ids: list[list[int]], args: IBPOConfig) -> None:
-    """Refuse response groups that the first tokens of the policy's responses cannot tell apart.
+def check_groups(names: list[str], args: IBPOConfig) -> None:
+    """Refuse response groups that do not fit the settings.
 
     Raises:
         IbpoError: with the fix.
     """
     if len(names) < 2 or len(set(names)) < len(names):
         raise IbpoError(f"IBPOTrainer: at least two response groups of different names are needed, got {names}")
-    if any(not prefix for prefix in prefix_ids):
-        raise IbpoError("IBPOTrainer: every response group needs a prefix of at least one token")
-    first_tokens = [prefix[0] for prefix in prefix_ids]
-    if len(set(first_tokens)) < len(first_tokens):
-        raise IbpoError(
-            f"IBPOTrainer: response groups {names} begin with tokens {first_tokens}; the first tokens must differ, "
-            "or the policy's choice of a group cannot be read: give them other prefixes"
-        )
     if args.stratified and (args.num_generations or 0) % len(names):
         raise IbpoError(
             f"IBPOConfig: num_generations={args.num_generations} must be a multiple of the {len(names)} response groups"

@@ -13,13 +13,12 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 
+from ibpo.responses.groups import EncodedGroups
 from ibpo.rewards.constraints import NOT_TRUNCATED
-from ibpo.rewards.judgement import Judgement
 from ibpo.rollouts.hf import HFSampler
-from ibpo.training.loss import group_of
 from ibpo.training.lower_level import Batch
 from ibpo.training.reference_model import prompt_features
-from ibpo.types import Prompt
+from ibpo.types import Prompt, ScoredResponse
 
 TokenIds = Sequence[int]
 
@@ -38,10 +37,10 @@ def sample_stratified(trainer: Any, prompt_ids: list[list[int]]) -> list[list[in
     """One completion per row: siblings begin with each group's prefix in turn, where the training is stratified."""
     training = trainer.model.training
     num_siblings = trainer.num_generations if training else trainer.num_generations_eval
-    num_groups = len(trainer.prefix_ids)
+    num_groups = len(trainer.groups.prefix_ids)
     first = trainer.accelerator.process_index * len(prompt_ids)
     forced = [place % num_siblings * num_groups // num_siblings for place in range(first, first + len(prompt_ids))]
-    prefixes = [trainer.prefix_ids[g] if trainer.args.stratified and training else [] for g in forced]
+    prefixes = [trainer.groups.prefix_ids[g] if trainer.args.stratified and training else [] for g in forced]
     if trainer.use_vllm:
         return sample_served(trainer.vllm_generation, prompt_ids, prefixes, trainer.max_completion_length)
     return _sampler(trainer, trainer.max_completion_length).sample(prompt_ids, prefixes)
@@ -65,7 +64,7 @@ def look_at_prompts(
     local = dict(zip(prompt[first : first + len(prompt_ids)].tolist(), prompt_ids, strict=True))
     ids = list(local.values())
     logits = _sampler(trainer, 1).next_token_logits(ids)
-    first_tokens = [prefix[0] for prefix in trainer.prefix_ids]
+    first_tokens = [prefix[0] for prefix in trainer.groups.prefix_ids]
     shares = torch.softmax(logits / trainer.temperature, -1)[:, first_tokens].cpu().numpy()
     hidden = np.zeros((len(ids), 0))
     if with_features:
@@ -108,32 +107,32 @@ def sample_served(
 def describe(
     inputs: Sequence[dict],
     completion_ids: Sequence[list[int]],
-    prefix_ids: list[list[int]],
+    groups: EncodedGroups,
     eos: Collection[int],
     columns: Collection[str],
-    judgements: Sequence[Sequence[Judgement]],
+    scored: Sequence[Sequence[ScoredResponse]],
 ) -> list[dict[str, Any]]:
     """What all ranks have to know of each of this rank's responses.
 
     Args:
         inputs: the data set's row of each response.
         completion_ids: the responses.
-        prefix_ids: of the response groups.
+        groups: the response groups.
         eos: ids that end a response.
         columns: that budgets are sliced by.
-        judgements: of each judge, one per response.
+        scored: of each judge, one per response.
     """
-    first_tokens = [prefix[0] for prefix in prefix_ids]
+    first_tokens = [prefix[0] for prefix in groups.prefix_ids]
     return [
         {
             "problem_id": str(row.get("problem_id", "")),
             "level": str(row.get("level", "")),
             "slices": {column: str(row.get(column, "")) for column in columns},
-            "response_group": group_of(ids, prefix_ids),
+            "response_group": groups.index_of(ids),
             "first_token_of": first_tokens.index(ids[0]) if ids[0] in first_tokens else -1,
             "tokens": len(ids),
             "finish_reason": "stop" if ids[-1] in eos else "length",
-            "violations": sorted({name for judged in judgements for name in judged[i].violations}),
+            "violations": sorted({name for judged in scored for name in judged[i].violations}),
         }
         for i, (row, ids) in enumerate(zip(inputs, completion_ids, strict=True))
     ]

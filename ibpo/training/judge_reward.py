@@ -7,17 +7,17 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from ibpo.responses.groups import stable_prefix
-from ibpo.rewards.judgement import Candidate, Judge, Judgement
-from ibpo.types import Problem, ResponseGroup
+from ibpo.rewards.judgement import Judge
+from ibpo.rollouts.scoring import rollout_of_ids, score
+from ibpo.types import Problem, ResponseGroup, ScoredResponse
 
 
 class JudgeReward:
     """Pass it in `reward_funcs`; a response that violates a constraint can't be chosen by the trainer.
 
     The judge sees the data set's row as a problem: `prompt`, `answer` (or `gold`), `problem_id`, `level`, and all other
-    columns as `info`. The answer is read by the response group that the completion opens like; one that opens like none
-    gives no answer. Special tokens stay in the completion, as they may be what marks a group.
+    columns as `info`. The answer is read by the response group that the completion belongs to (`ibpo.rollouts.score`);
+    a completion that opens like none gives no answer.
 
     Args:
         judge: e.g. `ibpo.rewards.constraints.MixtureOfJudges`, which joins rewards and constraints.
@@ -38,41 +38,28 @@ class JudgeReward:
         self.problems = problems or {}
         self.judge, self.response_groups = judge, list(response_groups)
         self.tokenizer: Any = tokenizer  # the stubs know no text-to-ids call without `text=`
-        self.prefix_ids = [
-            stable_prefix(group.prefix, lambda text: self.tokenizer(text, add_special_tokens=False)["input_ids"])
-            for group in self.response_groups
-        ]
         self.eos_token_ids: set[int] = {self.tokenizer.eos_token_id}
         """What ends a response; the trainer adds the model's own, at which vLLM stops."""
-        self.judgements: list[Judgement] = []
-        """Of the last batch."""
+        self.scored: list[ScoredResponse] = []
+        """The last batch."""
 
     def __call__(self, *, prompts: list[Any], completion_ids: list[list[int]], **columns: Any) -> list[float]:
         """TRL's reward function: one number per completion."""
         rows = [{k: v[i] for k, v in columns.items() if isinstance(v, list)} for i in range(len(prompts))]
-        self.judgements = self.judge.judge(
-            [self._candidate(*row) for row in zip(prompts, completion_ids, rows, strict=True)]
-        )
-        return [judgement.reward for judgement in self.judgements]
+        problems = [self._problem(prompt, row) for prompt, row in zip(prompts, rows, strict=True)]
+        rollouts = [
+            rollout_of_ids(self.tokenizer, problem.problem_id, (), ids, eos_token_ids=self.eos_token_ids)
+            for problem, ids in zip(problems, completion_ids, strict=True)
+        ]
+        self.scored = score(rollouts, problems, self.response_groups, self.judge)
+        return [scored.reward for scored in self.scored]
 
-    def _candidate(self, prompt: Any, ids: list[int], row: dict[str, Any]) -> Candidate:
-        stopped = bool(ids) and ids[-1] in self.eos_token_ids
-        body = list(ids[:-1] if stopped else ids)
-        completion = str(self.tokenizer.decode(body, skip_special_tokens=False))
-        group = next(
-            (g for g, p in zip(self.response_groups, self.prefix_ids, strict=True) if body[: len(p)] == p), None
-        )
+    def _problem(self, prompt: Any, row: dict[str, Any]) -> Problem:
         own = {"answer", "gold", "problem_id", "level", "completions"}
-        problem = self.problems.get(str(row.get("problem_id", ""))) or Problem(
+        return self.problems.get(str(row.get("problem_id", ""))) or Problem(
             problem_id=str(row.get("problem_id", "")),
             prompt=prompt,
             answer=str(row.get("answer", row.get("gold", ""))),
             level=str(row.get("level", "")),
             info={k: v for k, v in row.items() if k not in own},
-        )
-        return Candidate(
-            problem=problem,
-            completion=completion,
-            predicted_answer=group.extract_answer(completion) if group else None,
-            finish_reason="stop" if stopped else "length",
         )

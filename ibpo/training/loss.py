@@ -11,12 +11,12 @@ Letters: R responses of all ranks, B rows of this rank, b of them kept, T tokens
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+from ibpo.responses.groups import EncodedGroups
 from ibpo.training.config import IBPOConfig
 
 KL_GROWS = 0.45, 0.7
@@ -70,20 +70,11 @@ def draw_kl_rows(prompt: np.ndarray, response_group: np.ndarray, share: float, r
 # -- from weights of responses to weights of tokens ---------------------------------------------------------------
 
 
-def group_of(completion_ids: Sequence[int], prefix_ids: list[list[int]]) -> int:
-    """Index of the response group whose prefix opens the completion, -1 for none."""
-    for g, prefix in enumerate(prefix_ids):
-        if list(completion_ids[: len(prefix)]) == prefix:
-            return g
-    return -1
-
-
-def prefix_mask(completion_ids: torch.Tensor, prefix_ids: list[list[int]]) -> torch.Tensor:
-    """Which tokens choose the response group: the prefix, or the first token of a response of none; bool [B, T]."""
+def prefix_mask(completion_ids: torch.Tensor, groups: EncodedGroups) -> torch.Tensor:
+    """Which tokens choose the response group (`EncodedGroups.num_opening_tokens`): bool [B, T]."""
     mask = torch.zeros_like(completion_ids, dtype=torch.bool)
     for i, ids in enumerate(completion_ids.tolist()):
-        group = group_of(ids, prefix_ids)
-        mask[i, : len(prefix_ids[group]) if group >= 0 else 1] = True
+        mask[i, : groups.num_opening_tokens(ids)] = True
     return mask
 
 
@@ -115,7 +106,7 @@ def rows_to_keep(weights: np.ndarray, multiple: int, num_ranks: int = 1, rank: i
 def weighted_batch(
     batch: dict[str, Any],
     weights: np.ndarray,
-    prefix_ids: list[list[int]],
+    groups: EncodedGroups,
     *,
     num_generations: int,
     max_completion_length: int,
@@ -131,7 +122,7 @@ def weighted_batch(
     Args:
         batch: of `GRPOTrainer._generate_and_score_completions`; its `advantages` are overwritten.
         weights: [R, 3] of prefix, completion and KL penalty (`weigh_responses`), one rank after the other.
-        prefix_ids: the tokens that open each response group.
+        groups: the response groups.
         num_generations: responses of a prompt.
         max_completion_length: in tokens.
         steps_per_generation: into how many updates the rows are split, hence of how many rows there is a multiple.
@@ -148,7 +139,7 @@ def weighted_batch(
     num_prompts = max(1, len(weights) // num_generations)
     # w_it: undo TRL's rows x length and DDP's ranks, and divide by P.
     scale = len(keep) * max_completion_length * num_ranks / num_prompts
-    prefix = prefix_mask(batch["completion_ids"], prefix_ids)
+    prefix = prefix_mask(batch["completion_ids"], groups)
     of_prefix, of_completion = torch.tensor(local[:, :2].T, dtype=torch.float32, device=prefix.device)[..., None]
     advantages = torch.where(prefix, of_prefix, of_completion) * scale
     batch["advantages"] = advantages

@@ -18,7 +18,7 @@ from transformers.trainer_callback import PrinterCallback
 from ibpo.config import RunConfig, TrainConfig, nearest
 from ibpo.errors import IbpoError
 from ibpo.evaluation.held_out import HeldOutResult, Scorer, evaluate_held_out
-from ibpo.responses.groups import encode_prefixes, offer
+from ibpo.responses.groups import encode_groups, offer
 from ibpo.rewards.constraints import MixtureOfJudges
 from ibpo.rollouts.hf import HFSampler
 from ibpo.rollouts.load import load_policy
@@ -57,11 +57,11 @@ def run_job(job: Job, console: Console) -> list[HeldOutResult]:
         model, tokenizer = load_policy(str(job.run.model) if trained else job.model_path, dtype=job.config.model.dtype)
     except IbpoError as error:
         raise IbpoError(f"model.path: {error}") from None
-    prefix_ids = encode_prefixes(job.response_groups, lambda text: _ids(tokenizer, text))
+    groups = encode_groups(job.response_groups, tokenizer)
     prompts = {p.problem_id: _prompt(job, tokenizer, p) for p in (*job.training, *job.held_out)}
     prompt_ids = {key: _tokenize(tokenizer, prompt, job.config) for key, prompt in prompts.items()}
     _check_room(job, model, prompt_ids)
-    scorer = Scorer(job.response_groups, prefix_ids, tokenizer, replace(job.judge, constraints=()))
+    scorer = Scorer(groups, tokenizer, replace(job.judge, constraints=()))
     try:
         if not trained:
             model = _train(job, args, adapter, model, tokenizer, prompts, console)
@@ -171,10 +171,6 @@ def data_rows(problems: Sequence[Problem], prompts: Sequence[Any]) -> list[dict[
         }
         for problem, prompt in zip(problems, prompts, strict=True)
     ]
-
-
-def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def _prompt(job: Job, tokenizer: PreTrainedTokenizerBase, problem: Problem) -> Any:

@@ -33,7 +33,7 @@ from trl import GRPOTrainer
 
 from ibpo.config import nearest
 from ibpo.errors import IbpoError
-from ibpo.responses.groups import stable_prefix
+from ibpo.responses.groups import encode_groups
 from ibpo.training.budgets import read_budget
 from ibpo.training.checkpoints import AverageWeights, ExactResume, KeepLowerLevel
 from ibpo.training.config import IBPOConfig, check_arguments, check_groups, check_inputs
@@ -161,12 +161,9 @@ class IBPOTrainer(ExactResume):
             if isinstance(func, JudgeReward):
                 func.eos_token_ids |= set(self.eos_token_ids)
         self.response_groups = list(response_groups)
-        self.prefix_ids = [
-            stable_prefix(group.prefix, lambda text: self.processing_class(text, add_special_tokens=False)["input_ids"])
-            for group in self.response_groups
-        ]
         names = [group.name for group in self.response_groups]
-        check_groups(names, self.prefix_ids, args)
+        check_groups(names, args)
+        self.groups = encode_groups(self.response_groups, self.processing_class)
         if is_sharded(self):
             check_sharding(args)
         self.budgets = read_budget(args.budget or {}, names, self._values_of)
@@ -243,10 +240,10 @@ class IBPOTrainer(ExactResume):
         self, inputs: list[dict], completion_ids_list: list[list[int]], score: np.ndarray
     ) -> tuple[list[dict[str, Any]], Batch, np.ndarray]:
         """What is known of every response of all ranks, as rows and as arrays, and the policy's choice [P, G]."""
-        judgements = [func.judgements for func in self.reward_funcs if isinstance(func, JudgeReward)]
+        scored = [func.scored for func in self.reward_funcs if isinstance(func, JudgeReward)]
         columns = {term.column for term in self.budgets if term.column}
         rows = gather_object(
-            describe(inputs, completion_ids_list, self.prefix_ids, set(self.eos_token_ids), columns, judgements)
+            describe(inputs, completion_ids_list, self.groups, set(self.eos_token_ids), columns, scored)
         )
         prompt = np.arange(len(rows)) // self.num_generations
         features, share = look_at_prompts(self, self.handover.prompt_ids, prompt, with_features=self._needs_features)
@@ -279,7 +276,7 @@ class IBPOTrainer(ExactResume):
         kept, weights = weighted_batch(
             out,
             self.handover.weights,
-            self.prefix_ids,
+            self.groups,
             num_generations=self.num_generations,
             max_completion_length=self.max_completion_length,
             steps_per_generation=self.args.steps_per_generation or 1,

@@ -159,6 +159,16 @@ def test_infeasible_in_every_layout():
     assert len(messages) == 1 and "raise it to at least 0.666" in messages.pop()
 
 
+def test_budgets_that_leave_a_problem_no_response_are_named():
+    """Very many problems, some without a response outside the shares: it once summed -inf for ever."""
+    rng = np.random.default_rng(0)
+    problem, group = np.arange(1200).repeat(4), rng.integers(0, 4, 4800)
+    cost = np.array([group == 1, group == 2, group == 3], float)
+    with pytest.raises(InfeasibleBudget, match="together with budgets 0 to 1"):
+        allocate(rng.normal(size=4800), problem, cost, [0.04, 0.04, 0.04])
+    assert exact_sum(np.full(2000, -np.inf)) == -np.inf
+
+
 def test_exact_sum_of_many_blocks(monkeypatch):
     rng = np.random.default_rng(0)
     values = rng.normal(size=5000) * 10.0 ** rng.integers(-12, 12, 5000)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -51,9 +52,11 @@ def assert_one_line(result, message):
     ("arguments", "message"),
     [
         (["--experiment", "nonsense"], "--experiment: 'nonsense' is none of thinking, voting, both"),
-        (["--budget", "1.5"], "--budget: 1.5 is not a share of problems; give a number in [0, 1]"),
-        (["--budget", "0.5", "--budget", "-0.1"], "--budget: -0.1 is not a share of problems"),
-        (["--budget", "nan"], "--budget: nan is not a share of problems"),
+        (["--budget", "extended=1.5"], "--budget extended=1.5: a share is at most 1"),
+        (["--budget", "0.5"], "--budget 0.5: of what? Name it: extended=0.5"),
+        (["--budget", "extended=50%", "--budget", "extended=-0.1"], "--budget extended=-0.1: '-0.1' is no amount"),
+        (["--budget", "standard=50%"], "no response group is named 'standard'; there are extended"),
+        (["--budget", "tokens=50"], "--budget tokens=50: the demo trains at largest shares of extended reasoning"),
     ],
 )
 def test_bad_options(arguments, message, tmp_path):
@@ -81,13 +84,18 @@ def test_a_runs_folder_that_cannot_be_made_is_one_line(tmp_path):
     assert_one_line(run("--quick", "--runs", tmp_path / "file"), "file")
 
 
-def start(runs):
+def start(runs, home):
+    """As it runs installed: the package alone, without the repository around it."""
+    package = home / "site-packages" / "ibpo"
+    if not package.exists():
+        shutil.copytree(ROOT / "ibpo", package, ignore=shutil.ignore_patterns("__pycache__"))
     code = "from ibpo.cli import main; main()"
-    arguments = ["demo", "--quick", "--budget", "0.5", "--runs", str(runs)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    arguments = ["demo", "--quick", "--budget", "extended=0.5", "--runs", str(runs)]
+    environment = {**os.environ, "PYTHONPATH": str(package.parent), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
         env=environment,
+        cwd=home,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -105,8 +113,10 @@ def written(directory):
 @pytest.mark.timeout(900)
 def test_a_quick_run_goes_on_after_an_interruption_and_leaves_its_page(tmp_path):
     pytest.importorskip("trl")
-    directory = tmp_path / "thinking-quick"
-    first = start(tmp_path)
+    runs, home = tmp_path / "runs", tmp_path / "home"
+    home.mkdir()
+    directory = runs / "thinking-quick"
+    first = start(runs, home)
     try:
         # Not before something is finished: else nothing is there that could be done again, and nothing is tested.
         deadline = time.monotonic() + 300
@@ -126,7 +136,7 @@ def test_a_quick_run_goes_on_after_an_interruption_and_leaves_its_page(tmp_path)
     kept = written(directory)
     assert kept
 
-    second = start(tmp_path)
+    second = start(runs, home)
     try:
         stdout, stderr = second.communicate(timeout=520)
     finally:

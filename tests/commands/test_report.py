@@ -201,7 +201,7 @@ def test_names_and_harnesses(tmp_path):
     [
         (["--standard", "none"], "none: no such configuration; there are low, high"),
         (["--only", "none"], "--only none: no such configuration"),
-        (["--budget", "2"], "--budget: a part of the way"),
+        (["--budget", "tokens=0.5"], "--budget tokens=0.5: the report allocates at parts of the way"),
         (["--reward", "score"], "no column 'score' for the reward"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from itertools import islice
 from pathlib import Path
 
@@ -63,6 +64,15 @@ def test_a_cold_start_answers_in_both_response_groups(name):
         assert all(group.matches(text) for text in texts)
         answered = sum(group.extract_answer(text) is not None for text in texts)
         assert answered >= 0.9 * len(problems), group.name
+
+
+def test_the_wheel_has_at_most_three_megabytes(tmp_path):
+    """Its files as a wheel compresses them; 25 kB are left for metadata and README."""
+    with zipfile.ZipFile(tmp_path / "wheel.zip", "w", zipfile.ZIP_DEFLATED) as wheel:
+        for path in (ROOT / "ibpo").rglob("*"):
+            if path.is_file() and "__pycache__" not in path.parts:
+                wheel.write(path, path.relative_to(ROOT))
+    assert (tmp_path / "wheel.zip").stat().st_size <= 3_000_000 - 25_000
 
 
 def test_packing_a_model_keeps_every_byte_and_makes_it_smaller(tmp_path):

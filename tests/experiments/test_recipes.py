@@ -10,12 +10,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from experiments.baselines import app
+from experiments.baselines import BaselineSettings, app
 from experiments.context import BaselineJob, Context
 from experiments.jobs import outputs
-from experiments.recipes import NAMES, RECIPES, Recipe, recipes_of, to_tune, trainer_of
-from experiments.run import BaselineSettings, steps_of
-from experiments.training_cost import training_of
+from experiments.recipes import NAMES, RECIPES, Recipe, recipes_of, to_tune, trainer_of, training_of
 from experiments.tuning import candidate_name, choose, is_tuned, options_of, read_tuning, tuned_by
 from ibpo.errors import IbpoError
 
@@ -118,10 +116,10 @@ def test_where_not_all_can_have_every_update_some_do():
         num_steps=(9, 6), num_steps_of_others=(9, 3),
     )  # fmt: skip
     of_voting = {
-        name: steps_of(settings, "voting", name) for name in ("grpo~learning_rate-0.001", "score", "grpo-length-1")
+        name: settings.steps_of("voting", name) for name in ("grpo~learning_rate-0.001", "score", "grpo-length-1")
     }
     assert of_voting == {"grpo~learning_rate-0.001": 3, "score": 6, "grpo-length-1": 6}
-    assert steps_of(settings, "thinking", "grpo") == 9
+    assert settings.steps_of("thinking", "grpo") == 9
 
 
 @pytest.mark.parametrize(

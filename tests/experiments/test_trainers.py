@@ -10,8 +10,7 @@ import torch
 import transformers
 
 from experiments.context import BaselineJob, Context
-from experiments.grpo import Decoupled, ForcedOpenings, build_trainer, opened
-from experiments.rewards import standard_bonus, thinkless_reward
+from experiments.grpo import Decoupled, ForcedOpenings, build_trainer, opened, standard_bonus, thinkless_reward
 from experiments.two_turns import TwoTurns, in_two_turns, on_responses, score_rewards
 from ibpo.demo import correctness_reward, model_path
 

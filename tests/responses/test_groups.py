@@ -3,7 +3,16 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from ibpo.config import ResponseGroupConfig
 from ibpo.errors import IbpoError
-from ibpo.responses.groups import answer_reader, build_response_groups, encode_prefixes, offer, stable_prefix
+from ibpo.responses.groups import (
+    answer_reader,
+    build_response_groups,
+    encode_groups,
+    encode_prefix,
+    find_group,
+    offer,
+    stable_prefix,
+)
+from ibpo.types import ResponseGroup
 
 
 @pytest.mark.parametrize(
@@ -58,15 +67,75 @@ def test_errors_name_the_key():
         groups("a", "b", answer="x")
 
 
-def test_prefixes_must_open_differently():
-    def encode(text):
-        return [ord(character) for character in text if character != "?"]
+class Letters:
+    """A tokenizer of letters, which knows no question mark and loses capitals."""
 
-    assert encode_prefixes(groups("ab", "ba"), encode) == [[97, 98], [98, 97]]
+    def __call__(self, text, add_special_tokens):
+        assert not add_special_tokens
+        return {"input_ids": [ord(letter) for letter in text.lower() if letter != "?"]}
+
+    def decode(self, ids, skip_special_tokens=False):
+        return "".join(map(chr, ids))
+
+
+def test_prefixes_must_open_differently():
+    encoded = encode_groups(groups("ab", "ba"), Letters())
+    assert encoded.prefix_ids == [[97, 98], [98, 97]] and encoded.names == ["standard", "extended"]
     with pytest.raises(IbpoError, match=r"extended\.prefix: opens with the same token as that of standard"):
-        encode_prefixes(groups("ab", "ac"), encode)
+        encode_groups(groups("ab", "ac"), Letters())
     with pytest.raises(IbpoError, match=r"extended\.prefix: '\?' has no token"):
-        encode_prefixes(groups("ab", "?"), encode)
+        encode_groups(groups("ab", "?"), Letters())
+    with pytest.raises(IbpoError, match=r"extended\.prefix: 'Step' comes back from this model's tokenizer as 'step'"):
+        encode_groups(groups("ab", "Step"), Letters())
+    assert encode_prefix("", Letters()) == ()
+
+
+@pytest.mark.parametrize(
+    ("completion", "name"),
+    [
+        ("<think>\nlet me see</think>4", "extended"),
+        ("<think>let me see</think>4", "extended"),
+        ("\n <think>\n\nlet me see", "extended"),
+        ("<think>", "extended"),
+        ("<think>\n\n</think>\n\n4", "empty"),
+        ("<think> </think>4", "empty"),
+        ("<thi", None),
+        ("Answer: 4", "standard"),
+        ("\tAnswer : 4", "standard"),
+        ("answer: 4", None),
+        ("Answer: step by step: 4", "longer"),
+        ("", None),
+        ("4 Answer: 4", None),
+    ],
+)
+def test_text_and_tokens_give_one_membership(completion, name):
+    prefixes = {
+        "standard": "Answer:",
+        "extended": "<think>\n",
+        "empty": "<think>\n\n</think>",
+        "longer": "Answer: step",
+    }
+    made = [ResponseGroup(name=name, prefix=prefix) for name, prefix in prefixes.items()]
+    found = find_group(completion, made)
+    assert (found.name if found else None) == name
+    some = [group for group in made if group.name in ("standard", "extended")]
+    encoded = encode_groups(some, Bytes())
+    expected = find_group(completion, some)
+    index = encoded.index_of(Bytes()(completion, add_special_tokens=False)["input_ids"])
+    assert (encoded.names[index] if index >= 0 else None) == (expected.name if expected else None)
+
+
+class Bytes(Letters):
+    """A tokenizer of letters that keeps them all."""
+
+    def __call__(self, text, add_special_tokens):
+        return {"input_ids": [ord(letter) for letter in text]}
+
+
+def test_the_tokens_that_choose_a_group():
+    encoded = encode_groups(groups("Answer:", "Solve:"), Bytes())
+    count = lambda text: encoded.num_opening_tokens(Bytes()(text, add_special_tokens=False)["input_ids"])  # noqa: E731
+    assert count("Answer: 4") == 7 and count("\n Answer: 4") == 9 and count("other") == 1 and count("Answer") == 1
 
 
 def test_offer_carries_all_instructions():

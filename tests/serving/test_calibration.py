@@ -70,7 +70,7 @@ def run(*arguments):
 
 def test_calibrate_from_a_column(tmp_path):
     file = write(tmp_path / "p.jsonl", [{"p_extended": i / 10} for i in range(10)])
-    result = run(file, "--out", tmp_path / "c.json", "--share", "0.3")
+    result = run(file, "--out", tmp_path / "c.json", "--budget", "extended=30%")
     assert result.exit_code == 0, result.output
     calibration = load_calibration(tmp_path / "c.json")
     assert calibration.threshold(0.3).value == pytest.approx(0.65)
@@ -80,7 +80,7 @@ def test_calibrate_from_a_column(tmp_path):
 
 def test_a_floor_is_kept_and_a_file_without_one_has_none(tmp_path):
     file = write(tmp_path / "p.jsonl", [{"p_extended": i / 10} for i in range(10)])
-    result = run(file, "--out", tmp_path / "c.json", "--share", "0.9", "--floor", "0.5")
+    result = run(file, "--out", tmp_path / "c.json", "--budget", "extended=0.9", "--floor", "0.5")
     assert result.exit_code == 0, result.output
     assert load_calibration(tmp_path / "c.json").threshold(0.9).calibration_share == pytest.approx(0.4)
     row = json.loads((tmp_path / "c.json").read_text())

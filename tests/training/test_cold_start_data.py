@@ -119,9 +119,9 @@ def test_nothing_to_imitate(tmp_path):
 
 
 def vote_of(answers, final):
-    """A vote, less the `[TRIAL` that forces it."""
+    """A vote, less the `[TRIAL]` that forces it."""
     trials = "\n[TRIAL]".join(f"\n so \\boxed{{{a}}}\n[/TRIAL]" for a in answers)
-    return f"]{trials}\n\\boxed{{{final}}}"
+    return f"{trials}\n\\boxed{{{final}}}"
 
 
 def respond(request):
@@ -132,7 +132,7 @@ def respond(request):
         return vote_of([answer] * 3, answer)
     if request.response_group == "standard":
         return f" it is \\boxed{{{gold + (request.number % 4 == 3)}}}"
-    opened = {"p0": "[TRIAL" + vote_of([1] * 3, 1), "p1": "Well, \\boxed{2}"}
+    opened = {"p0": "[TRIAL]" + vote_of([1] * 3, 1), "p1": "Well, \\boxed{2}"}
     return opened.get(request.problem.problem_id, "Solution: \\boxed{1}")
 
 
@@ -145,6 +145,7 @@ def report_of(answer=respond, gate=GateConfig(), max_tokens=1000, mixture="asv")
     for sampled in ScriptedSampler(answer=answer, max_tokens=max_tokens).sample_requests(requests):
         request, rollout = sampled.request, sampled.rollout
         rows[request.problem.problem_id, request.response_group, request.number] = {
+            "problem_id": rollout.problem_id,
             "completion": rollout.completion,
             "finish_reason": rollout.finish_reason,
             "num_completion_tokens": sampled.num_completion_tokens,

@@ -43,7 +43,7 @@ def test_a_judge_sees_problem_answer_and_finish(reward):
         domain=["x"] * 3, trainer_state=None,
     )  # fmt: skip
     assert rewards == [1.0, 1.0, 0.0]
-    assert [j.violations for j in reward.judgements] == [("odd",), (), ("truncated",)]
+    assert [j.violations for j in reward.scored] == [("odd",), (), ("truncated",)]
     (first, second) = reward.judge.rewards["exact"].seen  # what was cut off is not shown to the judges
     assert first.predicted_answer == "3" and second.completion.startswith("<think>")
     assert first.problem.level == "1" and first.problem.info["domain"] == "x"
@@ -55,7 +55,7 @@ def test_every_token_that_ends_the_models_responses_ends_one_for_the_judge(make_
     ids = [*tokenizer("<answer> 3")["input_ids"], other]
     trainer = make_trainer(reward_funcs=reward)
     reward(prompts=["p"], completion_ids=[ids], answer=["3"])
-    assert reward.judgements[0].violations == ("truncated",)
+    assert reward.scored[0].violations == ("truncated",)
     trainer.model.generation_config.eos_token_id = [tokenizer.eos_token_id, other]
     make_trainer(model=trainer.model, reward_funcs=reward)
     assert reward(prompts=["p"], completion_ids=[ids], answer=["3"]) == [1.0]

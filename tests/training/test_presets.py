@@ -29,7 +29,9 @@ def step(make_trainer, tmp_path):
         before, start = frozen_copy(trainer.model).requires_grad_(True), flat(trainer.model.parameters())
         trainer.train()
         moved = start - flat(trainer.model.parameters())
-        expected = closed_form_gradient(before, trainer.reference_model or before, trainer.seen, trainer.prefix_ids)
+        expected = closed_form_gradient(
+            before, trainer.reference_model or before, trainer.seen, trainer.groups.prefix_ids
+        )
         rows = pq.read_table(next(log.glob("*.parquet"))).to_pylist()
         # transformers takes the log-probabilities in float32, and of these the policy is nearly certain: 1 - p is small
         assert relative_error(moved, expected) < 1e-4

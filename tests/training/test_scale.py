@@ -82,7 +82,7 @@ def test_served_rollouts_are_opened_and_cut_like_those_of_transformers(make_trai
 
     torch.manual_seed(0)
     prompts = [prompt_token_ids(trainer, row["prompt"]) for row in trainer.train_dataset.select(range(8))]
-    prefixes = [trainer.prefix_ids[i % 2] for i in range(8)]
+    prefixes = [trainer.groups.prefix_ids[i % 2] for i in range(8)]
     completions = sample_served(Generation(), prompts, prefixes, 10)
     for prefix, ids in zip(prefixes, completions, strict=True):
         assert ids[: len(prefix)] == prefix and len(ids) <= 10

@@ -29,7 +29,7 @@ def assert_closed_form(trainer):
     start = flat(p for p in trainer.model.parameters() if p.requires_grad)
     trainer.train()
     moved = start - flat(p for p in trainer.model.parameters() if p.requires_grad)
-    expected = closed_form_gradient(before, trainer.reference_model or before, trainer.seen, trainer.prefix_ids)
+    expected = closed_form_gradient(before, trainer.reference_model or before, trainer.seen, trainer.groups.prefix_ids)
     assert relative_error(moved, expected) < 1e-5
 
 
@@ -252,7 +252,7 @@ def test_stratified_rollouts_are_split_equally_over_the_groups_on_every_prompt(m
     )
     trainer.train()
     ((_, completions, _),) = trainer.seen
-    first_tokens = [prefix[0] for prefix in trainer.prefix_ids]
+    first_tokens = [prefix[0] for prefix in trainer.groups.prefix_ids]
     for start in range(0, len(completions), num_generations):
         opened = [ids[0] for ids in completions[start : start + num_generations]]
         assert [opened.count(token) for token in first_tokens] == [num_generations // 2] * 2

@@ -81,5 +81,5 @@ def test_two_ranks_take_the_step_of_one_process(folder, tmp_path, name):
     together = torch.tensor(arrays[0]["moved"])
     assert relative_error(together, alone) < 1e-5
     batch = (prompts, completions, arrays[0]["weights"][0])
-    expected = closed_form_gradient(before, one.reference_model or before, [batch], one.prefix_ids)
+    expected = closed_form_gradient(before, one.reference_model or before, [batch], one.groups.prefix_ids)
     assert relative_error(together, expected) < 1e-5

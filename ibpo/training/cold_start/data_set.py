@@ -29,7 +29,7 @@ SCHEMA, VERSION = "ibpo.cold_start", 1
 def solution_requests(problems: Sequence[Problem], config: ColdStartConfig) -> list[Request]:
     """`num_solutions` standard responses to each problem."""
     form = FORMS[config.build.form]
-    prefix = form.openings[0] if config.sample.force_opening else ""
+    prefix = form.standard.prefix if config.sample.force_opening else ""
     return [
         Request(problem=problem, number=number, response_group=form.standard.name, prefix=prefix)
         for problem in problems

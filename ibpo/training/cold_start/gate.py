@@ -10,10 +10,12 @@ import numpy as np
 
 from ibpo.errors import IbpoError
 from ibpo.evaluation.statistics import estimate_bounded
+from ibpo.responses.groups import find_group
 from ibpo.responses.sequential_voting import MAX_TRIALS
 from ibpo.responses.voting_forms import VotingForm, external_vote
-from ibpo.rewards.judgement import Candidate, Judge
+from ibpo.rewards.judgement import Judge
 from ibpo.rollouts.sampler import Request
+from ibpo.rollouts.scoring import rollout_of_row, score
 from ibpo.training.cold_start.recipe import GateConfig
 from ibpo.types import Problem, ResponseGroup
 
@@ -23,11 +25,10 @@ CHOICE = ""
 
 def gate_requests(problems: Sequence[Problem], form: VotingForm, gate: GateConfig, mixture: str) -> list[Request]:
     """A forced vote, eight forced standard responses a round, and where there is a choice a free response, each."""
-    standard, voting = form.openings
-    wanted = [(form.voting, voting, range(1)), (form.standard, standard, range(MAX_TRIALS * gate.num_rounds))]
+    wanted = [(form.voting, range(1)), (form.standard, range(MAX_TRIALS * gate.num_rounds))]
     requests = [
-        Request(problem=problem, number=number, response_group=group.name, prefix=prefix)
-        for group, prefix, numbers in wanted
+        Request(problem=problem, number=number, response_group=group.name, prefix=group.prefix)
+        for group, numbers in wanted
         for problem in problems
         for number in numbers
     ]
@@ -205,29 +206,19 @@ def _judge(
     judge: Judge,
 ) -> dict[str, Any]:
     """Answers (lists, [P][1 + S]), and arrays [P, 1 + S] of what is right, what ended, and lengths in tokens."""
-    groups = {group.name: group for group in (form.standard, form.voting)}
-    answers: list[list[str | None]] = []
-    candidates = []
-    for problem in problems:
-        answers.append([])
-        for name, number in keys:
-            row = rows[problem.problem_id, name, number]
-            stopped = row["finish_reason"] == "stop"
-            answer = groups[name].extract_answer(row["completion"]) if stopped else None
-            answers[-1].append(answer)
-            candidates.append(
-                Candidate(
-                    problem=problem,
-                    completion=row["completion"],
-                    predicted_answer=answer,
-                    finish_reason=row["finish_reason"],
-                )
-            )
-    shape = len(problems), len(keys)
     every = [rows[p.problem_id, *key] for p in problems for key in keys]
+    scored = score(
+        [rollout_of_row(row) for row in every],
+        [problem for problem in problems for _ in keys],
+        [form.standard, form.voting],
+        judge,
+        asked=[name for _ in problems for name, _ in keys],
+    )
+    found = [response.predicted_answer for response in scored]
+    shape = len(problems), len(keys)
     return {
-        "answers": answers,
-        "right": np.array([j.reward > 0 for j in judge.judge(candidates)], dtype=float).reshape(shape),
+        "answers": [found[i : i + len(keys)] for i in range(0, len(found), len(keys))],
+        "right": np.array([response.reward > 0 for response in scored], dtype=float).reshape(shape),
         "ended": np.array([row["finish_reason"] == "stop" for row in every]).reshape(shape),
         "tokens": np.array([row["num_completion_tokens"] for row in every], dtype=float).reshape(shape),
     }
@@ -256,5 +247,6 @@ def _interval(values: Any, low: float) -> tuple[float, float]:
 def _shares(rows: Sequence[Mapping[str, Any]], groups: Sequence[ResponseGroup]) -> dict[str, float]:
     if not rows:
         return {}
-    opened = [next((g.name for g in groups if g.matches(row["completion"])), "none") for row in rows]
+    found = [find_group(row["completion"], groups) for row in rows]
+    opened = [group.name if group else "none" for group in found]
     return {name: opened.count(name) / len(rows) for name in (*(g.name for g in groups), "none")}

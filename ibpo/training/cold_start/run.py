@@ -21,7 +21,7 @@ from trl import SFTConfig, SFTTrainer
 from ibpo.config import nearest
 from ibpo.endpoint import Endpoint, read_api_key
 from ibpo.errors import IbpoError
-from ibpo.responses.groups import encode_prefixes
+from ibpo.responses.groups import encode_groups
 from ibpo.responses.voting_forms import FORMS
 from ibpo.rewards.constraints import MixtureOfJudges
 from ibpo.rollouts.endpoint import EndpointSampler, Forcing
@@ -266,9 +266,8 @@ class ColdStart:
 def _check_openings(tokenizer: PreTrainedTokenizerBase, config: ColdStartConfig) -> None:
     """The two response groups open with different tokens, or `ibpo train` could not use what comes out."""
     form = FORMS[config.build.form]
-    groups = [replace(g, prefix=p) for g, p in zip((form.standard, form.voting), form.openings, strict=True)]
     try:
-        encode_prefixes(groups, lambda text: list(tokenizer(text, add_special_tokens=False)["input_ids"]))
+        encode_groups((form.standard, form.voting), tokenizer)
     except IbpoError as error:
         raise IbpoError(f"build.form: {error}; see `ibpo groups check {config.model.path}`") from None
 
