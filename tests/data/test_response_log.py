@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from ibpo.data import LogError, read_log
+from ibpo.data import LogColumns, LogError, read_log
 
 ROWS = [
     {"question_id": 1, "effort": "low", "correct": True, "tokens": 10, "model": "m"},
@@ -33,7 +33,7 @@ CSV = "question_id,effort,correct,tokens,model\n1,low,true,10,m\n1,high,0,30.5,n
     [("a.jsonl", lines(ROWS)), ("a.jsonl.gz", "\n" + lines(ROWS)), ("a.csv", CSV), ("a.csv.gz", CSV)],
 )
 def test_reads_text(tmp_path, name, text):
-    log = read_log(write(tmp_path / name, text), by="model")
+    log = read_log(write(tmp_path / name, text), LogColumns(by="model"))
     assert (log.problem, log.response_group, log.part) == (["1", "1"], ["low", "high"], ["m", "n"])
     assert (log.reward.tolist(), log.cost.tolist()) == ([1, 0], [10, 30.5])
     assert log.columns["response_group"] == "effort"
@@ -47,7 +47,7 @@ def test_reads_parquet(tmp_path):
 
     path = tmp_path / "a.parquet"
     parquet.write_table(pyarrow.Table.from_pylist([{**row, "correct": float(row["correct"])} for row in ROWS]), path)
-    assert read_log(path, by="model").cost.tolist() == [10, 30.5]
+    assert read_log(path, LogColumns(by="model")).cost.tolist() == [10, 30.5]
     with pytest.raises(LogError, match="cannot be read as Parquet"):
         read_log(write(tmp_path / "b.parquet", "no"))
 
@@ -55,7 +55,7 @@ def test_reads_parquet(tmp_path):
 def test_named_columns_are_not_guessed(tmp_path):
     rows = [{"x": "p", "model": "m", "score": 0.5, "dollars": 2}, {"x": "p", "model": "n", "score": 1, "dollars": 3}]
     path = write(tmp_path / "a.jsonl", lines(rows))
-    log = read_log(path, problem="x", response_group="model", reward="score", cost="dollars")
+    log = read_log(path, LogColumns(problem="x", response_group="model", reward="score", cost="dollars"))
     assert log.guessed == () and log.response_group == ["m", "n"]
 
 
@@ -89,12 +89,12 @@ def test_missing_and_broken_files(tmp_path):
         read_log(tmp_path / "a.jsonl")
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines(ROWS).encode())[:-9])
     with pytest.raises(LogError, match="cannot be read"):
-        read_log(tmp_path / "a.jsonl.gz", by="model")
+        read_log(tmp_path / "a.jsonl.gz", LogColumns(by="model"))
     (tmp_path / "b.jsonl").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(LogError, match="cannot be read"):
         read_log(tmp_path / "b.jsonl")
     with pytest.raises(LogError, match="no column 'tenant'"):
-        read_log(write(tmp_path / "c.jsonl", lines(ROWS)), by="tenant")
+        read_log(write(tmp_path / "c.jsonl", lines(ROWS)), LogColumns(by="tenant"))
 
 
 def parquet_of(path, rows, **types):
