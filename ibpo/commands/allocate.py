@@ -1,20 +1,20 @@
 """`ibpo allocate`: what a budget buys on a log of scored responses."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ibpo.commands.allocate_answer import Part, answer, part_of_log, part_of_sums
-from ibpo.commands.allocate_budgets import questions
-from ibpo.commands.allocate_report import print_part, write_files
-from ibpo.data import LogColumns, LogReader, read_log, sum_parts
 from ibpo.errors import IbpoError
+
+if TYPE_CHECKING:
+    from ibpo.commands.allocate_answer import Part
+    from ibpo.data import LogColumns
 
 
 def allocate_command(
@@ -53,6 +53,13 @@ def allocate_command(
     ] = None,
 ) -> None:
     """Say which response group each problem should get under a budget, and what that is worth."""
+    from rich.console import Console
+
+    from ibpo.commands.allocate_answer import answer
+    from ibpo.commands.allocate_budgets import questions
+    from ibpo.commands.allocate_report import print_part, write_files
+    from ibpo.data import LogColumns
+
     try:
         if stream and holdout:
             raise IbpoError(
@@ -91,6 +98,9 @@ def allocate_command(
 def _in_memory(
     path: Path, names: LogColumns, on_error: Literal["fail", "skip"], bad: list[str], read: Callable[[int], None]
 ) -> tuple[list[Part], dict[str, str]]:
+    from ibpo.commands.allocate_answer import part_of_log
+    from ibpo.data import read_log
+
     fields = {field: getattr(names, field) for field in ("problem", "response_group", "reward", "cost", "by", "show")}
     table = read_log(path, **fields, on_error=on_error, progress=read)
     bad.extend(table.bad_rows)
@@ -101,6 +111,9 @@ def _in_memory(
 def _streamed(
     path: Path, names: LogColumns, on_error: Literal["fail", "skip"], bad: list[str], read: Callable[[int], None]
 ) -> tuple[list[Part], dict[str, str]]:
+    from ibpo.commands.allocate_answer import part_of_sums
+    from ibpo.data import LogReader, sum_parts
+
     reader = LogReader(path, names, on_error=on_error)
     sums = sum_parts(reader, read)
     bad.extend(reader.bad_rows)
@@ -134,6 +147,9 @@ class _bar:
     """A count of rows on a terminal's stderr; nothing elsewhere."""
 
     def __init__(self, label: str) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
         console = Console(stderr=True)
         columns = (
             TextColumn("{task.description}"),

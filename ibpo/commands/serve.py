@@ -9,10 +9,10 @@ import typer
 
 from ibpo.commands.embedding import EmbedKey, EmbedUrl, load_router
 from ibpo.errors import IbpoError
-from ibpo.serving.plan import Budget, Plan, parse_budget, read_plan
 
 if TYPE_CHECKING:
     from ibpo.serving.gateway import Keys, Settings
+    from ibpo.serving.plan import Budget, Plan
 
 
 def serve_command(
@@ -93,6 +93,7 @@ def _told(
 ) -> tuple[Settings, Plan]:
     """The settings and the plan, from the file and the options together."""
     from ibpo.serving.gateway import GROUPS_BY, build_settings, read_settings
+    from ibpo.serving.plan import Plan, parse_budget, read_plan
 
     settings, tables = read_settings(config) if config is not None else (build_settings({}, "options"), {})
     if upstream is not None:

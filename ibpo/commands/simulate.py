@@ -6,27 +6,17 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from ibpo.commands.embedding import EmbedKey, EmbedUrl, load_router
 from ibpo.errors import IbpoError
-from ibpo.serving.calibration import digest
-from ibpo.serving.plan import Plan, parse_budget, read_plan
-from ibpo.serving.replay import replay
-from ibpo.serving.replay_report import summary
-from ibpo.serving.router import Router
-from ibpo.serving.trace import (
-    read_trace,
-    recorded_requests,
-    repeat_trace,
-    synthetic_requests,
-    with_caps,
-    with_exact_estimates,
-)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ibpo.serving.router import Router
 
 
 def simulate_command(
@@ -73,6 +63,20 @@ def simulate_command(
     out: Annotated[Path | None, typer.Option(help="Write the figures to this JSON file.")] = None,
 ) -> None:
     """Say how well the controller would hold the budget on this traffic, and at what loss of value."""
+    from rich.console import Console
+
+    from ibpo.serving.plan import Plan, parse_budget, read_plan
+    from ibpo.serving.replay import replay
+    from ibpo.serving.replay_report import summary
+    from ibpo.serving.trace import (
+        read_trace,
+        recorded_requests,
+        repeat_trace,
+        synthetic_requests,
+        with_caps,
+        with_exact_estimates,
+    )
+
     try:
         if bool(budget) == (plan is not None):
             raise IbpoError("give either --budget, e.g. --budget extended=30%, or --plan")
@@ -115,6 +119,8 @@ def _caps(texts: list[str]) -> dict[str, float]:
 
 
 def _router(path: Path | None, gains: Path | None, embed_url: str | None, key_file: Path | None) -> Router | None:
+    from ibpo.serving.calibration import digest
+
     if path is None:
         return None
     if gains is None:
@@ -127,6 +133,8 @@ def _router(path: Path | None, gains: Path | None, embed_url: str | None, key_fi
 
 def print_summary(console: Console, title: str, figures: dict[str, Any]) -> None:
     """The figures as tables."""
+    from rich.table import Table
+
     table = Table(
         "budget",
         "mean",
