@@ -48,7 +48,7 @@ COMMANDS = {
         "replay:replay_command",
         "Say which response group each prompt would have got under another budget, and what that had been worth.",
     ),
-    "route": ("route:route_app", "A router for models that one cannot train: gains learned from a log of responses."),
+    "route": ("route:route_app", "A router for models that you cannot train: gains learned from a log of responses."),
     "groups": ("groups:groups_app", "Response groups: how a response asks, looks and ends."),
     "task": ("task:task_app", "Tasks: where problems come from."),
 }

@@ -57,7 +57,8 @@ def calibrate_command(
     from rich.console import Console
     from rich.table import Table
 
-    from ibpo.serving.calibration import Calibration, check_scores, digest, save_calibration
+    from ibpo.runs import digest_file
+    from ibpo.serving import Calibration, check_scores, save_calibration
     from ibpo.tasks.rows import local_rows
 
     try:
@@ -66,7 +67,7 @@ def calibrate_command(
         if not rows:
             raise IbpoError(f"{prompts}: no prompts; a calibration needs at least one")
         places = [place for place, _ in rows]
-        source: dict[str, Any] = {"file": prompts.name, "sha256": digest(prompts), "ibpo": __version__}
+        source: dict[str, Any] = {"file": prompts.name, "sha256": digest_file(prompts), "ibpo": __version__}
         if model is None:
             scores = check_scores(
                 [f"{place}, column {column!r}" for place in places],

@@ -11,9 +11,10 @@ from typer.testing import CliRunner
 
 from ibpo.budget import parse_budget
 from ibpo.cli import app
-from ibpo.commands import allocate_budgets, calibrate, demo, report
+from ibpo.commands import calibrate, demo, report
 from ibpo.config import RecipeReader
 from ibpo.errors import IbpoError
+from ibpo.evaluation import log_allocation
 from ibpo.training.budgets import bind_budgets, read_budget
 
 GROUPS = ["standard", "extended"]
@@ -44,7 +45,7 @@ TEXTS = {
 
 
 def by_allocate(text):
-    question = next(q for q in allocate_budgets.questions([text]) if q.times == 1)
+    question = next(q for q in log_allocation.questions([text]) if q.times == 1)
     (limit,) = question.limits("tokens", GROUPS, np.array([CHEAPEST, EXPENSIVE]), NOW)
     bound, sense = (limit.at_most, "at_most") if limit.at_least is None else (limit.at_least, "at_least")
     return limit.name, sense, bound
