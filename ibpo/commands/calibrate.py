@@ -7,14 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from ibpo import __version__
 from ibpo.budget import check_budget, parse_budget
 from ibpo.errors import IbpoError
-from ibpo.serving.calibration import Calibration, check_scores, digest, save_calibration
-from ibpo.tasks.rows import local_rows
 
 PROBABILITY = "p_extended"
 SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)
@@ -58,13 +54,20 @@ def calibrate_command(
     ] = None,
 ) -> None:
     """Write the quantile curve of a policy's choice: one policy, every budget after training."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from ibpo.runs import digest_file
+    from ibpo.serving import Calibration, check_scores, save_calibration
+    from ibpo.tasks.rows import local_rows
+
     try:
         shares = read_budgets(budget or [], column)
         rows = list(local_rows(prompts))
         if not rows:
             raise IbpoError(f"{prompts}: no prompts; a calibration needs at least one")
         places = [place for place, _ in rows]
-        source: dict[str, Any] = {"file": prompts.name, "sha256": digest(prompts), "ibpo": __version__}
+        source: dict[str, Any] = {"file": prompts.name, "sha256": digest_file(prompts), "ibpo": __version__}
         if model is None:
             scores = check_scores(
                 [f"{place}, column {column!r}" for place in places],
