@@ -6,29 +6,17 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from ibpo.commands.embedding import EmbedKey, EmbedUrl, open_router
 from ibpo.errors import IbpoError
-from ibpo.routing import Router
-from ibpo.runs import digest_file
-from ibpo.serving import (
-    ServingPolicy,
-    parse_budget_policies,
-    read_policy,
-    read_trace,
-    recorded_requests,
-    repeat_trace,
-    simulate,
-    summarise,
-    synthetic_requests,
-    with_caps,
-    with_exact_estimates,
-)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ibpo.routing import Router
 
 
 def simulate_command(
@@ -75,6 +63,22 @@ def simulate_command(
     out: Annotated[Path | None, typer.Option(help="Write the figures to this JSON file.")] = None,
 ) -> None:
     """Say how well the controller would hold the budget on this traffic, and at what loss of value."""
+    from rich.console import Console
+
+    from ibpo.serving import (
+        ServingPolicy,
+        parse_budget_policies,
+        read_policy,
+        read_trace,
+        recorded_requests,
+        repeat_trace,
+        simulate,
+        summarise,
+        synthetic_requests,
+        with_caps,
+        with_exact_estimates,
+    )
+
     try:
         if bool(budget) == (plan is not None):
             raise IbpoError("give either --budget, e.g. --budget extended=30%, or --plan")
@@ -117,6 +121,8 @@ def _caps(texts: list[str]) -> dict[str, float]:
 
 
 def _router(path: Path | None, gains: Path | None, embed_url: str | None, key_file: Path | None) -> Router | None:
+    from ibpo.runs import digest_file
+
     if path is None:
         return None
     if gains is None:
@@ -129,6 +135,8 @@ def _router(path: Path | None, gains: Path | None, embed_url: str | None, key_fi
 
 def print_summary(console: Console, title: str, figures: dict[str, Any]) -> None:
     """The figures as tables."""
+    from rich.table import Table
+
     table = Table(
         "budget",
         "mean",

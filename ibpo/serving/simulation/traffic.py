@@ -139,13 +139,7 @@ def recorded_requests(
     Raises:
         IbpoError: A log that cannot be used.
     """
-    rows = read_log(log, by=by, response_group=response_group)
-    parts = rows.parts()
-    if part is None and len(parts) > 1:
-        raise IbpoError(f"{log}: column {by!r} holds {', '.join(parts)}; name one of them")
-    if part is not None and part not in parts:
-        raise IbpoError(f"{log}: column {by!r} holds no {part!r} but {', '.join(parts)}")
-    rows = parts[part] if part is not None else next(iter(parts.values()))
+    rows = read_log(log, LogColumns(by=by, response_group=response_group)).one_part(part, log)
     cells: dict[tuple[str, str], list[int]] = {}
     for i, key in enumerate(zip(rows.problem, rows.response_group, strict=True)):
         cells.setdefault(key, []).append(i)
