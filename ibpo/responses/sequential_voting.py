@@ -17,7 +17,7 @@ from ibpo.types import ResponseGroup
 
 MAX_TRIALS = 8
 CONSENSUS = 3
-TALLY = re.compile(r"\S \dx ")
+TRIAL_END = re.compile(r"\S \dx ")
 """What a trial ends with: the end of its answer, and the count."""
 FINAL = "<answer>"
 
@@ -77,7 +77,7 @@ def read_sequential_vote(completion: str) -> VoteCheck:
     """Parse a response; a malformed one keeps no rule. Linear in the length."""
     trials = [trial.partition("[/TRIAL]") for trial in completion.split("[TRIAL]")[1:]]
     # The answer is the word before the count; `rsplit` reads from the end, however long the working is.
-    answers = tuple(text[:-4].rsplit(None, 1)[-1] for text, end, _ in trials if end and TALLY.fullmatch(text[-5:]))
+    answers = tuple(text[:-4].rsplit(None, 1)[-1] for text, end, _ in trials if end and TRIAL_END.fullmatch(text[-5:]))
     final = final_answer(completion)
     whole = completion.count("[TRIAL]") == len(answers) == completion.count("[/TRIAL]")
     keeps = False

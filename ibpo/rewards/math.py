@@ -17,9 +17,10 @@ from importlib.util import find_spec
 from ibpo.errors import IbpoError
 from ibpo.rewards.equivalence import MAX_BYTES, bare, compare_plainly, is_hostile, is_text
 from ibpo.rewards.judgement import Candidate, Judgement
-from ibpo.rewards.math_worker import SEPARATOR
 from ibpo.rewards.workers import RequestFailed, WorkerPool
 
+SEPARATOR = b"\0"
+"""Between the predicted and the gold answer in a request; neither may hold it."""
 MAX_SECONDS = 30.0
 """Wall time of one pair; the workers' own limit, `math_worker.CPU_SECONDS`, counts CPU time."""
 

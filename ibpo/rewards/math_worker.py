@@ -8,14 +8,13 @@ from functools import lru_cache
 from typing import Any
 
 from ibpo.rewards.equivalence import delimited
+from ibpo.rewards.math import SEPARATOR
 from ibpo.rewards.faster_math_verify import install
 from ibpo.rewards.worker_process import serve, start_failed
 
 CPU_SECONDS = 2.0
 """Of one pair: six times what the slowest honest pair of the published tests takes, so that no slow machine decides."""
 MEMORY_BYTES = 2 << 30
-SEPARATOR = b"\0"
-"""Between the predicted and the gold answer; neither may hold it."""
 
 
 def _comparison() -> Callable[[bytes], bytes]:

@@ -8,7 +8,6 @@ integers), which ends the process; the pool then replaces it.
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -35,6 +34,8 @@ def serve(handle: Callable[[bytes], bytes], *, cpu_seconds: float, memory_bytes:
         cpu_seconds: of one request; above it the reply is `b""` and the pool is told why.
         memory_bytes: address space of the process; where it does not suffice the process ends, as after a crash.
     """
+    import resource  # POSIX only, as is all that runs inside a worker
+
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not pass for a reply
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
@@ -62,6 +63,8 @@ def start_failed(error: Exception) -> None:
 
 
 def _limited(handle: Callable[[bytes], bytes], request: bytes, cpu_seconds: float) -> bytes:
+    import resource
+
     global _armed
     usage = resource.getrusage(resource.RUSAGE_SELF)
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)

@@ -250,7 +250,7 @@ def test_tokens_that_the_server_does_not_tell_are_unknown(task, tmp_path):
     from ibpo.evaluation.evaluate import Way, judge_ways
     from ibpo.rollouts.sampler import as_sampled
     from ibpo.rollouts.store import RolloutStore
-    from ibpo.tasks.check import ExactJudge
+    from ibpo.rewards.exact import ExactJudge
     from ibpo.types import Problem
 
     problem = Problem(problem_id="p", prompt="", answer="2")

@@ -12,7 +12,7 @@ from ibpo.errors import IbpoError
 from ibpo.rollouts.sampler import ScriptedSampler
 from ibpo.rollouts.store import RolloutStore, collect
 from ibpo.runs import RunDir
-from ibpo.tasks.check import ExactJudge
+from ibpo.rewards.exact import ExactJudge
 from ibpo.tasks.judging import build_judge
 from ibpo.training.cold_start.data_set import bill_of, build_data_set, read_data_set, solution_requests
 from ibpo.training.cold_start.gate import check, gate_requests, measure
