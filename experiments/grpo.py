@@ -22,8 +22,8 @@ from trl import GRPOConfig, GRPOTrainer
 from experiments.context import Context
 from experiments.recipes import RESPONSES_PER_UPDATE
 from ibpo.demo import StepProgress, common_settings, correctness_reward
-from ibpo.responses.groups import encode_prefix
-from ibpo.rollouts.hf import HFSampler
+from ibpo.responses import encode_prefix
+from ibpo.rollouts import HFSampler
 from ibpo.runs import write_text_atomic
 from ibpo.types import ResponseGroup
 

@@ -14,7 +14,7 @@ from ibpo import __version__
 from ibpo.budget import check_budget, parse_budget
 from ibpo.errors import IbpoError
 from ibpo.serving.calibration import Calibration, check_scores, digest, save_calibration
-from ibpo.tasks.rows import local_rows
+from ibpo.tasks import local_rows
 
 PROBABILITY = "p_extended"
 SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)
@@ -120,9 +120,8 @@ def _probabilities(model: str, prompts: list[Any], places: list[str], prefix: st
     try:
         import torch
 
-        from ibpo.responses.groups import encode_prefix
-        from ibpo.rollouts.hf import HFSampler
-        from ibpo.rollouts.load import load_policy
+        from ibpo.responses import encode_prefix
+        from ibpo.rollouts import HFSampler, load_policy
     except ModuleNotFoundError as error:
         raise IbpoError(f"--model needs {error.name}: pip install 'ibpo[train]'") from None
     policy, loaded = load_policy(model)

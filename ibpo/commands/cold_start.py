@@ -17,10 +17,9 @@ from rich.table import Table
 
 from ibpo.demo import resolve_model
 from ibpo.errors import IbpoError
-from ibpo.responses.voting_forms import FORMS
+from ibpo.responses import FORMS
 from ibpo.runs import RunDir, changed_keys, to_toml, write_text_atomic
-from ibpo.tasks.given import read_problems
-from ibpo.tasks.judging import build_judge
+from ibpo.tasks import build_judge, read_problems
 from ibpo.training.cold_start.recipe import ColdStartConfig, read_cold_start_recipe
 
 MAY_CHANGE = ("sample.batch_size", "sample.num_concurrent", "sample.base_url", "sample.api_key_file", "sample.engine",

@@ -24,9 +24,9 @@ from ibpo.evaluation.import_lm_eval import read_answer
 from ibpo.evaluation.import_plain import plain_rows
 from ibpo.evaluation.responses import Responses
 from ibpo.evaluation.run_facts import trained_policy
-from ibpo.responses.programs import last_program
-from ibpo.rewards.llm import UNJUDGED
-from ibpo.rollouts.store import RolloutStore, settings_of
+from ibpo.responses import last_program
+from ibpo.rewards import UNJUDGED
+from ibpo.rollouts import RolloutStore, settings_of
 from ibpo.runs import write_text_atomic
 
 

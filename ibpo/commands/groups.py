@@ -10,10 +10,7 @@ import typer
 
 from ibpo.config import nearest, read_recipe
 from ibpo.errors import IbpoError
-from ibpo.responses.blocks import Reading, malformed
-from ibpo.responses.formats import FORMATS, Format
-from ibpo.responses.groups import build_response_groups
-from ibpo.responses.lint import check_groups
+from ibpo.responses import FORMATS, Format, Reading, build_response_groups, check_formats, malformed
 from ibpo.types import ResponseGroup
 
 groups_app = typer.Typer(no_args_is_help=True, help="Response groups: how a response asks, looks and ends.")
@@ -38,7 +35,7 @@ def check_command(
     """
     try:
         forms = _forms(group, recipe)
-        findings = check_groups(forms, _tokenizer(model))
+        findings = check_formats(forms, _tokenizer(model))
     except IbpoError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None

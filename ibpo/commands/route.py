@@ -21,7 +21,7 @@ from ibpo.serving.router import Router, load, save
 from ibpo.serving.router_fit import fit_router
 from ibpo.serving.router_log import PROMPTS, RoutedLog, read_routed_log
 from ibpo.serving.router_regret import costs_of, default_budgets, held_out, unseen_scores
-from ibpo.tasks.rows import local_rows
+from ibpo.tasks import local_rows
 
 route_app = typer.Typer(
     no_args_is_help=True, help="A router for models that one cannot train: gains learned from a log of responses."

@@ -11,10 +11,7 @@ import typer
 from ibpo.config import nearest
 from ibpo.data_config import JUDGES
 from ibpo.errors import IbpoError
-from ibpo.tasks.benchmarks import TASKS
-from ibpo.tasks.check import check_task
-from ibpo.tasks.given import load_given, named_data
-from ibpo.tasks.judging import build_judge
+from ibpo.tasks import TASKS, build_judge, check_task, load_given, named_data
 
 SHOWN = 20
 task_app = typer.Typer(no_args_is_help=True, help="Tasks: where problems come from.")

@@ -19,10 +19,9 @@ from ibpo.budget import parse_budget_entry
 from ibpo.config import RunConfig, read_recipe
 from ibpo.demo import resolve_model
 from ibpo.errors import IbpoError
-from ibpo.responses.groups import build_response_groups, check_reads_programs
+from ibpo.responses import build_response_groups, check_reads_programs
 from ibpo.runs import RunDir, changed_keys, to_toml, write_text_atomic
-from ibpo.tasks.given import read_problems
-from ibpo.tasks.judging import build_judge
+from ibpo.tasks import build_judge, read_problems
 
 if TYPE_CHECKING:
     from ibpo.training.run import Job

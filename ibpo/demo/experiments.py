@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ibpo.responses import sequential_voting, thinking
-from ibpo.tasks import digit_sums, symbol_sums
-from ibpo.tasks.draws import EmbeddedTask
+from ibpo.tasks import EmbeddedTask, digit_sums, symbol_sums
 from ibpo.types import ResponseGroup
 
 EXPERIMENTS = ("thinking", "voting")

@@ -16,7 +16,7 @@ from ibpo.errors import IbpoError
 from ibpo.serving.replay import FloatArray, Requests
 from ibpo.serving.router import Router
 from ibpo.serving.router_log import read_routed_log
-from ibpo.tasks.rows import local_rows
+from ibpo.tasks import local_rows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

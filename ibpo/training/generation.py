@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 
-from ibpo.rollouts.hf import HFSampler
+from ibpo.rollouts import HFSampler
 from ibpo.training.reference_model import prompt_features
 from ibpo.types import Prompt
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ibpo.responses.groups import EncodedGroups
+from ibpo.responses import EncodedGroups
 from ibpo.training.config import IBPOConfig
 from ibpo.training.lower_level import Batch, Selection
 

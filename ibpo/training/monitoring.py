@@ -19,8 +19,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ibpo.errors import IbpoError
-from ibpo.responses.groups import EncodedGroups
-from ibpo.rewards.constraints import NOT_TRUNCATED
+from ibpo.responses import EncodedGroups
+from ibpo.rewards import NOT_TRUNCATED
 from ibpo.runs import write_text_atomic
 from ibpo.training.budgets import BudgetTerm
 from ibpo.training.config import GUARD_MODES

@@ -12,9 +12,8 @@ import pytest
 
 from ibpo.errors import IbpoError
 from ibpo.rewards import code, sandbox
-from ibpo.rewards.code import CodeJudge
-from ibpo.rewards.judgement import Candidate
-from ibpo.rewards.sandbox import Limits, run_program, why_not_isolated
+from ibpo.rewards.code import CodeJudge, Limits, run_program, why_not_isolated
+from ibpo.rewards.judges import Candidate
 from ibpo.types import Problem
 from tests.rewards.hostile_programs import PROGRAMS
 

@@ -13,7 +13,7 @@ from math_verify import grader
 from sympy import I, Integral, Matrix, exp, log, pi, simplify, sqrt, symbols
 from sympy.parsing.sympy_parser import parse_expr
 
-from ibpo.rewards.faster_math_verify import differ, looked_at
+from ibpo.rewards.math_worker import differ, looked_at
 
 x, y = symbols("x y", real=True)
 
