@@ -48,6 +48,8 @@ from ibpo.responses.readers import (
     last_program,
     malformed,
     one_box,
+    tagged_answer,
+    thought_answer,
 )
 from ibpo.responses.voting import (
     FORMS,
@@ -115,6 +117,8 @@ __all__ = [
     "offer",
     "one_box",
     "read_sequential_vote",
+    "tagged_answer",
+    "thought_answer",
     "vote",
     "voting_share",
     "with_box",

@@ -62,6 +62,20 @@ def after(marker: str) -> Callable[[str], str | None]:
     return read
 
 
+LAST_ANSWER = re.compile(r"<answer>\s*(\S+)\s*$")
+
+
+def tagged_answer(completion: str) -> str | None:
+    """The word after the last `<answer>`, if the completion ends with it."""
+    found = LAST_ANSWER.search(completion)
+    return found.group(1) if found else None
+
+
+def thought_answer(completion: str) -> str | None:
+    """Like `tagged_answer`, for a response whose thought was closed; an unclosed thought gives no answer."""
+    return tagged_answer(completion) if completion.count("</think>") == 1 else None
+
+
 def answer_reader(spec: str) -> Callable[[str], str | None]:
     """The reader of a spec: `boxed`, `last_number`, `code` (see `last_program`) or `after:MARKER`.
 
