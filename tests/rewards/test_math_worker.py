@@ -67,9 +67,9 @@ IN_A_PROCESS = """
 import json, sys
 from math_verify import parse
 from sympy import srepr
-from ibpo.rewards import faster_math_verify
+from ibpo.rewards import math_worker
 if sys.argv[1] == "faster":
-    faster_math_verify.install()
+    math_worker.install()
     from latex2sympy2_extended import latex2sympy2
     from math_verify import grader
     assert latex2sympy2.PSParser.__name__ == "TwoStage" and grader.sympy_symbolic_eq.__name__ == "compare"
