@@ -121,7 +121,7 @@ class RunDir:
         self.config = path / "config.toml"
         """The recipe as run, overrides included."""
         self.metrics = path / "metrics.jsonl"
-        self.ledger = path / "ledger"
+        self.rollout_log = path / "rollout_log"
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"
         """The trained policy and its tokenizer; there only when training is over."""
