@@ -20,7 +20,7 @@ from ibpo.evaluation.comparison import by_number
 from ibpo.evaluation.metrics import random_mix
 from ibpo.evaluation.responses import Responses, read_table, write_table
 from ibpo.evaluation.statistics import FloatArray
-from ibpo.tasks.rows import local_rows
+from ibpo.tasks import local_rows
 from ibpo.training.reference_model import prompt_features
 
 PENALTIES = (0.01, 0.1, 1.0, 10.0)

@@ -70,9 +70,9 @@ def eval_command(
     from ibpo.evaluation.responses import write_table
     from ibpo.evaluation.run_facts import trained_policy
     from ibpo.evaluation.sampling import fingerprint, judge_ways, num_missing_and_all, sample_ways
-    from ibpo.responses.programs import last_program
-    from ibpo.rewards.llm import UNJUDGED
-    from ibpo.rollouts.store import RolloutStore, settings_of
+    from ibpo.responses import last_program
+    from ibpo.rewards import UNJUDGED
+    from ibpo.rollouts import RolloutStore, settings_of
     from ibpo.runs import write_text_atomic
 
     command = shlex.join(["ibpo", *sys.argv[1:]])
