@@ -202,7 +202,7 @@ def run_baselines(run_dir: Path, settings: BaselineSettings, console: Console) -
 def _tune(run_dir: Path, settings: BaselineSettings, console: Console) -> None:
     """Train and value every candidate at the first seed; what was chosen before is kept."""
     from experiments.jobs import ROUTE
-    from experiments.tuning import candidate_name, choose, is_tuned, keep_route
+    from experiments.recipes import candidate_name, choose, is_tuned, keep_route
 
     waiting = [
         (recipe, name)

@@ -34,7 +34,7 @@ class BaselineJob:
     num_steps: int
     """Updates of a policy that reinforcement learning trains."""
     tuning_file: str
-    """What was chosen on validation problems; see `experiments.tuning`."""
+    """What was chosen on validation problems; see `experiments.recipes`."""
 
     @property
     def module(self) -> str:

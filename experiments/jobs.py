@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 
 from experiments.context import NUM_PROBE_RESPONSES, BaselineJob, Context
-from experiments.recipes import BUDGETS, Recipe, trainer_of
-from experiments.tuning import candidate_name, options_of, read_tuning, tuned_by
+from experiments.recipes import BUDGETS, Recipe, candidate_name, options_of, read_tuning, trainer_of, tuned_by
 from ibpo.demo import NUM_SAMPLED, JobSpec, progress_file, quiet_libraries, teller, test_problems
 from ibpo.runs import write_text_atomic
 from ibpo.types import Problem
@@ -48,7 +47,7 @@ def run_job(job: BaselineJob) -> None:
     if job.name == PROBE:
         probe(context)
     elif job.name == ROUTE:
-        from experiments.solve_then_learn import route
+        from experiments.supervised import route
 
         rows = [row for row in read_tuning(Path(job.tuning_file)) if row["policy"] == ROUTE and row["chosen"]]
         tried = route(context, BUDGETS, {row["options"]["q+"]: row["options"]["C"] for row in rows})

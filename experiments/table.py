@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.oracle import oracle_by_problem
 from experiments.recipes import BUDGETS, recipes_of
-from experiments.votes import adaptive_votes, consensus, posterior
+from experiments.votes import adaptive_votes, consensus, oracle_by_problem, posterior
 from ibpo.evaluation.comparison import PerProblem, by_number, find_problems, mix, per_problem
 from ibpo.evaluation.methods import MODELS, Methods, areas_of, numbers
 from ibpo.evaluation.responses import Responses, read_table

@@ -20,7 +20,7 @@ from trl import GRPOTrainer
 
 from experiments.context import Context
 from experiments.grpo import RollOut, build_trainer, sampler_of, save
-from experiments.sft import fine_tune
+from experiments.supervised import fine_tune
 from ibpo.demo import StepProgress, correctness_reward
 from ibpo.evaluation.sample import to_rollouts, write_scored
 from ibpo.rewards.exact import ExactJudge
