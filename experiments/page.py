@@ -84,7 +84,7 @@ def write_outcome(run_dir: Path, settings: BaselineSettings, console: Console, s
         what_ran=_what_ran(run_dir, settings, rows, tuning, seconds),
         limits=[
             *(experiment_named(name).designed_in for name in settings.experiments),
-            "Means are not equal everywhere: What was run tells the updates and the responses that each policy was "
+            "Means are not equal everywhere: What was run names the updates and the responses that each policy was "
             "trained with. More of them might change the order.",
             "“Like” means: the published rewards and losses on TRL's GRPO, not the authors' code.",
             "The embedded models never saw a second turn: self-correction by prompting has no chance with them; "
@@ -141,23 +141,23 @@ def _what_ran(
         if row["num_training_responses"] and not row["method"].startswith("self-") and "forced" not in row["method"]:
             updates = "one epoch" if row["num_updates"] is None else f"{number(row['num_updates'])} updates"
             q = "" if row["budget"] is None else f" at q+ = {row['budget']:.0%}"
-            told = f"{updates}, {number(row['num_training_responses'])} responses sampled"
-            facts.append((f"Trained, {row['experiment']}: {row['method']}{q}", told))
+            text = f"{updates}, {number(row['num_training_responses'])} responses sampled"
+            facts.append((f"Trained, {row['experiment']}: {row['method']}{q}", text))
     for experiment, found in tuning.items():
         for row in found:
-            text = ", ".join(f"{key.replace('_', ' ')} {value:g}" for key, value in row["options"].items())
+            options = ", ".join(f"{key.replace('_', ' ')} {value:g}" for key, value in row["options"].items())
             error = f" ± {100 * row['stderr']:.1f}" if "stderr" in row else ""
-            told = (
-                f"{text}: {percent(row['accuracy'])}{error} right, {points(row['above_random_mix'])} above random mix"
-                f"{'; chosen' if row['chosen'] else ''}"
+            text = (
+                f"{options}: {percent(row['accuracy'])}{error} right, "
+                f"{points(row['above_random_mix'])} above random mix{'; chosen' if row['chosen'] else ''}"
             )
-            facts.append((f"Tuned, {experiment}: {row['policy']}", told))
+            facts.append((f"Tuned, {experiment}: {row['policy']}", text))
     return [*facts, ("Time of this call", f"{seconds / 60:.1f} min (what an earlier call had finished is not in it)")]
 
 
 def terminal_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Short enough for a screen; every curve whole is in the Markdown and on the page."""
-    table = Table(title="Unseen problems, dearest last (every curve whole on the page)", title_justify="left")
+    table = Table(title="Unseen problems, most expensive last (every curve whole on the page)", title_justify="left")
     merged = mean_over_seeds(rows)
     several = len({row["experiment"] for row in merged}) > 1
     if several:
@@ -193,7 +193,7 @@ def markdown(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> st
         if not own:
             continue
         head = f"{own[0]['num_problems']:,} unseen problems, seeds: {max(row['num_seeds'] for row in own)}"
-        lines += [f"## {title}", "", f"{head}, dearest last.", ""]
+        lines += [f"## {title}", "", f"{head}, most expensive last.", ""]
         lines += [
             "| method | q+ | accuracy, % | extended share | cost | above mix, pp | gain ratio | oracle share "
             "| updates | sampled in training |",

@@ -97,7 +97,7 @@ def fine_tune(
         learning_rate=learning_rate,
         batch_size=BATCH_SIZE,
         seed=context.job.seed,
-        callbacks=[StepProgress(lambda done: context.tell("fine-tuning", 0.8 * done))],
+        callbacks=[StepProgress(lambda done: context.job.report("fine-tuning", 0.8 * done))],
         loss_on=loss_on,
         save_strategy="no",
     )

@@ -166,7 +166,9 @@ def score_policy(
                 learning_rate=learning_rate,
             )
             part = 0.4 * (stage - 1)
-            trainer.add_callback(StepProgress(lambda done, part=part: context.tell("training", part + 0.4 * done)))
+            trainer.add_callback(
+                StepProgress(lambda done, part=part: context.job.report("training", part + 0.4 * done))
+            )
             trainer.train()
             save(trainer, stage_dir)
         model_dir = stage_dir / "model"
