@@ -1,28 +1,84 @@
-"""The command line: parses, and calls one function."""
+"""The command line: parses, and calls one function. A command is imported when it is called, not when it is listed."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import importlib
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from ibpo import __version__
-from ibpo.commands.allocate import allocate_command
-from ibpo.commands.calibrate import calibrate_command
-from ibpo.commands.cold_start import cold_start_command
-from ibpo.commands.demo import demo_command
-from ibpo.commands.eval import eval_command
-from ibpo.commands.groups import groups_app
-from ibpo.commands.replay import replay_command
-from ibpo.commands.report import report_command
-from ibpo.commands.route import route_app
-from ibpo.commands.serve import serve_command
-from ibpo.commands.simulate import simulate_command
-from ibpo.commands.task import task_app
-from ibpo.commands.train import train_command
+
+COMMANDS = {
+    "demo": (
+        "demo:demo_command",
+        "Train a tiny language model to think long only where it pays, inside a budget, and show what came out.",
+    ),
+    "cold-start": (
+        "cold_start:cold_start_command",
+        "Sample a model's own solutions, build standard and voting responses of them, fine-tune on these, and check.",
+    ),
+    "train": (
+        "train:train_command",
+        "Train a policy to spend its costlier response groups where they pay, then evaluate it on held-out problems.",
+    ),
+    "eval": (
+        "eval:eval_command",
+        "Evaluate a policy on a task. The responses stay in OUT; `ibpo report OUT` makes the page.",
+    ),
+    "report": ("report:report_command", "Write report.html, report.md, report.json and the figures."),
+    "allocate": (
+        "allocate:allocate_command",
+        "Say which response group each problem should get under a budget, and what that is worth.",
+    ),
+    "calibrate": (
+        "calibrate:calibrate_command",
+        "Write the quantile curve of a policy's choice: one policy, every budget after training.",
+    ),
+    "simulate": (
+        "simulate:simulate_command",
+        "Say how well the controller would hold the budget on this traffic, and at what loss of value.",
+    ),
+    "serve": (
+        "serve:serve_command",
+        "Hold the budget on live traffic: choose each request's response group, pass everything else through.",
+    ),
+    "replay": (
+        "replay:replay_command",
+        "Say which response group each prompt would have got under another budget, and what that had been worth.",
+    ),
+    "route": ("route:route_app", "A router for models that one cannot train: gains learned from a log of responses."),
+    "groups": ("groups:groups_app", "Response groups: how a response asks, looks and ends."),
+    "task": ("task:task_app", "Tasks: where problems come from."),
+}
+"""Command -> where it is in `ibpo.commands`, and its help in one line, which is the first of its docstring."""
+
+
+class _LazyGroup(TyperGroup):
+    """Lists the commands by name and help; what a command imports takes long, and is not needed to list it."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.commands = {name: TyperCommand(name, help=text) for name, (_, text) in COMMANDS.items()}
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that is called, imported."""
+        name, command, rest = super().resolve_command(ctx, args)
+        if name is not None:
+            module, _, function = COMMANDS[name][0].partition(":")
+            found = getattr(importlib.import_module(f"ibpo.commands.{module}"), function)
+            if not isinstance(found, typer.Typer):
+                part = typer.Typer(add_completion=False)
+                part.command(name)(found)
+                found = part
+            command = typer.main.get_command(found)
+        return name, command, rest
+
 
 app = typer.Typer(
     name="ibpo",
+    cls=_LazyGroup,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -39,25 +95,10 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     del version
-
-
-app.command("demo")(demo_command)
-app.command("cold-start")(cold_start_command)
-app.command("train")(train_command)
-app.command("eval")(eval_command)
-app.command("report")(report_command)
-app.command("allocate")(allocate_command)
-app.command("calibrate")(calibrate_command)
-app.command("simulate")(simulate_command)
-app.command("serve")(serve_command)
-app.command("replay")(replay_command)
-app.add_typer(route_app, name="route")
-app.add_typer(groups_app, name="groups")
-app.add_typer(task_app, name="task")
 
 
 def main() -> None:

@@ -3,12 +3,8 @@
 Letters: R responses, P problems, B breakpoints.
 """
 
-# matplotlib ships no types for what is used here.
-# pyright: reportUnknownMemberType=false
-
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -62,37 +58,6 @@ class Frontier:
         spent = min(float(budget), float(self.spent[-1]))
         value = float(self.value[place] + self.price[place] * (spent - self.spent[place]))
         return FrontierPoint(budget=float(budget), value=value, price=float(self.price[place]), spent=spent)
-
-    def plot(
-        self,
-        path: str | Path,
-        *,
-        budget: float | None = None,
-        cost_name: str = "mean cost per problem",
-        value_name: str = "mean utility per problem",
-    ) -> None:
-        """Draw the frontier, the straight line that random mixing follows, and a budget with its price, to a file."""
-        try:
-            from matplotlib.figure import Figure
-        except ImportError:
-            raise IbpoError("a plot needs matplotlib: pip install 'ibpo[report]'") from None
-        figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-        axes = figure.subplots()
-        some = np.unique(np.linspace(0, len(self.spent) - 1, 2000).astype(np.int64))
-        axes.plot(self.spent[some], self.value[some], color="#1f5fa8", label="best allocation")
-        ends = [0, -1]
-        axes.plot(self.spent[ends], self.value[ends], "--", color="#888888", label="random mix of its two ends")
-        if budget is not None and budget >= self.spent[0]:
-            point = self.at(budget)
-            axes.plot([point.spent], [point.value], "o", color="#c8452c", label=f"budget {budget:,.6g}")
-            reach = 0.12 * (self.spent[-1] - self.spent[0])
-            x = np.array([point.spent - reach, point.spent + reach])
-            y = point.value + point.price * (x - point.spent)
-            axes.plot(x, y, color="#c8452c", linewidth=1, label=f"its price {point.price:.3g}")
-        axes.set(xlabel=cost_name, ylabel=value_name)
-        axes.grid(alpha=0.25)
-        axes.legend(frameon=False, loc="lower right")
-        figure.savefig(path, dpi=150)
 
 
 def frontier(

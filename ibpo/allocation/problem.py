@@ -59,8 +59,8 @@ class InfeasibleBudget(IbpoError):
         if floor:
             text = (
                 f"at_least {budget_index}: a mean cost of at least {budget:.12g} per problem cannot be reached{given}: "
-                f"the dearest allocation costs {nearest!r}, short by {budget - nearest:.6g}; lower it to at most "
-                f"{nearest!r}"
+                f"the most expensive allocation costs {nearest!r}, short by {budget - nearest:.6g}; lower it to "
+                f"at most {nearest!r}"
             )
         else:
             text = (

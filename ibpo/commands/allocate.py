@@ -1,20 +1,19 @@
 """`ibpo allocate`: what a budget buys on a log of scored responses."""
 
 import sys
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
-from ibpo.commands.allocate_answer import Part, answer, part_of_log, part_of_sums
-from ibpo.commands.allocate_budgets import questions
-from ibpo.commands.allocate_report import print_part, write_files
-from ibpo.data import LogColumns, LogReader, read_log, sum_parts
+from ibpo.data import LogColumns
 from ibpo.errors import IbpoError
+from ibpo.evaluation.log_allocation import Answer, LogPart, answer_questions, questions, read_parts, write_files
 
 
 def allocate_command(
@@ -61,69 +60,135 @@ def allocate_command(
             )
         asked = questions(budget or [])
         names = LogColumns(problem=problem, response_group=response_group, reward=reward, cost=cost, by=by, show=show)
-        bad: list[str] = []
-        with _bar(f"reading {log.name}") as read:
-            if stream:
-                parts, guessed = _streamed(log, names, on_error, bad, read)
-            else:
-                parts, guessed = _in_memory(log, names, on_error, bad, read)
-        for field, column in guessed.items():
-            option = field.replace("_", "-")
-            typer.echo(f"{field.replace('_', ' ')}: column '{column}' (--{option} names another)", err=True)
-        if bad:
-            typer.echo(f"{len(bad)} bad rows left out, the first: {bad[0]}", err=True)
-        for part in parts:  # complain before any solving
+        with _bar(f"reading {log.name}") as progress:
+            found = read_parts(log, names, on_error=on_error, stream=stream, say=_say, progress=progress)
+        for field, column in found.guessed.items():
+            _say(f"{field.replace('_', ' ')}: column '{column}' (--{field.replace('_', '-')} names another)")
+        if found.bad_rows:
+            _say(f"{len(found.bad_rows)} bad rows left out, the first: {found.bad_rows[0]}")
+        for part in found.parts:  # complain before any solving
             for question in asked:
                 part.limits(question)
         console = Console(width=None if sys.stdout.isatty() else 160)
-        answers = []
-        for part in parts:
-            lines = answer(part, asked, holdout=holdout, num_splits=num_splits, seed=seed, progress=_split_counter)
-            print_part(console, f"{by} = {part.name}" if by else log.name, part, lines)
-            answers.append((part, lines))
+        all_answers: list[tuple[LogPart, list[Answer]]] = []
+        for part in found.parts:
+            answers = answer_questions(
+                part, asked, holdout=holdout, num_splits=num_splits, seed=seed, say=_say, progress=_split_counter
+            )
+            _print_part(console, f"{by} = {part.name}" if by else log.name, part, answers)
+            all_answers.append((part, answers))
         if out is not None:
-            write_files(out, log, names, answers, on_error=on_error, num_bad=len(bad))
+            num_bad = len(found.bad_rows)
+            write_files(out, log, names, all_answers, on_error=on_error, num_bad=num_bad, say=_say)
     except IbpoError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
 
 
-def _in_memory(
-    path: Path, names: LogColumns, on_error: Literal["fail", "skip"], bad: list[str], read: Callable[[int], None]
-) -> tuple[list[Part], dict[str, str]]:
-    fields = {field: getattr(names, field) for field in ("problem", "response_group", "reward", "cost", "by", "show")}
-    table = read_log(path, **fields, on_error=on_error, progress=read)
-    bad.extend(table.bad_rows)
-    parts = _usable((partial(part_of_log, name, part, _say) for name, part in table.parts().items()), names.by)
-    return parts, {field: table.columns[field] for field in table.guessed}
+def _print_part(console: Console, title: str, part: LogPart, answers: list[Answer]) -> None:
+    """The table of one part, and who gets what by the shown column."""
+    reward, unit = part.columns["reward"], part.columns["cost"]
+    num_rows = int(part.count.sum())
+    table = Table(title=f"{title}: {len(part.problems):,} problems, {num_rows:,} responses", title_justify="left")
+    mean_cost, mean_reward = part.cost.mean(0), part.reward.mean(0)
+    by_cost = np.argsort(mean_cost, kind="stable").tolist()
+    names = [part.groups[g] for g in by_cost]
+    heads = [
+        "budget",
+        "allowed",
+        "spent",
+        reward,
+        "random mix",
+        "gain",
+        "of most expensive",
+        "in sample",
+        "price x 1000",
+    ]
+    for head in [*heads, *names]:
+        table.add_column(head, justify="left" if head == "budget" else "right")
+    most_expensive = mean_reward[by_cost[-1]]
+    now = part.now()
+    table.add_row("as logged", "", _amount(now[1]), f"{now[0]:.3f}")
+    for g, name in zip(by_cost, names, strict=True):
+        of_most = f"{mean_reward[g] / most_expensive:.1%}" if most_expensive else ""
+        shares = ["1.00" if name == other else "" for other in names]
+        row = [f"always {name}", "", _amount(mean_cost[g]), f"{mean_reward[g]:.3f}", "", "", of_most, "", ""]
+        table.add_row(*row, *shares)
+    best = np.lexsort((part.cost, -part.reward))[:, 0]
+    spent = float(np.take_along_axis(part.cost, best[:, None], 1).mean())
+    table.add_row(
+        "no budget", "", _amount(spent), "", "", "", "", f"{part.reward.max(1).mean():.3f}", "0",
+        *(f"{np.mean(best == g):.2f}" for g in by_cost),
+    )  # fmt: skip
+    table.add_section()
+    for answer in answers:
+        table.add_row(*_row(part, answer, most_expensive), *_shares(part, answer, by_cost))
+    held_out = any(answer.held_out for answer in answers)
+    honest = (
+        f"spent ({unit} per problem), {reward} ± standard error by problem, and gain over the best random mix of "
+        "response groups at the same cost: all on the half of the responses that did not decide."
+    )
+    optimistic = "Not held out: 'in sample' values the choices on the responses that made them, which is optimistic."
+    table.caption = (
+        f"{honest if held_out else optimistic} Price: what one more unit of the budgeted "
+        f"cost adds to the total {reward}, x 1000. Price and shares: of the allocation that all responses decide."
+    )
+    table.caption_justify = "left"
+    console.print(table)
+    for answer in answers:
+        if answer.why:
+            console.print(f"{answer.question.label}: {answer.why}", markup=False, soft_wrap=True)
+    if part.shown is not None:
+        _print_shown(console, part, answers, by_cost)
 
 
-def _streamed(
-    path: Path, names: LogColumns, on_error: Literal["fail", "skip"], bad: list[str], read: Callable[[int], None]
-) -> tuple[list[Part], dict[str, str]]:
-    reader = LogReader(path, names, on_error=on_error)
-    sums = sum_parts(reader, read)
-    bad.extend(reader.bad_rows)
-    parts = _usable((partial(part_of_sums, name, x, reader.columns, _say) for name, x in sums.items()), names.by)
-    return parts, {field: reader.columns[field] for field in names.guessed}
+def _row(part: LogPart, answer: Answer, most_expensive: float) -> list[str]:
+    allowed = ", ".join(_amount(float(x.at_most)) if x.at_most is not None else "" for x in answer.limits)
+    if answer.allocation is None:
+        return [answer.question.label, allowed, "not possible", "", "", "", "", "", ""]
+    held = answer.held_out
+    price = ", ".join(f"{1000 * p:.3g}" for p in answer.allocation.price)
+    if held is None:
+        spent = float(np.take_along_axis(part.cost, answer.pick[:, None], 1).mean())
+        in_sample = answer.allocation.objective / len(part.problems)
+        return [answer.question.label, allowed, _amount(spent), "", "", "", "", f"{in_sample:.3f}", price]
+    return [
+        answer.question.label,
+        allowed,
+        _amount(held.spent),
+        f"{held.reward:.3f} ± {held.reward_stderr:.3f}",
+        f"{held.random_mix:.3f}",
+        f"{held.gain:+.3f} ± {held.gain_stderr:.3f}",
+        f"{held.reward / most_expensive:.1%}" if most_expensive else "",
+        f"{held.in_sample:.3f}",
+        price,
+    ]
 
 
-def _usable(makers: Iterable[Callable[[], Part]], by: str | None) -> list[Part]:
-    """The parts of the log; one that leaves nothing to choose is left out aloud, if there are others."""
-    parts: list[Part] = []
-    wrong: list[str] = []
-    for make in makers:
-        try:
-            parts.append(make())
-        except IbpoError as error:
-            if by is None:
-                raise
-            wrong.append(str(error))
-    if not parts:
-        raise IbpoError(f"--by {by}: nothing to choose in any of {len(wrong)} parts; the first: {wrong[0]}")
-    for text in wrong:
-        _say(f"part left out: {text}")
-    return parts
+def _shares(part: LogPart, answer: Answer, by_cost: list[int]) -> list[str]:
+    return [f"{np.mean(answer.pick == g):.2f}" if answer.allocation else "" for g in by_cost]
+
+
+def _print_shown(console: Console, part: LogPart, answers: list[Answer], by_cost: list[int]) -> None:
+    assert part.shown is not None
+    column = part.columns["show"]
+    for answer in answers:
+        if answer.allocation is None or answer.question.times != 1:
+            continue
+        console.print(f"who gets what under {answer.question.label}, by {column}", markup=False, soft_wrap=True)
+        table = Table()
+        for head in (column, "problems", *(part.groups[g] for g in by_cost)):
+            table.add_column(head, justify="left" if head == column else "right")
+        for value in sorted(part.shown.names):
+            here = part.shown.code == part.shown.names.index(value)
+            if not here.any():
+                continue
+            table.add_row(value, str(int(here.sum())), *(f"{np.mean(answer.pick[here] == g):.2f}" for g in by_cost))
+        console.print(table)
+
+
+def _amount(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _say(text: str) -> None:

@@ -35,7 +35,7 @@ def cold_start_command(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder. Default: runs/ and the recipe's name.")] = None,
 ) -> None:
-    """Sample a model's own solutions, build standard and voting responses out of them, fine-tune on these, and check.
+    """Sample a model's own solutions, build standard and voting responses of them, fine-tune on these, and check.
 
     Interrupted, it goes on where it was when it is called again. Exit code 1 if a response group does not work.
     """

@@ -35,7 +35,7 @@ def replay_command(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="JSON file for the whole answer.")] = None,
 ) -> None:
-    """Say which response group each prompt would have got under another budget, and what that would have been worth."""
+    """Say which response group each prompt would have got under another budget, and what that had been worth."""
     try:
         answer = _answer(run, budget or [], window, min_gain)
         if out is not None:

@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibpo.errors import IbpoError
-from ibpo.evaluation.log_allocation import held_out_choice
 from ibpo.evaluation.metrics import (
     area_under_curve,
     estimate_area,
@@ -27,6 +26,7 @@ from ibpo.evaluation.metrics import (
     pass_at_k,
     vote_at_k,
 )
+from ibpo.evaluation.oracles import held_out_choice
 from ibpo.evaluation.responses import Responses, coarse_levels, level_names, natural
 from ibpo.evaluation.statistics import (
     Estimate,

@@ -1,132 +1,606 @@
-"""What would it be worth to know which configuration pays on each problem, or on each level?
+"""What a budget buys on a log of scored responses: `ibpo allocate` without its printing.
 
-One half of each problem's responses decides, the other half values: an allocation that is valued on the responses that
-decided it looks better than it is. Letters: P problems, C configurations.
+A log is gathered by (problem, response group), a part for each value of the `--by` column; every question (budgets that
+hold together) is allocated on a part as a whole, and valued on halves of its responses that had no say. Letters:
+P problems, G response groups.
 """
 
-from __future__ import annotations
+# matplotlib ships no types for what is used here.
+# pyright: reportUnknownMemberType=false
 
-from collections.abc import Sequence
-from dataclasses import asdict
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ibpo.allocation import GroupMeans, HoldoutRow, Pick, envelope, holdout_value
-from ibpo.evaluation.responses import Responses, natural
-from ibpo.evaluation.statistics import FloatArray, rate_interval
+from ibpo.allocation import (
+    Allocation,
+    Frontier,
+    GroupMeans,
+    HoldoutRow,
+    InfeasibleBudget,
+    allocate,
+    frontier,
+    holdout_value,
+)
+from ibpo.budget import Budget, check_budget, check_distinct, costs_named, parse_budget
+from ibpo.data import GroupSums, Labels, Log, LogColumns, LogReader, LogRows, OnError, read_log, sum_parts
+from ibpo.errors import IbpoError
+from ibpo.runs import atomic_file, write_text_atomic
 
-Json = dict[str, Any]
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+Say = Callable[[str], None]
+
+DEFAULT = ("tokens=25%range", "tokens=50%range", "tokens=75%range")
+REFUSED = {
+    "slice": "a log is not sliced inside a budget; --by COLUMN solves each part of the log on its own",
+}
+MAX_DRAWN = 1_000_000
+"""Problems from which the picture is drawn: more would show no other line."""
+CHUNK = 100_000
+"""Problems that are turned into lines of JSON at a time."""
 
 
-def held_out_choice(
-    responses: Responses,
-    num_problems: int,
-    among: Sequence[str],
-    budgets: Sequence[float],
-    notes: list[str],
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """Budgets that hold together, and how often their upper bounds are taken: one row of the table."""
+
+    label: str
+    budgets: tuple[Budget, ...]
+    times: Fraction = Fraction(1)
+
+    def limits(self, cost_name: str, groups: Sequence[str], mean_cost: FloatArray, now: float) -> list["GroupLimit"]:
+        """The budgets for one part of a log.
+
+        Args:
+            cost_name: The log's column.
+            groups: The log's response groups, G of them.
+            mean_cost: `[G]`, of always taking one of them.
+            now: Mean cost per problem of the responses as logged.
+        """
+        return [_limit(budget, self.times, cost_name, groups, mean_cost, now) for budget in self.budgets]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroupLimit:
+    """A budget on one part of a log: mean cost per problem, or the share of response group number `group`."""
+
+    name: str
+    group: int | None
+    at_most: Fraction | None
+    at_least: Fraction | None
+
+
+def questions(texts: Sequence[str]) -> list[Question]:
+    """All budgets together, at half, once and twice their amount; without any, three on the way in cost."""
+    if not texts:
+        return [Question(label=text, budgets=(parse_budget(text),)) for text in DEFAULT]
+    budgets = tuple(map(parse_budget, texts))
+    check_distinct(budgets)
+    label = ", ".join(map(str, budgets))
+    if all(budget.sense == "at_least" for budget in budgets):
+        return [Question(label=label, budgets=budgets)]
+    scaled = (("half of it", Fraction(1, 2)), (label, Fraction(1)), ("twice it", Fraction(2)))
+    return [Question(label=name, budgets=budgets, times=times) for name, times in scaled]
+
+
+def choose_groups(
+    reward: FloatArray, cost: FloatArray, limits: Sequence[GroupLimit], problems: Sequence[Any] | IntArray | None = None
+) -> tuple[Allocation, IntArray]:
+    """The best response group `[P]` of each problem, from `[P, G]` means, under the limits; ids order the ties."""
+    num_problems, num_groups = reward.shape
+    problems = np.arange(num_problems) if problems is None else problems
+    if isinstance(problems, np.ndarray):
+        problem = np.repeat(problems, num_groups)
+    else:
+        problem = [x for x in problems for _ in range(num_groups)]
+    group = np.tile(np.arange(num_groups), num_problems)
+    rows = [cost.ravel() if x.group is None else (group == x.group).astype(np.float64) for x in limits]
+    floors: dict[str, Any] = {}
+    if any(x.at_least is not None for x in limits):
+        floors["at_least"] = [x.at_least for x in limits]
+    allocation = allocate(reward.ravel(), problem, np.stack(rows), [x.at_most for x in limits], **floors)
+    return allocation, allocation.weight.reshape(num_problems, num_groups).argmax(1)
+
+
+def _limit(
+    budget: Budget, times: Fraction, cost_name: str, groups: Sequence[str], mean_cost: FloatArray, now: float
+) -> GroupLimit:
+    if check_budget(budget, groups=groups, costs=costs_named(cost_name), refused=REFUSED):
+        amount, group = budget.amount, list(groups).index(budget.name)
+    else:
+        group, ends = None, (float(mean_cost.min()), float(mean_cost.max()))
+        amount = budget.in_cost(now=now, cheapest=ends[0], most_expensive=ends[1])
+    if budget.sense == "at_least":
+        return GroupLimit(name=budget.name, group=group, at_most=None, at_least=amount)
+    return GroupLimit(name=budget.name, group=group, at_most=amount * times, at_least=None)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class LogPart:
+    """One part of a log by (problem, response group), only problems with a response of every response group.
+
+    Attributes:
+        name: Value of the `--by` column, "" without one.
+        columns: Field -> column.
+        problems: P ids.
+        groups: G names.
+        count: `[P, G]` number of responses.
+        reward: `[P, G]` mean reward.
+        cost: `[P, G]` mean cost.
+        shown: `[P]` value of the `--show` column of each problem, or None.
+        log: The rows, where they are in memory.
+        find: From ids of the log to places in `problems`, -1 for problems that are left out.
+    """
+
+    name: str
+    columns: dict[str, str]
+    problems: Sequence[Any] | IntArray
+    groups: list[str]
+    count: FloatArray
+    reward: FloatArray
+    cost: FloatArray
+    shown: Labels | None
+    log: Log | None
+    find: Callable[[IntArray | list[str]], IntArray]
+
+    @property
+    def place(self) -> str:
+        """What begins a message about this part."""
+        return f"{self.name}: " if self.name else ""
+
+    def now(self) -> tuple[float, float]:
+        """Mean reward and mean cost per problem of the responses as logged."""
+        weight = self.count / self.count.sum(1, keepdims=True)
+        return float((weight * self.reward).sum(1).mean()), float((weight * self.cost).sum(1).mean())
+
+    def limits(self, question: Question) -> list[GroupLimit]:
+        """What is asked, on this part."""
+        return question.limits(self.columns["cost"], self.groups, self.cost.mean(0), self.now()[1])
+
+    def frontier(self) -> Frontier:
+        """Mean reward against mean cost, in sample; of very many problems, of a sample of them."""
+        some = slice(None)
+        if len(self.problems) > MAX_DRAWN:
+            some = np.sort(np.random.default_rng(0).choice(len(self.problems), MAX_DRAWN, replace=False))
+        reward, cost = self.reward[some], self.cost[some]
+        return frontier(reward.ravel(), np.repeat(np.arange(len(reward)), len(self.groups)), cost.ravel())
+
+    def repeated(self, say: Say) -> Log:
+        """The rows in memory of the problems with two responses of every response group: they can be halved."""
+        assert self.log is not None
+        reason = f"{self.place}held out: problems without 2 responses of every response group"
+        twice = _some(self.count >= 2, reason, say)
+        return self.log if twice.all() else _rows_where(self.log, twice, self.find)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Parts:
+    """A log, read and gathered: its parts, the rows that were left out, and columns that nobody named."""
+
+    parts: list[LogPart]
+    bad_rows: tuple[str, ...]
+    guessed: dict[str, str]
+
+
+def read_parts(
+    path: Path,
+    names: LogColumns,
     *,
-    num_splits: int,
-    seed: int,
-) -> Json:
-    """Allocation at several budgets that one half of the responses decides and the other half values.
+    on_error: OnError = "fail",
+    stream: bool = False,
+    say: Say,
+    progress: Callable[[int], None] | None = None,
+) -> Parts:
+    """Read a log and gather it by part; one that leaves nothing to choose is left out aloud, if there are others.
 
     Args:
-        responses: All of them; those of `among` with a known cost count.
-        num_problems: Of the report; a note says so where fewer have two responses of every configuration.
-        among: Configurations to choose from.
-        budgets: Mean costs, as parts of the way from the cheapest to the dearest configuration.
-        notes: Takes what a reader should know.
+        path: As for `ibpo.data.read_log`.
+        names: Which columns hold what.
+        on_error: At a bad row "fail", or "skip" it.
+        stream: Keep sums, not rows: for a log larger than memory.
+        say: Takes what a reader should know.
+        progress: Called with the number of rows read, now and then.
+
+    Raises:
+        IbpoError: A log that cannot be used, or nothing to choose.
+    """
+    if stream:
+        reader = LogReader(path, names, on_error=on_error)
+        sums = sum_parts(reader, progress)
+        columns, bad_rows = reader.columns, tuple(reader.bad_rows)
+        makers = [partial(_part_of_sums, name, of_part, columns, say) for name, of_part in sums.items()]
+    else:
+        log = read_log(path, **asdict(names), on_error=on_error, progress=progress)
+        columns, bad_rows = log.columns, log.bad_rows
+        makers = [partial(_part_of_log, name, of_part, say) for name, of_part in log.parts().items()]
+    parts: list[LogPart] = []
+    wrong: list[str] = []
+    for make in makers:
+        try:
+            parts.append(make())
+        except IbpoError as error:
+            if names.by is None:
+                raise
+            wrong.append(str(error))
+    if not parts:
+        raise IbpoError(f"--by {names.by}: nothing to choose in any of {len(wrong)} parts; the first: {wrong[0]}")
+    for text in wrong:
+        say(f"part left out: {text}")
+    return Parts(parts=parts, bad_rows=bad_rows, guessed={field: columns[field] for field in names.guessed})
+
+
+def _part_of_log(name: str, log: Log, say: Say) -> LogPart:
+    """Gather rows in memory."""
+    means = GroupMeans.from_arrays(log.reward, log.problem, log.response_group, log.cost)
+    place = {str(problem): p for p, problem in enumerate(means.problems)}
+    shown = None
+    if "show" in log.columns:
+        of_problem = dict(zip(log.problem, log.shown, strict=True))
+        shown = Labels.from_list([of_problem[str(p)] for p in means.problems])
+    return _complete(
+        LogPart(
+            name=name,
+            columns=log.columns,
+            problems=means.problems,
+            groups=means.response_groups,
+            count=means.count.astype(np.float64),
+            reward=means.mean_reward,
+            cost=means.mean_cost,
+            shown=shown,
+            log=log,
+            find=lambda ids: np.array([place.get(str(x), -1) for x in ids], np.int64),
+        ),
+        say,
+    )
+
+
+def _part_of_sums(name: str, sums: GroupSums, columns: dict[str, str], say: Say) -> LogPart:
+    """The same from the sums of a streamed log."""
+    count, reward, cost = sums.tables()
+    return _complete(
+        LogPart(
+            name=name,
+            columns=columns,
+            problems=sums.problems(),
+            groups=sums.groups,
+            count=count,
+            reward=reward,
+            cost=cost,
+            shown=sums.shown(),
+            log=None,
+            find=sums.find,
+        ),
+        say,
+    )
+
+
+def _complete(part: LogPart, say: Say) -> LogPart:
+    """Without the problems that lack a response of some response group; says how many these are."""
+    if len(part.groups) < 2:
+        raise IbpoError(
+            f"{part.place}column '{part.columns['response_group']}' has one response group, {part.groups[0]}; "
+            f"an allocation chooses between at least two; name another column with --response-group"
+        )
+    reason = f"{part.place}problems without a response of every response group"
+    full = _some(part.count > 0, reason, say)
+    if full.all():
+        return part
+    kept, problems = np.flatnonzero(full), part.problems
+    new_place = np.append(np.where(full, np.cumsum(full) - 1, -1), -1)  # place -1, left out before, stays -1
+    return replace(
+        part,
+        problems=problems[kept] if isinstance(problems, np.ndarray) else [problems[p] for p in kept.tolist()],
+        count=part.count[full],
+        reward=part.reward[full],
+        cost=part.cost[full],
+        shown=None if part.shown is None else part.shown.take(kept),
+        log=None if part.log is None else _rows_where(part.log, full, part.find),
+        find=lambda ids: new_place[part.find(ids)],
+    )
+
+
+def _some(good_PG: NDArray[np.bool_], reason: str, say: Say) -> NDArray[np.bool_]:
+    """`[P]` which problems are good for every response group: at least one; says how many are left out, and why."""
+    good = np.array(good_PG.all(axis=1))
+    if not good.any():
+        raise IbpoError(f"{reason}: all {len(good)}; log every problem with every response group")
+    if not good.all():
+        say(f"{reason}: {int((~good).sum())} of {len(good)} left out")
+    return good
+
+
+def _rows_where(log: Log, good: NDArray[np.bool_], find: Callable[[IntArray | list[str]], IntArray]) -> Log:
+    """The rows of the problems that are good `[P]`, all of them having a place."""
+    return log.rows(np.flatnonzero(good[find(log.problem)]).tolist())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """What one question gets; `allocation` is None where the budgets cannot be kept, and `why` says so.
+
+    `pick` `[P]` is the number of each problem's response group; `held_out` is None where responses are single.
+    """
+
+    question: Question
+    limits: list[GroupLimit]
+    allocation: Allocation | None
+    pick: NDArray[np.integer]
+    why: str
+    held_out: HoldoutRow | None
+
+
+def answer_questions(
+    part: LogPart,
+    asked: Sequence[Question],
+    *,
+    holdout: bool | None,
+    num_splits: int,
+    seed: int,
+    say: Say,
+    progress: Callable[[str], Callable[[int, int], None] | None] = lambda _: None,
+) -> list[Answer]:
+    """Allocate each question on the whole part; value each on held-out halves of its responses.
+
+    Args:
+        part: Of the log.
+        asked: One answer for each.
+        holdout: Whether to halve; None: if responses repeat.
         num_splits: Random halvings.
         seed: Of the halvings.
+        say: Takes what a reader should know.
+        progress: From a question's label to what is called with (splits done, splits in all).
 
-    Returns:
-        `oracles` (name -> points of its curve), `allocation` (a row per budget), `share_by_level` (of the middle
-        budget); empty where it takes more responses.
+    Raises:
+        IbpoError: Budgets that cannot be kept as they were asked.
     """
-    known = np.array([c in among for c in responses.configuration.tolist()]) & ~np.isnan(responses.tokens)
-    own = responses.where(known)
-    names, p_N = np.unique(own.problem.astype(str), return_inverse=True)
-    c_N = np.array([list(among).index(c) for c in own.configuration.tolist()])
-    count_PC = np.bincount(p_N * len(among) + c_N, minlength=len(names) * len(among)).reshape(len(names), len(among))
-    thick = np.all(count_PC >= 2, axis=1)
-    if thick.sum() < 2:
-        notes.append("no held-out allocation: it takes two responses of every configuration to a problem")
-        return {}
-    if not thick.all() or len(names) < num_problems:
-        notes.append(f"held-out allocation on {int(thick.sum())} problems with two responses of every configuration")
-    own = own.where(thick[p_N])
-    arrays = (own.reward, own.problem.astype(str), own.configuration.astype(str), own.tokens)
-    means = GroupMeans.from_arrays(*arrays)
-    level_of = dict(zip(own.problem.astype(str).tolist(), own.level.astype(str).tolist(), strict=True))
-    level_P = np.array([level_of[str(problem)] for problem in means.problems])
-    mean_C = means.mean_cost.mean(0)
-    amounts = [float(mean_C.min() + f * (mean_C.max() - mean_C.min())) for f in budgets]
-    more: Json = {"num_splits": num_splits, "seed": seed}
-    by_problem = holdout_value(*arrays, [by_problem_pick(amount) for amount in amounts], **more)
-    oracles = {"by problem": _curve(by_problem, len(level_P))}
-    if len(set(level_P) - {""}) > 1:
-        by_level = holdout_value(*arrays, [by_level_pick(amount, level_P) for amount in amounts], **more)
-        oracles["by level"] = _curve(by_level, len(level_P))
-    rows = [
-        {"budget": amount, "fraction": fraction} | asdict(row) | {"budget": amount}
-        for fraction, amount, row in zip(budgets, amounts, by_problem, strict=True)
-    ]
-    pick = by_problem_pick(amounts[len(amounts) // 2])(means.mean_reward, means.mean_cost)
-    share_by_level = {
-        level: {name: float(np.mean(pick[level_P == level] == g)) for g, name in enumerate(means.response_groups)}
-        for level in sorted(set(level_P) - {""}, key=natural)
-    }
-    return {"oracles": oracles, "allocation": rows, "share_by_level": share_by_level}
+    can_halve = part.log is not None and int((part.count >= 2).all(1).sum()) >= 2
+    if holdout is None and not can_halve:
+        why = "the log is streamed" if part.log is None else "at least 2 responses per problem and group needed"
+        say(f"{part.place}no held-out values: {why}")
+    holdout = can_halve if holdout is None else holdout
+    halved = part.repeated(say) if holdout and part.log is not None else None
+    answers: list[Answer] = []
+    for question in asked:
+        limits = part.limits(question)
+        try:
+            allocation, pick = choose_groups(part.reward, part.cost, limits, part.problems)
+            held_out = None
+            if halved is not None:
 
+                def rule(reward: FloatArray, cost: FloatArray, limits: list[GroupLimit] = limits) -> IntArray:
+                    return choose_groups(reward, cost, limits)[1]
 
-def by_problem_pick(amount: float) -> Pick:
-    """The steps up each problem's concave envelope by falling gain per cost, as far as the budget goes.
-
-    Within one problem's step of the optimum, which `ibpo.allocate` finds exactly; this is what hundreds of random
-    halves can be asked in a second.
-    """
-
-    def pick(reward_PC: FloatArray, cost_PC: FloatArray) -> NDArray[np.int64]:
-        num_problems, num_configurations = reward_PC.shape
-        problem = np.repeat(np.arange(num_problems), num_configurations)
-        steps = envelope(problem, reward_PC.ravel(), cost_PC.ravel())
-        chosen = steps.base.copy()
-        room = amount * num_problems - float(cost_PC.ravel()[chosen].sum())
-        order = np.argsort(-steps.slope, kind="stable")  # within a problem slopes fall: its steps stay in order
-        closed = np.zeros(num_problems, bool)
-        for step in order.tolist():
-            p = steps.problem[step]
-            if steps.cost[step] <= room and not closed[p]:
-                chosen[p] = steps.to[step]
-                room -= float(steps.cost[step])
-            else:
-                closed[p] = True
-        return chosen % num_configurations
-
-    return pick
-
-
-def by_level_pick(amount: float, level_P: np.ndarray) -> Pick:
-    """Knows what each configuration gets on a level, but not on a problem."""
-
-    def pick(reward_PC: FloatArray, cost_PC: FloatArray) -> NDArray[np.int64]:
-        reward, cost = np.empty_like(reward_PC), np.empty_like(cost_PC)
-        for level in set(level_P):
-            same = level_P == level
-            reward[same], cost[same] = reward_PC[same].mean(0), cost_PC[same].mean(0)
-        return by_problem_pick(amount)(reward, cost)
-
-    return pick
-
-
-def _curve(rows: Sequence[HoldoutRow], num_problems: int) -> list[Json]:
-    """Points with the interval of a rate: each problem's value is a mean over halvings, clustered by problem."""
-    points = []
-    for row in rows:
-        low, high = rate_interval(row.reward, row.reward_stderr, num_problems)
-        points.append(
-            {"cost": row.spent, "accuracy": row.reward, "stderr": row.reward_stderr, "low": low, "high": high}
+                held_out = holdout_value(
+                    halved.reward,
+                    halved.problem,
+                    halved.response_group,
+                    halved.cost,
+                    [rule],
+                    num_splits=num_splits,
+                    seed=seed,
+                    progress=progress(f"{part.place}{question.label}"),
+                )[0]
+            small, why = pick.astype(np.min_scalar_type(len(part.groups))), ""
+        except IbpoError as error:
+            name = str(question.budgets[error.budget_index]) if isinstance(error, InfeasibleBudget) else question.label
+            if not isinstance(error, InfeasibleBudget) or question.times == 1:
+                raise IbpoError(f"{part.place}--budget {name}: {error}") from None
+            allocation, small, held_out = None, np.zeros(0, np.int64), None
+            why = f"not possible: {name} needs at least {error.nearest:.6g} per problem"
+        answers.append(
+            Answer(question=question, limits=limits, allocation=allocation, pick=small, why=why, held_out=held_out)
         )
-    return points
+    return answers
+
+
+def write_files(
+    out: Path,
+    path: Path,
+    names: LogColumns,
+    all_answers: list[tuple[LogPart, list[Answer]]],
+    *,
+    on_error: OnError,
+    num_bad: int,
+    say: Say,
+) -> None:
+    """Write choices.jsonl (a problem and a budget a line), rows.jsonl (the chosen rows), summary.json, frontier.png.
+
+    Args:
+        out: Folder.
+        path: The log; it is read again for the chosen rows.
+        names: Which columns hold what.
+        all_answers: Each part with its answers.
+        on_error: As when the log was read.
+        num_bad: Rows that were left out then.
+        say: Takes what a reader should know.
+    """
+    choices = (row for part, answers in all_answers for answer in answers for row in _choices(part, answer))
+    _write_lines(out / "choices.jsonl", choices)
+    _write_lines(out / "rows.jsonl", _chosen_rows(path, names, all_answers, on_error))
+    whole = {
+        "log": path.name,
+        "by": names.by,
+        "bad_rows": num_bad,
+        "parts": [_summary(part, answers) for part, answers in all_answers],
+    }
+    write_text_atomic(out / "summary.json", json.dumps(whole, indent=2) + "\n")
+    for part, answers in all_answers:
+        file = out / (f"frontier_{_file_name(part.name)}.png" if part.name else "frontier.png")
+        try:
+            _draw(file, part, answers)
+        except IbpoError as error:
+            say(f"no picture: {error}")
+
+
+def _file_name(name: str) -> str:
+    return "".join(x if x.isalnum() or x in ".-" else "_" for x in name)
+
+
+def _draw(file: Path, part: LogPart, answers: list[Answer]) -> None:
+    """The frontier on the log's cost, with the budget that was asked, where it is one on that cost."""
+    asked = [x for answer in answers if answer.question.times == 1 for x in answer.limits]
+    budgets = [float(x.at_most) for x in asked if x.group is None and x.at_most is not None]
+    names = {"cost_name": f"{part.columns['cost']} per problem", "value_name": f"{part.columns['reward']}, in sample"}
+    temporary = file.with_name(f".{file.name}")
+    draw_frontier(part.frontier(), temporary, budget=budgets[0] if len(budgets) == 1 else None, **names)
+    os.replace(temporary, file)
+
+
+def draw_frontier(
+    curve: Frontier,
+    path: str | Path,
+    *,
+    budget: float | None = None,
+    cost_name: str = "mean cost per problem",
+    value_name: str = "mean utility per problem",
+) -> None:
+    """Draw a frontier, the straight line that random mixing follows, and a budget with its price, to a file."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise IbpoError("a plot needs matplotlib: pip install 'ibpo[report]'") from None
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    some = np.unique(np.linspace(0, len(curve.spent) - 1, 2000).astype(np.int64))
+    axes.plot(curve.spent[some], curve.value[some], color="#1f5fa8", label="best allocation")
+    ends = [0, -1]
+    axes.plot(curve.spent[ends], curve.value[ends], "--", color="#888888", label="random mix of its two ends")
+    if budget is not None and budget >= curve.spent[0]:
+        point = curve.at(budget)
+        axes.plot([point.spent], [point.value], "o", color="#c8452c", label=f"budget {budget:,.6g}")
+        reach = 0.12 * (curve.spent[-1] - curve.spent[0])
+        x = np.array([point.spent - reach, point.spent + reach])
+        y = point.value + point.price * (x - point.spent)
+        axes.plot(x, y, color="#c8452c", linewidth=1, label=f"its price {point.price:.3g}")
+    axes.set(xlabel=cost_name, ylabel=value_name)
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False, loc="lower right")
+    figure.savefig(path, dpi=150)
+
+
+def _write_lines(path: Path, answers: Iterator[str]) -> None:
+    """JSON answers one by one: the whole file or what was there."""
+    with atomic_file(path) as file:
+        file.writelines(answers)
+
+
+def _choices(part: LogPart, answer: Answer) -> Iterator[str]:
+    head = f'{{"part": {json.dumps(part.name)}, "budget": {json.dumps(answer.question.label)}, "problem": '
+    groups = [f', "response_group": {json.dumps(name)}, "mean_reward": ' for name in part.groups]
+    for first in range(0, len(answer.pick), CHUNK):
+        rows = slice(first, first + CHUNK)
+        pick = answer.pick[rows].astype(np.int64)[:, None]
+        values = (np.take_along_axis(table[rows], pick, 1)[:, 0].tolist() for table in (part.reward, part.cost))
+        for problem, g, reward, cost in zip(_ids(part.problems[rows]), pick[:, 0].tolist(), *values, strict=True):
+            yield f'{head}{problem}{groups[g]}{reward!r}, "mean_cost": {cost!r}}}\n'
+
+
+def _ids(problems: Any) -> list[str]:
+    """Ids as JSON strings."""
+    if isinstance(problems, np.ndarray):
+        return [f'"{x}"' for x in problems.tolist()]
+    return [json.dumps(str(x)) for x in problems]
+
+
+def _chosen_rows(
+    path: Path, names: LogColumns, all_answers: list[tuple[LogPart, list[Answer]]], on_error: OnError
+) -> Iterator[str]:
+    """The second pass: the log's rows whose response group was chosen for their problem under the budget as asked."""
+    parts = {
+        part.name: (part, [x for x in answers if x.question.times == 1 and x.allocation])
+        for part, answers in all_answers
+    }
+    for block in LogReader(path, names, on_error=on_error).blocks():
+        for name, rows in block.by_part():
+            if name in parts:
+                yield from _written(
+                    rows.take(np.flatnonzero(_is_chosen(rows, *parts[name]))), name if names.by else None
+                )
+
+
+def _is_chosen(rows: LogRows, part: LogPart, answers: list[Answer]) -> NDArray[np.bool_]:
+    place = part.find(rows.problem)
+    group = np.array([part.groups.index(x) if x in part.groups else -1 for x in rows.response_group.names])
+    group_R = group[rows.response_group.code]
+    chosen = np.zeros(len(rows), bool)
+    for answer in answers:
+        chosen |= answer.pick[place] == group_R
+    return chosen & (place >= 0)
+
+
+def _written(rows: LogRows, part: str | None) -> Iterator[str]:
+    """The rows as answers of JSON; by hand, for `json.dumps` of a dictionary takes five times as long."""
+    by = "" if part is None else f', "by": {json.dumps(part)}'
+    shown = [""] * len(rows)
+    if rows.shown is not None:
+        shown = _of_code(rows.shown, [f', "show": {json.dumps(x)}' for x in rows.shown.names])
+    groups = [f', "response_group": {json.dumps(x)}, "reward": ' for x in rows.response_group.names]
+    fields = (
+        _ids(rows.problem),
+        _of_code(rows.response_group, groups),
+        rows.reward.tolist(),
+        rows.cost.tolist(),
+        shown,
+    )
+    for problem, group, reward, cost, of_row in zip(*fields, strict=True):
+        yield f'{{"problem": {problem}{group}{reward!r}, "cost": {cost!r}{by}{of_row}}}\n'
+
+
+def _of_code(labels: Labels, written: list[str]) -> list[str]:
+    return [written[code] for code in labels.code.tolist()]
+
+
+def _summary(part: LogPart, answers: list[Answer]) -> dict[str, Any]:
+    now, mean_cost, mean_reward = part.now(), part.cost.mean(0).tolist(), part.reward.mean(0).tolist()
+    return {
+        "part": part.name,
+        "columns": part.columns,
+        "num_problems": len(part.problems),
+        "num_responses": int(part.count.sum()),
+        "as_logged": {"mean_reward": now[0], "mean_cost": now[1]},
+        "always": {
+            group: {"mean_cost": c, "mean_reward": r}
+            for group, c, r in zip(part.groups, mean_cost, mean_reward, strict=True)
+        },
+        "no_budget": {"mean_reward_in_sample": float(part.reward.max(1).mean())},
+        "budgets": [_line_summary(part, answer) for answer in answers],
+    }
+
+
+def _line_summary(part: LogPart, answer: Answer) -> dict[str, Any]:
+    limits = [{"name": x.name, "at_most": _float(x.at_most), "at_least": _float(x.at_least)} for x in answer.limits]
+    head = {"budget": answer.question.label, "times": float(answer.question.times), "limits": limits}
+    if answer.allocation is None:
+        return {**head, "infeasible": answer.why}
+    allocation = answer.allocation
+    for x, spent, price in zip(limits, allocation.spent.tolist(), allocation.price.tolist(), strict=True):
+        x.update(spent=spent, price=price)
+    share = np.bincount(answer.pick, minlength=len(part.groups)) / len(part.problems)
+    return {
+        **head,
+        "mean_reward_in_sample": allocation.objective / len(part.problems),
+        "objective": allocation.objective,
+        "upper_bound": allocation.upper_bound,
+        "status": allocation.status,
+        "rule": allocation.rule,
+        "share": dict(zip(part.groups, share.tolist(), strict=True)),
+        "held_out": None if answer.held_out is None else _json_numbers(asdict(answer.held_out)),
+    }
+
+
+def _float(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def _json_numbers(row: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN: an undefined number is null."""
+    return {key: None if value != value else value for key, value in row.items()}

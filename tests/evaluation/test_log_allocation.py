@@ -1,52 +1,52 @@
-"""The oracle by level whose choice is valued on responses that had no say."""
-
-from __future__ import annotations
+"""A log, gathered and allocated; `tests/commands/test_allocate.py` goes the whole way."""
 
 import numpy as np
 import pytest
 
-from ibpo.evaluation.comparison import Problems
-from ibpo.evaluation.methods import level_oracle_held_out
-from ibpo.evaluation.metrics import oracle_by_level
+from ibpo.allocation import frontier
+from ibpo.data import LogColumns
+from ibpo.errors import IbpoError
+from ibpo.evaluation.log_allocation import answer_questions, draw_frontier, questions, read_parts
 
 
-def drawn(rates, num_per_level, num_responses, seed):
-    """Rewards of problems whose levels have these rates."""
-    rng = np.random.default_rng(seed)
-    level = np.repeat(np.arange(len(rates)), num_per_level)
-    return (rng.random((len(level), num_responses)) < np.asarray(rates)[level][:, None]).astype(float), level
+def read(tmp_path, text, **options):
+    path = tmp_path / "log.csv"
+    path.write_text(text)
+    said = []
+    return read_parts(path, LogColumns(), say=said.append, **options), said
 
 
-def of_levels(level):
-    names = tuple(str(name) for name in sorted(set(level.tolist())))
-    return Problems(problem_id=np.arange(len(level)), levels=names, level=level)
+LOG = "id,group,reward,cost\n" + "".join(
+    f"{p},{group},{int(group == 'long' or p == 1)},{1 + 8 * (group == 'long')}\n"
+    for p in (1, 2, 3)
+    for group in ("short", "long", "short", "long")
+    if (p, group) != (3, "long")
+)
 
 
-def test_known_gains_are_bought_as_in_sample():
-    rewards0, level = drawn([1, 0, 0], 20, 4, 0)
-    rewards1, _ = drawn([1, 1, 0], 20, 4, 0)
-    accuracy, share, optimism = level_oracle_held_out(rewards0, rewards1, of_levels(level), 0.2)
-    assert accuracy.mean() == pytest.approx(1 / 3 + 0.2) and share.mean() == pytest.approx(0.2)
-    assert optimism == pytest.approx(0) and share[level != 1].sum() == 0
+@pytest.mark.parametrize("stream", [False, True])
+def test_only_problems_with_every_response_group_have_a_place(tmp_path, stream):
+    found, said = read(tmp_path, LOG, stream=stream)
+    (part,) = found.parts
+    assert said == ["problems without a response of every response group: 1 of 3 left out"]
+    assert [str(p) for p in part.problems] == ["1", "2"] and part.find(["2", "3", "1"]).tolist() == [1, -1, 0]
+    assert part.count.tolist() == [[2, 2], [2, 2]] and part.now() == (0.75, 5.0)
+    assert part.log is None or part.log.problem == ["1"] * 4 + ["2"] * 4
+    (answer,) = answer_questions(part, questions(["long>=50%"]), holdout=None, num_splits=2, seed=0, say=said.append)
+    assert [part.groups[g] for g in answer.pick] == ["short", "long"]
+    assert (answer.held_out is None) == stream
+    assert not stream or said[-1] == "no held-out values: the log is streamed"
 
 
-def test_where_nothing_can_be_gained_nothing_is():
-    """Ten levels of pure noise: choosing the best of them looks like a gain in sample, and is none."""
-    found, in_sample = [], []
-    for seed in range(30):
-        (rewards0, level), (rewards1, _) = drawn([0.5] * 10, 20, 4, seed), drawn([0.5] * 10, 20, 4, 100 + seed)
-        problems = of_levels(level)
-        accuracy, _, optimism = level_oracle_held_out(rewards0, rewards1, problems, 0.5, num_splits=4, seed=seed)
-        before, after = (problems.by_level(rewards.mean(1)) for rewards in (rewards0, rewards1))
-        best, _ = oracle_by_level(before, after, problems.level_share, 0.5)
-        # What a blind choice of the same problems would get.
-        found.append(accuracy.mean() - (rewards0.mean() + rewards1.mean()) / 2)
-        in_sample.append(best - (rewards0.mean() + rewards1.mean()) / 2)
-        assert optimism == pytest.approx(best - accuracy.mean())
-    stderr = np.std(found, ddof=1) / np.sqrt(30)
-    assert abs(np.mean(found)) < 4 * stderr + 0.004 and np.mean(in_sample) > 0.015 > 3 * np.mean(found)
+def test_picture(tmp_path):
+    pytest.importorskip("matplotlib")
+    curve = frontier(np.array([0, 1, 0, 0.5]), [1, 1, 2, 2], [0, 1, 0, 1])
+    draw_frontier(curve, tmp_path / "frontier.png", budget=0.5)
+    assert (tmp_path / "frontier.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_it_needs_two_responses():
-    with pytest.raises(ValueError, match="two responses"):
-        level_oracle_held_out(np.ones((2, 1)), np.ones((2, 4)), of_levels(np.array([0, 1])), 0.5)
+def test_a_budget_on_a_slice_is_refused(tmp_path):
+    found, _ = read(tmp_path, LOG)
+    (question, *_) = questions(["long@level=3=0.2"])
+    with pytest.raises(IbpoError, match="--by COLUMN solves each part"):
+        found.parts[0].limits(question)

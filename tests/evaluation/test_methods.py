@@ -421,7 +421,8 @@ def test_one_folder_has_one_oracle_share(build_store, tmp_path):
     seed_dir = build_store(tmp_path / "run" / "voting" / "seed0")
     found = compare_methods(seed_dir, "voting", 0, choose)
     [part] = import_responses([("", tmp_path / "run")]).parts.values()
-    page = compare(part, CompareOptions(reference=COLD_START, num_splits=2))
+    page, yardsticks = compare(part, CompareOptions(reference=COLD_START, num_splits=2)), found.yardsticks
+    assert yardsticks is not None
     for budget in (0.25, 0.5):
         merit = merit_of(found, "sampled", budget)
         [own] = [one for one in page["configurations"] if one["name"] == f"ibpo-{budget:g}, sampled"]
@@ -432,6 +433,6 @@ def test_one_folder_has_one_oracle_share(build_store, tmp_path):
             for row, one in zip(found.rows, found.results, strict=True)
             if (row["method"], row["budget"]) == ("IBPO sampled", budget)
         ]
-        row = found.yardsticks.of(result)
+        row = yardsticks.of(result)
         assert row["oracle_share"]["value"] == merit["oracle_share"]
         assert own["above_random_mix"]["value"] == pytest.approx(row["above_random_mix"]["value"])
