@@ -4,11 +4,11 @@
     python benchmarks/controller.py --requests 2e4 --traces ../request_traces --gains ../dual_mode_dev/dev.jsonl.gz
 
 Prints a Markdown table row after row. Each run has two tenants, "loud" with 80 % of the requests and "quiet", and
-`fair_share = 0.5`. Responses take 200 tokens a second, 20 requests come in a second: some 600 are under way. Seed 0.
+`fair_share = 0.5`. Responses take 200 tokens a second, 20 requests come in a second: some 600 are in flight. Seed 0.
 "Windows" are all runs of 1,000 answered requests in a row after the first 1,000; "reachable" is the share of them
-within 1 % that nobody could exceed who does not know how long the responses under way will be, and which will fail
-(`ibpo.serving.foresight`). The clairvoyant optimum spends the same in total, knows every request beforehand, and owes
-nothing to any tenant; "as told" it knows of the lengths what the controller is told.
+within 1 % that nobody could exceed who does not know how long the responses in flight will be, and which will fail
+(`ibpo.serving.simulation.find_reachable`). The clairvoyant optimum spends the same in total, knows every request
+beforehand, and owes nothing to any tenant; "as predicted" it knows of the lengths what the controller knows.
 """
 
 from __future__ import annotations
@@ -21,10 +21,19 @@ from pathlib import Path
 
 import numpy as np
 
-from ibpo.serving.plan import Budget, Plan, Terms
-from ibpo.serving.replay import Requests, replay
-from ibpo.serving.replay_report import summary
-from ibpo.serving.trace import read_trace, recorded_requests, repeat_trace, with_caps, with_exact_estimates
+from ibpo.serving import (
+    BudgetPolicy,
+    Requests,
+    ServingPolicy,
+    TenantPolicy,
+    read_trace,
+    recorded_requests,
+    repeat_trace,
+    simulate,
+    summarise,
+    with_caps,
+    with_exact_estimates,
+)
 
 SHARE, TOKENS = 0.3, 6000.0
 
@@ -68,7 +77,7 @@ def made(name: str, size: int) -> Requests:
 
 
 def unknown(requests: Requests) -> Requests:
-    """The controller is told the mean length of each response group only."""
+    """The controller knows the mean length of each response group only."""
     return replace(requests, estimate=np.tile(requests.cost.mean(axis=0), (len(requests), 1)))
 
 
@@ -80,10 +89,13 @@ def recorded(trace: Path, gains: Path, model: str, size: int) -> Requests:
     return replace(drawn, tenant=tenant.tolist())
 
 
-def runs(size: int, traces: Path | None, gains: Path | None) -> Iterator[tuple[str, Requests, Budget]]:
+def runs(size: int, traces: Path | None, gains: Path | None) -> Iterator[tuple[str, Requests, BudgetPolicy]]:
     """Name, requests and budget of every run."""
-    share = Budget(name="extended", mean=SHARE, response_group="extended")
-    tight, loose = Budget(name="tokens", mean=TOKENS), Budget(name="tokens", mean=TOKENS, overdraft=25 * TOKENS)
+    share = BudgetPolicy(name="extended", mean=SHARE, response_group="extended")
+    tight, loose = (
+        BudgetPolicy(name="tokens", mean=TOKENS),
+        BudgetPolicy(name="tokens", mean=TOKENS, overdraft=25 * TOKENS),
+    )
     names = ("iid", "diurnal", "shift", "bursts", "heavy", "failures")
     for name in names:
         yield name, made(name, size), share
@@ -94,26 +106,26 @@ def runs(size: int, traces: Path | None, gains: Path | None) -> Iterator[tuple[s
     for name in ("iid", "heavy"):
         yield name + ", lengths unknown", unknown(made(name, size)), loose
     caps = {"standard": 8192.0, "extended": 65536.0}
-    bounded = replace(loose, cushion=200 * 65536.0)
-    for rate in (1, 5, 20):  # some 30, 150 and 600 under way
+    bounded = replace(loose, overcommit=200 * 65536.0)
+    for rate in (1, 5, 20):  # some 30, 150 and 600 in flight
         came = unknown(made("iid", size))
         came = with_caps(replace(came, time=came.time * 20 / rate), caps)
         yield f"iid, lengths unknown, caps, {rate} a second", came, loose
-    yield "iid, lengths unknown, caps, 20 a second, cushion of 200 caps", came, bounded
+    yield "iid, lengths unknown, caps, 20 a second, overcommit of 200 caps", came, bounded
     yield "heavy, lengths unknown, caps, 20 a second", with_caps(unknown(made("heavy", size)), caps), loose
     if traces is not None and gains is not None:
         for file in sorted(traces.glob("*.jsonl.gz")):
-            for model, dearest, mean in (
+            for model, most_expensive, mean in (
                 ("openai/gpt-5.1", "high", 7000.0),
                 ("anthropic/claude-opus-4-5-20251101", "32000", 6000.0),
             ):
                 came = recorded(file, gains, model, size)
                 title = f"{file.name.partition('.')[0]}, {model.partition('/')[2]}"
-                yield title, came, Budget(name=dearest, mean=SHARE, response_group=dearest)
+                yield title, came, BudgetPolicy(name=most_expensive, mean=SHARE, response_group=most_expensive)
                 for slack in (5, 25):
-                    budget = Budget(name="tokens", mean=mean, overdraft=slack * mean)
+                    budget = BudgetPolicy(name="tokens", mean=mean, overdraft=slack * mean)
                     yield title + ", lengths known", with_exact_estimates(came), budget
-                yield title + ", lengths unknown", came, Budget(name="tokens", mean=mean, overdraft=25 * mean)
+                yield title + ", lengths unknown", came, BudgetPolicy(name="tokens", mean=mean, overdraft=25 * mean)
 
 
 def main() -> None:
@@ -126,34 +138,34 @@ def main() -> None:
     arguments = parser.parse_args()
     size = int(arguments.requests)
     print(
-        "| traffic | requests | most under way | budget, overdraft | spent | above, below in the worst window | "
+        "| traffic | requests | most in flight | budget, overdraft | spent | above, below in the worst window | "
         "windows within 1 %: found, reachable | "
-        "overdraft: largest, bound | value kept, of the best per window, of the best as told | "
+        "overdraft: largest, bound | value kept, of the best per window, of the best as predicted | "
         "quiet tenant: least, promised | CPU µs |"
     )
     print("|---|---|---|---|---|---|---|---|---|---|---|", flush=True)
     for name, requests, budget in runs(size, arguments.traces, arguments.gains):
         if arguments.only not in name or arguments.skip in name:
             continue
-        promised = {"quiet": Terms(at_least={budget.name: budget.mean})} if "promised" in name else {}
-        plan = Plan(budgets=(budget,), fair_share=0.5, tenants=promised)
+        promised = {"quiet": TenantPolicy(at_least={budget.name: budget.mean})} if "promised" in name else {}
+        policy = ServingPolicy(budgets=(budget,), fair_share=0.5, tenants=promised)
         began = time.process_time()
-        done = replay(requests, plan)
+        done = simulate(requests, policy)
         micros = 1e6 * (time.process_time() - began) / size
-        figures = summary(requests, done, plan)
+        figures = summarise(requests, done, policy)
         row = figures["budgets"][0]
         quiet = next(row for row in figures["tenants"] if row["tenant"] == "quiet")[budget.name]
         kind = f"share {budget.mean:.0%}" if budget.response_group else f"tokens {budget.mean:.0f}"
         cells = [
             name,
             f"{size:.0e}",
-            f"{done.most_under_way}",
+            f"{done.most_in_flight}",
             f"{kind}, {budget.overdraft:.6g}",
             f"{row['spent']:.5g}",
             f"{row['largest_above']:+.2%}, {-row['largest_below']:+.2%}",
             f"{row['windows_within_1_percent']:.1%}, {row['windows_reachable']:.1%}",
             f"{row['overdraft']:.5g}, {row['largest_bound']:.5g}{' BROKEN' if row['bound_broken'] else ''}",
-            f"{figures['value_kept']:.1%}, {figures['value_kept_by_window']:.1%}, {figures['value_kept_as_told']:.1%}",
+            ", ".join(f"{figures[f'value_kept{of}']:.1%}" for of in ("", "_by_window", "_as_predicted")),
             f"{quiet['least_in_a_window']:.4g}, {quiet['promised']:.4g}",
             f"{micros:.0f}",
         ]

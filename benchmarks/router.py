@@ -17,11 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ibpo.budget import Budget, parse_budget
 from ibpo.data import LogColumns
-from ibpo.serving.plan import Budget
-from ibpo.serving.router_fit import fit_router
-from ibpo.serving.router_log import RoutedLog, read_routed_log
-from ibpo.serving.router_regret import default_budgets, held_out, unseen_scores
+from ibpo.routing import RoutedLog, default_budgets, evaluate_router, fit_router, read_routed_log, score_unseen
 
 
 def logs(dual: Path | None, gsm8k: Path | None, game24: Path | None) -> Iterator[tuple[str, RoutedLog]]:
@@ -43,7 +41,7 @@ def logs(dual: Path | None, gsm8k: Path | None, game24: Path | None) -> Iterator
 def budgets_of(name: str, table: RoutedLog) -> list[Budget]:
     """Of the logs without a true cost, shares of the dearer response group."""
     if name.startswith("gsm8k"):
-        return [Budget(name="verification", mean=share, response_group="verification") for share in (0.25, 0.5)]
+        return [parse_budget(f"verification={share}") for share in (0.25, 0.5)]
     return default_budgets(table)
 
 
@@ -65,7 +63,7 @@ def main() -> None:
     )
     print("|---|---|---|---|---|---|---|---|---|", flush=True)
     for name, table in logs(arguments.dual, arguments.gsm8k, arguments.game24):
-        rows = held_out(table, budgets_of(name, table), unseen_scores(table))
+        rows = evaluate_router(table, budgets_of(name, table), score_unseen(table))
         router = fit_router(table)
         some, numbers = table.prompts[:1] * 256, {key: values[:1] * 256 for key, values in table.numbers.items()}
         took = []

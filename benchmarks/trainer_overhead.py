@@ -60,7 +60,7 @@ class Clock:
 
     def _recorded(self, prompts: list[str], trainer: Any) -> dict[str, Any]:
         ids = [trainer.processing_class(prompt)["input_ids"] for prompt in prompts]
-        trainer._prompt_ids = ids
+        trainer.handover.prompt_ids = ids
         return {"prompt_ids": ids, "completion_ids": [list(x) for x in self.rollouts[self.step]], "logprobs": None}
 
     def run(self, step: int) -> None:
@@ -109,9 +109,9 @@ def make(kind: str, folder: Path, prompts: int, siblings: int, steps: int) -> An
     }
     if kind == "grpo":
         return GRPOTrainer(args=GRPOConfig(**options), rollout_func=lambda prompts, trainer: {}, **common)
-    more = {} if kind == "ibpo full" else {"utility": "margin", "anchor_share": 0.0}
-    ledger = str(folder / f"{kind}-ledger")
-    args = IBPOConfig(budget={"extended": 0.5}, ledger_dir=ledger, **options, **more)
+    more = {} if kind == "ibpo full" else {"utility": "margin", "kl_share": 0.0}
+    log = str(folder / f"{kind}-log")
+    args = IBPOConfig(budget={"extended": 0.5}, rollout_log_dir=log, **options, **more)
     return IBPOTrainer(response_groups=list(THINKING.response_groups), args=args, **common)
 
 
@@ -129,7 +129,7 @@ def step_times(prompts: int, siblings: int, steps: int) -> None:
             began = time.perf_counter()
             asked = [rows[step * prompts + i // siblings]["prompt"] for i in range(prompts * siblings)]
             ids = [teacher.processing_class(text)["input_ids"] for text in asked]
-            prefixes = [teacher.prefix_ids[i % siblings * 2 // siblings] for i in range(len(ids))]
+            prefixes = [teacher.groups.prefix_ids[i % siblings * 2 // siblings] for i in range(len(ids))]
             rollouts.append(sampler.sample(ids, prefixes))
             sampling.append(time.perf_counter() - began)
         clocks = {kind: Clock(trainer, rollouts) for kind, trainer in trainers.items()}

@@ -27,7 +27,7 @@ from ibpo.rewards.exact import ExactJudge
 from ibpo.rollouts.hf import HFSampler
 from ibpo.rollouts.scoring import score
 from ibpo.tasks.rows import local_rows
-from ibpo.training.loss import anchor_loss
+from ibpo.training.loss import kl_penalty
 from ibpo.training.reference_model import frozen_copy
 from ibpo.types import Problem
 
@@ -73,7 +73,7 @@ class TwoTurns(GRPOTrainer):
         super().__init__(*args, **kwargs)
         self.held_weight, self.first_turn_only = held_weight, first_turn_only
         unwrapped: Any = self.accelerator.unwrap_model(self.model)
-        self.initial_policy = frozen_copy(unwrapped)
+        self.reference_model = frozen_copy(unwrapped)
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
         out = super()._generate_and_score_completions(inputs)
@@ -86,7 +86,7 @@ class TwoTurns(GRPOTrainer):
         return out
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        return super()._compute_loss(model, inputs) + anchor_loss(model, self.initial_policy, inputs, self.temperature)
+        return super()._compute_loss(model, inputs) + kl_penalty(model, self.reference_model, inputs, self.temperature)
 
 
 def in_two_turns() -> RollOut:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -49,6 +50,12 @@ def write_text_atomic(path: Path, text: str) -> None:
     """Write the whole file or leave what was there; see `atomic_file`."""
     with atomic_file(path) as file:
         file.write(text)
+
+
+def digest_file(path: str | Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def to_toml(tables: Mapping[str, Any], command: str) -> str:
@@ -114,7 +121,7 @@ class RunDir:
         self.config = path / "config.toml"
         """The recipe as run, overrides included."""
         self.metrics = path / "metrics.jsonl"
-        self.ledger = path / "ledger"
+        self.rollout_log = path / "rollout_log"
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"
         """The trained policy and its tokenizer; there only when training is over."""

@@ -1,7 +1,7 @@
-"""The honest question: what is an allocation worth on responses that it has not seen?
+"""What is an allocation worth on responses that it has not seen?
 
-An allocation that picks the best of noisy means looks better on those means than it is. Here each (problem, response
-group) cell of a log with repeated responses is halved: one half decides, the other says what the decision is worth.
+An allocation that picks the best of noisy means looks better on those means than it is. Here the responses of each pair
+(problem, response group) of a log with repeated responses are halved: one half decides, the other values the decision.
 Letters: R responses, P problems, G response groups.
 """
 
@@ -28,7 +28,7 @@ class GroupMeans:
     Attributes:
         problems: P ids, sorted by their `repr`.
         response_groups: G names, as text, sorted.
-        cell: `[R]` p * G + g, not decreasing.
+        pair: `[R]` p * G + g, not decreasing.
         reward: `[R]`.
         cost: `[R]`.
         count: `[P, G]` number of responses.
@@ -36,7 +36,7 @@ class GroupMeans:
 
     problems: list[Hashable]
     response_groups: list[str]
-    cell: IntArray
+    pair: IntArray
     reward: FloatArray
     cost: FloatArray
     count: IntArray
@@ -63,37 +63,37 @@ class GroupMeans:
         groups, g_R = np.unique(group_names, return_inverse=True)
         problem_of = dict(zip(problem_names, id_items(problem), strict=True))
         group_of = dict(zip(group_names, id_items(response_group), strict=True))
-        cell = p_R * len(groups) + g_R
-        order = np.lexsort((cost_R, reward_R, cell))
-        count = np.bincount(cell, minlength=len(problems) * len(groups)).reshape(len(problems), len(groups))
+        pair = p_R * len(groups) + g_R
+        order = np.lexsort((cost_R, reward_R, pair))  # whatever the order of the rows: sums round alike
+        count = np.bincount(pair, minlength=len(problems) * len(groups)).reshape(len(problems), len(groups))
         return cls(
             problems=[problem_of[name] for name in problems.tolist()],
             response_groups=[str(group_of[name]) for name in groups.tolist()],
-            cell=cell[order],
+            pair=pair[order],
             reward=reward_R[order],
             cost=cost_R[order],
             count=count,
         )
 
     def means(self, mask: np.ndarray) -> tuple[FloatArray, FloatArray]:
-        """`[P, G]` mean reward and mean cost of the responses in `mask`; NaN in a cell without any."""
-        count = np.bincount(self.cell[mask], minlength=self.count.size)
+        """`[P, G]` mean reward and mean cost of the responses in `mask`; NaN in a pair without any."""
+        count = np.bincount(self.pair[mask], minlength=self.count.size)
         with np.errstate(invalid="ignore"):
             reward, cost = (
-                (np.bincount(self.cell[mask], x[mask], self.count.size) / count).reshape(self.count.shape)
+                (np.bincount(self.pair[mask], x[mask], self.count.size) / count).reshape(self.count.shape)
                 for x in (self.reward, self.cost)
             )
         return reward, cost
 
     @property
     def mean_reward(self) -> FloatArray:
-        """`[P, G]` mean reward of each cell."""
-        return self.means(np.ones(len(self.cell), bool))[0]
+        """`[P, G]` mean reward of each pair."""
+        return self.means(np.ones(len(self.pair), bool))[0]
 
     @property
     def mean_cost(self) -> FloatArray:
-        """`[P, G]` mean cost of each cell."""
-        return self.means(np.ones(len(self.cell), bool))[1]
+        """`[P, G]` mean cost of each pair."""
+        return self.means(np.ones(len(self.pair), bool))[1]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,14 +106,14 @@ class HoldoutRow:
         reward: Mean reward on the other half, e.g. accuracy.
         reward_stderr: Its standard error, clustered by problem.
         random_mix: Reward of the best random mixture of constant policies ("always response group g") at the same cost
-            `spent`, on the same half: their upper concave envelope. The mixture is picked there: a generous rival.
-        straight_line: The same for mixtures of the cheapest and the dearest response group only.
+            `spent`, on the same half: their upper concave envelope. The mixture is picked there, with hindsight.
+        straight_line: The same for mixtures of the cheapest and the most expensive response group only.
         gain: `reward - random_mix`.
         gain_stderr: Its standard error, clustered by problem.
         in_sample: Reward of the choice on the half that made it: optimistic.
         always_cheapest: Reward of always taking the response group with the smallest mean cost.
-        always_dearest: The same for the largest mean cost.
-        kept: `reward / always_dearest`; NaN where that is 0.
+        always_most_expensive: The same for the largest mean cost.
+        kept: `reward / always_most_expensive`; NaN where that is 0.
         share: Share of problems that each response group answers.
         num_splits: Splits, each used both ways.
         num_unmet: Of the 2 * num_splits halves, those whose estimated costs could not keep the budget at all; there,
@@ -130,7 +130,7 @@ class HoldoutRow:
     gain_stderr: float
     in_sample: float
     always_cheapest: float
-    always_dearest: float
+    always_most_expensive: float
     kept: float
     share: dict[str, float]
     num_splits: int
@@ -150,8 +150,8 @@ def holdout_value(
 ) -> list[HoldoutRow]:
     r"""Value allocations on responses that had no say in them, against random mixing at the same cost.
 
-    Per split, the responses of every (problem, response group) cell are halved at random (an odd one goes to either
-    half). One half gives each cell its mean reward and mean cost; `allocate` picks exactly one response group per
+    Per split, the responses of every pair (problem, response group) are halved at random (an odd one goes to either
+    half). One half gives each pair its mean reward and mean cost; `allocate` picks exactly one response group per
     problem under each budget; the other half values the pick. Both halves take both parts.
 
     Standard errors are jackknives over problems of the linearised statistic, with the picks held as they are: with
@@ -171,14 +171,14 @@ def holdout_value(
         budgets: Mean cost per problem, each a separate question; or a rule of its own: from `[P, G]` mean rewards and
             mean costs the response group of each problem `[P]`, raising InfeasibleBudget where it can pick none.
         num_splits: Number of random halvings.
-        seed: Of the halvings.
+        seed: Seed of the halvings.
         progress: Called with (splits done, splits in all).
 
     Returns:
         One row per budget, in their order.
 
     Raises:
-        IbpoError: Malformed input, or a cell with fewer than 2 responses.
+        IbpoError: Malformed input, or a pair with fewer than 2 responses.
         InfeasibleBudget: A budget below the cost of the cheapest allocation of the whole log.
 
     Example:
@@ -195,34 +195,43 @@ def holdout_value(
     """
     if num_splits < 1:
         raise IbpoError(f"num_splits: must be at least 1, got {num_splits}")
-    cells = GroupMeans.from_arrays(reward, problem, response_group, cost)
-    thin = np.argwhere(cells.count < 2)
+    log = GroupMeans.from_arrays(reward, problem, response_group, cost)
+    thin = np.argwhere(log.count < 2)
     if len(thin):
         p, g = thin[0]
         raise IbpoError(
-            f"problem {cells.problems[p]}, response group {cells.response_groups[g]}: {cells.count[p, g]} response(s), "
-            f"but halving needs 2 ({len(thin)} such cells in all); drop these problems"
+            f"problem {log.problems[p]}, response group {log.response_groups[g]}: {log.count[p, g]} response(s), "
+            f"but halving needs 2 ({len(thin)} such pairs in all); drop these problems"
         )
     for budget in budgets:
-        _pick(cells.mean_reward, cells.mean_cost, budget)  # raises where the whole log cannot keep it
-    shape, num_problems = cells.count.shape, len(cells.problems)
+        _pick(log.mean_reward, log.mean_cost, budget)  # raises where the whole log cannot keep it
+    shape, num_problems = log.count.shape, len(log.problems)
     every = np.arange(num_problems)
-    by_cost = np.argsort(cells.mean_cost.mean(0), kind="stable")
+    by_cost = np.argsort(log.mean_cost.mean(0), kind="stable")
     ends = by_cost[[0, -1]]
 
-    statistics = ("spent", "reward", "random_mix", "straight_line", "in_sample", "always_cheapest", "always_dearest")
+    statistics = (
+        "spent",
+        "reward",
+        "random_mix",
+        "straight_line",
+        "in_sample",
+        "always_cheapest",
+        "always_most_expensive",
+    )
     sums = [dict.fromkeys(statistics, 0.0) for _ in budgets]
     value_P, gain_P = np.zeros((2, len(budgets), num_problems))
     share_G, num_unmet = np.zeros((len(budgets), shape[1])), [0] * len(budgets)
     rng = np.random.default_rng(seed)
-    start = np.cumsum(cells.count) - cells.count.ravel()
+    start = np.cumsum(log.count) - log.count.ravel()
     for split in range(num_splits):
-        order = np.lexsort((rng.random(len(cells.cell)), cells.cell))
+        order = np.lexsort((rng.random(len(log.pair)), log.pair))
         rank = np.empty(len(order), np.int64)
-        rank[order] = np.arange(len(order)) - start[cells.cell[order]]
-        half = (rank + rng.integers(0, 2, cells.count.size)[cells.cell]) % 2
-        means = [cells.means(half == side) for side in (0, 1)]
-        for decide, value in (means, means[::-1]):
+        rank[order] = np.arange(len(order)) - start[log.pair[order]]
+        # Every other response of a pair, in random order: 0 or 1 is its half.
+        half = (rank + rng.integers(0, 2, log.count.size)[log.pair]) % 2
+        means = [log.means(half == side) for side in (0, 1)]
+        for decide, value in (means, means[::-1]):  # each (mean reward `[P, G]`, mean cost `[P, G]`) of one half
             points = value[1].mean(0), value[0].mean(0)  # [G] cost and reward of the constant policies
             for b, budget in enumerate(budgets):
                 try:
@@ -240,11 +249,12 @@ def holdout_value(
                     "straight_line": line @ points[1][ends],
                     "in_sample": decide[0][every, pick].mean(),
                     "always_cheapest": points[1][ends[0]],
-                    "always_dearest": points[1][ends[1]],
+                    "always_most_expensive": points[1][ends[1]],
                 }
                 for key in statistics:
                     sums[b][key] += float(now[key])
                 value_P[b] += value_p
+                # gain_p = v_p - sum_g w_g a_pg - s (c_p - sum_g w_g c_pg)
                 gain_P[b] += value_p - value[0] @ weight - slope * (cost_p - value[1] @ weight)
                 share_G[b] += np.bincount(pick, minlength=shape[1]) / num_problems
         if progress:
@@ -259,8 +269,8 @@ def holdout_value(
             reward_stderr=_stderr(value_P[b]),
             gain=sums[b]["reward"] - sums[b]["random_mix"],
             gain_stderr=_stderr(gain_P[b]),
-            kept=sums[b]["reward"] / sums[b]["always_dearest"] if sums[b]["always_dearest"] else math.nan,
-            share=dict(zip(cells.response_groups, share_G[b].tolist(), strict=True)),
+            kept=sums[b]["reward"] / sums[b]["always_most_expensive"] if sums[b]["always_most_expensive"] else math.nan,
+            share=dict(zip(log.response_groups, share_G[b].tolist(), strict=True)),
             num_splits=num_splits,
             num_unmet=num_unmet[b],
         )

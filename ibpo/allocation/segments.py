@@ -219,7 +219,7 @@ class ProblemIds:
         segments: The rows of each problem, in that order.
         ids: `[P]` whole-number ids, or None.
         names: P names (the repr of each id), or None where `ids` is given.
-        seed: Of the hash.
+        seed: Seed of the hash.
     """
 
     order: IntArray | None

@@ -1,6 +1,6 @@
 """Share budgets: all that counts of a problem is its best utility under each set of shares.
 
-A response counts in some of the K shares; the sets that occur are the *kinds*. Of a problem's responses of one kind
+A response counts in some of the K shares; the sets that occur are the *kinds*. Among a problem's responses of one kind
 only the best can be chosen. With best[g, p] the largest utility of problem p's responses of kind g, and uses[k, g] 1
 where kind g counts in share k, else 0,
 
@@ -206,7 +206,7 @@ class Shares:
     def weight(self, pick: NDArray[np.uint8], value: FloatArray) -> NDArray[np.int8]:
         """`[R]` 1 for the chosen responses, in the caller's order: the best of the chosen kinds `[P]`.
 
-        Of equal ones that with the smallest `tie`, or the first.
+        Among equal ones, that with the smallest `tie`, or the first.
         """
         if self.skips is not None:
             value = np.where(self.skips & (pick == 0), np.nan, value)
@@ -231,7 +231,7 @@ class Shares:
 
 
 def _one_each(hit: NDArray[np.bool_], block: Segments, tie: KeyArray | None) -> NDArray[np.bool_]:
-    """Of the rows that are hits, the first of each problem, by `tie` if there is one."""
+    """The first of the rows that are hits in each problem, by `tie` if there is one."""
     rows = np.flatnonzero(hit)
     problem = block.problem_of(rows)
     if tie is not None:

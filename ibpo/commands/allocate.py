@@ -124,13 +124,13 @@ def _print_part(console: Console, title: str, part: LogPart, answers: list[Answe
     for answer in answers:
         table.add_row(*_row(part, answer, most_expensive), *_shares(part, answer, by_cost))
     held_out = any(answer.held_out for answer in answers)
-    honest = (
+    on_unseen = (
         f"spent ({unit} per problem), {reward} ± standard error by problem, and gain over the best random mix of "
         "response groups at the same cost: all on the half of the responses that did not decide."
     )
     optimistic = "Not held out: 'in sample' values the choices on the responses that made them, which is optimistic."
     table.caption = (
-        f"{honest if held_out else optimistic} Price: what one more unit of the budgeted "
+        f"{on_unseen if held_out else optimistic} Price: what one more unit of the budgeted "
         f"cost adds to the total {reward}, x 1000. Price and shares: of the allocation that all responses decide."
     )
     table.caption_justify = "left"

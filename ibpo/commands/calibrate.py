@@ -13,7 +13,8 @@ from rich.table import Table
 from ibpo import __version__
 from ibpo.budget import check_budget, parse_budget
 from ibpo.errors import IbpoError
-from ibpo.serving.calibration import Calibration, check_scores, digest, save_calibration
+from ibpo.runs import digest_file
+from ibpo.serving import Calibration, check_scores, save_calibration
 from ibpo.tasks.rows import local_rows
 
 PROBABILITY = "p_extended"
@@ -64,7 +65,7 @@ def calibrate_command(
         if not rows:
             raise IbpoError(f"{prompts}: no prompts; a calibration needs at least one")
         places = [place for place, _ in rows]
-        source: dict[str, Any] = {"file": prompts.name, "sha256": digest(prompts), "ibpo": __version__}
+        source: dict[str, Any] = {"file": prompts.name, "sha256": digest_file(prompts), "ibpo": __version__}
         if model is None:
             scores = check_scores(
                 [f"{place}, column {column!r}" for place in places],

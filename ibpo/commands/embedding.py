@@ -9,8 +9,7 @@ import typer
 
 from ibpo.endpoint import Endpoint, read_api_key
 from ibpo.errors import IbpoError
-from ibpo.serving.router import Embed, Router, load
-from ibpo.serving.router_fit import embedder
+from ibpo.routing import Embed, Router, embedder, load_router
 
 EmbedUrl = Annotated[
     str | None, typer.Option(help="Embed prompts by this server's /v1/embeddings, e.g. http://127.0.0.1:8000/v1.")
@@ -32,7 +31,7 @@ def embed_by(
     )
 
 
-def load_router(
+def open_router(
     path: Path,
     url: str | None,
     key_file: Path | None,
@@ -45,10 +44,10 @@ def load_router(
     Raises:
         IbpoError: No router, or an address for one that looks at no embeddings.
     """
-    found = load(path)
+    found = load_router(path)
     if not found.embedding:
         if url is not None or key_file is not None:
             raise IbpoError(f"--embed-url: {path} was fitted without embeddings; leave it away")
         return found
     where, model = url or found.embedding["base_url"], found.embedding["model"]
-    return load(path, embed_by(where, model, key_file, max_retries=max_retries, timeout_seconds=timeout_seconds))
+    return load_router(path, embed_by(where, model, key_file, max_retries=max_retries, timeout_seconds=timeout_seconds))

@@ -1,4 +1,4 @@
-"""`ibpo replay`: what another budget would have chosen in a finished or running training, from its ledger."""
+"""`ibpo replay`: what another budget would have chosen in a finished or running training, from its rollout log."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from ibpo.runs import write_text_atomic
 
 
 def replay_command(
-    run: Annotated[Path, typer.Argument(help="Folder of `ibpo train`, of a policy of `ibpo demo`, or of a ledger.")],
+    run: Annotated[
+        Path, typer.Argument(help="Folder of `ibpo train`, of a policy of `ibpo demo`, or its rollout log.")
+    ],
     budget: Annotated[
         list[str] | None,
         typer.Option(
@@ -50,26 +52,26 @@ def _answer(run: Path, texts: list[str], window: int | None, min_gain: float | N
     try:
         import pyarrow  # noqa: F401  # heavy, and not there without the extra
     except ModuleNotFoundError as error:
-        raise IbpoError(f"a ledger needs {error.name}: pip install 'ibpo[train]'") from None
+        raise IbpoError(f"a rollout log needs {error.name}: pip install 'ibpo[train]'") from None
     from ibpo.training.budgets import bind_budgets
-    from ibpo.training.rollout_log import compare, find_ledger, read_ledger, replay, tokens_spent
+    from ibpo.training.rollout_log import compare, find_rollout_log, read_rollout_log, replay, tokens_spent
 
     asked = [parse_budget(text) for text in texts]
-    table = read_ledger(find_ledger(run))
+    table = read_rollout_log(find_rollout_log(run))
     settings = table.settings
     own = parse_budget_table(settings.get("budget", {}), f"{run}: budget ")
     budgets = asked or own
     if not budgets:
-        raise IbpoError(f"{run}: its ledger names no budget; ask for one, e.g. --budget {table.names[-1]}=0.4")
+        raise IbpoError(f"{run}: its rollout log names no budget; ask for one, e.g. --budget {table.names[-1]}=0.4")
     window = window or int(settings.get("window", 1))
     if min_gain is None:
         min_gain = float(settings.get("min_gain", 0.0))
         if "min_gain" not in settings:
-            typer.echo("the ledger is of an older version: window 1 and min_gain 0 unless they are given", err=True)
+            typer.echo("the rollout log is of an older version: window 1 and min_gain 0 unless given", err=True)
 
     def values_of(column: str) -> set[str]:
         if column not in table.columns:
-            raise IbpoError(f"the ledger has no column {column!r}, only {', '.join(table.columns)}")
+            raise IbpoError(f"the rollout log has no column {column!r}, only {', '.join(table.columns)}")
         return set(table.columns[column].tolist())
 
     spent = tokens_spent(table)
@@ -131,7 +133,7 @@ def _show(answer: dict[str, Any]) -> None:
     if "own_budget_changed" in answer:
         typer.echo(
             f"the run's own budget, replayed, changes {answer['own_budget_changed']:.1%}: utilities were regressed "
-            "anew at each step, ties drawn at random, and the share held by feedback"
+            "anew at each step, ties drawn at random, and the budget offset by what the policy spent"
         )
     if answer["num_steps_missed"]:
         typer.echo(

@@ -1,4 +1,4 @@
-"""`ibpo route`: learn from logs which prompts gain by which response group, for models that one cannot train."""
+"""`ibpo route`: learn from logs which prompts gain by which response group, for models that you cannot train."""
 
 from __future__ import annotations
 
@@ -11,20 +11,28 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ibpo.commands.embedding import EmbedKey, EmbedUrl, embed_by, load_router
+from ibpo.budget import parse_budget
+from ibpo.commands.embedding import EmbedKey, EmbedUrl, embed_by, open_router
 from ibpo.data import LogColumns
 from ibpo.errors import IbpoError
-from ibpo.serving.calibration import digest
-from ibpo.serving.features import FloatArray
-from ibpo.serving.plan import Budget, parse_budget
-from ibpo.serving.router import Router, load, save
-from ibpo.serving.router_fit import fit_router
-from ibpo.serving.router_log import PROMPTS, RoutedLog, read_routed_log
-from ibpo.serving.router_regret import costs_of, default_budgets, held_out, unseen_scores
+from ibpo.routing import (
+    PROMPTS,
+    RoutedLog,
+    Router,
+    check_routed,
+    default_budgets,
+    evaluate_router,
+    fit_router,
+    load_router,
+    read_routed_log,
+    save_router,
+    score_unseen,
+)
+from ibpo.runs import digest_file
 from ibpo.tasks.rows import local_rows
 
 route_app = typer.Typer(
-    no_args_is_help=True, help="A router for models that one cannot train: gains learned from a log of responses."
+    no_args_is_help=True, help="A router for models that you cannot train: gains learned from a log of responses."
 )
 FIGURES = ("value", "mix", "oracle", "oracle_unseen", "regret", "regret_of_mix", "gain_over_mix", "captured")
 
@@ -65,19 +73,19 @@ def fit_command(
         table = read_routed_log(log, columns=columns, prompt=prompt, numbers=number or (), part=part)
         if table.left_out:
             typer.echo(f"problems without a response of every response group: {table.left_out} left out", err=True)
-        budgets = [_budget(text, table) for text in budget or ()] or default_budgets(table)
+        budgets = [parse_budget(text) for text in budget or ()] or default_budgets(table)
         for one in budgets:  # complain before any fitting
-            costs_of(table, one, table.cost)
+            check_routed(one, table)
         embedded, embedding = _embedded(table, embed_url, embed_model, embed_key_file)
-        scores = unseen_scores(table, folds=folds, embedded=embedded, seed=seed)
-        rows = held_out(table, budgets, scores, draws=draws, seed=seed)
+        scores = score_unseen(table, folds=folds, embedded=embedded, seed=seed)
+        rows = evaluate_router(table, budgets, scores, draws=draws, seed=seed)
         router = fit_router(
             table,
             embedded=embedded,
             embedding=embedding,
             source={
                 "file": log.name,
-                "sha256": digest(log),
+                "sha256": digest_file(log),
                 "columns": table.columns,
                 "part": part,
                 "left_out": table.left_out,
@@ -85,7 +93,7 @@ def fit_command(
             report={"folds": folds, "draws": draws, "budgets": rows},
             seed=seed,
         )
-        save(router, out)
+        save_router(router, out)
     except (IbpoError, OSError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
@@ -97,7 +105,7 @@ def fit_command(
 def show_command(router: Annotated[Path, typer.Argument(help="As ibpo route fit wrote it.")]) -> None:
     """Say what a router was fitted on, and what it was worth on unseen problems."""
     try:
-        found = load(router)
+        found = load_router(router)
     except IbpoError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
@@ -119,7 +127,7 @@ def score_command(
 ) -> None:
     """Write the expected gain and cost of every response group for prompts."""
     try:
-        found = load_router(router, embed_url, embed_key_file)
+        found = open_router(router, embed_url, embed_key_file)
         rows = list(local_rows(prompts))
         if not rows:
             raise IbpoError(f"{prompts}: no prompts")
@@ -142,16 +150,9 @@ def score_command(
     typer.echo(f"{len(rows)} prompts -> {out}")
 
 
-def _budget(text: str, table: RoutedLog) -> Budget:
-    name, _, value = text.partition("=")
-    if name in ("cost", table.columns["cost"]) and not value.endswith("%"):
-        text = f"tokens={value}"
-    return parse_budget(text)
-
-
 def _embedded(
     table: RoutedLog, url: str | None, model: str | None, key_file: Path | None
-) -> tuple[FloatArray | None, dict[str, str] | None]:
+) -> tuple[Any, dict[str, str] | None]:
     if url is None:
         return None, None
     if model is None:

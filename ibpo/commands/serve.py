@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ibpo.commands.embedding import EmbedKey, EmbedUrl, load_router
+from ibpo.commands.embedding import EmbedKey, EmbedUrl, open_router
 from ibpo.errors import IbpoError
-from ibpo.serving.plan import Budget, Plan, parse_budget, read_plan
+from ibpo.serving import ServingPolicy, parse_budget_policies, read_policy
 
 if TYPE_CHECKING:
     from ibpo.serving.gateway import Keys, Settings
@@ -20,7 +20,7 @@ def serve_command(
         str | None, typer.Option(help="The server that answers, down to the version: http://127.0.0.1:8000/v1")
     ] = None,
     budget: Annotated[
-        list[str] | None, typer.Option(help="extended=30% of the requests, or tokens=2000 in the mean; repeat.")
+        list[str] | None, typer.Option(help="extended=30% of the requests, or tokens=2000 on average; repeat.")
     ] = None,
     plan: Annotated[
         Path | None, typer.Option(help="TOML with budgets, tenants and slices, instead of --budget.")
@@ -70,10 +70,10 @@ def serve_command(
         settings, held = _told(upstream, budget, plan, config, by)
         # A request waits so long for a router, and a second try would come too late.
         hurry: dict[str, Any] = {"max_retries": 0, "timeout_seconds": ROUTER_SECONDS}
-        found = None if router is None else load_router(router, embed_url, embed_key_file, **hurry)
+        found = None if router is None else open_router(router, embed_url, embed_key_file, **hurry)
         service = Service(
             settings=settings,
-            plan=held,
+            policy=held,
             host=host,
             port=port,
             reuse_port=reuse_port,
@@ -90,8 +90,8 @@ def serve_command(
 
 def _told(
     upstream: str | None, budget: list[str] | None, plan: Path | None, config: Path | None, by: str
-) -> tuple[Settings, Plan]:
-    """The settings and the plan, from the file and the options together."""
+) -> tuple[Settings, ServingPolicy]:
+    """The settings and the serving policy, from the file and the options together."""
     from ibpo.serving.gateway import GROUPS_BY, build_settings, read_settings
 
     settings, tables = read_settings(config) if config is not None else (build_settings({}, "options"), {})
@@ -104,20 +104,12 @@ def _told(
     if bool(budget) + bool(plan) + ("budget" in tables) != 1:
         raise IbpoError("give the budgets once: --budget extended=30%, or --plan, or [budget] in --config")
     if plan is not None:
-        return settings, read_plan(plan)
-    if budget:
-        rows = [parse_budget(text) for text in budget]
-        if len({row.name for row in rows}) < len(rows):
-            raise IbpoError(f"--budget: two of one name among {', '.join(row.name for row in rows)}; leave one away")
-        tables = {**tables, "budget": {row.name: _table(row) for row in rows}}
+        return settings, read_policy(plan)
+    budgets = parse_budget_policies(budget or [])
     try:
-        return settings, Plan.from_dict(tables)
+        return settings, ServingPolicy.from_dict(tables, budgets)
     except IbpoError as error:
         raise IbpoError(f"{config or '--budget'}: {error}") from None
-
-
-def _table(row: Budget) -> dict[str, Any]:
-    return {"mean": row.mean} | ({"response_group": row.response_group} if row.response_group else {})
 
 
 def _keys(path: Path | None, variable: str | None) -> Keys | None:
@@ -138,10 +130,10 @@ def _print_key(tenant: str) -> None:
     typer.echo(f'line under [keys] in the file of --keys: {tenant} = ["{line}"]')
 
 
-def _said(plan: Plan) -> str:
+def _said(policy: ServingPolicy) -> str:
     """The budgets in words."""
     shown = [
         f"{b.name} at {b.mean:.4g} a request" if b.response_group is None else f"{b.response_group} at {b.mean:.3%}"
-        for b in plan.budgets
+        for b in policy.budgets
     ]
     return " and ".join(shown)

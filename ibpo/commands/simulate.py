@@ -12,17 +12,19 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ibpo.commands.embedding import EmbedKey, EmbedUrl, load_router
+from ibpo.commands.embedding import EmbedKey, EmbedUrl, open_router
 from ibpo.errors import IbpoError
-from ibpo.serving.calibration import digest
-from ibpo.serving.plan import Plan, parse_budget, read_plan
-from ibpo.serving.replay import replay
-from ibpo.serving.replay_report import summary
-from ibpo.serving.router import Router
-from ibpo.serving.trace import (
+from ibpo.routing import Router
+from ibpo.runs import digest_file
+from ibpo.serving import (
+    ServingPolicy,
+    parse_budget_policies,
+    read_policy,
     read_trace,
     recorded_requests,
     repeat_trace,
+    simulate,
+    summarise,
     synthetic_requests,
     with_caps,
     with_exact_estimates,
@@ -38,7 +40,7 @@ def simulate_command(
         ),
     ],
     budget: Annotated[
-        list[str] | None, typer.Option(help="extended=30% of the requests, or tokens=2000 in the mean; repeat.")
+        list[str] | None, typer.Option(help="extended=30% of the requests, or tokens=2000 on average; repeat.")
     ] = None,
     plan: Annotated[
         Path | None, typer.Option(help="TOML with budgets, tenants and slices, instead of --budget.")
@@ -52,13 +54,13 @@ def simulate_command(
     response_group: Annotated[str | None, typer.Option(help="Column of the log with the response group.")] = None,
     router: Annotated[
         Path | None,
-        typer.Option(help="With --gains: the controller is told what this router expects (ibpo route fit)."),
+        typer.Option(help="With --gains: the controller decides by what this router expects (ibpo route fit)."),
     ] = None,
     embed_url: EmbedUrl = None,
     embed_key_file: EmbedKey = None,
     factor: Annotated[float, typer.Option(min=0.001, help="Without --gains: extended over standard length.")] = 10.0,
     estimates: Annotated[
-        Literal["mean", "exact"], typer.Option(help="What the controller is told of a response's length beforehand.")
+        Literal["mean", "exact"], typer.Option(help="What the controller knows of a response's length beforehand.")
     ] = "mean",
     max_tokens: Annotated[
         list[str] | None,
@@ -76,7 +78,7 @@ def simulate_command(
     try:
         if bool(budget) == (plan is not None):
             raise IbpoError("give either --budget, e.g. --budget extended=30%, or --plan")
-        held = read_plan(plan) if plan is not None else Plan(budgets=tuple(map(parse_budget, budget or ())))
+        held = read_policy(plan) if plan else ServingPolicy(budgets=parse_budget_policies(budget or []))
         came = read_trace(trace)
         if num_requests is not None:
             came = repeat_trace(came, num_requests)
@@ -92,9 +94,9 @@ def simulate_command(
         if estimates == "exact":
             requests = with_exact_estimates(requests)
         began = time.process_time()
-        done = replay(requests, held)
+        done = simulate(requests, held)
         seconds = time.process_time() - began
-        figures = summary(requests, done, held, window=window, warm_up=warm_up)
+        figures = summarise(requests, done, held, window=window, warm_up=warm_up)
         figures["cpu_microseconds_per_request"] = round(1e6 * seconds / len(requests), 1)
         if out is not None:
             out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
@@ -119,8 +121,8 @@ def _router(path: Path | None, gains: Path | None, embed_url: str | None, key_fi
         return None
     if gains is None:
         raise IbpoError("--router: needs --gains, a log with prompts")
-    router = load_router(path, embed_url, key_file)
-    if router.source.get("sha256") == digest(gains):
+    router = open_router(path, embed_url, key_file)
+    if router.source.get("sha256") == digest_file(gains):
         typer.echo("the router was fitted on this very log: its choices look better than they will be", err=True)
     return router
 
@@ -154,8 +156,8 @@ def print_summary(console: Console, title: str, figures: dict[str, Any]) -> None
         f"{figures['num_requests']} requests, {figures['num_failed']} failed; value kept "
         f"{figures['value_kept']:.1%} of the clairvoyant optimum at the same spend, "
         f"{figures['value_kept_by_window']:.1%} of the one that spends the same in every window, "
-        f"{figures['value_kept_as_told']:.1%} of the one that is told what the controller is told; "
-        f"drifts noticed: {figures['num_drifts']}; at most {figures['most_under_way']} under way at a time; "
+        f"{figures['value_kept_as_predicted']:.1%} of the one that knows no more than the controller; "
+        f"drifts noticed: {figures['num_drifts']}; at most {figures['most_in_flight']} in flight at a time; "
         f"no response group had room: {figures['num_over']}"
     )
     names = [row["name"] for row in figures["budgets"]]

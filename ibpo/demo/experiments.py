@@ -31,7 +31,7 @@ class Experiment:
     """The first one is the standard group."""
     max_completion_length: int
     training: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of `IBPOConfig` that are about this task."""
+    """What is about this task, beside the defaults of `IBPOConfig`."""
     num_siblings_standard: int = 8
     """Standard responses per problem in the evaluation: self-consistency needs as many as its largest k."""
     asked: str = ""
@@ -53,17 +53,8 @@ THINKING = Experiment(
         "num_generations": 2,
         "per_device_train_batch_size": 2 * 64,
         "steps_per_generation": 2,
-        "utility": "regression",
         # Below this a gain is taken for noise: the regression's error is .14.
         "min_gain": 0.2,
-        "anchor_share": 1.0,
-        "anchor_weight_start": 0.2,
-        # Weak to the end: grown to 3, it held the choice back and saved nothing of the bodies (docs/method.md).
-        "anchor_weight": 0.5,
-        # Rewarded responses of either group: what they gain makes up for what the choice costs the bodies.
-        "imitate_bodies": "every_group",
-        "body_weight": 0.3,
-        "feedback": 0.1,
     },
     asked="Sums of 1 to 12 digits; the answer is the last digit of the total. The model may answer at once "
     "(standard) or write its running total down first (extended).",
@@ -81,11 +72,12 @@ VOTING = Experiment(
     max_completion_length=sequential_voting.MAX_TRIALS * (2 * symbol_sums.NUM_OPERANDS + 4) + 6,
     training={
         "max_steps": 240,
-        "utility": "regression",
-        "imitate_bodies": "every_group",
-        "body_weight": 1.0,
-        "anchor_weight_start": 0.1,
-        "anchor_weight": 0.1,
+        # Completions are imitated strongly, and held the less.
+        "completion_loss_weight": 1.0,
+        "kl_share": 0.5,
+        "kl_weight_start": 0.1,
+        "kl_weight": 0.1,
+        "integral_gain": 0.06,
         # Easy problems gain .05 and hopeless ones, by the regression's noise, about as much: docs/log.md.
         "min_gain": 0.08,
     },

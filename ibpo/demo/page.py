@@ -20,7 +20,7 @@ from ibpo.evaluation.methods import compare_methods, load_run, mean_over_seeds, 
 from ibpo.evaluation.report import PageData, methods_part, pick_examples, plot_frontier, plot_share_by_level, write_page
 from ibpo.evaluation.responses import join
 from ibpo.runs import noted_calls, write_text_atomic
-from ibpo.serving.calibrate import threshold
+from ibpo.serving import find_threshold
 
 ARTEFACTS = ("results.json", "merits.json", "frontier.png", "share_by_level.png", "report.html", "report.md")
 
@@ -222,6 +222,6 @@ def calibrated_choice(seed_dir: Path) -> Choice:
 
     def choose(calibration: NDArray[np.float64], test: NDArray[np.float64], budget: float) -> NDArray[np.bool_]:
         slack = had_slack(seed_dir / "policies" / f"ibpo-{budget:g}")
-        return threshold(calibration, budget, floor=0.5 if slack else 0.0).choose(test)
+        return find_threshold(calibration, budget, floor=0.5 if slack else 0.0).choose(test)
 
     return choose

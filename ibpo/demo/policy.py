@@ -32,7 +32,7 @@ from ibpo.rewards.exact import ExactJudge
 from ibpo.rollouts.scoring import score
 from ibpo.runs import RunDir, write_text_atomic
 from ibpo.tasks.draws import distinct, stream
-from ibpo.training.config import RAFT
+from ibpo.training.config import RAFT, held_up_schedule
 from ibpo.training.trainer import IBPOConfig, IBPOTrainer
 from ibpo.types import Problem, ResponseGroup, Rollout
 
@@ -75,20 +75,14 @@ def run_job(job: DemoJob) -> None:
 
 
 def common_settings(experiment: Experiment, seed: int, num_steps: int) -> dict[str, Any]:
-    """TRL's settings of every policy, whatever trains it: rollouts per step, schedule, length, precision.
-
-    The choice of the response group stays as it was for some eighty updates, then forms within thirty: a learning rate
-    that has come down by then leaves it blurred (docs/log.md), so it is held up, and comes down in the last third.
-    """
+    """TRL's settings of every policy, whatever trains it: rollouts per step, schedule, length, precision."""
     return {
         **ROLLOUTS,
         "gradient_accumulation_steps": 1,
         "max_completion_length": experiment.max_completion_length,
         "temperature": 1.0,
         "max_steps": num_steps,
-        "lr_scheduler_type": "warmup_stable_decay",
-        "lr_scheduler_kwargs": {"num_decay_steps": round(0.35 * num_steps), "min_lr_ratio": 0.03},
-        "warmup_steps": 5,
+        **held_up_schedule(num_steps),
         "max_grad_norm": 1.0,
         "beta": 0.0,
         "use_cpu": True,
@@ -106,16 +100,18 @@ def settings_of(experiment: Experiment, budget: float | None, seed: int, num_ste
     updates: int = num_steps or experiment.training["max_steps"]
     settings: dict[str, Any] = {
         **common_settings(experiment, seed, updates),
-        "averaging": 0.25,
         "learning_rate": 1e-3,
-        "window": 128,
         "save_strategy": "steps",
         "save_steps": 20,
         "save_total_limit": 1,
         **experiment.training,
         "max_steps": updates,
     }
-    return settings | (ROLLOUTS | RAFT if budget is None else {"budget": {experiment.response_groups[1].name: budget}})
+    if budget is not None:
+        return settings | {"budget": {experiment.response_groups[1].name: budget}}
+    # README's tables were made with these two, which the preset sets otherwise.
+    tables = {"imitate_completions": "every_group", "min_gain": experiment.training["min_gain"]}
+    return settings | ROLLOUTS | RAFT | tables
 
 
 class StepProgress(TrainerCallback):
@@ -161,7 +157,7 @@ def train_policy(
     if model_dir.exists():
         return
     settings = settings_of(experiment, budget, seed, num_steps) | overrides
-    args = IBPOConfig(output_dir=str(out_dir / "checkpoints"), ledger_dir=str(out_dir / "ledger"), **settings)
+    args = IBPOConfig(output_dir=str(out_dir / "checkpoints"), rollout_log_dir=str(out_dir / "rollout_log"), **settings)
     tokenizer = AutoTokenizer.from_pretrained(cold_start)
     model = AutoModelForCausalLM.from_pretrained(cold_start, dtype=torch.float32)
     num_prompts = args.per_device_train_batch_size // (args.num_generations or 1)

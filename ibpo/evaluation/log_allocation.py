@@ -200,7 +200,7 @@ def read_parts(
     say: Say,
     progress: Callable[[int], None] | None = None,
 ) -> Parts:
-    """Read a log and gather it by part; one that leaves nothing to choose is left out aloud, if there are others.
+    """Read a log and gather it by part; one that leaves nothing to choose is left out and named, if there are others.
 
     Args:
         path: As for `ibpo.data.read_log`.
@@ -351,11 +351,11 @@ def answer_questions(
     """Allocate each question on the whole part; value each on held-out halves of its responses.
 
     Args:
-        part: Of the log.
+        part: A part of the log.
         asked: One answer for each.
         holdout: Whether to halve; None: if responses repeat.
         num_splits: Random halvings.
-        seed: Of the halvings.
+        seed: Seed of the halvings.
         say: Takes what a reader should know.
         progress: From a question's label to what is called with (splits done, splits in all).
 

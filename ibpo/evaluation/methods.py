@@ -55,7 +55,7 @@ Json = dict[str, Any]
 Choose = Callable[[FloatArray, FloatArray, float], NDArray[np.bool_]]
 """(p_extended `[C]` on unlabelled calibration prompts, p_extended `[P]` on the test prompts, share) -> extended `[P]`.
 
-The rule that holds the budget while answering; `ibpo.serving.calibrate` has the shipped one.
+The rule that holds the budget while answering; `ibpo.serving.find_threshold` is the shipped one.
 """
 
 

@@ -1,8 +1,11 @@
-"""A policy's choice on unlabelled prompts, kept as a quantile curve: the threshold for any budget, after training."""
+"""Hold the budget on unseen prompts by a threshold on the policy's own choice, set on unlabelled prompts.
+
+The policy's probability of an extended response, or a router's gain, is stored as a quantile curve: one policy, and the
+threshold for any budget after training. A threshold cannot notice that traffic changes; `ibpo.serving.controller` does.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -11,16 +14,118 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from ibpo.errors import IbpoError
 from ibpo.runs import write_text_atomic
-from ibpo.serving.calibrate import Threshold, threshold
 
 KIND = "ibpo.calibration"
-VERSION = 1
+_VERSION = 1
 MAX_SCORES = 2001
-"""Scores kept: of more, every budget's threshold is still exact to 1/2000 of the prompts."""
+"""Scores stored: of more, every budget's threshold is still exact to 1/2000 of the prompts."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Threshold:
+    """Answer a prompt extended if the policy's probability of opening so lies above `value`."""
+
+    value: float
+    tie_share: float
+    """The part of the prompts whose probability equals `value` that is answered extended too."""
+    share: float
+    """The budget that was asked for."""
+    calibration_share: float
+    """Share of the calibration prompts that this threshold answers extended: below `share` where the floor bites."""
+    num_prompts: int
+    """Number of calibration prompts."""
+
+    def choose(self, p_extended: ArrayLike) -> NDArray[np.bool_]:
+        """Which prompts to answer extended.
+
+        Ties are split evenly in the order of the prompts: after j tied ones, floor(j tie_share) are extended.
+
+        Args:
+            p_extended: `[P]` probability of opening an extended response.
+
+        Returns:
+            `[P]` True where the prompt is answered extended.
+
+        Example:
+            >>> find_threshold([0.9, 0.9, 0.9, 0.9], share=0.5).choose([0.95, 0.9, 0.9, 0.1]).tolist()
+            [True, False, True, False]
+        """
+        p_P = np.asarray(p_extended, float)
+        tied_P = p_P == self.value
+        quota_P = np.floor(np.cumsum(tied_P) * self.tie_share + 1e-9)
+        chosen_P = p_P > self.value
+        chosen_P[tied_P] = np.diff(quota_P, prepend=0.0)[tied_P] > 0
+        return chosen_P
+
+
+def find_threshold(p_extended: ArrayLike, share: float, floor: float = 0.0) -> Threshold:
+    r"""The (1 - share) quantile of the policy's probability of an extended response, over unlabelled prompts.
+
+    Let m = floor(share n) and p_(1) >= ... >= p_(n) the sorted probabilities. The threshold lies halfway between p_(m)
+    and p_(m+1), so exactly m calibration prompts are above it; an unseen prompt from the same source is above it with
+    probability about share, whatever the policy is (the sampling error of a quantile: sqrt(share (1 - share) / n)).
+    Halfway, because the expected share of unseen prompts above p_(m) itself is m / (n + 1), too few, and above p_(m+1)
+    it is (m + 1) / (n + 1), too many. If p_(m) = p_(m+1), the tied prompts are split, `tie_share` of them extended.
+
+    A budget is a bound, not a target: where it had slack in training (price 0), the policy's choice is what pays, not
+    what it may spend, and a prompt that it would rather answer standard (p <= 1/2) gains nothing. `floor=0.5` leaves
+    such prompts alone and the rest of the budget unspent. Where the budget was binding, the policy was denied what
+    would have paid, and there must be no floor.
+
+    Args:
+        p_extended: `[n]` probabilities on the calibration prompts; or a router's gains, which may be negative.
+        share: The budget q+ in [0, 1]: the largest share of extended responses.
+        floor: Prompts whose probability is not above this are never answered extended; 0 for no floor, but of gains it
+            leaves alone those that are not above 0.
+
+    Returns:
+        The threshold; without a floor, on the calibration prompts its `choose` takes exactly m.
+
+    Raises:
+        ValueError: no prompts, a score that is not finite, or a share or floor outside [0, 1].
+
+    Example:
+        >>> found = find_threshold([0.1, 0.8, 0.3, 0.6], share=0.5)
+        >>> round(found.value, 3), found.calibration_share
+        (0.45, 0.5)
+        >>> found = find_threshold([0.1, 0.8, 0.3, 0.6], share=0.75, floor=0.5)
+        >>> found.value, found.calibration_share
+        (0.5, 0.5)
+    """
+    p_n = np.sort(np.asarray(p_extended, float).ravel())[::-1]
+    if not len(p_n):
+        raise ValueError("p_extended: a threshold needs at least one calibration prompt")
+    if not np.isfinite(p_n).all():
+        raise ValueError("p_extended: probabilities and gains must be finite numbers")
+    if not 0 <= share <= 1:
+        raise ValueError(f"share: must be in [0, 1], got {share!r}")
+    if not 0 <= floor <= 1:
+        raise ValueError(f"floor: must be in [0, 1], got {floor!r}")
+    admitted = int(np.floor(share * len(p_n) + 1e-9))
+    probable = p_n[-1] >= 0 and p_n[0] <= 1
+    value, tie_share = (1.0 if probable else np.inf), 0.0  # no probability lies above 1
+    if admitted == len(p_n):
+        value, tie_share = (0.0 if probable else -np.inf), 1.0
+    elif admitted > 0:
+        above, below = p_n[admitted - 1], p_n[admitted]
+        value = float((above + below) / 2)
+        if above == below:
+            tie_share = float((admitted - (p_n > value).sum()) / (p_n == value).sum())
+        elif value >= above:  # neighbouring floats have no number between them
+            value = float(below)
+    if (floor > 0 or p_n[-1] < 0) and value <= floor:
+        value, tie_share, admitted = floor, 0.0, min(admitted, int((p_n > floor).sum()))
+    return Threshold(
+        value=value,
+        tie_share=tie_share,
+        share=float(share),
+        calibration_share=admitted / len(p_n),
+        num_prompts=len(p_n),
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +141,7 @@ class Calibration:
     """
 
     scores: tuple[float, ...]
-    """Rising: all, or of more than 2001 that many quantiles with equal steps of the share."""
+    """Rising: all of them, or, where there are more than 2001, that many quantiles with equal steps of the share."""
     num_prompts: int
     source: Mapping[str, Any]
     """Provenance: file, its SHA-256, column, model, package version."""
@@ -50,7 +155,7 @@ class Calibration:
         Args:
             scores: `[n]` probability of opening an extended response, or a router's gain.
             source: Provenance.
-            floor: 0.5 for a policy whose budget had slack in training; see `ibpo.serving.calibrate.threshold`.
+            floor: 0.5 for a policy whose budget had slack in training; see `find_threshold`.
 
         Raises:
             IbpoError: No scores, or one that is not finite, or a floor outside [0, 1].
@@ -69,13 +174,13 @@ class Calibration:
         return cls(scores=tuple(kept.tolist()), num_prompts=len(score_n), source=dict(source), floor=float(floor))
 
     def threshold(self, share: float) -> Threshold:
-        """The threshold that answers this share of the prompts extended: see `ibpo.serving.calibrate.threshold`.
+        """The threshold that answers this share of the prompts extended: see `find_threshold`.
 
         Raises:
             IbpoError: A share outside [0, 1].
         """
         try:
-            return threshold(self.scores, share, self.floor)
+            return find_threshold(self.scores, share, self.floor)
         except ValueError as error:
             raise IbpoError(f"calibration: {error}") from None
 
@@ -87,7 +192,7 @@ class Calibration:
         """One JSON object; numbers keep every bit."""
         row = {
             "kind": KIND,
-            "version": VERSION,
+            "version": _VERSION,
             "num_prompts": self.num_prompts,
             "source": dict(self.source),
             "floor": self.floor,
@@ -112,8 +217,8 @@ class Calibration:
             raise IbpoError(f"{where}: not JSON: {error}; make it again with ibpo calibrate") from None
         if not isinstance(row, dict) or row.get("kind") != KIND:
             raise IbpoError(f"{where}: no calibration; make one with ibpo calibrate")
-        if row.get("version") != VERSION:
-            raise IbpoError(f"{where}: of version {row.get('version')!r}, this ibpo reads {VERSION}; make it again")
+        if row.get("version") != _VERSION:
+            raise IbpoError(f"{where}: of version {row.get('version')!r}, this ibpo reads {_VERSION}; make it again")
         scores, count, source = row.get("scores"), row.get("num_prompts"), row.get("source")
         good = isinstance(scores, list) and all(isinstance(x, int | float) and math.isfinite(x) for x in scores)
         if not (good and scores and scores == sorted(scores)):
@@ -146,12 +251,6 @@ def load_calibration(path: str | Path) -> Calibration:
     except (OSError, UnicodeDecodeError) as error:
         raise IbpoError(f"{path}: cannot be read: {error}; make it with ibpo calibrate") from None
     return Calibration.from_json(text, str(path))
-
-
-def digest(path: str | Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_scores(where: Sequence[str], scores: Sequence[Any], *, probable: bool = False) -> list[float]:

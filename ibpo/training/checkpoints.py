@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
@@ -16,7 +15,6 @@ from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ibpo.errors import IbpoError
-from ibpo.training.lower_level import Cells
 
 if TYPE_CHECKING:
     from ibpo.training.trainer import IBPOTrainer
@@ -46,7 +44,7 @@ def _reading(path: Path) -> Iterator[Any]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             yield arrays
-    except (OSError, ValueError, EOFError, BadZipFile):
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         raise IbpoError(
             f"resume_from_checkpoint: {path}: cannot be read: this is no whole checkpoint of this training; take an "
             "earlier one, or begin anew with its weights: IBPOTrainer(model=FOLDER)"
@@ -54,48 +52,38 @@ def _reading(path: Path) -> Iterator[Any]:
 
 
 class KeepLowerLevel(TrainerCallback):
-    """Saves the window of the lower level and the feedback beside each checkpoint, and restores them exactly."""
+    """Saves what the lower level carries from step to step beside each checkpoint, and restores it exactly."""
 
     def __init__(self, trainer: IBPOTrainer) -> None:
         self.trainer = trainer
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Write the state of the lower level into the checkpoint that was just saved."""
-        arrays: dict[str, Any] = {"adjustment": np.array(self.trainer.adjustment)}
-        sliced = any(term.column for term in self.trainer.lower_level.budgets)
-        for i, (features, cells, member) in enumerate(self.trainer.lower_level.history):
-            arrays |= {f"{i:04d}_features": features} | ({f"{i:04d}_member": member} if sliced else {})
-            arrays |= {f"{i:04d}_{field.name}": getattr(cells, field.name) for field in fields(Cells)}
-        _save(STATE_FILE, args, state, arrays)
+        _save(STATE_FILE, args, state, self.trainer.lower_level.state())
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """After a resume, read it back, and go on with the order of the prompts where it was left."""
-        if self.trainer.data_order is not None:
-            self.trainer.data_order.epoch = int((state.epoch or 0.0) + 1e-6) if state.global_step else 0
-        if self.trainer.ledger and self.trainer.accelerator.is_main_process:
-            self.trainer.ledger.begin(state.global_step)
-        if state.global_step == 0 or self.trainer.resumed_from is None:
+        trainer = self.trainer
+        if trainer.data_order is not None:
+            trainer.data_order.epoch = int((state.epoch or 0.0) + 1e-6) if state.global_step else 0
+        if trainer.rollout_log and trainer.accelerator.is_main_process:
+            trainer.rollout_log.begin(state.global_step)
+        if state.global_step == 0 or trainer.resumed_from is None:
             return
         # One reads for all: ranks with different windows would allot differently, and none would notice.
         found: list[Any] = [None]
-        if self.trainer.accelerator.is_main_process:
+        if trainer.accelerator.is_main_process:
             try:
-                with _reading(self.trainer.resumed_from / STATE_FILE) as file:
+                with _reading(trainer.resumed_from / STATE_FILE) as file:
                     found = [dict(file)]
             except IbpoError as error:
                 found = [str(error)]
         arrays = broadcast_object_list(found)[0]
         if isinstance(arrays, str):
             raise IbpoError(arrays)
-        self.trainer.adjustment = float(arrays["adjustment"])
-        lower_level = self.trainer.lower_level
-        lower_level.history.clear()
-        for i in range(sum(name.endswith("_features") for name in arrays)):
-            cells = Cells(**{field.name: arrays[f"{i:04d}_{field.name}"] for field in fields(Cells)})
-            everywhere = np.ones((len(cells.value), len(lower_level.budgets)), bool)
-            lower_level.history.append((arrays[f"{i:04d}_features"], cells, arrays.get(f"{i:04d}_member", everywhere)))
+        trainer.lower_level.restore(arrays)
 
 
 class AverageWeights(TrainerCallback):

@@ -1,4 +1,7 @@
-"""What IBPO adds to TRL's settings, what of TRL it refuses and why, and the relatives of IBPO as presets."""
+"""What IBPO adds to TRL's settings, with the defaults of README's tables; what of TRL it refuses, and why; presets.
+
+`RAFT`, `RFT` and `UNCONSTRAINED` are relatives of IBPO without a budget, as settings of the same trainer.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import trl
 from transformers import PreTrainedTokenizerBase
 from trl import GRPOConfig
 
@@ -17,11 +19,40 @@ from ibpo.training.budgets import CONFIG, NOT_BEFORE_SAMPLING
 LOSS_TYPE = "dr_grpo"
 GUARD_MODES = ("stop", "warn", "off")
 IMITATED = ("chosen", "every_group", "rewarded")
+HELD_UP = "warmup_stable_decay"
+RENAMED = {
+    "anchor_share": "kl_share",
+    "anchor_weight": "kl_weight",
+    "anchor_weight_start": "kl_weight_start",
+    "body_weight": "completion_loss_weight",
+    "choice_weight": "prefix_loss_weight",
+    "feedback": "integral_gain",
+    "imitate_bodies": "imitate_completions",
+    "ledger_dir": "rollout_log_dir",
+}
+"""Field of earlier versions -> its name now; the old one is refused with the new one."""
+
+
+def held_up_schedule(max_steps: int) -> dict[str, Any]:
+    """TRL's settings of a learning rate that is held up, and comes down in the last third.
+
+    The choice of the response group stays as it was for some eighty updates, then forms within thirty: a learning rate
+    that has come down by then leaves it blurred (docs/log.md).
+    """
+    return {
+        "lr_scheduler_type": HELD_UP,
+        "lr_scheduler_kwargs": {"num_decay_steps": round(0.35 * max_steps), "min_lr_ratio": 0.03},
+        "warmup_steps": 5,
+    }
 
 
 @dataclass
 class IBPOConfig(GRPOConfig):
-    """`trl.GRPOConfig` and what IBPO adds. One dial: `budget`."""
+    """`trl.GRPOConfig` and what IBPO adds. One dial: `budget`.
+
+    Defaults are those of README's tables: what both experiments share, and of the KL penalty and the completions'
+    weight the values of *thinking*. What depends on the task: `min_gain` (the noise of the gains), and the two weights.
+    """
 
     loss_type: str = field(
         default=LOSS_TYPE, metadata={"help": "Its normaliser is a constant, as weighted SFT needs; no other is taken."}
@@ -30,48 +61,26 @@ class IBPOConfig(GRPOConfig):
         default=False,
         metadata={"help": "Stays off: it would weigh what is imitated by who sampled it."},
     )
+    lr_scheduler_type: Any = field(
+        default=HELD_UP,
+        metadata={"help": "The learning rate is held up until the last third (`linear` without `max_steps`)."},
+    )
+    warmup_steps: float = field(default=5, metadata={"help": "As TRL's."})
     budget: dict[str, float | str] | None = field(
         default=None,
         metadata={
             "help": "Response group -> largest share of prompts it may answer, as 0.5, '50%' or '1/2'; `tokens` -> "
             "mean tokens per prompt; `extended>=` -> least share; `extended@domain=law`, `extended@domain`: within a "
-            "slice, within each. Several hold together; see ibpo.budget. None: no budget; see ibpo.training.config."
+            "slice, within each. Several hold together; see ibpo.budget. None: no budget; see UNCONSTRAINED."
         },
     )
     utility: str = field(default="regression", metadata={"help": "See ibpo.training.lower_level.LowerLevel."})
-    stratified: bool = field(
-        default=True,
-        metadata={"help": "Force the opening tokens of rollouts so that every response group is seen on every prompt."},
-    )
-    imitate_denied: bool = field(
-        default=True,
-        metadata={"help": "Imitate the choice of the response group on every prompt, not only where it was rewarded."},
-    )
-    choice_weight: float = field(default=1.0, metadata={"help": "Weight of the tokens that open a response."})
-    body_weight: float = field(default=0.02, metadata={"help": "Weight of the other tokens, where rewarded."})
-    imitate_bodies: str = field(
-        default="chosen",
-        metadata={
-            "help": "Whose other tokens are imitated: `chosen`, the response that the allocation chose, or "
-            "`every_group`, the best of each response group: all may get better, whatever the budget gives them; or "
-            "`rewarded`, every rewarded response, with its opening tokens (RFT; without a budget)."
-        },
-    )
-    anchor_share: float = field(
-        default=0.5,
-        metadata={
-            "help": "Share of the prompts on which one response of each response group is held near the initial policy."
-        },
-    )
-    anchor_weight: float = field(
-        default=3.0, metadata={"help": "Strength of that hold at the end: weight of the KL divergence."}
-    )
-    anchor_weight_start: float = field(
-        default=0.05,
-        metadata={"help": "Strength of that hold at the start, while the choice forms; see ibpo.training.loss."},
+    min_gain: float = field(
+        default=0.08,
+        metadata={"help": "Reward that leaving the standard group must promise; what is below the noise of the gains."},
     )
     window: int = field(
-        default=64,
+        default=128,
         metadata={"help": "Batches that the regression and the allocation look at (not `reward` and `margin`)."},
     )
     price: str | None = field(
@@ -81,19 +90,47 @@ class IBPOConfig(GRPOConfig):
             "the utilities `reward` and `margin`. See ibpo.training.lower_level.LowerLevel."
         },
     )
-    unsampled: str = field(
-        default="zero",
+    integral_gain: float = field(
+        default=0.1,
         metadata={
-            "help": "Margin where no other response group was sampled: `zero`, `mean` (less the others' mean on other "
-            "prompts) or `raise`; see ibpo.reward_margin."
+            "help": "Gain of the integral control that offsets the budget by what the policy really spends; 0: off."
         },
     )
-    min_gain: float = field(default=0.03, metadata={"help": "Reward that leaving the standard group must promise."})
-    feedback: float = field(
-        default=0.06,
-        metadata={"help": "Gain of the feedback from the share really spent to the share allotted; 0: off."},
+    stratified: bool = field(
+        default=True,
+        metadata={"help": "Force the prefixes of rollouts so that every response group is seen on every prompt."},
     )
-    averaging: float = field(default=0.0, metadata={"help": "Share of the last steps whose weights are averaged."})
+    imitate_denied: bool = field(
+        default=True,
+        metadata={"help": "Imitate the choice of the response group on every prompt, not only where it was rewarded."},
+    )
+    imitate_completions: str = field(
+        default="every_group",
+        metadata={
+            "help": "Which responses are imitated beyond their prefix, where rewarded: `chosen`, the one that the "
+            "allocation chose; `every_group`, the best of each response group: all may get better, whatever the budget "
+            "gives them; `rewarded`, every rewarded response, with its prefix (RFT; without a budget)."
+        },
+    )
+    prefix_loss_weight: float = field(
+        default=1.0, metadata={"help": "Weight of the tokens that open a response, and choose its group."}
+    )
+    completion_loss_weight: float = field(
+        default=0.3, metadata={"help": "Weight of the tokens behind them, where rewarded."}
+    )
+    kl_share: float = field(
+        default=1.0,
+        metadata={
+            "help": "Share of the prompts on which one response of each response group gets the KL penalty, which "
+            "holds the policy near the reference model. 0: no penalty."
+        },
+    )
+    kl_weight_start: float = field(
+        default=0.2,
+        metadata={"help": "Weight of the KL penalty at the start, while the choice forms; see ibpo.training.loss."},
+    )
+    kl_weight: float = field(default=0.5, metadata={"help": "Weight of the KL penalty at the end."})
+    averaging: float = field(default=0.25, metadata={"help": "Share of the last steps whose weights are averaged."})
     guards: str = field(
         default="stop",
         metadata={"help": "`stop`, `warn` or `off`: what ibpo.training.monitoring may do about what goes wrong."},
@@ -101,24 +138,36 @@ class IBPOConfig(GRPOConfig):
     sampling_batch_size: int = field(
         default=256, metadata={"help": "Responses that are decoded at once; fewer need less memory."}
     )
-    ledger_dir: str | None = field(default=None, metadata={"help": "Where the ledger's Parquet shards go."})
+    rollout_log_dir: str | None = field(
+        default=None, metadata={"help": "Where the rollout log's Parquet shards go; None: none is written."}
+    )
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> IBPOConfig:
+        """Refuse names of earlier versions, which the generated `__init__` would call unexpected."""
+        for old in sorted(RENAMED.keys() & kwargs.keys()):
+            raise IbpoError(f"IBPOConfig: {old} is called {RENAMED[old]} now; write that")
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         """Refuse, with the reason, what would break the identity with weighted SFT or be left undone."""
+        if self.lr_scheduler_type == HELD_UP and self.lr_scheduler_kwargs is None:
+            if self.max_steps > 0:
+                self.lr_scheduler_kwargs = held_up_schedule(self.max_steps)["lr_scheduler_kwargs"]
+            else:  # how many steps there will be is known only once the data set is
+                self.lr_scheduler_type = "linear"
         super().__post_init__()
         for name, reason in refused_settings(self).items():
             raise IbpoError(f"IBPOConfig: {name} {reason}")
-        if self.imitate_bodies not in IMITATED:
+        for name, known in (("imitate_completions", IMITATED), ("guards", GUARD_MODES)):
+            if getattr(self, name) not in known:
+                raise IbpoError(
+                    f"IBPOConfig: {name} must be one of {', '.join(known)}, got {getattr(self, name)!r}; fix it"
+                )
+        if self.imitate_completions == "rewarded" and self.budget:
             raise IbpoError(
-                f"IBPOConfig: imitate_bodies must be one of {', '.join(IMITATED)}, got {self.imitate_bodies!r}"
+                "IBPOConfig: imitate_completions=rewarded imitates the choice of every rewarded response, so that a "
+                "budget would decide nothing: leave budget out, or take every_group"
             )
-        if self.imitate_bodies == "rewarded" and self.budget:
-            raise IbpoError(
-                "IBPOConfig: imitate_bodies=rewarded imitates the choice of every rewarded response, so that a budget "
-                "would decide nothing: leave budget out, or take every_group"
-            )
-        if self.guards not in GUARD_MODES:
-            raise IbpoError(f"IBPOConfig: guards must be one of {', '.join(GUARD_MODES)}, got {self.guards!r}")
         if self.sampling_batch_size < 1:
             raise IbpoError(f"IBPOConfig: sampling_batch_size must be at least 1, got {self.sampling_batch_size}")
         if self.budget is not None:
@@ -137,11 +186,32 @@ def _checked(budget: Any) -> dict[str, float | str]:
     return budget_table(budgets)
 
 
+RAFT: dict[str, Any] = {
+    "budget": None,
+    "utility": "reward",
+    "min_gain": 0.0,
+    "stratified": False,
+    "imitate_denied": False,
+    "imitate_completions": "chosen",
+    "prefix_loss_weight": 1.0,
+    "completion_loss_weight": 1.0,
+    "kl_share": 0.0,
+    "integral_gain": 0.0,
+}
+"""One response per prompt, of those with the largest reward, weighed by it (Dong et al. 2023, arXiv 2304.06767)."""
+
+RFT: dict[str, Any] = {**RAFT, "imitate_completions": "rewarded"}
+"""Every rewarded response (Yuan et al. 2023, arXiv 2308.01825), of this step's policy; equal ones are not left out."""
+
+UNCONSTRAINED: dict[str, Any] = {"budget": None, "utility": "regression", "stratified": True, "integral_gain": 0.0}
+"""IBPO's gains and update with all that one may spend: each prompt gets the response group that gains most."""
+
+
 def check_groups(names: list[str], args: IBPOConfig) -> None:
     """Refuse response groups that do not fit the settings.
 
     Raises:
-        IbpoError: with the mend.
+        IbpoError: with the fix.
     """
     if len(names) < 2 or len(set(names)) < len(names):
         raise IbpoError(f"IBPOTrainer: at least two response groups of different names are needed, got {names}")
@@ -151,28 +221,12 @@ def check_groups(names: list[str], args: IBPOConfig) -> None:
         )
 
 
-VERIFIED_TRL = "1.16"
-"""Minor release of TRL that the tests run with; pyproject.toml pins the same."""
 REFUSED_ARGUMENTS = {
-    "rollout_func": "rollouts are opened by the response groups; reward_funcs and vLLM are yours to choose",
-    "tools": "a response is one turn, told by its opening tokens",
-    "environment_factory": "a response is one turn, told by its opening tokens",
+    "rollout_func": "rollouts begin with the response groups' prefixes; reward_funcs and vLLM are yours to choose",
+    "tools": "a response is one turn, and its prefix says of which group",
+    "environment_factory": "a response is one turn, and its prefix says of which group",
 }
 """Arguments of `trl.GRPOTrainer` that IBPOTrainer does not take -> why."""
-
-
-def check_trl() -> None:
-    """Refuse a TRL that is not verified: what changed in its loss would be a wrong gradient, not an error.
-
-    Raises:
-        IbpoError: with both versions and the mend.
-    """
-    major, minor = map(int, VERIFIED_TRL.split("."))
-    if trl.__version__.split(".")[:2] != VERIFIED_TRL.split("."):
-        raise IbpoError(
-            f"IBPOTrainer: trl {trl.__version__} is installed, and the update is verified with {VERIFIED_TRL} alone: "
-            f"pip install 'trl>={VERIFIED_TRL},<{major}.{minor + 1}'"
-        )
 
 
 def check_arguments(args: GRPOConfig, given: dict[str, Any]) -> None:
@@ -192,7 +246,7 @@ def check_inputs(trainer: Any) -> None:
     """Refuse images, and a mixture of experts' own loss, once TRL has loaded the model.
 
     Raises:
-        IbpoError: with the mend.
+        IbpoError: with the fix.
     """
     columns = getattr(trainer.train_dataset, "column_names", None) or []
     if not isinstance(trainer.processing_class, PreTrainedTokenizerBase) or {"image", "images"} & set(columns):
@@ -216,7 +270,7 @@ def refused_settings(args: GRPOConfig) -> dict[str, str]:
     wrong = {
         "loss_type": (args.loss_type != LOSS_TYPE, f"must be {LOSS_TYPE}: its normaliser is a constant"),
         "num_iterations": (args.num_iterations != 1, "must be 1: the weights are of this step's responses"),
-        "beta": (args.beta != 0.0, "must be 0: the anchor is anchor_weight"),
+        "beta": (args.beta != 0.0, "must be 0: the KL penalty is kl_weight"),
         "delta": (args.delta is not None, "must be None: nothing may be clipped"),
         "importance_sampling_level": (
             args.importance_sampling_level != "token",
@@ -229,7 +283,7 @@ def refused_settings(args: GRPOConfig) -> dict[str, str]:
         "off_policy_mask_threshold": (args.off_policy_mask_threshold is not None, "must be None: nothing is masked"),
         "mask_truncated_completions": (
             args.mask_truncated_completions,
-            "must be False: it drops the openings too, which are imitated; bodies that are cut off never are",
+            "must be False: it drops the prefixes too, which are imitated; completions that are cut off never are",
         ),
         "top_entropy_quantile": (args.top_entropy_quantile != 1.0, "must be 1: every token counts"),
         "entropy_coef": (
@@ -267,22 +321,3 @@ def refused_settings(args: GRPOConfig) -> dict[str, str]:
         ),
     }
     return {name: reason for name, (broken, reason) in wrong.items() if broken}
-
-
-RAFT: dict[str, Any] = {
-    "budget": None,
-    "utility": "reward",
-    "stratified": False,
-    "imitate_denied": False,
-    "choice_weight": 1.0,
-    "body_weight": 1.0,
-    "anchor_share": 0.0,
-    "feedback": 0.0,
-}
-"""One response per prompt, of those with the largest reward, weighed by it (Dong et al. 2023, arXiv 2304.06767)."""
-
-RFT: dict[str, Any] = {**RAFT, "imitate_bodies": "rewarded"}
-"""Every rewarded response (Yuan et al. 2023, arXiv 2308.01825), of this step's policy; equal ones are not left out."""
-
-UNCONSTRAINED: dict[str, Any] = {"budget": None, "feedback": 0.0}
-"""IBPO's gains and update with all that one may spend: each prompt gets the response group that gains most."""

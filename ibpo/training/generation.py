@@ -1,17 +1,26 @@
-"""What the trainer asks of its policy before the lower level: responses, and its choice on each prompt."""
+"""Before the lower level: responses of the policy, its choice on each prompt, and both as scored rows.
+
+Rollouts are sampled by transformers, or by vLLM as TRL runs it (server or colocated); both begin with forced prefixes
+where the training is stratified.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate.utils import gather_object
 
+from ibpo.responses.groups import EncodedGroups
+from ibpo.rewards.constraints import NOT_TRUNCATED
 from ibpo.rollouts.hf import HFSampler
+from ibpo.training.lower_level import Batch
 from ibpo.training.reference_model import prompt_features
-from ibpo.types import Prompt
+from ibpo.types import Prompt, ScoredResponse
+
+TokenIds = Sequence[int]
 
 
 def prompt_token_ids(trainer: Any, prompt: Prompt) -> list[int]:
@@ -25,7 +34,7 @@ def prompt_token_ids(trainer: Any, prompt: Prompt) -> list[int]:
 
 
 def sample_stratified(trainer: Any, prompt_ids: list[list[int]]) -> list[list[int]]:
-    """One completion per row: siblings are opened by each response group in turn, where the training is stratified."""
+    """One completion per row: siblings begin with each group's prefix in turn, where the training is stratified."""
     training = trainer.model.training
     num_siblings = trainer.num_generations if training else trainer.num_generations_eval
     num_groups = len(trainer.groups.prefix_ids)
@@ -43,7 +52,7 @@ def look_at_prompts(
     """What the policies say of each prompt of all ranks.
 
     Args:
-        trainer: gives the policy and pi_0.
+        trainer: gives the policy and the reference model pi_0.
         prompt_ids: token ids of this rank's rows.
         prompt: the number of each row's prompt, over all ranks [N].
         with_features: else none are made (D = 0).
@@ -59,7 +68,7 @@ def look_at_prompts(
     shares = torch.softmax(logits / trainer.temperature, -1)[:, first_tokens].cpu().numpy()
     hidden = np.zeros((len(ids), 0))
     if with_features:
-        hidden = prompt_features(trainer.initial_policy, trainer.processing_class, ids)
+        hidden = prompt_features(trainer.reference_model, trainer.processing_class, ids)
     # Ranks may share a prompt.
     seen = {number: row for number, *row in gather_object(list(zip(local, hidden, shares, strict=True)))}
     features, share = zip(*(seen[number] for number in sorted(seen)), strict=True)
@@ -76,9 +85,6 @@ def _sampler(trainer: Any, max_completion_length: int) -> HFSampler:
     )
 
 
-TokenIds = Sequence[int]
-
-
 def sample_served(
     generation: Any, prompts: Sequence[TokenIds], prefixes: Sequence[TokenIds], max_completion_length: int
 ) -> list[list[int]]:
@@ -90,9 +96,64 @@ def sample_served(
     Args:
         generation: `trainer.vllm_generation`.
         prompts: token ids.
-        prefixes: token ids that are forced; empty: the policy opens as it likes.
+        prefixes: token ids that are forced; empty: the policy begins as it likes.
         max_completion_length: prefix and end-of-sequence token included.
     """
-    opened = [[*prompt, *prefix] for prompt, prefix in zip(prompts, prefixes, strict=True)]
-    _, bodies, _, _ = generation.generate(prompts=opened, images=None, num_generations=1)
-    return [[*prefix, *body][:max_completion_length] for prefix, body in zip(prefixes, bodies, strict=True)]
+    begun = [[*prompt, *prefix] for prompt, prefix in zip(prompts, prefixes, strict=True)]
+    _, rest, _, _ = generation.generate(prompts=begun, images=None, num_generations=1)
+    return [[*prefix, *ids][:max_completion_length] for prefix, ids in zip(prefixes, rest, strict=True)]
+
+
+def describe(
+    inputs: Sequence[dict],
+    completion_ids: Sequence[list[int]],
+    groups: EncodedGroups,
+    eos: Collection[int],
+    columns: Collection[str],
+    scored: Sequence[Sequence[ScoredResponse]],
+) -> list[dict[str, Any]]:
+    """What all ranks have to know of each of this rank's responses.
+
+    Args:
+        inputs: the data set's row of each response.
+        completion_ids: the responses.
+        groups: the response groups.
+        eos: ids that end a response.
+        columns: that budgets are sliced by.
+        scored: of each judge, one per response.
+    """
+    first_tokens = [prefix[0] for prefix in groups.prefix_ids]
+    return [
+        {
+            "problem_id": str(row.get("problem_id", "")),
+            "level": str(row.get("level", "")),
+            "slices": {column: str(row.get(column, "")) for column in columns},
+            "response_group": groups.index_of(ids),
+            "first_token_of": first_tokens.index(ids[0]) if ids[0] in first_tokens else -1,
+            "tokens": len(ids),
+            "finish_reason": "stop" if ids[-1] in eos else "length",
+            "violations": sorted({name for judged in scored for name in judged[i].violations}),
+        }
+        for i, (row, ids) in enumerate(zip(inputs, completion_ids, strict=True))
+    ]
+
+
+def batch_of(rows: Sequence[dict[str, Any]], score: np.ndarray, prompt: np.ndarray, features: np.ndarray) -> Batch:
+    """What the lower level sees of the responses that all ranks have gathered.
+
+    A truncated response is neither right nor wrong: it earns nothing, and its group may still be chosen. One that
+    violates a constraint earns nothing and can't be chosen (Xu et al. 2024, CGPO, section 3).
+    """
+    truncated = np.array([row["finish_reason"] == "length" for row in rows])
+    violating = np.array([bool(set(row["violations"]) - {NOT_TRUNCATED.name}) for row in rows])
+    per_prompt = rows[:: len(rows) // len(features)]
+    return Batch(
+        prompt=prompt,
+        response_group=np.array([row["response_group"] for row in rows]),
+        reward=np.where(truncated | violating, 0.0, score),
+        tokens=np.array([row["tokens"] for row in rows], float),
+        features=features,
+        slices={column: np.array([row["slices"][column] for row in per_prompt]) for column in rows[0]["slices"]},
+        allowed=~violating,
+        truncated=truncated,
+    )

@@ -3,16 +3,21 @@
     reward, response group, tokens of R rollouts  ->  value of each response group on each prompt  ->  exact allocation
     under the budget over a sliding window of prompts  ->  one response per prompt
 
+In the order of this file: `Batch` in, `Selection` out; `LowerLevel`, with what it carries from step to step; the
+allocation under the budgets; the values, by regression; the budget's offset, by integral control.
+
 Arrays only; identical on every rank given identical inputs. Sources: Yu et al. 2025 (arXiv 2501.17974), section 3 for
-reward margin, budget and sample accumulation; the regression of the values and the window are ours (docs/log.md says
-what each of them bought).
+reward margin, budget and sample accumulation; the regression of the values, the window and the offset are ours
+(docs/log.md says what each of them bought).
+
+Letters: R responses, P prompts of this batch, W prompts of the window, C candidates, K budgets, G response groups.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from fractions import Fraction
 
 import numpy as np
@@ -24,19 +29,20 @@ UTILITIES = ("reward", "margin", "group_mean", "shrunken", "regression")
 OF_RESPONSES = ("reward", "margin")
 """Utilities of single responses: solved batch by batch, as the window keeps means."""
 PRICES = ("running", "batch")
-UNSAMPLED = ("zero", "mean", "raise")
+TIE_NOISE = 1e-6
+LEAST_GAIN = 2 * TIE_NOISE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """What one step has sampled: R rollouts of P prompts, from K response groups."""
+    """The scored rows of one step: R responses to P prompts, from G response groups."""
 
     prompt: np.ndarray
     """int [R]: index of the prompt, 0..P-1."""
     response_group: np.ndarray
     """int [R]: index of the response group, -1 for a response of none."""
     reward: np.ndarray
-    """float [R]."""
+    """float [R]: 0 where a response is truncated or violates a constraint."""
     tokens: np.ndarray
     """float [R]."""
     features: np.ndarray
@@ -45,6 +51,8 @@ class Batch:
     """Column -> text [P]: what sliced budgets look at."""
     allowed: np.ndarray | bool = True
     """bool [R]: false for a response that violates a constraint and can't be chosen; True: all may be."""
+    truncated: np.ndarray | bool = False
+    """bool [R]: true for a response that was cut off, whose completion is never imitated; False: none was."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,18 +68,18 @@ class Selection:
     utility: np.ndarray
     """float [R]."""
     price: np.ndarray
-    """float [number of budgets]: what one more unit of budget would buy, per prompt of all."""
+    """float [K]: what one more unit of budget would buy, per prompt of all."""
     allowed: np.ndarray
-    """float [number of budgets]: what was handed out at most (at least), per prompt of the budget's slice."""
+    """float [K]: what was handed out at most (at least), per prompt of the budget's slice."""
     spent: np.ndarray
-    """float [number of budgets]: what this batch's prompts were assigned, per prompt of the slice; NaN without any."""
+    """float [K]: what this batch's prompts were assigned, per prompt of the slice; NaN without any."""
     missed: Mapping[int, float]
     """Budgets that no allocation keeps -> the nearest amount that one does, which was taken instead."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Cells:
-    """What was seen of each response group on each prompt: four float [P, K]; NaN where nothing was sampled."""
+class GroupMeans:
+    """What was seen of each response group on each prompt: four float [P, G]; NaN where nothing was sampled."""
 
     value: np.ndarray
     """Mean reward."""
@@ -83,7 +91,7 @@ class Cells:
     """Sum of squared deviations of the rewards from their mean."""
 
 
-def group_values(batch: Batch, num_groups: int) -> Cells:
+def group_means(batch: Batch, num_groups: int) -> GroupMeans:
     """Means over the rollouts of each response group on each prompt."""
     num_prompts = len(batch.features)
     known = batch.response_group >= 0
@@ -95,12 +103,12 @@ def group_values(batch: Batch, num_groups: int) -> Cells:
         tokens = np.bincount(cell, batch.tokens[known], size) / count
     scatter = np.bincount(cell, (reward - value[cell]) ** 2, size)
     value, tokens, count, scatter = (a.reshape(num_prompts, num_groups) for a in (value, tokens, count, scatter))
-    return Cells(value=value, tokens=tokens, count=count, scatter=scatter)
+    return GroupMeans(value=value, tokens=tokens, count=count, scatter=scatter)
 
 
 def best_of_each_group(batch: Batch, rng: np.random.Generator) -> np.ndarray:
     """Bool [R]: the allowed rollout with the largest reward of each response group on each prompt, ties at random."""
-    score = np.where(batch.allowed, batch.reward + rng.random(len(batch.reward)) * 1e-6, -np.inf)
+    score = np.where(batch.allowed, batch.reward + rng.random(len(batch.reward)) * TIE_NOISE, -np.inf)
     order = np.lexsort((-score, batch.response_group, batch.prompt))
     cell = np.stack([batch.prompt, batch.response_group], 1)[order]
     first = np.ones(len(order), bool)
@@ -114,18 +122,18 @@ class LowerLevel:
     """Margins and allocation over a sliding window of batches (the paper's sample accumulation, made continuous).
 
     Args:
-        num_groups: K; response group 0 is the standard one.
+        num_groups: G; response group 0 is the standard one.
         budgets: what may be spent.
         utility: "reward" (a response's own reward: RAFT), "margin" (the paper's: its reward minus the mean reward of
-            the other groups), "group_mean" (the group's mean reward on the prompt), "shrunken" (that mean, shrunk
-            towards its regression on the prompt's features over the window), or "regression" (the regression alone).
+            the other groups; 0 where no other group was sampled), "group_mean" (the group's mean reward on the
+            prompt), "shrunken" (that mean, shrunk towards its regression on the prompt's features over the window), or
+            "regression" (the regression alone).
         window: batches that the regression and the running price look at, this one included.
         min_gain: a group other than the standard one must promise this much more reward, or it gets nothing.
         seed: of the random choice among equally good responses.
         price: "running": allocate over the whole window and keep this batch's part, so that the budget holds over the
             window; "batch": over this batch alone, so that it holds in each. None: "running", but "batch" for
             "reward" and "margin", which know no window.
-        unsampled: of "margin", where no other response group was sampled; as in `ibpo.reward_margin`.
 
     Raises:
         ValueError: for an unknown option.
@@ -141,12 +149,9 @@ class LowerLevel:
         min_gain: float = 0.0,
         seed: int = 0,
         price: str | None = None,
-        unsampled: str = "zero",
     ) -> None:
         if utility not in UTILITIES:
             raise ValueError(f"utility must be one of {', '.join(UTILITIES)}, got {utility!r}")
-        if unsampled not in UNSAMPLED:
-            raise ValueError(f"unsampled must be one of {', '.join(UNSAMPLED)}, got {unsampled!r}")
         self.price = price or ("batch" if utility in OF_RESPONSES else "running")
         if self.price not in PRICES:
             raise ValueError(f"price must be one of {', '.join(PRICES)}, got {price!r}")
@@ -156,32 +161,37 @@ class LowerLevel:
                 "take price=batch, or utility=group_mean, which orders the prompts as the margin does"
             )
         self.num_groups, self.budgets = num_groups, list(budgets)
-        self.utility, self.min_gain, self.seed, self.unsampled = utility, min_gain, seed, unsampled
-        self.history: deque[tuple[np.ndarray, Cells, np.ndarray]] = deque(maxlen=window)
-        """Of each batch: features [P, D], cells, in which budgets' slices each prompt lies [P, number of budgets]."""
+        self.utility, self.min_gain, self.seed = utility, min_gain, seed
+        # All that is carried from step to step; `state` and `restore` take both through a checkpoint.
+        self.history: deque[tuple[np.ndarray, GroupMeans, np.ndarray]] = deque(maxlen=window)
+        """Of each batch: features [P, D], means [P, G], in which budgets' slices each prompt is [P, K]."""
+        self.budget_offset = 0.0
+        """Added to every plain share: what the policy spends lags what is handed out; see `next_budget_offset`."""
 
-    def solve(self, batch: Batch, step: int, adjustment: float = 0.0) -> Selection:
+    def solve(self, batch: Batch, step: int) -> Selection:
         """Allocate over the window, then choose one response per prompt of this batch.
 
+            max_w  sum_c w_c (u_c - min_gain 1[c is not standard])   one candidate per prompt, inside every budget
+
+        where a candidate is a response group on a prompt of the window, or a single response of this batch.
+
         Args:
-            batch: this step's rollouts.
+            batch: this step's scored rows.
             step: number of the step; with `seed` it fixes the choice among ties.
-            adjustment: added to every plain share budget (feedback on the share that the policy really spends).
         """
         rng = np.random.default_rng([self.seed, step])
-        cells = group_values(batch, self.num_groups)
-        num_prompts = len(cells.value)
+        means = group_means(batch, self.num_groups)
+        num_prompts = len(means.value)
+        own_slices = members(self.budgets, batch.slices, num_prompts)
         # Single precision: they are most of a checkpoint.
-        self.history.append(
-            (batch.features.astype(np.float32), cells, members(self.budgets, batch.slices, num_prompts))
-        )
+        self.history.append((batch.features.astype(np.float32), means, own_slices))
         can = (batch.response_group >= 0) & batch.allowed
+        # Candidates: utility u_c, prompt, group and tokens; the prompts of this batch begin at `first`.
         if self.utility in OF_RESPONSES:
             utility = self._response_utility(batch)
             candidate_utility = utility[can]
             problem, group = batch.prompt[can], batch.response_group[can]
-            cost_tokens, first = batch.tokens[can], 0
-            member = self.history[-1][2]
+            cost_tokens, first, member = batch.tokens[can], 0, own_slices
         else:
             values, window_tokens = self._window_values()
             first = len(values) - num_prompts
@@ -196,12 +206,13 @@ class LowerLevel:
             problem, group = np.nonzero(observed)
             candidate_utility, cost_tokens = values[observed], window_tokens[observed]
         # At least twice the noise below: a gain of zero never spends budget.
-        candidate_utility = candidate_utility - max(self.min_gain, 2e-6) * (group > 0)
+        candidate_utility = candidate_utility - max(self.min_gain, LEAST_GAIN) * (group > 0)
         # A tiny random part decides among equals without a leaning: "shortest first" would teach to stop early.
-        noise = rng.random(len(candidate_utility)) * 1e-6
+        noise = rng.random(len(candidate_utility)) * TIE_NOISE
         weight, price, allowed, missed = solve_within(
-            self.budgets, candidate_utility + noise, problem, group, cost_tokens, member, adjustment
+            self.budgets, candidate_utility + noise, problem, group, cost_tokens, member, self.budget_offset
         )
+        # Of the window's answer, the part that is about this batch.
         assigned, tokens = np.full(num_prompts, -1), np.zeros(num_prompts)
         here = weight & (problem >= first)
         assigned[problem[here] - first] = group[here]
@@ -214,9 +225,49 @@ class LowerLevel:
             utility=np.nan_to_num(utility),
             price=price,
             allowed=allowed,
-            spent=mean_spent(self.budgets, assigned, tokens, self.history[-1][2]),
+            spent=mean_spent(self.budgets, assigned, tokens, own_slices),
             missed=missed,
         )
+
+    @property
+    def steered(self) -> int | None:
+        """Which budget the offset steers: the only one that caps a share of all prompts, else none."""
+        capped = [k for k, term in enumerate(self.budgets) if term.is_plain_share]
+        return capped[0] if len(capped) == 1 else None
+
+    def steer(self, selection: Selection, share: np.ndarray, gain: float) -> None:
+        """Move the offset after an update, for the next ones.
+
+        Args:
+            selection: what was chosen.
+            share: float [P, G]: with what probability the policy opens a response of each group.
+            gain: of the integral control.
+        """
+        k = self.steered
+        if k is None:
+            return
+        term = self.budgets[k]
+        allowed = float(term.amount) if selection.price[k] > 0 else None
+        measured = float(share.mean(0)[term.group])
+        self.budget_offset = next_budget_offset(self.budget_offset, allowed, float(selection.spent[k]), measured, gain)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What a resumed training needs to go on exactly: the offset and the window, as arrays by name."""
+        arrays = {"budget_offset": np.array(self.budget_offset)}
+        sliced = any(term.column for term in self.budgets)
+        for i, (features, means, member) in enumerate(self.history):
+            arrays |= {f"{i:04d}_features": features} | ({f"{i:04d}_member": member} if sliced else {})
+            arrays |= {f"{i:04d}_{field.name}": getattr(means, field.name) for field in fields(GroupMeans)}
+        return arrays
+
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Go on from what `state` gave."""
+        self.budget_offset = float(arrays["budget_offset"])
+        self.history.clear()
+        for i in range(sum(name.endswith("_features") for name in arrays)):
+            means = GroupMeans(**{field.name: arrays[f"{i:04d}_{field.name}"] for field in fields(GroupMeans)})
+            everywhere = np.ones((len(means.value), len(self.budgets)), bool)
+            self.history.append((arrays[f"{i:04d}_features"], means, arrays.get(f"{i:04d}_member", everywhere)))
 
     def _response_utility(self, batch: Batch) -> np.ndarray:
         if self.utility == "reward":
@@ -224,15 +275,10 @@ class LowerLevel:
         known = batch.response_group >= 0
         utility = np.full(len(batch.reward), np.nan)
         group = batch.response_group[known]
-        if len(np.unique(group)) < 2 and self.unsampled != "raise":
+        if len(np.unique(group)) < 2:
             utility[known] = 0.0
         else:
-            utility[known] = reward_margin(
-                batch.reward[known],
-                batch.prompt[known],
-                group,
-                unsampled=self.unsampled,  # pyright: ignore[reportArgumentType]
-            )
+            utility[known] = reward_margin(batch.reward[known], batch.prompt[known], group, unsampled="zero")
         return utility
 
     def _without_violating(self, values: np.ndarray, first: int, batch: Batch) -> np.ndarray:
@@ -248,10 +294,10 @@ class LowerLevel:
         return values
 
     def _window_values(self) -> tuple[np.ndarray, np.ndarray]:
-        """Values and tokens [W, K] of all prompts in the window, the last P rows being this batch's."""
+        """Values and tokens [W, G] of all prompts in the window, the last P rows being this batch's."""
         features = np.concatenate([f for f, _, _ in self.history])
         value, tokens, count, scatter = (
-            np.concatenate([getattr(cells, name) for _, cells, _ in self.history])
+            np.concatenate([getattr(means, name) for _, means, _ in self.history])
             for name in ("value", "tokens", "count", "scatter")
         )
         if self.utility == "group_mean" or features.shape[1] == 0:
@@ -271,7 +317,7 @@ find it a second (docs/log.md). Nodes and not seconds, so that every rank and ev
 
 
 def members(budgets: Sequence[BudgetTerm], slices: Mapping[str, np.ndarray], num_prompts: int) -> np.ndarray:
-    """Which prompts lie in the slice of which budget: bool [P, K].
+    """Which prompts are in the slice of which budget: bool [P, K].
 
     Args:
         budgets: K of them.
@@ -292,7 +338,7 @@ def solve_within(
     group: np.ndarray,
     tokens: np.ndarray,
     member: np.ndarray,
-    adjustment: float = 0.0,
+    budget_offset: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[int, float]]:
     """One candidate per prompt, the best inside all budgets; one that can't be kept gives way as little as it must.
 
@@ -302,19 +348,21 @@ def solve_within(
         problem: int [C], the prompt of each candidate.
         group: int [C], its response group.
         tokens: float [C].
-        member: bool [P, K]: which prompts lie in which budget's slice.
-        adjustment: added to every plain share.
+        member: bool [P, K]: which prompts are in which budget's slice.
+        budget_offset: added to every plain share.
 
     Returns:
-        Chosen candidates, bool [C]; prices [K]; amounts [K], adjusted; and for each budget that gave way the nearest
+        Chosen candidates, bool [C]; prices [K]; amounts [K], offset; and for each budget that gave way the nearest
         amount that can be kept.
 
     Raises:
         InfeasibleBudget: where giving way does not help.
     """
-    # Exactly as written, but where the feedback moves a share.
+    # Exactly as written, but where the offset moves a share.
     amounts = [
-        float(np.clip(float(term.amount) + adjustment, 0.0, 1.0)) if adjustment and term.is_plain_share else term.amount
+        float(np.clip(float(term.amount) + budget_offset, 0.0, 1.0))
+        if budget_offset and term.is_plain_share
+        else term.amount
         for term in budgets
     ]
     # Per prompt of the slice -> per prompt of all, exactly.
@@ -403,10 +451,12 @@ def _ridge_on(features: np.ndarray, target_WK: np.ndarray, use: np.ndarray) -> n
     n, y = len(x), target_WK[use] - y_mean
     gram, correlated = (x.T @ x).astype(float), (x.T @ y.astype(x.dtype)).astype(float)
     scale = np.sqrt(np.diag(gram) / n) + 1e-6
+    # X'X = V diag(eigenvalue) V' on standardised X: every penalty p then costs [D] operations.
     eigenvalue, axes = np.linalg.eigh(gram / np.outer(scale, scale))
     eigenvalue = np.maximum(eigenvalue, 0.0)
-    projected = axes.T @ (correlated / scale[:, None])  # [D, K]
+    projected = axes.T @ (correlated / scale[:, None])  # V' X'y [D, K]
     inverse = 1.0 / (eigenvalue + PENALTIES[:, None])  # [penalties, D]
+    # ||y - S y||^2, n - tr S - 1, and their score
     residual = (y**2).sum(0) - 2.0 * inverse @ projected**2 + (eigenvalue * inverse**2) @ projected**2
     freedom = n - 1.0 - (eigenvalue * inverse).sum(1)
     score = np.where(freedom[:, None] > 0, residual / np.maximum(freedom, 1e-9)[:, None] ** 2, np.inf)
@@ -436,57 +486,38 @@ def shrink(value: np.ndarray, fitted: np.ndarray, count: np.ndarray, scatter: np
     return np.where(seen, fitted + spread / (spread + noise) * (np.nan_to_num(value) - fitted), fitted)
 
 
-FEEDBACK_AFTER = 0.4
-"""Part of the training after which it sets in: the policy must have had time to learn its choice."""
+STEER_AFTER = 0.4
+"""Part of the training after which the offset sets in: the policy must have had time to learn its choice."""
 HEADROOM = 0.02
-"""Share of the prompts by which the feedback stays below the budget: it is a bound, not a target."""
+"""Share of the prompts by which the policy is held below the budget: it is a bound, not a target."""
+LARGEST_OFFSET = 0.1
 
 
-def adjust(adjustment: float, allowed: float | None, spent: float, measured: float, gain: float) -> float:
-    """Feedback from the share that the policy spends to the share that the allocation hands out.
+def next_budget_offset(
+    budget_offset: float, allowed: float | None, spent: float, measured: float, gain: float
+) -> float:
+    """Integral control from the share that the policy spends to the share that the allocation hands out.
 
-    Over its window the allocation hands out `allowed + adjustment`; on this batch it handed out `spent`, the difference
-    being the luck of the batch, which `measured`, the policy's share on the same prompts, has had too. Without it the
-    policy spends measured - (spent - allowed - adjustment), and that is moved towards allowed - HEADROOM.
+    Over its window the allocation hands out `allowed + budget_offset`; on this batch it handed out `spent`, the
+    difference being the luck of the batch, which `measured`, the policy's share on the same prompts, has had too.
+    Without that luck the policy spends measured - (spent - allowed - budget_offset), and this is moved towards
+    allowed - HEADROOM.
 
     Args:
-        adjustment: the present one.
-        allowed: the budget, or None while it does not bind: the adjustment then fades.
+        budget_offset: the present one.
+        allowed: the budget, or None while it does not bind: the offset then fades.
         spent: share of this batch's prompts that the allocation gave the response group.
         measured: mean probability with which the policy opens a response of that group on them.
         gain: of the integral control.
 
     Returns:
-        The next adjustment, in [-0.1, 0.1].
+        The next offset, in [-0.1, 0.1].
 
     Example:
-        >>> round(adjust(0.0, 0.5, spent=0.6, measured=0.63, gain=0.1), 4)  # three points too many, ten of luck
+        >>> round(next_budget_offset(0.0, 0.5, spent=0.6, measured=0.63, gain=0.1), 4)  # three points over, ten of luck
         -0.005
     """
     if allowed is None:
-        return (1.0 - gain) * adjustment
-    error = (allowed - HEADROOM) - (measured - (spent - allowed - adjustment))
-    return float(np.clip(adjustment + gain * error, -0.1, 0.1))
-
-
-def steered_budget(budgets: Sequence[BudgetTerm]) -> int | None:
-    """Which budget the feedback steers: the only one that caps a share of all prompts, else none."""
-    capped = [k for k, term in enumerate(budgets) if term.is_plain_share]
-    return capped[0] if len(capped) == 1 else None
-
-
-def adjusted(
-    adjustment: float, term: BudgetTerm, budget: int, selection: Selection, share: float, gain: float
-) -> float:
-    """The next adjustment after an update, for the steered budget.
-
-    Args:
-        adjustment: the present one.
-        term: the steered budget.
-        budget: its index.
-        selection: what the lower level chose.
-        share: mean probability with which the policy opens a response of that group on this batch's prompts.
-        gain: of the integral control.
-    """
-    allowed = float(term.amount) if selection.price[budget] > 0 else None
-    return adjust(adjustment, allowed, float(selection.spent[budget]), share, gain)
+        return (1.0 - gain) * budget_offset
+    error = (allowed - HEADROOM) - (measured - (spent - allowed - budget_offset))
+    return float(np.clip(budget_offset + gain * error, -LARGEST_OFFSET, LARGEST_OFFSET))

@@ -1,4 +1,7 @@
-"""The policy before training: what the KL holds bodies to, and what the gains are regressed on; sharded ones too."""
+"""The reference model pi_0, the policy before training: the KL penalty holds to it, and its states predict the gains.
+
+Also where a policy's parameters are split among processes (FSDP, ZeRO-3): what works then, and what is refused.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +75,7 @@ def check_sharding(args: IBPOConfig) -> None:
     """Refuse what would wait for ever, or write a part of the weights for the whole.
 
     Raises:
-        IbpoError: with the reason and the mend.
+        IbpoError: with the reason and the fix.
     """
     if not args.use_vllm:
         raise IbpoError(
@@ -83,7 +86,7 @@ def check_sharding(args: IBPOConfig) -> None:
         raise IbpoError("IBPOConfig: averaging needs whole parameters; with FSDP or ZeRO-3 set averaging=0")
 
 
-def make_initial_policy(trainer: Any) -> Any:
+def make_reference_model(trainer: Any) -> Any:
     """pi_0: a frozen copy of the policy; loaded anew and sharded like the policy where that is sharded.
 
     The parameters of a sharded model are in parts from the moment it is loaded (ZeRO-3), or on one rank only (FSDP):

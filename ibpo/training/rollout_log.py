@@ -31,52 +31,126 @@ PRICE = "price:"
 """What the column of a budget's price begins with."""
 
 
+# -- written by the trainer ---------------------------------------------------------------------------------------
+
+
+def log_settings(args: Any, names: Sequence[str]) -> dict[str, Any]:
+    """What `ibpo replay` has to know besides the candidates; goes into the metadata of every shard."""
+    price = args.price or ("batch" if args.utility in OF_RESPONSES else "running")
+    return {
+        "response_groups": list(names),
+        "budget": dict(args.budget or {}),
+        "utility": args.utility,
+        "min_gain": args.min_gain,
+        "window": args.window if price == "running" else 1,
+    }
+
+
+class RolloutLog:
+    """Writes `step-000012.parquet` files; a shard is whole or absent, and a repeated step replaces its shard.
+
+    A row per response: what it is (`problem_id`, `level`, `response_group`, `tokens`, `finish_reason`, `violations`),
+    what it earned (`score` as the reward functions gave it, `reward` as the allocation saw it: 0 if truncated or
+    violating), what it was worth (`margin` over the other groups' mean reward on its prompt, null where none was
+    sampled; `utility`, which decided), `price:KEY` of each budget, `chosen`, and its weights in the update.
+    """
+
+    def __init__(self, directory: Path, settings: dict[str, Any]) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.directory, self.settings = directory, settings
+
+    def begin(self, step: int) -> None:
+        """Remove the shards of this step and later ones: of another training, or of a future that a resume undoes."""
+        for path in self.directory.glob("step-*.parquet"):
+            if int(path.stem.removeprefix("step-")) >= step:
+                path.unlink()
+
+    def append(self, step: int, view: StepView, weights: np.ndarray) -> None:
+        """Record the candidates of one step; `weights` [R, 3]: of prefix, completion and KL penalty."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        names, selection, rows = view.names, view.selection, view.rows
+        columns = {
+            "step": np.full(len(rows), step),
+            "prompt": view.batch.prompt,
+            "problem_id": [row["problem_id"] for row in rows],
+            "level": [row["level"] for row in rows],
+            "response_group": [names[row["response_group"]] if row["response_group"] >= 0 else "" for row in rows],
+            "score": view.score,
+            "reward": view.batch.reward,
+            "margin": pa.array(view.margin, from_pandas=True),
+            "utility": selection.utility,
+            "tokens": [row["tokens"] for row in rows],
+            "finish_reason": [row["finish_reason"] for row in rows],
+            "violations": pa.array([row["violations"] for row in rows], pa.list_(pa.string())),
+            **{
+                f"{PRICE}{term.key}": np.full(len(rows), price)
+                for term, price in zip(view.budgets, selection.price, strict=True)
+            },
+            "chosen": selection.chosen,
+            "prefix_loss_weight": weights[:, 0],
+            "completion_loss_weight": weights[:, 1],
+            "kl_weight": weights[:, 2],
+        }
+        for column in sorted({term.column for term in view.budgets} - {"", *columns}):
+            columns[column] = [row["slices"][column] for row in rows]
+        table = pa.table(columns).replace_schema_metadata({METADATA: json.dumps(self.settings).encode()})
+        path = self.directory / f"step-{step:06d}.parquet"
+        partial = path.with_suffix(".partial")
+        pq.write_table(table, partial)
+        os.replace(partial, path)
+
+
+# -- read ---------------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LedgerTable:
-    """P prompts of all steps, in their order, from K response groups; NaN where a group was not sampled."""
+class RolloutTable:
+    """P prompts of all steps, in their order, from G response groups; NaN where a group was not sampled."""
 
     names: list[str]
     """Of the response groups, the standard one first."""
     settings: dict[str, Any]
-    """As the trainer wrote them; empty for ledgers of older versions."""
+    """As the trainer wrote them; empty for logs of older versions."""
     step: np.ndarray
     """int [P]."""
     utility: np.ndarray
-    """float [P, K]: the largest of the group's responses (utilities of groups are the same for all of them)."""
+    """float [P, G]: the largest of the group's responses (utilities of groups are the same for all of them)."""
     reward: np.ndarray
-    """float [P, K]: mean."""
+    """float [P, G]: mean."""
     tokens: np.ndarray
-    """float [P, K]: mean."""
+    """float [P, G]: mean."""
     chosen_group: np.ndarray
     """int [P]: of the response that the run chose; -1 where it chose none."""
     price: Mapping[str, np.ndarray]
-    """Key of a budget -> float [P], in that step; of the run's first one alone in ledgers of older versions."""
+    """Key of a budget -> float [P], in that step; of the run's first one alone in logs of older versions."""
     columns: Mapping[str, np.ndarray]
     """Column -> text [P]: `level`, `problem_id` and what budgets were sliced by."""
 
 
-def find_ledger(run: Path) -> Path:
-    """The folder of a run's shards: the folder itself, its `ledger`, or the only ledger below it.
+def find_rollout_log(run: Path) -> Path:
+    """The folder of a run's shards: itself, its `rollout_log` (`ledger`, in older versions), or the only one below.
 
     Raises:
         IbpoError: for none, or several: names them.
     """
     if not run.exists():
         raise IbpoError(f"{run}: there is no such run; name its folder, e.g. runs/gsm8k_smoke")
-    for place in (run, run / "ledger"):
+    for place in (run, run / "rollout_log", run / "ledger"):
         if place.is_dir() and any(place.glob("step-*.parquet")):
             return place
     below = sorted({shard.parent for shard in run.rglob("step-*.parquet")}) if run.is_dir() else []
     if len(below) == 1:
         return below[0]
     if not below:
-        raise IbpoError(f"{run}: holds no ledger (step-*.parquet); train with ledger_dir, as `ibpo train` does")
+        raise IbpoError(f"{run}: holds no rollout log (step-*.parquet); set rollout_log_dir, as `ibpo train` does")
     listed = ", ".join(str(place.parent) for place in below[:12])
-    raise IbpoError(f"{run}: holds {len(below)} ledgers; name one of {listed}")
+    raise IbpoError(f"{run}: holds {len(below)} rollout logs; name one of {listed}")
 
 
-def read_ledger(directory: Path) -> LedgerTable:
-    """All shards of a ledger.
+def read_rollout_log(directory: Path) -> RolloutTable:
+    """All shards of a rollout log.
 
     Raises:
         IbpoError: names the shard and what is wrong with it.
@@ -94,7 +168,7 @@ def read_ledger(directory: Path) -> LedgerTable:
             raise IbpoError(f"{shard}: is no Parquet file; remove it, or resume the run") from None
         missing = [name for name in NEEDED if name not in table.column_names]
         if missing or not table.num_rows:
-            raise IbpoError(f"{shard}: is no shard of a ledger: no column {', '.join(missing) or 'has rows'}")
+            raise IbpoError(f"{shard}: is no shard of a rollout log: no column {', '.join(missing) or 'has rows'}")
         settings = json.loads((table.schema.metadata or {}).get(METADATA, b"{}"))
         tables.append({name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names})
     if not all("prompt" in table for table in tables):
@@ -123,7 +197,7 @@ def read_ledger(directory: Path) -> LedgerTable:
     chosen[prompt[picked]] = group[picked]
     head = np.unique(prompt, return_index=True)[1]
     slices = [name for name in rows if name in ("level", "problem_id") or _is_slice(settings, name)]
-    return LedgerTable(
+    return RolloutTable(
         names=list(names),
         settings=settings,
         step=rows["step"][head].astype(int),
@@ -149,85 +223,20 @@ def _is_slice(settings: dict[str, Any], column: str) -> bool:
 
 
 def _by_length(rows: Mapping[str, np.ndarray]) -> list[str]:
-    """Older ledgers do not say which group is the standard one: the shortest responses."""
+    """Older logs do not say which group is the standard one: the shortest responses."""
     names = [name for name in dict.fromkeys(rows["response_group"].tolist()) if name]
     return sorted(names, key=lambda name: rows["tokens"][rows["response_group"] == name].mean())
 
 
 def _number_prompts(tables: list[dict[str, Any]]) -> None:
-    """Older ledgers do not number the prompts: siblings stand together, equally many for each prompt."""
+    """Older logs do not number the prompts: siblings stand together, equally many for each prompt."""
     runs = [len(list(rows)) for table in tables for _, rows in groupby(table["problem_id"].tolist())]
     num_siblings = gcd(*runs)
     for table in tables:
         table["prompt"] = np.arange(len(table["step"])) // num_siblings
 
 
-def ledger_settings(args: Any, names: Sequence[str]) -> dict[str, Any]:
-    """What `ibpo replay` has to know besides the candidates; goes into the metadata of every shard."""
-    price = args.price or ("batch" if args.utility in OF_RESPONSES else "running")
-    return {
-        "response_groups": list(names),
-        "budget": dict(args.budget or {}),
-        "utility": args.utility,
-        "min_gain": args.min_gain,
-        "window": args.window if price == "running" else 1,
-    }
-
-
-class Ledger:
-    """Writes `step-000012.parquet` files; a shard is whole or absent, and a repeated step replaces its shard.
-
-    A row per response: what it is (`problem_id`, `level`, `response_group`, `tokens`, `finish_reason`, `violations`),
-    what it earned (`score` as the reward functions gave it, `reward` as the allocation saw it: 0 if truncated or
-    violating), what it was worth (`margin` over the other groups' mean reward on its prompt, null where none was
-    sampled; `utility`, which decided), `price:KEY` of each budget, `chosen`, and its weights in the update.
-    """
-
-    def __init__(self, directory: Path, settings: dict[str, Any]) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        self.directory, self.settings = directory, settings
-
-    def begin(self, step: int) -> None:
-        """Remove the shards of this step and later ones: of another training, or of a future that a resume undoes."""
-        for path in self.directory.glob("step-*.parquet"):
-            if int(path.stem.removeprefix("step-")) >= step:
-                path.unlink()
-
-    def append(self, step: int, view: StepView, weights: np.ndarray) -> None:
-        """Record the candidates of one step; `weights` [R, 3]: of opening, body, anchor."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        names, selection, rows = view.names, view.selection, view.rows
-        columns = {
-            "step": np.full(len(rows), step),
-            "prompt": view.batch.prompt,
-            "problem_id": [row["problem_id"] for row in rows],
-            "level": [row["level"] for row in rows],
-            "response_group": [names[row["response_group"]] if row["response_group"] >= 0 else "" for row in rows],
-            "score": view.score,
-            "reward": view.batch.reward,
-            "margin": pa.array(view.margin, from_pandas=True),
-            "utility": selection.utility,
-            "tokens": [row["tokens"] for row in rows],
-            "finish_reason": [row["finish_reason"] for row in rows],
-            "violations": pa.array([row["violations"] for row in rows], pa.list_(pa.string())),
-            **{
-                f"{PRICE}{term.key}": np.full(len(rows), price)
-                for term, price in zip(view.budgets, selection.price, strict=True)
-            },
-            "chosen": selection.chosen,
-            "choice_weight": weights[:, 0],
-            "body_weight": weights[:, 1],
-            "anchor_weight": weights[:, 2],
-        }
-        for column in sorted({term.column for term in view.budgets} - {"", *columns}):
-            columns[column] = [row["slices"][column] for row in rows]
-        table = pa.table(columns).replace_schema_metadata({METADATA: json.dumps(self.settings).encode()})
-        path = self.directory / f"step-{step:06d}.parquet"
-        partial = path.with_suffix(".partial")
-        pq.write_table(table, partial)
-        os.replace(partial, path)
+# -- replayed under another budget --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -242,7 +251,7 @@ class Replay:
     """Steps in which a budget could not be kept with the responses at hand."""
 
 
-def replay(table: LedgerTable, budgets: Sequence[BudgetTerm], *, window: int, min_gain: float) -> Replay:
+def replay(table: RolloutTable, budgets: Sequence[BudgetTerm], *, window: int, min_gain: float) -> Replay:
     """Allocate step by step as the trainer would have: over the last `window` steps, keeping the last one's part.
 
     Recorded utilities are those of their own step; the trainer regresses older ones anew each time, and follows the
@@ -276,14 +285,14 @@ def replay(table: LedgerTable, budgets: Sequence[BudgetTerm], *, window: int, mi
     return Replay(assigned=assigned, price=price, num_missed=num_missed)
 
 
-def tokens_spent(table: LedgerTable) -> dict[str, float]:
+def tokens_spent(table: RolloutTable) -> dict[str, float]:
     """What `bind_budgets` takes a run to have spent: mean tokens of its choices, and of its response groups."""
     of_group = np.nanmean(table.tokens, 0)
     now = summary(table, table.chosen_group)["tokens"]
     return {"now": now, "cheapest": float(of_group.min()), "most_expensive": float(of_group.max())}
 
 
-def summary(table: LedgerTable, assigned: np.ndarray) -> dict[str, Any]:
+def summary(table: RolloutTable, assigned: np.ndarray) -> dict[str, Any]:
     """What an assignment is worth: shares, mean reward and tokens of the groups' recorded responses.
 
     Rewards are those that the choice was made by: optimistic, the more so the fewer responses a cell has. `random_mix`
@@ -302,7 +311,7 @@ def summary(table: LedgerTable, assigned: np.ndarray) -> dict[str, Any]:
     }
 
 
-def compare(table: LedgerTable, answer: Replay) -> dict[str, Any]:
+def compare(table: RolloutTable, answer: Replay) -> dict[str, Any]:
     """The run beside the replay: overall, by level, and which choices change."""
     both = (table.chosen_group >= 0) & (answer.assigned >= 0)
     before, after = table.chosen_group[both], answer.assigned[both]
@@ -332,9 +341,9 @@ def compare(table: LedgerTable, answer: Replay) -> dict[str, Any]:
     }
 
 
-def _part(table: LedgerTable, here: np.ndarray) -> LedgerTable:
+def _part(table: RolloutTable, here: np.ndarray) -> RolloutTable:
     arrays = ("step", "utility", "reward", "tokens", "chosen_group")
-    return LedgerTable(
+    return RolloutTable(
         names=table.names,
         settings=table.settings,
         columns={name: values[here] for name, values in table.columns.items()},

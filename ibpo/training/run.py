@@ -94,7 +94,7 @@ def _train(
     progress = ShowProgress(console)
     checkpoint = job.run.last_checkpoint()
     if checkpoint is None:
-        shutil.rmtree(job.run.ledger, ignore_errors=True)
+        shutil.rmtree(job.run.rollout_log, ignore_errors=True)
     try:
         trainer = IBPOTrainer(
             model=model,
@@ -215,7 +215,7 @@ SET_BY_RECIPE = {
     "budget": "[budget]",
     "generation_batch_size": "train.prompts_per_step",
     "learning_rate": "train.learning_rate",
-    "ledger_dir": "--out",
+    "rollout_log_dir": "--out",
     "max_completion_length": "train.max_completion_length",
     "max_steps": "train.steps",
     "num_generations": "train.rollouts_per_prompt",
@@ -295,7 +295,7 @@ def trainer_arguments(config: RunConfig, run: RunDir, *, num_processes: int = 1)
     try:
         return IBPOConfig(
             output_dir=str(run.checkpoints),
-            ledger_dir=str(run.ledger),
+            rollout_log_dir=str(run.rollout_log),
             max_steps=train.steps,
             learning_rate=train.learning_rate,
             seed=train.seed,

@@ -1,17 +1,26 @@
 """IBPO on TRL: GRPOTrainer with the advantages replaced by the weights of the allocation.
 
-One iteration is: sample (stratified over the response groups) -> reward -> allocation under the budget (lower level) ->
-one weighted-SFT step (upper level). TRL brings sampling order, optimiser, accelerate, checkpoints and logging; the
-weights go in through two of its methods, `_calculate_rewards` (sees all rewards of all ranks) and
-`_generate_and_score_completions` (returns the advantages, which may be per token). `_compute_loss` adds the anchor,
-`_get_per_token_logps_and_entropies` spares a forward pass, and `ibpo.training.checkpoints` overrides three more. What
-they rely on is pinned by `tests/training/test_trl_contract.py`.
+One iteration, in the order of this file:
+
+    rollouts      `_roll_out`                  sampled, equally many of each response group
+    scored rows   `_score_rows`                what every response of all ranks earned, and how the policy chooses
+    allocation    `weigh_responses`            the lower level: one response per prompt, inside the budget
+    weights       `weigh_responses`            what each response's prefix, completion and KL penalty weigh
+    loss          `_compute_loss`              weighted SFT per token, and the KL penalty
+
+TRL brings sampling order, optimiser, accelerate, checkpoints and logging. It calls three methods of ours in a step:
+`rollout_func` (`_roll_out`), `_calculate_rewards` (sees all rewards of all ranks), `_generate_and_score_completions`
+(returns the advantages, which may be per token); and `_compute_loss` in every part of an update. What one of them
+leaves for the next is in one record, `Handover`. `_get_per_token_logps_and_entropies` spares a forward pass, and
+`ibpo.training.checkpoints.ExactResume` overrides three methods more. All seven are compared with TRL's at start
+(`ibpo.training.trl_methods`), and what they rely on is pinned by `tests/training/test_trl_contract.py`.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,34 +36,84 @@ from ibpo.errors import IbpoError
 from ibpo.responses.groups import encode_groups
 from ibpo.training.budgets import read_budget
 from ibpo.training.checkpoints import AverageWeights, ExactResume, KeepLowerLevel
-from ibpo.training.config import IBPOConfig, check_arguments, check_groups, check_inputs, check_trl
-from ibpo.training.generation import look_at_prompts, prompt_token_ids, sample_stratified
+from ibpo.training.config import IBPOConfig, check_arguments, check_groups, check_inputs
+from ibpo.training.generation import batch_of, describe, look_at_prompts, prompt_token_ids, sample_stratified
 from ibpo.training.judge_reward import JudgeReward
-from ibpo.training.loss import anchor_loss, by_length, response_weights, take_rows, weighted_batch
-from ibpo.training.lower_level import FEEDBACK_AFTER, LowerLevel, adjusted, steered_budget
-from ibpo.training.monitoring import Guards, StepView, batch_of, describe
-from ibpo.training.reference_model import check_sharding, is_sharded, make_initial_policy
-from ibpo.training.rollout_log import Ledger, ledger_settings
+from ibpo.training.loss import by_length, draw_kl_rows, kl_penalty, kl_weight_at, take_rows, weighted_batch
+from ibpo.training.lower_level import STEER_AFTER, Batch, LowerLevel, Selection
+from ibpo.training.monitoring import Guards, StepView
+from ibpo.training.reference_model import check_sharding, is_sharded, make_reference_model
+from ibpo.training.rollout_log import RolloutLog, log_settings
+from ibpo.training.trl_methods import check_trl_methods
 from ibpo.types import Prompt, ResponseGroup
 
 logger = logging.getLogger("ibpo.training")
 
 
+@dataclass(kw_only=True, slots=True)
+class Handover:
+    """What one of TRL's calls leaves for the next, within one step."""
+
+    prompt_ids: list[list[int]] = field(default_factory=list)
+    """Token ids of this rank's prompts: `_roll_out` -> `_score_rows`."""
+    weights: np.ndarray = field(default_factory=lambda: np.zeros((0, 3)))
+    """Of all ranks' responses [R, 3]: `_calculate_rewards` -> `_generate_and_score_completions`."""
+    skips_scoring: bool = False
+    """Whether TRL is about to score rollouts under the policy that sampled them, which nothing here uses."""
+
+
+def weigh_responses(
+    lower_level: LowerLevel, batch: Batch, args: IBPOConfig, step: int, num_steps: int
+) -> tuple[Selection, np.ndarray]:
+    """From scored rows to weights: the allocation, and what it makes each response weigh in the update.
+
+    With z_j = 1 for the response that the allocation chose on its prompt, and r_j the reward,
+
+        prefix       c_j = prefix_loss_weight z_j                      (only where r_j > 0, unless `imitate_denied`)
+        completion   b_j = completion_loss_weight r_j z_j              (or of the best response of each group)
+        KL penalty   a_j = kl_weight(t)                                on responses drawn at random
+
+    Gradients are stopped through z: weighted SFT is the KL projection of the allocation on the policy (Yu et al. 2025,
+    section 3.2).
+
+    Args:
+        lower_level: the window and the budgets; it takes this batch in.
+        batch: the scored rows of all ranks.
+        args: the weights and what they apply to.
+        step: number of this update; with `args.seed` it fixes ties and which responses get the KL penalty.
+        num_steps: of the whole training.
+
+    Returns:
+        What was chosen, and float [R, 3]: weights of prefix, completion and KL penalty.
+    """
+    selection = lower_level.solve(batch, step)
+    reward, chosen = batch.reward, selection.chosen
+    usable = (reward > 0) & ~np.broadcast_to(batch.truncated, reward.shape)
+    # z for the prefix, and for the completion
+    of_prefix = chosen if args.imitate_denied else chosen & usable
+    of_completion = usable & (selection.best if args.imitate_completions == "every_group" else chosen)
+    if args.imitate_completions == "rewarded":  # RFT: both, whatever was chosen
+        of_prefix = of_completion = usable
+    rng = np.random.default_rng([args.seed, step, 1])
+    penalised = draw_kl_rows(batch.prompt, batch.response_group, args.kl_share, rng) & ~batch.truncated
+    c = np.where(of_prefix, args.prefix_loss_weight, 0.0)
+    b = np.where(of_completion, args.completion_loss_weight * np.minimum(reward, 1.0), 0.0)
+    a = np.where(penalised, kl_weight_at(args, step / num_steps), 0.0)
+    return selection, np.stack([c, b, a], 1)
+
+
 class IBPOTrainer(ExactResume):
-    """Trains a policy to spend its costlier response groups where they pay, inside a budget.
+    """Trains a policy to spend its more expensive response groups where they pay, inside a budget.
 
-    Minimises
+    Minimises, over this step's P prompts,
 
-        - (1/P) sum_i [ choice_weight * log pi(opening_i) + body_weight * r_i * log pi(body_i | opening_i) ]
-        + (1/P) anchor_weight sum_{j, t} KL( pi_0(. | y_j,<t) || pi(. | y_j,<t) )
+        - (1/P) sum_j [ c_j log pi(prefix_j) + b_j log pi(completion_j | prefix_j) ]
+        + (1/P) sum_j a_j sum_t KL( pi_0(. | y_j,<t) || pi(. | y_j,<t) )
 
-    over this step's P prompts, where i runs over the responses that the lower level chose, one per prompt (for
-    bodies, at wish, the best of every response group: `imitate_bodies`), gradients stopped through the choice:
-    weighted SFT, the KL projection of the allocation on the policy (Yu et al. 2025, section 3.2). The anchor is
-    ours: j runs over a random part of the policy's own responses, t over their bodies. It is exact in the
-    vocabulary and vanishes at pi_0: it holds the bodies without adding noise to the choice, which replayed
-    responses and sampled estimates of the divergence did (docs/log.md). Its weight grows
-    (`ibpo.training.loss.anchor_weight_at`).
+    with the weights c, b and a of `weigh_responses`, and t over the tokens behind the prefix. The KL penalty is ours.
+    It is exact in the vocabulary and vanishes at the reference model pi_0: it holds the completions without adding
+    noise to the choice, which replayed responses and sampled estimates of the divergence did (docs/log.md). Its weight
+    grows (`ibpo.training.loss.kl_weight_at`).
 
     Args:
         model: a causal LM, or its directory or hub id.
@@ -62,12 +121,12 @@ class IBPOTrainer(ExactResume):
         response_groups: two or more; the first is the standard one.
         args: the configuration.
         train_dataset: rows with `prompt` and whatever the reward functions take; `problem_id` and `level`, if there,
-            go to the ledger.
+            go to the rollout log.
         **kwargs: passed on to `trl.GRPOTrainer`; not `rollout_func`, `tools` and `environment_factory`.
 
     Raises:
         IbpoError: for response groups that share their first token, a budget for a group that does not exist, what
-            would make the update another one (see `IBPOConfig`), or a release of TRL that is not verified.
+            would make the update another one (see `IBPOConfig`), or a TRL whose methods are called in another way.
     """
 
     # Narrower than what TRL and transformers declare.
@@ -87,7 +146,7 @@ class IBPOTrainer(ExactResume):
         train_dataset: Any,
         **kwargs: Any,
     ) -> None:
-        check_trl()
+        check_trl_methods(GRPOTrainer, IBPOTrainer)
         check_arguments(args, kwargs)
         super().__init__(
             model=model,
@@ -117,18 +176,17 @@ class IBPOTrainer(ExactResume):
                 min_gain=args.min_gain,
                 seed=args.seed,
                 price=args.price,
-                unsampled=args.unsampled,
             )
         except ValueError as error:
             raise IbpoError(f"IBPOConfig: {error}") from None
+        self.handover = Handover()
         self.guards = Guards(args.guards)
-        self.adjustment = 0.0
-        self._scoring = False
         self._needs_features = args.utility in ("shrunken", "regression")
-        self.initial_policy: Any = None
-        if args.anchor_share > 0 or self._needs_features:
-            self.initial_policy = make_initial_policy(self)
-        self.ledger = Ledger(Path(args.ledger_dir), ledger_settings(args, names)) if args.ledger_dir else None
+        self.reference_model: Any = None
+        if args.kl_share > 0 or self._needs_features:
+            self.reference_model = make_reference_model(self)
+        directory = args.rollout_log_dir
+        self.rollout_log = RolloutLog(Path(directory), log_settings(args, names)) if directory else None
         if args.averaging > 0:
             self.add_callback(AverageWeights(self, args.averaging))
         # Last: its file marks a checkpoint as whole.
@@ -142,38 +200,29 @@ class IBPOTrainer(ExactResume):
             raise IbpoError(f"IBPOConfig: budget: the data set has no column {column!r}; {nearest(column, known)}")
         return None if isinstance(dataset, IterableDataset) else {str(value) for value in dataset.unique(column)}
 
+    # -- rollouts ------------------------------------------------------------------------------------------------
+
     def _roll_out(self, prompts: list[Prompt], trainer: GRPOTrainer) -> dict[str, Any]:
         """TRL's `rollout_func`: responses of the policy."""
         del trainer
-        self._prompt_ids = [prompt_token_ids(self, prompt) for prompt in prompts]
-        return {
-            "prompt_ids": self._prompt_ids,
-            "completion_ids": sample_stratified(self, self._prompt_ids),
-            "logprobs": None,
-        }
+        prompt_ids = self.handover.prompt_ids = [prompt_token_ids(self, prompt) for prompt in prompts]
+        return {"prompt_ids": prompt_ids, "completion_ids": sample_stratified(self, prompt_ids), "logprobs": None}
 
-    # -- lower level ---------------------------------------------------------------------------------------------
+    # -- scored rows -> allocation -> weights --------------------------------------------------------------------
 
     def _calculate_rewards(
         self, inputs: list[dict], prompts: list, completions: list, completion_ids_list: list[list[int]]
     ) -> torch.Tensor:
+        """TRL's rewards of all ranks; in training, the weights of the update follow from them."""
         rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         if not self.model.training:
             return rewards_per_func
         score = (rewards_per_func * self.reward_weights.to(rewards_per_func)).nansum(1).double().cpu().numpy()
-        scored = [func.scored for func in self.reward_funcs if isinstance(func, JudgeReward)]
-        columns = {term.column for term in self.budgets if term.column}
-        rows = gather_object(
-            describe(inputs, completion_ids_list, self.groups, set(self.eos_token_ids), columns, scored)
+        rows, batch, share = self._score_rows(inputs, completion_ids_list, score)
+        selection, weights = weigh_responses(
+            self.lower_level, batch, self.args, self.state.global_step, self.state.max_steps
         )
-        prompt = np.arange(len(rows)) // self.num_generations
-        features, share = look_at_prompts(self, self._prompt_ids, prompt, with_features=self._needs_features)
-        batch = batch_of(rows, score, prompt, features)
-        selection = self.lower_level.solve(batch, self.state.global_step, self.adjustment)
-        truncated = np.array([row["finish_reason"] == "length" for row in rows])
-        self._weights = response_weights(
-            selection, batch, truncated, self.args, self.state.global_step, self.state.max_steps
-        )
+        self.handover.weights = weights
         view = StepView(
             names=[group.name for group in self.response_groups],
             budgets=self.budgets,
@@ -181,43 +230,52 @@ class IBPOTrainer(ExactResume):
             rows=rows,
             batch=batch,
             score=score,
-            truncated=truncated,
             share=share,
             selection=selection,
         )
-        self._record(view)
+        self._record(view, weights)
         return rewards_per_func
 
-    def _record(self, view: StepView) -> None:
-        """Metrics, feedback, guards and ledger."""
+    def _score_rows(
+        self, inputs: list[dict], completion_ids_list: list[list[int]], score: np.ndarray
+    ) -> tuple[list[dict[str, Any]], Batch, np.ndarray]:
+        """What is known of every response of all ranks, as rows and as arrays, and the policy's choice [P, G]."""
+        scored = [func.scored for func in self.reward_funcs if isinstance(func, JudgeReward)]
+        columns = {term.column for term in self.budgets if term.column}
+        rows = gather_object(
+            describe(inputs, completion_ids_list, self.groups, set(self.eos_token_ids), columns, scored)
+        )
+        prompt = np.arange(len(rows)) // self.num_generations
+        features, share = look_at_prompts(self, self.handover.prompt_ids, prompt, with_features=self._needs_features)
+        return rows, batch_of(rows, score, prompt, features), share
+
+    def _record(self, view: StepView, weights: np.ndarray) -> None:
+        """Metrics, the budget's offset, rollout log and guards."""
         step, metrics = self.state.global_step, self._metrics["train"]
         for key, value in view.metrics().items():
             metrics[key].append(value)
-        steered = steered_budget(self.budgets) if self.args.feedback else None
-        if steered is not None:
-            if step >= FEEDBACK_AFTER * self.state.max_steps:
-                term = self.budgets[steered]
-                share = float(view.share.mean(0)[term.group])
-                self.adjustment = adjusted(self.adjustment, term, steered, view.selection, share, self.args.feedback)
-            metrics["ibpo/adjustment"].append(self.adjustment)
-        if self.ledger and self.accelerator.is_main_process:
-            self.ledger.append(step, view, self._weights)
+        if self.args.integral_gain and self.lower_level.steered is not None:
+            if step >= STEER_AFTER * self.state.max_steps:
+                self.lower_level.steer(view.selection, view.share, self.args.integral_gain)
+            metrics["ibpo/budget_offset"].append(self.lower_level.budget_offset)
+        if self.rollout_log and self.accelerator.is_main_process:
+            self.rollout_log.append(step, view, weights)
         for warning in self.guards.look(step + 1, view):
             if self.accelerator.is_main_process:
                 logger.warning("step %d: %s", step + 1, warning)
 
-    # -- upper level ---------------------------------------------------------------------------------------------
+    # -- weights -> loss -----------------------------------------------------------------------------------------
 
     def _generate_and_score_completions(self, inputs: list[dict]) -> dict[str, Any]:
         """TRL's batch, its advantages replaced by weights per token [B, T], rows without any weight dropped."""
-        self._scoring = self.model.training and self.beta == 0.0
+        self.handover.skips_scoring = self.model.training and self.beta == 0.0
         out = super()._generate_and_score_completions(inputs)
-        self._scoring = False
+        self.handover.skips_scoring = False
         if not self.model.training:
             return out
         kept, weights = weighted_batch(
             out,
-            self._weights,
+            self.handover.weights,
             self.groups,
             num_generations=self.num_generations,
             max_completion_length=self.max_completion_length,
@@ -234,36 +292,38 @@ class IBPOTrainer(ExactResume):
         self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, *args: Any, **kwargs: Any
     ) -> Any:
         """TRL's, but not of the policy that sampled: weighted SFT has no ratio to it, and it costs a forward pass."""
-        if self._scoring:
+        if self.handover.skips_scoring:
             return torch.zeros(len(input_ids), logits_to_keep, device=input_ids.device), None, None
         return super()._get_per_token_logps_and_entropies(
             model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
         )
 
-    def _gather(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Of all ranks, one after the other; every rank must bring the same shape."""
-        gathered: Any = self.accelerator.gather(tensor)
-        return gathered
-
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        """TRL's loss of the rows that are imitated, and the anchor of those that are held."""
+        """TRL's loss of the rows that are imitated, and the KL penalty of those that were drawn for it."""
         imitated = inputs["advantages"].any(1) if inputs["advantages"].dim() > 1 else None
         if imitated is None or not self.model.training:
             return super()._compute_loss(model, inputs)
         index, size = imitated.nonzero()[:, 0], len(imitated)
-        held = inputs["anchor"].any()
+        penalised = inputs["kl_weight"].any()
         several = self.accelerator.num_processes > 1
-        if several:  # every rank brings as many rows, and anchors if one does: each forward pass communicates
-            most = self._gather(torch.stack([imitated.sum(), held.long()])).view(-1, 2).amax(0)
-            index, held = (~imitated).long().argsort(stable=True)[: most[0]], most[1]
+        if several:  # every rank brings as many rows, and a penalty if one does: each forward pass communicates
+            most = self._gather(torch.stack([imitated.sum(), penalised.long()])).view(-1, 2).amax(0)
+            index, penalised = (~imitated).long().argsort(stable=True)[: most[0]], most[1]
         if not len(index):
             index = imitated.new_zeros(1, dtype=torch.long)
+        # - (1/P) sum_j [c_j log pi(prefix_j) + b_j log pi(completion_j | prefix_j)]
         parts = [index] if several else by_length(index, inputs["completion_mask"])  # several ranks must run alike
         losses = [super(IBPOTrainer, self)._compute_loss(model, take_rows(inputs, part)) for part in parts]
         # The normaliser of dr_grpo counts rows: undo what leaving some out changes.
         loss = torch.stack([part_loss * len(part) / size for part_loss, part in zip(losses, parts, strict=True)]).sum()
-        if not held:
+        if not penalised:
             return loss
-        pull = anchor_loss(model, self.initial_policy, inputs, self.temperature, in_step=several)
-        self._metrics["train"]["ibpo/anchor"].append(self._gather(pull.detach()).mean().item())
-        return loss + pull
+        # + (1/P) sum_j a_j sum_t KL(pi_0 || pi)
+        penalty = kl_penalty(model, self.reference_model, inputs, self.temperature, in_step=several)
+        self._metrics["train"]["ibpo/kl"].append(self._gather(penalty.detach()).mean().item())
+        return loss + penalty
+
+    def _gather(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Of all ranks, one after the other; every rank must bring the same shape."""
+        gathered: Any = self.accelerator.gather(tensor)
+        return gathered

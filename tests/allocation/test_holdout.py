@@ -30,7 +30,7 @@ def test_finds_the_gain_where_problems_differ():
     row = holdout_value(*log(accuracy, [1, 9]), budgets=[5], num_splits=10)[0]
     assert row.gain > 0.15 and row.gain > 5 * row.gain_stderr
     assert row.always_cheapest < row.random_mix < row.reward
-    assert row.kept == pytest.approx(row.reward / row.always_dearest) and row.kept > 0.95
+    assert row.kept == pytest.approx(row.reward / row.always_most_expensive) and row.kept > 0.95
     assert sum(row.share.values()) == pytest.approx(1)
 
 

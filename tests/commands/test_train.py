@@ -66,9 +66,9 @@ def test_train_evaluate_report(model, tmp_path):
     assert "0 of 8" in (out / "report.md").read_text()
     steps = [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert sorted(set(steps)) == [1, 2]
-    names = {"config.toml", "metrics.jsonl", "ledger", "checkpoints", "model", "report.md", "results.json"}
+    names = {"config.toml", "metrics.jsonl", "rollout_log", "checkpoints", "model", "report.md", "results.json"}
     assert {path.name for path in out.iterdir()} == names
-    assert len(list((out / "ledger").glob("step-*.parquet"))) == 2
+    assert len(list((out / "rollout_log").glob("step-*.parquet"))) == 2
 
     assert_one_line(run(*options(model, out, "train.steps=2")), "holds a finished run; name another folder")
     again = run(*options(model, out, "train.steps=2"), "--resume")
@@ -127,7 +127,7 @@ rubric = "Be kind."
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     for row in results["held_out"]:  # of the held-out ones only the rubric that gives the reward is asked
         assert row["num_right"] == row["num_problems"] - row["num_truncated"]
-    ledger = pq.read_table(tmp_path / "run" / "ledger").to_pylist()
+    ledger = pq.read_table(tmp_path / "run" / "rollout_log").to_pylist()
     assert {name for row in ledger for name in row["violations"]} <= {"rubric", "truncated"}
     ended = [row for row in ledger if "truncated" not in row["violations"]]
     assert len({row["level"] for row in ledger}) == 2 and all(
@@ -181,7 +181,7 @@ def test_the_smoke_recipe_runs_unchanged(tmp_path, monkeypatch):
     out = tmp_path / "run"
     result = run(RECIPE, "--out", out)
     assert result.exit_code == 0, result.output
-    assert "step 3/3" in result.stderr and len(list((out / "ledger").iterdir())) == 3
+    assert "step 3/3" in result.stderr and len(list((out / "rollout_log").iterdir())) == 3
     results = json.loads((out / "results.json").read_text())
     assert results["model"] == "embedded:thinking" and results["budget"] == {"extended": 0.5}
     assert [row["num_problems"] for row in results["held_out"]] == [8, 8, 8]
@@ -321,5 +321,5 @@ def test_a_recipe_runs_in_two_processes(model, tmp_path):
     arguments = options("embedded:thinking", out, "train.steps=1")
     done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert (out / "model" / "model.safetensors").exists() and len(list((out / "ledger").iterdir())) == 1
+    assert (out / "model" / "model.safetensors").exists() and len(list((out / "rollout_log").iterdir())) == 1
     assert (out / "checkpoints" / "checkpoint-1" / "ibpo_state.npz").exists()

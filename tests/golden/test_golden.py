@@ -112,12 +112,12 @@ def train_three_updates(folder: Path) -> dict:
         utility="regression",
         min_gain=0.2,
         window=128,
-        anchor_share=1.0,
-        anchor_weight_start=0.2,
-        anchor_weight=0.5,
-        imitate_bodies="every_group",
-        body_weight=0.3,
-        feedback=0.1,
+        kl_share=1.0,
+        kl_weight_start=0.2,
+        kl_weight=0.5,
+        imitate_completions="every_group",
+        completion_loss_weight=0.3,
+        integral_gain=0.1,
     )
     trainer.train()
     steps = [step for step in trainer.state.log_history if "loss" in step]

@@ -15,8 +15,8 @@ from ibpo.rewards.exact import ExactJudge
 from ibpo.rollouts.sampler import Request, Sampled
 from ibpo.rollouts.scoring import rollout_of_ids, rollout_of_row, score
 from ibpo.rollouts.store import RolloutStore
+from ibpo.training.generation import describe
 from ibpo.training.judge_reward import JudgeReward
-from ibpo.training.monitoring import describe
 from ibpo.types import Problem, Rollout
 
 GROUPS = (DIRECT.group, THINKING_ON.group)

@@ -8,10 +8,8 @@ import pytest
 
 from ibpo.allocation import allocate
 from ibpo.errors import IbpoError
-from ibpo.serving.book import TOTAL
 from ibpo.serving.calibration import Calibration, save_calibration
-from ibpo.serving.controller import Controller, Option
-from ibpo.serving.plan import Budget, Plan, Terms, read_plan
+from ibpo.serving.controller import TOTAL, BudgetPolicy, Candidate, Controller, ServingPolicy, TenantPolicy, read_policy
 
 SHARE = {"long": {"mean": 0.3, "response_group": "long"}}
 TOKENS = {"tokens": {"mean": 6000.0}}
@@ -19,8 +17,8 @@ TOKENS = {"tokens": {"mean": 6000.0}}
 
 def two(gain, short=1200.0, long=14000.0):
     return [
-        Option(response_group="short", gain=0.0, cost={"tokens": short}),
-        Option(response_group="long", gain=gain, cost={"tokens": long}),
+        Candidate(response_group="short", gain=0.0, cost={"tokens": short}),
+        Candidate(response_group="long", gain=gain, cost={"tokens": long}),
     ]
 
 
@@ -42,7 +40,7 @@ def stream(controller, gains, short, long, *, tenant=lambda i: "", latency=0, st
         waiting.append((made.request_id, cost[i]))
         if len(waiting) > latency:
             name, spent = waiting.pop(0)
-            given = {"tokens": spent} if any(b.name == "tokens" for b in controller.plan.budgets) else None
+            given = {"tokens": spent} if any(b.name == "tokens" for b in controller.policy.budgets) else None
             assert controller.settle(name, given)
     return cost, value
 
@@ -56,7 +54,7 @@ def best(gains, short, long, mean):
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.75])
 def test_a_share_is_held_in_every_window_and_keeps_its_value(share):
     gains = np.random.default_rng(0).random(6000)
-    plan = Plan.from_dict({"budget": {"long": {"mean": share, "response_group": "long"}}})
+    plan = ServingPolicy.from_dict({"budget": {"long": {"mean": share, "response_group": "long"}}})
     cost, value = stream(Controller(plan), gains, np.zeros(6000), np.ones(6000))
     assert np.abs(windows(cost) - share).max() <= 0.01
     kept = np.sort(gains)[::-1][: int(cost.sum())].sum()
@@ -67,7 +65,7 @@ def test_tokens_are_held_in_every_window_and_keep_their_value():
     rng = np.random.default_rng(1)
     gains = rng.random(6000)
     short, long = 1200 * np.exp(rng.normal(0, 0.4, 6000)), 14000 * np.exp(rng.normal(0, 0.4, 6000))
-    cost, value = stream(Controller(Plan.from_dict({"budget": TOKENS})), gains, short, long)
+    cost, value = stream(Controller(ServingPolicy.from_dict({"budget": TOKENS})), gains, short, long)
     assert np.abs(windows(cost)[512:] / 6000 - 1).max() <= 0.01
     assert value.sum() >= 0.95 * best(gains, short, long, cost.mean())
 
@@ -75,11 +73,11 @@ def test_tokens_are_held_in_every_window_and_keep_their_value():
 def test_several_budgets_hold_together_and_the_slack_one_has_no_price():
     rng = np.random.default_rng(2)
     gains, short, long = rng.random(4000), np.full(4000, 1000.0), rng.choice([5000.0, 40000.0], 4000)
-    controller = Controller(Plan.from_dict({"budget": {**SHARE, "tokens": {"mean": 50000.0}}}))
+    controller = Controller(ServingPolicy.from_dict({"budget": {**SHARE, "tokens": {"mean": 50000.0}}}))
     cost, _ = stream(controller, gains, short, long)
     assert np.abs(windows(cost > 1000) - 0.3).max() <= 0.01
     assert controller.prices[1] == 0.0
-    controller = Controller(Plan.from_dict({"budget": {**SHARE, "tokens": {"mean": 6000.0}}}))
+    controller = Controller(ServingPolicy.from_dict({"budget": {**SHARE, "tokens": {"mean": 6000.0}}}))
     cost, _ = stream(controller, gains, short, long)
     assert windows(cost).max() <= 6000 * 1.01
     assert windows(cost > 1000).max() <= 0.31
@@ -88,13 +86,13 @@ def test_several_budgets_hold_together_and_the_slack_one_has_no_price():
 
 def test_three_response_groups():
     rng = np.random.default_rng(3)
-    controller = Controller(Plan.from_dict({"budget": {"tokens": {"mean": 3000.0}}}))
+    controller = Controller(ServingPolicy.from_dict({"budget": {"tokens": {"mean": 3000.0}}}))
     utility, cost, taken = [], [], []
     for i in range(4000):
         middle, top = sorted(rng.random(2))
         options = [("low", 0.0, 500.0), ("medium", middle, 3000.0), ("high", top, 9000.0)]
         made = controller.decide(
-            [Option(response_group=name, gain=gain, cost={"tokens": c}) for name, gain, c in options],
+            [Candidate(response_group=name, gain=gain, cost={"tokens": c}) for name, gain, c in options],
             request_id=str(i),
             now=0.0,
         )
@@ -110,9 +108,9 @@ def test_three_response_groups():
     assert value.sum() >= 0.97 * bound
 
 
-def test_wrong_estimates_are_mended_by_what_responses_cost():
+def test_wrong_estimates_are_corrected_by_what_responses_cost():
     rng = np.random.default_rng(4)
-    controller = Controller(Plan.from_dict({"budget": TOKENS}))
+    controller = Controller(ServingPolicy.from_dict({"budget": TOKENS}))
     cost = np.zeros(8000)
     waiting = []
     for i in range(8000):
@@ -129,7 +127,7 @@ def test_an_abrupt_shift_is_noticed_and_the_budget_held():
     rng = np.random.default_rng(5)
     easy, hard = rng.random(3000) * 0.2, 0.5 + rng.random(3000) * 0.5
     gains = np.concatenate([easy, hard, easy])
-    controller = Controller(Plan.from_dict({"budget": SHARE}))
+    controller = Controller(ServingPolicy.from_dict({"budget": SHARE}))
     cost, value = stream(controller, gains, np.zeros(9000), np.ones(9000))
     assert controller.num_drifts >= 2
     assert np.abs(windows(cost) - 0.3).max() <= 0.01
@@ -138,11 +136,11 @@ def test_an_abrupt_shift_is_noticed_and_the_budget_held():
     assert value[late].sum() >= 0.97 * np.sort(gains[late])[::-1][: int(cost[late].sum())].sum()
 
 
-def test_no_gain_spends_nothing_and_saves_up_no_more_than_carry():
-    controller = Controller(Plan.from_dict({"budget": SHARE}))
+def test_no_gain_spends_nothing_and_saves_up_no_more_than_the_burst():
+    controller = Controller(ServingPolicy.from_dict({"budget": SHARE}))
     cost, _ = stream(controller, np.full(500, -0.1), np.zeros(500), np.ones(500))
     assert cost.sum() == 0
-    assert controller.left("long") == 5.0
+    assert controller.balance_of("long") == 5.0
     cost, _ = stream(controller, np.ones(1000), np.zeros(1000), np.ones(1000), start=500)
     assert cost.sum() <= 300 + 10
 
@@ -156,7 +154,7 @@ def test_a_tenant_gets_its_promise_and_the_rest_goes_to_the_gains():
         ({"fair_share": 0.5}, 0.15),
         ({"tenant": {"quiet": {"at_least": {"long": 0.6}}}}, 0.6),
     ):
-        controller = Controller(Plan.from_dict({"budget": SHARE, **terms}))
+        controller = Controller(ServingPolicy.from_dict({"budget": SHARE, **terms}))
         cost, value = stream(controller, gains, np.zeros(8000), np.ones(8000), tenant=lambda i: str(who[i]))
         quiet = who == "quiet"
         assert cost.mean() == pytest.approx(0.3, abs=0.002)
@@ -170,9 +168,9 @@ def test_a_tenant_gets_its_promise_and_the_rest_goes_to_the_gains():
 
 def test_a_ceiling_of_a_slice_is_held():
     rng = np.random.default_rng(7)
-    plan = Plan(
-        budgets=(Budget(name="long", mean=0.3, response_group="long"),),
-        slices={"law": Terms(at_most={"long": 0.1})},
+    plan = ServingPolicy(
+        budgets=(BudgetPolicy(name="long", mean=0.3, response_group="long"),),
+        slices={"law": TenantPolicy(at_most={"long": 0.1})},
     )
     controller = Controller(plan)
     taken = []
@@ -186,34 +184,34 @@ def test_a_ceiling_of_a_slice_is_held():
 
 
 def test_deciding_and_settling_again_counts_once():
-    controller = Controller(Plan.from_dict({"budget": SHARE}))
+    controller = Controller(ServingPolicy.from_dict({"budget": SHARE}))
     first = controller.decide(two(1.0), request_id="a", now=0.0)
     assert controller.decide(two(-1.0), request_id="a", now=1.0) == first
-    assert controller.book.tallies(TOTAL)[0].num_requests == 1
+    assert controller.store.buckets(TOTAL)[0].num_requests == 1
     assert controller.settle("a")
     assert not controller.settle("a")
     assert not controller.cancel("a")
-    tally = controller.book.tallies(TOTAL)[0]
-    assert (tally.num_requests, tally.spent, tally.estimated) == (1, 1.0, 0.0)
+    bucket = controller.store.buckets(TOTAL)[0]
+    assert (bucket.num_requests, bucket.spent, bucket.estimated) == (1, 1.0, 0.0)
     controller.decide(two(1.0), request_id="b", now=0.0)
     assert controller.cancel("b")
-    assert (tally.num_requests, tally.spent, tally.estimated) == (1, 1.0, 0.0)
-    assert controller.left("long") == pytest.approx(0.3 - 1.0)
+    assert (bucket.num_requests, bucket.spent, bucket.estimated) == (1, 1.0, 0.0)
+    assert controller.balance_of("long") == pytest.approx(0.3 - 1.0)
 
 
 def test_a_lost_request_is_settled_at_its_reserve():
-    controller = Controller(Plan.from_dict({"budget": TOKENS}))
-    option = Option(response_group="long", gain=1.0, cost={"tokens": 10.0}, reserve={"tokens": 50.0})
+    controller = Controller(ServingPolicy.from_dict({"budget": TOKENS}))
+    option = Candidate(response_group="long", gain=1.0, cost={"tokens": 10.0}, reserve={"tokens": 50.0})
     controller.decide([option], request_id="a", now=1.0)
     controller.decide([option], request_id="b", now=3.0)
     assert controller.expire(2.0) == ["a"]
-    assert controller.book.tallies(TOTAL)[0].spent == 50.0
+    assert controller.store.buckets(TOTAL)[0].spent == 50.0
     assert not controller.settle("a")
 
 
 def test_the_state_goes_through_json_bit_for_bit():
     rng = np.random.default_rng(8)
-    plan = Plan.from_dict(
+    plan = ServingPolicy.from_dict(
         {
             "budget": {**SHARE, "tokens": {"mean": 5000.0}},
             "fair_share": 0.5,
@@ -224,7 +222,7 @@ def test_the_state_goes_through_json_bit_for_bit():
     def step(controller, i, row):
         gain, short, long, tenant, part, end, cost = row
         made = controller.decide(
-            [*two(gain, short, long), Option(response_group="medium", gain=gain / 2, cost={"tokens": long / 3})][
+            [*two(gain, short, long), Candidate(response_group="medium", gain=gain / 2, cost={"tokens": long / 3})][
                 : 2 + i % 2
             ],
             request_id=str(i),
@@ -268,7 +266,7 @@ def test_the_state_goes_through_json_bit_for_bit():
     ],
 )
 def test_a_strange_state_is_refused(change, message):
-    plan = Plan.from_dict({"budget": SHARE})
+    plan = ServingPolicy.from_dict({"budget": SHARE})
     state = Controller(plan).state_dict()
     change(state)
     with pytest.raises(IbpoError, match=message):
@@ -276,14 +274,14 @@ def test_a_strange_state_is_refused(change, message):
 
 
 def test_bad_requests_change_nothing():
-    controller = Controller(Plan.from_dict({"budget": TOKENS}))
+    controller = Controller(ServingPolicy.from_dict({"budget": TOKENS}))
     before = json.dumps(controller.state_dict())
     for options, message in (
         ([], "no response group"),
-        ([Option(response_group="long", gain=math.nan, cost={"tokens": 1.0})], "gain is nan"),
-        ([Option(response_group="long", gain=0.0)], "no cost for the budget 'tokens'"),
-        ([Option(response_group="long", gain=0.0, cost={"tokens": -1.0})], "cost of tokens is -1.0"),
-        ([Option(response_group="long", gain=0.0, cost={"tokens": 1.0}, reserve={"tokens": math.inf})], "reserve"),
+        ([Candidate(response_group="long", gain=math.nan, cost={"tokens": 1.0})], "gain is nan"),
+        ([Candidate(response_group="long", gain=0.0)], "no cost for the budget 'tokens'"),
+        ([Candidate(response_group="long", gain=0.0, cost={"tokens": -1.0})], "cost of tokens is -1.0"),
+        ([Candidate(response_group="long", gain=0.0, cost={"tokens": 1.0}, reserve={"tokens": math.inf})], "reserve"),
     ):
         with pytest.raises(IbpoError, match=message):
             controller.decide(options, request_id="a", now=0.0)
@@ -304,6 +302,10 @@ def test_bad_requests_change_nothing():
         ({"budget": {"x": {}}}, "no mean"),
         ({"budget": {"x": {"mean": "a"}}}, "must be a number"),
         ({"budget": {"x": {"mean": 1, "maen": 2}}}, "unknown field 'maen'"),
+        ({"budget": {"x": {"mean": 1, "carry": 2}}}, "carry is called burst now"),
+        ({"budget": {"x": {"mean": 1, "cushion": 2}}}, "cushion is called overcommit now"),
+        ({"budget": {"long": "30 percent"}}, "budget.long: .* is no amount"),
+        ({"budget": {"long>=": "30%"}}, "at_least in --plan"),
         ({"budget": TOKENS, "fair_share": 2}, "fair_share"),
         ({"budget": TOKENS, "tenant": {"a": {"at_least": {"token": 2}}}}, "no budget 'token'"),
         ({"budgets": TOKENS}, "unknown field 'budgets'"),
@@ -316,7 +318,7 @@ def test_bad_requests_change_nothing():
 def test_bad_plans(table, message):
     base = {"budget": TOKENS} if not table and message != "no budget" else {}
     with pytest.raises(IbpoError, match=message):
-        Plan.from_dict({**base, **table})
+        ServingPolicy.from_dict({**base, **table})
 
 
 def test_the_page_on_serving_runs(tmp_path, monkeypatch):
@@ -330,4 +332,4 @@ def test_the_page_on_serving_runs(tmp_path, monkeypatch):
         exec(code, names)
     (plan,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
     Path("plan.toml").write_text(plan)
-    assert read_plan("plan.toml").tenants["gold"].at_least == {"extended": 0.2}
+    assert read_policy("plan.toml").tenants["gold"].at_least == {"extended": 0.2}

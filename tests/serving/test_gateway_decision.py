@@ -63,7 +63,7 @@ def test_actual_tokens_are_settled_streaming_or_not(world):
     shown = world.snapshot(gateway)["budgets"][0]
     assert shown["spent"] == tokens and shown["in_flight"] == 0
     assert shown["spent"] <= 22 * 120 + shown["overdraft"]
-    assert shown["spent"] >= 22 * 120 - shown["overdraft"] - shown["carry"] - 50
+    assert shown["spent"] >= 22 * 120 - shown["overdraft"] - shown["burst"] - 50
     assert {row["counted"] for row in rows() if row["event"] == "request"} == {"usage"}
 
 
@@ -183,7 +183,7 @@ def test_one_call_in_ten_fails_and_tokens_are_held(world):
     assert budget["spent"] == pytest.approx(sum(row["tokens"] for row in counted))
     assert budget["in_flight"] == 0
     assert budget["spent"] <= 22 * len(counted) + budget["overdraft"] + 22 * (200 - len(counted))
-    assert budget["spent"] >= 22 * len(counted) - budget["overdraft"] - budget["carry"] - 50
+    assert budget["spent"] >= 22 * len(counted) - budget["overdraft"] - budget["burst"] - 50
 
 
 @pytest.mark.parametrize(("fault", "stream"), [("hang", False), ("hang", True), ("quiet", True)])

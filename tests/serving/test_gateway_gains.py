@@ -6,12 +6,11 @@ import pytest
 
 from ibpo.data import LogColumns
 from ibpo.errors import IbpoError
+from ibpo.routing.fit import fit_router, read_routed_log
+from ibpo.routing.router import load_router, save_router
 from ibpo.serving.gateway.gains import FittedRouter, Scores, read_opening_probabilities, split_openings, write_probe
 from ibpo.serving.gateway.openai_request import read_request
 from ibpo.serving.gateway.settings import ModelSettings
-from ibpo.serving.router import load, save
-from ibpo.serving.router_fit import fit_router
-from ibpo.serving.router_log import read_routed_log
 from tests.serving.world import ask, bulk, client_of, groups_of
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "temperature": 0.123456789, "seed": 2**60}
@@ -43,8 +42,8 @@ def test_a_fitted_router_speaks_of_requests(tmp_path):
             rows.append({"id": f"p{p}", "prompt": prompt, "group": name, "reward": right, "tokens": tokens + p})
     log = tmp_path / "log.jsonl"
     log.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    save(fit_router(read_routed_log(log, columns=LogColumns())), tmp_path / "router.json")
-    router = FittedRouter(load(tmp_path / "router.json"), "router.json")
+    save_router(fit_router(read_routed_log(log, columns=LogColumns())), tmp_path / "router.json")
+    router = FittedRouter(load_router(tmp_path / "router.json"), "router.json")
     hard, easy = (router.gain({"prompt": rows[i]["prompt"]}) for i in (2, 0))
     assert hard.gain["standard"] == easy.gain["standard"] == 0
     assert hard.gain["extended"] == pytest.approx(0.8, abs=0.2) and easy.gain["extended"] == pytest.approx(0, abs=0.2)

@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.serving.test_stores import open_book, redis_url
+from tests.serving.test_stores import open_store, redis_url
 from tests.serving.world import World, bulk, groups_of
 
 __all__ = ["redis_url"]
@@ -102,9 +102,9 @@ def process(upstream_url, *options):
 def settled(state):
     """Of the total: requests, extended ones, and what is still open."""
     kind = "redis" if str(state).startswith("redis:") else "sqlite"
-    with open_book(kind, state, ["extended"]) as book:
-        tally = book.accounts()["total"][0]
-        return tally.num_requests, tally.spent, tally.estimated
+    with open_store(kind, state, ["extended"]) as book:
+        bucket = book.accounts()["total"][0]
+        return bucket.num_requests, bucket.spent, bucket.estimated
 
 
 @pytest.mark.slow
@@ -124,7 +124,7 @@ def test_two_processes_one_of_which_is_killed(world, tmp_path, request, kind):
             world.wait_until(lambda: len(upstream.requests) >= 406)
             second.kill()
             second.wait()
-        # What the dead one had under way stays reserved: the other does not overdraw.
+        # What the dead one had in flight stays reserved: the other does not overdraw.
         upstream.pause = 0.0
         more = interleaved(world, [first], 200)
         assert {status for status, _ in more} == {200}
@@ -197,7 +197,7 @@ def test_sigterm_lets_streams_come_to_their_end(world, tmp_path):
         ),
         (
             ["--upstream", "http://127.0.0.1:1/v1", "--budget", "extended=30%", "--state", "/"],
-            "cannot be used as a book",
+            "cannot hold accounts",
         ),
         (["--config", "none.toml"], "none.toml: cannot be read"),
     ],

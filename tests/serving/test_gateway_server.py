@@ -1,6 +1,8 @@
 """The process: keys and pages, readiness, its log."""
 
 import json
+import subprocess
+import sys
 
 import openai
 import pytest
@@ -53,3 +55,13 @@ def test_ready_until_it_drains(world):
     headers = {"Authorization": f"Bearer {KEYS['gold']}"}
     status, _, said = call(f"{url}/v1/chat/completions", {"model": "m", "messages": []}, headers)
     assert status == 503 and b'"draining"' in said and upstream.requests == []
+
+
+def test_the_face_names_what_programs_use_and_imports_it_when_it_is_used():
+    import ibpo.serving.gateway as face
+
+    assert all(getattr(face, name) is not None for name in face.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'Servise'"):
+        _ = face.Servise
+    code = "import sys, ibpo.serving.gateway; print({'aiohttp', 'pydantic', 'numpy'} & {*sys.modules})"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"

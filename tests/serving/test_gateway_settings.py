@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from ibpo.errors import IbpoError
+from ibpo.serving.controller import ServingPolicy
 from ibpo.serving.gateway.settings import (
     build_settings,
     check_groups,
@@ -16,7 +17,6 @@ from ibpo.serving.gateway.settings import (
     read_keys,
     read_settings,
 )
-from ibpo.serving.plan import Plan
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_example_of_the_documentation_is_read(tmp_path):
     path = tmp_path / "gateway.toml"
     path.write_text(re.findall(r"```toml\n(# ibpo serve.*?)```", page, re.DOTALL)[0])
     settings, plan = read_settings(path)
-    check_groups(settings, Plan.from_dict(plan))
+    check_groups(settings, ServingPolicy.from_dict(plan))
     assert [group.name for group in settings.model_of("any").response_group] == ["standard", "extended"]
     assert settings.model_of("any").choose == ["caller", "router", "probe"]
 
@@ -88,12 +88,12 @@ def test_the_operator_is_told_what_bounds_the_tokens():
 
     def said(budget, **change):
         changed = {**tables, "model": [{"name": "m", "response_group": [groups[0], {**groups[1], **change}]}]}
-        return find_cautions(build_settings(changed, "file"), Plan.from_dict({"budget": budget}))
+        return find_cautions(build_settings(changed, "file"), ServingPolicy.from_dict({"budget": budget}))
 
     assert said({"b": {"mean": 0.3, "response_group": "extended"}}) == []
     (bound,) = said({"tokens": {"mean": 2000, "overdraft": 20000}})
     assert "overspent by 1,158,400 tokens" in bound  # 20,000 and 100 x 11,384
-    (tight,) = said({"tokens": {"mean": 2000, "cushion": 30000}})
+    (tight,) = said({"tokens": {"mean": 2000, "overcommit": 30000}})
     assert "room for the caps of some 2 answers at a time, and 100 may be in flight" in tight
     assert (
         "no hard bound, as extended of model m has no max_tokens"
@@ -104,16 +104,16 @@ def test_the_operator_is_told_what_bounds_the_tokens():
 def test_budget_and_groups_belong_together():
     tables = {"model": [{"name": "m", "response_group": [{"name": "a"}, {"name": "b", "max_tokens": 9000}]}]}
     settings = build_settings(tables, "file")
-    check_groups(settings, Plan.from_dict({"budget": {"b": {"mean": 0.3, "response_group": "b"}}}))
-    check_groups(settings, Plan.from_dict({"budget": {"tokens": {"mean": 500}}}))
+    check_groups(settings, ServingPolicy.from_dict({"budget": {"b": {"mean": 0.3, "response_group": "b"}}}))
+    check_groups(settings, ServingPolicy.from_dict({"budget": {"tokens": {"mean": 500}}}))
     for budget, said in (
         ({"c": {"mean": 0.3, "response_group": "c"}}, "no model has a response group 'c'"),
         ({"money": {"mean": 3}}, "a gateway counts tokens"),
         ({"tokens": {"mean": 20}}, "expected to take 512"),
-        ({"tokens": {"mean": 500, "cushion": 100}}, "raise the cushion to 9000"),
+        ({"tokens": {"mean": 500, "overcommit": 100}}, "raise overcommit to 9000"),
     ):
         with pytest.raises(IbpoError, match=said):
-            check_groups(settings, Plan.from_dict({"budget": budget}))
+            check_groups(settings, ServingPolicy.from_dict({"budget": budget}))
 
 
 def test_keys_from_a_file_and_from_the_environment(tmp_path, monkeypatch):

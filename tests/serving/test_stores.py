@@ -6,6 +6,7 @@ import random
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -14,23 +15,21 @@ from typing import Any
 import pytest
 
 from ibpo.errors import IbpoError
-from ibpo.serving.book import TOTAL, MemoryBook
-from ibpo.serving.controller import Controller, Option
-from ibpo.serving.plan import Plan
-from ibpo.serving.store_sqlite import SqliteBook
+from ibpo.serving.controller import TOTAL, Candidate, Controller, MemoryStore, ServingPolicy
+from ibpo.serving.stores import SqliteStore
 
-PLAN = Plan.from_dict({"budget": {"long": {"mean": 0.3, "response_group": "long"}}, "fair_share": 0.5})
+PLAN = ServingPolicy.from_dict({"budget": {"long": {"mean": 0.3, "response_group": "long"}}, "fair_share": 0.5})
 
 # One of several processes: decide `count` requests, settle each ten later; with `die`, leave without a word half-way.
 WORKER = """
 import os, random, sys
-from ibpo.serving.controller import Controller, Option
-from tests.serving.test_stores import PLAN, open_book
+from ibpo.serving.controller import Controller, Candidate
+from tests.serving.test_stores import PLAN, open_store
 kind, place, name, count, die = sys.argv[1:]
-book = open_book(kind, place)
+book = open_store(kind, place)
 controller, chance = Controller(PLAN, book), random.Random(name)
 for i in range(int(count)):
-    options = [Option(response_group="short", gain=0.0), Option(response_group="long", gain=chance.random())]
+    options = [Candidate(response_group="short", gain=0.0), Candidate(response_group="long", gain=chance.random())]
     controller.decide(options, request_id=f"{name}{i}", now=float(i), tenant=name)
     if die == "yes" and 2 * i > int(count):
         os._exit(0)
@@ -41,14 +40,14 @@ for i in range(int(count) - 10, int(count)):
 """
 
 
-TOKENS = Plan.from_dict({"budget": {"tokens": {"mean": 2000.0}}})
+TOKENS = ServingPolicy.from_dict({"budget": {"tokens": {"mean": 2000.0}}})
 
-# Keeps its state now and then, as a gateway does, and is killed with 30 requests under way.
+# Keeps its state now and then, as a gateway does, and is killed with 30 requests in flight.
 KILLED = """
 import os, random, signal, sys
-from tests.serving.test_stores import TOKENS, lengths, open_book
+from tests.serving.test_stores import TOKENS, lengths, open_store
 from ibpo.serving.controller import Controller
-book = open_book(*sys.argv[1:], ["tokens"])
+book = open_store(*sys.argv[1:], ["tokens"])
 controller, chance = Controller(TOKENS, book), random.Random(0)
 for i in range(800):
     made = controller.decide(lengths(chance.random()), request_id=f"a{i}", now=float(i))
@@ -62,17 +61,17 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 def lengths(gain):
     return [
-        Option(response_group="short", gain=0.0, cost={"tokens": 400.0}, reserve={"tokens": 4096.0}),
-        Option(response_group="long", gain=gain, cost={"tokens": 5000.0}, reserve={"tokens": 16384.0}),
+        Candidate(response_group="short", gain=0.0, cost={"tokens": 400.0}, reserve={"tokens": 4096.0}),
+        Candidate(response_group="long", gain=gain, cost={"tokens": 5000.0}, reserve={"tokens": 16384.0}),
     ]
 
 
-def open_book(kind, place, budgets=("long",)) -> Any:
+def open_store(kind, place, budgets=("long",)) -> Any:
     if kind == "sqlite":
-        return SqliteBook(place, budgets)
-    from ibpo.serving.store_redis import RedisBook
+        return SqliteStore(place, budgets)
+    from ibpo.serving.stores import RedisStore
 
-    return RedisBook(place, budgets)
+    return RedisStore(place, budgets)
 
 
 @pytest.fixture(scope="module")
@@ -113,12 +112,12 @@ def place(request, tmp_path):
 
 
 def options(gain):
-    return [Option(response_group="short", gain=0.0), Option(response_group="long", gain=gain)]
+    return [Candidate(response_group="short", gain=0.0), Candidate(response_group="long", gain=gain)]
 
 
 def test_a_shared_book_is_a_book(place):
     """The same requests, cancellations and retries lead to the same accounts as in memory, over several openings."""
-    accounts, book = MemoryBook(1), open_book(*place)
+    accounts, book = MemoryStore(1), open_store(*place)
     memory, shared = Controller(PLAN, accounts), Controller(PLAN, book)
     for i in range(120):
         made = [
@@ -135,10 +134,10 @@ def test_a_shared_book_is_a_book(place):
         if i % 50 == 0:
             state = json.loads(json.dumps(shared.state_dict()))
             book.close()
-            book = open_book(*place)
+            book = open_store(*place)
             shared = Controller.from_state(PLAN, state, book)
     assert shared.expire(117.5) == memory.expire(117.5) == ["115", "116", "117"]
-    mine = {name: [tally.state() for tally in tallies] for name, tallies in book.accounts().items()}
+    mine = {name: [bucket.state() for bucket in buckets] for name, buckets in book.accounts().items()}
     assert mine == accounts.state()["accounts"]
     book.save_state("one", shared.state_dict())
     assert book.load_state("one") == shared.state_dict()
@@ -147,17 +146,17 @@ def test_a_shared_book_is_a_book(place):
 
 
 def test_an_error_leaves_a_shared_book_as_it_was(place):
-    book = open_book(*place)
+    book = open_store(*place)
     controller = Controller(PLAN, book)
     controller.decide(options(1.0), request_id="a", now=0.0)
-    before = [tally.state() for tally in book.accounts()[TOTAL]]
+    before = [bucket.state() for bucket in book.accounts()[TOTAL]]
     with pytest.raises(IbpoError, match="gain is nan"):
         controller.decide(options(float("nan")), request_id="b", now=0.0)
     with pytest.raises(RuntimeError), book.transaction():
-        book.tallies(TOTAL)[0].spent += 1
+        book.buckets(TOTAL)[0].spent += 1
         book.pop("a")
         raise RuntimeError
-    assert [tally.state() for tally in book.accounts()[TOTAL]] == before
+    assert [bucket.state() for bucket in book.accounts()[TOTAL]] == before
     assert controller.settle("a")
     book.close()
 
@@ -171,15 +170,15 @@ def work(place, name, count, die="no"):
 def test_two_processes_hold_one_budget_together(place, count):
     workers = [work(place, name, count) for name in "xy"]
     assert [worker.wait(250) for worker in workers] == [0, 0]
-    book = open_book(*place)
+    book = open_store(*place)
     (total,) = book.accounts()[TOTAL]
     assert total.num_requests == 2 * count
     assert total.spent == pytest.approx(0.6 * count, abs=5)
     assert total.peak <= 5.0 + 1e-9
     for name in "xy":
-        (tally,) = book.accounts()[f"tenant {name}"]
-        assert tally.num_requests == count
-        assert tally.spent >= 0.15 * count - 5
+        (bucket,) = book.accounts()[f"tenant {name}"]
+        assert bucket.num_requests == count
+        assert bucket.spent >= 0.15 * count - 5
     assert total.spent == sum(book.accounts()[f"tenant {name}"][0].spent for name in "xy")
     book.close()
 
@@ -187,7 +186,7 @@ def test_two_processes_hold_one_budget_together(place, count):
 def test_a_process_that_dies_is_settled_by_another(place):
     workers = [work(place, "x", 60, die="yes"), work(place, "y", 60)]
     assert [worker.wait(250) for worker in workers] == [0, 0]
-    book = open_book(*place)
+    book = open_store(*place)
     (total,) = book.accounts()[TOTAL]
     assert total.num_requests == 92
     assert sorted(Controller(PLAN, book).expire(1e9)) == sorted(f"x{i}" for i in range(21, 32))
@@ -201,7 +200,7 @@ def test_a_process_that_is_killed_leaves_tokens_that_the_next_one_still_learns(p
     command = [sys.executable, "-c", KILLED, *place]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([".", *sys.path])}
     assert subprocess.run(command, env=environment, timeout=250, check=False).returncode == -signal.SIGKILL
-    book, chance, cost = open_book(*place, budgets=["tokens"]), random.Random(1), {}
+    book, chance, cost = open_store(*place, budgets=["tokens"]), random.Random(1), {}
     saved = book.load_state("gateway")
     assert saved is not None
     controller = Controller.from_state(TOKENS, saved, book)
@@ -221,32 +220,60 @@ def test_a_process_that_is_killed_leaves_tokens_that_the_next_one_still_learns(p
 
 def test_a_redis_that_is_silent_is_an_error(monkeypatch):
     pytest.importorskip("redis")
-    from ibpo.serving import store_redis
+    from ibpo.serving import stores
 
-    monkeypatch.setattr(store_redis, "SOCKET_SECONDS", 0.1)
+    monkeypatch.setattr(stores, "SOCKET_SECONDS", 0.1)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen(16)
         with pytest.raises(IbpoError, match=r"redis: .*[Tt]imeout"):
-            store_redis.RedisBook(f"redis://127.0.0.1:{silent.getsockname()[1]}/0", ["long"])
+            stores.RedisStore(f"redis://127.0.0.1:{silent.getsockname()[1]}/0", ["long"])
+
+
+def test_a_file_of_an_earlier_version_goes_on(tmp_path):
+    """Rows as version 3 has always written them: the order of an account's numbers is the format."""
+    path = tmp_path / "old.sqlite"
+    SqliteStore(path, ["tokens"]).close()
+    account = [[-700.0, 9.0, 500.0, 3.0, 2.0, 7, 1.0, 90.0, 4, 6.0, 800.0, 5.0, 8.0]]
+    reservation = ["a", "long", [0.1], [500.0], [509.0], [480.0], 12.5, "gold", "", True]
+    with sqlite3.connect(path) as connection:
+        connection.execute("insert into account values ('total', ?)", (json.dumps(account),))
+        connection.execute("insert into reservation values ('a', 12.5, ?)", (json.dumps(reservation),))
+    with SqliteStore(path, ["tokens"]) as store:
+        (bucket,) = store.accounts()[TOTAL]
+        assert (bucket.balance, bucket.overcommitted, bucket.estimated, bucket.forfeited) == (-700.0, 9.0, 500.0, 3.0)
+        assert (bucket.held, bucket.num_requests, bucket.owed, bucket.peak) == (2.0, 7, 1.0, 90.0)
+        assert (bucket.restarts, bucket.returned, bucket.spent) == (4, 6.0, 800.0)
+        assert (bucket.unmet, bucket.waiting) == (5.0, 8.0)
+        assert [bucket.state()] == account
+        found = store.get("a")
+        assert found is not None and json.loads(json.dumps(found.state())) == reservation
+        assert (found.estimate, found.reserve, found.raw, found.tenant) == ((500.0,), (509.0,), (480.0,), "gold")
+        assert Controller(TOKENS, store).settle("a", {"tokens": 450.0})
+        (bucket,) = store.accounts()[TOTAL]
+        assert (bucket.spent, bucket.estimated, bucket.overcommitted) == (1250.0, 0.0, 0.0)
+    with sqlite3.connect(path) as connection:
+        connection.execute("update about set value = ?", (json.dumps({"version": 2, "budgets": ["tokens"]}),))
+    with pytest.raises(IbpoError, match=r"accounts of version 2 .*, not of version 3"):
+        SqliteStore(path, ["tokens"])
 
 
 def test_a_file_that_is_no_book(tmp_path):
     path = tmp_path / "book.sqlite"
     path.write_text("something else, longer than a header of SQLite would be" * 40)
-    with pytest.raises(IbpoError, match="cannot be used as a book"):
-        SqliteBook(path, ["long"])
-    SqliteBook(tmp_path / "good.sqlite", ["long"]).close()
+    with pytest.raises(IbpoError, match="cannot hold accounts"):
+        SqliteStore(path, ["long"])
+    SqliteStore(tmp_path / "good.sqlite", ["long"]).close()
     with pytest.raises(IbpoError, match="bring back its budgets"):
-        SqliteBook(tmp_path / "good.sqlite", ["tokens"])
+        SqliteStore(tmp_path / "good.sqlite", ["tokens"])
 
 
 def test_a_locked_file_is_an_error(tmp_path):
     with (
-        SqliteBook(tmp_path / "b.sqlite", ["long"]) as one,
-        SqliteBook(tmp_path / "b.sqlite", ["long"], timeout=0.1) as two,
+        SqliteStore(tmp_path / "b.sqlite", ["long"]) as one,
+        SqliteStore(tmp_path / "b.sqlite", ["long"], timeout=0.1) as two,
     ):
         with one.transaction(), pytest.raises(IbpoError, match="locked"), two.transaction():
             pass
         with two.transaction():
-            assert two.tallies(TOTAL)[0].num_requests == 0
+            assert two.buckets(TOTAL)[0].num_requests == 0

@@ -18,10 +18,10 @@ import aiohttp
 import openai
 from aiohttp import web
 
+from ibpo.serving.controller import ServingPolicy
 from ibpo.serving.gateway.server import Service, running
 from ibpo.serving.gateway.settings import Keys, build_settings
 from ibpo.serving.gateway.telemetry import RequestLog
-from ibpo.serving.plan import Plan
 
 GROUPS = [
     {"name": "standard", "chat_template_kwargs": {"enable_thinking": False}, "tokens": 10, "max_tokens": 100},
@@ -34,7 +34,7 @@ GROUPS = [
     },
 ]
 SHARE = {"budget": {"extended": {"mean": 0.3, "response_group": "extended"}}}
-TOKENS = {"budget": {"tokens": {"mean": 22, "overdraft": 450, "carry": 110}}}  # room for a cap of 400
+TOKENS = {"budget": {"tokens": {"mean": 22, "overdraft": 450, "burst": 110}}}  # room for a cap of 400
 
 QUICK = {"first_byte_seconds": 2, "idle_seconds": 2, "retries": 2}
 
@@ -214,7 +214,7 @@ class World:
             "log_bodies": log_bodies,
         }
         written = io.StringIO()
-        made = Service(settings=build_settings(tables, "test"), plan=Plan.from_dict(plan), port=0, **service)
+        made = Service(settings=build_settings(tables, "test"), policy=ServingPolicy.from_dict(plan), port=0, **service)
 
         async def start():
             return await self.stack.enter_async_context(running(made, RequestLog(written)))

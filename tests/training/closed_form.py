@@ -16,13 +16,16 @@ class Recorder(IBPOTrainer):
     seen: list[tuple[list[list[int]], list[list[int]], Any]]
     selections: list[Any]
 
-    def _record(self, view):
-        super()._record(view)
+    def _record(self, view, weights):
+        super()._record(view, weights)
         self.selections = [*getattr(self, "selections", []), view.selection]
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        self.seen = [*getattr(self, "seen", []), (list(self._prompt_ids), completion_ids_list, self._weights.copy())]
+        self.seen = [
+            *getattr(self, "seen", []),
+            (list(self.handover.prompt_ids), completion_ids_list, self.handover.weights.copy()),
+        ]
         return rewards
 
 
@@ -32,10 +35,10 @@ class Replay(Recorder):
     recorded: list[list[int]]
 
     def _roll_out(self, prompts, trainer):
-        self._prompt_ids = [prompt_token_ids(self, prompt) for prompt in prompts]
+        self.handover.prompt_ids = [prompt_token_ids(self, prompt) for prompt in prompts]
         first = self.accelerator.process_index * len(prompts)
         completion_ids = [list(ids) for ids in self.recorded[first : first + len(prompts)]]
-        return {"prompt_ids": self._prompt_ids, "completion_ids": completion_ids, "logprobs": None}
+        return {"prompt_ids": self.handover.prompt_ids, "completion_ids": completion_ids, "logprobs": None}
 
 
 def completion_logps(model, prompt, completion):

@@ -3,16 +3,8 @@
 from __future__ import annotations
 
 import pytest
-import trl
 
-from ibpo.training import config as refusals
 from tests.training.tiny import build_trainer
-
-
-@pytest.fixture(autouse=True)
-def any_trl(monkeypatch):
-    """These tests are how a new TRL is verified: they run with whichever is installed."""
-    monkeypatch.setattr(refusals, "VERIFIED_TRL", ".".join(trl.__version__.split(".")[:2]))
 
 
 @pytest.fixture

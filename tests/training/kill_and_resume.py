@@ -54,7 +54,7 @@ def train(run: RunDir) -> None:
         window=4,
         utility="shrunken",
         budget={"extended": 0.5, "tokens": 6, "extended@level=2": 0.4},
-        ledger_dir=str(run.ledger),
+        rollout_log_dir=str(run.rollout_log),
         guards="off",
     )
     last = run.last_checkpoint()
@@ -62,7 +62,7 @@ def train(run: RunDir) -> None:
     digest = hashlib.sha256()
     for parameter in trainer.model.parameters():
         digest.update(parameter.detach().numpy().tobytes())
-    for shard in sorted(run.ledger.glob("step-*.parquet")):
+    for shard in sorted(run.rollout_log.glob("step-*.parquet")):
         digest.update(repr(pq.read_table(shard).to_pylist()).encode())
     run.report.write_text(digest.hexdigest())
 

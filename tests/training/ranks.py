@@ -18,13 +18,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
 from tests.training.closed_form import Recorder, flat
-from tests.training.tiny import build_trainer, disturb_initial_policy, with_lora
+from tests.training.tiny import build_trainer, disturb_reference_model, with_lora
 
 
 def run_case(folder: Path, name: str, options: dict) -> None:
     model = with_lora(torch.float64) if options.pop("lora", False) else None
     trainer: Any = build_trainer(folder / name, cls=Recorder, model=model, dtype=torch.float64, **options)
-    disturb_initial_policy(trainer)
+    disturb_reference_model(trainer)
     start = flat(p for p in trainer.model.parameters() if p.requires_grad)
     trainer.train()
     policy = trainer.accelerator.unwrap_model(trainer.model)

@@ -158,7 +158,7 @@ def test_margin_is_the_packages_margin(num_groups):
     assert np.allclose(utility[known], expected)
 
 
-def test_margin_without_another_response_group_is_an_explicit_choice():
+def test_margin_without_another_response_group_is_zero():
     batch = Batch(
         prompt=np.array([0, 0, 1, 1]),
         response_group=np.array([0, 1, 1, 1]),
@@ -167,15 +167,8 @@ def test_margin_without_another_response_group_is_an_explicit_choice():
         features=np.zeros((2, 0)),
     )
 
-    def margins(unsampled):
-        level = LowerLevel(num_groups=2, budgets=read({"extended": 0.5}), utility="margin", unsampled=unsampled)
-        selection = level.solve(batch, 0)
-        return selection.utility.tolist()
-
-    assert margins("zero") == [-0.25, 0.25, 0.0, 0.0]
-    assert margins("mean") == [-0.25, 0.25, 0.75, 0.75]
-    with pytest.raises(IbpoError, match="only response group 1 was sampled"):
-        margins("raise")
+    level = LowerLevel(num_groups=2, budgets=read({"extended": 0.5}), utility="margin")
+    assert level.solve(batch, 0).utility.tolist() == [-0.25, 0.25, 0.0, 0.0]
 
 
 def test_running_price_of_single_responses_is_refused():

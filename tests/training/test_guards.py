@@ -31,15 +31,14 @@ def healthy(rng, budget=None, stratified=True, num_prompts=16):
 
 def view_of(batch, budget, stratified=True, share=(0.6, 0.38)):
     terms = read_budget(budget, NAMES, lambda column: None)
-    row = {"violations": [], "level": "", "opening": 0}
+    row = {"violations": [], "level": "", "first_token_of": 0}
     return StepView(
         names=NAMES,
         budgets=terms,
         stratified=stratified,
-        rows=[row | {"opening": int(g)} for g in batch.response_group],
+        rows=[row | {"first_token_of": int(g)} for g in batch.response_group],
         batch=batch,
         score=batch.reward,
-        truncated=np.zeros(len(batch.reward), bool),
         share=np.tile(share, (len(batch.features), 1)),
         selection=LowerLevel(num_groups=2, budgets=terms, utility="group_mean").solve(batch, 0),
     )
@@ -64,9 +63,9 @@ def sick(kind):
     if kind == "nothing chosen":
         return view_of(replace(batch, response_group=np.full(num, -1)), {"extended": 0.5})
     if kind == "cut":
-        return replace(view, truncated=(batch.response_group == 1) & (np.arange(num) % 2 == 1))
+        return replace(view, batch=replace(batch, truncated=(batch.response_group == 1) & (np.arange(num) % 2 == 1)))
     if kind == "all cut":
-        return replace(view, truncated=batch.response_group == 1)
+        return replace(view, batch=replace(batch, truncated=batch.response_group == 1))
     if kind == "no reward":
         return view_of(replace(batch, reward=np.zeros(num)), {"extended": 0.5})
     if kind == "range":
@@ -150,7 +149,7 @@ def test_an_infeasible_budget_stops_the_first_step_and_modes_decide():
 @pytest.mark.slow
 def test_a_collapse_is_told_while_it_can_be_undone(make_trainer, caplog):
     """Warned, stopped, resumed from the last kept checkpoint with the mend that the warning names: the group lives."""
-    options = {"optim": "adamw_torch", "learning_rate": 5e-3, "anchor_share": 0.0, "num_train_epochs": 20}
+    options = {"optim": "adamw_torch", "learning_rate": 5e-3, "kl_share": 0.0, "num_train_epochs": 20}
     options |= {"budget": {"extended": 0.5, "extended@level=2": 0.0}, "utility": "margin", "logging_steps": 1}
     options |= {"save_strategy": "steps", "save_steps": 2, "save_total_limit": 2}
     trainer = make_trainer(

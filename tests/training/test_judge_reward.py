@@ -62,13 +62,17 @@ def test_every_token_that_ends_the_models_responses_ends_one_for_the_judge(make_
 
 
 def test_violating_responses_are_neither_chosen_nor_imitated(make_trainer, reward, tmp_path):
-    trainer = make_trainer(reward_funcs=reward, ledger_dir=str(tmp_path / "ledger"), anchor_share=0.0, body_weight=0.5)
+    trainer = make_trainer(
+        reward_funcs=reward, rollout_log_dir=str(tmp_path / "rollout_log"), kl_share=0.0, completion_loss_weight=0.5
+    )
     trainer.train()
-    (shard,) = (tmp_path / "ledger").glob("*.parquet")
+    (shard,) = (tmp_path / "rollout_log").glob("*.parquet")
     rows = pq.read_table(shard).to_pylist()
     odd = [row for row in rows if "odd" in row["violations"]]
     assert odd and len(odd) < len(rows)
-    assert not any(row["chosen"] or row["choice_weight"] or row["body_weight"] or row["reward"] for row in odd)
+    assert not any(
+        row["chosen"] or row["prefix_loss_weight"] or row["completion_loss_weight"] or row["reward"] for row in odd
+    )
     by_prompt = {}
     for row in rows:
         by_prompt.setdefault(row["prompt"], []).append(row)
@@ -82,7 +86,7 @@ def test_violating_responses_are_neither_chosen_nor_imitated(make_trainer, rewar
 
 
 def test_forced_accuracy_and_share_by_level_are_metrics(make_trainer):
-    trainer = make_trainer(anchor_share=0.0)
+    trainer = make_trainer(kl_share=0.0)
     trainer.train()
     log = next(log for log in trainer.state.log_history if "reward" in log)
     assert 0 <= log["ibpo/forced_reward/standard"] <= log["ibpo/forced_reward/extended"] <= 1

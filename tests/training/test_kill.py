@@ -1,4 +1,4 @@
-"""A training that is killed at any moment and resumed ends like one that was not: weights and ledger, to the bit."""
+"""A training that is killed at any moment and resumed ends like one that was not: weights and log, to the bit."""
 
 from __future__ import annotations
 

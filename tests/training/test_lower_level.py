@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from ibpo.training.budgets import BudgetTerm
-from ibpo.training.lower_level import HEADROOM, Batch, LowerLevel, adjust, best_of_each_group, group_values, ridge
+from ibpo.training.lower_level import (
+    HEADROOM,
+    Batch,
+    LowerLevel,
+    best_of_each_group,
+    group_means,
+    next_budget_offset,
+    ridge,
+)
 
 
 def at_most(*amounts):
@@ -175,7 +183,7 @@ def test_group_values_and_ridge_against_closed_forms():
         tokens=np.array([2.0, 4.0, 6.0]),
         features=np.zeros((2, 1)),
     )
-    cells = group_values(batch, 2)
+    cells = group_means(batch, 2)
     value, tokens = cells.value, cells.tokens
     assert value[0].tolist() == [1.0, 0.0]
     assert value[1, 0] == 0.5
@@ -190,15 +198,15 @@ def test_group_values_and_ridge_against_closed_forms():
 
 
 @pytest.mark.parametrize("bias", [-0.04, 0.0, 0.04])
-def test_feedback_brings_a_biased_policy_to_the_budget_whatever_the_luck_of_the_batches(bias):
+def test_the_offset_brings_a_biased_policy_to_the_budget_whatever_the_luck_of_the_batches(bias):
     rng = np.random.default_rng(0)
-    adjustment, shares = 0.0, []
+    budget_offset, shares = 0.0, []
     for _ in range(600):
         luck = 0.07 * rng.normal()
-        spent = 0.5 + adjustment + luck
-        shares.append(0.5 + adjustment + bias)
-        adjustment = adjust(adjustment, 0.5, spent, spent + bias, gain=0.03)
+        spent = 0.5 + budget_offset + luck
+        shares.append(0.5 + budget_offset + bias)
+        budget_offset = next_budget_offset(budget_offset, 0.5, spent, spent + bias, gain=0.03)
     assert abs(shares[-1] - (0.5 - HEADROOM)) < 0.002
     for _ in range(600):
-        adjustment = adjust(adjustment, None, 0.3, 0.3, gain=0.03)
-    assert abs(adjustment) < 1e-4
+        budget_offset = next_budget_offset(budget_offset, None, 0.3, 0.3, gain=0.03)
+    assert abs(budget_offset) < 1e-4

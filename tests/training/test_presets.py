@@ -9,30 +9,30 @@ import torch
 from ibpo.errors import IbpoError
 from ibpo.training.config import RAFT, RFT, UNCONSTRAINED
 from tests.training.closed_form import Recorder, closed_form_gradient, flat, relative_error
-from tests.training.tiny import disturb_initial_policy
+from tests.training.tiny import disturb_reference_model
 
 PRESETS = {"RAFT": RAFT, "RFT": RFT, "unconstrained": UNCONSTRAINED}
 
 
 @pytest.fixture
 def step(make_trainer, tmp_path):
-    """One update with a preset, held against its closed form: the rows of its ledger, by prompt."""
+    """One update with a preset, held against its closed form: the rows of its rollout log, by prompt."""
 
     def run(name):
         import pyarrow.parquet as pq
 
         from ibpo.training.reference_model import frozen_copy
 
-        ledger = tmp_path / "ledger"
-        trainer = make_trainer(cls=Recorder, dtype=torch.float64, ledger_dir=str(ledger), **PRESETS[name])
-        disturb_initial_policy(trainer)
+        log = tmp_path / "rollout_log"
+        trainer = make_trainer(cls=Recorder, dtype=torch.float64, rollout_log_dir=str(log), **PRESETS[name])
+        disturb_reference_model(trainer)
         before, start = frozen_copy(trainer.model).requires_grad_(True), flat(trainer.model.parameters())
         trainer.train()
         moved = start - flat(trainer.model.parameters())
         expected = closed_form_gradient(
-            before, trainer.initial_policy or before, trainer.seen, trainer.groups.prefix_ids
+            before, trainer.reference_model or before, trainer.seen, trainer.groups.prefix_ids
         )
-        rows = pq.read_table(next(ledger.glob("*.parquet"))).to_pylist()
+        rows = pq.read_table(next(log.glob("*.parquet"))).to_pylist()
         # transformers takes the log-probabilities in float32, and of these the policy is nearly certain: 1 - p is small
         assert relative_error(moved, expected) < 1e-4
         return [rows[start : start + 4] for start in range(0, 32, 4)]
@@ -42,17 +42,20 @@ def step(make_trainer, tmp_path):
 
 def test_raft_imitates_one_of_the_best_responses_of_each_prompt(step):
     for siblings in step("RAFT"):
-        imitated = [row for row in siblings if row["choice_weight"] or row["body_weight"]]
+        imitated = [row for row in siblings if row["prefix_loss_weight"] or row["completion_loss_weight"]]
         best = max(row["reward"] for row in siblings)
         assert len(imitated) == (best > 0)
-        assert all(row["reward"] == best == row["body_weight"] for row in imitated)
+        assert all(row["reward"] == best == row["completion_loss_weight"] for row in imitated)
 
 
 def test_rft_imitates_every_rewarded_response(step):
     prompts = step("RFT")
     for siblings in prompts:
         for row in siblings:
-            assert (row["choice_weight"], row["body_weight"]) == (float(row["reward"] > 0), row["reward"])
+            assert (row["prefix_loss_weight"], row["completion_loss_weight"]) == (
+                float(row["reward"] > 0),
+                row["reward"],
+            )
     assert max(sum(row["reward"] > 0 for row in siblings) for siblings in prompts) > 1
 
 

@@ -1,4 +1,4 @@
-"""Replaying a ledger: exact over what was recorded, true to the run where it can be, and a command that says so."""
+"""Replaying a rollout log: exact over what was recorded, true to the run where it can be, and its command."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from ibpo.commands.replay import replay_command
 from ibpo.errors import IbpoError
 from ibpo.training.budgets import read_budget
-from ibpo.training.rollout_log import compare, find_ledger, read_ledger, replay, summary
+from ibpo.training.rollout_log import compare, find_rollout_log, read_rollout_log, replay, summary
 
 app = typer.Typer()
 app.command("replay")(replay_command)
@@ -25,10 +25,10 @@ def run(tmp_path_factory):
     from tests.training.tiny import build_trainer
 
     folder = tmp_path_factory.mktemp("run")
-    options = {"utility": "group_mean", "price": "batch", "feedback": 0.0, "min_gain": 0.1, "learning_rate": 1e-3}
+    options = {"utility": "group_mean", "price": "batch", "integral_gain": 0.0, "min_gain": 0.1, "learning_rate": 1e-3}
     budget = {"extended": 0.5, "extended@level=2": 1.0}
     build_trainer(
-        folder, max_steps=3, anchor_share=0.0, ledger_dir=str(folder / "ledger"), budget=budget, **options
+        folder, max_steps=3, kl_share=0.0, rollout_log_dir=str(folder / "rollout_log"), budget=budget, **options
     ).train()
     return folder
 
@@ -42,8 +42,8 @@ def gains(table):
     return table.utility[:, 1] - table.utility[:, 0] - 0.1
 
 
-def test_a_ledger_says_what_was_recorded(run):
-    table = read_ledger(find_ledger(run))
+def test_a_rollout_log_says_what_was_recorded(run):
+    table = read_rollout_log(find_rollout_log(run))
     assert table.names == ["standard", "extended"] and table.settings["window"] == 1
     assert table.step.tolist() == [0] * 8 + [1] * 8 + [2] * 8
     assert not np.isnan(table.utility).any() and np.allclose(table.utility, table.reward)
@@ -51,7 +51,7 @@ def test_a_ledger_says_what_was_recorded(run):
 
 
 def test_the_runs_own_budget_is_replayed_to_the_same_worth(run):
-    table = read_ledger(find_ledger(run))
+    table = read_rollout_log(find_rollout_log(run))
     answer = replay(table, read(table.settings["budget"], table), window=1, min_gain=0.1)
     for step in range(3):
         here = table.step == step
@@ -61,7 +61,7 @@ def test_the_runs_own_budget_is_replayed_to_the_same_worth(run):
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
 def test_another_budget_gets_the_largest_gains_of_each_step(run, share):
-    table = read_ledger(find_ledger(run))
+    table = read_rollout_log(find_rollout_log(run))
     answer = replay(table, read({"extended": share}, table), window=1, min_gain=0.1)
     for step in range(3):
         here = table.step == step
@@ -71,7 +71,7 @@ def test_another_budget_gets_the_largest_gains_of_each_step(run, share):
 
 
 def test_a_window_lets_steps_share_the_budget(run):
-    table = read_ledger(find_ledger(run))
+    table = read_rollout_log(find_rollout_log(run))
     every = replay(table, read({"extended": 0.125}, table), window=3, min_gain=0.0)
     assert every.assigned.shape == (24,) and np.mean(every.assigned == 1) <= 0.4
     last = table.step == 2
@@ -81,7 +81,7 @@ def test_a_window_lets_steps_share_the_budget(run):
 
 
 def test_summary_and_comparison_add_up(run):
-    table = read_ledger(find_ledger(run))
+    table = read_rollout_log(find_rollout_log(run))
     answer = replay(table, read({"extended": 0.25}, table), window=1, min_gain=0.1)
     told = compare(table, answer)
     assert told["changed"] == pytest.approx(np.mean(table.chosen_group != answer.assigned))
@@ -105,7 +105,7 @@ def test_the_command_prints_and_writes_the_answer(run, tmp_path):
     assert set(answer["price"]) == {"extended", "tokens"}
     half = CliRunner().invoke(app, [str(run), "--budget", "90%range", "--budget", "tokens>=0.1x", "--out", str(out)])
     assert half.exit_code == 0, half.output
-    table = read_ledger(find_ledger(run))
+    table = read_rollout_log(find_rollout_log(run))
     low, high = np.nanmean(table.tokens, 0)
     assert json.loads(out.read_text())["replayed"]["tokens"] <= low + 0.9 * (high - low)
     sliced = CliRunner().invoke(app, [str(run), "--budget", "extended@level=2=0.0", "--out", str(out)])
@@ -120,7 +120,7 @@ def test_the_command_prints_and_writes_the_answer(run, tmp_path):
         (["--budget", "extended"], "--budget extended: needs NAME=AMOUNT"),
         (["--budget", "tokens=20%"], "--budget tokens=20%: a percentage of what?"),
         (["--budget", "extendde=0.3"], "--budget extendde=0.3: no response group and no cost is named 'extendde'"),
-        (["--budget", "extended@topic=0.3"], "the ledger has no column 'topic', only"),
+        (["--budget", "extended@topic=0.3"], "the rollout log has no column 'topic', only"),
     ],
 )
 def test_bad_questions(run, arguments, said):
@@ -130,29 +130,29 @@ def test_bad_questions(run, arguments, said):
     assert line.startswith("error: ") and said in line
 
 
-def test_ledgers_that_cannot_be_read(run, tmp_path):
+def test_logs_that_cannot_be_read(run, tmp_path):
     with pytest.raises(IbpoError, match="there is no such run"):
-        find_ledger(tmp_path / "none")
-    with pytest.raises(IbpoError, match="holds no ledger"):
-        find_ledger(tmp_path)
+        find_rollout_log(tmp_path / "none")
+    with pytest.raises(IbpoError, match="holds no rollout log"):
+        find_rollout_log(tmp_path)
     for name in ("a", "b"):
         (tmp_path / name / "ledger").mkdir(parents=True)
         (tmp_path / name / "ledger" / "step-000000.parquet").write_bytes(b"PAR1")
-    with pytest.raises(IbpoError, match="holds 2 ledgers; name one of"):
-        find_ledger(tmp_path)
+    with pytest.raises(IbpoError, match="holds 2 rollout logs; name one of"):
+        find_rollout_log(tmp_path)
     with pytest.raises(IbpoError, match=r"step-000000.parquet: is no Parquet file"):
-        read_ledger(find_ledger(tmp_path / "a"))
+        read_rollout_log(find_rollout_log(tmp_path / "a"))
 
 
-def test_a_ledger_of_an_older_version_is_read_too(run, tmp_path):
-    new = read_ledger(find_ledger(run))
+def test_a_log_of_an_older_version_is_read_too(run, tmp_path):
+    new = read_rollout_log(find_rollout_log(run))
     assert set(new.price) == {"extended", "extended@level=2"}
     added = ["prompt", "violations", "score", "margin", *(f"price:{key}" for key in new.price)]
-    for shard in find_ledger(run).iterdir():
+    for shard in find_rollout_log(run).iterdir():
         table = pq.read_table(shard)
         old_one = table.drop_columns(added).append_column("price", table["price:extended"])
         pq.write_table(old_one.replace_schema_metadata(None), tmp_path / shard.name)
-    old = read_ledger(tmp_path)
+    old = read_rollout_log(tmp_path)
     assert old.settings == {} and old.names == new.names
     for name in ("step", "utility", "reward", "chosen_group"):
         assert np.array_equal(getattr(old, name), getattr(new, name))
@@ -162,10 +162,10 @@ def test_a_ledger_of_an_older_version_is_read_too(run, tmp_path):
 
 
 def test_a_run_that_an_older_version_began_is_read_too(run, tmp_path):
-    shards = sorted(find_ledger(run).iterdir())
+    shards = sorted(find_rollout_log(run).iterdir())
     for shard in shards:
         table = pq.read_table(shard)
         if shard != shards[-1]:
             table = table.drop_columns(["score", "margin"])
         pq.write_table(table, tmp_path / shard.name)
-    assert np.array_equal(read_ledger(tmp_path).utility, read_ledger(find_ledger(run)).utility)
+    assert np.array_equal(read_rollout_log(tmp_path).utility, read_rollout_log(find_rollout_log(run)).utility)

@@ -115,7 +115,7 @@ def test_the_memory_table_counts_what_the_trainer_holds(make_trainer, lora):
         words=config.vocab_size,
     )
     parts = script["memory"](model, script["Setup"](name="", shards=1, lora=lora, tokens=40, sampled=8))
-    assert parts["initial"] == sum(p.numel() * p.element_size() for p in trainer.initial_policy.parameters())
+    assert parts["initial"] == sum(p.numel() * p.element_size() for p in trainer.reference_model.parameters())
     cache = trainer.model(input_ids=torch.ones(8, 40, dtype=torch.long), use_cache=True).past_key_values
     held = sum(t.numel() * t.element_size() for layer in cache.layers for t in (layer.keys, layer.values))
     assert parts["rollouts"] == held

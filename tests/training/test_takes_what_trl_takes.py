@@ -46,7 +46,7 @@ def test_gradient_checkpointing_changes_nothing(make_trainer):
 
 
 def test_a_stream_of_prompts(make_trainer):
-    trainer = make_trainer(stream=True, cls=Recorder, max_steps=2, learning_rate=1e-3, ledger_dir=None)
+    trainer = make_trainer(stream=True, cls=Recorder, max_steps=2, learning_rate=1e-3, rollout_log_dir=None)
     trainer.train()
     assert trainer.state.global_step == 2 and len(trainer.seen) == 2
     assert trainer.seen[0][0] != trainer.seen[1][0]

@@ -15,10 +15,10 @@ from trl import GRPOTrainer
 
 from ibpo.errors import IbpoError
 from ibpo.training.generation import prompt_token_ids
-from ibpo.training.loss import anchor_weight_at
+from ibpo.training.loss import kl_weight_at
 from ibpo.training.reference_model import frozen_copy
 from tests.training.closed_form import Recorder, Replay, closed_form_gradient, flat, relative_error
-from tests.training.tiny import disturb_initial_policy, with_lora
+from tests.training.tiny import disturb_reference_model, with_lora
 
 
 def assert_closed_form(trainer):
@@ -29,7 +29,7 @@ def assert_closed_form(trainer):
     start = flat(p for p in trainer.model.parameters() if p.requires_grad)
     trainer.train()
     moved = start - flat(p for p in trainer.model.parameters() if p.requires_grad)
-    expected = closed_form_gradient(before, trainer.initial_policy or before, trainer.seen, trainer.groups.prefix_ids)
+    expected = closed_form_gradient(before, trainer.reference_model or before, trainer.seen, trainer.groups.prefix_ids)
     assert relative_error(moved, expected) < 1e-5
 
 
@@ -47,41 +47,41 @@ class StopAfter(TrainerCallback):
 @pytest.mark.parametrize(
     "options",
     [
-        {"anchor_share": 0.25},
-        {"imitate_bodies": "every_group", "body_weight": 0.3, "anchor_share": 0.0},
-        {"utility": "margin", "anchor_share": 0.0, "stratified": False},
-        {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 4, "anchor_share": 0.25},
-        {"budget": None, "utility": "reward", "imitate_denied": False, "body_weight": 1.0, "anchor_share": 0.0},
+        {"kl_share": 0.25},
+        {"imitate_completions": "every_group", "completion_loss_weight": 0.3, "kl_share": 0.0},
+        {"utility": "margin", "kl_share": 0.0, "stratified": False},
+        {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 4, "kl_share": 0.25},
+        {"budget": None, "utility": "reward", "imitate_denied": False, "completion_loss_weight": 1.0, "kl_share": 0.0},
     ],
 )
 def test_one_sgd_step_is_the_gradient_of_weighted_sft(make_trainer, options):
     trainer = make_trainer(cls=Recorder, dtype=torch.float64, **options)
-    disturb_initial_policy(trainer)
+    disturb_reference_model(trainer)
     assert_closed_form(trainer)
 
 
 def test_the_same_with_lora(make_trainer):
-    trainer = make_trainer(cls=Recorder, model=with_lora(torch.float64), anchor_share=0.25)
-    disturb_initial_policy(trainer)
+    trainer = make_trainer(cls=Recorder, model=with_lora(torch.float64), kl_share=0.25)
+    disturb_reference_model(trainer)
     assert_closed_form(trainer)
     frozen = [name for name, p in trainer.model.named_parameters() if not p.requires_grad]
     assert frozen and all("lora_" not in name for name in frozen)
 
 
 def test_accumulation_changes_nothing(make_trainer):
-    whole = make_trainer("whole", cls=Recorder, dtype=torch.float64, anchor_share=0.25)
+    whole = make_trainer("whole", cls=Recorder, dtype=torch.float64, kl_share=0.25)
     before = flat(whole.model.parameters())
-    disturb_initial_policy(whole)
+    disturb_reference_model(whole)
     whole.train()
     parts = make_trainer(
         "parts",
         cls=Replay,
         dtype=torch.float64,
-        anchor_share=0.25,
+        kl_share=0.25,
         per_device_train_batch_size=4,
         gradient_accumulation_steps=8,
     )
-    disturb_initial_policy(parts)
+    disturb_reference_model(parts)
     parts.recorded = whole.seen[0][1]
     parts.train()
     assert np.array_equal(whole.seen[0][2], parts.seen[0][2])
@@ -89,8 +89,8 @@ def test_accumulation_changes_nothing(make_trainer):
     assert relative_error(flat(parts.model.parameters()) - before, step) < 1e-5
 
 
-def test_the_anchor_vanishes_at_the_initial_policy(make_trainer):
-    trainer = make_trainer(cls=Recorder, choice_weight=0.0, body_weight=0.0, anchor_share=1.0)
+def test_the_kl_penalty_vanishes_at_the_reference_model(make_trainer):
+    trainer = make_trainer(cls=Recorder, prefix_loss_weight=0.0, completion_loss_weight=0.0, kl_share=1.0)
     before = frozen_copy(trainer.model)
     trainer.train()
     moved = max(
@@ -108,20 +108,21 @@ def test_no_forward_pass_without_gradient_goes_through_trl(make_trainer, monkeyp
         with_gradient.append(torch.is_grad_enabled())
         return scored(*args, **kwargs)
 
+    trainer = make_trainer(max_steps=2, steps_per_generation=2)
     monkeypatch.setattr(GRPOTrainer, "_get_per_token_logps_and_entropies", counted)
-    make_trainer(max_steps=2, steps_per_generation=2).train()
+    trainer.train()
     assert with_gradient and all(with_gradient)
 
 
 @pytest.mark.parametrize("lora", [False, True])
-def test_the_initial_policy_stays_what_it_was(make_trainer, lora):
+def test_the_reference_model_stays_what_it_was(make_trainer, lora):
     trainer = make_trainer(learning_rate=0.1, max_steps=2, model=with_lora() if lora else None)
     prompt = torch.tensor([[3, 4, 5]])
-    before = trainer.initial_policy(input_ids=prompt).logits.clone()
+    before = trainer.reference_model(input_ids=prompt).logits.clone()
     live = trainer.model(input_ids=prompt).logits.clone()
     assert torch.equal(before, live)
     trainer.train()
-    assert torch.equal(trainer.initial_policy(input_ids=prompt).logits, before)
+    assert torch.equal(trainer.reference_model(input_ids=prompt).logits, before)
     assert not torch.equal(trainer.model(input_ids=prompt).logits, live)
 
 
@@ -139,7 +140,7 @@ def test_resumed_training_ends_with_the_same_weights_to_the_bit(make_trainer, st
     assert second.state.global_step == 4
     for a, b in zip(whole.model.parameters(), second.model.parameters(), strict=True):
         assert torch.equal(a, b)
-    assert second.adjustment == whole.adjustment
+    assert second.lower_level.budget_offset == whole.lower_level.budget_offset
     assert len(second.lower_level.history) == len(whole.lower_level.history) == 4 // steps_per_generation
 
 
@@ -153,7 +154,7 @@ def test_a_resume_from_another_folder_is_exact_too(make_trainer, tmp_path):
     again.train(resume_from_checkpoint=str(elsewhere))
     for a, b in zip(whole.model.parameters(), again.model.parameters(), strict=True):
         assert torch.equal(a, b)
-    assert again.adjustment == whole.adjustment and len(again.lower_level.history) == 4
+    assert again.lower_level.budget_offset == whole.lower_level.budget_offset and len(again.lower_level.history) == 4
     (elsewhere / "averaged.npz").unlink()
     with pytest.raises(IbpoError, match=r"averaged.npz: cannot be read: this is no whole checkpoint"):
         make_trainer("new", **options).train(resume_from_checkpoint=str(elsewhere))
@@ -163,26 +164,26 @@ def test_a_resume_from_another_folder_is_exact_too(make_trainer, tmp_path):
 
 
 def test_a_new_training_leaves_no_shards_of_an_old_one(make_trainer, tmp_path):
-    options = {"ledger_dir": str(tmp_path / "ledger"), "anchor_share": 0.0, "learning_rate": 1e-3}
+    options = {"rollout_log_dir": str(tmp_path / "rollout_log"), "kl_share": 0.0, "learning_rate": 1e-3}
     make_trainer(max_steps=3, **options).train()
     make_trainer(max_steps=2, **options)  # making a trainer removes nothing
     names = [f"step-{step:06d}.parquet" for step in range(3)]
-    assert sorted(path.name for path in (tmp_path / "ledger").iterdir()) == names
+    assert sorted(path.name for path in (tmp_path / "rollout_log").iterdir()) == names
     make_trainer(max_steps=2, **options).train()
-    assert sorted(path.name for path in (tmp_path / "ledger").iterdir()) == names[:2]
+    assert sorted(path.name for path in (tmp_path / "rollout_log").iterdir()) == names[:2]
 
 
-def test_ledger_records_every_candidate_and_one_choice_per_own_prompt(make_trainer, tmp_path):
-    trainer = make_trainer(ledger_dir=str(tmp_path / "ledger"), anchor_share=0.25)
+def test_the_rollout_log_records_every_candidate_and_one_choice_per_own_prompt(make_trainer, tmp_path):
+    trainer = make_trainer(rollout_log_dir=str(tmp_path / "rollout_log"), kl_share=0.25)
     trainer.train()
-    (shard,) = sorted((tmp_path / "ledger").glob("*.parquet"))
+    (shard,) = sorted((tmp_path / "rollout_log").glob("*.parquet"))
     rows = pq.read_table(shard).to_pylist()
     assert len(rows) == 32
     assert sum(row["chosen"] for row in rows) == 8
-    held = [(row["problem_id"], row["response_group"]) for row in rows if row["anchor_weight"] > 0]
+    held = [(row["problem_id"], row["response_group"]) for row in rows if row["kl_weight"] > 0]
     assert 1 <= len(held) == len(set(held)) <= 4  # one of each group on two of the eight prompts, less the truncated
     assert {row["response_group"] for row in rows} == {"standard", "extended"}
-    assert all(row["choice_weight"] == row["chosen"] for row in rows)
+    assert all(row["prefix_loss_weight"] == row["chosen"] for row in rows)
     for start in range(0, 32, 4):
         for row in rows[start : start + 4]:
             others = [r["reward"] for r in rows[start : start + 4] if r["response_group"] != row["response_group"]]
@@ -192,30 +193,32 @@ def test_ledger_records_every_candidate_and_one_choice_per_own_prompt(make_train
 
 
 def test_truncated_responses_are_neither_rewarded_nor_imitated(make_trainer, tmp_path):
-    trainer = make_trainer(ledger_dir=str(tmp_path / "ledger"), max_completion_length=12)
+    trainer = make_trainer(rollout_log_dir=str(tmp_path / "rollout_log"), max_completion_length=12)
     trainer.train()
-    rows = pq.read_table(next((tmp_path / "ledger").glob("*.parquet"))).to_pylist()
+    rows = pq.read_table(next((tmp_path / "rollout_log").glob("*.parquet"))).to_pylist()
     truncated = [row for row in rows if row["finish_reason"] == "length"]
     assert truncated
-    assert not any(row["body_weight"] or row["reward"] for row in truncated)
+    assert not any(row["completion_loss_weight"] or row["reward"] for row in truncated)
     assert all(row["score"] == row["reward"] for row in rows if row["finish_reason"] == "stop")
 
 
 def test_bodies_of_every_group_are_imitated_where_rewarded(make_trainer, tmp_path):
-    trainer = make_trainer(ledger_dir=str(tmp_path / "ledger"), imitate_bodies="every_group", anchor_share=0.0)
+    trainer = make_trainer(
+        rollout_log_dir=str(tmp_path / "rollout_log"), imitate_completions="every_group", kl_share=0.0
+    )
     trainer.train()
-    rows = pq.read_table(next((tmp_path / "ledger").glob("*.parquet"))).to_pylist()
+    rows = pq.read_table(next((tmp_path / "rollout_log").glob("*.parquet"))).to_pylist()
     cells = {}
     for place, row in enumerate(rows):
         cells.setdefault((place // 4, row["response_group"]), []).append(row)
-    assert any(row["body_weight"] > 0 and not row["chosen"] for row in rows)
+    assert any(row["completion_loss_weight"] > 0 and not row["chosen"] for row in rows)
     for cell in cells.values():
-        assert sum(row["body_weight"] > 0 for row in cell) == any(row["reward"] > 0 for row in cell)
+        assert sum(row["completion_loss_weight"] > 0 for row in cell) == any(row["reward"] > 0 for row in cell)
 
 
-def test_the_anchor_grows_from_its_start_to_its_end():
-    args: Any = SimpleNamespace(anchor_weight_start=0.0, anchor_weight=4.0)
-    weights = [anchor_weight_at(args, done) for done in (0.0, 0.45, 0.575, 0.7, 1.0)]
+def test_the_kl_weight_grows_from_its_start_to_its_end():
+    args: Any = SimpleNamespace(kl_weight_start=0.0, kl_weight=4.0)
+    weights = [kl_weight_at(args, done) for done in (0.0, 0.45, 0.575, 0.7, 1.0)]
     assert weights == pytest.approx([0.0, 0.0, 2.0, 4.0, 4.0])
 
 
@@ -225,7 +228,7 @@ def test_the_choice_learns_to_follow_the_budget(make_trainer):
         optim="adamw_torch",
         learning_rate=1e-3,
         budget={"extended": 0.0},
-        anchor_share=0.0,
+        kl_share=0.0,
         num_train_epochs=9,
     )
     trainer.train()
@@ -258,7 +261,7 @@ def test_stratified_rollouts_are_split_equally_over_the_groups_on_every_prompt(m
 def test_the_order_of_the_prompts_is_found_again_in_a_later_epoch(make_trainer):
     # 64 problems, 8 a step: an epoch is 8 steps, and the resume falls into the second one.
     options = {"max_steps": 12, "save_strategy": "steps", "save_steps": 10, "cls": Recorder}
-    options |= {"anchor_share": 0.0, "learning_rate": 1e-3}
+    options |= {"kl_share": 0.0, "learning_rate": 1e-3}
     whole = make_trainer("whole", **options)
     whole.train()
     first = make_trainer("halves", **options)

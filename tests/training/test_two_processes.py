@@ -16,20 +16,20 @@ import torch
 
 from ibpo.training.reference_model import frozen_copy
 from tests.training.closed_form import Replay, closed_form_gradient, flat, relative_error
-from tests.training.tiny import build_trainer, disturb_initial_policy, with_lora
+from tests.training.tiny import build_trainer, disturb_reference_model, with_lora
 
 ROOT = Path(__file__).parent.parent.parent
 CASES = {
     # 2 ranks x 16 responses of 8 prompts; "split" cuts a prompt in two, its siblings on both ranks.
-    "full": {"per_device_train_batch_size": 16, "anchor_share": 0.25},
-    "parts": {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 8, "anchor_share": 0.25},
+    "full": {"per_device_train_batch_size": 16, "kl_share": 0.25},
+    "parts": {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 8, "kl_share": 0.25},
     "split": {
         "per_device_train_batch_size": 6,
         "num_generations": 4,
         "gradient_accumulation_steps": 1,
-        "anchor_share": 0.0,
+        "kl_share": 0.0,
     },
-    "lora": {"per_device_train_batch_size": 16, "anchor_share": 0.25, "lora": True},
+    "lora": {"per_device_train_batch_size": 16, "kl_share": 0.25, "lora": True},
 }
 
 
@@ -67,7 +67,7 @@ def test_two_ranks_take_the_step_of_one_process(folder, tmp_path, name):
     options = {**CASES[name], "per_device_train_batch_size": len(completions), "gradient_accumulation_steps": 1}
     model = with_lora(torch.float64) if options.pop("lora", False) else None
     one: Any = build_trainer(tmp_path / "one", cls=Replay, model=model, dtype=torch.float64, **options)
-    disturb_initial_policy(one)
+    disturb_reference_model(one)
     one.recorded = completions
     before = frozen_copy(one.model)
     for old, new in zip(before.parameters(), one.model.parameters(), strict=True):
@@ -81,5 +81,5 @@ def test_two_ranks_take_the_step_of_one_process(folder, tmp_path, name):
     together = torch.tensor(arrays[0]["moved"])
     assert relative_error(together, alone) < 1e-5
     batch = (prompts, completions, arrays[0]["weights"][0])
-    expected = closed_form_gradient(before, one.initial_policy or before, [batch], one.groups.prefix_ids)
+    expected = closed_form_gradient(before, one.reference_model or before, [batch], one.groups.prefix_ids)
     assert relative_error(together, expected) < 1e-5

@@ -61,6 +61,15 @@ def build_trainer(
         "disable_tqdm": True,
         "save_strategy": "no",
         "averaging": 0.0,
+        # Small weights and a strong penalty: sums are taken in float32, and tests ask for five digits of them.
+        "window": 64,
+        "min_gain": 0.03,
+        "integral_gain": 0.06,
+        "imitate_completions": "chosen",
+        "completion_loss_weight": 0.02,
+        "kl_share": 0.5,
+        "kl_weight_start": 0.05,
+        "kl_weight": 3.0,
         "budget": {"extended": 0.5},
         "seed": 0,
     } | options
@@ -100,8 +109,8 @@ def with_lora(dtype=None):
     return model
 
 
-def disturb_initial_policy(trainer):
-    """Else the anchor's gradient is zero at the first step, and nothing is tested."""
-    if trainer.initial_policy is not None:
-        for parameter in trainer.initial_policy.parameters():
+def disturb_reference_model(trainer):
+    """Else the KL penalty's gradient is zero at the first step, and nothing is tested."""
+    if trainer.reference_model is not None:
+        for parameter in trainer.reference_model.parameters():
             parameter.mul_(1.1)

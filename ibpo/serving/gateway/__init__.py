@@ -8,26 +8,47 @@ Read `decision.py` first: the life of one request. Around it: `server` (the proc
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ibpo.serving.gateway.gains import ROUTER_SECONDS, FittedRouter, Router, Scores
+    from ibpo.serving.gateway.server import Service, serve
+    from ibpo.serving.gateway.settings import (
+        GROUPS_BY,
+        Keys,
+        Settings,
+        build_settings,
+        keys_from_environment,
+        new_key,
+        read_keys,
+        read_settings,
+    )
+    from ibpo.serving.gateway.telemetry import open_log
 
 _HOME = {
-    "FittedRouter": "gains",
-    "GROUPS_BY": "settings",
-    "Keys": "settings",
-    "ROUTER_SECONDS": "gains",
-    "Router": "gains",
-    "Scores": "gains",
-    "Service": "server",
-    "Settings": "settings",
-    "build_settings": "settings",
-    "keys_from_environment": "settings",
-    "new_key": "settings",
+    **dict.fromkeys(("ROUTER_SECONDS", "FittedRouter", "Router", "Scores"), "gains"),
+    **dict.fromkeys(("Service", "serve"), "server"),
+    **dict.fromkeys(("GROUPS_BY", "Keys", "Settings", "build_settings", "keys_from_environment"), "settings"),
+    **dict.fromkeys(("new_key", "read_keys", "read_settings"), "settings"),
     "open_log": "telemetry",
-    "read_keys": "settings",
-    "read_settings": "settings",
-    "serve": "server",
 }
-__all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = [
+    "GROUPS_BY",
+    "ROUTER_SECONDS",
+    "FittedRouter",
+    "Keys",
+    "Router",
+    "Scores",
+    "Service",
+    "Settings",
+    "build_settings",
+    "keys_from_environment",
+    "new_key",
+    "open_log",
+    "read_keys",
+    "read_settings",
+    "serve",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,10 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ibpo.errors import IbpoError
-from ibpo.serving.book import Book, MemoryBook, Tally
-from ibpo.serving.controller import Controller
-from ibpo.serving.option import Option
-from ibpo.serving.plan import Plan
+from ibpo.serving.controller import AccountStore, Candidate, Controller, MemoryStore, ServingPolicy, TokenBucket
 
 Result = TypeVar("Result")
 HISTORY_SECONDS = 5.0
@@ -57,14 +54,14 @@ class AsyncController:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: ServingPolicy,
         state: str | None = None,
         *,
         name: str = "gateway",
         stale_seconds: float = 7200.0,
         on_failure: Callable[[str], None] = lambda message: None,
     ) -> None:
-        self.plan, self.num_open, self.last_drift = plan, 0, 0.0
+        self.policy, self.num_open, self.last_drift = plan, 0, 0.0
         self.history: deque[dict[str, Any]] = deque(maxlen=HISTORY_LENGTH)
         self._state, self._name, self._stale, self._on_failure = state, name, stale_seconds, on_failure
         self._names = [budget.name for budget in plan.budgets]
@@ -97,7 +94,7 @@ class AsyncController:
             self._thread.shutdown()
 
     async def decide(
-        self, options: Sequence[Option], *, request_id: str, tenant: str, slice_name: str
+        self, candidates: Sequence[Candidate], *, request_id: str, tenant: str, slice_name: str
     ) -> OpenReservation:
         """Choose a response group and reserve its cost; see `Controller.decide`.
 
@@ -108,13 +105,13 @@ class AsyncController:
         def decide() -> OpenReservation:
             controller: Controller = self._controller
             found = controller.decide(
-                options, request_id=request_id, now=time.time(), tenant=tenant, slice_name=slice_name
+                candidates, request_id=request_id, now=time.time(), tenant=tenant, slice_name=slice_name
             )
             return OpenReservation(
                 request_id=request_id,
                 response_group=found.response_group,
                 price=dict(zip(self._names, found.price, strict=True)),
-                balance=dict(zip(self._names, controller.banks, strict=True)),
+                balance=dict(zip(self._names, controller.balances, strict=True)),
             )
 
         try:
@@ -170,27 +167,27 @@ class AsyncController:
 
     def _open(self) -> None:
         if self._state is None:
-            self._store = MemoryBook(len(self.plan.budgets))
-            self._controller = Controller(self.plan, self._store)
+            self._store = MemoryStore(len(self.policy.budgets))
+            self._controller = Controller(self.policy, self._store)
             return
         store: Any
         if self._state.startswith(("redis://", "rediss://", "unix://")):
-            from ibpo.serving.store_redis import RedisBook
+            from ibpo.serving.stores import RedisStore
 
-            store = RedisBook(self._state, self._names)
+            store = RedisStore(self._state, self._names)
         else:
-            from ibpo.serving.store_sqlite import SqliteBook
+            from ibpo.serving.stores import SqliteStore
 
-            store = SqliteBook(Path(self._state), self._names)
+            store = SqliteStore(Path(self._state), self._names)
         self._store = store
-        shared: Book = store
+        shared: AccountStore = store
         saved = store.load_state(self._name)
         try:
-            self._controller = Controller.from_state(self.plan, saved, shared) if saved else None
+            self._controller = Controller.from_state(self.policy, saved, shared) if saved else None
         except IbpoError as error:
             self._on_failure(str(error))
         if self._controller is None:
-            self._controller = Controller(self.plan, shared)
+            self._controller = Controller(self.policy, shared)
             self._controller.recover()
         self._num_drifts = self._controller.num_drifts
         self._controller.expire(before=time.time() - self._stale)
@@ -218,12 +215,12 @@ class AsyncController:
             await asyncio.sleep(HISTORY_SECONDS)
 
     def _snapshot(self) -> dict[str, Any]:
-        controller, plan = self._controller, self.plan
-        accounts = self._store.accounts if isinstance(self._store, MemoryBook) else self._store.accounts()
+        controller, plan = self._controller, self.policy
+        accounts = self._store.accounts if isinstance(self._store, MemoryStore) else self._store.accounts()
         now = time.time()
         if controller.num_drifts > self._num_drifts:
             self._num_drifts, self.last_drift = controller.num_drifts, now
-        total = accounts.get("total") or [Tally() for _ in plan.budgets]
+        total = accounts.get("total") or [TokenBucket() for _ in plan.budgets]
         return {
             "time": now,
             "budgets": [
@@ -235,9 +232,9 @@ class AsyncController:
                     "num_requests": account.num_requests,
                     "spent": account.spent,
                     "in_flight": account.estimated,
-                    "balance": account.bank,
+                    "balance": account.balance,
                     "overdraft": budget.overdraft,
-                    "carry": budget.carry,
+                    "burst": budget.burst,
                     "largest_overdraft": account.peak,
                     "price": min(price, 1e99),
                 }
@@ -260,6 +257,6 @@ class AsyncController:
         }
 
 
-def _mean_cost(account: Tally) -> float:
+def _mean_cost(account: TokenBucket) -> float:
     """Per request, what is expected of those in flight included."""
     return (account.spent + account.estimated) / max(1, account.num_requests)

@@ -35,6 +35,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from ibpo.errors import IbpoError
+from ibpo.serving.controller import BudgetPolicy, Candidate
 from ibpo.serving.gateway.async_controller import AsyncController, OpenReservation
 from ibpo.serving.gateway.gains import Gains, Router, find_gains
 from ibpo.serving.gateway.openai_request import (
@@ -50,8 +51,6 @@ from ibpo.serving.gateway.proxy import OWN_HEADERS, Upstream, UpstreamFault, pas
 from ibpo.serving.gateway.settings import DEFAULT_TOKENS, GroupSettings, Keys, ModelSettings, Settings
 from ibpo.serving.gateway.telemetry import Metrics, RequestLog, RequestRecord
 from ibpo.serving.gateway.usage import StreamUsage, read_usage
-from ibpo.serving.option import Option
-from ibpo.serving.plan import Budget
 
 SLICE_HEADER = f"{OWN_HEADERS}slice"
 MAX_PROBE_BYTES = 1 << 20
@@ -104,7 +103,7 @@ class Governor:
             raise Refusal(400, "bad_request", str(error)) from None
         # Which groups compete for this request, and which of them has the budget room for at today's price?
         groups = choose_groups(request, model, gains)
-        budgets = self.controller.plan.budgets
+        budgets = self.controller.policy.budgets
         candidates = [make_candidate(request, group, gains, budgets) for group in groups.values()]
         reservation = await self._reserve(candidates, record, http_request.headers)
         # From here on nothing but `finally` ends the reservation.
@@ -139,14 +138,14 @@ class Governor:
         return answer.head
 
     async def _reserve(
-        self, candidates: Sequence[Option], record: RequestRecord, caller: Mapping[str, str]
+        self, candidates: Sequence[Candidate], record: RequestRecord, caller: Mapping[str, str]
     ) -> OpenReservation | None:
         """Decide; None where the store cannot be used: then the request gets the standard response group."""
         named = caller.get(SLICE_HEADER, "")
         if self.keys is not None:
             named = self.keys.slice_of(record.tenant, named)
         # A slice that the plan does not know is none: a caller must not open accounts.
-        slice_name = named if named in self.controller.plan.slices else ""
+        slice_name = named if named in self.controller.policy.slices else ""
         try:
             return await self.controller.decide(
                 candidates, request_id=record.request_id, tenant=record.tenant, slice_name=slice_name
@@ -236,7 +235,9 @@ def choose_groups(request: OpenAIRequest, model: ModelSettings, gains: Gains) ->
     return groups or {standard.name: capped}
 
 
-def make_candidate(request: OpenAIRequest, group: GroupSettings, gains: Gains, budgets: Sequence[Budget]) -> Option:
+def make_candidate(
+    request: OpenAIRequest, group: GroupSettings, gains: Gains, budgets: Sequence[BudgetPolicy]
+) -> Candidate:
     """A response group as the controller sees it: gain, expected cost, and reserve: the most that it can cost.
 
     With n answers, a cap of c tokens on each, and t tokens expected of each (by the router, else by the settings), the
@@ -245,20 +246,20 @@ def make_candidate(request: OpenAIRequest, group: GroupSettings, gains: Gains, b
     Example:
         >>> request = read_request(b'{"max_tokens": 100, "n": 2}', chat=True)
         >>> long, gains = GroupSettings(name="long", tokens=5000), Gains(by_group={"long": 1.0}, source="caller")
-        >>> candidate = make_candidate(request, long, gains, [Budget(name="tokens", mean=9.0)])
+        >>> candidate = make_candidate(request, long, gains, [BudgetPolicy(name="tokens", mean=9.0)])
         >>> candidate.gain, candidate.cost, candidate.reserve
         (1.0, {'tokens': 200.0}, {'tokens': 200.0})
     """
     gain = gains.by_group.get(group.name, group.gain)
     if all(budget.response_group is not None for budget in budgets):
-        return Option(response_group=group.name, gain=gain)  # shares cost 1 or 0: the controller knows
+        return Candidate(response_group=group.name, gain=gain)  # shares cost 1 or 0: the controller knows
     tokens = gains.tokens.get(group.name, DEFAULT_TOKENS if group.tokens is None else group.tokens)
     expected, cap = tokens * request.num_answers, max_tokens_of(request, group)
     if cap is None:
-        return Option(response_group=group.name, gain=gain, cost={"tokens": expected})
+        return Candidate(response_group=group.name, gain=gain, cost={"tokens": expected})
     most = float(cap * request.num_answers)
     cost, reserve = {"tokens": min(expected, most)}, {"tokens": most}
-    return Option(response_group=group.name, gain=gain, cost=cost, reserve=reserve)
+    return Candidate(response_group=group.name, gain=gain, cost=cost, reserve=reserve)
 
 
 def budget_headers(record: RequestRecord) -> dict[str, str]:

@@ -22,8 +22,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+from ibpo import routing
 from ibpo.errors import IbpoError
-from ibpo.serving import router as fitting
 from ibpo.serving.gateway.openai_request import OpenAIRequest, can_set, encode, with_prefix
 from ibpo.serving.gateway.settings import GroupSettings, ModelSettings
 
@@ -182,14 +182,14 @@ class FittedRouter:
         IbpoError: A router that needs more than a request holds.
     """
 
-    def __init__(self, fitted: fitting.Router, place: str) -> None:
+    def __init__(self, fitted: routing.Router, place: str) -> None:
         if fitted.number_names:
             names = ", ".join(fitted.number_names)
             raise IbpoError(
                 f"{place}: needs the numbers {names} beside each prompt, which requests lack; fit it without"
             )
         if fitted.embedding and fitted.embed is None:
-            raise IbpoError(f"{place}: needs embeddings; give the server that makes them to ibpo.serving.router.load")
+            raise IbpoError(f"{place}: needs embeddings; give the server that makes them to ibpo.routing.load_router")
         self._fitted = fitted
         self._predicts_tokens = "token" in fitted.cost_name
         self.groups = fitted.groups

@@ -98,14 +98,12 @@ class Answer:
         """
         content, loop = self._response.content, asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(None) as limit:
-                while True:
-                    limit.reschedule(min(loop.time() + self._idle, self._give_up))
+            while True:
+                async with asyncio.timeout_at(min(loop.time() + self._idle, self._give_up)):
                     piece = await content.readany()
-                    if not piece:
-                        return
-                    limit.reschedule(None)
-                    yield piece
+                if not piece:
+                    return
+                yield piece
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             fault = _as_fault(error)
             if isinstance(fault, UpstreamFault):
@@ -294,22 +292,18 @@ async def relay_stream(
     """
     response = web.StreamResponse(status=answer.status, headers=headers)
     await response.prepare(http_request)
-    loop = asyncio.get_running_loop()
+
+    async def send(piece: bytes) -> None:
+        if piece:
+            async with asyncio.timeout(write_seconds):
+                await response.write(piece)
+
     try:
-        async with asyncio.timeout(write_seconds) as limit:
-            piece = usage.feed(answer.head) if usage else answer.head
-            if piece:
-                await response.write(piece)
-            limit.reschedule(None)
-            async for piece in answer.rest():
-                piece = usage.feed(piece) if usage else piece
-                if piece:
-                    limit.reschedule(loop.time() + write_seconds)
-                    await response.write(piece)
-                    limit.reschedule(None)
-            limit.reschedule(loop.time() + write_seconds)
-            if usage and (piece := usage.end()):
-                await response.write(piece)
+        await send(usage.feed(answer.head) if usage else answer.head)
+        async for piece in answer.rest():
+            await send(usage.feed(piece) if usage else piece)
+        await send(usage.end() if usage else b"")
+        async with asyncio.timeout(write_seconds):
             await response.write_eof()
         return response, "answered"
     except UpstreamFault:

@@ -26,6 +26,7 @@ from urllib.parse import unquote
 from aiohttp import web
 
 from ibpo.errors import IbpoError
+from ibpo.serving.controller import ServingPolicy
 from ibpo.serving.gateway.async_controller import AsyncController
 from ibpo.serving.gateway.decision import Governor
 from ibpo.serving.gateway.gains import Router
@@ -33,7 +34,6 @@ from ibpo.serving.gateway.openai_request import Refusal
 from ibpo.serving.gateway.proxy import Upstream, open_session, pass_through
 from ibpo.serving.gateway.settings import OPERATOR, Keys, Limits, Settings, check_groups, check_router, find_cautions
 from ibpo.serving.gateway.telemetry import Metrics, RequestLog
-from ibpo.serving.plan import Plan
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -43,7 +43,7 @@ class Service:
     """Everything that a gateway process needs to know."""
 
     settings: Settings
-    plan: Plan
+    policy: ServingPolicy
     host: str = "127.0.0.1"
     port: int = 8080
     """0: any free one."""
@@ -61,11 +61,11 @@ class Service:
             raise IbpoError("no upstream; give --upstream http://127.0.0.1:8000/v1")
         if self.keys is None and self.host not in LOOPBACK:
             raise IbpoError(f"--host {self.host}: others can reach it, and nobody needs a key; give --keys FILE")
-        check_groups(self.settings, self.plan)
+        check_groups(self.settings, self.policy)
         check_router(self.settings, getattr(self.router, "groups", None))
         for tenant, names in (self.keys.slices if self.keys is not None else {}).items():
             for name in names:
-                if name not in self.plan.slices:
+                if name not in self.policy.slices:
                     raise IbpoError(
                         f"--keys: slices.{tenant}: the plan has no slice {name!r}; add [slice.{name}] to it"
                     )
@@ -314,7 +314,7 @@ async def running(service: Service, log: RequestLog) -> AsyncIterator[tuple[Gate
     if variable and not key:
         raise IbpoError(f"upstream.key_env: the environment variable {variable} is empty; put the upstream's key in it")
     controller = AsyncController(
-        service.plan,
+        service.policy,
         service.state,
         name=service.name,
         stale_seconds=2 * settings.upstream.total_seconds,
@@ -364,7 +364,7 @@ async def running(service: Service, log: RequestLog) -> AsyncIterator[tuple[Gate
                 raise IbpoError(f"{service.host}:{service.port}: cannot listen: {cause}; give another --port") from None
             try:
                 port = runner.addresses[0][1]
-                for caution in find_cautions(settings, service.plan):
+                for caution in find_cautions(settings, service.policy):
                     log.write("caution", message=caution)
                 log.write("listening", host=service.host, port=port, upstream=settings.upstream.url, pid=os.getpid())
                 yield gateway, port

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from ibpo.config import explain, nearest, read_toml
 from ibpo.errors import IbpoError
-from ibpo.serving.plan import Budget, Plan
+from ibpo.serving.controller import BudgetPolicy, ServingPolicy
 
 DEFAULT_TOKENS = 512.0
 """Expected of a response group without `tokens` and without a cap; corrected by what responses cost."""
@@ -149,7 +149,7 @@ class ModelSettings(_Table):
 
 
 class Settings(_Table):
-    """A gateway's file, but for `budget`, `tenant`, `slice` and `fair_share`, which `Plan` reads.
+    """A gateway's file, but for `budget`, `tenant`, `slice` and `fair_share`, which `ServingPolicy` reads.
 
     Example:
         >>> settings = Settings.model_validate({"model": [{"name": "*", "response_group": [{"name": "standard"}]}]})
@@ -204,7 +204,7 @@ def read_settings(path: str | Path) -> tuple[Settings, dict[str, Any]]:
     """Read a gateway file.
 
     Returns:
-        The settings, and the tables of the plan (`Plan.from_dict` takes them).
+        The settings, and the tables of the plan (`ServingPolicy.from_dict` takes them).
 
     Raises:
         IbpoError: Names file, field and fix.
@@ -345,7 +345,7 @@ def _read_digests(rows: Iterable[tuple[str, str, Any]]) -> Keys:
     return Keys(rows=tuple(found.items()))
 
 
-def check_groups(settings: Settings, plan: Plan) -> None:
+def check_groups(settings: Settings, plan: ServingPolicy) -> None:
     """Check that budgets name response groups that exist, and have room for an answer of each of them.
 
     Raises:
@@ -365,7 +365,7 @@ def check_groups(settings: Settings, plan: Plan) -> None:
             raise IbpoError(
                 f"budget {budget.name!r}: a gateway counts tokens; name it tokens, or give it a response_group"
             )
-        room = budget.mean + budget.overdraft + budget.carry
+        room = budget.mean + budget.overdraft + budget.burst
         for model, group in rows:
             if group is model.response_group[0]:
                 continue
@@ -375,10 +375,10 @@ def check_groups(settings: Settings, plan: Plan) -> None:
                     f"budget 'tokens': has room for {room:g} tokens at a time, and an answer of {where} is expected "
                     f"to take {_expected_tokens(group):g}: none would ever be given; set overdraft to that or more"
                 )
-            if (group.max_tokens or 0) > room + budget.cushion:
+            if (group.max_tokens or 0) > room + budget.overcommit:
                 raise IbpoError(
-                    f"budget 'tokens': has room for {room + budget.cushion:g} tokens with its cushion, and an answer "
-                    f"of {where} may take {group.max_tokens}: none would ever be given; raise the cushion to "
+                    f"budget 'tokens': has room for {room + budget.overcommit:g} tokens with its overcommit, and an "
+                    f"answer of {where} may take {group.max_tokens}: none would ever be given; raise overcommit to "
                     f"{group.max_tokens} or more, or lower the group's cap"
                 )
 
@@ -405,7 +405,7 @@ def check_router(settings: Settings, known: Sequence[str] | None) -> None:
             )
 
 
-def find_cautions(settings: Settings, plan: Plan) -> list[str]:
+def find_cautions(settings: Settings, plan: ServingPolicy) -> list[str]:
     """What an operator should know about the bound on tokens, one sentence each; none without such a budget."""
     models = [model for model in settings.model if len(model.response_group) > 1]
     rows = [(model, group) for model in models for group in model.response_group]
@@ -413,7 +413,7 @@ def find_cautions(settings: Settings, plan: Plan) -> list[str]:
     return [_caution(budget, rows, settings.limits.max_in_flight) for budget in budgets if rows]
 
 
-def _caution(budget: Budget, rows: list[tuple[ModelSettings, GroupSettings]], most: int) -> str:
+def _caution(budget: BudgetPolicy, rows: list[tuple[ModelSettings, GroupSettings]], most: int) -> str:
     uncapped = [f"{group.name} of model {model.name}" for model, group in rows if group.max_tokens is None]
     if uncapped:
         return (
@@ -422,15 +422,15 @@ def _caution(budget: Budget, rows: list[tuple[ModelSettings, GroupSettings]], mo
         )
     # What one answer in flight can cost beyond its expectation, at worst.
     excess = max((group.max_tokens or 0) - _expected_tokens(group) for _, group in rows)
-    if budget.cushion < most * excess:
+    if budget.overcommit < most * excess:
         return (
-            f"budget {budget.name}: its cushion of {budget.cushion:,.0f} has room for the caps of some "
-            f"{math.floor(budget.cushion / excess)} answers at a time, and {most} may be in flight "
+            f"budget {budget.name}: its overcommit of {budget.overcommit:,.0f} has room for the caps of some "
+            f"{math.floor(budget.overcommit / excess)} answers at a time, and {most} may be in flight "
             "(limits.max_in_flight): more get no extended reasoning"
         )
     return (
         f"budget {budget.name}: if all of {most} answers in flight (limits.max_in_flight) reached their caps, it "
-        f"would be overspent by {budget.overdraft + most * excess:,.0f} tokens; lower caps or set a cushion for less"
+        f"would be overspent by {budget.overdraft + most * excess:,.0f} tokens; lower caps or set overcommit for less"
     )
 
 

@@ -1,4 +1,7 @@
-"""Request traces, and what their requests would have gained and cost. N requests, G response groups."""
+"""Traffic to simulate: request traces, and what their requests would have gained and cost.
+
+Letters: N requests, G response groups.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,9 @@ import numpy as np
 
 from ibpo.data import LogColumns, read_log
 from ibpo.errors import IbpoError
-from ibpo.serving.replay import FloatArray, Requests
-from ibpo.serving.router import Router
-from ibpo.serving.router_log import read_routed_log
+from ibpo.routing.fit import read_routed_log
+from ibpo.routing.router import Router
+from ibpo.serving.simulation.simulate import FloatArray, Requests
 from ibpo.tasks.rows import local_rows
 
 
@@ -40,7 +43,7 @@ def read_trace(path: Path) -> Trace:
         path: .jsonl (also .gz), .parquet or .csv; one row per request, in order of time.
 
     Raises:
-        IbpoError: Names file, row, field and mend.
+        IbpoError: Names file, row, field and fix.
     """
     rows = list(_rows(path))
     if not rows:
@@ -79,7 +82,7 @@ def synthetic_requests(
 ) -> Requests:
     """Two response groups: "standard" as long as the trace says, "extended" `factor` times as long.
 
-    Gains are the trace's, else uniform in [0, 1]. The controller is told the mean length of each response group.
+    Gains are the trace's, else uniform in [0, 1]. The controller expects the mean length of each response group.
 
     Args:
         trace: What came.
@@ -119,7 +122,7 @@ def recorded_requests(
 ) -> Requests:
     """Every request asks one of a log's problems, drawn at random; its gains are the mean rewards recorded for it.
 
-    A response takes as many tokens as one of the recorded ones, drawn at random; the controller is told the mean for
+    A response takes as many tokens as one of the recorded ones, drawn at random; the controller expects the mean for
     this problem and response group.
 
     Args:
@@ -128,7 +131,7 @@ def recorded_requests(
         by: Column that splits the log.
         part: Its value to take; None: the only one.
         response_group: Column with the response group.
-        router: Tells the controller gains and costs, in the place of the recorded ones.
+        router: Predicts gains and costs for the controller, in the place of the recorded ones.
         tokens_per_second: Of one response.
         failures: Share of the requests that fail.
         seed: Of all draws.
@@ -157,14 +160,14 @@ def recorded_requests(
     cost = np.array(
         [[rows.cost[rng.choice(cells[problems[i], g])] for g in groups] for i in drawn.tolist()], dtype=np.float64
     )
-    told, expected = (
+    predicted, expected = (
         (mean, length) if router is None else _routed(router, log, by, part, response_group, problems, groups)
     )
     return Requests(
         time=trace.time,
         groups=tuple(groups),
         gain=mean[drawn],
-        told_gain=told[drawn],
+        predicted_gain=predicted[drawn],
         cost=cost,
         estimate=expected[drawn],
         seconds=cost / tokens_per_second,
@@ -198,7 +201,7 @@ def _routed(
 
 
 def with_exact_estimates(requests: Requests) -> Requests:
-    """The same requests, the controller told each response's own length."""
+    """The same requests; the controller knows each response's own length."""
     return replace(requests, estimate=requests.cost)
 
 
@@ -250,5 +253,5 @@ def _number(place: str, row: dict[str, Any], name: str, least: float) -> float:
         value = math.nan
     if not (math.isfinite(value) and value >= least):
         what = "a finite number" if least == -math.inf else "a finite number, at least 0"
-        raise IbpoError(f"{place}, column {name!r}: {row[name]!r} is not {what}; mend or remove the row")
+        raise IbpoError(f"{place}, column {name!r}: {row[name]!r} is not {what}; fix or remove the row")
     return value

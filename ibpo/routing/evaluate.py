@@ -1,22 +1,22 @@
-"""What is a router worth on problems that it has not seen? P problems, G response groups."""
+"""What is a router worth on problems that it has not seen? Letters: P problems, G response groups."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ibpo.allocation import allocate, frontier, holdout_value, random_mix
+from ibpo.budget import Budget, check_budget, costs_named
 from ibpo.errors import IbpoError
 from ibpo.evaluation.statistics import estimate_from_draws
-from ibpo.serving.features import FloatArray
-from ibpo.serving.plan import Budget
-from ibpo.serving.router import Scores
-from ibpo.serving.router_fit import FEWEST, fit_router, scores_of
-from ibpo.serving.router_log import RoutedLog
+from ibpo.routing.features import FloatArray
+from ibpo.routing.fit import MIN_PROBLEMS, RoutedLog, fit_router, scores_of
+from ibpo.routing.router import Scores
 
 IntArray = NDArray[np.int64]
 MIN_ROOM = 0.005
@@ -24,13 +24,11 @@ MIN_ROOM = 0.005
 
 
 def default_budgets(table: RoutedLog) -> list[Budget]:
-    """A quarter, half and three quarters of the way from the cheapest to the dearest response group."""
-    cheapest, dearest = float(table.cost.mean(axis=0).min()), float(table.cost.mean(axis=0).max())
-    name = table.columns["cost"]
-    return [Budget(name=name, mean=cheapest + part * (dearest - cheapest)) for part in (0.25, 0.5, 0.75)]
+    """A quarter, half and three quarters of the way from the cheapest to the most expensive response group."""
+    return [Budget(name=table.columns["cost"], amount=Fraction(part, 4), unit="range") for part in (1, 2, 3)]
 
 
-def unseen_scores(
+def score_unseen(
     table: RoutedLog,
     *,
     folds: int = 5,
@@ -51,9 +49,10 @@ def unseen_scores(
         IbpoError: Too few problems for so many folds.
     """
     size = len(table.problems)
-    if folds < 2 or size - math.ceil(size / max(2, folds)) < FEWEST:
+    if folds < 2 or size - math.ceil(size / max(2, folds)) < MIN_PROBLEMS:
         raise IbpoError(
-            f"{size} problems in {folds} folds: a router needs at least 2 folds and {FEWEST} problems to learn from"
+            f"{size} problems in {folds} folds: a router needs at least 2 folds and {MIN_PROBLEMS} problems to learn "
+            "from"
         )
     part = np.random.default_rng(seed).permutation(size) % folds
     gain, cost = np.zeros(table.reward.shape), np.zeros(table.reward.shape)
@@ -70,7 +69,7 @@ def unseen_scores(
     return Scores(gain, cost)
 
 
-def held_out(
+def evaluate_router(
     table: RoutedLog,
     budgets: Sequence[Budget],
     scores: Scores,
@@ -97,7 +96,7 @@ def held_out(
     Args:
         table: The log.
         budgets: On the log's cost, or on the share of a response group, each for itself.
-        scores: Of problems that were unseen: `unseen_scores`.
+        scores: Of problems that were unseen: `score_unseen`.
         draws: Of the bootstrap.
         num_splits: Halvings for `oracle_unseen`.
         seed: Of the bootstrap and the halvings.
@@ -111,8 +110,11 @@ def held_out(
     rows: list[dict[str, Any]] = []
     problem = np.repeat(np.arange(len(table.problems)), len(table.groups))
     for budget in budgets:
-        paid, expected = costs_of(table, budget, table.cost), costs_of(table, budget, scores.cost)
-        mean = max(budget.mean, float(expected.min(axis=1).mean()) * (1 + 1e-9))
+        paid, expected = _costs_of(table, budget, table.cost), _costs_of(table, budget, scores.cost)
+        constant = table.cost.mean(axis=0)
+        ends = {"cheapest": float(constant.min()), "most_expensive": float(constant.max())}
+        asked = float(budget.in_cost(now=float(table.log.cost.mean()), **ends))
+        mean = max(asked, float(expected.min(axis=1).mean()) * (1 + 1e-9))
         pick = choose(scores.gain, expected, mean)
         every = np.arange(len(pick))
         value, spent = table.reward[every, pick], paid[every, pick]
@@ -130,7 +132,7 @@ def held_out(
 
         names = ("value", "spent", "mix", "oracle", "regret", "regret_of_mix", "gain_over_mix", "captured")
         row: dict[str, Any] = {
-            "budget": f"{budget.name}={budget.mean:.6g}",
+            "budget": f"{budget.name}={asked:.6g}",
             **dict(zip(names, figures(every), strict=True)),
         }
         rng = np.random.default_rng(seed)
@@ -153,21 +155,24 @@ def choose(gain: FloatArray, cost: FloatArray, mean: float) -> IntArray:
     return found.weight.reshape(size, width).argmax(axis=1)
 
 
-def costs_of(table: RoutedLog, budget: Budget, cost: FloatArray) -> FloatArray:
-    """`[P, G]` what each response group costs in this budget.
+def check_routed(budget: Budget, table: RoutedLog) -> bool:
+    """Whether a budget bounds the share of a response group (else the log's cost), once it is clear what it means.
 
     Raises:
-        IbpoError: Neither the log's cost nor one of its response groups.
+        IbpoError: With the place, the cause and the fix.
     """
-    if budget.response_group is None:
-        if budget.name not in ("tokens", "cost", table.columns["cost"]):
-            raise IbpoError(f"budget {budget.name!r}: the log's cost is {table.columns['cost']!r}")
+    refused = {
+        "at_least": "a router is judged at an upper bound; leave the > out",
+        "slice": "a router is judged on the whole log; name a part of it with --by and --part",
+    }
+    return check_budget(budget, groups=table.groups, costs=costs_named(table.columns["cost"]), refused=refused)
+
+
+def _costs_of(table: RoutedLog, budget: Budget, cost: FloatArray) -> FloatArray:
+    """`[P, G]` what each response group costs in this budget."""
+    if not check_routed(budget, table):
         return cost
-    if budget.response_group not in table.groups:
-        raise IbpoError(
-            f"budget {budget.name!r}: no response group {budget.response_group!r}; there are {', '.join(table.groups)}"
-        )
-    return np.tile([float(group == budget.response_group) for group in table.groups], (len(cost), 1))
+    return np.tile([float(group == budget.name) for group in table.groups], (len(cost), 1))
 
 
 def _oracle_unseen(table: RoutedLog, budget: Budget, spent: float, num_splits: int, seed: int) -> float | None:
@@ -175,8 +180,8 @@ def _oracle_unseen(table: RoutedLog, budget: Budget, spent: float, num_splits: i
         return None
     log = table.log
     paid = log.cost
-    if budget.response_group is not None:
-        paid = np.array([float(group == budget.response_group) for group in log.response_group])
+    if budget.name in table.groups:
+        paid = np.array([float(group == budget.name) for group in log.response_group])
     try:
         row = holdout_value(
             log.reward, log.problem, log.response_group, paid, [repr(spent)], num_splits=num_splits, seed=seed

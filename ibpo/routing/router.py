@@ -1,4 +1,7 @@
-r"""What would each response group gain on this prompt, and cost? Learned from logs. N prompts, G response groups."""
+"""What would each response group gain on this prompt, and cost? Learned from logs.
+
+Letters: N prompts, G response groups.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ibpo.errors import IbpoError
+from ibpo.routing.features import COUNTED, NUM_HASHES, FloatArray, as_text, counts, hashed
 from ibpo.runs import write_text_atomic
-from ibpo.serving.features import COUNTED, NUM_HASHES, FloatArray, as_text, counts, hashed
 
-KIND = "ibpo.router"
-VERSION = 1
+_KIND = "ibpo.router"
+_VERSION = 1
 ARRAYS = ("bends", "bend_of", "centre", "scale", "dense", "text", "intercept", "floor")
 
 Embed = Callable[[Sequence[str]], FloatArray]
@@ -38,16 +41,16 @@ class Scores(NamedTuple):
 class Router:
     r"""Two linear functions per response group of cheap features of a prompt.
 
-    With z the features that can be counted (`ibpo.serving.features.counts`, columns of numbers, an embedding), each
+    With z the features that can be counted (`ibpo.routing.features.counts`, columns of numbers, an embedding), each
     bent at a few of its quantiles and standardised, and h the hashed n-grams,
 
         gain_g = z . dense_g + h . text_g + intercept_g,     cost_g = max(floor_g, the same with weights of its own).
 
-    Made by `ibpo.serving.router_fit.fit_router`, read by `load`.
+    Made by `ibpo.routing.fit.fit_router`, read by `load_router`.
     """
 
     groups: tuple[str, ...]
-    """The response groups, from the cheapest in the mean to the dearest."""
+    """The response groups, from the cheapest on average to the most expensive."""
     cost_name: str
     """What the cost is, e.g. "tokens": the name of the column that it was read from."""
     number_names: tuple[str, ...]
@@ -61,9 +64,9 @@ class Router:
     source: Mapping[str, Any]
     """Provenance: file, its SHA-256, columns, numbers of problems and responses, versions, seed."""
     report: Mapping[str, Any]
-    """What the router was worth on problems that it had not seen: see `ibpo.serving.router_regret.held_out`."""
+    """What the router was worth on problems that it had not seen: see `ibpo.routing.evaluate.evaluate_router`."""
     embed: Embed | None = None
-    """Asks the endpoint for embeddings; see `load`."""
+    """Asks the endpoint for embeddings; see `load_router`."""
 
     def scores(self, prompts: Sequence[Any], numbers: Mapping[str, Sequence[float]] | None = None) -> Scores:
         """Expected gain and cost of every response group.
@@ -94,15 +97,16 @@ class Router:
             return None
         if self.embed is None:
             raise IbpoError(
-                f"this router was fitted on embeddings by {self.embedding.get('model')!r}; give the endpoint to load()"
+                f"this router was fitted on embeddings by {self.embedding.get('model')!r}; give the endpoint to "
+                "load_router()"
             )
         return self.embed(texts)
 
     def to_json(self) -> str:
         """One JSON object, numbers to the last bit, with a SHA-256 over everything in it."""
         row = {
-            "kind": KIND,
-            "version": VERSION,
+            "kind": _KIND,
+            "version": _VERSION,
             "groups": list(self.groups),
             "cost_name": self.cost_name,
             "number_names": list(self.number_names),
@@ -129,10 +133,10 @@ class Router:
             row = json.loads(text)
         except (json.JSONDecodeError, RecursionError) as error:
             raise IbpoError(f"{where}: not JSON: {error}; make it again with ibpo route fit") from None
-        if not isinstance(row, dict) or row.get("kind") != KIND:
+        if not isinstance(row, dict) or row.get("kind") != _KIND:
             raise IbpoError(f"{where}: no router; make one with ibpo route fit")
-        if row.get("version") != VERSION:
-            raise IbpoError(f"{where}: of version {row.get('version')!r}, this ibpo reads {VERSION}; fit it again")
+        if row.get("version") != _VERSION:
+            raise IbpoError(f"{where}: of version {row.get('version')!r}, this ibpo reads {_VERSION}; fit it again")
         if row.pop("sha256", None) != _digest(row):
             raise IbpoError(f"{where}: has been changed since it was written (SHA-256); fit it again")
         try:
@@ -212,7 +216,7 @@ def bend(raw: FloatArray, bends: FloatArray, bend_of: FloatArray) -> FloatArray:
     return np.hstack([raw, np.maximum(0.0, raw[:, bend_of.astype(int)] - bends)])
 
 
-def save(router: Router, path: str | Path) -> None:
+def save_router(router: Router, path: str | Path) -> None:
     """Write a router; the file is whole or absent.
 
     Raises:
@@ -221,12 +225,12 @@ def save(router: Router, path: str | Path) -> None:
     write_text_atomic(Path(path), router.to_json())
 
 
-def load(path: str | Path, embed: Embed | None = None) -> Router:
+def load_router(path: str | Path, embed: Embed | None = None) -> Router:
     """Read a router. Nothing in the file is run: it holds JSON and numbers.
 
     Args:
-        path: As `save` or `ibpo route fit` wrote it.
-        embed: For a router that was fitted on embeddings: e.g. `ibpo.serving.router_fit.embedder(endpoint)`.
+        path: As `save_router` or `ibpo route fit` wrote it.
+        embed: For a router that was fitted on embeddings: e.g. `ibpo.routing.fit.embedder(endpoint)`.
 
     Raises:
         IbpoError: No such file, or no router.

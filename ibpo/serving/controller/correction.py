@@ -1,16 +1,16 @@
-"""What responses really cost beside what was expected: mends the estimates of later ones. K budgets."""
+"""What responses really cost beside what was expected: corrects the estimates of later ones. K budgets."""
 
 from __future__ import annotations
 
 from collections import deque
 from typing import Any
 
-from ibpo.serving.book import Ended, Reservation
+from ibpo.serving.controller.accounts import Ended, Reservation
 
-MEMORY = 512
-FEWEST = 32
-MOST_FOLLOWED = 16_384
-LOST_AFTER = 50_000
+_MEMORY = 512
+_FEWEST = 32
+_MOST_FOLLOWED = 16_384
+_LOST_AFTER = 50_000
 
 
 class Correction:
@@ -50,7 +50,7 @@ class Correction:
         if begun is None:
             begun = self._begun[group] = deque()
         self._number[group] = number = self._number.get(group, 0) + 1
-        if len(begun) < MOST_FOLLOWED and name not in self._ended:
+        if len(begun) < _MOST_FOLLOWED and name not in self._ended:
             begun.append((name, number))
             self._open.add(name)
 
@@ -64,7 +64,7 @@ class Correction:
         done = [] if followed and not ended.cancelled else [ended]
         for other, number in self._begun.get(group, ()):
             found = ended if other == name and followed else self._ended.get(other)
-            if found is None and other in self._open and self._number[group] - number <= LOST_AFTER:
+            if found is None and other in self._open and self._number[group] - number <= _LOST_AFTER:
                 break
             if found is not None and not found.cancelled:
                 done.append(found)
@@ -78,7 +78,7 @@ class Correction:
             self._ended[name] = ended
         done: list[Ended] = []
         begun = self._begun.setdefault(group, deque())
-        while begun and (begun[0][0] not in self._open or self._number[group] - begun[0][1] > LOST_AFTER):
+        while begun and (begun[0][0] not in self._open or self._number[group] - begun[0][1] > _LOST_AFTER):
             first = begun.popleft()[0]
             self._open.discard(first)
             found = self._ended.pop(first, None)
@@ -104,7 +104,7 @@ class Correction:
         for reservation, actual, _, _ in done:
             for row, cost, raw in zip(sums, actual, reservation.raw, strict=True):
                 for i, value in enumerate((cost, raw, cost * cost, raw * raw, cost * raw)):
-                    row[i] += value - row[i] / MEMORY
+                    row[i] += value - row[i] / _MEMORY
                 row[5] += 1
         self._ratios[group] = [_ratio(*row) for row in sums]
 
@@ -133,10 +133,11 @@ class Correction:
 
 
 def _ratio(actual: float, estimate: float, actual_2: float, estimate_2: float, product: float, count: float) -> float:
-    if count < FEWEST or estimate <= 0:
+    """The factor of `Correction` from the weighted sums of actual, estimate, their squares and their product."""
+    if count < _FEWEST or estimate <= 0:
         return 1.0
-    ratio = actual / estimate
-    noise = max(0.0, actual_2 - 2 * ratio * product + ratio * ratio * estimate_2) / estimate**2
+    ratio = actual / estimate  # r
+    noise = max(0.0, actual_2 - 2 * ratio * product + ratio * ratio * estimate_2) / estimate**2  # s^2
     off = ratio - 1
     shrunk = 1.0 if off == 0 else 1 + off * max(0.0, 1 - 4 * noise / off**2)
     return min(8.0, max(0.125, shrunk))

@@ -9,11 +9,10 @@ from typer.testing import CliRunner
 
 from ibpo.cli import app
 from ibpo.errors import IbpoError
-from ibpo.serving.foresight import reachable
-from ibpo.serving.plan import Plan
-from ibpo.serving.replay import Requests, replay
-from ibpo.serving.replay_report import run_means, summary
-from ibpo.serving.trace import read_trace, recorded_requests, repeat_trace, synthetic_requests, with_caps
+from ibpo.serving.controller import ServingPolicy
+from ibpo.serving.simulation.simulate import Requests, simulate
+from ibpo.serving.simulation.summary import average_windows, find_reachable, summarise
+from ibpo.serving.simulation.traffic import read_trace, recorded_requests, repeat_trace, synthetic_requests, with_caps
 
 
 def requests(num_requests, seed=0, failures=0.1, tenants=("a", "b")):
@@ -38,10 +37,10 @@ PLAN = {
 }
 
 
-def test_a_replay_counts_what_was_answered_and_keeps_the_bound():
-    came, plan = requests(2500), Plan.from_dict(PLAN)
-    done = replay(came, plan)
-    figures = summary(came, done, plan)
+def test_a_simulation_counts_what_was_answered_and_keeps_the_bound():
+    came, plan = requests(2500), ServingPolicy.from_dict(PLAN)
+    done = simulate(came, plan)
+    figures = summarise(came, done, plan)
     answered = ~came.failed
     share, tokens = figures["budgets"]
     assert share["spent"] == (done.choice[answered] == 1).mean()
@@ -56,59 +55,61 @@ def test_a_replay_counts_what_was_answered_and_keeps_the_bound():
     assert sum(row["num_requests"] for row in figures["tenants"]) == answered.sum()
 
 
-@pytest.mark.parametrize("under_way", [20, 600])
-@pytest.mark.parametrize("cushion", [1e5, float("inf")])
-def test_caps_are_kept_ready_and_the_budget_is_used_nevertheless(under_way, cushion):
+@pytest.mark.parametrize("in_flight", [20, 600])
+@pytest.mark.parametrize("overcommit", [1e5, float("inf")])
+def test_caps_are_kept_ready_and_the_budget_is_used_nevertheless(in_flight, overcommit):
     came = requests(4000, failures=0.0)
-    came = replace(came, time=np.arange(4000) * (2500 / 2000) / under_way)  # 2,000 tokens a second each
+    came = replace(came, time=np.arange(4000) * (2500 / 2000) / in_flight)  # 2,000 tokens a second each
     came = with_caps(came, {"standard": 2400.0, "extended": 32768.0})
     assert came.cost[:, 0].max() == 2400
-    plan = Plan.from_dict({"budget": {"tokens": {"mean": 2500.0, "overdraft": 25000.0, "cushion": cushion}}})
-    done = replay(came, plan)
-    figures = summary(came, done, plan)
+    plan = ServingPolicy.from_dict(
+        {"budget": {"tokens": {"mean": 2500.0, "overdraft": 25000.0, "overcommit": overcommit}}}
+    )
+    done = simulate(came, plan)
+    figures = summarise(came, done, plan)
     (row,) = figures["budgets"]
     assert not row["bound_broken"]
-    assert row["overdraft"] <= row["largest_bound"] <= 25000 + min(cushion, done.most_under_way * 32768)
-    if math.isinf(cushion):
-        assert 0.5 * under_way <= figures["most_under_way"] <= 2 * under_way
+    assert row["overdraft"] <= row["largest_bound"] <= 25000 + min(overcommit, done.most_in_flight * 32768)
+    if math.isinf(overcommit):
+        assert 0.5 * in_flight <= figures["most_in_flight"] <= 2 * in_flight
         assert row["spent"] == pytest.approx(2500, rel=0.04)
-        assert figures["value_kept_as_told"] >= 0.97
+        assert figures["value_kept_as_predicted"] >= 0.97
     # Only the allowance makes them rare: three extended responses fill it.
-    elif under_way == 600:
+    elif in_flight == 600:
         assert row["spent"] < 1500
 
 
 def test_what_is_under_way_limits_the_windows_that_anybody_can_hold():
-    came, plan = requests(6000, failures=0.0), Plan.from_dict({"budget": {"tokens": {"mean": 2500.0}}})
+    came, plan = requests(6000, failures=0.0), ServingPolicy.from_dict({"budget": {"tokens": {"mean": 2500.0}}})
     known = replace(came, estimate=came.cost)
-    done = replay(known, plan)
-    assert reachable(known, done, plan, window=1000, warm_up=1000)[0].tolist() == [1.0] * 200
-    # Lengths of 800 responses under way at a time, with a standard deviation of some 70 % of their means.
-    done = replay(came, plan)
-    share = reachable(came, done, plan, window=1000, warm_up=1000)[0].mean()
+    done = simulate(known, plan)
+    assert find_reachable(known, done, plan, window=1000, warm_up=1000)[0].tolist() == [1.0] * 200
+    # Lengths of 800 responses in flight at a time, with a standard deviation of some 70 % of their means.
+    done = simulate(came, plan)
+    share = find_reachable(came, done, plan, window=1000, warm_up=1000)[0].mean()
     assert 0.2 < share < 0.7
-    row = summary(came, done, plan)["budgets"][0]
+    row = summarise(came, done, plan)["budgets"][0]
     assert row["windows_within_1_percent"] <= share + 0.1
     assert row["windows_reachable"] == pytest.approx(share)
     # Against a controller of their own: failures of half of the requests are nobody's choice either.
     failing = replace(known, failed=np.random.default_rng(1).random(6000) < 0.5)
-    assert reachable(failing, done, plan, window=1000, warm_up=1000)[0].mean() < share
+    assert find_reachable(failing, done, plan, window=1000, warm_up=1000)[0].mean() < share
 
 
-def test_the_best_as_told_is_no_better_than_what_is_told():
-    came, plan = requests(3000, failures=0.0), Plan.from_dict({"budget": {"tokens": {"mean": 2500.0}}})
-    figures = summary(came, replay(came, plan), plan)
+def test_the_best_as_predicted_knows_no_more_than_the_controller():
+    came, plan = requests(3000, failures=0.0), ServingPolicy.from_dict({"budget": {"tokens": {"mean": 2500.0}}})
+    figures = summarise(came, simulate(came, plan), plan)
     # All extended responses are told to be of one length: nobody can tell the short ones, only the clairvoyant can.
-    assert figures["value_kept"] < figures["value_kept_as_told"] <= 1 + 1e-9
-    assert figures["value_kept_as_told"] > 0.9
+    assert figures["value_kept"] < figures["value_kept_as_predicted"] <= 1 + 1e-9
+    assert figures["value_kept_as_predicted"] > 0.9
 
 
-def test_slices_fairness_and_the_series_are_told():
+def test_slices_fairness_and_the_series_are_reported():
     came = replace(requests(3000, failures=0.0), slice_name=["law" if i % 3 else "chat" for i in range(3000)])
     plan = {"budget": {"share": {"mean": 0.3, "response_group": "extended"}}}
     plan["slice"] = {"law": {"at_most": {"share": 0.1}}, "chat": {"at_least": {"share": 0.5}}}
-    made = Plan.from_dict(plan)
-    figures = summary(came, replay(came, made), made)
+    made = ServingPolicy.from_dict(plan)
+    figures = summarise(came, simulate(came, made), made)
     chat, law = figures["slices"]
     assert (chat["slice"], law["slice"], law["num_requests"]) == ("chat", "law", 2000)
     assert law["share"]["spent"] <= 0.1 + 5 / 2000 and law["share"]["ceiling"] == 0.1
@@ -120,22 +121,22 @@ def test_slices_fairness_and_the_series_are_told():
     assert row["fairness"] == pytest.approx(sum(means) ** 2 / 2 / sum(mean**2 for mean in means))
 
 
-def test_a_replay_is_the_same_again():
-    came, plan = requests(500), Plan.from_dict(PLAN)
-    assert replay(came, plan).choice.tolist() == replay(came, plan).choice.tolist()
+def test_a_simulation_is_the_same_again():
+    came, plan = requests(500), ServingPolicy.from_dict(PLAN)
+    assert simulate(came, plan).choice.tolist() == simulate(came, plan).choice.tolist()
 
 
 def test_a_plan_of_unknown_costs_is_refused():
     with pytest.raises(IbpoError, match="no response group 'long'"):
-        replay(requests(10), Plan.from_dict({"budget": {"x": {"mean": 0.1, "response_group": "long"}}}))
+        simulate(requests(10), ServingPolicy.from_dict({"budget": {"x": {"mean": 0.1, "response_group": "long"}}}))
     with pytest.raises(IbpoError, match="'tokens' only"):
-        replay(requests(10), Plan.from_dict({"budget": {"dollars": {"mean": 0.1}}}))
+        simulate(requests(10), ServingPolicy.from_dict({"budget": {"dollars": {"mean": 0.1}}}))
 
 
 def test_means_of_runs_are_those_of_every_run():
     cost = np.random.default_rng(0).random(50)
-    assert run_means(cost, 7) == pytest.approx([cost[i : i + 7].mean() for i in range(44)])
-    assert run_means(cost, 80) == pytest.approx([cost.mean()])
+    assert average_windows(cost, 7) == pytest.approx([cost[i : i + 7].mean() for i in range(44)])
+    assert average_windows(cost, 80) == pytest.approx([cost.mean()])
 
 
 ROWS = [{"t": i * 0.5, "output_tokens": 10 + i % 7, "gain": i % 5 / 5, "tenant": "ab"[i % 2]} for i in range(40)]
@@ -219,9 +220,12 @@ def test_simulate_reports_and_writes(tmp_path):
         ('{"t": 1, "output_tokens": 1}\n{"t": 0, "output_tokens": 1}', ["--budget", "tokens=3"], "2: column 't' falls"),
         ("", ["--budget", "tokens=3"], "no requests"),
         ('{"t": 0, "output_tokens": 1}', [], "give either --budget"),
-        ('{"t": 0, "output_tokens": 1}', ["--budget", "tokens=30%"], "no response group 'tokens'"),
-        ('{"t": 0, "output_tokens": 1}', ["--budget", "extended=0.3"], "give a share of the requests as extended=30%"),
-        ('{"t": 0, "output_tokens": 1}', ["--budget", "x"], "neither like"),
+        ('{"t": 0, "output_tokens": 1}', ["--budget", "tokens=30%"], "a percentage of what?"),
+        ('{"t": 0, "output_tokens": 1}', ["--budget", "extendde=0.3"], "there is no response group 'extendde'"),
+        ('{"t": 0, "output_tokens": 1}', ["--budget", "x"], "needs NAME=AMOUNT"),
+        ('{"t": 0, "output_tokens": 1}', ["--budget", "extended>=10%"], "at_least in --plan"),
+        ('{"t": 0, "output_tokens": 1}', ["--budget", "tokens=0.5x"], "nothing is spent before the first request"),
+        ('{"t": 0, "output_tokens": 1}', ["--budget", "a@x=1=0.2"], "[slice.NAME] at_most"),
         ('{"t": 0, "output_tokens": 1}', ["--budget", "tokens=3", "--max-tokens", "extended"], "not like extended="),
         ('{"t": 0, "output_tokens": 1}', ["--budget", "tokens=3", "--max-tokens", "x=9"], "no such response group"),
         ('{"t": 0, "output_tokens": 1}', ["--plan", "none.toml"], "none.toml: cannot be read as TOML"),

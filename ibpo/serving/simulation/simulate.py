@@ -1,4 +1,4 @@
-"""Run requests through a controller faster than they came. N requests, G response groups, K budgets."""
+"""Run traffic through a controller faster than it came. Letters: N requests, G response groups, K budgets."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibpo.errors import IbpoError
-from ibpo.serving.book import TOTAL, Reservation
-from ibpo.serving.controller import Controller, Option
-from ibpo.serving.plan import Plan
+from ibpo.serving.controller import TOTAL, Candidate, Controller, Reservation, ServingPolicy
 
 FloatArray = NDArray[np.float64]
 TOKENS = "tokens"
@@ -21,7 +19,7 @@ TOKENS = "tokens"
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Requests:
-    """What came, and what would have happened."""
+    """The traffic: what came, and what would have happened to each request in each response group."""
 
     time: FloatArray
     """`[N]` seconds, not falling."""
@@ -32,15 +30,15 @@ class Requests:
     cost: FloatArray
     """`[N, G]` tokens that a response really takes."""
     estimate: FloatArray
-    """`[N, G]` tokens that the controller is told beforehand."""
+    """`[N, G]` tokens that the controller expects."""
     seconds: FloatArray
     """`[N, G]` from the decision to the end of the response."""
     failed: NDArray[np.bool_]
     """`[N]` whether the response fails at its end, for good, without having cost anything."""
     tenant: list[str]
     slice_name: list[str]
-    told_gain: FloatArray | None = None
-    """`[N, G]` what the controller is told of the gain, e.g. by a router; None: the gain itself."""
+    predicted_gain: FloatArray | None = None
+    """`[N, G]` the gain that the controller decides by, e.g. a router's; None: the gain itself."""
     cap: Mapping[str, float] = field(default_factory=dict)
     """Response group -> most tokens of a response, which are kept ready for it; without one, what is expected."""
 
@@ -49,7 +47,7 @@ class Requests:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Replay:
+class Simulation:
     """What a controller did."""
 
     choice: NDArray[np.int64]
@@ -59,96 +57,99 @@ class Replay:
     overdraft: FloatArray
     """`[K]` largest spent + reserved - mean n."""
     beyond: FloatArray
-    """`[K]` largest excess of the overdraft over the bound at the same time (`ibpo.serving.ledger.Ledger`); at most 0
-    but for rounding."""
+    """`[K]` largest excess of the overdraft over the bound at the same time (the theorem of
+    `ibpo.serving.controller.admission.Admission`); at most 0 but for rounding."""
     bound: FloatArray
     """`[K]` largest value that this bound took: the lesser of the theorem's two."""
     num_drifts: int
-    most_under_way: int
-    """Largest number of responses under way at a time."""
+    most_in_flight: int
+    """Largest number of responses in flight at a time."""
 
 
-def replay(requests: Requests, plan: Plan, *, progress: Callable[[int], None] | None = None) -> Replay:
+def simulate(requests: Requests, policy: ServingPolicy, *, progress: Callable[[int], None] | None = None) -> Simulation:
     """Decide every request at its time, and settle or cancel it when its response ends.
 
     The stated bound is kept beside the controller by the theorem's own words, from what happens to each request.
 
     Args:
         requests: In order of time.
-        plan: Budgets on shares of the response groups, and on "tokens".
-        progress: Told the number of decided requests, now and then.
+        policy: Budgets on shares of the response groups, and on "tokens".
+        progress: Called with the number of decided requests, now and then.
 
     Raises:
         IbpoError: A budget on another cost than tokens.
     """
-    for budget in plan.budgets:
+    for budget in policy.budgets:
         if budget.response_group is None and budget.name != TOKENS:
-            raise IbpoError(f"budget {budget.name!r}: a replay knows shares of response groups and 'tokens' only")
+            raise IbpoError(f"budget {budget.name!r}: a simulation knows shares of response groups and 'tokens' only")
         if budget.response_group is not None and budget.response_group not in requests.groups:
             raise IbpoError(
-                f"budget {budget.name!r}: there is no response group {budget.response_group!r} in the replay"
+                f"budget {budget.name!r}: there is no response group {budget.response_group!r} in the traffic"
             )
-    controller = Controller(plan)
-    tallies = controller.book.tallies(TOTAL)
-    size, num_budgets = len(requests), len(plan.budgets)
+    controller = Controller(policy)
+    buckets = controller.store.buckets(TOTAL)
+    size, num_budgets = len(requests), len(policy.budgets)
     choice, over = np.zeros(size, np.int64), np.zeros(size, bool)
     bound, beyond = [0.0] * num_budgets, [-math.inf] * num_budgets
     slip, excess = [(0.0, 0.0)] * num_budgets, [0.0] * num_budgets  # of both bounds; of the second
-    most_under_way = 0
+    most_in_flight = 0
     ends: list[tuple[float, int]] = []
-    under_way: dict[int, Reservation] = {}
+    in_flight: dict[int, Reservation] = {}
     place_of = {name: place for place, name in enumerate(requests.groups)}
 
-    held = [(k, budget.mean, budget.overdraft, budget.cushion, tallies[k]) for k, budget in enumerate(plan.budgets)]
+    held = [
+        (k, budget.mean, budget.overdraft, budget.overcommit, buckets[k]) for k, budget in enumerate(policy.budgets)
+    ]
 
     def note(causes: list[float], backed: list[float] | None = None) -> None:
-        for k, mean, overdraft, cushion, tally in held:
-            left = tally.bank - tally.held + overdraft
+        """Add to `slip` and `backed` of the theorem what has just happened, and compare overdraft and bound."""
+        for k, mean, overdraft, overcommit, bucket in held:
+            left = bucket.balance - bucket.held + overdraft
             one, two = slip[k][0] + causes[k], slip[k][1] + causes[k] + (backed[k] if backed else 0.0)
-            if left - tally.cushion + cushion >= 0:
+            if left - bucket.overcommitted + overcommit >= 0:
                 one = 0.0
             if left >= 0:
-                two, excess[k] = 0.0, tally.cushion
+                two, excess[k] = 0.0, bucket.overcommitted
             slip[k] = one, two
-            allowed = overdraft + min(cushion + one, excess[k] + two)
-            over = tally.spent + tally.estimated + tally.cushion - mean * tally.num_requests - allowed
+            allowed = overdraft + min(overcommit + one, excess[k] + two)
+            over = bucket.spent + bucket.estimated + bucket.overcommitted - mean * bucket.num_requests - allowed
             if over > beyond[k]:
                 beyond[k] = over
             if allowed > bound[k]:
                 bound[k] = allowed
 
     def end(number: int) -> None:
-        made = under_way.pop(number)
+        made = in_flight.pop(number)
         if requests.failed[number]:
             controller.cancel(str(number))
-            note([budget.mean for budget in plan.budgets])
+            note([budget.mean for budget in policy.budgets])
             return
         cost = float(requests.cost[number, choice[number]])
-        tokens = {b.name: cost for b in plan.budgets if b.response_group is None}
+        tokens = {b.name: cost for b in policy.budgets if b.response_group is None}
         controller.settle(str(number), tokens)
-        note([max(0.0, tokens.get(b.name, 0.0) - made.reserve[k]) for k, b in enumerate(plan.budgets)])
+        note([max(0.0, tokens.get(b.name, 0.0) - made.reserve[k]) for k, b in enumerate(policy.budgets)])
 
-    told = requests.gain if requests.told_gain is None else requests.told_gain
-    gains, estimates = told.tolist(), requests.estimate.tolist()
+    predicted = requests.gain if requests.predicted_gain is None else requests.predicted_gain
+    gains, estimates = predicted.tolist(), requests.estimate.tolist()
     caps = [{TOKENS: requests.cap[name]} if name in requests.cap else {} for name in requests.groups]
     for number, now in enumerate(requests.time.tolist()):
         while ends and ends[0][0] <= now:
             end(heapq.heappop(ends)[1])
-        options = [
-            Option(response_group=name, gain=gain, cost={TOKENS: tokens}, reserve=cap)
+        candidates = [
+            Candidate(response_group=name, gain=gain, cost={TOKENS: tokens}, reserve=cap)
             for name, gain, tokens, cap in zip(requests.groups, gains[number], estimates[number], caps, strict=True)
         ]
         made = controller.decide(
-            options,
+            candidates,
             request_id=str(number),
             now=now,
             tenant=requests.tenant[number],
             slice_name=requests.slice_name[number],
         )
         choice[number], over[number] = place_of[made.response_group], not made.within
-        under_way[number] = made
-        most_under_way = max(most_under_way, len(under_way))
-        above = [max(0.0, r - b.mean) for r, b in zip(made.reserve, plan.budgets, strict=True)]
+        in_flight[number] = made
+        most_in_flight = max(most_in_flight, len(in_flight))
+        above = [max(0.0, r - b.mean) for r, b in zip(made.reserve, policy.budgets, strict=True)]
         none = [0.0] * num_budgets
         note(none if made.within else above, [max(0.0, a - e) for a, e in zip(above, made.estimate, strict=True)])
         heapq.heappush(ends, (now + float(requests.seconds[number, choice[number]]), number))
@@ -156,12 +157,12 @@ def replay(requests: Requests, plan: Plan, *, progress: Callable[[int], None] | 
             progress(number)
     while ends:
         end(heapq.heappop(ends)[1])
-    return Replay(
+    return Simulation(
         choice=choice,
         over=over,
-        overdraft=np.array([tally.peak for tally in tallies]),
+        overdraft=np.array([bucket.peak for bucket in buckets]),
         beyond=np.array(beyond),
         bound=np.array(bound),
         num_drifts=controller.num_drifts,
-        most_under_way=most_under_way,
+        most_in_flight=most_in_flight,
     )

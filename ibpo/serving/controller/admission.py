@@ -1,4 +1,4 @@
-"""The hard part of the controller: who may spend what. Holds whatever the gains, the prices and the estimates say."""
+"""Which response may be admitted: the bounds hold whatever the gains, the prices and the estimates say."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ibpo.serving.book import TOTAL, Book, Ended, Reservation, Tally
-from ibpo.serving.plan import Plan, Terms
+from ibpo.serving.controller.accounts import TOTAL, AccountStore, Ended, Reservation, TokenBucket
+from ibpo.serving.controller.policy import ServingPolicy, TenantPolicy
 
-KEPT = 1.0 - 1.0 / 4000
-"""What is left of `Tally.returned` after a request: it is let out over some 4,000. Faster, and a surprise is made good
-within the windows that did not have it; slower, and it is not made good."""
-MOST_NAMED = 10_000
-MOST_RETURNED = 4.0
-"""Most that `Tally.returned` holds, in parts of `carry`."""
+_KEPT = 1.0 - 1.0 / 4000
+"""What is left of `TokenBucket.returned` after a request: it is released over some 4,000. Faster, and a surprise is
+paid back within the windows that did not have it; slower, and it is not paid back."""
+_MOST_NAMED = 10_000
+_MOST_RETURNED = 4.0
+"""Most that `TokenBucket.returned` holds, in parts of `burst`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,20 +25,20 @@ class Bounds:
     at_most: tuple[float, ...]
     """Mean per request; infinite: no ceiling."""
     overdraft: tuple[float, ...]
-    carry: tuple[float, ...]
-    cushion: tuple[float, ...]
+    burst: tuple[float, ...]
+    overcommit: tuple[float, ...]
     at_least: tuple[float, ...]
     """Promise, mean per request."""
     depth: tuple[float, ...]
-    """Most that the promise's bucket keeps."""
+    """Most that the promise's balance keeps."""
     promising: bool
     """Whether anything is promised."""
     binding: bool
     """Whether anything is promised or forbidden."""
 
 
-def back_of(reservation: Reservation, k: int, actual: float, bounds: Bounds, cancelled: bool) -> float:
-    """What an ended response gave back to an account: its estimate, less its cost, and where it failed its credit."""
+def _refund(reservation: Reservation, k: int, actual: float, bounds: Bounds, cancelled: bool) -> float:
+    """What an ended response gives back to an account: its estimate, less its cost, and where it failed its credit."""
     return reservation.estimate[k] - actual - (bounds.at_most[k] if cancelled else 0.0)
 
 
@@ -47,44 +47,45 @@ class Account(NamedTuple):
 
     name: str
     bounds: Bounds
-    tallies: list[Tally]
+    buckets: list[TokenBucket]
 
 
-class Ledger:
+class Admission:
     r"""Admit response groups inside all bounds, and settle what they cost in the end.
 
-    Letters: for the total and one budget, b its mean, B the bank (b n - spent - estimated - forfeited), C the cushion
-    (by how much the reserves of what is under way exceed its estimates), A the plan's allowance for it
-    (`Budget.cushion`), H what is held for promises, E = B - H and F = E - C.
+    Letters: for the total and one budget, b its mean, B the balance (b n - spent - estimated - forfeited), C what is
+    overcommitted (by how much the reserves of what is in flight exceed its estimates), A the policy's allowance for it
+    (`BudgetPolicy.overcommit`), H what is held for promises, E = B - H and F = E - C.
 
     A response group of estimate e and reserve r >= e is admitted if both
 
         e <= (E + overdraft)^+ + o     and     r <= (F + overdraft + A)^+ + min(e, o),
 
-    o >= 0 being in its own promise bucket (the fuller of its tenant's and its slice's). By the first, what is expected
-    to be spent keeps the budget, however many responses are under way; by the second, what *can* be spent has a bound.
+    o >= 0 being the balance of its own promise (the fuller of its tenant's and its slice's). By the first, what is
+    expected to be spent keeps the budget, however many responses are in flight; by the second, what *can* be spent has
+    a bound.
 
     **Theorem.** For any requests, any choices and any order of settlements and cancellations, at any time,
 
         spent + reserved - b n  <=  overdraft + A + slip,                                   (1)
         spent + reserved - b n  <=  overdraft + excess + slip + backed.                     (2)
 
-    `excess` is C when E was last at least -overdraft: the sum of reserve - estimate of what was under way then, so at
-    most the most that are under way at a time, times the largest reserve - estimate. `slip` is at most the sum, over
+    `excess` is C when E was last at least -overdraft: the sum of reserve - estimate of what was in flight then, so at
+    most the largest number in flight at a time, times the largest reserve - estimate. `slip` is at most the sum, over
     what has happened since F was last at least -overdraft - A in (1), and E at least -overdraft in (2), of
 
         (actual - reserve)^+  of each settlement,     b + (actual - reserve)^+  of each cancellation,
         (reserve - b)^+  of each request for which no response group had room;
 
-    `backed` is that of (reserve - estimate - b)^+ of each other response that was admitted meanwhile: such have their
-    estimate in a promise's bucket, or cost nothing.
+    `backed` is that of (reserve - estimate - b)^+ of each other response that was admitted meanwhile: such a response
+    has its estimate in a promise's balance, or costs nothing.
 
     So slip is 0 as long as no response costs more than its reserve, none is cancelled, and every request that finds no
     room has a response group whose reserve is no more than b in any budget. Where reserves are the estimates, excess
-    and backed are 0, and with A infinite the overdraft is the whole bound. Then any run of m
-    requests costs at most b m + overdraft + carry + all promises' depths, and R more, R being what the bank keeps
-    because earlier responses failed or were cheaper than estimated: `Tally.kept`, at most 4 carry and what waits for
-    responses that began earlier.
+    and backed are 0, and with A infinite the overdraft is the whole bound. Then any run of m requests costs at most
+    b m + overdraft + burst + all promises' depths, and R more, R being what the balance keeps because earlier responses
+    failed or were cheaper than estimated: `TokenBucket.deferred`, at most 4 burst and what waits for responses that
+    began earlier.
 
     *Proof.* As H >= 0, spent + reserved - b n = C - B - forfeited <= -F. It is shown that -F is at most the right side
     of (1) and of (2), by induction; F = E = 0 at the start. Wherever F >= -overdraft - A, (1) holds with slip 0, and
@@ -96,34 +97,34 @@ class Ledger:
       afterwards E >= -overdraft, or it was not so before either and e <= o: then F has fallen by at most r - e - b,
       which `backed` counts.
     - If none has room, the one that overdraws least is admitted, and F falls by (r - b)^+ at most.
-    - Then the promises accrue and what exceeds `carry` + R is forfeited: both take from E and F no more than the
+    - Then the promises accrue and what exceeds `burst` + R is forfeited: both take from E and F no more than the
       positive part of both E + overdraft and F + overdraft + A.
     - A settlement adds reserve - actual to B - C and estimate - actual to B, and at most the positive part of the
       latter to H: F falls by (actual - reserve)^+ at most. A cancellation takes b from B besides.
 
-    For a run with C = 0: B <= carry + R + H where it starts, and -B <= overdraft where it ends. A ceiling of a tenant
+    For a run with C = 0: B <= burst + R + H where it starts, and -B <= overdraft where it ends. A ceiling of a tenant
     or a slice is an account of the same kind with H = 0.
     """
 
-    def __init__(self, plan: Plan, book: Book) -> None:
-        self.plan, self.book = plan, book
-        budgets = plan.budgets
+    def __init__(self, policy: ServingPolicy, store: AccountStore) -> None:
+        self.policy, self.store = policy, store
+        budgets = policy.budgets
         none = (0.0,) * len(budgets)
         self._total = Bounds(
             at_most=tuple(budget.mean for budget in budgets),
             overdraft=tuple(budget.overdraft for budget in budgets),
-            carry=tuple(budget.carry for budget in budgets),
-            cushion=tuple(budget.cushion for budget in budgets),
+            burst=tuple(budget.burst for budget in budgets),
+            overcommit=tuple(budget.overcommit for budget in budgets),
             at_least=none,
             depth=none,
             promising=False,
             binding=True,
         )
-        fair = {budget.name: plan.fair_share * budget.mean for budget in budgets}
-        self._tenants = {name: self._bounds(terms, fair) for name, terms in plan.tenants.items()}
-        self._slices = {name: self._bounds(terms, {}) for name, terms in plan.slices.items()}
+        fair = {budget.name: policy.fair_share * budget.mean for budget in budgets}
+        self._tenants = {name: self._bounds(terms, fair) for name, terms in policy.tenants.items()}
+        self._slices = {name: self._bounds(terms, {}) for name, terms in policy.slices.items()}
         self._named: dict[tuple[str, str], list[tuple[str, Bounds]]] = {}  # tenant, slice -> accounts
-        self._other_tenant, self._other_slice = self._bounds(Terms(), fair), self._bounds(Terms(), {})
+        self._other_tenant, self._other_slice = self._bounds(TenantPolicy(), fair), self._bounds(TenantPolicy(), {})
 
     def accounts(self, tenant: str, slice_name: str) -> list[Account]:
         """The accounts of a request."""
@@ -134,50 +135,51 @@ class Ledger:
                 named.append((f"tenant {tenant}", self._tenants.get(tenant, self._other_tenant)))
             if slice_name:
                 named.append((f"slice {slice_name}", self._slices.get(slice_name, self._other_slice)))
-            if len(self._named) < MOST_NAMED:
+            if len(self._named) < _MOST_NAMED:
                 self._named[tenant, slice_name] = named
-        found = [Account(name, bounds, self.book.tallies(name)) for name, bounds in named]
-        restarts = found[0].tallies[0].restarts
+        found = [Account(name, bounds, self.store.buckets(name)) for name, bounds in named]
+        restarts = found[0].buckets[0].restarts
         for account in found:
-            if account.tallies[0].restarts != restarts:
-                for tally in account.tallies:
-                    tally.restarts, tally.waiting = restarts, 0.0
+            if account.buckets[0].restarts != restarts:
+                for bucket in account.buckets:
+                    bucket.restarts, bucket.waiting = restarts, 0.0
         return found
 
     def restart(self) -> None:
-        """Forget what ended responses have in `waiting`: who knew of them is gone.
+        """Forget what ended responses have in `waiting`: the process that knew of them is gone.
 
         Other accounts than the total follow when they are used next; other processes see it by `Ended.restarts`.
         """
-        total = self.book.tallies(TOTAL)
+        total = self.store.buckets(TOTAL)
         restarts = total[0].restarts + 1
-        for tally in total:
-            tally.restarts, tally.waiting = restarts, 0.0
+        for bucket in total:
+            bucket.restarts, bucket.waiting = restarts, 0.0
 
     def begin(self, accounts: Sequence[Account]) -> None:
         """A request has come: it counts, and brings its credit."""
-        for _, bounds, tallies in accounts:
-            for mean, tally in zip(bounds.at_most, tallies, strict=True):
-                tally.num_requests += 1
+        for _, bounds, buckets in accounts:
+            for mean, bucket in zip(bounds.at_most, buckets, strict=True):
+                bucket.num_requests += 1
                 if mean < math.inf:
-                    tally.bank += mean
-                    tally.returned *= KEPT
+                    bucket.balance += mean
+                    bucket.returned *= _KEPT
 
     def shortage(self, accounts: Sequence[Account], estimate: Sequence[float], reserve: Sequence[float]) -> float:
         """By how much a response `[K]` exceeds the room, in parts of the mean; 0: it may be admitted."""
         worst = 0.0
-        for place, (_, bounds, tallies) in enumerate(accounts):
-            for k, tally in enumerate(tallies):
+        for place, (_, bounds, buckets) in enumerate(accounts):
+            for k, bucket in enumerate(buckets):
                 cost, most, mean = estimate[k], reserve[k], bounds.at_most[k]
                 if most <= 0 or mean == math.inf:
                     continue
-                left = tally.bank - tally.held + bounds.overdraft[k]
-                room = left - tally.cushion + bounds.cushion[k]
+                # E + overdraft, and F + overdraft + A
+                left = bucket.balance - bucket.held + bounds.overdraft[k]
+                room = left - bucket.overcommitted + bounds.overcommit[k]
                 if cost <= left and most <= room:
                     continue
-                own = 0.0
+                own = 0.0  # min(e, o): what the request's own promise pays
                 if place == 0 and len(accounts) > 1:
-                    own = min(cost, max(0.0, *(other.tallies[k].owed for other in accounts[1:])))
+                    own = min(cost, max(0.0, *(other.buckets[k].owed for other in accounts[1:])))
                 need = max(cost - own - max(0.0, left), most - own - max(0.0, room))
                 # Rounding must not refuse what was set aside to the last bit.
                 if need > 1e-9 * (1.0 + most):
@@ -189,79 +191,68 @@ class Ledger:
         _, total_bounds, total = accounts[0]
         bound = [account for account in accounts if account.bounds.promising]
         for k, cost in enumerate(estimate):
-            for _, _, tallies in accounts:
-                tallies[k].charge(cost, reserve[k])
+            for _, _, buckets in accounts:
+                buckets[k].charge(cost, reserve[k])
             main = total[k]
-            for _, bounds, tallies in bound:
-                main.held += tallies[k].owe(-cost, bounds.depth[k], math.inf)
-            room = max(0.0, main.room(total_bounds.overdraft[k], total_bounds.cushion[k]))
-            for _, bounds, tallies in bound:
-                grown = tallies[k].owe(bounds.at_least[k], bounds.depth[k], room)
+            for _, bounds, buckets in bound:
+                main.held += buckets[k].owe(-cost, bounds.depth[k], math.inf)
+            room = max(0.0, main.room(total_bounds.overdraft[k], total_bounds.overcommit[k]))
+            for _, bounds, buckets in bound:
+                grown = buckets[k].owe(bounds.at_least[k], bounds.depth[k], room)
                 main.held += grown
                 room -= max(0.0, grown)
             self._close(accounts, k)
 
-    def settle(self, reservation: Reservation, actual: Sequence[float]) -> int:
-        """A response has ended, and cost `actual` `[K]`; returns how often this book has been restarted."""
-        accounts = self.accounts(reservation.tenant, reservation.slice_name)
-        self._end(accounts, reservation, actual, cancelled=False)
-        return accounts[0].tallies[0].restarts
+    def end(self, reservation: Reservation, actual: Sequence[float], *, cancelled: bool) -> int:
+        """A response has ended, and cost `actual` `[K]`; if it failed for good (`cancelled`), it counts no longer.
 
-    def cancel(self, reservation: Reservation, actual: Sequence[float]) -> int:
-        """A request has failed for good: it counts no longer; what it cost nevertheless is booked. As `settle`."""
+        Returns:
+            How often these accounts have been restarted.
+        """
         accounts = self.accounts(reservation.tenant, reservation.slice_name)
-        for account in accounts:
-            for tally in account.tallies:
-                tally.num_requests -= 1
-        self._end(accounts, reservation, actual, cancelled=True)
-        return accounts[0].tallies[0].restarts
-
-    def _end(
-        self,
-        accounts: Sequence[Account],
-        reservation: Reservation,
-        actual: Sequence[float],
-        *,
-        cancelled: bool,
-    ) -> None:
-        total = accounts[0].tallies
+        if cancelled:
+            for account in accounts:
+                for bucket in account.buckets:
+                    bucket.num_requests -= 1
+        total = accounts[0].buckets
         for k, cost in enumerate(actual):
             room = max(0.0, reservation.estimate[k] - cost)
-            for _, bounds, tallies in accounts:
-                tally = tallies[k]
-                tally.discharge(reservation.estimate[k], reservation.reserve[k], cost)
+            for _, bounds, buckets in accounts:
+                bucket = buckets[k]
+                bucket.discharge(reservation.estimate[k], reservation.reserve[k], cost)
                 if bounds.at_most[k] < math.inf:
                     if cancelled:
-                        tally.bank -= bounds.at_most[k]
-                    tally.waiting += back_of(reservation, k, cost, bounds, cancelled)
+                        bucket.balance -= bounds.at_most[k]
+                    bucket.waiting += _refund(reservation, k, cost, bounds, cancelled)
                 if bounds.promising:
                     credit = bounds.at_least[k] if cancelled else 0.0
-                    grown = tally.owe(reservation.estimate[k] - cost - credit, bounds.depth[k], room)
+                    grown = bucket.owe(reservation.estimate[k] - cost - credit, bounds.depth[k], room)
                     total[k].held += grown
                     room -= max(0.0, grown)
             self._close(accounts, k)
+        return total[0].restarts
 
     def release(self, ended: Ended) -> None:
-        """A response has ended, and so have all that began before it: what it gave back may be let out."""
+        """A response has ended, and so have all that began before it: what it gave back may be released."""
         reservation, actual, cancelled, restarts = ended
         if not cancelled and reservation.estimate == actual:
             return
-        for _, bounds, tallies in self.accounts(reservation.tenant, reservation.slice_name):
+        for _, bounds, buckets in self.accounts(reservation.tenant, reservation.slice_name):
             for k, cost in enumerate(actual):
                 if bounds.at_most[k] < math.inf:
-                    back = back_of(reservation, k, cost, bounds, cancelled)
-                    if tallies[k].restarts == restarts:
-                        tallies[k].waiting -= back
-                    tallies[k].give_back(back, MOST_RETURNED * bounds.carry[k])
+                    back = _refund(reservation, k, cost, bounds, cancelled)
+                    if buckets[k].restarts == restarts:
+                        buckets[k].waiting -= back
+                    buckets[k].give_back(back, _MOST_RETURNED * bounds.burst[k])
 
     @staticmethod
     def _close(accounts: Sequence[Account], k: int) -> None:
-        for _, bounds, tallies in accounts:
+        for _, bounds, buckets in accounts:
             if bounds.at_most[k] < math.inf:
-                tallies[k].close(bounds.overdraft[k], bounds.carry[k], bounds.cushion[k])
+                buckets[k].close(bounds.overdraft[k], bounds.burst[k], bounds.overcommit[k])
 
-    def _bounds(self, terms: Terms, default: dict[str, float]) -> Bounds:
-        budgets = self.plan.budgets
+    def _bounds(self, terms: TenantPolicy, default: dict[str, float]) -> Bounds:
+        budgets = self.policy.budgets
         most = [terms.at_most.get(budget.name, math.inf) for budget in budgets]
         least = [
             terms.at_least.get(budget.name, min(default.get(budget.name, 0.0), top))
@@ -271,8 +262,8 @@ class Ledger:
         return Bounds(
             at_most=tuple(most),
             overdraft=tuple(slack),
-            carry=tuple(slack),
-            cushion=tuple(budget.cushion for budget in budgets),
+            burst=tuple(slack),
+            overcommit=tuple(budget.overcommit for budget in budgets),
             at_least=tuple(least),
             promising=any(least),
             binding=any(least) or min(most) < math.inf,

@@ -11,18 +11,17 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from ibpo.budget import parse_budget
 from ibpo.cli import app
-from ibpo.commands.embedding import load_router
+from ibpo.commands.embedding import open_router
 from ibpo.data import LogColumns
 from ibpo.endpoint import Endpoint
 from ibpo.errors import IbpoError
+from ibpo.routing.evaluate import default_budgets, evaluate_router, score_unseen
+from ibpo.routing.fit import embedder, fit_router, read_routed_log
+from ibpo.routing.router import load_router, save_router
 from ibpo.serving.calibration import load_calibration
 from ibpo.serving.gateway import FittedRouter
-from ibpo.serving.plan import parse_budget
-from ibpo.serving.router import load, save
-from ibpo.serving.router_fit import embedder, fit_router
-from ibpo.serving.router_log import read_routed_log
-from ibpo.serving.router_regret import default_budgets, held_out, unseen_scores
 from tests.openai_server import QuietServer
 
 pytest.importorskip("sklearn")
@@ -68,7 +67,7 @@ def table_of(tmp_path, **kwargs):
 def test_regret_is_near_zero_where_prompts_tell_the_gain(tmp_path):
     table = table_of(tmp_path)
     assert table.groups == ("short", "long")
-    rows = held_out(table, [parse_budget("long=50%"), *default_budgets(table)], unseen_scores(table), draws=50)
+    rows = evaluate_router(table, [parse_budget("long=50%"), *default_budgets(table)], score_unseen(table), draws=50)
     half = rows[0]
     assert half["spent"] == pytest.approx(0.5, abs=0.01)
     # The oracle picks the luck of four responses too; what can be known is what one on unseen responses gets.
@@ -84,7 +83,7 @@ def test_regret_is_near_zero_where_prompts_tell_the_gain(tmp_path):
 
 def test_where_prompts_tell_nothing_the_router_is_a_random_mix(tmp_path):
     table = table_of(tmp_path, informative=False)
-    row = held_out(table, [parse_budget("long=50%")], unseen_scores(table), draws=50)[0]
+    row = evaluate_router(table, [parse_budget("long=50%")], score_unseen(table), draws=50)[0]
     assert abs(row["gain_over_mix"]) < 0.06
     assert row["gain_over_mix_interval"][0] < 0 < row["gain_over_mix_interval"][1]
     assert abs(row["captured"]) < 0.3
@@ -97,12 +96,12 @@ def test_where_prompts_tell_nothing_the_router_is_a_random_mix(tmp_path):
 def test_leave_one_out_is_leaving_one_out(tmp_path):
     from sklearn.linear_model import Ridge
 
-    from ibpo.serving.router_fit import ALPHAS, _leave_one_out
+    from ibpo.routing.fit import _ALPHAS, _leave_one_out
 
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(12, 5)), rng.normal(size=(12, 2))
     for alpha, error in _leave_one_out(x @ x.T, y)[2:6]:
-        assert alpha in ALPHAS
+        assert alpha in _ALPHAS
         residual = np.zeros((12, 2))
         for i in range(12):
             rest = np.arange(12) != i
@@ -115,9 +114,9 @@ def test_the_file_keeps_every_bit(tmp_path):
     table = table_of(tmp_path, num_problems=40)
     router = fit_router(table, source={"file": "log.jsonl"}, report={"budgets": []})
     path, again = tmp_path / "router.json", tmp_path / "again.json"
-    save(router, path)
-    found = load(path)
-    save(found, again)
+    save_router(router, path)
+    found = load_router(path)
+    save_router(found, again)
     assert path.read_bytes() == again.read_bytes()
     for name, array in router.arrays.items():
         assert found.arrays[name].tobytes() == np.asarray(array, float).tobytes()
@@ -167,19 +166,19 @@ def changed(row, name):
 )
 def test_a_changed_or_old_file_is_refused(tmp_path, change, message):
     path = tmp_path / "router.json"
-    save(fit_router(table_of(tmp_path, num_problems=20)), path)
+    save_router(fit_router(table_of(tmp_path, num_problems=20)), path)
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
     with pytest.raises(IbpoError, match=message):
-        load(path)
+        load_router(path)
 
 
 def test_a_file_of_something_else_is_refused(tmp_path):
     for name, data in (("a", b"\x80\x04pickle"), ("b", b"{"), ("c", b"[" * 100_000)):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(IbpoError, match=r"cannot be read|not JSON"):
-            load(tmp_path / name)
+            load_router(tmp_path / name)
     with pytest.raises(IbpoError, match="cannot be read"):
-        load(tmp_path / "none.json")
+        load_router(tmp_path / "none.json")
 
 
 def test_numbers_may_stand_in_for_prompts(tmp_path):
@@ -238,12 +237,12 @@ def test_embeddings_come_from_an_endpoint(tmp_path):
         assert [path for path, _ in seen] == ["/v1/embeddings"] * 3
         router = fit_router(table, embedded=embedded, embedding={"base_url": url, "model": "e"})
         path = tmp_path / "router.json"
-        save(router, path)
-        found = load(path, embed=embed)
+        save_router(router, path)
+        found = load_router(path, embed=embed)
         gain = found.scores(["boats: what is 1 + 2?", "boats: what is 1 + 2 + 3 + 4 + 5 + 6 + 7?"]).gain[:, 1]
         assert gain[0] < gain[1] - 0.3
         with pytest.raises(IbpoError, match="fitted on embeddings by 'e'"):
-            load(path).scores(["x"])
+            load_router(path).scores(["x"])
     with embedding_server(lambda text: [1.0], status=404) as (url, _):
         embed = embedder(Endpoint(base_url=url, model="e", max_retries=0))
         with pytest.raises(IbpoError, match=r"not found: .*no such model"):
@@ -280,7 +279,7 @@ def test_a_router_of_embeddings_is_fitted_judged_replayed_and_served(tmp_path):
             "e",
         )
         assert fitted.exit_code == 0, fitted.output
-        (row,) = load(out).report["budgets"]
+        (row,) = load_router(out).report["budgets"]
         assert row["captured"] > 0.5  # held out, and by the embedding: the words tell nothing
         done = run(
             "route", "score", out, write(tmp_path / "p.jsonl", [{"prompt": "q0"}, {"prompt": "q1"}]), "--out", scored
@@ -292,7 +291,7 @@ def test_a_router_of_embeddings_is_fitted_judged_replayed_and_served(tmp_path):
         )
         assert replayed.exit_code == 0, replayed.output
         before = len(seen)
-        router = FittedRouter(load_router(out, url, None, max_retries=0, timeout_seconds=120.0), "router.json")
+        router = FittedRouter(open_router(out, url, None, max_retries=0, timeout_seconds=120.0), "router.json")
         hard, easy = (
             next(text for text, count in counted.items() if (count > 4) == is_hard) for is_hard in (True, False)
         )
@@ -300,9 +299,9 @@ def test_a_router_of_embeddings_is_fitted_judged_replayed_and_served(tmp_path):
         assert gain[0] > gain[1] + 0.3
         assert len(seen) == before + 2
     with pytest.raises(IbpoError, match="cannot be read"):
-        load_router(out, None, tmp_path / "no key")
+        open_router(out, None, tmp_path / "no key")
     with pytest.raises(IbpoError, match="needs embeddings"):
-        FittedRouter(load(out), "router.json")
+        FittedRouter(load_router(out), "router.json")
 
 
 def test_a_router_s_gains_are_calibrated(tmp_path):
@@ -343,9 +342,9 @@ def test_fit_show_and_score_on_the_command_line(tmp_path, kind):
     done = run("route", "fit", log, "--out", out, "--draws", 20, "--budget", "long=50%", "--budget", "tokens=200")
     assert done.exit_code == 0, done.output
     assert "60 problems, 480 responses" in done.output
-    report = load(out).report
+    report = load_router(out).report
     assert [row["budget"] for row in report["budgets"]] == ["long=0.5", "tokens=200"]
-    assert load(out).source["columns"]["prompt"] == "prompt"
+    assert load_router(out).source["columns"]["prompt"] == "prompt"
     shown = run("route", "show", out)
     assert shown.exit_code == 0
     assert "num_problems: 60" in shown.output
@@ -354,7 +353,7 @@ def test_fit_show_and_score_on_the_command_line(tmp_path, kind):
     lines = [json.loads(line) for line in scored.read_text().splitlines()]
     assert len(lines) == 3
     # Three prompts at a time and one go through other kernels: the last bits are the processor's.
-    alone = load(out).scores([lines[0]["prompt"]])
+    alone = load_router(out).scores([lines[0]["prompt"]])
     for line in lines:
         assert list(line["gain"]) == list(line["cost"]) == ["short", "long"]
         assert list(line["gain"].values()) == pytest.approx(alone.gain[0], rel=1e-9, abs=1e-9)
@@ -382,8 +381,8 @@ FIT = ["route", "fit"]
         ([{**row, "prompt": str(i)} for i, row in enumerate(log_rows(12))], [], "problem 'p0' has another prompt"),
         ([{**row, "prompt": None} for row in log_rows(12)], [], "no column with the prompt"),
         (log_rows(12), ["--number", "level"], "line 1, column 'level': None is not a finite number"),
-        (log_rows(12), ["--budget", "longer=30%"], "no response group 'longer'; there are short, long"),
-        (log_rows(12), ["--budget", "dollars=3"], "give a share of the requests as dollars=30%"),
+        (log_rows(12), ["--budget", "longer=30%"], "is named 'longer'; there are short, long"),
+        (log_rows(12), ["--budget", "dollars=3"], "is named 'dollars'"),
         (log_rows(12), ["--embed-url", "http://127.0.0.1:1/v1"], "needs --embed-model"),
         (log_rows(12), ["--by", "group"], "column 'group' holds short, long; name one of them with --part"),
     ],

@@ -1,4 +1,4 @@
-"""Many responses under way: the budget is held and used, and no crash or failed commit stops the learning."""
+"""Many responses in flight: the budget is held and used, and no crash or failed commit stops the learning."""
 
 import copy
 import json
@@ -8,13 +8,11 @@ import numpy as np
 import pytest
 
 from ibpo.errors import IbpoError
-from ibpo.serving.book import TOTAL, MemoryBook
-from ibpo.serving.controller import Controller, Option
-from ibpo.serving.plan import Plan
+from ibpo.serving.controller import TOTAL, Candidate, Controller, MemoryStore, ServingPolicy
 from tests.serving.test_controller import best, two
 
 
-def under_way(controller, num_requests, latency, caps):
+def in_flight(controller, num_requests, latency, caps):
     """Lengths that vary by half, told by their means and bounded by caps; (cost, value, best value) per request."""
     rng = np.random.default_rng(9)
     gains = rng.random(num_requests)
@@ -24,7 +22,7 @@ def under_way(controller, num_requests, latency, caps):
     cost, value, waiting = np.zeros(num_requests), np.zeros(num_requests), []
     for i, gain in enumerate(gains):
         options = [
-            Option(response_group=name, gain=g, cost={"tokens": mean}, reserve={"tokens": cap})
+            Candidate(response_group=name, gain=g, cost={"tokens": mean}, reserve={"tokens": cap})
             for name, g, mean, cap in zip(("short", "long"), (0.0, gain), means, caps, strict=True)
         ]
         made = controller.decide(options, request_id=str(i), now=0.0)
@@ -40,31 +38,31 @@ def under_way(controller, num_requests, latency, caps):
 
 @pytest.mark.parametrize("latency", [0, 20, 100, 600])
 def test_tokens_are_held_and_used_with_many_capped_responses_under_way(latency):
-    """The page of the gateway: caps of 4,096 and 16,384, room for 20,000. All that are under way are never at them."""
-    controller = Controller(Plan.from_dict({"budget": {"tokens": {"mean": 2000.0, "overdraft": 20000.0}}}))
-    cost, kept = under_way(controller, 5000, latency, (4096.0, 16384.0))
+    """The page of the gateway: caps of 4,096 and 16,384, room for 20,000. All that are in flight are never at them."""
+    controller = Controller(ServingPolicy.from_dict({"budget": {"tokens": {"mean": 2000.0, "overdraft": 20000.0}}}))
+    cost, kept = in_flight(controller, 5000, latency, (4096.0, 16384.0))
     assert cost[1000:].mean() == pytest.approx(2000, rel=0.02)
     assert kept >= 0.97
-    (tally,) = controller.book.tallies(TOTAL)
-    assert tally.peak <= 20000 + (latency + 1) * (16384 - 5000 / 8)
+    (bucket,) = controller.store.buckets(TOTAL)
+    assert bucket.peak <= 20000 + (latency + 1) * (16384 - 5000 / 8)
 
 
-def test_a_finite_cushion_bounds_what_the_caps_can_add():
-    budget = {"mean": 2000.0, "overdraft": 20000.0, "cushion": 100_000.0}
-    controller = Controller(Plan.from_dict({"budget": {"tokens": budget}}))
-    under_way(controller, 2000, 100, (2000.0, 16384.0))
-    (tally,) = controller.book.tallies(TOTAL)
-    assert 100_000 < tally.peak <= 120_000
+def test_a_finite_overcommit_bounds_what_the_caps_can_add():
+    budget = {"mean": 2000.0, "overdraft": 20000.0, "overcommit": 100_000.0}
+    controller = Controller(ServingPolicy.from_dict({"budget": {"tokens": budget}}))
+    in_flight(controller, 2000, 100, (2000.0, 16384.0))
+    (bucket,) = controller.store.buckets(TOTAL)
+    assert 100_000 < bucket.peak <= 120_000
 
 
 def test_a_process_that_was_killed_does_not_stop_the_learning_of_lengths(tmp_path):
     """Restored from a state 100 requests old, on a book that is not: what ended meanwhile is waited for by nobody."""
-    from ibpo.serving.store_sqlite import SqliteBook
+    from ibpo.serving.stores import SqliteStore
 
-    plan = Plan.from_dict({"budget": {"tokens": {"mean": 2000.0}}})
+    plan = ServingPolicy.from_dict({"budget": {"tokens": {"mean": 2000.0}}})
     rng = np.random.default_rng(0)
     waiting, cost = [], []
-    with SqliteBook(tmp_path / "book.sqlite", ["tokens"]) as book:
+    with SqliteStore(tmp_path / "book.sqlite", ["tokens"]) as book:
         controller = Controller(plan, book)
         for i in range(3000):
             made = controller.decide(two(rng.random(), 400.0, 5000.0), request_id=str(i), now=float(i))
@@ -73,7 +71,7 @@ def test_a_process_that_was_killed_does_not_stop_the_learning_of_lengths(tmp_pat
             waiting.append(i)
             if i == 500:
                 saved = json.dumps(controller.state_dict())
-            if i == 600:  # killed; 15 of what it had under way are lost, and found by their age
+            if i == 600:  # killed; 15 of what it had in flight are lost, and found by their age
                 controller = Controller.from_state(plan, json.loads(saved), book)
                 del waiting[:15]
             if i == 1000:
@@ -88,23 +86,23 @@ def test_a_process_that_was_killed_does_not_stop_the_learning_of_lengths(tmp_pat
 
 def test_a_live_process_is_not_disturbed_when_another_goes_on_after_a_crash(tmp_path):
     """What the live one has waiting is forgotten once, not taken out of the book a second time."""
-    plan = Plan.from_dict({"budget": {"tokens": {"mean": 10.0}}})
-    accounts = MemoryBook(1)
+    plan = ServingPolicy.from_dict({"budget": {"tokens": {"mean": 10.0}}})
+    accounts = MemoryStore(1)
     live, dead = Controller(plan, accounts), Controller(plan, accounts)
-    option = [Option(response_group="long", gain=1.0, cost={"tokens": 10.0})]
+    option = [Candidate(response_group="long", gain=1.0, cost={"tokens": 10.0})]
     for name in "abcd":
         (live if name < "c" else dead).decide(option, request_id=name, now=0.0)
     live.settle("b", {"tokens": 4.0})  # waits for a
     dead.settle("d", {"tokens": 7.0})  # waits for c
-    (tally,) = accounts.tallies(TOTAL)
-    assert tally.waiting == pytest.approx(9.0)
+    (bucket,) = accounts.buckets(TOTAL)
+    assert bucket.waiting == pytest.approx(9.0)
     Controller.from_state(plan, json.loads(json.dumps({**dead.state_dict(), "book": None})), accounts)
-    assert tally.waiting == 0.0
+    assert bucket.waiting == 0.0
     live.settle("a", {"tokens": 10.0})
-    assert tally.waiting == 0.0
+    assert bucket.waiting == 0.0
 
 
-class FailingBook(MemoryBook):
+class FailingStore(MemoryStore):
     """Rolls back what is done while `failing`, as a shared book whose commit fails; or does it, and says it failed."""
 
     failing = ""
@@ -122,9 +120,9 @@ class FailingBook(MemoryBook):
 @pytest.mark.parametrize("failing", ["rolled back", "said so only"])
 @pytest.mark.parametrize("what", ["decide", "settle", "cancel"])
 def test_a_commit_that_fails_leaves_no_response_that_others_wait_for(what, failing):
-    book = FailingBook(1)
-    controller = Controller(Plan.from_dict({"budget": {"tokens": {"mean": 10.0}}}), book)
-    option = [Option(response_group="long", gain=1.0, cost={"tokens": 10.0})]
+    book = FailingStore(1)
+    controller = Controller(ServingPolicy.from_dict({"budget": {"tokens": {"mean": 10.0}}}), book)
+    option = [Candidate(response_group="long", gain=1.0, cost={"tokens": 10.0})]
     for name in "abc":
         controller.decide(option, request_id=name, now=0.0)
     before = json.dumps(controller.state_dict())
@@ -140,7 +138,7 @@ def test_a_commit_that_fails_leaves_no_response_that_others_wait_for(what, faili
     # As the gateway does: it gives up a request that the book did not take, and ends the others again.
     for name in "abc":
         controller.settle(name, {"tokens": 4.0})
-    assert book.tallies(TOTAL)[0].waiting == 0.0
+    assert book.buckets(TOTAL)[0].waiting == 0.0
     for number in range(600):
         controller.decide(option, request_id=str(number), now=0.0)
         controller.settle(str(number), {"tokens": 4.0})

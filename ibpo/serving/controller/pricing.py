@@ -1,16 +1,21 @@
-"""The price of a unit of cost, from a window of recent requests. W requests, G response groups, K budgets."""
+"""What does a unit of each budget cost the next request? From a window of recent traffic.
+
+Letters: W requests, G response groups, K budgets.
+"""
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ibpo.allocation import envelope
+from ibpo.serving.controller.admission import Account
+from ibpo.serving.controller.policy import ServingPolicy
 
 FloatArray = NDArray[np.float64]
 
@@ -18,9 +23,127 @@ _Row = tuple[Sequence[float], Sequence[Sequence[float]], Sequence[float] | None,
 
 PROHIBITIVE = 1e100
 """A price that nothing is worth; infinity times a cost of 0 would not be a number."""
-RECENT = 64
-DRIFT_SIGMAS = 6.0
-FEWEST = 16
+_NOTHING = 1e-100
+"""Costs below this, in any unit, are taken for 0."""
+_RECENT = 64
+_DRIFT_SIGMAS = 6.0
+_FEWEST = 16
+_OWN_WINDOW = 256
+"""Requests in the window of a tenant or slice with a policy of its own."""
+
+
+class Quote(NamedTuple):
+    """Prices for one request, `[K]` each."""
+
+    prices: list[float]
+    """What it pays: the price at which the total spends its target, inside `low` and `high`."""
+    low: list[float]
+    """The least that its ceilings allow."""
+    high: list[float]
+    """The most that its promises allow."""
+    targets: list[float]
+    """What the total is to spend per request."""
+
+
+class Pricing:
+    """The windows of the total and of every account with a policy of its own, and the prices read from them.
+
+    See `ibpo.serving.controller.Controller` for the rule.
+
+    Args:
+        policy: What is to be held.
+    """
+
+    def __init__(self, policy: ServingPolicy) -> None:
+        self._budgets = policy.budgets
+        self._total = Window(len(policy.budgets))
+        self._own: dict[str, Window] = {}  # of accounts with a policy of their own
+        self._unbound = [0.0] * len(policy.budgets)  # the total's prices, before any tenant's bounds
+
+    @property
+    def num_drifts(self) -> int:
+        """How often the traffic has changed so much that the window was cut."""
+        return self._total.num_drifts
+
+    def quote(self, accounts: Sequence[Account]) -> Quote:
+        """The prices for a request that is booked in these accounts, the total first."""
+        targets = [
+            budget.mean
+            + drift(bucket.balance - bucket.held - bucket.deferred, budget.overdraft, budget.burst, self._variance(k))
+            for k, (budget, bucket) in enumerate(zip(self._budgets, accounts[0].buckets, strict=True))
+        ]
+        low, high = self._bounds(accounts[1:])
+        prices = [max(low[k], min(high[k], self._total.price(k, target) or 0.0)) for k, target in enumerate(targets)]
+        return Quote(prices, low, high, targets)
+
+    def add(
+        self,
+        quote: Quote,
+        utility: Sequence[float],
+        cost: Sequence[Sequence[float]],
+        accounts: Sequence[Account],
+    ) -> None:
+        """Take a request in: utility `[G]` and cost `[G, K]` of its G candidates, with what it was quoted."""
+        if self._total.add(utility, cost, quote.low, quote.high):
+            self._total.reprice(quote.targets, self._unbound)
+        for account in accounts[1:]:
+            if account.bounds.binding:
+                window = self._own.get(account.name)
+                if window is None:
+                    window = self._own[account.name] = Window(len(self._budgets), size=_OWN_WINDOW)
+                if window.add(utility, cost):
+                    window.reprice(quote.targets, list(self._unbound))
+
+    def _bounds(self, accounts: Sequence[Account]) -> tuple[list[float], list[float]]:
+        """Per budget the least and the largest price that the ceilings and the promises of a request allow."""
+        low, high = [0.0] * len(self._budgets), [math.inf] * len(self._budgets)
+        for account in accounts:
+            if not account.bounds.binding:
+                continue
+            window, bounds = self._own.get(account.name), account.bounds
+            for k, bucket in enumerate(account.buckets):
+                variance = self._variance(k)
+                least, most = bounds.at_least[k], bounds.at_most[k]
+                if least:
+                    target = least + drift(bucket.owed, bounds.depth[k], bounds.depth[k], variance)
+                    price = window.price(k, target) if window else None
+                    if price is None and target == math.inf:
+                        price = 0.0
+                    high[k] = high[k] if price is None else min(high[k], price)
+                if most < math.inf:
+                    target = most + drift(
+                        bucket.balance - bucket.deferred, bounds.overdraft[k], bounds.burst[k], variance
+                    )
+                    price = window.price(k, target) if window else None
+                    low[k] = max(low[k], price or 0.0)
+        return low, high
+
+    def _variance(self, k: int) -> float:
+        """Variance of a request's expected cost: what it really costs goes through `TokenBucket.returned`."""
+        spread, budget = self._total.variance[k], self._budgets[k]
+        # Where all recent requests would be answered alike there is none to be seen, and no reason to let the balance
+        # run into its bounds.
+        share = budget.response_group is not None
+        least = budget.mean * (1 - budget.mean) if share else budget.mean * budget.mean / 4
+        return max(least, 0.0 if math.isnan(spread) else spread)
+
+    def state(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        return {
+            "unbound": self._unbound,
+            "window": self._total.state(),
+            "windows": {name: window.state() for name, window in self._own.items()},
+        }
+
+    @classmethod
+    def from_state(cls, policy: ServingPolicy, state: Mapping[str, Any]) -> Pricing:
+        """The inverse of `state`."""
+        pricing, num_budgets = cls(policy), len(policy.budgets)
+        pricing._unbound = list(state["unbound"])
+        pricing._total = Window.from_state(num_budgets, state["window"])
+        for name, window in state["windows"].items():
+            pricing._own[name] = Window.from_state(num_budgets, window, size=_OWN_WINDOW)
+        return pricing
 
 
 class Window:
@@ -76,7 +199,7 @@ class Window:
     def price(self, budget: int, target: float) -> float | None:
         """The price at which the window spends `target` per request on this budget; None: too few requests to say."""
         slopes, total, base, length = self._curves[budget]
-        if length < FEWEST:
+        if length < _FEWEST:
             return None
         if math.isinf(target):
             return 0.0 if target > 0 else PROHIBITIVE
@@ -104,7 +227,7 @@ class Window:
                 len(utility),
             )
             found = self.price(budget, targets[budget])
-            # Half way: two binding budgets that answer each other in full swing for ever.
+            # Half way: with full steps two binding budgets answer each other's swings for ever.
             if found is not None and found < PROHIBITIVE:
                 prices[budget] = found if self._num_budgets == 1 else (prices[budget] + found) / 2
         self._watch(utility, cost, np.maximum(low, np.minimum(high, prices)))
@@ -115,13 +238,13 @@ class Window:
         spent = cost[np.arange(len(chosen)), chosen]
         spread = spent.var(axis=0)
         self.variance = spread.tolist()
-        older = len(spent) - RECENT
-        if older < RECENT:
+        older = len(spent) - _RECENT
+        if older < _RECENT:
             return
         gap = np.abs(spent[older:].mean(axis=0) - spent[:older].mean(axis=0))
-        if (gap > DRIFT_SIGMAS * np.sqrt(spread * (1 / RECENT + 1 / older))).any():
+        if (gap > _DRIFT_SIGMAS * np.sqrt(spread * (1 / _RECENT + 1 / older))).any():
             self.num_drifts += 1
-            self._length = RECENT
+            self._length = _RECENT
 
     def _take(self) -> None:
         """Move the requests since the last curve into the window."""
@@ -176,19 +299,15 @@ class Window:
         return window
 
 
-def drift(position: float, overdraft: float, carry: float, variance: float) -> float:
-    """By how much to spend above the mean with this much in the bank: see `ibpo.serving.controller.Controller`."""
-    half = (overdraft + carry) / 2
+def drift(position: float, overdraft: float, burst: float, variance: float) -> float:
+    """By how much to spend above the mean at this balance: see `ibpo.serving.controller.Controller`."""
+    half = (overdraft + burst) / 2  # w
     if half == 0:
         return 0.0
-    place = (position - (carry - overdraft) / 2) / half
+    place = (position - (burst - overdraft) / 2) / half  # x / w
     if abs(place) > 0.999:
         return math.copysign(math.inf, place)
     return variance * (math.pi / (2 * half)) * math.tan(math.pi / 2 * place)
-
-
-NOTHING = 1e-100
-"""Costs below this, in any unit, are taken for 0."""
 
 
 def _paid(cost: FloatArray, price: FloatArray) -> FloatArray:
@@ -202,7 +321,7 @@ def _steps(value: FloatArray, cost: FloatArray) -> tuple[FloatArray, NDArray[np.
     """Cost of the cheapest response `[W]`; request, cost and slope of every step up the envelopes."""
     size, width = value.shape
     # A cost that is next to nothing is nothing: no slope may overflow.
-    cost = np.where(np.abs(cost) < NOTHING, 0.0, cost)
+    cost = np.where(np.abs(cost) < _NOTHING, 0.0, cost)
     if width == 2:  # nine in ten uses: no need of the general envelope
         extra = cost[:, 1] - cost[:, 0]
         gain = np.where(extra < 0, -1.0, 1.0) * (value[:, 1] - value[:, 0])

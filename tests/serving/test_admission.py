@@ -1,4 +1,4 @@
-"""The theorem of `ibpo.serving.ledger.Ledger`, with an account of its own kept beside it."""
+"""The theorem of `ibpo.serving.controller.admission.Admission`, with an account of its own kept beside it."""
 
 import math
 
@@ -6,21 +6,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ibpo.serving.book import TOTAL
-from ibpo.serving.controller import Controller, Option
-from ibpo.serving.correction import Correction
-from ibpo.serving.plan import Plan
+from ibpo.serving.controller import TOTAL, Candidate, Controller, ServingPolicy
+from ibpo.serving.controller.correction import Correction
 
 GAINS = st.floats(-1, 1) | st.sampled_from([0.0, 0.5])
 COSTS = st.floats(0, 40) | st.sampled_from([0.0, 1.0, 10.0, 2.2e-313])
 NAMES = st.sampled_from(["", "a", "b"])
 
 plans = st.builds(
-    lambda share, tokens, slack, cushion, fair, least, most: Plan.from_dict(
+    lambda share, tokens, slack, overcommit, fair, least, most: ServingPolicy.from_dict(
         {
             "budget": {
                 "long": {"mean": share, "response_group": "long"},
-                "tokens": {"mean": tokens, "overdraft": slack, "carry": slack / 2, "cushion": cushion},
+                "tokens": {"mean": tokens, "overdraft": slack, "burst": slack / 2, "overcommit": overcommit},
             },
             "fair_share": fair,
             "tenant": {"a": {"at_least": {"tokens": least}}},
@@ -52,8 +50,8 @@ steps = st.lists(
 class Shadow:
     """Spent, reserved, counted and both bounds of one account, by the theorem's words."""
 
-    def __init__(self, tally, mean, overdraft, cushion):
-        self.tally, self.mean, self.overdraft, self.cushion = tally, mean, overdraft, cushion
+    def __init__(self, bucket, mean, overdraft, overcommit):
+        self.bucket, self.mean, self.overdraft, self.overcommit = bucket, mean, overdraft, overcommit
         self.spent = self.count = self.excess = 0.0
         self.slip = [0.0, 0.0]  # of the first bound, and of the second with `backed`
         self.open, self.expected = {}, {}
@@ -62,32 +60,32 @@ class Shadow:
         self.slip = [self.slip[0] + max(0.0, amount), self.slip[1] + max(0.0, amount) + max(0.0, backed)]
 
     def check(self):
-        cushion = sum(self.open.values()) - sum(self.expected[name] for name in self.open)
-        left = self.tally.bank - self.tally.held + self.overdraft
-        assert self.tally.cushion == pytest.approx(cushion, abs=1e-6)
-        if left - cushion + self.cushion >= -1e-9:
+        overcommitted = sum(self.open.values()) - sum(self.expected[name] for name in self.open)
+        left = self.bucket.balance - self.bucket.held + self.overdraft
+        assert self.bucket.overcommitted == pytest.approx(overcommitted, abs=1e-6)
+        if left - overcommitted + self.overcommit >= -1e-9:
             self.slip[0] = 0.0
         if left >= -1e-9:
-            self.slip[1], self.excess = 0.0, cushion
+            self.slip[1], self.excess = 0.0, overcommitted
         beyond = self.spent + sum(self.open.values()) - self.mean * self.count
-        assert beyond <= self.overdraft + self.cushion + self.slip[0] + 1e-6
+        assert beyond <= self.overdraft + self.overcommit + self.slip[0] + 1e-6
         assert beyond <= self.overdraft + self.excess + self.slip[1] + 1e-6
-        assert self.tally.peak >= beyond - 1e-6
-        assert self.tally.num_requests == self.count
-        assert self.tally.spent == pytest.approx(self.spent, abs=1e-6)
+        assert self.bucket.peak >= beyond - 1e-6
+        assert self.bucket.num_requests == self.count
+        assert self.bucket.spent == pytest.approx(self.spent, abs=1e-6)
 
 
 def run(plan, steps):
     controller = Controller(plan)
     shadows = [
-        Shadow(tally, budget.mean, budget.overdraft, budget.cushion)
-        for tally, budget in zip(controller.book.tallies(TOTAL), plan.budgets, strict=True)
+        Shadow(bucket, budget.mean, budget.overdraft, budget.overcommit)
+        for bucket, budget in zip(controller.store.buckets(TOTAL), plan.budgets, strict=True)
     ]
-    ceiling = Shadow(controller.book.tallies("slice a")[0], plan.slices["a"].at_most["long"], 5.0, math.inf)
+    ceiling = Shadow(controller.store.buckets("slice a")[0], plan.slices["a"].at_most["long"], 5.0, math.inf)
     for number, (options, tenant, part, which, end, cost) in enumerate(steps):
         made = controller.decide(
             [
-                Option(response_group=name, gain=gain, cost={"tokens": tokens}, reserve={"tokens": most})
+                Candidate(response_group=name, gain=gain, cost={"tokens": tokens}, reserve={"tokens": most})
                 for name, gain, tokens, most in options
             ],
             request_id=str(number),
@@ -138,12 +136,12 @@ def run(plan, steps):
 @settings(max_examples=150)
 def test_the_overdraft_is_never_above_the_bound(plan, steps):
     controller = run(plan, steps)
-    for tally, budget in zip(controller.book.tallies(TOTAL), plan.budgets, strict=True):
-        assert tally.held >= -1e-9
-        assert 0 <= tally.returned <= 4 * budget.carry
+    for bucket, budget in zip(controller.store.buckets(TOTAL), plan.budgets, strict=True):
+        assert bucket.held >= -1e-9
+        assert 0 <= bucket.returned <= 4 * budget.burst
         # What is kept back from the price is never kept back from the bound.
-        left = tally.bank - tally.held + 3.0
-        assert tally.room(3.0, 2.0) == min(left, left - tally.cushion + 2.0)
+        left = bucket.balance - bucket.held + 3.0
+        assert bucket.room(3.0, 2.0) == min(left, left - bucket.overcommitted + 2.0)
 
 
 @given(
@@ -153,28 +151,28 @@ def test_the_overdraft_is_never_above_the_bound(plan, steps):
     st.floats(0, 100) | st.just(math.inf),
 )
 @settings(max_examples=60)
-def test_what_is_under_way_bounds_the_overdraft(requests, most, overdraft, cushion):
-    """At most `most` under way, none dearer than its cap: then the caps say how much can ever be overspent."""
-    budget = {"mean": 10.0, "overdraft": overdraft, "carry": 10.0, "cushion": cushion}
-    controller = Controller(Plan.from_dict({"budget": {"tokens": budget}}))
-    caps, under_way, spent = {"short": 10.0, "long": 90.0}, [], 0.0
+def test_what_is_under_way_bounds_the_overdraft(requests, most, overdraft, overcommit):
+    """At most `most` in flight, none more expensive than its cap: then the caps say how much can ever be overspent."""
+    budget = {"mean": 10.0, "overdraft": overdraft, "burst": 10.0, "overcommit": overcommit}
+    controller = Controller(ServingPolicy.from_dict({"budget": {"tokens": budget}}))
+    caps, in_flight, spent = {"short": 10.0, "long": 90.0}, [], 0.0
     for number, (gain, part, which) in enumerate(requests):
         options = [
-            Option(response_group="short", gain=0.0, cost={"tokens": 4.0}, reserve={"tokens": 10.0}),
-            Option(response_group="long", gain=gain, cost={"tokens": 20.0}, reserve={"tokens": 90.0}),
+            Candidate(response_group="short", gain=0.0, cost={"tokens": 4.0}, reserve={"tokens": 10.0}),
+            Candidate(response_group="long", gain=gain, cost={"tokens": 20.0}, reserve={"tokens": 90.0}),
         ]
         made = controller.decide(options, request_id=str(number), now=0.0)
-        under_way.append((made.request_id, made.response_group))
-        if len(under_way) >= most:
-            name, group = under_way.pop(which % len(under_way))
+        in_flight.append((made.request_id, made.response_group))
+        if len(in_flight) >= most:
+            name, group = in_flight.pop(which % len(in_flight))
             # Often at the cap: what was expected is no help.
             actual = caps[group] * min(1.0, 2 * part)
             controller.settle(name, {"tokens": actual})
             spent += actual
-        reserved = sum(caps[group] for _, group in under_way)
+        reserved = sum(caps[group] for _, group in in_flight)
         # Estimates are learned, so that of a long response may fall to an eighth.
         largest = most * (90.0 - 20.0 / 8)
-        assert spent + reserved - 10.0 * (number + 1) <= overdraft + min(cushion, largest) + 1e-6
+        assert spent + reserved - 10.0 * (number + 1) <= overdraft + min(overcommit, largest) + 1e-6
 
 
 @given(
@@ -182,11 +180,11 @@ def test_what_is_under_way_bounds_the_overdraft(requests, most, overdraft, cushi
 )
 def test_what_has_ended_waits_for_what_began_before(requests):
     """In any order of ends, `waiting` holds what those gave back that ended before an older one of their group."""
-    controller = Controller(Plan.from_dict({"budget": {"tokens": {"mean": 10.0}}}))
-    tally = controller.book.tallies(TOTAL)[0]
+    controller = Controller(ServingPolicy.from_dict({"budget": {"tokens": {"mean": 10.0}}}))
+    bucket = controller.store.buckets(TOTAL)[0]
     begun, ended, when = [], {}, {}
     for number, (gain, cost, delay, fails) in enumerate(requests):
-        options = [Option(response_group="long", gain=gain, cost={"tokens": 10.0})]
+        options = [Candidate(response_group="long", gain=gain, cost={"tokens": 10.0})]
         begun.append(controller.decide(options, request_id=str(number), now=0.0))
         when.setdefault(number + delay, []).append((number, cost, fails))
         for other, actual, failed in when.pop(number, []):
@@ -197,7 +195,7 @@ def test_what_has_ended_waits_for_what_began_before(requests):
                 controller.settle(str(other), {"tokens": actual})
                 ended[other] = begun[other].estimate[0] - actual
         oldest = next((i for i in range(len(begun)) if i not in ended), len(begun))
-        assert tally.waiting == pytest.approx(sum(back for i, back in ended.items() if i > oldest), abs=1e-6)
+        assert bucket.waiting == pytest.approx(sum(back for i, back in ended.items() if i > oldest), abs=1e-6)
         assert Correction.from_state(1, controller._correction.state()).state() == controller._correction.state()
 
 
@@ -207,11 +205,11 @@ def test_what_has_ended_waits_for_what_began_before(requests):
     st.integers(1, 8),
 )
 def test_any_run_of_a_share_is_inside_its_bound(share, requests, slack):
-    budget = {"mean": share, "response_group": "long", "overdraft": slack, "carry": slack}
-    controller = Controller(Plan.from_dict({"budget": {"long": budget}}))
+    budget = {"mean": share, "response_group": "long", "overdraft": slack, "burst": slack}
+    controller = Controller(ServingPolicy.from_dict({"budget": {"long": budget}}))
     total = [0.0]  # cost less budget, after each request
     for number, (gain, settled) in enumerate(requests):
-        options = [Option(response_group="short", gain=0.0), Option(response_group="long", gain=gain)]
+        options = [Candidate(response_group="short", gain=0.0), Candidate(response_group="long", gain=gain)]
         made = controller.decide(options, request_id=str(number), now=0.0)
         total.append(total[-1] + (made.response_group == "long") - share)
         assert made.within
@@ -229,15 +227,15 @@ def test_a_promise_is_kept_against_a_neighbour_who_wants_everything(requests, pr
         "budget": {"long": {"mean": 0.3, "response_group": "long"}},
         "tenant": {"a": {"at_least": {"long": promise}}},
     }
-    controller = Controller(Plan.from_dict(plan))
+    controller = Controller(ServingPolicy.from_dict(plan))
     count = got = 0
     for number, (tenant, gain) in enumerate(requests):
         gain = gain if tenant == "a" else 100 + gain
-        options = [Option(response_group="short", gain=0.0), Option(response_group="long", gain=gain)]
+        options = [Candidate(response_group="short", gain=0.0), Candidate(response_group="long", gain=gain)]
         made = controller.decide(options, request_id=str(number), now=0.0, tenant=tenant)
         if tenant == "a":
             count += 1
             got += made.response_group == "long"
             # Its bucket keeps 5; while it waits for a whole response, one more may be on its way.
             assert got >= promise * count - 6
-    assert controller.book.tallies("tenant a")[0].unmet <= 1.0
+    assert controller.store.buckets("tenant a")[0].unmet <= 1.0

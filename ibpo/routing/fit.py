@@ -1,0 +1,365 @@
+"""Learn a router from a log: ridge regression of gains and costs on cheap features of the prompts.
+
+Letters: P problems, G response groups.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ibpo import __version__
+from ibpo.allocation import GroupMeans
+from ibpo.data import Log, LogColumns, LogError, raw_rows, read_log
+from ibpo.endpoint import Endpoint
+from ibpo.errors import IbpoError
+from ibpo.routing.features import FloatArray, as_text, bends, hashed
+from ibpo.routing.router import Embed, Router, Scores, bend, raw_features
+
+PROMPTS = ("prompt", "question", "problem", "messages", "input")
+"""Column names that are tried, in order, for the prompt."""
+MIN_PROBLEMS = 10
+"""Problems to learn from."""
+_ALPHAS = tuple(10.0**k for k in range(-2, 7))
+_TEXT_SCALES = (0.0, 1.0, 4.0, 16.0)
+"""By what the hashed n-grams are multiplied beside standardised counts: how cheap their weights are."""
+_MOST_COMPARED = 2000
+"""Problems on which the penalties are compared; the cost of that is cubic."""
+_SMALLEST_COST = 0.05
+"""An expected cost is at least this part of the response group's mean."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class RoutedLog:
+    """Mean reward and cost of every problem and response group, and what a router may see of the problem."""
+
+    problems: list[str]
+    """P ids, sorted."""
+    groups: tuple[str, ...]
+    """From the cheapest on average to the most expensive."""
+    reward: FloatArray
+    """`[P, G]` mean."""
+    cost: FloatArray
+    """`[P, G]` mean."""
+    count: FloatArray
+    """`[P, G]` number of responses, at least 1."""
+    prompts: list[str]
+    """P texts; empty ones where there is no prompt column."""
+    numbers: dict[str, list[float]]
+    """Column -> P means over the problem's rows."""
+    columns: dict[str, str]
+    """Field -> column."""
+    left_out: int
+    """Problems without a response of every response group."""
+    log: Log
+    """The rows of the problems kept."""
+
+    def take(self, keep: Sequence[int]) -> RoutedLog:
+        """Only these problems; `log` stays whole."""
+        rows = np.asarray(keep, int)
+        return RoutedLog(
+            problems=[self.problems[i] for i in rows],
+            groups=self.groups,
+            reward=self.reward[rows],
+            cost=self.cost[rows],
+            count=self.count[rows],
+            prompts=[self.prompts[i] for i in rows],
+            numbers={name: [values[i] for i in rows] for name, values in self.numbers.items()},
+            columns=self.columns,
+            left_out=self.left_out,
+            log=self.log,
+        )
+
+
+def read_routed_log(
+    path: Path,
+    *,
+    columns: LogColumns,
+    prompt: str | None = None,
+    numbers: Sequence[str] = (),
+    part: str | None = None,
+) -> RoutedLog:
+    """Read a log as `ibpo allocate` does, and the prompts beside it.
+
+    Args:
+        path: .jsonl, .csv (both also .gz) or .parquet, one row per response.
+        columns: Which columns hold what.
+        prompt: Column with the prompt, as text or chat messages; None: guessed, and left out where `numbers` are given
+            and there is none.
+        numbers: Columns with numbers that are known before answering.
+        part: Value of the column `columns.by` to take; None: the only one.
+
+    Raises:
+        IbpoError: Names file, row, field and fix.
+    """
+    log = read_log(
+        path,
+        problem=columns.problem,
+        response_group=columns.response_group,
+        reward=columns.reward,
+        cost=columns.cost,
+        by=columns.by,
+    )
+    log = _part(path, log, columns.by, part)
+    means = GroupMeans.from_arrays(log.reward, log.problem, log.response_group, log.cost)
+    if len(means.response_groups) < 2:
+        raise IbpoError(
+            f"{path}: column {log.columns['response_group']!r} has one response group, {means.response_groups[0]}; a "
+            "router chooses between at least two; name another column with --response-group"
+        )
+    full = np.flatnonzero(np.array((means.count > 0).all(axis=1)))
+    if not len(full):
+        raise IbpoError(f"{path}: no problem has a response of every response group; log every problem with every one")
+    names = [str(means.problems[i]) for i in full.tolist()]
+    prompt_column, prompts, seen = _read_prompts(path, log.columns["problem"], prompt, numbers, set(names))
+    order = np.argsort(means.mean_cost[full].mean(axis=0), kind="stable")
+    kept = set(names)
+    return RoutedLog(
+        problems=names,
+        groups=tuple(means.response_groups[g] for g in order.tolist()),
+        reward=means.mean_reward[full][:, order],
+        cost=means.mean_cost[full][:, order],
+        count=means.count[full][:, order].astype(np.float64),
+        prompts=[prompts[name] if prompt_column else "" for name in names],
+        numbers={column: [seen[column][name] for name in names] for column in numbers},
+        columns=log.columns | ({"prompt": prompt_column} if prompt_column else {}),
+        left_out=len(means.problems) - len(full),
+        log=log.rows([i for i, name in enumerate(log.problem) if name in kept]),
+    )
+
+
+def _part(path: Path, log: Log, by: str | None, part: str | None) -> Log:
+    parts = log.parts()
+    if part is None and len(parts) > 1:
+        raise IbpoError(f"{path}: column {by!r} holds {', '.join(parts)}; name one of them with --part")
+    if part is not None and part not in parts:
+        raise IbpoError(f"{path}: column {by!r} holds no {part!r} but {', '.join(parts)}")
+    return parts[part] if part is not None else next(iter(parts.values()))
+
+
+def _read_prompts(
+    path: Path, problem: str, prompt: str | None, numbers: Sequence[str], wanted: set[str]
+) -> tuple[str, dict[str, str], dict[str, dict[str, float]]]:
+    """The prompt's column ("": none), problem -> prompt, and column -> problem -> mean number."""
+    column, prompts = "", dict[str, str]()
+    sums: dict[str, dict[str, list[float]]] = {name: {} for name in numbers}
+    for line, row in raw_rows(path):
+        if isinstance(row, LogError):
+            continue  # read_log has complained, or was told not to
+        if not column and not prompts and not any(sums.values()):
+            column = _prompt_column(path, row, prompt, bool(numbers))
+        name = str(row.get(problem))
+        if name not in wanted:
+            continue
+        place = f"{path}, line {line}, column"
+        for number in numbers:
+            try:
+                value = float(row[number])
+            except (KeyError, TypeError, ValueError):
+                value = math.nan
+            if not math.isfinite(value):
+                raise IbpoError(f"{place} {number!r}: {row.get(number)!r} is not a finite number; fill it in")
+            sums[number].setdefault(name, []).append(value)
+        if not column:
+            continue
+        value = row.get(column)
+        if value is None or value == "":
+            raise IbpoError(f"{place} {column!r}: no prompt; fill it in, or name another column with --prompt")
+        try:
+            text = as_text(value)
+        except IbpoError as error:
+            raise IbpoError(f"{place} {column!r}: {error}") from None
+        if prompts.setdefault(name, text) != text:
+            raise IbpoError(f"{place} {column!r}: problem {name!r} has another prompt than before; correct its id")
+    averages = {
+        number: {name: sum(values) / len(values) for name, values in rows.items()} for number, rows in sums.items()
+    }
+    return column, prompts, averages
+
+
+def _prompt_column(path: Path, row: dict[str, Any], prompt: str | None, has_numbers: bool) -> str:
+    if prompt is not None:
+        if prompt not in row:
+            raise IbpoError(f"{path}: no column {prompt!r}; name one of {', '.join(map(repr, row))} with --prompt")
+        return prompt
+    for name in PROMPTS:
+        if row.get(name):
+            return name
+    if has_numbers:
+        return ""
+    raise IbpoError(
+        f"{path}: no column with the prompt ({', '.join(map(repr, PROMPTS))}); name it with --prompt, or columns of "
+        f"numbers with --number; there are {', '.join(map(repr, row))}"
+    )
+
+
+def embedder(endpoint: Endpoint, batch_size: int = 64) -> Embed:
+    """Embeddings of prompts by a server's `/v1/embeddings`.
+
+    Args:
+        endpoint: Its address and model.
+        batch_size: Prompts in one request.
+    """
+
+    def embed(prompts: Sequence[str]) -> FloatArray:
+        batches = [prompts[i : i + batch_size] for i in range(0, len(prompts), batch_size)]
+        found: dict[int, list[list[float]]] = {}
+        for place, rows in endpoint.map(endpoint.embed, batches):
+            if isinstance(rows, IbpoError):
+                raise rows
+            found[place] = rows
+        return np.array([row for place in sorted(found) for row in found[place]], float)
+
+    return embed
+
+
+def fit_router(
+    table: RoutedLog,
+    *,
+    embedded: FloatArray | None = None,
+    embedding: Mapping[str, str] | None = None,
+    source: Mapping[str, Any] | None = None,
+    report: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> Router:
+    r"""Learn expected gains and costs.
+
+    Targets are, per problem, the mean reward of each response group less that of the cheapest, and the mean costs as
+    parts of the response group's mean. For each target a ridge regression on the bent and standardised counts and on
+    the hashed n-grams (`Router`) whose penalty (1e-2 to 1e6) and weight of the n-grams (0, 1, 4, 16) are those of the
+    least leave-one-problem-out error. A large penalty means: nothing was found, and the mean is predicted.
+
+    Args:
+        table: The log.
+        embedded: `[P, E]` embeddings of its prompts.
+        embedding: Where they come from: `base_url` and `model`.
+        source: Provenance to keep.
+        report: Held-out figures to keep.
+        seed: Of the problems that penalties are compared on, where there are more than 2,000.
+
+    Raises:
+        IbpoError: Fewer than 10 problems, or scikit-learn is missing.
+    """
+    try:
+        import sklearn
+        from sklearn.linear_model import Ridge
+    except ModuleNotFoundError:
+        raise IbpoError("fitting a router needs scikit-learn: pip install 'ibpo[router]'") from None
+    if len(table.problems) < MIN_PROBLEMS:
+        raise IbpoError(f"{len(table.problems)} problems; a router needs at least {MIN_PROBLEMS} to learn from")
+    uses_text = "prompt" in table.columns
+    raw = raw_features(table.prompts, list(table.numbers), table.numbers, uses_text, embedded)
+    num_bent = raw.shape[1] - (0 if embedded is None else embedded.shape[1])
+    places = [(column, at) for column in range(num_bent) for at in bends(raw[:, column]).tolist()]
+    bend_of, bend_at = np.array([c for c, _ in places], float), np.array([at for _, at in places], float)
+    bent = bend(raw, bend_at, bend_of)
+    centre, scale = bent.mean(axis=0), bent.std(axis=0)
+    scale[scale <= 1e-12] = 1.0
+    standard = (bent - centre) / scale
+    mean_cost = table.cost.mean(axis=0)
+    unit = np.where(mean_cost > 0, mean_cost, 1.0)
+    target = np.hstack([table.reward[:, 1:] - table.reward[:, :1], table.cost / unit])
+    text: Any = hashed(table.prompts) if uses_text else None
+    scales, alphas = _least_error(standard, text, target, seed)
+    dense = np.zeros((standard.shape[1], target.shape[1]))
+    sparse = np.zeros((text.shape[1] if text is not None and scales.any() else 0, target.shape[1]))
+    intercept = np.zeros(target.shape[1])
+    for by in np.unique(scales).tolist():
+        which = np.flatnonzero(scales == by)
+        penalty: Any = alphas[which]  # one per target: its annotation says float
+        ridge = Ridge(alpha=penalty, tol=1e-8).fit(_joined(standard, text, by), target[:, which])
+        weight = np.atleast_2d(ridge.coef_).T
+        dense[:, which], intercept[which] = weight[: len(dense)], ridge.intercept_
+        if by:
+            sparse[:, which] = by * weight[len(dense) :]
+    size = len(table.groups)
+    for array in (dense, sparse):
+        array[:, size - 1 :] *= unit
+    intercept[size - 1 :] *= unit
+    return Router(
+        groups=table.groups,
+        cost_name=table.columns["cost"],
+        number_names=tuple(table.numbers),
+        uses_text=uses_text,
+        embedding=dict(embedding or {}),
+        arrays={
+            "bends": bend_at,
+            "bend_of": bend_of,
+            "centre": centre,
+            "scale": scale,
+            "dense": dense,
+            "text": sparse,
+            "intercept": intercept,
+            "floor": _SMALLEST_COST * unit,
+        },
+        source={
+            **(source or {}),
+            "num_problems": len(table.problems),
+            "num_responses": int(table.count.sum()),
+            "penalties": alphas.tolist(),
+            "text_scales": scales.tolist(),
+            "seed": seed,
+            "ibpo": __version__,
+            "scikit_learn": sklearn.__version__,
+            "numpy": np.__version__,
+        },
+        report=dict(report or {}),
+    )
+
+
+def scores_of(router: Router, table: RoutedLog, embedded: FloatArray | None = None) -> Scores:
+    """The router's scores of a log's problems, with embeddings that are known already."""
+    if embedded is not None:
+        router = replace(router, embed=lambda _: embedded)
+    return router.scores(table.prompts, table.numbers)
+
+
+def _joined(standard: FloatArray, text: Any, by: float) -> Any:
+    """Both blocks side by side; without n-grams dense."""
+    from scipy import sparse
+
+    if text is None or not by:
+        return standard
+    return sparse.hstack([sparse.csr_matrix(standard), by * text], format="csr")
+
+
+def _least_error(standard: FloatArray, text: Any, target: FloatArray, seed: int) -> tuple[FloatArray, FloatArray]:
+    """Per target the weight of the n-grams and the penalty of the least leave-one-out error."""
+    size = len(target)
+    few = np.sort(np.random.default_rng(seed).choice(size, min(size, _MOST_COMPARED), replace=False))
+    best = np.full(target.shape[1], np.inf)
+    scales, alphas = np.zeros(target.shape[1]), np.zeros(target.shape[1])
+    target_few, dense_gram = target[few], standard[few] @ standard[few].T
+    text_gram = None if text is None else (text[few] @ text[few].T).toarray()
+    for by in _TEXT_SCALES if text is not None else (0.0,):
+        gram = dense_gram if text_gram is None or not by else dense_gram + by * by * text_gram
+        for alpha, error in _leave_one_out(gram, target_few):
+            better = error < best * (1 - 1e-9)
+            best[better], scales[better], alphas[better] = error[better], by, alpha
+    return scales, alphas * size / len(few)
+
+
+def _leave_one_out(gram: FloatArray, target: FloatArray) -> list[tuple[float, FloatArray]]:
+    r"""Per penalty the mean squared leave-one-out error of each target.
+
+    Kernel ridge regression with an intercept: with the centred Gram matrix K = Q diag(d) Q' and S the smoother
+    Q diag(d / (d + alpha)) Q' + 1/n, the residual of a problem left out is (y_i - (S y)_i) / (1 - S_ii).
+    """
+    size = len(gram)
+    centred = gram - gram.mean(axis=0) - gram.mean(axis=1)[:, None] + gram.mean()
+    values, vectors = np.linalg.eigh(centred)
+    values = np.maximum(values, 0.0)
+    turned, middle = vectors.T @ target, target.mean(axis=0)
+    found = []
+    for alpha in _ALPHAS:
+        shrunk = values / (values + alpha)
+        fitted = vectors @ (shrunk[:, None] * turned) + middle
+        own = (vectors**2) @ shrunk + 1 / size
+        residual = (target - fitted) / np.maximum(1e-9, 1 - own)[:, None]
+        found.append((alpha, (residual**2).mean(axis=0)))
+    return found

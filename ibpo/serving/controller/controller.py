@@ -1,0 +1,370 @@
+"""Which response group does each request get, so that the budget holds while the traffic comes? No I/O, no clock."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from ibpo.errors import IbpoError
+from ibpo.serving.controller.accounts import TOTAL, AccountStore, Ended, MemoryStore, Reservation
+from ibpo.serving.controller.admission import Account, Admission
+from ibpo.serving.controller.correction import Correction
+from ibpo.serving.controller.policy import BudgetPolicy, ServingPolicy
+from ibpo.serving.controller.pricing import Pricing
+
+_GOLDEN = 0.6180339887498949
+_VERSION = 3
+"""Of `Controller.state_dict`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Candidate:
+    """One response group that a request may be answered by."""
+
+    response_group: str
+    gain: float
+    """What answering so is worth; only differences between the candidates of one request count."""
+    cost: Mapping[str, float] = field(default_factory=dict)
+    """Budget -> expected cost, at least 0. Budgets on a share need none."""
+    reserve: Mapping[str, float] = field(default_factory=dict)
+    """Budget -> the most that it can cost, where that is known (a cap on its tokens); else what is expected."""
+
+
+class Controller:
+    r"""Hold every budget of a serving policy on a stream of requests.
+
+    **Choice.** A request takes the response group with the largest gain - sum_k price_k cost_k that every bound has
+    room for. The price of budget k is the one at which the last 512 requests would spend (`Window`)
+
+        mean + sigma^2 (pi / 2w) tan(pi x / 2w)          per request,
+
+    x the balance less what is held for promises, counted from the middle of [-overdraft, burst], w half the length of
+    that interval, sigma^2 the variance of a request's cost: of all drifts that keep a diffusion inside an interval for
+    ever, the one of least mean square (its stationary density is cos^2), hence the least loss of value. A tenant or
+    slice with a promise pays at most the price at which its own window would spend its promise, one with a ceiling at
+    least that at which it would spend its ceiling. Equal gains are told apart by a factor 1 + 1e-9 frac(n golden).
+
+    **Bound.** Nothing is admitted that the accounts have no room for, by its expected cost and by its reserve: see the
+    theorem of `ibpo.serving.controller.admission.Admission`, which holds whatever the gains and the prices, and however
+    many responses are in flight.
+
+    Args:
+        policy: What is to be held.
+        store: Where the accounts are stored; in memory if None. Several controllers on one shared store hold the
+            policy together, each with the prices of the traffic that it sees.
+
+    Example:
+        >>> half = {"budget": {"extended": {"mean": 0.5, "response_group": "long"}}}
+        >>> controller = Controller(ServingPolicy.from_dict(half))
+        >>> candidates = [Candidate(response_group="short", gain=0.0), Candidate(response_group="long", gain=0.4)]
+        >>> reservation = controller.decide(candidates, request_id="a", now=0.0)
+        >>> reservation.response_group, controller.settle("a"), controller.settle("a")
+        ('long', True, False)
+        >>> controller.balance_of("extended")
+        -0.5
+    """
+
+    def __init__(self, policy: ServingPolicy, store: AccountStore | None = None) -> None:
+        self.policy, num_budgets = policy, len(policy.budgets)
+        self.store: AccountStore = MemoryStore(num_budgets) if store is None else store
+        self.prices = [0.0] * num_budgets
+        """Of the last request, per budget: gain per unit of cost."""
+        self.balances = [0.0] * num_budgets
+        """Per budget the balance once the last request had been decided; negative: overdrawn."""
+        self.num_decisions = 0
+        self.num_over = 0
+        """Requests for which no response group had room in every bound."""
+        self._admission = Admission(policy, self.store)
+        self._pricing = Pricing(policy)
+        self._correction = Correction(num_budgets)
+        self._learning = any(budget.response_group is None for budget in policy.budgets)  # a share costs what it costs
+
+    @property
+    def num_drifts(self) -> int:
+        """How often the traffic has changed so much that the window was cut."""
+        return self._pricing.num_drifts
+
+    def decide(
+        self, candidates: Sequence[Candidate], *, request_id: str, now: float, tenant: str = "", slice_name: str = ""
+    ) -> Reservation:
+        """Choose a response group, and keep its cost ready until `settle` or `cancel`.
+
+        Args:
+            candidates: The response groups that this request may have. A single one is taken whatever it costs; it
+                counts.
+            request_id: Deciding again under the id of an open reservation returns that one: a retry counts once.
+            now: The caller's clock, in seconds; stored with the reservation.
+            tenant: Who asks; "" belongs to nobody.
+            slice_name: Which part of the traffic it belongs to.
+
+        Raises:
+            IbpoError: No candidate, a cost that is missing or negative, a gain that is not finite; nothing is changed.
+        """
+        # Equal gains of different requests must not be all above or all below a price.
+        factor = 1.0 + 1e-9 * math.fmod(self.num_decisions * _GOLDEN, 1.0)
+        # What this process knows changes once the transaction is through: a store that fails must not leave it ahead.
+        with self.store.transaction():
+            found = self.store.get(request_id)
+            if found is not None:
+                return found
+            if not candidates:
+                raise IbpoError(
+                    f"request {request_id!r}: no response group to choose from; give at least one candidate"
+                )
+            rows = [_read_candidate(candidate, self.policy.budgets, self._correction) for candidate in candidates]
+            utility = [candidate.gain * factor for candidate in candidates]
+            accounts = self._admission.accounts(tenant, slice_name)
+            quote = self._pricing.quote(accounts)
+            self._admission.begin(accounts)
+            place, within = self._choose(utility, rows, quote.prices, accounts)
+            estimate, reserve, raw = rows[place]
+            self._admission.charge(accounts, estimate, reserve)
+            reservation = Reservation(
+                request_id=request_id,
+                response_group=candidates[place].response_group,
+                price=tuple(quote.prices),
+                estimate=estimate,
+                reserve=reserve,
+                raw=raw,
+                time=now,
+                tenant=tenant,
+                slice_name=slice_name,
+                within=within,
+            )
+            self.store.put(reservation)
+            balances = [bucket.balance for bucket in accounts[0].buckets]
+        self.balances, self.prices = balances, quote.prices
+        if self._learning:
+            self._correction.follow(reservation)
+        self.num_decisions += 1
+        self.num_over += not within
+        self._pricing.add(quote, utility, [row.estimate for row in rows], accounts)
+        return reservation
+
+    def _choose(
+        self,
+        utility: Sequence[float],
+        rows: Sequence[_Costs],
+        prices: Sequence[float],
+        accounts: Sequence[Account],
+    ) -> tuple[int, bool]:
+        """The best candidate that there is room for, else the one that overdraws least; and whether there was room."""
+        order: list[tuple[float, float, int]] = []
+        for place, row in enumerate(rows):
+            net = utility[place]  # gain - sum_k price_k cost_k
+            for price, cost in zip(prices, row.estimate, strict=True):
+                if cost > 0:
+                    net -= price * cost
+            order.append((-net, sum(row.estimate), place))
+        order.sort()
+        short: list[float] = [math.inf] * len(rows)
+        for _, _, place in order:
+            short[place] = self._admission.shortage(accounts, rows[place].estimate, rows[place].reserve)
+            if not short[place]:
+                return place, True
+        return min(range(len(rows)), key=lambda i: (short[i], sum(rows[i].reserve))), False
+
+    def settle(self, request_id: str, actual: Mapping[str, float] | None = None) -> bool:
+        """The response has ended: book what it really cost.
+
+        Args:
+            request_id: As given to `decide`.
+            actual: Budget -> cost; what is left out cost what was expected.
+
+        Returns:
+            False if nothing is open under this id, e.g. because it was settled before: nothing is counted twice.
+
+        Raises:
+            IbpoError: A cost that is negative or not finite; the reservation stays open.
+        """
+        return self._end(request_id, actual, cancelled=False)
+
+    def cancel(self, request_id: str, actual: Mapping[str, float] | None = None) -> bool:
+        """The request has failed for good: it counts no longer, and its reserve is free again.
+
+        Args:
+            request_id: As given to `decide`.
+            actual: Budget -> what it cost nevertheless; what is left out cost nothing.
+
+        Returns:
+            False if nothing is open under this id.
+        """
+        return self._end(request_id, actual, cancelled=True)
+
+    def expire(self, before: float) -> list[str]:
+        """Settle at their reserve the requests decided before this time: the process that should end them is gone."""
+        with self.store.transaction():
+            names = self.store.older_than(before)
+        return [name for name in names if self._end(name, None, cancelled=False, expired=True)]
+
+    def _end(
+        self, request_id: str, actual: Mapping[str, float] | None, *, cancelled: bool, expired: bool = False
+    ) -> bool:
+        """Book what a request cost; what responses gave back is released in the order in which they began."""
+        with self.store.transaction():
+            reservation = self.store.get(request_id)
+            if reservation is None:
+                # Another process has ended it, or a commit that seemed to fail had not: what was known here is stale.
+                lost = self._correction.follows(request_id)
+                if lost:
+                    self._admission.restart()
+            else:
+                default = (0.0,) * len(reservation.estimate) if cancelled else reservation.estimate
+                default = reservation.reserve if expired else default
+                costs = _read_actual(reservation, self.policy.budgets, actual, default)
+                self.store.pop(request_id)
+                restarts = self._admission.end(reservation, costs, cancelled=cancelled)
+                ended = Ended(reservation, costs, cancelled, restarts)
+                for one in self._correction.ready(ended) if self._learning else [ended]:
+                    self._admission.release(one)
+        if reservation is None:
+            if lost:
+                self._correction.forget()
+            return False
+        if self._learning:
+            self._correction.end(ended)
+        return True
+
+    def recover(self) -> None:
+        """Go on after a process that is gone, on a shared store: forget what only it knew of responses in flight.
+
+        To be called before the first request of a process, when the one before it may have been killed; `from_state`
+        does. What the process learned of lengths and prices until its state was saved stays, and what it had in flight
+        stays reserved until `expire`.
+        """
+        if self._learning:
+            with self.store.transaction():
+                self._admission.restart()
+            self._correction.forget()
+
+    def balance_of(self, budget: str) -> float:
+        """The balance of a budget, in units of its cost; negative: overdrawn."""
+        k = [b.name for b in self.policy.budgets].index(budget)
+        with self.store.transaction():
+            return self.store.buckets(TOTAL)[k].balance
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the policy and a shared store: `json.dumps` keeps every bit."""
+        return {
+            "version": _VERSION,
+            "budgets": [budget.name for budget in self.policy.budgets],
+            "book": self.store.state() if isinstance(self.store, MemoryStore) else None,
+            "prices": self.prices,
+            "num_decisions": self.num_decisions,
+            "num_over": self.num_over,
+            **self._pricing.state(),
+            "correction": self._correction.state(),
+        }
+
+    @classmethod
+    def from_state(
+        cls, policy: ServingPolicy, state: Mapping[str, Any], store: AccountStore | None = None
+    ) -> Controller:
+        """The controller that goes on where `state_dict` was taken, bit for bit; on a shared store, see `recover`.
+
+        Args:
+            policy: With budgets of the same names; their means and everything else may differ.
+            state: Of `state_dict`.
+            store: The shared store; None: the accounts in the state.
+
+        Raises:
+            IbpoError: A state of something else, or of other budgets.
+        """
+        names, shared = [budget.name for budget in policy.budgets], store is not None
+        try:
+            if state["version"] != _VERSION or state["budgets"] != names:
+                raise IbpoError(
+                    f"state: of version {state['version']!r} with budgets {state['budgets']!r}, not {names!r}; start "
+                    "anew without it"
+                )
+            if store is None:
+                store = MemoryStore.from_state(len(names), state["book"])
+            controller = cls(policy, store)
+            controller.prices = list(state["prices"])
+            controller.num_decisions, controller.num_over = state["num_decisions"], state["num_over"]
+            controller._pricing = Pricing.from_state(policy, state)
+            controller._correction = Correction.from_state(len(names), state["correction"])
+        except IbpoError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise IbpoError(f"state: not one of Controller.state_dict: {error!r}; start anew without it") from None
+        if shared:
+            controller.recover()
+        return controller
+
+
+class _Costs(NamedTuple):
+    """A candidate's costs, per budget `[K]`."""
+
+    estimate: tuple[float, ...]
+    """Expected, corrected by what earlier responses cost."""
+    reserve: tuple[float, ...]
+    """What is kept ready, at least the estimate."""
+    raw: tuple[float, ...]
+    """The caller's estimate."""
+
+
+_WHOLE, _NOTHING = _Costs((1.0,), (1.0,), (1.0,)), _Costs((0.0,), (0.0,), (0.0,))
+
+
+def _read_candidate(candidate: Candidate, budgets: Sequence[BudgetPolicy], correction: Correction) -> _Costs:
+    """The costs of a candidate.
+
+    Raises:
+        IbpoError: A gain that is not finite, a cost that is missing, negative or not finite.
+    """
+    group = candidate.response_group
+    if len(budgets) == 1 and budgets[0].response_group is not None and math.isfinite(candidate.gain):
+        return _WHOLE if group == budgets[0].response_group else _NOTHING  # a share alone: no cost to be read
+    if not math.isfinite(candidate.gain):
+        raise IbpoError(f"candidate {group!r}: gain is {candidate.gain!r}; it must be a finite number")
+    raw: list[float] = []
+    estimate: list[float] = []
+    reserve: list[float] = []
+    for k, budget in enumerate(budgets):
+        if budget.response_group is not None:
+            cost = expected = most = float(group == budget.response_group)
+        else:
+            try:
+                cost = candidate.cost[budget.name]
+            except KeyError:
+                raise IbpoError(f"candidate {group!r}: no cost for the budget {budget.name!r}; give one") from None
+            if not 0 <= cost < math.inf:
+                raise IbpoError(
+                    f"candidate {group!r}: cost of {budget.name} is {cost!r}; it must be finite, at least 0"
+                )
+            expected = cost * correction.ratio(group, k)
+            most = candidate.reserve.get(budget.name, expected) if candidate.reserve else expected
+            if not 0 <= most < math.inf:
+                raise IbpoError(
+                    f"candidate {group!r}: reserve of {budget.name} is {most!r}; it must be finite, at least 0"
+                )
+            expected = min(expected, most)
+        raw.append(cost)
+        estimate.append(expected)
+        reserve.append(most)
+    return _Costs(tuple(estimate), tuple(reserve), tuple(raw))
+
+
+def _read_actual(
+    reservation: Reservation,
+    budgets: Sequence[BudgetPolicy],
+    actual: Mapping[str, float] | None,
+    default: Sequence[float],
+) -> tuple[float, ...]:
+    """What a response cost, per budget `[K]`: as given, else the default.
+
+    Raises:
+        IbpoError: An unknown budget, a cost that is negative or not finite.
+    """
+    given = actual or {}
+    names = [budget.name for budget in budgets]
+    for name, cost in given.items():
+        where = f"request {reservation.request_id!r}: cost of {name}"
+        if name not in names:
+            raise IbpoError(f"{where}: there is no such budget; name one of {', '.join(names)}")
+        if not 0 <= cost < math.inf:
+            raise IbpoError(f"{where} is {cost!r}; it must be finite, at least 0")
+    return tuple(float(given.get(name, default[k])) for k, name in enumerate(names))

@@ -1,0 +1,258 @@
+"""The serving policy: which budgets hold while answering, and what tenants and slices are promised and allowed."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ibpo.budget import Budget, check_budget, check_distinct, parse_budget, parse_budget_entry
+from ibpo.errors import IbpoError
+
+_NO_TRAFFIC = "nothing is spent before the first request; give a number, e.g. tokens=2000"
+_REFUSED = {
+    "at_least": "a controller holds upper bounds; a minimum is promised to a tenant or slice: at_least in --plan",
+    "slice": "a part of the traffic has its ceiling in --plan: [slice.NAME] at_most",
+    "now": _NO_TRAFFIC,
+    "range": _NO_TRAFFIC,
+}
+"""What a controller cannot mean; see `ibpo.budget.check_budget`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BudgetPolicy:
+    r"""A bound on the mean cost per request, and how far the running total may stray from it.
+
+    A token bucket: every request brings `mean` into the balance and its response takes its cost out. The controller
+    keeps the balance between -`overdraft` and `burst`, so any run of m requests in a row costs at most
+
+        mean m + overdraft + burst,
+
+    and, while there are gains to be had, at least mean m - overdraft - burst. The defaults make both 1 % of the budget
+    (of a share: one point) over 1,000 requests.
+
+    Example:
+        >>> BudgetPolicy(name="extended", mean=0.3, response_group="extended").overdraft
+        5.0
+        >>> BudgetPolicy(name="tokens", mean=2000.0).overdraft
+        10000.0
+    """
+
+    name: str
+    """Any name for a share; for a cost the key of `Candidate.cost` that it bounds, e.g. "tokens"."""
+    mean: float
+    """Largest mean cost per request; for a share, the share of the requests, in [0, 1]."""
+    response_group: str | None = None
+    """Given: a budget on the share of requests answered by this response group, each costing 1."""
+    overdraft: float = -1.0
+    """Most by which the balance may fall below 0, in units of cost; -1: 5 responses for a share, 5 times the mean for
+    a cost."""
+    burst: float = -1.0
+    """Most that can be saved up and spent at once, in units of cost: unspent credit beyond it is lost. -1: as
+    `overdraft`."""
+    overcommit: float = math.inf
+    """How far beyond `overdraft` the reserves of what is in flight may reach, in units of cost: the larger, the more
+    capped responses at a time. Infinite: responses are admitted by their expected cost, and the caps of what is in
+    flight bound the rest; see the theorem of `ibpo.serving.controller.admission.Admission`."""
+
+    def __post_init__(self) -> None:
+        where = f"budget {self.name!r}"
+        _check_number(where, "mean", self.mean)
+        if self.response_group is not None and self.mean > 1:
+            raise IbpoError(f"{where}: mean is {self.mean!r}; a share of requests lies in [0, 1]")
+        for key in ("overdraft", "burst"):
+            if getattr(self, key) != -1.0:
+                _check_number(where, key, getattr(self, key))
+        if not self.overcommit >= 0:
+            raise IbpoError(f"{where}: overcommit is {self.overcommit!r}; it must be a number, at least 0, or inf")
+        if self.overdraft == -1.0:
+            object.__setattr__(self, "overdraft", self.slack(self.mean))
+        if self.burst == -1.0:
+            object.__setattr__(self, "burst", self.overdraft)
+
+    def slack(self, mean: float) -> float:
+        """The default of `overdraft` and `burst` for a bound of `mean`."""
+        return 5.0 if self.response_group is not None else 5.0 * mean
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TenantPolicy:
+    """What one tenant, or one slice of the traffic, is promised and allowed; per budget, mean cost per its request.
+
+    A promise is a balance of its own: each request of the tenant adds `at_least` to it, at most `BudgetPolicy.slack` of
+    that mean is saved up, and nobody else can spend it. The total comes first: a promise above the budget's mean is
+    kept only as far as the rest of the traffic leaves room.
+    """
+
+    at_least: Mapping[str, float] = field(default_factory=dict)
+    """BudgetPolicy -> guaranteed minimum, as far as there are gains to be had."""
+    at_most: Mapping[str, float] = field(default_factory=dict)
+    """BudgetPolicy -> ceiling."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServingPolicy:
+    """Everything that a controller holds.
+
+    Example:
+        >>> policy = ServingPolicy.from_dict(
+        ...     {
+        ...         "budget": {"extended": {"mean": 0.3, "response_group": "extended"}, "tokens": {"mean": 2000}},
+        ...         "fair_share": 0.5,
+        ...         "tenant": {"gold": {"at_least": {"extended": 0.2}}},
+        ...     }
+        ... )
+        >>> [budget.name for budget in policy.budgets], policy.fair_share
+        (['extended', 'tokens'], 0.5)
+    """
+
+    budgets: tuple[BudgetPolicy, ...]
+    fair_share: float = 0.0
+    """In [0, 1]: the part of the budget that a tenant's own requests bring which nobody else can take from it. 0: the
+    budget goes to the largest gains, whoever asks; 1: a tenant gets at least what it would get alone."""
+    tenants: Mapping[str, TenantPolicy] = field(default_factory=dict)
+    slices: Mapping[str, TenantPolicy] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        names = [budget.name for budget in self.budgets]
+        if not names:
+            raise IbpoError("serving policy: no budget; give at least one, e.g. extended=30% or tokens=2000")
+        if len(set(names)) < len(names):
+            raise IbpoError(f"serving policy: two budgets of one name among {', '.join(names)}; rename one")
+        if not 0 <= self.fair_share <= 1:
+            raise IbpoError(f"serving policy: fair_share is {self.fair_share!r}; it lies in [0, 1]")
+        for kind, table in (("tenant", self.tenants), ("slice", self.slices)):
+            for name, terms in table.items():
+                for key, bounds in (("at_least", terms.at_least), ("at_most", terms.at_most)):
+                    for budget, value in bounds.items():
+                        where = f"{kind} {name!r}, {key}"
+                        if budget not in names:
+                            raise IbpoError(f"{where}: there is no budget {budget!r}; name one of {', '.join(names)}")
+                        _check_number(where, budget, value)
+                        most = terms.at_most.get(budget, math.inf)
+                        if key == "at_least" and value > most:
+                            raise IbpoError(f"{where}: {budget} is promised {value!r}, above its ceiling {most!r}")
+
+    @classmethod
+    def from_dict(cls, table: Mapping[str, Any], budgets: Iterable[BudgetPolicy] = ()) -> ServingPolicy:
+        """Read a serving policy from a parsed TOML or JSON table; an unknown key is an error.
+
+        A budget is a table of `BudgetPolicy`'s fields, or a text or number as on the command line: `extended = "30%"`.
+
+        Args:
+            table: `budget`, `fair_share`, `tenant` and `slice`.
+            budgets: More of them, from the command line.
+
+        Raises:
+            IbpoError: Names the field.
+        """
+        _check_keys("serving policy", table, ("budget", "fair_share", "tenant", "slice"))
+        budgets = list(budgets)
+        for name, row in _table("budget", table.get("budget", {})).items():
+            if isinstance(row, str | int | float):  # extended = "30%": as on the command line
+                where = f"budget.{name}"
+                budgets.append(_budget_policy(parse_budget_entry(name, row, where), where))
+                continue
+            row = _table(f"budget {name!r}", row)
+            for old, new in _RENAMED.items():
+                if old in row:
+                    raise IbpoError(
+                        f"budget {name!r}: {old} is called {new} now, with the same meaning; rename the field"
+                    )
+            _check_keys(f"budget {name!r}", row, [f.name for f in fields(BudgetPolicy)])
+            if "mean" not in row:
+                raise IbpoError(f"budget {name!r}: no mean; give the largest mean cost per request")
+            group = row.get("response_group")
+            numbers = {key: _number(f"budget {name!r}", key, value) for key, value in row.items() if key in _NUMBERS}
+            budgets.append(BudgetPolicy(name=name, response_group=None if group is None else str(group), **numbers))
+        return cls(
+            budgets=tuple(budgets),
+            fair_share=_number("serving policy", "fair_share", table.get("fair_share", 0.0)),
+            tenants={
+                name: _terms(f"tenant {name!r}", row) for name, row in _table("tenant", table.get("tenant", {})).items()
+            },
+            slices={
+                name: _terms(f"slice {name!r}", row) for name, row in _table("slice", table.get("slice", {})).items()
+            },
+        )
+
+
+def parse_budget_policies(texts: Iterable[str]) -> tuple[BudgetPolicy, ...]:
+    """Budgets as on the command line (`ibpo.budget`); overdraft, burst and overcommit are the defaults.
+
+    Raises:
+        IbpoError: Where a text is no budget, or a controller cannot hold it, with the reason and the fix.
+
+    Example:
+        >>> share, tokens = parse_budget_policies(["extended=30%", "tokens=2000"])
+        >>> (share.mean, share.response_group), (tokens.mean, tokens.response_group)
+        ((0.3, 'extended'), (2000.0, None))
+    """
+    budgets = [parse_budget(text) for text in texts]
+    check_distinct(budgets)
+    return tuple(_budget_policy(budget, f"--budget {budget}") for budget in budgets)
+
+
+def _budget_policy(budget: Budget, where: str) -> BudgetPolicy:
+    is_share = check_budget(budget, groups=None, refused=_REFUSED, where=where)
+    group = budget.name if is_share else None
+    return BudgetPolicy(name=budget.name, mean=float(budget.amount), response_group=group)
+
+
+def read_policy(path: str | Path) -> ServingPolicy:
+    """Read a serving policy from a TOML file: see `ServingPolicy.from_dict`.
+
+    Raises:
+        IbpoError: Names file and field.
+    """
+    try:
+        with open(path, "rb") as file:
+            table = tomllib.load(file)
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise IbpoError(f"{path}: cannot be read as TOML: {error}") from None
+    try:
+        return ServingPolicy.from_dict(table)
+    except IbpoError as error:
+        raise IbpoError(f"{path}: {error}") from None
+
+
+_NUMBERS = ("mean", "overdraft", "burst", "overcommit")
+_RENAMED = {"carry": "burst", "cushion": "overcommit"}
+"""Fields of budgets in files of earlier versions."""
+
+
+def _terms(where: str, row: Any) -> TenantPolicy:
+    row = _table(where, row)
+    _check_keys(where, row, ("at_least", "at_most"))
+    return TenantPolicy(
+        **{
+            key: {name: _number(f"{where}, {key}", name, value) for name, value in _table(where, bounds).items()}
+            for key, bounds in row.items()
+        }
+    )
+
+
+def _table(where: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise IbpoError(f"{where}: is {value!r}; it must be a table")
+    return value
+
+
+def _check_keys(where: str, row: Mapping[str, Any], known: Any) -> None:
+    for key in row:
+        if key not in known:
+            raise IbpoError(f"{where}: unknown field {key!r}; known: {', '.join(known)}")
+
+
+def _number(where: str, key: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise IbpoError(f"{where}: {key} is {value!r}; it must be a number")
+    return float(value)
+
+
+def _check_number(where: str, key: str, value: float) -> None:
+    if not (math.isfinite(value) and value >= 0):
+        raise IbpoError(f"{where}: {key} is {value!r}; it must be a finite number, at least 0")
