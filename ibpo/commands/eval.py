@@ -19,10 +19,10 @@ from ibpo.commands.eval_setup import CHOOSES, load_task, local_policy, served_po
 from ibpo.endpoint import Endpoint, read_api_key
 from ibpo.errors import IbpoError
 from ibpo.evaluation.comparison import describe
-from ibpo.evaluation.evaluate import fingerprint, judge_ways, num_missing_and_all, sample_ways, write_rows
 from ibpo.evaluation.importing import plain_rows, read_answer
-from ibpo.evaluation.responses import Responses
+from ibpo.evaluation.responses import Responses, write_table
 from ibpo.evaluation.run_facts import trained_policy
+from ibpo.evaluation.sampling import fingerprint, judge_ways, num_missing_and_all, sample_ways
 from ibpo.responses.programs import last_program
 from ibpo.rewards.llm import UNJUDGED
 from ibpo.rollouts.store import RolloutStore, settings_of
@@ -157,7 +157,7 @@ def eval_command(
             "trained": trained | {"configuration": CHOOSES} if trained else None,
         }
         write_text_atomic(out / "eval.json", json.dumps(about, indent=2) + "\n")
-        write_rows(out / "responses.jsonl", rows)
+        write_table(out / "responses.jsonl", rows)
         _show(rows, out)
         if unjudged := sum(UNJUDGED in row["violations"] for row in rows):
             console.print(f"{unjudged} responses got no grade from the judge, and count as not right")

@@ -19,7 +19,7 @@ from ibpo.data_config import JUDGES, JudgeConfig
 from ibpo.demo import EXPERIMENTS, experiment_named, resolve_model
 from ibpo.endpoint import Endpoint
 from ibpo.errors import IbpoError
-from ibpo.evaluation.evaluate import Way
+from ibpo.evaluation.sampling import Way
 from ibpo.responses.formats import FORMATS, for_programs
 from ibpo.responses.groups import build_response_groups, check_reads_programs
 from ibpo.rewards.judgement import Judge

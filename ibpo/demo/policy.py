@@ -27,7 +27,7 @@ from transformers import (
 
 from ibpo.demo.experiments import Experiment, experiment_named
 from ibpo.demo.run import UNTRAINED, DemoJob
-from ibpo.evaluation.sample import write_choices, write_responses
+from ibpo.evaluation.local_sampling import write_choices, write_responses
 from ibpo.rewards.exact import ExactJudge
 from ibpo.rollouts.scoring import score
 from ibpo.runs import RunDir, write_text_atomic

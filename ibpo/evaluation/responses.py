@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from ibpo.evaluation.statistics import FloatArray
 from ibpo.tasks.rows import local_rows
+from ibpo.types import Problem, ScoredResponse
 
 MAX_LEVELS = 12
 Texts = NDArray[np.object_]
@@ -80,6 +81,26 @@ class Responses:
                 columns[field.name][:] = [unknown[field.name] if v is None else v for v in values]
         return cls(**columns)
 
+    @classmethod
+    def of_table(cls, rows: Sequence[Mapping[str, Any]], configuration: str = "") -> Responses:
+        """From rows as `write_table` writes them, sorted by problem and number; `configuration` in place of theirs."""
+        made = []
+        for row in rows:
+            ended = row.get("finish_reason")
+            more = {"configuration": configuration} if configuration else {}
+            made.append(
+                {
+                    **row,
+                    **more,
+                    "problem": str(row["problem_id"]),
+                    "answer": row.get("answer", row.get("predicted_answer")),
+                }
+                | {"number": row.get("number", row.get("sample"))}
+                | {"truncated": None if ended is None else float(ended == "length")}
+            )
+        made.sort(key=lambda row: (row["problem"], row["number"] or 0))
+        return cls.from_rows(made)
+
     def __len__(self) -> int:
         return len(self.problem)
 
@@ -114,6 +135,24 @@ def join(tables: Iterable[Responses]) -> Responses:
     return Responses(**columns)
 
 
+def row_of(problem: Problem, scored: ScoredResponse, *, configuration: str, number: int) -> dict[str, Any]:
+    """A scored response as a row of the table."""
+    return {
+        "problem_id": problem.problem_id,
+        "configuration": configuration,
+        "response_group": scored.response_group,
+        "number": number,
+        "answer": scored.predicted_answer,
+        "reward": scored.reward,
+        "tokens": None if scored.cost != scored.cost else scored.cost,
+        "finish_reason": scored.rollout.finish_reason,
+        "level": problem.level,
+        "domain": str(problem.info.get("domain", "")),
+        "prompt": problem.prompt if isinstance(problem.prompt, str) else problem.prompt[-1]["content"],
+        "completion": scored.rollout.completion,
+    }
+
+
 def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write rows of the table, one JSON object a line; the file is whole or absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -137,16 +176,7 @@ def read_table(path: Path, configuration: str = "") -> Responses:
         path: The file.
         configuration: Name of them all, in place of the file's.
     """
-    rows = [row for _, row in local_rows(path)]
-    for row in rows:
-        row["problem"] = str(row["problem_id"])
-        row["answer"] = row.get("answer", row.get("predicted_answer"))
-        row["number"] = row.get("number", row.get("sample"))
-        row["truncated"] = None if row.get("finish_reason") is None else float(row["finish_reason"] == "length")
-        if configuration:
-            row["configuration"] = configuration
-    rows.sort(key=lambda row: (row["problem"], row["number"] or 0))
-    return Responses.from_rows(rows)
+    return Responses.of_table([row for _, row in local_rows(path)], configuration)
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:

@@ -46,7 +46,7 @@ def write_choices(path: Path, num: int, p_extended: dict[str, float]) -> None:
     write_table(path, rows)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def build_store():
     """Write a store of one experiment and seed; the policies at 25 % and 50 % allocate as said below."""
 

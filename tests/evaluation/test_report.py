@@ -84,7 +84,7 @@ def make_data(tmp_path_factory):
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def data(make_data, build_store):
     return make_data(build_store)
 
@@ -106,18 +106,31 @@ def read(folder, data, **changes):
     return text, Page(text)
 
 
-def test_page_loads_nothing_and_is_well_formed(data, tmp_path):
-    text, page = read(tmp_path, data)
+@pytest.fixture(scope="module")
+def folder(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("page")
+    write_page(folder, page_of(data))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def written(folder):
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    return text, Page(text)
+
+
+def test_page_loads_nothing_and_is_well_formed(folder, written):
+    text, page = written
     assert page.loads == []
     assert "@import" not in text and "url(http" not in text
     assert len(page.ids) == len(set(page.ids))
     links = [a["href"][1:] for tag, a in page.tags if tag == "a"]
     assert links == SECTIONS and set(links) <= set(page.ids)
-    assert not list(tmp_path.glob("*.partial"))
+    assert not list(folder.glob("*.partial"))
 
 
-def test_page_has_all_sections_in_order(data, tmp_path):
-    _, page = read(tmp_path, data)
+def test_page_has_all_sections_in_order(written):
+    _, page = written
     assert [a["id"] for tag, a in page.tags if tag == "h2"] == SECTIONS
     assert sum(tag == "h1" for tag, _ in page.tags) == 1
     tables = [tag for tag, _ in page.tags if tag in ("table", "caption")]
@@ -153,8 +166,8 @@ def test_without_a_policy_that_has_a_budget_no_empty_table_is_shown(data, tmp_pa
     assert len(page.figures) == 2 and [tag for tag, _ in page.tags].count("table") == 3
 
 
-def test_figures_speak_for_themselves(data, tmp_path):
-    _, page = read(tmp_path, data)
+def test_figures_speak_for_themselves(written):
+    _, page = written
     assert len(page.figures) == 4
     frontier, shares, kept, training = page.figures
     assert "IBPO calibrated at 25%: 62.5\N{NO-BREAK SPACE}% at 1.50 times the cost" in frontier
@@ -163,8 +176,8 @@ def test_figures_speak_for_themselves(data, tmp_path):
     assert training
 
 
-def test_everything_is_escaped(data, tmp_path):
-    text, page = read(tmp_path, data)
+def test_everything_is_escaped(written):
+    text, page = written
     assert text.count("<script>") == 1 and "<script>alert" not in text
     words = "".join(page.words)
     assert "keeps <its> budget" in words and "<script>alert(1)</script>" in words and "<cot> <answer> 42" in words
@@ -178,9 +191,8 @@ def test_the_interval_of_a_merit_stands_beside_it(data, tmp_path):
     assert "(50.0 % to 75.0 %)" in words and "2.00 (at least 1.50)" in words
 
 
-def test_the_same_as_markdown(data, tmp_path):
-    read(tmp_path, data)
-    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+def test_the_same_as_markdown(folder):
+    text = (folder / "report.md").read_text(encoding="utf-8")
     assert text.startswith("# A title\n\nIt gets 62.5 % right") and "arXiv 2501.17974" in text
     for head in (
         "| method | q+ |",
@@ -193,20 +205,19 @@ def test_the_same_as_markdown(data, tmp_path):
     assert widths == [9]
     for figure in ("frontier", "share_by_level", "kept", "training"):
         assert f"(figures/{figure}_Sums_of_symbols.png)" in text
-        assert (tmp_path / "figures" / f"{figure}_Sums_of_symbols.png").stat().st_size > 10_000
+        assert (folder / "figures" / f"{figure}_Sums_of_symbols.png").stat().st_size > 10_000
 
 
-def test_the_share_in_training_stands_beside_that_on_unseen_problems(data, tmp_path):
-    _, page = read(tmp_path, data)
+def test_the_share_in_training_stands_beside_that_on_unseen_problems(written):
+    _, page = written
     assert "in training" in "".join(page.words) and "50.0\N{NO-BREAK SPACE}%" in "".join(page.words)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 375], ids=["laptop", "phone"])
-def test_in_a_browser(data, tmp_path, browser, width, theme):
-    write_page(tmp_path, page_of(data))
-    url = (tmp_path / "report.html").as_uri()
+def test_in_a_browser(folder, tmp_path, browser, width, theme):
+    url = (folder / "report.html").as_uri()
     with opened(browser, url, width, theme, **FILE) as (tab, said, asked):
         assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
         shown = tab.evaluate("[...document.querySelectorAll('figure svg')].map(s => s.getBoundingClientRect().width)")
@@ -260,7 +271,9 @@ def test_figure_with_no_trained_policy(data, tmp_path):
 
 
 def test_inline_svg_has_its_own_ids_and_follows_the_theme(data):
-    svg = inline_svg("x1", lambda out: plot_frontier(data["rows"], out), 'a "quoted" <alt>')
+    drawn = io.BytesIO()
+    plot_frontier(data["rows"], drawn)
+    svg = inline_svg("x1", drawn.getvalue().decode(), 'a "quoted" <alt>')
     assert 'aria-label="a &#34;quoted&#34; &lt;alt&gt;"' in svg
     assert "var(--ink)" in svg and "var(--paper)" in svg and "#1f2329" not in svg
     assert "metadata" not in svg and "<!DOCTYPE" not in svg

@@ -6,7 +6,6 @@ Of one comparison (`ibpo.evaluation.comparison.compare`), and of the methods of 
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -588,17 +587,14 @@ def spoken_budget_kept(rows: Sequence[Json]) -> str:
     return "Share on unseen problems minus the budget. " + "; ".join(texts) + "."
 
 
-def inline_svg(key: str, draw: Callable[[IO[bytes]], None], alt: str) -> Markup:
+def inline_svg(key: str, svg: str, alt: str) -> Markup:
     """An SVG element that follows the page's light or dark theme and has an alternative text.
 
     Args:
         key: Put before every id, so that several figures can stand in one page.
-        draw: Writes the SVG file.
+        svg: The text of an SVG file.
         alt: What it shows, in words.
     """
-    buffer = io.BytesIO()
-    draw(buffer)
-    svg = buffer.getvalue().decode("utf-8")
     svg = svg[svg.index("<svg") :]
     for pattern in (r"<metadata>.*?</metadata>", r"<style.*?</style>", r"<!--.*?-->"):
         svg = re.sub(pattern, "", svg, flags=re.DOTALL)

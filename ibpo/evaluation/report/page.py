@@ -151,8 +151,8 @@ def _write(folder: Path, data: PageData, name: str) -> list[Path]:
         for figure in part.figures:
             file = "_".join(filter(None, (figure.key, slug)))
             written += [_draw(folder / "figures" / f"{file}{suffix}", figure.draw) for suffix in (".png", ".svg")]
-            svg = figures.inline_svg(f"p{number}{figure.key}", figure.draw, figure.spoken)
-            drawn.append((figure, svg))
+            svg = written[-1].read_text(encoding="utf-8")
+            drawn.append((figure, figures.inline_svg(f"p{number}{figure.key}", svg, figure.spoken)))
             markdown += [f"![{_one_line(figure.spoken)}](figures/{file}.png)", "", figure.caption, ""]
         for table in part.tables:
             markdown += [table.markdown(), ""]
