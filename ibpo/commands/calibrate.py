@@ -7,15 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from ibpo import __version__
 from ibpo.budget import check_budget, parse_budget
 from ibpo.errors import IbpoError
-from ibpo.runs import digest_file
-from ibpo.serving import Calibration, check_scores, save_calibration
-from ibpo.tasks.rows import local_rows
 
 PROBABILITY = "p_extended"
 SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)
@@ -59,6 +54,13 @@ def calibrate_command(
     ] = None,
 ) -> None:
     """Write the quantile curve of a policy's choice: one policy, every budget after training."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from ibpo.runs import digest_file
+    from ibpo.serving import Calibration, check_scores, save_calibration
+    from ibpo.tasks.rows import local_rows
+
     try:
         shares = read_budgets(budget or [], column)
         rows = list(local_rows(prompts))

@@ -6,18 +6,18 @@ import shlex
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from ibpo import __version__
 from ibpo.budget import check_budget, parse_budget
 from ibpo.errors import IbpoError
-from ibpo.evaluation.comparison import BUDGETS, CompareOptions, compare
-from ibpo.evaluation.importing import COLD_START, Imported, ImportOptions, import_responses
-from ibpo.evaluation.responses import Responses
-from ibpo.evaluation.run_facts import facts_of, share_in_training, training_of
-from ibpo.runs import noted_calls
+
+if TYPE_CHECKING:
+    from ibpo.evaluation.comparison import CompareOptions
+    from ibpo.evaluation.importing import Imported
+    from ibpo.evaluation.responses import Responses
 
 SOME = 10_000
 """Above so many responses the page takes long enough to say what is being done."""
@@ -77,6 +77,9 @@ def report_command(
     on_error: Annotated[Literal["fail", "skip"], typer.Option(help="At a bad row: stop, or leave it out.")] = "fail",
 ) -> None:
     """Write report.html, report.md, report.json and the figures."""
+    from ibpo.evaluation.comparison import BUDGETS, CompareOptions
+    from ibpo.evaluation.importing import ImportOptions, import_responses
+
     try:
         paths = [_named(text) for text in runs]
         columns = {"by": by, "problem": problem, "configuration": configuration, "reward": reward, "tokens": tokens,
@@ -121,6 +124,10 @@ def read_budgets(texts: list[str]) -> list[float]:
 def _write(
     folder: Path, title: str, read: Imported, asked: CompareOptions, only: list[str], paths: list[tuple[str, Path]]
 ) -> list[Path]:
+    from ibpo.evaluation.comparison import compare
+    from ibpo.evaluation.run_facts import facts_of, share_in_training, training_of
+    from ibpo.runs import noted_calls
+
     try:
         from ibpo.evaluation.report import PageData, answer_of, comparison_part, pick_examples, write_page
     except ModuleNotFoundError as error:
@@ -177,6 +184,8 @@ def _write(
 
 def _reference(responses: Responses) -> tuple[str, ...]:
     """A demo run's policies are held against what they were trained from, each response group forced."""
+    from ibpo.evaluation.importing import COLD_START
+
     return COLD_START if set(COLD_START) <= set(responses.configurations) else ()
 
 

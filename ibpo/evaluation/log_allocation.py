@@ -219,7 +219,7 @@ def read_parts(
         columns, bad_rows = reader.columns, tuple(reader.bad_rows)
         makers = [partial(_part_of_sums, name, of_part, columns, say) for name, of_part in sums.items()]
     else:
-        log = read_log(path, **asdict(names), on_error=on_error, progress=progress)
+        log = read_log(path, names, on_error=on_error, progress=progress)
         columns, bad_rows = log.columns, log.bad_rows
         makers = [partial(_part_of_log, name, of_part, say) for name, of_part in log.parts().items()]
     parts: list[LogPart] = []

@@ -97,15 +97,7 @@ def read_routed_log(
     Raises:
         IbpoError: Names file, row, field and fix.
     """
-    log = read_log(
-        path,
-        problem=columns.problem,
-        response_group=columns.response_group,
-        reward=columns.reward,
-        cost=columns.cost,
-        by=columns.by,
-    )
-    log = _part(path, log, columns.by, part)
+    log = read_log(path, columns).one_part(part, path)
     means = GroupMeans.from_arrays(log.reward, log.problem, log.response_group, log.cost)
     if len(means.response_groups) < 2:
         raise IbpoError(
@@ -131,15 +123,6 @@ def read_routed_log(
         left_out=len(means.problems) - len(full),
         log=log.rows([i for i, name in enumerate(log.problem) if name in kept]),
     )
-
-
-def _part(path: Path, log: Log, by: str | None, part: str | None) -> Log:
-    parts = log.parts()
-    if part is None and len(parts) > 1:
-        raise IbpoError(f"{path}: column {by!r} holds {', '.join(parts)}; name one of them with --part")
-    if part is not None and part not in parts:
-        raise IbpoError(f"{path}: column {by!r} holds no {part!r} but {', '.join(parts)}")
-    return parts[part] if part is not None else next(iter(parts.values()))
 
 
 def _read_prompts(
