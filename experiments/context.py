@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ibpo.demo import Experiment, Job, experiment_named, table_file
-from ibpo.tasks.draws import distinct, stream
+from ibpo.tasks import distinct, stream
 from ibpo.types import Problem
 
 NUM_PROBE_RESPONSES = 4

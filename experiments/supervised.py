@@ -3,7 +3,7 @@
 SFT: does imitating responses that were built by difficulty teach a policy where to spend? SV-SFT imitates extended
 responses alone, ASV-SFT-alpha (Yu et al. 2025) either group, with a share of extended ones that grows with the
 problem's difficulty for this very model, min(1, alpha d), d = 1 - pass rate of standard responses: the formula of
-`ibpo.responses.mixture`. All are right responses of the cold start's own to the probe problems, so that nothing but
+`ibpo.responses.voting`. All are right responses of the cold start's own to the probe problems, so that nothing but
 their mixture differs from the policy that they start from.
 
 Solve-then-learn (Zhai et al. 2026, arXiv 2604.14853): solve the allocation with an oracle, learn to imitate it. On the
@@ -31,8 +31,8 @@ from ibpo.evaluation.comparison import by_number
 from ibpo.evaluation.metrics import random_mix
 from ibpo.evaluation.responses import Responses, read_table, write_table
 from ibpo.evaluation.statistics import FloatArray
-from ibpo.responses.mixture import BuildConfig, voting_share
-from ibpo.tasks.rows import local_rows
+from ibpo.responses import BuildConfig, voting_share
+from ibpo.tasks import local_rows
 from ibpo.training.cold_start.run import supervised_fine_tune
 from ibpo.training.reference_model import prompt_features
 

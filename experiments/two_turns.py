@@ -23,10 +23,9 @@ from experiments.grpo import RollOut, build_trainer, sampler_of, save
 from experiments.supervised import fine_tune
 from ibpo.demo import StepProgress, correctness_reward
 from ibpo.evaluation.local_sampling import to_rollouts, write_scored
-from ibpo.rewards.exact import ExactJudge
-from ibpo.rollouts.hf import HFSampler
-from ibpo.rollouts.scoring import score
-from ibpo.tasks.rows import local_rows
+from ibpo.rewards import ExactJudge
+from ibpo.rollouts import HFSampler, score
+from ibpo.tasks import local_rows
 from ibpo.training.loss import kl_penalty
 from ibpo.training.reference_model import frozen_copy
 from ibpo.types import Problem

@@ -70,9 +70,9 @@ def eval_command(
     from ibpo.evaluation.responses import write_table
     from ibpo.evaluation.run_facts import trained_policy
     from ibpo.evaluation.sampling import fingerprint, judge_ways, num_missing_and_all, sample_ways
-    from ibpo.responses.programs import last_program
-    from ibpo.rewards.llm import UNJUDGED
-    from ibpo.rollouts.store import RolloutStore, settings_of
+    from ibpo.responses import last_program
+    from ibpo.rewards import UNJUDGED
+    from ibpo.rollouts import RolloutStore, settings_of
     from ibpo.runs import write_text_atomic
 
     command = shlex.join(["ibpo", *sys.argv[1:]])
@@ -174,10 +174,9 @@ def _show(rows: list[dict[str, Any]], out: Path) -> None:
     from rich.table import Table
 
     from ibpo.evaluation.comparison import describe
-    from ibpo.evaluation.importing import plain_rows
     from ibpo.evaluation.responses import Responses
 
-    responses = Responses.from_rows(plain_rows(((f"row {i}", row) for i, row in enumerate(rows)), {}))
+    responses = Responses.of_table(rows)
     table = Table(title=f"{len(set(responses.problem))} problems", title_justify="left")
     table.add_column("configuration")
     for head in ("pass@1", "mean tokens", "extended share", "truncated"):

@@ -28,10 +28,10 @@ from transformers import (
 from ibpo.demo.experiments import Experiment, experiment_named
 from ibpo.demo.run import UNTRAINED, DemoJob
 from ibpo.evaluation.local_sampling import write_choices, write_responses
-from ibpo.rewards.exact import ExactJudge
-from ibpo.rollouts.scoring import score
+from ibpo.rewards import ExactJudge
+from ibpo.rollouts import score
 from ibpo.runs import RunDir, write_text_atomic
-from ibpo.tasks.draws import distinct, stream
+from ibpo.tasks import distinct, stream
 from ibpo.training.config import RAFT, held_up_schedule
 from ibpo.training.trainer import IBPOConfig, IBPOTrainer
 from ibpo.types import Problem, ResponseGroup, Rollout

@@ -24,7 +24,7 @@ from ibpo.demo.experiments import experiment_named
 from ibpo.demo.models import CHECKOUT, has_checkout, model_path, pretrained_path
 from ibpo.errors import IbpoError
 from ibpo.runs import write_text_atomic
-from ibpo.tasks.draws import distinct
+from ibpo.tasks import distinct
 from ibpo.types import Problem
 
 NUM_WORKERS = 2

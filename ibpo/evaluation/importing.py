@@ -22,11 +22,9 @@ from typing import Any, Literal
 from ibpo.errors import IbpoError
 from ibpo.evaluation.responses import Responses
 from ibpo.evaluation.run_facts import budget_of, part_of, run_tables
-from ibpo.responses.groups import boxed, last_number
-from ibpo.rewards.judgement import Candidate, Judge
-from ibpo.tasks.check import judge_for
-from ibpo.tasks.rows import Row, local_rows
-from ibpo.tasks.task import JudgeName
+from ibpo.responses import boxed, last_number
+from ibpo.rewards import Candidate, Judge
+from ibpo.tasks import JudgeName, Row, judge_for, local_rows
 from ibpo.types import Problem
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")

@@ -13,11 +13,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ibpo.evaluation.comparison import EXTENDED, describe
 from ibpo.evaluation.responses import Responses, row_of, write_table
-from ibpo.responses.groups import EncodedGroups, encode_prefix
-from ibpo.rewards.exact import ExactJudge
-from ibpo.rewards.judgement import Judge
-from ibpo.rollouts.hf import HFSampler
-from ibpo.rollouts.scoring import rollout_of_ids, score
+from ibpo.responses import EncodedGroups, encode_prefix
+from ibpo.rewards import ExactJudge, Judge
+from ibpo.rollouts import HFSampler, rollout_of_ids, score
 from ibpo.types import Problem, ResponseGroup, Rollout, ScoredResponse
 
 BATCH_SIZE = 512

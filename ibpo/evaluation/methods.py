@@ -40,7 +40,7 @@ from ibpo.evaluation.statistics import (
     paired_difference,
     rank_correlation,
 )
-from ibpo.tasks.rows import local_rows
+from ibpo.tasks import local_rows
 
 MAX_VOTES = 12
 SHOWN_VOTES = (2, 4, 8)

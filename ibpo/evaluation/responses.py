@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibpo.evaluation.statistics import FloatArray
-from ibpo.tasks.rows import local_rows
+from ibpo.tasks import local_rows
 from ibpo.types import Problem, ScoredResponse
 
 MAX_LEVELS = 12

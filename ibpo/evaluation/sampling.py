@@ -16,12 +16,9 @@ from typing import Any
 from ibpo.errors import IbpoError
 from ibpo.evaluation.importing import read_answer
 from ibpo.evaluation.responses import row_of
-from ibpo.responses.build import correction_turns
-from ibpo.responses.groups import offer
-from ibpo.rewards.judgement import Judge
-from ibpo.rollouts.sampler import Request, Sampled, Sampler
-from ibpo.rollouts.scoring import rollout_of_row, score
-from ibpo.rollouts.store import RolloutStore, collect
+from ibpo.responses import correction_turns, offer
+from ibpo.rewards import Judge
+from ibpo.rollouts import Request, RolloutStore, Sampled, Sampler, collect, rollout_of_row, score
 from ibpo.types import Problem, ResponseGroup
 
 END_THINK = "</think>"

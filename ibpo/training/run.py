@@ -19,10 +19,9 @@ from ibpo.config import RunConfig, TrainConfig, nearest
 from ibpo.errors import IbpoError
 from ibpo.evaluation.local_sampling import HeldOutResult, Scorer, evaluate_held_out, held_out_results
 from ibpo.evaluation.responses import read_table, write_table
-from ibpo.responses.groups import encode_groups, offer
-from ibpo.rewards.constraints import MixtureOfJudges
-from ibpo.rollouts.hf import HFSampler
-from ibpo.rollouts.load import load_policy
+from ibpo.responses import encode_groups, offer
+from ibpo.rewards import MixtureOfJudges
+from ibpo.rollouts import HFSampler, load_policy
 from ibpo.runs import RunDir, write_text_atomic
 from ibpo.training.judge_reward import JudgeReward
 from ibpo.training.monitoring import RecordMetrics, ShowProgress

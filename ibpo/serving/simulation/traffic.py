@@ -20,7 +20,7 @@ from ibpo.routing.fit import read_routed_log
 from ibpo.routing.router import Router
 from ibpo.serving.calibration import Calibration
 from ibpo.serving.simulation.simulate import FloatArray, Requests
-from ibpo.tasks.rows import local_rows
+from ibpo.tasks import local_rows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
