@@ -21,7 +21,7 @@ budget bounds a mean per request, of tokens or of answers by one group. What mus
 5. **A budget costs nobody the answer.** Where it is used up, and where its store cannot be used, the request gets the
    standard group. The first is decided by the controller; the second is `ibpo_unbudgeted_total`, and is not counted.
 6. **A caller decides its gain, and nothing else about the budget.** The tenant is that of its key, the slice one of the
-   plan's that the key allows. No header can open an account, and none of its text goes into labels.
+   policy's that the key allows. No header can open an account, and none of its text goes into labels.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class Governor:
         named = caller.get(SLICE_HEADER, "")
         if self.keys is not None:
             named = self.keys.slice_of(record.tenant, named)
-        # A slice that the plan does not know is none: a caller must not open accounts.
+        # A slice that the policy does not know is none: a caller must not open accounts.
         slice_name = named if named in self.controller.policy.slices else ""
         try:
             return await self.controller.decide(

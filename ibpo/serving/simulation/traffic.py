@@ -18,6 +18,7 @@ from ibpo.data import LogColumns, read_log
 from ibpo.errors import IbpoError
 from ibpo.routing.fit import read_routed_log
 from ibpo.routing.router import Router
+from ibpo.serving.calibration import Calibration
 from ibpo.serving.simulation.simulate import FloatArray, Requests
 from ibpo.tasks.rows import local_rows
 
@@ -78,22 +79,34 @@ def repeat_trace(trace: Trace, num_requests: int) -> Trace:
 
 
 def synthetic_requests(
-    trace: Trace, *, factor: float = 10.0, tokens_per_second: float = 50.0, failures: float = 0.0, seed: int = 0
+    trace: Trace,
+    *,
+    factor: float = 10.0,
+    calibration: Calibration | None = None,
+    tokens_per_second: float = 50.0,
+    failures: float = 0.0,
+    seed: int = 0,
 ) -> Requests:
     """Two response groups: "standard" as long as the trace says, "extended" `factor` times as long.
 
-    Gains are the trace's, else uniform in [0, 1]. The controller expects the mean length of each response group.
+    Gains are those of a calibration, drawn at random, else the trace's, else uniform in [0, 1]. The controller expects
+    the mean length of each response group.
 
     Args:
         trace: What came.
         factor: Above 0.
+        calibration: A policy's or a router's scores on prompts like these; a score counts from the calibration's floor,
+            so prompts that are not above it gain nothing.
         tokens_per_second: Of one response.
         failures: Share of the requests that fail.
         seed: Of the gains and failures.
     """
     rng = np.random.default_rng(seed)
     size = len(trace.time)
-    gain = rng.random(size) if trace.gain is None else trace.gain
+    if calibration is not None:
+        gain = rng.choice(calibration.scores, size) - calibration.floor
+    else:
+        gain = rng.random(size) if trace.gain is None else trace.gain
     cost = trace.output_tokens[:, None] * np.array([1.0, factor])
     return Requests(
         time=trace.time,
