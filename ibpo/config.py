@@ -225,19 +225,23 @@ SAID = {
     "finite_number": "needs a finite number",
     "bool_type": "needs true or false",
     "bool_parsing": "needs true or false",
-    "tuple_type": "needs a list",
-    "list_type": "needs a list",
+    "tuple_type": 'needs a list, e.g. ["..."]',
+    "list_type": 'needs a list, e.g. ["..."]',
     "dict_type": "must be a table",
     "model_type": "must be a table",
-    "greater_than_equal": "must be at least {ge}",
-    "greater_than": "must be above {gt}",
-    "less_than_equal": "must be at most {le}",
+    "greater_than_equal": "must be at least {ge:g}",
+    "greater_than": "must be above {gt:g}",
+    "less_than_equal": "must be at most {le:g}",
 }
 """Kind of pydantic's complaint -> how it is said here; others in pydantic's words."""
 
 
 def explain(
-    error: ValidationError, place: str, model: type[BaseModel], tables: Any = None, overridden: dict[str, str] | None = None
+    error: ValidationError,
+    place: str,
+    model: type[BaseModel],
+    tables: Any = None,
+    overridden: dict[str, str] | None = None,
 ) -> IbpoError:
     """The first complaint of pydantic as one line: place, field, cause and fix; unknown keys before all others.
 
@@ -353,9 +357,7 @@ def read_recipe(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
     return config.model_copy(update={"budget": checked_budget(config.budget, names, reader.place)})
 
 
-def checked_budget(
-    table: dict[str, Any], names: list[str], place: Callable[[str], str]
-) -> dict[str, float | str]:
+def checked_budget(table: dict[str, Any], names: list[str], place: Callable[[str], str]) -> dict[str, float | str]:
     """`[budget]`; what it may hold is known once the policy has been sampled, the rest is said here.
 
     Raises:
@@ -393,10 +395,11 @@ class RecipeReader:
     def read(self, model: type[RecipeT]) -> RecipeT:
         """The recipe, checked. A path of the file is relative to it, or else to the working directory."""
         tables = {name: {} for name in ("model", "data") if name in model.model_fields} | self.tables
-        data = tables["data"]
-        if isinstance(data, dict) and isinstance(path := data.get("path"), str) and "data.path" not in self.overridden:
-            if path and (self.path.parent / path).exists():
-                tables["data"] = {**data, "path": str(self.path.parent / path)}
+        path = tables["data"].get("path") if isinstance(tables["data"], dict) else None
+        if isinstance(path, str) and path and "data.path" not in self.overridden:
+            beside = self.path.parent / path
+            if beside.exists():
+                tables["data"] = tables["data"] | {"path": str(beside)}
         try:
             return model.model_validate(tables)
         except ValidationError as error:

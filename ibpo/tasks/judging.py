@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
-from ibpo.data_config import ConstraintsConfig, JudgeConfig
+from ibpo.config import ConstraintsConfig, JudgeConfig
 from ibpo.endpoint import Endpoint, read_api_key
 from ibpo.errors import IbpoError
 from ibpo.responses.formats import FORMATS

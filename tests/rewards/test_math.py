@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ibpo.data_config import DataConfig
+from ibpo.config import DataConfig
 from ibpo.rewards.equivalence import MAX_BYTES, as_number, bare, compare_plainly, is_hostile, is_text
 from ibpo.rewards.exact import exact_match
 from ibpo.rewards.judgement import Candidate

@@ -84,9 +84,9 @@ class ColdStartConfig(Recipe):
     build: BuildConfig = BuildConfig()
     train: FineTuneConfig = FineTuneConfig()
     gate: GateConfig = GateConfig()
-    sft: dict[str, Any] = {}
+    sft: dict[str, Any] = Field({})
     """`[sft]`: goes to `trl.SFTConfig` word for word."""
-    template: dict[str, Any] = {}
+    template: dict[str, Any] = Field({})
     """`[template]`: goes to the tokenizer's `apply_chat_template`, e.g. `enable_thinking = false`."""
 
     @model_validator(mode="after")
