@@ -173,7 +173,7 @@ class Calibration:
         return find_threshold(self.scores, share, self.floor)
 
     def standard_error(self, share: float) -> float:
-        """Standard error of the share on unseen prompts from the same source, a quantile's: sqrt(share (1 - share) / n)."""
+        """Standard error of the share on unseen prompts from the same source: sqrt(share (1 - share) / n)."""
         return math.sqrt(share * (1 - share) / self.num_prompts)
 
     def to_json(self) -> str:

@@ -16,7 +16,7 @@ from ibpo.errors import IbpoError
 from ibpo.serving.controller import Reservation, TokenBucket
 
 _VERSION = 3
-"""The format of both stores: the names of keys and columns below, `TokenBucket.state` and `Reservation.state` as JSON."""
+"""The format of both stores: their keys and columns, `TokenBucket.state` and `Reservation.state` as JSON."""
 LOCK_SECONDS = 10
 SOCKET_SECONDS = 5.0
 """Longest wait for one reply of Redis; `?socket_timeout=` in the URL sets another."""

@@ -184,7 +184,7 @@ def _ratio_kept(value: float, best: list[float]) -> float:
 def _best(
     gain: FloatArray, cost: FloatArray, spent: FloatArray, policy: ServingPolicy, groups: tuple[str, ...], problem: Any
 ) -> float:
-    """Largest total gain at the same spend in every budget; for a single budget that of the linear relaxation, not less."""
+    """Largest total gain at the same spend in every budget; for one budget that of the linear relaxation, not less."""
     size, width = gain.shape
     rows = [
         cost.ravel() if b.response_group is None else np.tile([float(g == b.response_group) for g in groups], size)
