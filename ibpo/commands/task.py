@@ -9,7 +9,6 @@ import typer
 
 from ibpo.config import JUDGES
 from ibpo.errors import IbpoError
-from ibpo.tasks.benchmarks import TASKS
 
 SHOWN = 20
 task_app = typer.Typer(
@@ -26,7 +25,9 @@ def _root() -> None:
 def check_command(
     name: Annotated[
         str,
-        typer.Argument(help=f"{', '.join(TASKS)}; a file or folder; hub:OWNER/NAME@COMMIT; or a recipe with [data]."),
+        typer.Argument(
+            help="gsm8k, math_500, humaneval, ...; a file or folder; hub:OWNER/NAME@COMMIT; or a recipe with [data]."
+        ),
     ],
     data: Annotated[Path | None, typer.Option(help="A local copy: .jsonl, .jsonl.gz, .parquet, or a folder.")] = None,
     config: Annotated[str, typer.Option(help="Of a data set that has several.")] = "",
@@ -46,9 +47,7 @@ def check_command(
 ) -> None:
     """Judge every problem's own answer and a slightly wrong one. Exit code 1 if a verdict is wrong."""
     from ibpo.config import nearest
-    from ibpo.tasks.check import check_task
-    from ibpo.tasks.given import load_given, named_data
-    from ibpo.tasks.judging import build_judge
+    from ibpo.tasks import build_judge, check_task, load_given, named_data
 
     try:
         if judge and judge not in JUDGES:

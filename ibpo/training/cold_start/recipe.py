@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from ibpo.config import Recipe, RecipeReader, Table
-from ibpo.responses.mixture import BuildConfig
+from ibpo.responses import BuildConfig
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -37,7 +37,7 @@ class SampleConfig(Table):
     served_model: str = ""
     """The model's name at the server; "": as in `[model]`."""
     forcing: Literal["render", "prefill", "none"] = "render"
-    """How the server is asked; see `ibpo.rollouts.endpoint.EndpointSampler`."""
+    """How the server is asked; see `ibpo.rollouts.served.EndpointSampler`."""
     api_key_file: str = ""
     """A file whose text is the key; "": none is sent."""
     num_concurrent: int = Field(16, ge=1)

@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 from ibpo.commands.groups import groups_app
+from ibpo.responses.format_checks import check_formats, sample_response
 from ibpo.responses.formats import FORMATS
-from ibpo.responses.lint import check_groups, sample_response
 
 CHAT = (
     "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}<|end|>\n{% endfor %}"
@@ -45,7 +45,7 @@ def tokenizer(template=None, *, special=()):
 
 
 def found(names, made, level=None):
-    findings = check_groups([FORMATS[name] for name in names], made)
+    findings = check_formats([FORMATS[name] for name in names], made)
     return [f"{f.subject}: {f.text}" for f in findings if level is None or f.level == level]
 
 

@@ -12,7 +12,12 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Literal
 
-from ibpo.responses.build import (
+from ibpo.responses.formats import (
+    ADAPTIVE,
+    DIRECT,
+    END_THINK,
+    THINK,
+    Format,
     build_correction,
     build_debate,
     build_reflection,
@@ -20,7 +25,6 @@ from ibpo.responses.build import (
     build_thinking,
     build_voting,
 )
-from ibpo.responses.formats import ADAPTIVE, DIRECT, END_THINK, THINK, Format
 from ibpo.responses.groups import offer
 
 PROBLEM = "What is 3 + 4?"
@@ -57,7 +61,7 @@ def sample_response(form: Format) -> str:
     return plain
 
 
-def check_groups(forms: Sequence[Format], tokenizer: Any) -> list[Finding]:
+def check_formats(forms: Sequence[Format], tokenizer: Any) -> list[Finding]:
     """Findings about these response groups with this tokenizer (transformers'), errors first."""
     found = [
         *_openings(forms, tokenizer),

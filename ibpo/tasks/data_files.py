@@ -1,20 +1,142 @@
-"""Which part of a data set is asked for: of a folder or of the hub's repository, its configurations and one split.
+"""Rows of data sets: JSON lines, Parquet, folders of them, and the part of the hub's repository that is asked for.
 
 Splits of one data set must never mix: training problems among the test's would go unnoticed.
 """
 
 from __future__ import annotations
 
+import gzip
+import json
 import re
-from collections.abc import Iterable, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ibpo.errors import IbpoError
-from ibpo.tasks.rows import Row, data_files, is_saved, local_rows, saved, table_rows
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line number and object of each line; blank ones are passed over.
+
+    Raises:
+        IbpoError: names file, line and mend.
+    """
+    number = 0
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise IbpoError(
+                        f"{path} line {number}: is not JSON: {error.msg} at column {error.colno}; "
+                        "the file needs one JSON object a line"
+                    ) from None
+                if not isinstance(row, dict):
+                    raise IbpoError(f"{path} line {number}: is not a JSON object; write {{...}} on each line")
+                yield number, row
+    except FileNotFoundError:
+        raise IbpoError(f"{path}: there is no such file; name another") from None
+    except UnicodeDecodeError:
+        raise IbpoError(f"{path} line {number + 1}: is not UTF-8 text; save the file as UTF-8") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        raise IbpoError(f"{path}: is not a whole gzip file; copy it again") from None
+    except OSError as error:
+        raise IbpoError(f"{path}: cannot be read: {error.strerror}; name another") from None
+
+
+Row = tuple[str, dict[str, Any]]
+"""Where it stands, as an error would name it, and its fields."""
+
+
+def local_rows(path: Path) -> Iterator[Row]:
+    """Rows of a `.jsonl`, `.jsonl.gz` or `.parquet` file, of a folder of such files, or one by `save_to_disk`.
+
+    Raises:
+        IbpoError: names file, row and mend.
+    """
+    if path.is_dir():
+        yield from _folder(path)
+    elif path.suffix == ".parquet":
+        yield from _parquet(path)
+    elif path.suffixes[-1:] == [".jsonl"] or path.suffixes[-2:] == [".jsonl", ".gz"] or not path.exists():
+        for number, row in read_jsonl(path):
+            yield f"{path} line {number}", row
+    else:
+        raise IbpoError(f"{path}: is neither .jsonl, .jsonl.gz nor .parquet; convert it or rename it")
+
+
+def data_files(folder: Path) -> list[Path]:
+    """The data files in a folder and those below it, in order of their names.
+
+    Raises:
+        IbpoError: where there are none.
+    """
+    files = sorted(p for p in folder.rglob("*") if p.name.endswith((".jsonl", ".jsonl.gz", ".parquet")))
+    if not files:
+        raise IbpoError(f"{folder}: holds no .jsonl, .jsonl.gz or .parquet file; name the data's own folder")
+    return files
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether `datasets` wrote this folder by `save_to_disk`."""
+    return any((folder / name).exists() for name in ("dataset_info.json", "state.json", "dataset_dict.json"))
+
+
+def saved(folder: Path) -> Any:
+    """What `save_to_disk` wrote: a data set, or a dict of them by split.
+
+    Raises:
+        IbpoError: where it cannot be read.
+    """
+    try:
+        import datasets
+
+        return datasets.load_from_disk(str(folder))
+    except Exception as error:
+        raise IbpoError(f"{folder}: cannot be read as a saved data set: {str(error)[:120]}; save it again") from None
+
+
+def table_rows(table: Any, place: str) -> Iterator[Row]:
+    """The rows of a data set of `datasets`."""
+    for i, row in enumerate(table):
+        yield f"{place} row {i}", dict(row)
+
+
+def _folder(path: Path) -> Iterator[Row]:
+    if is_saved(path):
+        found = saved(path)
+        for name, table in found.items() if isinstance(found, dict) else [("", found)]:
+            yield from table_rows(table, f"{path}{f' {name}' if name else ''}")
+        return
+    for file in data_files(path):
+        yield from local_rows(file)
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    try:
+        import pyarrow.parquet as parquet
+    except ModuleNotFoundError:
+        raise IbpoError(f"{path}: reading Parquet needs pyarrow: pip install 'ibpo[train]'") from None
+    try:
+        with parquet.ParquetFile(path) as file:
+            number = 0
+            for batch in file.iter_batches(1000):
+                for row in batch.to_pylist():
+                    yield f"{path} row {number}", row
+                    number += 1
+    except FileNotFoundError:
+        raise IbpoError(f"{path}: there is no such file; name one") from None
+    except (OSError, ValueError) as error:
+        raise IbpoError(f"{path}: is not a whole Parquet file: {str(error)[:100]}; copy it again") from None
+
 
 Part = tuple[str, Iterable[Row]]
 """Its name ("" where there is one part only), and its rows."""
+
 SPLITS = {"train": "train", "test": "test", "validation": "validation", "valid": "validation", "val": "validation",
           "dev": "validation"}  # fmt: skip
 """What names of files and folders say -> the split."""

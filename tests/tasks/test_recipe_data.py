@@ -11,9 +11,8 @@ from ibpo.config import ConstraintsConfig, DataConfig, JudgeConfig, read_recipe
 from ibpo.errors import IbpoError
 from ibpo.responses.formats import FORMATS
 from ibpo.responses.groups import build_response_groups
-from ibpo.rewards.judgement import Candidate
-from ibpo.tasks.given import hold_out, load_given, named_data
-from ibpo.tasks.judging import build_judge
+from ibpo.rewards.judges import Candidate
+from ibpo.tasks.recipe_data import build_judge, hold_out, load_given, named_data
 from ibpo.tasks.task import Task
 from ibpo.types import Problem, ResponseGroup
 
@@ -186,7 +185,7 @@ def test_a_recipe_of_three_lines_is_checked(tmp_path):
         ("key", '[data]\ntask = "gsm8k"\njugde = "exact"', "data.jugde: unknown key; did you mean judge?"),
         ("judge", '[data]\ntask = "gsm8k"\njudge = "maths"', "data.judge: 'maths' is none of math, exact, code, llm"),
         ("list", '[data]\ntask = "gsm8k"\n[constraints]\nfree_of = "x"', "constraints.free_of: needs a list"),
-        ("share", '[data]\ntask = "gsm8k"\n[constraints]\nscript_share = 2', "constraints.script_share: must be at most 1"),
+        ("share", '[data]\ntask = "gsm8k"\n[constraints]\nscript_share = 2', "script_share: must be at most 1"),
     ]:  # fmt: skip
         bad = tmp_path / f"{name}.toml"
         bad.write_text(text)
