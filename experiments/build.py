@@ -34,7 +34,7 @@ from ibpo.responses.sequential_voting import build_sequential_vote, read_sequent
 from ibpo.responses.voting_forms import external_vote
 from ibpo.rollouts.hf import HFSampler
 from ibpo.tasks.draws import distinct, stream
-from ibpo.training.cold_start.run import supervised_fine_tune
+from ibpo.training import supervised_fine_tune
 from ibpo.types import Problem
 
 PRACTICE_KEPT = 0.15

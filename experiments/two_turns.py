@@ -27,8 +27,7 @@ from ibpo.evaluation.sample import to_rollouts, write_scored
 from ibpo.rewards.exact import ExactJudge
 from ibpo.rollouts.hf import HFSampler
 from ibpo.rollouts.scoring import score
-from ibpo.training.loss import kl_penalty
-from ibpo.training.reference_model import frozen_copy
+from ibpo.training import frozen_copy, kl_penalty
 from ibpo.types import Problem
 
 TokenIds = Sequence[int]

@@ -20,9 +20,7 @@ from ibpo.responses.groups import build_response_groups, offer
 from ibpo.runs import RunDir
 from ibpo.tasks.given import read_problems
 from ibpo.tasks.judging import build_judge
-from ibpo.training.judge_reward import JudgeReward
-from ibpo.training.run import adapter_of, data_rows, trainer_arguments
-from ibpo.training.trainer import IBPOTrainer
+from ibpo.training import IBPOTrainer, JudgeReward, adapter_of, data_rows, trainer_arguments
 
 
 def main() -> None:

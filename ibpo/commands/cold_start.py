@@ -21,7 +21,7 @@ from ibpo.responses.voting_forms import FORMS
 from ibpo.runs import RunDir, changed_keys, to_toml, write_text_atomic
 from ibpo.tasks.given import read_problems
 from ibpo.tasks.judging import build_judge
-from ibpo.training.cold_start.recipe import ColdStartConfig, read_cold_start_recipe
+from ibpo.training import ColdStartConfig, read_cold_start_recipe
 
 MAY_CHANGE = ("sample.batch_size", "sample.num_concurrent", "sample.base_url", "sample.api_key_file", "sample.engine",
               "sample.price_prompt", "sample.price_completion")  # fmt: skip
@@ -92,7 +92,7 @@ def _cold_start(recipe: Path, overrides: list[str], run: RunDir, command: str) -
             import huggingface_hub
             import transformers
 
-            from ibpo.training.cold_start.run import ColdStart, ColdStartJob
+            from ibpo.training import ColdStart, ColdStartJob
         except ModuleNotFoundError as error:
             raise IbpoError(f"a cold start needs {error.name}: pip install 'ibpo[train]'") from None
         for library in (transformers.utils.logging, huggingface_hub.utils.logging, datasets.logging):
