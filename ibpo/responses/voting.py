@@ -217,14 +217,14 @@ class BuildConfig:
     mixture: str = "asv"
     """`asv`: either response group; `sv`: votes alone."""
     alpha: float = 1.0
-    """Of the share of votes; see above."""
+    """Factor of the share of votes; see above."""
     by_difficulty: bool = True
     """False: the share is alpha whatever the difficulty."""
     responses_per_problem: int = 4
     imitate: str = "right"
     """`right`: only responses whose answer is right, though votes may hold wrong trials; `all`: wrong ones too."""
     order: str = "shuffled"
-    """Of the solutions in a vote: `shuffled`, another order for each vote, or `sampled`, as they came, each vote
+    """Order of the solutions in a vote: `shuffled`, another order for each vote, or `sampled`, as they came, each vote
     beginning one later."""
     seed: int = 0
 
@@ -248,7 +248,7 @@ class Built:
     answer: str
     right: bool
     sources: tuple[str, ...]
-    """Of the solutions that it holds, in order."""
+    """Keys of the solutions that it holds, in order."""
 
 
 def voting_share(difficulty: float, config: BuildConfig) -> float:
