@@ -139,7 +139,7 @@ def _tokens(form: Format, tokenizer: Any) -> list[Finding]:
     if opening and ids[: len(opening)] != opening:
         said = (
             f"what would be forced, tokens {opening}, does not open a response, which begins with the tokens "
-            f"{ids[: len(opening)]}: forced and chosen responses would differ; end the prefix with a word or a line break"
+            f"{ids[: len(opening)]}: forced and chosen responses would differ; let the prefix end with a word"
         )
         found.append(Finding(level="warning", subject=name, text=said))
     return found
