@@ -30,9 +30,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
 from ibpo.demo import THINKING, model_path
-from ibpo.rewards.exact import exact_match
-from ibpo.rollouts.hf import HFSampler
-from ibpo.tasks.draws import distinct
+from ibpo.rewards import exact_match
+from ibpo.rollouts import HFSampler
+from ibpo.tasks import distinct
 from ibpo.training.budgets import read_budget
 from ibpo.training.lower_level import Batch, LowerLevel
 from ibpo.training.trainer import IBPOConfig, IBPOTrainer

@@ -60,8 +60,7 @@ def _cold_start(recipe: Path, overrides: list[str], run: RunDir, command: str) -
 
     from ibpo.demo import resolve_model
     from ibpo.runs import to_toml, write_text_atomic
-    from ibpo.tasks.given import read_problems
-    from ibpo.tasks.judging import build_judge
+    from ibpo.tasks import build_judge, read_problems
     from ibpo.training.cold_start.recipe import read_cold_start_recipe
 
     config = read_cold_start_recipe(recipe, overrides)
@@ -133,7 +132,7 @@ def _check_run(run: RunDir, config_text: str) -> None:
 
 def _next_recipe(config: ColdStartConfig, run: RunDir) -> str:
     """`ibpo train` from here: the same problems, the same response groups."""
-    from ibpo.responses.voting_forms import FORMS
+    from ibpo.responses import FORMS
     from ibpo.runs import to_toml
 
     form = FORMS[config.build.form]

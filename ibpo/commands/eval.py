@@ -69,9 +69,9 @@ def eval_command(
     from ibpo.evaluation.evaluate import fingerprint, judge_ways, num_missing_and_all, sample_ways, write_rows
     from ibpo.evaluation.import_lm_eval import read_answer
     from ibpo.evaluation.run_facts import trained_policy
-    from ibpo.responses.programs import last_program
-    from ibpo.rewards.llm import UNJUDGED
-    from ibpo.rollouts.store import RolloutStore, settings_of
+    from ibpo.responses import last_program
+    from ibpo.rewards import UNJUDGED
+    from ibpo.rollouts import RolloutStore, settings_of
     from ibpo.runs import write_text_atomic
 
     command = shlex.join(["ibpo", *sys.argv[1:]])

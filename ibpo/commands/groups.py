@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ibpo.errors import IbpoError
-from ibpo.responses.formats import FORMATS, Format
+from ibpo.responses import FORMATS, Format
 
 if TYPE_CHECKING:
-    from ibpo.responses.blocks import Reading
+    from ibpo.responses import Reading
     from ibpo.types import ResponseGroup
 
 groups_app = typer.Typer(
@@ -40,11 +40,11 @@ def check_command(
 
     Exit code 1 if there are errors.
     """
-    from ibpo.responses.lint import check_groups
+    from ibpo.responses import check_formats
 
     try:
         forms = _forms(group, recipe)
-        findings = check_groups(forms, _tokenizer(model))
+        findings = check_formats(forms, _tokenizer(model))
     except IbpoError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
@@ -59,7 +59,7 @@ def check_command(
 
 def _forms(names: list[str] | None, recipe: Path | None) -> list[Format]:
     from ibpo.config import nearest, read_recipe
-    from ibpo.responses.groups import build_response_groups
+    from ibpo.responses import build_response_groups
 
     if recipe is not None:
         if names:
@@ -73,7 +73,7 @@ def _forms(names: list[str] | None, recipe: Path | None) -> list[Format]:
 
 def _as_format(group: ResponseGroup) -> Format:
     """A recipe's response group: well-formed where its reader finds an answer."""
-    from ibpo.responses.blocks import Reading, malformed
+    from ibpo.responses import Reading, malformed
 
     def read(completion: str) -> Reading:
         answer = group.extract_answer(completion)

@@ -131,7 +131,7 @@ def score_command(
     embed_key_file: EmbedKey = None,
 ) -> None:
     """Write the expected gain and cost of every response group for prompts."""
-    from ibpo.tasks.rows import local_rows
+    from ibpo.tasks import local_rows
 
     try:
         found = open_router(router, embed_url, embed_key_file)

@@ -10,7 +10,7 @@ import typer
 
 from ibpo.data_config import JUDGES
 from ibpo.errors import IbpoError
-from ibpo.tasks.benchmarks import TASKS
+from ibpo.tasks import TASKS
 
 SHOWN = 20
 task_app = typer.Typer(
@@ -47,9 +47,7 @@ def check_command(
 ) -> None:
     """Judge every problem's own answer and a slightly wrong one. Exit code 1 if a verdict is wrong."""
     from ibpo.config import nearest
-    from ibpo.tasks.check import check_task
-    from ibpo.tasks.given import load_given, named_data
-    from ibpo.tasks.judging import build_judge
+    from ibpo.tasks import build_judge, check_task, load_given, named_data
 
     try:
         if judge and judge not in JUDGES:

@@ -82,9 +82,8 @@ def _train(recipe: Path, overrides: list[str], run: RunDir, resume: bool, comman
 def _job(config: RunConfig, config_text: str, run: RunDir) -> Job:
     """Everything that can be checked before the heavy libraries are loaded."""
     from ibpo.demo import resolve_model
-    from ibpo.responses.groups import build_response_groups, check_reads_programs
-    from ibpo.tasks.given import read_problems
-    from ibpo.tasks.judging import build_judge
+    from ibpo.responses import build_response_groups, check_reads_programs
+    from ibpo.tasks import build_judge, read_problems
 
     data, train = config.data, config.train
     training, held_out, judge_name = read_problems(data)

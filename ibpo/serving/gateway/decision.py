@@ -37,7 +37,7 @@ from multidict import CIMultiDict
 from ibpo.errors import IbpoError
 from ibpo.serving.controller import BudgetPolicy, Candidate
 from ibpo.serving.gateway.async_controller import AsyncController, OpenReservation
-from ibpo.serving.gateway.gains import Gains, Router, find_gains
+from ibpo.serving.gateway.gains import GainPredictor, Gains, find_gains
 from ibpo.serving.gateway.openai_request import (
     OpenAIRequest,
     Refusal,
@@ -65,7 +65,7 @@ class Governor:
     upstream: Upstream
     metrics: Metrics
     log: RequestLog
-    router: Router | None = None
+    router: GainPredictor | None = None
     """Predicts gains."""
     keys: Keys | None = None
     """The tenants'; None: nobody needs a key here, and nobody is a tenant."""

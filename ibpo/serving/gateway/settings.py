@@ -64,7 +64,7 @@ class UpstreamSettings(_Table):
         return url.rstrip("/")
 
 
-class Limits(_Table):
+class LimitSettings(_Table):
     """`[limits]`: what one caller may ask of the gateway."""
 
     max_body_bytes: int = Field(default=4 << 20, ge=1024)
@@ -158,7 +158,7 @@ class Settings(_Table):
     """
 
     upstream: UpstreamSettings = UpstreamSettings()
-    limits: Limits = Limits()
+    limits: LimitSettings = LimitSettings()
     model: list[ModelSettings] = []
     log_bodies: bool = False
     """Write the bodies of requests into the log, prompts included."""
