@@ -22,9 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ibpo.rewards.code import CodeJudge
-from ibpo.rewards.judgement import Candidate
-from ibpo.rewards.math import MathJudge
+from ibpo.rewards import Candidate, CodeJudge, MathJudge
 from ibpo.types import Problem
 
 ROUNDS, PAIRS = 5, 1000

@@ -18,17 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ibpo.responses.blocks import TAGS, CannotBuild, Reading, canonical, one_box
-from ibpo.responses.build import (
-    build_correction,
-    build_debate,
-    build_reflection,
-    build_single,
-    build_thinking,
-    build_voting,
-    with_box,
-)
-from ibpo.responses.formats import (
+from ibpo.responses import (
     ADAPTIVE,
     COT,
     DEBATE,
@@ -39,12 +29,25 @@ from ibpo.responses.formats import (
     REFLECTION,
     SELF_CORRECTION,
     SEQUENTIAL_VOTING,
+    TAGS,
+    TALLY,
     THINKING_OFF,
     THINKING_ON,
+    Attempt,
+    CannotBuild,
+    Reading,
+    answer_reader,
+    build_correction,
+    build_debate,
+    build_reflection,
+    build_single,
+    build_thinking,
+    build_voting,
+    canonical,
+    one_box,
+    vote,
+    with_box,
 )
-from ibpo.responses.groups import answer_reader
-from ibpo.responses.sequential_voting import vote
-from ibpo.responses.voting_forms import TALLY, Attempt
 
 NAMES = ("gsm8k_solutions", "math_qwen_100")
 NUM_CASES = 14

@@ -30,9 +30,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
 from ibpo.demo import THINKING, model_path
-from ibpo.rewards.exact import exact_match
-from ibpo.rollouts.hf import HFSampler
-from ibpo.tasks.draws import distinct
+from ibpo.rewards import exact_match
+from ibpo.rollouts import HFSampler
+from ibpo.tasks import distinct
 from ibpo.training import Batch, IBPOConfig, IBPOTrainer, LowerLevel, read_budget
 
 PATH = model_path("thinking", "cold_start")

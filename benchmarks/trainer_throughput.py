@@ -31,7 +31,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from ibpo import IBPOConfig, IBPOTrainer, ResponseGroup
 from ibpo.demo import model_path
-from ibpo.responses.groups import last_number
+from ibpo.responses import last_number
 
 DIGIT_SUMS = ("c +1 n +0 =", "d +6 b +6 =", "a +6 b +6 e +2 f +0 g +2 k +8 p +7 =", "b +3 e +9 f +4 h +2 k +6 =")
 

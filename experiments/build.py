@@ -29,11 +29,9 @@ from transformers import (
 
 from experiments.corpora import CURRICULA, Pairs, Stage
 from ibpo.demo import Experiment, JobSpec, StepProgress, experiment_named, progress_file, quiet_libraries, teller
-from ibpo.responses.groups import encode_prefix
-from ibpo.responses.sequential_voting import build_sequential_vote, read_sequential_vote
-from ibpo.responses.voting_forms import external_vote
-from ibpo.rollouts.hf import HFSampler
-from ibpo.tasks.draws import distinct, stream
+from ibpo.responses import build_sequential_vote, encode_prefix, external_vote, read_sequential_vote
+from ibpo.rollouts import HFSampler
+from ibpo.tasks import distinct, stream
 from ibpo.training import supervised_fine_tune
 from ibpo.types import Problem
 

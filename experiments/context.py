@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ibpo.demo import Experiment, experiment_named
-from ibpo.tasks.draws import distinct, stream
+from ibpo.tasks import distinct, stream
 from ibpo.types import Problem
 
 NUM_PROBE_RESPONSES = 4

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ibpo.demo import LONGEST_CHAIN
-from ibpo.responses.sequential_voting import MAX_TRIALS, build_sequential_vote
-from ibpo.tasks import digit_sums, symbol_sums
-from ibpo.tasks.draws import stream
+from ibpo.responses import MAX_TRIALS, build_sequential_vote
+from ibpo.tasks import digit_sums, stream, symbol_sums
 
 Pairs = Iterator[tuple[str, str]]
 """(prompt, completion) texts."""

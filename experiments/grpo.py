@@ -22,8 +22,8 @@ from trl import GRPOConfig, GRPOTrainer
 from experiments.context import Context
 from experiments.recipes import RESPONSES_PER_UPDATE
 from ibpo.demo import StepProgress, common_settings, correctness_reward
-from ibpo.responses.groups import encode_prefix
-from ibpo.rollouts.hf import HFSampler
+from ibpo.responses import encode_prefix
+from ibpo.rollouts import HFSampler
 from ibpo.runs import write_text_atomic
 from ibpo.types import ResponseGroup
 
@@ -53,8 +53,8 @@ def thinkless_reward(gap: float, response_groups: Sequence[ResponseGroup]) -> Re
     """Thinkless (Fang et al. 2025, arXiv 2505.13379): a right standard response 1, a right other one 1 - gap, wrong -1.
 
     Example:
-        >>> from ibpo.responses.thinking import EXTENDED, STANDARD
-        >>> reward = thinkless_reward(0.5, (STANDARD, EXTENDED))
+        >>> from ibpo.demo import THINKING
+        >>> reward = thinkless_reward(0.5, THINKING.response_groups)
         >>> reward(completions=["<answer> 4", "<think> a 4 </think> <answer> 4", "<answer> 5"], answer=["4"] * 3)
         [1.0, 0.5, -1.0]
     """
@@ -74,8 +74,10 @@ def standard_bonus(bonus: float, standard: ResponseGroup) -> RewardFunction:
     """AdaptThink (Zhang et al. 2025, arXiv 2505.13417): `bonus` (its delta) for a response of the standard group.
 
     Example:
-        >>> from ibpo.responses.thinking import STANDARD
-        >>> standard_bonus(0.05, STANDARD)(completions=["<answer> 4", "<think> a 4 </think> <answer> 4"])
+        >>> from ibpo.demo import THINKING
+        >>> standard_bonus(0.05, THINKING.response_groups[0])(
+        ...     completions=["<answer> 4", "<think> a 4 </think> <answer> 4"]
+        ... )
         [0.05, 0.0]
     """
 

@@ -2,7 +2,7 @@
 
 SV-SFT imitates extended responses alone, ASV-SFT-alpha (Yu et al. 2025) either group, with a share of extended ones
 that grows with the problem's difficulty for this very model, min(1, alpha d), d = 1 - pass rate of standard responses:
-the formula of `ibpo.responses.mixture`. All are right responses of the cold start's own to the probe problems, so that
+the formula of `ibpo.responses.voting`. All are right responses of the cold start's own to the probe problems, so that
 nothing but their mixture differs from the policy that they start from.
 """
 
@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from experiments.context import Context
 from ibpo.demo import StepProgress
-from ibpo.responses.mixture import BuildConfig, voting_share
+from ibpo.responses import BuildConfig, voting_share
 from ibpo.training import supervised_fine_tune
 
 RESPONSES_PER_PROBLEM = 4

@@ -24,9 +24,8 @@ from experiments.grpo import RollOut, build_trainer, sampler_of, save
 from experiments.sft import fine_tune
 from ibpo.demo import StepProgress, correctness_reward
 from ibpo.evaluation.sample import to_rollouts, write_scored
-from ibpo.rewards.exact import ExactJudge
-from ibpo.rollouts.hf import HFSampler
-from ibpo.rollouts.scoring import score
+from ibpo.rewards import ExactJudge
+from ibpo.rollouts import HFSampler, score
 from ibpo.training import frozen_copy, kl_penalty
 from ibpo.types import Problem
 

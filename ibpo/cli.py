@@ -48,11 +48,25 @@ COMMANDS = {
         "replay:replay_command",
         "Say which response group each prompt would have got under another budget, and what that had been worth.",
     ),
-    "route": ("route:route_app", "A router for models that one cannot train: gains learned from a log of responses."),
+    "route": ("route:route_app", "A router for models that you cannot train: gains learned from a log of responses."),
     "groups": ("groups:groups_app", "Response groups: how a response asks, looks and ends."),
     "task": ("task:task_app", "Tasks: where problems come from."),
 }
 """Command -> where it is in `ibpo.commands`, and its help in one line, which is the first of its docstring."""
+
+EXAMPLES = {
+    "demo": "ibpo demo --quick",
+    "cold-start": "ibpo cold-start recipes/cold_start_smoke.toml",
+    "train": "ibpo train recipes/gsm8k_smoke.toml --out runs/first",
+    "eval": "ibpo eval embedded:thinking thinking --out runs/eval --chooses",
+    "report": "ibpo report runs/eval",
+    "allocate": "ibpo allocate responses.jsonl --budget tokens=0.5x",
+    "calibrate": "ibpo calibrate prompts.jsonl --budget extended=30%",
+    "simulate": "ibpo simulate trace.jsonl --budget extended=30%",
+    "serve": "ibpo serve --upstream http://127.0.0.1:8000/v1 --budget extended=30%",
+    "replay": "ibpo replay runs/first --budget extended=40%",
+}
+"""What ends the help of each command."""
 
 
 class _LazyGroup(TyperGroup):
@@ -60,7 +74,7 @@ class _LazyGroup(TyperGroup):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.commands = {name: TyperCommand(name, help=text) for name, (_, text) in COMMANDS.items()}
+        self.commands = {name: TyperCommand(name, help=text, short_help=text) for name, (_, text) in COMMANDS.items()}
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that is called, imported."""
@@ -69,8 +83,8 @@ class _LazyGroup(TyperGroup):
             module, _, function = COMMANDS[name][0].partition(":")
             found = getattr(importlib.import_module(f"ibpo.commands.{module}"), function)
             if not isinstance(found, typer.Typer):
-                part = typer.Typer(add_completion=False)
-                part.command(name)(found)
+                part = typer.Typer(add_completion=False, rich_markup_mode=None)
+                part.command(name, epilog=f"Example: {EXAMPLES[name]}")(found)
                 found = part
             command = typer.main.get_command(found)
         return name, command, rest
@@ -82,6 +96,9 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    # Plain help: Rich takes [data] and [judge] for its own marks and leaves them out, and loads for .2 seconds.
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Which response should each prompt get, so that the total stays inside an inference budget?",
 )
 

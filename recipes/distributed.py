@@ -16,10 +16,9 @@ from transformers import AutoTokenizer
 
 from ibpo.config import read_recipe
 from ibpo.demo import model_path
-from ibpo.responses.groups import build_response_groups, offer
+from ibpo.responses import build_response_groups, offer
 from ibpo.runs import RunDir
-from ibpo.tasks.given import read_problems
-from ibpo.tasks.judging import build_judge
+from ibpo.tasks import build_judge, read_problems
 from ibpo.training import IBPOTrainer, JudgeReward, adapter_of, data_rows, trainer_arguments
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from ibpo.rewards.sandbox import why_not_isolated
-from ibpo.tasks.benchmarks import TASKS
+from ibpo.rewards.code import why_not_isolated
+from ibpo.tasks.task import TASKS
 from tests.openai_server import serving
 
 ROOT = Path(__file__).parent.parent

@@ -1,19 +1,20 @@
 """`ibpo allocate`: what a budget buys on a log of scored responses."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import numpy as np
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
-from ibpo.data import LogColumns
 from ibpo.errors import IbpoError
-from ibpo.evaluation.log_allocation import Answer, LogPart, answer_questions, questions, read_parts, write_files
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ibpo.evaluation.log_allocation import Answer, LogPart
 
 
 def allocate_command(
@@ -52,6 +53,11 @@ def allocate_command(
     ] = None,
 ) -> None:
     """Say which response group each problem should get under a budget, and what that is worth."""
+    from rich.console import Console
+
+    from ibpo.data import LogColumns
+    from ibpo.evaluation.log_allocation import answer_questions, questions, read_parts, write_files
+
     try:
         if stream and holdout:
             raise IbpoError(
@@ -87,6 +93,9 @@ def allocate_command(
 
 def _print_part(console: Console, title: str, part: LogPart, answers: list[Answer]) -> None:
     """The table of one part, and who gets what by the shown column."""
+    import numpy as np
+    from rich.table import Table
+
     reward, unit = part.columns["reward"], part.columns["cost"]
     num_rows = int(part.count.sum())
     table = Table(title=f"{title}: {len(part.problems):,} problems, {num_rows:,} responses", title_justify="left")
@@ -143,6 +152,8 @@ def _print_part(console: Console, title: str, part: LogPart, answers: list[Answe
 
 
 def _row(part: LogPart, answer: Answer, most_expensive: float) -> list[str]:
+    import numpy as np
+
     allowed = ", ".join(_amount(float(x.at_most)) if x.at_most is not None else "" for x in answer.limits)
     if answer.allocation is None:
         return [answer.question.label, allowed, "not possible", "", "", "", "", "", ""]
@@ -166,10 +177,15 @@ def _row(part: LogPart, answer: Answer, most_expensive: float) -> list[str]:
 
 
 def _shares(part: LogPart, answer: Answer, by_cost: list[int]) -> list[str]:
+    import numpy as np
+
     return [f"{np.mean(answer.pick == g):.2f}" if answer.allocation else "" for g in by_cost]
 
 
 def _print_shown(console: Console, part: LogPart, answers: list[Answer], by_cost: list[int]) -> None:
+    import numpy as np
+    from rich.table import Table
+
     assert part.shown is not None
     column = part.columns["show"]
     for answer in answers:
@@ -199,6 +215,9 @@ class _bar:
     """A count of rows on a terminal's stderr; nothing elsewhere."""
 
     def __init__(self, label: str) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
         console = Console(stderr=True)
         columns = (
             TextColumn("{task.description}"),

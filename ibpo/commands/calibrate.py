@@ -7,15 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from ibpo import __version__
 from ibpo.budget import check_budget, parse_budget
 from ibpo.errors import IbpoError
-from ibpo.runs import digest_file
-from ibpo.serving import Calibration, check_scores, save_calibration
-from ibpo.tasks.rows import local_rows
 
 PROBABILITY = "p_extended"
 SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)
@@ -59,6 +54,13 @@ def calibrate_command(
     ] = None,
 ) -> None:
     """Write the quantile curve of a policy's choice: one policy, every budget after training."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from ibpo.runs import digest_file
+    from ibpo.serving import Calibration, check_scores, save_calibration
+    from ibpo.tasks import local_rows
+
     try:
         shares = read_budgets(budget or [], column)
         rows = list(local_rows(prompts))
@@ -121,9 +123,8 @@ def _probabilities(model: str, prompts: list[Any], places: list[str], prefix: st
     try:
         import torch
 
-        from ibpo.responses.groups import encode_prefix
-        from ibpo.rollouts.hf import HFSampler
-        from ibpo.rollouts.load import load_policy
+        from ibpo.responses import encode_prefix
+        from ibpo.rollouts import HFSampler, load_policy
     except ModuleNotFoundError as error:
         raise IbpoError(f"--model needs {error.name}: pip install 'ibpo[train]'") from None
     policy, loaded = load_policy(model)
@@ -154,5 +155,5 @@ def _token_ids(tokenizer: Any, value: Any, place: str) -> list[int]:
     else:
         raise IbpoError(f"{place}: the prompt is {type(value).__name__}; it must be text or a list of chat messages")
     if not ids:
-        raise IbpoError(f"{place}: the prompt holds no token; mend or remove the row")
+        raise IbpoError(f"{place}: the prompt holds no token; correct or remove the row")
     return ids

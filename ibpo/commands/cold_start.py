@@ -9,19 +9,15 @@ import sys
 import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from ibpo.demo import resolve_model
 from ibpo.errors import IbpoError
-from ibpo.responses.voting_forms import FORMS
-from ibpo.runs import RunDir, changed_keys, to_toml, write_text_atomic
-from ibpo.tasks.given import read_problems
-from ibpo.tasks.judging import build_judge
-from ibpo.training import ColdStartConfig, read_cold_start_recipe
+
+if TYPE_CHECKING:
+    from ibpo.runs import RunDir
+    from ibpo.training import ColdStartConfig
 
 MAY_CHANGE = ("sample.batch_size", "sample.num_concurrent", "sample.base_url", "sample.api_key_file", "sample.engine",
               "sample.price_prompt", "sample.price_completion")  # fmt: skip
@@ -39,6 +35,8 @@ def cold_start_command(
 
     Interrupted, it goes on where it was when it is called again. Exit code 1 if a response group does not work.
     """
+    from ibpo.runs import RunDir
+
     run = RunDir(out or Path("runs") / recipe.stem)
     overrides = set_ or []
     command = shlex.join(
@@ -58,6 +56,13 @@ def cold_start_command(
 
 
 def _cold_start(recipe: Path, overrides: list[str], run: RunDir, command: str) -> dict[str, Any]:
+    from rich.console import Console
+
+    from ibpo.demo import resolve_model
+    from ibpo.runs import to_toml, write_text_atomic
+    from ibpo.tasks import build_judge, read_problems
+    from ibpo.training import read_cold_start_recipe
+
     config = read_cold_start_recipe(recipe, overrides)
     config_text = to_toml(asdict(config), command)
     _check_run(run, config_text)
@@ -109,6 +114,8 @@ def _cold_start(recipe: Path, overrides: list[str], run: RunDir, command: str) -
 
 
 def _check_run(run: RunDir, config_text: str) -> None:
+    from ibpo.runs import changed_keys
+
     if run.is_foreign:
         raise IbpoError(f"{run.path}: holds something else than a run; name another folder with --out")
     if not run.exists:
@@ -125,6 +132,9 @@ def _check_run(run: RunDir, config_text: str) -> None:
 
 def _next_recipe(config: ColdStartConfig, run: RunDir) -> str:
     """`ibpo train` from here: the same problems, the same response groups."""
+    from ibpo.responses import FORMS
+    from ibpo.runs import to_toml
+
     form = FORMS[config.build.form]
     groups = tuple(
         {
@@ -212,6 +222,9 @@ def _report(results: dict[str, Any], command: str, run: RunDir) -> str:
 
 
 def _show(results: dict[str, Any], run: RunDir) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     console = Console(width=None if sys.stdout.isatty() else 160)
     title = f"Cold start of {results['model']}, {results['gate']['num_problems']} held-out problems"
     table = Table(*HEAD, title=title, caption=NOTE, caption_justify="left")

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
-from rich.console import Console
 
 from ibpo.budget import check_budget, parse_budget
 from ibpo.errors import IbpoError
@@ -40,6 +39,8 @@ def demo_command(
 
     Interrupted, it goes on where it was when it is called again.
     """
+    from rich.console import Console
+
     if experiment not in (*EXPERIMENTS, "both"):
         _fail(f"--experiment: {experiment!r} is none of thinking, voting, both")
     try:

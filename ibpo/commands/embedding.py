@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ibpo.endpoint import Endpoint, read_api_key
 from ibpo.errors import IbpoError
-from ibpo.routing import Embed, Router, embedder, load_router
+
+if TYPE_CHECKING:
+    from ibpo.routing import Embed, Router
 
 EmbedUrl = Annotated[
     str | None, typer.Option(help="Embed prompts by this server's /v1/embeddings, e.g. http://127.0.0.1:8000/v1.")
@@ -25,6 +26,9 @@ def embed_by(
     Raises:
         IbpoError: The key cannot be read.
     """
+    from ibpo.endpoint import Endpoint, read_api_key
+    from ibpo.routing import embedder
+
     key = read_api_key(key_file, "--embed-key-file")
     return embedder(
         Endpoint(base_url=url, model=model, api_key=key, max_retries=max_retries, timeout_seconds=timeout_seconds)
@@ -44,6 +48,8 @@ def open_router(
     Raises:
         IbpoError: No router, or an address for one that looks at no embeddings.
     """
+    from ibpo.routing import load_router
+
     found = load_router(path)
     if not found.embedding:
         if url is not None or key_file is not None:

@@ -10,24 +10,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from ibpo.commands.eval_calls import Calls, total_bill
-from ibpo.commands.eval_progress import EvalProgress
-from ibpo.commands.eval_setup import CHOOSES, load_task, local_policy, served_policy, ways_of, weights_digest
-from ibpo.endpoint import Endpoint, read_api_key
 from ibpo.errors import IbpoError
-from ibpo.evaluation.describe import describe
-from ibpo.evaluation.evaluate import fingerprint, judge_ways, num_missing_and_all, sample_ways, write_rows
-from ibpo.evaluation.import_lm_eval import read_answer
-from ibpo.evaluation.import_plain import plain_rows
-from ibpo.evaluation.responses import Responses
-from ibpo.evaluation.run_facts import trained_policy
-from ibpo.responses.programs import last_program
-from ibpo.rewards.llm import UNJUDGED
-from ibpo.rollouts.store import RolloutStore, settings_of
-from ibpo.runs import write_text_atomic
 
 
 def eval_command(
@@ -76,6 +60,20 @@ def eval_command(
     dtype: Annotated[str, typer.Option(help="Weights of a local model: float32, bfloat16.")] = "float32",
 ) -> None:
     """Evaluate a policy on a task. The responses stay in OUT; `ibpo report OUT` makes the page."""
+    from rich.console import Console
+
+    from ibpo.commands.eval_calls import Calls, total_bill
+    from ibpo.commands.eval_progress import EvalProgress
+    from ibpo.commands.eval_setup import CHOOSES, load_task, local_policy, served_policy, ways_of, weights_digest
+    from ibpo.endpoint import Endpoint, read_api_key
+    from ibpo.evaluation.evaluate import fingerprint, judge_ways, num_missing_and_all, sample_ways, write_rows
+    from ibpo.evaluation.import_lm_eval import read_answer
+    from ibpo.evaluation.run_facts import trained_policy
+    from ibpo.responses import last_program
+    from ibpo.rewards import UNJUDGED
+    from ibpo.rollouts import RolloutStore, settings_of
+    from ibpo.runs import write_text_atomic
+
     command = shlex.join(["ibpo", *sys.argv[1:]])
     try:
         console = Console(stderr=True)
@@ -171,6 +169,13 @@ def eval_command(
 
 
 def _show(rows: list[dict[str, Any]], out: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from ibpo.evaluation.describe import describe
+    from ibpo.evaluation.import_plain import plain_rows
+    from ibpo.evaluation.responses import Responses
+
     responses = Responses.from_rows(plain_rows(((f"row {i}", row) for i, row in enumerate(rows)), {}))
     table = Table(title=f"{len(set(responses.problem))} problems", title_justify="left")
     table.add_column("configuration")

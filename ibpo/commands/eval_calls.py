@@ -10,7 +10,7 @@ from typing import Any
 
 from ibpo.endpoint import Bill, Endpoint
 from ibpo.errors import IbpoError
-from ibpo.rollouts.store import RolloutStore
+from ibpo.rollouts import RolloutStore
 
 Json = dict[str, Any]
 

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ibpo.endpoint import Endpoint
 from ibpo.errors import IbpoError
-from ibpo.rollouts.sampler import Sampled
+from ibpo.rollouts import Sampled
 
 SECONDS_BETWEEN_LINES = 30.0
 

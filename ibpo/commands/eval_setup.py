@@ -20,13 +20,10 @@ from ibpo.demo import EXPERIMENTS, experiment_named, resolve_model
 from ibpo.endpoint import Endpoint
 from ibpo.errors import IbpoError
 from ibpo.evaluation.evaluate import Way
-from ibpo.responses.formats import FORMATS, for_programs
-from ibpo.responses.groups import build_response_groups, check_reads_programs
-from ibpo.rewards.judgement import Judge
-from ibpo.rollouts.sampler import Sampler
-from ibpo.tasks.draws import distinct
-from ibpo.tasks.given import hold_out, load_given, named_data
-from ibpo.tasks.judging import build_judge
+from ibpo.responses import FORMATS, build_response_groups, check_reads_programs, for_programs
+from ibpo.rewards import Judge
+from ibpo.rollouts import Sampler
+from ibpo.tasks import build_judge, distinct, hold_out, load_given, named_data
 from ibpo.types import Problem
 
 PACKAGES = ("ibpo", "numpy", "openai", "torch", "transformers", "math-verify")
@@ -121,10 +118,7 @@ def local_policy(model: str, *, max_tokens: int, temperature: float, seed: int, 
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     model = resolve_model(model)
     try:
-        from ibpo.rollouts.hf import HFSampler
-        from ibpo.rollouts.hf_requests import HFRequestSampler
-        from ibpo.rollouts.load import load_policy
-        from ibpo.rollouts.prompts import PromptWriter
+        from ibpo.rollouts import HFRequestSampler, HFSampler, PromptWriter, load_policy
     except ModuleNotFoundError as error:
         raise IbpoError(f"a local model needs {error.name}: pip install 'ibpo[train]'") from None
     loaded, tokenizer = load_policy(model, dtype=dtype)
@@ -167,7 +161,7 @@ def served_policy(
 ) -> Policy:
     """A model behind an OpenAI-compatible server; response groups are asked for, and forced where the server can."""
     try:
-        from ibpo.rollouts.endpoint import EndpointSampler
+        from ibpo.rollouts import EndpointSampler
     except ModuleNotFoundError as error:
         raise IbpoError(f"an endpoint needs {error.name}: pip install 'ibpo[endpoint]'") from None
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ibpo.config import nearest, read_recipe
 from ibpo.errors import IbpoError
-from ibpo.responses.blocks import Reading, malformed
-from ibpo.responses.formats import FORMATS, Format
-from ibpo.responses.groups import build_response_groups
-from ibpo.responses.lint import check_groups
-from ibpo.types import ResponseGroup
+from ibpo.responses import FORMATS, Format
 
-groups_app = typer.Typer(no_args_is_help=True, help="Response groups: how a response asks, looks and ends.")
+if TYPE_CHECKING:
+    from ibpo.responses import Reading
+    from ibpo.types import ResponseGroup
+
+groups_app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="Response groups: how a response asks, looks and ends.",
+)
 
 
 @groups_app.callback()
@@ -24,7 +28,7 @@ def _root() -> None:
     pass
 
 
-@groups_app.command("check")
+@groups_app.command("check", epilog="Example: ibpo groups check ./model --group standard --group sequential_voting")
 def check_command(
     model: Annotated[str, typer.Argument(help="A folder with a tokenizer, or a hub id.")],
     group: Annotated[
@@ -36,9 +40,11 @@ def check_command(
 
     Exit code 1 if there are errors.
     """
+    from ibpo.responses import check_formats
+
     try:
         forms = _forms(group, recipe)
-        findings = check_groups(forms, _tokenizer(model))
+        findings = check_formats(forms, _tokenizer(model))
     except IbpoError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
@@ -52,6 +58,9 @@ def check_command(
 
 
 def _forms(names: list[str] | None, recipe: Path | None) -> list[Format]:
+    from ibpo.config import nearest, read_recipe
+    from ibpo.responses import build_response_groups
+
     if recipe is not None:
         if names:
             raise IbpoError("--recipe: brings its own response groups; leave --group out")
@@ -64,6 +73,7 @@ def _forms(names: list[str] | None, recipe: Path | None) -> list[Format]:
 
 def _as_format(group: ResponseGroup) -> Format:
     """A recipe's response group: well-formed where its reader finds an answer."""
+    from ibpo.responses import Reading, malformed
 
     def read(completion: str) -> Reading:
         answer = group.extract_answer(completion)

@@ -7,14 +7,10 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from ibpo.budget import budget_table, parse_budget, parse_budget_entry, parse_budget_table
 from ibpo.errors import IbpoError
-from ibpo.runs import write_text_atomic
 
 
 def replay_command(
@@ -38,6 +34,8 @@ def replay_command(
     out: Annotated[Path | None, typer.Option(help="JSON file for the whole answer.")] = None,
 ) -> None:
     """Say which response group each prompt would have got under another budget, and what that had been worth."""
+    from ibpo.runs import write_text_atomic
+
     try:
         answer = _answer(run, budget or [], window, min_gain)
         if out is not None:
@@ -49,6 +47,8 @@ def replay_command(
 
 
 def _answer(run: Path, texts: list[str], window: int | None, min_gain: float | None) -> dict[str, Any]:
+    import numpy as np
+
     try:
         import pyarrow  # noqa: F401  # heavy, and not there without the extra
     except ModuleNotFoundError as error:
@@ -97,6 +97,9 @@ def _answer(run: Path, texts: list[str], window: int | None, min_gain: float | N
 
 
 def _show(answer: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     console = Console(width=None if sys.stdout.isatty() else 160)
     names = list(answer["recorded"]["share"])
     asked, own = (

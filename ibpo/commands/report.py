@@ -5,17 +5,17 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from ibpo import __version__
 from ibpo.budget import check_budget, parse_budget
 from ibpo.errors import IbpoError
-from ibpo.evaluation.contrast import ContrastOptions, contrast
-from ibpo.evaluation.read_responses import Read, ReadOptions, read_responses
-from ibpo.evaluation.run_facts import facts_of, share_in_training, training_of
-from ibpo.runs import noted_calls
+
+if TYPE_CHECKING:
+    from ibpo.evaluation.contrast import ContrastOptions
+    from ibpo.evaluation.read_responses import Read
 
 SOME = 10_000
 """Above so many responses the page takes long enough to say what is being done."""
@@ -75,6 +75,9 @@ def report_command(
     on_error: Annotated[Literal["fail", "skip"], typer.Option(help="At a bad row: stop, or leave it out.")] = "fail",
 ) -> None:
     """Write report.html, report.md, report.json and the figures."""
+    from ibpo.evaluation.contrast import ContrastOptions
+    from ibpo.evaluation.read_responses import ReadOptions, read_responses
+
     try:
         paths = [_named(text) for text in runs]
         columns = {"by": by, "problem": problem, "configuration": configuration, "reward": reward, "tokens": tokens,
@@ -119,6 +122,10 @@ def read_budgets(texts: list[str]) -> list[float]:
 def _write(
     folder: Path, title: str, read: Read, asked: ContrastOptions, only: list[str], paths: list[tuple[str, Path]]
 ) -> list[Path]:
+    from ibpo.evaluation.contrast import contrast
+    from ibpo.evaluation.run_facts import facts_of, share_in_training, training_of
+    from ibpo.runs import noted_calls
+
     try:
         from ibpo.evaluation.page import PageData, pick_examples, write_page
     except ModuleNotFoundError as error:

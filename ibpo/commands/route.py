@@ -5,39 +5,27 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from ibpo.budget import parse_budget
 from ibpo.commands.embedding import EmbedKey, EmbedUrl, embed_by, open_router
-from ibpo.data import LogColumns
 from ibpo.errors import IbpoError
-from ibpo.routing import (
-    PROMPTS,
-    RoutedLog,
-    Router,
-    check_routed,
-    default_budgets,
-    evaluate_router,
-    fit_router,
-    load_router,
-    read_routed_log,
-    save_router,
-    score_unseen,
-)
-from ibpo.runs import digest_file
-from ibpo.tasks.rows import local_rows
+
+if TYPE_CHECKING:
+    from ibpo.routing import RoutedLog, Router
 
 route_app = typer.Typer(
-    no_args_is_help=True, help="A router for models that you cannot train: gains learned from a log of responses."
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="A router for models that you cannot train: gains learned from a log of responses.",
 )
 FIGURES = ("value", "mix", "oracle", "oracle_unseen", "regret", "regret_of_mix", "gain_over_mix", "captured")
 
 
-@route_app.command("fit")
+@route_app.command("fit", epilog="Example: ibpo route fit responses.jsonl --out router.json")
 def fit_command(
     log: Annotated[
         Path, typer.Argument(help="Scored responses with their prompts, as for ibpo allocate: .jsonl, .csv, .parquet.")
@@ -54,7 +42,10 @@ def fit_command(
     reward: Annotated[str | None, typer.Option(help="Column with the reward.")] = None,
     cost: Annotated[str | None, typer.Option(help="Column with the cost.")] = None,
     prompt: Annotated[
-        str | None, typer.Option(help=f"Column with the prompt, text or messages; guessed among {', '.join(PROMPTS)}.")
+        str | None,
+        typer.Option(
+            help="Column with the prompt, text or messages; guessed: prompt, question, problem, messages, input."
+        ),
     ] = None,
     number: Annotated[
         list[str] | None,
@@ -68,6 +59,18 @@ def fit_command(
     seed: Annotated[int, typer.Option(help="Seed of folds and draws.")] = 0,
 ) -> None:
     """Learn each response group's gain and cost from prompts, and say what that is worth on unseen problems."""
+    from ibpo.data import LogColumns
+    from ibpo.routing import (
+        check_routed,
+        default_budgets,
+        evaluate_router,
+        fit_router,
+        read_routed_log,
+        save_router,
+        score_unseen,
+    )
+    from ibpo.runs import digest_file
+
     try:
         columns = LogColumns(problem=problem, response_group=response_group, reward=reward, cost=cost, by=by)
         table = read_routed_log(log, columns=columns, prompt=prompt, numbers=number or (), part=part)
@@ -101,9 +104,11 @@ def fit_command(
     typer.echo(f"{len(table.problems)} problems, {int(table.count.sum())} responses -> {out}")
 
 
-@route_app.command("show")
+@route_app.command("show", epilog="Example: ibpo route show router.json")
 def show_command(router: Annotated[Path, typer.Argument(help="As ibpo route fit wrote it.")]) -> None:
     """Say what a router was fitted on, and what it was worth on unseen problems."""
+    from ibpo.routing import load_router
+
     try:
         found = load_router(router)
     except IbpoError as error:
@@ -114,7 +119,7 @@ def show_command(router: Annotated[Path, typer.Argument(help="As ibpo route fit 
         typer.echo(f"{name}: {json.dumps(value)}")
 
 
-@route_app.command("score")
+@route_app.command("score", epilog="Example: ibpo route score router.json prompts.jsonl")
 def score_command(
     router: Annotated[Path, typer.Argument(help="As ibpo route fit wrote it.")],
     prompts: Annotated[Path, typer.Argument(help="Prompts: .jsonl, .jsonl.gz or .parquet.")],
@@ -126,6 +131,8 @@ def score_command(
     embed_key_file: EmbedKey = None,
 ) -> None:
     """Write the expected gain and cost of every response group for prompts."""
+    from ibpo.tasks import local_rows
+
     try:
         found = open_router(router, embed_url, embed_key_file)
         rows = list(local_rows(prompts))
@@ -163,6 +170,9 @@ def _embedded(
 
 
 def _print(title: str, router: Router) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     console = Console(width=None if sys.stdout.isatty() else 160)
     table = Table("budget", "spent", *[name.replace("_", " ") for name in FIGURES], title=title)
     for row in router.report.get("budgets", []):

@@ -9,9 +9,9 @@ import typer
 
 from ibpo.commands.embedding import EmbedKey, EmbedUrl, open_router
 from ibpo.errors import IbpoError
-from ibpo.serving import ServingPolicy, parse_budget_policies, read_policy
 
 if TYPE_CHECKING:
+    from ibpo.serving import ServingPolicy
     from ibpo.serving.gateway import Keys, Settings
 
 
@@ -92,6 +92,7 @@ def _told(
     upstream: str | None, budget: list[str] | None, plan: Path | None, config: Path | None, by: str
 ) -> tuple[Settings, ServingPolicy]:
     """The settings and the serving policy, from the file and the options together."""
+    from ibpo.serving import ServingPolicy, parse_budget_policies, read_policy
     from ibpo.serving.gateway import GROUPS_BY, build_settings, read_settings
 
     settings, tables = read_settings(config) if config is not None else (build_settings({}, "options"), {})

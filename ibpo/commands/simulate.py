@@ -6,29 +6,17 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from ibpo.commands.embedding import EmbedKey, EmbedUrl, open_router
 from ibpo.errors import IbpoError
-from ibpo.routing import Router
-from ibpo.runs import digest_file
-from ibpo.serving import (
-    ServingPolicy,
-    parse_budget_policies,
-    read_policy,
-    read_trace,
-    recorded_requests,
-    repeat_trace,
-    simulate,
-    summarise,
-    synthetic_requests,
-    with_caps,
-    with_exact_estimates,
-)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ibpo.routing import Router
 
 
 def simulate_command(
@@ -47,7 +35,10 @@ def simulate_command(
     ] = None,
     gains: Annotated[
         Path | None,
-        typer.Option(help="Log of scored responses: each request asks one of its problems. Default: synthetic gains."),
+        typer.Option(
+            help="Log of scored responses: each request asks one of its problems. Or what ibpo calibrate wrote: gains "
+            "are drawn from the policy's own scores. Default: synthetic gains."
+        ),
     ] = None,
     by: Annotated[str | None, typer.Option(help="Column that splits the log of --gains.")] = None,
     part: Annotated[str | None, typer.Option(help="Value of that column to take.")] = None,
@@ -58,7 +49,9 @@ def simulate_command(
     ] = None,
     embed_url: EmbedUrl = None,
     embed_key_file: EmbedKey = None,
-    factor: Annotated[float, typer.Option(min=0.001, help="Without --gains: extended over standard length.")] = 10.0,
+    factor: Annotated[
+        float, typer.Option(min=0.001, help="Without a log in --gains: extended over standard length.")
+    ] = 10.0,
     estimates: Annotated[
         Literal["mean", "exact"], typer.Option(help="What the controller knows of a response's length beforehand.")
     ] = "mean",
@@ -75,6 +68,24 @@ def simulate_command(
     out: Annotated[Path | None, typer.Option(help="Write the figures to this JSON file.")] = None,
 ) -> None:
     """Say how well the controller would hold the budget on this traffic, and at what loss of value."""
+    from rich.console import Console
+
+    from ibpo.serving import (
+        ServingPolicy,
+        is_calibration,
+        load_calibration,
+        parse_budget_policies,
+        read_policy,
+        read_trace,
+        recorded_requests,
+        repeat_trace,
+        simulate,
+        summarise,
+        synthetic_requests,
+        with_caps,
+        with_exact_estimates,
+    )
+
     try:
         if bool(budget) == (plan is not None):
             raise IbpoError("give either --budget, e.g. --budget extended=30%, or --plan")
@@ -83,12 +94,13 @@ def simulate_command(
         if num_requests is not None:
             came = repeat_trace(came, num_requests)
         common: dict[str, Any] = {"tokens_per_second": tokens_per_second, "failures": failures, "seed": seed}
-        told = _router(router, gains, embed_url, embed_key_file)
-        if gains is None:
-            requests = synthetic_requests(came, factor=factor, **common)
+        predicting = _router(router, gains, embed_url, embed_key_file)
+        if gains is None or is_calibration(gains):
+            calibration = None if gains is None else load_calibration(gains)
+            requests = synthetic_requests(came, factor=factor, calibration=calibration, **common)
         else:
             requests = recorded_requests(
-                came, gains, by=by, part=part, response_group=response_group, router=told, **common
+                came, gains, by=by, part=part, response_group=response_group, router=predicting, **common
             )
         requests = with_caps(requests, _caps(max_tokens or []))
         if estimates == "exact":
@@ -117,9 +129,12 @@ def _caps(texts: list[str]) -> dict[str, float]:
 
 
 def _router(path: Path | None, gains: Path | None, embed_url: str | None, key_file: Path | None) -> Router | None:
+    from ibpo.runs import digest_file
+    from ibpo.serving import is_calibration
+
     if path is None:
         return None
-    if gains is None:
+    if gains is None or is_calibration(gains):
         raise IbpoError("--router: needs --gains, a log with prompts")
     router = open_router(path, embed_url, key_file)
     if router.source.get("sha256") == digest_file(gains):
@@ -129,6 +144,8 @@ def _router(path: Path | None, gains: Path | None, embed_url: str | None, key_fi
 
 def print_summary(console: Console, title: str, figures: dict[str, Any]) -> None:
     """The figures as tables."""
+    from rich.table import Table
+
     table = Table(
         "budget",
         "mean",

@@ -8,16 +8,14 @@ from typing import Annotated
 
 import typer
 
-from ibpo.config import nearest
 from ibpo.data_config import JUDGES
 from ibpo.errors import IbpoError
-from ibpo.tasks.benchmarks import TASKS
-from ibpo.tasks.check import check_task
-from ibpo.tasks.given import load_given, named_data
-from ibpo.tasks.judging import build_judge
+from ibpo.tasks import TASKS
 
 SHOWN = 20
-task_app = typer.Typer(no_args_is_help=True, help="Tasks: where problems come from.")
+task_app = typer.Typer(
+    no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="Tasks: where problems come from."
+)
 
 
 @task_app.callback()
@@ -25,7 +23,7 @@ def _root() -> None:
     pass
 
 
-@task_app.command("check")
+@task_app.command("check", epilog="Example: ibpo task check gsm8k --limit 100")
 def check_command(
     name: Annotated[
         str,
@@ -48,6 +46,9 @@ def check_command(
     ] = False,
 ) -> None:
     """Judge every problem's own answer and a slightly wrong one. Exit code 1 if a verdict is wrong."""
+    from ibpo.config import nearest
+    from ibpo.tasks import build_judge, check_task, load_given, named_data
+
     try:
         if judge and judge not in JUDGES:
             raise IbpoError(f"--judge {judge}: no such judge; {nearest(judge, JUDGES)}")

@@ -12,19 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from ibpo.budget import parse_budget_entry
-from ibpo.config import RunConfig, read_recipe
-from ibpo.demo import resolve_model
 from ibpo.errors import IbpoError
-from ibpo.responses.groups import build_response_groups, check_reads_programs
-from ibpo.runs import RunDir, changed_keys, to_toml, write_text_atomic
-from ibpo.tasks.given import read_problems
-from ibpo.tasks.judging import build_judge
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ibpo.config import RunConfig
+    from ibpo.runs import RunDir
     from ibpo.training import Job
 
 
@@ -37,6 +33,8 @@ def train_command(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's last checkpoint.")] = False,
 ) -> None:
     """Train a policy to spend its costlier response groups where they pay, then evaluate it on held-out problems."""
+    from ibpo.runs import RunDir
+
     run = RunDir(out or Path("runs") / recipe.stem)
     overrides = set_ or []
     command = shlex.join(
@@ -53,6 +51,11 @@ def train_command(
 
 
 def _train(recipe: Path, overrides: list[str], run: RunDir, resume: bool, command: str) -> None:
+    from rich.console import Console
+
+    from ibpo.config import RunConfig, read_recipe
+    from ibpo.runs import to_toml, write_text_atomic
+
     config = read_recipe(recipe, overrides)
     config_text = to_toml(asdict(config), command)
     _check_run(run, config_text, resume, command)
@@ -78,6 +81,10 @@ def _train(recipe: Path, overrides: list[str], run: RunDir, resume: bool, comman
 
 def _job(config: RunConfig, config_text: str, run: RunDir) -> Job:
     """Everything that can be checked before the heavy libraries are loaded."""
+    from ibpo.demo import resolve_model
+    from ibpo.responses import build_response_groups, check_reads_programs
+    from ibpo.tasks import build_judge, read_problems
+
     data, train = config.data, config.train
     training, held_out, judge_name = read_problems(data)
     if len(training) < train.prompts_per_step:
@@ -132,6 +139,8 @@ def _run(job: Job, console: Console) -> dict[str, Any]:
 
 
 def _check_run(run: RunDir, config_text: str, resume: bool, command: str) -> None:
+    from ibpo.runs import changed_keys
+
     if run.is_foreign:
         raise IbpoError(f"{run.path}: holds something else than a run; name another folder with --out")
     if not run.is_begun:
@@ -202,6 +211,9 @@ def _report(results: dict[str, Any], command: str) -> str:
 
 
 def _show(results: dict[str, Any], run: RunDir) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     console = Console(width=None if sys.stdout.isatty() else 160)
     head, body = _table_rows(results)
     if body:

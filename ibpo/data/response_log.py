@@ -44,7 +44,17 @@ class LogError(IbpoError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LogColumns:
-    """Which columns of a log hold what: as named, else guessed from the first row."""
+    """Which columns of a log hold what: as named, else guessed from the first row.
+
+    Attributes:
+        problem: The problem's id; guessed among `problem_id`, `question_id`, `id`.
+        response_group: The response group; guessed among `response_group`, `effort`, `group`.
+        reward: The reward (a number or true/false); guessed among `reward`, `correct`.
+        cost: The cost; guessed among `tokens`, `cost`.
+        by: What splits the log into parts with an allocation each; never guessed. Required where a column `model` holds
+            several models and is not itself the response group.
+        show: What the report tells apart, e.g. a level or a domain; never guessed.
+    """
 
     problem: str | None = None
     response_group: str | None = None
@@ -169,6 +179,15 @@ class Log:
             for name in dict.fromkeys(self.part)
         }
 
+    def one_part(self, name: str | None, path: Path) -> "Log":
+        """The part of that name; None: the only one. `path` begins the error where there is none such."""
+        parts, by = self.parts(), self.columns.get("by")
+        if name is None and len(parts) > 1:
+            raise LogError(f"{path}: column {by!r} holds {', '.join(parts)}; name one of them with --part")
+        if name is not None and name not in parts:
+            raise LogError(f"{path}: column {by!r} holds no {name!r} but {', '.join(parts)}")
+        return parts[name] if name is not None else next(iter(parts.values()))
+
     def rows(self, keep: list[int]) -> "Log":
         """The log with only these rows."""
         return Log(
@@ -185,13 +204,8 @@ class Log:
 
 def read_log(
     path: str | Path,
+    names: LogColumns | None = None,
     *,
-    problem: str | None = None,
-    response_group: str | None = None,
-    reward: str | None = None,
-    cost: str | None = None,
-    by: str | None = None,
-    show: str | None = None,
     on_error: OnError = "fail",
     progress: Callable[[int], None] | None = None,
 ) -> Log:
@@ -199,13 +213,7 @@ def read_log(
 
     Args:
         path: A `.jsonl`, `.csv` (both also `.gz`) or `.parquet` file.
-        problem: Column with the problem's id; guessed among `problem_id`, `question_id`, `id`.
-        response_group: Column with the response group; guessed among `response_group`, `effort`, `group`.
-        reward: Column with the reward (a number or true/false); guessed among `reward`, `correct`.
-        cost: Column with the cost; guessed among `tokens`, `cost`.
-        by: Column that splits the log into parts with an allocation each. Required where a column `model` holds several
-            models and is not itself the response group.
-        show: Column whose values the report tells apart, e.g. a level or a domain.
+        names: Which columns hold what; None: all guessed.
         on_error: At a bad row "fail", or "skip" it: `Log.bad_rows` says which and why.
         progress: Called with the number of rows read, now and then.
 
@@ -215,7 +223,7 @@ def read_log(
     Raises:
         LogError: With file, line, field and fix.
     """
-    names = LogColumns(problem=problem, response_group=response_group, reward=reward, cost=cost, by=by, show=show)
+    names = names or LogColumns()
     reader = LogReader(path, names, on_error=on_error)
     blocks = list(reader.blocks(progress))
 

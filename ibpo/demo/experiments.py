@@ -10,9 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ibpo.responses import sequential_voting, thinking
-from ibpo.tasks import digit_sums, symbol_sums
-from ibpo.tasks.draws import EmbeddedTask
+from ibpo.responses import MAX_TRIALS, TALLY, tagged_answer, thought_answer
+from ibpo.tasks import EmbeddedTask, digit_sums, symbol_sums
 from ibpo.types import ResponseGroup
 
 EXPERIMENTS = ("thinking", "voting")
@@ -44,7 +43,10 @@ THINKING = Experiment(
     name="thinking",
     title="Thinking: answer at once, or work step by step",
     task=digit_sums,
-    response_groups=(thinking.STANDARD, thinking.EXTENDED),
+    response_groups=(
+        ResponseGroup(name="standard", prefix="<answer>", extract_answer=tagged_answer),
+        ResponseGroup(name="extended", prefix="<think>", extract_answer=thought_answer),
+    ),
     max_completion_length=3 * LONGEST_CHAIN + 6,
     training={
         "max_steps": 190,
@@ -68,8 +70,8 @@ VOTING = Experiment(
     name="voting",
     title="Voting: one chain of thought, or sequential voting",
     task=symbol_sums,
-    response_groups=(sequential_voting.STANDARD, sequential_voting.EXTENDED),
-    max_completion_length=sequential_voting.MAX_TRIALS * (2 * symbol_sums.NUM_OPERANDS + 4) + 6,
+    response_groups=(TALLY.standard, TALLY.voting),
+    max_completion_length=MAX_TRIALS * (2 * symbol_sums.NUM_OPERANDS + 4) + 6,
     training={
         "max_steps": 240,
         # Completions are imitated strongly, and held the less.

@@ -152,7 +152,7 @@ def teller(path: Path) -> Callable[[str, float], None]:
 
 def test_problems(spec: JobSpec, experiment: Experiment) -> list[Problem]:
     """The unseen problems of this seed: distinct, of the test split."""
-    from ibpo.tasks.draws import distinct
+    from ibpo.tasks import distinct
 
     return distinct(experiment.task, "test", spec.num_problems, seed=spec.seed)
 
@@ -177,7 +177,7 @@ def sample_baselines(spec: JobSpec, experiment: Experiment, tell: Callable[[str,
 def sample_policy(spec: JobSpec, experiment: Experiment, model_dir: Path, tell: Callable[[str, float], None]) -> None:
     """Sample a trained policy on the unseen problems, and read its choice on them and on unlabelled prompts."""
     from ibpo.evaluation.sample import write_choices
-    from ibpo.tasks.draws import distinct
+    from ibpo.tasks import distinct
 
     model, tokenizer = _load(model_dir)
     # Unlabelled prompts of the train split, drawn as the test is; their answers are never looked at.

@@ -21,10 +21,10 @@ from transformers import (
 )
 
 from ibpo.demo.experiments import Experiment
-from ibpo.rewards.exact import ExactJudge
-from ibpo.rollouts.scoring import score
+from ibpo.rewards import ExactJudge
+from ibpo.rollouts import score
 from ibpo.runs import RunDir, write_text_atomic
-from ibpo.tasks.draws import stream
+from ibpo.tasks import stream
 from ibpo.training import RAFT, IBPOConfig, IBPOTrainer, held_up_schedule
 from ibpo.types import Problem, ResponseGroup, Rollout
 

@@ -12,10 +12,8 @@ from typing import Any
 from ibpo.errors import IbpoError
 from ibpo.evaluation.import_lm_eval import read_answer
 from ibpo.evaluation.two_turns import asking, dialogue, second_request
-from ibpo.rewards.judgement import Judge
-from ibpo.rollouts.sampler import Request, Sampled, Sampler
-from ibpo.rollouts.scoring import rollout_of_row, score
-from ibpo.rollouts.store import RolloutStore, collect
+from ibpo.rewards import Judge
+from ibpo.rollouts import Request, RolloutStore, Sampled, Sampler, collect, rollout_of_row, score
 from ibpo.runs import write_text_atomic
 from ibpo.types import Problem, ResponseGroup
 

@@ -10,9 +10,9 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from ibpo.evaluation.statistics import estimate_rate
-from ibpo.responses.groups import EncodedGroups
-from ibpo.rewards.judgement import Judge
-from ibpo.rollouts.scoring import rollout_of_ids, score
+from ibpo.responses import EncodedGroups
+from ibpo.rewards import Judge
+from ibpo.rollouts import rollout_of_ids, score
 from ibpo.types import Problem, ScoredResponse
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from ibpo.errors import IbpoError
 from ibpo.evaluation.import_lm_eval import gold_of, read_answer
-from ibpo.tasks.rows import Row
+from ibpo.tasks import Row
 
 FILE = re.compile(r"details_(?P<task>.+)_\d{4}-\d\d-\d\dT[\d.\-:]+\.parquet$")
 OLD = {"full_prompt", "predictions", "cont_tokens"}

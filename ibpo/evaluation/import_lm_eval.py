@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ibpo.errors import IbpoError
-from ibpo.responses.groups import boxed, last_number
-from ibpo.tasks.rows import Row
+from ibpo.responses import boxed, last_number
+from ibpo.tasks import Row
 
 FILE = re.compile(r"samples_(?P<task>.+?)_\d{4}-\d\d-\d\dT[\d.\-:]+\.jsonl(\.gz)?$")
 

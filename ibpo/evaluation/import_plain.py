@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 from ibpo.errors import IbpoError
-from ibpo.tasks.rows import Row
+from ibpo.tasks import Row
 
 COLUMNS = {
     "problem": ("problem_id", "question_id", "problem", "id"),

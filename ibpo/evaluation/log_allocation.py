@@ -219,7 +219,7 @@ def read_parts(
         columns, bad_rows = reader.columns, tuple(reader.bad_rows)
         makers = [partial(_part_of_sums, name, of_part, columns, say) for name, of_part in sums.items()]
     else:
-        log = read_log(path, **asdict(names), on_error=on_error, progress=progress)
+        log = read_log(path, names, on_error=on_error, progress=progress)
         columns, bad_rows = log.columns, log.bad_rows
         makers = [partial(_part_of_log, name, of_part, say) for name, of_part in log.parts().items()]
     parts: list[LogPart] = []
@@ -487,10 +487,10 @@ def draw_frontier(
     figure.savefig(path, dpi=150)
 
 
-def _write_lines(path: Path, answers: Iterator[str]) -> None:
-    """JSON answers one by one: the whole file or what was there."""
+def _write_lines(path: Path, lines: Iterator[str]) -> None:
+    """Lines of JSON one by one: the whole file or what was there."""
     with atomic_file(path) as file:
-        file.writelines(answers)
+        file.writelines(lines)
 
 
 def _choices(part: LogPart, answer: Answer) -> Iterator[str]:
@@ -538,25 +538,21 @@ def _is_chosen(rows: LogRows, part: LogPart, answers: list[Answer]) -> NDArray[n
 
 
 def _written(rows: LogRows, part: str | None) -> Iterator[str]:
-    """The rows as answers of JSON; by hand, for `json.dumps` of a dictionary takes five times as long."""
+    """The rows as lines of JSON; by hand, for `json.dumps` of a dictionary takes five times as long."""
+
+    def texts(labels: Labels, key: str) -> list[str]:
+        return Labels(code=labels.code, names=[f', "{key}": {json.dumps(x)}' for x in labels.names]).tolist()
+
     by = "" if part is None else f', "by": {json.dumps(part)}'
-    shown = [""] * len(rows)
-    if rows.shown is not None:
-        shown = _of_code(rows.shown, [f', "show": {json.dumps(x)}' for x in rows.shown.names])
-    groups = [f', "response_group": {json.dumps(x)}, "reward": ' for x in rows.response_group.names]
-    fields = (
+    columns = (
         _ids(rows.problem),
-        _of_code(rows.response_group, groups),
+        texts(rows.response_group, "response_group"),
         rows.reward.tolist(),
         rows.cost.tolist(),
-        shown,
+        [""] * len(rows) if rows.shown is None else texts(rows.shown, "show"),
     )
-    for problem, group, reward, cost, of_row in zip(*fields, strict=True):
-        yield f'{{"problem": {problem}{group}{reward!r}, "cost": {cost!r}{by}{of_row}}}\n'
-
-
-def _of_code(labels: Labels, written: list[str]) -> list[str]:
-    return [written[code] for code in labels.code.tolist()]
+    for problem, group, reward, cost, shown in zip(*columns, strict=True):
+        yield f'{{"problem": {problem}{group}, "reward": {reward!r}, "cost": {cost!r}{by}{shown}}}\n'
 
 
 def _summary(part: LogPart, answers: list[Answer]) -> dict[str, Any]:

@@ -13,10 +13,8 @@ from ibpo.evaluation.import_lm_eval import is_lm_eval, lm_eval_rows
 from ibpo.evaluation.import_plain import OnError, plain_rows
 from ibpo.evaluation.responses import Responses
 from ibpo.evaluation.run_facts import budget_of, part_of
-from ibpo.rewards.judgement import Candidate, Judge
-from ibpo.tasks.check import judge_for
-from ibpo.tasks.rows import local_rows
-from ibpo.tasks.task import JudgeName
+from ibpo.rewards import Candidate, Judge
+from ibpo.tasks import JudgeName, judge_for, local_rows
 from ibpo.types import Problem
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")

@@ -14,10 +14,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ibpo.evaluation.store import EXTENDED
-from ibpo.responses.groups import encode_prefix
-from ibpo.rewards.exact import ExactJudge
-from ibpo.rollouts.hf import HFSampler
-from ibpo.rollouts.scoring import rollout_of_ids, score
+from ibpo.responses import encode_prefix
+from ibpo.rewards import ExactJudge
+from ibpo.rollouts import HFSampler, rollout_of_ids, score
 from ibpo.types import Problem, ResponseGroup, Rollout, ScoredResponse
 
 BATCH_SIZE = 512

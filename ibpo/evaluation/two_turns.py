@@ -10,9 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ibpo.responses.build import correction_turns
-from ibpo.responses.groups import offer
-from ibpo.rollouts.sampler import Request
+from ibpo.responses import correction_turns, offer
+from ibpo.rollouts import Request
 from ibpo.types import ResponseGroup
 
 SECOND = "second turn"

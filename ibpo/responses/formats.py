@@ -2,7 +2,7 @@ r"""The shipped response formats: the instruction that asks for each, the text t
 
 Data and two functions, as everywhere in ibpo: `group.matches` tells by the opening, `group.extract_answer` gives the
 answer of a well-formed response. `read` also says what is wrong with a malformed one, which is a violated constraint
-(`ibpo.rewards.constraints.well_formed`). The wording of the instructions is ours.
+(`ibpo.rewards.judges.well_formed`). The wording of the instructions is ours.
 
 Sequential voting is Yu et al.'s (2025, section 4); self-correction in two turns has SCoRe's form (Kumar et al. 2024,
 arXiv 2409.12917); thinking on and off are the two chat templates of hybrid models (Qwen3: `enable_thinking`).
@@ -16,14 +16,52 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ibpo.errors import IbpoError
-from ibpo.responses.blocks import MARKER, CannotBuild, Reading, canonical, malformed, one_box, split_blocks
-from ibpo.responses.programs import last_program
-from ibpo.responses.sequential_voting import CONSENSUS, MAX_TRIALS
-from ibpo.types import ResponseGroup
+from ibpo.responses.readers import (
+    BOX,
+    MARKER,
+    CannotBuild,
+    Reading,
+    canonical,
+    last_program,
+    malformed,
+    one_box,
+    split_blocks,
+)
+from ibpo.types import Prompt, ResponseGroup
+
+MAX_TRIALS = 8
+CONSENSUS = 3
+
+
+def vote(answers: Sequence[str]) -> tuple[str, int]:
+    """The stop rule on a sequence of attempts: (winning answer, number of attempts used).
+
+    Raises:
+        ValueError: if there is no attempt.
+
+    Example:
+        >>> vote(["4", "7", "4", "4", "7"])
+        ('4', 4)
+        >>> vote(["1", "2", "2", "1"])
+        ('2', 4)
+    """
+    if not answers:
+        raise ValueError("a vote needs at least one attempt")
+    counts: Counter[str] = Counter()
+    winner = answers[0]
+    for used, answer in enumerate(answers[:MAX_TRIALS], start=1):
+        counts[answer] += 1
+        if counts[answer] > counts[winner]:
+            winner = answer
+        if counts[answer] == CONSENSUS:
+            return answer, used
+    return winner, min(len(answers), MAX_TRIALS)
+
 
 BOX_IT = r"Put the final answer in \boxed{}."
 PROGRAM_IT = "Give the whole program in one block that opens with ```python."
 THINK, END_THINK = "<think>", "</think>"
+
 FOLLOW_UP = (
     "Look over your solution above once more. If a step is wrong, give a corrected solution; if all is right, give it "
     f"again. {BOX_IT}"
@@ -190,6 +228,7 @@ THINKING_OFF = make_format(
     template_options={"enable_thinking": False},
 )
 THINKING_ON = make_format("thinking_on", f"{THINK}\n", BOX_IT, _thought, template_options={"enable_thinking": True})
+
 DIRECT = make_format(
     "direct",
     "Answer:",
@@ -240,6 +279,7 @@ DEBATE = make_format(
     f"\\boxed{{}}; later ones may answer earlier ones. Then give a verdict. {BOX_IT}",
     _debated,
 )
+
 FORMATS = {
     f.group.name: f
     for f in (COT, SEQUENTIAL_VOTING, ADAPTIVE, THINKING_OFF, THINKING_ON, DIRECT, EFFORT_LOW, EFFORT_MEDIUM,
@@ -265,3 +305,94 @@ def for_programs(group: ResponseGroup) -> ResponseGroup:
             f"response group {group.name}: compares boxed answers, and programs are none; take one of {', '.join(fit)}"
         )
     return replace(group, instruction=instructions[group.name], extract_answer=last_program)
+
+
+def with_box(solution: str, answer: str | None) -> str:
+    r"""The solution, its answer boxed at the end if nothing is boxed yet.
+
+    Raises:
+        CannotBuild: where there is no answer.
+
+    Example:
+        >>> with_box("3 + 4 = 7", "7")
+        '3 + 4 = 7\nThe answer is \\boxed{7}.'
+    """
+    if BOX.search(solution):
+        return solution.strip()
+    if answer is None or not answer.strip():
+        raise CannotBuild("the solution gives no answer")
+    return f"{solution.strip()}\nThe answer is \\boxed{{{answer.strip()}}}."
+
+
+def build_single(solution: str, form: Format = COT) -> str:
+    """One attempt, for formats that open by a word: standard and the levels of effort."""
+    return _checked(form, f"{form.group.prefix} {solution.strip()}", [one_box(solution, "the solution")])
+
+
+def build_voting(solutions: Sequence[str]) -> str:
+    r"""Sequential voting out of independent solutions, stopped by the rule; the plurality where there is no consensus.
+
+    Raises:
+        CannotBuild: where a solution has no clear answer, or too few are given for the rule to stop.
+    """
+    answers = [one_box(solution, f"trial {i}") for i, solution in enumerate(solutions, start=1)]
+    if not answers:
+        raise CannotBuild("a vote needs solutions")
+    winner, used = vote([canonical(answer) for answer in answers])
+    final = next(answer for answer in answers if canonical(answer) == winner)
+    trials = [f"[TRIAL]\n{solution.strip()}\n[/TRIAL]" for solution in solutions[:used]]
+    agreed = Counter(map(canonical, answers[:used]))[winner]
+    verdict = f"{agreed} of {used} trials agree: \\boxed{{{final}}}"
+    return _checked(SEQUENTIAL_VOTING, "\n".join([*trials, verdict]), answers[:used], final)
+
+
+def build_correction(first: str, second: str) -> str:
+    """Self-correction in one response."""
+    answers = [one_box(first, "the attempt"), one_box(second, "the revision")]
+    text = f"[ATTEMPT]\n{first.strip()}\n[/ATTEMPT]\n[REVISION]\n{second.strip()}\n[/REVISION]"
+    return _checked(SELF_CORRECTION, text, answers)
+
+
+def correction_turns(problem: Prompt, first: str) -> list[dict[str, str]]:
+    """Self-correction in two turns, as in SCoRe: the messages that ask for the second."""
+    messages = [{"role": "user", "content": problem}] if isinstance(problem, str) else list(problem)
+    return [
+        *messages,
+        {"role": "assistant", "content": first},
+        {"role": "user", "content": SELF_CORRECTION.follow_up},
+    ]
+
+
+def build_reflection(draft: str, reflection: str, final: str) -> str:
+    """A draft, what may be wrong with it, and the final solution."""
+    text = f"[DRAFT]\n{draft.strip()}\n[/DRAFT]\n[REFLECTION]\n{reflection.strip()}\n[/REFLECTION]\n{final.strip()}"
+    return _checked(REFLECTION, text, [one_box(draft, "the draft")], one_box(final, "the final solution"))
+
+
+def build_debate(voices: Sequence[str], verdict: str) -> str:
+    """Two or more voices and a verdict."""
+    answers = [one_box(voice, f"voice {i}") for i, voice in enumerate(voices, start=1)]
+    text = "\n".join([*(f"[VOICE]\n{voice.strip()}\n[/VOICE]" for voice in voices), verdict.strip()])
+    return _checked(DEBATE, text, answers, one_box(verdict, "the verdict"))
+
+
+def build_thinking(thought: str, solution: str) -> str:
+    """A thought in tags, then the solution; an empty thought makes the response that does not think."""
+    answer = one_box(solution, "the solution")
+    if not thought.strip():
+        return _checked(THINKING_OFF, f"{THINKING_OFF.group.prefix}{solution.strip()}", [answer])
+    return _checked(
+        THINKING_ON, f"{THINKING_ON.group.prefix}{thought.strip()}\n{END_THINK}\n\n{solution.strip()}", [answer]
+    )
+
+
+def _checked(form: Format, text: str, attempts: Sequence[str], final: str | None = None) -> str:
+    """The text, if reading it gives back exactly what went in."""
+    reading = form.read(text)
+    if reading.problem is not None:
+        raise CannotBuild(reading.problem)
+    if reading != Reading(attempts=tuple(attempts), answer=attempts[-1] if final is None else final):
+        raise CannotBuild("reads back as something else")
+    if not form.group.matches(text):
+        raise CannotBuild(f"does not open with {form.group.prefix!r}")
+    return text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,73 +9,8 @@ from typing import Any
 
 from ibpo.config import ResponseGroupConfig
 from ibpo.errors import IbpoError
-from ibpo.responses.programs import last_program
+from ibpo.responses.readers import answer_reader
 from ibpo.types import Prompt, ResponseGroup
-
-BRACE = re.compile(r"\\boxed\{|[{}]")
-NUMBER = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|-?\.\d+")
-
-
-def boxed(completion: str) -> str | None:
-    r"""What the last `\boxed{...}` holds, braces balanced; an unclosed one counts for nothing.
-
-    Example:
-        >>> boxed(r"so \boxed{1}, no: \boxed{\frac{1}{2}}.")
-        '\\frac{1}{2}'
-    """
-    opened: list[int] = []
-    start, end = 0, 0
-    for brace in BRACE.finditer(completion):
-        if brace[0] != "}":
-            opened.append(brace.end() if brace[0] != "{" else 0)
-        elif opened and (first := opened.pop()) > start:
-            start, end = first, brace.start()
-    return completion[start:end].strip() or None
-
-
-def last_number(completion: str) -> str | None:
-    """The last number, thousands separators taken out.
-
-    Example:
-        >>> last_number("she pays 3 x $1,250.50.")
-        '1250.50'
-    """
-    found = NUMBER.findall(completion)
-    return found[-1].replace(",", "") if found else None
-
-
-def after(marker: str) -> Callable[[str], str | None]:
-    """A reader of the rest of the line after the last `marker`.
-
-    Example:
-        >>> after("####")("48 + 24 = 72 #### 72 ")
-        '72'
-    """
-
-    def read(completion: str) -> str | None:
-        _, found, rest = completion.rpartition(marker)
-        lines = rest.strip().splitlines()
-        return lines[0].strip() if found and lines else None
-
-    return read
-
-
-def answer_reader(spec: str) -> Callable[[str], str | None]:
-    """The reader of a spec: `boxed`, `last_number`, `code` (see `last_program`) or `after:MARKER`.
-
-    Raises:
-        IbpoError: for any other spec.
-    """
-    if spec == "boxed":
-        return boxed
-    if spec == "last_number":
-        return last_number
-    if spec == "code":
-        return last_program
-    kind, colon, marker = spec.partition(":")
-    if kind == "after" and colon and marker.strip():
-        return after(marker.strip())
-    raise IbpoError(f"{spec!r} reads no answer; write boxed, last_number, code or after:MARKER")
 
 
 def build_response_groups(configs: Sequence[ResponseGroupConfig]) -> list[ResponseGroup]:
@@ -170,7 +104,7 @@ def encode_prefix(prefix: str, tokenizer: Any) -> tuple[int, ...]:
 
     Args:
         prefix: a response group's.
-        tokenizer: of transformers.
+        tokenizer: one of transformers.
     """
     if not prefix:
         return ()
@@ -188,7 +122,7 @@ class EncodedGroups:
 
     @property
     def names(self) -> list[str]:
-        """Of the response groups."""
+        """Names of the response groups."""
         return [group.name for group in self.groups]
 
     def index_of(self, completion_ids: Sequence[int]) -> int:

@@ -1,1 +1,41 @@
-"""Is the answer right?"""
+"""Is the answer right? Judges of mathematics, programs and words, and the constraints that a response must keep."""
+
+from ibpo.rewards.code import CodeJudge
+from ibpo.rewards.judges import (
+    GIVES_ANSWER,
+    NOT_TRUNCATED,
+    AtLeast,
+    Candidate,
+    Constraint,
+    ExactJudge,
+    Judge,
+    Judgement,
+    MixtureOfJudges,
+    Rule,
+    exact_match,
+    free_of,
+    in_script,
+)
+from ibpo.rewards.llm import CORRECTNESS, UNJUDGED, LLMJudge
+from ibpo.rewards.math import MathJudge
+
+__all__ = [
+    "CORRECTNESS",
+    "GIVES_ANSWER",
+    "NOT_TRUNCATED",
+    "UNJUDGED",
+    "AtLeast",
+    "Candidate",
+    "CodeJudge",
+    "Constraint",
+    "ExactJudge",
+    "Judge",
+    "Judgement",
+    "LLMJudge",
+    "MathJudge",
+    "MixtureOfJudges",
+    "Rule",
+    "exact_match",
+    "free_of",
+    "in_script",
+]

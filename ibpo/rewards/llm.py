@@ -11,7 +11,7 @@ from typing import Literal
 
 from ibpo.endpoint import Endpoint, RefusedRequest
 from ibpo.errors import IbpoError
-from ibpo.rewards.judgement import Candidate, Judgement
+from ibpo.rewards.judges import Candidate, Judgement
 
 INSTRUCTIONS = """\
 You grade one response to one problem by the rubric below, and by nothing else.
@@ -24,6 +24,7 @@ Rubric:
 Reason in a few sentences. Then end with one line of exactly this form, N a whole number from 0 (the rubric is not met)
 to {scale} (fully met):
 {mark} N"""
+
 UNJUDGED = "unjudged"
 """The violation of a response that got no grade."""
 CORRECTNESS = """\

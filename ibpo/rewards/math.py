@@ -1,24 +1,179 @@
-"""Is a mathematical answer equivalent to the gold? Plain matches first, then math-verify (LaTeX, sympy) in a pool.
+r"""Is a mathematical answer equivalent to the gold? Plain matches first, then math-verify (LaTeX, sympy) in a pool.
 
 math-verify's time-outs use signals, which work in the main thread only, and a formula can hold a computer algebra
 system up in one C call, where no signal helps. So each pair goes to a worker process with limits of its own; see
 `ibpo.rewards.workers`. Callers may use threads, or fork.
+
+`10^{10^{10}}` or 300 nested parentheses keep a computer algebra system busy until its limit of time: `is_hostile`
+turns such answers away unread, so that a policy that writes many of them does not slow training down.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future
+from fractions import Fraction
 from importlib.util import find_spec
 
 from ibpo.errors import IbpoError
-from ibpo.rewards.equivalence import MAX_BYTES, bare, compare_plainly, is_hostile, is_text
-from ibpo.rewards.judgement import Candidate, Judgement
-from ibpo.rewards.math_worker import SEPARATOR
+from ibpo.rewards.judges import Candidate, Judgement
 from ibpo.rewards.workers import RequestFailed, WorkerPool
+
+MAX_BYTES = 20_000
+"""Of one answer, in UTF-8; a longer one is no answer."""
+MAX_DIGITS = 1000
+MAX_DEPTH = 12
+MAX_EXPONENT_DIGITS = 4
+
+MAX_BRACKET_POWER = 100
+"""Largest product of the exponents on brackets: what expanding them costs grows with it."""
+PLAIN_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:(?:,|\\,|,?\{,\}|,\\!| )\d{3})+|\d+)?(?:\.\d+)?")
+FRACTION = re.compile(r"([-+]?)(?:\\[dt]?frac\s*\{(-?\d+)\}\s*\{(\d+)\}|(\d+)\s*/\s*(\d+))")
+IN_BASE = re.compile(r"(-?[0-9A-Za-z]+)_\{?(\d+)\}?")
+POWER = re.compile(r"\^|\*\*")
+TOWER = re.compile(r"[\d)}\]]\s*(?:\^|\*\*|!)")
+
+BIG_FACTORIAL = re.compile(r"(?<!\d)\d{5,}\s*!|[)}\]!]\s*!")
+"""Begins where a number does: a search from each of its digits takes the square of their number."""
+BIG_NUMBER = re.compile(r"\d{6,}")
+DELIMITER = re.compile(r"\$|\\boxed|\\\[|\\\(|\\begin\{(?:align|equation|displaymath|math)")
+
+PROSE = re.compile(r"(?<![\\A-Za-z{])[A-Za-z]{3,}\s+[A-Za-z]{2,}\s|[^\x00-\u024F\u0370-\u03FF\u2010-\u2BFF]")
+"""Two words in a row, or letters of a script that formulas do not use."""
+
+
+def bare(answer: str) -> str:
+    r"""Without dollar signs around it, dollar amounts' signs, a full stop behind it, and repeated white space.
+
+    Example:
+        >>> bare(" $72$. "), bare(r"\$72.00")
+        ('72', '72.00')
+    """
+    answer = " ".join(answer.split()).removesuffix(".")
+    if len(answer) > 1 and answer[0] == answer[-1] == "$" and answer.count("$") == 2:
+        answer = answer[1:-1].strip()
+    return answer.removesuffix(".").replace("\\$", "").strip()
+
+
+def as_number(answer: str) -> Fraction | None:
+    r"""A plain number's or fraction's exact value; None for anything else.
+
+    Thousands may be set apart by commas or spaces.
+
+    Example:
+        >>> as_number("1,250.50"), as_number("$3"), as_number("1 000"), as_number("1,2"), as_number(r"-\frac{2}{4}")
+        (Fraction(2501, 2), Fraction(3, 1), Fraction(1000, 1), None, Fraction(-1, 2))
+    """
+    text = answer.removeprefix("$").strip()
+    if len(text) > MAX_DIGITS or not text.isascii() or not any(map(str.isdigit, text)):
+        return None
+    if PLAIN_NUMBER.fullmatch(text):
+        return Fraction(re.sub(r"[^-+.\d]", "", text))
+    if fraction := FRACTION.fullmatch(text):
+        sign, over, under, left, right = fraction.groups()
+        if int(under or right) == 0:
+            return None
+        return Fraction(int(over or left), int(under or right)) * (-1 if sign == "-" else 1)
+    return None
+
+
+def compare_plainly(predicted: str, gold: str) -> bool | None:
+    """Whether two bare answers are equal, where text or plain numbers decide it; None where algebra is needed.
+
+    A decimal number that differs is left to math-verify, which rounds. Numbers that both name their base are compared
+    here: math-verify drops the base, so that 32_5 and 32_7 were equal.
+
+    Example:
+        >>> compare_plainly("1,000", "1000.0"), compare_plainly("72", "73"), compare_plainly("x+1", "1+x")
+        (True, False, None)
+        >>> compare_plainly("32_5", "32_{5}"), compare_plainly("32_5", "32_7")
+        (True, False)
+    """
+    if predicted == gold:
+        return True
+    bases = IN_BASE.fullmatch(predicted), IN_BASE.fullmatch(gold)
+    if bases[0] and bases[1] and bases[1][1].lstrip("-").isdigit():
+        return bases[0].groups() == bases[1].groups()
+    ours, theirs = as_number(predicted), as_number(gold)
+    if ours is not None and theirs is not None:
+        if ours == theirs:
+            return True
+        if "." not in predicted + gold:
+            return False
+    return None
+
+
+def delimited(answer: str) -> str:
+    """As math-verify reads it: a bare formula goes between dollar signs, text with formulas stays as it is.
+
+    Example:
+        >>> delimited("x+1"), delimited(r"so it is $x+1$"), delimited("the answer is 3/4 of it")
+        ('$x+1$', 'so it is $x+1$', 'the answer is 3/4 of it')
+    """
+    return answer if is_text(answer) else f"${answer}$"
+
+
+def is_text(answer: str) -> bool:
+    """Whether formulas stand in a text here, rather than one formula alone."""
+    return bool(DELIMITER.search(answer) or PROSE.search(answer))
+
+
+def is_hostile(answer: str) -> bool:
+    r"""Whether an answer might keep a computer algebra system busy for long; itself it takes time linear in the length.
+
+    It runs in the caller, before every other answer of the batch, so no answer may be able to make it slow.
+
+    Example:
+        >>> is_hostile("10^{10^{10}}"), is_hostile("e^{x^2} + 10^{12}")
+        (True, False)
+    """
+    if _depth(answer) > MAX_DEPTH or BIG_FACTORIAL.search(answer):
+        return True
+    binomial = answer.find("binom")
+    if binomial >= 0 and BIG_NUMBER.search(answer, binomial):
+        return True
+    bracket_power = 1
+    for power in POWER.finditer(answer):
+        exponent, rest = _exponent(answer[power.end() : power.end() + 200].lstrip())
+        if sum(map(str.isdigit, exponent)) > MAX_EXPONENT_DIGITS or TOWER.search(exponent):
+            return True
+        if POWER.match(rest.lstrip()):
+            return True
+        value = exponent.strip("{}() ")
+        before = answer[max(power.start() - 20, 0) : power.start()].rstrip()
+        if before[-1:] in (")", "}", "]") and value.isdecimal():
+            bracket_power *= max(int(value), 1)
+    return bracket_power > MAX_BRACKET_POWER
+
+
+def _depth(answer: str) -> int:
+    depth = deepest = 0
+    for character in answer:
+        depth += (character in "([{") - (character in ")]}")
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def _exponent(text: str) -> tuple[str, str]:
+    """Split what follows a power sign: (exponent, rest)."""
+    if text[:1] in ("{", "("):
+        depth = 0
+        for i, character in enumerate(text):
+            depth += (character in "({") - (character in ")}")
+            if depth == 0:
+                return text[: i + 1], text[i + 1 :]
+        return text, ""
+    found = re.match(r"[-+]?\d+|\\[a-zA-Z]+|.?", text)
+    size = found.end() if found else 0
+    return text[:size], text[size:]
+
+
+SEPARATOR = b"\0"
+"""Between the predicted and the gold answer in a request; neither may hold it."""
 
 MAX_SECONDS = 30.0
 """Wall time of one pair; the workers' own limit, `math_worker.CPU_SECONDS`, counts CPU time."""
@@ -76,7 +231,7 @@ class MathJudge:
         return _rebuild, self._options
 
     def _forget(self) -> None:
-        """In a forked child: what was under way there belongs to the parent."""
+        """In a forked child: what was in flight there belongs to the parent."""
         self._lock = threading.Lock()
         self._cache = OrderedDict((pair, future) for pair, future in self._cache.items() if future.done())
 

@@ -1,12 +1,98 @@
-"""Sampling from a transformers model: batches of one response group each, opened by forced tokens where asked."""
+"""Sampling from a transformers model in this process: load a policy, open responses by forced tokens, decode."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from ibpo.errors import IbpoError
+from ibpo.rollouts.sampler import PromptWriter, Request, Sampled
+from ibpo.rollouts.scoring import rollout_of_ids
+
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+
+
+def load_policy(path: str, *, dtype: str = "float32") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal language model and its tokenizer, on the CPU; code that comes with a model is not run.
+
+    Args:
+        path: a local folder, or a hub id such as `Qwen/Qwen2.5-1.5B-Instruct`.
+        dtype: of the weights.
+
+    Raises:
+        IbpoError: says what is wrong and what to do.
+    """
+    _check_folder(path)
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    except Exception as error:
+        raise IbpoError(f"{path}: {_reason(path, error)}") from None
+    architectures = config.architectures or []
+    if not any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
+        found = ", ".join(architectures) or config.model_type
+        raise IbpoError(
+            f"{path}: is no causal language model but {found}; name one whose architecture is ...ForCausalLM"
+        )
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path, dtype=getattr(torch, dtype), trust_remote_code=False, output_loading_info=True
+        )
+    except Exception as error:
+        raise IbpoError(f"{path}: the weights cannot be loaded: {_reason(path, error)}") from None
+    model, info = loaded
+    missing = sorted({*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])})
+    if missing:
+        raise IbpoError(f"{path}: weights are missing, {len(missing)} in all, first {missing[0]}; copy the model again")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except Exception as error:
+        raise IbpoError(f"{path}: the tokenizer cannot be loaded: {_reason(path, error)}") from None
+    if tokenizer.eos_token_id is None:
+        raise IbpoError(f"{path}: the tokenizer has no end-of-sequence token; set eos_token in tokenizer_config.json")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    num_embeddings = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > num_embeddings:
+        raise IbpoError(
+            f"{path}: the tokenizer has {len(tokenizer)} tokens, the model {num_embeddings}; "
+            "they do not belong together: copy both from one place"
+        )
+    return model, tokenizer
+
+
+def _check_folder(path: str) -> None:
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise IbpoError(f"{path}: holds no model: there is no config.json; name a folder made by save_pretrained")
+        if not any(any(folder.glob(pattern)) for pattern in WEIGHTS):
+            raise IbpoError(f"{path}: holds no weights (*.safetensors); copy the model again")
+    elif folder.exists():
+        raise IbpoError(f"{path}: is a file; name the model's folder")
+    elif path.startswith((".", "~", os.sep)) or path.count("/") > 1 or not path:
+        raise IbpoError(f"{path}: there is no such folder; name a model's folder or a hub id such as Qwen/Qwen2.5-0.5B")
+
+
+def _reason(path: str, error: Exception) -> str:
+    """The first line of what a library says, and what to do."""
+    first = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    if "trust_remote_code" in str(error):
+        return "needs code of its own, which is not run here; name a model that transformers itself supports"
+    if Path(path).expanduser().is_dir():
+        return f"{first[:200]}; copy the model again"
+    if isinstance(error, OSError) and ("connect" in str(error) or "offline" in str(error)):
+        return (
+            "there is no such folder, and the hub cannot be reached; check the connection, "
+            "or download the model elsewhere and name its folder"
+        )
+    return f"{first[:200]}; check the hub id, log in with `hf auth login` if it is gated, or name a local folder"
+
 
 TokenIds = Sequence[int]
 
@@ -41,7 +127,7 @@ class HFSampler:
         chunk: int = 32,
         on_batch: Callable[[int], None] | None = None,
     ) -> None:
-        """Tokens are decoded `chunk` at a time; `on_batch` is told the size of each finished batch (progress bars)."""
+        """Tokens are decoded `chunk` at a time; `on_batch` gets the size of each finished batch (progress bars)."""
         # The stubs know neither generate() on a model nor that a token's id is one number.
         self.model: Any = model
         self.tokenizer: Any = tokenizer
@@ -122,3 +208,47 @@ class HFSampler:
         )
         self.model.train(was_training)
         return out[:, ids.shape[1] :].tolist()
+
+
+class HFRequestSampler:
+    """Answers requests by an `HFSampler`, `batch_size` at a time, bucketed by opening and length of prompt.
+
+    The seed of a batch follows from its requests, so the same requests get the same responses; a rerun that asks for
+    some of them only gets others. Completions count their prefix, and keep special tokens but for the end of sequence.
+    """
+
+    def __init__(self, sampler: HFSampler, writer: PromptWriter, *, seed: int = 0, batch_size: int = 64) -> None:
+        self.sampler, self.writer, self.seed, self.batch_size = sampler, writer, seed, batch_size
+
+    def sample_requests(self, requests: Sequence[Request]) -> Iterator[Sampled | IbpoError]:
+        """See `Sampler`; a prompt that leaves the model no room is an error of its own."""
+        asked = []
+        room = getattr(self.sampler.model.config, "max_position_embeddings", None)
+        length = self.sampler.max_completion_length
+        for request in requests:
+            prompt, prefix = self.writer.ids(request)
+            if room is not None and len(prompt) + length > room:
+                yield IbpoError(
+                    f"problem {request.problem.problem_id}: {length} tokens after the {len(prompt)} of the prompt "
+                    f"exceed the model's {room} positions; lower the limit or leave the problem out"
+                )
+            else:
+                asked.append((request, prompt, prefix))
+        asked.sort(key=lambda one: (one[2], len(one[1])))
+        for start in range(0, len(asked), self.batch_size):
+            batch = asked[start : start + self.batch_size]
+            torch.manual_seed(_seed_of([request for request, _, _ in batch], self.seed))
+            completions = self.sampler.sample([prompt for _, prompt, _ in batch], [prefix for _, _, prefix in batch])
+            for (request, prompt, _), ids in zip(batch, completions, strict=True):
+                yield self._sampled(request, prompt, ids)
+
+    def _sampled(self, request: Request, prompt: list[int], ids: list[int]) -> Sampled:
+        tokenizer = self.sampler.tokenizer
+        eos = {tokenizer.eos_token_id}
+        rollout = rollout_of_ids(tokenizer, request.problem.problem_id, prompt, ids, eos_token_ids=eos)
+        return Sampled.of_rollout(request, rollout)
+
+
+def _seed_of(requests: Sequence[Request], seed: int) -> int:
+    keys = "\n".join(request.key for request in requests)
+    return int.from_bytes(hashlib.blake2b(f"{seed}\n{keys}".encode(), digest_size=4).digest(), "big") >> 1

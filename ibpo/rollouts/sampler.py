@@ -1,15 +1,16 @@
-"""What every sampler offers, and the scripted one for tests and documentation."""
+"""What every sampler is asked and answers, how prompts are written out, and the scripted sampler for tests."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from ibpo.errors import IbpoError
-from ibpo.types import Problem, Rollout
+from ibpo.responses import encode_prefix, offer
+from ibpo.types import Problem, Prompt, ResponseGroup, Rollout
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +34,7 @@ class Request:
 
     @property
     def key(self) -> str:
-        """Names the response for ever: what a store keeps it under."""
+        """Names the response: what a store keeps it under."""
         return f"{self.problem.problem_id}\t{self.response_group}\t{self.number}"
 
 
@@ -44,10 +45,10 @@ class Sampled:
     request: Request
     rollout: Rollout
     num_prompt_tokens: int | None
-    """None, as of the completion, where a server does not tell."""
+    """None, as of the completion, where a server does not report them."""
     num_completion_tokens: int | None
     num_thinking_tokens: int | None = None
-    """Of the completion's tokens, those of the thinking, where a server tells them apart."""
+    """Of the completion's tokens, those of the thinking, where a server counts them apart."""
 
     @classmethod
     def of_rollout(cls, request: Request, rollout: Rollout) -> Sampled:
@@ -140,3 +141,46 @@ def seed_of(request: Request, seed: int) -> int:
     """
     digest = hashlib.blake2b(f"{seed}\t{request.key}".encode(), digest_size=4).digest()
     return int.from_bytes(digest, "big") >> 1
+
+
+def asked_groups(request: Request, response_groups: Sequence[ResponseGroup]) -> list[ResponseGroup]:
+    """Whose instructions the prompt carries: the request's own response group's, or all where it leaves the choice."""
+    return [group for group in response_groups if request.response_group in ("", group.name)]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PromptWriter:
+    """Prompts as a model's tokenizer and chat template write them."""
+
+    tokenizer: Any
+    """A tokenizer of transformers."""
+    response_groups: Sequence[ResponseGroup] = ()
+    offer_all: bool = False
+    """Carry every response group's instruction, whatever the request asks: as in training, where the policy chooses."""
+    template_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def prompt(self, request: Request) -> Prompt:
+        """Chat messages where there is a chat template, else text."""
+        asked = self.response_groups if self.offer_all else asked_groups(request, self.response_groups)
+        return offer(asked, request.problem.prompt, chat=bool(self.tokenizer.chat_template))
+
+    def render(self, prompt: Prompt) -> str:
+        """The prompt as one text; a chat template opens the assistant's turn."""
+        if isinstance(prompt, str):
+            return prompt
+        if not self.tokenizer.chat_template:
+            return "\n\n".join(message["content"] for message in prompt) + "\n"  # or a prefix would stick to the prompt
+        return self.tokenizer.apply_chat_template(
+            prompt, tokenize=False, add_generation_prompt=True, **self.template_options
+        )
+
+    def ids(self, request: Request) -> tuple[list[int], list[int]]:
+        """Token ids of the prompt, and of the forced prefix."""
+        text = self.render(self.prompt(request))
+        prompt = self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+        return list(prompt), list(encode_prefix(request.prefix, self.tokenizer))
+
+
+def renderer(writer: PromptWriter) -> Callable[[list[dict[str, str]]], str]:
+    """For `EndpointSampler.render`."""
+    return lambda messages: writer.render(messages)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from ibpo.responses.groups import find_group
-from ibpo.rewards.judgement import Candidate, Judge
+from ibpo.responses import find_group
+from ibpo.rewards import Candidate, Judge
 from ibpo.types import Problem, ResponseGroup, Rollout, ScoredResponse
 
 

@@ -62,17 +62,14 @@ class RoutedLog:
     def take(self, keep: Sequence[int]) -> RoutedLog:
         """Only these problems; `log` stays whole."""
         rows = np.asarray(keep, int)
-        return RoutedLog(
+        return replace(
+            self,
             problems=[self.problems[i] for i in rows],
-            groups=self.groups,
             reward=self.reward[rows],
             cost=self.cost[rows],
             count=self.count[rows],
             prompts=[self.prompts[i] for i in rows],
             numbers={name: [values[i] for i in rows] for name, values in self.numbers.items()},
-            columns=self.columns,
-            left_out=self.left_out,
-            log=self.log,
         )
 
 
@@ -97,15 +94,7 @@ def read_routed_log(
     Raises:
         IbpoError: Names file, row, field and fix.
     """
-    log = read_log(
-        path,
-        problem=columns.problem,
-        response_group=columns.response_group,
-        reward=columns.reward,
-        cost=columns.cost,
-        by=columns.by,
-    )
-    log = _part(path, log, columns.by, part)
+    log = read_log(path, columns).one_part(part, path)
     means = GroupMeans.from_arrays(log.reward, log.problem, log.response_group, log.cost)
     if len(means.response_groups) < 2:
         raise IbpoError(
@@ -133,15 +122,6 @@ def read_routed_log(
     )
 
 
-def _part(path: Path, log: Log, by: str | None, part: str | None) -> Log:
-    parts = log.parts()
-    if part is None and len(parts) > 1:
-        raise IbpoError(f"{path}: column {by!r} holds {', '.join(parts)}; name one of them with --part")
-    if part is not None and part not in parts:
-        raise IbpoError(f"{path}: column {by!r} holds no {part!r} but {', '.join(parts)}")
-    return parts[part] if part is not None else next(iter(parts.values()))
-
-
 def _read_prompts(
     path: Path, problem: str, prompt: str | None, numbers: Sequence[str], wanted: set[str]
 ) -> tuple[str, dict[str, str], dict[str, dict[str, float]]]:
@@ -150,7 +130,7 @@ def _read_prompts(
     sums: dict[str, dict[str, list[float]]] = {name: {} for name in numbers}
     for line, row in raw_rows(path):
         if isinstance(row, LogError):
-            continue  # read_log has complained, or was told not to
+            continue  # read_log has complained, or was asked not to
         if not column and not prompts and not any(sums.values()):
             column = _prompt_column(path, row, prompt, bool(numbers))
         name = str(row.get(problem))
@@ -240,7 +220,7 @@ def fit_router(
         embedding: Where they come from: `base_url` and `model`.
         source: Provenance to keep.
         report: Held-out figures to keep.
-        seed: Of the problems that penalties are compared on, where there are more than 2,000.
+        seed: Decides which 2,000 problems penalties are compared on, where there are more.
 
     Raises:
         IbpoError: Fewer than 10 problems, or scikit-learn is missing.

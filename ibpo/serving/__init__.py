@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         Threshold,
         check_scores,
         find_threshold,
+        is_calibration,
         load_calibration,
         save_calibration,
     )
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     **dict.fromkeys(("Calibration", "Threshold", "check_scores", "find_threshold"), "calibration"),
+    "is_calibration": "calibration",
     **dict.fromkeys(("load_calibration", "save_calibration"), "calibration"),
     **dict.fromkeys(("AccountStore", "MemoryStore", "Reservation", "Candidate", "Controller"), "controller"),
     **dict.fromkeys(("BudgetPolicy", "ServingPolicy", "TenantPolicy"), "controller"),
@@ -75,6 +77,7 @@ __all__ = [
     "Trace",
     "check_scores",
     "find_threshold",
+    "is_calibration",
     "load_calibration",
     "parse_budget_policies",
     "read_policy",

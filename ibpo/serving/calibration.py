@@ -86,7 +86,7 @@ def find_threshold(p_extended: ArrayLike, share: float, floor: float = 0.0) -> T
         The threshold; without a floor, on the calibration prompts its `choose` takes exactly m.
 
     Raises:
-        ValueError: no prompts, a score that is not finite, or a share or floor outside [0, 1].
+        IbpoError: No prompts, a score that is not finite, or a share or floor outside [0, 1].
 
     Example:
         >>> found = find_threshold([0.1, 0.8, 0.3, 0.6], share=0.5)
@@ -98,13 +98,13 @@ def find_threshold(p_extended: ArrayLike, share: float, floor: float = 0.0) -> T
     """
     p_n = np.sort(np.asarray(p_extended, float).ravel())[::-1]
     if not len(p_n):
-        raise ValueError("p_extended: a threshold needs at least one calibration prompt")
+        raise IbpoError("calibration: no prompts; a threshold needs at least one")
     if not np.isfinite(p_n).all():
-        raise ValueError("p_extended: probabilities and gains must be finite numbers")
+        raise IbpoError("calibration: a score is not finite; give probabilities or gains")
     if not 0 <= share <= 1:
-        raise ValueError(f"share: must be in [0, 1], got {share!r}")
+        raise IbpoError(f"calibration: the share is {share!r}; it must be in [0, 1]")
     if not 0 <= floor <= 1:
-        raise ValueError(f"floor: must be in [0, 1], got {floor!r}")
+        raise IbpoError(f"calibration: the floor is {floor!r}; it must be in [0, 1]")
     admitted = int(np.floor(share * len(p_n) + 1e-9))
     probable = p_n[-1] >= 0 and p_n[0] <= 1
     value, tie_share = (1.0 if probable else np.inf), 0.0  # no probability lies above 1
@@ -160,32 +160,20 @@ class Calibration:
         Raises:
             IbpoError: No scores, or one that is not finite, or a floor outside [0, 1].
         """
+        find_threshold(scores, 0.0, floor)  # which complains of what cannot be used
         score_n = np.sort(np.asarray(scores, float).ravel())
-        if not len(score_n):
-            raise IbpoError("calibration: no prompts; it needs at least one")
-        if not np.isfinite(score_n).all():
-            raise IbpoError("calibration: a score is not finite; give probabilities or gains")
-        if not 0 <= floor <= 1:
-            raise IbpoError(f"calibration: the floor is {floor!r}; it must be in [0, 1]")
         kept = score_n
         if len(score_n) > MAX_SCORES:
-            # The middle one of each of 2001 equal parts: none is invented.
+            # The middle score of each of 2001 equal parts: none is invented.
             kept = score_n[((np.arange(MAX_SCORES) + 0.5) * len(score_n) / MAX_SCORES).astype(int)]
         return cls(scores=tuple(kept.tolist()), num_prompts=len(score_n), source=dict(source), floor=float(floor))
 
     def threshold(self, share: float) -> Threshold:
-        """The threshold that answers this share of the prompts extended: see `find_threshold`.
-
-        Raises:
-            IbpoError: A share outside [0, 1].
-        """
-        try:
-            return find_threshold(self.scores, share, self.floor)
-        except ValueError as error:
-            raise IbpoError(f"calibration: {error}") from None
+        """The threshold that answers this share of the prompts extended: see `find_threshold`."""
+        return find_threshold(self.scores, share, self.floor)
 
     def standard_error(self, share: float) -> float:
-        """Of the share on unseen prompts from the same source: sqrt(share (1 - share) / n), of a quantile."""
+        """Standard error of the share on unseen prompts from the same source: sqrt(share (1 - share) / n)."""
         return math.sqrt(share * (1 - share) / self.num_prompts)
 
     def to_json(self) -> str:
@@ -238,6 +226,15 @@ def save_calibration(calibration: Calibration, path: str | Path) -> None:
         IbpoError: The file cannot be written.
     """
     write_text_atomic(Path(path), calibration.to_json())
+
+
+def is_calibration(path: str | Path) -> bool:
+    """Whether a file says that `ibpo calibrate` wrote it."""
+    try:
+        with open(path, "rb") as file:
+            return KIND.encode() in file.read(200)
+    except OSError:
+        return False
 
 
 def load_calibration(path: str | Path) -> Calibration:

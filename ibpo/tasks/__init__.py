@@ -1,1 +1,25 @@
-"""Where do problems come from?"""
+"""Where do problems come from, and who judges the responses to them?"""
+
+from ibpo.tasks.data_files import Row, local_rows
+from ibpo.tasks.recipe_data import build_judge, hold_out, load_given, named_data, read_problems
+from ibpo.tasks.task import TASKS, EmbeddedTask, JudgeName, Source, Task, distinct, stream
+from ibpo.tasks.validate import check_task, judge_for
+
+__all__ = [
+    "TASKS",
+    "EmbeddedTask",
+    "JudgeName",
+    "Row",
+    "Source",
+    "Task",
+    "build_judge",
+    "check_task",
+    "distinct",
+    "hold_out",
+    "judge_for",
+    "load_given",
+    "local_rows",
+    "named_data",
+    "read_problems",
+    "stream",
+]

@@ -19,6 +19,7 @@ from ibpo.types import Problem
 MODULUS = 10
 UNKNOWN = "x"
 NAMES = "abcdefghijklmnop"
+
 LEVELS: dict[str, tuple[int, int]] = {
     "2": (2, 2),
     "3": (3, 3),
@@ -29,6 +30,7 @@ LEVELS: dict[str, tuple[int, int]] = {
     "unknown": (2, 12),
 }
 """Level -> smallest and largest number of operands; "unknown" has exactly one unknown operand."""
+
 MIX = {"2": 0.22, "3": 0.10, "4": 0.09, "5-7": 0.20, "8-10": 0.11, "11-12": 0.05, "unknown": 0.23}
 """Share of each level among the problems that the policy meets, in training and in the test."""
 
@@ -72,7 +74,7 @@ def running_totals(operands: Operands, unknown_value: int) -> list[int]:
 
 
 def draw(level: str, rng: np.random.Generator) -> Problem:
-    """A random problem of this level; an unknown operand gets a secret value that nothing in the prompt tells."""
+    """A random problem of this level; an unknown operand gets a secret value that nothing in the prompt gives away."""
     low, high = LEVELS[level]
     operands = draw_operands(int(rng.integers(low, high + 1)), level == "unknown", rng)
     prompt = prompt_of(operands)

@@ -23,12 +23,16 @@ NUM_OPERANDS = 4
 PLAIN = "abcdefghijklmnop"
 TRICKY = PLAIN.upper()
 UNKNOWN = "?"
+
 WRONG_SHARE = 0.2
 """Share of the facts about upper-case symbols that the writer believes wrongly."""
+
 LEVELS = {"easy": 0, "medium": 2, "hard": 4, "unknown": 0}
 """Level -> number of upper-case symbols; "unknown" has three symbols of any case and a `?`."""
+
 CORPUS_MIX = {"easy": 0.20, "medium": 0.28, "hard": 0.24, "unknown": 0.28}
 """Share of each level in the corpus that the embedded model is made of."""
+
 MIX = {"easy": 0.17, "medium": 0.26, "hard": 0.21, "unknown": 0.36}
 """Share of each level among the problems that the policy meets, in training and in the test: a third gains nothing, so
 that a budget of three quarters has slack."""
@@ -82,7 +86,7 @@ def believed_path(symbols: str, rng: np.random.Generator) -> list[tuple[str, int
 
 
 def draw(level: str, rng: np.random.Generator) -> Problem:
-    """A random problem of this level; a `?` gets a secret value that nothing in the prompt tells."""
+    """A random problem of this level; a `?` gets a secret value that nothing in the prompt gives away."""
     symbols = draw_symbols(level, rng)
     total = sum(VALUES.get(symbol, 0) for symbol in symbols)
     total += int(rng.integers(MODULUS)) if UNKNOWN in symbols else 0

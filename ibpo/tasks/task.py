@@ -1,16 +1,21 @@
-"""A task: a data set's columns, and which judge decides. A user's own is three lines: name, columns, judge."""
+"""Tasks: a data set's columns and which judge decides, the shipped benchmarks, and drawing from embedded tasks.
+
+Your own task is three lines: name, columns, judge. The revisions of the shipped benchmarks are commits of the hub's
+data sets, so that a name always means the same rows. Embedded tasks are modules that draw problems at random.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
+
+import numpy as np
 
 from ibpo.errors import IbpoError
-from ibpo.responses.groups import boxed
-from ibpo.tasks.parts import Part, hub_parts, local_parts
-from ibpo.tasks.rows import Row
+from ibpo.responses import boxed
+from ibpo.tasks.data_files import Part, Row, hub_parts, local_parts
 from ibpo.types import Problem
 
 JudgeName = Literal["math", "code", "exact"]
@@ -71,11 +76,11 @@ class Task:
     def load(self, path: Path | None = None, *, limit: int | None = None) -> list[Problem]:
         """All problems, of a local file or folder, or else of the hub's pinned revision.
 
-        Of a folder those of the source's configurations and split. Rows without an id get their number, and where
+        From a folder, those of the source's configurations and split. Rows without an id get their number, and where
         there are several configurations or files its name before that.
 
         Raises:
-            IbpoError: names the place, the field and the mend, or how to get the data.
+            IbpoError: names the place, the field and the fix, or how to get the data.
         """
         if path is None and self.source is None:
             raise IbpoError(f"{self.name}: has no source; name a file or folder")
@@ -155,7 +160,7 @@ class Task:
             answer = answer.rpartition(self.answer_after)[2]
         elif self.marker_needed:
             raise IbpoError(
-                f"{place}: the answer holds no {self.answer_after!r}, which it should follow; mend the row or "
+                f"{place}: the answer holds no {self.answer_after!r}, which it should follow; fix the row or "
                 "data.answer_after"
             )
         if self.judge != "code":
@@ -194,6 +199,157 @@ def _optional(names: Iterable[str], fields: dict[str, Any]) -> str:
 def _missing(place: str, fields: dict[str, Any], names: tuple[str, ...], what: str) -> IbpoError:
     present = [name for name in names if name in fields]
     if present:
-        return IbpoError(f"{place}: field {present[0]!r}: there is nothing for the {what}; mend or remove the row")
+        return IbpoError(f"{place}: field {present[0]!r}: there is nothing for the {what}; fix or remove the row")
     known = ", ".join(map(str, fields)) or "none"
     return IbpoError(f"{place}: no field {' or '.join(names)} for the {what}; the row's fields are {known}")
+
+
+MATH_SUBJECTS = (
+    "algebra",
+    "counting_and_probability",
+    "geometry",
+    "intermediate_algebra",
+    "number_theory",
+    "prealgebra",
+    "precalculus",
+)
+GSM8K = Task(
+    name="gsm8k",
+    answer_after="####",
+    problem_id=("id",),
+    level=("level",),
+    source=Source(
+        name="openai/gsm8k", configs=("main",), split="test", revision="e53f048856ff4f594e959d75785d2c2d37b678ee"
+    ),
+)
+GSM8K_TRAIN = Task(
+    name="gsm8k_train",
+    answer_after="####",
+    problem_id=("id",),
+    level=("level",),
+    source=Source(
+        name="openai/gsm8k", configs=("main",), split="train", revision="e53f048856ff4f594e959d75785d2c2d37b678ee"
+    ),
+)
+MATH_TRAIN = Task(
+    name="math_train",
+    boxed_in=("solution",),
+    problem_id=("id", "unique_id"),
+    level=("level",),
+    domain=("subject", "type"),
+    may_lack_answers=True,  # two of 7,500 in one published copy
+    source=Source(
+        name="EleutherAI/hendrycks_math",
+        configs=MATH_SUBJECTS,
+        split="train",
+        revision="21a5633873b6a120296cce3e2df9d5550074f4a3",
+    ),
+)
+MATH_500 = Task(
+    name="math_500",
+    problem_id=("unique_id", "id"),
+    level=("level",),
+    domain=("subject", "type"),
+    source=Source(name="HuggingFaceH4/MATH-500", split="test", revision="6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be"),
+)
+AIME_24 = Task(
+    name="aime_24",
+    problem_id=("id",),
+    source=Source(name="HuggingFaceH4/aime_2024", split="train", revision="2fe88a2f1091d5048c0f36abc874fb997b3dd99a"),
+)
+AIME_25 = Task(
+    name="aime_25",
+    problem_id=("id",),
+    source=Source(name="math-ai/aime25", split="test", revision="563bb8404243c5f09de6ec262f2db674fe5bce9b"),
+)
+AMC_23 = Task(
+    name="amc_23",
+    problem_id=("id",),
+    source=Source(name="math-ai/amc23", split="test", revision="80815d37005feb82cd7f8fbc6901d5d3eff43057"),
+)
+HUMANEVAL = Task(
+    name="humaneval",
+    judge="code",
+    problem=("prompt",),
+    answer=("canonical_solution",),
+    problem_id=("id", "task_id"),
+    tests=("test",),
+    setup=("prompt",),
+    entry_point=("entry_point",),
+    template="Complete this Python function:\n\n```python\n{problem}\n```\n\n"
+    "Give the whole function in one ```python block.",
+    source=Source(name="openai/openai_humaneval", split="test", revision="7dce6050a7d6d172f3cc5c32aa97f52fa1a2e544"),
+)
+MBPP = Task(
+    name="mbpp",
+    judge="code",
+    problem=("text", "prompt"),
+    answer=("code",),
+    problem_id=("id", "task_id"),
+    tests=("test_list",),
+    test_setup=("test_setup_code",),
+    template="{problem}\n\nYour code should pass these tests:\n\n```python\n{tests}\n```\n\n"
+    "Give the whole program in one ```python block.",
+    source=Source(
+        name="google-research-datasets/mbpp",
+        configs=("full",),
+        split="test",
+        revision="4bb6404fdc6cacfda99d4ac4205087b89d32030c",
+    ),
+)
+TASKS = {
+    task.name: task for task in (GSM8K, GSM8K_TRAIN, MATH_TRAIN, MATH_500, AIME_24, AIME_25, AMC_23, HUMANEVAL, MBPP)
+}
+
+
+class EmbeddedTask(Protocol):
+    """What the embedded tasks' modules offer."""
+
+    @property
+    def MIX(self) -> Mapping[str, float]:
+        """Level -> share of the problems."""
+        ...
+
+    def draw(self, level: str, rng: np.random.Generator) -> Problem:
+        """A random problem of this level."""
+        ...
+
+    def split_of(self, problem_id: str) -> str:
+        """`"train"` or `"test"`, decided by a hash of the problem itself."""
+        ...
+
+
+def stream(task: EmbeddedTask, split: str, seed: int, mix: Mapping[str, float] | None = None) -> Iterator[Problem]:
+    """Problems of one split without end, levels drawn by the task's mix or by another; repeats are possible."""
+    rng = np.random.default_rng([seed, 0 if split == "train" else 1])
+    mix = task.MIX if mix is None else mix
+    levels, shares = list(mix), list(mix.values())
+    while True:
+        level = levels[rng.choice(len(levels), p=shares)]
+        problem = task.draw(level, rng)
+        while task.split_of(problem.problem_id) != split:
+            problem = task.draw(level, rng)
+        yield problem
+
+
+def distinct(task: EmbeddedTask, split: str, num_problems: int, seed: int) -> list[Problem]:
+    """Distinct problems of one split, the levels in the exact proportions of the task's mix, in random order.
+
+    Raises:
+        ValueError: if a level has not that many distinct problems.
+    """
+    rng = np.random.default_rng([seed, 2 if split == "train" else 3])
+    counts = {level: round(share * num_problems) for level, share in task.MIX.items()}
+    counts[max(counts, key=lambda level: counts[level])] += num_problems - sum(counts.values())
+    chosen: dict[str, Problem] = {}
+    for level, count in counts.items():
+        wanted, in_vain = len(chosen) + count, 0
+        while len(chosen) < wanted:
+            problem = task.draw(level, rng)
+            if task.split_of(problem.problem_id) == split and problem.problem_id not in chosen:
+                chosen[problem.problem_id] = problem
+                in_vain = 0
+            elif (in_vain := in_vain + 1) > 20_000:
+                raise ValueError(f"level {level!r} has fewer than {count} distinct problems in split {split!r}")
+    ordered = list(chosen.values())
+    return [ordered[i] for i in rng.permutation(len(ordered))]

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 
-from ibpo.responses.groups import EncodedGroups
-from ibpo.rewards.constraints import NOT_TRUNCATED
-from ibpo.rollouts.hf import HFSampler
+from ibpo.responses import EncodedGroups
+from ibpo.rewards import NOT_TRUNCATED
+from ibpo.rollouts import HFSampler
 from ibpo.training.lower_level import Batch
 from ibpo.training.reference_model import prompt_features
 from ibpo.types import Prompt, ScoredResponse

@@ -7,8 +7,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from ibpo.rewards.judgement import Judge
-from ibpo.rollouts.scoring import rollout_of_ids, score
+from ibpo.rewards import Judge
+from ibpo.rollouts import rollout_of_ids, score
 from ibpo.types import Problem, ResponseGroup, ScoredResponse
 
 
@@ -20,7 +20,7 @@ class JudgeReward:
     a completion that opens like none gives no answer.
 
     Args:
-        judge: e.g. `ibpo.rewards.constraints.MixtureOfJudges`, which joins rewards and constraints.
+        judge: e.g. `ibpo.rewards.judges.MixtureOfJudges`, which joins rewards and constraints.
         response_groups: as given to the trainer.
         tokenizer: the policy's.
         problems: by id, for data sets whose rows do not hold all of them; else the row is the problem.

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ibpo.responses.groups import EncodedGroups
+from ibpo.responses import EncodedGroups
 from ibpo.training.config import IBPOConfig
 
 KL_GROWS = 0.45, 0.7

@@ -17,7 +17,7 @@ from trl.models import prepare_deepspeed, prepare_fsdp
 from trl.trainer.utils import create_model_from_path, get_config_model_id
 
 from ibpo.errors import IbpoError
-from ibpo.rollouts.hf import pad_left
+from ibpo.rollouts import pad_left
 from ibpo.training.config import IBPOConfig
 
 

@@ -18,10 +18,9 @@ from transformers.trainer_callback import PrinterCallback
 from ibpo.config import RunConfig, TrainConfig, nearest
 from ibpo.errors import IbpoError
 from ibpo.evaluation.held_out import HeldOutResult, Scorer, evaluate_held_out
-from ibpo.responses.groups import encode_groups, offer
-from ibpo.rewards.constraints import MixtureOfJudges
-from ibpo.rollouts.hf import HFSampler
-from ibpo.rollouts.load import load_policy
+from ibpo.responses import encode_groups, offer
+from ibpo.rewards import MixtureOfJudges
+from ibpo.rollouts import HFSampler, load_policy
 from ibpo.runs import RunDir, write_text_atomic
 from ibpo.training.judge_reward import JudgeReward
 from ibpo.training.monitoring import RecordMetrics, ShowProgress

@@ -33,7 +33,7 @@ from trl import GRPOTrainer
 
 from ibpo.config import nearest
 from ibpo.errors import IbpoError
-from ibpo.responses.groups import encode_groups
+from ibpo.responses import encode_groups
 from ibpo.training.budgets import read_budget
 from ibpo.training.checkpoints import AverageWeights, ExactResume, KeepLowerLevel
 from ibpo.training.config import IBPOConfig, check_arguments, check_groups, check_inputs

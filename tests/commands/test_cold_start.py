@@ -127,7 +127,7 @@ def test_sample_build_cold_start_check_behind_a_server(tmp_path):
     assert bill["completion_tokens"] == sum(row["num_completion_tokens"] for row in stored)
     assert "bill of the solutions: " in result.stdout and f", cost {bill['cost']:.4g}" in result.stdout
     # Every row of the data set reads back, and says which of the model's own solutions it is made of.
-    from ibpo.responses.voting_forms import TALLY
+    from ibpo.responses.voting import TALLY
 
     keys = {json.loads(line)["key"] for line in (out / "rollouts.jsonl").read_text().splitlines()[1:]}
     rows = [json.loads(line) for line in (out / "dataset.jsonl").read_text().splitlines()]

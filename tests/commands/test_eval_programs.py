@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from ibpo.cli import app
 from ibpo.rewards import code
-from ibpo.rewards.sandbox import why_not_isolated
+from ibpo.rewards.code import why_not_isolated
 from tests.openai_server import serving
 from tests.tasks.test_task import ROWS
 

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from ibpo.data import LogError, read_log
+from ibpo.data import LogColumns, LogError, read_log
 
 ROWS = [
     {"question_id": 1, "effort": "low", "correct": True, "tokens": 10, "model": "m"},
@@ -33,7 +33,7 @@ CSV = "question_id,effort,correct,tokens,model\n1,low,true,10,m\n1,high,0,30.5,n
     [("a.jsonl", lines(ROWS)), ("a.jsonl.gz", "\n" + lines(ROWS)), ("a.csv", CSV), ("a.csv.gz", CSV)],
 )
 def test_reads_text(tmp_path, name, text):
-    log = read_log(write(tmp_path / name, text), by="model")
+    log = read_log(write(tmp_path / name, text), LogColumns(by="model"))
     assert (log.problem, log.response_group, log.part) == (["1", "1"], ["low", "high"], ["m", "n"])
     assert (log.reward.tolist(), log.cost.tolist()) == ([1, 0], [10, 30.5])
     assert log.columns["response_group"] == "effort"
@@ -47,7 +47,7 @@ def test_reads_parquet(tmp_path):
 
     path = tmp_path / "a.parquet"
     parquet.write_table(pyarrow.Table.from_pylist([{**row, "correct": float(row["correct"])} for row in ROWS]), path)
-    assert read_log(path, by="model").cost.tolist() == [10, 30.5]
+    assert read_log(path, LogColumns(by="model")).cost.tolist() == [10, 30.5]
     with pytest.raises(LogError, match="cannot be read as Parquet"):
         read_log(write(tmp_path / "b.parquet", "no"))
 
@@ -55,7 +55,7 @@ def test_reads_parquet(tmp_path):
 def test_named_columns_are_not_guessed(tmp_path):
     rows = [{"x": "p", "model": "m", "score": 0.5, "dollars": 2}, {"x": "p", "model": "n", "score": 1, "dollars": 3}]
     path = write(tmp_path / "a.jsonl", lines(rows))
-    log = read_log(path, problem="x", response_group="model", reward="score", cost="dollars")
+    log = read_log(path, LogColumns(problem="x", response_group="model", reward="score", cost="dollars"))
     assert log.guessed == () and log.response_group == ["m", "n"]
 
 
@@ -89,9 +89,69 @@ def test_missing_and_broken_files(tmp_path):
         read_log(tmp_path / "a.jsonl")
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines(ROWS).encode())[:-9])
     with pytest.raises(LogError, match="cannot be read"):
-        read_log(tmp_path / "a.jsonl.gz", by="model")
+        read_log(tmp_path / "a.jsonl.gz", LogColumns(by="model"))
     (tmp_path / "b.jsonl").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(LogError, match="cannot be read"):
         read_log(tmp_path / "b.jsonl")
     with pytest.raises(LogError, match="no column 'tenant'"):
-        read_log(write(tmp_path / "c.jsonl", lines(ROWS)), by="tenant")
+        read_log(write(tmp_path / "c.jsonl", lines(ROWS)), LogColumns(by="tenant"))
+
+
+def parquet_of(path, rows, **types):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    table = pyarrow.Table.from_pylist(rows)
+    for name, kind in types.items():
+        column = table.column(name)
+        column = column.dictionary_encode() if kind == "dictionary" else column.cast(kind)
+        table = table.set_column(table.column_names.index(name), name, column)
+    parquet.write_table(table, path)
+    return path
+
+
+BAD = [
+    {"id": "a", "group": "low", "reward": 1.0, "cost": 2.0},
+    {"id": "a", "group": "high", "reward": None, "cost": 2.0},
+    {"id": "", "group": "low", "reward": 0.0, "cost": 2.0},
+    {"id": "nan", "group": "high", "reward": 0.0, "cost": -3.0},
+    {"id": "nan", "group": None, "reward": 0.0, "cost": 3.0},
+    {"id": "nan", "group": "low", "reward": 0.5, "cost": float("inf")},
+    {"id": "nan", "group": "low", "reward": 0.5, "cost": 0.0},
+]
+
+
+@pytest.mark.parametrize("types", [{}, {"group": "dictionary"}, {"cost": "string", "reward": "string"}])
+def test_parquet_says_what_json_lines_say(tmp_path, types):
+    """By columns, or row by row where numbers are texts: the same rows are good, the others bad for the same reason."""
+    logs = [
+        read_log(path, on_error="skip")
+        for path in (write(tmp_path / "a.jsonl", lines(BAD)), parquet_of(tmp_path / "a.parquet", BAD, **types))
+    ]
+    for log in logs:
+        assert (log.problem, log.response_group) == (["a", "nan"], ["low", "low"])
+        assert (log.reward.tolist(), log.cost.tolist()) == ([1.0, 0.5], [2.0, 0.0])
+    said, again = ([text.split(", ", 1)[1] for text in log.bad_rows] for log in logs)
+    assert [text.split(":")[0] for text in said] == [text.split(":")[0] for text in again]
+    if not types:
+        assert said == again
+    assert said[0].startswith("line 2, column 'reward': no value; fill it in")
+    assert "line 4, column 'cost': -3.0 is negative" in said[2]
+
+
+def test_ids_of_parquet_are_written_as_python_writes_them(tmp_path):
+    rows = [{"id": x, "group": True, "reward": 1, "cost": 1, "level": None} for x in (1.0, 2.5)]
+    log = read_log(parquet_of(tmp_path / "a.parquet", rows))
+    assert (log.problem, log.response_group) == (["1.0", "2.5"], ["True", "True"])
+    log = read_log(parquet_of(tmp_path / "b.parquet", [{**row, "id": int(row["id"])} for row in rows]))
+    assert log.problem == ["1", "2"]
+    log = read_log(parquet_of(tmp_path / "c.parquet", [{**row, "id": {"task": "x"}} for row in rows]))
+    assert log.problem == ["{'task': 'x'}"] * 2
+
+
+def test_models_of_parquet_are_seen_in_good_rows_only(tmp_path):
+    rows = [{"id": 1, "group": "a", "reward": 1.0, "cost": float(cost), "model": f"m{cost}"} for cost in (1, -2)]
+    assert len(read_log(parquet_of(tmp_path / "a.parquet", rows), on_error="skip").problem) == 1
+    rows[1]["cost"] = 2.0
+    with pytest.raises(LogError, match="'model' holds 2 models; give --by model"):
+        read_log(parquet_of(tmp_path / "b.parquet", rows))

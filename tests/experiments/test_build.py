@@ -13,7 +13,7 @@ import transformers
 from experiments.build import Fit, build_model, build_tokenizer, gate
 from experiments.corpora import CURRICULA, Stage
 from ibpo.demo import THINKING, VOTING, model_path
-from ibpo.tasks.draws import distinct
+from ibpo.tasks.task import distinct
 
 
 def test_a_copy_of_a_stages_model_does_not_call_the_original(tmp_path):

@@ -13,7 +13,7 @@ import transformers
 from experiments.build import sample_texts
 from ibpo.demo import EXPERIMENTS, experiment_named, model_path, models
 from ibpo.errors import IbpoError
-from ibpo.tasks.draws import stream
+from ibpo.tasks.task import stream
 
 STAGES = ("cold_start", "pretrained")
 ROOT = Path(__file__).parents[2]

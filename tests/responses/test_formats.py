@@ -13,17 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ibpo.responses.blocks import MARKER, TAGS, CannotBuild, Reading, canonical, split_blocks
-from ibpo.responses.build import (
-    build_correction,
-    build_debate,
-    build_reflection,
-    build_single,
-    build_thinking,
-    build_voting,
-    correction_turns,
-    with_box,
-)
 from ibpo.responses.formats import (
     ADAPTIVE,
     COT,
@@ -37,9 +26,17 @@ from ibpo.responses.formats import (
     THINKING_OFF,
     THINKING_ON,
     broken_rule,
+    build_correction,
+    build_debate,
+    build_reflection,
+    build_single,
+    build_thinking,
+    build_voting,
+    correction_turns,
+    vote,
+    with_box,
 )
-from ibpo.responses.groups import answer_reader, boxed
-from ibpo.responses.sequential_voting import vote
+from ibpo.responses.readers import MARKER, TAGS, CannotBuild, Reading, answer_reader, boxed, canonical, split_blocks
 
 ROOT = Path(__file__).parent.parent.parent
 DATA = ROOT.parent / "shared" / "data"

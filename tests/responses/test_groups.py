@@ -3,15 +3,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from ibpo.config import ResponseGroupConfig
 from ibpo.errors import IbpoError
-from ibpo.responses.groups import (
-    answer_reader,
-    build_response_groups,
-    encode_groups,
-    encode_prefix,
-    find_group,
-    offer,
-    stable_prefix,
-)
+from ibpo.responses.groups import build_response_groups, encode_groups, encode_prefix, find_group, offer, stable_prefix
+from ibpo.responses.readers import answer_reader
 from ibpo.types import ResponseGroup
 
 

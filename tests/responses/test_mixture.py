@@ -8,11 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ibpo.responses.blocks import CannotBuild, Reading
-from ibpo.responses.groups import boxed
-from ibpo.responses.mixture import BuildConfig, Solution, build_responses
-from ibpo.responses.sequential_voting import vote
-from ibpo.responses.voting_forms import BOXED, FORMS, TALLY, external_vote
+from ibpo.responses.formats import vote
+from ibpo.responses.readers import CannotBuild, Reading, boxed
+from ibpo.responses.voting import BOXED, FORMS, TALLY, BuildConfig, Solution, build_responses, external_vote
 
 TEXTS = {"boxed": "Step {i}: so it is \\boxed{{{a}}}.", "tally": "<cot> a {i} b 4 <answer> ={a}"}
 

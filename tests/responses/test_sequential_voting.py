@@ -10,16 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ibpo.responses.sequential_voting import (
-    CONSENSUS,
-    EXTENDED,
-    MAX_TRIALS,
-    STANDARD,
-    build_sequential_vote,
-    final_answer,
-    read_sequential_vote,
-    vote,
-)
+from ibpo.responses.formats import CONSENSUS, MAX_TRIALS, vote
+from ibpo.responses.voting import EXTENDED, STANDARD, build_sequential_vote, final_answer, read_sequential_vote
 
 answers = st.lists(st.sampled_from(["=1", "=2", "=3", "=4", "=5"]), min_size=8, max_size=8)
 

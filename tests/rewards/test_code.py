@@ -11,10 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from ibpo.errors import IbpoError
-from ibpo.rewards import code, sandbox
-from ibpo.rewards.code import CodeJudge
-from ibpo.rewards.judgement import Candidate
-from ibpo.rewards.sandbox import Limits, run_program, why_not_isolated
+from ibpo.rewards import code
+from ibpo.rewards.code import CodeJudge, Limits, run_program, why_not_isolated
+from ibpo.rewards.judges import Candidate
 from ibpo.types import Problem
 from tests.rewards.hostile_programs import PROGRAMS
 
@@ -75,7 +74,7 @@ def outcomes(request, outside, tmp_path_factory):
     words, canary, reached = outside
     child = tmp_path_factory.mktemp("child") / "child.py"
     version = "1" if request.param == "Linux 5.13" else "libc.syscall(444, None, 0, 1)"
-    child.write_text(sandbox.CHILD.read_text().replace("libc.syscall(444, None, 0, 1)", version))
+    child.write_text(code.CHILD.read_text().replace("libc.syscall(444, None, 0, 1)", version))
 
     def run(program):
         for word, value in words.items():
@@ -84,7 +83,7 @@ def outcomes(request, outside, tmp_path_factory):
 
     before = canary.stat()
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(12) as threads:
-        patch.setattr(sandbox, "CHILD", child)
+        patch.setattr(code, "CHILD", child)
         done = dict(zip(PROGRAMS, threads.map(run, PROGRAMS.values()), strict=True))
     assert canary.read_text() == "untouched" and sorted(p.name for p in canary.parent.iterdir()) == ["canary", "socket"]
     after = canary.stat()
@@ -104,7 +103,7 @@ def test_hostile_programs_are_contained(name, outcomes):
 
 @confined
 def test_hostile_programs_leave_nothing_behind(tmp_path, monkeypatch):
-    monkeypatch.setattr(sandbox.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(code.tempfile, "tempdir", str(tmp_path))
     for name in ("many empty files", "one huge file", "busy loop", "one fork"):
         run_program(PROGRAMS[name], limits=LIMITS)
     assert list(tmp_path.iterdir()) == []
@@ -132,7 +131,7 @@ def test_hostile_programs_leave_nothing_behind(tmp_path, monkeypatch):
     ],
 )
 def test_honest_programs_run(program):
-    assert run_program(program) == sandbox.Outcome(status="passed", detail="", output=run_program(program).output)
+    assert run_program(program) == code.Outcome(status="passed", detail="", output=run_program(program).output)
     assert run_program(program).passed
 
 
@@ -149,8 +148,8 @@ def test_it_refuses_where_it_cannot_confine_unless_told_to(monkeypatch, tmp_path
     """A kernel without Landlock: the child says so before it runs anything."""
     marker = tmp_path / "ran"
     child = tmp_path / "child.py"
-    child.write_text(sandbox.CHILD.read_text().replace("libc.syscall(444, None, 0, 1)", "-1"))
-    monkeypatch.setattr(sandbox, "CHILD", child)
+    child.write_text(code.CHILD.read_text().replace("libc.syscall(444, None, 0, 1)", "-1"))
+    monkeypatch.setattr(code, "CHILD", child)
     program = f"open({str(marker)!r}, 'w')"
     with pytest.raises(IbpoError, match="cannot be confined here: this kernel has no Landlock"):
         run_program(program)

@@ -10,7 +10,7 @@ pytest.importorskip("openai")
 
 from ibpo.endpoint import Endpoint
 from ibpo.errors import IbpoError
-from ibpo.rewards.judgement import Candidate
+from ibpo.rewards.judges import Candidate
 from ibpo.rewards.llm import LLMJudge
 from ibpo.types import Problem
 from tests.openai_server import Fault, serving

@@ -13,11 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ibpo.data_config import DataConfig
-from ibpo.rewards.equivalence import MAX_BYTES, as_number, bare, compare_plainly, is_hostile, is_text
-from ibpo.rewards.exact import exact_match
-from ibpo.rewards.judgement import Candidate
-from ibpo.rewards.math import MathJudge
-from ibpo.tasks.given import load_given
+from ibpo.rewards.judges import Candidate, exact_match
+from ibpo.rewards.math import MAX_BYTES, MathJudge, as_number, bare, compare_plainly, is_hostile, is_text
+from ibpo.tasks.recipe_data import load_given
 from ibpo.types import Problem
 
 pytest.importorskip("math_verify")

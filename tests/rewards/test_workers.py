@@ -16,7 +16,7 @@ from ibpo.rewards.workers import PIPE_BYTES, RequestFailed, WorkerPool
 
 WORKER = """
 import os, time
-from ibpo.rewards.worker_process import serve
+from ibpo.rewards.workers import serve
 
 def handle(request):
     if request == b"loop":
@@ -126,7 +126,7 @@ def test_a_worker_that_cannot_start_is_an_error_not_a_hang(tmp_path, monkeypatch
         with pytest.raises(IbpoError, match="no_such_module_anywhere does not start: it ended with status 1"):
             pool.submit(b"a").result(60)
     (tmp_path / "says_why.py").write_text(
-        "from ibpo.rewards.worker_process import start_failed\nstart_failed(ImportError('no sympy'))\n"
+        "from ibpo.rewards.workers import start_failed\nstart_failed(ImportError('no sympy'))\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(IbpoError, match="ImportError: no sympy"):

@@ -10,7 +10,7 @@ import transformers
 
 from ibpo.demo import THINKING, model_path
 from ibpo.rollouts.hf import HFSampler
-from ibpo.tasks.draws import stream
+from ibpo.tasks.task import stream
 
 LENGTH = 24
 """Short enough for some responses to be cut off, long enough for others to end."""

@@ -62,7 +62,7 @@ def server_answer(body, number):
 def endpoint(forcing):
     pytest.importorskip("openai")
     from ibpo.endpoint import Endpoint
-    from ibpo.rollouts.endpoint import EndpointSampler
+    from ibpo.rollouts.served import EndpointSampler
     from tests.openai_server import serving
 
     with serving(server_answer) as log:
@@ -140,9 +140,8 @@ LONG_PROMPT = "1 + 1 = " * 10
 @contextmanager
 def transformers_sampler():
     tokenizer, model = tiny()
-    from ibpo.rollouts.hf import HFSampler
-    from ibpo.rollouts.hf_requests import HFRequestSampler
-    from ibpo.rollouts.prompts import PromptWriter
+    from ibpo.rollouts.hf import HFRequestSampler, HFSampler
+    from ibpo.rollouts.sampler import PromptWriter
 
     yield Refusing(
         HFRequestSampler(
@@ -154,8 +153,8 @@ def transformers_sampler():
 @contextmanager
 def vllm_sampler():
     tokenizer, model = tiny()
-    from ibpo.rollouts.prompts import PromptWriter
-    from ibpo.rollouts.vllm_engine import VLLMSampler
+    from ibpo.rollouts.sampler import PromptWriter
+    from ibpo.rollouts.served import VLLMSampler
     from tests.rollouts.vllm_peer import LLM, SamplingParams
 
     llm = LLM(model, tokenizer, max_model_len=60)
@@ -225,8 +224,8 @@ def test_the_completion_begins_with_its_prefix_and_says_how_it_ended(sampler):
 
 def test_what_vllm_is_asked_and_refuses():
     tokenizer, model = tiny()
-    from ibpo.rollouts.prompts import PromptWriter
-    from ibpo.rollouts.vllm_engine import VLLMSampler
+    from ibpo.rollouts.sampler import PromptWriter
+    from ibpo.rollouts.served import VLLMSampler
     from tests.rollouts.vllm_peer import LLM, SamplingParams
 
     llm = LLM(model, tokenizer, max_model_len=60)
@@ -253,7 +252,7 @@ def test_what_vllm_is_asked_and_refuses():
 def test_vllm_that_is_not_there():
     from importlib.util import find_spec
 
-    from ibpo.rollouts.vllm_engine import load_vllm
+    from ibpo.rollouts.served import load_vllm
 
     if find_spec("vllm") is None:
         with pytest.raises(IbpoError, match="pip install vllm"):
@@ -275,7 +274,7 @@ def test_collecting_keeps_truncation_apart_and_asks_again_only_for_what_failed(s
 def test_what_the_endpoint_is_asked():
     pytest.importorskip("openai")
     from ibpo.endpoint import Endpoint
-    from ibpo.rollouts.endpoint import EndpointSampler
+    from ibpo.rollouts.served import EndpointSampler
     from tests.openai_server import serving
 
     groups = [
@@ -309,7 +308,7 @@ def test_what_the_endpoint_is_asked():
 def test_settings_that_cannot_force():
     pytest.importorskip("openai")
     from ibpo.endpoint import Endpoint
-    from ibpo.rollouts.endpoint import EndpointSampler
+    from ibpo.rollouts.served import EndpointSampler
 
     nowhere = Endpoint(base_url="http://127.0.0.1:9/v1", model="m", max_retries=0)
     with pytest.raises(IbpoError, match="needs render"):

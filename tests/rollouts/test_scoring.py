@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from ibpo.evaluation.evaluate import Way, judge_ways
 from ibpo.responses.formats import DIRECT, THINKING_ON
 from ibpo.responses.groups import encode_groups
-from ibpo.rewards.exact import ExactJudge
+from ibpo.rewards.judges import ExactJudge
 from ibpo.rollouts.sampler import Request, Sampled
 from ibpo.rollouts.scoring import rollout_of_ids, rollout_of_row, score
 from ibpo.rollouts.store import RolloutStore

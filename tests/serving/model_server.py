@@ -13,7 +13,7 @@ import torch
 from aiohttp import web
 
 from ibpo.demo import model_path
-from ibpo.rollouts.load import load_policy
+from ibpo.rollouts.hf import load_policy
 
 
 class ModelServer:

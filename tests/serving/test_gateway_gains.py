@@ -8,7 +8,13 @@ from ibpo.data import LogColumns
 from ibpo.errors import IbpoError
 from ibpo.routing.fit import fit_router, read_routed_log
 from ibpo.routing.router import load_router, save_router
-from ibpo.serving.gateway.gains import FittedRouter, Scores, read_opening_probabilities, split_openings, write_probe
+from ibpo.serving.gateway.gains import (
+    FittedRouter,
+    PredictedGains,
+    read_opening_probabilities,
+    split_openings,
+    write_probe,
+)
 from ibpo.serving.gateway.openai_request import read_request
 from ibpo.serving.gateway.settings import ModelSettings
 from tests.serving.world import ask, bulk, client_of, groups_of
@@ -60,7 +66,7 @@ class LengthRouter:
         content = request["messages"][-1]["content"]
         if content == "crash":
             raise RuntimeError("a router may do anything")
-        return Scores({"extended": min(1.0, len(content) / 100), "unknown": 3.0})
+        return PredictedGains({"extended": min(1.0, len(content) / 100), "unknown": 3.0})
 
 
 def test_a_router_predicts_gains_and_may_fail(world):

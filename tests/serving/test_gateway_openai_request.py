@@ -6,7 +6,7 @@ import pytest
 
 from ibpo.errors import IbpoError
 from ibpo.serving.gateway.openai_request import can_set, check_size, max_tokens_of, read_request, write_body
-from ibpo.serving.gateway.settings import GROUPS_BY, GroupSettings, Limits, ModelSettings
+from ibpo.serving.gateway.settings import GROUPS_BY, GroupSettings, LimitSettings, ModelSettings
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "temperature": 0.123456789, "seed": 2**60}
 
@@ -79,7 +79,7 @@ def test_what_belongs_to_chats_is_not_set_in_completions(way):
 
 
 def test_caps_that_a_caller_may_choose_are_bounded():
-    limits, free = Limits(max_answer_tokens=1000), [GroupSettings(name="standard")]
+    limits, free = LimitSettings(max_answer_tokens=1000), [GroupSettings(name="standard")]
     check_size(read_request(b'{"max_tokens": 1000}', chat=True), free, limits)
     check_size(read_request(b'{"max_tokens": 1001}', chat=True), [GroupSettings(name="g", max_tokens=9)], limits)
     with pytest.raises(IbpoError, match="give 1000 or less"):

@@ -65,3 +65,6 @@ def test_the_face_names_what_programs_use_and_imports_it_when_it_is_used():
         _ = face.Servise
     code = "import sys, ibpo.serving.gateway; print({'aiohttp', 'pydantic', 'numpy'} & {*sys.modules})"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"
+    code = "import sys; from ibpo.cli import app; app(['serve', '--help'], standalone_mode=False);"
+    code += "print({'aiohttp', 'numpy'} & {*sys.modules})"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).splitlines()[-1] == "set()"

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from ibpo.cli import app
 from ibpo.errors import IbpoError
+from ibpo.serving.calibration import load_calibration
 from ibpo.serving.controller import ServingPolicy
 from ibpo.serving.simulation.simulate import Requests, simulate
 from ibpo.serving.simulation.summary import average_windows, find_reachable, summarise
@@ -210,6 +211,26 @@ def test_simulate_reports_and_writes(tmp_path):
     plan = tmp_path / "plan.toml"
     plan.write_text("fair_share = 0.5\n[budget.tokens]\nmean = 40.0\n")
     assert run(path, "--plan", plan).exit_code == 0
+
+
+def test_gains_of_a_calibration_are_drawn_from_its_scores(tmp_path):
+    """What `ibpo calibrate` writes is what `ibpo simulate` takes: the policy's own choice on this traffic."""
+    trace, scores, file = tmp_path / "t.jsonl", tmp_path / "p.jsonl", tmp_path / "calibration.json"
+    trace.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    scores.write_text("".join(json.dumps({"p_extended": p}) + "\n" for p in [0.1, 0.3, 0.8, 0.9]))
+    made = CliRunner().invoke(app, ["calibrate", str(scores), "--floor", "0.5", "--out", str(file)])
+    assert made.exit_code == 0, made.output
+    drawn = synthetic_requests(repeat_trace(read_trace(trace), 2000), calibration=load_calibration(file)).gain
+    values, counts = np.unique(drawn[:, 1].round(9), return_counts=True)
+    assert values.tolist() == pytest.approx([-0.4, -0.2, 0.3, 0.4])
+    assert (np.abs(counts - 500) < 100).all()
+    arguments = ("--gains", file, "--num-requests", "2000", "--out", tmp_path / "f.json")
+    result = run(trace, "--budget", "extended=75%", *arguments)
+    assert result.exit_code == 0, result.output
+    # Half of the prompts are not above the floor: they are never answered extended, whatever the budget.
+    assert json.loads((tmp_path / "f.json").read_text())["budgets"][0]["spent"] == pytest.approx(0.5, abs=0.04)
+    refused = run(trace, "--budget", "extended=75%", *arguments, "--router", file)
+    assert "--router: needs --gains, a log with prompts" in refused.output
 
 
 @pytest.mark.parametrize(

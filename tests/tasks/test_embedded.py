@@ -10,7 +10,7 @@ import pytest
 
 from experiments.corpora import CURRICULA
 from ibpo.tasks import digit_sums, symbol_sums
-from ibpo.tasks.draws import distinct, stream
+from ibpo.tasks.task import distinct, stream
 
 TASKS = [digit_sums, symbol_sums]
 

@@ -12,11 +12,9 @@ from typer.testing import CliRunner
 
 from ibpo.commands.task import task_app
 from ibpo.errors import IbpoError
-from ibpo.rewards.code import CodeJudge
-from ibpo.rewards.sandbox import Limits, why_not_isolated
-from ibpo.tasks.benchmarks import TASKS
-from ibpo.tasks.check import check_task, perturb
-from ibpo.tasks.task import Source, Task
+from ibpo.rewards.code import CodeJudge, Limits, why_not_isolated
+from ibpo.tasks.task import TASKS, Source, Task
+from ibpo.tasks.validate import check_task, perturb
 from ibpo.types import Problem
 
 pytest.importorskip("math_verify")
@@ -117,7 +115,7 @@ def test_a_wrong_gold_is_found(tmp_path):
 
     class Generous:
         def judge(self, candidates):
-            from ibpo.rewards.judgement import Judgement
+            from ibpo.rewards.judges import Judgement
 
             return [Judgement(reward=1.0, reason="kind") for _ in candidates]
 

@@ -9,11 +9,11 @@ import pytest
 
 from ibpo.data_config import ConstraintsConfig
 from ibpo.errors import IbpoError
+from ibpo.rewards.judges import ExactJudge
 from ibpo.rollouts.sampler import ScriptedSampler
 from ibpo.rollouts.store import RolloutStore, collect
 from ibpo.runs import RunDir
-from ibpo.tasks.check import ExactJudge
-from ibpo.tasks.judging import build_judge
+from ibpo.tasks.recipe_data import build_judge
 from ibpo.training.cold_start.data_set import bill_of, build_data_set, read_data_set, solution_requests
 from ibpo.training.cold_start.gate import check, gate_requests, measure
 from ibpo.training.cold_start.recipe import GateConfig, SampleConfig, read_cold_start_recipe
@@ -137,7 +137,7 @@ def respond(request):
 
 
 def report_of(answer=respond, gate=GateConfig(), max_tokens=1000, mixture="asv"):  # noqa: B008
-    from ibpo.responses.voting_forms import BOXED
+    from ibpo.responses.voting import BOXED
 
     rows = {}
     requests = gate_requests(PROBLEMS, BOXED, gate, mixture)

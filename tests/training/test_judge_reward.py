@@ -7,9 +7,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from ibpo.demo import THINKING, model_path
-from ibpo.rewards.constraints import GIVES_ANSWER, MixtureOfJudges, Rule
-from ibpo.rewards.exact import exact_match
-from ibpo.rewards.judgement import Judgement
+from ibpo.rewards.judges import GIVES_ANSWER, Judgement, MixtureOfJudges, Rule, exact_match
 from ibpo.training.judge_reward import JudgeReward
 
 ODD = Rule(name="odd", check=lambda c: "is odd" if (c.predicted_answer or "0")[-1] in "13579" else None)

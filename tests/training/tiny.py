@@ -10,7 +10,7 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
 def reward(completions, answer, **_):
     from ibpo.demo import THINKING
-    from ibpo.rewards.exact import exact_match
+    from ibpo.rewards.judges import exact_match
 
     return [
         max(exact_match(group.extract_answer(text), gold) for group in THINKING.response_groups)
@@ -38,7 +38,7 @@ def build_trainer(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from ibpo.demo import THINKING, model_path
-    from ibpo.tasks.draws import distinct
+    from ibpo.tasks.task import distinct
     from ibpo.training.trainer import IBPOConfig, IBPOTrainer
 
     path = model_path("thinking", "cold_start")

@@ -11,7 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ibpo.serving.gateway.gains import ROUTER_SECONDS, FittedRouter, Router, Scores
+    from ibpo.serving.gateway.gains import ROUTER_SECONDS, FittedRouter, GainPredictor, PredictedGains
     from ibpo.serving.gateway.server import Service, serve
     from ibpo.serving.gateway.settings import (
         GROUPS_BY,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ibpo.serving.gateway.telemetry import open_log
 
 _HOME = {
-    **dict.fromkeys(("ROUTER_SECONDS", "FittedRouter", "Router", "Scores"), "gains"),
+    **dict.fromkeys(("ROUTER_SECONDS", "FittedRouter", "GainPredictor", "PredictedGains"), "gains"),
     **dict.fromkeys(("Service", "serve"), "server"),
     **dict.fromkeys(("GROUPS_BY", "Keys", "Settings", "build_settings", "keys_from_environment"), "settings"),
     **dict.fromkeys(("new_key", "read_keys", "read_settings"), "settings"),
@@ -36,9 +36,9 @@ __all__ = [
     "GROUPS_BY",
     "ROUTER_SECONDS",
     "FittedRouter",
+    "GainPredictor",
     "Keys",
-    "Router",
-    "Scores",
+    "PredictedGains",
     "Service",
     "Settings",
     "build_settings",

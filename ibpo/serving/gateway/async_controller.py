@@ -39,13 +39,13 @@ class OpenReservation:
 
 
 class AsyncController:
-    """Holds a plan for one process.
+    """Holds a policy's budgets for one process.
 
     Without `state` the accounts are in memory, and every call takes some 0.1 ms in the event loop. A shared store waits
     for files, locks and other processes: it is asked from one thread of its own, so calls keep their order.
 
     Args:
-        plan: What is to be held.
+        policy: The budgets, and what tenants and slices are promised.
         state: A SQLite file, `redis://...`, or None.
         name: Of this process among those that share the store: its window of recent traffic is kept under it.
         stale_seconds: A reservation older than this belongs to a process that is gone: it is settled at its reserve.
@@ -54,17 +54,17 @@ class AsyncController:
 
     def __init__(
         self,
-        plan: ServingPolicy,
+        policy: ServingPolicy,
         state: str | None = None,
         *,
         name: str = "gateway",
         stale_seconds: float = 7200.0,
         on_failure: Callable[[str], None] = lambda message: None,
     ) -> None:
-        self.policy, self.num_open, self.last_drift = plan, 0, 0.0
+        self.policy, self.num_open, self.last_drift = policy, 0, 0.0
         self.history: deque[dict[str, Any]] = deque(maxlen=HISTORY_LENGTH)
         self._state, self._name, self._stale, self._on_failure = state, name, stale_seconds, on_failure
-        self._names = [budget.name for budget in plan.budgets]
+        self._names = [budget.name for budget in policy.budgets]
         self._thread = None if state is None else ThreadPoolExecutor(1, thread_name_prefix="ibpo-store")
         self._store: Any = None
         self._controller: Any = None
@@ -215,12 +215,12 @@ class AsyncController:
             await asyncio.sleep(HISTORY_SECONDS)
 
     def _snapshot(self) -> dict[str, Any]:
-        controller, plan = self._controller, self.policy
+        controller, budgets = self._controller, self.policy.budgets
         accounts = self._store.accounts if isinstance(self._store, MemoryStore) else self._store.accounts()
         now = time.time()
         if controller.num_drifts > self._num_drifts:
             self._num_drifts, self.last_drift = controller.num_drifts, now
-        total = accounts.get("total") or [TokenBucket() for _ in plan.budgets]
+        total = accounts.get("total") or [TokenBucket() for _ in budgets]
         return {
             "time": now,
             "budgets": [
@@ -238,7 +238,7 @@ class AsyncController:
                     "largest_overdraft": account.peak,
                     "price": min(price, 1e99),
                 }
-                for budget, account, price in zip(plan.budgets, total, controller.prices, strict=True)
+                for budget, account, price in zip(budgets, total, controller.prices, strict=True)
             ],
             "tenants": [
                 {

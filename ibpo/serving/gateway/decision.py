@@ -21,7 +21,7 @@ budget bounds a mean per request, of tokens or of answers by one group. What mus
 5. **A budget costs nobody the answer.** Where it is used up, and where its store cannot be used, the request gets the
    standard group. The first is decided by the controller; the second is `ibpo_unbudgeted_total`, and is not counted.
 6. **A caller decides its gain, and nothing else about the budget.** The tenant is that of its key, the slice one of the
-   plan's that the key allows. No header can open an account, and none of its text goes into labels.
+   policy's that the key allows. No header can open an account, and none of its text goes into labels.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from multidict import CIMultiDict
 from ibpo.errors import IbpoError
 from ibpo.serving.controller import BudgetPolicy, Candidate
 from ibpo.serving.gateway.async_controller import AsyncController, OpenReservation
-from ibpo.serving.gateway.gains import Gains, Router, find_gains
+from ibpo.serving.gateway.gains import GainPredictor, Gains, find_gains
 from ibpo.serving.gateway.openai_request import (
     OpenAIRequest,
     Refusal,
@@ -65,7 +65,7 @@ class Governor:
     upstream: Upstream
     metrics: Metrics
     log: RequestLog
-    router: Router | None = None
+    router: GainPredictor | None = None
     """Predicts gains."""
     keys: Keys | None = None
     """The tenants'; None: nobody needs a key here, and nobody is a tenant."""
@@ -144,7 +144,7 @@ class Governor:
         named = caller.get(SLICE_HEADER, "")
         if self.keys is not None:
             named = self.keys.slice_of(record.tenant, named)
-        # A slice that the plan does not know is none: a caller must not open accounts.
+        # A slice that the policy does not know is none: a caller must not open accounts.
         slice_name = named if named in self.controller.policy.slices else ""
         try:
             return await self.controller.decide(

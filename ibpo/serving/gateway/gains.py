@@ -57,7 +57,7 @@ async def find_gains(
     headers: Mapping[str, str],
     model: ModelSettings,
     *,
-    router: Router | None,
+    router: GainPredictor | None,
     send_probe: SendProbe,
     on_failure: Callable[[str], None],
 ) -> Gains:
@@ -150,7 +150,7 @@ def read_gain_headers(headers: Mapping[str, str], model: ModelSettings) -> Gains
     return Gains(by_group=gains, source="caller")
 
 
-class Scores(NamedTuple):
+class PredictedGains(NamedTuple):
     """What a router predicts of one request; response groups that are left out keep what the settings say."""
 
     gain: Mapping[str, float]
@@ -159,10 +159,10 @@ class Scores(NamedTuple):
     """Response group -> predicted completion tokens."""
 
 
-class Router(Protocol):
+class GainPredictor(Protocol):
     """What predicts gains. Called from threads, several requests at a time; an error costs nobody the answer."""
 
-    def gain(self, request: Mapping[str, Any]) -> Scores:
+    def gain(self, request: Mapping[str, Any]) -> PredictedGains:
         """Predict.
 
         Args:
@@ -195,17 +195,17 @@ class FittedRouter:
         self.groups = fitted.groups
         """The response groups that it knows."""
 
-    def gain(self, request: Mapping[str, Any]) -> Scores:
-        """See `Router`."""
+    def gain(self, request: Mapping[str, Any]) -> PredictedGains:
+        """See `GainPredictor`."""
         prompt = request["messages"] if "messages" in request else request["prompt"]
         scores = self._fitted.scores([prompt])
         gain = dict(zip(self.groups, map(float, scores.gain[0]), strict=True))
         if not self._predicts_tokens:
-            return Scores(gain)
-        return Scores(gain, dict(zip(self.groups, map(float, scores.cost[0]), strict=True)))
+            return PredictedGains(gain)
+        return PredictedGains(gain, dict(zip(self.groups, map(float, scores.cost[0]), strict=True)))
 
 
-def _known_scores(scores: Scores, names: Mapping[str, float]) -> tuple[dict[str, float], dict[str, float]]:
+def _known_scores(scores: PredictedGains, names: Mapping[str, float]) -> tuple[dict[str, float], dict[str, float]]:
     """Gains and tokens of the model's own response groups.
 
     Raises:

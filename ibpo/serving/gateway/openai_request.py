@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from ibpo.errors import IbpoError
-from ibpo.serving.gateway.settings import GroupSettings, Limits, ModelSettings
+from ibpo.serving.gateway.settings import GroupSettings, LimitSettings, ModelSettings
 
 CAPS = ("max_completion_tokens", "max_tokens")
 COMPLETIONS_CAP = 16
@@ -97,7 +97,7 @@ def read_request(data: bytes, *, chat: bool) -> OpenAIRequest:
     return OpenAIRequest(chat=chat, body=body, model=model, stream=stream, wants_usage=wants, num_answers=count)
 
 
-def check_size(request: OpenAIRequest, groups: Iterable[GroupSettings], limits: Limits) -> None:
+def check_size(request: OpenAIRequest, groups: Iterable[GroupSettings], limits: LimitSettings) -> None:
     """Check that one request asks for no more than the operator allows: all of it is reserved at once.
 
     Raises:

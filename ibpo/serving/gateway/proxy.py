@@ -17,7 +17,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from ibpo.serving.gateway.openai_request import Refusal
-from ibpo.serving.gateway.settings import Limits, UpstreamSettings
+from ibpo.serving.gateway.settings import LimitSettings, UpstreamSettings
 from ibpo.serving.gateway.telemetry import Metrics
 from ibpo.serving.gateway.usage import StreamUsage
 
@@ -47,7 +47,7 @@ class UpstreamFault(Exception):
         self.kind, self.status = kind, status
 
 
-class Answer:
+class UpstreamAnswer:
     """An answer that has begun: what came first, and the way to the rest.
 
     `head` is the whole body where `complete`; else the first piece of a stream, or the first bytes of a body that is
@@ -174,7 +174,7 @@ class Upstream:
         *,
         most: int,
         retries: int | None = None,
-    ) -> Answer:
+    ) -> UpstreamAnswer:
         """Send a request, again where that can help, until an answer has begun.
 
         Args:
@@ -182,7 +182,7 @@ class Upstream:
             path: With its parameters, as the caller wrote it.
             headers: As they are to be sent.
             body: None: there is none.
-            most: See `Answer.begin`.
+            most: See `UpstreamAnswer.begin`.
             retries: None: as in the settings.
 
         Raises:
@@ -212,7 +212,7 @@ class Upstream:
 
     async def _once(
         self, method: str, path: str, headers: CIMultiDict[str], body: bytes | None, most: int, give_up: float
-    ) -> Answer:
+    ) -> UpstreamAnswer:
         response = None
         until = min(give_up, asyncio.get_running_loop().time() + self.settings.first_byte_seconds)
         try:
@@ -220,7 +220,7 @@ class Upstream:
                 response = await self._session.request(
                     method, self.address(path), headers=headers, data=body, allow_redirects=False
                 )
-                answer = Answer(response, self.settings.idle_seconds, give_up, self._on_fault)
+                answer = UpstreamAnswer(response, self.settings.idle_seconds, give_up, self._on_fault)
                 await answer.begin(most)
                 if answer.is_stream and not answer.head:
                     # It ended before it began: no better than no answer.
@@ -272,7 +272,7 @@ def pass_headers(headers: Mapping[str, str]) -> CIMultiDict[str]:
 
 async def relay_stream(
     http_request: web.BaseRequest,
-    answer: Answer,
+    answer: UpstreamAnswer,
     headers: CIMultiDict[str],
     write_seconds: float,
     usage: StreamUsage | None,
@@ -317,7 +317,7 @@ async def relay_stream(
 
 
 async def pass_through(
-    http_request: web.BaseRequest, data: bytes, upstream: Upstream, limits: Limits, metrics: Metrics
+    http_request: web.BaseRequest, data: bytes, upstream: Upstream, limits: LimitSettings, metrics: Metrics
 ) -> web.StreamResponse:
     """Answer a request that no budget governs: it goes through untouched.
 

@@ -29,10 +29,18 @@ from ibpo.errors import IbpoError
 from ibpo.serving.controller import ServingPolicy
 from ibpo.serving.gateway.async_controller import AsyncController
 from ibpo.serving.gateway.decision import Governor
-from ibpo.serving.gateway.gains import Router
+from ibpo.serving.gateway.gains import GainPredictor
 from ibpo.serving.gateway.openai_request import Refusal
 from ibpo.serving.gateway.proxy import Upstream, open_session, pass_through
-from ibpo.serving.gateway.settings import OPERATOR, Keys, Limits, Settings, check_groups, check_router, find_cautions
+from ibpo.serving.gateway.settings import (
+    OPERATOR,
+    Keys,
+    LimitSettings,
+    Settings,
+    check_groups,
+    check_router,
+    find_cautions,
+)
 from ibpo.serving.gateway.telemetry import Metrics, RequestLog
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -54,7 +62,7 @@ class Service:
     name: str = "gateway"
     """The name of this process among those that share the state."""
     keys: Keys | None = None
-    router: Router | None = None
+    router: GainPredictor | None = None
 
     def __post_init__(self) -> None:
         if not self.settings.upstream.url:
@@ -255,7 +263,7 @@ def _place(error: BaseException) -> str:
 class _Connection(web.RequestHandler):
     """One connection; closed if its first request takes too long to say what it is."""
 
-    def __init__(self, manager: Any, *, limits: Limits, **options: Any) -> None:
+    def __init__(self, manager: Any, *, limits: LimitSettings, **options: Any) -> None:
         super().__init__(manager, **options)
         self._limits = limits
         self.began = False
@@ -282,7 +290,7 @@ class _Connection(web.RequestHandler):
 class _Server(web.Server):
     """Makes guarded connections, and requests with the limit on their bodies."""
 
-    def __init__(self, handler: Callable[[web.BaseRequest], Any], limits: Limits, **options: Any) -> None:
+    def __init__(self, handler: Callable[[web.BaseRequest], Any], limits: LimitSettings, **options: Any) -> None:
         self._limits, self._options = limits, options
 
         def make(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:

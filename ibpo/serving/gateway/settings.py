@@ -64,7 +64,7 @@ class UpstreamSettings(_Table):
         return url.rstrip("/")
 
 
-class Limits(_Table):
+class LimitSettings(_Table):
     """`[limits]`: what one caller may ask of the gateway."""
 
     max_body_bytes: int = Field(default=4 << 20, ge=1024)
@@ -158,7 +158,7 @@ class Settings(_Table):
     """
 
     upstream: UpstreamSettings = UpstreamSettings()
-    limits: Limits = Limits()
+    limits: LimitSettings = LimitSettings()
     model: list[ModelSettings] = []
     log_bodies: bool = False
     """Write the bodies of requests into the log, prompts included."""
@@ -204,14 +204,14 @@ def read_settings(path: str | Path) -> tuple[Settings, dict[str, Any]]:
     """Read a gateway file.
 
     Returns:
-        The settings, and the tables of the plan (`ServingPolicy.from_dict` takes them).
+        The settings, and the tables of the policy (`ServingPolicy.from_dict` takes them).
 
     Raises:
         IbpoError: Names file, field and fix.
     """
     tables = read_toml(Path(path))
-    plan = {key: tables.pop(key) for key in ("budget", "fair_share", "tenant", "slice") if key in tables}
-    return build_settings(tables, str(path)), plan
+    policy = {key: tables.pop(key) for key in ("budget", "fair_share", "tenant", "slice") if key in tables}
+    return build_settings(tables, str(path)), policy
 
 
 def build_settings(tables: dict[str, Any], where: str) -> Settings:
@@ -345,7 +345,7 @@ def _read_digests(rows: Iterable[tuple[str, str, Any]]) -> Keys:
     return Keys(rows=tuple(found.items()))
 
 
-def check_groups(settings: Settings, plan: ServingPolicy) -> None:
+def check_groups(settings: Settings, policy: ServingPolicy) -> None:
     """Check that budgets name response groups that exist, and have room for an answer of each of them.
 
     Raises:
@@ -353,7 +353,7 @@ def check_groups(settings: Settings, plan: ServingPolicy) -> None:
     """
     rows = [(model, group) for model in settings.model for group in model.response_group]
     names = sorted({group.name for _, group in rows})
-    for budget in plan.budgets:
+    for budget in policy.budgets:
         if budget.response_group is not None:
             if budget.response_group not in names:
                 raise IbpoError(
@@ -405,11 +405,11 @@ def check_router(settings: Settings, known: Sequence[str] | None) -> None:
             )
 
 
-def find_cautions(settings: Settings, plan: ServingPolicy) -> list[str]:
+def find_cautions(settings: Settings, policy: ServingPolicy) -> list[str]:
     """What an operator should know about the bound on tokens, one sentence each; none without such a budget."""
     models = [model for model in settings.model if len(model.response_group) > 1]
     rows = [(model, group) for model in models for group in model.response_group]
-    budgets = [budget for budget in plan.budgets if budget.response_group is None]
+    budgets = [budget for budget in policy.budgets if budget.response_group is None]
     return [_caution(budget, rows, settings.limits.max_in_flight) for budget in budgets if rows]
 
 

@@ -12,13 +12,9 @@ from typing import Any
 
 from ibpo import __version__
 from ibpo.errors import IbpoError
-from ibpo.responses.blocks import CannotBuild
-from ibpo.responses.groups import answer_reader, offer
-from ibpo.responses.mixture import Solution, build_responses
-from ibpo.responses.voting_forms import FORMS, Attempt
-from ibpo.rewards.judgement import Candidate, Judge
-from ibpo.rollouts.sampler import Request
-from ibpo.rollouts.store import RolloutStore
+from ibpo.responses import FORMS, Attempt, CannotBuild, Solution, answer_reader, build_responses, offer
+from ibpo.rewards import Candidate, Judge
+from ibpo.rollouts import Request, RolloutStore
 from ibpo.runs import RunDir, atomic_file, write_text_atomic
 from ibpo.training.cold_start.recipe import ColdStartConfig, SampleConfig
 from ibpo.types import Problem, ResponseGroup

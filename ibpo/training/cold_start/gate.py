@@ -10,12 +10,9 @@ import numpy as np
 
 from ibpo.errors import IbpoError
 from ibpo.evaluation.statistics import estimate_bounded
-from ibpo.responses.groups import find_group
-from ibpo.responses.sequential_voting import MAX_TRIALS
-from ibpo.responses.voting_forms import VotingForm, external_vote
-from ibpo.rewards.judgement import Judge
-from ibpo.rollouts.sampler import Request
-from ibpo.rollouts.scoring import rollout_of_row, score
+from ibpo.responses import MAX_TRIALS, VotingForm, external_vote, find_group
+from ibpo.rewards import Judge
+from ibpo.rollouts import Request, rollout_of_row, score
 from ibpo.training.cold_start.recipe import GateConfig
 from ibpo.types import Problem, ResponseGroup
 

@@ -10,8 +10,7 @@ from typing import Any
 
 from ibpo.config import DTYPES, ModelConfig, RecipeReader, nearest
 from ibpo.data_config import ConstraintsConfig, DataConfig, JudgeConfig
-from ibpo.responses.mixture import BuildConfig
-from ibpo.responses.voting_forms import FORMS
+from ibpo.responses import FORMS, BuildConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,7 +37,7 @@ class SampleConfig:
     served_model: str = ""
     """The model's name at the server; "": as in `[model]`."""
     forcing: str = "render"
-    """How the server is asked; see `ibpo.rollouts.endpoint.EndpointSampler`."""
+    """How the server is asked; see `ibpo.rollouts.served.EndpointSampler`."""
     api_key_file: str = ""
     """A file whose text is the key; "": none is sent."""
     num_concurrent: int = 16

@@ -21,17 +21,23 @@ from trl import SFTConfig, SFTTrainer
 from ibpo.config import nearest
 from ibpo.endpoint import Endpoint, read_api_key
 from ibpo.errors import IbpoError
-from ibpo.responses.groups import encode_groups
-from ibpo.responses.voting_forms import FORMS
-from ibpo.rewards.constraints import MixtureOfJudges
-from ibpo.rollouts.endpoint import EndpointSampler, Forcing
-from ibpo.rollouts.hf import HFSampler
-from ibpo.rollouts.hf_requests import HFRequestSampler
-from ibpo.rollouts.load import load_policy
-from ibpo.rollouts.prompts import PromptWriter, renderer
-from ibpo.rollouts.sampler import Sampler
-from ibpo.rollouts.store import Collected, RolloutStore, collect
-from ibpo.rollouts.vllm_engine import VLLMSampler, load_vllm
+from ibpo.responses import FORMS, encode_groups
+from ibpo.rewards import MixtureOfJudges
+from ibpo.rollouts import (
+    Collected,
+    EndpointSampler,
+    Forcing,
+    HFRequestSampler,
+    HFSampler,
+    PromptWriter,
+    RolloutStore,
+    Sampler,
+    VLLMSampler,
+    collect,
+    load_policy,
+    load_vllm,
+    renderer,
+)
 from ibpo.runs import RunDir
 from ibpo.training.cold_start.data_set import build_data_set, offered_groups, read_data_set, solution_requests
 from ibpo.training.cold_start.gate import check, gate_requests, measure

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 from ibpo.errors import IbpoError
-from ibpo.rewards.constraints import (
+from ibpo.rewards.judges import (
     GIVES_ANSWER,
     AtLeast,
+    Candidate,
+    Judgement,
     JudgePerTask,
     MixtureOfJudges,
     Rule,
@@ -15,7 +17,6 @@ from ibpo.rewards.constraints import (
     in_script,
     well_formed,
 )
-from ibpo.rewards.judgement import Candidate, Judgement
 from ibpo.types import Problem
 
 

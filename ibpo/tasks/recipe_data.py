@@ -1,4 +1,7 @@
-"""The problems that a recipe or a command names: a shipped task, rows of one's own, or a data set on the hub."""
+"""What a recipe or a command names: its problems, and who judges the responses to them.
+
+Problems come from a shipped task, from rows of your own, or from a data set on the hub.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +13,33 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from ibpo.config import RecipeReader, RunConfig, nearest
-from ibpo.data_config import DataConfig, JudgeConfig
+from ibpo.data_config import ConstraintsConfig, DataConfig, JudgeConfig
+from ibpo.endpoint import Endpoint, read_api_key
 from ibpo.errors import IbpoError
-from ibpo.tasks.benchmarks import TASKS
-from ibpo.tasks.task import JudgeName, Source, Task
-from ibpo.types import Problem
+from ibpo.responses import FORMATS, find_group
+from ibpo.rewards import (
+    CORRECTNESS,
+    GIVES_ANSWER,
+    AtLeast,
+    Candidate,
+    Constraint,
+    LLMJudge,
+    MixtureOfJudges,
+    Rule,
+    free_of,
+    in_script,
+)
+from ibpo.tasks.task import TASKS, JudgeName, Source, Task
+from ibpo.tasks.validate import judge_for
+from ibpo.types import Problem, ResponseGroup
 
 HUB = "hub:"
 PINNED = re.compile(r"([^/@]+/[^/@]+)@([0-9a-f]{40})")
 COLD_START_TABLES = ("sample", "build", "gate", "sft", "template")
+
 OWN = Task(name="own", problem_id=("id",), level=("level",), domain=("domain", "subject", "type"))
 """Which columns are tried for what, where the user names none."""
+
 COLUMNS = {"id": "problem_id", "problem": "problem", "answer": "answer", "level": "level", "domain": "domain",
            "tests": "tests", "setup": "setup", "entry_point": "entry_point"}  # fmt: skip
 """Key of `[data]` -> field of `Task`."""
@@ -30,7 +49,7 @@ def load_given(data: DataConfig) -> tuple[Task, list[Problem]]:
     """The task that is meant, its columns and judge as the user names them, and its problems.
 
     Raises:
-        IbpoError: names key or place, column and mend.
+        IbpoError: names key or place, column and fix.
     """
     task, path = _task(data)
     named = {key: getattr(data, key) for key in COLUMNS if getattr(data, key)}
@@ -59,7 +78,7 @@ def read_data_recipe(path: Path) -> tuple[DataConfig, JudgeConfig]:
     """`[data]` and `[judge]` of any recipe, be it of these tables alone.
 
     Raises:
-        IbpoError: names file, key and mend.
+        IbpoError: names file, key and fix.
     """
     reader = RecipeReader(str(path))
     tables = reader.load(path, ())
@@ -135,3 +154,82 @@ def _task(data: DataConfig) -> tuple[Task, Path | None]:
         return task, None
     path = Path(data.path).expanduser()
     return replace(task, name=data.task or path.name), path
+
+
+NOTHING_MORE = ConstraintsConfig()
+
+
+def build_judge(
+    name: str,
+    judge: JudgeConfig,
+    constraints: ConstraintsConfig = NOTHING_MORE,
+    response_groups: Sequence[ResponseGroup] = (),
+) -> MixtureOfJudges:
+    """The judge of a recipe; a truncated response is not shown to it, gets 0 and violates `truncated`.
+
+    Args:
+        name: `math`, `exact`, `code` or `llm`.
+        judge: the language model, for `llm` and for a rubric among the constraints; and whether programs are confined.
+        constraints: what a response must keep to be imitated.
+        response_groups: of the recipe, for `constraints.format`.
+
+    Raises:
+        IbpoError: names the key and the fix.
+    """
+    if name == "llm":
+        gives = _language_model(judge, judge.rubric)
+    else:
+        gives = judge_for(cast(JudgeName, name), isolate=judge.isolation)
+    return MixtureOfJudges(rewards={name: gives}, constraints=_constraints(constraints, judge, response_groups))
+
+
+def _constraints(
+    config: ConstraintsConfig, judge: JudgeConfig, response_groups: Sequence[ResponseGroup]
+) -> list[Constraint]:
+    found: list[Constraint] = [GIVES_ANSWER] if config.answered else []
+    if config.format:
+        found.append(_format(response_groups))
+    if config.script:
+        found.append(in_script(config.script.upper(), share=config.script_share))
+    if config.free_of:
+        try:
+            found.append(free_of(config.free_of))
+        except IbpoError as error:
+            raise IbpoError(f"constraints.free_of: {error}") from None
+    if config.rubric:
+        found.append(AtLeast(name="rubric", judge=_language_model(judge, config.rubric, scale=1)))
+    return found
+
+
+def _format(response_groups: Sequence[ResponseGroup]) -> Rule:
+    unknown = [group.name for group in response_groups if group.name not in FORMATS]
+    if unknown:
+        raise IbpoError(
+            f"constraints.format: response group {unknown[0]!r} is no shipped format ({', '.join(FORMATS)}); rename it "
+            "or write false"
+        )
+
+    def check(candidate: Candidate) -> str | None:
+        group = find_group(candidate.completion, response_groups)
+        return "opens like no response group" if group is None else FORMATS[group.name].problem_of(candidate.completion)
+
+    return Rule(name="format", check=check)
+
+
+def _language_model(judge: JudgeConfig, rubric: str, scale: int | None = None) -> LLMJudge:
+    if not (judge.base_url and judge.model):
+        raise IbpoError("judge.base_url: a language model is to judge; write [judge] with base_url and model")
+    on_failure: Any = judge.on_failure
+    return LLMJudge(
+        Endpoint(
+            base_url=judge.base_url,
+            model=judge.model,
+            api_key=read_api_key(judge.api_key_file, "judge.api_key_file"),
+            num_concurrent=judge.num_concurrent,
+        ),
+        rubric=rubric or CORRECTNESS,
+        scale=scale or judge.scale,
+        on_failure=on_failure,
+        show_reference=judge.show_reference,
+        max_tokens=judge.max_tokens,
+    )

@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 from ibpo.commands.groups import groups_app
+from ibpo.responses.format_checks import check_formats, sample_response
 from ibpo.responses.formats import FORMATS
-from ibpo.responses.lint import check_groups, sample_response
 
 CHAT = (
     "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}<|end|>\n{% endfor %}"
@@ -45,7 +45,7 @@ def tokenizer(template=None, *, special=()):
 
 
 def found(names, made, level=None):
-    findings = check_groups([FORMATS[name] for name in names], made)
+    findings = check_formats([FORMATS[name] for name in names], made)
     return [f"{f.subject}: {f.text}" for f in findings if level is None or f.level == level]
 
 
@@ -60,7 +60,7 @@ def test_good_groups_have_no_errors():
 def test_thinking_on_and_off_part_after_their_first_token():
     """Both open with `<think>`: a trainer that weighs the first token learns no choice (the trap of hybrid models)."""
     [error] = found(["thinking_on", "thinking_off"], tokenizer(CHAT), "error")
-    assert error.startswith("thinking_on, thinking_off: both open with '<think>") and "would not be learnt" in error
+    assert error.startswith("thinking_on, thinking_off: both open with '<think>") and "would not be learned" in error
     assert "take `direct` for the other, which opens with 'Answer:'" in error
 
 

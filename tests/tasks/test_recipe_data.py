@@ -13,9 +13,8 @@ from ibpo.data_config import ConstraintsConfig, DataConfig, JudgeConfig
 from ibpo.errors import IbpoError
 from ibpo.responses.formats import FORMATS
 from ibpo.responses.groups import build_response_groups
-from ibpo.rewards.judgement import Candidate
-from ibpo.tasks.given import hold_out, load_given, named_data
-from ibpo.tasks.judging import build_judge
+from ibpo.rewards.judges import Candidate
+from ibpo.tasks.recipe_data import build_judge, hold_out, load_given, named_data
 from ibpo.tasks.task import Task
 from ibpo.types import Problem, ResponseGroup
 

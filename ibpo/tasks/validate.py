@@ -6,11 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ibpo.responses.groups import boxed
-from ibpo.rewards.code import CodeJudge
-from ibpo.rewards.exact import ExactJudge
-from ibpo.rewards.judgement import Candidate, Judge, Judgement
-from ibpo.rewards.math import MathJudge
+from ibpo.responses import boxed
+from ibpo.rewards import Candidate, CodeJudge, ExactJudge, Judge, Judgement, MathJudge
 from ibpo.tasks.task import JudgeName
 from ibpo.types import Problem
 

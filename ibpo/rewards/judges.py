@@ -1,7 +1,9 @@
-"""Judges that give no reward but mark violated constraints, and their composition with judges that do.
+"""What a judge sees and says, exact match, constraints, and how several judges make one.
 
-CGPO (Xu et al. 2024, arXiv 2409.20370, section 3) calls this a mixture of judges: per task, some judges score, others
-only say whether a constraint is kept, and a response that violates one is never imitated, whatever its score.
+A judge takes one candidate and gives one judgement, many at a time. Judges that give no reward but mark violated
+constraints join those that do: CGPO (Xu et al. 2024, arXiv 2409.20370, section 3) calls this a mixture of judges. Per
+task, some judges score, others only say whether a constraint is kept, and a response that violates one is never
+imitated, whatever its score.
 """
 
 from __future__ import annotations
@@ -14,7 +16,78 @@ from functools import cache
 from typing import Protocol
 
 from ibpo.errors import IbpoError
-from ibpo.rewards.judgement import Candidate, Judge, Judgement
+from ibpo.types import Problem
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Candidate:
+    """One response to one problem, as judges see it."""
+
+    problem: Problem
+    completion: str
+    predicted_answer: str | None
+    """What the response group read out of the completion; None where it gives no answer."""
+    finish_reason: str = "stop"
+    """`"stop"`, or `"length"` where the response was cut off."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judgement:
+    """The reward of a response with its reason, and the constraints that it violates.
+
+    A response may be imitated only if it violates nothing, whatever its reward (Xu et al. 2024, CGPO, section 3: only
+    constraint-satisfying responses enter the update). A violation does not change the reward, so that accuracy and
+    violations can be reported apart.
+
+    Example:
+        >>> Judgement(reward=1.0, reason="equal as text").imitable
+        True
+        >>> Judgement(reward=1.0, reason="equal as text", violations=("truncated",)).imitable
+        False
+    """
+
+    reward: float
+    """In [0, 1]."""
+    reason: str
+    """One line: why this reward."""
+    violations: tuple[str, ...] = ()
+    """Names of the violated constraints."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.reward <= 1.0:  # NaN fails too
+            raise ValueError(f"reward: needs a number from 0 to 1, got {self.reward}")
+
+    @property
+    def imitable(self) -> bool:
+        """Whether the update may imitate the response."""
+        return not self.violations
+
+
+class Judge(Protocol):
+    """Anything that judges a batch in order; one candidate's failure never touches another's judgement."""
+
+    def judge(self, candidates: Sequence[Candidate]) -> list[Judgement]:
+        """One judgement per candidate."""
+        ...
+
+
+def exact_match(predicted: str | None, gold: str) -> float:
+    """1.0 if the predicted answer is the gold one, white space aside; 0.0 otherwise, and for no answer at all.
+
+    Example:
+        >>> exact_match(" 7", "7"), exact_match(None, "7")
+        (1.0, 0.0)
+    """
+    return float(predicted is not None and predicted.strip() == gold.strip())
+
+
+class ExactJudge:
+    """1.0 where the predicted answer is the gold one, letter by letter."""
+
+    def judge(self, candidates: Sequence[Candidate]) -> list[Judgement]:
+        """See `Judge`."""
+        rewards = [exact_match(c.predicted_answer, c.problem.answer) for c in candidates]
+        return [Judgement(reward=r, reason="the same" if r else "another answer") for r in rewards]
 
 
 class Constraint(Protocol):
@@ -105,7 +178,7 @@ def free_of(patterns: Sequence[str], *, name: str = "safety") -> Rule:
         try:
             compiled.append(re.compile(pattern, re.IGNORECASE))
         except re.error as error:
-            raise IbpoError(f"{name}: {pattern!r} is no regular expression: {error}; mend it") from None
+            raise IbpoError(f"{name}: {pattern!r} is no regular expression: {error}; fix it") from None
 
     def check(candidate: Candidate) -> str | None:
         found = next((p for p in compiled if p.search(candidate.completion)), None)
@@ -142,7 +215,7 @@ class MixtureOfJudges:
         if unknown := sorted(set(self.weights) - set(self.rewards)):
             raise IbpoError(f"weights: no judge {unknown[0]!r}; the judges are {', '.join(self.rewards)}")
         if any(weight < 0 for weight in self.weights.values()) or not self._total():
-            raise IbpoError("weights: must not be negative nor all 0; mend them")
+            raise IbpoError("weights: must not be negative nor all 0; fix them")
 
     def judge(self, candidates: Sequence[Candidate]) -> list[Judgement]:
         """See `Judge`."""

@@ -7,9 +7,8 @@ import json
 import pytest
 
 from ibpo.errors import IbpoError
-from ibpo.tasks.benchmarks import MATH_SUBJECTS, TASKS
-from ibpo.tasks.parts import local_parts
-from ibpo.tasks.task import Source, Task
+from ibpo.tasks.data_files import local_parts
+from ibpo.tasks.task import MATH_SUBJECTS, TASKS, Source, Task
 
 MINE = Task(name="mine", problem=("q",), answer=("a",), judge="exact")
 

@@ -13,7 +13,7 @@ from math_verify import grader
 from sympy import I, Integral, Matrix, exp, log, pi, simplify, sqrt, symbols
 from sympy.parsing.sympy_parser import parse_expr
 
-from ibpo.rewards.faster_math_verify import differ, looked_at
+from ibpo.rewards.math_worker import differ, looked_at
 
 x, y = symbols("x y", real=True)
 
@@ -67,9 +67,9 @@ IN_A_PROCESS = """
 import json, sys
 from math_verify import parse
 from sympy import srepr
-from ibpo.rewards import faster_math_verify
+from ibpo.rewards import math_worker
 if sys.argv[1] == "faster":
-    faster_math_verify.install()
+    math_worker.install()
     from latex2sympy2_extended import latex2sympy2
     from math_verify import grader
     assert latex2sympy2.PSParser.__name__ == "TwoStage" and grader.sympy_symbolic_eq.__name__ == "compare"

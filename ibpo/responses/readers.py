@@ -1,0 +1,215 @@
+r"""How answers are read out of responses: boxes, numbers, programs, and the marked blocks of the shipped formats.
+
+Responses made of marked blocks look like `[TRIAL] ... [/TRIAL] [TRIAL] ... [/TRIAL] ... \boxed{7}`, and one reader
+serves all formats that have blocks. It is strict: a marker that is nested, unclosed, of another format or in the wrong
+place makes the response malformed, with the reason, and a malformed response gives no answer. Only these exact markers
+count: `[TRIAL]` in full-width brackets or in another language is plain text. All readers are linear in the length.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ibpo.errors import IbpoError
+
+BRACE = re.compile(r"\\boxed\{|[{}]")
+NUMBER = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|-?\.\d+")
+
+
+def boxed(completion: str) -> str | None:
+    r"""What the last `\boxed{...}` holds, braces balanced; an unclosed one counts for nothing.
+
+    Example:
+        >>> boxed(r"so \boxed{1}, no: \boxed{\frac{1}{2}}.")
+        '\\frac{1}{2}'
+    """
+    opened: list[int] = []
+    start, end = 0, 0
+    for brace in BRACE.finditer(completion):
+        if brace[0] != "}":
+            opened.append(brace.end() if brace[0] != "{" else 0)
+        elif opened and (first := opened.pop()) > start:
+            start, end = first, brace.start()
+    return completion[start:end].strip() or None
+
+
+def last_number(completion: str) -> str | None:
+    """The last number, thousands separators taken out.
+
+    Example:
+        >>> last_number("she pays 3 x $1,250.50.")
+        '1250.50'
+    """
+    found = NUMBER.findall(completion)
+    return found[-1].replace(",", "") if found else None
+
+
+def after(marker: str) -> Callable[[str], str | None]:
+    """A reader of the rest of the line after the last `marker`.
+
+    Example:
+        >>> after("####")("48 + 24 = 72 #### 72 ")
+        '72'
+    """
+
+    def read(completion: str) -> str | None:
+        _, found, rest = completion.rpartition(marker)
+        lines = rest.strip().splitlines()
+        return lines[0].strip() if found and lines else None
+
+    return read
+
+
+LAST_ANSWER = re.compile(r"<answer>\s*(\S+)\s*$")
+
+
+def tagged_answer(completion: str) -> str | None:
+    """The word after the last `<answer>`, if the completion ends with it."""
+    found = LAST_ANSWER.search(completion)
+    return found.group(1) if found else None
+
+
+def thought_answer(completion: str) -> str | None:
+    """Like `tagged_answer`, for a response whose thought was closed; an unclosed thought gives no answer."""
+    return tagged_answer(completion) if completion.count("</think>") == 1 else None
+
+
+def answer_reader(spec: str) -> Callable[[str], str | None]:
+    """The reader of a spec: `boxed`, `last_number`, `code` (see `last_program`) or `after:MARKER`.
+
+    Raises:
+        IbpoError: for any other spec.
+    """
+    if spec == "boxed":
+        return boxed
+    if spec == "last_number":
+        return last_number
+    if spec == "code":
+        return last_program
+    kind, colon, marker = spec.partition(":")
+    if kind == "after" and colon and marker.strip():
+        return after(marker.strip())
+    raise IbpoError(f"{spec!r} reads no answer; write boxed, last_number, code or after:MARKER")
+
+
+END_THINK = "</think>"
+PYTHON = ("", "py", "python", "python3")
+FENCED = re.compile(
+    r"(?:^(?P<indent>[ \t]*)|[ \t](?=`{3,}py))"  # in the middle of a line only where it says Python
+    r"(?P<fence>`{3,}|~{3,})(?P<language>[^\n`]*)\n"
+    r"(?P<program>.*?)(?:^[ \t]*(?P=fence)[`~]*[ \t\r]*$|\Z)",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+def last_program(completion: str) -> str | None:
+    r"""What the last fenced block of Python holds; None without one.
+
+    Blocks of other languages (shell, output) are passed over, and so is all that is thought. A block without language
+    is Python. A last one that is not closed goes to the end: a server may have stopped at the closing fence. The
+    indentation of the fence itself (in a list) is taken away, that of the program is kept: HumanEval's answers may
+    continue a function.
+
+    Example:
+        >>> last_program("Try\n```python\nx = 1\n```\nor\n```\nx = 2\n```\nIt prints\n```text\n2\n```")
+        'x = 2'
+    """
+    programs = []
+    for block in FENCED.finditer(completion.rpartition(END_THINK)[2]):
+        language = block["language"].split()
+        if (language[0].lower() if language else "") in PYTHON and block["program"].strip():
+            indent = block["indent"]
+            programs.append(re.sub(f"^{indent}", "", block["program"], flags=re.M) if indent else block["program"])
+    return programs[-1].rstrip() if programs else None
+
+
+TAGS = ("TRIAL", "DRAFT", "REFLECTION", "ATTEMPT", "REVISION", "VOICE")
+"""Every tag of every shipped format: one format's marker inside another's response is an error, not text."""
+MARKER = re.compile(rf"\[(/?)({'|'.join(TAGS)})\]")
+BOX = re.compile(r"\\boxed\s*\{")
+
+
+class CannotBuild(IbpoError):
+    """The parts do not make a response that would be read back as them; says why."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """What a response holds, read back from its text."""
+
+    attempts: tuple[str, ...] = ()
+    """The answers of its blocks, in order; of blocks that must give one."""
+    answer: str | None = None
+    """The final answer; None where the response is malformed."""
+    problem: str | None = None
+    """What is wrong with its form, in one line; None where nothing is."""
+
+
+def malformed(problem: str, attempts: tuple[str, ...] = ()) -> Reading:
+    """A response that gives no answer, for a reason."""
+    return Reading(attempts=attempts, problem=problem)
+
+
+def split_blocks(completion: str) -> tuple[list[tuple[str, str]], str]:
+    """(tag, body) of each block, and the text after the last one.
+
+    Raises:
+        CannotBuild: says which marker is out of place.
+
+    Example:
+        >>> split_blocks("[TRIAL] a [/TRIAL] [TRIAL] b [/TRIAL] so c")
+        ([('TRIAL', 'a'), ('TRIAL', 'b')], 'so c')
+    """
+    blocks: list[tuple[str, str]] = []
+    opened, start, end = "", 0, 0
+    for marker in MARKER.finditer(completion):
+        closing, tag = marker.groups()
+        if closing:
+            if tag != opened:
+                raise CannotBuild(f"{marker[0]} closes nothing that is open")
+            blocks.append((tag, completion[start : marker.start()].strip()))
+            opened, end = "", marker.end()
+        else:
+            if opened:
+                raise CannotBuild(f"{marker[0]} stands inside [{opened}]")
+            if completion[end : marker.start()].strip():
+                raise CannotBuild(f"there is text between blocks, before {marker[0]}")
+            opened, start = tag, marker.end()
+    if opened:
+        raise CannotBuild(f"[{opened}] is not closed")
+    return blocks, completion[end:].strip()
+
+
+def one_box(text: str, place: str) -> str:
+    r"""The answer of a text that boxes one; several boxes are allowed if they hold the same.
+
+    Raises:
+        CannotBuild: where there is none, an unclosed one, or several that differ.
+    """
+    starts = [match.start() for match in BOX.finditer(text)]
+    if not starts:
+        raise CannotBuild(f"{place} boxes no answer")
+    # Each box up to where the next one begins; a box within a box leaves the outer one unclosed.
+    found = [boxed(text[start:end]) for start, end in zip(starts, [*starts[1:], len(text)], strict=True)]
+    answers = [answer for answer in found if answer is not None]
+    if len(answers) < len(found):
+        raise CannotBuild(f"{place} holds a box that is empty, unclosed or nested")
+    if len({canonical(answer) for answer in answers}) > 1:
+        raise CannotBuild(f"{place} boxes several answers")
+    return answers[-1]
+
+
+def canonical(answer: str) -> str:
+    r"""The form in which two answers of one response are compared: by a vote, without computer algebra.
+
+    Example:
+        >>> canonical("$1,250$") == canonical("1250"), canonical(r"\dfrac{1}{2}") == canonical(r"\frac{1} {2}")
+        (True, True)
+    """
+    text = re.sub(r"\\[dt]frac\b", r"\\frac", "".join(answer.split()).strip("$"))
+    text = re.sub(r"\\(?:left|right|!|,)(?![a-zA-Z])", "", text)
+    if re.fullmatch(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?", text):
+        text = text.replace(",", "")
+    return text.removesuffix(".")

@@ -1,0 +1,65 @@
+"""Help: what each command says of itself, and what is loaded before it says so."""
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from ibpo.cli import COMMANDS, app
+
+GROUPS = {"route": ("fit", "show", "score"), "groups": ("check",), "task": ("check",)}
+PATHS = [[name, *part] for name in COMMANDS for part in ([[x] for x in GROUPS[name]] if name in GROUPS else [[]])]
+HEAVY = ("aiohttp", "jinja2", "matplotlib", "numpy", "openai", "pandas", "pyarrow", "rich", "scipy", "sklearn", "torch",
+         "transformers", "trl")  # fmt: skip
+"""What no help loads. Typer itself loads pydantic as soon as a command has a parameter."""
+
+
+def test_every_command_is_listed_with_its_own_help():
+    """`ibpo --help` imports no command, so the list is written down: it says what the commands say."""
+    from typer.main import get_command
+
+    group: Any = get_command(app)
+    assert list(group.commands) == list(COMMANDS)
+    for name, (_, text) in COMMANDS.items():
+        _, command, _ = group.resolve_command(None, [name])
+        assert " ".join(command.help.split("\n\n")[0].split()) == text
+
+
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_the_list_of_commands_is_whole_and_nothing_is_cut_off(option):
+    text = " ".join(CliRunner().invoke(app, [option]).output.split())
+    for name, (_, line) in COMMANDS.items():
+        assert f"{name} {line}" in text
+
+
+@pytest.mark.parametrize("path", PATHS, ids=" ".join)
+def test_the_help_of_every_command_has_an_example_of_it(path):
+    shown = CliRunner().invoke(app, [*path, "-h"])
+    assert shown.exit_code == 0
+    assert f"Example: ibpo {' '.join(path)} " in " ".join(shown.output.split())
+
+
+def test_brackets_are_shown():
+    assert "a recipe with [data]" in " ".join(CliRunner().invoke(app, ["task", "check", "-h"]).output.split())
+
+
+def test_listing_the_commands_imports_none():
+    code = "import sys; from ibpo.cli import app; app(['--help'], standalone_mode=False)\n"
+    code += "print('loaded:', [x for x in sys.modules if x.startswith(('ibpo.', 'numpy', 'pydantic', 'rich'))])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert result.stdout.splitlines()[-1] == "loaded: ['ibpo.cli']", result.stderr
+
+
+def test_no_help_loads_anything_heavy():
+    code = f"""
+import sys
+from ibpo.cli import app
+for path in {PATHS!r}:
+    app([*path, "--help"], standalone_mode=False)
+    found = [name for name in {HEAVY!r} if name in sys.modules]
+    assert not found, (path, found)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr

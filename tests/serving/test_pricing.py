@@ -1,0 +1,115 @@
+"""Prices and corrected lengths by their formulas, with numbers worked out here."""
+
+import math
+
+import numpy as np
+import pytest
+
+from ibpo.serving.controller import Candidate, Controller, Reservation, ServingPolicy
+from ibpo.serving.controller.accounts import Ended
+from ibpo.serving.controller.correction import Correction
+from ibpo.serving.controller.pricing import Window, drift
+
+
+def ended(number, expected, actual, group="long"):
+    """What became of the response of this number."""
+    reservation = Reservation(
+        request_id=str(number),
+        response_group=group,
+        price=(0.0,),
+        estimate=(expected,),
+        reserve=(expected,),
+        raw=(expected,),
+        time=0.0,
+        tenant="",
+        slice_name="",
+        within=True,
+    )
+    return Ended(reservation, (actual,), False, 0)
+
+
+def learned(expected, actual):
+    """The factor after these responses, one after the other."""
+    correction = Correction(1)
+    for number, (x, y) in enumerate(zip(expected, actual, strict=True)):
+        done = ended(number, x, y)
+        correction.follow(done.reservation)
+        correction.end(done)
+    return correction.ratio("long", 0)
+
+
+def formula(expected, actual):
+    """r = sum w actual / sum w estimate, shrunk by 4 s^2 / (r - 1)^2 and kept in [1/8, 8]: see `Correction`."""
+    expected, actual = np.array(expected), np.array(actual)
+    weight = (1 - 1 / 512) ** np.arange(len(expected))[::-1]
+    r = (weight * actual).sum() / (weight * expected).sum()
+    s2 = (weight * (actual - r * expected) ** 2).sum() / (weight * expected).sum() ** 2
+    return min(8.0, max(1 / 8, 1 + (r - 1) * max(0.0, 1 - 4 * s2 / (r - 1) ** 2)))
+
+
+def test_lengths_are_corrected_by_what_responses_took():
+    rng = np.random.default_rng(0)
+    expected = rng.uniform(50, 150, 700)
+    actual = expected * rng.uniform(1.5, 2.5, 700)
+    found = learned(expected, actual)
+    assert found == pytest.approx(formula(expected, actual), rel=1e-9)
+    assert found == pytest.approx(2.0, abs=0.1)
+    # The first 31 say nothing; then the ratio is believed.
+    assert learned(expected[:31], actual[:31]) == 1.0
+    assert learned(expected[:32], actual[:32]) == pytest.approx(formula(expected[:32], actual[:32]), rel=1e-9)
+    # Within twice its standard error of 1 it is noise.
+    noisy = [1.0, 199.0] * 20
+    assert np.mean(noisy) == 100 and learned([99.0] * 40, noisy) == 1.0
+    assert learned([1.0] * 40, [100.0] * 40) == 8.0
+    assert learned([100.0] * 40, [1.0] * 40) == 1 / 8
+
+
+def test_a_corrected_length_is_what_is_charged_and_what_is_priced():
+    """Twice as long as expected: the estimate doubles, and a response that no longer has room is not admitted."""
+    budget = {"tokens": {"mean": 100.0, "overdraft": 250.0, "burst": 0.0}}
+    controller = Controller(ServingPolicy.from_dict({"budget": budget}))
+    short = Candidate(response_group="short", gain=0.0, cost={"tokens": 0.0})
+    for number in range(40):
+        controller.decide(
+            [Candidate(response_group="long", gain=1.0, cost={"tokens": 50.0})], request_id=str(number), now=0.0
+        )
+        controller.settle(str(number), {"tokens": 100.0})
+    # What the first ones left unspent was lost (no burst), and what they took beyond it is owed.
+    assert controller.balance_of("tokens") == pytest.approx(-50.0, abs=1e-9)
+    made = controller.decide(
+        [short, Candidate(response_group="long", gain=1.0, cost={"tokens": 200.0})], request_id="a", now=0.0
+    )
+    # 200 expected would fit into 100 - 50 + 250; the 400 that it will take do not.
+    assert made.response_group == "short"
+    made = controller.decide([Candidate(response_group="long", gain=1.0, cost={"tokens": 30.0})], request_id="b", now=0)
+    assert (made.raw, made.estimate) == ((30.0,), (pytest.approx(60.0),))
+
+
+def filled(num_budgets, gains):
+    """A window of requests whose long response costs 1 in every budget."""
+    window = Window(num_budgets)
+    for gain in gains:
+        window.add([0.0, gain], [[0.0] * num_budgets, [1.0] * num_budgets])
+    return window
+
+
+def test_one_price_is_found_at_once_and_two_go_half_way_each_time():
+    gains = [(i + 0.5) / 100 for i in range(100)]
+    prices = [0.0]
+    filled(1, gains).reprice([0.3], prices)
+    # Thirty of a hundred gain more than the 31st.
+    assert prices == [pytest.approx(0.695)]
+    window, prices = filled(2, gains), [0.0, 0.0]
+    for step in range(1, 7):
+        window.reprice([0.3, 1.0], prices)  # the second budget is slack
+        assert prices == [pytest.approx(0.695 * (1 - 0.5**step)), 0.0]
+
+
+def test_the_drift_is_the_tangent_of_the_controller_s_rule():
+    # sigma^2 (pi / 2w) tan(pi x / 2w), x counted from the middle of [-overdraft, burst].
+    for balance, overdraft, burst, variance in ((0.0, 5.0, 5.0, 0.2), (2.0, 5.0, 5.0, 0.2), (-3.0, 8.0, 2.0, 7.0)):
+        w, x = (overdraft + burst) / 2, balance - (burst - overdraft) / 2
+        expected = variance * math.pi / (2 * w) * math.tan(math.pi * x / (2 * w))
+        assert drift(balance, overdraft, burst, variance) == pytest.approx(expected)
+    assert drift(5.0, 5.0, 5.0, 0.2) == math.inf and drift(-5.0, 5.0, 5.0, 0.2) == -math.inf
+    assert drift(1.0, 0.0, 0.0, 0.2) == 0.0
