@@ -220,14 +220,14 @@ class BuildConfig(Table):
     mixture: Literal["asv", "sv"] = "asv"
     """`asv`: either response group; `sv`: votes alone."""
     alpha: float = Field(1.0, ge=0)
-    """Of the share of votes; see above."""
+    """Factor of the share of votes; see above."""
     by_difficulty: bool = True
     """False: the share is alpha whatever the difficulty."""
     responses_per_problem: int = Field(4, ge=1)
     imitate: Literal["right", "all"] = "right"
     """`right`: only responses whose answer is right, though votes may hold wrong trials; `all`: wrong ones too."""
     order: Literal["shuffled", "sampled"] = "shuffled"
-    """Of the solutions in a vote: `shuffled`, another order for each vote, or `sampled`, as they came, each vote
+    """Order of the solutions in a vote: `shuffled`, another order for each vote, or `sampled`, as they came, each vote
     beginning one later."""
     seed: int = Field(0, ge=0)
 
@@ -251,7 +251,7 @@ class Built:
     answer: str
     right: bool
     sources: tuple[str, ...]
-    """Of the solutions that it holds, in order."""
+    """Keys of the solutions that it holds, in order."""
 
 
 def voting_share(difficulty: float, config: BuildConfig) -> float:

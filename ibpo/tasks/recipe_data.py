@@ -48,7 +48,7 @@ def load_given(data: DataConfig) -> tuple[Task, list[Problem]]:
     """The task that is meant, its columns and judge as the user names them, and its problems.
 
     Raises:
-        IbpoError: names key or place, column and mend.
+        IbpoError: names key or place, column and fix.
     """
     task, path = _task(data)
     named = {key: getattr(data, key) for key in COLUMNS if getattr(data, key)}
@@ -77,7 +77,7 @@ def read_data_recipe(path: Path) -> tuple[DataConfig, JudgeConfig]:
     """`[data]` and `[judge]` of any recipe, be it of these tables alone.
 
     Raises:
-        IbpoError: names file, key and mend.
+        IbpoError: names file, key and fix.
     """
     reader = RecipeReader(path, (), DataRecipe)
     known = {*RunConfig.model_fields, *COLD_START_TABLES}
@@ -173,7 +173,7 @@ def build_judge(
         response_groups: of the recipe, for `constraints.format`.
 
     Raises:
-        IbpoError: names the key and the mend.
+        IbpoError: names the key and the fix.
     """
     if name == "llm":
         gives = _language_model(judge, judge.rubric)
