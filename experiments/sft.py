@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from experiments.context import Context
 from ibpo.demo import StepProgress
 from ibpo.responses import BuildConfig, voting_share
-from ibpo.training.cold_start.run import supervised_fine_tune
+from ibpo.training import supervised_fine_tune
 
 RESPONSES_PER_PROBLEM = 4
 BATCH_SIZE = 64

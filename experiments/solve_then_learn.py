@@ -22,7 +22,7 @@ from ibpo.evaluation.metrics import random_mix
 from ibpo.evaluation.sample import write_table
 from ibpo.evaluation.statistics import FloatArray
 from ibpo.evaluation.store import Columns, by_sample, read_columns
-from ibpo.training.reference_model import prompt_features
+from ibpo.training import prompt_features
 
 PENALTIES = (0.01, 0.1, 1.0, 10.0)
 """C of the logistic regression: the inverse of its penalty; one is chosen on validation problems."""

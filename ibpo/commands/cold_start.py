@@ -17,7 +17,7 @@ from ibpo.errors import IbpoError
 
 if TYPE_CHECKING:
     from ibpo.runs import RunDir
-    from ibpo.training.cold_start.recipe import ColdStartConfig
+    from ibpo.training import ColdStartConfig
 
 MAY_CHANGE = ("sample.batch_size", "sample.num_concurrent", "sample.base_url", "sample.api_key_file", "sample.engine",
               "sample.price_prompt", "sample.price_completion")  # fmt: skip
@@ -61,7 +61,7 @@ def _cold_start(recipe: Path, overrides: list[str], run: RunDir, command: str) -
     from ibpo.demo import resolve_model
     from ibpo.runs import to_toml, write_text_atomic
     from ibpo.tasks import build_judge, read_problems
-    from ibpo.training.cold_start.recipe import read_cold_start_recipe
+    from ibpo.training import read_cold_start_recipe
 
     config = read_cold_start_recipe(recipe, overrides)
     config_text = to_toml(asdict(config), command)
@@ -97,7 +97,7 @@ def _cold_start(recipe: Path, overrides: list[str], run: RunDir, command: str) -
             import huggingface_hub
             import transformers
 
-            from ibpo.training.cold_start.run import ColdStart, ColdStartJob
+            from ibpo.training import ColdStart, ColdStartJob
         except ModuleNotFoundError as error:
             raise IbpoError(f"a cold start needs {error.name}: pip install 'ibpo[train]'") from None
         for library in (transformers.utils.logging, huggingface_hub.utils.logging, datasets.logging):

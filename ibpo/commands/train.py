@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from ibpo.config import RunConfig
     from ibpo.runs import RunDir
-    from ibpo.training.run import Job
+    from ibpo.training import Job
 
 
 def train_command(
@@ -100,7 +100,7 @@ def _job(config: RunConfig, config_text: str, run: RunDir) -> Job:
     path = resolve_model(config.model.path)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
-        from ibpo.training.run import Job
+        from ibpo.training import Job
     except ModuleNotFoundError as error:
         raise IbpoError(f"training needs {error.name}: pip install 'ibpo[train]'") from None
     return Job(
@@ -120,7 +120,7 @@ def _run(job: Job, console: Console) -> dict[str, Any]:
     import huggingface_hub
     import transformers
 
-    from ibpo.training.run import as_rows, run_job
+    from ibpo.training import as_rows, run_job
 
     for library in (transformers.utils.logging, huggingface_hub.utils.logging, datasets.logging):
         library.set_verbosity_error()
