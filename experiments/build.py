@@ -32,7 +32,7 @@ from ibpo.demo import Experiment, ModelJob, StepProgress, experiment_named, quie
 from ibpo.responses import build_sequential_vote, encode_prefix, external_vote, read_sequential_vote
 from ibpo.rollouts import HFSampler
 from ibpo.tasks import distinct, stream
-from ibpo.training.cold_start.run import supervised_fine_tune
+from ibpo.training import supervised_fine_tune
 from ibpo.types import Problem
 
 PRACTICE_KEPT = 0.15

@@ -33,8 +33,7 @@ from ibpo.evaluation.responses import Responses, read_table, write_table
 from ibpo.evaluation.statistics import FloatArray
 from ibpo.responses import BuildConfig, voting_share
 from ibpo.tasks import local_rows
-from ibpo.training.cold_start.run import supervised_fine_tune
-from ibpo.training.reference_model import prompt_features
+from ibpo.training import prompt_features, supervised_fine_tune
 
 RESPONSES_PER_PROBLEM = 4
 BATCH_SIZE = 64

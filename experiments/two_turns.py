@@ -26,8 +26,7 @@ from ibpo.evaluation.local_sampling import to_rollouts, write_scored
 from ibpo.rewards import ExactJudge
 from ibpo.rollouts import HFSampler, score
 from ibpo.tasks import local_rows
-from ibpo.training.loss import kl_penalty
-from ibpo.training.reference_model import frozen_copy
+from ibpo.training import frozen_copy, kl_penalty
 from ibpo.types import Problem
 
 TokenIds = Sequence[int]

@@ -32,8 +32,7 @@ from ibpo.rewards import ExactJudge
 from ibpo.rollouts import score
 from ibpo.runs import RunDir, write_text_atomic
 from ibpo.tasks import distinct, stream
-from ibpo.training.config import RAFT, held_up_schedule
-from ibpo.training.trainer import IBPOConfig, IBPOTrainer
+from ibpo.training import RAFT, IBPOConfig, IBPOTrainer, held_up_schedule
 from ibpo.types import Problem, ResponseGroup, Rollout
 
 NUM_EXTENDED, NUM_SAMPLED = 2, 2
