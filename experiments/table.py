@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.oracle import oracle_by_problem
 from experiments.recipes import BUDGETS, recipes_of
-from experiments.votes import adaptive_votes, consensus, posterior
+from experiments.votes import adaptive_votes, consensus, oracle_by_problem, posterior
+from ibpo.demo import table_file
 from ibpo.evaluation.comparison import PerProblem, by_number, find_problems, mix, per_problem
-from ibpo.evaluation.methods import MODELS, Methods, areas_of, numbers
+from ibpo.evaluation.methods import MODELS, Methods, areas_of, numbers, table_files
 from ibpo.evaluation.responses import Responses, read_table
 
 POSTERIORS = (0.6, 0.8, 0.9, 0.95, 0.99)
@@ -38,9 +38,12 @@ def tabulate(seed_dir: Path, experiment: str, seed: int, levels: Sequence[str], 
         experiment: Its name.
         seed: Its seed.
         levels: Names of the levels, easiest first.
-        names: Baselines, as `ibpo baselines` takes them.
+        names: Baselines, as `experiments/baselines.py` takes them.
     """
-    files = {path.name.partition(".jsonl")[0]: path for path in sorted((seed_dir / "responses").glob("*__*.jsonl.gz"))}
+    files = {
+        path.name.removesuffix(".jsonl.gz").removesuffix(".parquet"): path
+        for path in table_files(seed_dir, "responses")
+    }
     cold = {how: read_table(files[f"cold_start__{how}"]) for how in ("standard", "extended")}
     problems = find_problems(cold["standard"], levels)
     standard, extended = (per_problem(cold[how], problems) for how in ("standard", "extended"))
@@ -50,7 +53,7 @@ def tabulate(seed_dir: Path, experiment: str, seed: int, levels: Sequence[str], 
             if f"{model}__standard" in files:
                 columns = read_table(files[f"{model}__standard"])
                 points += _adaptive_votes(columns, per_problem(columns, problems), spoken)
-    more = seed_dir / "oracle" / "cold_start__extended.jsonl.gz"
+    more = table_file(seed_dir / "oracle" / "cold_start__extended.jsonl.gz")
     if "oracle-by-problem" in names and more.exists():
         rewards = by_number(cold["standard"], "reward"), by_number(read_table(more), "reward")
         for budget in BUDGETS:

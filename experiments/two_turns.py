@@ -20,14 +20,13 @@ from trl import GRPOTrainer
 
 from experiments.context import Context
 from experiments.grpo import RollOut, build_trainer, sampler_of, save
-from experiments.sft import fine_tune
+from experiments.supervised import fine_tune
 from ibpo.demo import StepProgress, correctness_reward
 from ibpo.evaluation.local_sampling import to_rollouts, write_scored
 from ibpo.rewards import ExactJudge
 from ibpo.rollouts import HFSampler, score
 from ibpo.tasks import local_rows
-from ibpo.training.loss import kl_penalty
-from ibpo.training.reference_model import frozen_copy
+from ibpo.training import frozen_copy, kl_penalty
 from ibpo.types import Problem
 
 TokenIds = Sequence[int]
@@ -165,7 +164,9 @@ def score_policy(
                 learning_rate=learning_rate,
             )
             part = 0.4 * (stage - 1)
-            trainer.add_callback(StepProgress(lambda done, part=part: context.tell("training", part + 0.4 * done)))
+            trainer.add_callback(
+                StepProgress(lambda done, part=part: context.job.report("training", part + 0.4 * done))
+            )
             trainer.train()
             save(trainer, stage_dir)
         model_dir = stage_dir / "model"

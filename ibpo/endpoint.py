@@ -33,10 +33,10 @@ class Reply:
     finish_reason: str
     """`stop`, or `length` where it was cut off."""
     prompt_tokens: int | None
-    """None, as of the completion, where the server does not tell its usage."""
+    """None, as of the completion, where the server does not report its usage."""
     completion_tokens: int | None
     reasoning_tokens: int | None
-    """Of the completion tokens, those of the thinking; None where the server does not tell them apart."""
+    """Of the completion tokens, those of the thinking; None where the server does not count them apart."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +47,7 @@ class Bill:
     num_retries: int = 0
     num_failures: int = 0
     num_unmetered: int = 0
-    """Replies whose usage the server did not tell: what they cost is unknown, and in none of the sums below."""
+    """Replies whose usage the server did not report: what they cost is unknown, and in none of the sums below."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost: float = 0.0
@@ -69,7 +69,7 @@ class Endpoint:
     api_key: str = "none"
     """Never read from the environment here: a key must not go to a server that it was not meant for."""
     num_concurrent: int = 16
-    """Requests under way at a time."""
+    """Requests in flight at a time."""
     max_retries: int = 5
     """After 408, 409, 429, 5xx, a time-out or a lost connection, waiting longer each time."""
     timeout_seconds: float = 600.0
@@ -225,8 +225,8 @@ def read_api_key(path: str | Path | None, place: str) -> str:
 
 def _reasoning_tokens(usage: Any) -> int | None:
     """`usage.completion_tokens_details.reasoning_tokens`, which OpenAI, vLLM and others send of thinking models."""
-    told = getattr(getattr(usage, "completion_tokens_details", None), "reasoning_tokens", None)
-    return None if told is None else int(told)
+    reported = getattr(getattr(usage, "completion_tokens_details", None), "reasoning_tokens", None)
+    return None if reported is None else int(reported)
 
 
 def _why(error: Exception, model: str) -> str:

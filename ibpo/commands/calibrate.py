@@ -155,5 +155,5 @@ def _token_ids(tokenizer: Any, value: Any, place: str) -> list[int]:
     else:
         raise IbpoError(f"{place}: the prompt is {type(value).__name__}; it must be text or a list of chat messages")
     if not ids:
-        raise IbpoError(f"{place}: the prompt holds no token; mend or remove the row")
+        raise IbpoError(f"{place}: the prompt holds no token; correct or remove the row")
     return ids

@@ -94,13 +94,13 @@ def simulate_command(
         if num_requests is not None:
             came = repeat_trace(came, num_requests)
         common: dict[str, Any] = {"tokens_per_second": tokens_per_second, "failures": failures, "seed": seed}
-        told = _router(router, gains, embed_url, embed_key_file)
+        predicting = _router(router, gains, embed_url, embed_key_file)
         if gains is None or is_calibration(gains):
             calibration = None if gains is None else load_calibration(gains)
             requests = synthetic_requests(came, factor=factor, calibration=calibration, **common)
         else:
             requests = recorded_requests(
-                came, gains, by=by, part=part, response_group=response_group, router=told, **common
+                came, gains, by=by, part=part, response_group=response_group, router=predicting, **common
             )
         requests = with_caps(requests, _caps(max_tokens or []))
         if estimates == "exact":

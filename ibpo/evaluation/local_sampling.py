@@ -93,7 +93,7 @@ def write_scored(
         tokens[i] += int(first.cost)
         texts[i] = f"{first.rollout.completion}\n{texts[i]}"
         finish_reason[i] = first.rollout.finish_reason if first.rollout.finish_reason != "stop" else finish_reason[i]
-    policy = path.name.partition(".")[0].replace("__", ", ").replace("_", " ")
+    policy = path.name.removesuffix(".jsonl.gz").replace("__", ", ").replace("_", " ")
     rows = [
         row_of(problem, one, configuration=policy, number=i % num_samples)
         | {"response_group": group[i], "tokens": tokens[i], "finish_reason": finish_reason[i], "completion": texts[i]}

@@ -2,7 +2,7 @@
 
 Users of other trainers lost weeks to what is checked here: a chat template that opens the thought itself, or drops it
 from what is trained on; two response groups that open with the same token, so that the choice between them is never
-learnt; markers that are special tokens and vanish when a completion is decoded.
+learned; markers that are special tokens and vanish when a completion is decoded.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ibpo.responses.formats import (
     build_thinking,
     build_voting,
 )
-from ibpo.responses.groups import offer
+from ibpo.responses.groups import encode_prefix, offer
 
 PROBLEM = "What is 3 + 4?"
 SOLUTION = "3 and 4 more make 7, so the answer is \\boxed{7}."
@@ -99,16 +99,16 @@ def _openings(forms: Sequence[Format], tokenizer: Any) -> list[Finding]:
             found.append(Finding(level="error", subject=names, text=text))
         elif alike:
             shared = tokenizer.decode(ours[:alike])
-            mend = "let one begin with another word"
+            fix = "let one begin with another word"
             if a.group.prefix.startswith(THINK) and b.group.prefix.startswith(THINK):
-                mend = (
+                fix = (
                     f"keep `thinking_on`, and take `{DIRECT.group.name}` for the other, which opens with "
                     f"{DIRECT.group.prefix!r} and has no thought; render prompts with thinking on, or the template "
                     "writes the empty thought itself"
                 )
             text = (
                 f"both open with {shared!r}; they part at token {alike + 1}. The trainer weighs the first token, so "
-                f"the choice would not be learnt: {mend}"
+                f"the choice would not be learned: {fix}"
             )
             found.append(Finding(level="error", subject=names, text=text))
         else:
@@ -135,11 +135,11 @@ def _tokens(form: Format, tokenizer: Any) -> list[Finding]:
             )
             found.append(Finding(level="error", subject=name, text=said))
             break
-    opening = _ids(tokenizer, prefix)
+    opening = list(encode_prefix(prefix, tokenizer))
     if opening and ids[: len(opening)] != opening:
         said = (
-            f"its opening is tokenized otherwise alone {opening} than in a response {ids[: len(opening)]}: forced and "
-            "chosen responses would differ; end the prefix with a word or a line break"
+            f"what would be forced, tokens {opening}, does not open a response, which begins with the tokens "
+            f"{ids[: len(opening)]}: forced and chosen responses would differ; let the prefix end with a word"
         )
         found.append(Finding(level="warning", subject=name, text=said))
     return found

@@ -104,7 +104,7 @@ def encode_prefix(prefix: str, tokenizer: Any) -> tuple[int, ...]:
 
     Args:
         prefix: a response group's.
-        tokenizer: of transformers.
+        tokenizer: one of transformers.
     """
     if not prefix:
         return ()
@@ -122,7 +122,7 @@ class EncodedGroups:
 
     @property
     def names(self) -> list[str]:
-        """Of the response groups."""
+        """Names of the response groups."""
         return [group.name for group in self.groups]
 
     def index_of(self, completion_ids: Sequence[int]) -> int:

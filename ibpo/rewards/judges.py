@@ -178,7 +178,7 @@ def free_of(patterns: Sequence[str], *, name: str = "safety") -> Rule:
         try:
             compiled.append(re.compile(pattern, re.IGNORECASE))
         except re.error as error:
-            raise IbpoError(f"{name}: {pattern!r} is no regular expression: {error}; mend it") from None
+            raise IbpoError(f"{name}: {pattern!r} is no regular expression: {error}; fix it") from None
 
     def check(candidate: Candidate) -> str | None:
         found = next((p for p in compiled if p.search(candidate.completion)), None)
@@ -215,7 +215,7 @@ class MixtureOfJudges:
         if unknown := sorted(set(self.weights) - set(self.rewards)):
             raise IbpoError(f"weights: no judge {unknown[0]!r}; the judges are {', '.join(self.rewards)}")
         if any(weight < 0 for weight in self.weights.values()) or not self._total():
-            raise IbpoError("weights: must not be negative nor all 0; mend them")
+            raise IbpoError("weights: must not be negative nor all 0; fix them")
 
     def judge(self, candidates: Sequence[Candidate]) -> list[Judgement]:
         """See `Judge`."""

@@ -231,7 +231,7 @@ class MathJudge:
         return _rebuild, self._options
 
     def _forget(self) -> None:
-        """In a forked child: what was under way there belongs to the parent."""
+        """In a forked child: what was in flight there belongs to the parent."""
         self._lock = threading.Lock()
         self._cache = OrderedDict((pair, future) for pair, future in self._cache.items() if future.done())
 

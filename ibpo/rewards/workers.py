@@ -257,7 +257,7 @@ def serve(handle: Callable[[bytes], bytes], *, cpu_seconds: float, memory_bytes:
 
     Args:
         handle: request -> reply.
-        cpu_seconds: of one request; above it the reply is `b""` and the pool is told why.
+        cpu_seconds: of one request; above it the reply is `b""`, by which the pool knows why.
         memory_bytes: address space of the process; where it does not suffice the process ends, as after a crash.
     """
     import resource  # POSIX only, as is all that runs inside a worker

@@ -127,7 +127,7 @@ class HFSampler:
         chunk: int = 32,
         on_batch: Callable[[int], None] | None = None,
     ) -> None:
-        """Tokens are decoded `chunk` at a time; `on_batch` is told the size of each finished batch (progress bars)."""
+        """Tokens are decoded `chunk` at a time; `on_batch` gets the size of each finished batch (progress bars)."""
         # The stubs know neither generate() on a model nor that a token's id is one number.
         self.model: Any = model
         self.tokenizer: Any = tokenizer

@@ -34,7 +34,7 @@ class Request:
 
     @property
     def key(self) -> str:
-        """Names the response for ever: what a store keeps it under."""
+        """Names the response: what a store keeps it under."""
         return f"{self.problem.problem_id}\t{self.response_group}\t{self.number}"
 
 
@@ -45,10 +45,10 @@ class Sampled:
     request: Request
     rollout: Rollout
     num_prompt_tokens: int | None
-    """None, as of the completion, where a server does not tell."""
+    """None, as of the completion, where a server does not report them."""
     num_completion_tokens: int | None
     num_thinking_tokens: int | None = None
-    """Of the completion's tokens, those of the thinking, where a server tells them apart."""
+    """Of the completion's tokens, those of the thinking, where a server counts them apart."""
 
     @classmethod
     def of_rollout(cls, request: Request, rollout: Rollout) -> Sampled:
@@ -153,7 +153,7 @@ class PromptWriter:
     """Prompts as a model's tokenizer and chat template write them."""
 
     tokenizer: Any
-    """Of transformers."""
+    """A tokenizer of transformers."""
     response_groups: Sequence[ResponseGroup] = ()
     offer_all: bool = False
     """Carry every response group's instruction, whatever the request asks: as in training, where the policy chooses."""

@@ -34,7 +34,7 @@ class EndpointSampler:
 
     endpoint: Endpoint
     max_tokens: int
-    """Of the completion after the prefix: servers do not count what is forced."""
+    """Most tokens of the completion after the prefix: servers do not count what is forced."""
     temperature: float = 1.0
     seed: int | None = 0
     """Every request gets a seed of its own out of it; None where the server knows no seeds."""

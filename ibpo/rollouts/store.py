@@ -31,7 +31,7 @@ class Collected:
     num_kept: int
     """Were in the store already."""
     num_truncated: int
-    """Of all in the store that were asked for: cut off, neither right nor wrong."""
+    """How many of all that were asked for are cut off: neither right nor wrong."""
     failures: tuple[str, ...]
     """One line per request that failed; a rerun asks for it again."""
 

@@ -42,7 +42,7 @@ def score_unseen(
         table: The log.
         folds: Parts of the problems, at random.
         embedded: `[P, E]` embeddings of the prompts.
-        seed: Of the parts.
+        seed: Decides which problem is in which part.
         progress: Called with (folds done, folds in all).
 
     Raises:
@@ -96,10 +96,10 @@ def evaluate_router(
     Args:
         table: The log.
         budgets: On the log's cost, or on the share of a response group, each for itself.
-        scores: Of problems that were unseen: `score_unseen`.
-        draws: Of the bootstrap.
+        scores: By routers that had not seen the problem: `score_unseen`.
+        draws: Bootstrap draws.
         num_splits: Halvings for `oracle_unseen`.
-        seed: Of the bootstrap and the halvings.
+        seed: Decides the bootstrap's draws and the halvings.
 
     Returns:
         A row per budget: the figures above and their intervals `*_interval`.

@@ -105,7 +105,7 @@ def counts(prompts: Sequence[str]) -> FloatArray:
 
 
 def bends(column: FloatArray) -> FloatArray:
-    """`[B]` where a piecewise linear function of a feature may bend: its quartiles and extreme tenths, told apart.
+    """`[B]` where a piecewise linear function of a feature may bend: its quartiles and extreme tenths, each once.
 
     Args:
         column: `[N]` the feature of the prompts that are learned from.

@@ -62,17 +62,14 @@ class RoutedLog:
     def take(self, keep: Sequence[int]) -> RoutedLog:
         """Only these problems; `log` stays whole."""
         rows = np.asarray(keep, int)
-        return RoutedLog(
+        return replace(
+            self,
             problems=[self.problems[i] for i in rows],
-            groups=self.groups,
             reward=self.reward[rows],
             cost=self.cost[rows],
             count=self.count[rows],
             prompts=[self.prompts[i] for i in rows],
             numbers={name: [values[i] for i in rows] for name, values in self.numbers.items()},
-            columns=self.columns,
-            left_out=self.left_out,
-            log=self.log,
         )
 
 
@@ -133,7 +130,7 @@ def _read_prompts(
     sums: dict[str, dict[str, list[float]]] = {name: {} for name in numbers}
     for line, row in raw_rows(path):
         if isinstance(row, LogError):
-            continue  # read_log has complained, or was told not to
+            continue  # read_log has complained, or was asked not to
         if not column and not prompts and not any(sums.values()):
             column = _prompt_column(path, row, prompt, bool(numbers))
         name = str(row.get(problem))
@@ -223,7 +220,7 @@ def fit_router(
         embedding: Where they come from: `base_url` and `model`.
         source: Provenance to keep.
         report: Held-out figures to keep.
-        seed: Of the problems that penalties are compared on, where there are more than 2,000.
+        seed: Decides which 2,000 problems penalties are compared on, where there are more.
 
     Raises:
         IbpoError: Fewer than 10 problems, or scikit-learn is missing.

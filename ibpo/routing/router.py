@@ -29,7 +29,7 @@ Embed = Callable[[Sequence[str]], FloatArray]
 
 
 class Scores(NamedTuple):
-    """Of N prompts, per response group in the order of `Router.groups`."""
+    """What N prompts are expected to gain and cost, per response group in the order of `Router.groups`."""
 
     gain: FloatArray
     """`[N, G]` expected reward above that of the first response group, whose column is 0."""
@@ -58,7 +58,7 @@ class Router:
     uses_text: bool
     """Whether prompts are looked at."""
     embedding: Mapping[str, str]
-    """Of prompts by an endpoint: `base_url` and `model`; empty: none."""
+    """Where prompts are embedded: `base_url` and `model` of an endpoint; empty: nowhere."""
     arrays: Mapping[str, FloatArray]
     """The weights: all of `ARRAYS`."""
     source: Mapping[str, Any]

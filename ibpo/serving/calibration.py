@@ -164,7 +164,7 @@ class Calibration:
         score_n = np.sort(np.asarray(scores, float).ravel())
         kept = score_n
         if len(score_n) > MAX_SCORES:
-            # The middle one of each of 2001 equal parts: none is invented.
+            # The middle score of each of 2001 equal parts: none is invented.
             kept = score_n[((np.arange(MAX_SCORES) + 0.5) * len(score_n) / MAX_SCORES).astype(int)]
         return cls(scores=tuple(kept.tolist()), num_prompts=len(score_n), source=dict(source), floor=float(floor))
 
@@ -173,7 +173,7 @@ class Calibration:
         return find_threshold(self.scores, share, self.floor)
 
     def standard_error(self, share: float) -> float:
-        """Of the share on unseen prompts from the same source: sqrt(share (1 - share) / n), of a quantile."""
+        """Standard error of the share on unseen prompts from the same source: sqrt(share (1 - share) / n)."""
         return math.sqrt(share * (1 - share) / self.num_prompts)
 
     def to_json(self) -> str:

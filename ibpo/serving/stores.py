@@ -16,7 +16,7 @@ from ibpo.errors import IbpoError
 from ibpo.serving.controller import Reservation, TokenBucket
 
 _VERSION = 3
-"""Of both stores' formats: the names of keys and columns below, `TokenBucket.state` and `Reservation.state` as JSON."""
+"""The format of both stores: their keys and columns, `TokenBucket.state` and `Reservation.state` as JSON."""
 LOCK_SECONDS = 10
 SOCKET_SECONDS = 5.0
 """Longest wait for one reply of Redis; `?socket_timeout=` in the URL sets another."""
@@ -61,18 +61,6 @@ class SharedStore(ABC):
     @abstractmethod
     def _read_account(self, account: str) -> str:
         """The stored text of an account; "" where it is new."""
-
-    @abstractmethod
-    def accounts(self) -> dict[str, list[TokenBucket]]:
-        """All accounts as they are now."""
-
-    @abstractmethod
-    def save_state(self, name: str, state: dict[str, Any]) -> None:
-        """Store `Controller.state_dict` under a name, e.g. the process's: its window and prices."""
-
-    @abstractmethod
-    def load_state(self, name: str) -> dict[str, Any] | None:
-        """What was saved under the name."""
 
     @abstractmethod
     def close(self) -> None:
@@ -165,15 +153,15 @@ class SqliteStore(SharedStore):
         return [row[0] for row in rows.fetchall()]
 
     def accounts(self) -> dict[str, list[TokenBucket]]:
-        """See `SharedStore`."""
+        """All accounts as they are now."""
         return {name: _decode(text) for name, text in self._run("select name, tallies from account order by name")}
 
     def save_state(self, name: str, state: dict[str, Any]) -> None:
-        """See `SharedStore`."""
+        """Store `Controller.state_dict` under a name, e.g. the process's: its window and prices."""
         self._run("insert or replace into state values (?, ?)", name, json.dumps(state))
 
     def load_state(self, name: str) -> dict[str, Any] | None:
-        """See `SharedStore`."""
+        """What was saved under the name."""
         row = self._run("select state from state where name = ?", name).fetchone()
         return json.loads(row[0]) if row else None
 
@@ -197,7 +185,7 @@ class RedisStore(SharedStore):
     Args:
         url: `redis://host:port/0`.
         budgets: Names of the policy's budgets, in order.
-        prefix: Of all keys; policies that share a server need different ones.
+        prefix: Begins all keys; policies that share a server need different ones.
         timeout: Seconds to wait for the lock.
 
     Raises:
@@ -212,7 +200,7 @@ class RedisStore(SharedStore):
             raise IbpoError("accounts in Redis need the package redis: pip install 'ibpo[redis]'") from None
         self._prefix, self._timeout = prefix, timeout
         self._failures = redis.RedisError
-        # A server that accepts and is silent would hold every decision for ever; of a lock's life half is left then.
+        # A server that accepts and is silent would hold every decision for ever; of a lock's life half is left by then.
         self._redis: Any = redis.Redis.from_url(
             url, decode_responses=True, socket_timeout=SOCKET_SECONDS, socket_connect_timeout=SOCKET_SECONDS
         )
@@ -272,18 +260,18 @@ class RedisStore(SharedStore):
             return self._redis.zrangebyscore(f"{self._prefix}:time", "-inf", f"({time!r}")
 
     def accounts(self) -> dict[str, list[TokenBucket]]:
-        """See `SharedStore`."""
+        """All accounts as they are now."""
         with self._errors():
             rows = self._redis.hgetall(f"{self._prefix}:account")
         return {name: _decode(rows[name]) for name in sorted(rows)}
 
     def save_state(self, name: str, state: dict[str, Any]) -> None:
-        """See `SharedStore`."""
+        """Store `Controller.state_dict` under a name, e.g. the process's: its window and prices."""
         with self._errors():
             self._redis.hset(f"{self._prefix}:state", name, json.dumps(state))
 
     def load_state(self, name: str) -> dict[str, Any] | None:
-        """See `SharedStore`."""
+        """What was saved under the name."""
         with self._errors():
             text = self._redis.hget(f"{self._prefix}:state", name)
         return json.loads(text) if text else None

@@ -20,7 +20,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line number and object of each line; blank ones are passed over.
 
     Raises:
-        IbpoError: names file, line and mend.
+        IbpoError: names file, line and fix.
     """
     number = 0
     try:
@@ -56,7 +56,7 @@ def local_rows(path: Path) -> Iterator[Row]:
     """Rows of a `.jsonl`, `.jsonl.gz` or `.parquet` file, of a folder of such files, or one by `save_to_disk`.
 
     Raises:
-        IbpoError: names file, row and mend.
+        IbpoError: names file, row and fix.
     """
     if path.is_dir():
         yield from _folder(path)
@@ -145,8 +145,9 @@ SPLITS = {"train": "train", "test": "test", "validation": "validation", "valid":
 def local_parts(path: Path, configs: Sequence[str] = (), split: str = "") -> list[Part]:
     """The parts of a file, or of a folder the files of one split.
 
-    Names tell the split, as in the hub's repositories: `algebra/train-00000-of-00001.parquet`, `test.jsonl`. Where a
-    folder's names tell none, all its files count; a file that is named itself counts whatever its name.
+    Names say of which split a file is, as in the hub's repositories: `algebra/train-00000-of-00001.parquet`,
+    `test.jsonl`. Where a folder's names say nothing, all its files count; a file that is named itself counts whatever
+    its name.
 
     Args:
         path: File or folder.
@@ -166,9 +167,9 @@ def local_parts(path: Path, configs: Sequence[str] = (), split: str = "") -> lis
         return [("", table_rows(found[name], f"{path} {name}"))]
     files = data_files(path)
     split_of = {file: _split(file.relative_to(path)) for file in files}
-    told = sorted(set(split_of.values()) - {""})
-    if told:
-        files = [file for file in files if split_of[file] == _chosen(path, told, SPLITS.get(split, split))]
+    named = sorted(set(split_of.values()) - {""})
+    if named:
+        files = [file for file in files if split_of[file] == _chosen(path, named, SPLITS.get(split, split))]
     chosen = [(config, file) for config in configs for file in files if config and config in _words(file, path)]
     if not chosen:
         chosen = [("", file) for file in files]
@@ -210,15 +211,15 @@ def hub_parts(name: str, configs: Sequence[str], split: str, revision: str) -> l
     )
 
 
-def _chosen(path: Path, told: Sequence[str], split: str) -> str:
-    if split in told:
+def _chosen(path: Path, named: Sequence[str], split: str) -> str:
+    if split in named:
         return split
-    known = " and ".join(told)
+    known = " and ".join(named)
     if split:
         raise IbpoError(f"{path}: holds the split {known}, and {split} is wanted; name the file itself to take it")
-    if len(told) > 1:
+    if len(named) > 1:
         raise IbpoError(f"{path}: holds several splits, {known}; name the file or folder of one")
-    return told[0]
+    return named[0]
 
 
 def _split(file: Path) -> str:

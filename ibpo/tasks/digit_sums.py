@@ -74,7 +74,7 @@ def running_totals(operands: Operands, unknown_value: int) -> list[int]:
 
 
 def draw(level: str, rng: np.random.Generator) -> Problem:
-    """A random problem of this level; an unknown operand gets a secret value that nothing in the prompt tells."""
+    """A random problem of this level; an unknown operand gets a secret value that nothing in the prompt gives away."""
     low, high = LEVELS[level]
     operands = draw_operands(int(rng.integers(low, high + 1)), level == "unknown", rng)
     prompt = prompt_of(operands)

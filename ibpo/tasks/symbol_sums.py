@@ -86,7 +86,7 @@ def believed_path(symbols: str, rng: np.random.Generator) -> list[tuple[str, int
 
 
 def draw(level: str, rng: np.random.Generator) -> Problem:
-    """A random problem of this level; a `?` gets a secret value that nothing in the prompt tells."""
+    """A random problem of this level; a `?` gets a secret value that nothing in the prompt gives away."""
     symbols = draw_symbols(level, rng)
     total = sum(VALUES.get(symbol, 0) for symbol in symbols)
     total += int(rng.integers(MODULUS)) if UNKNOWN in symbols else 0

@@ -76,11 +76,11 @@ class Task:
     def load(self, path: Path | None = None, *, limit: int | None = None) -> list[Problem]:
         """All problems, of a local file or folder, or else of the hub's pinned revision.
 
-        Of a folder those of the source's configurations and split. Rows without an id get their number, and where
+        From a folder, those of the source's configurations and split. Rows without an id get their number, and where
         there are several configurations or files its name before that.
 
         Raises:
-            IbpoError: names the place, the field and the mend, or how to get the data.
+            IbpoError: names the place, the field and the fix, or how to get the data.
         """
         if path is None and self.source is None:
             raise IbpoError(f"{self.name}: has no source; name a file or folder")
@@ -160,7 +160,7 @@ class Task:
             answer = answer.rpartition(self.answer_after)[2]
         elif self.marker_needed:
             raise IbpoError(
-                f"{place}: the answer holds no {self.answer_after!r}, which it should follow; mend the row or "
+                f"{place}: the answer holds no {self.answer_after!r}, which it should follow; fix the row or "
                 "data.answer_after"
             )
         if self.judge != "code":
@@ -199,7 +199,7 @@ def _optional(names: Iterable[str], fields: dict[str, Any]) -> str:
 def _missing(place: str, fields: dict[str, Any], names: tuple[str, ...], what: str) -> IbpoError:
     present = [name for name in names if name in fields]
     if present:
-        return IbpoError(f"{place}: field {present[0]!r}: there is nothing for the {what}; mend or remove the row")
+        return IbpoError(f"{place}: field {present[0]!r}: there is nothing for the {what}; fix or remove the row")
     known = ", ".join(map(str, fields)) or "none"
     return IbpoError(f"{place}: no field {' or '.join(names)} for the {what}; the row's fields are {known}")
 

@@ -13,8 +13,21 @@ from typer.testing import CliRunner
 from experiments.baselines import BaselineSettings, app
 from experiments.context import BaselineJob, Context
 from experiments.jobs import outputs
-from experiments.recipes import NAMES, RECIPES, Recipe, recipes_of, to_tune, trainer_of, training_of
-from experiments.tuning import candidate_name, choose, is_tuned, options_of, read_tuning, tuned_by
+from experiments.recipes import (
+    NAMES,
+    RECIPES,
+    Recipe,
+    candidate_name,
+    choose,
+    is_tuned,
+    options_of,
+    read_tuning,
+    recipes_of,
+    to_tune,
+    trainer_of,
+    training_of,
+    tuned_by,
+)
 from ibpo.errors import IbpoError
 
 

@@ -60,7 +60,7 @@ def test_good_groups_have_no_errors():
 def test_thinking_on_and_off_part_after_their_first_token():
     """Both open with `<think>`: a trainer that weighs the first token learns no choice (the trap of hybrid models)."""
     [error] = found(["thinking_on", "thinking_off"], tokenizer(CHAT), "error")
-    assert error.startswith("thinking_on, thinking_off: both open with '<think>") and "would not be learnt" in error
+    assert error.startswith("thinking_on, thinking_off: both open with '<think>") and "would not be learned" in error
     assert "take `direct` for the other, which opens with 'Answer:'" in error
 
 

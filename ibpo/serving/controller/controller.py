@@ -16,7 +16,7 @@ from ibpo.serving.controller.pricing import Pricing
 
 _GOLDEN = 0.6180339887498949
 _VERSION = 3
-"""Of `Controller.state_dict`."""
+"""The format of `Controller.state_dict`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +44,7 @@ class Controller:
     that interval, sigma^2 the variance of a request's cost: of all drifts that keep a diffusion inside an interval for
     ever, the one of least mean square (its stationary density is cos^2), hence the least loss of value. A tenant or
     slice with a promise pays at most the price at which its own window would spend its promise, one with a ceiling at
-    least that at which it would spend its ceiling. Equal gains are told apart by a factor 1 + 1e-9 frac(n golden).
+    least that at which it would spend its ceiling. Equal gains are made distinct by a factor 1 + 1e-9 frac(n golden).
 
     **Bound.** Nothing is admitted that the accounts have no room for, by its expected cost and by its reserve: see the
     theorem of `ibpo.serving.controller.admission.Admission`, which holds whatever the gains and the prices, and however
@@ -70,7 +70,7 @@ class Controller:
         self.policy, num_budgets = policy, len(policy.budgets)
         self.store: AccountStore = MemoryStore(num_budgets) if store is None else store
         self.prices = [0.0] * num_budgets
-        """Of the last request, per budget: gain per unit of cost."""
+        """The last request's prices, per budget: gain per unit of cost."""
         self.balances = [0.0] * num_budgets
         """Per budget the balance once the last request had been decided; negative: overdrawn."""
         self.num_decisions = 0
@@ -266,7 +266,7 @@ class Controller:
 
         Args:
             policy: With budgets of the same names; their means and everything else may differ.
-            state: Of `state_dict`.
+            state: As `state_dict` gave it.
             store: The shared store; None: the accounts in the state.
 
         Raises:

@@ -169,7 +169,7 @@ class Window:
         self.size, self.stride = size, stride
         self.num_drifts = 0
         self.variance: list[float] = [math.nan] * num_budgets
-        """Of the cost of a request at current prices; NaN as long as it is unknown."""
+        """Variance of the cost of a request at current prices; NaN as long as it is unknown."""
         self._num_budgets = num_budgets
         self._count = 0  # requests ever added
         self._length = 0  # requests in the window
@@ -178,7 +178,7 @@ class Window:
         self._cost: FloatArray = np.zeros((size, 2, num_budgets))
         self._low: FloatArray = np.zeros((size, num_budgets))
         self._high: FloatArray = np.full((size, num_budgets), math.inf)
-        # Of each budget: slopes from the largest down, cumulated costs with them, cost without any step, requests.
+        # For each budget: slopes from the largest down, cumulated costs with them, cost without any step, requests.
         self._curves: list[tuple[list[float], list[float], float, int]] = [([], [], 0.0, 0)] * num_budgets
 
     def __len__(self) -> int:

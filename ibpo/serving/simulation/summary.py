@@ -123,7 +123,7 @@ def summarise(
 def find_reachable(
     requests: Requests, done: Simulation, policy: ServingPolicy, *, window: int, warm_up: int, seed: int = 0
 ) -> list[FloatArray]:
-    r"""Per budget, of windows all over the replay, the probability with which the best controller is within 1 %.
+    r"""Per budget, of windows all over the simulation, the probability with which the best controller is within 1 %.
 
     When the last request of a window is decided, some of its responses are still in flight: how long they will be, and
     whether they will fail, is nobody's choice any more. With S their part of the window's sum, less what is known, the
@@ -133,7 +133,7 @@ def find_reachable(
 
     at most (for a share one point, 0.01 m): the concentration function of S, whatever the controller. Here S is drawn
     1,000 times for each of up to 200 windows: lengths as estimated times a ratio of actual to estimated length of
-    another response of the same response group, failures as often as in the replay. 1 where everything was known.
+    another response of the same response group, failures as often as in the simulation. 1 where everything was known.
 
     Args:
         requests: What came.
@@ -141,7 +141,7 @@ def find_reachable(
         policy: Its budgets.
         window: m, requests in a row; counted with those that fail.
         warm_up: Requests left out at the start.
-        seed: Of the draws.
+        seed: Decides the draws.
     """
     size = len(requests)
     rng = np.random.default_rng(seed)
@@ -184,7 +184,7 @@ def _ratio_kept(value: float, best: list[float]) -> float:
 def _best(
     gain: FloatArray, cost: FloatArray, spent: FloatArray, policy: ServingPolicy, groups: tuple[str, ...], problem: Any
 ) -> float:
-    """Largest total gain at the same spend in every budget; of a single one that of the linear relaxation, not less."""
+    """Largest total gain at the same spend in every budget; for one budget that of the linear relaxation, not less."""
     size, width = gain.shape
     rows = [
         cost.ravel() if b.response_group is None else np.tile([float(g == b.response_group) for g in groups], size)

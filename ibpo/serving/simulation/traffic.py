@@ -5,22 +5,19 @@ Letters: N requests, G response groups.
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ibpo.data import LogColumns, read_log
+from ibpo.data import LogColumns, LogError, raw_rows, read_log
 from ibpo.errors import IbpoError
-from ibpo.routing.fit import read_routed_log
-from ibpo.routing.router import Router
+from ibpo.routing import Router, read_routed_log
 from ibpo.serving.calibration import Calibration
 from ibpo.serving.simulation.simulate import FloatArray, Requests
-from ibpo.tasks import local_rows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -41,12 +38,16 @@ def read_trace(path: Path) -> Trace:
     """Read `t` and `output_tokens`, and where there are, `gain`, `tenant` and `slice` of every request.
 
     Args:
-        path: .jsonl (also .gz), .parquet or .csv; one row per request, in order of time.
+        path: .jsonl, .csv (both also .gz) or .parquet; one row per request, in order of time.
 
     Raises:
         IbpoError: Names file, row, field and fix.
     """
-    rows = list(_rows(path))
+    rows: list[tuple[str, dict[str, Any]]] = []
+    for line, row in raw_rows(path):
+        if isinstance(row, LogError):
+            raise row
+        rows.append((f"{path} line {line}", row))
     if not rows:
         raise IbpoError(f"{path}: no requests; a trace needs one row per request")
     time = np.array([_number(place, row, "t", -math.inf) for place, row in rows])
@@ -97,9 +98,9 @@ def synthetic_requests(
         factor: Above 0.
         calibration: A policy's or a router's scores on prompts like these; a score counts from the calibration's floor,
             so prompts that are not above it gain nothing.
-        tokens_per_second: Of one response.
+        tokens_per_second: Speed of one response.
         failures: Share of the requests that fail.
-        seed: Of the gains and failures.
+        seed: Decides gains and failures.
     """
     rng = np.random.default_rng(seed)
     size = len(trace.time)
@@ -145,9 +146,9 @@ def recorded_requests(
         part: Its value to take; None: the only one.
         response_group: Column with the response group.
         router: Predicts gains and costs for the controller, in the place of the recorded ones.
-        tokens_per_second: Of one response.
+        tokens_per_second: Speed of one response.
         failures: Share of the requests that fail.
-        seed: Of all draws.
+        seed: Decides all draws.
 
     Raises:
         IbpoError: A log that cannot be used.
@@ -236,19 +237,6 @@ def with_caps(requests: Requests, cap: Mapping[str, float]) -> Requests:
         seconds=requests.seconds * cost / np.maximum(requests.cost, 1e-300),
         cap=dict(cap),
     )
-
-
-def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    if path.suffix != ".csv":
-        yield from local_rows(path)
-        return
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            for row in reader:
-                yield f"{path} line {reader.line_num}", row
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise IbpoError(f"{path}: cannot be read: {error}; write it again as UTF-8 text") from None
 
 
 def _number(place: str, row: dict[str, Any], name: str, least: float) -> float:
