@@ -25,7 +25,7 @@ class SampleConfig:
     max_tokens: int = 512
     """Of a solution."""
     force_opening: bool = False
-    """Force the standard response group's opening; else the instruction asks for it, and it is put in front."""
+    """Force the standard response group's prefix; else the instruction asks for it, and it is put in front."""
     answer: str = "boxed"
     """How the answer of a solution without box is read: `boxed`, `last_number`, or `after:MARKER`."""
     seed: int = 0
@@ -133,7 +133,7 @@ def read_cold_start_recipe(path: Path, overrides: Iterable[str] = ()) -> ColdSta
     """Read a TOML recipe; overrides are `build.alpha=2`.
 
     Raises:
-        IbpoError: names file (or override), key and mend.
+        IbpoError: names file (or override), key and fix.
     """
     reader = RecipeReader(str(path))
     tables = reader.load(path, overrides)
