@@ -7,7 +7,6 @@ import os
 import shlex
 import sys
 import warnings
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -64,7 +63,7 @@ def _cold_start(recipe: Path, overrides: list[str], run: RunDir, command: str) -
     from ibpo.training import read_cold_start_recipe
 
     config = read_cold_start_recipe(recipe, overrides)
-    config_text = to_toml(asdict(config), command)
+    config_text = to_toml(config.model_dump(), command)
     _check_run(run, config_text)
     if run.is_finished:
         typer.echo(f"{run.path}: this run is finished", err=True)
@@ -78,7 +77,7 @@ def _cold_start(recipe: Path, overrides: list[str], run: RunDir, command: str) -
                 "take another task, or train without a cold start"
             )
         # The format is kept by construction: what is built is read back before it counts.
-        judge = build_judge(judge_name, config.judge, replace(config.constraints, format=False))
+        judge = build_judge(judge_name, config.judge, config.constraints.model_copy(update={"format": False}))
     except IbpoError as error:
         in_recipe = str(error).partition(".")[0] in ("data", "judge", "constraints")
         raise IbpoError(f"{recipe}: {error}" if in_recipe else str(error)) from None
@@ -147,9 +146,9 @@ def _next_recipe(config: ColdStartConfig, run: RunDir) -> str:
     )
     tables = {
         "model": {"path": str(run.model), "dtype": config.model.dtype},
-        "data": asdict(config.data),
-        "judge": asdict(config.judge),
-        "constraints": asdict(config.constraints),
+        "data": config.data.model_dump(),
+        "judge": config.judge.model_dump(),
+        "constraints": config.constraints.model_dump(),
         "response_group": groups,
         "budget": {form.voting.name: 0.5},
         "train": {"max_completion_length": config.gate.max_completion_length},

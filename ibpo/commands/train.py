@@ -7,7 +7,6 @@ import os
 import shlex
 import sys
 import warnings
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -57,7 +56,7 @@ def _train(recipe: Path, overrides: list[str], run: RunDir, resume: bool, comman
     from ibpo.runs import to_toml, write_text_atomic
 
     config = read_recipe(recipe, overrides)
-    config_text = to_toml(asdict(config), command)
+    config_text = to_toml(config.model_dump(), command)
     _check_run(run, config_text, resume, command)
     console = Console(stderr=True)
     if run.is_finished:
@@ -72,7 +71,7 @@ def _train(recipe: Path, overrides: list[str], run: RunDir, resume: bool, comman
         text = str(error)
         # What lies in the recipe is named by its key; say where the key stands.
         key = text.partition(":")[0]
-        parts = (*RunConfig.__dataclass_fields__, "response_group")
+        parts = RunConfig.model_fields
         raise IbpoError(f"{recipe}: {text}" if key.split(".")[0] in parts else text) from None
     write_text_atomic(run.report, _report(results, command))
     write_text_atomic(run.results, json.dumps(results, indent=2) + "\n")

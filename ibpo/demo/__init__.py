@@ -11,14 +11,23 @@ from typing import Any
 
 _NAMES_OF = {
     "experiments": ("EXPERIMENTS", "LONGEST_CHAIN", "THINKING", "VOTING", "Experiment", "experiment_named"),
-    "job": (
-        *("NUM_SAMPLED", "JobSpec", "progress_file", "quiet_libraries", "sample_baselines", "sample_policy", "teller"),
-        "test_problems",
-    ),
     "models": ("model_path", "resolve_model"),
     "page": ("calibrated_choice", "training_steps", "write_outcome"),
-    "policy": ("StepProgress", "common_settings", "correctness_reward", "settings_of", "train_policy"),
-    "run": ("DemoSettings", "check_settings", "plan_jobs", "run_jobs"),
+    "policy": (
+        *("NUM_SAMPLED", "StepProgress", "common_settings", "correctness_reward", "quiet_libraries", "run_job"),
+        *("sample_policy", "sample_untrained", "settings_of", "train_policy"),
+    ),
+    "run": (
+        "UNTRAINED",
+        "DemoJob",
+        "DemoSettings",
+        "Job",
+        "ModelJob",
+        "check_settings",
+        "plan_jobs",
+        "run_jobs",
+        "table_file",
+    ),
 }
 _FILE_OF = {name: file for file, names in _NAMES_OF.items() for name in names}
 __all__ = sorted(_FILE_OF)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -17,7 +17,8 @@ from transformers.trainer_callback import PrinterCallback
 
 from ibpo.config import RunConfig, TrainConfig, nearest
 from ibpo.errors import IbpoError
-from ibpo.evaluation.held_out import HeldOutResult, Scorer, evaluate_held_out
+from ibpo.evaluation.local_sampling import HeldOutResult, Scorer, evaluate_held_out, held_out_results
+from ibpo.evaluation.responses import read_table, write_table
 from ibpo.responses import encode_groups, offer
 from ibpo.rewards import MixtureOfJudges
 from ibpo.rollouts import HFSampler, load_policy
@@ -155,7 +156,10 @@ def _evaluate(
             max_completion_length=train.max_completion_length,
             batch_size=min(256, train.prompts_per_step * train.rollouts_per_prompt),
         )
-        return evaluate_held_out(sampler, scorer, job.held_out, [prompt_ids[p.problem_id] for p in job.held_out])
+        rows = evaluate_held_out(sampler, scorer, job.held_out, [prompt_ids[p.problem_id] for p in job.held_out])
+    table = job.run.path / "responses.jsonl"
+    write_table(table, rows)
+    return held_out_results(read_table(table), scorer.groups.names)
 
 
 def data_rows(problems: Sequence[Problem], prompts: Sequence[Any]) -> list[dict[str, Any]]:
@@ -207,7 +211,7 @@ def _check_machine() -> None:
 
 def as_rows(results: Sequence[HeldOutResult]) -> list[dict[str, Any]]:
     """Results as they go to `results.json`."""
-    return [{**asdict(r), "accuracy": r.accuracy, "interval_95": r.interval} for r in results]
+    return [asdict(result) for result in results]
 
 
 SET_BY_RECIPE = {

@@ -169,7 +169,8 @@ class ColdStart:
             )
             self._check_collected(collect(sampler, requests, store), len(requests))
         rows = {(row["problem_id"], row["response_group"], row["number"]): row for row in store.rows()}
-        report = measure(self.job.held_out, rows, self.form, replace(self.job.judge, constraints=()), gate)
+        judge, table = replace(self.job.judge, constraints=()), self.job.run.path / "responses.jsonl"
+        report = measure(self.job.held_out, rows, self.form, judge, gate, table)
         failures = check(report, gate, mixture)
         return {"gate": asdict(report), "passed": not failures, "failures": [asdict(f) for f in failures]}
 
