@@ -48,7 +48,7 @@ def run_job(job: Job, console: Console) -> list[HeldOutResult]:
     """Train, or go on from the last checkpoint; evaluate; leave the trained policy in the run's folder.
 
     Raises:
-        IbpoError: for anything in the recipe, the model or the machine that the user can mend.
+        IbpoError: for anything in the recipe, the model or the machine that the user can fix.
     """
     _check_machine()
     args, adapter = trainer_arguments(job.config, job.run), adapter_of(job.config)
@@ -111,7 +111,7 @@ def _train(
     except ValueError as error:  # what peft finds only where it has the model
         if adapter is None:
             raise
-        raise IbpoError(f"lora: {next(iter(str(error).splitlines()), '')}; mend that key") from None
+        raise IbpoError(f"lora: {next(iter(str(error).splitlines()), '')}; fix that key") from None
     trainer.remove_callback(PrinterCallback)
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -251,7 +251,7 @@ def adapter_of(config: RunConfig) -> Any:
     try:
         return LoraConfig(**{"target_modules": "all-linear", "task_type": "CAUSAL_LM", **config.lora})
     except (ValueError, TypeError) as error:
-        raise IbpoError(f"lora: {next(iter(str(error).splitlines()), '')}; mend that key") from None
+        raise IbpoError(f"lora: {next(iter(str(error).splitlines()), '')}; fix that key") from None
 
 
 def trainer_arguments(config: RunConfig, run: RunDir, *, num_processes: int = 1) -> IBPOConfig:
@@ -310,4 +310,4 @@ def trainer_arguments(config: RunConfig, run: RunDir, *, num_processes: int = 1)
             **options,
         )
     except (ValueError, TypeError) as error:
-        raise IbpoError(f"trl: {next(iter(str(error).splitlines()), '')}; mend that key") from None
+        raise IbpoError(f"trl: {next(iter(str(error).splitlines()), '')}; fix that key") from None

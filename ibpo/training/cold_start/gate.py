@@ -146,7 +146,7 @@ def measure(
 
 
 def check(report: GateReport, gate: GateConfig, mixture: str) -> list[GateFailure]:
-    """What falls short of the gate, each with the mend."""
+    """What falls short of the gate, each with the fix."""
     failures = []
 
     def expect(kept: bool, what: str, mend: str) -> None:
