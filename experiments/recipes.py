@@ -134,7 +134,7 @@ ALL = (
 )
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in ALL}
 NAMES = (*REFERENCES, *OF_DEMO, *UNTRAINED, *dict.fromkeys(recipe.baseline for recipe in RECIPES.values()))
-"""What `ibpo baselines --baseline` takes."""
+"""What `experiments/baselines.py --baseline` takes."""
 
 
 def recipes_of(names: Sequence[str]) -> list[Recipe]:
