@@ -34,11 +34,12 @@ test-stress: $(STAMP)
 	$(PYTEST) -m stress --timeout 3600
 
 # What ibpo/training relies on, with the newest TRL (and the transformers that it asks for), in an environment of its own.
+# The newest torch too, unless NEWEST_TORCH=torch==2.13.0 (or UV_TORCH_BACKEND=cpu) spares its download.
 NEWEST := .venv-newest-trl
+NEWEST_TORCH ?= torch
 test-newest-trl: $(STAMP)
 	$(BIN)/python -m venv --clear $(NEWEST)
-	echo trl > $(NEWEST)/override.txt
-	$(BIN)/uv pip install --python $(NEWEST)/bin/python --upgrade --override $(NEWEST)/override.txt -e '.[dev]'
+	$(BIN)/uv pip install --python $(NEWEST)/bin/python --upgrade -e '.[dev]' $(NEWEST_TORCH)
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(NEWEST)/bin/python -m pytest -m "not slow and not stress" \
 		tests/training/test_trl_contract.py tests/training/test_trainer.py tests/training/test_takes_what_trl_takes.py
 

@@ -33,9 +33,7 @@ from ibpo.demo import THINKING, model_path
 from ibpo.rewards import exact_match
 from ibpo.rollouts import HFSampler
 from ibpo.tasks import distinct
-from ibpo.training.budgets import read_budget
-from ibpo.training.lower_level import Batch, LowerLevel
-from ibpo.training.trainer import IBPOConfig, IBPOTrainer
+from ibpo.training import Batch, IBPOConfig, IBPOTrainer, LowerLevel, read_budget
 
 PATH = model_path("thinking", "cold_start")
 

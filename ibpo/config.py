@@ -1,4 +1,4 @@
-"""The recipe of a run: frozen parts read from TOML, with typed overrides; an unknown key is an error.
+"""The recipe of a run: frozen tables read from TOML, with typed overrides; an unknown key is an error.
 
 The first comment of every recipe is its command. `[trl]` goes to `IBPOConfig` word for word; everything else that a run
 can be told stands here.
@@ -7,36 +7,37 @@ can be told stands here.
 from __future__ import annotations
 
 import difflib
-import math
+import re
 import tomllib
-from collections.abc import Iterable
-from dataclasses import MISSING, dataclass, field, fields
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_args
+from typing import Any, Literal, NoReturn, Self, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ibpo.budget import TOKENS, Budget, budget_table, check_budget, check_together, parse_budget, parse_budget_entry
-from ibpo.data_config import JUDGES, ConstraintsConfig, DataConfig, JudgeConfig
 from ibpo.errors import IbpoError
 
-if TYPE_CHECKING:
-    from pydantic import BaseModel, ValidationError
-
-DTYPES = ("float32", "bfloat16", "float16")
-Part = TypeVar("Part")
+JUDGES = ("math", "exact", "code", "llm")
+RecipeT = TypeVar("RecipeT", bound="DataRecipe")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModelConfig:
+class Table(BaseModel):
+    """A table of a recipe: types are exact, numbers finite, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class ModelConfig(Table):
     """`[model]`: the policy."""
 
     path: str
     """A local folder, a hub id, or `embedded:EXPERIMENT`. Code that comes with a model is never run."""
-    dtype: str = "float32"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the weights. Small learning rates vanish in 16 bits."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ResponseGroupConfig:
+class ResponseGroupConfig(Table):
     """`[[response_group]]`: one way of answering; the first is the standard one."""
 
     name: str
@@ -47,35 +48,159 @@ class ResponseGroupConfig:
     """How the answer is read: `boxed`, `last_number`, `code` (the last fenced program), or `after:MARKER`."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainConfig:
+class TrainConfig(Table):
     """`[train]`: the updates."""
 
-    steps: int = 100
-    prompts_per_step: int = 16
-    rollouts_per_prompt: int = 8
-    max_completion_length: int = 512
-    learning_rate: float = 1e-6
-    seed: int = 0
+    steps: int = Field(100, ge=1)
+    prompts_per_step: int = Field(16, ge=1)
+    rollouts_per_prompt: int = Field(8, ge=2)
+    max_completion_length: int = Field(512, ge=1)
+    learning_rate: float = Field(1e-6, gt=0)
+    seed: int = Field(0, ge=0)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RunConfig:
-    """A whole recipe."""
+class DataConfig(Table):
+    """`[data]`: the problems. A shipped task, or rows of one's own with the names of their columns."""
+
+    task: str = ""
+    """A shipped task, e.g. `gsm8k_train`, which knows its columns, its judge and where it comes from; "": one's own."""
+    path: str = ""
+    """A `.jsonl`, `.jsonl.gz` or `.parquet` file or a folder of such, relative to the recipe; or
+    `hub:OWNER/NAME@COMMIT`. "": where the task comes from."""
+    config: str = ""
+    """Of a data set that has several."""
+    split: str = ""
+    """"": of the hub's, `train`."""
+    problem: str = ""
+    """Column with the problem; "": the task's, or `problem` or `question`."""
+    answer: str = ""
+    """Column with its answer; "": the task's, or `answer`."""
+    answer_after: str = ""
+    """The answer is what follows the last occurrence of this marker (GSM8K: `####`); "": the whole column."""
+    id: str = ""
+    """Column with a unique id; "": the task's, or `id`, or the row's number where there is none."""
+    level: str = ""
+    """Column with the difficulty, for reports and sliced budgets; "": the task's, or `level` where there is one."""
+    domain: str = ""
+    """The same of the domain; "": the task's, or `domain`, `subject` or `type` where there is one."""
+    tests: str = ""
+    """Column with the tests of a program: source that raises where it is wrong, or a list of such lines."""
+    setup: str = ""
+    """Column with source that goes before the program."""
+    entry_point: str = ""
+    """Column with the function that the tests' `check` is called with."""
+    template: str = ""
+    """The prompt, with `{problem}` and `{tests}`; "": the task's, or the problem alone."""
+    judge: Literal["", "math", "exact", "code", "llm"] = ""
+    """`math`, `exact`, `code` or `llm` (see `[judge]`); "": the task's, or `math`."""
+    limit: int | None = Field(None, ge=1)
+    """Read this many problems; None: all."""
+    holdout: int = Field(0, ge=0)
+    """Problems kept for the evaluation, never trained on."""
+
+
+class JudgeConfig(Table):
+    """`[judge]`: the language model that grades, for `data.judge = "llm"` and `constraints.rubric`."""
+
+    base_url: str = ""
+    """Of an OpenAI-compatible server, down to the version: `http://127.0.0.1:8000/v1`."""
+    model: str = ""
+    """Its name there."""
+    api_key_file: str = ""
+    """A file whose text is the key; "": none is sent."""
+    num_concurrent: int = Field(16, ge=1)
+    rubric: str = ""
+    """What a good response is; "": its final answer means the same as the reference answer."""
+    scale: int = Field(1, ge=1)
+    """The best grade; the reward is the grade over it."""
+    max_tokens: int = Field(512, ge=1)
+    """Of a judgement."""
+    on_failure: Literal["violate", "zero", "raise"] = "violate"
+    """Of a response that gets no grade: `violate` (reward 0, never imitated, counted apart), `zero`, or `raise`."""
+    show_reference: bool = True
+    """Whether the judge sees the answer."""
+    isolation: bool = True
+    """Of programs, for `data.judge = "code"`; false runs them with your own rights: on throw-away machines only."""
+
+
+class ConstraintsConfig(Table):
+    """`[constraints]`: a response that violates one is never imitated, whatever its reward. Cut-off ones always do."""
+
+    answered: bool = False
+    """It gives an answer."""
+    format: bool = False
+    """It keeps the format of its response group; every group then has the name of a shipped one."""
+    script: str = ""
+    """Its letters are of this script, by Unicode's names (LATIN, CJK, CYRILLIC, ...); "": of any."""
+    script_share: float = Field(0.95, gt=0, le=1)
+    """At least this share of them."""
+    free_of: tuple[str, ...] = Field((), strict=False)
+    """Regular expressions that do not occur in it, whatever the case."""
+    rubric: str = ""
+    """What the model of `[judge]` has to find fully met, e.g. safety."""
+
+
+class DataRecipe(Table):
+    """Problems, and how responses to them are judged."""
+
+    data: DataConfig
+    judge: JudgeConfig = JudgeConfig()
+    constraints: ConstraintsConfig = ConstraintsConfig()
+
+    @model_validator(mode="after")
+    def _judged(self) -> Self:
+        if not (self.data.task or self.data.path):
+            raise ValueError(
+                "data.path: is missing; add path = ... (a file, folder or hub:OWNER/NAME@COMMIT) or task = ..."
+            )
+        by_model, rubric = self.data.judge == "llm", self.constraints.rubric
+        asks = "data.judge = 'llm'" if by_model else "constraints.rubric" if rubric else ""
+        if asks and not self.judge.base_url.startswith(("http://", "https://")):
+            raise ValueError(f"judge.base_url: is needed for {asks}; write http://HOST:PORT/v1")
+        if asks and not self.judge.model:
+            raise ValueError(f"judge.model: is needed for {asks}; write the model's name at the server")
+        return self
+
+
+class Recipe(DataRecipe):
+    """What every recipe holds."""
 
     model: ModelConfig
-    data: DataConfig
-    response_group: tuple[ResponseGroupConfig, ...]
-    budget: dict[str, float | str]
+
+
+class RunConfig(Recipe):
+    """A whole recipe of `ibpo train`."""
+
+    response_group: tuple[ResponseGroupConfig, ...] = Field(strict=False)
+    budget: dict[str, Any]
     """`[budget]`: response group -> largest share of prompts that it may answer, as 0.5 or "50%"; `tokens` -> mean
     tokens per prompt; `"extended>="` -> least share; `"extended@level=5"` -> of the prompts of that level (`level`,
     `problem_id`). Empty: none. See `ibpo.budget`."""
-    train: TrainConfig = field(default_factory=TrainConfig)
-    trl: dict[str, Any] = field(default_factory=dict)
-    judge: JudgeConfig = field(default_factory=JudgeConfig)
-    constraints: ConstraintsConfig = field(default_factory=ConstraintsConfig)
-    lora: dict[str, Any] = field(default_factory=dict)
+    train: TrainConfig = TrainConfig()
+    trl: dict[str, Any] = {}
+    lora: dict[str, Any] = {}
     """`[lora]`: goes to `peft.LoraConfig` word for word; empty: all weights are trained."""
+
+    @field_validator("response_group")
+    @classmethod
+    def _names(cls, groups: tuple[ResponseGroupConfig, ...]) -> tuple[ResponseGroupConfig, ...]:
+        if len(groups) < 2:
+            raise ValueError("two or more [[response_group]] tables are needed, the standard one first")
+        names = [group.name for group in groups]
+        for name in names:
+            if not name or name == TOKENS or names.count(name) > 1:
+                raise ValueError(f"the name {name!r} must be unique, not empty and not `tokens`; rename it")
+        return groups
+
+    @model_validator(mode="after")
+    def _stratified(self) -> Self:
+        num_rollouts, num_groups = self.train.rollouts_per_prompt, len(self.response_group)
+        if self.trl.get("stratified", True) and num_rollouts % num_groups:
+            raise ValueError(
+                f"train.rollouts_per_prompt: {num_rollouts} is not a multiple of the {num_groups} response groups; "
+                f"write {-(-num_rollouts // num_groups) * num_groups}"
+            )
+        return self
 
 
 def nearest(key: str, known: Iterable[str]) -> str:
@@ -91,16 +216,44 @@ def nearest(key: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]}?" if close else f"known here: {', '.join(sorted(known))}"
 
 
-def explain(error: ValidationError, place: str, model: type[BaseModel]) -> IbpoError:
-    """The first complaint of pydantic as one line: place, field, cause and fix.
+SAID = {
+    "int_type": "needs a whole number",
+    "int_from_float": "needs a whole number",
+    "int_parsing": "needs a whole number",
+    "float_type": "needs a number",
+    "float_parsing": "needs a number",
+    "finite_number": "needs a finite number",
+    "bool_type": "needs true or false",
+    "bool_parsing": "needs true or false",
+    "tuple_type": 'needs a list, e.g. ["..."]',
+    "list_type": 'needs a list, e.g. ["..."]',
+    "dict_type": "must be a table",
+    "model_type": "must be a table",
+    "greater_than_equal": "must be at least {ge:g}",
+    "greater_than": "must be above {gt:g}",
+    "less_than_equal": "must be at most {le:g}",
+}
+"""Kind of pydantic's complaint -> how it is said here; others in pydantic's words."""
+
+
+def explain(
+    error: ValidationError,
+    place: str,
+    model: type[BaseModel],
+    tables: Any = None,
+    overridden: dict[str, str] | None = None,
+) -> IbpoError:
+    """The first complaint of pydantic as one line: place, field, cause and fix; unknown keys before all others.
 
     Args:
-        error: As pydantic raised it. A validator's own `ValueError` is shown as it is, so it should name its fix.
+        error: As pydantic raised it. A validator's own `ValueError` is shown as it is, so it should name its fix, and
+            the key where it stands at the top.
         place: Where the values came from: a file or an option.
         model: What they were to be; an unknown key is answered by the nearest field of its table.
+        tables: The values, where tables in a list are to be called by their `name` and not by their number.
+        overridden: Key -> the text of the option that gave its value, which is named in place of file and key.
 
     Example:
-        >>> from pydantic import BaseModel, ValidationError
         >>> class Row(BaseModel, extra="forbid"):
         ...     steps: int = 1
         >>> class File(BaseModel, extra="forbid"):
@@ -111,21 +264,46 @@ def explain(error: ValidationError, place: str, model: type[BaseModel]) -> IbpoE
         ...     except ValidationError as error:
         ...         print(explain(error, "a.toml", File))
         a.toml: part.1.stpes: unknown key; did you mean steps?
-        a.toml: part.1.steps: input should be a valid integer, unable to parse string as an integer, not 'x'
+        a.toml: part.1.steps: needs a whole number, got 'x'
         a.toml: part: is missing; add part = ... to it
     """
-    first = error.errors(include_url=False)[0]
-    where = ".".join(str(part + 1) if isinstance(part, int) else part for part in first["loc"])
-    name = str(first["loc"][-1]) if first["loc"] else ""
-    if first["type"] == "extra_forbidden":
-        said = f"unknown key; {nearest(name, _table_at(model, first['loc'][:-1]).model_fields)}"
-    elif first["type"] == "missing":
+    found = error.errors(include_url=False)
+    first = next((row for row in found if row["type"] == "extra_forbidden"), found[0])
+    kind, path, value = first["type"], first["loc"], first["input"]
+    where = ".".join(_names_along(path, tables))
+    name = str(path[-1]) if path else ""
+    if kind == "extra_forbidden":
+        what = "table" if len(path) == 1 and isinstance(value, dict | list) else "key"
+        said = f"unknown {what}; {nearest(name, _table_at(model, path[:-1]).model_fields)}"
+    elif kind == "missing":
         said = f"is missing; add {name} = ... to it"
+    elif kind == "string_type":
+        said = f'needs text in quotes, got {value!r:.60}; write "{value!s:.60}"'
+    elif kind == "literal_error":
+        choices = [choice for choice in re.findall(r"'([^']*)'", first["ctx"]["expected"]) if choice]
+        said = f"{value!r:.60} is none of {', '.join(choices)}; {nearest(str(value), choices)}"
+    elif kind in SAID:
+        said = f"{SAID[kind].format(**first.get('ctx', {}))}, got {value!r:.60}"
     else:
         text = first["msg"].removeprefix("Value error, ")
-        given = "" if first["type"] == "value_error" else f", not {first['input']!r:.60}"
+        given = "" if kind == "value_error" else f", not {value!r:.60}"
         said = f"{text[:1].lower()}{text[1:]}{given}" if where else text
+        if not where and text.partition(":")[0] in (overridden or ()):
+            where, _, said = text.partition(": ")
+    for key, option in (overridden or {}).items():
+        if where == key or (kind == "extra_forbidden" and len(path) == 1 and key.startswith(f"{where}.")):
+            return IbpoError(f"--set {option}: {said}")
     return IbpoError(": ".join(filter(None, (place, where, said))))
+
+
+def _names_along(path: Iterable[int | str], values: Any) -> Iterable[str]:
+    for part in path:
+        try:
+            values = values[part]
+        except (LookupError, TypeError):
+            values = None
+        name = values.get("name") if isinstance(values, dict) and isinstance(part, int) else None
+        yield str(name or (part + 1 if isinstance(part, int) else part))
 
 
 def _table_at(model: type[BaseModel], path: Iterable[int | str]) -> type[BaseModel]:
@@ -160,21 +338,51 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def read_recipe(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
-    """Read a TOML recipe; overrides are `train.steps=3` or `response_group.NAME.prefix=...`.
+    """Read a TOML recipe of `ibpo train`; overrides are `train.steps=3` or `response_group.NAME.prefix=...`.
 
     Raises:
-        IbpoError: names file (or override), key and mend.
+        IbpoError: names file (or override), key and fix.
     """
-    reader = RecipeReader(str(path))
-    return reader.read(reader.load(path, overrides))
+    reader = RecipeReader(path, overrides, RunConfig)
+    reader.tables.setdefault("response_group", [])
+    if "budget" not in reader.tables:
+        rows = reader.tables["response_group"]
+        name = rows[-1].get("name", "extended") if isinstance(rows, list) and rows else "extended"
+        reader.fail(
+            "budget",
+            f"is missing; add [budget] and {name} = 0.5 (a share of prompts) or tokens = 500; leave it empty for none",
+        )
+    config = reader.read(RunConfig)
+    names = [group.name for group in config.response_group]
+    return config.model_copy(update={"budget": checked_budget(config.budget, names, reader.place)})
+
+
+def checked_budget(table: dict[str, Any], names: list[str], place: Callable[[str], str]) -> dict[str, float | str]:
+    """`[budget]`; what it may hold is known once the policy has been sampled, the rest is said here.
+
+    Raises:
+        IbpoError: names the place of the entry, and its fix.
+    """
+    budgets: list[Budget] = []
+    for key, amount in table.items():
+        where = place(f"budget.{key}")
+        budgets.append(parse_budget_entry(key, amount, where))
+        check_budget(budgets[-1], groups=names, costs=(TOKENS,), where=where)
+    check_together(budgets, names, place("budget") + ".")
+    return budget_table(budgets)
 
 
 class RecipeReader:
-    """Turns tables into a `RunConfig` and says where each wrong value came from."""
+    """The tables of a recipe with overrides put in, and where each wrong value came from."""
 
-    def __init__(self, source: str) -> None:
-        self.source = source
+    def __init__(self, path: Path, overrides: Iterable[str], model: type[DataRecipe]) -> None:
+        if not path.exists():
+            raise IbpoError(f"{path}: there is no such recipe; name a TOML file, e.g. recipes/gsm8k_smoke.toml")
+        self.path, self.model = path, model
+        self.tables = read_toml(path)
         self.overridden: dict[str, str] = {}
+        for text in overrides:
+            self._override(text)
 
     def fail(self, key: str, message: str) -> NoReturn:
         """Raise, naming the file or the override."""
@@ -182,22 +390,27 @@ class RecipeReader:
 
     def place(self, key: str) -> str:
         """Where a value came from: the file and its key, or the override."""
-        return f"--set {self.overridden[key]}" if key in self.overridden else f"{self.source}: {key}"
+        return f"--set {self.overridden[key]}" if key in self.overridden else f"{self.path}: {key}"
 
-    def load(self, path: Path, overrides: Iterable[str]) -> dict[str, Any]:
-        """The tables of a TOML file, overrides put in."""
-        if not path.exists():
-            raise IbpoError(f"{path}: there is no such recipe; name a TOML file, e.g. recipes/gsm8k_smoke.toml")
-        tables = read_toml(path)
-        for text in overrides:
-            self.override(tables, text)
-        return tables
+    def read(self, model: type[RecipeT]) -> RecipeT:
+        """The recipe, checked. A path of the file is relative to it, or else to the working directory."""
+        tables = {name: {} for name in ("model", "data") if name in model.model_fields} | self.tables
+        path = tables["data"].get("path") if isinstance(tables["data"], dict) else None
+        if isinstance(path, str) and path and "data.path" not in self.overridden:
+            beside = self.path.parent / path
+            if beside.exists():
+                tables["data"] = tables["data"] | {"path": str(beside)}
+        try:
+            return model.model_validate(tables)
+        except ValidationError as error:
+            raise explain(error, str(self.path), model, tables, self.overridden) from None
 
-    def override(self, tables: dict[str, Any], text: str) -> None:
+    def _override(self, text: str) -> None:
         """Put one `TABLE.KEY=VALUE` in."""
+        tables = self.tables
         if text.strip().startswith("budget."):
             budget = parse_budget(text.strip().removeprefix("budget."), f"--set {text}")
-            self.table(tables.setdefault("budget", {}), "budget")[budget.key] = budget.amount_text
+            self._table(tables.setdefault("budget", {}), "budget")[budget.key] = budget.amount_text
             self.overridden[f"budget.{budget.key}"] = text
             return
         key, equals, value = text.partition("=")
@@ -215,138 +428,16 @@ class RecipeReader:
                 self.fail(key, f"no response group {path[1]!r}; {nearest(path[1], map(str, by_name))}")
             table = by_name[path[1]]
         else:
-            table = tables.setdefault(path[0], {})
-            if not isinstance(table, dict):
-                self.fail(key, f"[{path[0]}] must be a table")
+            table = self._table(tables.setdefault(path[0], {}), path[0], key)
         try:
-            table[path[-1]] = tomllib.loads(f"value = {value}")["value"]
+            found = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:
-            table[path[-1]] = value.strip()
+            found = value.strip()
+        part = _table_at(self.model, path[:-1]).model_fields.get(path[-1])
+        # A field of text takes the words as they are: --set data.id=7 names the field "7".
+        table[path[-1]] = value.strip() if part and part.annotation is str and not isinstance(found, str) else found
 
-    def read(self, tables: dict[str, Any]) -> RunConfig:
-        """A whole recipe of `ibpo train`."""
-        self.known(tables, RunConfig)
-        rows = tables.get("response_group", [])
-        if not isinstance(rows, list) or len(rows) < 2:
-            self.fail("response_group", "two or more [[response_group]] tables are needed, the standard one first")
-        groups = tuple(
-            self.part(ResponseGroupConfig, row, f"response_group.{row.get('name', i)}" if isinstance(row, dict) else "")
-            for i, row in enumerate(rows, start=1)
-        )
-        names = [group.name for group in groups]
-        for name in names:
-            if not name or name == "tokens" or names.count(name) > 1:
-                self.fail(f"response_group.{name}.name", "must be unique, not empty and not `tokens`; rename it")
-        config = RunConfig(
-            model=self.part(ModelConfig, tables.get("model", {}), "model"),
-            **self.judged_data(tables),
-            response_group=groups,
-            budget=self.budget(tables.get("budget"), names),
-            train=self.part(TrainConfig, tables.get("train", {}), "train"),
-            trl=self.table(tables.get("trl", {}), "trl"),
-            lora=self.table(tables.get("lora", {}), "lora"),
-        )
-        self.check(config)
-        return config
-
-    def judged_data(self, tables: dict[str, Any]) -> dict[str, Any]:
-        """`[data]`, `[judge]` and `[constraints]`, by their names."""
-        data = self.part(DataConfig, tables.get("data", {}), "data")
-        judge = self.part(JudgeConfig, tables.get("judge", {}), "judge")
-        constraints = self.part(ConstraintsConfig, tables.get("constraints", {}), "constraints")
-        if not (data.task or data.path):
-            self.fail("data.path", "is missing; add path = ... (a file, folder or hub:OWNER/NAME@COMMIT) or task = ...")
-        for key, value, choices in (
-            ("data.judge", data.judge, ("", *JUDGES)),
-            ("judge.on_failure", judge.on_failure, ("violate", "zero", "raise")),
-        ):
-            if value not in choices:
-                self.fail(key, f"{value!r} is none of {', '.join(filter(None, choices))}; {nearest(value, choices)}")
-        numbers = [("data.limit", 1 if data.limit is None else data.limit, 1), ("data.holdout", data.holdout, 0)]
-        numbers += [(f"judge.{key}", getattr(judge, key), 1) for key in ("num_concurrent", "scale", "max_tokens")]
-        for key, value, least in numbers:
-            if value < least:
-                self.fail(key, f"must be at least {least}, got {value}")
-        if not 0 < constraints.script_share <= 1:
-            self.fail("constraints.script_share", f"is a share, above 0 to 1, got {constraints.script_share:g}")
-        asks = "data.judge = 'llm'" if data.judge == "llm" else "constraints.rubric" if constraints.rubric else ""
-        if asks and not judge.base_url.startswith(("http://", "https://")):
-            self.fail("judge.base_url", f"is needed for {asks}; write http://HOST:PORT/v1")
-        if asks and not judge.model:
-            self.fail("judge.model", f"is needed for {asks}; write the model's name at the server")
-        return {"data": data, "judge": judge, "constraints": constraints}
-
-    def known(self, tables: dict[str, Any], cls: type) -> None:
-        """Refuse tables that the recipe does not have."""
-        known = [f.name for f in fields(cls)]
-        for key in tables:
-            if key not in known:
-                at = next((k for k in self.overridden if k.split(".")[0] == key), key)
-                self.fail(at, f"unknown table; {nearest(key, known)}")
-
-    def table(self, value: Any, name: str) -> dict[str, Any]:
-        """The value, if it is a table."""
+    def _table(self, value: Any, name: str, key: str | None = None) -> dict[str, Any]:
         if not isinstance(value, dict):
-            self.fail(name or "response_group", "must be a table")
+            self.fail(key or name, f"[{name}] must be a table")
         return value
-
-    def part(self, cls: type[Part], value: Any, name: str) -> Part:
-        """One table as its dataclass."""
-        table = self.table(value, name)
-        parts = {f.name: f for f in fields(cls)}  # pyright: ignore[reportArgumentType]
-        for key in table:
-            if key not in parts:
-                self.fail(f"{name}.{key}", f"unknown key; {nearest(key, parts)}")
-        for key, part in parts.items():
-            if part.default is MISSING and key not in table:
-                self.fail(f"{name}.{key}", f"is missing; add {key} = ... to it")
-        return cls(**{key: self.value(table[key], str(parts[key].type), f"{name}.{key}") for key in table})
-
-    def value(self, value: Any, kind: str, key: str) -> Any:
-        """One value, if it is of the field's type."""
-        if kind == "bool":
-            if not isinstance(value, bool):
-                self.fail(key, f"needs true or false, got {value!r}")
-            return value
-        if kind == "str":
-            if key in self.overridden and not isinstance(value, str):  # --set data.id=7 names the field "7"
-                return self.overridden[key].partition("=")[2].strip()
-            if not isinstance(value, str):
-                self.fail(key, f'needs text in quotes, got {value!r}; write "{value}"')
-            return value
-        if kind.startswith("tuple"):
-            if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-                self.fail(key, f'needs a list of texts, got {value!r}; write ["..."]')
-            return tuple(value)
-        if isinstance(value, bool) or not isinstance(value, (int, float) if kind == "float" else int):
-            self.fail(key, f"needs a {'number' if kind == 'float' else 'whole number'}, got {value!r}")
-        return float(value) if kind == "float" else value
-
-    def budget(self, value: Any, names: list[str]) -> dict[str, float | str]:
-        """`[budget]`; what it may hold is known once the policy has been sampled, the rest is said here."""
-        if value is None:
-            fix = f"add [budget] and {names[1]} = 0.5 (a share of prompts) or tokens = 500; leave it empty for none"
-            self.fail("budget", f"is missing; {fix}")
-        budgets: list[Budget] = []
-        for key, amount in self.table(value, "budget").items():
-            place = self.place(f"budget.{key}")
-            budgets.append(parse_budget_entry(key, amount, place))
-            check_budget(budgets[-1], groups=names, costs=(TOKENS,), where=place)
-        check_together(budgets, names, f"{self.source}: budget.")
-        return budget_table(budgets)
-
-    def check(self, config: RunConfig) -> None:
-        """Refuse numbers out of their range."""
-        low = {"steps": 1, "prompts_per_step": 1, "max_completion_length": 1, "rollouts_per_prompt": 2, "seed": 0}
-        for key, least in low.items():
-            if (value := getattr(config.train, key)) < least:
-                self.fail(f"train.{key}", f"must be at least {least}, got {value}")
-        if not (config.train.learning_rate > 0 and math.isfinite(config.train.learning_rate)):
-            self.fail("train.learning_rate", f"must be above 0, got {config.train.learning_rate:g}")
-        if config.model.dtype not in DTYPES:
-            self.fail("model.dtype", f"unknown type {config.model.dtype!r}; {nearest(config.model.dtype, DTYPES)}")
-        num_rollouts, num_groups = config.train.rollouts_per_prompt, len(config.response_group)
-        if config.trl.get("stratified", True) and num_rollouts % num_groups:
-            mend = f"write {-(-num_rollouts // num_groups) * num_groups}"
-            key = "train.rollouts_per_prompt"
-            self.fail(key, f"{num_rollouts} is not a multiple of the {num_groups} response groups; {mend}")

@@ -19,9 +19,7 @@ from ibpo.demo import model_path
 from ibpo.responses import build_response_groups, offer
 from ibpo.runs import RunDir
 from ibpo.tasks import build_judge, read_problems
-from ibpo.training.judge_reward import JudgeReward
-from ibpo.training.run import adapter_of, data_rows, trainer_arguments
-from ibpo.training.trainer import IBPOTrainer
+from ibpo.training import IBPOTrainer, JudgeReward, adapter_of, data_rows, trainer_arguments
 
 
 def main() -> None:

@@ -1,10 +1,9 @@
 import tomllib
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from ibpo.config import read_recipe
+from ibpo.config import JUDGES, DataConfig, read_recipe
 from ibpo.errors import IbpoError
 from ibpo.responses.groups import build_response_groups
 from ibpo.runs import to_toml
@@ -73,7 +72,7 @@ def test_defaults_and_overrides(recipe):
 def test_budgets_are_what_the_command_line_takes(recipe, line, override, budget):
     config = read_recipe(recipe(RECIPE.replace("extended = 0.5", line)), [override] if override else [])
     assert config.budget == budget
-    assert tomllib.loads(to_toml(asdict(config), "x"))["budget"] == budget
+    assert tomllib.loads(to_toml(config.model_dump(), "x"))["budget"] == budget
 
 
 def test_a_recipe_without_a_budget_says_so(recipe):
@@ -84,7 +83,7 @@ def test_a_recipe_without_a_budget_says_so(recipe):
 def test_recipe_as_run_reads_back(recipe, tmp_path):
     overrides = ['trl.chat_template_kwargs={ "a b" = [1, 2.5, true] }', 'data.answer_after="\\u007f\\n\\"é😀"']
     config = read_recipe(recipe(), overrides)
-    text = to_toml(asdict(config), "ibpo train r.toml")
+    text = to_toml(config.model_dump(), "ibpo train r.toml")
     assert text.startswith("# ibpo train r.toml\n")
     again = tmp_path / "again.toml"
     again.write_text(text)
@@ -99,7 +98,7 @@ def test_shipped_recipes(path):
     assert first.startswith(("# ibpo train ", "# accelerate launch ")) and f" recipes/{path.name}" in first
     config = read_recipe(path)
     assert len(build_response_groups(config.response_group)) == 2
-    assert tomllib.loads(to_toml(asdict(config), "x"))["budget"] == config.budget
+    assert tomllib.loads(to_toml(config.model_dump(), "x"))["budget"] == config.budget
 
 
 @pytest.mark.parametrize(
@@ -123,7 +122,7 @@ def test_shipped_recipes(path):
         (
             'path = "some/model"',
             'path = "m"\ndtype = "floa32"',
-            "model.dtype: unknown type 'floa32'; did you mean float32?",
+            "model.dtype: 'floa32' is none of float32, bfloat16, float16; did you mean float32?",
         ),
         ('path = "some/model"', 'path = "m"\ntrust_remote_code = true', "model.trust_remote_code: unknown key"),
         (
@@ -141,7 +140,7 @@ def test_shipped_recipes(path):
             "budget: the shares of all response groups sum to 0.8, less than 1",
         ),
         ("[budget]\nextended = 0.5", "", "budget: is missing; add [budget] and extended = 0.5"),
-        ('name = "extended"', 'name = "standard"', "response_group.standard.name: must be unique"),
+        ('name = "extended"', 'name = "standard"', "response_group: the name 'standard' must be unique"),
         ("[budget]", "[budget", "is not TOML"),
         ("[model]", "model = 3\n[x]", "x: unknown table"),
     ],
@@ -184,3 +183,20 @@ def test_one_group_is_not_enough(recipe):
     text = RECIPE.split("[[response_group]]")
     with pytest.raises(IbpoError, match="two or more"):
         read_recipe(recipe(text[0] + "[[response_group]]" + text[1] + "[budget]\nextended = 0.5"))
+
+
+def test_the_path_of_the_data_is_relative_to_the_recipe(recipe, tmp_path, monkeypatch):
+    path = recipe()
+    assert read_recipe(path).data.path == "rows.jsonl"  # nothing beside the recipe: relative to the working directory
+    (tmp_path / "rows.jsonl").write_text("")
+    assert read_recipe(path).data.path == str(tmp_path / "rows.jsonl")
+    assert read_recipe(path, ["data.path=rows.jsonl"]).data.path == "rows.jsonl"  # typed where the command runs
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert read_recipe(Path("..") / path.name).data.path == "../rows.jsonl"
+
+
+def test_every_list_of_choices_is_the_models_own():
+    from typing import get_args
+
+    assert ("", *JUDGES) == get_args(DataConfig.model_fields["judge"].annotation)

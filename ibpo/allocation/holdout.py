@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ibpo.allocation.allocate import allocate
-from ibpo.allocation.problem import Budget, InfeasibleBudget, finite_array
+from ibpo.allocation.problem import Amount, InfeasibleBudget, finite_array
 from ibpo.allocation.segments import FloatArray, IntArray, id_items, id_names
 from ibpo.errors import IbpoError
 
@@ -142,7 +142,7 @@ def holdout_value(
     problem: ArrayLike | Sequence[Hashable],
     response_group: ArrayLike | Sequence[Hashable],
     cost: ArrayLike,
-    budgets: Sequence[Budget | Pick],
+    budgets: Sequence[Amount | Pick],
     *,
     num_splits: int = 200,
     seed: int = 0,
@@ -312,7 +312,7 @@ def random_mix(cost: FloatArray, reward: FloatArray, at: float, *, line: bool = 
     return weight, slope
 
 
-def _pick(reward: FloatArray, cost: FloatArray, budget: Budget | Pick) -> IntArray:
+def _pick(reward: FloatArray, cost: FloatArray, budget: Amount | Pick) -> IntArray:
     """`[P]` the response group of each problem that `allocate` chooses from `[P, G]` means."""
     if callable(budget):
         return budget(reward, cost)

@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ibpo.allocation.problem import Budget, CostArray, costs, finite_array
+from ibpo.allocation.problem import Amount, CostArray, costs, finite_array
 from ibpo.allocation.segments import id_items
 from ibpo.errors import IbpoError
 
@@ -54,8 +54,8 @@ def limit(
     cost: ArrayLike,
     problem: ArrayLike | Sequence[Hashable],
     *,
-    at_most: Budget | None = None,
-    at_least: Budget | None = None,
+    at_most: Amount | None = None,
+    at_least: Amount | None = None,
     within: ArrayLike | None = None,
     total: bool = False,
 ) -> Limit:
@@ -88,6 +88,7 @@ def limit(
     inside = np.ones(len(items), bool) if within is None else np.asarray(within, bool)
     if inside.shape != cost_R.shape:
         raise IbpoError(f"within: needs one truth value per response, {len(items)}, got shape {inside.shape}")
+    # The bound per problem of all: b / P for a total, b S / P for a mean over the slice.
     num_problems = len(set(map(repr, items)))
     num_inside = len({repr(x) for x, here in zip(items, inside.tolist(), strict=True) if here})
     if not num_inside:
@@ -102,8 +103,8 @@ def slices(
     problem: ArrayLike | Sequence[Hashable],
     domain: ArrayLike | Sequence[Hashable],
     *,
-    at_most: Budget | None = None,
-    at_least: Budget | None = None,
+    at_most: Amount | None = None,
+    at_least: Amount | None = None,
     total: bool = False,
 ) -> list[Limit]:
     """The same `limit` within each domain: "extended at most 30 % within each tenant"; in order of first appearance.
@@ -145,7 +146,7 @@ def stack(limits: Sequence[Limit]) -> dict[str, Any]:
     return arguments
 
 
-def _exact(bound: Budget) -> Fraction:
+def _exact(bound: Amount) -> Fraction:
     try:
         return Fraction(str(bound))
     except (ValueError, ZeroDivisionError):

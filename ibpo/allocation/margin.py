@@ -63,13 +63,16 @@ def reward_margin(
     if unsampled not in ("raise", "zero", "mean"):
         raise IbpoError(f"unsampled: must be 'raise', 'zero' or 'mean', got {unsampled!r}")
 
+    # n_pg and n_pg m_pg
     count, total = np.zeros((2, len(names), len(groups)))  # [P, G]
     np.add.at(count, (p_R, g_R), 1)
     np.add.at(total, (p_R, g_R), reward_R)
+    # m_g, k_g and the shrunk means M_pg
     overall = total.sum(0) / count.sum(0)
     strength = shrinkage / (1 - shrinkage) * count.sum(0) / (count > 0).sum(0)
     shrunk = (total + strength * overall) / np.maximum(count + strength, 1e-300)
 
+    # sum_{h != g} n_ph, and sum_{h != g} n_ph M_ph
     others = count.sum(1, keepdims=True) - count
     others_total = (count * shrunk).sum(1, keepdims=True) - count * shrunk
     undefined = others[p_R, g_R] == 0

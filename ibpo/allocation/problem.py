@@ -30,7 +30,7 @@ from ibpo.allocation.segments import (
 from ibpo.errors import IbpoError
 
 Choose = Literal["exactly_one", "at_most_one"]
-Budget = float | str | Fraction
+Amount = float | str | Fraction
 CostArray = NDArray[np.float64 | np.bool_]
 MarkArray = NDArray[np.uint8 | np.uint16]
 

@@ -7,7 +7,6 @@ import os
 import shlex
 import sys
 import warnings
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +16,7 @@ from ibpo.errors import IbpoError
 
 if TYPE_CHECKING:
     from ibpo.runs import RunDir
-    from ibpo.training.cold_start.recipe import ColdStartConfig
+    from ibpo.training import ColdStartConfig
 
 MAY_CHANGE = ("sample.batch_size", "sample.num_concurrent", "sample.base_url", "sample.api_key_file", "sample.engine",
               "sample.price_prompt", "sample.price_completion")  # fmt: skip
@@ -61,10 +60,10 @@ def _cold_start(recipe: Path, overrides: list[str], run: RunDir, command: str) -
     from ibpo.demo import resolve_model
     from ibpo.runs import to_toml, write_text_atomic
     from ibpo.tasks import build_judge, read_problems
-    from ibpo.training.cold_start.recipe import read_cold_start_recipe
+    from ibpo.training import read_cold_start_recipe
 
     config = read_cold_start_recipe(recipe, overrides)
-    config_text = to_toml(asdict(config), command)
+    config_text = to_toml(config.model_dump(), command)
     _check_run(run, config_text)
     if run.is_finished:
         typer.echo(f"{run.path}: this run is finished", err=True)
@@ -78,7 +77,7 @@ def _cold_start(recipe: Path, overrides: list[str], run: RunDir, command: str) -
                 "take another task, or train without a cold start"
             )
         # The format is kept by construction: what is built is read back before it counts.
-        judge = build_judge(judge_name, config.judge, replace(config.constraints, format=False))
+        judge = build_judge(judge_name, config.judge, config.constraints.model_copy(update={"format": False}))
     except IbpoError as error:
         in_recipe = str(error).partition(".")[0] in ("data", "judge", "constraints")
         raise IbpoError(f"{recipe}: {error}" if in_recipe else str(error)) from None
@@ -97,7 +96,7 @@ def _cold_start(recipe: Path, overrides: list[str], run: RunDir, command: str) -
             import huggingface_hub
             import transformers
 
-            from ibpo.training.cold_start.run import ColdStart, ColdStartJob
+            from ibpo.training import ColdStart, ColdStartJob
         except ModuleNotFoundError as error:
             raise IbpoError(f"a cold start needs {error.name}: pip install 'ibpo[train]'") from None
         for library in (transformers.utils.logging, huggingface_hub.utils.logging, datasets.logging):
@@ -147,9 +146,9 @@ def _next_recipe(config: ColdStartConfig, run: RunDir) -> str:
     )
     tables = {
         "model": {"path": str(run.model), "dtype": config.model.dtype},
-        "data": asdict(config.data),
-        "judge": asdict(config.judge),
-        "constraints": asdict(config.constraints),
+        "data": config.data.model_dump(),
+        "judge": config.judge.model_dump(),
+        "constraints": config.constraints.model_dump(),
         "response_group": groups,
         "budget": {form.voting.name: 0.5},
         "train": {"max_completion_length": config.gate.max_completion_length},

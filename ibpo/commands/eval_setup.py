@@ -7,19 +7,18 @@ import json
 import os
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from http.client import HTTPException
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
-from ibpo.config import nearest, read_recipe
-from ibpo.data_config import JUDGES, JudgeConfig
+from ibpo.config import JUDGES, JudgeConfig, nearest, read_recipe
 from ibpo.demo import EXPERIMENTS, experiment_named, resolve_model
 from ibpo.endpoint import Endpoint
 from ibpo.errors import IbpoError
-from ibpo.evaluation.evaluate import Way
+from ibpo.evaluation.sampling import Way
 from ibpo.responses import FORMATS, build_response_groups, check_reads_programs, for_programs
 from ibpo.rewards import Judge
 from ibpo.rollouts import Sampler
@@ -61,12 +60,13 @@ def load_task(
     else:
         given, grader = named_data(name, data, EXPERIMENTS)
         # What is held out is a share of what the recipe reads, so the limit comes after it.
-        given = replace(given, judge=judge or given.judge, limit=given.limit if given.holdout else limit or given.limit)
+        limit_read = given.limit if given.holdout else limit or given.limit
+        given = given.model_copy(update={"judge": judge or given.judge, "limit": limit_read})
         task, problems = load_given(given)
         judge_name = given.judge or task.judge
         if given.holdout:
             problems = hold_out(problems, given.holdout)[1][:limit]
-    grader = replace(grader, isolation=grader.isolation and isolate)
+    grader = grader.model_copy(update={"isolation": grader.isolation and isolate})
     return problems, judge_name, build_judge(judge_name, grader)
 
 

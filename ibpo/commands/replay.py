@@ -53,8 +53,7 @@ def _answer(run: Path, texts: list[str], window: int | None, min_gain: float | N
         import pyarrow  # noqa: F401  # heavy, and not there without the extra
     except ModuleNotFoundError as error:
         raise IbpoError(f"a rollout log needs {error.name}: pip install 'ibpo[train]'") from None
-    from ibpo.training.budgets import bind_budgets
-    from ibpo.training.rollout_log import compare, find_rollout_log, read_rollout_log, replay, tokens_spent
+    from ibpo.training import bind_budgets, compare, find_rollout_log, read_rollout_log, replay, tokens_spent
 
     asked = [parse_budget(text) for text in texts]
     table = read_rollout_log(find_rollout_log(run))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,8 +15,9 @@ from ibpo.budget import check_budget, parse_budget
 from ibpo.errors import IbpoError
 
 if TYPE_CHECKING:
-    from ibpo.evaluation.contrast import ContrastOptions
-    from ibpo.evaluation.read_responses import Read
+    from ibpo.evaluation.comparison import CompareOptions
+    from ibpo.evaluation.importing import Imported
+    from ibpo.evaluation.responses import Responses
 
 SOME = 10_000
 """Above so many responses the page takes long enough to say what is being done."""
@@ -75,14 +77,14 @@ def report_command(
     on_error: Annotated[Literal["fail", "skip"], typer.Option(help="At a bad row: stop, or leave it out.")] = "fail",
 ) -> None:
     """Write report.html, report.md, report.json and the figures."""
-    from ibpo.evaluation.contrast import ContrastOptions
-    from ibpo.evaluation.read_responses import ReadOptions, read_responses
+    from ibpo.evaluation.comparison import BUDGETS, CompareOptions
+    from ibpo.evaluation.importing import ImportOptions, import_responses
 
     try:
         paths = [_named(text) for text in runs]
         columns = {"by": by, "problem": problem, "configuration": configuration, "reward": reward, "tokens": tokens,
                    "level": level, "answer": answer}  # fmt: skip
-        options = ReadOptions(
+        options = ImportOptions(
             columns={field: column for field, column in columns.items() if column is not None},
             metric=metric,
             filter=filter_,
@@ -90,11 +92,11 @@ def report_command(
             count_tokens=_counter(tokenizer) if tokenizer else None,
             on_error=on_error,
         )
-        asked = ContrastOptions(
+        asked = CompareOptions(
             standard=standard, among=among or (), num_splits=num_splits, seed=seed, extended=extended,
-            **({"budgets": read_budgets(budget)} if budget else {}),
+            budgets=read_budgets(budget) if budget else BUDGETS,
         )  # fmt: skip
-        read = read_responses(paths, options)
+        read = import_responses(paths, options)
         folder = out or (paths[0][1] if paths[0][1].is_dir() else Path("report"))
         written = _write(folder, title, read, asked, only or [], paths)
         typer.echo("\n".join(str(path) for path in written if path.name.startswith("report.")))
@@ -120,17 +122,18 @@ def read_budgets(texts: list[str]) -> list[float]:
 
 
 def _write(
-    folder: Path, title: str, read: Read, asked: ContrastOptions, only: list[str], paths: list[tuple[str, Path]]
+    folder: Path, title: str, read: Imported, asked: CompareOptions, only: list[str], paths: list[tuple[str, Path]]
 ) -> list[Path]:
-    from ibpo.evaluation.contrast import contrast
+    from ibpo.evaluation.comparison import compare
     from ibpo.evaluation.run_facts import facts_of, share_in_training, training_of
     from ibpo.runs import noted_calls
 
     try:
-        from ibpo.evaluation.page import PageData, pick_examples, write_page
+        from ibpo.evaluation.report import PageData, answer_of, comparison_part, pick_examples, write_page
     except ModuleNotFoundError as error:
         raise IbpoError(f"the page needs {error.name}: pip install 'ibpo[report]'") from None
     parts: dict[str, Any] = {}
+    examples: dict[str, Any] = {}
     training: dict[str, list[dict[str, Any]]] = {}
     for _, path in paths:
         for name, steps in training_of(path).items():
@@ -146,15 +149,16 @@ def _write(
             told = f"{len(responses):,} responses of {len(responses.configurations)} configurations"
             typer.echo(f"{name + ': ' if name else ''}{told}: intervals and held-out choices ...", err=True)
         try:
-            part = contrast(responses, asked)
+            part = compare(responses, replace(asked, reference=_reference(responses)))
         except IbpoError as error:
             raise IbpoError(f"{name}: {error}" if name else str(error)) from None
         shown = [row["name"] for row in part["configurations"]]
         for row in part["budget_kept"]:
             row["in_training"] = share_in_training(training.get(name, []), row["name"])
+        examples[name] = pick_examples(responses, shown)
         parts[name] = part | {
             "cost_unit": read.cost_unit[name],
-            "examples": pick_examples(responses, shown),
+            "examples": [asdict(example) for example in examples[name]],
             "training": [step for step in training.get(name, []) if step["configuration"] in shown],
         }
     num_responses = sum(len(responses) for responses in read.parts.values())
@@ -167,7 +171,22 @@ def _write(
     ]
     for _, path in paths:
         what_ran += [*facts_of(path), *noted_calls(path)]
-    return write_page(folder, PageData(title=title, parts=parts, what_ran=what_ran, limits=list(LIMITS)))
+    page = PageData(
+        title=title,
+        answer=answer_of(parts),
+        parts=[comparison_part(name, part, examples[name]) for name, part in parts.items()],
+        what_ran=what_ran,
+        limits=list(LIMITS),
+        numbers=parts,
+    )
+    return write_page(folder, page)
+
+
+def _reference(responses: Responses) -> tuple[str, ...]:
+    """A demo run's policies are held against what they were trained from, each response group forced."""
+    from ibpo.evaluation.importing import COLD_START
+
+    return COLD_START if set(COLD_START) <= set(responses.configurations) else ()
 
 
 def _named(text: str) -> tuple[str, Path]:

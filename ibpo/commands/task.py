@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ibpo.data_config import JUDGES
+from ibpo.config import JUDGES
 from ibpo.errors import IbpoError
-from ibpo.tasks import TASKS
 
 SHOWN = 20
 task_app = typer.Typer(
@@ -27,7 +25,9 @@ def _root() -> None:
 def check_command(
     name: Annotated[
         str,
-        typer.Argument(help=f"{', '.join(TASKS)}; a file or folder; hub:OWNER/NAME@COMMIT; or a recipe with [data]."),
+        typer.Argument(
+            help="gsm8k, math_500, humaneval, ...; a file or folder; hub:OWNER/NAME@COMMIT; or a recipe with [data]."
+        ),
     ],
     data: Annotated[Path | None, typer.Option(help="A local copy: .jsonl, .jsonl.gz, .parquet, or a folder.")] = None,
     config: Annotated[str, typer.Option(help="Of a data set that has several.")] = "",
@@ -55,8 +55,8 @@ def check_command(
         given, grader = named_data(name, data)
         own = {"config": config, "split": split, "problem": problem, "answer": answer, "answer_after": answer_after,
                "id": id_, "level": level, "domain": domain, "tests": tests, "judge": judge, "limit": limit}  # fmt: skip
-        given = replace(given, **{key: value for key, value in own.items() if value})
-        grader = replace(grader, isolation=grader.isolation and not no_isolation)
+        given = given.model_copy(update={key: value for key, value in own.items() if value})
+        grader = grader.model_copy(update={"isolation": grader.isolation and not no_isolation})
         task, problems = load_given(given)
         failures = check_task(problems, task.judge, build_judge(given.judge or task.judge, grader))
     except IbpoError as error:

@@ -7,7 +7,6 @@ import os
 import shlex
 import sys
 import warnings
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
     from ibpo.config import RunConfig
     from ibpo.runs import RunDir
-    from ibpo.training.run import Job
+    from ibpo.training import Job
 
 
 def train_command(
@@ -57,7 +56,7 @@ def _train(recipe: Path, overrides: list[str], run: RunDir, resume: bool, comman
     from ibpo.runs import to_toml, write_text_atomic
 
     config = read_recipe(recipe, overrides)
-    config_text = to_toml(asdict(config), command)
+    config_text = to_toml(config.model_dump(), command)
     _check_run(run, config_text, resume, command)
     console = Console(stderr=True)
     if run.is_finished:
@@ -72,7 +71,7 @@ def _train(recipe: Path, overrides: list[str], run: RunDir, resume: bool, comman
         text = str(error)
         # What lies in the recipe is named by its key; say where the key stands.
         key = text.partition(":")[0]
-        parts = (*RunConfig.__dataclass_fields__, "response_group")
+        parts = RunConfig.model_fields
         raise IbpoError(f"{recipe}: {text}" if key.split(".")[0] in parts else text) from None
     write_text_atomic(run.report, _report(results, command))
     write_text_atomic(run.results, json.dumps(results, indent=2) + "\n")
@@ -100,7 +99,7 @@ def _job(config: RunConfig, config_text: str, run: RunDir) -> Job:
     path = resolve_model(config.model.path)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
-        from ibpo.training.run import Job
+        from ibpo.training import Job
     except ModuleNotFoundError as error:
         raise IbpoError(f"training needs {error.name}: pip install 'ibpo[train]'") from None
     return Job(
@@ -120,7 +119,7 @@ def _run(job: Job, console: Console) -> dict[str, Any]:
     import huggingface_hub
     import transformers
 
-    from ibpo.training.run import as_rows, run_job
+    from ibpo.training import as_rows, run_job
 
     for library in (transformers.utils.logging, huggingface_hub.utils.logging, datasets.logging):
         library.set_verbosity_error()

@@ -22,7 +22,11 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
+from pydantic import Field
+
+from ibpo.config import Table
 from ibpo.responses.formats import (
     CONSENSUS,
     COT,
@@ -208,25 +212,24 @@ TALLY = VotingForm(
 FORMS = {form.name: form for form in (BOXED, TALLY)}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BuildConfig:
+class BuildConfig(Table):
     """`[build]` of a cold start's recipe: which responses are built, and how many."""
 
-    form: str = "boxed"
+    form: Literal["boxed", "tally"] = "boxed"
     """`boxed` for language models, `tally` for the embedded ones."""
-    mixture: str = "asv"
+    mixture: Literal["asv", "sv"] = "asv"
     """`asv`: either response group; `sv`: votes alone."""
-    alpha: float = 1.0
+    alpha: float = Field(1.0, ge=0)
     """Factor of the share of votes; see above."""
     by_difficulty: bool = True
     """False: the share is alpha whatever the difficulty."""
-    responses_per_problem: int = 4
-    imitate: str = "right"
+    responses_per_problem: int = Field(4, ge=1)
+    imitate: Literal["right", "all"] = "right"
     """`right`: only responses whose answer is right, though votes may hold wrong trials; `all`: wrong ones too."""
-    order: str = "shuffled"
+    order: Literal["shuffled", "sampled"] = "shuffled"
     """Order of the solutions in a vote: `shuffled`, another order for each vote, or `sampled`, as they came, each vote
     beginning one later."""
-    seed: int = 0
+    seed: int = Field(0, ge=0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,12 +8,11 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from ibpo.config import RecipeReader, RunConfig, nearest
-from ibpo.data_config import ConstraintsConfig, DataConfig, JudgeConfig
+from ibpo.config import ConstraintsConfig, DataConfig, DataRecipe, JudgeConfig, RecipeReader, RunConfig, nearest
 from ibpo.endpoint import Endpoint, read_api_key
 from ibpo.errors import IbpoError
 from ibpo.responses import FORMATS, find_group
@@ -80,14 +79,14 @@ def read_data_recipe(path: Path) -> tuple[DataConfig, JudgeConfig]:
     Raises:
         IbpoError: names file, key and fix.
     """
-    reader = RecipeReader(str(path))
-    tables = reader.load(path, ())
-    known = (*(f.name for f in fields(RunConfig)), *COLD_START_TABLES)
-    for key in tables:
+    reader = RecipeReader(path, (), DataRecipe)
+    known = {*RunConfig.model_fields, *COLD_START_TABLES}
+    for key in reader.tables:
         if key not in known:
             reader.fail(key, f"unknown table; {nearest(key, known)}")
-    found = reader.judged_data(tables)
-    return found["data"], found["judge"]
+    reader.tables = {key: table for key, table in reader.tables.items() if key in DataRecipe.model_fields}
+    recipe = reader.read(DataRecipe)
+    return recipe.data, recipe.judge
 
 
 def named_data(name: str, path: Path | None = None, others: Sequence[str] = ()) -> tuple[DataConfig, JudgeConfig]:
@@ -109,7 +108,7 @@ def named_data(name: str, path: Path | None = None, others: Sequence[str] = ()) 
         return DataConfig(task=name, path=str(path or "")), JudgeConfig()
     if name.endswith(".toml"):
         data, judge = read_data_recipe(Path(name))
-        return replace(data, path=str(path or data.path)), judge
+        return data.model_copy(update={"path": str(path or data.path)}), judge
     if path is not None or name.startswith(HUB) or Path(name).expanduser().exists():
         return DataConfig(path=str(path or name)), JudgeConfig()
     raise IbpoError(f"{name}: is no task, recipe or file; {nearest(name, (*TASKS, *others))}")

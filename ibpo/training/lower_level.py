@@ -78,7 +78,7 @@ class Selection:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GroupMeans:
+class ObservedMeans:
     """What was seen of each response group on each prompt: four float [P, G]; NaN where nothing was sampled."""
 
     value: np.ndarray
@@ -91,7 +91,7 @@ class GroupMeans:
     """Sum of squared deviations of the rewards from their mean."""
 
 
-def group_means(batch: Batch, num_groups: int) -> GroupMeans:
+def group_means(batch: Batch, num_groups: int) -> ObservedMeans:
     """Means over the rollouts of each response group on each prompt."""
     num_prompts = len(batch.features)
     known = batch.response_group >= 0
@@ -103,7 +103,7 @@ def group_means(batch: Batch, num_groups: int) -> GroupMeans:
         tokens = np.bincount(cell, batch.tokens[known], size) / count
     scatter = np.bincount(cell, (reward - value[cell]) ** 2, size)
     value, tokens, count, scatter = (a.reshape(num_prompts, num_groups) for a in (value, tokens, count, scatter))
-    return GroupMeans(value=value, tokens=tokens, count=count, scatter=scatter)
+    return ObservedMeans(value=value, tokens=tokens, count=count, scatter=scatter)
 
 
 def best_of_each_group(batch: Batch, rng: np.random.Generator) -> np.ndarray:
@@ -163,7 +163,7 @@ class LowerLevel:
         self.num_groups, self.budgets = num_groups, list(budgets)
         self.utility, self.min_gain, self.seed = utility, min_gain, seed
         # All that is carried from step to step; `state` and `restore` take both through a checkpoint.
-        self.history: deque[tuple[np.ndarray, GroupMeans, np.ndarray]] = deque(maxlen=window)
+        self.history: deque[tuple[np.ndarray, ObservedMeans, np.ndarray]] = deque(maxlen=window)
         """Of each batch: features [P, D], means [P, G], in which budgets' slices each prompt is [P, K]."""
         self.budget_offset = 0.0
         """Added to every plain share: what the policy spends lags what is handed out; see `next_budget_offset`."""
@@ -257,7 +257,7 @@ class LowerLevel:
         sliced = any(term.column for term in self.budgets)
         for i, (features, means, member) in enumerate(self.history):
             arrays |= {f"{i:04d}_features": features} | ({f"{i:04d}_member": member} if sliced else {})
-            arrays |= {f"{i:04d}_{field.name}": getattr(means, field.name) for field in fields(GroupMeans)}
+            arrays |= {f"{i:04d}_{field.name}": getattr(means, field.name) for field in fields(ObservedMeans)}
         return arrays
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
@@ -265,7 +265,7 @@ class LowerLevel:
         self.budget_offset = float(arrays["budget_offset"])
         self.history.clear()
         for i in range(sum(name.endswith("_features") for name in arrays)):
-            means = GroupMeans(**{field.name: arrays[f"{i:04d}_{field.name}"] for field in fields(GroupMeans)})
+            means = ObservedMeans(**{field.name: arrays[f"{i:04d}_{field.name}"] for field in fields(ObservedMeans)})
             everywhere = np.ones((len(means.value), len(self.budgets)), bool)
             self.history.append((arrays[f"{i:04d}_features"], means, arrays.get(f"{i:04d}_member", everywhere)))
 

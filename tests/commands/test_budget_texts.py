@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from ibpo.budget import parse_budget
 from ibpo.cli import app
 from ibpo.commands import calibrate, demo, report
-from ibpo.config import RecipeReader
+from ibpo.config import checked_budget
 from ibpo.errors import IbpoError
 from ibpo.evaluation import log_allocation
 from ibpo.training.budgets import bind_budgets, read_budget
@@ -75,7 +75,7 @@ def by_trainer(text):
 
 
 def by_recipe(text):
-    return by_trainer_of(RecipeReader("recipe.toml").budget(entry(text), GROUPS))
+    return by_trainer_of(checked_budget(entry(text), GROUPS, "recipe.toml: {}".format))
 
 
 def by_trainer_of(table):

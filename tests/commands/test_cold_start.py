@@ -62,7 +62,7 @@ def assert_one_line(result, message):
         (["sample.engine=endpoint"], "sample.base_url: is needed for engine = 'endpoint'"),
         (["build.alpha=-1"], "build.alpha=-1: must be at least 0, got -1"),
         (["sample.price_prompt=-1"], "sample.price_prompt=-1: must be at least 0, got -1"),
-        (["gate.keeps_rule=98"], "gate.keeps_rule=98: is a share, from 0 to 1, got 98"),
+        (["gate.keeps_rule=98"], "gate.keeps_rule=98: must be at most 1, got 98"),
         (["data.task=humaneval", "data.judge=llm"], "judge.base_url: is needed for data.judge = 'llm'"),
         (["data.task=gsm9k"], "cold_start_smoke.toml: data.task: no task 'gsm9k'; did you mean gsm8k?"),
         (

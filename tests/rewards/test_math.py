@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ibpo.data_config import DataConfig
+from ibpo.config import DataConfig
 from ibpo.rewards.judges import Candidate, exact_match
 from ibpo.rewards.math import MAX_BYTES, MathJudge, as_number, bare, compare_plainly, is_hostile, is_text
 from ibpo.tasks.recipe_data import load_given

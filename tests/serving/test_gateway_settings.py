@@ -22,11 +22,11 @@ from ibpo.serving.gateway.settings import (
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[upstrem]\nurl = 'http://x'", r"upstrem: unknown key; did you mean upstream\?"),
+        ("[upstrem]\nurl = 'http://x'", r"upstrem: unknown table; did you mean upstream\?"),
         ("[upstream]\nurl = 'ftp://x'", r"upstream.url: must begin with http:// or https://"),
-        ("[upstream]\nretries = 'many'", r"upstream.retries: .*integer.*, not 'many'"),
+        ("[upstream]\nretries = 'many'", r"upstream.retries: needs a whole number, got 'many'"),
         ("[limits]\nmax_body = 3", r"limits.max_body: unknown key; did you mean max_body_bytes\?"),
-        ("[limits]\nmax_body_bytes = 3", r"limits.max_body_bytes: .*greater than or equal to 1024, not 3"),
+        ("[limits]\nmax_body_bytes = 3", r"limits.max_body_bytes: must be at least 1024, got 3"),
         ("[[model]]\nname = 'm'", r"model.1.response_group: is missing; add response_group"),
         ("[[model]]\nname = 'm'\nresponse_group = [{name = 'a b'}]", r"model.1.response_group.1.name: .*, not 'a b'"),
         ("[[model]]\nname = 'm'\nresponse_group = [{name = 'a'}, {name = 'a'}]", "two response groups of one name"),

@@ -1,6 +1,5 @@
 import gzip
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,8 +7,7 @@ import typer
 from typer.testing import CliRunner
 
 from ibpo.commands.task import task_app
-from ibpo.config import read_recipe
-from ibpo.data_config import ConstraintsConfig, DataConfig, JudgeConfig
+from ibpo.config import ConstraintsConfig, DataConfig, JudgeConfig, read_recipe
 from ibpo.errors import IbpoError
 from ibpo.responses.formats import FORMATS
 from ibpo.responses.groups import build_response_groups
@@ -115,7 +113,7 @@ def test_columns_that_are_not_named_are_found_and_named_ones_are_needed(tmp_path
         load_given(DataConfig(path=str(path), id="key"))
     for key in ("id", "level", "domain", "tests", "setup", "entry_point"):
         with pytest.raises(IbpoError, match="line 1: no field 'kye'; the row's fields are id, problem"):
-            load_given(replace(DataConfig(path=str(path)), **{key: "kye"}))
+            load_given(DataConfig(path=str(path)).model_copy(update={key: "kye"}))
 
 
 def test_a_shipped_task_with_columns_of_ones_own(tmp_path):
@@ -186,8 +184,8 @@ def test_a_recipe_of_three_lines_is_checked(tmp_path):
         ("llm", '[judge]\nmodel = "m"\n[data]\ntask = "gsm8k"\njudge = "llm"', "judge.base_url: is needed"),
         ("key", '[data]\ntask = "gsm8k"\njugde = "exact"', "data.jugde: unknown key; did you mean judge?"),
         ("judge", '[data]\ntask = "gsm8k"\njudge = "maths"', "data.judge: 'maths' is none of math, exact, code, llm"),
-        ("list", '[data]\ntask = "gsm8k"\n[constraints]\nfree_of = "x"', "constraints.free_of: needs a list of texts"),
-        ("share", '[data]\ntask = "gsm8k"\n[constraints]\nscript_share = 2', "constraints.script_share: is a share"),
+        ("list", '[data]\ntask = "gsm8k"\n[constraints]\nfree_of = "x"', "constraints.free_of: needs a list"),
+        ("share", '[data]\ntask = "gsm8k"\n[constraints]\nscript_share = 2', "script_share: must be at most 1"),
     ]:  # fmt: skip
         bad = tmp_path / f"{name}.toml"
         bad.write_text(text)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ibpo.data_config import ConstraintsConfig
+from ibpo.config import ConstraintsConfig
 from ibpo.errors import IbpoError
 from ibpo.rewards.judges import ExactJudge
 from ibpo.rollouts.sampler import ScriptedSampler

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from trl import GRPOConfig
 
 from ibpo.errors import IbpoError
-from ibpo.training.config import RAFT, RFT, UNCONSTRAINED
+from ibpo.training.config import RAFT, RENAMED, RFT, UNCONSTRAINED, IBPOConfig
 from tests.training.closed_form import Recorder, closed_form_gradient, flat, relative_error
 from tests.training.tiny import disturb_reference_model
 
@@ -75,3 +76,24 @@ def test_without_a_constraint_each_prompt_gets_the_group_that_gains_most(step):
 def test_rft_leaves_nothing_for_a_budget_to_decide(make_trainer):
     with pytest.raises(IbpoError, match="a budget would decide nothing: leave budget out"):
         make_trainer(**RFT | {"budget": {"extended": 0.5}})
+
+
+def test_a_preset_says_all_that_it_relies_on():
+    """Whatever the defaults become, these are RAFT; only what does not bear on who is imitated is left to them."""
+    own = set(IBPOConfig.__dataclass_fields__) - set(GRPOConfig.__dataclass_fields__)
+    free = {"window", "price", "averaging", "guards", "sampling_batch_size", "rollout_log_dir"}
+    assert own - free - {"kl_weight", "kl_weight_start"} == set(RAFT) == set(RFT)
+
+
+@pytest.mark.parametrize(("old", "new"), sorted(RENAMED.items()))
+def test_names_of_earlier_versions_are_refused_with_the_new_one(tmp_path, old, new):
+    with pytest.raises(IbpoError, match=f"{old} is called {new} now"):
+        IBPOConfig(output_dir=str(tmp_path), **{old: 1})
+
+
+def test_the_learning_rate_is_held_up_where_the_number_of_steps_is_known(tmp_path):
+    machine = {"output_dir": str(tmp_path), "use_cpu": True, "bf16": False}
+    args = IBPOConfig(max_steps=100, **machine)
+    assert args.lr_scheduler_kwargs == {"num_decay_steps": 35, "min_lr_ratio": 0.03}
+    assert IBPOConfig(**machine).lr_scheduler_type == "linear"
+    assert IBPOConfig(max_steps=100, lr_scheduler_type="cosine", **machine).lr_scheduler_kwargs is None

@@ -12,8 +12,10 @@ import pytest
 import torch
 from transformers import TrainerCallback
 from trl import GRPOTrainer
+from trl.trainer.utils import RepeatSampler
 
 from ibpo.errors import IbpoError
+from ibpo.training.checkpoints import DataOrder
 from ibpo.training.generation import prompt_token_ids
 from ibpo.training.loss import kl_weight_at
 from ibpo.training.reference_model import frozen_copy
@@ -270,7 +272,7 @@ def test_the_order_of_the_prompts_is_found_again_in_a_later_epoch(make_trainer):
     second = make_trainer("halves", **options)
     second.train(resume_from_checkpoint=True)
     prompts = [seen[0] for seen in whole.seen]
-    assert prompts[:8] != prompts[8:12]
+    assert prompts[:4] != prompts[8:12]
     assert [seen[0] for seen in first.seen + second.seen] == prompts
     for a, b in zip(whole.model.parameters(), second.model.parameters(), strict=True):
         assert torch.equal(a, b)
@@ -300,3 +302,22 @@ def test_a_resume_from_the_last_checkpoint_adds_no_step(make_trainer):
     assert again.state.global_step == 3
     for a, b in zip(first.model.parameters(), again.model.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_each_pass_over_the_prompts_has_an_order_of_its_own():
+    def sampler():
+        return RepeatSampler(list(range(16)), mini_repeat_count=2, batch_size=4, repeat_count=1, shuffle=True, seed=3)
+
+    plain, ordered, resumed = sampler(), DataOrder(sampler()), DataOrder(sampler())
+    first, second = list(plain), list(plain)
+    assert first != second
+    assert [list(ordered), list(ordered)] == [first, second]
+    resumed.epoch = 1
+    assert list(resumed) == second
+
+
+def test_the_offset_sets_in_after_two_fifths_of_the_training(make_trainer):
+    trainer = make_trainer(max_steps=5, learning_rate=1e-4, logging_steps=1, budget={"extended": 0.1}, kl_share=0.0)
+    trainer.train()
+    offsets = [log["ibpo/budget_offset"] for log in trainer.state.log_history if "ibpo/budget_offset" in log]
+    assert [offset != 0 for offset in offsets] == [False, False, True, True, True]

@@ -85,7 +85,7 @@ def build_data_set(
         "model": config.model.path,
         "rollouts": {"file": str(store.path), "sha256": _sha256(store.path)},
         "bill": bill_of(rows, config.sample),
-        "build": asdict(config.build),
+        "build": config.build.model_dump(),
         "counts": dict(counts),
         "responses": dict(built_by_group),
         "refused": dict(refused.most_common()),
