@@ -13,7 +13,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ibpo.responses.formats import ADAPTIVE, COT, DEBATE, DIRECT, EFFORT_HIGH, FORMATS, REFLECTION, SELF_CORRECTION, SEQUENTIAL_VOTING, THINKING_OFF, THINKING_ON, broken_rule, build_correction, build_debate, build_reflection, build_single, build_thinking, build_voting, correction_turns, vote, with_box
+from ibpo.responses.formats import (
+    ADAPTIVE,
+    COT,
+    DEBATE,
+    DIRECT,
+    EFFORT_HIGH,
+    FORMATS,
+    REFLECTION,
+    SELF_CORRECTION,
+    SEQUENTIAL_VOTING,
+    THINKING_OFF,
+    THINKING_ON,
+    broken_rule,
+    build_correction,
+    build_debate,
+    build_reflection,
+    build_single,
+    build_thinking,
+    build_voting,
+    correction_turns,
+    vote,
+    with_box,
+)
 from ibpo.responses.readers import MARKER, TAGS, CannotBuild, Reading, answer_reader, boxed, canonical, split_blocks
 
 ROOT = Path(__file__).parent.parent.parent

@@ -5,7 +5,18 @@ from __future__ import annotations
 import pytest
 
 from ibpo.errors import IbpoError
-from ibpo.rewards.judges import GIVES_ANSWER, AtLeast, Candidate, Judgement, JudgePerTask, MixtureOfJudges, Rule, free_of, in_script, well_formed
+from ibpo.rewards.judges import (
+    GIVES_ANSWER,
+    AtLeast,
+    Candidate,
+    Judgement,
+    JudgePerTask,
+    MixtureOfJudges,
+    Rule,
+    free_of,
+    in_script,
+    well_formed,
+)
 from ibpo.types import Problem
 
 
