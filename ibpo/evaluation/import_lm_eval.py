@@ -67,7 +67,7 @@ def lm_eval_rows(path: Path, rows: Iterable[Row], *, metric: str = "", wanted_fi
                 }
             )
     if not found:
-        raise IbpoError(f"{path}: no row of filter {wanted_filter!r}; name another with --filter")
+        raise IbpoError(f"{path}: no row of filter {wanted_filter!r}; name another with --metric METRIC,FILTER")
     return found
 
 
