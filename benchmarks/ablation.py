@@ -49,33 +49,26 @@ def one(experiment_name: str, variant: str, budget: float, seed: int, runs: str,
     """Train and sample one policy."""
     import torch
 
-    from ibpo.demo import JobSpec, experiment_named, model_path, sample_baselines, sample_policy, train_policy
+    from ibpo.demo import DemoJob, experiment_named, model_path, sample_policy, sample_untrained, train_policy
 
     torch.set_num_threads(1)
-    experiment, policy = experiment_named(experiment_name), f"ibpo-{budget:g}"
-    cold_start = model_path(experiment_name)
-    directory = Path(runs) / experiment_name / f"q{budget:g}-seed{seed}" / _slug(variant)
-    spec = JobSpec(
-        kind="policy",
+    experiment, cold_start = experiment_named(experiment_name), model_path(experiment_name)
+    job = DemoJob(
+        name=f"ibpo-{budget:g}",
         experiment=experiment_name,
-        seed_dir=str(directory),
+        seed_dir=str(Path(runs) / experiment_name / f"q{budget:g}-seed{seed}" / _slug(variant)),
         cold_start=str(cold_start),
         pretrained=str(model_path(experiment_name, "pretrained")),
         seed=seed,
         num_problems=4_000,
         num_calibration=4_096,
-        policy=policy,
     )
-
-    def tell(stage: str, done: float) -> None:
-        del stage, done
-
     if variant == "baselines":
-        sample_baselines(spec, experiment, tell)
+        sample_untrained(job, experiment)
         return
-    out_dir, overrides = directory / "policies" / policy, VARIANTS[variant]
-    train_policy(experiment, cold_start, out_dir, budget=budget, seed=seed, num_steps=num_steps, **overrides)
-    sample_policy(spec, experiment, out_dir / "model", tell)
+    options: dict[str, Any] = {"budget": budget, "seed": seed, "num_steps": num_steps, **VARIANTS[variant]}
+    train_policy(experiment, cold_start, job.policy_dir, **options)
+    sample_policy(job, experiment)
 
 
 def _slug(variant: str) -> str:
@@ -85,15 +78,15 @@ def _slug(variant: str) -> str:
 def row(experiment_name: str, variant: str, budget: float, seed: int, runs: str) -> str:
     """One line of the table."""
     from ibpo.demo import calibrated_choice, experiment_named
-    from ibpo.evaluation.compare import compare
+    from ibpo.evaluation import compare_methods
 
     base = Path(runs) / experiment_name / f"q{budget:g}-seed{seed}"
     directory = base / _slug(variant)
     for how in ("standard", "extended"):
-        name = f"cold_start__{how}.parquet"
+        name = f"cold_start__{how}.jsonl.gz"
         shutil.copyfile(base / "baselines" / "responses" / name, directory / "responses" / name)
     levels = list(experiment_named(experiment_name).task.MIX)
-    merits = compare(directory, experiment_name, seed, calibrated_choice(directory), levels).merits
+    merits = compare_methods(directory, experiment_name, seed, calibrated_choice(directory), levels).merits
     by_variant = {merit["variant"]: merit for merit in merits}
     sampled, calibrated = by_variant["sampled"], by_variant["calibrated"]
 

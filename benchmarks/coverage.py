@@ -17,20 +17,23 @@ from functools import partial
 
 import numpy as np
 
-from ibpo.evaluation.metrics import estimate_area, estimate_gain_ratio, pass_at_k, vote_at_k
-from ibpo.evaluation.oracle_share import OracleShare
-from ibpo.evaluation.responses import Responses
-from ibpo.evaluation.statistics import (
+from ibpo.evaluation import (
     NOTHING,
     Estimate,
+    Reference,
+    Responses,
     bootstrap,
+    estimate_area,
+    estimate_gain_ratio,
     estimate_mean,
     estimate_quantile,
     estimate_rate,
     paired_difference,
+    pass_at_k,
     problem_means,
     rate_interval,
     ratio_of_means,
+    vote_at_k,
 )
 
 NUM_TRUTH = 200_000
@@ -100,14 +103,12 @@ def estimates(drawn: Draw, seed: int, wanted: list[str]) -> dict[str, Estimate]:
             problem=problem.astype(object), configuration=texts, reward=flat[f"right {name}"],
             tokens=flat[f"tokens {name}"], thinking_tokens=unknown, truncated=unknown, response_group=texts,
             answer=texts, level=drawn["level"][problem].astype(object), domain=texts, budget=unknown, prompt=texts,
-            completion=texts,
+            completion=texts, number=unknown,
         )  # fmt: skip
 
     def oracle_share() -> Estimate:
-        cost = np.array([mean["tokens standard"], mean["tokens extended"]])
-        names = [str(p) for p in every]
-        oracle = OracleShare(responses("standard"), responses("extended"), names, cost)
-        return oracle.of(mean["right policy"], mean["tokens policy"], seed=seed) or NOTHING
+        reference = Reference(responses("standard"), responses("extended"), every)
+        return reference.oracle_share(mean["right policy"], mean["tokens policy"], seed=seed) or NOTHING
 
     def held_out() -> Estimate:
         """The reward on one half of a choice that the other half made: its bar is that of a clustered mean."""
@@ -161,20 +162,20 @@ def truth(size: int, clustered: bool, seed: int, wanted: list[str]) -> dict[str,
 
 def values(drawn: Draw, wanted: list[str]) -> dict[str, float]:
     """Point values only: the bootstraps are left out."""
+    import ibpo.evaluation.comparison as comparison
     import ibpo.evaluation.metrics as metrics
-    import ibpo.evaluation.oracle_share as oracle_share
 
     def no_draws(statistic: Callable[[np.ndarray], np.ndarray], num_problems: int, **_: object) -> Estimate:
         value = float(statistic(np.full((1, num_problems), 1 / num_problems))[0])
         return Estimate(value=value, stderr=0, low=0, high=0, num_problems=num_problems)
 
     kept = metrics.bootstrap, globals()["bootstrap"]
-    metrics.bootstrap = oracle_share.bootstrap = globals()["bootstrap"] = no_draws  # pyright: ignore[reportPrivateImportUsage]
+    metrics.bootstrap = comparison.bootstrap = globals()["bootstrap"] = no_draws  # pyright: ignore[reportPrivateImportUsage]
     try:
         return {name: estimate.value for name, estimate in estimates(drawn, 0, wanted).items()}
     finally:
         metrics.bootstrap, globals()["bootstrap"] = kept
-        oracle_share.bootstrap = kept[0]  # pyright: ignore[reportPrivateImportUsage]
+        comparison.bootstrap = kept[0]  # pyright: ignore[reportPrivateImportUsage]
 
 
 def main() -> None:

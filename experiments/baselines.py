@@ -12,14 +12,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from experiments.context import BaselineJob, Context
 from experiments.recipes import BUDGETS, NAMES, NUM_STEPS, PART_OF_OTHERS, RECIPES, recipes_of, to_tune
-from ibpo.demo import EXPERIMENTS, JobSpec, model_path, run_jobs
+from ibpo.demo import EXPERIMENTS, UNTRAINED, DemoJob, model_path, run_jobs
 from ibpo.errors import IbpoError
 from ibpo.runs import note_call, write_text_atomic
 
@@ -190,10 +190,10 @@ def run_baselines(run_dir: Path, settings: BaselineSettings, console: Console) -
     demo = [job for name in settings.experiments for job in _demo_jobs(run_dir, settings, name)]
     if not all(job.is_done() for job in demo):
         several = len(settings.experiments) > 1
-        told = f"ibpo demo --experiment {'both' if several else ''.join(settings.experiments)}"
-        told += f" --seeds {len(settings.seeds)} --name {run_dir.name}"
+        command = f"ibpo demo --experiment {'both' if several else ''.join(settings.experiments)}"
+        command += f" --seeds {len(settings.seeds)} --name {run_dir.name}"
         console.print(
-            f"IBPO's and RAFT's policies that are not in {run_dir} are trained now, as [bold]{told}[/bold] does "
+            f"IBPO's and RAFT's policies that are not in {run_dir} are trained now, as [bold]{command}[/bold] does "
             "before this command: some 12 minutes a seed (thinking), 40 (voting)"
         )
         run_jobs(demo, console)
@@ -202,7 +202,7 @@ def run_baselines(run_dir: Path, settings: BaselineSettings, console: Console) -
 def _tune(run_dir: Path, settings: BaselineSettings, console: Console) -> None:
     """Train and value every candidate at the first seed; what was chosen before is kept."""
     from experiments.jobs import ROUTE
-    from experiments.tuning import candidate_name, choose, is_tuned, keep_route
+    from experiments.recipes import candidate_name, choose, is_tuned, keep_route
 
     waiting = [
         (recipe, name)
@@ -249,50 +249,47 @@ def _jobs(run_dir: Path, settings: BaselineSettings, names: Sequence[str]) -> li
     ]
 
 
-def _demo_jobs(run_dir: Path, settings: BaselineSettings, experiment: str) -> list[JobSpec]:
+def _demo_jobs(run_dir: Path, settings: BaselineSettings, experiment: str) -> list[DemoJob]:
     """The demo's own jobs of the policies wanted; what a demo of this name has finished is never repeated."""
     kept = run_dir / "settings.json"
     as_demo = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
     policies: list[tuple[str, float | None]] = [("raft", None)] if "raft" in settings.baselines else []
     policies += [(f"ibpo-{q:g}", q) for q in BUDGETS if "ibpo" in settings.baselines]
     return [
-        JobSpec(
-            kind="policy",
-            policy=policy,
+        DemoJob(
+            name=policy,
             budget=budget,
-            experiment=experiment,
-            seed_dir=str(run_dir / experiment / f"seed{seed}"),
-            cold_start=str(model_path(experiment)),
-            pretrained=str(model_path(experiment, "pretrained")),
-            seed=seed,
-            num_problems=settings.num_problems,
             num_calibration=as_demo.get("num_calibration", settings.num_calibration),
             num_steps=as_demo.get("num_steps", settings.num_steps_of_demo),
+            **_common(run_dir, settings, experiment, seed),
         )
         for seed in settings.seeds
         for policy, budget in policies
     ]
 
 
-def _cold_start_jobs(run_dir: Path, settings: BaselineSettings, experiment: str) -> list[JobSpec]:
+def _cold_start_jobs(run_dir: Path, settings: BaselineSettings, experiment: str) -> list[DemoJob]:
     """The demo's own job that samples cold start and pretrained model, so that its files are shared."""
     return [
-        JobSpec(
-            kind="baselines",
-            experiment=experiment,
-            seed_dir=str(run_dir / experiment / f"seed{seed}"),
-            cold_start=str(model_path(experiment)),
-            pretrained=str(model_path(experiment, "pretrained")),
-            seed=seed,
-            num_problems=settings.num_problems,
-            num_calibration=0,
-        )
+        DemoJob(name=UNTRAINED, num_calibration=0, **_common(run_dir, settings, experiment, seed))
         for seed in settings.seeds
     ]
 
 
+def _common(run_dir: Path, settings: BaselineSettings, experiment: str, seed: int) -> dict[str, Any]:
+    """What the demo's jobs of one experiment and seed have in common."""
+    return {
+        "experiment": experiment,
+        "seed": seed,
+        "seed_dir": str(run_dir / experiment / f"seed{seed}"),
+        "cold_start": str(model_path(experiment)),
+        "pretrained": str(model_path(experiment, "pretrained")),
+        "num_problems": settings.num_problems,
+    }
+
+
 def _problems_of_demo(run_dir: Path) -> int | None:
-    """Of a demo that lies there: its responses are to these problems, and are not sampled again."""
+    """The demo's that is stored there: its responses are to these problems, and are not sampled again."""
     try:
         return int(json.loads((run_dir / "settings.json").read_text(encoding="utf-8"))["num_problems"])
     except (FileNotFoundError, KeyError, TypeError, ValueError):

@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from experiments.corpora import CURRICULA, Pairs, Stage
-from ibpo.demo import Experiment, JobSpec, StepProgress, experiment_named, progress_file, quiet_libraries, teller
+from ibpo.demo import Experiment, ModelJob, StepProgress, experiment_named, quiet_libraries
 from ibpo.responses import build_sequential_vote, encode_prefix, external_vote, read_sequential_vote
 from ibpo.rollouts import HFSampler
 from ibpo.tasks import distinct, stream
@@ -361,15 +361,14 @@ def _stage(stage: Stage | None) -> dict[str, Any] | None:
     return None if stage is None else asdict(stage)
 
 
-def main(spec: JobSpec) -> None:
+def run_job(job: ModelJob) -> None:
     """Do a job of `ibpo demo --from-scratch`."""
     quiet_libraries()
-    pretrained, cold_start = Path(spec.pretrained), Path(spec.cold_start)
+    pretrained, cold_start = Path(job.pretrained), Path(job.cold_start)
     assert pretrained.parent == cold_start.parent
-    tell = teller(progress_file(spec))
-    build(experiment_named(spec.experiment), cold_start.parent, Path(spec.seed_dir) / "build", spec.seed, tell)
-    tell("done", 1.0)
+    build(experiment_named(job.experiment), cold_start.parent, Path(job.seed_dir) / "build", job.seed, job.report)
+    job.report("done", 1.0)
 
 
 if __name__ == "__main__":
-    main(JobSpec(**json.loads(Path(sys.argv[1]).read_text())))
+    run_job(ModelJob.read(sys.argv[1]))

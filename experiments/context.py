@@ -1,15 +1,14 @@
-"""What every baseline works on: which problems train it, which tune it, and where its files lie."""
+"""What every baseline works on: which problems train it, which tune it, and where its files are stored."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from ibpo.demo import Experiment, experiment_named
+from ibpo.demo import Experiment, ProcessJob, experiment_named, table_file
 from ibpo.tasks import distinct, stream
 from ibpo.types import Problem
 
@@ -18,41 +17,29 @@ NUM_PROBE_RESPONSES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class BaselineJob:
-    """One job, in a process of its own; what it writes lies under `seed_dir`."""
+class BaselineJob(ProcessJob):
+    """A policy, a candidate of its tuning (`grpo~learning_rate-0.001`), or another job of `experiments.jobs`."""
 
-    name: str
-    """A policy, a policy and a candidate of its tuning (`grpo~learning_rate-0.001`), or `probe`."""
-    experiment: str
-    seed_dir: str
-    cold_start: str
-    """Folder of the model that every policy begins with."""
-    seed: int
-    num_problems: int
+    module: ClassVar[str] = "experiments.jobs"
     num_validation: int
     num_probe: int
     num_steps: int
     """Updates of a policy that reinforcement learning trains."""
     tuning_file: str
-    """What was chosen on validation problems; see `experiments.tuning`."""
+    """What was chosen on validation problems; see `experiments.recipes`."""
 
-    @property
-    def module(self) -> str:
-        """What runs it."""
-        return "experiments.jobs"
-
-    def is_done(self) -> bool:
-        """Whether every file of the job is there."""
+    def outputs(self) -> list[Path]:
+        """The files of the finished job."""
         from experiments.jobs import outputs
 
-        return all(path.exists() for path in outputs(self))
+        return outputs(self)
 
 
 class Context:
     """A job's problems and files."""
 
-    def __init__(self, job: BaselineJob, tell: Callable[[str, float], None] = lambda stage, done: None) -> None:
-        self.job, self.tell = job, tell
+    def __init__(self, job: BaselineJob) -> None:
+        self.job = job
         self.experiment: Experiment = experiment_named(job.experiment)
         self.home = Path(job.seed_dir)
         self.cold_start = Path(job.cold_start)
@@ -83,4 +70,4 @@ class Context:
 
     def responses(self, policy: str, how: str = "sampled", *, split: str = "test") -> Path:
         """The file of a policy's responses: those to the test as in a demo run, others in folders of their own."""
-        return self.home / ("responses" if split == "test" else split) / f"{policy}__{how}.parquet"
+        return table_file(self.home / ("responses" if split == "test" else split) / f"{policy}__{how}.jsonl.gz")

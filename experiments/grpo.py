@@ -204,7 +204,7 @@ def _train(
     made = build_trainer(
         context, context.cold_start, out_dir, rewards, opened(prefixes), trainer, context.job.num_steps, **settings
     )
-    made.add_callback(StepProgress(lambda done: context.tell("training", 0.8 * done)))
+    made.add_callback(StepProgress(lambda done: context.job.report("training", 0.8 * done)))
     made.train()
     save(made, out_dir)
 

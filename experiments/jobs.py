@@ -8,9 +8,8 @@ import sys
 from pathlib import Path
 
 from experiments.context import NUM_PROBE_RESPONSES, BaselineJob, Context
-from experiments.recipes import BUDGETS, Recipe, trainer_of
-from experiments.tuning import candidate_name, options_of, read_tuning, tuned_by
-from ibpo.demo import NUM_SAMPLED, JobSpec, progress_file, quiet_libraries, teller, test_problems
+from experiments.recipes import BUDGETS, Recipe, candidate_name, options_of, read_tuning, trainer_of, tuned_by
+from ibpo.demo import NUM_SAMPLED, quiet_libraries
 from ibpo.runs import write_text_atomic
 from ibpo.types import Problem
 
@@ -44,11 +43,11 @@ def num_judged(job: BaselineJob) -> int:
 def run_job(job: BaselineJob) -> None:
     """Do what is missing of a job."""
     quiet_libraries()
-    context = Context(job, teller(progress_file(job)))
+    context = Context(job)
     if job.name == PROBE:
         probe(context)
     elif job.name == ROUTE:
-        from experiments.solve_then_learn import route
+        from experiments.supervised import route
 
         rows = [row for row in read_tuning(Path(job.tuning_file)) if row["policy"] == ROUTE and row["chosen"]]
         tried = route(context, BUDGETS, {row["options"]["q+"]: row["options"]["C"] for row in rows})
@@ -58,26 +57,10 @@ def run_job(job: BaselineJob) -> None:
 
         seed = 40_000 + 100 * job.seed
         path = context.responses("self-correction")
-        write_dialogues(path, context.cold_start, context, test_of(context), num_judged(job), seed)
+        write_dialogues(path, context.cold_start, context, context.job.unseen_problems(), num_judged(job), seed)
     else:
         policy(context)
-    context.tell("done", 1.0)
-
-
-def test_of(context: Context) -> list[Problem]:
-    """The unseen problems, the same as a demo's of this seed and number."""
-    job = context.job
-    spec = JobSpec(
-        kind="baselines",
-        experiment=job.experiment,
-        seed_dir=job.seed_dir,
-        cold_start=job.cold_start,
-        pretrained="",
-        seed=job.seed,
-        num_problems=job.num_problems,
-        num_calibration=0,
-    )
-    return test_problems(spec, context.experiment)
+    context.job.report("done", 1.0)
 
 
 def probe(context: Context) -> None:
@@ -87,9 +70,9 @@ def probe(context: Context) -> None:
         for j, how in enumerate(GROUPS):
             path = context.responses("cold_start", how, split=split)
             _sample(context, path, context.cold_start, problems, how, counts[split], 50_000 + 10 * i + j)
-            context.tell(f"sampling the {split} problems", (2 * i + j + 1) / 6)
+            context.job.report(f"sampling the {split} problems", (2 * i + j + 1) / 6)
     path = context.responses("cold_start", "extended", split="oracle")
-    _sample(context, path, context.cold_start, test_of(context), "extended", NUM_ORACLE_RESPONSES, 50_030)
+    _sample(context, path, context.cold_start, context.job.unseen_problems(), "extended", NUM_ORACLE_RESPONSES, 50_030)
 
 
 def policy(context: Context) -> None:
@@ -108,7 +91,7 @@ def policy(context: Context) -> None:
             write_text_atomic(out_dir / "options.json", json.dumps(options))
             trainer_of(recipe)(context, out_dir, **options)
     split = "test" if candidate is None else "validation"
-    problems = test_of(context) if candidate is None else context.validation
+    problems = context.job.unseen_problems() if candidate is None else context.validation
     count = num_judged(context.job) if candidate is None else NUM_SAMPLED
     path = context.responses(name, split=split)
     if recipe.two_turns:
@@ -135,7 +118,7 @@ def _sample(
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from ibpo.evaluation.sample import write_responses
+    from ibpo.evaluation import write_responses
 
     if path.exists():
         return
@@ -154,4 +137,4 @@ def _sample(
 
 
 if __name__ == "__main__":
-    run_job(BaselineJob(**json.loads(Path(sys.argv[1]).read_text())))
+    run_job(BaselineJob.read(sys.argv[1]))

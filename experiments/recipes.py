@@ -1,6 +1,7 @@
-"""Which baselines there are: what each trains, in which strengths, what is tuned for it, and what its training costs.
+"""Which baselines there are: what each trains, in which strengths, what its training costs, and how it is tuned.
 
-Equal means? Every policy's row names its updates and the responses that were sampled for it in training.
+Equal means? Every policy's row names its updates and the responses that were sampled for it in training. What is tuned
+is chosen on validation problems: what was tried is kept in one JSON file per experiment, and shown with the results.
 """
 
 from __future__ import annotations
@@ -12,8 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiments.context import NUM_PROBE_RESPONSES
+import numpy as np
+
+from experiments.context import NUM_PROBE_RESPONSES, Context
 from ibpo.errors import IbpoError
+from ibpo.evaluation import estimate_mean, find_problems, per_problem, random_mix, read_table
+from ibpo.runs import write_text_atomic
 
 BUDGETS = (0.25, 0.5, 0.75)
 REFERENCES = ("standard-only", "extended-only", "random-mix", "self-consistency", "oracle-by-level")
@@ -92,7 +97,7 @@ def _sft(name: str, method: str, **options: Any) -> Recipe:
         name=name,
         baseline="sv-sft" if name == "sv-sft" else "asv-sft",
         method=method,
-        train="sft:sft",
+        train="supervised:sft",
         options=options,
         candidates=LEARNING_RATES if tuned else (),
         goal="above_random_mix",
@@ -129,7 +134,7 @@ ALL = (
 )
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in ALL}
 NAMES = (*REFERENCES, *OF_DEMO, *UNTRAINED, *dict.fromkeys(recipe.baseline for recipe in RECIPES.values()))
-"""What `ibpo baselines --baseline` takes."""
+"""What `experiments/baselines.py --baseline` takes."""
 
 
 def recipes_of(names: Sequence[str]) -> list[Recipe]:
@@ -203,7 +208,7 @@ def sampled_for(recipe: Recipe, experiment: str, num_steps: int, num_probe: int)
         ((95, 24320), (94, 64128))
     """
     probe = 2 * NUM_PROBE_RESPONSES * num_probe
-    if recipe.train.startswith("sft:"):
+    if recipe.train.startswith("supervised:"):
         return None, probe
     per_update = RESPONSES_PER_UPDATE[experiment]
     if recipe.two_turns:
@@ -225,3 +230,96 @@ def sampled_for_demo(seed_dir: Path, policy: str, experiment: str) -> tuple[int 
     budget = None if policy == "raft" else float(policy.removeprefix("ibpo-"))
     settings = settings_of(experiment_named(experiment), budget, 0, updates)
     return updates, updates * int(settings["per_device_train_batch_size"])
+
+
+def candidate_name(policy: str, candidate: Mapping[str, Any]) -> str:
+    """Of the candidate's folder.
+
+    Example:
+        >>> candidate_name("grpo", {"learning_rate": 0.001})
+        'grpo~learning_rate-0.001'
+    """
+    return policy + "~" + "~".join(f"{key}-{value:g}" for key, value in candidate.items())
+
+
+def value(context: Context, name: str) -> dict[str, float]:
+    """Accuracy, share, cost and accuracy above the random mix of the same cost, of a policy's validation responses."""
+    files = {
+        how: read_table(context.responses("cold_start", how, split="validation")) for how in ("standard", "extended")
+    }
+    problems = find_problems(files["standard"])
+    standard, extended = (per_problem(files[how], problems) for how in ("standard", "extended"))
+    own = per_problem(read_table(context.responses(name, split="validation")), problems)
+    accuracy = estimate_mean(own.accuracy, problems.problem_id)
+    cost, low, high = (float(one.tokens.mean()) for one in (own, standard, extended))
+    # Beyond both ends the line goes on level: what costs more than extended only is compared with it.
+    part = float(np.clip((cost - low) / (high - low), 0, 1)) if high > low else 0.0
+    mix = random_mix(float(standard.accuracy.mean()), float(extended.accuracy.mean()), part)
+    return {
+        "accuracy": accuracy.value,
+        "stderr": accuracy.stderr,
+        "extended_share": float(own.share.mean()),
+        "relative_cost": cost / low,
+        "above_random_mix": accuracy.value - mix,
+    }
+
+
+def choose(context: Context, recipe: Recipe) -> list[dict[str, Any]]:
+    """Value every candidate, choose the best by the recipe's goal, keep all in the tuning file."""
+    rows = [
+        {"policy": recipe.name, "goal": recipe.goal, "options": dict(candidate)}
+        | value(context, candidate_name(recipe.name, candidate))
+        for candidate in recipe.candidates
+    ]
+    best = max(range(len(rows)), key=lambda i: rows[i][recipe.goal])
+    rows = [
+        row | {"seed": context.job.seed, "num_validation": context.job.num_validation, "chosen": i == best}
+        for i, row in enumerate(rows)
+    ]
+    _keep(context, recipe.name, rows)
+    return rows
+
+
+def keep_route(context: Context) -> None:
+    """Keep what solve-then-learn tried at this seed; the other seeds take over what it chose."""
+    tried = json.loads((context.home / "solve-then-learn.json").read_text(encoding="utf-8"))
+    _keep(context, "solve-then-learn", tried)
+
+
+def _keep(context: Context, policy: str, rows: list[dict[str, Any]]) -> None:
+    path = Path(context.job.tuning_file)
+    kept = [row for row in read_tuning(path) if row["policy"] != policy]
+    write_text_atomic(path, json.dumps([*kept, *rows], indent=1))
+
+
+def read_tuning(path: Path) -> list[dict[str, Any]]:
+    """All candidates of all policies so far."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+
+
+def is_tuned(path: Path, policy: str) -> bool:
+    """Whether this policy's options have been chosen."""
+    return any(row["policy"] == policy for row in read_tuning(path))
+
+
+def options_of(recipe: Recipe, tuning: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Its own options, and those that were chosen for it and for the policy that it takes over from."""
+    chosen = {row["policy"]: dict(row["options"]) for row in tuning if row["chosen"]}
+    return {key: v for name in (recipe.as_tuned, recipe.name) for key, v in chosen.get(name, {}).items()} | dict(
+        recipe.options
+    )
+
+
+def tuned_by(name: str) -> tuple[Recipe, dict[str, Any] | None]:
+    """A job's name -> its policy, and the candidate's options where it is one.
+
+    Example:
+        >>> recipe, candidate = tuned_by("grpo~learning_rate-0.001")
+        >>> recipe.name, candidate
+        ('grpo', {'learning_rate': 0.001})
+    """
+    policy, _, rest = name.partition("~")
+    recipe = RECIPES[policy]
+    if not rest:
+        return recipe, None
+    return recipe, next(dict(c) for c in recipe.candidates if candidate_name(policy, c) == name)

@@ -8,16 +8,26 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.gains import Yardsticks
-from experiments.oracle import oracle_by_problem
 from experiments.recipes import BUDGETS, recipes_of
-from experiments.votes import adaptive_votes, consensus, posterior
-from ibpo.evaluation.compare import Comparison, areas_of, numbers
-from ibpo.evaluation.store import Columns, PerProblem, by_sample, find_problems, mix, per_problem, read_columns
+from experiments.votes import adaptive_votes, consensus, oracle_by_problem, posterior
+from ibpo.demo import table_file
+from ibpo.evaluation import (
+    MODELS,
+    Methods,
+    PerProblem,
+    Responses,
+    areas_of,
+    by_number,
+    find_problems,
+    mix,
+    numbers,
+    per_problem,
+    read_table,
+    table_files,
+)
 
 POSTERIORS = (0.6, 0.8, 0.9, 0.95, 0.99)
 CONSENSUS = (2, 3)
-MODELS = {"cold_start": "cold start", "pretrained": "pretrained"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,7 +41,7 @@ class Point:
     result: PerProblem
 
 
-def tabulate(seed_dir: Path, experiment: str, seed: int, levels: Sequence[str], names: Sequence[str]) -> Comparison:
+def tabulate(seed_dir: Path, experiment: str, seed: int, levels: Sequence[str], names: Sequence[str]) -> Methods:
     """Rows and areas of these baselines; what has not been sampled is left out. It has no figures of merit of its own.
 
     Args:
@@ -39,21 +49,24 @@ def tabulate(seed_dir: Path, experiment: str, seed: int, levels: Sequence[str], 
         experiment: Its name.
         seed: Its seed.
         levels: Names of the levels, easiest first.
-        names: Baselines, as `ibpo baselines` takes them.
+        names: Baselines, as `experiments/baselines.py` takes them.
     """
-    files = {path.stem: path for path in sorted((seed_dir / "responses").glob("*__*.parquet"))}
-    cold = {how: read_columns(files[f"cold_start__{how}"]) for how in ("standard", "extended")}
+    files = {
+        path.name.removesuffix(".jsonl.gz").removesuffix(".parquet"): path
+        for path in table_files(seed_dir, "responses")
+    }
+    cold = {how: read_table(files[f"cold_start__{how}"]) for how in ("standard", "extended")}
     problems = find_problems(cold["standard"], levels)
     standard, extended = (per_problem(cold[how], problems) for how in ("standard", "extended"))
     points: list[Point] = []
     if "adaptive-self-consistency" in names:
         for model, spoken in MODELS.items():
             if f"{model}__standard" in files:
-                columns = read_columns(files[f"{model}__standard"])
+                columns = read_table(files[f"{model}__standard"])
                 points += _adaptive_votes(columns, per_problem(columns, problems), spoken)
-    more = seed_dir / "oracle" / "cold_start__extended.parquet"
+    more = table_file(seed_dir / "oracle" / "cold_start__extended.jsonl.gz")
     if "oracle-by-problem" in names and more.exists():
-        rewards = by_sample(cold["standard"], "reward"), by_sample(read_columns(more), "reward")
+        rewards = by_number(cold["standard"], "reward"), by_number(read_table(more), "reward")
         for budget in BUDGETS:
             accuracy, share, _ = oracle_by_problem(*rewards, budget, seed=seed)
             result = replace(mix(standard, extended, share), accuracy=accuracy)
@@ -69,7 +82,7 @@ def tabulate(seed_dir: Path, experiment: str, seed: int, levels: Sequence[str], 
     ]
     for policy, method, budget, curve in sampled:
         if f"{policy}__sampled" in files:
-            result = per_problem(read_columns(files[f"{policy}__sampled"]), problems)
+            result = per_problem(read_table(files[f"{policy}__sampled"]), problems)
             points.append(Point(method=method, budget=budget, curve=curve, result=result))
     base_tokens = float(standard.tokens.mean())
     head = {"experiment": experiment, "seed": seed}
@@ -84,30 +97,14 @@ def tabulate(seed_dir: Path, experiment: str, seed: int, levels: Sequence[str], 
             curves.setdefault(point.curve, []).append(point.result)
     areas = [row for row in areas_of(curves, base_tokens, seed) if row["name"] != "random mix"]
     found = [p.result for p in points]
-    return Comparison(rows=rows, merits=[], areas=[head | row for row in areas], results=found)
-
-
-def yardsticks_of(seed_dir: Path, levels: Sequence[str], there: Comparison, *, seed: int) -> Yardsticks:
-    """What every row of a seed is held against: the cold start's forced responses, and the votes among `there`."""
-    cold = {
-        how: read_columns(seed_dir / "responses" / f"cold_start__{how}.parquet") for how in ("standard", "extended")
-    }
-    problems = find_problems(cold["standard"], levels)
-    votes = {}
-    for model, spoken in MODELS.items():
-        name = f"self-consistency ({spoken}) maj@"
-        curve = [r for row, r in zip(there.rows, there.results, strict=True) if row["method"].startswith(name)]
-        if curve:
-            votes[model] = np.array([r.accuracy for r in curve]), np.array([r.tokens for r in curve])
-    standard, extended = (per_problem(cold[how], problems) for how in cold)
-    return Yardsticks(standard, extended, problems, votes, seed=seed)
+    return Methods(rows=rows, merits=[], areas=[head | row for row in areas], results=found)
 
 
 HELD_OUT = "oracle by problem, held out"
 
 
-def _adaptive_votes(columns: Columns, single: PerProblem, model: str) -> Iterator[Point]:
-    answers, correct, tokens = (by_sample(columns, name) for name in ("predicted_answer", "reward", "tokens"))
+def _adaptive_votes(columns: Responses, single: PerProblem, model: str) -> Iterator[Point]:
+    answers, correct, tokens = (by_number(columns, name) for name in ("answer", "reward", "tokens"))
     name = f"adaptive self-consistency ({model})"
     for curve, label, stop in (
         *((f"{name}, consensus", f"{name}, consensus {k}", consensus(k)) for k in CONSENSUS),

@@ -14,18 +14,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as parquet
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOTrainer
 
 from experiments.context import Context
 from experiments.grpo import RollOut, build_trainer, sampler_of, save
-from experiments.sft import fine_tune
+from experiments.supervised import fine_tune
 from ibpo.demo import StepProgress, correctness_reward
-from ibpo.evaluation.sample import to_rollouts, write_scored
+from ibpo.evaluation import to_rollouts, write_scored
 from ibpo.rewards import ExactJudge
 from ibpo.rollouts import HFSampler, score
+from ibpo.tasks import local_rows
 from ibpo.training import frozen_copy, kl_penalty
 from ibpo.types import Problem
 
@@ -164,7 +164,9 @@ def score_policy(
                 learning_rate=learning_rate,
             )
             part = 0.4 * (stage - 1)
-            trainer.add_callback(StepProgress(lambda done, part=part: context.tell("training", part + 0.4 * done)))
+            trainer.add_callback(
+                StepProgress(lambda done, part=part: context.job.report("training", part + 0.4 * done))
+            )
             trainer.train()
             save(trainer, stage_dir)
         model_dir = stage_dir / "model"
@@ -188,7 +190,7 @@ def _built_dialogues(context: Context) -> list[tuple[str, str]]:
     tokenizer: Any = AutoTokenizer.from_pretrained(context.cold_start)
     by_problem: dict[str, list[dict[str, Any]]] = {}
     for how in ("standard", "extended"):
-        rows = parquet.read_table(context.responses("cold_start", how, split="probe")).to_pylist()
+        rows = [row for _, row in local_rows(context.responses("cold_start", how, split="probe"))]
         for row in rows:
             if row["finish_reason"] == "stop":
                 by_problem.setdefault(row["prompt"], []).append(row)

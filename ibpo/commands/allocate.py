@@ -15,7 +15,7 @@ from ibpo.errors import IbpoError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ibpo.evaluation.log_allocation import Answer, LogPart
+    from ibpo.evaluation import Answer, LogPart
 
 
 def allocate_command(
@@ -54,7 +54,7 @@ def allocate_command(
     from rich.console import Console
 
     from ibpo.data import LogColumns
-    from ibpo.evaluation.log_allocation import answer_questions, questions, read_parts, write_files
+    from ibpo.evaluation import answer_questions, questions, read_parts, write_files
 
     try:
         if stream and holdout:

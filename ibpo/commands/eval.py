@@ -66,9 +66,15 @@ def eval_command(
     from ibpo.commands.eval_progress import EvalProgress
     from ibpo.commands.eval_setup import CHOOSES, load_task, local_policy, served_policy, ways_of, weights_digest
     from ibpo.endpoint import Endpoint, read_api_key
-    from ibpo.evaluation.evaluate import fingerprint, judge_ways, num_missing_and_all, sample_ways, write_rows
-    from ibpo.evaluation.import_lm_eval import read_answer
-    from ibpo.evaluation.run_facts import trained_policy
+    from ibpo.evaluation import (
+        fingerprint,
+        judge_ways,
+        num_missing_and_all,
+        read_answer,
+        sample_ways,
+        trained_policy,
+        write_table,
+    )
     from ibpo.responses import last_program
     from ibpo.rewards import UNJUDGED
     from ibpo.rollouts import RolloutStore, settings_of
@@ -156,7 +162,7 @@ def eval_command(
             "trained": trained | {"configuration": CHOOSES} if trained else None,
         }
         write_text_atomic(out / "eval.json", json.dumps(about, indent=2) + "\n")
-        write_rows(out / "responses.jsonl", rows)
+        write_table(out / "responses.jsonl", rows)
         _show(rows, out)
         if unjudged := sum(UNJUDGED in row["violations"] for row in rows):
             console.print(f"{unjudged} responses got no grade from the judge, and count as not right")
@@ -172,11 +178,9 @@ def _show(rows: list[dict[str, Any]], out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ibpo.evaluation.describe import describe
-    from ibpo.evaluation.import_plain import plain_rows
-    from ibpo.evaluation.responses import Responses
+    from ibpo.evaluation import Responses, describe
 
-    responses = Responses.from_rows(plain_rows(((f"row {i}", row) for i, row in enumerate(rows)), {}))
+    responses = Responses.of_table(rows)
     table = Table(title=f"{len(set(responses.problem))} problems", title_justify="left")
     table.add_column("configuration")
     for head in ("pass@1", "mean tokens", "extended share", "truncated"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,8 +16,7 @@ from ibpo.commands.options import Columns, read_pairs
 from ibpo.errors import IbpoError
 
 if TYPE_CHECKING:
-    from ibpo.evaluation.contrast import ContrastOptions
-    from ibpo.evaluation.read_responses import Read
+    from ibpo.evaluation import CompareOptions, Imported, Responses
 
 FIELDS = ("problem", "configuration", "reward", "tokens", "level", "answer")
 SOME = 10_000
@@ -78,13 +78,12 @@ def report_command(
     on_error: Annotated[Literal["fail", "skip"], typer.Option(help="At a bad row: stop, or leave it out.")] = "fail",
 ) -> None:
     """Write report.html, report.md, report.json and the figures."""
-    from ibpo.evaluation.contrast import ContrastOptions
-    from ibpo.evaluation.read_responses import ReadOptions, read_responses
+    from ibpo.evaluation import BUDGETS, CompareOptions, ImportOptions, import_responses
 
     try:
         paths = [_named(text) for text in runs]
         named = read_pairs(columns or (), FIELDS, "--columns")
-        options = ReadOptions(
+        options = ImportOptions(
             columns=named | ({"by": by} if by else {}),
             metric=metric.partition(",")[0],
             filter=metric.partition(",")[2],
@@ -92,11 +91,11 @@ def report_command(
             count_tokens=_counter(tokenizer) if tokenizer else None,
             on_error=on_error,
         )
-        asked = ContrastOptions(
+        asked = CompareOptions(
             standard=standard, among=among or (), num_splits=num_splits, seed=seed, extended=extended,
-            **({"budgets": read_budgets(budget)} if budget else {}),
+            budgets=read_budgets(budget) if budget else BUDGETS,
         )  # fmt: skip
-        read = read_responses(paths, options)
+        read = import_responses(paths, options)
         folder = out or (paths[0][1] if paths[0][1].is_dir() else Path("report"))
         written = _write(folder, title, read, asked, only or [], paths)
         typer.echo("\n".join(str(path) for path in written if path.name.startswith("report.")))
@@ -122,17 +121,17 @@ def read_budgets(texts: list[str]) -> list[float]:
 
 
 def _write(
-    folder: Path, title: str, read: Read, asked: ContrastOptions, only: list[str], paths: list[tuple[str, Path]]
+    folder: Path, title: str, read: Imported, asked: CompareOptions, only: list[str], paths: list[tuple[str, Path]]
 ) -> list[Path]:
-    from ibpo.evaluation.contrast import contrast
-    from ibpo.evaluation.run_facts import facts_of, share_in_training, training_of
+    from ibpo.evaluation import compare, facts_of, share_in_training, training_of
     from ibpo.runs import noted_calls
 
     try:
-        from ibpo.evaluation.page import PageData, pick_examples, write_page
+        from ibpo.evaluation import PageData, answer_of, comparison_part, pick_examples, write_page
     except ModuleNotFoundError as error:
         raise IbpoError(f"the page needs {error.name}: pip install 'ibpo[report]'") from None
     parts: dict[str, Any] = {}
+    examples: dict[str, Any] = {}
     training: dict[str, list[dict[str, Any]]] = {}
     for _, path in paths:
         for name, steps in training_of(path).items():
@@ -148,15 +147,16 @@ def _write(
             told = f"{len(responses):,} responses of {len(responses.configurations)} configurations"
             typer.echo(f"{name + ': ' if name else ''}{told}: intervals and held-out choices ...", err=True)
         try:
-            part = contrast(responses, asked)
+            part = compare(responses, replace(asked, reference=_reference(responses)))
         except IbpoError as error:
             raise IbpoError(f"{name}: {error}" if name else str(error)) from None
         shown = [row["name"] for row in part["configurations"]]
         for row in part["budget_kept"]:
             row["in_training"] = share_in_training(training.get(name, []), row["name"])
+        examples[name] = pick_examples(responses, shown)
         parts[name] = part | {
             "cost_unit": read.cost_unit[name],
-            "examples": pick_examples(responses, shown),
+            "examples": [asdict(example) for example in examples[name]],
             "training": [step for step in training.get(name, []) if step["configuration"] in shown],
         }
     num_responses = sum(len(responses) for responses in read.parts.values())
@@ -169,7 +169,22 @@ def _write(
     ]
     for _, path in paths:
         what_ran += [*facts_of(path), *noted_calls(path)]
-    return write_page(folder, PageData(title=title, parts=parts, what_ran=what_ran, limits=list(LIMITS)))
+    page = PageData(
+        title=title,
+        answer=answer_of(parts),
+        parts=[comparison_part(name, part, examples[name]) for name, part in parts.items()],
+        what_ran=what_ran,
+        limits=list(LIMITS),
+        numbers=parts,
+    )
+    return write_page(folder, page)
+
+
+def _reference(responses: Responses) -> tuple[str, ...]:
+    """A demo run's policies are held against what they were trained from, each response group forced."""
+    from ibpo.evaluation import COLD_START
+
+    return COLD_START if set(COLD_START) <= set(responses.configurations) else ()
 
 
 def _named(text: str) -> tuple[str, Path]:

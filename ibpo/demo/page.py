@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -12,12 +12,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
+from rich.table import Table
 
 from ibpo.demo.experiments import experiment_named
 from ibpo.demo.run import NUM_WORKERS, DemoSettings
-from ibpo.evaluation.compare import compare, load_responses, summarise
-from ibpo.evaluation.frontier import plot_frontier, plot_share_by_level
-from ibpo.evaluation.report import Example, ReportData, pick_examples, terminal_table, write_report
+from ibpo.evaluation import (
+    PageData,
+    compare_methods,
+    join,
+    load_run,
+    mean_over_seeds,
+    methods_part,
+    pick_examples,
+    plot_frontier,
+    plot_share_by_level,
+    summarise,
+    write_page,
+)
 from ibpo.runs import noted_calls, write_text_atomic
 from ibpo.serving import find_threshold
 
@@ -35,21 +46,22 @@ def write_outcome(run_dir: Path, settings: DemoSettings, console: Console, secon
     rows: list[dict[str, Any]] = []
     merits: list[dict[str, Any]] = []
     areas: list[dict[str, Any]] = []
-    examples: list[Example] = []
+    examples: dict[str, Any] = {}
     training: list[dict[str, Any]] = []
     for name in settings.experiments:
         experiment = experiment_named(name)
         levels = list(experiment.task.MIX)
         for seed in settings.seeds:
             seed_dir = run_dir / name / f"seed{seed}"
-            comparison = compare(seed_dir, name, seed, calibrated_choice(seed_dir), levels)
+            comparison = compare_methods(seed_dir, name, seed, calibrated_choice(seed_dir), levels)
             rows += comparison.rows
             merits += comparison.merits
             areas += comparison.areas
             training += [step for q in settings.budgets for step in training_steps(seed_dir, name, seed, q)]
-        responses = load_responses(run_dir / name / f"seed{settings.seeds[0]}")
+        responses, _ = load_run(run_dir / name / f"seed{settings.seeds[0]}")
         policy = f"ibpo-{settings.budgets[len(settings.budgets) // 2]:g}"
-        examples += pick_examples(name, responses[policy, "standard"], responses[policy, "extended"], levels)
+        forced = join([responses[policy, "standard"], responses[policy, "extended"]])
+        examples[name] = pick_examples(forced, forced.configurations)
     titles = {name: experiment_named(name).title for name in settings.experiments}
     write_text_atomic(run_dir / "results.json", json.dumps(rows, indent=1))
     over_seeds = summarise([merits])
@@ -58,16 +70,14 @@ def write_outcome(run_dir: Path, settings: DemoSettings, console: Console, secon
     )
     for plot, file in ((plot_frontier, "frontier.png"), (plot_share_by_level, "share_by_level.png")):
         plot(rows, run_dir / file, titles)
-    data = ReportData(
+    data = PageData(
         title="A language model that spends its inference budget where it pays",
         answer=_answer(rows, merits, settings),
         asked=_asked(settings),
-        experiments=titles,
-        rows=rows,
-        merits=merits,
-        areas=areas,
-        examples=examples,
-        training=training,
+        parts=[
+            methods_part(name, title, *_of(name, rows, merits, areas, training), examples=examples[name])
+            for name, title in titles.items()
+        ],
         what_ran=_what_ran(run_dir, settings, seconds),
         limits=[
             *(experiment_named(name).designed_in for name in settings.experiments),
@@ -78,7 +88,7 @@ def write_outcome(run_dir: Path, settings: DemoSettings, console: Console, secon
             "Standard errors are over problems, of one seed; nothing here was run on a GPU.",
         ],
     )
-    write_report(run_dir / "report.html", data)
+    write_page(run_dir, data)
     console.print(terminal_table(rows))
     console.print(f"[bold]{(run_dir / 'report.html').resolve()}[/bold]", soft_wrap=True)
 
@@ -102,6 +112,11 @@ def _mean(rows: list[dict[str, Any]], method: str, key: str, budget: float | Non
         if row["method"] == method and row["budget"] == budget and row["experiment"] == experiment
     ]
     return float(np.mean(found))
+
+
+def _of(name: str, *found: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """What belongs to one experiment."""
+    return [[one for one in every if one["experiment"] == name] for every in found]
 
 
 def _answer(rows: list[dict[str, Any]], merits: list[dict[str, Any]], settings: DemoSettings) -> str:
@@ -163,6 +178,43 @@ def _peak_memory() -> str:
     if jobs == 0:
         return f"{here:.1f} GiB (every job was finished before)"
     return f"at most {here + NUM_WORKERS * jobs:.1f} GiB ({NUM_WORKERS} jobs of at most {jobs:.1f} GiB each)"
+
+
+def terminal_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """A short table for the end of a run: means over seeds; of self-consistency only the cost next to IBPO's."""
+    merged = mean_over_seeds(rows)
+    table = Table(title="Unseen problems: accuracy against cost", title_justify="left")
+    for name in ("experiment", "method"):
+        table.add_column(name, overflow="fold")
+    for name in ("budget", "accuracy", "extended share", "cost"):
+        table.add_column(name, justify="right", no_wrap=name != "extended share")
+    last = None
+    for row in merged:
+        if "forced" in row["method"] or ("self-consistency" in row["method"] and not _is_next_to_ibpo(row, merged)):
+            continue
+        table.add_row(
+            row["experiment"] if row["experiment"] != last else "",
+            row["method"],
+            "" if row["budget"] is None else f"{row['budget']:.0%}",
+            f"{row['accuracy']:.1%} ± {100 * row['stderr']:.1f}",
+            f"{row['extended_share']:.1%}",
+            f"{row['relative_cost']:.2f}×",
+            style="bold" if row["method"] == "IBPO calibrated" else None,
+        )
+        last = row["experiment"]
+    return table
+
+
+def _is_next_to_ibpo(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> bool:
+    """Of an untrained model's maj@k, k > 1, the one whose cost is nearest to that of the middle calibrated policy."""
+    if "(IBPO)" in row["method"] or "(RAFT)" in row["method"]:
+        return False
+    same = [r for r in rows if r["experiment"] == row["experiment"]]
+    family = row["method"].rsplit("@", 1)[0]
+    votes = [r for r in same if r["method"].startswith(family) and not r["method"].endswith("maj@1")]
+    costs = sorted(r["relative_cost"] for r in same if r["method"] == "IBPO calibrated")
+    middle = costs[len(costs) // 2] if costs else 1.0
+    return bool(votes) and row is min(votes, key=lambda r: abs(r["relative_cost"] - middle))
 
 
 def had_slack(policy_dir: Path) -> bool:

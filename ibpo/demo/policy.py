@@ -1,15 +1,20 @@
-"""Train one policy of an embedded experiment, by IBPO at one budget or by RAFT without."""
+"""What a job of the demo does: train one policy and sample it, or sample the models that no policy was trained from.
+
+`python -m ibpo.demo.policy JOB.json` does what is missing of one.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from datasets import Dataset
 from transformers import (
     AutoModelForCausalLM,
@@ -20,14 +25,18 @@ from transformers import (
     TrainingArguments,
 )
 
-from ibpo.demo.experiments import Experiment
+from ibpo.demo.experiments import Experiment, experiment_named
+from ibpo.demo.run import UNTRAINED, DemoJob
+from ibpo.evaluation import write_choices, write_responses
 from ibpo.rewards import ExactJudge
 from ibpo.rollouts import score
 from ibpo.runs import RunDir, write_text_atomic
-from ibpo.tasks import stream
+from ibpo.tasks import distinct, stream
 from ibpo.training import RAFT, IBPOConfig, IBPOTrainer, held_up_schedule
 from ibpo.types import Problem, ResponseGroup, Rollout
 
+NUM_EXTENDED, NUM_SAMPLED = 2, 2
+"""Responses to each unseen problem: forced extended, and of the group that the policy chooses."""
 PROMPTS_PER_STEP, NUM_GENERATIONS = 64, 4
 ROLLOUTS: dict[str, Any] = {
     "per_device_train_batch_size": PROMPTS_PER_STEP * NUM_GENERATIONS,
@@ -37,15 +46,31 @@ ROLLOUTS: dict[str, Any] = {
 """Per update, where an experiment does not say otherwise."""
 
 
-class StepProgress(TrainerCallback):
-    """Calls `report(share of the steps done)` after every step of a trainer."""
+def quiet_libraries() -> None:
+    """One thread, and no bars or warnings of libraries: what a job says is its error."""
+    torch.set_num_threads(1)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
 
-    def __init__(self, report: Callable[[float], None]) -> None:
-        self.report = report
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Report."""
-        self.report(state.global_step / max(1, state.max_steps))
+def run_job(job: DemoJob) -> None:
+    """Do what is missing of a job."""
+    quiet_libraries()
+    experiment = experiment_named(job.experiment)
+    if job.name == UNTRAINED:
+        sample_untrained(job, experiment)
+    else:
+        train_policy(
+            experiment,
+            Path(job.cold_start),
+            job.policy_dir,
+            budget=job.budget,
+            seed=job.seed,
+            num_steps=job.num_steps,
+            on_progress=lambda done: job.report("training", 0.8 * done),
+        )
+        sample_policy(job, experiment)
+    job.report("done", 1.0)
 
 
 def common_settings(experiment: Experiment, seed: int, num_steps: int) -> dict[str, Any]:
@@ -86,6 +111,17 @@ def settings_of(experiment: Experiment, budget: float | None, seed: int, num_ste
     # README's tables were made with these two, which the preset sets otherwise.
     tables = {"imitate_completions": "every_group", "min_gain": experiment.training["min_gain"]}
     return settings | ROLLOUTS | RAFT | tables
+
+
+class StepProgress(TrainerCallback):
+    """Calls `report(share of the steps done)` after every step of a trainer."""
+
+    def __init__(self, report: Callable[[float], None]) -> None:
+        self.report = report
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Report."""
+        self.report(state.global_step / max(1, state.max_steps))
 
 
 def correctness_reward(response_groups: Sequence[ResponseGroup]) -> Callable[..., list[float]]:
@@ -145,3 +181,58 @@ def train_policy(
     tokenizer.save_pretrained(partial)
     write_text_atomic(out_dir / "metrics.json", json.dumps(trainer.state.log_history))
     os.replace(partial, model_dir)
+
+
+def sample_untrained(job: DemoJob, experiment: Experiment) -> None:
+    """Sample the models that no policy was trained from: pretrained, where there is one, and cold start."""
+    counts = {"standard": experiment.num_siblings_standard, "extended": NUM_EXTENDED, "sampled": NUM_SAMPLED}
+    if job.pretrained:
+        _sample(job, Path(job.pretrained), "pretrained", {"standard": counts["standard"]}, 10_000)
+    job.report("sampling the cold start", 0.3)
+    _sample(job, Path(job.cold_start), "cold_start", counts, 10_001)
+
+
+def sample_policy(job: DemoJob, experiment: Experiment) -> None:
+    """Sample a trained policy on the unseen problems, and read its choice on them and on unlabelled prompts."""
+    model, tokenizer = _load(job.policy_dir / "model")
+    # Unlabelled prompts of the train split, drawn as the test is; their answers are never looked at.
+    calibration = distinct(experiment.task, "train", job.num_calibration, seed=5000 + job.seed)
+    for split, prompts in (("test", job.unseen_problems()), ("calibration", calibration)):
+        path = job.choices(split)
+        if not path.exists():
+            write_choices(path, model, tokenizer, prompts, experiment.response_groups[1])
+    job.report("sampling", 0.85)
+    # As many standard responses as of the cold start: they cost little, and the luck of two guesses a problem blurs
+    # every comparison with it (docs/log.md).
+    counts = {"sampled": NUM_SAMPLED, "standard": experiment.num_siblings_standard, "extended": NUM_EXTENDED}
+    _sample(job, job.policy_dir / "model", job.name, counts, 20_000)
+
+
+def _sample(job: DemoJob, model_dir: Path, policy: str, counts: Mapping[str, int], first_seed: int) -> None:
+    """Sample one policy on the unseen problems in each way, as often as `counts` says; finished files are kept."""
+    experiment = experiment_named(job.experiment)
+    model, tokenizer = _load(model_dir)
+    prefixes = {group.name: group.prefix for group in experiment.response_groups} | {"sampled": ""}
+    for i, (how, num_samples) in enumerate(counts.items()):
+        path = job.responses(policy, how)
+        if not path.exists():
+            write_responses(
+                path,
+                model,
+                tokenizer,
+                job.unseen_problems(),
+                experiment.response_groups,
+                prefix=prefixes[how],
+                num_samples=num_samples,
+                max_completion_length=experiment.max_completion_length,
+                seed=first_seed + 100 * job.seed + i,
+            )
+
+
+def _load(model_dir: Path) -> tuple[Any, Any]:
+    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
+    return model, AutoTokenizer.from_pretrained(model_dir)
+
+
+if __name__ == "__main__":
+    run_job(DemoJob.read(sys.argv[1]))

@@ -1,7 +1,7 @@
-"""The main job: train at every budget, evaluate on unseen problems, compare, and leave a page to look at.
+"""The demo's jobs, each a process of its own, two at a time: what a job has finished is never repeated.
 
-Work is split into jobs, each a process of its own (`ibpo.demo.job`); what a job has finished is never repeated,
-so an interrupted run goes on where it was.
+Two processes of one thread each use two cores far better than one process of two threads, and a job that dies takes
+nothing along: its finished files stay, and the next run does what is missing.
 """
 
 from __future__ import annotations
@@ -15,16 +15,118 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, ClassVar, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ibpo.demo.job import Job, JobSpec, progress_file, write_spec
+from ibpo.demo.experiments import experiment_named
 from ibpo.demo.models import CHECKOUT, has_checkout, model_path, pretrained_path
 from ibpo.errors import IbpoError
 from ibpo.runs import write_text_atomic
+from ibpo.tasks import distinct
+from ibpo.types import Problem
 
 NUM_WORKERS = 2
+UNTRAINED = "untrained"
+"""Name of the job that samples the models that no policy was trained from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessJob:
+    """What every job knows; its kinds add what they do. Everything that it writes is stored under `seed_dir`."""
+
+    module: ClassVar[str]
+    """Runs it, as `python -m MODULE JOB.json`."""
+    name: str
+    """Unique within a seed of an experiment."""
+    experiment: str
+    seed_dir: str
+    cold_start: str
+    """Folder of the model that every policy begins with."""
+    seed: int
+    num_problems: int
+    """Unseen problems that policies are judged on."""
+
+    @classmethod
+    def read(cls, path: str) -> Self:
+        """The job that `run_jobs` wrote for its process."""
+        return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
+
+    @property
+    def files(self) -> Path:
+        """Its file of progress; beside it what it does and its log."""
+        return Path(self.seed_dir) / "progress" / f"{self.name}.json"
+
+    def outputs(self) -> list[Path]:
+        """The files of the finished job."""
+        raise NotImplementedError
+
+    def is_done(self) -> bool:
+        """Whether every file of the job is there."""
+        return all(path.exists() for path in self.outputs())
+
+    def report(self, stage: str, done: float) -> None:
+        """Say which stage it is at, and which share of the whole is done."""
+        write_text_atomic(self.files, json.dumps({"stage": stage, "done": done, "time": time.time()}))
+
+    def unseen_problems(self) -> list[Problem]:
+        """The problems of this seed that nothing is trained on: distinct, of the test split."""
+        return distinct(experiment_named(self.experiment).task, "test", self.num_problems, seed=self.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoJob(ProcessJob):
+    """Train and sample the policy `raft` or `ibpo-Q`, or (`untrained`) sample cold start and pretrained model."""
+
+    module: ClassVar[str] = "ibpo.demo.policy"
+    pretrained: str
+    """Folder of the model before its cold start; empty where this installation has none."""
+    num_calibration: int
+    """Unlabelled prompts that a policy's choice is calibrated on."""
+    budget: float | None = None
+    num_steps: int | None = None
+    """Updates; None: the experiment's own number."""
+
+    @property
+    def policy_dir(self) -> Path:
+        """The trained policy's folder."""
+        return Path(self.seed_dir) / "policies" / self.name
+
+    def responses(self, policy: str, how: str) -> Path:
+        """The table of a policy's responses: forced into a response group, or `sampled`."""
+        return table_file(Path(self.seed_dir) / "responses" / f"{policy}__{how}.jsonl.gz")
+
+    def choices(self, split: str) -> Path:
+        """The table of the policy's probabilities of an extended response."""
+        return table_file(Path(self.seed_dir) / "choices" / f"{self.name}__{split}.jsonl.gz")
+
+    def outputs(self) -> list[Path]:
+        """The files of the finished job."""
+        hows = ("sampled", "standard", "extended")
+        if self.name == UNTRAINED:
+            more = [self.responses("pretrained", "standard")] if self.pretrained else []
+            return [*(self.responses("cold_start", how) for how in hows), *more]
+        choices = [self.choices(split) for split in ("test", "calibration")]
+        weights = self.policy_dir / "model" / "model.safetensors"
+        return [weights, *(self.responses(self.name, how) for how in hows), *choices]
+
+
+def table_file(path: Path) -> Path:
+    """A table `NAME.jsonl.gz`, or the Parquet file that an older version wrote in its place."""
+    older = path.with_name(path.name.replace(".jsonl.gz", ".parquet"))
+    return older if older.exists() else path
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelJob(DemoJob):
+    """Make the models themselves from nothing, which the repository's `experiments/build.py` does."""
+
+    module: ClassVar[str] = "experiments.build"
+
+    def outputs(self) -> list[Path]:
+        """The weights of both."""
+        return [Path(folder) / "model.safetensors" for folder in (self.pretrained, self.cold_start)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,16 +172,16 @@ def check_settings(run_dir: Path, settings: DemoSettings) -> None:
     write_text_atomic(path, json.dumps(asdict(settings), indent=2))
 
 
-def plan_jobs(run_dir: Path, settings: DemoSettings) -> list[list[JobSpec]]:
-    """Jobs in two phases: models (if from scratch), then policies and baselines, the longest first."""
-    build, rest = [], []
+def plan_jobs(run_dir: Path, settings: DemoSettings) -> list[list[DemoJob]]:
+    """Jobs in two phases: models (if from scratch), then everything else, the longest first."""
+    build: list[DemoJob] = []
+    rest: list[DemoJob] = []
     for seed in settings.seeds:
         for experiment in settings.experiments:
-            seed_dir = run_dir / experiment / f"seed{seed}"
             own = run_dir / experiment / "models" if settings.from_scratch else None
-            common = {
+            common: dict[str, Any] = {
                 "experiment": experiment,
-                "seed_dir": str(seed_dir),
+                "seed_dir": str(run_dir / experiment / f"seed{seed}"),
                 "cold_start": str(own / "cold_start" if own else model_path(experiment)),
                 "pretrained": str(own / "pretrained" if own else pretrained_path(experiment) or ""),
                 "seed": seed,
@@ -88,25 +190,20 @@ def plan_jobs(run_dir: Path, settings: DemoSettings) -> list[list[JobSpec]]:
                 "num_steps": settings.num_steps,
             }
             if own and seed == settings.seeds[0]:
-                build.append(JobSpec(kind="build", **common))
-            rest += [JobSpec(kind="policy", policy=f"ibpo-{q:g}", budget=q, **common) for q in settings.budgets]
-            rest.append(JobSpec(kind="policy", policy="raft", **common))
-            rest.append(JobSpec(kind="baselines", **common))
+                build.append(ModelJob(name="build", **common))
+            rest += [DemoJob(name=f"ibpo-{q:g}", budget=q, **common) for q in settings.budgets]
+            rest += [DemoJob(name=name, **common) for name in ("raft", UNTRAINED)]
     return [build, rest]
 
 
-def run_jobs(jobs: Sequence[Job], console: Console) -> None:
+def run_jobs(jobs: Sequence[ProcessJob], console: Console) -> None:
     """Run jobs, two at a time, with a bar each; Ctrl-C ends them and leaves what is finished.
-
-    Args:
-        jobs: dataclasses that their module reads back from JSON.
-        console: where the bars go.
 
     Raises:
         IbpoError: if a job fails, with the end of what it said and where the rest is.
     """
     waiting = [job for job in jobs if not job.is_done()]
-    running: list[tuple[Job, subprocess.Popen, TaskID, Path]] = []
+    running: list[tuple[ProcessJob, subprocess.Popen, TaskID, Path]] = []
     with _bars(console) as bars:
         whole = bars.add_task(_label(jobs, len(jobs) - len(waiting)), total=len(jobs))
         bars.update(whole, completed=len(jobs) - len(waiting))
@@ -138,32 +235,26 @@ def run_jobs(jobs: Sequence[Job], console: Console) -> None:
                 process.wait()
 
 
-def _label(jobs: Sequence[Job], finished: int) -> str:
+def _label(jobs: Sequence[ProcessJob], finished: int) -> str:
     return f"{finished} of {len(jobs)} jobs"
 
 
-def _bar_label(job: Job) -> str:
+def _bar_label(job: ProcessJob) -> str:
     return f"  {job.experiment} seed {job.seed}: {job.name}"
 
 
 @contextmanager
 def _bars(console: Console) -> Iterator[Progress]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
+    time_left = TextColumn("left"), TimeRemainingColumn()
+    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), *time_left
     with Progress(*columns, console=console, speed_estimate_period=120) as bars:
         yield bars
 
 
-def _start(job: Job, bar: TaskID) -> tuple[Job, subprocess.Popen, TaskID, Path]:
-    spec_path = Path(job.seed_dir) / "progress" / f"{job.name}.spec.json"
-    write_spec(job, spec_path)
-    progress_file(job).unlink(missing_ok=True)
-    log = Path(job.seed_dir) / "progress" / f"{job.name}.log"
+def _start(job: ProcessJob, bar: TaskID) -> tuple[ProcessJob, subprocess.Popen, TaskID, Path]:
+    job.files.unlink(missing_ok=True)
+    spec, log = job.files.with_suffix(".spec.json"), job.files.with_suffix(".log")
+    write_text_atomic(spec, json.dumps(asdict(job), indent=2))
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         "OMP_WAIT_POLICY": "passive",
@@ -173,12 +264,12 @@ def _start(job: Job, bar: TaskID) -> tuple[Job, subprocess.Popen, TaskID, Path]:
         "TOKENIZERS_PARALLELISM": "false",
         "CUDA_VISIBLE_DEVICES": "",
     }
-    if has_checkout():  # where the other modules of jobs are
+    if has_checkout():  # where the modules of `experiments` are
         paths = [str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment["PYTHONPATH"] = os.pathsep.join(paths)
     with log.open("ab") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", job.module, str(spec_path)],
+            [sys.executable, "-m", job.module, str(spec)],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
@@ -187,12 +278,12 @@ def _start(job: Job, bar: TaskID) -> tuple[Job, subprocess.Popen, TaskID, Path]:
     return job, process, bar, log
 
 
-def _read_progress(job: Job) -> tuple[float, str]:
+def _read_progress(job: ProcessJob) -> tuple[float, str]:
     try:
-        told = json.loads(progress_file(job).read_text())
+        found: dict[str, Any] = json.loads(job.files.read_text())
     except (FileNotFoundError, json.JSONDecodeError):
         return 0.0, "starting"
-    return float(told["done"]), str(told["stage"])
+    return float(found["done"]), str(found["stage"])
 
 
 def _tail(log: Path) -> str:

@@ -14,11 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibpo.allocation import GroupMeans, HoldoutRow, Pick, envelope, holdout_value
-from ibpo.evaluation.describe import natural
-from ibpo.evaluation.metrics import oracle_by_level
-from ibpo.evaluation.responses import Responses
+from ibpo.evaluation.responses import Responses, natural
 from ibpo.evaluation.statistics import FloatArray, rate_interval
-from ibpo.evaluation.store import Problems
 
 Json = dict[str, Any]
 
@@ -133,55 +130,3 @@ def _curve(rows: Sequence[HoldoutRow], num_problems: int) -> list[Json]:
             {"cost": row.spent, "accuracy": row.reward, "stderr": row.reward_stderr, "low": low, "high": high}
         )
     return points
-
-
-def level_oracle_held_out(
-    standard: FloatArray,
-    extended: FloatArray,
-    problems: Problems,
-    budget: float,
-    *,
-    num_splits: int = 20,
-    seed: int = 0,
-) -> tuple[FloatArray, FloatArray, float]:
-    """`oracle_by_level` without its optimism: one half of each problem's responses decides, the other half values.
-
-    Both halves take both parts; averages over random halvings.
-
-    Args:
-        standard: `[P, S]` rewards of standard responses, S at least 2.
-        extended: `[P, S']` rewards of extended responses, S' at least 2.
-        problems: Their levels.
-        budget: Largest share of problems answered extended.
-        num_splits: Random halvings.
-        seed: Of the halvings.
-
-    Returns:
-        `[P]` accuracy on responses without a say, `[P]` share of extended answers, and the optimism: by how much the
-        mean accuracy is larger where the same responses decide and value.
-
-    Raises:
-        ValueError: for fewer than two responses.
-    """
-    if min(standard.shape[1], extended.shape[1]) < 2:
-        raise ValueError("halving needs two responses of each response group to every problem")
-    rng, num_problems = np.random.default_rng(seed), len(standard)
-    accuracy_P, share_P = np.zeros((2, num_problems))
-    for _ in range(num_splits):
-        before, after = (halves(rewards, rng) for rewards in (standard, extended))
-        for decide, value in ((0, 1), (1, 0)):
-            gain_L = problems.by_level(after[decide] - before[decide])
-            part_P = oracle_by_level(0 * gain_L, gain_L, problems.level_share, budget)[1][problems.level]
-            share_P += part_P
-            accuracy_P += (1 - part_P) * before[value] + part_P * after[value]
-    accuracy_P, share_P = accuracy_P / (2 * num_splits), share_P / (2 * num_splits)
-    acc0_L, acc1_L = (problems.by_level(rewards.mean(1)) for rewards in (standard, extended))
-    in_sample, _ = oracle_by_level(acc0_L, acc1_L, problems.level_share, budget)
-    return accuracy_P, share_P, in_sample - float(accuracy_P.mean())
-
-
-def halves(rewards_PS: FloatArray, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
-    """Means of a random half of each problem's rewards, and of the rest."""
-    mixed = rng.permuted(rewards_PS, axis=1)
-    half = mixed.shape[1] // 2
-    return mixed[:, :half].mean(1), mixed[:, half:].mean(1)

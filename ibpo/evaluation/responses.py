@@ -1,16 +1,31 @@
-"""Judged responses, whoever sampled them: one table from which every number of an evaluation is made."""
+"""Judged responses, whoever sampled them: the one table, and the one file format, of an evaluation.
+
+`ibpo eval`, the demo, the baselines, the end of `ibpo train` and the gate of a cold start write it (`write_table`), one
+JSON object a line, gzipped where the name says so: `problem_id`, `configuration`, `response_group` ("" where it opens
+like none), `number` (which of its problem's responses of this configuration), `answer`, `reward`, `tokens`,
+`thinking_tokens`, `finish_reason`, `budget`, `level`, `domain`, `prompt`, `completion`; what is not known is left out
+or null.
+"""
 
 from __future__ import annotations
 
+import gzip
+import json
+import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ibpo.evaluation.statistics import FloatArray
+from ibpo.tasks import local_rows
+from ibpo.types import Problem, ScoredResponse
 
+MAX_LEVELS = 12
 Texts = NDArray[np.object_]
 
 
@@ -47,6 +62,8 @@ class Responses:
     """The share of extended responses that the configuration was trained to keep; nan without one."""
     prompt: Texts
     completion: Texts
+    number: FloatArray
+    """Which of its problem's responses of this configuration; nan where unknown."""
 
     @classmethod
     def from_rows(cls, rows: Iterable[Mapping[str, Any]]) -> Responses:
@@ -63,6 +80,26 @@ class Responses:
                 columns[field.name] = np.empty(len(rows), dtype=object)
                 columns[field.name][:] = [unknown[field.name] if v is None else v for v in values]
         return cls(**columns)
+
+    @classmethod
+    def of_table(cls, rows: Sequence[Mapping[str, Any]], configuration: str = "") -> Responses:
+        """From rows as `write_table` writes them, sorted by problem and number; `configuration` in place of theirs."""
+        made = []
+        for row in rows:
+            ended = row.get("finish_reason")
+            more = {"configuration": configuration} if configuration else {}
+            made.append(
+                {
+                    **row,
+                    **more,
+                    "problem": str(row["problem_id"]),
+                    "answer": row.get("answer", row.get("predicted_answer")),
+                }
+                | {"number": row.get("number", row.get("sample"))}
+                | {"truncated": None if ended is None else float(ended == "length")}
+            )
+        made.sort(key=lambda row: (row["problem"], row["number"] or 0))
+        return cls.from_rows(made)
 
     def __len__(self) -> int:
         return len(self.problem)
@@ -89,3 +126,97 @@ class Responses:
     def has_votes(self) -> bool:
         """Whether answers are there to vote on."""
         return bool(len(self)) and any(answer is not None for answer in self.answer)
+
+
+def join(tables: Iterable[Responses]) -> Responses:
+    """The responses of several tables, one after the other."""
+    tables = list(tables)
+    columns = {name: np.concatenate([getattr(one, name) for one in tables]) for name in Responses.__dataclass_fields__}
+    return Responses(**columns)
+
+
+def row_of(problem: Problem, scored: ScoredResponse, *, configuration: str, number: int) -> dict[str, Any]:
+    """A scored response as a row of the table."""
+    return {
+        "problem_id": problem.problem_id,
+        "configuration": configuration,
+        "response_group": scored.response_group,
+        "number": number,
+        "answer": scored.predicted_answer,
+        "reward": scored.reward,
+        "tokens": None if scored.cost != scored.cost else scored.cost,
+        "finish_reason": scored.rollout.finish_reason,
+        "level": problem.level,
+        "domain": str(problem.info.get("domain", "")),
+        "prompt": problem.prompt if isinstance(problem.prompt, str) else problem.prompt[-1]["content"],
+        "completion": scored.rollout.completion,
+    }
+
+
+def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows of the table, one JSON object a line; the file is whole or absent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    # No time in the gzip header: the same rows make the same bytes.
+    with partial.open("wb") as raw:
+        zipped = path.suffix == ".gz"
+        file = gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=4, mtime=0) if zipped else raw
+        file.writelines((json.dumps(row) + "\n").encode() for row in rows)
+        if zipped:
+            file.close()
+    os.replace(partial, path)
+
+
+def read_table(path: Path, configuration: str = "") -> Responses:
+    """Read a file that `write_table` wrote, sorted by problem and number; Parquet files of older runs too.
+
+    Files that others made are read, and checked, by `ibpo.evaluation.importing.import_responses`.
+
+    Args:
+        path: The file.
+        configuration: Name of them all, in place of the file's.
+    """
+    return Responses.of_table([row for _, row in local_rows(path)], configuration)
+
+
+def natural(name: str) -> list[tuple[int, int, str]]:
+    """Sorting key: 2 before 10.
+
+    Example:
+        >>> sorted(["level 10", "level 2"], key=natural)
+        ['level 2', 'level 10']
+    """
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
+
+
+def level_names(responses: Responses) -> list[str]:
+    """The levels that are named, 2 before 10."""
+    return sorted({str(level) for level in responses.level.tolist() if level != ""}, key=natural)
+
+
+def coarse_levels(responses: Responses) -> Responses:
+    """Levels that are more than twelve numbers, in four classes of about equally many problems.
+
+    Example:
+        >>> rows = [{"problem": i, "configuration": "c", "reward": 1, "level": i} for i in range(20)]
+        >>> sorted(set(coarse_levels(Responses.from_rows(rows)).level), key=natural)
+        ['0 to 4', '5 to 9', '10 to 14', '15 to 19']
+    """
+    texts = responses.level.astype(str)
+    names = sorted(set(texts.tolist()) - {""}, key=natural)
+    if len(names) <= MAX_LEVELS:
+        return responses
+    try:
+        number_N = np.array([float(text) if text else np.nan for text in texts.tolist()])
+    except ValueError:
+        return responses
+    _, first = np.unique(responses.problem.astype(str), return_index=True)
+    edges = np.nanquantile(number_N[first], [0.25, 0.5, 0.75], method="higher")
+    part_N = np.searchsorted(edges, number_N, side="right")
+    level = np.empty(len(responses), dtype=object)
+    for part in range(4):
+        inside = (part_N == part) & ~np.isnan(number_N)
+        if inside.any():
+            level[inside] = f"{number_N[inside].min():g} to {number_N[inside].max():g}"
+    level[np.isnan(number_N)] = ""
+    return replace(responses, level=level)

@@ -63,15 +63,25 @@ def training_of(path: Path) -> dict[str, list[Json]]:
         head = {"configuration": trained["configuration"], "budget": trained["budget"]}
         return {"": [head | step for step in trained["steps"]]}
     found: dict[str, list[Json]] = {}
-    files = sorted(path.glob("**/responses/ibpo-*__sampled.parquet")) if path.is_dir() else []
-    for file in files:  # EXPERIMENT/seedN/responses/POLICY__sampled.parquet
-        policy, budget = file.stem.removesuffix("__sampled"), budget_of(file.stem)
+    every = run_tables(path)
+    for file in every:  # EXPERIMENT/seedN/responses/POLICY__sampled.jsonl.gz
+        stem = file.name.partition(".jsonl")[0].removesuffix(".parquet")
+        policy, budget = stem.removesuffix("__sampled"), budget_of(stem)
+        if budget is None:
+            continue
         rows = _read(file.parent.parent / "policies" / policy / "metrics.json")
-        if budget is not None and isinstance(rows, list):
+        if isinstance(rows, list):
             head = {"configuration": f"{policy}, sampled", "budget": budget}
-            part = part_of(file, sorted(path.glob("**/responses/*__*.parquet")))
+            part = part_of(file, every)
             found.setdefault(part, []).extend(head | step for step in _steps(rows, "extended"))
     return found
+
+
+def run_tables(path: Path) -> list[Path]:
+    """The tables of responses in the folder of a demo run; Parquet files of older runs among them."""
+    if not path.is_dir():
+        return []
+    return sorted(file for end in ("jsonl.gz", "parquet") for file in path.glob(f"**/responses/*__*.{end}"))
 
 
 def part_of(file: Path, every: Sequence[Path]) -> str:

@@ -17,7 +17,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from ibpo.config import RunConfig, TrainConfig, nearest
 from ibpo.errors import IbpoError
-from ibpo.evaluation.held_out import HeldOutResult, Scorer, evaluate_held_out
+from ibpo.evaluation import HeldOutResult, Scorer, evaluate_held_out, held_out_results, read_table, write_table
 from ibpo.responses import encode_groups, offer
 from ibpo.rewards import MixtureOfJudges
 from ibpo.rollouts import HFSampler, load_policy
@@ -47,7 +47,7 @@ def run_job(job: Job, console: Console) -> list[HeldOutResult]:
     """Train, or go on from the last checkpoint; evaluate; leave the trained policy in the run's folder.
 
     Raises:
-        IbpoError: for anything in the recipe, the model or the machine that the user can mend.
+        IbpoError: for anything in the recipe, the model or the machine that the user can fix.
     """
     _check_machine()
     args, adapter = trainer_arguments(job.config, job.run), adapter_of(job.config)
@@ -110,7 +110,7 @@ def _train(
     except ValueError as error:  # what peft finds only where it has the model
         if adapter is None:
             raise
-        raise IbpoError(f"lora: {next(iter(str(error).splitlines()), '')}; mend that key") from None
+        raise IbpoError(f"lora: {next(iter(str(error).splitlines()), '')}; fix that key") from None
     trainer.remove_callback(PrinterCallback)
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -155,7 +155,10 @@ def _evaluate(
             max_completion_length=train.max_completion_length,
             batch_size=min(256, train.prompts_per_step * train.rollouts_per_prompt),
         )
-        return evaluate_held_out(sampler, scorer, job.held_out, [prompt_ids[p.problem_id] for p in job.held_out])
+        rows = evaluate_held_out(sampler, scorer, job.held_out, [prompt_ids[p.problem_id] for p in job.held_out])
+    table = job.run.path / "responses.jsonl"
+    write_table(table, rows)
+    return held_out_results(read_table(table), scorer.groups.names)
 
 
 def data_rows(problems: Sequence[Problem], prompts: Sequence[Any]) -> list[dict[str, Any]]:
@@ -207,7 +210,7 @@ def _check_machine() -> None:
 
 def as_rows(results: Sequence[HeldOutResult]) -> list[dict[str, Any]]:
     """Results as they go to `results.json`."""
-    return [{**asdict(r), "accuracy": r.accuracy, "interval_95": r.interval} for r in results]
+    return [asdict(result) for result in results]
 
 
 SET_BY_RECIPE = {
@@ -247,7 +250,7 @@ def adapter_of(config: RunConfig) -> Any:
     try:
         return LoraConfig(**{"target_modules": "all-linear", "task_type": "CAUSAL_LM", **config.lora})
     except (ValueError, TypeError) as error:
-        raise IbpoError(f"lora: {next(iter(str(error).splitlines()), '')}; mend that key") from None
+        raise IbpoError(f"lora: {next(iter(str(error).splitlines()), '')}; fix that key") from None
 
 
 def trainer_arguments(config: RunConfig, run: RunDir, *, num_processes: int = 1) -> IBPOConfig:
@@ -306,4 +309,4 @@ def trainer_arguments(config: RunConfig, run: RunDir, *, num_processes: int = 1)
             **options,
         )
     except (ValueError, TypeError) as error:
-        raise IbpoError(f"trl: {next(iter(str(error).splitlines()), '')}; mend that key") from None
+        raise IbpoError(f"trl: {next(iter(str(error).splitlines()), '')}; fix that key") from None

@@ -106,7 +106,7 @@ def start(runs, home):
 
 def written(directory):
     """Time of the last change of every file of a job that is finished."""
-    return {path: path.stat().st_mtime_ns for path in directory.rglob("*.parquet") if "rollout_log" not in path.parts}
+    return {path: path.stat().st_mtime_ns for path in directory.rglob("*.jsonl.gz")}
 
 
 @pytest.mark.slow

@@ -247,7 +247,7 @@ def test_a_dead_server_is_given_up_soon(task, tmp_path):
 
 
 def test_tokens_that_the_server_does_not_tell_are_unknown(task, tmp_path):
-    from ibpo.evaluation.evaluate import Way, judge_ways
+    from ibpo.evaluation.sampling import Way, judge_ways
     from ibpo.rewards.judges import ExactJudge
     from ibpo.rollouts.sampler import as_sampled
     from ibpo.rollouts.store import RolloutStore
@@ -265,7 +265,7 @@ def test_a_local_model_keeps_the_samplers_contract_and_answers_greedily(tmp_path
     """What `ibpo eval` samples by is the sampler that tests/rollouts/test_samplers.py holds to the contract."""
     pytest.importorskip("torch")
     from ibpo.commands.eval_setup import local_policy
-    from ibpo.evaluation.evaluate import Way
+    from ibpo.evaluation.sampling import Way
     from ibpo.rollouts.hf import HFRequestSampler
 
     fixed = ["eval", "embedded:thinking", "thinking", "--chooses", "--limit", 6, "--num-responses", 2]

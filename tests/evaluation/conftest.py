@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+
+from ibpo.evaluation.responses import write_table
 
 LEVELS: tuple[str, ...] = ("easy", "medium", "unknown")
 PARTS = {"easy": 0.4, "medium": 0.4, "unknown": 0.2}
@@ -22,34 +22,31 @@ def problems(num: int) -> list[tuple[str, str]]:
 
 def write_responses(path: Path, num: int, accuracy: dict[str, float], share: dict[str, float]) -> None:
     """Exact counts: of the responses of each problem, `share` are extended, and `accuracy` right."""
-    columns: dict[str, list] = {name: [] for name in ("problem_id", "level", "sample", "response_group", "reward")}
-    columns |= {name: [] for name in ("tokens", "finish_reason", "predicted_answer", "completion", "prompt")}
+    rows = []
     for number, (problem_id, level) in enumerate(problems(num)):
         for sample in range(NUM_SAMPLES):
             turn = (sample + number) % NUM_SAMPLES
             extended = turn < share[level] * NUM_SAMPLES
             right = turn < accuracy[level] * NUM_SAMPLES
-            group = "extended" if extended else "standard"
-            tokens = TOKENS["extended"][level] if extended else TOKENS["standard"]
             answer = "42" if right else (None if level == "unknown" else str(sample))
-            text = ("[TRIAL] " if extended else "<cot> ") + f"<answer> {answer}"
-            values = (problem_id, level, sample, group, float(right), tokens, "stop", answer, text, f"{problem_id} =")
-            for name, value in zip(columns, values, strict=True):
-                columns[name].append(value)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(columns), path)
+            row = {"problem_id": problem_id, "level": level, "number": sample, "reward": float(right)}
+            row |= {"response_group": "extended" if extended else "standard", "finish_reason": "stop", "answer": answer}
+            row |= {"tokens": TOKENS["extended"][level] if extended else TOKENS["standard"]}
+            row |= {"completion": ("[TRIAL] " if extended else "<cot> ") + f"<answer> {answer}"}
+            rows.append(row | {"prompt": f"{problem_id} =", "configuration": path.name})
+    write_table(path, rows)
 
 
 def write_choices(path: Path, num: int, p_extended: dict[str, float]) -> None:
     """The policy's probability of an extended response depends on the level, and slightly on the problem."""
-    rows = problems(num)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    p = [p_extended[level] + 1e-4 * number / num for number, (_, level) in enumerate(rows)]
-    columns = {"problem_id": [i for i, _ in rows], "level": [level for _, level in rows], "p_extended": p}
-    pq.write_table(pa.table(columns), path)
+    rows = [
+        {"problem_id": problem_id, "level": level, "p_extended": p_extended[level] + 1e-4 * number / num}
+        for number, (problem_id, level) in enumerate(problems(num))
+    ]
+    write_table(path, rows)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def build_store():
     """Write a store of one experiment and seed; the policies at 25 % and 50 % allocate as said below."""
 
@@ -63,16 +60,16 @@ def build_store():
             for how, (accuracy, forced) in ways.items():
                 if (policy, how) != ("pretrained", "extended"):
                     everywhere = dict.fromkeys(LEVELS, forced)
-                    write_responses(directory / "responses" / f"{policy}__{how}.parquet", num, accuracy, everywhere)
+                    write_responses(directory / "responses" / f"{policy}__{how}.jsonl.gz", num, accuracy, everywhere)
         for q, own in share.items():
             mixed = {x: (1 - own[x]) * STANDARD[x] + own[x] * EXTENDED[x] for x in LEVELS}
             mixed["medium"] = round(mixed["medium"] * NUM_SAMPLES) / NUM_SAMPLES
-            write_responses(directory / "responses" / f"ibpo-{q:g}__sampled.parquet", num, mixed, own)
+            write_responses(directory / "responses" / f"ibpo-{q:g}__sampled.jsonl.gz", num, mixed, own)
             p_extended = {"easy": 0.1, "medium": 0.8, "unknown": 0.2}
             for split in ("test", "calibration"):
-                write_choices(directory / "choices" / f"ibpo-{q:g}__{split}.parquet", num, p_extended)
+                write_choices(directory / "choices" / f"ibpo-{q:g}__{split}.jsonl.gz", num, p_extended)
         everything = dict.fromkeys(LEVELS, 1.0)
-        write_responses(directory / "responses" / "raft__sampled.parquet", num, EXTENDED, everything)
+        write_responses(directory / "responses" / "raft__sampled.jsonl.gz", num, EXTENDED, everything)
         return directory
 
     return build

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ibpo.evaluation.comparison import Problems
+from ibpo.evaluation.methods import level_oracle_held_out
 from ibpo.evaluation.metrics import oracle_by_level
-from ibpo.evaluation.oracles import level_oracle_held_out
-from ibpo.evaluation.store import Problems
 
 
 def drawn(rates, num_per_level, num_responses, seed):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ibpo.evaluation.describe import describe
+from ibpo.evaluation.comparison import describe
 from ibpo.evaluation.metrics import (
     area_under_curve,
     best_mix,

@@ -1,31 +1,25 @@
 import io
-from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 from rich.console import Console
 
-from ibpo.evaluation.compare import compare, load_responses
-from ibpo.evaluation.frontier import plot_budget_kept, plot_frontier, plot_share_by_level, plot_training
-from ibpo.evaluation.report import ReportData, pick_examples, terminal_table, write_report
-from ibpo.evaluation.report_parts import inline_svg, points
+from ibpo.demo.page import terminal_table
+from ibpo.evaluation.methods import compare_methods, load_run
+from ibpo.evaluation.report import PageData, methods_part, pick_examples, points, write_page
+from ibpo.evaluation.report.figures import (
+    inline_svg,
+    plot_budget_kept,
+    plot_frontier,
+    plot_share_by_level,
+    plot_training,
+)
+from ibpo.evaluation.responses import join
 from tests.pages import FILE, copied, opened, prints
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 LOADING = {"link", "iframe", "object", "embed", "img", "video", "audio", "source", "base", "image"}
-SECTIONS = [
-    "asked",
-    "frontier",
-    "shares",
-    "budget",
-    "methods",
-    "merits",
-    "examples",
-    "training",
-    "run",
-    "limits",
-    "published",
-]
+SECTIONS = ["asked", "p0", "words", "run", "limits", "published"]
 
 
 class Page(HTMLParser):
@@ -71,68 +65,87 @@ def choose(calibration_p, test_p, share):
 def make_data(tmp_path_factory):
     def make(build_store, seeds=(0,)):
         directory = build_store(tmp_path_factory.mktemp("store"))
-        found = [compare(directory, "voting", seed, choose, ["easy", "medium"], num_draws=20) for seed in seeds]
-        responses = load_responses(directory)
-        forced = responses["cold_start", "standard"], responses["cold_start", "extended"]
+        found = [compare_methods(directory, "voting", seed, choose, ["easy", "medium"], num_draws=20) for seed in seeds]
+        responses, _ = load_run(directory)
+        forced = join([responses["cold_start", "standard"], responses["cold_start", "extended"]])
         training = [
             {"experiment": "voting", "seed": 0, "budget": q, "step": step, "share": 0.5, "price": 0.1 * step}
             for q in (0.25, 0.5)
             for step in range(4)
         ]
-        return ReportData(
-            title="A title",
-            answer="It gets 62.5 % right & keeps <its> budget.",
-            asked=["What <script>alert(1)</script> asks"],
-            experiments={"voting": "Sums of symbols", "absent": "Not run"},
-            rows=[row for one in found for row in one.rows],
-            merits=[merit for one in found for merit in one.merits],
-            areas=[area for one in found for area in one.areas],
-            examples=pick_examples("voting", *forced, ["easy", "medium", "unknown"]),
-            training=training,
-            what_ran=[("Command", "ibpo demo"), ("Seeds", "0")],
-            limits=["Some errors are designed in."],
-        )
+        return {
+            "rows": [row for one in found for row in one.rows],
+            "merits": [merit for one in found for merit in one.merits],
+            "areas": [area for one in found for area in one.areas],
+            "training": training,
+            "examples": pick_examples(forced, forced.configurations),
+        }
 
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def data(make_data, build_store):
     return make_data(build_store)
 
 
-def read(path, data):
-    write_report(path, data)
-    text = path.read_text(encoding="utf-8")
+def page_of(data, **changes):
+    return PageData(
+        title="A title",
+        answer="It gets 62.5 % right & keeps <its> budget.",
+        asked=["What <script>alert(1)</script> asks"],
+        parts=[methods_part("voting", "Sums of symbols", **(data | changes))],
+        what_ran=[("Command", "ibpo demo"), ("Seeds", "0")],
+        limits=["Some errors are designed in."],
+    )
+
+
+def read(folder, data, **changes):
+    write_page(folder, page_of(data, **changes))
+    text = (folder / "report.html").read_text(encoding="utf-8")
     return text, Page(text)
 
 
-def test_page_loads_nothing_and_is_well_formed(data, tmp_path):
-    text, page = read(tmp_path / "report.html", data)
+@pytest.fixture(scope="module")
+def folder(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("page")
+    write_page(folder, page_of(data))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def written(folder):
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    return text, Page(text)
+
+
+def test_page_loads_nothing_and_is_well_formed(folder, written):
+    text, page = written
     assert page.loads == []
     assert "@import" not in text and "url(http" not in text
     assert len(page.ids) == len(set(page.ids))
     links = [a["href"][1:] for tag, a in page.tags if tag == "a"]
     assert links == SECTIONS and set(links) <= set(page.ids)
-    assert not list(tmp_path.glob("*.partial"))
+    assert not list(folder.glob("*.partial"))
 
 
-def test_page_has_all_sections_in_order(data, tmp_path):
-    _, page = read(tmp_path / "report.html", data)
+def test_page_has_all_sections_in_order(written):
+    _, page = written
     assert [a["id"] for tag, a in page.tags if tag == "h2"] == SECTIONS
     assert sum(tag == "h1" for tag, _ in page.tags) == 1
     tables = [tag for tag, _ in page.tags if tag in ("table", "caption")]
     assert tables == ["table", "caption"] * 5
     assert all("scope" in a for tag, a in page.tags if tag == "th")
-    assert sum(tag == "article" for tag, _ in page.tags) == 6
+    assert sum(tag == "article" for tag, _ in page.tags) == 4
+    assert sum(a.get("class") == "ours" for tag, a in page.tags if tag == "tr") == 4
 
 
 def test_what_was_cut_off_and_the_areas_are_shown(data, tmp_path):
-    cut = [row | {"truncated_share": 0.125} if row["method"] == "extended only" else row for row in data.rows]
-    _, page = read(tmp_path / "report.html", replace(data, rows=cut))
-    words = "".join(page.words)
+    cut = [row | {"truncated_share": 0.125} if row["method"] == "extended only" else row for row in data["rows"]]
+    _, page = read(tmp_path, data, rows=cut)
+    words = "".join(page.words).replace("\N{NO-BREAK SPACE}", " ")
     assert "truncated" in words and "12.5 %" in words
-    areas = {row["name"]: row for row in data.areas}
+    areas = {row["name"]: row for row in data["areas"]}
     assert {"random mix", "IBPO calibrated", "oracle by level"} <= set(areas)
     calibrated = areas["IBPO calibrated"]
     assert (calibrated["low"], calibrated["high"]) == (1.5, 2.3)  # its own two points, no farther
@@ -142,75 +155,81 @@ def test_what_was_cut_off_and_the_areas_are_shown(data, tmp_path):
 
 
 def test_rows_of_older_runs_have_a_page(data, tmp_path):
-    old = [{key: value for key, value in row.items() if key != "truncated_share"} for row in data.rows]
-    read(tmp_path / "report.html", replace(data, rows=old, areas=()))
+    old = [{key: value for key, value in row.items() if key != "truncated_share"} for row in data["rows"]]
+    read(tmp_path, data, rows=old, areas=())
 
 
 def test_without_a_policy_that_has_a_budget_no_empty_table_is_shown(data, tmp_path):
-    bare = [row for row in data.rows if "IBPO" not in row["method"]]
-    _, page = read(tmp_path / "report.html", replace(data, rows=bare, merits=[], training=[]))
+    bare = [row for row in data["rows"] if "IBPO" not in row["method"]]
+    _, page = read(tmp_path, data, rows=bare, merits=[], training=[])
     assert "No policy here was trained to keep a budget." in "".join(page.words)
     assert len(page.figures) == 2 and [tag for tag, _ in page.tags].count("table") == 3
 
 
-def test_figures_speak_for_themselves(data, tmp_path):
-    _, page = read(tmp_path / "report.html", data)
+def test_figures_speak_for_themselves(written):
+    _, page = written
     assert len(page.figures) == 4
     frontier, shares, kept, training = page.figures
-    assert "IBPO calibrated at 25%: 62.5 % at 1.50 times the cost" in frontier
-    assert "IBPO sampled at 25%: easy 0.0 %, medium 75.0 %, unknown 0.0 %" in shares
+    assert "IBPO calibrated at 25%: 62.5\N{NO-BREAK SPACE}% at 1.50 times the cost" in frontier
+    assert "IBPO sampled at 25%: easy 0.0 %, medium 75.0 %, unknown 0.0 %" in shares.replace("\N{NO-BREAK SPACE}", " ")
     assert "IBPO sampled at 25%: +5.0 points" in kept
     assert training
 
 
-def test_everything_is_escaped(data, tmp_path):
-    text, page = read(tmp_path / "report.html", data)
+def test_everything_is_escaped(written):
+    text, page = written
     assert text.count("<script>") == 1 and "<script>alert" not in text
     words = "".join(page.words)
     assert "keeps <its> budget" in words and "<script>alert(1)</script>" in words and "<cot> <answer> 42" in words
 
 
 def test_the_interval_of_a_merit_stands_beside_it(data, tmp_path):
-    merits = [one | {"retained_interval": [0.5, 0.75], "oracle_share_own_interval": None} for one in data.merits]
+    merits = [one | {"retained_interval": [0.5, 0.75], "oracle_share_own_interval": None} for one in data["merits"]]
     merits = [one | {"gain_ratio_cold_start": 2.0, "gain_ratio_cold_start_interval": [1.5, None]} for one in merits]
-    _, page = read(tmp_path / "report.html", replace(data, merits=merits))
+    _, page = read(tmp_path, data, merits=merits)
     words = "".join(page.words).replace("\N{NO-BREAK SPACE}", " ")
     assert "(50.0 % to 75.0 %)" in words and "2.00 (at least 1.50)" in words
 
 
-def test_the_same_as_markdown(data, tmp_path):
-    read(tmp_path / "report.html", data)
-    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+def test_the_same_as_markdown(folder):
+    text = (folder / "report.md").read_text(encoding="utf-8")
     assert text.startswith("# A title\n\nIt gets 62.5 % right") and "arXiv 2501.17974" in text
-    for head in ("| method | q+ |", "| q+ | choice |", "| q+ | oracle share |", "| curve | costs |"):
+    for head in (
+        "| method | q+ |",
+        "| q+ | choice | share on unseen",
+        "| q+ | choice | oracle share |",
+        "| curve | costs |",
+    ):
         assert head in text
     widths = [line.replace("\\|", "").count("|") for line in text.splitlines() if line.startswith("| standard only")]
     assert widths == [9]
+    for figure in ("frontier", "share_by_level", "kept", "training"):
+        assert f"(figures/{figure}_Sums_of_symbols.png)" in text
+        assert (folder / "figures" / f"{figure}_Sums_of_symbols.png").stat().st_size > 10_000
 
 
-def test_the_share_in_training_stands_beside_that_on_unseen_problems(data, tmp_path):
-    _, page = read(tmp_path / "report.html", data)
-    assert "in training" in "".join(page.words) and "50.0 %" in "".join(page.words)
+def test_the_share_in_training_stands_beside_that_on_unseen_problems(written):
+    _, page = written
+    assert "in training" in "".join(page.words) and "50.0\N{NO-BREAK SPACE}%" in "".join(page.words)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 375], ids=["laptop", "phone"])
-def test_in_a_browser(data, tmp_path, browser, width, theme):
-    write_report(tmp_path / "report.html", data)
-    url = (tmp_path / "report.html").as_uri()
+def test_in_a_browser(folder, tmp_path, browser, width, theme):
+    url = (folder / "report.html").as_uri()
     with opened(browser, url, width, theme, **FILE) as (tab, said, asked):
         assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
         shown = tab.evaluate("[...document.querySelectorAll('figure svg')].map(s => s.getBoundingClientRect().width)")
         assert len(shown) == 4 and all(one > 200 for one in shown)
-        cost = tab.locator("#e0-methods thead th", has_text="cost").first
-        values = "[...document.querySelectorAll('#e0-methods tbody tr')].map(r => parseFloat(r.cells[5].innerText))"
+        cost = tab.locator("#p0-t1 thead th", has_text="cost").first
+        values = "[...document.querySelectorAll('#p0-t1 tbody tr')].map(r => parseFloat(r.cells[5].innerText))"
         for direction in ("descending", "ascending"):
             cost.get_by_role("button").click()
             assert cost.get_attribute("aria-sort") == direction
             found = tab.evaluate(values)
             assert found == sorted(found, reverse=direction == "descending") and len(set(found)) > 2
-        text = copied(tab, "e0-methods")
+        text = copied(tab, "p0-t1")
         assert text.splitlines()[0].split("\t")[:2] == ["method", "q+"]
         assert len(text.splitlines()) == 1 + len(found) and "standard only\t\t" in text
         assert prints(tab)
@@ -220,32 +239,31 @@ def test_in_a_browser(data, tmp_path, browser, width, theme):
 
 def test_several_seeds_and_nothing_optional(make_data, build_store, tmp_path):
     several = make_data(build_store, seeds=(0, 1))
-    _, page = read(tmp_path / "report.html", replace(several, training=[], examples=[]))
+    _, page = read(tmp_path, several, training=[], examples=[])
     words = "".join(page.words)
     assert "means over 2 seeds" in words and "smallest to largest seed" in words
-    assert "No metrics of the training were kept." in words and "No responses were kept." in words
-    assert len(page.figures) == 3
+    assert len(page.figures) == 3 and "Example responses" not in words
 
 
 def test_figures_are_written_in_any_format(data, tmp_path):
     for name, plot in (("frontier", plot_frontier), ("shares", plot_share_by_level), ("kept", plot_budget_kept)):
-        plot(data.rows, tmp_path / f"{name}.png")
+        plot(data["rows"], tmp_path / f"{name}.png")
         assert (tmp_path / f"{name}.png").stat().st_size > 10_000
-        plot(data.rows, tmp_path / f"{name}.svg")
+        plot(data["rows"], tmp_path / f"{name}.svg")
         assert (tmp_path / f"{name}.svg").read_text().count("<path") > 10
-    plot_training(data.training, tmp_path / "training.svg")
+    plot_training(data["training"], tmp_path / "training.svg")
     assert "Price of the budget" in (tmp_path / "training.svg").read_text()
 
 
 def test_figures_are_reproducible(data):
     one, two = io.BytesIO(), io.BytesIO()
-    plot_frontier(data.rows, one)
-    plot_frontier(data.rows, two)
+    plot_frontier(data["rows"], one)
+    plot_frontier(data["rows"], two)
     assert one.getvalue() == two.getvalue()
 
 
 def test_figure_with_no_trained_policy(data, tmp_path):
-    bare = [row for row in data.rows if row["method"] in ("standard only", "extended only")]
+    bare = [row for row in data["rows"] if row["method"] in ("standard only", "extended only")]
     for plot in (plot_frontier, plot_share_by_level, plot_budget_kept):
         plot(bare, tmp_path / "bare.svg")
     with pytest.raises(ValueError, match="nothing to plot"):
@@ -253,7 +271,9 @@ def test_figure_with_no_trained_policy(data, tmp_path):
 
 
 def test_inline_svg_has_its_own_ids_and_follows_the_theme(data):
-    svg = inline_svg("x1", lambda out: plot_frontier(data.rows, out), 'a "quoted" <alt>')
+    drawn = io.BytesIO()
+    plot_frontier(data["rows"], drawn)
+    svg = inline_svg("x1", drawn.getvalue().decode(), 'a "quoted" <alt>')
     assert 'aria-label="a &#34;quoted&#34; &lt;alt&gt;"' in svg
     assert "var(--ink)" in svg and "var(--paper)" in svg and "#1f2329" not in svg
     assert "metadata" not in svg and "<!DOCTYPE" not in svg
@@ -262,18 +282,18 @@ def test_inline_svg_has_its_own_ids_and_follows_the_theme(data):
     assert 'id="x1-' in svg and "url(#x1-" in svg
 
 
-def test_pick_examples_spreads_over_the_levels(data):
-    assert [(e.response_group, e.level) for e in data.examples] == [
-        (name, level) for level in ("easy", "medium", "unknown") for name in ("standard", "extended")
+def test_examples_are_an_easy_and_a_hard_problem(data):
+    easy, *_, hard = data["examples"]
+    assert [(e.configuration, e.level) for e in data["examples"]] == [
+        (name, level) for level in ("easy", "medium") for name in ("cold_start standard", "cold_start extended")
     ]
-    first, *_, last = data.examples
-    assert (first.is_right, first.tokens, last.is_right, last.tokens) == (True, 10, False, 60)
-    assert first.prompt == data.examples[1].prompt
+    assert (easy.is_right, easy.cost, hard.kind) == (True, 10, "hard (solved 50%)")
+    assert easy.prompt == data["examples"][1].prompt
 
 
 def test_terminal_table_is_short(data):
     console = Console(width=100, record=True, file=io.StringIO())
-    console.print(terminal_table(data.rows))
+    console.print(terminal_table(data["rows"]))
     text = console.export_text()
     assert "62.5% ± 4" in text and "1.50×" in text
     assert "forced" not in text and text.count("maj@") == 2
@@ -281,7 +301,7 @@ def test_terminal_table_is_short(data):
 
 
 def test_terminal_table_without_policies(data):
-    bare = [row for row in data.rows if "IBPO" not in row["method"]]
+    bare = [row for row in data["rows"] if "IBPO" not in row["method"]]
     assert terminal_table(bare).row_count > 0
 
 

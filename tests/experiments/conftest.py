@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import pytest
 
+from ibpo.evaluation.responses import write_table
+
 
 @pytest.fixture
 def build_responses():
     """Standard right on half of the problems, extended on all; of two candidates one is cheap, the other right."""
-    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
 
     def write(context, policy, how, right, tokens, group):
         path = context.responses(policy, how, split="validation")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        row = {"level": "2", "number": 0, "response_group": group, "tokens": tokens, "finish_reason": "stop"}
         num = 20
-        columns = {
-            "problem_id": [f"p{i:02d}" for i in range(num)],
-            "level": ["2"] * num,
-            "sample": [0] * num,
-            "response_group": [group] * num,
-            "reward": [float(i < right * num) for i in range(num)],
-            "tokens": [tokens] * num,
-            "finish_reason": ["stop"] * num,
-        }
-        parquet.write_table(pa.table(columns), path)
+        write_table(path, [row | {"problem_id": f"p{i:02d}", "reward": float(i < right * num)} for i in range(num)])
 
     def build(context):
         write(context, "cold_start", "standard", 0.5, 10, "standard")

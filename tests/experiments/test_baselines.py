@@ -13,7 +13,7 @@ import pytest
 from tests.commands.test_demo import ROW
 
 ROOT = Path(__file__).parent.parent.parent
-FIGURES = {"above_random_mix", "gain_ratio_cold_start", "gain_ratio_pretrained", "oracle_share_tokens"}
+FIGURES = {"above_random_mix", "gain_ratio_cold_start", "gain_ratio_pretrained", "oracle_share"}
 EVERY = {
     *("standard only", "extended only", "random mix", "oracle by level", "oracle by problem, held out"),
     *("self-consistency (cold start) maj@8", "self-consistency (IBPO) maj@8", "self-consistency (RAFT) maj@8"),
@@ -65,7 +65,7 @@ def test_every_baseline_runs_to_its_end_and_a_rerun_repeats_nothing(tmp_path):
     assert "Tuned, thinking: asv-sft-1" in html and "Trained, thinking: GRPO" in html and "baselines --quick" in html
     assert str(directory / "baselines.html") in first.stdout.replace("\n", "")
     assert all(f"| {method} |" in table for method in EVERY) and "sampled in training" in table
-    responses = {path: path.stat().st_mtime_ns for path in directory.rglob("*.parquet")}
+    responses = {path: path.stat().st_mtime_ns for path in directory.rglob("*.jsonl.gz")}
     assert baselines(tmp_path).returncode == 0
-    assert {path: path.stat().st_mtime_ns for path in directory.rglob("*.parquet")} == responses
+    assert {path: path.stat().st_mtime_ns for path in directory.rglob("*.jsonl.gz")} == responses
     assert len((directory / "commands.jsonl").read_text().splitlines()) == 2

@@ -13,8 +13,21 @@ from typer.testing import CliRunner
 from experiments.baselines import BaselineSettings, app
 from experiments.context import BaselineJob, Context
 from experiments.jobs import outputs
-from experiments.recipes import NAMES, RECIPES, Recipe, recipes_of, to_tune, trainer_of, training_of
-from experiments.tuning import candidate_name, choose, is_tuned, options_of, read_tuning, tuned_by
+from experiments.recipes import (
+    NAMES,
+    RECIPES,
+    Recipe,
+    candidate_name,
+    choose,
+    is_tuned,
+    options_of,
+    read_tuning,
+    recipes_of,
+    to_tune,
+    trainer_of,
+    training_of,
+    tuned_by,
+)
 from ibpo.errors import IbpoError
 
 
@@ -92,8 +105,8 @@ def test_the_best_candidate_is_chosen_by_its_goal_and_all_are_kept(tmp_path, bui
 
 def test_jobs_know_their_files(tmp_path):
     candidate = outputs(job(tmp_path, "grpo~learning_rate-0.001"))
-    assert candidate[1].parts[-2:] == ("validation", "grpo~learning_rate-0.001__sampled.parquet")
-    assert outputs(job(tmp_path, "grpo"))[1].parts[-2:] == ("responses", "grpo__sampled.parquet")
+    assert candidate[1].parts[-2:] == ("validation", "grpo~learning_rate-0.001__sampled.jsonl.gz")
+    assert outputs(job(tmp_path, "grpo"))[1].parts[-2:] == ("responses", "grpo__sampled.jsonl.gz")
 
 
 def test_means_are_told_as_they_were(tmp_path):

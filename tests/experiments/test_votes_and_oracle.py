@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from scipy.stats import beta
 
-from experiments.oracle import oracle_by_problem
-from experiments.solve_then_learn import learn, oracle_labels
-from experiments.votes import adaptive_votes, consensus, posterior
+from experiments.supervised import learn, oracle_labels
+from experiments.votes import adaptive_votes, consensus, oracle_by_problem, posterior
 from ibpo.allocation import holdout_value
 from ibpo.evaluation.metrics import majority_accuracy
 

@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from ibpo.evaluation.evaluate import Way, judge_ways
+from ibpo.evaluation.sampling import Way, judge_ways
 from ibpo.responses.formats import DIRECT, THINKING_ON
 from ibpo.responses.groups import encode_groups
 from ibpo.rewards.judges import ExactJudge

@@ -297,7 +297,7 @@ def test_a_router_of_embeddings_is_fitted_judged_replayed_and_served(tmp_path):
         assert gain[0] > gain[1] + 0.3
         assert len(seen) == before + 2
     with pytest.raises(IbpoError, match="cannot be read"):
-        open_router(out, None, tmp_path / "no key")
+        open_router(out, f"key_file={tmp_path / 'no key'}")
     with pytest.raises(IbpoError, match="needs embeddings"):
         FittedRouter(load_router(out), "router.json")
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ibpo.errors import IbpoError
-from ibpo.evaluation.statistics import estimate_bounded
+from ibpo.evaluation import Responses, describe, estimate_bounded, row_of, write_table
 from ibpo.responses import MAX_TRIALS, VotingForm, external_vote, find_group
 from ibpo.rewards import Judge
 from ibpo.rollouts import Request, rollout_of_row, score
@@ -87,6 +88,7 @@ def measure(
     form: VotingForm,
     judge: Judge,
     gate: GateConfig,
+    table: Path | None = None,
 ) -> GateReport:
     """Judge what `gate_requests` asked for.
 
@@ -97,6 +99,7 @@ def measure(
         form: of the responses.
         judge: of the answers.
         gate: how many rounds of external votes.
+        table: where to write the forced responses, as `ibpo report` reads them.
 
     Raises:
         IbpoError: where fewer than two problems have all their responses.
@@ -109,7 +112,10 @@ def measure(
             "gate: fewer than two held-out problems got all their responses; see what failed, or hold out more"
         )
     judged = _judge(problems, rows, keys, form, judge)
-    answers, right, ended, tokens = judged["answers"], judged["right"], judged["ended"], judged["tokens"]
+    if table is not None:
+        write_table(table, judged["table"])
+    responses = Responses.of_table(judged["table"])
+    answers, right, ended = judged["answers"], judged["right"], judged["ended"]
     external = np.zeros((len(problems), gate.num_rounds))
     used = np.zeros_like(external)
     for i, row in enumerate(answers):
@@ -118,27 +124,27 @@ def measure(
             winner, used[i, k] = external_vote(row[some], form.canonical)
             # A winner is one of the answers, which were judged already.
             external[i, k] = 0.0 if winner is None else right[i, some][row[some].index(winner)]
-    short = external.mean(axis=1) - right[:, 0]
+    below = estimate_bounded(external.mean(axis=1) - right[:, 0], np.arange(len(problems)), -1.0, 1.0)
     votes = [form.read_vote(str(rows[p.problem_id, form.voting.name, 0]["completion"])) for p in problems]
     kept = [v for v, done in zip(votes, ended[:, 0], strict=True) if done and v.problem is None]
     chosen = [row for p in problems if (row := rows.get((p.problem_id, CHOICE, 0))) is not None]
     return GateReport(
         num_problems=len(problems),
-        standard=_group(answers, right, ended, tokens, slice(1, None)),
-        voting=_group(answers, right, ended, tokens, slice(0, 1)),
+        standard=_group(responses.of(form.standard.name)),
+        voting=_group(responses.of(form.voting.name)),
         keeps_rule=len(kept) / max(int(ended[:, 0].sum()), 1),
         mean_trials=float(np.mean([len(v.attempts) for v in kept])) if kept else 0.0,
         external_accuracy=float(external.mean()),
         external_trials=float(used.mean()),
-        below_external=float(short.mean()),
-        below_external_95=_interval(short, -1.0),
+        below_external=below.value,
+        below_external_95=(below.low, below.high),
         share=_shares(chosen, (form.standard, form.voting)),
         share_truncated=float(np.mean([row["finish_reason"] != "stop" for row in chosen])) if chosen else 0.0,
     )
 
 
 def check(report: GateReport, gate: GateConfig, mixture: str) -> list[GateFailure]:
-    """What falls short of the gate, each with the mend."""
+    """What falls short of the gate, each with the fix."""
     failures = []
 
     def expect(kept: bool, what: str, mend: str) -> None:
@@ -202,7 +208,7 @@ def _judge(
     form: VotingForm,
     judge: Judge,
 ) -> dict[str, Any]:
-    """Answers (lists, [P][1 + S]), and arrays [P, 1 + S] of what is right, what ended, and lengths in tokens."""
+    """Answers (lists, [P][1 + S]), and arrays [P, 1 + S] of what is right, what ended, and the table."""
     every = [rows[p.problem_id, *key] for p in problems for key in keys]
     scored = score(
         [rollout_of_row(row) for row in every],
@@ -217,28 +223,26 @@ def _judge(
         "answers": [found[i : i + len(keys)] for i in range(0, len(found), len(keys))],
         "right": np.array([response.reward > 0 for response in scored], dtype=float).reshape(shape),
         "ended": np.array([row["finish_reason"] == "stop" for row in every]).reshape(shape),
-        "tokens": np.array([row["num_completion_tokens"] for row in every], dtype=float).reshape(shape),
+        "table": [
+            row_of(problem, one, configuration=name, number=number) | {"tokens": row["num_completion_tokens"]}
+            for (problem, (name, number)), one, row in zip(
+                ((problem, key) for problem in problems for key in keys), scored, every, strict=True
+            )
+        ],
     }
 
 
-def _group(answers: list[list[str | None]], right: Any, ended: Any, tokens: Any, columns: slice) -> GroupMeasure:
-    some = [done and answer is None for row, flags in zip(answers, ended, strict=True)
-            for answer, done in zip(row[columns], flags[columns], strict=True)]  # fmt: skip
-    right, ended, tokens = right[:, columns], ended[:, columns], tokens[:, columns]
+def _group(own: Responses) -> GroupMeasure:
+    numbers, ended = describe(own)["overall"]["all"], own.truncated == 0
+    unanswered = [answer is None for answer in own.answer[ended]]
     return GroupMeasure(
-        accuracy=float(right.mean()),
-        interval_95=_interval(right.mean(axis=1), 0.0),
-        truncated=1.0 - float(ended.mean()),
-        unanswered=sum(some) / max(int(ended.sum()), 1),
-        mean_tokens=float(tokens.mean()),
-        num_responses=right.size,
+        accuracy=numbers["pass@1"].value,
+        interval_95=(numbers["pass@1"].low, numbers["pass@1"].high),
+        truncated=numbers["truncated"].value,
+        unanswered=sum(unanswered) / max(len(unanswered), 1),
+        mean_tokens=numbers["mean_tokens"].value,
+        num_responses=len(own),
     )
-
-
-def _interval(values: Any, low: float) -> tuple[float, float]:
-    """95 % interval of the mean of values [P] from `low` to 1, one of each problem."""
-    found = estimate_bounded(values, np.arange(len(values)), low, 1.0)
-    return found.low, found.high
 
 
 def _shares(rows: Sequence[Mapping[str, Any]], groups: Sequence[ResponseGroup]) -> dict[str, float]:

@@ -25,7 +25,7 @@ class SampleConfig(Table):
     max_tokens: int = Field(512, ge=1)
     """Of a solution."""
     force_opening: bool = False
-    """Force the standard response group's opening; else the instruction asks for it, and it is put in front."""
+    """Force the standard response group's prefix; else the instruction asks for it, and it is put in front."""
     answer: str = "boxed"
     """How the answer of a solution without box is read: `boxed`, `last_number`, or `after:MARKER`."""
     seed: int = Field(0, ge=0)

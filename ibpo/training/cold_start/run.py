@@ -75,7 +75,7 @@ class ColdStart:
         """Do what is missing; returns what goes to `results.json`.
 
         Raises:
-            IbpoError: for anything in the recipe, the model, the server or the machine that the user can mend.
+            IbpoError: for anything in the recipe, the model, the server or the machine that the user can fix.
         """
         self._check_options()
         try:
@@ -141,7 +141,7 @@ class ColdStart:
                 **options | self.config.sft,
             )
         except (TypeError, ValueError) as error:
-            raise IbpoError(f"sft: {next(iter(str(error).splitlines()), '')}; mend that key") from None
+            raise IbpoError(f"sft: {next(iter(str(error).splitlines()), '')}; fix that key") from None
         finally:
             progress.stop()
         partial = self.run.model.with_name("model.partial")
@@ -169,7 +169,8 @@ class ColdStart:
             )
             self._check_collected(collect(sampler, requests, store), len(requests))
         rows = {(row["problem_id"], row["response_group"], row["number"]): row for row in store.rows()}
-        report = measure(self.job.held_out, rows, self.form, replace(self.job.judge, constraints=()), gate)
+        judge, table = replace(self.job.judge, constraints=()), self.job.run.path / "responses.jsonl"
+        report = measure(self.job.held_out, rows, self.form, judge, gate, table)
         failures = check(report, gate, mixture)
         return {"gate": asdict(report), "passed": not failures, "failures": [asdict(f) for f in failures]}
 
@@ -245,7 +246,7 @@ class ColdStart:
             except Exception as error:
                 said = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
                 raise IbpoError(f"model.path: {path}: the tokenizer cannot be loaded: {said}; name another") from None
-            _check_openings(self.tokenizer, self.config)
+            _check_prefixes(self.tokenizer, self.config)
 
     def _load_model(self, path: str) -> None:
         if self.model is not None:
@@ -254,7 +255,7 @@ class ColdStart:
             model, tokenizer = load_policy(path, dtype=self.config.model.dtype)
         except IbpoError as error:
             raise IbpoError(f"model.path: {error}") from None
-        _check_openings(tokenizer, self.config)
+        _check_prefixes(tokenizer, self.config)
         self.model = _to_device(model)
         self.tokenizer = tokenizer
 
@@ -269,8 +270,8 @@ class ColdStart:
         self.console.print(text, highlight=False, soft_wrap=True)
 
 
-def _check_openings(tokenizer: PreTrainedTokenizerBase, config: ColdStartConfig) -> None:
-    """The two response groups open with different tokens, or `ibpo train` could not use what comes out."""
+def _check_prefixes(tokenizer: PreTrainedTokenizerBase, config: ColdStartConfig) -> None:
+    """The two response groups begin with different tokens, or `ibpo train` could not use what comes out."""
     form = FORMS[config.build.form]
     try:
         encode_groups((form.standard, form.voting), tokenizer)

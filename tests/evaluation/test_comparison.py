@@ -8,11 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ibpo.errors import IbpoError
-from ibpo.evaluation.contrast import ContrastOptions, contrast
-from ibpo.evaluation.curves import areas
-from ibpo.evaluation.levels import coarse_levels
+from ibpo.evaluation.comparison import CompareOptions, areas, compare
 from ibpo.evaluation.oracles import by_level_pick, by_problem_pick
-from ibpo.evaluation.responses import Responses
+from ibpo.evaluation.responses import Responses, coarse_levels
 
 
 def responses(num_problems=40, num_responses=4, seed=0, **changes):
@@ -35,7 +33,7 @@ def changed(responses, **columns):
 
 
 def test_everything_that_the_page_says():
-    found = contrast(responses())
+    found = compare(responses())
     json.dumps(found, allow_nan=False)
     assert found["standard"] == "low" and found["num_problems"] == 40 and found["levels"] == ["0", "1"]
     low, high = found["configurations"]
@@ -51,7 +49,7 @@ def test_everything_that_the_page_says():
 
 
 def test_allocation_finds_what_is_worth_it_and_is_honest():
-    found = contrast(responses(num_problems=200))
+    found = compare(responses(num_problems=200))
     middle = found["allocation"][2]
     assert middle["spent"] == pytest.approx(middle["budget"], rel=0.05)
     assert middle["gain"] > 0.1 and middle["reward"] <= middle["in_sample"]
@@ -65,7 +63,7 @@ def test_nothing_is_gained_where_nothing_can_be():
         {"problem": p, "configuration": name, "reward": float(rng.random() < 0.5), "tokens": cost}
         for p, (name, cost), _ in itertools.product(range(300), (("low", 10), ("high", 50)), range(4))
     ]
-    for row in contrast(Responses.from_rows(rows))["allocation"]:
+    for row in compare(Responses.from_rows(rows))["allocation"]:
         assert abs(row["gain"]) < 4 * row["gain_stderr"] and row["in_sample"] > row["reward"]
 
 
@@ -97,7 +95,7 @@ def test_by_level_knows_no_problem():
 
 
 def test_areas_stand_over_the_costs_that_a_curve_reaches():
-    found = contrast(responses(num_problems=100))
+    found = compare(responses(num_problems=100))
     mix, votes = found["areas"][0], {row["name"]: row for row in found["areas"]}["votes, low"]
     low, high = (row["cost"]["value"] for row in found["configurations"])
     assert (mix["name"], mix["low"], mix["high"], mix["mix"]) == ("random mix", low, high, None)
@@ -127,10 +125,10 @@ def test_a_curve_of_nearly_one_cost_has_no_area():
 def test_only_common_problems_count():
     both = responses()
     keep = ~((both.configuration == "high") & (both.problem == "p0"))
-    found = contrast(both.where(keep))
+    found = compare(both.where(keep))
     assert (found["num_problems"], found["num_left_out"]) == (39, 1) and "1 problems" in found["notes"][0]
     with pytest.raises(IbpoError, match="no problem was answered by every configuration"):
-        contrast(
+        compare(
             both.where(
                 ((both.configuration == "high") & (both.problem == "p0"))
                 | (both.problem == "p1") & (both.configuration == "low")
@@ -160,7 +158,7 @@ def choosing(share_easy, share_hard, num_problems=300, seed=5):
 
 @pytest.mark.parametrize(("easy", "hard", "expected"), [(0.5, 0.5, 0.0), (0.0, 1.0, 1.0), (0.25, 0.75, 0.5)])
 def test_the_oracle_share_runs_from_a_blind_draw_to_the_oracle(easy, hard, expected):
-    found = contrast(choosing(easy, hard), ContrastOptions(num_splits=2))
+    found = compare(choosing(easy, hard), CompareOptions(num_splits=2))
     assert found["among"] == ["low", "high"] and found["oracle_knows"] == "levels"
     share = {row["name"]: row["oracle_share"] for row in found["configurations"]}
     assert share["low"] is None and share["high"] is None
@@ -173,13 +171,13 @@ def test_an_oracle_that_knows_problems_has_its_optimism_removed():
     """Rewards that are pure noise: the best of each problem's responses is no better on its other responses."""
     rows = choosing(0.5, 0.5)
     noise = (np.random.default_rng(0).random(len(rows)) < 0.5).astype(float)
-    found = contrast(changed(rows, reward=noise, level=np.full(len(rows), "", object)), ContrastOptions(num_splits=2))
+    found = compare(changed(rows, reward=noise, level=np.full(len(rows), "", object)), CompareOptions(num_splits=2))
     assert found["oracle_knows"] == "problems"
     assert all(row["oracle_share"] is None for row in found["configurations"])
 
 
 def test_the_paired_difference_twice():
-    found = contrast(responses(num_problems=200))["configurations"][1]
+    found = compare(responses(num_problems=200))["configurations"][1]
     closed, drawn = found["difference"], found["difference_bootstrap"]
     assert closed["value"] == pytest.approx(drawn["value"])
     for end in ("low", "high"):
@@ -187,7 +185,7 @@ def test_the_paired_difference_twice():
 
 
 def test_single_responses_have_no_held_out_allocation():
-    found = contrast(responses(num_responses=1))
+    found = compare(responses(num_responses=1))
     assert found["allocation"] == [] and "two responses" in found["notes"][0]
 
 
@@ -195,23 +193,23 @@ def test_policies_that_choose_are_no_alternatives():
     rows = responses()
     mixed = rows.response_group.copy()
     mixed[(rows.configuration == "high") & (np.arange(len(rows)) % 2 == 0)] = "low"
-    found = contrast(changed(rows, response_group=mixed))
+    found = compare(changed(rows, response_group=mixed))
     assert found["among"] == ["low"] and found["allocation"] == []
-    assert contrast(changed(rows, response_group=mixed), ContrastOptions(among=["low", "high"]))["allocation"]
+    assert compare(changed(rows, response_group=mixed), CompareOptions(among=["low", "high"]))["allocation"]
 
 
 def test_what_is_refused():
     with pytest.raises(IbpoError, match="medium: no such configuration; there are low, high"):
-        contrast(responses(), ContrastOptions(standard="medium"))
+        compare(responses(), CompareOptions(standard="medium"))
     with pytest.raises(IbpoError, match="low: no response has a cost"):
-        contrast(responses(tokens=None))
+        compare(responses(tokens=None))
 
 
 def test_unknown_tokens_of_a_problem_keep_its_accuracy():
     rows = responses()
     tokens = rows.tokens.copy()
     tokens[rows.problem == "p3"] = np.nan
-    found = contrast(changed(rows, tokens=tokens))
+    found = compare(changed(rows, tokens=tokens))
     assert found["num_problems"] == 40
     assert "39 problems" in found["notes"][0]
 

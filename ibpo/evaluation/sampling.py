@@ -1,4 +1,9 @@
-"""Sample a policy on a task in several ways, resumably, and judge what it answered."""
+"""Sample a policy on a task in several ways, resumably, and judge what it answered: the table of an `ibpo eval` run.
+
+A way may ask for self-correction: the policy's first response, the user's request to look it over, the second response.
+That is the form of SCoRe's evaluation (Kumar et al. 2024, arXiv 2409.12917), for any policy that can hold a dialogue:
+the second answer counts, and both responses are paid for.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +11,19 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from ibpo.errors import IbpoError
-from ibpo.evaluation.import_lm_eval import read_answer
-from ibpo.evaluation.two_turns import asking, dialogue, second_request
+from ibpo.evaluation.importing import read_answer
+from ibpo.evaluation.responses import row_of
+from ibpo.responses import correction_turns, offer
 from ibpo.rewards import Judge
 from ibpo.rollouts import Request, RolloutStore, Sampled, Sampler, collect, rollout_of_row, score
-from ibpo.runs import write_text_atomic
 from ibpo.types import Problem, ResponseGroup
 
 END_THINK = "</think>"
+SECOND = "second turn"
+Json = dict[str, Any]
 OnOutcome = Callable[[Sampled | IbpoError], None]
 
 
@@ -31,7 +37,7 @@ class Way:
     force: bool = True
     template_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     two_turns: bool = False
-    """Ask for a correction of each response (`ibpo.evaluation.two_turns`); the first turns are those of the same way
+    """Ask for a correction of each response (`asking`); the first turns are those of the same way
     without it, and sampled once."""
 
     def requests(self, problems: Sequence[Problem], num_responses: int) -> list[Request]:
@@ -131,7 +137,7 @@ def judge_ways(
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Read and judge the stored responses: one row each, as `ibpo report` reads them.
 
-    A truncated response gets no answer and no reward, and is counted apart. Tokens that the server did not tell are
+    A truncated response gets no answer and no reward, and is counted apart. Tokens that the server did not report are
     unknown, not 0. Thinking tokens are those that the server tells apart (`reasoning_tokens` of its usage), of a local
     model those up to `</think>`. `read` reads responses without response group, and second turns. `budget` is the
     share that the policy was trained to keep where it chooses by itself.
@@ -161,35 +167,54 @@ def judge_ways(
             if thinking is None and count_tokens is not None and END_THINK in text:
                 thinking = min(count_tokens(text.rpartition(END_THINK)[0] + END_THINK), tokens or 0)
             rows.append(
-                {
-                    "problem_id": problem.problem_id,
-                    "configuration": way.configuration,
-                    "response_group": response.response_group,
-                    "number": request.number,
-                    "answer": response.predicted_answer,
+                row_of(problem, response, configuration=way.configuration, number=request.number)
+                | {
                     "tokens": tokens,
                     "prompt_tokens": row["num_prompt_tokens"] or None,
                     "thinking_tokens": thinking,
-                    "finish_reason": row["finish_reason"],
                     "budget": budget if len(way.response_groups) > 1 else None,
-                    "level": problem.level,
-                    "domain": str(problem.info.get("domain", "")),
-                    "prompt": problem.prompt if isinstance(problem.prompt, str) else problem.prompt[-1]["content"],
-                    "completion": text,
-                    "reward": response.reward,
                     "violations": list(response.violations),
                 }
             )
     return rows
 
 
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """One JSON object a line; the file is whole or absent."""
-    write_text_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
+def second_request(request: Request) -> Request:
+    """Names the second response of a dialogue; `asking` gives it its prompt."""
+    name = f"{SECOND}, {request.response_group}" if request.response_group else SECOND
+    return replace(request, response_group=name, prefix="")
+
+
+def asking(request: Request, first: Mapping[str, Any], response_groups: Sequence[ResponseGroup]) -> Request | None:
+    """The second turn after a stored first response; None after one that was cut off, which nobody can correct.
+
+    Example:
+        >>> from ibpo.types import Problem
+        >>> request = Request(problem=Problem(problem_id="p", prompt="1 + 1 =", answer="2"), number=0)
+        >>> second = asking(request, {"completion": "It is 3.", "finish_reason": "stop"}, [])
+        >>> [message["role"] for message in second.problem.prompt]
+        ['user', 'assistant', 'user']
+    """
+    if first["finish_reason"] != "stop":
+        return None
+    prompt = correction_turns(offer(response_groups, request.problem.prompt, chat=True), first["completion"])
+    second = second_request(request)
+    return replace(second, problem=replace(second.problem, prompt=prompt))
+
+
+def dialogue(first: Mapping[str, Any], second: Mapping[str, Any] | None) -> Json:
+    """Both turns as one stored response: the text of the second, the tokens of both, cut off if one is."""
+    if second is None:
+        return dict(first)
+    counts = ("num_prompt_tokens", "num_completion_tokens")
+    both = {key: first[key] + second[key] if first[key] and second[key] else None for key in counts}
+    thinking: list[Any] = [turn.get("num_thinking_tokens") for turn in (first, second)]
+    both["num_thinking_tokens"] = None if None in thinking else sum(thinking)
+    return dict(second) | both
 
 
 class _Watched:
-    """Tells of each outcome, and gives a dead server up after 16 failures without a success."""
+    """Reports each outcome, and gives a dead server up after 16 failures without a success."""
 
     MAX_FAILURES = 16
 

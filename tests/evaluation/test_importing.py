@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from ibpo.errors import IbpoError
-from ibpo.evaluation.read_responses import ReadOptions, read_responses
+from ibpo.evaluation.importing import ImportOptions, import_responses
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 LM_EVAL = FIXTURES / "lm_eval"
 LIGHTEVAL = FIXTURES / "lighteval"
-EXACT = ReadOptions(judge="exact")
+EXACT = ImportOptions(judge="exact")
 
 
 def write(path, rows):
@@ -30,11 +30,11 @@ def row(**changes):
 
 
 def read(path, **options):
-    return read_responses([("", path)], ReadOptions(judge="exact", **options))
+    return import_responses([("", path)], ImportOptions(judge="exact", **options))
 
 
 def test_lm_eval_single_responses_carry_their_metric():
-    found = read_responses([("", LM_EVAL)], EXACT)
+    found = import_responses([("", LM_EVAL)], EXACT)
     assert set(found.parts) == {"digit_sums", "digit_sums_repeats"}
     single = found.parts["digit_sums"]
     assert len(single) == 12 and single.configurations == ["tiny__cold_start"]
@@ -45,7 +45,7 @@ def test_lm_eval_single_responses_carry_their_metric():
 
 
 def test_lm_eval_repeated_responses_are_judged_one_by_one():
-    responses = read_responses([("", LM_EVAL)], EXACT).parts["digit_sums_repeats"]
+    responses = import_responses([("", LM_EVAL)], EXACT).parts["digit_sums_repeats"]
     assert len(responses) == 36 and len(set(responses.problem)) == 12
     first = json.loads(next(LM_EVAL.rglob("*repeats*")).open().readline())
     assert responses.completion[:3].tolist() == first["resps"][0]
@@ -54,7 +54,7 @@ def test_lm_eval_repeated_responses_are_judged_one_by_one():
 
 
 def test_lighteval_holds_tokens_truncation_and_each_response():
-    found = read_responses([("", LIGHTEVAL)], EXACT)
+    found = import_responses([("", LIGHTEVAL)], EXACT)
     assert set(found.parts) == {"community|digit_sums|0", "community|digit_sums_repeats|0"}
     for name, num in (("community|digit_sums|0", 12), ("community|digit_sums_repeats|0", 36)):
         responses = found.parts[name]
@@ -66,14 +66,14 @@ def test_lighteval_holds_tokens_truncation_and_each_response():
 
 def test_the_same_responses_through_both_harnesses_get_the_same_rewards():
     ours = {
-        source: np.concatenate([r.reward for r in read_responses([("", path)], EXACT).parts.values()]).sum()
+        source: np.concatenate([r.reward for r in import_responses([("", path)], EXACT).parts.values()]).sum()
         for source, path in (("lm_eval", LM_EVAL), ("lighteval", LIGHTEVAL))
     }
     assert ours["lm_eval"] == ours["lighteval"] > 0
 
 
 def test_a_name_replaces_the_folders():
-    found = read_responses([("low", LM_EVAL), ("high", LM_EVAL)], EXACT)
+    found = import_responses([("low", LM_EVAL), ("high", LM_EVAL)], EXACT)
     assert found.parts["digit_sums"].configurations == ["low", "high"]
 
 
@@ -85,7 +85,7 @@ def test_runs_on_different_data_are_not_compared(tmp_path):
     rows[3]["doc_hash"] = "0" * 64
     write(file, rows)
     with pytest.raises(IbpoError, match=r"problem 3 is another one than at .*line 4; compare runs on the same"):
-        read_responses([("", LM_EVAL), ("", other)], EXACT)
+        import_responses([("", LM_EVAL), ("", other)], EXACT)
 
 
 def test_plain_rows_and_their_defaults(tmp_path):

@@ -1,0 +1,607 @@
+"""Figures of a page: accuracy against cost, who got the budget, whether it was kept, training; each also in words.
+
+Of one comparison (`ibpo.evaluation.comparison.compare`), and of the methods of a demo or of baselines, means over seeds
+(`ibpo.evaluation.methods`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from markupsafe import Markup, escape
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, PercentFormatter
+
+from ibpo.evaluation.methods import mean_over_seeds
+from ibpo.evaluation.report.tables import percent, points
+from ibpo.evaluation.statistics import rate_interval
+
+INK, PAPER, FAINT = "#1f2329", "#fefefd", "#7d838a"
+"""Text and axes; background; guides. The report replaces the first two to follow the reader's light or dark theme."""
+# Okabe and Ito's palette, which readers with any kind of colour blindness can tell apart; markers differ as well.
+SKY, BLUE, GREEN, ORANGE, VERMILLION, PURPLE = "#56b4e9", "#0072b2", "#009e73", "#e69f00", "#d55e00", "#cc79a7"
+BUDGET_COLOURS = (SKY, ORANGE, PURPLE, GREEN, BLUE, VERMILLION)
+MARKERS = "osD^vPhX*<>p"
+PANEL = (5.4, 4.3)
+STYLE: Any = {
+    "font.size": 11,
+    "axes.edgecolor": INK,
+    "axes.facecolor": "none",
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.titlesize": 12,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.facecolor": PAPER,
+    "legend.frameon": False,
+    "legend.labelcolor": INK,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "ibpo",
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
+
+
+Json = Mapping[str, Any]
+Row = dict[str, Any]
+Out = Path | IO[bytes]
+POINTS: dict[str, dict[str, Any]] = {
+    "standard only": {"color": INK, "marker": "o"},
+    "extended only": {"color": INK, "marker": "h", "markersize": 8},
+    "RAFT without budget": {"color": PURPLE, "marker": "D"},
+    "IBPO sampled": {"color": GREEN, "marker": "s", "markerfacecolor": PAPER, "markeredgewidth": 1.8},
+    "IBPO calibrated": {"color": VERMILLION, "marker": "P", "markersize": 8.5},
+}
+SHAPES = "<>*Xdp8H"
+"""Of the other baselines; none of those above, and none of the votes'."""
+DRAWN_OTHERWISE = ("random mix", "oracle by level", "self-consistency", "IBPO forced", "RAFT forced")
+
+
+def families(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Other baselines, their strengths brought together: the method's name up to its comma or number.
+
+    Example:
+        >>> families({"method": name} for name in ("GRPO", "ASV-SFT-0.5", "ASV-SFT-1", "random mix")).keys()
+        dict_keys(['GRPO', 'ASV-SFT'])
+    """
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["method"] not in POINTS and not row["method"].startswith(DRAWN_OTHERWISE):
+            name = re.sub(r",? ?-?[0-9.]+$", "", row["method"])
+            found.setdefault(name, []).append(row)
+    return found
+
+
+def plot_frontier(rows: Iterable[Row], path: Out, titles: Mapping[str, str] | None = None) -> None:
+    """Accuracy (bars: 95 % intervals, clustered by problem) against cost, one panel per experiment; means over seeds.
+
+    Self-consistency is cut off somewhat beyond the dearest other method.
+
+    Args:
+        rows: As `Comparison.rows`, of any number of experiments and seeds.
+        path: Where to write; the suffix decides the format, a file object gets SVG.
+        titles: Experiment -> title of its panel.
+    """
+    merged = mean_over_seeds(rows)
+
+    def draw(axes: Axes, experiment: str) -> None:
+        own = [row for row in merged if row["experiment"] == experiment]
+        anchors = [row for row in own if row["method"] in ("standard only", "extended only")]
+        others = [row for row in own if "self-consistency" not in row["method"]]
+        right = 1.12 * max((row["relative_cost"] for row in others), default=1.0)
+        _curve(axes, anchors, "random mix", color=FAINT, linestyle="-", linewidth=1.2)
+        oracle = [anchors[0], *(row for row in own if row["method"] == "oracle by level")]
+        _curve(axes, oracle, "oracle by level (cold start)", color=INK, linestyle="--", linewidth=1.2, dashes=(5, 3))
+        for model, style in (
+            ("cold start", {"color": SKY, "marker": "^", "linestyle": "-"}),
+            ("pretrained", {"color": BLUE, "marker": "v", "linestyle": "-."}),
+        ):
+            votes = [row for row in own if row["method"].startswith(f"self-consistency ({model})")]
+            inside = [row for row in votes if row["relative_cost"] <= right]
+            _curve(
+                axes,
+                inside,
+                f"self-consistency, {model}",
+                markersize=5,
+                markeredgecolor=INK,
+                markeredgewidth=0.6,
+                **style,
+            )
+        for i, (name, family) in enumerate(families(own).items()):
+            label = name.replace("self-consistency", "votes")
+            _curve(axes, family, label, linewidth=0.8, zorder=2, **_family_style(i))
+        for method, style in POINTS.items():
+            label = method + " (its q+ beside it)" * (method == "IBPO calibrated")
+            _points(axes, [row for row in own if row["method"] == method], label, style)
+        for i, row in enumerate(row for row in own if row["method"] == "IBPO calibrated"):
+            # On either side in turn: where the budget has slack, two policies cost nearly the same.
+            label, where = f"{row['budget']:.0%}", (row["relative_cost"], row["accuracy"])
+            offset, side = ((7, 5), "left") if i % 2 == 0 else ((-7, 5), "right")
+            axes.annotate(label, where, offset, textcoords="offset points", fontsize=9.5, color=INK, ha=side)
+        axes.set_xlim(left=min(0.9, *(row["relative_cost"] for row in others)), right=right)
+        axes.set_xlabel("Cost (mean tokens, × one standard response)")
+        axes.set_ylabel("Accuracy on unseen problems")
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+
+    _panels([row["experiment"] for row in merged], draw, path, titles)
+
+
+def plot_share_by_level(rows: Iterable[Row], path: Out, titles: Mapping[str, str] | None = None) -> None:
+    """Who got the budget: extended share by level (bars) over what extended responses gain there (outline).
+
+    Of the calibrated policies where there are any, else of the sampled ones; means over seeds.
+    """
+    merged = mean_over_seeds(rows)
+
+    def draw(axes: Axes, experiment: str) -> None:
+        own = {(row["method"], row["budget"]): row for row in merged if row["experiment"] == experiment}
+        standard, extended = own["standard only", None], own["extended only", None]
+        levels = list(standard["accuracy_by_level"])
+        gain = [extended["accuracy_by_level"][name] - standard["accuracy_by_level"][name] for name in levels]
+        axes.bar(range(len(levels)), gain, 0.92, fill=False, edgecolor=INK, linewidth=1.6, label="gain by extended")
+        method = "IBPO calibrated" if any(name == "IBPO calibrated" for name, _ in own) else "IBPO sampled"
+        policies = [row for (name, _), row in own.items() if name == method]
+        width = 0.8 / max(len(policies), 1)
+        for i, row in enumerate(policies):
+            place = [level - 0.4 + (i + 0.5) * width for level in range(len(levels))]
+            share = [row["share_by_level"][name] for name in levels]
+            colour = BUDGET_COLOURS[i % len(BUDGET_COLOURS)]
+            label = f"share, {method.removeprefix('IBPO ')}, q+ = {row['budget']:.0%}"
+            axes.bar(place, share, 0.9 * width, color=colour, label=label, zorder=0)
+        axes.axhline(0, color=INK, linewidth=0.8)
+        axes.set_xticks(range(len(levels)), levels)
+        axes.set_xlabel("Level")
+        axes.set_ylabel("Extended share; gain of accuracy")
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+
+    _panels([row["experiment"] for row in merged], draw, path, titles)
+
+
+def plot_budget_kept(
+    rows: Iterable[Row],
+    path: Out,
+    titles: Mapping[str, str] | None = None,
+    in_training: Sequence[tuple[str, float, float]] = (),
+) -> None:
+    """Extended share on unseen problems minus the budget q+, with a band of one percentage point; a mark per seed.
+
+    `in_training` has (experiment, budget, share) at the end of each policy's training, to set beside it.
+    """
+    rows = list(rows)
+
+    def draw(axes: Axes, experiment: str) -> None:
+        own = [row for row in rows if row["experiment"] == experiment]
+        axes.axhspan(-1, 1, color=FAINT, alpha=0.3, linewidth=0, label="±1 percentage point")
+        axes.axhline(0, color=INK, linewidth=0.8)
+        for method, shift, style in (
+            ("IBPO sampled", -0.006, {"color": GREEN, "marker": "s", "markerfacecolor": PAPER, "markeredgewidth": 1.8}),
+            ("IBPO calibrated", 0.006, {"color": VERMILLION, "marker": "P", "markersize": 8.5}),
+        ):
+            picked = [row for row in own if row["method"] == method]
+            budgets = [row["budget"] + shift for row in picked]
+            error = [100 * (row["extended_share"] - row["budget"]) for row in picked]
+            if picked:
+                axes.plot(budgets, error, linestyle="", label=method, **style)
+        trained = [(q, 100 * (share - q)) for name, q, share in in_training if name == experiment]
+        if trained:
+            at, error = [q + 0.018 for q, _ in trained], [one for _, one in trained]
+            axes.plot(at, error, linestyle="", label="in training", color=ORANGE, marker="D", markersize=5)
+        ticks = sorted({row["budget"] for row in own if row["budget"] is not None})
+        axes.set_xticks(ticks, [f"{q:.0%}" for q in ticks])
+        axes.margins(x=0.15)
+        axes.set_xlabel("Budget q+")
+        axes.set_ylabel("Share − q+ (points)")
+
+    _panels([row["experiment"] for row in rows], draw, path, titles, legend_columns=3, height=3.0)
+
+
+def plot_training(steps: Sequence[Mapping[str, Any]], path: Out) -> None:
+    """Share (left, dashed: the budget) and price (right) per step; one line per policy, of one experiment.
+
+    Args:
+        steps: One entry per step and policy: `seed`, `budget`, `step`, `share`, `price`.
+        path: As for `plot_frontier`.
+    """
+    budgets = sorted({row["budget"] for row in steps if row["budget"] is not None})
+    colours = {q: BUDGET_COLOURS[i % len(BUDGET_COLOURS)] for i, q in enumerate(budgets)}
+
+    def draw(axes: Axes, name: str) -> None:
+        key = name.lower()
+        for q, seed in sorted({(row["budget"], row["seed"]) for row in steps if row["budget"] is not None}):
+            own = [row for row in steps if (row["budget"], row["seed"]) == (q, seed) and row.get(key) is not None]
+            own.sort(key=lambda row: row["step"])
+            old = axes.get_legend_handles_labels()[1]
+            label = f"q+ = {q:.0%}"
+            steps_x, value = [row["step"] for row in own], [row[key] for row in own]
+            axes.plot(steps_x, value, color=colours[q], linewidth=1.4, label=None if label in old else label)
+        for q in budgets if key == "share" else ():
+            axes.axhline(q, color=colours[q], linestyle="--", linewidth=1)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("Step")
+
+    _panels(["Share", "Price"], draw, path, {"Share": "Extended share while training", "Price": "Price of the budget"})
+
+
+def _family_style(i: int) -> dict[str, Any]:
+    """No two of 16 families look alike: eight shapes, filled, then hollow; colours alone would repeat after six."""
+    color = BUDGET_COLOURS[(i + i // len(SHAPES)) % len(BUDGET_COLOURS)]
+    hollow = i // len(SHAPES) % 2 == 1
+    inside = {"markerfacecolor": PAPER, "markeredgecolor": color, "markeredgewidth": 1.3} if hollow else {
+        "markeredgecolor": INK, "markeredgewidth": 0.5
+    }  # fmt: skip
+    return {"color": color, "marker": SHAPES[i % len(SHAPES)], **inside}
+
+
+def _curve(axes: Axes, rows: Sequence[Row], label: str, **style: Any) -> None:
+    ordered = sorted(rows, key=lambda row: row["relative_cost"])
+    cost, accuracy = [row["relative_cost"] for row in ordered], [row["accuracy"] for row in ordered]
+    if ordered and style.get("marker"):
+        axes.errorbar(cost, accuracy, _reach(ordered), label=label, elinewidth=0.7, **style)
+    elif ordered:
+        axes.plot(cost, accuracy, label=label, **style)
+
+
+def _points(axes: Axes, rows: Sequence[Row], label: str, style: Mapping[str, Any]) -> None:
+    cost, accuracy = ([row[key] for row in rows] for key in ("relative_cost", "accuracy"))
+    if rows:
+        axes.errorbar(
+            cost, accuracy, _reach(rows), linestyle="", capsize=3, elinewidth=1.2, label=label, zorder=3, **style
+        )
+
+
+def _reach(rows: Sequence[Row]) -> list[list[float]]:
+    """How far the 95 % interval of each row's accuracy goes down, and up."""
+    ends = [rate_interval(row["accuracy"], row["stderr"], row["num_problems"]) for row in rows]
+    down = [max(row["accuracy"] - low, 0.0) for row, (low, _) in zip(rows, ends, strict=True)]
+    return [down, [max(high - row["accuracy"], 0.0) for row, (_, high) in zip(rows, ends, strict=True)]]
+
+
+def _fitting(labels: Sequence[str], most: int, inches: float) -> int:
+    """Columns of a legend that fit; labels fill them one after the other.
+
+    Example:
+        >>> _fitting(["GRPO"] * 8, 4, 10.8), _fitting(["adaptive votes (pretrained), consensus"] * 8, 4, 10.8)
+        (4, 3)
+    """
+    for columns in range(most, 1, -1):
+        lines = -(-len(labels) // columns)
+        widths = [0.6 + 0.075 * max(map(len, labels[i : i + lines])) for i in range(0, len(labels), lines)]
+        if sum(widths) <= inches:
+            return columns
+    return 1
+
+
+def _panels(
+    names: Iterable[str],
+    draw: Callable[[Axes, str], None],
+    path: Out,
+    titles: Mapping[str, str] | None,
+    legend_columns: int = 2,
+    height: float = PANEL[1],
+) -> None:
+    """One panel per name side by side, one legend for all below."""
+    panels = list(dict.fromkeys(names))
+    if not panels:
+        raise ValueError("nothing to plot")
+    with rc_context(STYLE):
+        figure = Figure(figsize=(PANEL[0] * len(panels), height + 0.5), layout="constrained")
+        grid = figure.subplots(1, len(panels), squeeze=False)[0]
+        labelled: dict[str, Any] = {}
+        for axes, name in zip(grid, panels, strict=True):
+            draw(axes, name)
+            axes.set_title((titles or {}).get(name, name), loc="left")
+            handles, labels = axes.get_legend_handles_labels()
+            labelled = dict(zip(labels, handles, strict=True)) | labelled
+        columns = legend_columns if len(panels) == 1 else 2 * legend_columns
+        columns = _fitting(list(labelled), min(columns, 4), figure.get_figwidth()) if len(panels) > 1 else columns
+        # Room for a long legend, which would be taken from the panels.
+        lines = -(-len(labelled) // columns)
+        if lines > 5:
+            width = max(1.35 * PANEL[0], PANEL[0] * len(panels))
+            figure.set_size_inches(width, height + 0.5 + 0.22 * (lines - 5))
+        figure.legend(labelled.values(), labelled.keys(), loc="outside lower center", ncols=columns, fontsize=10)
+        _save(figure, path)
+
+
+def _save(figure: Figure, path: Out) -> None:
+    kind = path.suffix.lstrip(".") if isinstance(path, Path) else "svg"
+    figure.savefig(path, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)
+
+
+def plot_tradeoff(part: Json, path: Out) -> None:
+    """Accuracy against mean cost of every configuration, 95 % intervals, beside random mix, votes and allocations."""
+    rows = part["configurations"]
+
+    def draw(axes: Axes) -> None:
+        dearest = max(row["cost"]["value"] for row in rows)
+        mix = part["mix"]
+        if mix:
+            cost = [point["cost"] for point in mix]
+            axes.plot(
+                cost, [p["line"] for p in mix], color=FAINT, linewidth=1.4, label="random mix, cheapest and dearest"
+            )
+            if any(p["best"] > p["line"] + 1e-9 for p in mix):
+                axes.plot(
+                    cost, [p["best"] for p in mix], color=FAINT, linestyle=":", linewidth=1.6, label="best random mix"
+                )
+        for name, colour, dashes in (("by problem", GREEN, (5, 2)), ("by level", ORANGE, (2, 2))):
+            curve = sorted(part["oracles"].get(name, []), key=lambda p: p["cost"])
+            if curve:
+                x, y = [p["cost"] for p in curve], [p["accuracy"] for p in curve]
+                bars = [_bars(p | {"value": p["accuracy"]}) for p in curve]
+                label = f"allocated {name}, held out"
+                axes.errorbar(
+                    x, y, [[b[side][0] for b in bars] for side in (0, 1)], color=colour, linestyle="--", dashes=dashes,
+                    marker=".", elinewidth=0.8, capsize=2, label=label, zorder=2,
+                )  # fmt: skip
+        for i, (name, curve) in enumerate(part["votes"].items()):
+            inside = [p for p in curve if p["cost"] <= 1.15 * dearest]
+            if len(inside) > 1:
+                bars = [_bars(p["accuracy"]) for p in inside]
+                axes.errorbar(
+                    [p["cost"] for p in inside], [p["accuracy"]["value"] for p in inside],
+                    [[b[side][0] for b in bars] for side in (0, 1)], color=_colour(i), alpha=0.75, linestyle="-.",
+                    linewidth=1.2, elinewidth=0.7, marker="|", markersize=6, label=f"votes (maj@k), {name}",
+                )  # fmt: skip
+        for i, row in enumerate(rows):
+            accuracy, cost = row["numbers"]["overall"]["all"]["pass@1"], row["cost"]
+            axes.errorbar(
+                [cost["value"]], [accuracy["value"]], _bars(accuracy), _bars(cost), color=_colour(i), capsize=3,
+                marker=MARKERS[i % len(MARKERS)], markersize=8, markeredgecolor=INK, markeredgewidth=0.7,
+                elinewidth=1.2, linestyle="", label=row["name"], zorder=4,
+            )  # fmt: skip
+        cheapest = min(row["cost"]["value"] for row in rows)
+        if dearest > 8 * cheapest > 0:
+            axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}" if x >= 10 else f"{x:g}"))
+        axes.set_xlabel(f"Cost (mean {part['cost_unit']} per response)")
+        axes.set_ylabel("Accuracy (pass@1)")
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+
+    _figure(draw, path, legend_columns=2)
+
+
+def plot_levels(part: Json, path: Out) -> None:
+    """Accuracy of every configuration by level, with 95 % intervals."""
+    _plot_by_level(part["configurations"], part["levels"], "pass@1", "Accuracy (pass@1)", path)
+
+
+def choosing(part: Json) -> list[Json]:
+    """The configurations that choose by themselves: some of their responses are extended, not all."""
+    shares = [(row, row["numbers"]["overall"]["all"].get("extended_share")) for row in part["configurations"]]
+    return [row for row, share in shares if share is not None and 0 < share["value"] < 1]
+
+
+def plot_choices(part: Json, path: Out) -> None:
+    """Extended share by level of the configurations that choose by themselves, with 95 % intervals."""
+    _plot_by_level(choosing(part), part["levels"], "extended_share", "Extended share", path)
+
+
+def _plot_by_level(rows: Sequence[Json], levels: Sequence[str], metric: str, what: str, path: Out) -> None:
+    """One metric of some configurations by level."""
+
+    def draw(axes: Axes) -> None:
+        for i, row in enumerate(rows):
+            found = [(x, row["numbers"].get(f"level={level}")) for x, level in enumerate(levels)]
+            known = [(x, one["all"][metric]) for x, one in found if one is not None]
+            shift = 0.5 * ((i + 0.5) / len(rows) - 0.5)
+            bars = [_bars(one) for _, one in known]
+            axes.errorbar(
+                [x + shift for x, _ in known], [one["value"] for _, one in known],
+                [[b[0][0] for b in bars], [b[1][0] for b in bars]], color=_colour(i), linestyle="-", linewidth=0.9,
+                marker=MARKERS[i % len(MARKERS)], markeredgecolor=INK, markeredgewidth=0.6, capsize=2,
+                label=row["name"],
+            )  # fmt: skip
+        _by_level(axes, levels, what)
+
+    _figure(draw, path)
+
+
+def plot_shares(part: Json, path: Out) -> None:
+    """Which configuration each level's problems get under the middle budget: stacked bars."""
+    shares = part["share_by_level"]
+
+    def draw(axes: Axes) -> None:
+        levels, names = list(shares), [row["name"] for row in part["configurations"]]
+        bottom = [0.0] * len(levels)
+        for i, name in enumerate(names):
+            height = [shares[level].get(name, 0.0) for level in levels]
+            if name in part["among"]:
+                hatch = ("", "//", "..", "xx", "\\\\", "++")[i % 6]
+                axes.bar(
+                    range(len(levels)), height, 0.75, bottom, color=_colour(i), hatch=hatch, edgecolor=INK,
+                    linewidth=0.6, label=name,
+                )  # fmt: skip
+                bottom = [b + h for b, h in zip(bottom, height, strict=True)]
+        _by_level(axes, levels, "Share of the problems")
+
+    _figure(draw, path)
+
+
+def plot_kept(part: Json, path: Out) -> None:
+    """Extended share minus the budget of each configuration trained to keep one, with 95 % intervals."""
+    rows = part["budget_kept"]
+
+    def draw(axes: Axes) -> None:
+        axes.axvspan(-1, 1, color=FAINT, alpha=0.3, linewidth=0, label="±1 percentage point")
+        axes.axvline(0, color=INK, linewidth=0.8)
+        for y, row in enumerate(rows):
+            share = row["share"]
+            bars = [[100 * b for b in side] for side in _bars(share)]
+            at = 100 * (share["value"] - row["budget"])
+            label = "unseen problems, 95 %" if y == 0 else None
+            axes.errorbar([at], [y], xerr=bars, color=BLUE, marker="s", capsize=3, linestyle="", label=label)
+        told = [(y, row) for y, row in enumerate(rows) if row.get("in_training") is not None]
+        if told:
+            at, place = [100 * (row["in_training"] - row["budget"]) for _, row in told], [y + 0.25 for y, _ in told]
+            axes.plot(at, place, color=ORANGE, marker="D", linestyle="", label="in training, last tenth of the steps")
+        axes.set_yticks(range(len(rows)), [f"{row['name']} (q+ {row['budget']:.0%})" for row in rows])
+        axes.margins(y=0.3)
+        axes.set_xlabel("Extended share − budget (points)")
+
+    _figure(draw, path)
+
+
+def plot_training_of(part: Json, path: Out) -> None:
+    """Share and price of each configuration while it was trained."""
+    plot_training([step | {"seed": step["configuration"]} for step in part["training"]], path)
+
+
+def _colour(i: int) -> str:
+    return BUDGET_COLOURS[(4, 5, 2, 1, 0, 3)[i % 6]]
+
+
+def _bars(estimate: Json) -> list[list[float]]:
+    value, low, high = (estimate[key] for key in ("value", "low", "high"))
+    if low is None or high is None:
+        return [[0.0], [0.0]]
+    return [[max(value - low, 0.0)], [max(high - value, 0.0)]]
+
+
+def _figure(draw: Callable[[Axes], None], path: Out, legend_columns: int = 3) -> None:
+    with rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 4.6), layout="constrained")
+        axes: Axes = figure.subplots()
+        draw(axes)
+        handles, labels = axes.get_legend_handles_labels()
+        if labels:
+            longest = max(map(len, labels))
+            columns = min(legend_columns, len(labels), 1 if longest > 40 else 2 if longest > 18 else 3)
+            figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=9)
+        _save(figure, path)
+
+
+def spoken_tradeoff(part: Json) -> str:
+    """The frontier in words, for those who cannot see it."""
+    texts = []
+    for row in part["configurations"]:
+        accuracy = row["numbers"]["overall"]["all"]["pass@1"]["value"]
+        texts.append(f"{row['name']}: {accuracy:.1%} at {row['cost']['value']:,.0f} {part['cost_unit']}")
+    for name, curve in part["oracles"].items():
+        points = ", ".join(f"{p['accuracy']:.1%} at {p['cost']:,.0f}" for p in curve)
+        texts.append(f"allocated {name}: {points}")
+    return "Accuracy against cost. " + "; ".join(texts) + "."
+
+
+def spoken_levels(part: Json) -> str:
+    """Accuracy by level in words."""
+    texts = []
+    for row in part["configurations"]:
+        found = [(level, row["numbers"].get(f"level={level}")) for level in part["levels"]]
+        numbers = ", ".join(f"{level} {one['all']['pass@1']['value']:.0%}" for level, one in found if one)
+        texts.append(f"{row['name']}: {numbers}")
+    return "Accuracy by level. " + "; ".join(texts) + "."
+
+
+def spoken_choices(part: Json) -> str:
+    """Extended share by level in words."""
+    texts = []
+    for row in choosing(part):
+        found = [(level, row["numbers"].get(f"level={level}")) for level in part["levels"]]
+        numbers = ", ".join(f"{level} {one['all']['extended_share']['value']:.0%}" for level, one in found if one)
+        texts.append(f"{row['name']}: {numbers}")
+    return "Extended share by level. " + "; ".join(texts) + "."
+
+
+def spoken_shares(shares: Mapping[str, Mapping[str, float]]) -> str:
+    """Who gets what in words."""
+    texts = [f"{level}: " + ", ".join(f"{n} {s:.0%}" for n, s in one.items()) for level, one in shares.items()]
+    return "Share of each configuration by level. " + "; ".join(texts) + "."
+
+
+def spoken_kept(rows: Sequence[Json]) -> str:
+    """Distance from the budget in words."""
+    texts = []
+    for row in rows:
+        text = f"{row['name']}: {100 * (row['share']['value'] - row['budget']):+.1f} points"
+        if row.get("in_training") is not None:
+            text += f" (in training {100 * (row['in_training'] - row['budget']):+.1f})"
+        texts.append(text)
+    return "Extended share minus the budget. " + "; ".join(texts) + "."
+
+
+def spoken_training(steps: Sequence[Json]) -> str:
+    """First and last price of each policy in words."""
+    texts = []
+    for name in dict.fromkeys(step["configuration"] for step in steps):
+        own = [step for step in steps if step["configuration"] == name and step.get("price") is not None]
+        if own:
+            texts.append(
+                f"{name}: {own[0]['price']:.3g} at first, {own[-1]['price']:.3g} after {own[-1]['step']} steps"
+            )
+    return "Extended share and price of the budget at each training step. " + "; ".join(texts) + "."
+
+
+def _by_level(axes: Axes, levels: Sequence[str], what: str) -> None:
+    axes.set_xticks(range(len(levels)), levels, rotation=30 if len(levels) > 6 else 0)
+    axes.set_xlabel("Level")
+    axes.set_ylabel(what)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+
+
+def _spoken_name(row: Json) -> str:
+    return row["method"] if row["budget"] is None else f"{row['method']} at {row['budget']:.0%}"
+
+
+def spoken_frontier(rows: Sequence[Json]) -> str:
+    """The frontier of methods in words."""
+    told = (
+        "standard only",
+        "extended only",
+        "RAFT without budget",
+        "IBPO sampled",
+        "IBPO calibrated",
+        "oracle by level",
+    )
+    texts = [
+        f"{_spoken_name(row)}: {percent(row['accuracy'])} at {row['relative_cost']:.2f} times the cost"
+        for row in rows
+        if row["method"] in told
+    ]
+    return "Accuracy against cost. " + "; ".join(texts) + "."
+
+
+def spoken_share_by_level(rows: Sequence[Json]) -> str:
+    """Who got the budget in words."""
+    texts = []
+    for row in rows:
+        if row["method"] in ("IBPO sampled", "IBPO calibrated"):
+            shares = ", ".join(f"{level} {percent(share)}" for level, share in row["share_by_level"].items())
+            texts.append(f"{_spoken_name(row)}: {shares}")
+    return "Extended share by level. " + "; ".join(texts) + "."
+
+
+def spoken_budget_kept(rows: Sequence[Json]) -> str:
+    """Distance of each policy from its budget in words."""
+    texts = [
+        f"{_spoken_name(row)}: {points(row['extended_share'] - row['budget'])} points"
+        for row in rows
+        if row["method"] in ("IBPO sampled", "IBPO calibrated")
+    ]
+    return "Share on unseen problems minus the budget. " + "; ".join(texts) + "."
+
+
+def inline_svg(key: str, svg: str, alt: str) -> Markup:
+    """An SVG element that follows the page's light or dark theme and has an alternative text.
+
+    Args:
+        key: Put before every id, so that several figures can stand in one page.
+        svg: The text of an SVG file.
+        alt: What it shows, in words.
+    """
+    svg = svg[svg.index("<svg") :]
+    for pattern in (r"<metadata>.*?</metadata>", r"<style.*?</style>", r"<!--.*?-->"):
+        svg = re.sub(pattern, "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\b(id="|xlink:href="#|url\(#)', rf"\g<1>{key}-", svg)
+    svg = svg.replace(INK, "var(--ink)").replace(PAPER, "var(--paper)")
+    head = re.compile(
+        r'<svg ([^>]*?)height="[^"]*"([^>]*?)width="[^"]*"|<svg ([^>]*?)width="[^"]*"([^>]*?)height="[^"]*"'
+    )
+    svg = head.sub(lambda m: "<svg " + " ".join(g for g in m.groups() if g), svg, count=1)
+    return Markup(svg.replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1))

@@ -1,0 +1,403 @@
+"""The page of an evaluation: one self-contained HTML file, and the same as Markdown, figures and JSON.
+
+`ibpo report`, the demo and the baselines make the same page: each part is a comparison with its figures, tables, notes
+and example responses; only what a part is made of differs (`comparison_part`, `methods_part`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from ibpo.errors import IbpoError
+from ibpo.evaluation.methods import mean_over_seeds
+from ibpo.evaluation.report import figures
+from ibpo.evaluation.report.tables import TableData, dash_notes, methods_tables, published, tables_of
+from ibpo.evaluation.responses import Responses, natural
+from ibpo.evaluation.run_facts import share_in_training
+from ibpo.runs import write_text_atomic
+
+MAX_CHARACTERS = 1500
+MAX_EXAMPLES = 4
+"""Configurations of which example responses are shown."""
+Json = dict[str, Any]
+Draw = Callable[[Path | IO[bytes]], None]
+WORDS = {
+    "pass@1": "The chance that one response is right: the mean over problems of the share of right responses.",
+    "pass@k, maj@k": "The chance that one of k responses is right; that the most frequent answer of k responses is "
+    "right, ties split evenly. k responses cost k times as much.",
+    "Random mix": "Answering a part of the problems, drawn blindly, by one configuration and the rest by another.",
+    "Gain ratio": "Gain of accuracy over one standard response, divided by what voting over standard responses "
+    "(self-consistency) gains at the same cost. Above 1: better than voting. Empty where voting was not measured at "
+    "that cost, or gains nothing to speak of.",
+    "Oracle share": "Of what choosing by level (by problem, where levels have no names) between the cheapest and "
+    "the most expensive configuration could gain over a blind draw at the same cost, the part that a configuration "
+    "gains. 0 is a blind draw, 1 the best choice by level; more is possible, by choosing well within levels or by "
+    "better responses. One half of the responses decides the oracle's choice, the other half values it.",
+    "By its own responses": "The same between the trained policy's own forced responses, so that only its choice "
+    "counts.",
+    "Rank correlation": "Whether the levels that gain more got more budget: 1 in the same order, 0 unrelated, −1 "
+    "reversed.",
+    "Wasted": "Share of the extended responses spent on levels where they gain next to nothing (under 3 points), "
+    "because the problems are too easy or hopeless; beside it, what a blind draw would spend there.",
+    "Erosion": "How accuracy changed in training where the response group is forced, in percentage points ± paired "
+    "standard error. Below zero: training cost something.",
+    "Retained": "Accuracy as a part of what answering everything extended gets.",
+    "Area under accuracy against cost": "The mean accuracy over all mean costs between two ends, mixing a curve's "
+    "own points as is best. A curve has no area beyond the costs at which it was measured; beside it stands the "
+    "random mix between the same ends.",
+    "Held out": "Half of each problem's responses decide which configuration it gets; the other half says what that "
+    "is worth. An allocation valued on the responses that decided it looks better than it is.",
+}
+"""What the page explains; a part says which of them it needs."""
+COMPARISON_WORDS = ("pass@1", "pass@k, maj@k", "Gain ratio", "Oracle share", "Area under accuracy against cost",
+                    "Random mix", "Held out")  # fmt: skip
+METHODS_WORDS = tuple(word for word in WORDS if word not in ("pass@1", "pass@k, maj@k", "Held out"))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PageFigure:
+    """One figure."""
+
+    key: str
+    caption: str
+    spoken: str
+    """The same in words, for those who cannot see it."""
+    draw: Draw
+    is_wide: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Example:
+    """One response to show."""
+
+    configuration: str
+    kind: str
+    problem: str
+    level: str
+    prompt: str
+    completion: str
+    is_right: bool
+    cost: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PagePart:
+    """One comparison of the page."""
+
+    name: str
+    intro: str
+    figures: Sequence[PageFigure]
+    tables: Sequence[TableData]
+    notes: Sequence[str] = ()
+    examples: Sequence[Example] = ()
+    words: Sequence[str] = METHODS_WORDS
+    """Of `WORDS`."""
+    cost_unit: str = "tokens"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PageData:
+    """What the page says. All texts are plain text; nothing is read as HTML."""
+
+    title: str
+    answer: str
+    """One or two sentences with the measured numbers."""
+    parts: Sequence[PagePart]
+    what_ran: Sequence[tuple[str, str]]
+    """(label, value): command, seeds, versions, times, numbers of problems."""
+    limits: Sequence[str]
+    """What this does not show, among them every error that is designed into the data."""
+    asked: Sequence[str] = ()
+    """Paragraphs: what was asked, in plain words."""
+    numbers: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Part -> its plain data, for the JSON file; empty: there is none."""
+
+
+def write_page(folder: Path, data: PageData, name: str = "report") -> list[Path]:
+    """Write `NAME.html`, `NAME.md`, each figure as PNG and SVG under `figures/`, and `NAME.json` where there is data.
+
+    Returns:
+        What was written; each file is whole or absent.
+
+    Raises:
+        IbpoError: where the disk is full or the folder cannot be written.
+    """
+    try:
+        return _write(folder, data, name)
+    except OSError as error:
+        said = error.strerror or str(error)
+        raise IbpoError(f"{folder}: cannot be written: {said}; make room, or name another folder by --out") from None
+
+
+def _write(folder: Path, data: PageData, name: str) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    shown, written = [], []
+    markdown = [f"# {data.title}", "", data.answer, ""]
+    for paragraph in data.asked:
+        markdown += [paragraph, ""]
+    for number, part in enumerate(data.parts):
+        slug = re.sub(r"[^A-Za-z0-9.-]+", "_", part.name).strip("_")
+        markdown += [f"## {part.name}", ""] if part.name else []
+        drawn = []
+        for figure in part.figures:
+            file = "_".join(filter(None, (figure.key, slug)))
+            written += [_draw(folder / "figures" / f"{file}{suffix}", figure.draw) for suffix in (".png", ".svg")]
+            svg = written[-1].read_text(encoding="utf-8")
+            drawn.append((figure, figures.inline_svg(f"p{number}{figure.key}", svg, figure.spoken)))
+            markdown += [f"![{_one_line(figure.spoken)}](figures/{file}.png)", "", figure.caption, ""]
+        for table in part.tables:
+            markdown += [table.markdown(), ""]
+        markdown += [f"- {note}" for note in part.notes] + [""] * bool(part.notes)
+        shown.append({"key": f"p{number}", "part": part, "figures": drawn})
+    about, others = published()
+    used = {word for part in data.parts for word in part.words}
+    environment = Environment(
+        loader=PackageLoader("ibpo.evaluation.report", "."), autoescape=True, undefined=StrictUndefined
+    )
+    html = environment.get_template("page.html.j2").render(
+        data=data,
+        shown=shown,
+        words={word: text for word, text in WORDS.items() if word in used},
+        published=others,
+        published_about=about,
+    )
+    markdown += ["## What was run", "", *(f"- {label}: {value}" for label, value in data.what_ran), ""]
+    markdown += ["## What this does not show", "", *(f"- {limit}" for limit in data.limits), ""]
+    markdown += ["## Published by others", "", about, "", others.markdown()]
+    files = {f"{name}.html": html, f"{name}.md": "\n".join(markdown)}
+    if data.numbers:
+        head = {"title": data.title, "parts": data.numbers}
+        tail = {"what_ran": dict(data.what_ran), "limits": list(data.limits)}
+        files[f"{name}.json"] = json.dumps(head | tail, indent=1) + "\n"
+    for file, text in files.items():
+        write_text_atomic(folder / file, text)
+        written.append(folder / file)
+    return written
+
+
+def _draw(path: Path, draw: Draw) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    partial_path = path.with_name(f".{path.name}")
+    try:
+        draw(partial_path)
+        os.replace(partial_path, path)
+    finally:
+        partial_path.unlink(missing_ok=True)
+    return path
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split()).replace("[", "(").replace("]", ")")
+
+
+def comparison_part(name: str, part: Json, examples: Sequence[Example] = ()) -> PagePart:
+    """A part of `ibpo report`.
+
+    Args:
+        name: Of the task or model; "" where there is only one.
+        part: As from `compare`, with `cost_unit` and `training` (`ibpo.evaluation.run_facts`).
+        examples: As from `pick_examples`.
+    """
+    left_out = part["num_left_out"]
+    more = f" ({left_out} that not every configuration answered are left out)" if left_out else ""
+    return PagePart(
+        name=name,
+        intro=f"Higher and further left is better. {part['num_problems']} problems{more}; costs are relative to "
+        f"{part['standard']}.",
+        figures=_comparison_figures(part),
+        tables=tables_of(part),
+        notes=part["notes"],
+        examples=examples,
+        words=COMPARISON_WORDS,
+        cost_unit=part["cost_unit"],
+    )
+
+
+def _comparison_figures(part: Json) -> list[PageFigure]:
+    """Each figure that there is something to show in."""
+
+    def one(key: str, caption: str, spoken: str, draw: Callable[..., None]) -> PageFigure:
+        wide = key == "training"
+        return PageFigure(key=key, caption=caption, spoken=spoken, draw=partial(draw, part), is_wide=wide)
+
+    found = [
+        one(
+            "tradeoff",
+            "Accuracy against cost; bars are 95 % intervals, clustered by problem. Grey: what answering a random part "
+            "of the problems by the more expensive configuration gets. Dashed: choosing by problem or level, decided "
+            "by one half of the responses and valued on the other.",
+            figures.spoken_tradeoff(part),
+            figures.plot_tradeoff,
+        )
+    ]
+    if len(part["levels"]) > 1:
+        caption = "Accuracy by level, 95 % intervals."
+        found.append(one("levels", caption, figures.spoken_levels(part), figures.plot_levels))
+        if figures.choosing(part):
+            caption = (
+                "Who got the budget: extended share by level of policies that choose by themselves, 95 % intervals."
+            )
+            found.append(one("choices", caption, figures.spoken_choices(part), figures.plot_choices))
+    if part["share_by_level"]:
+        caption = "Which configuration each level's problems get under the middle budget, as all responses decide."
+        found.append(one("shares", caption, figures.spoken_shares(part["share_by_level"]), figures.plot_shares))
+    if part["budget_kept"]:
+        caption = "Was the budget kept? Extended share on unseen problems, and in training, minus the budget."
+        found.append(one("kept", caption, figures.spoken_kept(part["budget_kept"]), figures.plot_kept))
+    if part["training"]:
+        spoken = figures.spoken_training(part["training"])
+        found.append(one("training", TRAINING, spoken, figures.plot_training_of))
+    return found
+
+
+TRAINING = (
+    "Share and price over training. The price is what the last unit of budget buys: the reward margin below which no "
+    "extended response was worth its share; at 0 the budget does not bind. Dashed: the budgets."
+)
+
+
+def methods_part(
+    name: str,
+    title: str,
+    rows: Sequence[Json],
+    merits: Sequence[Json],
+    areas: Sequence[Json] = (),
+    training: Sequence[Json] = (),
+    examples: Sequence[Example] = (),
+) -> PagePart:
+    """An experiment of the demo or of the baselines, means over its seeds.
+
+    Args:
+        name: The experiment.
+        title: Its title.
+        rows: `ibpo.evaluation.methods.Methods.rows` of all its seeds.
+        merits: Its figures of merit, of all seeds.
+        areas: Its areas under accuracy against cost, of all seeds.
+        training: One entry per step of each policy: `seed, budget, step, share, price`.
+        examples: As from `pick_examples`.
+    """
+    merged, titles = mean_over_seeds(rows), {name: title}
+    num_seeds = max(row["num_seeds"] for row in merged)
+    trained: dict[float, list[float]] = {}
+    for budget, seed in sorted({(step["budget"], step["seed"]) for step in training}):
+        own = [step | {"configuration": ""} for step in training if (step["budget"], step["seed"]) == (budget, seed)]
+        share = share_in_training(own, "")
+        trained.setdefault(budget, []).extend([] if share is None else [share])
+    in_training = [(name, budget, share) for budget, found in trained.items() for share in found]
+    seeds = f"; means over {num_seeds} seeds" if num_seeds > 1 else ""
+    found = [
+        PageFigure(
+            key="frontier",
+            caption=f"{title}. Bars: 95 % intervals, clustered by problem; percentages beside the marks: the budget q+"
+            f"{seeds}. Grey: a blind draw of prompts at the same cost; dashed: the best choice by level with the cold "
+            "start's responses. Self-consistency goes on to the right of what is shown.",
+            spoken=figures.spoken_frontier(merged),
+            draw=lambda out: figures.plot_frontier(rows, out, titles),
+        ),
+        PageFigure(
+            key="share_by_level",
+            caption="Who got the budget. Bars: the share of each level's problems that was answered extended. Outline: "
+            "what an extended response gains there over a standard one. Policies never see the level.",
+            spoken=figures.spoken_share_by_level(merged),
+            draw=lambda out: figures.plot_share_by_level(rows, out, titles),
+        ),
+    ]
+    if merits:
+        found.append(
+            PageFigure(
+                key="kept",
+                caption="Was the budget kept? Distance of the share from the budget q+, the largest share of prompts "
+                "that may be answered extended. “Sampled” lets the policy choose; “calibrated” puts a threshold on its "
+                "choice, set on other prompts without using any answer. In training: the policy's own choices over the "
+                "last tenth of the steps.",
+                spoken=figures.spoken_budget_kept(merged),
+                draw=lambda out: figures.plot_budget_kept(rows, out, titles, in_training),
+            )
+        )
+    if training:
+        spoken = "Extended share and price of the budget at each training step, one line per policy."
+        draw = partial(figures.plot_training, training)
+        found.append(PageFigure(key="training", caption=TRAINING, spoken=spoken, draw=draw, is_wide=True))
+    return PagePart(
+        name=title,
+        intro="Higher and further left is better. A budget binds if extended responses gain something on more problems "
+        "than it allows; where it does not, spending less is right."
+        + ("" if merits else " No policy here was trained to keep a budget."),
+        figures=found,
+        tables=methods_tables(rows, merits, areas, trained),
+        notes=dash_notes(merits),
+        examples=examples,
+    )
+
+
+def answer_of(parts: Mapping[str, Json]) -> str:
+    """Some comparisons in one or two sentences, of measured numbers only."""
+    texts = []
+    for name, part in list(parts.items())[:2]:
+        rows = {row["name"]: row for row in part["configurations"]}
+        standard = rows[part["standard"]]
+        best = max(rows.values(), key=lambda row: row["numbers"]["overall"]["all"]["pass@1"]["value"])
+        text = f"{name + ': ' if name else ''}{standard['name']} is right on {_accuracy(standard)}"
+        if best is not standard:
+            text += f", {best['name']} on {_accuracy(best)} at {best['relative_cost']['value']:.1f} times the cost"
+        if part["allocation"]:
+            middle = part["allocation"][len(part["allocation"]) // 2]
+            text += (
+                f"; with {middle['spent']:,.0f} {part['cost_unit']} a response, choosing by problem gets "
+                f"{middle['reward']:.1%} on responses that had no say, a random mix {middle['random_mix']:.1%}"
+            )
+        texts.append(text + ".")
+    return " ".join(texts)
+
+
+def _accuracy(row: Json) -> str:
+    return f"{row['numbers']['overall']['all']['pass@1']['value']:.1%}"
+
+
+def pick_examples(responses: Responses, names: Sequence[str]) -> list[Example]:
+    """Responses of each configuration to an easy and a hard problem: the one most, and the one least often solved.
+
+    Of the problems that are sometimes solved, if there are any; the first response of each.
+    """
+    if not any(responses.completion.tolist()):
+        return []
+    problem_N = responses.problem.astype(str)
+    problems = sorted(set(problem_N.tolist()), key=natural)
+    solved = {p: float(responses.reward[problem_N == p].mean()) for p in problems}
+    hard = min((p for p in problems if solved[p] > 0), key=lambda p: solved[p], default=problems[0])
+    easy = max(problems, key=lambda p: solved[p])
+    examples = []
+    for kind, problem in (("easy", easy), ("hard", hard)):
+        for name in list(names)[:MAX_EXAMPLES]:
+            own = responses.where((problem_N == problem) & (responses.configuration == name))
+            if not len(own) or not own.completion[0]:
+                continue
+            examples.append(
+                Example(
+                    configuration=name,
+                    kind=f"{kind} (solved {solved[problem]:.0%})",
+                    problem=problem,
+                    level=str(own.level[0]),
+                    prompt=_short(str(own.prompt[0])),
+                    completion=_short(str(own.completion[0])),
+                    is_right=bool(own.reward[0] >= 0.5),
+                    cost=None if own.tokens[0] != own.tokens[0] else float(own.tokens[0]),
+                )
+            )
+        if easy == hard:
+            break
+    return examples
+
+
+def _short(text: str) -> str:
+    more = len(text) - MAX_CHARACTERS
+    return text if more <= 0 else f"{text[:MAX_CHARACTERS]} … ({more:,} more characters)"
