@@ -214,6 +214,7 @@ def test_the_smoke_recipe_runs_unchanged(tmp_path, monkeypatch):
         (["data.task=gsm9k"], "gsm8k_smoke.toml: data.task: no task 'gsm9k'; did you mean gsm8k?"),
         (["constraints.format=true"], "gsm8k_smoke.toml: constraints.format: response group 'extended' is no shipped"),
         (["trl.max_steps=1"], "trl.max_steps: is set by train.steps"),
+        (["trl.anchor_share=0.5"], "trl.anchor_share: is called kl_share now; write that"),
         (["trl.loss_type=grpo"], "gsm8k_smoke.toml: trl: IBPOConfig: loss_type must be dr_grpo"),
         (["trl.gradient_accumulation_steps=3"], "must divide the 16 rollouts of a step, got 3"),
         (["train.max_completion_length=1000"], "train.max_completion_length: 1000 tokens after the"),
