@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ibpo.demo import Experiment, Job, experiment_named, table_file
+from ibpo.demo import Experiment, ProcessJob, experiment_named, table_file
 from ibpo.tasks import distinct, stream
 from ibpo.types import Problem
 
@@ -17,7 +17,7 @@ NUM_PROBE_RESPONSES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class BaselineJob(Job):
+class BaselineJob(ProcessJob):
     """A policy, a candidate of its tuning (`grpo~learning_rate-0.001`), or another job of `experiments.jobs`."""
 
     module: ClassVar[str] = "experiments.jobs"

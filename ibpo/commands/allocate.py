@@ -14,7 +14,7 @@ from ibpo.errors import IbpoError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ibpo.evaluation.log_allocation import Answer, LogPart
+    from ibpo.evaluation import Answer, LogPart
 
 
 def allocate_command(
@@ -56,7 +56,7 @@ def allocate_command(
     from rich.console import Console
 
     from ibpo.data import LogColumns
-    from ibpo.evaluation.log_allocation import answer_questions, questions, read_parts, write_files
+    from ibpo.evaluation import answer_questions, questions, read_parts, write_files
 
     try:
         if stream and holdout:

@@ -15,9 +15,7 @@ from ibpo.budget import check_budget, parse_budget
 from ibpo.errors import IbpoError
 
 if TYPE_CHECKING:
-    from ibpo.evaluation.comparison import CompareOptions
-    from ibpo.evaluation.importing import Imported
-    from ibpo.evaluation.responses import Responses
+    from ibpo.evaluation import CompareOptions, Imported, Responses
 
 SOME = 10_000
 """Above so many responses the page takes long enough to say what is being done."""
@@ -77,8 +75,7 @@ def report_command(
     on_error: Annotated[Literal["fail", "skip"], typer.Option(help="At a bad row: stop, or leave it out.")] = "fail",
 ) -> None:
     """Write report.html, report.md, report.json and the figures."""
-    from ibpo.evaluation.comparison import BUDGETS, CompareOptions
-    from ibpo.evaluation.importing import ImportOptions, import_responses
+    from ibpo.evaluation import BUDGETS, CompareOptions, ImportOptions, import_responses
 
     try:
         paths = [_named(text) for text in runs]
@@ -124,12 +121,11 @@ def read_budgets(texts: list[str]) -> list[float]:
 def _write(
     folder: Path, title: str, read: Imported, asked: CompareOptions, only: list[str], paths: list[tuple[str, Path]]
 ) -> list[Path]:
-    from ibpo.evaluation.comparison import compare
-    from ibpo.evaluation.run_facts import facts_of, share_in_training, training_of
+    from ibpo.evaluation import compare, facts_of, share_in_training, training_of
     from ibpo.runs import noted_calls
 
     try:
-        from ibpo.evaluation.report import PageData, answer_of, comparison_part, pick_examples, write_page
+        from ibpo.evaluation import PageData, answer_of, comparison_part, pick_examples, write_page
     except ModuleNotFoundError as error:
         raise IbpoError(f"the page needs {error.name}: pip install 'ibpo[report]'") from None
     parts: dict[str, Any] = {}
@@ -184,7 +180,7 @@ def _write(
 
 def _reference(responses: Responses) -> tuple[str, ...]:
     """A demo run's policies are held against what they were trained from, each response group forced."""
-    from ibpo.evaluation.importing import COLD_START
+    from ibpo.evaluation import COLD_START
 
     return COLD_START if set(COLD_START) <= set(responses.configurations) else ()
 

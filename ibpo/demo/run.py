@@ -33,7 +33,7 @@ UNTRAINED = "untrained"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class ProcessJob:
     """What every job knows; its kinds add what they do. Everything that it writes is stored under `seed_dir`."""
 
     module: ClassVar[str]
@@ -76,7 +76,7 @@ class Job:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DemoJob(Job):
+class DemoJob(ProcessJob):
     """Train and sample the policy `raft` or `ibpo-Q`, or (`untrained`) sample cold start and pretrained model."""
 
     module: ClassVar[str] = "ibpo.demo.policy"
@@ -196,14 +196,14 @@ def plan_jobs(run_dir: Path, settings: DemoSettings) -> list[list[DemoJob]]:
     return [build, rest]
 
 
-def run_jobs(jobs: Sequence[Job], console: Console) -> None:
+def run_jobs(jobs: Sequence[ProcessJob], console: Console) -> None:
     """Run jobs, two at a time, with a bar each; Ctrl-C ends them and leaves what is finished.
 
     Raises:
         IbpoError: if a job fails, with the end of what it said and where the rest is.
     """
     waiting = [job for job in jobs if not job.is_done()]
-    running: list[tuple[Job, subprocess.Popen, TaskID, Path]] = []
+    running: list[tuple[ProcessJob, subprocess.Popen, TaskID, Path]] = []
     with _bars(console) as bars:
         whole = bars.add_task(_label(jobs, len(jobs) - len(waiting)), total=len(jobs))
         bars.update(whole, completed=len(jobs) - len(waiting))
@@ -235,11 +235,11 @@ def run_jobs(jobs: Sequence[Job], console: Console) -> None:
                 process.wait()
 
 
-def _label(jobs: Sequence[Job], finished: int) -> str:
+def _label(jobs: Sequence[ProcessJob], finished: int) -> str:
     return f"{finished} of {len(jobs)} jobs"
 
 
-def _bar_label(job: Job) -> str:
+def _bar_label(job: ProcessJob) -> str:
     return f"  {job.experiment} seed {job.seed}: {job.name}"
 
 
@@ -251,7 +251,7 @@ def _bars(console: Console) -> Iterator[Progress]:
         yield bars
 
 
-def _start(job: Job, bar: TaskID) -> tuple[Job, subprocess.Popen, TaskID, Path]:
+def _start(job: ProcessJob, bar: TaskID) -> tuple[ProcessJob, subprocess.Popen, TaskID, Path]:
     job.files.unlink(missing_ok=True)
     spec, log = job.files.with_suffix(".spec.json"), job.files.with_suffix(".log")
     write_text_atomic(spec, json.dumps(asdict(job), indent=2))
@@ -278,7 +278,7 @@ def _start(job: Job, bar: TaskID) -> tuple[Job, subprocess.Popen, TaskID, Path]:
     return job, process, bar, log
 
 
-def _read_progress(job: Job) -> tuple[float, str]:
+def _read_progress(job: ProcessJob) -> tuple[float, str]:
     try:
         found: dict[str, Any] = json.loads(job.files.read_text())
     except (FileNotFoundError, json.JSONDecodeError):

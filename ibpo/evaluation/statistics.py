@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -94,24 +94,22 @@ def estimate_rate(value: ArrayLike, problem: ArrayLike, where: ArrayLike | None 
 
 
 def estimate_bounded(value: ArrayLike, problem: ArrayLike, low: float, high: float) -> Estimate:
-    r"""Mean of values in [low, high], e.g. a difference of two rates in [-1, 1]: `estimate_rate` on another scale.
+    r"""Mean of values in [low, high], e.g. a difference of two rates in [-1, 1]: `estimate_mean`'s, cut at the ends.
 
     Few problems that all agree do not look certain: their interval is that of as many fair coins.
 
     Example:
-        >>> found = estimate_bounded([0.0, 0.0, 0.5, -0.5], ["a", "b", "c", "d"], -1, 1)
-        >>> round(found.value, 2), -1 < found.low < 0 < found.high < 1
+        >>> found = estimate_bounded([0.0, 0.0, 0.0, 0.0], ["a", "b", "c", "d"], -1, 1)
+        >>> found.value, -1 < found.low < 0 < found.high < 1
         (0.0, True)
     """
-    width = high - low
-    found = estimate_rate((np.asarray(value, float) - low) / width, problem)
-    return Estimate(
-        value=low + width * found.value,
-        stderr=width * found.stderr,
-        low=low + width * found.low,
-        high=low + width * found.high,
-        num_problems=found.num_problems,
-    )
+    found = estimate_mean(value, problem)
+    ends = found.low, found.high
+    if found.stderr <= 1e-12:
+        width = high - low
+        coins = wilson((found.value - low) / width, found.num_problems, _student(found.num_problems))
+        ends = low + width * coins[0], low + width * coins[1]
+    return replace(found, low=max(ends[0], low), high=min(ends[1], high))
 
 
 def rate_interval(rate: float, stderr: float, num_problems: int) -> tuple[float, float]:

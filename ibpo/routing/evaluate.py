@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ibpo.allocation import allocate, frontier, holdout_value, random_mix
 from ibpo.budget import Budget, check_budget, costs_named
 from ibpo.errors import IbpoError
-from ibpo.evaluation.statistics import estimate_from_draws
+from ibpo.evaluation import estimate_from_draws
 from ibpo.routing.features import FloatArray
 from ibpo.routing.fit import MIN_PROBLEMS, RoutedLog, fit_router, scores_of
 from ibpo.routing.router import Scores

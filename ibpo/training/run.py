@@ -17,8 +17,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from ibpo.config import RunConfig, TrainConfig, nearest
 from ibpo.errors import IbpoError
-from ibpo.evaluation.local_sampling import HeldOutResult, Scorer, evaluate_held_out, held_out_results
-from ibpo.evaluation.responses import read_table, write_table
+from ibpo.evaluation import HeldOutResult, Scorer, evaluate_held_out, held_out_results, read_table, write_table
 from ibpo.responses import encode_groups, offer
 from ibpo.rewards import MixtureOfJudges
 from ibpo.rollouts import HFSampler, load_policy

@@ -1,0 +1,63 @@
+from .experiments import EXPERIMENTS as EXPERIMENTS
+from .experiments import LONGEST_CHAIN as LONGEST_CHAIN
+from .experiments import THINKING as THINKING
+from .experiments import VOTING as VOTING
+from .experiments import Experiment as Experiment
+from .experiments import experiment_named as experiment_named
+from .models import model_path as model_path
+from .models import resolve_model as resolve_model
+from .page import calibrated_choice as calibrated_choice
+from .page import training_steps as training_steps
+from .page import write_outcome as write_outcome
+from .policy import NUM_SAMPLED as NUM_SAMPLED
+from .policy import StepProgress as StepProgress
+from .policy import common_settings as common_settings
+from .policy import correctness_reward as correctness_reward
+from .policy import quiet_libraries as quiet_libraries
+from .policy import run_job as run_job
+from .policy import sample_policy as sample_policy
+from .policy import sample_untrained as sample_untrained
+from .policy import settings_of as settings_of
+from .policy import train_policy as train_policy
+from .run import UNTRAINED as UNTRAINED
+from .run import DemoJob as DemoJob
+from .run import DemoSettings as DemoSettings
+from .run import ModelJob as ModelJob
+from .run import ProcessJob as ProcessJob
+from .run import check_settings as check_settings
+from .run import plan_jobs as plan_jobs
+from .run import run_jobs as run_jobs
+from .run import table_file as table_file
+
+__all__ = [
+    "EXPERIMENTS",
+    "LONGEST_CHAIN",
+    "NUM_SAMPLED",
+    "THINKING",
+    "UNTRAINED",
+    "VOTING",
+    "DemoJob",
+    "DemoSettings",
+    "Experiment",
+    "ModelJob",
+    "ProcessJob",
+    "StepProgress",
+    "calibrated_choice",
+    "check_settings",
+    "common_settings",
+    "correctness_reward",
+    "experiment_named",
+    "model_path",
+    "plan_jobs",
+    "quiet_libraries",
+    "resolve_model",
+    "run_job",
+    "run_jobs",
+    "sample_policy",
+    "sample_untrained",
+    "settings_of",
+    "table_file",
+    "train_policy",
+    "training_steps",
+    "write_outcome",
+]

@@ -1,0 +1,43 @@
+from .hf import HFRequestSampler as HFRequestSampler
+from .hf import HFSampler as HFSampler
+from .hf import load_policy as load_policy
+from .hf import pad_left as pad_left
+from .sampler import PromptWriter as PromptWriter
+from .sampler import Request as Request
+from .sampler import Sampled as Sampled
+from .sampler import Sampler as Sampler
+from .sampler import renderer as renderer
+from .scoring import rollout_of_ids as rollout_of_ids
+from .scoring import rollout_of_row as rollout_of_row
+from .scoring import score as score
+from .served import EndpointSampler as EndpointSampler
+from .served import Forcing as Forcing
+from .served import VLLMSampler as VLLMSampler
+from .served import load_vllm as load_vllm
+from .store import Collected as Collected
+from .store import RolloutStore as RolloutStore
+from .store import collect as collect
+from .store import settings_of as settings_of
+
+__all__ = [
+    "Collected",
+    "EndpointSampler",
+    "Forcing",
+    "HFRequestSampler",
+    "HFSampler",
+    "PromptWriter",
+    "Request",
+    "RolloutStore",
+    "Sampled",
+    "Sampler",
+    "VLLMSampler",
+    "collect",
+    "load_policy",
+    "load_vllm",
+    "pad_left",
+    "renderer",
+    "rollout_of_ids",
+    "rollout_of_row",
+    "score",
+    "settings_of",
+]
