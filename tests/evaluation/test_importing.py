@@ -126,8 +126,8 @@ def test_cost_without_tokens(tmp_path):
 @pytest.mark.parametrize(
     ("bad", "said"),
     [
-        (row(problem_id=...), "line 1: no column 'problem_id' or .*name one with --problem"),
-        (row(effort=...), "line 1: no column 'configuration' or .*--configuration, or NAME=FILE"),
+        (row(problem_id=...), "line 1: no column 'problem_id' or .*name one with --columns problem=COLUMN"),
+        (row(effort=...), "line 1: no column 'configuration' or .*--columns configuration=COLUMN, or NAME=FILE"),
         (row(correct=...), "line 1: neither a reward .* nor a gold answer"),
         (row(correct=1.5), "line 1: column 'correct': 1.5 is above 1"),
         (row(tokens=-1), "line 1: column 'tokens': -1 is no finite number"),
