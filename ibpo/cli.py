@@ -85,12 +85,26 @@ REMOVED = {
         "--filter": "--metric METRIC,FILTER",
     },
     "calibrate": {"--column": "--columns score=COLUMN", "--prompt": "--columns prompt=COLUMN"},
-    "simulate": {**_BY, **_EMBED, "--response-group": "--columns response_group=COLUMN"},
-    "serve": _EMBED,
+    "groups": {"--group": "--response-group NAME", "--recipe": "--response-group RECIPE"},
+    "simulate": {
+        **{f"--{x.replace('_', '-')}": f"--assume {x}=..." for x in ("tokens_per_second", "failures", "factor")},
+        "--estimates": "--assume estimates=...",
+        **_BY,
+        **_EMBED,
+        "--response-group": "--columns response_group=COLUMN",
+    },
+    "eval": {
+        **{f"--{x.replace('_', '-')}": f"--engine {x}=..." for x in ("num_concurrent", "max_retries", "max_passes")},
+        **{f"--{x.replace('_', '-')}": f"--engine {x}=..." for x in ("timeout_seconds", "api_key_file", "batch_size")},
+        "--dtype": "--engine dtype=...",
+        "--recipe": "--response-group RECIPE",
+        "--price": "--engine price_prompt=...,price_completion=...",
+    },
+    "serve": {**_EMBED, "--plan": "--config FILE", "--keys-env": "--keys env:NAME"},
     "route": {**_LOG, **_BY, **_EMBED, "--prompt": "--columns prompt=COLUMN", "--embed-model": "--embed model=NAME"},
     "task": {
         **{f"--{x}": f"--columns {x}=COLUMN" for x in ("problem", "answer", "id", "level", "domain", "tests")},
-        **{f"--{x}": f"--set data.{x.replace('-', '_')}=..." for x in ("config", "split", "answer-after")},
+        **{f"--{x}": f"--set data.{x.replace('-', '_')}=..." for x in ("config", "split", "answer-after", "judge")},
     },
 }
 """Command -> option that it had once -> what says the same today."""

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ibpo.commands.options import ResponseGroups, split_recipe
 from ibpo.errors import IbpoError
 
 
@@ -24,8 +25,7 @@ def eval_command(
     ],
     out: Annotated[Path, typer.Option(help="The run's folder; a run that is there already goes on.")],
     data: Annotated[Path | None, typer.Option(help="A local copy of the task: .jsonl, .jsonl.gz, .parquet.")] = None,
-    response_group: Annotated[list[str] | None, typer.Option(help="Evaluate this response group; repeat.")] = None,
-    recipe: Annotated[Path | None, typer.Option(help="Take the response groups of this recipe instead.")] = None,
+    response_group: ResponseGroups = None,
     chooses: Annotated[bool, typer.Option(help="Also let the policy choose between them.")] = False,
     two_turns: Annotated[
         bool, typer.Option("--two-turns", help="Also let it correct its (first group's) responses in a second turn.")
@@ -34,9 +34,6 @@ def eval_command(
     moved: Annotated[
         bool, typer.Option("--moved", help="The same policy, served at another address than when OUT was begun.")
     ] = False,
-    api_key_file: Annotated[
-        Path | None, typer.Option(help="A file that holds the server's key, and nothing else.")
-    ] = None,
     force: Annotated[
         bool | None,
         typer.Option(help="Force response groups' openings. Default: for a local model; else vLLM, SGLang."),
@@ -51,20 +48,29 @@ def eval_command(
     no_isolation: Annotated[
         bool, typer.Option("--no-isolation", help="Run programs with your own rights: on throw-away machines only.")
     ] = False,
-    num_concurrent: Annotated[int, typer.Option(min=1, help="Requests under way at a time.")] = 16,
-    max_retries: Annotated[int, typer.Option(min=0, help="Of a request, within a pass.")] = 5,
-    max_passes: Annotated[int, typer.Option(min=1, help="Passes over what failed.")] = 3,
-    timeout_seconds: Annotated[float, typer.Option(help="Of a request.")] = 600.0,
-    price: Annotated[tuple[float, float], typer.Option(help="Per million prompt and completion tokens.")] = (0.0, 0.0),
-    batch_size: Annotated[int, typer.Option(min=1, help="Of a local model.")] = 64,
-    dtype: Annotated[str, typer.Option(help="Weights of a local model: float32, bfloat16.")] = "float32",
+    engine: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="How responses are made, by the keys of [sample] in a cold start's recipe. By a server: "
+            "num_concurrent=16,max_retries=5,max_passes=3,timeout_seconds=600,api_key_file=FILE, and per million "
+            "tokens price_prompt=0,price_completion=0. By a local model: batch_size=64,dtype=float32. May be repeated.",
+        ),
+    ] = None,
 ) -> None:
     """Evaluate a policy on a task. The responses stay in OUT; `ibpo report OUT` makes the page."""
     from rich.console import Console
 
-    from ibpo.commands.eval_calls import Calls, total_bill
-    from ibpo.commands.eval_progress import EvalProgress
-    from ibpo.commands.eval_setup import CHOOSES, load_task, local_policy, served_policy, ways_of, weights_digest
+    from ibpo.commands.eval_run import Calls, EvalProgress, total_bill
+    from ibpo.commands.eval_setup import (
+        CHOOSES,
+        load_task,
+        local_policy,
+        read_engine,
+        served_policy,
+        ways_of,
+        weights_digest,
+    )
     from ibpo.endpoint import Endpoint, read_api_key
     from ibpo.evaluation import (
         fingerprint,
@@ -82,12 +88,13 @@ def eval_command(
 
     command = shlex.join(["ibpo", *sys.argv[1:]])
     try:
-        console = Console(stderr=True)
+        console, sampling = Console(stderr=True), read_engine(engine or ())
+        price = (sampling.price_prompt, sampling.price_completion)
         forced = force if force is not None else base_url is None
         # The judge comes before sampling: it may refuse.
         problems, judge_name, judging = load_task(task, data, limit, seed, judge, isolate=not no_isolation)
         programs = judge_name == "code"
-        ways = ways_of(response_group or [], recipe, task, chooses=chooses, force=forced, programs=programs)
+        ways = ways_of(*split_recipe(response_group or ()), task, chooses=chooses, force=forced, programs=programs)
         if two_turns and programs:
             raise IbpoError("--two-turns: its second turn asks for a boxed answer, and programs are none; leave it out")
         if two_turns:
@@ -101,23 +108,31 @@ def eval_command(
             "seed": seed,
             "forced": forced,
             "base_url": base_url,
-            "dtype": dtype if base_url is None else None,
+            "dtype": sampling.dtype if base_url is None else None,
             "weights": weights_digest(model) if base_url is None else None,
         }
         if base_url is None:
             if price != (0.0, 0.0) or top_p is not None:
-                raise IbpoError("--price and --top-p are for servers; leave them out, or name one with --base-url")
+                raise IbpoError(
+                    "--engine price_... and --top-p are for servers; leave them out, or name one with --base-url"
+                )
             policy = local_policy(
-                model, max_tokens=max_tokens, temperature=temperature, seed=seed, batch_size=batch_size, dtype=dtype
+                model,
+                max_tokens=max_tokens,
+                temperature=temperature,
+                seed=seed,
+                batch_size=sampling.batch_size,
+                dtype=sampling.dtype,
             )
         else:
+            key_file = Path(sampling.api_key_file) if sampling.api_key_file else None
             endpoint = Endpoint(
                 base_url=base_url,
                 model=model,
-                api_key=read_api_key(api_key_file, "--api-key-file"),
-                num_concurrent=num_concurrent,
-                max_retries=max_retries,
-                timeout_seconds=timeout_seconds,
+                api_key=read_api_key(key_file, "--engine api_key_file"),
+                num_concurrent=sampling.num_concurrent,
+                max_retries=sampling.max_retries,
+                timeout_seconds=sampling.timeout_seconds,
                 price_per_million=price,
             )
             policy = served_policy(
@@ -138,7 +153,7 @@ def eval_command(
                     num_responses,
                     policy.sampler_for,
                     store,
-                    max_passes=max_passes,
+                    max_passes=sampling.max_passes,
                     on_outcome=progress.on_outcome,
                 )
             finally:

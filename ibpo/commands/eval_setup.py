@@ -6,15 +6,18 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.request import Request, urlopen
 
-from ibpo.config import JUDGES, JudgeConfig, nearest, read_recipe
+from pydantic import BaseModel, Field, ValidationError
+
+from ibpo.commands.options import read_pairs
+from ibpo.config import JUDGES, JudgeConfig, explain, nearest, read_recipe
 from ibpo.demo import EXPERIMENTS, experiment_named, resolve_model
 from ibpo.endpoint import Endpoint
 from ibpo.errors import IbpoError
@@ -27,6 +30,40 @@ from ibpo.types import Problem
 
 PACKAGES = ("ibpo", "numpy", "openai", "torch", "transformers", "math-verify")
 CHOOSES = "chooses itself"
+
+
+class Engine(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+    """`--engine`: how responses are made; none of it says what is asked, so a run goes on with another one."""
+
+    num_concurrent: int = Field(16, ge=1)
+    """Requests in flight at a time."""
+    max_retries: int = Field(5, ge=0)
+    """Of a request, within a pass."""
+    max_passes: int = Field(3, ge=1)
+    """Over what failed."""
+    timeout_seconds: float = Field(600.0, gt=0)
+    """Of a request."""
+    api_key_file: str = ""
+    """A file that holds the server's key, and nothing else."""
+    price_prompt: float = Field(0.0, ge=0)
+    """Of a million prompt tokens, and of completion tokens below."""
+    price_completion: float = Field(0.0, ge=0)
+    batch_size: int = Field(64, ge=1)
+    """Of a local model."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of a local model's weights; another one makes another run."""
+
+
+def read_engine(texts: Iterable[str]) -> Engine:
+    """`num_concurrent=4,price_prompt=1` as an engine.
+
+    Raises:
+        IbpoError: names the key and its fix.
+    """
+    try:
+        return Engine.model_validate(read_pairs(texts, tuple(Engine.model_fields), "--engine"))
+    except ValidationError as error:
+        raise explain(error, "--engine", Engine) from None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

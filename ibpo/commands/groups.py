@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ibpo.commands.options import ResponseGroups, split_recipe
 from ibpo.errors import IbpoError
 from ibpo.responses import FORMATS, Format
 
@@ -28,13 +29,10 @@ def _root() -> None:
     pass
 
 
-@groups_app.command("check", epilog="Example: ibpo groups check ./model --group standard --group sequential_voting")
+@groups_app.command("check", epilog="Example: ibpo groups check ./model --response-group thinking_on")
 def check_command(
     model: Annotated[str, typer.Argument(help="A folder with a tokenizer, or a hub id.")],
-    group: Annotated[
-        list[str] | None, typer.Option(help=f"A shipped response group; repeat. Known: {', '.join(FORMATS)}.")
-    ] = None,
-    recipe: Annotated[Path | None, typer.Option(help="Check the response groups of this recipe instead.")] = None,
+    response_group: ResponseGroups = None,
 ) -> None:
     """Say whether response groups can be told apart, forced and read with a tokenizer and its chat template.
 
@@ -43,7 +41,7 @@ def check_command(
     from ibpo.responses import check_formats
 
     try:
-        forms = _forms(group, recipe)
+        forms = _forms(*split_recipe(response_group or ()))
         findings = check_formats(forms, _tokenizer(model))
     except IbpoError as error:
         typer.echo(f"error: {error}", err=True)
@@ -57,17 +55,15 @@ def check_command(
         raise typer.Exit(1)
 
 
-def _forms(names: list[str] | None, recipe: Path | None) -> list[Format]:
+def _forms(names: list[str], recipe: Path | None) -> list[Format]:
     from ibpo.config import nearest, read_recipe
     from ibpo.responses import build_response_groups
 
     if recipe is not None:
-        if names:
-            raise IbpoError("--recipe: brings its own response groups; leave --group out")
         return [_as_format(group) for group in build_response_groups(read_recipe(recipe).response_group)]
-    for name in names or ():
+    for name in names:
         if name not in FORMATS:
-            raise IbpoError(f"--group {name}: no such response group; {nearest(name, FORMATS)}")
+            raise IbpoError(f"--response-group {name}: no such response group; {nearest(name, FORMATS)}")
     return [FORMATS[name] for name in names or ("standard", "sequential_voting")]
 
 

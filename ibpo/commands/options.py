@@ -22,6 +22,12 @@ Columns = Annotated[
         metavar="FIELD=COLUMN", help="Names columns that differ: reward=correct,cost=tokens; may be repeated."
     ),
 ]
+ResponseGroups = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--response-group", metavar="NAME or RECIPE", help="A shipped response group; repeat. Or a recipe, for its own."
+    ),
+]
 PartOfLog = Annotated[
     str | None, typer.Option("--part", metavar="COLUMN=VALUE", help="Take this part of the log, e.g. model=my-model.")
 ]
@@ -58,6 +64,19 @@ def read_pairs(texts: Iterable[str], known: tuple[str, ...], option: str) -> dic
                 raise IbpoError(f"{option} {text}: unknown field {key}; {nearest(key, known)}")
             found[key] = value
     return found
+
+
+def split_recipe(names: Iterable[str]) -> tuple[list[str], Path | None]:
+    """The names of `--response-group`, or the recipe that stands alone there.
+
+    Raises:
+        IbpoError: for a recipe beside other names.
+    """
+    named = list(names)
+    recipes = [name for name in named if name.endswith(".toml")]
+    if recipes and len(named) > 1:
+        raise IbpoError(f"--response-group {recipes[0]}: a recipe brings its own response groups; name it alone")
+    return ([], Path(recipes[0])) if recipes else (named, None)
 
 
 def read_part(text: str | None) -> tuple[str | None, str | None]:

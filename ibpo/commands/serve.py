@@ -22,9 +22,6 @@ def serve_command(
     budget: Annotated[
         list[str] | None, typer.Option(help="extended=30% of the requests, or tokens=2000 on average; repeat.")
     ] = None,
-    plan: Annotated[
-        Path | None, typer.Option(help="TOML with budgets, tenants and slices, instead of --budget.")
-    ] = None,
     config: Annotated[
         Path | None,
         typer.Option(help="TOML of the gateway: models, limits, time-outs; budgets too. See docs/gateway.md."),
@@ -48,9 +45,13 @@ def serve_command(
         ),
     ] = None,
     name: Annotated[str, typer.Option(help="Of this process among those that share the state.")] = "gateway",
-    keys: Annotated[Path | None, typer.Option(help="TOML with the hashed API keys of tenants; see --new-key.")] = None,
-    keys_env: Annotated[
-        str | None, typer.Option(help="Environment variable with TENANT=KEY,TENANT=KEY instead of --keys.")
+    keys: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE or env:NAME",
+            help="TOML with the hashed API keys of tenants, see --new-key; or an environment variable with "
+            "TENANT=KEY,TENANT=KEY.",
+        ),
     ] = None,
     log: Annotated[Path | None, typer.Option(help="Append the log to this file. Default: standard output.")] = None,
     new_key: Annotated[
@@ -66,7 +67,7 @@ def serve_command(
         if new_key is not None:
             _print_key(new_key)
             return
-        settings, held = _told(upstream, budget, plan, config, by)
+        settings, held = _told(upstream, budget, config, by)
         # A request waits so long for a router, and a second try would come too late.
         hurry: dict[str, Any] = {"max_retries": 0, "timeout_seconds": ROUTER_SECONDS}
         found = None if router is None else open_router(router, embed, **hurry)
@@ -78,7 +79,7 @@ def serve_command(
             reuse_port=reuse_port,
             state=state,
             name=name,
-            keys=_keys(keys, keys_env),
+            keys=_keys(keys),
             router=None if found is None else FittedRouter(found, str(router)),
         )
         serve(service, open_log(log), on_ready=lambda url: typer.echo(f"ibpo: {url} holds {_said(held)}", err=True))
@@ -88,10 +89,10 @@ def serve_command(
 
 
 def _told(
-    upstream: str | None, budget: list[str] | None, plan: Path | None, config: Path | None, by: str
+    upstream: str | None, budget: list[str] | None, config: Path | None, by: str
 ) -> tuple[Settings, ServingPolicy]:
     """The settings and the serving policy, from the file and the options together."""
-    from ibpo.serving import ServingPolicy, parse_budget_policies, read_policy
+    from ibpo.serving import ServingPolicy, parse_budget_policies
     from ibpo.serving.gateway import GROUPS_BY, build_settings, read_settings
 
     settings, tables = read_settings(config) if config is not None else (build_settings({}, "options"), {})
@@ -101,10 +102,8 @@ def _told(
     if not settings.model:
         models = build_settings({"model": [{"name": "*", "response_group": GROUPS_BY[by]}]}, "--by").model
         settings = settings.model_copy(update={"model": models})
-    if bool(budget) + bool(plan) + ("budget" in tables) != 1:
-        raise IbpoError("give the budgets once: --budget extended=30%, or --plan, or [budget] in --config")
-    if plan is not None:
-        return settings, read_policy(plan)
+    if bool(budget) + ("budget" in tables) != 1:
+        raise IbpoError("give the budgets once: --budget extended=30%, or [budget] in --config")
     budgets = parse_budget_policies(budget or [])
     try:
         return settings, ServingPolicy.from_dict(tables, budgets)
@@ -112,14 +111,12 @@ def _told(
         raise IbpoError(f"{config or '--budget'}: {error}") from None
 
 
-def _keys(path: Path | None, variable: str | None) -> Keys | None:
+def _keys(text: str | None) -> Keys | None:
     from ibpo.serving.gateway import keys_from_environment, read_keys
 
-    if path is not None and variable is not None:
-        raise IbpoError("--keys and --keys-env: give one of them")
-    if path is not None:
-        return read_keys(path)
-    return None if variable is None else keys_from_environment(variable)
+    if text is None:
+        return None
+    return keys_from_environment(text.removeprefix("env:")) if text.startswith("env:") else read_keys(Path(text))
 
 
 def _print_key(tenant: str) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import sys
 import time
+from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -47,18 +48,19 @@ def simulate_command(
         typer.Option(help="With --gains: the controller decides by what this router expects (ibpo route fit)."),
     ] = None,
     embed: EmbedBy = None,
-    factor: Annotated[
-        float, typer.Option(min=0.001, help="Without a log in --gains: extended over standard length.")
-    ] = 10.0,
-    estimates: Annotated[
-        Literal["mean", "exact"], typer.Option(help="What the controller knows of a response's length beforehand.")
-    ] = "mean",
+    assume: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="tokens_per_second=50: speed of one response; failures=0: share of the requests that fail; factor=10: "
+            "extended over standard length, without a log in --gains; estimates=mean or exact: what the controller "
+            "knows of a response's length beforehand. May be repeated.",
+        ),
+    ] = None,
     max_tokens: Annotated[
         list[str] | None,
         typer.Option(help="extended=16384: cap of a response group's answers, kept ready for each; repeat."),
     ] = None,
-    failures: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the requests that fail.")] = 0.0,
-    tokens_per_second: Annotated[float, typer.Option(min=0.001, help="Speed of one response.")] = 50.0,
     num_requests: Annotated[int | None, typer.Option(min=1, help="Repeat or cut the trace to so many.")] = None,
     window: Annotated[int, typer.Option(min=1, help="Requests in a row over which the budget is to hold.")] = 1000,
     warm_up: Annotated[int, typer.Option(min=0, help="Requests left out of the adherence.")] = 1000,
@@ -91,7 +93,9 @@ def simulate_command(
         came = read_trace(trace)
         if num_requests is not None:
             came = repeat_trace(came, num_requests)
-        common: dict[str, Any] = {"tokens_per_second": tokens_per_second, "failures": failures, "seed": seed}
+        assumed = _assumed(assume or [])
+        factor, estimates = assumed.pop("factor"), assumed.pop("estimates")
+        common: dict[str, Any] = {**assumed, "seed": seed}
         predicting = _router(router, gains, embed)
         if gains is None or is_calibration(gains):
             calibration = None if gains is None else load_calibration(gains)
@@ -116,6 +120,28 @@ def simulate_command(
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
     print_summary(Console(width=None if sys.stdout.isatty() else 140), trace.name, figures)
+
+
+ASSUMED = {"tokens_per_second": (50.0, 0.001, inf), "failures": (0.0, 0.0, 1.0), "factor": (10.0, 0.001, inf)}
+"""Numbers of `--assume`: default, least, largest."""
+
+
+def _assumed(texts: list[str]) -> dict[str, Any]:
+    """What `--assume` says, and the defaults of the rest."""
+    pairs = read_pairs(texts, (*ASSUMED, "estimates"), "--assume")
+    found: dict[str, Any] = {key: default for key, (default, _, _) in ASSUMED.items()}
+    found["estimates"] = pairs.pop("estimates", "mean")
+    if found["estimates"] not in ("mean", "exact"):
+        raise IbpoError(f"--assume estimates={found['estimates']}: is neither mean nor exact")
+    for key, text in pairs.items():
+        _, least, most = ASSUMED[key]
+        try:
+            found[key] = float(text)
+        except ValueError:
+            raise IbpoError(f"--assume {key}={text}: needs a number") from None
+        if not least <= found[key] <= most:
+            raise IbpoError(f"--assume {key}={text}: must be from {least:g} to {most:g}")
+    return found
 
 
 def _caps(texts: list[str]) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,7 +14,7 @@ from ibpo.errors import IbpoError
 
 SHOWN = 20
 COLUMNS = ("problem", "answer", "id", "level", "domain", "tests", "setup", "entry_point")
-KEYS = ("data.config", "data.split", "data.answer_after", "data.template")
+KEYS = ("data.config", "data.split", "data.answer_after", "data.template", "data.judge")
 task_app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="Tasks: where problems come from."
 )
@@ -37,9 +37,8 @@ def check_command(
     columns: Columns = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", help="data.KEY=VALUE, as in a recipe: data.split=test, data.answer_after=####; repeat."),
+        typer.Option("--set", help="data.KEY=VALUE, as in a recipe: data.split=test, data.judge=exact; repeat."),
     ] = None,
-    judge: Annotated[str, typer.Option(help=f"{', '.join(JUDGES)}; llm needs a recipe with [judge].")] = "",
     limit: Annotated[int | None, typer.Option(min=1, help="Check this many problems.")] = None,
     no_isolation: Annotated[
         bool, typer.Option("--no-isolation", help="Run programs with your own rights: on throw-away machines only.")
@@ -50,11 +49,13 @@ def check_command(
     from ibpo.tasks import build_judge, check_task, load_given, named_data
 
     try:
-        if judge and judge not in JUDGES:
-            raise IbpoError(f"--judge {judge}: no such judge; {nearest(judge, JUDGES)}")
+        own: dict[str, Any] = (
+            _set(set_ or ()) | read_pairs(columns or (), COLUMNS, "--columns") | ({"limit": limit} if limit else {})
+        )
+        if (judge := own.get("judge")) and judge not in JUDGES:
+            raise IbpoError(f"--set data.judge={judge}: no such judge; {nearest(str(judge), JUDGES)}")
         given, grader = named_data(name, data)
-        own = _set(set_ or ()) | read_pairs(columns or (), COLUMNS, "--columns") | {"judge": judge, "limit": limit}
-        given = given.model_copy(update={key: value for key, value in own.items() if value})
+        given = given.model_copy(update=own)
         grader = grader.model_copy(update={"isolation": grader.isolation and not no_isolation})
         task, problems = load_given(given)
         failures = check_task(problems, task.judge, build_judge(given.judge or task.judge, grader))

@@ -69,10 +69,10 @@ def assert_one_line(result, said):
 def test_an_evaluation_and_its_rerun(task, tmp_path):
     out = tmp_path / "run"
     with serving() as (url, answered, _):
-        first = run(task, url, out, "--price", 1, 2, "--num-concurrent", 4)
+        first = run(task, url, out, "--engine", "price_prompt=1,price_completion=2,num_concurrent=4")
         assert first.exit_code == 0, first.output
         rows = assert_whole(out)
-        again = run(task, url, out, "--price", 1, 2, "--num-concurrent", 4)
+        again = run(task, url, out, "--engine", "price_prompt=1,price_completion=2,num_concurrent=4")
     assert again.exit_code == 0 and f"{TOTAL} of {TOTAL} responses are there already" in again.stderr
     assert rows_of(out) == rows
     assert sum(answered.values()) == TOTAL and set(answered.values()) == {1}  # every seed its own, nothing twice
@@ -84,9 +84,9 @@ def test_an_evaluation_and_its_rerun(task, tmp_path):
 
 def test_the_bill(task, tmp_path):
     with serving() as (url, _, _):
-        run(task, url, tmp_path / "run", "--price", 1e6, 2e6)
+        run(task, url, tmp_path / "run", "--engine", "price_prompt=1e6,price_completion=2e6")
         first = json.loads((tmp_path / "run" / "eval.json").read_text())
-        run(task, url, tmp_path / "run", "--price", 1e6, 2e6)
+        run(task, url, tmp_path / "run", "--engine", "price_prompt=1e6,price_completion=2e6")
         again = json.loads((tmp_path / "run" / "eval.json").read_text())
     for about in (first, again):  # a rerun that samples nothing does not forget what was paid
         bill = about["bill"]
@@ -98,10 +98,10 @@ def test_the_bill(task, tmp_path):
 def test_the_bill_of_a_killed_call_is_that_of_what_it_kept(task, tmp_path):
     out = tmp_path / "run"
     with serving() as (url, _, _):
-        run(task, url, out, "--num-responses", 2, "--price", 1e6, 2e6)
+        run(task, url, out, "--num-responses", 2, "--engine", "price_prompt=1e6,price_completion=2e6")
         lines = (out / "calls.jsonl").read_text().splitlines(keepends=True)
         (out / "calls.jsonl").write_text(lines[0] + lines[1][:10])  # killed while it wrote its end
-        assert run(task, url, out, "--price", 1e6, 2e6).exit_code == 0
+        assert run(task, url, out, "--engine", "price_prompt=1e6,price_completion=2e6").exit_code == 0
     about = json.loads((out / "eval.json").read_text())
     assert [(call["num_new"], call["ended"]) for call in about["calls"]] == [(40, False), (TOTAL - 40, True)]
     assert about["bill"]["cost"] == 17 * TOTAL
@@ -151,7 +151,7 @@ def test_a_policy_trained_again_into_the_same_folder_is_another_one(tmp_path):
 
 def test_a_bill_that_nobody_told_is_unknown(task, tmp_path):
     with serving(metered=False) as (url, _, _):
-        result = run(task, url, tmp_path / "run", "--price", 1e6, 2e6)
+        result = run(task, url, tmp_path / "run", "--engine", "price_prompt=1e6,price_completion=2e6")
     assert result.exit_code == 0 and f"cost unknown: of {TOTAL} replies the server told no usage" in result.stderr
     bill = json.loads((tmp_path / "run" / "eval.json").read_text())["bill"]
     assert (bill["num_unmetered"], bill["cost"]) == (TOTAL, None)
@@ -220,7 +220,7 @@ def test_more_responses_are_added_to_those_that_are_there(task, tmp_path):
 def test_a_fifth_of_the_calls_fails(task, tmp_path, fault):
     rng = random.Random(fault)
     with serving(lambda number: fault if rng.random() < 0.2 else None) as (url, answered, faults):
-        result = run(task, url, tmp_path / "run", "--max-passes", 8)
+        result = run(task, url, tmp_path / "run", "--engine", "max_passes=8")
     assert result.exit_code == 0, result.output
     assert faults[fault] >= 5
     assert_whole(tmp_path / "run")
@@ -230,7 +230,7 @@ def test_a_fifth_of_the_calls_fails(task, tmp_path, fault):
 def test_what_never_answers_is_said_and_the_rest_is_kept(task, tmp_path):
     out = tmp_path / "run"
     with serving(lambda number: "garbage" if number % 2 else None) as (url, _, _):
-        result = run(task, url, out, "--max-passes", 1, "--num-concurrent", 1)
+        result = run(task, url, out, "--engine", "max_passes=1,num_concurrent=1")
     assert_one_line(result, f"{TOTAL // 2} responses failed in 1 passes, the first: problem p")
     assert f"{TOTAL // 2} are kept" in result.stderr and not (out / "responses.jsonl").exists()
     with serving() as (url, answered, _):
@@ -269,7 +269,7 @@ def test_a_local_model_keeps_the_samplers_contract_and_answers_greedily(tmp_path
     from ibpo.rollouts.hf import HFRequestSampler
 
     fixed = ["eval", "embedded:thinking", "thinking", "--chooses", "--limit", 6, "--num-responses", 2]
-    fixed += ["--max-tokens", 40, "--temperature", 0, "--batch-size", 5]
+    fixed += ["--max-tokens", 40, "--temperature", 0, "--engine", "batch_size=5"]
     result = CliRunner().invoke(app, [*map(str, fixed), "--out", str(tmp_path / "run")])
     assert result.exit_code == 0, result.output
     rows = [json.loads(line) for line in (tmp_path / "run" / "rollouts.jsonl").open()][1:]
@@ -286,7 +286,7 @@ def test_a_local_model_keeps_the_samplers_contract_and_answers_greedily(tmp_path
         (["--judge", "maths"], "--judge maths: no such judge; did you mean math"),
         (["--response-group", "cott"], "--response-group cott: no such response group"),
         (["--chooses"], "--chooses: "),
-        (["--api-key-file", "/absent"], "--api-key-file: /absent: cannot be read"),
+        (["--engine", "api_key_file=/absent"], "--engine api_key_file: /absent: cannot be read"),
     ],
 )
 def test_what_is_refused(task, tmp_path, more, said):
@@ -310,7 +310,7 @@ def test_a_full_disk_is_said_and_a_rerun_goes_on(task, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
 
     with serving() as (url, answered, _):
-        process = spawn(task, url, out, "--num-concurrent", 2, preexec_fn=limit)
+        process = spawn(task, url, out, "--engine", "num_concurrent=2", preexec_fn=limit)
         _, stderr = process.communicate(timeout=280)
         assert process.returncode == 2, stderr
         assert "cannot be written" in stderr and "make room and run the same again" in stderr
@@ -337,7 +337,14 @@ def test_killed_at_random_moments(task, tmp_path, num_kills):
         return store.read_bytes().count(b"\n") if store.exists() else 1
 
     with serving(lambda number: "500" if number % 5 == 0 else None, seconds=0.05) as (url, answered, _):
-        more = ("--num-concurrent", under_way, "--num-responses", 20, "--price", 1e6, 2e6)
+        more = (
+            "--engine",
+            f"num_concurrent={under_way}",
+            "--num-responses",
+            20,
+            "--engine",
+            "price_prompt=1e6,price_completion=2e6",
+        )
         for _ in range(num_kills):
             process, goal = spawn(task, url, out, *more), max(stored(), 1) + rng.randint(1, 12)
             deadline = time.monotonic() + 280
@@ -364,18 +371,18 @@ def test_time_and_money_still_to_come(monkeypatch, terminal):
 
     from rich.console import Console
 
-    from ibpo.commands import eval_progress
+    from ibpo.commands import eval_run
     from ibpo.endpoint import Bill, Endpoint
     from ibpo.rollouts.sampler import Request, as_sampled
     from ibpo.types import Problem
 
     now = [100.0]
-    monkeypatch.setattr(eval_progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(eval_run.time, "monotonic", lambda: now[0])
     endpoint = Endpoint(base_url="http://127.0.0.1:9/v1", model="m")
     said = io.StringIO()
     console = Console(file=said, force_terminal=terminal, width=200)
     request = Request(problem=Problem(problem_id="p", prompt="", answer=""), number=0)
-    with eval_progress.EvalProgress(console, 100, 40, endpoint) as progress:
+    with eval_run.EvalProgress(console, 100, 40, endpoint) as progress:
         for number in range(10):
             now[0] += 12.0
             endpoint.bill = Bill(cost=0.5 * (number + 1))

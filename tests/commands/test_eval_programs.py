@@ -40,7 +40,7 @@ def evaluate(name, tmp_path, answer, *more):
     path.write_text(json.dumps(ROWS[name]) + "\n")
     with serving(answer) as log:
         fixed = ["eval", "m", name, "--data", str(path), "--base-url", log.url, "--out", str(tmp_path / "run")]
-        result = CliRunner().invoke(app, [*fixed, "--num-responses", "2", "--num-concurrent", "1", *more])
+        result = CliRunner().invoke(app, [*fixed, "--num-responses", "2", "--engine", "num_concurrent=1", *more])
     responses = tmp_path / "run" / "responses.jsonl"
     return result, [json.loads(line) for line in responses.open()] if responses.exists() else [], log
 
@@ -69,7 +69,7 @@ def test_right_programs_score_1_and_wrong_ones_0(name, group, tmp_path):
 def test_groups_that_give_no_program_are_refused_before_sampling(tmp_path):
     recipe = tmp_path / "recipe.toml"
     for answer, more, said in [
-        ("boxed", ["--recipe", str(recipe)], "response_group.standard.answer: 'boxed' reads no program"),
+        ("boxed", ["--response-group", str(recipe)], "response_group.standard.answer: 'boxed' reads no program"),
         ("code", ["--response-group", "debate"], "debate: compares boxed answers, and programs are none; take one of"),
         ("code", ["--two-turns"], "--two-turns: its second turn asks for a boxed answer"),
     ]:
@@ -77,7 +77,11 @@ def test_groups_that_give_no_program_are_refused_before_sampling(tmp_path):
         result, _, log = evaluate("mbpp", tmp_path, lambda body, number: ("", "stop"), *more)
         assert result.exit_code == 2 and said in result.stderr and log.requests == [], result.output
     result, rows, _ = evaluate(
-        "mbpp", tmp_path, lambda body, n: (f"<think>\n```python\n{RIGHT['mbpp']}", "stop"), "--recipe", str(recipe)
+        "mbpp",
+        tmp_path,
+        lambda body, n: (f"<think>\n```python\n{RIGHT['mbpp']}", "stop"),
+        "--response-group",
+        str(recipe),
     )
     assert result.exit_code == 0 and [row["reward"] for row in rows] == [1.0] * 4, result.output
 

@@ -127,14 +127,14 @@ def test_the_command(tmp_path):
     good = run(tmp_path / "model")
     assert good.exit_code == 0, good.output
     assert good.stdout.splitlines()[-1].startswith("standard, sequential_voting with ") and "0 errors" in good.stdout
-    bad = run(tmp_path / "model", "--group", "thinking_on", "--group", "thinking_off")
+    bad = run(tmp_path / "model", "--response-group", "thinking_on", "--response-group", "thinking_off")
     assert bad.exit_code == 1 and "error: thinking_on, thinking_off: both open with" in bad.stdout
     recipe = tmp_path / "r.toml"
     recipe.write_text(
         '[model]\npath = "m"\n[data]\npath = "d"\n[budget]\nb = 0.5\n'
         '[[response_group]]\nname = "a"\nprefix = "Fast"\n[[response_group]]\nname = "b"\nprefix = "Far"\n'
     )
-    own = run(tmp_path / "model", "--recipe", recipe)
+    own = run(tmp_path / "model", "--response-group", recipe)
     assert own.exit_code == 1 and "a, b: both open with 'Fa'" in own.stdout
 
 
@@ -142,9 +142,12 @@ def test_the_command(tmp_path):
     ("arguments", "message"),
     [
         (["./no/such"], "./no/such: there is no such folder"),
-        (["{model}", "--group", "standrad"], "--group standrad: no such response group; did you mean standard?"),
-        (["{model}", "--recipe", "none.toml"], "none.toml: there is no such recipe"),
-        (["{model}", "--group", "standard", "--recipe", "none.toml"], "leave --group out"),
+        (
+            ["{model}", "--response-group", "standrad"],
+            "group standrad: no such response group; did you mean standard?",
+        ),
+        (["{model}", "--response-group", "none.toml"], "none.toml: there is no such recipe"),
+        (["{model}", "--response-group", "standard", "--response-group", "none.toml"], "name it alone"),
     ],
 )
 def test_errors_are_one_line(arguments, message, tmp_path):

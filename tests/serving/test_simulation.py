@@ -200,7 +200,7 @@ def test_simulate_reports_and_writes(tmp_path):
     path = tmp_path / "t.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     out = tmp_path / "figures.json"
-    arguments = ("--num-requests", "2500", "--failures", "0.1", "--out", out, "--warm-up", "200")
+    arguments = ("--num-requests", "2500", "--assume", "failures=0.1", "--out", out, "--warm-up", "200")
     result = run(path, "--budget", "extended=30%", *arguments)
     assert result.exit_code == 0, result.output
     figures = json.loads(out.read_text())

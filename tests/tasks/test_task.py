@@ -103,7 +103,7 @@ def test_parquet_folders_and_saved_data_sets_hold_the_same_rows(tmp_path):
     for name in ("folder", "folder/rows.parquet", "saved", "rows.jsonl.gz"):
         problems = mine.load(tmp_path / name)
         assert [(p.prompt, p.answer) for p in problems] == [(row["q"], row["a"]) for row in rows], name
-    result = run(tmp_path / "saved", "--columns", "problem=q,answer=a", "--judge", "exact", "--limit", 3)
+    result = run(tmp_path / "saved", "--columns", "problem=q,answer=a", "--set", "data.judge=exact", "--limit", 3)
     assert result.exit_code == 0 and "saved: 3 problems" in result.stdout
 
 
@@ -166,9 +166,12 @@ def test_rows_that_lack_something(name, row, message, tmp_path):
         (["gsm9k"], "gsm9k: is no task, recipe or file; did you mean gsm8k?"),
         (["gsm8k", "--data", "none.jsonl"], "none.jsonl: there is no such file"),
         (["gsm8k", "--data", str(Path(__file__))], "is neither .jsonl, .jsonl.gz nor .parquet"),
-        (["gsm8k", "--data", str(GSM8K), "--judge", "maths"], "--judge maths: no such judge; did you mean math?"),
         (
-            ["gsm8k", "--data", str(GSM8K), "--judge", "code"],
+            ["gsm8k", "--data", str(GSM8K), "--set", "data.judge=maths"],
+            "data.judge=maths: no such judge; did you mean math?",
+        ),
+        (
+            ["gsm8k", "--data", str(GSM8K), "--set", "data.judge=code"],
             "gsm8k: names no column with tests, which judging programs needs",
         ),
     ],
