@@ -12,11 +12,13 @@ import typer
 
 from ibpo import __version__
 from ibpo.budget import check_budget, parse_budget
+from ibpo.commands.options import Columns, read_pairs
 from ibpo.errors import IbpoError
 
 if TYPE_CHECKING:
     from ibpo.evaluation import CompareOptions, Imported, Responses
 
+FIELDS = ("problem", "configuration", "reward", "tokens", "level", "answer")
 SOME = 10_000
 """Above so many responses the page takes long enough to say what is being done."""
 LIMITS = (
@@ -55,14 +57,15 @@ def report_command(
     by: Annotated[
         str | None, typer.Option(help="Column that splits into parts. Default: model, where there is one.")
     ] = None,
-    problem: Annotated[str | None, typer.Option(help="Column with the problem's id.")] = None,
-    configuration: Annotated[str | None, typer.Option(help="Column with the configuration.")] = None,
-    reward: Annotated[str | None, typer.Option(help="Column with the reward.")] = None,
-    tokens: Annotated[str | None, typer.Option(help="Column with the cost.")] = None,
-    level: Annotated[str | None, typer.Option(help="Column with the level.")] = None,
-    answer: Annotated[str | None, typer.Option(help="Column with the response's answer.")] = None,
-    metric: Annotated[str, typer.Option(help="Of a harness's file: the metric that is the reward.")] = "",
-    filter_: Annotated[str, typer.Option("--filter", help="Of lm-evaluation-harness: the filter that counts.")] = "",
+    columns: Columns = None,
+    metric: Annotated[
+        str,
+        typer.Option(
+            metavar="METRIC[,FILTER]",
+            help="Of a harness's file: the metric that is the reward; of lm-evaluation-harness also the filter that "
+            "counts, e.g. exact_match,strict-match.",
+        ),
+    ] = "",
     judge: Annotated[
         Literal["math", "exact"], typer.Option(help="Judges responses that come without a reward.")
     ] = "math",
@@ -79,12 +82,11 @@ def report_command(
 
     try:
         paths = [_named(text) for text in runs]
-        columns = {"by": by, "problem": problem, "configuration": configuration, "reward": reward, "tokens": tokens,
-                   "level": level, "answer": answer}  # fmt: skip
+        named = read_pairs(columns or (), FIELDS, "--columns")
         options = ImportOptions(
-            columns={field: column for field, column in columns.items() if column is not None},
-            metric=metric,
-            filter=filter_,
+            columns=named | ({"by": by} if by else {}),
+            metric=metric.partition(",")[0],
+            filter=metric.partition(",")[2],
             judge=judge,
             count_tokens=_counter(tokenizer) if tokenizer else None,
             on_error=on_error,

@@ -163,7 +163,7 @@ def check_routed(budget: Budget, table: RoutedLog) -> bool:
     """
     refused = {
         "at_least": "a router is judged at an upper bound; leave the > out",
-        "slice": "a router is judged on the whole log; name a part of it with --by and --part",
+        "slice": "a router is judged on the whole log; name a part of it with --part",
     }
     return check_budget(budget, groups=table.groups, costs=costs_named(table.columns["cost"]), refused=refused)
 
