@@ -78,7 +78,7 @@ def _slug(variant: str) -> str:
 def row(experiment_name: str, variant: str, budget: float, seed: int, runs: str) -> str:
     """One line of the table."""
     from ibpo.demo import calibrated_choice, experiment_named
-    from ibpo.evaluation.methods import compare_methods
+    from ibpo.evaluation import compare_methods
 
     base = Path(runs) / experiment_name / f"q{budget:g}-seed{seed}"
     directory = base / _slug(variant)

@@ -17,20 +17,23 @@ from functools import partial
 
 import numpy as np
 
-from ibpo.evaluation.comparison import Reference
-from ibpo.evaluation.metrics import estimate_area, estimate_gain_ratio, pass_at_k, vote_at_k
-from ibpo.evaluation.responses import Responses
-from ibpo.evaluation.statistics import (
+from ibpo.evaluation import (
     NOTHING,
     Estimate,
+    Reference,
+    Responses,
     bootstrap,
+    estimate_area,
+    estimate_gain_ratio,
     estimate_mean,
     estimate_quantile,
     estimate_rate,
     paired_difference,
+    pass_at_k,
     problem_means,
     rate_interval,
     ratio_of_means,
+    vote_at_k,
 )
 
 NUM_TRUTH = 200_000

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ibpo.evaluation.methods import mean_over_seeds
+from ibpo.evaluation import mean_over_seeds
 
 VOTES = tuple(f"self-consistency ({model}) maj@{votes}" for model in ("cold start", "pretrained") for votes in (3, 5))
 METHODS = (

@@ -118,7 +118,7 @@ def _sample(
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from ibpo.evaluation.local_sampling import write_responses
+    from ibpo.evaluation import write_responses
 
     if path.exists():
         return

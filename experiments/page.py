@@ -15,9 +15,19 @@ from rich.table import Table
 from experiments.recipes import BUDGETS, read_tuning, training_of
 from experiments.table import tabulate
 from ibpo.demo import calibrated_choice, experiment_named, training_steps
-from ibpo.evaluation.methods import compare_methods, load_run, mean_over_seeds
-from ibpo.evaluation.report import PageData, methods_part, percent, pick_examples, plot_frontier, points, write_page
-from ibpo.evaluation.responses import join
+from ibpo.evaluation import (
+    PageData,
+    compare_methods,
+    join,
+    load_run,
+    mean_over_seeds,
+    methods_part,
+    percent,
+    pick_examples,
+    plot_frontier,
+    points,
+    write_page,
+)
 from ibpo.runs import noted_calls, write_text_atomic
 
 if TYPE_CHECKING:  # it runs as __main__

@@ -17,10 +17,7 @@ import numpy as np
 
 from experiments.context import NUM_PROBE_RESPONSES, Context
 from ibpo.errors import IbpoError
-from ibpo.evaluation.comparison import find_problems, per_problem
-from ibpo.evaluation.metrics import random_mix
-from ibpo.evaluation.responses import read_table
-from ibpo.evaluation.statistics import estimate_mean
+from ibpo.evaluation import estimate_mean, find_problems, per_problem, random_mix, read_table
 from ibpo.runs import write_text_atomic
 
 BUDGETS = (0.25, 0.5, 0.75)

@@ -27,10 +27,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from experiments.context import Context
 from ibpo.demo import StepProgress
-from ibpo.evaluation.comparison import by_number
-from ibpo.evaluation.metrics import random_mix
-from ibpo.evaluation.responses import Responses, read_table, write_table
-from ibpo.evaluation.statistics import FloatArray
+from ibpo.evaluation import FloatArray, Responses, by_number, random_mix, read_table, write_table
 from ibpo.responses import BuildConfig, voting_share
 from ibpo.tasks import local_rows
 from ibpo.training import prompt_features, supervised_fine_tune

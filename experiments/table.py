@@ -11,9 +11,20 @@ import numpy as np
 from experiments.recipes import BUDGETS, recipes_of
 from experiments.votes import adaptive_votes, consensus, oracle_by_problem, posterior
 from ibpo.demo import table_file
-from ibpo.evaluation.comparison import PerProblem, by_number, find_problems, mix, per_problem
-from ibpo.evaluation.methods import MODELS, Methods, areas_of, numbers, table_files
-from ibpo.evaluation.responses import Responses, read_table
+from ibpo.evaluation import (
+    MODELS,
+    Methods,
+    PerProblem,
+    Responses,
+    areas_of,
+    by_number,
+    find_problems,
+    mix,
+    numbers,
+    per_problem,
+    read_table,
+    table_files,
+)
 
 POSTERIORS = (0.6, 0.8, 0.9, 0.95, 0.99)
 CONSENSUS = (2, 3)

@@ -22,7 +22,7 @@ from experiments.context import Context
 from experiments.grpo import RollOut, build_trainer, sampler_of, save
 from experiments.supervised import fine_tune
 from ibpo.demo import StepProgress, correctness_reward
-from ibpo.evaluation.local_sampling import to_rollouts, write_scored
+from ibpo.evaluation import to_rollouts, write_scored
 from ibpo.rewards import ExactJudge
 from ibpo.rollouts import HFSampler, score
 from ibpo.tasks import local_rows

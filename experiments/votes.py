@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import betainc
 
-from ibpo.evaluation.methods import halves
-from ibpo.evaluation.statistics import FloatArray
+from ibpo.evaluation import FloatArray, halves
 
 Stop = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.bool_]]
 """(votes of the leader `[P]`, votes of the second `[P]`) -> whether to stop."""

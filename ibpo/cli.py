@@ -69,6 +69,33 @@ EXAMPLES = {
 """What ends the help of each command."""
 
 
+_EMBED = {"--embed-url": "--embed url=URL", "--embed-key-file": "--embed url=URL,key_file=FILE"}
+_LOG = {
+    f"--{field.replace('_', '-')}": f"--columns {field}=COLUMN"
+    for field in ("problem", "response_group", "reward", "cost")
+}
+_BY = {"--by": "--part COLUMN=VALUE"}
+REMOVED = {
+    "allocate": _LOG,
+    "report": {
+        **{
+            f"--{x}": f"--columns {x}=COLUMN"
+            for x in ("problem", "configuration", "reward", "tokens", "level", "answer")
+        },
+        "--filter": "--metric METRIC,FILTER",
+    },
+    "calibrate": {"--column": "--columns score=COLUMN", "--prompt": "--columns prompt=COLUMN"},
+    "simulate": {**_BY, **_EMBED, "--response-group": "--columns response_group=COLUMN"},
+    "serve": _EMBED,
+    "route": {**_LOG, **_BY, **_EMBED, "--prompt": "--columns prompt=COLUMN", "--embed-model": "--embed model=NAME"},
+    "task": {
+        **{f"--{x}": f"--columns {x}=COLUMN" for x in ("problem", "answer", "id", "level", "domain", "tests")},
+        **{f"--{x}": f"--set data.{x.replace('-', '_')}=..." for x in ("config", "split", "answer-after")},
+    },
+}
+"""Command -> option that it had once -> what says the same today."""
+
+
 class _LazyGroup(TyperGroup):
     """Lists the commands by name and help; what a command imports takes long, and is not needed to list it."""
 
@@ -80,6 +107,9 @@ class _LazyGroup(TyperGroup):
         """The command that is called, imported."""
         name, command, rest = super().resolve_command(ctx, args)
         if name is not None:
+            for option in (text.partition("=")[0] for text in rest):
+                if option in REMOVED.get(name, {}):
+                    raise typer.BadParameter(f"{option} is now {REMOVED[name][option]}", ctx)
             module, _, function = COMMANDS[name][0].partition(":")
             found = getattr(importlib.import_module(f"ibpo.commands.{module}"), function)
             if not isinstance(found, typer.Typer):

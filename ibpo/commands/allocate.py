@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from ibpo.commands.options import LOG_FIELDS, Columns, read_pairs
 from ibpo.errors import IbpoError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ibpo.evaluation.log_allocation import Answer, LogPart
+    from ibpo.evaluation import Answer, LogPart
 
 
 def allocate_command(
@@ -32,10 +33,7 @@ def allocate_command(
     show: Annotated[
         str | None, typer.Option(help="Column (level, domain) by which to show who gets which response group.")
     ] = None,
-    problem: Annotated[str | None, typer.Option(help="Column with the problem's id.")] = None,
-    response_group: Annotated[str | None, typer.Option(help="Column with the response group.")] = None,
-    reward: Annotated[str | None, typer.Option(help="Column with the reward.")] = None,
-    cost: Annotated[str | None, typer.Option(help="Column with the cost.")] = None,
+    columns: Columns = None,
     holdout: Annotated[
         bool | None,
         typer.Option("--holdout/--no-holdout", help="Value choices on unseen halves. Default: if responses repeat."),
@@ -56,7 +54,7 @@ def allocate_command(
     from rich.console import Console
 
     from ibpo.data import LogColumns
-    from ibpo.evaluation.log_allocation import answer_questions, questions, read_parts, write_files
+    from ibpo.evaluation import answer_questions, questions, read_parts, write_files
 
     try:
         if stream and holdout:
@@ -65,11 +63,11 @@ def allocate_command(
                 "--stream, or hold out on a sample of the log's problems"
             )
         asked = questions(budget or [])
-        names = LogColumns(problem=problem, response_group=response_group, reward=reward, cost=cost, by=by, show=show)
+        names = LogColumns(**read_pairs(columns or (), LOG_FIELDS, "--columns"), by=by, show=show)
         with _bar(f"reading {log.name}") as progress:
             found = read_parts(log, names, on_error=on_error, stream=stream, say=_say, progress=progress)
         for field, column in found.guessed.items():
-            _say(f"{field.replace('_', ' ')}: column '{column}' (--{field.replace('_', '-')} names another)")
+            _say(f"{field.replace('_', ' ')}: column '{column}' (--columns {field}=... names another)")
         if found.bad_rows:
             _say(f"{len(found.bad_rows)} bad rows left out, the first: {found.bad_rows[0]}")
         for part in found.parts:  # complain before any solving

@@ -10,6 +10,7 @@ import typer
 
 from ibpo import __version__
 from ibpo.budget import check_budget, parse_budget
+from ibpo.commands.options import read_pairs
 from ibpo.errors import IbpoError
 
 PROBABILITY = "p_extended"
@@ -21,19 +22,18 @@ def calibrate_command(
     out: Annotated[Path, typer.Option(help="Where the calibration is written, a small JSON.")] = Path(
         "calibration.json"
     ),
-    column: Annotated[
-        str,
+    columns: Annotated[
+        list[str] | None,
         typer.Option(
-            help="Column with the probability of opening an extended response, or with a router's gain: gain.extended "
-            "of what ibpo route score wrote."
+            metavar="FIELD=COLUMN",
+            help="score=gain.extended: the column with the probability of opening an extended response (default: "
+            "p_extended), or with a router's gain, as ibpo route score writes it; with --model prompt=COLUMN, text or "
+            "chat messages.",
         ),
-    ] = PROBABILITY,
+    ] = None,
     model: Annotated[
         str | None, typer.Option(help="Read the probability from this policy instead: a folder, or a hub id.")
     ] = None,
-    prompt: Annotated[
-        str, typer.Option(help="With --model: column with the prompt, as text or chat messages.")
-    ] = "prompt",
     prefix: Annotated[
         str | None, typer.Option(help="With --model: the text that opens an extended response; its first token counts.")
     ] = None,
@@ -62,6 +62,8 @@ def calibrate_command(
     from ibpo.tasks import local_rows
 
     try:
+        named = read_pairs(columns or (), ("score", "prompt"), "--columns")
+        column, prompt = named.get("score", PROBABILITY), named.get("prompt", "prompt")
         shares = read_budgets(budget or [], column)
         rows = list(local_rows(prompts))
         if not rows:
@@ -71,14 +73,14 @@ def calibrate_command(
         if model is None:
             scores = check_scores(
                 [f"{place}, column {column!r}" for place in places],
-                [_field(*row, column, "--column") for row in rows],
+                [_field(*row, column, "score") for row in rows],
                 probable=column == PROBABILITY,
             )
             source["column"] = column
         else:
             if prefix is None:
                 raise IbpoError("--model: needs --prefix, the text that opens an extended response")
-            scores = _probabilities(model, [_field(*row, prompt, "--prompt") for row in rows], places, prefix)
+            scores = _probabilities(model, [_field(*row, prompt, "prompt") for row in rows], places, prefix)
             source |= {"column": prompt, "model": Path(model).name, "prefix": prefix}
         calibration = Calibration.from_scores(scores, source, floor)
         save_calibration(calibration, out)
@@ -113,7 +115,9 @@ def _field(place: str, row: dict[str, Any], name: str, option: str) -> Any:
     if dot and name not in row and isinstance(row.get(outer), dict):
         return _field(f"{place}, column {outer!r}", row[outer], inner, option)
     if row.get(name) is None:
-        raise IbpoError(f"{place}: no value in column {name!r}; {option} names one of {', '.join(map(repr, row))}")
+        raise IbpoError(
+            f"{place}: no value in column {name!r}; --columns {option}=... names one of {', '.join(map(repr, row))}"
+        )
     return row[name]
 
 

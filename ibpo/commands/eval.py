@@ -66,10 +66,15 @@ def eval_command(
     from ibpo.commands.eval_progress import EvalProgress
     from ibpo.commands.eval_setup import CHOOSES, load_task, local_policy, served_policy, ways_of, weights_digest
     from ibpo.endpoint import Endpoint, read_api_key
-    from ibpo.evaluation.importing import read_answer
-    from ibpo.evaluation.responses import write_table
-    from ibpo.evaluation.run_facts import trained_policy
-    from ibpo.evaluation.sampling import fingerprint, judge_ways, num_missing_and_all, sample_ways
+    from ibpo.evaluation import (
+        fingerprint,
+        judge_ways,
+        num_missing_and_all,
+        read_answer,
+        sample_ways,
+        trained_policy,
+        write_table,
+    )
     from ibpo.responses import last_program
     from ibpo.rewards import UNJUDGED
     from ibpo.rollouts import RolloutStore, settings_of
@@ -173,8 +178,7 @@ def _show(rows: list[dict[str, Any]], out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ibpo.evaluation.comparison import describe
-    from ibpo.evaluation.responses import Responses
+    from ibpo.evaluation import Responses, describe
 
     responses = Responses.of_table(rows)
     table = Table(title=f"{len(set(responses.problem))} problems", title_justify="left")

@@ -18,7 +18,7 @@ from ibpo.config import JUDGES, JudgeConfig, nearest, read_recipe
 from ibpo.demo import EXPERIMENTS, experiment_named, resolve_model
 from ibpo.endpoint import Endpoint
 from ibpo.errors import IbpoError
-from ibpo.evaluation.sampling import Way
+from ibpo.evaluation import Way
 from ibpo.responses import FORMATS, build_response_groups, check_reads_programs, for_programs
 from ibpo.rewards import Judge
 from ibpo.rollouts import Sampler

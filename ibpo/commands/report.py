@@ -12,13 +12,13 @@ import typer
 
 from ibpo import __version__
 from ibpo.budget import check_budget, parse_budget
+from ibpo.commands.options import Columns, read_pairs
 from ibpo.errors import IbpoError
 
 if TYPE_CHECKING:
-    from ibpo.evaluation.comparison import CompareOptions
-    from ibpo.evaluation.importing import Imported
-    from ibpo.evaluation.responses import Responses
+    from ibpo.evaluation import CompareOptions, Imported, Responses
 
+FIELDS = ("problem", "configuration", "reward", "tokens", "level", "answer")
 SOME = 10_000
 """Above so many responses the page takes long enough to say what is being done."""
 LIMITS = (
@@ -57,14 +57,15 @@ def report_command(
     by: Annotated[
         str | None, typer.Option(help="Column that splits into parts. Default: model, where there is one.")
     ] = None,
-    problem: Annotated[str | None, typer.Option(help="Column with the problem's id.")] = None,
-    configuration: Annotated[str | None, typer.Option(help="Column with the configuration.")] = None,
-    reward: Annotated[str | None, typer.Option(help="Column with the reward.")] = None,
-    tokens: Annotated[str | None, typer.Option(help="Column with the cost.")] = None,
-    level: Annotated[str | None, typer.Option(help="Column with the level.")] = None,
-    answer: Annotated[str | None, typer.Option(help="Column with the response's answer.")] = None,
-    metric: Annotated[str, typer.Option(help="Of a harness's file: the metric that is the reward.")] = "",
-    filter_: Annotated[str, typer.Option("--filter", help="Of lm-evaluation-harness: the filter that counts.")] = "",
+    columns: Columns = None,
+    metric: Annotated[
+        str,
+        typer.Option(
+            metavar="METRIC[,FILTER]",
+            help="Of a harness's file: the metric that is the reward; of lm-evaluation-harness also the filter that "
+            "counts, e.g. exact_match,strict-match.",
+        ),
+    ] = "",
     judge: Annotated[
         Literal["math", "exact"], typer.Option(help="Judges responses that come without a reward.")
     ] = "math",
@@ -77,17 +78,15 @@ def report_command(
     on_error: Annotated[Literal["fail", "skip"], typer.Option(help="At a bad row: stop, or leave it out.")] = "fail",
 ) -> None:
     """Write report.html, report.md, report.json and the figures."""
-    from ibpo.evaluation.comparison import BUDGETS, CompareOptions
-    from ibpo.evaluation.importing import ImportOptions, import_responses
+    from ibpo.evaluation import BUDGETS, CompareOptions, ImportOptions, import_responses
 
     try:
         paths = [_named(text) for text in runs]
-        columns = {"by": by, "problem": problem, "configuration": configuration, "reward": reward, "tokens": tokens,
-                   "level": level, "answer": answer}  # fmt: skip
+        named = read_pairs(columns or (), FIELDS, "--columns")
         options = ImportOptions(
-            columns={field: column for field, column in columns.items() if column is not None},
-            metric=metric,
-            filter=filter_,
+            columns=named | ({"by": by} if by else {}),
+            metric=metric.partition(",")[0],
+            filter=metric.partition(",")[2],
             judge=judge,
             count_tokens=_counter(tokenizer) if tokenizer else None,
             on_error=on_error,
@@ -124,12 +123,11 @@ def read_budgets(texts: list[str]) -> list[float]:
 def _write(
     folder: Path, title: str, read: Imported, asked: CompareOptions, only: list[str], paths: list[tuple[str, Path]]
 ) -> list[Path]:
-    from ibpo.evaluation.comparison import compare
-    from ibpo.evaluation.run_facts import facts_of, share_in_training, training_of
+    from ibpo.evaluation import compare, facts_of, share_in_training, training_of
     from ibpo.runs import noted_calls
 
     try:
-        from ibpo.evaluation.report import PageData, answer_of, comparison_part, pick_examples, write_page
+        from ibpo.evaluation import PageData, answer_of, comparison_part, pick_examples, write_page
     except ModuleNotFoundError as error:
         raise IbpoError(f"the page needs {error.name}: pip install 'ibpo[report]'") from None
     parts: dict[str, Any] = {}
@@ -184,7 +182,7 @@ def _write(
 
 def _reference(responses: Responses) -> tuple[str, ...]:
     """A demo run's policies are held against what they were trained from, each response group forced."""
-    from ibpo.evaluation.importing import COLD_START
+    from ibpo.evaluation import COLD_START
 
     return COLD_START if set(COLD_START) <= set(responses.configurations) else ()
 

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ibpo.budget import parse_budget
-from ibpo.commands.embedding import EmbedKey, EmbedUrl, embed_by, open_router
+from ibpo.commands.options import (
+    LOG_FIELDS,
+    Columns,
+    EmbedBy,
+    PartOfLog,
+    embed_by,
+    open_router,
+    read_embed,
+    read_pairs,
+    read_part,
+)
 from ibpo.errors import IbpoError
 
 if TYPE_CHECKING:
@@ -35,25 +45,13 @@ def fit_command(
         list[str] | None,
         typer.Option(help="Judge it at extended=30% or tokens=2000; repeat. Default: three token budgets."),
     ] = None,
-    by: Annotated[str | None, typer.Option(help="Column that splits the log.")] = None,
-    part: Annotated[str | None, typer.Option(help="Value of that column to take.")] = None,
-    problem: Annotated[str | None, typer.Option(help="Column with the problem's id.")] = None,
-    response_group: Annotated[str | None, typer.Option(help="Column with the response group.")] = None,
-    reward: Annotated[str | None, typer.Option(help="Column with the reward.")] = None,
-    cost: Annotated[str | None, typer.Option(help="Column with the cost.")] = None,
-    prompt: Annotated[
-        str | None,
-        typer.Option(
-            help="Column with the prompt, text or messages; guessed: prompt, question, problem, messages, input."
-        ),
-    ] = None,
+    part: PartOfLog = None,
+    columns: Columns = None,
     number: Annotated[
         list[str] | None,
         typer.Option(help="Column with a number that is known before answering, e.g. a level; repeat."),
     ] = None,
-    embed_url: EmbedUrl = None,
-    embed_model: Annotated[str | None, typer.Option(help="The embedding model's name there.")] = None,
-    embed_key_file: EmbedKey = None,
+    embed: EmbedBy = None,
     folds: Annotated[int, typer.Option(min=2, help="Parts of the problems for the held-out figures.")] = 5,
     draws: Annotated[int, typer.Option(min=10, help="Bootstrap draws for the intervals.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of folds and draws.")] = 0,
@@ -72,14 +70,17 @@ def fit_command(
     from ibpo.runs import digest_file
 
     try:
-        columns = LogColumns(problem=problem, response_group=response_group, reward=reward, cost=cost, by=by)
-        table = read_routed_log(log, columns=columns, prompt=prompt, numbers=number or (), part=part)
+        named = read_pairs(columns or (), (*LOG_FIELDS, "prompt"), "--columns")
+        prompt, (by, value) = named.pop("prompt", None), read_part(part)
+        table = read_routed_log(
+            log, columns=LogColumns(**named, by=by), prompt=prompt, numbers=number or (), part=value
+        )
         if table.left_out:
             typer.echo(f"problems without a response of every response group: {table.left_out} left out", err=True)
         budgets = [parse_budget(text) for text in budget or ()] or default_budgets(table)
         for one in budgets:  # complain before any fitting
             check_routed(one, table)
-        embedded, embedding = _embedded(table, embed_url, embed_model, embed_key_file)
+        embedded, embedding = _embedded(table, embed)
         scores = score_unseen(table, folds=folds, embedded=embedded, seed=seed)
         rows = evaluate_router(table, budgets, scores, draws=draws, seed=seed)
         router = fit_router(
@@ -90,7 +91,7 @@ def fit_command(
                 "file": log.name,
                 "sha256": digest_file(log),
                 "columns": table.columns,
-                "part": part,
+                "part": value,
                 "left_out": table.left_out,
             },
             report={"folds": folds, "draws": draws, "budgets": rows},
@@ -126,15 +127,15 @@ def score_command(
     out: Annotated[Path, typer.Option(help="The rows with fields gain and cost: response group -> number.")] = Path(
         "scores.jsonl"
     ),
-    prompt: Annotated[str, typer.Option(help="Column with the prompt, as text or chat messages.")] = "prompt",
-    embed_url: EmbedUrl = None,
-    embed_key_file: EmbedKey = None,
+    columns: Columns = None,
+    embed: EmbedBy = None,
 ) -> None:
     """Write the expected gain and cost of every response group for prompts."""
     from ibpo.tasks import local_rows
 
     try:
-        found = open_router(router, embed_url, embed_key_file)
+        prompt = read_pairs(columns or (), ("prompt",), "--columns").get("prompt", "prompt")
+        found = open_router(router, embed)
         rows = list(local_rows(prompts))
         if not rows:
             raise IbpoError(f"{prompts}: no prompts")
@@ -157,16 +158,16 @@ def score_command(
     typer.echo(f"{len(rows)} prompts -> {out}")
 
 
-def _embedded(
-    table: RoutedLog, url: str | None, model: str | None, key_file: Path | None
-) -> tuple[Any, dict[str, str] | None]:
-    if url is None:
+def _embedded(table: RoutedLog, embed: str | None) -> tuple[Any, dict[str, str] | None]:
+    server = read_embed(embed, "model")
+    if not server:
         return None, None
-    if model is None:
-        raise IbpoError("--embed-url: needs --embed-model, the model's name there")
+    if "url" not in server or "model" not in server:
+        raise IbpoError("--embed: needs url=... and model=..., the model's name there")
     if "prompt" not in table.columns:
-        raise IbpoError("--embed-url: the log has no prompts to embed; name their column with --prompt")
-    return embed_by(url, model, key_file)(table.prompts), {"base_url": url, "model": model}
+        raise IbpoError("--embed: the log has no prompts to embed; name their column with --columns prompt=...")
+    url, model = server["url"], server["model"]
+    return embed_by(url, model, server.get("key_file"))(table.prompts), {"base_url": url, "model": model}
 
 
 def _print(title: str, router: Router) -> None:

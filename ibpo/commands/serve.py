@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ibpo.commands.embedding import EmbedKey, EmbedUrl, open_router
+from ibpo.commands.options import EmbedBy, open_router
 from ibpo.errors import IbpoError
 
 if TYPE_CHECKING:
@@ -37,8 +37,7 @@ def serve_command(
         ),
     ] = "thinking",
     router: Annotated[Path | None, typer.Option(help="Predicts gains: a file made by ibpo route fit.")] = None,
-    embed_url: EmbedUrl = None,
-    embed_key_file: EmbedKey = None,
+    embed: EmbedBy = None,
     host: Annotated[str, typer.Option(help="Address to listen on; another than loopback needs --keys.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8080,
     reuse_port: Annotated[bool, typer.Option(help="Share the port with other gateway processes.")] = False,
@@ -70,7 +69,7 @@ def serve_command(
         settings, held = _told(upstream, budget, plan, config, by)
         # A request waits so long for a router, and a second try would come too late.
         hurry: dict[str, Any] = {"max_retries": 0, "timeout_seconds": ROUTER_SECONDS}
-        found = None if router is None else open_router(router, embed_url, embed_key_file, **hurry)
+        found = None if router is None else open_router(router, embed, **hurry)
         service = Service(
             settings=settings,
             policy=held,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ibpo.commands.embedding import EmbedKey, EmbedUrl, open_router
+from ibpo.commands.options import Columns, EmbedBy, PartOfLog, open_router, read_pairs, read_part
 from ibpo.errors import IbpoError
 
 if TYPE_CHECKING:
@@ -40,15 +40,13 @@ def simulate_command(
             "are drawn from the policy's own scores. Default: synthetic gains."
         ),
     ] = None,
-    by: Annotated[str | None, typer.Option(help="Column that splits the log of --gains.")] = None,
-    part: Annotated[str | None, typer.Option(help="Value of that column to take.")] = None,
-    response_group: Annotated[str | None, typer.Option(help="Column of the log with the response group.")] = None,
+    part: PartOfLog = None,
+    columns: Columns = None,
     router: Annotated[
         Path | None,
         typer.Option(help="With --gains: the controller decides by what this router expects (ibpo route fit)."),
     ] = None,
-    embed_url: EmbedUrl = None,
-    embed_key_file: EmbedKey = None,
+    embed: EmbedBy = None,
     factor: Annotated[
         float, typer.Option(min=0.001, help="Without a log in --gains: extended over standard length.")
     ] = 10.0,
@@ -94,13 +92,15 @@ def simulate_command(
         if num_requests is not None:
             came = repeat_trace(came, num_requests)
         common: dict[str, Any] = {"tokens_per_second": tokens_per_second, "failures": failures, "seed": seed}
-        predicting = _router(router, gains, embed_url, embed_key_file)
+        predicting = _router(router, gains, embed)
         if gains is None or is_calibration(gains):
             calibration = None if gains is None else load_calibration(gains)
             requests = synthetic_requests(came, factor=factor, calibration=calibration, **common)
         else:
+            by, value = read_part(part)
+            group = read_pairs(columns or (), ("response_group",), "--columns").get("response_group")
             requests = recorded_requests(
-                came, gains, by=by, part=part, response_group=response_group, router=predicting, **common
+                came, gains, by=by, part=value, response_group=group, router=predicting, **common
             )
         requests = with_caps(requests, _caps(max_tokens or []))
         if estimates == "exact":
@@ -128,7 +128,7 @@ def _caps(texts: list[str]) -> dict[str, float]:
     return caps
 
 
-def _router(path: Path | None, gains: Path | None, embed_url: str | None, key_file: Path | None) -> Router | None:
+def _router(path: Path | None, gains: Path | None, embed: str | None) -> Router | None:
     from ibpo.runs import digest_file
     from ibpo.serving import is_calibration
 
@@ -136,7 +136,7 @@ def _router(path: Path | None, gains: Path | None, embed_url: str | None, key_fi
         return None
     if gains is None or is_calibration(gains):
         raise IbpoError("--router: needs --gains, a log with prompts")
-    router = open_router(path, embed_url, key_file)
+    router = open_router(path, embed)
     if router.source.get("sha256") == digest_file(gains):
         typer.echo("the router was fitted on this very log: its choices look better than they will be", err=True)
     return router

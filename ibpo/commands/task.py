@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ibpo.commands.options import Columns, read_pairs
 from ibpo.config import JUDGES
 from ibpo.errors import IbpoError
 
 SHOWN = 20
+COLUMNS = ("problem", "answer", "id", "level", "domain", "tests", "setup", "entry_point")
+KEYS = ("data.config", "data.split", "data.answer_after", "data.template")
 task_app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="Tasks: where problems come from."
 )
@@ -30,15 +34,11 @@ def check_command(
         ),
     ],
     data: Annotated[Path | None, typer.Option(help="A local copy: .jsonl, .jsonl.gz, .parquet, or a folder.")] = None,
-    config: Annotated[str, typer.Option(help="Of a data set that has several.")] = "",
-    split: Annotated[str, typer.Option(help="Of the hub's data set, or of a folder.")] = "",
-    problem: Annotated[str, typer.Option(help="Column with the problem.")] = "",
-    answer: Annotated[str, typer.Option(help="Column with the answer.")] = "",
-    answer_after: Annotated[str, typer.Option(help="The answer follows this marker.")] = "",
-    id_: Annotated[str, typer.Option("--id", help="Column with a unique id.")] = "",
-    level: Annotated[str, typer.Option(help="Column with the difficulty.")] = "",
-    domain: Annotated[str, typer.Option(help="Column with the domain.")] = "",
-    tests: Annotated[str, typer.Option(help="Column with the tests of a program.")] = "",
+    columns: Columns = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="data.KEY=VALUE, as in a recipe: data.split=test, data.answer_after=####; repeat."),
+    ] = None,
     judge: Annotated[str, typer.Option(help=f"{', '.join(JUDGES)}; llm needs a recipe with [judge].")] = "",
     limit: Annotated[int | None, typer.Option(min=1, help="Check this many problems.")] = None,
     no_isolation: Annotated[
@@ -53,8 +53,7 @@ def check_command(
         if judge and judge not in JUDGES:
             raise IbpoError(f"--judge {judge}: no such judge; {nearest(judge, JUDGES)}")
         given, grader = named_data(name, data)
-        own = {"config": config, "split": split, "problem": problem, "answer": answer, "answer_after": answer_after,
-               "id": id_, "level": level, "domain": domain, "tests": tests, "judge": judge, "limit": limit}  # fmt: skip
+        own = _set(set_ or ()) | read_pairs(columns or (), COLUMNS, "--columns") | {"judge": judge, "limit": limit}
         given = given.model_copy(update={key: value for key, value in own.items() if value})
         grader = grader.model_copy(update={"isolation": grader.isolation and not no_isolation})
         task, problems = load_given(given)
@@ -75,3 +74,14 @@ def check_command(
     )
     if failures:
         raise typer.Exit(1)
+
+
+def _set(texts: Iterable[str]) -> dict[str, str]:
+    """What `--set data.KEY=VALUE` says beside the columns."""
+    found: dict[str, str] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or key not in KEYS:
+            raise IbpoError(f"--set {text}: needs KEY=VALUE with one of {', '.join(KEYS)}; columns by --columns")
+        found[key.removeprefix("data.")] = value
+    return found

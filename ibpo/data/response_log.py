@@ -183,7 +183,7 @@ class Log:
         """The part of that name; None: the only one. `path` begins the error where there is none such."""
         parts, by = self.parts(), self.columns.get("by")
         if name is None and len(parts) > 1:
-            raise LogError(f"{path}: column {by!r} holds {', '.join(parts)}; name one of them with --part")
+            raise LogError(f"{path}: column {by!r} holds {', '.join(parts)}; name one of them with --part {by}=VALUE")
         if name is not None and name not in parts:
             raise LogError(f"{path}: column {by!r} holds no {name!r} but {', '.join(parts)}")
         return parts[name] if name is not None else next(iter(parts.values()))
@@ -485,7 +485,7 @@ def _field(path: Path, line: int, row: dict[str, Any], field: str, column: str) 
     if value is None or value == "" or value != value:
         fix = "fill it in or drop the row (--on-error skip)"
         if field in GUESSES:
-            fix += f", or name another column with --{field.replace('_', '-')}"
+            fix += f", or name another column with --columns {field}=COLUMN"
         raise LogError(f"{place}: no value; {fix}")
     return _number(place, value, field) if field in ("reward", "cost") else str(value)
 
@@ -495,7 +495,7 @@ def _column(path: Path, present: list[str], field: str, name: str | None) -> str
     for column in tried:
         if column in present:
             return column
-    option = f"--{field.replace('_', '-')}"
+    option = f"--{field}" if field in ("by", "show") else f"--columns {field}=COLUMN"
     raise LogError(
         f"{path}: no column {' or '.join(map(repr, tried))}; name one of {', '.join(map(repr, present))} with {option}"
     )

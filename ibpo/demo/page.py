@@ -16,9 +16,19 @@ from rich.table import Table
 
 from ibpo.demo.experiments import experiment_named
 from ibpo.demo.run import NUM_WORKERS, DemoSettings
-from ibpo.evaluation.methods import compare_methods, load_run, mean_over_seeds, summarise
-from ibpo.evaluation.report import PageData, methods_part, pick_examples, plot_frontier, plot_share_by_level, write_page
-from ibpo.evaluation.responses import join
+from ibpo.evaluation import (
+    PageData,
+    compare_methods,
+    join,
+    load_run,
+    mean_over_seeds,
+    methods_part,
+    pick_examples,
+    plot_frontier,
+    plot_share_by_level,
+    summarise,
+    write_page,
+)
 from ibpo.runs import noted_calls, write_text_atomic
 from ibpo.serving import find_threshold
 

@@ -27,7 +27,7 @@ from transformers import (
 
 from ibpo.demo.experiments import Experiment, experiment_named
 from ibpo.demo.run import UNTRAINED, DemoJob
-from ibpo.evaluation.local_sampling import write_choices, write_responses
+from ibpo.evaluation import write_choices, write_responses
 from ibpo.rewards import ExactJudge
 from ibpo.rollouts import score
 from ibpo.runs import RunDir, write_text_atomic

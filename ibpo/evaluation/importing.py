@@ -297,7 +297,7 @@ def _resolve(place: str, row: dict[str, Any], named: dict[str, str], configurati
         if column is not None:
             columns[field] = column
         elif wanted or (field in NEEDED and not (field == "configuration" and configuration)):
-            option = f"--{field.replace('_', '-')}"
+            option = "--by" if field == "by" else f"--columns {field}=COLUMN"
             more = ", or NAME=FILE, a name for all" if field == "configuration" else ""
             raise IbpoError(
                 f"{place}: no column {' or '.join(map(repr, names))} for the {field.replace('_', ' ')}; "
@@ -388,7 +388,7 @@ def lm_eval_rows(path: Path, rows: Iterable[Row], *, metric: str = "", wanted_fi
                 }
             )
     if not found:
-        raise IbpoError(f"{path}: no row of filter {wanted_filter!r}; name another with --filter")
+        raise IbpoError(f"{path}: no row of filter {wanted_filter!r}; name another with --metric METRIC,FILTER")
     return found
 
 

@@ -288,7 +288,7 @@ def _complete(part: LogPart, say: Say) -> LogPart:
     if len(part.groups) < 2:
         raise IbpoError(
             f"{part.place}column '{part.columns['response_group']}' has one response group, {part.groups[0]}; "
-            f"an allocation chooses between at least two; name another column with --response-group"
+            f"an allocation chooses between at least two; name another column with --columns response_group=COLUMN"
         )
     reason = f"{part.place}problems without a response of every response group"
     full = _some(part.count > 0, reason, say)

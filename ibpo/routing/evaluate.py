@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ibpo.allocation import allocate, frontier, holdout_value, random_mix
 from ibpo.budget import Budget, check_budget, costs_named
 from ibpo.errors import IbpoError
-from ibpo.evaluation.statistics import estimate_from_draws
+from ibpo.evaluation import estimate_from_draws
 from ibpo.routing.features import FloatArray
 from ibpo.routing.fit import MIN_PROBLEMS, RoutedLog, fit_router, scores_of
 from ibpo.routing.router import Scores
@@ -163,7 +163,7 @@ def check_routed(budget: Budget, table: RoutedLog) -> bool:
     """
     refused = {
         "at_least": "a router is judged at an upper bound; leave the > out",
-        "slice": "a router is judged on the whole log; name a part of it with --by and --part",
+        "slice": "a router is judged on the whole log; name a part of it with --part",
     }
     return check_budget(budget, groups=table.groups, costs=costs_named(table.columns["cost"]), refused=refused)
 

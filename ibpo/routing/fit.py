@@ -99,7 +99,7 @@ def read_routed_log(
     if len(means.response_groups) < 2:
         raise IbpoError(
             f"{path}: column {log.columns['response_group']!r} has one response group, {means.response_groups[0]}; a "
-            "router chooses between at least two; name another column with --response-group"
+            "router chooses between at least two; name another column with --columns response_group=COLUMN"
         )
     full = np.flatnonzero(np.array((means.count > 0).all(axis=1)))
     if not len(full):
@@ -149,7 +149,9 @@ def _read_prompts(
             continue
         value = row.get(column)
         if value is None or value == "":
-            raise IbpoError(f"{place} {column!r}: no prompt; fill it in, or name another column with --prompt")
+            raise IbpoError(
+                f"{place} {column!r}: no prompt; fill it in, or name another column with --columns prompt=COLUMN"
+            )
         try:
             text = as_text(value)
         except IbpoError as error:
@@ -165,7 +167,9 @@ def _read_prompts(
 def _prompt_column(path: Path, row: dict[str, Any], prompt: str | None, has_numbers: bool) -> str:
     if prompt is not None:
         if prompt not in row:
-            raise IbpoError(f"{path}: no column {prompt!r}; name one of {', '.join(map(repr, row))} with --prompt")
+            raise IbpoError(
+                f"{path}: no column {prompt!r}; name one of {', '.join(map(repr, row))} with --columns prompt=COLUMN"
+            )
         return prompt
     for name in PROMPTS:
         if row.get(name):
@@ -173,8 +177,8 @@ def _prompt_column(path: Path, row: dict[str, Any], prompt: str | None, has_numb
     if has_numbers:
         return ""
     raise IbpoError(
-        f"{path}: no column with the prompt ({', '.join(map(repr, PROMPTS))}); name it with --prompt, or columns of "
-        f"numbers with --number; there are {', '.join(map(repr, row))}"
+        f"{path}: no column with the prompt ({', '.join(map(repr, PROMPTS))}); name it with "
+        f"--columns prompt=COLUMN, or columns of numbers with --number; there are {', '.join(map(repr, row))}"
     )
 
 

@@ -17,12 +17,12 @@ from transformers.trainer_callback import PrinterCallback
 
 from ibpo.config import RunConfig, TrainConfig, nearest
 from ibpo.errors import IbpoError
-from ibpo.evaluation.local_sampling import HeldOutResult, Scorer, evaluate_held_out, held_out_results
-from ibpo.evaluation.responses import read_table, write_table
+from ibpo.evaluation import HeldOutResult, Scorer, evaluate_held_out, held_out_results, read_table, write_table
 from ibpo.responses import encode_groups, offer
 from ibpo.rewards import MixtureOfJudges
 from ibpo.rollouts import HFSampler, load_policy
 from ibpo.runs import RunDir, write_text_atomic
+from ibpo.training.config import RENAMED
 from ibpo.training.judge_reward import JudgeReward
 from ibpo.training.monitoring import RecordMetrics, ShowProgress
 from ibpo.training.trainer import IBPOConfig, IBPOTrainer
@@ -259,7 +259,7 @@ def trainer_arguments(config: RunConfig, run: RunDir, *, num_processes: int = 1)
 
     Args:
         config: the recipe.
-        run: where checkpoints and ledger go.
+        run: where checkpoints and rollout log go.
         num_processes: among which the rollouts of a step are split.
 
     Raises:
@@ -270,6 +270,8 @@ def trainer_arguments(config: RunConfig, run: RunDir, *, num_processes: int = 1)
     for key in trl:
         if key in SET_BY_RECIPE:
             raise IbpoError(f"trl.{key}: is set by {SET_BY_RECIPE[key]}; say it there")
+        if key in RENAMED:
+            raise IbpoError(f"trl.{key}: is called {RENAMED[key]} now; write that")
         if key not in known:
             raise IbpoError(f"trl.{key}: unknown key of IBPOConfig; {nearest(key, known - set(SET_BY_RECIPE))}")
     num_rollouts = train.prompts_per_step * train.rollouts_per_prompt

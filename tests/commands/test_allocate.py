@@ -258,8 +258,8 @@ def test_a_part_with_nothing_to_choose_is_left_out_aloud(tmp_path):
         (["--budget", "high@level=3=0.5"], "--by COLUMN solves each part"),
         (["--budget", "high=0.5", "--budget", "high<=40%"], "high: is given twice"),
         (["--budget", "tokens=50"], "--budget tokens=50: budget 0: a mean cost of 50 per problem cannot be kept"),
-        (["--reward", "score"], "no column 'score'; name one of"),
-        (["--response-group", "tokens"], "problems without a response of every response group"),
+        (["--columns", "reward=score"], "no column 'score'; name one of"),
+        (["--columns", "response_group=tokens"], "problems without a response of every response group"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(log, arguments, message):

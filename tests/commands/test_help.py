@@ -5,12 +5,16 @@ import sys
 from typing import Any
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
-from ibpo.cli import COMMANDS, app
+from ibpo.cli import COMMANDS, REMOVED, app
+from ibpo.commands.options import read_pairs
+from ibpo.errors import IbpoError
 
 GROUPS = {"route": ("fit", "show", "score"), "groups": ("check",), "task": ("check",)}
 PATHS = [[name, *part] for name in COMMANDS for part in ([[x] for x in GROUPS[name]] if name in GROUPS else [[]])]
+NUM_OPTIONS = 125
 HEAVY = ("aiohttp", "jinja2", "matplotlib", "numpy", "openai", "pandas", "pyarrow", "rich", "scipy", "sklearn", "torch",
          "transformers", "trl")  # fmt: skip
 """What no help loads. Typer itself loads pydantic as soon as a command has a parameter."""
@@ -18,8 +22,6 @@ HEAVY = ("aiohttp", "jinja2", "matplotlib", "numpy", "openai", "pandas", "pyarro
 
 def test_every_command_is_listed_with_its_own_help():
     """`ibpo --help` imports no command, so the list is written down: it says what the commands say."""
-    from typer.main import get_command
-
     group: Any = get_command(app)
     assert list(group.commands) == list(COMMANDS)
     for name, (_, text) in COMMANDS.items():
@@ -39,6 +41,34 @@ def test_the_help_of_every_command_has_an_example_of_it(path):
     shown = CliRunner().invoke(app, [*path, "-h"])
     assert shown.exit_code == 0
     assert f"Example: ibpo {' '.join(path)} " in " ".join(shown.output.split())
+
+
+def commands():
+    group: Any = get_command(app)
+    for path in PATHS:
+        _, command, _ = group.resolve_command(None, path[:1])
+        yield path, command.commands[path[1]] if path[1:] else command
+
+
+def test_the_number_of_options_is_pinned():
+    """An option more is a decision; fewer is welcome: write the new number down."""
+    options = [(path, p.name) for path, command in commands() for p in command.params if p.param_type_name == "option"]
+    assert len([name for _, name in options if name != "help"]) == NUM_OPTIONS
+
+
+def test_options_that_are_gone_say_what_says_the_same():
+    for name, gone in REMOVED.items():
+        for option, now in gone.items():
+            refused = CliRunner().invoke(app, [name, "fit" if name == "route" else "x", option, "y"])
+            assert refused.exit_code == 2 and f"{option} is now {now}" in " ".join(refused.output.split())
+
+
+def test_pairs_of_field_and_column():
+    assert read_pairs(["reward=r", "cost=a, b"], ("reward", "cost"), "--columns") == {"reward": "r", "cost": "a, b"}
+    with pytest.raises(IbpoError, match=r"^--columns rewrad=x: unknown field rewrad; did you mean reward\?$"):
+        read_pairs(["rewrad=x"], ("reward", "cost"), "--columns")
+    with pytest.raises(IbpoError, match=r"^--columns reward: needs reward=\.\.\., with any of reward, cost$"):
+        read_pairs(["reward"], ("reward", "cost"), "--columns")
 
 
 def test_brackets_are_shown():

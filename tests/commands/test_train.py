@@ -67,7 +67,9 @@ def test_train_evaluate_report(model, tmp_path):
     steps = [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert sorted(set(steps)) == [1, 2]
     names = {"config.toml", "metrics.jsonl", "rollout_log", "checkpoints", "model", "report.md", "results.json"}
-    assert {path.name for path in out.iterdir()} == names
+    assert {path.name for path in out.iterdir()} == names | {"responses.jsonl"}
+    rows = [json.loads(line) for line in (out / "responses.jsonl").read_text().splitlines()]
+    assert [row["configuration"] for row in rows[::8]] == ["chooses itself", "always standard", "always extended"]
     assert len(list((out / "rollout_log").glob("step-*.parquet"))) == 2
 
     assert_one_line(run(*options(model, out, "train.steps=2")), "holds a finished run; name another folder")
@@ -167,7 +169,7 @@ def test_adapters_are_trained_and_merged(model, tmp_path):
 def test_a_recipe_without_a_budget(model, tmp_path):
     text = RECIPE.read_text().replace("extended = 0.5 # share of the prompts", "")
     recipe = tmp_path / "raft.toml"
-    recipe.write_text(text + '\n[trl]\nutility = "reward"\nimitate_denied = false\nanchor_share = 0.0\n')
+    recipe.write_text(text + '\n[trl]\nutility = "reward"\nimitate_denied = false\nkl_share = 0.0\n')
     out = tmp_path / "run"
     result = run(recipe, *options(model, out, "train.steps=1", "data.holdout=0")[1:])
     assert result.exit_code == 0, result.output
@@ -214,6 +216,7 @@ def test_the_smoke_recipe_runs_unchanged(tmp_path, monkeypatch):
         (["data.task=gsm9k"], "gsm8k_smoke.toml: data.task: no task 'gsm9k'; did you mean gsm8k?"),
         (["constraints.format=true"], "gsm8k_smoke.toml: constraints.format: response group 'extended' is no shipped"),
         (["trl.max_steps=1"], "trl.max_steps: is set by train.steps"),
+        (["trl.anchor_share=0.5"], "trl.anchor_share: is called kl_share now; write that"),
         (["trl.loss_type=grpo"], "gsm8k_smoke.toml: trl: IBPOConfig: loss_type must be dr_grpo"),
         (["trl.gradient_accumulation_steps=3"], "must divide the 16 rollouts of a step, got 3"),
         (["train.max_completion_length=1000"], "train.max_completion_length: 1000 tokens after the"),
@@ -313,7 +316,7 @@ def test_shipped_recipes_fit_the_trainer(name, tmp_path):
 
 @pytest.mark.slow
 def test_a_recipe_runs_in_two_processes(model, tmp_path):
-    """recipes/distributed.py under torchrun on CPU: one ledger for both ranks, and the trained model."""
+    """recipes/distributed.py under torchrun on CPU: one rollout log for both ranks, and the trained model."""
     out = tmp_path / "run"
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_addr", "127.0.0.1"]
     command += ["--master_port", "29533", str(ROOT / "recipes" / "distributed.py")]

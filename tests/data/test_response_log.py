@@ -67,14 +67,22 @@ def test_named_columns_are_not_guessed(tmp_path):
         ("a.jsonl", lines(ROWS), "'model' holds 2 models; give --by model"),
         ("a.jsonl", lines(ROWS[:1]) + "{", "line 2: not JSON"),
         ("a.jsonl", "[1]\n", "line 1: a JSON list"),
-        ("a.jsonl", lines([{**ROWS[0], "effort": None}]), r"line 1, column 'effort': no value.*--response-group"),
+        (
+            "a.jsonl",
+            lines([{**ROWS[0], "effort": None}]),
+            r"line 1, column 'effort': no value.*--columns response_group=",
+        ),
         ("a.jsonl", "\n" + lines([{**ROWS[0], "tokens": "many"}]), "line 2, column 'tokens': 'many' is not a finite"),
         ("a.jsonl", lines([{**ROWS[0], "tokens": -1}]), "column 'tokens': -1 is negative"),
         ("a.jsonl", lines([{**ROWS[0], "correct": float("nan")}]), "column 'correct': no value"),
         ("a.jsonl", lines([{**ROWS[0], "correct": float("inf")}]), "column 'correct': inf is not a finite"),
         ("a.csv", CSV + "1,low,1\n", "line 4, column 'tokens': no value"),
         ("a.csv", CSV + "1,low,1,2,m,extra\n", "line 4: more values"),
-        ("a.csv", CSV.replace("tokens", "t"), r"no column 'tokens' or 'cost'; name one of 'question_id'.* with --cost"),
+        (
+            "a.csv",
+            CSV.replace("tokens", "t"),
+            r"no column 'tokens' or 'cost'; name one of 'question_id'.* --columns cost=",
+        ),
     ],
 )
 def test_errors_name_place_and_fix(tmp_path, name, text, message):

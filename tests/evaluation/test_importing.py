@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from ibpo.errors import IbpoError
+from ibpo.evaluation import importing
 from ibpo.evaluation.importing import ImportOptions, import_responses
+from ibpo.rewards import Judgement
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 LM_EVAL = FIXTURES / "lm_eval"
@@ -124,8 +126,8 @@ def test_cost_without_tokens(tmp_path):
 @pytest.mark.parametrize(
     ("bad", "said"),
     [
-        (row(problem_id=...), "line 1: no column 'problem_id' or .*name one with --problem"),
-        (row(effort=...), "line 1: no column 'configuration' or .*--configuration, or NAME=FILE"),
+        (row(problem_id=...), "line 1: no column 'problem_id' or .*name one with --columns problem=COLUMN"),
+        (row(effort=...), "line 1: no column 'configuration' or .*--columns configuration=COLUMN, or NAME=FILE"),
         (row(correct=...), "line 1: neither a reward .* nor a gold answer"),
         (row(correct=1.5), "line 1: column 'correct': 1.5 is above 1"),
         (row(tokens=-1), "line 1: column 'tokens': -1 is no finite number"),
@@ -206,3 +208,21 @@ def test_the_demos_files(tmp_path):
     responses = found.parts["thinking seed0"]
     assert responses.configurations == ["cold start, sampled"]
     assert responses.response_group.tolist() == ["standard", "extended"] and responses.truncated.tolist() == [0, 1]
+
+
+def test_the_answer_is_judged_against_the_gold_and_not_the_other_way_round(tmp_path, monkeypatch):
+    """Most judges look the same from both sides; this one is right for "yes" to the gold "y" alone."""
+
+    class OneWay:
+        def judge(self, candidates):
+            pairs = [(one.predicted_answer, one.problem.answer) for one in candidates]
+            return [Judgement(reward=float(pair == ("yes", "y")), reason="") for pair in pairs]
+
+    monkeypatch.setattr(importing, "judge_for", lambda name: OneWay())
+    rows = [("yes", "y"), ("y", "yes"), ("yes", "yes")]
+    path = tmp_path / "rows.jsonl"
+    row = {"configuration": "c", "tokens": 1}
+    lines = [row | {"id": i, "answer": answer, "gold": gold} for i, (answer, gold) in enumerate(rows)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    [part] = import_responses([("", path)]).parts.values()
+    assert part.reward.tolist() == [1.0, 0.0, 0.0]

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from ibpo.budget import parse_budget
 from ibpo.cli import app
-from ibpo.commands.embedding import open_router
+from ibpo.commands.options import open_router
 from ibpo.data import LogColumns
 from ibpo.endpoint import Endpoint
 from ibpo.errors import IbpoError
@@ -273,10 +273,8 @@ def test_a_router_of_embeddings_is_fitted_judged_replayed_and_served(tmp_path):
             20,
             "--budget",
             "long=50%",
-            "--embed-url",
-            url,
-            "--embed-model",
-            "e",
+            "--embed",
+            f"url={url},model=e",
         )
         assert fitted.exit_code == 0, fitted.output
         (row,) = load_router(out).report["budgets"]
@@ -291,7 +289,7 @@ def test_a_router_of_embeddings_is_fitted_judged_replayed_and_served(tmp_path):
         )
         assert replayed.exit_code == 0, replayed.output
         before = len(seen)
-        router = FittedRouter(open_router(out, url, None, max_retries=0, timeout_seconds=120.0), "router.json")
+        router = FittedRouter(open_router(out, f"url={url}", max_retries=0, timeout_seconds=120.0), "router.json")
         hard, easy = (
             next(text for text, count in counted.items() if (count > 4) == is_hard) for is_hard in (True, False)
         )
@@ -299,7 +297,7 @@ def test_a_router_of_embeddings_is_fitted_judged_replayed_and_served(tmp_path):
         assert gain[0] > gain[1] + 0.3
         assert len(seen) == before + 2
     with pytest.raises(IbpoError, match="cannot be read"):
-        open_router(out, None, tmp_path / "no key")
+        open_router(out, f"key_file={tmp_path / 'no key'}")
     with pytest.raises(IbpoError, match="needs embeddings"):
         FittedRouter(load_router(out), "router.json")
 
@@ -309,19 +307,19 @@ def test_a_router_s_gains_are_calibrated(tmp_path):
     log, out, scored = write(tmp_path / "log.jsonl", log_rows(60)), tmp_path / "router.json", tmp_path / "scored.jsonl"
     assert run("route", "fit", log, "--out", out, "--draws", 20, "--budget", "long=50%").exit_code == 0
     assert run("route", "score", out, log, "--out", scored).exit_code == 0
-    made = run("calibrate", scored, "--column", "gain.long", "--out", tmp_path / "c.json")
+    made = run("calibrate", scored, "--columns", "score=gain.long", "--out", tmp_path / "c.json")
     assert made.exit_code == 0, made.output
     gains = [json.loads(line)["gain"]["long"] for line in scored.read_text().splitlines()]
     threshold = load_calibration(tmp_path / "c.json").threshold(0.25)
     assert np.mean(threshold.choose(gains)) == pytest.approx(0.25, abs=0.02)
-    several = run("calibrate", scored, "--column", "gain", "--out", tmp_path / "d.json")
+    several = run("calibrate", scored, "--columns", "score=gain", "--out", tmp_path / "d.json")
     assert several.exit_code == 2
     assert several.output.startswith(
         f"error: {scored} line 1, column 'gain': holds several numbers; name one of gain.short, gain"
     )
     assert (
-        "no value in column 'longer'; --column names one of 'short', 'long'"
-        in run("calibrate", scored, "--column", "gain.longer").output
+        "no value in column 'longer'; --columns score=... names one of 'short', 'long'"
+        in run("calibrate", scored, "--columns", "score=gain.longer").output
     )
 
 
@@ -375,16 +373,16 @@ FIT = ["route", "fit"]
     [
         (log_rows(5), [], "5 problems in 5 folds: a router needs at least 2 folds and 10 problems"),
         (log_rows(20)[4:8], [], "has one response group, long"),
-        (log_rows(12), ["--prompt", "text"], "no column 'text'; name one of 'id', 'prompt'"),
-        ([{**row, "prompt": ""} for row in log_rows(12)], ["--prompt", "prompt"], "line 1, column 'prompt': no prompt"),
+        (log_rows(12), ["--columns", "prompt=text"], "no column 'text'; name one of 'id', 'prompt'"),
+        ([{**row, "prompt": ""} for row in log_rows(12)], ["--columns", "prompt=prompt"], "column 'prompt': no prompt"),
         ([{**row, "prompt": 7} for row in log_rows(12)], [], "column 'prompt': a prompt is int; it must be text"),
         ([{**row, "prompt": str(i)} for i, row in enumerate(log_rows(12))], [], "problem 'p0' has another prompt"),
         ([{**row, "prompt": None} for row in log_rows(12)], [], "no column with the prompt"),
         (log_rows(12), ["--number", "level"], "line 1, column 'level': None is not a finite number"),
         (log_rows(12), ["--budget", "longer=30%"], "is named 'longer'; there are short, long"),
         (log_rows(12), ["--budget", "dollars=3"], "is named 'dollars'"),
-        (log_rows(12), ["--embed-url", "http://127.0.0.1:1/v1"], "needs --embed-model"),
-        (log_rows(12), ["--by", "group"], "column 'group' holds short, long; name one of them with --part"),
+        (log_rows(12), ["--embed", "url=http://127.0.0.1:1/v1"], "needs url=... and model=..."),
+        (log_rows(12), ["--part", "group"], "column 'group' holds short, long; name one of them with --part"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line(tmp_path, rows, arguments, message):

@@ -182,10 +182,10 @@ def test_calibrate_from_a_policy(tmp_path):
 @pytest.mark.parametrize(
     "rows, arguments, message",
     [
-        ([{"p": 0.5}], [], "line 1: no value in column 'p_extended'; --column names one of 'p'"),
+        ([{"p": 0.5}], [], "line 1: no value in column 'p_extended'; --columns score=... names one of 'p'"),
         ([{"p_extended": 0.5}, {"p_extended": 1.5}], [], "line 2, column 'p_extended': 1.5 is no probability"),
         ([{"p_extended": True}], [], "True is no probability"),
-        ([{"gain": True}], ["--column", "gain"], "True is no gain; it must be a finite number"),
+        ([{"gain": True}], ["--columns", "score=gain"], "True is no gain; it must be a finite number"),
         ([], [], "no prompts"),
         ([{"prompt": "a"}], ["--model", "x"], "--model: needs --prefix"),
     ],

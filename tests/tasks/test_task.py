@@ -103,7 +103,7 @@ def test_parquet_folders_and_saved_data_sets_hold_the_same_rows(tmp_path):
     for name in ("folder", "folder/rows.parquet", "saved", "rows.jsonl.gz"):
         problems = mine.load(tmp_path / name)
         assert [(p.prompt, p.answer) for p in problems] == [(row["q"], row["a"]) for row in rows], name
-    result = run(tmp_path / "saved", "--problem", "q", "--answer", "a", "--judge", "exact", "--limit", 3)
+    result = run(tmp_path / "saved", "--columns", "problem=q,answer=a", "--judge", "exact", "--limit", 3)
     assert result.exit_code == 0 and "saved: 3 problems" in result.stdout
 
 

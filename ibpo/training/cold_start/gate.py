@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 
 from ibpo.errors import IbpoError
-from ibpo.evaluation.comparison import describe
-from ibpo.evaluation.responses import Responses, row_of, write_table
-from ibpo.evaluation.statistics import estimate_bounded
+from ibpo.evaluation import Responses, describe, estimate_bounded, row_of, write_table
 from ibpo.responses import MAX_TRIALS, VotingForm, external_vote, find_group
 from ibpo.rewards import Judge
 from ibpo.rollouts import Request, rollout_of_row, score

@@ -1,0 +1,110 @@
+"""Options that several commands share: which columns a log has, which part of it, which server embeds prompts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ibpo.errors import IbpoError
+
+if TYPE_CHECKING:
+    from ibpo.routing import Embed, Router
+
+LOG_FIELDS = ("problem", "response_group", "reward", "cost")
+"""Of a log of scored responses."""
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="FIELD=COLUMN", help="Names columns that differ: reward=correct,cost=tokens; may be repeated."
+    ),
+]
+PartOfLog = Annotated[
+    str | None, typer.Option("--part", metavar="COLUMN=VALUE", help="Take this part of the log, e.g. model=my-model.")
+]
+EmbedBy = Annotated[
+    str | None,
+    typer.Option(
+        "--embed",
+        metavar="KEY=VALUE",
+        help="The server that embeds prompts: url=http://127.0.0.1:8000/v1,key_file=FILE; of ibpo route fit also "
+        "model=NAME.",
+    ),
+]
+
+
+def read_pairs(texts: Iterable[str], known: tuple[str, ...], option: str) -> dict[str, str]:
+    """`KEY=VALUE,KEY=VALUE` as a dictionary; a comma that no `KEY=` follows belongs to the value.
+
+    Raises:
+        IbpoError: names option, text and the keys that there are.
+
+    Example:
+        >>> read_pairs(["reward=is right, or not,cost=n"], ("reward", "cost"), "--columns")
+        {'reward': 'is right, or not', 'cost': 'n'}
+    """
+    from ibpo.config import nearest
+
+    found: dict[str, str] = {}
+    for text in texts:
+        for pair in re.split(r",(?=\s*\w+\s*=)", text):
+            key, equals, value = (part.strip() for part in pair.partition("="))
+            if not (equals and value):
+                raise IbpoError(f"{option} {text}: needs {known[0]}=..., with any of {', '.join(known)}")
+            if key not in known:
+                raise IbpoError(f"{option} {text}: unknown field {key}; {nearest(key, known)}")
+            found[key] = value
+    return found
+
+
+def read_part(text: str | None) -> tuple[str | None, str | None]:
+    """Column and value of `--part`; the value may be left out where the column has one only."""
+    column, _, value = (text or "").partition("=")
+    return column or None, value or None
+
+
+def read_embed(text: str | None, *keys: str) -> dict[str, str]:
+    """The keys of `--embed`.
+
+    Raises:
+        IbpoError: for other keys, or where `url` is missing from those that are needed.
+    """
+    return read_pairs([text] if text else (), ("url", "key_file", *keys), "--embed")
+
+
+def embed_by(
+    url: str, model: str, key_file: str | None, *, max_retries: int = 5, timeout_seconds: float = 600.0
+) -> Embed:
+    """Asks a server for embeddings.
+
+    Raises:
+        IbpoError: The key cannot be read.
+    """
+    from ibpo.endpoint import Endpoint, read_api_key
+    from ibpo.routing import embedder
+
+    key = read_api_key(Path(key_file) if key_file else None, "--embed key_file")
+    return embedder(
+        Endpoint(base_url=url, model=model, api_key=key, max_retries=max_retries, timeout_seconds=timeout_seconds)
+    )
+
+
+def open_router(path: Path, embed: str | None, *, max_retries: int = 5, timeout_seconds: float = 600.0) -> Router:
+    """A router, with the server that it was fitted on or that of `--embed` if it needs embeddings.
+
+    Raises:
+        IbpoError: No router, or an address for one that looks at no embeddings.
+    """
+    from ibpo.routing import load_router
+
+    found, server = load_router(path), read_embed(embed)
+    if not found.embedding:
+        if server:
+            raise IbpoError(f"--embed: {path} was fitted without embeddings; leave it away")
+        return found
+    where, model = server.get("url") or found.embedding["base_url"], found.embedding["model"]
+    embedding = embed_by(where, model, server.get("key_file"), max_retries=max_retries, timeout_seconds=timeout_seconds)
+    return load_router(path, embedding)

@@ -1,0 +1,165 @@
+from .comparison import BUDGETS as BUDGETS
+from .comparison import CompareOptions as CompareOptions
+from .comparison import PerProblem as PerProblem
+from .comparison import Reference as Reference
+from .comparison import by_number as by_number
+from .comparison import compare as compare
+from .comparison import describe as describe
+from .comparison import find_problems as find_problems
+from .comparison import mix as mix
+from .comparison import per_problem as per_problem
+from .importing import COLD_START as COLD_START
+from .importing import Imported as Imported
+from .importing import ImportOptions as ImportOptions
+from .importing import import_responses as import_responses
+from .importing import read_answer as read_answer
+from .local_sampling import HeldOutResult as HeldOutResult
+from .local_sampling import Scorer as Scorer
+from .local_sampling import evaluate_held_out as evaluate_held_out
+from .local_sampling import held_out_results as held_out_results
+from .local_sampling import to_rollouts as to_rollouts
+from .local_sampling import write_choices as write_choices
+from .local_sampling import write_responses as write_responses
+from .local_sampling import write_scored as write_scored
+from .log_allocation import Answer as Answer
+from .log_allocation import LogPart as LogPart
+from .log_allocation import answer_questions as answer_questions
+from .log_allocation import questions as questions
+from .log_allocation import read_parts as read_parts
+from .log_allocation import write_files as write_files
+from .methods import MODELS as MODELS
+from .methods import Methods as Methods
+from .methods import areas_of as areas_of
+from .methods import compare_methods as compare_methods
+from .methods import halves as halves
+from .methods import load_run as load_run
+from .methods import mean_over_seeds as mean_over_seeds
+from .methods import numbers as numbers
+from .methods import summarise as summarise
+from .methods import table_files as table_files
+from .metrics import estimate_area as estimate_area
+from .metrics import estimate_gain_ratio as estimate_gain_ratio
+from .metrics import pass_at_k as pass_at_k
+from .metrics import random_mix as random_mix
+from .metrics import vote_at_k as vote_at_k
+from .report import PageData as PageData
+from .report import answer_of as answer_of
+from .report import comparison_part as comparison_part
+from .report import methods_part as methods_part
+from .report import percent as percent
+from .report import pick_examples as pick_examples
+from .report import plot_frontier as plot_frontier
+from .report import plot_share_by_level as plot_share_by_level
+from .report import points as points
+from .report import write_page as write_page
+from .responses import Responses as Responses
+from .responses import join as join
+from .responses import read_table as read_table
+from .responses import row_of as row_of
+from .responses import write_table as write_table
+from .run_facts import facts_of as facts_of
+from .run_facts import share_in_training as share_in_training
+from .run_facts import trained_policy as trained_policy
+from .run_facts import training_of as training_of
+from .sampling import Way as Way
+from .sampling import fingerprint as fingerprint
+from .sampling import judge_ways as judge_ways
+from .sampling import num_missing_and_all as num_missing_and_all
+from .sampling import sample_ways as sample_ways
+from .statistics import NOTHING as NOTHING
+from .statistics import Estimate as Estimate
+from .statistics import FloatArray as FloatArray
+from .statistics import bootstrap as bootstrap
+from .statistics import estimate_bounded as estimate_bounded
+from .statistics import estimate_from_draws as estimate_from_draws
+from .statistics import estimate_mean as estimate_mean
+from .statistics import estimate_quantile as estimate_quantile
+from .statistics import estimate_rate as estimate_rate
+from .statistics import paired_difference as paired_difference
+from .statistics import problem_means as problem_means
+from .statistics import rate_interval as rate_interval
+from .statistics import ratio_of_means as ratio_of_means
+
+__all__ = [
+    "BUDGETS",
+    "COLD_START",
+    "MODELS",
+    "NOTHING",
+    "Answer",
+    "CompareOptions",
+    "Estimate",
+    "FloatArray",
+    "HeldOutResult",
+    "ImportOptions",
+    "Imported",
+    "LogPart",
+    "Methods",
+    "PageData",
+    "PerProblem",
+    "Reference",
+    "Responses",
+    "Scorer",
+    "Way",
+    "answer_of",
+    "answer_questions",
+    "areas_of",
+    "bootstrap",
+    "by_number",
+    "compare",
+    "compare_methods",
+    "comparison_part",
+    "describe",
+    "estimate_area",
+    "estimate_bounded",
+    "estimate_from_draws",
+    "estimate_gain_ratio",
+    "estimate_mean",
+    "estimate_quantile",
+    "estimate_rate",
+    "evaluate_held_out",
+    "facts_of",
+    "find_problems",
+    "fingerprint",
+    "halves",
+    "held_out_results",
+    "import_responses",
+    "join",
+    "judge_ways",
+    "load_run",
+    "mean_over_seeds",
+    "methods_part",
+    "mix",
+    "num_missing_and_all",
+    "numbers",
+    "paired_difference",
+    "pass_at_k",
+    "per_problem",
+    "percent",
+    "pick_examples",
+    "plot_frontier",
+    "plot_share_by_level",
+    "points",
+    "problem_means",
+    "questions",
+    "random_mix",
+    "rate_interval",
+    "ratio_of_means",
+    "read_answer",
+    "read_parts",
+    "read_table",
+    "row_of",
+    "sample_ways",
+    "share_in_training",
+    "summarise",
+    "table_files",
+    "to_rollouts",
+    "trained_policy",
+    "training_of",
+    "vote_at_k",
+    "write_choices",
+    "write_files",
+    "write_page",
+    "write_responses",
+    "write_scored",
+    "write_table",
+]
