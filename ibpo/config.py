@@ -1,7 +1,7 @@
 """The recipe of a run: frozen tables read from TOML, with typed overrides; an unknown key is an error.
 
 The first comment of every recipe is its command. `[trl]` goes to `IBPOConfig` word for word; everything else that a run
-can be told stands here.
+takes is described here.
 """
 
 from __future__ import annotations
@@ -334,7 +334,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise IbpoError(f"{path}: is not UTF-8 text; name a TOML file") from None
     except tomllib.TOMLDecodeError as error:
-        raise IbpoError(f"{path}: is not TOML: {error}; mend that line") from None
+        raise IbpoError(f"{path}: is not TOML: {error}; fix that line") from None
 
 
 def read_recipe(path: Path, overrides: Iterable[str] = ()) -> RunConfig:

@@ -155,7 +155,7 @@ class RunDir:
 
     @property
     def is_foreign(self) -> bool:
-        """Whether something else than a run lies here."""
+        """Whether the folder holds something else than a run."""
         return self.path.exists() and not self.exists and (not self.path.is_dir() or any(self.path.iterdir()))
 
     def last_checkpoint(self) -> Path | None:

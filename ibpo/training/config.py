@@ -204,7 +204,7 @@ RFT: dict[str, Any] = {**RAFT, "imitate_completions": "rewarded"}
 """Every rewarded response (Yuan et al. 2023, arXiv 2308.01825), of this step's policy; equal ones are not left out."""
 
 UNCONSTRAINED: dict[str, Any] = {"budget": None, "utility": "regression", "stratified": True, "integral_gain": 0.0}
-"""IBPO's gains and update with all that one may spend: each prompt gets the response group that gains most."""
+"""IBPO's gains and update without a bound on what is spent: each prompt gets the response group that gains most."""
 
 
 def check_groups(names: list[str], args: IBPOConfig) -> None:

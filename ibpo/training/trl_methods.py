@@ -30,7 +30,7 @@ VERIFIED: dict[str, tuple[str, ...]] = {
     "_run_epoch": ("a0fca088bae61fb6",),
 }
 """Overridden method -> fingerprints of its source in the releases that the tests have passed with: trl 1.16 with
-transformers 5.23."""
+transformers 5.23 and 5.24."""
 _warned: set[tuple[str, ...]] = set()
 
 

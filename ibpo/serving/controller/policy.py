@@ -62,7 +62,7 @@ class BudgetPolicy:
         where = f"budget {self.name!r}"
         _check_number(where, "mean", self.mean)
         if self.response_group is not None and self.mean > 1:
-            raise IbpoError(f"{where}: mean is {self.mean!r}; a share of requests lies in [0, 1]")
+            raise IbpoError(f"{where}: mean is {self.mean!r}; a share of requests must be in [0, 1]")
         for key in ("overdraft", "burst"):
             if getattr(self, key) != -1.0:
                 _check_number(where, key, getattr(self, key))
@@ -123,7 +123,7 @@ class ServingPolicy:
         if len(set(names)) < len(names):
             raise IbpoError(f"serving policy: two budgets of one name among {', '.join(names)}; rename one")
         if not 0 <= self.fair_share <= 1:
-            raise IbpoError(f"serving policy: fair_share is {self.fair_share!r}; it lies in [0, 1]")
+            raise IbpoError(f"serving policy: fair_share is {self.fair_share!r}; it must be in [0, 1]")
         for kind, table in (("tenant", self.tenants), ("slice", self.slices)):
             for name, terms in table.items():
                 for key, bounds in (("at_least", terms.at_least), ("at_most", terms.at_most)):
