@@ -313,3 +313,36 @@ def test_shrunken_gains_hear_the_samples_where_features_say_nothing():
             found.append((gains[level.solve(batch, step).assigned_group == 1] > 0).mean())
         hits[utility] = np.mean(found)
     assert hits["shrunken"] > 0.95 and hits["regression"] < 0.75
+
+
+def test_only_one_cap_on_a_share_of_all_prompts_is_steered():
+    share, other = at_most(0.3, 0.2)
+    tokens = BudgetTerm(key="tokens", group=None, amount=Fraction(8))
+    floor = BudgetTerm(key="floor", group=1, amount=Fraction(1, 10), at_least=True)
+    part = BudgetTerm(key="part", group=1, amount=Fraction(1, 2), column="level", value="3")
+    for budgets, steered in (
+        ([share], 0),
+        ([tokens, floor, part, share], 3),
+        ([share, other], None),
+        ([tokens], None),
+        ([floor], None),
+        ([part], None),
+        ([], None),
+    ):
+        assert LowerLevel(num_groups=3, budgets=budgets, utility="group_mean").steered == steered
+
+
+def test_the_offset_follows_the_share_of_the_budgets_own_group():
+    level = LowerLevel(num_groups=2, budgets=at_most(0.5), utility="group_mean", window=1)
+    batch = Batch(
+        prompt=np.repeat(np.arange(10), 2),
+        response_group=np.tile([0, 1], 10),
+        reward=np.tile([0.0, 1.0], 10),
+        tokens=np.ones(20),
+        features=np.zeros((10, 0)),
+    )
+    selection = level.solve(batch, 0)
+    assert selection.price[0] > 0 and selection.spent[0] == 0.5
+    level.steer(selection, np.tile([0.1, 0.9], (10, 1)), gain=0.1)
+    # Nine in ten where half are allowed, two points of headroom: a tenth of .48 - .9.
+    assert level.budget_offset == pytest.approx(-0.042)
