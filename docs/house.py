@@ -17,6 +17,7 @@ import tomllib
 from collections import Counter
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from typing import Any
 
 import grimp
 
@@ -74,6 +75,33 @@ def names_without_user(files: list[Path]) -> list[str]:
     return [f"{path.relative_to(ROOT)}:{name}" for path in files for name in public_names(path) if uses[name] < 2]
 
 
+def count_config_fields(files: list[Path]) -> int:
+    """Fields that a recipe, a gateway's file or `IBPOConfig` has of its own; a table of such is none."""
+    tables = {"BaseModel", "Table", "_Table", "DataRecipe", "Recipe", "GRPOConfig"}
+    found = [
+        (node.name, field)
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef) and {ast.unparse(base) for base in node.bases} & tables
+        for field in node.body
+        if isinstance(field, ast.AnnAssign)
+    ]
+    classes = {name for name, _ in found}
+    return sum(not set(re.findall(r"\w+", ast.unparse(field.annotation))) & classes for _, field in found)
+
+
+def count_options() -> int:
+    """Options of all commands, but for --help."""
+    from typer.main import get_command
+
+    from ibpo.cli import COMMANDS, app
+
+    group: Any = get_command(app)
+    commands = [group.resolve_command(None, [name])[1] for name in COMMANDS]
+    commands = [one for command in commands for one in getattr(command, "commands", {"": command}).values()]
+    return sum(p.param_type_name == "option" and p.name != "help" for command in commands for p in command.params)
+
+
 def draw(floors: list[list[str]], arrows: Counter[tuple[str, str]], lines: Counter[str], target: Path) -> None:
     """Rooms as boxes (name, lines), floors from top to bottom, arrows as wide as they have imports."""
     import matplotlib
@@ -128,6 +156,8 @@ def main() -> int:
     print(f"{PACKAGE}/: {len(files)} files, {sum(lines.values()):,} lines")
     print(f"import circle: {' -> '.join(circle) if circle else 'none'}")
     print(f"public names without a user: {len(unused)}")
+    print(f"CLI options: {count_options()}")
+    print(f"config fields: {count_config_fields(files)}")
     if asked.names:
         print("\n".join(unused))
     if asked.draw:

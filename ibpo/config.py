@@ -51,12 +51,12 @@ class ResponseGroupConfig(Table):
 class TrainConfig(Table):
     """`[train]`: the updates."""
 
-    steps: int = Field(100, ge=1)
-    prompts_per_step: int = Field(16, ge=1)
-    rollouts_per_prompt: int = Field(8, ge=2)
-    max_completion_length: int = Field(512, ge=1)
-    learning_rate: float = Field(1e-6, gt=0)
-    seed: int = Field(0, ge=0)
+    steps: int = Field(default=100, ge=1)
+    prompts_per_step: int = Field(default=16, ge=1)
+    rollouts_per_prompt: int = Field(default=8, ge=2)
+    max_completion_length: int = Field(default=512, ge=1)
+    learning_rate: float = Field(default=1e-6, gt=0)
+    seed: int = Field(default=0, ge=0)
 
 
 class DataConfig(Table):
@@ -93,9 +93,9 @@ class DataConfig(Table):
     """The prompt, with `{problem}` and `{tests}`; "": the task's, or the problem alone."""
     judge: Literal["", "math", "exact", "code", "llm"] = ""
     """`math`, `exact`, `code` or `llm` (see `[judge]`); "": the task's, or `math`."""
-    limit: int | None = Field(None, ge=1)
+    limit: int | None = Field(default=None, ge=1)
     """Read this many problems; None: all."""
-    holdout: int = Field(0, ge=0)
+    holdout: int = Field(default=0, ge=0)
     """Problems kept for the evaluation, never trained on."""
 
 
@@ -108,12 +108,12 @@ class JudgeConfig(Table):
     """Its name there."""
     api_key_file: str = ""
     """A file whose text is the key; "": none is sent."""
-    num_concurrent: int = Field(16, ge=1)
+    num_concurrent: int = Field(default=16, ge=1)
     rubric: str = ""
     """What a good response is; "": its final answer means the same as the reference answer."""
-    scale: int = Field(1, ge=1)
+    scale: int = Field(default=1, ge=1)
     """The best grade; the reward is the grade over it."""
-    max_tokens: int = Field(512, ge=1)
+    max_tokens: int = Field(default=512, ge=1)
     """Of a judgement."""
     on_failure: Literal["violate", "zero", "raise"] = "violate"
     """Of a response that gets no grade: `violate` (reward 0, never imitated, counted apart), `zero`, or `raise`."""
@@ -132,9 +132,9 @@ class ConstraintsConfig(Table):
     """It keeps the format of its response group; every group then has the name of a shipped one."""
     script: str = ""
     """Its letters are of this script, by Unicode's names (LATIN, CJK, CYRILLIC, ...); "": of any."""
-    script_share: float = Field(0.95, gt=0, le=1)
+    script_share: float = Field(default=0.95, gt=0, le=1)
     """At least this share of them."""
-    free_of: tuple[str, ...] = Field((), strict=False)
+    free_of: tuple[str, ...] = Field(default=(), strict=False)
     """Regular expressions that do not occur in it, whatever the case."""
     rubric: str = ""
     """What the model of `[judge]` has to find fully met, e.g. safety."""
@@ -280,7 +280,7 @@ def explain(
     elif kind == "string_type":
         said = f'needs text in quotes, got {value!r:.60}; write "{value!s:.60}"'
     elif kind == "literal_error":
-        choices = [choice for choice in re.findall(r"'([^']*)'", first["ctx"]["expected"]) if choice]
+        choices = [choice for choice in re.findall(r"'([^']*)'", first.get("ctx", {})["expected"]) if choice]
         said = f"{value!r:.60} is none of {', '.join(choices)}; {nearest(str(value), choices)}"
     elif kind in SAID:
         said = f"{SAID[kind].format(**first.get('ctx', {}))}, got {value!r:.60}"

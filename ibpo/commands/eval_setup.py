@@ -35,20 +35,20 @@ CHOOSES = "chooses itself"
 class Engine(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """`--engine`: how responses are made; none of it says what is asked, so a run goes on with another one."""
 
-    num_concurrent: int = Field(16, ge=1)
+    num_concurrent: int = Field(default=16, ge=1)
     """Requests in flight at a time."""
-    max_retries: int = Field(5, ge=0)
+    max_retries: int = Field(default=5, ge=0)
     """Of a request, within a pass."""
-    max_passes: int = Field(3, ge=1)
+    max_passes: int = Field(default=3, ge=1)
     """Over what failed."""
-    timeout_seconds: float = Field(600.0, gt=0)
+    timeout_seconds: float = Field(default=600.0, gt=0)
     """Of a request."""
     api_key_file: str = ""
     """A file that holds the server's key, and nothing else."""
-    price_prompt: float = Field(0.0, ge=0)
+    price_prompt: float = Field(default=0.0, ge=0)
     """Of a million prompt tokens, and of completion tokens below."""
-    price_completion: float = Field(0.0, ge=0)
-    batch_size: int = Field(64, ge=1)
+    price_completion: float = Field(default=0.0, ge=0)
+    batch_size: int = Field(default=64, ge=1)
     """Of a local model."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of a local model's weights; another one makes another run."""

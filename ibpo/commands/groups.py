@@ -10,10 +10,9 @@ import typer
 
 from ibpo.commands.options import ResponseGroups, split_recipe
 from ibpo.errors import IbpoError
-from ibpo.responses import FORMATS, Format
 
 if TYPE_CHECKING:
-    from ibpo.responses import Reading
+    from ibpo.responses import Format, Reading
     from ibpo.types import ResponseGroup
 
 groups_app = typer.Typer(
@@ -57,7 +56,7 @@ def check_command(
 
 def _forms(names: list[str], recipe: Path | None) -> list[Format]:
     from ibpo.config import nearest, read_recipe
-    from ibpo.responses import build_response_groups
+    from ibpo.responses import FORMATS, build_response_groups
 
     if recipe is not None:
         return [_as_format(group) for group in build_response_groups(read_recipe(recipe).response_group)]
@@ -69,7 +68,7 @@ def _forms(names: list[str], recipe: Path | None) -> list[Format]:
 
 def _as_format(group: ResponseGroup) -> Format:
     """A recipe's response group: well-formed where its reader finds an answer."""
-    from ibpo.responses import Reading, malformed
+    from ibpo.responses import Format, Reading, malformed
 
     def read(completion: str) -> Reading:
         answer = group.extract_answer(completion)

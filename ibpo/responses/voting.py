@@ -219,17 +219,17 @@ class BuildConfig(Table):
     """`boxed` for language models, `tally` for the embedded ones."""
     mixture: Literal["asv", "sv"] = "asv"
     """`asv`: either response group; `sv`: votes alone."""
-    alpha: float = Field(1.0, ge=0)
+    alpha: float = Field(default=1.0, ge=0)
     """Factor of the share of votes; see above."""
     by_difficulty: bool = True
     """False: the share is alpha whatever the difficulty."""
-    responses_per_problem: int = Field(4, ge=1)
+    responses_per_problem: int = Field(default=4, ge=1)
     imitate: Literal["right", "all"] = "right"
     """`right`: only responses whose answer is right, though votes may hold wrong trials; `all`: wrong ones too."""
     order: Literal["shuffled", "sampled"] = "shuffled"
     """Order of the solutions in a vote: `shuffled`, another order for each vote, or `sampled`, as they came, each vote
     beginning one later."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

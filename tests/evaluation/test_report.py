@@ -9,7 +9,6 @@ from ibpo.evaluation.methods import compare_methods, load_run
 from ibpo.evaluation.report import PageData, methods_part, pick_examples, points, write_page
 from ibpo.evaluation.report.figures import (
     inline_svg,
-    plot_budget_kept,
     plot_frontier,
     plot_share_by_level,
     plot_training,
@@ -172,7 +171,8 @@ def test_figures_speak_for_themselves(written):
     frontier, shares, kept, training = page.figures
     assert "IBPO calibrated at 25%: 62.5\N{NO-BREAK SPACE}% at 1.50 times the cost" in frontier
     assert "IBPO sampled at 25%: easy 0.0 %, medium 75.0 %, unknown 0.0 %" in shares.replace("\N{NO-BREAK SPACE}", " ")
-    assert "IBPO sampled at 25%: +5.0 points" in kept
+    assert "IBPO sampled (q+ 25%): +5.0 points (in training +25.0)" in kept
+    assert kept.startswith("Extended share minus the budget. ") and kept.count("IBPO calibrated") == 2
     assert training
 
 
@@ -188,7 +188,7 @@ def test_the_interval_of_a_merit_stands_beside_it(data, tmp_path):
     merits = [one | {"gain_ratio_cold_start": 2.0, "gain_ratio_cold_start_interval": [1.5, None]} for one in merits]
     _, page = read(tmp_path, data, merits=merits)
     words = "".join(page.words).replace("\N{NO-BREAK SPACE}", " ")
-    assert "(50.0 % to 75.0 %)" in words and "2.00 (at least 1.50)" in words
+    assert "(50.0 to 75.0)" in words and "2.00 (at least 1.50)" in words
 
 
 def test_the_same_as_markdown(folder):
@@ -246,7 +246,7 @@ def test_several_seeds_and_nothing_optional(make_data, build_store, tmp_path):
 
 
 def test_figures_are_written_in_any_format(data, tmp_path):
-    for name, plot in (("frontier", plot_frontier), ("shares", plot_share_by_level), ("kept", plot_budget_kept)):
+    for name, plot in (("frontier", plot_frontier), ("shares", plot_share_by_level)):
         plot(data["rows"], tmp_path / f"{name}.png")
         assert (tmp_path / f"{name}.png").stat().st_size > 10_000
         plot(data["rows"], tmp_path / f"{name}.svg")
@@ -264,7 +264,7 @@ def test_figures_are_reproducible(data):
 
 def test_figure_with_no_trained_policy(data, tmp_path):
     bare = [row for row in data["rows"] if row["method"] in ("standard only", "extended only")]
-    for plot in (plot_frontier, plot_share_by_level, plot_budget_kept):
+    for plot in (plot_frontier, plot_share_by_level):
         plot(bare, tmp_path / "bare.svg")
     with pytest.raises(ValueError, match="nothing to plot"):
         plot_frontier([], tmp_path / "none.svg")

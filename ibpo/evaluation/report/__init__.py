@@ -9,7 +9,7 @@ from ibpo.evaluation.report.page import (
     pick_examples,
     write_page,
 )
-from ibpo.evaluation.report.tables import percent, points, two_digits
+from ibpo.evaluation.report.tables import percent, points
 
 __all__ = [
     "PageData",
@@ -21,6 +21,5 @@ __all__ = [
     "plot_frontier",
     "plot_share_by_level",
     "points",
-    "two_digits",
     "write_page",
 ]

@@ -118,7 +118,8 @@ def plot_frontier(rows: Iterable[Row], path: Out, titles: Mapping[str, str] | No
             _curve(axes, family, label, linewidth=0.8, zorder=2, **_family_style(i))
         for method, style in POINTS.items():
             label = method + " (its q+ beside it)" * (method == "IBPO calibrated")
-            _points(axes, [row for row in own if row["method"] == method], label, style)
+            same = [row for row in own if row["method"] == method]
+            _curve(axes, same, label, **{"linestyle": "", "capsize": 3, "elinewidth": 1.2, "zorder": 3} | style)
         for i, row in enumerate(row for row in own if row["method"] == "IBPO calibrated"):
             # On either side in turn: where the budget has slack, two policies cost nearly the same.
             label, where = f"{row['budget']:.0%}", (row["relative_cost"], row["accuracy"])
@@ -163,44 +164,6 @@ def plot_share_by_level(rows: Iterable[Row], path: Out, titles: Mapping[str, str
     _panels([row["experiment"] for row in merged], draw, path, titles)
 
 
-def plot_budget_kept(
-    rows: Iterable[Row],
-    path: Out,
-    titles: Mapping[str, str] | None = None,
-    in_training: Sequence[tuple[str, float, float]] = (),
-) -> None:
-    """Extended share on unseen problems minus the budget q+, with a band of one percentage point; a mark per seed.
-
-    `in_training` has (experiment, budget, share) at the end of each policy's training, to set beside it.
-    """
-    rows = list(rows)
-
-    def draw(axes: Axes, experiment: str) -> None:
-        own = [row for row in rows if row["experiment"] == experiment]
-        axes.axhspan(-1, 1, color=FAINT, alpha=0.3, linewidth=0, label="±1 percentage point")
-        axes.axhline(0, color=INK, linewidth=0.8)
-        for method, shift, style in (
-            ("IBPO sampled", -0.006, {"color": GREEN, "marker": "s", "markerfacecolor": PAPER, "markeredgewidth": 1.8}),
-            ("IBPO calibrated", 0.006, {"color": VERMILLION, "marker": "P", "markersize": 8.5}),
-        ):
-            picked = [row for row in own if row["method"] == method]
-            budgets = [row["budget"] + shift for row in picked]
-            error = [100 * (row["extended_share"] - row["budget"]) for row in picked]
-            if picked:
-                axes.plot(budgets, error, linestyle="", label=method, **style)
-        trained = [(q, 100 * (share - q)) for name, q, share in in_training if name == experiment]
-        if trained:
-            at, error = [q + 0.018 for q, _ in trained], [one for _, one in trained]
-            axes.plot(at, error, linestyle="", label="in training", color=ORANGE, marker="D", markersize=5)
-        ticks = sorted({row["budget"] for row in own if row["budget"] is not None})
-        axes.set_xticks(ticks, [f"{q:.0%}" for q in ticks])
-        axes.margins(x=0.15)
-        axes.set_xlabel("Budget q+")
-        axes.set_ylabel("Share − q+ (points)")
-
-    _panels([row["experiment"] for row in rows], draw, path, titles, legend_columns=3, height=3.0)
-
-
 def plot_training(steps: Sequence[Mapping[str, Any]], path: Out) -> None:
     """Share (left, dashed: the budget) and price (right) per step; one line per policy, of one experiment.
 
@@ -239,27 +202,35 @@ def _family_style(i: int) -> dict[str, Any]:
 
 
 def _curve(axes: Axes, rows: Sequence[Row], label: str, **style: Any) -> None:
+    """Rows by their cost: with a marker each has its 95 % interval."""
     ordered = sorted(rows, key=lambda row: row["relative_cost"])
-    cost, accuracy = [row["relative_cost"] for row in ordered], [row["accuracy"] for row in ordered]
+    cost = [row["relative_cost"] for row in ordered]
     if ordered and style.get("marker"):
-        axes.errorbar(cost, accuracy, _reach(ordered), label=label, elinewidth=0.7, **style)
+        _errorbar(axes, cost, map(_estimate, ordered), label=label, **({"elinewidth": 0.7} | style))
     elif ordered:
-        axes.plot(cost, accuracy, label=label, **style)
+        axes.plot(cost, [row["accuracy"] for row in ordered], label=label, **style)
 
 
-def _points(axes: Axes, rows: Sequence[Row], label: str, style: Mapping[str, Any]) -> None:
-    cost, accuracy = ([row[key] for row in rows] for key in ("relative_cost", "accuracy"))
-    if rows:
-        axes.errorbar(
-            cost, accuracy, _reach(rows), linestyle="", capsize=3, elinewidth=1.2, label=label, zorder=3, **style
-        )
+def _estimate(row: Row) -> Json:
+    """The accuracy of a row with its 95 % interval."""
+    low, high = rate_interval(row["accuracy"], row["stderr"], row["num_problems"])
+    return {"value": row["accuracy"], "low": low, "high": high}
 
 
-def _reach(rows: Sequence[Row]) -> list[list[float]]:
-    """How far the 95 % interval of each row's accuracy goes down, and up."""
-    ends = [rate_interval(row["accuracy"], row["stderr"], row["num_problems"]) for row in rows]
-    down = [max(row["accuracy"] - low, 0.0) for row, (low, _) in zip(rows, ends, strict=True)]
-    return [down, [max(high - row["accuracy"], 0.0) for row, (_, high) in zip(rows, ends, strict=True)]]
+def _errorbar(axes: Axes, x: Sequence[float], estimates: Iterable[Json], **style: Any) -> None:
+    """Estimates at x, each with its interval."""
+    shown = list(estimates)
+    axes.errorbar(x, [one["value"] for one in shown], _reach(shown), **style)
+
+
+def _reach(estimates: Sequence[Json]) -> list[list[float]]:
+    """How far each interval goes down, and up; 0 where an end is not known."""
+    down, up = [], []
+    for one in estimates:
+        known = one["low"] is not None and one["high"] is not None
+        down.append(max(one["value"] - one["low"], 0.0) if known else 0.0)
+        up.append(max(one["high"] - one["value"], 0.0) if known else 0.0)
+    return [down, up]
 
 
 def _fitting(labels: Sequence[str], most: int, inches: float) -> int:
@@ -281,16 +252,15 @@ def _panels(
     names: Iterable[str],
     draw: Callable[[Axes, str], None],
     path: Out,
-    titles: Mapping[str, str] | None,
+    titles: Mapping[str, str] | None = None,
     legend_columns: int = 2,
-    height: float = PANEL[1],
 ) -> None:
     """One panel per name side by side, one legend for all below."""
     panels = list(dict.fromkeys(names))
     if not panels:
         raise ValueError("nothing to plot")
     with rc_context(STYLE):
-        figure = Figure(figsize=(PANEL[0] * len(panels), height + 0.5), layout="constrained")
+        figure = Figure(figsize=(PANEL[0] * len(panels), PANEL[1] + 0.5), layout="constrained")
         grid = figure.subplots(1, len(panels), squeeze=False)[0]
         labelled: dict[str, Any] = {}
         for axes, name in zip(grid, panels, strict=True):
@@ -298,78 +268,64 @@ def _panels(
             axes.set_title((titles or {}).get(name, name), loc="left")
             handles, labels = axes.get_legend_handles_labels()
             labelled = dict(zip(labels, handles, strict=True)) | labelled
-        columns = legend_columns if len(panels) == 1 else 2 * legend_columns
-        columns = _fitting(list(labelled), min(columns, 4), figure.get_figwidth()) if len(panels) > 1 else columns
+        columns = legend_columns if len(panels) == 1 else min(2 * legend_columns, 4)
+        columns = _fitting(list(labelled), columns, figure.get_figwidth())
         # Room for a long legend, which would be taken from the panels.
         lines = -(-len(labelled) // columns)
         if lines > 5:
             width = max(1.35 * PANEL[0], PANEL[0] * len(panels))
-            figure.set_size_inches(width, height + 0.5 + 0.22 * (lines - 5))
-        figure.legend(labelled.values(), labelled.keys(), loc="outside lower center", ncols=columns, fontsize=10)
-        _save(figure, path)
-
-
-def _save(figure: Figure, path: Out) -> None:
-    kind = path.suffix.lstrip(".") if isinstance(path, Path) else "svg"
-    figure.savefig(path, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)
+            figure.set_size_inches(width, PANEL[1] + 0.5 + 0.22 * (lines - 5))
+        if labelled:
+            figure.legend(labelled.values(), labelled.keys(), loc="outside lower center", ncols=columns, fontsize=10)
+        kind = path.suffix.lstrip(".") if isinstance(path, Path) else "svg"
+        figure.savefig(path, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)
 
 
 def plot_tradeoff(part: Json, path: Out) -> None:
     """Accuracy against mean cost of every configuration, 95 % intervals, beside random mix, votes and allocations."""
     rows = part["configurations"]
 
-    def draw(axes: Axes) -> None:
-        dearest = max(row["cost"]["value"] for row in rows)
+    def draw(axes: Axes, _: str) -> None:
+        most_expensive = max(row["cost"]["value"] for row in rows)
         mix = part["mix"]
         if mix:
             cost = [point["cost"] for point in mix]
-            axes.plot(
-                cost, [p["line"] for p in mix], color=FAINT, linewidth=1.4, label="random mix, cheapest and dearest"
-            )
+            line, best = [p["line"] for p in mix], [p["best"] for p in mix]
+            label = "random mix, cheapest and most expensive"
+            axes.plot(cost, line, color=FAINT, linewidth=1.4, label=label)
             if any(p["best"] > p["line"] + 1e-9 for p in mix):
-                axes.plot(
-                    cost, [p["best"] for p in mix], color=FAINT, linestyle=":", linewidth=1.6, label="best random mix"
-                )
+                axes.plot(cost, best, color=FAINT, linestyle=":", linewidth=1.6, label="best random mix")
         for name, colour, dashes in (("by problem", GREEN, (5, 2)), ("by level", ORANGE, (2, 2))):
             curve = sorted(part["oracles"].get(name, []), key=lambda p: p["cost"])
             if curve:
-                x, y = [p["cost"] for p in curve], [p["accuracy"] for p in curve]
-                bars = [_bars(p | {"value": p["accuracy"]}) for p in curve]
+                style = {"color": colour, "linestyle": "--", "dashes": dashes, "marker": ".", "elinewidth": 0.8}
+                values = [p | {"value": p["accuracy"]} for p in curve]
                 label = f"allocated {name}, held out"
-                axes.errorbar(
-                    x, y, [[b[side][0] for b in bars] for side in (0, 1)], color=colour, linestyle="--", dashes=dashes,
-                    marker=".", elinewidth=0.8, capsize=2, label=label, zorder=2,
-                )  # fmt: skip
+                _errorbar(axes, [p["cost"] for p in curve], values, capsize=2, label=label, zorder=2, **style)
         for i, (name, curve) in enumerate(part["votes"].items()):
-            inside = [p for p in curve if p["cost"] <= 1.15 * dearest]
+            inside = [p for p in curve if p["cost"] <= 1.15 * most_expensive]
             if len(inside) > 1:
-                bars = [_bars(p["accuracy"]) for p in inside]
-                axes.errorbar(
-                    [p["cost"] for p in inside], [p["accuracy"]["value"] for p in inside],
-                    [[b[side][0] for b in bars] for side in (0, 1)], color=_colour(i), alpha=0.75, linestyle="-.",
-                    linewidth=1.2, elinewidth=0.7, marker="|", markersize=6, label=f"votes (maj@k), {name}",
-                )  # fmt: skip
+                style = {"color": _colour(i), "alpha": 0.75, "linestyle": "-.", "linewidth": 1.2, "elinewidth": 0.7}
+                cost, values, label = (
+                    [p["cost"] for p in inside],
+                    [p["accuracy"] for p in inside],
+                    f"votes (maj@k), {name}",
+                )
+                _errorbar(axes, cost, values, marker="|", markersize=6, label=label, **style)
         for i, row in enumerate(rows):
-            accuracy, cost = row["numbers"]["overall"]["all"]["pass@1"], row["cost"]
-            axes.errorbar(
-                [cost["value"]], [accuracy["value"]], _bars(accuracy), _bars(cost), color=_colour(i), capsize=3,
-                marker=MARKERS[i % len(MARKERS)], markersize=8, markeredgecolor=INK, markeredgewidth=0.7,
-                elinewidth=1.2, linestyle="", label=row["name"], zorder=4,
-            )  # fmt: skip
+            style = {"linestyle": "", "marker": MARKERS[i % len(MARKERS)], "markersize": 8, "markeredgecolor": INK}
+            style |= {"color": _colour(i), "capsize": 3, "markeredgewidth": 0.7, "elinewidth": 1.2, "zorder": 4}
+            accuracy, across = row["numbers"]["overall"]["all"]["pass@1"], _reach([row["cost"]])
+            _errorbar(axes, [row["cost"]["value"]], [accuracy], xerr=across, label=row["name"], **style)
         cheapest = min(row["cost"]["value"] for row in rows)
-        if dearest > 8 * cheapest > 0:
+        if most_expensive > 8 * cheapest > 0:
             axes.set_xscale("log")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}" if x >= 10 else f"{x:g}"))
         axes.set_xlabel(f"Cost (mean {part['cost_unit']} per response)")
         axes.set_ylabel("Accuracy (pass@1)")
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
 
-    _figure(draw, path, legend_columns=2)
-
-
-def plot_levels(part: Json, path: Out) -> None:
-    """Accuracy of every configuration by level, with 95 % intervals."""
-    _plot_by_level(part["configurations"], part["levels"], "pass@1", "Accuracy (pass@1)", path)
+    _panels([""], draw, path)
 
 
 def choosing(part: Json) -> list[Json]:
@@ -378,152 +334,132 @@ def choosing(part: Json) -> list[Json]:
     return [row for row, share in shares if share is not None and 0 < share["value"] < 1]
 
 
-def plot_choices(part: Json, path: Out) -> None:
-    """Extended share by level of the configurations that choose by themselves, with 95 % intervals."""
-    _plot_by_level(choosing(part), part["levels"], "extended_share", "Extended share", path)
+def by_level(rows: Sequence[Json], levels: Sequence[str], metric: str) -> dict[str, dict[str, Json]]:
+    """Configuration -> level -> a metric's estimate; levels without one are left out."""
+    return {
+        row["name"]: {
+            level: found["all"][metric]
+            for level in levels
+            if (found := row["numbers"].get(f"level={level}")) is not None
+        }
+        for row in rows
+    }
 
 
-def _plot_by_level(rows: Sequence[Json], levels: Sequence[str], metric: str, what: str, path: Out) -> None:
-    """One metric of some configurations by level."""
+def plot_by_level(values: Mapping[str, Mapping[str, Json]], levels: Sequence[str], what: str, path: Out) -> None:
+    """A metric of some configurations by level, with 95 % intervals; `values` as from `by_level`."""
 
-    def draw(axes: Axes) -> None:
-        for i, row in enumerate(rows):
-            found = [(x, row["numbers"].get(f"level={level}")) for x, level in enumerate(levels)]
-            known = [(x, one["all"][metric]) for x, one in found if one is not None]
-            shift = 0.5 * ((i + 0.5) / len(rows) - 0.5)
-            bars = [_bars(one) for _, one in known]
-            axes.errorbar(
-                [x + shift for x, _ in known], [one["value"] for _, one in known],
-                [[b[0][0] for b in bars], [b[1][0] for b in bars]], color=_colour(i), linestyle="-", linewidth=0.9,
-                marker=MARKERS[i % len(MARKERS)], markeredgecolor=INK, markeredgewidth=0.6, capsize=2,
-                label=row["name"],
-            )  # fmt: skip
-        _by_level(axes, levels, what)
+    def draw(axes: Axes, _: str) -> None:
+        for i, (name, known) in enumerate(values.items()):
+            shift = 0.5 * ((i + 0.5) / len(values) - 0.5)
+            style = {"color": _colour(i), "linestyle": "-", "linewidth": 0.9, "marker": MARKERS[i % len(MARKERS)]}
+            style |= {"markeredgecolor": INK, "markeredgewidth": 0.6, "capsize": 2, "label": name}
+            _errorbar(axes, [levels.index(level) + shift for level in known], known.values(), **style)
+        _level_axes(axes, levels, what)
 
-    _figure(draw, path)
+    _panels([""], draw, path)
 
 
 def plot_shares(part: Json, path: Out) -> None:
     """Which configuration each level's problems get under the middle budget: stacked bars."""
     shares = part["share_by_level"]
 
-    def draw(axes: Axes) -> None:
+    def draw(axes: Axes, _: str) -> None:
         levels, names = list(shares), [row["name"] for row in part["configurations"]]
         bottom = [0.0] * len(levels)
         for i, name in enumerate(names):
             height = [shares[level].get(name, 0.0) for level in levels]
             if name in part["among"]:
-                hatch = ("", "//", "..", "xx", "\\\\", "++")[i % 6]
-                axes.bar(
-                    range(len(levels)), height, 0.75, bottom, color=_colour(i), hatch=hatch, edgecolor=INK,
-                    linewidth=0.6, label=name,
-                )  # fmt: skip
+                style: dict[str, Any] = {
+                    "color": _colour(i),
+                    "hatch": ("", "//", "..", "xx", "\\\\", "++")[i % 6],
+                    "edgecolor": INK,
+                }
+                axes.bar(range(len(levels)), height, 0.75, bottom, linewidth=0.6, label=name, **style)
                 bottom = [b + h for b, h in zip(bottom, height, strict=True)]
-        _by_level(axes, levels, "Share of the problems")
+        _level_axes(axes, levels, "Share of the problems")
 
-    _figure(draw, path)
+    _panels([""], draw, path)
 
 
-def plot_kept(part: Json, path: Out) -> None:
-    """Extended share minus the budget of each configuration trained to keep one, with 95 % intervals."""
-    rows = part["budget_kept"]
+def plot_kept(rows: Sequence[Json], path: Out) -> None:
+    """Extended share minus the budget of each policy trained to keep one, with 95 % intervals.
 
-    def draw(axes: Axes) -> None:
+    Args:
+        rows: `name`, `budget`, `share` (an estimate), and `in_training` where it is known; those of one name and
+            budget, the seeds of a policy, are on one line.
+        path: As for `plot_frontier`.
+    """
+    places = {label: y for y, label in enumerate(dict.fromkeys(map(_kept_label, rows)))}
+
+    def draw(axes: Axes, _: str) -> None:
         axes.axvspan(-1, 1, color=FAINT, alpha=0.3, linewidth=0, label="±1 percentage point")
         axes.axvline(0, color=INK, linewidth=0.8)
-        for y, row in enumerate(rows):
-            share = row["share"]
-            bars = [[100 * b for b in side] for side in _bars(share)]
-            at = 100 * (share["value"] - row["budget"])
-            label = "unseen problems, 95 %" if y == 0 else None
-            axes.errorbar([at], [y], xerr=bars, color=BLUE, marker="s", capsize=3, linestyle="", label=label)
-        told = [(y, row) for y, row in enumerate(rows) if row.get("in_training") is not None]
-        if told:
-            at, place = [100 * (row["in_training"] - row["budget"]) for _, row in told], [y + 0.25 for y, _ in told]
-            axes.plot(at, place, color=ORANGE, marker="D", linestyle="", label="in training, last tenth of the steps")
-        axes.set_yticks(range(len(rows)), [f"{row['name']} (q+ {row['budget']:.0%})" for row in rows])
+        at = [100 * (row["share"]["value"] - row["budget"]) for row in rows]
+        across = [[100 * reach for reach in side] for side in _reach([row["share"] for row in rows])]
+        y = [places[_kept_label(row)] for row in rows]
+        style = {"color": BLUE, "marker": "s", "capsize": 3, "linestyle": "", "label": "unseen problems, 95 %"}
+        axes.errorbar(at, y, xerr=across, **style)
+        known = [row for row in rows if row.get("in_training") is not None]
+        if known:
+            at = [100 * (row["in_training"] - row["budget"]) for row in known]
+            y = [places[_kept_label(row)] + 0.25 for row in known]
+            label = "in training, last tenth of the steps"
+            axes.plot(at, y, color=ORANGE, marker="D", linestyle="", label=label)
+        axes.set_yticks(range(len(places)), list(places))
         axes.margins(y=0.3)
         axes.set_xlabel("Extended share − budget (points)")
 
-    _figure(draw, path)
+    _panels([""], draw, path)
 
 
-def plot_training_of(part: Json, path: Out) -> None:
-    """Share and price of each configuration while it was trained."""
-    plot_training([step | {"seed": step["configuration"]} for step in part["training"]], path)
+def _kept_label(row: Json) -> str:
+    return f"{row['name']} (q+ {row['budget']:.0%})"
 
 
 def _colour(i: int) -> str:
     return BUDGET_COLOURS[(4, 5, 2, 1, 0, 3)[i % 6]]
 
 
-def _bars(estimate: Json) -> list[list[float]]:
-    value, low, high = (estimate[key] for key in ("value", "low", "high"))
-    if low is None or high is None:
-        return [[0.0], [0.0]]
-    return [[max(value - low, 0.0)], [max(high - value, 0.0)]]
+def _level_axes(axes: Axes, levels: Sequence[str], what: str) -> None:
+    axes.set_xticks(range(len(levels)), levels, rotation=30 if len(levels) > 6 else 0)
+    axes.set_xlabel("Level")
+    axes.set_ylabel(what)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
 
 
-def _figure(draw: Callable[[Axes], None], path: Out, legend_columns: int = 3) -> None:
-    with rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 4.6), layout="constrained")
-        axes: Axes = figure.subplots()
-        draw(axes)
-        handles, labels = axes.get_legend_handles_labels()
-        if labels:
-            longest = max(map(len, labels))
-            columns = min(legend_columns, len(labels), 1 if longest > 40 else 2 if longest > 18 else 3)
-            figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=9)
-        _save(figure, path)
+def speak(what: str, texts: Iterable[str]) -> str:
+    """A figure in words, for those who cannot see it: what it shows, and each thing in it."""
+    return f"{what}. " + "; ".join(texts) + "."
 
 
 def spoken_tradeoff(part: Json) -> str:
-    """The frontier in words, for those who cannot see it."""
+    """The frontier in words."""
     texts = []
     for row in part["configurations"]:
         accuracy = row["numbers"]["overall"]["all"]["pass@1"]["value"]
         texts.append(f"{row['name']}: {accuracy:.1%} at {row['cost']['value']:,.0f} {part['cost_unit']}")
     for name, curve in part["oracles"].items():
-        points = ", ".join(f"{p['accuracy']:.1%} at {p['cost']:,.0f}" for p in curve)
-        texts.append(f"allocated {name}: {points}")
-    return "Accuracy against cost. " + "; ".join(texts) + "."
+        allocated = ", ".join(f"{p['accuracy']:.1%} at {p['cost']:,.0f}" for p in curve)
+        texts.append(f"allocated {name}: {allocated}")
+    return speak("Accuracy against cost", texts)
 
 
-def spoken_levels(part: Json) -> str:
-    """Accuracy by level in words."""
-    texts = []
-    for row in part["configurations"]:
-        found = [(level, row["numbers"].get(f"level={level}")) for level in part["levels"]]
-        numbers = ", ".join(f"{level} {one['all']['pass@1']['value']:.0%}" for level, one in found if one)
-        texts.append(f"{row['name']}: {numbers}")
-    return "Accuracy by level. " + "; ".join(texts) + "."
-
-
-def spoken_choices(part: Json) -> str:
-    """Extended share by level in words."""
-    texts = []
-    for row in choosing(part):
-        found = [(level, row["numbers"].get(f"level={level}")) for level in part["levels"]]
-        numbers = ", ".join(f"{level} {one['all']['extended_share']['value']:.0%}" for level, one in found if one)
-        texts.append(f"{row['name']}: {numbers}")
-    return "Extended share by level. " + "; ".join(texts) + "."
-
-
-def spoken_shares(shares: Mapping[str, Mapping[str, float]]) -> str:
-    """Who gets what in words."""
-    texts = [f"{level}: " + ", ".join(f"{n} {s:.0%}" for n, s in one.items()) for level, one in shares.items()]
-    return "Share of each configuration by level. " + "; ".join(texts) + "."
+def spoken_by_level(what: str, values: Mapping[str, Mapping[str, float]]) -> str:
+    """Rates by level in words: configuration -> level -> rate, or the other way round."""
+    lists = {name: ", ".join(f"{key} {percent(rate)}" for key, rate in known.items()) for name, known in values.items()}
+    return speak(what, (f"{name}: {rates}" for name, rates in lists.items()))
 
 
 def spoken_kept(rows: Sequence[Json]) -> str:
-    """Distance from the budget in words."""
-    texts = []
+    """Distance from the budget in words; `rows` as for `plot_kept`."""
+    texts: dict[str, list[str]] = {}
     for row in rows:
-        text = f"{row['name']}: {100 * (row['share']['value'] - row['budget']):+.1f} points"
+        text = f"{points(row['share']['value'] - row['budget'])} points"
         if row.get("in_training") is not None:
-            text += f" (in training {100 * (row['in_training'] - row['budget']):+.1f})"
-        texts.append(text)
-    return "Extended share minus the budget. " + "; ".join(texts) + "."
+            text += f" (in training {points(row['in_training'] - row['budget'])})"
+        texts.setdefault(_kept_label(row), []).append(text)
+    return speak("Extended share minus the budget", (f"{name}: {', '.join(each)}" for name, each in texts.items()))
 
 
 def spoken_training(steps: Sequence[Json]) -> str:
@@ -532,59 +468,24 @@ def spoken_training(steps: Sequence[Json]) -> str:
     for name in dict.fromkeys(step["configuration"] for step in steps):
         own = [step for step in steps if step["configuration"] == name and step.get("price") is not None]
         if own:
-            texts.append(
-                f"{name}: {own[0]['price']:.3g} at first, {own[-1]['price']:.3g} after {own[-1]['step']} steps"
-            )
-    return "Extended share and price of the budget at each training step. " + "; ".join(texts) + "."
+            first, last = own[0], own[-1]
+            texts.append(f"{name}: {first['price']:.3g} at first, {last['price']:.3g} after {last['step']} steps")
+    return speak("Extended share and price of the budget at each training step", texts)
 
 
-def _by_level(axes: Axes, levels: Sequence[str], what: str) -> None:
-    axes.set_xticks(range(len(levels)), levels, rotation=30 if len(levels) > 6 else 0)
-    axes.set_xlabel("Level")
-    axes.set_ylabel(what)
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-
-
-def _spoken_name(row: Json) -> str:
+def spoken_name(row: Json) -> str:
+    """A method and its budget in words."""
     return row["method"] if row["budget"] is None else f"{row['method']} at {row['budget']:.0%}"
 
 
 def spoken_frontier(rows: Sequence[Json]) -> str:
     """The frontier of methods in words."""
-    told = (
-        "standard only",
-        "extended only",
-        "RAFT without budget",
-        "IBPO sampled",
-        "IBPO calibrated",
-        "oracle by level",
+    texts = (
+        f"{spoken_name(row)}: {percent(row['accuracy'])} at {row['relative_cost']:.2f} times the cost"
+        for row in rows
+        if row["method"] in (*POINTS, "oracle by level")
     )
-    texts = [
-        f"{_spoken_name(row)}: {percent(row['accuracy'])} at {row['relative_cost']:.2f} times the cost"
-        for row in rows
-        if row["method"] in told
-    ]
-    return "Accuracy against cost. " + "; ".join(texts) + "."
-
-
-def spoken_share_by_level(rows: Sequence[Json]) -> str:
-    """Who got the budget in words."""
-    texts = []
-    for row in rows:
-        if row["method"] in ("IBPO sampled", "IBPO calibrated"):
-            shares = ", ".join(f"{level} {percent(share)}" for level, share in row["share_by_level"].items())
-            texts.append(f"{_spoken_name(row)}: {shares}")
-    return "Extended share by level. " + "; ".join(texts) + "."
-
-
-def spoken_budget_kept(rows: Sequence[Json]) -> str:
-    """Distance of each policy from its budget in words."""
-    texts = [
-        f"{_spoken_name(row)}: {points(row['extended_share'] - row['budget'])} points"
-        for row in rows
-        if row["method"] in ("IBPO sampled", "IBPO calibrated")
-    ]
-    return "Share on unseen problems minus the budget. " + "; ".join(texts) + "."
+    return speak("Accuracy against cost", texts)
 
 
 def inline_svg(key: str, svg: str, alt: str) -> Markup:

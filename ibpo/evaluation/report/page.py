@@ -225,9 +225,8 @@ def comparison_part(name: str, part: Json, examples: Sequence[Example] = ()) -> 
 def _comparison_figures(part: Json) -> list[PageFigure]:
     """Each figure that there is something to show in."""
 
-    def one(key: str, caption: str, spoken: str, draw: Callable[..., None]) -> PageFigure:
-        wide = key == "training"
-        return PageFigure(key=key, caption=caption, spoken=spoken, draw=partial(draw, part), is_wide=wide)
+    def one(key: str, caption: str, spoken: str, draw: Draw) -> PageFigure:
+        return PageFigure(key=key, caption=caption, spoken=spoken, draw=draw, is_wide=key == "training")
 
     found = [
         one(
@@ -236,26 +235,35 @@ def _comparison_figures(part: Json) -> list[PageFigure]:
             "of the problems by the more expensive configuration gets. Dashed: choosing by problem or level, decided "
             "by one half of the responses and valued on the other.",
             figures.spoken_tradeoff(part),
-            figures.plot_tradeoff,
+            partial(figures.plot_tradeoff, part),
         )
     ]
-    if len(part["levels"]) > 1:
-        caption = "Accuracy by level, 95 % intervals."
-        found.append(one("levels", caption, figures.spoken_levels(part), figures.plot_levels))
-        if figures.choosing(part):
-            caption = (
-                "Who got the budget: extended share by level of policies that choose by themselves, 95 % intervals."
-            )
-            found.append(one("choices", caption, figures.spoken_choices(part), figures.plot_choices))
-    if part["share_by_level"]:
+    levels = part["levels"]
+    for key, metric, rows, axis, caption in (
+        ("levels", "pass@1", part["configurations"], "Accuracy (pass@1)", "Accuracy by level, 95 % intervals."),
+        (
+            "choices",
+            "extended_share",
+            figures.choosing(part),
+            "Extended share",
+            "Who got the budget: extended share by level of policies that choose by themselves, 95 % intervals.",
+        ),
+    ):
+        if rows and len(levels) > 1:
+            values = figures.by_level(rows, levels, metric)
+            rates = {name: {level: one["value"] for level, one in of.items()} for name, of in values.items()}
+            spoken = figures.spoken_by_level(f"{axis} by level", rates)
+            found.append(one(key, caption, spoken, partial(figures.plot_by_level, values, levels, axis)))
+    if shares := part["share_by_level"]:
         caption = "Which configuration each level's problems get under the middle budget, as all responses decide."
-        found.append(one("shares", caption, figures.spoken_shares(part["share_by_level"]), figures.plot_shares))
-    if part["budget_kept"]:
+        spoken = figures.spoken_by_level("Share of each configuration by level", shares)
+        found.append(one("shares", caption, spoken, partial(figures.plot_shares, part)))
+    if kept := part["budget_kept"]:
         caption = "Was the budget kept? Extended share on unseen problems, and in training, minus the budget."
-        found.append(one("kept", caption, figures.spoken_kept(part["budget_kept"]), figures.plot_kept))
-    if part["training"]:
-        spoken = figures.spoken_training(part["training"])
-        found.append(one("training", TRAINING, spoken, figures.plot_training_of))
+        found.append(one("kept", caption, figures.spoken_kept(kept), partial(figures.plot_kept, kept)))
+    if steps := part["training"]:
+        draw = partial(figures.plot_training, [step | {"seed": step["configuration"]} for step in steps])
+        found.append(one("training", TRAINING, figures.spoken_training(steps), draw))
     return found
 
 
@@ -287,12 +295,23 @@ def methods_part(
     """
     merged, titles = mean_over_seeds(rows), {name: title}
     num_seeds = max(row["num_seeds"] for row in merged)
+    steps: dict[tuple[float, int], list[Json]] = {}
+    for step in training:
+        steps.setdefault((step["budget"], step["seed"]), []).append(step | {"configuration": ""})
+    share = {policy: share_in_training(own, "") for policy, own in sorted(steps.items())}
     trained: dict[float, list[float]] = {}
-    for budget, seed in sorted({(step["budget"], step["seed"]) for step in training}):
-        own = [step | {"configuration": ""} for step in training if (step["budget"], step["seed"]) == (budget, seed)]
-        share = share_in_training(own, "")
-        trained.setdefault(budget, []).extend([] if share is None else [share])
-    in_training = [(name, budget, share) for budget, found in trained.items() for share in found]
+    for (budget, _), found_there in share.items():
+        trained.setdefault(budget, []).extend([] if found_there is None else [found_there])
+    kept = [
+        {
+            "name": f"IBPO {one['variant']}",
+            "budget": one["budget"],
+            "share": dict(zip(("low", "high"), one["share_interval"] or (None, None), strict=True))
+            | {"value": one["share"]},
+            "in_training": share.get((one["budget"], one["seed"])) if one["variant"] == "sampled" else None,
+        }
+        for one in merits
+    ]
     seeds = f"; means over {num_seeds} seeds" if num_seeds > 1 else ""
     found = [
         PageFigure(
@@ -307,7 +326,14 @@ def methods_part(
             key="share_by_level",
             caption="Who got the budget. Bars: the share of each level's problems that was answered extended. Outline: "
             "what an extended response gains there over a standard one. Policies never see the level.",
-            spoken=figures.spoken_share_by_level(merged),
+            spoken=figures.spoken_by_level(
+                "Extended share by level",
+                {
+                    figures.spoken_name(row): row["share_by_level"]
+                    for row in merged
+                    if row["method"] in ("IBPO sampled", "IBPO calibrated")
+                },
+            ),
             draw=lambda out: figures.plot_share_by_level(rows, out, titles),
         ),
     ]
@@ -315,12 +341,12 @@ def methods_part(
         found.append(
             PageFigure(
                 key="kept",
-                caption="Was the budget kept? Distance of the share from the budget q+, the largest share of prompts "
-                "that may be answered extended. “Sampled” lets the policy choose; “calibrated” puts a threshold on its "
-                "choice, set on other prompts without using any answer. In training: the policy's own choices over the "
-                "last tenth of the steps.",
-                spoken=figures.spoken_budget_kept(merged),
-                draw=lambda out: figures.plot_budget_kept(rows, out, titles, in_training),
+                caption="Was the budget kept? One mark per seed, with its 95 % interval: the share's distance from the "
+                "budget q+, the largest share of prompts that may be answered extended. “Sampled” lets the policy "
+                "choose; “calibrated” puts a threshold on its choice, set on other prompts without using any answer. "
+                "In training: the policy's own choices over the last tenth of the steps.",
+                spoken=figures.spoken_kept(kept),
+                draw=partial(figures.plot_kept, kept),
             )
         )
     if training:

@@ -9,18 +9,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib.resources import files
 from typing import Any
 
 import numpy as np
 
-from ibpo.evaluation.methods import mean_over_seeds, summarise
+from ibpo.evaluation.methods import mean_over_seeds
 
 Json = Mapping[str, Any]
 BINDS = {(True,): "yes", (False,): "no"}
 KINDS = ("right", "wrong", "cut off")
-THIN, NO_BREAK = "\N{NARROW NO-BREAK SPACE}", "\N{NO-BREAK SPACE}"
+NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,7 +77,7 @@ def published() -> tuple[str, TableData]:
     data = json.loads(files("ibpo.evaluation.report").joinpath("published.json").read_text(encoding="utf-8"))
     head = ["Method", "Paper", "Model", "Benchmark", "Result", "Cost", "Conditions", "Read in"]
     names = ("method", "paper", "model", "benchmark", "result", "cost", "conditions", "evidence")
-    cells = [[Cell(text=row[name], sort=row[name]) for name in names] for row in data["rows"]]
+    cells = [[_word(row[name]) for name in names] for row in data["rows"]]
     caption = "Published by others, as they state it; nothing of it was measured here"
     return data["about"], TableData(caption=caption, head=head, rows=cells)
 
@@ -89,7 +88,7 @@ def _configurations(part: Json) -> TableData:
     for one in part["configurations"]:
         every = one["numbers"]["overall"]["all"]
         row = {
-            "Configuration": Cell(text=one["name"], sort=one["name"]),
+            "Configuration": _word(one["name"]),
             "pass@1": _rate(every.get("pass@1")),
             f"against {part['standard']}, points": _points(one["difference"]),
             "cost, ×": _number(one["relative_cost"], 2),
@@ -105,7 +104,7 @@ def _configurations(part: Json) -> TableData:
 def _right_and_wrong(part: Json) -> TableData:
     rows = []
     for one in part["configurations"]:
-        row = {"Configuration": Cell(text=one["name"], sort=one["name"])}
+        row = {"Configuration": _word(one["name"])}
         for kind in KINDS:
             row |= _spent(one["numbers"]["overall"], kind, part["cost_unit"])
         rows.append(row)
@@ -125,7 +124,7 @@ def _by(part: Json, name: str) -> TableData | None:
             if found is None:
                 continue
             row = {name.capitalize(): Cell(text=value.partition("=")[2], sort=place)}
-            row["Configuration"] = Cell(text=one["name"], sort=one["name"])
+            row["Configuration"] = _word(one["name"])
             row["problems"] = _count(found["all"]["pass@1"])
             row |= _numbers(found["all"], part["cost_unit"])
             for kind in KINDS:
@@ -183,7 +182,7 @@ def _allocation(part: Json) -> TableData:
 def _areas(part: Json) -> TableData:
     rows = [
         {
-            "Curve": Cell(text=one["name"], sort=one["name"]),
+            "Curve": _word(one["name"]),
             f"from, {part['cost_unit']}": Cell(text=_amount(one["low"]), sort=one["low"]),
             "to": Cell(text=_amount(one["high"]), sort=one["high"]),
             "area": _rate(one["area"]),
@@ -200,13 +199,13 @@ def _budget_kept(part: Json) -> TableData:
         share, budget, trained = one["share"], one["budget"], one.get("in_training")
         error = {key: None if share[key] is None else share[key] - budget for key in ("value", "low", "high")}
         row = {
-            "Configuration": Cell(text=one["name"], sort=one["name"]),
+            "Configuration": _word(one["name"]),
             "budget": Cell(text=f"{budget:.0%}", sort=budget),
             "share on unseen problems": _rate(share),
             "minus the budget, points": _points(error),
         }
         if trained is not None:
-            row["share in training"] = Cell(text=f"{100 * trained:.1f}{THIN}%", sort=trained)
+            row["share in training"] = _rate(_exact(trained))
         rows.append(row)
     return _table("Was the budget kept? Share in training: over the last tenth of the steps", rows)
 
@@ -226,7 +225,7 @@ def _mixes(share: Json | None) -> bool:
 
 
 def _rate(estimate: Json | None) -> Cell:
-    return _cell(estimate, lambda value: f"{100 * value:.1f}", f"{THIN}%")
+    return _cell(estimate, lambda value: f"{100 * value:.1f}", f"{NO_BREAK}%")
 
 
 def _points(estimate: Json | None) -> Cell:
@@ -234,7 +233,20 @@ def _points(estimate: Json | None) -> Cell:
 
 
 def _number(estimate: Json | None, digits: int) -> Cell:
-    return _cell(estimate, lambda value: f"{value:,.{digits}f}")
+    return _cell(estimate, lambda value: f"{value:,.{digits}f}".replace("-", "−"))
+
+
+def _ratio(estimate: Json | None) -> Cell:
+    return _number(estimate, 2)
+
+
+def _exact(value: float | None) -> Json:
+    """A number without an interval, as an estimate."""
+    return {"value": value, "low": None, "high": None}
+
+
+def _word(text: str) -> Cell:
+    return Cell(text=text, sort=text)
 
 
 def _cell(estimate: Json | None, show: Callable[[float], str], unit: str = "") -> Cell:
@@ -248,7 +260,7 @@ def _cell(estimate: Json | None, show: Callable[[float], str], unit: str = "") -
 
 
 def _plus_minus(value: float, stderr: float | None, *, signed: bool = False) -> Cell:
-    text = _signed(value) if signed else f"{100 * value:.1f}{THIN}%"
+    text = _signed(value) if signed else f"{100 * value:.1f}{NO_BREAK}%"
     return Cell(text=text + (f" ± {100 * stderr:.1f}" if stderr is not None else ""), sort=value)
 
 
@@ -266,7 +278,7 @@ def _amount(value: float) -> str:
 
 
 def _line(cells: Sequence[str]) -> str:
-    safe = (cell.replace("|", "\\|").replace("\n", " ").replace(THIN, " ").replace(NO_BREAK, " ") for cell in cells)
+    safe = (cell.replace("|", "\\|").replace("\n", " ").replace(NO_BREAK, " ") for cell in cells)
     return "| " + " | ".join(safe) + " |"
 
 
@@ -289,60 +301,67 @@ def methods_tables(
     seeds = f", means over {num_seeds} seeds" if num_seeds > 1 else ""
     made = [
         {
-            "method": Cell(text=row["method"], sort=row["method"]),
-            "q+": EMPTY if row["budget"] is None else _percent_cell(row["budget"], 0),
-            "accuracy ± stderr": Cell(
-                text=f"{percent(row['accuracy'])} ± {100 * row['stderr']:.1f}", sort=row["accuracy"]
-            ),
-            "extended share": _percent_cell(row["extended_share"]),
+            "method": _word(row["method"]),
+            "q+": EMPTY if row["budget"] is None else Cell(text=percent(row["budget"], 0), sort=row["budget"]),
+            "accuracy ± stderr": _plus_minus(row["accuracy"], row["stderr"]),
+            "extended share": _rate(_exact(row["extended_share"])),
             "mean tokens": Cell(text=f"{row['mean_tokens']:.1f}", sort=row["mean_tokens"]),
             "cost": Cell(text=f"{row['relative_cost']:.2f} ×", sort=row["relative_cost"]),
-            "above random mix, points": _shown(above_random_mix(row, rows), points),
-            "truncated": _percent_cell(row.get("truncated_share")),
         }
+        | _dashed(
+            {
+                "above random mix, points": _points(_exact(above_random_mix(row, rows))),
+                "truncated": _rate(_exact(row.get("truncated_share"))),
+            }
+        )
         for row in merged
     ]
     ours = [i for i, row in enumerate(merged) if row["method"] in ("IBPO sampled", "IBPO calibrated")]
     caption = f"All methods, {merged[0]['num_problems']} unseen problems{seeds}; cost relative to one standard response"
     found = [replace(_table(caption, made), marked=ours)]
-    judged = summarise([merits])
-    if judged:
-        kept, figures = [], []
-        for one in judged:
-            same = [m for m in merits if (m["budget"], m["variant"]) == (one["budget"], one["variant"])]
-            own = partial(_spread, one, same)
-            share = trained.get(one["budget"]) or []
-            ends = f" ({percent(min(share))} to {percent(max(share))})" if len(share) > 1 else ""
-            binds = {m["binds"] for m in same}
-            head = {"q+": _percent_cell(one["budget"], 0), "choice": Cell(text=one["variant"], sort=one["variant"])}
-            kept.append(
-                head
-                | {"share on unseen": own("share", percent), "error, points": own("share_error", points)}
-                | {"in training": Cell(text=percent(float(np.mean(share))) + ends, sort=0.0) if share else DASH}
-                | {"binds?": Cell(text=BINDS.get((*binds,), "for some seeds"), sort="")}
-            )
-            figures.append(head | {name: own(key, show) for key, (name, show) in MERITS.items()} | _erosion(one))
+    kept, figures = [], []
+    for (budget, variant), same in _policies(merits).items():
+        head = {"q+": Cell(text=percent(budget, 0), sort=budget), "choice": _word(variant)}
+        error, share = ([_merit(one, name) for one in same] for name in ("share_error", "share"))
+        row = {
+            "share on unseen": _rate(_over_seeds(share)),
+            "error, points": _points(_over_seeds(error)),
+            "in training": _rate(_over_seeds([_exact(one) for one in trained.get(budget, ())])),
+            "binds?": Cell(text=BINDS.get((*{one["binds"] for one in same},), "for some seeds"), sort=""),
+        }
+        kept.append(head | _dashed(row))
+        row = {name: show(_over_seeds([_merit(one, key) for one in same])) for key, (name, show) in MERITS.items()}
+        figures.append(head | _dashed(row | _erosion(same)))
+    if kept:
         found.append(_table(f"Was the budget kept? In brackets: {spread}", kept))
         found.append(_table(f"Figures of merit; in brackets: {spread}; a dash: no such number, see the notes", figures))
     lines = []
     for name in dict.fromkeys(row["name"] for row in areas):
         own = [row for row in areas if row["name"] == name]
         low, high = (float(np.mean([row[end] for row in own])) for end in ("low", "high"))
-        line = {"curve": Cell(text=name, sort=name), "costs": Cell(text=f"{low:.2f} to {high:.2f} ×", sort=low)}
+        line = {"curve": _word(name), "costs": Cell(text=f"{low:.2f} to {high:.2f} ×", sort=low)}
         for key, head in (("area", "area"), ("mix", "random mix, same costs")):
-            line[head] = _area([row[key] for row in own if row[key] is not None])
-        lines.append(line)
+            line[head] = _rate(_over_seeds([row[key] or _exact(None) for row in own]))
+        lines.append(_dashed(line))
     if lines:
         found.append(_table(f"Area under accuracy against cost; in brackets: {spread}", lines))
+    return found
+
+
+def _policies(merits: Sequence[Json]) -> dict[tuple[float, str], list[Json]]:
+    """(budget, variant) -> its figures of merit, one per seed."""
+    found: dict[tuple[float, str], list[Json]] = {}
+    for one in merits:
+        found.setdefault((one["budget"], one["variant"]), []).append(one)
     return found
 
 
 def dash_notes(merits: Sequence[Json]) -> list[str]:
     """Why some figures of merit do not exist."""
     return [
-        f"q+ = {100 * one['budget']:.0f} %, {one['variant']}: {name.replace('_', ' ')}: {why}"
-        for one in summarise([merits])
-        for name, why in sorted(one["reasons"].items())
+        f"q+ = {100 * budget:.0f} %, {variant}: {name.replace('_', ' ')}: {why}"
+        for (budget, variant), same in _policies(merits).items()
+        for name, why in sorted({name: why for one in same for name, why in one.get("reasons", {}).items()}.items())
     ]
 
 
@@ -361,38 +380,34 @@ def above_random_mix(row: Json, rows: Sequence[Json]) -> float | None:
     return row["accuracy"] - (1 - part) * accuracy[0] - part * accuracy[1]
 
 
-def _spread(summary: Json, seeds: Sequence[Json], name: str, show: Callable[[float | None], str]) -> Cell:
-    """One figure of merit over the seeds, or one seed's with its interval."""
-    found = summary.get(name)
-    if not found:
-        return DASH
-    if not isinstance(found, Mapping):
-        return _shown(found, show)
-    low, high, value = found["min"], found["max"], found["mean"]
+def _merit(one: Json, name: str) -> Json:
+    """A figure of merit with its interval, where it has one."""
+    low, high = one.get(f"{name}_interval") or (None, None)
+    return {"value": one.get(name), "low": low, "high": high}
+
+
+def _over_seeds(seeds: Sequence[Json]) -> Json | None:
+    """The estimate of one seed; of several the mean, the smallest and the largest of the values that exist."""
     if len(seeds) == 1:
-        low, high = seeds[0].get(f"{name}_interval") or (value, value)
-        if high is None:
-            return Cell(text=show(value), sort=value, interval=f"at least {show(low)}")
-    return Cell(text=show(value), sort=value, interval="" if low == high else f"{show(low)} to {show(high)}")
+        return seeds[0]
+    values = [one["value"] for one in seeds if one["value"] is not None]
+    return {"value": float(np.mean(values)), "low": min(values), "high": max(values)} if values else None
 
 
-def _erosion(summary: Json) -> dict[str, Cell]:
+def _erosion(seeds: Sequence[Json]) -> dict[str, Cell]:
     cells = {}
     for name in ("standard", "extended"):
-        found = (summary.get("erosion") or {}).get(name)
-        stderr = "" if not found or not found["stderr"] else f" ± {100 * found['stderr']['mean']:.1f}"
-        text = points(found["difference"]["mean"]) + stderr if found else ""
-        cells[f"erosion, {name}"] = Cell(text=text, sort=found["difference"]["mean"]) if found else DASH
+        found = [one["erosion"][name] for one in seeds if name in (one.get("erosion") or {})]
+        stderrs = [one["stderr"] for one in found if one["stderr"]]
+        stderr = float(np.mean(stderrs)) if stderrs else None
+        mean = float(np.mean([one["difference"] for one in found])) if found else 0.0
+        cells[f"erosion, {name}"] = _plus_minus(mean, stderr, signed=True) if found else EMPTY
     return cells
 
 
-def _area(estimates: Sequence[Json]) -> Cell:
-    if not estimates:
-        return DASH
-    values = [one["value"] for one in estimates]
-    low, high = (estimates[0]["low"], estimates[0]["high"]) if len(values) == 1 else (min(values), max(values))
-    mean = float(np.mean(values))
-    return Cell(text=percent(mean), sort=mean, interval=f"{percent(low)} to {percent(high)}")
+def _dashed(row: Mapping[str, Cell]) -> dict[str, Cell]:
+    """A dash for what does not exist, so that its column stays."""
+    return {head: cell if cell.text else DASH for head, cell in row.items()}
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -405,27 +420,14 @@ def points(value: float | None) -> str:
     return "–" if value is None else _signed(value)
 
 
-def two_digits(value: float | None) -> str:
-    """Two decimals, or a dash."""
-    return "–" if value is None else f"{value:.2f}".replace("-", "−")
-
-
-MERITS: dict[str, tuple[str, Callable[[float | None], str]]] = {
-    "oracle_share": ("oracle share", two_digits),
-    "oracle_share_own": ("by its own responses", two_digits),
-    "gain_ratio_cold_start": ("gain ratio, cold start", two_digits),
-    "gain_ratio_pretrained": ("gain ratio, pretrained", two_digits),
-    "rank_correlation": ("rank correlation", two_digits),
-    "waste": ("wasted", percent),
-    "waste_level_share": ("a blind draw wastes", percent),
-    "retained": ("retained", percent),
+MERITS: dict[str, tuple[str, Callable[[Json | None], Cell]]] = {
+    "oracle_share": ("oracle share", _ratio),
+    "oracle_share_own": ("by its own responses", _ratio),
+    "gain_ratio_cold_start": ("gain ratio, cold start", _ratio),
+    "gain_ratio_pretrained": ("gain ratio, pretrained", _ratio),
+    "rank_correlation": ("rank correlation", _ratio),
+    "waste": ("wasted", _rate),
+    "waste_level_share": ("a blind draw wastes", _rate),
+    "retained": ("retained", _rate),
 }
 """Figure of merit -> its name on the page, and how it is shown."""
-
-
-def _percent_cell(value: float | None, digits: int = 1) -> Cell:
-    return _shown(value, lambda one: percent(one, digits))
-
-
-def _shown(value: float | None, show: Callable[[float | None], str]) -> Cell:
-    return DASH if value is None else Cell(text=show(value), sort=value)

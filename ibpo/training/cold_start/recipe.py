@@ -19,17 +19,17 @@ class SampleConfig(Table):
 
     engine: Literal["transformers", "vllm", "endpoint"] = "transformers"
     """`transformers`, `vllm` (offline, one GPU) or `endpoint` (any OpenAI-compatible server)."""
-    num_solutions: int = Field(8, ge=3)
+    num_solutions: int = Field(default=8, ge=3)
     """Per problem; a vote without consensus needs eight."""
-    temperature: float = Field(1.0, gt=0)
-    max_tokens: int = Field(512, ge=1)
+    temperature: float = Field(default=1.0, gt=0)
+    max_tokens: int = Field(default=512, ge=1)
     """Of a solution."""
     force_opening: bool = False
     """Force the standard response group's prefix; else the instruction asks for it, and it is put in front."""
     answer: str = "boxed"
     """How the answer of a solution without box is read: `boxed`, `last_number`, or `after:MARKER`."""
-    seed: int = Field(0, ge=0)
-    batch_size: int = Field(64, ge=1)
+    seed: int = Field(default=0, ge=0)
+    batch_size: int = Field(default=64, ge=1)
     rollouts: str = ""
     """A store of solutions to use or go on with, e.g. another run's `rollouts.jsonl`; "": the run's own."""
     base_url: str = ""
@@ -40,23 +40,23 @@ class SampleConfig(Table):
     """How the server is asked; see `ibpo.rollouts.served.EndpointSampler`."""
     api_key_file: str = ""
     """A file whose text is the key; "": none is sent."""
-    num_concurrent: int = Field(16, ge=1)
-    price_prompt: float = Field(0.0, ge=0)
+    num_concurrent: int = Field(default=16, ge=1)
+    price_prompt: float = Field(default=0.0, ge=0)
     """Of a million prompt tokens at the server, and of completion tokens below: the bill in the results."""
-    price_completion: float = Field(0.0, ge=0)
+    price_completion: float = Field(default=0.0, ge=0)
 
 
 class FineTuneConfig(Table):
     """`[train]`: supervised fine-tuning on the built responses."""
 
-    num_epochs: float = Field(2.0, gt=0)
-    learning_rate: float = Field(1e-5, gt=0)
-    batch_size: int = Field(16, ge=1)
+    num_epochs: float = Field(default=2.0, gt=0)
+    learning_rate: float = Field(default=1e-5, gt=0)
+    batch_size: int = Field(default=16, ge=1)
     """Responses per step."""
-    lora_rank: int = Field(0, ge=0)
+    lora_rank: int = Field(default=0, ge=0)
     """0: all weights are trained."""
     lora_alpha: int = 32
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
 
 
 class GateConfig(Table):
@@ -72,9 +72,9 @@ class GateConfig(Table):
     """Largest share of cut-off responses of either response group."""
     min_share: Share = 0.02
     """Least share of each response group where the policy chooses; of the mixture `asv`."""
-    num_rounds: int = Field(2, ge=1)
+    num_rounds: int = Field(default=2, ge=1)
     """External votes of eight separate responses per problem."""
-    max_completion_length: int = Field(4096, ge=1)
+    max_completion_length: int = Field(default=4096, ge=1)
 
 
 class ColdStartConfig(Recipe):
@@ -84,9 +84,9 @@ class ColdStartConfig(Recipe):
     build: BuildConfig = BuildConfig()
     train: FineTuneConfig = FineTuneConfig()
     gate: GateConfig = GateConfig()
-    sft: dict[str, Any] = Field({})
+    sft: dict[str, Any] = Field(default={})
     """`[sft]`: goes to `trl.SFTConfig` word for word."""
-    template: dict[str, Any] = Field({})
+    template: dict[str, Any] = Field(default={})
     """`[template]`: goes to the tokenizer's `apply_chat_template`, e.g. `enable_thinking = false`."""
 
     @model_validator(mode="after")
