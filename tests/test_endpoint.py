@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import pytest
@@ -112,8 +113,11 @@ def test_no_server_slow_server_and_no_openai_server():
 
 
 def test_concurrency_is_bounded_and_one_refusal_stops_nothing():
+    two = threading.Barrier(2, timeout=60)  # the first two are in flight together, however busy the machine is
+
     def sometimes(body, number):
-        time.sleep(0.01)
+        if number <= 2:
+            two.wait()
         if body["messages"][-1]["content"] == "7":
             raise Fault(400, "not this one")
         return echo(body, number)

@@ -297,7 +297,7 @@ def test_bad_requests_change_nothing():
     "table, message",
     [
         ({}, "no budget"),
-        ({"budget": {"x": {"mean": 1.2, "response_group": "long"}}}, "share of requests lies in"),
+        ({"budget": {"x": {"mean": 1.2, "response_group": "long"}}}, "a share of requests must be in"),
         ({"budget": {"x": {"mean": -1}}}, "mean is -1"),
         ({"budget": {"x": {}}}, "no mean"),
         ({"budget": {"x": {"mean": "a"}}}, "must be a number"),

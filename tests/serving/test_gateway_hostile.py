@@ -13,9 +13,9 @@ from tests.serving.world import HASHED, KEYS, World, call
 
 LIMITS = {
     "max_body_bytes": 20_000,
-    "header_seconds": 3,
-    "body_seconds": 3,
-    "keep_alive_seconds": 3,
+    "header_seconds": 8,  # a busy machine must not make an honest client slow
+    "body_seconds": 8,
+    "keep_alive_seconds": 8,
     "max_connections": 60,
 }
 GOOD = {"Authorization": f"Bearer {KEYS['gold']}"}
@@ -44,7 +44,7 @@ def others_notice_nothing(served):
     assert len(upstream.requests) >= before + 1
 
 
-def raw(url, data, *, wait=10.0, slowly=None):
+def raw(url, data, *, wait=60.0, slowly=None):
     """Everything that comes back on a socket until it is closed."""
     host, port = url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=wait) as peer:
@@ -163,7 +163,7 @@ def test_huge_and_odd_headers(served):
         ["Transfer-Encoding: chunked, gzip, nonsense"],
         [": empty"],
     ):
-        assert raw(url, head(*lines, *end), wait=5).startswith((b"HTTP/1.1 400", b"HTTP/1.0 400")), lines[0][:40]
+        assert raw(url, head(*lines, *end)).startswith((b"HTTP/1.1 400", b"HTTP/1.0 400")), lines[0][:40]
     assert raw(url, b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.")
     assert b" 400 " in raw(url, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 300)[:40]
 
@@ -236,16 +236,16 @@ def test_slow_clients_are_shown_the_door(served):
     assert call(f"{url}/v1/chat/completions", BODY, GOOD)[0] == 200  # in the meantime
     for peer in silent + dripping:
         assert closed(peer)
-    begun.settimeout(20)
+    begun.settimeout(60)
     assert begun.recv(4096).startswith(b"HTTP/1.1 408")
     begun.close()
-    got = raw(url, head("Content-Length: 100", "", '{"model": "m"'), slowly=0.05, wait=20)
+    got = raw(url, head("Content-Length: 100", "", '{"model": "m"'), slowly=0.05)
     assert not got or got.startswith(b"HTTP/1.1 408")
 
 
 def closed(peer):
-    """Whether the other side ends the connection, now or within 20 seconds."""
-    peer.settimeout(20)
+    """Whether the other side ends the connection, now or within a minute."""
+    peer.settimeout(60)
     try:
         while peer.recv(4096):
             pass

@@ -51,7 +51,7 @@ def prompts(count):
 @pytest.mark.parametrize("chat", [False, True], ids=["prefix", "template"])
 def test_probe_reads_the_policys_own_choice_and_the_budget_holds(policy, chat):
     world, server, upstream = policy
-    model = {"choose": ["probe"], "probe": {"top_logprobs": 20, "seconds": 20}}
+    model = {"choose": ["probe"], "probe": {"top_logprobs": 20, "seconds": 120}}
     gateway, url, rows = world.gateway(upstream, plan=PLAN, groups=BY_TEMPLATE if chat else BY_PREFIX, model=model)
     client: Any = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60)
     asked, tokens, texts = prompts(120), 0, []

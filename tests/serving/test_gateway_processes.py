@@ -119,13 +119,13 @@ def test_two_processes_one_of_which_is_killed(world, tmp_path, request, kind):
             seen = interleaved(world, [first, url], 400)
             world.wait_until(lambda: settled(state)[2] == 0)
             assert settled(state)[:2] == (400, [group for _, group in seen].count("extended"))
-            upstream.pause = 5.0
+            upstream.held = True
             world.run(_begin(url, 6))
             world.wait_until(lambda: len(upstream.requests) >= 406)
             second.kill()
             second.wait()
         # What the dead one had in flight stays reserved: the other does not overdraw.
-        upstream.pause = 0.0
+        upstream.held = False
         more = interleaved(world, [first], 200)
         assert {status for status, _ in more} == {200}
         world.wait_until(lambda: settled(state)[0] == 606)
@@ -138,7 +138,7 @@ def test_two_processes_one_of_which_is_killed(world, tmp_path, request, kind):
 
 async def _begin(url, count):
     """Send requests and leave them."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         for _ in range(count):
             _, writer = await asyncio.open_connection(*url.removeprefix("http://").split(":"))
             data = json.dumps({"model": "m", "messages": []})
@@ -154,7 +154,7 @@ _OPEN = []
 @pytest.mark.slow
 def test_sigterm_lets_streams_come_to_their_end(world, tmp_path):
     upstream, state = world.upstream(), tmp_path / "book.sqlite"
-    upstream.pause = 1.0  # so a stream of 10 pieces takes two seconds
+    upstream.pause, upstream.held = 1.0, True  # a stream of 10 pieces takes two seconds once it is let go
     with process(upstream.url, "--budget", "extended=30%", "--state", state) as (server, url):
 
         async def stream(session):
@@ -168,17 +168,20 @@ def test_sigterm_lets_streams_come_to_their_end(world, tmp_path):
                 while len(upstream.requests) < 4:
                     await asyncio.sleep(0.05)
                 server.send_signal(signal.SIGTERM)
-                await asyncio.sleep(0.7)
-                refused = 0
-                try:
-                    async with session.get(f"{url}/v1/models", timeout=aiohttp.ClientTimeout(total=10)) as reply:
-                        refused = reply.status == 503
-                except aiohttp.ClientError:
-                    refused = True
-                return refused, await asyncio.gather(*streams)
+                while not await refuses(session):
+                    await asyncio.sleep(0.05)
+                upstream.held = False
+                return await asyncio.gather(*streams)
 
-        refused, streams = world.run(run(), timeout=120)
-        assert refused and all(data.endswith(b"data: [DONE]\n\n") for data in streams)
+        async def refuses(session):
+            try:
+                async with session.get(f"{url}/v1/models") as reply:
+                    return reply.status == 503
+            except aiohttp.ClientError:
+                return True
+
+        streams = world.run(run(), timeout=120)
+        assert all(data.endswith(b"data: [DONE]\n\n") for data in streams)
         assert server.wait(60) == 0
     assert settled(state)[0] == 4 and settled(state)[2] == 0
 

@@ -87,7 +87,7 @@ def test_each_fault(world, fault, stream, said, attempts):
     gateway, url, rows = world.gateway(upstream.url, upstream={"retries": 2, **limits})
 
     async def once():
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as session:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=120)) as session:
             return await ask_once(session, url, 0, stream=stream)
 
     assert world.run(once()) == said

@@ -36,7 +36,7 @@ GROUPS = [
 SHARE = {"budget": {"extended": {"mean": 0.3, "response_group": "extended"}}}
 TOKENS = {"budget": {"tokens": {"mean": 22, "overdraft": 450, "burst": 110}}}  # room for a cap of 400
 
-QUICK = {"first_byte_seconds": 2, "idle_seconds": 2, "retries": 2}
+QUICK = {"first_byte_seconds": 5, "idle_seconds": 5, "retries": 2}
 
 
 class ScriptedUpstream:
@@ -248,7 +248,7 @@ HASHED = Keys(rows=tuple((hashlib.sha256(key.encode()).digest(), tenant) for ten
 
 
 def client_of(url, key="none", **options) -> Any:
-    return openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=30, **options)
+    return openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=120, **options)
 
 
 def ask(client, content="hello", **options):
@@ -281,7 +281,7 @@ def call(url, body: Any = None, headers: Any = None, method: str | None = None) 
     data = json.dumps(body).encode() if isinstance(body, dict) else body
     request = urllib.request.Request(url, data, {"Content-Type": "application/json", **(headers or {})}, method=method)
     try:
-        with urllib.request.urlopen(request, timeout=30) as reply:
+        with urllib.request.urlopen(request, timeout=120) as reply:
             return reply.status, reply.headers, reply.read()
     except urllib.error.HTTPError as error:
         return error.code, error.headers, error.read()
@@ -308,7 +308,7 @@ def many(world, url, count, *, parallel=8):
     """All outcomes; fails if one hangs."""
 
     async def run():
-        gate, timeout = asyncio.Semaphore(parallel), aiohttp.ClientTimeout(total=45)
+        gate, timeout = asyncio.Semaphore(parallel), aiohttp.ClientTimeout(total=200)
 
         async def one(session, number):
             async with gate:
@@ -317,4 +317,4 @@ def many(world, url, count, *, parallel=8):
         async with aiohttp.ClientSession(timeout=timeout) as session:
             return await asyncio.gather(*(one(session, number) for number in range(count)))
 
-    return world.run(run(), timeout=240)
+    return world.run(run(), timeout=280)

@@ -16,6 +16,7 @@ from ibpo.training.lower_level import (
     group_means,
     next_budget_offset,
     ridge,
+    shrink,
 )
 
 
@@ -210,6 +211,9 @@ def test_the_offset_brings_a_biased_policy_to_the_budget_whatever_the_luck_of_th
     for _ in range(600):
         budget_offset = next_budget_offset(budget_offset, None, 0.3, 0.3, gain=0.03)
     assert abs(budget_offset) < 1e-4
+    # A policy that never, or always, opens the group moves it by a tenth at most.
+    assert next_budget_offset(0.09, 0.5, spent=0.59, measured=0.0, gain=0.5) == 0.1
+    assert next_budget_offset(-0.09, 0.5, spent=0.41, measured=1.0, gain=0.5) == -0.1
 
 
 def test_equal_gains_are_drawn_without_a_leaning():
@@ -256,3 +260,89 @@ def test_the_penalty_is_that_of_generalised_cross_validation():
     assert np.allclose(ridge(x, y), right, atol=1e-4)
     for exponent in (1, 3):  # else the choice of the data would hide a wrong one
         assert not np.allclose(generalised_cross_validation(x, y, exponent), right, atol=1e-2)
+
+
+def test_means_of_few_samples_move_towards_their_regression_as_far_as_their_noise_asks_for():
+    value, fitted = np.array([1.5, -0.5, np.nan, 1.0]), np.full(4, 0.5)
+    count, scatter = np.array([2, 8, 0, 2]), np.array([0.5, 3.5, 0.0, 0.5])
+    # s2 = 4.5 / (1 + 7 + 1); t2 = (1 + 1 + .25) / 3 - s2 (1/2 + 1/8 + 1/2) / 3 = .5625
+    t2, s2 = 0.5625, 0.5
+    weight = np.array([t2 / (t2 + s2 / 2), t2 / (t2 + s2 / 8), 0.0, t2 / (t2 + s2 / 2)])
+    assert np.allclose(shrink(value, fitted, count, scatter), 0.5 + weight * [1.0, -1.0, 0.0, 0.5])
+    # Residuals that noise explains, and noise that nothing tells, leave the regression.
+    assert np.array_equal(shrink(value, fitted, count, 100 * scatter), fitted)
+    assert np.array_equal(shrink(value, fitted, np.minimum(count, 1), 0 * scatter), fitted)
+
+
+@pytest.mark.parametrize("spread", [0.2, 0.4])
+def test_the_shrunken_means_are_nearly_as_near_the_truth_as_can_be(spread):
+    """Of normal truths about a known regression, seen with normal noise, the posterior means have the least error."""
+    rng = np.random.default_rng(0)
+    num, sigma = 4000, 0.5
+    fitted, count = rng.random(num), rng.integers(1, 9, num)
+    truth = fitted + spread * rng.normal(size=num)
+    samples = [t + sigma * rng.normal(size=n) for t, n in zip(truth, count, strict=True)]
+    value, scatter = np.array([x.mean() for x in samples]), np.array([len(x) * x.var() for x in samples])
+    error = np.mean((shrink(value, fitted, count, scatter) - truth) ** 2)
+    least = np.mean(1 / (1 / spread**2 + count / sigma**2))
+    assert error == pytest.approx(least, rel=0.1)
+    assert error < 0.9 * min(np.mean((value - truth) ** 2), np.mean((fitted - truth) ** 2))
+
+
+def test_the_scatter_of_a_cell_is_the_sum_of_its_squared_deviations():
+    batch = Batch(
+        prompt=np.array([0, 0, 0, 1, 1]),
+        response_group=np.array([0, 0, 1, 0, -1]),
+        reward=np.array([1.0, 0.0, 1.0, 0.5, 7.0]),
+        tokens=np.ones(5),
+        features=np.zeros((2, 1)),
+    )
+    cells = group_means(batch, 2)
+    assert cells.count.tolist() == [[2, 1], [1, 0]]
+    assert np.allclose(cells.scatter, [[0.5, 0.0], [0.0, 0.0]])
+
+
+def test_shrunken_gains_hear_the_samples_where_features_say_nothing():
+    hits = {}
+    for utility in ("regression", "shrunken"):
+        rng = np.random.default_rng(2)
+        level = LowerLevel(num_groups=2, budgets=at_most(0.4), utility=utility, window=4)
+        found = []
+        for step in range(4):
+            batch, gains = make_batch(rng, num_siblings=32, gain=lambda x: 0.6 * (np.cos(50 * x[:, 0]) > 0))
+            found.append((gains[level.solve(batch, step).assigned_group == 1] > 0).mean())
+        hits[utility] = np.mean(found)
+    assert hits["shrunken"] > 0.95 and hits["regression"] < 0.75
+
+
+def test_only_one_cap_on_a_share_of_all_prompts_is_steered():
+    share, other = at_most(0.3, 0.2)
+    tokens = BudgetTerm(key="tokens", group=None, amount=Fraction(8))
+    floor = BudgetTerm(key="floor", group=1, amount=Fraction(1, 10), at_least=True)
+    part = BudgetTerm(key="part", group=1, amount=Fraction(1, 2), column="level", value="3")
+    for budgets, steered in (
+        ([share], 0),
+        ([tokens, floor, part, share], 3),
+        ([share, other], None),
+        ([tokens], None),
+        ([floor], None),
+        ([part], None),
+        ([], None),
+    ):
+        assert LowerLevel(num_groups=3, budgets=budgets, utility="group_mean").steered == steered
+
+
+def test_the_offset_follows_the_share_of_the_budgets_own_group():
+    level = LowerLevel(num_groups=2, budgets=at_most(0.5), utility="group_mean", window=1)
+    batch = Batch(
+        prompt=np.repeat(np.arange(10), 2),
+        response_group=np.tile([0, 1], 10),
+        reward=np.tile([0.0, 1.0], 10),
+        tokens=np.ones(20),
+        features=np.zeros((10, 0)),
+    )
+    selection = level.solve(batch, 0)
+    assert selection.price[0] > 0 and selection.spent[0] == 0.5
+    level.steer(selection, np.tile([0.1, 0.9], (10, 1)), gain=0.1)
+    # Nine in ten where half are allowed, two points of headroom: a tenth of .48 - .9.
+    assert level.budget_offset == pytest.approx(-0.042)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -87,12 +89,13 @@ def test_a_preset_says_all_that_it_relies_on():
 
 @pytest.mark.parametrize(("old", "new"), sorted(RENAMED.items()))
 def test_names_of_earlier_versions_are_refused_with_the_new_one(tmp_path, old, new):
+    settings: dict[str, Any] = {"output_dir": str(tmp_path), old: 1}
     with pytest.raises(IbpoError, match=f"{old} is called {new} now"):
-        IBPOConfig(output_dir=str(tmp_path), **{old: 1})
+        IBPOConfig(**settings)
 
 
 def test_the_learning_rate_is_held_up_where_the_number_of_steps_is_known(tmp_path):
-    machine = {"output_dir": str(tmp_path), "use_cpu": True, "bf16": False}
+    machine: dict[str, Any] = {"output_dir": str(tmp_path), "use_cpu": True, "bf16": False}
     args = IBPOConfig(max_steps=100, **machine)
     assert args.lr_scheduler_kwargs == {"num_decay_steps": 35, "min_lr_ratio": 0.03}
     assert IBPOConfig(**machine).lr_scheduler_type == "linear"
