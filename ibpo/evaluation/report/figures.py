@@ -81,7 +81,7 @@ def families(rows: Iterable[Row]) -> dict[str, list[Row]]:
 def plot_frontier(rows: Iterable[Row], path: Out, titles: Mapping[str, str] | None = None) -> None:
     """Accuracy (bars: 95 % intervals, clustered by problem) against cost, one panel per experiment; means over seeds.
 
-    Self-consistency is cut off somewhat beyond the dearest other method.
+    Self-consistency is cut off somewhat beyond the most expensive other method.
 
     Args:
         rows: As `Comparison.rows`, of any number of experiments and seeds.
