@@ -326,9 +326,7 @@ def _number(place: str, column: str, value: Any) -> float | None:
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number) or number < 0:
-        raise IbpoError(
-            f"{place}: column {column!r}: {value!r} is no finite number of at least 0; fix or drop the row"
-        )
+        raise IbpoError(f"{place}: column {column!r}: {value!r} is no finite number of at least 0; fix or drop the row")
     if column in COLUMNS["reward"] and number > 1:
         raise IbpoError(f"{place}: column {column!r}: {value!r} is above 1; a reward lies in [0, 1]: divide by its top")
     return number
