@@ -25,7 +25,7 @@ def solutions(answers, gold, form):
 
 
 def build(answers, gold="1", form=BOXED, ended=None, **config):
-    config = BuildConfig(form=form.name, **config)
+    config = BuildConfig.model_validate({"form": form.name, **config})
     return build_responses("p", solutions(answers, gold, form), ended or len(answers), form, config)
 
 
