@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.recipes import BUDGETS, read_tuning, training_of
-from experiments.table import tabulate
+from experiments.table import hold_against, tabulate
 from ibpo.demo import calibrated_choice, experiment_named, training_steps
 from ibpo.evaluation import (
     PageData,
@@ -64,7 +64,7 @@ def write_outcome(run_dir: Path, settings: BaselineSettings, console: Console, s
             assert there.yardsticks is not None
             for row, result in zip([*there.rows, *own.rows], [*there.results, *own.results], strict=True):
                 got = (row["method"], row["budget"], seed_dir, name, partial(settings.steps_of, name))
-                rows.append(row | there.yardsticks.of(result) | training_of(*got, settings.num_probe))
+                rows.append(row | hold_against(there.yardsticks, result) | training_of(*got, settings.num_probe))
             merits += there.merits
             areas += [*there.areas, *own.areas]
             training += [step for q in BUDGETS for step in training_steps(seed_dir, name, seed, q)]

@@ -18,7 +18,7 @@ import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -36,7 +36,9 @@ RESPONSES_PER_PROBLEM = 4
 BATCH_SIZE = 64
 
 
-def sft(context: Context, out_dir: Path, *, learning_rate: float, mixture: str, alpha: float = 1.0) -> None:
+def sft(
+    context: Context, out_dir: Path, *, learning_rate: float, mixture: Literal["asv", "sv"], alpha: float = 1.0
+) -> None:
     """One epoch on the built mixture: `"sv"`, or `"asv"` with its alpha."""
     pairs = mix_by_difficulty(context, BuildConfig(mixture=mixture, alpha=alpha, seed=context.job.seed))
     fine_tune(context, out_dir, pairs, learning_rate=learning_rate)

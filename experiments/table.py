@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,8 +17,10 @@ from ibpo.evaluation import (
     Methods,
     PerProblem,
     Responses,
+    Yardsticks,
     areas_of,
     by_number,
+    estimate_gain_ratio,
     find_problems,
     mix,
     numbers,
@@ -98,6 +101,28 @@ def tabulate(seed_dir: Path, experiment: str, seed: int, levels: Sequence[str], 
     areas = [row for row in areas_of(curves, base_tokens, seed) if row["name"] != "random mix"]
     found = [p.result for p in points]
     return Methods(rows=rows, merits=[], areas=[head | row for row in areas], results=found)
+
+
+def hold_against(yardsticks: Yardsticks, result: PerProblem) -> dict[str, dict[str, float | None] | None]:
+    """Gain ratios, oracle share and gain over the random mix of one row, at its own mean tokens.
+
+    `gain_ratio_MODEL` of each model with votes (`ibpo.evaluation.estimate_gain_ratio`), `above_random_mix` and
+    `oracle_share` (`ibpo.evaluation.Reference`). Each has `value`, `low` and `high`, or is None where the number does
+    not exist.
+    """
+    accuracy, tokens, seed = result.accuracy, result.tokens, yardsticks.seed
+    found: dict[str, Any] = {}
+    for model, curve in yardsticks.votes.items():
+        with np.errstate(invalid="ignore"):  # where votes gain next to nothing some draws are infinite
+            ratio = estimate_gain_ratio(accuracy, tokens, curve.accuracy, curve.cost, seed=seed)
+        found[f"gain_ratio_{model}"] = None if np.isnan(ratio.value) else ratio
+    found["above_random_mix"] = yardsticks.reference.above_random_mix(accuracy, tokens, seed=seed)
+    found["oracle_share"] = yardsticks.reference.oracle_share(accuracy, tokens, seed=seed)
+    ends = ("value", "low", "high")
+    return {
+        name: None if one is None else {end: x if np.isfinite(x := float(getattr(one, end))) else None for end in ends}
+        for name, one in found.items()
+    }
 
 
 HELD_OUT = "oracle by problem, held out"

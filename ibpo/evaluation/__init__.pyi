@@ -29,6 +29,7 @@ from .log_allocation import read_parts as read_parts
 from .log_allocation import write_files as write_files
 from .methods import MODELS as MODELS
 from .methods import Methods as Methods
+from .methods import Yardsticks as Yardsticks
 from .methods import areas_of as areas_of
 from .methods import compare_methods as compare_methods
 from .methods import halves as halves
@@ -100,6 +101,7 @@ __all__ = [
     "Responses",
     "Scorer",
     "Way",
+    "Yardsticks",
     "answer_of",
     "answer_questions",
     "areas_of",

@@ -427,7 +427,7 @@ def gain_over_votes(reward_P: FloatArray, cost_P: FloatArray, votes: VoteCurve, 
 
 
 def mix_points(cost_CP: FloatArray, reward_CP: FloatArray, among: Sequence[int]) -> list[Json]:
-    """The best random mix of configurations on a grid between the cheapest and the dearest, and the straight line."""
+    """The best random mix of configurations on a grid of costs between the two ends, and the straight line."""
     cost_C, reward_C = cost_CP[list(among)].mean(1), reward_CP[list(among)].mean(1)
     low, high = int(cost_C.argmin()), int(cost_C.argmax())
     points = []
@@ -442,7 +442,7 @@ def mix_points(cost_CP: FloatArray, reward_CP: FloatArray, among: Sequence[int])
 def areas(
     curves: Mapping[str, tuple[FloatArray, FloatArray]], low: float, high: float, *, mix: str = "", seed: int = 0
 ) -> list[Json]:
-    """The area under each curve between two costs, or between its cheapest and its dearest point where it has less.
+    """The area under each curve between two costs, or between its cheapest and its most expensive point if it has less.
 
     Nothing is extrapolated: a curve that covers a part of the range has the area of that part, and beside it stands
     the area of the curve `mix` over the same part.
@@ -511,8 +511,8 @@ def compare(responses: Responses, options: CompareOptions | None = None) -> Json
     Returns:
         `problems` (used, left out), `standard`, `levels`, `configurations` (numbers by slice; `relative_cost`,
         `difference` from the standard one in closed form, `difference_bootstrap`, `oracle_share` between the cheapest
-        and the dearest of `among`, `gain_ratio` against its votes), `votes` (curves of maj@k), `mix` (corners of the
-        best random mix and the straight line), `areas` (under accuracy against cost, of the mix and of votes),
+        and the most expensive of `among`, `gain_ratio` against its votes), `votes` (curves of maj@k), `mix` (corners of
+        the best random mix and the straight line), `areas` (under accuracy against cost, of the mix and of votes),
         `oracles` (by problem and by level, on responses without a say), `allocation` (a row per budget),
         `share_by_level` (of the middle budget), `budget_kept`, `notes`.
 

@@ -92,7 +92,7 @@ def import_responses(paths: Sequence[tuple[str, Path]], options: ImportOptions |
         options: How to read them.
 
     Raises:
-        IbpoError: for what cannot be read, names file, row, field and mend.
+        IbpoError: for what cannot be read, names file, row, field and fix.
     """
     options = options or ImportOptions()
     rows: list[dict[str, Any]] = []
@@ -244,7 +244,7 @@ def plain_rows(
         gold, to be judged.
 
     Raises:
-        IbpoError: names place, column and mend.
+        IbpoError: names place, column and fix.
 
     Example:
         >>> plain_rows([("line 1", {"id": 7, "effort": "low", "correct": True, "tokens": 12})], {})[0]["reward"]
@@ -326,9 +326,7 @@ def _number(place: str, column: str, value: Any) -> float | None:
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number) or number < 0:
-        raise IbpoError(
-            f"{place}: column {column!r}: {value!r} is no finite number of at least 0; mend or drop the row"
-        )
+        raise IbpoError(f"{place}: column {column!r}: {value!r} is no finite number of at least 0; fix or drop the row")
     if column in COLUMNS["reward"] and number > 1:
         raise IbpoError(f"{place}: column {column!r}: {value!r} is above 1; a reward lies in [0, 1]: divide by its top")
     return number
@@ -353,7 +351,7 @@ def lm_eval_rows(path: Path, rows: Iterable[Row], *, metric: str = "", wanted_fi
         wanted_filter: Name of the filter whose answers count; "": the file's first.
 
     Raises:
-        IbpoError: names place, field and mend.
+        IbpoError: names place, field and fix.
     """
     found: list[dict[str, Any]] = []
     named = LM_EVAL_FILE.search(path.name)
@@ -470,7 +468,7 @@ def lighteval_rows(path: Path, rows: Iterable[Row], *, metric: str = "") -> list
         metric: Name of the metric that is the reward; "": the first whose value lies in [0, 1].
 
     Raises:
-        IbpoError: names place, field and mend.
+        IbpoError: names place, field and fix.
     """
     found: list[dict[str, Any]] = []
     named = LIGHTEVAL_FILE.search(path.name)

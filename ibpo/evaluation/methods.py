@@ -74,7 +74,7 @@ class Methods:
     results: list[PerProblem] = field(default_factory=list[PerProblem])
     """What each row was made of, in the rows' order; arrays, not for JSON."""
     yardsticks: Yardsticks | None = None
-    """What every row can be held against (`Yardsticks.of`)."""
+    """What every row can be held against."""
 
 
 class Yardsticks:
@@ -94,24 +94,6 @@ class Yardsticks:
         self.problems, self.votes, self.seed, self.num_draws = problems, votes, seed, num_draws
         self.standard, self.extended = (per_problem(one, problems) for one in (standard, extended))
         self.reference = Reference(standard, extended, problems.problem_id, num_draws=num_draws)
-
-    def of(self, result: PerProblem) -> Json:
-        """Gain ratios, oracle share and gain over the random mix of one row, at its own mean tokens.
-
-        `gain_ratio_MODEL` of each model with votes (`estimate_gain_ratio`), `above_random_mix` and `oracle_share`
-        (`Reference`). Each has `value`, `low` and `high`, or is None where the number does not exist.
-        """
-        found: dict[str, Estimate | None] = {}
-        for model, curve in self.votes.items():
-            with np.errstate(invalid="ignore"):  # where votes gain next to nothing some draws are infinite
-                ratio = estimate_gain_ratio(result.accuracy, result.tokens, curve.accuracy, curve.cost, seed=self.seed)
-            found[f"gain_ratio_{model}"] = None if np.isnan(ratio.value) else ratio
-        found["above_random_mix"] = self.reference.above_random_mix(result.accuracy, result.tokens, seed=self.seed)
-        found["oracle_share"] = self.reference.oracle_share(result.accuracy, result.tokens, seed=self.seed)
-        return {
-            name: None if one is None else {end: plain(getattr(one, end)) for end in ("value", "low", "high")}
-            for name, one in found.items()
-        }
 
 
 def load_run(directory: Path) -> tuple[dict[tuple[str, str], Responses], dict[tuple[str, str], dict[str, float]]]:

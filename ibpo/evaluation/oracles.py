@@ -36,7 +36,7 @@ def held_out_choice(
         responses: All of them; those of `among` with a known cost count.
         num_problems: Of the report; a note says so where fewer have two responses of every configuration.
         among: Configurations to choose from.
-        budgets: Mean costs, as parts of the way from the cheapest to the dearest configuration.
+        budgets: Mean costs, as parts of the way from the cheapest to the most expensive configuration.
         notes: Takes what a reader should know.
         num_splits: Random halvings.
         seed: Of the halvings.

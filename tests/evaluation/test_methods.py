@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from experiments.table import hold_against
 from ibpo.evaluation.comparison import (
     CompareOptions,
     PerProblem,
@@ -382,7 +383,7 @@ def world():
 
 def test_every_row_has_the_figures_of_merit(world):
     yardsticks, standard, extended, chosen = world
-    found, merit = yardsticks.of(chosen), figures_of_merit(chosen, 0.4, yardsticks)
+    found, merit = hold_against(yardsticks, chosen), figures_of_merit(chosen, 0.4, yardsticks)
     for name in ("gain_ratio_cold_start", "oracle_share"):
         assert found[name]["value"] == merit[name], name
         assert [found[name]["low"], found[name]["high"]] == merit[f"{name}_interval"]
@@ -396,23 +397,23 @@ def test_every_row_has_the_figures_of_merit(world):
 def test_the_ends_lie_on_the_mix_and_what_costs_more_has_no_number(world):
     yardsticks, standard, extended, _ = world
     for end in (standard, extended):
-        found = yardsticks.of(end)
+        found = hold_against(yardsticks, end)
         assert found["above_random_mix"]["value"] == pytest.approx(0, abs=1e-9)
         assert found["oracle_share"] is None  # the oracle has no room there
-    found = yardsticks.of(replace(extended, tokens=extended.tokens + 1))
+    found = hold_against(yardsticks, replace(extended, tokens=extended.tokens + 1))
     assert found == dict.fromkeys(["gain_ratio_cold_start", "above_random_mix", "oracle_share"])
 
 
 def test_a_blind_draw_has_an_interval_around_nothing(world):
     yardsticks, standard, extended, _ = world
-    share = yardsticks.of(mix(standard, extended, np.full(600, 0.5)))["oracle_share"]
+    share = hold_against(yardsticks, mix(standard, extended, np.full(600, 0.5)))["oracle_share"]
     assert share["value"] == pytest.approx(0, abs=1e-6) and share["low"] <= 1e-6 and share["high"] >= -1e-6
 
 
 def test_no_ratio_at_hardly_more_than_the_cost_of_one_response(world):
     yardsticks, standard, extended, _ = world
     for more, there in ((1.001, False), (1.2, True)):
-        found = yardsticks.of(replace(extended, tokens=more * standard.tokens))["gain_ratio_cold_start"]
+        found = hold_against(yardsticks, replace(extended, tokens=more * standard.tokens))["gain_ratio_cold_start"]
         assert (found is not None) is there, more
 
 
@@ -433,6 +434,6 @@ def test_one_folder_has_one_oracle_share(build_store, tmp_path):
             for row, one in zip(found.rows, found.results, strict=True)
             if (row["method"], row["budget"]) == ("IBPO sampled", budget)
         ]
-        row = yardsticks.of(result)
+        row = hold_against(yardsticks, result)
         assert row["oracle_share"]["value"] == merit["oracle_share"]
         assert own["above_random_mix"]["value"] == pytest.approx(row["above_random_mix"]["value"])

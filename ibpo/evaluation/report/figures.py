@@ -81,7 +81,7 @@ def families(rows: Iterable[Row]) -> dict[str, list[Row]]:
 def plot_frontier(rows: Iterable[Row], path: Out, titles: Mapping[str, str] | None = None) -> None:
     """Accuracy (bars: 95 % intervals, clustered by problem) against cost, one panel per experiment; means over seeds.
 
-    Self-consistency is cut off somewhat beyond the dearest other method.
+    Self-consistency is cut off somewhat beyond the most expensive other method.
 
     Args:
         rows: As `Comparison.rows`, of any number of experiments and seeds.
@@ -260,7 +260,8 @@ def _panels(
     if not panels:
         raise ValueError("nothing to plot")
     with rc_context(STYLE):
-        figure = Figure(figsize=(PANEL[0] * len(panels), PANEL[1] + 0.5), layout="constrained")
+        width = PANEL[0] * max(len(panels), 1.2)
+        figure = Figure(figsize=(width, PANEL[1] + 0.5), layout="constrained")
         grid = figure.subplots(1, len(panels), squeeze=False)[0]
         labelled: dict[str, Any] = {}
         for axes, name in zip(grid, panels, strict=True):
@@ -273,7 +274,7 @@ def _panels(
         # Room for a long legend, which would be taken from the panels.
         lines = -(-len(labelled) // columns)
         if lines > 5:
-            width = max(1.35 * PANEL[0], PANEL[0] * len(panels))
+            width = max(1.35 * PANEL[0], width)
             figure.set_size_inches(width, PANEL[1] + 0.5 + 0.22 * (lines - 5))
         if labelled:
             figure.legend(labelled.values(), labelled.keys(), loc="outside lower center", ncols=columns, fontsize=10)
