@@ -237,15 +237,15 @@ def test_equal_gains_are_drawn_without_a_leaning():
     assert abs(np.corrcoef(times, np.arange(num))[0, 1]) < 0.5
 
 
-def generalised_cross_validation(x, y, exponent=2):
-    """Fitted values for the penalty that minimises n ||y - S y||^2 / (n - tr S - 1)^exponent, by dense matrices."""
+def generalised_cross_validation(x, y, exponent=2, intercept=1):
+    """Fit with the penalty that minimises n ||y - S y||^2 / (n - tr S - intercept)^exponent, by matrices."""
     n = len(x)
     x = (x - x.mean(0)) / (x.std(0) + 1e-6)
     centred = y - y.mean()
     best = None
     for penalty in PENALTIES:
         smoother = x @ np.linalg.solve(x.T @ x + penalty * np.eye(x.shape[1]), x.T)
-        score = n * np.sum((centred - smoother @ centred) ** 2) / (n - np.trace(smoother) - 1) ** exponent
+        score = n * np.sum((centred - smoother @ centred) ** 2) / (n - np.trace(smoother) - intercept) ** exponent
         if best is None or score < best[0]:
             best = score, y.mean() + smoother @ centred
     assert best is not None
@@ -260,6 +260,13 @@ def test_the_penalty_is_that_of_generalised_cross_validation():
     assert np.allclose(ridge(x, y), right, atol=1e-4)
     for exponent in (1, 3):  # else the choice of the data would hide a wrong one
         assert not np.allclose(generalised_cross_validation(x, y, exponent), right, atol=1e-2)
+    # With few prompts the intercept's own degree of freedom decides.
+    rng = np.random.default_rng(15)
+    x = rng.normal(size=(12, 6))
+    y = x[:, 0] * 0.5 + rng.normal(size=12)
+    right = generalised_cross_validation(x, y)
+    assert np.allclose(ridge(x, y), right, atol=1e-4)
+    assert not np.allclose(generalised_cross_validation(x, y, intercept=0), right, atol=1e-1)
 
 
 def test_means_of_few_samples_move_towards_their_regression_as_far_as_their_noise_asks_for():
