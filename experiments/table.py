@@ -103,7 +103,7 @@ def tabulate(seed_dir: Path, experiment: str, seed: int, levels: Sequence[str], 
     return Methods(rows=rows, merits=[], areas=[head | row for row in areas], results=found)
 
 
-def hold_against(yardsticks: Yardsticks, result: PerProblem) -> dict[str, dict[str, float | None] | None]:
+def hold_against(yardsticks: Yardsticks, result: PerProblem) -> dict[str, Any]:
     """Gain ratios, oracle share and gain over the random mix of one row, at its own mean tokens.
 
     `gain_ratio_MODEL` of each model with votes (`ibpo.evaluation.estimate_gain_ratio`), `above_random_mix` and
