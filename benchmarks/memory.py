@@ -6,11 +6,11 @@ a forward pass, L layers of width h, k key and value channels, V words, in bytes
     weights      4 N / S            float32 master weights (2 N / S frozen in bf16 under LoRA), and what a bf16 forward
                                     pass copies: 2 N whole, 2 x 2 N / L where sharded (two layers at a time)
     training     12 A / S           gradient 4, AdamW's two moments 8
-    initial      4 N / S            the initial policy, in the policy's own type: 2 N / S under LoRA
+    initial      4 N / S            the reference model, in the policy's own type: 2 N / S under LoRA
     activations  b T h (2 L + 34)   one checkpoint per layer, and one layer that is computed again (Korthikanti et al.
                                     2022, section 4, with an attention that keeps no T x T matrix)
-    logits       24 b T V           the loss: bf16 logits, float32 log-probabilities, their gradient (10); the anchor,
-                                    where a sequence is held: the same in float32, and the initial policy's (14)
+    logits       24 b T V           the loss: bf16 logits, float32 log-probabilities, their gradient (10); the KL
+                                    penalty, where a sequence has one: float32 too, and the reference model's (14)
     rollouts     2 c L k T B        transformers: keys and values of B sequences (`sampling_batch_size`) of c bytes,
                                     4 with float32 weights, 2 with bf16 (LoRA)
                  2 N + 4 L k T B    vLLM, colocated: bf16 weights, keys and values, whole on each GPU

@@ -6,8 +6,8 @@ The embedded *thinking* model. A recorded set of rollouts is given to three trai
 so that a busy machine slows all alike):
 
     grpo       trl.GRPOTrainer, its own advantages, every response in the update
-    ibpo       IBPOTrainer as the paper has it: margins, all responses' rewards, no anchor, no features
-    ibpo full  IBPOTrainer with its defaults: regression on the prompts' features, anchor
+    ibpo       IBPOTrainer as the paper has it: margins, all responses' rewards, no KL penalty, no features
+    ibpo full  IBPOTrainer with its defaults: regression on the prompts' features, KL penalty
 
 Prints the median seconds of a step after sampling, the difference to grpo in percent of a whole step (with sampling,
 measured once per step for all), and then the lower level alone at 32 x 8 and 4,096 x 16. IBPO trains on the chosen

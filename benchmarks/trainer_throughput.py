@@ -5,7 +5,7 @@
 
 On CUDA in bf16 where there is a GPU, else on the CPU in float32 (the second command: does it run at all?). Both take
 the same prompts and the same reward; each decodes by its own means, so that what is compared is what a user gets.
-Phases: sampling (tokens decoded), update (tokens of the rows that the loss sees, anchor and scoring included in the
+Phases: sampling (tokens decoded), update (tokens of the rows that the loss sees, KL penalty and scoring included in the
 seconds), whole step (tokens decoded). The first step warms up and is left out; medians of the others. Prints card,
 versions, command and a table. IBPO forces half of the responses open, which may make them longer, and its loss sees
 fewer rows: read the seconds together with the tokens.

@@ -80,7 +80,7 @@ class TwoTurns(GRPOTrainer):
             own = own * ((1 - out["tool_mask"]).cumsum(1) == 0)
         rows = torch.arange(len(own), device=own.device) % round(1 / HELD_SHARE) == 0
         tokens = (own * rows[:, None]).sum().clamp(min=1)
-        out["anchor"], out["body_mask"] = rows * self.held_weight / tokens, own
+        out["kl_weight"], out["kl_mask"] = rows * self.held_weight / tokens, own
         return out
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:

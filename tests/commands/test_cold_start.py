@@ -215,14 +215,15 @@ def test_a_run_that_was_killed_in_every_stage_is_completed(tmp_path):
         )
         deadline = time.monotonic() + 600
         while not reached():
-            assert process.poll() is None and time.monotonic() < deadline
+            assert (process.poll() is None or reached()) and time.monotonic() < deadline
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         process.wait()
         whole = before[: before.rfind(b"\n") + 1]
         assert kept().startswith(whole)  # what was sampled is never sampled again
         before = kept()
-        assert not (out / "results.json").exists()
+        # The gate takes a second: on a busy machine it may have ended before this process looked again.
+        assert not (out / "results.json").exists() or reached is stages[-1]
     assert run(*arguments).exit_code in (0, 1)
     assert kept() == before
     keys = [json.loads(line)["key"] for line in before.splitlines()[1:]]

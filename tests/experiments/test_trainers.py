@@ -122,10 +122,10 @@ def test_a_dialogue_carries_loss_on_what_the_policy_wrote(context, tmp_path, sta
         assert [ids[i] for i in asked][-len(prompt) :] == prompt
         first = ids[: asked[0]]
         assert first[-1] == tokenizer.eos_token_id or len(asked) == len(prompt) + 1
-        held = inputs["body_mask"][row].bool()
+        held = inputs["kl_mask"][row].bool()
         assert int(held.sum()) == (len(first) if stage == 1 else len(ids) - len(asked))
         assert held[: len(first)].all()
-    assert (inputs["anchor"] > 0).sum() == 4  # a quarter of the dialogues
+    assert (inputs["kl_weight"] > 0).sum() == 4  # a quarter of the dialogues
 
 
 def test_built_dialogues_carry_no_loss_on_the_problem_between(context):
