@@ -1,0 +1,22 @@
+from .evaluate import check_routed, default_budgets, evaluate_router, score_unseen
+from .features import as_text
+from .fit import PROMPTS, RoutedLog, embedder, fit_router, read_routed_log
+from .router import Embed, Router, Scores, load_router, save_router
+
+__all__ = [
+    "PROMPTS",
+    "Embed",
+    "RoutedLog",
+    "Router",
+    "Scores",
+    "as_text",
+    "check_routed",
+    "default_budgets",
+    "embedder",
+    "evaluate_router",
+    "fit_router",
+    "load_router",
+    "read_routed_log",
+    "save_router",
+    "score_unseen",
+]

@@ -1,0 +1,31 @@
+from .gains import ROUTER_SECONDS, FittedRouter, GainPredictor, PredictedGains
+from .server import Service, serve
+from .settings import (
+    GROUPS_BY,
+    Keys,
+    Settings,
+    build_settings,
+    keys_from_environment,
+    new_key,
+    read_keys,
+    read_settings,
+)
+from .telemetry import open_log
+
+__all__ = [
+    "GROUPS_BY",
+    "ROUTER_SECONDS",
+    "FittedRouter",
+    "GainPredictor",
+    "Keys",
+    "PredictedGains",
+    "Service",
+    "Settings",
+    "build_settings",
+    "keys_from_environment",
+    "new_key",
+    "open_log",
+    "read_keys",
+    "read_settings",
+    "serve",
+]
