@@ -210,15 +210,17 @@ def test_a_run_that_was_killed_in_every_stage_is_completed(tmp_path):
         process = subprocess.Popen(
             [sys.executable, "-c", code, *arguments],
             env=environment,
-            stderr=subprocess.DEVNULL,
+            stderr=(errors := (tmp_path / "stderr.txt").open("w")),
             stdout=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + 600
         while not reached():
-            assert (process.poll() is None or reached()) and time.monotonic() < deadline
+            assert process.poll() is None or reached(), (tmp_path / "stderr.txt").read_text()
+            assert time.monotonic() < deadline
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         process.wait()
+        errors.close()
         whole = before[: before.rfind(b"\n") + 1]
         assert kept().startswith(whole)  # what was sampled is never sampled again
         before = kept()
