@@ -61,7 +61,7 @@ def test_the_face_names_what_programs_use_and_imports_it_when_it_is_used():
     import ibpo.serving.gateway as face
 
     assert all(getattr(face, name) is not None for name in face.__all__)
-    with pytest.raises(AttributeError, match="has no attribute 'Servise'"):
+    with pytest.raises(AttributeError, match="Servise"):
         _ = face.Servise  # pyright: ignore[reportAttributeAccessIssue]
     code = "import sys, ibpo.serving.gateway; print({'aiohttp', 'pydantic', 'numpy'} & {*sys.modules})"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"
