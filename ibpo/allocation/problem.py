@@ -35,7 +35,7 @@ CostArray = NDArray[np.float64 | np.bool_]
 MarkArray = NDArray[np.uint8 | np.uint16]
 
 MAX_OVERLAPPING = 16
-"""Share budgets up to which any sets of them are told apart; of more, only those that no response shares."""
+"""Up to so many share budgets any combination is distinguished; beyond, only budgets without a common response."""
 RELATIVE_TOLERANCE = 1e-9
 """How far a sum of costs that are not all whole numbers may miss its bound. Whole-number costs get no tolerance."""
 

@@ -328,7 +328,7 @@ def _number(place: str, column: str, value: Any) -> float | None:
     if not math.isfinite(number) or number < 0:
         raise IbpoError(f"{place}: column {column!r}: {value!r} is no finite number of at least 0; fix or drop the row")
     if column in COLUMNS["reward"] and number > 1:
-        raise IbpoError(f"{place}: column {column!r}: {value!r} is above 1; a reward lies in [0, 1]: divide by its top")
+        raise IbpoError(f"{place}: column {column!r}: {value!r} is above 1; a reward is at most 1: divide by the top")
     return number
 
 
@@ -465,7 +465,7 @@ def lighteval_rows(path: Path, rows: Iterable[Row], *, metric: str = "") -> list
     Args:
         path: The file; its folders name the configuration, its name the task.
         rows: Of the file.
-        metric: Name of the metric that is the reward; "": the first whose value lies in [0, 1].
+        metric: Name of the metric that is the reward; "": the first whose values are in [0, 1].
 
     Raises:
         IbpoError: names place, field and fix.
