@@ -2,12 +2,12 @@
 
 | text | meaning |
 |---|---|
-| `extended=0.3`, `extended=30%`, `extended<=30%` | at most this share of the problems is answered by response group `extended` |
+| `extended=0.3`, `extended=30%`, `extended<=30%` | at most this share of the problems gets response group `extended` |
 | `extended=1/3` | the same with an exact fraction |
 | `extended>=10%` | at least this share |
 | `tokens=2000` | at most 2,000 tokens per problem, on average; `money=0.002` likewise, and `cost` is a log's own cost |
 | `tokens=0.5x`, `0.5x` | half of what is spent now |
-| `tokens=25%range`, `25%range` | a quarter of the way from the cheapest response group's mean cost to the most expensive one's |
+| `tokens=25%range`, `25%range` | a quarter of the way from the cheapest response group to the most expensive |
 | `extended@level=3=0.2` | a share of the problems whose column `level` holds 3 |
 | `extended@level=0.2`, `extended@level>=0.2` | the same within each value of that column |
 
@@ -15,7 +15,7 @@ Spaces may stand around every part. A table (`[budget]` in TOML, `IBPOConfig.bud
 its key and the amount as a number or a text: `extended = "30%"`, `"extended>=" = 0.1`, `"extended@level=3" = 0.2`.
 
 Amounts are exact: `0.3` is 3/10. What a command cannot mean it refuses, with the reason; it never means something else.
-"""  # noqa: E501  # a table's row is one line
+"""
 
 from __future__ import annotations
 

@@ -58,6 +58,24 @@ def digest_file(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def read_document(text: str, where: str, kind: str, version: int, command: str) -> dict[str, Any]:
+    """The JSON object that `command` wrote, once its `kind` and `version` are those that this ibpo reads.
+
+    Raises:
+        IbpoError: Something else, or of another version; names `where`, and the command that makes it again.
+    """
+    again = f"make it again with {command}"
+    try:
+        row = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise IbpoError(f"{where}: not JSON: {error}; {again}") from None
+    if not isinstance(row, dict) or row.get("kind") != kind:
+        raise IbpoError(f"{where}: no {kind.removeprefix('ibpo.')}; make one with {command}")
+    if row.get("version") != version:
+        raise IbpoError(f"{where}: of version {row.get('version')!r}, this ibpo reads {version}; {again}")
+    return row
+
+
 def to_toml(tables: Mapping[str, Any], command: str) -> str:
     """Tables, and tuples of tables, as TOML whose first comment is the command; None values are left out.
 

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -33,7 +34,7 @@ UNTRAINED = "untrained"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProcessJob:
+class ProcessJob(ABC):
     """What every job knows; its kinds add what they do. Everything that it writes is stored under `seed_dir`."""
 
     module: ClassVar[str]
@@ -58,9 +59,9 @@ class ProcessJob:
         """Its file of progress; beside it what it does and its log."""
         return Path(self.seed_dir) / "progress" / f"{self.name}.json"
 
+    @abstractmethod
     def outputs(self) -> list[Path]:
         """The files of the finished job."""
-        raise NotImplementedError
 
     def is_done(self) -> bool:
         """Whether every file of the job is there."""

@@ -18,7 +18,7 @@ import numpy as np
 
 from ibpo.errors import IbpoError
 from ibpo.routing.features import COUNTED, NUM_HASHES, FloatArray, as_text, counts, hashed
-from ibpo.runs import write_text_atomic
+from ibpo.runs import read_document, write_text_atomic
 
 _KIND = "ibpo.router"
 _VERSION = 1
@@ -129,14 +129,7 @@ class Router:
         Raises:
             IbpoError: Something else, of another version, damaged or changed by hand.
         """
-        try:
-            row = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise IbpoError(f"{where}: not JSON: {error}; make it again with ibpo route fit") from None
-        if not isinstance(row, dict) or row.get("kind") != _KIND:
-            raise IbpoError(f"{where}: no router; make one with ibpo route fit")
-        if row.get("version") != _VERSION:
-            raise IbpoError(f"{where}: of version {row.get('version')!r}, this ibpo reads {_VERSION}; fit it again")
+        row = read_document(text, where, _KIND, _VERSION, "ibpo route fit")
         if row.pop("sha256", None) != _digest(row):
             raise IbpoError(f"{where}: has been changed since it was written (SHA-256); fit it again")
         try:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ibpo.errors import IbpoError
-from ibpo.runs import write_text_atomic
+from ibpo.runs import read_document, write_text_atomic
 
 KIND = "ibpo.calibration"
 _VERSION = 1
@@ -199,14 +199,7 @@ class Calibration:
         Raises:
             IbpoError: Something else, or damaged.
         """
-        try:
-            row = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise IbpoError(f"{where}: not JSON: {error}; make it again with ibpo calibrate") from None
-        if not isinstance(row, dict) or row.get("kind") != KIND:
-            raise IbpoError(f"{where}: no calibration; make one with ibpo calibrate")
-        if row.get("version") != _VERSION:
-            raise IbpoError(f"{where}: of version {row.get('version')!r}, this ibpo reads {_VERSION}; make it again")
+        row = read_document(text, where, KIND, _VERSION, "ibpo calibrate")
         scores, count, source = row.get("scores"), row.get("num_prompts"), row.get("source")
         good = isinstance(scores, list) and all(isinstance(x, int | float) and math.isfinite(x) for x in scores)
         if not (good and scores and scores == sorted(scores)):

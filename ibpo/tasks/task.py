@@ -7,7 +7,7 @@ data sets, so that a name always means the same rows. Embedded tasks are modules
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -222,15 +222,7 @@ GSM8K = Task(
         name="openai/gsm8k", configs=("main",), split="test", revision="e53f048856ff4f594e959d75785d2c2d37b678ee"
     ),
 )
-GSM8K_TRAIN = Task(
-    name="gsm8k_train",
-    answer_after="####",
-    problem_id=("id",),
-    level=("level",),
-    source=Source(
-        name="openai/gsm8k", configs=("main",), split="train", revision="e53f048856ff4f594e959d75785d2c2d37b678ee"
-    ),
-)
+GSM8K_TRAIN = replace(GSM8K, name="gsm8k_train", source=replace(GSM8K.source, split="train"))
 MATH_TRAIN = Task(
     name="math_train",
     boxed_in=("solution",),
