@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from ibpo import __version__
+from ibpo.errors import IbpoError
 
 COMMANDS = {
     "demo": (
@@ -132,6 +133,16 @@ class _LazyGroup(TyperGroup):
                 found = part
             command = typer.main.get_command(found)
         return name, command, rest
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; what its user can fix is one line on stderr and exit status 2, not a traceback."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # `ibpo ... | head`: no error of the user's
+            raise
+        except (IbpoError, OSError) as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(2) from None
 
 
 app = typer.Typer(

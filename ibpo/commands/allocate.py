@@ -56,37 +56,33 @@ def allocate_command(
     from ibpo.data import LogColumns
     from ibpo.evaluation import answer_questions, questions, read_parts, write_files
 
-    try:
-        if stream and holdout:
-            raise IbpoError(
-                "--holdout: halving takes all responses of a problem at once, which --stream never holds; leave out "
-                "--stream, or hold out on a sample of the log's problems"
-            )
-        asked = questions(budget or [])
-        names = LogColumns(**read_pairs(columns or (), LOG_FIELDS, "--columns"), by=by, show=show)
-        with _bar(f"reading {log.name}") as progress:
-            found = read_parts(log, names, on_error=on_error, stream=stream, say=_say, progress=progress)
-        for field, column in found.guessed.items():
-            _say(f"{field.replace('_', ' ')}: column '{column}' (--columns {field}=... names another)")
-        if found.bad_rows:
-            _say(f"{len(found.bad_rows)} bad rows left out, the first: {found.bad_rows[0]}")
-        for part in found.parts:  # complain before any solving
-            for question in asked:
-                part.limits(question)
-        console = Console(width=None if sys.stdout.isatty() else 160)
-        all_answers: list[tuple[LogPart, list[Answer]]] = []
-        for part in found.parts:
-            answers = answer_questions(
-                part, asked, holdout=holdout, num_splits=num_splits, seed=seed, say=_say, progress=_split_counter
-            )
-            _print_part(console, f"{by} = {part.name}" if by else log.name, part, answers)
-            all_answers.append((part, answers))
-        if out is not None:
-            num_bad = len(found.bad_rows)
-            write_files(out, log, names, all_answers, on_error=on_error, num_bad=num_bad, say=_say)
-    except IbpoError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
+    if stream and holdout:
+        raise IbpoError(
+            "--holdout: halving takes all responses of a problem at once, which --stream never holds; leave out "
+            "--stream, or hold out on a sample of the log's problems"
+        )
+    asked = questions(budget or [])
+    names = LogColumns(**read_pairs(columns or (), LOG_FIELDS, "--columns"), by=by, show=show)
+    with _bar(f"reading {log.name}") as progress:
+        found = read_parts(log, names, on_error=on_error, stream=stream, say=_say, progress=progress)
+    for field, column in found.guessed.items():
+        _say(f"{field.replace('_', ' ')}: column '{column}' (--columns {field}=... names another)")
+    if found.bad_rows:
+        _say(f"{len(found.bad_rows)} bad rows left out, the first: {found.bad_rows[0]}")
+    for part in found.parts:  # complain before any solving
+        for question in asked:
+            part.limits(question)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    all_answers: list[tuple[LogPart, list[Answer]]] = []
+    for part in found.parts:
+        answers = answer_questions(
+            part, asked, holdout=holdout, num_splits=num_splits, seed=seed, say=_say, progress=_split_counter
+        )
+        _print_part(console, f"{by} = {part.name}" if by else log.name, part, answers)
+        all_answers.append((part, answers))
+    if out is not None:
+        num_bad = len(found.bad_rows)
+        write_files(out, log, names, all_answers, on_error=on_error, num_bad=num_bad, say=_say)
 
 
 def _print_part(console: Console, title: str, part: LogPart, answers: list[Answer]) -> None:

@@ -61,32 +61,28 @@ def calibrate_command(
     from ibpo.serving import Calibration, check_scores, save_calibration
     from ibpo.tasks import local_rows
 
-    try:
-        named = read_pairs(columns or (), ("score", "prompt"), "--columns")
-        column, prompt = named.get("score", PROBABILITY), named.get("prompt", "prompt")
-        shares = read_budgets(budget or [], column)
-        rows = list(local_rows(prompts))
-        if not rows:
-            raise IbpoError(f"{prompts}: no prompts; a calibration needs at least one")
-        places = [place for place, _ in rows]
-        source: dict[str, Any] = {"file": prompts.name, "sha256": digest_file(prompts), "ibpo": __version__}
-        if model is None:
-            scores = check_scores(
-                [f"{place}, column {column!r}" for place in places],
-                [_field(*row, column, "score") for row in rows],
-                probable=column == PROBABILITY,
-            )
-            source["column"] = column
-        else:
-            if prefix is None:
-                raise IbpoError("--model: needs --prefix, the text that opens an extended response")
-            scores = _probabilities(model, [_field(*row, prompt, "prompt") for row in rows], places, prefix)
-            source |= {"column": prompt, "model": Path(model).name, "prefix": prefix}
-        calibration = Calibration.from_scores(scores, source, floor)
-        save_calibration(calibration, out)
-    except (IbpoError, OSError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
+    named = read_pairs(columns or (), ("score", "prompt"), "--columns")
+    column, prompt = named.get("score", PROBABILITY), named.get("prompt", "prompt")
+    shares = read_budgets(budget or [], column)
+    rows = list(local_rows(prompts))
+    if not rows:
+        raise IbpoError(f"{prompts}: no prompts; a calibration needs at least one")
+    places = [place for place, _ in rows]
+    source: dict[str, Any] = {"file": prompts.name, "sha256": digest_file(prompts), "ibpo": __version__}
+    if model is None:
+        scores = check_scores(
+            [f"{place}, column {column!r}" for place in places],
+            [_field(*row, column, "score") for row in rows],
+            probable=column == PROBABILITY,
+        )
+        source["column"] = column
+    else:
+        if prefix is None:
+            raise IbpoError("--model: needs --prefix, the text that opens an extended response")
+        scores = _probabilities(model, [_field(*row, prompt, "prompt") for row in rows], places, prefix)
+        source |= {"column": prompt, "model": Path(model).name, "prefix": prefix}
+    calibration = Calibration.from_scores(scores, source, floor)
+    save_calibration(calibration, out)
     table = Table("budget share", "threshold", "standard error of the share on unseen prompts")
     for wanted in shares:
         error = calibration.standard_error(wanted)

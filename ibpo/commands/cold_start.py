@@ -43,9 +43,6 @@ def cold_start_command(
     )
     try:
         results = _cold_start(recipe, overrides, run, command)
-    except IbpoError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
     except KeyboardInterrupt:
         typer.echo(f"interrupted; what is done is kept, go on with: {command}", err=True)
         raise typer.Exit(130) from None

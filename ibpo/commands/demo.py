@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
@@ -42,11 +42,8 @@ def demo_command(
     from rich.console import Console
 
     if experiment not in (*EXPERIMENTS, "both"):
-        _fail(f"--experiment: {experiment!r} is none of thinking, voting, both")
-    try:
-        budgets = read_budgets(budget or [])
-    except IbpoError as error:
-        _fail(str(error))
+        raise IbpoError(f"--experiment: {experiment!r} is none of thinking, voting, both")
+    budgets = read_budgets(budget or [])
     run_dir = runs / (name or f"{experiment}{'-quick' if quick else ''}{'-from-scratch' if from_scratch else ''}")
     console = Console()
     started = time.time()
@@ -69,12 +66,10 @@ def demo_command(
             if phase:
                 run_jobs(phase, console)
         write_outcome(run_dir, settings, console, seconds=time.time() - started)
-    except IbpoError as error:
-        _fail(str(error))
     except ModuleNotFoundError as error:
-        _fail(f"{error.name} is not installed: pip install 'ibpo[demo]'")
+        raise IbpoError(f"{error.name} is not installed: pip install 'ibpo[demo]'") from None
     except OSError as error:
-        _fail(f"{run_dir}: {error.strerror or error}")
+        raise IbpoError(f"{run_dir}: {error.strerror or error}") from None
     except KeyboardInterrupt:
         typer.echo(f"interrupted; the same command goes on from {run_dir}", err=True)
         raise typer.Exit(130) from None
@@ -92,8 +87,3 @@ def read_budgets(texts: list[str]) -> tuple[float, ...]:
     for budget in budgets:
         check_budget(budget, groups=(EXTENDED,), refused=refused)
     return tuple(sorted({float(budget.amount) for budget in budgets})) or BUDGETS
-
-
-def _fail(message: str) -> NoReturn:
-    typer.echo(f"ibpo demo: {message}", err=True)
-    raise typer.Exit(2)

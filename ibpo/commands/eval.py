@@ -181,9 +181,6 @@ def eval_command(
         _show(rows, out)
         if unjudged := sum(UNJUDGED in row["violations"] for row in rows):
             console.print(f"{unjudged} responses got no grade from the judge, and count as not right")
-    except IbpoError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
     except KeyboardInterrupt:
         typer.echo(f"stopped; what was sampled is kept, go on with: {command}", err=True)
         raise typer.Exit(130) from None

@@ -39,12 +39,8 @@ def check_command(
     """
     from ibpo.responses import check_formats
 
-    try:
-        forms = _forms(*split_recipe(response_group or ()))
-        findings = check_formats(forms, _tokenizer(model))
-    except IbpoError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
+    forms = _forms(*split_recipe(response_group or ()))
+    findings = check_formats(forms, _tokenizer(model))
     for finding in findings:
         typer.echo(f"{finding.level}: {finding.subject}: {finding.text}")
     count = {level: sum(finding.level == level for finding in findings) for level in ("error", "warning")}

@@ -36,13 +36,9 @@ def replay_command(
     """Say which response group each prompt would have got under another budget, and what that had been worth."""
     from ibpo.runs import write_text_atomic
 
-    try:
-        answer = _answer(run, budget or [], window, min_gain)
-        if out is not None:
-            write_text_atomic(out, json.dumps(answer, indent=2) + "\n")
-    except IbpoError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
+    answer = _answer(run, budget or [], window, min_gain)
+    if out is not None:
+        write_text_atomic(out, json.dumps(answer, indent=2) + "\n")
     _show(answer)
 
 

@@ -80,28 +80,24 @@ def report_command(
     """Write report.html, report.md, report.json and the figures."""
     from ibpo.evaluation import BUDGETS, CompareOptions, ImportOptions, import_responses
 
-    try:
-        paths = [_named(text) for text in runs]
-        named = read_pairs(columns or (), FIELDS, "--columns")
-        options = ImportOptions(
-            columns=named | ({"by": by} if by else {}),
-            metric=metric.partition(",")[0],
-            filter=metric.partition(",")[2],
-            judge=judge,
-            count_tokens=_counter(tokenizer) if tokenizer else None,
-            on_error=on_error,
-        )
-        asked = CompareOptions(
-            standard=standard, among=among or (), num_splits=num_splits, seed=seed, extended=extended,
-            budgets=read_budgets(budget) if budget else BUDGETS,
-        )  # fmt: skip
-        read = import_responses(paths, options)
-        folder = out or (paths[0][1] if paths[0][1].is_dir() else Path("report"))
-        written = _write(folder, title, read, asked, only or [], paths)
-        typer.echo("\n".join(str(path) for path in written if path.name.startswith("report.")))
-    except IbpoError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
+    paths = [_named(text) for text in runs]
+    named = read_pairs(columns or (), FIELDS, "--columns")
+    options = ImportOptions(
+        columns=named | ({"by": by} if by else {}),
+        metric=metric.partition(",")[0],
+        filter=metric.partition(",")[2],
+        judge=judge,
+        count_tokens=_counter(tokenizer) if tokenizer else None,
+        on_error=on_error,
+    )
+    asked = CompareOptions(
+        standard=standard, among=among or (), num_splits=num_splits, seed=seed, extended=extended,
+        budgets=read_budgets(budget) if budget else BUDGETS,
+    )  # fmt: skip
+    read = import_responses(paths, options)
+    folder = out or (paths[0][1] if paths[0][1].is_dir() else Path("report"))
+    written = _write(folder, title, read, asked, only or [], paths)
+    typer.echo("\n".join(str(path) for path in written if path.name.startswith("report.")))
 
 
 def read_budgets(texts: list[str]) -> list[float]:

@@ -69,38 +69,32 @@ def fit_command(
     )
     from ibpo.runs import digest_file
 
-    try:
-        named = read_pairs(columns or (), (*LOG_FIELDS, "prompt"), "--columns")
-        prompt, (by, value) = named.pop("prompt", None), read_part(part)
-        table = read_routed_log(
-            log, columns=LogColumns(**named, by=by), prompt=prompt, numbers=number or (), part=value
-        )
-        if table.left_out:
-            typer.echo(f"problems without a response of every response group: {table.left_out} left out", err=True)
-        budgets = [parse_budget(text) for text in budget or ()] or default_budgets(table)
-        for one in budgets:  # complain before any fitting
-            check_routed(one, table)
-        embedded, embedding = _embedded(table, embed)
-        scores = score_unseen(table, folds=folds, embedded=embedded, seed=seed)
-        rows = evaluate_router(table, budgets, scores, draws=draws, seed=seed)
-        router = fit_router(
-            table,
-            embedded=embedded,
-            embedding=embedding,
-            source={
-                "file": log.name,
-                "sha256": digest_file(log),
-                "columns": table.columns,
-                "part": value,
-                "left_out": table.left_out,
-            },
-            report={"folds": folds, "draws": draws, "budgets": rows},
-            seed=seed,
-        )
-        save_router(router, out)
-    except (IbpoError, OSError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
+    named = read_pairs(columns or (), (*LOG_FIELDS, "prompt"), "--columns")
+    prompt, (by, value) = named.pop("prompt", None), read_part(part)
+    table = read_routed_log(log, columns=LogColumns(**named, by=by), prompt=prompt, numbers=number or (), part=value)
+    if table.left_out:
+        typer.echo(f"problems without a response of every response group: {table.left_out} left out", err=True)
+    budgets = [parse_budget(text) for text in budget or ()] or default_budgets(table)
+    for one in budgets:  # complain before any fitting
+        check_routed(one, table)
+    embedded, embedding = _embedded(table, embed)
+    scores = score_unseen(table, folds=folds, embedded=embedded, seed=seed)
+    rows = evaluate_router(table, budgets, scores, draws=draws, seed=seed)
+    router = fit_router(
+        table,
+        embedded=embedded,
+        embedding=embedding,
+        source={
+            "file": log.name,
+            "sha256": digest_file(log),
+            "columns": table.columns,
+            "part": value,
+            "left_out": table.left_out,
+        },
+        report={"folds": folds, "draws": draws, "budgets": rows},
+        seed=seed,
+    )
+    save_router(router, out)
     _print(log.name, router)
     typer.echo(f"{len(table.problems)} problems, {int(table.count.sum())} responses -> {out}")
 
@@ -110,11 +104,7 @@ def show_command(router: Annotated[Path, typer.Argument(help="As ibpo route fit 
     """Say what a router was fitted on, and what it was worth on unseen problems."""
     from ibpo.routing import load_router
 
-    try:
-        found = load_router(router)
-    except IbpoError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
+    found = load_router(router)
     _print(router.name, found)
     for name, value in found.source.items():
         typer.echo(f"{name}: {json.dumps(value)}")
@@ -133,28 +123,24 @@ def score_command(
     """Write the expected gain and cost of every response group for prompts."""
     from ibpo.tasks import local_rows
 
-    try:
-        prompt = read_pairs(columns or (), ("prompt",), "--columns").get("prompt", "prompt")
-        found = open_router(router, embed)
-        rows = list(local_rows(prompts))
-        if not rows:
-            raise IbpoError(f"{prompts}: no prompts")
-        for place, row in rows:
-            for name in (*([prompt] if found.uses_text or found.embedding else []), *found.number_names):
-                if row.get(name) is None:
-                    raise IbpoError(f"{place}: no value in column {name!r}; there are {', '.join(map(repr, row))}")
-        numbers: Any = {name: [row[name] for _, row in rows] for name in found.number_names}
-        gain, cost = found.scores([row.get(prompt, "") for _, row in rows], numbers)
-        with open(out, "w", encoding="utf-8") as file:
-            for (_, row), gains, costs in zip(rows, gain.tolist(), cost.tolist(), strict=True):
-                scored = {
-                    "gain": dict(zip(found.groups, gains, strict=True)),
-                    "cost": dict(zip(found.groups, costs, strict=True)),
-                }
-                file.write(json.dumps({**row, **scored}) + "\n")
-    except (IbpoError, OSError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
+    prompt = read_pairs(columns or (), ("prompt",), "--columns").get("prompt", "prompt")
+    found = open_router(router, embed)
+    rows = list(local_rows(prompts))
+    if not rows:
+        raise IbpoError(f"{prompts}: no prompts")
+    for place, row in rows:
+        for name in (*([prompt] if found.uses_text or found.embedding else []), *found.number_names):
+            if row.get(name) is None:
+                raise IbpoError(f"{place}: no value in column {name!r}; there are {', '.join(map(repr, row))}")
+    numbers: Any = {name: [row[name] for _, row in rows] for name in found.number_names}
+    gain, cost = found.scores([row.get(prompt, "") for _, row in rows], numbers)
+    with open(out, "w", encoding="utf-8") as file:
+        for (_, row), gains, costs in zip(rows, gain.tolist(), cost.tolist(), strict=True):
+            scored = {
+                "gain": dict(zip(found.groups, gains, strict=True)),
+                "cost": dict(zip(found.groups, costs, strict=True)),
+            }
+            file.write(json.dumps({**row, **scored}) + "\n")
     typer.echo(f"{len(rows)} prompts -> {out}")
 
 

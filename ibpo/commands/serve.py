@@ -60,32 +60,28 @@ def serve_command(
 ) -> None:
     """Hold the budget on live traffic: choose each request's response group, pass everything else through."""
     try:
-        try:
-            from ibpo.serving.gateway import ROUTER_SECONDS, FittedRouter, Service, open_log, serve
-        except ModuleNotFoundError as error:
-            raise IbpoError(f"a gateway needs the package {error.name}: pip install 'ibpo[serve]'") from None
-        if new_key is not None:
-            _print_key(new_key)
-            return
-        settings, held = _told(upstream, budget, config, by)
-        # A request waits so long for a router, and a second try would come too late.
-        hurry: dict[str, Any] = {"max_retries": 0, "timeout_seconds": ROUTER_SECONDS}
-        found = None if router is None else open_router(router, embed, **hurry)
-        service = Service(
-            settings=settings,
-            policy=held,
-            host=host,
-            port=port,
-            reuse_port=reuse_port,
-            state=state,
-            name=name,
-            keys=_keys(keys),
-            router=None if found is None else FittedRouter(found, str(router)),
-        )
-        serve(service, open_log(log), on_ready=lambda url: typer.echo(f"ibpo: {url} holds {_said(held)}", err=True))
-    except (IbpoError, OSError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
+        from ibpo.serving.gateway import ROUTER_SECONDS, FittedRouter, Service, open_log, serve
+    except ModuleNotFoundError as error:
+        raise IbpoError(f"a gateway needs the package {error.name}: pip install 'ibpo[serve]'") from None
+    if new_key is not None:
+        _print_key(new_key)
+        return
+    settings, held = _told(upstream, budget, config, by)
+    # A request waits so long for a router, and a second try would come too late.
+    hurry: dict[str, Any] = {"max_retries": 0, "timeout_seconds": ROUTER_SECONDS}
+    found = None if router is None else open_router(router, embed, **hurry)
+    service = Service(
+        settings=settings,
+        policy=held,
+        host=host,
+        port=port,
+        reuse_port=reuse_port,
+        state=state,
+        name=name,
+        keys=_keys(keys),
+        router=None if found is None else FittedRouter(found, str(router)),
+    )
+    serve(service, open_log(log), on_ready=lambda url: typer.echo(f"ibpo: {url} holds {_said(held)}", err=True))
 
 
 def _told(

@@ -86,39 +86,33 @@ def simulate_command(
         with_exact_estimates,
     )
 
-    try:
-        if bool(budget) == (plan is not None):
-            raise IbpoError("give either --budget, e.g. --budget extended=30%, or --plan")
-        held = read_policy(plan) if plan else ServingPolicy(budgets=parse_budget_policies(budget or []))
-        came = read_trace(trace)
-        if num_requests is not None:
-            came = repeat_trace(came, num_requests)
-        assumed = _assumed(assume or [])
-        factor, estimates = assumed.pop("factor"), assumed.pop("estimates")
-        common: dict[str, Any] = {**assumed, "seed": seed}
-        predicting = _router(router, gains, embed)
-        if gains is None or is_calibration(gains):
-            calibration = None if gains is None else load_calibration(gains)
-            requests = synthetic_requests(came, factor=factor, calibration=calibration, **common)
-        else:
-            by, value = read_part(part)
-            group = read_pairs(columns or (), ("response_group",), "--columns").get("response_group")
-            requests = recorded_requests(
-                came, gains, by=by, part=value, response_group=group, router=predicting, **common
-            )
-        requests = with_caps(requests, _caps(max_tokens or []))
-        if estimates == "exact":
-            requests = with_exact_estimates(requests)
-        began = time.process_time()
-        done = simulate(requests, held)
-        seconds = time.process_time() - began
-        figures = summarise(requests, done, held, window=window, warm_up=warm_up)
-        figures["cpu_microseconds_per_request"] = round(1e6 * seconds / len(requests), 1)
-        if out is not None:
-            out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    except (IbpoError, OSError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
+    if bool(budget) == (plan is not None):
+        raise IbpoError("give either --budget, e.g. --budget extended=30%, or --plan")
+    held = read_policy(plan) if plan else ServingPolicy(budgets=parse_budget_policies(budget or []))
+    came = read_trace(trace)
+    if num_requests is not None:
+        came = repeat_trace(came, num_requests)
+    assumed = _assumed(assume or [])
+    factor, estimates = assumed.pop("factor"), assumed.pop("estimates")
+    common: dict[str, Any] = {**assumed, "seed": seed}
+    predicting = _router(router, gains, embed)
+    if gains is None or is_calibration(gains):
+        calibration = None if gains is None else load_calibration(gains)
+        requests = synthetic_requests(came, factor=factor, calibration=calibration, **common)
+    else:
+        by, value = read_part(part)
+        group = read_pairs(columns or (), ("response_group",), "--columns").get("response_group")
+        requests = recorded_requests(came, gains, by=by, part=value, response_group=group, router=predicting, **common)
+    requests = with_caps(requests, _caps(max_tokens or []))
+    if estimates == "exact":
+        requests = with_exact_estimates(requests)
+    began = time.process_time()
+    done = simulate(requests, held)
+    seconds = time.process_time() - began
+    figures = summarise(requests, done, held, window=window, warm_up=warm_up)
+    figures["cpu_microseconds_per_request"] = round(1e6 * seconds / len(requests), 1)
+    if out is not None:
+        out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     print_summary(Console(width=None if sys.stdout.isatty() else 140), trace.name, figures)
 
 

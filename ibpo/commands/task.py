@@ -48,20 +48,16 @@ def check_command(
     from ibpo.config import nearest
     from ibpo.tasks import build_judge, check_task, load_given, named_data
 
-    try:
-        own: dict[str, Any] = (
-            _set(set_ or ()) | read_pairs(columns or (), COLUMNS, "--columns") | ({"limit": limit} if limit else {})
-        )
-        if (judge := own.get("judge")) and judge not in JUDGES:
-            raise IbpoError(f"--set data.judge={judge}: no such judge; {nearest(str(judge), JUDGES)}")
-        given, grader = named_data(name, data)
-        given = given.model_copy(update=own)
-        grader = grader.model_copy(update={"isolation": grader.isolation and not no_isolation})
-        task, problems = load_given(given)
-        failures = check_task(problems, task.judge, build_judge(given.judge or task.judge, grader))
-    except IbpoError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
+    own: dict[str, Any] = (
+        _set(set_ or ()) | read_pairs(columns or (), COLUMNS, "--columns") | ({"limit": limit} if limit else {})
+    )
+    if (judge := own.get("judge")) and judge not in JUDGES:
+        raise IbpoError(f"--set data.judge={judge}: no such judge; {nearest(str(judge), JUDGES)}")
+    given, grader = named_data(name, data)
+    given = given.model_copy(update=own)
+    grader = grader.model_copy(update={"isolation": grader.isolation and not no_isolation})
+    task, problems = load_given(given)
+    failures = check_task(problems, task.judge, build_judge(given.judge or task.judge, grader))
     for failure in failures[:SHOWN]:
         reward, reason = failure.judgement.reward, failure.judgement.reason
         typer.echo(f"{failure.problem_id}: {failure.kind} answer {failure.answer[:60]!r} scores {reward:g}: {reason}")

@@ -41,9 +41,6 @@ def train_command(
     )
     try:
         _train(recipe, overrides, run, resume, command)
-    except IbpoError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
     except KeyboardInterrupt:
         typer.echo(_how_to_resume(run, command), err=True)
         raise typer.Exit(130) from None

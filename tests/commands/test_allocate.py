@@ -6,17 +6,13 @@ import json
 
 import numpy as np
 import pytest
-import typer
 from typer.testing import CliRunner
 
-from ibpo.commands.allocate import allocate_command
-
-app = typer.Typer()
-app.command("allocate")(allocate_command)
+from ibpo.cli import app
 
 
 def run(*arguments):
-    return CliRunner().invoke(app, [str(x) for x in arguments])
+    return CliRunner().invoke(app, ["allocate", *map(str, arguments)])
 
 
 @pytest.fixture

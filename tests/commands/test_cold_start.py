@@ -13,16 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
-from ibpo.commands.cold_start import cold_start_command
+from ibpo.cli import app
 
 pytest.importorskip("trl")
 ROOT = Path(__file__).parent.parent.parent
 RECIPE = ROOT / "recipes" / "cold_start_smoke.toml"
-app = typer.Typer()
-app.command("cold-start")(cold_start_command)
 SMALL = (
     "data.limit=28",
     "data.holdout=12",
@@ -38,7 +35,7 @@ def options(out, *overrides):
 
 
 def run(*arguments):
-    return CliRunner().invoke(app, [str(x) for x in arguments])
+    return CliRunner().invoke(app, ["cold-start", *map(str, arguments)])
 
 
 def assert_last_line(result, message):
@@ -194,7 +191,6 @@ def test_a_model_without_votes_fails_the_gate_and_is_told_why(tmp_path):
 def test_a_run_that_was_killed_in_every_stage_is_completed(tmp_path):
     out = tmp_path / "run"
     arguments = options(out, "sample.batch_size=32", *SMALL, "sft.save_steps=1")
-    code = "import typer; from ibpo.commands.cold_start import cold_start_command; typer.run(cold_start_command)"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
     def kept():
@@ -208,7 +204,7 @@ def test_a_run_that_was_killed_in_every_stage_is_completed(tmp_path):
     before = b""
     for reached in stages:
         process = subprocess.Popen(
-            [sys.executable, "-c", code, *arguments],
+            [sys.executable, "-m", "ibpo", "cold-start", *arguments],
             env=environment,
             stderr=(errors := (tmp_path / "stderr.txt").open("w")),
             stdout=subprocess.DEVNULL,

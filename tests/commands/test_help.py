@@ -79,7 +79,7 @@ def test_listing_the_commands_imports_none():
     code = "import sys; from ibpo.cli import app; app(['--help'], standalone_mode=False)\n"
     code += "print('loaded:', [x for x in sys.modules if x.startswith(('ibpo.', 'numpy', 'pydantic', 'rich'))])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert result.stdout.splitlines()[-1] == "loaded: ['ibpo.cli']", result.stderr
+    assert result.stdout.splitlines()[-1] == "loaded: ['ibpo.errors', 'ibpo.cli']", result.stderr
 
 
 def test_no_help_loads_anything_heavy():

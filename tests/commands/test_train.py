@@ -10,15 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
-from ibpo.commands.train import train_command
+from ibpo.cli import app
 
 ROOT = Path(__file__).parent.parent.parent
 RECIPE, ROWS = ROOT / "recipes" / "gsm8k_smoke.toml", ROOT / "tests" / "fixtures" / "gsm8k_16.jsonl"
-app = typer.Typer()
-app.command("train")(train_command)
 CHAT = "{% for m in messages %}{{ m['role'] }} : {{ m['content'] }} {% endfor %}"
 
 
@@ -43,7 +40,7 @@ def options(model, out, *overrides):
 
 
 def run(*arguments):
-    return CliRunner().invoke(app, [str(x) for x in arguments])
+    return CliRunner().invoke(app, ["train", *map(str, arguments)])
 
 
 def assert_one_line(result, message):
@@ -263,10 +260,9 @@ def test_bad_folders(model, tmp_path):
 
 def _start_and_stop(arguments, out, how):
     """Run the command in a process of its own, and send it a signal once its first checkpoint is whole."""
-    code = "import typer; from ibpo.commands.train import train_command; typer.run(train_command)"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-c", code, *arguments],
+        [sys.executable, "-m", "ibpo", "train", *arguments],
         env=environment,
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,

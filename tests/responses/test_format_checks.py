@@ -6,12 +6,11 @@ import pytest
 
 pytest.importorskip("transformers")
 
-import typer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
-from ibpo.commands.groups import groups_app
+from ibpo.cli import app
 from ibpo.responses.format_checks import check_formats, sample_response
 from ibpo.responses.formats import FORMATS
 
@@ -117,8 +116,6 @@ def test_every_format_has_a_well_formed_sample():
 
 
 def run(*arguments):
-    app = typer.Typer()
-    app.add_typer(groups_app, name="groups")
     return CliRunner().invoke(app, ["groups", "check", *map(str, arguments)])
 
 

@@ -3,10 +3,9 @@ import json
 from pathlib import Path
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
-from ibpo.commands.task import task_app
+from ibpo.cli import app
 from ibpo.config import ConstraintsConfig, DataConfig, JudgeConfig, read_recipe
 from ibpo.errors import IbpoError
 from ibpo.responses.formats import FORMATS
@@ -175,8 +174,6 @@ def test_a_recipe_of_three_lines_is_checked(tmp_path):
     (tmp_path / "rows.jsonl").write_text(json.dumps({"q": "a", "answer": "b"}))
     recipe = tmp_path / "mine.toml"
     recipe.write_text(THREE_LINES.format(path=tmp_path / "rows.jsonl"))
-    app = typer.Typer()
-    app.add_typer(task_app, name="task")
     result = CliRunner().invoke(app, ["task", "check", str(recipe)])
     assert result.exit_code == 0 and "rows.jsonl: 1 problems" in result.stdout, result.output
     for name, text, message in [

@@ -7,10 +7,9 @@ import json
 from pathlib import Path
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
-from ibpo.commands.task import task_app
+from ibpo.cli import app
 from ibpo.errors import IbpoError
 from ibpo.rewards.code import CodeJudge, Limits, why_not_isolated
 from ibpo.tasks.task import TASKS, Source, Task
@@ -54,8 +53,6 @@ def write(path, *rows):
 
 
 def run(*arguments):
-    app = typer.Typer()
-    app.add_typer(task_app, name="task")
     return CliRunner().invoke(app, ["task", "check", *map(str, arguments)])
 
 

@@ -8,8 +8,9 @@ import re
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from ibpo.commands.replay import replay_command
+from ibpo.cli import app
 
 DOC = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
 
@@ -22,5 +23,6 @@ def test_the_example_runs_and_prints_what_it_says(tmp_path, monkeypatch):
     with contextlib.redirect_stdout(out):
         exec(compile(block, "docs/training.md", "exec"), {})
     assert out.getvalue().splitlines()[-1] == re.findall(r"print\(.*\)  # (.*)", block)[-1]
-    replay_command(Path("run"), ["extended=0.25"], None, None, Path("answer.json"))
+    done = CliRunner().invoke(app, ["replay", "run", "--budget", "extended=0.25", "--out", "answer.json"])
+    assert done.exit_code == 0, done.output
     assert Path("answer.json").exists()

@@ -7,16 +7,12 @@ import json
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import typer
 from typer.testing import CliRunner
 
-from ibpo.commands.replay import replay_command
+from ibpo.cli import app
 from ibpo.errors import IbpoError
 from ibpo.training.budgets import read_budget
 from ibpo.training.rollout_log import compare, find_rollout_log, read_rollout_log, replay, summary
-
-app = typer.Typer()
-app.command("replay")(replay_command)
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +31,10 @@ def run(tmp_path_factory):
 
 def read(budget, table):
     return read_budget(budget, table.names, lambda column: set(table.columns[column].tolist()))
+
+
+def ask(*arguments):
+    return CliRunner().invoke(app, ["replay", *map(str, arguments)])
 
 
 def gains(table):
@@ -96,19 +96,19 @@ def test_summary_and_comparison_add_up(run):
 
 def test_the_command_prints_and_writes_the_answer(run, tmp_path):
     out = tmp_path / "answer.json"
-    result = CliRunner().invoke(app, [str(run), "--budget", "extended=25%", "--budget", "tokens=30", "--out", str(out)])
+    result = ask(run, "--budget", "extended=25%", "--budget", "tokens=30", "--out", out)
     assert result.exit_code == 0, result.output
     assert "extended=25%, tokens=30" in result.stdout and "choices that change" in result.stdout
     answer = json.loads(out.read_text())
     assert answer["budget"] == {"extended": "25%", "tokens": 30.0} and answer["min_gain"] == 0.1
     assert answer["replayed"]["share"]["extended"] <= 0.25 and answer["replayed"]["tokens"] <= 30
     assert set(answer["price"]) == {"extended", "tokens"}
-    half = CliRunner().invoke(app, [str(run), "--budget", "90%range", "--budget", "tokens>=0.1x", "--out", str(out)])
+    half = ask(run, "--budget", "90%range", "--budget", "tokens>=0.1x", "--out", out)
     assert half.exit_code == 0, half.output
     table = read_rollout_log(find_rollout_log(run))
     low, high = np.nanmean(table.tokens, 0)
     assert json.loads(out.read_text())["replayed"]["tokens"] <= low + 0.9 * (high - low)
-    sliced = CliRunner().invoke(app, [str(run), "--budget", "extended@level=2=0.0", "--out", str(out)])
+    sliced = ask(run, "--budget", "extended@level=2=0.0", "--out", out)
     assert sliced.exit_code == 0, sliced.output
     by_level = {row["level"]: row["replayed"]["share"]["extended"] for row in json.loads(out.read_text())["by_level"]}
     assert by_level["2"] == 0 and max(by_level.values()) > 0
@@ -124,7 +124,7 @@ def test_the_command_prints_and_writes_the_answer(run, tmp_path):
     ],
 )
 def test_bad_questions(run, arguments, said):
-    result = CliRunner().invoke(app, [str(run), *arguments])
+    result = ask(run, *arguments)
     assert result.exit_code == 2
     (line,) = result.stderr.strip().splitlines()
     assert line.startswith("error: ") and said in line
@@ -157,7 +157,7 @@ def test_a_log_of_an_older_version_is_read_too(run, tmp_path):
     for name in ("step", "utility", "reward", "chosen_group"):
         assert np.array_equal(getattr(old, name), getattr(new, name))
     assert np.array_equal(old.price["budget"], new.price["extended"])
-    answer = CliRunner().invoke(app, [str(tmp_path), "--budget", "extended=0.4"])
+    answer = ask(tmp_path, "--budget", "extended=0.4")
     assert answer.exit_code == 0, answer.output
 
 
