@@ -115,7 +115,8 @@ def draw(floors: list[list[str]], arrows: Counter[tuple[str, str]], lines: Count
     rooms = [floor for floor in rooms if floor]
     figure, axes = plt.subplots(figsize=(11, 1.15 * len(rooms)))
     places = {
-        room: ((i + 0.5) / len(floor), len(rooms) - height)
+        # A floor of one room stands left or right of the middle in turn: in one column the arrows would be hidden.
+        room: ((i + 0.5) / len(floor) if len(floor) > 1 else (0.3, 0.7)[height % 2], len(rooms) - height)
         for height, floor in enumerate(rooms)
         for i, room in enumerate(floor)
     }
