@@ -213,16 +213,11 @@ MATH_SUBJECTS = (
     "prealgebra",
     "precalculus",
 )
-GSM8K = Task(
-    name="gsm8k",
-    answer_after="####",
-    problem_id=("id",),
-    level=("level",),
-    source=Source(
-        name="openai/gsm8k", configs=("main",), split="test", revision="e53f048856ff4f594e959d75785d2c2d37b678ee"
-    ),
+GSM8K_SOURCE = Source(
+    name="openai/gsm8k", configs=("main",), split="test", revision="e53f048856ff4f594e959d75785d2c2d37b678ee"
 )
-GSM8K_TRAIN = replace(GSM8K, name="gsm8k_train", source=replace(GSM8K.source, split="train"))
+GSM8K = Task(name="gsm8k", answer_after="####", problem_id=("id",), level=("level",), source=GSM8K_SOURCE)
+GSM8K_TRAIN = replace(GSM8K, name="gsm8k_train", source=replace(GSM8K_SOURCE, split="train"))
 MATH_TRAIN = Task(
     name="math_train",
     boxed_in=("solution",),
