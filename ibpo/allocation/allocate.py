@@ -57,7 +57,8 @@ class Allocation:
             where an upper bound binds, at most 0 where a lower one does. The exact one-sided slope for rule
             "selection", a dual optimum of the linear relaxation otherwise.
         spent: `[K]` mean cost per problem of the chosen responses.
-        status: "optimal" where that is proved, in whole numbers or to the last bits of a sum of floats; else "feasible".
+        status: "optimal" where that is proved, in whole numbers or to the last bits of a sum of floats, else
+            "feasible".
         rule: "unconstrained" (no budget binds), "selection" (shares of separate sets of problems: the largest gains),
             "transportation" (nested or disjoint shares: the linear programme is integral), "knapsack" (one general
             cost: its price, then an integer programme on the few open problems) or "general" (the same for several).

@@ -13,7 +13,7 @@ import gzip
 import json
 import math
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +34,8 @@ GUESSES = {
     "cost": ("tokens", "cost"),
 }
 """Column names that are tried, in order, for a field that the caller does not name."""
+LARGEST = 1e200
+"""Rewards and costs beyond it are refused: sums of them would overflow."""
 BLOCK = 1_000_000
 """Rows of Parquet read at a time; text is gathered to a tenth of it."""
 
@@ -298,10 +300,10 @@ class LogReader:
             raise error
         self.bad_rows.append(str(error))
 
-    def _row_blocks(self) -> Iterator[LogRows]:
-        """Row by row: JSON lines, CSV, and Parquet whose columns are not plain numbers and texts."""
+    def _row_blocks(self, wanted: Sequence[str] | None = None) -> Iterator[LogRows]:
+        """Row by row: JSON lines, CSV, and these columns of Parquet where they are not plain numbers and texts."""
         rows: list[dict[str, Any]] = []
-        for line, row in raw_rows(self.path):
+        for line, row in raw_rows(self.path, wanted):
             if isinstance(row, LogError):
                 self._skip(row)
                 continue
@@ -330,6 +332,7 @@ class LogReader:
             with arrow.parquet.ParquetFile(self.path) as file:
                 schema = file.schema_arrow
                 self.columns = self.names.resolve(self.path, schema.names)
+                _check_once(self.path, schema.names, self.columns.values())
                 plain = all(
                     _is_plain(arrow.types, schema.field(column).type, numbers=field in ("reward", "cost"))
                     for field, column in self.columns.items()
@@ -342,19 +345,20 @@ class LogReader:
         except (arrow.ArrowException, OSError) as error:
             raise LogError(f"{self.path}: cannot be read as Parquet: {error}") from None
         if not plain:
-            yield from self._row_blocks()
+            yield from self._row_blocks(wanted)
 
     def _from_batch(self, batch: Any, first: int, arrow: Any) -> LogRows:
         """The good rows of a batch; `first` is the number of its first row."""
         pc = arrow.compute
         column = {field: batch.column(name) for field, name in self.columns.items()}
         reward, cost = (
-            pc.fill_null(pc.cast(column[field], "float64"), np.nan).to_numpy(zero_copy_only=False)
+            pc.fill_null(pc.cast(column[field], "float64", safe=False), np.nan).to_numpy(zero_copy_only=False)
             for field in ("reward", "cost")
         )
-        good = np.isfinite(reward) & np.isfinite(cost) & (cost >= 0)
+        good = (np.abs(reward) <= LARGEST) & (cost >= 0) & (cost <= LARGEST)
         labels: dict[str, Labels] = {}
-        whole_ids = arrow.types.is_integer(column["problem"].type)
+        # Beyond int64 ids are texts, and so all ids of such a column.
+        whole_ids = arrow.types.is_integer(column["problem"].type) and not arrow.types.is_uint64(column["problem"].type)
         for field in {"problem", "response_group", "by", "show"} & set(column):
             if field == "problem" and whole_ids:
                 good &= pc.is_valid(column[field]).to_numpy(zero_copy_only=False)
@@ -394,21 +398,29 @@ def _is_plain(types: Any, kind: Any, *, numbers: bool) -> bool:
     return not numbers and (types.is_string(kind) or types.is_large_string(kind))
 
 
-def raw_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """Line number (row number for Parquet), counted from 1, and row, or what is wrong with it."""
+def raw_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[tuple[int, Any]]:
+    """Line number (row number for Parquet), counted from 1, and row, or what is wrong with it.
+
+    Args:
+        path: As for `read_log`.
+        columns: All that is read of Parquet; None: every column.
+    """
     kind = path.name.removesuffix(".gz").rpartition(".")[2]
     if kind not in ("jsonl", "csv", "parquet") or path.name.endswith(".parquet.gz"):
         raise LogError(f"{path}: the name must end in .jsonl, .jsonl.gz, .csv, .csv.gz or .parquet")
     if not path.is_file():
         raise LogError(f"{path}: there is no such file")
     if kind == "parquet":
-        yield from enumerate(_parquet_rows(path), start=1)
+        yield from enumerate(_parquet_rows(path, columns), start=1)
         return
     opener = gzip.open if path.name.endswith(".gz") else open
     try:
         with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
             if kind == "csv":
+                csv.field_size_limit(2**31 - 1)  # a completion may be longer than the 131,072 characters of old
                 reader = csv.DictReader(file)
+                header = list(reader.fieldnames or ())
+                _check_once(path, header, filter(None, header))
                 for row in reader:
                     if None in row:
                         yield (
@@ -428,21 +440,34 @@ def raw_rows(path: Path) -> Iterator[tuple[int, Any]]:
 def _json_row(place: str, text: str) -> dict[str, Any] | LogError:
     try:
         row = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        return LogError(f"{place}: not JSON: {error}; each line must be one JSON object")
+    except (ValueError, RecursionError) as error:  # ValueError: no JSON, or a number of thousands of digits
+        return LogError(f"{place}: not JSON that can be read: {error}; each line must be one JSON object")
     if not isinstance(row, dict):
         return LogError(f"{place}: a JSON {type(row).__name__}, but each line must be one JSON object")
     return row
 
 
-def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
+def _parquet_rows(path: Path, columns: Sequence[str] | None) -> Iterator[dict[str, Any]]:
     arrow = _arrow(path)
     try:
         with arrow.parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(10_000):
+            names = file.schema_arrow.names
+            _check_once(path, names, names if columns is None else columns)
+            for batch in file.iter_batches(10_000, columns=columns):
                 yield from batch.to_pylist()
     except (arrow.ArrowException, OSError) as error:
         raise LogError(f"{path}: cannot be read as Parquet: {error}") from None
+    except (OverflowError, ValueError) as error:  # Python has no dates after the year 9999
+        raise LogError(
+            f"{path}: a value cannot be read: {error}; write dates and times of the columns that are read as text"
+        ) from None
+
+
+def _check_once(path: Path, present: Sequence[str], used: Iterable[str]) -> None:
+    """Refuse a log where a column that is read stands twice: which of the two was meant?"""
+    for name in used:
+        if present.count(name) > 1:
+            raise LogError(f"{path}: {present.count(name)} columns are named {name!r}; rename all but one")
 
 
 def _arrow(path: Path) -> Any:
@@ -508,7 +533,15 @@ def _number(place: str, value: Any, field: str) -> float:
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise LogError(f"{place}: {value!r} is not a finite number; the {field} of every response must be one")
+        raise LogError(f"{place}: {_short(value)} is not a finite number; the {field} of every response must be one")
+    if abs(number) > LARGEST:
+        raise LogError(f"{place}: {number!r} is above {LARGEST:g} in size; give the {field} in a larger unit")
     if field == "cost" and number < 0:
         raise LogError(f"{place}: {value!r} is negative; a cost must be at least 0")
     return number
+
+
+def _short(value: Any) -> str:
+    """The value as in Python, of a length that fits a line."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:60]}... ({len(text):,} characters)"

@@ -9,7 +9,6 @@ P problems, G response groups.
 # pyright: reportUnknownMemberType=false
 
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
@@ -33,7 +32,7 @@ from ibpo.allocation import (
 from ibpo.budget import Budget, check_budget, check_distinct, costs_named, parse_budget
 from ibpo.data import GroupSums, Labels, Log, LogColumns, LogReader, LogRows, OnError, read_log, sum_parts
 from ibpo.errors import IbpoError
-from ibpo.runs import atomic_file, write_text_atomic
+from ibpo.runs import atomic_files
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -97,7 +96,7 @@ def choose_groups(
 ) -> tuple[Allocation, IntArray]:
     """The best response group `[P]` of each problem, from `[P, G]` means, under the limits; ids order the ties."""
     num_problems, num_groups = reward.shape
-    problems = np.arange(num_problems) if problems is None else problems
+    problems = np.arange(num_problems) if problems is None else _whole_if_they_are(problems)
     if isinstance(problems, np.ndarray):
         problem = np.repeat(problems, num_groups)
     else:
@@ -109,6 +108,17 @@ def choose_groups(
         floors["at_least"] = [x.at_least for x in limits]
     allocation = allocate(reward.ravel(), problem, np.stack(rows), [x.at_most for x in limits], **floors)
     return allocation, allocation.weight.reshape(num_problems, num_groups).argmax(1)
+
+
+def _whole_if_they_are(problems: Sequence[Any] | IntArray) -> Sequence[Any] | IntArray:
+    """Ids that are the texts of whole numbers as numbers, for ties follow the ids: however the log was read."""
+    if isinstance(problems, np.ndarray) or not str(problems[0]).removeprefix("-").isdecimal():
+        return problems
+    try:
+        whole = np.array(list(map(int, problems)), np.int64)
+    except (ValueError, OverflowError):
+        return problems
+    return whole if list(map(str, whole.tolist())) == list(problems) else problems
 
 
 def _limit(
@@ -264,14 +274,18 @@ def _part_of_log(name: str, log: Log, say: Say) -> LogPart:
 
 
 def _part_of_sums(name: str, sums: GroupSums, columns: dict[str, str], say: Say) -> LogPart:
-    """The same from the sums of a streamed log."""
+    """The same from the sums of a streamed log; response groups in the same order, which decides between equal ones."""
     count, reward, cost = sums.tables()
+    groups = sorted(sums.groups, key=repr)
+    if groups != sums.groups:
+        order = [sums.groups.index(name) for name in groups]
+        count, reward, cost = (table[:, order] for table in (count, reward, cost))
     return _complete(
         LogPart(
             name=name,
             columns=columns,
             problems=sums.problems(),
-            groups=sums.groups,
+            groups=groups,
             count=count,
             reward=reward,
             cost=cost,
@@ -414,6 +428,8 @@ def write_files(
 ) -> None:
     """Write choices.jsonl (a problem and a budget a line), rows.jsonl (the chosen rows), summary.json, frontier.png.
 
+    All of them or none; where summary.json is, the other files are those that it belongs to.
+
     Args:
         out: Folder.
         path: The log; it is read again for the chosen rows.
@@ -424,21 +440,26 @@ def write_files(
         say: Takes what a reader should know.
     """
     choices = (row for part, answers in all_answers for answer in answers for row in _choices(part, answer))
-    _write_lines(out / "choices.jsonl", choices)
-    _write_lines(out / "rows.jsonl", _chosen_rows(path, names, all_answers, on_error))
     whole = {
         "log": path.name,
         "by": names.by,
         "bad_rows": num_bad,
         "parts": [_summary(part, answers) for part, answers in all_answers],
     }
-    write_text_atomic(out / "summary.json", json.dumps(whole, indent=2) + "\n")
-    for part, answers in all_answers:
-        file = out / (f"frontier_{_file_name(part.name)}.png" if part.name else "frontier.png")
-        try:
-            _draw(file, part, answers)
-        except IbpoError as error:
-            say(f"no picture: {error}")
+    with atomic_files(out, "summary.json") as folder:
+        for name, lines in (
+            ("choices.jsonl", choices),
+            ("rows.jsonl", _chosen_rows(path, names, all_answers, on_error)),
+            ("summary.json", [json.dumps(whole, indent=2) + "\n"]),
+        ):
+            with (folder / name).open("w", encoding="utf-8") as file:
+                file.writelines(lines)
+        for part, answers in all_answers:
+            name = f"frontier_{_file_name(part.name)}.png" if part.name else "frontier.png"
+            try:
+                _draw(folder / name, part, answers)
+            except IbpoError as error:
+                say(f"no picture: {error}")
 
 
 def _file_name(name: str) -> str:
@@ -450,9 +471,7 @@ def _draw(file: Path, part: LogPart, answers: list[Answer]) -> None:
     asked = [x for answer in answers if answer.question.times == 1 for x in answer.limits]
     budgets = [float(x.at_most) for x in asked if x.group is None and x.at_most is not None]
     names = {"cost_name": f"{part.columns['cost']} per problem", "value_name": f"{part.columns['reward']}, in sample"}
-    temporary = file.with_name(f".{file.name}")
-    draw_frontier(part.frontier(), temporary, budget=budgets[0] if len(budgets) == 1 else None, **names)
-    os.replace(temporary, file)
+    draw_frontier(part.frontier(), file, budget=budgets[0] if len(budgets) == 1 else None, **names)
 
 
 def draw_frontier(
@@ -485,12 +504,6 @@ def draw_frontier(
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, loc="lower right")
     figure.savefig(path, dpi=150)
-
-
-def _write_lines(path: Path, lines: Iterator[str]) -> None:
-    """Lines of JSON one by one: the whole file or what was there."""
-    with atomic_file(path) as file:
-        file.writelines(lines)
 
 
 def _choices(part: LogPart, answer: Answer) -> Iterator[str]:

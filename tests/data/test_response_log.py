@@ -163,3 +163,61 @@ def test_models_of_parquet_are_seen_in_good_rows_only(tmp_path):
     rows[1]["cost"] = 2.0
     with pytest.raises(LogError, match="'model' holds 2 models; give --by model"):
         read_log(parquet_of(tmp_path / "b.parquet", rows))
+
+
+def parquet_log(path, **columns):
+    """Two problems with two responses each, some columns as given."""
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = {"problem_id": [1, 1, 2, 2], "group": ["a", "b"] * 2, "reward": [0, 1, 1, 1], "cost": [1.0, 2.0] * 2}
+    parquet.write_table(arrow.table({**table, **columns}), path)
+    return path
+
+
+def test_parquet_ids_beyond_int64_are_themselves(tmp_path):
+    arrow = pytest.importorskip("pyarrow")
+    ids = [2**63, 2**63, 2**64 - 1, 2**64 - 1]
+    log = read_log(parquet_log(tmp_path / "x.parquet", problem_id=arrow.array(ids, arrow.uint64())))
+    assert log.problem == list(map(str, ids))
+
+
+def test_parquet_dates_that_python_lacks_are_named_and_unread_ones_do_not_matter(tmp_path):
+    arrow = pytest.importorskip("pyarrow")
+    far = arrow.array([2**31 - 1] * 4, arrow.int32()).view(arrow.date32())
+    assert len(read_log(parquet_log(tmp_path / "x.parquet", reward=["0", "1", "1", "1"], seen=far)).problem) == 4
+    with pytest.raises(LogError, match=r"a value cannot be read.*as text"):
+        read_log(parquet_log(tmp_path / "y.parquet", problem_id=far))
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path):
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    columns = [[1, 1], ["a", "b"], [0, 1], [1.0, 2.0], [3.0, 4.0]]
+    table = arrow.table([arrow.array(x) for x in columns], names=["id", "group", "reward", "cost", "cost"])
+    parquet.write_table(table, tmp_path / "x.parquet")
+    (tmp_path / "x.csv").write_text("id,group,reward,cost,cost\n1,a,0,1,3\n1,b,1,2,4\n")
+    for name in ("x.parquet", "x.csv"):
+        with pytest.raises(LogError, match="2 columns are named 'cost'"):
+            read_log(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("cost", "message"),
+    [
+        ("1" * 5000, "not JSON that can be read"),
+        ("[" * 100_000, "not JSON that can be read"),
+        ("1" * 400, r"1\.\.\. \(400 characters\) is not a finite number"),
+        ("1e308", "1e.308 is above 1e.200 in size"),
+    ],
+)
+def test_numbers_without_measure_are_named(tmp_path, cost, message):
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"id": 1, "group": "a", "reward": 1, "cost": ' + cost + "}\n")
+    with pytest.raises(LogError, match=message):
+        read_log(path)
+
+
+def test_a_csv_field_may_be_long(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("id,group,reward,cost,completion\n1,a,0,1," + "x" * 200_000 + "\n")
+    assert read_log(path).problem == ["1"]
