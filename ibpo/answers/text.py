@@ -3,6 +3,7 @@ r"""Answers as they are written: one spelling for what is written in several way
 Tables and substitutions only. What an answer means is read in `ibpo.answers.reading`.
 """
 
+# ruff: noqa: RUF001, RUF002  (answers are written with such characters)
 from __future__ import annotations
 
 import re
@@ -22,15 +23,16 @@ SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 GREEK = dict(zip("αβγδεθλμρσφωΔΩ", ("alpha", "beta", "gamma", "delta", "epsilon", "theta", "lambda", "mu", "rho",
                                     "sigma", "phi", "omega", "Delta", "Omega"), strict=True))  # fmt: skip
 
-ESCAPED_TWICE = re.compile(r"\\\\(?=(?:[dt]?frac|left|right|sqrt|le|ge|text|pi|cup|infty|boxed)(?![a-z]))")
+ESCAPED_TWICE = re.compile(r"(?<!\\)\\\\(?=(?:[dt]?frac|left|right|sqrt|le|ge|text|pi|cup|infty|boxed)(?![a-z]))")
 SPELLINGS = (
-    (re.compile(r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|nolimits)(?![A-Za-z])\s*\.?(?=\W|\w|$)"), ""),
+    (re.compile(r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|(?:no)?limits)(?![A-Za-z])\s*\.?"), ""),
     (re.compile(r"\\phantom\s*(?:\{[^{}]*\}|\\[A-Za-z]+|.)"), ""),
     (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
     (re.compile(r"\\(?:leq|leqslant|leqq|lt|geq|geqslant|geqq|gt|neq|dots[bcimo]?|ldots|cdots|bmod|pmod|pod|mod)(?![A-Za-z])"),
      lambda m: CANONICAL[m[0][1:]]),
     (re.compile(r"\*\*"), "^"),
     (re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)"), r"\\times "),
+    (re.compile(r"\{\s*(\\(?:overline|bar)\s*\{\d+\})\s*\}"), r"\1"),
     (re.compile(r"(?<![\d.])\.(?=\s*(?:\\overline|\\bar|\\dot(?!s)|\())"), "0."),
     (re.compile(r"\b([ap])\.m$"), r"\1.m."),
     (re.compile(r"\b(?:EUR|euros?)\s+(?=\d)"), "€"), (re.compile(r"\b(?:USD|US)\s*\\?\$?\s*(?=\d)"), "$"),
@@ -53,7 +55,8 @@ CANONICAL = {
 }  # fmt: skip
 
 THOUSANDS = re.compile(
-    r"(?<![\d.,])\d{1,3}(?:\s?(?:\{,\}|,\s?\\!|\\!\s?,|\\,|\\thinspace|~|\\ |\\;|\\:|(?<=\d)'|(?<=\d) )\s?\d{3})+(?!\d|\s*/)"
+    r"(?<![\d.,])\d{1,3}"
+    r"(?:\s?(?:\{,\}|,\s?\\!|\\!\s?,|\\[,;: ]|\\thinspace|~|(?<=\d)'|(?<=\d) )\s?\d{3})+(?!\d|\s*/)"
 )
 """Groups of three digits set apart by anything but a plain comma, which may also part the items of a list."""
 SPACES = re.compile(r"\\(?:[,;:!> ]|q?quad|thinspace|hspace\{[^{}]*\})|(?<!\\)~|\s+")
@@ -112,7 +115,17 @@ def to_ascii(text: str) -> str:
     return "".join(plain)
 
 
-PAIRS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("__", "__"), ("`", "`"), ('"', '"'), ("*", "*"))
+PAIRS = (
+    ("$$", "$$"),
+    ("$", "$"),
+    (r"\(", r"\)"),
+    (r"\[", r"\]"),
+    ("**", "**"),
+    ("__", "__"),
+    ("`", "`"),
+    ('"', '"'),
+    ("*", "*"),
+)
 
 
 def unwrapped(text: str) -> str:
@@ -123,10 +136,9 @@ def unwrapped(text: str) -> str:
         text = text[:-1].rstrip()
     for opening, closing in PAIRS:
         inner = text[len(opening) : -len(closing)]
-        if len(text) > len(opening + closing) and text.startswith(opening) and text.endswith(closing):
-            if opening[0] not in inner.replace("\\$", "") if len(opening) == 1 else opening not in inner:
-                if not (opening == "$" and inner.endswith("\\")):
-                    return inner
+        around = len(text) > len(opening + closing) and text.startswith(opening) and text.endswith(closing)
+        if around and opening not in inner.replace("\\$", "") and not (opening == "$" and inner.endswith("\\")):
+            return inner
     for command in ("\\boxed", "\\fbox", "\\framebox", "\\displaystyle", "\\ensuremath", "\\mathbf", "\\bm", "\\textbf",
                     "\\mathit", "\\textit", "\\bf", "\\emph", "\\underline"):  # fmt: skip
         if text.startswith(command) and not text[len(command) : len(command) + 1].isalpha():
@@ -177,9 +189,11 @@ UNITS = {
         "lb": "lb lbs pound", "oz": "oz ounce", "ton": "ton tonne", "L": "L l liter litre",
         "mL": "mL ml milliliter millilitre", "gal": "gal gallon", "dollar": "dollar usd buck", "cent": "cent",
         "euro": "euro eur", "yen": "yen", "yuan": "yuan", "degree": "degree deg", "radian": "radian rad",
-        "mi/h": "mph", "km/h": "kph kmh", "": "unit units", "acre": "acre", "p.m.": "pm PM p.m. P.M.", "a.m.": "am AM a.m. A.M.",
-        "N": "N newton", "J": "J joule", "W": "W watt", "V": "V volt", "Hz": "Hz hertz", "Pa": "Pa pascal", "K": "K kelvin",
-        "kB": "kb", "MB": "mb", "GB": "gb", "person": "person people", "child": "child children", "man": "man men",
+        "mi/h": "mph", "km/h": "kph kmh", "": "unit units", "acre": "acre", "p.m.": "pm PM p.m. P.M.",
+        "a.m.": "am AM a.m. A.M.",
+        "N": "N newton", "J": "J joule", "W": "W watt", "V": "V volt", "Hz": "Hz hertz", "Pa": "Pa pascal",
+        "K": "K kelvin", "kB": "kb", "MB": "mb", "GB": "gb", "person": "person people", "child": "child children",
+        "man": "man men",
     }.items()
     for word in words.split()
 }  # fmt: skip
@@ -187,19 +201,22 @@ UNITS = {
 CURRENCY = {"$": "dollar", "€": "euro", "£": "pound sterling", "¥": "yen"}
 PERCENT = ("%", "percent", "percents", "pct", "percentage", "per cent")
 SCALES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-NUMBER_WORDS = dict(zip(
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen twenty".split(), range(21), strict=True))  # fmt: skip
-SENTENCE_WORDS = frozenset(
-    "not no none nor neither never is isn isnt are aren arent was wasn were be being been wrong false incorrect untrue or and "
-    "but minus plus times than more less fewer most least over under about approximately roughly nearly almost "
-    "half halves third thirds quarter quarters fourth fourths fifth fifths tenth tenths hundredth hundredths thousandths percent "
-    "root mod modulo base if when for where with without either both to from through between until "
-    "except unless instead equals equal divided multiplied negative positive maybe perhaps possibly cannot can "
-    "undefined impossible does do did don doesn doesnt dont answer actually wait approx the that this these we find get have "
-    "has therefore thus so hence it its will would should must think because since solution there then which how what "
-    "many much rather only after before now".split()
-)
+NUMBERS = """
+zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen
+nineteen twenty
+"""
+NUMBER_WORDS = {word: number for number, word in enumerate(NUMBERS.split())}
+SENTENCES = """
+not no none nor neither never is isn isnt are aren arent was wasn were be being been wrong false incorrect untrue or
+and but minus plus times than more less fewer most least over under about approximately roughly nearly almost half
+halves third thirds quarter quarters fourth fourths fifth fifths tenth tenths hundredth hundredths thousandths percent
+root mod modulo base if when for where with without either both to from through between until except unless instead
+equals equal divided multiplied negative positive maybe perhaps possibly cannot can undefined impossible does do did
+don doesn doesnt dont answer actually wait approx the that this these we find get have has therefore thus so hence it
+its will would should must think because since solution there then which how what many much rather only after before
+now
+"""
+SENTENCE_WORDS = frozenset(SENTENCES.split())
 """Words that change or deny what stands before them, or ask for more than a name: with them, words are not a unit."""
 
 
@@ -249,7 +266,12 @@ def same_unit(ours: str, theirs: str) -> bool:
     """Whether two units agree: either is left out, they are the same, or one names the same things more closely.
 
     Example:
-        >>> same_unit("cm", ""), same_unit("cm^2", "cm^3"), same_unit("right triangle", "triangle"), same_unit("m/s", "m")
+        >>> (
+        ...     same_unit("cm", ""),
+        ...     same_unit("cm^2", "cm^3"),
+        ...     same_unit("right triangle", "triangle"),
+        ...     same_unit("m/s", "m"),
+        ... )
         (True, False, True, False)
     """
     if not ours or not theirs or ours == theirs:

@@ -20,7 +20,7 @@ from fractions import Fraction
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
-from ibpo.answers.text import unwrapped
+from ibpo.answers import unwrapped
 from ibpo.errors import IbpoError
 from ibpo.rewards.judges import Candidate, Judgement
 from ibpo.rewards.workers import RequestFailed, WorkerPool
@@ -171,9 +171,8 @@ SEPARATOR = b"\0"
 MAX_SECONDS = 30.0
 """Wall time of one pair; the workers' own limit, `math_worker.CPU_SECONDS`, counts CPU time."""
 
-
 ANTLR = "4.13.2"
-"""math-verify has one grammar per runtime of ANTLR, and takes the one of whichever is installed; they read differently."""
+"""math-verify has one grammar per runtime of ANTLR, and takes that of whichever is installed; they read differently."""
 
 
 def check_grammar() -> None:

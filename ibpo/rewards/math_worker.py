@@ -1,8 +1,8 @@
 r"""`python -m ibpo.rewards.math_worker`: compares answers for `MathJudge`'s pool.
 
 Both answers are read by `ibpo.answers`, whole or not at all, and compared by what they say. math-verify does two things
-here: it finds the answer in a text, and it compares two formulas that cannot be read, which then must consist of the same
-letters, digits and signs, in any order. It never decides alone, because it passes over what it does not understand.
+here: it finds the answer in a text, and it compares sums and integrals, which `ibpo.answers` does not read; they must
+consist of the same letters, digits and signs. It never decides alone: it passes over what it does not understand.
 """
 
 from __future__ import annotations
@@ -14,12 +14,21 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from ibpo.answers import Contradiction, Node, Unread, clean, has_variable, read, same, unmarked
+from ibpo import answers
+from ibpo.answers import clean, understood
 from ibpo.rewards.math import SEPARATOR, delimited, is_text
 from ibpo.rewards.workers import serve, start_failed
 
-DENIED = r"(?:\bnot|n't|\bnever|\bneither|\bnor|\\neq?|≠|\\neg)\s*(?:equal to\s*)?[$\\({{\[]*\s*{}|{}[$\\)}}\]]*\s*(?:is|was)\s+(?:not|wrong|incorrect|false)\b"
-"""Around an answer in a text: what denies it."""
+DENIED_BEFORE = re.compile(
+    r"(?:\b(?:more|less|fewer|greater|smaller) than|\bat (?:least|most)|\bup to|\bnot|n't|\bnever|\bneither|\bnor"
+    r"|\\neq?|≠|\\neg)\s*(?:equal to\s*)?[$\\({\[]*\s*$"
+)
+DENIED_BEHIND = re.compile(r"[$\\)}\]]*\s*(?:is|was)\s+(?:not|wrong|incorrect|false)\b")
+"""Around the answer of a text: what denies it, or makes it a bound."""
+MANY_CHARACTERS = 40
+"""An answer with more, and with three words, is a text."""
+ROMAN = re.compile(r"\\(?:text|mbox|mathrm)(?![A-Za-z])")
+CHOICE_ALONE = re.compile("[A-HJ]")
 PLAIN = re.compile(r"[-_\d.,\\ {}/a-z%]+")
 PIECE = re.compile(r"\\[A-Za-z]+|[A-Za-z]+|\d+(?:\.\d+)?|\S")
 
@@ -58,7 +67,7 @@ def install() -> None:
 
 @lru_cache(maxsize=4096)
 def parsed(answer: str) -> Any:
-    """What math-verify finds, without its own time-outs: they count wall time, and this process has limits of its own."""
+    """What math-verify finds, without its own time-outs, which count wall time: this process has limits of its own."""
     from math_verify import parse
 
     return parse(delimited(answer), parsing_timeout=None)  # pyright: ignore[reportArgumentType]
@@ -68,60 +77,37 @@ def found_in(text: str) -> str:
     """The answer that stands in a text, as math-verify finds it; empty where there is none, or where it is denied."""
     found = parsed(text)
     answer = next((part for part in reversed(found) if isinstance(part, str)), "")
-    if found and getattr(found[0], "is_Rational", False) or getattr(found[0] if found else None, "is_Float", False):
+    if (found and getattr(found[0], "is_Rational", False)) or getattr(found[0] if found else None, "is_Float", False):
         answer = answer if PLAIN.fullmatch(answer) else str(found[0])
-    quoted = re.escape(answer)
-    return "" if answer and re.search(DENIED.format(quoted, quoted), text[-500:]) else answer
+    at = text.rfind(answer)
+    denied = DENIED_BEFORE.search(text[max(at - 40, 0) : at]) or DENIED_BEHIND.match(text[at + len(answer) :][:40])
+    return "" if answer and denied else answer
 
 
-@lru_cache(maxsize=4096)
-def understood(answer: str, loose: bool) -> tuple[str, Node | None]:
-    """(the answer, out of the text around it; what it says, None where it cannot be read)."""
-    for text in (answer, unmarked(answer)):
-        try:
-            return text, read(text, loose=loose)
-        except Unread:
-            continue
-    if not is_text(answer) and not (len(answer) > 40 and len(re.findall(r"[A-Za-z]{3,}", answer)) > 2):
-        return answer, None
-    text = found_in(answer)
-    try:
-        return text, read(text, loose=loose)
-    except Unread:
-        return text, None
+def settled(answer: str) -> tuple[str, bool]:
+    """(the answer, out of the text around it; whether it can be read)."""
+    if understood(answer) is not None:
+        return answer, True
+    in_roman = ROMAN.search(answer) and "$" not in answer and "\\boxed" not in answer  # a formula with words
+    if (is_text(answer) and not in_roman) or (
+        len(answer) > MANY_CHARACTERS and len(re.findall(r"[A-Za-z]{3,}", answer)) > 2
+    ):
+        answer = found_in(answer)
+    return answer, understood(answer) is not None
 
 
 def equal(predicted: str, gold: str) -> bool:
-    r"""Whether two answers are equal, in all that they say.
-
-    Example:
-        >>> equal("5 m", "5"), equal("5", r"5\text{ m}"), equal("5m", "5x"), equal(r"43 \to 42", "42")
-        (True, True, False, False)
-    """
-    theirs_text, theirs = understood(gold, False)
-    ours_text, ours = understood(predicted, False)
-    if re.fullmatch("[A-J]", ours_text) and theirs is None or re.fullmatch("[A-J]", theirs_text) and ours is None:
-        letters = [text if known else choice_in(full) for text, known, full in (
-            (ours_text, ours, predicted), (theirs_text, theirs, gold))]  # fmt: skip
-        return letters[0] == letters[1]
-    if ours is None or theirs is None:
-        return bool(ours_text) and same_pieces(ours_text, theirs_text)
-    # A letter that may be a unit is one where the other answer has no letters, and a named unit.
-    readings = [(ours, theirs)]
-    for text, is_ours in ((ours_text, True), (theirs_text, False)):
-        here, other = (ours, theirs) if is_ours else (theirs, ours)
-        if has_variable(here) and not has_variable(other) and (is_ours or other.kind == "quantity"):
-            loose = understood(text, True)[1]
-            if loose is not None and not has_variable(loose):
-                readings.append((loose, other) if is_ours else (other, loose))
-    try:
-        return any(same(a, b) for a, b in readings)
-    except Contradiction:
-        return False
+    """Whether two answers are equal, in all that they say."""
+    (ours, ours_read), (theirs, theirs_read) = settled(predicted), settled(gold)
+    if ours_read and theirs_read:
+        return bool(answers.equal(ours, theirs))
+    if (CHOICE_ALONE.fullmatch(ours) and not theirs_read) or (CHOICE_ALONE.fullmatch(theirs) and not ours_read):
+        return (ours if ours_read else choice_in(predicted)) == (theirs if theirs_read else choice_in(gold))
+    return bool(ours) and same_pieces(ours, theirs)
 
 
 def same_pieces(predicted: str, gold: str) -> bool:
-    """Whether two answers that cannot be read are written alike, or are reorderings that math-verify takes for equal."""
+    """Whether two answers that cannot be read are written alike, or are reordered sums that math-verify calls equal."""
     ours, theirs = (PIECE.findall(clean(answer)) for answer in (predicted, gold))
     if ours == theirs:
         return True
@@ -134,9 +120,9 @@ def same_pieces(predicted: str, gold: str) -> bool:
 
 REORDERED = {r"\sum", r"\prod", r"\int", r"\lim"}
 """What math-verify reads and the reader does not."""
-CHOICE = r"(?<![A-Za-z\d\\])\(?([A-J])\)?(?![A-Za-z\d'])"
+CHOICE = r"(?<![A-Za-z\d\\])\(?([A-HJ])\)?(?![A-Za-z\d'])"
 CHOICES = (
-    re.compile(rf"(?:answer|réponse|option|choice)\b[^A-J.\n]{{0,20}}\n?{CHOICE}"),
+    re.compile(rf".*(?:answer|réponse|option|choice)\b[^A-J.\n]{{0,20}}\n?{CHOICE}", re.DOTALL),
     re.compile(rf"\s*{CHOICE}(?=[.:)。,、]|[^\x00-\xff])"),
     re.compile(rf"(?:.*(?<!not )(?<!n't be )(?<!or )){CHOICE}", re.DOTALL),
 )
@@ -151,7 +137,7 @@ def choice_in(text: str) -> str:
     """
     text = text[-500:]
     for pattern in CHOICES:
-        if found := (pattern.match(text) or pattern.search(text)):
+        if found := pattern.match(text):
             return found[1]
     return ""
 
@@ -170,7 +156,9 @@ def _comparison() -> Callable[[bytes], bytes]:
         predicted, gold = (part.decode() for part in request.split(SEPARATOR))
         return b"1" if equal(predicted, gold) else b"0"
 
-    equal(r"so it is $\frac{1}{2}$, or $\int_0^1 x$", "x+1")  # the first one builds grammars: before there is a limit of time
+    equal(
+        r"so it is $\frac{1}{2}$, or $\int_0^1 x$", "x+1"
+    )  # the first one builds grammars: before there is a limit of time
     return compare
 
 
