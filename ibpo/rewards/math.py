@@ -1,8 +1,8 @@
-r"""Is a mathematical answer equivalent to the gold? Plain matches first, then math-verify (LaTeX, sympy) in a pool.
+r"""Is a mathematical answer equivalent to the gold? Plain matches first, then what both say (`ibpo.answers`) in a pool.
 
-math-verify's time-outs use signals, which work in the main thread only, and a formula can hold a computer algebra
-system up in one C call, where no signal helps. So each pair goes to a worker process with limits of its own; see
-`ibpo.rewards.workers`. Callers may use threads, or fork.
+math-verify, which finds answers in texts, has time-outs that use signals: these work in the main thread only, and a
+formula can hold a computer algebra system up in one C call, where no signal helps. So each pair goes to a worker
+process with limits of its own; see `ibpo.rewards.workers`. Callers may use threads, or fork.
 
 `10^{10^{10}}` or 300 nested parentheses keep a computer algebra system busy until its limit of time: `is_hostile`
 turns such answers away unread, so that a policy that writes many of them does not slow training down.
@@ -195,11 +195,11 @@ def check_grammar() -> None:
 class MathJudge:
     r"""1.0 where the predicted answer is equivalent to the gold, else 0.0; every pair is judged once.
 
-    Equivalent: equal as text or as plain numbers, or equal by `math_verify.verify(gold, predicted)` with its defaults
-    (six decimals, order kept in lists and tuples). Measured against published graders' tests: docs/judges.md.
+    Equivalent: equal as text or as plain numbers, or equal in all that both say when they are read; what is not read must
+    be written alike. Conventions, and how it agrees with published graders' tests: docs/judges.md.
 
     Raises:
-        IbpoError: on construction, where math-verify is not installed.
+        IbpoError: on construction, where math-verify is not installed, or another version of ANTLR than it is tested with.
 
     Example:
         >>> judge = MathJudge()
