@@ -30,16 +30,16 @@ CAP_FIELDS: dict[Api, tuple[str, ...]] = {
 }
 """The names of the cap in each API, the usual one first; servers take the others of `CAPS` beside them."""
 THINKING_CAPS = (
-    ("thinking_token_budget",),  # vLLM
-    ("thinking_budget",),
-    ("thinking_budget_tokens",),  # llama.cpp
-    ("reasoning_budget",),
+    ("", "thinking_token_budget"),  # vLLM
+    ("", "thinking_budget"),
+    ("", "thinking_budget_tokens"),  # llama.cpp
+    ("", "reasoning_budget"),
     ("custom_params", "thinking_budget"),  # SGLang
     ("chat_template_kwargs", "thinking_budget"),
     ("thinking", "budget_tokens"),  # Anthropic
     ("reasoning", "max_tokens"),  # OpenRouter
 )
-"""Where a request may limit its thinking, part of the answer: never above the cap."""
+"""Where a request may limit its thinking, table ("": none) and name. It is part of the answer: never above the cap."""
 LEAST_THINKING = 1024
 """Of Anthropic's `thinking.budget_tokens`, which also has to be below `max_tokens`."""
 OPTION_TABLES = frozenset(
@@ -254,13 +254,11 @@ def _set_thinking(body: Json, api: Api, most: int | None, cap: int | None) -> No
     least = min((limit for limit in (most, cap) if limit is not None), default=None)
     if least is None:
         return
-    for *tables, name in THINKING_CAPS:
-        table = body.get(tables[0]) if tables else body
+    for outer, name in THINKING_CAPS:
+        table: Any = body.get(outer) if outer else body
         value = table.get(name) if isinstance(table, dict) else None
         if isinstance(value, int | float) and not isinstance(value, bool) and not 0 <= value <= least:
-            if tables:
-                table = body[tables[0]] = dict(table)
-            table[name] = least
+            body |= {outer: {**table, name: least}} if outer else {name: least}
     if api == "messages":
         thinking = body.get("thinking")
         if most is not None:
