@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from ibpo.answers import representatives
 from ibpo.errors import IbpoError
+from ibpo.responses.families import END_THINK
 
 BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
 BRACE = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|(?P<bare>[-+−]?(?:[\d.,]*\d|[A-Za-z](?![A-Za-z]))))|[{}]")
@@ -120,7 +121,6 @@ def answer_reader(spec: str) -> Callable[[str], str | None]:
     raise IbpoError(f"{spec!r} reads no answer; write boxed, last_number, code or after:MARKER")
 
 
-END_THINK = "</think>"
 PYTHON = ("", "py", "python", "python3")
 FENCED = re.compile(
     r"(?:^(?P<indent>[ \t]*)|[ \t](?=`{3,}py))"  # in the middle of a line only where it says Python
