@@ -9,6 +9,7 @@ counted apart. Beside the judge: math-verify with its defaults, the answers betw
 """
 
 # ruff: noqa: E501, RUF001  (a rule of rewriting is read as one row)
+# fmt: off
 from __future__ import annotations
 
 import argparse
@@ -93,10 +94,7 @@ def unit_in_words(gold: str, rng: random.Random) -> Iterator[tuple[str, str]]:
 
 def currency(gold: str, rng: random.Random) -> Iterator[tuple[str, str]]:
     if INTEGER.fullmatch(gold):
-        yield (
-            rng.choice([rf"\${gold}", f"${gold}", f"€{gold}", f"{gold} €", f"£{gold}", f"{gold} euros", f"${gold}.00"]),
-            gold,
-        )
+        yield (rng.choice([rf"\${gold}", f"${gold}", f"€{gold}", f"{gold} €", f"£{gold}", f"{gold} euros", f"${gold}.00"]), gold)
 
 
 def integer_spelled(gold: str, rng: random.Random) -> Iterator[tuple[str, str]]:
@@ -133,11 +131,7 @@ def decimal(gold: str, rng: random.Random) -> Iterator[tuple[str, str]]:
     if (value := as_fraction(gold)) is not None:
         if (found := repeating(value)) is not None:
             whole, before, period = found
-            ways = [
-                rf"{whole}.{before}\overline{{{period}}}",
-                f"{whole}.{before}({period})",
-                rf"{whole}.{before}\bar{{{period}}}",
-            ]
+            ways = [rf"{whole}.{before}\overline{{{period}}}", f"{whole}.{before}({period})", rf"{whole}.{before}\bar{{{period}}}"]
             if len(period) < 3:
                 ways.append(f"{whole}.{before}{period * 4}...")
             yield rng.choice(ways), gold
@@ -156,18 +150,7 @@ def complex_spelled(gold: str, rng: random.Random) -> Iterator[tuple[str, str]]:
 def based(gold: str, rng: random.Random) -> Iterator[tuple[str, str]]:
     if found := BASED.fullmatch(gold):
         digits, base = found.groups()
-        yield (
-            rng.choice(
-                [
-                    f"({digits})_{base}",
-                    f"{digits}_{{{base}}}",
-                    f"{digits} base {base}",
-                    f"({digits})_{{{base}}}",
-                    rf"{digits}_{{\text{{{base}}}}}",
-                ]
-            ),
-            gold,
-        )
+        yield (rng.choice([f"({digits})_{base}", f"{digits}_{{{base}}}", f"{digits} base {base}", f"({digits})_{{{base}}}", rf"{digits}_{{\text{{{base}}}}}"]), gold)
 
 
 def as_inequality(gold: str, rng: random.Random) -> Iterator[tuple[str, str]]:
@@ -181,16 +164,7 @@ def as_inequality(gold: str, rng: random.Random) -> Iterator[tuple[str, str]]:
         if low == r"-\infty":
             yield rng.choice([rf"x {above} {high}", rf"x\in(-\infty, {high}{closing}"]), gold
         elif high == r"\infty":
-            yield (
-                rng.choice(
-                    [
-                        rf"{low} {below} x",
-                        rf"x > {low}" if below == "<" else rf"x \geq {low}",
-                        f"x ≥ {low}" if opening == "[" else f"x>{low}",
-                    ]
-                ),
-                gold,
-            )
+            yield (rng.choice([rf"{low} {below} x", rf"x > {low}" if below == "<" else rf"x \geq {low}", f"x ≥ {low}" if opening == "[" else f"x>{low}"]), gold)
         else:
             yield rng.choice([rf"{low} {below} x {above} {high}", rf"x \in {gold}"]), gold
 
@@ -205,30 +179,13 @@ def roots(gold: str, rng: random.Random) -> Iterator[tuple[str, str]]:
 def pies(gold: str, rng: random.Random) -> Iterator[tuple[str, str]]:
     if found := PI.fullmatch(gold):
         a = found[1]
-        yield (
-            rng.choice(
-                [f"{a}*pi", f"{a}π", f"{a} pi", rf"\pi\cdot {a}", rf"{a}\cdot\pi", f"{a}·π", rf"{a} \times \pi"]
-            ),
-            gold,
-        )
+        yield (rng.choice([f"{a}*pi", f"{a}π", f"{a} pi", rf"\pi\cdot {a}", rf"{a}\cdot\pi", f"{a}·π", rf"{a} \times \pi"]), gold)
 
 
 def points(gold: str, rng: random.Random) -> Iterator[tuple[str, str]]:
     if found := POINT.fullmatch(gold):
         a, b = found.groups()
-        yield (
-            rng.choice(
-                [
-                    f"({a},{b})",
-                    rf"\left({a},\, {b}\right)",
-                    f"(x, y) = ({a}, {b})",
-                    f"( {a} , {b} )",
-                    rf"({a}.0, \frac{{{2 * int(b)}}}{{2}})",
-                    rf"\langle {a}, {b} \rangle",
-                ]
-            ),
-            gold,
-        )
+        yield (rng.choice([f"({a},{b})", rf"\left({a},\, {b}\right)", f"(x, y) = ({a}, {b})", f"( {a} , {b} )", rf"({a}.0, \frac{{{2 * int(b)}}}{{2}})", rf"\langle {a}, {b} \rangle"]), gold)
 
 
 def lists(gold: str, rng: random.Random) -> Iterator[tuple[str, str]]:
@@ -243,15 +200,8 @@ def polynomials(gold: str, rng: random.Random) -> Iterator[tuple[str, str]]:
     if POLYNOMIAL.fullmatch(gold) and "i" not in gold:
         terms = re.findall(r"[-+]?[^-+]+", gold.replace(" ", ""))
         rng.shuffle(terms)
-        text = "".join(term if term[0] in "+-" or not i else f"+{term}" for i, term in enumerate(terms)).removeprefix(
-            "+"
-        )
-        yield (
-            rng.choice(
-                [text, f"({gold})", re.sub(r"(\d)([a-z])", r"\1*\2", gold), gold.replace("^", "**"), f"2({gold})/2"]
-            ),
-            gold,
-        )
+        text = "".join(term if term[0] in "+-" or not i else f"+{term}" for i, term in enumerate(terms)).removeprefix("+")
+        yield (rng.choice([text, f"({gold})", re.sub(r"(\d)([a-z])", r"\1*\2", gold), gold.replace("^", "**"), f"2({gold})/2"]), gold)
 
 
 def words(gold: str, rng: random.Random) -> Iterator[tuple[str, str]]:
@@ -261,34 +211,12 @@ def words(gold: str, rng: random.Random) -> Iterator[tuple[str, str]]:
 
 def degrees(gold: str, rng: random.Random) -> Iterator[tuple[str, str]]:
     if found := DEGREES.fullmatch(gold):
-        yield (
-            rng.choice(
-                [
-                    found[1],
-                    f"{found[1]}°",
-                    f"{found[1]} degrees",
-                    rf"{found[1]}^{{\circ}}",
-                    rf"{found[1]}\text{{ degrees}}",
-                ]
-            ),
-            gold,
-        )
+        yield (rng.choice([found[1], f"{found[1]}°", f"{found[1]} degrees", rf"{found[1]}^{{\circ}}", rf"{found[1]}\text{{ degrees}}"]), gold)
 
 
 def percents(gold: str, rng: random.Random) -> Iterator[tuple[str, str]]:
     if found := PERCENTS.fullmatch(gold):
-        yield (
-            rng.choice(
-                [
-                    f"{found[1]}%",
-                    f"{found[1]} percent",
-                    rf"{found[1]}\text{{ percent}}",
-                    found[1],
-                    str(int(found[1]) / 100),
-                ]
-            ),
-            gold,
-        )
+        yield (rng.choice([f"{found[1]}%", f"{found[1]} percent", rf"{found[1]}\text{{ percent}}", found[1], str(int(found[1]) / 100)]), gold)
 
 
 # Written together with the judge: another value.
@@ -362,14 +290,7 @@ def tiny(gold: str, rng: random.Random) -> Iterator[tuple[str, str]]:
 
 def parts_of_percent(gold: str, rng: random.Random) -> Iterator[tuple[str, str]]:
     if INTEGER.fullmatch(gold) and 0 < int(gold) < 100:
-        yield rng.choice(
-            [
-                (rf"{gold}\frac12\%", rf"{gold}\%"),
-                (rf"{int(gold) + 1}\%", rf"{gold}\%"),
-                (rf"{gold}.5\%", rf"{gold}\%"),
-                (f"{gold}00", rf"{gold}\%"),
-            ]
-        )
+        yield rng.choice([(rf"{gold}\frac12\%", rf"{gold}\%"), (rf"{int(gold) + 1}\%", rf"{gold}\%"), (rf"{gold}.5\%", rf"{gold}\%"), (f"{gold}00", rf"{gold}\%")])
 
 
 def perturbed(gold: str, rng: random.Random) -> Iterator[tuple[str, str]]:
@@ -480,29 +401,9 @@ def interval_otherwise(gold: str, rng: random.Random) -> Iterator[tuple[str, str
             yield rng.choice([rf"\{{x \mid {low} {below} x {above} {high}\}}", rf"\left{opening}{low},{high}\right{closing}", rf"{high} {'>' if above == '<' else GE} x {'>' if below == '<' else GE} {low}",
                               rf"x \in {opening}{low},\,{high}{closing}"]), gold  # fmt: skip
         elif r"\infty" not in low:
-            yield (
-                rng.choice(
-                    [
-                        f"{opening}{low}, ∞)",
-                        rf"{opening}{low}, +\infty)",
-                        rf"\{{ x : x {'>' if opening == '(' else GE} {low} \}}",
-                        f"{opening}{low}, \\infty)",
-                        f"y > {low}" if opening == "(" else f"y >= {low}",
-                    ]
-                ),
-                gold,
-            )
+            yield (rng.choice([f"{opening}{low}, ∞)", rf"{opening}{low}, +\infty)", rf"\{{ x : x {'>' if opening == '(' else GE} {low} \}}", f"{opening}{low}, \\infty)", f"y > {low}" if opening == "(" else f"y >= {low}"]), gold)
         elif r"\infty" not in high:
-            yield (
-                rng.choice(
-                    [
-                        f"(-∞, {high}{closing}",
-                        rf"{high} {'>' if closing == ')' else GE} t",
-                        rf"\left(-\infty,{high}\right{closing}",
-                    ]
-                ),
-                gold,
-            )
+            yield (rng.choice([f"(-∞, {high}{closing}", rf"{high} {'>' if closing == ')' else GE} t", rf"\left(-\infty,{high}\right{closing}"]), gold)
 
 
 def unions(gold: str, rng: random.Random) -> Iterator[tuple[str, str]]:
@@ -533,20 +434,7 @@ def pies_otherwise(gold: str, rng: random.Random) -> Iterator[tuple[str, str]]:
 def points_otherwise(gold: str, rng: random.Random) -> Iterator[tuple[str, str]]:
     if found := POINT.fullmatch(gold):
         a, b = found.groups()
-        yield (
-            rng.choice(
-                [
-                    f"({a}; {b})",
-                    f"x = {a}, y = {b}",
-                    rf"\bigl({a}, {b}\bigr)",
-                    f"({a} ,{b}).",
-                    rf"(a,b)=\left({a},{b}\right)",
-                    rf"\boxed{{({a},{b})}}",
-                    f"（{a}, {b}）",
-                ]
-            ),
-            gold,
-        )
+        yield (rng.choice([f"({a}; {b})", f"x = {a}, y = {b}", rf"\bigl({a}, {b}\bigr)", f"({a} ,{b}).", rf"(a,b)=\left({a},{b}\right)", rf"\boxed{{({a},{b})}}", f"（{a}, {b}）"]), gold)
 
 
 def sets(gold: str, rng: random.Random) -> Iterator[tuple[str, str]]:
@@ -568,29 +456,13 @@ def matrices(gold: str, rng: random.Random) -> Iterator[tuple[str, str]]:
     if gold.startswith(r"\begin{pmatrix}") and gold.count("begin") == 1 and "phantom" not in gold:
         columns = gold.split(r"\\\\")[0].count("&") + 1
         inner = gold.removeprefix(r"\begin{pmatrix}").removesuffix(r"\end{pmatrix}")
-        yield (
-            rng.choice(
-                [
-                    gold.replace("pmatrix", "bmatrix"),
-                    rf"\left[\begin{{array}}{{{'c' * columns}}}{inner}\end{{array}}\right]",
-                    gold.replace(" ", ""),
-                    f"${gold}$",
-                    rf"\boxed{{{gold}}}",
-                ]
-            ),
-            gold,
-        )
+        yield (rng.choice([gold.replace("pmatrix", "bmatrix"), rf"\left[\begin{{array}}{{{'c' * columns}}}{inner}\end{{array}}\right]", gold.replace(" ", ""), f"${gold}$", rf"\boxed{{{gold}}}"]), gold)
 
 
 def percents_otherwise(gold: str, rng: random.Random) -> Iterator[tuple[str, str]]:
     if found := PERCENTS.fullmatch(gold):
         n = int(found[1])
-        yield (
-            rng.choice(
-                [f"{n}.0%", rf"{n}\ \%", rf"\frac{{{n}}}{{100}}", f"{n} pct", rf"${n}\%$", f"{n}％", f"{n / 100:.3f}"]
-            ),
-            gold,
-        )
+        yield (rng.choice([f"{n}.0%", rf"{n}\ \%", rf"\frac{{{n}}}{{100}}", f"{n} pct", rf"${n}\%$", f"{n}％", f"{n / 100:.3f}"]), gold)
 
 
 # Written after the judge: another value.
@@ -611,21 +483,7 @@ def grown(gold: str, rng: random.Random) -> Iterator[tuple[str, str]]:
         yield rng.choice([f"{gold}x", f"{gold}n", f"{gold} + x", f"{gold}i", rf"{gold}\pi", rf"\sqrt{{{gold}}}", f"{gold}^2", f"{gold}!", f"{gold} million", f"{gold} dozen", rf"{gold} \times 10^3",
                           f"{gold}e2", f"1/{gold}", rf"\log {gold}", f"{gold}_9" if set(gold) <= set("012345678") else f"{gold}^3", f"{gold}ab", rf"{gold}\sqrt2", rf"{gold}\frac13", f"{gold}.5", f"{gold} + i",
                           f"{gold}\\pm1", f"-{gold}", f"{gold} half", f"{gold} thirds", rf"{gold}\sin x"]), gold  # fmt: skip
-        yield (
-            gold,
-            rng.choice(
-                [
-                    f"{gold}x",
-                    f"{gold}\\pi",
-                    f"{gold}+x",
-                    f"{gold}i",
-                    f"{gold}\\sqrt{{3}}",
-                    f"{gold}a^2",
-                    f"{gold}m + n",
-                    rf"{gold} \pm \sqrt 2",
-                ]
-            ),
-        )
+        yield (gold, rng.choice([f"{gold}x", f"{gold}\\pi", f"{gold}+x", f"{gold}i", f"{gold}\\sqrt{{3}}", f"{gold}a^2", f"{gold}m + n", rf"{gold} \pm \sqrt 2"]))
 
 
 def other_units(gold: str, rng: random.Random) -> Iterator[tuple[str, str]]:
@@ -640,17 +498,7 @@ def bars_more(gold: str, rng: random.Random) -> Iterator[tuple[str, str]]:
     if (value := as_fraction(gold)) is not None and (found := repeating(value)) is not None:
         whole, before, period = found
         bar = rf"{whole}.{before}\overline{{{period}}}"
-        yield (
-            rng.choice(
-                [
-                    f"{whole}.{before}{period}",
-                    f"{whole}.{before}{period}{period[:1]}",
-                    f"{whole}.{before}{period}0",
-                    rf"{whole}.{before}0\overline{{{period}}}",
-                ]
-            ),
-            rng.choice([bar, gold]),
-        )
+        yield (rng.choice([f"{whole}.{before}{period}", f"{whole}.{before}{period}{period[:1]}", f"{whole}.{before}{period}0", rf"{whole}.{before}0\overline{{{period}}}"]), rng.choice([bar, gold]))
 
 
 def other_ends(gold: str, rng: random.Random) -> Iterator[tuple[str, str]]:
@@ -659,45 +507,17 @@ def other_ends(gold: str, rng: random.Random) -> Iterator[tuple[str, str]]:
         if r"\infty" not in low:
             turned = "(" if opening == "[" else "["
             yield (
-                rng.choice(
-                    [
-                        f"{turned}{low}, {high}{closing}",
-                        f"{opening}{int(low) - 1}, {high}{closing}",
-                        f"x {'>' if opening == '[' else GE} {low}",
-                        rf"{gold} \cup ({int(low) - 9}, {int(low) - 8})",
-                        low,
-                        rf"x < {low}",
-                    ]
-                ),
+                rng.choice([f"{turned}{low}, {high}{closing}", f"{opening}{int(low) - 1}, {high}{closing}", f"x {'>' if opening == '[' else GE} {low}", rf"{gold} \cup ({int(low) - 9}, {int(low) - 8})", low, rf"x < {low}"]),
                 gold,
             )
         elif r"\infty" not in high:
-            yield (
-                rng.choice(
-                    [rf"(-\infty, {high}{')' if closing == ']' else ']'}", f"x > {high}", high, rf"x \ne {high}"]
-                ),
-                gold,
-            )
+            yield (rng.choice([rf"(-\infty, {high}{')' if closing == ']' else ']'}", f"x > {high}", high, rf"x \ne {high}"]), gold)
 
 
 def turned(gold: str, rng: random.Random) -> Iterator[tuple[str, str]]:
     if (found := POINT.fullmatch(gold)) and found[1] != found[2]:
         a, b = found.groups()
-        yield (
-            rng.choice(
-                [
-                    f"({b}, {a})",
-                    f"({a}, {b}, 0)",
-                    f"[{a}, {b}]",
-                    rf"\{{{a}, {b}\}}",
-                    f"({a}, -{b})" if b[0] != "-" and b != "0" else f"({a}1, {b})",
-                    f"{a}",
-                    f"{a}{b}",
-                    f"x={b}, y={a}",
-                ]
-            ),
-            gold,
-        )
+        yield (rng.choice([f"({b}, {a})", f"({a}, {b}, 0)", f"[{a}, {b}]", rf"\{{{a}, {b}\}}", f"({a}, -{b})" if b[0] != "-" and b != "0" else f"({a}1, {b})", f"{a}", f"{a}{b}", f"x={b}, y={a}"]), gold)
 
 
 def other_matrices(gold: str, rng: random.Random) -> Iterator[tuple[str, str]]:
@@ -722,20 +542,7 @@ def other_roots(gold: str, rng: random.Random) -> Iterator[tuple[str, str]]:
     if (found := ROOT.fullmatch(gold)) and int(found[2]) > 1:
         a, b = found.groups()
         yield (
-            rng.choice(
-                [
-                    rf"\sqrt({b}+1)",
-                    rf"{a}\sqrt[3]{{{b}}}",
-                    b,
-                    rf"{a or 1}{b}",
-                    rf"{int(a or 1) + 1}√{b}",
-                    rf"\sqrt({a or 2}\cdot {b}+1)",
-                    rf"{a}\sqrt({b}",
-                    f"{a or 1}+√{b}",
-                    rf"{a}\sqrt{{{b}}}i",
-                    rf"-{a}\sqrt{{{b}}}",
-                ]
-            ),
+            rng.choice([rf"\sqrt({b}+1)", rf"{a}\sqrt[3]{{{b}}}", b, rf"{a or 1}{b}", rf"{int(a or 1) + 1}√{b}", rf"\sqrt({a or 2}\cdot {b}+1)", rf"{a}\sqrt({b}", f"{a or 1}+√{b}", rf"{a}\sqrt{{{b}}}i", rf"-{a}\sqrt{{{b}}}"]),
             gold,
         )
 
@@ -756,33 +563,13 @@ def modulus_more(gold: str, rng: random.Random) -> Iterator[tuple[str, str]]:
 def cases_more(gold: str, rng: random.Random) -> Iterator[tuple[str, str]]:
     if INTEGER.fullmatch(gold):
         text = r"f(x) = \begin{cases} %sx & \text{if } x %s 0, \\ 1 & \text{otherwise} \end{cases}"
-        yield rng.choice(
-            [
-                (text % (gold, ">"), text % (gold, "<")),
-                (text % (int(gold) + 1, ">"), text % (gold, ">")),
-                (f"{gold}x", text % (gold, ">")),
-            ]
-        )
+        yield rng.choice([(text % (gold, ">"), text % (gold, "<")), (text % (int(gold) + 1, ">"), text % (gold, ">")), (f"{gold}x", text % (gold, ">"))])
 
 
 def untrue(gold: str, rng: random.Random) -> Iterator[tuple[str, str]]:
     if INTEGER.fullmatch(gold):
         n = int(gold)
-        yield (
-            rng.choice(
-                [
-                    f"{n + 1} = {n}",
-                    f"{n} = {n + 1}",
-                    f"{n + 1}=0+{n}",
-                    f"{n} = {n + 1} = {n}",
-                    f"x = {n} = {n + 2}",
-                    rf"{n}\cdot 2 = {n}" if n else "1=0",
-                    f"1 + {n} = {n}",
-                    rf"x = {n + 1}, x = {n}",
-                ]
-            ),
-            gold,
-        )
+        yield (rng.choice([f"{n + 1} = {n}", f"{n} = {n + 1}", f"{n + 1}=0+{n}", f"{n} = {n + 1} = {n}", f"x = {n} = {n + 2}", rf"{n}\cdot 2 = {n}" if n else "1=0", f"1 + {n} = {n}", rf"x = {n + 1}, x = {n}"]), gold)
 
 
 def tiny_more(gold: str, rng: random.Random) -> Iterator[tuple[str, str]]:
@@ -797,15 +584,7 @@ def percents_more(gold: str, rng: random.Random) -> Iterator[tuple[str, str]]:
     if found := re.fullmatch(r"(\d\d?)", gold):
         n = int(found[1])
         yield rng.choice(
-            [
-                (rf"0.{n}\%", rf"{n}\%"),
-                (f"{n}.25%", rf"{n}\%"),
-                (rf"{n}\frac{{1}}{{3}}\%", rf"{n}\%"),
-                (rf"-{n}\%", rf"{n}\%"),
-                (f"{n}‰", rf"{n}\%"),
-                (rf"{n}\% \text{{ of }} 50", rf"{n}\%"),
-                (f"{n / 1000}", rf"{n}\%"),
-            ]
+            [(rf"0.{n}\%", rf"{n}\%"), (f"{n}.25%", rf"{n}\%"), (rf"{n}\frac{{1}}{{3}}\%", rf"{n}\%"), (rf"-{n}\%", rf"{n}\%"), (f"{n}‰", rf"{n}\%"), (rf"{n}\% \text{{ of }} 50", rf"{n}\%"), (f"{n / 1000}", rf"{n}\%")]
         )
 
 
@@ -814,47 +593,17 @@ def other_polynomials(gold: str, rng: random.Random) -> Iterator[tuple[str, str]
         sign = rng.choice([m.start() for m in re.finditer(r"[-+]", gold[1:])]) + 1
         flipped = gold[:sign] + ("-" if gold[sign] == "+" else "+") + gold[sign + 1 :]
         letter = re.search(r"[a-z]", gold)
-        yield (
-            rng.choice(
-                [
-                    flipped,
-                    gold[:sign].strip(),
-                    f"{gold} + 1",
-                    f"({gold})^2",
-                    f"{gold} = 0",
-                    gold.replace(letter[0], "w") if letter else flipped,
-                ]
-            ),
-            gold,
-        )
+        yield (rng.choice([flipped, gold[:sign].strip(), f"{gold} + 1", f"({gold})^2", f"{gold} = 0", gold.replace(letter[0], "w") if letter else flipped]), gold)
 
 
 def other_words(gold: str, rng: random.Random) -> Iterator[tuple[str, str]]:
     if found := WORD.fullmatch(gold):
-        yield (
-            rng.choice(
-                ["Wednesdays", "neither of them", f"not {found[1]}", f"{found[1]} or none", f"{found[1][:-1]}", "12"]
-            ),
-            gold,
-        )
+        yield (rng.choice(["Wednesdays", "neither of them", f"not {found[1]}", f"{found[1]} or none", f"{found[1][:-1]}", "12"]), gold)
 
 
 SAME: tuple[Rule, ...] = (wrapped, thousands, unit_in_words, currency, integer_spelled, fraction_spelled, mixed, decimal, complex_spelled, based,
                           as_inequality, roots, pies, points, lists, polynomials, words, degrees, percents)  # fmt: skip
-OTHER: tuple[Rule, ...] = (
-    several,
-    roman,
-    bars,
-    round_roots,
-    dots,
-    two_units,
-    modulus,
-    cases,
-    tiny,
-    parts_of_percent,
-    perturbed,
-    part_only,
-)
+OTHER: tuple[Rule, ...] = (several, roman, bars, round_roots, dots, two_units, modulus, cases, tiny, parts_of_percent, perturbed, part_only)
 LATER_SAME: tuple[Rule, ...] = (introduced, number_and_unit, scientific, spaced_thousands, signs, fraction_otherwise, mixed_otherwise, repeating_otherwise, complex_otherwise, based_otherwise,
                                 interval_otherwise, unions, roots_otherwise, pies_otherwise, points_otherwise, sets, polynomials_otherwise, matrices, percents_otherwise)  # fmt: skip
 LATER_OTHER: tuple[Rule, ...] = (several_more, grown, other_units, bars_more, other_ends, turned, other_matrices, other_letters, other_roots, dots_more, modulus_more, cases_more, untrue,
@@ -914,9 +663,7 @@ def main() -> None:
                 for (predicted, gold), said in zip(pairs, verdicts["judge"], strict=True):
                     if said != label:
                         print(f"      {predicted!r} for {gold!r}")
-        shares = ", ".join(
-            f"{who} {count} ({100 * count / totals['pairs']:.2f} %)" for who, count in totals.items() if who != "pairs"
-        )
+        shares = ", ".join(f"{who} {count} ({100 * count / totals['pairs']:.2f} %)" for who, count in totals.items() if who != "pairs")
         print(f"  all {totals['pairs']} pairs: {shares}" if totals else "  none")
     judge.close()
 
