@@ -14,8 +14,6 @@ from ibpo.data.files import LogError, parse_json
 Json = dict[str, Any]
 PROBLEM_NAMES = ("problem_id", "problem", "question_id", "sample_id", "example_id", "prompt_id", "task_id")
 """What the identifier of a problem is called, where a row has one of its own."""
-CUT = ("length", "max_tokens", "max_output_tokens", "model_length", "max_length", "context_length", "token_limit")
-"""Why an answer ended, in the words of servers and harnesses, where it was cut off."""
 CACHED = (
     "input_tokens_cache_read",
     "input_tokens_cache_write",
@@ -135,12 +133,6 @@ def read_object(value: Any) -> Json:
             return {}
     return value if isinstance(value, dict) else {}
 
-
-def read_finish(reason: Any) -> str | None:
-    """Why an answer ended: "length" where it was cut off, in whatever word; None where nothing is said."""
-    if reason in (None, ""):
-        return None
-    return "length" if str(reason).lower() in CUT else str(reason)
 
 
 def read_number(value: Any) -> float:

@@ -20,7 +20,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from ibpo.data.fields import Json, first_of, known, lookup, read_finish, read_object, read_prompt, read_text, read_usage
+from ibpo.data.fields import Json, first_of, known, lookup, read_object, read_prompt, read_text, read_usage
 from ibpo.data.files import LogError, RawRow, Row, Source, parse_json, pyarrow_for, read_document
 
 LM_EVAL_FILE = re.compile(r"samples_(?P<task>.+?)_(?P<date>\d{4}-\d\d-\d\dT[\d.\-:]+)\.jsonl(\.gz)?$")
@@ -289,8 +289,8 @@ def convert_inspect(rows: Iterator[Row], source: Source, _: Path) -> Iterator[Ro
                 answer=answer,
                 gold=target[0] if isinstance(target, list) and target else target or None,
                 **read_usage(spent),
-                finish_reason=read_finish((sample.get("limit") and "length") or
-                                          lookup(sample, "output.choices.0.stop_reason")),
+                finish_reason=(sample.get("limit") and "length") or
+                                          lookup(sample, "output.choices.0.stop_reason"),
                 prompt=read_prompt(sample.get("input")),
                 completion=read_text(first_of(sample, "output.completion", "output.choices.0.message.content")),
                 level=str(first_of(sample, "metadata.level") or "").removeprefix("Level "),
@@ -367,7 +367,7 @@ def convert_helm(rows: Iterator[Row], source: Source, file: Path) -> Iterator[Ro
                 reward=read_metric(place, stats, names[0]) if names else None,
                 gold=gold,
                 tokens=tokens if tokens is not None else len(lookup(first, "tokens") or ()) or None,
-                finish_reason=read_finish(lookup(first, "finish_reason.reason")),
+                finish_reason=lookup(first, "finish_reason.reason"),
                 prompt=str(lookup(state, "instance.input.text") or ""),
                 completion=str(lookup(first, "text") or ""),
             ),
@@ -410,7 +410,7 @@ def convert_promptfoo(rows: Iterator[Row], source: Source, _: Path) -> Iterator[
                 reward=float(bool(row.get("success"))) if reward is None else reward,
                 tokens=first_of(usage, "completion") or None,
                 thinking_tokens=first_of(usage, "completionDetails.reasoning"),
-                finish_reason=read_finish(first_of(response, "finishReason")),
+                finish_reason=first_of(response, "finishReason"),
                 cost_usd=row.get("cost"),
                 prompt=str(first_of(row, "prompt.raw") or ""),
                 completion=output if isinstance(output, str) else str(output or ""),

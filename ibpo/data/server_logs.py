@@ -22,7 +22,7 @@ from ibpo.data.fields import (
     first_of,
     known,
     lookup,
-    read_finish,
+   
     read_object,
     read_prompt,
     read_text,
@@ -55,15 +55,15 @@ def read_completion(answer: Any) -> Json:
     if isinstance(choices, list) and choices:
         message = choices[0].get("message") or {}
         found["completion"] = read_text(message.get("content") if message else choices[0].get("text"))
-        found |= known(finish_reason=read_finish(choices[0].get("finish_reason")))
+        found |= known(finish_reason=choices[0].get("finish_reason"))
     elif isinstance(answer.get("output"), list):  # of /v1/responses
         said = [item for item in answer["output"] if isinstance(item, dict) and item.get("type") == "message"]
         found["completion"] = "".join(read_text(item.get("content")) for item in said)
         cut = first_of(answer, "incomplete_details.reason")
-        found["finish_reason"] = read_finish(cut) or "stop"
+        found["finish_reason"] = cut or "stop"
     elif "content" in answer:  # of /v1/messages
         found["completion"] = read_text(answer["content"])
-        found |= known(finish_reason=read_finish(answer.get("stop_reason")))
+        found |= known(finish_reason=answer.get("stop_reason"))
     return found
 
 
@@ -372,7 +372,7 @@ def convert_otel(rows: Iterator[Row], source: Source, file: Path) -> Iterator[Ro
                     effort=_ending(about, "reasoning_effort", "reasoning.effort", "reasoning.level", "effort"),
                     problem_id=_ending(about, *(f".{name}" for name in PROBLEM_NAMES)),
                     thinking_tokens=_ending(about, "reasoning.output_tokens", "reasoning_tokens"),
-                    finish_reason=read_finish(ends[0] if isinstance(ends, list) and ends else ends),
+                    finish_reason=ends[0] if isinstance(ends, list) and ends else ends,
                     prompt=_said(lookup(about, "gen_ai.input.messages"), last=True) or None,
                     completion=_said(said, last=False) or None,
                     reward=mine.get(str(request), mine.get(span["span_id"])),
