@@ -23,9 +23,9 @@ def allocate_command(
         list[Path],
         typer.Argument(
             metavar="LOG [TABLE]...",
-            help="Scored responses, a row each: JSON lines, JSON, CSV, Parquet or Arrow, a file or a folder; or the log of "
-            "a server or harness (docs/logs.md). The columns of further tables, rewards say, are added to the rows with "
-            "the same identifier.",
+            help="Scored responses, a row each: JSON lines, JSON, CSV, Parquet or Arrow, a file or folder; or the log "
+            "of a server or harness (docs/logs.md). The columns of further tables, such as rewards, are added to the "
+            "rows with the same identifier.",
         ),
     ],
     budget: Annotated[

@@ -1,9 +1,9 @@
 """Whose log is it? Files and folders of the tools that people use, as rows of one shape: one per response.
 
-`read_log_rows` recognises a log by its first rows and hands on every row with what an allocation asks, under the names of
-our own logs, beside what was there: `problem_id`, `response_group`, `model`, `reward` (or `answer` and `gold` to judge
-by), `tokens` (of the whole completion, thoughts included), `thinking_tokens`, `finish_reason`, `prompt`, `completion`,
-`level`, `domain`. What the log does not say stays away. Rows that nothing recognises are handed on as they are.
+`read_log_rows` recognises a log by its first rows and hands on every row with what an allocation asks, under the
+names of our own logs, beside what was there: `problem_id`, `response_group`, `model`, `reward` (or `answer` and `gold`
+to judge by), `tokens` (of the whole completion, thoughts included), `thinking_tokens`, `finish_reason`, `prompt`,
+`completion`, `level`, `domain`. What the log does not say stays away. Rows that nothing recognises are handed on as they are.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class Known:
 def grouped(rows: Iterator[RawRow], source: Source, known: Known) -> Iterator[RawRow]:
     """Name problem and response group of converted rows.
 
-    The response group is the effort where any of the first rows has one, else the run's `configuration`, else the model.
+    The response group is the effort where any of the first rows has one, else the run's `configuration`, else the
+    model.
     Rows without `problem_id` are of one problem if they ask the same.
     """
     peeked = list(islice(rows, NUM_PEEKED))
@@ -95,8 +96,8 @@ KNOWN = (
           efforts="reasoning effort of the request"),
     Known(name="OpenTelemetry spans", looks_like=server_logs.is_otel, convert=server_logs.convert_otel,
           efforts="the effort among the attributes"),
-    Known(name="lm-evaluation-harness samples", looks_like=harness_logs.is_lm_eval, convert=harness_logs.convert_lm_eval,
-          efforts="effort"),
+    Known(name="lm-evaluation-harness samples", looks_like=harness_logs.is_lm_eval,
+          convert=harness_logs.convert_lm_eval, efforts="effort"),
     Known(name="lighteval details", looks_like=harness_logs.is_lighteval, convert=harness_logs.convert_lighteval,
           efforts="effort"),
     Known(name="Inspect log", looks_like=lambda row: "inspect" in row and "sample" in row,
@@ -123,10 +124,8 @@ def read_log_rows(source: Source, *, join: Sequence[Path] = ()) -> Iterator[RawR
         LogError: for a file that is not there, cannot be read as a whole, or is of another kind.
     """
     path = source.path
-    if path.is_dir():
-        files = [file for file in data_files(path) if not file.name.startswith(SILENT)]
-    else:
-        files = [path]
+    files = data_files(path) if path.is_dir() else [path]
+    files = [file for file in files if file == path or not file.name.startswith(SILENT)]
     opened = [(file, *_first(file, path)) for file in files]
     tools = list(dict.fromkeys(tool.name for _, tool, _ in opened if tool))
     if len(tools) > 1:
@@ -151,7 +150,8 @@ def read_log_rows(source: Source, *, join: Sequence[Path] = ()) -> Iterator[RawR
 
 def _has_rewards(file: Path, root: Path) -> bool:
     """Whether a table beside a tool's log holds rewards or gold answers under an identifier."""
-    first = next((row for _, row in _opened(file, root) if not isinstance(row, LogError)), {})
+    empty: Json = {}
+    first = next((row for _, row in _opened(file, root) if not isinstance(row, LogError)), empty)
     return any(name in first for name in IDENTIFIERS) and any(name in first for name in REWARDS)
 
 

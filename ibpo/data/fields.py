@@ -60,7 +60,8 @@ def read_text(content: Any) -> str:
     if isinstance(content, str):
         return content
     if isinstance(content, list):
-        return "".join(part if isinstance(part, str) else str(first_of(part, "text", "content") or "") for part in content
+        return "".join(part if isinstance(part, str) else str(first_of(part, "text", "content") or "")
+                       for part in content
                        if not (isinstance(part, dict) and part.get("type") in ("reasoning", "thinking")))  # fmt: skip
     return "" if content is None else str(content)
 
@@ -111,6 +112,7 @@ def read_usage(usage: Any) -> Json:
 
 
 def is_number(value: Any) -> bool:
+    """Whether it is a number, or a text that is one."""
     try:
         float(value)
     except (TypeError, ValueError):
@@ -132,7 +134,6 @@ def read_object(value: Any) -> Json:
         except LogError:
             return {}
     return value if isinstance(value, dict) else {}
-
 
 
 def read_number(value: Any) -> float:

@@ -1,7 +1,7 @@
 """The rows of any file of a table: JSON lines, JSON, CSV, Parquet or Arrow, packed or not, one file or a folder.
 
-Text is read by the standard library, columns and zstd by pyarrow. Every row comes with its place, as an error would name
-it; a line that cannot be read comes as the error that it is, so that the caller stops there or leaves it out.
+Text is read by the standard library, columns and zstd by pyarrow. Every row comes with its place, as an error would
+name it; a line that cannot be read comes as the error that it is, so that the caller stops there or leaves it out.
 """
 
 # pyarrow ships no types, and a file holds anything.
@@ -108,8 +108,8 @@ def read_rows(path: Path) -> Iterator[RawRow]:
     """The rows of one file.
 
     Args:
-        path: Its name says what it is. A `.json` file holds a list of objects, an object in which one list of objects is,
-            or an object a line.
+        path: Its name says what it is. A `.json` file holds a list of objects, an object in which one list of objects
+            is, or an object a line.
 
     Raises:
         LogError: for a file that is not there, of another kind, or broken as a whole.

@@ -1,7 +1,7 @@
 """Logs of evaluation harnesses and trainers, as rows of ours.
 
-Each `convert_*` takes the good rows of one file and hands on those that are responses: beside what was there `effort` or
-`configuration`, `problem_id`, `reward`, or `answer` and `gold` to judge by, `tokens` and what else is known. Known
+Each `convert_*` takes the good rows of one file and hands on those that are responses: beside what was there `effort`
+or `configuration`, `problem_id`, `reward`, or `answer` and `gold` to judge by, `tokens` and what else is known. Known
 versions: lm-evaluation-harness 0.4.13, lighteval 0.13.0 (the flat layout of older ones is refused), Inspect's logs of
 version 2, promptfoo's of version 3.
 """
@@ -340,12 +340,12 @@ def helm_rows(file: Path, document: Json) -> Iterator[RawRow]:
         )
 
 
-HELM_METRICS = ("final_number_exact_match", "math_equiv_chain_of_thought", "math_equiv", "quasi_exact_match", "exact_match",
-                "pass", "f1_score")  # fmt: skip
+HELM_METRICS = ("final_number_exact_match", "math_equiv_chain_of_thought", "math_equiv", "quasi_exact_match",
+                "exact_match", "pass", "f1_score")  # fmt: skip
 
 
 def convert_helm(rows: Iterator[Row], source: Source, file: Path) -> Iterator[Row]:
-    """Group = the run's folder where it names an effort, else the model; reward = the first accuracy among the metrics."""
+    """Group = the reasoning effort of the adapter where it has one, else the model; reward = the first accuracy."""
     for place, row in rows:
         state, stats = row["state"], row["stats"]
         if lookup(state, "result.success") is False:

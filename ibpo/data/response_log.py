@@ -30,10 +30,10 @@ JudgeRows = Callable[[Sequence[Mapping[str, Any]]], Sequence[float]]
 """Rows with `gold` and `answer` or `completion` -> their rewards."""
 
 GUESSES = {
-    "problem": ("problem_id", "question_id", "id", "doc_id", "sample_id", "example_id", "prompt_id", "task_id", "problem",
-                "custom_id", "question", "prompt", "input"),
-    "response_group": ("response_group", "effort", "reasoning_effort", "group", "configuration", "mode", "variant", "arm",
-                       "model"),
+    "problem": ("problem_id", "question_id", "id", "doc_id", "sample_id", "example_id", "prompt_id", "task_id",
+                "problem", "custom_id", "question", "prompt", "input"),
+    "response_group": ("response_group", "effort", "reasoning_effort", "group", "configuration", "mode", "variant",
+                       "arm", "model"),
     "reward": ("reward", "correct", "is_correct", "score", "accuracy", "acc", "passed"),
     "cost": ("tokens", "num_completion_tokens", "completion_tokens", "output_tokens", "cost", "cost_usd"),
 }  # fmt: skip
@@ -336,8 +336,8 @@ class LogReader:
             )
         if len(self._tasks) > 1:
             raise LogError(
-                f"{self.path}: holds {len(self._tasks)} tasks, {', '.join(sorted(self._tasks)[:3])}, whose problems may "
-                "have the same number; give --by harness_task, an allocation for each, or name the files of one"
+                f"{self.path}: holds {len(self._tasks)} tasks, {', '.join(sorted(self._tasks)[:3])}, whose problems "
+                "may have the same number; give --by harness_task, an allocation for each, or name the files of one"
             )
         if len(self._models) > 1:
             raise LogError(
@@ -430,7 +430,7 @@ class LogReader:
         )
 
     def _is_plain_parquet(self) -> bool:
-        """Whether the log is one Parquet file whose columns are numbers and texts under names that it can be read by."""
+        """Whether the log is one Parquet file whose columns are plain numbers and texts."""
         if kind_of(self.path) != "parquet" or not self.path.is_file() or self.join:
             return False
         arrow = pyarrow_for(self.path)

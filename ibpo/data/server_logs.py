@@ -1,8 +1,8 @@
 """Logs of what servers answered, as OpenAI's API, gateways and tracing tools store them, as rows of ours.
 
 Each `convert_*` takes the good rows of one file and hands on those that are responses: beside what was there `effort`,
-`model`, `problem_id` or `prompt`, `tokens`, `thinking_tokens`, `finish_reason`, `completion` and `reward`, as far as they
-are known. Requests that failed are counted, not handed on.
+`model`, `problem_id` or `prompt`, `tokens`, `thinking_tokens`, `finish_reason`, `completion` and `reward`, as far as
+they are known. Requests that failed are counted, not handed on.
 """
 
 # A log holds anything.
@@ -22,7 +22,6 @@ from ibpo.data.fields import (
     first_of,
     known,
     lookup,
-   
     read_object,
     read_prompt,
     read_text,
@@ -121,6 +120,7 @@ def split_ids(ids: Sequence[str]) -> Callable[[str], tuple[str, str]] | None:
 
 
 def is_batch(row: Json) -> bool:
+    """A line of the output or of the input of a batch."""
     return {"custom_id", "response", "error"} <= set(row) or {"custom_id", "body", "url"} <= set(row)
 
 
@@ -189,10 +189,12 @@ def _pair_of(row: Json) -> tuple[Any, Any]:
 
 
 def is_pair(row: Json) -> bool:
+    """A response, alone or beside its request."""
     return _pair_of(row)[1] is not None
 
 
 def convert_pairs(rows: Iterator[Row], source: Source, _: Path) -> Iterator[Row]:
+    """Problem, effort and reward may be among the row's own fields or in the metadata."""
     for place, row in rows:
         asked, answer = _pair_of(row)
         if answer is None or answer.get("error"):
@@ -212,10 +214,12 @@ def convert_pairs(rows: Iterator[Row], source: Source, _: Path) -> Iterator[Row]
 
 
 def is_litellm(row: Json) -> bool:
+    """A row of the table LiteLLM_SpendLogs."""
     return {"request_id", "spend", "startTime"} <= set(row)
 
 
 def convert_litellm(rows: Iterator[Row], source: Source, _: Path) -> Iterator[Row]:
+    """Effort and prompt are in the stored request, if requests are stored; problem and reward in the metadata."""
     for place, row in rows:
         if str(row.get("status") or "success").lower() != "success":
             source.left_out["failed requests"] += 1
@@ -406,12 +410,13 @@ def _attributes(one: Json) -> Json:
 
 def _value(value: Any) -> Any:
     """A typed value of OTLP; whole numbers are texts there."""
-    kind, held = next(iter(value.items()), ("", None)) if isinstance(value, dict) else ("", value)
-    if kind == "intValue":
-        return int(held)
-    if kind == "arrayValue":
-        return [_value(one) for one in held.get("values") or ()]
-    return held
+    if not isinstance(value, dict):
+        return value
+    if "intValue" in value:
+        return int(value["intValue"])
+    if "arrayValue" in value:
+        return [_value(one) for one in lookup(value, "arrayValue.values") or ()]
+    return next(iter(value.values()), None)
 
 
 def _evaluations(row: Json) -> Json:
