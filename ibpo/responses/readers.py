@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ibpo.errors import IbpoError
+from ibpo.responses.families import END_THINK
 
 BRACE = re.compile(r"\\boxed\{|[{}]")
 NUMBER = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|-?\.\d+")
@@ -94,7 +95,6 @@ def answer_reader(spec: str) -> Callable[[str], str | None]:
     raise IbpoError(f"{spec!r} reads no answer; write boxed, last_number, code or after:MARKER")
 
 
-END_THINK = "</think>"
 PYTHON = ("", "py", "python", "python3")
 FENCED = re.compile(
     r"(?:^(?P<indent>[ \t]*)|[ \t](?=`{3,}py))"  # in the middle of a line only where it says Python
