@@ -85,10 +85,11 @@ def convert_lm_eval(rows: Iterator[Row], source: Source, file: Path) -> Iterator
 
 
 def _lm_eval_run(file: Path, task: str, date: str, source: Source) -> str:
-    """The run's name: its model's folder; its date too where the folder holds several runs of the task."""
+    """The run's name: its model's folder; where the folder holds several runs of the task, also what it was asked with,
+    or its date where that is the same.
+    """
     model = file.parent.name or file.stem
-    results = next(iter(file.parent.glob(f"results_{date}*.json")), None) if date else None
-    settings = read_object(lookup(read_object(_document(results)), "config")) if results else {}
+    settings = _lm_eval_settings(file, date)
     if "think_end_token" in str(settings.get("model_args", "")):
         source.note(
             f"{file.name}: was made with think_end_token, so its texts hold no thoughts: their costs are those of the "
@@ -98,8 +99,21 @@ def _lm_eval_run(file: Path, task: str, date: str, source: Source) -> str:
             and found["task"] == task]  # fmt: skip
     if len(set(runs)) < 2:
         return model
-    source.note(f"{file.parent.name} holds {len(set(runs))} runs of {task}: each is a configuration, named by its date")
-    return f"{model} {date}"
+    asked = [str(_lm_eval_settings(file, other).get("gen_kwargs")) for other in sorted(set(runs))]
+    differ = len(set(asked)) == len(asked)
+    source.note(
+        f"{file.parent.name} holds {len(asked)} runs of {task}: each is a configuration, named by its "
+        f"{'gen_kwargs' if differ else 'date'}"
+    )
+    mine = read_object(settings.get("gen_kwargs"))
+    words = ", ".join(f"{name}={value}" for name, value in mine.items()) or str(settings.get("gen_kwargs") or "none")
+    return f"{model} {words if differ else date}"
+
+
+def _lm_eval_settings(file: Path, date: str) -> Json:
+    """How the run of this date was asked, out of the results file beside its samples."""
+    results = next(iter(file.parent.glob(f"results_{date}*.json")), None) if date else None
+    return read_object(lookup(read_object(_document(results)), "config")) if results else {}
 
 
 def _document(file: Path) -> Any:
@@ -356,6 +370,8 @@ def convert_helm(rows: Iterator[Row], source: Source, file: Path) -> Iterator[Ro
         references = lookup(state, "instance.references") or []
         gold = next((lookup(one, "output.text") for one in references if "correct" in (one.get("tags") or ())), None)
         tokens = first_of(stats, "num_completion_tokens", "num_output_tokens")
+        if "num_output_tokens" in stats:
+            source.note("HELM counts the tokens of the visible text only: thoughts are not in its costs")
         effort = first_of(row["helm"], "model_deployment_args.reasoning_effort", "reasoning_effort")
         yield (
             place,

@@ -1,6 +1,7 @@
 """Logs as the tools that people use write them: each fixture is read without an option, or with one."""
 
 import json
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -152,14 +153,19 @@ def test_inspect_logs_packed_by_zstd_or_as_json(name):
     assert sorted(reward for reward, _ in found["q3", "low"]) == [0.0, 1.0]
 
 
-def test_inspect_packed_by_deflate_is_the_same():
-    deflate, zstd = (
-        rows_of(next(path for path in (LOGS / "inspect" / folder).iterdir() if "StTT" in path.name))
-        for folder in ("deflate", "match")
+def test_inspect_packed_by_deflate_as_earlier_versions_did_is_the_same(tmp_path):
+    source = min((LOGS / "inspect" / "numeric").iterdir())
+    log = json.loads(source.read_text())
+    samples = log.pop("samples")
+    with zipfile.ZipFile(tmp_path / "log.eval", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("header.json", json.dumps(log))
+        for sample in samples:
+            archive.writestr(f"samples/{sample['id']}_epoch_{sample['epoch']}.json", json.dumps(sample))
+    packed, whole = (
+        [(row["problem_id"], row["reward"], row["tokens"], row["response_group"]) for row in rows_of(path)]
+        for path in (tmp_path / "log.eval", source)
     )
-    assert [(r["problem_id"], r["reward"], r["tokens"]) for r in deflate] == [
-        (r["problem_id"], r["reward"], r["tokens"]) for r in zstd
-    ]
+    assert packed == whole and len(whole) == 12
 
 
 def test_promptfoos_failed_assertions_are_wrong_answers_and_failed_requests_are_left_out():
@@ -216,6 +222,18 @@ def test_lm_eval_runs_in_one_folder_are_configurations_of_their_own(tmp_path):
     assert set(log.response_group) == {f"model {date}" for date in dates}
     said = " ".join(log.notes)
     assert "model holds 2 runs of t" in said and "its texts hold no thoughts" in said and "passed over" not in said
+
+
+def test_lm_eval_runs_are_named_by_what_they_were_asked_with_and_lost_thoughts_are_told():
+    log = read_log(LOGS / "lm_eval" / "thinker")
+    assert set(log.response_group) == {"thinker reasoning_effort=low", "thinker reasoning_effort=high"}
+    assert any("was made with think_end_token" in note for note in read_log(LOGS / "lm_eval").notes)
+
+
+def test_helm_runs():
+    log = read_log(LOGS / "helm")
+    assert len(log.problem) == 6 and log.reward.sum() == 5
+    assert "HELM counts the tokens of the visible text only: thoughts are not in its costs" in log.notes
 
 
 def test_rewards_above_one_are_refused_with_the_fix_and_can_be_divided(tmp_path):
