@@ -2,7 +2,8 @@
 
     python benchmarks/judges.py ../shared/data
 
-The folder holds `benchmarks/math_train.jsonl.gz` (rows with `answer`), `{math_qwen_100,gsm8k_solutions,otis_mock_aime}/responses.jsonl.gz` (rows with `answer` and `gold`) and
+The folder holds `benchmarks/math_train.jsonl.gz` (rows with `answer`),
+`{math_qwen_100,gsm8k_solutions,otis_mock_aime}/responses.jsonl.gz` (rows with `answer` and `gold`) and
 `answer_equivalence/unit_tests.jsonl` (rows with `pred`, `gold`, `equal`).
 """
 

@@ -21,6 +21,19 @@ REFUSALS = (400, 413, 422)
 """Status codes that say that the request is at fault, and not the server, the key or the address."""
 
 
+ENDED = (
+    "stop", "eos", "eos_token", "eog", "end", "end_turn", "end_of_turn", "endoftext", "stop_sequence", "stop_token",
+    "stop_str", "stop_string", "word", "complete", "completed", "finished", "finish", "done",
+)  # fmt: skip
+CUT = (
+    "length", "max_tokens", "max_token", "max_new_tokens", "max_output_tokens", "max_completion_tokens", "max_length",
+    "model_length", "length_limit", "token_limit", "limit", "context_length", "context_length_exceeded",
+    "model_context_window_exceeded", "time_limit", "incomplete",
+)  # fmt: skip
+"""What servers call an end of a response's own, and one that a limit cut off: OpenAI, vLLM, SGLang, llama.cpp, TGI, and
+the vendors behind them. Compared without case."""
+
+
 class RefusedRequest(IbpoError):
     """The server answers, but not this request: too long, of a forbidden content, or with an unknown option."""
 
@@ -31,7 +44,11 @@ class Reply:
 
     text: str
     finish_reason: str
-    """`stop`, or `length` where it was cut off."""
+    """`stop`, or `length` where it was cut off (`as_finish_reason`); else the server's own word, neither of the two."""
+    reasoning: str = ""
+    """The thought, where the server tells it apart from the answer."""
+    stopped_by: str = ""
+    """The stop string that ended it, where the server says so."""
     prompt_tokens: int | None
     """None, as of the completion, where the server does not report its usage."""
     completion_tokens: int | None
@@ -86,12 +103,12 @@ class Endpoint:
             IbpoError: where the server refuses or cannot be reached, retries included.
         """
         completion = self._call("chat", messages=list(messages), **options)
-        return self._reply(completion, lambda choice: choice.message.content)
+        return self._reply(completion, lambda choice: _parts(choice.message))
 
-    def complete(self, prompt: str, **options: Any) -> Reply:
-        """One continuation of a text; see `chat`."""
-        completion = self._call("completions", prompt=prompt, **options)
-        return self._reply(completion, lambda choice: choice.text)
+    def complete(self, prompt: str | Sequence[int], **options: Any) -> Reply:
+        """One continuation of a text, or of token ids; see `chat`."""
+        completion = self._call("completions", prompt=prompt if isinstance(prompt, str) else list(prompt), **options)
+        return self._reply(completion, lambda choice: (choice.text or "", ""))
 
     def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """An embedding of each text; see `chat`."""
@@ -165,10 +182,10 @@ class Endpoint:
         self._charge(num_retries=raw.retries_taken)
         return completion
 
-    def _reply(self, completion: Any, text_of: Callable[[Any], Any]) -> Reply:
+    def _reply(self, completion: Any, parts_of: Callable[[Any], tuple[Any, str]]) -> Reply:
         try:
             choice, usage = completion.choices[0], completion.usage
-            text, finish_reason = text_of(choice) or "", choice.finish_reason
+            (text, thought), finish_reason = parts_of(choice), choice.finish_reason
             tokens = (int(usage.prompt_tokens), int(usage.completion_tokens)) if usage is not None else None
             reasoning = _reasoning_tokens(usage)
             if not (isinstance(text, str) and min(*(tokens or (0, 0)), reasoning or 0) >= 0):
@@ -189,7 +206,9 @@ class Endpoint:
             )
         return Reply(
             text=text,
-            finish_reason=finish_reason,
+            finish_reason=as_finish_reason(finish_reason),
+            reasoning=thought,
+            stopped_by=stopped_by if isinstance(stopped_by := getattr(choice, "stop_reason", None), str) else "",
             prompt_tokens=tokens[0] if tokens else None,
             completion_tokens=tokens[1] if tokens else None,
             reasoning_tokens=reasoning,
@@ -221,6 +240,41 @@ def read_api_key(path: str | Path | None, place: str) -> str:
         return Path(path).expanduser().read_text(encoding="utf-8").strip() or "none"
     except (OSError, UnicodeDecodeError):
         raise IbpoError(f"{place}: {path}: cannot be read; name a text file with the key") from None
+
+
+def as_finish_reason(said: str) -> str:
+    """`stop` for whatever says that a response ended by itself, `length` where a limit cut it; else the word as it is.
+
+    Example:
+        >>> [as_finish_reason(word) for word in ("eos_token", "MAX_TOKENS", "content_filter")]
+        ['stop', 'length', 'content_filter']
+    """
+    word = said.strip().lower().replace("-", "_").replace(" ", "_").rpartition(".")[2].removeprefix("finish_reason_")
+    return "stop" if word in ENDED else "length" if word in CUT else said
+
+
+def _parts(message: Any) -> tuple[Any, str]:
+    """Answer and thought of a message: `content`, and `reasoning` (vLLM) or `reasoning_content` (others).
+
+    Content may come in parts, of which some are thoughts (Mistral, Anthropic): `{"type": "thinking", "thinking": ...}`.
+    """
+    content = message.content
+    fields = (getattr(message, name, None) for name in ("reasoning", "reasoning_content", "thinking"))
+    thoughts = [text for text in fields if isinstance(text, str) and text][:1]
+    if isinstance(content, list):
+        thoughts += [_text_of(part) for part in content if part.get("type") in ("thinking", "reasoning")]
+        content = "".join(_text_of(part) for part in content if part.get("type") in ("text", "output_text"))
+    return content or "", "".join(thoughts)
+
+
+def _text_of(part: Any) -> str:
+    """The text of a part of a message, which may be made of parts itself."""
+    if isinstance(part, str):
+        return part
+    if isinstance(part, list):
+        return "".join(_text_of(one) for one in part)
+    inner = next((part[key] for key in ("text", "thinking", "reasoning") if part.get(key)), "")
+    return _text_of(inner)
 
 
 def _reasoning_tokens(usage: Any) -> int | None:

@@ -40,6 +40,8 @@ class Log:
 def serving(answer, usage=True):
     """Serve `answer(body, number) -> (text, finish_reason)`; yields the log, whose `url` is the base URL.
 
+    In place of the text a chat may have the message's fields, e.g. `{"content": None, "reasoning": "..."}`.
+
     With `usage=False` the server does not tell how many tokens there were.
     """
     log = Log()
@@ -66,8 +68,11 @@ def serving(answer, usage=True):
                 if not chat and self.path != "/v1/completions":
                     raise Fault(404, "no such path")
                 text, reason = answer(body, number)
-                message = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
+                fields = text if isinstance(text, dict) else {"content": text}
+                message = {"message": {"role": "assistant", **fields}} if chat else {"text": text}
+                text = " ".join(str(part) for part in fields.values() if part)
                 prompt = body["messages"][-1]["content"] if chat else body["prompt"]
+                prompt = prompt if isinstance(prompt, str) else " ".join(map(str, prompt))
                 tokens = {"prompt_tokens": len(prompt.split()), "completion_tokens": len(text.split())}
                 tokens["total_tokens"] = sum(tokens.values())
                 choice = {"index": 0, "finish_reason": reason, "logprobs": None, **message}

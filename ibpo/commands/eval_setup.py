@@ -21,7 +21,7 @@ from ibpo.config import JUDGES, JudgeConfig, explain, nearest, read_recipe
 from ibpo.demo import EXPERIMENTS, experiment_named, resolve_model
 from ibpo.endpoint import Endpoint
 from ibpo.errors import IbpoError
-from ibpo.evaluation import Way
+from ibpo.evaluation import CHOOSES, Way
 from ibpo.responses import FORMATS, build_response_groups, check_reads_programs, for_programs
 from ibpo.rewards import Judge
 from ibpo.rollouts import Sampler
@@ -29,7 +29,6 @@ from ibpo.tasks import build_judge, distinct, hold_out, load_given, named_data
 from ibpo.types import Problem
 
 PACKAGES = ("ibpo", "numpy", "openai", "torch", "transformers", "math-verify")
-CHOOSES = "chooses itself"
 
 
 class Engine(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):

@@ -19,10 +19,11 @@ from dataclasses import field as dataclass_field
 from pathlib import Path
 from typing import Any, Literal
 
+from ibpo.endpoint import as_finish_reason
 from ibpo.errors import IbpoError
 from ibpo.evaluation.responses import Responses
 from ibpo.evaluation.run_facts import budget_of, part_of, run_tables
-from ibpo.responses import boxed, last_number
+from ibpo.responses import boxed, last_number, split_thought
 from ibpo.rewards import Candidate, Judge
 from ibpo.tasks import JudgeName, Row, judge_for, local_rows
 from ibpo.types import Problem
@@ -334,7 +335,7 @@ def _number(place: str, column: str, value: Any) -> float | None:
 
 def _cut_off(place: str, column: str, value: Any) -> float | None:
     if column == "finish_reason":
-        return None if value is None else float(value == "length")
+        return None if value is None else float(as_finish_reason(str(value)) == "length")
     return _number(place, column, value)
 
 
@@ -406,8 +407,14 @@ def gold_of(target: Any) -> str | None:
 
 
 def read_answer(text: str) -> str | None:
-    """The answer in a response: its last box, else its last number."""
-    return boxed(text) or last_number(text)
+    """The answer in a response: its last box, else its last number; what is only thought is no answer.
+
+    Example:
+        >>> read_answer("<think>3 + 4 = 7</think>It is 7."), read_answer("<think>3 + 4 = 7")
+        ('7', None)
+    """
+    answer = split_thought(text).answer
+    return boxed(answer) or last_number(answer)
 
 
 def _texts(place: str, row: dict[str, Any]) -> tuple[list[str], list[str | None]]:

@@ -1,5 +1,6 @@
 """Response groups: how each is asked for, how it opens and how its answer is read."""
 
+from ibpo.responses.families import END_THINK, FAMILIES, THINK, Family, find_family
 from ibpo.responses.format_checks import check_formats
 from ibpo.responses.formats import (
     ADAPTIVE,
@@ -51,6 +52,7 @@ from ibpo.responses.readers import (
     tagged_answer,
     thought_answer,
 )
+from ibpo.responses.thoughts import Thought, plain_thoughts, split_thought
 from ibpo.responses.voting import (
     FORMS,
     TALLY,
@@ -73,6 +75,8 @@ __all__ = [
     "EFFORT_HIGH",
     "EFFORT_LOW",
     "EFFORT_MEDIUM",
+    "END_THINK",
+    "FAMILIES",
     "FORMATS",
     "FORMS",
     "MAX_TRIALS",
@@ -81,15 +85,18 @@ __all__ = [
     "SEQUENTIAL_VOTING",
     "TAGS",
     "TALLY",
+    "THINK",
     "THINKING_OFF",
     "THINKING_ON",
     "Attempt",
     "BuildConfig",
     "CannotBuild",
     "EncodedGroups",
+    "Family",
     "Format",
     "Reading",
     "Solution",
+    "Thought",
     "VotingForm",
     "answer_reader",
     "boxed",
@@ -109,6 +116,7 @@ __all__ = [
     "encode_groups",
     "encode_prefix",
     "external_vote",
+    "find_family",
     "find_group",
     "for_programs",
     "last_number",
@@ -116,7 +124,9 @@ __all__ = [
     "malformed",
     "offer",
     "one_box",
+    "plain_thoughts",
     "read_sequential_vote",
+    "split_thought",
     "tagged_answer",
     "thought_answer",
     "vote",

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ibpo.errors import IbpoError
+from ibpo.responses.families import END_THINK, THINK
 from ibpo.responses.readers import (
     BOX,
     MARKER,
@@ -60,7 +61,6 @@ def vote(answers: Sequence[str]) -> tuple[str, int]:
 
 BOX_IT = r"Put the final answer in \boxed{}."
 PROGRAM_IT = "Give the whole program in one block that opens with ```python."
-THINK, END_THINK = "<think>", "</think>"
 
 FOLLOW_UP = (
     "Look over your solution above once more. If a step is wrong, give a corrected solution; if all is right, give it "

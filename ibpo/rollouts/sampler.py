@@ -49,6 +49,8 @@ class Sampled:
     num_completion_tokens: int | None
     num_thinking_tokens: int | None = None
     """Of the completion's tokens, those of the thinking, where a server counts them apart."""
+    reasoning: str = ""
+    """The thought, kept beside the completion of a response that was to open by a word and thought first."""
 
     @classmethod
     def of_rollout(cls, request: Request, rollout: Rollout) -> Sampled:
@@ -113,6 +115,7 @@ def as_sampled(
     num_prompt_tokens: int | None,
     num_completion_tokens: int | None,
     num_thinking_tokens: int | None = None,
+    reasoning: str = "",
 ) -> Sampled:
     """A response whose token ids are not known, as servers give it."""
     rollout = Rollout(
@@ -128,6 +131,7 @@ def as_sampled(
         num_prompt_tokens=num_prompt_tokens,
         num_completion_tokens=num_completion_tokens,
         num_thinking_tokens=num_thinking_tokens,
+        reasoning=reasoning,
     )
 
 

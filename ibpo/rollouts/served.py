@@ -14,12 +14,13 @@ from typing import Any, Literal
 
 from ibpo.endpoint import Endpoint, Reply
 from ibpo.errors import IbpoError
-from ibpo.responses import offer
+from ibpo.responses import END_THINK, THINK, offer, plain_thoughts, split_thought
 from ibpo.rollouts.sampler import PromptWriter, Request, Sampled, as_sampled, asked_groups, seed_of
 from ibpo.rollouts.scoring import rollout_of_ids
 from ibpo.types import ResponseGroup
 
 Forcing = Literal["render", "prefill", "none"]
+CLOSED = f"\n{END_THINK}\n\n"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,13 +72,17 @@ class EndpointSampler:
             reply = self._ask(request, options)
         except IbpoError as error:
             raise IbpoError(f"problem {request.problem.problem_id}: {error}") from None
+        openings = [group.prefix for group in asked_groups(request, self.response_groups)]
+        completion, beside = join_thought(reply, request.prefix, openings)
+        misread = bool(request.prefix and reply.reasoning and not reply.text) and split_thought(request.prefix).closed
         return as_sampled(
             request,
-            request.prefix + reply.text,
+            completion,
             reply.finish_reason,
             reply.prompt_tokens,
             reply.completion_tokens,
-            reply.reasoning_tokens,
+            0 if misread else reply.reasoning_tokens,
+            beside,
         )
 
     def _ask(self, request: Request, options: dict[str, Any]) -> Reply:
@@ -93,6 +98,51 @@ class EndpointSampler:
         options["extra_body"] = {**options.get("extra_body", {}), **more}
         reply = self.endpoint.chat([*messages, {"role": "assistant", "content": request.prefix}], **options)
         return reply
+
+
+def join_thought(reply: Reply, forced: str, openings: Sequence[str]) -> tuple[str, str]:
+    r"""A server's reply as the one text that the policy wrote, whether the server tells the thought apart or not.
+
+    The text is the one that a server without reasoning parser gives: `<think>`, thought, `</think>`, answer. Where the
+    response was to open by a word and the policy thought first, the thought is kept beside the answer instead. A
+    parser calls all of an answer reasoning where the prompt ends in a closed thought or a word, as it waits for an
+    end of the thought that does not come: there the reasoning is the answer.
+
+    Args:
+        reply: of the server.
+        forced: the prefix that was forced; the reply does not hold it.
+        openings: prefixes of the response groups that were asked for; none for a bare prompt.
+
+    Returns:
+        The completion, forced prefix included, and the thought where it is not in it.
+
+    Example:
+        >>> said = {"finish_reason": "stop", "prompt_tokens": 1, "completion_tokens": 9, "reasoning_tokens": None}
+        >>> reply = Reply(text="7", reasoning="3 + 4", **said)
+        >>> join_thought(reply, "", ["<think>"]), join_thought(reply, "", ["Answer:"])
+        (('<think>\n3 + 4\n</think>\n\n7', ''), ('7', '3 + 4'))
+    """
+    text, thought = reply.text, reply.reasoning
+    unended = not text and (reply.finish_reason != "stop" or bool(reply.stopped_by))
+    inside = split_thought(forced).closed is False
+    if forced and not inside:
+        return (forced + (f"{thought}{END_THINK}{text}" if thought and text else thought + text)), ""
+    if forced:
+        return forced + (f"{thought.lstrip()}{'' if unended else CLOSED}{text}" if thought else text), ""
+    if thought:
+        whole = f"{THINK}\n{thought.strip()}{'' if unended else CLOSED}{text}"
+    else:
+        whole = plain_thoughts(text)
+        if END_THINK in whole and THINK not in whole:
+            whole = f"{THINK}\n{whole.lstrip()}"
+    parts = split_thought(whole)
+    plain = [plain_thoughts(opening).lstrip() for opening in openings]
+    opens_thought = not plain or any(opening.startswith(THINK) for opening in plain)
+    if parts.text is None and len(plain) == 1 and plain[0].startswith(THINK) and split_thought(plain[0]).closed:
+        return plain[0] + whole.lstrip(), ""  # the prompt holds the closed thought
+    if opens_thought or parts.text is None or not parts.answer.strip():
+        return whole, ""
+    return parts.answer.lstrip(), parts.text.strip()
 
 
 class VLLMSampler:

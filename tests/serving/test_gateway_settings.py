@@ -39,6 +39,17 @@ from ibpo.serving.gateway.settings import (
             r"unknown key; known here|did you mean",
         ),
         ("[[model]\n", "is not TOML"),
+        ("refuse = ['/x']", "refuse: is gone, as only what is listed is passed on"),
+        ("allow = ['/v1/rerank']", "'/v1/rerank' is no method and path; write e.g. 'POST /v1/rerank'"),
+        (
+            "[[model]]\nname = 'm'\nresponse_group = [{name = 'a', body = {max_completion_tokens = 9}}]",
+            "max_completion_tokens is the group's cap, which is also reserved",
+        ),
+        ("[[model]]\nname = 'm'\nresponse_group = [{name = 'a', body = {n = 9}}]", "n is the caller's to say"),
+        (
+            "[[model]]\nname = 'm'\nresponse_group = [{name = 'a', max_tokens = 9, max_thinking_tokens = 9}]",
+            "give less than max_tokens",
+        ),
     ],
 )
 def test_a_wrong_file_is_one_line(tmp_path, text, said):

@@ -204,10 +204,12 @@ class World:
         limits=None,
         upstream=None,
         log_bodies=False,
+        tables=None,
         **service,
     ):
         """(the gateway, its base URL, its log as a function that returns rows)."""
         tables = {
+            **(tables or {}),
             "upstream": {"url": upstream_url, "connect_seconds": 20, **(upstream or {})},
             "model": [{"name": "*", "response_group": groups, **(model or {})}],
             "limits": {"drain_seconds": 5, **(limits or {})},

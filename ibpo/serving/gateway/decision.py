@@ -9,7 +9,7 @@ budget bounds a mean per request, of tokens or of answers by one group. What mus
 
 1. **The reserve is what the body allows.** The bound on what a budget can be overspent is a theorem about reserves
    (docs/serving.md): no answer may cost more than was reserved for it. `make_candidate` reserves `max_tokens_of` x the
-   number of answers, `write_body` tells the upstream what it may generate; whoever changes one changes the other.
+   number of answers, and `write_body` writes the same number under every name of the cap.
 2. **A reservation ends once.** After `_reserve`, every way out (an answer, an error, a broken stream, a caller that is
    gone, a bug) leads through `_end`, hence the `finally`. A second end would do nothing; one that is missing holds its
    reserve back from everybody until the reservation is stale.
@@ -39,6 +39,7 @@ from ibpo.serving.controller import BudgetPolicy, Candidate
 from ibpo.serving.gateway.async_controller import AsyncController, OpenReservation
 from ibpo.serving.gateway.gains import GainPredictor, Gains, find_gains
 from ibpo.serving.gateway.openai_request import (
+    Api,
     OpenAIRequest,
     Refusal,
     can_set,
@@ -58,7 +59,7 @@ MAX_PROBE_BYTES = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Governor:
-    """Answers the requests that a budget governs: `/v1/chat/completions` and `/v1/completions`."""
+    """Answers the requests that a budget governs (`openai_request.PATHS`)."""
 
     settings: Settings
     controller: AsyncController
@@ -70,16 +71,14 @@ class Governor:
     keys: Keys | None = None
     """The tenants'; None: nobody needs a key here, and nobody is a tenant."""
 
-    async def answer(
-        self, http_request: web.BaseRequest, data: bytes, tenant: str, *, chat: bool
-    ) -> web.StreamResponse:
+    async def answer(self, http_request: web.BaseRequest, data: bytes, tenant: str, *, api: Api) -> web.StreamResponse:
         """Decide, ask the upstream, pass the answer on, and end the reservation once, whatever happens in between.
 
         Args:
             http_request: The caller's.
             data: Its body, complete.
             tenant: Who asks; "" belongs to nobody.
-            chat: Whether the body holds messages rather than a prompt.
+            api: Which of the governed APIs it is.
 
         Raises:
             Refusal: A body or header that cannot be read, or an upstream that gave no answer.
@@ -87,7 +86,7 @@ class Governor:
         record = RequestRecord(request_id=uuid.uuid4().hex, tenant=tenant, began=time.perf_counter())
         # What is asked for, and what would each response group gain? Nothing is reserved yet: an error costs nothing.
         try:
-            request = read_request(data, chat=chat)
+            request = read_request(data, api=api)
             model = self.settings.model_of(request.model)
             check_size(request, model.response_group, self.settings.limits)
             headers = self.upstream.headers_for(http_request.headers, governed=True)
@@ -96,7 +95,7 @@ class Governor:
                 http_request.headers,
                 model,
                 router=self.router,
-                send_probe=lambda body: self._send_probe(body, headers, chat=chat),
+                send_probe=lambda body: self._send_probe(body, headers, chat=api == "chat"),
                 on_failure=lambda source: self.metrics.failures.labels(source).inc(),
             )
         except IbpoError as error:

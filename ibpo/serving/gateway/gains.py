@@ -197,7 +197,7 @@ class FittedRouter:
 
     def gain(self, request: Mapping[str, Any]) -> PredictedGains:
         """See `GainPredictor`."""
-        prompt = request["messages"] if "messages" in request else request["prompt"]
+        prompt = next(request[name] for name in ("messages", "prompt", "input") if name in request)
         scores = self._fitted.scores([prompt])
         gain = dict(zip(self.groups, map(float, scores.gain[0]), strict=True))
         if not self._predicts_tokens:
@@ -236,8 +236,10 @@ def split_openings(model: ModelSettings) -> tuple[str, dict[str, str]]:
 
 
 def write_probe(request: OpenAIRequest, model: ModelSettings) -> bytes | None:
-    """The request that asks for one token; None for several prompts, or for token ids instead of text."""
+    """The request that asks for one token; None for several prompts, token ids instead of text, and other APIs."""
     shared, _ = split_openings(model)
+    if request.api not in ("chat", "completions"):
+        return None
     if not can_set(request, GroupSettings(name="probe", prefix="x")) or isinstance(request.body.get("prompt"), list):
         return None
     body: dict[str, Any] = {key: request.body[key] for key in PROBE_FIELDS if key in request.body}

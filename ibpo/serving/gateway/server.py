@@ -1,8 +1,8 @@
 """The gateway as an HTTP server: the process, its connections, and which part answers each path.
 
 Listens, closes slow connections, and on SIGTERM lets requests in flight come to their end. `Gateway.handle` gets every
-request: who asks (`Keys`), and for what. Two paths are governed by the budget (`decision.py`), a few are the gateway's
-own pages, some are refused because nobody would count what they generate, and all others go through (`proxy.py`).
+request: who asks (`Keys`), and for what. Some paths are governed by the budget (`decision.py`), a few are the gateway's
+own pages, those that the operator lists go through (`proxy.py`), and all others are refused.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from importlib.resources import files
 from typing import Any
 from urllib.parse import unquote
@@ -30,7 +29,7 @@ from ibpo.serving.controller import ServingPolicy
 from ibpo.serving.gateway.async_controller import AsyncController
 from ibpo.serving.gateway.decision import Governor
 from ibpo.serving.gateway.gains import GainPredictor
-from ibpo.serving.gateway.openai_request import Refusal
+from ibpo.serving.gateway.openai_request import PATHS, Refusal
 from ibpo.serving.gateway.proxy import Upstream, open_session, pass_through
 from ibpo.serving.gateway.settings import (
     OPERATOR,
@@ -79,8 +78,6 @@ class Service:
                     )
 
 
-GOVERNED = {"/v1/chat/completions": True, "/v1/completions": False}
-"""Path -> whether it is a chat."""
 PAGES = ("/", "/budget", "/budget.json", "/metrics")
 PAGE_HEADERS = {
     "Cache-Control": "no-store",
@@ -146,7 +143,7 @@ class Gateway:
         self._by_tenant[tenant] += 1
         self.metrics.in_flight.set(self.num_in_flight)
         try:
-            if path in GOVERNED:
+            if path in PATHS:
                 if request.method != "POST":
                     raise Refusal(405, "method", "use POST", {"Allow": "POST"})
                 if request.content_type != "application/json":
@@ -155,9 +152,9 @@ class Gateway:
                 if request.headers.get("Content-Encoding", "identity").lower() != "identity":
                     raise Refusal(415, "encoding", "compressed bodies are not taken; send it plain", close=True)
                 data = await self._body(request)
-                return await self.governor.answer(request, data, tenant, chat=GOVERNED[path])
-            if any(fnmatchcase(path, pattern) for pattern in self.settings.refuse):
-                raise Refusal(404, "not_governed", "this gateway does not pass this path on: no budget would count it")
+                return await self.governor.answer(request, data, tenant, api=PATHS[path])
+            if not self.settings.allows(request.method, path):
+                raise Refusal(404, "not_allowed", "this gateway does not pass this path on; see allow in its settings")
             data = await self._body(request)
             return await pass_through(request, data, self.governor.upstream, self.limits, self.metrics)
         finally:
@@ -233,9 +230,9 @@ def plain_path(raw: str) -> str:
         raise Refusal(400, "bad_path", "the path is ambiguous; write it plainly")
     if not plain.startswith("/") or any(ord(mark) < 32 for mark in plain):
         raise Refusal(400, "bad_path", "the path must begin with /")
-    if plain != path and (plain.rstrip("/") in GOVERNED or plain.startswith("/v1/")):
+    if plain != path and (plain.rstrip("/") in PATHS or plain.startswith("/v1/")):
         raise Refusal(400, "bad_path", "the path is ambiguous; write it without %")
-    if plain.rstrip("/") in GOVERNED and plain not in GOVERNED:
+    if plain.rstrip("/") in PATHS and plain not in PATHS:
         raise Refusal(404, "bad_path", "write the path without the / at its end")
     return plain
 
