@@ -3,7 +3,8 @@
 `read_log_rows` recognises a log by its first rows and hands on every row with what an allocation asks, under the
 names of our own logs, beside what was there: `problem_id`, `response_group`, `model`, `reward` (or `answer` and `gold`
 to judge by), `tokens` (of the whole completion, thoughts included), `thinking_tokens`, `finish_reason`, `prompt`,
-`completion`, `level`, `domain`. What the log does not say stays away. Rows that nothing recognises are handed on as they are.
+`completion`, `level`, `domain`. What the log does not say stays away. Rows that nothing recognises are
+handed on as they are.
 """
 
 from __future__ import annotations

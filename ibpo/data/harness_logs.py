@@ -85,9 +85,7 @@ def convert_lm_eval(rows: Iterator[Row], source: Source, file: Path) -> Iterator
 
 
 def _lm_eval_run(file: Path, task: str, date: str, source: Source) -> str:
-    """The run's name: its model's folder; where the folder holds several runs of the task, also what it was asked with,
-    or its date where that is the same.
-    """
+    """The run's name: its model's folder; of several runs also what each was asked with, or its date."""
     model = file.parent.name or file.stem
     settings = _lm_eval_settings(file, date)
     if "think_end_token" in str(settings.get("model_args", "")):
