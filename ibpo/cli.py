@@ -121,8 +121,7 @@ class _LazyGroup(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that is called, imported."""
-        if ctx is not None:
-            ctx.meta["ibpo.called"] = list(args)
+        getattr(ctx, "meta", {})["ibpo.called"] = list(args)
         name, command, rest = super().resolve_command(ctx, args)
         if name is not None:
             for option in (text.partition("=")[0] for text in rest):
