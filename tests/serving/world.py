@@ -51,6 +51,7 @@ class ScriptedUpstream:
         self.fault_of: Callable[[int], str | None] = lambda number: None
         self.requests, self.faults, self.num_answered, self.headers, self.num_probes = [], [], 0, [], 0
         self.extra_headers: dict[str, str] = {}
+        self.reply: Any = None  # answers a request in the place of what follows
         self.pause, self.without_usage, self.url, self.padding, self.held = 0.0, False, "", 0, False
 
     def app(self):
@@ -86,6 +87,8 @@ class ScriptedUpstream:
         self.headers.append(dict(request.headers))
         fault = self.fault_of(number)
         self.faults.append(fault)
+        if self.reply is not None:
+            return await self.reply(request, body)
         if self.pause:
             await asyncio.sleep(self.pause)
         while self.held:
