@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -118,11 +119,26 @@ def do_differ(tokenizer: Any, names: tuple[str, str], family: Family | None) -> 
 
 def cell(options: Mapping[str, Any] | None) -> str:
     """Options of a template for the table."""
-    return ", ".join(f"{key}={value}" for key, value in options.items()) if options else "-"
+    return ", ".join(f"`{key}={value}`" for key, value in options.items()) if options else "-"
 
 
-def row_of(path: Path) -> tuple[list[str], tuple[int, int], tuple[int, int], bool] | None:
-    """A row of the table, and its counts: as asked and wrong, here and through a server; None if it renders no chat."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """What one template makes of it all."""
+
+    name: str
+    """The family's, or the template's where it is of none."""
+    hybrid: bool
+    cells: tuple[str, ...]
+    """Switch, words of effort, openings on and off, check, default groups of the gateway and those of effort."""
+    here: tuple[int, int]
+    """Openings as asked, and other prompts; by `open_response`."""
+    served: tuple[int, int]
+    """The same, by a server that continues messages."""
+
+
+def row_of(path: Path) -> Row | None:
+    """The row of a template; None if it renders no chat."""
     tokenizer = tokenizer_with(path.read_text(encoding="utf-8"))
     try:
         if PROBLEM not in render(tokenizer, USER, {}):
@@ -132,18 +148,34 @@ def row_of(path: Path) -> tuple[list[str], tuple[int, int], tuple[int, int], boo
         return None
     opens: list[str] = []
     for options in (family.on, family.off):
-        wrote = written(tokenizer, USER, options, family)[0] if options is not None else "-"
-        opens.append(f"`{wrote!r}`" if wrote and wrote != "-" else wrote or "nothing")
-    switch = f"{cell(family.on)} / {cell(family.off)}" if family.on or family.off else family.system_off or "none"
-    here, served = (count_as_asked(tokenizer, family, served) for served in (False, True))
+        wrote = written(tokenizer, USER, options, family)[0] if options is not None else ""
+        short = wrote if len(wrote) < 60 else f"{wrote[:12]}...{wrote[-13:]}"
+        opens.append(f"`{short!r}`".replace("'", "") if wrote else "nothing" if options is not None else "-")
+    switch = f"{cell(family.on)} / {cell(family.off)}" if family.on or family.off else "none"
+    if family.system_off:
+        switch += f", `{family.system_off}` in the system message"
     findings = check_formats([FORMATS[name] for name in ("thinking_on", "direct")], tokenizer)
-    errors = sum(finding.level == "error" for finding in findings)
-    named, own = (do_differ(tokenizer, SWITCHED, one) for one in (None, family))
-    effort_named, effort = (do_differ(tokenizer, EFFORTS, one) for one in (None, family))
-    hybrid = bool(family.on is not None or family.off or family.system_off)
-    row = [path.stem, family.name, switch, *opens, f"{errors} errors", f"{here[0]} of 5", f"{served[0]} of 5",
-           f"{named} / {own}", f"{effort_named} / {effort}"]  # fmt: skip
-    return row, here, served, hybrid
+    errors = [finding.text for finding in findings if finding.level == "error"]
+    why = {"inside an open": "opens the thought", "in a closed": "closes the thought", "both open": "one first token"}
+    said = sorted({name for sign, name in why.items() if any(sign in text for text in errors)}) or ["ok"]
+    return Row(
+        name=path.stem if family.name == "unknown" else family.name,
+        hybrid=bool(family.on is not None or family.off or family.system_off),
+        cells=(
+            switch, ", ".join(family.efforts) or "-", *opens, ", ".join(said),
+            do_differ(tokenizer, SWITCHED, None), do_differ(tokenizer, SWITCHED, family),
+            do_differ(tokenizer, EFFORTS, None), do_differ(tokenizer, EFFORTS, family),
+        ),
+        here=count_as_asked(tokenizer, family, served=False),
+        served=count_as_asked(tokenizer, family, served=True),
+    )  # fmt: skip
+
+
+HEADS = (
+    "family", "templates", "switch, on / off", "words of effort", "writes, on", "writes, off", "check in training",
+    "forced here", "prefilled", "serve: `enable_thinking`", "family's switch", "serve: `reasoning_effort`",
+    "family's words",
+)  # fmt: skip
 
 
 def main(folders: list[str]) -> int:
@@ -155,29 +187,28 @@ def main(folders: list[str]) -> int:
     paths = [
         path for folder in folders for path in sorted(Path(folder).glob("*.jinja")) if "_training" not in path.name
     ]
+    rows = [row for path in paths if (row := row_of(path)) is not None]
+    print("| " + " | ".join(HEADS) + " |\n" + "|---" * len(HEADS) + "|")
+    for name in dict.fromkeys(row.name for row in rows if row.hybrid):
+        own = [row for row in rows if row.name == name]
+        cells = [" or ".join(dict.fromkeys(column)) for column in zip(*(row.cells for row in own), strict=True)]
+        counts = [f"{sum(c[0] for c in counts)} of {len(OPENINGS) * len(own)}"
+                  for counts in ([row.here for row in own], [row.served for row in own])]  # fmt: skip
+        print(
+            "| "
+            + " | ".join([name, str(len(own)), *cells[:5], *counts, *cells[5:]])
+            .replace("<|", "<\\|")
+            .replace("|>", "\\|>")
+            + " |"
+        )
+    total = len(OPENINGS) * len(rows)
     print(
-        "| template | family | switch on / off | opening on | opening off | check | forced here | prefilled "
-        "| thinking groups as named / in the family's words | effort groups |\n" + "|---" * 10 + "|"
+        f"\n{len(rows)} templates, {sum(row.hybrid for row in rows)} of models that think, {len(OPENINGS)} openings each"
     )
-    totals = {"here": [0, 0, 0], "served": [0, 0, 0]}
-    num_templates = num_hybrid = 0
-    for path in paths:
-        found = row_of(path)
-        if found is None:
-            continue
-        row, here, served, hybrid = found
-        num_templates, num_hybrid = num_templates + 1, num_hybrid + hybrid
-        for total, (right, wrong) in zip(totals.values(), (here, served), strict=True):
-            for i, count in enumerate((right, wrong, len(OPENINGS) - right - wrong)):
-                total[i] += count
-        if hybrid:
-            print("| " + " | ".join(row).replace("\n", " ") + " |")
-        if here[1]:
-            print(f"wrong: {path}", file=sys.stderr)
-    print(f"\n{num_templates} templates, {num_hybrid} of hybrid or thinking models (the table), 5 openings each")
-    for name, (right, wrong, refused) in totals.items():
-        print(f"{name}: {right} as asked, {wrong} another prompt, {refused} refused")
-    return int(totals["here"][1] > 0)
+    for name, counts in (("forced here", [row.here for row in rows]), ("prefilled", [row.served for row in rows])):
+        right, wrong = (sum(count[i] for count in counts) for i in (0, 1))
+        print(f"{name}: {right} as asked, {wrong} another prompt, {total - right - wrong} refused by the template")
+    return int(any(row.here[1] for row in rows))
 
 
 if __name__ == "__main__":

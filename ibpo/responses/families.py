@@ -130,7 +130,7 @@ FAMILIES = (
               writes_off="<think:opensource></think:opensource>"),
     Family(name="Solar Open", signs=("<|begin|>assistant", "reasoning_effort"), think="<|think|>", end_think="<|end|>",
            to_answer="<|begin|>assistant<|content|>", at_once="<|content|>", on={"reasoning_effort": "high"},
-           off={"reasoning_effort": "minimal"}, efforts=_words("reasoning_effort", "medium", "high"),
+           off={"reasoning_effort": "minimal"}, efforts=_words("reasoning_effort", "low", "high"),
            writes_off="<|think|><|end|><|begin|>assistant"),
     _thinking("Cohere2 MoE", "<|START_THINKING|>", "<|START_TEXT|>", key="reasoning", think="<|START_THINKING|>",
               end_think="<|END_THINKING|>", to_answer="<|START_TEXT|>", at_once="<|START_TEXT|>",
