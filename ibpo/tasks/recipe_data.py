@@ -60,7 +60,7 @@ def load_given(data: DataConfig) -> tuple[Task, list[Problem]]:
     if data.judge in get_args(JudgeName):
         more["judge"] = cast(JudgeName, data.judge)
     task = replace(task, named=tuple(named.values()), **more)
-    if task.judge == "code" and not task.tests:
+    if task.judge == "code" and not (task.tests or task.cases):
         raise IbpoError(
             f"{task.name}: names no column with tests, which judging programs needs; write data.tests in a recipe"
         )

@@ -69,7 +69,7 @@ class UpstreamSettings(_Table):
     total_seconds: float = Field(default=3600.0, gt=0)
     """For one request, retries included."""
     retries: int = Field(default=2, ge=0, le=10)
-    """After a failed connection, a time-out, 500, 502, 503 or 504; never after a byte has gone to the caller."""
+    """Of what has not reached the model: no connection, 503, or an answer with `x-should-retry: true`."""
     max_connections: int = Field(default=1024, ge=1)
 
     @field_validator("url")
@@ -99,7 +99,7 @@ class LimitSettings(_Table):
     max_in_flight_per_tenant: int = Field(default=512, ge=1)
     """More get a 429, so that no tenant takes all places."""
     max_answers: int = Field(default=128, ge=1)
-    """Answers that one request may ask for: n or best_of, times its prompts. They count as one request."""
+    """Answers that one request may ask for: n or best_of, times its prompts. Each counts as a request."""
     max_answer_tokens: int = Field(default=1 << 20, ge=1)
     """Largest `max_tokens` of a caller, after the response group's cap has lowered it."""
     max_buffered_bytes: int = Field(default=16 << 20, ge=1024)
