@@ -202,9 +202,8 @@ def main(folders: list[str]) -> int:
             + " |"
         )
     total = len(OPENINGS) * len(rows)
-    print(
-        f"\n{len(rows)} templates, {sum(row.hybrid for row in rows)} of models that think, {len(OPENINGS)} openings each"
-    )
+    num_hybrid = sum(row.hybrid for row in rows)
+    print(f"\n{len(rows)} templates, {num_hybrid} of models that think, {len(OPENINGS)} openings each")
     for name, counts in (("forced here", [row.here for row in rows]), ("prefilled", [row.served for row in rows])):
         right, wrong = (sum(count[i] for count in counts) for i in (0, 1))
         print(f"{name}: {right} as asked, {wrong} another prompt, {total - right - wrong} refused by the template")
