@@ -214,7 +214,7 @@ def test_a_family_s_own_marks_belong_to_the_group():
     groups = [THINKING_ON.group, DIRECT.group]
     for text in ("<mm:think>2 and 2</mm:think>", "[THINK]2 and 2[/THINK]", "<|channel>thought\n2 and 2<channel|>"):
         found = find_group(text + r"\boxed{4}", groups)
-        assert found is THINKING_ON.group and found.extract_answer(text + r"\boxed{4}") == "4"
+        assert found is THINKING_ON.group and THINKING_ON.group.extract_answer(text + r"\boxed{4}") == "4"
     assert find_group("<|channel|>final<|message|>Answer: 4", groups) is DIRECT.group
 
 
