@@ -438,6 +438,8 @@ def test_the_block_that_defines_the_entry_point_is_judged(completion, reward):
         "```python\ny = helper(x)\n    return y + 1\n```",
         "```python\nfrom __future__ import annotations\ndef f(x: int) -> int:\n    return helper(x) + 1\n```",
         "```python\nf = lambda x: helper(x) + 1\n```",
+        "```python\n    def f(x: int) -> int:\n        return helper(x) + 1\n```",
+        "```python\ndef f(x: int) -> int:\n    return helper(x) + 1\n\nprint(f(int(input('x: '))))\n```",
     ],
 )
 def test_answers_that_go_on_from_a_prompt(answer):
