@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ibpo.answers import representatives
 from ibpo.errors import IbpoError
 from ibpo.responses.families import END_THINK, THINK
 from ibpo.responses.readers import (
@@ -22,7 +23,6 @@ from ibpo.responses.readers import (
     MARKER,
     CannotBuild,
     Reading,
-    canonical,
     last_program,
     malformed,
     one_box,
@@ -133,7 +133,8 @@ def _voting(text: str) -> Reading:
         raise CannotBuild("a block that is no trial has no place here")
     attempts = tuple(one_box(body, f"trial {i}") for i, (_, body) in enumerate(blocks, start=1))
     answer = one_box(rest, "the text after the trials")
-    problem = broken_rule([canonical(a) for a in attempts], canonical(answer))
+    *trials, final = representatives([*attempts, answer])
+    problem = broken_rule(trials, final)
     return malformed(problem, attempts) if problem else Reading(attempts=attempts, answer=answer)
 
 
@@ -338,10 +339,10 @@ def build_voting(solutions: Sequence[str]) -> str:
     answers = [one_box(solution, f"trial {i}") for i, solution in enumerate(solutions, start=1)]
     if not answers:
         raise CannotBuild("a vote needs solutions")
-    winner, used = vote([canonical(answer) for answer in answers])
-    final = next(answer for answer in answers if canonical(answer) == winner)
+    groups = representatives(answers)
+    final, used = vote(groups)
     trials = [f"[TRIAL]\n{solution.strip()}\n[/TRIAL]" for solution in solutions[:used]]
-    agreed = Counter(map(canonical, answers[:used]))[winner]
+    agreed = Counter(groups[:used])[final]
     verdict = f"{agreed} of {used} trials agree: \\boxed{{{final}}}"
     return _checked(SEQUENTIAL_VOTING, "\n".join([*trials, verdict]), answers[:used], final)
 

@@ -89,7 +89,7 @@ class Governor:
             request = read_request(data, api=api)
             model = self.settings.model_of(request.model)
             check_size(request, model.response_group, self.settings.limits)
-            headers = self.upstream.headers_for(http_request.headers, governed=True)
+            headers = self.upstream.headers_for(http_request.headers, governed=True, anthropic=api == "messages")
             gains = await find_gains(
                 request,
                 http_request.headers,
@@ -210,7 +210,7 @@ class Governor:
                 record.outcome = "failed"
             elif is_read and usage.failed and record.outcome in ("answered", "cut"):
                 record.outcome = "cut" if usage.total else "failed"
-            elif is_read and record.outcome == "answered" and not usage.finished and usage.tokens is None:
+            elif is_read and record.outcome == "answered" and not usage.finished and not usage.is_counted:
                 # Not every server says [DONE]; one that ended in good order without a word of its cost is suspect.
                 record.outcome = "cut"
             return response
@@ -238,7 +238,7 @@ class Governor:
         """Settle or cancel, count, and write the line; no more than `most` tokens are believed."""
         if record.tokens is None and record.outcome != "failed":
             record.tokens = usage.total
-            if usage.tokens is not None and not usage.text_tokens:
+            if usage.is_counted:
                 record.counted = "usage"
         if record.tokens is not None and record.tokens > (most or self.settings.limits.max_answer_tokens):
             if record.counted == "usage":

@@ -146,6 +146,11 @@ class StreamUsage:
         return self._text_tokens
 
     @property
+    def is_counted(self) -> bool:
+        """Whether a usage has come for all that came."""
+        return self.tokens is not None and not self.text_tokens
+
+    @property
     def total(self) -> int | None:
         """Completion tokens so far, reported or estimated; None: nothing is known."""
         if self.tokens is None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ibpo.data import LogColumns, LogError, raw_rows, read_log
+from ibpo.data import LogColumns, good_rows, read_log
 from ibpo.errors import IbpoError
 from ibpo.routing import Router, read_routed_log
 from ibpo.serving.calibration import Calibration
@@ -43,11 +43,7 @@ def read_trace(path: Path) -> Trace:
     Raises:
         IbpoError: Names file, row, field and fix.
     """
-    rows: list[tuple[str, dict[str, Any]]] = []
-    for line, row in raw_rows(path):
-        if isinstance(row, LogError):
-            raise row
-        rows.append((f"{path} line {line}", row))
+    rows = list(good_rows(path))
     if not rows:
         raise IbpoError(f"{path}: no requests; a trace needs one row per request")
     time = np.array([_number(place, row, "t", -math.inf) for place, row in rows])
