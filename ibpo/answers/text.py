@@ -159,7 +159,7 @@ def unmarked(answer: str) -> str:
 
     Example:
         >>> unmarked(r"$\boxed{28}$ percent"), unmarked(r"\boxed{1}, \boxed{2}")
-        ('28   percent', ' 1 ,  2 ')
+        ('  28   percent', ' 1 ,  2 ')
     """
     text = ESCAPED_TWICE.sub(r"\\", answer)
     while (found := BOXED.search(text)) and (end := closing_brace(text[found.end() - 1 :])) >= 0:
