@@ -42,7 +42,8 @@ def serving(answer, usage=True, other=None):
 
     In place of the text a chat may have the message's fields, e.g. `{"content": None, "reasoning": "..."}`.
 
-    With `usage=False` the server does not tell how many tokens there were. `other(path, body)` answers further paths
+    With `usage=False` the server does not tell how many tokens there were; with a dict it tells other numbers.
+    `other(path, body)` answers further paths
     by a JSON object, or None for a 404.
     """
     log = Log()
@@ -80,7 +81,14 @@ def serving(answer, usage=True, other=None):
                 choice = {"index": 0, "finish_reason": reason, "logprobs": None, **message}
                 kind = "chat.completion" if chat else "text_completion"
                 reply = {"id": "x", "object": kind, "created": int(time.time()), "model": body.get("model")}
-                status, reply = 200, {**reply, "choices": [choice], "usage": tokens if usage else None}
+                status, reply = (
+                    200,
+                    {
+                        **reply,
+                        "choices": [choice],
+                        "usage": {**tokens, **usage} if isinstance(usage, dict) else tokens if usage else None,
+                    },
+                )
                 reply = reply if further is None else further
             except Fault as fault:
                 status, reply = fault.status, {"error": {"message": str(fault)}}
