@@ -167,7 +167,8 @@ def _messages(value: Any, place: str, groups: list[ResponseGroup], system: str) 
         raise IbpoError(f"{place}: the prompt is {type(value).__name__}; it must be text or a list of chat messages")
     last = value if isinstance(value, str) else str(value[-1].get("content", ""))
     missing = [group for group in groups if group.instruction and group.instruction not in last]
-    messages = [dict(message) for message in offer(missing, value, chat=True)]  # pyright: ignore[reportArgumentType]
+    offered: Any = offer(missing, value, chat=True)
+    messages: list[dict[str, str]] = [dict(message) for message in offered]
     if system and messages[0].get("role") != "system":
         messages.insert(0, {"role": "system", "content": system})
     return messages

@@ -264,7 +264,7 @@ class Guards:
         cases = []
         for g, name in enumerate(view.names):
             ended = (view.batch.response_group == g) & ~view.truncated
-            why = [view.rows[i].get("unread", "") for i in np.flatnonzero(ended)]
+            why = [view.rows[i].get("unread", "") for i in np.flatnonzero(ended).tolist()]
             text = (
                 f"no response of group {name} that ended gives an answer, so it earns nothing whatever the policy "
                 f"knows: {next(iter(why), '')}; fix the group's reader or instruction, or cold-start the policy on "
