@@ -99,6 +99,7 @@ def run_program(
 def _examine(exam: Exam, limits: Limits, isolate: bool, readable: Sequence[Path] = ()) -> Outcome:
     """The program in one process, its tests in another."""
     more = max(exam.num_calls - 1, 0)
+    answer_seconds = int(limits.wall_seconds) + 1
     limits = replace(
         limits,
         cpu_seconds=limits.cpu_seconds * (1 + more),
@@ -107,6 +108,7 @@ def _examine(exam: Exam, limits: Limits, isolate: bool, readable: Sequence[Path]
     call_seconds = limits.cpu_seconds // exam.num_calls if exam.num_calls else 0
     program = {**exam.source(), "call_seconds": call_seconds}
     tests = {"setup": exam.setup, "tests": exam.tests, "entry_points": exam.entry_points}
+    tests["answer_seconds"] = answer_seconds
     run = _run([program, tests], limits, isolate, readable, limits.output_bytes)
     output, code = run.output.decode(errors="replace"), run.codes.get("program", 0)
     if run.ended:
@@ -116,7 +118,7 @@ def _examine(exam: Exam, limits: Limits, isolate: bool, readable: Sequence[Path]
         return Outcome(status="ran out of memory", detail="", output=output)
     if status in ("passed", "failed"):
         return Outcome(status=status, detail=str(run.said["detail"]), output=output)
-    if code in ENDED_BY_CPU or run.codes.get("tests") in ENDED_BY_CPU:
+    if status == "late" or code in ENDED_BY_CPU or run.codes.get("tests") in ENDED_BY_CPU:
         return Outcome(status="took too long", detail="", output=output)
     how = f"signal {-code}" if code < 0 else f"status {code}"
     return Outcome(status="ended early", detail=f"{how}, before the tests were through", output=output)

@@ -44,6 +44,10 @@ class Gone(BaseException):
     """The other process has ended, or says what no honest end says. No `Exception`: tests must not swallow it."""
 
 
+class Late(Gone):
+    """The other process takes longer for one answer than the socket waits."""
+
+
 class Channel:
     """Messages, each its length and then JSON, over one socket."""
 
@@ -77,6 +81,8 @@ class Channel:
         while len(self.received) < size:
             try:
                 part = _read(self.descriptor, 1 << 20)
+            except BlockingIOError:
+                raise Late from None
             except OSError:
                 part = b""
             if not part:
@@ -613,6 +619,8 @@ def examine(channel, job):
             if name in names:
                 space[name] = wire.ask("name", name)
         exec(compile(job["tests"], "tests.py", "exec", dont_inherit=True), space)
+    except Late:
+        return "late", ""
     except Gone:
         return "gone", ""
     except MemoryError:

@@ -485,6 +485,7 @@ SOLUTION = "class Solution:\n    def add(self, nums: List[int], k: int) -> List[
         (ADD, SOLUTION.format("None"), "failed: AssertionError: another result for call 1 of 2"),
         (ADD, "class Solution:\n    def other(self): pass", "failed: AttributeError"),
         (ADD, SOLUTION.format("[n + k for n in nums] or exec('while 1: pass')"), "took too long"),
+        (ADD, SOLUTION.format("[n + k for n in nums] or exec('import time; time.sleep(99)')"), "took too long"),
         (ADD, "class A(list):\n    def __eq__(self, o): return True\n" + SOLUTION.format("A()"), "failed: AssertionError"),
     ],
 )  # fmt: skip
