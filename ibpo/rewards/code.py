@@ -107,8 +107,8 @@ def _examine(exam: Exam, limits: Limits, isolate: bool, readable: Sequence[Path]
     )
     call_seconds = limits.cpu_seconds // exam.num_calls if exam.num_calls else 0
     program = {**exam.source(), "call_seconds": call_seconds}
-    tests = {"setup": exam.setup, "tests": exam.tests, "entry_points": exam.entry_points}
-    tests["answer_seconds"] = answer_seconds
+    tests = {"imports": exam.imports, "setup": exam.setup, "tests": exam.tests}
+    tests |= {"entry_points": exam.entry_points, "answer_seconds": answer_seconds}
     run = _run([program, tests], limits, isolate, readable, limits.output_bytes)
     output, code = run.output.decode(errors="replace"), run.codes.get("program", 0)
     if run.ended:

@@ -149,6 +149,7 @@ def test_no_program_fakes_its_verdict(name, verdicts):
          "def g(): return A()"),
         ("assert g(1).value - 5 == 0", "class A:\n    @property\n    def value(self): return A()\n    def __sub__(self, o): return 0\n"
          "def g(x): return A()"),
+        ("assert math.isclose(g(1), 2)", "class M:\n    def isclose(*a): return True\nmath = M()\ndef g(x): return 0"),
         ("class Right:\n    def __eq__(self, o): return o == 5\nassert g() == Right()", "class A:\n    def __eq__(self, o): return True\n"
          "def g(): return A()"),
     ],
