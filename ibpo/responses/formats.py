@@ -28,6 +28,7 @@ from ibpo.responses.readers import (
     one_box,
     split_blocks,
 )
+from ibpo.responses.thoughts import plain_thoughts, split_thought
 from ibpo.types import Prompt, ResponseGroup
 
 MAX_TRIALS = 8
@@ -90,12 +91,19 @@ def make_format(
     prefix: str,
     instruction: str,
     read: Callable[[str], Reading],
+    *,
+    may_think: bool = False,
     **more: Any,
 ) -> Format:
-    """A format whose answer is what its reader reads; a reader raises `CannotBuild` for what is malformed."""
+    """A format whose answer is what its reader reads; a reader raises `CannotBuild` for what is malformed.
+
+    With `may_think` a thought may stand in front of it all.
+    """
 
     def reading(completion: str) -> Reading:
         text = completion.strip()
+        if not group.matches(text):
+            text = (split_thought(text).answer if may_think else plain_thoughts(text)).strip()
         if not group.matches(text):
             return malformed(f"does not open with {prefix!r}")
         try:
@@ -242,6 +250,7 @@ EFFORT_LOW = make_format(
     "Quickly:",
     f"With little effort: begin with `Quickly:` and give the result in a few words. {BOX_IT}",
     one_attempt,
+    may_think=True,
     template_options={"reasoning_effort": "low"},
 )
 EFFORT_MEDIUM = make_format(
@@ -249,6 +258,7 @@ EFFORT_MEDIUM = make_format(
     "Steps:",
     f"With some effort: begin with `Steps:` and show the main steps. {BOX_IT}",
     one_attempt,
+    may_think=True,
     template_options={"reasoning_effort": "medium"},
 )
 EFFORT_HIGH = make_format(
@@ -256,6 +266,7 @@ EFFORT_HIGH = make_format(
     "Carefully:",
     f"With great effort: begin with `Carefully:`, work out every step and check the result another way. {BOX_IT}",
     one_attempt,
+    may_think=True,
     template_options={"reasoning_effort": "high"},
 )
 SELF_CORRECTION = make_format(
