@@ -235,6 +235,27 @@ def test_a_sleeping_program_dies_with_its_judge(isolate, killed, tmp_path):
 
 
 @confined
+def test_a_starter_that_is_killed_is_replaced_for_all_who_used_it(tmp_path, monkeypatch):
+    child = tmp_path / "ibpo-mark.py"
+    child.write_text(code.CHILD.read_text())
+    monkeypatch.setattr(code, "CHILD", child)
+    problem = Problem(problem_id="p", prompt="", answer="", info={"tests": "assert f() == 1"})
+    programs = [f"import time\ntime.sleep(1)\ndef f(): return 1  # {i}" for i in range(6)]
+    candidates = [Candidate(problem=problem, completion=p, predicted_answer=p) for p in programs]
+
+    def kill():
+        while len(found := _descendants_of_a_judge()) < 7:
+            time.sleep(0.01)
+        os.kill(min(found), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    judged = CodeJudge(num_workers=6).judge(candidates)
+    killer.join()
+    assert [j.reward for j in judged] == [1.0] * 6
+
+
+@confined
 @pytest.mark.parametrize(
     "program",
     [
