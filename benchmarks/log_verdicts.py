@@ -1,10 +1,10 @@
 """Are the choices of `ibpo allocate` better than what does not look at the problems, and does it say so only then?
 
 `python benchmarks/log_verdicts.py [--logs 200]`: simulated logs with known truths. For every log the command's own
-choices, mixture and verdict under one budget, all valued by the truth: the choice by expectations, the choice by the means
-of the responses (as it was before), the best mixture that fits, and what is recommended. A verdict is *wrong* where it
-recommends choosing per problem and that is worse than the mixture by the truth; *below* counts logs where what is
-recommended lies under the mixture by more than its stated 95 % error.
+choices, mixture and verdict under one budget, all valued by the truth: the choice by expectations, the choice by the
+means of the responses (as it was before), the best mixture that fits, and what is recommended. A verdict is *wrong* where
+it recommends choosing per problem and that is worse than the mixture by the truth; *below* counts logs where what is
+recommended lies under the best mixture by more than the stated 95 % error of its own reward.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def truth_of(name: str, rng: np.random.Generator, num_problems: int) -> tuple[np
     length = np.array([cost for _, cost in GROUPS]) * np.exp(-0.4 * ease)
     flat = np.zeros((num_problems, 3))
     if name == "gains by problem":  # nobody gains on the easy and the hopeless, most on those between
-        chance = 1 / (1 + np.exp(-(logit(np.array([0.4, 0.6, 0.7])) + 2.5 * ease)))
+        chance = 1 / (1 + np.exp(-4 * (ease - np.array([0.8, 0.0, -0.8]))))
     elif name == "one group best everywhere":
         chance = flat + np.array([0.55, 0.8, 0.6])
     elif name == "noise only":
@@ -75,6 +75,7 @@ def one_log(name: str, seed: int, num_problems: int, num_responses: int, budget:
     assert answer.mixture is not None and answer.held_out is not None
     blind = float(answer.mixture[order] @ chance.mean(0))
     error = 1.96 * (answer.held_out.mixture_gain_stderr or 0)
+    own_error = 1.96 * answer.held_out.reward_stderr
     gain = mine - float(weight @ chance.mean(0))
     return {
         "gain": gain,
@@ -83,7 +84,7 @@ def one_log(name: str, seed: int, num_problems: int, num_responses: int, budget:
         "spent before": spent_before / allowed - 1,
         "recommends": float(told.per_problem),
         "wrong": float(told.per_problem and gain < 0),
-        "below": float((mine if told.per_problem else blind) < float(weight @ chance.mean(0)) - error),
+        "below": float((mine if told.per_problem else blind) < float(weight @ chance.mean(0)) - own_error),
         "covered": float(abs((answer.held_out.mixture_gain or 0) - (mine - blind)) <= error),
     }
 
@@ -93,9 +94,9 @@ def main() -> None:
     parser.add_argument("--logs", type=int, default=200)
     parser.add_argument("--problems", type=int, default=100)
     arguments = parser.parse_args()
-    print(f"{arguments.logs} logs of {arguments.problems} problems each, budget tokens=40%range, 50 splits")
+    print(f"{arguments.logs} logs of {arguments.problems} problems, tokens=40%range (slack: 80%range), 50 splits")
     print(
-        "| truth | responses | gain by expectations | by means | spent | by means | recommended | wrong | below | covered |"
+        "| truth | answers | gain by expectations | by means | spent | by means | recommended | wrong | below | covered |"
     )
     print("|---|---|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
@@ -112,12 +113,11 @@ def main() -> None:
                     error = table[key].std(ddof=1) / np.sqrt(len(table[key]))
                     return f"{table[key].mean():+.4f} ± {error:.4f}"
 
-                print(
-                    f"| {name} | {num_responses} | {mean('gain')} | {mean('before')} | {table['spent'].mean():+.1%} | "
-                    f"{table['spent before'].mean():+.1%} | {table['recommends'].mean():.0%} | {int(table['wrong'].sum())} | "
-                    f"{int(table['below'].sum())} | {table['covered'].mean():.0%} |",
-                    flush=True,
-                )
+                shares = " | ".join(f"{table[key].mean():+.1%}" for key in ("spent", "spent before"))
+                told = f"{table['recommends'].mean():.0%} | {int(table['wrong'].sum())} | {int(table['below'].sum())}"
+                covered = f"{table['covered'].mean():.0%}"
+                gains = f"{mean('gain')} | {mean('before')}"
+                print(f"| {name} | {num_responses} | {gains} | {shares} | {told} | {covered} |", flush=True)
 
 
 if __name__ == "__main__":
