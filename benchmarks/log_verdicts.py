@@ -2,8 +2,8 @@
 
 `python benchmarks/log_verdicts.py [--logs 200]`: simulated logs with known truths. For every log the command's own
 choices, mixture and verdict under one budget, all valued by the truth: the choice by expectations, the choice by the
-means of the responses (as it was before), the best mixture that fits, and what is recommended. A verdict is *wrong* where
-it recommends choosing per problem and that is worse than the mixture by the truth; *below* counts logs where what is
+means of the responses (as it was before), the best mixture that fits, and what is recommended. A verdict is *wrong*
+where it recommends choosing per problem and that is worse than the mixture by the truth; *below* counts logs where what is
 recommended lies under the best mixture by more than the stated 95 % error of its own reward.
 """
 
@@ -95,9 +95,7 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=100)
     arguments = parser.parse_args()
     print(f"{arguments.logs} logs of {arguments.problems} problems, tokens=40%range (slack: 80%range), 50 splits")
-    print(
-        "| truth | answers | gain by expectations | by means | spent | by means | recommended | wrong | below | covered |"
-    )
+    print("| truth | answers | gain, expectations | means | spent | by means | recommended | wrong | below | covered |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for name in ("gains by problem", "one group best everywhere", "noise only", "slack"):

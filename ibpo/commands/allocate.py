@@ -155,6 +155,8 @@ def _print_part(console: Console, title: str, part: LogPart, answers: list[Answe
         "best that does not look at the problems, inside the same budget; gain over it."
         if held_out
         else f"Not held out: {reward} is what the choices expect of another response."
+        if part.within.any()
+        else f"Not held out, and one answer each: {reward} is that of the answers that decided, which is optimistic."
     )
     table.caption_justify = "left"
     console.print(table)
