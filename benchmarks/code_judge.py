@@ -111,8 +111,8 @@ def wrapped(data: Path, num_ways: int) -> None:
 
 def speed(data: Path) -> float:
     """Programs per second."""
-    problems = [problem for problem, _ in golds(data)]
-    problems = [*problems[:164], *problems[164::6]]
+    humaneval, mbpp = (TASKS[name].load(data / "benchmarks" / f"{name}.jsonl.gz") for name in ("humaneval", "mbpp"))
+    problems = [*humaneval, *mbpp[::6]]
     candidates = [Candidate(problem=p, completion=p.answer, predicted_answer=p.answer) for p in problems]
     judge = CodeJudge(num_workers=2)
     judge.judge(candidates[:4])

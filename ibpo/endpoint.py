@@ -17,6 +17,8 @@ from ibpo.errors import IbpoError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+MAX_COUNT = 1 << 53
+"""A larger number is no count."""
 REFUSALS = (400, 413, 422)
 """Status codes that say that the request is at fault, and not the server, the key or the address."""
 
@@ -186,18 +188,17 @@ class Endpoint:
         try:
             choice, usage = completion.choices[0], completion.usage
             (text, thought), finish_reason = parts_of(choice), choice.finish_reason
-            tokens = (int(usage.prompt_tokens), int(usage.completion_tokens)) if usage is not None else None
-            reasoning = _reasoning_tokens(usage)
-            if not (isinstance(text, str) and min(*(tokens or (0, 0)), reasoning or 0) >= 0):
+            prompt, completed, reasoning = (None, None, None) if usage is None else _read_usage(usage)
+            if not isinstance(text, str):
                 raise TypeError
         except (AttributeError, LookupError, TypeError, ValueError):  # the openai package does not check what it reads
             self._charge(num_failures=1)
             raise IbpoError(f"{self.base_url}: the reply holds no completion; is this an OpenAI server?") from None
-        if tokens is None:
+        if prompt is None or completed is None:
             self._charge(num_requests=1, num_unmetered=1)
         else:
-            cost = sum(count * price / 1e6 for count, price in zip(tokens, self.price_per_million, strict=True))
-            self._charge(num_requests=1, prompt_tokens=tokens[0], completion_tokens=tokens[1], cost=cost)
+            cost = (prompt * self.price_per_million[0] + completed * self.price_per_million[1]) / 1e6
+            self._charge(num_requests=1, prompt_tokens=prompt, completion_tokens=completed, cost=cost)
         if not (isinstance(finish_reason, str) and finish_reason):
             self._charge(num_failures=1)
             raise IbpoError(
@@ -209,8 +210,8 @@ class Endpoint:
             finish_reason=as_finish_reason(finish_reason),
             reasoning=thought,
             stopped_by=stopped_by if isinstance(stopped_by := getattr(choice, "stop_reason", None), str) else "",
-            prompt_tokens=tokens[0] if tokens else None,
-            completion_tokens=tokens[1] if tokens else None,
+            prompt_tokens=prompt,
+            completion_tokens=completed,
             reasoning_tokens=reasoning,
         )
 
@@ -277,10 +278,62 @@ def _text_of(part: Any) -> str:
     return _text_of(inner)
 
 
-def _reasoning_tokens(usage: Any) -> int | None:
-    """`usage.completion_tokens_details.reasoning_tokens`, which OpenAI, vLLM and others send of thinking models."""
-    reported = getattr(getattr(usage, "completion_tokens_details", None), "reasoning_tokens", None)
-    return None if reported is None else int(reported)
+def read_completion_tokens(usage: Any) -> int | None:
+    """The completion's tokens of a `usage` object, those of the reasoning included; None where it does not say.
+
+    With completion c, reasoning r, prompt p and total t as far as they are reported: max(c, t - p), and c + r where
+    r > c, as those r cannot be among the c.
+
+    Example:
+        >>> read_completion_tokens({"completion_tokens": 7}), read_completion_tokens({"completion_tokens": "7"})
+        (7, None)
+        >>> read_completion_tokens({"prompt_tokens": 10, "completion_tokens": 7, "total_tokens": 517})
+        507
+        >>> read_completion_tokens({"output_tokens": 7, "output_tokens_details": {"reasoning_tokens": 500}})
+        507
+    """
+    if not isinstance(usage, dict):
+        return None
+    found: list[int] = []
+    total, reasoning = as_count(usage.get("total_tokens")), as_count(usage.get("reasoning_tokens")) or 0
+    for completion, prompt in (("completion_tokens", "prompt_tokens"), ("output_tokens", "input_tokens")):
+        count, before, details = (
+            as_count(usage.get(completion)),
+            as_count(usage.get(prompt)),
+            usage.get(f"{completion}_details"),
+        )
+        if isinstance(details, dict):
+            reasoning = max(reasoning, as_count(details.get("reasoning_tokens")) or 0)
+        if count is not None:
+            found.append(count + reasoning if reasoning > count else count)
+        if before is not None and total is not None:
+            found.append(max(0, total - before))
+    return max(found, default=None)
+
+
+def _read_usage(usage: Any) -> tuple[int, int, int | None]:
+    """Tokens of the prompt, of the completion, and of the thinking in it, if they are told apart.
+
+    Raises:
+        TypeError: No counts.
+    """
+    told = usage.model_dump(warnings=False)
+    prompt, completion = as_count(told.get("prompt_tokens")), read_completion_tokens(told)
+    if prompt is None or completion is None:
+        raise TypeError
+    details = told.get("completion_tokens_details") or {}
+    found = [as_count(table.get("reasoning_tokens")) for table in (told, details) if isinstance(table, dict)]
+    rest = as_count(told.get("completion_tokens"))
+    if rest is not None and completion > rest:  # it leaves the thinking out
+        found.append(completion - rest)
+    return prompt, completion, max((count for count in found if count is not None), default=None)
+
+
+def as_count(value: Any) -> int | None:
+    """A count; None: it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_COUNT:
+        return None
+    return int(value) if value == int(value) else None
 
 
 def _why(error: Exception, model: str) -> str:

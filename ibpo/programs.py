@@ -47,7 +47,8 @@ def python_blocks(completion: str) -> list[str]:
     lines = answer.replace("\r\n", "\n").split("\n")
     if not any(FENCE.match(line) for line in lines):
         return [answer.rstrip()] if CODE.match(answer.lstrip()) else []
-    return [block for language, block in _blocks(lines) if is_python(language) and block.strip()]
+    blocks = [block for language, block in _blocks(lines) if is_python(language) and block.strip()]
+    return [re.sub(r"\A(?:python|py)3?[ \t]*\n", "", block, flags=re.IGNORECASE) for block in blocks]
 
 
 def is_python(language: str) -> bool:

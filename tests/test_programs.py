@@ -37,6 +37,7 @@ DOC = 'def f(x):\n    """Add one.\n\n```python\nf(1)\n```\n\n    ```\n    2\n   
         (f"<think>\n```python\ndef f(x): return 0\n```\n</think>\n```python\n{F}\n```", F),
         (f"```python\ndef f(x): return 0\n```\nNo:\n```python\n{F}\n```", F),
         (f"```python\n{F}\n```<|im_end|>", F),
+        (f"```\npython\n{F}\n```", F),
         (F, F),
         ("the answer is 3", None),
         ("```text\nx\n```", None),

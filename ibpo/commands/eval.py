@@ -53,7 +53,8 @@ def eval_command(
         typer.Option(
             metavar="KEY=VALUE",
             help="How responses are made, by the keys of [sample] in a cold start's recipe. By a server: "
-            "num_concurrent=16,max_retries=5,max_passes=3,timeout_seconds=600,api_key_file=FILE, and per million "
+            "num_concurrent=16,max_retries=5,max_passes=3,timeout_seconds=600,api_key_file=FILE,tokenizer=FOLDER (to "
+            "force openings), and per million "
             "tokens price_prompt=0,price_completion=0. By a local model: batch_size=64,dtype=float32. May be repeated.",
         ),
     ] = None,
@@ -137,7 +138,13 @@ def eval_command(
                 price_per_million=price,
             )
             policy = served_policy(
-                endpoint, max_tokens=max_tokens, temperature=temperature, seed=seed, top_p=top_p, force=forced
+                endpoint,
+                max_tokens=max_tokens,
+                temperature=temperature,
+                seed=seed,
+                top_p=top_p,
+                force=forced and any(group.prefix for way in ways for group in way.response_groups),
+                tokenizer=sampling.tokenizer,
             )
         if moved:
             settings["base_url"] = settings_of(out / "rollouts.jsonl").get("base_url", base_url)

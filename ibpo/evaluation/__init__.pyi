@@ -40,6 +40,7 @@ from .methods import mean_over_seeds as mean_over_seeds
 from .methods import numbers as numbers
 from .methods import summarise as summarise
 from .methods import table_files as table_files
+from .metrics import answer_codes as answer_codes
 from .metrics import estimate_area as estimate_area
 from .metrics import estimate_gain_ratio as estimate_gain_ratio
 from .metrics import pass_at_k as pass_at_k

@@ -38,6 +38,8 @@ class Way:
     """One: it is asked for, and forced where it has a prefix. Several: the policy chooses. None: a bare prompt."""
     force: bool = True
     template_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    adapt: bool = False
+    """Ask as the model's family is asked (`PromptWriter.adapt`): for shipped response groups, not for a recipe's."""
     two_turns: bool = False
     """Ask for a correction of each response (`asking`); the first turns are those of the same way
     without it, and sampled once."""

@@ -8,7 +8,7 @@ from ibpo.responses.families import END_THINK, FAMILIES, THINK
 
 FOREIGN = tuple(
     dict.fromkeys(
-        (family.think.strip(), family.end_think.strip(), family.to_answer, family.at_once)
+        (family.think.strip(), family.end_think.strip(), family.to_answer.strip(), family.at_once.strip())
         for family in FAMILIES
         if family.think != THINK
     )

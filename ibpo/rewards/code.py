@@ -32,7 +32,7 @@ from ibpo.rewards.judges import Candidate, Judgement
 CHILD = Path(__file__).with_name("sandbox_child.py")
 TALK = Path(__file__).with_name("sandbox_talk.py")
 MESSAGE_BYTES = 1024
-ENDED_BY_CPU = (-signal.SIGXCPU, -signal.SIGPROF)
+ENDED_BY_CPU = tuple(-getattr(signal, name, 0) for name in ("SIGXCPU", "SIGPROF"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -166,7 +166,8 @@ class _Run:
 
 _starters: dict[tuple[Path, bool], socket.socket] = {}
 _starters_lock = threading.Lock()
-os.register_at_fork(after_in_child=_starters.clear)
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_starters.clear)
 
 
 def _starter(isolate: bool, *, anew: bool = False) -> socket.socket:

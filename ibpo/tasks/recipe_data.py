@@ -64,7 +64,11 @@ def load_given(data: DataConfig) -> tuple[Task, list[Problem]]:
         raise IbpoError(
             f"{task.name}: names no column with tests, which judging programs needs; write data.tests in a recipe"
         )
-    return task, task.load(path, limit=data.limit)
+    problems = task.load(path, limit=data.limit)
+    if data.system:
+        system = {"role": "system", "content": data.system}
+        problems = [replace(p, prompt=[system, {"role": "user", "content": str(p.prompt)}]) for p in problems]
+    return task, problems
 
 
 def read_problems(data: DataConfig) -> tuple[list[Problem], list[Problem], str]:

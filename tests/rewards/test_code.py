@@ -136,6 +136,28 @@ def test_no_program_fakes_its_verdict(name, verdicts):
     assert verdicts[name].reward == 0.0 and verdicts[""].reward == 1.0, verdicts[name]
 
 
+@confined
+@pytest.mark.parametrize(
+    ("tests", "program"),
+    [
+        ("assert all(map(lambda x: g(x) == x, [1, 2]))", "def g(x): raise StopIteration"),
+        ("import unittest\nclass T(unittest.TestCase):\n    def test(self): self.assertEqual(g(1), 2)\n"
+         "r = unittest.TestResult()\nT('test').run(r)\nassert r.wasSuccessful()", "import unittest\ndef g(x): raise unittest.SkipTest"),
+        ("assert {'a': 1} == g()", "class A:\n    def __hash__(self): return hash('a')\n    def __eq__(self, o): return True\n"
+         "def g(): return {A(): 1}"),
+        ("assert [1] == g()", "class A(list):\n    def __getattribute__(self, n): return lambda *a: True\n    __eq__ = lambda *a: True\n"
+         "def g(): return A()"),
+        ("assert g(1).value - 5 == 0", "class A:\n    @property\n    def value(self): return A()\n    def __sub__(self, o): return 0\n"
+         "def g(x): return A()"),
+        ("class Right:\n    def __eq__(self, o): return o == 5\nassert g() == Right()", "class A:\n    def __eq__(self, o): return True\n"
+         "def g(): return A()"),
+    ],
+)  # fmt: skip
+def test_no_program_passes_tests_of_other_forms_by_a_trick(tests, program):
+    judged = judge_one(problem_of(tests), f"```python\n{program}\n```")
+    assert judged.reward == 0.0, judged
+
+
 WRITES = """
 import mmap, os
 keep, written = [], 0
@@ -364,6 +386,10 @@ def problem_of(tests, **info):
         ("try: f(0)\nexcept ZeroDivisionError as e: assert 'zero' in str(e)\nelse: assert False", "def f(x): return 1 / x"),
         ("try: f()\nexcept Base as e: assert type(e).__name__ == 'Other' and e.args == (1,)\nelse: assert False",
          "class Base(ValueError): pass\nclass Other(Base): pass\ndef f(): raise Other(1)"),
+        ("import json\ntry: f('{')\nexcept json.JSONDecodeError: pass\nelse: assert False", "from json import loads as f"),
+        ("import queue\ntry: f()\nexcept queue.Empty: pass\nelse: assert False", "import queue\ndef f(): queue.Queue().get_nowait()"),
+        ("r = f()\nassert next(r) == 1\ntry: next(r)\nexcept StopIteration: pass\nelse: assert False", "def f(): yield 1"),
+        ("x = list(range(100_000))\ny = x[::-1]\nassert f(x) == y and x[100_000:] == [2 ** 64]", "def f(x):\n    y = x[::-1]\n    x.append(2 ** 64)\n    return y"),
         # What is printed and read.
         ("import io, contextlib\nwith contextlib.redirect_stdout(io.StringIO()) as out:\n    f()\nassert out.getvalue() == 'hi\\n'",
          "def f(): print('hi')"),
@@ -412,6 +438,8 @@ def test_the_block_that_defines_the_entry_point_is_judged(completion, reward):
         "```python\ny = helper(x)\n    return y + 1\n```",
         "```python\nfrom __future__ import annotations\ndef f(x: int) -> int:\n    return helper(x) + 1\n```",
         "```python\nf = lambda x: helper(x) + 1\n```",
+        "```python\n    def f(x: int) -> int:\n        return helper(x) + 1\n```",
+        "```python\ndef f(x: int) -> int:\n    return helper(x) + 1\n\nprint(f(int(input('x: '))))\n```",
     ],
 )
 def test_answers_that_go_on_from_a_prompt(answer):

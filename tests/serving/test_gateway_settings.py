@@ -102,6 +102,8 @@ def test_the_operator_is_told_what_bounds_the_tokens():
         return find_cautions(build_settings(changed, "file"), ServingPolicy.from_dict({"budget": budget}))
 
     assert said({"b": {"mean": 0.3, "response_group": "extended"}}) == []
+    (unbounded,) = said({"b": {"mean": 0.3, "response_group": "standard"}})
+    assert "response group extended of model m has no budget" in unbounded
     (bound,) = said({"tokens": {"mean": 2000, "overdraft": 20000}})
     assert "overspent by 1,158,400 tokens" in bound  # 20,000 and 100 x 11,384
     (tight,) = said({"tokens": {"mean": 2000, "overcommit": 30000}})

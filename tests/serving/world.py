@@ -57,7 +57,8 @@ class ScriptedUpstream:
     def app(self):
         app = web.Application(client_max_size=1 << 26)
         app.router.add_post("/v1/chat/completions", self.complete)
-        app.router.add_post("/v1/completions", self.complete)
+        for path in ("completions", "responses", "messages"):
+            app.router.add_post(f"/v1/{path}", self.complete)
         app.router.add_get("/v1/models", self.models)
         app.router.add_route("*", "/{rest:.*}", self.echo)
         return app

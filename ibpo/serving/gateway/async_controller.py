@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 from ibpo.errors import IbpoError
@@ -184,15 +183,9 @@ class AsyncController:
             self._store = MemoryStore(len(self.policy.budgets))
             self._controller = Controller(self.policy, self._store)
             return
-        store: Any
-        if self._state.startswith(("redis://", "rediss://", "unix://")):
-            from ibpo.serving.stores import RedisStore
+        from ibpo.serving.stores import open_store
 
-            store = RedisStore(self._state, self._names)
-        else:
-            from ibpo.serving.stores import SqliteStore
-
-            store = SqliteStore(Path(self._state), self._names)
+        store: Any = open_store(self._state, self._names)
         self._store = store
         shared: AccountStore = store
         saved = store.load_state(self._name)

@@ -30,6 +30,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from aiohttp import web
 from multidict import CIMultiDict
@@ -37,7 +38,7 @@ from multidict import CIMultiDict
 from ibpo.errors import IbpoError
 from ibpo.serving.controller import BudgetPolicy, Candidate
 from ibpo.serving.gateway.async_controller import AsyncController, OpenReservation
-from ibpo.serving.gateway.gains import GainPredictor, Gains, find_gains
+from ibpo.serving.gateway.gains import GainPredictor, Gains, OpeningTokens, find_gains
 from ibpo.serving.gateway.openai_request import (
     Api,
     OpenAIRequest,
@@ -89,13 +90,15 @@ class Governor:
             request = read_request(data, api=api)
             model = self.settings.model_of(request.model)
             check_size(request, model.response_group, self.settings.limits)
-            headers = self.upstream.headers_for(http_request.headers, governed=True)
+            path = "/v1/chat/completions" if api == "chat" else "/v1/completions"
+            headers = self.upstream.headers_for(http_request.headers, governed=True, anthropic=api == "messages")
             gains = await find_gains(
                 request,
                 http_request.headers,
                 model,
                 router=self.router,
-                send_probe=lambda body: self._send_probe(body, headers, chat=api == "chat"),
+                send_probe=lambda body: self._send_probe(body, headers, path),
+                opening_tokens=self.opening_tokens,
                 on_failure=lambda source: self.metrics.failures.labels(source).inc(),
             )
         except IbpoError as error:
@@ -127,9 +130,14 @@ class Governor:
         finally:
             self._end(record, reservation, gains, usage, most)
 
-    async def _send_probe(self, body: bytes, headers: CIMultiDict[str], *, chat: bool) -> bytes:
+    @cached_property
+    def opening_tokens(self) -> OpeningTokens:
+        """What this process knows of the upstream's tokenizer; asked with no caller's key."""
+        headers = self.upstream.headers_for({}, governed=True)
+        return OpeningTokens(lambda body: self._send_probe(body, headers, "/tokenize"))
+
+    async def _send_probe(self, body: bytes, headers: CIMultiDict[str], path: str) -> bytes:
         """One try, and an answer that is not whole is none."""
-        path = "/v1/chat/completions" if chat else "/v1/completions"
         try:
             answer = await self.upstream.call("POST", path, headers, body, most=MAX_PROBE_BYTES, retries=0)
         except UpstreamFault as fault:
@@ -210,7 +218,7 @@ class Governor:
                 record.outcome = "failed"
             elif is_read and usage.failed and record.outcome in ("answered", "cut"):
                 record.outcome = "cut" if usage.total else "failed"
-            elif is_read and record.outcome == "answered" and not usage.finished and usage.tokens is None:
+            elif is_read and record.outcome == "answered" and not usage.finished and not usage.is_counted:
                 # Not every server says [DONE]; one that ended in good order without a word of its cost is suspect.
                 record.outcome = "cut"
             return response
@@ -238,7 +246,7 @@ class Governor:
         """Settle or cancel, count, and write the line; no more than `most` tokens are believed."""
         if record.tokens is None and record.outcome != "failed":
             record.tokens = usage.total
-            if usage.tokens is not None and not usage.text_tokens:
+            if usage.is_counted:
                 record.counted = "usage"
         if record.tokens is not None and record.tokens > (most or self.settings.limits.max_answer_tokens):
             if record.counted == "usage":

@@ -20,6 +20,8 @@ Api = Literal["chat", "completions", "responses", "messages"]
 PATHS: dict[str, Api] = {
     "/v1/chat/completions": "chat",
     "/v1/completions": "completions",
+    "/v1/responses": "responses",
+    "/v1/messages": "messages",
 }
 """The governed paths."""
 CAP_FIELDS: dict[Api, tuple[str, ...]] = {
@@ -29,6 +31,8 @@ CAP_FIELDS: dict[Api, tuple[str, ...]] = {
     "messages": ("max_tokens",),
 }
 """The names of the cap in each API, the usual one first; servers take the others of `CAPS` beside them."""
+TEMPLATE_APIS = ("chat", "messages")
+"""Where servers take `chat_template_kwargs` (vLLM, llama.cpp)."""
 THINKING_CAPS = (
     ("", "thinking_token_budget"),  # vLLM
     ("", "thinking_budget"),
@@ -96,11 +100,11 @@ class Refusal(Exception):
         super().__init__(message)
         self.status, self.code, self.message, self.headers, self.close = status, code, message, headers or {}, close
 
-    def body(self) -> bytes:
-        """The error as JSON."""
+    def body(self, *, anthropic: bool = False) -> bytes:
+        """The error as JSON, in the shape of OpenAI's or of Anthropic's."""
         kind = "invalid_request_error" if self.status < 500 else "gateway_error"
         error = {"message": self.message, "type": kind, "param": None, "code": self.code}
-        return json.dumps({"error": error}).encode()
+        return json.dumps({"type": "error", "error": error} if anthropic else {"error": error}).encode()
 
 
 def read_request(data: bytes, *, chat: bool = True, api: Api | None = None) -> OpenAIRequest:
@@ -178,9 +182,11 @@ def can_set(request: OpenAIRequest, group: GroupSettings) -> bool:
     if request.api == "messages" and group.max_thinking_tokens and not _may_think(request, group):
         return False
     if not group.prefix:
-        needs_chat = group.chat_template_kwargs or group.reasoning_effort
-        other = group.body or (group.max_thinking_tokens is not None and request.api != "responses")
-        return request.chat or bool(other) or not needs_chat
+        thinks = group.max_thinking_tokens is not None
+        by_template = bool(group.chat_template_kwargs) and request.api in TEMPLATE_APIS
+        by_effort = bool(group.reasoning_effort) and request.chat
+        here = by_template or by_effort or bool(group.body) or (thinks and request.api != "responses")
+        return here or not (group.chat_template_kwargs or group.reasoning_effort or thinks)
     if request.api == "responses":
         return False
     if request.chat:
@@ -222,7 +228,7 @@ def write_body(request: OpenAIRequest, group: GroupSettings, model: ModelSetting
     body, cap = dict(request.body), max_tokens_of(request, group)
     if group.prefix and can_set(request, group):
         body |= with_prefix(request, group.prefix)
-    if group.chat_template_kwargs and request.chat:
+    if group.chat_template_kwargs and request.api in TEMPLATE_APIS:
         body["chat_template_kwargs"] = _merged(body.get("chat_template_kwargs"), group.chat_template_kwargs)
     if group.reasoning_effort and request.chat:
         _set_effort(body, request.api, group.reasoning_effort)

@@ -187,11 +187,12 @@ class Upstream:
         """The address of a path (with its parameters): `/v1/...` is the upstream's `/v1/...`."""
         return URL(self._root + path, encoded=True)
 
-    def headers_for(self, headers: Mapping[str, str], *, governed: bool) -> CIMultiDict[str]:
+    def headers_for(self, headers: Mapping[str, str], *, governed: bool, anthropic: bool = False) -> CIMultiDict[str]:
         """The caller's headers as the upstream gets them.
 
         Left out: what belongs to one connection, the gateway's own (`x-ibpo-...`), the caller's key where it is one of
-        the gateway's, and for governed requests `Accept-Encoding`, as the usage is read off the answer.
+        the gateway's, and for governed requests `Accept-Encoding`, as the usage is read off the answer. Anthropic's API
+        takes the key as `x-api-key`, other servers of its protocol take either.
         """
         kept = pass_headers(headers)
         for name in ("Host", "Content-Length", "Expect"):
@@ -200,10 +201,15 @@ class Upstream:
             kept.popall("Content-Encoding", None)
             kept["Accept-Encoding"] = "identity"
             kept["Content-Type"] = "application/json"
+        if self._key is None and self._keep_authorization:
+            return kept
+        for name in ("Authorization", "x-api-key"):
+            kept.popall(name, None)
         if self._key is not None:
-            kept["Authorization"] = f"Bearer {self._key}"
-        elif not self._keep_authorization:
-            kept.popall("Authorization", None)
+            if anthropic:
+                kept["x-api-key"] = self._key
+            if not (anthropic and self.address("").host == "api.anthropic.com"):
+                kept["Authorization"] = f"Bearer {self._key}"
         return kept
 
     async def call(

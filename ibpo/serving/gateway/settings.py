@@ -462,10 +462,19 @@ def check_router(settings: Settings, known: Sequence[str] | None) -> None:
 
 
 def find_cautions(settings: Settings, policy: ServingPolicy) -> list[str]:
-    """What an operator should know about the bound on tokens, one sentence each; none without such a budget."""
+    """What an operator should know about what the budgets bound and what they do not, one sentence each."""
     models = [model for model in settings.model if len(model.response_group) > 1]
     rows = [(model, group) for model in models for group in model.response_group]
     budgets = [budget for budget in policy.budgets if budget.response_group is None]
+    if not budgets:
+        bounded = {budget.response_group for budget in policy.budgets}
+        return [
+            f"response group {group.name} of model {model.name} has no budget, and comes after one that has: whatever "
+            "gains goes there; give it one, or a budget of tokens"
+            for model in models
+            for place, group in enumerate(model.response_group)
+            if group.name not in bounded and any(other.name in bounded for other in model.response_group[:place])
+        ]
     return [_caution(budget, rows, settings.limits.max_in_flight) for budget in budgets if rows]
 
 

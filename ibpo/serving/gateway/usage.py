@@ -12,12 +12,12 @@ import json
 import re
 from typing import Any, NamedTuple
 
+from ibpo.endpoint import as_count, read_completion_tokens
+
 EVENT_END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 """An empty line, whatever ends it and the line before; never inside a CR LF."""
 LINE_END = re.compile(rb"\r\n|\n|\r")
 MAX_EVENT_BYTES = 1 << 20
-MAX_TOKENS = 1 << 53
-"""A larger number is no count."""
 TOKEN_BYTES = 16
 """A piece of text of no more bytes is taken for one token; of a longer one, four bytes are."""
 USAGE = re.compile(rb'"usage"\s*:\s*\{')
@@ -38,39 +38,6 @@ NO_TEXT = frozenset(
 """Keys of an answer whose strings the model has not written."""
 BARE = frozenset(["id", "object", "created", "model", "choices", "service_tier", "system_fingerprint", "provider"])
 """Keys that say nothing where an event has no choices."""
-
-
-def read_completion_tokens(usage: Any) -> int | None:
-    """The completion's tokens of a `usage` object, those of the reasoning included; None where it does not say.
-
-    With completion c, reasoning r, prompt p and total t as far as they are reported: max(c, t - p), and c + r where
-    r > c, as those r cannot be among the c.
-
-    Example:
-        >>> read_completion_tokens({"completion_tokens": 7}), read_completion_tokens({"completion_tokens": "7"})
-        (7, None)
-        >>> read_completion_tokens({"prompt_tokens": 10, "completion_tokens": 7, "total_tokens": 517})
-        507
-        >>> read_completion_tokens({"output_tokens": 7, "output_tokens_details": {"reasoning_tokens": 500}})
-        507
-    """
-    if not isinstance(usage, dict):
-        return None
-    found: list[int] = []
-    total, reasoning = _whole(usage.get("total_tokens")), _whole(usage.get("reasoning_tokens")) or 0
-    for completion, prompt in (("completion_tokens", "prompt_tokens"), ("output_tokens", "input_tokens")):
-        count, before, details = (
-            _whole(usage.get(completion)),
-            _whole(usage.get(prompt)),
-            usage.get(f"{completion}_details"),
-        )
-        if isinstance(details, dict):
-            reasoning = max(reasoning, _whole(details.get("reasoning_tokens")) or 0)
-        if count is not None:
-            found.append(count + reasoning if reasoning > count else count)
-        if before is not None and total is not None:
-            found.append(max(0, total - before))
-    return max(found, default=None)
 
 
 class AnswerCost(NamedTuple):
@@ -144,6 +111,11 @@ class StreamUsage:
                 self._text_tokens += _count_tokens(len(text) - 3 * text.count(b"\\u"))
                 last = (key, text)
         return self._text_tokens
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether a usage has come for all that came."""
+        return self.tokens is not None and not self.text_tokens
 
     @property
     def total(self) -> int | None:
@@ -235,7 +207,7 @@ def _read_answer(answer: dict[str, Any]) -> AnswerCost:
     counts.append(sum(read_completion_tokens(row.get("usage")) or 0 for row in choices) or None)
     timings = answer.get("timings")
     if isinstance(timings, dict):  # llama.cpp
-        counts.append(_whole(timings.get("predicted_n")))
+        counts.append(as_count(timings.get("predicted_n")))
     failed = bool(answer.get("error") or inner.get("error")) or kind in ("error", "response.failed")
     failed |= answer.get("object") == "error" or any(row.get("error") for row in choices)
     if isinstance(kind, str) and kind.startswith("response."):
@@ -281,10 +253,3 @@ def _without_usage(event: bytes, answer: dict[str, Any]) -> bytes:
         return b""
     kept = [line for line in LINE_END.split(event) if line and not line.startswith(b"data")]
     return b"\n".join([*kept, b"data: " + json.dumps(rest).encode()]) + b"\n\n"
-
-
-def _whole(value: Any) -> int | None:
-    """A count; None: it is none."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_TOKENS:
-        return None
-    return int(value) if value == int(value) else None
