@@ -3,8 +3,8 @@
 `python benchmarks/log_verdicts.py [--logs 200]`: simulated logs with known truths. For every log the command's own
 choices, mixture and verdict under one budget, all valued by the truth: the choice by expectations, the choice by the
 means of the responses (as it was before), the best mixture that fits, and what is recommended. A verdict is *wrong*
-where it recommends choosing per problem and that is worse than the mixture by the truth; *below* counts logs where what is
-recommended lies under the best mixture by more than the stated 95 % error of its own reward.
+where it recommends choosing per problem and that is worse than the mixture by the truth; *below* counts logs where what
+is recommended lies under the best mixture by more than the stated 95 % error of its own reward.
 """
 
 from __future__ import annotations

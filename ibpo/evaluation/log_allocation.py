@@ -594,7 +594,7 @@ def _draw(file: Path, part: LogPart, answers: list[Answer]) -> None:
     """The frontier on the log's cost, with the budget that was asked, where it is one on that cost."""
     asked = [x for answer in answers if answer.question.times == 1 for x in answer.limits]
     budgets = [float(x.at_most) for x in asked if x.group is None and x.at_most is not None]
-    names = {"cost_name": f"{part.columns['cost']} per problem", "value_name": f"{part.columns['reward']}, in sample"}
+    names = {"cost_name": f"{part.columns['cost']} per problem", "value_name": f"{part.columns['reward']} to expect"}
     temporary = file.with_name(f".{file.name}")
     draw_frontier(part.frontier(), temporary, budget=budgets[0] if len(budgets) == 1 else None, **names)
     os.replace(temporary, file)
