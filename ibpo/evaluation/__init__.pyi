@@ -61,6 +61,7 @@ from .responses import join as join
 from .responses import read_table as read_table
 from .responses import row_of as row_of
 from .responses import write_table as write_table
+from .run_facts import asked_by as asked_by
 from .run_facts import facts_of as facts_of
 from .run_facts import share_in_training as share_in_training
 from .run_facts import trained_policy as trained_policy
@@ -111,6 +112,7 @@ __all__ = [
     "answer_of",
     "answer_questions",
     "areas_of",
+    "asked_by",
     "bootstrap",
     "by_number",
     "cautions",
