@@ -26,6 +26,8 @@ from .log_allocation import LogPart as LogPart
 from .log_allocation import answer_questions as answer_questions
 from .log_allocation import questions as questions
 from .log_allocation import read_parts as read_parts
+from .log_allocation import summarise_parts as summarise_parts
+from .log_allocation import verdict as verdict
 from .log_allocation import write_files as write_files
 from .methods import MODELS as MODELS
 from .methods import Methods as Methods
@@ -38,6 +40,7 @@ from .methods import mean_over_seeds as mean_over_seeds
 from .methods import numbers as numbers
 from .methods import summarise as summarise
 from .methods import table_files as table_files
+from .metrics import answer_codes as answer_codes
 from .metrics import estimate_area as estimate_area
 from .metrics import estimate_gain_ratio as estimate_gain_ratio
 from .metrics import pass_at_k as pass_at_k
@@ -58,11 +61,14 @@ from .responses import join as join
 from .responses import read_table as read_table
 from .responses import row_of as row_of
 from .responses import write_table as write_table
+from .run_facts import asked_by as asked_by
 from .run_facts import facts_of as facts_of
 from .run_facts import share_in_training as share_in_training
 from .run_facts import trained_policy as trained_policy
 from .run_facts import training_of as training_of
+from .sampling import CHOOSES as CHOOSES
 from .sampling import Way as Way
+from .sampling import cautions as cautions
 from .sampling import fingerprint as fingerprint
 from .sampling import judge_ways as judge_ways
 from .sampling import num_missing_and_all as num_missing_and_all
@@ -83,6 +89,7 @@ from .statistics import ratio_of_means as ratio_of_means
 
 __all__ = [
     "BUDGETS",
+    "CHOOSES",
     "COLD_START",
     "MODELS",
     "NOTHING",
@@ -105,8 +112,10 @@ __all__ = [
     "answer_of",
     "answer_questions",
     "areas_of",
+    "asked_by",
     "bootstrap",
     "by_number",
+    "cautions",
     "compare",
     "compare_methods",
     "comparison_part",
@@ -153,10 +162,12 @@ __all__ = [
     "sample_ways",
     "share_in_training",
     "summarise",
+    "summarise_parts",
     "table_files",
     "to_rollouts",
     "trained_policy",
     "training_of",
+    "verdict",
     "vote_at_k",
     "write_choices",
     "write_files",

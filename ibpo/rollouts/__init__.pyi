@@ -6,7 +6,6 @@ from .sampler import PromptWriter as PromptWriter
 from .sampler import Request as Request
 from .sampler import Sampled as Sampled
 from .sampler import Sampler as Sampler
-from .sampler import renderer as renderer
 from .scoring import rollout_of_ids as rollout_of_ids
 from .scoring import rollout_of_row as rollout_of_row
 from .scoring import score as score
@@ -14,6 +13,8 @@ from .served import EndpointSampler as EndpointSampler
 from .served import Forcing as Forcing
 from .served import VLLMSampler as VLLMSampler
 from .served import load_vllm as load_vllm
+from .server_tokenizer import ServerTokenizer as ServerTokenizer
+from .server_tokenizer import ask_for_tokenizer as ask_for_tokenizer
 from .store import Collected as Collected
 from .store import RolloutStore as RolloutStore
 from .store import collect as collect
@@ -30,12 +31,13 @@ __all__ = [
     "RolloutStore",
     "Sampled",
     "Sampler",
+    "ServerTokenizer",
     "VLLMSampler",
+    "ask_for_tokenizer",
     "collect",
     "load_policy",
     "load_vllm",
     "pad_left",
-    "renderer",
     "rollout_of_ids",
     "rollout_of_row",
     "score",

@@ -81,7 +81,7 @@ def test_named_columns_are_not_guessed(tmp_path):
         (
             "a.csv",
             CSV.replace("tokens", "t"),
-            r"no column 'tokens' or 'cost'; name one of 'question_id'.* --columns cost=",
+            r"no column for the cost \(looked for tokens, .*there are 'question_id'.* --columns cost=t$",
         ),
     ],
 )
@@ -181,33 +181,12 @@ def test_parquet_ids_beyond_int64_are_themselves(tmp_path):
     assert log.problem == list(map(str, ids))
 
 
-def test_parquet_dates_that_python_lacks_are_named_and_unread_ones_do_not_matter(tmp_path):
-    arrow = pytest.importorskip("pyarrow")
-    far = arrow.array([2**31 - 1] * 4, arrow.int32()).view(arrow.date32())
-    assert len(read_log(parquet_log(tmp_path / "x.parquet", reward=["0", "1", "1", "1"], seen=far)).problem) == 4
-    with pytest.raises(LogError, match=r"a value cannot be read.*as text"):
-        read_log(parquet_log(tmp_path / "y.parquet", problem_id=far))
-
-
-def test_two_columns_of_one_name_are_refused(tmp_path):
-    arrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
-    columns = [[1, 1], ["a", "b"], [0, 1], [1.0, 2.0], [3.0, 4.0]]
-    table = arrow.table([arrow.array(x) for x in columns], names=["id", "group", "reward", "cost", "cost"])
-    parquet.write_table(table, tmp_path / "x.parquet")
-    (tmp_path / "x.csv").write_text("id,group,reward,cost,cost\n1,a,0,1,3\n1,b,1,2,4\n")
-    for name in ("x.parquet", "x.csv"):
-        with pytest.raises(LogError, match="2 columns are named 'cost'"):
-            read_log(tmp_path / name)
-
-
 @pytest.mark.parametrize(
     ("cost", "message"),
     [
-        ("1" * 5000, "not JSON that can be read"),
-        ("[" * 100_000, "not JSON that can be read"),
-        ("1" * 400, r"1\.\.\. \(400 characters\) is not a finite number"),
-        ("1e308", "1e.308 is above 1e.200 in size"),
+        ("1" * 5000, "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ("1e308", r"1e\+308 is above 1e\+200"),
     ],
 )
 def test_numbers_without_measure_are_named(tmp_path, cost, message):
