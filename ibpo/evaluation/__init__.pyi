@@ -26,6 +26,8 @@ from .log_allocation import LogPart as LogPart
 from .log_allocation import answer_questions as answer_questions
 from .log_allocation import questions as questions
 from .log_allocation import read_parts as read_parts
+from .log_allocation import summarise_parts as summarise_parts
+from .log_allocation import verdict as verdict
 from .log_allocation import write_files as write_files
 from .methods import MODELS as MODELS
 from .methods import Methods as Methods
@@ -160,10 +162,12 @@ __all__ = [
     "sample_ways",
     "share_in_training",
     "summarise",
+    "summarise_parts",
     "table_files",
     "to_rollouts",
     "trained_policy",
     "training_of",
+    "verdict",
     "vote_at_k",
     "write_choices",
     "write_files",
