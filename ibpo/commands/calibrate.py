@@ -144,16 +144,14 @@ def _probabilities(model: str, prompts: list[Any], places: list[str], prefix: st
 
 
 def _token_ids(tokenizer: Any, value: Any, place: str) -> list[int]:
-    if isinstance(value, str):
-        ids = tokenizer(value, add_special_tokens=False)["input_ids"]
-    elif isinstance(value, list):
-        try:
-            text = tokenizer.apply_chat_template(value, tokenize=False, add_generation_prompt=True)
-        except Exception as error:
-            raise IbpoError(f"{place}: the chat template cannot write these messages: {error}") from None
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    else:
+    from ibpo.rollouts import encode_prompt
+
+    if not isinstance(value, str | list):
         raise IbpoError(f"{place}: the prompt is {type(value).__name__}; it must be text or a list of chat messages")
+    try:
+        ids = encode_prompt(tokenizer, value)
+    except Exception as error:
+        raise IbpoError(f"{place}: the chat template cannot write these messages: {error}") from None
     if not ids:
         raise IbpoError(f"{place}: the prompt holds no token; correct or remove the row")
     return ids

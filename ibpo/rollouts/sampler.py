@@ -148,6 +148,23 @@ def asked_groups(request: Request, response_groups: Sequence[ResponseGroup]) -> 
     return [group for group in response_groups if request.response_group in ("", group.name)]
 
 
+def encode_prompt(tokenizer: Any, prompt: Prompt, template_options: Mapping[str, Any] | None = None) -> list[int]:
+    """A prompt's token ids: the same in training, evaluation, the cold start and `ibpo calibrate`, and as TRL has them.
+
+    Args:
+        tokenizer: one of transformers.
+        prompt: text, which gets the special tokens that the tokenizer adds (a beginning-of-sequence token, for many);
+            or chat messages, whose template writes all of them.
+        template_options: of the chat template.
+    """
+    if isinstance(prompt, str):
+        return list(tokenizer(prompt)["input_ids"])
+    options = dict(template_options or {})
+    return list(
+        tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True, **options)["input_ids"]
+    )
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PromptWriter:
     """Prompts as a model's tokenizer and chat template write them."""
@@ -176,9 +193,13 @@ class PromptWriter:
 
     def ids(self, request: Request) -> tuple[list[int], list[int]]:
         """Token ids of the prompt, and of the forced prefix."""
-        text = self.render(self.prompt(request))
-        prompt = self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
-        return list(prompt), list(encode_prefix(request.prefix, self.tokenizer))
+        return self.prompt_ids(self.prompt(request)), list(encode_prefix(request.prefix, self.tokenizer))
+
+    def prompt_ids(self, prompt: Prompt) -> list[int]:
+        """Token ids of a prompt; where there is no chat template, of its text."""
+        if not isinstance(prompt, str) and not self.tokenizer.chat_template:
+            prompt = self.render(prompt)
+        return encode_prompt(self.tokenizer, prompt, self.template_options)
 
 
 def renderer(writer: PromptWriter) -> Callable[[list[dict[str, str]]], str]:

@@ -18,19 +18,9 @@ from ibpo.rewards import NOT_TRUNCATED
 from ibpo.rollouts import HFSampler
 from ibpo.training.lower_level import Batch
 from ibpo.training.reference_model import prompt_features
-from ibpo.types import Prompt, ScoredResponse
+from ibpo.types import ScoredResponse
 
 TokenIds = Sequence[int]
-
-
-def prompt_token_ids(trainer: Any, prompt: Prompt) -> list[int]:
-    """As TRL makes them: with the special tokens that the tokenizer adds, or by the chat template."""
-    if isinstance(prompt, str):
-        return trainer.processing_class(prompt)["input_ids"]
-    options = trainer.args.chat_template_kwargs or {}
-    return trainer.processing_class.apply_chat_template(
-        prompt, add_generation_prompt=True, return_dict=True, **options
-    )["input_ids"]
 
 
 def sample_stratified(trainer: Any, prompt_ids: list[list[int]]) -> list[list[int]]:

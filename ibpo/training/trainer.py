@@ -34,10 +34,11 @@ from trl import GRPOTrainer
 from ibpo.config import nearest
 from ibpo.errors import IbpoError
 from ibpo.responses import encode_groups
+from ibpo.rollouts import encode_prompt, end_of_sequence_ids
 from ibpo.training.budgets import read_budget
 from ibpo.training.checkpoints import AverageWeights, ExactResume, KeepLowerLevel
 from ibpo.training.config import IBPOConfig, check_arguments, check_groups, check_inputs
-from ibpo.training.generation import batch_of, describe, look_at_prompts, prompt_token_ids, sample_stratified
+from ibpo.training.generation import batch_of, describe, look_at_prompts, sample_stratified
 from ibpo.training.judge_reward import JudgeReward
 from ibpo.training.loss import by_length, draw_kl_rows, kl_penalty, kl_weight_at, take_rows, weighted_batch
 from ibpo.training.lower_level import STEER_AFTER, Batch, LowerLevel, Selection
@@ -157,6 +158,7 @@ class IBPOTrainer(ExactResume):
             **kwargs,
         )
         check_inputs(self)
+        self.eos_token_ids = end_of_sequence_ids(self.model, self.processing_class)
         for func in self.reward_funcs:
             if isinstance(func, JudgeReward):
                 func.eos_token_ids |= set(self.eos_token_ids)
@@ -205,7 +207,9 @@ class IBPOTrainer(ExactResume):
     def _roll_out(self, prompts: list[Prompt], trainer: GRPOTrainer) -> dict[str, Any]:
         """TRL's `rollout_func`: responses of the policy."""
         del trainer
-        prompt_ids = self.handover.prompt_ids = [prompt_token_ids(self, prompt) for prompt in prompts]
+        options: Any = self.args.chat_template_kwargs
+        prompt_ids = [encode_prompt(self.processing_class, prompt, options) for prompt in prompts]
+        self.handover.prompt_ids = prompt_ids
         return {"prompt_ids": prompt_ids, "completion_ids": sample_stratified(self, prompt_ids), "logprobs": None}
 
     # -- scored rows -> allocation -> weights --------------------------------------------------------------------
