@@ -76,6 +76,8 @@ def make_checkpoint(kind: str, folder: Path) -> Path:
     torch.manual_seed(0)
     dtype = torch.bfloat16 if kind == "bfloat16" else torch.float32
     model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    with torch.no_grad():  # or a random model would hardly ever end
+        model.get_output_embeddings().weight[[3, 100] if kind == "several_eos" else [2]] *= 4
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     told = json.loads((folder / "generation_config.json").read_text())

@@ -243,7 +243,7 @@ def check_arguments(args: GRPOConfig, given: dict[str, Any]) -> None:
 
 
 def check_inputs(trainer: Any) -> None:
-    """Refuse images, and a mixture of experts' own loss, once TRL has loaded the model.
+    """Refuse images, a data set without one whole step, and a mixture of experts' own loss, once TRL has loaded all.
 
     Raises:
         IbpoError: with the fix.
@@ -253,6 +253,13 @@ def check_inputs(trainer: Any) -> None:
         raise IbpoError(
             "IBPOTrainer: rollouts are of text alone: pass a tokenizer as processing_class, and remove the data set's "
             "columns image and images"
+        )
+    num_prompts = trainer.args.generation_batch_size // trainer.num_generations
+    num_rows = len(trainer.train_dataset) if hasattr(trainer.train_dataset, "__len__") else None
+    if num_rows is not None and num_rows < num_prompts:
+        raise IbpoError(
+            f"IBPOTrainer: the data set has {num_rows} rows and one step takes {num_prompts} prompts, so that nothing "
+            "would be trained: give more rows, or lower per_device_train_batch_size or gradient_accumulation_steps"
         )
     if trainer.aux_loss_enabled:
         raise IbpoError(
