@@ -125,6 +125,7 @@ def _train(
     shutil.rmtree(partial, ignore_errors=True)
     policy.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
+    trainer.write_model_card(partial, job.run.path.name)
     os.replace(partial, job.run.model)
     return policy
 

@@ -22,7 +22,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from accelerate.utils import gather_object
 from datasets import IterableDataset
 from transformers import PreTrainedModel
 from trl import GRPOTrainer
+from trl.trainer.utils import get_config_model_id
 
 from ibpo.config import nearest
 from ibpo.errors import IbpoError
@@ -43,6 +44,7 @@ from ibpo.training.held_out import HeldOutView, look_at_evaluation
 from ibpo.training.judge_reward import JudgeReward, check_finite, checked
 from ibpo.training.loss import by_length, draw_kl_rows, kl_penalty, kl_weight_at, take_rows, weighted_batch
 from ibpo.training.lower_level import STEER_AFTER, Batch, LowerLevel, Selection
+from ibpo.training.model_card import write_model_card
 from ibpo.training.monitoring import Guards, StepView
 from ibpo.training.reference_model import check_sharding, is_sharded, make_reference_model
 from ibpo.training.rollout_log import RolloutLog, log_settings
@@ -132,6 +134,8 @@ class IBPOTrainer(ExactResume):
             would make the update another one (see `IBPOConfig`), or a TRL whose methods are called in another way.
     """
 
+    _tag_names: ClassVar[list[str]] = ["trl", "ibpo"]
+    _name = "IBPO"
     # Narrower than what TRL and transformers declare.
     args: IBPOConfig
     model: PreTrainedModel
@@ -360,6 +364,33 @@ class IBPOTrainer(ExactResume):
         penalty = kl_penalty(model, self.reference_model, inputs, self.temperature, in_step=several)
         self._metrics["train"]["ibpo/kl"].append(self._gather(penalty.detach()).mean().item())
         return loss + penalty
+
+    # -- the model that comes out ----------------------------------------------------------------------------------
+
+    def create_model_card(
+        self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
+    ) -> None:
+        """TRL's, but of this method: into `output_dir`, at every checkpoint."""
+        if self.is_world_process_zero():
+            self.write_model_card(Path(str(self.args.output_dir)), model_name, dataset_name, tags)
+
+    def write_model_card(
+        self,
+        directory: Path,
+        model_name: str | None = None,
+        dataset_name: str | None = None,
+        tags: str | list[str] | None = None,
+    ) -> None:
+        """Write a model card into a folder; its model is called like the folder unless `model_name` says otherwise."""
+        write_model_card(
+            directory,
+            model_name or directory.name,
+            get_config_model_id(self.model.config),
+            self.response_groups,
+            self.args,
+            dataset=dataset_name,
+            tags=[tags] if isinstance(tags, str) else tags or (),
+        )
 
     def _gather(self, tensor: torch.Tensor) -> torch.Tensor:
         """Of all ranks, one after the other; every rank must bring the same shape."""

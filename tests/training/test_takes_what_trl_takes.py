@@ -92,3 +92,30 @@ def test_metrics_reach_tensorboard(make_trainer, tmp_path, monkeypatch):
     written = events.read_bytes()
     for name in ("share/extended", "spent/extended", "price/extended", "group_entropy", "forced_reward/extended"):
         assert f"ibpo/{name}".encode() in written
+
+
+def test_the_model_card_says_what_it_was_trained_by(make_trainer, tmp_path):
+    from huggingface_hub import ModelCard
+
+    budget = {"extended": "30%", "standard>=": "1/4"}
+    trainer = make_trainer(budget=budget, save_strategy="steps", save_steps=1)
+    trainer.train()
+    card = ModelCard.load(tmp_path / "run" / "README.md")
+    text = card.text
+    assert "GRPO" not in card.content and "None" not in text
+    assert {"ibpo", "trl"} <= set(card.data.tags) and "grpo" not in card.data.tags
+    for word in (
+        "IBPO",
+        "`extended=30%`",
+        "`standard>=1/4`",
+        "`<think>`",
+        "`<answer>`",
+        "2501.17974",
+        "`thinking-cold-start-",
+    ):
+        assert word in text, word
+    assert card.data.base_model is None  # a folder of this machine is none of the hub's
+    trainer.model.config._name_or_path = "owner/model"
+    trainer.create_model_card(dataset_name="owner/problems", tags="mine")
+    data = ModelCard.load(tmp_path / "run" / "README.md").data
+    assert data.base_model == "owner/model" and data.datasets == "owner/problems" and "mine" in data.tags
