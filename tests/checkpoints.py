@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 KINDS = ("plain", "bfloat16", "untied", "pad_is_eos", "several_eos", "bos", "hybrid", "busy", "sliding", "linear")
 """plain: tied head, ChatML; bos: a beginning-of-sequence token, no chat template; several_eos: ids that only
@@ -29,7 +30,7 @@ BUSY = {
 """Every one of these would change what `generate` samples, or how it answers."""
 
 
-def tokenizer_of(kind: str):
+def tokenizer_of(kind: str) -> Any:
     """Bytes, and `SPECIAL` tokens, which are ids 0 to 4."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
@@ -40,7 +41,7 @@ def tokenizer_of(kind: str):
     made.decoder = decoders.ByteLevel()
     if kind == "bos":
         made.post_processor = processors.TemplateProcessing(single="<|bos|> $A", special_tokens=[("<|bos|>", 1)])
-    tokenizer = PreTrainedTokenizerFast(
+    tokenizer: Any = PreTrainedTokenizerFast(
         tokenizer_object=made,
         bos_token="<|bos|>" if kind == "bos" else None,
         eos_token="<|end|>",
@@ -60,7 +61,7 @@ def make_checkpoint(kind: str, folder: Path) -> Path:
     from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, Qwen3NextConfig
 
     tokenizer = tokenizer_of(kind)
-    size = {"vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+    size: dict[str, Any] = {"vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
             "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 512,
             "eos_token_id": 2, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.bos_token_id,
             "tie_word_embeddings": kind != "untied", "initializer_range": 0.3}  # fmt: skip

@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from ibpo.errors import IbpoError
 from ibpo.rollouts.decoding import Decoder, TokenIds
@@ -22,6 +30,9 @@ WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
 def load_policy(path: str, *, dtype: str = "float32") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model and its tokenizer, on the CPU; code that comes with a model is not run.
+
+    Of a model that sees or hears as well (`...ForConditionalGeneration`) the language model is loaded, without the rest
+    where transformers has a class for it alone.
 
     Args:
         path: a local folder, or a hub id such as `Qwen/Qwen2.5-1.5B-Instruct`.
@@ -35,20 +46,20 @@ def load_policy(path: str, *, dtype: str = "float32") -> tuple[PreTrainedModel, 
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     except Exception as error:
         raise IbpoError(f"{path}: {_reason(path, error)}") from None
-    architectures = config.architectures or []
-    if not any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
+    architectures, text = config.architectures or [], config.get_text_config()
+    is_part = any(name.endswith("ForConditionalGeneration") for name in architectures) and text is not config
+    if not is_part and not any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
         found = ", ".join(architectures) or config.model_type
         raise IbpoError(
             f"{path}: is no causal language model but {found}; name one whose architecture is ...ForCausalLM"
         )
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path, dtype=getattr(torch, dtype), trust_remote_code=False, output_loading_info=True
-        )
+        model, missing = _load_weights(path, text if is_part else None, dtype)
+        if missing == ["lm_head.weight"] and is_part and config.tie_word_embeddings:
+            text.tie_word_embeddings = True  # said of the whole model only
+            model, missing = _load_weights(path, text, dtype)
     except Exception as error:
         raise IbpoError(f"{path}: the weights cannot be loaded: {_reason(path, error)}") from None
-    model, info = loaded
-    missing = sorted({*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])})
     if missing:
         raise IbpoError(f"{path}: weights are missing, {len(missing)} in all, first {missing[0]}; copy the model again")
     try:
@@ -66,6 +77,23 @@ def load_policy(path: str, *, dtype: str = "float32") -> tuple[PreTrainedModel, 
             "they do not belong together: copy both from one place"
         )
     return model, tokenizer
+
+
+PARTS = {r"^(model\.)?language_model\.lm_head\.": "lm_head.", r"^(model\.)?language_model\.(model\.)?": "model."}
+"""How the parameters of a language model within another one are called -> how they are called alone."""
+
+
+def _load_weights(path: str, part: Any, dtype: str) -> tuple[Any, list[str]]:
+    """A model, or the part of one that this configuration is of; and the parameters that are not in its weights."""
+    options: dict[str, Any] = {"dtype": getattr(torch, dtype), "trust_remote_code": False, "output_loading_info": True}
+    if part is None:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(path, **options)
+    elif type(part) in MODEL_FOR_CAUSAL_LM_MAPPING:
+        loaded = AutoModelForCausalLM.from_pretrained(path, config=part, key_mapping=PARTS, **options)
+    else:
+        loaded = AutoModelForImageTextToText.from_pretrained(path, **options)
+    model, info = loaded
+    return model, sorted({*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])})
 
 
 def _check_folder(path: str) -> None:

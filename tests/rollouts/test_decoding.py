@@ -37,6 +37,8 @@ def asked(tokenizer, num_siblings=4):
 class Recorder(Decoder):
     """Keeps the logits of every token that was written."""
 
+    seen: dict[int, list[torch.Tensor]]
+
     def _write(self, batch, prefixes, done):
         for slot, row in enumerate(batch.rows):
             if row >= 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ GROUPS = [ResponseGroup(name="standard", prefix="Answer:"), ResponseGroup(name="
 
 def train(folder, out, model=None, rewards=None, rows=8, **options):
     """Two updates of two prompts with IBPOConfig's defaults, but for lengths and numbers."""
-    settings = {"max_steps": 2, "max_completion_length": 32, "num_generations": 4, "logging_steps": 1}
+    settings: dict[str, Any] = {"max_steps": 2, "max_completion_length": 32, "num_generations": 4, "logging_steps": 1}
     settings |= {"guards": "warn", "use_cpu": True, "budget": {"extended": 0.5}} | options
     prompts = [f"{i} + {i} =" for i in range(rows)]
     chat = load_policy(str(folder))[1].chat_template
@@ -45,7 +46,7 @@ def checkpoint(request, tmp_path_factory):
 @pytest.mark.slow
 def test_the_trainer_as_it_comes_trains_it(checkpoint, tmp_path):
     kind, folder = checkpoint
-    options = {"router_aux_loss_coef": 0.0} if kind == "linear" else {}
+    options: dict[str, Any] = {"router_aux_loss_coef": 0.0} if kind == "linear" else {}
     trainer = train(folder, tmp_path / "run", **options)
     assert trainer.args.bf16  # TRL's default
     logs = [log for log in trainer.state.log_history if "ibpo/share/extended" in log]

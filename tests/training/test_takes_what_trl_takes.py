@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -100,14 +102,14 @@ def test_the_model_card_says_what_it_was_trained_by(make_trainer, tmp_path):
     budget = {"extended": "30%", "standard>=": "1/4"}
     trainer = make_trainer(budget=budget, save_strategy="steps", save_steps=1)
     trainer.train()
-    card = ModelCard.load(tmp_path / "run" / "README.md")
+    card: Any = ModelCard.load(tmp_path / "run" / "README.md")
     text = card.text
     assert "GRPO" not in card.content and "None" not in text
     assert {"ibpo", "trl"} <= set(card.data.tags) and "grpo" not in card.data.tags
     for word in (
         "IBPO",
         "`extended=30%`",
-        "`standard>=1/4`",
+        "`standard>=0.25`",
         "`<think>`",
         "`<answer>`",
         "2501.17974",
@@ -117,5 +119,5 @@ def test_the_model_card_says_what_it_was_trained_by(make_trainer, tmp_path):
     assert card.data.base_model is None  # a folder of this machine is none of the hub's
     trainer.model.config._name_or_path = "owner/model"
     trainer.create_model_card(dataset_name="owner/problems", tags="mine")
-    data = ModelCard.load(tmp_path / "run" / "README.md").data
+    data: Any = ModelCard.load(tmp_path / "run" / "README.md").data
     assert data.base_model == "owner/model" and data.datasets == "owner/problems" and "mine" in data.tags
