@@ -1,9 +1,9 @@
-"""Judges: throughput against bare math-verify, agreement with published graders' tests, programs per second.
+"""Judges: throughput against bare math-verify, agreement with published graders' tests.
 
     python benchmarks/judges.py ../shared/data
 
-The folder holds `benchmarks/math_train.jsonl.gz` and `benchmarks/humaneval.jsonl.gz` (rows with `answer`; HumanEval's
-own columns), `{math_qwen_100,gsm8k_solutions,otis_mock_aime}/responses.jsonl.gz` (rows with `answer` and `gold`) and
+The folder holds `benchmarks/math_train.jsonl.gz` (rows with `answer`),
+`{math_qwen_100,gsm8k_solutions,otis_mock_aime}/responses.jsonl.gz` (rows with `answer` and `gold`) and
 `answer_equivalence/unit_tests.jsonl` (rows with `pred`, `gold`, `equal`).
 """
 
@@ -22,8 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ibpo.rewards import Candidate, CodeJudge, MathJudge
-from ibpo.types import Problem
+from ibpo.rewards import MathJudge
 
 ROUNDS, PAIRS = 5, 1000
 MAX_CHARACTERS = 40
@@ -136,23 +135,9 @@ def agreement(data: Path) -> None:
     judge.close()
 
 
-def programs(data: Path) -> None:
-    candidates = []
-    for row in read(data / "benchmarks" / "humaneval.jsonl.gz"):
-        info = {"setup": row["prompt"], "tests": f"{row['test']}\ncheck({row['entry_point']})"}
-        problem = Problem(problem_id=row["id"], prompt="", answer="", info=info)
-        answer = row["canonical_solution"]
-        candidates.append(Candidate(problem=problem, completion=answer, predicted_answer=answer))
-    start = time.perf_counter()
-    judged = CodeJudge(num_workers=2).judge(candidates)
-    seconds = time.perf_counter() - start
-    passed = sum(j.reward for j in judged)
-    print(f"  HumanEval's own solutions: {passed:.0f} of {len(judged)} pass, {len(judged) / seconds:.0f} programs/s")
-
-
 def main(data: Path) -> None:
     logging.disable(logging.CRITICAL)
-    for part in (throughput, agreement, programs):
+    for part in (throughput, agreement):
         print(f"{part.__name__}:")
         part(data)
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ibpo.answers import representatives
 from ibpo.responses import (
     ADAPTIVE,
     COT,
@@ -43,7 +44,6 @@ from ibpo.responses import (
     build_single,
     build_thinking,
     build_voting,
-    canonical,
     one_box,
     vote,
     with_box,
@@ -95,8 +95,7 @@ def cases(solutions: Sequence[str]) -> Iterator[Case]:
     yield ADAPTIVE.read, lambda: build_single(first), (a,), a
     eight = (list(solutions) * 8)[:8]
     votes = (answers * 8)[:8]
-    winner, used = vote([canonical(answer) for answer in votes])
-    final = next(answer for answer in votes if canonical(answer) == winner)
+    final, used = vote(representatives(votes))
     for form in (SEQUENTIAL_VOTING, ADAPTIVE):
         yield form.read, lambda: build_voting(eight), tuple(votes[:used]), final
     # The embedded models' form: answers are words of their own, equal where they are the same.

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import betainc
 
-from ibpo.evaluation import FloatArray, halves
+from ibpo.evaluation import FloatArray, answer_codes, halves
 
 Stop = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.bool_]]
 """(votes of the leader `[P]`, votes of the second `[P]`) -> whether to stop."""
@@ -65,8 +65,7 @@ def adaptive_votes(
     """
     answers_PS, correct_PS = np.asarray(answers, dtype=object), np.asarray(correct, float)
     tokens_PS = np.asarray(tokens, float)
-    names = {answer: code for code, answer in enumerate({a for a in answers_PS.flat if a is not None})}
-    code_PS = np.array([[names.get(a, -1) for a in row] for row in answers_PS]).reshape(answers_PS.shape)
+    code_PS = answer_codes(answers_PS, correct_PS)
     num_problems, num_responses = len(answers_PS), answers_PS.shape[1]
     rng = np.random.default_rng(seed)
     accuracy_P, cost_P = np.zeros(num_problems), np.zeros(num_problems)

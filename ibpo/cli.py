@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shlex
 from typing import Annotated, Any
 
 import typer
@@ -120,6 +121,7 @@ class _LazyGroup(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that is called, imported."""
+        getattr(ctx, "meta", {})["ibpo.called"] = list(args)
         name, command, rest = super().resolve_command(ctx, args)
         if name is not None:
             for option in (text.partition("=")[0] for text in rest):
@@ -142,6 +144,8 @@ class _LazyGroup(TyperGroup):
             raise
         except (IbpoError, OSError) as error:
             typer.echo(f"error: {error}", err=True)
+            if lacks := getattr(error, "options", ()):  # of MissingColumns: the same command with what it lacks
+                typer.echo(f"try: {shlex.join(['ibpo', *ctx.meta['ibpo.called'], *lacks])}", err=True)
             raise typer.Exit(2) from None
 
 

@@ -91,6 +91,8 @@ class DataConfig(Table):
     """Column with the function that the tests' `check` is called with."""
     template: str = ""
     """The prompt, with `{problem}` and `{tests}`; "": the task's, or the problem alone."""
+    system: str = ""
+    """The system message in front of each problem; "": none, and a chat template may then put in its own."""
     judge: Literal["", "math", "exact", "code", "llm"] = ""
     """`math`, `exact`, `code` or `llm` (see `[judge]`); "": the task's, or `math`."""
     limit: int | None = Field(default=None, ge=1)

@@ -17,8 +17,23 @@ from ibpo.errors import IbpoError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+MAX_COUNT = 1 << 53
+"""A larger number is no count."""
 REFUSALS = (400, 413, 422)
 """Status codes that say that the request is at fault, and not the server, the key or the address."""
+
+
+ENDED = (
+    "stop", "eos", "eos_token", "eog", "end", "end_turn", "end_of_turn", "endoftext", "stop_sequence", "stop_token",
+    "stop_str", "stop_string", "word", "complete", "completed", "finished", "finish", "done",
+)  # fmt: skip
+CUT = (
+    "length", "max_tokens", "max_token", "max_new_tokens", "max_output_tokens", "max_completion_tokens", "max_length",
+    "model_length", "length_limit", "token_limit", "limit", "context_length", "context_length_exceeded",
+    "model_context_window_exceeded", "time_limit", "incomplete",
+)  # fmt: skip
+"""What servers call an end of a response's own, and one that a limit cut off: OpenAI, vLLM, SGLang, llama.cpp, TGI, and
+the vendors behind them. Compared without case."""
 
 
 class RefusedRequest(IbpoError):
@@ -31,7 +46,11 @@ class Reply:
 
     text: str
     finish_reason: str
-    """`stop`, or `length` where it was cut off."""
+    """`stop`, or `length` where it was cut off (`as_finish_reason`); else the server's own word, neither of the two."""
+    reasoning: str = ""
+    """The thought, where the server tells it apart from the answer."""
+    stopped_by: str = ""
+    """The stop string that ended it, where the server says so."""
     prompt_tokens: int | None
     """None, as of the completion, where the server does not report its usage."""
     completion_tokens: int | None
@@ -86,12 +105,12 @@ class Endpoint:
             IbpoError: where the server refuses or cannot be reached, retries included.
         """
         completion = self._call("chat", messages=list(messages), **options)
-        return self._reply(completion, lambda choice: choice.message.content)
+        return self._reply(completion, lambda choice: _parts(choice.message))
 
-    def complete(self, prompt: str, **options: Any) -> Reply:
-        """One continuation of a text; see `chat`."""
-        completion = self._call("completions", prompt=prompt, **options)
-        return self._reply(completion, lambda choice: choice.text)
+    def complete(self, prompt: str | Sequence[int], **options: Any) -> Reply:
+        """One continuation of a text, or of token ids; see `chat`."""
+        completion = self._call("completions", prompt=prompt if isinstance(prompt, str) else list(prompt), **options)
+        return self._reply(completion, lambda choice: (choice.text or "", ""))
 
     def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """An embedding of each text; see `chat`."""
@@ -165,22 +184,21 @@ class Endpoint:
         self._charge(num_retries=raw.retries_taken)
         return completion
 
-    def _reply(self, completion: Any, text_of: Callable[[Any], Any]) -> Reply:
+    def _reply(self, completion: Any, parts_of: Callable[[Any], tuple[Any, str]]) -> Reply:
         try:
             choice, usage = completion.choices[0], completion.usage
-            text, finish_reason = text_of(choice) or "", choice.finish_reason
-            tokens = (int(usage.prompt_tokens), int(usage.completion_tokens)) if usage is not None else None
-            reasoning = _reasoning_tokens(usage)
-            if not (isinstance(text, str) and min(*(tokens or (0, 0)), reasoning or 0) >= 0):
+            (text, thought), finish_reason = parts_of(choice), choice.finish_reason
+            prompt, completed, reasoning = (None, None, None) if usage is None else _read_usage(usage)
+            if not isinstance(text, str):
                 raise TypeError
         except (AttributeError, LookupError, TypeError, ValueError):  # the openai package does not check what it reads
             self._charge(num_failures=1)
             raise IbpoError(f"{self.base_url}: the reply holds no completion; is this an OpenAI server?") from None
-        if tokens is None:
+        if prompt is None or completed is None:
             self._charge(num_requests=1, num_unmetered=1)
         else:
-            cost = sum(count * price / 1e6 for count, price in zip(tokens, self.price_per_million, strict=True))
-            self._charge(num_requests=1, prompt_tokens=tokens[0], completion_tokens=tokens[1], cost=cost)
+            cost = (prompt * self.price_per_million[0] + completed * self.price_per_million[1]) / 1e6
+            self._charge(num_requests=1, prompt_tokens=prompt, completion_tokens=completed, cost=cost)
         if not (isinstance(finish_reason, str) and finish_reason):
             self._charge(num_failures=1)
             raise IbpoError(
@@ -189,9 +207,11 @@ class Endpoint:
             )
         return Reply(
             text=text,
-            finish_reason=finish_reason,
-            prompt_tokens=tokens[0] if tokens else None,
-            completion_tokens=tokens[1] if tokens else None,
+            finish_reason=as_finish_reason(finish_reason),
+            reasoning=thought,
+            stopped_by=stopped_by if isinstance(stopped_by := getattr(choice, "stop_reason", None), str) else "",
+            prompt_tokens=prompt,
+            completion_tokens=completed,
             reasoning_tokens=reasoning,
         )
 
@@ -223,10 +243,97 @@ def read_api_key(path: str | Path | None, place: str) -> str:
         raise IbpoError(f"{place}: {path}: cannot be read; name a text file with the key") from None
 
 
-def _reasoning_tokens(usage: Any) -> int | None:
-    """`usage.completion_tokens_details.reasoning_tokens`, which OpenAI, vLLM and others send of thinking models."""
-    reported = getattr(getattr(usage, "completion_tokens_details", None), "reasoning_tokens", None)
-    return None if reported is None else int(reported)
+def as_finish_reason(said: str) -> str:
+    """`stop` for whatever says that a response ended by itself, `length` where a limit cut it; else the word as it is.
+
+    Example:
+        >>> [as_finish_reason(word) for word in ("eos_token", "MAX_TOKENS", "content_filter")]
+        ['stop', 'length', 'content_filter']
+    """
+    word = said.strip().lower().replace("-", "_").replace(" ", "_").rpartition(".")[2].removeprefix("finish_reason_")
+    return "stop" if word in ENDED else "length" if word in CUT else said
+
+
+def _parts(message: Any) -> tuple[Any, str]:
+    """Answer and thought of a message: `content`, and `reasoning` (vLLM) or `reasoning_content` (others).
+
+    Content may come in parts, of which some are thoughts (Mistral, Anthropic): `{"type": "thinking", "thinking": ...}`.
+    """
+    content = message.content
+    fields = (getattr(message, name, None) for name in ("reasoning", "reasoning_content", "thinking"))
+    thoughts = [text for text in fields if isinstance(text, str) and text][:1]
+    if isinstance(content, list):
+        thoughts += [_text_of(part) for part in content if part.get("type") in ("thinking", "reasoning")]
+        content = "".join(_text_of(part) for part in content if part.get("type") in ("text", "output_text"))
+    return content or "", "".join(thoughts)
+
+
+def _text_of(part: Any) -> str:
+    """The text of a part of a message, which may be made of parts itself."""
+    if isinstance(part, str):
+        return part
+    if isinstance(part, list):
+        return "".join(_text_of(one) for one in part)
+    inner = next((part[key] for key in ("text", "thinking", "reasoning") if part.get(key)), "")
+    return _text_of(inner)
+
+
+def read_completion_tokens(usage: Any) -> int | None:
+    """The completion's tokens of a `usage` object, those of the reasoning included; None where it does not say.
+
+    With completion c, reasoning r, prompt p and total t as far as they are reported: max(c, t - p), and c + r where
+    r > c, as those r cannot be among the c.
+
+    Example:
+        >>> read_completion_tokens({"completion_tokens": 7}), read_completion_tokens({"completion_tokens": "7"})
+        (7, None)
+        >>> read_completion_tokens({"prompt_tokens": 10, "completion_tokens": 7, "total_tokens": 517})
+        507
+        >>> read_completion_tokens({"output_tokens": 7, "output_tokens_details": {"reasoning_tokens": 500}})
+        507
+    """
+    if not isinstance(usage, dict):
+        return None
+    found: list[int] = []
+    total, reasoning = as_count(usage.get("total_tokens")), as_count(usage.get("reasoning_tokens")) or 0
+    for completion, prompt in (("completion_tokens", "prompt_tokens"), ("output_tokens", "input_tokens")):
+        count, before, details = (
+            as_count(usage.get(completion)),
+            as_count(usage.get(prompt)),
+            usage.get(f"{completion}_details"),
+        )
+        if isinstance(details, dict):
+            reasoning = max(reasoning, as_count(details.get("reasoning_tokens")) or 0)
+        if count is not None:
+            found.append(count + reasoning if reasoning > count else count)
+        if before is not None and total is not None:
+            found.append(max(0, total - before))
+    return max(found, default=None)
+
+
+def _read_usage(usage: Any) -> tuple[int, int, int | None]:
+    """Tokens of the prompt, of the completion, and of the thinking in it, if they are told apart.
+
+    Raises:
+        TypeError: No counts.
+    """
+    told = usage.model_dump(warnings=False)
+    prompt, completion = as_count(told.get("prompt_tokens")), read_completion_tokens(told)
+    if prompt is None or completion is None:
+        raise TypeError
+    details = told.get("completion_tokens_details") or {}
+    found = [as_count(table.get("reasoning_tokens")) for table in (told, details) if isinstance(table, dict)]
+    rest = as_count(told.get("completion_tokens"))
+    if rest is not None and completion > rest:  # it leaves the thinking out
+        found.append(completion - rest)
+    return prompt, completion, max((count for count in found if count is not None), default=None)
+
+
+def as_count(value: Any) -> int | None:
+    """A count; None: it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_COUNT:
+        return None
+    return int(value) if value == int(value) else None
 
 
 def _why(error: Exception, model: str) -> str:

@@ -61,8 +61,8 @@ def make_checkpoint(kind: str, folder: Path) -> Path:
     from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, Qwen3NextConfig
 
     tokenizer = tokenizer_of(kind)
-    size: dict[str, Any] = {"vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-            "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 512,
+    size: dict[str, Any] = {
+            "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 512,
             "eos_token_id": 2, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.bos_token_id,
             "tie_word_embeddings": kind != "untied", "initializer_range": 0.3}  # fmt: skip
     if kind == "sliding":

@@ -37,10 +37,14 @@ class Log:
 
 
 @contextmanager
-def serving(answer, usage=True):
+def serving(answer, usage=True, other=None):
     """Serve `answer(body, number) -> (text, finish_reason)`; yields the log, whose `url` is the base URL.
 
-    With `usage=False` the server does not tell how many tokens there were.
+    In place of the text a chat may have the message's fields, e.g. `{"content": None, "reasoning": "..."}`.
+
+    With `usage=False` the server does not tell how many tokens there were; with a dict it tells other numbers.
+    `other(path, body)` answers further paths
+    by a JSON object, or None for a 404.
     """
     log = Log()
 
@@ -63,17 +67,29 @@ def serving(answer, usage=True):
             chat = self.path == "/v1/chat/completions"
             headers = {}
             try:
-                if not chat and self.path != "/v1/completions":
+                further = other(self.path, body) if other is not None else None
+                if further is None and not chat and self.path != "/v1/completions":
                     raise Fault(404, "no such path")
-                text, reason = answer(body, number)
-                message = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
-                prompt = body["messages"][-1]["content"] if chat else body["prompt"]
+                text, reason = answer(body, number) if further is None else ("", "stop")
+                fields = text if isinstance(text, dict) else {"content": text}
+                message = {"message": {"role": "assistant", **fields}} if chat else {"text": text}
+                text = " ".join(str(part) for part in fields.values() if part)
+                prompt = "" if further is not None else body["messages"][-1]["content"] if chat else body["prompt"]
+                prompt = prompt if isinstance(prompt, str) else " ".join(map(str, prompt))
                 tokens = {"prompt_tokens": len(prompt.split()), "completion_tokens": len(text.split())}
                 tokens["total_tokens"] = sum(tokens.values())
                 choice = {"index": 0, "finish_reason": reason, "logprobs": None, **message}
                 kind = "chat.completion" if chat else "text_completion"
-                reply = {"id": "x", "object": kind, "created": int(time.time()), "model": body["model"]}
-                status, reply = 200, {**reply, "choices": [choice], "usage": tokens if usage else None}
+                reply = {"id": "x", "object": kind, "created": int(time.time()), "model": body.get("model")}
+                status, reply = (
+                    200,
+                    {
+                        **reply,
+                        "choices": [choice],
+                        "usage": {**tokens, **usage} if isinstance(usage, dict) else tokens if usage else None,
+                    },
+                )
+                reply = reply if further is None else further
             except Fault as fault:
                 status, reply = fault.status, {"error": {"message": str(fault)}}
                 headers = fault.headers

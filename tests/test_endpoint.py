@@ -44,6 +44,24 @@ def test_usage_that_is_not_told_is_unknown_and_costs_not_nothing():
     assert (endpoint.bill.num_requests, endpoint.bill.num_unmetered, endpoint.bill.cost) == (1, 1, 0.0)
 
 
+@pytest.mark.parametrize(
+    ("usage", "completion", "reasoning"),
+    [
+        ({"completion_tokens": 7, "total_tokens": 510}, 507, 500),  # only the total holds the thinking
+        ({"completion_tokens": 7, "completion_tokens_details": {"reasoning_tokens": 500}}, 507, 500),
+        ({"completion_tokens": 507, "completion_tokens_details": {"reasoning_tokens": 500}}, 507, 500),
+        ({"completion_tokens": 507, "total_tokens": 510, "reasoning_tokens": 500}, 507, 500),
+        ({"completion_tokens": 7, "total_tokens": 10}, 7, None),
+    ],
+)
+def test_thinking_is_paid_for_wherever_the_server_counts_it(usage, completion, reasoning):
+    with serving(echo, usage=usage) as log:
+        endpoint = Endpoint(base_url=log.url, model="m", price_per_million=(0.0, 1e6))
+        reply = ask(endpoint, "one two three")
+    assert (reply.prompt_tokens, reply.completion_tokens, reply.reasoning_tokens) == (3, completion, reasoning)
+    assert endpoint.bill.cost == completion
+
+
 @pytest.mark.parametrize("reason", [None, ""])
 def test_a_reply_that_does_not_say_how_it_ended_is_an_error_that_is_paid_for(reason):
     with serving(lambda body, number: ("It is", reason)) as log:

@@ -19,7 +19,15 @@ if TYPE_CHECKING:
 
 
 def allocate_command(
-    log: Annotated[Path, typer.Argument(help="Scored responses: .jsonl, .csv (also .gz) or .parquet.")],
+    logs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="LOG [TABLE]...",
+            help="Scored responses, a row each: JSON lines, JSON, CSV, Parquet or Arrow, a file or folder; or the log "
+            "of a server or harness (docs/logs.md). The columns of further tables, such as rewards, are added to the "
+            "rows with the same identifier.",
+        ),
+    ],
     budget: Annotated[
         list[str] | None,
         typer.Option(
@@ -61,12 +69,16 @@ def allocate_command(
             "--holdout: halving takes all responses of a problem at once, which --stream never holds; leave out "
             "--stream, or hold out on a sample of the log's problems"
         )
+    log, *join = logs
     asked = questions(budget or [])
     names = LogColumns(**read_pairs(columns or (), LOG_FIELDS, "--columns"), by=by, show=show)
     with _bar(f"reading {log.name}") as progress:
-        found = read_parts(log, names, on_error=on_error, stream=stream, say=_say, progress=progress)
+        found = read_parts(log, names, on_error=on_error, join=join, stream=stream, say=_say, progress=progress)
+    for note in found.notes:
+        _say(note)
     for field, column in found.guessed.items():
-        _say(f"{field.replace('_', ' ')}: column '{column}' (--columns {field}=... names another)")
+        if column not in ("problem_id", "response_group", "reward", "tokens"):  # which are no guess
+            _say(f"{field.replace('_', ' ')}: column '{column}' (--columns {field}=... names another)")
     if found.bad_rows:
         _say(f"{len(found.bad_rows)} bad rows left out, the first: {found.bad_rows[0]}")
     for part in found.parts:  # complain before any solving
@@ -82,7 +94,7 @@ def allocate_command(
         all_answers.append((part, answers))
     if out is not None:
         num_bad = len(found.bad_rows)
-        write_files(out, log, names, all_answers, on_error=on_error, num_bad=num_bad, say=_say)
+        write_files(out, log, names, all_answers, on_error=on_error, join=join, num_bad=num_bad, say=_say)
 
 
 def _print_part(console: Console, title: str, part: LogPart, answers: list[Answer]) -> None:

@@ -53,7 +53,8 @@ def eval_command(
         typer.Option(
             metavar="KEY=VALUE",
             help="How responses are made, by the keys of [sample] in a cold start's recipe. By a server: "
-            "num_concurrent=16,max_retries=5,max_passes=3,timeout_seconds=600,api_key_file=FILE, and per million "
+            "num_concurrent=16,max_retries=5,max_passes=3,timeout_seconds=600,api_key_file=FILE,tokenizer=FOLDER (to "
+            "force openings), and per million "
             "tokens price_prompt=0,price_completion=0. By a local model: batch_size=64,dtype=float32. May be repeated.",
         ),
     ] = None,
@@ -63,7 +64,6 @@ def eval_command(
 
     from ibpo.commands.eval_run import Calls, EvalProgress, total_bill
     from ibpo.commands.eval_setup import (
-        CHOOSES,
         load_task,
         local_policy,
         read_engine,
@@ -73,6 +73,8 @@ def eval_command(
     )
     from ibpo.endpoint import Endpoint, read_api_key
     from ibpo.evaluation import (
+        CHOOSES,
+        cautions,
         fingerprint,
         judge_ways,
         num_missing_and_all,
@@ -136,7 +138,13 @@ def eval_command(
                 price_per_million=price,
             )
             policy = served_policy(
-                endpoint, max_tokens=max_tokens, temperature=temperature, seed=seed, top_p=top_p, force=forced
+                endpoint,
+                max_tokens=max_tokens,
+                temperature=temperature,
+                seed=seed,
+                top_p=top_p,
+                force=forced and any(group.prefix for way in ways for group in way.response_groups),
+                tokenizer=sampling.tokenizer,
             )
         if moved:
             settings["base_url"] = settings_of(out / "rollouts.jsonl").get("base_url", base_url)
@@ -179,11 +187,18 @@ def eval_command(
         write_text_atomic(out / "eval.json", json.dumps(about, indent=2) + "\n")
         write_table(out / "responses.jsonl", rows)
         _show(rows, out)
+        for caution in cautions(rows, [group for way in ways for group in way.response_groups]):
+            console.print(f"caution: {caution}", highlight=False, markup=False, soft_wrap=True)
         if unjudged := sum(UNJUDGED in row["violations"] for row in rows):
             console.print(f"{unjudged} responses got no grade from the judge, and count as not right")
     except KeyboardInterrupt:
         typer.echo(f"stopped; what was sampled is kept, go on with: {command}", err=True)
         raise typer.Exit(130) from None
+
+
+def _share(rows: list[dict[str, Any]], configuration: str, thought: str) -> float:
+    own = [row["thought"] == thought for row in rows if row["configuration"] == configuration]
+    return sum(own) / len(own)
 
 
 def _show(rows: list[dict[str, Any]], out: Path) -> None:
@@ -195,7 +210,9 @@ def _show(rows: list[dict[str, Any]], out: Path) -> None:
     responses = Responses.of_table(rows)
     table = Table(title=f"{len(set(responses.problem))} problems", title_justify="left")
     table.add_column("configuration")
-    for head in ("pass@1", "mean tokens", "extended share", "truncated"):
+    broken = {"cut": "thought cut", "unanswered": "no answer"}
+    seen = [what for what in broken if any(row["thought"] == what for row in rows)]
+    for head in ("pass@1", "mean tokens", "extended share", "truncated", *(broken[what] for what in seen)):
         table.add_column(head, justify="right")
     for name in responses.configurations:
         numbers = describe(responses.of(name))["overall"]["all"]
@@ -207,6 +224,7 @@ def _show(rows: list[dict[str, Any]], out: Path) -> None:
             f"{tokens.value:,.0f}" if tokens else "unknown",
             f"{share.value:.1%}" if share else "",
             f"{cut.value:.1%}",
+            *(f"{_share(rows, name, what):.1%}" for what in seen),
         )
     Console(width=None if sys.stdout.isatty() else 120).print(table)
     typer.echo(f"the page: ibpo report {shlex.quote(str(out))}")

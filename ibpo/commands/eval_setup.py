@@ -16,20 +16,19 @@ from urllib.request import Request, urlopen
 
 from pydantic import BaseModel, Field, ValidationError
 
-from ibpo.commands.options import read_pairs
+from ibpo.commands.options import load_tokenizer, read_pairs
 from ibpo.config import JUDGES, JudgeConfig, explain, nearest, read_recipe
 from ibpo.demo import EXPERIMENTS, experiment_named, resolve_model
 from ibpo.endpoint import Endpoint
 from ibpo.errors import IbpoError
-from ibpo.evaluation import Way
-from ibpo.responses import FORMATS, build_response_groups, check_reads_programs, for_programs
+from ibpo.evaluation import CHOOSES, Way
+from ibpo.responses import FORMATS, build_response_groups, check_reads_programs, family_of, for_programs, translate
 from ibpo.rewards import Judge
 from ibpo.rollouts import Sampler
 from ibpo.tasks import build_judge, distinct, hold_out, load_given, named_data
 from ibpo.types import Problem
 
 PACKAGES = ("ibpo", "numpy", "openai", "torch", "transformers", "math-verify")
-CHOOSES = "chooses itself"
 
 
 class Engine(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
@@ -43,6 +42,8 @@ class Engine(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """Over what failed."""
     timeout_seconds: float = Field(default=600.0, gt=0)
     """Of a request."""
+    tokenizer: str = ""
+    """A folder or hub id with the tokenizer of a served model, for `--force`; "": the model's, or the server's own."""
     api_key_file: str = ""
     """A file that holds the server's key, and nothing else."""
     price_prompt: float = Field(default=0.0, ge=0)
@@ -76,6 +77,8 @@ class Policy:
     """What answers: versions, and what the server says of itself."""
     endpoint: Endpoint | None
     """Where there is a bill."""
+    tokenizer: Any = None
+    """The policy's, where it is known."""
 
 
 def load_task(
@@ -117,14 +120,18 @@ def ways_of(
     Raises:
         IbpoError: for an unknown response group, one that cannot give a program, or a choice between fewer than two.
     """
+    every: list[Way] = []
     if recipe is not None:
-        configs = read_recipe(recipe).response_group
+        config = read_recipe(recipe)
+        configs = config.response_group
         if programs:
             try:
                 check_reads_programs(configs)
             except IbpoError as error:
                 raise IbpoError(f"{recipe}: {error}") from None
         groups = build_response_groups(configs)
+        asked = dict(config.trl.get("chat_template_kwargs") or {})
+        every = [Way(configuration=g.name, response_groups=[g], force=force, template_options=asked) for g in groups]
     elif task in EXPERIMENTS and not names:
         groups = list(experiment_named(task).response_groups)
     else:
@@ -132,17 +139,20 @@ def ways_of(
             if name not in FORMATS:
                 raise IbpoError(f"--response-group {name}: no such response group; {nearest(name, FORMATS)}")
         groups = [for_programs(FORMATS[name].group) if programs else FORMATS[name].group for name in names]
-    options = {name: form.template_options for name, form in FORMATS.items()}
-    ways = [
-        Way(configuration=g.name, response_groups=[g], force=force, template_options=options.get(g.name, {}))
-        for g in groups
-    ]
     if not groups:
         return [Way(configuration="responses")]
+    options = {name: form.template_options for name, form in FORMATS.items()}
+    ways = every or [
+        Way(
+            configuration=g.name, response_groups=[g], force=force, template_options=options.get(g.name, {}), adapt=True
+        )
+        for g in groups
+    ]
     if chooses:
         if len(groups) < 2:
             raise IbpoError("--chooses: needs at least two response groups to choose from; name more")
-        ways.append(Way(configuration=CHOOSES, response_groups=groups, force=False))
+        asked = every[0].template_options if every else {}
+        ways.append(Way(configuration=CHOOSES, response_groups=groups, force=False, template_options=asked))
     return ways
 
 
@@ -155,7 +165,7 @@ def local_policy(model: str, *, max_tokens: int, temperature: float, seed: int, 
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     model = resolve_model(model)
     try:
-        from ibpo.rollouts import HFRequestSampler, HFSampler, PromptWriter, load_policy
+        from ibpo.rollouts import HFRequestSampler, HFSampler, load_policy
     except ModuleNotFoundError as error:
         raise IbpoError(f"a local model needs {error.name}: pip install 'ibpo[train]'") from None
     loaded, tokenizer = load_policy(model, dtype=dtype)
@@ -164,16 +174,26 @@ def local_policy(model: str, *, max_tokens: int, temperature: float, seed: int, 
     )
 
     def sampler_for(way: Way) -> Sampler:
-        writer = PromptWriter(
-            tokenizer=tokenizer, response_groups=way.response_groups, template_options=way.template_options
-        )
-        return HFRequestSampler(sampler, writer, seed=seed, batch_size=batch_size)
+        return HFRequestSampler(sampler, _writer(tokenizer, way), seed=seed, batch_size=batch_size)
 
     def count_tokens(text: str) -> int:
         any_tokenizer: Any = tokenizer
         return len(any_tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    return Policy(sampler_for=sampler_for, count_tokens=count_tokens, engine=versions(), endpoint=None)
+    return Policy(
+        sampler_for=sampler_for, count_tokens=count_tokens, engine=versions(), endpoint=None, tokenizer=tokenizer
+    )
+
+
+def _writer(tokenizer: Any, way: Way) -> Any:
+    from ibpo.rollouts import PromptWriter
+
+    return PromptWriter(
+        tokenizer=tokenizer,
+        response_groups=way.response_groups,
+        template_options=way.template_options,
+        adapt=way.adapt,
+    )
 
 
 def weights_digest(model: str) -> str:
@@ -194,30 +214,67 @@ def weights_digest(model: str) -> str:
 
 
 def served_policy(
-    endpoint: Endpoint, *, max_tokens: int, temperature: float, seed: int | None, top_p: float | None, force: bool
+    endpoint: Endpoint,
+    *,
+    max_tokens: int,
+    temperature: float,
+    seed: int | None,
+    top_p: float | None,
+    force: bool,
+    tokenizer: str = "",
 ) -> Policy:
-    """A model behind an OpenAI-compatible server; response groups are asked for, and forced where the server can."""
+    """A model behind an OpenAI-compatible server; response groups are asked for, and forced where the server can.
+
+    What is forced is written here, as the model's chat template writes it, and sent as token ids: the template and the
+    tokenizer are those of `tokenizer`, of the model's folder, or the server's own (vLLM, llama.cpp).
+
+    Raises:
+        IbpoError: where openings are to be forced and none of these is there.
+    """
     try:
-        from ibpo.rollouts import EndpointSampler
+        from ibpo.rollouts import EndpointSampler, ask_for_tokenizer
     except ModuleNotFoundError as error:
         raise IbpoError(f"an endpoint needs {error.name}: pip install 'ibpo[endpoint]'") from None
+    found: Any = None
+    if tokenizer or (Path(endpoint.model).is_dir() and (Path(endpoint.model) / "tokenizer_config.json").exists()):
+        found = load_tokenizer(tokenizer or endpoint.model)
+    elif force:
+        found = ask_for_tokenizer(endpoint)
+        if found is None:
+            raise IbpoError(
+                f"--force: {endpoint.base_url} does not say how it renders prompts, so an opening might stand in "
+                "another prompt than is meant; name the model's tokenizer by --engine tokenizer=FOLDER, or leave "
+                "--force out"
+            )
 
     def sampler_for(way: Way) -> Sampler:
         options: dict[str, Any] = {} if top_p is None else {"top_p": top_p}
-        if way.template_options:
-            options["extra_body"] = {"chat_template_kwargs": dict(way.template_options)}
+        known = found is not None and bool(found.chat_template)
+        asked = translate(way.template_options, family_of(found)) if known and way.adapt else way.template_options
+        if asked:
+            options["extra_body"] = {"chat_template_kwargs": dict(asked)}
         return EndpointSampler(
             endpoint=endpoint,
             max_tokens=max_tokens,
             temperature=temperature,
             seed=seed,
             response_groups=way.response_groups,
-            forcing="prefill" if force else "none",
+            forcing="render" if force else "none",
+            writer=None if found is None else _writer(found, way),
+            render_all=False,
             options=options,
         )
 
-    engine = versions() | {"server": describe_server(endpoint)}
-    return Policy(sampler_for=sampler_for, count_tokens=None, engine=engine, endpoint=endpoint)
+    def count_tokens(text: str) -> int:
+        return len(found(text, add_special_tokens=False)["input_ids"])
+
+    return Policy(
+        sampler_for=sampler_for,
+        count_tokens=None if found is None else count_tokens,
+        engine=versions() | {"server": describe_server(endpoint)},
+        endpoint=endpoint,
+        tokenizer=found,
+    )
 
 
 def versions() -> dict[str, Any]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ibpo.commands.options import ResponseGroups, split_recipe
+from ibpo.commands.options import ResponseGroups, load_tokenizer, split_recipe
 from ibpo.errors import IbpoError
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ def check_command(
     from ibpo.responses import check_formats
 
     forms = _forms(*split_recipe(response_group or ()))
-    findings = check_formats(forms, _tokenizer(model))
+    findings = check_formats(forms, load_tokenizer(model))
     for finding in findings:
         typer.echo(f"{finding.level}: {finding.subject}: {finding.text}")
     count = {level: sum(finding.level == level for finding in findings) for level in ("error", "warning")}
@@ -71,21 +70,3 @@ def _as_format(group: ResponseGroup) -> Format:
         return malformed("gives no answer") if answer is None else Reading(attempts=(answer,), answer=answer)
 
     return Format(group=group, read=read)
-
-
-def _tokenizer(model: str) -> Any:
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    folder = Path(model).expanduser()
-    if not folder.is_dir() and (model.startswith((".", "~", os.sep)) or model.count("/") > 1):
-        raise IbpoError(f"{model}: there is no such folder; name one with a tokenizer, or a hub id")
-    try:
-        from transformers import AutoTokenizer
-    except ModuleNotFoundError as error:
-        raise IbpoError(f"the check needs {error.name}: pip install 'ibpo[train]'") from None
-    try:
-        return AutoTokenizer.from_pretrained(str(folder) if folder.is_dir() else model, trust_remote_code=False)
-    except Exception as error:
-        said = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
-        raise IbpoError(
-            f"{model}: the tokenizer cannot be loaded: {said}; name a folder made by save_pretrained"
-        ) from None

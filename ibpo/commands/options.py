@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -127,3 +128,26 @@ def open_router(path: Path, embed: str | None, *, max_retries: int = 5, timeout_
     where, model = server.get("url") or found.embedding["base_url"], found.embedding["model"]
     embedding = embed_by(where, model, server.get("key_file"), max_retries=max_retries, timeout_seconds=timeout_seconds)
     return load_router(path, embedding)
+
+
+def load_tokenizer(model: str) -> Any:
+    """A tokenizer of transformers, of a folder or a hub id.
+
+    Raises:
+        IbpoError: says what is wrong and what to do.
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    folder = Path(model).expanduser()
+    if not folder.is_dir() and (model.startswith((".", "~", os.sep)) or model.count("/") > 1):
+        raise IbpoError(f"{model}: there is no such folder; name one with a tokenizer, or a hub id")
+    try:
+        from transformers import AutoTokenizer
+    except ModuleNotFoundError as error:
+        raise IbpoError(f"a tokenizer needs {error.name}: pip install 'ibpo[train]'") from None
+    try:
+        return AutoTokenizer.from_pretrained(str(folder) if folder.is_dir() else model, trust_remote_code=False)
+    except Exception as error:
+        said = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+        raise IbpoError(
+            f"{model}: the tokenizer cannot be loaded: {said}; name a folder made by save_pretrained"
+        ) from None

@@ -41,7 +41,8 @@ def serve_command(
     state: Annotated[
         str | None,
         typer.Option(
-            help="Keeps the budget over restarts and shares it: a SQLite file, or redis://... (one per plan)."
+            help="Keeps the budget over restarts and shares it: a SQLite file, or redis://... or "
+            "valkey://... (one per plan)."
         ),
     ] = None,
     name: Annotated[str, typer.Option(help="Of this process among those that share the state.")] = "gateway",

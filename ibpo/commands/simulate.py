@@ -24,8 +24,8 @@ def simulate_command(
     trace: Annotated[
         Path,
         typer.Argument(
-            help="Requests in order of time, .jsonl (also .gz), .parquet or .csv: columns t (seconds) and "
-            "output_tokens; gain, tenant and slice where there are."
+            help="Requests in order of time, .jsonl (also .gz), .parquet or .csv: columns t (time, its unit "
+            "is guessed) and output_tokens; gain, tenant and slice where there are."
         ),
     ],
     budget: Annotated[
@@ -54,7 +54,8 @@ def simulate_command(
             metavar="KEY=VALUE",
             help="tokens_per_second=50: speed of one response; failures=0: share of the requests that fail; factor=10: "
             "extended over standard length, without a log in --gains; estimates=mean or exact: what the controller "
-            "knows of a response's length beforehand. May be repeated.",
+            "knows of a response's length beforehand; time_unit=s, ms, us or ns of column t, else it is guessed. "
+            "May be repeated.",
         ),
     ] = None,
     max_tokens: Annotated[
@@ -72,6 +73,8 @@ def simulate_command(
 
     from ibpo.serving import (
         ServingPolicy,
+        check_feasible,
+        find_unbounded,
         is_calibration,
         load_calibration,
         parse_budget_policies,
@@ -89,10 +92,11 @@ def simulate_command(
     if bool(budget) == (plan is not None):
         raise IbpoError("give either --budget, e.g. --budget extended=30%, or --plan")
     held = read_policy(plan) if plan else ServingPolicy(budgets=parse_budget_policies(budget or []))
-    came = read_trace(trace)
+    assumed = _assumed(assume or [])
+    came = read_trace(trace, unit=assumed.pop("time_unit"))
+    span = came.time[-1]
     if num_requests is not None:
         came = repeat_trace(came, num_requests)
-    assumed = _assumed(assume or [])
     factor, estimates = assumed.pop("factor"), assumed.pop("estimates")
     common: dict[str, Any] = {**assumed, "seed": seed}
     predicting = _router(router, gains, embed)
@@ -106,9 +110,20 @@ def simulate_command(
     requests = with_caps(requests, _caps(max_tokens or []))
     if estimates == "exact":
         requests = with_exact_estimates(requests)
+    check_feasible(requests, held)
     began = time.process_time()
     done = simulate(requests, held)
     seconds = time.process_time() - began
+    typer.echo(
+        f"{trace}: requests of {span:,.1f} seconds, column t read in {came.unit}; another unit: --assume time_unit=ms",
+        err=True,
+    )
+    for name in find_unbounded(requests, held):
+        typer.echo(
+            f"caution: no budget bounds {name!r}, which costs more than a response group that has one: whatever gains "
+            f"goes there; add --budget {name}=10%, or one of tokens",
+            err=True,
+        )
     figures = summarise(requests, done, held, window=window, warm_up=warm_up)
     figures["cpu_microseconds_per_request"] = round(1e6 * seconds / len(requests), 1)
     if out is not None:
@@ -122,11 +137,16 @@ ASSUMED = {"tokens_per_second": (50.0, 0.001, inf), "failures": (0.0, 0.0, 1.0),
 
 def _assumed(texts: list[str]) -> dict[str, Any]:
     """What `--assume` says, and the defaults of the rest."""
-    pairs = read_pairs(texts, (*ASSUMED, "estimates"), "--assume")
+    from ibpo.serving import UNITS
+
+    pairs = read_pairs(texts, (*ASSUMED, "estimates", "time_unit"), "--assume")
     found: dict[str, Any] = {key: default for key, (default, _, _) in ASSUMED.items()}
     found["estimates"] = pairs.pop("estimates", "mean")
     if found["estimates"] not in ("mean", "exact"):
         raise IbpoError(f"--assume estimates={found['estimates']}: is neither mean nor exact")
+    found["time_unit"] = pairs.pop("time_unit", None)
+    if found["time_unit"] not in (None, *UNITS):
+        raise IbpoError(f"--assume time_unit={found['time_unit']}: is none of {', '.join(UNITS)}")
     for key, text in pairs.items():
         _, least, most = ASSUMED[key]
         try:

@@ -64,10 +64,12 @@ def check_command(
     if len(failures) > SHOWN:
         typer.echo(f"and {len(failures) - SHOWN} more")
     wrong = {kind: sum(f.kind == kind for f in failures) for kind in ("gold", "perturbed")}
+    without = sum(not p.answer.strip() for p in problems)
     levels = len({p.level for p in problems if p.level})
     typer.echo(
         f"{task.name}: {len(problems)} problems, {levels} levels; own answers that do not score 1: {wrong['gold']}; "
         f"perturbed answers that do not score 0: {wrong['perturbed']}"
+        + (f"; without an own answer, so not checked: {without}" if without else "")
     )
     if failures:
         raise typer.Exit(1)

@@ -1,28 +1,38 @@
-"""What do logs of scored responses say? One reader for every format; numpy, and pyarrow where a log is Parquet."""
+"""What do logs of scored responses say? One reader for every format and tool; numpy, and pyarrow where it is needed."""
 
+from ibpo.data.adapters import read_log_rows
+from ibpo.data.fields import lookup
+from ibpo.data.files import NUM_PEEKED, LogError, Row, Source, good_rows
 from ibpo.data.group_sums import GroupSums, sum_parts
 from ibpo.data.response_log import (
+    JudgeRows,
     Labels,
     Log,
     LogColumns,
-    LogError,
     LogReader,
     LogRows,
+    MissingColumns,
     OnError,
-    raw_rows,
     read_log,
 )
 
 __all__ = [
+    "NUM_PEEKED",
     "GroupSums",
+    "JudgeRows",
     "Labels",
     "Log",
     "LogColumns",
     "LogError",
     "LogReader",
     "LogRows",
+    "MissingColumns",
     "OnError",
-    "raw_rows",
+    "Row",
+    "Source",
+    "good_rows",
+    "lookup",
     "read_log",
+    "read_log_rows",
     "sum_parts",
 ]

@@ -8,38 +8,55 @@ Every format is read in blocks of columns, so that a log larger than memory can 
 # pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false, reportUnknownMemberType=false
 # pyright: reportUnknownArgumentType=false
 
-import csv
-import gzip
-import json
 import math
-import zlib
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ibpo.errors import IbpoError
+from ibpo.data.adapters import IDENTIFIERS, read_log_rows
+from ibpo.data.fields import lookup, read_number, read_object
+from ibpo.data.files import NUM_PEEKED, LogError, Source, kind_of, pyarrow_for
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 OnError = Literal["fail", "skip"]
+JudgeRows = Callable[[Sequence[Mapping[str, Any]]], Sequence[float]]
+"""Rows with `gold` and `answer` or `completion` -> their rewards."""
 
 GUESSES = {
-    "problem": ("problem_id", "question_id", "id"),
-    "response_group": ("response_group", "effort", "group"),
-    "reward": ("reward", "correct"),
-    "cost": ("tokens", "cost"),
-}
+    "problem": ("problem_id", "question_id", "id", "doc_id", "sample_id", "example_id", "prompt_id", "task_id",
+                "problem", "custom_id", "question", "prompt", "input"),
+    "response_group": ("response_group", "effort", "reasoning_effort", "group", "configuration", "mode", "variant",
+                       "arm", "model"),
+    "reward": ("reward", "correct", "is_correct", "score", "accuracy", "acc", "passed"),
+    "cost": ("tokens", "num_completion_tokens", "completion_tokens", "output_tokens", "cost", "cost_usd"),
+}  # fmt: skip
 """Column names that are tried, in order, for a field that the caller does not name."""
 BLOCK = 1_000_000
 """Rows of Parquet read at a time; text is gathered to a tenth of it."""
+MAX_SHOWN = 30
+"""Columns that a message lists."""
+DIVIDED = re.compile(r"(?P<column>.+?)\s*/\s*(?P<by>\d+(\.\d+)?)")
+"""`score/100`: a column and what its numbers are divided by."""
+LIKE_REWARD = re.compile(r"(?i)reward|score|correct|accura|grade|rating|quality|pass|right|match")
+WORDS = {1.0: ("true", "yes", "y", "t", "pass", "passed", "correct", "right", "c"),
+         0.0: ("false", "no", "n", "f", "fail", "failed", "incorrect", "wrong", "i")}  # fmt: skip
+TRUTH = {word: value for value, words in WORDS.items() for word in words}
+"""What a reward may be called."""
 
 
-class LogError(IbpoError):
-    """A log that cannot be used: file, line, field and fix in one line."""
+class MissingColumns(LogError):
+    """Fields that no column was found for; `options` are what the same command lacks."""
+
+    def __init__(self, message: str, options: Sequence[str]) -> None:
+        super().__init__(message)
+        self.options = tuple(options)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,10 +64,10 @@ class LogColumns:
     """Which columns of a log hold what: as named, else guessed from the first row.
 
     Attributes:
-        problem: The problem's id; guessed among `problem_id`, `question_id`, `id`.
-        response_group: The response group; guessed among `response_group`, `effort`, `group`.
-        reward: The reward (a number or true/false); guessed among `reward`, `correct`.
-        cost: The cost; guessed among `tokens`, `cost`.
+        problem: The problem's id. These four are guessed by `GUESSES`.
+        response_group: The response group.
+        reward: The reward: a number from 0 to 1, or a word such as true, pass or Y; `score/100` divides.
+        cost: The cost.
         by: What splits the log into parts with an allocation each; never guessed. Required where a column `model` holds
             several models and is not itself the response group.
         show: What the report tells apart, e.g. a level or a domain; never guessed.
@@ -63,13 +80,29 @@ class LogColumns:
     by: str | None = None
     show: str | None = None
 
-    def resolve(self, path: Path, present: Iterable[str]) -> dict[str, str]:
-        """Field -> column, for the fields that the log has."""
-        names = list(present)
-        columns = {field: _column(path, names, field, getattr(self, field)) for field in GUESSES}
-        for field in ("by", "show"):
-            if getattr(self, field) is not None:
-                columns[field] = _column(path, names, field, getattr(self, field))
+    def resolve(self, path: Path, rows: Sequence[Mapping[str, Any]], *, optional: Iterable[str] = ()) -> dict[str, str]:
+        """Field -> column, for the fields that the log has, by its first rows.
+
+        Raises:
+            MissingColumns: names all fields that lack a column, and what is there.
+        """
+        present = names_in(rows)
+        columns: dict[str, str] = {}
+        missing: list[str] = []
+        for field in (*GUESSES, "by", "show"):
+            named = getattr(self, field)
+            tried = (
+                GUESSES.get(field, ()) if named is None else (_divided(named)[0] if named not in present else named,)
+            )
+            column = next((name for name in tried if name in present or _has(rows, name)), None)
+            if column is None and named is None:  # inside a struct, as in `usage.completion_tokens`
+                column = next((name for one in tried for name in present if name.endswith("." + one)), None)
+            if column is not None:
+                columns[field] = column if named is None else named
+            elif named is not None or (field in GUESSES and field not in optional):
+                missing.append(field)
+        if missing:
+            raise _missing(path, missing, columns, self, rows, present)
         return columns
 
     @property
@@ -160,6 +193,7 @@ class Log:
         columns: The column that each field was read from.
         guessed: The fields whose column was guessed.
         bad_rows: What was wrong with the rows that were left out.
+        notes: How the log was read.
     """
 
     problem: list[str]
@@ -171,6 +205,7 @@ class Log:
     columns: dict[str, str]
     guessed: tuple[str, ...]
     bad_rows: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def parts(self) -> dict[str, "Log"]:
         """One log per value of the `by` column, in order of first appearance."""
@@ -207,14 +242,18 @@ def read_log(
     names: LogColumns | None = None,
     *,
     on_error: OnError = "fail",
+    join: Sequence[Path] = (),
+    judge: JudgeRows | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Log:
     """Read a log of scored responses into memory.
 
     Args:
-        path: A `.jsonl`, `.csv` (both also `.gz`) or `.parquet` file.
+        path: A file or folder, of one response a row or as a known tool wrote it (`ibpo.data.adapters`).
         names: Which columns hold what; None: all guessed.
         on_error: At a bad row "fail", or "skip" it: `Log.bad_rows` says which and why.
+        join: Other tables, whose columns are added to the rows with the same identifier.
+        judge: Rewards of rows that have a gold answer and no reward.
         progress: Called with the number of rows read, now and then.
 
     Returns:
@@ -224,7 +263,7 @@ def read_log(
         LogError: With file, line, field and fix.
     """
     names = names or LogColumns()
-    reader = LogReader(path, names, on_error=on_error)
+    reader = LogReader(path, names, on_error=on_error, join=join, judge=judge)
     blocks = list(reader.blocks(progress))
 
     def texts(of_block: Callable[[LogRows], list[str]]) -> list[str]:
@@ -240,6 +279,7 @@ def read_log(
         columns=reader.columns,
         guessed=names.guessed,
         bad_rows=tuple(reader.bad_rows),
+        notes=tuple(reader.notes),
     )
 
 
@@ -250,15 +290,28 @@ class LogReader:
         path: As for `read_log`.
         names: Which columns hold what.
         on_error: At a bad row "fail", or "skip" it.
+        join: Other tables, whose columns are added to the rows with the same identifier.
+        judge: Rewards of rows that have a gold answer and no reward.
     """
 
-    def __init__(self, path: str | Path, names: LogColumns, *, on_error: OnError = "fail") -> None:
-        self.path, self.names, self.on_error = Path(path), names, on_error
+    def __init__(
+        self,
+        path: str | Path,
+        names: LogColumns,
+        *,
+        on_error: OnError = "fail",
+        join: Sequence[Path] = (),
+        judge: JudgeRows | None = None,
+    ) -> None:
+        self.path, self.names, self.on_error, self.join, self.judge = Path(path), names, on_error, join, judge
         self.columns: dict[str, str] = {}
         """Field -> column, once a pass has begun."""
         self.bad_rows: list[str] = []
         """What was wrong with the rows that the last pass left out."""
+        self.notes: list[str] = []
+        """How the last pass read the log, for whoever asked."""
         self._models: set[str] = set()
+        self._tasks: set[str] = set()
 
     def blocks(self, progress: Callable[[int], None] | None = None) -> Iterator[LogRows]:
         """One pass over the log, in blocks.
@@ -269,10 +322,9 @@ class LogReader:
         Raises:
             LogError: With file, line, field and fix; a log without a good row; several models and no `by`.
         """
-        self.columns, self.bad_rows, self._models = {}, [], set()
+        self.columns, self.bad_rows, self.notes, self._models, self._tasks = {}, [], [], set(), set()
         num_rows = 0
-        by_column = self.path.name.endswith(".parquet") and self.path.is_file()
-        for block in self._parquet_blocks() if by_column else self._row_blocks():
+        for block in self._parquet_blocks() if self._is_plain_parquet() else self._row_blocks():
             num_rows += len(block)
             if progress:
                 progress(num_rows)
@@ -281,6 +333,11 @@ class LogReader:
         if not num_rows:
             raise LogError(
                 f"{self.path}: no {'usable ' if self.bad_rows else ''}rows; a log needs one row per response"
+            )
+        if len(self._tasks) > 1:
+            raise LogError(
+                f"{self.path}: holds {len(self._tasks)} tasks, {', '.join(sorted(self._tasks)[:3])}, whose problems "
+                "may have the same number; give --by harness_task, an allocation for each, or name the files of one"
             )
         if len(self._models) > 1:
             raise LogError(
@@ -299,50 +356,112 @@ class LogReader:
         self.bad_rows.append(str(error))
 
     def _row_blocks(self) -> Iterator[LogRows]:
-        """Row by row: JSON lines, CSV, and Parquet whose columns are not plain numbers and texts."""
+        """Row by row: whatever is not plain Parquet."""
+        source = Source(path=self.path)
+        stream = read_log_rows(source, join=self.join)
+        peeked = list(islice(stream, NUM_PEEKED))
+        good = [row for _, row in peeked if not isinstance(row, LogError)]
+        if good:
+            try:
+                self.columns = self.names.resolve(self.path, good, optional=self._made_here(good))
+            except MissingColumns as error:
+                how = "".join(f" ({note})" for note in source.notes)
+                raise MissingColumns(
+                    str(error).replace(str(self.path), f"{self.path}{how}", 1), error.options
+                ) from None
         rows: list[dict[str, Any]] = []
-        for line, row in raw_rows(self.path):
+        for place, row in chain(peeked, stream):
             if isinstance(row, LogError):
                 self._skip(row)
                 continue
-            self.columns = self.columns or self.names.resolve(self.path, row)
             try:
-                rows.append(self._parsed(line, row))
+                rows.append(self._parsed(place, row))
             except LogError as error:
-                self._skip(error)
+                if row.get("error") not in (None, "", False, {}, []):
+                    source.left_out["failed requests"] += 1
+                else:
+                    self._skip(error)
                 continue
-            if row.get("model") is not None and self._looks_at_models:
+            if self._looks_at_models and row.get("model") is not None:
                 self._models.add(str(row["model"]))
+            if self.names.by is None and "harness_task" in row:
+                self._tasks.add(str(row["harness_task"]))
             if len(rows) == max(1, BLOCK // 10):
-                yield _from_rows(rows)
+                yield self._from_rows(rows)
                 rows = []
         if rows:
-            yield _from_rows(rows)
+            yield self._from_rows(rows)
+        self.notes += source.closing_notes()
 
-    def _parsed(self, line: int, row: dict[str, Any]) -> dict[str, Any]:
+    def _made_here(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Fields that need no column: rewards that can be judged, costs that can be counted."""
+        can_judge = self.judge is not None and any(row.get("gold") not in (None, "") for row in rows)
+        can_count = all(isinstance(row.get("completion"), str) for row in rows)
+        return ["reward"] * can_judge + ["cost"] * can_count
+
+    def _parsed(self, place: str, row: Mapping[str, Any]) -> dict[str, Any]:
         """Field -> checked value of one row."""
-        return {field: _field(self.path, line, row, field, column) for field, column in self.columns.items()}
+        made = {field: _field(place, row, field, column) for field, column in self.columns.items()}
+        if "cost" not in made:
+            made["cost"] = float(len(row["completion"]))
+        if "reward" not in made:
+            made["judged"] = row
+        return made
+
+    def _from_rows(self, rows: list[dict[str, Any]]) -> LogRows:
+        if "cost" not in self.columns:
+            self.columns["cost"] = "characters"
+            self.notes.append("the log holds no tokens: cost = characters of the completion")
+        if "reward" not in self.columns and self.judge is not None:
+            self.columns["reward"] = "judged"
+            self.notes.append("rewards judged here, answer against gold")
+        todo = [row for row in rows if "judged" in row]
+        for row, reward in zip(
+            todo, self.judge([row["judged"] for row in todo]) if todo and self.judge else (), strict=True
+        ):
+            row["reward"] = reward
+        return LogRows(
+            problem=[row["problem"] for row in rows],
+            response_group=Labels.from_list([row["response_group"] for row in rows]),
+            reward=np.array([row["reward"] for row in rows]),
+            cost=np.array([row["cost"] for row in rows]),
+            part=Labels.from_list([row.get("by", "") for row in rows]),
+            shown=Labels.from_list([row["show"] for row in rows]) if "show" in rows[0] else None,
+        )
+
+    def _is_plain_parquet(self) -> bool:
+        """Whether the log is one Parquet file whose columns are plain numbers and texts."""
+        if kind_of(self.path) != "parquet" or not self.path.is_file() or self.join:
+            return False
+        arrow = pyarrow_for(self.path)
+        try:
+            schema = arrow.parquet.read_schema(self.path)
+        except (arrow.ArrowException, OSError) as error:
+            raise LogError(f"{self.path}: cannot be read as Parquet: {error}") from None
+        try:
+            columns = self.names.resolve(self.path, [dict.fromkeys(schema.names, 0)])
+        except MissingColumns:
+            return False  # whose columns may be inside others; the rows say
+        return all(
+            schema.names.count(column) == 1
+            and _is_plain(arrow.types, schema.field(column).type, numbers=field in ("reward", "cost"))
+            for field, column in columns.items()
+        )
 
     def _parquet_blocks(self) -> Iterator[LogRows]:
         """Column by column; a row that looks bad is looked at by itself, for the same words as in any other format."""
-        arrow = _arrow(self.path)
+        arrow = pyarrow_for(self.path)
         try:
             with arrow.parquet.ParquetFile(self.path) as file:
                 schema = file.schema_arrow
-                self.columns = self.names.resolve(self.path, schema.names)
-                plain = all(
-                    _is_plain(arrow.types, schema.field(column).type, numbers=field in ("reward", "cost"))
-                    for field, column in self.columns.items()
-                )
+                self.columns = self.names.resolve(self.path, [dict.fromkeys(schema.names, 0)])
                 wanted = list(dict.fromkeys([*self.columns.values(), *["model"] * ("model" in schema.names)]))
                 first = 1
-                for batch in file.iter_batches(BLOCK, columns=wanted) if plain else ():
+                for batch in file.iter_batches(BLOCK, columns=wanted):
                     yield self._from_batch(batch, first, arrow)
                     first += len(batch)
         except (arrow.ArrowException, OSError) as error:
             raise LogError(f"{self.path}: cannot be read as Parquet: {error}") from None
-        if not plain:
-            yield from self._row_blocks()
 
     def _from_batch(self, batch: Any, first: int, arrow: Any) -> LogRows:
         """The good rows of a batch; `first` is the number of its first row."""
@@ -363,7 +482,8 @@ class LogReader:
                 good &= there
         for r in np.flatnonzero(~good).tolist():
             try:
-                self._parsed(first + r, {name: batch.column(name)[r].as_py() for name in batch.schema.names})
+                row = {name: batch.column(name)[r].as_py() for name in batch.schema.names}
+                self._parsed(f"{self.path}, line {first + r}", row)
                 good[r] = True  # a text that only looks like nothing
             except LogError as error:
                 self._skip(error)
@@ -394,68 +514,6 @@ def _is_plain(types: Any, kind: Any, *, numbers: bool) -> bool:
     return not numbers and (types.is_string(kind) or types.is_large_string(kind))
 
 
-def raw_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """Line number (row number for Parquet), counted from 1, and row, or what is wrong with it."""
-    kind = path.name.removesuffix(".gz").rpartition(".")[2]
-    if kind not in ("jsonl", "csv", "parquet") or path.name.endswith(".parquet.gz"):
-        raise LogError(f"{path}: the name must end in .jsonl, .jsonl.gz, .csv, .csv.gz or .parquet")
-    if not path.is_file():
-        raise LogError(f"{path}: there is no such file")
-    if kind == "parquet":
-        yield from enumerate(_parquet_rows(path), start=1)
-        return
-    opener = gzip.open if path.name.endswith(".gz") else open
-    try:
-        with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
-            if kind == "csv":
-                reader = csv.DictReader(file)
-                for row in reader:
-                    if None in row:
-                        yield (
-                            reader.line_num,
-                            LogError(f"{path}, line {reader.line_num}: more values than the header has columns"),
-                        )
-                    else:
-                        yield reader.line_num, row
-            else:
-                for line, text in enumerate(file, start=1):
-                    if text.strip():
-                        yield line, _json_row(f"{path}, line {line}", text)
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
-        raise LogError(f"{path}: cannot be read: {error}; write it again as UTF-8 text") from None
-
-
-def _json_row(place: str, text: str) -> dict[str, Any] | LogError:
-    try:
-        row = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        return LogError(f"{place}: not JSON: {error}; each line must be one JSON object")
-    if not isinstance(row, dict):
-        return LogError(f"{place}: a JSON {type(row).__name__}, but each line must be one JSON object")
-    return row
-
-
-def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
-    arrow = _arrow(path)
-    try:
-        with arrow.parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(10_000):
-                yield from batch.to_pylist()
-    except (arrow.ArrowException, OSError) as error:
-        raise LogError(f"{path}: cannot be read as Parquet: {error}") from None
-
-
-def _arrow(path: Path) -> Any:
-    """The module pyarrow, with what is used of it; no stub knows it."""
-    try:
-        import pyarrow
-        import pyarrow.compute  # pyright: ignore[reportUnusedImport]
-        import pyarrow.parquet  # pyright: ignore[reportUnusedImport]
-    except ImportError:
-        raise LogError(f"{path}: reading Parquet needs pyarrow: pip install pyarrow, or give a .jsonl file") from None
-    return pyarrow
-
-
 def _labels(column: Any, arrow: Any) -> tuple[Labels, NDArray[np.bool_]]:
     """The texts of a Parquet column, as Python writes its values, and which rows certainly have one."""
     if arrow.types.is_dictionary(column.type):
@@ -467,48 +525,123 @@ def _labels(column: Any, arrow: Any) -> tuple[Labels, NDArray[np.bool_]]:
     return Labels(code=code, names=names), there & np.array([name not in ("", "nan") for name in names])[code]
 
 
-def _from_rows(rows: list[dict[str, Any]]) -> LogRows:
-    return LogRows(
-        problem=[row["problem"] for row in rows],
-        response_group=Labels.from_list([row["response_group"] for row in rows]),
-        reward=np.array([row["reward"] for row in rows]),
-        cost=np.array([row["cost"] for row in rows]),
-        part=Labels.from_list([row.get("by", "") for row in rows]),
-        shown=Labels.from_list([row["show"] for row in rows]) if "show" in rows[0] else None,
-    )
-
-
-def _field(path: Path, line: int, row: dict[str, Any], field: str, column: str) -> Any:
+def _field(place: str, row: Mapping[str, Any], field: str, column: str) -> Any:
     """The checked value of one field of one row: a number for `reward` and `cost`, else a text."""
-    place = f"{path}, line {line}, column {column!r}"
-    value = row.get(column)
+    place = f"{place}, column {column!r}"
+    name, divisor = (column, 1.0) if column in row else _divided(column)
+    value = row[name] if name in row else lookup(row, name)
     if value is None or value == "" or value != value:
         fix = "fill it in or drop the row (--on-error skip)"
         if field in GUESSES:
             fix += f", or name another column with --columns {field}=COLUMN"
         raise LogError(f"{place}: no value; {fix}")
-    return _number(place, value, field) if field in ("reward", "cost") else str(value)
+    return _number(place, value, field, name, divisor) if field in ("reward", "cost") else str(value)
 
 
-def _column(path: Path, present: list[str], field: str, name: str | None) -> str:
-    tried = GUESSES[field] if name is None else (name,)
-    for column in tried:
-        if column in present:
-            return column
-    option = f"--{field}" if field in ("by", "show") else f"--columns {field}=COLUMN"
-    raise LogError(
-        f"{path}: no column {' or '.join(map(repr, tried))}; name one of {', '.join(map(repr, present))} with {option}"
-    )
+def _divided(name: str) -> tuple[str, float]:
+    """The column of `score/100`, and what its numbers are divided by."""
+    found = DIVIDED.fullmatch(name)
+    return (found["column"], float(found["by"]) or 1.0) if found else (name, 1.0)
 
 
-def _number(place: str, value: Any, field: str) -> float:
-    truth = {"true": 1.0, "false": 0.0}.get(str(value).strip().lower())
+def _number(place: str, value: Any, field: str, name: str, divisor: float = 1.0) -> float:
+    truth = TRUTH.get(str(value).strip().lower()) if field == "reward" else None
     try:
-        number = float(value) if truth is None else truth
+        number = read_number(value) / divisor if truth is None else truth
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
         raise LogError(f"{place}: {value!r} is not a finite number; the {field} of every response must be one")
+    if field == "reward" and not 0 <= number <= 1:
+        raise LogError(
+            f"{place}: {value!r} is not from 0 to 1, as a reward must be; divide it, for instance by "
+            f"--columns reward={name}/{100 if number > 10 else 10}, or rescale it"
+        )
     if field == "cost" and number < 0:
         raise LogError(f"{place}: {value!r} is negative; a cost must be at least 0")
     return number
+
+
+def names_in(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The columns of rows in order of appearance; those of structs and of cells that hold JSON under dotted names."""
+    found: dict[str, None] = {}
+
+    def add(row: Mapping[str, Any], head: str, depth: int) -> None:
+        for name, value in row.items():
+            found.setdefault(head + str(name))
+            inner = read_object(value) if isinstance(value, str | dict) and depth < 4 else {}
+            if inner:
+                add(inner, f"{head}{name}.", depth + 1)
+
+    for row in rows:
+        add(row, "", 0)
+    return list(found)
+
+
+def _has(rows: Sequence[Mapping[str, Any]], name: str) -> bool:
+    return "." in name and any(lookup(row, name) is not None for row in rows)
+
+
+def _missing(
+    path: Path,
+    missing: list[str],
+    columns: Mapping[str, str],
+    names: LogColumns,
+    rows: Sequence[Mapping[str, Any]],
+    present: list[str],
+) -> MissingColumns:
+    """All that is missing at once, with what the command lacks: a column where one looks right."""
+    said: list[str] = []
+    pairs: list[str] = []
+    options: list[str] = []
+    taken = set(columns.values())
+    for field in missing:
+        named = getattr(names, field)
+        tried = GUESSES.get(field, ())
+        looked = f" (looked for {', '.join(tried[:4])}{', ...' * (len(tried) > 4)})"
+        said.append(f"no column {named!r}" if named else f"no column for the {field.replace('_', ' ')}{looked}")
+        guess = next((name for name in _candidates(field, rows, present) if name not in taken), "")
+        identifier = next((name for name in IDENTIFIERS if name in present), "")
+        if field == "reward" and not (guess or named) and identifier:
+            said[-1] += f", and no gold answer to judge by: join a table with {identifier} and reward"
+            options.append("REWARDS.csv")
+        elif field in GUESSES:
+            pairs.append(f"{field}={guess or 'COLUMN'}")
+            taken.add(guess)
+        else:
+            options += [f"--{field}", "COLUMN"]
+    options = [*(["--columns", ",".join(pairs)] if pairs else []), *options]
+    shown = sorted(present, key=lambda name: name.count("."))
+    there = ", ".join(map(repr, shown[:MAX_SHOWN])) + (", ..." if len(present) > MAX_SHOWN else "") or "none"
+    it = "it" if len(missing) == 1 else "them"
+    return MissingColumns(f"{path}: {'; '.join(said)}; there are {there}: name {it} with {' '.join(options)}", options)
+
+
+def _candidates(field: str, rows: Sequence[Mapping[str, Any]], present: list[str]) -> list[str]:
+    """The columns whose values look like the field's: rewards within [0, 1], groups of few names, repeated ids."""
+    found: list[str] = []
+    for name in present:
+        values = [x for x in (lookup(row, name) for row in rows) if isinstance(x, str | int | float) and x != ""]
+        if len(values) < max(2, len(rows) // 2):
+            continue
+        kinds = {str(x) for x in values}
+        try:
+            numbers = [
+                TRUTH[str(x).strip().lower()] if str(x).strip().lower() in TRUTH else read_number(x) for x in values
+            ]
+        except ValueError:
+            numbers = []
+        whole = all(isinstance(x, int) or str(x).isdigit() for x in values)
+        fits = {
+            "reward": bool(numbers)
+            and 0 <= min(numbers) < max(numbers) <= 1
+            and (set(numbers) == {0, 1} or bool(LIKE_REWARD.search(name))),
+            "cost": bool(numbers) and min(numbers) >= 0 and max(numbers) > 1,
+            "response_group": not numbers
+            and max(map(len, kinds)) <= 40
+            and 2 <= len(kinds) <= max(2, min(20, len(values) // 2)),
+            "problem": (not numbers or whole) and 1 < len(kinds) < len(values),
+        }
+        if fits.get(field):
+            found.append(name)
+    return found

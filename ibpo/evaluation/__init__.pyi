@@ -38,6 +38,7 @@ from .methods import mean_over_seeds as mean_over_seeds
 from .methods import numbers as numbers
 from .methods import summarise as summarise
 from .methods import table_files as table_files
+from .metrics import answer_codes as answer_codes
 from .metrics import estimate_area as estimate_area
 from .metrics import estimate_gain_ratio as estimate_gain_ratio
 from .metrics import pass_at_k as pass_at_k
@@ -62,7 +63,9 @@ from .run_facts import facts_of as facts_of
 from .run_facts import share_in_training as share_in_training
 from .run_facts import trained_policy as trained_policy
 from .run_facts import training_of as training_of
+from .sampling import CHOOSES as CHOOSES
 from .sampling import Way as Way
+from .sampling import cautions as cautions
 from .sampling import fingerprint as fingerprint
 from .sampling import judge_ways as judge_ways
 from .sampling import num_missing_and_all as num_missing_and_all
@@ -83,6 +86,7 @@ from .statistics import ratio_of_means as ratio_of_means
 
 __all__ = [
     "BUDGETS",
+    "CHOOSES",
     "COLD_START",
     "MODELS",
     "NOTHING",
@@ -107,6 +111,7 @@ __all__ = [
     "areas_of",
     "bootstrap",
     "by_number",
+    "cautions",
     "compare",
     "compare_methods",
     "comparison_part",

@@ -1,47 +1,37 @@
-"""Responses out of files that others made: plain rows, lm-evaluation-harness samples, lighteval details, our own runs.
-
-Known versions: EleutherAI's lm-evaluation-harness 0.4.13 (`--log_samples`) writes
-`OUTPUT/MODEL/samples_TASK_DATE.jsonl`, one row per document and filter: `doc_id`, `doc`, `target`, `arguments`, `resps`
-(requests x repeats), `filtered_resps`, `filter`, `metrics` (their names), `doc_hash`, and each metric's value under its
-name, without token counts. Hugging Face's lighteval 0.13.0 (`--save-details`) writes
-`OUTPUT/details/MODEL/DATE/details_TASK_DATE.parquet`, one row per document: `doc` (query, choices, gold_index, id,
-generation_size, ...), `model_response` (text, text_post_processed, output_tokens: a list per sample) and `metric`
-(name -> value); the flat layout of older versions is refused.
-"""
+"""Responses out of files that others made, whatever tool wrote them, and our own runs: checked, judged and counted."""
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
+from ibpo.data import NUM_PEEKED, LogError, Row, Source, read_log_rows
+from ibpo.endpoint import as_finish_reason
 from ibpo.errors import IbpoError
 from ibpo.evaluation.responses import Responses
 from ibpo.evaluation.run_facts import budget_of, part_of, run_tables
-from ibpo.responses import boxed, last_number
+from ibpo.responses import boxed, last_number, split_thought
 from ibpo.rewards import Candidate, Judge
-from ibpo.tasks import JudgeName, Row, judge_for, local_rows
+from ibpo.tasks import JudgeName, judge_for
 from ibpo.types import Problem
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
-LM_EVAL_FILE = re.compile(r"samples_(?P<task>.+?)_\d{4}-\d\d-\d\dT[\d.\-:]+\.jsonl(\.gz)?$")
-LIGHTEVAL_FILE = re.compile(r"details_(?P<task>.+)_\d{4}-\d\d-\d\dT[\d.\-:]+\.parquet$")
-OLD_LIGHTEVAL = {"full_prompt", "predictions", "cont_tokens"}
 COLUMNS = {
     "problem": ("problem_id", "question_id", "problem", "id"),
-    "configuration": ("configuration", "response_group", "effort", "group"),
+    "configuration": ("configuration", "response_group", "effort", "reasoning_effort", "group"),
     "response_group": ("response_group",),
-    "reward": ("reward", "correct"),
+    "reward": ("reward", "correct", "is_correct", "score"),
     "tokens": ("tokens", "num_completion_tokens", "completion_tokens", "output_tokens", "cost"),
     "thinking_tokens": ("thinking_tokens", "reasoning_tokens"),
     "answer": ("answer", "predicted_answer"),
     "gold": ("gold", "target"),
     "level": ("level",),
     "domain": ("domain", "subject"),
+    "hash": ("hash",),
     "truncated": ("truncated", "finish_reason"),
     "budget": ("budget",),
     "prompt": ("prompt", "question"),
@@ -68,7 +58,9 @@ class ImportOptions:
     count_tokens: Callable[[str], int] | None = None
     """Counts the tokens of a response whose file does not say."""
     on_error: OnError = "fail"
-    """At a bad row of a plain file: stop, or leave it out and say so."""
+    """At a bad row: stop, or leave it out and say so."""
+    join: Sequence[Path] = ()
+    """Tables whose columns are added to the rows with the same identifier."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,7 +88,7 @@ def import_responses(paths: Sequence[tuple[str, Path]], options: ImportOptions |
     """
     options = options or ImportOptions()
     rows: list[dict[str, Any]] = []
-    kinds: dict[str, int] = {}
+    kinds: dict[tuple[str, ...], int] = {}
     bad: list[str] = []
     for name, path in paths:
         for part, configuration, file in _files(name, path):
@@ -107,7 +99,7 @@ def import_responses(paths: Sequence[tuple[str, Path]], options: ImportOptions |
     if not rows:
         raise IbpoError(f"{', '.join(str(path) for _, path in paths)}: no responses; give a file with one a line")
     _check_same_problems(rows)
-    notes = [f"{count} file{'s' * (count > 1)}: {kind}" for kind, count in kinds.items()]
+    notes = [f"{count} file{'s' * (count > 1)}: {'; '.join(said)}" for said, count in kinds.items()]
     notes += [f"{len(bad)} bad rows left out, the first: {bad[0]}"] if bad else []
     notes += _judge(rows, options) + _count(rows, options)
     parts, units = {}, {}
@@ -135,10 +127,7 @@ def _files(name: str, path: Path) -> list[tuple[str, str, Path]]:
     demo = run_tables(path)
     if demo:  # EXPERIMENT/seedN/responses/POLICY__HOW.jsonl.gz
         return [(part_of(file, demo), _policy(file), file) for file in demo]
-    files = sorted(file for file in path.rglob("*") if file.is_file() and file.name.endswith(SUFFIXES))
-    if not files:
-        raise IbpoError(f"{path}: holds no {', '.join(SUFFIXES)}; name the file")
-    return [("", name, file) for file in files]
+    return [("", name, path)]
 
 
 def _policy(file: Path) -> str:
@@ -150,24 +139,25 @@ def _stem(file: Path) -> str:
     return file.name.removesuffix(".gz").rpartition(".")[0]
 
 
-def _read_file(path: Path, name: str, options: ImportOptions, bad: list[str]) -> tuple[str, list[dict[str, Any]]]:
-    rows = list(local_rows(path))
-    if not rows:
+def _read_file(
+    path: Path, name: str, options: ImportOptions, bad: list[str]
+) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
+    """How a file or folder was read, and its rows."""
+    source = Source(path=path, metric=options.metric, filter=options.filter)
+
+    def good() -> Iterator[Row]:
+        for place, row in read_log_rows(source, join=options.join):
+            if isinstance(row, LogError) and options.on_error == "skip":
+                bad.append(str(row))
+            elif isinstance(row, LogError):
+                raise row
+            else:
+                yield place, row
+
+    found = plain_rows(good(), dict(options.columns), name, on_error=options.on_error, bad=bad)
+    if not found and not bad:
         raise IbpoError(f"{path}: holds no responses; remove it or name another")
-    first = rows[0][1]
-    if {"doc_id", "doc", "resps", "filtered_resps"} <= set(first):
-        filters = sorted({str(row.get("filter", "")) for _, row in rows})
-        found = lm_eval_rows(path, rows, metric=options.metric, wanted_filter=options.filter)
-        more = (
-            f", filter {first.get('filter')} of {', '.join(filters)}" if len(filters) > 1 and not options.filter else ""
-        )
-        kind = f"lm-evaluation-harness samples{more}"
-    elif is_lighteval(path, first):
-        kind, found = "lighteval details", lighteval_rows(path, rows, metric=options.metric)
-    else:
-        found = plain_rows(rows, dict(options.columns), name, on_error=options.on_error, bad=bad)
-        return "one response a row", found
-    return kind, [row | {"configuration": name} for row in found] if name else found
+    return tuple(source.closing_notes()) or ("one response a row",), found
 
 
 def _check_same_problems(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -193,18 +183,23 @@ def _judge(rows: Sequence[dict[str, Any]], options: ImportOptions) -> list[str]:
     for row in todo:
         if row.get("gold") is None:
             raise IbpoError(f"{row['place']}: neither a reward nor a gold answer to judge by; add one of them")
-    judge: Judge = judge_for(options.judge)
+    for row, reward in zip(todo, judge_rows(todo, options.judge), strict=True):
+        row["reward"] = reward
+    return [f"{len(todo)} responses judged here, by the {options.judge} judge"]
+
+
+def judge_rows(rows: Sequence[Mapping[str, Any]], judge: JudgeName = "math") -> list[float]:
+    """Rewards of rows with `gold`, and `answer` or `completion`: is the one equal to the other?"""
     candidates = [
         Candidate(
-            problem=Problem(problem_id=row["problem"], prompt=row.get("prompt") or "", answer=row["gold"]),
-            completion=row.get("completion") or "",
-            predicted_answer=row.get("answer"),
+            problem=Problem(problem_id="", prompt=str(row.get("prompt") or ""), answer=gold_of(row["gold"]) or ""),
+            completion=str(row.get("completion") or ""),
+            predicted_answer=row["answer"] if "answer" in row else read_answer(str(row.get("completion") or "")),
         )
-        for row in todo
+        for row in rows
     ]
-    for row, judgement in zip(todo, judge.judge(candidates), strict=True):
-        row["reward"] = judgement.reward
-    return [f"{len(todo)} responses judged here, by the {options.judge} judge"]
+    found: Judge = judge_for(judge)
+    return [judgement.reward for judgement in found.judge(candidates)]
 
 
 def _count(rows: Sequence[dict[str, Any]], options: ImportOptions) -> list[str]:
@@ -251,10 +246,13 @@ def plain_rows(
         1.0
     """
     found: list[dict[str, Any]] = []
-    columns: dict[str, str] = {}
-    for place, row in rows:
-        if not columns:
-            columns = _resolve(place, row, named, configuration)
+    rows = iter(rows)
+    peeked = list(islice(rows, NUM_PEEKED))
+    if not peeked:
+        return []
+    # A column may be missing from the first row: the first rows together say which there are.
+    columns = _resolve(peeked[0][0], {name: 0 for _, row in reversed(peeked) for name in row}, named, configuration)
+    for place, row in chain(peeked, rows):
         try:
             found.append(_row(place, row, columns, configuration))
         except IbpoError as error:
@@ -276,9 +274,11 @@ def _row(place: str, row: dict[str, Any], columns: dict[str, str], configuration
     for field in ("response_group", "level", "domain", "prompt", "completion"):
         value = fields.get(field)
         made[field] = "" if value is None else str(value)
-    for field in ("answer", "gold"):
+    for field in ("answer", "gold", "hash"):
         value = fields.get(field)
         made[field] = None if value is None or value == "" else str(value)
+    if columns.get("answer") not in row and (text := row.get("answer_from") or (made["gold"] and made["completion"])):
+        made["answer"] = read_answer(str(text))
     made["level"] = made["level"].removeprefix("Level ")
     if made["reward"] is None and made["gold"] is None:
         raise IbpoError(
@@ -305,7 +305,9 @@ def _resolve(place: str, row: dict[str, Any], named: dict[str, str], configurati
             )
     if not configuration and columns.get("response_group") == columns["configuration"]:
         del columns["response_group"]  # it names the rows of the report; the share of each is 0 or 1
-    if "by" not in columns and "model" in row and columns.get("configuration") != "model":
+    if "by" not in columns and "harness_task" in row:
+        columns["by"] = "harness_task"  # problems of different tasks may have the same number
+    elif "by" not in columns and "model" in row and columns.get("configuration") != "model":
         columns["by"] = "model"  # response groups of different models are no alternatives to each other
     return columns
 
@@ -334,60 +336,8 @@ def _number(place: str, column: str, value: Any) -> float | None:
 
 def _cut_off(place: str, column: str, value: Any) -> float | None:
     if column == "finish_reason":
-        return None if value is None else float(value == "length")
+        return None if value is None else float(as_finish_reason(str(value)) == "length")
     return _number(place, column, value)
-
-
-def lm_eval_rows(path: Path, rows: Iterable[Row], *, metric: str = "", wanted_filter: str = "") -> list[dict[str, Any]]:
-    """One dict per response; see `plain_rows`.
-
-    A row with one response carries its metric as the reward. Where a document was answered repeatedly the metric is one
-    number for all of them, so each response is judged by itself against the target.
-
-    Args:
-        path: The file; its folder names the configuration, its name the task.
-        rows: Of the file.
-        metric: Name of the metric that is the reward; "": the row's first.
-        wanted_filter: Name of the filter whose answers count; "": the file's first.
-
-    Raises:
-        IbpoError: names place, field and fix.
-    """
-    found: list[dict[str, Any]] = []
-    named = LM_EVAL_FILE.search(path.name)
-    for place, row in rows:
-        wanted_filter = wanted_filter or str(row.get("filter", ""))
-        if str(row.get("filter", "")) != wanted_filter:
-            continue
-        texts, filtered = _texts(place, row)
-        doc = row["doc"] if isinstance(row["doc"], dict) else {}
-        level = str(doc.get("level", "") or "").removeprefix("Level ")
-        for text, answer in zip(texts, filtered, strict=True):
-            found.append(
-                {
-                    "place": place,
-                    "part": named["task"] if named else "",
-                    "configuration": path.parent.name or path.stem,
-                    "problem": str(row["doc_id"]),
-                    "hash": row.get("doc_hash"),
-                    "reward": _metric(
-                        place,
-                        {str(name): row.get(name) for name in [*(row.get("metrics") or ()), *filter(None, [metric])]},
-                        metric,
-                    )
-                    if len(texts) == 1
-                    else None,
-                    "answer": answer,
-                    "gold": gold_of(row.get("target")),
-                    "level": level.replace("?", ""),
-                    "domain": str(doc.get("subject") or doc.get("type") or ""),
-                    "prompt": _prompt(row, doc),
-                    "completion": text,
-                }
-            )
-    if not found:
-        raise IbpoError(f"{path}: no row of filter {wanted_filter!r}; name another with --metric METRIC,FILTER")
-    return found
 
 
 def gold_of(target: Any) -> str | None:
@@ -406,133 +356,11 @@ def gold_of(target: Any) -> str | None:
 
 
 def read_answer(text: str) -> str | None:
-    """The answer in a response: its last box, else its last number."""
-    return boxed(text) or last_number(text)
+    """The answer in a response: its last box, else its last number; what is only thought is no answer.
 
-
-def _texts(place: str, row: dict[str, Any]) -> tuple[list[str], list[str | None]]:
-    """The responses of the row's one request, and what the filter left of each."""
-    resps, filtered = row["resps"], row["filtered_resps"]
-    texts = resps[0] if isinstance(resps, list) and len(resps) == 1 else None
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts) or not texts:
-        raise IbpoError(
-            f"{place}: field 'resps': holds no generated text; a multiple-choice task compares likelihoods and has no "
-            "cost: give a file of a task of type generate_until"
-        )
-    left = filtered[0] if isinstance(filtered, list) and filtered else None
-    if isinstance(left, list) and len(left) == len(texts):
-        return texts, [_answer(answer) for answer in left]
-    if len(texts) == 1 and isinstance(left, str):
-        return texts, [_answer(left)]
-    return texts, [read_answer(text) for text in texts]
-
-
-def _answer(text: Any) -> str | None:
-    answer = str(text).strip()
-    if answer in ("", "[invalid]"):  # what the harness's regex filter says where nothing matched
-        return None
-    return answer if len(answer) <= 200 else read_answer(answer)
-
-
-def _prompt(row: dict[str, Any], doc: dict[str, Any]) -> str:
-    for name in ("question", "problem", "query"):
-        if isinstance(doc.get(name), str):
-            return doc[name]
-    arguments = row.get("arguments")
-    first = arguments.get("gen_args_0", {}).get("arg_0", "") if isinstance(arguments, dict) else ""
-    return str(first)
-
-
-def is_lighteval(path: Path, row: dict[str, Any]) -> bool:
-    """Whether this is such a file, by its first row.
-
-    Raises:
-        IbpoError: for the layout of older versions.
+    Example:
+        >>> read_answer("<think>3 + 4 = 7</think>It is 7."), read_answer("<think>3 + 4 = 7")
+        ('7', None)
     """
-    if set(row) >= OLD_LIGHTEVAL:
-        raise IbpoError(
-            f"{path}: details in the layout of an older lighteval; run it again with a newer one (0.13 is known)"
-        )
-    return {"doc", "model_response", "metric"} <= set(row)
-
-
-def lighteval_rows(path: Path, rows: Iterable[Row], *, metric: str = "") -> list[dict[str, Any]]:
-    """One dict per response; see `plain_rows`.
-
-    A document with one response carries its metric as the reward; of several each is judged by itself against the gold,
-    because the metric (pass@k, maj@n) is one number for all of them.
-
-    Args:
-        path: The file; its folders name the configuration, its name the task.
-        rows: Of the file.
-        metric: Name of the metric that is the reward; "": the first whose values are in [0, 1].
-
-    Raises:
-        IbpoError: names place, field and fix.
-    """
-    found: list[dict[str, Any]] = []
-    named = LIGHTEVAL_FILE.search(path.name)
-    for number, (place, row) in enumerate(rows):
-        doc, response = row["doc"], row["model_response"]
-        texts = response.get("text_post_processed") or response.get("text") or []
-        raw = response.get("text") or texts
-        tokens = response.get("output_tokens") or []
-        if not texts or not isinstance(texts[0], str):
-            raise IbpoError(
-                f"{place}: field 'model_response.text': holds no generated text; a multiple-choice task compares "
-                "likelihoods and has no cost: give details of a generative task"
-            )
-        if tokens and not isinstance(tokens[0], list):
-            tokens = [tokens]
-        specific = doc.get("specific") or {}
-        for i, text in enumerate(texts):
-            spent = len(tokens[i]) if i < len(tokens) else None
-            room = doc.get("generation_size")
-            found.append(
-                {
-                    "place": place,
-                    "part": str(doc.get("task_name") or (named["task"] if named else "")),
-                    "configuration": _model(path),
-                    "problem": str(doc.get("id") or number),
-                    "hash": doc.get("query"),
-                    "reward": _metric(place, row["metric"] if isinstance(row["metric"], dict) else {}, metric)
-                    if len(texts) == 1
-                    else None,
-                    "answer": read_answer(text),
-                    "gold": _gold(doc),
-                    "tokens": spent or None,
-                    "truncated": float(spent >= room) if spent and room else None,
-                    "level": str(specific.get("level") or "").removeprefix("Level "),
-                    "domain": str(specific.get("subject") or specific.get("type") or ""),
-                    "prompt": str(doc.get("query") or ""),
-                    "completion": raw[i] if i < len(raw) else text,
-                }
-            )
-    return found
-
-
-def _model(path: Path) -> str:
-    """MODEL of `details/MODEL/DATE/details_....parquet`; it may have a slash."""
-    parts = path.resolve().parts
-    if "details" in parts[:-2]:
-        at = len(parts) - 1 - parts[::-1].index("details")
-        return "/".join(parts[at + 1 : -2]) or path.stem
-    return path.stem
-
-
-def _gold(doc: dict[str, Any]) -> str | None:
-    choices, index = doc.get("choices") or [], doc.get("gold_index")
-    index = index[0] if isinstance(index, list) and index else index
-    return gold_of(choices[index]) if isinstance(index, int) and 0 <= index < len(choices) else None
-
-
-def _metric(place: str, known: Mapping[str, Any], metric: str) -> float:
-    """The value of the metric named, else of the first in [0, 1]."""
-    for name in [metric] if metric else list(known):
-        value = known.get(name)
-        if isinstance(value, bool | int | float) and 0 <= value <= 1:
-            return float(value)
-    listed = ", ".join(name for name, value in known.items() if value is not None) or "none"
-    raise IbpoError(
-        f"{place}: no metric {metric or 'in [0, 1]'}; the row's metrics are {listed}: name one with --metric"
-    )
+    answer = split_thought(text).answer
+    return boxed(answer) or last_number(answer)

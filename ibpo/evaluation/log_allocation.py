@@ -33,6 +33,7 @@ from ibpo.allocation import (
 from ibpo.budget import Budget, check_budget, check_distinct, costs_named, parse_budget
 from ibpo.data import GroupSums, Labels, Log, LogColumns, LogReader, LogRows, OnError, read_log, sum_parts
 from ibpo.errors import IbpoError
+from ibpo.evaluation.importing import judge_rows
 from ibpo.runs import atomic_file, write_text_atomic
 
 FloatArray = NDArray[np.float64]
@@ -189,6 +190,7 @@ class Parts:
     parts: list[LogPart]
     bad_rows: tuple[str, ...]
     guessed: dict[str, str]
+    notes: tuple[str, ...]
 
 
 def read_parts(
@@ -196,6 +198,7 @@ def read_parts(
     names: LogColumns,
     *,
     on_error: OnError = "fail",
+    join: Sequence[Path] = (),
     stream: bool = False,
     say: Say,
     progress: Callable[[int], None] | None = None,
@@ -206,6 +209,7 @@ def read_parts(
         path: As for `ibpo.data.read_log`.
         names: Which columns hold what.
         on_error: At a bad row "fail", or "skip" it.
+        join: Tables whose columns are added to the rows with the same identifier.
         stream: Keep sums, not rows: for a log larger than memory.
         say: Takes what a reader should know.
         progress: Called with the number of rows read, now and then.
@@ -214,13 +218,13 @@ def read_parts(
         IbpoError: A log that cannot be used, or nothing to choose.
     """
     if stream:
-        reader = LogReader(path, names, on_error=on_error)
+        reader = LogReader(path, names, on_error=on_error, join=join, judge=judge_rows)
         sums = sum_parts(reader, progress)
-        columns, bad_rows = reader.columns, tuple(reader.bad_rows)
+        columns, bad_rows, notes = reader.columns, tuple(reader.bad_rows), tuple(reader.notes)
         makers = [partial(_part_of_sums, name, of_part, columns, say) for name, of_part in sums.items()]
     else:
-        log = read_log(path, names, on_error=on_error, progress=progress)
-        columns, bad_rows = log.columns, log.bad_rows
+        log = read_log(path, names, on_error=on_error, join=join, judge=judge_rows, progress=progress)
+        columns, bad_rows, notes = log.columns, log.bad_rows, log.notes
         makers = [partial(_part_of_log, name, of_part, say) for name, of_part in log.parts().items()]
     parts: list[LogPart] = []
     wrong: list[str] = []
@@ -235,7 +239,8 @@ def read_parts(
         raise IbpoError(f"--by {names.by}: nothing to choose in any of {len(wrong)} parts; the first: {wrong[0]}")
     for text in wrong:
         say(f"part left out: {text}")
-    return Parts(parts=parts, bad_rows=bad_rows, guessed={field: columns[field] for field in names.guessed})
+    guessed = {field: columns[field] for field in names.guessed}
+    return Parts(parts=parts, bad_rows=bad_rows, guessed=guessed, notes=notes)
 
 
 def _part_of_log(name: str, log: Log, say: Say) -> LogPart:
@@ -409,6 +414,7 @@ def write_files(
     all_answers: list[tuple[LogPart, list[Answer]]],
     *,
     on_error: OnError,
+    join: Sequence[Path] = (),
     num_bad: int,
     say: Say,
 ) -> None:
@@ -420,12 +426,13 @@ def write_files(
         names: Which columns hold what.
         all_answers: Each part with its answers.
         on_error: As when the log was read.
+        join: As when the log was read.
         num_bad: Rows that were left out then.
         say: Takes what a reader should know.
     """
     choices = (row for part, answers in all_answers for answer in answers for row in _choices(part, answer))
     _write_lines(out / "choices.jsonl", choices)
-    _write_lines(out / "rows.jsonl", _chosen_rows(path, names, all_answers, on_error))
+    _write_lines(out / "rows.jsonl", _chosen_rows(path, names, all_answers, on_error, join))
     whole = {
         "log": path.name,
         "by": names.by,
@@ -512,14 +519,19 @@ def _ids(problems: Any) -> list[str]:
 
 
 def _chosen_rows(
-    path: Path, names: LogColumns, all_answers: list[tuple[LogPart, list[Answer]]], on_error: OnError
+    path: Path,
+    names: LogColumns,
+    all_answers: list[tuple[LogPart, list[Answer]]],
+    on_error: OnError,
+    join: Sequence[Path],
 ) -> Iterator[str]:
     """The second pass: the log's rows whose response group was chosen for their problem under the budget as asked."""
     parts = {
         part.name: (part, [x for x in answers if x.question.times == 1 and x.allocation])
         for part, answers in all_answers
     }
-    for block in LogReader(path, names, on_error=on_error).blocks():
+    reader = LogReader(path, names, on_error=on_error, join=join, judge=judge_rows)
+    for block in reader.blocks():
         for name, rows in block.by_part():
             if name in parts:
                 yield from _written(

@@ -13,6 +13,7 @@ from math import comb
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ibpo.answers import representatives
 from ibpo.evaluation.statistics import NAN, Estimate, FloatArray, bootstrap
 
 MIN_VOTES_GAIN = 1e-3
@@ -28,7 +29,8 @@ def majority_accuracy(
 
         maj@k = E_K [ mean of correct(a) over the answers a with the most votes ]
 
-    so ties are split evenly. A response without an answer (None) has no vote; a subset of only such responses scores 0.
+    so ties are split evenly. Answers that are equal are one answer, however they are written (`answer_codes`). A
+    response without an answer (None) has no vote; a subset of only such responses scores 0.
     If there are at most `max_subsets` subsets the expectation is exact. Otherwise it is the average over disjoint
     subsets: seeded random orders of the responses, each cut into floor(S/k) blocks, so that all responses are used.
 
@@ -56,8 +58,7 @@ def majority_accuracy(
     num_responses = answers_PS.shape[1]
     if not 1 <= k <= num_responses:
         raise ValueError(f"k must be in 1..{num_responses} (the responses per problem), got {k}")
-    names = {answer: code for code, answer in enumerate({a for a in answers_PS.flat if a is not None})}
-    code_PS = np.array([[names.get(a, -1) for a in row] for row in answers_PS]).reshape(answers_PS.shape)
+    code_PS = answer_codes(answers_PS, correct_PS)
     if comb(num_responses, k) <= max_subsets:
         subsets = [np.array(s) for s in combinations(range(num_responses), k)]
     else:
@@ -76,6 +77,33 @@ def majority_accuracy(
         leads_Pk = (votes_Pk == votes_Pk.max(1, keepdims=True)) & (votes_Pk > 0)
         total_P += (leads_Pk * correct_PS[:, subset]).sum(1) / np.maximum(leads_Pk.sum(1), 1)
     return total_P / len(subsets)
+
+
+def answer_codes(answers: ArrayLike, correct: ArrayLike) -> NDArray[np.int64]:
+    """Which responses to a problem give the same answer, as a number from 0 for each answer; -1 for none.
+
+    Right answers are all equal to the gold, so they are one; wrong ones are compared as the mathematics judge does.
+
+    Args:
+        answers: `[P, S]` answers, None where a response gives none.
+        correct: `[P, S]` whether the answer is right.
+
+    Returns:
+        `[P, S]` codes, comparable within a row.
+
+    Example:
+        >>> answer_codes([["1/2", "0.5", "7", "7.0", None]], [[1, 1, 0, 0, 0]]).tolist()
+        [[0, 0, 1, 1, -1]]
+    """
+    answers_PS, correct_PS = np.asarray(answers, dtype=object), np.asarray(correct, float)
+    code_PS = np.full(answers_PS.shape, -1)
+    for row_S, right_S, code_S in zip(answers_PS, correct_PS >= 0.5, code_PS, strict=True):
+        wrong = [s for s, answer in enumerate(row_S) if answer is not None and not right_S[s]]
+        names: dict[str, int] = {}
+        for s, name in zip(wrong, representatives([str(row_S[s]) for s in wrong]), strict=True):
+            code_S[s] = names.setdefault(name, len(names) + 1)
+        code_S[[s for s, answer in enumerate(row_S) if answer is not None and right_S[s]]] = 0
+    return code_PS
 
 
 def random_mix(acc_standard: float, acc_extended: float, share: float) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,13 +17,14 @@ from typing import Any
 from ibpo.errors import IbpoError
 from ibpo.evaluation.importing import read_answer
 from ibpo.evaluation.responses import row_of
-from ibpo.responses import correction_turns, offer
+from ibpo.responses import FORMATS, correction_turns, offer, split_thought
 from ibpo.rewards import Judge
 from ibpo.rollouts import Request, RolloutStore, Sampled, Sampler, collect, rollout_of_row, score
 from ibpo.types import Problem, ResponseGroup
 
-END_THINK = "</think>"
 SECOND = "second turn"
+CHOOSES = "chooses itself"
+"""The configuration in which the policy chooses its response group."""
 Json = dict[str, Any]
 OnOutcome = Callable[[Sampled | IbpoError], None]
 
@@ -36,6 +38,8 @@ class Way:
     """One: it is asked for, and forced where it has a prefix. Several: the policy chooses. None: a bare prompt."""
     force: bool = True
     template_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    adapt: bool = False
+    """Ask as the model's family is asked (`PromptWriter.adapt`): for shipped response groups, not for a recipe's."""
     two_turns: bool = False
     """Ask for a correction of each response (`asking`); the first turns are those of the same way
     without it, and sampled once."""
@@ -138,9 +142,10 @@ def judge_ways(
     """Read and judge the stored responses: one row each, as `ibpo report` reads them.
 
     A truncated response gets no answer and no reward, and is counted apart. Tokens that the server did not report are
-    unknown, not 0. Thinking tokens are those that the server tells apart (`reasoning_tokens` of its usage), of a local
-    model those up to `</think>`. `read` reads responses without response group, and second turns. `budget` is the
-    share that the policy was trained to keep where it chooses by itself.
+    unknown, not 0. Thinking tokens are those that the server tells apart (`reasoning_tokens` of its usage), where there
+    is a tokenizer those of the text up to the thought's end. In the column `thought`, a thought without end is `cut`,
+    one behind which nothing stands `unanswered`. `read` reads responses without response group, and second turns.
+    `budget` is the share that the policy was trained to keep where it chooses by itself.
     """
     stored = {row["key"]: row for row in store.rows()}
     rows: list[dict[str, Any]] = []
@@ -161,11 +166,13 @@ def judge_ways(
         )
         for request, row, response in zip(requests, found, scored, strict=True):
             problem, text = request.problem, row["completion"]
+            thought, beside = split_thought(text), row.get("reasoning") or ""
             tokens = row["num_completion_tokens"]
             tokens = None if tokens == 0 and text else tokens  # older stores have 0 for unknown
             thinking = row.get("num_thinking_tokens")  # rows of older stores have none
-            if thinking is None and count_tokens is not None and END_THINK in text:
-                thinking = min(count_tokens(text.rpartition(END_THINK)[0] + END_THINK), tokens or 0)
+            if thinking is None and count_tokens is not None and (beside or thought.text is not None):
+                thinking = count_tokens(beside or text.removesuffix(thought.answer))
+                thinking = tokens if tokens is not None and not thought.closed else min(thinking, tokens or thinking)
             rows.append(
                 row_of(problem, response, configuration=way.configuration, number=request.number)
                 | {
@@ -174,9 +181,53 @@ def judge_ways(
                     "thinking_tokens": thinking,
                     "budget": budget if len(way.response_groups) > 1 else None,
                     "violations": list(response.violations),
+                    "thought": "cut" if not thought.closed else "" if thought.answer.strip() else "unanswered",
                 }
+                | ({"reasoning": beside} if beside else {})
             )
     return rows
+
+
+def cautions(rows: Sequence[Json], response_groups: Sequence[ResponseGroup]) -> list[str]:
+    """What a reader of the table has to know of its responses, one line each; `rows` of `judge_ways`.
+
+    A wrong marker, template or server makes every response malformed, which looks like a policy that is never right. So
+    this says where no response of a way gives an answer, with the reader's reason; where thoughts were cut or have no
+    answer; where the policy thought though it was to open by a word; how responses ended that a server calls neither an
+    end nor a limit; and where a free choice opens like no response group.
+    """
+    found: list[str] = []
+    for name in dict.fromkeys(row["configuration"] for row in rows):
+        own = [row for row in rows if row["configuration"] == name]
+        ended = [row for row in own if row["finish_reason"] == "stop"]
+        if ended and all(row["answer"] is None for row in ended):
+            first = ended[0]
+            found.append(
+                f"{name}: none of the {len(ended)} responses that ended gives an answer, so its accuracy says nothing "
+                f"of the policy. The first, which begins {first['completion'][:50]!r}: {_reason(first)}"
+            )
+        for what, said in (("cut", "a thought that was cut"), ("unanswered", "a thought and no answer")):
+            if number := sum(row["thought"] == what for row in own):
+                found.append(f"{name}: {number} of {len(own)} responses are {said}")
+        if number := sum("reasoning" in row for row in own):
+            found.append(
+                f"{name}: {number} of {len(own)} responses think before they open as asked; their tokens are counted"
+            )
+        lost = sum(row["response_group"] == "" for row in ended)
+        if name == CHOOSES and response_groups and 2 * lost > len(ended):
+            found.append(f"{name}: {lost} of {len(ended)} responses that ended open like no response group")
+    odd = Counter(str(row["finish_reason"]) for row in rows if row["finish_reason"] not in ("stop", "length"))
+    found += [
+        f"{number} responses ended by {reason!r}, which is neither an end nor a limit: they count as not right"
+        for reason, number in odd.most_common()
+    ]
+    return found
+
+
+def _reason(row: Json) -> str:
+    form = FORMATS.get(row["response_group"])
+    said = form.problem_of(row["completion"]) if form is not None else None
+    return said or ("opens like no response group" if not row["response_group"] else "its reader finds no answer")
 
 
 def second_request(request: Request) -> Request:

@@ -8,15 +8,15 @@ learned; markers that are special tokens and vanish when a completion is decoded
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Literal
 
+from ibpo.responses.families import PLAIN, THINK, Family
 from ibpo.responses.formats import (
     ADAPTIVE,
     DIRECT,
-    END_THINK,
-    THINK,
     Format,
     build_correction,
     build_debate,
@@ -25,7 +25,20 @@ from ibpo.responses.formats import (
     build_thinking,
     build_voting,
 )
-from ibpo.responses.groups import encode_prefix, offer
+from ibpo.responses.groups import encode_opening, offer
+from ibpo.responses.openings import (
+    default_system_prompt,
+    family_of,
+    is_by_effort,
+    open_response,
+    prefilled,
+    render,
+    same_prompts,
+    spell,
+    translate,
+    written,
+)
+from ibpo.responses.thoughts import split_thought
 
 PROBLEM = "What is 3 + 4?"
 SOLUTION = "3 and 4 more make 7, so the answer is \\boxed{7}."
@@ -81,6 +94,7 @@ def _ids(tokenizer: Any, text: str) -> list[int]:
 
 def _openings(forms: Sequence[Format], tokenizer: Any) -> list[Finding]:
     found = []
+    family = family_of(tokenizer)
     for form in forms:
         if not form.group.prefix:
             text = "has no opening of its own: it can neither be chosen nor forced, only asked for"
@@ -90,9 +104,14 @@ def _openings(forms: Sequence[Format], tokenizer: Any) -> list[Finding]:
             found.append(Finding(level="error", subject=form.group.name, text=text))
     for a, b in combinations([form for form in forms if form.group.prefix], 2):
         names = f"{a.group.name}, {b.group.name}"
-        ours, theirs = _ids(tokenizer, a.group.prefix), _ids(tokenizer, b.group.prefix)
+        ours, theirs = (_ids(tokenizer, spell(form.group.prefix, family)) for form in (a, b))
         alike = next((i for i, (x, y) in enumerate(zip(ours, theirs, strict=False)) if x != y), None)
-        if alike is None:
+        if all(is_by_effort(form.template_options, family) for form in (a, b)):
+            text = (
+                "asked for by the template's words of effort; their openings are not forced, as the model thinks first"
+            )
+            found.append(Finding(level="note", subject=names, text=text))
+        elif alike is None:
             text = (
                 f"one opening begins like the other ({len(ours)} and {len(theirs)} tokens): they cannot be told apart"
             )
@@ -118,7 +137,9 @@ def _openings(forms: Sequence[Format], tokenizer: Any) -> list[Finding]:
 
 
 def _tokens(form: Format, tokenizer: Any) -> list[Finding]:
-    name, prefix, response = form.group.name, form.group.prefix, sample_response(form)
+    family = family_of(tokenizer)
+    name, prefix, response = form.group.name, spell(form.group.prefix, family), spell(sample_response(form), family)
+    own_marks = family.think.strip() != THINK  # special tokens of the family, which ibpo keeps in the text
     found = []
     ids = _ids(tokenizer, response)
     for text, part in ((prefix, "its opening"), (response, "a response")):
@@ -128,14 +149,14 @@ def _tokens(form: Format, tokenizer: Any) -> list[Finding]:
             said = f"{part} does not survive the tokenizer: {text[:40]!r} comes back as {whole[:40]!r}"
             found.append(Finding(level="error", subject=name, text=said))
             break
-        if visible.strip() != text.strip():
+        if visible.strip() != text.strip() and not own_marks:
             said = (
                 f"{part} holds special tokens, which vanish when completions are decoded without them, as trainers "
                 "do: use markers that are plain text"
             )
             found.append(Finding(level="error", subject=name, text=said))
             break
-    opening = list(encode_prefix(prefix, tokenizer))
+    opening = list(encode_opening(prefix, tokenizer))
     if opening and ids[: len(opening)] != opening:
         said = (
             f"what would be forced, tokens {opening}, does not open a response, which begins with the tokens "
@@ -162,64 +183,132 @@ def _misreadings(forms: Sequence[Format]) -> list[Finding]:
     return found
 
 
-def _render(tokenizer: Any, messages: Sequence[Mapping[str, str]], **options: Any) -> str:
-    return tokenizer.apply_chat_template(list(messages), tokenize=False, **options)
-
-
 def _template(forms: Sequence[Format], tokenizer: Any) -> list[Finding]:
     if not tokenizer.chat_template:
         text = "the tokenizer has no chat template: prompts are plain text"
         return [Finding(level="note", subject="template", text=text)]
-    found = []
+    found: list[Finding] = []
+    family = family_of(tokenizer)
     user = {"role": "user", "content": offer([], PROBLEM, chat=True)[-1]["content"]}  # pyright: ignore[reportArgumentType]
     try:
-        plain = _render(tokenizer, [user], add_generation_prompt=True)
+        plain = render(tokenizer, [user], {})
     except Exception as error:
         text = f"it cannot render a user's message: {type(error).__name__}: {str(error)[:100]}"
         return [Finding(level="error", subject="template", text=text)]
     if PROBLEM not in plain:
         found.append(Finding(level="error", subject="template", text="the user's message is not in the prompt"))
-    tail = plain.rpartition(PROBLEM)[2]
-    if THINK in tail and END_THINK not in tail:
+    if family is not PLAIN:
+        ways = [f"{word} by {_say(options)}" for word, options in (("on", family.on), ("off", family.off)) if options]
+        switch = ", ".join(ways) or "has no switch"
+        text = f"family {family.name}: thinking {switch}; a thought opens with {family.think!r}"
+        found.append(Finding(level="note", subject="template", text=text))
+    if system := default_system_prompt(tokenizer):
+        text = f"where a chat has no system message it puts in its own: {system[:60]!r}; data.system sets another"
+        found.append(Finding(level="note", subject="template", text=text))
+    wrote, is_open = written(tokenizer, [user], {}, family)
+    thinking = [form for form in forms if form.group.prefix.lstrip().startswith(THINK)]
+    if is_open:
         text = (
-            f"its prompt ends inside an open thought ({tail[-30:]!r}): responses do not begin with their own opening; "
-            f"take {THINK!r} out of the template's generation prompt: the policy writes it, or {DIRECT.group.prefix!r}"
+            f"its prompt ends inside an open thought ({wrote!r}): in training, responses do not begin with their own "
+            f"opening; take {family.think.strip()!r} out of the template's generation prompt: the policy writes it, or "
+            f"{DIRECT.group.prefix!r}"
         )
         found.append(Finding(level="error", subject="template", text=text))
+    elif wrote and any(not split_thought(form.group.prefix).closed for form in thinking):
+        fix = f"{_say(family.on)} under trl.chat_template_kwargs switches it on" if family.on else "it has no switch"
+        text = f"its prompt ends in a closed thought ({wrote!r}): in training, no response can think; {fix}"
+        found.append(Finding(level="error", subject="template", text=text))
     for form in forms:
-        name, response = form.group.name, sample_response(form)
-        found += _options(form, tokenizer, user, plain)
-        for later, when in (([], "as the last message"), ([user], "in an earlier turn")):
-            try:
-                text = _render(tokenizer, [user, {"role": "assistant", "content": response}, *later])
-            except Exception as error:
-                said = f"the template cannot render a response {when}: {str(error)[:100]}"
-                found.append(Finding(level="error", subject=name, text=said))
-                continue
-            if response.strip() not in text:
-                lost = "its thought" if THINK in response and SOLUTION in text else "a part of it"
-                said = f"the template drops {lost} from a response {when}: train on the text, not on messages"
-                level = "error" if not later else "warning"
-                found.append(Finding(level=level, subject=name, text=said))
+        found += _asked(form, tokenizer, user, family)
+        if family is PLAIN or form not in thinking:
+            found += _kept(form, tokenizer, user)
+    return [*found, *_same(forms, tokenizer, family)]
+
+
+def _say(options: Mapping[str, Any] | None) -> str:
+    return ", ".join(f"{key}={value}" for key, value in (options or {}).items())
+
+
+def _asked(form: Format, tokenizer: Any, user: Mapping[str, str], family: Family) -> list[Finding]:
+    """How the group is asked for: by the template's options, with its prefix forced here, and through a server."""
+    name, prefix, options = form.group.name, form.group.prefix, translate(form.template_options, family)
+    found: list[Finding] = []
+    try:
+        base, asked = render(tokenizer, [user], {}), render(tokenizer, [user], options)
+        opened = open_response(tokenizer, [user], prefix, options, adapt=True)
+    except Exception as error:
+        text = f"the template refuses {_say(options)}: {str(error)[:100]}"
+        return [Finding(level="error", subject=name, text=text)]
+    if form.template_options:
+        wanted, tail = _say(form.template_options), asked.rpartition(PROBLEM)[2]
+        if not _has_effect(form, tokenizer, user, family):
+            text = f"the template ignores {wanted}: only the instruction asks for it"
+            found.append(Finding(level="note", subject=name, text=text))
+        elif (wrote := written(tokenizer, [user], options, family)[0]) and not base.endswith(wrote):
+            text = (
+                f"with {_say(options)} the template writes {wrote.strip()!r} into the prompt: then it is the caller's "
+                "choice, not the policy's. Render without it and let the response open with it"
+            )
+            found.append(Finding(level="warning", subject=name, text=text))
+        else:
+            text = f"the template honours {_say(options) or wanted}: {tail[-60:]!r}"
+            found.append(Finding(level="note", subject=name, text=text))
+    if not prefix or is_by_effort(form.template_options, family):
+        return found
+    wants = opened.prompt + opened.forced
+    done = f" ({opened.how})" if opened.how else ""
+    text = f"forced, the response opens behind {wants.rpartition(PROBLEM)[2]!r}{done}"
+    found.append(Finding(level="note", subject=name, text=text))
+    try:
+        served = prefilled(tokenizer, [user], prefix, options)
+    except Exception as error:
+        served = f"an error: {str(error)[:60]}"
+    if served != wants:
+        text = (
+            f"a server that continues an assistant's message makes {served.rpartition(PROBLEM)[2]!r} of it: force it "
+            "by token ids through /v1/completions, as `ibpo eval` does"
+        )
+        found.append(Finding(level="warning", subject=name, text=text))
     return found
 
 
-def _options(form: Format, tokenizer: Any, user: Mapping[str, str], plain: str) -> list[Finding]:
-    if not form.template_options:
+def _has_effect(form: Format, tokenizer: Any, user: Mapping[str, str], family: Family) -> bool:
+    """Whether another value of the group's own options makes another prompt."""
+    others = {"enable_thinking": [True, False], "reasoning_effort": ["low", "high"]}
+    texts: set[str] = set()
+    for key, value in form.template_options.items():
+        for other in others.get(key, [value]):
+            with suppress(Exception):  # a word that the template refuses
+                texts.add(render(tokenizer, [user], translate({key: other}, family)))
+    return len(texts) > 1
+
+
+def _same(forms: Sequence[Format], tokenizer: Any, family: Family) -> list[Finding]:
+    """Groups that are asked for by options which render the same prompt."""
+    options = {form.group.name: translate(form.template_options, family) for form in forms if form.template_options}
+    try:
+        pairs = same_prompts(tokenizer, {name: ("", sent) for name, sent in options.items()})
+    except Exception:  # said of the group itself
         return []
-    name = form.group.name
-    said = ", ".join(f"{key}={value}" for key, value in form.template_options.items())
-    other = {key: (not value if isinstance(value, bool) else None) for key, value in form.template_options.items()}
-    mine = _render(tokenizer, [user], add_generation_prompt=True, **form.template_options)
-    theirs = _render(tokenizer, [user], add_generation_prompt=True, **other)
-    if mine == theirs:
-        text = f"the template ignores {said}: only the instruction asks for it"
-        return [Finding(level="note", subject=name, text=text)]
-    prefix = form.group.prefix.strip()
-    if prefix and mine.rstrip().endswith(prefix) and not plain.rstrip().endswith(prefix):
-        text = (
-            f"with {said} the template writes {prefix!r} into the prompt: then it is the caller's choice, not the "
-            "policy's. Render without it and let the response open with it"
-        )
-        return [Finding(level="warning", subject=name, text=text)]
-    return [Finding(level="note", subject=name, text=f"the template honours {said}")]
+    text = "their options render the same prompt: asked for by these alone, as a gateway does, they do not differ"
+    return [Finding(level="warning", subject=f"{a}, {b}", text=text) for a, b in pairs]
+
+
+def _kept(form: Format, tokenizer: Any, user: Mapping[str, str]) -> list[Finding]:
+    """Whether the template keeps a response that is rendered as a message."""
+    name, response = form.group.name, sample_response(form)
+    found: list[Finding] = []
+    for later, when in (([], "as the last message"), ([user], "in an earlier turn")):
+        messages = [user, {"role": "assistant", "content": response}, *later]
+        try:
+            text = tokenizer.apply_chat_template(messages, tokenize=False)
+        except Exception as error:
+            said = f"the template cannot render a response {when}: {str(error)[:100]}"
+            found.append(Finding(level="error", subject=name, text=said))
+            continue
+        if response.strip() not in text:
+            lost = "its thought" if THINK in response and SOLUTION in text else "a part of it"
+            said = f"the template drops {lost} from a response {when}: train on the text, not on messages"
+            level = "error" if not later else "warning"
+            found.append(Finding(level=level, subject=name, text=said))
+    return found

@@ -15,18 +15,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ibpo.answers import representatives
 from ibpo.errors import IbpoError
+from ibpo.responses.families import END_THINK, THINK
 from ibpo.responses.readers import (
     BOX,
     MARKER,
     CannotBuild,
     Reading,
-    canonical,
     last_program,
     malformed,
     one_box,
     split_blocks,
 )
+from ibpo.responses.thoughts import plain_thoughts, split_thought
 from ibpo.types import Prompt, ResponseGroup
 
 MAX_TRIALS = 8
@@ -60,7 +62,6 @@ def vote(answers: Sequence[str]) -> tuple[str, int]:
 
 BOX_IT = r"Put the final answer in \boxed{}."
 PROGRAM_IT = "Give the whole program in one block that opens with ```python."
-THINK, END_THINK = "<think>", "</think>"
 
 FOLLOW_UP = (
     "Look over your solution above once more. If a step is wrong, give a corrected solution; if all is right, give it "
@@ -90,12 +91,19 @@ def make_format(
     prefix: str,
     instruction: str,
     read: Callable[[str], Reading],
+    *,
+    may_think: bool = False,
     **more: Any,
 ) -> Format:
-    """A format whose answer is what its reader reads; a reader raises `CannotBuild` for what is malformed."""
+    """A format whose answer is what its reader reads; a reader raises `CannotBuild` for what is malformed.
+
+    With `may_think` a thought may stand in front of it all.
+    """
 
     def reading(completion: str) -> Reading:
         text = completion.strip()
+        if not group.matches(text):
+            text = (split_thought(text).answer if may_think else plain_thoughts(text)).strip()
         if not group.matches(text):
             return malformed(f"does not open with {prefix!r}")
         try:
@@ -133,7 +141,8 @@ def _voting(text: str) -> Reading:
         raise CannotBuild("a block that is no trial has no place here")
     attempts = tuple(one_box(body, f"trial {i}") for i, (_, body) in enumerate(blocks, start=1))
     answer = one_box(rest, "the text after the trials")
-    problem = broken_rule([canonical(a) for a in attempts], canonical(answer))
+    *trials, final = representatives([*attempts, answer])
+    problem = broken_rule(trials, final)
     return malformed(problem, attempts) if problem else Reading(attempts=attempts, answer=answer)
 
 
@@ -241,6 +250,7 @@ EFFORT_LOW = make_format(
     "Quickly:",
     f"With little effort: begin with `Quickly:` and give the result in a few words. {BOX_IT}",
     one_attempt,
+    may_think=True,
     template_options={"reasoning_effort": "low"},
 )
 EFFORT_MEDIUM = make_format(
@@ -248,6 +258,7 @@ EFFORT_MEDIUM = make_format(
     "Steps:",
     f"With some effort: begin with `Steps:` and show the main steps. {BOX_IT}",
     one_attempt,
+    may_think=True,
     template_options={"reasoning_effort": "medium"},
 )
 EFFORT_HIGH = make_format(
@@ -255,6 +266,7 @@ EFFORT_HIGH = make_format(
     "Carefully:",
     f"With great effort: begin with `Carefully:`, work out every step and check the result another way. {BOX_IT}",
     one_attempt,
+    may_think=True,
     template_options={"reasoning_effort": "high"},
 )
 SELF_CORRECTION = make_format(
@@ -338,10 +350,10 @@ def build_voting(solutions: Sequence[str]) -> str:
     answers = [one_box(solution, f"trial {i}") for i, solution in enumerate(solutions, start=1)]
     if not answers:
         raise CannotBuild("a vote needs solutions")
-    winner, used = vote([canonical(answer) for answer in answers])
-    final = next(answer for answer in answers if canonical(answer) == winner)
+    groups = representatives(answers)
+    final, used = vote(groups)
     trials = [f"[TRIAL]\n{solution.strip()}\n[/TRIAL]" for solution in solutions[:used]]
-    agreed = Counter(map(canonical, answers[:used]))[winner]
+    agreed = Counter(groups[:used])[final]
     verdict = f"{agreed} of {used} trials agree: \\boxed{{{final}}}"
     return _checked(SEQUENTIAL_VOTING, "\n".join([*trials, verdict]), answers[:used], final)
 

@@ -9,7 +9,9 @@ from typing import Any
 
 from ibpo.config import ResponseGroupConfig
 from ibpo.errors import IbpoError
+from ibpo.responses.openings import family_of, spell
 from ibpo.responses.readers import answer_reader
+from ibpo.responses.thoughts import plain_thoughts
 from ibpo.types import Prompt, ResponseGroup
 
 
@@ -60,8 +62,18 @@ def find_group(completion: str, groups: Sequence[ResponseGroup]) -> ResponseGrou
         >>> find_group("Step by step: ...", [once, twice]).name
         'twice'
     """
-    found = [group for group in groups if group.matches(completion)]
+    found = [group for group in groups if belongs(completion, group)]
     return max(found, key=lambda group: len("".join(group.prefix.split())), default=None)
+
+
+def belongs(completion: str, group: ResponseGroup) -> bool:
+    """`ResponseGroup.matches`, also where the family's marks of a thought are others than the prefix's.
+
+    Example:
+        >>> belongs("[THINK]3 + 4[/THINK]7", ResponseGroup(name="on", prefix="<think>"))
+        True
+    """
+    return group.matches(completion) or group.matches(plain_thoughts(completion))
 
 
 CONTINUATIONS = ("\n", "\n\n", " ", ":", ".", ",")
@@ -95,20 +107,26 @@ def stable_prefix(prefix: str, encode: Callable[[str], Sequence[int]]) -> list[i
     return stable
 
 
-@lru_cache(maxsize=64)
 def encode_prefix(prefix: str, tokenizer: Any) -> tuple[int, ...]:
     """The token ids that are forced where a response is to open with this text; none for an empty text.
 
-    Training, `ibpo eval`, the cold start and `ibpo calibrate` all force these ids (see `stable_prefix`), so that what
-    was learned is what is measured.
+    The text is spelled in the marks of the model's family (`ibpo.responses.openings`): `<think>` as it opens its
+    thoughts, a word behind what opens its answers. Training, `ibpo eval`, the cold start and `ibpo calibrate` all force
+    these ids (see `stable_prefix`), so that what was learned is what is measured.
 
     Args:
         prefix: a response group's.
         tokenizer: one of transformers.
     """
-    if not prefix:
+    return encode_opening(spell(prefix, family_of(tokenizer)), tokenizer)
+
+
+@lru_cache(maxsize=64)
+def encode_opening(text: str, tokenizer: Any) -> tuple[int, ...]:
+    """`encode_prefix` of a text that is spelled already."""
+    if not text:
         return ()
-    return tuple(stable_prefix(prefix, lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]))
+    return tuple(stable_prefix(text, lambda longer: tokenizer(longer, add_special_tokens=False)["input_ids"]))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,7 +163,7 @@ class EncodedGroups:
             return len(forced)
         group = self.groups[index]
         lengths = range(1, len(completion_ids))
-        return next((n for n in lengths if group.matches(self._decode(completion_ids[:n]))), len(completion_ids))
+        return next((n for n in lengths if belongs(self._decode(completion_ids[:n]), group)), len(completion_ids))
 
     def _decode(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
@@ -170,8 +188,9 @@ def encode_groups(groups: Sequence[ResponseGroup], tokenizer: Any) -> EncodedGro
                 f"{key}: opens with the same token as that of {opened[ids[0]]}; the first tokens must differ, or the "
                 "policy's choice of a group cannot be read: let one of them begin with another word"
             )
-        whole = tokenizer.decode(tokenizer(group.prefix, add_special_tokens=False)["input_ids"])
-        if not group.matches(whole):
+        spelled = spell(group.prefix, family_of(tokenizer))
+        whole = tokenizer.decode(tokenizer(spelled, add_special_tokens=False)["input_ids"])
+        if not belongs(whole, group):
             raise IbpoError(
                 f"{key}: {group.prefix!r} comes back from this model's tokenizer as {whole!r}, so that no response "
                 "would be recognised; choose other words"

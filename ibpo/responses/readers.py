@@ -12,23 +12,37 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ibpo.answers import representatives
 from ibpo.errors import IbpoError
+from ibpo.programs import last_program
 
-BRACE = re.compile(r"\\boxed\{|[{}]")
-NUMBER = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|-?\.\d+")
+BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
+BRACE = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|(?P<bare>[-+−]?(?:[\d.,]*\d|[A-Za-z](?![A-Za-z]))))|[{}]")
+"""A box without braces holds one number or letter."""
+SPACED = r"(?:,|\{,\}|,\\!|\\,|\\ |~|[\u00a0\u2009\u202f])"
+"""What sets thousands apart, but for a plain space, which parts words too."""
+NUMBER = re.compile(
+    r"(?P<minus>(?<![\w)\]}])[-−])?(?:(?:(?P<before>\d+) ?)?\\[dtc]?frac\{(?P<over>\d+)\}\{(?P<under>\d+)\}"
+    rf"|(?:(?P<whole>\d+) )?(?<![\d./])(?P<top>\d+)[/\u2044](?P<bottom>\d+)(?![\d./\u2044])"
+    rf"|(?P<number>(?:\d{{1,3}}(?:{SPACED}\d{{3}})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
+    r"(?:[eE](?P<e>[-+]?\d+)(?!\w)|\s*(?:\\times|\\cdot|[×·x*])\s*10\s*(?:\^|\*\*)\s*\{?(?P<power>[-+−]?\d+)\}?)?"
+    r"(?P<part>[¼-¾⅐-⅞])?)"
+)
 
 
 def boxed(completion: str) -> str | None:
     r"""What the last `\boxed{...}` holds, braces balanced; an unclosed one counts for nothing.
 
     Example:
-        >>> boxed(r"so \boxed{1}, no: \boxed{\frac{1}{2}}.")
-        '\\frac{1}{2}'
+        >>> boxed(r"so \boxed{1}, no: \boxed{\frac{1}{2}}."), boxed(r"\boxed 5."), boxed(r"$\fbox {5}$")
+        ('\\frac{1}{2}', '5', '5')
     """
     opened: list[int] = []
     start, end = 0, 0
     for brace in BRACE.finditer(completion):
-        if brace[0] != "}":
+        if brace["bare"]:
+            start, end = brace.span("bare")
+        elif brace[0] != "}":
             opened.append(brace.end() if brace[0] != "{" else 0)
         elif opened and (first := opened.pop()) > start:
             start, end = first, brace.start()
@@ -36,14 +50,27 @@ def boxed(completion: str) -> str | None:
 
 
 def last_number(completion: str) -> str | None:
-    """The last number, thousands separators taken out.
+    r"""The last number, thousands separators taken out; a fraction or a power of ten belongs to it.
 
     Example:
-        >>> last_number("she pays 3 x $1,250.50.")
-        '1250.50'
+        >>> [
+        ...     last_number(text)
+        ...     for text in ("she pays 3 x $1,250.50.", "it is −5", "1.5 × 10^3", "3/4", r"2\frac{1}{2}")
+        ... ]
+        ['1250.50', '-5', '1.5e3', '3/4', '2 1/2']
     """
-    found = NUMBER.findall(completion)
-    return found[-1].replace(",", "") if found else None
+    numbers = [*NUMBER.finditer(completion)]
+    if not numbers:
+        return None
+    found = numbers[-1]
+    sign = "-" if found["minus"] else ""
+    if found["over"]:
+        return f"{sign}{found['before'] + ' ' if found['before'] else ''}{found['over']}/{found['under']}"
+    if found["top"]:
+        return f"{sign}{found['whole'] + ' ' if found['whole'] else ''}{found['top']}/{found['bottom']}"
+    power = (found["e"] or found["power"] or "").replace("−", "-")
+    digits = re.sub(r"[^\d.]", "", found["number"])
+    return f"{sign}{digits}{'e' + power if power else ''}{found['part'] or ''}"
 
 
 def after(marker: str) -> Callable[[str], str | None]:
@@ -94,41 +121,9 @@ def answer_reader(spec: str) -> Callable[[str], str | None]:
     raise IbpoError(f"{spec!r} reads no answer; write boxed, last_number, code or after:MARKER")
 
 
-END_THINK = "</think>"
-PYTHON = ("", "py", "python", "python3")
-FENCED = re.compile(
-    r"(?:^(?P<indent>[ \t]*)|[ \t](?=`{3,}py))"  # in the middle of a line only where it says Python
-    r"(?P<fence>`{3,}|~{3,})(?P<language>[^\n`]*)\n"
-    r"(?P<program>.*?)(?:^[ \t]*(?P=fence)[`~]*[ \t\r]*$|\Z)",
-    re.MULTILINE | re.DOTALL,
-)
-
-
-def last_program(completion: str) -> str | None:
-    r"""What the last fenced block of Python holds; None without one.
-
-    Blocks of other languages (shell, output) are passed over, and so is all that is thought. A block without language
-    is Python. A last one that is not closed goes to the end: a server may have stopped at the closing fence. The
-    indentation of the fence itself (in a list) is taken away, that of the program is kept: HumanEval's answers may
-    continue a function.
-
-    Example:
-        >>> last_program("Try\n```python\nx = 1\n```\nor\n```\nx = 2\n```\nIt prints\n```text\n2\n```")
-        'x = 2'
-    """
-    programs = []
-    for block in FENCED.finditer(completion.rpartition(END_THINK)[2]):
-        language = block["language"].split()
-        if (language[0].lower() if language else "") in PYTHON and block["program"].strip():
-            indent = block["indent"]
-            programs.append(re.sub(f"^{indent}", "", block["program"], flags=re.M) if indent else block["program"])
-    return programs[-1].rstrip() if programs else None
-
-
 TAGS = ("TRIAL", "DRAFT", "REFLECTION", "ATTEMPT", "REVISION", "VOICE")
 """Every tag of every shipped format: one format's marker inside another's response is an error, not text."""
 MARKER = re.compile(rf"\[(/?)({'|'.join(TAGS)})\]")
-BOX = re.compile(r"\\boxed\s*\{")
 
 
 class CannotBuild(IbpoError):
@@ -196,20 +191,6 @@ def one_box(text: str, place: str) -> str:
     answers = [answer for answer in found if answer is not None]
     if len(answers) < len(found):
         raise CannotBuild(f"{place} holds a box that is empty, unclosed or nested")
-    if len({canonical(answer) for answer in answers}) > 1:
+    if len(set(representatives(answers))) > 1:
         raise CannotBuild(f"{place} boxes several answers")
     return answers[-1]
-
-
-def canonical(answer: str) -> str:
-    r"""The form in which two answers of one response are compared: by a vote, without computer algebra.
-
-    Example:
-        >>> canonical("$1,250$") == canonical("1250"), canonical(r"\dfrac{1}{2}") == canonical(r"\frac{1} {2}")
-        (True, True)
-    """
-    text = re.sub(r"\\[dt]frac\b", r"\\frac", "".join(answer.split()).strip("$"))
-    text = re.sub(r"\\(?:left|right|!|,)(?![a-zA-Z])", "", text)
-    if re.fullmatch(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?", text):
-        text = text.replace(",", "")
-    return text.removesuffix(".")

@@ -26,6 +26,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from ibpo.answers import representatives
 from ibpo.config import Table
 from ibpo.responses.formats import (
     CONSENSUS,
@@ -37,7 +38,7 @@ from ibpo.responses.formats import (
     vote,
     with_box,
 )
-from ibpo.responses.readers import CannotBuild, Reading, canonical, malformed, one_box
+from ibpo.responses.readers import CannotBuild, Reading, malformed, one_box
 from ibpo.types import ResponseGroup
 
 TRIAL_END = re.compile(r"\S \dx ")
@@ -127,14 +128,16 @@ class VotingForm:
     """At most eight attempts, of which the rule says how many are used; raises `CannotBuild`."""
     read_vote: Callable[[str], Reading]
     """A response -> its trials' answers; its `problem` says how it breaks form or rule."""
-    canonical: Callable[[str], str]
-    """The form in which the vote compares answers."""
+    group: Callable[[Sequence[str]], list[str]]
+    """For each answer the one that stands for it in the vote."""
 
 
-def external_vote(answers: Sequence[str | None], key: Callable[[str], str] = str) -> tuple[str | None, int]:
+def external_vote(
+    answers: Sequence[str | None], group: Callable[[Sequence[str]], list[str]] = list
+) -> tuple[str | None, int]:
     """Voting over separate responses by the rule of sequential voting: (winning answer, number of responses used).
 
-    A response without answer uses up its turn and agrees with no other.
+    A response without answer uses up its turn and agrees with no other. `group` says which answers are one.
 
     Example:
         >>> external_vote(["4", None, "4", "7", "4"])
@@ -142,7 +145,8 @@ def external_vote(answers: Sequence[str | None], key: Callable[[str], str] = str
         >>> external_vote([None, None])
         (None, 2)
     """
-    keys = [f"none{i}" if answer is None else f"={key(answer)}" for i, answer in enumerate(answers)]
+    groups = iter(group([answer for answer in answers if answer is not None]))
+    keys = [f"none{i}" if answer is None else f"={next(groups)}" for i, answer in enumerate(answers)]
     winner, used = vote(keys)
     return answers[keys.index(winner)], used
 
@@ -197,7 +201,7 @@ BOXED = VotingForm(
     build_standard=lambda attempt: build_single(attempt.text),
     build_voting=lambda attempts: build_voting([attempt.text for attempt in attempts]),
     read_vote=SEQUENTIAL_VOTING.read,
-    canonical=canonical,
+    group=representatives,
 )
 TALLY = VotingForm(
     name="tally",
@@ -207,7 +211,7 @@ TALLY = VotingForm(
     build_standard=_build_tallied,
     build_voting=_vote_tallied,
     read_vote=_read_tally,
-    canonical=str,
+    group=list,
 )
 FORMS = {form.name: form for form in (BOXED, TALLY)}
 
@@ -331,9 +335,10 @@ def _single(solution: Solution, form: VotingForm) -> Built:
 
 def _vote(order: Sequence[Solution], form: VotingForm, config: BuildConfig) -> Built:
     completion = form.build_voting([solution.attempt for solution in order])
-    answer, used = external_vote([s.attempt.answer for s in order], form.canonical)
+    answer, used = external_vote([s.attempt.answer for s in order], form.group)
     assert answer is not None
-    right = any(s.right for s in order[:used] if form.canonical(s.attempt.answer) == form.canonical(answer))
+    *groups, winner = form.group([*(s.attempt.answer for s in order[:used]), answer])
+    right = any(s.right for s, its_group in zip(order[:used], groups, strict=True) if its_group == winner)
     if config.imitate == "right" and not right:
         raise CannotBuild("its vote is wrong")
     return Built(

@@ -1,8 +1,7 @@
-"""Does a program pass its tests? Each runs in a process of its own, confined by the kernel, within hard limits.
+"""Does a program pass its tests? Both run in processes of their own, confined by the kernel, within hard limits.
 
-See `ibpo.rewards.sandbox_child` for what confines it. The machine is protected, the verdict less so: tests run in the
-program's own process, as in HumanEval's and MBPP's own harnesses, so a program written to look for its grader (an
-`__eq__` that is always true, a search through its process's memory) can pass tests that it should not.
+`ibpo.rewards.sandbox_child` says what confines them, `ibpo.rewards.sandbox_talk` how they talk. The verdict comes from
+the process with the tests, which never ran the program, or from this one, which compares what a program printed.
 """
 
 from __future__ import annotations
@@ -10,31 +9,35 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import selectors
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
-import textwrap
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from ibpo.errors import IbpoError
+from ibpo.rewards.exam import Exam, assemble, same_output
 from ibpo.rewards.judges import Candidate, Judgement
 
 CHILD = Path(__file__).with_name("sandbox_child.py")
-POLL_SECONDS = 0.02
+TALK = Path(__file__).with_name("sandbox_talk.py")
+MESSAGE_BYTES = 1024
+ENDED_BY_CPU = tuple(-getattr(signal, name, 0) for name in ("SIGXCPU", "SIGPROF"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """What one program may use."""
+    """What one program may use; the process with its tests may use as much again."""
 
     wall_seconds: float = 30.0
     """A backstop for programs that wait; on a busy machine it must not decide, so keep it above the CPU limit."""
@@ -46,7 +49,8 @@ class Limits:
     file_bytes: int = 16 << 20
     """Of one file in the scratch folder."""
     scratch_bytes: int = 64 << 20
-    """Of all files; looked at every 20 ms, so more may be written before the program is ended."""
+    """Of all that it writes, to files or elsewhere: looked at every 20 ms, so more may be written before it is ended.
+    Where the kernel grants namespaces, also the size of the scratch folder's file system, which is never exceeded."""
     num_files: int = 200
 
 
@@ -55,7 +59,7 @@ class Outcome:
     """How a program ended."""
 
     status: str
-    """`passed` (ran to its end), `failed` (raised), or which limit or signal ended it."""
+    """`passed`, `failed` (raised), or which limit or signal ended it."""
     detail: str
     output: str
     """Stdout and stderr together, at most `Limits.output_bytes`."""
@@ -70,6 +74,9 @@ def run_program(
     program: str, *, limits: Limits | None = None, isolate: bool = True, readable: Sequence[Path] = ()
 ) -> Outcome:
     r"""Run Python source text to its end.
+
+    Where there are no tests, `passed` is the program's own word: it says that the program came to its end, and nothing
+    about right or wrong.
 
     Args:
         program: source; it runs with `__name__ == "program"` and only the standard library.
@@ -86,43 +93,50 @@ def run_program(
         >>> run_program("import socket; socket.socket()").detail
         'PermissionError: [Errno 1] Operation not permitted (line 1)'
     """
-    limits = limits or Limits()
-    token = secrets.token_hex(16)
-    scratch = tempfile.mkdtemp(prefix="ibpo-sandbox-")
-    read_end, write_end = os.pipe()
-    try:
-        job = {"program": program, "token": token, "scratch": scratch, "isolate": isolate, "limits": asdict(limits)}
-        job["readable"] = [str(path) for path in readable]
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-B", str(CHILD), str(write_end)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            pass_fds=[write_end],
-            cwd=scratch,
-            env={"HOME": scratch, "TMPDIR": scratch, "LANG": "C.UTF-8", "PYTHONHASHSEED": "0", "PATH": "/nonexistent"},
-            start_new_session=True,
-        )
-        os.close(write_end)
-        write_end = -1
-        ended = None
-        try:
-            with contextlib.suppress(BrokenPipeError):
-                assert process.stdin is not None
-                process.stdin.write(json.dumps(job).encode())
-                process.stdin.close()
-            ended, output, verdict = _watch(process, read_end, Path(scratch), limits)
-        finally:
-            _kill(process)
-        outcome = _judge_end(process.returncode, ended, output.decode(errors="replace"), verdict, token)
-    finally:
-        for descriptor in (read_end, write_end):
-            if descriptor >= 0:
-                os.close(descriptor)
-        shutil.rmtree(scratch, ignore_errors=True)
-    if outcome.status == "unconfined":
-        raise IbpoError(f"model-written code cannot be confined here: {outcome.detail}")
-    return outcome
+    return _examine(Exam(program=program), limits or Limits(), isolate, readable)
+
+
+def _examine(exam: Exam, limits: Limits, isolate: bool, readable: Sequence[Path] = ()) -> Outcome:
+    """The program in one process, its tests in another."""
+    more = max(exam.num_calls - 1, 0)
+    limits = replace(
+        limits,
+        cpu_seconds=limits.cpu_seconds * (1 + more),
+        wall_seconds=limits.wall_seconds + more * limits.cpu_seconds,
+    )
+    call_seconds = limits.cpu_seconds // exam.num_calls if exam.num_calls else 0
+    program = {**exam.source(), "call_seconds": call_seconds}
+    tests = {"setup": exam.setup, "tests": exam.tests, "entry_points": exam.entry_points}
+    run = _run([program, tests], limits, isolate, readable, limits.output_bytes)
+    output, code = run.output.decode(errors="replace"), run.codes.get("program", 0)
+    if run.ended:
+        return Outcome(status=run.ended, detail="", output=output)
+    status = run.said.get("status", "gone")
+    if status == "memory":
+        return Outcome(status="ran out of memory", detail="", output=output)
+    if status in ("passed", "failed"):
+        return Outcome(status=status, detail=str(run.said["detail"]), output=output)
+    if code in ENDED_BY_CPU or run.codes.get("tests") in ENDED_BY_CPU:
+        return Outcome(status="took too long", detail="", output=output)
+    how = f"signal {-code}" if code < 0 else f"status {code}"
+    return Outcome(status="ended early", detail=f"{how}, before the tests were through", output=output)
+
+
+def _print(exam: Exam, number: int, limits: Limits, isolate: bool) -> Outcome:
+    """The program alone, with one text to read; what it prints is compared here."""
+    text, expected = exam.inputs[number]
+    max_output = max(limits.output_bytes, 2 * len(expected.encode(errors="surrogatepass")) + (1 << 10))
+    run = _run([{**exam.source(), "input": text}], limits, isolate, (), max_output)
+    place, code = f"input {number + 1} of {len(exam.inputs)}", run.codes.get("program", 0)
+    output = run.output.decode(errors="replace")
+    if run.ended or code in ENDED_BY_CPU:
+        return Outcome(status=run.ended or "took too long", detail=place, output=output)
+    if code:
+        how = f"signal {-code}" if code < 0 else f"status {code}"
+        said = run.errors.decode(errors="replace").strip().rpartition("\n")[2][:500] or how
+        return Outcome(status="failed", detail=f"{said}, {place}", output=output)
+    different = same_output(output, expected)
+    return Outcome(status="failed" if different else "passed", detail=f"{different}, {place}", output=output)
 
 
 @cache
@@ -137,82 +151,177 @@ def why_not_isolated() -> str:
     return f"a probe could read outside its folder: {outcome.status} {outcome.detail}"
 
 
-def _watch(
-    process: subprocess.Popen[bytes], verdict_fd: int, scratch: Path, limits: Limits
-) -> tuple[str | None, bytes, bytes]:
-    """Read until the program ends or exceeds a limit: (the limit or None, output, verdict)."""
-    assert process.stdout is not None
-    output_fd = process.stdout.fileno()
-    received = {output_fd: bytearray(), verdict_fd: bytearray()}
-    deadline = time.monotonic() + limits.wall_seconds
-    ended: str | None = None
-    with selectors.DefaultSelector() as selector:
-        for descriptor in received:
-            selector.register(descriptor, selectors.EVENT_READ)
-        while selector.get_map() and ended is None:
-            for key, _ in selector.select(POLL_SECONDS):
-                chunk = os.read(key.fd, 1 << 16)
-                received[key.fd] += chunk
-                if not chunk:
-                    selector.unregister(key.fd)
-            if any(len(data) > limits.output_bytes for data in received.values()):
-                ended = "wrote too much output"
-            elif time.monotonic() > deadline:
-                ended = "took too long"
-            elif _overfull(scratch, limits):
-                ended = "wrote too many or too large files"
-    return ended, bytes(received[output_fd][: limits.output_bytes]), bytes(received[verdict_fd])
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Run:
+    """How the processes of one program ended, and what they wrote."""
+
+    ended: str
+    """The limit that they exceeded, or empty."""
+    codes: Mapping[str, int]
+    said: Mapping[str, Any]
+    """The verdict of the process with the tests."""
+    output: bytes
+    errors: bytes
 
 
-def _overfull(scratch: Path, limits: Limits) -> bool:
-    size = 0
-    try:
-        with os.scandir(scratch) as entries:
-            for count, entry in enumerate(entries, start=1):
-                with contextlib.suppress(OSError):
-                    size += entry.stat(follow_symlinks=False).st_blocks * 512
-                if size > limits.scratch_bytes or count > limits.num_files:
-                    return True
-    except OSError:
-        pass
-    return False
+_starters: dict[tuple[Path, bool], socket.socket] = {}
+_starters_lock = threading.Lock()
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_starters.clear)
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(0.05)  # both pipes are closed, or it is over a limit
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            with contextlib.suppress(OSError):
-                pipe.close()
-    process.wait()
+def _starter(isolate: bool, *, anew: bool = False) -> socket.socket:
+    """The control socket of the process that starts programs; one for isolated ones, one for others.
+
+    It is forked twice, so that it is no child of this process, and ends when this process ends, even by SIGKILL.
+    """
+    with _starters_lock:
+        if anew and (old := _starters.pop((CHILD, isolate), None)):
+            old.close()
+        if (CHILD, isolate) not in _starters:
+            ours, theirs = socket.socketpair()
+            with theirs:
+                number, kind = theirs.fileno(), "isolate" if isolate else "free"
+                subprocess.run(
+                    [sys.executable, "-I", "-S", "-B", CHILD, str(number), str(os.getpid()), TALK, kind],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    pass_fds=[number],
+                    cwd="/",
+                    env={
+                        "LANG": "C.UTF-8",
+                        "PYTHONHASHSEED": "0",
+                        "PATH": "/nonexistent",
+                        "TMPDIR": tempfile.gettempdir(),
+                    },
+                    check=False,
+                )
+            _starters[CHILD, isolate] = ours
+        return _starters[CHILD, isolate]
 
 
-def _judge_end(status: int, ended: str | None, output: str, verdict: bytes, token: str) -> Outcome:
-    if ended is not None:
-        return Outcome(status=ended, detail="", output=output)
-    for line in verdict.splitlines():
+def _run(
+    tasks: Sequence[Mapping[str, Any]], limits: Limits, isolate: bool, readable: Sequence[Path], max_output: int
+) -> _Run:
+    """Start the processes, wait for their end or for the first limit that they exceed, and leave nothing behind."""
+    for anew in (False, True):
+        scratch = tempfile.mkdtemp(prefix="ibpo-sandbox-")
         try:
-            said = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(said, dict) and said.get("token") == token:
-            kind = "ran out of memory" if said["status"] == "memory" else str(said["status"])
-            return Outcome(status=kind, detail=str(said["detail"]), output=output)
-    if status == -signal.SIGXCPU:
-        return Outcome(status="took too long", detail="", output=output)
-    how = f"signal {-status}" if status < 0 else f"status {status}"
-    return Outcome(status="ended early", detail=f"{how}, before the tests were through", output=output)
+            run = _run_in(scratch, tasks, limits, isolate, readable, max_output, anew)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        if "unconfined" in run.said:
+            raise IbpoError(f"model-written code cannot be confined here: {run.said['unconfined']}")
+        if run.codes:
+            return run
+    raise IbpoError("the process that starts programs ended twice; is there memory left, and may processes be started?")
+
+
+def _run_in(
+    scratch: str,
+    tasks: Sequence[Mapping[str, Any]],
+    limits: Limits,
+    isolate: bool,
+    readable: Sequence[Path],
+    max_output: int,
+    anew: bool,
+) -> _Run:
+    lifeline, theirs = socket.socketpair()
+    pipes = [os.pipe() for _ in range(2 if len(tasks) == 2 else 3)]  # status, output, errors where they are apart
+    files = []
+    try:
+        for task in tasks:
+            files.append(tempfile.TemporaryFile())  # noqa: SIM115
+            files[-1].write(json.dumps({**task, "readable": [str(path) for path in readable]}).encode())
+            files[-1].seek(0)
+        asked = json.dumps({"scratch": scratch, "limits": asdict(limits)}).encode().ljust(MESSAGE_BYTES)
+        given = [theirs.fileno(), pipes[0][1], pipes[1][1], pipes[-1][1], *(file.fileno() for file in files)]
+        control = _starter(isolate, anew=anew)
+        try:
+            socket.send_fds(control, [asked], given)
+        except OSError:
+            socket.send_fds(_starter(isolate, anew=True), [asked], given)
+        theirs.close()
+        for number, (_, write_end) in enumerate(pipes):
+            os.close(write_end)
+            pipes[number] = (pipes[number][0], -1)
+        ended, received, end = _watch(lifeline, [read_end for read_end, _ in pipes], limits, max_output)
+    finally:
+        for descriptor in (end for pipe in pipes for end in pipe if end >= 0):
+            os.close(descriptor)
+        for file in files:
+            file.close()
+        lifeline.close()
+        theirs.close()
+    said: dict[str, Any] = {}
+    for line in received[0].splitlines():
+        with contextlib.suppress(ValueError):
+            said |= json.loads(line)
+    if (more := end.get("ended", "")) and more != "files":
+        said = {"unconfined": more}
+    return _Run(
+        ended=ended or ("wrote too many or too large files" if more else ""),
+        codes=end.get("codes", {}),
+        said=said,
+        output=received[1][:max_output],
+        errors=received[-1][:max_output] if len(tasks) == 1 else b"",
+    )
+
+
+def _watch(
+    lifeline: socket.socket, pipes: Sequence[int], limits: Limits, max_output: int
+) -> tuple[str, list[bytes], dict[str, Any]]:
+    """Read until all processes have ended: (the limit that they exceeded or "", what each pipe brought, their end)."""
+    received = {pipe: bytearray() for pipe in pipes}
+    end = bytearray()
+    deadline = time.monotonic() + limits.wall_seconds
+    ended = ""
+    with selectors.DefaultSelector() as selector:
+        selector.register(lifeline, selectors.EVENT_READ)
+        for pipe in pipes:
+            selector.register(pipe, selectors.EVENT_READ)
+        over = False
+        while not over:
+            for key, _ in selector.select(None if ended else max(deadline - time.monotonic(), 0.001)):
+                chunk = os.read(key.fd, 1 << 16)
+                if key.fd == lifeline.fileno():
+                    end += chunk
+                    over = not chunk
+                elif not chunk:
+                    selector.unregister(key.fd)
+                elif len(received[key.fd]) <= max_output:
+                    received[key.fd] += chunk
+            if not ended:
+                if any(len(data) > max_output for data in received.values()):
+                    ended = "wrote too much output"
+                elif time.monotonic() > deadline:
+                    ended = "took too long"
+                if ended:
+                    lifeline.shutdown(socket.SHUT_WR)  # the starter kills them, and says when they are gone
+    for pipe in pipes:  # what is left; without isolation a child of the program's may hold a pipe open
+        os.set_blocking(pipe, False)
+        with contextlib.suppress(BlockingIOError):
+            while len(received[pipe]) <= max_output and (chunk := os.read(pipe, 1 << 16)):
+                received[pipe] += chunk
+    if not ended and any(len(data) > max_output for data in received.values()):
+        ended = "wrote too much output"
+    said = json.loads(end) if end else {}
+    return ended, [bytes(data) for data in received.values()], said
 
 
 class CodeJudge:
     """1.0 where the predicted answer, a program, passes the problem's tests, else 0.0.
 
     A problem's `info` holds `tests`, source that raises where the program is wrong, and may hold `setup`, source that
-    goes before it (HumanEval: the prompt, whose imports and helpers an answer may leave out). An answer that begins
-    with an indented line continues the setup, as HumanEval's own solutions do; any other stands for itself after it.
+    goes before it (HumanEval: the prompt, whose imports and helpers an answer may leave out), and `entry_point`, the
+    name that the program has to define (else it is read from the tests). An answer that begins with an indented line
+    continues the setup, as HumanEval's own solutions do; any other stands for itself after it. Of a response with
+    several blocks, the one that defines the entry point is judged.
+
+    Or `info` holds `cases`, each with `input` and `output`: with `fn_name` they are arguments (JSON, one a line) and
+    result of that function or method of `Solution`, without it what is read from stdin and printed to stdout. Both
+    are judged by LiveCodeBench's rules, with its imports; each input and each call has the whole CPU time.
 
     Raises:
         IbpoError: on construction, where model-written code cannot be confined, unless `isolate=False`.
@@ -223,7 +332,7 @@ class CodeJudge:
         >>> answers = ["def double(x): return 2 * x", "def double(x): return x"]
         >>> candidates = [Candidate(problem=problem, completion=a, predicted_answer=a) for a in answers]
         >>> [(j.reward, j.reason) for j in CodeJudge().judge(candidates)]
-        [(1.0, 'passed its tests'), (0.0, 'failed: AssertionError (line 5)')]
+        [(1.0, 'passed its tests'), (0.0, 'failed: AssertionError (line 1 of the tests)')]
     """
 
     def __init__(self, *, limits: Limits | None = None, num_workers: int | None = None, isolate: bool = True) -> None:
@@ -245,31 +354,19 @@ class CodeJudge:
         Raises:
             IbpoError: for a problem without tests.
         """
-        programs = [assemble(candidate) for candidate in candidates]
-        distinct = list(dict.fromkeys(program for program in programs if program is not None))
+        exams = [assemble(candidate) for candidate in candidates]
+        distinct = list(dict.fromkeys(exam for exam in exams if exam is not None))
         with ThreadPoolExecutor(self._num_workers) as threads:
-            judged = dict(zip(distinct, threads.map(self._run, distinct), strict=True))
+            judged = dict(zip(distinct, threads.map(self._sit, distinct), strict=True))
         nothing = Judgement(reward=0.0, reason="no answer")
-        return [nothing if program is None else judged[program] for program in programs]
+        return [nothing if exam is None else judged[exam] for exam in exams]
 
-    def _run(self, program: str) -> Judgement:
-        outcome = run_program(program, limits=self._limits, isolate=self._isolate)
-        if outcome.passed:
+    def _sit(self, exam: Exam) -> Judgement:
+        if exam.inputs:
+            outcomes = (_print(exam, number, self._limits, self._isolate) for number in range(len(exam.inputs)))
+            outcome = next((outcome for outcome in outcomes if not outcome.passed), None)
+        else:
+            outcome = _examine(exam, self._limits, self._isolate)
+        if outcome is None or outcome.passed:
             return Judgement(reward=1.0, reason="passed its tests")
         return Judgement(reward=0.0, reason=f"{outcome.status}{f': {outcome.detail}' if outcome.detail else ''}")
-
-
-def assemble(candidate: Candidate) -> str | None:
-    """Setup, answer and tests as one program; None where there is no answer."""
-    problem, answer = candidate.problem, candidate.predicted_answer
-    tests, setup = problem.info.get("tests"), problem.info.get("setup", "")
-    if not isinstance(tests, str) or not tests.strip():
-        raise IbpoError(f"problem {problem.problem_id}: has no tests; give source text in info['tests']")
-    if answer is None or not answer.strip():
-        return None
-    answer = answer.replace("\r\n", "\n")
-    first = next(line for line in answer.splitlines() if line.strip())
-    if first[0].isspace() and not setup:
-        answer = textwrap.dedent(answer)
-    gap = "" if first[0].isspace() else "\n\n"
-    return f"{setup}{gap}{answer}\n\n{tests}\n"

@@ -1,8 +1,8 @@
-r"""Is a mathematical answer equivalent to the gold? Plain matches first, then math-verify (LaTeX, sympy) in a pool.
+r"""Is a mathematical answer equivalent to the gold? Plain matches first, then what both say (`ibpo.answers`) in a pool.
 
-math-verify's time-outs use signals, which work in the main thread only, and a formula can hold a computer algebra
-system up in one C call, where no signal helps. So each pair goes to a worker process with limits of its own; see
-`ibpo.rewards.workers`. Callers may use threads, or fork.
+math-verify, which finds answers in texts, has time-outs that use signals: these work in the main thread only, and a
+formula can hold a computer algebra system up in one C call, where no signal helps. So each pair goes to a worker
+process with limits of its own; see `ibpo.rewards.workers`. Callers may use threads, or fork.
 
 `10^{10^{10}}` or 300 nested parentheses keep a computer algebra system busy until its limit of time: `is_hostile`
 turns such answers away unread, so that a policy that writes many of them does not slow training down.
@@ -17,8 +17,10 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future
 from fractions import Fraction
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
+from ibpo.answers import unwrapped
 from ibpo.errors import IbpoError
 from ibpo.rewards.judges import Candidate, Judgement
 from ibpo.rewards.workers import RequestFailed, WorkerPool
@@ -33,7 +35,6 @@ MAX_BRACKET_POWER = 100
 """Largest product of the exponents on brackets: what expanding them costs grows with it."""
 PLAIN_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:(?:,|\\,|,?\{,\}|,\\!| )\d{3})+|\d+)?(?:\.\d+)?")
 FRACTION = re.compile(r"([-+]?)(?:\\[dt]?frac\s*\{(-?\d+)\}\s*\{(\d+)\}|(\d+)\s*/\s*(\d+))")
-IN_BASE = re.compile(r"(-?[0-9A-Za-z]+)_\{?(\d+)\}?")
 POWER = re.compile(r"\^|\*\*")
 TOWER = re.compile(r"[\d)}\]]\s*(?:\^|\*\*|!)")
 
@@ -47,16 +48,16 @@ PROSE = re.compile(r"(?<![\\A-Za-z{])[A-Za-z]{3,}\s+[A-Za-z]{2,}\s|[^\x00-\u024F
 
 
 def bare(answer: str) -> str:
-    r"""Without dollar signs around it, dollar amounts' signs, a full stop behind it, and repeated white space.
+    r"""Without what stands around it and says nothing: dollar signs, a box, emphasis, a full stop, white space.
 
     Example:
-        >>> bare(" $72$. "), bare(r"\$72.00")
-        ('72', '72.00')
+        >>> bare(" $72$. "), bare(r"\$72.00"), bare("**72**")
+        ('72', '72.00', '72')
     """
-    answer = " ".join(answer.split()).removesuffix(".")
-    if len(answer) > 1 and answer[0] == answer[-1] == "$" and answer.count("$") == 2:
-        answer = answer[1:-1].strip()
-    return answer.removesuffix(".").replace("\\$", "").strip()
+    answer, before = " ".join(answer.split()), None
+    while before != answer:
+        before, answer = answer, unwrapped(answer)
+    return answer.replace("\\$", "").strip()
 
 
 def as_number(answer: str) -> Fraction | None:
@@ -82,29 +83,21 @@ def as_number(answer: str) -> Fraction | None:
 
 
 def compare_plainly(predicted: str, gold: str) -> bool | None:
-    """Whether two bare answers are equal, where text or plain numbers decide it; None where algebra is needed.
-
-    A decimal number that differs is left to math-verify, which rounds. Numbers that both name their base are compared
-    here: math-verify drops the base, so that 32_5 and 32_7 were equal.
+    """Whether two bare answers are equal, where text or plain numbers decide it; None where they have to be read.
 
     Example:
         >>> compare_plainly("1,000", "1000.0"), compare_plainly("72", "73"), compare_plainly("x+1", "1+x")
         (True, False, None)
-        >>> compare_plainly("32_5", "32_{5}"), compare_plainly("32_5", "32_7")
-        (True, False)
     """
     if predicted == gold:
         return True
-    bases = IN_BASE.fullmatch(predicted), IN_BASE.fullmatch(gold)
-    if bases[0] and bases[1] and bases[1][1].lstrip("-").isdigit():
-        return bases[0].groups() == bases[1].groups()
     ours, theirs = as_number(predicted), as_number(gold)
-    if ours is not None and theirs is not None:
-        if ours == theirs:
-            return True
-        if "." not in predicted + gold:
-            return False
-    return None
+    if ours is None or theirs is None:
+        return None
+    if ours == theirs:
+        return True
+    # A decimal may stand for the fraction that it rounds; two decimals, and two fractions, are equal or not.
+    return None if ("." in predicted) != ("." in gold) else False
 
 
 def delimited(answer: str) -> str:
@@ -178,15 +171,35 @@ SEPARATOR = b"\0"
 MAX_SECONDS = 30.0
 """Wall time of one pair; the workers' own limit, `math_worker.CPU_SECONDS`, counts CPU time."""
 
+ANTLR = "4.13.2"
+"""math-verify has one grammar per runtime of ANTLR, and takes that of whichever is installed; they read differently."""
+
+
+def check_grammar() -> None:
+    """Refuse a runtime of ANTLR with which math-verify reads answers otherwise.
+
+    Raises:
+        IbpoError: names the one that was found.
+    """
+    try:
+        found = version("antlr4-python3-runtime")
+    except PackageNotFoundError:
+        found = "missing"
+    if found != ANTLR:
+        raise IbpoError(
+            f"antlr4-python3-runtime is {found}; with any other than {ANTLR} math-verify finds other answers in texts: "
+            f"pip install antlr4-python3-runtime=={ANTLR}, in an environment without packages that need another"
+        )
+
 
 class MathJudge:
     r"""1.0 where the predicted answer is equivalent to the gold, else 0.0; every pair is judged once.
 
-    Equivalent: equal as text or as plain numbers, or equal by `math_verify.verify(gold, predicted)` with its defaults
-    (six decimals, order kept in lists and tuples). Measured against published graders' tests: docs/judges.md.
+    Equivalent: equal as text or as plain numbers, or equal in all that both say when they are read; what is not read
+    must be written alike. Conventions, and how it agrees with published graders' tests: docs/judges.md.
 
     Raises:
-        IbpoError: on construction, where math-verify is not installed.
+        IbpoError: on construction, where math-verify is not installed, or with another version of ANTLR.
 
     Example:
         >>> judge = MathJudge()
@@ -198,6 +211,7 @@ class MathJudge:
         """Workers (default: one per CPU, at most eight) start when the first pair needs one."""
         if find_spec("math_verify") is None:
             raise IbpoError("the mathematics judge needs math-verify: pip install 'ibpo[math]'")
+        check_grammar()
         self._options = (num_workers, cache_size)
         num_workers = num_workers or min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2, 8)
         self._pool = WorkerPool("ibpo.rewards.math_worker", num_workers=num_workers, max_seconds=MAX_SECONDS)
@@ -238,17 +252,18 @@ class MathJudge:
     def _begin(self, predicted: str | None, gold: str) -> Judgement | Future[bytes]:
         if predicted is None:
             return Judgement(reward=0.0, reason="no answer")
-        predicted, gold = bare(predicted), bare(gold)
-        plain = compare_plainly(predicted, gold)
-        if plain is not None:
-            return Judgement(reward=float(plain), reason="equal as it stands" if plain else "another number")
-        if not predicted:
-            return Judgement(reward=0.0, reason="empty answer")
         if not _fits(predicted) or not _fits(gold):
             return Judgement(reward=0.0, reason="too long, or no text")
+        ours, theirs = bare(predicted), bare(gold)
+        plain = compare_plainly(ours, theirs)
+        if plain is not None:
+            return Judgement(reward=float(plain), reason="equal as it stands" if plain else "another number")
+        if not ours:
+            return Judgement(reward=0.0, reason="empty answer")
         # In a text only the last formula counts, and much else looks costly: there the workers' limits have to do.
-        if any(is_hostile(answer) for answer in (predicted, gold) if not is_text(answer)):
+        if any(is_hostile(answer) for answer in (ours, theirs) if not is_text(answer)):
             return Judgement(reward=0.0, reason="too costly to compute: towers of powers, factorials or deep nesting")
+        predicted, gold = " ".join(predicted.split()), " ".join(gold.split())  # with the signs of currencies
         with self._lock:
             future = self._cache.get((predicted, gold))
             if future is None or (future.done() and isinstance(future.exception(), IbpoError)):

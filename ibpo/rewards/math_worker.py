@@ -1,46 +1,44 @@
-"""`python -m ibpo.rewards.math_worker`: compares answers by math-verify, for `MathJudge`'s pool.
+r"""`python -m ibpo.rewards.math_worker`: compares answers for `MathJudge`'s pool.
 
-Two shortcuts that change no verdict are put into math-verify here, in the judge's worker processes only:
-
-- **Two-stage parsing**: ANTLR's SLL prediction, whose steps it remembers, before its LL prediction, which it works out
-  anew each time. Where SLL parses without an error, LL gives the same tree (Parr, Harwell and Fisher, "Adaptive LL(*)
-  parsing", OOPSLA 2014, section 3.2); where it does not, LL parses, and says what is wrong.
-- **A look at two points**: expressions that differ at a point are not equal; simplifying their difference, which takes
-  a hundred times as long, would say so too.
+Both answers are read by `ibpo.answers`, whole or not at all, and compared by what they say. math-verify does two things
+here: it finds the answer in a text, and it compares sums and integrals, which `ibpo.answers` does not read; they must
+consist of the same letters, digits and signs. It never decides alone: it passes over what it does not understand.
 """
 
 from __future__ import annotations
 
 import logging
+import re
+from collections import Counter
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from ibpo.rewards.math import SEPARATOR, delimited
+from ibpo import answers
+from ibpo.answers import clean, understood
+from ibpo.rewards.math import SEPARATOR, delimited, is_text
 from ibpo.rewards.workers import serve, start_failed
 
-POINTS = ((0.5772156649, 0.3819660113), (1.7320508076, 0.2360679775))
-"""First symbol, and what each further one has more: positive, so that no root or logarithm of a product is on a branch
-where a simplification would not hold."""
-
-TOLERANCE = 1e-9
-"""Relative: a million times the rounding error of a double, so that it is never taken for a difference."""
-ENDLESS = ("Sum", "Product", "Integral", "Limit", "Derivative")
-
-
-def install() -> None:
-    """Put both shortcuts into the math-verify of this process; a release that names things otherwise is only slower."""
-    from latex2sympy2_extended import latex2sympy2
-    from math_verify import grader
-
-    if hasattr(latex2sympy2, "PSParser"):
-        latex2sympy2.PSParser = two_stage(latex2sympy2.PSParser)
-    if hasattr(grader, "sympy_symbolic_eq"):
-        grader.sympy_symbolic_eq = looked_at(grader.sympy_symbolic_eq)
+DENIED_BEFORE = re.compile(
+    r"(?:\b(?:more|less|fewer|greater|smaller) than|\bat (?:least|most)|\bup to|\bnot|n't|\bnever|\bneither|\bnor"
+    r"|\\neq?|≠|\\neg)\s*(?:equal to\s*)?[$\\({\[]*\s*$"
+)
+DENIED_BEHIND = re.compile(r"[$\\)}\]]*\s*(?:is|was)\s+(?:not|wrong|incorrect|false)\b")
+"""Around the answer of a text: what denies it, or makes it a bound."""
+MANY_CHARACTERS = 40
+"""An answer with more, and with three words, is a text."""
+ROMAN = re.compile(r"\\(?:text|mbox|mathrm)(?![A-Za-z])")
+CHOICE_ALONE = re.compile("[A-HJ]")
+PLAIN = re.compile(r"[-_\d.,\\ {}/a-z%]+")
+PIECE = re.compile(r"\\[A-Za-z]+|[A-Za-z]+|\d+(?:\.\d+)?|\S")
 
 
 def two_stage(parser: Any) -> Any:
-    """The parser class, whose entry rule tries SLL first."""
+    """The parser class, whose entry rule tries ANTLR's SLL prediction first, whose steps it remembers.
+
+    Where SLL parses without an error, LL gives the same tree (Parr, Harwell and Fisher, "Adaptive LL(*) parsing",
+    OOPSLA 2014, section 3.2); where it does not, LL parses, and says what is wrong.
+    """
     from antlr4 import BailErrorStrategy
     from antlr4.atn.PredictionMode import PredictionMode
     from antlr4.error.Errors import ParseCancellationException
@@ -59,44 +57,89 @@ def two_stage(parser: Any) -> Any:
     return TwoStage
 
 
-def looked_at(symbolic_eq: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
-    """`symbolic_eq`, asked only where the values do not answer."""
+def install() -> None:
+    """Put two-stage parsing into the math-verify of this process; a release that names it otherwise is only slower."""
+    from latex2sympy2_extended import latex2sympy2
 
-    def compare(a: Any, b: Any) -> bool:
-        return not differ(a, b) and symbolic_eq(a, b)
-
-    return compare
+    if hasattr(latex2sympy2, "PSParser"):
+        latex2sympy2.PSParser = two_stage(latex2sympy2.PSParser)
 
 
-def differ(a: Any, b: Any) -> bool:
-    """Whether two sympy expressions have different values at one of two points; False where that cannot be said.
+@lru_cache(maxsize=4096)
+def parsed(answer: str) -> Any:
+    """What math-verify finds, without its own time-outs, which count wall time: this process has limits of its own."""
+    from math_verify import parse
+
+    return parse(delimited(answer), parsing_timeout=None)  # pyright: ignore[reportArgumentType]
+
+
+def found_in(text: str) -> str:
+    """The answer that stands in a text, as math-verify finds it; empty where there is none, or where it is denied."""
+    found = parsed(text)
+    answer = next((part for part in reversed(found) if isinstance(part, str)), "")
+    if (found and getattr(found[0], "is_Rational", False)) or getattr(found[0] if found else None, "is_Float", False):
+        answer = answer if PLAIN.fullmatch(answer) else str(found[0])
+    at = text.rfind(answer)
+    denied = DENIED_BEFORE.search(text[max(at - 40, 0) : at]) or DENIED_BEHIND.match(text[at + len(answer) :][:40])
+    return "" if answer and denied else answer
+
+
+def settled(answer: str) -> tuple[str, bool]:
+    """(the answer, out of the text around it; whether it can be read)."""
+    if understood(answer) is not None:
+        return answer, True
+    in_roman = ROMAN.search(answer) and "$" not in answer and "\\boxed" not in answer  # a formula with words
+    if (is_text(answer) and not in_roman) or (
+        len(answer) > MANY_CHARACTERS and len(re.findall(r"[A-Za-z]{3,}", answer)) > 2
+    ):
+        answer = found_in(answer)
+    return answer, understood(answer) is not None
+
+
+def equal(predicted: str, gold: str) -> bool:
+    """Whether two answers are equal, in all that they say."""
+    (ours, ours_read), (theirs, theirs_read) = settled(predicted), settled(gold)
+    if ours_read and theirs_read:
+        return bool(answers.equal(ours, theirs))
+    if (CHOICE_ALONE.fullmatch(ours) and not theirs_read) or (CHOICE_ALONE.fullmatch(theirs) and not ours_read):
+        return (ours if ours_read else choice_in(predicted)) == (theirs if theirs_read else choice_in(gold))
+    return bool(ours) and same_pieces(ours, theirs)
+
+
+def same_pieces(predicted: str, gold: str) -> bool:
+    """Whether two answers that cannot be read are written alike, or are reordered sums that math-verify calls equal."""
+    ours, theirs = (PIECE.findall(clean(answer)) for answer in (predicted, gold))
+    if ours == theirs:
+        return True
+    if Counter(ours) != Counter(theirs) or not REORDERED & set(ours) or "\\dots" in ours:
+        return False
+    from math_verify import verify
+
+    return bool(verify(parsed(gold), parsed(predicted), timeout_seconds=None))
+
+
+REORDERED = {r"\sum", r"\prod", r"\int", r"\lim"}
+"""What math-verify reads and the reader does not."""
+CHOICE = r"(?<![A-Za-z\d\\])\(?([A-HJ])\)?(?![A-Za-z\d'])"
+CHOICES = (
+    re.compile(rf".*(?:answer|réponse|option|choice)\b[^A-J.\n]{{0,20}}\n?{CHOICE}", re.DOTALL),
+    re.compile(rf"\s*{CHOICE}(?=[.:)。,、]|[^\x00-\xff])"),
+    re.compile(rf"(?:.*(?<!not )(?<!n't be )(?<!or )){CHOICE}", re.DOTALL),
+)
+
+
+def choice_in(text: str) -> str:
+    """The letter of multiple choice that a text settles on; empty where there is none.
 
     Example:
-        >>> from sympy.abc import x
-        >>> differ(x**2, x**3), differ((x + 1) ** 2, x**2 + 2 * x + 1)
-        (True, False)
+        >>> choice_in("It's not A, so I think it's B"), choice_in("The answer is for sure D, it can't be A or B")
+        ('B', 'D')
     """
-    from sympy import Expr, Symbol
-
-    if not (isinstance(a, Expr) and isinstance(b, Expr)) or not (a.is_commutative and b.is_commutative):
-        return False
-    if any(type(node).__name__ in ENDLESS for expr in (a, b) for node in expr.atoms(Expr)):
-        return False
-    symbols = sorted((a.free_symbols | b.free_symbols), key=str)
-    if not all(isinstance(symbol, Symbol) for symbol in symbols):
-        return False
-    for first, further in POINTS:
-        values: Any = {symbol: first + number * further for number, symbol in enumerate(symbols)}
-        try:
-            ours, theirs = complex(a.evalf(15, subs=values)), complex(b.evalf(15, subs=values))
-            distance, size = abs(ours - theirs), max(abs(ours), abs(theirs))
-        except (TypeError, ValueError, OverflowError, ArithmeticError, AttributeError, NotImplementedError):
-            return False
-        if not distance < float("inf"):
-            return False
-        if distance > TOLERANCE * size:
-            return True
-    return False
+    text = text[-500:]
+    for pattern in CHOICES:
+        if found := pattern.match(text):
+            return found[1]
+    return ""
 
 
 CPU_SECONDS = 2.0
@@ -106,21 +149,16 @@ MEMORY_BYTES = 2 << 30
 
 def _comparison() -> Callable[[bytes], bytes]:
     """Request -> `b"1"` or `b"0"`; math-verify and sympy are loaded here."""
-    from math_verify import parse, verify
-
     install()
     logging.disable(logging.CRITICAL)
 
-    # Without math-verify's own time-outs: they count wall time, and this process has limits of its own.
-    @lru_cache(maxsize=4096)
-    def parsed(answer: str) -> Any:
-        return parse(delimited(answer), parsing_timeout=None)  # pyright: ignore[reportArgumentType]
-
     def compare(request: bytes) -> bytes:
         predicted, gold = (part.decode() for part in request.split(SEPARATOR))
-        return b"1" if verify(parsed(gold), parsed(predicted), timeout_seconds=None) else b"0"
+        return b"1" if equal(predicted, gold) else b"0"
 
-    compare(b"\\frac{1}{2}\0x+1")  # the first one builds grammars: before there is a limit of time
+    equal(
+        r"so it is $\frac{1}{2}$, or $\int_0^1 x$", "x+1"
+    )  # the first one builds grammars: before there is a limit of time
     return compare
 
 

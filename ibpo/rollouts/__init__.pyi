@@ -7,8 +7,11 @@ from .sampler import PromptWriter as PromptWriter
 from .sampler import Request as Request
 from .sampler import Sampled as Sampled
 from .sampler import Sampler as Sampler
+<<<<<<< HEAD
 from .sampler import encode_prompt as encode_prompt
 from .sampler import renderer as renderer
+=======
+>>>>>>> main
 from .scoring import rollout_of_ids as rollout_of_ids
 from .scoring import rollout_of_row as rollout_of_row
 from .scoring import score as score
@@ -16,6 +19,8 @@ from .served import EndpointSampler as EndpointSampler
 from .served import Forcing as Forcing
 from .served import VLLMSampler as VLLMSampler
 from .served import load_vllm as load_vllm
+from .server_tokenizer import ServerTokenizer as ServerTokenizer
+from .server_tokenizer import ask_for_tokenizer as ask_for_tokenizer
 from .store import Collected as Collected
 from .store import RolloutStore as RolloutStore
 from .store import collect as collect
@@ -32,14 +37,15 @@ __all__ = [
     "RolloutStore",
     "Sampled",
     "Sampler",
+    "ServerTokenizer",
     "VLLMSampler",
+    "ask_for_tokenizer",
     "collect",
     "encode_prompt",
     "end_of_sequence_ids",
     "load_policy",
     "load_vllm",
     "pad_left",
-    "renderer",
     "rollout_of_ids",
     "rollout_of_row",
     "score",

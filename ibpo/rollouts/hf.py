@@ -212,26 +212,36 @@ class HFRequestSampler:
         room = getattr(self.sampler.model.config, "max_position_embeddings", None)
         length = self.sampler.max_completion_length
         for request in requests:
-            prompt, prefix = self.writer.ids(request)
+            prompt, prefix, lead = self.writer.asked(request)
             if room is not None and len(prompt) + length > room:
                 yield IbpoError(
                     f"problem {request.problem.problem_id}: {length} tokens after the {len(prompt)} of the prompt "
                     f"exceed the model's {room} positions; lower the limit or leave the problem out"
                 )
             else:
+<<<<<<< HEAD
                 asked.append((request, prompt, prefix))
         asked.sort(key=lambda one: (one[2], len(one[1]), one[1]))  # siblings share what is computed of their prompt
+=======
+                asked.append((request, prompt, prefix, lead))
+        asked.sort(key=lambda one: (one[2], len(one[1])))
+>>>>>>> main
         for start in range(0, len(asked), self.batch_size):
             batch = asked[start : start + self.batch_size]
-            torch.manual_seed(_seed_of([request for request, _, _ in batch], self.seed))
-            completions = self.sampler.sample([prompt for _, prompt, _ in batch], [prefix for _, _, prefix in batch])
-            for (request, prompt, _), ids in zip(batch, completions, strict=True):
-                yield self._sampled(request, prompt, ids)
+            torch.manual_seed(_seed_of([request for request, *_ in batch], self.seed))
+            completions = self.sampler.sample([one[1] for one in batch], [one[2] for one in batch])
+            for (request, prompt, _, lead), ids in zip(batch, completions, strict=True):
+                yield self._sampled(request, prompt, ids, lead)
 
-    def _sampled(self, request: Request, prompt: list[int], ids: list[int]) -> Sampled:
+    def _sampled(self, request: Request, prompt: list[int], ids: list[int], lead: str) -> Sampled:
         tokenizer = self.sampler.tokenizer
+<<<<<<< HEAD
         eos = self.sampler.eos_token_ids
         rollout = rollout_of_ids(tokenizer, request.problem.problem_id, prompt, ids, eos_token_ids=eos)
+=======
+        eos = {tokenizer.eos_token_id}
+        rollout = rollout_of_ids(tokenizer, request.problem.problem_id, prompt, ids, eos_token_ids=eos, lead=lead)
+>>>>>>> main
         return Sampled.of_rollout(request, rollout)
 
 

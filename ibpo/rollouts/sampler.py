@@ -5,11 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from ibpo.errors import IbpoError
-from ibpo.responses import encode_prefix, offer
+from ibpo.responses import (
+    THINK,
+    Opening,
+    encode_opening,
+    family_of,
+    is_by_effort,
+    offer,
+    open_response,
+    render,
+    split_thought,
+    translate,
+)
 from ibpo.types import Problem, Prompt, ResponseGroup, Rollout
 
 
@@ -49,6 +60,8 @@ class Sampled:
     num_completion_tokens: int | None
     num_thinking_tokens: int | None = None
     """Of the completion's tokens, those of the thinking, where a server counts them apart."""
+    reasoning: str = ""
+    """The thought, kept beside the completion of a response that was to open by a word and thought first."""
 
     @classmethod
     def of_rollout(cls, request: Request, rollout: Rollout) -> Sampled:
@@ -113,6 +126,7 @@ def as_sampled(
     num_prompt_tokens: int | None,
     num_completion_tokens: int | None,
     num_thinking_tokens: int | None = None,
+    reasoning: str = "",
 ) -> Sampled:
     """A response whose token ids are not known, as servers give it."""
     rollout = Rollout(
@@ -128,6 +142,7 @@ def as_sampled(
         num_prompt_tokens=num_prompt_tokens,
         num_completion_tokens=num_completion_tokens,
         num_thinking_tokens=num_thinking_tokens,
+        reasoning=reasoning,
     )
 
 
@@ -175,6 +190,9 @@ class PromptWriter:
     offer_all: bool = False
     """Carry every response group's instruction, whatever the request asks: as in training, where the policy chooses."""
     template_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    adapt: bool = False
+    """Ask as this model is asked by itself: switches in the words of its family, thinking on or off as the prefix says.
+    Else as the options say, to the letter: as in training."""
 
     def prompt(self, request: Request) -> Prompt:
         """Chat messages where there is a chat template, else text."""
@@ -187,12 +205,31 @@ class PromptWriter:
             return prompt
         if not self.tokenizer.chat_template:
             return "\n\n".join(message["content"] for message in prompt) + "\n"  # or a prefix would stick to the prompt
-        return self.tokenizer.apply_chat_template(
-            prompt, tokenize=False, add_generation_prompt=True, **self.template_options
-        )
+        return render(self.tokenizer, prompt, self.options)
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """Arguments of the chat template."""
+        return translate(self.template_options, family_of(self.tokenizer)) if self.adapt else self.template_options
+
+    def opening(self, request: Request) -> Opening:
+        """The prompt, what is forced behind it, and what it already holds of the response."""
+        prompt, prefix = self.prompt(request), request.prefix
+        if isinstance(prompt, str) or not self.tokenizer.chat_template:
+            return Opening(prompt=self.render(prompt), forced=prefix, lead="")
+        if self.adapt and is_by_effort(self.template_options, family_of(self.tokenizer)):
+            prefix = ""
+        opened = open_response(self.tokenizer, prompt, prefix, self.options, adapt=self.adapt)
+        own = next((g.prefix for g in self.response_groups if g.name == request.response_group), "")
+        if prefix or opened.lead or not split_thought(own).closed or THINK not in own:
+            return opened
+        # Asked for an answer without thought: where the prompt holds the closed thought, the response begins with it.
+        forced = open_response(self.tokenizer, prompt, own, self.options)
+        return replace(opened, lead=forced.lead) if forced.prompt == opened.prompt else opened
 
     def ids(self, request: Request) -> tuple[list[int], list[int]]:
         """Token ids of the prompt, and of the forced prefix."""
+<<<<<<< HEAD
         return self.prompt_ids(self.prompt(request)), list(encode_prefix(request.prefix, self.tokenizer))
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
@@ -200,8 +237,13 @@ class PromptWriter:
         if not isinstance(prompt, str) and not self.tokenizer.chat_template:
             prompt = self.render(prompt)
         return encode_prompt(self.tokenizer, prompt, self.template_options)
+=======
+        prompt, prefix, _ = self.asked(request)
+        return prompt, prefix
+>>>>>>> main
 
-
-def renderer(writer: PromptWriter) -> Callable[[list[dict[str, str]]], str]:
-    """For `EndpointSampler.render`."""
-    return lambda messages: writer.render(messages)
+    def asked(self, request: Request) -> tuple[list[int], list[int], str]:
+        """`ids`, and the text that the prompt already holds of the response."""
+        opened = self.opening(request)
+        prompt = self.tokenizer(opened.prompt, add_special_tokens=False)["input_ids"] if opened.prompt else []
+        return list(prompt), list(encode_opening(opened.forced, self.tokenizer)), opened.lead

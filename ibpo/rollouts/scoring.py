@@ -17,11 +17,13 @@ def rollout_of_ids(
     completion_ids: Sequence[int],
     *,
     eos_token_ids: Collection[int],
+    lead: str = "",
 ) -> Rollout:
     """A response as a model gave it in token ids, the forced prefix included.
 
     It ended by itself if its last token is one of `eos_token_ids`, which is left out of the text. All other special
-    tokens stay in the text, as they may be what marks a response group.
+    tokens stay in the text, as they may be what marks a response group. `lead` is what the prompt already holds of the
+    response, such as a thought that the chat template opens: it stands in the text, not in the tokens.
     """
     ended = bool(completion_ids) and completion_ids[-1] in eos_token_ids
     body = list(completion_ids[:-1] if ended else completion_ids)
@@ -29,7 +31,7 @@ def rollout_of_ids(
         problem_id=problem_id,
         prompt_token_ids=tuple(prompt_ids),
         completion_token_ids=tuple(completion_ids),
-        completion=str(tokenizer.decode(body, skip_special_tokens=False)),
+        completion=lead + str(tokenizer.decode(body, skip_special_tokens=False)),
         finish_reason="stop" if ended else "length",
     )
 

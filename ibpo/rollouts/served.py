@@ -14,12 +14,13 @@ from typing import Any, Literal
 
 from ibpo.endpoint import Endpoint, Reply
 from ibpo.errors import IbpoError
-from ibpo.responses import offer
+from ibpo.responses import END_THINK, THINK, family_of, offer, plain_thoughts, split_thought
 from ibpo.rollouts.sampler import PromptWriter, Request, Sampled, as_sampled, asked_groups, seed_of
 from ibpo.rollouts.scoring import rollout_of_ids
 from ibpo.types import ResponseGroup
 
 Forcing = Literal["render", "prefill", "none"]
+CLOSED = f"\n{END_THINK}\n\n"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,9 +28,10 @@ class EndpointSampler:
     """Responses of a served policy, `endpoint.num_concurrent` at a time.
 
     How a prefix is forced depends on the server: `render` (any server with `/completions`) writes the chat template
-    out here, by `render`, and lets the server continue prompt and prefix as text; `prefill` (vLLM, SGLang) sends the
-    prefix as an unfinished assistant message; `none` refuses requests with a prefix. The reply's text never holds the
-    prefix, the rollout's completion always does.
+    out here and lets the server continue prompt and prefix, as token ids by `writer`, or as text by `render`;
+    `prefill` (vLLM, SGLang) sends the prefix as an unfinished assistant message, of which most templates of hybrid
+    models make another prompt (docs/response_groups.md); `none` refuses requests with a prefix. The reply's text never
+    holds the prefix, the rollout's completion always does.
     """
 
     endpoint: Endpoint
@@ -42,13 +44,18 @@ class EndpointSampler:
     """Whose instructions the prompt carries; a request of one response group carries that one's alone."""
     forcing: Forcing = "prefill"
     render: Callable[[list[dict[str, str]]], str] | None = None
-    """Chat messages -> the prompt's text, e.g. by a tokenizer's `apply_chat_template`; for `forcing="render"`."""
+    """Chat messages -> the prompt's text, for `forcing="render"`. A server that adds a begin-of-sequence token to texts
+    adds it to this one too: where the template writes one itself, give `writer` instead."""
+    writer: PromptWriter | None = None
+    """Writes prompts and prefixes as token ids, by the model's own tokenizer; before `render`."""
+    render_all: bool = True
+    """False: render only where a prefix is forced; the server renders the other requests itself, as chats."""
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """More options of the request (`top_p`, `extra_body`, ...)."""
 
     def __post_init__(self) -> None:
-        if self.forcing == "render" and self.render is None:
-            raise IbpoError("forcing='render': needs render, which writes the chat template out")
+        if self.forcing == "render" and self.render is None and self.writer is None:
+            raise IbpoError("forcing='render': needs render, or a writer, which writes the chat template out")
         if self.max_tokens < 1:
             raise IbpoError(f"max_tokens: must be at least 1, got {self.max_tokens}")
 
@@ -68,31 +75,92 @@ class EndpointSampler:
         if self.seed is not None:
             options["seed"] = seed_of(request, self.seed)
         try:
-            reply = self._ask(request, options)
+            reply, lead = self._ask(request, options)
         except IbpoError as error:
             raise IbpoError(f"problem {request.problem.problem_id}: {error}") from None
+        openings = [group.prefix for group in asked_groups(request, self.response_groups)]
+        completion, beside = join_thought(reply, lead, openings)
+        misread = bool(request.prefix and reply.reasoning and not reply.text) and split_thought(request.prefix).closed
         return as_sampled(
             request,
-            request.prefix + reply.text,
+            completion,
             reply.finish_reason,
             reply.prompt_tokens,
             reply.completion_tokens,
-            reply.reasoning_tokens,
+            0 if misread else reply.reasoning_tokens,
+            beside,
         )
 
-    def _ask(self, request: Request, options: dict[str, Any]) -> Reply:
+    def _ask(self, request: Request, options: dict[str, Any]) -> tuple[Reply, str]:
+        """The reply, and what the prompt already holds of the response."""
         messages = self.messages(request)
-        if self.forcing == "render":
+        if self.forcing == "render" and (request.prefix or self.render_all):
+            if self.writer is not None:
+                prompt, forced, lead = self.writer.asked(request)
+                text = lead + (str(self.writer.tokenizer.decode(forced)) if forced else "")
+                more = {"skip_special_tokens": False} if family_of(self.writer.tokenizer).think != THINK else {}
+                sent = {key: value for key, value in options.get("extra_body", {}).items() if key not in OF_CHATS}
+                options["extra_body"] = {**sent, **more}
+                return self.endpoint.complete([*prompt, *forced], **options), text
             assert self.render is not None
-            return self.endpoint.complete(self.render(messages) + request.prefix, **options)
+            return self.endpoint.complete(self.render(messages) + request.prefix, **options), request.prefix
         if not request.prefix:
-            return self.endpoint.chat(messages, **options)
+            return self.endpoint.chat(messages, **options), ""
         if self.forcing == "none":
             raise IbpoError(f"a prefix {request.prefix!r} is to be forced; set forcing to 'render' or 'prefill'")
         more = {"continue_final_message": True, "add_generation_prompt": False}
         options["extra_body"] = {**options.get("extra_body", {}), **more}
-        reply = self.endpoint.chat([*messages, {"role": "assistant", "content": request.prefix}], **options)
-        return reply
+        chat = [*messages, {"role": "assistant", "content": request.prefix}]
+        return self.endpoint.chat(chat, **options), request.prefix
+
+
+OF_CHATS = ("chat_template_kwargs", "add_generation_prompt", "continue_final_message")
+"""Fields of a chat that mean nothing where the prompt is token ids."""
+
+
+def join_thought(reply: Reply, forced: str, openings: Sequence[str]) -> tuple[str, str]:
+    r"""A server's reply as the one text that the policy wrote, whether the server tells the thought apart or not.
+
+    The text is the one that a server without reasoning parser gives: `<think>`, thought, `</think>`, answer. Where the
+    response was to open by a word and the policy thought first, the thought is kept beside the answer instead. A
+    parser calls all of an answer reasoning where the prompt ends in a closed thought or a word, as it waits for an
+    end of the thought that does not come: there the reasoning is the answer.
+
+    Args:
+        reply: of the server.
+        forced: the prefix that was forced; the reply does not hold it.
+        openings: prefixes of the response groups that were asked for; none for a bare prompt.
+
+    Returns:
+        The completion, forced prefix included, and the thought where it is not in it.
+
+    Example:
+        >>> said = {"finish_reason": "stop", "prompt_tokens": 1, "completion_tokens": 9, "reasoning_tokens": None}
+        >>> reply = Reply(text="7", reasoning="3 + 4", **said)
+        >>> join_thought(reply, "", ["<think>"]), join_thought(reply, "", ["Answer:"])
+        (('<think>\n3 + 4\n</think>\n\n7', ''), ('7', '3 + 4'))
+    """
+    text, thought = reply.text, reply.reasoning
+    unended = not text and (reply.finish_reason != "stop" or bool(reply.stopped_by))
+    inside = split_thought(forced).closed is False
+    if forced and not inside:
+        return (forced + (f"{thought}{END_THINK}{text}" if thought and text else thought + text)), ""
+    if forced:
+        return forced + (f"{thought.lstrip()}{'' if unended else CLOSED}{text}" if thought else text), ""
+    if thought:
+        whole = f"{THINK}\n{thought.strip()}{'' if unended else CLOSED}{text}"
+    else:
+        whole = plain_thoughts(text)
+        if END_THINK in whole and THINK not in whole:
+            whole = f"{THINK}\n{whole.lstrip()}"
+    parts = split_thought(whole)
+    plain = [plain_thoughts(opening).lstrip() for opening in openings]
+    opens_thought = not plain or any(opening.startswith(THINK) for opening in plain)
+    if parts.text is None and len(plain) == 1 and plain[0].startswith(THINK) and split_thought(plain[0]).closed:
+        return plain[0] + whole.lstrip(), ""  # the prompt holds the closed thought
+    if opens_thought or parts.text is None or not parts.answer.strip():
+        return whole, ""
+    return parts.answer.lstrip(), parts.text.strip()
 
 
 class VLLMSampler:
@@ -136,9 +204,9 @@ class VLLMSampler:
             yield from self._sample(requests[start : start + self.batch_size])
 
     def _sample(self, requests: Sequence[Request]) -> Iterator[Sampled | IbpoError]:
-        asked: list[tuple[Request, list[int], list[int]]] = []
+        asked: list[tuple[Request, list[int], list[int], str]] = []
         for request in requests:
-            prompt, prefix = self.writer.ids(request)
+            prompt, prefix, lead = self.writer.asked(request)
             where = f"problem {request.problem.problem_id}"
             if len(prefix) >= self.max_tokens:
                 yield IbpoError(f"{where}: its prefix of {len(prefix)} tokens leaves none of {self.max_tokens}")
@@ -148,21 +216,21 @@ class VLLMSampler:
                     f"{self.max_model_len}; raise max_model_len or leave the problem out"
                 )
             else:
-                asked.append((request, prompt, prefix))
+                asked.append((request, prompt, prefix, lead))
         if not asked:
             return
         try:
             outputs = self.llm.generate(
-                [{"prompt_token_ids": [*prompt, *prefix]} for _, prompt, prefix in asked],
-                [self._params(request, prefix) for request, _, prefix in asked],
+                [{"prompt_token_ids": [*prompt, *prefix]} for _, prompt, prefix, _ in asked],
+                [self._params(request, prefix) for request, _, prefix, _ in asked],
                 use_tqdm=False,
             )
         except ValueError as error:  # a request that the engine refuses stops its whole batch
             said = next(iter(str(error).splitlines()), "")[:200]
-            yield from (IbpoError(f"problem {request.problem.problem_id}: refused: {said}") for request, _, _ in asked)
+            yield from (IbpoError(f"problem {request.problem.problem_id}: refused: {said}") for request, *_ in asked)
             return
-        for (request, prompt, prefix), output in zip(asked, outputs, strict=True):
-            yield self._sampled(request, prompt, prefix, output.outputs[0])
+        for (request, prompt, prefix, lead), output in zip(asked, outputs, strict=True):
+            yield self._sampled(request, prompt, prefix, lead, output.outputs[0])
 
     def _params(self, request: Request, prefix: list[int]) -> Any:
         # All said here: an engine's own defaults come from the model's generation_config (top_p, top_k, penalties).
@@ -177,11 +245,12 @@ class VLLMSampler:
             seed=seed_of(request, self.seed),
         )
 
-    def _sampled(self, request: Request, prompt: list[int], prefix: list[int], output: Any) -> Sampled:
+    def _sampled(self, request: Request, prompt: list[int], prefix: list[int], lead: str, output: Any) -> Sampled:
         ids = [*prefix, *output.token_ids]
         # "abort" and whatever else is not a response that ended by itself.
         ends = ids[-1:] if output.finish_reason == "stop" else ()
-        rollout = rollout_of_ids(self.writer.tokenizer, request.problem.problem_id, prompt, ids, eos_token_ids=ends)
+        named = request.problem.problem_id
+        rollout = rollout_of_ids(self.writer.tokenizer, named, prompt, ids, eos_token_ids=ends, lead=lead)
         return Sampled.of_rollout(request, rollout)
 
 

@@ -20,7 +20,7 @@ from ibpo.rollouts.sampler import Request, Sampled, Sampler
 SCHEMA, VERSION = "ibpo.rollouts", 1
 FIELDS = ("key", "problem_id", "response_group", "number", "prefix", "completion", "finish_reason",
           "num_prompt_tokens", "num_completion_tokens", "num_thinking_tokens", "prompt_token_ids",
-          "completion_token_ids", "asked")  # fmt: skip
+          "completion_token_ids", "asked", "reasoning")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,6 +107,8 @@ class RolloutStore:
             "completion_token_ids": list(rollout.completion_token_ids),
             "asked": request.asked,
         }
+        if sampled.reasoning:
+            row["reasoning"] = sampled.reasoning
         try:
             self._append(row)
         except OSError as error:

@@ -15,7 +15,7 @@ import numpy as np
 
 from ibpo import __version__
 from ibpo.allocation import GroupMeans
-from ibpo.data import Log, LogColumns, LogError, raw_rows, read_log
+from ibpo.data import Log, LogColumns, LogError, Source, lookup, read_log, read_log_rows
 from ibpo.endpoint import Endpoint
 from ibpo.errors import IbpoError
 from ibpo.routing.features import FloatArray, as_text, bends, hashed
@@ -84,7 +84,7 @@ def read_routed_log(
     """Read a log as `ibpo allocate` does, and the prompts beside it.
 
     Args:
-        path: .jsonl, .csv (both also .gz) or .parquet, one row per response.
+        path: A log as for `ibpo.data.read_log`.
         columns: Which columns hold what.
         prompt: Column with the prompt, as text or chat messages; None: guessed, and left out where `numbers` are given
             and there is none.
@@ -128,26 +128,26 @@ def _read_prompts(
     """The prompt's column ("": none), problem -> prompt, and column -> problem -> mean number."""
     column, prompts = "", dict[str, str]()
     sums: dict[str, dict[str, list[float]]] = {name: {} for name in numbers}
-    for line, row in raw_rows(path):
+    for place, row in read_log_rows(Source(path=path)):
         if isinstance(row, LogError):
             continue  # read_log has complained, or was asked not to
         if not column and not prompts and not any(sums.values()):
             column = _prompt_column(path, row, prompt, bool(numbers))
-        name = str(row.get(problem))
+        name = str(lookup(row, problem))
         if name not in wanted:
             continue
-        place = f"{path}, line {line}, column"
+        place = f"{place}, column"
         for number in numbers:
             try:
-                value = float(row[number])
+                value = float(lookup(row, number))
             except (KeyError, TypeError, ValueError):
                 value = math.nan
             if not math.isfinite(value):
-                raise IbpoError(f"{place} {number!r}: {row.get(number)!r} is not a finite number; fill it in")
+                raise IbpoError(f"{place} {number!r}: {lookup(row, number)!r} is not a finite number; fill it in")
             sums[number].setdefault(name, []).append(value)
         if not column:
             continue
-        value = row.get(column)
+        value = lookup(row, column)
         if value is None or value == "":
             raise IbpoError(
                 f"{place} {column!r}: no prompt; fill it in, or name another column with --columns prompt=COLUMN"
@@ -166,7 +166,7 @@ def _read_prompts(
 
 def _prompt_column(path: Path, row: dict[str, Any], prompt: str | None, has_numbers: bool) -> str:
     if prompt is not None:
-        if prompt not in row:
+        if lookup(row, prompt) is None:
             raise IbpoError(
                 f"{path}: no column {prompt!r}; name one of {', '.join(map(repr, row))} with --columns prompt=COLUMN"
             )

@@ -20,9 +20,12 @@ from .controller import (
     read_policy,
 )
 from .simulation import (
+    UNITS,
     Requests,
     Simulation,
     Trace,
+    check_feasible,
+    find_unbounded,
     read_trace,
     recorded_requests,
     repeat_trace,
@@ -35,6 +38,7 @@ from .simulation import (
 from .stores import RedisStore, SqliteStore
 
 __all__ = [
+    "UNITS",
     "AccountStore",
     "BudgetPolicy",
     "Calibration",
@@ -50,8 +54,10 @@ __all__ = [
     "TenantPolicy",
     "Threshold",
     "Trace",
+    "check_feasible",
     "check_scores",
     "find_threshold",
+    "find_unbounded",
     "is_calibration",
     "load_calibration",
     "parse_budget_policies",

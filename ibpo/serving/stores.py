@@ -17,6 +17,8 @@ from ibpo.serving.controller import Reservation, TokenBucket
 
 _VERSION = 3
 """The format of both stores: their keys and columns, `TokenBucket.state` and `Reservation.state` as JSON."""
+SCHEMES = {name: name for name in ("redis", "rediss", "unix")} | {"valkey": "redis", "valkeys": "rediss"}
+"""Of a store's address -> as the client of Redis writes it; Valkey speaks the same protocol."""
 LOCK_SECONDS = 10
 SOCKET_SECONDS = 5.0
 """Longest wait for one reply of Redis; `?socket_timeout=` in the URL sets another."""
@@ -30,6 +32,21 @@ create index if not exists reservation_by_time on reservation (time);
 create table if not exists state (name text primary key, state text not null) without rowid;
 """
 _UNLOCK = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) else return 0 end"
+
+
+def open_store(state: str, budgets: Sequence[str]) -> SqliteStore | RedisStore:
+    """The store that a text names: a SQLite file, or a server by `redis://`, `rediss://`, `unix://`, `valkey://`.
+
+    Raises:
+        IbpoError: An address of another kind, or a store that cannot be used.
+    """
+    scheme, is_address, _ = state.partition("://")
+    if not is_address:
+        return SqliteStore(Path(state), budgets)
+    if scheme.lower() not in SCHEMES:
+        known = ", ".join(f"{name}://" for name in SCHEMES)
+        raise IbpoError(f"{scheme}://...: is no store; name a file, or a server by {known}")
+    return RedisStore(SCHEMES[scheme.lower()] + state[len(scheme) :], budgets)
 
 
 class SharedStore(ABC):

@@ -60,11 +60,15 @@ def load_given(data: DataConfig) -> tuple[Task, list[Problem]]:
     if data.judge in get_args(JudgeName):
         more["judge"] = cast(JudgeName, data.judge)
     task = replace(task, named=tuple(named.values()), **more)
-    if task.judge == "code" and not task.tests:
+    if task.judge == "code" and not (task.tests or task.cases):
         raise IbpoError(
             f"{task.name}: names no column with tests, which judging programs needs; write data.tests in a recipe"
         )
-    return task, task.load(path, limit=data.limit)
+    problems = task.load(path, limit=data.limit)
+    if data.system:
+        system = {"role": "system", "content": data.system}
+        problems = [replace(p, prompt=[system, {"role": "user", "content": str(p.prompt)}]) for p in problems]
+    return task, problems
 
 
 def read_problems(data: DataConfig) -> tuple[list[Problem], list[Problem], str]:

@@ -6,6 +6,7 @@ data sets, so that a name always means the same rows. Embedded tasks are modules
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -63,11 +64,15 @@ class Task:
     """Source that goes between the answer and the tests, and may use the answer's names."""
     entry_point: tuple[str, ...] = ()
     """HumanEval: the tests define `check`, which is called with this function."""
+    cases: tuple[str, ...] = ()
+    """LiveCodeBench: columns of JSON text, each a list of `input`, `output`, `testtype`; all of them count."""
+    starter: tuple[str, ...] = ()
+    """LiveCodeBench: the source that a program begins with; a problem without it reads stdin and prints."""
     source: Source | None = None
     may_lack_answers: bool = False
     """Rows without an answer are left out, rather than an error."""
     template: str = "{problem}"
-    """The prompt: `{problem}` and `{tests}` are filled in."""
+    """The prompt: `{problem}`, `{tests}` and, for LiveCodeBench, `{form}` are filled in."""
     named: tuple[str, ...] = ()
     """Columns that a row may not lack, as their user named them."""
     marker_needed: bool = False
@@ -114,12 +119,18 @@ class Task:
         info: dict[str, Any] = {"task": self.name}
         if self.domain:
             info["domain"] = _optional(self.domain, fields)
+        if self.cases:
+            info |= self._contest(row)
         if tests:
+            if self.entry_point:
+                info["entry_point"] = _optional(self.entry_point, fields)
             before = _optional(self.test_setup, fields)
             info |= {"tests": f"{before}\n{tests}" if before else tests, "setup": _optional(self.setup, fields)}
         return Problem(
             problem_id=_optional(self.problem_id, fields) or (f"{part}-{number}" if part else number),
-            prompt=self.template.replace("{tests}", tests).replace("{problem}", text.strip()),
+            prompt=self.template.replace("{form}", self._form(fields))
+            .replace("{tests}", tests)
+            .replace("{problem}", text.strip()),
             answer=answer,
             level=_optional(self.level, fields).removeprefix("Level ").replace("?", ""),
             info=info,
@@ -165,7 +176,7 @@ class Task:
             )
         if self.judge != "code":
             answer = answer.strip()
-        if answer.strip():
+        if answer.strip() or self.cases:
             return answer
         if self.may_lack_answers:
             return None
@@ -183,6 +194,29 @@ class Task:
         call = _optional(self.entry_point, fields)
         return "\n".join([*lines, *([f"check({call})"] if call else [])])
 
+    def _form(self, fields: dict[str, Any]) -> str:
+        """What a program of LiveCodeBench has to look like."""
+        starter = _optional(self.starter, fields).strip()
+        if starter:
+            return f"Begin with this code:\n\n```python\n{starter}\n```"
+        return "The program reads its input from stdin and prints its answer to stdout."
+
+    def _contest(self, row: Row) -> dict[str, Any]:
+        """The cases of a problem of LiveCodeBench, all of one kind, and the function's name where they are calls."""
+        place, fields = row
+        cases = [case for name in self.cases if fields.get(name) is not None for case in _read_cases(name, row)]
+        if not cases:
+            raise _missing(place, fields, self.cases, "cases")
+        kinds = {case["testtype"] for case in cases}
+        if len(kinds) > 1:
+            raise IbpoError(f"{place}: has tests of two kinds, stdin and functional; split the row")
+        if kinds == {"stdin"}:
+            return {"cases": cases}
+        name = _metadata(row).get("func_name")
+        if not isinstance(name, str) or not name.isidentifier():
+            raise IbpoError(f"{place}: field 'metadata' names no function; write {{\"func_name\": NAME}}")
+        return {"cases": cases, "fn_name": name}
+
     def _text(self, names: tuple[str, ...], row: Row) -> str:
         place, fields = row
         text = _optional(names, fields)
@@ -194,6 +228,48 @@ class Task:
 def _optional(names: Iterable[str], fields: dict[str, Any]) -> str:
     value = next((fields[name] for name in names if fields.get(name) is not None), "")
     return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
+
+
+TEST_KINDS = ("stdin", "functional")
+
+
+def _read_cases(name: str, row: Row) -> list[dict[str, str]]:
+    place, fields = row
+    text = fields[name]
+    try:
+        cases = json.loads(text) if isinstance(text, str) else text
+    except json.JSONDecodeError:
+        raise IbpoError(
+            f"{place}: field {name!r} is not JSON. LiveCodeBench's lite edition compresses and pickles it, and "
+            "unpickling runs whatever the file says, so ibpo does not; take livecodebench/code_generation, whose field "
+            "is JSON, or convert it on a throw-away machine by "
+            "json.loads(pickle.loads(zlib.decompress(base64.b64decode(field)))), or leave it out"
+        ) from None
+    if not isinstance(cases, list):
+        raise IbpoError(f"{place}: field {name!r} holds no list of tests; fix it")
+    for number, case in enumerate(cases, start=1):
+        if not isinstance(case, dict) or not all(isinstance(case.get(key), str) for key in ("input", "output")):
+            raise IbpoError(f"{place}: field {name!r}, test {number}: needs texts input and output; fix it")
+        if case.get("testtype") not in TEST_KINDS:
+            raise IbpoError(f"{place}: field {name!r}, test {number}: testtype is neither stdin nor functional; fix it")
+        if case["testtype"] == "functional":
+            try:
+                for line in [*case["input"].split("\n"), case["output"]]:
+                    json.loads(line or "null")
+            except json.JSONDecodeError:
+                raise IbpoError(
+                    f"{place}: field {name!r}, test {number}: arguments, one a line, and result must be JSON; fix it"
+                ) from None
+    return [{key: case[key] for key in ("input", "output", "testtype")} for case in cases]
+
+
+def _metadata(row: Row) -> dict[str, Any]:
+    metadata = row[1].get("metadata")
+    try:
+        found = json.loads(metadata) if isinstance(metadata, str) else metadata
+    except json.JSONDecodeError:
+        raise IbpoError(f"{row[0]}: field 'metadata' is not JSON; fix it") from None
+    return found if isinstance(found, dict) else {}
 
 
 def _missing(place: str, fields: dict[str, Any], names: tuple[str, ...], what: str) -> IbpoError:
@@ -284,8 +360,30 @@ MBPP = Task(
         revision="4bb6404fdc6cacfda99d4ac4205087b89d32030c",
     ),
 )
+LIVECODEBENCH = Task(
+    name="livecodebench",
+    judge="code",
+    problem=("question_content",),
+    answer=("answer", "code"),  # not published; for rows of your own
+    problem_id=("question_id", "id"),
+    level=("difficulty",),
+    domain=("platform",),
+    cases=("public_test_cases", "private_test_cases"),
+    starter=("starter_code",),
+    template="{problem}\n\n{form}\n\nGive the whole program in one ```python block.",
+    source=Source(
+        name="livecodebench/code_generation_lite",
+        configs=("release_v6",),
+        split="test",
+        revision="48d36ed304dca42cf8ab20e941262ccd096518a3",
+    ),
+)
 TASKS = {
-    task.name: task for task in (GSM8K, GSM8K_TRAIN, MATH_TRAIN, MATH_500, AIME_24, AIME_25, AMC_23, HUMANEVAL, MBPP)
+    task.name: task
+    for task in (
+        *(GSM8K, GSM8K_TRAIN, MATH_TRAIN, MATH_500, AIME_24, AIME_25, AMC_23),
+        *(HUMANEVAL, MBPP, LIVECODEBENCH),
+    )
 }
 
 

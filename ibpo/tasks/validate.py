@@ -64,8 +64,9 @@ def _broken(problem: Problem) -> str:
 
 
 def check_task(problems: Sequence[Problem], judge_name: JudgeName, judge: Judge | None = None) -> list[Failure]:
-    r"""Judge every problem's own answer, as a response would box it, and a perturbed one."""
+    r"""Judge every problem's own answer, as a response would box it, and a perturbed one; contests publish none."""
     judge = judge or judge_for(judge_name)
+    problems = [problem for problem in problems if problem.answer.strip()]
     failures: list[Failure] = []
     for kind in ("gold", "perturbed"):
         candidates = []

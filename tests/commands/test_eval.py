@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from ibpo.cli import app
 from ibpo.errors import IbpoError
 from tests.commands.eval_server import FAULTS, serving
+from tests.openai_server import serving as chatting
 
 ROOT = Path(__file__).parent.parent.parent
 NUM_PROBLEMS, NUM_RESPONSES = 20, 5
@@ -392,3 +393,105 @@ def test_time_and_money_still_to_come(monkeypatch, terminal):
         assert progress.text().endswith("1 failed so far")
     assert "40 of 100 responses are there already" in said.getvalue()
     assert ("about 10 min left" in said.getvalue()) or terminal
+
+
+def told(fields, reason, task, out, *more):
+    """`ibpo eval` in front of a server that gives these fields of a message to problem `n + 1 =`; (result, rows)."""
+
+    def answer(body, number):
+        del number
+        asked = int(body["messages"][0]["content"].split(" + 1 =")[0].split()[-1])
+        done = {
+            key: value.replace("@", str(asked + 1)) if isinstance(value, str) else value
+            for key, value in fields.items()
+        }
+        return done, reason
+
+    with chatting(answer) as log:
+        result = run(task, log.url, out, "--num-responses", 1, *more)
+    assert result.exit_code == 0, result.output
+    return result, rows_of(out)
+
+
+PARSED = [
+    {"content": r"\boxed{@}", "reasoning": "I count."},
+    {"content": r"\boxed{@}", "reasoning_content": "I count."},
+    {"content": "<think>\nI count.\n</think>\n\n" + r"\boxed{@}"},
+    {"content": "I count.\n</think>\n\n" + r"\boxed{@}"},
+    {"content": "<|channel|>analysis<|message|>I count.<|end|><|start|>assistant<|channel|>final<|message|>\\boxed{@}"},
+    {"content": "analysisI count.assistantfinal" + r"\boxed{@}"},
+    {"content": "[THINK]I count.[/THINK]" + r"\boxed{@}"},
+    {
+        "content": [
+            {"type": "thinking", "thinking": [{"type": "text", "text": "I count."}]},
+            {"type": "text", "text": r"Well \boxed{4}"},
+        ]
+    },
+]
+
+
+@pytest.mark.parametrize("fields", PARSED)
+def test_a_thought_beside_the_answer_is_the_tagged_response(task, tmp_path, fields):
+    """Servers with a reasoning parser, with half of one, and with none: the same response, so the same accuracy."""
+    groups = ["--response-group", "thinking_on", "--response-group", "thinking_off", "--response-group", "standard"]
+    if isinstance(fields["content"], list):  # the same answer to every problem
+        task.write_text("".join(line.replace('"answer": ', '"answer": 4, "x": ') for line in task.open()))
+    result, rows = told(fields, "stop", task, tmp_path / "run", *groups)
+    by_group = {name: [r for r in rows if r["configuration"] == name] for name in groups[1::2]}
+    assert {row["reward"] for row in by_group["thinking_on"]} == {1.0}
+    assert all(
+        row["completion"].startswith("<think>") and "I count." in row["completion"] for row in by_group["thinking_on"]
+    )
+    assert {row["answer"] for row in by_group["thinking_off"]} == {None}  # it thought
+    assert "caution: thinking_off: none of the 20 responses that ended gives an answer" in result.stderr
+    assert "does not open with '<think>\\n\\n</think>" in result.stderr
+    standard = by_group["standard"]  # opens by a word, which these do not
+    assert {row["answer"] for row in standard} == {None} and {row["reasoning"] for row in standard} == {"I count."}
+
+
+def test_an_answer_without_thought_is_read_where_thinking_is_off(task, tmp_path):
+    group = ["--response-group", "thinking_off"]
+    result, rows = told({"content": r"\boxed{@}", "reasoning": None}, "stop", task, tmp_path / "run", *group)
+    assert {row["reward"] for row in rows} == {1.0} and "caution" not in result.stderr
+
+
+def test_a_word_behind_a_thought_is_read_and_the_thought_kept_beside(task, tmp_path):
+    fields = {"content": r"Quickly: \boxed{@}", "reasoning": "I count."}
+    result, rows = told(fields, "stop", task, tmp_path / "run", "--response-group", "effort_low")
+    assert {(row["reward"], row["reasoning"]) for row in rows} == {(1.0, "I count.")}
+    assert "caution: effort_low: 20 of 20 responses think before they open as asked" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [(word, "stop") for word in ("eos", "eos_token", "stop_sequence", "STOP", "end_turn", "COMPLETE")]
+    + [(word, "length") for word in ("max_tokens", "MAX_TOKENS", "model_length", "max_output_tokens", "length")],
+)
+def test_what_servers_call_an_end_and_a_limit(task, tmp_path, said, reason):
+    result, rows = told({"content": "It is @"}, said, task, tmp_path / "run")
+    assert {row["finish_reason"] for row in rows} == {reason}
+    assert {row["reward"] for row in rows} == {float(reason == "stop")}
+    assert ("100.0%" if reason == "length" else "0.0%") in result.stdout.splitlines()[-3]
+
+
+def test_an_end_that_is_neither_is_said(task, tmp_path):
+    result, _ = told({"content": "It is @"}, "content_filter", task, tmp_path / "run")
+    assert "caution: 20 responses ended by 'content_filter', which is neither an end nor a limit" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason", "thought"),
+    [
+        ({"content": None, "reasoning": "I count to 4"}, "length", "cut"),
+        ({"content": None, "reasoning": "I count to 4"}, "stop", "unanswered"),
+        ({"content": "<think>\nI count to 4"}, "stop", "cut"),  # a stop string, a budget of thinking
+        ({"content": "<think>\nI count to 4\n</think>\n\n"}, "stop", "unanswered"),
+    ],
+)
+@pytest.mark.parametrize("group", [[], ["--response-group", "thinking_on"]])
+def test_thoughts_that_were_cut_are_told_apart(task, tmp_path, fields, reason, thought, group):
+    result, rows = told(fields, reason, task, tmp_path / "run", *group)
+    assert {row["thought"] for row in rows} == {thought} and {row["answer"] for row in rows} == {None}
+    said = "a thought that was cut" if thought == "cut" else "a thought and no answer"
+    assert f"20 of 20 responses are {said}" in result.stderr
+    assert ("thought cut" if thought == "cut" else "no answer") in result.stdout

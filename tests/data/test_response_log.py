@@ -81,7 +81,7 @@ def test_named_columns_are_not_guessed(tmp_path):
         (
             "a.csv",
             CSV.replace("tokens", "t"),
-            r"no column 'tokens' or 'cost'; name one of 'question_id'.* --columns cost=",
+            r"no column for the cost \(looked for tokens, .*there are 'question_id'.* --columns cost=t$",
         ),
     ],
 )

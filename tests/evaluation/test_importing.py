@@ -151,7 +151,7 @@ def test_bad_rows_may_be_left_out(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("", "holds no responses"), ("{\n", "line 1: is not JSON"), ("[1]\n", "line 1: is not a JSON object")],
+    [("", "holds no responses"), ("{\n", "line 1: not JSON"), ("[1]\n", "line 1: a JSON list")],
 )
 def test_files_that_are_none(tmp_path, text, said):
     (tmp_path / "r.jsonl").write_text(text)
@@ -160,7 +160,7 @@ def test_files_that_are_none(tmp_path, text, said):
     with pytest.raises(IbpoError, match="there is no such file or folder"):
         read(tmp_path / "absent.jsonl")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(IbpoError, match=r"holds no \.jsonl"):
+    with pytest.raises(IbpoError, match="holds no file that ends in"):
         read(tmp_path / "empty")
 
 

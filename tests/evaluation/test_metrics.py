@@ -40,6 +40,14 @@ def test_majority_equals_brute_force(num, k, random):
     np.testing.assert_allclose(metrics.majority_accuracy(answers, correct, k), expected)
 
 
+def test_votes_count_answers_and_not_spellings():
+    answers, correct = [["1/2", "0.5", "7", "7"]], [[1, 1, 0, 0]]
+    assert metrics.majority_accuracy(answers, correct, 4).tolist() == [0.5]
+    assert metrics.vote_at_k(["p"] * 4, answers[0], correct[0], 4)[1].tolist() == [0.5]
+    # What the judge found right is one answer, and what it found wrong is never the same as that.
+    assert metrics.answer_codes([["a", "b", "a", None]], [[1, 1, 0, 0]]).tolist() == [[0, 0, 1, -1]]
+
+
 def test_majority_one_and_two_votes_are_one_response():
     rng = np.random.default_rng(1)
     answers = rng.integers(0, 4, (20, 12)).astype(str)

@@ -119,6 +119,6 @@ def test_what_a_model_wrote_is_read_or_refused():
 
 
 def test_external_votes():
-    assert external_vote(["1,000", "2", "1000", "3", "1000.", None], BOXED.canonical) == ("1,000", 5)
+    assert external_vote(["1,000", "2", "1000", "3", "1000.", None], BOXED.group) == ("1,000", 5)
     assert external_vote([None, None, None, "4"]) == (None, 4)
     assert external_vote(["none0", None, "none0", "none0"]) == ("none0", 4)

@@ -2,7 +2,8 @@
 """Hostile programs: what each tries must fail inside the sandbox, and the program be over within its limits.
 
 CANARY stands for a file outside, PARENT for the process id of the test, PORT and SOCKET for a listening server's. A
-program that reaches its goal raises `SystemExit("BROKE OUT")`; what it raises otherwise does not matter.
+program that reaches its goal raises `SystemExit("BROKE OUT")`; what it raises otherwise does not matter. `FAKES` want another
+verdict than they deserve.
 """
 
 WIN = 'raise SystemExit("BROKE OUT")'
@@ -59,6 +60,12 @@ PROGRAMS: dict[str, str] = {
     "many empty files": "i = 0\nwhile True:\n    i += 1\n    open(str(i), 'wb').close()",
     "folder in folder": _try("while True:\n    os.mkdir('d')\n    os.chdir('d')"),
     "device file": _try("os.mknod('sda', 0o60666, os.makedev(8, 0))"),
+    "large files without a name": _try("keep = []\nwhile True:\n    keep.append(open('f', 'w+b'))\n    keep[-1].write(bytes(1 << 20))\n    keep[-1].flush()\n    os.remove('f')"),
+    "large files without a name, mapped": _try("keep = []\nwhile True:\n    with open('f', 'w+b') as f:\n        f.write(bytes(1 << 20))\n        f.flush()\n"
+    "        keep.append(mmap.mmap(f.fileno(), 4096, mmap.MAP_PRIVATE))\n    os.remove('f')", "mmap, os"),
+    "a file written by a mapping": _try("f = open('f', 'w+b')\nf.truncate(1 << 20)\nmmap.mmap(f.fileno(), 1 << 20)[:4] = b'abcd'", "mmap"),
+    "one file again and again": "import os\nwhile True:\n    with open('f', 'wb') as f: f.write(bytes(1 << 20))\n    os.remove('f')",
+    "a temporary file again and again": "import tempfile\nwhile True:\n    with tempfile.TemporaryFile() as f: f.write(bytes(1 << 20))",
     # output
     "endless output": "while True:\n    print('x' * 1000)",
     "endless errors": "import sys\nwhile True:\n    sys.stderr.write('x' * 1000)",
@@ -114,3 +121,76 @@ PROGRAMS: dict[str, str] = {
     "says that it passed": "import os\nfor n in range(3, 20):\n    try: os.write(n, b'{\"token\": \"\", \"status\": \"passed\"}\\n')\n"
     "    except OSError: pass\nos._exit(0)",
 }  # fmt: skip
+
+FAKES: dict[str, str] = {
+    # says that it passed
+    "prints a verdict": "print('passed')\nprint('{\"status\": \"passed\", \"detail\": \"\"}')",
+    "writes a verdict to every descriptor": "import os\nfor n in range(64):\n"
+    "    try: os.write(n, b'{\"status\": \"passed\", \"detail\": \"\"}\\n')\n    except OSError: pass",
+    "writes a framed verdict to every descriptor": "import os, struct\nsaid = b'{\"status\":\"passed\",\"detail\":\"\"}'\n"
+    "for n in range(3, 64):\n    try: os.write(n, struct.pack('>I', len(said)) + said)\n    except OSError: pass\nos._exit(0)",
+    "answers before it is asked": "import os, struct\nsaid = b'{}' \nos.write(3, struct.pack('>I', 2) + b'{}')\n"
+    "while True:\n    os.read(3, 1 << 16)\n    os.write(3, struct.pack('>I', 14) + b'{\"value\": true}')",
+    "closes all descriptors": "import os\nos.closerange(0, 64)",
+    # ends early
+    "exits with status 0": "import sys\nsys.exit(0)",
+    "exits at once": "import os\nos._exit(0)",
+    "exits in the call": "import os\ndef g(x): os._exit(0)",
+    "exits politely in the call": "def g(x): raise SystemExit(0)",
+    "exits from a thread": "import os, threading\ndef g(x):\n    threading.Thread(target=os._exit, args=(0,)).start()\n    while True: pass",
+    "exits when it is collected": "import os\nclass A:\n    def __del__(self): os._exit(0)\ndef g(x): A()",
+    "exits at exit": "import atexit, os\natexit.register(os._exit, 0)\ndef g(x): return None",
+    "raises to skip the rest": "def g(x): raise KeyboardInterrupt",
+    "raises StopIteration": "def g(x): raise StopIteration",
+    # is equal to everything
+    "equal to everything": "class A:\n    def __eq__(self, other): return True\n    def __ne__(self, other): return False\ndef g(x): return A()",
+    "a number that is equal to everything": "class A(int):\n    def __eq__(self, other): return True\n    __hash__ = int.__hash__\ndef g(x): return A()",
+    "a list that is equal to everything": "class A(list):\n    def __eq__(self, other): return True\ndef g(x): return A()",
+    "a text that is equal to everything": "class A(str):\n    def __eq__(self, other): return True\n    __hash__ = str.__hash__\ndef g(x): return A('x')",
+    "subtracts to nothing": "class A:\n    def __sub__(self, other): return 0.0\n    __rsub__ = __sub__\n    def __abs__(self): return 0.0\n"
+    "    def __lt__(self, other): return True\n    __gt__ = __le__ = __ge__ = __lt__\ndef g(x): return A()",
+    "claims a class": "class A:\n    __class__ = int\n    def __eq__(self, other): return True\ndef g(x): return A()",
+    "a class of classes that is equal to everything": "class M(type):\n    def __eq__(self, other): return True\n    __hash__ = type.__hash__\n"
+    "class A(metaclass=M): pass\ndef g(x): return A",
+    # changes what the tests use
+    "patches the built-in names": "import builtins\nfor name in ('abs', 'tuple', 'len', 'isinstance', 'AssertionError', 'sum'):\n"
+    "    setattr(builtins, name, lambda *a, **k: True)\ndef g(x): return None",
+    "defines the built-in names": "def abs(x): return 0\ndef tuple(x): return ()\ndef sum(x): return 0\ndef g(x): return [None]",
+    "makes assertions harmless": "import builtins\nclass AssertionError(Exception):\n    def __new__(cls, *a): raise SystemExit(0)\n"
+    "builtins.AssertionError = AssertionError\ndef g(x): return None",
+    "patches unittest": "import unittest\nfor name in dir(unittest.TestCase):\n    if name.startswith('assert'):\n"
+    "        setattr(unittest.TestCase, name, lambda *a, **k: None)\ndef g(x): return None",
+    "patches json": "import json\njson.loads = json.dumps = lambda *a, **k: {}\ndef g(x): return None",
+    "patches its own modules": "import sys\nfor name, module in list(sys.modules.items()):\n    if 'sandbox' in name:\n"
+    "        for key in list(vars(module)):\n            if not key.startswith('__'): setattr(module, key, lambda *a, **k: True)\n"
+    "def g(x): return True",
+    # looks for the expected values
+    "walks the frames": "import sys\ndef look():\n    frame, found = sys._getframe(), []\n    while frame:\n"
+    "        found += [v for v in frame.f_locals.values() if isinstance(v, (str, bytes)) and 'assert' in str(v)]\n"
+    "        found += [v for v in frame.f_globals.values() if isinstance(v, str) and 'assert g' in v]\n        frame = frame.f_back\n    return found\n"
+    "def g(x):\n    found = look()\n    return eval(found[0].split('==')[1].split()[0]) if found else None",
+    "walks the frames to a verdict": "import sys\ndef g(x):\n    frame = sys._getframe()\n    while frame:\n"
+    "        for name, value in list(frame.f_locals.items()) + list(frame.f_globals.items()):\n"
+    "            if callable(value) and name in ('say', 'verdict', 'send', '_run_tests', 'examine'):\n"
+    "                try: value('passed', '')\n                except BaseException: pass\n        frame = frame.f_back",
+    "searches the memory": "import gc\ndef g(x):\n    for thing in gc.get_objects():\n        if isinstance(thing, dict):\n"
+    "            for value in list(thing.values()):\n                if isinstance(value, str) and 'assert g(' in value and 'gc.get' not in value: return 1\n    return None",
+    "traces its caller": "import sys\ndef trace(frame, event, value):\n    for name in ('expected', 'status'):\n"
+    "        if name in frame.f_locals: frame.f_locals[name] = 'passed'\n    return trace\nsys.settrace(trace)\ndef g(x): return None",
+    "reads the other process": "import os\ndef g(x):\n    for n in range(os.getpid() - 3, os.getpid() + 4):\n"
+    "        try: return 1 if b'assert' in open(f'/proc/{n}/mem', 'rb').read() else 0\n        except OSError: pass",
+    "looks for files of the tests": "import os\ndef g(x):\n    for n in os.listdir('.'):\n        if 'assert' in open(n).read(): return 1",
+    "learns from what it is asked": "seen = []\ndef g(x):\n    seen.append(x)\n    return len(seen)",
+    "waits in a thread": "import threading, os, struct\ndef work():\n    while True:\n"
+    "        try: os.write(3, struct.pack('>I', 14) + b'{\"value\": true}')\n        except OSError: return\n"
+    "threading.Thread(target=work, daemon=True).start()\ndef g(x): return None",
+    "gives another module's name": "import sys, types\nsys.modules['tests'] = types.ModuleType('tests')\n__name__ = 'tests'\ndef g(x): return None",
+    "changes its arguments": "def g(x):\n    x.clear()\n    return 0",
+}  # fmt: skip
+"""Wrong programs that want a right verdict for `TESTS`, all of them by harmless means."""
+
+TESTS = """
+assert g([1]) == 1
+assert abs(g([2, 3]) - 5) < 1e-6
+assert tuple([g([4])]) == tuple([sum([4])])
+"""

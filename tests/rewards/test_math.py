@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ibpo.config import DataConfig
+from ibpo.errors import IbpoError
 from ibpo.rewards.judges import Candidate, exact_match
 from ibpo.rewards.math import MAX_BYTES, MathJudge, as_number, bare, compare_plainly, is_hostile, is_text
 from ibpo.tasks.recipe_data import load_given
@@ -36,10 +37,31 @@ EQUAL = [
     ("(1, 2)", "(1,2)"),
     (r"\{2, 1\}", r"\{1, 2\}"),
     (r"e^{x^2}", r"e^{x^{2}}"),
-    ("(1,2)", "1<x<2"),  # math-verify sees this one from one side only: it tells prediction and gold apart
+    ("(1,2)", "1<x<2"),
+    ("1<x<2", "(1,2)"),
     (r"(3,\infty)", "x>3"),
 ]
+TEXTS = [
+    ("The answer is $x+1$.", "1+x"),
+    ("so we get \\boxed{28} percent in all", "28\\%"),
+    ("It is not A, so I think it must be B", "B"),
+]
+"""The answer has to be found first."""
 DIFFERENT = [
+    (r"43 \to 42", "42"),
+    (r"43 \sim 42", "42"),
+    ("43&42", "42"),
+    (r"42\text{ is wrong}", "42"),
+    (r"\neg 42", "42"),
+    ("the answer is surely not 42", "42"),
+    ("I would say that 42 is wrong", "42"),
+    ("5", r"3+2\mathrm{i}"),
+    (r"10\frac12\%", r"10\%"),
+    (r"\frac{1}{60!}", r"\frac{1}{55!}"),
+    ("4=3", "3"),
+    ("1.0000001", "1"),
+    ("1, 2, \\dots, 9", "1, 2, \\dots, 10"),
+    (r"\sum_{k=1}^{9} k", r"\sum_{k=1}^{8} k"),
     ("32_7", "32_5"),
     ("-37_{9}", "-37_8"),
     ("73", "72"),
@@ -79,7 +101,7 @@ def judge():
     judge.close()
 
 
-@pytest.mark.parametrize(("predicted", "gold"), EQUAL)
+@pytest.mark.parametrize(("predicted", "gold"), EQUAL + TEXTS)
 def test_equivalent_answers(judge, predicted, gold):
     assert judge(predicted, gold) == 1.0
 
@@ -137,6 +159,16 @@ def test_what_the_filter_misses_is_cut_off_and_holds_nothing_up(judge, monkeypat
     assert [j.reward for j in judged] == [1.0] * len(EQUAL) + [0.0] * 2 + [1.0] * len(EQUAL) + [0.0]
 
 
+def test_another_runtime_of_antlr_is_said_at_the_start(monkeypatch):
+    monkeypatch.setattr("ibpo.rewards.math.version", lambda package: "4.9.3")
+    with pytest.raises(IbpoError, match=r"antlr4-python3-runtime is 4\.9\.3"):
+        MathJudge()
+
+
+def test_a_sum_in_another_order_is_the_same(judge):
+    assert judge(r"\sum_{k=0}^{n} F_{n-k} F_k", r"\sum_{k=0}^{n} F_k F_{n-k}") == 1.0
+
+
 def test_a_hostile_gold_is_matched_verbatim_only(judge):
     assert judge("10^{10^{10}}", "10^{10^{10}}") == 1.0
     assert judge("10", "10^{10^{10}}") == 0.0
@@ -187,7 +219,7 @@ def test_agreement_with_published_graders_tests(judge):
     slow = [row for row, j in zip(rows, judged, strict=True) if "took too long" in j.reason]
     assert len(slow) <= 2, slow
     kinds = Counter((row["equal"], j.reward) for row, j in zip(rows, judged, strict=True) if row not in slow)
-    assert kinds[1, 0.0] <= 24 and kinds[0, 1.0] <= 5, kinds
+    assert kinds[1, 0.0] <= 17 and kinds[0, 1.0] <= 5, kinds
     assert not [j for j in judged if "crashed" in j.reason]
 
 

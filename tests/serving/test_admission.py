@@ -33,7 +33,8 @@ plans = st.builds(
     st.floats(0, 20),
     st.floats(0, 1),
 )
-# A step: a request with its options, then what happens to an open one: (which, how it ends, how much it cost).
+# A step: a request with its options, then what happens to an open one: (which, how it ends, how much it cost); last as
+# how many requests it counts.
 steps = st.lists(
     st.tuples(
         st.lists(st.tuples(st.sampled_from(["short", "long", "longer"]), GAINS, COSTS, COSTS), min_size=1, max_size=3),
@@ -42,6 +43,7 @@ steps = st.lists(
         st.integers(0, 5),
         st.sampled_from(["settle", "cancel", "expire", "leave"]),
         st.floats(0, 60),
+        st.integers(1, 3),
     ),
     max_size=25,
 )
@@ -82,7 +84,8 @@ def run(plan, steps):
         for bucket, budget in zip(controller.store.buckets(TOTAL), plan.budgets, strict=True)
     ]
     ceiling = Shadow(controller.store.buckets("slice a")[0], plan.slices["a"].at_most["long"], 5.0, math.inf)
-    for number, (options, tenant, part, which, end, cost) in enumerate(steps):
+    weights = {}
+    for number, (options, tenant, part, which, end, cost, weight) in enumerate(steps):
         made = controller.decide(
             [
                 Candidate(response_group=name, gain=gain, cost={"tokens": tokens}, reserve={"tokens": most})
@@ -92,15 +95,17 @@ def run(plan, steps):
             now=float(number),
             tenant=tenant,
             slice_name=part,
+            num_requests=weight,
         )
+        weights[made.request_id] = weight
         booked = [(shadow, k) for k, shadow in enumerate(shadows)] + ([(ceiling, 0)] if part == "a" else [])
         for shadow, k in booked:
             shadow.open[made.request_id], shadow.expected[made.request_id] = made.reserve[k], made.estimate[k]
-            shadow.count += 1
+            shadow.count += weight
             if made.within:
-                shadow.slips(0.0, made.reserve[k] - made.estimate[k] - shadow.mean)
+                shadow.slips(0.0, made.reserve[k] - made.estimate[k] - shadow.mean * weight)
             else:
-                shadow.slips(made.reserve[k] - shadow.mean)
+                shadow.slips(made.reserve[k] - shadow.mean * weight)
             shadow.check()
         waiting = list(shadows[0].open)
         if end == "leave" or not waiting:
@@ -111,7 +116,7 @@ def run(plan, steps):
             name = waiting[0]
             reserved = {id(shadow): shadow.open.get(name) for shadow in (*shadows, ceiling)}
             assert controller.expire(float(name) + 0.5) == [name]
-            actual = [shadow.open[name] for shadow in shadows]
+            actual = [shadow.expected[name] for shadow in shadows]
         else:
             share = shadows[0].open[name] if end == "settle" else 0.0
             actual = [share, cost]
@@ -126,8 +131,8 @@ def run(plan, steps):
             shadow.spent += actual[k]
             shadow.slips(actual[k] - reserve)
             if end == "cancel":
-                shadow.count -= 1
-                shadow.slips(shadow.mean)
+                shadow.count -= weights[name]
+                shadow.slips(shadow.mean * weights[name])
             shadow.check()
     return controller
 

@@ -199,13 +199,14 @@ def test_deciding_and_settling_again_counts_once():
     assert controller.balance_of("long") == pytest.approx(0.3 - 1.0)
 
 
-def test_a_lost_request_is_settled_at_its_reserve():
+def test_a_lost_request_is_settled_as_expected():
+    """At its reserve, one kill would take what thousands of requests have brought."""
     controller = Controller(ServingPolicy.from_dict({"budget": TOKENS}))
     option = Candidate(response_group="long", gain=1.0, cost={"tokens": 10.0}, reserve={"tokens": 50.0})
     controller.decide([option], request_id="a", now=1.0)
     controller.decide([option], request_id="b", now=3.0)
     assert controller.expire(2.0) == ["a"]
-    assert controller.store.buckets(TOTAL)[0].spent == 50.0
+    assert controller.store.buckets(TOTAL)[0].spent == 10.0
     assert not controller.settle("a")
 
 
@@ -333,3 +334,27 @@ def test_the_page_on_serving_runs(tmp_path, monkeypatch):
     (plan,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
     Path("plan.toml").write_text(plan)
     assert read_policy("plan.toml").tenants["gold"].at_least == {"extended": 0.2}
+
+
+def test_a_request_of_several_answers_is_several_requests():
+    """As if each had come by itself, in the accounts and in the state."""
+    plan = ServingPolicy.from_dict({"budget": {**TOKENS, "long": {"mean": 0.5, "response_group": "long"}}})
+    together, apart = Controller(plan), Controller(plan)
+    one = Candidate(response_group="long", gain=1.0, cost={"tokens": 10.0}, reserve={"tokens": 50.0})
+    all_four = Candidate(response_group="long", gain=1.0, cost={"tokens": 40.0}, reserve={"tokens": 200.0})
+    made = together.decide([all_four], request_id="a", now=0.0, num_requests=4)
+    for number in range(4):
+        apart.decide([one], request_id=str(number), now=0.0)
+    assert (made.estimate, made.reserve, made.num_requests) == ((40.0, 4.0), (200.0, 4.0), 4)
+    together = Controller.from_state(plan, json.loads(json.dumps(together.state_dict())))
+    for end in ("settle", "cancel"):
+        for one_bucket, other in zip(together.store.buckets(TOTAL), apart.store.buckets(TOTAL), strict=True):
+            assert one_bucket.state() == pytest.approx(other.state())
+        getattr(together, end)("a")
+        for number in range(4):
+            getattr(apart, end)(str(number))
+        if end == "settle":
+            together.decide([all_four], request_id="a", now=1.0, num_requests=4)
+            for number in range(4):
+                apart.decide([one], request_id=str(number), now=1.0)
+    assert together.store.buckets(TOTAL)[0].num_requests == 4

@@ -8,6 +8,7 @@ from dataclasses import replace
 import aiohttp
 import openai
 import pytest
+from aiohttp import web
 
 from ibpo.errors import IbpoError
 from tests.serving.world import (
@@ -161,7 +162,7 @@ def test_one_call_in_ten_fails(world, tmp_path, shared):
     extended = [row for row in rows() if row["event"] == "request" and row["response_group"] == "extended"]
     assert budget["spent"] == sum(row["outcome"] != "failed" for row in extended)
     assert budget["in_flight"] == 0 and budget["spent"] <= 0.3 * budget["num_requests"] + 5 + 0.3 * failed
-    assert any(upstream.faults) and len(upstream.requests) > 200  # there were retries
+    assert any(upstream.faults) and len(upstream.requests) > 200  # those that got a 503 were tried again
 
 
 def test_one_call_in_ten_fails_and_tokens_are_held(world):
@@ -232,3 +233,103 @@ def test_what_the_probe_generated_is_charged_with_the_answer(world, stream):
     tokens = sum(data.count(b"w") for _, _, data in answers)
     assert sum(row["tokens"] for row in made) == tokens  # the caller's usage
     assert world.snapshot(gateway)["budgets"][0]["spent"] == tokens + 5  # what was generated for it
+
+
+def settled_rows(world, rows, count=1):
+    """The log's lines of requests, once so many have ended."""
+    world.wait_until(lambda: sum(row["event"] == "request" for row in rows()) >= count)
+    return [row for row in rows() if row["event"] == "request"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_absurd_usage_is_not_believed(world, stream):
+    """Above what the request allowed: booked at the reserve, and counted as a failure."""
+    upstream = world.upstream()
+    usage = {"prompt_tokens": 5, "completion_tokens": 1 << 31}
+
+    async def reply(request, body):
+        data = {"choices": [], "usage": usage}
+        if not body["stream"]:
+            return web.json_response(data)
+        text = b"data: " + json.dumps(data).encode() + b"\n\ndata: [DONE]\n\n"
+        return web.Response(body=text, content_type="text/event-stream")
+
+    upstream.reply = reply
+    gateway, url, rows = world.gateway(upstream.url, plan=TOKENS)
+    body = {"messages": [], "stream": stream, "n": 2}
+    call(f"{url}/v1/chat/completions", body, {"x-ibpo-response-group": "standard"})
+    (row,) = settled_rows(world, rows)
+    assert (row["tokens"], row["counted"]) == (200, "reserve")
+    budget = world.snapshot(gateway)["budgets"][0]
+    assert (budget["spent"], budget["num_requests"]) == (200, 2)
+    assert b'ibpo_failures_total{what="usage"} 1' in call(f"{url}/metrics")[2]
+    # Where nothing is capped, the operator's limit on caps is the bound, and what was expected is booked.
+    gateway, url, rows = world.gateway(upstream.url, plan=TOKENS, groups=[{"name": "standard", "tokens": 10}])
+    call(f"{url}/v1/chat/completions", {"messages": [], "stream": stream})
+    settled_rows(world, rows)
+    assert world.snapshot(gateway)["budgets"][0]["spent"] == 10
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("begun", [False, True])
+def test_an_error_inside_a_200_is_no_answer(world, stream, begun):
+    """It is cancelled, unless something had been generated before it."""
+    upstream = world.upstream()
+    error = {"error": {"message": "overloaded", "code": 503}}
+
+    async def reply(request, body):
+        if not stream:
+            text = {"choices": [{"message": {"content": "w0 w1 w2 w3"}}]} if begun else {}
+            return web.json_response({**text, **error})
+        rows = [{"choices": [{"delta": {"content": "w0"}}]}] * 3 * begun + [error]
+        data = b"".join(b"data: " + json.dumps(row).encode() + b"\n\n" for row in rows)
+        return web.Response(body=data, content_type="text/event-stream")
+
+    upstream.reply = reply
+    for plan in (SHARE, TOKENS):
+        gateway, url, rows = world.gateway(upstream.url, plan=plan)
+        _, _, data = call(f"{url}/v1/chat/completions", {"messages": [], "stream": stream})
+        assert b"overloaded" in data
+        (row,) = settled_rows(world, rows)
+        budget = world.snapshot(gateway)["budgets"][0]
+        assert row["outcome"] == ("cut" if begun else "failed")
+        assert (budget["num_requests"], budget["in_flight"]) == (int(begun), 0)
+        if plan is TOKENS:
+            assert budget["spent"] == ((3 if stream else 1) if begun else 0)
+
+
+def test_an_error_status_with_a_stream_is_no_answer(world):
+    upstream = world.upstream()
+
+    async def reply(request, body):
+        return web.Response(status=429, body=b'data: {"error": {}}\n\n', content_type="text/event-stream")
+
+    upstream.reply = reply
+    gateway, url, rows = world.gateway(upstream.url, plan=TOKENS)
+    assert call(f"{url}/v1/chat/completions", {"messages": [], "stream": True})[0] == 429
+    assert settled_rows(world, rows)[0]["outcome"] == "failed"
+    assert world.snapshot(gateway)["budgets"][0]["num_requests"] == 0
+
+
+def test_several_answers_count_as_several_requests(world):
+    upstream = world.upstream()
+    gateway, url, _ = world.gateway(upstream.url)
+    wanted = {"x-ibpo-response-group": "extended"}
+    groups = groups_of(bulk(world, url, [wanted] * 40, body={"n": 4}))
+    budget = world.snapshot(gateway)["budgets"][0]
+    assert budget["num_requests"] == 160 and budget["spent"] == 4 * groups.count("extended")
+    assert 0.3 * 160 - 10 <= budget["spent"] <= 0.3 * 160 + 5
+
+
+def test_no_number_stands_for_a_price_that_nothing_is_worth(world):
+    upstream = world.upstream()
+    plan = {"budget": {"extended": {"mean": 0.05, "response_group": "extended", "overdraft": 1}}}
+    _, url, rows = world.gateway(upstream.url, plan=plan)
+    answers = bulk(world, url, [{"x-ibpo-gain": str(0.5 + number / 1000)} for number in range(60)])
+    prices = [headers.get("x-ibpo-price") for _, headers, _ in answers]
+    assert None in prices  # nothing is to be had at any price
+    shown = [row["price"]["extended"] for row in rows() if row["event"] == "request"]
+    shown += [row["price"] for row in json.loads(call(f"{url}/budget.json")[2])["budgets"]]
+    shown += [float(price.partition("=")[2]) for price in prices if price]
+    assert None in shown and all(price is None or 0 <= price < 1e6 for price in shown)
+    assert b"1e+" not in call(f"{url}/metrics")[2]

@@ -1,6 +1,8 @@
 """Who predicts the gains: a router, and the probe."""
 
+import asyncio
 import json
+import math
 
 import pytest
 
@@ -10,6 +12,7 @@ from ibpo.routing.fit import fit_router, read_routed_log
 from ibpo.routing.router import load_router, save_router
 from ibpo.serving.gateway.gains import (
     FittedRouter,
+    OpeningTokens,
     PredictedGains,
     read_opening_probabilities,
     split_openings,
@@ -17,7 +20,7 @@ from ibpo.serving.gateway.gains import (
 )
 from ibpo.serving.gateway.openai_request import read_request
 from ibpo.serving.gateway.settings import ModelSettings
-from tests.serving.world import ask, bulk, client_of, groups_of
+from tests.serving.world import GROUPS, TOKENS, ask, bulk, client_of, groups_of
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "temperature": 0.123456789, "seed": 2**60}
 
@@ -37,6 +40,72 @@ def test_probe_asks_for_one_token_of_the_same_prompt():
     for bad in (b"", b"[]", b'{"choices": []}', b'{"choices": [{"logprobs": null}]}'):
         with pytest.raises(IbpoError, match="no log-probabilities"):
             read_opening_probabilities(bad, request, model)
+
+
+def probe_answer(**chances):
+    top = [{"token": token.replace("_", " "), "logprob": math.log(chance)} for token, chance in chances.items()]
+    return json.dumps({"choices": [{"logprobs": {"content": [{"top_logprobs": top}]}}]}).encode()
+
+
+def test_letters_are_no_openings():
+    """Every letter begins some word; and a ratio of next to nothing is none."""
+    groups = [{"name": "a", "prefix": "Answer:"}, {"name": "s", "prefix": "Solution:"}]
+    model = ModelSettings.model_validate({"name": "*", "choose": ["probe"], "response_group": groups})
+    request = read_request(json.dumps(CHAT).encode())
+    for chances in (
+        {"S": 0.004, "A": 0.008, "The": 0.9},
+        {"So": 0.002, "S": 0.3, "An": 0.001, "The": 0.6},
+        {"The": 0.9},
+    ):
+        with pytest.raises(IbpoError, match="of the next token's probability"):
+            read_opening_probabilities(probe_answer(**chances), request, model)
+    chances = {"Solution": 0.3, "So": 0.4, "S": 0.1, "Answer": 0.1, "_A": 0.05}
+    found = read_opening_probabilities(probe_answer(**chances), request, model)
+    assert found == pytest.approx({"a": 0.25, "s": 0.75})
+    # Where the tokenizer has said which token begins an opening, no other does.
+    first = {"a": frozenset(["Answer"]), "s": frozenset(["S"])}
+    found = read_opening_probabilities(probe_answer(**chances), request, model, first)
+    assert found == pytest.approx({"a": 0.5, "s": 0.5})
+    # Of one opening alone, little is an answer too.
+    one = ModelSettings.model_validate(
+        {"name": "*", "response_group": [{"name": "a"}, {"name": "s", "opening": "<think>"}]}
+    )
+    assert read_opening_probabilities(probe_answer(So=0.9), request, one) == {"s": 0.0}
+
+
+@pytest.mark.parametrize("server", ["vllm", "llama.cpp", "another"])
+def test_first_tokens_are_asked_of_the_upstream_once(server):
+    asked = []
+
+    async def ask(body):
+        body = json.loads(body)
+        asked.append(body["prompt"])
+        if server == "another":
+            raise IbpoError("status 404")
+        pieces = ["\u0120" if body["prompt"].startswith(" ") else "", "Sol", "ution"]
+        if server == "vllm":
+            return json.dumps({"tokens": [1, 2, 3], "token_strs": pieces}).encode()
+        return json.dumps({"tokens": [{"id": 1, "piece": piece.replace("\u0120", " ")} for piece in pieces]}).encode()
+
+    tokens = OpeningTokens(ask)
+
+    async def run():
+        return [await tokens.of("m", {"s": " Solution"}) for _ in range(3)]
+
+    expected = {} if server == "another" else {"s": frozenset(["Sol"])}
+    assert asyncio.run(run()) == [expected] * 3
+    assert asked == ["Solution", " Solution"][: 1 if server == "another" else 2]
+
+
+def test_a_probe_that_says_nothing_is_charged_too(world):
+    upstream = world.upstream()
+    groups = [{**group, "opening": text} for group, text in zip(GROUPS, ("Answer", "Solution"), strict=True)]
+    gateway, url, rows = world.gateway(upstream.url, plan=TOKENS, groups=groups, model={"choose": ["probe"]})
+    bulk(world, url, [{}])
+    world.wait_until(lambda: any(row["event"] == "request" for row in rows()))
+    (row,) = [row for row in rows() if row["event"] == "request"]
+    assert row["source"] == "default" and upstream.num_probes == 1
+    assert world.snapshot(gateway)["budgets"][0]["spent"] == row["tokens"] + 1
 
 
 def test_a_fitted_router_speaks_of_requests(tmp_path):

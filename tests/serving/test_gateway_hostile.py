@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import re
 import socket
 import time
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -206,7 +208,7 @@ async def _accounts(gateway):
         "/v1/models/%2e%2e/chat/completions",
         "/v1\\chat\\completions",
         "/x/%2e%2e/v1/chat/completions",
-        "/v1/responses",
+        "/v1/responses/",
         "/v1/respons%65s",
         "/v1/messages/count",
         "/generate",
@@ -363,3 +365,46 @@ def test_a_reader_that_stops_at_the_very_end_loses_its_place(served, monkeypatch
     with stream_request(url):
         world.wait_until(lambda: len(upstream.requests) > begun)
         world.wait_until(lambda: gateway.num_in_flight == 0)
+
+
+@pytest.mark.parametrize("keys", [None, HASHED], ids=["trusted", "tenants"])
+def test_pages_of_other_sites(keys):
+    """What a browser sends for them: their Origin, bodies that need no leave, or a name of theirs for this address."""
+    with World() as world:
+        upstream = world.upstream()
+        _, url, _ = world.gateway(upstream.url, keys=keys)
+        path, own = f"{url}/v1/chat/completions", {} if keys is None else GOOD
+        place = url.removeprefix("http://")
+        for origin in ("https://evil.example", "null", "http://127.0.0.1:1", f"https://{place}.evil.example", ""):
+            status, headers, _ = call(path, BODY, {**own, "Origin": origin})
+            assert status == 403 and "Access-Control-Allow-Origin" not in headers, origin
+            assert call(f"{url}/v1/embeddings", BODY, {**own, "Origin": origin})[0] == 403
+            assert call(f"{url}/budget.json", headers={**own, "Origin": origin})[0] == 403
+        for kind in ("text/plain", "application/x-www-form-urlencoded", "text/plain;charset=UTF-8"):
+            for where in ("chat/completions", "embeddings", "responses", "messages"):
+                assert call(f"{url}/v1/{where}", BODY, {**own, "Content-Type": kind})[0] == 415
+        assert call(path, headers={**own, "Access-Control-Request-Method": "POST"}, method="OPTIONS")[0] in (401, 405)
+        assert upstream.requests == []
+        foreign = [
+            "evil.example",
+            f"evil.example:{place.partition(':')[2]}",
+            "127.0.0.1.evil.example",
+            "a@127.0.0.1",
+            "[::1",
+        ]
+        for host in foreign if keys is None else []:
+            for page in (path, f"{url}/budget.json", f"{url}/metrics", f"{url}/v1/models"):
+                data = BODY if page == path else None
+                assert call(page, data, {"Host": host})[0] in (400, 403), (host, page)
+        assert upstream.requests == []
+        for host in (place, "localhost", "LocalHost:80", "[::1]:8080"):
+            assert call(path, BODY, {**own, "Host": host})[0] == 200, host
+        assert call(path, BODY, {**own, "Origin": url})[0] == 200
+
+
+def test_the_threat_model_names_tests_that_exist():
+    here = Path(__file__).parent
+    page = (here.parent.parent / "docs" / "security.md").read_text(encoding="utf-8")
+    tests = "".join(path.read_text(encoding="utf-8") for path in here.glob("test_*.py"))
+    named = re.findall(r"`(test_\w+)`", page)
+    assert len(named) > 30 and [name for name in named if f"def {name}(" not in tests] == []

@@ -3,10 +3,23 @@
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ibpo.errors import IbpoError
-from ibpo.serving.gateway.openai_request import can_set, check_size, max_tokens_of, read_request, write_body
-from ibpo.serving.gateway.settings import GROUPS_BY, GroupSettings, LimitSettings, ModelSettings
+from ibpo.serving.controller import BudgetPolicy
+from ibpo.serving.gateway.decision import make_candidate
+from ibpo.serving.gateway.gains import Gains
+from ibpo.serving.gateway.openai_request import (
+    CAP_FIELDS,
+    PATHS,
+    can_set,
+    check_size,
+    max_tokens_of,
+    read_request,
+    write_body,
+)
+from ibpo.serving.gateway.settings import CAPS, COUNTS, GROUPS_BY, GroupSettings, LimitSettings, ModelSettings
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "temperature": 0.123456789, "seed": 2**60}
 
@@ -46,7 +59,11 @@ def test_each_way_of_setting_a_group():
         ({"max_tokens": 20}, 50, {"max_tokens": 20}),
         ({"max_tokens": 99}, 50, {"max_tokens": 50}),
         ({"max_completion_tokens": 99}, 50, {"max_completion_tokens": 50}),
-        ({"max_completion_tokens": 99, "max_tokens": 10}, 50, {"max_completion_tokens": 50, "max_tokens": 10}),
+        # What a server makes of two caps is its own affair: here they say the same.
+        ({"max_completion_tokens": 99, "max_tokens": 10}, 50, {"max_completion_tokens": 10, "max_tokens": 10}),
+        ({"max_completion_tokens": 9999, "max_tokens": 1}, None, {"max_completion_tokens": 1, "max_tokens": 1}),
+        ({"max_new_tokens": 99}, 50, {"max_new_tokens": 50, "max_tokens": 50}),
+        ({"max_output_tokens": 9}, None, {"max_output_tokens": 9, "max_tokens": 9}),
         ({"max_tokens": 99}, None, {"max_tokens": 99}),
     ],
 )
@@ -74,7 +91,11 @@ def test_what_belongs_to_chats_is_not_set_in_completions(way):
         opened = group.model_copy(update={"prefix": " x"})
         assert can_set(plain, opened)
         model = ModelSettings(name="*", response_group=[opened])
-        assert json.loads(write_body(plain, opened, model)) == {"model": "m", "prompt": "hi x"}
+        assert json.loads(write_body(plain, opened, model)) == {
+            "model": "m",
+            "prompt": "hi x",
+            "max_tokens": 16,  # the protocol's own default, said to servers that have another
+        }
     assert can_set(plain, GroupSettings(name="g", reasoning_effort="low", body={"effort": "low"}))
 
 
@@ -84,3 +105,104 @@ def test_caps_that_a_caller_may_choose_are_bounded():
     check_size(read_request(b'{"max_tokens": 1001}', chat=True), [GroupSettings(name="g", max_tokens=9)], limits)
     with pytest.raises(IbpoError, match="give 1000 or less"):
         check_size(read_request(b'{"max_tokens": 1001}', chat=True), free, limits)
+
+
+@pytest.mark.parametrize("name", CAPS)
+@pytest.mark.parametrize("value", [0, -1, 1.5, "9", True])
+def test_a_cap_is_a_whole_number_from_one_on(name, value):
+    """Nothing, and less than that, mean "no cap" to some servers."""
+    with pytest.raises(IbpoError, match=f"field {name}: must be a whole number, at least 1"):
+        read_request(json.dumps({name: value}).encode())
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"Max_Tokens": 9}, "write max_tokens"),
+        ({"maxTokens": 9}, "write max_tokens"),
+        ({"maxOutputTokens": 9}, "write max_output_tokens"),
+        ({"N": 9}, "write n"),
+        ({"bestOf": 9}, "write best_of"),
+        ({"Prompt": ["a"]}, "write prompt"),
+        ({"extra_body": {"max_tokens": 9}}, "write it at the top"),
+        ({"extra_body": {"sampling_params": {"maxNewTokens": 9}}}, "write it at the top"),
+        ({"options": {"num_predict": 9}}, "write it at the top"),
+        ({"parameters": {"n": 9}}, "write it at the top"),
+        ({"generation_config": '{"max_new_tokens": 9}'}, "send an object"),
+        ({"background": True}, "cannot be counted"),
+        ({"n_cmpl": 0}, "field n_cmpl"),
+    ],
+)
+def test_no_other_way_of_saying_more(body, said):
+    with pytest.raises(IbpoError, match=said):
+        read_request(json.dumps(body).encode(), chat=False)
+
+
+@pytest.mark.parametrize(
+    ("body", "count"),
+    [
+        ({"prompt": "a"}, 1),
+        ({"prompt": [1, 2, 3]}, 1),
+        ({"prompt": [[1, 2], [3]]}, 2),
+        ({"prompt": ["a", "b"], "n": 2, "best_of": 5}, 10),
+        ({"prompt": [1, "b"]}, 2),
+        ({"prompt": ["a"], "prompt_embeds": ["x", "y"]}, 3),
+        ({"prompt": "a", "n": 1, "n_cmpl": 8}, 8),
+        ({"prompt": []}, 1),
+        ({}, 1),
+    ],
+)
+def test_answers_are_counted_whatever_they_are_called(body, count):
+    assert read_request(json.dumps(body).encode(), chat=False).num_answers == count
+    conversations = {"messages": [[{"role": "user"}]] * 3}
+    assert read_request(json.dumps(conversations).encode()).num_answers == 3
+
+
+def servers_cap(body, api):
+    """The largest cap that any server could read from a body; None: none."""
+    caps = [body[name] for name in CAPS if body.get(name) is not None]
+    return max(caps) if any(body.get(name) is not None for name in CAP_FIELDS[api]) else None
+
+
+@given(
+    st.sampled_from([*PATHS.values()]),
+    st.dictionaries(st.sampled_from([*CAPS, *COUNTS]), st.none() | st.integers(1, 99), max_size=5),
+    st.none() | st.integers(1, 50),
+    st.lists(st.just("a"), max_size=3),
+    st.sampled_from(["max_tokens", "max_completion_tokens"]),
+)
+def test_the_body_allows_what_is_reserved(api, fields, cap, prompts, cap_field):
+    """By every name that a server may look at, and whatever of several numbers of answers it takes."""
+    group = GroupSettings(name="g", max_tokens=cap, tokens=5)
+    model = ModelSettings(name="*", response_group=[group], cap_field=cap_field)
+    asked = {"messages": []} if api != "completions" else {"prompt": prompts}
+    request = read_request(json.dumps({**asked, **fields}).encode(), api=api)
+    candidate = make_candidate(
+        request, group, Gains(by_group={}, source="default"), [BudgetPolicy(name="tokens", mean=9)]
+    )
+    body = json.loads(write_body(request, group, model))
+    most, answers = servers_cap(body, api), max([body[name] for name in COUNTS if body.get(name)], default=1)
+    if most is None:
+        assert not candidate.reserve and cap is None and not any(fields.get(name) for name in CAPS)
+    else:
+        assert candidate.reserve["tokens"] == most * answers * max(1, len(body.get("prompt", [])))
+        assert candidate.cost["tokens"] <= candidate.reserve["tokens"]
+
+
+def test_a_limit_on_the_thinking_is_never_above_the_cap():
+    for given_limit in (
+        {"thinking_token_budget": 99},
+        {"thinking_budget": 99},
+        {"reasoning": {"max_tokens": 99}},
+        {"custom_params": {"thinking_budget": 99}},
+        {"thinking_token_budget": -1},  # none at all
+    ):
+        got = sent({**CHAT, **given_limit}, max_tokens=50)
+        assert got == {
+            **CHAT,
+            **json.loads(json.dumps(given_limit).replace("99", "50").replace("-1", "50")),
+            "max_tokens": 50,
+        }
+    assert sent({**CHAT, "thinking_token_budget": 9}, max_tokens=50)["thinking_token_budget"] == 9
+    assert sent(CHAT, max_thinking_tokens=20, max_tokens=50)["thinking_token_budget"] == 20
+    assert sent({**CHAT, "thinking_token_budget": 30}, max_thinking_tokens=20)["thinking_token_budget"] == 20

@@ -142,7 +142,7 @@ async def _begin(url, count):
         for _ in range(count):
             _, writer = await asyncio.open_connection(*url.removeprefix("http://").split(":"))
             data = json.dumps({"model": "m", "messages": []})
-            head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n"
+            head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(data)}\r\n"
             writer.write(f"{head}Content-Type: application/json\r\n\r\n{data}".encode())
             await writer.drain()
             _OPEN.append(writer)

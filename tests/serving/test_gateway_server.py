@@ -30,6 +30,8 @@ def test_keys_make_tenants_and_stay_here(world, monkeypatch):
         assert call(f"{url}{page}")[0] == 401
         assert call(f"{url}{page}", headers=bearer["gold"])[0] == 403
         assert call(f"{url}{page}", headers=bearer["operator"])[0] == 200
+    page = call(f"{url}/", headers=bearer["operator"])[1]
+    assert "frame-ancestors 'none'" in page["Content-Security-Policy"]
     _, _, text = call(f"{url}/metrics", headers=bearer["operator"])
     assert b'ibpo_requests_total{outcome="answered",response_group=' in text
     assert b'ibpo_tenant_used{budget="extended",tenant="gold"}' in text

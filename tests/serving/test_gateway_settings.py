@@ -39,6 +39,17 @@ from ibpo.serving.gateway.settings import (
             r"unknown key; known here|did you mean",
         ),
         ("[[model]\n", "is not TOML"),
+        ("refuse = ['/x']", "refuse: is gone, as only what is listed is passed on"),
+        ("allow = ['/v1/rerank']", "'/v1/rerank' is no method and path; write e.g. 'POST /v1/rerank'"),
+        (
+            "[[model]]\nname = 'm'\nresponse_group = [{name = 'a', body = {max_completion_tokens = 9}}]",
+            "max_completion_tokens is the group's cap, which is also reserved",
+        ),
+        ("[[model]]\nname = 'm'\nresponse_group = [{name = 'a', body = {n = 9}}]", "n is the caller's to say"),
+        (
+            "[[model]]\nname = 'm'\nresponse_group = [{name = 'a', max_tokens = 9, max_thinking_tokens = 9}]",
+            "give less than max_tokens",
+        ),
     ],
 )
 def test_a_wrong_file_is_one_line(tmp_path, text, said):
@@ -91,6 +102,8 @@ def test_the_operator_is_told_what_bounds_the_tokens():
         return find_cautions(build_settings(changed, "file"), ServingPolicy.from_dict({"budget": budget}))
 
     assert said({"b": {"mean": 0.3, "response_group": "extended"}}) == []
+    (unbounded,) = said({"b": {"mean": 0.3, "response_group": "standard"}})
+    assert "response group extended of model m has no budget" in unbounded
     (bound,) = said({"tokens": {"mean": 2000, "overdraft": 20000}})
     assert "overspent by 1,158,400 tokens" in bound  # 20,000 and 100 x 11,384
     (tight,) = said({"tokens": {"mean": 2000, "overcommit": 30000}})

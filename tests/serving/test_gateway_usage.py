@@ -1,12 +1,13 @@
 """What a stream says about its cost, however it is cut."""
 
+import json
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ibpo.serving.gateway.usage import StreamUsage
+from ibpo.serving.gateway.usage import StreamUsage, read_completion_tokens, read_cost
 
 EVENTS = [
     b'data: {"choices":[{"index":0,"delta":{"content":"say \\"usage\\": {"}}]}\n\n',
@@ -24,7 +25,7 @@ def test_a_stream_is_the_same_however_it_is_cut(cuts, strip):
     usage = StreamUsage(strip=strip)
     passed = b"".join(usage.feed(data[a:b]) for a, b in pairwise(places)) + usage.end()
     assert passed == b"".join(event for event in EVENTS if not (strip and b'"choices":[]' in event))
-    assert usage.tokens == 7 and usage.finished and usage.num_events == 3
+    assert usage.tokens == 7 and usage.finished and usage.total == 7
 
 
 @given(st.lists(st.binary(max_size=40), max_size=8))
@@ -49,3 +50,142 @@ def test_the_last_of_several_usages_counts(strip):
         seen.append(usage.tokens)
     assert seen == [1, 3, 3, 7]
     assert passed == [*events[:3], b"" if strip else events[3]] and usage.end() == b""
+
+
+@pytest.mark.parametrize(
+    ("usage", "tokens"),
+    [
+        ({"completion_tokens": 7}, 7),
+        ({"prompt_tokens": 10, "completion_tokens": 7, "total_tokens": 17}, 7),
+        # Reasoning that is not among the completion tokens: by the total, else by itself.
+        ({"prompt_tokens": 10, "completion_tokens": 7, "total_tokens": 517}, 507),
+        (
+            {
+                "prompt_tokens": 10,
+                "completion_tokens": 7,
+                "total_tokens": 517,
+                "completion_tokens_details": {"reasoning_tokens": 500},
+            },
+            507,
+        ),
+        ({"completion_tokens": 7, "completion_tokens_details": {"reasoning_tokens": 500}}, 507),
+        ({"completion_tokens": 7, "reasoning_tokens": 500}, 507),
+        ({"completion_tokens": 507, "completion_tokens_details": {"reasoning_tokens": 500}}, 507),
+        ({"prompt_tokens": 10, "total_tokens": 510}, 500),
+        ({"input_tokens": 10, "output_tokens": 507, "total_tokens": 517}, 507),
+        ({"input_tokens": 10, "output_tokens": 7, "total_tokens": 517}, 507),
+        ({"input_tokens": 10, "output_tokens": 507, "cache_read_input_tokens": 900}, 507),
+        ({"prompt_tokens": 10, "completion_tokens": 7, "total_tokens": 7}, 7),  # a total that is wrong lowers nothing
+        ({"prompt_tokens": 10, "completion_tokens": None, "total_tokens": None}, None),
+        ({"completion_tokens": 7.0, "completion_tokens_details": None}, 7),
+        ({"completion_tokens": -7}, None),
+        ({"completion_tokens": 1e300}, None),
+        ([], None),
+    ],
+)
+def test_reasoning_counts_wherever_it_is_reported(usage, tokens):
+    assert read_completion_tokens(usage) == tokens
+    assert read_cost(json.dumps({"choices": [], "usage": usage}).encode()).tokens == tokens
+    event = b"data: " + json.dumps({"choices": [], "usage": usage}).encode() + b"\n\n"
+    stream = StreamUsage(strip=False)
+    assert stream.feed(event) == event and stream.tokens == tokens
+
+
+def test_usage_in_other_places():
+    for answer in (
+        {"choices": [{"usage": {"completion_tokens": 9}}]},
+        {"choices": [], "x_groq": {"usage": {"completion_tokens": 9}}},
+        {"choices": [{"finish_reason": "stop", "text": ""}], "timings": {"predicted_n": 9}},
+    ):
+        assert read_cost(json.dumps(answer).encode()).tokens == 9
+        stream = StreamUsage(strip=False)
+        stream.feed(b"data: " + json.dumps(answer).encode() + b"\n\n")
+        assert stream.tokens == 9
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        {"error": {"message": "overloaded"}},
+        {"timings": {"predicted_n": 7}},
+        {"prompt_filter_results": [{"prompt_index": 0}]},
+    ],
+)
+def test_only_the_usage_is_taken_out(rest):
+    event = {"id": "c", "choices": [], "usage": {"completion_tokens": 7}, **rest}
+    stream = StreamUsage(strip=True)
+    passed = stream.feed(b"event: x\ndata: " + json.dumps(event).encode() + b"\n\n")
+    head, _, data = passed.partition(b"data: ")
+    assert head == b"event: x\n" and json.loads(data) == {"id": "c", "choices": [], **rest}
+    assert stream.tokens == 7 and stream.failed == ("error" in rest)
+
+
+def test_the_last_zeros_forget_nothing():
+    events = [
+        b'data: {"choices":[{"delta":{"content":"a"}}],"usage":{"completion_tokens":40}}\n\n',
+        b'data: {"choices":[],"usage":{"completion_tokens":0}}\n\n',
+    ]
+    stream = StreamUsage(strip=False)
+    assert stream.feed(b"".join(events)) == b"".join(events) and stream.total == 40
+    # Zeros where there was text say nothing.
+    stream = StreamUsage(strip=False)
+    stream.feed(b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n' + events[1])
+    assert stream.tokens is None and stream.total == 1
+    text = {"choices": [{"message": {"content": "word " * 80}}], "usage": {"completion_tokens": 0}}
+    assert read_cost(json.dumps(text).encode())[:2] == (0, 100)
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r", b"\r\n"])
+@pytest.mark.parametrize("last", [b"\n", b"\r", b"\r\n"])
+def test_events_by_the_standard(end, last):
+    if (end, last) == (b"\r", b"\n"):
+        return  # together they are one line end
+    """Any line end, also mixed; no space after the colon; comments; a byte order mark; data in several lines."""
+    data = b"".join(
+        [
+            b"\xef\xbb\xbf: hello" + end + last,
+            b'data:{"choices":[{"delta":{"content":"a"}}]}' + end + last,
+            b"id: 3" + end + b'data: {"choices":[],' + last + b'data: "usage":{"completion_tokens":7}}' + end + last,
+            b"data:[DONE]" + end + last,
+        ]
+    )
+    for size in (1, 2, 5, 1000):
+        stream = StreamUsage(strip=False)
+        passed = b"".join(stream.feed(data[i : i + size]) for i in range(0, len(data), size)) + stream.end()
+        assert passed == data and stream.tokens == 7 and stream.finished
+
+
+@pytest.mark.parametrize("key", ["content", "reasoning_content", "reasoning"])
+def test_pieces_that_are_no_tokens_are_estimated_by_their_text(key):
+    words = " ".join(f"word{i}" for i in range(600))
+    parts = [words[i : i + len(words) // 4 + 1] for i in range(0, len(words), len(words) // 4 + 1)]
+    stream = StreamUsage(strip=False)
+    for part in parts:
+        stream.feed(b"data: " + json.dumps({"choices": [{"delta": {key: part}}]}).encode() + b"\n\n")
+    assert len(parts) == 4 and 600 <= (stream.total or 0) <= 1800
+    small = StreamUsage(strip=False)
+    for word in words.split():
+        small.feed(b"data: " + json.dumps({"choices": [{"delta": {key: word}}]}).encode() + b"\n\n")
+    assert small.total == 600
+    both = StreamUsage(strip=False)  # one text under two names is one text
+    for _ in range(10):
+        both.feed(b'data: {"choices":[{"delta":{"reasoning":"so","reasoning_content":"so"}}]}\n\n')
+    assert both.total == 10
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        b'data: {"error": {"message": "overloaded", "code": 503}}',
+        b'event: error\ndata: {"type": "error", "error": {"type": "overloaded_error"}}',
+        b"event: error\ndata: overloaded",
+        b'data: {"object": "error", "error": null, "message": "no"}',
+        b'data: {"choices": [{"error": {"message": "no"}, "finish_reason": "error", "delta": {}}]}',
+    ],
+)
+def test_errors_inside_a_stream(event):
+    stream = StreamUsage(strip=True)
+    assert stream.feed(event + b"\n\n") == event + b"\n\n" and stream.failed and stream.total is None
+    later = StreamUsage(strip=True)
+    later.feed(b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n' + event + b"\n\n")
+    assert later.failed and later.total == 1

@@ -249,6 +249,13 @@ def test_gains_of_a_calibration_are_drawn_from_its_scores(tmp_path):
         ('{"t": 0, "output_tokens": 1}', ["--budget", "a@x=1=0.2"], "[slice.NAME] at_most"),
         ('{"t": 0, "output_tokens": 1}', ["--budget", "tokens=3", "--max-tokens", "extended"], "not like extended="),
         ('{"t": 0, "output_tokens": 1}', ["--budget", "tokens=3", "--max-tokens", "x=9"], "no such response group"),
+        ('{"t": 0, "output_tokens": 347}', ["--budget", "tokens=200"], "the cheapest responses cost 347 per request"),
+        (
+            '{"t": 0, "output_tokens": 1}',
+            ["--budget", "extended=30%", "--budget", "standard=60%"],
+            "allow 0.9 of the requests together",
+        ),
+        ('{"t": 0, "output_tokens": 1}', ["--budget", "tokens=3", "--assume", "time_unit=h"], "is none of s, ms, us"),
         ('{"t": 0, "output_tokens": 1}', ["--plan", "none.toml"], "none.toml: cannot be read as TOML"),
     ],
 )  # fmt: skip
@@ -259,3 +266,38 @@ def test_bad_input_is_one_line(tmp_path, text, arguments, message):
     assert result.exit_code == 2
     assert message in result.output
     assert result.output.count("\n") == 1
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+@pytest.mark.parametrize("first", [0, 1_700_000_000])
+def test_the_unit_of_the_times_is_guessed_aloud(tmp_path, unit, first):
+    """Ten requests a second for six seconds, whatever the file counts in."""
+    per_second = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[unit]
+    trace = tmp_path / "trace.jsonl"
+    rows = [{"t": (first + i / 10) * per_second, "output_tokens": 5} for i in range(61)]
+    trace.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = read_trace(trace)
+    assert found.unit == unit and found.time[-1] == pytest.approx(6.0, abs=1e-3)
+    assert read_trace(trace, unit="s").time[-1] == pytest.approx(6.0 * per_second)
+    from ibpo.cli import app
+
+    result = CliRunner().invoke(app, ["simulate", str(trace), "--budget", "extended=30%"])
+    assert result.exit_code == 0 and f"requests of 6.0 seconds, column t read in {unit}" in result.stderr
+
+
+def test_a_group_that_no_budget_bounds_is_said(tmp_path):
+    trace, log = tmp_path / "trace.jsonl", tmp_path / "log.jsonl"
+    trace.write_text("".join(json.dumps({"t": i, "output_tokens": 5}) + "\n" for i in range(30)))
+    rows = [
+        {"id": f"p{i}", "response_group": name, "reward": reward, "tokens": tokens}
+        for i in range(5)
+        for name, reward, tokens in (("low", 0.2, 10), ("high", 0.5, 100), ("xhigh", 0.9, 900))
+    ]
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    from ibpo.cli import app
+
+    for budget, said in ((["high=30%"], "xhigh"), (["high=30%", "xhigh=10%"], ""), (["high=30%", "tokens=300"], "")):
+        options = [part for text in budget for part in ("--budget", text)]
+        result = CliRunner().invoke(app, ["simulate", str(trace), "--gains", str(log), *options])
+        assert result.exit_code == 0, result.output
+        assert ("caution: no budget bounds" in result.stderr) is bool(said) and said in result.stderr

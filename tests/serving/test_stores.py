@@ -277,3 +277,28 @@ def test_a_locked_file_is_an_error(tmp_path):
             pass
         with two.transaction():
             assert two.buckets(TOTAL)[0].num_requests == 0
+
+
+def test_a_store_is_known_by_its_address(tmp_path, monkeypatch):
+    pytest.importorskip("redis")
+    import redis
+
+    from ibpo.serving.stores import open_store
+
+    seen = []
+
+    def connect(url, **options):
+        seen.append(url)
+        raise redis.ConnectionError("nobody there")
+
+    monkeypatch.setattr(redis.Redis, "from_url", connect)
+    for address in ("valkey://h:1/0", "valkeys://h:1/0", "redis://h:1/0", "rediss://h:1/0", "unix:///run/r.sock"):
+        with pytest.raises(redis.ConnectionError):
+            open_store(address, ["long"])
+    assert seen == ["redis://h:1/0", "rediss://h:1/0", "redis://h:1/0", "rediss://h:1/0", "unix:///run/r.sock"]
+    for address in ("valkyrie://h", "postgres://u:secret@h/d", "file:///x"):
+        with pytest.raises(IbpoError, match=r"is no store; name a file, or a server by redis://, rediss://") as error:
+            open_store(address, ["long"])
+        assert "secret" not in str(error.value)
+    with open_store(str(tmp_path / "a.sqlite"), ["long"]) as book:
+        assert isinstance(book, SqliteStore)

@@ -51,12 +51,14 @@ class ScriptedUpstream:
         self.fault_of: Callable[[int], str | None] = lambda number: None
         self.requests, self.faults, self.num_answered, self.headers, self.num_probes = [], [], 0, [], 0
         self.extra_headers: dict[str, str] = {}
+        self.reply: Any = None  # answers a request in the place of what follows
         self.pause, self.without_usage, self.url, self.padding, self.held = 0.0, False, "", 0, False
 
     def app(self):
         app = web.Application(client_max_size=1 << 26)
         app.router.add_post("/v1/chat/completions", self.complete)
-        app.router.add_post("/v1/completions", self.complete)
+        for path in ("completions", "responses", "messages"):
+            app.router.add_post(f"/v1/{path}", self.complete)
         app.router.add_get("/v1/models", self.models)
         app.router.add_route("*", "/{rest:.*}", self.echo)
         return app
@@ -86,6 +88,8 @@ class ScriptedUpstream:
         self.headers.append(dict(request.headers))
         fault = self.fault_of(number)
         self.faults.append(fault)
+        if self.reply is not None:
+            return await self.reply(request, body)
         if self.pause:
             await asyncio.sleep(self.pause)
         while self.held:
@@ -204,10 +208,12 @@ class World:
         limits=None,
         upstream=None,
         log_bodies=False,
+        tables=None,
         **service,
     ):
         """(the gateway, its base URL, its log as a function that returns rows)."""
         tables = {
+            **(tables or {}),
             "upstream": {"url": upstream_url, "connect_seconds": 20, **(upstream or {})},
             "model": [{"name": "*", "response_group": groups, **(model or {})}],
             "limits": {"drain_seconds": 5, **(limits or {})},

@@ -44,6 +44,17 @@ ROWS = {
         "test_setup_code": "two = double(1)",
         "test_list": ["assert double(1) == 2", "assert two * 3 == 6"],
     },
+    "livecodebench": {
+        "question_id": "abc1_a",
+        "question_content": "Read n, print 2n.",
+        "platform": "atcoder",
+        "difficulty": "easy",
+        "starter_code": "",
+        "public_test_cases": '[{"input": "1\\n", "output": "2\\n", "testtype": "stdin"}]',
+        "private_test_cases": '[{"input": "3\\n", "output": "6\\n", "testtype": "stdin"}]',
+        "metadata": "{}",
+        "code": "print(2 * int(input()))",
+    },
 }  # fmt: skip
 
 
@@ -72,6 +83,53 @@ def test_levels_domains_and_ids_are_kept(tmp_path):
     assert (problem.problem_id, problem.level, problem.info["task"]) == ("a/1.json", "2", "math_500")
     [problem] = TASKS["mbpp"].load(write(tmp_path / "r.jsonl", ROWS["mbpp"]))
     assert "assert two * 3 == 6" in str(problem.prompt) and problem.info["tests"].count("assert") == 2
+
+
+FUNCTIONAL = {
+    **{key: value for key, value in ROWS["livecodebench"].items() if key != "code"},
+    "starter_code": "class Solution:\n    def add(self, nums: List[int], k: int) -> List[int]:\n        ",
+    "public_test_cases": json.dumps([{"input": "[1, 2]\n3", "output": "[4, 5]", "testtype": "functional"}]),
+    "private_test_cases": json.dumps([{"input": "[]\n3", "output": "[]", "testtype": "functional"}]),
+    "metadata": '{"func_name": "add"}',
+}
+
+
+def test_livecodebench_in_its_published_form(tmp_path):
+    """Both kinds: the prompt says what is asked, all tests count, and rows without an own answer are counted apart."""
+    path = write(tmp_path / "test.jsonl", ROWS["livecodebench"], {**FUNCTIONAL, "question_id": "2"})
+    reads, calls = TASKS["livecodebench"].load(path)
+    assert "reads its input from stdin" in str(reads.prompt) and "class Solution" in str(calls.prompt)
+    assert [len(p.info["cases"]) for p in (reads, calls)] == [2, 2] and calls.info["fn_name"] == "add"
+    assert (reads.level, reads.info["domain"], calls.answer) == ("easy", "atcoder", "")
+    if not why_not_isolated():
+        result = run("livecodebench", "--data", path)
+        assert result.exit_code == 0 and "without an own answer, so not checked: 1" in result.stdout, result.output
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("private_test_cases", "eJxrYJmqzgABPRLFqSWJAA==", "field 'private_test_cases' is not JSON"),
+        ("private_test_cases", '[{"input": 1, "output": "2"}]', "test 1: needs texts input and output"),
+        ("private_test_cases", '{"input": "1"}', "field 'private_test_cases' holds no list of tests"),
+        ("public_test_cases", '[{"input": "1", "output": "2", "testtype": "x"}]', "test 1: testtype is neither stdin"),
+        ("public_test_cases", '[{"input": "1", "output": "2", "testtype": "stdin"}]', "tests of two kinds"),
+        ("public_test_cases", '[{"input": "a", "output": "2", "testtype": "functional"}]', "must be JSON"),
+        ("metadata", "{}", "'metadata' names no function"),
+        ("metadata", '{"func_name": "a.b"}', "'metadata' names no function"),
+        ("metadata", "{", "field 'metadata' is not JSON"),
+    ],
+)
+def test_rows_of_livecodebench_that_are_refused(field, value, message, tmp_path):
+    with pytest.raises(IbpoError) as error:
+        TASKS["livecodebench"].load(write(tmp_path / "rows.jsonl", {**FUNCTIONAL, field: value}))
+    assert message in str(error.value) and "rows.jsonl line 1" in str(error.value)
+
+
+def test_pickled_tests_are_refused_with_the_way_out(tmp_path):
+    row = {**FUNCTIONAL, "private_test_cases": "eJxrYJmqzgABPRLFqSWJAA=="}
+    with pytest.raises(IbpoError, match=r"pickles it.*does not; take livecodebench/code_generation.*or convert it"):
+        TASKS["livecodebench"].load(write(tmp_path / "rows.jsonl", row))
 
 
 def test_gsm8k_in_its_own_format():

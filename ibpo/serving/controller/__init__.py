@@ -8,8 +8,10 @@ held), `accounts` (what was spent), `admission` (what may be spent: the theorem)
 from ibpo.serving.controller.accounts import TOTAL, AccountStore, MemoryStore, Reservation, TokenBucket
 from ibpo.serving.controller.controller import Candidate, Controller
 from ibpo.serving.controller.policy import BudgetPolicy, ServingPolicy, TenantPolicy, parse_budget_policies, read_policy
+from ibpo.serving.controller.pricing import PROHIBITIVE
 
 __all__ = [
+    "PROHIBITIVE",
     "TOTAL",
     "AccountStore",
     "BudgetPolicy",

@@ -138,10 +138,12 @@ class Reservation(NamedTuple):
     slice_name: str
     within: bool
     """Whether every bound had room; False: no response group had, and this one overdraws least."""
+    num_requests: int = 1
+    """As how many requests it counts: of that many all costs are the sum."""
 
     def state(self) -> list[Any]:
-        """As a JSON list."""
-        return list(self)
+        """As a JSON list; a single request as earlier versions write it."""
+        return list(self) if self.num_requests != 1 else list(self)[:-1]
 
     @classmethod
     def from_state(cls, values: list[Any]) -> Reservation:

@@ -39,7 +39,7 @@ class Bounds:
 
 def _refund(reservation: Reservation, k: int, actual: float, bounds: Bounds, cancelled: bool) -> float:
     """What an ended response gives back to an account: its estimate, less its cost, and where it failed its credit."""
-    return reservation.estimate[k] - actual - (bounds.at_most[k] if cancelled else 0.0)
+    return reservation.estimate[k] - actual - (bounds.at_most[k] * reservation.num_requests if cancelled else 0.0)
 
 
 class Account(NamedTuple):
@@ -102,6 +102,8 @@ class Admission:
     - A settlement adds reserve - actual to B - C and estimate - actual to B, and at most the positive part of the
       latter to H: F falls by (actual - reserve)^+ at most. A cancellation takes b from B besides.
 
+    A request that counts as n (`Controller.decide`) has the costs of n together and brings n b: read n b for b above.
+
     For a run with C = 0: B <= burst + R + H where it starts, and -B <= overdraft where it ends. A ceiling of a tenant
     or a slice is an account of the same kind with H = 0.
     """
@@ -155,14 +157,15 @@ class Admission:
         for bucket in total:
             bucket.restarts, bucket.waiting = restarts, 0.0
 
-    def begin(self, accounts: Sequence[Account]) -> None:
-        """A request has come: it counts, and brings its credit."""
+    def begin(self, accounts: Sequence[Account], num_requests: int = 1) -> None:
+        """A request has come: it counts, as several if it asks for several answers, and brings its credit."""
+        kept = _KEPT if num_requests == 1 else _KEPT**num_requests
         for _, bounds, buckets in accounts:
             for mean, bucket in zip(bounds.at_most, buckets, strict=True):
-                bucket.num_requests += 1
+                bucket.num_requests += num_requests
                 if mean < math.inf:
-                    bucket.balance += mean
-                    bucket.returned *= _KEPT
+                    bucket.balance += mean * num_requests
+                    bucket.returned *= kept
 
     def shortage(self, accounts: Sequence[Account], estimate: Sequence[float], reserve: Sequence[float]) -> float:
         """By how much a response `[K]` exceeds the room, in parts of the mean; 0: it may be admitted."""
@@ -186,7 +189,9 @@ class Admission:
                     worst = max(worst, need / mean if mean else math.inf, 1e-300)
         return worst
 
-    def charge(self, accounts: Sequence[Account], estimate: Sequence[float], reserve: Sequence[float]) -> None:
+    def charge(
+        self, accounts: Sequence[Account], estimate: Sequence[float], reserve: Sequence[float], num_requests: int = 1
+    ) -> None:
         """Keep the reserve of the response that was chosen; then let the promises accrue, and forfeit."""
         _, total_bounds, total = accounts[0]
         bound = [account for account in accounts if account.bounds.promising]
@@ -198,7 +203,7 @@ class Admission:
                 main.held += buckets[k].owe(-cost, bounds.depth[k], math.inf)
             room = max(0.0, main.room(total_bounds.overdraft[k], total_bounds.overcommit[k]))
             for _, bounds, buckets in bound:
-                grown = buckets[k].owe(bounds.at_least[k], bounds.depth[k], room)
+                grown = buckets[k].owe(bounds.at_least[k] * num_requests, bounds.depth[k], room)
                 main.held += grown
                 room -= max(0.0, grown)
             self._close(accounts, k)
@@ -210,10 +215,11 @@ class Admission:
             How often these accounts have been restarted.
         """
         accounts = self.accounts(reservation.tenant, reservation.slice_name)
+        count = reservation.num_requests
         if cancelled:
             for account in accounts:
                 for bucket in account.buckets:
-                    bucket.num_requests -= 1
+                    bucket.num_requests -= count
         total = accounts[0].buckets
         for k, cost in enumerate(actual):
             room = max(0.0, reservation.estimate[k] - cost)
@@ -222,10 +228,10 @@ class Admission:
                 bucket.discharge(reservation.estimate[k], reservation.reserve[k], cost)
                 if bounds.at_most[k] < math.inf:
                     if cancelled:
-                        bucket.balance -= bounds.at_most[k]
+                        bucket.balance -= bounds.at_most[k] * count
                     bucket.waiting += _refund(reservation, k, cost, bounds, cancelled)
                 if bounds.promising:
-                    credit = bounds.at_least[k] if cancelled else 0.0
+                    credit = bounds.at_least[k] * count if cancelled else 0.0
                     grown = bucket.owe(reservation.estimate[k] - cost - credit, bounds.depth[k], room)
                     total[k].held += grown
                     room -= max(0.0, grown)

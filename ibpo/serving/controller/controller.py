@@ -87,7 +87,14 @@ class Controller:
         return self._pricing.num_drifts
 
     def decide(
-        self, candidates: Sequence[Candidate], *, request_id: str, now: float, tenant: str = "", slice_name: str = ""
+        self,
+        candidates: Sequence[Candidate],
+        *,
+        request_id: str,
+        now: float,
+        tenant: str = "",
+        slice_name: str = "",
+        num_requests: int = 1,
     ) -> Reservation:
         """Choose a response group, and keep its cost ready until `settle` or `cancel`.
 
@@ -98,6 +105,8 @@ class Controller:
             now: The caller's clock, in seconds; stored with the reservation.
             tenant: Who asks; "" belongs to nobody.
             slice_name: Which part of the traffic it belongs to.
+            num_requests: As how many requests it counts, e.g. one for each of several answers; all get one response
+                group. The candidates' costs are those of all together, their gains those of one.
 
         Raises:
             IbpoError: No candidate, a cost that is missing or negative, a gain that is not finite; nothing is changed.
@@ -113,14 +122,18 @@ class Controller:
                 raise IbpoError(
                     f"request {request_id!r}: no response group to choose from; give at least one candidate"
                 )
-            rows = [_read_candidate(candidate, self.policy.budgets, self._correction) for candidate in candidates]
+            rows = [
+                _read_candidate(candidate, self.policy.budgets, self._correction, num_requests)
+                for candidate in candidates
+            ]
             utility = [candidate.gain * factor for candidate in candidates]
             accounts = self._admission.accounts(tenant, slice_name)
             quote = self._pricing.quote(accounts)
-            self._admission.begin(accounts)
-            place, within = self._choose(utility, rows, quote.prices, accounts)
+            self._admission.begin(accounts, num_requests)
+            total = utility if num_requests == 1 else [num_requests * gain for gain in utility]
+            place, within = self._choose(total, rows, quote.prices, accounts)
             estimate, reserve, raw = rows[place]
-            self._admission.charge(accounts, estimate, reserve)
+            self._admission.charge(accounts, estimate, reserve, num_requests)
             reservation = Reservation(
                 request_id=request_id,
                 response_group=candidates[place].response_group,
@@ -132,6 +145,7 @@ class Controller:
                 tenant=tenant,
                 slice_name=slice_name,
                 within=within,
+                num_requests=num_requests,
             )
             self.store.put(reservation)
             balances = [bucket.balance for bucket in accounts[0].buckets]
@@ -140,7 +154,11 @@ class Controller:
             self._correction.follow(reservation)
         self.num_decisions += 1
         self.num_over += not within
-        self._pricing.add(quote, utility, [row.estimate for row in rows], accounts)
+        costs = [row.estimate for row in rows]
+        if num_requests > 1:
+            costs = [[cost / num_requests for cost in row] for row in costs]
+        for _ in range(num_requests):
+            self._pricing.add(quote, utility, costs, accounts)
         return reservation
 
     def _choose(
@@ -194,14 +212,16 @@ class Controller:
         return self._end(request_id, actual, cancelled=True)
 
     def expire(self, before: float) -> list[str]:
-        """Settle at their reserve the requests decided before this time: the process that should end them is gone."""
+        """Settle as expected the requests decided before this time: the process that should end them is gone.
+
+        What they really cost is not known. It is above what was expected by (reserve - estimate) of each at most, the
+        *excess* that the theorem of `ibpo.serving.controller.admission.Admission` allows while they are in flight.
+        """
         with self.store.transaction():
             names = self.store.older_than(before)
-        return [name for name in names if self._end(name, None, cancelled=False, expired=True)]
+        return [name for name in names if self._end(name, None, cancelled=False)]
 
-    def _end(
-        self, request_id: str, actual: Mapping[str, float] | None, *, cancelled: bool, expired: bool = False
-    ) -> bool:
+    def _end(self, request_id: str, actual: Mapping[str, float] | None, *, cancelled: bool) -> bool:
         """Book what a request cost; what responses gave back is released in the order in which they began."""
         with self.store.transaction():
             reservation = self.store.get(request_id)
@@ -212,7 +232,6 @@ class Controller:
                     self._admission.restart()
             else:
                 default = (0.0,) * len(reservation.estimate) if cancelled else reservation.estimate
-                default = reservation.reserve if expired else default
                 costs = _read_actual(reservation, self.policy.budgets, actual, default)
                 self.store.pop(request_id)
                 restarts = self._admission.end(reservation, costs, cancelled=cancelled)
@@ -309,15 +328,18 @@ class _Costs(NamedTuple):
 _WHOLE, _NOTHING = _Costs((1.0,), (1.0,), (1.0,)), _Costs((0.0,), (0.0,), (0.0,))
 
 
-def _read_candidate(candidate: Candidate, budgets: Sequence[BudgetPolicy], correction: Correction) -> _Costs:
-    """The costs of a candidate.
+def _read_candidate(
+    candidate: Candidate, budgets: Sequence[BudgetPolicy], correction: Correction, num_requests: int
+) -> _Costs:
+    """The costs of a candidate, of so many requests together.
 
     Raises:
         IbpoError: A gain that is not finite, a cost that is missing, negative or not finite.
     """
     group = candidate.response_group
-    if len(budgets) == 1 and budgets[0].response_group is not None and math.isfinite(candidate.gain):
-        return _WHOLE if group == budgets[0].response_group else _NOTHING  # a share alone: no cost to be read
+    share_alone = len(budgets) == 1 and budgets[0].response_group is not None
+    if share_alone and num_requests == 1 and math.isfinite(candidate.gain):
+        return _WHOLE if group == budgets[0].response_group else _NOTHING  # no cost to be read
     if not math.isfinite(candidate.gain):
         raise IbpoError(f"candidate {group!r}: gain is {candidate.gain!r}; it must be a finite number")
     raw: list[float] = []
@@ -325,7 +347,7 @@ def _read_candidate(candidate: Candidate, budgets: Sequence[BudgetPolicy], corre
     reserve: list[float] = []
     for k, budget in enumerate(budgets):
         if budget.response_group is not None:
-            cost = expected = most = float(group == budget.response_group)
+            cost = expected = most = float(num_requests * (group == budget.response_group))
         else:
             try:
                 cost = candidate.cost[budget.name]

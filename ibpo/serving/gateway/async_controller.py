@@ -8,11 +8,18 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 from ibpo.errors import IbpoError
-from ibpo.serving.controller import AccountStore, Candidate, Controller, MemoryStore, ServingPolicy, TokenBucket
+from ibpo.serving.controller import (
+    PROHIBITIVE,
+    AccountStore,
+    Candidate,
+    Controller,
+    MemoryStore,
+    ServingPolicy,
+    TokenBucket,
+)
 
 Result = TypeVar("Result")
 HISTORY_SECONDS = 5.0
@@ -31,8 +38,8 @@ class OpenReservation:
 
     request_id: str
     response_group: str
-    price: Mapping[str, float]
-    """Budget -> gain that one unit of cost had to bring."""
+    price: Mapping[str, float | None]
+    """Budget -> gain that one unit of cost had to bring; None: no gain was enough."""
     balance: Mapping[str, float]
     """Budget -> what may still be spent; negative: overdrawn."""
     is_open: bool = field(default=True)
@@ -48,7 +55,7 @@ class AsyncController:
         policy: The budgets, and what tenants and slices are promised.
         state: A SQLite file, `redis://...`, or None.
         name: Of this process among those that share the store: its window of recent traffic is kept under it.
-        stale_seconds: A reservation older than this belongs to a process that is gone: it is settled at its reserve.
+        stale_seconds: A reservation older than this belongs to a process that is gone: it is settled as expected.
         on_failure: Called with what went wrong with the store.
     """
 
@@ -94,7 +101,7 @@ class AsyncController:
             self._thread.shutdown()
 
     async def decide(
-        self, candidates: Sequence[Candidate], *, request_id: str, tenant: str, slice_name: str
+        self, candidates: Sequence[Candidate], *, request_id: str, tenant: str, slice_name: str, num_requests: int = 1
     ) -> OpenReservation:
         """Choose a response group and reserve its cost; see `Controller.decide`.
 
@@ -105,12 +112,17 @@ class AsyncController:
         def decide() -> OpenReservation:
             controller: Controller = self._controller
             found = controller.decide(
-                candidates, request_id=request_id, now=time.time(), tenant=tenant, slice_name=slice_name
+                candidates,
+                request_id=request_id,
+                now=time.time(),
+                tenant=tenant,
+                slice_name=slice_name,
+                num_requests=num_requests,
             )
             return OpenReservation(
                 request_id=request_id,
                 response_group=found.response_group,
-                price=dict(zip(self._names, found.price, strict=True)),
+                price=dict(zip(self._names, map(_finite_price, found.price), strict=True)),
                 balance=dict(zip(self._names, controller.balances, strict=True)),
             )
 
@@ -128,9 +140,10 @@ class AsyncController:
         known = {name: cost for name, cost in (actual or {}).items() if name in self._names}
         self._end(reservation, lambda: self._controller.settle(reservation.request_id, known))
 
-    def cancel(self, reservation: OpenReservation) -> None:
-        """There was no answer: the request no longer counts. Never waits."""
-        self._end(reservation, lambda: self._controller.cancel(reservation.request_id))
+    def cancel(self, reservation: OpenReservation, actual: Mapping[str, float] | None = None) -> None:
+        """There was no answer: the request no longer counts, but for what it cost nevertheless. Never waits."""
+        known = {name: cost for name, cost in (actual or {}).items() if name in self._names}
+        self._end(reservation, lambda: self._controller.cancel(reservation.request_id, known))
 
     async def snapshot(self) -> dict[str, Any]:
         """Budgets, prices, tenants and alarms as they are now, for the page and the metrics."""
@@ -170,15 +183,9 @@ class AsyncController:
             self._store = MemoryStore(len(self.policy.budgets))
             self._controller = Controller(self.policy, self._store)
             return
-        store: Any
-        if self._state.startswith(("redis://", "rediss://", "unix://")):
-            from ibpo.serving.stores import RedisStore
+        from ibpo.serving.stores import open_store
 
-            store = RedisStore(self._state, self._names)
-        else:
-            from ibpo.serving.stores import SqliteStore
-
-            store = SqliteStore(Path(self._state), self._names)
+        store: Any = open_store(self._state, self._names)
         self._store = store
         shared: AccountStore = store
         saved = store.load_state(self._name)
@@ -236,7 +243,7 @@ class AsyncController:
                     "overdraft": budget.overdraft,
                     "burst": budget.burst,
                     "largest_overdraft": account.peak,
-                    "price": min(price, 1e99),
+                    "price": _finite_price(price),
                 }
                 for budget, account, price in zip(budgets, total, controller.prices, strict=True)
             ],
@@ -255,6 +262,11 @@ class AsyncController:
             "num_drifts": controller.num_drifts,
             "last_drift": self.last_drift,
         }
+
+
+def _finite_price(price: float) -> float | None:
+    """A price for others to see; None: no gain is enough."""
+    return price if price < PROHIBITIVE else None
 
 
 def _mean_cost(account: TokenBucket) -> float:

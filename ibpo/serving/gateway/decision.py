@@ -9,15 +9,15 @@ budget bounds a mean per request, of tokens or of answers by one group. What mus
 
 1. **The reserve is what the body allows.** The bound on what a budget can be overspent is a theorem about reserves
    (docs/serving.md): no answer may cost more than was reserved for it. `make_candidate` reserves `max_tokens_of` x the
-   number of answers, `write_body` tells the upstream what it may generate; whoever changes one changes the other.
+   number of answers, and `write_body` writes the same number under every name of the cap.
 2. **A reservation ends once.** After `_reserve`, every way out (an answer, an error, a broken stream, a caller that is
    gone, a bug) leads through `_end`, hence the `finally`. A second end would do nothing; one that is missing holds its
    reserve back from everybody until the reservation is stale.
 3. **Only what cost nothing is cancelled**: the upstream gave an error, or no answer. All else is settled at the
-   upstream's usage, else at the pieces of the stream that came, else at what was expected; never at 0 because nothing
-   is known, or callers who disconnect early would get reasoning for nothing.
-4. **One request, one reservation.** Retries are made inside `Upstream.call`, below the decision. What the probe
-   generated is charged with the answer that it was generated for.
+   upstream's usage as far as the body allowed it, else at the text that came, else at what was expected; never at 0
+   because nothing is known, or callers who disconnect early would get reasoning for nothing.
+4. **One request, one reservation**, which counts as many requests as it asks for answers. Retries are made inside
+   `Upstream.call`, below the decision. What the probe generated is charged with the answer that it was generated for.
 5. **A budget costs nobody the answer.** Where it is used up, and where its store cannot be used, the request gets the
    standard group. The first is decided by the controller; the second is `ibpo_unbudgeted_total`, and is not counted.
 6. **A caller decides its gain, and nothing else about the budget.** The tenant is that of its key, the slice one of the
@@ -30,6 +30,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from aiohttp import web
 from multidict import CIMultiDict
@@ -37,8 +38,9 @@ from multidict import CIMultiDict
 from ibpo.errors import IbpoError
 from ibpo.serving.controller import BudgetPolicy, Candidate
 from ibpo.serving.gateway.async_controller import AsyncController, OpenReservation
-from ibpo.serving.gateway.gains import GainPredictor, Gains, find_gains
+from ibpo.serving.gateway.gains import GainPredictor, Gains, OpeningTokens, find_gains
 from ibpo.serving.gateway.openai_request import (
+    Api,
     OpenAIRequest,
     Refusal,
     can_set,
@@ -50,7 +52,7 @@ from ibpo.serving.gateway.openai_request import (
 from ibpo.serving.gateway.proxy import OWN_HEADERS, Upstream, UpstreamFault, pass_headers, relay_stream
 from ibpo.serving.gateway.settings import DEFAULT_TOKENS, GroupSettings, Keys, ModelSettings, Settings
 from ibpo.serving.gateway.telemetry import Metrics, RequestLog, RequestRecord
-from ibpo.serving.gateway.usage import StreamUsage, read_usage
+from ibpo.serving.gateway.usage import StreamUsage, read_cost
 
 SLICE_HEADER = f"{OWN_HEADERS}slice"
 MAX_PROBE_BYTES = 1 << 20
@@ -58,7 +60,7 @@ MAX_PROBE_BYTES = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Governor:
-    """Answers the requests that a budget governs: `/v1/chat/completions` and `/v1/completions`."""
+    """Answers the requests that a budget governs (`openai_request.PATHS`)."""
 
     settings: Settings
     controller: AsyncController
@@ -70,16 +72,14 @@ class Governor:
     keys: Keys | None = None
     """The tenants'; None: nobody needs a key here, and nobody is a tenant."""
 
-    async def answer(
-        self, http_request: web.BaseRequest, data: bytes, tenant: str, *, chat: bool
-    ) -> web.StreamResponse:
+    async def answer(self, http_request: web.BaseRequest, data: bytes, tenant: str, *, api: Api) -> web.StreamResponse:
         """Decide, ask the upstream, pass the answer on, and end the reservation once, whatever happens in between.
 
         Args:
             http_request: The caller's.
             data: Its body, complete.
             tenant: Who asks; "" belongs to nobody.
-            chat: Whether the body holds messages rather than a prompt.
+            api: Which of the governed APIs it is.
 
         Raises:
             Refusal: A body or header that cannot be read, or an upstream that gave no answer.
@@ -87,16 +87,18 @@ class Governor:
         record = RequestRecord(request_id=uuid.uuid4().hex, tenant=tenant, began=time.perf_counter())
         # What is asked for, and what would each response group gain? Nothing is reserved yet: an error costs nothing.
         try:
-            request = read_request(data, chat=chat)
+            request = read_request(data, api=api)
             model = self.settings.model_of(request.model)
             check_size(request, model.response_group, self.settings.limits)
-            headers = self.upstream.headers_for(http_request.headers, governed=True)
+            path = "/v1/chat/completions" if api == "chat" else "/v1/completions"
+            headers = self.upstream.headers_for(http_request.headers, governed=True, anthropic=api == "messages")
             gains = await find_gains(
                 request,
                 http_request.headers,
                 model,
                 router=self.router,
-                send_probe=lambda body: self._send_probe(body, headers, chat=chat),
+                send_probe=lambda body: self._send_probe(body, headers, path),
+                opening_tokens=self.opening_tokens,
                 on_failure=lambda source: self.metrics.failures.labels(source).inc(),
             )
         except IbpoError as error:
@@ -105,12 +107,15 @@ class Governor:
         groups = choose_groups(request, model, gains)
         budgets = self.controller.policy.budgets
         candidates = [make_candidate(request, group, gains, budgets) for group in groups.values()]
-        reservation = await self._reserve(candidates, record, http_request.headers)
+        reservation = await self._reserve(candidates, record, http_request.headers, request.num_answers)
         # From here on nothing but `finally` ends the reservation.
+        most: int | None = None
         usage = StreamUsage(strip=request.stream and model.include_usage and not request.wants_usage)
         try:
             group = groups[reservation.response_group] if reservation else next(iter(groups.values()))
             record.response_group, record.source, record.gains = group.name, gains.source, gains.by_group
+            cap = max_tokens_of(request, group)
+            most = None if cap is None else cap * request.num_answers
             if reservation is not None:
                 record.price, record.balance = reservation.price, reservation.balance
             record.fields |= {"model": model.name, "stream": request.stream}
@@ -123,11 +128,16 @@ class Governor:
             record.outcome, record.status = "failed", 400
             raise Refusal(400, "bad_request", str(error)) from None
         finally:
-            self._end(record, reservation, gains, usage)
+            self._end(record, reservation, gains, usage, most)
 
-    async def _send_probe(self, body: bytes, headers: CIMultiDict[str], *, chat: bool) -> bytes:
+    @cached_property
+    def opening_tokens(self) -> OpeningTokens:
+        """What this process knows of the upstream's tokenizer; asked with no caller's key."""
+        headers = self.upstream.headers_for({}, governed=True)
+        return OpeningTokens(lambda body: self._send_probe(body, headers, "/tokenize"))
+
+    async def _send_probe(self, body: bytes, headers: CIMultiDict[str], path: str) -> bytes:
         """One try, and an answer that is not whole is none."""
-        path = "/v1/chat/completions" if chat else "/v1/completions"
         try:
             answer = await self.upstream.call("POST", path, headers, body, most=MAX_PROBE_BYTES, retries=0)
         except UpstreamFault as fault:
@@ -138,7 +148,7 @@ class Governor:
         return answer.head
 
     async def _reserve(
-        self, candidates: Sequence[Candidate], record: RequestRecord, caller: Mapping[str, str]
+        self, candidates: Sequence[Candidate], record: RequestRecord, caller: Mapping[str, str], num_answers: int
     ) -> OpenReservation | None:
         """Decide; None where the store cannot be used: then the request gets the standard response group."""
         named = caller.get(SLICE_HEADER, "")
@@ -148,7 +158,11 @@ class Governor:
         slice_name = named if named in self.controller.policy.slices else ""
         try:
             return await self.controller.decide(
-                candidates, request_id=record.request_id, tenant=record.tenant, slice_name=slice_name
+                candidates,
+                request_id=record.request_id,
+                tenant=record.tenant,
+                slice_name=slice_name,
+                num_requests=num_answers,
             )
         except IbpoError as error:
             self.metrics.failures.labels("store").inc()
@@ -183,36 +197,66 @@ class Governor:
         try:
             shown = pass_headers(answer.headers)
             shown.extend(added)
+            if answer.num_retries and answer.status >= 400:
+                shown["x-should-retry"] = "false"  # it has been: the caller's client need not multiply that
+            is_read = answer.status < 400 and answer.can_decode
+            if answer.status < 400 and not is_read:
+                self.metrics.failures.labels("encoding").inc()
             if answer.complete:
                 record.outcome = "answered" if answer.status < 400 else "failed"
-                record.tokens = read_usage(answer.head)
+                if is_read:
+                    self._read_cost(answer.decoded(limits.max_buffered_bytes), record)
                 return web.Response(status=answer.status, headers=shown, body=answer.head)
-            is_read = answer.is_stream and answer.status < 400
+            is_read &= answer.is_stream
             if is_read:
-                shown.popall("Content-Length", None)  # the usage may be taken out
+                for name in ("Content-Length", "Content-Encoding"):  # the usage may be taken out
+                    shown.popall(name, None)
             response, record.outcome = await relay_stream(
                 http_request, answer, shown, limits.body_seconds, usage if is_read else None
             )
-            if is_read and record.outcome == "answered" and not usage.finished and usage.tokens is None:
+            if answer.status >= 400:
+                record.outcome = "failed"
+            elif is_read and usage.failed and record.outcome in ("answered", "cut"):
+                record.outcome = "cut" if usage.total else "failed"
+            elif is_read and record.outcome == "answered" and not usage.finished and not usage.is_counted:
                 # Not every server says [DONE]; one that ended in good order without a word of its cost is suspect.
                 record.outcome = "cut"
             return response
         finally:
             answer.close()
 
+    def _read_cost(self, body: bytes, record: RequestRecord) -> None:
+        """Note what an answer without streaming cost, and whether it is one."""
+        cost = read_cost(body)
+        if cost.tokens is not None and (cost.tokens > 0 or not cost.text_tokens):
+            record.tokens, record.counted = cost.tokens, "usage"
+        else:
+            record.tokens = cost.text_tokens or None
+        if cost.failed:
+            record.outcome = "cut" if record.tokens else "failed"
+
     def _end(
-        self, record: RequestRecord, reservation: OpenReservation | None, gains: Gains, usage: StreamUsage
+        self,
+        record: RequestRecord,
+        reservation: OpenReservation | None,
+        gains: Gains,
+        usage: StreamUsage,
+        most: int | None,
     ) -> None:
-        """Settle or cancel, count, and write the line."""
-        if record.tokens is None:
-            record.tokens = usage.tokens
-        if record.tokens is not None:
-            record.counted = "usage"
-        elif record.outcome != "failed" and usage.num_events:
-            record.tokens = usage.num_events
+        """Settle or cancel, count, and write the line; no more than `most` tokens are believed."""
+        if record.tokens is None and record.outcome != "failed":
+            record.tokens = usage.total
+            if usage.is_counted:
+                record.counted = "usage"
+        if record.tokens is not None and record.tokens > (most or self.settings.limits.max_answer_tokens):
+            if record.counted == "usage":
+                self.metrics.failures.labels("usage").inc()
+                self.log.write("usage_refused", request_id=record.request_id, tokens=record.tokens, most=most)
+                record.counted = "reserve"
+            record.tokens = most
         if reservation is not None:
             if record.outcome == "failed":
-                self.controller.cancel(reservation)
+                self.controller.cancel(reservation, {"tokens": float(gains.probe_tokens)})
             elif record.tokens is None:
                 self.controller.settle(reservation, None)
             else:
@@ -240,8 +284,9 @@ def make_candidate(
 ) -> Candidate:
     """A response group as the controller sees it: gain, expected cost, and reserve: the most that it can cost.
 
-    With n answers, a cap of c tokens on each, and t tokens expected of each (by the router, else by the settings), the
-    cost is min(t, c) n and the reserve c n. Without a cap there is no bound: the controller reserves what it expects.
+    With n answers, a cap of c tokens on each, t tokens expected of each (by the router, else by the settings), and q
+    that the probe has generated, the cost is min(t, c) n + q and the reserve c n + q. Without a cap there is no bound:
+    the controller reserves what it expects.
 
     Example:
         >>> request = read_request(b'{"max_tokens": 100, "n": 2}', chat=True)
@@ -256,9 +301,10 @@ def make_candidate(
     tokens = gains.tokens.get(group.name, DEFAULT_TOKENS if group.tokens is None else group.tokens)
     expected, cap = tokens * request.num_answers, max_tokens_of(request, group)
     if cap is None:
-        return Candidate(response_group=group.name, gain=gain, cost={"tokens": expected})
+        return Candidate(response_group=group.name, gain=gain, cost={"tokens": expected + gains.probe_tokens})
     most = float(cap * request.num_answers)
-    cost, reserve = {"tokens": min(expected, most)}, {"tokens": most}
+    cost = {"tokens": min(expected, most) + gains.probe_tokens}
+    reserve = {"tokens": most + gains.probe_tokens}
     return Candidate(response_group=group.name, gain=gain, cost=cost, reserve=reserve)
 
 
@@ -274,5 +320,8 @@ def budget_headers(record: RequestRecord) -> dict[str, str]:
     added = {f"{OWN_HEADERS}response-group": record.response_group}
     for name, values in (("price", record.price), ("budget-left", record.balance)):
         if values is not None:
-            added[OWN_HEADERS + name] = ", ".join(f"{budget}={value:.6g}" for budget, value in values.items())
+            # No price where no gain was enough: the number that stands for it means nothing to others.
+            known = [f"{budget}={value:.6g}" for budget, value in values.items() if value is not None]
+            if known:
+                added[OWN_HEADERS + name] = ", ".join(known)
     return added

@@ -8,8 +8,10 @@ The policy itself is asked by a probe, one token with its log-probabilities. Wha
 
     p_g = sum of the probabilities of the tokens that begin the rest of g's opening,
 
-divided by the sum over all response groups that have an opening, where more than one has. The probe's token is charged
-with the answer: `Gains.probe_tokens`.
+divided by the sum over all response groups that have an opening, where more than one has. Which token begins an opening
+is asked of the upstream once (`OpeningTokens`): every letter begins some word. Where the openings together are unlikely
+(below `LEAST_MASS`), their ratio says nothing, and the probe has failed. The probe's token is charged with the answer:
+`Gains.probe_tokens`.
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ import asyncio
 import json
 import math
 import re
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
 from ibpo import routing
@@ -32,6 +34,10 @@ GAIN_HEADER = "x-ibpo-gain"
 ROUTER_SECONDS = 5.0
 PROBE_FIELDS = ("model", "messages", "prompt", "chat_template_kwargs", "tools", "tool_choice", "user", "priority")
 """Fields of the request that the probe takes along: what decides the prompt, and who pays."""
+
+LEAST_MASS = 0.05
+"""Of several openings together, for their ratio to mean anything."""
+MAX_KNOWN_MODELS = 256
 
 SendProbe = Callable[[bytes], Awaitable[bytes]]
 """Sends a probe upstream; returns the answer's body."""
@@ -52,6 +58,53 @@ class Gains:
     """Response group -> completion tokens, where a router predicts them."""
 
 
+class OpeningTokens:
+    """The first tokens of openings by the upstream's own tokenizer: `/tokenize` of vLLM and llama.cpp.
+
+    Args:
+        ask: Sends a body to that path; returns the answer's body, and raises `IbpoError` where there is none.
+    """
+
+    def __init__(self, ask: SendProbe) -> None:
+        self._ask = ask
+        self._known: dict[str, dict[str, frozenset[str]]] = {}
+
+    async def of(self, model: str, openings: Mapping[str, str]) -> dict[str, frozenset[str]]:
+        """Response group -> tokens that begin its opening, with and without a space before it; {}: not to be known.
+
+        Args:
+            model: As the caller wrote it.
+            openings: Response group -> text.
+        """
+        known = self._known.get(model)
+        if known is None:
+            known = {}
+            try:
+                for group, text in openings.items():
+                    known[group] = frozenset([await self._first(model, space + text.lstrip()) for space in ("", " ")])
+            except IbpoError:
+                known = {}  # such a server has no tokenizer to ask
+            if len(self._known) < MAX_KNOWN_MODELS:
+                self._known[model] = known
+        return known
+
+    async def _first(self, model: str, text: str) -> str:
+        """The first token of a text that is more than white space, without the space before it."""
+        asked = {"model": model, "prompt": text, "add_special_tokens": False, "return_token_strs": True}
+        asked |= {"content": text, "add_special": False, "parse_special": True, "with_pieces": True}  # llama.cpp
+        try:
+            answer = json.loads(await self._ask(encode(asked)))
+            pieces = answer.get("token_strs") or [row["piece"] for row in answer["tokens"]]
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            pieces = []
+        for piece in pieces:
+            # As vocabularies write spaces and line breaks.
+            plain = str(piece).replace("\u0120", " ").replace("\u2581", " ").replace("\u010a", "\n").lstrip()
+            if plain:
+                return plain
+        raise IbpoError("the upstream's /tokenize gives no text of its tokens")
+
+
 async def find_gains(
     request: OpenAIRequest,
     headers: Mapping[str, str],
@@ -59,6 +112,7 @@ async def find_gains(
     *,
     router: GainPredictor | None,
     send_probe: SendProbe,
+    opening_tokens: OpeningTokens,
     on_failure: Callable[[str], None],
 ) -> Gains:
     """The gains by the first source of `model.choose` that knows them.
@@ -69,6 +123,7 @@ async def find_gains(
         model: Its table.
         router: If there is one.
         send_probe: Asks the upstream for the probe's token.
+        opening_tokens: Knows the first tokens of the openings.
         on_failure: Called with `router` or `probe` where one failed; the next source is asked then.
 
     Raises:
@@ -77,11 +132,12 @@ async def find_gains(
     defaults = {group.name: group.gain for group in model.response_group}
     if len(defaults) == 1:
         return Gains(by_group=defaults, source="default")
+    probe_tokens = 0
     for source in model.choose:
         if source == "caller":
             found = read_gain_headers(headers, model)
             if found is not None:
-                return found
+                return replace(found, probe_tokens=probe_tokens)
         elif source == "router" and router is not None:
             try:
                 # Features or an embedding take their time: not in the event loop.
@@ -92,21 +148,23 @@ async def find_gains(
                 on_failure("router")
                 continue
             if gains:
-                return Gains(by_group=defaults | gains, source="router", tokens=tokens)
+                return Gains(by_group=defaults | gains, source="router", tokens=tokens, probe_tokens=probe_tokens)
         elif source == "probe":
             body = write_probe(request, model)
             if body is None:
                 continue
             try:
                 async with asyncio.timeout(model.probe.seconds):
+                    first = await opening_tokens.of(request.model, split_openings(model)[1])
                     answer = await send_probe(body)
-                chances = read_opening_probabilities(answer, request, model)
+                probe_tokens = 1  # generated, whatever it says
+                chances = read_opening_probabilities(answer, request, model, first)
             except (TimeoutError, IbpoError):
                 on_failure("probe")
                 continue
             standard = model.response_group[0].name
-            return Gains(by_group=defaults | chances | {standard: 0.0}, source="probe", probe_tokens=1)
-    return Gains(by_group=defaults, source="default")
+            return Gains(by_group=defaults | chances | {standard: 0.0}, source="probe", probe_tokens=probe_tokens)
+    return Gains(by_group=defaults, source="default", probe_tokens=probe_tokens)
 
 
 def read_gain_headers(headers: Mapping[str, str], model: ModelSettings) -> Gains | None:
@@ -197,7 +255,7 @@ class FittedRouter:
 
     def gain(self, request: Mapping[str, Any]) -> PredictedGains:
         """See `GainPredictor`."""
-        prompt = request["messages"] if "messages" in request else request["prompt"]
+        prompt = next(request[name] for name in ("messages", "prompt", "input") if name in request)
         scores = self._fitted.scores([prompt])
         gain = dict(zip(self.groups, map(float, scores.gain[0]), strict=True))
         if not self._predicts_tokens:
@@ -236,8 +294,10 @@ def split_openings(model: ModelSettings) -> tuple[str, dict[str, str]]:
 
 
 def write_probe(request: OpenAIRequest, model: ModelSettings) -> bytes | None:
-    """The request that asks for one token; None for several prompts, or for token ids instead of text."""
+    """The request that asks for one token; None for several prompts, token ids instead of text, and other APIs."""
     shared, _ = split_openings(model)
+    if request.api not in ("chat", "completions"):
+        return None
     if not can_set(request, GroupSettings(name="probe", prefix="x")) or isinstance(request.body.get("prompt"), list):
         return None
     body: dict[str, Any] = {key: request.body[key] for key in PROBE_FIELDS if key in request.body}
@@ -249,11 +309,23 @@ def write_probe(request: OpenAIRequest, model: ModelSettings) -> bytes | None:
     return encode({**body, "logprobs": model.probe.top_logprobs})
 
 
-def read_opening_probabilities(answer: bytes, request: OpenAIRequest, model: ModelSettings) -> dict[str, float]:
+def read_opening_probabilities(
+    answer: bytes,
+    request: OpenAIRequest,
+    model: ModelSettings,
+    first_tokens: Mapping[str, frozenset[str]] | None = None,
+) -> dict[str, float]:
     """Response group -> probability of its opening.
 
+    Args:
+        answer: The probe's.
+        request: What is asked for.
+        model: Its table.
+        first_tokens: Response group -> tokens that begin its opening. Where they are not known: those that begin with
+            it, and the longest that it begins with, if that is more than a letter.
+
     Raises:
-        IbpoError: The answer holds no log-probabilities.
+        IbpoError: The answer holds no log-probabilities, or the openings too little of the probability.
 
     Example:
         >>> from ibpo.serving.gateway.openai_request import read_request
@@ -275,17 +347,33 @@ def read_opening_probabilities(answer: bytes, request: OpenAIRequest, model: Mod
         raise IbpoError("the probe's answer holds no log-probabilities")
     # Openings and tokens are compared without the space before them: whether there is one depends on the template.
     openings = {name: text.lstrip() for name, text in split_openings(model)[1].items()}
+    tokens = [token.lstrip() for token, _ in top]
+    begins = {
+        name: (first_tokens or {}).get(name) or _likely_first_tokens(text, tokens) for name, text in openings.items()
+    }
     chances = dict.fromkeys(openings, 0.0)
-    for token, logprob in top:
-        token = token.lstrip()
-        fitting_groups = [name for name, text in openings.items() if token and _begin_alike(token, text)]
+    for token, (_, logprob) in zip(tokens, top, strict=True):
+        fitting_groups = [name for name, first in begins.items() if token in first]
         if len(fitting_groups) == 1:
             chances[fitting_groups[0]] += math.exp(min(0.0, logprob))
     total = sum(chances.values())
-    if len(chances) > 1 and total > 0:
+    if len(chances) > 1:
+        if total < LEAST_MASS:
+            raise IbpoError(f"the openings hold {total:.3f} of the next token's probability: their ratio says nothing")
         chances = {name: chance / total for name, chance in chances.items()}
     return {name: min(1.0, chance) for name, chance in chances.items()}
 
 
-def _begin_alike(one: str, other: str) -> bool:
-    return one.startswith(other) or other.startswith(one)
+def _likely_first_tokens(opening: str, tokens: Sequence[str]) -> frozenset[str]:
+    """Of some tokens those by which an opening may begin, where its own first token is not known.
+
+    Example:
+        >>> sorted(_likely_first_tokens("Solution", ["S", "So", "Sol", "Solution:", "A"]))
+        ['Sol', 'Solution:']
+    """
+    whole = {token for token in tokens if token.startswith(opening)}
+    parts = [token for token in tokens if token and opening.startswith(token)]
+    longest = max(parts, key=len, default="")
+    if longest and (len(longest) > 1 or not longest.isalnum()):
+        whole.add(longest)
+    return frozenset(whole)

@@ -1,30 +1,72 @@
-"""OpenAI's protocol: what a request asks for, how a response group is set in it, and how a request is refused.
+"""The APIs that are governed: what a request asks for, how a response group is set in it, and how it is refused.
 
-`max_tokens_of` and `write_body` belong together: the first says what one answer may cost at most, which is reserved;
-the second writes what the upstream is allowed. The bound on the budget holds only while the second allows no more.
+Four of them: OpenAI's chats, completions and responses, and Anthropic's messages. A server takes the cap on an answer
+under many names, and the last one that it looks at wins; so there is one number here, `max_tokens_of`, which is
+reserved, and `write_body` puts it under every name that the request holds. The bound on the budget holds only while
+the body allows no more than that.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from dataclasses import dataclass, field
+from typing import Any, Literal, NoReturn
 
 from ibpo.errors import IbpoError
-from ibpo.serving.gateway.settings import GroupSettings, LimitSettings, ModelSettings
+from ibpo.serving.gateway.settings import CAPS, COUNTS, GroupSettings, LimitSettings, ModelSettings, plain_name
 
-CAPS = ("max_completion_tokens", "max_tokens")
+Api = Literal["chat", "completions", "responses", "messages"]
+PATHS: dict[str, Api] = {
+    "/v1/chat/completions": "chat",
+    "/v1/completions": "completions",
+    "/v1/responses": "responses",
+    "/v1/messages": "messages",
+}
+"""The governed paths."""
+CAP_FIELDS: dict[Api, tuple[str, ...]] = {
+    "chat": ("max_tokens", "max_completion_tokens"),
+    "completions": ("max_tokens",),
+    "responses": ("max_output_tokens",),
+    "messages": ("max_tokens",),
+}
+"""The names of the cap in each API, the usual one first; servers take the others of `CAPS` beside them."""
+TEMPLATE_APIS = ("chat", "messages")
+"""Where servers take `chat_template_kwargs` (vLLM, llama.cpp)."""
+THINKING_CAPS = (
+    ("", "thinking_token_budget"),  # vLLM
+    ("", "thinking_budget"),
+    ("", "thinking_budget_tokens"),  # llama.cpp
+    ("", "reasoning_budget"),
+    ("custom_params", "thinking_budget"),  # SGLang
+    ("chat_template_kwargs", "thinking_budget"),
+    ("thinking", "budget_tokens"),  # Anthropic
+    ("reasoning", "max_tokens"),  # OpenRouter
+)
+"""Where a request may limit its thinking, table ("": none) and name. It is part of the answer: never above the cap."""
+LEAST_THINKING = 1024
+"""Of Anthropic's `thinking.budget_tokens`, which also has to be below `max_tokens`."""
+OPTION_TABLES = frozenset(
+    [
+        *("extrabody", "samplingparams", "parameters", "options", "generationconfig", "generationparameters"),
+        *("customparams", "vllmxargs", "extraargs", "nvext", "provideroptions"),
+    ]
+)
+"""Tables in which servers take options beside the request's own (as `plain_name` writes them): no caps in there."""
+READ = frozenset(["model", "stream", "stream_options", "prompt", "messages", "input", "thinking", "background"])
+"""The other fields that are read here."""
 COMPLETIONS_CAP = 16
-"""Cap of `/v1/completions` where a request gives none, by the protocol."""
+"""Cap of `/v1/completions` where a request gives none, by the protocol. It is written into the body: not every server
+keeps to it, and a null means none at all to some."""
 Json = dict[str, Any]
+_KNOWN = {plain_name(name): name for name in (*CAPS, *COUNTS, *READ)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OpenAIRequest:
-    """A request to `/v1/chat/completions` or `/v1/completions`."""
+    """A request to one of the governed paths."""
 
-    chat: bool
+    api: Api
     body: Json
     model: str
     stream: bool
@@ -32,6 +74,13 @@ class OpenAIRequest:
     """Whether the caller asked the stream for its usage."""
     num_answers: int
     """Completions that are generated: n or best_of, times the number of prompts."""
+    caps: Mapping[str, int] = field(default_factory=dict)
+    """The caps that the caller gave, by name."""
+
+    @property
+    def chat(self) -> bool:
+        """Whether it holds messages, which a chat template turns into the prompt."""
+        return self.api != "completions"
 
 
 class Refusal(Exception):
@@ -51,24 +100,30 @@ class Refusal(Exception):
         super().__init__(message)
         self.status, self.code, self.message, self.headers, self.close = status, code, message, headers or {}, close
 
-    def body(self) -> bytes:
-        """The error as JSON."""
+    def body(self, *, anthropic: bool = False) -> bytes:
+        """The error as JSON, in the shape of OpenAI's or of Anthropic's."""
         kind = "invalid_request_error" if self.status < 500 else "gateway_error"
         error = {"message": self.message, "type": kind, "param": None, "code": self.code}
-        return json.dumps({"error": error}).encode()
+        return json.dumps({"type": "error", "error": error} if anthropic else {"error": error}).encode()
 
 
-def read_request(data: bytes, *, chat: bool) -> OpenAIRequest:
+def read_request(data: bytes, *, chat: bool = True, api: Api | None = None) -> OpenAIRequest:
     """Parse the body of a request, as far as the gateway has to know it; the upstream checks the rest.
 
+    Args:
+        data: The body.
+        chat: Whether it holds messages rather than a prompt.
+        api: Which of the APIs it is for; None: OpenAI's chats or completions, as `chat` says.
+
     Raises:
-        IbpoError: Not a JSON object in UTF-8, or a field of a wrong kind.
+        IbpoError: Not a JSON object in UTF-8, a field of a wrong kind, or one that could raise the cap unseen.
 
     Example:
         >>> request = read_request(b'{"model": "m", "prompt": ["a", "b"], "n": 3, "stream": true}', chat=False)
         >>> request.model, request.stream, request.num_answers
         ('m', True, 6)
     """
+    api = api or ("chat" if chat else "completions")
     try:
         body = _DECODER.decode(data.decode("utf-8"))
     except UnicodeDecodeError:
@@ -87,14 +142,21 @@ def read_request(data: bytes, *, chat: bool) -> OpenAIRequest:
     options = body.get("stream_options")
     if not (options is None or isinstance(options, dict)):
         raise IbpoError("field stream_options: must be an object")
-    count = max(_count(body, "n"), 1 if chat else _count(body, "best_of"))
-    prompt = body.get("prompt")
-    if not chat and isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
-        count *= len(prompt)
-    for name in CAPS:
-        _count(body, name)
-    wants = bool(options and options.get("include_usage"))
-    return OpenAIRequest(chat=chat, body=body, model=model, stream=stream, wants_usage=wants, num_answers=count)
+    if body.get("background"):
+        raise IbpoError("field background: answers in the background cannot be counted here; leave it out")
+    _check_spellings(body)
+    caps = {name: _count(body, name) for name in CAPS if body.get(name) is not None}
+    counts = [_count(body, name) for name in COUNTS if body.get(name) is not None]
+    return OpenAIRequest(
+        api=api,
+        body=body,
+        model=model,
+        stream=stream,
+        # The other two APIs always tell it.
+        wants_usage=bool(options and options.get("include_usage")) or api in ("responses", "messages"),
+        num_answers=max(counts, default=1) * _count_prompts(body, api),
+        caps=caps,
+    )
 
 
 def check_size(request: OpenAIRequest, groups: Iterable[GroupSettings], limits: LimitSettings) -> None:
@@ -108,15 +170,25 @@ def check_size(request: OpenAIRequest, groups: Iterable[GroupSettings], limits: 
         raise IbpoError(f"fields n, best_of and prompt: ask for {asked} answers; ask for {most} or fewer")
     for group in groups:
         if (max_tokens_of(request, group) or 0) > limits.max_answer_tokens:
-            raise IbpoError(
-                f"field max_tokens or max_completion_tokens: is too large; give {limits.max_answer_tokens} or less"
-            )
+            names = " or ".join(CAP_FIELDS[request.api])
+            raise IbpoError(f"field {names}: is too large; give {limits.max_answer_tokens} or less")
 
 
 def can_set(request: OpenAIRequest, group: GroupSettings) -> bool:
-    """Whether the group can be set in this request: chat fields need a chat, a prefix needs text before it."""
+    """Whether the group can be set in this request.
+
+    Chat fields need a chat, a prefix needs text before it and nothing that thinks first, and thinking has its terms.
+    """
+    if request.api == "messages" and group.max_thinking_tokens and not _may_think(request, group):
+        return False
     if not group.prefix:
-        return request.chat or bool(group.body) or not (group.chat_template_kwargs or group.reasoning_effort)
+        thinks = group.max_thinking_tokens is not None
+        by_template = bool(group.chat_template_kwargs) and request.api in TEMPLATE_APIS
+        by_effort = bool(group.reasoning_effort) and request.chat
+        here = by_template or by_effort or bool(group.body) or (thinks and request.api != "responses")
+        return here or not (group.chat_template_kwargs or group.reasoning_effort or thinks)
+    if request.api == "responses":
+        return False
     if request.chat:
         return isinstance(request.body.get("messages"), list)
     prompt = request.body.get("prompt")
@@ -124,9 +196,15 @@ def can_set(request: OpenAIRequest, group: GroupSettings) -> bool:
 
 
 def max_tokens_of(request: OpenAIRequest, group: GroupSettings) -> int | None:
-    """The most tokens that one answer can have; None: no bound is known."""
-    caps = [cap for cap in (group.max_tokens, *(request.body.get(name) for name in CAPS)) if cap is not None]
-    if not caps and not request.chat:
+    """The most tokens that one answer can have, the least of all caps; None: no bound is known.
+
+    Example:
+        >>> request = read_request(b'{"max_tokens": 100, "n_predict": 9000}')
+        >>> max_tokens_of(request, GroupSettings(name="long", max_tokens=4096))
+        100
+    """
+    caps = [*request.caps.values(), *([] if group.max_tokens is None else [group.max_tokens])]
+    if not caps and request.api == "completions":
         return COMPLETIONS_CAP
     return min(caps, default=None)
 
@@ -147,30 +225,113 @@ def write_body(request: OpenAIRequest, group: GroupSettings, model: ModelSetting
         >>> write_body(request, model.response_group[0], model)
         b'{"model": "m", "prompt": "2 + 2 = <think>", "max_tokens": 9}'
     """
-    body = dict(request.body)
+    body, cap = dict(request.body), max_tokens_of(request, group)
     if group.prefix and can_set(request, group):
         body |= with_prefix(request, group.prefix)
-    if group.chat_template_kwargs and request.chat:
+    if group.chat_template_kwargs and request.api in TEMPLATE_APIS:
         body["chat_template_kwargs"] = _merged(body.get("chat_template_kwargs"), group.chat_template_kwargs)
     if group.reasoning_effort and request.chat:
-        body["reasoning_effort"] = group.reasoning_effort
-    if group.max_tokens is not None:
-        given = [name for name in CAPS if body.get(name) is not None]
-        for name in given or [model.cap_field]:
-            body[name] = min(group.max_tokens, body.get(name) or group.max_tokens)
+        _set_effort(body, request.api, group.reasoning_effort)
     for name, value in group.body.items():
         body[name] = _merged(body.get(name), value) if isinstance(value, dict) else value
+    if cap is not None:
+        own = CAP_FIELDS[request.api]
+        usual = model.cap_field if request.api == "chat" else own[0]
+        # Every name says the same; one that only some servers know does not stand alone.
+        for name in (*request.caps, *([] if any(name in request.caps for name in own) else [usual])):
+            body[name] = cap
+    _set_thinking(body, request.api, group.max_thinking_tokens, cap)
     if request.stream and model.include_usage and not request.wants_usage:
         body["stream_options"] = _merged(body.get("stream_options"), {"include_usage": True})
     return encode(body)
 
 
+def _set_effort(body: Json, api: Api, effort: str) -> None:
+    if api == "responses":
+        body["reasoning"] = _merged(body.get("reasoning"), {"effort": effort})
+    elif api == "messages":
+        body["output_config"] = _merged(body.get("output_config"), {"effort": effort})
+    else:
+        body["reasoning_effort"] = effort
+
+
+def _set_thinking(body: Json, api: Api, most: int | None, cap: int | None) -> None:
+    """Write the group's limit on the thinking, and lower the caller's to it and to the cap."""
+    least = min((limit for limit in (most, cap) if limit is not None), default=None)
+    if least is None:
+        return
+    for outer, name in THINKING_CAPS:
+        table: Any = body.get(outer) if outer else body
+        value = table.get(name) if isinstance(table, dict) else None
+        if isinstance(value, int | float) and not isinstance(value, bool) and not 0 <= value <= least:
+            body |= {outer: {**table, name: least}} if outer else {name: least}
+    if api == "messages":
+        thinking = body.get("thinking")
+        if most is not None:
+            given = thinking.get("budget_tokens") if isinstance(thinking, dict) else None
+            thinking = {"type": "enabled", "budget_tokens": most if given is None else given}
+        if isinstance(thinking, dict) and isinstance(thinking.get("budget_tokens"), int | float):
+            tokens = min(thinking["budget_tokens"], least if cap is None else cap - 1)
+            body["thinking"] = (
+                {**thinking, "budget_tokens": tokens} if tokens >= LEAST_THINKING else {"type": "disabled"}
+            )
+    elif most is not None and api != "responses":
+        given = body.get("thinking_token_budget")
+        body["thinking_token_budget"] = least if given is None else given
+
+
+def _may_think(request: OpenAIRequest, group: GroupSettings) -> bool:
+    """Whether Anthropic's API takes thinking in this request: room below the cap, nothing that it forbids beside it."""
+    body, cap, choice = request.body, max_tokens_of(request, group), request.body.get("tool_choice")
+    forced = isinstance(choice, dict) and choice.get("type") in ("any", "tool")
+    plain = body.get("temperature") in (None, 1) and body.get("top_k") is None and not forced
+    return plain and (cap is None or cap > LEAST_THINKING)
+
+
+def _check_spellings(body: Json) -> None:
+    """Check that no field means what is read here under another spelling, and that no table of options caps anew.
+
+    Raises:
+        IbpoError: Names the field as it should be written.
+    """
+    for name, value in body.items():
+        plain = plain_name(name)
+        if _KNOWN.get(plain, name) != name:
+            raise IbpoError(f"field {_KNOWN[plain]}: is spelt in another way; write {_KNOWN[plain]}")
+        if plain in OPTION_TABLES:
+            _check_options(name, value)
+
+
+def _check_options(name: str, value: Any) -> None:
+    if isinstance(value, str) and value.strip():
+        raise IbpoError("a table of options is a text, which is not read here; send an object")
+    for key, inner in value.items() if isinstance(value, dict) else ():
+        if (known := _KNOWN.get(plain_name(key))) and known not in READ:
+            raise IbpoError(f"field {known}: is inside another field; write it at the top of the request")
+        _check_options(key, inner if isinstance(inner, dict) else None)
+
+
+def _count_prompts(body: Json, api: Api) -> int:
+    """How many prompts one request holds."""
+    if api == "completions":
+        prompt, more = body.get("prompt"), body.get("prompt_embeds")
+        is_list = isinstance(prompt, list) and not all(isinstance(token, int) for token in prompt)
+        count = len(prompt) if is_list and prompt else int(prompt is not None)
+        count += len(more) if isinstance(more, list) else int(more is not None)
+        return max(1, count)
+    messages = body.get("messages")
+    # Some servers take a list of conversations.
+    return sum(isinstance(row, list) for row in messages) or 1 if isinstance(messages, list) else 1
+
+
 def with_prefix(request: OpenAIRequest, prefix: str) -> Json:
     """The fields that make a response open with this text."""
-    if not request.chat:
+    if request.api == "completions":
         prompt = request.body["prompt"]
         return {"prompt": prompt + prefix if isinstance(prompt, str) else [f"{text}{prefix}" for text in prompt]}
     messages = list(request.body["messages"])
+    if request.api == "messages":  # an assistant's last message is the beginning of the answer
+        return {"messages": [*messages, {"role": "assistant", "content": prefix}]}
     last = messages[-1] if messages else None
     if request.body.get("continue_final_message") and isinstance(last, dict) and isinstance(last.get("content"), str):
         messages[-1] = {**last, "content": last["content"] + prefix}
@@ -196,11 +357,10 @@ def _merged(given: Any, more: Mapping[str, Any]) -> Json:
 
 
 def _count(body: Json, name: str) -> int:
-    value = body.get(name)
-    if value is None:
-        return 1
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 1 << 31:
-        raise IbpoError(f"field {name}: must be a whole number, at least 0")
+    value = body[name]
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1 << 31:
+        # Nothing, or a negative number, is "as many as you like" to some servers.
+        raise IbpoError(f"field {name}: must be a whole number, at least 1")
     return value
 
 

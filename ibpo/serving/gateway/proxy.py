@@ -1,6 +1,7 @@
 """How do bytes get to the upstream and back? One call with time limits and retries, and its answer passed on as it is.
 
-Retries end where the caller has seen a byte. Where the upstream breaks off, the caller's connection is broken off too:
+What may have reached the model is not sent again: it may have been answered, and paid for, and callers' clients
+retry too. Where the upstream breaks off, the caller's connection is broken off too:
 a proper end would say that nothing is missing.
 """
 
@@ -8,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+import zlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
+from typing import Any
 
 import aiohttp
 from aiohttp import web
@@ -21,9 +24,13 @@ from ibpo.serving.gateway.settings import LimitSettings, UpstreamSettings
 from ibpo.serving.gateway.telemetry import Metrics
 from ibpo.serving.gateway.usage import StreamUsage
 
-RETRIED = frozenset({500, 502, 503, 504})
 FIRST_PAUSE = 0.05
 """Seconds before the first retry, doubled with each, times a random factor in [0.5, 1.5]."""
+KEEP_ALIVE = 4.0
+"""Seconds that an idle connection is kept: less than common servers do (5), or a request would meet a closing one."""
+COMPRESSED = ("gzip", "x-gzip", "deflate")
+ZLIB_OR_GZIP = 47
+"""`wbits` of zlib: either, by its header."""
 OWN_HEADERS = "x-ibpo-"
 HOP_BY_HOP = frozenset(
     [
@@ -67,12 +74,31 @@ class UpstreamAnswer:
         self.complete = False
         self.num_retries = 0
         self._response = response
+        self._watched = _watch_connection(response)
         self._idle, self._give_up, self._on_fault = idle_seconds, give_up, on_fault
 
     @property
     def is_stream(self) -> bool:
         """Whether it is a stream of events."""
         return self.headers.get("Content-Type", "").partition(";")[0].strip().lower() == "text/event-stream"
+
+    @property
+    def can_decode(self) -> bool:
+        """Whether what it says can be read here."""
+        return self._encoding in ("", "identity", *COMPRESSED)
+
+    @property
+    def _encoding(self) -> str:
+        return self.headers.get("Content-Encoding", "").strip().lower()
+
+    def decoded(self, most: int) -> bytes:
+        """The complete body without its compression, cut after `most` bytes; nothing, where it is broken."""
+        if self._encoding not in COMPRESSED:
+            return self.head
+        try:
+            return zlib.decompressobj(ZLIB_OR_GZIP).decompress(self.head, most)
+        except zlib.error:
+            return b""
 
     async def begin(self, most: int) -> None:
         """Read until something can be passed on: a stream's first piece, or a whole body of at most `most` bytes."""
@@ -90,12 +116,26 @@ class UpstreamAnswer:
             size += len(piece)
         self.head = b"".join(pieces)
 
-    async def rest(self) -> AsyncIterator[bytes]:
-        """The pieces after `head`.
+    async def pieces(self, *, decode: bool) -> AsyncIterator[bytes]:
+        """All pieces as they come.
+
+        Args:
+            decode: Without their compression.
 
         Raises:
-            UpstreamFault: It stopped, or broke off.
+            UpstreamFault: It stopped, broke off, or is not compressed as it says.
         """
+        decoder = zlib.decompressobj(ZLIB_OR_GZIP) if decode and self._encoding in COMPRESSED else None
+        try:
+            yield decoder.decompress(self.head) if decoder else self.head
+            async for piece in self._rest():
+                yield decoder.decompress(piece) if decoder else piece
+        except zlib.error:
+            self._on_fault("cut")
+            raise UpstreamFault("cut", 502) from None
+
+    async def _rest(self) -> AsyncIterator[bytes]:
+        """The pieces after `head`."""
         content, loop = self._response.content, asyncio.get_running_loop()
         try:
             while True:
@@ -112,6 +152,7 @@ class UpstreamAnswer:
 
     def close(self) -> None:
         """Return the connection if the answer was read to its end; else close it, so that the upstream may stop."""
+        self._watched()
         if self._response.content.at_eof():
             self._response.release()
         else:
@@ -126,7 +167,7 @@ class Upstream:
         session: Of `open_session`.
         key: Its API key; None: there is none here.
         keep_authorization: Whether, without `key`, the caller's own `Authorization` goes on.
-        on_fault: Called with the kind of each fault, and `status` where a status was retried.
+        on_fault: Called with the kind of each fault, and `status` where an answer was not taken and asked for again.
     """
 
     def __init__(
@@ -146,11 +187,12 @@ class Upstream:
         """The address of a path (with its parameters): `/v1/...` is the upstream's `/v1/...`."""
         return URL(self._root + path, encoded=True)
 
-    def headers_for(self, headers: Mapping[str, str], *, governed: bool) -> CIMultiDict[str]:
+    def headers_for(self, headers: Mapping[str, str], *, governed: bool, anthropic: bool = False) -> CIMultiDict[str]:
         """The caller's headers as the upstream gets them.
 
         Left out: what belongs to one connection, the gateway's own (`x-ibpo-...`), the caller's key where it is one of
-        the gateway's, and for governed requests `Accept-Encoding`, as the usage is read off the answer.
+        the gateway's, and for governed requests `Accept-Encoding`, as the usage is read off the answer. Anthropic's API
+        takes the key as `x-api-key`, other servers of its protocol take either.
         """
         kept = pass_headers(headers)
         for name in ("Host", "Content-Length", "Expect"):
@@ -159,10 +201,15 @@ class Upstream:
             kept.popall("Content-Encoding", None)
             kept["Accept-Encoding"] = "identity"
             kept["Content-Type"] = "application/json"
+        if self._key is None and self._keep_authorization:
+            return kept
+        for name in ("Authorization", "x-api-key"):
+            kept.popall(name, None)
         if self._key is not None:
-            kept["Authorization"] = f"Bearer {self._key}"
-        elif not self._keep_authorization:
-            kept.popall("Authorization", None)
+            if anthropic:
+                kept["x-api-key"] = self._key
+            if not (anthropic and self.address("").host == "api.anthropic.com"):
+                kept["Authorization"] = f"Bearer {self._key}"
         return kept
 
     async def call(
@@ -196,7 +243,7 @@ class Upstream:
             fault = None
             try:
                 answer = await self._once(method, path, headers, body, most, give_up)
-                if answer.status not in RETRIED or tried >= left:
+                if tried >= left or not _may_retry(answer):
                     answer.num_retries = tried
                     return answer
                 answer.close()
@@ -205,7 +252,7 @@ class Upstream:
                 fault = found
                 self._on_fault(fault.kind)
             pause_now = pause * random.uniform(0.5, 1.5)
-            if fault and (tried >= left or loop.time() + pause_now > give_up):
+            if fault and (tried >= left or fault.kind != "connect" or loop.time() + pause_now > give_up):
                 raise fault
             await asyncio.sleep(pause_now)
             pause, tried = 2 * pause, tried + 1
@@ -213,7 +260,7 @@ class Upstream:
     async def _once(
         self, method: str, path: str, headers: CIMultiDict[str], body: bytes | None, most: int, give_up: float
     ) -> UpstreamAnswer:
-        response = None
+        response = answer = None
         until = min(give_up, asyncio.get_running_loop().time() + self.settings.first_byte_seconds)
         try:
             async with asyncio.timeout_at(until):
@@ -229,6 +276,8 @@ class Upstream:
                     answer.close()
                 return answer
         except BaseException as error:
+            if answer is not None:
+                answer.close()
             if response is not None:
                 response.close()
             raise _as_fault(error) from None
@@ -237,7 +286,7 @@ class Upstream:
 def open_session(settings: UpstreamSettings) -> aiohttp.ClientSession:
     """The pool of connections to the upstream; to be closed."""
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=settings.max_connections, keepalive_timeout=30, ttl_dns_cache=300),
+        connector=aiohttp.TCPConnector(limit=settings.max_connections, keepalive_timeout=KEEP_ALIVE, ttl_dns_cache=300),
         # One caller's cookies are not another's.
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
@@ -250,6 +299,8 @@ def open_session(settings: UpstreamSettings) -> aiohttp.ClientSession:
 
 def _as_fault(error: BaseException) -> BaseException:
     """What a failed call means: no answer in time, no connection, or one that broke; any other error stays itself."""
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return UpstreamFault("connect", 504)
     if isinstance(error, TimeoutError):  # aiohttp's time-outs too
         return UpstreamFault("timeout", 504)
     if isinstance(error, aiohttp.ClientConnectorError):
@@ -257,6 +308,35 @@ def _as_fault(error: BaseException) -> BaseException:
     if isinstance(error, aiohttp.ClientError | OSError):
         return UpstreamFault("cut", 502)
     return error
+
+
+def _may_retry(answer: UpstreamAnswer) -> bool:
+    """Whether a request may be sent again: its answer says so, or that it has not been looked at (503)."""
+    said = answer.headers.get("x-should-retry", "").strip().lower()
+    return answer.status >= 400 and (said == "true" or (answer.status == 503 and said != "false"))
+
+
+def _watch_connection(response: aiohttp.ClientResponse) -> Callable[[], None]:
+    """Fail the answer's readers when its connection is gone: after a malformed chunk aiohttp lets them wait for ever.
+
+    Returns:
+        Ends the watch.
+    """
+    content, connection = response.content, response.connection
+    protocol = connection.protocol if connection is not None else None
+    closed = protocol.closed if protocol is not None else None
+
+    def fail(_: Any) -> None:
+        if not content.is_eof() and content.exception() is None:
+            content.set_exception(aiohttp.ClientPayloadError("the connection was lost"))
+
+    def end() -> None:
+        if closed is not None:
+            closed.remove_done_callback(fail)
+
+    if closed is not None:
+        closed.add_done_callback(fail)
+    return end
 
 
 def pass_headers(headers: Mapping[str, str]) -> CIMultiDict[str]:
@@ -285,7 +365,7 @@ async def relay_stream(
         headers: The caller's answer gets these.
         write_seconds: Longest time for the caller to take one piece. One that does not read holds a place here and the
             upstream's attention: not for long.
-        usage: Reads the stream, and decides what goes on; None: all of it does.
+        usage: Reads the stream, and decides what goes on; None: all of it does, as it comes.
 
     Returns:
         The response, and how it ended: `answered`; `cut`: the upstream broke off; `disconnected`: the caller did.
@@ -299,8 +379,7 @@ async def relay_stream(
                 await response.write(piece)
 
     try:
-        await send(usage.feed(answer.head) if usage else answer.head)
-        async for piece in answer.rest():
+        async for piece in answer.pieces(decode=usage is not None):
             await send(usage.feed(piece) if usage else piece)
         await send(usage.end() if usage else b"")
         async with asyncio.timeout(write_seconds):

@@ -1,8 +1,8 @@
 """The gateway as an HTTP server: the process, its connections, and which part answers each path.
 
 Listens, closes slow connections, and on SIGTERM lets requests in flight come to their end. `Gateway.handle` gets every
-request: who asks (`Keys`), and for what. Two paths are governed by the budget (`decision.py`), a few are the gateway's
-own pages, some are refused because nobody would count what they generate, and all others go through (`proxy.py`).
+request: who asks (`Keys`), and for what. Some paths are governed by the budget (`decision.py`), a few are the gateway's
+own pages, those that the operator lists go through (`proxy.py`), and all others are refused.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from importlib.resources import files
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from aiohttp import web
 
@@ -30,7 +29,7 @@ from ibpo.serving.controller import ServingPolicy
 from ibpo.serving.gateway.async_controller import AsyncController
 from ibpo.serving.gateway.decision import Governor
 from ibpo.serving.gateway.gains import GainPredictor
-from ibpo.serving.gateway.openai_request import Refusal
+from ibpo.serving.gateway.openai_request import PATHS, Refusal
 from ibpo.serving.gateway.proxy import Upstream, open_session, pass_through
 from ibpo.serving.gateway.settings import (
     OPERATOR,
@@ -79,8 +78,6 @@ class Service:
                     )
 
 
-GOVERNED = {"/v1/chat/completions": True, "/v1/completions": False}
-"""Path -> whether it is a chat."""
 PAGES = ("/", "/budget", "/budget.json", "/metrics")
 PAGE_HEADERS = {
     "Cache-Control": "no-store",
@@ -98,13 +95,15 @@ class Gateway:
 
     Args:
         governor: Answers what a budget governs. Without its `keys` nobody needs one, and nobody is a tenant.
+        host: The address that it listens on.
     """
 
-    def __init__(self, governor: Governor) -> None:
+    def __init__(self, governor: Governor, host: str = "127.0.0.1") -> None:
         self.governor, self.keys, self.metrics = governor, governor.keys, governor.metrics
         self.settings, self.limits = governor.settings, governor.settings.limits
         self.draining = False
         self.num_in_flight = 0
+        self._hosts = {*LOOPBACK, host.lower()}
         self._by_tenant: Counter[str] = Counter()
         self._page = (files("ibpo.serving.gateway") / "page.html").read_bytes()
 
@@ -116,20 +115,21 @@ class Gateway:
             self.metrics.refused.labels(refusal.code).inc()
             if refusal.status < 500:
                 self.governor.log.write("refused", code=refusal.code, status=refusal.status, path=request.path[:200])
-            return _refuse(refusal)
+            return _refuse(refusal, request.path)
         except (asyncio.CancelledError, ConnectionError):
             raise
         except Exception as error:
             # No text of the error: it may hold what the caller wrote.
             self.metrics.failures.labels("internal").inc()
             self.governor.log.write("internal_error", kind=type(error).__name__, at=_place(error))
-            return _refuse(Refusal(500, "internal", "the gateway failed; its log has the place"))
+            return _refuse(Refusal(500, "internal", "the gateway failed; its log has the place"), request.path)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         path = plain_path(request.raw_path)
         if path == "/ready":
             return web.json_response({"ready": not self.draining}, status=503 if self.draining else 200)
-        tenant = self._tenant(request)
+        self._check_browser(request)
+        tenant = self._tenant(request, path)
         if path in PAGES and request.method in ("GET", "HEAD"):
             return await self._show(path, tenant)
         if tenant == OPERATOR and self.keys is not None:
@@ -146,7 +146,7 @@ class Gateway:
         self._by_tenant[tenant] += 1
         self.metrics.in_flight.set(self.num_in_flight)
         try:
-            if path in GOVERNED:
+            if path in PATHS:
                 if request.method != "POST":
                     raise Refusal(405, "method", "use POST", {"Allow": "POST"})
                 if request.content_type != "application/json":
@@ -155,9 +155,11 @@ class Gateway:
                 if request.headers.get("Content-Encoding", "identity").lower() != "identity":
                     raise Refusal(415, "encoding", "compressed bodies are not taken; send it plain", close=True)
                 data = await self._body(request)
-                return await self.governor.answer(request, data, tenant, chat=GOVERNED[path])
-            if any(fnmatchcase(path, pattern) for pattern in self.settings.refuse):
-                raise Refusal(404, "not_governed", "this gateway does not pass this path on: no budget would count it")
+                return await self.governor.answer(request, data, tenant, api=PATHS[path])
+            if not self.settings.allows(request.method, path):
+                raise Refusal(404, "not_allowed", "this gateway does not pass this path on; see allow in its settings")
+            if request.body_exists and request.content_type not in ("application/json", "multipart/form-data"):
+                raise Refusal(415, "content_type", "send Content-Type: application/json", close=True)
             data = await self._body(request)
             return await pass_through(request, data, self.governor.upstream, self.limits, self.metrics)
         finally:
@@ -167,7 +169,22 @@ class Gateway:
                 del self._by_tenant[tenant]
             self.metrics.in_flight.set(self.num_in_flight)
 
-    def _tenant(self, request: web.BaseRequest) -> str:
+    def _check_browser(self, request: web.BaseRequest) -> None:
+        """Check that no page of another site is asking through a browser of somebody who can reach this server.
+
+        Without keys a foreign `Host` is refused, too: such a page reaches the loopback under a name of its own.
+
+        Raises:
+            Refusal: A page of another site.
+        """
+        named = request.headers.getall("Host", [])
+        origin = request.headers.get("Origin")
+        if len(named) > 1 or (self.keys is None and named and _host_name(named[0]) not in self._hosts):
+            raise Refusal(403, "host", "this server is not known under that name; use its address", close=True)
+        if origin is not None and (not named or origin.partition("://")[2].lower() != named[0].lower()):
+            raise Refusal(403, "origin", "pages of other sites are not answered", close=True)
+
+    def _tenant(self, request: web.BaseRequest, path: str) -> str:
         """The tenant; "" where there are no keys.
 
         Raises:
@@ -175,7 +192,10 @@ class Gateway:
         """
         if self.keys is None:
             return ""
-        tenant = self.keys.tenant_of(request.headers.get("Authorization", ""))
+        said = request.headers.get("Authorization", "")
+        if not said and PATHS.get(path) == "messages":  # as Anthropic's clients say it
+            said = f"Bearer {request.headers.get('x-api-key', '')}"
+        tenant = self.keys.tenant_of(said)
         if tenant is None:
             browser = request.method == "GET" and "text/html" in request.headers.get("Accept", "")
             how = {"WWW-Authenticate": 'Basic realm="ibpo"' if browser else "Bearer"}
@@ -233,16 +253,30 @@ def plain_path(raw: str) -> str:
         raise Refusal(400, "bad_path", "the path is ambiguous; write it plainly")
     if not plain.startswith("/") or any(ord(mark) < 32 for mark in plain):
         raise Refusal(400, "bad_path", "the path must begin with /")
-    if plain != path and (plain.rstrip("/") in GOVERNED or plain.startswith("/v1/")):
+    if plain != path and (plain.rstrip("/") in PATHS or plain.startswith("/v1/")):
         raise Refusal(400, "bad_path", "the path is ambiguous; write it without %")
-    if plain.rstrip("/") in GOVERNED and plain not in GOVERNED:
+    if plain.rstrip("/") in PATHS and plain not in PATHS:
         raise Refusal(404, "bad_path", "write the path without the / at its end")
     return plain
 
 
-def _refuse(refusal: Refusal) -> web.Response:
+def _host_name(host: str) -> str:
+    """The name in a `Host` header, without its port; "" where it is none.
+
+    Example:
+        >>> _host_name("LOCALHOST:8080"), _host_name("[::1]:8080"), _host_name("a b")
+        ('localhost', '::1', '')
+    """
+    try:
+        return (urlsplit(f"//{host}").hostname or "") if not set(host) & set(" /?#@") else ""
+    except ValueError:
+        return ""
+
+
+def _refuse(refusal: Refusal, path: str) -> web.Response:
     headers = {"Content-Type": "application/json", **refusal.headers}
-    response = web.Response(status=refusal.status, body=refusal.body(), headers=headers)
+    body = refusal.body(anthropic=PATHS.get(path) == "messages")
+    response = web.Response(status=refusal.status, body=body, headers=headers)
     if refusal.close:
         response.force_close()
     return response
@@ -347,7 +381,7 @@ async def running(service: Service, log: RequestLog) -> AsyncIterator[tuple[Gate
                 router=service.router,
                 keys=service.keys,
             )
-            gateway = Gateway(governor)
+            gateway = Gateway(governor, service.host)
             limits = settings.limits
             server = _Server(
                 gateway.handle,

@@ -16,6 +16,7 @@ import re
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,8 +28,25 @@ from ibpo.serving.controller import BudgetPolicy, ServingPolicy
 
 DEFAULT_TOKENS = 512.0
 """Expected of a response group without `tokens` and without a cap; corrected by what responses cost."""
+CAPS = (
+    *("max_tokens", "max_completion_tokens", "max_output_tokens", "n_predict", "num_predict"),
+    *("max_new_tokens", "max_tokens_to_sample", "max_gen_len", "max_length"),
+)
+"""Names under which servers take the cap on an answer (llama.cpp prefers `n_predict` to all others)."""
+COUNTS = ("n", "best_of", "n_cmpl", "num_return_sequences", "candidate_count")
+"""Names of the number of answers to one prompt."""
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 """Names of response groups and tenants: they appear in headers, labels and file names."""
+
+
+def plain_name(name: str) -> str:
+    """A field's name without case and marks, as careless readers compare it.
+
+    Example:
+        >>> plain_name("Max_Tokens") == plain_name("maxTokens") == "maxtokens"
+        True
+    """
+    return name.replace("_", "").replace("-", "").lower()
 
 
 class _Table(BaseModel):
@@ -51,7 +69,7 @@ class UpstreamSettings(_Table):
     total_seconds: float = Field(default=3600.0, gt=0)
     """For one request, retries included."""
     retries: int = Field(default=2, ge=0, le=10)
-    """After a failed connection, a time-out, 500, 502, 503 or 504; never after a byte has gone to the caller."""
+    """Of what has not reached the model: no connection, 503, or an answer with `x-should-retry: true`."""
     max_connections: int = Field(default=1024, ge=1)
 
     @field_validator("url")
@@ -81,7 +99,7 @@ class LimitSettings(_Table):
     max_in_flight_per_tenant: int = Field(default=512, ge=1)
     """More get a 429, so that no tenant takes all places."""
     max_answers: int = Field(default=128, ge=1)
-    """Answers that one request may ask for: n or best_of, times its prompts. They count as one request."""
+    """Answers that one request may ask for: n or best_of, times its prompts. Each counts as a request."""
     max_answer_tokens: int = Field(default=1 << 20, ge=1)
     """Largest `max_tokens` of a caller, after the response group's cap has lowered it."""
     max_buffered_bytes: int = Field(default=16 << 20, ge=1024)
@@ -101,14 +119,33 @@ class GroupSettings(_Table):
     reasoning_effort: str = ""
     max_tokens: int | None = Field(default=None, ge=1)
     """Cap on the completion; a caller's own lower one stays."""
+    max_thinking_tokens: int | None = Field(default=None, ge=0)
+    """Most tokens of the thinking, part of the completion: `thinking_token_budget` (vLLM) in chats and completions,
+    `thinking` in Anthropic's messages (from 1,024 on). 0: no thinking."""
     body: dict[str, Any] = {}
-    """Any other fields of the request, e.g. `{thinking_token_budget = 4096}`."""
+    """Any other fields of the request, e.g. `{top_p = 0.95}`."""
     tokens: float | None = Field(default=None, ge=0)
     """Expected completion tokens: a first guess, corrected by what responses cost."""
     gain: float = Field(default=0.0, allow_inf_nan=False)
     """What such an answer is worth, where no source of gains knows more."""
     opening: str = ""
     """What the policy writes first in such a response, for the probe. Empty: the prefix."""
+
+    @field_validator("body")
+    @classmethod
+    def _body(cls, body: dict[str, Any]) -> dict[str, Any]:
+        for name in body:
+            if plain_name(name) in map(plain_name, CAPS):
+                raise ValueError(f"{name} is the group's cap, which is also reserved; write max_tokens beside body")
+            if plain_name(name) in map(plain_name, COUNTS):
+                raise ValueError(f"{name} is the caller's to say; leave it out")
+        return body
+
+    @model_validator(mode="after")
+    def _thinking(self) -> GroupSettings:
+        if None not in (self.max_thinking_tokens, self.max_tokens) and self.max_thinking_tokens >= self.max_tokens:  # pyright: ignore[reportOperatorIssue]
+            raise ValueError("max_thinking_tokens: thinking is part of the completion; give less than max_tokens")
+        return self
 
 
 class ProbeSettings(_Table):
@@ -162,15 +199,34 @@ class Settings(_Table):
     model: list[ModelSettings] = []
     log_bodies: bool = False
     """Write the bodies of requests into the log, prompts included."""
-    refuse: list[str] = [
-        "/v1/responses*",
-        "/v1/messages*",
-        "/v1/realtime*",
-        "/generate*",
-        "/invocations*",
-        "/inference/*",
-    ]
-    """Paths that are not passed on (`*` stands for anything): they generate tokens that nobody would count."""
+    allow: list[str] = ["GET /v1/models", "GET /v1/models/*", "POST /v1/embeddings"]
+    """Passed on without a budget: method and path (`*` stands for anything; HEAD goes with GET). All other paths are
+    refused: they generate what nobody would count, or are the operator's alone."""
+
+    @field_validator("allow")
+    @classmethod
+    def _allow(cls, allow: list[str]) -> list[str]:
+        for row in allow:
+            if not re.fullmatch(r"[A-Z]+ /\S*", row):
+                raise ValueError(f"{row!r} is no method and path; write e.g. 'POST /v1/rerank'")
+        return allow
+
+    def allows(self, method: str, path: str) -> bool:
+        """Whether a request that no budget governs is passed on.
+
+        Example:
+            >>> Settings().allows("GET", "/v1/models/m"), Settings().allows("DELETE", "/v1/models/m")
+            (True, False)
+        """
+        row = f"{'GET' if method == 'HEAD' else method} {path}"
+        return any(fnmatchcase(row, pattern) for pattern in self.allow)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, tables: Any) -> Any:
+        if isinstance(tables, dict) and "refuse" in tables:
+            raise ValueError("refuse: is gone, as only what is listed is passed on; name it under allow, or nothing")
+        return tables
 
     @model_validator(mode="after")
     def _models(self) -> Settings:
@@ -406,10 +462,19 @@ def check_router(settings: Settings, known: Sequence[str] | None) -> None:
 
 
 def find_cautions(settings: Settings, policy: ServingPolicy) -> list[str]:
-    """What an operator should know about the bound on tokens, one sentence each; none without such a budget."""
+    """What an operator should know about what the budgets bound and what they do not, one sentence each."""
     models = [model for model in settings.model if len(model.response_group) > 1]
     rows = [(model, group) for model in models for group in model.response_group]
     budgets = [budget for budget in policy.budgets if budget.response_group is None]
+    if not budgets:
+        bounded = {budget.response_group for budget in policy.budgets}
+        return [
+            f"response group {group.name} of model {model.name} has no budget, and comes after one that has: whatever "
+            "gains goes there; give it one, or a budget of tokens"
+            for model in models
+            for place, group in enumerate(model.response_group)
+            if group.name not in bounded and any(other.name in bounded for other in model.response_group[:place])
+        ]
     return [_caution(budget, rows, settings.limits.max_in_flight) for budget in budgets if rows]
 
 

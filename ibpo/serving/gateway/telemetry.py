@@ -7,6 +7,7 @@ make new series.
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -38,10 +39,11 @@ class RequestRecord:
     tokens: float | None = None
     """Completion tokens; None: not known."""
     counted: str = "estimated"
-    """`usage`: the tokens are the upstream's; `estimated`: the pieces of a stream were counted, if anything was."""
+    """`usage`: the tokens are the upstream's; `estimated`: by the text that came, if any did; `reserve`: the upstream's
+    usage was above what the request allowed, and is not believed."""
     retries: int = 0
-    price: Mapping[str, float] | None = None
-    """Budget -> gain that a unit of cost had to bring; None: the store could not be used."""
+    price: Mapping[str, float | None] | None = None
+    """Budget -> gain that a unit of cost had to bring, None where none was enough; None: no store to ask."""
     balance: Mapping[str, float] | None = None
     """Budget -> what could still be spent after the decision; negative: overdrawn."""
     source: str = ""
@@ -131,13 +133,13 @@ class Metrics:
         outcomes = "answered, failed, cut, disconnected"
         self.requests = counter("ibpo_requests", f"Governed requests by outcome: {outcomes}.", *who, "outcome")
         self.tokens = counter(
-            "ibpo_completion_tokens", "Completion tokens; counted: usage, estimated.", *who, "counted"
+            "ibpo_completion_tokens", "Completion tokens; counted: usage, estimated, reserve.", *who, "counted"
         )
         self.gains = counter("ibpo_gains", "Source of each request's gains.", "source")
         self.refused = counter("ibpo_refused", "Requests refused by the gateway.", "reason")
         self.passed = counter("ibpo_passed", "Requests passed on without a budget.", "status")
         self.faults = counter("ibpo_upstream_faults", "Attempts that failed upstream.", "kind")
-        self.failures = counter("ibpo_failures", "Failures of the gateway: store, router, probe, internal.", "what")
+        self.failures = counter("ibpo_failures", "Failures: store, router, probe, usage, encoding, internal.", "what")
         self.unbudgeted = counter(
             "ibpo_unbudgeted", "Requests given the standard group as the store could not be used."
         )
@@ -167,7 +169,7 @@ class Metrics:
         """The text format, with the budgets as in `AsyncController.snapshot`."""
         for row in snapshot["budgets"]:
             for name in BUDGET_VALUES:
-                self.budget.labels(row["name"], name).set(row[name])
+                self.budget.labels(row["name"], name).set(math.inf if row[name] is None else row[name])
         for row in snapshot["tenants"]:
             for name, used in row["used"].items():
                 self.tenant.labels(row["name"], name).set(used)

@@ -1,46 +1,79 @@
-"""What did a response cost? The usage is read off the bytes of an answer while they pass; none of them is changed."""
+"""What did a response cost? Read off an answer while it passes: the reported usage, else an estimate by the text.
+
+Servers disagree on where they report what. Completion tokens are what is left of the total without the prompt, since
+some leave the reasoning out of `completion_tokens`; counts only grow, since some end with zeros; and a usage may stand
+in `usage`, in a choice, or in the message or response that an event holds. Streams are read by the HTML standard,
+section 9.2 (server-sent events).
+"""
 
 from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
+from ibpo.endpoint import as_count, read_completion_tokens
+
+EVENT_END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
+"""An empty line, whatever ends it and the line before; never inside a CR LF."""
+LINE_END = re.compile(rb"\r\n|\n|\r")
+MAX_EVENT_BYTES = 1 << 20
+TOKEN_BYTES = 16
+"""A piece of text of no more bytes is taken for one token; of a longer one, four bytes are."""
 USAGE = re.compile(rb'"usage"\s*:\s*\{')
 """Inside a JSON string the quotes are escaped, so a text that says "usage" does not match."""
-EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
-MAX_EVENT_BYTES = 1 << 20
-MAX_TOKENS = 1 << 31
+TEXT = re.compile(
+    rb'"(content|text|reasoning_content|reasoning|thinking|arguments|partial_json|refusal|delta)"\s*:\s*'
+    rb'"((?:[^"\\]|\\.)*)"'
+)
+"""A piece of text, key and value: to read every event as JSON would cost as much as all the rest of a stream."""
+MAX_UNREAD_BYTES = 1 << 16
+NO_TEXT = frozenset(
+    [
+        *("role", "id", "call_id", "tool_call_id", "item_id", "type", "object", "status", "index", "model", "usage"),
+        *("finish_reason", "stop_reason", "native_finish_reason", "logprobs", "signature", "encrypted_content"),
+        *("token_ids", "prompt_token_ids", "annotations", "content_filter_results", "error"),
+    ]
+)
+"""Keys of an answer whose strings the model has not written."""
+BARE = frozenset(["id", "object", "created", "model", "choices", "service_tier", "system_fingerprint", "provider"])
+"""Keys that say nothing where an event has no choices."""
 
 
-def read_completion_tokens(usage: Any) -> int | None:
-    """The completion's tokens of a `usage` object; None where it does not say.
+class AnswerCost(NamedTuple):
+    """What an answer, or an event of a stream, says about its cost."""
+
+    tokens: int | None = None
+    """Completion tokens by its usage; None: there is none."""
+    text_tokens: int = 0
+    """An estimate by the text that it holds."""
+    failed: bool = False
+    """Whether it is an error, whatever its HTTP status."""
+
+
+def read_cost(body: bytes) -> AnswerCost:
+    """The cost of an answer without streaming.
 
     Example:
-        >>> read_completion_tokens({"completion_tokens": 7}), read_completion_tokens({"completion_tokens": "7"})
-        (7, None)
+        >>> read_cost(b'{"error": {"message": "overloaded"}}').failed
+        True
     """
-    count = usage.get("completion_tokens") if isinstance(usage, dict) else None
-    whole = isinstance(count, int) and not isinstance(count, bool) and 0 <= count <= MAX_TOKENS
-    return count if whole else None
-
-
-def read_usage(body: bytes) -> int | None:
-    """The completion's tokens of an answer without streaming."""
     try:
         answer = json.loads(body)
     except (ValueError, RecursionError):
-        return None
-    return read_completion_tokens(answer.get("usage")) if isinstance(answer, dict) else None
+        return AnswerCost()
+    return _read_answer(answer) if isinstance(answer, dict) else AnswerCost()
 
 
 class StreamUsage:
     r"""Passes the events of a stream on, and remembers what they say about its cost.
 
-    A stream may report its usage several times, each time for all of the answer so far: the last one counts.
+    A stream may report its usage several times, each time for all of the answer so far: the largest counts, and the
+    text that came after it.
 
     Args:
-        strip: Remove the event that holds nothing but the usage: the gateway asked for it, the caller did not.
+        strip: Take the usage out again: the gateway asked for it, the caller did not. An event that holds nothing else
+            is dropped.
 
     Example:
         >>> usage = StreamUsage(strip=True)
@@ -52,26 +85,60 @@ class StreamUsage:
 
     def __init__(self, *, strip: bool) -> None:
         self.tokens: int | None = None
-        """By the last usage; None: there was none."""
-        self.num_events = 0
-        """Events with a piece of a completion: about one token each."""
+        """By the largest usage; None: there was none."""
         self.finished = False
-        """Whether the stream ended with `[DONE]`."""
+        """Whether the stream said that it ended: `[DONE]`, or the last event of its API."""
+        self.failed = False
+        """Whether there was an error in it."""
         self._strip = strip
         self._tail = b""
+        self._begun = False
+        self._text_tokens = 0
+        self._unread: list[bytes] = []
+        self._unread_bytes = 0
+
+    @property
+    def text_tokens(self) -> int:
+        """An estimate of what came after the largest usage, or of all."""
+        if self._unread:
+            pieces = TEXT.findall(b"\n".join(self._unread))
+            self._unread, self._unread_bytes = [], 0
+            last = (b"", b"")
+            for key, text in pieces:
+                if text == last[1] and key != last[0]:  # some servers say one thing under two names
+                    last = (b"", b"")
+                    continue
+                self._text_tokens += _count_tokens(len(text) - 3 * text.count(b"\\u"))
+                last = (key, text)
+        return self._text_tokens
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether a usage has come for all that came."""
+        return self.tokens is not None and not self.text_tokens
+
+    @property
+    def total(self) -> int | None:
+        """Completion tokens so far, reported or estimated; None: nothing is known."""
+        if self.tokens is None:
+            return self.text_tokens or None
+        return self.tokens + self.text_tokens
 
     def feed(self, data: bytes) -> bytes:
         """Take bytes in; returns what is to be passed on: whole events, as they came."""
         data = self._tail + data
+        if self._begun and data.endswith(b"}\n\n") and not _tells(data):  # nearly always
+            self._tail = b""
+            self._keep(data)
+            return data
         start = 0
         passed: list[bytes] = []
         for match in EVENT_END.finditer(data):
-            event = data[start : match.end()]
+            passed.append(self._read(data[start : match.end()]))
             start = match.end()
-            if self._read(event):
-                passed.append(event)
         self._tail = data[start:]
         if len(self._tail) > MAX_EVENT_BYTES:
+            self._text_tokens += _count_tokens(len(self._tail))
             passed.append(self._tail)
             self._tail = b""
         return b"".join(passed)
@@ -79,29 +146,110 @@ class StreamUsage:
     def end(self) -> bytes:
         """What is left when the stream has ended."""
         tail, self._tail = self._tail, b""
-        return tail if tail and self._read(tail) else b""
+        return self._read(tail) if tail else b""
 
-    def _read(self, event: bytes) -> bool:
-        """Note what an event says; returns whether it is to be passed on."""
-        if USAGE.search(event):
-            answer = _payload(event)
-            if answer is not None:
-                tokens = read_completion_tokens(answer.get("usage"))
-                self.tokens = self.tokens if tokens is None else tokens
-                if not answer.get("choices"):
-                    return not self._strip
-        elif b"[DONE]" in event and event.strip() == b"data: [DONE]":
+    def _keep(self, events: bytes) -> None:
+        """Keep events, to be read for their text when that is asked for."""
+        self._unread.append(events)
+        self._unread_bytes += len(events)
+        if self._unread_bytes > MAX_UNREAD_BYTES:
+            _ = self.text_tokens
+
+    def _read(self, event: bytes) -> bytes:
+        """Note what an event says; returns what is to be passed on of it."""
+        if self._begun and not _tells(event):
+            self._keep(event)
+            return event
+        kind, data = _read_event(event if self._begun else event.removeprefix(b"\xef\xbb\xbf"))
+        self._begun = True
+        if data.strip() == b"[DONE]":
             self.finished = True
-            return True
-        self.num_events += b'"choices"' in event
+            return event
+        try:
+            answer = json.loads(data) if data else None
+        except (ValueError, RecursionError):
+            answer = None
+        if not isinstance(answer, dict):
+            self.failed |= kind == b"error"
+            return event
+        cost = _read_answer(answer)
+        self.failed |= cost.failed or kind == b"error"
+        self.finished |= answer.get("type") in ("message_stop", "response.completed", "response.incomplete")
+        self._text_tokens += cost.text_tokens
+        # The last of several may be zeros.
+        tokens = cost.tokens
+        if tokens is not None and tokens >= (self.tokens or 0) and (tokens > 0 or not self.text_tokens):
+            self.tokens, self._text_tokens, self._unread, self._unread_bytes = tokens, 0, [], 0
+        if self._strip and not answer.get("choices") and isinstance(answer.get("usage"), dict):
+            return _without_usage(event, answer)
+        return event
+
+
+def _tells(events: bytes) -> bool:
+    """Whether events of a stream may say more than pieces of text."""
+    if b'"error"' in events or b"[DONE]" in events or b'"timings"' in events or b"event: error" in events:
         return True
+    if b'"usage"' in events and USAGE.search(events):  # null in every event of some servers
+        return True
+    return b'"message_stop"' in events or (
+        b'"response.' in events and events.count(b'.delta"') < events.count(b"data:")
+    )
 
 
-def _payload(event: bytes) -> dict[str, Any] | None:
-    """The JSON object of an event's data lines."""
-    lines = [line[5:] for line in event.splitlines() if line.startswith(b"data:")]
-    try:
-        answer = json.loads(b"\n".join(lines))
-    except (ValueError, RecursionError):
-        return None
-    return answer if isinstance(answer, dict) else None
+def _read_answer(answer: dict[str, Any]) -> AnswerCost:
+    """What an answer, or the event of a stream, says."""
+    kind, inner = answer.get("type"), answer.get("response") or answer.get("message")
+    inner = inner if isinstance(inner, dict) else {}
+    places = [answer, inner, answer.get("x_groq")]
+    counts = [read_completion_tokens(place.get("usage")) for place in places if isinstance(place, dict)]
+    choices = answer.get("choices")
+    choices = [row for row in choices if isinstance(row, dict)] if isinstance(choices, list) else []
+    counts.append(sum(read_completion_tokens(row.get("usage")) or 0 for row in choices) or None)
+    timings = answer.get("timings")
+    if isinstance(timings, dict):  # llama.cpp
+        counts.append(as_count(timings.get("predicted_n")))
+    failed = bool(answer.get("error") or inner.get("error")) or kind in ("error", "response.failed")
+    failed |= answer.get("object") == "error" or any(row.get("error") for row in choices)
+    if isinstance(kind, str) and kind.startswith("response."):
+        pieces = [answer.get("delta")] if kind.endswith(".delta") else []  # other events repeat what these say
+    elif kind == "content_block_delta":
+        pieces = [answer.get("delta")]
+    else:
+        pieces = choices or [answer.get("output"), answer.get("content")]
+    known = [count for count in counts if count is not None]
+    return AnswerCost(max(known, default=None), sum(_count_tokens(_text_bytes(piece)) for piece in pieces), failed)
+
+
+def _count_tokens(num_bytes: int) -> int:
+    return int(num_bytes > 0) if num_bytes <= TOKEN_BYTES else round(num_bytes / 4)
+
+
+def _text_bytes(value: Any) -> int:
+    """Bytes of the text that the model has written."""
+    if isinstance(value, str):
+        return len(value) if value.isascii() else len(value.encode("utf-8", "surrogatepass"))
+    if isinstance(value, dict):
+        return sum(_text_bytes(inner) for key, inner in value.items() if key not in NO_TEXT)
+    return sum(map(_text_bytes, value)) if isinstance(value, list) else 0
+
+
+def _read_event(event: bytes) -> tuple[bytes, bytes]:
+    """The type of an event, and its data."""
+    kind, data = b"", []
+    for line in LINE_END.split(event):
+        name, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if name == b"data":
+            data.append(value)
+        elif name == b"event":
+            kind = value
+    return kind, b"\n".join(data)
+
+
+def _without_usage(event: bytes, answer: dict[str, Any]) -> bytes:
+    """The event without its usage; nothing, if that was all that it held."""
+    rest = {key: value for key, value in answer.items() if key != "usage"}
+    if not any(value not in (None, [], {}, "") for key, value in rest.items() if key not in BARE):
+        return b""
+    kept = [line for line in LINE_END.split(event) if line and not line.startswith(b"data")]
+    return b"\n".join([*kept, b"data: " + json.dumps(rest).encode()]) + b"\n\n"

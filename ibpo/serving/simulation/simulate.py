@@ -66,6 +66,37 @@ class Simulation:
     """Largest number of responses in flight at a time."""
 
 
+def check_feasible(requests: Requests, policy: ServingPolicy) -> None:
+    """Check that some choice of response groups keeps each budget, as `ibpo allocate` does.
+
+    Raises:
+        IbpoError: A budget below the cheapest responses, or shares that do not add up to all requests.
+    """
+    cheapest = float(requests.cost.min(axis=1).mean())
+    for budget in policy.budgets:
+        if budget.response_group is None and budget.mean < cheapest:
+            raise IbpoError(
+                f"budget {budget.name}={budget.mean:g}: the cheapest responses cost {cheapest:.6g} per request; "
+                "ask for that much"
+            )
+    shares = {budget.response_group: budget.mean for budget in policy.budgets if budget.response_group is not None}
+    if set(shares) >= set(requests.groups) and sum(shares.values()) < 1 - 1e-9:
+        raise IbpoError(
+            f"budgets {', '.join(map(str, shares))}: allow {sum(shares.values()):.4g} of the requests together, and "
+            "there is no other response group; raise one"
+        )
+
+
+def find_unbounded(requests: Requests, policy: ServingPolicy) -> list[str]:
+    """Response groups that no budget bounds though they cost more than one that has a budget; the costliest last."""
+    bounded = {budget.response_group for budget in policy.budgets}
+    if None in bounded:  # a budget of tokens bounds them all
+        return []
+    means = dict(zip(requests.groups, requests.estimate.mean(axis=0).tolist(), strict=True))
+    least = min((means[name] for name in bounded if name in means), default=math.inf)
+    return sorted((name for name in means if name not in bounded and means[name] > least), key=means.__getitem__)
+
+
 def simulate(requests: Requests, policy: ServingPolicy, *, progress: Callable[[int], None] | None = None) -> Simulation:
     """Decide every request at its time, and settle or cancel it when its response ends.
 

@@ -13,11 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from ibpo.data import LogColumns, LogError, raw_rows, read_log
+from ibpo.data import LogColumns, good_rows, read_log
 from ibpo.errors import IbpoError
 from ibpo.routing import Router, read_routed_log
 from ibpo.serving.calibration import Calibration
 from ibpo.serving.simulation.simulate import FloatArray, Requests
+
+UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
+"""Of a trace's times, in seconds."""
+_SPARSE_SECONDS = 30.0
+_FEWEST = 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -32,22 +37,44 @@ class Trace:
     """`[N]` of the extended over the standard response, where the trace records it."""
     tenant: list[str]
     slice_name: list[str]
+    unit: str = "s"
+    """The unit in which the file has the times: a key of `UNITS`."""
 
 
-def read_trace(path: Path) -> Trace:
+def guess_unit(time: FloatArray) -> str:
+    """The unit of times `[N]`.
+
+    Since 1970 some 1.7e9 seconds have passed, which tells the unit of such times. Of others it is the largest unit by
+    which a request comes every 30 seconds or more often, if there are 20 requests or more; else they are seconds.
+
+    Example:
+        >>> (
+        ...     guess_unit(np.array([1.7e12, 1.7e12 + 5])),
+        ...     guess_unit(np.arange(100) * 250.0),
+        ...     guess_unit(np.arange(100) * 0.25),
+        ... )
+        ('ms', 'ms', 's')
+    """
+    for unit, least in (("ns", 1e17), ("us", 1e14), ("ms", 1e11), ("s", 1e8)):
+        if time[0] >= least:
+            return unit
+    gap = (time[-1] - time[0]) / max(1, len(time) - 1)
+    if len(time) < _FEWEST:
+        return "s"
+    return next((unit for unit, seconds in UNITS.items() if gap * seconds <= _SPARSE_SECONDS), "ns")
+
+
+def read_trace(path: Path, *, unit: str | None = None) -> Trace:
     """Read `t` and `output_tokens`, and where there are, `gain`, `tenant` and `slice` of every request.
 
     Args:
         path: .jsonl, .csv (both also .gz) or .parquet; one row per request, in order of time.
+        unit: Of the times, a key of `UNITS`; None: see `guess_unit`.
 
     Raises:
         IbpoError: Names file, row, field and fix.
     """
-    rows: list[tuple[str, dict[str, Any]]] = []
-    for line, row in raw_rows(path):
-        if isinstance(row, LogError):
-            raise row
-        rows.append((f"{path} line {line}", row))
+    rows = list(good_rows(path))
     if not rows:
         raise IbpoError(f"{path}: no requests; a trace needs one row per request")
     time = np.array([_number(place, row, "t", -math.inf) for place, row in rows])
@@ -55,8 +82,10 @@ def read_trace(path: Path) -> Trace:
     if len(late):
         raise IbpoError(f"{rows[late[0] + 1][0]}: column 't' falls; sort the trace by time")
     has_gain = "gain" in rows[0][1]
+    unit = unit or guess_unit(time)
     return Trace(
-        time=time - time[0],
+        unit=unit,
+        time=(time - time[0]) * UNITS[unit],
         output_tokens=np.array([_number(place, row, "output_tokens", 0.0) for place, row in rows]),
         gain=np.array([_number(place, row, "gain", -math.inf) for place, row in rows]) if has_gain else None,
         tenant=[str(row.get("tenant") or "") for _, row in rows],

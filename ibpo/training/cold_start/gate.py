@@ -121,7 +121,7 @@ def measure(
     for i, row in enumerate(answers):
         for k in range(gate.num_rounds):
             some = slice(1 + k * MAX_TRIALS, 1 + (k + 1) * MAX_TRIALS)
-            winner, used[i, k] = external_vote(row[some], form.canonical)
+            winner, used[i, k] = external_vote(row[some], form.group)
             # A winner is one of the answers, which were judged already.
             external[i, k] = 0.0 if winner is None else right[i, some][row[some].index(winner)]
     below = estimate_bounded(external.mean(axis=1) - right[:, 0], np.arange(len(problems)), -1.0, 1.0)

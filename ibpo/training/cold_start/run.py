@@ -37,7 +37,6 @@ from ibpo.rollouts import (
     encode_prompt,
     load_policy,
     load_vllm,
-    renderer,
 )
 from ibpo.runs import RunDir
 from ibpo.training.cold_start.data_set import build_data_set, offered_groups, read_data_set, solution_requests
@@ -398,7 +397,7 @@ def endpoint_sampler(config: ColdStartConfig, writer: PromptWriter, model_path: 
         seed=sample.seed,
         response_groups=writer.response_groups,
         forcing=FORCINGS[sample.forcing],
-        render=renderer(writer),
+        writer=writer,
         options=to_server if config.template and sample.forcing != "render" else {},
     )
 

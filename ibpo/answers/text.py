@@ -1,0 +1,283 @@
+r"""Answers as they are written: one spelling for what is written in several ways, and the words of units.
+
+Tables and substitutions only. What an answer means is read in `ibpo.answers.reading`.
+"""
+
+# ruff: noqa: RUF001, RUF002  (answers are written with such characters)
+from __future__ import annotations
+
+import re
+import unicodedata
+
+CHARACTERS = {
+    "−": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "÷": "/", "⁄": "/", "∕": "/",
+    "√": r"\sqrt ", "∛": r"\cbrt ", "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "⩽": r"\le ", "≥": r"\ge ",
+    "⩾": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "±": r"\pm ", "∓": r"\mp ", "∪": r"\cup ", "∩": r"\cap ",
+    "∈": r"\in ", "∅": r"\emptyset ", "ℝ": r"\R ", "°": r"^\circ ", "º": r"^\circ ", "…": r"\dots ", "≡": r"\equiv ",
+    "→": r"\to ", "∖": r"\setminus ", "¢": r"\text{cents}", "’": "'", "′": "'", "“": '"', "”": '"',
+    "⟨": r"\langle ", "⟩": r"\rangle ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ",
+    "¬": r"\neg ", "∼": r"\sim ", "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u200b": "", "、": ",", "，": ", ",
+}  # fmt: skip
+SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
+SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
+GREEK = dict(zip("αβγδεθλμρσφωΔΩ", ("alpha", "beta", "gamma", "delta", "epsilon", "theta", "lambda", "mu", "rho",
+                                    "sigma", "phi", "omega", "Delta", "Omega"), strict=True))  # fmt: skip
+
+ESCAPED_TWICE = re.compile(r"(?<!\\)\\\\(?=(?:[dt]?frac|left|right|sqrt|le|ge|text|pi|cup|infty|boxed)(?![a-z]))")
+SPELLINGS = (
+    (re.compile(r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|(?:no)?limits)(?![A-Za-z])\s*\.?"), ""),
+    (re.compile(r"\\phantom\s*(?:\{[^{}]*\}|\\[A-Za-z]+|.)"), ""),
+    (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
+    (re.compile(r"\\(?:leq|leqslant|leqq|lt|geq|geqslant|geqq|gt|neq|dots[bcimo]?|ldots|cdots|bmod|pmod|pod|mod)(?![A-Za-z])"),
+     lambda m: CANONICAL[m[0][1:]]),
+    (re.compile(r"\*\*"), "^"),
+    (re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)"), r"\\times "),
+    (re.compile(r"\{\s*(\\(?:overline|bar)\s*\{\d+\})\s*\}"), r"\1"),
+    (re.compile(r"(?<![\d.])\.(?=\s*(?:\\overline|\\bar|\\dot(?!s)|\())"), "0."),
+    (re.compile(r"\b([ap])\.m$"), r"\1.m."),
+    (re.compile(r"\b(?:EUR|euros?)\s+(?=\d)"), "€"), (re.compile(r"\b(?:USD|US)\s*\\?\$?\s*(?=\d)"), "$"),
+    (re.compile(r"<=|=<(?!=)"), r"\\le "), (re.compile(r">="), r"\\ge "), (re.compile(r"!=|<>"), r"\\ne "),
+    (re.compile(r"~=|\\simeq|\\cong|\\doteq"), r"\\approx "),
+    (re.compile(r"\.\.\.+"), r"\\dots "),
+    (re.compile(r"(?<=[\d)])(or|and)(?=[A-Z(\d\\])"), r" \1 "),
+    (re.compile(r"\\(?:mathbb|mathbf|Bbb)\s*\{?\s*R\s*\}?"), r"\\R "),
+    (re.compile(r"\\(?:varnothing|O(?![A-Za-z]))"), r"\\emptyset "), (re.compile(r"\\backslash"), r"\\setminus "),
+    (re.compile(r"\^\s*\{?\s*\\(?:circ|degree)\s*\}?|\\degree(?![A-Za-z])"), r"\\degree "),
+    (re.compile(r"\\(?:lvert|rvert|vert)(?![A-Za-z])"), "|"),
+    (re.compile(r"\\pounds(?![A-Za-z])"), "£"), (re.compile(r"\\euro(?![A-Za-z])(?:\{\})?"), "€"),
+    (re.compile(r"\\\{"), r"\\lbrace "), (re.compile(r"\\\}"), r"\\rbrace "),
+)  # fmt: skip
+CANONICAL = {
+    **dict.fromkeys(("leq", "leqslant", "leqq"), r"\le"), "lt": "<", "gt": ">", "neq": r"\ne",
+    **dict.fromkeys(("geq", "geqslant", "geqq"), r"\ge"),
+    **dict.fromkeys(("dots", "dotsb", "dotsc", "dotsi", "dotsm", "dotso", "ldots", "cdots"), r"\dots"),
+    **dict.fromkeys(("bmod", "pmod", "pod", "mod"), r"\mod"),
+}  # fmt: skip
+
+THOUSANDS = re.compile(
+    r"(?<![\d.,])\d{1,3}"
+    r"(?:\s?(?:\{,\}|,\s?\\!|\\!\s?,|\\[,;: ]|\\thinspace|~|(?<=\d)'|(?<=\d) )\s?\d{3})+(?!\d|\s*/)"
+)
+"""Groups of three digits set apart by anything but a plain comma, which may also part the items of a list."""
+SPACES = re.compile(r"\\(?:[,;:!> ]|q?quad|thinspace|hspace\{[^{}]*\})|(?<!\\)~|\s+")
+MATRIX_SPACES = re.compile(r"\\(?:[,;:!>]|q?quad|thinspace)|(?<!\\)~|\s+")
+LEADING = re.compile(
+    r"(?:(?:so|thus|hence|therefore),?\s+)?(?:the\s+)?(?:final\s+|correct\s+|required\s+)?"
+    r"(?:answer|result|value|solution|total|sum)(?:\s+is|\s*[:=])\s*:?\s*",
+    re.IGNORECASE,
+)
+"""What may stand before an answer and says nothing: "The answer is"."""
+
+
+def clean(answer: str) -> str:
+    r"""One spelling: plain characters, one name for each command, nothing around the answer.
+
+    Example:
+        >>> clean(r"**１\,２４８**."), clean("$3½$"), clean(r"\boxed 5"), clean("−5 m²")
+        ('1248', '3 \\frac{1}{2}', '5', '-5 m^{2}')
+    """
+    text = answer.strip()
+    if not text.isascii():
+        text = to_ascii(text)
+    text = ESCAPED_TWICE.sub(r"\\", text)
+    before = None
+    while before != text:
+        before = text
+        text = unwrapped(text)
+    text = THOUSANDS.sub(lambda m: re.sub(r"\D", "", m[0]), text)
+    for pattern, spelling in SPELLINGS:
+        text = pattern.sub(spelling, text)
+    return (MATRIX_SPACES if "\\begin" in text else SPACES).sub(" ", text).strip()
+
+
+def to_ascii(text: str) -> str:
+    r"""Signs and letters of Unicode as LaTeX and ASCII.
+
+    Example:
+        >>> to_ascii("2√3·x²"), to_ascii("½")
+        ('2\\sqrt 3\\cdot x^{2}', ' \\frac{1}{2}')
+    """
+    text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+", lambda m: f"^{{{m[0].translate(SUPERSCRIPTS)}}}", text)
+    text = re.sub("[₀₁₂₃₄₅₆₇₈₉]+", lambda m: f"_{{{m[0].translate(SUBSCRIPTS)}}}", text)
+    text = re.sub("(?:\\d\u0305)+", lambda m: f"\\overline{{{m[0].replace(chr(0x305), '')}}}", text)
+    text = re.sub(r"(^|[(\[{,=]\s*)–(?=\s*[\d.\\])", r"\1-", text)  # a dash is a minus only where no range can be meant
+    plain: list[str] = []
+    for character in text:
+        if character.isascii():
+            plain.append(character)
+        elif character in CHARACTERS:
+            plain.append(CHARACTERS[character])
+        elif character in GREEK:
+            plain.append(f"\\{GREEK[character]} ")
+        else:
+            over, slash, under = unicodedata.normalize("NFKC", character).partition("⁄")
+            plain.append(f" \\frac{{{over}}}{{{under}}}" if slash and under else over)
+    return "".join(plain)
+
+
+PAIRS = (
+    ("$$", "$$"),
+    ("$", "$"),
+    (r"\(", r"\)"),
+    (r"\[", r"\]"),
+    ("**", "**"),
+    ("__", "__"),
+    ("`", "`"),
+    ('"', '"'),
+    ("*", "*"),
+)
+
+
+def unwrapped(text: str) -> str:
+    """Without one layer of what stands around an answer: delimiters of formulas, boxes, emphasis, a full stop."""
+    text = text.strip()
+    text = LEADING.sub("", text, count=1) if LEADING.match(text) else text
+    while text[-1:] in (".", ",", ";", "\\") and not text.endswith(("..", r"\,", r"\;", "\\\\")):
+        text = text[:-1].rstrip()
+    for opening, closing in PAIRS:
+        inner = text[len(opening) : -len(closing)]
+        around = len(text) > len(opening + closing) and text.startswith(opening) and text.endswith(closing)
+        if around and opening not in inner.replace("\\$", "") and not (opening == "$" and inner.endswith("\\")):
+            return inner
+    for command in ("\\boxed", "\\fbox", "\\framebox", "\\displaystyle", "\\ensuremath", "\\mathbf", "\\bm", "\\textbf",
+                    "\\mathit", "\\textit", "\\bf", "\\emph", "\\underline"):  # fmt: skip
+        if text.startswith(command) and not text[len(command) : len(command) + 1].isalpha():
+            rest = text[len(command) :].strip()
+            if rest.startswith("{"):
+                return rest[1:-1] if closing_brace(rest) == len(rest) - 1 else text
+            return rest if command in ("\\displaystyle", "\\bf") or len(rest.split()) == 1 else text
+    return text
+
+
+FORMULA_MARKS = re.compile(r"(?<!\\)\$\$?|(?<!\\)\\[()\[\]]")
+
+
+def unmarked(answer: str) -> str:
+    r"""Without the delimiters of formulas and boxes anywhere in it; what they held stays apart from its neighbours.
+
+    Example:
+        >>> unmarked(r"$\boxed{28}$ percent"), unmarked(r"\boxed{1}, \boxed{2}")
+        ('28   percent', ' 1 ,  2 ')
+    """
+    text = ESCAPED_TWICE.sub(r"\\", answer)
+    while (found := BOXED.search(text)) and (end := closing_brace(text[found.end() - 1 :])) >= 0:
+        inside = text[found.end() : found.end() - 1 + end]
+        text = f"{text[: found.start()]} {inside} {text[found.end() + end :]}"
+    return FORMULA_MARKS.sub(" ", text)
+
+
+BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
+
+
+def closing_brace(text: str) -> int:
+    """Where the brace that opens a text is closed; -1 where it is not."""
+    depth = 0
+    for position, character in enumerate(text):
+        depth += (character == "{") - (character == "}")
+        if depth == 0:
+            return position
+    return -1
+
+
+UNITS = {
+    word: unit
+    for unit, words in {
+        "m": "m meter metre", "cm": "cm centimeter centimetre", "mm": "mm millimeter millimetre",
+        "km": "km kilometer kilometre", "in": "in inch inches", "ft": "ft foot feet", "yd": "yd yard", "mi": "mi mile",
+        "s": "s sec second", "min": "min minute", "h": "h hr hour", "day": "day", "week": "week wk",
+        "month": "month", "year": "year yr", "g": "g gram", "kg": "kg kilogram kilo", "mg": "mg milligram",
+        "lb": "lb lbs pound", "oz": "oz ounce", "ton": "ton tonne", "L": "L l liter litre",
+        "mL": "mL ml milliliter millilitre", "gal": "gal gallon", "dollar": "dollar usd buck", "cent": "cent",
+        "euro": "euro eur", "yen": "yen", "yuan": "yuan", "degree": "degree deg", "radian": "radian rad",
+        "mi/h": "mph", "km/h": "kph kmh", "": "unit units", "acre": "acre", "p.m.": "pm PM p.m. P.M.",
+        "a.m.": "am AM a.m. A.M.",
+        "N": "N newton", "J": "J joule", "W": "W watt", "V": "V volt", "Hz": "Hz hertz", "Pa": "Pa pascal",
+        "K": "K kelvin", "kB": "kb", "MB": "mb", "GB": "gb", "person": "person people", "child": "child children",
+        "man": "man men",
+    }.items()
+    for word in words.split()
+}  # fmt: skip
+"""Every spelling of a unit in the singular -> the unit."""
+CURRENCY = {"$": "dollar", "€": "euro", "£": "pound sterling", "¥": "yen"}
+PERCENT = ("%", "percent", "percents", "pct", "percentage", "per cent")
+SCALES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+NUMBERS = """
+zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen
+nineteen twenty
+"""
+NUMBER_WORDS = {word: number for number, word in enumerate(NUMBERS.split())}
+SENTENCES = """
+not no none nor neither never is isn isnt are aren arent was wasn were be being been wrong false incorrect untrue or
+and but minus plus times than more less fewer most least over under about approximately roughly nearly almost half
+halves third thirds quarter quarters fourth fourths fifth fifths tenth tenths hundredth hundredths thousandths percent
+root mod modulo base if when for where with without either both to from through between until except unless instead
+equals equal divided multiplied negative positive maybe perhaps possibly cannot can undefined impossible does do did
+don doesn doesnt dont answer actually wait approx the that this these we find get have has therefore thus so hence it
+its will would should must think because since solution there then which how what many much rather only after before
+now
+"""
+SENTENCE_WORDS = frozenset(SENTENCES.split())
+"""Words that change or deny what stands before them, or ask for more than a name: with them, words are not a unit."""
+
+
+def unit_of(words: str) -> str | None:
+    """The unit that words name, in one spelling; None where they say something else.
+
+    Example:
+        >>> unit_of("square feet"), unit_of("m / s"), unit_of("miles per hour"), unit_of("eggs"), unit_of("is wrong")
+        ('ft^2', 'm/s', 'mi/h', 'egg', None)
+    """
+    pieces = re.findall(r"[apAP]\.[mM]\.|[A-Za-z]+|\^\s*-?\d+|[/*]|\S", words)
+    spelled: list[str] = []
+    power = ""
+    for piece in pieces:
+        word = piece.lower()
+        if word in SENTENCE_WORDS:
+            return None
+        if word in ("square", "sq", "cubic", "cu"):
+            power = "^2" if word[0] == "s" else "^3"
+        elif word in ("squared", "cubed") and spelled:
+            spelled.append("^2" if word == "squared" else "^3")
+        elif piece in CURRENCY:
+            spelled.append(CURRENCY[piece])
+        elif word in ("per", "/", "a", "an", "each") and (word in ("per", "/") or not spelled):
+            spelled.append("/" if word in ("per", "/") else "")
+        elif piece[0] == "^":
+            spelled.append("^" + piece[1:].strip())
+        elif piece[0].isalpha():
+            spelled.append(_singular(piece) + power)
+            power = ""
+        elif piece not in (".", "*"):
+            return None
+    return re.sub(r" ?([/^]) ?", r"\1", " ".join(filter(None, spelled)))
+
+
+def _singular(word: str) -> str:
+    for form in (word, word.lower(), word.lower().removesuffix("s"), word.lower().removesuffix("es")):
+        if form in UNITS:
+            return UNITS[form]
+    lower = word.lower()
+    if lower.endswith("ies") and len(lower) > 4:
+        return lower[:-3] + "y"
+    return lower.removesuffix("s") if len(lower) > 3 and not lower.endswith("ss") else lower
+
+
+def same_unit(ours: str, theirs: str) -> bool:
+    """Whether two units agree: either is left out, they are the same, or one names the same things more closely.
+
+    Example:
+        >>> (
+        ...     same_unit("cm", ""),
+        ...     same_unit("cm^2", "cm^3"),
+        ...     same_unit("right triangle", "triangle"),
+        ...     same_unit("m/s", "m"),
+        ... )
+        (True, False, True, False)
+    """
+    if not ours or not theirs or ours == theirs:
+        return True
+    if set("/^") & set(ours + theirs):
+        return False
+    a, b = ours.split(), theirs.split()
+    known = [{word for word in words if word in UNITS.values()} for words in (a, b)]
+    return known[0] == known[1] and (set(a) <= set(b) or set(b) <= set(a))

@@ -1,0 +1,251 @@
+"""Whose log is it? Files and folders of the tools that people use, as rows of one shape: one per response.
+
+`read_log_rows` recognises a log by its first rows and hands on every row with what an allocation asks, under the
+names of our own logs, beside what was there: `problem_id`, `response_group`, `model`, `reward` (or `answer` and `gold`
+to judge by), `tokens` (of the whole completion, thoughts included), `thinking_tokens`, `finish_reason`, `prompt`,
+`completion`, `level`, `domain`. What the log does not say stays away. Rows that nothing recognises are
+handed on as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+
+from ibpo.data import harness_logs, server_logs
+from ibpo.data.fields import PROBLEM_NAMES, Json, first_of
+from ibpo.data.files import (
+    NUM_PEEKED,
+    LogError,
+    RawRow,
+    Row,
+    Source,
+    data_files,
+    document_rows,
+    kind_of,
+    open_text,
+    partition_of,
+    read_document,
+    read_rows,
+)
+
+IDENTIFIERS = ("custom_id", "request_id", "trace_id", "traceId", "response_id", "problem_id", "question_id", "id")
+"""Columns by which tables are joined, the first that both have."""
+REWARDS = ("reward", "correct", "is_correct", "score", "gold", "target")
+"""Columns for which a table is joined that lies beside a log."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Known:
+    """A tool's log: how it is recognised, and how its rows are written as ours."""
+
+    name: str
+    looks_like: Callable[[Json], bool]
+    """Of its first good row."""
+    convert: Callable[[Iterator[Row], Source, Path], Iterator[Row]]
+    """Good rows of one file -> ours, each with `effort`, `configuration` or `model`."""
+    efforts: str
+    """Where the effort stands, in words."""
+
+
+def grouped(rows: Iterator[RawRow], source: Source, known: Known) -> Iterator[RawRow]:
+    """Name problem and response group of converted rows.
+
+    The response group is the effort where any of the first rows has one, else the run's `configuration`, else the
+    model.
+    Rows without `problem_id` are of one problem if they ask the same.
+    """
+    peeked = list(islice(rows, NUM_PEEKED))
+    good = [row for _, row in peeked if not isinstance(row, LogError)]
+    key = next((key for key in ("effort", "configuration", "model") if any(row.get(key) for row in good)), "")
+    group = {"effort": known.efforts, "configuration": "run", "": "not in it"}.get(key, key)
+    has_id = all(first_of(row, *PROBLEM_NAMES) is not None for row in good)
+    tokens = "tokens of the completion, thoughts included" if any("tokens" in row for row in good) else "not in it"
+    problem = "its identifier" if has_id else "requests with the same prompt"
+    source.note(f"read as {known.name}: problem = {problem}, response group = {group}, cost = {tokens}")
+    names: dict[str, str] = {}
+    for place, row in chain(peeked, rows):
+        if isinstance(row, LogError):
+            yield place, row
+            continue
+        made = {name: value for name, value in row.items() if name not in ("effort", "configuration")}
+        identifier = first_of(row, *PROBLEM_NAMES)
+        if identifier is None:
+            prompt = str(made.get("prompt") or "")
+            if not prompt:
+                source.left_out["rows that say neither what was asked nor which problem it is"] += 1
+                continue
+            identifier = names.setdefault(prompt, str(made.get("request_id") or f"prompt {len(names) + 1}"))
+        made["problem_id"] = identifier
+        if key:
+            made["response_group"] = str(row.get(key) or f"no {key} given")
+        yield place, made
+
+
+KNOWN = (
+    Known(name="OpenAI batch", looks_like=server_logs.is_batch, convert=server_logs.convert_batch,
+          efforts="reasoning effort of the request"),
+    Known(name="LiteLLM spend log", looks_like=server_logs.is_litellm, convert=server_logs.convert_litellm,
+          efforts="reasoning effort of the request"),
+    Known(name="responses of OpenAI's API", looks_like=server_logs.is_pair, convert=server_logs.convert_pairs,
+          efforts="reasoning effort"),
+    Known(name="Langfuse export", looks_like=server_logs.is_langfuse, convert=server_logs.convert_langfuse,
+          efforts="reasoning effort of the model's parameters, else a tag"),
+    Known(name="Helicone export", looks_like=server_logs.is_helicone, convert=server_logs.convert_helicone,
+          efforts="reasoning effort of the request"),
+    Known(name="OpenTelemetry spans", looks_like=server_logs.is_otel, convert=server_logs.convert_otel,
+          efforts="the effort among the attributes"),
+    Known(name="lm-evaluation-harness samples", looks_like=harness_logs.is_lm_eval,
+          convert=harness_logs.convert_lm_eval, efforts="effort"),
+    Known(name="lighteval details", looks_like=harness_logs.is_lighteval, convert=harness_logs.convert_lighteval,
+          efforts="effort"),
+    Known(name="Inspect log", looks_like=lambda row: "inspect" in row and "sample" in row,
+          convert=harness_logs.convert_inspect, efforts="reasoning effort of the plan"),
+    Known(name="HELM run", looks_like=lambda row: "helm" in row and "state" in row, convert=harness_logs.convert_helm,
+          efforts="reasoning effort"),
+    Known(name="promptfoo results", looks_like=harness_logs.is_promptfoo, convert=harness_logs.convert_promptfoo,
+          efforts="effort"),
+    Known(name="verl rollouts", looks_like=harness_logs.is_verl, convert=harness_logs.convert_verl, efforts="effort"),
+    Known(name="TRL completions", looks_like=harness_logs.is_trl, convert=harness_logs.convert_trl, efforts="effort"),
+)  # fmt: skip
+SILENT = ("results_", "per_instance_stats", "run_spec", "instances.json", "stats.json", "dataset_info", "state.json")
+"""What the names of files begin with that tools write beside their answers."""
+
+
+def read_log_rows(source: Source, *, join: Sequence[Path] = ()) -> Iterator[RawRow]:
+    """The rows of a log, whoever wrote it.
+
+    Args:
+        source: What to read: a file or a folder; its notes say how it was read, once the rows have gone by.
+        join: Tables whose columns are added to the rows with the same identifier.
+
+    Raises:
+        LogError: for a file that is not there, cannot be read as a whole, or is of another kind.
+    """
+    path = source.path
+    files = data_files(path) if path.is_dir() else [path]
+    files = [file for file in files if file == path or not file.name.startswith(SILENT)]
+    opened = [(file, *_first(file, path)) for file in files]
+    tools = list(dict.fromkeys(tool.name for _, tool, _ in opened if tool))
+    if len(tools) > 1:
+        raise LogError(f"{path}: holds logs of several tools, {', '.join(tools)}; name the folder or file of one")
+    tool = next((tool for _, tool, _ in opened if tool), None)
+    if len(opened) > 1:  # opened again in their turn: a folder may hold more files than can be open at once
+        opened = [(file, tool, _opened(file, path)) for file, tool, _ in opened]
+    if tool is None:
+        rows = chain.from_iterable(rows for _, _, rows in opened)
+    else:
+        others = [file for file, of_file, _ in opened if of_file is None]
+        tables = [file for file in others if _has_rewards(file, path)]
+        join = [*tables, *join]
+        if passed := [file.name for file in others if file not in tables]:
+            source.note(f"passed over, for it is no {tool.name}: {', '.join(passed[:5])}{', ...' * (len(passed) > 5)}")
+        ours = (_converted(tool, rows, source, file) for file, of_file, rows in opened if of_file)
+        rows = grouped(chain.from_iterable(ours), source, tool)
+    for table in join:
+        rows = _joined(rows, table, source)
+    yield from rows
+
+
+def _has_rewards(file: Path, root: Path) -> bool:
+    """Whether a table beside a tool's log holds rewards or gold answers under an identifier."""
+    empty: Json = {}
+    first = next((row for _, row in _opened(file, root) if not isinstance(row, LogError)), empty)
+    return any(name in first for name in IDENTIFIERS) and any(name in first for name in REWARDS)
+
+
+def _first(file: Path, root: Path) -> tuple[Known | None, Iterator[RawRow]]:
+    """Whose log the file is, by its first good row, and its rows."""
+    rows = _opened(file, root)
+    peeked: list[RawRow] = []
+    first: Json | None = None
+    for place, row in islice(rows, NUM_PEEKED):
+        peeked.append((place, row))
+        if not isinstance(row, LogError):
+            first = row
+            break
+    return _recognise(file, first), chain(peeked, rows)
+
+
+def _opened(file: Path, root: Path) -> Iterator[RawRow]:
+    """The rows of one file; documents of several parts are taken apart; names of folders add their columns."""
+    if file.suffix == ".eval":
+        rows = harness_logs.inspect_rows(file)
+    elif kind_of(file) == "json" and file.is_file():
+        rows = _document(file)
+    else:
+        rows = read_rows(file)
+    columns = partition_of(file, root) if root.is_dir() else {}
+    for place, row in rows:
+        yield place, (row if isinstance(row, LogError) else {**row, **columns}) if columns else row
+
+
+def _document(file: Path) -> Iterator[RawRow]:
+    try:
+        with open_text(file) as opened:
+            document = read_document(file, opened.read())
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise LogError(f"{file}: cannot be read: {error}; write it again as UTF-8 text") from None
+    if harness_logs.is_inspect(document):
+        return harness_logs.inspect_rows(file, document)
+    if harness_logs.is_helm(document):
+        return harness_logs.helm_rows(file, document)
+    if harness_logs.is_promptfoo_export(document):
+        return document_rows(file, document["results"]["results"])
+    return document_rows(file, document)
+
+
+def _recognise(file: Path, row: Json | None) -> Known | None:
+    try:
+        return None if row is None else next((known for known in KNOWN if known.looks_like(row)), None)
+    except LogError as error:
+        raise LogError(f"{file}: {error}") from None
+
+
+def _converted(tool: Known, rows: Iterator[RawRow], source: Source, file: Path) -> Iterator[RawRow]:
+    """The file's good rows, converted; bad ones come between them as they are."""
+    bad: list[RawRow] = []
+
+    def good() -> Iterator[Row]:
+        for place, row in rows:
+            if isinstance(row, LogError):
+                bad.append((place, row))
+            else:
+                yield place, row
+
+    for made in tool.convert(good(), source, file):
+        while bad:
+            yield bad.pop(0)
+        yield made
+    yield from bad
+
+
+def _joined(rows: Iterator[RawRow], table: Path, source: Source) -> Iterator[RawRow]:
+    """The rows with the columns of the table's row of the same identifier; a column that is there already stays."""
+    beside: dict[str, Json] = {}
+    name = ""
+    number = matched = 0
+    for place, row in rows:
+        if isinstance(row, LogError):
+            yield place, row
+            continue
+        if not name:
+            of_table = read_log_rows(Source(path=table))
+            others = [other for _, other in of_table if not isinstance(other, LogError)]
+            name = next((x for x in IDENTIFIERS if x in row and others and x in others[0]), "")
+            if not name:
+                there = ", ".join(others[0]) if others else "none"
+                raise LogError(
+                    f"{table}: shares no identifier with {source.path}; its columns are {there}: call one "
+                    f"{' or '.join(x for x in IDENTIFIERS if x in row) or IDENTIFIERS[0]}"
+                )
+            beside = {str(other[name]): other for other in others}
+        found = beside.get(str(row.get(name)))
+        number, matched = number + 1, matched + (found is not None)
+        yield place, {**found, **row} if found else row
+    if name:
+        source.note(f"joined {table.name} by {name}: {matched} of {number} rows")
+    if name and not matched:
+        raise LogError(f"{table}: no row has the {name} of a row of {source.path}; check how they are written")

@@ -1,0 +1,156 @@
+"""What the rows of logs say: values under dotted names, texts of messages, numbers as people write them, usage."""
+
+# A log holds anything.
+# pyright: reportUnknownVariableType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ibpo.data.files import LogError, parse_json
+
+Json = dict[str, Any]
+PROBLEM_NAMES = ("problem_id", "problem", "question_id", "sample_id", "example_id", "prompt_id", "task_id")
+"""What the identifier of a problem is called, where a row has one of its own."""
+CACHED = (
+    "input_tokens_cache_read",
+    "input_tokens_cache_write",
+    "cache_read_input_tokens",
+    "cache_creation_input_tokens",
+)
+"""Tokens of a prompt that some servers count beside its `input_tokens`, others among them under another name."""
+
+
+def lookup(row: Any, name: str) -> Any:
+    """The value of a column, or of a dotted name into structs, lists and cells that hold JSON; None without.
+
+    Example:
+        >>> lookup({"usage": '{"details": {"n": 3}}', "a.b": [4]}, "usage.details.n"), lookup({"a.b": [4]}, "a.b.0")
+        (3, 4)
+    """
+    if isinstance(row, str) and row[:1] in "{[":
+        try:
+            row = parse_json("", row)
+        except LogError:
+            return None
+    if isinstance(row, Mapping):
+        if name in row:
+            return row[name]
+        parts = name.split(".")
+        for size in range(len(parts) - 1, 0, -1):  # names that hold dots themselves, such as OpenTelemetry's
+            head = ".".join(parts[:size])
+            if head in row:
+                return lookup(row[head], ".".join(parts[size:]))
+    if isinstance(row, list):
+        head, _, rest = name.partition(".")
+        if head.isdigit() and int(head) < len(row):
+            return lookup(row[int(head)], rest) if rest else row[int(head)]
+    return None
+
+
+def first_of(row: Any, *names: str) -> Any:
+    """The first of these names that has a value."""
+    return next((value for name in names if (value := lookup(row, name)) not in (None, "")), None)
+
+
+def read_text(content: Any) -> str:
+    """The text of a message: a string, or parts of which some are text."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        return "".join(part if isinstance(part, str) else str(first_of(part, "text", "content") or "")
+                       for part in content
+                       if not (isinstance(part, dict) and part.get("type") in ("reasoning", "thinking")))  # fmt: skip
+    return "" if content is None else str(content)
+
+
+def read_prompt(asked: Any) -> str:
+    """What a request asked: its last message from a user, else all of its text."""
+    if isinstance(asked, str) and asked[:1] in "[{":
+        try:
+            asked = parse_json("", asked)
+        except LogError:
+            return asked
+    if isinstance(asked, dict):
+        asked = first_of(asked, "messages", "input", "prompt", "contents") or ""
+        return read_prompt(asked)
+    if isinstance(asked, list) and asked and all(isinstance(one, dict) and "role" in one for one in asked):
+        users = [one for one in asked if one["role"] in ("user", "human")] or asked
+        return read_text(users[-1].get("content"))
+    return read_text(asked)
+
+
+def read_usage(usage: Any) -> Json:
+    """Tokens of the whole completion, thoughts included, and of the thoughts, from any server's `usage`.
+
+    Where the thoughts are not in the completion's tokens, the total says so: what is more than prompt and completion.
+
+    Example:
+        >>> read_usage({"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 33})
+        {'tokens': 24}
+    """
+    tokens = first_of(usage, "completion_tokens", "output_tokens", "output", "outputTokens", "candidatesTokenCount")
+    cached = [first_of(usage, name) for name in CACHED]
+    asked = first_of(usage, "prompt_tokens", "input_tokens", "input", "inputTokens", "promptTokenCount")
+    total = first_of(usage, "total_tokens", "total", "totalTokens", "totalTokenCount")
+    thinking = first_of(
+        usage,
+        "completion_tokens_details.reasoning_tokens",
+        "output_tokens_details.reasoning_tokens",
+        "reasoning_tokens",
+        "output_reasoning_tokens",
+        "thoughtsTokenCount",
+    )
+    numbers = [float(x) if isinstance(x, int | float | str) and is_number(x) else None for x in (tokens, asked, total)]
+    if all(x is not None for x in numbers):
+        spent = (numbers[1] or 0) + sum(float(x) for x in cached if is_number(x))
+        tokens = max(numbers[0] or 0, (numbers[2] or 0) - spent)
+        tokens = int(tokens) if tokens == int(tokens) else tokens
+    return known(tokens=tokens, thinking_tokens=thinking)
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a number, or a text that is one."""
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return not isinstance(value, bool)
+
+
+def known(**fields: Any) -> Json:
+    """Only what has a value."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def read_object(value: Any) -> Json:
+    """An object, or a cell that holds one as JSON; anything else is empty."""
+    if isinstance(value, str) and value[:1] == "{":
+        try:
+            # Some exports double the quotes of a cell twice.
+            value = parse_json("", value.replace('""', '"') if value.startswith('{""') and value != '{""}' else value)
+        except LogError:
+            return {}
+    return value if isinstance(value, dict) else {}
+
+
+def read_number(value: Any) -> float:
+    """A number as people write it: `1,297` and `1 297` are thousands, `0,5` is a half.
+
+    Raises:
+        ValueError: for what is none.
+
+    Example:
+        >>> read_number("1,297"), read_number("0,5"), read_number(" 12.5 "), read_number("1,297,300.5")
+        (1297.0, 0.5, 12.5, 1297300.5)
+    """
+    if not isinstance(value, str):
+        return float(value)
+    text = value.strip().removesuffix("%") if value.strip().endswith("%") else value.strip()
+    if re.fullmatch(r"[+-]?[1-9]\d{0,2}([, '\u00a0\u202f]\d{3})+(\.\d+)?", text):
+        text = re.sub(r"[, '\u00a0\u202f]", "", text)
+    elif re.fullmatch(r"[+-]?\d+,\d+", text):
+        text = text.replace(",", ".")
+    return float(text)

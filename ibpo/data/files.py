@@ -1,0 +1,324 @@
+"""The rows of any file of a table: JSON lines, JSON, CSV, Parquet or Arrow, packed or not, one file or a folder.
+
+Text is read by the standard library, columns and zstd by pyarrow. Every row comes with its place, as an error would
+name it; a line that cannot be read comes as the error that it is, so that the caller stops there or leaves it out.
+"""
+
+# pyarrow ships no types, and a file holds anything.
+# pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false, reportUnknownMemberType=false
+# pyright: reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import re
+import sys
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from ibpo.errors import IbpoError
+
+Row = tuple[str, dict[str, Any]]
+"""Where it stands, as an error would name it, and its fields."""
+RawRow = tuple[str, "dict[str, Any] | LogError"]
+"""The same, or in place of the fields what is wrong with the row."""
+
+LINES, TABLES, COLUMNAR = ("jsonl", "ndjson"), ("csv", "tsv"), ("parquet", "arrow", "feather", "ipc")
+KINDS = (*LINES, "json", *TABLES, *COLUMNAR, "eval")
+PACKED = ("gz", "zst")
+ENDINGS = ".jsonl, .json, .csv, .tsv, .parquet, .arrow or .feather; all but the last three also .gz or .zst"
+DELIMITERS = ",;\t|"
+
+
+NUM_PEEKED = 200
+"""Rows by which a log is recognised."""
+
+
+class LogError(IbpoError):
+    """A log that cannot be used: file, line, field and fix in one line."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """What was read, and what a reader should know about it; filled while the rows go by."""
+
+    path: Path
+    metric: str = ""
+    """The metric, scorer or reward function that is the reward; "": the first."""
+    filter: str = ""
+    """Of lm-evaluation-harness: the filter whose answers count; "": the first."""
+    notes: list[str] = field(default_factory=list[str])
+    left_out: Counter[str] = field(default_factory=Counter[str])
+    """Why rows were left out -> how many."""
+
+    def note(self, text: str) -> None:
+        """Say it once, however many files it holds for."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def closing_notes(self) -> list[str]:
+        """All notes, once the rows have gone by."""
+        return [*self.notes, *(f"{count} left out: {why}" for why, count in self.left_out.items())]
+
+
+def kind_of(path: Path) -> str:
+    """What the name says the file is, e.g. `jsonl`; "" for what is no table."""
+    parts = path.name.lower().split(".")
+    packed = parts[-1] in PACKED
+    kind = parts[-2] if packed and len(parts) > 2 else parts[-1] if len(parts) > 1 else ""
+    return "" if kind not in KINDS or (packed and kind in COLUMNAR) else kind
+
+
+def data_files(folder: Path) -> list[Path]:
+    """The tables in a folder and those below it, in order of their names; what begins with a dot or `_` is passed over.
+
+    Raises:
+        LogError: where there are none.
+    """
+    files = sorted(
+        file
+        for file in folder.rglob("*")
+        if kind_of(file) and file.is_file() and not any(p[0] in "._" for p in file.relative_to(folder).parts)
+    )
+    if not files:
+        raise LogError(f"{folder}: holds no file that ends in {ENDINGS}; name the folder of the data itself")
+    return files
+
+
+def partition_of(file: Path, root: Path) -> dict[str, str]:
+    """What the folders between say of every row of the file: `model=a/effort=low/part-0.parquet`.
+
+    Example:
+        >>> partition_of(Path("log/effort=low/0.parquet"), Path("log"))
+        {'effort': 'low'}
+    """
+    pairs = (part.partition("=") for part in file.relative_to(root).parts[:-1])
+    return {name: value for name, equals, value in pairs if equals and name and value}
+
+
+def read_rows(path: Path) -> Iterator[RawRow]:
+    """The rows of one file.
+
+    Args:
+        path: Its name says what it is. A `.json` file holds a list of objects, an object in which one list of objects
+            is, or an object a line.
+
+    Raises:
+        LogError: for a file that is not there, of another kind, or broken as a whole.
+    """
+    kind = kind_of(path)
+    if not kind:
+        raise LogError(f"{path}: the name must end in {ENDINGS}")
+    if not path.is_file():
+        raise LogError(f"{path}: there is no such file")
+    if kind in COLUMNAR:
+        for number, row in enumerate(_columnar_rows(path, kind), start=1):
+            yield f"{path}, line {number}", row
+        return
+    try:
+        with open_text(path) as file:
+            if kind in TABLES:
+                yield from _csv_rows(path, file)
+            elif kind == "json":
+                yield from document_rows(path, read_document(path, file.read()))
+            else:
+                yield from _json_lines(path, file)
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
+        raise LogError(f"{path}: cannot be read: {error}; write it again as UTF-8 text") from None
+
+
+def good_rows(path: Path) -> Iterator[Row]:
+    """The rows of one file, all of which must be good.
+
+    Raises:
+        LogError: for the first that is not.
+    """
+    for place, row in read_rows(path):
+        if isinstance(row, LogError):
+            raise row
+        yield place, row
+
+
+def open_text(path: Path) -> TextIO:
+    """A text file, packed or not; a mark of the byte order is passed over."""
+    if path.name.lower().endswith(".gz"):
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+    if path.name.lower().endswith(".zst"):
+        return io.TextIOWrapper(pyarrow_for(path).input_stream(str(path), compression="zstd"), "utf-8-sig", newline="")
+    return path.open(encoding="utf-8-sig", newline="")
+
+
+def parse_json(place: str, text: str) -> Any:
+    """What a JSON text says.
+
+    Raises:
+        LogError: where it is none, is nested too deeply, or holds a number of thousands of digits.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise LogError(f"{place}: not JSON: nested more deeply than any log needs; fix or drop it") from None
+    except ValueError as error:  # not JSON, or an integer of more digits than Python converts
+        said = str(error).partition(";")[0]
+        raise LogError(f"{place}: not JSON: {said}; each line must be one JSON object") from None
+
+
+def read_document(path: Path, text: str) -> Any:
+    """The whole of a `.json` file; where it holds an object a line, the list of these.
+
+    Raises:
+        LogError: where it is no JSON.
+    """
+    try:
+        return parse_json(str(path), text)
+    except LogError:
+        lines = [line for line in text.splitlines() if line.strip()]
+        found: list[Any] = []
+        with suppress(LogError):
+            found = [parse_json(f"{path}, line {n}", line) for n, line in enumerate(lines, start=1)]
+        if len(found) < 2 or not all(isinstance(one, dict) for one in found):
+            raise
+        return found
+
+
+def document_rows(path: Path, document: Any) -> Iterator[RawRow]:
+    """The rows of a JSON document: of its list, or of the one list of objects that it holds.
+
+    Raises:
+        LogError: where there is none, or several.
+    """
+    if isinstance(document, dict):
+        found = _lists_of_objects(document)
+        if len(found) > 1:
+            names = ", ".join(found)
+            raise LogError(
+                f"{path}: several lists of objects, {names}; write the one that is meant as a file of its own"
+            )
+        name, document = next(iter(found.items()), ("", [document]))
+    else:
+        name = ""
+    if not isinstance(document, list):
+        raise LogError(f"{path}: a JSON {type(document).__name__}; it takes a list of objects, one per response")
+    for number, row in enumerate(document, start=1):
+        place = f"{path}, {name + ' ' if name else ''}item {number}"
+        if isinstance(row, dict):
+            yield place, row
+        else:
+            yield place, LogError(f"{place}: a JSON {type(row).__name__}, but each must be one JSON object")
+
+
+def _lists_of_objects(document: dict[str, Any]) -> dict[str, list[Any]]:
+    """Dotted name -> list of objects, at the top or one level below it."""
+    found: dict[str, list[Any]] = {}
+    for name, value in document.items():
+        inner = value.items() if isinstance(value, dict) else ()
+        for dotted, one in [(name, value), *((f"{name}.{below}", x) for below, x in inner)]:
+            if isinstance(one, list) and one and all(isinstance(x, dict) for x in one):
+                found[dotted] = one
+    return found
+
+
+def _json_lines(path: Path, file: Iterable[str]) -> Iterator[RawRow]:
+    for line, text in enumerate(file, start=1):
+        if not text.strip():
+            continue
+        place = f"{path}, line {line}"
+        try:
+            row = parse_json(place, text)
+        except LogError as error:
+            yield place, error
+            continue
+        if isinstance(row, dict):
+            yield place, row
+        else:
+            yield place, LogError(f"{place}: a JSON {type(row).__name__}, but each line must be one JSON object")
+
+
+def _csv_rows(path: Path, file: TextIO) -> Iterator[RawRow]:
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a cell may hold a whole conversation
+    head = file.readline()
+    reader = csv.reader(_from(head, file), delimiter=delimiter_of(head))
+    names = [name.strip() for name in next(reader, [])]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice and {"Status", "Named Scores"} <= set(names):
+        raise LogError(f"{path}: promptfoo's CSV holds no tokens; write its results with -o FILE.json and name that")
+    if twice:
+        raise LogError(f"{path}: {len(names)} columns, of which several are called {twice[0]!r}; rename one of them")
+    for values in reader:
+        if not values:
+            continue
+        place = f"{path}, line {reader.line_num}"
+        if len(values) > len(names):
+            yield place, LogError(f"{place}: more values than the header has columns")
+        else:
+            yield place, dict(zip(names, values + [None] * (len(names) - len(values)), strict=True))
+
+
+def _from(head: str, file: Iterable[str]) -> Iterator[str]:
+    yield head
+    yield from file
+
+
+def delimiter_of(head: str) -> str:
+    r"""What parts the columns of a header: the most frequent of comma, semicolon, tab and bar outside quotes.
+
+    Example:
+        >>> delimiter_of('id;"a, b";x'), delimiter_of("id\tgroup"), delimiter_of("id")
+        (';', '\t', ',')
+    """
+    bare = re.sub(r'"[^"]*"', "", head)
+    return max(DELIMITERS, key=lambda sign: (bare.count(sign), -DELIMITERS.index(sign)))
+
+
+def _columnar_rows(path: Path, kind: str) -> Iterator[dict[str, Any]]:
+    arrow = pyarrow_for(path)
+    place = f"{path}: cannot be read as {'Parquet' if kind == 'parquet' else 'Arrow'}"
+    try:
+        for batch in _batches(path, kind, arrow):
+            names = batch.schema.names
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise LogError(f"{path}: several columns are called {twice[0]!r}; rename one of them")
+            yield from batch.to_pylist()
+    except (arrow.ArrowException, OSError, ValueError, OverflowError) as error:
+        raise LogError(f"{place}: {str(error)[:200]}; write it again") from None
+
+
+def _batches(path: Path, kind: str, arrow: Any) -> Iterator[Any]:
+    if kind == "parquet":
+        with arrow.parquet.ParquetFile(path) as file:
+            yield from file.iter_batches(10_000)
+        return
+    with arrow.memory_map(str(path)) as source:
+        try:
+            reader: Any = arrow.ipc.open_file(source)
+        except arrow.ArrowInvalid:  # the form without an index at its end, as a stream has it
+            source.seek(0)
+            yield from arrow.ipc.open_stream(source)
+            return
+        for number in range(reader.num_record_batches):
+            yield reader.get_batch(number)
+
+
+def pyarrow_for(path: Path) -> Any:
+    """The module pyarrow, with what is used of it; no stub knows it.
+
+    Raises:
+        LogError: without it.
+    """
+    try:
+        import pyarrow
+        import pyarrow.compute  # pyright: ignore[reportUnusedImport]
+        import pyarrow.ipc  # pyright: ignore[reportUnusedImport]
+        import pyarrow.parquet  # pyright: ignore[reportUnusedImport]
+    except ImportError:
+        raise LogError(f"{path}: reading it needs pyarrow: pip install pyarrow, or give a .jsonl file") from None
+    return pyarrow

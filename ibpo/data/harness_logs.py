@@ -1,0 +1,475 @@
+"""Logs of evaluation harnesses and trainers, as rows of ours.
+
+Each `convert_*` takes the good rows of one file and hands on those that are responses: beside what was there `effort`
+or `configuration`, `problem_id`, `reward`, or `answer` and `gold` to judge by, `tokens` and what else is known. Known
+versions: lm-evaluation-harness 0.4.13, lighteval 0.13.0 (the flat layout of older ones is refused), Inspect's logs of
+version 2, promptfoo's of version 3.
+"""
+
+# pyarrow ships no types.
+# pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false, reportUnknownMemberType=false
+# pyright: reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import re
+import struct
+import zipfile
+from collections.abc import Iterator, Mapping
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from ibpo.data.fields import Json, first_of, known, lookup, read_object, read_prompt, read_text, read_usage
+from ibpo.data.files import LogError, RawRow, Row, Source, parse_json, pyarrow_for, read_document
+
+LM_EVAL_FILE = re.compile(r"samples_(?P<task>.+?)_(?P<date>\d{4}-\d\d-\d\dT[\d.\-:]+)\.jsonl(\.gz)?$")
+LIGHTEVAL_FILE = re.compile(r"details_(?P<task>.+)_\d{4}-\d\d-\d\dT[\d.\-:]+\.parquet$")
+ZSTD = 93
+"""Method of a zip's member that the standard library of Python 3.11 cannot unpack."""
+GRADES = {"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0}
+"""Inspect's correct, incorrect, partial, no answer."""
+
+
+# --- lm-evaluation-harness: samples_TASK_DATE.jsonl, one row per document and filter ---
+
+
+def is_lm_eval(row: Json) -> bool:
+    """A row of `--log_samples`."""
+    return {"doc_id", "doc", "resps", "filtered_resps"} <= set(row)
+
+
+def convert_lm_eval(rows: Iterator[Row], source: Source, file: Path) -> Iterator[Row]:
+    """One row per response, without tokens, which the harness does not log.
+
+    A row with one response carries its metric as the reward. Where a document was answered repeatedly the metric is one
+    number for all of them, so each response is judged by itself against the target.
+    """
+    named = LM_EVAL_FILE.search(file.name)
+    task, date = (named["task"], named["date"]) if named else ("", "")
+    run, wanted = _lm_eval_run(file, task, date, source), source.filter
+    first = next(rows, None)
+    filters: set[str] = set()
+    found = 0
+    for place, row in chain([first] if first else [], rows):
+        filters.add(str(row.get("filter", "")))
+        wanted = wanted or str(row.get("filter", ""))
+        if str(row.get("filter", "")) != wanted:
+            continue
+        found += 1
+        texts, filtered = _lm_eval_texts(place, row)
+        doc = read_object(row["doc"])
+        metrics = {str(name): row.get(name) for name in [*(row.get("metrics") or ()), *filter(None, [source.metric])]}
+        for text, answer in zip(texts, filtered, strict=True):
+            yield (
+                place,
+                row
+                | known(
+                    harness_task=task or None,
+                    configuration=run,
+                    problem_id=str(row["doc_id"]),
+                    hash=row.get("doc_hash"),
+                    reward=read_metric(place, metrics, source.metric) if len(texts) == 1 else None,
+                    **answer,
+                    gold=row.get("target"),
+                    level=str(doc.get("level", "") or "").removeprefix("Level ").replace("?", ""),
+                    domain=str(doc.get("subject") or doc.get("type") or ""),
+                    prompt=_lm_eval_prompt(row, doc),
+                    completion=text,
+                ),
+            )
+    if not found:
+        raise LogError(f"{file}: no row of filter {wanted!r}; name another with --metric METRIC,FILTER")
+    if len(filters) > 1 and not source.filter:
+        source.note(f"filter {wanted} of {', '.join(sorted(filters))} (--metric METRIC,FILTER names another)")
+
+
+def _lm_eval_run(file: Path, task: str, date: str, source: Source) -> str:
+    """The run's name: its model's folder; of several runs also what each was asked with, or its date."""
+    model = file.parent.name or file.stem
+    settings = _lm_eval_settings(file, date)
+    if "think_end_token" in str(settings.get("model_args", "")):
+        source.note(
+            f"{file.name}: was made with think_end_token, so its texts hold no thoughts: their costs are those of the "
+            "answers alone; take the tokens from the server's log"
+        )
+    runs = [found["date"] for other in file.parent.glob("samples_*") if (found := LM_EVAL_FILE.search(other.name))
+            and found["task"] == task]  # fmt: skip
+    if len(set(runs)) < 2:
+        return model
+    asked = [str(_lm_eval_settings(file, other).get("gen_kwargs")) for other in sorted(set(runs))]
+    differ = len(set(asked)) == len(asked)
+    source.note(
+        f"{file.parent.name} holds {len(asked)} runs of {task}: each is a configuration, named by its "
+        f"{'gen_kwargs' if differ else 'date'}"
+    )
+    mine = read_object(settings.get("gen_kwargs"))
+    words = ", ".join(f"{name}={value}" for name, value in mine.items()) or str(settings.get("gen_kwargs") or "none")
+    return f"{model} {words if differ else date}"
+
+
+def _lm_eval_settings(file: Path, date: str) -> Json:
+    """How the run of this date was asked, out of the results file beside its samples."""
+    results = next(iter(file.parent.glob(f"results_{date}*.json")), None) if date else None
+    return read_object(lookup(read_object(_document(results)), "config")) if results else {}
+
+
+def _document(file: Path) -> Any:
+    try:
+        return read_document(file, file.read_text(encoding="utf-8-sig"))
+    except (LogError, OSError, UnicodeDecodeError):
+        return {}
+
+
+def _lm_eval_texts(place: str, row: Json) -> tuple[list[str], list[Json]]:
+    """The responses of the row's one request; of each the answer that the filter left, or the text to read it from."""
+    resps, filtered = row["resps"], row["filtered_resps"]
+    texts = resps[0] if isinstance(resps, list) and len(resps) == 1 else None
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts) or not texts:
+        raise LogError(
+            f"{place}: field 'resps': holds no generated text; a multiple-choice task compares likelihoods and has no "
+            "cost: give a file of a task of type generate_until"
+        )
+    left = filtered[0] if isinstance(filtered, list) and filtered else None
+    if isinstance(left, list) and len(left) == len(texts):
+        return texts, [_lm_eval_answer(answer) for answer in left]
+    if len(texts) == 1 and isinstance(left, str):
+        return texts, [_lm_eval_answer(left)]
+    return texts, [{"answer_from": text} for text in texts]
+
+
+def _lm_eval_answer(text: Any) -> Json:
+    answer = str(text).strip()
+    if len(answer) > 200:
+        return {"answer_from": answer}
+    # What the harness's regex filter says where nothing matched: there is no answer.
+    return {"answer": "" if answer == "[invalid]" else answer}
+
+
+def _lm_eval_prompt(row: Json, doc: Json) -> str:
+    asked = first_of(doc, "question", "problem", "query")
+    return asked if isinstance(asked, str) else str(lookup(row.get("arguments"), "gen_args_0.arg_0") or "")
+
+
+# --- lighteval: details_TASK_DATE.parquet, one row per document ---
+
+
+def is_lighteval(row: Json) -> bool:
+    """A row of `--save-details`.
+
+    Raises:
+        LogError: for the layout of older versions.
+    """
+    if set(row) >= {"full_prompt", "predictions", "cont_tokens"}:
+        raise LogError("details in the layout of an older lighteval; run it again with a newer one (0.13 is known)")
+    return {"doc", "model_response", "metric"} <= set(row)
+
+
+def convert_lighteval(rows: Iterator[Row], source: Source, file: Path) -> Iterator[Row]:
+    """One row per response.
+
+    A document with one response carries its metric as the reward; of several each is judged by itself against the gold,
+    because the metric (pass@k, maj@n) is one number for all of them.
+    """
+    named = LIGHTEVAL_FILE.search(file.name)
+    for number, (place, row) in enumerate(rows):
+        doc, response = row["doc"], row["model_response"]
+        texts = response.get("text_post_processed") or response.get("text") or []
+        raw, tokens = response.get("text") or texts, response.get("output_tokens") or []
+        if not texts or not isinstance(texts[0], str):
+            raise LogError(
+                f"{place}: field 'model_response.text': holds no generated text; a multiple-choice task compares "
+                "likelihoods and has no cost: give details of a generative task"
+            )
+        if tokens and not isinstance(tokens[0], list):
+            tokens = [tokens]
+        specific, room = read_object(doc.get("specific")), doc.get("generation_size")
+        choices, index = doc.get("choices") or [], doc.get("gold_index")
+        index = index[0] if isinstance(index, list) and index else index
+        for i, text in enumerate(texts):
+            spent = len(tokens[i]) if i < len(tokens) else None
+            yield (
+                place,
+                row
+                | known(
+                    harness_task=str(doc.get("task_name") or (named["task"] if named else "")) or None,
+                    configuration=_lighteval_model(file),
+                    problem_id=str(doc.get("id") or number),
+                    hash=doc.get("query"),
+                    reward=read_metric(place, read_object(row["metric"]), source.metric) if len(texts) == 1 else None,
+                    gold=choices[index] if isinstance(index, int) and 0 <= index < len(choices) else None,
+                    tokens=spent or None,
+                    finish_reason=("length" if spent >= room else "stop") if spent and room else None,
+                    level=str(specific.get("level") or "").removeprefix("Level "),
+                    domain=str(specific.get("subject") or specific.get("type") or ""),
+                    prompt=str(doc.get("query") or ""),
+                    answer_from=text,
+                    completion=raw[i] if i < len(raw) else text,
+                ),
+            )
+
+
+def _lighteval_model(file: Path) -> str:
+    """MODEL of `details/MODEL/DATE/details_....parquet`; it may have a slash."""
+    parts = file.resolve().parts
+    if "details" in parts[:-2]:
+        at = len(parts) - 1 - parts[::-1].index("details")
+        return "/".join(parts[at + 1 : -2]) or file.stem
+    return file.stem
+
+
+def read_metric(place: str, values: Mapping[str, Any], metric: str) -> float:
+    """The value of the metric named, else of the first in [0, 1].
+
+    Raises:
+        LogError: where there is none.
+    """
+    for name in [metric] if metric else list(values):
+        value = values.get(name)
+        if isinstance(value, bool | int | float) and 0 <= value <= 1:
+            return float(value)
+    listed = ", ".join(name for name, value in values.items() if value is not None) or "none"
+    raise LogError(
+        f"{place}: no metric {metric or 'in [0, 1]'}; the row's metrics are {listed}: name one with --metric"
+    )
+
+
+# --- Inspect: `.eval` (a zip of JSON) or `.json`, one sample per problem and epoch ---
+
+
+def is_inspect(document: Any) -> bool:
+    """A log of Inspect as one document."""
+    return isinstance(document, dict) and {"version", "eval", "plan"} <= set(document)
+
+
+def inspect_rows(file: Path, document: Json | None = None) -> Iterator[RawRow]:
+    """The samples of a log, each with its header."""
+    if document is not None:
+        for number, sample in enumerate(document.get("samples") or [], start=1):
+            yield f"{file}, sample {number}", {"inspect": document, "sample": sample}
+        return
+    try:
+        with zipfile.ZipFile(file) as archive, file.open("rb") as raw:
+            members = {info.filename: info for info in archive.infolist()}
+            start = members.get("header.json") or members.get("_journal/start.json")
+            if start is None:
+                raise LogError(f"{file}: holds no header.json; is it a log of Inspect?")
+            header = parse_json(str(file), _member(archive, start, raw, file))
+            for name, info in members.items():
+                if name.startswith("samples/"):
+                    place = f"{file}, {name}"
+                    yield place, {"inspect": header, "sample": parse_json(place, _member(archive, info, raw, file))}
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
+        raise LogError(f"{file}: cannot be read as a log of Inspect: {error}; copy it again") from None
+
+
+def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, raw: Any, file: Path) -> str:
+    """A member's text; packed by zstd, as newer versions do, it is read from the file itself."""
+    if info.compress_type != ZSTD:
+        return archive.read(info).decode()
+    raw.seek(info.header_offset)
+    name, more = struct.unpack("<HH", raw.read(30)[26:30])
+    raw.seek(name + more, 1)
+    packed = raw.read(info.compress_size)
+    return pyarrow_for(file).decompress(packed, decompressed_size=info.file_size, codec="zstd", asbytes=True).decode()
+
+
+def convert_inspect(rows: Iterator[Row], source: Source, _: Path) -> Iterator[Row]:
+    """Group = the reasoning effort of plan or task; reward = the first scorer's value."""
+    for place, row in rows:
+        header, sample = row["inspect"], row["sample"]
+        if sample.get("error"):
+            source.left_out["samples that ended in an error"] += 1
+            continue
+        model = first_of(header, "eval.model") or ""
+        usage = read_object(sample.get("model_usage"))
+        spent = usage.get(model) or lookup(sample, "output.usage") or next(iter(usage.values()), {})
+        scores = read_object(sample.get("scores"))
+        value, answer = _inspect_score(place, scores, source.metric)
+        target = sample.get("target")
+        yield (
+            place,
+            row
+            | known(
+                harness_task=first_of(header, "eval.task"),
+                effort=first_of(header, *(f"{at}.reasoning_{what}" for what in ("effort", "tokens")
+                                          for at in ("plan.config", "eval.model_generate_config", "eval.task_args")),
+                                "eval.task_args.effort"),
+                model=model or None,
+                problem_id=str(sample.get("id")),
+                reward=value,
+                answer=answer,
+                gold=target[0] if isinstance(target, list) and target else target or None,
+                **read_usage(spent),
+                finish_reason=(sample.get("limit") and "length") or
+                                          lookup(sample, "output.choices.0.stop_reason"),
+                prompt=read_prompt(sample.get("input")),
+                completion=read_text(first_of(sample, "output.completion", "output.choices.0.message.content")),
+                level=str(first_of(sample, "metadata.level") or "").removeprefix("Level "),
+                domain=str(first_of(sample, "metadata.subject", "metadata.domain") or ""),
+            ),
+        )  # fmt: skip
+
+
+def _inspect_score(place: str, scores: Json, metric: str) -> tuple[float | None, str | None]:
+    """Reward and answer by the scorer named, else the first."""
+    if metric and metric not in scores:
+        raise LogError(
+            f"{place}: no scorer {metric}; the sample's are {', '.join(scores) or 'none'}: name one with --metric"
+        )
+    score = read_object(scores.get(metric) if metric else next(iter(scores.values()), {}))
+    value = score.get("value")
+    if isinstance(value, dict):
+        value = next(iter(value.values()), None)
+    value = GRADES.get(value, value) if isinstance(value, str) else value
+    number = None
+    if isinstance(value, bool | int | float) and value == value:
+        number = float(value)
+    answer = score.get("answer")
+    return number, None if answer is None else str(answer)
+
+
+# --- HELM: a run's folder, of which scenario_state.json has the answers ---
+
+
+def is_helm(document: Any) -> bool:
+    """A run's answers."""
+    return isinstance(document, dict) and {"adapter_spec", "request_states"} <= set(document)
+
+
+def helm_rows(file: Path, document: Json) -> Iterator[RawRow]:
+    """One row per request, with the statistics of its instance out of the file beside it."""
+    stats: dict[tuple[str, Any], Json] = {}
+    beside = file.with_name("per_instance_stats.json")
+    for one in _document(beside) if beside.is_file() else ():
+        values = {lookup(stat, "name.name"): stat.get("mean", stat.get("sum")) for stat in one.get("stats") or ()}
+        stats[str(one.get("instance_id")), one.get("train_trial_index")] = values
+    for number, state in enumerate(document["request_states"], start=1):
+        key = str(lookup(state, "instance.id")), state.get("train_trial_index")
+        yield (
+            f"{file}, request {number}",
+            {"helm": document["adapter_spec"], "state": state, "stats": stats.get(key, {})},
+        )
+
+
+HELM_METRICS = ("final_number_exact_match", "math_equiv_chain_of_thought", "math_equiv", "quasi_exact_match",
+                "exact_match", "pass", "f1_score")  # fmt: skip
+
+
+def convert_helm(rows: Iterator[Row], source: Source, file: Path) -> Iterator[Row]:
+    """Group = the reasoning effort of the adapter where it has one, else the model; reward = the first accuracy."""
+    for place, row in rows:
+        state, stats = row["state"], row["stats"]
+        if lookup(state, "result.success") is False:
+            source.left_out["failed requests"] += 1
+            continue
+        names = [source.metric] if source.metric else [name for name in HELM_METRICS if stats.get(name) is not None]
+        first = lookup(state, "result.completions.0")
+        references = lookup(state, "instance.references") or []
+        gold = next((lookup(one, "output.text") for one in references if "correct" in (one.get("tags") or ())), None)
+        tokens = first_of(stats, "num_completion_tokens", "num_output_tokens")
+        if "num_output_tokens" in stats:
+            source.note("HELM counts the tokens of the visible text only: thoughts are not in its costs")
+        effort = first_of(row["helm"], "model_deployment_args.reasoning_effort", "reasoning_effort")
+        yield (
+            place,
+            row
+            | known(
+                effort=effort,
+                model=first_of(row["helm"], "model", "model_deployment"),
+                problem_id=str(lookup(state, "instance.id")),
+                reward=read_metric(place, stats, names[0]) if names else None,
+                gold=gold,
+                tokens=tokens if tokens is not None else len(lookup(first, "tokens") or ()) or None,
+                finish_reason=lookup(first, "finish_reason.reason"),
+                prompt=str(lookup(state, "instance.input.text") or ""),
+                completion=str(lookup(first, "text") or ""),
+            ),
+        )
+
+
+# --- promptfoo: `eval -o FILE.json`, one result per prompt, provider and test ---
+
+
+def is_promptfoo_export(document: Any) -> bool:
+    """The file of `eval -o FILE.json`, whose results are under `results.results`."""
+    return isinstance(lookup(document, "results.results"), list) and "prompts" in document["results"]
+
+
+def is_promptfoo(row: Json) -> bool:
+    """A result of promptfoo."""
+    return {"testIdx", "promptIdx", "provider"} <= set(row)
+
+
+def convert_promptfoo(rows: Iterator[Row], source: Source, _: Path) -> Iterator[Row]:
+    """Group = the provider's label; an assertion that failed is a wrong answer, though it stands under `error`."""
+    for place, row in rows:
+        response = read_object(row.get("response"))
+        failed = row.get("failureReason") == 2 or (response.get("error") and not response.get("output"))
+        if failed:
+            source.left_out["failed requests"] += 1
+            continue
+        provider = row["provider"]
+        name = provider if isinstance(provider, str) else first_of(provider, "label", "id")
+        variables = read_object(row.get("vars") or lookup(row, "testCase.vars"))
+        usage = read_object(response.get("tokenUsage") or row.get("tokenUsage"))
+        reward = first_of(row, f"namedScores.{source.metric}") if source.metric else row.get("score")
+        output = response.get("output")
+        yield (
+            place,
+            row
+            | known(
+                configuration=str(name),
+                problem_id=str(first_of(variables, "problem_id", "id") or f"test {row['testIdx']}"),
+                reward=float(bool(row.get("success"))) if reward is None else reward,
+                tokens=first_of(usage, "completion") or None,
+                thinking_tokens=first_of(usage, "completionDetails.reasoning"),
+                finish_reason=first_of(response, "finishReason"),
+                cost_usd=row.get("cost"),
+                prompt=str(first_of(row, "prompt.raw") or ""),
+                completion=output if isinstance(output, str) else str(output or ""),
+            ),
+        )
+
+
+# --- Rollouts of trainers: verl's dumps and TRL's `log_completions` ---
+
+
+def is_verl(row: Json) -> bool:
+    """A line of verl's `rollout_data_dir` or `validation_data_dir`."""
+    return {"input", "output", "score", "step"} <= set(row)
+
+
+def convert_verl(rows: Iterator[Row], source: Source, _: Path) -> Iterator[Row]:
+    """Reward = `score`; rewards of -1 and 1 are written as 0 and 1. A dump has neither tokens nor response groups."""
+    for place, row in rows:
+        score = row["score"]
+        if score == -1:
+            source.note("a score of -1 is taken for wrong: 0")
+            score = 0
+        yield place, row | known(prompt=row["input"], completion=row["output"], gold=row.get("gts"), reward=score)
+
+
+def is_trl(row: Json) -> bool:
+    """A row of `completions_STEP.parquet`."""
+    return {"step", "prompt", "completion", "advantage"} <= set(row)
+
+
+def convert_trl(rows: Iterator[Row], source: Source, _: Path) -> Iterator[Row]:
+    """Reward = the reward function's column: the one named by --metric, else the first."""
+    for place, row in rows:
+        others = [name for name, value in row.items() if name not in ("step", "prompt", "completion", "advantage")
+                  and isinstance(value, int | float)]  # fmt: skip
+        name = source.metric or next(iter(others), "")
+        if name not in row:
+            raise LogError(
+                f"{place}: no reward column {name!r}; there are {', '.join(others) or 'none'}: name one with --metric"
+            )
+        source.note(f"reward = {name}")
+        completion = row["completion"]
+        text = read_text(completion[-1].get("content")) if isinstance(completion, list) and completion else completion
+        effort = {"effort": row["reasoning_effort"]} if "reasoning_effort" in row else {}
+        yield (
+            place,
+            {**row, **effort, "prompt": read_prompt(row["prompt"]), "completion": str(text), "reward": row[name]},
+        )

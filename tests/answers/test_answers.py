@@ -1,0 +1,205 @@
+"""What answers say: read whole or not at all, and equal only in all that they say."""
+
+import time
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ibpo.answers import clean, equal, representatives, understood
+from ibpo.answers.nodes import Unread, exact
+from ibpo.answers.reading import MAX_CHARACTERS, read
+
+SAME = r"""
+3+2i | 3 + 2\cdot i
+3+2i | 3 + 2\mathrm{i}
+3+2i | 2i+3
+52_8 | (52)_8
+52_8 | 52_{\text{eight}}
+18 | 18 dollars
+5 | 5 m/s
+5 | 5 eggs
+5 | €5
+5 | **5**
+5 | \boxed 5
+5 | \fbox{5}
+3.5 | 3 1/2
+3.5 | 3½
+1248 | 1~248
+1248 | 1\ 248
+1248 | 1.248 \times 10^3
+1248 | 1.248e3
+\frac{1}{6} | 0.1\overline{6}
+\frac{1}{6} | 0.1(6)
+\frac{4}{33} | 0.121212...
+\frac{4}{33} | 0.\dot{1}\dot{2}
+-5 | −5
+12\pi | 12*pi
+\sqrt{5} | √5
+\sqrt{5} | \sqrt(5)
+[-1,4) | -1 \le x < 4
+(-\infty,1)\cup(2,\infty) | x<1 \text{ or } x>2
+[-\frac32,-1]\cup[1,\frac32] | 1\leq|z|\leq \frac32
+1,2 | x=1 or x=2
+3 \pm \sqrt2 | 3+\sqrt2, 3-\sqrt2
+y = 2x - 13 | 2x-13
+2x+4y-3=0 | y=-\frac{1}{2}x+\frac{3}{4}
+10\% | 0.1
+90^\circ | 90 degrees
+2400 \mbox{ cm}^2 | 2400 square centimeters
+8\!:\!34 \text{ p.m.} | 8:34 PM
+\sin^2 t | 1-\cos^2 t
+\begin{pmatrix}6&8\end{pmatrix} | \begin{bmatrix}1&2\end{bmatrix}+\begin{bmatrix}5&6\end{bmatrix}
+\text{even} | Even
+1000000 | 1 million
+\frac{1}{12} | 0.0833333333333333
+"""
+OTHER = r"""
+5 | 3+2\mathrm{i}
+3-\mathrm{e} | 3+\mathrm{e}
+0.\overline{36} | 0.36
+\sqrt(5)+1 | \sqrt(5)+2
+5 \text{ m/s} | 5 \text{ m}
+5\text{ cm}^2 | 5\text{ cm}^3
+3\text{ hours }20\text{ minutes} | 3\text{ hours }10\text{ minutes}
+5 \pmod 7 | 5 \pmod{11}
+x + 300 | |x + 300|
+\begin{cases} x & x>0 \\ 1 & x\le 0\end{cases} | \begin{cases} x & x>0 \\ 2 & x\le 0\end{cases}
+3 | 4=3
+1 | 1.0000001
+\frac13 | 0.333333
+\frac{1}{55!} | \frac{1}{60!}
+2^{-98} | 2^{-99}
+e^{-200} | e^{-201}
+10\% | 10\frac12\%
+42 | x = 43 = 42
+42 | 43 \approx 42
+42 | 42 or 43
+5m | 5
+46r | 46
+32_5 | 32_7
+(1,2) | (2,1)
+[1,2) | (1,2]
+\{1,2\} | (1,2)
+(3,\infty) | x\ge3
+2x+3 | 2x+3=0
+x+y=5 | 5
+3\frac12 | 3/2
+1248 | 1, 248
+5 | 5 dozen
+\begin{pmatrix}1\\2\end{pmatrix} | \begin{pmatrix}1&2\end{pmatrix}
+"""
+UNREAD = r"""
+43 \to 42
+43 \sim 42
+42&43
+42\text{ is wrong}
+\neg 42
+not 42
+43, not 42
+42?
+at least 42
+42 \iff 43
+1+2+\dots+100
+42\dots
+4 2
+42)
+(1,2
+\frac{12}{}
+12\text{ (no)}
+\sum_{k=1}^{9} k
+"""
+
+
+def pairs(text):
+    return [tuple(line.split(" | ", 1)) for line in text.strip().splitlines()]
+
+
+@pytest.mark.parametrize(("gold", "predicted"), pairs(SAME))
+def test_the_same_in_other_words(gold, predicted):
+    assert equal(predicted, gold) is True
+    assert equal(gold, gold) is equal(predicted, predicted) is True
+
+
+@pytest.mark.parametrize(("gold", "predicted"), pairs(OTHER))
+def test_another_value(gold, predicted):
+    assert equal(predicted, gold) is False
+
+
+@pytest.mark.parametrize("answer", UNREAD.strip().splitlines())
+def test_what_is_not_read_whole_is_not_read(answer):
+    assert understood(answer) is None
+    assert equal(answer, "42") is equal("42", answer) is None
+
+
+def test_fullwidth_digits():
+    assert equal("\uff11\uff12\uff14\uff18", "1248")
+
+
+def test_a_unit_is_left_out_but_not_changed_and_a_letter_is_no_unit_of_a_gold():
+    assert equal("5 m", "5") and equal("5", r"5\text{ m}") and equal("5 meters", r"5\text{ m}")
+    assert not equal("5", "5m") and not equal("5 km", r"5\text{ m}") and not equal("5x", "5")
+
+
+@given(st.fractions(-10_000, 10_000, max_denominator=60))
+def test_every_spelling_of_a_fraction_has_its_value(value):
+    sign, a, b = "-" if value < 0 else "", abs(value.numerator), value.denominator
+    spelled = [
+        f"{sign}{a}/{b}",
+        rf"{sign}\frac{{{a}}}{{{b}}}",
+        rf"\dfrac{{{sign}{a}}}{{{b}}}",
+        f"{sign}{100 * a}/{b} %",
+    ]
+    whole, rest = divmod(abs(value), 1)
+    if whole and rest:
+        spelled.append(f"{sign}{whole} {rest.numerator}/{rest.denominator}")
+    for text in spelled:
+        assert equal(text, f"{value}")
+
+
+@given(
+    st.integers(0, 10**6), st.text("0123456789", min_size=0, max_size=3), st.text("0123456789", min_size=1, max_size=4)
+)
+def test_repeating_decimals(whole, before, period):
+    value = Fraction(
+        int(f"{whole}{before}{period}") - int(f"{whole}{before}"), 10 ** len(before) * (10 ** len(period) - 1)
+    )
+    for text in (rf"{whole}.{before}\overline{{{period}}}", f"{whole}.{before}({period})"):
+        assert exact(read(text)) == value
+
+
+@given(st.text(r"0123456789.,+-*/^_(){}[]|\ xyiemodr=<>%!:;$&~'", max_size=30))
+def test_any_text_is_read_or_refused(text):
+    try:
+        node = read(text)
+    except Unread:
+        return
+    assert node is not None
+    assert equal(text, text) in (True, False)
+
+
+@pytest.mark.parametrize(
+    "piece", ["7", "x", "(", "1/", "^2", "\\sqrt", "-", "|x|", "1,", "\\frac12", "5!", "{", "\\text{ a}", "x_{1}"]
+)
+def test_a_long_answer_takes_little_time(piece):
+    start = time.process_time()
+    for size in (MAX_CHARACTERS, 1500, 300):
+        text = (piece * size)[:size]
+        equal(text, "x+1")
+        clean(text * 5)
+    assert time.process_time() - start < 20
+
+
+@pytest.mark.parametrize(
+    "text", ["10^{10^{10}}", "2^{2^{2^{30}}}", "e^{e^{e^{e^9}}}", r"\sin(10^{999999})", "9999999!", "99!!!"]
+)
+def test_a_costly_answer_takes_little_time(text):
+    start = time.process_time()
+    assert not equal(text, r"\sqrt{2}") and not equal(text, "x")
+    assert time.process_time() - start < 5
+
+
+def test_votes_count_answers_and_not_spellings():
+    assert representatives(["1/2", "0.5", "7", "7 apples", "x+1", "1+x", "? ", "?"]) == [
+        "1/2", "1/2", "7", "7", "x+1", "x+1", "? ", "? "]  # fmt: skip

@@ -1,0 +1,168 @@
+"""The gateway's promises under random requests, upstreams and crashes, against a server that obeys caps."""
+
+import json
+import time
+
+import pytest
+from aiohttp import web
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ibpo.serving.controller import Candidate
+from ibpo.serving.gateway.openai_request import CAP_FIELDS, PATHS
+from ibpo.serving.gateway.settings import CAPS, COUNTS
+from tests.serving.world import call
+
+GROUPS = [
+    {"name": "standard", "body": {"level": 0}, "tokens": 10, "max_tokens": 20},
+    {"name": "extended", "body": {"level": 1}, "tokens": 50, "max_tokens": 300, "gain": 0.5},
+]
+MEAN, OVERDRAFT = 22.0, 400.0  # the standard cap is below the mean: whoever finds no room costs no more than it brings
+PLAN = {"budget": {"tokens": {"mean": MEAN, "overdraft": OVERDRAFT, "burst": 100}}}
+
+BEHAVIOURS = ["usage", "total", "text", "absurd", "error", "inside", "late error", "cut", "malformed"]
+requests = st.tuples(
+    st.sampled_from([*PATHS]),
+    st.dictionaries(st.sampled_from([*CAPS, *COUNTS]), st.integers(1, 3) | st.none() | st.just(3000), max_size=3),
+    st.lists(st.just("a"), max_size=2),
+    st.booleans(),
+    st.sampled_from(BEHAVIOURS),
+    st.floats(0, 1),
+    st.sampled_from(["standard", "extended", ""]),
+)
+CRASH = st.just("crash")
+
+
+class ObedientUpstream:
+    """Generates a part of what a request allows, by whatever name; and then behaves in one of many ways."""
+
+    def __init__(self, gateway_of):
+        self.gateway_of, self.behaviour, self.part = gateway_of, "usage", 0.0
+        self.generated, self.most, self.reserved = 0, 0, 0.0
+
+    async def reply(self, request, body):
+        api = PATHS[request.path]
+        caps = [body[name] for name in CAPS if body.get(name) is not None]
+        assert any(body.get(name) is not None for name in CAP_FIELDS[api])
+        answers = max([body[name] for name in COUNTS if body.get(name)], default=1)
+        if api == "completions":
+            answers *= max(1, len(body["prompt"]))
+        self.most = max(caps) * answers
+        open_now = self.gateway_of().governor.controller._store.reservations
+        self.reserved = next(row.reserve[0] for name, row in open_now.items() if not name.startswith("crashed"))
+        count = self.generated = round(self.part * self.most)
+        if self.behaviour == "error":
+            self.generated = 0
+            return web.json_response({"error": {"message": "no"}}, status=500)
+        if self.behaviour == "malformed" and not body.get("stream"):
+            return web.Response(body=b"{", content_type="application/json")
+        rows = list(self.rows(count, api))
+        if not body.get("stream"):
+            merged = {key: value for row in rows for key, value in row.items() if key in ("usage", "error")}
+            choices = [choice for row in rows for choice in row.get("choices", [])]
+            return web.json_response({"choices": choices, "object": "x", **merged})
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for row in rows:
+            await response.write(b"data: " + json.dumps(row).encode() + b"\n\n")
+        if self.behaviour == "cut":
+            request.transport.abort()
+        elif self.behaviour != "malformed":
+            await response.write(b"data: [DONE]\n\n")
+        return response
+
+    def rows(self, count, api):
+        """Events of a stream, a token in each piece of text."""
+        if self.behaviour == "inside":
+            self.generated = 0
+            yield {"error": {"message": "no"}}
+            return
+        if self.behaviour in ("text", "late error", "cut", "malformed"):
+            # In this form every API's text is read alike.
+            for number in range(count):
+                yield {"choices": [{"index": 0, "delta": {"content": f"w{number % 9}"}, "message": None}]}
+            if self.behaviour == "late error":
+                yield {"error": {"message": "no"}}
+            return
+        usage = {"prompt_tokens": 5, "completion_tokens": count, "total_tokens": count + 5}
+        if self.behaviour == "total":
+            usage["completion_tokens"] = count // 3
+        if self.behaviour == "absurd":
+            usage["completion_tokens"] = 1 << 31
+        yield {"choices": [{"index": 0, "delta": {"content": "w"}}]} if count else {"choices": []}
+        yield {"choices": [], "usage": usage}
+
+
+@pytest.mark.slow
+@given(st.lists(requests | CRASH, min_size=1, max_size=8))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_nothing_is_overspent_nor_counted_twice_nor_left_out(world, steps):
+    upstream = world.upstream()
+    gateway, url, rows = world.gateway(upstream.url, plan=PLAN, groups=GROUPS, upstream={"retries": 0})
+    obedient = ObedientUpstream(lambda: gateway)
+    upstream.reply = obedient.reply
+    controller = gateway.governor.controller
+    booked, count, ended, excess, cancelled, crashed = 0.0, 0, 0, 0.0, 0, []
+    for number, step in enumerate(steps):
+        if step == "crash":  # a process decided, and is gone
+            candidate = Candidate(response_group="extended", gain=1.0, cost={"tokens": 50.0}, reserve={"tokens": 300.0})
+            standard = Candidate(response_group="standard", gain=0.0, cost={"tokens": 10.0}, reserve={"tokens": 20.0})
+            made = controller._controller.decide([standard, candidate], request_id=f"crashed{number}", now=0.0)
+            crashed.append(made)
+            count += 1
+            continue
+        path, fields, prompts, stream, behaviour, part, group = step
+        obedient.behaviour, obedient.part = behaviour, part
+        body = {"messages": [], "prompt": prompts or ["a"], "input": "hi", "stream": stream, **fields}
+        status, _, _ = call_whatever(f"{url}{path}", body, {"x-ibpo-response-group": group} if group else {})
+        if status == 400:
+            continue
+        ended += 1
+        world.wait_until(lambda: sum(row["event"] == "request" for row in rows()) == ended)  # noqa: B023
+        row = [row for row in rows() if row["event"] == "request"][-1]
+        assert obedient.most <= obedient.reserved, "the body allows what is reserved"
+        answers = request_count(path, fields, prompts)
+        if row["outcome"] == "failed":
+            cancelled += answers
+            assert obedient.generated == 0 or behaviour == "malformed"
+        else:
+            count += answers
+            expected = {"standard": 10, "extended": 50}[row["response_group"]] * answers
+            unknown = (behaviour == "malformed" and not stream) or (obedient.generated == 0 and behaviour != "usage")
+            if behaviour == "absurd":
+                booked += obedient.most
+            elif row["tokens"] is None:
+                assert unknown
+                booked += controller._controller.store.buckets("total")[0].spent - booked
+                assert expected >= 0
+            elif stream or behaviour in ("usage", "total"):
+                assert row["tokens"] == obedient.generated, "every token is booked once"
+                booked += obedient.generated
+            else:  # one text instead of pieces
+                booked += row["tokens"]
+        bucket = world.snapshot(gateway)["budgets"][0]
+        assert bucket["spent"] == pytest.approx(booked) and bucket["num_requests"] == count
+        # The stated bound: what is open may exceed its expectation, and requests that failed take their credit back.
+        excess = max(excess, obedient.reserved + sum(row.reserve[0] - row.estimate[0] for row in crashed))
+        bound = OVERDRAFT + excess + MEAN * cancelled
+        spent = bucket["spent"] + sum(row.reserve[0] for row in crashed)
+        assert spent - MEAN * count <= bound + 1e-6
+    controller._controller.expire(time.time())
+    bucket = world.snapshot(gateway)["budgets"][0]
+    assert bucket["in_flight"] == pytest.approx(0.0, abs=1e-9) and bucket["num_requests"] == count
+    assert bucket["spent"] == pytest.approx(booked + sum(row.estimate[0] for row in crashed))
+
+
+def call_whatever(url, body, headers):
+    try:
+        return call(url, body, headers)
+    except OSError:
+        return 0, None, b""
+    except Exception as error:  # an answer that breaks off
+        assert type(error).__name__ == "IncompleteRead"
+        return 0, None, b""
+
+
+def request_count(path, fields, prompts):
+    answers = max([fields[name] for name in COUNTS if fields.get(name)], default=1)
+    return answers * (max(1, len(prompts)) if path == "/v1/completions" else 1)
