@@ -62,9 +62,20 @@ def make_checkpoint(kind: str, folder: Path) -> Path:
 
     tokenizer = tokenizer_of(kind)
     size: dict[str, Any] = {
-            "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 512,
-            "eos_token_id": 2, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.bos_token_id,
-            "tie_word_embeddings": kind != "untied", "initializer_range": 0.3}  # fmt: skip
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 512,
+        "eos_token_id": 2,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "tie_word_embeddings": kind != "untied",
+        "initializer_range": 0.3,
+    }
     if kind == "sliding":
         config = Gemma3TextConfig(**size, sliding_window=6, layer_types=["sliding_attention", "full_attention"])
     elif kind == "linear":

@@ -7,11 +7,7 @@ from .sampler import PromptWriter as PromptWriter
 from .sampler import Request as Request
 from .sampler import Sampled as Sampled
 from .sampler import Sampler as Sampler
-<<<<<<< HEAD
 from .sampler import encode_prompt as encode_prompt
-from .sampler import renderer as renderer
-=======
->>>>>>> main
 from .scoring import rollout_of_ids as rollout_of_ids
 from .scoring import rollout_of_row as rollout_of_row
 from .scoring import score as score

@@ -219,13 +219,8 @@ class HFRequestSampler:
                     f"exceed the model's {room} positions; lower the limit or leave the problem out"
                 )
             else:
-<<<<<<< HEAD
-                asked.append((request, prompt, prefix))
-        asked.sort(key=lambda one: (one[2], len(one[1]), one[1]))  # siblings share what is computed of their prompt
-=======
                 asked.append((request, prompt, prefix, lead))
-        asked.sort(key=lambda one: (one[2], len(one[1])))
->>>>>>> main
+        asked.sort(key=lambda one: (one[2], len(one[1]), one[1]))  # siblings share what is computed of their prompt
         for start in range(0, len(asked), self.batch_size):
             batch = asked[start : start + self.batch_size]
             torch.manual_seed(_seed_of([request for request, *_ in batch], self.seed))
@@ -235,13 +230,8 @@ class HFRequestSampler:
 
     def _sampled(self, request: Request, prompt: list[int], ids: list[int], lead: str) -> Sampled:
         tokenizer = self.sampler.tokenizer
-<<<<<<< HEAD
         eos = self.sampler.eos_token_ids
-        rollout = rollout_of_ids(tokenizer, request.problem.problem_id, prompt, ids, eos_token_ids=eos)
-=======
-        eos = {tokenizer.eos_token_id}
         rollout = rollout_of_ids(tokenizer, request.problem.problem_id, prompt, ids, eos_token_ids=eos, lead=lead)
->>>>>>> main
         return Sampled.of_rollout(request, rollout)
 
 

@@ -229,21 +229,18 @@ class PromptWriter:
 
     def ids(self, request: Request) -> tuple[list[int], list[int]]:
         """Token ids of the prompt, and of the forced prefix."""
-<<<<<<< HEAD
-        return self.prompt_ids(self.prompt(request)), list(encode_prefix(request.prefix, self.tokenizer))
-
-    def prompt_ids(self, prompt: Prompt) -> list[int]:
-        """Token ids of a prompt; where there is no chat template, of its text."""
-        if not isinstance(prompt, str) and not self.tokenizer.chat_template:
-            prompt = self.render(prompt)
-        return encode_prompt(self.tokenizer, prompt, self.template_options)
-=======
         prompt, prefix, _ = self.asked(request)
         return prompt, prefix
->>>>>>> main
+
+    def prompt_ids(self, prompt: Prompt, rendered: str | None = None) -> list[int]:
+        """Token ids of a prompt, `rendered` by default by `render`: a template writes all special tokens itself."""
+        text = self.render(prompt) if rendered is None else rendered
+        if isinstance(prompt, str) or not self.tokenizer.chat_template:
+            return encode_prompt(self.tokenizer, text)
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def asked(self, request: Request) -> tuple[list[int], list[int], str]:
         """`ids`, and the text that the prompt already holds of the response."""
         opened = self.opening(request)
-        prompt = self.tokenizer(opened.prompt, add_special_tokens=False)["input_ids"] if opened.prompt else []
-        return list(prompt), list(encode_opening(opened.forced, self.tokenizer)), opened.lead
+        prompt = self.prompt_ids(self.prompt(request), opened.prompt)
+        return prompt, list(encode_opening(opened.forced, self.tokenizer)), opened.lead
