@@ -73,12 +73,14 @@ def main() -> None:
     parser.add_argument("--limits", type=int, nargs="*", default=[32, 256])
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--prompts", type=int, default=16)
+    parser.add_argument("--verbose", action="store_true", help="print every run")
     args = parser.parse_args()
     torch.set_num_threads(1)
     model, tokenizer = load_policy(args.model, dtype=args.dtype)
     any_tokenizer: Any = tokenizer
     prompts = [ids for ids in prompts_of(any_tokenizer, args.prompts) for _ in range(SIBLINGS)]
     print(f"{args.dtype}, {len(prompts)} responses to prompts of {len(prompts[0])} tokens")
+    HFSampler(model, tokenizer, max_completion_length=2, batch_size=AT_ONCE).sample(prompts, [[]] * len(prompts))
     for limit in args.limits:
         sampler = HFSampler(model, tokenizer, max_completion_length=limit, batch_size=AT_ONCE)
 
@@ -93,6 +95,8 @@ def main() -> None:
             for name, work in (("HFSampler", ours), ("generate", theirs)):
                 torch.manual_seed(run)
                 found[name].append(timed(work))
+                if args.verbose:
+                    print(limit, name, *(f"{number:.1f}" for number in found[name][-1]), flush=True)
         rate = {name: statistics.median(r for r, _, _ in runs) for name, runs in found.items()}
         length = {name: statistics.mean(t for _, t, _ in runs) / len(prompts) for name, runs in found.items()}
         peak = {name: statistics.median(m for _, _, m in runs) for name, runs in found.items()}
