@@ -18,7 +18,7 @@ from transformers.trainer_callback import PrinterCallback
 from ibpo.config import RunConfig, TrainConfig, nearest
 from ibpo.errors import IbpoError
 from ibpo.evaluation import HeldOutResult, Scorer, evaluate_held_out, held_out_results, read_table, write_table
-from ibpo.responses import encode_groups, offer
+from ibpo.responses import encode_groups, offer, prompt_notes
 from ibpo.rewards import MixtureOfJudges
 from ibpo.rollouts import HFSampler, encode_prompt, end_of_sequence_ids, load_policy
 from ibpo.runs import RunDir, write_text_atomic
@@ -62,6 +62,9 @@ def run_job(job: Job, console: Console) -> list[HeldOutResult]:
     options = job.config.trl.get("chat_template_kwargs")
     prompt_ids = {key: encode_prompt(tokenizer, prompt, options) for key, prompt in prompts.items()}
     _check_room(job, model, prompt_ids)
+    first = next(iter(prompts.values()))
+    for note in prompt_notes(tokenizer, first, [group.prefix for group in job.response_groups], options or {}):
+        console.print(f"caution: {note}", highlight=False, markup=False, soft_wrap=True)
     scorer = Scorer(groups, tokenizer, replace(job.judge, constraints=()), end_of_sequence_ids(model, tokenizer))
     try:
         if not trained:

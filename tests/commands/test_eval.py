@@ -515,3 +515,15 @@ def test_the_report_of_a_run_that_did_not_end_says_so(tmp_path):
     assert result.exit_code and "exceed the model's 1024 positions" in result.output
     told = CliRunner().invoke(app, ["report", str(run), "--out", str(tmp_path / "page")])
     assert "is a run of ibpo eval that has not come to its end" in told.output
+
+
+def test_a_system_message_stands_in_front_of_every_problem(task, tmp_path):
+    recipe = tmp_path / "data.toml"
+    recipe.write_text(f'[data]\npath = "{task}"\njudge = "exact"\nsystem = "Be brief."\n')
+    with chatting(lambda body, number: ("It is 1", "stop")) as log:
+        result = CliRunner().invoke(
+            app, ["eval", "m", str(recipe), "--base-url", log.url, "--out", str(tmp_path / "run"), "--limit", "2"]
+        )
+    assert result.exit_code == 0, result.output
+    roles = [[message["role"] for message in body["messages"]] for body in log.requests]
+    assert roles and all(one == ["system", "user"] for one in roles)
