@@ -24,7 +24,8 @@ from typing import Any
 
 from ibpo.rewards import MathJudge
 
-ROUNDS, PAIRS = 5, 1000
+ROUNDS, PAIRS, GOLD_PAIRS = 5, 1000, 100
+"""Of each workload; the bare loop is slow on golds."""
 MAX_CHARACTERS = 40
 Pair = tuple[str, str]
 
@@ -59,7 +60,7 @@ def shuffled_golds(data: Path, rng: random.Random) -> list[Pair]:
     golds = sorted({row["answer"] for row in read(data / "benchmarks" / "math_train.jsonl.gz") if row["answer"]})
     golds = [gold for gold in golds if len(gold) <= MAX_CHARACTERS]
     pairs: set[Pair] = set()
-    while len(pairs) < (ROUNDS + 1) * PAIRS:
+    while len(pairs) < (ROUNDS + 1) * GOLD_PAIRS:
         gold = rng.choice(golds)
         pairs.add((f"\\left({gold}\\right)" if rng.random() < 0.1 else rng.choice(golds), gold))
     return sorted(pairs)

@@ -18,7 +18,8 @@ from ibpo.allocation.problem import Amount, InfeasibleBudget, finite_array
 from ibpo.allocation.segments import FloatArray, IntArray, id_items, id_names
 from ibpo.errors import IbpoError
 
-Pick = Callable[[FloatArray, FloatArray], IntArray]
+Pick = Callable[[FloatArray, FloatArray, FloatArray], IntArray]
+"""Mean rewards, mean costs and numbers of responses, all `[P, G]` -> the response group of each problem `[P]`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -111,6 +112,9 @@ class HoldoutRow:
         gain: `reward - random_mix`.
         gain_stderr: Its standard error, clustered by problem.
         in_sample: Reward of the choice on the half that made it: optimistic.
+        mixture: Reward of the mixture in `against`, of constant policies that keep the budget; None without one.
+        mixture_gain: `reward - mixture`.
+        mixture_gain_stderr: Its standard error, clustered by problem.
         always_cheapest: Reward of always taking the response group with the smallest mean cost.
         always_most_expensive: The same for the largest mean cost.
         kept: `reward / always_most_expensive`; NaN where that is 0.
@@ -129,6 +133,9 @@ class HoldoutRow:
     gain: float
     gain_stderr: float
     in_sample: float
+    mixture: float | None
+    mixture_gain: float | None
+    mixture_gain_stderr: float | None
     always_cheapest: float
     always_most_expensive: float
     kept: float
@@ -144,6 +151,7 @@ def holdout_value(
     cost: ArrayLike,
     budgets: Sequence[Amount | Pick],
     *,
+    against: Sequence[FloatArray | None] = (),
     num_splits: int = 200,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
@@ -170,6 +178,8 @@ def holdout_value(
         cost: `[R]` cost of each response, e.g. tokens, or `share(...)`.
         budgets: Mean cost per problem, each a separate question; or a rule of its own: from `[P, G]` mean rewards and
             mean costs the response group of each problem `[P]`, raising InfeasibleBudget where it can pick none.
+        against: For each budget the weights `[G]` of a mixture of constant policies to compare with, response groups
+            sorted by name.
         num_splits: Number of random halvings.
         seed: Seed of the halvings.
         progress: Called with (splits done, splits in all).
@@ -204,7 +214,9 @@ def holdout_value(
             f"but halving needs 2 ({len(thin)} such pairs in all); drop these problems"
         )
     for budget in budgets:
-        _pick(log.mean_reward, log.mean_cost, budget)  # raises where the whole log cannot keep it
+        _pick(
+            log.mean_reward, log.mean_cost, log.count.astype(np.float64), budget
+        )  # raises where the whole log cannot keep it
     shape, num_problems = log.count.shape, len(log.problems)
     every = np.arange(num_problems)
     by_cost = np.argsort(log.mean_cost.mean(0), kind="stable")
@@ -220,7 +232,8 @@ def holdout_value(
         "always_most_expensive",
     )
     sums = [dict.fromkeys(statistics, 0.0) for _ in budgets]
-    value_P, gain_P = np.zeros((2, len(budgets), num_problems))
+    value_P, gain_P, over_P = np.zeros((3, len(budgets), num_problems))
+    mixtures = [*against, *[None] * (len(budgets) - len(against))]
     share_G, num_unmet = np.zeros((len(budgets), shape[1])), [0] * len(budgets)
     rng = np.random.default_rng(seed)
     start = np.cumsum(log.count) - log.count.ravel()
@@ -231,11 +244,14 @@ def holdout_value(
         # Every other response of a pair, in random order: 0 or 1 is its half.
         half = (rank + rng.integers(0, 2, log.count.size)[log.pair]) % 2
         means = [log.means(half == side) for side in (0, 1)]
-        for decide, value in (means, means[::-1]):  # each (mean reward `[P, G]`, mean cost `[P, G]`) of one half
+        first = np.bincount(log.pair[half == 0], minlength=log.count.size).reshape(shape).astype(np.float64)
+        counts = first, log.count - first
+        # Each half: mean reward `[P, G]`, mean cost `[P, G]`; `num` responses decide.
+        for decide, value, num in ((*means, counts[0]), (*means[::-1], counts[1])):
             points = value[1].mean(0), value[0].mean(0)  # [G] cost and reward of the constant policies
             for b, budget in enumerate(budgets):
                 try:
-                    pick = _pick(*decide, budget)
+                    pick = _pick(*decide, num, budget)
                 except InfeasibleBudget:
                     pick = decide[1].argmin(1)
                     num_unmet[b] += 1
@@ -256,12 +272,14 @@ def holdout_value(
                 value_P[b] += value_p
                 # gain_p = v_p - sum_g w_g a_pg - s (c_p - sum_g w_g c_pg)
                 gain_P[b] += value_p - value[0] @ weight - slope * (cost_p - value[1] @ weight)
+                mixture = mixtures[b]
+                over_P[b] += np.nan if mixture is None else value_p - value[0] @ mixture
                 share_G[b] += np.bincount(pick, minlength=shape[1]) / num_problems
         if progress:
             progress(split + 1, num_splits)
     halves = 2 * num_splits
     sums = [{key: total / halves for key, total in row.items()} for row in sums]
-    value_P, gain_P, share_G = value_P / halves, gain_P / halves, share_G / halves
+    value_P, gain_P, over_P, share_G = value_P / halves, gain_P / halves, over_P / halves, share_G / halves
     return [
         HoldoutRow(
             budget=math.nan if callable(budget) else float(Fraction(str(budget))),
@@ -269,6 +287,9 @@ def holdout_value(
             reward_stderr=_stderr(value_P[b]),
             gain=sums[b]["reward"] - sums[b]["random_mix"],
             gain_stderr=_stderr(gain_P[b]),
+            mixture=None if mixtures[b] is None else sums[b]["reward"] - float(over_P[b].mean()),
+            mixture_gain=None if mixtures[b] is None else float(over_P[b].mean()),
+            mixture_gain_stderr=None if mixtures[b] is None else _stderr(over_P[b]),
             kept=sums[b]["reward"] / sums[b]["always_most_expensive"] if sums[b]["always_most_expensive"] else math.nan,
             share=dict(zip(log.response_groups, share_G[b].tolist(), strict=True)),
             num_splits=num_splits,
@@ -312,10 +333,10 @@ def random_mix(cost: FloatArray, reward: FloatArray, at: float, *, line: bool = 
     return weight, slope
 
 
-def _pick(reward: FloatArray, cost: FloatArray, budget: Amount | Pick) -> IntArray:
+def _pick(reward: FloatArray, cost: FloatArray, count: FloatArray, budget: Amount | Pick) -> IntArray:
     """`[P]` the response group of each problem that `allocate` chooses from `[P, G]` means."""
     if callable(budget):
-        return budget(reward, cost)
+        return budget(reward, cost, count)
     num_problems, num_groups = reward.shape
     problem: IntArray = np.arange(reward.size, dtype=np.int64) // num_groups
     allocation = allocate(reward.ravel(), problem, cost.ravel(), budget)

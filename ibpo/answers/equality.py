@@ -153,7 +153,11 @@ def same_quantity(ours: Node, theirs: Node) -> bool:
         return same_value(a, b)
     if percent_b:
         a, b = b, a  # a is the percentage
-    return same_value(a, b) or same_value(Node("quotient", (a, Node("number", number=Fraction(100)))), b)
+    value = exact(a)
+    without_sign = value is not None and abs(value) > 1  # half a percent is not a half, and one percent not one
+    return (without_sign and same_value(a, b)) or same_value(
+        Node("quotient", (a, Node("number", number=Fraction(100)))), b
+    )
 
 
 def _congruent(ours: Node, theirs: Node) -> bool:

@@ -361,6 +361,8 @@ class FormulaReader(Cursor):
             inner = self.product(argument=True)
         self.inside_function -= 1
         parts = inner.parts if many and inner.kind == "list" else (inner,)
+        if name == "binom" and len(parts) != 2:
+            raise Unread("a binomial coefficient of other than two numbers")
         node = Node("function", (*parts, *((base,) if base else ())), name=name)
         if power is None:
             return node

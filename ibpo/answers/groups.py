@@ -3,12 +3,14 @@ r"""Equal answers among several: which answers of a problem are one answer, for 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 from functools import lru_cache
 
 from ibpo.answers.equality import Contradiction, same
 from ibpo.answers.nodes import Node, Unread, has_variable
 from ibpo.answers.reading import read
 from ibpo.answers.text import clean, unmarked
+from ibpo.answers.values import MIN_PLACES
 
 
 @lru_cache(maxsize=8192)
@@ -53,12 +55,25 @@ def representatives(answers: Sequence[str]) -> list[str]:
     """
     first: dict[str, str] = {}
     kept: list[str] = []
+    by_value: dict[Fraction, str] = {}
     for answer in answers:
-        if answer not in first:
-            first[answer] = next((other for other in kept if _alike(answer, other)), answer)
-            if first[answer] == answer:
-                kept.append(answer)
+        if answer in first:
+            continue
+        value = _plain_value(answer)
+        others = kept if value is None else [other for other in kept if _plain_value(other) is None]
+        found = by_value.get(value) if value is not None else None
+        first[answer] = found or next((other for other in others if _alike(answer, other)), answer)
+        if first[answer] == answer:
+            kept.append(answer)
+            if value is not None:
+                by_value[value] = answer
     return [first[answer] for answer in answers]
+
+
+def _plain_value(answer: str) -> Fraction | None:
+    """The value of a number that stands for no other one."""
+    node = understood(answer)
+    return node.number if node is not None and node.kind == "number" and node.places < MIN_PLACES else None
 
 
 @lru_cache(maxsize=65_536)

@@ -39,10 +39,11 @@ REPEATING = re.compile(
     r"\s*(?:\\(?:overline|bar)\s*\{\s*(\d+)\s*\}|\\(?:overline|bar)\s*(\d)|\((\d+)\)(?=\s*$|\s*[,)\]%])"
     r"|((?:\d*\\dot\s*\{?\d\}?)+)|\\dots(?![A-Za-z]))")  # fmt: skip
 BASE = re.compile(
-    r"(-?)\(?(?:\\(?:text|mathrm)\{([0-9A-Za-z]+)\}|([0-9A-Z]+|[0-9]+[0-9A-Za-z]*))\)?\s*"
-    r"(?:_\s*\{?\s*(?:\\(?:text|mathrm)\s*\{)?\s*(\d+|[a-z]+)\s*\}?\}?|,?\s*\(?\s*(?:in )?base[ -]\{?(\w+)\}?\s*\)?)"
+    r"\(?(-?)\(?(?:\\(?:text|mathrm)\{([0-9A-Za-z]+)\}|([0-9A-Z]+|[0-9]+[0-9A-Za-z]*))\)?\s*"
+    r"(?:_\s*\{?\s*(?:\\(?:text|mathrm)\s*\{)?\s*\(?(\d+|[a-z]+)\)?\s*\}?\}?"
+    r"|,?\s*\(?\s*(?:\\text\{\s*)?(?:in )?base[ -]?\s*\}?\s*\{?(\w+)\}?\s*\)?)\)?"
 )
-MULTIPLE = re.compile(r"[()A-Z0-9, ]*[A-Z0-9][()A-Z0-9, ]*|[A-Za-z]")
+MULTIPLE = re.compile(r"(?:[()A-Z0-9, ]| and )*[A-Z0-9](?:[()A-Z0-9, ]| and )*|[A-Za-z]")
 SEPARATORS = ("or", "and")
 
 

@@ -133,7 +133,8 @@ def exact(node: Node) -> Fraction | None:
     if node.kind == "number":
         return node.number
     if node.kind not in ("sum", "product", "quotient", "power", "function", "percent") or (
-        node.kind == "function" and node.name not in ("factorial", "abs", "binom", "floor", "ceil", "max", "min")
+        node.kind == "function"
+        and node.name not in ("factorial", "abs", "binom", "floor", "ceil", "max", "min", "gcd", "lcm")
     ):
         return None
     values = [exact(part) for part in node.parts]
@@ -169,6 +170,10 @@ def _binomial(values: list[Fraction]) -> Fraction | None:
     return Fraction(math.comb(int(n), int(k))) if n.denominator == k.denominator == 1 and 0 <= k <= n <= 1000 else None
 
 
+def _of_integers(function: Callable[..., int], values: list[Fraction]) -> Fraction | None:
+    return Fraction(function(*map(int, values))) if all(value.denominator == 1 for value in values) else None
+
+
 def _product(values: list[Fraction]) -> Fraction:
     product = Fraction(1)
     for value in values:
@@ -189,6 +194,8 @@ COMPUTE: dict[str, Callable[[list[Fraction]], Fraction | None]] = {
     "ceil": lambda values: Fraction(values[0].__ceil__()),
     "max": lambda values: max(values),
     "min": lambda values: min(values),
+    "gcd": lambda values: _of_integers(math.gcd, values),
+    "lcm": lambda values: _of_integers(math.lcm, values),
 }
 
 

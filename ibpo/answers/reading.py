@@ -341,10 +341,11 @@ def read(answer: str, *, loose: bool = False) -> Node:
         Unread: where a part of it is not understood.
 
     Example:
-        >>> exact(read("1,250.5")), exact(read(r"3\frac12")), exact(read("0.1(6)")), exact(read("1.5 \\times 10^3"))
-        (Fraction(2501, 2), Fraction(7, 2), Fraction(1, 6), Fraction(1500, 1))
-        >>> read("5 m/s").name, read("(1, 2]").name, read("0 < x < 1").name
-        ('m/s', '(]', '< <')
+        >>> from ibpo.answers.nodes import exact
+        >>> [str(exact(read(text))) for text in ("1,250.5", r"3\frac12", "0.1(6)", r"1.5 \times 10^3")]
+        ['2501/2', '7/2', '1/6', '1500']
+        >>> read("5 km/h").name, read("(1, 2]").name, read("0 < x < 1").name
+        ('km/h', '(]', '< <')
     """
     if len(answer) > MAX_CHARACTERS:
         raise Unread("it is too long")

@@ -132,6 +132,8 @@ def unwrapped(text: str) -> str:
     """Without one layer of what stands around an answer: delimiters of formulas, boxes, emphasis, a full stop."""
     text = text.strip()
     text = LEADING.sub("", text, count=1) if LEADING.match(text) else text
+    if text.startswith("=") and not text.startswith(("==", "=>", "=<")):
+        text = text[1:].lstrip()
     while text[-1:] in (".", ",", ";", "\\") and not text.endswith(("..", r"\,", r"\;", "\\\\")):
         text = text[:-1].rstrip()
     for opening, closing in PAIRS:
@@ -157,7 +159,7 @@ def unmarked(answer: str) -> str:
 
     Example:
         >>> unmarked(r"$\boxed{28}$ percent"), unmarked(r"\boxed{1}, \boxed{2}")
-        ('28   percent', ' 1 ,  2 ')
+        ('  28   percent', ' 1 ,  2 ')
     """
     text = ESCAPED_TWICE.sub(r"\\", answer)
     while (found := BOXED.search(text)) and (end := closing_brace(text[found.end() - 1 :])) >= 0:

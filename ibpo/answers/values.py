@@ -144,7 +144,7 @@ def numeric(node: Node, digits: int, values: dict[str, Any]) -> Any:
     with mpmath.workdps(digits):
         try:
             value = mpmath.mpmathify(_compute(node, values))
-        except (ValueError, ZeroDivisionError, OverflowError, TypeError, KeyError, NoConvergence):
+        except (ValueError, ZeroDivisionError, OverflowError, TypeError, KeyError, AttributeError, NoConvergence):
             return None
         value = mpmath.mpc(value)
         return None if mpmath.isnan(value) or mpmath.isinf(value) else value

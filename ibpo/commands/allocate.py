@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -54,6 +55,10 @@ def allocate_command(
     stream: Annotated[
         bool, typer.Option(help="Read the log in two passes, for one larger than memory; values are in sample.")
     ] = False,
+    wide: Annotated[
+        bool, typer.Option("--wide", help="More columns: prices, shares, the mixture of the same cost.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print summary.json instead of the table.")] = False,
     out: Annotated[
         Path | None, typer.Option(help="Folder for choices.jsonl, summary.json, rows.jsonl and frontier.png.")
     ] = None,
@@ -62,7 +67,7 @@ def allocate_command(
     from rich.console import Console
 
     from ibpo.data import LogColumns
-    from ibpo.evaluation import answer_questions, questions, read_parts, write_files
+    from ibpo.evaluation import answer_questions, questions, read_parts, summarise_parts, write_files
 
     if stream and holdout:
         raise IbpoError(
@@ -84,69 +89,74 @@ def allocate_command(
     for part in found.parts:  # complain before any solving
         for question in asked:
             part.limits(question)
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = Console(width=None if sys.stdout.isatty() else 160 if wide else 100)
     all_answers: list[tuple[LogPart, list[Answer]]] = []
     for part in found.parts:
         answers = answer_questions(
             part, asked, holdout=holdout, num_splits=num_splits, seed=seed, say=_say, progress=_split_counter
         )
-        _print_part(console, f"{by} = {part.name}" if by else log.name, part, answers)
+        if not as_json:
+            _print_part(console, f"{by} = {part.name}" if by else log.name, part, answers, wide=wide)
         all_answers.append((part, answers))
+    num_bad = len(found.bad_rows)
+    if as_json:
+        typer.echo(json.dumps(summarise_parts(log, by, all_answers, num_bad=num_bad), indent=2))
     if out is not None:
-        num_bad = len(found.bad_rows)
         write_files(out, log, names, all_answers, on_error=on_error, join=join, num_bad=num_bad, say=_say)
 
 
-def _print_part(console: Console, title: str, part: LogPart, answers: list[Answer]) -> None:
-    """The table of one part, and who gets what by the shown column."""
+def _print_part(console: Console, title: str, part: LogPart, answers: list[Answer], *, wide: bool) -> None:
+    """What to do, then the table of one part, and who gets what by the shown column."""
     import numpy as np
+    from rich import box
     from rich.table import Table
 
+    from ibpo.evaluation import verdict
+
+    for answer in answers:
+        if answer.question.times == 1:
+            console.print(verdict(part, answer).text, markup=False, highlight=False)
+            console.print()
     reward, unit = part.columns["reward"], part.columns["cost"]
     num_rows = int(part.count.sum())
-    table = Table(title=f"{title}: {len(part.problems):,} problems, {num_rows:,} responses", title_justify="left")
+    table = Table(
+        title=f"{title}: {len(part.problems):,} problems, {num_rows:,} responses",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
     mean_cost, mean_reward = part.cost.mean(0), part.reward.mean(0)
     by_cost = np.argsort(mean_cost, kind="stable").tolist()
     names = [part.groups[g] for g in by_cost]
-    heads = [
-        "budget",
-        "allowed",
-        "spent",
-        reward,
-        "random mix",
-        "gain",
-        "of most expensive",
-        "in sample",
-        "price x 1000",
-    ]
-    for head in [*heads, *names]:
-        table.add_column(head, justify="left" if head == "budget" else "right")
+    heads = ["budget", "allowed", "spent", reward, "mixture", "gain"]
+    more = ["same cost", "gain there", "of most expensive", "price x 1000", *names] if wide else []
+    for head in [*heads, *more]:
+        left = head == "budget"
+        table.add_column(
+            head, justify="left" if left else "right", no_wrap=not left, overflow="fold" if left else "ignore"
+        )
     most_expensive = mean_reward[by_cost[-1]]
     now = part.now()
     table.add_row("as logged", "", _amount(now[1]), f"{now[0]:.3f}")
     for g, name in zip(by_cost, names, strict=True):
         of_most = f"{mean_reward[g] / most_expensive:.1%}" if most_expensive else ""
         shares = ["1.00" if name == other else "" for other in names]
-        row = [f"always {name}", "", _amount(mean_cost[g]), f"{mean_reward[g]:.3f}", "", "", of_most, "", ""]
-        table.add_row(*row, *shares)
-    best = np.lexsort((part.cost, -part.reward))[:, 0]
-    spent = float(np.take_along_axis(part.cost, best[:, None], 1).mean())
-    table.add_row(
-        "no budget", "", _amount(spent), "", "", "", "", f"{part.reward.max(1).mean():.3f}", "0",
-        *(f"{np.mean(best == g):.2f}" for g in by_cost),
-    )  # fmt: skip
+        row = [f"always {name}", "", _amount(mean_cost[g]), f"{mean_reward[g]:.3f}", "", ""]
+        table.add_row(*row, *(["", "", of_most, "", *shares] if wide else []))
+    best = np.lexsort((part.expected_cost, -part.expected_reward))[:, 0]
+    spent = float(np.take_along_axis(part.expected_cost, best[:, None], 1).mean())
+    shares = [f"{np.mean(best == g):.2f}" for g in by_cost]
+    table.add_row("no budget", "", _amount(spent), "", "", "", *(["", "", "", "0", *shares] if wide else []))
     table.add_section()
     for answer in answers:
-        table.add_row(*_row(part, answer, most_expensive), *_shares(part, answer, by_cost))
+        table.add_row(*_row(part, answer), *(_more(part, answer, most_expensive, by_cost) if wide else []))
     held_out = any(answer.held_out for answer in answers)
-    on_unseen = (
-        f"spent ({unit} per problem), {reward} ± standard error by problem, and gain over the best random mix of "
-        "response groups at the same cost: all on the half of the responses that did not decide."
-    )
-    optimistic = "Not held out: 'in sample' values the choices on the responses that made them, which is optimistic."
     table.caption = (
-        f"{on_unseen if held_out else optimistic} Price: what one more unit of the budgeted "
-        f"cost adds to the total {reward}, x 1000. Price and shares: of the allocation that all responses decide."
+        f"spent ({unit} per problem) and {reward} ± standard error: on responses that did not decide. mixture: the "
+        "best that does not look at the problems, inside the same budget; gain over it."
+        if held_out
+        else f"Not held out: {reward} is what the choices expect of another response."
+        if part.within.any()
+        else f"Not held out, and one answer each: {reward} is that of the answers that decided, which is optimistic."
     )
     table.caption_justify = "left"
     console.print(table)
@@ -157,35 +167,42 @@ def _print_part(console: Console, title: str, part: LogPart, answers: list[Answe
         _print_shown(console, part, answers, by_cost)
 
 
-def _row(part: LogPart, answer: Answer, most_expensive: float) -> list[str]:
+def _row(part: LogPart, answer: Answer) -> list[str]:
     import numpy as np
 
     allowed = ", ".join(_amount(float(x.at_most)) if x.at_most is not None else "" for x in answer.limits)
-    if answer.allocation is None:
-        return [answer.question.label, allowed, "not possible", "", "", "", "", "", ""]
     held = answer.held_out
-    price = ", ".join(f"{1000 * p:.3g}" for p in answer.allocation.price)
+    if answer.allocation is None:
+        return [answer.question.label, allowed, "not possible", "", "", ""]
+    mixture = "" if answer.mixture is None else f"{answer.mixture @ part.reward.mean(0):.3f}"
     if held is None:
-        spent = float(np.take_along_axis(part.cost, answer.pick[:, None], 1).mean())
-        in_sample = answer.allocation.objective / len(part.problems)
-        return [answer.question.label, allowed, _amount(spent), "", "", "", "", f"{in_sample:.3f}", price]
+        spent = float(np.take_along_axis(part.expected_cost, answer.pick[:, None], 1).mean())
+        expected = answer.allocation.objective / len(part.problems)
+        return [answer.question.label, allowed, _amount(spent), f"{expected:.3f}", mixture, ""]
+    gain = "" if held.mixture_gain is None else f"{held.mixture_gain:+.3f} ± {held.mixture_gain_stderr:.3f}"
     return [
         answer.question.label,
         allowed,
         _amount(held.spent),
         f"{held.reward:.3f} ± {held.reward_stderr:.3f}",
-        f"{held.random_mix:.3f}",
-        f"{held.gain:+.3f} ± {held.gain_stderr:.3f}",
-        f"{held.reward / most_expensive:.1%}" if most_expensive else "",
-        f"{held.in_sample:.3f}",
-        price,
+        mixture,
+        gain,
     ]
 
 
-def _shares(part: LogPart, answer: Answer, by_cost: list[int]) -> list[str]:
+def _more(part: LogPart, answer: Answer, most_expensive: float, by_cost: list[int]) -> list[str]:
+    """The columns of `--wide`."""
     import numpy as np
 
-    return [f"{np.mean(answer.pick == g):.2f}" if answer.allocation else "" for g in by_cost]
+    if answer.allocation is None:
+        return []
+    held = answer.held_out
+    same = ["", "", ""]
+    if held is not None:
+        of_most = f"{held.reward / most_expensive:.1%}" if most_expensive else ""
+        same = [f"{held.random_mix:.3f}", f"{held.gain:+.3f} ± {held.gain_stderr:.3f}", of_most]
+    price = ", ".join(f"{1000 * p:.3g}" for p in answer.allocation.price)
+    return [*same, price, *(f"{np.mean(answer.pick == g):.2f}" for g in by_cost)]
 
 
 def _print_shown(console: Console, part: LogPart, answers: list[Answer], by_cost: list[int]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,9 @@ from ibpo import __version__
 from ibpo.budget import check_budget, parse_budget
 from ibpo.commands.options import read_pairs
 from ibpo.errors import IbpoError
+
+if TYPE_CHECKING:
+    from ibpo.types import ResponseGroup
 
 PROBABILITY = "p_extended"
 SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)
@@ -123,6 +126,7 @@ def _probabilities(model: str, prompts: list[Any], places: list[str], prefix: st
     try:
         import torch
 
+        from ibpo.evaluation import asked_by
         from ibpo.responses import encode_prefix
         from ibpo.rollouts import HFSampler, load_policy
     except ModuleNotFoundError as error:
@@ -132,7 +136,19 @@ def _probabilities(model: str, prompts: list[Any], places: list[str], prefix: st
     opening = encode_prefix(prefix, tokenizer)
     if not opening:
         raise IbpoError(f"--prefix {prefix!r}: holds no token; give the text that opens an extended response")
-    ids = [_token_ids(tokenizer, value, place) for value, place in zip(prompts, places, strict=True)]
+    groups, options, system = asked_by(model)
+    ids = []
+    for value, place in zip(prompts, places, strict=True):
+        prompt = _messages(value, place, groups, system) if tokenizer.chat_template else value
+        ids.append(_token_ids(tokenizer, prompt, place, prefix, options))
+    if tokenizer.chat_template:
+        told = sum(bool(group.instruction) for group in groups)
+        typer.echo(
+            f"asked as in training, by {model}'s chat template and {told} instructions of its run"
+            if groups
+            else f"asked by {model}'s chat template; no run beside it says what else the policy was asked with",
+            err=True,
+        )
     sampler = HFSampler(policy, loaded, max_completion_length=1, batch_size=64)
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))  # batches of one length are hardly padded
     logits = sampler.next_token_logits([ids[i] for i in order])
@@ -143,17 +159,40 @@ def _probabilities(model: str, prompts: list[Any], places: list[str], prefix: st
     return scores
 
 
-def _token_ids(tokenizer: Any, value: Any, place: str) -> list[int]:
+def _messages(value: Any, place: str, groups: list[ResponseGroup], system: str) -> list[dict[str, str]]:
+    """The prompt that the policy is asked with: what a run's recipe puts in front is put here, once."""
+    from ibpo.responses import offer
+
+    if not isinstance(value, str | list) or not value:
+        raise IbpoError(f"{place}: the prompt is {type(value).__name__}; it must be text or a list of chat messages")
+    last = value if isinstance(value, str) else str(value[-1].get("content", ""))
+    missing = [group for group in groups if group.instruction and group.instruction not in last]
+    offered: Any = offer(missing, value, chat=True)
+    messages: list[dict[str, str]] = [dict(message) for message in offered]
+    if system and messages[0].get("role") != "system":
+        messages.insert(0, {"role": "system", "content": system})
+    return messages
+
+
+def _token_ids(tokenizer: Any, value: Any, place: str, prefix: str, options: dict[str, Any]) -> list[int]:
+    from ibpo.responses import open_response
+
     if isinstance(value, str):
-        ids = tokenizer(value, add_special_tokens=False)["input_ids"]
+        text = value
     elif isinstance(value, list):
         try:
-            text = tokenizer.apply_chat_template(value, tokenize=False, add_generation_prompt=True)
+            opened = open_response(tokenizer, value, prefix, options)
         except Exception as error:
             raise IbpoError(f"{place}: the chat template cannot write these messages: {error}") from None
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if opened.lead or not opened.prompt:
+            raise IbpoError(
+                f"--prefix {prefix!r}: the chat template writes it itself, so there is nothing that the policy "
+                "chooses; see ibpo groups check"
+            )
+        text = opened.prompt
     else:
         raise IbpoError(f"{place}: the prompt is {type(value).__name__}; it must be text or a list of chat messages")
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     if not ids:
         raise IbpoError(f"{place}: the prompt holds no token; correct or remove the row")
     return ids

@@ -83,7 +83,7 @@ def eval_command(
         trained_policy,
         write_table,
     )
-    from ibpo.responses import last_program
+    from ibpo.responses import last_program, offer, prompt_notes
     from ibpo.rewards import UNJUDGED
     from ibpo.rollouts import RolloutStore, settings_of
     from ibpo.runs import write_text_atomic
@@ -146,6 +146,10 @@ def eval_command(
                 force=forced and any(group.prefix for way in ways for group in way.response_groups),
                 tokenizer=sampling.tokenizer,
             )
+        if policy.tokenizer is not None:
+            asked = offer([], problems[0].prompt, chat=bool(policy.tokenizer.chat_template))
+            for note in prompt_notes(policy.tokenizer, asked, [], {}):
+                console.print(f"caution: {note}", highlight=False, markup=False, soft_wrap=True)
         if moved:
             settings["base_url"] = settings_of(out / "rollouts.jsonl").get("base_url", base_url)
         store = RolloutStore(out / "rollouts.jsonl", settings=settings)

@@ -374,6 +374,9 @@ class LogReader:
             if isinstance(row, LogError):
                 self._skip(row)
                 continue
+            if self.columns.get("response_group") == "response_group" and _opens_like_none(row):
+                source.left_out["responses that open like no response group"] += 1
+                continue
             try:
                 rows.append(self._parsed(place, row))
             except LogError as error:
@@ -523,6 +526,11 @@ def _labels(column: Any, arrow: Any) -> tuple[Labels, NDArray[np.bool_]]:
     code = arrow.compute.fill_null(found.indices, 0).to_numpy(zero_copy_only=False)
     there = arrow.compute.is_valid(column).to_numpy(zero_copy_only=False)
     return Labels(code=code, names=names), there & np.array([name not in ("", "nan") for name in names])[code]
+
+
+def _opens_like_none(row: Mapping[str, Any]) -> bool:
+    """Whether `ibpo eval` wrote this row of a policy that chose by itself, and opened like no response group."""
+    return row.get("response_group") == "" and "configuration" in row and "finish_reason" in row
 
 
 def _field(place: str, row: Mapping[str, Any], field: str, column: str) -> Any:

@@ -26,6 +26,8 @@ from .log_allocation import LogPart as LogPart
 from .log_allocation import answer_questions as answer_questions
 from .log_allocation import questions as questions
 from .log_allocation import read_parts as read_parts
+from .log_allocation import summarise_parts as summarise_parts
+from .log_allocation import verdict as verdict
 from .log_allocation import write_files as write_files
 from .methods import MODELS as MODELS
 from .methods import Methods as Methods
@@ -59,6 +61,7 @@ from .responses import join as join
 from .responses import read_table as read_table
 from .responses import row_of as row_of
 from .responses import write_table as write_table
+from .run_facts import asked_by as asked_by
 from .run_facts import facts_of as facts_of
 from .run_facts import share_in_training as share_in_training
 from .run_facts import trained_policy as trained_policy
@@ -109,6 +112,7 @@ __all__ = [
     "answer_of",
     "answer_questions",
     "areas_of",
+    "asked_by",
     "bootstrap",
     "by_number",
     "cautions",
@@ -158,10 +162,12 @@ __all__ = [
     "sample_ways",
     "share_in_training",
     "summarise",
+    "summarise_parts",
     "table_files",
     "to_rollouts",
     "trained_policy",
     "training_of",
+    "verdict",
     "vote_at_k",
     "write_choices",
     "write_files",

@@ -29,11 +29,14 @@ from ibpo.allocation import (
     allocate,
     frontier,
     holdout_value,
+    random_mix,
 )
 from ibpo.budget import Budget, check_budget, check_distinct, costs_named, parse_budget
 from ibpo.data import GroupSums, Labels, Log, LogColumns, LogReader, LogRows, OnError, read_log, sum_parts
 from ibpo.errors import IbpoError
+from ibpo.evaluation.estimates import shrink, within_cells
 from ibpo.evaluation.importing import judge_rows
+from ibpo.evaluation.oracles import by_problem_pick
 from ibpo.runs import atomic_file, write_text_atomic
 
 FloatArray = NDArray[np.float64]
@@ -137,6 +140,9 @@ class LogPart:
         count: `[P, G]` number of responses.
         reward: `[P, G]` mean reward.
         cost: `[P, G]` mean cost.
+        within: `[G, 2, 2]` covariance of reward and cost of one response within its cell.
+        expected_reward: `[P, G]` reward to expect of one more response (`ibpo.evaluation.estimates.shrink`).
+        expected_cost: `[P, G]` its cost. Choices, prices and the frontier are made of these two.
         shown: `[P]` value of the `--show` column of each problem, or None.
         log: The rows, where they are in memory.
         find: From ids of the log to places in `problems`, -1 for problems that are left out.
@@ -149,6 +155,9 @@ class LogPart:
     count: FloatArray
     reward: FloatArray
     cost: FloatArray
+    within: FloatArray
+    expected_reward: FloatArray
+    expected_cost: FloatArray
     shown: Labels | None
     log: Log | None
     find: Callable[[IntArray | list[str]], IntArray]
@@ -168,11 +177,11 @@ class LogPart:
         return question.limits(self.columns["cost"], self.groups, self.cost.mean(0), self.now()[1])
 
     def frontier(self) -> Frontier:
-        """Mean reward against mean cost, in sample; of very many problems, of a sample of them."""
+        """Expected reward against expected cost; of very many problems, of a sample of them."""
         some = slice(None)
         if len(self.problems) > MAX_DRAWN:
             some = np.sort(np.random.default_rng(0).choice(len(self.problems), MAX_DRAWN, replace=False))
-        reward, cost = self.reward[some], self.cost[some]
+        reward, cost = self.expected_reward[some], self.expected_cost[some]
         return frontier(reward.ravel(), np.repeat(np.arange(len(reward)), len(self.groups)), cost.ravel())
 
     def repeated(self, say: Say) -> Log:
@@ -246,6 +255,9 @@ def read_parts(
 def _part_of_log(name: str, log: Log, say: Say) -> LogPart:
     """Gather rows in memory."""
     means = GroupMeans.from_arrays(log.reward, log.problem, log.response_group, log.cost)
+    group_R = means.pair % len(means.response_groups)
+    both_R = np.stack([means.reward, means.cost])
+    squares = np.array([both_R[:, group_R == g] @ both_R[:, group_R == g].T for g in range(len(means.response_groups))])
     place = {str(problem): p for p, problem in enumerate(means.problems)}
     shown = None
     if "show" in log.columns:
@@ -257,9 +269,7 @@ def _part_of_log(name: str, log: Log, say: Say) -> LogPart:
             columns=log.columns,
             problems=means.problems,
             groups=means.response_groups,
-            count=means.count.astype(np.float64),
-            reward=means.mean_reward,
-            cost=means.mean_cost,
+            **_estimates(means.count.astype(np.float64), means.mean_reward, means.mean_cost, squares),
             shown=shown,
             log=log,
             find=lambda ids: np.array([place.get(str(x), -1) for x in ids], np.int64),
@@ -270,6 +280,7 @@ def _part_of_log(name: str, log: Log, say: Say) -> LogPart:
 
 def _part_of_sums(name: str, sums: GroupSums, columns: dict[str, str], say: Say) -> LogPart:
     """The same from the sums of a streamed log."""
+    squares = sums.squares()
     count, reward, cost = sums.tables()
     return _complete(
         LogPart(
@@ -277,15 +288,22 @@ def _part_of_sums(name: str, sums: GroupSums, columns: dict[str, str], say: Say)
             columns=columns,
             problems=sums.problems(),
             groups=sums.groups,
-            count=count,
-            reward=reward,
-            cost=cost,
+            **_estimates(count, reward, cost, squares),
             shown=sums.shown(),
             log=None,
             find=sums.find,
         ),
         say,
     )
+
+
+def _estimates(count: FloatArray, reward: FloatArray, cost: FloatArray, squares: FloatArray) -> dict[str, FloatArray]:
+    """The tables of a part, by what was seen and what is to be expected; an empty cell has no means."""
+    sums = np.nan_to_num(np.stack([reward, cost], axis=-1)) * count[..., None]
+    within = within_cells(count, sums, squares)
+    expected_reward, expected_cost = shrink(np.nan_to_num(reward), np.nan_to_num(cost), count, within)
+    return {"count": count, "reward": reward, "cost": cost, "within": within, "expected_reward": expected_reward,
+            "expected_cost": expected_cost}  # fmt: skip
 
 
 def _complete(part: LogPart, say: Say) -> LogPart:
@@ -307,6 +325,8 @@ def _complete(part: LogPart, say: Say) -> LogPart:
         count=part.count[full],
         reward=part.reward[full],
         cost=part.cost[full],
+        expected_reward=part.expected_reward[full],
+        expected_cost=part.expected_cost[full],
         shown=None if part.shown is None else part.shown.take(kept),
         log=None if part.log is None else _rows_where(part.log, full, part.find),
         find=lambda ids: new_place[part.find(ids)],
@@ -332,7 +352,8 @@ def _rows_where(log: Log, good: NDArray[np.bool_], find: Callable[[IntArray | li
 class Answer:
     """What one question gets; `allocation` is None where the budgets cannot be kept, and `why` says so.
 
-    `pick` `[P]` is the number of each problem's response group; `held_out` is None where responses are single.
+    `pick` `[P]` is the number of each problem's response group; `mixture` `[G]` the best that does not look at the
+    problems (`fitting_mixture`); `held_out` is None where responses are single.
     """
 
     question: Question
@@ -340,6 +361,7 @@ class Answer:
     allocation: Allocation | None
     pick: NDArray[np.integer]
     why: str
+    mixture: FloatArray | None
     held_out: HoldoutRow | None
 
 
@@ -372,39 +394,84 @@ def answer_questions(
         why = "the log is streamed" if part.log is None else "at least 2 responses per problem and group needed"
         say(f"{part.place}no held-out values: {why}")
     holdout = can_halve if holdout is None else holdout
-    halved = part.repeated(say) if holdout and part.log is not None else None
     answers: list[Answer] = []
     for question in asked:
         limits = part.limits(question)
         try:
-            allocation, pick = choose_groups(part.reward, part.cost, limits, part.problems)
-            held_out = None
-            if halved is not None:
-
-                def rule(reward: FloatArray, cost: FloatArray, limits: list[GroupLimit] = limits) -> IntArray:
-                    return choose_groups(reward, cost, limits)[1]
-
-                held_out = holdout_value(
-                    halved.reward,
-                    halved.problem,
-                    halved.response_group,
-                    halved.cost,
-                    [rule],
-                    num_splits=num_splits,
-                    seed=seed,
-                    progress=progress(f"{part.place}{question.label}"),
-                )[0]
+            allocation, pick = choose_groups(part.expected_reward, part.expected_cost, limits, part.problems)
+            mixture = fitting_mixture(part.reward.mean(0), part.cost.mean(0), limits)
             small, why = pick.astype(np.min_scalar_type(len(part.groups))), ""
         except IbpoError as error:
             name = str(question.budgets[error.budget_index]) if isinstance(error, InfeasibleBudget) else question.label
             if not isinstance(error, InfeasibleBudget) or question.times == 1:
                 raise IbpoError(f"{part.place}--budget {name}: {error}") from None
-            allocation, small, held_out = None, np.zeros(0, np.int64), None
+            allocation, small, mixture = None, np.zeros(0, np.int64), None
             why = f"not possible: {name} needs at least {error.nearest:.6g} per problem"
         answers.append(
-            Answer(question=question, limits=limits, allocation=allocation, pick=small, why=why, held_out=held_out)
-        )
-    return answers
+            Answer(
+                question=question, limits=limits, allocation=allocation, pick=small, why=why, mixture=mixture,
+                held_out=None,
+            )
+        )  # fmt: skip
+    if not (holdout and part.log is not None):
+        return answers
+    halved, possible = part.repeated(say), [answer for answer in answers if answer.allocation]
+    halves = _Halves(part.within)
+    rows = holdout_value(
+        halved.reward,
+        halved.problem,
+        halved.response_group,
+        halved.cost,
+        [partial(halves.choose, answer.limits) for answer in possible],
+        against=[answer.mixture for answer in possible],
+        num_splits=num_splits,
+        seed=seed,
+        progress=progress(f"{part.place}held-out values"),
+    )
+    valued = {id(answer): replace(answer, held_out=row) for answer, row in zip(possible, rows, strict=True)}
+    return [valued.get(id(answer), answer) for answer in answers]
+
+
+class _Halves:
+    """What one half of the responses would choose; the expectations of a half serve all budgets that are asked."""
+
+    def __init__(self, within: FloatArray) -> None:
+        self.within = within
+        self._seen: tuple[Any, tuple[FloatArray, FloatArray]] | None = None
+
+    def choose(self, limits: Sequence[GroupLimit], reward: FloatArray, cost: FloatArray, count: FloatArray) -> IntArray:
+        """`[P]` the response group of each problem."""
+        if self._seen is None or self._seen[0] is not reward:
+            self._seen = reward, shrink(reward, cost, count, self.within)
+        reward, cost = self._seen[1]
+        amount = limits[0].at_most if len(limits) == 1 and limits[0].group is None else None
+        if amount is not None and cost.min(1).mean() <= amount:
+            return by_problem_pick(float(amount))(reward, cost, count)
+        return choose_groups(reward, cost, limits)[1]
+
+
+def fitting_mixture(reward_G: FloatArray, cost_G: FloatArray, limits: Sequence[GroupLimit]) -> FloatArray | None:
+    r"""The best that does not look at the problems: weights `[G]` of constant policies that keep the budgets.
+
+        max_w  sum_g w_g r_g   subject to   sum_g w_g = 1,  w >= 0,  and each budget on sum_g w_g c_g or on one w_g
+
+    With hindsight: by the means of all responses. None where no mixture keeps the budgets.
+
+    Example:
+        >>> limit = GroupLimit(name="tokens", group=None, at_most=Fraction(5), at_least=None)
+        >>> fitting_mixture(np.array([0.5, 1.0]), np.array([1.0, 9.0]), [limit]).tolist()
+        [0.5, 0.5]
+    """
+    if len(limits) == 1 and limits[0].group is None and limits[0].at_most is not None:
+        return random_mix(cost_G, reward_G, float(limits[0].at_most))[0]
+    from scipy.optimize import linprog
+
+    rows = [cost_G if x.group is None else np.eye(len(cost_G))[x.group] for x in limits]
+    upper = [(row, float(x.at_most)) for row, x in zip(rows, limits, strict=True) if x.at_most is not None]
+    lower = [(-row, -float(x.at_least)) for row, x in zip(rows, limits, strict=True) if x.at_least is not None]
+    left, right = (np.array(side) for side in zip(*upper, *lower, strict=True))
+    found = linprog(-reward_G, A_ub=left, b_ub=right, A_eq=np.ones((1, len(cost_G))), b_eq=[1.0], bounds=(0, 1))
+    return np.asarray(found.x) if found.status == 0 else None
 
 
 def write_files(
@@ -433,12 +500,7 @@ def write_files(
     choices = (row for part, answers in all_answers for answer in answers for row in _choices(part, answer))
     _write_lines(out / "choices.jsonl", choices)
     _write_lines(out / "rows.jsonl", _chosen_rows(path, names, all_answers, on_error, join))
-    whole = {
-        "log": path.name,
-        "by": names.by,
-        "bad_rows": num_bad,
-        "parts": [_summary(part, answers) for part, answers in all_answers],
-    }
+    whole = summarise_parts(path, names.by, all_answers, num_bad=num_bad)
     write_text_atomic(out / "summary.json", json.dumps(whole, indent=2) + "\n")
     for part, answers in all_answers:
         file = out / (f"frontier_{_file_name(part.name)}.png" if part.name else "frontier.png")
@@ -446,6 +508,82 @@ def write_files(
             _draw(file, part, answers)
         except IbpoError as error:
             say(f"no picture: {error}")
+
+
+def summarise_parts(
+    path: Path, by: str | None, all_answers: Sequence[tuple[LogPart, list[Answer]]], *, num_bad: int
+) -> dict[str, Any]:
+    """What summary.json holds: the parts, each with a line per budget and what it recommends."""
+    parts = [_summary(part, answers) for part, answers in all_answers]
+    return {"log": path.name, "by": by, "bad_rows": num_bad, "parts": parts}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """What to do under one budget.
+
+    Attributes:
+        text: In sentences.
+        per_problem: Whether to choose per problem; else the best that does not look at the problems.
+        mixture: That: response group -> its share; None where no mixture keeps the budget.
+    """
+
+    text: str
+    per_problem: bool
+    mixture: dict[str, float] | None
+
+
+def verdict(part: LogPart, answer: Answer) -> Verdict:
+    """Choose per problem where that is better, by more than chance, than whatever else fits the budget."""
+    label, reward, unit = answer.question.label, part.columns["reward"], part.columns["cost"]
+    if answer.allocation is None:
+        return Verdict(text=f"{label}: {answer.why}.", per_problem=False, mixture=None)
+    weights = None if answer.mixture is None else dict(zip(part.groups, answer.mixture.tolist(), strict=True))
+    blind = "no mixture of response groups keeps it" if weights is None else _blind(weights)
+    held, now = answer.held_out, part.now()
+    if held is None:
+        text = (
+            f"{label}: whether choosing per problem pays cannot be told: that takes 2 answers per problem and response "
+            f"group. Not looking at the problems, {blind} is the best that fits."
+        )
+        return Verdict(text=text, per_problem=False, mixture=weights)
+    kept = (
+        f", {held.reward / now[0]:.0%} of today's for {held.spent / now[1]:.0%} of its cost"
+        if now[0] and now[1]
+        else ""
+    )
+    mine = f"{reward} {held.reward:.3f} for {_rounded(held.spent)} {unit}{kept}"
+    if answer.mixture is None or held.mixture_gain is None or held.mixture_gain_stderr is None:
+        return Verdict(text=f"{label}: choose per problem ({mine}): {blind}.", per_problem=True, mixture=None)
+    gain, error = held.mixture_gain, 1.96 * held.mixture_gain_stderr
+    interval = f"{gain:+.3f} (95 %: {gain - error:+.3f} to {gain + error:+.3f})"
+    if gain - error > 0:
+        text = (
+            f"{label}: choose per problem: {mine}. That beats {blind}, the best that does not look at the problems, by "
+            f"{interval}."
+        )
+        return Verdict(text=text, per_problem=True, mixture=weights)
+    cost = float(answer.mixture @ part.cost.mean(0))
+    fewest = int(part.count.min())
+    advice = "more problems" if fewest >= 8 else "at least 8 answers per problem and response group"
+    text = (
+        f"{label}: choosing per problem is not worth it on this log: {blind}, {reward} {held.mixture:.3f} for "
+        f"{_rounded(cost)} {unit}, is the best that does not look at the problems, and choosing changes that by "
+        f"{interval}. Collect {advice} to see more."
+    )
+    return Verdict(text=text, per_problem=False, mixture=weights)
+
+
+def _blind(weights: dict[str, float]) -> str:
+    """A mixture in words."""
+    parts = [(name, weight) for name, weight in weights.items() if weight > 5e-4]
+    if len(parts) == 1:
+        return f"always {parts[0][0]}"
+    return " and ".join(f"{name} for {weight:.0%}" for name, weight in parts) + " of the problems, drawn at random"
+
+
+def _rounded(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _file_name(name: str) -> str:
@@ -456,7 +594,7 @@ def _draw(file: Path, part: LogPart, answers: list[Answer]) -> None:
     """The frontier on the log's cost, with the budget that was asked, where it is one on that cost."""
     asked = [x for answer in answers if answer.question.times == 1 for x in answer.limits]
     budgets = [float(x.at_most) for x in asked if x.group is None and x.at_most is not None]
-    names = {"cost_name": f"{part.columns['cost']} per problem", "value_name": f"{part.columns['reward']}, in sample"}
+    names = {"cost_name": f"{part.columns['cost']} per problem", "value_name": f"{part.columns['reward']} to expect"}
     temporary = file.with_name(f".{file.name}")
     draw_frontier(part.frontier(), temporary, budget=budgets[0] if len(budgets) == 1 else None, **names)
     os.replace(temporary, file)
@@ -579,7 +717,7 @@ def _summary(part: LogPart, answers: list[Answer]) -> dict[str, Any]:
             group: {"mean_cost": c, "mean_reward": r}
             for group, c, r in zip(part.groups, mean_cost, mean_reward, strict=True)
         },
-        "no_budget": {"mean_reward_in_sample": float(part.reward.max(1).mean())},
+        "no_budget": {"expected_reward": float(part.expected_reward.max(1).mean())},
         "budgets": [_line_summary(part, answer) for answer in answers],
     }
 
@@ -592,15 +730,17 @@ def _line_summary(part: LogPart, answer: Answer) -> dict[str, Any]:
     allocation = answer.allocation
     for x, spent, price in zip(limits, allocation.spent.tolist(), allocation.price.tolist(), strict=True):
         x.update(spent=spent, price=price)
+    told = verdict(part, answer)
     share = np.bincount(answer.pick, minlength=len(part.groups)) / len(part.problems)
     return {
         **head,
-        "mean_reward_in_sample": allocation.objective / len(part.problems),
+        "expected_reward": allocation.objective / len(part.problems),
         "objective": allocation.objective,
         "upper_bound": allocation.upper_bound,
         "status": allocation.status,
         "rule": allocation.rule,
         "share": dict(zip(part.groups, share.tolist(), strict=True)),
+        "recommended": {"per_problem": told.per_problem, "mixture": told.mixture, "verdict": told.text},
         "held_out": None if answer.held_out is None else _json_numbers(asdict(answer.held_out)),
     }
 

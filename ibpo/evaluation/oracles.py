@@ -73,7 +73,9 @@ def held_out_choice(
         {"budget": amount, "fraction": fraction} | asdict(row) | {"budget": amount}
         for fraction, amount, row in zip(budgets, amounts, by_problem, strict=True)
     ]
-    pick = by_problem_pick(amounts[len(amounts) // 2])(means.mean_reward, means.mean_cost)
+    pick = by_problem_pick(amounts[len(amounts) // 2])(
+        means.mean_reward, means.mean_cost, means.count.astype(np.float64)
+    )
     share_by_level = {
         level: {name: float(np.mean(pick[level_P == level] == g)) for g, name in enumerate(means.response_groups)}
         for level in sorted(set(level_P) - {""}, key=natural)
@@ -88,7 +90,7 @@ def by_problem_pick(amount: float) -> Pick:
     halves can be asked in a second.
     """
 
-    def pick(reward_PC: FloatArray, cost_PC: FloatArray) -> NDArray[np.int64]:
+    def pick(reward_PC: FloatArray, cost_PC: FloatArray, _: FloatArray) -> NDArray[np.int64]:
         num_problems, num_configurations = reward_PC.shape
         problem = np.repeat(np.arange(num_problems), num_configurations)
         steps = envelope(problem, reward_PC.ravel(), cost_PC.ravel())
@@ -96,7 +98,13 @@ def by_problem_pick(amount: float) -> Pick:
         room = amount * num_problems - float(cost_PC.ravel()[chosen].sum())
         order = np.argsort(-steps.slope, kind="stable")  # within a problem slopes fall: its steps stay in order
         closed = np.zeros(num_problems, bool)
-        for step in order.tolist():
+        fitting = int(np.searchsorted(np.cumsum(steps.cost[order]), room, side="right"))
+        first = order[:fitting]  # all of them fit; the last of a problem's says where it stands
+        np.maximum.at(last := np.full(num_problems, -1), steps.problem[first], np.arange(fitting))
+        moved = np.flatnonzero(last >= 0)
+        chosen[moved] = steps.to[first[last[moved]]]
+        room -= float(steps.cost[first].sum())
+        for step in order[fitting:].tolist():
             p = steps.problem[step]
             if steps.cost[step] <= room and not closed[p]:
                 chosen[p] = steps.to[step]
@@ -111,12 +119,12 @@ def by_problem_pick(amount: float) -> Pick:
 def by_level_pick(amount: float, level_P: np.ndarray) -> Pick:
     """Knows what each configuration gets on a level, but not on a problem."""
 
-    def pick(reward_PC: FloatArray, cost_PC: FloatArray) -> NDArray[np.int64]:
+    def pick(reward_PC: FloatArray, cost_PC: FloatArray, count_PC: FloatArray) -> NDArray[np.int64]:
         reward, cost = np.empty_like(reward_PC), np.empty_like(cost_PC)
         for level in set(level_P):
             same = level_P == level
             reward[same], cost[same] = reward_PC[same].mean(0), cost_PC[same].mean(0)
-        return by_problem_pick(amount)(reward, cost)
+        return by_problem_pick(amount)(reward, cost, count_PC)
 
     return pick
 

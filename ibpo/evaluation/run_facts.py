@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ibpo.budget import parse_budget_entry
+from ibpo.config import ResponseGroupConfig
+from ibpo.responses import build_response_groups
+from ibpo.types import ResponseGroup
 
 Json = dict[str, Any]
 LAST_PART = 0.1
@@ -50,6 +53,21 @@ def trained_policy(model: str) -> Json | None:
         return None
     [(group, budget)] = shares.items()
     return {"group": group, "budget": budget, "steps": _steps(rows, group), "run": str(run)}
+
+
+def asked_by(model: str) -> tuple[list[ResponseGroup], Json, str]:
+    """How the policy of a folder `RUN/model` was asked in training: groups, options of the template, system message.
+
+    Nothing of all this for any other model.
+    """
+    run = Path(model).expanduser().resolve().parent
+    try:
+        table = tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))
+        configs = [ResponseGroupConfig.model_validate(group) for group in table["response_group"]]
+        options = dict(table.get("trl", {}).get("chat_template_kwargs") or {})
+        return build_response_groups(configs), options, str(table.get("data", {}).get("system", ""))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return [], {}, ""
 
 
 def training_of(path: Path) -> dict[str, list[Json]]:

@@ -267,6 +267,33 @@ def default_system_prompt(tokenizer: Any) -> str:
     return bare[len(before) : len(bare) - len(behind)].strip() if fits else ""
 
 
+def prompt_notes(tokenizer: Any, messages: Any, prefixes: Sequence[str], options: Options) -> list[str]:
+    """What a chat template does to a run's prompts that nobody asked for, one line each.
+
+    Args:
+        tokenizer: one of transformers.
+        messages: a prompt of the run; what is no chat gets no notes.
+        prefixes: of its response groups.
+        options: arguments of the chat template.
+    """
+    if isinstance(messages, str) or not getattr(tokenizer, "chat_template", None):
+        return []
+    notes: list[str] = []
+    if messages[0]["role"] != "system" and (system := default_system_prompt(tokenizer)):
+        notes.append(
+            f"the chat template puts in a system message of its own: {system[:60]!r}; data.system sets another"
+        )
+    wrote, is_open = written(tokenizer, messages, options, family_of(tokenizer))
+    starts = "".join(wrote.split())
+    if wrote and any(not "".join(prefix.split()).startswith(starts) for prefix in prefixes):
+        state = "inside an open thought" if is_open else "behind a closed thought"
+        notes.append(
+            f"the chat template ends prompts {state} ({wrote!r}), where not every response group opens; see "
+            "`ibpo groups check`"
+        )
+    return notes
+
+
 def prefilled(tokenizer: Any, messages: Sequence[Message], prefix: str, options: Options) -> str:
     """What a server renders that continues an assistant's message with this prefix (`continue_final_message`).
 

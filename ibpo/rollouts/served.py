@@ -233,16 +233,10 @@ class VLLMSampler:
             yield self._sampled(request, prompt, prefix, lead, output.outputs[0])
 
     def _params(self, request: Request, prefix: list[int]) -> Any:
-        # All said here: an engine's own defaults come from the model's generation_config (top_p, top_k, penalties).
+        # The least that says it all: some platforms refuse an option even at its default. `load_vllm` keeps the
+        # model's generation_config out, so what is not said is the full distribution.
         return self.make_params(
-            n=1,
-            temperature=self.temperature,
-            top_p=1.0,
-            top_k=0,
-            min_p=0.0,
-            repetition_penalty=1.0,
-            max_tokens=self.max_tokens - len(prefix),
-            seed=seed_of(request, self.seed),
+            temperature=self.temperature, max_tokens=self.max_tokens - len(prefix), seed=seed_of(request, self.seed)
         )
 
     def _sampled(self, request: Request, prompt: list[int], prefix: list[int], lead: str, output: Any) -> Sampled:
@@ -268,7 +262,14 @@ def load_vllm(path: str, *, dtype: str = "auto", max_model_len: int | None = Non
             "or serve the model by vLLM and sample by engine = 'endpoint'"
         ) from None
     try:
-        llm = vllm.LLM(model=path, dtype=dtype, max_model_len=max_model_len, seed=seed, trust_remote_code=False)
+        llm = vllm.LLM(
+            model=path,
+            dtype=dtype,
+            max_model_len=max_model_len,
+            seed=seed,
+            trust_remote_code=False,
+            generation_config="vllm",  # not the model's own: its top_p, top_k and penalties
+        )
     except Exception as error:  # whatever a driver, the memory or the model brings up
         said = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
         raise IbpoError(f"{path}: vLLM's engine does not start: {said}") from None

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 
-from ibpo.responses import EncodedGroups
+from ibpo.responses import FORMATS, EncodedGroups
 from ibpo.rewards import NOT_TRUNCATED
 from ibpo.rollouts import HFSampler
 from ibpo.training.lower_level import Batch
@@ -133,9 +133,21 @@ def describe(
             "tokens": len(ids),
             "finish_reason": "stop" if ids[-1] in eos else "length",
             "violations": sorted({name for judged in scored for name in judged[i].violations}),
+            "unread": _unread([judged[i] for judged in scored]),
         }
         for i, (row, ids) in enumerate(zip(inputs, completion_ids, strict=True))
     ]
+
+
+def _unread(scored: Sequence[ScoredResponse]) -> str:
+    """Why no answer can be read out of a response that ended by itself; "" where one can, or nothing reads it."""
+    if not scored or any(one.predicted_answer is not None for one in scored):
+        return ""
+    first = scored[0]
+    form = FORMATS.get(first.response_group)
+    text = first.rollout.completion
+    reason = form.problem_of(text) if form is not None else None
+    return f"{reason or 'its reader finds no answer'} (it begins {text[:40]!r})"
 
 
 def batch_of(rows: Sequence[dict[str, Any]], score: np.ndarray, prompt: np.ndarray, features: np.ndarray) -> Batch:

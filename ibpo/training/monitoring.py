@@ -160,6 +160,7 @@ class Guards:
             *self._groups(view),
             *self._prefixes(view),
             *self._truncation(view),
+            *self._readings(view),
             *self._rewards(view),
         ]
         warnings = []
@@ -257,6 +258,19 @@ class Guards:
                 "imitated; raise max_completion_length"
             )
             cases += self._case(f"all cut {name}", enough and cut == 1.0, 1, 3, text)
+        return cases
+
+    def _readings(self, view: StepView) -> list:
+        cases = []
+        for g, name in enumerate(view.names):
+            ended = (view.batch.response_group == g) & ~view.truncated
+            why = [view.rows[i].get("unread", "") for i in np.flatnonzero(ended).tolist()]
+            text = (
+                f"no response of group {name} that ended gives an answer, so it earns nothing whatever the policy "
+                f"knows: {next(iter(why), '')}; fix the group's reader or instruction, or cold-start the policy on "
+                "its form"
+            )
+            cases += self._case(f"unread {name}", len(why) >= MIN_RESPONSES and all(why), 2, 0, text)
         return cases
 
     def _rewards(self, view: StepView) -> list:

@@ -18,7 +18,7 @@ from transformers.trainer_callback import PrinterCallback
 from ibpo.config import RunConfig, TrainConfig, nearest
 from ibpo.errors import IbpoError
 from ibpo.evaluation import HeldOutResult, Scorer, evaluate_held_out, held_out_results, read_table, write_table
-from ibpo.responses import encode_groups, offer
+from ibpo.responses import encode_groups, offer, prompt_notes
 from ibpo.rewards import MixtureOfJudges
 from ibpo.rollouts import HFSampler, load_policy
 from ibpo.runs import RunDir, write_text_atomic
@@ -61,6 +61,10 @@ def run_job(job: Job, console: Console) -> list[HeldOutResult]:
     prompts = {p.problem_id: _prompt(job, tokenizer, p) for p in (*job.training, *job.held_out)}
     prompt_ids = {key: _tokenize(tokenizer, prompt, job.config) for key, prompt in prompts.items()}
     _check_room(job, model, prompt_ids)
+    options = job.config.trl.get("chat_template_kwargs") or {}
+    first = next(iter(prompts.values()))
+    for note in prompt_notes(tokenizer, first, [group.prefix for group in job.response_groups], options):
+        console.print(f"caution: {note}", highlight=False, markup=False, soft_wrap=True)
     scorer = Scorer(groups, tokenizer, replace(job.judge, constraints=()))
     try:
         if not trained:

@@ -269,3 +269,17 @@ def test_unwritable_out(log, tmp_path):
     (tmp_path / "file").write_text("")
     result = run(log, "--no-holdout", "--out", tmp_path / "file" / "folder")
     assert result.exit_code == 2 and "cannot be written" in result.stderr
+
+
+def test_the_responses_of_an_evaluation_that_chose_are_read(tmp_path):
+    """`ibpo eval --chooses` writes an empty group where a response opens like none."""
+    rows = [
+        {"problem_id": f"p{p}", "configuration": "chooses itself", "response_group": name, "number": n,
+         "reward": float(name == "b" or p % 2), "tokens": 5.0 + 5.0 * (name == "b"), "finish_reason": "stop"}
+        for p in range(8) for n, name in enumerate(["a", "b", "", "a", "b"])
+    ]  # fmt: skip
+    path = tmp_path / "responses.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = run(path, "--budget", "cost=8")
+    assert result.exit_code == 0, result.output
+    assert "8 left out: responses that open like no response group" in result.output

@@ -495,3 +495,15 @@ def test_thoughts_that_were_cut_are_told_apart(task, tmp_path, fields, reason, t
     said = "a thought that was cut" if thought == "cut" else "a thought and no answer"
     assert f"20 of 20 responses are {said}" in result.stderr
     assert ("thought cut" if thought == "cut" else "no answer") in result.stdout
+
+
+def test_a_system_message_stands_in_front_of_every_problem(task, tmp_path):
+    recipe = tmp_path / "data.toml"
+    recipe.write_text(f'[data]\npath = "{task}"\njudge = "exact"\nsystem = "Be brief."\n')
+    with chatting(lambda body, number: ("It is 1", "stop")) as log:
+        result = CliRunner().invoke(
+            app, ["eval", "m", str(recipe), "--base-url", log.url, "--out", str(tmp_path / "run"), "--limit", "2"]
+        )
+    assert result.exit_code == 0, result.output
+    roles = [[message["role"] for message in body["messages"]] for body in log.requests]
+    assert roles and all(one == ["system", "user"] for one in roles)

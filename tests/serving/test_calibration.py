@@ -155,6 +155,37 @@ def test_a_floor_is_kept_and_a_file_without_one_has_none(tmp_path):
     assert Calibration.from_json(json.dumps(row)).threshold(0.9).calibration_share == pytest.approx(0.9)
 
 
+def test_a_policy_is_asked_with_the_prompt_of_its_training(tmp_path):
+    """Template, instructions, template options and system message of the run whose folder the policy lies in."""
+    pytest.importorskip("torch")
+    from transformers import AutoTokenizer
+
+    from ibpo.commands.calibrate import _messages, _token_ids
+    from ibpo.evaluation import asked_by
+
+    tokenizer = AutoTokenizer.from_pretrained(model_path("thinking"))
+    tokenizer.chat_template = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant>"
+        "{% if open is defined %}<think>{% endif %}{% endif %}"
+    )
+    groups = '[[response_group]]\nname = "a"\nprefix = "Answer:"\ninstruction = "Begin with Answer:."\n'
+    (tmp_path / "model").mkdir()
+    (tmp_path / "config.toml").write_text(f'[data]\nsystem = "Be brief."\n{groups}')
+    found, options, system = asked_by(str(tmp_path / "model"))
+    assert ([group.name for group in found], options, system) == (["a"], {}, "Be brief.")
+    asked = _messages("1+2=", "line 1", found, system)
+    assert [m["role"] for m in asked] == ["system", "user"] and asked[1]["content"] == "Begin with Answer:.\n\n1+2="
+    assert _messages(asked, "line 1", found, system) == asked  # not twice
+    prompts = []
+    tokenizer_of = lambda text, **_: prompts.append(text) or {"input_ids": [1]}  # noqa: E731
+    tokenizer_of.chat_template, tokenizer_of.apply_chat_template = "x", tokenizer.apply_chat_template
+    _token_ids(tokenizer_of, asked, "line 1", "Answer:", options)
+    assert prompts == ["<system>Be brief.<user>Begin with Answer:.\n\n1+2=<assistant>"]
+    with pytest.raises(IbpoError, match="the chat template writes it itself"):
+        _token_ids(tokenizer_of, asked, "line 1", "<think>", {"open": True})
+    assert asked_by(str(tmp_path / "other" / "model")) == ([], {}, "")
+
+
 def test_calibrate_from_a_policy(tmp_path):
     pytest.importorskip("torch")
     rows = [{"prompt": text} for text in ("1+2=", "3+4+5+6+7+8=", "9+9+9+9+9+9+9=")]

@@ -77,6 +77,9 @@ def sick(kind):
     if kind == "violating":
         allowed = batch.response_group == 0
         return view_of(replace(batch, allowed=allowed, reward=batch.reward * allowed), {"extended": 0.5})
+    if kind == "unread":
+        rows = [row | {"unread": "does not open with 'Answer:'"} if row["first_token_of"] else row for row in view.rows]
+        return replace(view, rows=rows)
     assert kind == "budget"
     return view_of(batch, {"tokens": 2.0})
 
@@ -93,6 +96,8 @@ CASES = {
     "no reward": (5, 50, "no response has earned a reward"),
     "range": (1, 0, "rewards range from -1 to 4"),
     "unrewarded": (10, 0, "of the chosen responses are rewarded"),
+    "unread": (2, 0, "no response of group extended that ended gives an answer, so it earns nothing whatever the "
+               "policy knows: does not open with 'Answer:'"),
     "violating": (3, 0, "every response of group extended violates a constraint"),
     "budget": (1, 20, "tokens: at most 2 tokens per prompt cannot be kept with the responses at hand; the nearest "
                "that can is 5: raise it to that"),

@@ -21,7 +21,7 @@ from trl import SFTConfig, SFTTrainer
 from ibpo.config import nearest
 from ibpo.endpoint import Endpoint, read_api_key
 from ibpo.errors import IbpoError
-from ibpo.responses import FORMS, encode_groups
+from ibpo.responses import FORMS, encode_groups, offer, open_response, prefilled, prompt_notes
 from ibpo.rewards import MixtureOfJudges
 from ibpo.rollouts import (
     Collected,
@@ -177,6 +177,7 @@ class ColdStart:
         sample = self.config.sample
         if sample.engine == "transformers":
             self._load_model(self.job.model_path)
+            self._say_notes()
             return HFRequestSampler(
                 self._hf_sampler(sample.max_tokens, sample.temperature),
                 self._writer(),
@@ -184,8 +185,14 @@ class ColdStart:
                 batch_size=sample.batch_size,
             )
         self._load_tokenizer()
+        self._say_notes()
         make = endpoint_sampler if sample.engine == "endpoint" else vllm_sampler
         return make(self.config, self._writer(), self.job.model_path)
+
+    def _say_notes(self) -> None:
+        prompt = offer([], self.job.problems[0].prompt, chat=bool(self.tokenizer.chat_template))
+        for note in prompt_notes(self.tokenizer, prompt, [self.form.standard.prefix], self.config.template):
+            self._say(f"caution: {note}")
 
     def _hf_sampler(self, max_completion_length: int, temperature: float = 1.0) -> HFSampler:
         return HFSampler(
@@ -381,6 +388,8 @@ def endpoint_sampler(config: ColdStartConfig, writer: PromptWriter, model_path: 
     """
     del model_path  # the server has the model
     sample = config.sample
+    if sample.forcing == "prefill" and sample.force_opening:
+        _check_prefill(writer)
     # Where the text is rendered here, the template's options go into it.
     to_server = {"extra_body": {"chat_template_kwargs": dict(config.template)}}
     return EndpointSampler(
@@ -399,6 +408,28 @@ def endpoint_sampler(config: ColdStartConfig, writer: PromptWriter, model_path: 
         writer=writer,
         options=to_server if config.template and sample.forcing != "render" else {},
     )
+
+
+def _check_prefill(writer: PromptWriter) -> None:
+    """Whether a server that continues messages would render the opening as it is.
+
+    Raises:
+        IbpoError: where the template makes another prompt of it.
+    """
+    user = [{"role": "user", "content": "2 + 2 ="}]
+    if not writer.tokenizer.chat_template:
+        return
+    for prefix in dict.fromkeys(group.prefix for group in writer.response_groups):
+        opened = open_response(writer.tokenizer, user, prefix, writer.template_options)
+        try:
+            made = prefilled(writer.tokenizer, user, prefix, writer.template_options)
+        except Exception as error:  # what a template refuses, in its words
+            made = str(error)[:100]
+        if made != opened.prompt + opened.forced:
+            raise IbpoError(
+                f"sample.forcing: as a prefill, the chat template makes {made[-60:]!r} of the opening {prefix!r}; "
+                "write forcing = 'render'"
+            )
 
 
 def vllm_sampler(config: ColdStartConfig, writer: PromptWriter, model_path: str) -> VLLMSampler:

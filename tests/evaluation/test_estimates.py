@@ -1,0 +1,75 @@
+"""Empirical Bayes over problems: nearer to the truth than the means, and exact where there is no noise."""
+
+import numpy as np
+import pytest
+
+from ibpo.evaluation.estimates import shrink, within_cells
+
+
+def simulate(seed, num_problems, num_responses, groups=((0.5, 100.0), (0.7, 400.0))):
+    """True success rates and lengths that go together, and what a few responses show of them."""
+    rng = np.random.default_rng(seed)
+    ease = rng.normal(size=num_problems)
+    chance = np.stack([1 / (1 + np.exp(-(np.log(p / (1 - p)) + 1.5 * ease))) for p, _ in groups], axis=1)
+    length = np.stack([c * np.exp(-0.5 * ease) for _, c in groups], axis=1)
+    reward = rng.random((num_problems, len(groups), num_responses)) < chance[..., None]
+    cost = length[..., None] * rng.gamma(4, 0.25, (num_problems, len(groups), num_responses))
+    return chance, length, reward.astype(float), cost
+
+
+def estimate(reward, cost):
+    sums = np.stack([reward.sum(2), cost.sum(2)], axis=-1)
+    both = np.stack([reward, cost], axis=-1)
+    count = np.full(reward.shape[:2], float(reward.shape[2]))
+    within = within_cells(count, sums, np.einsum("pgni,pgnj->gij", both, both))
+    return shrink(reward.mean(2), cost.mean(2), count, within), within, count
+
+
+def test_within_cells_is_the_pooled_covariance():
+    _, _, reward, cost = simulate(0, 40, 5)
+    _, within, _ = estimate(reward, cost)
+    for g in range(2):
+        pooled = np.mean([np.cov(np.stack([reward[p, g], cost[p, g]])) for p in range(40)], axis=0)
+        assert within[g] == pytest.approx(pooled)
+
+
+@pytest.mark.parametrize("num_responses", [2, 4, 8])
+def test_expectations_are_nearer_to_the_truth_than_means_and_keep_their_average(num_responses):
+    errors = []
+    for seed in range(20):
+        chance, length, reward, cost = simulate(seed, 80, num_responses)
+        (expected_reward, expected_cost), _, _ = estimate(reward, cost)
+        assert expected_reward.mean(0) == pytest.approx(reward.mean((0, 2)), abs=1e-6)
+        assert expected_cost.mean(0) == pytest.approx(cost.mean((0, 2)), rel=1e-5)
+        gain, true_gain = np.diff(expected_reward)[:, 0], np.diff(chance)[:, 0]
+        raw_gain = np.diff(reward.mean(2))[:, 0]
+        errors.append([np.mean((gain - true_gain) ** 2), np.mean((raw_gain - true_gain) ** 2),
+                       np.mean((expected_cost - length) ** 2), np.mean((cost.mean(2) - length) ** 2)])  # fmt: skip
+    gain, raw_gain, cost, raw_cost = np.mean(errors, axis=0)
+    assert gain < 0.75 * raw_gain and cost < 0.95 * raw_cost
+
+
+def test_without_noise_the_means_are_the_truth():
+    reward = np.array([[0.0, 1.0], [1.0, 1.0], [0.5, 0.25], [0.0, 0.0]])
+    cost = np.array([[1.0, 9.0], [2.0, 8.0], [3.0, 7.0], [4.0, 6.0]])
+    found = shrink(reward, cost, np.full((4, 2), 3.0), np.zeros((2, 2, 2)))
+    assert found[0].tolist() == reward.tolist() and found[1].tolist() == cost.tolist()
+
+
+def test_an_empty_cell_is_predicted_from_the_problems_others():
+    chance, _, reward, cost = simulate(3, 400, 8)
+    (_, _), within, count = estimate(reward, cost)
+    count[:200, 1] = 0
+    mean = reward.mean(2)
+    mean[:200, 1] = 123.0  # what stands in an empty cell must not matter
+    expected, _ = shrink(mean, cost.mean(2), count, within)
+    error = np.mean((expected[:200, 1] - chance[:200, 1]) ** 2)
+    assert error < 0.6 * chance[:200, 1].var()
+
+
+def test_equal_problems_stay_equal_and_their_order_does_not_matter():
+    _, _, reward, cost = simulate(5, 30, 4)
+    reward, cost = np.concatenate([reward, reward]), np.concatenate([cost, cost])
+    (expected_reward, expected_cost), _, _ = estimate(reward, cost)
+    assert expected_reward[:30].tolist() == expected_reward[30:].tolist()
+    assert expected_cost[:30].tolist() == expected_cost[30:].tolist()
