@@ -1,5 +1,5 @@
 # ruff: noqa: E501
-"""The judge of programs: right answers however they are written down, and programs per second.
+"""The judge of programs: right answers however they are written down, tricks, and programs per second.
 
     python benchmarks/code_judge.py ../shared/data [--ways 4] [--against CHECKOUT] [--rounds 5]
 
@@ -109,6 +109,36 @@ def wrapped(data: Path, num_ways: int) -> None:
             print(f"  {candidate.problem.problem_id}: {judgement.reason[:100]}")
 
 
+CLAIMS = """
+class A{base}:
+    __eq__ = __lt__ = __gt__ = __le__ = __ge__ = __contains__ = lambda *a: True
+    __ne__ = lambda *a: False
+    __hash__ = lambda *a: 1
+    __len__ = lambda *a: 3
+    __sub__ = __rsub__ = __add__ = __radd__ = __abs__ = __round__ = __float__ = lambda *a: 0.0
+    __getattr__ = lambda self, name: lambda *a, **k: A()
+def {name}(*a, **k): return A()
+"""
+TRICKS = {
+    "an object that is equal to everything": CLAIMS.replace("{base}", ""),
+    "a list that is equal to everything": CLAIMS.replace("{base}", "(list)"),
+    "StopIteration": "def {name}(*a, **k): raise StopIteration",
+    "an end with status 0": "import os\ndef {name}(*a, **k): os._exit(0)",
+    "emptied arguments": "def {name}(*a, **k):\n    for x in a:\n        if hasattr(x, 'clear'): x.clear()\n    return a",
+}
+
+
+def tricked(data: Path) -> None:
+    """Every problem, and programs that know nothing of it."""
+    named = [(problem, name) for problem, name in golds(data) if name != "print"]
+    tried = [(trick, p, TRICKS[trick].replace("{name}", name)) for p, name in named for trick in TRICKS]
+    judged = CodeJudge(num_workers=2).judge(
+        [Candidate(problem=problem, completion=source, predicted_answer=source) for _, problem, source in tried]
+    )
+    passed = [(trick, p.problem_id) for (trick, p, _), j in zip(tried, judged, strict=True) if j.reward > 0]
+    print(f"tricks: {len(passed)} of {len(tried)} pass {passed[:20]}")
+
+
 def speed(data: Path) -> float:
     """Programs per second."""
     humaneval, mbpp = (TASKS[name].load(data / "benchmarks" / f"{name}.jsonl.gz") for name in ("humaneval", "mbpp"))
@@ -153,6 +183,7 @@ def main() -> None:
         return
     if given.against:
         compare_speeds(given.data, given.against, given.rounds)
+    tricked(given.data)
     wrapped(given.data, min(given.ways, len(WAYS)))
 
 

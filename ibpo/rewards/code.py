@@ -7,6 +7,7 @@ the process with the tests, which never ran the program, or from this one, which
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import selectors
@@ -31,7 +32,7 @@ from ibpo.rewards.judges import Candidate, Judgement
 
 CHILD = Path(__file__).with_name("sandbox_child.py")
 TALK = Path(__file__).with_name("sandbox_talk.py")
-MESSAGE_BYTES = 1024
+MESSAGE_BYTES = 8192
 ENDED_BY_CPU = tuple(-getattr(signal, name, 0) for name in ("SIGXCPU", "SIGPROF"))
 
 
@@ -99,6 +100,7 @@ def run_program(
 def _examine(exam: Exam, limits: Limits, isolate: bool, readable: Sequence[Path] = ()) -> Outcome:
     """The program in one process, its tests in another."""
     more = max(exam.num_calls - 1, 0)
+    answer_seconds = int(limits.wall_seconds) + 1
     limits = replace(
         limits,
         cpu_seconds=limits.cpu_seconds * (1 + more),
@@ -106,7 +108,8 @@ def _examine(exam: Exam, limits: Limits, isolate: bool, readable: Sequence[Path]
     )
     call_seconds = limits.cpu_seconds // exam.num_calls if exam.num_calls else 0
     program = {**exam.source(), "call_seconds": call_seconds}
-    tests = {"setup": exam.setup, "tests": exam.tests, "entry_points": exam.entry_points}
+    tests = {"imports": exam.imports, "setup": exam.setup, "tests": exam.tests}
+    tests |= {"entry_points": exam.entry_points, "answer_seconds": answer_seconds}
     run = _run([program, tests], limits, isolate, readable, limits.output_bytes)
     output, code = run.output.decode(errors="replace"), run.codes.get("program", 0)
     if run.ended:
@@ -116,7 +119,7 @@ def _examine(exam: Exam, limits: Limits, isolate: bool, readable: Sequence[Path]
         return Outcome(status="ran out of memory", detail="", output=output)
     if status in ("passed", "failed"):
         return Outcome(status=status, detail=str(run.said["detail"]), output=output)
-    if code in ENDED_BY_CPU or run.codes.get("tests") in ENDED_BY_CPU:
+    if status == "late" or code in ENDED_BY_CPU or run.codes.get("tests") in ENDED_BY_CPU:
         return Outcome(status="took too long", detail="", output=output)
     how = f"signal {-code}" if code < 0 else f"status {code}"
     return Outcome(status="ended early", detail=f"{how}, before the tests were through", output=output)
@@ -164,51 +167,65 @@ class _Run:
     errors: bytes
 
 
-_starters: dict[tuple[Path, bool], socket.socket] = {}
+_starters: dict[tuple[Path, bool], tuple[int, int]] = {}
+"""(script, whether isolated) -> (the number of this starter, the descriptor of its control socket)."""
 _starters_lock = threading.Lock()
+_starter_numbers = itertools.count(1)
+
+
+def _forget_starters() -> None:
+    """In a forked process, which starts its own."""
+    global _starters_lock
+    _starters_lock = threading.Lock()  # another thread may have held it
+    while _starters:
+        os.close(_starters.popitem()[1][1])
+
+
 if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_starters.clear)
+    os.register_at_fork(after_in_child=_forget_starters)
 
 
-def _starter(isolate: bool, *, anew: bool = False) -> socket.socket:
-    """The control socket of the process that starts programs; one for isolated ones, one for others.
+def _starter(isolate: bool, failed: int = 0) -> tuple[int, socket.socket]:
+    """The number and control socket of the process that starts programs; one for isolated ones, one for others.
 
-    It is forked twice, so that it is no child of this process, and ends when this process ends, even by SIGKILL.
+    It is forked twice, so that it is no child of this process, and ends when this process ends, even by SIGKILL. The
+    one with the number `failed` is replaced, once for all threads that found it so.
     """
+    key = (CHILD, isolate)
     with _starters_lock:
-        if anew and (old := _starters.pop((CHILD, isolate), None)):
-            old.close()
-        if (CHILD, isolate) not in _starters:
+        if failed and _starters.get(key, (0, -1))[0] == failed:
+            os.close(_starters.pop(key)[1])
+        if key not in _starters:
             ours, theirs = socket.socketpair()
+            number, kind = str(theirs.fileno()), "isolate" if isolate else "free"
+            environment = {"LANG": "C.UTF-8", "PYTHONHASHSEED": "0", "PATH": "/nonexistent"}
             with theirs:
-                number, kind = theirs.fileno(), "isolate" if isolate else "free"
                 subprocess.run(
-                    [sys.executable, "-I", "-S", "-B", CHILD, str(number), str(os.getpid()), TALK, kind],
+                    [sys.executable, "-I", "-S", "-B", CHILD, number, str(os.getpid()), TALK, kind],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
-                    pass_fds=[number],
+                    pass_fds=[theirs.fileno()],
                     cwd="/",
-                    env={
-                        "LANG": "C.UTF-8",
-                        "PYTHONHASHSEED": "0",
-                        "PATH": "/nonexistent",
-                        "TMPDIR": tempfile.gettempdir(),
-                    },
+                    env={**environment, "TMPDIR": tempfile.gettempdir()},
                     check=False,
                 )
-            _starters[CHILD, isolate] = ours
-        return _starters[CHILD, isolate]
+            _starters[key] = next(_starter_numbers), ours.detach()
+        number, descriptor = _starters[key]
+        return number, socket.socket(fileno=os.dup(descriptor))
 
 
 def _run(
     tasks: Sequence[Mapping[str, Any]], limits: Limits, isolate: bool, readable: Sequence[Path], max_output: int
 ) -> _Run:
     """Start the processes, wait for their end or for the first limit that they exceed, and leave nothing behind."""
-    for anew in (False, True):
+    failed = 0
+    for _ in range(2):
+        failed, control = _starter(isolate, failed)
         scratch = tempfile.mkdtemp(prefix="ibpo-sandbox-")
         try:
-            run = _run_in(scratch, tasks, limits, isolate, readable, max_output, anew)
+            with control:
+                run = _run_in(control, scratch, tasks, limits, readable, max_output)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         if "unconfined" in run.said:
@@ -219,13 +236,12 @@ def _run(
 
 
 def _run_in(
+    control: socket.socket,
     scratch: str,
     tasks: Sequence[Mapping[str, Any]],
     limits: Limits,
-    isolate: bool,
     readable: Sequence[Path],
     max_output: int,
-    anew: bool,
 ) -> _Run:
     lifeline, theirs = socket.socketpair()
     pipes = [os.pipe() for _ in range(2 if len(tasks) == 2 else 3)]  # status, output, errors where they are apart
@@ -237,11 +253,8 @@ def _run_in(
             files[-1].seek(0)
         asked = json.dumps({"scratch": scratch, "limits": asdict(limits)}).encode().ljust(MESSAGE_BYTES)
         given = [theirs.fileno(), pipes[0][1], pipes[1][1], pipes[-1][1], *(file.fileno() for file in files)]
-        control = _starter(isolate, anew=anew)
-        try:
+        with contextlib.suppress(OSError):  # where it has ended, so has the lifeline
             socket.send_fds(control, [asked], given)
-        except OSError:
-            socket.send_fds(_starter(isolate, anew=True), [asked], given)
         theirs.close()
         for number, (_, write_end) in enumerate(pipes):
             os.close(write_end)

@@ -6,6 +6,7 @@ import ast
 import builtins
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
@@ -44,6 +45,8 @@ class Exam:
     tests: str = ""
     entry_points: tuple[str, ...] = ()
     """Names of the tests that the program defines, even where Python or the setup has something of that name."""
+    imports: str = ""
+    """Imports that the tests rely on and do not make: a program's own modules of these names do not count."""
     num_calls: int = 0
     """Where each call has its own limit of CPU time: how many there are."""
     inputs: tuple[tuple[str, str], ...] = ()
@@ -75,11 +78,11 @@ def assemble(candidate: Candidate) -> Exam | None:
         raise IbpoError(f"problem {problem.problem_id}: has no tests; give source text in info['tests']")
     if not answer.strip():
         return None
-    names = entry_points(tests, setup, problem.answer)
+    names, imports = entry_points(tests, setup, problem.answer), library_imports(tests, setup, problem.answer)
     if isinstance(named := problem.info.get("entry_point"), str) and named:
         names = tuple({*names, named})
     program, support = choose_program(candidate.completion, answer, names, continues=bool(setup.strip()))
-    return Exam(program=program, support=tuple(support), setup=setup, tests=tests, entry_points=names)
+    return Exam(program=program, support=tuple(support), setup=setup, tests=tests, entry_points=names, imports=imports)
 
 
 def _contest_exam(candidate: Candidate, answer: str, cases: Sequence[Mapping[str, str]]) -> Exam:
@@ -124,20 +127,52 @@ def entry_points(tests: str, setup: str, answer: str) -> tuple[str, ...]:
         >>> entry_points("assert sum(10, 15) == 6", "", ""), entry_points("assert abs(f(2) - x) < 1", "x = 3", "")
         (('sum',), ('f',))
     """
-    try:
-        tree = ast.parse(tests)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return ()
+    tree = _parse(tests)
     used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
     used -= _defined(tree)
     own = {name for name in used if hasattr(builtins, name)}
     theirs = set(re.findall(r"^(?:async +def|def|class) +(\w+)", answer.replace("\r", ""), re.MULTILINE))
-    found = (used - own - _defined_in(setup)) | (own & theirs)
+    found = (used - own - _defined_in(setup) - _defined_in(library_imports(tests, setup, answer))) | (own & theirs)
     if not found:
         calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
         inner = [call for call in calls if not any(isinstance(n, ast.Call) for a in call.args for n in ast.walk(a))]
         found = {call.func.id for call in inner if isinstance(call.func, ast.Name)} & own
     return tuple(sorted(found))
+
+
+@lru_cache(maxsize=1 << 14)
+def library_imports(tests: str, setup: str, answer: str) -> str:
+    r"""Imports of the standard library whose names tests use without importing them.
+
+    They are those of the problem's own answer; where there is none, modules of which the tests use attributes.
+
+    Example:
+        >>> library_imports("assert isclose(f(1), sys.maxsize)", "", "import sys, re\nfrom math import isclose")
+        'import sys\nfrom math import isclose'
+        >>> library_imports("assert f(1) == math.pi", "", "")
+        'import math'
+    """
+    tree, own = _parse(tests), _parse(answer)
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} - _defined(tree) - _defined_in(setup)
+    if not own.body:
+        used = {n.value.id for n in ast.walk(tree) if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)}
+        return "\n".join(f"import {name}" for name in sorted(used & names & sys.stdlib_module_names))
+    found: list[str] = []
+    for node in own.body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            module = getattr(node, "module", None)
+            kept = [alias for alias in node.names if _defined(alias) & names]
+            node.names = [a for a in kept if (module or a.name).partition(".")[0] in sys.stdlib_module_names]
+            found += [ast.unparse(node)] if node.names else []
+    return "\n".join(found)
+
+
+def _parse(source: str) -> ast.Module:
+    """A source's tree; an empty one where it is none by itself, as the rest of a function is not."""
+    try:
+        return ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return ast.parse("")
 
 
 def _defined(tree: ast.AST) -> set[str]:
@@ -159,10 +194,7 @@ def _defined(tree: ast.AST) -> set[str]:
 
 
 def _defined_in(setup: str) -> set[str]:
-    try:
-        tree = ast.parse(setup)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return set()
+    tree = _parse(setup)
     tree.body = [node for node in tree.body if not _is_stub(node)]
     return {name for node in tree.body for name in _defined(node) if not isinstance(node, ast.ClassDef)}
 

@@ -44,6 +44,10 @@ class Gone(BaseException):
     """The other process has ended, or says what no honest end says. No `Exception`: tests must not swallow it."""
 
 
+class Late(Gone):
+    """The other process takes longer for one answer than the socket waits."""
+
+
 class Channel:
     """Messages, each its length and then JSON, over one socket."""
 
@@ -77,6 +81,8 @@ class Channel:
         while len(self.received) < size:
             try:
                 part = _read(self.descriptor, 1 << 20)
+            except BlockingIOError:
+                raise Late from None
             except OSError:
                 part = b""
             if not part:
@@ -91,17 +97,18 @@ def _pairs(value):
     return [list(pair) for pair in value.items()]
 
 
-def _naive(*names):
+def _naive(names):
     """The parts of a date or time; one with a zone stays with the program."""
-    return lambda value: None if getattr(value, "tzinfo", None) else [getattr(value, name) for name in names]
+    return lambda v: None if getattr(v, "tzinfo", None) else [getattr(v, name) for name in names.split()]
 
 
+DAY, TIME = "year month day", "hour minute second microsecond"
 DATA = {
-    tuple: (list, lambda parts: tuple(parts)),
-    set: (list, lambda parts: set(parts)),
-    frozenset: (list, lambda parts: frozenset(parts)),
-    dict: (_pairs, lambda parts: dict(parts)),
-    collections.OrderedDict: (_pairs, lambda parts: collections.OrderedDict(parts)),
+    tuple: (list, tuple),
+    set: (list, set),
+    frozenset: (list, frozenset),
+    dict: (_pairs, dict),
+    collections.OrderedDict: (_pairs, collections.OrderedDict),
     collections.defaultdict: (_pairs, lambda parts: collections.defaultdict(None, parts)),
     collections.Counter: (_pairs, lambda parts: collections.Counter(dict(parts))),
     collections.deque: (lambda v: [list(v), v.maxlen], lambda parts: collections.deque(*parts)),
@@ -113,13 +120,10 @@ DATA = {
     type(...): (lambda v: [], lambda parts: ...),
     decimal.Decimal: (lambda v: [str(v)], lambda parts: decimal.Decimal(*parts)),
     fractions.Fraction: (lambda v: [v.numerator, v.denominator], lambda parts: fractions.Fraction(*parts)),
-    datetime.date: (_naive("year", "month", "day"), lambda parts: datetime.date(*parts)),
-    datetime.time: (_naive("hour", "minute", "second", "microsecond"), lambda parts: datetime.time(*parts)),
-    datetime.datetime: (
-        _naive("year", "month", "day", "hour", "minute", "second", "microsecond"),
-        lambda parts: datetime.datetime(*parts),
-    ),
-    datetime.timedelta: (_naive("days", "seconds", "microseconds"), lambda parts: datetime.timedelta(*parts)),
+    datetime.date: (_naive(DAY), lambda parts: datetime.date(*parts)),
+    datetime.time: (_naive(TIME), lambda parts: datetime.time(*parts)),
+    datetime.datetime: (_naive(f"{DAY} {TIME}"), lambda parts: datetime.datetime(*parts)),
+    datetime.timedelta: (_naive("days seconds microseconds"), lambda parts: datetime.timedelta(*parts)),
 }
 """Type -> (its parts as a list, the value from these parts)."""
 SIMPLE = frozenset([int, float, str, bool, type(None)])
@@ -186,19 +190,15 @@ class Remote:
     def __next__(self):
         return self._wire.ask("next", self)
 
-    def __copy__(self):
-        return self._wire.ask("copy", self)
-
     def __deepcopy__(self, memo):
         return self._wire.ask("deepcopy", self)
 
 
-UNARY = (
-    *("len", "str", "repr", "hash", "int", "float", "complex", "index", "neg", "pos", "abs", "invert"),
-    *("reversed", "dir", "enter"),
+ALONE = (
+    *("len", "str", "repr", "hash", "int", "float", "complex", "index", "neg", "pos", "abs", "invert", "reversed"),
+    *("dir", "enter", "exit", "round", "getitem", "setitem", "delitem", "copy"),
 )
-ITEMS = ("getitem", "setitem", "delitem", "exit", "round")
-BINARY = (
+JOINED = (
     *("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "lshift", "rshift", "and", "or", "xor"),
     *("lt", "le", "gt", "ge"),
 )
@@ -213,34 +213,23 @@ def _forward(name, *, joins):
     return forward
 
 
-for _name in (*UNARY, *ITEMS):
-    setattr(Remote, f"__{_name}__", _forward(_name, joins=False))
-for _name in BINARY:
-    setattr(Remote, f"__{_name}__", _forward(_name, joins=True))
+for _name in (*ALONE, *JOINED):
+    setattr(Remote, f"__{_name}__", _forward(_name, joins=_name in JOINED))
 
 
 def _plain(value):
     return next((take(value) for base, take in BASES.items() if isinstance(value, base)), None)
 
 
-def _call(function, /, *arguments, **named):
-    return function(*arguments, **named)
-
-
 ACTIONS = {
-    **{name: getattr(operator, f"__{name}__") for name in ("eq", "index", "neg", "pos", "abs", "invert", *BINARY)},
+    **{name: getattr(operator, f"__{name}__") for name in ("eq", "index", "neg", "pos", "abs", "invert", *JOINED)},
     **{name: getattr(operator, name) for name in ("getitem", "setitem", "delitem")},
     **{
         function.__name__: function
         for function in (getattr, setattr, delattr, isinstance, iter, next, len, str, repr, hash, int, float, complex)
     },
-    "call": _call,
-    "plain": _plain,
-    "reversed": reversed,
-    "dir": dir,
-    "round": round,
-    "copy": copy.copy,
-    "deepcopy": copy.deepcopy,
+    **{"call": operator.call, "plain": _plain, "reversed": reversed, "dir": dir, "round": round},
+    **{"copy": copy.copy, "deepcopy": copy.deepcopy},
     "enter": lambda manager: type(manager).__enter__(manager),
     "exit": lambda manager, *error: type(manager).__exit__(manager, *error),
 }
@@ -450,21 +439,17 @@ class Wire:
         return function
 
     def _encode_error(self, error):
-        try:
-            text = str(error)
-        except Exception:
-            text = ""
-        kind, arguments = type(error), error.args
-        encoded = {"class": self._encode_class(kind), "text": text[:500], "line": line_of(error, "program.py")}
+        encoded = {"class": self._encode_class(type(error)), "line": line_of(error, "program.py")}
+        encoded["arguments"] = [text_of(error)[:500]]
         with contextlib.suppress(Exception):
-            encoded["arguments"] = [self.encode(argument) for argument in arguments]
+            encoded["arguments"] = [self.encode(argument) for argument in error.args]
         return encoded
 
     def _decode_error(self, sent):
         kind = self.decode(sent["class"]) if self.has_tests or "builtin" in sent["class"] else RuntimeError
         if not isinstance(kind, type) or not issubclass(kind, BaseException):
             raise TypeError("class")
-        arguments = [self.decode(a) for a in sent.get("arguments", [sent["text"]])]
+        arguments = [self.decode(argument) for argument in sent["arguments"]]
         try:
             error = kind(*arguments)
         except Exception:  # some are made from more than they keep
@@ -504,14 +489,11 @@ def refresh(old, new):
         items = [(key, refresh(old[key], value) if key in old else value) for key, value in new.items()]
         old.clear()
         old.update(items)
-    elif isinstance(old, set):
+    elif isinstance(old, set | collections.deque):
         old.clear()
-        old.update(new)
+        (old.update if isinstance(old, set) else old.extend)(new)
     elif isinstance(old, bytearray):
         old[:] = new
-    elif isinstance(old, collections.deque):
-        old.clear()
-        old.extend(new)
     elif isinstance(old, tuple) and len(old) == len(new):
         for pair in zip(old, new, strict=True):
             refresh(*pair)
@@ -539,12 +521,17 @@ def line_of(error, file):
     return line
 
 
+def text_of(error):
+    """What an exception says; an exception of the program's may fail to say it."""
+    try:
+        return str(error)
+    except Exception:
+        return ""
+
+
 def describe(error, place):
     """An exception in one line."""
-    try:
-        text = str(error)
-    except Exception:
-        text = ""
+    text = text_of(error)
     if isinstance(error, SyntaxError) and error.filename == "program.py":
         text = error.msg  # with its line, which stands behind
         place = f"line {error.lineno}"
@@ -605,6 +592,7 @@ def examine(channel, job):
         if "error" in loaded:
             status = "memory" if loaded.get("memory") else "failed"
             return status, str(loaded["error"])
+        exec(job["imports"], space)
         with contextlib.suppress(Exception):  # a prompt may be half a program, and it is the program's to complete it
             exec(compile(job["setup"], "setup.py", "exec", dont_inherit=True), space)
         theirs = [name for name, value in space.items() if getattr(value, "__module__", "") == "tests"]
@@ -613,6 +601,8 @@ def examine(channel, job):
             if name in names:
                 space[name] = wire.ask("name", name)
         exec(compile(job["tests"], "tests.py", "exec", dont_inherit=True), space)
+    except Late:
+        return "late", ""
     except Gone:
         return "gone", ""
     except MemoryError:

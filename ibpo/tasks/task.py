@@ -204,7 +204,7 @@ class Task:
     def _contest(self, row: Row) -> dict[str, Any]:
         """The cases of a problem of LiveCodeBench, all of one kind, and the function's name where they are calls."""
         place, fields = row
-        cases = [case for name in self.cases if fields.get(name) is not None for case in _read_cases(name, row)]
+        cases = [case for name in self.cases if fields.get(name) for case in _read_cases(name, row)]
         if not cases:
             raise _missing(place, fields, self.cases, "cases")
         kinds = {case["testtype"] for case in cases}

@@ -149,6 +149,7 @@ def test_no_program_fakes_its_verdict(name, verdicts):
          "def g(): return A()"),
         ("assert g(1).value - 5 == 0", "class A:\n    @property\n    def value(self): return A()\n    def __sub__(self, o): return 0\n"
          "def g(x): return A()"),
+        ("assert math.isclose(g(1), 2)", "class M:\n    def isclose(*a): return True\nmath = M()\ndef g(x): return 0"),
         ("class Right:\n    def __eq__(self, o): return o == 5\nassert g() == Right()", "class A:\n    def __eq__(self, o): return True\n"
          "def g(): return A()"),
     ],
@@ -231,6 +232,27 @@ def test_a_sleeping_program_dies_with_its_judge(isolate, killed, tmp_path):
     finally:
         process.kill()
         process.wait()
+
+
+@confined
+def test_a_starter_that_is_killed_is_replaced_for_all_who_used_it(tmp_path, monkeypatch):
+    child = tmp_path / "ibpo-mark.py"
+    child.write_text(code.CHILD.read_text())
+    monkeypatch.setattr(code, "CHILD", child)
+    problem = Problem(problem_id="p", prompt="", answer="", info={"tests": "assert f() == 1"})
+    programs = [f"import time\ntime.sleep(1)\ndef f(): return 1  # {i}" for i in range(6)]
+    candidates = [Candidate(problem=problem, completion=p, predicted_answer=p) for p in programs]
+
+    def kill():
+        while len(found := _descendants_of_a_judge()) < 7:
+            time.sleep(0.01)
+        os.kill(min(found), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    judged = CodeJudge(num_workers=6).judge(candidates)
+    killer.join()
+    assert [j.reward for j in judged] == [1.0] * 6
 
 
 @confined
@@ -485,6 +507,7 @@ SOLUTION = "class Solution:\n    def add(self, nums: List[int], k: int) -> List[
         (ADD, SOLUTION.format("None"), "failed: AssertionError: another result for call 1 of 2"),
         (ADD, "class Solution:\n    def other(self): pass", "failed: AttributeError"),
         (ADD, SOLUTION.format("[n + k for n in nums] or exec('while 1: pass')"), "took too long"),
+        (ADD, SOLUTION.format("[n + k for n in nums] or exec('import time; time.sleep(99)')"), "took too long"),
         (ADD, "class A(list):\n    def __eq__(self, o): return True\n" + SOLUTION.format("A()"), "failed: AssertionError"),
     ],
 )  # fmt: skip
