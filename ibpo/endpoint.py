@@ -278,37 +278,33 @@ def _text_of(part: Any) -> str:
     return _text_of(inner)
 
 
-def read_completion_tokens(usage: Any) -> int | None:
-    """The completion's tokens of a `usage` object, those of the reasoning included; None where it does not say.
+def read_tokens(usage: Any) -> tuple[int | None, int | None]:
+    """Tokens of a completion by a `usage` object, and those of the thinking in it; None where it does not say.
 
-    With completion c, reasoning r, prompt p and total t as far as they are reported: max(c, t - p), and c + r where
-    r > c, as those r cannot be among the c.
+    With completion c, reasoning r, prompt p and total t as far as they are reported, the completion has max(c, t - p),
+    as some servers leave the reasoning out of c, and c + r where r > c, as those r cannot be among the c.
 
     Example:
-        >>> read_completion_tokens({"completion_tokens": 7}), read_completion_tokens({"completion_tokens": "7"})
-        (7, None)
-        >>> read_completion_tokens({"prompt_tokens": 10, "completion_tokens": 7, "total_tokens": 517})
-        507
-        >>> read_completion_tokens({"output_tokens": 7, "output_tokens_details": {"reasoning_tokens": 500}})
-        507
+        >>> read_tokens({"completion_tokens": 7}), read_tokens({"completion_tokens": "7"})
+        ((7, None), (None, None))
+        >>> read_tokens({"prompt_tokens": 10, "completion_tokens": 7, "total_tokens": 517})
+        (507, 500)
+        >>> read_tokens({"output_tokens": 7, "output_tokens_details": {"reasoning_tokens": 500}})
+        (507, 500)
     """
     if not isinstance(usage, dict):
-        return None
-    found: list[int] = []
-    total, reasoning = as_count(usage.get("total_tokens")), as_count(usage.get("reasoning_tokens")) or 0
-    for completion, prompt in (("completion_tokens", "prompt_tokens"), ("output_tokens", "input_tokens")):
-        count, before, details = (
-            as_count(usage.get(completion)),
-            as_count(usage.get(prompt)),
-            usage.get(f"{completion}_details"),
-        )
-        if isinstance(details, dict):
-            reasoning = max(reasoning, as_count(details.get("reasoning_tokens")) or 0)
-        if count is not None:
-            found.append(count + reasoning if reasoning > count else count)
-        if before is not None and total is not None:
-            found.append(max(0, total - before))
-    return max(found, default=None)
+        return None, None
+    kind, prompt = ("output", "input_tokens") if "output_tokens" in usage else ("completion", "prompt_tokens")
+    count, before = as_count(usage.get(f"{kind}_tokens")), as_count(usage.get(prompt))
+    total, details = as_count(usage.get("total_tokens")), usage.get(f"{kind}_tokens_details")
+    reasoning = as_count(usage.get("reasoning_tokens"))
+    if isinstance(details, dict) and (inner := as_count(details.get("reasoning_tokens"))) is not None:
+        reasoning = max(reasoning or 0, inner)
+    rest = max(0, total - before) if total is not None and before is not None else None
+    if count is None:
+        return rest, reasoning
+    whole = max(count, rest or 0, count + reasoning if reasoning is not None and reasoning > count else 0)
+    return whole, max(reasoning or 0, whole - count) if whole > count else reasoning
 
 
 def _read_usage(usage: Any) -> tuple[int, int, int | None]:
@@ -318,15 +314,10 @@ def _read_usage(usage: Any) -> tuple[int, int, int | None]:
         TypeError: No counts.
     """
     told = usage.model_dump(warnings=False)
-    prompt, completion = as_count(told.get("prompt_tokens")), read_completion_tokens(told)
+    prompt, (completion, reasoning) = as_count(told.get("prompt_tokens")), read_tokens(told)
     if prompt is None or completion is None:
         raise TypeError
-    details = told.get("completion_tokens_details") or {}
-    found = [as_count(table.get("reasoning_tokens")) for table in (told, details) if isinstance(table, dict)]
-    rest = as_count(told.get("completion_tokens"))
-    if rest is not None and completion > rest:  # it leaves the thinking out
-        found.append(completion - rest)
-    return prompt, completion, max((count for count in found if count is not None), default=None)
+    return prompt, completion, reasoning
 
 
 def as_count(value: Any) -> int | None:

@@ -344,8 +344,8 @@ def read(answer: str, *, loose: bool = False) -> Node:
         >>> from ibpo.answers.nodes import exact
         >>> [str(exact(read(text))) for text in ("1,250.5", r"3\frac12", "0.1(6)", r"1.5 \times 10^3")]
         ['2501/2', '7/2', '1/6', '1500']
-        >>> read("5 m/s").name, read("(1, 2]").name, read("0 < x < 1").name
-        ('m/s', '(]', '< <')
+        >>> read("5 km/h").name, read("(1, 2]").name, read("0 < x < 1").name
+        ('km/h', '(]', '< <')
     """
     if len(answer) > MAX_CHARACTERS:
         raise Unread("it is too long")

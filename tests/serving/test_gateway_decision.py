@@ -332,4 +332,47 @@ def test_no_number_stands_for_a_price_that_nothing_is_worth(world):
     shown += [row["price"] for row in json.loads(call(f"{url}/budget.json")[2])["budgets"]]
     shown += [float(price.partition("=")[2]) for price in prices if price]
     assert None in shown and all(price is None or 0 <= price < 1e6 for price in shown)
-    assert b"1e+" not in call(f"{url}/metrics")[2]
+    metrics = call(f"{url}/metrics")[2]
+    assert b"e+99" not in metrics and b"e+100" not in metrics
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_thinking_beyond_its_limit_is_told(world, stream):
+    """A thought without the marker that the server looks for is not limited, and its answer ends as any other."""
+    upstream = world.upstream()
+
+    async def reply(request, body):
+        assert body["thinking_token_budget"] == 20
+        usage = {"completion_tokens": 90, "completion_tokens_details": {"reasoning_tokens": 80}}
+        data = {"choices": [{"message": {"content": "a"}, "delta": {"content": "a"}}], "usage": usage}
+        if not stream:
+            return web.json_response(data)
+        text = b"data: " + json.dumps(data).encode() + b"\n\ndata: [DONE]\n\n"
+        return web.Response(body=text, content_type="text/event-stream")
+
+    upstream.reply = reply
+    groups = [{"name": "standard", "max_thinking_tokens": 20, "max_tokens": 100, "tokens": 10}]
+    _, url, rows = world.gateway(upstream.url, plan=TOKENS, groups=groups)
+    call(f"{url}/v1/chat/completions", {"messages": [], "stream": stream})
+    (row,) = settled_rows(world, rows)
+    assert (row["tokens"], row["thinking_tokens"]) == (90, 80)
+    assert b'ibpo_failures_total{what="thinking"} 1' in call(f"{url}/metrics")[2]
+
+
+def test_groups_that_do_not_differ_are_told(world):
+    """The upstream knows nothing of what sets the group, and says nothing."""
+    upstream = world.upstream()
+    groups = [
+        {"name": name, "chat_template_kwargs": {"enable_thinkin": name == "extended"}}
+        for name in ("standard", "extended")
+    ]
+    _, url, rows = world.gateway(
+        upstream.url, groups=groups, plan={"budget": {"extended": {"mean": 0.9, "response_group": "extended"}}}
+    )
+    for group in ("standard", "extended"):
+        bulk(world, url, [{"x-ibpo-response-group": group}] * 60)
+    cautions = [row["message"] for row in rows() if row["event"] == "caution"]
+    assert ["response group extended of model * takes no more tokens than standard" in text for text in cautions] == [
+        True
+    ]
+    assert b'ibpo_failures_total{what="group"} 1' in call(f"{url}/metrics")[2]

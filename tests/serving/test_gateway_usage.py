@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ibpo.serving.gateway.usage import StreamUsage, read_completion_tokens, read_cost
+from ibpo.endpoint import read_tokens
+from ibpo.serving.gateway.usage import StreamUsage, read_cost
 
 EVENTS = [
     b'data: {"choices":[{"index":0,"delta":{"content":"say \\"usage\\": {"}}]}\n\n',
@@ -84,7 +85,7 @@ def test_the_last_of_several_usages_counts(strip):
     ],
 )
 def test_reasoning_counts_wherever_it_is_reported(usage, tokens):
-    assert read_completion_tokens(usage) == tokens
+    assert read_tokens(usage)[0] == tokens
     assert read_cost(json.dumps({"choices": [], "usage": usage}).encode()).tokens == tokens
     event = b"data: " + json.dumps({"choices": [], "usage": usage}).encode() + b"\n\n"
     stream = StreamUsage(strip=False)

@@ -29,7 +29,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from aiohttp import web
@@ -51,7 +51,7 @@ from ibpo.serving.gateway.openai_request import (
 )
 from ibpo.serving.gateway.proxy import OWN_HEADERS, Upstream, UpstreamFault, pass_headers, relay_stream
 from ibpo.serving.gateway.settings import DEFAULT_TOKENS, GroupSettings, Keys, ModelSettings, Settings
-from ibpo.serving.gateway.telemetry import Metrics, RequestLog, RequestRecord
+from ibpo.serving.gateway.telemetry import GroupLengths, Metrics, RequestLog, RequestRecord
 from ibpo.serving.gateway.usage import StreamUsage, read_cost
 
 SLICE_HEADER = f"{OWN_HEADERS}slice"
@@ -69,6 +69,7 @@ class Governor:
     log: RequestLog
     router: GainPredictor | None = None
     """Predicts gains."""
+    lengths: GroupLengths = field(default_factory=GroupLengths)
     keys: Keys | None = None
     """The tenants'; None: nobody needs a key here, and nobody is a tenant."""
 
@@ -128,7 +129,11 @@ class Governor:
             record.outcome, record.status = "failed", 400
             raise Refusal(400, "bad_request", str(error)) from None
         finally:
+            if usage.reasoning:
+                record.fields["thinking_tokens"] = usage.reasoning
             self._end(record, reservation, gains, usage, most)
+            if record.outcome == "answered":
+                self._check_group(record, model, usage.reasoning, request.num_answers)
 
     @cached_property
     def opening_tokens(self) -> OpeningTokens:
@@ -205,7 +210,7 @@ class Governor:
             if answer.complete:
                 record.outcome = "answered" if answer.status < 400 else "failed"
                 if is_read:
-                    self._read_cost(answer.decoded(limits.max_buffered_bytes), record)
+                    self._read_cost(answer.decoded(limits.max_buffered_bytes), record, usage)
                 return web.Response(status=answer.status, headers=shown, body=answer.head)
             is_read &= answer.is_stream
             if is_read:
@@ -225,9 +230,24 @@ class Governor:
         finally:
             answer.close()
 
-    def _read_cost(self, body: bytes, record: RequestRecord) -> None:
+    def _check_group(self, record: RequestRecord, model: ModelSettings, reasoning: int, num_answers: int) -> None:
+        """Tell the operator where a response group does not do what it is for."""
+        group = next(group for group in model.response_group if group.name == record.response_group)
+        limit = group.max_thinking_tokens
+        if limit is not None and reasoning > limit * num_answers:
+            # A thought without the marker that the upstream looks for is not limited.
+            self.metrics.failures.labels("thinking").inc()
+        if record.counted == "usage" and record.tokens is not None:
+            standard = model.response_group[0].name
+            caution = self.lengths.add(model.name, standard, group.name, record.tokens / num_answers)
+            if caution:
+                self.metrics.failures.labels("group").inc()
+                self.log.write("caution", message=caution)
+
+    def _read_cost(self, body: bytes, record: RequestRecord, usage: StreamUsage) -> None:
         """Note what an answer without streaming cost, and whether it is one."""
         cost = read_cost(body)
+        usage.reasoning = cost.reasoning
         if cost.tokens is not None and (cost.tokens > 0 or not cost.text_tokens):
             record.tokens, record.counted = cost.tokens, "usage"
         else:

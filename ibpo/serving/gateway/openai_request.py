@@ -59,7 +59,8 @@ COMPLETIONS_CAP = 16
 """Cap of `/v1/completions` where a request gives none, by the protocol. It is written into the body: not every server
 keeps to it, and a null means none at all to some."""
 Json = dict[str, Any]
-_KNOWN = {plain_name(name): name for name in (*CAPS, *COUNTS, *READ)}
+_NAMES = frozenset([*CAPS, *COUNTS, *READ])
+_KNOWN = {plain_name(name): name for name in _NAMES}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -295,6 +296,8 @@ def _check_spellings(body: Json) -> None:
         IbpoError: Names the field as it should be written.
     """
     for name, value in body.items():
+        if name in _NAMES:
+            continue
         plain = plain_name(name)
         if _KNOWN.get(plain, name) != name:
             raise IbpoError(f"field {_KNOWN[plain]}: is spelt in another way; write {_KNOWN[plain]}")

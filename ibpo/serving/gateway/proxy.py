@@ -126,26 +126,14 @@ class UpstreamAnswer:
             UpstreamFault: It stopped, broke off, or is not compressed as it says.
         """
         decoder = zlib.decompressobj(ZLIB_OR_GZIP) if decode and self._encoding in COMPRESSED else None
+        content, loop, piece = self._response.content, asyncio.get_running_loop(), self.head
         try:
-            yield decoder.decompress(self.head) if decoder else self.head
-            async for piece in self._rest():
+            while piece:
                 yield decoder.decompress(piece) if decoder else piece
-        except zlib.error:
-            self._on_fault("cut")
-            raise UpstreamFault("cut", 502) from None
-
-    async def _rest(self) -> AsyncIterator[bytes]:
-        """The pieces after `head`."""
-        content, loop = self._response.content, asyncio.get_running_loop()
-        try:
-            while True:
                 async with asyncio.timeout_at(min(loop.time() + self._idle, self._give_up)):
                     piece = await content.readany()
-                if not piece:
-                    return
-                yield piece
-        except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            fault = _as_fault(error)
+        except (TimeoutError, aiohttp.ClientError, OSError, zlib.error) as error:
+            fault = UpstreamFault("cut", 502) if isinstance(error, zlib.error) else _as_fault(error)
             if isinstance(fault, UpstreamFault):
                 self._on_fault(fault.kind)
             raise fault from None

@@ -43,6 +43,7 @@ from ibpo.serving.gateway.settings import (
 from ibpo.serving.gateway.telemetry import Metrics, RequestLog
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+MAX_HOSTS = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -177,12 +178,18 @@ class Gateway:
         Raises:
             Refusal: A page of another site.
         """
-        named = request.headers.getall("Host", [])
+        named = request.headers.getall("Host", ())
         origin = request.headers.get("Origin")
-        if len(named) > 1 or (self.keys is None and named and _host_name(named[0]) not in self._hosts):
+        if len(named) > 1 or (self.keys is None and named and not self._is_known(named[0])):
             raise Refusal(403, "host", "this server is not known under that name; use its address", close=True)
         if origin is not None and (not named or origin.partition("://")[2].lower() != named[0].lower()):
             raise Refusal(403, "origin", "pages of other sites are not answered", close=True)
+
+    def _is_known(self, host: str) -> bool:
+        """Whether this server is known under that name."""
+        if host not in self._hosts and _host_name(host) in LOOPBACK and len(self._hosts) < MAX_HOSTS:
+            self._hosts.add(host)  # with its port
+        return host in self._hosts or _host_name(host) in self._hosts
 
     def _tenant(self, request: web.BaseRequest, path: str) -> str:
         """The tenant; "" where there are no keys.

@@ -12,7 +12,7 @@ import json
 import re
 from typing import Any, NamedTuple
 
-from ibpo.endpoint import as_count, read_completion_tokens
+from ibpo.endpoint import as_count, read_tokens
 
 EVENT_END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 """An empty line, whatever ends it and the line before; never inside a CR LF."""
@@ -20,13 +20,16 @@ LINE_END = re.compile(rb"\r\n|\n|\r")
 MAX_EVENT_BYTES = 1 << 20
 TOKEN_BYTES = 16
 """A piece of text of no more bytes is taken for one token; of a longer one, four bytes are."""
+TELLING = (b'"error"', b"[DONE]", b'"timings"', b"event: error", b"event:error", b'"message_stop"', b'"x_groq"')
+"""Marks of events that are read as JSON, beside those with a usage: to read all would cost as much as all the rest of a
+stream."""
 USAGE = re.compile(rb'"usage"\s*:\s*\{')
 """Inside a JSON string the quotes are escaped, so a text that says "usage" does not match."""
 TEXT = re.compile(
     rb'"(content|text|reasoning_content|reasoning|thinking|arguments|partial_json|refusal|delta)"\s*:\s*'
     rb'"((?:[^"\\]|\\.)*)"'
 )
-"""A piece of text, key and value: to read every event as JSON would cost as much as all the rest of a stream."""
+"""A piece of text, key and value."""
 MAX_UNREAD_BYTES = 1 << 16
 NO_TEXT = frozenset(
     [
@@ -46,9 +49,11 @@ class AnswerCost(NamedTuple):
     tokens: int | None = None
     """Completion tokens by its usage; None: there is none."""
     text_tokens: int = 0
-    """An estimate by the text that it holds."""
+    """An estimate by the text that it holds, where there is no usage."""
     failed: bool = False
     """Whether it is an error, whatever its HTTP status."""
+    reasoning: int = 0
+    """Of the tokens, those of the thinking, as far as they are told."""
 
 
 def read_cost(body: bytes) -> AnswerCost:
@@ -90,6 +95,8 @@ class StreamUsage:
         """Whether the stream said that it ended: `[DONE]`, or the last event of its API."""
         self.failed = False
         """Whether there was an error in it."""
+        self.reasoning = 0
+        """Tokens of the thinking, by the usage."""
         self._strip = strip
         self._tail = b""
         self._begun = False
@@ -127,13 +134,22 @@ class StreamUsage:
     def feed(self, data: bytes) -> bytes:
         """Take bytes in; returns what is to be passed on: whole events, as they came."""
         data = self._tail + data
-        if self._begun and data.endswith(b"}\n\n") and not _tells(data):  # nearly always
-            self._tail = b""
-            self._keep(data)
-            return data
         start = 0
         passed: list[bytes] = []
-        for match in EVENT_END.finditer(data):
+        self._begun |= not data.startswith(b"\xef")  # of a byte order mark
+        if self._begun:
+            # Nearly all events are pieces of text: they are passed on together.
+            start = data.rfind(b"\n\n", 0, _find_telling(data)) + 2
+            if start == 1 or b"\r" in data:
+                start = 0
+            elif start == len(data):
+                self._tail = b""
+                self._keep(data)
+                return data
+            else:
+                passed.append(data[:start])
+                self._keep(data[:start])
+        for match in EVENT_END.finditer(data, start):
             passed.append(self._read(data[start : match.end()]))
             start = match.end()
         self._tail = data[start:]
@@ -157,11 +173,12 @@ class StreamUsage:
 
     def _read(self, event: bytes) -> bytes:
         """Note what an event says; returns what is to be passed on of it."""
-        if self._begun and not _tells(event):
-            self._keep(event)
-            return event
-        kind, data = _read_event(event if self._begun else event.removeprefix(b"\xef\xbb\xbf"))
+        shown = event if self._begun else event.removeprefix(b"\xef\xbb\xbf")
         self._begun = True
+        if _find_telling(shown) == len(shown):
+            self._keep(shown)
+            return event
+        kind, data = _read_event(shown)
         if data.strip() == b"[DONE]":
             self.finished = True
             return event
@@ -176,6 +193,7 @@ class StreamUsage:
         self.failed |= cost.failed or kind == b"error"
         self.finished |= answer.get("type") in ("message_stop", "response.completed", "response.incomplete")
         self._text_tokens += cost.text_tokens
+        self.reasoning = max(self.reasoning, cost.reasoning)
         # The last of several may be zeros.
         tokens = cost.tokens
         if tokens is not None and tokens >= (self.tokens or 0) and (tokens > 0 or not self.text_tokens):
@@ -185,39 +203,46 @@ class StreamUsage:
         return event
 
 
-def _tells(events: bytes) -> bool:
-    """Whether events of a stream may say more than pieces of text."""
-    if b'"error"' in events or b"[DONE]" in events or b'"timings"' in events or b"event: error" in events:
-        return True
-    if b'"usage"' in events and USAGE.search(events):  # null in every event of some servers
-        return True
-    return b'"message_stop"' in events or (
-        b'"response.' in events and events.count(b'.delta"') < events.count(b"data:")
-    )
+def _find_telling(events: bytes) -> int:
+    """Where events of a stream first say more than a piece of text may; their length, if nowhere."""
+    found = [place for mark in TELLING if (place := events.find(mark)) >= 0]
+    if b'"usage"' in events and (match := USAGE.search(events)):  # null in every event of some servers
+        found.append(match.start())
+    if b'"response.' in events and events.count(b'.delta"') < events.count(b"data:"):
+        return 0
+    return min(found, default=len(events))
 
 
 def _read_answer(answer: dict[str, Any]) -> AnswerCost:
     """What an answer, or the event of a stream, says."""
     kind, inner = answer.get("type"), answer.get("response") or answer.get("message")
     inner = inner if isinstance(inner, dict) else {}
-    places = [answer, inner, answer.get("x_groq")]
-    counts = [read_completion_tokens(place.get("usage")) for place in places if isinstance(place, dict)]
     choices = answer.get("choices")
     choices = [row for row in choices if isinstance(row, dict)] if isinstance(choices, list) else []
-    counts.append(sum(read_completion_tokens(row.get("usage")) or 0 for row in choices) or None)
+    counts: list[int | None] = []
+    reasoning = 0
+    for place in (answer, inner, answer.get("x_groq")):
+        if isinstance(place, dict) and "usage" in place:
+            tokens, thinking = read_tokens(place["usage"])
+            counts.append(tokens)
+            reasoning = max(reasoning, thinking or 0)
+    if any("usage" in row for row in choices):
+        counts.append(sum(read_tokens(row.get("usage"))[0] or 0 for row in choices) or None)
     timings = answer.get("timings")
     if isinstance(timings, dict):  # llama.cpp
         counts.append(as_count(timings.get("predicted_n")))
     failed = bool(answer.get("error") or inner.get("error")) or kind in ("error", "response.failed")
     failed |= answer.get("object") == "error" or any(row.get("error") for row in choices)
+    tokens = max((count for count in counts if count is not None), default=None)
+    if tokens:  # the text need not be looked at
+        return AnswerCost(tokens, 0, failed, reasoning)
     if isinstance(kind, str) and kind.startswith("response."):
         pieces = [answer.get("delta")] if kind.endswith(".delta") else []  # other events repeat what these say
     elif kind == "content_block_delta":
         pieces = [answer.get("delta")]
     else:
         pieces = choices or [answer.get("output"), answer.get("content")]
-    known = [count for count in counts if count is not None]
-    return AnswerCost(max(known, default=None), sum(_count_tokens(_text_bytes(piece)) for piece in pieces), failed)
+    return AnswerCost(tokens, sum(_count_tokens(_text_bytes(piece)) for piece in pieces), failed, reasoning)
 
 
 def _count_tokens(num_bytes: int) -> int:
