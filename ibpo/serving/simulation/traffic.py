@@ -29,7 +29,7 @@ TIMES = {"t": "", "TIMESTAMP": "s", "Timestamp": "s", "timestamp": "", "arrival_
 `TIMESTAMP`: Azure's LLM inference traces of 2023 and 2024, dates; `Timestamp`: BurstGPT, seconds; `timestamp`: Mooncake,
 milliseconds, and Bailian (Alibaba), seconds: what tells them apart is Bailian's `chat_id`.
 """
-LENGTHS = (
+LENGTHS = ("output_tokens", "GeneratedTokens", "Response tokens", "output_length")
     "output_tokens",
     "GeneratedTokens",
     "Response tokens",
