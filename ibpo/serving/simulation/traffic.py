@@ -26,17 +26,10 @@ UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 TIMES = {"t": "", "TIMESTAMP": "s", "Timestamp": "s", "timestamp": "", "arrival_time": "", "time": ""}
 """Columns that are tried for the time, in order, and the unit that they are published in; "": it is guessed.
 
-`TIMESTAMP`: Azure's LLM inference traces of 2023 and 2024, dates; `Timestamp`: BurstGPT, seconds; `timestamp`: Mooncake,
-milliseconds, and Bailian (Alibaba), seconds: what tells them apart is Bailian's `chat_id`.
+`TIMESTAMP`: Azure's LLM inference traces of 2023 and 2024, dates; `Timestamp`: BurstGPT, seconds; `timestamp`:
+Mooncake, milliseconds, and Bailian (Alibaba), seconds: what tells them apart is Bailian's `chat_id`.
 """
-LENGTHS = ("output_tokens", "GeneratedTokens", "Response tokens", "output_length")
-    "output_tokens",
-    "GeneratedTokens",
-    "Response tokens",
-    "output_length",
-    "completion_tokens",
-    "generated_tokens",
-)
+LENGTHS = ("output_tokens", "GeneratedTokens", "Response tokens", "output_length", "completion_tokens")
 """Columns that are tried for the length of the answer."""
 _SPARSE_SECONDS = 30.0
 _FEWEST = 20
