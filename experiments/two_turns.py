@@ -59,7 +59,8 @@ def write_dialogues(
     repeated = [problem for problem in problems for _ in range(num_samples)]
     prompts = tokenizer([str(p.prompt) for p in repeated], add_special_tokens=False)["input_ids"]
     sampler = HFSampler(model, tokenizer, max_completion_length=experiment.max_completion_length, batch_size=512)
-    turns = [to_rollouts(tokenizer, repeated, prompts, ids) for ids in dialogues(sampler, prompts)]
+    both, eos = dialogues(sampler, prompts), sampler.eos_token_ids
+    turns = [to_rollouts(tokenizer, repeated, prompts, ids, eos) for ids in both]
     first, second = (score(turn, repeated, experiment.response_groups, ExactJudge()) for turn in turns)
     write_scored(path, repeated, second, num_samples, before=first)
 

@@ -176,9 +176,10 @@ def _messages(value: Any, place: str, groups: list[ResponseGroup], system: str) 
 
 def _token_ids(tokenizer: Any, value: Any, place: str, prefix: str, options: dict[str, Any]) -> list[int]:
     from ibpo.responses import open_response
+    from ibpo.rollouts import encode_prompt
 
     if isinstance(value, str):
-        text = value
+        ids = encode_prompt(tokenizer, value)
     elif isinstance(value, list):
         try:
             opened = open_response(tokenizer, value, prefix, options)
@@ -189,10 +190,9 @@ def _token_ids(tokenizer: Any, value: Any, place: str, prefix: str, options: dic
                 f"--prefix {prefix!r}: the chat template writes it itself, so there is nothing that the policy "
                 "chooses; see ibpo groups check"
             )
-        text = opened.prompt
+        ids = tokenizer(opened.prompt, add_special_tokens=False)["input_ids"]
     else:
         raise IbpoError(f"{place}: the prompt is {type(value).__name__}; it must be text or a list of chat messages")
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     if not ids:
         raise IbpoError(f"{place}: the prompt holds no token; correct or remove the row")
     return ids

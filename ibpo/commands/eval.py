@@ -40,7 +40,14 @@ def eval_command(
     ] = None,
     num_responses: Annotated[int, typer.Option(min=1, help="Responses to each problem, each way.")] = 4,
     limit: Annotated[int | None, typer.Option(min=1, help="Take this many problems.")] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest response.")] = 1024,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Longest response. Default: 1024; of a local model at most half of its positions, and what an "
+            "embedded experiment needs.",
+        ),
+    ] = None,
     temperature: Annotated[float, typer.Option(min=0.0)] = 1.0,
     top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="For servers.")] = None,
     seed: Annotated[int, typer.Option(help="Every response gets a seed of its own out of it.")] = 0,
@@ -64,6 +71,7 @@ def eval_command(
 
     from ibpo.commands.eval_run import Calls, EvalProgress, total_bill
     from ibpo.commands.eval_setup import (
+        default_max_tokens,
         load_task,
         local_policy,
         read_engine,
@@ -101,6 +109,7 @@ def eval_command(
             raise IbpoError("--two-turns: its second turn asks for a boxed answer, and programs are none; leave it out")
         if two_turns:
             ways.append(replace(ways[0], configuration=f"{ways[0].configuration}, corrected", two_turns=True))
+        max_tokens = max_tokens or default_max_tokens(model if base_url is None else None, task)
         settings = {
             "model": model,
             "task": task,
@@ -148,7 +157,9 @@ def eval_command(
             )
         if policy.tokenizer is not None:
             asked = offer([], problems[0].prompt, chat=bool(policy.tokenizer.chat_template))
-            for note in prompt_notes(policy.tokenizer, asked, [], {}):
+            free = [way for way in ways if len(way.response_groups) > 1]
+            openings = [group.prefix for way in free for group in way.response_groups]
+            for note in prompt_notes(policy.tokenizer, asked, openings, free[0].template_options if free else {}):
                 console.print(f"caution: {note}", highlight=False, markup=False, soft_wrap=True)
         if moved:
             settings["base_url"] = settings_of(out / "rollouts.jsonl").get("base_url", base_url)

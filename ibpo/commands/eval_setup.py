@@ -28,6 +28,7 @@ from ibpo.rollouts import Sampler
 from ibpo.tasks import build_judge, distinct, hold_out, load_given, named_data
 from ibpo.types import Problem
 
+MAX_TOKENS = 1024
 PACKAGES = ("ibpo", "numpy", "openai", "torch", "transformers", "math-verify")
 
 
@@ -194,6 +195,26 @@ def _writer(tokenizer: Any, way: Way) -> Any:
         template_options=way.template_options,
         adapt=way.adapt,
     )
+
+
+def default_max_tokens(model: str | None, task: str) -> int:
+    """The longest response where nobody says: 1,024 tokens, or fewer where the model or the task has room for fewer.
+
+    Args:
+        model: of this machine; None: served.
+        task: an embedded experiment's responses have a known length.
+    """
+    limit = MAX_TOKENS if task not in EXPERIMENTS else min(MAX_TOKENS, experiment_named(task).max_completion_length)
+    if model is None:
+        return limit
+    try:
+        from transformers import AutoConfig
+
+        config: Any = AutoConfig.from_pretrained(resolve_model(model), trust_remote_code=False).get_text_config()
+    except Exception:  # whatever is wrong with the model is said when it is loaded
+        return limit
+    room = getattr(config, "max_position_embeddings", None)
+    return limit if not isinstance(room, int) else max(1, min(limit, room // 2))
 
 
 def weights_digest(model: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -124,10 +125,23 @@ def _files(name: str, path: Path) -> list[tuple[str, str, Path]]:
         return [("", name, path)]
     if (path / "responses.jsonl").is_file():
         return [("", name, path / "responses.jsonl")]
+    if (calls := path / "calls.jsonl").is_file():
+        raise IbpoError(
+            f"{path}: is a run of ibpo eval that has not come to its end (it holds no responses.jsonl): see what the "
+            f"run said, and go on with it: {_command(calls)}"
+        )
     demo = run_tables(path)
     if demo:  # EXPERIMENT/seedN/responses/POLICY__HOW.jsonl.gz
         return [(part_of(file, demo), _policy(file), file) for file in demo]
     return [("", name, path)]
+
+
+def _command(calls: Path) -> str:
+    """Of an `ibpo eval`, as its first line says."""
+    try:
+        return str(json.loads(calls.read_text(encoding="utf-8").partition("\n")[0])["command"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "its command again"
 
 
 def _policy(file: Path) -> str:

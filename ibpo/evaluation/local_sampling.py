@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +15,7 @@ from ibpo.evaluation.comparison import EXTENDED, describe
 from ibpo.evaluation.responses import Responses, row_of, write_table
 from ibpo.responses import EncodedGroups, encode_prefix
 from ibpo.rewards import ExactJudge, Judge
-from ibpo.rollouts import HFSampler, rollout_of_ids, score
+from ibpo.rollouts import HFSampler, encode_prompt, rollout_of_ids, score
 from ibpo.types import Problem, ResponseGroup, Rollout, ScoredResponse
 
 BATCH_SIZE = 512
@@ -27,16 +27,16 @@ def roll_out(
     problems: Sequence[Problem],
     prefixes: Sequence[str],
     max_completion_length: int,
-    on_batch: Callable[[int], None] | None = None,
+    on_batch: Callable[[int], None] = lambda _: None,
 ) -> list[Rollout]:
     """One response per problem; an empty prefix leaves the choice of the response group to the policy."""
     sampler = HFSampler(
         model, tokenizer, max_completion_length=max_completion_length, batch_size=BATCH_SIZE, on_batch=on_batch
     )
-    prompts = tokenizer([str(p.prompt) for p in problems], add_special_tokens=False)["input_ids"]
+    prompts = [encode_prompt(tokenizer, p.prompt) for p in problems]
     opening = {text: encode_prefix(text, tokenizer) for text in set(prefixes)}
     completions = sampler.sample(prompts, [opening[text] for text in prefixes])
-    return to_rollouts(tokenizer, problems, prompts, completions)
+    return to_rollouts(tokenizer, problems, prompts, completions, sampler.eos_token_ids)
 
 
 def to_rollouts(
@@ -44,11 +44,11 @@ def to_rollouts(
     problems: Sequence[Problem],
     prompts: Sequence[Sequence[int]],
     completions: Sequence[Sequence[int]],
+    eos_token_ids: Collection[int],
 ) -> list[Rollout]:
     """Token ids of one completion to each problem as rollouts; one without an end-of-sequence token was cut off."""
-    eos: Any = tokenizer.eos_token_id
     return [
-        rollout_of_ids(tokenizer, problem.problem_id, prompt, ids, eos_token_ids={eos})
+        rollout_of_ids(tokenizer, problem.problem_id, prompt, ids, eos_token_ids=eos_token_ids)
         for problem, prompt, ids in zip(problems, prompts, completions, strict=True)
     ]
 
@@ -64,7 +64,7 @@ def write_responses(
     num_samples: int,
     max_completion_length: int,
     seed: int,
-    on_batch: Callable[[int], None] | None = None,
+    on_batch: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Sample `num_samples` responses per problem, judge them, write them to `path`; the file is whole or absent."""
     torch.manual_seed(seed)
@@ -111,7 +111,7 @@ def write_choices(
 ) -> None:
     """Write the policy's probability of opening an extended response to each problem; nothing is generated."""
     sampler = HFSampler(model, tokenizer, max_completion_length=1, batch_size=BATCH_SIZE)
-    prompts = tokenizer([str(p.prompt) for p in problems], add_special_tokens=False)["input_ids"]
+    prompts = [encode_prompt(tokenizer, p.prompt) for p in problems]
     opening = encode_prefix(extended.prefix, tokenizer)[0]
     probability = torch.softmax(sampler.next_token_logits(prompts), -1)[:, opening].double().cpu().numpy()
     rows = zip(problems, probability.tolist(), strict=True)
@@ -129,18 +129,18 @@ class Sampler(Protocol):
 class Scorer:
     """Reads and judges completions in token ids (`ibpo.rollouts.score`)."""
 
-    def __init__(self, groups: EncodedGroups, tokenizer: PreTrainedTokenizerBase, judge: Judge) -> None:
+    def __init__(
+        self, groups: EncodedGroups, tokenizer: PreTrainedTokenizerBase, judge: Judge, eos_token_ids: Collection[int]
+    ) -> None:
+        """`eos_token_ids` end a response (`ibpo.rollouts.end_of_sequence_ids`)."""
         self.groups, self.tokenizer, self.judge = groups, tokenizer, judge
+        self.eos_token_ids = eos_token_ids
 
     def score(
         self, problems: Sequence[Problem], prompt_ids: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
     ) -> list[ScoredResponse]:
         """Judge one completion to each problem, all at once."""
-        eos: Any = self.tokenizer.eos_token_id
-        rollouts = [
-            rollout_of_ids(self.tokenizer, problem.problem_id, prompt, ids, eos_token_ids={eos})
-            for problem, prompt, ids in zip(problems, prompt_ids, completions, strict=True)
-        ]
+        rollouts = to_rollouts(self.tokenizer, problems, prompt_ids, completions, self.eos_token_ids)
         return score(rollouts, problems, self.groups.groups, self.judge)
 
 

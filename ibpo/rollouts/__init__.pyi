@@ -1,11 +1,13 @@
+from .decoding import pad_left as pad_left
 from .hf import HFRequestSampler as HFRequestSampler
 from .hf import HFSampler as HFSampler
+from .hf import end_of_sequence_ids as end_of_sequence_ids
 from .hf import load_policy as load_policy
-from .hf import pad_left as pad_left
 from .sampler import PromptWriter as PromptWriter
 from .sampler import Request as Request
 from .sampler import Sampled as Sampled
 from .sampler import Sampler as Sampler
+from .sampler import encode_prompt as encode_prompt
 from .scoring import rollout_of_ids as rollout_of_ids
 from .scoring import rollout_of_row as rollout_of_row
 from .scoring import score as score
@@ -35,6 +37,8 @@ __all__ = [
     "VLLMSampler",
     "ask_for_tokenizer",
     "collect",
+    "encode_prompt",
+    "end_of_sequence_ids",
     "load_policy",
     "load_vllm",
     "pad_left",

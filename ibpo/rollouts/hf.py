@@ -1,17 +1,27 @@
-"""Sampling from a transformers model in this process: load a policy, open responses by forced tokens, decode."""
+"""Sampling from a transformers model in this process: load a policy, sample its responses, answer requests."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from ibpo.errors import IbpoError
+from ibpo.rollouts.decoding import Decoder, TokenIds
 from ibpo.rollouts.sampler import PromptWriter, Request, Sampled
 from ibpo.rollouts.scoring import rollout_of_ids
 
@@ -20,6 +30,9 @@ WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
 def load_policy(path: str, *, dtype: str = "float32") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model and its tokenizer, on the CPU; code that comes with a model is not run.
+
+    Of a model that sees or hears as well (`...ForConditionalGeneration`) the language model is loaded, without the rest
+    where transformers has a class for it alone.
 
     Args:
         path: a local folder, or a hub id such as `Qwen/Qwen2.5-1.5B-Instruct`.
@@ -33,20 +46,20 @@ def load_policy(path: str, *, dtype: str = "float32") -> tuple[PreTrainedModel, 
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     except Exception as error:
         raise IbpoError(f"{path}: {_reason(path, error)}") from None
-    architectures = config.architectures or []
-    if not any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
+    architectures, text = config.architectures or [], config.get_text_config()
+    is_part = any(name.endswith("ForConditionalGeneration") for name in architectures) and text is not config
+    if not is_part and not any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
         found = ", ".join(architectures) or config.model_type
         raise IbpoError(
             f"{path}: is no causal language model but {found}; name one whose architecture is ...ForCausalLM"
         )
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path, dtype=getattr(torch, dtype), trust_remote_code=False, output_loading_info=True
-        )
+        model, missing = _load_weights(path, text if is_part else None, dtype)
+        if missing == ["lm_head.weight"] and is_part and config.tie_word_embeddings:
+            text.tie_word_embeddings = True  # said of the whole model only
+            model, missing = _load_weights(path, text, dtype)
     except Exception as error:
         raise IbpoError(f"{path}: the weights cannot be loaded: {_reason(path, error)}") from None
-    model, info = loaded
-    missing = sorted({*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])})
     if missing:
         raise IbpoError(f"{path}: weights are missing, {len(missing)} in all, first {missing[0]}; copy the model again")
     try:
@@ -64,6 +77,23 @@ def load_policy(path: str, *, dtype: str = "float32") -> tuple[PreTrainedModel, 
             "they do not belong together: copy both from one place"
         )
     return model, tokenizer
+
+
+PARTS = {r"^(model\.)?language_model\.lm_head\.": "lm_head.", r"^(model\.)?language_model\.(model\.)?": "model."}
+"""How the parameters of a language model within another one are called -> how they are called alone."""
+
+
+def _load_weights(path: str, part: Any, dtype: str) -> tuple[Any, list[str]]:
+    """A model, or the part of one that this configuration is of; and the parameters that are not in its weights."""
+    options: dict[str, Any] = {"dtype": getattr(torch, dtype), "trust_remote_code": False, "output_loading_info": True}
+    if part is None:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(path, **options)
+    elif type(part) in MODEL_FOR_CAUSAL_LM_MAPPING:
+        loaded = AutoModelForCausalLM.from_pretrained(path, config=part, key_mapping=PARTS, **options)
+    else:
+        loaded = AutoModelForImageTextToText.from_pretrained(path, **options)
+    model, info = loaded
+    return model, sorted({*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])})
 
 
 def _check_folder(path: str) -> None:
@@ -94,26 +124,12 @@ def _reason(path: str, error: Exception) -> str:
     return f"{first[:200]}; check the hub id, log in with `hf auth login` if it is gated, or name a local folder"
 
 
-TokenIds = Sequence[int]
-
-
-def pad_left(rows: list[list[int]], pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids, padded on the left to the longest row, and their attention mask: int [B, T] each."""
-    width = max(map(len, rows))
-    ids = torch.full((len(rows), width), pad_token_id)
-    mask = torch.zeros((len(rows), width), dtype=torch.long)
-    for i, row in enumerate(rows):
-        ids[i, width - len(row) :] = torch.tensor(row)
-        mask[i, width - len(row) :] = 1
-    return ids, mask
-
-
 class HFSampler:
-    """Samples completions at temperature `temperature` from the full distribution (no top-k, no top-p); at 0, greedily.
+    """Samples completions in token ids from the model's full distribution (no top-k, no top-p); at 0, greedily.
 
-    A completion consists of its prefix (forced tokens), what the model wrote after it, and the end-of-sequence token
-    if it was reached within `max_completion_length` tokens, prefix included. The randomness is torch's global
-    generator.
+    No `generation_config.json` changes it: see `ibpo.rollouts.decoding`. A completion consists of its prefix (forced
+    tokens), what the model wrote after it, and the end-of-sequence token if one was reached within
+    `max_completion_length` tokens, prefix included. The randomness is torch's global generator.
     """
 
     def __init__(
@@ -124,90 +140,60 @@ class HFSampler:
         max_completion_length: int,
         temperature: float = 1.0,
         batch_size: int = 256,
-        chunk: int = 32,
-        on_batch: Callable[[int], None] | None = None,
+        on_batch: Callable[[int], None] = lambda _: None,
     ) -> None:
-        """Tokens are decoded `chunk` at a time; `on_batch` gets the size of each finished batch (progress bars)."""
-        # The stubs know neither generate() on a model nor that a token's id is one number.
+        """`on_batch` gets how many responses have ended since it was called last (progress bars)."""
+        # The stubs do not know that a token's id is one number.
         self.model: Any = model
         self.tokenizer: Any = tokenizer
+        self.eos_token_ids = end_of_sequence_ids(model, tokenizer)
         self.max_completion_length, self.temperature, self.batch_size = max_completion_length, temperature, batch_size
-        self.chunk = chunk
-        self.on_batch = on_batch or (lambda _: None)
+        self.on_batch = on_batch
 
-    @torch.no_grad()
     def next_token_logits(self, prompts: Sequence[TokenIds]) -> torch.Tensor:
         """Logits of the token that opens a response, one row per prompt: float [P, V]."""
-        rows = []
-        for start in range(0, len(prompts), self.batch_size):
-            batch = [list(p) for p in prompts[start : start + self.batch_size]]
-            ids, mask = pad_left(batch, self.tokenizer.pad_token_id)
-            ids, mask = ids.to(self.model.device), mask.to(self.model.device)
-            rows.append(self.model(input_ids=ids, attention_mask=mask, logits_to_keep=1).logits[:, -1].float())
-        return torch.cat(rows)
+        with self._decoder() as decoder:
+            return decoder.next_token_logits(prompts)
 
     def sample(self, prompts: Sequence[TokenIds], prefixes: Sequence[TokenIds]) -> list[list[int]]:
-        """One completion per prompt; an empty prefix lets the model choose how to open its response.
+        """One completion per prompt; an empty prefix lets the model choose how to open its response."""
+        with self._decoder() as decoder:
+            return decoder.decode(prompts, prefixes)
 
-        The opening token of unforced responses is sampled first, then all rows are decoded in batches of rows that open
-        alike: the distribution is the same, and short responses do not wait for long ones.
-        """
-        opened = [list(p) for p in prefixes]
-        free = [i for i, p in enumerate(opened) if not p]
-        if free:
-            logits = self.next_token_logits([prompts[i] for i in free])
-            if self.temperature:
-                tokens = torch.multinomial(torch.softmax(logits / self.temperature, -1), 1)[:, 0]
-            else:
-                tokens = logits.argmax(-1)
-            for i, token in zip(free, tokens.tolist(), strict=True):
-                opened[i] = [token]
-        done: list[list[int]] = [[] for _ in prompts]
-        order = sorted(range(len(prompts)), key=lambda i: (opened[i], len(prompts[i])))
-        by_opening: dict[tuple[int, ...], list[int]] = {}
-        for i in order:
-            by_opening.setdefault(tuple(opened[i]), []).append(i)
-        for opening, rows in by_opening.items():
-            for start in range(0, len(rows), self.batch_size):
-                batch = rows[start : start + self.batch_size]
-                for i, body in zip(batch, self._decode([[*prompts[i], *opening] for i in batch], opening), strict=True):
-                    done[i] = [*opening, *body]
-                self.on_batch(len(batch))
-        return done
-
-    def _decode(self, rows: list[list[int]], opening: tuple[int, ...]) -> list[list[int]]:
-        """Decode in chunks of tokens; rows that have ended leave the batch, so short ones do not pay for long ones."""
-        eos = self.tokenizer.eos_token_id
-        bodies: list[list[int]] = [[] for _ in rows]
-        room = self.max_completion_length - len(opening)
-        alive = [] if eos in opening else list(range(len(rows)))
-        while alive and room > 0:
-            step = min(self.chunk, room)
-            room -= step
-            chunks = self._generate([rows[i] + bodies[i] for i in alive], step)
-            for i, ids in zip(alive, chunks, strict=True):
-                bodies[i] += ids[: ids.index(eos) + 1] if eos in ids else ids
-            alive = [i for i in alive if bodies[i][-1] != eos]
-        return bodies
-
-    @torch.no_grad()
-    def _generate(self, rows: list[list[int]], num_tokens: int) -> list[list[int]]:
-        ids, mask = pad_left(rows, self.tokenizer.pad_token_id)
+    @contextmanager
+    def _decoder(self) -> Iterator[Decoder]:
         was_training = self.model.training
         self.model.eval()
-        how: dict[str, Any] = {"do_sample": True, "temperature": self.temperature, "top_k": 0, "top_p": 1.0}
-        out = self.model.generate(
-            input_ids=ids.to(self.model.device),
-            attention_mask=mask.to(self.model.device),
-            **how if self.temperature else {"do_sample": False},
-            max_new_tokens=num_tokens,
-            cache_implementation="static",
-            pad_token_id=self.tokenizer.pad_token_id,
-            eos_token_id=self.tokenizer.eos_token_id,
-            disable_compile=True,
-        )
-        self.model.train(was_training)
-        return out[:, ids.shape[1] :].tolist()
+        pad = self.tokenizer.pad_token_id
+        try:
+            yield Decoder(
+                self.model,
+                eos_token_ids=self.eos_token_ids,
+                pad_token_id=0 if pad is None else pad,
+                max_completion_length=self.max_completion_length,
+                temperature=self.temperature,
+                batch_size=self.batch_size,
+                on_batch=self.on_batch,
+            )
+        finally:
+            self.model.train(was_training)
+
+
+def end_of_sequence_ids(model: Any, tokenizer: Any) -> list[int]:
+    """The ids that end a response, the tokenizer's first: many chat models have several.
+
+    Those of the tokenizer, of `generation_config.json`, and of `config.json`: from this only the tokenizer's special
+    tokens, as a configuration that names none has its class's default, which may be any token.
+    """
+    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    found = [tokenizer.eos_token_id]
+    found += _as_list(getattr(model.generation_config, "eos_token_id", None))
+    found += [i for i in _as_list(model.config.get_text_config().eos_token_id) if i in special]
+    return list(dict.fromkeys(int(i) for i in found if i is not None))
+
+
+def _as_list(ids: Any) -> list[Any]:
+    return list(ids) if isinstance(ids, list | tuple) else [ids]
 
 
 class HFRequestSampler:
@@ -234,7 +220,7 @@ class HFRequestSampler:
                 )
             else:
                 asked.append((request, prompt, prefix, lead))
-        asked.sort(key=lambda one: (one[2], len(one[1])))
+        asked.sort(key=lambda one: (one[2], len(one[1]), one[1]))  # siblings share what is computed of their prompt
         for start in range(0, len(asked), self.batch_size):
             batch = asked[start : start + self.batch_size]
             torch.manual_seed(_seed_of([request for request, *_ in batch], self.seed))
@@ -244,7 +230,7 @@ class HFRequestSampler:
 
     def _sampled(self, request: Request, prompt: list[int], ids: list[int], lead: str) -> Sampled:
         tokenizer = self.sampler.tokenizer
-        eos = {tokenizer.eos_token_id}
+        eos = self.sampler.eos_token_ids
         rollout = rollout_of_ids(tokenizer, request.problem.problem_id, prompt, ids, eos_token_ids=eos, lead=lead)
         return Sampled.of_rollout(request, rollout)
 

@@ -163,6 +163,23 @@ def asked_groups(request: Request, response_groups: Sequence[ResponseGroup]) -> 
     return [group for group in response_groups if request.response_group in ("", group.name)]
 
 
+def encode_prompt(tokenizer: Any, prompt: Prompt, template_options: Mapping[str, Any] | None = None) -> list[int]:
+    """A prompt's token ids: the same in training, evaluation, the cold start and `ibpo calibrate`, and as TRL has them.
+
+    Args:
+        tokenizer: one of transformers.
+        prompt: text, which gets the special tokens that the tokenizer adds (a beginning-of-sequence token, for many);
+            or chat messages, whose template writes all of them.
+        template_options: of the chat template.
+    """
+    if isinstance(prompt, str):
+        return list(tokenizer(prompt)["input_ids"])
+    options = dict(template_options or {})
+    return list(
+        tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True, **options)["input_ids"]
+    )
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PromptWriter:
     """Prompts as a model's tokenizer and chat template write them."""
@@ -215,8 +232,15 @@ class PromptWriter:
         prompt, prefix, _ = self.asked(request)
         return prompt, prefix
 
+    def prompt_ids(self, prompt: Prompt, rendered: str | None = None) -> list[int]:
+        """Token ids of a prompt, `rendered` by default by `render`: a template writes all special tokens itself."""
+        text = self.render(prompt) if rendered is None else rendered
+        if isinstance(prompt, str) or not self.tokenizer.chat_template:
+            return encode_prompt(self.tokenizer, text)
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
     def asked(self, request: Request) -> tuple[list[int], list[int], str]:
         """`ids`, and the text that the prompt already holds of the response."""
         opened = self.opening(request)
-        prompt = self.tokenizer(opened.prompt, add_special_tokens=False)["input_ids"] if opened.prompt else []
-        return list(prompt), list(encode_opening(opened.forced, self.tokenizer)), opened.lead
+        prompt = self.prompt_ids(self.prompt(request), opened.prompt)
+        return prompt, list(encode_opening(opened.forced, self.tokenizer)), opened.lead

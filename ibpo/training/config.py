@@ -12,7 +12,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 from trl import GRPOConfig
 
-from ibpo.budget import TOKENS, budget_table, check_budget, parse_budget_table
+from ibpo.budget import TOKENS, budget_table, check_budget, check_distinct, parse_budget, parse_budget_table
 from ibpo.errors import IbpoError
 from ibpo.training.budgets import CONFIG, NOT_BEFORE_SAMPLING
 
@@ -71,7 +71,8 @@ class IBPOConfig(GRPOConfig):
         metadata={
             "help": "Response group -> largest share of prompts it may answer, as 0.5, '50%' or '1/2'; `tokens` -> "
             "mean tokens per prompt; `extended>=` -> least share; `extended@domain=law`, `extended@domain`: within a "
-            "slice, within each. Several hold together; see ibpo.budget. None: no budget; see UNCONSTRAINED."
+            "slice, within each. Several hold together; see ibpo.budget. A list of texts as on the command line is "
+            "taken, too: ['extended=50%']. None: no budget; see UNCONSTRAINED."
         },
     )
     utility: str = field(default="regression", metadata={"help": "See ibpo.training.lower_level.LowerLevel."})
@@ -176,11 +177,19 @@ class IBPOConfig(GRPOConfig):
 
 def _checked(budget: Any) -> dict[str, float | str]:
     """What can be said of a budget before the response groups are known; keys as `Budget.key` writes them."""
-    if not isinstance(budget, Mapping) or not budget:
+    if not isinstance(budget, Mapping | list | tuple) or not budget:
         raise IbpoError(
-            f"IBPOConfig: budget: needs entries like {{'extended': 0.5}}, got {budget!r}; no budget is budget=None"
+            f"IBPOConfig: budget: needs entries like {{'extended': 0.5}}, or a list of texts like ['extended=50%'], "
+            f"got {budget!r}; no budget is budget=None"
         )
-    budgets = parse_budget_table(budget, CONFIG)
+    if isinstance(budget, Mapping):
+        budgets = parse_budget_table(budget, CONFIG)
+    else:
+        for text in budget:
+            if not isinstance(text, str):
+                raise IbpoError(f"IBPOConfig: budget: {text!r} is no text; write one like 'extended=50%'")
+        budgets = [parse_budget(text, f"{CONFIG}{text}") for text in budget]
+        check_distinct(budgets, CONFIG)
     for one in budgets:
         check_budget(one, groups=None, costs=(TOKENS,), refused=NOT_BEFORE_SAMPLING, where=f"{CONFIG}{one}")
     return budget_table(budgets)
@@ -243,7 +252,7 @@ def check_arguments(args: GRPOConfig, given: dict[str, Any]) -> None:
 
 
 def check_inputs(trainer: Any) -> None:
-    """Refuse images, and a mixture of experts' own loss, once TRL has loaded the model.
+    """Refuse images, a data set without one whole step, and a mixture of experts' own loss, once TRL has loaded all.
 
     Raises:
         IbpoError: with the fix.
@@ -253,6 +262,13 @@ def check_inputs(trainer: Any) -> None:
         raise IbpoError(
             "IBPOTrainer: rollouts are of text alone: pass a tokenizer as processing_class, and remove the data set's "
             "columns image and images"
+        )
+    num_prompts = trainer.args.generation_batch_size // trainer.num_generations
+    num_rows = len(trainer.train_dataset) if hasattr(trainer.train_dataset, "__len__") else None
+    if num_rows is not None and num_rows < num_prompts:
+        raise IbpoError(
+            f"IBPOTrainer: the data set has {num_rows} rows and one step takes {num_prompts} prompts, so that nothing "
+            "would be trained: give more rows, or lower per_device_train_batch_size or gradient_accumulation_steps"
         )
     if trainer.aux_loss_enabled:
         raise IbpoError(

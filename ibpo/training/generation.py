@@ -18,19 +18,9 @@ from ibpo.rewards import NOT_TRUNCATED
 from ibpo.rollouts import HFSampler
 from ibpo.training.lower_level import Batch
 from ibpo.training.reference_model import prompt_features
-from ibpo.types import Prompt, ScoredResponse
+from ibpo.types import ScoredResponse
 
 TokenIds = Sequence[int]
-
-
-def prompt_token_ids(trainer: Any, prompt: Prompt) -> list[int]:
-    """As TRL makes them: with the special tokens that the tokenizer adds, or by the chat template."""
-    if isinstance(prompt, str):
-        return trainer.processing_class(prompt)["input_ids"]
-    options = trainer.args.chat_template_kwargs or {}
-    return trainer.processing_class.apply_chat_template(
-        prompt, add_generation_prompt=True, return_dict=True, **options
-    )["input_ids"]
 
 
 def sample_stratified(trainer: Any, prompt_ids: list[list[int]]) -> list[list[int]]:
@@ -41,6 +31,11 @@ def sample_stratified(trainer: Any, prompt_ids: list[list[int]]) -> list[list[in
     first = trainer.accelerator.process_index * len(prompt_ids)
     forced = [place % num_siblings * num_groups // num_siblings for place in range(first, first + len(prompt_ids))]
     prefixes = [trainer.groups.prefix_ids[g] if trainer.args.stratified and training else [] for g in forced]
+    return sample_with(trainer, prompt_ids, prefixes)
+
+
+def sample_with(trainer: Any, prompt_ids: Sequence[TokenIds], prefixes: Sequence[TokenIds]) -> list[list[int]]:
+    """One completion per prompt, which begins with its prefix, by whatever the trainer samples with."""
     if trainer.use_vllm:
         return sample_served(trainer.vllm_generation, prompt_ids, prefixes, trainer.max_completion_length)
     return _sampler(trainer, trainer.max_completion_length).sample(prompt_ids, prefixes)
@@ -162,7 +157,7 @@ def batch_of(rows: Sequence[dict[str, Any]], score: np.ndarray, prompt: np.ndarr
     return Batch(
         prompt=prompt,
         response_group=np.array([row["response_group"] for row in rows]),
-        reward=np.where(truncated | violating, 0.0, score),
+        reward=np.where(truncated | violating | np.isnan(score), 0.0, score),
         tokens=np.array([row["tokens"] for row in rows], float),
         features=features,
         slices={column: np.array([row["slices"][column] for row in per_prompt]) for column in rows[0]["slices"]},

@@ -1,12 +1,17 @@
-"""A judge as TRL's reward function: it scores, and says which responses may not be imitated."""
+"""Reward functions as the trainer calls them: a judge as one of them, and what all of them may return."""
 
 from __future__ import annotations
 
+import functools
+import inspect
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
+from ibpo.errors import IbpoError
 from ibpo.rewards import Judge
 from ibpo.rollouts import rollout_of_ids, score
 from ibpo.types import Problem, ResponseGroup, ScoredResponse
@@ -63,3 +68,70 @@ class JudgeReward:
             level=str(row.get("level", "")),
             info={k: v for k, v in row.items() if k not in own},
         )
+
+
+def checked(reward_func: Any) -> Any:
+    """A reward function of which NaN, infinite and missing rewards are errors; None, not applicable, stays.
+
+    TRL makes NaN of None, so that afterwards nobody can tell a broken reward from one that does not apply. Reward
+    models (modules, or their names) are returned as they are; see `check_finite`.
+    """
+    if isinstance(reward_func, str | torch.nn.Module):
+        return reward_func
+    name = getattr(reward_func, "__name__", type(reward_func).__name__)
+    call = reward_func if inspect.isroutine(reward_func) else type(reward_func).__call__
+
+    async def later(**given: Any) -> Any:
+        return _check(name, await reward_func(**given), given)
+
+    def at_once(**given: Any) -> Any:
+        return _check(name, reward_func(**given), given)
+
+    wrapped = later if inspect.iscoroutinefunction(call) else at_once
+    return functools.update_wrapper(wrapped, reward_func, updated=())
+
+
+def _check(name: str, rewards: Any, given: Mapping[str, Any]) -> Any:
+    wanted = len(given["prompts"])
+    try:
+        rewards = list(rewards)
+    except TypeError:
+        raise IbpoError(
+            f"reward function {name!r}: gave {rewards!r}; it must give a list, one reward per completion"
+        ) from None
+    if len(rewards) != wanted:
+        raise IbpoError(
+            f"reward function {name!r}: gave {len(rewards)} rewards for {wanted} completions; give one for each"
+        )
+    for i, reward in enumerate(rewards):
+        try:
+            fine = reward is None or math.isfinite(reward)
+        except (TypeError, ValueError):
+            fine = False
+        if not fine:
+            ids = given.get("problem_id")
+            row = f"problem_id {ids[i]!r}" if ids else f"prompt {_short(given['prompts'][i])}"
+            raise IbpoError(
+                f"reward function {name!r}: gave {reward!r} for a response to the row with {row}; "
+                "a reward is a number, or None where the function does not apply"
+            )
+    return rewards
+
+
+def _short(prompt: Any) -> str:
+    text = prompt if isinstance(prompt, str) else str(prompt[-1]["content"])
+    return repr(text if len(text) <= 60 else f"{text[:60]}...")
+
+
+def check_finite(reward_funcs: Sequence[Any], names: Sequence[str], rewards: torch.Tensor) -> None:
+    """Refuse NaN and infinite scores of reward models: [R, functions].
+
+    Raises:
+        IbpoError: names the model.
+    """
+    for i, (func, name) in enumerate(zip(reward_funcs, names, strict=True)):
+        if isinstance(func, torch.nn.Module) and not rewards[:, i].isfinite().all():
+            raise IbpoError(
+                f"reward model {name!r}: scored {int((~rewards[:, i].isfinite()).sum())} of {len(rewards)} responses "
+                "NaN or infinite; load it in another precision, or take another model"
+            )

@@ -41,7 +41,7 @@ class StepView:
     batch: Batch
     """What the lower level saw; its rewards are 0 where a response is truncated or violates a constraint."""
     score: np.ndarray
-    """float [R]: reward as the reward functions gave it."""
+    """float [R]: reward as the reward functions gave it; NaN where none of them applied."""
     share: np.ndarray
     """float [P, G]: with what probability the policy opens a response of each group."""
     selection: Selection
@@ -280,7 +280,8 @@ class Guards:
             "the answers of this format, or take easier prompts"
         )
         cases = self._case("no reward", nothing, 5, 50, text)
-        low, high = float(np.nanmin(view.score)), float(np.nanmax(view.score))
+        scored = view.score[~np.isnan(view.score)]
+        low, high = (float(scored.min()), float(scored.max())) if len(scored) else (0.0, 0.0)
         text = f"rewards range from {low:g} to {high:g}; gains, min_gain and loss weights take them to be in [0, 1]"
         cases += self._case("range", low < 0 or high > 1, 1, 0, text)
         chosen = view.selection.chosen

@@ -93,7 +93,9 @@ def make_reference_model(trainer: Any) -> Any:
     copying it would copy nothing.
     """
     if not is_sharded(trainer):
-        return frozen_copy(trainer.accelerator.unwrap_model(trainer.model))
+        copied = frozen_copy(trainer.accelerator.unwrap_model(trainer.model))
+        # In the policy's precision: rounding alone would be a divergence, and a penalty at pi_0 itself.
+        return trainer.accelerator.prepare_model(copied, evaluation_mode=True)
     model = create_model_from_path(get_config_model_id(trainer.model.config), dtype=trainer.model.dtype)
     model.eval().requires_grad_(False)
     return (prepare_deepspeed if trainer.is_deepspeed_enabled else prepare_fsdp)(model, trainer.accelerator)

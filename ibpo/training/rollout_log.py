@@ -50,9 +50,10 @@ class RolloutLog:
     """Writes `step-000012.parquet` files; a shard is whole or absent, and a repeated step replaces its shard.
 
     A row per response: what it is (`problem_id`, `level`, `response_group`, `tokens`, `finish_reason`, `violations`),
-    what it earned (`score` as the reward functions gave it, `reward` as the allocation saw it: 0 if truncated or
-    violating), what it was worth (`margin` over the other groups' mean reward on its prompt, null where none was
-    sampled; `utility`, which decided), `price:KEY` of each budget, `chosen`, and its weights in the update.
+    what it earned (`score` as the reward functions gave it, null where none applied and the response was left out;
+    `reward` as the allocation saw it: 0 if truncated or violating), what it was worth (`margin` over the other groups'
+    mean reward on its prompt, null where none was sampled; `utility`, which decided), `price:KEY` of each budget,
+    `chosen`, and its weights in the update.
     """
 
     def __init__(self, directory: Path, settings: dict[str, Any]) -> None:
@@ -77,7 +78,7 @@ class RolloutLog:
             "problem_id": [row["problem_id"] for row in rows],
             "level": [row["level"] for row in rows],
             "response_group": [names[row["response_group"]] if row["response_group"] >= 0 else "" for row in rows],
-            "score": view.score,
+            "score": pa.array(view.score, from_pandas=True),
             "reward": view.batch.reward,
             "margin": pa.array(view.margin, from_pandas=True),
             "utility": selection.utility,

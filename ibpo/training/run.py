@@ -20,7 +20,7 @@ from ibpo.errors import IbpoError
 from ibpo.evaluation import HeldOutResult, Scorer, evaluate_held_out, held_out_results, read_table, write_table
 from ibpo.responses import encode_groups, offer, prompt_notes
 from ibpo.rewards import MixtureOfJudges
-from ibpo.rollouts import HFSampler, load_policy
+from ibpo.rollouts import HFSampler, encode_prompt, end_of_sequence_ids, load_policy
 from ibpo.runs import RunDir, write_text_atomic
 from ibpo.training.config import RENAMED
 from ibpo.training.judge_reward import JudgeReward
@@ -59,13 +59,13 @@ def run_job(job: Job, console: Console) -> list[HeldOutResult]:
         raise IbpoError(f"model.path: {error}") from None
     groups = encode_groups(job.response_groups, tokenizer)
     prompts = {p.problem_id: _prompt(job, tokenizer, p) for p in (*job.training, *job.held_out)}
-    prompt_ids = {key: _tokenize(tokenizer, prompt, job.config) for key, prompt in prompts.items()}
+    options = job.config.trl.get("chat_template_kwargs")
+    prompt_ids = {key: encode_prompt(tokenizer, prompt, options) for key, prompt in prompts.items()}
     _check_room(job, model, prompt_ids)
-    options = job.config.trl.get("chat_template_kwargs") or {}
     first = next(iter(prompts.values()))
-    for note in prompt_notes(tokenizer, first, [group.prefix for group in job.response_groups], options):
+    for note in prompt_notes(tokenizer, first, [group.prefix for group in job.response_groups], options or {}):
         console.print(f"caution: {note}", highlight=False, markup=False, soft_wrap=True)
-    scorer = Scorer(groups, tokenizer, replace(job.judge, constraints=()))
+    scorer = Scorer(groups, tokenizer, replace(job.judge, constraints=()), end_of_sequence_ids(model, tokenizer))
     try:
         if not trained:
             model = _train(job, args, adapter, model, tokenizer, prompts, console)
@@ -128,6 +128,7 @@ def _train(
     shutil.rmtree(partial, ignore_errors=True)
     policy.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
+    trainer.write_model_card(partial, job.run.path.name)
     os.replace(partial, job.run.model)
     return policy
 
@@ -182,15 +183,6 @@ def data_rows(problems: Sequence[Problem], prompts: Sequence[Any]) -> list[dict[
 
 def _prompt(job: Job, tokenizer: PreTrainedTokenizerBase, problem: Problem) -> Any:
     return offer(job.response_groups, problem.prompt, chat=bool(tokenizer.chat_template))
-
-
-def _tokenize(tokenizer: PreTrainedTokenizerBase, prompt: Any, config: RunConfig) -> list[int]:
-    """The prompt's token ids, as the trainer makes them."""
-    if isinstance(prompt, str):
-        return list(tokenizer(prompt)["input_ids"])
-    options = config.trl.get("chat_template_kwargs") or {}
-    rendered: Any = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True, **options)
-    return list(rendered["input_ids"])
 
 
 def _check_room(job: Job, model: PreTrainedModel, prompt_ids: dict[str, list[int]]) -> None:

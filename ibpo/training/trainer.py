@@ -22,7 +22,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -30,17 +30,21 @@ from accelerate.utils import gather_object
 from datasets import IterableDataset
 from transformers import PreTrainedModel
 from trl import GRPOTrainer
+from trl.trainer.utils import get_config_model_id
 
 from ibpo.config import nearest
 from ibpo.errors import IbpoError
 from ibpo.responses import encode_groups
+from ibpo.rollouts import encode_prompt, end_of_sequence_ids
 from ibpo.training.budgets import read_budget
 from ibpo.training.checkpoints import AverageWeights, ExactResume, KeepLowerLevel
 from ibpo.training.config import IBPOConfig, check_arguments, check_groups, check_inputs
-from ibpo.training.generation import batch_of, describe, look_at_prompts, prompt_token_ids, sample_stratified
-from ibpo.training.judge_reward import JudgeReward
+from ibpo.training.generation import batch_of, describe, look_at_prompts, sample_stratified
+from ibpo.training.held_out import HeldOutView, look_at_evaluation
+from ibpo.training.judge_reward import JudgeReward, check_finite, checked
 from ibpo.training.loss import by_length, draw_kl_rows, kl_penalty, kl_weight_at, take_rows, weighted_batch
 from ibpo.training.lower_level import STEER_AFTER, Batch, LowerLevel, Selection
+from ibpo.training.model_card import write_model_card
 from ibpo.training.monitoring import Guards, StepView
 from ibpo.training.reference_model import check_sharding, is_sharded, make_reference_model
 from ibpo.training.rollout_log import RolloutLog, log_settings
@@ -117,7 +121,8 @@ class IBPOTrainer(ExactResume):
 
     Args:
         model: a causal LM, or its directory or hub id.
-        reward_funcs: as for `trl.GRPOTrainer`; rewards in [0, 1].
+        reward_funcs: as for `trl.GRPOTrainer`; rewards in [0, 1]. None, where a function does not apply: a response to
+            which none applies is left out of the gains and is not imitated.
         response_groups: two or more; the first is the standard one.
         args: the configuration.
         train_dataset: rows with `prompt` and whatever the reward functions take; `problem_id` and `level`, if there,
@@ -129,6 +134,8 @@ class IBPOTrainer(ExactResume):
             would make the update another one (see `IBPOConfig`), or a TRL whose methods are called in another way.
     """
 
+    _tag_names: ClassVar[list[str]] = ["trl", "ibpo"]
+    _name = "IBPO"
     # Narrower than what TRL and transformers declare.
     args: IBPOConfig
     model: PreTrainedModel
@@ -148,18 +155,20 @@ class IBPOTrainer(ExactResume):
     ) -> None:
         check_trl_methods(GRPOTrainer, IBPOTrainer)
         check_arguments(args, kwargs)
+        given = list(reward_funcs) if isinstance(reward_funcs, list | tuple) else [reward_funcs]
+        self.judges = [func for func in given if isinstance(func, JudgeReward)]
         super().__init__(
             model=model,
-            reward_funcs=reward_funcs,
+            reward_funcs=[checked(func) for func in given],
             args=args,
             train_dataset=train_dataset,
             rollout_func=self._roll_out,  # pyright: ignore[reportArgumentType]  # chats come too
             **kwargs,
         )
         check_inputs(self)
-        for func in self.reward_funcs:
-            if isinstance(func, JudgeReward):
-                func.eos_token_ids |= set(self.eos_token_ids)
+        self.eos_token_ids = end_of_sequence_ids(self.model, self.processing_class)
+        for judge in self.judges:
+            judge.eos_token_ids |= set(self.eos_token_ids)
         self.response_groups = list(response_groups)
         names = [group.name for group in self.response_groups]
         check_groups(names, args)
@@ -180,6 +189,7 @@ class IBPOTrainer(ExactResume):
         except ValueError as error:
             raise IbpoError(f"IBPOConfig: {error}") from None
         self.handover = Handover()
+        self.held_out = HeldOutView(self.groups, self.budgets)
         self.guards = Guards(args.guards)
         self._needs_features = args.utility in ("shrunken", "regression")
         self.reference_model: Any = None
@@ -205,7 +215,9 @@ class IBPOTrainer(ExactResume):
     def _roll_out(self, prompts: list[Prompt], trainer: GRPOTrainer) -> dict[str, Any]:
         """TRL's `rollout_func`: responses of the policy."""
         del trainer
-        prompt_ids = self.handover.prompt_ids = [prompt_token_ids(self, prompt) for prompt in prompts]
+        options: Any = self.args.chat_template_kwargs
+        prompt_ids = [encode_prompt(self.processing_class, prompt, options) for prompt in prompts]
+        self.handover.prompt_ids = prompt_ids
         return {"prompt_ids": prompt_ids, "completion_ids": sample_stratified(self, prompt_ids), "logprobs": None}
 
     # -- scored rows -> allocation -> weights --------------------------------------------------------------------
@@ -214,10 +226,11 @@ class IBPOTrainer(ExactResume):
         self, inputs: list[dict], prompts: list, completions: list, completion_ids_list: list[list[int]]
     ) -> torch.Tensor:
         """TRL's rewards of all ranks; in training, the weights of the update follow from them."""
-        rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        rewards_per_func = self.reward_rows(inputs, prompts, completions, completion_ids_list)
         if not self.model.training:
+            self._look_at_evaluation(inputs, completion_ids_list, rewards_per_func)
             return rewards_per_func
-        score = (rewards_per_func * self.reward_weights.to(rewards_per_func)).nansum(1).double().cpu().numpy()
+        score = self.scores(rewards_per_func)
         rows, batch, share = self._score_rows(inputs, completion_ids_list, score)
         selection, weights = weigh_responses(
             self.lower_level, batch, self.args, self.state.global_step, self.state.max_steps
@@ -236,15 +249,44 @@ class IBPOTrainer(ExactResume):
         self._record(view, weights)
         return rewards_per_func
 
+    def reward_rows(
+        self, inputs: list[dict], prompts: list, completions: list, completion_ids_list: list[list[int]]
+    ) -> torch.Tensor:
+        """What each reward function says of the responses of all ranks: float [R, functions], NaN where it says None.
+
+        Raises:
+            IbpoError: for NaN and infinite rewards.
+        """
+        rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        check_finite(self.reward_funcs, self.reward_func_names, rewards_per_func)
+        return rewards_per_func
+
+    def scores(self, rewards_per_func: torch.Tensor) -> np.ndarray:
+        """The weighted sum of the functions that apply to a response, NaN where none does: float [R]."""
+        weighted = rewards_per_func * self.reward_weights.to(rewards_per_func)
+        return weighted.nansum(1).where(~weighted.isnan().all(1), torch.nan).double().cpu().numpy()
+
+    def _look_at_evaluation(
+        self, inputs: list[dict], completion_ids_list: list[list[int]], rewards_per_func: torch.Tensor
+    ) -> None:
+        """`eval_ibpo/*` of all prompts of this evaluation so far: TRL logs what is there when it ends."""
+        metrics = self._metrics["eval"]
+        if not any(key.startswith("ibpo/") for key in metrics):  # TRL has logged the one before
+            self.held_out = HeldOutView(self.groups, self.budgets)
+        look_at_evaluation(self, inputs, completion_ids_list, rewards_per_func, self.held_out)
+        metrics.update({key: [value] for key, value in self.held_out.metrics().items()})
+
     def _score_rows(
         self, inputs: list[dict], completion_ids_list: list[list[int]], score: np.ndarray
     ) -> tuple[list[dict[str, Any]], Batch, np.ndarray]:
         """What is known of every response of all ranks, as rows and as arrays, and the policy's choice [P, G]."""
-        scored = [func.scored for func in self.reward_funcs if isinstance(func, JudgeReward)]
+        scored = [judge.scored for judge in self.judges]
         columns = {term.column for term in self.budgets if term.column}
         rows = gather_object(
             describe(inputs, completion_ids_list, self.groups, set(self.eos_token_ids), columns, scored)
         )
+        for i in np.flatnonzero(np.isnan(score)):  # neither a gain nor a choice can be read from it
+            rows[i] |= {"response_group": -1, "first_token_of": -1}
         prompt = np.arange(len(rows)) // self.num_generations
         features, share = look_at_prompts(self, self.handover.prompt_ids, prompt, with_features=self._needs_features)
         return rows, batch_of(rows, score, prompt, features), share
@@ -322,6 +364,33 @@ class IBPOTrainer(ExactResume):
         penalty = kl_penalty(model, self.reference_model, inputs, self.temperature, in_step=several)
         self._metrics["train"]["ibpo/kl"].append(self._gather(penalty.detach()).mean().item())
         return loss + penalty
+
+    # -- the model that comes out ----------------------------------------------------------------------------------
+
+    def create_model_card(
+        self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
+    ) -> None:
+        """TRL's, but of this method: into `output_dir`, at every checkpoint."""
+        if self.is_world_process_zero():
+            self.write_model_card(Path(str(self.args.output_dir)), model_name, dataset_name, tags)
+
+    def write_model_card(
+        self,
+        directory: Path,
+        model_name: str | None = None,
+        dataset_name: str | None = None,
+        tags: str | list[str] | None = None,
+    ) -> None:
+        """Write a model card into a folder; its model is called like the folder unless `model_name` says otherwise."""
+        write_model_card(
+            directory,
+            model_name or directory.name,
+            get_config_model_id(self.model.config),
+            self.response_groups,
+            self.args,
+            dataset=dataset_name,
+            tags=[tags] if isinstance(tags, str) else tags or (),
+        )
 
     def _gather(self, tensor: torch.Tensor) -> torch.Tensor:
         """Of all ranks, one after the other; every rank must bring the same shape."""

@@ -16,6 +16,8 @@ import pytest
 from typer.testing import CliRunner
 
 from ibpo.cli import app
+from ibpo.commands.eval_setup import default_max_tokens
+from ibpo.demo import THINKING
 from ibpo.errors import IbpoError
 from tests.commands.eval_server import FAULTS, serving
 from tests.openai_server import serving as chatting
@@ -495,6 +497,24 @@ def test_thoughts_that_were_cut_are_told_apart(task, tmp_path, fields, reason, t
     said = "a thought that was cut" if thought == "cut" else "a thought and no answer"
     assert f"20 of 20 responses are {said}" in result.stderr
     assert ("thought cut" if thought == "cut" else "no answer") in result.stdout
+
+
+def test_an_embedded_model_is_evaluated_with_the_defaults(tmp_path):
+    """Its positions are 1,024, prompt included."""
+    run = tmp_path / "run"
+    result = CliRunner().invoke(app, ["eval", "embedded:thinking", "thinking", "--out", str(run), "--limit", "2"])
+    assert result.exit_code == 0, result.output
+    assert json.loads((run / "eval.json").read_text())["settings"]["max_tokens"] == THINKING.max_completion_length
+    assert default_max_tokens("embedded:thinking", "gsm8k") == 512 and default_max_tokens(None, "gsm8k") == 1024
+
+
+def test_the_report_of_a_run_that_did_not_end_says_so(tmp_path):
+    run = tmp_path / "run"
+    failed = ["eval", "embedded:thinking", "thinking", "--out", str(run), "--limit", "2", "--max-tokens", "1024"]
+    result = CliRunner().invoke(app, failed)
+    assert result.exit_code and "exceed the model's 1024 positions" in result.output
+    told = CliRunner().invoke(app, ["report", str(run), "--out", str(tmp_path / "page")])
+    assert "is a run of ibpo eval that has not come to its end" in told.output
 
 
 def test_a_system_message_stands_in_front_of_every_problem(task, tmp_path):

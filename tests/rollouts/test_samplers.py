@@ -79,7 +79,7 @@ WORDS = ["Q", "0", "1", "2", "4", "+", "=", "[TRIAL]", "it", "is", "3", "5", "6"
 
 
 class Scripted:
-    """A causal language model that writes what the problem asks, token by token, through transformers' own `generate`.
+    """A causal language model that writes what the problem asks, token by token.
 
     Its next token follows from the last ones: `=` or a forced `[TRIAL]` -> it -> is -> the answer -> end; the problem
     `3 + 1 =` gets `a` without end.
@@ -93,15 +93,15 @@ class Scripted:
         vocabulary = tokenizer.get_vocab()
 
         class Model(LlamaForCausalLM):
-            seen = torch.zeros((0, 0), dtype=torch.long)
-
             def forward(self, input_ids: Any = None, past_key_values=None, **kwargs):
                 out: Any = super().forward(input_ids=input_ids, past_key_values=past_key_values, **kwargs)
-                # Tokens before these are in the cache: remember them as it does.
-                first = input_ids.shape[1] > 1
-                Model.seen = input_ids if first else torch.cat([Model.seen, input_ids], 1)
+                # Tokens before these are in the cache, where the values tell which they were.
+                layer: Any = self.model.layers[0]
+                of_token = layer.self_attn.v_proj(layer.input_layernorm(self.model.embed_tokens.weight))
+                values = out.past_key_values.layers[0].values[:, 0]
+                seen = torch.cdist(values, of_token[None]).argmin(-1)
                 logits = torch.full_like(out.logits, -1e9)
-                for i, ids in enumerate(Model.seen.tolist()):
+                for i, ids in enumerate(seen.tolist()):
                     logits[i, -1, vocabulary[self.after(tokenizer.convert_ids_to_tokens(ids))]] = 0
                 return CausalLMOutputWithPast(logits=logits, past_key_values=out.past_key_values)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ibpo.training.generation import prompt_token_ids
+from ibpo.rollouts import encode_prompt
 from ibpo.training.trainer import IBPOTrainer
 
 
@@ -35,7 +35,7 @@ class Replay(Recorder):
     recorded: list[list[int]]
 
     def _roll_out(self, prompts, trainer):
-        self.handover.prompt_ids = [prompt_token_ids(self, prompt) for prompt in prompts]
+        self.handover.prompt_ids = [encode_prompt(self.processing_class, prompt) for prompt in prompts]
         first = self.accelerator.process_index * len(prompts)
         completion_ids = [list(ids) for ids in self.recorded[first : first + len(prompts)]]
         return {"prompt_ids": self.handover.prompt_ids, "completion_ids": completion_ids, "logprobs": None}

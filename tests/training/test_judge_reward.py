@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
 
 from ibpo.demo import THINKING, model_path
+from ibpo.errors import IbpoError
 from ibpo.rewards.judges import GIVES_ANSWER, Judgement, MixtureOfJudges, Rule, exact_match
 from ibpo.training.judge_reward import JudgeReward
+from tests.training.tiny import reward as right
 
 ODD = Rule(name="odd", check=lambda c: "is odd" if (c.predicted_answer or "0")[-1] in "13579" else None)
 
@@ -91,3 +95,55 @@ def test_forced_accuracy_and_share_by_level_are_metrics(make_trainer):
     levels = {key for key in log if key.startswith("ibpo/share_by_level/")}
     assert len(levels) >= 2 and all(key.endswith("/extended") for key in levels)
     assert log["ibpo/complete"] == 1.0 and log["ibpo/allowed/extended"] == 0.5
+
+
+def rewards_with(values):
+    """Correctness of the task, but these values for the first responses of a batch."""
+
+    def some(completions, answer, **_):
+        return [*values, *right(completions, answer)[len(values) :]]
+
+    return some
+
+
+def test_a_reward_that_does_not_apply_leaves_the_response_out(make_trainer, tmp_path):
+    """None, as TRL has it: no gain is read from it, it is not chosen, and what is left decides."""
+    trainer = make_trainer(
+        reward_funcs=rewards_with([None] * 6), rollout_log_dir=str(tmp_path / "log"), imitate_completions="every_group"
+    )
+    trainer.train()
+    (shard,) = (tmp_path / "log").glob("*.parquet")
+    rows = pq.read_table(shard).to_pylist()
+    assert [row["score"] for row in rows[:6]] == [None] * 6 and None not in [row["score"] for row in rows[6:]]
+    for row in rows[:6]:
+        assert not (row["chosen"] or row["prefix_loss_weight"] or row["completion_loss_weight"] or row["kl_weight"])
+    _, means, _ = trainer.lower_level.history[-1]
+    assert means.count[0].tolist() == [0, 0] and means.count[1].tolist() == [0, 2] and means.count[2].tolist() == [2, 2]
+
+
+def test_a_response_counts_where_one_of_several_functions_applies(make_trainer):
+    trainer = make_trainer(reward_funcs=[rewards_with([None] * 4), lambda completions, **_: [1.0] * len(completions)])
+    trainer.train()
+    assert trainer.lower_level.history[-1][1].count[0].tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, "1.0"])
+def test_a_broken_reward_is_an_error_that_names_the_row(make_trainer, value):
+    trainer = make_trainer(reward_funcs=rewards_with([0.0, value]))
+    with pytest.raises(IbpoError, match=r"reward function 'some': gave .* for a response to the row with") as said:
+        trainer.train()
+    assert any(f"problem_id {name!r};" in str(said.value) for name in trainer.train_dataset["problem_id"])
+    assert "\n" not in str(said.value)
+
+
+def test_too_few_rewards_are_an_error(make_trainer):
+    async def short(completions, **_):
+        return [1.0] * (len(completions) - 1)
+
+    with pytest.raises(IbpoError, match="reward function 'short': gave 31 rewards for 32 completions"):
+        make_trainer(reward_funcs=short).train()
+
+
+def test_a_data_set_without_one_whole_step_is_refused(make_trainer):
+    with pytest.raises(IbpoError, match="the data set has 7 rows and one step takes 8 prompts"):
+        make_trainer(num_problems=7)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from ibpo.demo import THINKING
@@ -45,6 +47,8 @@ from ibpo.types import ResponseGroup
         ({"budget": {"tokens": "0.5x"}}, "budget tokens=0.5x: what is spent is not known before"),
         ({"budget": {}}, "no budget is budget=None"),
         ({"budget": "extended=0.5"}, "needs entries like"),
+        ({"budget": ["extended=0.5", "extended<=1/2"]}, "budget extended: is given twice"),
+        ({"budget": [0.5]}, "budget: 0.5 is no text"),
     ],
 )
 def test_what_would_break_the_identity_is_refused(tmp_path, options, said):
@@ -57,6 +61,8 @@ def test_a_budget_takes_the_texts_of_the_command_line(tmp_path):
     args = IBPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, budget=budget)
     assert args.budget == {"long": "50%", "tokens": 200.0, "long@level=3>=": "1/3"}
     assert IBPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, budget=args.budget).budget == args.budget
+    texts: Any = ["long = 50%", "tokens<=200", "long@level=3>=1/3"]
+    assert IBPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, budget=texts).budget == args.budget
 
 
 @pytest.mark.parametrize("name", ["rollout_func", "tools", "environment_factory"])

@@ -13,9 +13,10 @@ from accelerate.commands.config.config_args import load_config_from_file
 
 from ibpo.config import read_recipe
 from ibpo.errors import IbpoError
+from ibpo.rollouts import encode_prompt
 from ibpo.rollouts.hf import HFSampler
 from ibpo.runs import RunDir
-from ibpo.training.generation import prompt_token_ids, sample_served
+from ibpo.training.generation import sample_served
 from ibpo.training.reference_model import check_sharding, is_sharded
 from ibpo.training.run import trainer_arguments
 
@@ -81,7 +82,7 @@ def test_served_rollouts_are_opened_and_cut_like_those_of_transformers(make_trai
             return prompts, sampler.sample(prompts, [[]] * len(prompts)), None, None
 
     torch.manual_seed(0)
-    prompts = [prompt_token_ids(trainer, row["prompt"]) for row in trainer.train_dataset.select(range(8))]
+    prompts = [encode_prompt(trainer.processing_class, row["prompt"]) for row in trainer.train_dataset.select(range(8))]
     prefixes = [trainer.groups.prefix_ids[i % 2] for i in range(8)]
     completions = sample_served(Generation(), prompts, prefixes, 10)
     for prefix, ids in zip(prefixes, completions, strict=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -62,6 +64,28 @@ def test_an_evaluation_data_set(make_trainer):
     assert len(logged(trainer, "ibpo/share/extended")) == 2  # of the two updates alone
 
 
+def test_an_evaluation_says_whether_the_budget_holds(make_trainer):
+    """Over all batches of the evaluation at once, by responses forced into each group and the policy's own."""
+    evaluation = {"num_generations_eval": 2, "per_device_eval_batch_size": 8, "rollout_log_dir": None}
+    budget = {"extended": 0.25, "tokens": 30.0, "extended@level=2": 0.5}
+    trainer = make_trainer(eval_rows=16, budget=budget, **evaluation)
+    alone = []
+    for rows in (trainer.eval_dataset.select(range(4 * i, 4 * i + 4)) for i in range(4)):
+        torch.manual_seed(0)
+        alone.append(trainer.evaluate(rows))
+    torch.manual_seed(0)
+    found = trainer.evaluate()
+    assert trainer.evaluate()["eval_ibpo/share/extended"] == pytest.approx(found["eval_ibpo/share/extended"])
+    shares = [one["eval_ibpo/share/extended"] for one in alone]
+    assert found["eval_ibpo/share/extended"] == pytest.approx(sum(shares) / 4, abs=1e-6)
+    assert found["eval_ibpo/spent/extended"] == found["eval_ibpo/share/extended"]
+    assert found["eval_ibpo/allowed/extended"] == 0.25 and found["eval_ibpo/allowed/tokens"] == 30.0
+    assert 0 <= found["eval_ibpo/reward/standard"] < found["eval_ibpo/reward/extended"] <= 1
+    assert found["eval_ibpo/spent/tokens"] == pytest.approx(found["eval_completions/mean_length"], rel=1e-6)
+    assert {f"eval_ibpo/price/{key}" for key in budget} <= set(found)
+    assert -1 <= found["eval_ibpo/oracle_gap"] <= 1 and len(trainer.held_out.share) == 16
+
+
 def test_metrics_reach_tensorboard(make_trainer, tmp_path, monkeypatch):
     pytest.importorskip("tensorboard")
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
@@ -70,3 +94,30 @@ def test_metrics_reach_tensorboard(make_trainer, tmp_path, monkeypatch):
     written = events.read_bytes()
     for name in ("share/extended", "spent/extended", "price/extended", "group_entropy", "forced_reward/extended"):
         assert f"ibpo/{name}".encode() in written
+
+
+def test_the_model_card_says_what_it_was_trained_by(make_trainer, tmp_path):
+    from huggingface_hub import ModelCard
+
+    budget = {"extended": "30%", "standard>=": "1/4"}
+    trainer = make_trainer(budget=budget, save_strategy="steps", save_steps=1)
+    trainer.train()
+    card: Any = ModelCard.load(tmp_path / "run" / "README.md")
+    text = card.text
+    assert "GRPO" not in card.content and "None" not in text
+    assert {"ibpo", "trl"} <= set(card.data.tags) and "grpo" not in card.data.tags
+    for word in (
+        "IBPO",
+        "`extended=30%`",
+        "`standard>=0.25`",
+        "`<think>`",
+        "`<answer>`",
+        "2501.17974",
+        "`thinking-cold-start-",
+    ):
+        assert word in text, word
+    assert card.data.base_model is None  # a folder of this machine is none of the hub's
+    trainer.model.config._name_or_path = "owner/model"
+    trainer.create_model_card(dataset_name="owner/problems", tags="mine")
+    data: Any = ModelCard.load(tmp_path / "run" / "README.md").data
+    assert data.base_model == "owner/model" and data.datasets == "owner/problems" and "mine" in data.tags

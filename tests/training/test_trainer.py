@@ -15,8 +15,8 @@ from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
 from ibpo.errors import IbpoError
+from ibpo.rollouts import encode_prompt
 from ibpo.training.checkpoints import DataOrder
-from ibpo.training.generation import prompt_token_ids
 from ibpo.training.loss import kl_weight_at
 from ibpo.training.reference_model import frozen_copy
 from tests.training.closed_form import Recorder, Replay, closed_form_gradient, flat, relative_error
@@ -288,7 +288,7 @@ def test_prompts_are_tokenised_as_trl_does(make_trainer):
         single=f"{eos} $A", special_tokens=[(eos, tokenizer.eos_token_id)]
     )
     text = trainer.train_dataset[0]["prompt"]
-    ours, theirs = prompt_token_ids(trainer, text), trainer._tokenize_prompts([text])[0][0]
+    ours, theirs = encode_prompt(trainer.processing_class, text), trainer._tokenize_prompts([text])[0][0]
     assert ours == theirs and ours[0] == tokenizer.eos_token_id
 
 

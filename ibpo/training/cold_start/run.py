@@ -34,6 +34,7 @@ from ibpo.rollouts import (
     Sampler,
     VLLMSampler,
     collect,
+    encode_prompt,
     load_policy,
     load_vllm,
 )
@@ -118,7 +119,7 @@ class ColdStart:
             return
         self._load_model(self.job.model_path)
         writer = self._writer()
-        pairs = [(writer.render(row["prompt"]), row["completion"]) for row in read_data_set(self.run.dataset)]
+        pairs = [(writer.prompt_ids(row["prompt"]), row["completion"]) for row in read_data_set(self.run.dataset)]
         train = self.config.train
         num_steps = max(1, int(len(pairs) * train.num_epochs / train.batch_size))
         self._say(f"fine-tuning on {len(pairs)} responses, about {num_steps} steps, -> {self.run.model}")
@@ -294,7 +295,7 @@ def _to_device(model: PreTrainedModel) -> PreTrainedModel:
 def supervised_fine_tune(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    pairs: Iterable[tuple[str, str]],
+    pairs: Iterable[tuple[str | Sequence[int], str]],
     out_dir: Path,
     *,
     learning_rate: float,
@@ -312,7 +313,7 @@ def supervised_fine_tune(
     Args:
         model: the model to train, in place.
         tokenizer: its tokenizer; the end-of-sequence token is appended to each completion.
-        pairs: (prompt, completion) texts.
+        pairs: (prompt, completion) texts; of a chat, the token ids of the prompt.
         out_dir: where checkpoints go; the last one is resumed if there is one.
         learning_rate: peak, with 3 % linear warm-up and cosine decay to zero.
         batch_size: sequences a step; sequences of about the same length go together.
@@ -326,7 +327,7 @@ def supervised_fine_tune(
     """
     rows: dict[str, list[list[int]]] = {"input_ids": [], "completion_mask": []}
     prompts, completions = zip(*pairs, strict=True)
-    prompt_ids = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
+    prompt_ids = [encode_prompt(tokenizer, p) if isinstance(p, str) else list(p) for p in prompts]
     completion_ids = tokenizer(list(completions), add_special_tokens=False)["input_ids"]
     for i, (prompt, completion) in enumerate(zip(prompt_ids, completion_ids, strict=True)):
         completion = [*completion, tokenizer.eos_token_id]

@@ -1,0 +1,163 @@
+"""What an evaluation during training says of the budget: `eval_ibpo/*` on the `eval_dataset`.
+
+Of every prompt the policy's own responses are there, which TRL's evaluation samples. One response more of each response
+group is forced, so that what the groups are worth is known, and with it the best allocation inside the budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+from accelerate.utils import gather_object
+from trl.data_utils import is_conversational
+
+from ibpo.allocation import InfeasibleBudget
+from ibpo.responses import EncodedGroups
+from ibpo.training.budgets import BudgetTerm
+from ibpo.training.generation import describe, look_at_prompts, sample_with
+from ibpo.training.lower_level import LEAST_GAIN, members, solve_within
+
+Json = dict[str, Any]
+
+
+class HeldOutView:
+    """All prompts of an evaluation so far, P of them, and what was seen of each of the G response groups.
+
+    Args:
+        groups: the response groups.
+        budgets: what may be spent.
+    """
+
+    def __init__(self, groups: EncodedGroups, budgets: Sequence[BudgetTerm]) -> None:
+        self.names, self.budgets = groups.names, list(budgets)
+        self.share: list[np.ndarray] = []
+        """Of each prompt, with what probability the policy opens a response of each group: float [G]."""
+        self.reward: list[np.ndarray] = []
+        """Of the forced responses: float [G], NaN where no reward function applied."""
+        self.tokens: list[np.ndarray] = []
+        self.own_reward: list[float] = []
+        """Mean of the responses that the policy opened itself, and of their tokens below."""
+        self.own_tokens: list[float] = []
+        self.slices: list[dict[str, str]] = []
+
+    def add(
+        self,
+        share: np.ndarray,
+        own: Sequence[Json],
+        own_score: np.ndarray,
+        forced: Sequence[Json],
+        forced_score: np.ndarray,
+    ) -> None:
+        """Take in a batch of P prompts.
+
+        Args:
+            share: float [P, G].
+            own: rows of the policy's own responses (`generation.describe`), equally many of each prompt.
+            own_score: their rewards, NaN where none applied.
+            forced: rows of one forced response of each group to each prompt, P x G.
+            forced_score: their rewards.
+        """
+        num_prompts, num_groups = share.shape
+        cut = np.array([row["finish_reason"] == "length" for row in own])
+        with np.errstate(invalid="ignore"):
+            count = (~np.isnan(own_score)).reshape(num_prompts, -1).sum(1)
+            reward = np.nansum(np.where(cut & ~np.isnan(own_score), 0.0, own_score).reshape(num_prompts, -1), 1)
+            self.own_reward += (reward / count).tolist()
+        tokens = np.array([row["tokens"] for row in own], float)
+        self.own_tokens += tokens.reshape(num_prompts, -1).mean(1).tolist()
+        self.slices += [row["slices"] for row in own[:: len(own) // num_prompts]]
+        self.share += list(share)
+        cut = np.array([row["finish_reason"] == "length" for row in forced])
+        self.reward += list(np.where(cut, 0.0, forced_score).reshape(num_prompts, num_groups))
+        self.tokens += list(np.array([row["tokens"] for row in forced], float).reshape(num_prompts, num_groups))
+
+    def metrics(self) -> dict[str, float]:
+        """Of all prompts so far.
+
+            share/GROUP     mean probability with which the policy opens such a response
+            reward/GROUP    mean reward of its forced responses; a truncated one earns 0
+            spent/BUDGET    what the policy spends, by these probabilities or in tokens; allowed/BUDGET what it may
+            price/BUDGET    of the best allocation of the forced responses inside all budgets: reward per unit
+            oracle_gap      mean reward of that allocation less that of the policy's own responses
+
+        The allocation sees the rewards that it is measured by, so that the gap is an upper bound.
+        """
+        share, reward, tokens = np.array(self.share), np.array(self.reward), np.array(self.tokens)
+        columns = {term.column for term in self.budgets if term.column}
+        inside = members(self.budgets, {c: np.array([row[c] for row in self.slices]) for c in columns}, len(share))
+        found = {f"ibpo/share/{name}": float(share[:, g].mean()) for g, name in enumerate(self.names)}
+        for g, name in enumerate(self.names):
+            known = reward[~np.isnan(reward[:, g]), g]
+            found |= {f"ibpo/reward/{name}": float(known.mean())} if len(known) else {}
+        own_tokens = np.array(self.own_tokens)
+        for k, term in enumerate(self.budgets):
+            spent = own_tokens if term.group is None else share[:, term.group]
+            found[f"ibpo/allowed/{term.key}"] = float(term.amount)
+            if inside[:, k].any():
+                found[f"ibpo/spent/{term.key}"] = float(spent[inside[:, k]].mean())
+        problem, group = np.nonzero(~np.isnan(reward))
+        value = reward[problem, group]
+        try:
+            weight, price, _, missed = solve_within(
+                self.budgets, value - LEAST_GAIN * (group > 0), problem, group, tokens[problem, group], inside
+            )
+        except InfeasibleBudget:
+            return found
+        found |= {f"ibpo/price/{term.key}": float(price[k]) for k, term in enumerate(self.budgets)}
+        own = np.array(self.own_reward)
+        both = np.isin(np.arange(len(own)), problem[weight]) & ~np.isnan(own)
+        if not missed and both.any():
+            best = np.zeros(len(own))
+            best[problem[weight]] = value[weight]
+            found["ibpo/oracle_gap"] = float((best - own)[both].mean())
+        return found
+
+
+def look_at_evaluation(
+    trainer: Any, inputs: list[Json], completion_ids: list[list[int]], rewards: Any, view: HeldOutView
+) -> None:
+    """Take a batch of TRL's evaluation into the view, after forcing a response of each group to its prompts.
+
+    Args:
+        trainer: the `IBPOTrainer`.
+        inputs: the data set's row of each response of this rank.
+        completion_ids: the policy's own responses.
+        rewards: of all ranks [R, functions].
+        view: of the evaluation so far.
+    """
+    groups, columns = trainer.groups, {term.column for term in trainer.budgets if term.column}
+    eos, prompt_ids = set(trainer.eos_token_ids), trainer.handover.prompt_ids
+
+    def rows_of(some_inputs: list[Json], ids: list[list[int]]) -> list[Json]:
+        return describe(some_inputs, ids, groups, eos, columns, [])
+
+    own = gather_object(rows_of(inputs, completion_ids))
+    prompt = np.arange(len(own)) // trainer.num_generations_eval
+    _, share = look_at_prompts(trainer, prompt_ids, prompt, with_features=False)
+    # One row of each of this rank's prompts, equally many on every rank: rewards are gathered as one tensor.
+    first = trainer.accelerator.process_index * len(inputs)
+    numbers, places = np.unique(prompt[first : first + len(inputs)], return_index=True)
+    most = max(gather_object([len(numbers)]))
+    wanted = [int(i % len(numbers)) for i in range(most)]
+    at = [int(places[i]) for i in wanted for _ in groups.names]
+    forced_ids = sample_with(trainer, [prompt_ids[i] for i in at], list(groups.prefix_ids) * most)
+    forced_inputs = [inputs[i] for i in at]
+    texts = trainer.processing_class.batch_decode(forced_ids, skip_special_tokens=True)
+    chat = is_conversational(inputs[0])
+    completions = [[{"role": "assistant", "content": text}] if chat else text for text in texts]
+    told = deepcopy((trainer._pending_extra_logs, trainer._pending_metrics))
+    prompts = [row["prompt"] for row in forced_inputs]
+    forced_rewards = trainer.reward_rows(forced_inputs, prompts, completions, forced_ids)
+    trainer._pending_extra_logs, trainer._pending_metrics = told  # what reward functions log is of TRL's responses
+    forced = gather_object(
+        [
+            row | {"place": (int(numbers[wanted[i // len(groups.names)]]), i % len(groups.names))}
+            for i, row in enumerate(rows_of(forced_inputs, forced_ids))
+        ]
+    )
+    by_place = {row["place"]: (row, score) for row, score in zip(forced, trainer.scores(forced_rewards), strict=True)}
+    ordered = [by_place[place] for place in sorted(by_place)]
+    view.add(share, own, trainer.scores(rewards), [row for row, _ in ordered], np.array([s for _, s in ordered]))
