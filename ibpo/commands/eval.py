@@ -157,7 +157,9 @@ def eval_command(
             )
         if policy.tokenizer is not None:
             asked = offer([], problems[0].prompt, chat=bool(policy.tokenizer.chat_template))
-            for note in prompt_notes(policy.tokenizer, asked, [], {}):
+            free = [way for way in ways if len(way.response_groups) > 1]
+            openings = [group.prefix for way in free for group in way.response_groups]
+            for note in prompt_notes(policy.tokenizer, asked, openings, free[0].template_options if free else {}):
                 console.print(f"caution: {note}", highlight=False, markup=False, soft_wrap=True)
         if moved:
             settings["base_url"] = settings_of(out / "rollouts.jsonl").get("base_url", base_url)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
+from http.client import HTTPException
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.request import Request, urlopen
 
 import typer
 
@@ -82,6 +87,7 @@ def serve_command(
         keys=_keys(keys),
         router=None if found is None else FittedRouter(found, str(router)),
     )
+    Thread(target=_warn_of_groups, args=(settings,), daemon=True).start()
     serve(service, open_log(log), on_ready=lambda url: typer.echo(f"ibpo: {url} holds {_said(held)}", err=True))
 
 
@@ -106,6 +112,44 @@ def _told(
         return settings, ServingPolicy.from_dict(tables, budgets)
     except IbpoError as error:
         raise IbpoError(f"{config or '--budget'}: {error}") from None
+
+
+def _warn_of_groups(settings: Settings) -> None:
+    """Say where response groups do not do what they are for with the upstream's chat template, if it can be seen.
+
+    Beside the serving: an upstream that is not there yet, or knows no `/tokenize`, delays and stops nothing.
+    """
+    from ibpo.endpoint import Endpoint
+    from ibpo.responses import served_cautions
+    from ibpo.rollouts import ask_for_tokenizer
+
+    key = os.environ.get(settings.upstream.key_env, "none") if settings.upstream.key_env else "none"
+    for model in settings.model:
+        name = _first_model(settings.upstream.url, key) if model.name == "*" else model.name
+        tokenizer = ask_for_tokenizer(Endpoint(base_url=settings.upstream.url, model=name, api_key=key))
+        if tokenizer is None:
+            continue
+        groups = {
+            group.name: (group.prefix, _by_effort(group.reasoning_effort) | group.chat_template_kwargs)
+            for group in model.response_group
+        }
+        for caution in served_cautions(tokenizer, groups):
+            typer.echo(f"caution: model {name}: {caution}", err=True)
+
+
+def _by_effort(word: str) -> dict[str, Any]:
+    """What vLLM makes of the field `reasoning_effort`: an argument of the template, which switches thinking too."""
+    return {"reasoning_effort": word, "enable_thinking": word != "none"} if word else {}
+
+
+def _first_model(url: str, key: str) -> str:
+    """The model that a server names first; "" where it names none."""
+    asked = Request(f"{url.rstrip('/')}/models", headers={"Authorization": f"Bearer {key}"})
+    try:
+        with urlopen(asked, timeout=5.0) as answer:
+            return str(json.load(answer)["data"][0]["id"])
+    except (OSError, ValueError, KeyError, IndexError, TypeError, HTTPException):
+        return ""
 
 
 def _keys(text: str | None) -> Keys | None:

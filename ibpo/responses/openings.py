@@ -324,3 +324,40 @@ def same_prompts(tokenizer: Any, groups: Mapping[str, tuple[str, Options]]) -> l
         pairs += [(other, name) for other, seen in texts.items() if seen == text]
         texts[name] = text
     return pairs
+
+
+def served_cautions(tokenizer: Any, groups: Mapping[str, tuple[str, Options]]) -> list[str]:
+    """What is wrong with response groups that a server is asked for, one line each; empty where all is well.
+
+    For a gateway's start: a request of each group is rendered as the server renders it. Options that a template does
+    not know are ignored without a word, so two groups may be one; a prefix may stand in another prompt than it should.
+
+    Args:
+        tokenizer: the served model's; one of transformers, or `ibpo.rollouts.ServerTokenizer`.
+        groups: name -> (prefix that the server continues, arguments of the chat template), as they are sent.
+    """
+    user = [{"role": "user", "content": SENTINEL}]
+    family = family_of(tokenizer)
+    found: list[str] = []
+    texts: dict[str, str] = {}
+    for name, (prefix, options) in groups.items():
+        try:
+            wanted = open_response(tokenizer, user, prefix, options)
+            text = prefilled(tokenizer, user, prefix, options) if prefix else render(tokenizer, user, options)
+        except Exception as error:  # what a template refuses, in its words
+            found.append(f"response group {name}: the chat template refuses it: {str(error)[:120]}")
+            continue
+        if prefix and text != wanted.prompt + wanted.forced:
+            found.append(
+                f"response group {name}: of its prefix {prefix!r} the chat template makes "
+                f"{text.rpartition(SENTINEL)[2]!r}, which is another prompt; send token ids through /v1/completions"
+            )
+        for other, seen in texts.items():
+            if seen == text:
+                ways = " / ".join(str(dict(way)) for way in (family.off, family.on) if way)
+                fix = (
+                    f"this family ({family.name}) is switched by {ways}" if ways else "this template has no such switch"
+                )
+                found.append(f"response groups {other} and {name} render the same prompt: they do not differ; {fix}")
+        texts[name] = text
+    return found

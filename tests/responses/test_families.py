@@ -27,6 +27,7 @@ from ibpo.responses import (
     prefilled,
     render,
     same_prompts,
+    served_cautions,
     split_thought,
     translate,
     written,
@@ -242,3 +243,22 @@ def test_local_evaluation_forces_only_what_the_template_has_not_written(name, fo
     if not force and (unmarked or (form is DIRECT and name == "qwen3_6")):
         return  # no mark of an answer at once in Gemma's prompt; behind the thought that Qwen3.6 opens, it thinks
     assert form.problem_of(text) is None, text
+
+
+@pytest.mark.parametrize(
+    ("name", "groups", "said"),
+    [
+        ("qwen3", {"a": ("", {"enable_thinking": False}), "b": ("", {"enable_thinking": True})}, ""),
+        ("qwen3", {"a": ("", {"reasoning_effort": "low"}), "b": ("", {"reasoning_effort": "high"})},
+         "a and b render the same prompt: they do not differ; this family (Qwen3) is switched by {"),
+        ("MiniMax M3", {"a": ("", {"enable_thinking": False}), "b": ("", {"enable_thinking": True})},
+         "is switched by {'thinking_mode': 'disabled'} / {'thinking_mode': 'enabled'}"),
+        ("qwen3_8", {"a": ("", {"reasoning_effort": "low"}), "b": ("", {"reasoning_effort": "high"})},
+         "group b: the chat template refuses it: Unexpected reasoning effort high"),
+        ("qwen3", {"a": ("Answer:", {}), "b": ("<think>\n", {})},
+         "group b: of its prefix '<think>\\n' the chat template makes"),
+    ],
+)  # fmt: skip
+def test_what_a_gateway_is_told_of_its_groups(name, groups, said):
+    found = served_cautions(tokenizer(name), groups)
+    assert (not found) if not said else any(said in text for text in found), found
