@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import shlex
+import shutil
 import sys
 import time
 import tomllib
@@ -44,6 +45,31 @@ def atomic_file(path: Path) -> Iterator[TextIO]:
     finally:
         with suppress(OSError):
             partial.unlink()
+
+
+@contextmanager
+def atomic_files(folder: Path, last: str) -> Iterator[Path]:
+    """A folder to write files that belong together: they replace those in `folder` when the block ends well.
+
+    What was in `folder` stays until then. The file `last` goes first and comes last: where it is, it is that of the
+    others, whenever the process is killed. What a killed process leaves is a folder `.partial`, which the next clears.
+
+    Raises:
+        IbpoError: where the folder cannot be written.
+    """
+    partial = folder / ".partial"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        yield partial
+        (folder / last).unlink(missing_ok=True)
+        for file in sorted(partial.iterdir(), key=lambda file: (file.name == last, file.name)):
+            os.replace(file, folder / file.name)
+    except OSError as error:
+        raise IbpoError(f"{folder}: cannot be written: {error.strerror}; name a folder that can") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_text_atomic(path: Path, text: str) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 
 import pytest
 
 from ibpo.errors import IbpoError
-from ibpo.runs import atomic_file, write_text_atomic
+from ibpo.runs import atomic_file, atomic_files, write_text_atomic
 
 
 def test_a_block_that_fails_leaves_what_was_there_and_nothing_else(tmp_path):
@@ -29,3 +30,30 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(IbpoError, match=r"file/below.json: cannot be written: .*; name a folder that can"):
         write_text_atomic(tmp_path / "file" / "below.json", "x")
+
+
+@pytest.mark.parametrize("moves", range(4))
+def test_files_that_belong_together_are_never_mixed(tmp_path, monkeypatch, moves):
+    """Killed after so many moves: an old last file is gone before any other is new."""
+    with atomic_files(tmp_path, "last") as folder:
+        for name in ("a", "b", "last"):
+            (folder / name).write_text("old")
+    with pytest.raises(KeyError), atomic_files(tmp_path, "last") as folder:
+        (folder / "a").write_text("new")
+        raise KeyError
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(("a", "b", "last"), "old")
+
+    done, replace = [], os.replace
+
+    def killed(*arguments):
+        if len(done) == moves:
+            raise KeyboardInterrupt
+        done.append(arguments)
+        replace(*arguments)
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt) if moves < 3 else nullcontext(), atomic_files(tmp_path, "last") as folder:
+        for name in ("a", "b", "last"):
+            (folder / name).write_text("new")
+    found = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert found.get("last", "new") == "new" and ("last" not in found or set(found.values()) == {"new"})

@@ -29,15 +29,16 @@ from ibpo.allocation.lagrangian import close_gap, prices
 from ibpo.allocation.problem import (
     AllocationProblem,
     Arguments,
-    Bounds,
     Choose,
     best_candidates,
+    cheapest_of,
     first_twins,
     gather,
     validate,
 )
 from ibpo.allocation.segments import FloatArray, IntArray, exact_sum
 from ibpo.allocation.share_budgets import Shares, select, transport
+from ibpo.allocation.units import in_units
 from ibpo.errors import IbpoError
 
 Rule = Literal["unconstrained", "selection", "transportation", "knapsack", "general"]
@@ -56,7 +57,8 @@ class Allocation:
             where an upper bound binds, at most 0 where a lower one does. The exact one-sided slope for rule
             "selection", a dual optimum of the linear relaxation otherwise.
         spent: `[K]` mean cost per problem of the chosen responses.
-        status: "optimal", or "feasible" where the solver stopped before it had closed the gap.
+        status: "optimal" where that is proved, in whole numbers or to the last bits of a sum of floats, else
+            "feasible".
         rule: "unconstrained" (no budget binds), "selection" (shares of separate sets of problems: the largest gains),
             "transportation" (nested or disjoint shares: the linear programme is integral), "knapsack" (one general
             cost: its price, then an integer programme on the few open problems) or "general" (the same for several).
@@ -96,8 +98,9 @@ def allocate(
 
     The rule is chosen by structure, and the result names it. Shares of separate sets of problems: *selection* of the
     largest gains. Nested or disjoint shares: *transportation*, whose linear relaxation is integral. One general cost: a
-    multiple-choice *knapsack*, by its price, a greedy filling with a certificate, and an integer programme (HiGHS) on
-    the few problems that the price leaves open. Several: *general*, the same with several prices. Ties between problems
+    multiple-choice *knapsack*, by its price, a greedy filling with a certificate, and a search in whole numbers among
+    the few responses that the price leaves open. Several: *general*, the same with several prices, and HiGHS to look
+    for good choices where these responses are many. No statement rests on HiGHS's tolerances. Ties between problems
     are broken by a hash of the problem's id, never by the order of the rows; within a problem the cheaper of two
     equally good responses wins, then a hash of `response`. Without `response`, equal responses (same problem, utility
     and costs) are interchangeable and the first row stands for them.
@@ -106,7 +109,9 @@ def allocate(
         utility: `[R]` what choosing the response is worth, e.g. `reward_margin(...)`. Any finite number.
         problem: `[R]` id of the problem of each response: int or str (or a tuple of these), in any order, any number of
             responses each. Other ids than whole numbers are told apart by their `repr`.
-        cost: `[R]` or `[K, R]`, at least 0, in any unit: tokens, money, or `share(...)` for a 0/1 cost.
+        cost: `[R]` or `[K, R]`, at least 0, in any unit: tokens, money, or `share(...)` for a 0/1 cost. Floats are
+            read as the decimals that they print, and Python's whole numbers, `Decimal`s and `Fraction`s are exact at
+            any size.
         budget: One number, or K: the mean cost allowed *per problem*, in the unit of the cost (a share of problems for
             a 0/1 cost). A float is read as the decimal that it prints; for a third give "1/3" or `Fraction(1, 3)`.
             None: no upper bound.
@@ -116,18 +121,20 @@ def allocate(
             unless a lower bound asks for it).
         tie_break: Seed of the hash that orders ties; None is the seed "".
         response: `[R]` ids of the responses, used only to order ties within a problem.
-        time_limit_s: Limit on HiGHS's branch and bound, seconds.
+        time_limit_s: Limit on closing the gap, seconds.
         relative_gap: Stop at a gap of this part of the objective instead of 0.
-        node_limit: Limit on the nodes of one branch and bound, None: any number. What it stops is the same on every
-            machine, what the clock stops is not; the gap says what is not proved.
+        node_limit: Limit on the nodes of one branch and bound of HiGHS, None: any number; with it, only a short search
+            of our own proves what HiGHS finds. What it stops is the same on every machine, what the clock stops is
+            not; the gap says what is not proved.
 
     Returns:
-        The allocation with its certificate: `objective <= upper_bound`, `spent <= budget`, verified on the 0/1 weights
-        (whole-number costs exactly, others within 1e-9 relative).
+        The allocation with its certificate: `objective <= upper_bound`, `spent <= budget`, verified on the 0/1 weights:
+        exactly, at any size, where a row's costs are whole or decimal numbers; within 1e-12 relative where some have
+        more than 15 digits, as divisions and logarithms leave them.
 
     Raises:
         IbpoError: An argument is malformed.
-        InfeasibleBudget: No allocation keeps the budgets; names the first that fails.
+        InfeasibleBudget: Proved that no allocation keeps the budgets; names the first that fails.
 
     Example:
         >>> allocation = allocate([0, 1, 0, 0.5, 0, 0], [7, 7, 8, 8, 9, 9], [0, 1, 0, 1, 0, 1], 0.4)
@@ -146,7 +153,7 @@ def allocate(
     shares = Shares.from_arguments(arguments)
     if shares is not None:
         return _allocate_shares(arguments, shares, effort)
-    return _allocate_candidates(gather(arguments), effort)
+    return _allocate_candidates(in_units(gather(arguments)), effort)
 
 
 def _allocate_shares(arguments: Arguments, shares: Shares, effort: Effort) -> Allocation:
@@ -166,36 +173,32 @@ def _allocate_shares(arguments: Arguments, shares: Shares, effort: Effort) -> Al
         instance, kind = shares.candidates(bounds)
         rule = "transportation" if shares.laminar else "general"
         chosen, price, rule, bound = _solve(instance, rule, effort)
-        if chosen is None:
-            raise _jointly_infeasible(instance, effort)
+        chosen = _some_choice(instance, effort) if chosen is None else chosen
         pick = kind[chosen]
     values, total = shares.values(pick) if values is None else values, shares.total(pick)
     assert bounds.fit(total)
-    return _certified(shares.weight(pick, values), values, total, price=price, rule=rule, bound=bound)
+    spent = np.array(total) / num_problems
+    return _certified(shares.weight(pick, values), values, spent, price=price, rule=rule, bound=bound)
 
 
 def _allocate_candidates(instance: AllocationProblem, effort: Effort) -> Allocation:
     """Where a cost is any number: prices, then HiGHS on what they leave open."""
     # Can each bound be kept by itself? sum_p min_r cost_kr <= high_k, and sum_p max_r cost_kr >= low_k.
-    for k, row in enumerate(instance.cost):
-        has_low = instance.bounds.low[k] is not None
-        least, most = np.empty((2, instance.num_problems))
-        for problems, rows, block in instance.segments.blocks():
-            least[problems] = block.min(row[rows])
-            if has_low:
-                most[problems] = block.max(row[rows])
-        instance.bounds.check(k, exact_sum(least), exact_sum(most) if has_low else 0.0, instance.num_problems)
+    bounds, num_problems = instance.bounds, instance.num_problems
+    for k in range(len(instance.cost)):
+        least, most = (0, 0) if bounds.low[k] is None else (instance.total(end)[k] for end in _ends(instance, k))
+        bounds.check(k, least, most, num_problems)
     chosen, price, rule, bound = _solve(instance, "general", effort)
-    if chosen is None:
-        raise _jointly_infeasible(instance, effort)
+    chosen = _some_choice(instance, effort) if chosen is None else chosen
     if instance.tie is not None:  # HiGHS takes any of equal responses
         chosen = first_twins(instance, chosen)
     # weight_r = 1 for the chosen: from candidates to the caller's rows, without the empty responses.
     weight = np.zeros(instance.num_responses, np.int8)
     rows = chosen if instance.row is None else instance.row[chosen]
     weight[rows[rows >= 0]] = 1
-    values = instance.utility[chosen]
-    return _certified(weight, values, instance.total(chosen), price=price, rule=rule, bound=bound)
+    spent = [float(bounds.in_full(x, k) / num_problems) for k, x in enumerate(instance.total(chosen))]
+    price = price / [float(unit) for unit in bounds.unit]
+    return _certified(weight, instance.utility[chosen], np.array(spent), price=price, rule=rule, bound=bound)
 
 
 def _solve(instance: AllocationProblem, rule: Rule, effort: Effort) -> tuple[IntArray | None, FloatArray, Rule, float]:
@@ -215,28 +218,17 @@ def _solve(instance: AllocationProblem, rule: Rule, effort: Effort) -> tuple[Int
         price, chosen = prices(instance)
     if chosen is not None and not instance.all_fit(chosen):
         chosen = None
-    # 2. gap = bound - objective: if it is not closed, an integer programme on the responses whose regret is below it.
-    value = 0.0 if chosen is None else exact_sum(instance.utility[chosen])
-    tolerance = max(effort.relative_gap * abs(value), _rounding(instance.utility, value))
-    if chosen is not None and known - value <= tolerance:
-        bound = known
-    else:
-        chosen, bound = close_gap(instance, price, chosen, tolerance=tolerance, effort=effort)
-    if chosen is not None:
-        value = exact_sum(instance.utility[chosen])
-        bound = value if bound - value <= _rounding(instance.utility, value) else bound
+    # 2. gap = bound - objective: if it is not closed, a search among the responses whose regret is below it.
+    if chosen is not None and effort.is_enough(exact_sum(instance.utility[chosen]), known):
+        return chosen, price, rule, known
+    chosen, bound = close_gap(instance, price, chosen, effort)
     return chosen, price, rule, bound
-
-
-def _rounding(utility: FloatArray, value: float) -> float:
-    """A gap up to this is the solver's tolerance, not a doubt."""
-    return 1e-9 * (float(np.ptp(utility)) + abs(value))
 
 
 def _certified(
     weight: NDArray[np.int8],
     values: FloatArray,
-    total: list[float],
+    spent: FloatArray,
     *,
     price: FloatArray,
     rule: Rule,
@@ -247,7 +239,7 @@ def _certified(
     Args:
         weight: `[R]`.
         values: `[P]` utility of the chosen candidate of each problem.
-        total: `[K]` total costs.
+        spent: `[K]` mean costs.
         price: `[K]`.
         rule: How it was solved.
         bound: On the objective.
@@ -260,36 +252,66 @@ def _certified(
         upper_bound=objective + gap,
         gap=gap,
         price=price,
-        spent=np.array([x / len(values) for x in total]),
+        spent=spent,
         status="feasible" if gap else "optimal",
         rule=rule,
     )
 
 
-def _jointly_infeasible(instance: AllocationProblem, effort: Effort) -> IbpoError:
-    """Each bound can be kept alone, all together cannot: find the first that fails given those before it."""
-    bounds = instance.bounds
+def _ends(instance: AllocationProblem, k: int) -> tuple[IntArray, IntArray]:
+    """`[P]` the candidates of the smallest and of the largest cost k."""
+    found: tuple[list[IntArray], list[IntArray]] = [], []
+    for problems, rows, block in instance.segments.blocks():
+        cost = instance.cost[k, rows]
+        for end, choices in ((block.min(cost), found[0]), (block.max(cost), found[1])):
+            hits = np.flatnonzero(cost == block.spread(end)) + rows.start
+            choices.append(cheapest_of(instance, hits, problems.stop - problems.start))
+    return np.concatenate(found[0]), np.concatenate(found[1])
+
+
+def _some_choice(instance: AllocationProblem, effort: Effort) -> IntArray:
+    """A choice that keeps all bounds, each of which can be kept alone.
+
+    Raises:
+        InfeasibleBudget: Proved that there is none: the first bound that fails given those before it.
+        IbpoError: None was found.
+    """
+    bounds, chosen = instance.bounds, None
     for k in range(len(instance.cost)):
         given = "" if k == 0 else f" together with budget{'s 0 to ' + str(k - 1) if k > 1 else ' 0'}"
         for floor in (False, True):
             if (k == 0 and not floor) or (floor and bounds.low[k] is None):
                 continue
             # The least (for a floor, the largest) total_k inside the bounds before k: allocated with it as the utility.
-            before = k + 1 if floor else k
+            before, sign = (k + 1, 1) if floor else (k, -1)
+            exact = instance.exact[k]
             question = replace(
                 instance,
-                utility=instance.cost[k] if floor else -instance.cost[k],
+                utility=sign * instance.cost[k],
+                exact_utility=None if exact is None else sign * exact,
                 cost=instance.cost[:before],
-                bounds=Bounds(
-                    low=(*bounds.low[:k], None)[:before], high=bounds.high[:before], whole=bounds.whole[:before]
+                exact=instance.exact[:before],
+                bounds=replace(
+                    bounds,
+                    low=(*bounds.low[:k], None)[:before],
+                    high=bounds.high[:before],
+                    whole=bounds.whole[:before],
                 ),
             )
-            chosen, *_ = _solve(question, "general", Effort(time_limit_s=effort.time_limit_s))
+            chosen, _, _, bound = _solve(question, "general", Effort(time_limit_s=effort.time_limit_s))
             if chosen is None:
                 break
-            total = abs(exact_sum(question.utility[chosen]))
-            if not (bounds.keeps_low if floor else bounds.keeps_high)(total, k):
-                return bounds.infeasible(k, total, instance.num_problems, given, floor=floor)
-    return IbpoError(
-        f"time_limit_s: no allocation was found within {effort.time_limit_s:g} s; allow more, or widen a budget"
+            total = instance.total(chosen)[k]
+            keeps = bounds.keeps_low if floor else bounds.keeps_high
+            if not keeps(total, k):
+                # Proved where this is the best total, or where even the bound on it is outside.
+                if bound > exact_sum(question.utility[chosen]) and keeps(sign * bound, k):
+                    chosen = None
+                    break
+                raise bounds.infeasible(k, total, instance.num_problems, given, floor=floor)
+    if chosen is not None and instance.all_fit(chosen):
+        return chosen
+    raise IbpoError(
+        f"time_limit_s: within {effort.time_limit_s:g} s no allocation was found, nor a proof that there is none; "
+        "allow more, or widen a budget"
     )

@@ -36,6 +36,10 @@ class Effort:
     relative_gap: float = 0.0
     node_limit: int | None = None
 
+    def is_enough(self, value: float, bound: float) -> bool:
+        """Whether the gap between a value (-inf: none) and a bound is no reason to go on."""
+        return bound <= value or (math.isfinite(value) and bound - value <= self.relative_gap * abs(value))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class HighsProgram:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ibpo.allocation.problem import AllocationProblem, best_at, best_candidates, cheapest_of
+from ibpo.allocation.problem import AllocationProblem, best_at, best_candidates, cheapest_of, rounding
 from ibpo.allocation.segments import FloatArray, IntArray, exact_sum, is_first
 
 SAMPLE = 20_000
@@ -115,13 +115,13 @@ def knapsack(instance: AllocationProblem) -> tuple[IntArray, float, float]:
     chosen[open_] = some[steps.base]
     # Greedy: steps by falling slope (gain per cost) until the next would overspend.
     order = np.lexsort((instance.ids.key(open_)[steps.problem], -steps.slope))
-    spent = sign * instance.total(chosen)[0]
+    spent = sign * float(instance.total(chosen)[0])
     fitting = int(np.searchsorted(np.cumsum(steps.cost[order]), limit - spent, side="right"))
     last = np.full(len(open_), -1)
     np.maximum.at(last, steps.problem[order[:fitting]], order[:fitting])  # steps of a problem stand in rising order
     moved = np.flatnonzero(last >= 0)
     chosen[open_[moved]] = some[steps.to[last[moved]]]
-    slack = limit - sign * instance.total(chosen)[0]  # what is left to spend
+    slack = limit - sign * float(instance.total(chosen)[0])  # what is left to spend
     _fill(chosen, open_, some, steps, order[fitting : fitting + 2000], slack)
     price = float(steps.slope[order[fitting]]) if fitting < len(order) else 0.0
     # bound = sum_p max_r (utility_r - price cost_r) + price limit; settled problems' choice is their best response.
@@ -130,8 +130,12 @@ def knapsack(instance: AllocationProblem) -> tuple[IntArray, float, float]:
         settled = cheap[~different]
         score = instance.utility[candidates] - sign * price * instance.cost[0, candidates]
         top = np.maximum.reduceat(score, np.cumsum(length) - length)
-        parts = [exact_sum(instance.utility[settled]), -sign * price * instance.total(settled)[0], exact_sum(top)]
-        bound = math.fsum([*parts, price * limit])
+        parts = [
+            exact_sum(instance.utility[settled]),
+            -sign * price * float(instance.total(settled)[0]),
+            exact_sum(top),
+        ]
+        bound = math.fsum([*parts, price * limit, rounding(instance, np.array([sign * price]))])
     return chosen, sign * price, bound
 
 

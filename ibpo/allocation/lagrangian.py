@@ -17,13 +17,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ibpo.allocation.highs import Effort, HighsProgram
-from ibpo.allocation.problem import AllocationProblem, best_candidates, scores
+from ibpo.allocation.problem import AllocationProblem, best_candidates, rounding, scores
+from ibpo.allocation.search import search
 from ibpo.allocation.segments import FloatArray, IntArray, Segments, exact_sum, is_first
 
 SMALL = 2_500
 """Problems, or types of problems, that HiGHS gets at once."""
 SAMPLE = 600
 NUM_SAMPLES = 4
+FEW, MANY = 50_000, 1_000_000
+"""States of a search in whole numbers: one that is tried before HiGHS, and one that proves what HiGHS found."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -182,28 +185,28 @@ def close_gap(
     instance: AllocationProblem,
     price: FloatArray,
     chosen: IntArray | None,
-    *,
-    tolerance: float,
     effort: Effort,
 ) -> tuple[IntArray | None, float]:
-    """The best choice `[P]` that can be found, and an upper bound on all of them.
+    """The best choice `[P]` that can be found, and a proved upper bound on all: -inf where there is no choice.
 
-    At these prices a choice is worth at most D(price) - (its regrets): candidates with a regret above the gap are out,
-    and HiGHS gets the problems with more than one left. Candidates of small regrets first: they improve the choice,
-    which shrinks the gap.
+    At these prices a choice is worth at most D(price) - (its regrets): candidates with a regret above the gap are out.
+    A search in whole numbers goes through the others, where they are few. Where they are too many HiGHS looks for a
+    better choice among those of small regrets, which shrinks the gap and with it what there is to go through. What
+    HiGHS says of its bounds is good enough to stop, but proves nothing.
 
     Args:
         instance: The problem.
         price: `[K]` any prices; good ones leave few candidates.
         chosen: `[P]` a choice that keeps the bounds, if one is known.
-        tolerance: Gap at which to stop.
-        effort: When to stop though a gap is left; its seconds are for all programmes together, its nodes for each.
+        effort: When to stop though a gap is left; its seconds are for all that is done, its nodes for each of HiGHS's
+            programmes, and with a limit on nodes only a short search proves what HiGHS found.
     """
     # bound = D(price) = sum_p top_p + price . b, top_p the largest score of problem p
     top = np.empty(instance.num_problems)
     for problems, rows, block in instance.segments.blocks():
         top[problems] = block.max(scores(instance, price, rows))
-    bound = math.fsum([exact_sum(top), *instance.bounds.paid(price)])
+    blur = rounding(instance, price)
+    bound = math.fsum([exact_sum(top), *instance.bounds.paid(price), blur])
     if chosen is None:  # at prices a little higher than the best, the best candidates often fit
         for times in (1.0, 1.0001, 1.001, 1.01, 1.1, 2.0, 10.0, 1000.0):
             guess = best_candidates(instance, times * price)
@@ -213,11 +216,20 @@ def close_gap(
     value = -math.inf if chosen is None else exact_sum(instance.utility[chosen])
     dust = 1e-12 * (float(np.abs(top).max()) + 1.0)  # regrets that are rounding errors
     deadline = time.monotonic() + effort.time_limit_s
-    upper, size = bound, 300
+    proved = believed = bound
+    size = 300
     near = regret = None
-    while upper - value > tolerance:
+    while not effort.is_enough(value, believed):
         if near is None or regret is None:
-            near, regret = _near(instance, price, top, max((bound - value) * (1 + 1e-9), 0.0) + dust)
+            near, regret = _near(instance, price, top, max((bound - value) * (1 + 1e-9), 0.0) + dust + blur)
+            found = search(instance, near, price, chosen, limit=FEW, deadline=deadline)
+            if found.chosen is not None:
+                chosen, value, near = found.chosen, exact_sum(instance.utility[found.chosen]), None
+            if found.done:
+                return chosen, value
+            proved = max(value, min(proved, found.bound))
+            if near is None:
+                continue
         # Candidates of the `size` smallest regrets, none above the gap.
         open_regrets = regret[regret > dust]
         reach = math.inf
@@ -231,16 +243,26 @@ def close_gap(
         better, near_bound = _solve_near(
             instance, near[regret <= max(reach, dust)], replace(effort, time_limit_s=left), slack, bound
         )
+        # A choice is among these candidates, or has a regret above `reach`.
+        believed = max(value, min(believed, max(near_bound, bound - reach)))
+        complete = math.isinf(reach) or reach >= bound - value
         if better is not None and instance.all_fit(better):
             better_value = exact_sum(instance.utility[better])
             if better_value > value:
-                chosen, value = better, better_value
-        # A choice is among these candidates, or has a regret above `reach`.
-        upper = max(value, min(upper, max(near_bound, bound - reach)))
-        if math.isinf(reach) or reach >= bound - value:
+                chosen, value, near = better, better_value, None
+                believed = max(value, believed)
+        if complete:
             break
         size *= 8
-    return chosen, upper
+    if not effort.is_enough(value, proved) and not effort.node_limit:
+        near, _ = _near(instance, price, top, max((bound - value) * (1 + 1e-9), 0.0) + dust + blur)
+        found = search(instance, near, price, chosen, limit=MANY, deadline=deadline)
+        if found.chosen is not None:
+            chosen, value = found.chosen, exact_sum(instance.utility[found.chosen])
+        if found.done:
+            return chosen, value
+        proved = max(value, min(proved, found.bound))
+    return chosen, proved
 
 
 def _near(instance: AllocationProblem, price: FloatArray, top: FloatArray, reach: float) -> tuple[IntArray, FloatArray]:

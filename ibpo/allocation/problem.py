@@ -7,6 +7,7 @@ empty response per problem).
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any, Literal, cast
 
@@ -17,9 +18,11 @@ from ibpo.allocation.segments import (
     FloatArray,
     IntArray,
     KeyArray,
+    ObjectArray,
     ProblemIds,
     Segments,
     exact_sum,
+    id_items,
     id_names,
     is_first,
     mix,
@@ -36,8 +39,6 @@ MarkArray = NDArray[np.uint8 | np.uint16]
 
 MAX_OVERLAPPING = 16
 """Up to so many share budgets any combination is distinguished; beyond, only budgets without a common response."""
-RELATIVE_TOLERANCE = 1e-9
-"""How far a sum of costs that are not all whole numbers may miss its bound. Whole-number costs get no tolerance."""
 
 
 class InfeasibleBudget(IbpoError):
@@ -56,16 +57,17 @@ class InfeasibleBudget(IbpoError):
         """State the budget, by how much it is missed, and the nearest feasible value."""
         self.budget_index, self.budget, self.nearest, self.floor = budget_index, budget, nearest, floor
         self._given = given
+        asked, found = tell_apart(budget, nearest)[0], repr(nearest)
         if floor:
             text = (
-                f"at_least {budget_index}: a mean cost of at least {budget:.12g} per problem cannot be reached{given}: "
-                f"the most expensive allocation costs {nearest!r}, short by {budget - nearest:.6g}; lower it to "
-                f"at most {nearest!r}"
+                f"at_least {budget_index}: a mean cost of at least {asked} per problem cannot be reached{given}: "
+                f"the most expensive allocation costs {found}, short by {budget - nearest:.6g}; lower it to "
+                f"at most {found}"
             )
         else:
             text = (
-                f"budget {budget_index}: a mean cost of {budget:.12g} per problem cannot be kept{given}: the cheapest "
-                f"allocation costs {nearest!r}, over by {nearest - budget:.6g}; raise it to at least {nearest!r}"
+                f"budget {budget_index}: a mean cost of {asked} per problem cannot be kept{given}: the cheapest "
+                f"allocation costs {found}, over by {nearest - budget:.6g}; raise it to at least {found}"
             )
         super().__init__(text)
 
@@ -78,27 +80,50 @@ def _infeasible(index: int, budget: float, nearest: float, given: str, floor: bo
     return InfeasibleBudget(index, budget, nearest, given, floor=floor)
 
 
+def tell_apart(number: float | Fraction, other: float | Fraction, *, digits: int = 12) -> tuple[str, str]:
+    """Two numbers as texts, with as many digits as it takes to see how far they are apart."""
+    apart = Fraction(number) - Fraction(other)
+    for places in range(digits, 18):
+        texts = f"{float(number):.{places}g}", f"{float(other):.{places}g}"
+        if abs(Fraction(texts[0]) - Fraction(texts[1]) - apart) * 100 <= abs(apart):
+            return texts
+    return str(number), str(other)  # fractions, closer than floats
+
+
+def _float(number: Fraction | int) -> float:
+    """The number, or as far from 0 as floats can be used."""
+    try:
+        return float(number)
+    except OverflowError:
+        return 1e300 if number > 0 else -1e300
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Bounds:
-    """Bounds on the total costs.
+    """Bounds on the total costs, and from their units (`ibpo.allocation.units`) back to what was asked.
 
     Attributes:
         low: `[K]` lower bounds, exact; None where there is none.
         high: `[K]` upper bounds, exact.
         whole: `[K]` whether all costs of this row are whole numbers.
+        unit: `[K]` what a cost of 1 stands for.
+        shift: `[K]` what has been subtracted from the total costs.
+        asked: The bounds in the caller's unit; None where these are.
     """
 
     low: tuple[Fraction | None, ...]
     high: tuple[Fraction, ...]
     whole: tuple[bool, ...]
+    unit: tuple[Fraction, ...] = ()
+    shift: tuple[Fraction, ...] = ()
+    asked: "Bounds | None" = None
 
     def ends(self, k: int) -> tuple[float, float]:
-        """Lower and upper bound on the total cost k: to what whole numbers can reach, or with the tolerance."""
+        """Lower and upper bound on the total cost k, as floats: where they are whole numbers, what these can reach."""
         low, high = self.low[k], self.high[k]
         if self.whole[k]:
-            return (-math.inf if low is None else float(math.ceil(low))), float(math.floor(high))
-        slack = 1 + RELATIVE_TOLERANCE
-        return (-math.inf if low is None else float(low) / slack), float(high) * slack
+            return (-math.inf if low is None else _float(-(-low // 1))), _float(high // 1)
+        return (-math.inf if low is None else _float(low)), _float(high)
 
     def arrays(self) -> tuple[FloatArray, FloatArray]:
         """`[K]` lower and `[K]` upper bounds, as `ends` has them."""
@@ -110,26 +135,24 @@ class Bounds:
         ends = map(self.ends, range(len(price)))
         return [p * (high if p > 0 else low) for p, (low, high) in zip(price.tolist(), ends, strict=True) if p]
 
-    def fit(self, total: Sequence[float]) -> bool:
+    def fit(self, total: Sequence[float | Fraction]) -> bool:
         """Whether the K total costs keep every bound."""
         return all(self.keeps_high(x, k) and self.keeps_low(x, k) for k, x in enumerate(total))
 
-    def keeps_high(self, total: float, k: int) -> bool:
-        """Whether a total is inside its upper bound: exactly for whole numbers, else within the tolerance."""
-        return Fraction(total) <= self.high[k] or (
-            not self.whole[k] and total <= float(self.high[k]) * (1 + RELATIVE_TOLERANCE)
-        )
+    def keeps_high(self, total: float | Fraction, k: int) -> bool:
+        """Whether a total is inside its upper bound."""
+        return Fraction(total) <= self.high[k]
 
-    def keeps_low(self, total: float, k: int) -> bool:
+    def keeps_low(self, total: float | Fraction, k: int) -> bool:
         """Whether a total reaches its lower bound, if it has one."""
         low = self.low[k]
-        return (
-            low is None
-            or Fraction(total) >= low
-            or (not self.whole[k] and total >= float(low) / (1 + RELATIVE_TOLERANCE))
-        )
+        return low is None or Fraction(total) >= low
 
-    def check(self, k: int, least: float, most: float, num_problems: int) -> None:
+    def in_full(self, total: float | Fraction, k: int) -> Fraction:
+        """A total in the caller's unit."""
+        return Fraction(total) * self.unit[k] + self.shift[k] if self.unit else Fraction(total)
+
+    def check(self, k: int, least: float | Fraction, most: float | Fraction, num_problems: int) -> None:
         """Raise if bound k cannot be kept even alone, by totals from `least` to `most`."""
         if not self.keeps_high(least, k):
             raise self.infeasible(k, least, num_problems)
@@ -141,13 +164,15 @@ class Bounds:
                 raise self.infeasible(k, high, num_problems, " together with its budget", floor=True)
 
     def infeasible(
-        self, k: int, total: float, num_problems: int, given: str = "", *, floor: bool = False
+        self, k: int, total: float | Fraction, num_problems: int, given: str = "", *, floor: bool = False
     ) -> InfeasibleBudget:
         """The error, with the nearest float whose decimal, times the number of problems, is feasible."""
-        bound = self.low[k] if floor else self.high[k]
+        asked = self.asked or self
+        bound = asked.low[k] if floor else asked.high[k]
         assert bound is not None
-        value, away = total / num_problems, -math.inf if floor else math.inf
-        while (Fraction(str(value)) * num_problems - Fraction(total)) * (-1 if floor else 1) < 0:
+        mean = self.in_full(total, k) / num_problems
+        value, away = float(mean), -math.inf if floor else math.inf
+        while (Fraction(str(value)) - mean) * (-1 if floor else 1) < 0:
             value = math.nextafter(value, away)
         return InfeasibleBudget(k, float(bound / num_problems), value, given, floor=floor)
 
@@ -160,6 +185,7 @@ class Arguments:
         utility: `[R]` finite.
         largest: A bound on the size of the utilities.
         cost: `[K, R]` finite, at least 0; bool where all are given as shares.
+        exact: `[K]` the costs of a row as fractions `[R]`, where floats do not hold what was given; else None.
         ids: The rows by problem.
         tie: `[R]` what orders equal responses of one problem, or None.
         may_skip: Whether a problem may go without a response.
@@ -171,6 +197,7 @@ class Arguments:
     utility: FloatArray
     largest: float
     cost: CostArray
+    exact: tuple[ObjectArray | None, ...]
     ids: ProblemIds
     tie: KeyArray | None
     may_skip: bool
@@ -212,14 +239,19 @@ def validate(
             finite_array("cost", cost)
             r = int(np.flatnonzero(row < 0)[0])
             raise IbpoError(f"cost[{k}, {r}] is {row[r]:g}: costs must be at least 0")
-    whole = [total is not None and not math.isnan(total) and total < 2**53 for total in sums]
+    exact = tuple(_given_exactly(cost, c, k) for k in range(len(c)))
+    whole = [
+        rest is None and total is not None and not math.isnan(total) and total < 2**53
+        for rest, total in zip(exact, sums, strict=True)
+    ]
     if choose not in ("exactly_one", "at_most_one"):
         raise IbpoError(f"choose: must be 'exactly_one' or 'at_most_one', got {choose!r}")
     high = _exact_budget("budget", budget, len(c))
     low = [None] * len(c) if at_least is None else _exact_budget("at_least", at_least, len(c))
     for k, (floor, cap) in enumerate(zip(low, high, strict=True)):
         if floor is not None and cap is not None and floor > cap:
-            raise IbpoError(f"at_least[{k}] is {float(floor):g}, above budget[{k}], {float(cap):g}: lower it")
+            above, below = tell_apart(floor, cap, digits=6)
+            raise IbpoError(f"at_least[{k}] is {above}, above budget[{k}], {below}: lower it")
     seed = tie_break or ""
     ids = ProblemIds.from_values(problem, len(u), seed)
     num_problems = ids.segments.num_problems
@@ -228,12 +260,13 @@ def validate(
         utility=u,
         largest=largest,
         cost=c,
+        exact=exact,
         ids=ids,
         tie=None if response is None else _response_keys(response, len(u), seed),
         may_skip=choose == "at_most_one",
         bounds=Bounds(
             low=tuple(None if b is None else b * num_problems for b in low),
-            high=tuple(Fraction(_total(x) + 1) if b is None else b for b, x in zip(most, c, strict=True)),
+            high=tuple(_above_all(x, num_problems) if b is None else b for b, x in zip(most, c, strict=True)),
             whole=tuple(whole),
         ),
         marks=marks,
@@ -268,8 +301,24 @@ def costs(values: ArrayLike) -> CostArray:
     return cast(CostArray, _numbers("cost", values))
 
 
-def _total(cost: CostArray) -> float:
-    return float(np.count_nonzero(cost)) if cost.dtype == bool else exact_sum(np.asarray(cost, np.float64))
+def _above_all(cost: CostArray, num_problems: int) -> Fraction:
+    """More than any allocation can cost."""
+    return num_problems * (2 * Fraction(float(cost.max())) + 1)
+
+
+def _given_exactly(values: Any, floats: CostArray, k: int) -> ObjectArray | None:
+    """Row k of the costs as fractions, where they were given as numbers that floats do not hold; else None."""
+    kind = getattr(getattr(values, "dtype", None), "kind", "")
+    if kind in ("f", "b") or not isinstance(values, list | tuple | np.ndarray):
+        return None
+    given = cast(Any, values)
+    row = given[k] if len(floats) > 1 or np.shape(given[0]) else given
+    if type(row[0]) not in (Decimal, Fraction) and not float(floats[k].max()) >= 2**53:
+        return None
+    exact = np.empty(len(row), object)
+    items: list[Any] = id_items(row)
+    exact[:] = [Fraction(x if isinstance(x, int | Decimal | Fraction) else str(x)) for x in items]
+    return exact
 
 
 def _numbers(argument: str, values: ArrayLike) -> FloatArray:
@@ -311,7 +360,7 @@ def _checked_sum(cost: CostArray) -> float | None:
     for rows in slices_of(len(cost)):
         here = cost[rows]
         ends += [float(here.min()), float(here.max())]
-        whole = whole and bool((here == np.floor(here)).all())
+        whole = whole and ends[-1] < 2**53 and bool((here == np.floor(here)).all())
         total += float(here.sum()) if whole else 0.0
     if not (np.isfinite(ends).all() and min(ends) >= 0):
         return None
@@ -353,31 +402,38 @@ class AllocationProblem:
     Attributes:
         utility: `[C]`.
         cost: `[K, C]`.
+        exact: `[K]` a row's costs as fractions `[C]`, where the floats in `cost` only come close; else None.
         row: `[C]` the caller's row, -1 for the empty response; None where candidates are the caller's rows.
         segments: Where the candidates of each problem stand.
         ids: What orders ties between problems.
         tie: `[C]` what orders equal candidates of one problem, or None.
         bounds: Bounds on the K total costs.
         num_responses: R.
+        exact_utility: `[C]` utilities as fractions where floats only come close; else None.
     """
 
     utility: FloatArray
     cost: FloatArray
+    exact: tuple[ObjectArray | None, ...]
     row: IntArray | None
     segments: Segments
     ids: ProblemIds
     tie: KeyArray | None
     bounds: Bounds
     num_responses: int
+    exact_utility: ObjectArray | None = None
 
     @property
     def num_problems(self) -> int:
         """P."""
         return self.segments.num_problems
 
-    def total(self, chosen: IntArray) -> list[float]:
-        """Total cost of the chosen candidates under each of the K costs, rounded once."""
-        return [exact_sum(row[chosen]) for row in self.cost]
+    def total(self, chosen: IntArray) -> list[float | Fraction]:
+        """Total cost of the chosen candidates under each of the K costs, rounded once if they are no whole numbers."""
+        return [
+            exact_sum(row[chosen]) if exact is None else sum(exact[chosen].tolist(), Fraction(0))
+            for row, exact in zip(self.cost, self.exact, strict=True)
+        ]
 
     def all_fit(self, chosen: IntArray) -> bool:
         """Whether the chosen candidates keep every bound."""
@@ -387,9 +443,10 @@ class AllocationProblem:
 def gather(arguments: Arguments) -> AllocationProblem:
     """Gather the candidates by problem."""
     row, segments, utility, tie = arguments.ids.order, arguments.ids.segments, arguments.utility, arguments.tie
-    cost = arguments.cost.astype(np.float64, copy=False)
+    cost, exact = arguments.cost.astype(np.float64, copy=False), arguments.exact
     if row is not None:
         utility, cost = utility[row], cost[:, row]
+        exact = tuple(x if x is None else x[row] for x in exact)
         tie = None if tie is None else tie[row]
     if arguments.may_skip:  # an empty response per problem, free and worth 0, makes it exactly one of C
         start = segments.start
@@ -397,10 +454,12 @@ def gather(arguments: Arguments) -> AllocationProblem:
         utility, row = np.insert(utility, start, 0.0), np.insert(row, start, -1)
         tie = None if tie is None else np.insert(tie, start, np.uint64(0))
         cost = np.insert(cost, start, 0.0, axis=1)
+        exact = tuple(x if x is None else np.insert(x, start, [0]) for x in exact)
         segments = Segments.from_start(start + np.arange(len(start)), len(utility))
     return AllocationProblem(
         utility=utility,
         cost=cost,
+        exact=exact,
         row=row,
         segments=segments,
         ids=arguments.ids,
@@ -424,6 +483,16 @@ def best_at(instance: AllocationProblem, prices: Sequence[FloatArray | None]) ->
             hits = np.flatnonzero(score == block.spread(block.max(score))) + rows.start
             choices.append(cheapest_of(instance, hits, problems.stop - problems.start))
     return [np.concatenate(choices) for choices in found]
+
+
+def rounding(instance: AllocationProblem, price: FloatArray) -> float:
+    """How far the scores at these prices, of all problems together and with the bounds, may be from what they mean."""
+    if not price.any():
+        return 0.0
+    size = max(float(instance.utility.max()), -float(instance.utility.min()))
+    size += sum(abs(y) * float(row.max()) for y, row in zip(price.tolist(), instance.cost, strict=True))
+    paid = sum(map(abs, instance.bounds.paid(price)))
+    return 2.0**-52 * (len(price) + 3) * (size * instance.num_problems + paid)
 
 
 def scores(instance: AllocationProblem, price: FloatArray | None, rows: slice) -> FloatArray:

@@ -20,6 +20,8 @@ from ibpo.errors import IbpoError
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 KeyArray = NDArray[np.uint64]
+ObjectArray = NDArray[np.object_]
+"""Python's whole numbers or fractions, for what floats cannot hold."""
 
 BLOCK = 131_072
 """Rows of a block: a megabyte of float64. Smaller ones cost more in calls than they save in memory traffic."""
@@ -176,6 +178,15 @@ def _split(rest: NDArray[np.float64], parts: list[float]) -> None:
         leading = (rest + grid) - grid  # rounded to multiples of the last bit of the grid
         parts.append(float(leading.sum()))
         rest = rest - leading
+
+
+def sum_whole(values: NDArray[np.float64]) -> int:
+    """The exact sum of floats that are whole numbers below 2^53, of any size."""
+    total = 0
+    for rows in slices_of(len(values)):
+        here = values[rows].astype(np.int64)  # in halves of 26 bits, sums of a block of which fit into 64
+        total += (int((here >> 26).sum()) << 26) + int((here & (2**26 - 1)).sum())
+    return total
 
 
 def id_items(values: ArrayLike | Sequence[Hashable]) -> list[Hashable]:

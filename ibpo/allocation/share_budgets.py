@@ -181,6 +181,7 @@ class Shares:
         instance = AllocationProblem(
             utility=best[kind, problem],
             cost=self.uses[:, kind],
+            exact=(None,) * self.num_shares,
             row=None,
             segments=Segments.from_start(np.cumsum(size) - size, len(problem)),
             ids=self.ids if problems is None else self.ids.of(problems),
@@ -377,12 +378,12 @@ def transport(shares: Shares, bounds: Bounds) -> tuple[NDArray[np.uint8], FloatA
             if chosen is None or not instance.all_fit(chosen):
                 continue
             pick[open_] = kind[chosen]
-        # Proved where the dual function at these prices is the value that is reached, but for rounding.
+        # Proved where the dual function at these prices is the value that is reached, to the last bits of the sum.
         values = shares.values(pick)
         if not np.isfinite(values).all():  # a problem without a response of its kind: the bounds leave it none
             continue
         value = exact_sum(values)
-        if _dual(shares, price, bounds) - value <= 1e-9 * (float(np.ptp(values)) + abs(value)):
+        if _dual(shares, price, bounds) - value <= 4 * np.spacing(abs(value)):
             return pick, price, values
     return None
 

@@ -38,6 +38,8 @@ GUESSES = {
     "cost": ("tokens", "num_completion_tokens", "completion_tokens", "output_tokens", "cost", "cost_usd"),
 }  # fmt: skip
 """Column names that are tried, in order, for a field that the caller does not name."""
+LARGEST = 1e200
+"""Costs beyond it are refused: sums of them would overflow."""
 BLOCK = 1_000_000
 """Rows of Parquet read at a time; text is gathered to a tenth of it."""
 MAX_SHOWN = 30
@@ -471,12 +473,13 @@ class LogReader:
         pc = arrow.compute
         column = {field: batch.column(name) for field, name in self.columns.items()}
         reward, cost = (
-            pc.fill_null(pc.cast(column[field], "float64"), np.nan).to_numpy(zero_copy_only=False)
+            pc.fill_null(pc.cast(column[field], "float64", safe=False), np.nan).to_numpy(zero_copy_only=False)
             for field in ("reward", "cost")
         )
-        good = np.isfinite(reward) & np.isfinite(cost) & (cost >= 0)
+        good = (reward >= 0) & (reward <= 1) & (cost >= 0) & (cost <= LARGEST)
         labels: dict[str, Labels] = {}
-        whole_ids = arrow.types.is_integer(column["problem"].type)
+        # Beyond int64 ids are texts, and so all ids of such a column.
+        whole_ids = arrow.types.is_integer(column["problem"].type) and not arrow.types.is_uint64(column["problem"].type)
         for field in {"problem", "response_group", "by", "show"} & set(column):
             if field == "problem" and whole_ids:
                 good &= pc.is_valid(column[field]).to_numpy(zero_copy_only=False)
@@ -567,6 +570,8 @@ def _number(place: str, value: Any, field: str, name: str, divisor: float = 1.0)
         )
     if field == "cost" and number < 0:
         raise LogError(f"{place}: {value!r} is negative; a cost must be at least 0")
+    if field == "cost" and number > LARGEST:
+        raise LogError(f"{place}: {value!r} is above {LARGEST:g}; give costs in a larger unit")
     return number
 
 

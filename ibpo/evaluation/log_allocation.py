@@ -9,7 +9,6 @@ P problems, G response groups.
 # pyright: reportUnknownMemberType=false
 
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
@@ -37,7 +36,7 @@ from ibpo.errors import IbpoError
 from ibpo.evaluation.estimates import shrink, within_cells
 from ibpo.evaluation.importing import judge_rows
 from ibpo.evaluation.oracles import by_problem_pick
-from ibpo.runs import atomic_file, write_text_atomic
+from ibpo.runs import atomic_files
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -101,7 +100,7 @@ def choose_groups(
 ) -> tuple[Allocation, IntArray]:
     """The best response group `[P]` of each problem, from `[P, G]` means, under the limits; ids order the ties."""
     num_problems, num_groups = reward.shape
-    problems = np.arange(num_problems) if problems is None else problems
+    problems = np.arange(num_problems) if problems is None else _whole_if_they_are(problems)
     if isinstance(problems, np.ndarray):
         problem = np.repeat(problems, num_groups)
     else:
@@ -113,6 +112,17 @@ def choose_groups(
         floors["at_least"] = [x.at_least for x in limits]
     allocation = allocate(reward.ravel(), problem, np.stack(rows), [x.at_most for x in limits], **floors)
     return allocation, allocation.weight.reshape(num_problems, num_groups).argmax(1)
+
+
+def _whole_if_they_are(problems: Sequence[Any] | IntArray) -> Sequence[Any] | IntArray:
+    """Ids that are the texts of whole numbers as numbers, for ties follow the ids: however the log was read."""
+    if isinstance(problems, np.ndarray) or not str(problems[0]).removeprefix("-").isdecimal():
+        return problems
+    try:
+        whole = np.array(list(map(int, problems)), np.int64)
+    except (ValueError, OverflowError):
+        return problems
+    return whole if list(map(str, whole.tolist())) == list(problems) else problems
 
 
 def _limit(
@@ -279,15 +289,17 @@ def _part_of_log(name: str, log: Log, say: Say) -> LogPart:
 
 
 def _part_of_sums(name: str, sums: GroupSums, columns: dict[str, str], say: Say) -> LogPart:
-    """The same from the sums of a streamed log."""
-    squares = sums.squares()
-    count, reward, cost = sums.tables()
+    """The same from the sums of a streamed log; response groups in the same order, which decides between equal ones."""
+    groups = sorted(sums.groups, key=repr)
+    order = [sums.groups.index(name) for name in groups]
+    squares = sums.squares()[order]
+    count, reward, cost = (table if groups == sums.groups else table[:, order] for table in sums.tables())
     return _complete(
         LogPart(
             name=name,
             columns=columns,
             problems=sums.problems(),
-            groups=sums.groups,
+            groups=groups,
             **_estimates(count, reward, cost, squares),
             shown=sums.shown(),
             log=None,
@@ -487,6 +499,8 @@ def write_files(
 ) -> None:
     """Write choices.jsonl (a problem and a budget a line), rows.jsonl (the chosen rows), summary.json, frontier.png.
 
+    All of them or none; where summary.json is, the other files are those that it belongs to.
+
     Args:
         out: Folder.
         path: The log; it is read again for the chosen rows.
@@ -498,16 +512,21 @@ def write_files(
         say: Takes what a reader should know.
     """
     choices = (row for part, answers in all_answers for answer in answers for row in _choices(part, answer))
-    _write_lines(out / "choices.jsonl", choices)
-    _write_lines(out / "rows.jsonl", _chosen_rows(path, names, all_answers, on_error, join))
     whole = summarise_parts(path, names.by, all_answers, num_bad=num_bad)
-    write_text_atomic(out / "summary.json", json.dumps(whole, indent=2) + "\n")
-    for part, answers in all_answers:
-        file = out / (f"frontier_{_file_name(part.name)}.png" if part.name else "frontier.png")
-        try:
-            _draw(file, part, answers)
-        except IbpoError as error:
-            say(f"no picture: {error}")
+    with atomic_files(out, "summary.json") as folder:
+        for name, lines in (
+            ("choices.jsonl", choices),
+            ("rows.jsonl", _chosen_rows(path, names, all_answers, on_error, join)),
+            ("summary.json", [json.dumps(whole, indent=2) + "\n"]),
+        ):
+            with (folder / name).open("w", encoding="utf-8") as file:
+                file.writelines(lines)
+        for part, answers in all_answers:
+            name = f"frontier_{_file_name(part.name)}.png" if part.name else "frontier.png"
+            try:
+                _draw(folder / name, part, answers)
+            except IbpoError as error:
+                say(f"no picture: {error}")
 
 
 def summarise_parts(
@@ -595,9 +614,7 @@ def _draw(file: Path, part: LogPart, answers: list[Answer]) -> None:
     asked = [x for answer in answers if answer.question.times == 1 for x in answer.limits]
     budgets = [float(x.at_most) for x in asked if x.group is None and x.at_most is not None]
     names = {"cost_name": f"{part.columns['cost']} per problem", "value_name": f"{part.columns['reward']} to expect"}
-    temporary = file.with_name(f".{file.name}")
-    draw_frontier(part.frontier(), temporary, budget=budgets[0] if len(budgets) == 1 else None, **names)
-    os.replace(temporary, file)
+    draw_frontier(part.frontier(), file, budget=budgets[0] if len(budgets) == 1 else None, **names)
 
 
 def draw_frontier(
@@ -630,12 +647,6 @@ def draw_frontier(
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, loc="lower right")
     figure.savefig(path, dpi=150)
-
-
-def _write_lines(path: Path, lines: Iterator[str]) -> None:
-    """Lines of JSON one by one: the whole file or what was there."""
-    with atomic_file(path) as file:
-        file.writelines(lines)
 
 
 def _choices(part: LogPart, answer: Answer) -> Iterator[str]:

@@ -35,12 +35,6 @@ def instances(draw, shares_only=False):
     )
 
 
-def fits(total, cost, cap):
-    """Exactly for a cost of whole numbers only, else with the documented tolerance."""
-    whole = all(x % 1 == 0 for x in cost)
-    return Fraction(total) <= cap or (not whole and total <= float(cap) * (1 + 1e-9))
-
-
 def enumerated(utility, problem, cost, budget, choose):
     """The best objective over all choices, None where none keeps the budgets."""
     names = sorted(set(problem))
@@ -51,8 +45,8 @@ def enumerated(utility, problem, cost, budget, choose):
     best = None
     for rows in itertools.product(*options):
         chosen = [r for r in rows if r is not None]
-        totals = [math.fsum(c[r] for r in chosen) for c in cost]
-        if all(fits(total, c, b * len(names)) for total, c, b in zip(totals, cost, caps, strict=True)):
+        totals = [sum(Fraction(str(c[r])) for r in chosen) for c in cost]
+        if all(total <= b * len(names) for total, b in zip(totals, caps, strict=True)):
             value = math.fsum(utility[r] for r in chosen)
             best = value if best is None else max(best, value)
     return best
@@ -220,22 +214,21 @@ def test_stopped_early_is_feasible_with_a_true_gap():
     assert allocation.spent[0] <= 50_000
 
 
-def two_budgets_of_noise(num_problems=512):
-    """Group means of a training batch under a share and tokens: many gains are equal but for the noise that decides."""
+def two_close_budgets(num_problems=24):
+    """Value follows two costs closely: many choices are worth nearly the same, and few of them can be ruled out."""
     rng = np.random.default_rng(0)
-    group = np.tile([0, 1], num_problems)
-    utility = rng.binomial(8, 0.4 + 0.3 * group) / 8
-    tokens = 5.0 + 12 * group + rng.integers(0, 8, len(group))
-    return utility - 1e-6 * tokens, np.arange(num_problems).repeat(2), [group, tokens], [0.5, 12.0]
+    cost = rng.integers(1000, 100_000, (2, 4 * num_problems)).astype(float)
+    utility = cost.sum(0) / 2e5 + rng.random(4 * num_problems) * 1e-3
+    return utility, np.arange(num_problems).repeat(4), cost, [48_000.0, 45_000.0]
 
 
-@pytest.mark.parametrize("effort", [{"node_limit": 20}, {"relative_gap": 1e-3}])
+@pytest.mark.parametrize("effort", [{"node_limit": 20}, {"relative_gap": 2e-3}])
 def test_several_budgets_stop_at_the_same_choice_every_time_with_a_true_gap(effort):
-    instance = two_budgets_of_noise()
+    instance = two_close_budgets()
     one, other = (allocate(*instance, **effort) for _ in range(2))
     assert (one.weight == other.weight).all()
     assert one.status == "feasible" and one.rule == "general"
-    assert 0 < one.gap < 1e-3 * one.objective
+    assert 0 < one.gap < 2e-3 * one.objective
     assert (one.spent <= instance[3]).all()
 
 

@@ -123,8 +123,7 @@ def test_streamed_equals_in_memory(kind, tmp_path, monkeypatch):
         chosen = sorted(line for line in (out / "rows.jsonl").read_text().splitlines())
         answers.append((chosen, [x["share"] for x in part["budgets"]], [x["objective"] for x in part["budgets"]]))
     assert answers[0][1:] == answers[1][1:]
-    if kind != "parquet of numbers":  # whole-number ids are hashed as numbers there: other ties
-        assert answers[0][0] == answers[1][0]
+    assert answers[0][0] == answers[1][0]
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
@@ -283,3 +282,31 @@ def test_the_responses_of_an_evaluation_that_chose_are_read(tmp_path):
     result = run(path, "--budget", "cost=8")
     assert result.exit_code == 0, result.output
     assert "8 left out: responses that open like no response group" in result.output
+
+
+@pytest.mark.parametrize("kind", ["whole", "beyond int64", "text", "float", "bool"])
+def test_streamed_ties_follow_the_same_ids(kind, tmp_path):
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    rng, number = np.random.default_rng(0), np.arange(2 if kind == "bool" else 60)
+    ids = {
+        "whole": number - 20,
+        "beyond int64": number.astype(np.uint64) + np.uint64(2**63),
+        "text": [f"{x:03d}" for x in number],
+        "float": number / 4,
+        "bool": number > 0,
+    }[kind]
+    table = {
+        "problem_id": np.repeat(ids, 2),
+        "effort": ["low", "high"] * len(number),
+        "correct": rng.integers(0, 2, 2 * len(number)),
+        "tokens": rng.choice([10, 20], 2 * len(number)),
+    }
+    parquet.write_table(arrow.table(table), tmp_path / "log.parquet")
+    answers = []
+    for stream in ((), ("--stream",)):
+        out = tmp_path / f"out{len(stream)}"
+        result = run(tmp_path / "log.parquet", *stream, "--no-holdout", "--budget", "tokens=14", "--out", out)
+        assert result.exit_code == 0, result.output
+        answers.append(sorted((out / "choices.jsonl").read_text().splitlines()))
+    assert answers[0] == answers[1]
+    assert {json.loads(line)["problem"] for line in answers[0]} == set(map(str, np.asarray(ids).tolist()))

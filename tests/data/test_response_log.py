@@ -163,3 +163,40 @@ def test_models_of_parquet_are_seen_in_good_rows_only(tmp_path):
     rows[1]["cost"] = 2.0
     with pytest.raises(LogError, match="'model' holds 2 models; give --by model"):
         read_log(parquet_of(tmp_path / "b.parquet", rows))
+
+
+def parquet_log(path, **columns):
+    """Two problems with two responses each, some columns as given."""
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = {"problem_id": [1, 1, 2, 2], "group": ["a", "b"] * 2, "reward": [0, 1, 1, 1], "cost": [1.0, 2.0] * 2}
+    parquet.write_table(arrow.table({**table, **columns}), path)
+    return path
+
+
+def test_parquet_ids_beyond_int64_are_themselves(tmp_path):
+    arrow = pytest.importorskip("pyarrow")
+    ids = [2**63, 2**63, 2**64 - 1, 2**64 - 1]
+    log = read_log(parquet_log(tmp_path / "x.parquet", problem_id=arrow.array(ids, arrow.uint64())))
+    assert log.problem == list(map(str, ids))
+
+
+@pytest.mark.parametrize(
+    ("cost", "message"),
+    [
+        ("1" * 5000, "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ("1e308", r"1e\+308 is above 1e\+200"),
+    ],
+)
+def test_numbers_without_measure_are_named(tmp_path, cost, message):
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"id": 1, "group": "a", "reward": 1, "cost": ' + cost + "}\n")
+    with pytest.raises(LogError, match=message):
+        read_log(path)
+
+
+def test_a_csv_field_may_be_long(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("id,group,reward,cost,completion\n1,a,0,1," + "x" * 200_000 + "\n")
+    assert read_log(path).problem == ["1"]

@@ -1,0 +1,329 @@
+"""The best choice for a few problems outright, in whole numbers: what is called optimal or impossible is proved here.
+
+Problem by problem, all choices that can still lead to an optimum are kept as *states*: what they lose against the best
+candidate of each problem, and what they cost. With loss_c the best utility of candidate c's problem less its own, any
+prices y, and "rest" the problems that are still to come, no completion of a state loses less than
+
+    loss + y . (cost - bound) + sum_{p of rest} min_{c of p} (loss_c + y . cost_c).
+
+Dropped are states that cannot keep a bound, that lose as much as what is known, or that lose and cost no less than
+another one. Losses and costs are int64, or Python's whole numbers where these are too small; only the line above is a
+float, and it is lowered by what it may be rounded. Letters: C candidates, P problems, K budgets, S states.
+"""
+
+import itertools
+import math
+import time
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ibpo.allocation.problem import AllocationProblem
+from ibpo.allocation.segments import FloatArray, IntArray, exact_sum, is_first
+from ibpo.allocation.units import decimal_places
+
+Whole = NDArray[Any]
+"""Whole numbers: int64, or Python's in an array of objects."""
+FITS = 2**62
+MOST_PROBLEMS = 1_000
+"""Problems of a search: each takes a few dozen passes over its states."""
+WIDTH = 300
+"""States that are kept where a good choice is looked for, not the best."""
+RIVALS = 16
+"""States that all others are compared with."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Found:
+    """What a search came to.
+
+    Attributes:
+        chosen: `[P]` the best choice, where it is better than what was known; else None.
+        done: Whether nothing is left to be looked at: nothing is better than `chosen`, or than what was known.
+        bound: No choice among the candidates is better than this and than what is known or found.
+    """
+
+    chosen: IntArray | None
+    done: bool
+    bound: float
+
+
+def search(
+    instance: AllocationProblem,
+    candidates: IntArray,
+    price: FloatArray,
+    known: IntArray | None,
+    *,
+    limit: int,
+    deadline: float = math.inf,
+) -> Found:
+    """The best choice among the candidates.
+
+    Args:
+        instance: The problem.
+        candidates: Rows, rising, at least one of every problem.
+        price: `[K]` any prices; good ones leave few states.
+        known: `[P]` candidates that keep the bounds; only better choices are looked for.
+        limit: How many states may be looked at in all.
+        deadline: On the monotonic clock.
+    """
+    problem = instance.segments.problem_of(candidates)
+    several = np.bincount(problem)[problem] > 1
+    open_, fixed = candidates[several], candidates[~several]
+    problems, local = np.unique(problem[several], return_inverse=True)
+    # An order that does not depend on that of the rows: within a problem the best first, then the cheapest.
+    order = np.lexsort((*instance.cost[::-1, open_], -instance.utility[open_], local))
+    open_, local = open_[order], local[order]
+    start = np.flatnonzero(is_first(local))
+    loss, worth = _losses(instance, open_, start, local)
+    rows: list[_Row] = []
+    for k, total in enumerate(instance.total(fixed)):
+        row = _Row.from_instance(instance, k, open_, Fraction(total), start, local, float(price[k]) / worth)
+        if row is None:
+            return Found(chosen=None, done=True, bound=-math.inf)
+        if row.low is not None or row.high is not None:
+            rows.append(row)
+    most = None if known is None else int(loss[np.isin(open_, known)].sum())
+    states = _States(loss, rows, start, instance.ids.key(problems), most)
+    picked, done = states.run(limit, deadline)
+    if not done:  # fewer states are left to look at once a better choice is known
+        picked, _ = states.run(limit, deadline, width=WIDTH)
+        if picked is not None:
+            better, done = states.run(limit, deadline)
+            picked = picked if better is None else better
+    chosen = None if picked is None else np.sort(np.concatenate([fixed, open_[picked]]))
+    best = math.fsum([exact_sum(instance.utility[fixed]), exact_sum(instance.utility[open_[start]])])
+    bound = best - states.least * worth
+    return Found(chosen=chosen, done=done, bound=bound + 2.0**-50 * (abs(best) + abs(bound)))
+
+
+def _losses(instance: AllocationProblem, rows: IntArray, start: IntArray, local: IntArray) -> tuple[Whole, float]:
+    """`[C]` what each candidate loses against the first, the best of its problem, and what a loss of 1 is worth."""
+    utility, exact = instance.utility[rows], instance.exact_utility
+    places = decimal_places(utility) if exact is None else None
+    if places is not None:
+        whole = np.rint(utility * 10.0**places).astype(np.int64)
+        loss = whole[start][local] - whole
+        if loss.astype(np.float64).sum() < FITS:
+            return loss, 10.0**-places
+        return _fitted(loss.tolist()), 10.0**-places
+    numbers, scale = _whole_numbers(utility if exact is None else exact[rows])
+    of_best: list[int] = start[local].tolist()
+    losses = [numbers[best] - x for best, x in zip(of_best, numbers, strict=True)]
+    # Losses of floats that are no decimals are cut to 62 bits in all: less than what a sum of floats is rounded.
+    bits = max(0, sum(losses).bit_length() - 61) if exact is None else 0
+    return _fitted([x >> bits for x in losses]), math.ldexp(1 / scale, bits)
+
+
+def _whole_numbers(values: NDArray[Any]) -> tuple[list[int], int]:
+    """The numbers, floats as what they are in binary, times a common scale that makes them whole."""
+    ratios = [x.as_integer_ratio() for x in values.tolist()]
+    scale = math.lcm(*{below for _, below in ratios})
+    return [above * (scale // below) for above, below in ratios], scale
+
+
+def _fitted(values: list[int]) -> Whole:
+    """As int64 where no sum of some of them can overflow."""
+    if sum(map(abs, values)) < FITS:
+        return np.array(values, np.int64)
+    found = np.empty(len(values), object)
+    found[:] = values
+    return found
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Row:
+    """One cost in whole numbers.
+
+    Attributes:
+        cost: `[C]` at least 0.
+        low: What the total has to reach; None where it always does.
+        high: What the total must not exceed; None where it never does.
+        slope: Price, in losses per cost, on the side of a bound that there is.
+    """
+
+    cost: Whole
+    low: int | None
+    high: int | None
+    slope: float
+
+    @classmethod
+    def from_instance(
+        cls,
+        instance: AllocationProblem,
+        k: int,
+        rows: IntArray,
+        fixed: Fraction,
+        start: IntArray,
+        local: IntArray,
+        price: float,
+    ) -> "_Row | None":
+        """Row k of these candidates, beside what costs `fixed`; None where its bounds cannot be kept."""
+        exact, low, high = instance.exact[k], instance.bounds.low[k], instance.bounds.high[k]
+        if exact is None and instance.bounds.whole[k]:
+            whole, scale = instance.cost[k, rows].astype(np.int64), 1
+        else:
+            numbers, scale = _whole_numbers(instance.cost[k, rows] if exact is None else exact[rows])
+            whole = _fitted(numbers)
+        least = np.minimum.reduceat(whole, start) if len(start) else whole
+        whole = whole - least[local]
+        largest = sum(np.maximum.reduceat(whole, start).tolist()) if len(start) else 0
+        # low <= fixed + (sum + shift) / scale <= high, in multiples of the largest common factor
+        factor, shift = int(np.gcd.reduce(whole)) if len(whole) else 0, sum(least.tolist())
+        factor = factor or 1
+        most = ((high - fixed) * scale - shift) // factor
+        need = None if low is None else -((shift - (low - fixed) * scale) // factor)
+        largest //= factor
+        if most < 0 or (need is not None and need > min(largest, most)):
+            return None
+        need = None if need is None or need <= 0 else need
+        room = None if most >= largest else most
+        slope = price * (factor / scale) if largest.bit_length() < 900 else 0.0
+        return cls(
+            cost=whole if factor == 1 else whole // factor,
+            low=need,
+            high=room,
+            slope=0.0 if (need if slope < 0 else room) is None else slope,
+        )
+
+
+class _States:
+    """All choices for the first problems that are worth going on with.
+
+    Args:
+        loss: `[C]`, candidates gathered by problem.
+        rows: The costs, of the same candidates, that have a bound.
+        start: `[P]` the first candidate of each problem.
+        key: `[P]` orders the problems where nothing else does.
+        most: Only choices that lose less are looked for; None: any.
+    """
+
+    def __init__(self, loss: Whole, rows: list[_Row], start: IntArray, key: NDArray[Any], most: int | None) -> None:
+        self.rows, self.most, self.least = rows, most, -math.inf
+        """`least`: no choice loses less than this, or less than `most`, too."""
+        total = loss.astype(np.float64)
+        for row in rows:
+            total = total + row.slope * row.cost.astype(np.float64) if row.slope else total
+        length = np.diff(start, append=len(loss))
+        local = np.repeat(np.arange(len(start)), length)
+        # Problems with the most to lose first: fewest states in between.
+        ranked = total[np.lexsort((total, local))]
+        order = np.lexsort((key, ranked[start] - ranked[start + 1])) if len(start) else np.zeros(0, np.int64)
+        self.start, self.length, self.loss = start[order], length[order], loss
+        self.rest = np.append(np.cumsum(ranked[start][order][::-1])[::-1], 0.0).tolist()
+        self.room: list[list[int]] = []
+        """For each row with a lower bound what is still to come costs at most."""
+        for row in rows:
+            largest: list[int] = []
+            if row.low is not None:
+                largest = np.maximum.reduceat(row.cost, start)[order][::-1].tolist()
+            self.room.append([0, *itertools.accumulate(largest)][::-1])
+        paid = [row.slope * ((row.high if row.slope > 0 else row.low) or 0) for row in rows if row.slope]
+        self.paid = math.fsum(paid)
+        size = [float(loss.sum()), *map(abs, paid)]
+        size += [abs(row.slope) * float(row.cost.astype(np.float64).sum()) for row in rows if row.slope]
+        self.rounding = 2.0**-40 * math.fsum(size)
+
+    def run(self, limit: int, deadline: float, *, width: int | None = None) -> tuple[IntArray | None, bool]:
+        """The candidates of the best choice (None: no such), and whether all states were looked at.
+
+        Args:
+            limit: How many states may be looked at in all.
+            deadline: On the monotonic clock.
+            width: How many of them are kept, those that promise most; None: all. What is found is then known.
+        """
+        loss: Whole = np.zeros(1, self.loss.dtype)
+        cost: list[Whole] = [np.zeros(1, row.cost.dtype) for row in self.rows]
+        trace: list[tuple[IntArray, IntArray]] = []
+        starts: list[int] = self.start.tolist()
+        lengths: list[int] = self.length.tolist()
+        if not self._promising(0, loss, cost).any():
+            return None, True
+        limit = limit if len(self.start) <= MOST_PROBLEMS else 0
+        for j, (begin, size) in enumerate(zip(starts, lengths, strict=True)):
+            options = np.arange(begin, begin + size)
+            limit -= len(loss) * size
+            if limit < 0 or time.monotonic() > deadline:
+                if width is None:
+                    self.least = max(self.least, float(self._bounds(j, loss, cost).min()))
+                return None, False
+            loss = (loss[:, None] + self.loss[options]).ravel()
+            cost = [(x[:, None] + row.cost[options]).ravel() for x, row in zip(cost, self.rows, strict=True)]
+            keep = np.flatnonzero(self._promising(j + 1, loss, cost))
+            keep = keep[self._undominated(loss[keep], [x[keep] for x in cost])]
+            if width is not None and len(keep) > width:
+                rank = np.argsort(self._bounds(j + 1, loss[keep], [x[keep] for x in cost]), kind="stable")
+                keep = np.sort(keep[rank[:width]])
+            if not len(keep):
+                return None, True
+            loss, cost = loss[keep], [x[keep] for x in cost]
+            parent, option = np.divmod(keep, size)
+            trace.append((parent, options[option]))
+        state = int(np.argmin(loss))
+        self.most = int(loss[state])
+        picked: list[int] = []
+        for parent, option in reversed(trace):
+            picked.append(int(option[state]))
+            state = int(parent[state])
+        return np.array(picked, np.int64), True
+
+    def _bounds(self, j: int, loss: Whole, cost: list[Whole]) -> FloatArray:
+        """`[S]` what their completions lose at least, j problems being chosen for."""
+        bound = loss.astype(np.float64) + (self.rest[j] - self.paid - self.rounding)
+        for row, x in zip(self.rows, cost, strict=True):
+            if row.slope:
+                bound += row.slope * x.astype(np.float64)
+        return bound
+
+    def _promising(self, j: int, loss: Whole, cost: list[Whole]) -> NDArray[np.bool_]:
+        """`[S]` which can keep the bounds, and may lose less than what is known."""
+        alive = np.ones(len(loss), bool)
+        for k, (row, x) in enumerate(zip(self.rows, cost, strict=True)):
+            if row.high is not None:
+                alive &= (x <= row.high).astype(bool)
+            if row.low is not None:
+                alive &= (x >= row.low - self.room[k][j]).astype(bool)
+        if self.most is not None:
+            alive &= (loss < self.most).astype(bool)
+            alive &= self._bounds(j, loss, cost) <= self.most - 1
+        return alive
+
+    def _undominated(self, loss: Whole, cost: list[Whole]) -> IntArray:
+        """States, rising, without those that lose and cost no less than another one."""
+        if len(loss) < 2:
+            return np.arange(len(loss))
+        if not cost:
+            return np.array([int(np.argmin(loss))])
+        # What has one bound only is better when it is smaller (larger, for a lower bound); else it has to be the same.
+        signed = [x if row.low is None else -x for row, x in zip(self.rows, cost, strict=True)]
+        two_sided = any(row.low is not None and row.high is not None for row in self.rows)
+        keys = [_sortable(x) for x in (loss, *signed)]
+        order = np.lexsort(keys)
+        same = np.ones(len(order) - 1, bool)
+        for key in keys[1:]:
+            same &= key[order][1:] == key[order][:-1]
+        if len(cost) == 1 and not two_sided:
+            least = np.minimum.accumulate(keys[0][order])
+            same = keys[0][order][1:] >= least[:-1]
+        kept = order[np.concatenate([[True], ~same])]
+        if len(kept) > 4 * RIVALS and len(cost) > 1 and not two_sided:
+            rank = np.argsort(self._bounds(0, loss[kept], [x[kept] for x in cost]), kind="stable")
+            columns = [key[kept] for key in keys]
+            worse = np.zeros(len(kept), bool)
+            for rival in rank[:RIVALS].tolist():
+                if not worse[rival]:
+                    dominated = np.ones(len(kept), bool)
+                    for column in columns:
+                        dominated &= column >= column[rival]
+                    dominated[rival] = False
+                    worse |= dominated
+            kept = kept[~worse]
+        return np.sort(kept)
+
+
+def _sortable(values: Whole) -> IntArray:
+    """int64 as they are, Python's whole numbers by rank."""
+    return values if values.dtype != object else np.unique(values, return_inverse=True)[1]

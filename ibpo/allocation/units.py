@@ -1,0 +1,138 @@
+"""Costs as whole numbers: each row in a unit of its own, less the least cost of each problem.
+
+A float is read as the decimal that it prints: 0.1 is 1/10. Two facts make comparisons exact without slowing down what
+is usual. Only differences within a problem matter, as every problem gets one response: with least_kp the smallest cost
+of problem p,
+
+    sum_r cost_kr weight_r <= high_k
+    <=>  sum_r (cost_kr - least_kp) / unit_k weight_r <= (high_k - least_k) / unit_k,
+
+where least_k = sum_p least_kp. And a sum of whole numbers below 2^53 is exact in floats. So dollars of six decimals are
+counted in millionths, and tokens of 1e12 that differ by 7 become 0 to 7. What still does not fit into floats is kept as
+Python's whole numbers beside them, and only the search (`ibpo.allocation.search`) and the last check look there.
+
+Numbers of more than 15 digits, as a division or a logarithm leaves them, mean no decimal: sums of these are compared
+within 1e-12 relative. Letters: C candidates, P problems, K budgets.
+"""
+
+import math
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+
+from ibpo.allocation.problem import AllocationProblem, Bounds
+from ibpo.allocation.segments import FloatArray, ObjectArray, exact_sum, slices_of, sum_whole
+
+MOST_PLACES = 15
+MOST_DIGITS = 15
+"""Any decimal of so many digits is told from its neighbours by the float that it becomes."""
+LARGEST = 2**52
+TOLERANCE = Fraction(1, 10**12)
+"""How far a sum of costs that are no decimals may miss its bound, relative to it."""
+
+
+def decimal_places(values: FloatArray) -> int | None:
+    """The fewest places after the point that all values have; None where some are no decimals or too long for floats.
+
+    Example:
+        >>> decimal_places(np.array([2.0, 0.25])), decimal_places(np.array([0.1 + 0.2]))
+        (2, None)
+    """
+    largest = max((float(np.abs(values[rows]).max()) for rows in slices_of(len(values))), default=0.0)
+    for places in range(MOST_PLACES + 1):
+        if largest * 10.0**places > LARGEST:
+            return None
+        few = slice(0, 64)  # most rows show here that they have more places
+        if all(_has_places(values[rows], places) for rows in (few, *slices_of(len(values)))):
+            return places
+    return None
+
+
+def _has_places(values: FloatArray, places: int) -> bool:
+    if not places:
+        return bool((values == np.rint(values)).all())
+    return bool((np.rint(values * 10.0**places) / 10.0**places == values).all())
+
+
+def in_units(instance: AllocationProblem) -> AllocationProblem:
+    """The same problem with costs in units, and bounds to match."""
+    cost = np.empty_like(instance.cost)
+    exact: list[ObjectArray | None] = []
+    parts: list[tuple[Fraction, Fraction, bool]] = []
+    for k in range(len(instance.cost)):
+        rest, unit, shift, whole = _row(instance, k, cost[k])
+        exact.append(rest)
+        parts.append((unit, shift, whole))
+    units, shifts, wholes = zip(*parts, strict=True)
+    bounds = instance.bounds
+
+    def slack(k: int, bound: Fraction | None) -> Fraction:
+        return Fraction(0) if wholes[k] or bound is None else bound * TOLERANCE
+
+    low = [None if b is None else (b - slack(k, b) - shifts[k]) / units[k] for k, b in enumerate(bounds.low)]
+    high = [(b + slack(k, b) - shifts[k]) / units[k] for k, b in enumerate(bounds.high)]
+    return replace(
+        instance,
+        cost=cost,
+        exact=tuple(exact),
+        bounds=Bounds(low=tuple(low), high=tuple(high), whole=wholes, unit=units, shift=shifts, asked=bounds),
+    )
+
+
+def _row(instance: AllocationProblem, k: int, out: FloatArray) -> tuple[ObjectArray | None, Fraction, Fraction, bool]:
+    """Writes row k in units; what floats do not hold of it, the unit, the sum of the least costs, and whether whole."""
+    row, given, segments = instance.cost[k], instance.exact[k], instance.segments
+    unit = Fraction(1)
+    places: int | None = 0
+    if given is None:
+        places = 0 if instance.bounds.whole[k] else decimal_places(row)
+        if places is None:
+            given = _decimals(row)
+        elif places:
+            unit = Fraction(1, 10**places)
+    if given is None:
+        least, most = np.empty((2, instance.num_problems))
+        for problems, rows, block in segments.blocks():
+            here = row[rows] if unit == 1 else np.rint(row[rows] * float(unit.denominator))
+            least[problems] = block.min(here)
+            np.subtract(here, block.spread(least[problems]), out=out[rows])
+            most[problems] = block.max(out[rows])
+        if places is None:
+            return None, unit, Fraction(exact_sum(least)), False
+        if float(most.sum()) < 2**53:
+            return None, unit, sum_whole(least) * unit, True
+        given = np.array([Fraction(int(x)) for x in np.rint(row * float(unit.denominator)).tolist()], object) * unit
+    # Numbers of any size: over their common denominator, less the least, over the largest common factor.
+    scale = math.lcm(*{x.denominator for x in given.tolist()})
+    whole: list[int] = [x.numerator * (scale // x.denominator) for x in given.tolist()]
+    shift, largest = 0, 0
+    for begin, end in zip(segments.start.tolist(), [*segments.start[1:].tolist(), len(whole)], strict=True):
+        least_here = min(whole[begin:end])
+        shift += least_here
+        whole[begin:end] = [x - least_here for x in whole[begin:end]]
+        largest += max(whole[begin:end])
+    factor = math.gcd(*whole) or 1
+    unit = Fraction(factor, scale)
+    if largest // factor < 2**53:
+        out[:] = [x // factor for x in whole]
+        return None, unit, Fraction(shift, scale), True
+    # Floats that come close, of a size that no product overflows.
+    factor *= 2 ** max(0, (largest // factor).bit_length() - 300)
+    rest = np.empty(len(whole), object)
+    rest[:] = [Fraction(x, factor) for x in whole]
+    out[:] = [float(x) for x in rest]
+    return rest, Fraction(factor, scale), Fraction(shift, scale), True
+
+
+def _decimals(row: FloatArray) -> ObjectArray | None:
+    """The numbers as the decimals that they print; None where one has too many digits for a decimal that was meant."""
+    found = np.empty(len(row), object)
+    for first, last in ((0, 64), (64, len(row))):
+        for r, value in enumerate(row[first:last].tolist(), start=first):
+            text = repr(value)
+            digits = text.partition("e")[0].replace(".", "").strip("0")
+            if len(digits) > MOST_DIGITS and not value.is_integer():
+                return None
+            found[r] = Fraction(text)
+    return found

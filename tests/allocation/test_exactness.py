@@ -1,0 +1,211 @@
+"""Large, nearly equal and mixed numbers: `allocate` against enumeration in whole numbers and fractions.
+
+Costs of 1e5 to 1e12 that differ by a few units, dollars of six decimals, several scales in one instance, upper and
+lower bounds together. Nothing here is compared with a tolerance.
+"""
+
+import itertools
+import math
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ibpo.allocation import InfeasibleBudget, allocate
+from ibpo.errors import IbpoError
+
+FAST = 2_000
+ALL = 100_000
+UTILITIES = ["whole", "near", "decimal", "real"]
+
+
+def cost_row(rng, problem, num_problems):
+    """One row of costs, as what a caller would give, and what a decimal reader makes of them."""
+    size, kind = len(problem), rng.integers(6)
+    base = int(10 ** rng.uniform(5, 12))
+    few = rng.integers(0, 8, size)
+    if kind == 0:  # whole, nearly equal
+        return (base + few).tolist()
+    if kind == 1:  # whole, nearly equal within a problem, problems of other scales
+        of_problem = [int(10 ** rng.uniform(0, 12)) for _ in range(num_problems)]
+        return [of_problem[p] + int(x) for p, x in zip(problem, few, strict=True)]
+    if kind == 2:  # dollars of six decimals, a few dollars to a million
+        dollars = int(10 ** rng.uniform(0, 12))
+        return [float(Decimal(dollars + int(x)).scaleb(-6)) for x in few]
+    if kind == 3:  # dollars and cents and millionths of very different sizes
+        return [float(Decimal(int(10 ** rng.uniform(0, 12))).scaleb(-6)) for _ in range(size)]
+    if kind == 4:  # a share
+        return [int(x) for x in rng.integers(0, 2, size)]
+    step = int(10 ** rng.uniform(3, 9))  # whole, of a few steps and a few units
+    return [int(a) * step + int(b) for a, b in zip(rng.integers(0, 4, size), few, strict=True)]
+
+
+def utilities(rng, size):
+    kind = UTILITIES[rng.integers(len(UTILITIES))]
+    if kind == "whole":
+        return rng.integers(-2, 6, size).astype(float).tolist()
+    if kind == "near":
+        return (float(int(10 ** rng.uniform(3, 9))) + rng.integers(0, 8, size)).tolist()
+    if kind == "decimal":
+        return (rng.integers(0, 10**6, size) / 10**6).tolist()
+    return rng.random(size).tolist()
+
+
+def instance(seed):
+    """Arguments of `allocate`: 2 to 6 problems, at most some 3,000 choices, 1 to 3 budgets near what a choice costs."""
+    rng = np.random.default_rng([20261129, seed])
+    num_problems = int(rng.integers(2, 7))
+    most = {2: 7, 3: 6, 4: 5, 5: 4, 6: 3}[num_problems]
+    problem = [p for p in range(num_problems) for _ in range(rng.integers(1, most + 1))]
+    rng.shuffle(problem)
+    costs = [cost_row(rng, problem, num_problems) for _ in range(rng.integers(1, 4))]
+    choose = "at_most_one" if rng.random() < 0.25 else "exactly_one"
+    rows = [[r for r, p in enumerate(problem) if p == name] for name in range(num_problems)]
+    budget, at_least = [], []
+    for cost in costs:
+        chosen = [of[rng.integers(len(of))] for of in rows]
+        total = sum(exact(cost[r]) for r in chosen)
+        unit = min((abs(exact(a) - exact(b)) for a, b in itertools.pairwise(cost) if a != b), default=Fraction(1))
+        high = max(total + int(rng.integers(-2, 4)) * unit, Fraction(0))
+        low = max(high - int(rng.integers(0, 5)) * unit, Fraction(0))
+        which = rng.integers(4)
+        budget.append(None if which == 3 else written(high / num_problems, rng))
+        at_least.append(written(low / num_problems, rng) if which > 1 else None)
+        if budget[-1] is not None and at_least[-1] is not None and exact(at_least[-1]) > exact(budget[-1]):
+            at_least[-1] = budget[-1]
+    return utilities(rng, len(problem)), problem, costs, budget, at_least, choose
+
+
+def exact(number):
+    """A number as the decimal that it prints."""
+    return number if isinstance(number, Fraction) else Fraction(str(number))
+
+
+def written(bound, rng):
+    """A bound as a caller may write it: a fraction, its text, or a float, which is the decimal that it prints."""
+    return [bound, f"{bound.numerator}/{bound.denominator}", float(bound)][rng.integers(3)]
+
+
+def scaled(numbers):
+    """Whole numbers, and what they have been multiplied by."""
+    fractions = [exact(x) for x in numbers]
+    scale = math.lcm(*(x.denominator for x in fractions))
+    return [int(x * scale) for x in fractions], scale
+
+
+def enumerated(utility, problem, costs, budget, at_least, choose):
+    """The largest objective as a fraction, None where no choice keeps the bounds; by whole numbers of any size."""
+    num_problems = max(problem) + 1
+    skip = [len(problem)] if choose == "at_most_one" else []
+    options = [[r for r, p in enumerate(problem) if p == name] + skip for name in range(num_problems)]
+    choices = np.stack([x.ravel() for x in np.meshgrid(*options, indexing="ij")])
+    inside = np.ones(choices.shape[1], bool)
+    for cost, high, low in zip(costs, budget, at_least, strict=True):
+        whole, scale = scaled(cost)
+        total = np.array([*whole, 0], object if max(whole) > 2**50 else np.int64)[choices].sum(0)
+        if high is not None:
+            inside &= (total <= math.floor(exact(high) * num_problems * scale)).astype(bool)
+        if low is not None:
+            inside &= (total >= math.ceil(exact(low) * num_problems * scale)).astype(bool)
+    if not inside.any():
+        return None
+    whole, scale = scaled(utility)
+    total = np.array([*whole, 0], object)[choices[:, inside]].sum(0)
+    return Fraction(int(total.max()), scale)
+
+
+def wrong(seed):
+    """What is wrong with the answer to this instance; None if nothing is."""
+    utility, problem, costs, budget, at_least, choose = case = instance(seed)
+    best = enumerated(*case)
+    try:
+        found = allocate(utility, problem, costs, budget, at_least=at_least, choose=choose)
+    except InfeasibleBudget as error:
+        return None if best is None else f"feasible, but called infeasible: {error}"
+    if best is None:
+        return "infeasible, but answered"
+    num_problems, chosen = max(problem) + 1, np.flatnonzero(found.weight).tolist()
+    each = [problem[r] for r in chosen]
+    if len(set(each)) != len(each) or (choose == "exactly_one" and len(each) != num_problems):
+        return "not one response for each problem"
+    for k, (cost, high, low) in enumerate(zip(costs, budget, at_least, strict=True)):
+        total = sum((exact(cost[r]) for r in chosen), Fraction(0))
+        if (high is not None and total > exact(high) * num_problems) or (
+            low is not None and total < exact(low) * num_problems
+        ):
+            return f"bound {k} is not kept"
+        if found.spent[k] != float(total / num_problems):
+            return f"spent {found.spent[k]!r}, not {float(total / num_problems)!r}"
+    value = sum((exact(utility[r]) for r in chosen), Fraction(0))
+    if value != best:
+        return f"{found.status} at {float(value)!r}, {float(best - value):.3g} below the optimum"
+    if found.objective != math.fsum(utility[r] for r in chosen) or found.upper_bound < found.objective:
+        return f"objective {found.objective!r}, bound {found.upper_bound!r}"
+    if found.status != "optimal" or found.gap:
+        return f"{found.status}, not proved: gap {found.gap!r}"
+    return None
+
+
+def failures(seeds):
+    found = {}
+    for seed in seeds:
+        try:
+            text = wrong(seed)
+        except Exception as error:
+            text = f"{type(error).__name__}: {error}"
+        if text is not None:
+            found[seed] = text
+    return found
+
+
+def test_equals_enumeration_in_whole_numbers():
+    assert failures(range(FAST)) == {}
+
+
+def test_no_size_is_too_large_to_be_exact():
+    huge = 10**30
+    cost = [[huge + 1, huge + 2, huge + 4, huge + 8]]
+    for budget, best in ((Fraction(2 * huge + 5, 2), 1), (huge + 3, 2), (Fraction(2 * huge + 9, 2), 3), (huge + 5, 4)):
+        found = allocate([0, 1, 1, 3], [0, 0, 1, 1], cost, [budget])
+        assert (found.objective, found.status) == (best, "optimal")
+    with pytest.raises(InfeasibleBudget):
+        allocate([0, 1, 1, 3], [0, 0, 1, 1], cost, [huge + 2])
+    assert allocate([1, 2], [0, 0], [1e308, 1e308], 1e308).objective == 2
+    assert allocate([1, 1, 2, 2], [0, 1, 0, 1], [1e308] * 4, None).spent == [1e308]
+    decimals: Any = [Decimal("0.1"), Decimal("10000000000000000000000.1")]
+    assert allocate([0, 1], [0, 0], decimals, 10**22).objective == 0
+
+
+def test_a_sum_of_decimals_keeps_the_budget_that_it_equals():
+    assert sum([0.1] * 3) > 0.3
+    found = allocate([0, 1] * 3, [0, 0, 1, 1, 2, 2], [0.0, 0.1] * 3, "1/10")
+    assert (found.objective, found.spent.tolist(), found.status) == (3, [0.1], "optimal")
+    dollars = [10_000.000001, 10_000.000002, 10_000.000001, 10_000.000002]
+    assert allocate([0, 1, 0, 1], [0, 0, 1, 1], dollars, 10_000.000001).objective == 0
+    assert allocate([0, 1, 0, 1], [0, 0, 1, 1], dollars, 10_000.0000015).objective == 1
+
+
+def test_numbers_that_are_no_decimals_have_a_tolerance():
+    mean = float(np.mean([1 / 3, 2 / 3, 1 / 7]))
+    assert allocate([1, 1, 1], [0, 1, 2], [1 / 3, 2 / 3, 1 / 7], mean, at_least=mean).objective == 3
+    with pytest.raises(InfeasibleBudget):
+        allocate([1, 1, 1], [0, 1, 2], [1 / 3, 2 / 3, 1 / 7], mean * (1 - 1e-11))
+
+
+def test_bounds_that_cross_are_told_apart():
+    with pytest.raises(IbpoError, match=r"at_least\[0\] is 543340001, above budget\[0\], 543340000: lower it"):
+        allocate([1, 1], [0, 1], [3, 4], 543_340_000, at_least=543_340_001)
+    with pytest.raises(IbpoError, match=r"at_least\[0\] is 0\.5, above budget\[0\], 0\.25: lower it"):
+        allocate([1, 1], [0, 1], [3, 4], 0.25, at_least=0.5)
+    with pytest.raises(
+        InfeasibleBudget, match=r"of 1000000000000\.5 per problem.*costs 1000000000001\.0, over by 0\.5;"
+    ):
+        allocate([1, 1], [0, 1], [10**12, 10**12 + 2], 1_000_000_000_000.5)
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("part", range(10))
+def test_equals_enumeration_a_hundred_thousand_times(part):
+    assert failures(range(part, ALL, 10)) == {}
