@@ -255,6 +255,10 @@ def validate(
     seed = tie_break or ""
     ids = ProblemIds.from_values(problem, len(u), seed)
     num_problems = ids.segments.num_problems
+    if largest > 1e300 / num_problems:
+        raise IbpoError(
+            f"utility: the sum of {num_problems} numbers of up to {largest:.3g} overflows; divide all by one number"
+        )
     most = [None if b is None else b * num_problems for b in high]  # budgets are means, bounds are totals
     return Arguments(
         utility=u,
@@ -324,7 +328,7 @@ def _given_exactly(values: Any, floats: CostArray, k: int) -> ObjectArray | None
 def _numbers(argument: str, values: ArrayLike) -> FloatArray:
     try:
         return np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise IbpoError(f"{argument}: needs an array of numbers: {error}") from None
 
 
@@ -387,8 +391,12 @@ def _exact_budget(argument: str, budget: Any, num_budgets: int) -> list[Fraction
             continue
         try:
             number = Fraction(str(value))
-        except (ValueError, ZeroDivisionError):
-            raise IbpoError(f"{argument}[{k}] is {value!r}: needs a finite number, the mean cost per problem") from None
+            float(number)
+        except (ValueError, ZeroDivisionError, OverflowError):
+            shown = (
+                f"a number of type {type(value).__name__}" if isinstance(value, int | Fraction) else repr(value)[:80]
+            )
+            raise IbpoError(f"{argument}[{k}] is {shown}: needs a finite number, the mean cost per problem") from None
         if number < 0:
             raise IbpoError(f"{argument}[{k}] is {value!r}: a budget must be at least 0")
         exact.append(number)

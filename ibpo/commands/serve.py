@@ -134,7 +134,7 @@ def _warn_of_groups(settings: Settings) -> None:
             for group in model.response_group
         }
         for caution in served_cautions(tokenizer, groups):
-            typer.echo(f"caution: model {name}: {caution}", err=True)
+            typer.echo(f"caution: {name or 'the upstream'}: {caution}", err=True)
 
 
 def _by_effort(word: str) -> dict[str, Any]:

@@ -115,9 +115,12 @@ def simulate_command(
     done = simulate(requests, held)
     seconds = time.process_time() - began
     typer.echo(
-        f"{trace}: requests of {span:,.1f} seconds, column t read in {came.unit}; another unit: --assume time_unit=ms",
+        f"{trace}: requests of {span:,.1f} seconds, column {came.time_column} read in {came.unit}; another unit: "
+        "--assume time_unit=ms",
         err=True,
     )
+    if came.num_failed:
+        typer.echo(f"{trace}: {came.num_failed} requests without a token in answer (failed) are left out", err=True)
     for name in find_unbounded(requests, held):
         typer.echo(
             f"caution: no budget bounds {name!r}, which costs more than a response group that has one: whatever gains "

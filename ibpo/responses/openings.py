@@ -356,7 +356,9 @@ def served_cautions(tokenizer: Any, groups: Mapping[str, tuple[str, Options]]) -
             if seen == text:
                 ways = " / ".join(str(dict(way)) for way in (family.off, family.on) if way)
                 fix = (
-                    f"this family ({family.name}) is switched by {ways}" if ways else "this template has no such switch"
+                    f"the template ({family.name}) is switched by {ways}"
+                    if ways
+                    else "this template has no such switch"
                 )
                 found.append(f"response groups {other} and {name} render the same prompt: they do not differ; {fix}")
         texts[name] = text

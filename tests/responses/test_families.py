@@ -250,7 +250,7 @@ def test_local_evaluation_forces_only_what_the_template_has_not_written(name, fo
     [
         ("qwen3", {"a": ("", {"enable_thinking": False}), "b": ("", {"enable_thinking": True})}, ""),
         ("qwen3", {"a": ("", {"reasoning_effort": "low"}), "b": ("", {"reasoning_effort": "high"})},
-         "a and b render the same prompt: they do not differ; this family (Qwen3) is switched by {"),
+         "a and b render the same prompt: they do not differ; the template (Qwen3) is switched by {"),
         ("MiniMax M3", {"a": ("", {"enable_thinking": False}), "b": ("", {"enable_thinking": True})},
          "is switched by {'thinking_mode': 'disabled'} / {'thinking_mode': 'enabled'}"),
         ("qwen3_8", {"a": ("", {"reasoning_effort": "low"}), "b": ("", {"reasoning_effort": "high"})},

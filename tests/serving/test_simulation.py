@@ -2,6 +2,7 @@ import gzip
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -301,3 +302,28 @@ def test_a_group_that_no_budget_bounds_is_said(tmp_path):
         result = CliRunner().invoke(app, ["simulate", str(trace), "--gains", str(log), *options])
         assert result.exit_code == 0, result.output
         assert ("caution: no budget bounds" in result.stderr) is bool(said) and said in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "unit", "column", "seconds", "num_failed"),
+    [
+        ("azure_2023_conv.csv", "s", "TIMESTAMP", 7.0654321, 0),
+        ("azure_2024_code_1week.csv", "s", "TIMESTAMP", 1.101234, 0),
+        ("burstgpt_1.csv", "s", "Timestamp", 37.0, 1),
+        ("burstgpt_3.csv", "s", "Timestamp", 37.0, 1),
+        ("mooncake.jsonl", "ms", "timestamp", 0.0, 0),
+        ("bailian.jsonl", "s", "timestamp", 1.37, 0),
+    ],
+)
+def test_published_traces_are_read_as_they_are(name, unit, column, seconds, num_failed):
+    trace = read_trace(Path(__file__).parent.parent / "fixtures" / "logs" / "traces" / name)
+    assert (trace.unit, trace.time_column, trace.num_failed) == (unit, column, num_failed)
+    assert trace.time[0] == 0 and trace.time[1] == pytest.approx(seconds, abs=1e-5)
+    assert trace.output_tokens[:2].tolist() == [41, 96] and len(trace.time) == 8 - num_failed
+
+
+def test_dates_that_are_none_are_named(tmp_path):
+    path = tmp_path / "trace.csv"
+    path.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:99,1,2\n")
+    with pytest.raises(IbpoError, match=r"line 2, column 'TIMESTAMP': .* is no date; write it as"):
+        read_trace(path)

@@ -6,8 +6,10 @@ Letters: N requests, G response groups.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,14 @@ from ibpo.serving.simulation.simulate import FloatArray, Requests
 
 UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 """Of a trace's times, in seconds."""
+TIMES = {"t": "", "TIMESTAMP": "s", "Timestamp": "s", "timestamp": "", "arrival_time": "", "time": ""}
+"""Columns that are tried for the time, in order, and the unit that they are published in; "": it is guessed.
+
+`TIMESTAMP`: Azure's LLM inference traces of 2023 and 2024, dates; `Timestamp`: BurstGPT, seconds; `timestamp`:
+Mooncake, milliseconds, and Bailian (Alibaba), seconds: what tells them apart is Bailian's `chat_id`.
+"""
+LENGTHS = ("output_tokens", "GeneratedTokens", "Response tokens", "output_length", "completion_tokens")
+"""Columns that are tried for the length of the answer."""
 _SPARSE_SECONDS = 30.0
 _FEWEST = 20
 
@@ -39,6 +49,9 @@ class Trace:
     slice_name: list[str]
     unit: str = "s"
     """The unit in which the file has the times: a key of `UNITS`."""
+    time_column: str = "t"
+    num_failed: int = 0
+    """Requests with an answer of no tokens, which are left out: that is how published traces write failures."""
 
 
 def guess_unit(time: FloatArray) -> str:
@@ -65,11 +78,12 @@ def guess_unit(time: FloatArray) -> str:
 
 
 def read_trace(path: Path, *, unit: str | None = None) -> Trace:
-    """Read `t` and `output_tokens`, and where there are, `gain`, `tenant` and `slice` of every request.
+    """Read time and length of every request, and where there are, its `gain`, `tenant` and `slice`.
 
     Args:
-        path: .jsonl, .csv (both also .gz) or .parquet; one row per request, in order of time.
-        unit: Of the times, a key of `UNITS`; None: see `guess_unit`.
+        path: A table, one row per request, in order of time: with `t` and `output_tokens`, or as Azure, BurstGPT,
+            Mooncake and Bailian publish their traces (`TIMES`, `LENGTHS`).
+        unit: Of the times, a key of `UNITS`; None: the publisher's, else see `guess_unit`.
 
     Raises:
         IbpoError: Names file, row, field and fix.
@@ -77,20 +91,49 @@ def read_trace(path: Path, *, unit: str | None = None) -> Trace:
     rows = list(good_rows(path))
     if not rows:
         raise IbpoError(f"{path}: no requests; a trace needs one row per request")
-    time = np.array([_number(place, row, "t", -math.inf) for place, row in rows])
+    first = rows[0][1]
+    when = next((name for name in TIMES if name in first), "t")
+    length = next((name for name in LENGTHS if name in first), "output_tokens")
+    tokens = np.array([_number(place, row, length, 0.0) for place, row in rows])
+    failed = tokens == 0 if length != "output_tokens" else np.zeros(len(rows), bool)
+    if failed.all():
+        raise IbpoError(f"{path}, column {length!r}: no answer has a token; there is nothing to simulate")
+    rows = [row for row, is_out in zip(rows, failed.tolist(), strict=True) if not is_out]
+    time = np.array([_when(place, row, when) for place, row in rows])
     late = np.flatnonzero(np.diff(time) < 0)
     if len(late):
-        raise IbpoError(f"{rows[late[0] + 1][0]}: column 't' falls; sort the trace by time")
-    has_gain = "gain" in rows[0][1]
-    unit = unit or guess_unit(time)
+        raise IbpoError(f"{rows[late[0] + 1][0]}: column {when!r} falls; sort the trace by time")
+    has_gain = "gain" in first
+    published = {"hash_ids": "ms", "chat_id": "s"} if when == "timestamp" else {}
+    known = TIMES.get(when) or next(
+        (published[name] for name in ("chat_id", "hash_ids") if name in first and published), ""
+    )
+    unit = unit or known or guess_unit(time)
     return Trace(
         unit=unit,
         time=(time - time[0]) * UNITS[unit],
-        output_tokens=np.array([_number(place, row, "output_tokens", 0.0) for place, row in rows]),
+        output_tokens=tokens[~failed],
         gain=np.array([_number(place, row, "gain", -math.inf) for place, row in rows]) if has_gain else None,
         tenant=[str(row.get("tenant") or "") for _, row in rows],
         slice_name=[str(row.get("slice") or "") for _, row in rows],
+        time_column=when,
+        num_failed=int(failed.sum()),
     )
+
+
+def _when(place: str, row: Mapping[str, Any], column: str) -> float:
+    """A time as a number; of a date, in seconds since 1970 (UTC where it names no zone)."""
+    text = row.get(column)
+    if isinstance(text, datetime) or (isinstance(text, str) and "-" in text[1:] and ":" in text):
+        try:
+            # Azure writes seven digits of a second, one more than a datetime holds.
+            date = text if isinstance(text, datetime) else datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", text))
+        except ValueError:
+            raise IbpoError(
+                f"{place}, column {column!r}: {text!r} is no date; write it as 2026-11-29 12:00:00"
+            ) from None
+        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
+    return _number(place, dict(row), column, -math.inf)
 
 
 def repeat_trace(trace: Trace, num_requests: int) -> Trace:
@@ -270,7 +313,9 @@ def with_caps(requests: Requests, cap: Mapping[str, float]) -> Requests:
 
 def _number(place: str, row: dict[str, Any], name: str, least: float) -> float:
     if row.get(name) in (None, ""):
-        raise IbpoError(f"{place}: no value in column {name!r}; a trace needs t and output_tokens in every row")
+        raise IbpoError(
+            f"{place}: no value in column {name!r}; a trace needs time and length in every row: t and output_tokens"
+        )
     try:
         value = float(row[name])
     except (TypeError, ValueError):
