@@ -4,11 +4,13 @@
     python benchmarks/gateway.py --rates 100,300,500 --seconds 10 --blocks 4 --state sqlite
     python benchmarks/gateway.py --rates 100 --seconds 10 --blocks 4 --stream
     python benchmarks/gateway.py --rates "" --memory 200000
+    python benchmarks/gateway.py --against ../other-checkout
 
 Three processes on loopback: a synthetic upstream that answers at once (in streams: 20 pieces), `ibpo serve` with a
 budget of 30 % in front of it, and this one, which asks at a constant rate whatever the answers do (open loop). Blocks
 of the upstream alone and of the gateway take turns, so that both see the same machine. CPU is what the gateway's
-process used (`/proc`, Linux only): other work on the machine changes it less than the latency.
+process used (`/proc`, Linux only): other work on the machine changes it less than the latency. `--against` asks the
+gateway of another checkout in turn with this one, so that both see the same machine.
 """
 
 from __future__ import annotations
@@ -146,6 +148,24 @@ async def memory(gateway, pid, count, parallel=32):
         print(f"CPU of the gateway: {1e3 * (cpu_and_memory(pid)[0] - cpu) / count:.2f} ms a request")
 
 
+async def compare(gateways, count, parallel=4):
+    """CPU of two gateways, another checkout's first, that are asked in turn; closed loop."""
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        for name, body in (("plain", BODY), ("stream", STREAMED)):
+            for _ in range(3):
+                before = [cpu_and_memory(pid)[0] for _, pid in gateways]
+
+                async def worker(number, body=body):
+                    for i in range(count // parallel):
+                        for url, _ in gateways if (i + number) % 2 else gateways[::-1]:
+                            await ask(session, url, body)
+
+                await asyncio.gather(*(worker(number) for number in range(parallel)))
+                after = [cpu_and_memory(pid)[0] for _, pid in gateways]
+                other, this = (1e3 * (b - a) / count for a, b in zip(before, after, strict=True))
+                print(f"{name:>6}  {other:.2f} ms, {this:.2f} ms a request, ratio {this / other:.3f}", flush=True)
+
+
 def _first_line(stream) -> str:
     return stream.readline().strip()
 
@@ -158,6 +178,7 @@ def main():
     parser.add_argument("--stream", action="store_true")
     parser.add_argument("--state", choices=["memory", "sqlite"], default="memory")
     parser.add_argument("--memory", type=int, default=0, help="requests of the memory run")
+    parser.add_argument("--against", type=Path, help="another checkout, whose gateway is asked in turn with this one's")
     parser.add_argument("--as-upstream", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.as_upstream:
@@ -168,16 +189,34 @@ def main():
         root = f"http://127.0.0.1:{_first_line(upstream.stdout)}"
         command = [sys.executable, "-m", "ibpo", "serve", "--upstream", f"{root}/v1", "--port", "0"]
         command += ["--budget", "extended=30%", *(["--state", f"{folder}/book.sqlite"] * (args.state == "sqlite"))]
-        gateway = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        gateways = [
+            subprocess.Popen(
+                command,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                cwd=checkout,
+                env={**os.environ, "PYTHONPATH": str(checkout)},
+            )
+            for checkout in ([args.against.resolve()] if args.against else [])
+            + [Path(__file__).resolve().parent.parent]
+        ]
+        gateway = gateways[-1]
         try:
+            if args.against:
+                urls = [re.findall(r"http://[\d.:]+", _first_line(one.stderr))[0] for one in gateways]
+                pairs = [(f"{url}/v1/chat/completions", one.pid) for url, one in zip(urls, gateways, strict=True)]
+                asyncio.run(compare(pairs, 800))
+                return
             url = re.findall(r"http://[\d.:]+", _first_line(gateway.stderr))[0] + "/v1/chat/completions"
             if args.rates:
                 asyncio.run(latency(f"{root}/v1/chat/completions", url, gateway.pid, args))
             if args.memory:
                 asyncio.run(memory(url, gateway.pid, args.memory))
         finally:
-            gateway.terminate()
-            gateway.wait()
+            for one in gateways:
+                one.terminate()
+                one.wait()
             upstream.terminate()
             upstream.wait()
 

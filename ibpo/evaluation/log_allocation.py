@@ -557,7 +557,10 @@ def verdict(part: LogPart, answer: Answer) -> Verdict:
     label, reward, unit = answer.question.label, part.columns["reward"], part.columns["cost"]
     if answer.allocation is None:
         return Verdict(text=f"{label}: {answer.why}.", per_problem=False, mixture=None)
-    weights = None if answer.mixture is None else dict(zip(part.groups, answer.mixture.tolist(), strict=True))
+    weights = None
+    if answer.mixture is not None:  # from the cheapest response group to the most expensive one
+        by_cost = np.argsort(part.cost.mean(0), kind="stable").tolist()
+        weights = {part.groups[g]: float(answer.mixture[g]) for g in by_cost}
     blind = "no mixture of response groups keeps it" if weights is None else _blind(weights)
     held, now = answer.held_out, part.now()
     if held is None:

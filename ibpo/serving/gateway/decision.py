@@ -132,7 +132,7 @@ class Governor:
             if usage.reasoning:
                 record.fields["thinking_tokens"] = usage.reasoning
             self._end(record, reservation, gains, usage, most)
-            if record.outcome == "answered":
+            if record.outcome == "answered" and (usage.reasoning or len(model.response_group) > 1):
                 self._check_group(record, model, usage.reasoning, request.num_answers)
 
     @cached_property

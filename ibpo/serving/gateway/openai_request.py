@@ -169,7 +169,7 @@ def check_size(request: OpenAIRequest, groups: Iterable[GroupSettings], limits: 
     if request.num_answers > limits.max_answers:
         asked, most = request.num_answers, limits.max_answers
         raise IbpoError(f"fields n, best_of and prompt: ask for {asked} answers; ask for {most} or fewer")
-    for group in groups:
+    for group in groups if request.caps else ():
         if (max_tokens_of(request, group) or 0) > limits.max_answer_tokens:
             names = " or ".join(CAP_FIELDS[request.api])
             raise IbpoError(f"field {names}: is too large; give {limits.max_answer_tokens} or less")
