@@ -22,6 +22,7 @@ from ibpo.errors import IbpoError
 
 CHECKPOINT_FILES = ("trainer_state.json", "ibpo_state.npz")
 """What is written last into a checkpoint: where both are, it is whole."""
+LOCK = ".lock"
 _PACKAGES = ("ibpo", "torch", "transformers", "trl", "numpy", "scikit-learn")
 """Whose versions a run notes."""
 
@@ -48,6 +49,33 @@ def atomic_file(path: Path) -> Iterator[TextIO]:
 
 
 @contextmanager
+def working_in(folder: Path) -> Iterator[None]:
+    """Hold a run's folder for this process: two that write into one store everything twice.
+
+    The operating system lets go of it when the process ends, however it ends; the file `.lock` stays and means nothing.
+
+    Raises:
+        IbpoError: where another process works there, or the folder cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK, timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise IbpoError(
+            f"{folder}: another process of ibpo works in it; wait until it has ended, or name another folder"
+        ) from None
+    except OSError as error:
+        raise IbpoError(f"{folder}: cannot be written: {error.strerror}; name a folder that can") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
 def atomic_files(folder: Path, last: str) -> Iterator[Path]:
     """A folder to write files that belong together: they replace those in `folder` when the block ends well.
 
@@ -58,18 +86,18 @@ def atomic_files(folder: Path, last: str) -> Iterator[Path]:
         IbpoError: where the folder cannot be written.
     """
     partial = folder / ".partial"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        yield partial
-        (folder / last).unlink(missing_ok=True)
-        for file in sorted(partial.iterdir(), key=lambda file: (file.name == last, file.name)):
-            os.replace(file, folder / file.name)
-    except OSError as error:
-        raise IbpoError(f"{folder}: cannot be written: {error.strerror}; name a folder that can") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with working_in(folder):
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            yield partial
+            (folder / last).unlink(missing_ok=True)
+            for file in sorted(partial.iterdir(), key=lambda file: (file.name == last, file.name)):
+                os.replace(file, folder / file.name)
+        except OSError as error:
+            raise IbpoError(f"{folder}: cannot be written: {error.strerror}; name a folder that can") from None
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_text_atomic(path: Path, text: str) -> None:
@@ -200,7 +228,9 @@ class RunDir:
     @property
     def is_foreign(self) -> bool:
         """Whether the folder holds something else than a run."""
-        return self.path.exists() and not self.exists and (not self.path.is_dir() or any(self.path.iterdir()))
+        if self.exists or not self.path.exists():
+            return False
+        return not self.path.is_dir() or any(file.name != LOCK for file in self.path.iterdir())
 
     def last_checkpoint(self) -> Path | None:
         """The newest whole checkpoint; one that was cut off while it was written does not count."""

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from contextlib import nullcontext
 
 import pytest
+from typer.testing import CliRunner
 
+from ibpo.cli import app
 from ibpo.errors import IbpoError
-from ibpo.runs import atomic_file, atomic_files, write_text_atomic
+from ibpo.runs import LOCK, RunDir, atomic_file, atomic_files, working_in, write_text_atomic
 
 
 def test_a_block_that_fails_leaves_what_was_there_and_nothing_else(tmp_path):
@@ -41,7 +46,8 @@ def test_files_that_belong_together_are_never_mixed(tmp_path, monkeypatch, moves
     with pytest.raises(KeyError), atomic_files(tmp_path, "last") as folder:
         (folder / "a").write_text("new")
         raise KeyError
-    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(("a", "b", "last"), "old")
+    kept = {path.name: path.read_text() for path in tmp_path.iterdir() if path.name != LOCK}
+    assert kept == dict.fromkeys(("a", "b", "last"), "old")
 
     done, replace = [], os.replace
 
@@ -55,5 +61,40 @@ def test_files_that_belong_together_are_never_mixed(tmp_path, monkeypatch, moves
     with pytest.raises(KeyboardInterrupt) if moves < 3 else nullcontext(), atomic_files(tmp_path, "last") as folder:
         for name in ("a", "b", "last"):
             (folder / name).write_text("new")
-    found = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    found = {path.name: path.read_text() for path in tmp_path.iterdir() if path.name != LOCK}
     assert found.get("last", "new") == "new" and ("last" not in found or set(found.values()) == {"new"})
+
+
+HOLD = "import sys, time; from pathlib import Path; from ibpo.runs import working_in\n"
+HOLD += "with working_in(Path(sys.argv[1])): print('in', flush=True); time.sleep(60)"
+
+
+@pytest.fixture
+def held(tmp_path):
+    """A folder in which another process works, and that process."""
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "in\n"
+    yield tmp_path / "run", process
+    process.kill()
+    process.wait()
+
+
+def test_one_process_at_a_time_in_a_folder_and_a_killed_one_lets_go(held):
+    folder, process = held
+    with pytest.raises(IbpoError, match="another process of ibpo works in it; wait"), working_in(folder):
+        pass
+    process.kill()
+    process.wait()
+    with working_in(folder), pytest.raises(IbpoError), working_in(folder):
+        pass
+    assert not RunDir(folder).is_foreign
+
+
+def test_a_second_allocate_leaves_with_one_line(held, tmp_path):
+    folder, _ = held
+    log = tmp_path / "log.jsonl"
+    rows = [{"id": p, "effort": e, "reward": int(e == "b"), "tokens": t} for p in "xy" for e, t in (("a", 1), ("b", 5))]
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = CliRunner().invoke(app, ["allocate", str(log), "--budget", "tokens=3", "--out", str(folder)])
+    assert result.exit_code == 2 and "another process of ibpo works in it" in result.stderr
+    assert [path.name for path in folder.iterdir()] == [LOCK]

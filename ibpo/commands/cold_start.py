@@ -55,7 +55,7 @@ def _cold_start(recipe: Path, overrides: list[str], run: RunDir, command: str) -
     from rich.console import Console
 
     from ibpo.demo import resolve_model
-    from ibpo.runs import to_toml, write_text_atomic
+    from ibpo.runs import to_toml, working_in, write_text_atomic
     from ibpo.tasks import build_judge, read_problems
     from ibpo.training import read_cold_start_recipe
 
@@ -86,7 +86,7 @@ def _cold_start(recipe: Path, overrides: list[str], run: RunDir, command: str) -
     path = resolve_model(config.model.path)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     console = Console(stderr=True)
-    with warnings.catch_warnings():
+    with working_in(run.path), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # libraries' news about their own future
         try:
             import datasets
@@ -103,9 +103,9 @@ def _cold_start(recipe: Path, overrides: list[str], run: RunDir, command: str) -
         job = ColdStartJob(config=config, model_path=path, problems=training, held_out=held_out, judge=judge, run=run)
         write_text_atomic(run.config, config_text)
         results = ColdStart(job, console).go()
-    write_text_atomic(run.next_recipe, _next_recipe(config, run))
-    write_text_atomic(run.report, _report(results, command, run))
-    write_text_atomic(run.results, json.dumps(results, indent=2) + "\n")
+        write_text_atomic(run.next_recipe, _next_recipe(config, run))
+        write_text_atomic(run.report, _report(results, command, run))
+        write_text_atomic(run.results, json.dumps(results, indent=2) + "\n")
     return results
 
 

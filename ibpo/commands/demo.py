@@ -49,7 +49,7 @@ def demo_command(
     started = time.time()
     try:
         from ibpo.demo import DemoSettings, check_settings, plan_jobs, run_jobs, write_outcome
-        from ibpo.runs import note_call
+        from ibpo.runs import note_call, working_in
 
         settings = DemoSettings(
             experiments=EXPERIMENTS if experiment == "both" else (experiment,),
@@ -61,11 +61,12 @@ def demo_command(
             from_scratch=from_scratch,
         )
         check_settings(run_dir, settings)
-        note_call(run_dir, settings.seeds)
-        for phase in plan_jobs(run_dir, settings):
-            if phase:
-                run_jobs(phase, console)
-        write_outcome(run_dir, settings, console, seconds=time.time() - started)
+        with working_in(run_dir):
+            note_call(run_dir, settings.seeds)
+            for phase in plan_jobs(run_dir, settings):
+                if phase:
+                    run_jobs(phase, console)
+            write_outcome(run_dir, settings, console, seconds=time.time() - started)
     except ModuleNotFoundError as error:
         raise IbpoError(f"{error.name} is not installed: pip install 'ibpo[demo]'") from None
     except OSError as error:

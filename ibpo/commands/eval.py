@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -94,9 +95,9 @@ def eval_command(
     from ibpo.responses import last_program, offer, prompt_notes
     from ibpo.rewards import UNJUDGED
     from ibpo.rollouts import RolloutStore, settings_of
-    from ibpo.runs import write_text_atomic
+    from ibpo.runs import working_in, write_text_atomic
 
-    command = shlex.join(["ibpo", *sys.argv[1:]])
+    command, alone = shlex.join(["ibpo", *sys.argv[1:]]), ExitStack()
     try:
         console, sampling = Console(stderr=True), read_engine(engine or ())
         price = (sampling.price_prompt, sampling.price_completion)
@@ -161,6 +162,7 @@ def eval_command(
             openings = [group.prefix for way in free for group in way.response_groups]
             for note in prompt_notes(policy.tokenizer, asked, openings, free[0].template_options if free else {}):
                 console.print(f"caution: {note}", highlight=False, markup=False, soft_wrap=True)
+        alone.enter_context(working_in(out))
         if moved:
             settings["base_url"] = settings_of(out / "rollouts.jsonl").get("base_url", base_url)
         store = RolloutStore(out / "rollouts.jsonl", settings=settings)
@@ -209,6 +211,8 @@ def eval_command(
     except KeyboardInterrupt:
         typer.echo(f"stopped; what was sampled is kept, go on with: {command}", err=True)
         raise typer.Exit(130) from None
+    finally:
+        alone.close()
 
 
 def _share(rows: list[dict[str, Any]], configuration: str, thought: str) -> float:

@@ -50,7 +50,7 @@ def _train(recipe: Path, overrides: list[str], run: RunDir, resume: bool, comman
     from rich.console import Console
 
     from ibpo.config import RunConfig, read_recipe
-    from ibpo.runs import to_toml, write_text_atomic
+    from ibpo.runs import to_toml, working_in, write_text_atomic
 
     config = read_recipe(recipe, overrides)
     config_text = to_toml(config.model_dump(), command)
@@ -61,17 +61,17 @@ def _train(recipe: Path, overrides: list[str], run: RunDir, resume: bool, comman
         return _show(json.loads(run.results.read_text(encoding="utf-8")), run)
     try:
         job = _job(config, config_text, run)
-        with warnings.catch_warnings():
+        with working_in(run.path), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # libraries' news about their own future
             results = _run(job, console)
+            write_text_atomic(run.report, _report(results, command))
+            write_text_atomic(run.results, json.dumps(results, indent=2) + "\n")
     except IbpoError as error:
         text = str(error)
         # What lies in the recipe is named by its key; say where the key stands.
         key = text.partition(":")[0]
         parts = RunConfig.model_fields
         raise IbpoError(f"{recipe}: {text}" if key.split(".")[0] in parts else text) from None
-    write_text_atomic(run.report, _report(results, command))
-    write_text_atomic(run.results, json.dumps(results, indent=2) + "\n")
     _show(results, run)
 
 

@@ -19,6 +19,7 @@ from ibpo.cli import app
 from ibpo.commands.eval_setup import default_max_tokens
 from ibpo.demo import THINKING
 from ibpo.errors import IbpoError
+from ibpo.runs import LOCK, working_in
 from tests.commands.eval_server import FAULTS, serving
 from tests.openai_server import serving as chatting
 
@@ -83,6 +84,14 @@ def test_an_evaluation_and_its_rerun(task, tmp_path):
     assert about["engine"]["server"] == {"version": "0.0-test", "owned_by": "test"}
     assert about["engine"]["openai"] and about["settings"]["seed"] == 0 and about["num_problems"] == NUM_PROBLEMS
     assert {row["level"] for row in rows} == {"0", "1"}
+
+
+def test_a_second_evaluation_of_one_folder_leaves_with_one_line(task, tmp_path):
+    """Two that sample into one folder stored every response twice, under one key."""
+    out = tmp_path / "run"
+    with serving() as (url, answered, _), working_in(out):
+        assert_one_line(run(task, url, out), f"{out}: another process of ibpo works in it; wait until it has ended")
+    assert not answered and [path.name for path in out.iterdir()] == [LOCK]
 
 
 def test_the_bill(task, tmp_path):

@@ -64,7 +64,7 @@ def test_train_evaluate_report(model, tmp_path):
     steps = [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert sorted(set(steps)) == [1, 2]
     names = {"config.toml", "metrics.jsonl", "rollout_log", "checkpoints", "model", "report.md", "results.json"}
-    assert {path.name for path in out.iterdir()} == names | {"responses.jsonl"}
+    assert {path.name for path in out.iterdir()} == names | {"responses.jsonl", ".lock"}
     rows = [json.loads(line) for line in (out / "responses.jsonl").read_text().splitlines()]
     assert [row["configuration"] for row in rows[::8]] == ["chooses itself", "always standard", "always extended"]
     assert len(list((out / "rollout_log").glob("step-*.parquet"))) == 2
