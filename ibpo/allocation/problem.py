@@ -255,7 +255,7 @@ def validate(
     seed = tie_break or ""
     ids = ProblemIds.from_values(problem, len(u), seed)
     num_problems = ids.segments.num_problems
-    if largest > 1e300 / num_problems:
+    if largest > np.finfo(np.float64).max / 16 / num_problems:
         raise IbpoError(
             f"utility: the sum of {num_problems} numbers of up to {largest:.3g} overflows; divide all by one number"
         )

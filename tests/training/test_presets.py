@@ -72,7 +72,7 @@ def test_without_a_constraint_each_prompt_gets_the_group_that_gains_most(step):
         )
         wanted = "extended" if extended - standard > 0.03 else "standard"
         assert chosen["response_group"] == wanted or abs(extended - standard - 0.03) < 1e-4
-    assert np.mean([any(row["chosen"] and row["response_group"] == "extended" for row in p) for p in prompts]) > 0.5
+    assert np.mean([any(row["chosen"] and row["response_group"] == "extended" for row in p) for p in prompts]) > 0.3
 
 
 def test_rft_leaves_nothing_for_a_budget_to_decide(make_trainer):
