@@ -248,7 +248,8 @@ class Callers:
 
     def __init__(self, world, upstream):
         self.urls, self.num_sent, self.seen, self.upstream = [], 0, Counter(), upstream
-        self.asking, self.ended = True, [asyncio.run_coroutine_threadsafe(self.ask(), world.loop) for _ in range(8)]
+        self.asking = True
+        self.ended = [asyncio.run_coroutine_threadsafe(self.ask(), world.loop) for _ in range(8)]
 
     def close(self):
         self.asking = False
@@ -268,7 +269,7 @@ class Callers:
                 try:
                     async with session.post(url, json=body, headers=headers) as reply:
                         await reply.read()
-                except aiohttp.ClientError:
+                except (aiohttp.ClientError, ConnectionResetError):
                     self.seen["broken"] += 1
                 else:
                     budgeted = "x-ibpo-budget-left" in reply.headers
