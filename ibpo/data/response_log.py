@@ -19,8 +19,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ibpo.data.adapters import IDENTIFIERS, read_log_rows
-from ibpo.data.fields import lookup, read_number, read_object
+from ibpo.data.adapters import COSTS, IDENTIFIERS, read_log_rows
+from ibpo.data.fields import find_alike, lookup, read_number, read_object
 from ibpo.data.files import NUM_PEEKED, LogError, Source, kind_of, pyarrow_for
 
 FloatArray = NDArray[np.float64]
@@ -35,7 +35,7 @@ GUESSES = {
     "response_group": ("response_group", "effort", "reasoning_effort", "group", "configuration", "mode", "variant",
                        "arm", "model"),
     "reward": ("reward", "correct", "is_correct", "score", "accuracy", "acc", "passed"),
-    "cost": ("tokens", "num_completion_tokens", "completion_tokens", "output_tokens", "cost", "cost_usd"),
+    "cost": COSTS,
 }  # fmt: skip
 """Column names that are tried, in order, for a field that the caller does not name."""
 LARGEST = 1e200
@@ -47,6 +47,7 @@ MAX_SHOWN = 30
 DIVIDED = re.compile(r"(?P<column>.+?)\s*/\s*(?P<by>\d+(\.\d+)?)")
 """`score/100`: a column and what its numbers are divided by."""
 LIKE_REWARD = re.compile(r"(?i)reward|score|correct|accura|grade|rating|quality|pass|right|match")
+OF_PROMPT = re.compile(r"(?i)prompt|input|cache")
 WORDS = {1.0: ("true", "yes", "y", "t", "pass", "passed", "correct", "right", "c"),
          0.0: ("false", "no", "n", "f", "fail", "failed", "incorrect", "wrong", "i")}  # fmt: skip
 TRUTH = {word: value for value, words in WORDS.items() for word in words}
@@ -97,6 +98,8 @@ class LogColumns:
                 GUESSES.get(field, ()) if named is None else (_divided(named)[0] if named not in present else named,)
             )
             column = next((name for name in tried if name in present or _has(rows, name)), None)
+            if column is None and named is None:
+                column = next((name for one in tried if (name := find_alike(present, one))), None)
             if column is None and named is None:  # inside a struct, as in `usage.completion_tokens`
                 column = next((name for one in tried for name in present if name.endswith("." + one)), None)
             if column is not None:
@@ -333,8 +336,10 @@ class LogReader:
             if len(block):
                 yield block
         if not num_rows:
+            left_out = "".join(f" ({note})" for note in self.notes if "left out: " in note)
             raise LogError(
-                f"{self.path}: no {'usable ' if self.bad_rows else ''}rows; a log needs one row per response"
+                f"{self.path}: no {'usable ' if self.bad_rows or left_out else ''}rows{left_out}; a log needs one row "
+                "per response"
             )
         if len(self._tasks) > 1:
             raise LogError(
@@ -387,7 +392,8 @@ class LogReader:
                 else:
                     self._skip(error)
                 continue
-            if self._looks_at_models and row.get("model") is not None:
+            # Where the models are the response groups they do not split the log.
+            if self._looks_at_models and row.get("model") not in (None, row.get("response_group")):
                 self._models.add(str(row["model"]))
             if self.names.by is None and "harness_task" in row:
                 self._tasks.add(str(row["harness_task"]))
@@ -525,8 +531,11 @@ def _labels(column: Any, arrow: Any) -> tuple[Labels, NDArray[np.bool_]]:
     if arrow.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     found = column.dictionary_encode()
-    names = [str(value) for value in found.dictionary.to_pylist()] or [""]
+    texts = [_text_of(value) for value in found.dictionary.to_pylist()] or [""]
+    number = {text: n for n, text in enumerate(dict.fromkeys(texts))}
+    names = list(number)
     code = arrow.compute.fill_null(found.indices, 0).to_numpy(zero_copy_only=False)
+    code = np.array([number[text] for text in texts])[code] if len(names) < len(texts) else code
     there = arrow.compute.is_valid(column).to_numpy(zero_copy_only=False)
     return Labels(code=code, names=names), there & np.array([name not in ("", "nan") for name in names])[code]
 
@@ -546,7 +555,13 @@ def _field(place: str, row: Mapping[str, Any], field: str, column: str) -> Any:
         if field in GUESSES:
             fix += f", or name another column with --columns {field}=COLUMN"
         raise LogError(f"{place}: no value; {fix}")
-    return _number(place, value, field, name, divisor) if field in ("reward", "cost") else str(value)
+    if field in ("reward", "cost"):
+        return _number(place, value, field, name, divisor)
+    return _text_of(value)
+
+
+def _text_of(value: Any) -> str:
+    return str(value).strip()
 
 
 def _divided(name: str) -> tuple[str, float]:
@@ -561,6 +576,8 @@ def _number(place: str, value: Any, field: str, name: str, divisor: float = 1.0)
         number = read_number(value) / divisor if truth is None else truth
     except (TypeError, ValueError, OverflowError):
         number = math.nan
+    if isinstance(value, list):
+        raise LogError(f"{place}: a list of {len(value)}; write a row per response, or name one as {name}.0")
     if not math.isfinite(number):
         raise LogError(f"{place}: {value!r} is not a finite number; the {field} of every response must be one")
     if field == "reward" and not 0 <= number <= 1:
@@ -633,6 +650,8 @@ def _missing(
 def _candidates(field: str, rows: Sequence[Mapping[str, Any]], present: list[str]) -> list[str]:
     """The columns whose values look like the field's: rewards within [0, 1], groups of few names, repeated ids."""
     found: list[str] = []
+    if field == "cost":  # what was asked is no cost of the answer
+        present = sorted(present, key=lambda name: bool(OF_PROMPT.search(name)))
     for name in present:
         values = [x for x in (lookup(row, name) for row in rows) if isinstance(x, str | int | float) and x != ""]
         if len(values) < max(2, len(rows) // 2):

@@ -6,12 +6,15 @@ import json
 import random
 import time
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from ibpo.cli import app
+from ibpo.data import LogColumns
+from ibpo.evaluation import answer_questions, questions, read_parts, verdict
 from tests.killing import KILL, TERM, moment, running, send, wait_until
 
 
@@ -371,3 +374,28 @@ def test_killed_at_random_moments(log, tmp_path, num_kills):
         old, new = new, old
     print(f"{num_kills} kills left", dict(seen))
     assert seen["too late"] < num_kills / 2 and (num_kills < 50 or min(seen["old"], seen["none"]) > 0)
+
+
+def test_groups_that_differ_by_capitals_are_told_and_shares_are_never_0_percent(tmp_path):
+    rows = [
+        {"id": p, "effort": effort, "reward": reward, "tokens": tokens}
+        for p in range(9)
+        for effort, reward, tokens in (("High", 1, 1000), ("high", 0, 1))
+    ]
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = run(path, "--budget", "tokens=999")
+    assert result.exit_code == 0, result.output
+    assert "response groups 'High' and 'high' differ by capitals only" in result.stderr
+    assert "high for 0.1% and High for 99.9%" in " ".join(result.stdout.split())
+
+
+def test_what_only_wins_by_spending_more_is_not_recommended(log):
+    part = read_parts(log, LogColumns(), say=print).parts[0]
+    asked = questions(["tokens=600"])[1:2]
+    answer = answer_questions(part, asked, holdout=None, num_splits=3, seed=0, say=print)[0]
+    assert answer.held_out is not None and verdict(part, answer).per_problem
+    worse = replace(answer, held_out=replace(answer.held_out, spent=700.0, gain=-0.01))
+    told = verdict(part, worse)
+    assert not told.per_problem and "it spends 700 tokens, more than asked" in told.text
+    assert verdict(part, replace(answer, held_out=replace(answer.held_out, spent=700.0, gain=0.1))).per_problem

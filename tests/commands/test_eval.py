@@ -442,6 +442,7 @@ def test_time_and_money_still_to_come(monkeypatch, terminal):
     console = Console(file=said, force_terminal=terminal, width=200)
     request = Request(problem=Problem(problem_id="p", prompt="", answer=""), number=0)
     with eval_run.EvalProgress(console, 100, 40, endpoint) as progress:
+        now[0] += 300.0  # the model is loaded: no part of a response's time
         for number in range(10):
             now[0] += 12.0
             endpoint.bill = Bill(cost=0.5 * (number + 1))
