@@ -376,6 +376,7 @@ class LogReader:
                 raise MissingColumns(
                     str(error).replace(str(self.path), f"{self.path}{how}", 1), error.options
                 ) from None
+            self._note_dots(good)
         rows: list[dict[str, Any]] = []
         for place, row in chain(peeked, stream):
             if isinstance(row, LogError):
@@ -403,6 +404,17 @@ class LogReader:
         if rows:
             yield self._from_rows(rows)
         self.notes += source.closing_notes()
+
+    def _note_dots(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Say how costs such as 1.234 are read, where all look as if the dot parted thousands."""
+        name = _divided(self.columns.get("cost", ""))[0]
+        texts = [text.strip() for row in rows if isinstance(text := lookup(row, name), str)]
+        dotted = [text for text in texts if re.fullmatch(r"[1-9]\d{0,2}\.\d{3}", text)]
+        if dotted and all(text in dotted or re.fullmatch(r"\d{1,3}", text) for text in texts):
+            self.notes.append(
+                f"column {name!r}: {dotted[0]} is read as a number with decimals; where the dot parts thousands, write "
+                "the costs without it"
+            )
 
     def _made_here(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         """Fields that need no column: rewards that can be judged, costs that can be counted."""
@@ -572,6 +584,8 @@ def _divided(name: str) -> tuple[str, float]:
 
 def _number(place: str, value: Any, field: str, name: str, divisor: float = 1.0) -> float:
     truth = TRUTH.get(str(value).strip().lower()) if field == "reward" else None
+    if field == "reward" and divisor == 1 and str(value).strip().endswith("%"):
+        divisor = 100.0
     try:
         number = read_number(value) / divisor if truth is None else truth
     except (TypeError, ValueError, OverflowError):

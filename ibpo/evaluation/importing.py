@@ -11,7 +11,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
-from ibpo.data import NUM_PEEKED, LogError, Row, Source, read_log_rows
+from ibpo.data import NUM_PEEKED, LogError, Row, Source, find_alike, read_log_rows
 from ibpo.endpoint import as_finish_reason
 from ibpo.errors import IbpoError
 from ibpo.evaluation.responses import Responses
@@ -266,6 +266,12 @@ def plain_rows(
         return []
     # A column may be missing from the first row: the first rows together say which there are.
     columns = _resolve(peeked[0][0], {name: 0 for _, row in reversed(peeked) for name in row}, named, configuration)
+    if (
+        columns.get("by") == "model"
+        and "by" not in named
+        and all(row.get("model") in (None, row.get(columns.get("configuration", ""))) for _, row in peeked)
+    ):
+        del columns["by"]  # the models are what is compared
     for place, row in chain(peeked, rows):
         try:
             found.append(_row(place, row, columns, configuration))
@@ -308,6 +314,8 @@ def _resolve(place: str, row: dict[str, Any], named: dict[str, str], configurati
         wanted = named.get(field)
         names = (wanted,) if wanted else tried
         column = next((name for name in names if name in row), None)
+        if column is None and not wanted:
+            column = next((name for one in names if (name := find_alike(row, one))), None)
         if column is not None:
             columns[field] = column
         elif wanted or (field in NEEDED and not (field == "configuration" and configuration)):

@@ -469,3 +469,14 @@ def test_models_as_response_groups_do_not_split_the_log(tmp_path):
         document = inspect_log(effort, float, model=effort, effort_known=False)
         (tmp_path / f"{effort}.json").write_text(json.dumps(document))
     check(cells(read_log(tmp_path)), failed=False)
+
+
+def test_percents_are_hundredths_and_dots_that_may_part_thousands_are_told(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("id;effort;score;tokens\n1;low;1%;1.234\n1;high;85 %;912\n")
+    log = read_log(path)
+    assert log.reward.tolist() == [0.01, 0.85] and log.cost.tolist() == [1.234, 912]
+    assert "column 'tokens': 1.234 is read as a number with decimals" in " ".join(log.notes)
+    assert read_log(path, LogColumns(reward="score/100")).reward.tolist() == [0.01, 0.85]
+    path.write_text("id;effort;score;cost\n1;low;1;0.234\n1;high;1;1.250\n")
+    assert not read_log(path).notes
