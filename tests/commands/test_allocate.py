@@ -3,6 +3,9 @@
 import csv
 import gzip
 import json
+import random
+import time
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +15,7 @@ from typer.testing import CliRunner
 from ibpo.cli import app
 from ibpo.data import LogColumns
 from ibpo.evaluation import answer_questions, questions, read_parts, verdict
+from tests.killing import KILL, TERM, moment, running, send, wait_until
 
 
 def run(*arguments):
@@ -314,6 +318,62 @@ def test_streamed_ties_follow_the_same_ids(kind, tmp_path):
         answers.append(sorted((out / "choices.jsonl").read_text().splitlines()))
     assert answers[0] == answers[1]
     assert {json.loads(line)["problem"] for line in answers[0]} == set(map(str, np.asarray(ids).tolist()))
+
+
+def files_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != ".lock"}
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(
+    "num_kills", [pytest.param(5, marks=pytest.mark.slow), pytest.param(200, marks=pytest.mark.stress)]
+)
+def test_killed_at_random_moments(log, tmp_path, num_kills):
+    """Two questions take turns in one folder: whenever one is killed, no files of both are told for one answer.
+
+    A kill comes at any time, while the files are written, or while they take the place of the old ones.
+    """
+    asked = {"first": ["tokens=600"], "second": ["tokens=300", "--budget", "high=25%"]}
+    said, out, rng, seen = tmp_path / "said", tmp_path / "out", random.Random(num_kills), Counter()
+
+    def arguments(name, folder):
+        return "allocate", log, "--budget", *asked[name], "--num-splits", 3, "--out", folder
+
+    def complete(name, folder):
+        began = time.monotonic()
+        with running(said, *arguments(name, folder)) as process:
+            process.join()
+            assert process.exitcode == 0, said.read_text()
+        return time.monotonic() - began
+
+    seconds = {name: complete(name, tmp_path / name) for name in (*asked, *asked)}  # the second time, all is loaded
+    whole = {name: files_of(tmp_path / name) for name in asked}
+    assert whole["first"].keys() == whole["second"].keys() and len(whole["first"]) == 4
+    assert all(whole["first"][name] != text for name, text in whole["second"].items())
+    old, new = asked
+    complete(old, out)
+    for number in range(num_kills):
+        with running(said, *arguments(new, out)) as process:
+            when = ("any time", "written", "moved", "moved")[number % 4]
+            if when == "any time":
+                moment(rng, seconds[new])
+            elif when == "written" and wait_until(process, (out / ".partial").exists):
+                moment(rng, seconds[new] / 2)
+            elif wait_until(process, lambda: not (out / "summary.json").exists()):
+                moment(rng, 0.0002)
+            killed = send(process, rng.choice((KILL, TERM)))
+            assert killed or process.exitcode == 0, said.read_text()
+        found = files_of(out)
+        assert all(text in (whole[old][name], whole[new][name]) for name, text in found.items())
+        if "summary.json" in found:
+            assert found in (whole[old], whole[new])
+        state = "none" if "summary.json" not in found else "old" if found == whole[old] else "new"
+        seen[state if killed else "too late"] += 1
+        complete(new, out)
+        assert files_of(out) == whole[new] and {path.name for path in out.iterdir()} == {".lock", *whole[new]}
+        old, new = new, old
+    print(f"{num_kills} kills left", dict(seen))
+    assert seen["too late"] < num_kills / 2 and (num_kills < 50 or min(seen["old"], seen["none"]) > 0)
 
 
 def test_groups_that_differ_by_capitals_are_told_and_shares_are_never_0_percent(tmp_path):
