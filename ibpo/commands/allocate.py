@@ -47,7 +47,10 @@ def allocate_command(
         bool | None,
         typer.Option("--holdout/--no-holdout", help="Value choices on unseen halves. Default: if responses repeat."),
     ] = None,
-    num_splits: Annotated[int, typer.Option(min=1, help="Random halvings for the held-out values.")] = 200,
+    num_splits: Annotated[
+        int | None,
+        typer.Option(min=1, help="Random halvings for the held-out values. Default: 200, fewer above 500 problems."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the halvings.")] = 0,
     on_error: Annotated[
         Literal["fail", "skip"], typer.Option(help="At a bad row: stop, or count it and go on.")

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 
 from ibpo.allocation import (
     Allocation,
@@ -387,7 +388,7 @@ def answer_questions(
     asked: Sequence[Question],
     *,
     holdout: bool | None,
-    num_splits: int,
+    num_splits: int | None,
     seed: int,
     say: Say,
     progress: Callable[[str], Callable[[int, int], None] | None] = lambda _: None,
@@ -398,7 +399,7 @@ def answer_questions(
         part: A part of the log.
         asked: One answer for each.
         holdout: Whether to halve; None: if responses repeat.
-        num_splits: Random halvings.
+        num_splits: Random halvings; None: 200, above 500 problems fewer, for each says more then, but at least 10.
         seed: Seed of the halvings.
         say: Takes what a reader should know.
         progress: From a question's label to what is called with (splits done, splits in all).
@@ -441,7 +442,7 @@ def answer_questions(
         halved.cost,
         [partial(halves.choose, answer.limits) for answer in possible],
         against=[answer.mixture for answer in possible],
-        num_splits=num_splits,
+        num_splits=num_splits or max(10, min(200, 100_000 // len(part.problems))),
         seed=seed,
         progress=progress(f"{part.place}held-out values"),
     )
@@ -582,7 +583,8 @@ def verdict(part: LogPart, answer: Answer) -> Verdict:
     mine = f"{reward} {held.reward:.3f} for {_rounded(held.spent)} {unit}{kept}"
     if answer.mixture is None or held.mixture_gain is None or held.mixture_gain_stderr is None:
         return Verdict(text=f"{label}: choose per problem ({mine}): {blind}.", per_problem=True, mixture=None)
-    gain, error = held.mixture_gain, 1.96 * held.mixture_gain_stderr
+    gain = held.mixture_gain
+    error = float(stdtrit(max(len(part.problems) - 1, 1), 0.975)) * held.mixture_gain_stderr
     interval = f"{gain:+.3f} (95 %: {gain - error:+.3f} to {gain + error:+.3f})"
     over = any(x.group is None and x.at_most is not None and held.spent > x.at_most for x in answer.limits)
     if gain - error > 0 and not (over and held.gain <= 0):
