@@ -1,3 +1,4 @@
+# ruff: noqa: E501, RUF001  (values are read as one row)
 """Bad input by the thousand: what does every command, file reader and the gateway's body reader say to it?
 
 `python -m tests.bad_inputs [--inputs 10000] [--seed 0]` makes inputs out of valid ones by seeded mutation and hands each to
@@ -31,6 +32,7 @@ import tempfile
 import time
 import tomllib
 import traceback
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -260,7 +262,7 @@ class Inputs:
 
     def _options(self) -> Case:
         draw, name = self.draw, self.draw.choice(sorted(COMMANDS))
-        base = self._valid(name)
+        base = self.valid(name)
         how = draw.choice(["value", "value", "value", "value", "argument", "unknown option", "repeat"])
         command, path = _command(base)
         options = [x for x in command.params if x.param_type_name == "option" and x.name not in ("help", "out", "host")]
@@ -287,7 +289,8 @@ class Inputs:
             )
         return self._case("options", f"{path}: {option.opts[0]} {value[:40]!r}", bad, [*base, option.opts[0], value])
 
-    def _valid(self, name: str) -> list[str]:
+    def valid(self, name: str) -> list[str]:
+        """A call of a command that is in order."""
         out, log, recipe = str(self.folder / "out.json"), str(self.log), str(ROOT / "recipes" / "gsm8k_smoke.toml")
         data = f"data.path={ROOT}/tests/fixtures/gsm8k_16.jsonl"
         symbols = f"data.path={ROOT}/tests/fixtures/symbol_sums_240.jsonl"
@@ -304,7 +307,7 @@ class Inputs:
             "train": ["train", recipe, "--set", data, "--out", out + "d"],
             "eval": ["eval", "embedded:thinking", "thinking", "--out", out + "d"],
             "report": ["report", log, "--out", str(self.folder / "page"), "--num-splits", "2"],
-            "allocate": ["allocate", log, "--budget", "tokens=0.5x", "--num-splits", "2"],
+            "allocate": ["allocate", log, "--budget", "tokens=50%range", "--num-splits", "2"],
             "calibrate": ["calibrate", log, "--columns", "score=p_extended", "--out", out],
             "simulate": ["simulate", str(self.trace), "--budget", "extended=30%", "--out", out],
             "serve": ["serve", "--upstream", "http://127.0.0.1:9/v1", "--budget", "extended=30%"],
@@ -494,7 +497,7 @@ class Inputs:
             return ["route", "fit", str(path), "--out", str(self.folder / "r.json"), "--draws", "10", "--folds", "2"]
         if how < 0.26:
             return ["simulate", str(self.trace), "--budget", "extended=30%", "--gains", str(path)]
-        return ["allocate", str(path), "--budget", "tokens=0.5x", "--num-splits", "2"]
+        return ["allocate", str(path), "--budget", "tokens=50%range", "--num-splits", "2"]
 
     def _tools_log(self) -> Case:
         """A fixture of a tool's log, one of its files changed."""
@@ -511,6 +514,8 @@ class Inputs:
             data = "\n".join(lines).encode()
         elif source.suffix == ".parquet" and draw.random() < 0.7:
             data, what = _mutate_parquet(draw, data)
+        elif source.suffix == ".eval" and draw.random() < 0.8 and (changed := _mutate_eval(draw, data)):
+            data, what = changed
         elif source.suffix == ".gz" and draw.random() < 0.7:
             inner, what = mutate_bytes(draw, gzip.decompress(data))
             data = gzip.compress(inner)
@@ -557,14 +562,18 @@ class Inputs:
             data, what = mutate_bytes(draw, data)
 
         def run() -> str:
-            path.parent.mkdir(exist_ok=True)
-            for other, content in self.own.items():
-                (path.parent / other).parent.mkdir(exist_ok=True, parents=True)
-                (path.parent / other).write_bytes(content)
+            for other in self.own:
+                self.restore(other)
             path.write_bytes(data)
             return run_command(*command)
 
         return Case(kind="files", what=f"{command[0]} {name}: {what}", bad=bad, run=run)
+
+    def restore(self, name: str) -> None:
+        """Write a file of `own` as it was."""
+        path = self.folder / "written" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(self.own[name])
 
     def written(self) -> dict[str, list[str]]:
         """File -> a command that reads it; made once, by the commands themselves."""
@@ -830,6 +839,23 @@ def _mutate_parquet(draw: random.Random, data: bytes) -> tuple[bytes, str]:
     written = io.BytesIO()
     pyarrow.parquet.write_table(table.set_column(at, column, columns), written)
     return written.getvalue(), f"{column}: {name}"
+
+
+def _mutate_eval(draw: random.Random, data: bytes) -> tuple[bytes, str] | None:
+    """One document of a log of Inspect changed; None where this Python cannot unpack it."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = {name: archive.read(name) for name in archive.namelist()}
+    except NotImplementedError:
+        return None
+    name = draw.choice([name for name in members if name == "header.json" or name.startswith("samples/")])
+    tree, what = mutate_tree(draw, json.loads(members[name]), ODD)
+    members[name] = json.dumps(tree).encode()
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w") as archive:
+        for other, content in members.items():
+            archive.writestr(other, content)
+    return written.getvalue(), f"{name}: {what}"
 
 
 def main() -> None:
