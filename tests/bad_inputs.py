@@ -117,7 +117,7 @@ ARGUMENTS = [
     "", " ", "-1", "0", "1", "nan", "inf", "-inf", "1e308", "1e999", "9" * 5000, "9" * 30, "high", "a=b", "=", "a=", "=1", "%", "-5%",
     "101%", "extended=nan", "extended=1e999", "extended=-1", "extended=" + "9" * 5000, "tokens=-3", "tokens=1e308", "tokens=1e-320",
     "tokens=0x", "extended>=", "tokens=1e99999999", "extended=1/0", "tokens=1e400x", "tokens=10%range", "@", "extended@level=",
-    "\x1b[2J", "two\nlines", "é", "\ud800", "[" * 1000, "/dev/null", "/proc/self/mem", ".", "..", "/", "nowhere/at/all", "a" * 5000,
+    "\x1b[2J", "two\nlines", "é", "\ud800", "[" * 1000, "/dev/null", "/proc/self/mem", ".", "..", "nowhere/at/all", "a" * 5000,
     "reward=", "reward=x,cost=", "cost=y/0", "reward=a/b", "url=http://[", "url=http://127.0.0.1:99999/v1", "\x00", "true", "None",
 ]  # fmt: skip
 

@@ -135,3 +135,15 @@ def test_an_error_is_one_line_whatever_a_name_holds():
     )
     assert len(error_of("train", "x.toml", "--set", "9" * 5000)) < 1000
     assert one_line("a\n\n  b\u2028c\td") == "a; b; c\\td"
+
+
+@pytest.mark.parametrize("command", ["allocate", "eval", "report", "route", "simulate"])
+def test_a_seed_is_not_negative(inputs, command):
+    result = CliRunner().invoke(app, [*inputs.valid(command), "--seed", "-1"])
+    assert result.exit_code == 2 and result.stderr.startswith("Usage: ") and "--seed" in result.stderr
+
+
+def test_numbers_of_draws_end_somewhere(inputs):
+    for command, option in (("allocate", "--num-splits"), ("report", "--num-splits"), ("route", "--draws")):
+        result = CliRunner().invoke(app, [*inputs.valid(command), option, "9" * 30])
+        assert result.exit_code == 2 and result.stderr.startswith("Usage: ") and option in result.stderr

@@ -47,8 +47,8 @@ def allocate_command(
         bool | None,
         typer.Option("--holdout/--no-holdout", help="Value choices on unseen halves. Default: if responses repeat."),
     ] = None,
-    num_splits: Annotated[int, typer.Option(min=1, help="Random halvings for the held-out values.")] = 200,
-    seed: Annotated[int, typer.Option(help="Seed of the halvings.")] = 0,
+    num_splits: Annotated[int, typer.Option(min=1, max=100_000, help="Random halvings for the held-out values.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the halvings.")] = 0,
     on_error: Annotated[
         Literal["fail", "skip"], typer.Option(help="At a bad row: stop, or count it and go on.")
     ] = "fail",
