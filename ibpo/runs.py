@@ -34,6 +34,8 @@ def atomic_file(path: Path) -> Iterator[TextIO]:
     Raises:
         IbpoError: where the folder cannot be written.
     """
+    if path.is_dir():
+        raise IbpoError(f"{path}: is a folder; name a file in it")
     # Not by mkstemp, which takes the rights of the group and of others away.
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -89,6 +89,11 @@ def test_a_response_group_is_a_text_or_a_number(log):
         assert "line 1, column 'problem_id': no value" in error_of("allocate", log(problem_id=empty))
 
 
+def test_no_problem_is_called_nan(log):
+    for command in ("allocate", "report"):
+        assert "column 'problem_id': no " in error_of(command, log(problem_id=float("nan")))
+
+
 def test_a_row_unlike_the_tools_other_rows_is_named(tmp_path):
     rows = [{"input": f"q{i}", "output": "so 4", "gts": "4", "score": 1.0, "step": 1} for i in range(6)]
     del rows[3]["output"]
@@ -141,6 +146,11 @@ def test_an_error_is_one_line_whatever_a_name_holds():
 def test_a_seed_is_not_negative(inputs, command):
     result = CliRunner().invoke(app, [*inputs.valid(command), "--seed", "-1"])
     assert result.exit_code == 2 and result.stderr.startswith("Usage: ") and "--seed" in result.stderr
+
+
+@pytest.mark.parametrize("folder", [".", "/", ".."])
+def test_a_folder_in_the_place_of_a_file_to_write(inputs, folder):
+    assert error_of(*inputs.valid("calibrate"), "--out", folder) == f"error: {folder}: is a folder; name a file in it"
 
 
 def test_numbers_of_draws_end_somewhere(inputs):

@@ -201,6 +201,8 @@ def eval_command(
             "bill": total_bill(calls.all()),
             "trained": trained | {"configuration": CHOOSES} if trained else None,
         }
+        # Killed in between, no table of an earlier call is beside this one's word of how many there are.
+        (out / "responses.jsonl").unlink(missing_ok=True)
         write_text_atomic(out / "eval.json", json.dumps(about, indent=2) + "\n")
         write_table(out / "responses.jsonl", rows)
         _show(rows, out)

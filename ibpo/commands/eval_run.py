@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -104,6 +105,8 @@ def total_bill(calls: list[Json]) -> Json | None:
 
 
 SECONDS_BETWEEN_LINES = 30.0
+SECONDS_TO_MEASURE = 5.0
+"""From the first response on, before the time left is estimated: until then the model is loaded, a batch is made."""
 
 
 class EvalProgress:
@@ -116,7 +119,9 @@ class EvalProgress:
                    TextColumn("{task.fields[more]}"))  # fmt: skip
         self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._task = self._bar.add_task("", total=total, completed=num_kept, more="")
-        self._begun = self._last = time.monotonic()
+        self._last = time.monotonic()
+        self._first = math.inf
+        self._num_first = 0
 
     def __enter__(self) -> EvalProgress:
         if self.num_kept:
@@ -134,6 +139,10 @@ class EvalProgress:
         bad = isinstance(outcome, IbpoError)
         self.num_failed, self.num_new = self.num_failed + bad, self.num_new + (not bad)
         now = time.monotonic()
+        if self._first == math.inf and not bad:
+            self._first = now
+        if now - self._first < 1.0:
+            self._num_first = self.num_new  # the batch that the first one came with
         self._bar.update(self._task, completed=self.num_kept + self.num_new, more=self.text())
         if not self.console.is_terminal and now - self._last >= SECONDS_BETWEEN_LINES:
             self._last = now
@@ -150,8 +159,9 @@ class EvalProgress:
         done = self.num_kept + self.num_new
         left = self.total - done
         parts = [f"{done} of {self.total} responses"]
-        if self.num_new and left > 0:
-            parts.append(f"about {_duration((time.monotonic() - self._begun) / self.num_new * left)} left")
+        measured, since = self.num_new - self._num_first, time.monotonic() - self._first
+        if measured > 0 and since >= SECONDS_TO_MEASURE and left > 0:
+            parts.append(f"about {_duration(since / measured * left)} left")
         bill = self.endpoint.bill if self.endpoint else None
         if bill is not None and bill.num_unmetered and max(self.endpoint.price_per_million) > 0:  # pyright: ignore[reportOptionalMemberAccess]
             parts.append(f"cost unknown: of {bill.num_unmetered} replies the server told no usage")

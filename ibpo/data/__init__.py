@@ -1,7 +1,7 @@
 """What do logs of scored responses say? One reader for every format and tool; numpy, and pyarrow where it is needed."""
 
 from ibpo.data.adapters import read_log_rows
-from ibpo.data.fields import lookup
+from ibpo.data.fields import find_alike, lookup
 from ibpo.data.files import NUM_PEEKED, LogError, Row, Source, good_rows
 from ibpo.data.group_sums import GroupSums, sum_parts
 from ibpo.data.response_log import (
@@ -30,6 +30,7 @@ __all__ = [
     "OnError",
     "Row",
     "Source",
+    "find_alike",
     "good_rows",
     "lookup",
     "read_log",

@@ -9,14 +9,14 @@ handed on as they are.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 
 from ibpo.data import harness_logs, server_logs
-from ibpo.data.fields import PROBLEM_NAMES, Json, first_of
+from ibpo.data.fields import PROBLEM_NAMES, USAGES, Json, find_alike, first_of, identifier_of, read_usage
 from ibpo.data.files import (
     NUM_PEEKED,
     LogError,
@@ -34,6 +34,8 @@ from ibpo.data.files import (
 
 IDENTIFIERS = ("custom_id", "request_id", "trace_id", "traceId", "response_id", "problem_id", "question_id", "id")
 """Columns by which tables are joined, the first that both have."""
+COSTS = ("tokens", "num_completion_tokens", "completion_tokens", "output_tokens", "cost", "cost_usd")
+"""Columns that are taken for the cost, in this order."""
 REWARDS = ("reward", "correct", "is_correct", "score", "gold", "target")
 """Columns for which a table is joined that lies beside a log."""
 
@@ -136,7 +138,7 @@ def read_log_rows(source: Source, *, join: Sequence[Path] = ()) -> Iterator[RawR
     if len(opened) > 1:  # opened again in their turn: a folder may hold more files than can be open at once
         opened = [(file, tool, _opened(file, path)) for file, tool, _ in opened]
     if tool is None:
-        rows = chain.from_iterable(rows for _, _, rows in opened)
+        rows = _with_tokens(chain.from_iterable(rows for _, _, rows in opened), source)
     else:
         others = [file for file, of_file, _ in opened if of_file is None]
         tables = [file for file in others if _has_rewards(file, path)]
@@ -150,11 +152,23 @@ def read_log_rows(source: Source, *, join: Sequence[Path] = ()) -> Iterator[RawR
     yield from rows
 
 
+def _with_tokens(rows: Iterator[RawRow], source: Source) -> Iterator[RawRow]:
+    """Rows of no tool's log that hold a server's account of tokens get the column `tokens`, thoughts included."""
+    for place, row in rows:
+        name = "" if isinstance(row, LogError) else next((name for name in USAGES if name in row), "")
+        if name and not isinstance(row, LogError) and not any(find_alike(row, cost) for cost in COSTS):
+            made = read_usage(row[name])
+            if "tokens" in made:
+                source.note(f"tokens = tokens of the completion in {name}, thoughts included")
+                row = {**row, **made}
+        yield place, row
+
+
 def _has_rewards(file: Path, root: Path) -> bool:
     """Whether a table beside a tool's log holds rewards or gold answers under an identifier."""
     empty: Json = {}
     first = next((row for _, row in _opened(file, root) if not isinstance(row, LogError)), empty)
-    return any(name in first for name in IDENTIFIERS) and any(name in first for name in REWARDS)
+    return any(find_alike(first, x) for x in IDENTIFIERS) and any(find_alike(first, x) for x in REWARDS)
 
 
 def _first(file: Path, root: Path) -> tuple[Known | None, Iterator[RawRow]]:
@@ -268,8 +282,9 @@ def _fails(tool: Known, place: str, row: Json, file: Path) -> bool:
 def _joined(rows: Iterator[RawRow], table: Path, source: Source) -> Iterator[RawRow]:
     """The rows with the columns of the table's row of the same identifier; a column that is there already stays."""
     beside: dict[str, Json] = {}
-    name = ""
-    number = matched = 0
+    name = in_table = ""
+    number = 0
+    matched: Counter[str] = Counter()
     for place, row in rows:
         if isinstance(row, LogError):
             yield place, row
@@ -277,18 +292,40 @@ def _joined(rows: Iterator[RawRow], table: Path, source: Source) -> Iterator[Raw
         if not name:
             of_table = read_log_rows(Source(path=table))
             others = [other for _, other in of_table if not isinstance(other, LogError)]
-            name = next((x for x in IDENTIFIERS if x in row and others and x in others[0]), "")
-            if not name:
+            shared = [(x, y) for x in IDENTIFIERS if x in row and others and (y := find_alike(others[0], x))]
+            if not shared:
                 there = ", ".join(others[0]) if others else "none"
                 raise LogError(
                     f"{table}: shares no identifier with {source.path}; its columns are {there}: call one "
                     f"{' or '.join(x for x in IDENTIFIERS if x in row) or IDENTIFIERS[0]}"
                 )
-            beside = {str(other[name]): other for other in others}
-        found = beside.get(str(row.get(name)))
-        number, matched = number + 1, matched + (found is not None)
-        yield place, {**found, **row} if found else row
+            twice = {x: _twice(others, y) for x, y in shared}
+            # An identifier that tells the table's rows apart, if there is one.
+            name, in_table = next(((x, y) for x, y in shared if not twice[x]), shared[0])
+            if twice[name]:
+                raise LogError(
+                    f"{table}: several rows have the {in_table} {twice[name]!r} and differ; keep one of them, or add "
+                    f"an identifier that tells them apart ({', '.join(x for x in IDENTIFIERS if x in row)})"
+                )
+            beside = {identifier_of(other[in_table]): other for other in others if other.get(in_table) is not None}
+        key = identifier_of(row.get(name))
+        found, number = beside.get(key), number + 1
+        if found:
+            matched[key] += 1
+            row = {**found, **row}
+        yield place, row
     if name:
-        source.note(f"joined {table.name} by {name}: {matched} of {number} rows")
+        most = max(matched.values(), default=0)
+        source.note(
+            f"joined {table.name} by {name}: {matched.total()} of {number} rows"
+            + (f"; one of its rows was added to as many as {most}" if most > 1 else "")
+        )
     if name and not matched:
         raise LogError(f"{table}: no row has the {name} of a row of {source.path}; check how they are written")
+
+
+def _twice(rows: Sequence[Json], name: str) -> str:
+    """The first identifier that two rows have which differ; "" without."""
+    seen: dict[str, Json] = {}
+    return next((key for row in rows if row.get(name) is not None
+                 and seen.setdefault(key := identifier_of(row[name]), row) != row), "")  # fmt: skip

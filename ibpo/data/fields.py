@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import ast
 import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ibpo.data.files import LogError, parse_json
@@ -22,6 +24,10 @@ CACHED = (
 )
 """Tokens of a prompt that some servers count beside its `input_tokens`, others among them under another name."""
 
+GEMINI_THOUGHTS = ("thoughtsTokenCount", "thoughts_token_count")
+USAGES = ("usage", "usageMetadata", "usage_metadata")
+"""What servers call the account of an answer's tokens."""
+
 
 def lookup(row: Any, name: str) -> Any:
     """The value of a column, or of a dotted name into structs, lists and cells that hold JSON; None without.
@@ -31,10 +37,7 @@ def lookup(row: Any, name: str) -> Any:
         (3, 4)
     """
     if isinstance(row, str) and row[:1] in "{[":
-        try:
-            row = parse_json("", row)
-        except LogError:
-            return None
+        row = parse_cell(row)
     if isinstance(row, Mapping):
         if name in row:
             return row[name]
@@ -48,6 +51,56 @@ def lookup(row: Any, name: str) -> Any:
         if head.isdigit() and int(head) < len(row):
             return lookup(row[int(head)], rest) if rest else row[int(head)]
     return None
+
+
+def parse_cell(text: str) -> Any:
+    """What a cell says that holds JSON, or an object as Python prints it (`{'ok': True}`); None for neither.
+
+    Example:
+        >>> parse_cell('{"n": 1}'), parse_cell("{'ok': True, 'n': None}"), parse_cell("{x}")
+        ({'n': 1}, {'ok': True, 'n': None}, None)
+    """
+    try:
+        return parse_json("", text)
+    except LogError:
+        pass
+    if not re.match(r"[\[{]\s*['{\[]", text):
+        return None
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+
+
+def find_alike(names: Iterable[str], wanted: str) -> str | None:
+    """The name that is the wanted one, or the only one that differs from it by capitals, spaces and signs alone.
+
+    Example:
+        >>> find_alike(["Output tokens", "id"], "output_tokens"), find_alike(["Tokens", "TOKENS"], "tokens")
+        ('Output tokens', None)
+    """
+    names = list(names)
+    if wanted in names:
+        return wanted
+    alike = [name for name in names if _bare(name) == _bare(wanted)]
+    return alike[0] if len(alike) == 1 else None
+
+
+def identifier_of(value: Any) -> str:
+    """An identifier as text: 1, "1" and 1.0 are the same one.
+
+    Example:
+        >>> identifier_of(1.0), identifier_of(" q1"), identifier_of(0.5)
+        ('1', 'q1', '0.5')
+    """
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return str(int(value))
+    return str(value).strip()
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name).casefold()
 
 
 def first_of(row: Any, *names: str) -> Any:
@@ -69,10 +122,7 @@ def read_text(content: Any) -> str:
 def read_prompt(asked: Any) -> str:
     """What a request asked: its last message from a user, else all of its text."""
     if isinstance(asked, str) and asked[:1] in "[{":
-        try:
-            asked = parse_json("", asked)
-        except LogError:
-            return asked
+        asked = parse_cell(asked) or asked
     if isinstance(asked, dict):
         asked = first_of(asked, "messages", "input", "prompt", "contents") or ""
         return read_prompt(asked)
@@ -90,24 +140,34 @@ def read_usage(usage: Any) -> Json:
     Example:
         >>> read_usage({"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 33})
         {'tokens': 24}
+        >>> read_usage({"candidatesTokenCount": 4, "thoughtsTokenCount": 20})
+        {'tokens': 24, 'thinking_tokens': 20}
     """
-    tokens = first_of(usage, "completion_tokens", "output_tokens", "output", "outputTokens", "candidatesTokenCount")
+    visible = first_of(usage, "candidatesTokenCount", "candidates_token_count")  # Gemini's, never with the thoughts
+    tokens = first_of(usage, "completion_tokens", "output_tokens", "output", "outputTokens")
+    tokens = visible if tokens is None else tokens
     cached = [first_of(usage, name) for name in CACHED]
-    asked = first_of(usage, "prompt_tokens", "input_tokens", "input", "inputTokens", "promptTokenCount")
-    total = first_of(usage, "total_tokens", "total", "totalTokens", "totalTokenCount")
+    asked = first_of(usage, "prompt_tokens", "input_tokens", "input", "inputTokens", "promptTokenCount",
+                     "prompt_token_count")  # fmt: skip
+    total = first_of(usage, "total_tokens", "total", "totalTokens", "totalTokenCount", "total_token_count")
     thinking = first_of(
         usage,
         "completion_tokens_details.reasoning_tokens",
         "output_tokens_details.reasoning_tokens",
         "reasoning_tokens",
         "output_reasoning_tokens",
-        "thoughtsTokenCount",
+        *GEMINI_THOUGHTS,
     )
     numbers = [float(x) if isinstance(x, int | float | str) and is_number(x) else None for x in (tokens, asked, total)]
     if all(x is not None for x in numbers):
         spent = (numbers[1] or 0) + sum(float(x) for x in cached if is_number(x))
         tokens = max(numbers[0] or 0, (numbers[2] or 0) - spent)
         tokens = int(tokens) if tokens == int(tokens) else tokens
+    elif is_number(thinking) and (is_number(tokens) or first_of(usage, *GEMINI_THOUGHTS) is not None):
+        # Without a total: Gemini counts thoughts beside an answer, if there is one; others do where they are more.
+        beside, said = float(thinking), numbers[0] or 0.0
+        if tokens in (None, visible) or beside > said:
+            tokens = int(said + beside)
     return known(tokens=tokens, thinking_tokens=thinking)
 
 
@@ -128,11 +188,8 @@ def known(**fields: Any) -> Json:
 def read_object(value: Any) -> Json:
     """An object, or a cell that holds one as JSON; anything else is empty."""
     if isinstance(value, str) and value[:1] == "{":
-        try:
-            # Some exports double the quotes of a cell twice.
-            value = parse_json("", value.replace('""', '"') if value.startswith('{""') and value != '{""}' else value)
-        except LogError:
-            return {}
+        # Some exports double the quotes of a cell twice.
+        value = parse_cell(value.replace('""', '"') if value.startswith('{""') and value != '{""}' else value)
     return value if isinstance(value, dict) else {}
 
 

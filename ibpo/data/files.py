@@ -56,6 +56,8 @@ class Source:
     filter: str = ""
     """Of lm-evaluation-harness: the filter whose answers count; "": the first."""
     notes: list[str] = field(default_factory=list[str])
+    custom_ids: list[str] = field(default_factory=list[str])
+    """Of a batch: the identifiers of all requests that were answered."""
     left_out: Counter[str] = field(default_factory=Counter[str])
     """Why rows were left out -> how many."""
 
@@ -244,8 +246,13 @@ def _json_lines(path: Path, file: Iterable[str]) -> Iterator[RawRow]:
 
 def _csv_rows(path: Path, file: TextIO) -> Iterator[RawRow]:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a cell may hold a whole conversation
-    head = file.readline()
-    reader = csv.reader(_from(head, file), delimiter=delimiter_of(head))
+    head, passed = file.readline(), 0
+    told = re.fullmatch(r"sep=(.)\s*", head)  # as spreadsheets write and expect it
+    while head and (not head.strip() or (told and not passed)):
+        head, passed = file.readline(), passed + 1
+    sign = told[1] if told else delimiter_of(head)
+    spaced = bool(re.search(re.escape(sign) + " +\\S", re.sub(r'"[^"]*"', '"', head)))
+    reader = csv.reader(_from(head, file), delimiter=sign, skipinitialspace=spaced)
     names = [name.strip() for name in next(reader, [])]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice and {"Status", "Named Scores"} <= set(names):
@@ -255,7 +262,7 @@ def _csv_rows(path: Path, file: TextIO) -> Iterator[RawRow]:
     for values in reader:
         if not values:
             continue
-        place = f"{path}, line {reader.line_num}"
+        place = f"{path}, line {reader.line_num + passed}"
         if len(values) > len(names):
             yield place, LogError(f"{place}: more values than the header has columns")
         else:

@@ -81,7 +81,7 @@ def convert_lm_eval(rows: Iterator[Row], source: Source, file: Path) -> Iterator
     if not found:
         raise LogError(f"{file}: no row of filter {wanted!r}; name another with --metric METRIC,FILTER")
     if len(filters) > 1 and not source.filter:
-        source.note(f"filter {wanted} of {', '.join(sorted(filters))} (--metric METRIC,FILTER names another)")
+        source.note(f"filter {wanted} of {', '.join(sorted(filters))} (another: ibpo report --metric METRIC,FILTER)")
 
 
 def _lm_eval_run(file: Path, task: str, date: str, source: Source) -> str:
@@ -311,7 +311,7 @@ def convert_inspect(rows: Iterator[Row], source: Source, _: Path) -> Iterator[Ro
         )  # fmt: skip
 
 
-def _inspect_score(place: str, scores: Json, metric: str) -> tuple[float | None, str | None]:
+def _inspect_score(place: str, scores: Json, metric: str) -> tuple[Any, str | None]:
     """Reward and answer by the scorer named, else the first."""
     if metric and metric not in scores:
         raise LogError(
@@ -322,11 +322,11 @@ def _inspect_score(place: str, scores: Json, metric: str) -> tuple[float | None,
     if isinstance(value, dict):
         value = next(iter(value.values()), None)
     value = GRADES.get(value, value) if isinstance(value, str) else value
-    number = None
-    if isinstance(value, bool | int | float) and value == value:
-        number = float(value)
+    if isinstance(value, float) and value != value:
+        value = None
     answer = score.get("answer")
-    return number, None if answer is None else str(answer)
+    # Texts such as "yes" or "0.5" are read, or refused, as any reward is.
+    return value, None if answer is None else str(answer)
 
 
 # --- HELM: a run's folder, of which scenario_state.json has the answers ---

@@ -19,8 +19,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ibpo.data.adapters import IDENTIFIERS, read_log_rows
-from ibpo.data.fields import lookup, read_number, read_object
+from ibpo.data.adapters import COSTS, IDENTIFIERS, read_log_rows
+from ibpo.data.fields import find_alike, lookup, read_number, read_object
 from ibpo.data.files import NUM_PEEKED, LogError, Source, kind_of, pyarrow_for
 
 FloatArray = NDArray[np.float64]
@@ -35,7 +35,7 @@ GUESSES = {
     "response_group": ("response_group", "effort", "reasoning_effort", "group", "configuration", "mode", "variant",
                        "arm", "model"),
     "reward": ("reward", "correct", "is_correct", "score", "accuracy", "acc", "passed"),
-    "cost": ("tokens", "num_completion_tokens", "completion_tokens", "output_tokens", "cost", "cost_usd"),
+    "cost": COSTS,
 }  # fmt: skip
 """Column names that are tried, in order, for a field that the caller does not name."""
 LARGEST = 1e200
@@ -47,6 +47,7 @@ MAX_SHOWN = 30
 DIVIDED = re.compile(r"(?P<column>.+?)\s*/\s*(?P<by>\d+(\.\d+)?)")
 """`score/100`: a column and what its numbers are divided by."""
 LIKE_REWARD = re.compile(r"(?i)reward|score|correct|accura|grade|rating|quality|pass|right|match")
+OF_PROMPT = re.compile(r"(?i)prompt|input|cache")
 WORDS = {1.0: ("true", "yes", "y", "t", "pass", "passed", "correct", "right", "c"),
          0.0: ("false", "no", "n", "f", "fail", "failed", "incorrect", "wrong", "i")}  # fmt: skip
 TRUTH = {word: value for value, words in WORDS.items() for word in words}
@@ -97,6 +98,8 @@ class LogColumns:
                 GUESSES.get(field, ()) if named is None else (_divided(named)[0] if named not in present else named,)
             )
             column = next((name for name in tried if name in present or _has(rows, name)), None)
+            if column is None and named is None:
+                column = next((name for one in tried if (name := find_alike(present, one))), None)
             if column is None and named is None:  # inside a struct, as in `usage.completion_tokens`
                 column = next((name for one in tried for name in present if name.endswith("." + one)), None)
             if column is not None:
@@ -314,6 +317,8 @@ class LogReader:
         """How the last pass read the log, for whoever asked."""
         self._models: set[str] = set()
         self._tasks: set[str] = set()
+        self._model = "model"
+        """The column of that name, however it is written."""
 
     def blocks(self, progress: Callable[[int], None] | None = None) -> Iterator[LogRows]:
         """One pass over the log, in blocks.
@@ -333,8 +338,10 @@ class LogReader:
             if len(block):
                 yield block
         if not num_rows:
+            left_out = "".join(f" ({note})" for note in self.notes if "left out: " in note)
             raise LogError(
-                f"{self.path}: no {'usable ' if self.bad_rows else ''}rows; a log needs one row per response"
+                f"{self.path}: no {'usable ' if self.bad_rows or left_out else ''}rows{left_out}; a log needs one row "
+                "per response"
             )
         if len(self._tasks) > 1:
             raise LogError(
@@ -343,13 +350,14 @@ class LogReader:
             )
         if len(self._models) > 1:
             raise LogError(
-                f"{self.path}: column 'model' holds {len(self._models)} models; give --by model, an allocation for each"
+                f"{self.path}: column {self._model!r} holds {len(self._models)} models; give --by {self._model}, an "
+                "allocation for each"
             )
 
     @property
     def _looks_at_models(self) -> bool:
         """Whether a column `model` would split the log without anybody having said so."""
-        return self.names.by is None and self.columns["response_group"] != "model"
+        return self.names.by is None and self.columns["response_group"].lower() != "model"
 
     def _skip(self, error: LogError) -> None:
         """Stop at a bad row, or note it and go on."""
@@ -371,6 +379,7 @@ class LogReader:
                 raise MissingColumns(
                     str(error).replace(str(self.path), f"{self.path}{how}", 1), error.options
                 ) from None
+            self._note_dots(good)
         rows: list[dict[str, Any]] = []
         for place, row in chain(peeked, stream):
             if isinstance(row, LogError):
@@ -387,8 +396,11 @@ class LogReader:
                 else:
                     self._skip(error)
                 continue
-            if self._looks_at_models and row.get("model") is not None:
-                self._models.add(str(row["model"]))
+            # Where the models are the response groups they do not split the log.
+            model = find_alike(row, "model") if self._looks_at_models else None
+            if model and row[model] not in (None, row.get("response_group")):
+                self._models.add(str(row[model]))
+                self._model = model
             if self.names.by is None and "harness_task" in row:
                 self._tasks.add(str(row["harness_task"]))
             if len(rows) == max(1, BLOCK // 10):
@@ -397,6 +409,17 @@ class LogReader:
         if rows:
             yield self._from_rows(rows)
         self.notes += source.closing_notes()
+
+    def _note_dots(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Say how costs such as 1.234 are read, where all look as if the dot parted thousands."""
+        name = _divided(self.columns.get("cost", ""))[0]
+        texts = [text.strip() for row in rows if isinstance(text := lookup(row, name), str)]
+        dotted = [text for text in texts if re.fullmatch(r"[1-9]\d{0,2}\.\d{3}", text)]
+        if dotted and all(text in dotted or re.fullmatch(r"\d{1,3}", text) for text in texts):
+            self.notes.append(
+                f"column {name!r}: {dotted[0]} is read as a number with decimals; where the dot parts thousands, write "
+                "the costs without it"
+            )
 
     def _made_here(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         """Fields that need no column: rewards that can be judged, costs that can be counted."""
@@ -460,7 +483,8 @@ class LogReader:
             with arrow.parquet.ParquetFile(self.path) as file:
                 schema = file.schema_arrow
                 self.columns = self.names.resolve(self.path, [dict.fromkeys(schema.names, 0)])
-                wanted = list(dict.fromkeys([*self.columns.values(), *["model"] * ("model" in schema.names)]))
+                model = find_alike(schema.names, "model")
+                wanted = list(dict.fromkeys([*self.columns.values(), *([model] if model else [])]))
                 first = 1
                 for batch in file.iter_batches(BLOCK, columns=wanted):
                     yield self._from_batch(batch, first, arrow)
@@ -493,8 +517,10 @@ class LogReader:
                 good[r] = True  # a text that only looks like nothing
             except LogError as error:
                 self._skip(error)
-        if "model" in batch.schema.names and self._looks_at_models:
-            models = pc.unique(batch.column("model").filter(good)).to_pylist()
+        model = find_alike(batch.schema.names, "model") if self._looks_at_models else None
+        if model:
+            self._model = model
+            models = pc.unique(batch.column(model).filter(good)).to_pylist()
             self._models |= {str(model) for model in models if model is not None}
         if whole_ids:
             problem = pc.fill_null(column["problem"], 0).to_numpy(zero_copy_only=False).astype(np.int64)
@@ -525,8 +551,11 @@ def _labels(column: Any, arrow: Any) -> tuple[Labels, NDArray[np.bool_]]:
     if arrow.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     found = column.dictionary_encode()
-    names = [str(value) for value in found.dictionary.to_pylist()] or [""]
+    texts = [_text_of(value) for value in found.dictionary.to_pylist()] or [""]
+    number = {text: n for n, text in enumerate(dict.fromkeys(texts))}
+    names = list(number)
     code = arrow.compute.fill_null(found.indices, 0).to_numpy(zero_copy_only=False)
+    code = np.array([number[text] for text in texts])[code] if len(names) < len(texts) else code
     there = arrow.compute.is_valid(column).to_numpy(zero_copy_only=False)
     return Labels(code=code, names=names), there & np.array([name not in ("", "nan") for name in names])[code]
 
@@ -549,7 +578,13 @@ def _field(place: str, row: Mapping[str, Any], field: str, column: str) -> Any:
     if isinstance(value, list | Mapping) and field != "problem":  # which may be a list of messages
         kind = "a list" if isinstance(value, list) else "an object"
         raise LogError(f"{place}: is {kind}; the {field.replace('_', ' ')} must be a text or a number")
-    return _number(place, value, field, name, divisor) if field in ("reward", "cost") else str(value)
+    if field in ("reward", "cost"):
+        return _number(place, value, field, name, divisor)
+    return _text_of(value)
+
+
+def _text_of(value: Any) -> str:
+    return str(value).strip()
 
 
 def _divided(name: str) -> tuple[str, float]:
@@ -560,10 +595,14 @@ def _divided(name: str) -> tuple[str, float]:
 
 def _number(place: str, value: Any, field: str, name: str, divisor: float = 1.0) -> float:
     truth = TRUTH.get(str(value).strip().lower()) if field == "reward" else None
+    if field == "reward" and divisor == 1 and str(value).strip().endswith("%"):
+        divisor = 100.0
     try:
         number = read_number(value) / divisor if truth is None else truth
     except (TypeError, ValueError, OverflowError):
         number = math.nan
+    if isinstance(value, list):
+        raise LogError(f"{place}: a list of {len(value)}; write a row per response, or name one as {name}.0")
     if not math.isfinite(number):
         raise LogError(f"{place}: {value!r} is not a finite number; the {field} of every response must be one")
     if field == "reward" and not 0 <= number <= 1:
@@ -636,6 +675,8 @@ def _missing(
 def _candidates(field: str, rows: Sequence[Mapping[str, Any]], present: list[str]) -> list[str]:
     """The columns whose values look like the field's: rewards within [0, 1], groups of few names, repeated ids."""
     found: list[str] = []
+    if field == "cost":  # what was asked is no cost of the answer
+        present = sorted(present, key=lambda name: bool(OF_PROMPT.search(name)))
     for name in present:
         values = [x for x in (lookup(row, name) for row in rows) if isinstance(x, str | int | float) and x != ""]
         if len(values) < max(2, len(rows) // 2):

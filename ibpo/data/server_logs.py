@@ -18,6 +18,7 @@ from typing import Any
 
 from ibpo.data.fields import (
     PROBLEM_NAMES,
+    USAGES,
     Json,
     first_of,
     known,
@@ -27,7 +28,7 @@ from ibpo.data.fields import (
     read_text,
     read_usage,
 )
-from ibpo.data.files import NUM_PEEKED, LogError, Row, Source, kind_of, parse_json, read_rows
+from ibpo.data.files import LINES, NUM_PEEKED, LogError, Row, Source, data_files, kind_of, parse_json, read_rows
 
 EFFORTS = (
     "none",
@@ -44,12 +45,19 @@ EFFORTS = (
     "direct",
 )
 """Words for an effort that stand in identifiers of requests."""
+EFFORT_WORD = re.compile(rf"(?i)(?<![a-z0-9])({'|'.join(EFFORTS)})(?![a-z0-9])")
+SAMPLE = re.compile(r"(?i)(?<![a-z0-9])(sample|attempt|trial|repeat|rep|run|seed|try|epoch)[ _=#-]?\d{1,3}(?![a-z0-9])")
+"""What counts the responses of a request: `sample3`."""
+
+
+GEMINI_THINKING = ("generationConfig.thinkingConfig", "config.thinkingConfig", "config.thinking_config")
 
 
 def read_completion(answer: Any) -> Json:
-    """What an answer of an OpenAI-compatible server (chat, completions, responses) or of Anthropic's says."""
-    model, effort = first_of(answer, "model"), first_of(answer, "reasoning.effort", "reasoning_effort")
-    found: Json = {**read_usage(answer.get("usage")), **known(model=model, effort=effort)}
+    """What an answer of an OpenAI-compatible server (chat, completions, responses), Anthropic's or Gemini's says."""
+    model = first_of(answer, "model", "modelVersion", "model_version")
+    effort = first_of(answer, "reasoning.effort", "reasoning_effort")
+    found: Json = {**read_usage(first_of(answer, *USAGES)), **known(model=model, effort=effort)}
     choices = answer.get("choices")
     if isinstance(choices, list) and choices:
         message = choices[0].get("message") or {}
@@ -60,6 +68,10 @@ def read_completion(answer: Any) -> Json:
         found["completion"] = "".join(read_text(item.get("content")) for item in said)
         cut = first_of(answer, "incomplete_details.reason")
         found["finish_reason"] = cut or "stop"
+    elif isinstance(answer.get("candidates"), list):
+        parts = lookup(answer, "candidates.0.content.parts") or []
+        found["completion"] = read_text([part for part in parts if not first_of(part, "thought")])
+        found |= known(finish_reason=first_of(answer, "candidates.0.finishReason", "candidates.0.finish_reason"))
     elif "content" in answer:  # of /v1/messages
         found["completion"] = read_text(answer["content"])
         found |= known(finish_reason=answer.get("stop_reason"))
@@ -75,7 +87,11 @@ def read_request(asked: Any) -> Json:
         "output_config.effort",
         "chat_template_kwargs.reasoning_effort",
         "extra_body.reasoning_effort",
-    )
+        "thinking.budget_tokens",
+        "reasoning.max_tokens",
+        *(f"{at}.{level}" for at in GEMINI_THINKING for level in ("thinkingLevel", "thinking_level", "thinkingBudget",
+                                                                  "thinking_budget")),
+    )  # fmt: skip
     switch = first_of(asked, "chat_template_kwargs.enable_thinking", "extra_body.chat_template_kwargs.enable_thinking",
                       "thinking.type")  # fmt: skip
     if effort is None and switch is not None:
@@ -99,35 +115,54 @@ def split_ids(ids: Sequence[str]) -> Callable[[str], tuple[str, str]] | None:
     """
     for sign in ("|", "/", ":", "__", "--", "_", "-", "."):
         parts = [text.split(sign) for text in ids]
-        if len({len(one) for one in parts}) != 1 or len(parts[0]) < 2:
+        fewest = min(map(len, parts), default=0)
+        if fewest < 2:
             continue
-        for at in range(len(parts[0])):
+        for at in (*range(fewest), *range(-fewest, 0)):  # counted from either end, for problems' names have parts too
             if {one[at].lower() for one in parts} <= set(EFFORTS) and len({one[at] for one in parts}) > 1:
-                counts = at == len(parts[0]) - 2 and all(re.fullmatch(r"\d{1,3}", one[-1]) for one in parts)
+                behind = {len(one) - at % len(one) - 1 for one in parts}
+                counts = behind == {1} and all(re.fullmatch(r"\d{1,3}", one[-1]) for one in parts)
 
                 def split(text: str, sign: str = sign, at: int = at, counts: bool = counts) -> tuple[str, str]:
                     one = text.split(sign)
-                    if at >= len(one):
+                    if not -len(one) <= at < len(one):
                         return text, ""
+                    at %= len(one)
                     rest = one[:at] + ([] if counts else one[at + 1 :])
-                    return sign.join(rest), one[at]
+                    return sign.join(x for x in rest if not SAMPLE.fullmatch(x)), one[at]
 
                 return split
+    if ids and all(len(EFFORT_WORD.findall(text)) == 1 for text in ids) and len(set(map(_effort_in, ids))) > 1:
+        return lambda text: (SAMPLE.sub("", EFFORT_WORD.sub("", text)), _effort_in(text))
     return None
+
+
+def _effort_in(text: str) -> str:
+    found = EFFORT_WORD.search(text)
+    return found[0] if found else ""
 
 
 # --- OpenAI: batches, pairs of request and response, stored objects ---
 
 
 def is_batch(row: Json) -> bool:
-    """A line of the output or of the input of a batch."""
-    return {"custom_id", "response", "error"} <= set(row) or {"custom_id", "body", "url"} <= set(row)
+    """A line of the output or of the input of a batch, of OpenAI's or (`result`) Anthropic's."""
+    names = set(row)
+    return {"custom_id", "response", "error"} <= names or _is_input(row) or _is_anthropic(row)
+
+
+def _is_input(row: Json) -> bool:
+    return {"custom_id", "body", "url"} <= set(row) or ("custom_id" in row and isinstance(row.get("params"), dict))
+
+
+def _is_anthropic(row: Json) -> bool:
+    return "custom_id" in row and isinstance(lookup(row, "result.type"), str)
 
 
 def convert_batch(rows: Iterator[Row], source: Source, file: Path) -> Iterator[Row]:
     """Outputs of a batch, joined by `custom_id` to the inputs that are in the same folder."""
     peeked = list(islice(rows, NUM_PEEKED))
-    if "response" not in peeked[0][1]:
+    if _is_input(peeked[0][1]):
         if file == source.path:
             raise LogError(
                 f"{file}: the input of a batch, which has no answers; name its output, or the folder of both"
@@ -136,13 +171,25 @@ def convert_batch(rows: Iterator[Row], source: Source, file: Path) -> Iterator[R
     asked: dict[str, Json] = {}
     for other in file.parent.iterdir():
         if other != file and kind_of(other) == "jsonl":
-            asked |= _inputs(other)
+            mine = _inputs(other)
+            if differ := next((name for name in mine if asked.get(name, mine[name]) != mine[name]), ""):
+                raise LogError(
+                    f"{other}: asks custom_id {differ!r} otherwise than another file of its folder; give each batch, "
+                    "input and output, a folder of its own, such as effort=low/"
+                )
+            asked |= mine
     if asked:
         source.note(f"joined to {len(asked)} requests of the batch's input by custom_id")
-    split = split_ids([str(row["custom_id"]) for _, row in peeked])
+    if not source.custom_ids:  # of all outputs, for one may hold a single effort, or begin with one
+        outputs = data_files(source.path) if source.path.is_dir() else [file]
+        source.custom_ids.extend(chain.from_iterable(map(_answered, outputs)))
+    split = split_ids(source.custom_ids)
+    if split:
+        name = source.custom_ids[0]
+        source.note("custom_id {} = problem {}, effort {}".format(name, *split(name)))
     for place, row in chain(peeked, rows):
-        answer = lookup(row, "response.body")
-        if not isinstance(answer, dict) or row.get("error") or answer.get("error") or _failed(row["response"]):
+        answer = first_of(row, "response.body", "result.message")
+        if not isinstance(answer, dict) or row.get("error") or answer.get("error") or _failed(row.get("response")):
             source.left_out["failed requests"] += 1
             continue
         name = str(row["custom_id"])
@@ -157,17 +204,27 @@ def convert_batch(rows: Iterator[Row], source: Source, file: Path) -> Iterator[R
         yield place, one
 
 
-def _failed(response: Json) -> bool:
-    status = response.get("status_code")
+def _answered(file: Path) -> list[str]:
+    """The identifiers of the requests that a batch's output answers."""
+    rows = (row for _, row in read_rows(file) if not isinstance(row, LogError)) if kind_of(file) in LINES else iter(())
+    first = next(rows, None)
+    if first is None or not is_batch(first) or _is_input(first):
+        return []
+    answers = ((row, first_of(row, "response.body", "result.message")) for row in chain([first], rows))
+    return [str(row.get("custom_id")) for row, answer in answers if answer and not lookup(answer, "error")]
+
+
+def _failed(response: Any) -> bool:
+    status = lookup(response, "status_code")
     return isinstance(status, int) and status >= 400
 
 
 def _inputs(file: Path) -> dict[str, Json]:
     found: dict[str, Json] = {}
     for _, row in read_rows(file):
-        if isinstance(row, LogError) or not {"custom_id", "body", "url"} <= set(row):
+        if isinstance(row, LogError) or not _is_input(row):
             return found
-        found[str(row["custom_id"])] = read_request(row["body"])
+        found[str(row["custom_id"])] = read_request(first_of(row, "body", "params"))
     return found
 
 
@@ -175,6 +232,7 @@ def _is_answer(value: Any) -> bool:
     return isinstance(value, dict) and (
         value.get("object") in ("chat.completion", "text_completion", "response")
         or ("usage" in value and ("choices" in value or "output" in value or "stop_reason" in value))
+        or ("candidates" in value and ("usageMetadata" in value or "usage_metadata" in value))
     )
 
 
@@ -201,11 +259,15 @@ def convert_pairs(rows: Iterator[Row], source: Source, _: Path) -> Iterator[Row]
             source.left_out["failed requests"] += 1
             continue
         about = answer.get("metadata") or (asked.get("metadata") if isinstance(asked, dict) else None) or {}
-        one: Json = {**row, "request_id": answer.get("id"), **known(prompt=read_prompt(asked) or None)}
+        one: Json = {
+            **row,
+            "request_id": first_of(answer, "id", "responseId", "response_id"),
+            **known(prompt=read_prompt(asked) or None),
+        }
         one |= read_completion(answer)
         effort = read_request(asked).get("effort") if isinstance(asked, dict) else None
         one |= known(effort=effort or first_of(about, "effort", "reasoning_effort", "response_group", "group"))
-        own = None if answer is row else first_of(row, *PROBLEM_NAMES, "id")
+        own = None if answer is row and "candidates" not in row else first_of(row, *PROBLEM_NAMES, "id")
         one |= known(reward=first_of(about, "reward", "correct", "score"))
         yield place, one | known(problem_id=own or first_of(about, *PROBLEM_NAMES, "id"))
 
@@ -273,12 +335,14 @@ def convert_langfuse(rows: Iterator[Row], source: Source, _: Path) -> Iterator[R
         scores = {str(name): score for name, value in row.items() if (score := _mean_score(value)) is not None}
         name = source.metric or next(iter(scores), "")
         if name in scores:
-            source.note(f"reward = score {name}")
+            others = f" of {', '.join(scores)} (--columns reward=NAME names another)" if len(scores) > 1 else ""
+            source.note(f"reward = score {name}{others}")
         if "usageDetails" not in row:
             source.note("an export of traces holds no tokens: export the observations")
         yield (
             place,
             row
+            | scores
             | read_usage(read_object(row.get("usageDetails")))
             | known(
                 request_id=row["id"],

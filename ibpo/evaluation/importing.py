@@ -11,7 +11,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
-from ibpo.data import NUM_PEEKED, LogError, Row, Source, read_log_rows
+from ibpo.data import NUM_PEEKED, LogError, Row, Source, find_alike, read_log_rows
 from ibpo.endpoint import as_finish_reason
 from ibpo.errors import IbpoError
 from ibpo.evaluation.responses import Responses
@@ -266,6 +266,13 @@ def plain_rows(
         return []
     # A column may be missing from the first row: the first rows together say which there are.
     columns = _resolve(peeked[0][0], {name: 0 for _, row in reversed(peeked) for name in row}, named, configuration)
+    by = columns.get("by", "")
+    if (
+        by.lower() == "model"
+        and "by" not in named
+        and all(row.get(by) in (None, row.get(columns.get("configuration", ""))) for _, row in peeked)
+    ):
+        del columns["by"]  # the models are what is compared
     for place, row in chain(peeked, rows):
         try:
             found.append(_row(place, row, columns, configuration))
@@ -308,6 +315,8 @@ def _resolve(place: str, row: dict[str, Any], named: dict[str, str], configurati
         wanted = named.get(field)
         names = (wanted,) if wanted else tried
         column = next((name for name in names if name in row), None)
+        if column is None and not wanted:
+            column = next((name for one in names if (name := find_alike(row, one))), None)
         if column is not None:
             columns[field] = column
         elif wanted or (field in NEEDED and not (field == "configuration" and configuration)):
@@ -321,14 +330,14 @@ def _resolve(place: str, row: dict[str, Any], named: dict[str, str], configurati
         del columns["response_group"]  # it names the rows of the report; the share of each is 0 or 1
     if "by" not in columns and "harness_task" in row:
         columns["by"] = "harness_task"  # problems of different tasks may have the same number
-    elif "by" not in columns and "model" in row and columns.get("configuration") != "model":
-        columns["by"] = "model"  # response groups of different models are no alternatives to each other
+    elif "by" not in columns and (model := find_alike(row, "model")) and columns.get("configuration") != model:
+        columns["by"] = model  # response groups of different models are no alternatives to each other
     return columns
 
 
 def _text(place: str, columns: dict[str, str], fields: dict[str, Any], field: str) -> str:
     value = fields.get(field)
-    if value is None or value == "" or isinstance(value, dict | list):
+    if value is None or value == "" or value != value or isinstance(value, dict | list):
         raise IbpoError(f"{place}: column {columns[field]!r}: no {field.replace('_', ' ')}; fill it in or drop the row")
     return str(value)
 

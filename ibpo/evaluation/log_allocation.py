@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -325,6 +326,10 @@ def _complete(part: LogPart, say: Say) -> LogPart:
             f"{part.place}column '{part.columns['response_group']}' has one response group, {part.groups[0]}; "
             f"an allocation chooses between at least two; name another column with --columns response_group=COLUMN"
         )
+    alike = next((two for two in combinations(part.groups, 2) if two[0].casefold() == two[1].casefold()), None)
+    if alike:
+        say(f"{part.place}response groups {alike[0]!r} and {alike[1]!r} differ by capitals only; write them alike if "
+            "they are one")  # fmt: skip
     reason = f"{part.place}problems without a response of every response group"
     full = _some(part.count > 0, reason, say)
     if full.all():
@@ -579,13 +584,22 @@ def verdict(part: LogPart, answer: Answer) -> Verdict:
         return Verdict(text=f"{label}: choose per problem ({mine}): {blind}.", per_problem=True, mixture=None)
     gain, error = held.mixture_gain, 1.96 * held.mixture_gain_stderr
     interval = f"{gain:+.3f} (95 %: {gain - error:+.3f} to {gain + error:+.3f})"
-    if gain - error > 0:
+    over = any(x.group is None and x.at_most is not None and held.spent > x.at_most for x in answer.limits)
+    if gain - error > 0 and not (over and held.gain <= 0):
         text = (
             f"{label}: choose per problem: {mine}. That beats {blind}, the best that does not look at the problems, by "
             f"{interval}."
         )
         return Verdict(text=text, per_problem=True, mixture=weights)
     cost = float(answer.mixture @ part.cost.mean(0))
+    if gain - error > 0:
+        text = (
+            f"{label}: choosing per problem is not worth it on this log: on unseen answers it spends "
+            f"{_rounded(held.spent)} {unit}, more than asked, and a mixture of that cost is as good. Inside the "
+            f"budget, {blind}, {reward} {held.mixture:.3f} for {_rounded(cost)} {unit}, is the best that does not look "
+            "at the problems."
+        )
+        return Verdict(text=text, per_problem=False, mixture=weights)
     fewest = int(part.count.min())
     advice = "more problems" if fewest >= 8 else "at least 8 answers per problem and response group"
     text = (
@@ -601,7 +615,10 @@ def _blind(weights: dict[str, float]) -> str:
     parts = [(name, weight) for name, weight in weights.items() if weight > 5e-4]
     if len(parts) == 1:
         return f"always {parts[0][0]}"
-    return " and ".join(f"{name} for {weight:.0%}" for name, weight in parts) + " of the problems, drawn at random"
+    digits = 0 if all(0.005 <= weight < 0.995 for _, weight in parts) else 1  # never 0% of the problems
+    return (
+        " and ".join(f"{name} for {weight:.{digits}%}" for name, weight in parts) + " of the problems, drawn at random"
+    )
 
 
 def _rounded(value: float) -> str:

@@ -20,6 +20,9 @@ _VERSION = 3
 SCHEMES = {name: name for name in ("redis", "rediss", "unix")} | {"valkey": "redis", "valkeys": "rediss"}
 """Of a store's address -> as the client of Redis writes it; Valkey speaks the same protocol."""
 LOCK_SECONDS = 10
+"""Life of a lock of Redis whose process has died."""
+WAIT_SECONDS = 1.5 * LOCK_SECONDS
+"""Longest wait for it. Longer than it lives: who waits already when a process takes the lock and dies still gets it."""
 SOCKET_SECONDS = 5.0
 """Longest wait for one reply of Redis; `?socket_timeout=` in the URL sets another."""
 
@@ -209,7 +212,9 @@ class RedisStore(SharedStore):
         IbpoError: No package, no server, or accounts of other budgets.
     """
 
-    def __init__(self, url: str, budgets: Sequence[str], *, prefix: str = "ibpo", timeout: float = 10.0) -> None:
+    def __init__(
+        self, url: str, budgets: Sequence[str], *, prefix: str = "ibpo", timeout: float = WAIT_SECONDS
+    ) -> None:
         super().__init__(budgets)
         try:
             import redis

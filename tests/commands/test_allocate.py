@@ -3,12 +3,19 @@
 import csv
 import gzip
 import json
+import random
+import time
+from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from ibpo.cli import app
+from ibpo.data import LogColumns
+from ibpo.evaluation import answer_questions, questions, read_parts, verdict
+from tests.killing import KILL, TERM, moment, running, send, wait_until
 
 
 def run(*arguments):
@@ -311,3 +318,84 @@ def test_streamed_ties_follow_the_same_ids(kind, tmp_path):
         answers.append(sorted((out / "choices.jsonl").read_text().splitlines()))
     assert answers[0] == answers[1]
     assert {json.loads(line)["problem"] for line in answers[0]} == set(map(str, np.asarray(ids).tolist()))
+
+
+def files_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != ".lock"}
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(
+    "num_kills", [pytest.param(5, marks=pytest.mark.slow), pytest.param(200, marks=pytest.mark.stress)]
+)
+def test_killed_at_random_moments(log, tmp_path, num_kills):
+    """Two questions take turns in one folder: whenever one is killed, no files of both are told for one answer.
+
+    A kill comes at any time, while the files are written, or while they take the place of the old ones.
+    """
+    asked = {"first": ["tokens=600"], "second": ["tokens=300", "--budget", "high=25%"]}
+    said, out, rng, seen = tmp_path / "said", tmp_path / "out", random.Random(num_kills), Counter()
+
+    def arguments(name, folder):
+        return "allocate", log, "--budget", *asked[name], "--num-splits", 3, "--out", folder
+
+    def complete(name, folder):
+        began = time.monotonic()
+        with running(said, *arguments(name, folder)) as process:
+            process.join()
+            assert process.exitcode == 0, said.read_text()
+        return time.monotonic() - began
+
+    seconds = {name: complete(name, tmp_path / name) for name in (*asked, *asked)}  # the second time, all is loaded
+    whole = {name: files_of(tmp_path / name) for name in asked}
+    assert whole["first"].keys() == whole["second"].keys() and len(whole["first"]) == 4
+    assert all(whole["first"][name] != text for name, text in whole["second"].items())
+    old, new = asked
+    complete(old, out)
+    for number in range(num_kills):
+        with running(said, *arguments(new, out)) as process:
+            when = ("any time", "written", "moved", "moved")[number % 4]
+            if when == "any time":
+                moment(rng, seconds[new])
+            elif when == "written" and wait_until(process, (out / ".partial").exists):
+                moment(rng, seconds[new] / 2)
+            elif wait_until(process, lambda: not (out / "summary.json").exists()):
+                moment(rng, 0.0002)
+            killed = send(process, rng.choice((KILL, TERM)))
+            assert killed or process.exitcode == 0, said.read_text()
+        found = files_of(out)
+        assert all(text in (whole[old][name], whole[new][name]) for name, text in found.items())
+        if "summary.json" in found:
+            assert found in (whole[old], whole[new])
+        state = "none" if "summary.json" not in found else "old" if found == whole[old] else "new"
+        seen[state if killed else "too late"] += 1
+        complete(new, out)
+        assert files_of(out) == whole[new] and {path.name for path in out.iterdir()} == {".lock", *whole[new]}
+        old, new = new, old
+    print(f"{num_kills} kills left", dict(seen))
+    assert seen["too late"] < num_kills / 2 and (num_kills < 50 or min(seen["old"], seen["none"]) > 0)
+
+
+def test_groups_that_differ_by_capitals_are_told_and_shares_are_never_0_percent(tmp_path):
+    rows = [
+        {"id": p, "effort": effort, "reward": reward, "tokens": tokens}
+        for p in range(9)
+        for effort, reward, tokens in (("High", 1, 1000), ("high", 0, 1))
+    ]
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = run(path, "--budget", "tokens=999")
+    assert result.exit_code == 0, result.output
+    assert "response groups 'High' and 'high' differ by capitals only" in result.stderr
+    assert "high for 0.1% and High for 99.9%" in " ".join(result.stdout.split())
+
+
+def test_what_only_wins_by_spending_more_is_not_recommended(log):
+    part = read_parts(log, LogColumns(), say=print).parts[0]
+    asked = questions(["tokens=600"])[1:2]
+    answer = answer_questions(part, asked, holdout=None, num_splits=3, seed=0, say=print)[0]
+    assert answer.held_out is not None and verdict(part, answer).per_problem
+    worse = replace(answer, held_out=replace(answer.held_out, spent=700.0, gain=-0.01))
+    told = verdict(part, worse)
+    assert not told.per_problem and "it spends 700 tokens, more than asked" in told.text
+    assert verdict(part, replace(answer, held_out=replace(answer.held_out, spent=700.0, gain=0.1))).per_problem

@@ -250,3 +250,252 @@ def test_a_folder_of_several_tools_is_refused(tmp_path):
         (tmp_path / Path(name).name).write_bytes((LOGS / name).read_bytes())
     with pytest.raises(LogError, match=r"holds logs of several tools, .*name the folder or file of one"):
         read_log(tmp_path)
+
+
+def write_rows(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def made(num_samples=1):
+    """(problem, effort, sample, reward, tokens) of what `check` expects of a log in which nothing failed."""
+    spent = (
+        {(f"q{p}", e): 10 * p + len(e) for p in range(1, 7) for e in ("low", "high")} | TOKENS | {("q6", "high"): 512}
+    )
+    return [(*key, s, int(key in RIGHT), tokens) for key, tokens in spent.items() for s in range(num_samples)]
+
+
+@pytest.mark.parametrize(
+    "head",
+    ["Problem,Effort,Correct,Tokens", "PROBLEM_ID,EFFORT,IS_CORRECT,OUTPUT_TOKENS", "id, effort, reward, tokens",
+     "Problem ID,Reasoning effort,Is correct,Output tokens", "problemId,reasoningEffort,isCorrect,outputTokens",
+     "sep=,\nid,effort,reward,tokens", "\n\nid,effort,reward,tokens", '"id", "effort", "reward", "tokens"'],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_headers_are_found_whatever_their_capitals_spaces_and_signs(head, kind, tmp_path):
+    sign = ", " if ", " in head else ","
+    path = tmp_path / f"a.{kind}"
+    if kind == "csv":
+        lines = [sign.join(map(str, (p, e, r, t))) for p, e, _, r, t in made()]
+        path.write_text("\n".join([head, *lines]) + "\n")
+    else:
+        pyarrow = pytest.importorskip("pyarrow")
+        names = head.splitlines()[-1].replace('"', "").split(sign)
+        table = pyarrow.table(list(zip(*((p, e + " ", r, t) for p, e, _, r, t in made()), strict=True)), names=names)
+        pyarrow.parquet.write_table(table, path)
+    check(cells(read_log(path)), failed=False)
+
+
+def test_two_columns_that_differ_by_capitals_are_not_guessed_between(tmp_path):
+    path = write_rows(tmp_path / "a.jsonl", [{"id": 1, "effort": "x", "reward": 1, "Tokens": 1, "TOKENS": 2}] * 2)
+    with pytest.raises(MissingColumns, match="no column for the cost"):
+        read_log(path)
+
+
+USAGES = {
+    "xai": lambda t: {"usage": {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": t + 9}},
+    "xai_without_total": lambda t: {
+        "usage": {"completion_tokens": 2, "completion_tokens_details": {"reasoning_tokens": t - 2}}
+    },
+    "gemini": lambda t: {
+        "usageMetadata": {"promptTokenCount": 9, "candidatesTokenCount": 8, "thoughtsTokenCount": t - 8}
+    },
+    "gemini_sdk": lambda t: {
+        "usage_metadata": {"prompt_token_count": 9, "thoughts_token_count": t, "total_token_count": t + 9}
+    },
+    "anthropic": lambda t: {"usage": {"input_tokens": 9, "output_tokens": t, "cache_read_input_tokens": 0}},
+}
+
+
+@pytest.mark.parametrize("server", USAGES)
+def test_rows_of_ones_own_with_a_servers_usage_cost_their_thoughts_too(server, tmp_path):
+    rows = [{"id": p, "effort": e, "correct": r, **USAGES[server](t)} for p, e, _, r, t in made()]
+    log = read_log(write_rows(tmp_path / "a.jsonl", rows))
+    check(cells(log), failed=False)
+    assert "thoughts included" in " ".join(log.notes)
+
+
+@pytest.mark.parametrize("how", ["effort", "budget", "gemini"])
+def test_answers_of_anthropic_and_gemini(how, tmp_path):
+    room = {"low": 1024, "high": 16384}
+
+    def row(p, e, r, t):
+        asked = {
+            "model": "m",
+            "messages": [{"role": "user", "content": f"What is {p}"}],
+            "thinking": {"type": "adaptive"},
+        }
+        said = {"id": "msg", "type": "message", "model": "m", "stop_reason": "end_turn",
+                "content": [{"type": "thinking", "thinking": "so"}, {"type": "text", "text": "4"}],
+                "usage": {"input_tokens": 9, "output_tokens": t}}  # fmt: skip
+        if how == "effort":
+            asked["output_config"] = {"effort": e}
+        elif how == "budget":
+            asked["thinking"] = {"type": "enabled", "budget_tokens": room[e]}
+        else:
+            asked = {"contents": [{"role": "user", "parts": [{"text": p}]}],
+                     "generationConfig": {"thinkingConfig": {"thinkingLevel": e}}}  # fmt: skip
+            parts = [{"text": "so", "thought": True}, {"text": "4"}]
+            said = {"candidates": [{"content": {"parts": parts}, "finishReason": "STOP"}], **USAGES["gemini"](t)}
+        return {"problem_id": p, "request": asked, "response": said, "correct": r}
+
+    path = write_rows(tmp_path / "a.jsonl", [row(p, e, r, t) for p, e, _, r, t in made()])
+    assert {row["completion"] for row in rows_of(path)} == {"4"}
+    names = {str(value): name for name, value in room.items()} if how == "budget" else {}
+    found = cells(read_log(path))
+    check({(p, names.get(group, group)): value for (p, group), value in found.items()}, failed=False)
+
+
+def batch_line(custom_id, tokens, *, anthropic=False):
+    usage = {"usage": {"output_tokens": tokens, "completion_tokens": tokens}}
+    if anthropic:
+        message = {"model": "m", "content": [{"type": "text", "text": "4"}], **usage}
+        return {"custom_id": custom_id, "result": {"type": "succeeded", "message": message}}
+    body = {"model": "m", "choices": [{"message": {"content": "4"}}], **usage}
+    return {"id": "b", "custom_id": custom_id, "response": {"status_code": 200, "body": body}, "error": None}
+
+
+IDS = {
+    "{p}-{e}-{s}": False,
+    "aime-{p}-{e}-{s}|{p}-{e}-{s}": False,
+    "AIME 2024: problem {p} (effort={e}, sample {s})": False,
+    "{p}/sample{s}/{e}": False,
+    "{e}_{p}": True,
+}
+
+
+@pytest.mark.parametrize("form", IDS)
+@pytest.mark.parametrize("split", [True, False])
+def test_custom_ids_that_name_problem_and_effort(form, split, tmp_path):
+    """Sorted by effort, with more rows of one than are looked at first; in one file, or a file an effort."""
+    num_samples = 1 if IDS[form] else 40
+    forms = form.split("|")
+    rows = sorted(made(num_samples), key=lambda row: row[1])
+    ids = [forms[int(p[1:]) % len(forms)].format(p=p, e=e, s=s) for p, e, s, _, _ in rows]
+    lines = [batch_line(name, row[4], anthropic=IDS[form]) for name, row in zip(ids, rows, strict=True)]
+    if split:
+        for effort in ("low", "high"):
+            of_effort = [line for line, row in zip(lines, rows, strict=True) if row[1] == effort]
+            path = write_rows(tmp_path / "batch" / f"{effort}.jsonl", of_effort).parent
+    else:
+        path = write_rows(tmp_path / "batch.jsonl", lines)
+    table = write_rows(
+        tmp_path / "r.jsonl", [{"Custom ID": name, "Reward": row[3]} for name, row in zip(ids, rows, strict=True)]
+    )
+    log = read_log(path, join=[table])
+    assert len(set(log.problem)) == 6 and len(log.problem) == 12 * num_samples
+    problems = {problem: next(f"q{n}" for n in range(1, 7) if f"q{n}" in problem) for problem in log.problem}
+    check({(problems[p], group): value for (p, group), value in cells(log).items()}, failed=False)
+    assert f"custom_id {ids[0]} = problem" in " ".join(log.notes)
+
+
+def test_batches_that_share_a_folder_and_identifiers_are_refused(tmp_path):
+    for effort in ("low", "high"):
+        asked = {"model": "m", "reasoning_effort": effort, "messages": []}
+        write_rows(tmp_path / f"{effort}_in.jsonl", [{"custom_id": "1", "url": "/v1", "body": asked}])
+        write_rows(tmp_path / f"{effort}_out.jsonl", [batch_line("1", 5)])
+    with pytest.raises(LogError, match="asks custom_id '1' otherwise than another file of its folder"):
+        read_log(tmp_path)
+
+
+def test_joined_tables_with_an_identifier_twice(tmp_path):
+    rows = [{"problem_id": p, "id": f"{p}{e}", "effort": e, "tokens": t} for p, e, _, _, t in made()]
+    log = write_rows(tmp_path / "a.jsonl", rows)
+    table = [{"problem_id": p, "id": f"{p}{e}", "reward": r} for p, e, _, r, _ in made()]
+    check(cells(read_log(log, join=[write_rows(tmp_path / "r.jsonl", [*table, table[0]])])), failed=False)
+    without = [{"problem_id": row["problem_id"], "reward": row["reward"]} for row in table]
+    with pytest.raises(LogError, match="several rows have the problem_id 'q4' and differ"):
+        read_log(log, join=[write_rows(tmp_path / "s.jsonl", without)])
+    num = write_rows(tmp_path / "n.jsonl", [{"id": 1, "effort": e, "tokens": 3} for e in "xy"])
+    found = read_log(num, join=[write_rows(tmp_path / "f.jsonl", [{"id": 1.0, "reward": 0.5}])])
+    assert found.reward.tolist() == [0.5, 0.5]
+    assert "2 of 2 rows; one of its rows was added to as many as 2" in " ".join(found.notes)
+
+
+@pytest.mark.parametrize("write", [json.dumps, repr])
+def test_litellm_metadata_as_json_or_as_python_prints_it(write, tmp_path):
+    rows = [
+        {"request_id": f"{p}{e}", "spend": 0.1, "startTime": "t", "completion_tokens": t, "model": "m",
+         "metadata": write({"ok": True, "spend_logs_metadata": {"problem_id": p, "reward": r, "reasoning_effort": e}})}
+        for p, e, _, r, t in made()
+    ]  # fmt: skip
+    check(cells(read_log(write_rows(tmp_path / "a.jsonl", rows))), failed=False)
+
+
+def test_why_no_row_is_left_is_said(tmp_path):
+    rows = [{"request_id": "a", "spend": 0.1, "startTime": "t", "completion_tokens": 3, "model": "m"}]
+    with pytest.raises(LogError, match=r"no usable rows \(1 left out: rows that say neither what was asked"):
+        read_log(write_rows(tmp_path / "a.jsonl", rows))
+
+
+def test_langfuse_scores_can_be_named(tmp_path):
+    rows = [
+        {"id": f"{p}{e}", "traceId": f"{p}{e}", "type": "GENERATION", "usageDetails": {"output": t}, "tone": "[0.5]",
+         "right": [r], "modelParameters": {"reasoning_effort": e}, "metadata": {"problem_id": p}}
+        for p, e, _, r, t in made()
+    ]  # fmt: skip
+    path = write_rows(tmp_path / "a.jsonl", rows)
+    check(cells(read_log(path, LogColumns(reward="right"))), failed=False)
+    assert "reward = score tone of tone, right" in " ".join(read_log(path).notes)
+
+
+def inspect_log(effort, value, model="m", effort_known=True):
+    samples = [
+        {"id": p, "target": "4", "output": {"completion": "4"}, "model_usage": {model: {"output_tokens": t}},
+         "scores": {"match": {"value": value(r), "answer": "4"}}}
+        for p, e, _, r, t in made() if e == effort
+    ]  # fmt: skip
+    config = {"reasoning_effort": effort} if effort_known else {}
+    return {"version": 2, "eval": {"task": "t", "model": model}, "plan": {"config": config}, "samples": samples}
+
+
+@pytest.mark.parametrize("value", [float, bool, str, lambda r: "CI"[1 - r], lambda r: ("no", "yes")[r]])
+def test_inspect_scores_in_words_are_rewards_not_reasons_to_judge(value, tmp_path):
+    for effort in ("low", "high"):
+        (tmp_path / f"{effort}.json").write_text(json.dumps(inspect_log(effort, value)))
+    check(cells(read_log(tmp_path)), failed=False)
+
+
+def test_inspect_grades_that_nobody_knows_are_refused(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(inspect_log("low", lambda _: "GRADE: I")))
+    with pytest.raises(LogError, match="'GRADE: I' is not a finite number"):
+        read_log(path, judge=lambda rows: [1.0] * len(rows))
+
+
+def test_models_as_response_groups_do_not_split_the_log(tmp_path):
+    for effort in ("low", "high"):
+        document = inspect_log(effort, float, model=effort, effort_known=False)
+        (tmp_path / f"{effort}.json").write_text(json.dumps(document))
+    check(cells(read_log(tmp_path)), failed=False)
+
+
+def test_percents_are_hundredths_and_dots_that_may_part_thousands_are_told(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("id;effort;score;tokens\n1;low;1%;1.234\n1;high;85 %;912\n")
+    log = read_log(path)
+    assert log.reward.tolist() == [0.01, 0.85] and log.cost.tolist() == [1.234, 912]
+    assert "column 'tokens': 1.234 is read as a number with decimals" in " ".join(log.notes)
+    assert read_log(path, LogColumns(reward="score/100")).reward.tolist() == [0.01, 0.85]
+    path.write_text("id;effort;score;cost\n1;low;1;0.234\n1;high;1;1.250\n")
+    assert not read_log(path).notes
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_models_split_the_log_whatever_the_capitals_of_their_column(kind, tmp_path):
+    rows = [{"id": p, "Effort": e, "Correct": r, "Tokens": t, "Model": p} for p, e, _, r, t in made()]
+    path = write_rows(tmp_path / "a.jsonl", rows)
+    if kind == "parquet":
+        pyarrow = pytest.importorskip("pyarrow")
+        path = tmp_path / "a.parquet"
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    with pytest.raises(LogError, match="holds 6 models; give --by Model,"):
+        read_log(path)
+
+
+def test_failed_requests_do_not_say_how_identifiers_are_made(tmp_path):
+    lines = [batch_line(f"{p}-{e}", t) for p, e, _, _, t in made()]
+    lines.append({"id": "b", "custom_id": "warm up", "response": None, "error": {"code": "x"}})
+    table = write_rows(tmp_path / "r.jsonl", [{"custom_id": f"{p}-{e}", "reward": r} for p, e, _, r, _ in made()])
+    check(cells(read_log(write_rows(tmp_path / "a.jsonl", lines), join=[table])), failed=False)

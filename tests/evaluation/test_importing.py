@@ -226,3 +226,13 @@ def test_the_answer_is_judged_against_the_gold_and_not_the_other_way_round(tmp_p
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     [part] = import_responses([("", path)]).parts.values()
     assert part.reward.tolist() == [1.0, 0.0, 0.0]
+
+
+def test_headers_in_any_form_and_models_that_are_the_configurations(tmp_path):
+    rows = [{"Problem ID": 1, "Effort": name, "Correct": 1, "Output tokens": 5, "Model": name} for name in ("a", "b")]
+    [part] = import_responses([("", write(tmp_path / "a.jsonl", rows))]).parts.values()
+    assert part.configurations == ["a", "b"]
+    rows[1]["Model"] = "a"
+    assert len(import_responses([("", write(tmp_path / "a.jsonl", rows))]).parts) == 1
+    rows[1]["Model"] = "c"
+    assert set(import_responses([("", write(tmp_path / "a.jsonl", rows))]).parts) == {"a", "c"}

@@ -376,3 +376,33 @@ def test_groups_that_do_not_differ_are_told(world):
         True
     ]
     assert b'ibpo_failures_total{what="group"} 1' in call(f"{url}/metrics")[2]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "message", "content", "reasoning"),
+    [
+        ("Answer:", {"content": None, "reasoning": " 7"}, " 7", None),
+        ("<think>\n\n</think>\n\n", {"content": "", "reasoning_content": "7"}, "7", None),
+        ("<think>", {"content": None, "reasoning": "3 + 4"}, None, "3 + 4"),  # cut off in its thought
+        ("Answer:", {"content": "7", "reasoning": "3 + 4"}, "7", "3 + 4"),
+        ("", {"content": None, "reasoning": "3 + 4"}, None, "3 + 4"),
+    ],
+)
+def test_an_answer_that_the_upstream_took_for_a_thought_is_put_back(world, prefix, message, content, reasoning):
+    """Behind a reasoning parser the continuation of a prefix arrives as reasoning, and the content is null."""
+    upstream = world.upstream()
+
+    async def reply(request, body):
+        return web.json_response({"choices": [{"message": dict(message)}], "usage": {"completion_tokens": 2}})
+
+    upstream.reply = reply
+    groups = [{"name": "standard", "prefix": prefix, "max_tokens": 9, "tokens": 5}]
+    _, url, rows = world.gateway(upstream.url, plan=TOKENS, groups=groups)
+    status, _, body = call(f"{url}/v1/chat/completions", {"messages": [{"role": "user", "content": "3 + 4"}]})
+    found = json.loads(body)["choices"][0]["message"]
+    assert status == 200 and found["content"] == content
+    assert (found.get("reasoning") or found.get("reasoning_content")) == reasoning
+    (row,) = settled_rows(world, rows)
+    assert (row["tokens"], row["outcome"]) == (2, "answered")
+    moved = b'ibpo_failures_total{what="misplaced"} 1' in call(f"{url}/metrics")[2]
+    assert moved == (content != message["content"])

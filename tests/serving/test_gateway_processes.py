@@ -2,18 +2,22 @@
 
 import asyncio
 import json
+import math
 import os
+import random
 import re
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
+from collections import Counter
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
+from tests.killing import KILL, TERM, moment, running, send, wait_until
 from tests.serving.test_stores import open_store, redis_url
 from tests.serving.world import World, bulk, groups_of
 
@@ -213,3 +217,243 @@ def test_errors_are_one_line(options, said):
     result = CliRunner().invoke(app, ["serve", "--port", "0", *options])
     assert result.exit_code == 2 and said in result.stderr, result.output
     assert result.stderr.startswith("error: ") and len(result.stderr.strip().splitlines()) == 1
+
+
+CONFIG = """
+[upstream]
+url = "{url}"
+[[model]]
+name = "*"
+[[model.response_group]]
+name = "standard"
+chat_template_kwargs = {{ enable_thinking = false }}
+tokens = 12
+max_tokens = 20
+[[model.response_group]]
+name = "extended"
+chat_template_kwargs = {{ enable_thinking = true }}
+tokens = 70
+max_tokens = 400
+[budget]
+extended = {{ mean = 0.3, response_group = "extended" }}
+tokens = {{ mean = 22, overdraft = 450, burst = 110, overcommit = 900 }}
+"""
+"""Answers have 10 and 50 tokens: what is expected of one is not what it costs. No cap of the standard group is above
+the mean, so the theorem's slip is 0, and what is spent and reserved stays within overdraft and overcommit."""
+BEYOND = {"extended": 5, "tokens": 450 + 900}
+
+
+class Callers:
+    """Ask one request after the other of the gateways that are there, and count what came of it."""
+
+    def __init__(self, world, upstream):
+        self.urls, self.num_sent, self.seen, self.upstream = [], 0, Counter(), upstream
+        self.asking = True
+        self.ended = [asyncio.run_coroutine_threadsafe(self.ask(), world.loop) for _ in range(8)]
+
+    def close(self):
+        self.asking = False
+        for one in self.ended:
+            one.result(60)
+
+    async def ask(self):
+        async with aiohttp.ClientSession() as session:
+            while self.asking:
+                await asyncio.sleep(0.005)
+                if not self.urls:
+                    continue
+                self.num_sent += 1
+                url = f"{self.urls[self.num_sent % len(self.urls)]}/v1/chat/completions"
+                body = {"model": "m", "messages": [], "stream": self.num_sent % 4 == 0}
+                headers = {"x-ibpo-gain": str((37 * self.num_sent % 100) / 100)}
+                try:
+                    async with session.post(url, json=body, headers=headers) as reply:
+                        await reply.read()
+                except (aiohttp.ClientError, ConnectionResetError):
+                    self.seen["broken"] += 1
+                else:
+                    budgeted = "x-ibpo-budget-left" in reply.headers
+                    self.seen["whole" if reply.status == 200 and budgeted else str(reply.status)] += 1
+
+
+class Ledger:
+    """What the store holds, against what the gateways' logs and the callers know."""
+
+    def __init__(self, kind, state, folder, callers):
+        self.kind, self.state, self.folder, self.callers = kind, state, folder, callers
+        self.open, self.expired, self.logged, self.num_ends = {}, {}, {}, 0
+
+    def read(self):
+        with open_store(self.kind, self.state, list(BEYOND)) as store:
+            names = store.older_than(math.inf)
+            return store.accounts().get("total"), {name: store.get(name) for name in names}
+
+    def age(self):
+        """As if the hours had passed after which a reservation belongs to nobody."""
+        with open_store(self.kind, self.state, list(BEYOND)) as store, store.transaction():
+            for name in store.older_than(math.inf):
+                store.put(store.pop(name)._replace(time=0.0))
+
+    def check_bound(self):
+        total, _ = self.read()
+        for bucket, beyond in zip(total or (), BEYOND.values(), strict=False):
+            assert bucket.peak <= beyond + 1e-6
+
+    def check(self):
+        """Once all processes have ended: every request that was decided is open or has been settled, once."""
+        for path in self.folder.glob("*.jsonl"):
+            for line in path.read_text().splitlines(keepends=True):
+                row = json.loads(line) if line.endswith("\n") else {}
+                if row.get("event") == "request":
+                    assert row["request_id"] not in self.logged and row["outcome"] != "failed"
+                    self.logged[row["request_id"]] = row
+                assert row.get("event") not in ("store", "store_failed", "internal_error", "cut_off"), row
+            path.unlink()
+        total, now = self.read()
+        if total is None:
+            assert not self.logged
+            return
+        self.expired |= {name: row for name, row in self.open.items() if name not in now}
+        self.open = now
+        shares, tokens = total
+        known = [row for name, row in self.logged.items() if name not in now and name not in self.expired]
+        extended = sum(row["response_group"] == "extended" for row in known)
+        # Settled, and killed before the line was written: at most one for each process.
+        num_unlogged = shares.num_requests - len(now) - len(self.expired) - len(known)
+        assert 0 <= num_unlogged <= self.num_ends
+        spent = [sum(row.estimate[k] for row in self.expired.values()) for k in range(2)]
+        unlogged = round(shares.spent - spent[0]) - extended
+        assert 0 <= unlogged <= num_unlogged and shares.spent == pytest.approx(spent[0] + extended + unlogged)
+        actual = sum(row["tokens"] for row in known) + 10 * num_unlogged + 40 * unlogged
+        assert tokens.spent == pytest.approx(spent[1] + actual, rel=1e-9)
+        for k, (bucket, beyond) in enumerate(zip(total, BEYOND.values(), strict=True)):
+            reserved = sum(row.reserve[k] for row in now.values())
+            assert bucket.estimated == pytest.approx(sum(row.estimate[k] for row in now.values()), abs=1e-6)
+            assert bucket.overcommitted + bucket.estimated == pytest.approx(reserved, abs=1e-6)
+            assert bucket.num_requests == shares.num_requests
+            mean = (0.3, 22)[k]
+            assert bucket.spent + reserved - mean * bucket.num_requests <= beyond + 1e-6
+            assert bucket.peak <= beyond + 1e-6
+        callers = self.callers
+        assert len(callers.upstream.requests) <= shares.num_requests <= callers.num_sent
+        assert callers.seen["whole"] <= len(callers.upstream.requests)
+        assert callers.seen.keys() <= {"whole", "broken", "503"}
+
+
+def url_of(process, log):
+    """Where a gateway listens; None where it ended before it did."""
+
+    def line():
+        rows = log.read_text().splitlines(keepends=True) if log.exists() else []
+        return next((row for row in rows if '"event": "listening"' in row and row.endswith("\n")), None)
+
+    return f"http://127.0.0.1:{json.loads(str(line()))['port']}" if wait_until(process, line, 0.005) else None
+
+
+def end(process, rng):
+    """SIGKILL, SIGTERM, or SIGKILL while it drains; which."""
+    how = rng.choice(("killed", "terminated", "killed while it drains"))
+    if how == "killed":
+        assert send(process, KILL)
+        return how
+    if how == "terminated":
+        # Before it listens, nothing waits for the signal.
+        assert send(process, TERM) or process.exitcode == 0
+        return how
+    os.kill(process.pid, TERM)
+    moment(rng, 0.03)
+    return how if send(process, KILL) else "terminated"
+
+
+@pytest.fixture
+def callers(world, tmp_path):
+    upstream = world.upstream()
+    upstream.pause = 0.02
+    (tmp_path / "serve.toml").write_text(CONFIG.format(url=upstream.url))
+    made = Callers(world, upstream)
+    yield made
+    made.close()
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(
+    "num_kills", [pytest.param(5, marks=pytest.mark.slow), pytest.param(200, marks=pytest.mark.stress)]
+)
+def test_killed_at_random_moments(tmp_path, callers, num_kills):
+    """After each end the store is compared with the logs; what was open is settled at the next start as expected."""
+    state, rng, seen, num_open = tmp_path / "book.sqlite", random.Random(num_kills), Counter(), 0
+    ledger = Ledger("sqlite", state, tmp_path, callers)
+    for number in range(num_kills + 1):
+        log = tmp_path / f"{number}.jsonl"
+        options = ("--config", tmp_path / "serve.toml", "--port", 0, "--state", state, "--log", log)
+        with running(tmp_path / "said", "serve", *options) as process:
+            if number % 8 == 7:  # while it opens the store
+                moment(rng, 0.6)
+            elif (url := url_of(process, log)) is not None:
+                _, still = ledger.read()
+                assert not still, "not settled at the start"
+                goal = callers.seen["whole"] + rng.randint(0, 30)
+                callers.urls = [url]
+                assert wait_until(process, lambda goal=goal: callers.seen["whole"] >= goal, 0.002)
+                moment(rng, 0.03)
+            if number == num_kills:
+                assert not send(process, TERM) and process.exitcode == 0
+            else:
+                seen[end(process, rng)] += 1
+            callers.urls = []
+        ledger.num_ends += 1
+        ledger.check()
+        num_open += len(ledger.open)
+        ledger.age()
+    print(f"{num_kills} ends", dict(seen), "open", num_open, "callers saw", dict(callers.seen))
+    assert not ledger.open and len(ledger.expired) > 0 < callers.seen["whole"]
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("num_kills", [50])
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+def test_two_gateways_killed_at_random_moments(tmp_path, callers, request, kind, num_kills):
+    """One of two is killed and comes back while the other goes on; what the dead had in flight stays reserved."""
+    state, rng, seen = str(tmp_path / "book.sqlite"), random.Random(num_kills), Counter()
+    if kind == "redis":
+        state = request.getfixturevalue("redis_url").replace("/0", "/2")  # a database of its own
+    ledger, lives = Ledger(kind, state, tmp_path, callers), [0, 0]
+
+    def options(place):
+        log = tmp_path / f"{place}-{lives[place]}.jsonl"
+        lives[place] += 1
+        ledger.num_ends += 1
+        named = ("--state", state, "--name", "ab"[place], "--log", log)
+        return log, ("serve", "--config", tmp_path / "serve.toml", "--port", 0, *named)
+
+    with ExitStack() as stack:
+        processes, urls = [], []
+        for place in range(2):
+            log, arguments = options(place)
+            processes.append(stack.enter_context(running(tmp_path / "said", *arguments)))
+            urls.append(url_of(processes[place], log))
+        for _ in range(num_kills):
+            goal, place = callers.seen["whole"] + rng.randint(0, 30), rng.randrange(2)
+            callers.urls = list(urls)
+            assert wait_until(processes[place], lambda goal=goal: callers.seen["whole"] >= goal, 0.002)
+            moment(rng, 0.03)
+            seen[end(processes[place], rng)] += 1
+            ledger.check_bound()
+            callers.urls = [urls[1 - place]]
+            log, arguments = options(place)
+            processes[place] = stack.enter_context(running(tmp_path / "said", *arguments))
+            urls[place] = url_of(processes[place], log)
+        callers.urls = []
+        for process in processes:
+            assert not send(process, TERM) and process.exitcode == 0
+    ledger.check()
+    num_open = len(ledger.open)
+    ledger.age()
+    log, arguments = options(0)
+    with running(tmp_path / "said", *arguments) as process:
+        url_of(process, log)
+        assert not send(process, TERM) and process.exitcode == 0
+    ledger.check()
+    print(f"{num_kills} ends", dict(seen), "open", num_open, "callers saw", dict(callers.seen))
+    assert not ledger.open and len(ledger.expired) == num_open > 0

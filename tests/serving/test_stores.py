@@ -9,6 +9,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from typing import Any
 
@@ -216,6 +217,24 @@ def test_a_process_that_is_killed_leaves_tokens_that_the_next_one_still_learns(p
         controller.settle(str(i), {"tokens": cost[i]})
     assert book.accounts()[TOTAL][0].waiting == pytest.approx(0.0, abs=1e-3)
     book.close()
+
+
+@pytest.mark.slow
+def test_who_waits_when_a_process_dies_with_the_lock_of_redis_still_gets_it(redis_url):
+    import redis
+
+    from ibpo.serving.stores import LOCK_SECONDS
+
+    client, lock = redis.Redis.from_url(redis_url), "waiting:lock"
+    client.set(lock, "lives", ex=60)
+    dies = threading.Timer(1.0, lambda: client.set(lock, "dead", ex=LOCK_SECONDS))
+    with open_store("redis", redis_url, ["long"]) as store:
+        store._prefix = "waiting"
+        dies.start()
+        with store.transaction():
+            store.buckets(TOTAL)[0].num_requests = 1
+        assert store.accounts()[TOTAL][0].num_requests == 1
+    dies.join()
 
 
 def test_a_redis_that_is_silent_is_an_error(monkeypatch):

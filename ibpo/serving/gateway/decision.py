@@ -26,6 +26,7 @@ budget bounds a mean per request, of tokens or of answers by one group. What mus
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -36,6 +37,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from ibpo.errors import IbpoError
+from ibpo.responses import split_thought
 from ibpo.serving.controller import BudgetPolicy, Candidate
 from ibpo.serving.gateway.async_controller import AsyncController, OpenReservation
 from ibpo.serving.gateway.gains import GainPredictor, Gains, OpeningTokens, find_gains
@@ -124,7 +126,9 @@ class Governor:
                 record.fields["body"] = request.body
             self.metrics.count_decision(record)
             body = write_body(request, group, model)
-            return await self._forward(http_request, headers, body, record, usage)
+            # A prefix that opens no thought, or closes one, is followed by an answer.
+            at_once = api == "chat" and bool(group.prefix) and split_thought(group.prefix).closed
+            return await self._forward(http_request, headers, body, record, usage, at_once=at_once)
         except IbpoError as error:
             record.outcome, record.status = "failed", 400
             raise Refusal(400, "bad_request", str(error)) from None
@@ -182,6 +186,8 @@ class Governor:
         body: bytes,
         record: RequestRecord,
         usage: StreamUsage,
+        *,
+        at_once: bool,
     ) -> web.StreamResponse:
         """Ask the upstream and pass its answer on; `record` and `usage` keep what became of it, for `_end`.
 
@@ -209,9 +215,17 @@ class Governor:
                 self.metrics.failures.labels("encoding").inc()
             if answer.complete:
                 record.outcome = "answered" if answer.status < 400 else "failed"
-                if is_read:
-                    self._read_cost(answer.decoded(limits.max_buffered_bytes), record, usage)
-                return web.Response(status=answer.status, headers=shown, body=answer.head)
+                if not is_read:
+                    return web.Response(status=answer.status, headers=shown, body=answer.head)
+                whole = answer.decoded(limits.max_buffered_bytes)
+                self._read_cost(whole, record, usage)
+                restored = restore_content(whole) if at_once else None
+                if restored is None:
+                    return web.Response(status=answer.status, headers=shown, body=answer.head)
+                self.metrics.failures.labels("misplaced").inc()
+                for name in ("Content-Length", "Content-Encoding"):
+                    shown.popall(name, None)
+                return web.Response(status=answer.status, headers=shown, body=restored)
             is_read &= answer.is_stream
             if is_read:
                 for name in ("Content-Length", "Content-Encoding"):  # the usage may be taken out
@@ -326,6 +340,35 @@ def make_candidate(
     cost = {"tokens": min(expected, most) + gains.probe_tokens}
     reserve = {"tokens": most + gains.probe_tokens}
     return Candidate(response_group=group.name, gain=gain, cost=cost, reserve=reserve)
+
+
+def restore_content(body: bytes) -> bytes | None:
+    """An answer whose text the upstream's reasoning parser took for a thought, with the text where callers look for it.
+
+    vLLM 0.32 does so with the continuation of a prefix, where the answer is not streamed: a parser that finds no end of
+    a thought takes all for one, though the prefix had begun the answer. None: nothing is misplaced.
+
+    Example:
+        >>> restore_content(b'{"choices": [{"message": {"content": null, "reasoning": " 7"}}]}')
+        b'{"choices": [{"message": {"content": " 7", "reasoning": null}}]}'
+    """
+    if b'"reasoning' not in body:
+        return None
+    try:
+        answer = json.loads(body)
+        messages = [choice["message"] for choice in answer["choices"]]
+    except (ValueError, RecursionError, KeyError, TypeError):
+        return None
+    moved = False
+    for message in messages:
+        name = next((name for name in ("reasoning", "reasoning_content") if message.get(name)), None)
+        if name is not None and not message.get("content") and not message.get("tool_calls"):
+            message["content"] = message[name]
+            for other in ("reasoning", "reasoning_content"):
+                if other in message:
+                    message[other] = None
+            moved = True
+    return json.dumps(answer).encode() if moved else None
 
 
 def budget_headers(record: RequestRecord) -> dict[str, str]:

@@ -179,7 +179,9 @@ class Metrics:
         self.passed = counter("ibpo_passed", "Requests passed on without a budget.", "status")
         self.faults = counter("ibpo_upstream_faults", "Attempts that failed upstream.", "kind")
         self.failures = counter(
-            "ibpo_failures", "Failures: store, router, probe, usage, thinking, encoding, group, internal.", "what"
+            "ibpo_failures",
+            "Failures: store, router, probe, usage, thinking, misplaced, encoding, group, internal.",
+            "what",
         )
         self.unbudgeted = counter(
             "ibpo_unbudgeted", "Requests given the standard group as the store could not be used."
