@@ -317,6 +317,8 @@ class LogReader:
         """How the last pass read the log, for whoever asked."""
         self._models: set[str] = set()
         self._tasks: set[str] = set()
+        self._model = "model"
+        """The column of that name, however it is written."""
 
     def blocks(self, progress: Callable[[int], None] | None = None) -> Iterator[LogRows]:
         """One pass over the log, in blocks.
@@ -348,13 +350,14 @@ class LogReader:
             )
         if len(self._models) > 1:
             raise LogError(
-                f"{self.path}: column 'model' holds {len(self._models)} models; give --by model, an allocation for each"
+                f"{self.path}: column {self._model!r} holds {len(self._models)} models; give --by {self._model}, an "
+                "allocation for each"
             )
 
     @property
     def _looks_at_models(self) -> bool:
         """Whether a column `model` would split the log without anybody having said so."""
-        return self.names.by is None and self.columns["response_group"] != "model"
+        return self.names.by is None and self.columns["response_group"].lower() != "model"
 
     def _skip(self, error: LogError) -> None:
         """Stop at a bad row, or note it and go on."""
@@ -394,8 +397,10 @@ class LogReader:
                     self._skip(error)
                 continue
             # Where the models are the response groups they do not split the log.
-            if self._looks_at_models and row.get("model") not in (None, row.get("response_group")):
-                self._models.add(str(row["model"]))
+            model = find_alike(row, "model") if self._looks_at_models else None
+            if model and row[model] not in (None, row.get("response_group")):
+                self._models.add(str(row[model]))
+                self._model = model
             if self.names.by is None and "harness_task" in row:
                 self._tasks.add(str(row["harness_task"]))
             if len(rows) == max(1, BLOCK // 10):
@@ -478,7 +483,8 @@ class LogReader:
             with arrow.parquet.ParquetFile(self.path) as file:
                 schema = file.schema_arrow
                 self.columns = self.names.resolve(self.path, [dict.fromkeys(schema.names, 0)])
-                wanted = list(dict.fromkeys([*self.columns.values(), *["model"] * ("model" in schema.names)]))
+                model = find_alike(schema.names, "model")
+                wanted = list(dict.fromkeys([*self.columns.values(), *([model] if model else [])]))
                 first = 1
                 for batch in file.iter_batches(BLOCK, columns=wanted):
                     yield self._from_batch(batch, first, arrow)
@@ -511,8 +517,10 @@ class LogReader:
                 good[r] = True  # a text that only looks like nothing
             except LogError as error:
                 self._skip(error)
-        if "model" in batch.schema.names and self._looks_at_models:
-            models = pc.unique(batch.column("model").filter(good)).to_pylist()
+        model = find_alike(batch.schema.names, "model") if self._looks_at_models else None
+        if model:
+            self._model = model
+            models = pc.unique(batch.column(model).filter(good)).to_pylist()
             self._models |= {str(model) for model in models if model is not None}
         if whole_ids:
             problem = pc.fill_null(column["problem"], 0).to_numpy(zero_copy_only=False).astype(np.int64)

@@ -205,12 +205,13 @@ def convert_batch(rows: Iterator[Row], source: Source, file: Path) -> Iterator[R
 
 
 def _answered(file: Path) -> list[str]:
-    """The identifiers of a batch's output."""
+    """The identifiers of the requests that a batch's output answers."""
     rows = (row for _, row in read_rows(file) if not isinstance(row, LogError)) if kind_of(file) in LINES else iter(())
     first = next(rows, None)
     if first is None or not is_batch(first) or _is_input(first):
         return []
-    return [str(row.get("custom_id")) for row in chain([first], rows)]
+    answers = ((row, first_of(row, "response.body", "result.message")) for row in chain([first], rows))
+    return [str(row.get("custom_id")) for row, answer in answers if answer and not lookup(answer, "error")]
 
 
 def _failed(response: Any) -> bool:

@@ -266,10 +266,11 @@ def plain_rows(
         return []
     # A column may be missing from the first row: the first rows together say which there are.
     columns = _resolve(peeked[0][0], {name: 0 for _, row in reversed(peeked) for name in row}, named, configuration)
+    by = columns.get("by", "")
     if (
-        columns.get("by") == "model"
+        by.lower() == "model"
         and "by" not in named
-        and all(row.get("model") in (None, row.get(columns.get("configuration", ""))) for _, row in peeked)
+        and all(row.get(by) in (None, row.get(columns.get("configuration", ""))) for _, row in peeked)
     ):
         del columns["by"]  # the models are what is compared
     for place, row in chain(peeked, rows):
@@ -329,8 +330,8 @@ def _resolve(place: str, row: dict[str, Any], named: dict[str, str], configurati
         del columns["response_group"]  # it names the rows of the report; the share of each is 0 or 1
     if "by" not in columns and "harness_task" in row:
         columns["by"] = "harness_task"  # problems of different tasks may have the same number
-    elif "by" not in columns and "model" in row and columns.get("configuration") != "model":
-        columns["by"] = "model"  # response groups of different models are no alternatives to each other
+    elif "by" not in columns and (model := find_alike(row, "model")) and columns.get("configuration") != model:
+        columns["by"] = model  # response groups of different models are no alternatives to each other
     return columns
 
 

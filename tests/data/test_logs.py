@@ -480,3 +480,22 @@ def test_percents_are_hundredths_and_dots_that_may_part_thousands_are_told(tmp_p
     assert read_log(path, LogColumns(reward="score/100")).reward.tolist() == [0.01, 0.85]
     path.write_text("id;effort;score;cost\n1;low;1;0.234\n1;high;1;1.250\n")
     assert not read_log(path).notes
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_models_split_the_log_whatever_the_capitals_of_their_column(kind, tmp_path):
+    rows = [{"id": p, "Effort": e, "Correct": r, "Tokens": t, "Model": p} for p, e, _, r, t in made()]
+    path = write_rows(tmp_path / "a.jsonl", rows)
+    if kind == "parquet":
+        pyarrow = pytest.importorskip("pyarrow")
+        path = tmp_path / "a.parquet"
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    with pytest.raises(LogError, match="holds 6 models; give --by Model,"):
+        read_log(path)
+
+
+def test_failed_requests_do_not_say_how_identifiers_are_made(tmp_path):
+    lines = [batch_line(f"{p}-{e}", t) for p, e, _, _, t in made()]
+    lines.append({"id": "b", "custom_id": "warm up", "response": None, "error": {"code": "x"}})
+    table = write_rows(tmp_path / "r.jsonl", [{"custom_id": f"{p}-{e}", "reward": r} for p, e, _, r, _ in made()])
+    check(cells(read_log(write_rows(tmp_path / "a.jsonl", lines), join=[table])), failed=False)

@@ -229,10 +229,10 @@ def test_the_answer_is_judged_against_the_gold_and_not_the_other_way_round(tmp_p
 
 
 def test_headers_in_any_form_and_models_that_are_the_configurations(tmp_path):
-    rows = [{"Problem ID": 1, "Effort": name, "Correct": 1, "Output tokens": 5, "model": name} for name in ("a", "b")]
+    rows = [{"Problem ID": 1, "Effort": name, "Correct": 1, "Output tokens": 5, "Model": name} for name in ("a", "b")]
     [part] = import_responses([("", write(tmp_path / "a.jsonl", rows))]).parts.values()
     assert part.configurations == ["a", "b"]
-    rows[1]["model"] = "a"
+    rows[1]["Model"] = "a"
     assert len(import_responses([("", write(tmp_path / "a.jsonl", rows))]).parts) == 1
-    rows[1]["model"] = "c"
+    rows[1]["Model"] = "c"
     assert set(import_responses([("", write(tmp_path / "a.jsonl", rows))]).parts) == {"a", "c"}
