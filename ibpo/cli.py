@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from ibpo import __version__
-from ibpo.errors import IbpoError
+from ibpo.errors import IbpoError, one_line
 
 COMMANDS = {
     "demo": (
@@ -143,7 +143,7 @@ class _LazyGroup(TyperGroup):
         except BrokenPipeError:  # `ibpo ... | head`: no error of the user's
             raise
         except (IbpoError, OSError) as error:
-            typer.echo(f"error: {error}", err=True)
+            typer.echo(f"error: {one_line(str(error))}", err=True)
             if lacks := getattr(error, "options", ()):  # of MissingColumns: the same command with what it lacks
                 typer.echo(f"try: {shlex.join(['ibpo', *ctx.meta['ibpo.called'], *lacks])}", err=True)
             raise typer.Exit(2) from None

@@ -323,6 +323,20 @@ def _table_at(model: type[BaseModel], path: Iterable[int | str]) -> type[BaseMod
     return model
 
 
+def parse_toml(text: str) -> dict[str, Any]:
+    """The tables of a TOML text.
+
+    Raises:
+        ValueError: It is none, is nested too deeply, or holds a number of thousands of digits.
+    """
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("nested more deeply than any table needs") from None
+    except ValueError as error:  # no TOML, or an integer of more digits than Python converts
+        raise ValueError(str(error).partition(";")[0]) from None
+
+
 def read_toml(path: Path) -> dict[str, Any]:
     """The tables of a TOML file.
 
@@ -330,12 +344,12 @@ def read_toml(path: Path) -> dict[str, Any]:
         IbpoError: no such file, or no TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return parse_toml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise IbpoError(f"{path}: cannot be read: {error.strerror}; name a TOML file") from None
     except UnicodeDecodeError:
         raise IbpoError(f"{path}: is not UTF-8 text; name a TOML file") from None
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:
         raise IbpoError(f"{path}: is not TOML: {error}; fix that line") from None
 
 
@@ -432,8 +446,8 @@ class RecipeReader:
         else:
             table = self._table(tables.setdefault(path[0], {}), path[0], key)
         try:
-            found = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
+            found = parse_toml(f"value = {value}")["value"]
+        except ValueError:
             found = value.strip()
         part = _table_at(self.model, path[:-1]).model_fields.get(path[-1])
         # A field of text takes the words as they are: --set data.id=7 names the field "7".

@@ -34,6 +34,8 @@ def atomic_file(path: Path) -> Iterator[TextIO]:
     Raises:
         IbpoError: where the folder cannot be written.
     """
+    if path.is_dir():
+        raise IbpoError(f"{path}: is a folder; name a file in it")
     # Not by mkstemp, which takes the rights of the group and of others away.
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -121,8 +123,8 @@ def read_document(text: str, where: str, kind: str, version: int, command: str) 
     again = f"make it again with {command}"
     try:
         row = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise IbpoError(f"{where}: not JSON: {error}; {again}") from None
+    except (ValueError, RecursionError) as error:  # also an integer of more digits than Python converts
+        raise IbpoError(f"{where}: not JSON: {str(error).partition(';')[0]}; {again}") from None
     if not isinstance(row, dict) or row.get("kind") != kind:
         raise IbpoError(f"{where}: no {kind.removeprefix('ibpo.')}; make one with {command}")
     if row.get("version") != version:
@@ -231,6 +233,18 @@ class RunDir:
         if self.exists or not self.path.exists():
             return False
         return not self.path.is_dir() or any(file.name != LOCK for file in self.path.iterdir())
+
+    def changed_keys(self, recipe: str) -> list[str]:
+        """Where the recipe differs from the one that the run was begun with.
+
+        Raises:
+            IbpoError: The run's own cannot be read.
+        """
+        try:
+            return changed_keys(self.config.read_text(encoding="utf-8"), recipe)
+        except (OSError, ValueError, RecursionError) as error:
+            said = str(error).partition(";")[0]
+            raise IbpoError(f"{self.config}: is damaged: {said}; name another folder with --out") from None
 
     def last_checkpoint(self) -> Path | None:
         """The newest whole checkpoint; one that was cut off while it was written does not count."""

@@ -49,9 +49,11 @@ def allocate_command(
     ] = None,
     num_splits: Annotated[
         int | None,
-        typer.Option(min=1, help="Random halvings for the held-out values. Default: 200, fewer above 500 problems."),
+        typer.Option(
+            min=1, max=100_000, help="Random halvings for the held-out values. Default: 200, fewer above 500 problems."
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the halvings.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the halvings.")] = 0,
     on_error: Annotated[
         Literal["fail", "skip"], typer.Option(help="At a bad row: stop, or count it and go on.")
     ] = "fail",

@@ -110,13 +110,11 @@ def _cold_start(recipe: Path, overrides: list[str], run: RunDir, command: str) -
 
 
 def _check_run(run: RunDir, config_text: str) -> None:
-    from ibpo.runs import changed_keys
-
     if run.is_foreign:
         raise IbpoError(f"{run.path}: holds something else than a run; name another folder with --out")
     if not run.exists:
         return
-    changed = changed_keys(run.config.read_text(encoding="utf-8"), config_text)
+    changed = run.changed_keys(config_text)
     changed = [key for key in changed if key not in MAY_CHANGE]
     if changed:
         kept = f" --set sample.rollouts={run.rollouts}" if run.rollouts.exists() else ""

@@ -51,7 +51,7 @@ def eval_command(
     ] = None,
     temperature: Annotated[float, typer.Option(min=0.0)] = 1.0,
     top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="For servers.")] = None,
-    seed: Annotated[int, typer.Option(help="Every response gets a seed of its own out of it.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Every response gets a seed of its own out of it.")] = 0,
     judge: Annotated[str | None, typer.Option(help="math, exact, code, llm (a recipe's). Default: the task's.")] = None,
     no_isolation: Annotated[
         bool, typer.Option("--no-isolation", help="Run programs with your own rights: on throw-away machines only.")

@@ -73,8 +73,8 @@ def report_command(
         str | None, typer.Option(help="Counts tokens where a file holds none: a folder or hub id.")
     ] = None,
     extended: Annotated[str, typer.Option(help="The response group whose share is the extended share.")] = "extended",
-    num_splits: Annotated[int, typer.Option(min=1, help="Random halvings for held-out values.")] = 50,
-    seed: Annotated[int, typer.Option(help="Of halvings and bootstraps.")] = 0,
+    num_splits: Annotated[int, typer.Option(min=1, max=100_000, help="Random halvings for held-out values.")] = 50,
+    seed: Annotated[int, typer.Option(min=0, help="Of halvings and bootstraps.")] = 0,
     on_error: Annotated[Literal["fail", "skip"], typer.Option(help="At a bad row: stop, or leave it out.")] = "fail",
 ) -> None:
     """Write report.html, report.md, report.json and the figures."""

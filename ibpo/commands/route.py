@@ -53,8 +53,8 @@ def fit_command(
     ] = None,
     embed: EmbedBy = None,
     folds: Annotated[int, typer.Option(min=2, help="Parts of the problems for the held-out figures.")] = 5,
-    draws: Annotated[int, typer.Option(min=10, help="Bootstrap draws for the intervals.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Seed of folds and draws.")] = 0,
+    draws: Annotated[int, typer.Option(min=10, max=100_000, help="Bootstrap draws for the intervals.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of folds and draws.")] = 0,
 ) -> None:
     """Learn each response group's gain and cost from prompts, and say what that is worth on unseen problems."""
     from ibpo.data import LogColumns

@@ -62,10 +62,12 @@ def simulate_command(
         list[str] | None,
         typer.Option(help="extended=16384: cap of a response group's answers, kept ready for each; repeat."),
     ] = None,
-    num_requests: Annotated[int | None, typer.Option(min=1, help="Repeat or cut the trace to so many.")] = None,
+    num_requests: Annotated[
+        int | None, typer.Option(min=1, max=100_000_000, help="Repeat or cut the trace to so many.")
+    ] = None,
     window: Annotated[int, typer.Option(min=1, help="Requests in a row over which the budget is to hold.")] = 1000,
     warm_up: Annotated[int, typer.Option(min=0, help="Requests left out of the adherence.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Seed of all draws.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all draws.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Write the figures to this JSON file.")] = None,
 ) -> None:
     """Say how well the controller would hold the budget on this traffic, and at what loss of value."""

@@ -58,7 +58,10 @@ def _train(recipe: Path, overrides: list[str], run: RunDir, resume: bool, comman
     console = Console(stderr=True)
     if run.is_finished:
         console.print(f"{run.path}: this run is finished", highlight=False, soft_wrap=True)
-        return _show(json.loads(run.results.read_text(encoding="utf-8")), run)
+        try:
+            return _show(json.loads(run.results.read_text(encoding="utf-8")), run)
+        except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
+            raise IbpoError(f"{run.results}: is damaged; remove it, and evaluate again with --resume") from None
     try:
         job = _job(config, config_text, run)
         with working_in(run.path), warnings.catch_warnings():
@@ -135,8 +138,6 @@ def _run(job: Job, console: Console) -> dict[str, Any]:
 
 
 def _check_run(run: RunDir, config_text: str, resume: bool, command: str) -> None:
-    from ibpo.runs import changed_keys
-
     if run.is_foreign:
         raise IbpoError(f"{run.path}: holds something else than a run; name another folder with --out")
     if not run.is_begun:
@@ -147,7 +148,7 @@ def _check_run(run: RunDir, config_text: str, resume: bool, command: str) -> Non
             f"{run.path}: holds {state}; name another folder with --out"
             + ("" if run.is_finished else f", or go on with it: {command} --resume")
         )
-    changed = changed_keys(run.config.read_text(encoding="utf-8"), config_text)
+    changed = run.changed_keys(config_text)
     if changed:
         raise IbpoError(
             f"{run.path}: was begun with another recipe ({', '.join(changed)} differ); "

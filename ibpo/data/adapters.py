@@ -9,7 +9,7 @@ handed on as they are.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -193,8 +193,29 @@ def _opened(file: Path, root: Path) -> Iterator[RawRow]:
     else:
         rows = read_rows(file)
     columns = partition_of(file, root) if root.is_dir() else {}
-    for place, row in rows:
+    for place, row in _well_formed(rows, file):
         yield place, (row if isinstance(row, LogError) else {**row, **columns}) if columns else row
+
+
+MISSHAPEN = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError)
+"""What reading a value raises that is of another kind than the tool writes. `LogError` is one too."""
+
+
+def _well_formed(rows: Iterator[RawRow], file: Path) -> Iterator[RawRow]:
+    """The rows of a file that a tool took apart; one of another shape is an error of one line."""
+    place = str(file)
+    try:
+        for place, row in rows:
+            yield place, row
+    except LogError:
+        raise
+    except MISSHAPEN as error:
+        raise LogError(f"{file}: what follows {place} is not as the tool writes it: {_said(error)}") from None
+
+
+def _said(error: Exception) -> str:
+    """What is wrong with a row, as far as the exception knows."""
+    return f"no {error.args[0]!r}" if isinstance(error, KeyError) else f"{str(error)[:200]}"
 
 
 def _document(file: Path) -> Iterator[RawRow]:
@@ -220,21 +241,42 @@ def _recognise(file: Path, row: Json | None) -> Known | None:
 
 
 def _converted(tool: Known, rows: Iterator[RawRow], source: Source, file: Path) -> Iterator[RawRow]:
-    """The file's good rows, converted; bad ones come between them as they are."""
+    """The file's good rows, converted; bad ones come between them as they are.
+
+    Raises:
+        LogError: for a row of which a field is missing, or is of another kind than the tool writes.
+    """
     bad: list[RawRow] = []
+    seen: deque[Row] = deque(maxlen=NUM_PEEKED + 1)  # as far as a converter looks ahead
 
     def good() -> Iterator[Row]:
         for place, row in rows:
             if isinstance(row, LogError):
                 bad.append((place, row))
             else:
+                seen.append((place, row))
                 yield place, row
 
-    for made in tool.convert(good(), source, file):
-        while bad:
-            yield bad.pop(0)
-        yield made
+    try:
+        for made in tool.convert(good(), source, file):
+            while bad:
+                yield bad.pop(0)
+            yield made
+    except LogError:
+        raise
+    except MISSHAPEN as error:
+        place = next((place for place, row in seen if _fails(tool, place, row, file)), str(file))
+        raise LogError(f"{place}: is not as {tool.name} are written: {_said(error)}; fix or drop the row") from None
     yield from bad
+
+
+def _fails(tool: Known, place: str, row: Json, file: Path) -> bool:
+    """Whether this row alone cannot be converted."""
+    try:
+        deque(tool.convert(iter([(place, row)]), Source(path=file.parent), file), maxlen=0)
+    except MISSHAPEN:
+        return True
+    return False
 
 
 def _joined(rows: Iterator[RawRow], table: Path, source: Source) -> Iterator[RawRow]:

@@ -570,11 +570,14 @@ def _field(place: str, row: Mapping[str, Any], field: str, column: str) -> Any:
     place = f"{place}, column {column!r}"
     name, divisor = (column, 1.0) if column in row else _divided(column)
     value = row[name] if name in row else lookup(row, name)
-    if value is None or value == "" or value != value:
+    if value is None or value in ("", [], {}) or value != value:
         fix = "fill it in or drop the row (--on-error skip)"
         if field in GUESSES:
             fix += f", or name another column with --columns {field}=COLUMN"
         raise LogError(f"{place}: no value; {fix}")
+    if isinstance(value, list | Mapping) and field != "problem":  # which may be a list of messages
+        kind = "a list" if isinstance(value, list) else "an object"
+        raise LogError(f"{place}: is {kind}; the {field.replace('_', ' ')} must be a text or a number")
     if field in ("reward", "cost"):
         return _number(place, value, field, name, divisor)
     return _text_of(value)

@@ -337,7 +337,7 @@ def _resolve(place: str, row: dict[str, Any], named: dict[str, str], configurati
 
 def _text(place: str, columns: dict[str, str], fields: dict[str, Any], field: str) -> str:
     value = fields.get(field)
-    if value is None or value == "" or isinstance(value, dict | list):
+    if value is None or value == "" or value != value or isinstance(value, dict | list):
         raise IbpoError(f"{place}: column {columns[field]!r}: no {field.replace('_', ' ')}; fill it in or drop the row")
     return str(value)
 

@@ -47,7 +47,7 @@ def trained_policy(model: str) -> Json | None:
         shares = {budget.name: float(budget.amount) for budget in budgets if budget.key in names}
         lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         rows = [json.loads(line) for line in lines]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
         return None
     if len(shares) != 1:
         return None
@@ -66,7 +66,7 @@ def asked_by(model: str) -> tuple[list[ResponseGroup], Json, str]:
         configs = [ResponseGroupConfig.model_validate(group) for group in table["response_group"]]
         options = dict(table.get("trl", {}).get("chat_template_kwargs") or {})
         return build_response_groups(configs), options, str(table.get("data", {}).get("system", ""))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
         return [], {}, ""
 
 
@@ -168,5 +168,5 @@ def _plain(value: Any) -> str:
 def _read(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None

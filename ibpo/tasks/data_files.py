@@ -30,10 +30,11 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     continue
                 try:
                     row = json.loads(line)
-                except json.JSONDecodeError as error:
+                except (ValueError, RecursionError) as error:  # also an integer of more digits than Python converts
+                    exact = isinstance(error, json.JSONDecodeError)
+                    said = f"{error.msg} at column {error.colno}" if exact else str(error).partition(";")[0]
                     raise IbpoError(
-                        f"{path} line {number}: is not JSON: {error.msg} at column {error.colno}; "
-                        "the file needs one JSON object a line"
+                        f"{path} line {number}: is not JSON: {said}; the file needs one JSON object a line"
                     ) from None
                 if not isinstance(row, dict):
                     raise IbpoError(f"{path} line {number}: is not a JSON object; write {{...}} on each line")
@@ -119,6 +120,7 @@ def _folder(path: Path) -> Iterator[Row]:
 def _parquet(path: Path) -> Iterator[Row]:
     try:
         import pyarrow.parquet as parquet
+        from pyarrow import ArrowException
     except ModuleNotFoundError:
         raise IbpoError(f"{path}: reading Parquet needs pyarrow: pip install 'ibpo[train]'") from None
     try:
@@ -130,7 +132,7 @@ def _parquet(path: Path) -> Iterator[Row]:
                     number += 1
     except FileNotFoundError:
         raise IbpoError(f"{path}: there is no such file; name one") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, OverflowError, ArrowException) as error:
         raise IbpoError(f"{path}: is not a whole Parquet file: {str(error)[:100]}; copy it again") from None
 
 

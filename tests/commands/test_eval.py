@@ -367,7 +367,7 @@ def test_killed_at_random_moments(task, tmp_path, num_kills):
     Every fifth comes at any time, and the last ones after all responses have come: while they are judged and written.
     """
     out, said, rng, under_way, seen = tmp_path / "run", tmp_path / "said", random.Random(num_kills), 2, Counter()
-    num_responses = 20 if num_kills < 20 else 100
+    num_responses = 20 if num_kills < 20 else 200
     num_late, wanted = num_kills // 5, num_responses * NUM_PROBLEMS
     store = out / "rollouts.jsonl"
 

@@ -257,7 +257,7 @@ def test_gains_of_a_calibration_are_drawn_from_its_scores(tmp_path):
             "allow 0.9 of the requests together",
         ),
         ('{"t": 0, "output_tokens": 1}', ["--budget", "tokens=3", "--assume", "time_unit=h"], "is none of s, ms, us"),
-        ('{"t": 0, "output_tokens": 1}', ["--plan", "none.toml"], "none.toml: cannot be read as TOML"),
+        ('{"t": 0, "output_tokens": 1}', ["--plan", "none.toml"], "none.toml: cannot be read: "),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line(tmp_path, text, arguments, message):

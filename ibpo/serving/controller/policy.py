@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from ibpo.budget import Budget, check_budget, check_distinct, parse_budget, parse_budget_entry
+from ibpo.config import read_toml
 from ibpo.errors import IbpoError
 
 _NO_TRAFFIC = "nothing is spent before the first request; give a number, e.g. tokens=2000"
@@ -208,11 +208,7 @@ def read_policy(path: str | Path) -> ServingPolicy:
     Raises:
         IbpoError: Names file and field.
     """
-    try:
-        with open(path, "rb") as file:
-            table = tomllib.load(file)
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise IbpoError(f"{path}: cannot be read as TOML: {error}") from None
+    table = read_toml(Path(path))
     try:
         return ServingPolicy.from_dict(table)
     except IbpoError as error:
@@ -250,7 +246,10 @@ def _check_keys(where: str, row: Mapping[str, Any], known: Any) -> None:
 def _number(where: str, key: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise IbpoError(f"{where}: {key} is {value!r}; it must be a number")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise IbpoError(f"{where}: {key} has {len(str(abs(value)))} digits; give a number below 1e308") from None
 
 
 def _check_number(where: str, key: str, value: float) -> None:
