@@ -1,15 +1,16 @@
 """Sampling from servers and engines: any OpenAI-compatible server, and vLLM's offline engine.
 
-Servers: vLLM, SGLang, llama.cpp, `transformers serve`, or a vendor's. The offline engine is not verified on hardware,
-as vLLM needs a GPU; it is written against vLLM's source as of 2026: `LLM.generate(prompts, sampling_params, *,
+Servers: vLLM, SGLang, llama.cpp, `transformers serve`, or a vendor's. The offline engine was run with vLLM 0.32 on a CPU
+and is not verified on a GPU; it is written against vLLM's source as of 2026: `LLM.generate(prompts, sampling_params, *,
 use_tqdm)`, prompts as `{"prompt_token_ids": [...]}`, one `SamplingParams` per prompt, answers in the order of the
 prompts, each with `outputs[0].token_ids` (end of sequence included) and `.finish_reason` (`stop`, `length`, `abort`).
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ibpo.endpoint import Endpoint, Reply
@@ -52,6 +53,8 @@ class EndpointSampler:
     """False: render only where a prefix is forced; the server renders the other requests itself, as chats."""
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """More options of the request (`top_p`, `extra_body`, ...)."""
+    ids: TokenIds = field(default_factory=lambda: TokenIds())
+    """Whether the server takes token ids."""
 
     def __post_init__(self) -> None:
         if self.forcing == "render" and self.render is None and self.writer is None:
@@ -101,7 +104,9 @@ class EndpointSampler:
                 more = {"skip_special_tokens": False} if family_of(self.writer.tokenizer).think != THINK else {}
                 sent = {key: value for key, value in options.get("extra_body", {}).items() if key not in OF_CHATS}
                 options["extra_body"] = {**sent, **more}
-                return self.endpoint.complete([*prompt, *forced], **options), text
+                ids = [*prompt, *forced]
+                whole = ids if self.ids.are_taken(self.endpoint) else text_of(ids, self.writer.tokenizer)
+                return self.endpoint.complete(whole, **options), text
             assert self.render is not None
             return self.endpoint.complete(self.render(messages) + request.prefix, **options), request.prefix
         if not request.prefix:
@@ -112,6 +117,33 @@ class EndpointSampler:
         options["extra_body"] = {**options.get("extra_body", {}), **more}
         chat = [*messages, {"role": "assistant", "content": request.prefix}]
         return self.endpoint.chat(chat, **options), request.prefix
+
+
+class TokenIds:
+    """Whether a server takes token ids as a prompt: vLLM, SGLang and llama.cpp do, `transformers serve` takes texts.
+
+    Asked once, by a response of one token, before the first request that is written as ids.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._taken = threading.Lock(), None
+
+    def are_taken(self, endpoint: Endpoint) -> bool:
+        """Ask, or remember what was answered."""
+        with self._lock:
+            if self._taken is None:
+                try:
+                    replace(endpoint, max_retries=0).complete([0], max_tokens=1)
+                    self._taken = True
+                except IbpoError:  # of a server that is not there the first real request says so
+                    self._taken = False
+            return self._taken
+
+
+def text_of(ids: Sequence[int], tokenizer: Any) -> str:
+    """The text of a prompt without its begin-of-sequence token, which servers add to texts."""
+    text = str(tokenizer.decode(list(ids)))
+    return text.removeprefix(tokenizer.bos_token) if tokenizer.bos_token else text
 
 
 OF_CHATS = ("chat_template_kwargs", "add_generation_prompt", "continue_final_message")
