@@ -1,9 +1,10 @@
 """Sampling from servers and engines: any OpenAI-compatible server, and vLLM's offline engine.
 
 Servers: vLLM, SGLang, llama.cpp, `transformers serve`, or a vendor's. The offline engine was run with vLLM 0.32 on a
-CPU and is not verified on a GPU; it is written against vLLM's source as of 2026: `LLM.generate(prompts, sampling_params, *,
-use_tqdm)`, prompts as `{"prompt_token_ids": [...]}`, one `SamplingParams` per prompt, answers in the order of the
-prompts, each with `outputs[0].token_ids` (end of sequence included) and `.finish_reason` (`stop`, `length`, `abort`).
+CPU, not on a GPU; it is written against vLLM's source as of 2026: `LLM.generate(prompts,
+sampling_params, *, use_tqdm)`, prompts as `{"prompt_token_ids": [...]}`, one `SamplingParams` each, answers in the
+order of the prompts, each with `outputs[0].token_ids` (end of sequence included) and `.finish_reason` (`stop`,
+`length`, `abort`).
 """
 
 from __future__ import annotations
