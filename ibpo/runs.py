@@ -61,6 +61,7 @@ def working_in(folder: Path) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
+    is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK, timeout=0)
@@ -75,6 +76,10 @@ def working_in(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+        if is_new and [file.name for file in folder.iterdir()] == [LOCK]:  # nothing came of it
+            with suppress(OSError):
+                (folder / LOCK).unlink()
+                folder.rmdir()
 
 
 @contextmanager
