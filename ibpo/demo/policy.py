@@ -32,7 +32,14 @@ from ibpo.rewards import ExactJudge
 from ibpo.rollouts import score
 from ibpo.runs import RunDir, write_text_atomic
 from ibpo.tasks import distinct, stream
-from ibpo.training import RAFT, IBPOConfig, IBPOTrainer, held_up_schedule
+from ibpo.training import (
+    RAFT,
+    STATE_OF_ONE_PROCESS,
+    IBPOConfig,
+    IBPOTrainer,
+    check_checkpoint,
+    held_up_schedule,
+)
 from ibpo.types import Problem, ResponseGroup, Rollout
 
 NUM_EXTENDED, NUM_SAMPLED = 2, 2
@@ -175,6 +182,8 @@ def train_policy(
         callbacks=[StepProgress(on_progress)],
     )
     last = RunDir(out_dir).last_checkpoint()
+    if last is not None:
+        check_checkpoint(last, needed=STATE_OF_ONE_PROCESS)
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     partial = out_dir / "model.partial"
     trainer.model.save_pretrained(partial)  # pyright: ignore[reportCallIssue]  # the stubs lose it on a module

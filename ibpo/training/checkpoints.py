@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
+from safetensors import SafetensorError, safe_open
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ibpo.errors import IbpoError
@@ -23,6 +26,55 @@ from torch.utils.data import Sampler
 from trl import GRPOTrainer
 
 STATE_FILE, AVERAGE_FILE = "ibpo_state.npz", "averaged.npz"
+STATE_OF_ONE_PROCESS = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
+"""What transformers saves beside the weights, and begins anew without a word where it is missing."""
+
+
+def check_checkpoint(checkpoint: Path, *, needed: Sequence[str] = ()) -> None:
+    """Look through every file of a checkpoint that a training is to go on from, before anything is loaded.
+
+    JSON is parsed, archives (all that `torch.save` and `numpy.savez` write) are compared with their checksums,
+    weights with the lengths in their header; they have no checksum.
+
+    Args:
+        checkpoint: its folder.
+        needed: names of files that have to be there.
+
+    Raises:
+        IbpoError: names the first file that is damaged or missing, and the earlier checkpoint if there is one.
+    """
+    # What begins with "partial-" was never finished, and nobody reads it.
+    found = [path for path in sorted(checkpoint.rglob("*")) if path.is_file() and not path.name.startswith("partial-")]
+    for path in (*found, *(checkpoint / name for name in needed)):
+        if (why := _what_is_wrong(path)) is None:
+            continue
+        siblings = [other for other in checkpoint.parent.glob("checkpoint-*") if other.name[11:].isdigit()]
+        number = int(checkpoint.name[11:]) if checkpoint.name[11:].isdigit() else 0
+        earlier = max((int(other.name[11:]) for other in siblings if int(other.name[11:]) < number), default=None)
+        then = "begins anew" if earlier is None else f"goes on from checkpoint-{earlier}"
+        raise IbpoError(f"{path}: {why}; remove {checkpoint} and run the same again: it {then}")
+
+
+def _what_is_wrong(path: Path) -> str | None:
+    try:
+        if path.suffix == ".json":
+            json.loads(path.read_bytes())
+        elif path.suffix in (".pt", ".pth", ".bin", ".npz"):
+            with ZipFile(path) as archive:
+                if (part := archive.testzip()) is not None:
+                    return f"is damaged: {part} differs from its checksum"
+        elif path.suffix == ".safetensors":
+            with safe_open(path, "np"):
+                pass
+        else:
+            path.stat()
+    except FileNotFoundError:
+        return "is missing"
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
+    except (ValueError, RecursionError, SafetensorError, BadZipFile, EOFError, NotImplementedError, zlib.error) as error:
+        return f"is damaged: {str(error).partition(chr(10))[0][:100] or type(error).__name__}"
+    return None
 
 
 def _save(name: str, args: TrainingArguments, state: TrainerState, arrays: dict[str, Any]) -> None:

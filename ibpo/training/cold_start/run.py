@@ -39,6 +39,7 @@ from ibpo.rollouts import (
     load_vllm,
 )
 from ibpo.runs import RunDir
+from ibpo.training.checkpoints import STATE_OF_ONE_PROCESS, check_checkpoint
 from ibpo.training.cold_start.data_set import build_data_set, offered_groups, read_data_set, solution_requests
 from ibpo.training.cold_start.gate import check, gate_requests, measure
 from ibpo.training.cold_start.recipe import ColdStartConfig
@@ -370,8 +371,10 @@ def supervised_fine_tune(
     for checkpoint in out_dir.glob("checkpoint-*"):
         if not (checkpoint / "trainer_state.json").exists():  # written last: a kill left the checkpoint half-written
             shutil.rmtree(checkpoint)
-    has_checkpoint = any(out_dir.glob("checkpoint-*"))
-    trainer.train(resume_from_checkpoint=has_checkpoint or None)
+    checkpoints = list(out_dir.glob("checkpoint-*"))
+    for checkpoint in checkpoints:
+        check_checkpoint(checkpoint, needed=STATE_OF_ONE_PROCESS)
+    trainer.train(resume_from_checkpoint=bool(checkpoints) or None)
     if peft_config is not None:
         adapted: Any = trainer.accelerator.unwrap_model(trainer.model)
         return adapted.merge_and_unload()
