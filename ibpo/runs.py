@@ -18,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TextIO
 
-from ibpo.errors import IbpoError
+from ibpo.errors import IbpoError, printable
 
 CHECKPOINT_FILES = ("trainer_state.json", "ibpo_state.npz")
 """What is written last into a checkpoint: where both are, it is whole."""
@@ -147,7 +147,7 @@ def to_toml(tables: Mapping[str, Any], command: str) -> str:
         [train]
         steps = 3
     """
-    lines = [f"# {command}"]
+    lines = [f"# {printable(command)}"]
     for name, part in tables.items():
         for table in part if isinstance(part, tuple) else [part]:
             lines += ["", f"[[{name}]]" if isinstance(part, tuple) else f"[{name}]"]

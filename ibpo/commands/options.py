@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +14,8 @@ import typer
 from ibpo.errors import IbpoError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from ibpo.routing import Embed, Router
 
 LOG_FIELDS = ("problem", "response_group", "reward", "cost")
@@ -78,6 +81,18 @@ def split_recipe(names: Iterable[str]) -> tuple[list[str], Path | None]:
     if recipes and len(named) > 1:
         raise IbpoError(f"--response-group {recipes[0]}: a recipe brings its own response groups; name it alone")
     return ([], Path(recipes[0])) if recipes else (named, None)
+
+
+def plain_console(*, stderr: bool = False, width: int | None = None) -> Console:
+    """A console that shows names and paths to the letter: `[red]` and `:x:` in them are no marks.
+
+    Args:
+        stderr: print there.
+        width: where standard output is no terminal; None: what Rich finds.
+    """
+    from rich.console import Console
+
+    return Console(stderr=stderr, markup=False, emoji=False, width=None if sys.stdout.isatty() else width)
 
 
 def read_part(text: str | None) -> tuple[str | None, str | None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +16,7 @@ from ibpo.commands.options import (
     PartOfLog,
     embed_by,
     open_router,
+    plain_console,
     read_embed,
     read_pairs,
     read_part,
@@ -157,10 +157,9 @@ def _embedded(table: RoutedLog, embed: str | None) -> tuple[Any, dict[str, str] 
 
 
 def _print(title: str, router: Router) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = plain_console(width=160)
     table = Table("budget", "spent", *[name.replace("_", " ") for name in FIGURES], title=title)
     for row in router.report.get("budgets", []):
         table.add_row(row["budget"], f"{row['spent']:.6g}", *[_cell(row, name) for name in FIGURES])

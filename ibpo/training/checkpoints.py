@@ -72,7 +72,15 @@ def _what_is_wrong(path: Path) -> str | None:
         return "is missing"
     except OSError as error:
         return f"cannot be read: {error.strerror or error}"
-    except (ValueError, RecursionError, SafetensorError, BadZipFile, EOFError, NotImplementedError, zlib.error) as error:
+    except (
+        ValueError,
+        RecursionError,
+        SafetensorError,
+        BadZipFile,
+        EOFError,
+        NotImplementedError,
+        zlib.error,
+    ) as error:
         return f"is damaged: {str(error).partition(chr(10))[0][:100] or type(error).__name__}"
     return None
 

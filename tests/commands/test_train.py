@@ -334,7 +334,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on(model, tmp_pat
         (last / name).unlink()
         assert_one_line(run(*arguments), f"{last / name}: is missing; remove")
         (last / name).write_bytes(data)
-    (out / "metrics.jsonl").write_bytes(b"\xff\n[]\n{}\n" + b"[" * 100_000 + b"\n" + (out / "metrics.jsonl").read_bytes())
+    (out / "metrics.jsonl").write_bytes(
+        b"\xff\n[]\n{}\n" + b"[" * 100_000 + b"\n" + (out / "metrics.jsonl").read_bytes()
+    )
     shutil.rmtree(last)
     assert run(*arguments).exit_code == 0
     assert (whole / "results.json").read_text() == (out / "results.json").read_text()

@@ -23,6 +23,7 @@ from ibpo.evaluation.report import figures
 from ibpo.evaluation.report.tables import TableData, dash_notes, methods_tables, published, tables_of
 from ibpo.evaluation.responses import Responses, natural
 from ibpo.evaluation.run_facts import share_in_training
+from ibpo.markdown import markdown_text
 from ibpo.runs import write_text_atomic
 
 MAX_CHARACTERS = 1500
@@ -141,22 +142,27 @@ def write_page(folder: Path, data: PageData, name: str = "report") -> list[Path]
 def _write(folder: Path, data: PageData, name: str) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     shown, written = [], []
-    markdown = [f"# {data.title}", "", data.answer, ""]
+    markdown = [f"# {markdown_text(data.title)}", "", markdown_text(data.answer), ""]
     for paragraph in data.asked:
-        markdown += [paragraph, ""]
+        markdown += [markdown_text(paragraph), ""]
     for number, part in enumerate(data.parts):
         slug = re.sub(r"[^A-Za-z0-9.-]+", "_", part.name).strip("_")
-        markdown += [f"## {part.name}", ""] if part.name else []
+        markdown += [f"## {markdown_text(part.name)}", ""] if part.name else []
         drawn = []
         for figure in part.figures:
             file = "_".join(filter(None, (figure.key, slug)))
             written += [_draw(folder / "figures" / f"{file}{suffix}", figure.draw) for suffix in (".png", ".svg")]
             svg = written[-1].read_text(encoding="utf-8")
             drawn.append((figure, figures.inline_svg(f"p{number}{figure.key}", svg, figure.spoken)))
-            markdown += [f"![{_one_line(figure.spoken)}](figures/{file}.png)", "", figure.caption, ""]
+            markdown += [
+                f"![{markdown_text(figure.spoken)}](figures/{file}.png)",
+                "",
+                markdown_text(figure.caption),
+                "",
+            ]
         for table in part.tables:
             markdown += [table.markdown(), ""]
-        markdown += [f"- {note}" for note in part.notes] + [""] * bool(part.notes)
+        markdown += [f"- {markdown_text(note)}" for note in part.notes] + [""] * bool(part.notes)
         shown.append({"key": f"p{number}", "part": part, "figures": drawn})
     about, others = published()
     used = {word for part in data.parts for word in part.words}
@@ -170,9 +176,14 @@ def _write(folder: Path, data: PageData, name: str) -> list[Path]:
         published=others,
         published_about=about,
     )
-    markdown += ["## What was run", "", *(f"- {label}: {value}" for label, value in data.what_ran), ""]
-    markdown += ["## What this does not show", "", *(f"- {limit}" for limit in data.limits), ""]
-    markdown += ["## Published by others", "", about, "", others.markdown()]
+    markdown += [
+        "## What was run",
+        "",
+        *(f"- {markdown_text(f'{label}: {value}')}" for label, value in data.what_ran),
+        "",
+    ]
+    markdown += ["## What this does not show", "", *(f"- {markdown_text(limit)}" for limit in data.limits), ""]
+    markdown += ["## Published by others", "", markdown_text(about), "", others.markdown()]
     files = {f"{name}.html": html, f"{name}.md": "\n".join(markdown)}
     if data.numbers:
         head = {"title": data.title, "parts": data.numbers}
@@ -193,10 +204,6 @@ def _draw(path: Path, draw: Draw) -> Path:
     finally:
         partial_path.unlink(missing_ok=True)
     return path
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split()).replace("[", "(").replace("]", ")")
 
 
 def comparison_part(name: str, part: Json, examples: Sequence[Example] = ()) -> PagePart:

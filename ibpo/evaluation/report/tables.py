@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ibpo.evaluation.methods import mean_over_seeds
+from ibpo.markdown import markdown_table, markdown_text
 
 Json = Mapping[str, Any]
 BINDS = {(True,): "yes", (False,): "no"}
@@ -52,8 +53,8 @@ class TableData:
 
     def markdown(self) -> str:
         """As a GitHub table under its caption."""
-        lines = [f"{self.caption}.", "", _line(self.head), _line(["---", *["---:"] * (len(self.head) - 1)])]
-        return "\n".join([*lines, *(_line([cell.line for cell in row]) for row in self.rows)]) + "\n"
+        lines = markdown_table(self.head, [[cell.line for cell in row] for row in self.rows])
+        return "\n".join([f"{markdown_text(self.caption)}.", "", *lines]) + "\n"
 
 
 def tables_of(part: Json) -> list[TableData]:
@@ -275,11 +276,6 @@ def _count(estimate: Json) -> Cell:
 
 def _amount(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _line(cells: Sequence[str]) -> str:
-    safe = (cell.replace("|", "\\|").replace("\n", " ").replace(NO_BREAK, " ") for cell in cells)
-    return "| " + " | ".join(safe) + " |"
 
 
 def methods_tables(
