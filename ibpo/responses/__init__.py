@@ -68,6 +68,7 @@ from ibpo.responses.readers import (
     tagged_answer,
     thought_answer,
 )
+from ibpo.responses.templates import EndlessTemplate, apply_template
 from ibpo.responses.thoughts import Thought, plain_thoughts, split_thought
 from ibpo.responses.voting import (
     FORMS,
@@ -108,6 +109,7 @@ __all__ = [
     "BuildConfig",
     "CannotBuild",
     "EncodedGroups",
+    "EndlessTemplate",
     "Family",
     "Format",
     "Opening",
@@ -116,6 +118,7 @@ __all__ = [
     "Thought",
     "VotingForm",
     "answer_reader",
+    "apply_template",
     "belongs",
     "boxed",
     "build_correction",
