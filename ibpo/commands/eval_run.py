@@ -29,7 +29,7 @@ class Calls:
 
     def __init__(self, path: Path, store: RolloutStore) -> None:
         self.path, self.store = path, store
-        self._begun = time.time()
+        self._begun = time.monotonic()
 
     def begin(self, command: str, engine: Mapping[str, Any], price: tuple[float, float]) -> None:
         """Write down who samples, before anything is sampled."""
@@ -39,7 +39,7 @@ class Calls:
     def end(self, num_new: int, endpoint: Endpoint | None) -> None:
         """Write down what the call took, also where it stopped at an error."""
         bill = {name: getattr(endpoint.bill, name) for name in endpoint.bill.__dataclass_fields__} if endpoint else None
-        self._append({"num_new": num_new, "seconds": time.time() - self._begun, "bill": bill})
+        self._append({"num_new": num_new, "seconds": time.monotonic() - self._begun, "bill": bill})
 
     def all(self) -> list[Json]:
         """Every call with what it took; `ended` tells whether it said so itself.

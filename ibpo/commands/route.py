@@ -121,6 +121,7 @@ def score_command(
     embed: EmbedBy = None,
 ) -> None:
     """Write the expected gain and cost of every response group for prompts."""
+    from ibpo.runs import atomic_file
     from ibpo.tasks import local_rows
 
     prompt = read_pairs(columns or (), ("prompt",), "--columns").get("prompt", "prompt")
@@ -134,7 +135,7 @@ def score_command(
                 raise IbpoError(f"{place}: no value in column {name!r}; there are {', '.join(map(repr, row))}")
     numbers: Any = {name: [row[name] for _, row in rows] for name in found.number_names}
     gain, cost = found.scores([row.get(prompt, "") for _, row in rows], numbers)
-    with open(out, "w", encoding="utf-8") as file:
+    with atomic_file(out) as file:
         for (_, row), gains, costs in zip(rows, gain.tolist(), cost.tolist(), strict=True):
             scored = {
                 "gain": dict(zip(found.groups, gains, strict=True)),

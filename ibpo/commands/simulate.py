@@ -70,6 +70,7 @@ def simulate_command(
     out: Annotated[Path | None, typer.Option(help="Write the figures to this JSON file.")] = None,
 ) -> None:
     """Say how well the controller would hold the budget on this traffic, and at what loss of value."""
+    from ibpo.runs import write_text_atomic
     from ibpo.serving import (
         ServingPolicy,
         check_feasible,
@@ -129,7 +130,7 @@ def simulate_command(
     figures = summarise(requests, done, held, window=window, warm_up=warm_up)
     figures["cpu_microseconds_per_request"] = round(1e6 * seconds / len(requests), 1)
     if out is not None:
-        out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        write_text_atomic(out, json.dumps(figures, indent=1) + "\n")
     print_summary(plain_console(width=140), trace.name, figures)
 
 

@@ -39,6 +39,7 @@ from ibpo.training import (
     IBPOTrainer,
     check_checkpoint,
     held_up_schedule,
+    saving,
 )
 from ibpo.types import Problem, ResponseGroup, Rollout
 
@@ -184,12 +185,13 @@ def train_policy(
     last = RunDir(out_dir).last_checkpoint()
     if last is not None:
         check_checkpoint(last, needed=STATE_OF_ONE_PROCESS)
-    trainer.train(resume_from_checkpoint=str(last) if last else None)
-    partial = out_dir / "model.partial"
-    trainer.model.save_pretrained(partial)  # pyright: ignore[reportCallIssue]  # the stubs lose it on a module
-    tokenizer.save_pretrained(partial)
-    write_text_atomic(out_dir / "metrics.json", json.dumps(trainer.state.log_history))
-    os.replace(partial, model_dir)
+    with saving(out_dir):
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
+        partial = out_dir / "model.partial"
+        trainer.model.save_pretrained(partial)  # pyright: ignore[reportCallIssue]  # the stubs lose it on a module
+        tokenizer.save_pretrained(partial)
+        write_text_atomic(out_dir / "metrics.json", json.dumps(trainer.state.log_history))
+        os.replace(partial, model_dir)
 
 
 def sample_untrained(job: DemoJob, experiment: Experiment) -> None:
@@ -244,4 +246,4 @@ def _load(model_dir: Path) -> tuple[Any, Any]:
 
 
 if __name__ == "__main__":
-    run_job(DemoJob.read(sys.argv[1]))
+    run_job(DemoJob.begin(sys.argv[1]))

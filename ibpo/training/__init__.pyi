@@ -1,5 +1,5 @@
 from .budgets import bind_budgets, read_budget
-from .checkpoints import STATE_OF_ONE_PROCESS, check_checkpoint
+from .checkpoints import STATE_OF_ONE_PROCESS, check_checkpoint, saving
 from .cold_start.recipe import ColdStartConfig, read_cold_start_recipe
 from .cold_start.run import ColdStart, ColdStartJob, supervised_fine_tune
 from .config import RAFT, RFT, UNCONSTRAINED, IBPOConfig, held_up_schedule
@@ -41,6 +41,7 @@ __all__ = [
     "read_rollout_log",
     "replay",
     "run_job",
+    "saving",
     "supervised_fine_tune",
     "tokens_spent",
     "trainer_arguments",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
+import time
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ibpo.errors import IbpoError
+from ibpo.runs import atomic_path, cannot_write
 
 if TYPE_CHECKING:
     from ibpo.training.trainer import IBPOTrainer
@@ -43,8 +47,8 @@ def check_checkpoint(checkpoint: Path, *, needed: Sequence[str] = ()) -> None:
     Raises:
         IbpoError: names the first file that is damaged or missing, and the earlier checkpoint if there is one.
     """
-    # What begins with "partial-" was never finished, and nobody reads it.
-    found = [path for path in sorted(checkpoint.rglob("*")) if path.is_file() and not path.name.startswith("partial-")]
+    # What begins with a dot was never finished, and nobody reads it.
+    found = [path for path in sorted(checkpoint.rglob("*")) if path.is_file() and not path.name.startswith(".")]
     for path in (*found, *(checkpoint / name for name in needed)):
         if (why := _what_is_wrong(path)) is None:
             continue
@@ -53,6 +57,55 @@ def check_checkpoint(checkpoint: Path, *, needed: Sequence[str] = ()) -> None:
         earlier = max((int(other.name[11:]) for other in siblings if int(other.name[11:]) < number), default=None)
         then = "begins anew" if earlier is None else f"goes on from checkpoint-{earlier}"
         raise IbpoError(f"{path}: {why}; remove {checkpoint} and run the same again: it {then}")
+
+
+@contextmanager
+def saving(folder: Path) -> Iterator[None]:
+    """What libraries say of a full disk while they save into a folder of the run, as one line that names it.
+
+    Raises:
+        IbpoError: what was whole before is whole, and the run goes on from there.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        number = _number_of(error)
+        if number is None:
+            raise
+        raise cannot_write(folder, OSError(number, os.strerror(number))) from None
+
+
+def _number_of(error: Exception) -> int | None:
+    """The operating system's number of an error of the disk; None for any other error."""
+    if isinstance(error, SafetensorError):
+        found = re.search(r"I/O error: .*\(os error (\d+)\)", str(error))
+        return int(found[1]) if found else None
+    if isinstance(error, OSError):
+        is_of_disk = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+        return error.errno if is_of_disk else None
+    # `torch.save` says only that the file came out shorter than what was written.
+    return errno.ENOSPC if "inline_container" in str(error) else None
+
+
+class CheckpointsInOrder(TrainerCallback):
+    """Keeps the times of checkpoints in the order of their steps, whatever the clock does.
+
+    Transformers takes the one with the earliest time for the oldest and removes it: were the clock set back, that would
+    be the new one.
+    """
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Before a checkpoint is saved: none is younger than it will be."""
+        if not args.should_save:
+            return
+        now = time.time()
+        for path in Path(str(args.output_dir)).glob("checkpoint-*"):
+            if path.name[11:].isdigit() and path.stat().st_mtime > (
+                most := now - (state.global_step - int(path.name[11:]))
+            ):
+                os.utime(path, (most, most))
+
+    on_epoch_end = on_step_end
 
 
 def _what_is_wrong(path: Path) -> str | None:
@@ -89,9 +142,8 @@ def _save(name: str, args: TrainingArguments, state: TrainerState, arrays: dict[
     """Write a file of the checkpoint that was just saved, whole or not at all, wherever TRL writes one."""
     directory = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
     if args.should_save and directory.is_dir():
-        partial = directory / f"partial-{name}"
-        np.savez(partial, **arrays)
-        os.replace(partial, directory / name)
+        with atomic_path(directory / name) as partial:
+            np.savez(partial, **arrays)
 
 
 @contextmanager

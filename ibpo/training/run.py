@@ -22,7 +22,7 @@ from ibpo.responses import encode_groups, offer, prompt_notes
 from ibpo.rewards import MixtureOfJudges
 from ibpo.rollouts import HFSampler, encode_prompt, end_of_sequence_ids, load_policy
 from ibpo.runs import RunDir, write_text_atomic
-from ibpo.training.checkpoints import STATE_OF_ONE_PROCESS, check_checkpoint
+from ibpo.training.checkpoints import STATE_OF_ONE_PROCESS, check_checkpoint, saving
 from ibpo.training.config import RENAMED
 from ibpo.training.judge_reward import JudgeReward
 from ibpo.training.monitoring import RecordMetrics, ShowProgress
@@ -121,7 +121,8 @@ def _train(
         raise IbpoError(f"lora: {next(iter(str(error).splitlines()), '')}; fix that key") from None
     trainer.remove_callback(PrinterCallback)
     try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        with saving(job.run.checkpoints):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         progress.stop()
     policy: Any = trainer.accelerator.unwrap_model(trainer.model)
@@ -129,10 +130,11 @@ def _train(
         policy = policy.merge_and_unload()  # what is left is a whole model, like any other run's
     partial = job.run.model.with_name("model.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    policy.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
-    trainer.write_model_card(partial, job.run.path.name)
-    os.replace(partial, job.run.model)
+    with saving(job.run.model):
+        policy.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        trainer.write_model_card(partial, job.run.path.name)
+        os.replace(partial, job.run.model)
     return policy
 
 

@@ -7,7 +7,6 @@ and example responses; only what a part is made of differs (`comparison_part`, `
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,14 +16,13 @@ from typing import IO, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ibpo.errors import IbpoError
 from ibpo.evaluation.methods import mean_over_seeds
 from ibpo.evaluation.report import figures
 from ibpo.evaluation.report.tables import TableData, dash_notes, methods_tables, published, tables_of
 from ibpo.evaluation.responses import Responses, natural
 from ibpo.evaluation.run_facts import share_in_training
 from ibpo.markdown import markdown_text
-from ibpo.runs import write_text_atomic
+from ibpo.runs import atomic_path, cannot_write, write_text_atomic
 
 MAX_CHARACTERS = 1500
 MAX_EXAMPLES = 4
@@ -135,8 +133,7 @@ def write_page(folder: Path, data: PageData, name: str = "report") -> list[Path]
     try:
         return _write(folder, data, name)
     except OSError as error:
-        said = error.strerror or str(error)
-        raise IbpoError(f"{folder}: cannot be written: {said}; make room, or name another folder by --out") from None
+        raise cannot_write(folder, error) from None
 
 
 def _write(folder: Path, data: PageData, name: str) -> list[Path]:
@@ -196,13 +193,8 @@ def _write(folder: Path, data: PageData, name: str) -> list[Path]:
 
 
 def _draw(path: Path, draw: Draw) -> Path:
-    path.parent.mkdir(exist_ok=True)
-    partial_path = path.with_name(f".{path.name}")
-    try:
+    with atomic_path(path) as partial_path:
         draw(partial_path)
-        os.replace(partial_path, path)
-    finally:
-        partial_path.unlink(missing_ok=True)
     return path
 
 

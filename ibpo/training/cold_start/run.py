@@ -39,7 +39,7 @@ from ibpo.rollouts import (
     load_vllm,
 )
 from ibpo.runs import RunDir
-from ibpo.training.checkpoints import STATE_OF_ONE_PROCESS, check_checkpoint
+from ibpo.training.checkpoints import STATE_OF_ONE_PROCESS, CheckpointsInOrder, check_checkpoint, saving
 from ibpo.training.cold_start.data_set import build_data_set, offered_groups, read_data_set, solution_requests
 from ibpo.training.cold_start.gate import check, gate_requests, measure
 from ibpo.training.cold_start.recipe import ColdStartConfig
@@ -141,15 +141,18 @@ class ColdStart:
                 quiet=True,
                 **options | self.config.sft,
             )
+        except IbpoError:
+            raise
         except (TypeError, ValueError) as error:
             raise IbpoError(f"sft: {next(iter(str(error).splitlines()), '')}; fix that key") from None
         finally:
             progress.stop()
         partial = self.run.model.with_name("model.partial")
         shutil.rmtree(partial, ignore_errors=True)
-        tuned.save_pretrained(partial)
-        self.tokenizer.save_pretrained(partial)
-        os.replace(partial, self.run.model)
+        with saving(self.run.model):
+            tuned.save_pretrained(partial)
+            self.tokenizer.save_pretrained(partial)
+            os.replace(partial, self.run.model)
         self._forget()
 
     def check(self) -> dict[str, Any]:
@@ -363,7 +366,7 @@ def supervised_fine_tune(
             completion_only_loss=True,
             **options,
         ),
-        callbacks=callbacks,
+        callbacks=[*(callbacks or []), CheckpointsInOrder()],
         peft_config=peft_config,
     )
     if quiet:
@@ -374,7 +377,8 @@ def supervised_fine_tune(
     checkpoints = list(out_dir.glob("checkpoint-*"))
     for checkpoint in checkpoints:
         check_checkpoint(checkpoint, needed=STATE_OF_ONE_PROCESS)
-    trainer.train(resume_from_checkpoint=bool(checkpoints) or None)
+    with saving(out_dir):
+        trainer.train(resume_from_checkpoint=bool(checkpoints) or None)
     if peft_config is not None:
         adapted: Any = trainer.accelerator.unwrap_model(trainer.model)
         return adapted.merge_and_unload()
