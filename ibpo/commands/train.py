@@ -168,7 +168,7 @@ def _table_rows(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     head = ["response group", "right", "95 % interval", "cut off", "no answer", "mean tokens", "shares"]
     body = [
         [
-            row["policy"],
+            str(row["policy"]),
             f"{row['num_right']} of {row['num_problems']}",
             "{:.3f} to {:.3f}".format(*row["interval_95"]),
             str(row["num_truncated"]),

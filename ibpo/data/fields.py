@@ -175,7 +175,7 @@ def is_number(value: Any) -> bool:
     """Whether it is a number, or a text that is one."""
     try:
         float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
     return not isinstance(value, bool)
 

@@ -92,15 +92,20 @@ COMMANDS = {
 }  # fmt: skip
 SLOW = {
     "train": lambda inputs, out: ["train", ROOT / "recipes/gsm8k_smoke.toml", "--set",
-                                  f"data.path={FIXTURES}/gsm8k_16.jsonl", "--set", "train.steps=2", "--set", "train.max_completion_length=8", "--set",
+                                  f"data.path={FIXTURES}/gsm8k_16.jsonl", "--set", "train.steps=2",
+                                  "--set", "train.max_completion_length=8", "--set",
                                   "trl.guards=warn", "--out", out / "train"],
     "cold-start": lambda inputs, out: ["cold-start", ROOT / "recipes/cold_start_smoke.toml", "--set",
                                        f"data.path={FIXTURES}/symbol_sums_240.jsonl", "--set", "sample.num_solutions=3",
                                        "--out", out / "cold"],
     "eval": lambda inputs, out: ["eval", "embedded:thinking", "thinking", "--limit", 6, "--num-responses", 2,
-                                 "--max-tokens", 40, "--out", out / "eval"],
+                                 "--max-tokens", 40, "--temperature", 0, "--out", out / "eval"],
 }  # fmt: skip
 GOES_ON = {"train": ["--resume"]}
+SAME = {"train": ["train/responses.jsonl", "train/results.json", "train/model/model.safetensors"],
+        "eval": ["eval/responses.jsonl"]}  # fmt: skip
+"""What is the same after a rerun; a local model that has to answer a part of the requests answers it otherwise, unless
+it answers greedily (`HFRequestSampler`)."""
 
 
 @pytest.mark.timeout(1800)
@@ -133,8 +138,7 @@ def test_a_full_disk_is_one_line_and_a_rerun_makes_the_whole(inputs, tmp_path, n
         complete(said, [*arguments(inputs, out), *more])
         found = files_in(out)
         assert found.keys() == whole.keys()
-        told = [path for path in found if path.endswith(("responses.jsonl", "results.json", "model.safetensors"))]
-        for path in found if name in COMMANDS else told:
+        for path in found if name in COMMANDS else SAME.get(name, ()):
             mine, theirs = (one.replace(str(of).encode(), b"") for one, of in
                             ((found[path], out), (whole[path], tmp_path / "whole")))  # fmt: skip
             assert without_time(path, mine) == without_time(path, theirs), path
@@ -203,7 +207,7 @@ def test_a_demo_that_is_killed_goes_on_to_the_same_end(tmp_path, num_kills):
             moment(rng, seconds / 2)
             killed = send(process, rng.choice((KILL, TERM)))
             assert killed or process.exitcode == 0, said.read_text()
-        give_up = time.monotonic() + 20
+        give_up = time.monotonic() + 120  # a job that still loads its libraries ends when it begins
         while jobs := jobs_in(tmp_path / "runs"):
             assert time.monotonic() < give_up, jobs
             time.sleep(0.05)
