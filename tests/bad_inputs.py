@@ -823,7 +823,9 @@ def run(
     here = Path.cwd()
     # Heavy libraries are loaded once, and not inside of an input.
     importlib.import_module("ibpo.rollouts.hf")
-    importlib.import_module("transformers.utils.logging").disable_progress_bar()
+    transformers_logging = importlib.import_module("transformers.utils.logging")
+    for quieten in (transformers_logging.disable_progress_bar, transformers_logging.set_verbosity_error):
+        quieten()
     with tempfile.TemporaryDirectory() as name, stopped():
         try:
             os.chdir(name)  # whatever a command writes without being told where

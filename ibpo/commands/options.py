@@ -160,7 +160,9 @@ def load_tokenizer(model: str) -> Any:
     except ModuleNotFoundError as error:
         raise IbpoError(f"a tokenizer needs {error.name}: pip install 'ibpo[train]'") from None
     try:
-        return AutoTokenizer.from_pretrained(str(folder) if folder.is_dir() else model, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(str(folder) if folder.is_dir() else model, trust_remote_code=False)
+        tokenizer("1 + 2 =")  # some of its settings are looked at only here
+        return tokenizer
     except Exception as error:
         said = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
         raise IbpoError(

@@ -38,6 +38,7 @@ from ibpo.training import (
     IBPOConfig,
     IBPOTrainer,
     check_checkpoint,
+    go_on,
     held_up_schedule,
     saving,
 )
@@ -185,8 +186,8 @@ def train_policy(
     last = RunDir(out_dir).last_checkpoint()
     if last is not None:
         check_checkpoint(last, needed=STATE_OF_ONE_PROCESS)
+    go_on(trainer, last)
     with saving(out_dir):
-        trainer.train(resume_from_checkpoint=str(last) if last else None)
         partial = out_dir / "model.partial"
         trainer.model.save_pretrained(partial)  # pyright: ignore[reportCallIssue]  # the stubs lose it on a module
         tokenizer.save_pretrained(partial)

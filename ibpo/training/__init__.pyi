@@ -1,5 +1,5 @@
 from .budgets import bind_budgets, read_budget
-from .checkpoints import STATE_OF_ONE_PROCESS, check_checkpoint, saving
+from .checkpoints import STATE_OF_ONE_PROCESS, check_checkpoint, go_on, saving
 from .cold_start.recipe import ColdStartConfig, read_cold_start_recipe
 from .cold_start.run import ColdStart, ColdStartJob, supervised_fine_tune
 from .config import RAFT, RFT, UNCONSTRAINED, IBPOConfig, held_up_schedule
@@ -33,6 +33,7 @@ __all__ = [
     "data_rows",
     "find_rollout_log",
     "frozen_copy",
+    "go_on",
     "held_up_schedule",
     "kl_penalty",
     "prompt_features",

@@ -52,11 +52,49 @@ def check_checkpoint(checkpoint: Path, *, needed: Sequence[str] = ()) -> None:
     for path in (*found, *(checkpoint / name for name in needed)):
         if (why := _what_is_wrong(path)) is None:
             continue
-        siblings = [other for other in checkpoint.parent.glob("checkpoint-*") if other.name[11:].isdigit()]
-        number = int(checkpoint.name[11:]) if checkpoint.name[11:].isdigit() else 0
-        earlier = max((int(other.name[11:]) for other in siblings if int(other.name[11:]) < number), default=None)
-        then = "begins anew" if earlier is None else f"goes on from checkpoint-{earlier}"
-        raise IbpoError(f"{path}: {why}; remove {checkpoint} and run the same again: it {then}")
+        raise IbpoError(f"{path}: {why}; {_then(checkpoint)}")
+
+
+def _then(checkpoint: Path) -> str:
+    numbers = [other.name[11:] for other in (checkpoint, *checkpoint.parent.glob("checkpoint-*"))]
+    own, *others = [int(number) if number.isdigit() else -1 for number in numbers]
+    earlier = max((number for number in others if 0 <= number < own), default=None)
+    then = "begins anew" if earlier is None else f"goes on from checkpoint-{earlier}"
+    return f"remove {checkpoint} and run the same again: it {then}"
+
+
+class HasBegun(TrainerCallback):
+    """Whether the first step has begun, and all of the checkpoint has been read."""
+
+    def __init__(self) -> None:
+        self.it = False
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Now it has."""
+        self.it = True
+
+
+def go_on(trainer: Any, checkpoint: Path | None) -> None:
+    """Train, from a checkpoint where there is one.
+
+    Raises:
+        IbpoError: The disk is full; or the checkpoint holds no state of this training: a file may be whole and say
+            nonsense.
+    """
+    begun = HasBegun()
+    trainer.add_callback(begun)
+    try:
+        with saving(Path(trainer.args.output_dir)):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except IbpoError:
+        raise
+    except Exception as error:
+        if checkpoint is None or begun.it:
+            raise
+        said = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:150]}"
+        raise IbpoError(f"{checkpoint}: is no state of this training ({said}); {_then(checkpoint)}") from None
 
 
 @contextmanager

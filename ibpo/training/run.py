@@ -22,7 +22,7 @@ from ibpo.responses import encode_groups, offer, prompt_notes
 from ibpo.rewards import MixtureOfJudges
 from ibpo.rollouts import HFSampler, encode_prompt, end_of_sequence_ids, load_policy
 from ibpo.runs import RunDir, write_text_atomic
-from ibpo.training.checkpoints import STATE_OF_ONE_PROCESS, check_checkpoint, saving
+from ibpo.training.checkpoints import STATE_OF_ONE_PROCESS, check_checkpoint, go_on, saving
 from ibpo.training.config import RENAMED
 from ibpo.training.judge_reward import JudgeReward
 from ibpo.training.monitoring import RecordMetrics, ShowProgress
@@ -121,8 +121,7 @@ def _train(
         raise IbpoError(f"lora: {next(iter(str(error).splitlines()), '')}; fix that key") from None
     trainer.remove_callback(PrinterCallback)
     try:
-        with saving(job.run.checkpoints):
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        go_on(trainer, checkpoint)
     finally:
         progress.stop()
     policy: Any = trainer.accelerator.unwrap_model(trainer.model)

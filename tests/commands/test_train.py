@@ -334,6 +334,13 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on(model, tmp_pat
         (last / name).unlink()
         assert_one_line(run(*arguments), f"{last / name}: is missing; remove")
         (last / name).write_bytes(data)
+    for name, wrong in (("trainer_state.json", b"[]"), ("trainer_state.json", b'{"global_step": "many"}')):
+        data = (last / name).read_bytes()
+        (last / name).write_bytes(wrong)
+        result = run(*arguments)
+        assert result.exit_code == 2, result.output
+        assert f"error: {last}: is no state of this training (" in result.stderr
+        (last / name).write_bytes(data)
     (out / "metrics.jsonl").write_bytes(
         b"\xff\n[]\n{}\n" + b"[" * 100_000 + b"\n" + (out / "metrics.jsonl").read_bytes()
     )

@@ -16,6 +16,7 @@ from datasets import Dataset
 from rich.console import Console
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, SFTTrainer
 
 from ibpo.config import nearest
@@ -39,7 +40,7 @@ from ibpo.rollouts import (
     load_vllm,
 )
 from ibpo.runs import RunDir
-from ibpo.training.checkpoints import STATE_OF_ONE_PROCESS, CheckpointsInOrder, check_checkpoint, saving
+from ibpo.training.checkpoints import STATE_OF_ONE_PROCESS, CheckpointsInOrder, check_checkpoint, go_on, saving
 from ibpo.training.cold_start.data_set import build_data_set, offered_groups, read_data_set, solution_requests
 from ibpo.training.cold_start.gate import check, gate_requests, measure
 from ibpo.training.cold_start.recipe import ColdStartConfig
@@ -92,7 +93,14 @@ class ColdStart:
     def sample_and_build(self) -> dict[str, Any]:
         """Solutions into the store, responses out of them into the data set; returns its provenance."""
         if self.run.dataset.exists() and self.run.provenance.exists():
-            return json.loads(self.run.provenance.read_text(encoding="utf-8"))
+            try:
+                found = json.loads(self.run.provenance.read_text(encoding="utf-8"))
+                assert found["counts"] and found["responses"]
+                return found
+            except (ValueError, RecursionError, TypeError, KeyError, AssertionError):
+                raise IbpoError(
+                    f"{self.run.provenance}: is damaged; remove it and {self.run.dataset.name}, and run the same again"
+                ) from None
         requests = solution_requests(self.job.problems, self.config)
         sample = self.config.sample
         path = Path(sample.rollouts).expanduser() if sample.rollouts else self.run.rollouts
@@ -254,6 +262,7 @@ class ColdStart:
             path = self.job.model_path
             try:
                 self.tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+                self.tokenizer("1 + 2 =")  # some of its settings are looked at only here
             except Exception as error:
                 said = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
                 raise IbpoError(f"model.path: {path}: the tokenizer cannot be loaded: {said}; name another") from None
@@ -374,11 +383,10 @@ def supervised_fine_tune(
     for checkpoint in out_dir.glob("checkpoint-*"):
         if not (checkpoint / "trainer_state.json").exists():  # written last: a kill left the checkpoint half-written
             shutil.rmtree(checkpoint)
-    checkpoints = list(out_dir.glob("checkpoint-*"))
-    for checkpoint in checkpoints:
-        check_checkpoint(checkpoint, needed=STATE_OF_ONE_PROCESS)
-    with saving(out_dir):
-        trainer.train(resume_from_checkpoint=bool(checkpoints) or None)
+    last = get_last_checkpoint(str(out_dir)) if out_dir.is_dir() else None
+    if last is not None:
+        check_checkpoint(Path(last), needed=STATE_OF_ONE_PROCESS)
+    go_on(trainer, Path(last) if last else None)
     if peft_config is not None:
         adapted: Any = trainer.accelerator.unwrap_model(trainer.model)
         return adapted.merge_and_unload()
