@@ -27,7 +27,7 @@ def within_cells(count_PG: FloatArray, sum_PG2: FloatArray, squares_G22: FloatAr
         squares_G22: `[G, 2, 2]` sums of products over all responses of a response group.
 
     Returns:
-        `[G, 2, 2]`; 0 where no cell has two responses, and nothing can be told.
+        `[G, 2, 2]`; 0 where no cell has two responses, and nothing can be said.
     """
     n_PG = np.maximum(count_PG, 1)
     between = np.einsum("pgi,pgj->gij", sum_PG2 / np.sqrt(n_PG)[..., None], sum_PG2 / np.sqrt(n_PG)[..., None])
