@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -60,7 +61,8 @@ def test_words_that_every_server_knows_go_by_the_field_too():
 def gateway(upstream, *options):
     """`ibpo serve` as a process: (its URL, what it says of the groups)."""
     with process(upstream, "--budget", "extended=100%", *options) as (server, url):
-        yield url, server.stderr.readline()
+        said: Any = server.stderr
+        yield url, said.readline()
 
 
 def thoughts(url):
