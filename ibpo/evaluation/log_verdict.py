@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtrit
 
+from ibpo.budget import cost_text
 from ibpo.evaluation.log_allocation import Answer
 from ibpo.evaluation.log_parts import LogPart
 
@@ -49,7 +50,7 @@ def verdict(part: LogPart, answer: Answer) -> Verdict:
         if now[0] and now[1]
         else ""
     )
-    mine = f"{reward} {held.reward:.3f} for {_rounded(held.spent)} {unit}{kept}"
+    mine = f"{reward} {held.reward:.3f} for {cost_text(held.spent)} {unit}{kept}"
     if answer.mixture is None or held.mixture_gain is None or held.mixture_gain_stderr is None:
         return Verdict(text=f"{label}: choose per problem ({mine}): {blind}.", per_problem=True, mixture=None)
     gain = held.mixture_gain
@@ -66,16 +67,16 @@ def verdict(part: LogPart, answer: Answer) -> Verdict:
     if gain - error > 0:
         text = (
             f"{label}: choosing per problem is not worth it on this log: on unseen answers it spends "
-            f"{_rounded(held.spent)} {unit}, more than asked, and a mixture of that cost is as good. Inside the "
-            f"budget, {blind}, {reward} {held.mixture:.3f} for {_rounded(cost)} {unit}, is the best that does not look "
-            "at the problems."
+            f"{cost_text(held.spent)} {unit}, more than asked, and a mixture of that cost is as good. Inside the "
+            f"budget, {blind}, {reward} {held.mixture:.3f} for {cost_text(cost)} {unit}, is the best that does not "
+            "look at the problems."
         )
         return Verdict(text=text, per_problem=False, mixture=weights)
     fewest = int(part.count.min())
     advice = "more problems" if fewest >= 8 else "at least 8 answers per problem and response group"
     text = (
         f"{label}: choosing per problem is not worth it on this log: {blind}, {reward} {held.mixture:.3f} for "
-        f"{_rounded(cost)} {unit}, is the best that does not look at the problems, and choosing changes that by "
+        f"{cost_text(cost)} {unit}, is the best that does not look at the problems, and choosing changes that by "
         f"{interval}. Collect {advice} to see more."
     )
     return Verdict(text=text, per_problem=False, mixture=weights)
@@ -90,10 +91,6 @@ def _blind(weights: dict[str, float]) -> str:
     return (
         " and ".join(f"{name} for {weight:.{digits}%}" for name, weight in parts) + " of the problems, drawn at random"
     )
-
-
-def _rounded(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def summarise_parts(
