@@ -4,7 +4,9 @@ from ibpo.data.adapters import read_log_rows
 from ibpo.data.fields import find_alike, lookup
 from ibpo.data.files import NUM_PEEKED, LogError, Row, Source, good_rows
 from ibpo.data.group_sums import GroupSums, sum_parts
+from ibpo.data.money import MONEY
 from ibpo.data.response_log import (
+    GUESSES,
     JudgeRows,
     Labels,
     Log,
@@ -13,10 +15,14 @@ from ibpo.data.response_log import (
     LogRows,
     MissingColumns,
     OnError,
+    check_number,
+    divided,
     read_log,
 )
 
 __all__ = [
+    "GUESSES",
+    "MONEY",
     "NUM_PEEKED",
     "GroupSums",
     "JudgeRows",
@@ -30,6 +36,8 @@ __all__ = [
     "OnError",
     "Row",
     "Source",
+    "check_number",
+    "divided",
     "find_alike",
     "good_rows",
     "lookup",
