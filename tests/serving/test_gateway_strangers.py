@@ -3,6 +3,7 @@
 import gzip
 import json
 import socket
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -14,11 +15,11 @@ CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 PLAIN = json.dumps(CHAT).encode()
 
 
-def request(body=None, *lines, path="/v1/chat/completions", method="POST", host="127.0.0.1", length=True, **odd):
+def request(body=None, *lines, path="/v1/chat/completions", method="POST", host="127.0.0.1", length=True, **odd: str):
     """A request as it is on the wire."""
     if not isinstance(body, bytes):
         body = json.dumps({**CHAT, **(body or {})}).encode()
-    rows = [f"{method} {path} HTTP/{odd.get('version', '1.1')}", *([f"Host: {host}"] if host is not None else [])]
+    rows = [f"{method} {path} HTTP/{odd.get('version', '1.1')}", *([f"Host: {host}"] if host != "none" else [])]
     rows += [f"Content-Type: {odd.get('kind', 'application/json')}", "Connection: close", *lines]
     rows += [f"Content-Length: {len(body)}"] if length else []
     end = odd.get("end", "\r\n")
@@ -40,13 +41,14 @@ class Generous:
     """An upstream that generates all that a request allows, by any of the names that servers know."""
 
     def __init__(self):
-        self.generated, self.answer = 0, None
+        self.generated = 0
+        self.answer: Any = None
 
     async def reply(self, http_request, body):
         if self.answer is not None:
             return await self.answer(http_request)
         caps, counts = ([body[name] for name in names if body.get(name)] for names in (CAPS, COUNTS))
-        prompts = body.get("prompt") if http_request.path == "/v1/completions" else None
+        prompts = body["prompt"] if http_request.path == "/v1/completions" else ""
         several = isinstance(prompts, list) and not all(isinstance(token, int) for token in prompts)
         count = max(caps) * max(counts, default=1) * (len(prompts) if several else 1)
         self.generated += count
@@ -141,7 +143,7 @@ REFUSED = {
     "counting tokens": request(path="/v1/messages/count_tokens"),
     "web socket": request(b"", "Upgrade: websocket", path="/v1/realtime", method="GET"),
     # Host and Origin.
-    "no host": request(host=None),
+    "no host": request(host="none"),
     "an empty host": request(host=""),
     "a host with a dot": request(host="localhost."),
     "a mapped address": request(host="[::ffff:127.0.0.1]"),
