@@ -21,6 +21,8 @@ MAX_COUNT = 1 << 53
 """A larger number is no count."""
 REFUSALS = (400, 413, 422)
 """Status codes that say that the request is at fault, and not the server, the key or the address."""
+PASSED_ON = (408, 502, 504)
+"""Status codes of gateways that waited in vain: whether the server behind them worked is unknown."""
 
 
 ENDED = (
@@ -36,7 +38,15 @@ CUT = (
 the vendors behind them. Compared without case."""
 
 
-class RefusedRequest(IbpoError):
+class NotServed(IbpoError):
+    """The server did nothing for this request, as its status says, or was not reached: it costs nothing."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class RefusedRequest(NotServed):
     """The server answers, but not this request: too long, of a forbidden content, or with an unknown option."""
 
 
@@ -172,8 +182,7 @@ class Endpoint:
             completion = raw.parse()
         except openai.OpenAIError as error:
             self._charge(num_failures=1)
-            failure = RefusedRequest if getattr(error, "status_code", None) in REFUSALS else IbpoError
-            raise failure(f"{self.base_url}: {_why(error, self.model)}") from None
+            raise _failure(error, f"{self.base_url}: {_why(error, self.model)}") from None
         except ValueError as error:
             self._charge(num_failures=1)
             raise IbpoError(f"{self.base_url}: the reply cannot be read: {error}; is this an OpenAI server?") from None
@@ -325,6 +334,19 @@ def as_count(value: Any) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_COUNT:
         return None
     return int(value) if value == int(value) else None
+
+
+def _failure(error: Exception, said: str) -> IbpoError:
+    """`NotServed` where it is certain that nothing was done for the request."""
+    import httpx
+
+    status = getattr(error, "status_code", None)
+    if status in REFUSALS:
+        return RefusedRequest(said, status)
+    never_sent = isinstance(error.__cause__, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
+    if never_sent or (status is not None and status not in PASSED_ON):
+        return NotServed(said, status)
+    return IbpoError(said)
 
 
 def _why(error: Exception, model: str) -> str:

@@ -113,6 +113,51 @@ def write_text_atomic(path: Path, text: str) -> None:
         file.write(text)
 
 
+class Journal:
+    """A file of JSON lines that grows: killed at any moment, the lines that were written whole are there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Every whole line; what a kill left of the last one is cut off.
+
+        Raises:
+            IbpoError: for a line that is no object of JSON.
+        """
+        try:
+            data = self.path.read_bytes() if self.path.exists() else b""
+            whole = data.rfind(b"\n") + 1
+            if whole < len(data):
+                os.truncate(self.path, whole)
+        except OSError as error:
+            raise IbpoError(f"{self.path}: cannot be read: {error.strerror}; name another folder") from None
+        found: list[dict[str, Any]] = []
+        for number, line in enumerate(data[:whole].splitlines(), start=1):
+            try:
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise ValueError
+            except (ValueError, RecursionError):
+                raise IbpoError(f"{self.path} line {number}: is no row of it; remove the line") from None
+            found.append(row)
+        return found
+
+    def add(self, *rows: Mapping[str, Any]) -> None:
+        """Write rows, down to the disk's cache.
+
+        Raises:
+            IbpoError: where the disk is full or the folder cannot be written.
+        """
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write("".join(json.dumps(row) + "\n" for row in rows))
+        except OSError as error:
+            raise IbpoError(
+                f"{self.path}: cannot be written: {error.strerror}; make room and run the same again"
+            ) from None
+
+
 def digest_file(path: str | Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
