@@ -17,7 +17,7 @@ from pathlib import Path
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _IMPORTED = (
-    *("pytest", "tests.killing", "ibpo.cli", "ibpo.data", "ibpo.evaluation.log_allocation", "ibpo.rollouts"),
+    *("pytest", "tests.killing", "ibpo.cli", "ibpo.data", "ibpo.evaluation.log_files", "ibpo.rollouts"),
     *("ibpo.evaluation.sampling", "ibpo.commands.allocate", "ibpo.commands.eval", "ibpo.commands.eval_run"),
     *("ibpo.commands.serve", "ibpo.serving.gateway", "ibpo.serving.stores", "ibpo.rewards", "ibpo.runs"),
     *(

@@ -93,7 +93,7 @@ def allocate_command(
         _say(f"{len(found.bad_rows)} bad rows left out, the first: {found.bad_rows[0]}")
     for part in found.parts:  # complain before any solving
         for question in asked:
-            part.limits(question)
+            question.limits_on(part)
     console = Console(width=None if sys.stdout.isatty() else 160 if wide else 100)
     all_answers: list[tuple[LogPart, list[Answer]]] = []
     for part in found.parts:
