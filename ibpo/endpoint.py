@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,8 @@ MAX_COUNT = 1 << 53
 """A larger number is no count."""
 REFUSALS = (400, 413, 422)
 """Status codes that say that the request is at fault, and not the server, the key or the address."""
+NEVER_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout")
+"""What httpx calls it, whose successors the openai package may use."""
 PASSED_ON = (408, 502, 504)
 """Status codes of gateways that waited in vain: whether the server behind them worked is unknown."""
 
@@ -141,9 +143,11 @@ class Endpoint:
         return found
 
     def map(
-        self, function: Callable[[Item], Result], items: Sequence[Item]
+        self, function: Callable[[Item], Result], items: Iterable[Item]
     ) -> Iterator[tuple[int, Result | IbpoError]]:
         """Apply a function to all items, `num_concurrent` at a time; yields (position, result) as they are done.
+
+        An item is taken when there is room for it, in the thread of the caller.
 
         An item's `IbpoError` is yielded in its place: one refused request does not stop the others. Requests that are
         not begun yet are dropped where the caller stops iterating.
@@ -338,12 +342,10 @@ def as_count(value: Any) -> int | None:
 
 def _failure(error: Exception, said: str) -> IbpoError:
     """`NotServed` where it is certain that nothing was done for the request."""
-    import httpx
-
     status = getattr(error, "status_code", None)
     if status in REFUSALS:
         return RefusedRequest(said, status)
-    never_sent = isinstance(error.__cause__, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
+    never_sent = type(error.__cause__).__name__ in NEVER_SENT
     if never_sent or (status is not None and status not in PASSED_ON):
         return NotServed(said, status)
     return IbpoError(said)

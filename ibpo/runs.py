@@ -23,6 +23,8 @@ from ibpo.errors import IbpoError
 CHECKPOINT_FILES = ("trainer_state.json", "ibpo_state.npz")
 """What is written last into a checkpoint: where both are, it is whole."""
 LOCK = ".lock"
+RESPONSES = "responses.jsonl"
+"""The table of judged responses, in every folder of a run that has one."""
 _PACKAGES = ("ibpo", "torch", "transformers", "trl", "numpy", "scikit-learn")
 """Whose versions a run notes."""
 
@@ -159,7 +161,14 @@ class Journal:
 
 
 def digest_file(path: str | Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """SHA-256 of a file, in hexadecimal; of a folder, of its responses, else of the names and hashes of its files."""
+    path = Path(path)
+    if path.is_dir() and (path / RESPONSES).is_file():
+        path = path / RESPONSES
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+        listed = "".join(f"{file.relative_to(path).as_posix()}\t{digest_file(file)}\n" for file in files)
+        return hashlib.sha256(listed.encode(errors="surrogateescape")).hexdigest()
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -93,8 +92,11 @@ SECONDS_TO_MEASURE = 5.0
 class EvalProgress:
     """Counts outcomes; estimates what is left from what this call has done so far."""
 
-    def __init__(self, console: Console, total: int, num_kept: int, endpoint: Endpoint | None) -> None:
+    def __init__(
+        self, console: Console, total: int, num_kept: int, endpoint: Endpoint | None, *, more: Callable[[], str] = str
+    ) -> None:
         self.console, self.total, self.num_kept, self.endpoint = console, total, num_kept, endpoint
+        self.more = more
         self.num_new = self.num_failed = 0
         columns = (TextColumn("sampling"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                    TextColumn("{task.fields[more]}"))  # fmt: skip
@@ -150,6 +152,8 @@ class EvalProgress:
             parts.append(f"cost {bill.cost:.4g}, about {bill.cost / self.num_new * left:.4g} to come")
         if self.num_failed:
             parts.append(f"{self.num_failed} failed so far")
+        if more := self.more():
+            parts.append(more)
         return ", ".join(parts)
 
     def _say(self, text: str) -> None:

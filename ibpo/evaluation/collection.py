@@ -2,9 +2,11 @@ r"""How many prompts and answers to ask for next, when to look, and when to stop
 
 Asking goes in rounds, each of which ends with a look: `ibpo allocate`'s verdict on what is there. Three rules:
 
-*Looks.* Each interval that may stop the asking may also err by chance, so all of them share one error of 5 %: of K
-looks, a number that is fixed before the first, each has an interval of 1 - .05 / K (Bonferroni, which asks nothing of
-how they depend on each other). The number of calls doubles from look to look, less where fewer will do, so K is small.
+*Looks.* Each interval that may stop the asking may also err by chance, so all of them share one error of 5 %
+(Bonferroni, which asks nothing of how they depend on each other). At most four looks are planned before the first. The
+first, on a few prompts, gets a tenth of the error, the others the rest in equal parts. A round is as long as what the
+last look saw lets one expect to be enough, and at most so long that the rounds that are left grow by equal factors up
+to the limit.
 
 *Answers per problem.* For utilities u = reward - price * cost, let B be the variance between problems of the true
 difference between two response groups, and W the variance of such a difference within a problem, of one answer each. A
@@ -27,12 +29,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from ibpo.evaluation.log_allocation import Answer, LogPart, Verdict, verdict
+from ibpo.evaluation.log_allocation import Answer
+from ibpo.evaluation.log_parts import LogPart
+from ibpo.evaluation.log_verdict import Verdict, verdict
 
 FloatArray = NDArray[np.float64]
 ERROR = 0.05
 """Of all looks together."""
-MAX_LOOKS = 6
+MAX_LOOKS = 4
+FIRST_SHARE = 0.1
+"""Of the error, for the first look."""
 FEWEST, MOST = 2, 8
 """Answers per problem and response group: what halving takes, and beyond which more problems say more."""
 PILOT = (12, 24)
@@ -81,7 +87,7 @@ class Look:
 
 
 def take_look(part: LogPart, answer: Answer, error: float) -> tuple[Look, Answer, Verdict]:
-    """The interval of one look, and the verdict with it.
+    """The interval of one look, the answer with its standard error, and the verdict.
 
     Where the same group is chosen for nearly all problems, the gain is the same, 0, for nearly all of them, and its
     standard error says nothing of problems that would have been chosen otherwise. So the variance is enlarged as if
@@ -100,13 +106,13 @@ def take_look(part: LogPart, answer: Answer, error: float) -> tuple[Look, Answer
     }
     held = answer.held_out
     if held is None or held.mixture_gain is None or held.mixture_gain_stderr is None:
-        told = verdict(part, answer)
+        told = verdict(part, answer, error=error, advice="")
         return Look(**facts, gain=0.0, low=-math.inf, high=math.inf, per_problem=told.per_problem), answer, told
     halved = int((counts >= 2).sum())
     stderr = math.sqrt(held.mixture_gain_stderr**2 + 3 * seen / halved**2)
     half = float(stdtrit(max(halved - 1, 1), 1 - error / 2)) * stderr
     answer = replace(answer, held_out=replace(held, mixture_gain_stderr=stderr))
-    told = verdict(part, answer, error=error)
+    told = verdict(part, answer, error=error, advice="")
     gain = held.mixture_gain
     return Look(**facts, gain=gain, low=gain - half, high=gain + half, per_problem=told.per_problem), answer, told
 
@@ -168,10 +174,17 @@ def first_target(logged_PG: NDArray[np.int64], calls_left: float) -> Target:
 
 
 def num_looks(num_calls: float, most_calls: float) -> int:
-    """How many looks it takes to come from so many calls to so many, doubling; at most `MAX_LOOKS`."""
+    """How many looks there will be between so many calls and so many: one for each doubling, at most `MAX_LOOKS`."""
     if num_calls <= 0 or most_calls <= num_calls:
         return 1
     return min(MAX_LOOKS, 1 + math.ceil(math.log2(most_calls / num_calls)))
+
+
+def error_of(number: int, looks: int, error_left: float) -> float:
+    """The error of look `number` (from 0) of so many, out of what is left for it and those behind it."""
+    if number == 0 and looks > 1:
+        return error_left * FIRST_SHARE
+    return error_left / max(1, looks - number)
 
 
 def next_target(
@@ -202,10 +215,10 @@ def next_target(
     if looks_left < 1 or left < 1:
         return None
     most = max(done, 1.0) * ((done + left) / max(done, 1.0)) ** (1 / looks_left) - done
-    if look.half_width < math.inf and look.answers >= look.best_answers:
-        to = max(precision, abs(look.gain))  # narrow enough, or on one side of 0
-        needed = done * (MARGIN * (look.half_width / to) ** 2 - 1)
-        most = min(most, max(needed, done / 4))
+    enough = _enough_problems(look, answers, precision)
+    if enough < len(logged_PG):
+        few = Target(num_problems=math.ceil(enough), answers=answers)
+        most = min(most, max(float(calls_to([few], logged_PG, targets).sum()), done / 4))
     most = min(max(most, 1.0), left)
     while True:
         target = Target(num_problems=len(logged_PG), answers=answers)
@@ -218,6 +231,22 @@ def next_target(
     return Target(num_problems=some, answers=answers)
 
 
+def _enough_problems(look: Look, answers: int, precision: float) -> float:
+    """How many problems with so many answers would do, by what a look saw: for a narrow interval, or one beside 0."""
+    if look.half_width == math.inf:
+        return math.inf
+
+    def spread(n: float) -> float:
+        return look.between + look.within / n
+
+    def reach(n: float) -> float:
+        return look.between / math.sqrt(look.between + 2 * look.within / n) if look.between > 0 else 1.0
+
+    gain = abs(look.gain) * (reach(answers) / reach(look.answers) if look.gain > 0 else 1.0)
+    ratio = spread(answers) / spread(look.answers) if spread(look.answers) > 0 else 1.0
+    return MARGIN * look.num_problems * ratio * (look.half_width / max(precision, gain)) ** 2
+
+
 def why_stop(look: Look, precision: float) -> str:
     """Why nothing more need be asked; "" where it would tell more."""
     if look.per_problem and look.low > 0:
@@ -227,3 +256,44 @@ def why_stop(look: Look, precision: float) -> str:
     if look.half_width <= precision and look.answers >= min(look.best_answers, MOST):
         return f"the interval is within {precision:g} of its middle"
     return ""
+
+
+def what_more(look: Look, targets: Sequence[Target], logged_PG: NDArray[np.int64], money_per_call: float | None) -> str:
+    """What further calls would tell, as a sentence.
+
+    Args:
+        look: The last one.
+        targets: What was asked for.
+        logged_PG: `[P, G]` responses that the log holds.
+        money_per_call: What a call costs; None: no money is counted.
+    """
+    done = int(calls_to(targets, logged_PG).sum())
+    answers = int(answers_of(targets, len(logged_PG)).max(initial=FEWEST))
+    wider = Target(num_problems=len(logged_PG), answers=answers)
+    possible = int(calls_to([wider], logged_PG, targets).sum())
+    halve = 3 * done  # an interval is as wide as one over the root of the number of problems
+    parts: list[str] = []
+    if look.half_width < math.inf and halve <= possible:
+        parts.append(f"another {_calls(halve, money_per_call)} would halve the interval")
+    elif look.half_width < math.inf and possible:
+        narrow = look.half_width * math.sqrt(done / (done + possible))
+        parts.append(
+            f"the log's other prompts would take {_calls(possible, money_per_call)} and bring the interval to about "
+            f"{narrow:.3f} on either side"
+        )
+    elif possible:
+        parts.append(f"{_calls(min(possible, max(done, 1)), money_per_call)} more would show an interval")
+    if look.answers < min(look.best_answers, MOST):
+        parts.append(
+            f"{look.best_answers} answers per problem and response group in place of {look.answers:g} would let the "
+            "choice see more"
+        )
+    if not parts:
+        return "All prompts of the log are asked: only further prompts would tell more."
+    text = "; ".join(parts)
+    return text[0].upper() + text[1:] + "."
+
+
+def _calls(number: int, money_per_call: float | None) -> str:
+    about = "" if money_per_call is None else f" (money about {number * money_per_call:.3g})"
+    return f"{number:,} calls{about}"

@@ -38,7 +38,8 @@ from ibpo.evaluation.importing import gold_of
 from ibpo.types import Problem, Prompt
 
 MESSAGES = ("messages", "request.messages", "request.body.messages", "body.messages", "request_body.messages",
-            "proxy_server_request.messages", "proxy_server_request.body.messages", "input.messages", "input")  # fmt: skip
+            "proxy_server_request.messages", "proxy_server_request.body.messages", "input.messages",
+            "input")  # fmt: skip
 """Where a log keeps all messages of a request."""
 PROMPTS = ("prompt", "question", "problem", "input", "query")
 GOLD = ("gold", "target", "reference", "gold_answer", "correct_answer", "ground_truth", "expected", "expected_answer")
@@ -66,7 +67,7 @@ class PromptLog:
     """The problems of a log, and the responses that are there."""
 
     problems: list[Problem]
-    """`info["show"]` holds the values of the columns that were asked for."""
+    """`info["show"]` holds the values of the columns that were asked for, `info["columns"]` these with their names."""
     logged: dict[str, list[Logged]]
     """Problem id -> its responses."""
     notes: tuple[str, ...]
@@ -201,10 +202,13 @@ def _problem(
         identifier = read_field(place, row, "problem", column)
     answer = lookup(row, columns["answer"]) if "answer" in columns else None
     gold = "" if answer is None else str(answer) if tests else gold_of(answer) or ""
-    info: dict[str, Any] = {"show": tuple(str(first_of(row, name) or "") for name in show)}
+    shown = {name: str(value) if (value := lookup(row, name)) is not None else "" for name in show}
+    info: dict[str, Any] = {"show": tuple(shown.values()), "columns": shown}
     level, domain = (str(first_of(row, name) or "") for name in ("level", "domain"))
     more: dict[str, Any] = {"tests": str(answer)} if tests and answer else {}
-    return Problem(problem_id=identifier, prompt=prompt, answer=gold, level=level, info=info | {"domain": domain} | more)
+    return Problem(
+        problem_id=identifier, prompt=prompt, answer=gold, level=level, info=info | {"domain": domain} | more
+    )
 
 
 def read_asked(value: Any) -> Prompt | None:
@@ -275,7 +279,9 @@ def stratified_order(log: PromptLog, seed: int) -> list[Problem]:
     id; the i-th of its m problems stands at (i + u) / m of the whole, with a u of the stratum's own.
 
     Example:
-        >>> problems = [Problem(problem_id=str(i), prompt="x", answer="", info={"show": (str(i % 2),)}) for i in range(8)]
+        >>> problems = [
+        ...     Problem(problem_id=str(i), prompt="x", answer="", info={"show": (str(i % 2),)}) for i in range(8)
+        ... ]
         >>> order = stratified_order(PromptLog(problems=problems, logged={}, notes=()), seed=0)
         >>> [sorted(p.info["show"][0] for p in order[i : i + 2]) for i in (0, 2, 4, 6)]
         [['0', '1'], ['0', '1'], ['0', '1'], ['0', '1']]
@@ -328,8 +334,8 @@ def match_logged(
             if not by_model and one.model and not _same_model(one.model, model):
                 why[f"they are of another model than {model}"] += 1
             elif name is None:
-                why[f"asked with {said!r}, which is none of {', '.join(groups)}" if said else "the log does not say how "
-                    f"they were asked (--logged {groups[0]} says so)"] += 1  # fmt: skip
+                silent = f"the log does not say how they were asked (--logged {groups[0]} says so)"
+                why[f"asked with {said!r}, which is none of {', '.join(groups)}" if said else silent] += 1
             elif one.tokens is None:
                 why["the log does not say how many tokens they have"] += 1
             else:

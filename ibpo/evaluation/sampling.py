@@ -166,7 +166,7 @@ def judge_stored(
     count_tokens: Callable[[str], int] | None = None, read: Callable[[str], str | None] = read_answer,
     *, budget: float | None = None,
 ) -> list[Json]:  # fmt: skip
-    """Rows of some responses of one way; `found` are as the store keeps them, one for each request. See `judge_ways`."""
+    """Rows of responses of one way (`judge_ways`); `found` are as the store keeps them, one for each request."""
     groups = list(way.response_groups)
     if way.two_turns:
         groups = [replace(group, extract_answer=read) for group in groups]
