@@ -1,12 +1,12 @@
 """Does `ibpo collect` stop at the right time, and are its intervals as wide as it says?
 
 `python benchmarks/collect.py [--runs 100] [--data dev.jsonl.gz]`: the plan, the looks and the stops of the command,
-with answers drawn from known truths in place of a server. The truth of an interval is what the same rule gains on a sample
-of 3,000 other prompts with as many answers each; for `--data` (dual_mode_dev: 45 problems, three efforts, 8 responses),
-of which each cell's responses are drawn with replacement, what it gains on average over 40 other draws of all 45.
+with answers drawn from known truths in place of a server. The truth of an interval is what the same rule gains on a
+sample of 3,000 other prompts with as many answers each; for `--data` (dual_mode_dev: 45 problems, three efforts, 8
+responses), of which each cell's responses are drawn with replacement, its mean gain over 40 other draws of all 45.
 
 *last misses*: runs whose last interval does not hold the truth; *any misses*: runs in which the interval of any look
-does not (at most 5 % are promised); *naive* is what 95 % intervals without correction at the same looks would miss.
+does not (at most 5 % are promised); *naive*: what intervals of 95 % at the same looks, without correction, miss.
 *choose*: runs that recommend choosing per problem. *one look*: calls with which a single look, at a number of calls
 fixed before, would have had an interval as narrow as the last one's.
 """

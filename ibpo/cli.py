@@ -86,10 +86,9 @@ _BY = {"--by": "--part COLUMN=VALUE"}
 REMOVED = {
     "allocate": _LOG,
     "report": {
-        **{
-            f"--{x}": f"--columns {x}=COLUMN"
-            for x in ("problem", "configuration", "reward", "tokens", "level", "answer")
-        },
+        **{f"--{x}": f"--columns {x}=COLUMN" for x in ("problem", "reward", "level", "answer")},
+        "--configuration": "--columns response_group=COLUMN",
+        "--tokens": "--columns cost=COLUMN",
         "--filter": "--metric METRIC,FILTER",
     },
     "calibrate": {"--column": "--columns score=COLUMN", "--prompt": "--columns prompt=COLUMN"},

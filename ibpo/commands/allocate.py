@@ -58,7 +58,7 @@ def allocate_command(
         Literal["fail", "skip"], typer.Option(help="At a bad row: stop, or count it and go on.")
     ] = "fail",
     stream: Annotated[
-        bool, typer.Option(help="Read the log in two passes, for one larger than memory; values are in sample.")
+        bool, typer.Option(help="Read the log in two passes, for one larger than memory; nothing is held out.")
     ] = False,
     wide: Annotated[
         bool, typer.Option("--wide", help="More columns: prices, shares, the mixture of the same cost.")

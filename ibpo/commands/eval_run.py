@@ -24,7 +24,7 @@ class Calls:
     """`RUN/calls.jsonl`: a line when a call begins to sample, another when it ends; a killed call has no second line.
 
     What a killed call sampled stands in the store, which keeps the order of arrival: its tokens are counted there, so
-    that its bill lacks only retries and what was under way.
+    that its bill lacks only retries and what was in flight.
     """
 
     def __init__(self, path: Path, store: RolloutStore) -> None:
@@ -71,7 +71,7 @@ class Calls:
 
 
 def total_bill(calls: list[Json]) -> Json | None:
-    """The bills of all calls in one; None where nothing is paid for. What was not told is unknown, not free.
+    """The bills of all calls in one; None where nothing is paid for. What was not reported is unknown, not free.
 
     Example:
         >>> total_bill([{"bill": {"cost": 1.0}}, {"bill": {"cost": 2.0, "num_retries": 3}}])["cost"]
@@ -147,7 +147,7 @@ class EvalProgress:
             parts.append(f"about {_duration(since / measured * left)} left")
         bill = self.endpoint.bill if self.endpoint else None
         if bill is not None and bill.num_unmetered and max(self.endpoint.price_per_million) > 0:  # pyright: ignore[reportOptionalMemberAccess]
-            parts.append(f"cost unknown: of {bill.num_unmetered} replies the server told no usage")
+            parts.append(f"cost unknown: of {bill.num_unmetered} replies the server reported no usage")
         elif bill is not None and bill.cost > 0 and self.num_new:
             parts.append(f"cost {bill.cost:.4g}, about {bill.cost / self.num_new * left:.4g} to come")
         if self.num_failed:

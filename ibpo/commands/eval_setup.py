@@ -91,7 +91,7 @@ def load_task(
     recipe: of this the problems that it holds out, where it does.
 
     Raises:
-        IbpoError: names what is missing, and the mend.
+        IbpoError: names what is missing, and the fix.
     """
     if judge is not None and judge not in JUDGES:
         raise IbpoError(f"--judge {judge}: no such judge; {nearest(judge, JUDGES)}")

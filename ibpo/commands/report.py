@@ -12,13 +12,13 @@ import typer
 
 from ibpo import __version__
 from ibpo.budget import check_budget, parse_budget
-from ibpo.commands.options import Columns, read_pairs
+from ibpo.commands.options import LOG_FIELDS, Columns, read_pairs
 from ibpo.errors import IbpoError
 
 if TYPE_CHECKING:
     from ibpo.evaluation import CompareOptions, Imported, Responses
 
-FIELDS = ("problem", "configuration", "reward", "tokens", "level", "answer")
+FIELDS = (*LOG_FIELDS, "level", "answer")
 SOME = 10_000
 """Above so many responses the page takes long enough to say what is being done."""
 LIMITS = (

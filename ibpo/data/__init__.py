@@ -5,6 +5,7 @@ from ibpo.data.fields import find_alike, first_of, lookup, parse_cell, read_text
 from ibpo.data.files import NUM_PEEKED, LogError, Row, Source, good_rows
 from ibpo.data.group_sums import GroupSums, sum_parts
 from ibpo.data.response_log import (
+    GUESSES,
     JudgeRows,
     Labels,
     Log,
@@ -13,11 +14,14 @@ from ibpo.data.response_log import (
     LogRows,
     MissingColumns,
     OnError,
+    check_number,
+    divided,
     read_field,
     read_log,
 )
 
 __all__ = [
+    "GUESSES",
     "NUM_PEEKED",
     "GroupSums",
     "JudgeRows",
@@ -31,6 +35,8 @@ __all__ = [
     "OnError",
     "Row",
     "Source",
+    "check_number",
+    "divided",
     "find_alike",
     "first_of",
     "good_rows",

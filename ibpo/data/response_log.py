@@ -94,9 +94,7 @@ class LogColumns:
         missing: list[str] = []
         for field in (*GUESSES, "by", "show"):
             named = getattr(self, field)
-            tried = (
-                GUESSES.get(field, ()) if named is None else (_divided(named)[0] if named not in present else named,)
-            )
+            tried = GUESSES.get(field, ()) if named is None else (divided(named)[0] if named not in present else named,)
             column = next((name for name in tried if name in present or _has(rows, name)), None)
             if column is None and named is None:
                 column = next((name for one in tried if (name := find_alike(present, one))), None)
@@ -380,6 +378,10 @@ class LogReader:
                     str(error).replace(str(self.path), f"{self.path}{how}", 1), error.options
                 ) from None
             self._note_dots(good)
+        # Where the models are the response groups they do not split the log.
+        model = (
+            find_alike({name: 0 for row in good for name in row}, "model") if good and self._looks_at_models else None
+        )
         rows: list[dict[str, Any]] = []
         for place, row in chain(peeked, stream):
             if isinstance(row, LogError):
@@ -396,9 +398,7 @@ class LogReader:
                 else:
                     self._skip(error)
                 continue
-            # Where the models are the response groups they do not split the log.
-            model = find_alike(row, "model") if self._looks_at_models else None
-            if model and row[model] not in (None, row.get("response_group")):
+            if model and row.get(model) not in (None, row.get("response_group")):
                 self._models.add(str(row[model]))
                 self._model = model
             if self.names.by is None and "harness_task" in row:
@@ -412,7 +412,7 @@ class LogReader:
 
     def _note_dots(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Say how costs such as 1.234 are read, where all look as if the dot parted thousands."""
-        name = _divided(self.columns.get("cost", ""))[0]
+        name = divided(self.columns.get("cost", ""))[0]
         texts = [text.strip() for row in rows if isinstance(text := lookup(row, name), str)]
         dotted = [text for text in texts if re.fullmatch(r"[1-9]\d{0,2}\.\d{3}", text)]
         if dotted and all(text in dotted or re.fullmatch(r"\d{1,3}", text) for text in texts):
@@ -571,8 +571,14 @@ def read_field(place: str, row: Mapping[str, Any], field: str, column: str) -> A
     Raises:
         LogError: with place, column and fix.
     """
+    value = row.get(column)
+    if field in ("reward", "cost"):  # most values need no second look
+        if isinstance(value, int | float) and 0 <= value <= (1 if field == "reward" else LARGEST):
+            return float(value)
+    elif isinstance(value, str) and value and not (value[0].isspace() or value[-1].isspace()):
+        return value
     place = f"{place}, column {column!r}"
-    name, divisor = (column, 1.0) if column in row else _divided(column)
+    name, divisor = (column, 1.0) if column in row else divided(column)
     value = row[name] if name in row else lookup(row, name)
     if value is None or value in ("", [], {}) or value != value:
         fix = "fill it in or drop the row (--on-error skip)"
@@ -583,7 +589,7 @@ def read_field(place: str, row: Mapping[str, Any], field: str, column: str) -> A
         kind = "a list" if isinstance(value, list) else "an object"
         raise LogError(f"{place}: is {kind}; the {field.replace('_', ' ')} must be a text or a number")
     if field in ("reward", "cost"):
-        return _number(place, value, field, name, divisor)
+        return check_number(place, value, field, name, divisor)
     return _text_of(value)
 
 
@@ -591,14 +597,35 @@ def _text_of(value: Any) -> str:
     return str(value).strip()
 
 
-def _divided(name: str) -> tuple[str, float]:
-    """The column of `score/100`, and what its numbers are divided by."""
+def divided(name: str) -> tuple[str, float]:
+    """The column of `score/100`, and what its numbers are divided by.
+
+    Example:
+        >>> divided("score/100"), divided("a/b")
+        (('score', 100.0), ('a/b', 1.0))
+    """
     found = DIVIDED.fullmatch(name)
     return (found["column"], float(found["by"]) or 1.0) if found else (name, 1.0)
 
 
-def _number(place: str, value: Any, field: str, name: str, divisor: float = 1.0) -> float:
-    truth = TRUTH.get(str(value).strip().lower()) if field == "reward" else None
+def check_number(place: str, value: Any, field: str, name: str, divisor: float = 1.0) -> float:
+    """A number of a log as people write it, divided by `divisor`.
+
+    Args:
+        place: File, row and column, for the error.
+        value: What is there.
+        field: What it is: a `reward` may be a word, and is from 0 to 1; `truncated` may be a word; none is below 0.
+        name: The column, for the advice.
+        divisor: As `divided` reads it.
+
+    Raises:
+        LogError: It is none, or not such a one.
+
+    Example:
+        >>> check_number("row 1", "Y", "reward", "right"), check_number("row 1", "1,297", "cost", "tokens")
+        (1.0, 1297.0)
+    """
+    truth = TRUTH.get(str(value).strip().lower()) if field in ("reward", "truncated") else None
     if field == "reward" and divisor == 1 and str(value).strip().endswith("%"):
         divisor = 100.0
     try:
@@ -614,10 +641,10 @@ def _number(place: str, value: Any, field: str, name: str, divisor: float = 1.0)
             f"{place}: {value!r} is not from 0 to 1, as a reward must be; divide it, for instance by "
             f"--columns reward={name}/{100 if number > 10 else 10}, or rescale it"
         )
-    if field == "cost" and number < 0:
-        raise LogError(f"{place}: {value!r} is negative; a cost must be at least 0")
-    if field == "cost" and number > LARGEST:
-        raise LogError(f"{place}: {value!r} is above {LARGEST:g}; give costs in a larger unit")
+    if number < 0:
+        raise LogError(f"{place}: {value!r} is negative; the {field.replace('_', ' ')} must be at least 0")
+    if number > LARGEST:
+        raise LogError(f"{place}: {value!r} is above {LARGEST:g}; give it in a larger unit")
     return number
 
 

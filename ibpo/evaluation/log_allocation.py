@@ -201,21 +201,29 @@ def answer_questions(
 
 
 class _Halves:
-    """What one half of the responses would choose; the expectations of a half serve all budgets that are asked."""
+    """What each half of the responses would choose; the expectations of halves serve all budgets that are asked."""
 
     def __init__(self, within: FloatArray) -> None:
         self.within = within
         self._seen: tuple[Any, tuple[FloatArray, FloatArray]] | None = None
 
     def choose(self, limits: Sequence[GroupLimit], reward: FloatArray, cost: FloatArray, count: FloatArray) -> IntArray:
-        """`[P]` the response group of each problem."""
+        """`[H, P]` the response group of each problem; -1 in a half that cannot keep the budgets."""
         if self._seen is None or self._seen[0] is not reward:
             self._seen = reward, shrink(reward, cost, count, self.within)
         reward, cost = self._seen[1]
         amount = limits[0].at_most if len(limits) == 1 and limits[0].group is None else None
-        if amount is not None and cost.min(1).mean() <= amount:
-            return by_problem_pick(float(amount))(reward, cost, count)
-        return choose_groups(reward, cost, limits)[1]
+        if amount is not None:
+            pick = by_problem_pick(float(amount))(reward, cost, count)
+            pick[cost.min(2).mean(1) > float(amount)] = -1
+            return pick
+        pick = np.full(reward.shape[:2], -1, np.int64)
+        for h in range(len(pick)):
+            try:
+                pick[h] = choose_groups(reward[h], cost[h], limits)[1]
+            except InfeasibleBudget:
+                continue
+        return pick
 
 
 def fitting_mixture(reward_G: FloatArray, cost_G: FloatArray, limits: Sequence[GroupLimit]) -> FloatArray | None:

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from ibpo.allocation import Frontier
 from ibpo.data import Labels, LogColumns, LogReader, LogRows, OnError
 from ibpo.errors import IbpoError
-from ibpo.evaluation.importing import judge_rows
 from ibpo.evaluation.log_allocation import Answer
-from ibpo.evaluation.log_parts import LogPart, Say
+from ibpo.evaluation.log_parts import LogPart, Say, judge_when_needed
 from ibpo.evaluation.log_verdict import summarise_parts
 from ibpo.runs import atomic_files
 
@@ -141,7 +140,7 @@ def _chosen_rows(
         part.name: (part, [x for x in answers if x.question.times == 1 and x.allocation])
         for part, answers in all_answers
     }
-    reader = LogReader(path, names, on_error=on_error, join=join, judge=judge_rows)
+    reader = LogReader(path, names, on_error=on_error, join=join, judge=judge_when_needed)
     for block in reader.blocks():
         for name, rows in block.by_part():
             if name in parts:

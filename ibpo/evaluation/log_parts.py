@@ -3,7 +3,7 @@
 Letters: P problems, G response groups.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
@@ -17,7 +17,6 @@ from ibpo.allocation import Frontier, GroupMeans, frontier
 from ibpo.data import GroupSums, Labels, Log, LogColumns, LogReader, OnError, read_log, sum_parts
 from ibpo.errors import IbpoError
 from ibpo.evaluation.estimates import shrink, within_cells
-from ibpo.evaluation.importing import judge_rows
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -25,6 +24,13 @@ Say = Callable[[str], None]
 
 MAX_DRAWN = 1_000_000
 """Problems from which the picture is drawn: more would show no other line."""
+
+
+def judge_when_needed(rows: Sequence[Mapping[str, Any]]) -> Sequence[float]:
+    """Rewards of rows that have a gold answer; only a log without rewards loads the judges."""
+    from ibpo.evaluation.importing import judge_rows
+
+    return judge_rows(rows)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -122,12 +128,12 @@ def read_parts(
         IbpoError: A log that cannot be used, or nothing to choose.
     """
     if stream:
-        reader = LogReader(path, names, on_error=on_error, join=join, judge=judge_rows)
+        reader = LogReader(path, names, on_error=on_error, join=join, judge=judge_when_needed)
         sums = sum_parts(reader, progress)
         columns, bad_rows, notes = reader.columns, tuple(reader.bad_rows), tuple(reader.notes)
         makers = [partial(_part_of_sums, name, of_part, columns, say) for name, of_part in sums.items()]
     else:
-        log = read_log(path, names, on_error=on_error, join=join, judge=judge_rows, progress=progress)
+        log = read_log(path, names, on_error=on_error, join=join, judge=judge_when_needed, progress=progress)
         columns, bad_rows, notes = log.columns, log.bad_rows, log.notes
         makers = [partial(_part_of_log, name, of_part, say) for name, of_part in log.parts().items()]
     parts: list[LogPart] = []

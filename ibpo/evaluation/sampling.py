@@ -49,9 +49,9 @@ class Way:
     def requests(self, problems: Sequence[Problem], num_responses: int) -> list[Request]:
         """`num_responses` to each problem, one round after the other, so that an early stop leaves whole rounds."""
         alone = self.response_groups[0] if len(self.response_groups) == 1 else None
-        told = [[group.name, group.instruction] for group in self.response_groups]
+        wordings = [[group.name, group.instruction] for group in self.response_groups]
         body = [dict(self.body)] if self.body else []
-        wording = json.dumps([told, dict(self.template_options), *body], sort_keys=True)
+        wording = json.dumps([wordings, dict(self.template_options), *body], sort_keys=True)
         return [
             Request(
                 problem=problem,

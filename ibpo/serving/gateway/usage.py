@@ -12,7 +12,7 @@ import json
 import re
 from typing import Any, NamedTuple
 
-from ibpo.endpoint import as_count, read_tokens
+from ibpo.usage import as_count, read_tokens
 
 EVENT_END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 """An empty line, whatever ends it and the line before; never inside a CR LF."""
@@ -53,7 +53,7 @@ class AnswerCost(NamedTuple):
     failed: bool = False
     """Whether it is an error, whatever its HTTP status."""
     reasoning: int = 0
-    """Of the tokens, those of the thinking, as far as they are told."""
+    """Of the tokens, those of the thinking, as far as they are reported."""
 
 
 def read_cost(body: bytes) -> AnswerCost:
