@@ -2,8 +2,8 @@
 
 `python benchmarks/collect.py [--runs 100] [--data dev.jsonl.gz]`: the plan, the looks and the stops of the command,
 with answers drawn from known truths in place of a server. The truth of an interval is what the same rule gains on a
-sample of 3,000 other prompts with as many answers each; for `--data` (dual_mode_dev: 45 problems, three efforts, 8
-responses), of which each cell's responses are drawn with replacement, its mean gain over 40 other draws of all 45.
+sample of 1,500 other prompts with as many answers each; for `--data` (dual_mode_dev: 45 problems, three efforts, 8
+responses), of which each cell's responses are drawn with replacement, its mean gain over 20 other draws of all 45.
 
 *last misses*: runs whose last interval does not hold the truth; *any misses*: runs in which the interval of any look
 does not (at most 5 % are promised); *naive*: what intervals of 95 % at the same looks, without correction, miss.
@@ -184,7 +184,7 @@ def main() -> None:
         (
             name,
             lambda seed, name=name: synthetic(name, seed, NUM_PROMPTS),
-            lambda seed, name=name: synthetic(name, seed, 3000),
+            lambda seed, name=name: synthetic(name, seed, 1500),
             1,
         )
         for name in SYNTHETIC
@@ -192,7 +192,7 @@ def main() -> None:
     if options.data:
         for model in ("gpt-5.1", "claude-opus-4-5"):
             found = published(options.data, model)
-            worlds.append((model, lambda _, found=found: found, lambda _, found=found: found, 40))
+            worlds.append((model, lambda _, found=found: found, lambda _, found=found: found, 20))
     head = ("truth", "gain", "calls", "one look", "looks", "half width", "choose", "last misses", "any misses", "naive")
     print(
         f"{options.runs} runs each, at most {options.limit:.0f} calls, precision {options.precision}, {options.budget}"
@@ -203,11 +203,14 @@ def main() -> None:
         for title, world_of, other_of, repeats in worlds:
             if options.only not in title:
                 continue
-            true = {n: truth(other_of, n, options.budget, folder, repeats) for n in range(2, MOST + 1)}
+            true: dict[int, float] = {}
             last, some, naive, choose, calls, looks, widths, once = ([] for _ in range(8))
             for seed in range(options.runs):
                 done, number = one_run(world_of(seed), seed, options.limit, options.precision, options.budget, folder)
-                gains = [true[int(min(MOST, max(2, round(look.answers))))] for look in done]
+                each = [int(min(MOST, max(2, round(look.answers)))) for look in done]
+                for n in set(each) - set(true):
+                    true[n] = truth(other_of, n, options.budget, folder, repeats)
+                gains = [true[n] for n in each]
                 wrong = [misses(look, gain, look.error) for look, gain in zip(done, gains, strict=True)]
                 last.append(wrong[-1])
                 some.append(any(wrong))
@@ -220,7 +223,7 @@ def main() -> None:
                 once.append(number * z**2)
             cells = (
                 title,
-                " ".join(f"{n}: {true[n]:+.3f}" for n in (2, 4, 8)),
+                " ".join(f"{n}: {true[n]:+.3f}" for n in sorted(true)),
                 f"{np.mean(calls):.0f} ({np.quantile(calls, 0.1):.0f} to {np.quantile(calls, 0.9):.0f})",
                 f"{np.mean(once):.0f}",
                 f"{np.mean(looks):.1f}",

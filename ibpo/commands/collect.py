@@ -32,6 +32,8 @@ SHORT = {
     "thinking": ("chat_template_kwargs.enable_thinking", ("none", "thinking")),
 }
 """What `--by` is short for: a field of the request and its values."""
+SWITCH = {"none": False, "thinking": True, "off": False, "on": True}
+"""Values of `--by thinking`."""
 TOKENS_PER_BYTE = 0.25
 """Of prompts, for estimates only: what is reserved is a token for each byte."""
 
@@ -202,8 +204,7 @@ def _ways(by: str | None, response_groups: Sequence[str], *, programs: bool) -> 
             raise IbpoError(f"--by {by}: needs different values, each with a text")
         ways = {}
         for value in values:
-            told = value == "thinking" if known == SHORT["thinking"][1] else value
-            body: Any = told
+            body: Any = _value(by, value, is_switch=known == SHORT["thinking"][1])
             for part in reversed(field.split(".")):
                 body = {part: body}
             # Asked as logged, without a word before it; the answer is read as in a log.
@@ -212,6 +213,19 @@ def _ways(by: str | None, response_groups: Sequence[str], *, programs: bool) -> 
     if len(ways) < 2:
         raise IbpoError("a choice needs at least two response groups; name more")
     return ways
+
+
+def _value(by: str, text: str, *, is_switch: bool) -> Any:
+    """What is sent for a value of `--by`: a number or truth value where it reads like one, else the text."""
+    if is_switch:
+        if text not in SWITCH:
+            raise IbpoError(f"--by {by}: {text!r} is neither on nor off; write {' or '.join(SWITCH)}")
+        return SWITCH[text]
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return value if isinstance(value, bool | int | float) else text
 
 
 def _judgeable(log: PromptLog, judge_command: str | None, console: Console) -> PromptLog:

@@ -41,6 +41,8 @@ FIRST_SHARE = 0.1
 """Of the error, for the first look."""
 FEWEST, MOST = 2, 8
 """Answers per problem and response group: what halving takes, and beyond which more problems say more."""
+NOTHING = 1e-9
+"""Of a variance: sums round."""
 PILOT = (12, 24)
 """Problems of the first round."""
 MARGIN = 1.1
@@ -81,8 +83,10 @@ class Look:
     @property
     def best_answers(self) -> int:
         """How many answers per problem and response group say most for their calls."""
+        if self.within < NOTHING:
+            return FEWEST
         if self.between <= 0:
-            return MOST if self.within > 0 else FEWEST
+            return MOST
         return int(min(MOST, max(FEWEST, round(math.sqrt(2) * self.within / self.between))))
 
 

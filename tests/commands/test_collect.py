@@ -55,7 +55,7 @@ def write_log(path, num_problems=60, **more):
 def arguments(log, url, out, *more):
     return [
         *("collect", str(log), "--model", "m", "--base-url", url, "--out", str(out), "--by", "effort=low,high"),
-        *("--max-tokens", "64", *map(str, more)),
+        *("--max-tokens", "64", "--engine", "num_concurrent=4", *map(str, more)),
     ]
 
 
@@ -260,7 +260,7 @@ def test_a_plan_asks_nothing(tmp_path):
 
 def test_killed_it_goes_on_and_asks_nothing_twice(tmp_path):
     log, out = write_log(tmp_path / "log.jsonl"), tmp_path / "run"
-    limit = ("--max-money", 30, *PRICES, "--engine", "num_concurrent=4")
+    limit = ("--max-money", 30, *PRICES)
     with serving(answer_by("same")) as server:
         for kill in range(1, 4):
             with running(tmp_path / f"said{kill}", *arguments(log, server.url, out, *limit)) as process:
