@@ -48,8 +48,19 @@ CACHED_INSIDE = (
     "cached_content_token_count",
     "prompt_cache_hit_tokens",
 )
-CACHE_READ = ("cache_read_input_tokens", "input_tokens_cache_read", "input_cached_tokens", "input_cache_read")
-CACHE_WRITTEN = ("cache_creation_input_tokens", "input_tokens_cache_write", "input_cache_creation")
+CACHE_READ = (
+    "cache_read_input_tokens",
+    "input_tokens_cache_read",
+    "input_cached_tokens",
+    "input_cache_read",
+    "prompt_cache_read_tokens",
+)
+CACHE_WRITTEN = (
+    "cache_creation_input_tokens",
+    "input_tokens_cache_write",
+    "input_cache_creation",
+    "prompt_cache_write_tokens",
+)
 PER = 1_000_000
 """Tokens that a price is of."""
 DATED = re.compile(r"[-@]\d{4}-?\d{2}-?\d{2}$")

@@ -153,8 +153,11 @@ def collect_command(
         _say(console, note)
     if logged not in (None, "none", *ways):
         raise IbpoError(f"--logged {logged}: is none of the response groups, {', '.join(ways)}")
-    asked = [question for question in questions(_in_numbers(budget or ["50%range"], log)) if question.times == 1]
     by_group = _prices(prices, {name: str(way.body.get("model", model)) for name, way in ways.items()})
+    # Tokens of models of different prices are no common measure.
+    cost = "money" if by_group and len(set(by_group.values())) > 1 else "tokens"
+    cost = "money" if by_group and any(text.startswith("money") for text in budget or ()) else cost
+    asked = [x for x in questions(_in_numbers(budget or ["50%range"], log, cost), cost) if x.times == 1]
     limits = Limits(
         money=math.inf if max_money is None else max_money, calls=math.inf if max_calls is None else max_calls
     )
@@ -170,7 +173,7 @@ def collect_command(
             max_tokens=max_tokens, temperature=temperature, seed=seed, logged=logged, judge=judge,
             judge_command=judge_command, isolate=not no_isolation,
         )  # fmt: skip
-        _collect(run, todo, asked[0], precision, seed, command)
+        _collect(run, todo, asked[0], cost, precision, seed, command)
     except KeyboardInterrupt:
         typer.echo(f"stopped; what was answered is kept, go on with: {command}", err=True)
         raise typer.Exit(130) from None
@@ -245,7 +248,7 @@ def _judgeable(log: PromptLog, judge_command: str | None, console: Console) -> P
     return replace(log, problems=known)
 
 
-def _in_numbers(budgets: Sequence[str], log: PromptLog) -> list[str]:
+def _in_numbers(budgets: Sequence[str], log: PromptLog, cost: str) -> list[str]:
     """Budgets of which "today" is what the log spends, not what is collected."""
     from dataclasses import replace
 
@@ -256,11 +259,11 @@ def _in_numbers(budgets: Sequence[str], log: PromptLog) -> list[str]:
     for text in budgets:
         budget = parse_budget(text)
         if budget.unit == "now":
-            if not tokens:
-                raise IbpoError(f"--budget {text}: the log does not say what is spent today; give tokens=NUMBER")
+            if not tokens or cost != "tokens":
+                raise IbpoError(f"--budget {text}: the log does not say what is spent today; give {cost}=NUMBER")
             amount = budget.in_cost(now=sum(tokens) / len(tokens), cheapest=0, most_expensive=0)
             budget = replace(budget, amount=amount, unit="number")
-        made.append(str(budget))
+        made.append(text if budget.unit in ("percent", "range") else str(budget))
     return made
 
 
@@ -361,7 +364,7 @@ def _open_run(
     return run, Plan.open(out / "plan.json", fingerprint(order))
 
 
-def _collect(run: Run, plan: Plan, question: Question, precision: float, seed: int, command: str) -> None:
+def _collect(run: Run, plan: Plan, question: Question, cost: str, precision: float, seed: int, command: str) -> None:
     """Ask and look, until it is known or nothing more can be asked; then say so."""
     from ibpo.evaluation import error_of, first_target, next_target, why_stop
 
@@ -381,7 +384,7 @@ def _collect(run: Run, plan: Plan, question: Question, precision: float, seed: i
             _plan_looks(run, plan)
         is_new = plan.num_rows != len(rows) or not plan.done
         error = error_of(len(plan.done), plan.looks, plan.error_left) if is_new else plan.done[-1].error
-        seen = _look(run, rows, question, seed, error)
+        seen = _look(run, rows, question, cost, seed, error)
         if seen is None:
             return _finish(run, plan, None, "the limits leave no room for two answers of every response group", command)
         look = seen[0]
@@ -457,10 +460,13 @@ def _write_rows(run: Run, targets: Sequence[Target]) -> list[dict[str, Any]]:
 
     rows = sorted(run.judged(targets), key=lambda row: (row["problem_id"], row["response_group"], row["number"]))
     shown = {problem.problem_id: problem.info.get("columns", {}) for problem in run.order}
+    length = {row["problem_id"]: row["prompt_tokens"] for row in rows if row.get("prompt_tokens")}
     for row in rows:
         row |= shown[row["problem_id"]]
         prices = run.spending.prices
-        use = use_of(row.get("prompt_tokens"), row["tokens"], row.get("thinking_tokens"))
+        # Responses of the log do not say how long their prompt is; others to the same problem do.
+        num_prompt = row.get("prompt_tokens") or length.get(row["problem_id"])
+        use = use_of(num_prompt, row["tokens"], row.get("thinking_tokens"))
         if prices is not None and use is not None:
             row["money"] = round(prices[row["response_group"]].of(use), 12)
     if any(row["tokens"] is None for row in rows):
@@ -471,10 +477,11 @@ def _write_rows(run: Run, targets: Sequence[Target]) -> list[dict[str, Any]]:
 
 
 def _look(
-    run: Run, rows: Sequence[Mapping[str, Any]], question: Question, seed: int, error: float
+    run: Run, rows: Sequence[Mapping[str, Any]], question: Question, cost: str, seed: int, error: float
 ) -> tuple[Look, LogPart, Answer, Verdict] | None:
     """Allocate's verdict on what is there; None where no problem has two answers of every response group."""
     from collections import Counter
+    from dataclasses import replace
 
     from ibpo.data import LogColumns
     from ibpo.evaluation import answer_questions, read_parts, take_look
@@ -483,9 +490,10 @@ def _look(
     whole = [p for p in {problem for problem, _ in cells} if all(cells[p, group] >= 2 for group in run.ways)]
     if len(whole) < 2:
         return None
-    cost = "characters" if "characters" in rows[0] else "tokens"
-    if cost == "characters":
+    if "characters" in rows[0]:
+        cost = "characters"
         _say(run.console, "the server does not say how many tokens it gave: the cost is characters of the completion")
+        question = replace(question, budgets=tuple(replace(x, name=cost) for x in question.budgets))
     names = LogColumns(problem="problem_id", response_group="response_group", reward="reward", cost=cost)
     silent: list[str] = []
     part = read_parts(run.out / "responses.jsonl", names, say=silent.append).parts[0]

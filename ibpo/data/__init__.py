@@ -4,6 +4,7 @@ from ibpo.data.adapters import read_log_rows
 from ibpo.data.fields import find_alike, first_of, lookup, parse_cell, read_text
 from ibpo.data.files import NUM_PEEKED, LogError, Row, Source, good_rows
 from ibpo.data.group_sums import GroupSums, sum_parts
+from ibpo.data.money import MONEY
 from ibpo.data.response_log import (
     GUESSES,
     JudgeRows,
@@ -22,6 +23,7 @@ from ibpo.data.response_log import (
 
 __all__ = [
     "GUESSES",
+    "MONEY",
     "NUM_PEEKED",
     "GroupSums",
     "JudgeRows",

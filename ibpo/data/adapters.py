@@ -31,6 +31,7 @@ from ibpo.data.files import (
     read_document,
     read_rows,
 )
+from ibpo.data.money import priced_rows
 
 IDENTIFIERS = ("custom_id", "request_id", "trace_id", "traceId", "response_id", "problem_id", "question_id", "id")
 """Columns by which tables are joined, the first that both have."""
@@ -154,7 +155,7 @@ def read_log_rows(source: Source, *, join: Sequence[Path] = ()) -> Iterator[RawR
         rows = grouped(chain.from_iterable(ours), source, tool)
     for table in join:
         rows = _joined(rows, table, source)
-    yield from rows
+    yield from rows if source.prices is None else priced_rows(rows, source, source.prices)
 
 
 def _with_tokens(rows: Iterator[RawRow], source: Source) -> Iterator[RawRow]:

@@ -23,6 +23,7 @@ from ibpo.data.fields import (
     first_of,
     known,
     lookup,
+    prompt_counts,
     read_object,
     read_prompt,
     read_text,
@@ -297,6 +298,8 @@ def convert_litellm(rows: Iterator[Row], source: Source, _: Path) -> Iterator[Ro
         messages = row.get("messages")
         prompt = read_prompt(messages) if messages not in (None, "", "{}", {}, "[]") else asked.get("prompt")
         one: Json = {**row, **read_completion(answer), **known(prompt=prompt or None)}
+        if told := read_object(first_of(about, "usage_object", "additional_usage_values")):
+            one |= prompt_counts({"prompt_tokens": row.get("prompt_tokens"), **told})
         one |= known(
             tokens=row.get("completion_tokens"),
             model=row.get("model_group") or row.get("model"),
@@ -427,6 +430,13 @@ def convert_otel(rows: Iterator[Row], source: Source, file: Path) -> Iterator[Ro
                 source.left_out["failed requests"] += 1
                 continue
             told = read_usage({"completion_tokens": about.get("gen_ai.usage.output_tokens")})
+            told |= prompt_counts(
+                {
+                    "prompt_tokens": about.get("gen_ai.usage.input_tokens"),
+                    "cache_read_input_tokens": about.get("gen_ai.usage.cache_read.input_tokens"),
+                    "cache_creation_input_tokens": about.get("gen_ai.usage.cache_creation.input_tokens"),
+                }
+            )
             ends = about.get("gen_ai.response.finish_reasons")
             said = lookup(about, "gen_ai.output.messages")
             mine = {**_evaluations(span), **scores}

@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibpo.allocation import Allocation, HoldoutRow, InfeasibleBudget, allocate, holdout_value, random_mix
-from ibpo.budget import Budget, check_budget, check_distinct, costs_named, parse_budget
+from ibpo.budget import TOKENS, Budget, check_budget, check_distinct, costs_named, parse_budget
 from ibpo.errors import IbpoError
 from ibpo.evaluation.estimates import shrink
 from ibpo.evaluation.log_parts import FloatArray, IntArray, LogPart, Say
 from ibpo.evaluation.oracles import by_problem_pick
 
-DEFAULT = ("tokens=25%range", "tokens=50%range", "tokens=75%range")
+DEFAULT = ("25%range", "50%range", "75%range")
 REFUSED = {
     "slice": "a log is not sliced inside a budget; --by COLUMN solves each part of the log on its own",
 }
@@ -60,11 +60,19 @@ class GroupLimit:
     at_least: Fraction | None
 
 
-def questions(texts: Sequence[str]) -> list[Question]:
-    """All budgets together, at half, once and twice their amount; without any, three on the way in cost."""
+def questions(texts: Sequence[str], cost: str = TOKENS) -> list[Question]:
+    """All budgets together, at half, once and twice their amount; without any, three on the way in cost.
+
+    Args:
+        texts: Of budgets, as on the command line.
+        cost: What an amount without a name is of, such as `0.5x`: the log's cost.
+    """
     if not texts:
-        return [Question(label=text, budgets=(parse_budget(text),)) for text in DEFAULT]
-    budgets = tuple(map(parse_budget, texts))
+        return [Question(label=f"{cost}={text}", budgets=(parse_budget(f"{cost}={text}"),)) for text in DEFAULT]
+    budgets = tuple(
+        replace(budget, name=cost) if "=" not in text else budget
+        for text, budget in ((text, parse_budget(text)) for text in texts)
+    )
     check_distinct(budgets)
     label = ", ".join(map(str, budgets))
     if all(budget.sense == "at_least" for budget in budgets):
@@ -106,7 +114,13 @@ def _whole_if_they_are(problems: Sequence[Any] | IntArray) -> Sequence[Any] | In
 def _limit(
     budget: Budget, times: Fraction, cost_name: str, groups: Sequence[str], mean_cost: FloatArray, now: float
 ) -> GroupLimit:
-    if check_budget(budget, groups=groups, costs=costs_named(cost_name), refused=REFUSED):
+    costs = costs_named(cost_name)
+    if budget.name == "money" and "money" not in (*groups, *costs):
+        raise IbpoError(
+            f"--budget {budget}: the log's cost is {cost_name!r}, no money; give a table of prices with --prices, or "
+            "name a column with money with --columns cost=COLUMN"
+        )
+    if check_budget(budget, groups=groups, costs=costs, refused=REFUSED):
         amount, group = budget.amount, list(groups).index(budget.name)
     else:
         group, ends = None, (float(mean_cost.min()), float(mean_cost.max()))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtrit
 
+from ibpo.budget import cost_text
 from ibpo.evaluation.log_allocation import Answer
 from ibpo.evaluation.log_parts import LogPart
 
@@ -56,7 +57,7 @@ def verdict(part: LogPart, answer: Answer, *, error: float = 0.05, advice: str |
         if now[0] and now[1]
         else ""
     )
-    mine = f"{reward} {held.reward:.3f} for {_rounded(held.spent)} {unit}{kept}"
+    mine = f"{reward} {held.reward:.3f} for {cost_text(held.spent)} {unit}{kept}"
     if answer.mixture is None or held.mixture_gain is None or held.mixture_gain_stderr is None:
         return Verdict(text=f"{label}: choose per problem ({mine}): {blind}.", per_problem=True, mixture=None)
     gain = held.mixture_gain
@@ -73,9 +74,9 @@ def verdict(part: LogPart, answer: Answer, *, error: float = 0.05, advice: str |
     if gain - half > 0:
         text = (
             f"{label}: choosing per problem is not worth it on this log: on unseen answers it spends "
-            f"{_rounded(held.spent)} {unit}, more than asked, and a mixture of that cost is as good. Inside the "
-            f"budget, {blind}, {reward} {held.mixture:.3f} for {_rounded(cost)} {unit}, is the best that does not look "
-            "at the problems."
+            f"{cost_text(held.spent)} {unit}, more than asked, and a mixture of that cost is as good. Inside the "
+            f"budget, {blind}, {reward} {held.mixture:.3f} for {cost_text(cost)} {unit}, is the best that does not "
+            "look at the problems."
         )
         return Verdict(text=text, per_problem=False, mixture=weights)
     if advice is None:
@@ -83,7 +84,7 @@ def verdict(part: LogPart, answer: Answer, *, error: float = 0.05, advice: str |
         advice = f"Collect {more} to see more."
     text = (
         f"{label}: choosing per problem is not worth it on this log: {blind}, {reward} {held.mixture:.3f} for "
-        f"{_rounded(cost)} {unit}, is the best that does not look at the problems, and choosing changes that by "
+        f"{cost_text(cost)} {unit}, is the best that does not look at the problems, and choosing changes that by "
         f"{interval}. {advice}".rstrip()
     )
     return Verdict(text=text, per_problem=False, mixture=weights)
@@ -98,10 +99,6 @@ def _blind(weights: dict[str, float]) -> str:
     return (
         " and ".join(f"{name} for {weight:.{digits}%}" for name, weight in parts) + " of the problems, drawn at random"
     )
-
-
-def _rounded(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def summarise_parts(
