@@ -243,18 +243,6 @@ class Settings(_Table):
 
 UNKNOWN = ModelSettings(name="*", response_group=[GroupSettings(name="standard")])
 
-GROUPS_BY: dict[str, list[dict[str, Any]]] = {
-    "thinking": [
-        {"name": "standard", "chat_template_kwargs": {"enable_thinking": False}},
-        {"name": "extended", "chat_template_kwargs": {"enable_thinking": True}, "gain": 0.5},
-    ],
-    "effort": [
-        {"name": "standard", "reasoning_effort": "low"},
-        {"name": "extended", "reasoning_effort": "high", "gain": 0.5},
-    ],
-}
-"""`ibpo serve --by`: the response groups of every model when no file names any."""
-
 
 def read_settings(path: str | Path) -> tuple[Settings, dict[str, Any]]:
     """Read a gateway file.
