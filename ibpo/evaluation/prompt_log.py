@@ -109,9 +109,14 @@ def read_prompt_log(
     some = [row for _, row in rows[:1000]]
     if not some:
         raise IbpoError(f"{path}: no rows; a log needs one row per prompt or response")
-    own = {field: column for field, column in columns.items() if field in OPTIONAL}
-    found = LogColumns(**own).resolve(path, some, optional=OPTIONAL)
-    if "response_group" not in own and found.get("response_group", "").lower() == "model":
+    own = LogColumns(
+        problem=columns.get("problem"),
+        response_group=columns.get("response_group"),
+        reward=columns.get("reward"),
+        cost=columns.get("cost"),
+    )
+    found = own.resolve(path, some, optional=OPTIONAL)
+    if own.response_group is None and found.get("response_group", "").lower() == "model":
         del found["response_group"]  # which answered, not how it was asked
     found |= _own_columns(path, some, columns, [*show])
     problems: dict[str, Problem] = {}
