@@ -20,7 +20,7 @@ compared with TRL's at start (`ibpo.training.trl_methods`), and what they rely o
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -283,7 +283,9 @@ class IBPOTrainer(ExactResume):
         """`eval_ibpo/*` of all prompts of this evaluation so far: TRL logs what is there when it ends."""
         metrics = self._metrics["eval"]
         if not any(key.startswith("ibpo/") for key in metrics):  # TRL has logged the one before
-            self.held_out = HeldOutView(self.groups, self.budgets)
+            dataset = getattr(self.callback_handler.eval_dataloader, "dataset", None)
+            num_prompts = len(dataset) if isinstance(dataset, Sized) else None
+            self.held_out = HeldOutView(self.groups, self.budgets, num_prompts)
         look_at_evaluation(self, inputs, completion_ids_list, rewards_per_func, self.held_out)
         metrics.update({key: [value] for key, value in self.held_out.metrics().items()})
 
