@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ibpo.errors import IbpoError
+from ibpo.usage import as_count, read_tokens
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-MAX_COUNT = 1 << 53
-"""A larger number is no count."""
 REFUSALS = (400, 413, 422)
 """Status codes that say that the request is at fault, and not the server, the key or the address."""
+NEVER_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout")
+"""What httpx calls it, whose successors the openai package may use."""
+PASSED_ON = (408, 502, 504)
+"""Status codes of gateways that waited in vain: whether the server behind them worked is unknown."""
 
 
 ENDED = (
@@ -36,7 +39,15 @@ CUT = (
 the vendors behind them. Compared without case."""
 
 
-class RefusedRequest(IbpoError):
+class NotServed(IbpoError):
+    """The server did nothing for this request, as its status says, or was not reached: it costs nothing."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class RefusedRequest(NotServed):
     """The server answers, but not this request: too long, of a forbidden content, or with an unknown option."""
 
 
@@ -131,9 +142,11 @@ class Endpoint:
         return found
 
     def map(
-        self, function: Callable[[Item], Result], items: Sequence[Item]
+        self, function: Callable[[Item], Result], items: Iterable[Item]
     ) -> Iterator[tuple[int, Result | IbpoError]]:
         """Apply a function to all items, `num_concurrent` at a time; yields (position, result) as they are done.
+
+        An item is taken when there is room for it, in the thread of the caller.
 
         An item's `IbpoError` is yielded in its place: one refused request does not stop the others. Requests that are
         not begun yet are dropped where the caller stops iterating.
@@ -172,8 +185,7 @@ class Endpoint:
             completion = raw.parse()
         except openai.OpenAIError as error:
             self._charge(num_failures=1)
-            failure = RefusedRequest if getattr(error, "status_code", None) in REFUSALS else IbpoError
-            raise failure(f"{self.base_url}: {_why(error, self.model)}") from None
+            raise _failure(error, f"{self.base_url}: {_why(error, self.model)}") from None
         except ValueError as error:
             self._charge(num_failures=1)
             raise IbpoError(f"{self.base_url}: the reply cannot be read: {error}; is this an OpenAI server?") from None
@@ -202,7 +214,7 @@ class Endpoint:
         if not (isinstance(finish_reason, str) and finish_reason):
             self._charge(num_failures=1)
             raise IbpoError(
-                f"{self.base_url}: the reply has no finish_reason, so it cannot be told from one that was cut off; "
+                f"{self.base_url}: the reply has no finish_reason, so it looks like one that was cut off; "
                 "use a server that gives one"
             )
         return Reply(
@@ -278,53 +290,28 @@ def _text_of(part: Any) -> str:
     return _text_of(inner)
 
 
-def read_tokens(usage: Any) -> tuple[int | None, int | None]:
-    """Tokens of a completion by a `usage` object, and those of the thinking in it; None where it does not say.
-
-    With completion c, reasoning r, prompt p and total t as far as they are reported, the completion has max(c, t - p),
-    as some servers leave the reasoning out of c, and c + r where r > c, as those r cannot be among the c.
-
-    Example:
-        >>> read_tokens({"completion_tokens": 7}), read_tokens({"completion_tokens": "7"})
-        ((7, None), (None, None))
-        >>> read_tokens({"prompt_tokens": 10, "completion_tokens": 7, "total_tokens": 517})
-        (507, 500)
-        >>> read_tokens({"output_tokens": 7, "output_tokens_details": {"reasoning_tokens": 500}})
-        (507, 500)
-    """
-    if not isinstance(usage, dict):
-        return None, None
-    kind, prompt = ("output", "input_tokens") if "output_tokens" in usage else ("completion", "prompt_tokens")
-    count, before = as_count(usage.get(f"{kind}_tokens")), as_count(usage.get(prompt))
-    total, details = as_count(usage.get("total_tokens")), usage.get(f"{kind}_tokens_details")
-    reasoning = as_count(usage.get("reasoning_tokens"))
-    if isinstance(details, dict) and (inner := as_count(details.get("reasoning_tokens"))) is not None:
-        reasoning = max(reasoning or 0, inner)
-    rest = max(0, total - before) if total is not None and before is not None else None
-    if count is None:
-        return rest, reasoning
-    whole = max(count, rest or 0, count + reasoning if reasoning is not None and reasoning > count else 0)
-    return whole, max(reasoning or 0, whole - count) if whole > count else reasoning
-
-
 def _read_usage(usage: Any) -> tuple[int, int, int | None]:
-    """Tokens of the prompt, of the completion, and of the thinking in it, if they are told apart.
+    """Tokens of the prompt, of the completion, and of the thinking in it, if they are counted apart.
 
     Raises:
         TypeError: No counts.
     """
-    told = usage.model_dump(warnings=False)
-    prompt, (completion, reasoning) = as_count(told.get("prompt_tokens")), read_tokens(told)
+    reported = usage.model_dump(warnings=False)
+    prompt, (completion, reasoning) = as_count(reported.get("prompt_tokens")), read_tokens(reported)
     if prompt is None or completion is None:
         raise TypeError
     return prompt, completion, reasoning
 
 
-def as_count(value: Any) -> int | None:
-    """A count; None: it is none."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_COUNT:
-        return None
-    return int(value) if value == int(value) else None
+def _failure(error: Exception, said: str) -> IbpoError:
+    """`NotServed` where it is certain that nothing was done for the request."""
+    status = getattr(error, "status_code", None)
+    if status in REFUSALS:
+        return RefusedRequest(said, status)
+    never_sent = type(error.__cause__).__name__ in NEVER_SENT
+    if never_sent or (status is not None and status not in PASSED_ON):
+        return NotServed(said, status)
+    return IbpoError(said)
 
 
 def _why(error: Exception, model: str) -> str:

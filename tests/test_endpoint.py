@@ -66,7 +66,7 @@ def test_thinking_is_paid_for_wherever_the_server_counts_it(usage, completion, r
 def test_a_reply_that_does_not_say_how_it_ended_is_an_error_that_is_paid_for(reason):
     with serving(lambda body, number: ("It is", reason)) as log:
         endpoint = Endpoint(base_url=log.url, model="m", price_per_million=(2e6, 1e6))
-        with pytest.raises(IbpoError, match="no finish_reason, so it cannot be told from one that was cut off"):
+        with pytest.raises(IbpoError, match="no finish_reason, so it looks like one that was cut off"):
             ask(endpoint, "one two three")
     assert (endpoint.bill.num_requests, endpoint.bill.num_failures, endpoint.bill.cost) == (1, 1, 8.0)
 

@@ -19,7 +19,9 @@ from ibpo.allocation.segments import FloatArray, IntArray, id_items, id_names
 from ibpo.errors import IbpoError
 
 Pick = Callable[[FloatArray, FloatArray, FloatArray], IntArray]
-"""Mean rewards, mean costs and numbers of responses, all `[P, G]` -> the response group of each problem `[P]`."""
+"""Mean rewards, mean costs and numbers of responses of H halves, `[H, P, G]` -> response groups `[H, P]`, -1: none."""
+ROWS = 2**19
+"""Responses that are halved at a time, all splits of them counted: what fits a processor's cache is fastest."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -176,8 +178,9 @@ def holdout_value(
         problem: `[R]` problem ids.
         response_group: `[R]` names of the response groups; every problem needs at least 2 responses of each.
         cost: `[R]` cost of each response, e.g. tokens, or `share(...)`.
-        budgets: Mean cost per problem, each a separate question; or a rule of its own: from `[P, G]` mean rewards and
-            mean costs the response group of each problem `[P]`, raising InfeasibleBudget where it can pick none.
+        budgets: Mean cost per problem, each a separate question; or a rule of its own: from mean rewards, mean costs
+            and counts `[H, P, G]` of H halves the response group of each problem `[H, P]`; a half for which it can pick
+            none has -1 there.
         against: For each budget the weights `[G]` of a mixture of constant policies to compare with, response groups
             sorted by name.
         num_splits: Number of random halvings.
@@ -214,11 +217,9 @@ def holdout_value(
             f"but halving needs 2 ({len(thin)} such pairs in all); drop these problems"
         )
     for budget in budgets:
-        _pick(
-            log.mean_reward, log.mean_cost, log.count.astype(np.float64), budget
-        )  # raises where the whole log cannot keep it
+        if not callable(budget):  # raises where the whole log cannot keep it
+            _allocated(log.mean_reward, log.mean_cost, budget)
     shape, num_problems = log.count.shape, len(log.problems)
-    every = np.arange(num_problems)
     by_cost = np.argsort(log.mean_cost.mean(0), kind="stable")
     ends = by_cost[[0, -1]]
 
@@ -236,47 +237,47 @@ def holdout_value(
     mixtures = [*against, *[None] * (len(budgets) - len(against))]
     share_G, num_unmet = np.zeros((len(budgets), shape[1])), [0] * len(budgets)
     rng = np.random.default_rng(seed)
-    start = np.cumsum(log.count) - log.count.ravel()
-    for split in range(num_splits):
-        order = np.lexsort((rng.random(len(log.pair)), log.pair))
-        rank = np.empty(len(order), np.int64)
-        rank[order] = np.arange(len(order)) - start[log.pair[order]]
-        # Every other response of a pair, in random order: 0 or 1 is its half.
-        half = (rank + rng.integers(0, 2, log.count.size)[log.pair]) % 2
-        means = [log.means(half == side) for side in (0, 1)]
-        first = np.bincount(log.pair[half == 0], minlength=log.count.size).reshape(shape).astype(np.float64)
-        counts = first, log.count - first
-        # Each half: mean reward `[P, G]`, mean cost `[P, G]`; `num` responses decide.
-        for decide, value, num in ((*means, counts[0]), (*means[::-1], counts[1])):
-            points = value[1].mean(0), value[0].mean(0)  # [G] cost and reward of the constant policies
-            for b, budget in enumerate(budgets):
-                try:
-                    pick = _pick(*decide, num, budget)
-                except InfeasibleBudget:
-                    pick = decide[1].argmin(1)
-                    num_unmet[b] += 1
-                value_p, cost_p = value[0][every, pick], value[1][every, pick]
-                weight, slope = random_mix(*points, at=float(cost_p.mean()))
-                line, _ = random_mix(points[0][ends], points[1][ends], at=float(cost_p.mean()), line=True)
-                now = {
-                    "spent": cost_p.mean(),
-                    "reward": value_p.mean(),
-                    "random_mix": weight @ points[1],
-                    "straight_line": line @ points[1][ends],
-                    "in_sample": decide[0][every, pick].mean(),
-                    "always_cheapest": points[1][ends[0]],
-                    "always_most_expensive": points[1][ends[1]],
-                }
-                for key in statistics:
-                    sums[b][key] += float(now[key])
-                value_P[b] += value_p
-                # gain_p = v_p - sum_g w_g a_pg - s (c_p - sum_g w_g c_pg)
-                gain_P[b] += value_p - value[0] @ weight - slope * (cost_p - value[1] @ weight)
-                mixture = mixtures[b]
-                over_P[b] += np.nan if mixture is None else value_p - value[0] @ mixture
-                share_G[b] += np.bincount(pick, minlength=shape[1]) / num_problems
-        if progress:
-            progress(split + 1, num_splits)
+    rank = np.arange(len(log.pair)) - (np.cumsum(log.count) - log.count.ravel())[log.pair]
+    done = 0
+    while done < num_splits:
+        splits = range(done, min(num_splits, done + max(1, ROWS // len(log.pair))))
+        reward_HPG, cost_HPG, count_HPG = _halves(log, rank, len(splits), rng)
+        # The other half of the same split values what this one decides.
+        other = np.arange(len(reward_HPG)) ^ 1
+        points = cost_HPG.mean(1)[other], reward_HPG.mean(1)[other]  # [H, G] of the constant policies
+        for b, budget in enumerate(budgets):
+            pick = _picks(reward_HPG, cost_HPG, count_HPG, budget)
+            none = pick[:, 0] < 0
+            num_unmet[b] += int(none.sum())
+            pick[none] = cost_HPG[none].argmin(2)
+            value, cost, decided = (
+                np.take_along_axis(table, pick[:, :, None], 2)[:, :, 0]
+                for table in (reward_HPG[other], cost_HPG[other], reward_HPG)
+            )
+            spent = cost.mean(1)
+            weight, slope = _random_mixes(*points, spent)
+            line, _ = _random_mixes(points[0][:, ends], points[1][:, ends], spent, line=True)
+            now = {
+                "spent": spent,
+                "reward": value.mean(1),
+                "random_mix": (weight * points[1]).sum(1),
+                "straight_line": (line * points[1][:, ends]).sum(1),
+                "in_sample": decided.mean(1),
+                "always_cheapest": points[1][:, ends[0]],
+                "always_most_expensive": points[1][:, ends[1]],
+            }
+            for key in statistics:
+                sums[b][key] += float(now[key].sum())
+            value_P[b] += value.sum(0)
+            # gain_p = v_p - sum_g w_g a_pg - s (c_p - sum_g w_g c_pg)
+            mixed_reward, mixed_cost = (np.einsum("hpg,hg->hp", x[other], weight) for x in (reward_HPG, cost_HPG))
+            gain_P[b] += (value - mixed_reward - slope[:, None] * (cost - mixed_cost)).sum(0)
+            mixture = mixtures[b]
+            over_P[b] += np.nan if mixture is None else (value - reward_HPG[other] @ mixture).sum(0)
+            share_G[b] += np.bincount(pick.ravel(), minlength=shape[1]) / num_problems
+        for done in range(splits.start + 1, splits.stop + 1):
+            if progress:
+                progress(done, num_splits)
     halves = 2 * num_splits
     sums = [{key: total / halves for key, total in row.items()} for row in sums]
     value_P, gain_P, over_P, share_G = value_P / halves, gain_P / halves, over_P / halves, share_G / halves
@@ -299,6 +300,32 @@ def holdout_value(
     ]
 
 
+def _halves(
+    log: GroupMeans, rank: IntArray, num_splits: int, rng: np.random.Generator
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Mean reward, mean cost and number of responses `[H, P, G]` of both halves of each split, one behind the other.
+
+    Every other response of a pair, in random order, goes to one half; `rank` `[R]` counts the responses of a pair.
+    """
+    num_cells = log.count.size
+    key = np.empty((num_splits, len(log.pair)), np.int64)
+    for split in range(num_splits):
+        # Pairs are sorted, and a number below 1 beside them leaves them so.
+        order = np.argsort(log.pair + rng.random(len(log.pair)))
+        key[split, order] = (rank + rng.integers(0, 2, num_cells)[log.pair]) % 2
+        key[split] += 2 * split
+    key *= num_cells
+    key += log.pair
+    size, shape = 2 * num_splits * num_cells, (2 * num_splits, *log.count.shape)
+    count = np.bincount(key.ravel(), minlength=size)
+    with np.errstate(invalid="ignore"):
+        reward, cost = (
+            (np.bincount(key.ravel(), np.tile(x, num_splits), size) / count).reshape(shape)
+            for x in (log.reward, log.cost)
+        )
+    return reward, cost, count.reshape(shape).astype(np.float64)
+
+
 def random_mix(cost: FloatArray, reward: FloatArray, at: float, *, line: bool = False) -> tuple[FloatArray, float]:
     """The random mixture of constant policies with the largest reward at a mean cost of at most `at`.
 
@@ -316,27 +343,53 @@ def random_mix(cost: FloatArray, reward: FloatArray, at: float, *, line: bool = 
         >>> weight.tolist(), slope
         ([0.5, 0.5], 0.0625)
     """
-    pure = np.eye(len(cost))
-    inside = cost <= at
-    start = (
-        max(np.flatnonzero(inside), key=lambda g: reward[g]) if inside.any() else int(np.lexsort((-reward, cost))[0])
-    )
-    if line and inside.any():
-        start = max(np.flatnonzero(inside), key=lambda g: cost[g])
-    weight, slope = pure[start], 0.0
-    for low in np.flatnonzero(inside):
-        for high in np.flatnonzero(~inside):
-            t = (at - cost[low]) / (cost[high] - cost[low])
-            mixed = (1 - t) * pure[low] + t * pure[high]
-            if line or mixed @ reward > weight @ reward:
-                weight, slope = mixed, float((reward[high] - reward[low]) / (cost[high] - cost[low]))
-    return weight, slope
+    weight, slope = _random_mixes(cost[None], reward[None], np.array([at]), line=line)
+    return weight[0], float(slope[0])
 
 
-def _pick(reward: FloatArray, cost: FloatArray, count: FloatArray, budget: Amount | Pick) -> IntArray:
-    """`[P]` the response group of each problem that `allocate` chooses from `[P, G]` means."""
+def _random_mixes(
+    cost_HG: FloatArray, reward_HG: FloatArray, at_H: FloatArray, *, line: bool = False
+) -> tuple[FloatArray, FloatArray]:
+    """`random_mix` of each half: weights `[H, G]` and slopes `[H]`."""
+    num_halves, num_groups = cost_HG.shape
+    every: IntArray = np.arange(num_halves, dtype=np.int64)
+    inside = cost_HG <= at_H[:, None]
+    cheapest = cost_HG == cost_HG.min(1, keepdims=True)
+    best_inside = np.where(inside, cost_HG if line else reward_HG, -np.inf).argmax(1)
+    best_cheapest = np.where(cheapest, reward_HG, -np.inf).argmax(1)
+    low_H: IntArray = np.array(np.where(inside.any(1), best_inside, best_cheapest), np.int64)
+    high_H: IntArray = np.array(low_H, np.int64)
+    part_H, slope_H = np.zeros(num_halves), np.zeros(num_halves)
+    value_H = reward_HG[every, low_H]
+    for low in range(num_groups):
+        for high in range(num_groups):
+            step = np.where(cost_HG[:, high] > cost_HG[:, low], cost_HG[:, high] - cost_HG[:, low], np.inf)
+            part = (at_H - cost_HG[:, low]) / step
+            value = (1 - part) * reward_HG[:, low] + part * reward_HG[:, high]
+            here = inside[:, low] & ~inside[:, high] & ((value > value_H) | line)
+            low_H[here], high_H[here], part_H[here], value_H[here] = low, high, part[here], value[here]
+            slope_H[here] = ((reward_HG[:, high] - reward_HG[:, low]) / step)[here]
+    weight = np.zeros((num_halves, num_groups))
+    weight[every, low_H] += 1 - part_H
+    weight[every, high_H] += part_H
+    return weight, slope_H
+
+
+def _picks(reward: FloatArray, cost: FloatArray, count: FloatArray, budget: Amount | Pick) -> IntArray:
+    """`[H, P]` the response group of each problem by each half; -1 in a half that cannot keep the budget."""
     if callable(budget):
         return budget(reward, cost, count)
+    pick = np.full(reward.shape[:2], -1, np.int64)
+    for h in range(len(pick)):
+        try:
+            pick[h] = _allocated(reward[h], cost[h], budget)
+        except InfeasibleBudget:
+            continue
+    return pick
+
+
+def _allocated(reward: FloatArray, cost: FloatArray, budget: Amount) -> IntArray:
+    """`[P]` the response group of each problem that `allocate` chooses from `[P, G]` means."""
     num_problems, num_groups = reward.shape
     problem: IntArray = np.arange(reward.size, dtype=np.int64) // num_groups
     allocation = allocate(reward.ravel(), problem, cost.ravel(), budget)

@@ -2,6 +2,7 @@ r"""Formulas: sums, products, powers, functions, numbers and names, read to the 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from fractions import Fraction
 
 from ibpo.answers.lexing import CONSTANTS, FUNCTIONS, LETTERS, SEPARATORS, SINGLE_UNITS, Cursor, Token, letter
@@ -18,7 +19,7 @@ FACTORS = (r"\frac", r"\sqrt", r"\cbrt", r"\binom", r"\lfloor", r"\lceil", r"\ov
 """Commands that begin a factor."""
 
 
-class FormulaReader(Cursor):
+class FormulaReader(Cursor, ABC):
     """A recursive descent over formulas; what stands in brackets may be more, and is read by `Reader`."""
 
     def __init__(self, tokens: list[Token], *, loose: bool) -> None:
@@ -27,17 +28,17 @@ class FormulaReader(Cursor):
         self.loose = loose
         self.in_bars = self.in_set = self.inside_function = 0
 
+    @abstractmethod
     def items(self, separator: str, closing: tuple[str, ...]) -> Node:
         """Items between separators."""
-        raise NotImplementedError
 
+    @abstractmethod
     def bracket(self, opening: str) -> Node:
         """What stands in brackets."""
-        raise NotImplementedError
 
+    @abstractmethod
     def matrix(self) -> Node:
         """A matrix or cases."""
-        raise NotImplementedError
 
     def sum(self) -> Node:
         """Terms with + and -, and with plus-minus."""

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ibpo.commands.options import LOG_FIELDS, Columns, plain_console, read_pairs
+from ibpo.budget import cost_text
+from ibpo.commands.options import LOG_FIELDS, Columns, PricesFile, plain_console, read_pairs
 from ibpo.errors import IbpoError
 
 if TYPE_CHECKING:
@@ -32,10 +33,10 @@ def allocate_command(
     budget: Annotated[
         list[str] | None,
         typer.Option(
-            help="tokens=2000: mean cost per problem; tokens=0.5x: half of what the log spends; tokens=25%range: that "
-            "far from the cheapest response group to the most expensive; extended=30%: share of problems for that "
-            "response group; 'extended>=10%': at least. Repeated budgets hold together; half and twice of them are "
-            "answered too. Default: tokens at 25%range, 50%range and 75%range.",
+            help="tokens=2000: mean cost per problem; money=0.002: with --prices; 0.5x: half of what the log spends; "
+            "tokens=25%range: that far from the cheapest response group to the most expensive; extended=30%: share of "
+            "problems for that response group; 'extended>=10%': at least. Repeated budgets hold together; half and "
+            "twice of them are answered too. Default: 25%range, 50%range and 75%range."
         ),
     ] = None,
     by: Annotated[str | None, typer.Option(help="Column that splits the log; each part is solved on its own.")] = None,
@@ -43,6 +44,7 @@ def allocate_command(
         str | None, typer.Option(help="Column (level, domain) by which to show who gets which response group.")
     ] = None,
     columns: Columns = None,
+    prices: PricesFile = None,
     holdout: Annotated[
         bool | None,
         typer.Option("--holdout/--no-holdout", help="Value choices on unseen halves. Default: if responses repeat."),
@@ -58,7 +60,7 @@ def allocate_command(
         Literal["fail", "skip"], typer.Option(help="At a bad row: stop, or count it and go on.")
     ] = "fail",
     stream: Annotated[
-        bool, typer.Option(help="Read the log in two passes, for one larger than memory; values are in sample.")
+        bool, typer.Option(help="Read the log in two passes, for one larger than memory; nothing is held out.")
     ] = False,
     wide: Annotated[
         bool, typer.Option("--wide", help="More columns: prices, shares, the mixture of the same cost.")
@@ -69,8 +71,10 @@ def allocate_command(
     ] = None,
 ) -> None:
     """Say which response group each problem should get under a budget, and what that is worth."""
+    from ibpo.budget import costs_named
     from ibpo.data import LogColumns
     from ibpo.evaluation import answer_questions, questions, read_parts, summarise_parts, write_files
+    from ibpo.prices import read_prices
 
     if stream and holdout:
         raise IbpoError(
@@ -78,8 +82,9 @@ def allocate_command(
             "--stream, or hold out on a sample of the log's problems"
         )
     log, *join = logs
-    asked = questions(budget or [])
-    names = LogColumns(**read_pairs(columns or (), LOG_FIELDS, "--columns"), by=by, show=show)
+    questions(budget or [])  # complain before any reading
+    named = read_pairs(columns or (), LOG_FIELDS, "--columns")
+    names = LogColumns(**named, by=by, show=show, prices=read_prices(prices) if prices else None)
     with _bar(f"reading {log.name}") as progress:
         found = read_parts(log, names, on_error=on_error, join=join, stream=stream, say=_say, progress=progress)
     for note in found.notes:
@@ -89,9 +94,10 @@ def allocate_command(
             _say(f"{field.replace('_', ' ')}: column '{column}' (--columns {field}=... names another)")
     if found.bad_rows:
         _say(f"{len(found.bad_rows)} bad rows left out, the first: {found.bad_rows[0]}")
+    asked = questions(budget or [], cost=costs_named(found.parts[0].columns["cost"])[0])
     for part in found.parts:  # complain before any solving
         for question in asked:
-            part.limits(question)
+            question.limits_on(part)
     console = plain_console(width=160 if wide else 100)
     all_answers: list[tuple[LogPart, list[Answer]]] = []
     for part in found.parts:
@@ -139,16 +145,16 @@ def _print_part(console: Console, title: str, part: LogPart, answers: list[Answe
         )
     most_expensive = mean_reward[by_cost[-1]]
     now = part.now()
-    table.add_row("as logged", "", _amount(now[1]), f"{now[0]:.3f}")
+    table.add_row("as logged", "", cost_text(now[1]), f"{now[0]:.3f}")
     for g, name in zip(by_cost, names, strict=True):
         of_most = f"{mean_reward[g] / most_expensive:.1%}" if most_expensive else ""
         shares = ["1.00" if name == other else "" for other in names]
-        row = [f"always {name}", "", _amount(mean_cost[g]), f"{mean_reward[g]:.3f}", "", ""]
+        row = [f"always {name}", "", cost_text(mean_cost[g]), f"{mean_reward[g]:.3f}", "", ""]
         table.add_row(*row, *(["", "", of_most, "", *shares] if wide else []))
     best = np.lexsort((part.expected_cost, -part.expected_reward))[:, 0]
     spent = float(np.take_along_axis(part.expected_cost, best[:, None], 1).mean())
     shares = [f"{np.mean(best == g):.2f}" for g in by_cost]
-    table.add_row("no budget", "", _amount(spent), "", "", "", *(["", "", "", "0", *shares] if wide else []))
+    table.add_row("no budget", "", cost_text(spent), "", "", "", *(["", "", "", "0", *shares] if wide else []))
     table.add_section()
     for answer in answers:
         table.add_row(*_row(part, answer), *(_more(part, answer, most_expensive, by_cost) if wide else []))
@@ -173,7 +179,7 @@ def _print_part(console: Console, title: str, part: LogPart, answers: list[Answe
 def _row(part: LogPart, answer: Answer) -> list[str]:
     import numpy as np
 
-    allowed = ", ".join(_amount(float(x.at_most)) if x.at_most is not None else "" for x in answer.limits)
+    allowed = ", ".join(cost_text(float(x.at_most)) if x.at_most is not None else "" for x in answer.limits)
     held = answer.held_out
     if answer.allocation is None:
         return [answer.question.label, allowed, "not possible", "", "", ""]
@@ -181,12 +187,12 @@ def _row(part: LogPart, answer: Answer) -> list[str]:
     if held is None:
         spent = float(np.take_along_axis(part.expected_cost, answer.pick[:, None], 1).mean())
         expected = answer.allocation.objective / len(part.problems)
-        return [answer.question.label, allowed, _amount(spent), f"{expected:.3f}", mixture, ""]
+        return [answer.question.label, allowed, cost_text(spent), f"{expected:.3f}", mixture, ""]
     gain = "" if held.mixture_gain is None else f"{held.mixture_gain:+.3f} ± {held.mixture_gain_stderr:.3f}"
     return [
         answer.question.label,
         allowed,
-        _amount(held.spent),
+        cost_text(held.spent),
         f"{held.reward:.3f} ± {held.reward_stderr:.3f}",
         mixture,
         gain,
@@ -227,10 +233,6 @@ def _print_shown(console: Console, part: LogPart, answers: list[Answer], by_cost
                 continue
             table.add_row(value, str(int(here.sum())), *(f"{np.mean(answer.pick[here] == g):.2f}" for g in by_cost))
         console.print(table)
-
-
-def _amount(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _say(text: str) -> None:

@@ -196,14 +196,14 @@ def _lines(results: dict[str, Any], run: RunDir) -> list[str]:
     bill = results["data_set"].get("bill")  # data sets of before have none
     if bill is not None:
         lines.insert(1, f"bill of the solutions: {_bill(bill)}")
-    lines += [f"FAILED: {f['what']}; {f['mend']}" for f in results["failures"]]
+    lines += [f"FAILED: {f['what']}; {f['fix']}" for f in results["failures"]]
     lines += [f"gate passed; go on with: ibpo train {run.next_recipe}"] if results["passed"] else []
     return lines
 
 
 def _bill(bill: dict[str, Any]) -> str:
     if bill["num_unmetered"]:
-        return f"unknown, the server told no usage for {bill['num_unmetered']} of {bill['num_responses']} responses"
+        return f"unknown, the server reported no usage for {bill['num_unmetered']} of {bill['num_responses']} responses"
     cost = f", cost {bill['cost']:.4g}" if bill["cost"] else ""
     return f"{bill['prompt_tokens']:,} prompt and {bill['completion_tokens']:,} completion tokens{cost}"
 

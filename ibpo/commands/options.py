@@ -26,6 +26,14 @@ Columns = Annotated[
         metavar="FIELD=COLUMN", help="Names columns that differ: reward=correct,cost=tokens; may be repeated."
     ),
 ]
+PricesFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--prices",
+        help="Table of prices per million tokens (TOML, JSON, CSV, or LiteLLM's): model, input, cached_input, output, "
+        "reasoning. The cost is then money, of each response by its tokens.",
+    ),
+]
 ResponseGroups = Annotated[
     list[str] | None,
     typer.Option(

@@ -12,13 +12,13 @@ import typer
 
 from ibpo import __version__
 from ibpo.budget import check_budget, parse_budget
-from ibpo.commands.options import Columns, load_tokenizer, read_pairs
+from ibpo.commands.options import LOG_FIELDS, Columns, PricesFile, load_tokenizer, read_pairs
 from ibpo.errors import IbpoError
 
 if TYPE_CHECKING:
     from ibpo.evaluation import CompareOptions, Imported, Responses
 
-FIELDS = ("problem", "configuration", "reward", "tokens", "level", "answer")
+FIELDS = (*LOG_FIELDS, "level", "answer")
 SOME = 10_000
 """Above so many responses the page takes long enough to say what is being done."""
 LIMITS = (
@@ -58,6 +58,7 @@ def report_command(
         str | None, typer.Option(help="Column that splits into parts. Default: model, where there is one.")
     ] = None,
     columns: Columns = None,
+    prices: PricesFile = None,
     metric: Annotated[
         str,
         typer.Option(
@@ -79,6 +80,7 @@ def report_command(
 ) -> None:
     """Write report.html, report.md, report.json and the figures."""
     from ibpo.evaluation import BUDGETS, CompareOptions, ImportOptions, import_responses
+    from ibpo.prices import read_prices
 
     paths = [_named(text) for text in runs]
     named = read_pairs(columns or (), FIELDS, "--columns")
@@ -89,6 +91,7 @@ def report_command(
         judge=judge,
         count_tokens=_counter(tokenizer) if tokenizer else None,
         on_error=on_error,
+        prices=read_prices(prices) if prices else None,
     )
     asked = CompareOptions(
         standard=standard, among=among or (), num_splits=num_splits, seed=seed, extended=extended,

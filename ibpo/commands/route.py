@@ -14,6 +14,7 @@ from ibpo.commands.options import (
     Columns,
     EmbedBy,
     PartOfLog,
+    PricesFile,
     embed_by,
     open_router,
     plain_console,
@@ -47,6 +48,7 @@ def fit_command(
     ] = None,
     part: PartOfLog = None,
     columns: Columns = None,
+    prices: PricesFile = None,
     number: Annotated[
         list[str] | None,
         typer.Option(help="Column with a number that is known before answering, e.g. a level; repeat."),
@@ -58,6 +60,7 @@ def fit_command(
 ) -> None:
     """Learn each response group's gain and cost from prompts, and say what that is worth on unseen problems."""
     from ibpo.data import LogColumns
+    from ibpo.prices import read_prices
     from ibpo.routing import (
         check_routed,
         default_budgets,
@@ -71,7 +74,8 @@ def fit_command(
 
     named = read_pairs(columns or (), (*LOG_FIELDS, "prompt"), "--columns")
     prompt, (by, value) = named.pop("prompt", None), read_part(part)
-    table = read_routed_log(log, columns=LogColumns(**named, by=by), prompt=prompt, numbers=number or (), part=value)
+    names = LogColumns(**named, by=by, prices=read_prices(prices) if prices else None)
+    table = read_routed_log(log, columns=names, prompt=prompt, numbers=number or (), part=value)
     if table.left_out:
         typer.echo(f"problems without a response of every response group: {table.left_out} left out", err=True)
     budgets = [parse_budget(text) for text in budget or ()] or default_budgets(table)

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ibpo.data.files import LogError, parse_json
+from ibpo.prices import TokenUse, read_prompt_use
+from ibpo.usage import as_count, read_tokens
 
 Json = dict[str, Any]
 PROBLEM_NAMES = ("problem_id", "problem", "question_id", "sample_id", "example_id", "prompt_id", "task_id")
@@ -24,6 +26,8 @@ CACHED = (
 )
 """Tokens of a prompt that some servers count beside its `input_tokens`, others among them under another name."""
 
+PROMPT_COUNTS = ("uncached_input_tokens", "cached_input_tokens", "cache_write_tokens")
+"""What the prompt's tokens are called here, of which other names may mean all or a part."""
 GEMINI_THOUGHTS = ("thoughtsTokenCount", "thoughts_token_count")
 USAGES = ("usage", "usageMetadata", "usage_metadata")
 """What servers call the account of an answer's tokens."""
@@ -133,51 +137,53 @@ def read_prompt(asked: Any) -> str:
 
 
 def read_usage(usage: Any) -> Json:
-    """Tokens of the whole completion, thoughts included, and of the thoughts, from any server's `usage`.
+    """Tokens of the whole completion, thoughts included, of the thoughts, and of the prompt, by any server's `usage`.
 
-    Where the thoughts are not in the completion's tokens, the total says so: what is more than prompt and completion.
+    Every server's names are brought to those of OpenAI's; the arithmetic is `ibpo.usage.read_tokens`.
 
     Example:
         >>> read_usage({"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 33})
-        {'tokens': 24}
-        >>> read_usage({"candidatesTokenCount": 4, "thoughtsTokenCount": 20})
-        {'tokens': 24, 'thinking_tokens': 20}
+        {'tokens': 24, 'thinking_tokens': 20, 'uncached_input_tokens': 9}
+        >>> read_usage({"candidatesTokenCount": 4, "thoughtsTokenCount": 3})
+        {'tokens': 7, 'thinking_tokens': 3}
     """
-    visible = first_of(usage, "candidatesTokenCount", "candidates_token_count")  # Gemini's, never with the thoughts
-    tokens = first_of(usage, "completion_tokens", "output_tokens", "output", "outputTokens")
-    tokens = visible if tokens is None else tokens
-    cached = [first_of(usage, name) for name in CACHED]
-    asked = first_of(usage, "prompt_tokens", "input_tokens", "input", "inputTokens", "promptTokenCount",
-                     "prompt_token_count")  # fmt: skip
+    said = first_of(usage, "completion_tokens", "output_tokens", "output", "outputTokens")
+    asked = _count(first_of(usage, "prompt_tokens", "input_tokens", "input", "inputTokens", "promptTokenCount",
+                            "prompt_token_count"))  # fmt: skip
     total = first_of(usage, "total_tokens", "total", "totalTokens", "totalTokenCount", "total_token_count")
-    thinking = first_of(
-        usage,
-        "completion_tokens_details.reasoning_tokens",
-        "output_tokens_details.reasoning_tokens",
-        "reasoning_tokens",
-        "output_reasoning_tokens",
-        *GEMINI_THOUGHTS,
-    )
-    numbers = [float(x) if isinstance(x, int | float | str) and is_number(x) else None for x in (tokens, asked, total)]
-    if all(x is not None for x in numbers):
-        spent = (numbers[1] or 0) + sum(float(x) for x in cached if is_number(x))
-        tokens = max(numbers[0] or 0, (numbers[2] or 0) - spent)
-        tokens = int(tokens) if tokens == int(tokens) else tokens
-    elif is_number(thinking) and (is_number(tokens) or first_of(usage, *GEMINI_THOUGHTS) is not None):
-        # Without a total: Gemini counts thoughts beside an answer, if there is one; others do where they are more.
-        beside, said = float(thinking), numbers[0] or 0.0
-        if tokens in (None, visible) or beside > said:
-            tokens = int(said + beside)
-    return known(tokens=tokens, thinking_tokens=thinking)
+    thinking = _count(first_of(usage, "completion_tokens_details.reasoning_tokens",
+                               "output_tokens_details.reasoning_tokens", "reasoning_tokens", "output_reasoning_tokens",
+                               *GEMINI_THOUGHTS))  # fmt: skip
+    count = _count(said)
+    visible = first_of(usage, "candidatesTokenCount", "candidates_token_count")
+    if said is None and (visible is not None or first_of(usage, *GEMINI_THOUGHTS) is not None):
+        said, count = visible, (_count(visible) or 0) + (thinking or 0)  # Gemini's: the answer alone
+    cached = sum(_count(first_of(usage, name)) or 0 for name in CACHED)
+    whole, thought = read_tokens(
+        {"completion_tokens": count, "prompt_tokens": None if asked is None else asked + cached,
+         "total_tokens": _count(total), "reasoning_tokens": thinking}
+    )  # fmt: skip
+    return known(tokens=said if whole is None else whole, thinking_tokens=thought) | prompt_counts(usage)
 
 
-def is_number(value: Any) -> bool:
-    """Whether it is a number, or a text that is one."""
+def prompt_counts(usage: Any) -> Json:
+    """The prompt's tokens, by what a cache had of them; what is 0 is left out.
+
+    Example:
+        >>> prompt_counts({"input_tokens": 600, "cache_read_input_tokens": 400})
+        {'uncached_input_tokens': 600, 'cached_input_tokens': 400}
+    """
+    use = read_prompt_use(usage) if isinstance(usage, Mapping) else TokenUse()
+    counts = zip(PROMPT_COUNTS, (use.input, use.cached_input, use.cache_write), strict=True)
+    return {name: int(number) if number == int(number) else number for name, number in counts if number}
+
+
+def _count(value: Any) -> int | None:
+    """A count of tokens, as a number or as a text; None: it is none."""
     try:
-        float(value)
+        return None if isinstance(value, bool) else as_count(read_number(value))
     except (TypeError, ValueError, OverflowError):
-        return False
-    return not isinstance(value, bool)
+        return None
 
 
 def known(**fields: Any) -> Json:

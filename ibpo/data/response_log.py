@@ -11,7 +11,7 @@ Every format is read in blocks of columns, so that a log larger than memory can 
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 from ibpo.data.adapters import COSTS, IDENTIFIERS, read_log_rows
 from ibpo.data.fields import find_alike, lookup, read_number, read_object
 from ibpo.data.files import NUM_PEEKED, LogError, Source, kind_of, pyarrow_for
+from ibpo.data.money import MONEY
+from ibpo.prices import Prices
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -74,6 +76,7 @@ class LogColumns:
         by: What splits the log into parts with an allocation each; never guessed. Required where a column `model` holds
             several models and is not itself the response group.
         show: What the report tells apart, e.g. a level or a domain; never guessed.
+        prices: What tokens cost: then the cost is money, and `cost` names the tokens of the completion.
     """
 
     problem: str | None = None
@@ -82,6 +85,7 @@ class LogColumns:
     cost: str | None = None
     by: str | None = None
     show: str | None = None
+    prices: Prices | None = None
 
     def resolve(self, path: Path, rows: Sequence[Mapping[str, Any]], *, optional: Iterable[str] = ()) -> dict[str, str]:
         """Field -> column, for the fields that the log has, by its first rows.
@@ -89,14 +93,14 @@ class LogColumns:
         Raises:
             MissingColumns: names all fields that lack a column, and what is there.
         """
+        if self.prices is not None:
+            return replace(self, cost=MONEY, prices=None).resolve(path, rows, optional=optional)
         present = names_in(rows)
         columns: dict[str, str] = {}
         missing: list[str] = []
         for field in (*GUESSES, "by", "show"):
             named = getattr(self, field)
-            tried = (
-                GUESSES.get(field, ()) if named is None else (_divided(named)[0] if named not in present else named,)
-            )
+            tried = GUESSES.get(field, ()) if named is None else (divided(named)[0] if named not in present else named,)
             column = next((name for name in tried if name in present or _has(rows, name)), None)
             if column is None and named is None:
                 column = next((name for one in tried if (name := find_alike(present, one))), None)
@@ -113,7 +117,8 @@ class LogColumns:
     @property
     def guessed(self) -> tuple[str, ...]:
         """The fields that nobody named."""
-        return tuple(field for field in GUESSES if getattr(self, field) is None)
+        priced = ("cost",) if self.prices is not None else ()
+        return tuple(field for field in GUESSES if getattr(self, field) is None and field not in priced)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -367,7 +372,7 @@ class LogReader:
 
     def _row_blocks(self) -> Iterator[LogRows]:
         """Row by row: whatever is not plain Parquet."""
-        source = Source(path=self.path)
+        source = Source(path=self.path, prices=self.names.prices, tokens=self.names.cost or "")
         stream = read_log_rows(source, join=self.join)
         peeked = list(islice(stream, NUM_PEEKED))
         good = [row for _, row in peeked if not isinstance(row, LogError)]
@@ -380,6 +385,10 @@ class LogReader:
                     str(error).replace(str(self.path), f"{self.path}{how}", 1), error.options
                 ) from None
             self._note_dots(good)
+        # Where the models are the response groups they do not split the log.
+        model = (
+            find_alike({name: 0 for row in good for name in row}, "model") if good and self._looks_at_models else None
+        )
         rows: list[dict[str, Any]] = []
         for place, row in chain(peeked, stream):
             if isinstance(row, LogError):
@@ -396,9 +405,7 @@ class LogReader:
                 else:
                     self._skip(error)
                 continue
-            # Where the models are the response groups they do not split the log.
-            model = find_alike(row, "model") if self._looks_at_models else None
-            if model and row[model] not in (None, row.get("response_group")):
+            if model and row.get(model) not in (None, row.get("response_group")):
                 self._models.add(str(row[model]))
                 self._model = model
             if self.names.by is None and "harness_task" in row:
@@ -412,7 +419,7 @@ class LogReader:
 
     def _note_dots(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Say how costs such as 1.234 are read, where all look as if the dot parted thousands."""
-        name = _divided(self.columns.get("cost", ""))[0]
+        name = divided(self.columns.get("cost", ""))[0]
         texts = [text.strip() for row in rows if isinstance(text := lookup(row, name), str)]
         dotted = [text for text in texts if re.fullmatch(r"[1-9]\d{0,2}\.\d{3}", text)]
         if dotted and all(text in dotted or re.fullmatch(r"\d{1,3}", text) for text in texts):
@@ -429,7 +436,7 @@ class LogReader:
 
     def _parsed(self, place: str, row: Mapping[str, Any]) -> dict[str, Any]:
         """Field -> checked value of one row."""
-        made = {field: _field(place, row, field, column) for field, column in self.columns.items()}
+        made = {field: read_field(place, row, field, column) for field, column in self.columns.items()}
         if "cost" not in made:
             made["cost"] = float(len(row["completion"]))
         if "reward" not in made:
@@ -459,7 +466,7 @@ class LogReader:
 
     def _is_plain_parquet(self) -> bool:
         """Whether the log is one Parquet file whose columns are plain numbers and texts."""
-        if kind_of(self.path) != "parquet" or not self.path.is_file() or self.join:
+        if kind_of(self.path) != "parquet" or not self.path.is_file() or self.join or self.names.prices:
             return False
         arrow = pyarrow_for(self.path)
         try:
@@ -565,10 +572,20 @@ def _opens_like_none(row: Mapping[str, Any]) -> bool:
     return row.get("response_group") == "" and "configuration" in row and "finish_reason" in row
 
 
-def _field(place: str, row: Mapping[str, Any], field: str, column: str) -> Any:
-    """The checked value of one field of one row: a number for `reward` and `cost`, else a text."""
+def read_field(place: str, row: Mapping[str, Any], field: str, column: str) -> Any:
+    """The checked value of one field of one row: a number for `reward` and `cost`, else a text.
+
+    Raises:
+        LogError: with place, column and fix.
+    """
+    value = row.get(column)
+    if field in ("reward", "cost"):  # most values need no second look
+        if isinstance(value, int | float) and 0 <= value <= (1 if field == "reward" else LARGEST):
+            return float(value)
+    elif isinstance(value, str) and value and not (value[0].isspace() or value[-1].isspace()):
+        return value
     place = f"{place}, column {column!r}"
-    name, divisor = (column, 1.0) if column in row else _divided(column)
+    name, divisor = (column, 1.0) if column in row else divided(column)
     value = row[name] if name in row else lookup(row, name)
     if value is None or value in ("", [], {}) or value != value:
         fix = "fill it in or drop the row (--on-error skip)"
@@ -579,7 +596,7 @@ def _field(place: str, row: Mapping[str, Any], field: str, column: str) -> Any:
         kind = "a list" if isinstance(value, list) else "an object"
         raise LogError(f"{place}: is {kind}; the {field.replace('_', ' ')} must be a text or a number")
     if field in ("reward", "cost"):
-        return _number(place, value, field, name, divisor)
+        return check_number(place, value, field, name, divisor)
     return _text_of(value)
 
 
@@ -587,14 +604,35 @@ def _text_of(value: Any) -> str:
     return str(value).strip()
 
 
-def _divided(name: str) -> tuple[str, float]:
-    """The column of `score/100`, and what its numbers are divided by."""
+def divided(name: str) -> tuple[str, float]:
+    """The column of `score/100`, and what its numbers are divided by.
+
+    Example:
+        >>> divided("score/100"), divided("a/b")
+        (('score', 100.0), ('a/b', 1.0))
+    """
     found = DIVIDED.fullmatch(name)
     return (found["column"], float(found["by"]) or 1.0) if found else (name, 1.0)
 
 
-def _number(place: str, value: Any, field: str, name: str, divisor: float = 1.0) -> float:
-    truth = TRUTH.get(str(value).strip().lower()) if field == "reward" else None
+def check_number(place: str, value: Any, field: str, name: str, divisor: float = 1.0) -> float:
+    """A number of a log as people write it, divided by `divisor`.
+
+    Args:
+        place: File, row and column, for the error.
+        value: What is there.
+        field: What it is: a `reward` may be a word, and is from 0 to 1; `truncated` may be a word; none is below 0.
+        name: The column, for the advice.
+        divisor: As `divided` reads it.
+
+    Raises:
+        LogError: It is none, or not such a one.
+
+    Example:
+        >>> check_number("row 1", "Y", "reward", "right"), check_number("row 1", "1,297", "cost", "tokens")
+        (1.0, 1297.0)
+    """
+    truth = TRUTH.get(str(value).strip().lower()) if field in ("reward", "truncated") else None
     if field == "reward" and divisor == 1 and str(value).strip().endswith("%"):
         divisor = 100.0
     try:
@@ -610,10 +648,10 @@ def _number(place: str, value: Any, field: str, name: str, divisor: float = 1.0)
             f"{place}: {value!r} is not from 0 to 1, as a reward must be; divide it, for instance by "
             f"--columns reward={name}/{100 if number > 10 else 10}, or rescale it"
         )
-    if field == "cost" and number < 0:
-        raise LogError(f"{place}: {value!r} is negative; a cost must be at least 0")
-    if field == "cost" and number > LARGEST:
-        raise LogError(f"{place}: {value!r} is above {LARGEST:g}; give costs in a larger unit")
+    if number < 0:
+        raise LogError(f"{place}: {value!r} is negative; the {field.replace('_', ' ')} must be at least 0")
+    if number > LARGEST:
+        raise LogError(f"{place}: {value!r} is above {LARGEST:g}; give it in a larger unit")
     return number
 
 

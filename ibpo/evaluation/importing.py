@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from dataclasses import field as dataclass_field
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
-from ibpo.data import NUM_PEEKED, LogError, Row, Source, find_alike, read_log_rows
+from ibpo.data import (
+    GUESSES,
+    MONEY,
+    NUM_PEEKED,
+    LogError,
+    Row,
+    Source,
+    check_number,
+    divided,
+    find_alike,
+    lookup,
+    read_log_rows,
+)
 from ibpo.endpoint import as_finish_reason
 from ibpo.errors import IbpoError
 from ibpo.evaluation.responses import Responses
 from ibpo.evaluation.run_facts import budget_of, part_of, run_tables
+from ibpo.prices import Prices
 from ibpo.responses import boxed, last_number, split_thought
 from ibpo.rewards import Candidate, Judge
 from ibpo.tasks import JudgeName, judge_for
 from ibpo.types import Problem
 
 COLUMNS = {
-    "problem": ("problem_id", "question_id", "problem", "id"),
-    "configuration": ("configuration", "response_group", "effort", "reasoning_effort", "group"),
+    "problem": GUESSES["problem"],
+    "configuration": ("configuration", *GUESSES["response_group"]),
     "response_group": ("response_group",),
-    "reward": ("reward", "correct", "is_correct", "score"),
-    "tokens": ("tokens", "num_completion_tokens", "completion_tokens", "output_tokens", "cost"),
+    "reward": GUESSES["reward"],
+    "tokens": tuple(name for name in GUESSES["cost"] if name != "cost_usd"),
     "thinking_tokens": ("thinking_tokens", "reasoning_tokens"),
     "answer": ("answer", "predicted_answer"),
     "gold": ("gold", "target"),
@@ -38,12 +50,15 @@ COLUMNS = {
     "prompt": ("prompt", "question"),
     "completion": ("completion", "response_text", "response"),
 }
-"""Field -> the columns that are tried for it, the first that the first row has."""
+"""Field -> the columns that are tried for it, the first that the first rows have."""
+CALLED = {"configuration": "response_group", "tokens": "cost"}
+"""What a field is called where a user names its column: as in every other command that reads a log."""
 COLD_START = ("cold start, standard", "cold start, extended")
 """In a demo run: what its policies were trained from, each response group forced."""
 NEEDED = ("problem", "configuration")
 OnError = Literal["fail", "skip"]
-NUMBERS = ("reward", "tokens", "thinking_tokens", "budget")
+NUMBERS = {"reward": "reward", "tokens": "cost", "thinking_tokens": "thinking_tokens", "budget": "budget"}
+"""Fields that are numbers, and what a message calls them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +66,7 @@ class ImportOptions:
     """How files are read."""
 
     columns: Mapping[str, str] = dataclass_field(default_factory=dict[str, str])
-    """Field -> column, for plain files."""
+    """Field -> column, for plain files: `problem`, `response_group`, `reward`, `cost`, any other of `COLUMNS`, `by`."""
     metric: str = ""
     filter: str = ""
     judge: JudgeName = "math"
@@ -62,6 +77,8 @@ class ImportOptions:
     """At a bad row: stop, or leave it out and say so."""
     join: Sequence[Path] = ()
     """Tables whose columns are added to the rows with the same identifier."""
+    prices: Prices | None = None
+    """What tokens cost: the cost is then money, and `columns["cost"]` names the tokens of the completion."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,7 +88,7 @@ class Imported:
     parts: dict[str, Responses]
     """Task or model -> its responses; each part is a comparison of its own. "" where there is only one."""
     cost_unit: dict[str, str]
-    """Part -> `"tokens"`, else `"characters"`, else `"responses"`, where nothing else is known."""
+    """Part -> `"tokens"` (`"money"` with prices), else `"characters"`, else `"responses"`: nothing else is known."""
     notes: tuple[str, ...]
     """What a reader should know about how they were read."""
 
@@ -106,8 +123,8 @@ def import_responses(paths: Sequence[tuple[str, Path]], options: ImportOptions |
     parts, units = {}, {}
     for part in dict.fromkeys(str(row.get("part") or "") for row in rows):
         own = [row for row in rows if str(row.get("part") or "") == part]
-        units[part] = _cost_unit(own)
-        if units[part] != "tokens":
+        units[part] = "money" if options.prices else _cost_unit(own)
+        if units[part] in ("characters", "responses"):
             for row in own:
                 row["tokens"] = float(len(row.get("completion") or "")) if units[part] == "characters" else 1.0
         unknown = sum(row.get("tokens") is None for row in own)
@@ -157,7 +174,11 @@ def _read_file(
     path: Path, name: str, options: ImportOptions, bad: list[str]
 ) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
     """How a file or folder was read, and its rows."""
-    source = Source(path=path, metric=options.metric, filter=options.filter)
+    columns, prices = dict(options.columns), options.prices
+    source = Source(path=path, metric=options.metric, filter=options.filter, prices=prices)
+    if prices:
+        source = replace(source, tokens=columns.get("cost", ""))
+        columns["cost"] = MONEY
 
     def good() -> Iterator[Row]:
         for place, row in read_log_rows(source, join=options.join):
@@ -168,7 +189,7 @@ def _read_file(
             else:
                 yield place, row
 
-    found = plain_rows(good(), dict(options.columns), name, on_error=options.on_error, bad=bad)
+    found = plain_rows(good(), columns, name, on_error=options.on_error, bad=bad)
     if not found and not bad:
         raise IbpoError(f"{path}: holds no responses; remove it or name another")
     return tuple(source.closing_notes()) or ("one response a row",), found
@@ -243,7 +264,8 @@ def plain_rows(
 
     Args:
         rows: Where each stands, and its columns.
-        named: Field -> column, for those that the caller names; `by` is the column that splits the file into parts.
+        named: Field -> column, for those that the caller names, as in `ImportOptions.columns`; `by` is the column that
+            splits the file into parts. A column may be a dotted name into a struct, the reward's `score/100`.
         configuration: Name of them all; else a column holds it.
         on_error: At a bad row "fail", or "skip" it.
         bad: Takes what was wrong with the rows that were left out.
@@ -265,7 +287,8 @@ def plain_rows(
     if not peeked:
         return []
     # A column may be missing from the first row: the first rows together say which there are.
-    columns = _resolve(peeked[0][0], {name: 0 for _, row in reversed(peeked) for name in row}, named, configuration)
+    together = {name: value for _, row in reversed(peeked) for name, value in row.items()}
+    columns = _resolve(peeked[0][0], together, named, configuration)
     by = columns.get("by", "")
     if (
         by.lower() == "model"
@@ -285,12 +308,14 @@ def plain_rows(
 
 
 def _row(place: str, row: dict[str, Any], columns: dict[str, str], configuration: str) -> dict[str, Any]:
-    fields = {field: row.get(column) for field, column in columns.items()}
+    fields = {field: lookup(row, column) for field, column in columns.items()}
+    if "reward" in columns and columns["reward"] not in row:
+        fields["reward"] = lookup(row, divided(columns["reward"])[0])
     made: dict[str, Any] = {"place": place, "part": _text(place, columns, fields, "by") if "by" in columns else ""}
     made["configuration"] = configuration or _text(place, columns, fields, "configuration")
     made["problem"] = _text(place, columns, fields, "problem")
-    for field in NUMBERS:
-        made[field] = _number(place, columns.get(field, field), fields.get(field))
+    for field, called in NUMBERS.items():
+        made[field] = _number(place, columns.get(field, field), fields.get(field), called)
     made["truncated"] = _cut_off(place, columns.get("truncated", ""), fields.get("truncated"))
     for field in ("response_group", "level", "domain", "prompt", "completion"):
         value = fields.get(field)
@@ -312,18 +337,21 @@ def _row(place: str, row: dict[str, Any], columns: dict[str, str], configuration
 def _resolve(place: str, row: dict[str, Any], named: dict[str, str], configuration: str) -> dict[str, str]:
     columns = {}
     for field, tried in (COLUMNS | {"by": ()}).items():
-        wanted = named.get(field)
+        called = CALLED.get(field, field)
+        wanted = named.get(called)
         names = (wanted,) if wanted else tried
-        column = next((name for name in names if name in row), None)
+        column = next((name for name in names if lookup(row, name) is not None or name in row), None)
+        if column is None and wanted and field == "reward" and lookup(row, divided(wanted)[0]) is not None:
+            column = wanted
         if column is None and not wanted:
             column = next((name for one in names if (name := find_alike(row, one))), None)
         if column is not None:
             columns[field] = column
         elif wanted or (field in NEEDED and not (field == "configuration" and configuration)):
-            option = "--by" if field == "by" else f"--columns {field}=COLUMN"
+            option = "--by" if field == "by" else f"--columns {called}=COLUMN"
             more = ", or NAME=FILE, a name for all" if field == "configuration" else ""
             raise IbpoError(
-                f"{place}: no column {' or '.join(map(repr, names))} for the {field.replace('_', ' ')}; "
+                f"{place}: no column {' or '.join(map(repr, names))} for the {called.replace('_', ' ')}; "
                 f"the row's columns are {', '.join(row) or 'none'}: name one with {option}{more}"
             )
     if not configuration and columns.get("response_group") == columns["configuration"]:
@@ -342,25 +370,17 @@ def _text(place: str, columns: dict[str, str], fields: dict[str, Any], field: st
     return str(value)
 
 
-def _number(place: str, column: str, value: Any) -> float | None:
+def _number(place: str, column: str, value: Any, called: str) -> float | None:
     if value is None or value == "" or value != value:
         return None
-    try:
-        truth = {"true": 1.0, "false": 0.0}.get(str(value).strip().lower())
-        number = float(value) if truth is None else truth
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not math.isfinite(number) or number < 0:
-        raise IbpoError(f"{place}: column {column!r}: {value!r} is no finite number of at least 0; fix or drop the row")
-    if column in COLUMNS["reward"] and number > 1:
-        raise IbpoError(f"{place}: column {column!r}: {value!r} is above 1; a reward is at most 1: divide by the top")
-    return number
+    name, divisor = divided(column) if called == "reward" else (column, 1.0)
+    return check_number(f"{place}, column {column!r}", value, called, name, divisor)
 
 
 def _cut_off(place: str, column: str, value: Any) -> float | None:
     if column == "finish_reason":
         return None if value is None else float(as_finish_reason(str(value)) == "length")
-    return _number(place, column, value)
+    return _number(place, column, value, "truncated")
 
 
 def gold_of(target: Any) -> str | None:

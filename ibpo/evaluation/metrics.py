@@ -160,8 +160,8 @@ def oracle_by_level_at_cost(
         maximise over x in [0, 1]^L   sum_l p_l (a0_l + x_l g_l)   subject to   sum_l p_l (c0_l + x_l d_l) <= mean_cost
 
     is a fractional knapsack: falling gain per extra cost g_l / d_l is exact, and the accuracy concave in `mean_cost`.
-    Where extended is no dearer and no worse it is taken at once; where it is cheaper but worse, giving it up again is
-    an item like any other.
+    Where extended costs no more and is no worse it is taken at once; where it is cheaper but worse, giving it up again
+    is an item like any other.
 
     Args:
         acc_standard: `[L]` accuracy of standard responses.

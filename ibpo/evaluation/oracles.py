@@ -87,31 +87,34 @@ def by_problem_pick(amount: float) -> Pick:
     """The steps up each problem's concave envelope by falling gain per cost, as far as the budget goes.
 
     Within one problem's step of the optimum, which `ibpo.allocate` finds exactly; this is what hundreds of random
-    halves can be asked in a second.
+    halves can be asked in a second: all of them at once, N = H * P problems with a budget for each half.
     """
 
-    def pick(reward_PC: FloatArray, cost_PC: FloatArray, _: FloatArray) -> NDArray[np.int64]:
-        num_problems, num_configurations = reward_PC.shape
-        problem = np.repeat(np.arange(num_problems), num_configurations)
-        steps = envelope(problem, reward_PC.ravel(), cost_PC.ravel())
+    def pick(reward: FloatArray, cost: FloatArray, _: FloatArray) -> NDArray[np.int64]:
+        *shape, num_problems, num_configurations = reward.shape
+        problem_of = np.repeat(np.arange(reward.size // num_configurations), num_configurations)
+        steps = envelope(problem_of, reward.ravel(), cost.ravel())
         chosen = steps.base.copy()
-        room = amount * num_problems - float(cost_PC.ravel()[chosen].sum())
-        order = np.argsort(-steps.slope, kind="stable")  # within a problem slopes fall: its steps stay in order
-        closed = np.zeros(num_problems, bool)
-        fitting = int(np.searchsorted(np.cumsum(steps.cost[order]), room, side="right"))
-        first = order[:fitting]  # all of them fit; the last of a problem's says where it stands
-        np.maximum.at(last := np.full(num_problems, -1), steps.problem[first], np.arange(fitting))
-        moved = np.flatnonzero(last >= 0)
-        chosen[moved] = steps.to[first[last[moved]]]
-        room -= float(steps.cost[first].sum())
-        for step in order[fitting:].tolist():
-            p = steps.problem[step]
-            if steps.cost[step] <= room and not closed[p]:
-                chosen[p] = steps.to[step]
-                room -= float(steps.cost[step])
-            else:
-                closed[p] = True
-        return chosen % num_configurations
+        room = amount * num_problems - cost.ravel()[chosen].reshape(-1, num_problems).sum(1)
+        order = np.lexsort((-steps.slope, steps.problem // num_problems))  # half by half; a problem's stay in order
+        half, spent = steps.problem[order] // num_problems, steps.cost[order]
+        begin = np.searchsorted(half, np.arange(len(room)))
+        total = np.concatenate([[0.0], np.cumsum(spent)])
+        taken = total[1:] - total[begin][half] <= room[half]  # the first of each half: they fit together
+        room -= np.bincount(half[taken], spent[taken], len(room))
+        # Of the others one fits if there is still room for it, and the problem's step before it was taken.
+        place = np.empty(len(order), np.int64)
+        place[order] = np.arange(len(order))
+        is_next = np.concatenate([[False], steps.problem[1:] == steps.problem[:-1]])
+        before = np.where(is_next, np.roll(place, 1), -1)[order]
+        left = room.tolist()
+        for step in np.flatnonzero(~taken & (spent <= room[half])).tolist():
+            if spent[step] <= left[half[step]] and (before[step] < 0 or taken[before[step]]):
+                taken[step] = True
+                left[half[step]] -= float(spent[step])
+        last = np.sort(order[taken])  # of a problem's steps the last one counts
+        chosen[steps.problem[last]] = steps.to[last]
+        return (chosen % num_configurations).reshape(*shape, num_problems)
 
     return pick
 
@@ -119,12 +122,13 @@ def by_problem_pick(amount: float) -> Pick:
 def by_level_pick(amount: float, level_P: np.ndarray) -> Pick:
     """Knows what each configuration gets on a level, but not on a problem."""
 
-    def pick(reward_PC: FloatArray, cost_PC: FloatArray, count_PC: FloatArray) -> NDArray[np.int64]:
-        reward, cost = np.empty_like(reward_PC), np.empty_like(cost_PC)
+    def pick(reward: FloatArray, cost: FloatArray, count: FloatArray) -> NDArray[np.int64]:
+        of_level = np.empty_like(reward), np.empty_like(cost)
         for level in set(level_P):
             same = level_P == level
-            reward[same], cost[same] = reward_PC[same].mean(0), cost_PC[same].mean(0)
-        return by_problem_pick(amount)(reward, cost, count_PC)
+            for mean, values in zip(of_level, (reward, cost), strict=True):
+                mean[..., same, :] = values[..., same, :].mean(-2, keepdims=True)
+        return by_problem_pick(amount)(*of_level, count)
 
     return pick
 

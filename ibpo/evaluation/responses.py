@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 from ibpo.evaluation.statistics import FloatArray
 from ibpo.runs import atomic_path
-from ibpo.tasks import local_rows
 from ibpo.types import Problem, ScoredResponse
 
 MAX_LEVELS = 12
@@ -173,6 +172,8 @@ def read_table(path: Path, configuration: str = "") -> Responses:
         path: The file.
         configuration: Name of them all, in place of the file's.
     """
+    from ibpo.tasks import local_rows  # with every judge: half of the start-up of whoever reads no table
+
     return Responses.of_table([row for _, row in local_rows(path)], configuration)
 
 

@@ -36,7 +36,7 @@ class Request:
     prefix: str = ""
     """Text that opens the response, forced; "": the policy opens it as it likes."""
     wording: str = ""
-    """Whatever else shapes what the policy is told (instructions, template options); samplers do not read it."""
+    """Whatever else shapes what the policy is asked (instructions, template options); samplers do not read it."""
 
     @property
     def asked(self) -> str:

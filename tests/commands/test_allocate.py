@@ -256,7 +256,7 @@ def test_a_part_with_nothing_to_choose_is_left_out_aloud(tmp_path):
         (["--budget", "tokens=1/0"], "'1/0' is no amount"),
         (["--budget", "tokens=25%"], "tokens=0.25x is that part of what is spent now, tokens=25%range that part"),
         (["--budget", "medium=30%"], "is named 'medium'; there are high, low, tokens, cost"),
-        (["--budget", "money=3"], "is named 'money'; there are high, low, tokens, cost"),
+        (["--budget", "money=3"], "the log's cost is 'tokens', no money; give a table of prices with --prices"),
         (["--budget", "high=30"], "a share is at most 1; did you mean high=30%"),
         (["--budget", "high@level=3=0.5"], "--by COLUMN solves each part"),
         (["--budget", "high=0.5", "--budget", "high<=40%"], "high: is given twice"),

@@ -168,9 +168,11 @@ def test_the_page_of_the_shipped_log(tmp_path):
 @pytest.mark.skipif(not GAME24.is_file(), reason="needs ../shared/data")
 def test_the_page_of_a_hundred_responses_a_problem(tmp_path):
     """20,000 responses of GPT-4 to the game of 24; what of them are bad rows is said, not hidden."""
-    refused = run(GAME24, "--columns", "configuration=group", "--out", tmp_path / "none", "--num-splits", 2)
-    assert refused.exit_code == 2 and "line 13201: column 'tokens'" in refused.stderr
-    result = run(GAME24, "--columns", "configuration=group", "--on-error", "skip", "--out", tmp_path, "--num-splits", 2)
+    refused = run(GAME24, "--columns", "response_group=group", "--out", tmp_path / "none", "--num-splits", 2)
+    assert refused.exit_code == 2 and "line 13201, column 'tokens'" in refused.stderr
+    result = run(
+        GAME24, "--columns", "response_group=group", "--on-error", "skip", "--out", tmp_path, "--num-splits", 2
+    )
     assert result.exit_code == 0, result.output
     assert "responses of 2 configurations" in result.stderr
     data = json.loads((tmp_path / "report.json").read_text())

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ibpo.data import LogColumns, read_log
 from ibpo.errors import IbpoError
 from ibpo.evaluation import importing
 from ibpo.evaluation.importing import ImportOptions, import_responses
@@ -127,12 +128,12 @@ def test_cost_without_tokens(tmp_path):
     ("bad", "said"),
     [
         (row(problem_id=...), "line 1: no column 'problem_id' or .*name one with --columns problem=COLUMN"),
-        (row(effort=...), "line 1: no column 'configuration' or .*--columns configuration=COLUMN, or NAME=FILE"),
+        (row(effort=...), "line 1: no column 'configuration' or .*--columns response_group=COLUMN, or NAME=FILE"),
         (row(correct=...), "line 1: neither a reward .* nor a gold answer"),
-        (row(correct=1.5), "line 1: column 'correct': 1.5 is above 1"),
-        (row(tokens=-1), "line 1: column 'tokens': -1 is no finite number"),
-        (row(tokens="many"), "line 1: column 'tokens': 'many' is no finite number"),
-        (row(tokens=1e400), "line 1: column 'tokens': inf is no finite number"),
+        (row(correct=1.5), "line 1, column 'correct': 1.5 is not from 0 to 1"),
+        (row(tokens=-1), "line 1, column 'tokens': -1 is negative"),
+        (row(tokens="many"), "line 1, column 'tokens': 'many' is not a finite number"),
+        (row(tokens=1e400), "line 1, column 'tokens': inf is not a finite number"),
         (row(problem_id=""), "line 1: column 'problem_id': no problem"),
         (row(problem_id={"a": 1}), "line 1: column 'problem_id': no problem"),
     ],
@@ -236,3 +237,24 @@ def test_headers_in_any_form_and_models_that_are_the_configurations(tmp_path):
     assert len(import_responses([("", write(tmp_path / "a.jsonl", rows))]).parts) == 1
     rows[1]["Model"] = "c"
     assert set(import_responses([("", write(tmp_path / "a.jsonl", rows))]).parts) == {"a", "c"}
+
+
+def test_numbers_words_and_dotted_columns_are_read_as_in_every_other_command(tmp_path):
+    """The same log, the same options: what `ibpo allocate` reads, the page reads too."""
+    path = tmp_path / "log.csv"
+    cells = [(q, *mode) for q in "ab" for mode in (("low", 40, "1,100"), ("high", 90, "1,297"))]
+    rows = [f'{q},{mode},{grade},"{{""n"": ""{n}""}}"' for q, mode, grade, n in cells]
+    path.write_text("\n".join(["task_id,mode,grade,usage", *rows]))
+    columns = {"reward": "grade/100", "cost": "usage.n", "response_group": "mode"}
+    [part] = import_responses([("", path)], ImportOptions(columns=columns)).parts.values()
+    log = read_log(path, LogColumns(**columns))
+    assert part.reward.tolist() == log.reward.tolist() == [0.4, 0.9, 0.4, 0.9]
+    assert part.tokens.tolist() == log.cost.tolist() == [1100.0, 1297.0, 1100.0, 1297.0]
+    assert part.configuration.tolist() == log.response_group == ["low", "high", "low", "high"]
+
+
+def test_words_are_rewards(tmp_path):
+    words = {"a": "Y", "b": "fail", "c": "True"}
+    rows = [{"id": q, "arm": "x", "passed": word, "tokens": 3} for q, word in words.items()]
+    path = write(tmp_path / "words.jsonl", rows)
+    assert import_responses([("", path)]).parts[""].reward.tolist() == [1.0, 0.0, 1.0]

@@ -6,7 +6,9 @@ import pytest
 from ibpo.allocation import frontier
 from ibpo.data import LogColumns
 from ibpo.errors import IbpoError
-from ibpo.evaluation.log_allocation import answer_questions, draw_frontier, questions, read_parts
+from ibpo.evaluation.log_allocation import answer_questions, questions
+from ibpo.evaluation.log_files import draw_frontier
+from ibpo.evaluation.log_parts import read_parts
 
 
 def read(tmp_path, text, **options):
@@ -49,4 +51,4 @@ def test_a_budget_on_a_slice_is_refused(tmp_path):
     found, _ = read(tmp_path, LOG)
     (question, *_) = questions(["long@level=3=0.2"])
     with pytest.raises(IbpoError, match="--by COLUMN solves each part"):
-        found.parts[0].limits(question)
+        question.limits_on(found.parts[0])

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ibpo.endpoint import read_tokens
 from ibpo.serving.gateway.usage import StreamUsage, read_cost
+from ibpo.usage import read_tokens
 
 EVENTS = [
     b'data: {"choices":[{"index":0,"delta":{"content":"say \\"usage\\": {"}}]}\n\n',

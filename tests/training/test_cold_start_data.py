@@ -160,7 +160,7 @@ def test_what_the_gate_measures():
     assert report.mean_trials == report.external_trials == 3.0
     assert report.below_external == 0.5 and report.below_external_95[0] > 0
     assert report.share == {"standard": 0.75, "sequential_voting": 0.125, "none": 0.125}
-    failures = {f.what.split(",")[0]: f.mend for f in check(report, GateConfig(), "asv")}
+    failures = {f.what.split(",")[0]: f.fix for f in check(report, GateConfig(), "asv")}
     assert list(failures) == [
         "voting is 0.500 below voting over separate responses",
         "12.5% of the free responses open like no response group",
@@ -168,7 +168,7 @@ def test_what_the_gate_measures():
     assert "imitate more votes" in failures["voting is 0.500 below voting over separate responses"]
     # Where noise would do, more problems are asked for rather than more training.
     [failure] = check(report, GateConfig(below_external=0.4, well_formed=0.8), "asv")
-    assert "do not tell it from noise: raise data.holdout" in failure.mend
+    assert "do not tell it from noise: raise data.holdout" in failure.fix
 
 
 def test_a_group_that_is_not_chosen_and_votes_that_break_the_rule():
@@ -191,4 +191,4 @@ def test_cut_off_responses_are_counted_and_never_right():
     assert report.voting.truncated == 1.0 and report.voting.accuracy == 0.0 and report.voting.unanswered == 0.0
     assert report.standard.truncated == 0.0
     found = [f for f in check(report, GateConfig(), "asv") if "cut off" in f.what]
-    assert [f.mend.split(",")[0] for f in found] == ["raise gate.max_completion_length"]
+    assert [f.fix.split(",")[0] for f in found] == ["raise gate.max_completion_length"]

@@ -153,7 +153,7 @@ def test_an_infeasible_budget_stops_the_first_step_and_modes_decide():
 
 @pytest.mark.slow
 def test_a_collapse_is_told_while_it_can_be_undone(make_trainer, caplog):
-    """Warned, stopped, resumed from the last kept checkpoint with the mend that the warning names: the group lives."""
+    """Warned, stopped, resumed from the last kept checkpoint with the fix that the warning names: the group lives."""
     options = {"optim": "adamw_torch", "learning_rate": 5e-3, "kl_share": 0.0, "num_train_epochs": 20}
     options |= {"budget": {"extended": 0.5, "extended@level=2": 0.0}, "utility": "margin", "logging_steps": 1}
     options |= {"save_strategy": "steps", "save_steps": 2, "save_total_limit": 2}

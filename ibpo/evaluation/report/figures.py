@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
+from ibpo.budget import cost_text
 from ibpo.errors import printable
 from ibpo.evaluation.methods import mean_over_seeds
 from ibpo.evaluation.report.tables import percent, points
@@ -454,9 +455,9 @@ def spoken_tradeoff(part: Json) -> str:
     texts = []
     for row in part["configurations"]:
         accuracy = row["numbers"]["overall"]["all"]["pass@1"]["value"]
-        texts.append(f"{row['name']}: {accuracy:.1%} at {row['cost']['value']:,.0f} {part['cost_unit']}")
+        texts.append(f"{row['name']}: {accuracy:.1%} at {cost_text(row['cost']['value'])} {part['cost_unit']}")
     for name, curve in part["oracles"].items():
-        allocated = ", ".join(f"{p['accuracy']:.1%} at {p['cost']:,.0f}" for p in curve)
+        allocated = ", ".join(f"{p['accuracy']:.1%} at {cost_text(p['cost'])}" for p in curve)
         texts.append(f"allocated {name}: {allocated}")
     return speak("Accuracy against cost", texts)
 

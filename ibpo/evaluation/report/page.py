@@ -16,6 +16,7 @@ from typing import IO, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from ibpo.budget import cost_text
 from ibpo.evaluation.methods import mean_over_seeds
 from ibpo.evaluation.report import figures
 from ibpo.evaluation.report.tables import TableData, dash_notes, methods_tables, published, tables_of
@@ -377,7 +378,7 @@ def answer_of(parts: Mapping[str, Json]) -> str:
         if part["allocation"]:
             middle = part["allocation"][len(part["allocation"]) // 2]
             text += (
-                f"; with {middle['spent']:,.0f} {part['cost_unit']} a response, choosing by problem gets "
+                f"; with {cost_text(middle['spent'])} {part['cost_unit']} a response, choosing by problem gets "
                 f"{middle['reward']:.1%} on responses that had no say, a random mix {middle['random_mix']:.1%}"
             )
         texts.append(text + ".")

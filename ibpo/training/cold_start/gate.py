@@ -79,7 +79,7 @@ class GateFailure:
     """One thing that the policy did not show."""
 
     what: str
-    mend: str
+    fix: str
 
 
 def measure(
@@ -147,9 +147,9 @@ def check(report: GateReport, gate: GateConfig, mixture: str) -> list[GateFailur
     """What falls short of the gate, each with the fix."""
     failures = []
 
-    def expect(kept: bool, what: str, mend: str) -> None:
+    def expect(kept: bool, what: str, fix: str) -> None:
         if not kept:
-            failures.append(GateFailure(what=what, mend=mend))
+            failures.append(GateFailure(what=what, fix=fix))
 
     more_votes = (
         "imitate more votes (data.limit, build.responses_per_problem, build.alpha), longer (train.num_epochs) or "

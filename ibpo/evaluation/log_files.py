@@ -1,0 +1,177 @@
+"""What `ibpo allocate --out` writes: the choices, the rows that were chosen, the summary, the picture."""
+
+# matplotlib ships no types for what is used here.
+# pyright: reportUnknownMemberType=false
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ibpo.allocation import Frontier
+from ibpo.data import Labels, LogColumns, LogReader, LogRows, OnError
+from ibpo.errors import IbpoError
+from ibpo.evaluation.log_allocation import Answer
+from ibpo.evaluation.log_parts import LogPart, Say, judge_when_needed
+from ibpo.evaluation.log_verdict import summarise_parts
+from ibpo.runs import atomic_files
+
+CHUNK = 100_000
+"""Problems that are turned into lines of JSON at a time."""
+
+
+def write_files(
+    out: Path,
+    path: Path,
+    names: LogColumns,
+    all_answers: list[tuple[LogPart, list[Answer]]],
+    *,
+    on_error: OnError,
+    join: Sequence[Path] = (),
+    num_bad: int,
+    say: Say,
+) -> None:
+    """Write choices.jsonl (a problem and a budget a line), rows.jsonl (the chosen rows), summary.json, frontier.png.
+
+    All of them or none; where summary.json is, the other files are those that it belongs to.
+
+    Args:
+        out: Folder.
+        path: The log; it is read again for the chosen rows.
+        names: Which columns hold what.
+        all_answers: Each part with its answers.
+        on_error: As when the log was read.
+        join: As when the log was read.
+        num_bad: Rows that were left out then.
+        say: Takes what a reader should know.
+    """
+    choices = (row for part, answers in all_answers for answer in answers for row in _choices(part, answer))
+    whole = summarise_parts(path, names.by, all_answers, num_bad=num_bad)
+    with atomic_files(out, "summary.json") as folder:
+        for name, lines in (
+            ("choices.jsonl", choices),
+            ("rows.jsonl", _chosen_rows(path, names, all_answers, on_error, join)),
+            ("summary.json", [json.dumps(whole, indent=2) + "\n"]),
+        ):
+            with (folder / name).open("w", encoding="utf-8") as file:
+                file.writelines(lines)
+        for part, answers in all_answers:
+            name = f"frontier_{_file_name(part.name)}.png" if part.name else "frontier.png"
+            try:
+                _draw(folder / name, part, answers)
+            except IbpoError as error:
+                say(f"no picture: {error}")
+
+
+def _file_name(name: str) -> str:
+    return "".join(x if x.isalnum() or x in ".-" else "_" for x in name)
+
+
+def _draw(file: Path, part: LogPart, answers: list[Answer]) -> None:
+    """The frontier on the log's cost, with the budget that was asked, where it is one on that cost."""
+    asked = [x for answer in answers if answer.question.times == 1 for x in answer.limits]
+    budgets = [float(x.at_most) for x in asked if x.group is None and x.at_most is not None]
+    names = {"cost_name": f"{part.columns['cost']} per problem", "value_name": f"{part.columns['reward']} to expect"}
+    draw_frontier(part.frontier(), file, budget=budgets[0] if len(budgets) == 1 else None, **names)
+
+
+def draw_frontier(
+    curve: Frontier,
+    path: str | Path,
+    *,
+    budget: float | None = None,
+    cost_name: str = "mean cost per problem",
+    value_name: str = "mean utility per problem",
+) -> None:
+    """Draw a frontier, the straight line that random mixing follows, and a budget with its price, to a file."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise IbpoError("a plot needs matplotlib: pip install 'ibpo[report]'") from None
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    some = np.unique(np.linspace(0, len(curve.spent) - 1, 2000).astype(np.int64))
+    axes.plot(curve.spent[some], curve.value[some], color="#1f5fa8", label="best allocation")
+    ends = [0, -1]
+    axes.plot(curve.spent[ends], curve.value[ends], "--", color="#888888", label="random mix of its two ends")
+    if budget is not None and budget >= curve.spent[0]:
+        point = curve.at(budget)
+        axes.plot([point.spent], [point.value], "o", color="#c8452c", label=f"budget {budget:,.6g}")
+        reach = 0.12 * (curve.spent[-1] - curve.spent[0])
+        x = np.array([point.spent - reach, point.spent + reach])
+        y = point.value + point.price * (x - point.spent)
+        axes.plot(x, y, color="#c8452c", linewidth=1, label=f"its price {point.price:.3g}")
+    axes.set(xlabel=cost_name, ylabel=value_name)
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False, loc="lower right")
+    figure.savefig(path, dpi=150)
+
+
+def _choices(part: LogPart, answer: Answer) -> Iterator[str]:
+    head = f'{{"part": {json.dumps(part.name)}, "budget": {json.dumps(answer.question.label)}, "problem": '
+    groups = [f', "response_group": {json.dumps(name)}, "mean_reward": ' for name in part.groups]
+    for first in range(0, len(answer.pick), CHUNK):
+        rows = slice(first, first + CHUNK)
+        pick = answer.pick[rows].astype(np.int64)[:, None]
+        values = (np.take_along_axis(table[rows], pick, 1)[:, 0].tolist() for table in (part.reward, part.cost))
+        for problem, g, reward, cost in zip(_ids(part.problems[rows]), pick[:, 0].tolist(), *values, strict=True):
+            yield f'{head}{problem}{groups[g]}{reward!r}, "mean_cost": {cost!r}}}\n'
+
+
+def _ids(problems: Any) -> list[str]:
+    """Ids as JSON strings."""
+    if isinstance(problems, np.ndarray):
+        return [f'"{x}"' for x in problems.tolist()]
+    return [json.dumps(str(x)) for x in problems]
+
+
+def _chosen_rows(
+    path: Path,
+    names: LogColumns,
+    all_answers: list[tuple[LogPart, list[Answer]]],
+    on_error: OnError,
+    join: Sequence[Path],
+) -> Iterator[str]:
+    """The second pass: the log's rows whose response group was chosen for their problem under the budget as asked."""
+    parts = {
+        part.name: (part, [x for x in answers if x.question.times == 1 and x.allocation])
+        for part, answers in all_answers
+    }
+    reader = LogReader(path, names, on_error=on_error, join=join, judge=judge_when_needed)
+    for block in reader.blocks():
+        for name, rows in block.by_part():
+            if name in parts:
+                yield from _written(
+                    rows.take(np.flatnonzero(_is_chosen(rows, *parts[name]))), name if names.by else None
+                )
+
+
+def _is_chosen(rows: LogRows, part: LogPart, answers: list[Answer]) -> NDArray[np.bool_]:
+    place = part.find(rows.problem)
+    group = np.array([part.groups.index(x) if x in part.groups else -1 for x in rows.response_group.names])
+    group_R = group[rows.response_group.code]
+    chosen = np.zeros(len(rows), bool)
+    for answer in answers:
+        chosen |= answer.pick[place] == group_R
+    return chosen & (place >= 0)
+
+
+def _written(rows: LogRows, part: str | None) -> Iterator[str]:
+    """The rows as lines of JSON; by hand, for `json.dumps` of a dictionary takes five times as long."""
+
+    def texts(labels: Labels, key: str) -> list[str]:
+        return Labels(code=labels.code, names=[f', "{key}": {json.dumps(x)}' for x in labels.names]).tolist()
+
+    by = "" if part is None else f', "by": {json.dumps(part)}'
+    columns = (
+        _ids(rows.problem),
+        texts(rows.response_group, "response_group"),
+        rows.reward.tolist(),
+        rows.cost.tolist(),
+        [""] * len(rows) if rows.shown is None else texts(rows.shown, "show"),
+    )
+    for problem, group, reward, cost, shown in zip(*columns, strict=True):
+        yield f'{{"problem": {problem}{group}, "reward": {reward!r}, "cost": {cost!r}{by}{shown}}}\n'

@@ -1,0 +1,255 @@
+"""A log of scored responses, gathered by (problem, response group): a part for each value of the `--by` column.
+
+Letters: P problems, G response groups.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ibpo.allocation import Frontier, GroupMeans, frontier
+from ibpo.data import GroupSums, Labels, Log, LogColumns, LogReader, OnError, read_log, sum_parts
+from ibpo.errors import IbpoError
+from ibpo.evaluation.estimates import shrink, within_cells
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+Say = Callable[[str], None]
+
+MAX_DRAWN = 1_000_000
+"""Problems from which the picture is drawn: more would show no other line."""
+
+
+def judge_when_needed(rows: Sequence[Mapping[str, Any]]) -> Sequence[float]:
+    """Rewards of rows that have a gold answer; only a log without rewards loads the judges."""
+    from ibpo.evaluation.importing import judge_rows
+
+    return judge_rows(rows)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class LogPart:
+    """One part of a log by (problem, response group), only problems with a response of every response group.
+
+    Attributes:
+        name: Value of the `--by` column, "" without one.
+        columns: Field -> column.
+        problems: P ids.
+        groups: G names.
+        count: `[P, G]` number of responses.
+        reward: `[P, G]` mean reward.
+        cost: `[P, G]` mean cost.
+        within: `[G, 2, 2]` covariance of reward and cost of one response within its cell.
+        expected_reward: `[P, G]` reward to expect of one more response (`ibpo.evaluation.estimates.shrink`).
+        expected_cost: `[P, G]` its cost. Choices, prices and the frontier are made of these two.
+        shown: `[P]` value of the `--show` column of each problem, or None.
+        log: The rows, where they are in memory.
+        find: From ids of the log to places in `problems`, -1 for problems that are left out.
+    """
+
+    name: str
+    columns: dict[str, str]
+    problems: Sequence[Any] | IntArray
+    groups: list[str]
+    count: FloatArray
+    reward: FloatArray
+    cost: FloatArray
+    within: FloatArray
+    expected_reward: FloatArray
+    expected_cost: FloatArray
+    shown: Labels | None
+    log: Log | None
+    find: Callable[[IntArray | list[str]], IntArray]
+
+    @property
+    def place(self) -> str:
+        """What begins a message about this part."""
+        return f"{self.name}: " if self.name else ""
+
+    def now(self) -> tuple[float, float]:
+        """Mean reward and mean cost per problem of the responses as logged."""
+        weight = self.count / self.count.sum(1, keepdims=True)
+        return float((weight * self.reward).sum(1).mean()), float((weight * self.cost).sum(1).mean())
+
+    def frontier(self) -> Frontier:
+        """Expected reward against expected cost; of very many problems, of a sample of them."""
+        some = slice(None)
+        if len(self.problems) > MAX_DRAWN:
+            some = np.sort(np.random.default_rng(0).choice(len(self.problems), MAX_DRAWN, replace=False))
+        reward, cost = self.expected_reward[some], self.expected_cost[some]
+        return frontier(reward.ravel(), np.repeat(np.arange(len(reward)), len(self.groups)), cost.ravel())
+
+    def repeated(self, say: Say) -> Log:
+        """The rows in memory of the problems with two responses of every response group: they can be halved."""
+        assert self.log is not None
+        reason = f"{self.place}held out: problems without 2 responses of every response group"
+        twice = _some(self.count >= 2, reason, say)
+        return self.log if twice.all() else _rows_where(self.log, twice, self.find)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Parts:
+    """A log, read and gathered: its parts, the rows that were left out, and columns that nobody named."""
+
+    parts: list[LogPart]
+    bad_rows: tuple[str, ...]
+    guessed: dict[str, str]
+    notes: tuple[str, ...]
+
+
+def read_parts(
+    path: Path,
+    names: LogColumns,
+    *,
+    on_error: OnError = "fail",
+    join: Sequence[Path] = (),
+    stream: bool = False,
+    say: Say,
+    progress: Callable[[int], None] | None = None,
+) -> Parts:
+    """Read a log and gather it by part; one that leaves nothing to choose is left out and named, if there are others.
+
+    Args:
+        path: As for `ibpo.data.read_log`.
+        names: Which columns hold what.
+        on_error: At a bad row "fail", or "skip" it.
+        join: Tables whose columns are added to the rows with the same identifier.
+        stream: Keep sums, not rows: for a log larger than memory.
+        say: Takes what a reader should know.
+        progress: Called with the number of rows read, now and then.
+
+    Raises:
+        IbpoError: A log that cannot be used, or nothing to choose.
+    """
+    if stream:
+        reader = LogReader(path, names, on_error=on_error, join=join, judge=judge_when_needed)
+        sums = sum_parts(reader, progress)
+        columns, bad_rows, notes = reader.columns, tuple(reader.bad_rows), tuple(reader.notes)
+        makers = [partial(_part_of_sums, name, of_part, columns, say) for name, of_part in sums.items()]
+    else:
+        log = read_log(path, names, on_error=on_error, join=join, judge=judge_when_needed, progress=progress)
+        columns, bad_rows, notes = log.columns, log.bad_rows, log.notes
+        makers = [partial(_part_of_log, name, of_part, say) for name, of_part in log.parts().items()]
+    parts: list[LogPart] = []
+    wrong: list[str] = []
+    for make in makers:
+        try:
+            parts.append(make())
+        except IbpoError as error:
+            if names.by is None:
+                raise
+            wrong.append(str(error))
+    if not parts:
+        raise IbpoError(f"--by {names.by}: nothing to choose in any of {len(wrong)} parts; the first: {wrong[0]}")
+    for text in wrong:
+        say(f"part left out: {text}")
+    guessed = {field: columns[field] for field in names.guessed}
+    return Parts(parts=parts, bad_rows=bad_rows, guessed=guessed, notes=notes)
+
+
+def _part_of_log(name: str, log: Log, say: Say) -> LogPart:
+    """Gather rows in memory."""
+    means = GroupMeans.from_arrays(log.reward, log.problem, log.response_group, log.cost)
+    group_R = means.pair % len(means.response_groups)
+    both_R = np.stack([means.reward, means.cost])
+    squares = np.array([both_R[:, group_R == g] @ both_R[:, group_R == g].T for g in range(len(means.response_groups))])
+    place = {str(problem): p for p, problem in enumerate(means.problems)}
+    shown = None
+    if "show" in log.columns:
+        of_problem = dict(zip(log.problem, log.shown, strict=True))
+        shown = Labels.from_list([of_problem[str(p)] for p in means.problems])
+    return _complete(
+        LogPart(
+            name=name,
+            columns=log.columns,
+            problems=means.problems,
+            groups=means.response_groups,
+            **_estimates(means.count.astype(np.float64), means.mean_reward, means.mean_cost, squares),
+            shown=shown,
+            log=log,
+            find=lambda ids: np.array([place.get(str(x), -1) for x in ids], np.int64),
+        ),
+        say,
+    )
+
+
+def _part_of_sums(name: str, sums: GroupSums, columns: dict[str, str], say: Say) -> LogPart:
+    """The same from the sums of a streamed log; response groups in the same order, which decides between equal ones."""
+    groups = sorted(sums.groups, key=repr)
+    order = [sums.groups.index(name) for name in groups]
+    squares = sums.squares()[order]
+    count, reward, cost = (table if groups == sums.groups else table[:, order] for table in sums.tables())
+    return _complete(
+        LogPart(
+            name=name,
+            columns=columns,
+            problems=sums.problems(),
+            groups=groups,
+            **_estimates(count, reward, cost, squares),
+            shown=sums.shown(),
+            log=None,
+            find=sums.find,
+        ),
+        say,
+    )
+
+
+def _estimates(count: FloatArray, reward: FloatArray, cost: FloatArray, squares: FloatArray) -> dict[str, FloatArray]:
+    """The tables of a part, by what was seen and what is to be expected; an empty cell has no means."""
+    sums = np.nan_to_num(np.stack([reward, cost], axis=-1)) * count[..., None]
+    within = within_cells(count, sums, squares)
+    expected_reward, expected_cost = shrink(np.nan_to_num(reward), np.nan_to_num(cost), count, within)
+    return {"count": count, "reward": reward, "cost": cost, "within": within, "expected_reward": expected_reward,
+            "expected_cost": expected_cost}  # fmt: skip
+
+
+def _complete(part: LogPart, say: Say) -> LogPart:
+    """Without the problems that lack a response of some response group; says how many these are."""
+    if len(part.groups) < 2:
+        raise IbpoError(
+            f"{part.place}column '{part.columns['response_group']}' has one response group, {part.groups[0]}; "
+            f"an allocation chooses between at least two; name another column with --columns response_group=COLUMN"
+        )
+    alike = next((two for two in combinations(part.groups, 2) if two[0].casefold() == two[1].casefold()), None)
+    if alike:
+        say(f"{part.place}response groups {alike[0]!r} and {alike[1]!r} differ by capitals only; write them alike if "
+            "they are one")  # fmt: skip
+    reason = f"{part.place}problems without a response of every response group"
+    full = _some(part.count > 0, reason, say)
+    if full.all():
+        return part
+    kept, problems = np.flatnonzero(full), part.problems
+    new_place = np.append(np.where(full, np.cumsum(full) - 1, -1), -1)  # place -1, left out before, stays -1
+    return replace(
+        part,
+        problems=problems[kept] if isinstance(problems, np.ndarray) else [problems[p] for p in kept.tolist()],
+        count=part.count[full],
+        reward=part.reward[full],
+        cost=part.cost[full],
+        expected_reward=part.expected_reward[full],
+        expected_cost=part.expected_cost[full],
+        shown=None if part.shown is None else part.shown.take(kept),
+        log=None if part.log is None else _rows_where(part.log, full, part.find),
+        find=lambda ids: new_place[part.find(ids)],
+    )
+
+
+def _some(good_PG: NDArray[np.bool_], reason: str, say: Say) -> NDArray[np.bool_]:
+    """`[P]` which problems are good for every response group: at least one; says how many are left out, and why."""
+    good = np.array(good_PG.all(axis=1))
+    if not good.any():
+        raise IbpoError(f"{reason}: all {len(good)}; log every problem with every response group")
+    if not good.all():
+        say(f"{reason}: {int((~good).sum())} of {len(good)} left out")
+    return good
+
+
+def _rows_where(log: Log, good: NDArray[np.bool_], find: Callable[[IntArray | list[str]], IntArray]) -> Log:
+    """The rows of the problems that are good `[P]`, all of them having a place."""
+    return log.rows(np.flatnonzero(good[find(log.problem)]).tolist())

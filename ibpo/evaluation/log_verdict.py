@@ -1,0 +1,158 @@
+"""What the answers of a log say in words and numbers: the verdict of each budget, and the summary of them all."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.special import stdtrit
+
+from ibpo.budget import cost_text
+from ibpo.evaluation.log_allocation import Answer
+from ibpo.evaluation.log_parts import LogPart
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """What to do under one budget.
+
+    Attributes:
+        text: In sentences.
+        per_problem: Whether to choose per problem; else the best that does not look at the problems.
+        mixture: That: response group -> its share; None where no mixture keeps the budget.
+    """
+
+    text: str
+    per_problem: bool
+    mixture: dict[str, float] | None
+
+
+def verdict(part: LogPart, answer: Answer, *, error: float = 0.05, advice: str | None = None) -> Verdict:
+    """Choose per problem where that is better, by more than chance, than whatever else fits the budget.
+
+    Args:
+        part: A part of a log.
+        answer: What one question got on it.
+        error: With which the interval may miss.
+        advice: What would tell more, as a sentence; None: what a log in general lacks.
+    """
+    label, reward, unit = answer.question.label, part.columns["reward"], part.columns["cost"]
+    if answer.allocation is None:
+        return Verdict(text=f"{label}: {answer.why}.", per_problem=False, mixture=None)
+    weights = None
+    if answer.mixture is not None:  # from the cheapest response group to the most expensive one
+        by_cost = np.argsort(part.cost.mean(0), kind="stable").tolist()
+        weights = {part.groups[g]: float(answer.mixture[g]) for g in by_cost}
+    blind = "no mixture of response groups keeps it" if weights is None else _blind(weights)
+    held, now = answer.held_out, part.now()
+    if held is None:
+        text = (
+            f"{label}: whether choosing per problem pays cannot be told: that takes 2 answers per problem and response "
+            f"group. Not looking at the problems, {blind} is the best that fits."
+        )
+        return Verdict(text=text, per_problem=False, mixture=weights)
+    kept = (
+        f", {held.reward / now[0]:.0%} of today's for {held.spent / now[1]:.0%} of its cost"
+        if now[0] and now[1]
+        else ""
+    )
+    mine = f"{reward} {held.reward:.3f} for {cost_text(held.spent)} {unit}{kept}"
+    if answer.mixture is None or held.mixture_gain is None or held.mixture_gain_stderr is None:
+        return Verdict(text=f"{label}: choose per problem ({mine}): {blind}.", per_problem=True, mixture=None)
+    gain = held.mixture_gain
+    half = float(stdtrit(max(len(part.problems) - 1, 1), 1 - error / 2)) * held.mixture_gain_stderr
+    interval = f"{gain:+.3f} ({100 * (1 - error):.3g} %: {gain - half:+.3f} to {gain + half:+.3f})"
+    over = any(x.group is None and x.at_most is not None and held.spent > x.at_most for x in answer.limits)
+    if gain - half > 0 and not (over and held.gain <= 0):
+        text = (
+            f"{label}: choose per problem: {mine}. That beats {blind}, the best that does not look at the problems, by "
+            f"{interval}."
+        )
+        return Verdict(text=text, per_problem=True, mixture=weights)
+    cost = float(answer.mixture @ part.cost.mean(0))
+    if gain - half > 0:
+        text = (
+            f"{label}: choosing per problem is not worth it on this log: on unseen answers it spends "
+            f"{cost_text(held.spent)} {unit}, more than asked, and a mixture of that cost is as good. Inside the "
+            f"budget, {blind}, {reward} {held.mixture:.3f} for {cost_text(cost)} {unit}, is the best that does not "
+            "look at the problems."
+        )
+        return Verdict(text=text, per_problem=False, mixture=weights)
+    if advice is None:
+        more = "more problems" if part.count.min() >= 8 else "at least 8 answers per problem and response group"
+        advice = f"Collect {more} to see more."
+    text = (
+        f"{label}: choosing per problem is not worth it on this log: {blind}, {reward} {held.mixture:.3f} for "
+        f"{cost_text(cost)} {unit}, is the best that does not look at the problems, and choosing changes that by "
+        f"{interval}. {advice}".rstrip()
+    )
+    return Verdict(text=text, per_problem=False, mixture=weights)
+
+
+def _blind(weights: dict[str, float]) -> str:
+    """A mixture in words."""
+    parts = [(name, weight) for name, weight in weights.items() if weight > 5e-4]
+    if len(parts) == 1:
+        return f"always {parts[0][0]}"
+    digits = 0 if all(0.005 <= weight < 0.995 for _, weight in parts) else 1  # never 0% of the problems
+    return (
+        " and ".join(f"{name} for {weight:.{digits}%}" for name, weight in parts) + " of the problems, drawn at random"
+    )
+
+
+def summarise_parts(
+    path: Path, by: str | None, all_answers: Sequence[tuple[LogPart, list[Answer]]], *, num_bad: int
+) -> dict[str, Any]:
+    """What summary.json holds: the parts, each with a line per budget and what it recommends."""
+    parts = [_summary(part, answers) for part, answers in all_answers]
+    return {"log": path.name, "by": by, "bad_rows": num_bad, "parts": parts}
+
+
+def _summary(part: LogPart, answers: list[Answer]) -> dict[str, Any]:
+    now, mean_cost, mean_reward = part.now(), part.cost.mean(0).tolist(), part.reward.mean(0).tolist()
+    return {
+        "part": part.name,
+        "columns": part.columns,
+        "num_problems": len(part.problems),
+        "num_responses": int(part.count.sum()),
+        "as_logged": {"mean_reward": now[0], "mean_cost": now[1]},
+        "always": {
+            group: {"mean_cost": c, "mean_reward": r}
+            for group, c, r in zip(part.groups, mean_cost, mean_reward, strict=True)
+        },
+        "no_budget": {"expected_reward": float(part.expected_reward.max(1).mean())},
+        "budgets": [_line_summary(part, answer) for answer in answers],
+    }
+
+
+def _line_summary(part: LogPart, answer: Answer) -> dict[str, Any]:
+    limits = [{"name": x.name, "at_most": _float(x.at_most), "at_least": _float(x.at_least)} for x in answer.limits]
+    head = {"budget": answer.question.label, "times": float(answer.question.times), "limits": limits}
+    if answer.allocation is None:
+        return {**head, "infeasible": answer.why}
+    allocation = answer.allocation
+    for x, spent, price in zip(limits, allocation.spent.tolist(), allocation.price.tolist(), strict=True):
+        x.update(spent=spent, price=price)
+    told = verdict(part, answer)
+    share = np.bincount(answer.pick, minlength=len(part.groups)) / len(part.problems)
+    return {
+        **head,
+        "expected_reward": allocation.objective / len(part.problems),
+        "objective": allocation.objective,
+        "upper_bound": allocation.upper_bound,
+        "status": allocation.status,
+        "rule": allocation.rule,
+        "share": dict(zip(part.groups, share.tolist(), strict=True)),
+        "recommended": {"per_problem": told.per_problem, "mixture": told.mixture, "verdict": told.text},
+        "held_out": None if answer.held_out is None else _json_numbers(asdict(answer.held_out)),
+    }
+
+
+def _float(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def _json_numbers(row: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN: an undefined number is null."""
+    return {key: None if value != value else value for key, value in row.items()}
