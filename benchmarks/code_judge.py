@@ -20,9 +20,16 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from ibpo.rewards import Candidate, CodeJudge
-from ibpo.tasks import TASKS
 from ibpo.types import Problem
+
+try:
+    from ibpo.rewards import Candidate, CodeJudge
+    from ibpo.tasks import TASKS
+except ImportError:  # a checkout of before there were faces, with --against
+    from ibpo.rewards.judgement import Candidate  # pyright: ignore[reportMissingImports]
+    from ibpo.tasks.benchmarks import TASKS  # pyright: ignore[reportMissingImports]
+
+    from ibpo.rewards.code import CodeJudge  # pyright: ignore[reportMissingImports]
 
 PROSE = "The function goes through its input once; let's see.\n\n"
 FENCE = "```python\n{}\n```"
