@@ -11,7 +11,6 @@ runs (of the large logs: of `--large`), the checkouts in turn. Every checkout ru
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 TOTAL = "total"
+_NOTHING = nullcontext()
 
 
 class TokenBucket:
@@ -84,8 +85,8 @@ class TokenBucket:
 
     def close(self, overdraft: float, burst: float, overcommit: float) -> None:
         """Lose the credit beyond `burst` that no reserve needs, and remember the largest overdraft."""
-        excess = self.balance - self.held - self.deferred - burst
-        if excess > 0:
+        excess = self.balance - self.held - burst  # less what is deferred
+        if excess > 0 and (excess := excess - self.deferred) > 0:
             excess = max(0.0, min(excess, self.room(overdraft, overcommit)))
             self.balance -= excess
             self.forfeited += excess
@@ -202,7 +203,7 @@ class MemoryStore:
 
     def transaction(self) -> AbstractContextManager[Any]:
         """See `AccountStore`; a controller checks a request before it changes anything."""
-        return nullcontext()
+        return _NOTHING
 
     def buckets(self, account: str) -> list[TokenBucket]:
         """See `AccountStore`."""
