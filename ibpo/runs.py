@@ -23,6 +23,8 @@ from ibpo.errors import IbpoError
 CHECKPOINT_FILES = ("trainer_state.json", "ibpo_state.npz")
 """What is written last into a checkpoint: where both are, it is whole."""
 LOCK = ".lock"
+RESPONSES = "responses.jsonl"
+"""The table of judged responses, in every folder of a run that has one."""
 _PACKAGES = ("ibpo", "torch", "transformers", "trl", "numpy", "scikit-learn")
 """Whose versions a run notes."""
 
@@ -113,8 +115,60 @@ def write_text_atomic(path: Path, text: str) -> None:
         file.write(text)
 
 
+class Journal:
+    """A file of JSON lines that grows: killed at any moment, the lines that were written whole are there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Every whole line; what a kill left of the last one is cut off.
+
+        Raises:
+            IbpoError: for a line that is no object of JSON.
+        """
+        try:
+            data = self.path.read_bytes() if self.path.exists() else b""
+            whole = data.rfind(b"\n") + 1
+            if whole < len(data):
+                os.truncate(self.path, whole)
+        except OSError as error:
+            raise IbpoError(f"{self.path}: cannot be read: {error.strerror}; name another folder") from None
+        found: list[dict[str, Any]] = []
+        for number, line in enumerate(data[:whole].splitlines(), start=1):
+            try:
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise ValueError
+            except (ValueError, RecursionError):
+                raise IbpoError(f"{self.path} line {number}: is no row of it; remove the line") from None
+            found.append(row)
+        return found
+
+    def add(self, *rows: Mapping[str, Any]) -> None:
+        """Write rows, down to the disk's cache.
+
+        Raises:
+            IbpoError: where the disk is full or the folder cannot be written.
+        """
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write("".join(json.dumps(row) + "\n" for row in rows))
+        except OSError as error:
+            raise IbpoError(
+                f"{self.path}: cannot be written: {error.strerror}; make room and run the same again"
+            ) from None
+
+
 def digest_file(path: str | Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """SHA-256 of a file, in hexadecimal; of a folder, of its responses, else of the names and hashes of its files."""
+    path = Path(path)
+    if path.is_dir() and (path / RESPONSES).is_file():
+        path = path / RESPONSES
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+        listed = "".join(f"{file.relative_to(path).as_posix()}\t{digest_file(file)}\n" for file in files)
+        return hashlib.sha256(listed.encode(errors="surrogateescape")).hexdigest()
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -103,7 +103,8 @@ def _by_level(part: LogPart, more: Any) -> list[tuple[str, float]]:
     """Level -> share of its problems; of many levels the first and the last by that share."""
     if part.shown is None:
         return []
-    names = sorted(set(part.shown.names) - {""}, key=natural)
-    found = [(name, float(more[part.shown.code == part.shown.names.index(name)].mean())) for name in names]
+    there = {part.shown.names[code]: code for code in set(part.shown.code.tolist())}
+    names = sorted(set(there) - {""}, key=natural)
+    found = [(name, float(more[part.shown.code == there[name]].mean())) for name in names]
     found.sort(key=lambda one: -one[1])  # stable: levels of one share in their order
     return found if len(found) <= MAX_SHOWN else [*found[: MAX_SHOWN - 1], found[-1]]

@@ -49,8 +49,6 @@ from ibpo.responses.openings import (
     prefilled,
     prompt_notes,
     render,
-    same_prompts,
-    served_cautions,
     spell,
     translate,
     written,
@@ -67,6 +65,15 @@ from ibpo.responses.readers import (
     one_box,
     tagged_answer,
     thought_answer,
+)
+from ibpo.responses.switches import (
+    Switch,
+    check_options,
+    check_trainable,
+    find_switch,
+    same_prompts,
+    say_options,
+    served_cautions,
 )
 from ibpo.responses.thoughts import Thought, plain_thoughts, split_thought
 from ibpo.responses.voting import (
@@ -113,6 +120,7 @@ __all__ = [
     "Opening",
     "Reading",
     "Solution",
+    "Switch",
     "Thought",
     "VotingForm",
     "answer_reader",
@@ -128,7 +136,9 @@ __all__ = [
     "build_thinking",
     "build_voting",
     "check_formats",
+    "check_options",
     "check_reads_programs",
+    "check_trainable",
     "correction_turns",
     "default_system_prompt",
     "encode_groups",
@@ -138,6 +148,7 @@ __all__ = [
     "family_of",
     "find_family",
     "find_group",
+    "find_switch",
     "for_programs",
     "is_by_effort",
     "last_number",
@@ -152,6 +163,7 @@ __all__ = [
     "read_sequential_vote",
     "render",
     "same_prompts",
+    "say_options",
     "served_cautions",
     "spell",
     "split_thought",

@@ -21,7 +21,7 @@ from trl import SFTConfig, SFTTrainer
 from ibpo.config import nearest
 from ibpo.endpoint import Endpoint, read_api_key
 from ibpo.errors import IbpoError
-from ibpo.responses import FORMS, encode_groups, offer, open_response, prefilled, prompt_notes
+from ibpo.responses import FORMS, check_options, encode_groups, offer, open_response, prefilled, prompt_notes
 from ibpo.rewards import MixtureOfJudges
 from ibpo.rollouts import (
     Collected,
@@ -192,6 +192,7 @@ class ColdStart:
 
     def _say_notes(self) -> None:
         prompt = offer([], self.job.problems[0].prompt, chat=bool(self.tokenizer.chat_template))
+        check_options(self.tokenizer, self.config.template, "template")
         for note in prompt_notes(self.tokenizer, prompt, [self.form.standard.prefix], self.config.template):
             self._say(f"caution: {note}")
 
