@@ -21,6 +21,8 @@ from ibpo.evaluation.log_parts import FloatArray, IntArray, LogPart, Say
 from ibpo.evaluation.oracles import by_problem_pick
 
 DEFAULT = ("0.5x", "25%range", "50%range", "75%range")
+GAP, MANY = 1e-4, 2000
+"""Of more problems than these a choice within this part of the best is as good: what is expected of them errs more."""
 REFUSED = {
     "slice": "a log is not sliced inside a budget; --by COLUMN solves each part of the log on its own",
 }
@@ -99,7 +101,10 @@ def choose_groups(
     floors: dict[str, Any] = {}
     if any(x.at_least is not None for x in limits):
         floors["at_least"] = [x.at_least for x in limits]
-    allocation = allocate(reward.ravel(), problem, np.stack(rows), [x.at_most for x in limits], **floors)
+    gap = GAP if num_problems > MANY else 0.0
+    allocation = allocate(
+        reward.ravel(), problem, np.stack(rows), [x.at_most for x in limits], **floors, relative_gap=gap
+    )
     return allocation, allocation.weight.reshape(num_problems, num_groups).argmax(1)
 
 
