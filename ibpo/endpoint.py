@@ -132,7 +132,7 @@ class Endpoint:
             good = [row.index for row in rows] == list(range(len(texts))) and len({len(row) for row in found}) <= 1
             if not (good and all(math.isfinite(x) for row in found for x in row)):
                 raise TypeError
-        except (AttributeError, TypeError, ValueError):
+        except (AttributeError, TypeError, ValueError, OverflowError):
             self._charge(num_failures=1)
             raise IbpoError(
                 f"{self.base_url}: the reply holds no embedding of every text; is {self.model!r} an embedding model?"
