@@ -236,6 +236,26 @@ def read_prices(path: str | Path) -> Prices:
     return Prices(path=path, by_model=by_model)
 
 
+def read_price(text: str, option: str) -> Price:
+    """The price that `input=0.25,output=2` says.
+
+    Raises:
+        IbpoError: names the option, the field and the fix.
+
+    Example:
+        >>> read_price("input=0.25,output=2", "--prices").reasoning
+        2.0
+    """
+    entry: dict[str, str] = {}
+    for pair in text.split(","):
+        name, _, value = (part.strip() for part in pair.partition("="))
+        entry[name] = value
+    price = _price(f"{option} {text}", entry)
+    if price is None:  # of LiteLLM's names, per token
+        raise IbpoError(f"{option} {text}: needs input and output, per million tokens")
+    return price
+
+
 def _models(path: Path, text: str) -> Mapping[str, Any]:
     """Model -> its entry, by the file's form."""
     if path.suffix in (".csv", ".tsv"):

@@ -436,7 +436,7 @@ class LogReader:
 
     def _parsed(self, place: str, row: Mapping[str, Any]) -> dict[str, Any]:
         """Field -> checked value of one row."""
-        made = {field: _field(place, row, field, column) for field, column in self.columns.items()}
+        made = {field: read_field(place, row, field, column) for field, column in self.columns.items()}
         if "cost" not in made:
             made["cost"] = float(len(row["completion"]))
         if "reward" not in made:
@@ -572,8 +572,12 @@ def _opens_like_none(row: Mapping[str, Any]) -> bool:
     return row.get("response_group") == "" and "configuration" in row and "finish_reason" in row
 
 
-def _field(place: str, row: Mapping[str, Any], field: str, column: str) -> Any:
-    """The checked value of one field of one row: a number for `reward` and `cost`, else a text."""
+def read_field(place: str, row: Mapping[str, Any], field: str, column: str) -> Any:
+    """The checked value of one field of one row: a number for `reward` and `cost`, else a text.
+
+    Raises:
+        LogError: with place, column and fix.
+    """
     value = row.get(column)
     if field in ("reward", "cost"):  # most values need no second look
         if isinstance(value, int | float) and 0 <= value <= (1 if field == "reward" else LARGEST):

@@ -97,7 +97,9 @@ def read_request(asked: Any) -> Json:
                       "thinking.type")  # fmt: skip
     if effort is None and switch is not None:
         effort = "thinking" if switch in (True, "enabled", "adaptive") else "none"
-    return known(prompt=read_prompt(asked), model=first_of(asked, "model"), effort=effort)
+    several = asked.get("messages") if isinstance(asked, dict) else None
+    messages = several if isinstance(several, list) and len(several) > 1 else None
+    return known(prompt=read_prompt(asked), messages=messages, model=first_of(asked, "model"), effort=effort)
 
 
 def split_ids(ids: Sequence[str]) -> Callable[[str], tuple[str, str]] | None:

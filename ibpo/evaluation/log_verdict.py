@@ -28,8 +28,15 @@ class Verdict:
     mixture: dict[str, float] | None
 
 
-def verdict(part: LogPart, answer: Answer) -> Verdict:
-    """Choose per problem where that is better, by more than chance, than whatever else fits the budget."""
+def verdict(part: LogPart, answer: Answer, *, error: float = 0.05, advice: str | None = None) -> Verdict:
+    """Choose per problem where that is better, by more than chance, than whatever else fits the budget.
+
+    Args:
+        part: A part of a log.
+        answer: What one question got on it.
+        error: With which the interval may miss.
+        advice: What would tell more, as a sentence; None: what a log in general lacks.
+    """
     label, reward, unit = answer.question.label, part.columns["reward"], part.columns["cost"]
     if answer.allocation is None:
         return Verdict(text=f"{label}: {answer.why}.", per_problem=False, mixture=None)
@@ -54,17 +61,17 @@ def verdict(part: LogPart, answer: Answer) -> Verdict:
     if answer.mixture is None or held.mixture_gain is None or held.mixture_gain_stderr is None:
         return Verdict(text=f"{label}: choose per problem ({mine}): {blind}.", per_problem=True, mixture=None)
     gain = held.mixture_gain
-    error = float(stdtrit(max(len(part.problems) - 1, 1), 0.975)) * held.mixture_gain_stderr
-    interval = f"{gain:+.3f} (95 %: {gain - error:+.3f} to {gain + error:+.3f})"
+    half = float(stdtrit(max(len(part.problems) - 1, 1), 1 - error / 2)) * held.mixture_gain_stderr
+    interval = f"{gain:+.3f} ({100 * (1 - error):.3g} %: {gain - half:+.3f} to {gain + half:+.3f})"
     over = any(x.group is None and x.at_most is not None and held.spent > x.at_most for x in answer.limits)
-    if gain - error > 0 and not (over and held.gain <= 0):
+    if gain - half > 0 and not (over and held.gain <= 0):
         text = (
             f"{label}: choose per problem: {mine}. That beats {blind}, the best that does not look at the problems, by "
             f"{interval}."
         )
         return Verdict(text=text, per_problem=True, mixture=weights)
     cost = float(answer.mixture @ part.cost.mean(0))
-    if gain - error > 0:
+    if gain - half > 0:
         text = (
             f"{label}: choosing per problem is not worth it on this log: on unseen answers it spends "
             f"{cost_text(held.spent)} {unit}, more than asked, and a mixture of that cost is as good. Inside the "
@@ -72,12 +79,13 @@ def verdict(part: LogPart, answer: Answer) -> Verdict:
             "look at the problems."
         )
         return Verdict(text=text, per_problem=False, mixture=weights)
-    fewest = int(part.count.min())
-    advice = "more problems" if fewest >= 8 else "at least 8 answers per problem and response group"
+    if advice is None:
+        more = "more problems" if part.count.min() >= 8 else "at least 8 answers per problem and response group"
+        advice = f"Collect {more} to see more."
     text = (
         f"{label}: choosing per problem is not worth it on this log: {blind}, {reward} {held.mixture:.3f} for "
         f"{cost_text(cost)} {unit}, is the best that does not look at the problems, and choosing changes that by "
-        f"{interval}. Collect {advice} to see more."
+        f"{interval}. {advice}".rstrip()
     )
     return Verdict(text=text, per_problem=False, mixture=weights)
 
