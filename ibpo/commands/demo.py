@@ -46,7 +46,7 @@ def demo_command(
     budgets = read_budgets(budget or [])
     run_dir = runs / (name or f"{experiment}{'-quick' if quick else ''}{'-from-scratch' if from_scratch else ''}")
     console = Console()
-    started = time.time()
+    started = time.monotonic()
     try:
         from ibpo.demo import DemoSettings, check_settings, plan_jobs, run_jobs, write_outcome
         from ibpo.runs import note_call, working_in
@@ -66,7 +66,7 @@ def demo_command(
             for phase in plan_jobs(run_dir, settings):
                 if phase:
                     run_jobs(phase, console)
-            write_outcome(run_dir, settings, console, seconds=time.time() - started)
+            write_outcome(run_dir, settings, console, seconds=time.monotonic() - started)
     except ModuleNotFoundError as error:
         raise IbpoError(f"{error.name} is not installed: pip install 'ibpo[demo]'") from None
     except OSError as error:
