@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ibpo.budget import check_budget, parse_budget
+from ibpo.commands.options import plain_console
 from ibpo.errors import IbpoError
 
 EXTENDED = "extended"
@@ -39,13 +40,11 @@ def demo_command(
 
     Interrupted, it goes on where it was when it is called again.
     """
-    from rich.console import Console
-
     if experiment not in (*EXPERIMENTS, "both"):
         raise IbpoError(f"--experiment: {experiment!r} is none of thinking, voting, both")
     budgets = read_budgets(budget or [])
     run_dir = runs / (name or f"{experiment}{'-quick' if quick else ''}{'-from-scratch' if from_scratch else ''}")
-    console = Console()
+    console = plain_console()
     started = time.monotonic()
     try:
         from ibpo.demo import DemoSettings, check_settings, plan_jobs, run_jobs, write_outcome

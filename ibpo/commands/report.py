@@ -12,7 +12,7 @@ import typer
 
 from ibpo import __version__
 from ibpo.budget import check_budget, parse_budget
-from ibpo.commands.options import LOG_FIELDS, Columns, PricesFile, read_pairs
+from ibpo.commands.options import LOG_FIELDS, Columns, PricesFile, load_tokenizer, read_pairs
 from ibpo.errors import IbpoError
 
 if TYPE_CHECKING:
@@ -196,12 +196,7 @@ def _named(text: str) -> tuple[str, Path]:
 
 def _counter(model: str) -> Any:
     try:
-        from transformers import AutoTokenizer
-    except ModuleNotFoundError as error:
-        raise IbpoError(f"--tokenizer needs {error.name}: pip install 'ibpo[train]'") from None
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-    except Exception as error:
-        said = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
-        raise IbpoError(f"--tokenizer {model}: cannot be loaded: {said}; name a folder with a tokenizer") from None
+        tokenizer = load_tokenizer(model)
+    except IbpoError as error:
+        raise IbpoError(f"--tokenizer {error}") from None
     return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -90,7 +90,7 @@ def write_outcome(run_dir: Path, settings: DemoSettings, console: Console, secon
     )
     write_page(run_dir, data)
     console.print(terminal_table(rows))
-    console.print(f"[bold]{(run_dir / 'report.html').resolve()}[/bold]", soft_wrap=True)
+    console.print(str((run_dir / "report.html").resolve()), style="bold", soft_wrap=True)
 
 
 def training_steps(seed_dir: Path, name: str, seed: int, budget: float) -> list[dict[str, Any]]:
