@@ -36,7 +36,7 @@ def allocate_command(
             help="tokens=2000: mean cost per problem; money=0.002: with --prices; 0.5x: half of what the log spends; "
             "tokens=25%range: that far from the cheapest response group to the most expensive; extended=30%: share of "
             "problems for that response group; 'extended>=10%': at least. Repeated budgets hold together; half and "
-            "twice of them are answered too. Default: 25%range, 50%range and 75%range."
+            "twice of them are answered too. Default: 0.5x, 25%range, 50%range and 75%range."
         ),
     ] = None,
     by: Annotated[str | None, typer.Option(help="Column that splits the log; each part is solved on its own.")] = None,
