@@ -6,7 +6,8 @@ llama.cpp holds dozens more in `models/templates` (MIT for its own files, each t
 also in the source archive of llama-cpp-python. For each template five openings are rendered: by `open_response`, as
 `ibpo eval` sends them, and as a server renders them that continues an assistant's message. What is right is decided
 here, by the marks of the family alone: a thought that is open and nothing else, one closed thought, a thought and an
-answer, an answer behind nothing or behind one closed thought. Exit status 1 where a prompt is another one.
+answer, an answer behind nothing or behind one closed thought. Exit status 1 where a prompt is another one, or where the
+gateway's two groups are one.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ibpo.errors import IbpoError
 from ibpo.responses import (
     FORMATS,
     Family,
@@ -25,10 +27,9 @@ from ibpo.responses import (
     open_response,
     prefilled,
     render,
-    same_prompts,
-    translate,
     written,
 )
+from ibpo.serving.gateway import GROUPS_BY, default_groups
 
 OPENINGS = {
     "open": "<think>",
@@ -39,8 +40,6 @@ OPENINGS = {
 }
 PROBLEM = "What is 12 + 30?"
 USER = [{"role": "user", "content": PROBLEM}]
-SWITCHED = ("thinking_off", "thinking_on")
-EFFORTS = ("effort_low", "effort_high")
 
 
 def compact(*texts: str) -> str:
@@ -105,16 +104,15 @@ def count_as_asked(tokenizer: Any, family: Family, served: bool) -> tuple[int, i
     return right, wrong
 
 
-def do_differ(tokenizer: Any, names: tuple[str, str], family: Family | None) -> str:
-    """Whether two groups that a gateway sets by options make two prompts: as named, or in the family's words."""
-    groups: dict[str, tuple[str, Mapping[str, Any]]] = {}
-    for name in names:
-        options = FORMATS[name].template_options
-        groups[name] = ("", options if family is None else translate(options, family))
+def served_by(tokenizer: Any, by: str) -> tuple[str, str]:
+    """How `ibpo serve --by` asks for its two groups, and whether that makes two prompts: differ, same, refused."""
     try:
-        return "same" if same_prompts(tokenizer, groups) else "differ"
-    except Exception:  # a word that the template refuses
-        return "refused"
+        rows, _ = default_groups(by, tokenizer)
+    except IbpoError:
+        return "refused", "refused"
+    sent = [row["chat_template_kwargs"] for row in rows]
+    texts = {render(tokenizer, USER, options) for options in sent}
+    return " / ".join(map(cell, sent)), "differ" if len(texts) == 2 else "same"
 
 
 def cell(options: Mapping[str, Any] | None) -> str:
@@ -130,11 +128,13 @@ class Row:
     """The family's, or the template's where it is of none."""
     hybrid: bool
     cells: tuple[str, ...]
-    """Switch, words of effort, openings on and off, check, default groups of the gateway and those of effort."""
+    """Switch, words of effort, openings on and off, check, the gateway's groups by thinking and by effort."""
     here: tuple[int, int]
     """Openings as asked, and other prompts; by `open_response`."""
     served: tuple[int, int]
     """The same, by a server that continues messages."""
+    gateway: list[str]
+    """Of `ibpo serve --by thinking` and `--by effort`: differ, same or refused."""
 
 
 def row_of(path: Path) -> Row | None:
@@ -158,23 +158,23 @@ def row_of(path: Path) -> Row | None:
     errors = [finding.text for finding in findings if finding.level == "error"]
     why = {"inside an open": "opens the thought", "in a closed": "closes the thought", "both open": "one first token"}
     said = sorted({name for sign, name in why.items() if any(sign in text for text in errors)}) or ["ok"]
+    gateway = [served_by(tokenizer, by) for by in GROUPS_BY]
     return Row(
         name=path.stem if family.name == "unknown" else family.name,
         hybrid=bool(family.on is not None or family.off or family.system_off),
         cells=(
             switch, ", ".join(family.efforts) or "-", *opens, ", ".join(said),
-            do_differ(tokenizer, SWITCHED, None), do_differ(tokenizer, SWITCHED, family),
-            do_differ(tokenizer, EFFORTS, None), do_differ(tokenizer, EFFORTS, family),
+            *(text for text, _ in gateway),
         ),
         here=count_as_asked(tokenizer, family, served=False),
         served=count_as_asked(tokenizer, family, served=True),
+        gateway=[verdict for _, verdict in gateway],
     )  # fmt: skip
 
 
 HEADS = (
     "family", "templates", "switch, on / off", "words of effort", "writes, on", "writes, off", "check in training",
-    "forced here", "prefilled", "serve: `enable_thinking`", "family's switch", "serve: `reasoning_effort`",
-    "family's words",
+    "forced here", "prefilled", "`serve --by thinking`", "`serve --by effort`",
 )  # fmt: skip
 
 
@@ -207,7 +207,12 @@ def main(folders: list[str]) -> int:
     for name, counts in (("forced here", [row.here for row in rows]), ("prefilled", [row.served for row in rows])):
         right, wrong = (sum(count[i] for count in counts) for i in (0, 1))
         print(f"{name}: {right} as asked, {wrong} another prompt, {total - right - wrong} refused by the template")
-    return int(any(row.here[1] for row in rows))
+    told = [verdict for row in rows for verdict in row.gateway]
+    print(
+        f"serve --by thinking and --by effort: {told.count('differ')} times two prompts, {told.count('same')} "
+        f"the same, {told.count('refused')} refused"
+    )
+    return int(any(row.here[1] for row in rows) or "same" in told)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@
     python benchmarks/log_speed.py --base ../ibpo-before -n 5
 
 Two logs: the example (2,160 rows, `--by model`), and simulated ones of `--rows` rows (a tenth as many problems and
-response groups together, five responses each), as JSON lines and as Parquet, also with `--stream`. User and system time of
-a child process, start included, with one thread each for linear algebra, and the largest resident memory; medians of n
-runs (of the large logs: of `--large`), the checkouts in turn. Every checkout runs once before, for its bytecode.
+response groups together, five responses each), as JSON lines and as Parquet, also with `--stream`. User and system time
+of a child process, start included, with one thread each for linear algebra, and the largest resident memory; medians of
+n runs (of the large logs: of `--large`), the checkouts in turn. Every checkout runs once before, for its bytecode.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import numpy as np
 HERE = Path(__file__).resolve().parent.parent
 GROUPS = (("low", 300.0), ("high", 2000.0))
 RESPONSES = 5
+ROW = '{{"problem_id": "{}", "response_group": "{}", "reward": {}, "tokens": {}}}\n'
 
 
 def write_logs(folder: Path, num_rows: int, seed: int = 0) -> dict[str, Path]:
@@ -44,7 +45,7 @@ def write_logs(folder: Path, num_rows: int, seed: int = 0) -> dict[str, Path]:
     lines, columns = folder / "log.jsonl", folder / "log.parquet"
     with lines.open("w") as file:
         for row in zip(ids, names, reward.tolist(), tokens.tolist(), strict=True):
-            file.write('{"problem_id": "%s", "response_group": "%s", "reward": %d, "tokens": %d}\n' % row)
+            file.write(ROW.format(*row))
     table = {"problem_id": ids, "response_group": names, "reward": reward, "tokens": tokens}
     parquet.write_table(pyarrow.table(table), columns)
     return {"jsonl": lines, "parquet": columns}
@@ -84,9 +85,10 @@ def main() -> None:
         example = str(HERE / "examples" / "dual_mode_dev.jsonl.gz")
         cases = {"example": ["allocate", example, "--by", "model"]}
         if asked.large:
-            for form, path in write_logs(scratch, asked.rows).items():
-                cases[f"{asked.rows:,} rows, {form}"] = ["allocate", str(path)]
-                cases[f"{asked.rows:,} rows, {form}, --stream"] = ["allocate", str(path), "--stream"]
+            forms = write_logs(scratch, asked.rows)
+            for more in (["--stream"], ["--num-splits", "10"]):
+                for form, path in forms.items():
+                    cases[f"{asked.rows:,} rows, {form}, {' '.join(more)}"] = ["allocate", str(path), *more]
         for checkout in checkouts.values():
             run(cases["example"], checkout, scratch)
         print("| log | " + " | ".join(f"{name}: CPU s | MiB" for name in checkouts) + " |")

@@ -297,6 +297,16 @@ def costs_named(column: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*units, "cost", column)))
 
 
+def cost_text(value: float) -> str:
+    """An amount of a cost as people read it: tokens whole, money to three digits.
+
+    Example:
+        >>> cost_text(12345.6), cost_text(0.0040249), cost_text(5.0)
+        ('12,346', '0.00402', '5')
+    """
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def _refuse(features: Mapping[str, bool], refused: Mapping[str, str] | None, where: str) -> None:
     for feature, has in features.items():
         if has and refused and feature in refused:

@@ -34,6 +34,10 @@ COMMANDS = {
         "allocate:allocate_command",
         "Say which response group each problem should get under a budget, and what that is worth.",
     ),
+    "collect": (
+        "collect:collect_command",
+        "Ask a log's prompts in other response groups, no more than it takes, and say whether choosing pays.",
+    ),
     "calibrate": (
         "calibrate:calibrate_command",
         "Write the quantile curve of a policy's choice: one policy, every budget after training.",
@@ -63,6 +67,8 @@ EXAMPLES = {
     "eval": "ibpo eval embedded:thinking thinking --out runs/eval --chooses",
     "report": "ibpo report runs/eval",
     "allocate": "ibpo allocate responses.jsonl --budget tokens=0.5x",
+    "collect": "ibpo collect log.jsonl --by effort --base-url https://api.openai.com/v1 --model gpt-5-mini "
+    "--engine api_key_file=key.txt --prices input=0.25,output=2 --max-money 5 --out runs/collect",
     "calibrate": "ibpo calibrate prompts.jsonl --budget extended=30%",
     "simulate": "ibpo simulate trace.jsonl --budget extended=30%",
     "serve": "ibpo serve --upstream http://127.0.0.1:8000/v1 --budget extended=30%",

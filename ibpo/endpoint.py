@@ -6,8 +6,9 @@ The samplers and the judge by language model share it. Retries, back-off and `Re
 from __future__ import annotations
 
 import math
+import re
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,10 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 REFUSALS = (400, 413, 422)
 """Status codes that say that the request is at fault, and not the server, the key or the address."""
+NEVER_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout")
+"""What httpx calls it, whose successors the openai package may use."""
+PASSED_ON = (408, 502, 504)
+"""Status codes of gateways that waited in vain: whether the server behind them worked is unknown."""
 
 
 ENDED = (
@@ -34,8 +39,24 @@ CUT = (
 """What servers call an end of a response's own, and one that a limit cut off: OpenAI, vLLM, SGLang, llama.cpp, TGI, and
 the vendors behind them. Compared without case."""
 
+OF_A_LIMIT = frozenset(("length", "max", "maximum", "limit", "truncated", "truncation", "capped", "budget", "cutoff"))
+OF_AN_END = frozenset(("stop", "stopped", "eos", "eot", "eom", "end", "ended", "finished", "complete", "completed"))
+OF_NEITHER = frozenset((
+    "error", "filter", "filtered", "safety", "refusal", "abort", "aborted", "cancel", "cancelled", "canceled", "tool",
+    "tools", "function", "call", "calls", "pause", "timeout", "repetition", "rate", "user", "not", "no", "un",
+))  # fmt: skip
+"""What the words of other names say; a name with one of `OF_NEITHER` says neither."""
 
-class RefusedRequest(IbpoError):
+
+class NotServed(IbpoError):
+    """The server did nothing for this request, as its status says, or was not reached: it costs nothing."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class RefusedRequest(NotServed):
     """The server answers, but not this request: too long, of a forbidden content, or with an unknown option."""
 
 
@@ -120,7 +141,7 @@ class Endpoint:
             good = [row.index for row in rows] == list(range(len(texts))) and len({len(row) for row in found}) <= 1
             if not (good and all(math.isfinite(x) for row in found for x in row)):
                 raise TypeError
-        except (AttributeError, TypeError, ValueError):
+        except (AttributeError, TypeError, ValueError, OverflowError):
             self._charge(num_failures=1)
             raise IbpoError(
                 f"{self.base_url}: the reply holds no embedding of every text; is {self.model!r} an embedding model?"
@@ -130,9 +151,11 @@ class Endpoint:
         return found
 
     def map(
-        self, function: Callable[[Item], Result], items: Sequence[Item]
+        self, function: Callable[[Item], Result], items: Iterable[Item]
     ) -> Iterator[tuple[int, Result | IbpoError]]:
         """Apply a function to all items, `num_concurrent` at a time; yields (position, result) as they are done.
+
+        An item is taken when there is room for it, in the thread of the caller.
 
         An item's `IbpoError` is yielded in its place: one refused request does not stop the others. Requests that are
         not begun yet are dropped where the caller stops iterating.
@@ -171,8 +194,7 @@ class Endpoint:
             completion = raw.parse()
         except openai.OpenAIError as error:
             self._charge(num_failures=1)
-            failure = RefusedRequest if getattr(error, "status_code", None) in REFUSALS else IbpoError
-            raise failure(f"{self.base_url}: {_why(error, self.model)}") from None
+            raise _failure(error, f"{self.base_url}: {_why(error, self.model)}") from None
         except ValueError as error:
             self._charge(num_failures=1)
             raise IbpoError(f"{self.base_url}: the reply cannot be read: {error}; is this an OpenAI server?") from None
@@ -249,8 +271,14 @@ def as_finish_reason(said: str) -> str:
         >>> [as_finish_reason(word) for word in ("eos_token", "MAX_TOKENS", "content_filter")]
         ['stop', 'length', 'content_filter']
     """
-    word = said.strip().lower().replace("-", "_").replace(" ", "_").rpartition(".")[2].removeprefix("finish_reason_")
-    return "stop" if word in ENDED else "length" if word in CUT else said
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", said.strip())
+    word = re.sub(r"[\W_]+", "_", spaced.rpartition(".")[2]).strip("_").lower().removeprefix("finish_reason_")
+    if word in ENDED or word in CUT:
+        return "stop" if word in ENDED else "length"
+    words = set(word.split("_"))  # of a name that nobody listed, what its words say
+    if words & OF_NEITHER:
+        return said
+    return "length" if words & OF_A_LIMIT else "stop" if words & OF_AN_END else said
 
 
 def _parts(message: Any) -> tuple[Any, str]:
@@ -288,6 +316,17 @@ def _read_usage(usage: Any) -> tuple[int, int, int | None]:
     if prompt is None or completion is None:
         raise TypeError
     return prompt, completion, reasoning
+
+
+def _failure(error: Exception, said: str) -> IbpoError:
+    """`NotServed` where it is certain that nothing was done for the request."""
+    status = getattr(error, "status_code", None)
+    if status in REFUSALS:
+        return RefusedRequest(said, status)
+    never_sent = type(error.__cause__).__name__ in NEVER_SENT
+    if never_sent or (status is not None and status not in PASSED_ON):
+        return NotServed(said, status)
+    return IbpoError(said)
 
 
 def _why(error: Exception, model: str) -> str:

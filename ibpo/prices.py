@@ -48,8 +48,19 @@ CACHED_INSIDE = (
     "cached_content_token_count",
     "prompt_cache_hit_tokens",
 )
-CACHE_READ = ("cache_read_input_tokens", "input_tokens_cache_read", "input_cached_tokens", "input_cache_read")
-CACHE_WRITTEN = ("cache_creation_input_tokens", "input_tokens_cache_write", "input_cache_creation")
+CACHE_READ = (
+    "cache_read_input_tokens",
+    "input_tokens_cache_read",
+    "input_cached_tokens",
+    "input_cache_read",
+    "prompt_cache_read_tokens",
+)
+CACHE_WRITTEN = (
+    "cache_creation_input_tokens",
+    "input_tokens_cache_write",
+    "input_cache_creation",
+    "prompt_cache_write_tokens",
+)
 PER = 1_000_000
 """Tokens that a price is of."""
 DATED = re.compile(r"[-@]\d{4}-?\d{2}-?\d{2}$")
@@ -223,6 +234,26 @@ def read_prices(path: str | Path) -> Prices:
     if not by_model:
         raise IbpoError(f"{path}: holds no prices; give each model input and output, in money per million tokens")
     return Prices(path=path, by_model=by_model)
+
+
+def read_price(text: str, option: str) -> Price:
+    """The price that `input=0.25,output=2` says.
+
+    Raises:
+        IbpoError: names the option, the field and the fix.
+
+    Example:
+        >>> read_price("input=0.25,output=2", "--prices").reasoning
+        2.0
+    """
+    entry: dict[str, str] = {}
+    for pair in text.split(","):
+        name, _, value = (part.strip() for part in pair.partition("="))
+        entry[name] = value
+    price = _price(f"{option} {text}", entry)
+    if price is None:  # of LiteLLM's names, per token
+        raise IbpoError(f"{option} {text}: needs input and output, per million tokens")
+    return price
 
 
 def _models(path: Path, text: str) -> Mapping[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import glob
 import hashlib
 import json
 import os
@@ -18,36 +20,63 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TextIO
 
-from ibpo.errors import IbpoError
+from ibpo.errors import IbpoError, printable
 
 CHECKPOINT_FILES = ("trainer_state.json", "ibpo_state.npz")
 """What is written last into a checkpoint: where both are, it is whole."""
 LOCK = ".lock"
+RESPONSES = "responses.jsonl"
+"""The table of judged responses, in every folder of a run that has one."""
 _PACKAGES = ("ibpo", "torch", "transformers", "trl", "numpy", "scikit-learn")
 """Whose versions a run notes."""
 
 
+def cannot_write(path: Path, error: OSError) -> IbpoError:
+    """What a user is told of a file or folder that cannot be written."""
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    fix = "make room and run the same again, or name another folder" if is_full else "name a folder that can"
+    return IbpoError(f"{path}: cannot be written: {error.strerror or error}; {fix}")
+
+
 @contextmanager
-def atomic_file(path: Path) -> Iterator[TextIO]:
-    """A text file to write: it replaces `path` when the block ends well; else what was there stays.
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A path to write a file at, which replaces `path` when the block ends well; else what was there stays.
+
+    What a process leaves that is killed meanwhile, the next that writes the same file removes.
 
     Raises:
-        IbpoError: where the folder cannot be written.
+        IbpoError: where the folder cannot be written, or the disk is full.
     """
     if path.is_dir():
         raise IbpoError(f"{path}: is a folder; name a file in it")
     # Not by mkstemp, which takes the rights of the group and of others away.
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", encoding="utf-8") as file:
-            yield file
+        _remove_left(path)
+        yield partial
         os.replace(partial, path)
     except OSError as error:
-        raise IbpoError(f"{path}: cannot be written: {error.strerror}; name a folder that can") from None
+        raise cannot_write(path, error) from None
     finally:
         with suppress(OSError):
             partial.unlink()
+
+
+def _remove_left(path: Path) -> None:
+    """Remove what processes that are no more left of this file."""
+    for left in path.parent.glob(f".{glob.escape(path.stem)}.*{glob.escape(path.suffix)}"):
+        number = left.name.removeprefix(f".{path.stem}.").removesuffix(path.suffix)
+        if number.isdecimal() and not Path(f"/proc/{number}").exists() and Path("/proc/self").exists():
+            with suppress(OSError):
+                left.unlink()
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[TextIO]:
+    """A text file to write, whole or not at all; see `atomic_path`."""
+    with atomic_path(path) as partial, partial.open("w", encoding="utf-8") as file:
+        yield file
 
 
 @contextmanager
@@ -71,7 +100,7 @@ def working_in(folder: Path) -> Iterator[None]:
             f"{folder}: another process of ibpo works in it; wait until it has ended, or name another folder"
         ) from None
     except OSError as error:
-        raise IbpoError(f"{folder}: cannot be written: {error.strerror}; name a folder that can") from None
+        raise cannot_write(folder, error) from None
     try:
         yield
     finally:
@@ -102,7 +131,7 @@ def atomic_files(folder: Path, last: str) -> Iterator[Path]:
             for file in sorted(partial.iterdir(), key=lambda file: (file.name == last, file.name)):
                 os.replace(file, folder / file.name)
         except OSError as error:
-            raise IbpoError(f"{folder}: cannot be written: {error.strerror}; name a folder that can") from None
+            raise cannot_write(folder, error) from None
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
@@ -113,8 +142,58 @@ def write_text_atomic(path: Path, text: str) -> None:
         file.write(text)
 
 
+class Journal:
+    """A file of JSON lines that grows: killed at any moment, the lines that were written whole are there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Every whole line; what a kill left of the last one is cut off.
+
+        Raises:
+            IbpoError: for a line that is no object of JSON.
+        """
+        try:
+            data = self.path.read_bytes() if self.path.exists() else b""
+            whole = data.rfind(b"\n") + 1
+            if whole < len(data):
+                os.truncate(self.path, whole)
+        except OSError as error:
+            raise IbpoError(f"{self.path}: cannot be read: {error.strerror}; name another folder") from None
+        found: list[dict[str, Any]] = []
+        for number, line in enumerate(data[:whole].splitlines(), start=1):
+            try:
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise ValueError
+            except (ValueError, RecursionError):
+                raise IbpoError(f"{self.path} line {number}: is no row of it; remove the line") from None
+            found.append(row)
+        return found
+
+    def add(self, *rows: Mapping[str, Any]) -> None:
+        """Write rows, down to the disk's cache.
+
+        Raises:
+            IbpoError: where the disk is full or the folder cannot be written.
+        """
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write("".join(json.dumps(row) + "\n" for row in rows))
+        except OSError as error:
+            raise cannot_write(self.path, error) from None
+
+
 def digest_file(path: str | Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """SHA-256 of a file, in hexadecimal; of a folder, of its responses, else of the names and hashes of its files."""
+    path = Path(path)
+    if path.is_dir() and (path / RESPONSES).is_file():
+        path = path / RESPONSES
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+        listed = "".join(f"{file.relative_to(path).as_posix()}\t{digest_file(file)}\n" for file in files)
+        return hashlib.sha256(listed.encode(errors="surrogateescape")).hexdigest()
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -147,7 +226,7 @@ def to_toml(tables: Mapping[str, Any], command: str) -> str:
         [train]
         steps = 3
     """
-    lines = [f"# {command}"]
+    lines = [f"# {printable(command)}"]
     for name, part in tables.items():
         for table in part if isinstance(part, tuple) else [part]:
             lines += ["", f"[[{name}]]" if isinstance(part, tuple) else f"[{name}]"]

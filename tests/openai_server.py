@@ -37,14 +37,14 @@ class Log:
 
 
 @contextmanager
-def serving(answer, usage=True, other=None):
+def serving(answer, usage=True, other=None, pages=None):
     """Serve `answer(body, number) -> (text, finish_reason)`; yields the log, whose `url` is the base URL.
 
     In place of the text a chat may have the message's fields, e.g. `{"content": None, "reasoning": "..."}`.
 
     With `usage=False` the server does not tell how many tokens there were; with a dict it tells other numbers.
     `other(path, body)` answers further paths
-    by a JSON object, or None for a 404.
+    by a JSON object, or None for a 404; `pages` are what it answers to GET, by path.
     """
     log = Log()
 
@@ -62,6 +62,14 @@ def serving(answer, usage=True, other=None):
             finally:
                 with log.lock:
                     log.running -= 1
+
+        def do_GET(self):
+            page = (pages or {}).get(self.path)
+            data = json.dumps(page).encode()
+            self.send_response(404 if page is None else 200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
 
         def _answer(self, body, number):
             chat = self.path == "/v1/chat/completions"

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ibpo.endpoint import Bill, Endpoint
 from ibpo.errors import IbpoError
 from ibpo.rollouts import RolloutStore, Sampled
+from ibpo.runs import Journal
 
 Json = dict[str, Any]
 
@@ -28,18 +28,19 @@ class Calls:
     """
 
     def __init__(self, path: Path, store: RolloutStore) -> None:
-        self.path, self.store = path, store
-        self._begun = time.time()
+        self.journal, self.store = Journal(path), store
+        self.journal.rows()  # cuts off what a kill left
+        self._begun, self._started = time.time(), time.monotonic()
 
     def begin(self, command: str, engine: Mapping[str, Any], price: tuple[float, float]) -> None:
         """Write down who samples, before anything is sampled."""
-        self._append({"command": command, "engine": dict(engine), "begun": self._begun, "price_per_million": price,
+        self.journal.add({"command": command, "engine": dict(engine), "begun": self._begun, "price_per_million": price,
                       "num_kept": len(self.store)})  # fmt: skip
 
     def end(self, num_new: int, endpoint: Endpoint | None) -> None:
         """Write down what the call took, also where it stopped at an error."""
         bill = {name: getattr(endpoint.bill, name) for name in endpoint.bill.__dataclass_fields__} if endpoint else None
-        self._append({"num_new": num_new, "seconds": time.time() - self._begun, "bill": bill})
+        self.journal.add({"num_new": num_new, "seconds": time.monotonic() - self._started, "bill": bill})
 
     def all(self) -> list[Json]:
         """Every call with what it took; `ended` tells whether it said so itself.
@@ -48,15 +49,13 @@ class Calls:
             IbpoError: for a line that is no call.
         """
         calls: list[Json] = []
-        for number, line in enumerate(self._lines(), start=1):
-            try:
-                row = json.loads(line)
-                if "command" in row:
-                    calls.append(row | {"ended": False})
-                else:
-                    calls[-1] |= row | {"ended": True}
-            except (json.JSONDecodeError, IndexError, TypeError):
-                raise IbpoError(f"{self.path} line {number}: is no call; remove the line") from None
+        for number, row in enumerate(self.journal.rows(), start=1):
+            if "command" in row:
+                calls.append(row | {"ended": False})
+            elif calls:
+                calls[-1] |= row | {"ended": True}
+            else:
+                raise IbpoError(f"{self.journal.path} line {number}: is no call; remove the line")
         begins = [call["num_kept"] for call in calls] + [len(self.store)]
         stored = list(self.store.rows()) if any(not call["ended"] for call in calls) else []
         for call, first, end in zip(calls, begins, begins[1:], strict=False):
@@ -69,25 +68,6 @@ class Calls:
                     "num_requests": len(kept), "num_unmetered": sum(None in pair for pair in used),
                     "prompt_tokens": tokens[0], "completion_tokens": tokens[1], "cost": cost}}  # fmt: skip
         return calls
-
-    def _lines(self) -> list[str]:
-        if not self.path.exists():
-            return []
-        return self.path.read_text(encoding="utf-8").splitlines()
-
-    def _append(self, row: Json) -> None:
-        line = json.dumps(row) + "\n"
-        try:
-            text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
-            whole = text[: text.rfind("\n") + 1]  # a kill can leave half a line
-            if whole != text:
-                self.path.write_text(whole, encoding="utf-8")
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(line)
-        except OSError as error:
-            raise IbpoError(
-                f"{self.path}: cannot be written: {error.strerror}; make room and run the same again"
-            ) from None
 
 
 def total_bill(calls: list[Json]) -> Json | None:
@@ -112,8 +92,11 @@ SECONDS_TO_MEASURE = 5.0
 class EvalProgress:
     """Counts outcomes; estimates what is left from what this call has done so far."""
 
-    def __init__(self, console: Console, total: int, num_kept: int, endpoint: Endpoint | None) -> None:
+    def __init__(
+        self, console: Console, total: int, num_kept: int, endpoint: Endpoint | None, *, more: Callable[[], str] = str
+    ) -> None:
         self.console, self.total, self.num_kept, self.endpoint = console, total, num_kept, endpoint
+        self.more = more
         self.num_new = self.num_failed = 0
         columns = (TextColumn("sampling"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                    TextColumn("{task.fields[more]}"))  # fmt: skip
@@ -169,6 +152,8 @@ class EvalProgress:
             parts.append(f"cost {bill.cost:.4g}, about {bill.cost / self.num_new * left:.4g} to come")
         if self.num_failed:
             parts.append(f"{self.num_failed} failed so far")
+        if more := self.more():
+            parts.append(more)
         return ", ".join(parts)
 
     def _say(self, text: str) -> None:

@@ -238,7 +238,7 @@ def served_policy(
     endpoint: Endpoint,
     *,
     max_tokens: int,
-    temperature: float,
+    temperature: float | None,
     seed: int | None,
     top_p: float | None,
     force: bool,
@@ -272,8 +272,8 @@ def served_policy(
         options: dict[str, Any] = {} if top_p is None else {"top_p": top_p}
         known = found is not None and bool(found.chat_template)
         asked = translate(way.template_options, family_of(found)) if known and way.adapt else way.template_options
-        if asked:
-            options["extra_body"] = {"chat_template_kwargs": dict(asked)}
+        if body := {**({"chat_template_kwargs": dict(asked)} if asked else {}), **way.body}:
+            options["extra_body"] = body
         return EndpointSampler(
             endpoint=endpoint,
             max_tokens=max_tokens,

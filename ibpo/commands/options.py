@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +14,8 @@ import typer
 from ibpo.errors import IbpoError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from ibpo.routing import Embed, Router
 
 LOG_FIELDS = ("problem", "response_group", "reward", "cost")
@@ -21,6 +24,14 @@ Columns = Annotated[
     list[str] | None,
     typer.Option(
         metavar="FIELD=COLUMN", help="Names columns that differ: reward=correct,cost=tokens; may be repeated."
+    ),
+]
+PricesFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--prices",
+        help="Table of prices per million tokens (TOML, JSON, CSV, or LiteLLM's): model, input, cached_input, output, "
+        "reasoning. The cost is then money, of each response by its tokens.",
     ),
 ]
 ResponseGroups = Annotated[
@@ -78,6 +89,18 @@ def split_recipe(names: Iterable[str]) -> tuple[list[str], Path | None]:
     if recipes and len(named) > 1:
         raise IbpoError(f"--response-group {recipes[0]}: a recipe brings its own response groups; name it alone")
     return ([], Path(recipes[0])) if recipes else (named, None)
+
+
+def plain_console(*, stderr: bool = False, width: int | None = None) -> Console:
+    """A console that shows names and paths to the letter: `[red]` and `:x:` in them are no marks.
+
+    Args:
+        stderr: print there.
+        width: where standard output is no terminal; None: what Rich finds.
+    """
+    from rich.console import Console
+
+    return Console(stderr=stderr, markup=False, emoji=False, width=None if sys.stdout.isatty() else width)
 
 
 def read_part(text: str | None) -> tuple[str | None, str | None]:
@@ -145,7 +168,9 @@ def load_tokenizer(model: str) -> Any:
     except ModuleNotFoundError as error:
         raise IbpoError(f"a tokenizer needs {error.name}: pip install 'ibpo[train]'") from None
     try:
-        return AutoTokenizer.from_pretrained(str(folder) if folder.is_dir() else model, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(str(folder) if folder.is_dir() else model, trust_remote_code=False)
+        tokenizer("1 + 2 =")  # some of its settings are looked at only here
+        return tokenizer
     except Exception as error:
         said = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
         raise IbpoError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,8 +14,10 @@ from ibpo.commands.options import (
     Columns,
     EmbedBy,
     PartOfLog,
+    PricesFile,
     embed_by,
     open_router,
+    plain_console,
     read_embed,
     read_pairs,
     read_part,
@@ -47,6 +48,7 @@ def fit_command(
     ] = None,
     part: PartOfLog = None,
     columns: Columns = None,
+    prices: PricesFile = None,
     number: Annotated[
         list[str] | None,
         typer.Option(help="Column with a number that is known before answering, e.g. a level; repeat."),
@@ -58,6 +60,7 @@ def fit_command(
 ) -> None:
     """Learn each response group's gain and cost from prompts, and say what that is worth on unseen problems."""
     from ibpo.data import LogColumns
+    from ibpo.prices import read_prices
     from ibpo.routing import (
         check_routed,
         default_budgets,
@@ -71,7 +74,8 @@ def fit_command(
 
     named = read_pairs(columns or (), (*LOG_FIELDS, "prompt"), "--columns")
     prompt, (by, value) = named.pop("prompt", None), read_part(part)
-    table = read_routed_log(log, columns=LogColumns(**named, by=by), prompt=prompt, numbers=number or (), part=value)
+    names = LogColumns(**named, by=by, prices=read_prices(prices) if prices else None)
+    table = read_routed_log(log, columns=names, prompt=prompt, numbers=number or (), part=value)
     if table.left_out:
         typer.echo(f"problems without a response of every response group: {table.left_out} left out", err=True)
     budgets = [parse_budget(text) for text in budget or ()] or default_budgets(table)
@@ -121,6 +125,7 @@ def score_command(
     embed: EmbedBy = None,
 ) -> None:
     """Write the expected gain and cost of every response group for prompts."""
+    from ibpo.runs import atomic_file
     from ibpo.tasks import local_rows
 
     prompt = read_pairs(columns or (), ("prompt",), "--columns").get("prompt", "prompt")
@@ -134,7 +139,7 @@ def score_command(
                 raise IbpoError(f"{place}: no value in column {name!r}; there are {', '.join(map(repr, row))}")
     numbers: Any = {name: [row[name] for _, row in rows] for name in found.number_names}
     gain, cost = found.scores([row.get(prompt, "") for _, row in rows], numbers)
-    with open(out, "w", encoding="utf-8") as file:
+    with atomic_file(out) as file:
         for (_, row), gains, costs in zip(rows, gain.tolist(), cost.tolist(), strict=True):
             scored = {
                 "gain": dict(zip(found.groups, gains, strict=True)),
@@ -157,10 +162,9 @@ def _embedded(table: RoutedLog, embed: str | None) -> tuple[Any, dict[str, str] 
 
 
 def _print(title: str, router: Router) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = plain_console(width=160)
     table = Table("budget", "spent", *[name.replace("_", " ") for name in FIGURES], title=title)
     for row in router.report.get("budgets", []):
         table.add_row(row["budget"], f"{row['spent']:.6g}", *[_cell(row, name) for name in FIGURES])

@@ -12,12 +12,15 @@ from urllib.request import Request, urlopen
 
 import typer
 
-from ibpo.commands.options import EmbedBy, open_router
+from ibpo.commands.options import EmbedBy, load_tokenizer, open_router
 from ibpo.errors import IbpoError
 
 if TYPE_CHECKING:
     from ibpo.serving import ServingPolicy
     from ibpo.serving.gateway import Keys, Settings
+
+ASK_SECONDS = 5.0
+"""Longest wait, at start, for each answer of an upstream on its model and its template."""
 
 
 def serve_command(
@@ -35,9 +38,16 @@ def serve_command(
         Literal["thinking", "effort"],
         typer.Option(
             help="Without models in --config, how the groups standard and extended are set: "
-            "chat_template_kwargs.enable_thinking, or reasoning_effort low and high."
+            "thinking off and on, or little and much effort, in the words of the model's chat template."
         ),
     ] = "thinking",
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="The model's tokenizer, where the upstream does not say how it renders prompts.",
+        ),
+    ] = None,
     router: Annotated[Path | None, typer.Option(help="Predicts gains: a file made by ibpo route fit.")] = None,
     embed: EmbedBy = None,
     host: Annotated[str, typer.Option(help="Address to listen on; another than loopback needs --keys.")] = "127.0.0.1",
@@ -72,7 +82,8 @@ def serve_command(
     if new_key is not None:
         _print_key(new_key)
         return
-    settings, held = _told(upstream, budget, config, by)
+    known = None if tokenizer is None else load_tokenizer(tokenizer)
+    settings, held, note = _told(upstream, budget, config, by, known)
     # A request waits so long for a router, and a second try would come too late.
     hurry: dict[str, Any] = {"max_retries": 0, "timeout_seconds": ROUTER_SECONDS}
     found = None if router is None else open_router(router, embed, **hurry)
@@ -87,46 +98,64 @@ def serve_command(
         keys=_keys(keys),
         router=None if found is None else FittedRouter(found, str(router)),
     )
-    Thread(target=_warn_of_groups, args=(settings,), daemon=True).start()
-    serve(service, open_log(log), on_ready=lambda url: typer.echo(f"ibpo: {url} holds {_said(held)}", err=True))
+
+    def say(url: str) -> None:
+        typer.echo(f"ibpo: {url} holds {_said(held)}", err=True)
+        if note:
+            typer.echo(f"ibpo: {note}", err=True)
+
+    if not note:  # what a file says
+        Thread(target=_warn_of_groups, args=(settings, known), daemon=True).start()
+    serve(service, open_log(log), on_ready=say)
 
 
 def _told(
-    upstream: str | None, budget: list[str] | None, config: Path | None, by: str
-) -> tuple[Settings, ServingPolicy]:
-    """The settings and the serving policy, from the file and the options together."""
+    upstream: str | None, budget: list[str] | None, config: Path | None, by: str, known: Any | None
+) -> tuple[Settings, ServingPolicy, str]:
+    """The settings and the serving policy, from the file and the options together; how default groups are asked for."""
     from ibpo.serving import ServingPolicy, parse_budget_policies
-    from ibpo.serving.gateway import GROUPS_BY, build_settings, read_settings
+    from ibpo.serving.gateway import build_settings, default_groups, read_settings
 
     settings, tables = read_settings(config) if config is not None else (build_settings({}, "options"), {})
     if upstream is not None:
         given = {**settings.upstream.model_dump(), "url": upstream}
         settings = settings.model_copy(update={"upstream": build_settings({"upstream": given}, "--upstream").upstream})
-    if not settings.model:
-        models = build_settings({"model": [{"name": "*", "response_group": GROUPS_BY[by]}]}, "--by").model
-        settings = settings.model_copy(update={"model": models})
     if bool(budget) + ("budget" in tables) != 1:
         raise IbpoError("give the budgets once: --budget extended=30%, or [budget] in --config")
     budgets = parse_budget_policies(budget or [])
     try:
-        return settings, ServingPolicy.from_dict(tables, budgets)
+        policy = ServingPolicy.from_dict(tables, budgets)
     except IbpoError as error:
         raise IbpoError(f"{config or '--budget'}: {error}") from None
+    note = ""
+    if not settings.model:
+        tokenizer = _ask_for_tokenizer("*", settings) if known is None and settings.upstream.url else known
+        rows, note = default_groups(by, tokenizer)
+        models = build_settings({"model": [{"name": "*", "response_group": rows}]}, "--by").model
+        settings = settings.model_copy(update={"model": models})
+    return settings, policy, note
 
 
-def _warn_of_groups(settings: Settings) -> None:
+def _ask_for_tokenizer(model: str, settings: Settings) -> Any | None:
+    """The upstream's own tokenizer of a model; None where it has none to give."""
+    from ibpo.endpoint import Endpoint
+    from ibpo.rollouts import ask_for_tokenizer
+
+    url = settings.upstream.url
+    key = os.environ.get(settings.upstream.key_env, "none") if settings.upstream.key_env else "none"
+    name = _first_model(url, key) if model == "*" else model
+    return ask_for_tokenizer(Endpoint(base_url=url, model=name, api_key=key), seconds=ASK_SECONDS)
+
+
+def _warn_of_groups(settings: Settings, known: Any | None) -> None:
     """Say where response groups do not do what they are for with the upstream's chat template, if it can be seen.
 
     Beside the serving: an upstream that is not there yet, or knows no `/tokenize`, delays and stops nothing.
     """
-    from ibpo.endpoint import Endpoint
     from ibpo.responses import served_cautions
-    from ibpo.rollouts import ask_for_tokenizer
 
-    key = os.environ.get(settings.upstream.key_env, "none") if settings.upstream.key_env else "none"
     for model in settings.model:
-        name = _first_model(settings.upstream.url, key) if model.name == "*" else model.name
-        tokenizer = ask_for_tokenizer(Endpoint(base_url=settings.upstream.url, model=name, api_key=key))
+        tokenizer = _ask_for_tokenizer(model.name, settings) if known is None else known
         if tokenizer is None:
             continue
         groups = {
@@ -134,7 +163,7 @@ def _warn_of_groups(settings: Settings) -> None:
             for group in model.response_group
         }
         for caution in served_cautions(tokenizer, groups):
-            typer.echo(f"caution: {name or 'the upstream'}: {caution}", err=True)
+            typer.echo(f"caution: {'the upstream' if model.name == '*' else model.name}: {caution}", err=True)
 
 
 def _by_effort(word: str) -> dict[str, Any]:
@@ -146,7 +175,7 @@ def _first_model(url: str, key: str) -> str:
     """The model that a server names first; "" where it names none."""
     asked = Request(f"{url.rstrip('/')}/models", headers={"Authorization": f"Bearer {key}"})
     try:
-        with urlopen(asked, timeout=5.0) as answer:
+        with urlopen(asked, timeout=ASK_SECONDS) as answer:
             return str(json.load(answer)["data"][0]["id"])
     except (OSError, ValueError, KeyError, IndexError, TypeError, HTTPException):
         return ""

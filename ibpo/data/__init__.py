@@ -1,9 +1,10 @@
 """What do logs of scored responses say? One reader for every format and tool; numpy, and pyarrow where it is needed."""
 
 from ibpo.data.adapters import read_log_rows
-from ibpo.data.fields import find_alike, lookup
+from ibpo.data.fields import find_alike, first_of, lookup, parse_cell, read_text
 from ibpo.data.files import NUM_PEEKED, LogError, Row, Source, good_rows
 from ibpo.data.group_sums import GroupSums, sum_parts
+from ibpo.data.money import MONEY
 from ibpo.data.response_log import (
     GUESSES,
     JudgeRows,
@@ -16,11 +17,13 @@ from ibpo.data.response_log import (
     OnError,
     check_number,
     divided,
+    read_field,
     read_log,
 )
 
 __all__ = [
     "GUESSES",
+    "MONEY",
     "NUM_PEEKED",
     "GroupSums",
     "JudgeRows",
@@ -37,9 +40,13 @@ __all__ = [
     "check_number",
     "divided",
     "find_alike",
+    "first_of",
     "good_rows",
     "lookup",
+    "parse_cell",
+    "read_field",
     "read_log",
     "read_log_rows",
+    "read_text",
     "sum_parts",
 ]

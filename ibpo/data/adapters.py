@@ -31,6 +31,7 @@ from ibpo.data.files import (
     read_document,
     read_rows,
 )
+from ibpo.data.money import priced_rows
 
 IDENTIFIERS = ("custom_id", "request_id", "trace_id", "traceId", "response_id", "problem_id", "question_id", "id")
 """Columns by which tables are joined, the first that both have."""
@@ -113,6 +114,8 @@ KNOWN = (
     Known(name="verl rollouts", looks_like=harness_logs.is_verl, convert=harness_logs.convert_verl, efforts="effort"),
     Known(name="TRL completions", looks_like=harness_logs.is_trl, convert=harness_logs.convert_trl, efforts="effort"),
 )  # fmt: skip
+RESPONSES = "responses.jsonl"
+"""What `ibpo eval` and `ibpo collect` write."""
 SILENT = ("results_", "per_instance_stats", "run_spec", "instances.json", "stats.json", "dataset_info", "state.json")
 """What the names of files begin with that tools write beside their answers."""
 
@@ -128,6 +131,9 @@ def read_log_rows(source: Source, *, join: Sequence[Path] = ()) -> Iterator[RawR
         LogError: for a file that is not there, cannot be read as a whole, or is of another kind.
     """
     path = source.path
+    if path.is_dir() and (path / RESPONSES).is_file():  # a run of ours, whose other files are no log
+        source.note(f"read {RESPONSES} of {path.name}")
+        path = path / RESPONSES
     files = data_files(path) if path.is_dir() else [path]
     files = [file for file in files if file == path or not file.name.startswith(SILENT)]
     opened = [(file, *_first(file, path)) for file in files]
@@ -149,7 +155,7 @@ def read_log_rows(source: Source, *, join: Sequence[Path] = ()) -> Iterator[RawR
         rows = grouped(chain.from_iterable(ours), source, tool)
     for table in join:
         rows = _joined(rows, table, source)
-    yield from rows
+    yield from rows if source.prices is None else priced_rows(rows, source, source.prices)
 
 
 def _with_tokens(rows: Iterator[RawRow], source: Source) -> Iterator[RawRow]:

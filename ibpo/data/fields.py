@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ibpo.data.files import LogError, parse_json
+from ibpo.prices import TokenUse, read_prompt_use
 from ibpo.usage import as_count, read_tokens
 
 Json = dict[str, Any]
@@ -25,6 +26,8 @@ CACHED = (
 )
 """Tokens of a prompt that some servers count beside its `input_tokens`, others among them under another name."""
 
+PROMPT_COUNTS = ("uncached_input_tokens", "cached_input_tokens", "cache_write_tokens")
+"""What the prompt's tokens are called here, of which other names may mean all or a part."""
 GEMINI_THOUGHTS = ("thoughtsTokenCount", "thoughts_token_count")
 USAGES = ("usage", "usageMetadata", "usage_metadata")
 """What servers call the account of an answer's tokens."""
@@ -134,13 +137,13 @@ def read_prompt(asked: Any) -> str:
 
 
 def read_usage(usage: Any) -> Json:
-    """Tokens of the whole completion, thoughts included, and of the thoughts, from any server's `usage`.
+    """Tokens of the whole completion, thoughts included, of the thoughts, and of the prompt, by any server's `usage`.
 
     Every server's names are brought to those of OpenAI's; the arithmetic is `ibpo.usage.read_tokens`.
 
     Example:
         >>> read_usage({"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 33})
-        {'tokens': 24, 'thinking_tokens': 20}
+        {'tokens': 24, 'thinking_tokens': 20, 'uncached_input_tokens': 9}
         >>> read_usage({"candidatesTokenCount": 4, "thoughtsTokenCount": 3})
         {'tokens': 7, 'thinking_tokens': 3}
     """
@@ -160,7 +163,19 @@ def read_usage(usage: Any) -> Json:
         {"completion_tokens": count, "prompt_tokens": None if asked is None else asked + cached,
          "total_tokens": _count(total), "reasoning_tokens": thinking}
     )  # fmt: skip
-    return known(tokens=said if whole is None else whole, thinking_tokens=thought)
+    return known(tokens=said if whole is None else whole, thinking_tokens=thought) | prompt_counts(usage)
+
+
+def prompt_counts(usage: Any) -> Json:
+    """The prompt's tokens, by what a cache had of them; what is 0 is left out.
+
+    Example:
+        >>> prompt_counts({"input_tokens": 600, "cache_read_input_tokens": 400})
+        {'uncached_input_tokens': 600, 'cached_input_tokens': 400}
+    """
+    use = read_prompt_use(usage) if isinstance(usage, Mapping) else TokenUse()
+    counts = zip(PROMPT_COUNTS, (use.input, use.cached_input, use.cache_write), strict=True)
+    return {name: int(number) if number == int(number) else number for name, number in counts if number}
 
 
 def _count(value: Any) -> int | None:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ibpo.errors import IbpoError
+from ibpo.prices import Prices
 
 Row = tuple[str, dict[str, Any]]
 """Where it stands, as an error would name it, and its fields."""
@@ -55,6 +56,10 @@ class Source:
     """The metric, scorer or reward function that is the reward; "": the first."""
     filter: str = ""
     """Of lm-evaluation-harness: the filter whose answers count; "": the first."""
+    prices: Prices | None = None
+    """What tokens cost: the rows get a column `money`."""
+    tokens: str = ""
+    """Then: the column with the completion's tokens; "": found."""
     notes: list[str] = field(default_factory=list[str])
     custom_ids: list[str] = field(default_factory=list[str])
     """Of a batch: the identifiers of all requests that were answered."""

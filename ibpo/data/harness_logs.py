@@ -20,7 +20,17 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from ibpo.data.fields import Json, first_of, known, lookup, read_object, read_prompt, read_text, read_usage
+from ibpo.data.fields import (
+    Json,
+    first_of,
+    known,
+    lookup,
+    prompt_counts,
+    read_object,
+    read_prompt,
+    read_text,
+    read_usage,
+)
 from ibpo.data.files import LogError, RawRow, Row, Source, parse_json, pyarrow_for, read_document
 
 LM_EVAL_FILE = re.compile(r"samples_(?P<task>.+?)_(?P<date>\d{4}-\d\d-\d\dT[\d.\-:]+)\.jsonl(\.gz)?$")
@@ -424,6 +434,7 @@ def convert_promptfoo(rows: Iterator[Row], source: Source, _: Path) -> Iterator[
                 reward=float(bool(row.get("success"))) if reward is None else reward,
                 tokens=first_of(usage, "completion") or None,
                 thinking_tokens=first_of(usage, "completionDetails.reasoning"),
+                **prompt_counts(usage),
                 finish_reason=first_of(response, "finishReason"),
                 cost_usd=row.get("cost"),
                 prompt=str(first_of(row, "prompt.raw") or ""),

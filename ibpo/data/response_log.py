@@ -11,7 +11,7 @@ Every format is read in blocks of columns, so that a log larger than memory can 
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 from ibpo.data.adapters import COSTS, IDENTIFIERS, read_log_rows
 from ibpo.data.fields import find_alike, lookup, read_number, read_object
 from ibpo.data.files import NUM_PEEKED, LogError, Source, kind_of, pyarrow_for
+from ibpo.data.money import MONEY
+from ibpo.prices import Prices
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -74,6 +76,7 @@ class LogColumns:
         by: What splits the log into parts with an allocation each; never guessed. Required where a column `model` holds
             several models and is not itself the response group.
         show: What the report tells apart, e.g. a level or a domain; never guessed.
+        prices: What tokens cost: then the cost is money, and `cost` names the tokens of the completion.
     """
 
     problem: str | None = None
@@ -82,6 +85,7 @@ class LogColumns:
     cost: str | None = None
     by: str | None = None
     show: str | None = None
+    prices: Prices | None = None
 
     def resolve(self, path: Path, rows: Sequence[Mapping[str, Any]], *, optional: Iterable[str] = ()) -> dict[str, str]:
         """Field -> column, for the fields that the log has, by its first rows.
@@ -89,6 +93,8 @@ class LogColumns:
         Raises:
             MissingColumns: names all fields that lack a column, and what is there.
         """
+        if self.prices is not None:
+            return replace(self, cost=MONEY, prices=None).resolve(path, rows, optional=optional)
         present = names_in(rows)
         columns: dict[str, str] = {}
         missing: list[str] = []
@@ -111,7 +117,8 @@ class LogColumns:
     @property
     def guessed(self) -> tuple[str, ...]:
         """The fields that nobody named."""
-        return tuple(field for field in GUESSES if getattr(self, field) is None)
+        priced = ("cost",) if self.prices is not None else ()
+        return tuple(field for field in GUESSES if getattr(self, field) is None and field not in priced)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -365,7 +372,7 @@ class LogReader:
 
     def _row_blocks(self) -> Iterator[LogRows]:
         """Row by row: whatever is not plain Parquet."""
-        source = Source(path=self.path)
+        source = Source(path=self.path, prices=self.names.prices, tokens=self.names.cost or "")
         stream = read_log_rows(source, join=self.join)
         peeked = list(islice(stream, NUM_PEEKED))
         good = [row for _, row in peeked if not isinstance(row, LogError)]
@@ -429,7 +436,7 @@ class LogReader:
 
     def _parsed(self, place: str, row: Mapping[str, Any]) -> dict[str, Any]:
         """Field -> checked value of one row."""
-        made = {field: _field(place, row, field, column) for field, column in self.columns.items()}
+        made = {field: read_field(place, row, field, column) for field, column in self.columns.items()}
         if "cost" not in made:
             made["cost"] = float(len(row["completion"]))
         if "reward" not in made:
@@ -459,7 +466,7 @@ class LogReader:
 
     def _is_plain_parquet(self) -> bool:
         """Whether the log is one Parquet file whose columns are plain numbers and texts."""
-        if kind_of(self.path) != "parquet" or not self.path.is_file() or self.join:
+        if kind_of(self.path) != "parquet" or not self.path.is_file() or self.join or self.names.prices:
             return False
         arrow = pyarrow_for(self.path)
         try:
@@ -565,8 +572,12 @@ def _opens_like_none(row: Mapping[str, Any]) -> bool:
     return row.get("response_group") == "" and "configuration" in row and "finish_reason" in row
 
 
-def _field(place: str, row: Mapping[str, Any], field: str, column: str) -> Any:
-    """The checked value of one field of one row: a number for `reward` and `cost`, else a text."""
+def read_field(place: str, row: Mapping[str, Any], field: str, column: str) -> Any:
+    """The checked value of one field of one row: a number for `reward` and `cost`, else a text.
+
+    Raises:
+        LogError: with place, column and fix.
+    """
     value = row.get(column)
     if field in ("reward", "cost"):  # most values need no second look
         if isinstance(value, int | float) and 0 <= value <= (1 if field == "reward" else LARGEST):

@@ -23,6 +23,7 @@ from ibpo.data.fields import (
     first_of,
     known,
     lookup,
+    prompt_counts,
     read_object,
     read_prompt,
     read_text,
@@ -96,7 +97,9 @@ def read_request(asked: Any) -> Json:
                       "thinking.type")  # fmt: skip
     if effort is None and switch is not None:
         effort = "thinking" if switch in (True, "enabled", "adaptive") else "none"
-    return known(prompt=read_prompt(asked), model=first_of(asked, "model"), effort=effort)
+    several = asked.get("messages") if isinstance(asked, dict) else None
+    messages = several if isinstance(several, list) and len(several) > 1 else None
+    return known(prompt=read_prompt(asked), messages=messages, model=first_of(asked, "model"), effort=effort)
 
 
 def split_ids(ids: Sequence[str]) -> Callable[[str], tuple[str, str]] | None:
@@ -295,6 +298,8 @@ def convert_litellm(rows: Iterator[Row], source: Source, _: Path) -> Iterator[Ro
         messages = row.get("messages")
         prompt = read_prompt(messages) if messages not in (None, "", "{}", {}, "[]") else asked.get("prompt")
         one: Json = {**row, **read_completion(answer), **known(prompt=prompt or None)}
+        if told := read_object(first_of(about, "usage_object", "additional_usage_values")):
+            one |= prompt_counts({"prompt_tokens": row.get("prompt_tokens"), **told})
         one |= known(
             tokens=row.get("completion_tokens"),
             model=row.get("model_group") or row.get("model"),
@@ -425,6 +430,13 @@ def convert_otel(rows: Iterator[Row], source: Source, file: Path) -> Iterator[Ro
                 source.left_out["failed requests"] += 1
                 continue
             told = read_usage({"completion_tokens": about.get("gen_ai.usage.output_tokens")})
+            told |= prompt_counts(
+                {
+                    "prompt_tokens": about.get("gen_ai.usage.input_tokens"),
+                    "cache_read_input_tokens": about.get("gen_ai.usage.cache_read.input_tokens"),
+                    "cache_creation_input_tokens": about.get("gen_ai.usage.cache_creation.input_tokens"),
+                }
+            )
             ends = about.get("gen_ai.response.finish_reasons")
             said = lookup(about, "gen_ai.output.messages")
             mine = {**_evaluations(span), **scores}

@@ -1,3 +1,17 @@
+from .collection import ERROR as ERROR
+from .collection import MOST as MOST
+from .collection import Look as Look
+from .collection import Target as Target
+from .collection import answers_of as answers_of
+from .collection import calls_to as calls_to
+from .collection import differences as differences
+from .collection import error_of as error_of
+from .collection import first_target as first_target
+from .collection import next_target as next_target
+from .collection import num_looks as num_looks
+from .collection import take_look as take_look
+from .collection import what_more as what_more
+from .collection import why_stop as why_stop
 from .comparison import BUDGETS as BUDGETS
 from .comparison import CompareOptions as CompareOptions
 from .comparison import PerProblem as PerProblem
@@ -8,6 +22,7 @@ from .comparison import describe as describe
 from .comparison import find_problems as find_problems
 from .comparison import mix as mix
 from .comparison import per_problem as per_problem
+from .headline import first_words as first_words
 from .importing import COLD_START as COLD_START
 from .importing import Imported as Imported
 from .importing import ImportOptions as ImportOptions
@@ -22,11 +37,13 @@ from .local_sampling import write_choices as write_choices
 from .local_sampling import write_responses as write_responses
 from .local_sampling import write_scored as write_scored
 from .log_allocation import Answer as Answer
+from .log_allocation import Question as Question
 from .log_allocation import answer_questions as answer_questions
 from .log_allocation import questions as questions
 from .log_files import write_files as write_files
 from .log_parts import LogPart as LogPart
 from .log_parts import read_parts as read_parts
+from .log_verdict import Verdict as Verdict
 from .log_verdict import summarise_parts as summarise_parts
 from .log_verdict import verdict as verdict
 from .methods import MODELS as MODELS
@@ -46,6 +63,11 @@ from .metrics import estimate_gain_ratio as estimate_gain_ratio
 from .metrics import pass_at_k as pass_at_k
 from .metrics import random_mix as random_mix
 from .metrics import vote_at_k as vote_at_k
+from .prompt_log import Logged as Logged
+from .prompt_log import PromptLog as PromptLog
+from .prompt_log import match_logged as match_logged
+from .prompt_log import read_prompt_log as read_prompt_log
+from .prompt_log import stratified_order as stratified_order
 from .report import PageData as PageData
 from .report import answer_of as answer_of
 from .report import comparison_part as comparison_part
@@ -58,6 +80,7 @@ from .report import points as points
 from .report import write_page as write_page
 from .responses import Responses as Responses
 from .responses import join as join
+from .responses import natural as natural
 from .responses import read_table as read_table
 from .responses import row_of as row_of
 from .responses import write_table as write_table
@@ -70,9 +93,13 @@ from .sampling import CHOOSES as CHOOSES
 from .sampling import Way as Way
 from .sampling import cautions as cautions
 from .sampling import fingerprint as fingerprint
+from .sampling import judge_stored as judge_stored
 from .sampling import judge_ways as judge_ways
 from .sampling import num_missing_and_all as num_missing_and_all
 from .sampling import sample_ways as sample_ways
+from .spending import Limits as Limits
+from .spending import Spending as Spending
+from .spending import use_of as use_of
 from .statistics import NOTHING as NOTHING
 from .statistics import Estimate as Estimate
 from .statistics import FloatArray as FloatArray
@@ -91,7 +118,9 @@ __all__ = [
     "BUDGETS",
     "CHOOSES",
     "COLD_START",
+    "ERROR",
     "MODELS",
+    "MOST",
     "NOTHING",
     "Answer",
     "CompareOptions",
@@ -100,26 +129,38 @@ __all__ = [
     "HeldOutResult",
     "ImportOptions",
     "Imported",
+    "Limits",
     "LogPart",
+    "Logged",
+    "Look",
     "Methods",
     "PageData",
     "PerProblem",
+    "PromptLog",
+    "Question",
     "Reference",
     "Responses",
     "Scorer",
+    "Spending",
+    "Target",
+    "Verdict",
     "Way",
     "Yardsticks",
     "answer_of",
     "answer_questions",
+    "answers_of",
     "areas_of",
     "asked_by",
     "bootstrap",
     "by_number",
+    "calls_to",
     "cautions",
     "compare",
     "compare_methods",
     "comparison_part",
     "describe",
+    "differences",
+    "error_of",
     "estimate_area",
     "estimate_bounded",
     "estimate_from_draws",
@@ -131,15 +172,22 @@ __all__ = [
     "facts_of",
     "find_problems",
     "fingerprint",
+    "first_target",
+    "first_words",
     "halves",
     "held_out_results",
     "import_responses",
     "join",
+    "judge_stored",
     "judge_ways",
     "load_run",
+    "match_logged",
     "mean_over_seeds",
     "methods_part",
     "mix",
+    "natural",
+    "next_target",
+    "num_looks",
     "num_missing_and_all",
     "numbers",
     "paired_difference",
@@ -157,18 +205,24 @@ __all__ = [
     "ratio_of_means",
     "read_answer",
     "read_parts",
+    "read_prompt_log",
     "read_table",
     "row_of",
     "sample_ways",
     "share_in_training",
+    "stratified_order",
     "summarise",
     "summarise_parts",
     "table_files",
+    "take_look",
     "to_rollouts",
     "trained_policy",
     "training_of",
+    "use_of",
     "verdict",
     "vote_at_k",
+    "what_more",
+    "why_stop",
     "write_choices",
     "write_files",
     "write_page",

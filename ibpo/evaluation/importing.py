@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from dataclasses import field as dataclass_field
 from itertools import chain, islice
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from ibpo.data import (
     GUESSES,
+    MONEY,
     NUM_PEEKED,
     LogError,
     Row,
@@ -26,6 +27,7 @@ from ibpo.endpoint import as_finish_reason
 from ibpo.errors import IbpoError
 from ibpo.evaluation.responses import Responses
 from ibpo.evaluation.run_facts import budget_of, part_of, run_tables
+from ibpo.prices import Prices
 from ibpo.responses import boxed, last_number, split_thought
 from ibpo.rewards import Candidate, Judge
 from ibpo.tasks import JudgeName, judge_for
@@ -75,6 +77,8 @@ class ImportOptions:
     """At a bad row: stop, or leave it out and say so."""
     join: Sequence[Path] = ()
     """Tables whose columns are added to the rows with the same identifier."""
+    prices: Prices | None = None
+    """What tokens cost: the cost is then money, and `columns["cost"]` names the tokens of the completion."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,7 +88,7 @@ class Imported:
     parts: dict[str, Responses]
     """Task or model -> its responses; each part is a comparison of its own. "" where there is only one."""
     cost_unit: dict[str, str]
-    """Part -> `"tokens"`, else `"characters"`, else `"responses"`, where nothing else is known."""
+    """Part -> `"tokens"` (`"money"` with prices), else `"characters"`, else `"responses"`: nothing else is known."""
     notes: tuple[str, ...]
     """What a reader should know about how they were read."""
 
@@ -119,8 +123,8 @@ def import_responses(paths: Sequence[tuple[str, Path]], options: ImportOptions |
     parts, units = {}, {}
     for part in dict.fromkeys(str(row.get("part") or "") for row in rows):
         own = [row for row in rows if str(row.get("part") or "") == part]
-        units[part] = _cost_unit(own)
-        if units[part] != "tokens":
+        units[part] = "money" if options.prices else _cost_unit(own)
+        if units[part] in ("characters", "responses"):
             for row in own:
                 row["tokens"] = float(len(row.get("completion") or "")) if units[part] == "characters" else 1.0
         unknown = sum(row.get("tokens") is None for row in own)
@@ -170,7 +174,11 @@ def _read_file(
     path: Path, name: str, options: ImportOptions, bad: list[str]
 ) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
     """How a file or folder was read, and its rows."""
-    source = Source(path=path, metric=options.metric, filter=options.filter)
+    columns, prices = dict(options.columns), options.prices
+    source = Source(path=path, metric=options.metric, filter=options.filter, prices=prices)
+    if prices:
+        source = replace(source, tokens=columns.get("cost", ""))
+        columns["cost"] = MONEY
 
     def good() -> Iterator[Row]:
         for place, row in read_log_rows(source, join=options.join):
@@ -181,7 +189,7 @@ def _read_file(
             else:
                 yield place, row
 
-    found = plain_rows(good(), dict(options.columns), name, on_error=options.on_error, bad=bad)
+    found = plain_rows(good(), columns, name, on_error=options.on_error, bad=bad)
     if not found and not bad:
         raise IbpoError(f"{path}: holds no responses; remove it or name another")
     return tuple(source.closing_notes()) or ("one response a row",), found

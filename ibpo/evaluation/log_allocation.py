@@ -14,13 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibpo.allocation import Allocation, HoldoutRow, InfeasibleBudget, allocate, holdout_value, random_mix
-from ibpo.budget import Budget, check_budget, check_distinct, costs_named, parse_budget
+from ibpo.budget import TOKENS, Budget, check_budget, check_distinct, costs_named, parse_budget
 from ibpo.errors import IbpoError
 from ibpo.evaluation.estimates import shrink
 from ibpo.evaluation.log_parts import FloatArray, IntArray, LogPart, Say
 from ibpo.evaluation.oracles import by_problem_pick
 
-DEFAULT = ("tokens=25%range", "tokens=50%range", "tokens=75%range")
+DEFAULT = ("0.5x", "25%range", "50%range", "75%range")
+GAP, MANY = 1e-4, 2000
+"""Of more problems than these a choice within this part of the best is as good: what is expected of them errs more."""
 REFUSED = {
     "slice": "a log is not sliced inside a budget; --by COLUMN solves each part of the log on its own",
 }
@@ -33,6 +35,8 @@ class Question:
     label: str
     budgets: tuple[Budget, ...]
     times: Fraction = Fraction(1)
+    was_asked: bool = True
+    """Else nobody did, and budgets that cannot be kept are no error."""
 
     def limits_on(self, part: LogPart) -> list["GroupLimit"]:
         """The budgets for one part of a log."""
@@ -60,11 +64,20 @@ class GroupLimit:
     at_least: Fraction | None
 
 
-def questions(texts: Sequence[str]) -> list[Question]:
-    """All budgets together, at half, once and twice their amount; without any, three on the way in cost."""
+def questions(texts: Sequence[str], cost: str = TOKENS) -> list[Question]:
+    """All budgets together, at half, once and twice their amount; without any, half of today's and three on the way.
+
+    Args:
+        texts: Of budgets, as on the command line.
+        cost: What an amount without a name is of, such as `0.5x`: the log's cost.
+    """
     if not texts:
-        return [Question(label=text, budgets=(parse_budget(text),)) for text in DEFAULT]
-    budgets = tuple(map(parse_budget, texts))
+        texts = [f"{cost}={text}" for text in DEFAULT]
+        return [Question(label=text, budgets=(parse_budget(text),), was_asked=False) for text in texts]
+    budgets = tuple(
+        replace(budget, name=cost) if "=" not in text else budget
+        for text, budget in ((text, parse_budget(text)) for text in texts)
+    )
     check_distinct(budgets)
     label = ", ".join(map(str, budgets))
     if all(budget.sense == "at_least" for budget in budgets):
@@ -88,7 +101,10 @@ def choose_groups(
     floors: dict[str, Any] = {}
     if any(x.at_least is not None for x in limits):
         floors["at_least"] = [x.at_least for x in limits]
-    allocation = allocate(reward.ravel(), problem, np.stack(rows), [x.at_most for x in limits], **floors)
+    gap = GAP if num_problems > MANY else 0.0
+    allocation = allocate(
+        reward.ravel(), problem, np.stack(rows), [x.at_most for x in limits], **floors, relative_gap=gap
+    )
     return allocation, allocation.weight.reshape(num_problems, num_groups).argmax(1)
 
 
@@ -106,7 +122,13 @@ def _whole_if_they_are(problems: Sequence[Any] | IntArray) -> Sequence[Any] | In
 def _limit(
     budget: Budget, times: Fraction, cost_name: str, groups: Sequence[str], mean_cost: FloatArray, now: float
 ) -> GroupLimit:
-    if check_budget(budget, groups=groups, costs=costs_named(cost_name), refused=REFUSED):
+    costs = costs_named(cost_name)
+    if budget.name == "money" and "money" not in (*groups, *costs):
+        raise IbpoError(
+            f"--budget {budget}: the log's cost is {cost_name!r}, no money; give a table of prices with --prices, or "
+            "name a column with money with --columns cost=COLUMN"
+        )
+    if check_budget(budget, groups=groups, costs=costs, refused=REFUSED):
         amount, group = budget.amount, list(groups).index(budget.name)
     else:
         group, ends = None, (float(mean_cost.min()), float(mean_cost.max()))
@@ -171,7 +193,7 @@ def answer_questions(
             small, why = pick.astype(np.min_scalar_type(len(part.groups))), ""
         except IbpoError as error:
             name = str(question.budgets[error.budget_index]) if isinstance(error, InfeasibleBudget) else question.label
-            if not isinstance(error, InfeasibleBudget) or question.times == 1:
+            if not isinstance(error, InfeasibleBudget) or (question.times == 1 and question.was_asked):
                 raise IbpoError(f"{part.place}--budget {name}: {error}") from None
             allocation, small, mixture = None, np.zeros(0, np.int64), None
             why = f"not possible: {name} needs at least {error.nearest:.6g} per problem"

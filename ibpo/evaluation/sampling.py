@@ -38,6 +38,8 @@ class Way:
     """One: it is asked for, and forced where it has a prefix. Several: the policy chooses. None: a bare prompt."""
     force: bool = True
     template_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    body: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Fields of the request to a server, e.g. `{"reasoning_effort": "low"}`."""
     adapt: bool = False
     """Ask as the model's family is asked (`PromptWriter.adapt`): for shipped response groups, not for a recipe's."""
     two_turns: bool = False
@@ -48,7 +50,8 @@ class Way:
         """`num_responses` to each problem, one round after the other, so that an early stop leaves whole rounds."""
         alone = self.response_groups[0] if len(self.response_groups) == 1 else None
         wordings = [[group.name, group.instruction] for group in self.response_groups]
-        wording = json.dumps([wordings, dict(self.template_options)], sort_keys=True)
+        body = [dict(self.body)] if self.body else []
+        wording = json.dumps([wordings, dict(self.template_options), *body], sort_keys=True)
         return [
             Request(
                 problem=problem,
@@ -152,39 +155,51 @@ def judge_ways(
     for way in ways:
         requests = way.requests(problems, num_responses)
         found = [stored[request.key] for request in requests]
-        groups = list(way.response_groups)
         if way.two_turns:
             found = [dialogue(row, stored.get(second_request(r).key)) for r, row in zip(requests, found, strict=True)]
-            groups = [replace(group, extract_answer=read) for group in groups]
-        scored = score(
-            [rollout_of_row(row) for row in found],
-            [request.problem for request in requests],
-            groups,
-            judge,
-            asked=[request.response_group for request in requests],
-            read_other=read,
+        rows += judge_stored(way, requests, found, judge, count_tokens, read, budget=budget)
+    return rows
+
+
+def judge_stored(
+    way: Way, requests: Sequence[Request], found: Sequence[Json], judge: Judge,
+    count_tokens: Callable[[str], int] | None = None, read: Callable[[str], str | None] = read_answer,
+    *, budget: float | None = None,
+) -> list[Json]:  # fmt: skip
+    """Rows of responses of one way (`judge_ways`); `found` are as the store keeps them, one for each request."""
+    groups = list(way.response_groups)
+    if way.two_turns:
+        groups = [replace(group, extract_answer=read) for group in groups]
+    scored = score(
+        [rollout_of_row(row) for row in found],
+        [request.problem for request in requests],
+        groups,
+        judge,
+        asked=[request.response_group for request in requests],
+        read_other=read,
+    )
+    rows: list[Json] = []
+    for request, row, response in zip(requests, found, scored, strict=True):
+        problem, text = request.problem, row["completion"]
+        thought, beside = split_thought(text), row.get("reasoning") or ""
+        tokens = row["num_completion_tokens"]
+        tokens = None if tokens == 0 and text else tokens  # older stores have 0 for unknown
+        thinking = row.get("num_thinking_tokens")  # rows of older stores have none
+        if thinking is None and count_tokens is not None and (beside or thought.text is not None):
+            thinking = count_tokens(beside or text.removesuffix(thought.answer))
+            thinking = tokens if tokens is not None and not thought.closed else min(thinking, tokens or thinking)
+        rows.append(
+            row_of(problem, response, configuration=way.configuration, number=request.number)
+            | {
+                "tokens": tokens,
+                "prompt_tokens": row["num_prompt_tokens"] or None,
+                "thinking_tokens": thinking,
+                "budget": budget if len(way.response_groups) > 1 else None,
+                "violations": list(response.violations),
+                "thought": "cut" if not thought.closed else "" if thought.answer.strip() else "unanswered",
+            }
+            | ({"reasoning": beside} if beside else {})
         )
-        for request, row, response in zip(requests, found, scored, strict=True):
-            problem, text = request.problem, row["completion"]
-            thought, beside = split_thought(text), row.get("reasoning") or ""
-            tokens = row["num_completion_tokens"]
-            tokens = None if tokens == 0 and text else tokens  # older stores have 0 for unknown
-            thinking = row.get("num_thinking_tokens")  # rows of older stores have none
-            if thinking is None and count_tokens is not None and (beside or thought.text is not None):
-                thinking = count_tokens(beside or text.removesuffix(thought.answer))
-                thinking = tokens if tokens is not None and not thought.closed else min(thinking, tokens or thinking)
-            rows.append(
-                row_of(problem, response, configuration=way.configuration, number=request.number)
-                | {
-                    "tokens": tokens,
-                    "prompt_tokens": row["num_prompt_tokens"] or None,
-                    "thinking_tokens": thinking,
-                    "budget": budget if len(way.response_groups) > 1 else None,
-                    "violations": list(response.violations),
-                    "thought": "cut" if not thought.closed else "" if thought.answer.strip() else "unanswered",
-                }
-                | ({"reasoning": beside} if beside else {})
-            )
     return rows
 
 

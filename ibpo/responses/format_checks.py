@@ -33,11 +33,12 @@ from ibpo.responses.openings import (
     open_response,
     prefilled,
     render,
-    same_prompts,
     spell,
     translate,
     written,
 )
+from ibpo.responses.switches import same_prompts, say_options
+from ibpo.responses.templates import apply_template
 from ibpo.responses.thoughts import split_thought
 
 PROBLEM = "What is 3 + 4?"
@@ -193,12 +194,14 @@ def _template(forms: Sequence[Format], tokenizer: Any) -> list[Finding]:
     try:
         plain = render(tokenizer, [user], {})
     except Exception as error:
-        text = f"it cannot render a user's message: {type(error).__name__}: {str(error)[:100]}"
+        text = f"it cannot render a user's message: {type(error).__name__}: {str(error)[:300]}"
         return [Finding(level="error", subject="template", text=text)]
     if PROBLEM not in plain:
         found.append(Finding(level="error", subject="template", text="the user's message is not in the prompt"))
     if family is not PLAIN:
-        ways = [f"{word} by {_say(options)}" for word, options in (("on", family.on), ("off", family.off)) if options]
+        ways = [
+            f"{word} by {say_options(options)}" for word, options in (("on", family.on), ("off", family.off)) if options
+        ]
         switch = ", ".join(ways) or "has no switch"
         text = f"family {family.name}: thinking {switch}; a thought opens with {family.think!r}"
         found.append(Finding(level="note", subject="template", text=text))
@@ -215,7 +218,11 @@ def _template(forms: Sequence[Format], tokenizer: Any) -> list[Finding]:
         )
         found.append(Finding(level="error", subject="template", text=text))
     elif wrote and any(not split_thought(form.group.prefix).closed for form in thinking):
-        fix = f"{_say(family.on)} under trl.chat_template_kwargs switches it on" if family.on else "it has no switch"
+        fix = (
+            f"{say_options(family.on)} under trl.chat_template_kwargs switches it on"
+            if family.on
+            else "it has no switch"
+        )
         text = f"its prompt ends in a closed thought ({wrote!r}): in training, no response can think; {fix}"
         found.append(Finding(level="error", subject="template", text=text))
     for form in forms:
@@ -223,10 +230,6 @@ def _template(forms: Sequence[Format], tokenizer: Any) -> list[Finding]:
         if family is PLAIN or form not in thinking:
             found += _kept(form, tokenizer, user)
     return [*found, *_same(forms, tokenizer, family)]
-
-
-def _say(options: Mapping[str, Any] | None) -> str:
-    return ", ".join(f"{key}={value}" for key, value in (options or {}).items())
 
 
 def _asked(form: Format, tokenizer: Any, user: Mapping[str, str], family: Family) -> list[Finding]:
@@ -237,21 +240,21 @@ def _asked(form: Format, tokenizer: Any, user: Mapping[str, str], family: Family
         base, asked = render(tokenizer, [user], {}), render(tokenizer, [user], options)
         opened = open_response(tokenizer, [user], prefix, options, adapt=True)
     except Exception as error:
-        text = f"the template refuses {_say(options)}: {str(error)[:100]}"
+        text = f"the template refuses {say_options(options)}: {str(error)[:100]}"
         return [Finding(level="error", subject=name, text=text)]
     if form.template_options:
-        wanted, tail = _say(form.template_options), asked.rpartition(PROBLEM)[2]
+        wanted, tail = say_options(form.template_options), asked.rpartition(PROBLEM)[2]
         if not _has_effect(form, tokenizer, user, family):
             text = f"the template ignores {wanted}: only the instruction asks for it"
             found.append(Finding(level="note", subject=name, text=text))
         elif (wrote := written(tokenizer, [user], options, family)[0]) and not base.endswith(wrote):
             text = (
-                f"with {_say(options)} the template writes {wrote.strip()!r} into the prompt: then it is the caller's "
-                "choice, not the policy's. Render without it and let the response open with it"
+                f"with {say_options(options)} the template writes {wrote.strip()!r} into the prompt: then it is the "
+                "caller's choice, not the policy's. Render without it and let the response open with it"
             )
             found.append(Finding(level="warning", subject=name, text=text))
         else:
-            text = f"the template honours {_say(options) or wanted}: {tail[-60:]!r}"
+            text = f"the template honours {say_options(options) if options else wanted}: {tail[-60:]!r}"
             found.append(Finding(level="note", subject=name, text=text))
     if not prefix or is_by_effort(form.template_options, family):
         return found
@@ -301,7 +304,7 @@ def _kept(form: Format, tokenizer: Any, user: Mapping[str, str]) -> list[Finding
     for later, when in (([], "as the last message"), ([user], "in an earlier turn")):
         messages = [user, {"role": "assistant", "content": response}, *later]
         try:
-            text = tokenizer.apply_chat_template(messages, tokenize=False)
+            text = apply_template(tokenizer, messages, tokenize=False)
         except Exception as error:
             said = f"the template cannot render a response {when}: {str(error)[:100]}"
             found.append(Finding(level="error", subject=name, text=said))

@@ -184,9 +184,17 @@ def encode_groups(groups: Sequence[ResponseGroup], tokenizer: Any) -> EncodedGro
         if not ids:
             raise IbpoError(f"{key}: {group.prefix!r} has no token in this model's vocabulary; choose other words")
         if ids[0] in opened:
+            family = family_of(tokenizer)
+            own = family.at_once and spell(group.prefix, family).startswith((family.at_once, family.think))
+            fix = (
+                f"every response of this family ({family.name}) begins so, whatever the prefix; its efforts are chosen "
+                "by `ibpo route` and `ibpo serve`"
+                if own
+                else "let one of them begin with another word"
+            )
             raise IbpoError(
                 f"{key}: opens with the same token as that of {opened[ids[0]]}; the first tokens must differ, or the "
-                "policy's choice of a group cannot be read: let one of them begin with another word"
+                f"policy's choice of a group cannot be read: {fix}"
             )
         spelled = spell(group.prefix, family_of(tokenizer))
         whole = tokenizer.decode(tokenizer(spelled, add_special_tokens=False)["input_ids"])

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ibpo.responses.families import END_THINK, PLAIN, THINK, Family, Options, find_family
+from ibpo.responses.families import END_THINK, FAMILIES, PLAIN, THINK, Family, Options, find_family
+from ibpo.responses.templates import apply_template
 from ibpo.responses.thoughts import FOREIGN
 
 SENTINEL = "What is 3 + 4?"
@@ -21,10 +22,14 @@ SWITCHES: tuple[tuple[Options, Options], ...] = (
     ({"enable_thinking": True}, {"enable_thinking": False}),
     ({"thinking": True}, {"thinking": False}),
     ({"reasoning": True}, {"reasoning": False}),
-    ({"thinking_mode": "enabled"}, {"thinking_mode": "disabled"}),
+    *((family.on, family.off) for family in FAMILIES if family.on is not None and family.off),
     ({"reasoning_effort": "high"}, {"reasoning_effort": "none"}),
 )
-"""What is tried on a template of no known family."""
+"""What is tried on a template of no known family, in this order."""
+EFFORTS: tuple[Mapping[str, Options], ...] = tuple(
+    sorted((family.efforts for family in FAMILIES), key=lambda words: (len(words), "high" in words), reverse=True)
+)
+"""Words of effort that are tried: the fullest scales first, and the common words first, as some templates take any."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,22 +69,46 @@ def _probed(tokenizer: Any, template: str) -> Family:
 
 
 def _probe(tokenizer: Any) -> Family:
-    user = [{"role": "user", "content": SENTINEL}]
+    efforts = next((words for words in EFFORTS if _are_words(tokenizer, words)), {})
+    family = replace(PLAIN, efforts=efforts) if efforts else PLAIN
     for on, off in SWITCHES:
-        try:
-            rendered = [render(tokenizer, user, options) for options in (on, off)]
-        except Exception:  # a template refuses a value in its own words
+        tails = _tails(tokenizer, on, off)
+        if tails is None or len({*tails}) == 1 or _echoes(tails, on, off):
             continue
-        if rendered[0] != rendered[1]:
-            tails = [text.rpartition(SENTINEL)[2] for text in rendered]
-            marks = next((found for tail in tails if (found := _marks(tail))), None)
-            family = replace(PLAIN, on=on, off=off)
-            return family if marks is None else replace(family, think=marks[0], end_think=marks[1])
+        marks = next((found for tail in tails if (found := _marks(tail.rpartition(SENTINEL)[2]))), None)
+        family = replace(family, on=on, off=off)
+        return family if marks is None else replace(family, think=marks[0], end_think=marks[1])
+    tails = _tails(tokenizer, {})
+    marks = None if tails is None else _marks(tails[0].rpartition(SENTINEL)[2])
+    return family if marks is None else replace(family, on={}, think=marks[0], end_think=marks[1])
+
+
+def _tails(tokenizer: Any, *ways: Options) -> list[str] | None:
+    """A prompt rendered in several ways; None where the template refuses one of them in its own words."""
+    user = [{"role": "user", "content": SENTINEL}]
     try:
-        marks = _marks(render(tokenizer, user, {}).rpartition(SENTINEL)[2])
-    except Exception:  # a template that renders nothing: whoever asks by it is told
-        return PLAIN
-    return PLAIN if marks is None else replace(PLAIN, on={}, think=marks[0], end_think=marks[1])
+        return [render(tokenizer, user, options) for options in ways]
+    except Exception:
+        return None
+
+
+def _are_words(tokenizer: Any, efforts: Mapping[str, Options]) -> bool:
+    """Whether each word of effort makes a prompt of its own."""
+    if len(efforts) < 2:
+        return False
+    texts = _tails(tokenizer, *efforts.values())
+    return texts is not None and len({*texts}) == len(texts)
+
+
+def _echoes(texts: Sequence[str], on: Options, off: Options) -> bool:
+    """Whether two prompts differ only in the words that they were asked with: then the template takes any word.
+
+    Example:
+        >>> _echoes(["Effort: high", "Effort: none"], {"effort": "high"}, {"effort": "none"})
+        True
+    """
+    words = [str(value) for options in (on, off) for value in options.values()]
+    return len(words) == 2 and texts[0].replace(words[0], words[1]) == texts[1]
 
 
 def _marks(tail: str) -> tuple[str, str] | None:
@@ -89,7 +118,7 @@ def _marks(tail: str) -> tuple[str, str] | None:
 
 def render(tokenizer: Any, messages: Sequence[Message], options: Options) -> str:
     """The prompt's text as the chat template writes it, up to where the policy begins."""
-    return tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True, **options)
+    return apply_template(tokenizer, messages, tokenize=False, add_generation_prompt=True, **options)
 
 
 def translate(options: Options, family: Family) -> Options:
@@ -301,65 +330,6 @@ def prefilled(tokenizer: Any, messages: Sequence[Message], prefix: str, options:
         Exception: what the template or transformers refuse, in their words.
     """
     chat = [*messages, {"role": "assistant", "content": prefix}]
-    return tokenizer.apply_chat_template(
-        chat, tokenize=False, add_generation_prompt=False, continue_final_message=True, **options
+    return apply_template(
+        tokenizer, chat, tokenize=False, add_generation_prompt=False, continue_final_message=True, **options
     )
-
-
-def same_prompts(tokenizer: Any, groups: Mapping[str, tuple[str, Options]]) -> list[tuple[str, str]]:
-    """Pairs of response groups whose prompts are the same text, so that the choice between them does nothing.
-
-    For whoever asks for groups by a switch: the gateway at its start, `ibpo groups check`.
-
-    Args:
-        tokenizer: one of transformers, with a chat template.
-        groups: name -> (prefix, arguments of the chat template), as they are sent.
-    """
-    user = [{"role": "user", "content": SENTINEL}]
-    texts: dict[str, str] = {}
-    pairs: list[tuple[str, str]] = []
-    for name, (prefix, options) in groups.items():
-        opening = open_response(tokenizer, user, prefix, options)
-        text = opening.prompt + opening.forced
-        pairs += [(other, name) for other, seen in texts.items() if seen == text]
-        texts[name] = text
-    return pairs
-
-
-def served_cautions(tokenizer: Any, groups: Mapping[str, tuple[str, Options]]) -> list[str]:
-    """What is wrong with response groups that a server is asked for, one line each; empty where all is well.
-
-    For a gateway's start: a request of each group is rendered as the server renders it. Options that a template does
-    not know are ignored without a word, so two groups may be one; a prefix may stand in another prompt than it should.
-
-    Args:
-        tokenizer: the served model's; one of transformers, or `ibpo.rollouts.ServerTokenizer`.
-        groups: name -> (prefix that the server continues, arguments of the chat template), as they are sent.
-    """
-    user = [{"role": "user", "content": SENTINEL}]
-    family = family_of(tokenizer)
-    found: list[str] = []
-    texts: dict[str, str] = {}
-    for name, (prefix, options) in groups.items():
-        try:
-            wanted = open_response(tokenizer, user, prefix, options)
-            text = prefilled(tokenizer, user, prefix, options) if prefix else render(tokenizer, user, options)
-        except Exception as error:  # what a template refuses, in its words
-            found.append(f"response group {name}: the chat template refuses it: {str(error)[:120]}")
-            continue
-        if prefix and text != wanted.prompt + wanted.forced:
-            found.append(
-                f"response group {name}: of its prefix {prefix!r} the chat template makes "
-                f"{text.rpartition(SENTINEL)[2]!r}, which is another prompt; send token ids through /v1/completions"
-            )
-        for other, seen in texts.items():
-            if seen == text:
-                ways = " / ".join(str(dict(way)) for way in (family.off, family.on) if way)
-                fix = (
-                    f"the template ({family.name}) is switched by {ways}"
-                    if ways
-                    else "this template has no such switch"
-                )
-                found.append(f"response groups {other} and {name} render the same prompt: they do not differ; {fix}")
-        texts[name] = text
-    return found

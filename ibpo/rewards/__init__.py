@@ -1,6 +1,7 @@
 """Is the answer right? Judges of mathematics, programs and words, and the constraints that a response must keep."""
 
 from ibpo.rewards.code import CodeJudge
+from ibpo.rewards.command import CommandJudge
 from ibpo.rewards.judges import (
     GIVES_ANSWER,
     NOT_TRUNCATED,
@@ -28,6 +29,7 @@ __all__ = [
     "AtLeast",
     "Candidate",
     "CodeJudge",
+    "CommandJudge",
     "Constraint",
     "ExactJudge",
     "Judge",

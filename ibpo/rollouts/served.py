@@ -12,15 +12,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from ibpo.endpoint import Endpoint, Reply
+from ibpo.endpoint import Endpoint, NotServed, RefusedRequest, Reply
 from ibpo.errors import IbpoError
 from ibpo.responses import END_THINK, THINK, family_of, offer, plain_thoughts, split_thought
 from ibpo.rollouts.sampler import PromptWriter, Request, Sampled, as_sampled, asked_groups, seed_of
 from ibpo.rollouts.scoring import rollout_of_ids
 from ibpo.types import ResponseGroup
 
+Answer = TypeVar("Answer")
 Forcing = Literal["render", "prefill", "none"]
 CLOSED = f"\n{END_THINK}\n\n"
 
@@ -39,7 +40,8 @@ class EndpointSampler:
     endpoint: Endpoint
     max_tokens: int
     """Most tokens of the completion after the prefix: servers do not count what is forced."""
-    temperature: float = 1.0
+    temperature: float | None = 1.0
+    """None: the server's own."""
     seed: int | None = 0
     """Every request gets a seed of its own out of it; None where the server knows no seeds."""
     response_groups: Sequence[ResponseGroup] = ()
@@ -56,6 +58,8 @@ class EndpointSampler:
     """More options of the request (`top_p`, `extra_body`, ...)."""
     ids: TokenIds = field(default_factory=lambda: TokenIds())
     """Whether the server takes token ids."""
+    limit: LimitName = field(default_factory=lambda: LimitName())
+    """What the server calls `max_tokens`."""
 
     def __post_init__(self) -> None:
         if self.forcing == "render" and self.render is None and self.writer is None:
@@ -65,7 +69,7 @@ class EndpointSampler:
 
     def sample_requests(self, requests: Sequence[Request]) -> Iterator[Sampled | IbpoError]:
         """See `Sampler`."""
-        for _, outcome in self.endpoint.map(self._sample, requests):
+        for _, outcome in self.endpoint.map(self.sample, requests):
             yield outcome
 
     def messages(self, request: Request) -> list[dict[str, str]]:
@@ -74,12 +78,21 @@ class EndpointSampler:
         assert not isinstance(prompt, str)
         return prompt
 
-    def _sample(self, request: Request) -> Sampled:
-        options: dict[str, Any] = {"max_tokens": self.max_tokens, "temperature": self.temperature, **self.options}
+    def sample(self, request: Request) -> Sampled:
+        """One response.
+
+        Raises:
+            NotServed: where the server did nothing for it; else an IbpoError.
+        """
+        options = dict(self.options)
+        if self.temperature is not None:
+            options["temperature"] = self.temperature
         if self.seed is not None:
             options["seed"] = seed_of(request, self.seed)
         try:
-            reply, lead = self._ask(request, options)
+            reply, lead = self.limit.ask(self.max_tokens, lambda limit: self._ask(request, {**limit, **options}))
+        except NotServed as error:
+            raise type(error)(f"problem {request.problem.problem_id}: {error}", error.status) from None
         except IbpoError as error:
             raise IbpoError(f"problem {request.problem.problem_id}: {error}") from None
         openings = [group.prefix for group in asked_groups(request, self.response_groups)]
@@ -139,6 +152,26 @@ class TokenIds:
                 except IbpoError:  # of a server that is not there the first real request says so
                     self._taken = False
             return self._taken
+
+
+class LimitName:
+    """What a server calls the most tokens of a completion: OpenAI's reasoning models refuse `max_tokens`."""
+
+    OTHER = "max_completion_tokens"
+
+    def __init__(self) -> None:
+        self.name = "max_tokens"
+
+    def ask(self, most: int, function: Callable[[dict[str, int]], Answer]) -> Answer:
+        """Ask with the name that is known to be taken, and with the other one where the server says so."""
+        name = self.name
+        try:
+            return function({name: most})
+        except RefusedRequest as error:
+            if name == self.OTHER or self.OTHER not in str(error):
+                raise
+        self.name = self.OTHER
+        return function({self.OTHER: most})
 
 
 def text_of(ids: Sequence[int], tokenizer: Any) -> str:

@@ -29,10 +29,12 @@ class HeldOutView:
     Args:
         groups: the response groups.
         budgets: what may be spent.
+        num_prompts: of the data set; None: not known. Several processes fill up the last batch with the first prompts
+            again, which come last and count once.
     """
 
-    def __init__(self, groups: EncodedGroups, budgets: Sequence[BudgetTerm]) -> None:
-        self.names, self.budgets = groups.names, list(budgets)
+    def __init__(self, groups: EncodedGroups, budgets: Sequence[BudgetTerm], num_prompts: int | None = None) -> None:
+        self.names, self.budgets, self.num_prompts = groups.names, list(budgets), num_prompts
         self.share: list[np.ndarray] = []
         """Of each prompt, with what probability the policy opens a response of each group: float [G]."""
         self.reward: list[np.ndarray] = []
@@ -73,6 +75,8 @@ class HeldOutView:
         cut = np.array([row["finish_reason"] == "length" for row in forced])
         self.reward += list(np.where(cut, 0.0, forced_score).reshape(num_prompts, num_groups))
         self.tokens += list(np.array([row["tokens"] for row in forced], float).reshape(num_prompts, num_groups))
+        for column in (self.share, self.reward, self.tokens, self.own_reward, self.own_tokens, self.slices):
+            del column[len(column) if self.num_prompts is None else self.num_prompts :]
 
     def metrics(self) -> dict[str, float]:
         """Of all prompts so far.

@@ -20,7 +20,7 @@ compared with TRL's at start (`ibpo.training.trl_methods`), and what they rely o
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -35,10 +35,10 @@ from trl.trainer.utils import get_config_model_id
 
 from ibpo.config import nearest
 from ibpo.errors import IbpoError
-from ibpo.responses import encode_groups
+from ibpo.responses import check_trainable, encode_groups
 from ibpo.rollouts import encode_prompt, end_of_sequence_ids
 from ibpo.training.budgets import read_budget
-from ibpo.training.checkpoints import AverageWeights, ExactResume, KeepLowerLevel
+from ibpo.training.checkpoints import AverageWeights, CheckpointsInOrder, ExactResume, KeepLowerLevel
 from ibpo.training.config import IBPOConfig, check_arguments, check_groups, check_inputs
 from ibpo.training.generation import batch_of, describe, look_at_prompts, sample_stratified
 from ibpo.training.held_out import HeldOutView, look_at_evaluation
@@ -173,6 +173,7 @@ class IBPOTrainer(ExactResume):
         self.response_groups = list(response_groups)
         names = [group.name for group in self.response_groups]
         check_groups(names, args)
+        self._check_prompt()
         self.groups = encode_groups(self.response_groups, self.processing_class)
         if is_sharded(self):
             check_sharding(args)
@@ -202,6 +203,16 @@ class IBPOTrainer(ExactResume):
             self.add_callback(AverageWeights(self, args.averaging))
         # Last: its file marks a checkpoint as whole.
         self.add_callback(KeepLowerLevel(self))
+        self.add_callback(CheckpointsInOrder())
+
+    def _check_prompt(self) -> None:
+        """Whether the first prompt is rendered as its options say, and leaves the openings to the policy."""
+        dataset: Any = self.train_dataset
+        if dataset is None or isinstance(dataset, IterableDataset):  # a stream is read once
+            return
+        prefixes = {group.name: group.prefix for group in self.response_groups}
+        options: Any = self.args.chat_template_kwargs or {}
+        check_trainable(self.processing_class, dataset[0]["prompt"], prefixes, options, "chat_template_kwargs")
 
     def _values_of(self, column: str) -> set[str] | None:
         """The distinct values of a column that a budget is sliced by, as text; None for a stream."""
@@ -273,7 +284,9 @@ class IBPOTrainer(ExactResume):
         """`eval_ibpo/*` of all prompts of this evaluation so far: TRL logs what is there when it ends."""
         metrics = self._metrics["eval"]
         if not any(key.startswith("ibpo/") for key in metrics):  # TRL has logged the one before
-            self.held_out = HeldOutView(self.groups, self.budgets)
+            dataset = getattr(self.callback_handler.eval_dataloader, "dataset", None)
+            num_prompts = len(dataset) if isinstance(dataset, Sized) else None
+            self.held_out = HeldOutView(self.groups, self.budgets, num_prompts)
         look_at_evaluation(self, inputs, completion_ids_list, rewards_per_func, self.held_out)
         metrics.update({key: [value] for key, value in self.held_out.metrics().items()})
 

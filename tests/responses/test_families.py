@@ -11,6 +11,7 @@ import pytest
 import trl
 
 from benchmarks.families import OPENINGS, USER, is_as_asked, tokenizer_with
+from ibpo.errors import IbpoError
 from ibpo.responses import (
     DIRECT,
     FORMATS,
@@ -209,6 +210,17 @@ def test_the_forced_ids_are_the_same_everywhere(name):
         _, forced = PromptWriter(tokenizer=made).ids(request)
         assert ids == forced == list(encode_prefix(group.prefix, made))
         assert encoded.index_of(made(made.decode(ids) + " 4", add_special_tokens=False)["input_ids"]) >= 0
+
+
+def test_a_family_that_opens_all_its_answers_alike_is_refused_with_the_reason():
+    with pytest.raises(IbpoError, match=r"same token .* every response of this family \(gpt-oss\) begins so"):
+        encode_groups([DIRECT.group, FORMATS["standard"].group], tokenizer_with_channel())
+
+
+def tokenizer_with_channel():
+    made = tokenizer("gptoss")
+    made.add_tokens(["<|channel|>"])
+    return made
 
 
 def test_a_family_s_own_marks_belong_to_the_group():

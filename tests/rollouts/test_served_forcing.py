@@ -21,7 +21,7 @@ from ibpo.rollouts.sampler import PromptWriter, Request
 from ibpo.rollouts.served import EndpointSampler
 from ibpo.rollouts.server_tokenizer import ask_for_tokenizer
 from ibpo.types import Problem, ResponseGroup
-from tests.openai_server import serving
+from tests.openai_server import Fault, serving
 from tests.responses.test_families import tokenizer
 
 ANSWERS = {"on": "2 and 2\n</think>\n\n" + r"It is \boxed{4}", "off": r" \boxed{4}"}
@@ -49,10 +49,15 @@ class VLLM:
 
     def render(self, body):
         continued = body.get("continue_final_message", False)
-        return self.tokenizer.apply_chat_template(
-            body["messages"], tokenize=False, add_generation_prompt=not continued, continue_final_message=continued,
-            **body.get("chat_template_kwargs", {}),
-        )  # fmt: skip
+        if self.kind == "llama.cpp":  # continues an assistant's last message by itself
+            continued = body["messages"][-1]["role"] == "assistant"
+        try:
+            return self.tokenizer.apply_chat_template(
+                body["messages"], tokenize=False, add_generation_prompt=not continued,
+                continue_final_message=continued, **body.get("chat_template_kwargs", {}),
+            )  # fmt: skip
+        except Exception as error:  # what a template refuses is the caller's fault
+            raise Fault(400, str(error)) from None
 
     def answer(self, body, number):
         del number

@@ -17,11 +17,36 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
+from ibpo.training import generation
 from tests.training.closed_form import Recorder, flat
 from tests.training.tiny import build_trainer, disturb_reference_model, with_lora
 
 
+def evaluation_metrics(output_dir: Path, options: dict) -> dict[str, float]:
+    """`eval_ibpo/*` of a greedy policy, whose responses do not depend on which rank draws them."""
+    trainer: Any = build_trainer(output_dir, dtype=torch.float64, rollout_log_dir=None, **options)
+    sampler_of = generation._sampler
+
+    def greedy(trainer: Any, limit: int) -> Any:
+        made = sampler_of(trainer, limit)
+        if limit > 1:  # else it looks at the choice
+            made.temperature = 1e-6
+        return made
+
+    generation._sampler = greedy
+    try:
+        found = trainer.evaluate()
+    finally:
+        generation._sampler = sampler_of
+    return {key: value for key, value in found.items() if key.startswith("eval_ibpo/")}
+
+
 def run_case(folder: Path, name: str, options: dict) -> None:
+    if "eval_rows" in options:
+        found = evaluation_metrics(folder / name, options)
+        rank = torch.distributed.get_rank()
+        (folder / f"{name}-{rank}.json").write_text(json.dumps([torch.distributed.get_world_size(), found]))
+        return
     model = with_lora(torch.float64) if options.pop("lora", False) else None
     trainer: Any = build_trainer(folder / name, cls=Recorder, model=model, dtype=torch.float64, **options)
     disturb_reference_model(trainer)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from datasets import Dataset
 
 from ibpo.demo import THINKING
 from ibpo.errors import IbpoError
 from ibpo.training.config import check_inputs
-from ibpo.training.trainer import IBPOConfig
+from ibpo.training.trainer import IBPOConfig, IBPOTrainer
 from ibpo.types import ResponseGroup
+from tests.checkpoints import make_checkpoint
 
 
 @pytest.mark.parametrize(
@@ -79,6 +81,30 @@ def test_images_and_a_routers_own_loss_are_refused(make_trainer):
     trainer.aux_loss_enabled = True
     with pytest.raises(IbpoError, match=r"set router_aux_loss_coef=0\.0"):
         check_inputs(trainer)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"reasoning_effort": "high"}, r"chat_template_kwargs\.reasoning_effort: the chat template .* ignores it"),
+        ({"enable_thinking": False}, "extended.prefix: .* prompts behind a closed thought .* would open another"),
+        ({}, None),
+    ],
+)
+def test_a_chat_template_that_does_otherwise_is_refused_before_the_first_step(tmp_path, options, said):
+    folder = make_checkpoint("hybrid", tmp_path / "model")
+    groups = [ResponseGroup(name="standard", prefix="Answer:"), ResponseGroup(name="extended", prefix="<think>")]
+
+    def build() -> IBPOTrainer:
+        args = IBPOConfig(output_dir=str(tmp_path), use_cpu=True, num_generations=4, chat_template_kwargs=options)
+        rows = [{"prompt": [{"role": "user", "content": f"{i} + {i} ="}]} for i in range(8)]
+        return IBPOTrainer(str(folder), lambda completions, **_: [0.0], groups, args, Dataset.from_list(rows))
+
+    if said is None:
+        assert build().groups.names == ["standard", "extended"]
+        return
+    with pytest.raises(IbpoError, match=said):
+        build()
 
 
 def test_response_groups_that_cannot_be_told_apart_are_refused(make_trainer):

@@ -16,6 +16,7 @@ import torch
 
 from ibpo.training.reference_model import frozen_copy
 from tests.training.closed_form import Replay, closed_form_gradient, flat, relative_error
+from tests.training.ranks import evaluation_metrics
 from tests.training.tiny import build_trainer, disturb_reference_model, with_lora
 
 ROOT = Path(__file__).parent.parent.parent
@@ -33,6 +34,16 @@ CASES = {
 }
 
 
+BUDGET = {"extended": 0.25, "tokens": 30.0, "extended@level=2": 0.5}
+EVALUATIONS = {
+    # 2 ranks x 8 responses; "uneven" and "one row" end in a batch that is not full, "split prompts" cuts prompts.
+    "even": {"eval_rows": 16, "num_generations_eval": 2, "per_device_eval_batch_size": 8, "budget": BUDGET},
+    "uneven": {"eval_rows": 11, "num_generations_eval": 2, "per_device_eval_batch_size": 8, "budget": BUDGET},
+    "one row": {"eval_rows": 9, "num_generations_eval": 1, "per_device_eval_batch_size": 4, "budget": BUDGET},
+    "split prompts": {"eval_rows": 8, "num_generations_eval": 4, "per_device_eval_batch_size": 6, "budget": BUDGET},
+}
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """What both ranks wrote, for all cases: starting two processes takes longer than all their steps."""
@@ -45,7 +56,12 @@ def folder(tmp_path_factory):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_addr", "127.0.0.1"]
     command += ["--master_port", str(port), str(ROOT / "tests" / "training" / "ranks.py"), str(folder)]
     done = subprocess.run(
-        [*command, json.dumps(CASES)], env=environment, capture_output=True, text=True, timeout=1000, cwd=ROOT
+        [*command, json.dumps(CASES | EVALUATIONS)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=1000,
+        cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return folder
@@ -83,3 +99,21 @@ def test_two_ranks_take_the_step_of_one_process(folder, tmp_path, name):
     batch = (prompts, completions, arrays[0]["weights"][0])
     expected = closed_form_gradient(before, one.reference_model or before, [batch], one.groups.prefix_ids)
     assert relative_error(together, expected) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("name", EVALUATIONS)
+def test_two_ranks_evaluate_as_one_process(folder, tmp_path, name):
+    """Each prompt counts once, whichever rank it goes to: the last batch is filled up with the first prompts again."""
+    ranks = [json.loads((folder / f"{name}-{rank}.json").read_text()) for rank in range(2)]
+    assert [number for number, _ in ranks] == [2, 2]
+    options: dict[str, Any] = dict(EVALUATIONS[name])
+    options["per_device_eval_batch_size"] *= 2
+    alone = evaluation_metrics(tmp_path / "one", options)
+    keys = {f"eval_ibpo/{kind}/{key}" for kind in ("spent", "allowed", "price") for key in BUDGET}
+    keys |= {f"eval_ibpo/{kind}/{group}" for kind in ("share", "reward") for group in ("standard", "extended")}
+    assert set(alone) == keys | {"eval_ibpo/oracle_gap"}
+    assert 0 < alone["eval_ibpo/share/extended"] < 1 and alone["eval_ibpo/reward/extended"] > 0
+    for _, found in ranks:
+        assert found == pytest.approx(alone, rel=1e-5, abs=1e-7)

@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from ibpo.budget import cost_text
 from ibpo.evaluation.methods import mean_over_seeds
+from ibpo.markdown import markdown_table, markdown_text
 
 Json = Mapping[str, Any]
 BINDS = {(True,): "yes", (False,): "no"}
@@ -52,8 +54,8 @@ class TableData:
 
     def markdown(self) -> str:
         """As a GitHub table under its caption."""
-        lines = [f"{self.caption}.", "", _line(self.head), _line(["---", *["---:"] * (len(self.head) - 1)])]
-        return "\n".join([*lines, *(_line([cell.line for cell in row]) for row in self.rows)]) + "\n"
+        lines = markdown_table(self.head, [[cell.line for cell in row] for row in self.rows])
+        return "\n".join([f"{markdown_text(self.caption)}.", "", *lines]) + "\n"
 
 
 def tables_of(part: Json) -> list[TableData]:
@@ -164,8 +166,8 @@ def _allocation(part: Json) -> TableData:
     rows = []
     for one in part["allocation"]:
         row = {
-            "Budget": Cell(text=f"{one['fraction']:.0%} of the way: {_amount(one['budget'])}", sort=one["fraction"]),
-            f"spent, {part['cost_unit']}": Cell(text=_amount(one["spent"]), sort=one["spent"]),
+            "Budget": Cell(text=f"{one['fraction']:.0%} of the way: {cost_text(one['budget'])}", sort=one["fraction"]),
+            f"spent, {part['cost_unit']}": Cell(text=cost_text(one["spent"]), sort=one["spent"]),
             "accuracy": _plus_minus(one["reward"], one["reward_stderr"]),
             "random mix": Cell(text=f"{one['random_mix']:.1%}", sort=one["random_mix"]),
             "gain, points": _plus_minus(one["gain"], one["gain_stderr"], signed=True),
@@ -183,8 +185,8 @@ def _areas(part: Json) -> TableData:
     rows = [
         {
             "Curve": _word(one["name"]),
-            f"from, {part['cost_unit']}": Cell(text=_amount(one["low"]), sort=one["low"]),
-            "to": Cell(text=_amount(one["high"]), sort=one["high"]),
+            f"from, {part['cost_unit']}": Cell(text=cost_text(one["low"]), sort=one["low"]),
+            "to": Cell(text=cost_text(one["high"]), sort=one["high"]),
             "area": _rate(one["area"]),
             "random mix, same costs": _rate(one["mix"]),
         }
@@ -271,15 +273,6 @@ def _signed(value: float) -> str:
 
 def _count(estimate: Json) -> Cell:
     return Cell(text=str(estimate["num_problems"]), sort=estimate["num_problems"])
-
-
-def _amount(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _line(cells: Sequence[str]) -> str:
-    safe = (cell.replace("|", "\\|").replace("\n", " ").replace(NO_BREAK, " ") for cell in cells)
-    return "| " + " | ".join(safe) + " |"
 
 
 def methods_tables(

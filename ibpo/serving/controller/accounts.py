@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 TOTAL = "total"
-_NOTHING = nullcontext()
 
 
 class TokenBucket:
@@ -193,6 +192,9 @@ class AccountStore(Protocol):
         ...
 
 
+_NO_TRANSACTION = nullcontext()
+
+
 @dataclass
 class MemoryStore:
     """Accounts in memory."""
@@ -203,7 +205,7 @@ class MemoryStore:
 
     def transaction(self) -> AbstractContextManager[Any]:
         """See `AccountStore`; a controller checks a request before it changes anything."""
-        return _NOTHING
+        return _NO_TRANSACTION
 
     def buckets(self, account: str) -> list[TokenBucket]:
         """See `AccountStore`."""

@@ -1,7 +1,7 @@
+from .defaults import GROUPS_BY, default_groups
 from .gains import ROUTER_SECONDS, FittedRouter, GainPredictor, PredictedGains
 from .server import Service, serve
 from .settings import (
-    GROUPS_BY,
     Keys,
     Settings,
     build_settings,
@@ -22,6 +22,7 @@ __all__ = [
     "Service",
     "Settings",
     "build_settings",
+    "default_groups",
     "keys_from_environment",
     "new_key",
     "open_log",

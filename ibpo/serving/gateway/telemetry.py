@@ -11,7 +11,9 @@ import math
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -40,8 +42,12 @@ class RequestRecord:
     tokens: float | None = None
     """Completion tokens; None: not known."""
     counted: str = "estimated"
-    """`usage`: the tokens are the upstream's; `estimated`: by the text that came, if any did; `reserve`: the upstream's
-    usage was above what the request allowed, and is not believed."""
+    """`usage`: the tokens are the upstream's; `estimated`: by the text that came, if any did; `reserve`: all that the
+    request allowed, as the upstream's usage was above that, and is not believed, or could not be read."""
+    is_unread: bool = False
+    """Whether there is an answer that is too long to be held back, so that its usage was not read."""
+    expected_unseen: float | None = None
+    """Tokens that are expected where the thinking may not be shown: what came then says little; None: it is shown."""
     retries: int = 0
     price: Mapping[str, float | None] | None = None
     """Budget -> gain that a unit of cost had to bring, None where none was enough; None: no store to ask."""
@@ -93,7 +99,7 @@ class GroupLengths:
 
 
 class RequestLog:
-    """Writes lines; a full disk or a closed pipe must not stop the traffic.
+    """Writes lines; a full disk or a closed pipe must not stop the traffic, and where there is room again it goes on.
 
     Args:
         file: Where to; None: nowhere.
@@ -103,21 +109,28 @@ class RequestLog:
         {"event": "started", "time": 0, "port": 8080}
     """
 
-    def __init__(self, file: IO[str] | None) -> None:
+    def __init__(self, file: IO[str] | _LogFile | None) -> None:
         self._file = file
+        self._num_lost = 0
 
     def write(self, event: str, **fields: Any) -> None:
         """Write one line; `time` is seconds since 1970 unless given."""
         if self._file is None:
             return
         row = {"event": event, "time": round(time.time(), 3), **fields}
+        line = json.dumps(row) + "\n"
+        if self._num_lost:  # of the line at which the disk was full a part may be there
+            line = "\n" + json.dumps({"event": "log_gap", "time": row["time"], "lost": self._num_lost}) + "\n" + line
         try:
-            self._file.write(json.dumps(row) + "\n")
+            self._file.write(line)
             self._file.flush()
-        except (OSError, ValueError):
-            if self._file is not sys.stderr:
-                print("error: the log cannot be written; requests go on without it", file=sys.stderr)
-            self._file = None
+            self._num_lost = 0
+        except (OSError, ValueError) as error:
+            self._num_lost += 1
+            if self._num_lost == 1 and self._file is not sys.stderr:
+                cause = getattr(error, "strerror", None) or error
+                with suppress(OSError, ValueError):  # it may be on the same disk
+                    print(f"error: the log cannot be written: {cause}; requests go on without it", file=sys.stderr)
 
     def write_request(self, record: RequestRecord) -> None:
         """The line of a request that has ended."""
@@ -148,9 +161,24 @@ def open_log(path: Path | None) -> RequestLog:
     if path is None:
         return RequestLog(sys.stdout)
     try:
-        return RequestLog(path.open("a", encoding="utf-8"))
+        return RequestLog(_LogFile(path))
     except OSError as error:
         raise IbpoError(f"{path}: cannot be written: {error.strerror}; name another file") from None
+
+
+class _LogFile:
+    """A file that holds nothing back: what could not be written does not pile up, and a line cut short is an error."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("ab", buffering=0)
+
+    def write(self, text: str) -> None:
+        data = text.encode()
+        while data:
+            data = data[self._file.write(data) :]
+
+    def flush(self) -> None:
+        """Nothing is held back."""
 
 
 class Metrics:
@@ -196,17 +224,25 @@ class Metrics:
             "ibpo_first_byte_seconds", "From the request's body to the answer's first byte.", "response_group"
         )
 
+        # Labels come from the configuration and the keys, so that they are few: each series is looked up once.
+        self._gains_of, self._requests_of = cache(self.gains.labels), cache(self.requests.labels)
+        self._tokens_of, self._first_byte_of = cache(self.tokens.labels), cache(self.first_byte_seconds.labels)
+
     def count_decision(self, record: RequestRecord) -> None:
         """Count a request that has been decided."""
-        self.gains.labels(record.source).inc()
+        self._gains_of(record.source).inc()
         self.decide_seconds.observe(time.perf_counter() - record.began)
+
+    def count_first_byte(self, record: RequestRecord) -> None:
+        """Count a request whose answer has begun."""
+        self._first_byte_of(record.response_group).observe(time.perf_counter() - record.began)
 
     def count(self, record: RequestRecord) -> None:
         """Count a request that has ended."""
         tenant = record.tenant or "-"
-        self.requests.labels(tenant, record.response_group, record.outcome).inc()
+        self._requests_of(tenant, record.response_group, record.outcome).inc()
         if record.tokens is not None:
-            self.tokens.labels(tenant, record.response_group, record.counted).inc(record.tokens)
+            self._tokens_of(tenant, record.response_group, record.counted).inc(record.tokens)
 
     def render(self, snapshot: Mapping[str, Any]) -> bytes:
         """The text format, with the budgets as in `AsyncController.snapshot`."""

@@ -1,0 +1,276 @@
+"""`ibpo collect`: a real server on loopback whose answers are right by a known chance, per problem and effort."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import sys
+from collections import Counter
+
+import pytest
+from typer.testing import CliRunner
+
+from ibpo.cli import app
+from tests.killing import KILL, running, send, wait_until
+from tests.openai_server import Fault, serving
+
+pytest.importorskip("openai")
+
+CHANCE = {
+    # Helped by effort, right either way, never right: choosing pays.
+    "pays": {"low": (0.05, 1.0, 0.0), "high": (0.95, 1.0, 0.0)},
+    # Effort is worth the same everywhere: nothing to choose by.
+    "same": {"low": (0.4, 0.4, 0.4), "high": (0.7, 0.7, 0.7)},
+}
+WORDS = {"low": 5, "high": 40}
+
+
+def uniform(*parts):
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=7).digest(), "big") / 2**56
+
+
+def answer_by(truth):
+    def answer(body, number):
+        del number
+        prompt = body["messages"][-1]["content"]
+        problem, effort = int(re.findall(r"\d+", prompt)[0]), body["reasoning_effort"]
+        right = uniform(prompt, effort, body["seed"]) < CHANCE[truth][effort][problem % 3]
+        result = problem + 1 if right else -7
+        return " ".join(["so"] * (WORDS[effort] - 1) + [str(result)]), "stop"
+
+    return answer
+
+
+def write_log(path, num_problems=60, **more):
+    rows = [
+        {"id": f"p{i}", "question": f"What is {i} + 1 ?", "answer": i + 1, "level": str(i % 3), **more}
+        for i in range(num_problems)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def arguments(log, url, out, *more):
+    return [
+        *("collect", str(log), "--model", "m", "--base-url", url, "--out", str(out), "--by", "effort=low,high"),
+        *("--max-tokens", "64", "--engine", "num_concurrent=4", *map(str, more)),
+    ]
+
+
+def run(*args):
+    return CliRunner().invoke(app, arguments(*args))
+
+
+def read(out):
+    rows = [json.loads(line) for line in (out / "responses.jsonl").open()]
+    return rows, json.loads((out / "summary.json").read_text())["collect"]
+
+
+def test_it_stops_where_choosing_pays(tmp_path):
+    log, out = write_log(tmp_path / "log.jsonl"), tmp_path / "run"
+    with serving(answer_by("pays")) as server:
+        result = run(log, server.url, out, "--max-calls", 2000, "--show", "level")
+        assert result.exit_code == 0, result.output
+        rows, said = read(out)
+        num_asked = len(server.requests)
+        assert said["per_problem"] and said["stopped"] == "the interval lies above 0"
+        assert "choose per problem" in result.stdout and said["calls"] == num_asked == len(rows)
+        assert num_asked < 60 * 2 * 8  # it did not ask for all that it might have
+        levels = Counter(row["level"] for row in rows)
+        assert max(levels.values()) - min(levels.values()) <= 2 * 2 * 2  # stratified: a prompt more or less
+        again = run(log, server.url, out, "--max-calls", 2000, "--show", "level")
+        assert again.exit_code == 0 and len(server.requests) == num_asked
+        assert again.stdout == result.stdout and read(out)[1]["looks"] == said["looks"]
+    keys = [(row["problem_id"], row["response_group"], row["number"]) for row in rows]
+    assert len(keys) == len(set(keys))
+    for row in rows:
+        assert row["tokens"] == WORDS[row["response_group"]]
+        assert row["reward"] == float(row["completion"].endswith(f" {int(row['problem_id'][1:]) + 1}"))
+    for command in (["allocate", out, "--budget", "50%range"], ["route", "fit", out, "--out", tmp_path / "router"]):
+        other = CliRunner().invoke(app, list(map(str, command)))
+        assert other.exit_code == 0, other.output
+
+
+def test_where_effort_is_worth_the_same_it_does_not_recommend_a_choice(tmp_path):
+    log, out = write_log(tmp_path / "log.jsonl"), tmp_path / "run"
+    with serving(answer_by("same")) as server:
+        result = run(log, server.url, out, "--max-calls", 700)
+        rows, said = read(out)
+        assert result.exit_code == 0 and not said["per_problem"] and len(server.requests) <= 700
+    assert "not worth it" in result.stdout or "whether choosing" in result.stdout
+    looks = said["looks"]
+    assert sum(look["error"] for look in looks) <= 0.05 + 1e-9 and len(looks) <= said["planned_looks"] <= 6
+    assert said["more"] and len(rows) == said["calls"]
+
+
+PRICES = ("--prices", "input=1000,output=10000")
+
+
+def money_of(server):
+    """What the requests that were answered have cost, by the usage that the server told."""
+    total = 0.0
+    for body in server.requests:
+        total += len(body["messages"][-1]["content"].split()) * 1e-3 + WORDS[body["reasoning_effort"]] * 1e-2
+    return total
+
+
+@pytest.mark.parametrize("limit", [3.0, 20.0])
+def test_money_is_never_more_than_the_limit(tmp_path, limit):
+    log, out = write_log(tmp_path / "log.jsonl"), tmp_path / "run"
+    with serving(answer_by("same")) as server:
+        result = run(log, server.url, out, "--max-money", limit, *PRICES)
+        assert result.exit_code == 0, result.output
+        assert 0 < money_of(server) <= limit
+        ledger = [json.loads(line) for line in (out / "calls.jsonl").open()]
+        assert math.isclose(sum(row.get("money", 0.0) for row in ledger), money_of(server))
+        first = len(server.requests)
+        more = run(log, server.url, out, "--max-money", 2 * limit, *PRICES)
+        assert more.exit_code == 0 and first < len(server.requests) and money_of(server) <= 2 * limit
+    said = read(out)[1]
+    assert math.isclose(said["money"], money_of(server))
+    assert sum(look["error"] for look in said["looks"]) <= said["error_of_all_looks"] + 1e-9 <= 0.1 + 1e-6
+
+
+def test_a_server_without_usage_is_charged_in_full(tmp_path):
+    log, out = write_log(tmp_path / "log.jsonl", 12), tmp_path / "run"
+    with serving(answer_by("same"), usage=False) as server:
+        result = run(log, server.url, out, "--max-money", 60, *PRICES)
+        assert result.exit_code == 0, result.output
+        most = (len(b"userWhat is 11 + 1 ?") + 512) * 1e-3 + (64 + 16) * 1e-2
+        assert len(server.requests) == 60 // most  # a whole reserve each
+    assert read(out)[1]["charged_in_full"] == 60 // most and "characters" in result.stdout
+
+
+def test_faults_of_a_server_are_retried_and_cost_what_they_may(tmp_path, monkeypatch):
+    monkeypatch.setattr("ibpo.commands.collect_run.Run.pause", lambda self, seconds: None)
+    log, out = write_log(tmp_path / "log.jsonl", 12), tmp_path / "run"
+    good = answer_by("same")
+    lost = set()
+
+    def answer(body, number):
+        if number % 5 == 0:
+            raise Fault(429, "slow down")
+        if number % 7 == 0:
+            lost.add(number)
+            raise Fault(0)
+        return good(body, number)
+
+    with serving(answer) as server:
+        result = run(log, server.url, out, "--max-calls", 120, "--engine", "num_concurrent=1")
+        assert result.exit_code == 0, result.output
+    rows, said = read(out)
+    # Refused for the rate: free. Lost: perhaps answered, so it counts.
+    assert said["calls"] == len(rows) + len(lost) <= 120 and said["charged_in_full"] == len(lost) > 0
+    assert len({(row["problem_id"], row["response_group"], row["number"]) for row in rows}) == len(rows)
+
+
+def test_the_name_of_the_limit_that_a_server_takes(tmp_path):
+    log, out, good = write_log(tmp_path / "log.jsonl", 12), tmp_path / "run", answer_by("same")
+
+    def answer(body, number):
+        if "max_tokens" in body:
+            raise Fault(400, "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.")
+        assert body["max_completion_tokens"] == 64 and "temperature" not in body
+        return good(body, number)
+
+    with serving(answer) as server:
+        assert run(log, server.url, out, "--max-calls", 60).exit_code == 0
+        assert sum("max_tokens" in body for body in server.requests) <= 16  # those that were under way at first
+
+
+def test_responses_of_the_log_count(tmp_path):
+    log, out = tmp_path / "log.jsonl", tmp_path / "run"
+    rows = [
+        {"id": i, "question": f"What is {i} + 1 ?", "gold": i + 1, "reasoning_effort": "low", "tokens": 5,
+         "completion": f"It is {i + 1 if i % 2 else -7}", "correct": i % 2, "model": "m-2026-01-01"}
+        for i in range(24)
+    ]  # fmt: skip
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with serving(answer_by("same")) as server:
+        result = run(log, server.url, out, "--max-calls", 72)
+        assert result.exit_code == 0, result.output
+        asked = Counter(body["reasoning_effort"] for body in server.requests)
+    assert "24 responses of the log count as answers already: 24 of low" in result.stderr
+    rows, _ = read(out)
+    whole = {row["problem_id"] for row in rows}
+    assert sum(asked.values()) == 72 and asked["high"] - asked["low"] == len(whole)  # one answer of low was there
+    logged = [row for row in rows if row.get("logged")]
+    assert len(logged) == len(whole) and all(
+        row["reward"] == row["logged_reward"] and row["number"] == 0 for row in logged
+    )
+    other = CliRunner().invoke(app, [*arguments(log, server.url, tmp_path / "b", "--plan"), "--logged", "none"])
+    assert (
+        other.exit_code == 0
+        and "first round: 12 of 24 prompts, 2 answers of each response group: 48 calls" in other.stdout
+    )
+
+
+def test_a_judge_of_ones_own(tmp_path):
+    log, out = write_log(tmp_path / "log.jsonl", 12), tmp_path / "run"
+    judge = tmp_path / "judge.py"
+    judge.write_text(
+        "import json, sys\n"
+        "for line in sys.stdin:\n"
+        "    row = json.loads(line)\n"
+        "    print(json.dumps({'reward': 0.25 if row['completion'].endswith(row['answer']) else 0.75}))\n"
+    )
+    own = f"{sys.executable} {judge}"
+    with serving(answer_by("same")) as server:
+        result = run(log, server.url, out, "--max-calls", 48, "--judge-command", own)
+        assert result.exit_code == 0, result.output
+        rows, _ = read(out)
+        assert {row["reward"] for row in rows} == {0.25, 0.75}
+        asked = len(server.requests)
+        broken = run(log, server.url, out, "--max-calls", 48, "--judge-command", f"{sys.executable} -c 1/0")
+        assert broken.exit_code == 2 and "ZeroDivisionError" in broken.stderr.splitlines()[-1]
+        assert len(server.requests) == asked
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ([], "no limit"),
+        (["--max-money", "1"], "needs the prices"),
+        (["--max-money", "1", "--prices", "input=1"], "'output'"),
+        (["--max-calls", "9", "--logged", "medium"], "none of the response groups"),
+        (["--max-calls", "9", "--columns", "prompt=ask"], "no such column"),
+        (["--max-calls", "9", "--columns", "answer=gold"], "no such column"),
+        (["--max-calls", "9", "--show", "color"], "--show color"),
+        (["--max-calls", "9", "--budget", "0.5x"], "does not say what is spent today"),
+        (["--max-calls", "9", "--engine", "price_prompt=1"], "--prices"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, more, said):
+    log = write_log(tmp_path / "log.jsonl", 12)
+    result = run(log, "http://127.0.0.1:9/v1", tmp_path / "run", *more)
+    assert result.exit_code == 2 and "Traceback" not in result.output
+    line = result.stderr.strip().splitlines()[-1]
+    assert line.startswith("error: ") and said in line, line
+
+
+def test_a_plan_asks_nothing(tmp_path):
+    log = write_log(tmp_path / "log.jsonl")
+    with serving(answer_by("same")) as server:
+        result = run(log, server.url, tmp_path / "run", "--plan", "--max-money", 5, "--prices", "input=1,output=10")
+        assert result.exit_code == 0 and not server.requests and not (tmp_path / "run").exists()
+    assert "first round: 24 of 60 prompts, 2 answers of each response group: 96 calls" in result.stdout
+
+
+def test_killed_it_goes_on_and_asks_nothing_twice(tmp_path):
+    log, out = write_log(tmp_path / "log.jsonl"), tmp_path / "run"
+    limit = ("--max-money", 30, *PRICES)
+    with serving(answer_by("same")) as server:
+        for kill in range(1, 4):
+            with running(tmp_path / f"said{kill}", *arguments(log, server.url, out, *limit)) as process:
+                wait_until(process, lambda kill=kill: len(server.requests) > 25 * kill)
+                send(process, KILL)
+        result = run(log, server.url, out, *limit)
+        assert result.exit_code == 0, result.output
+        rows, said = read(out)
+        asked = Counter((b["messages"][-1]["content"], b["reasoning_effort"], b["seed"]) for b in server.requests)
+        twice = sum(asked.values()) - len(asked)
+        assert twice <= 3 * 4  # those under way at a kill
+        assert money_of(server) <= said["money"] <= 30
+    assert len({(row["problem_id"], row["response_group"], row["number"]) for row in rows}) == len(rows)
