@@ -413,9 +413,9 @@ def _plan_looks(run: Run, plan: Plan) -> None:
 
     logged = run.logged_PG
     done = float(calls_to(plan.targets, logged).sum())
-    whole = Target(num_problems=len(logged), answers=MOST)
-    more = min(float(calls_to([whole], logged, plan.targets).sum()), run.spending.calls_left(_money_per_call(run)))
-    plan.looks = len(plan.done) + num_looks(done, done + more if plan.done else max(done, more))
+    whole = float(calls_to([Target(num_problems=len(logged), answers=MOST)], logged).sum())
+    most = min(whole, run.spending.num_calls + run.spending.calls_left(_money_per_call(run)))
+    plan.looks = len(plan.done) + num_looks(done, most)
     if plan.error_left < ERROR / 1000:
         plan.error += ERROR
         if plan.done:
@@ -544,9 +544,10 @@ def _finish(
     for text in list(run.refused.values())[:1]:
         _say(run.console, f"{len(run.refused)} requests were refused, the first: {text}")
     summary = summarise_parts(responses, None, [(part, [answer])], num_bad=0)
+    recommended = {"per_problem": told.per_problem, "mixture": told.mixture, "verdict": told.text}
+    summary["parts"][0]["budgets"][0]["recommended"] = recommended  # with this look's error
     summary["collect"] = {
         "command": command,
-        "verdict": told.text,
         "per_problem": told.per_problem,
         "stopped": reason,
         "more": more,

@@ -28,7 +28,9 @@ class Verdict:
     mixture: dict[str, float] | None
 
 
-def verdict(part: LogPart, answer: Answer, *, error: float = 0.05, advice: str | None = None) -> Verdict:
+def verdict(
+    part: LogPart, answer: Answer, *, error: float = 0.05, advice: str | None = None, of_today: bool = True
+) -> Verdict:
     """Choose per problem where that is better, by more than chance, than whatever else fits the budget.
 
     Args:
@@ -36,6 +38,7 @@ def verdict(part: LogPart, answer: Answer, *, error: float = 0.05, advice: str |
         answer: What one question got on it.
         error: With which the interval may miss.
         advice: What would tell more, as a sentence; None: what a log in general lacks.
+        of_today: Whether the log is what is answered today, so that both are worth comparing.
     """
     label, reward, unit = answer.question.label, part.columns["reward"], part.columns["cost"]
     if answer.allocation is None:
@@ -54,7 +57,7 @@ def verdict(part: LogPart, answer: Answer, *, error: float = 0.05, advice: str |
         return Verdict(text=text, per_problem=False, mixture=weights)
     kept = (
         f", {held.reward / now[0]:.0%} of today's for {held.spent / now[1]:.0%} of its cost"
-        if now[0] and now[1]
+        if of_today and now[0] and now[1]
         else ""
     )
     mine = f"{reward} {held.reward:.3f} for {cost_text(held.spent)} {unit}{kept}"
