@@ -148,11 +148,12 @@ async def memory(gateway, pid, count, parallel=32):
         print(f"CPU of the gateway: {1e3 * (cpu_and_memory(pid)[0] - cpu) / count:.2f} ms a request")
 
 
-async def compare(gateways, count, parallel=4):
+async def compare(gateways, pairs, count=1000, parallel=4):
     """CPU of two gateways, another checkout's first, that are asked in turn; closed loop."""
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         for name, body in (("plain", BODY), ("stream", STREAMED)):
-            for _ in range(3):
+            ratios = []
+            for pair in range(pairs + 1):
                 before = [cpu_and_memory(pid)[0] for _, pid in gateways]
 
                 async def worker(number, body=body):
@@ -162,8 +163,13 @@ async def compare(gateways, count, parallel=4):
 
                 await asyncio.gather(*(worker(number) for number in range(parallel)))
                 after = [cpu_and_memory(pid)[0] for _, pid in gateways]
+                if not pair:
+                    continue  # warm-up
                 other, this = (1e3 * (b - a) / count for a, b in zip(before, after, strict=True))
+                ratios.append(this / other)
                 print(f"{name:>6}  {other:.2f} ms, {this:.2f} ms a request, ratio {this / other:.3f}", flush=True)
+            low, middle, high = np.percentile(ratios, (0, 50, 100))
+            print(f"{name:>6}  median ratio {middle:.3f}, from {low:.3f} to {high:.3f}", flush=True)
 
 
 def _first_line(stream) -> str:
@@ -179,6 +185,7 @@ def main():
     parser.add_argument("--state", choices=["memory", "sqlite"], default="memory")
     parser.add_argument("--memory", type=int, default=0, help="requests of the memory run")
     parser.add_argument("--against", type=Path, help="another checkout, whose gateway is asked in turn with this one's")
+    parser.add_argument("--pairs", type=int, default=5, help="blocks of --against, of 1,000 requests to each gateway")
     parser.add_argument("--as-upstream", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.as_upstream:
@@ -206,7 +213,7 @@ def main():
             if args.against:
                 urls = [re.findall(r"http://[\d.:]+", _first_line(one.stderr))[0] for one in gateways]
                 pairs = [(f"{url}/v1/chat/completions", one.pid) for url, one in zip(urls, gateways, strict=True)]
-                asyncio.run(compare(pairs, 800))
+                asyncio.run(compare(pairs, args.pairs))
                 return
             url = re.findall(r"http://[\d.:]+", _first_line(gateway.stderr))[0] + "/v1/chat/completions"
             if args.rates:

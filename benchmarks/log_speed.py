@@ -3,15 +3,14 @@
     python benchmarks/log_speed.py --base ../ibpo-before -n 5
 
 Two logs: the example (2,160 rows, `--by model`), and simulated ones of `--rows` rows (a tenth as many problems and
-response groups together, five responses each), as JSON lines and as Parquet, also with `--stream`. User and system time of
-a child process, start included, with one thread each for linear algebra, and the largest resident memory; medians of n
-runs (of the large logs: of `--large`), the checkouts in turn. Every checkout runs once before, for its bytecode.
+response groups together, five responses each), as JSON lines and as Parquet, also with `--stream`. User and system time
+of a child process, start included, with one thread each for linear algebra, and the largest resident memory; medians of
+n runs (of the large logs: of `--large`), the checkouts in turn. Every checkout runs once before, for its bytecode.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -24,6 +23,7 @@ import numpy as np
 HERE = Path(__file__).resolve().parent.parent
 GROUPS = (("low", 300.0), ("high", 2000.0))
 RESPONSES = 5
+ROW = '{{"problem_id": "{}", "response_group": "{}", "reward": {}, "tokens": {}}}\n'
 
 
 def write_logs(folder: Path, num_rows: int, seed: int = 0) -> dict[str, Path]:
@@ -45,7 +45,7 @@ def write_logs(folder: Path, num_rows: int, seed: int = 0) -> dict[str, Path]:
     lines, columns = folder / "log.jsonl", folder / "log.parquet"
     with lines.open("w") as file:
         for row in zip(ids, names, reward.tolist(), tokens.tolist(), strict=True):
-            file.write('{"problem_id": "%s", "response_group": "%s", "reward": %d, "tokens": %d}\n' % row)
+            file.write(ROW.format(*row))
     table = {"problem_id": ids, "response_group": names, "reward": reward, "tokens": tokens}
     parquet.write_table(pyarrow.table(table), columns)
     return {"jsonl": lines, "parquet": columns}

@@ -371,4 +371,4 @@ def run_job(job: ModelJob) -> None:
 
 
 if __name__ == "__main__":
-    run_job(ModelJob.read(sys.argv[1]))
+    run_job(ModelJob.begin(sys.argv[1]))

@@ -137,4 +137,4 @@ def _sample(
 
 
 if __name__ == "__main__":
-    run_job(BaselineJob.read(sys.argv[1]))
+    run_job(BaselineJob.begin(sys.argv[1]))

@@ -19,6 +19,15 @@ def one_line(text: str, most: int = 1000) -> str:
         >>> one_line("cannot be read: no header\nis it whole?\n"), one_line("9" * 5000, 20)
         ('cannot be read: no header; is it whole?', '9999999999 ... 99999')
     """
-    text = "; ".join(part.strip() for part in text.splitlines() if part.strip())
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    shown = printable("; ".join(part.strip() for part in text.splitlines() if part.strip()))
     return shown if len(shown) <= most else f"{shown[: most // 2]} ... {shown[-(most // 4) :]}"
+
+
+def printable(text: str) -> str:
+    r"""A text with what cannot be printed, line breaks among it, written out.
+
+    Example:
+        >>> print(printable("two\nlines"))
+        two\nlines
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

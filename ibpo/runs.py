@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import glob
 import hashlib
 import json
 import os
@@ -18,7 +20,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TextIO
 
-from ibpo.errors import IbpoError
+from ibpo.errors import IbpoError, printable
 
 CHECKPOINT_FILES = ("trainer_state.json", "ibpo_state.npz")
 """What is written last into a checkpoint: where both are, it is whole."""
@@ -29,27 +31,52 @@ _PACKAGES = ("ibpo", "torch", "transformers", "trl", "numpy", "scikit-learn")
 """Whose versions a run notes."""
 
 
+def cannot_write(path: Path, error: OSError) -> IbpoError:
+    """What a user is told of a file or folder that cannot be written."""
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    fix = "make room and run the same again, or name another folder" if is_full else "name a folder that can"
+    return IbpoError(f"{path}: cannot be written: {error.strerror or error}; {fix}")
+
+
 @contextmanager
-def atomic_file(path: Path) -> Iterator[TextIO]:
-    """A text file to write: it replaces `path` when the block ends well; else what was there stays.
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A path to write a file at, which replaces `path` when the block ends well; else what was there stays.
+
+    What a process leaves that is killed meanwhile, the next that writes the same file removes.
 
     Raises:
-        IbpoError: where the folder cannot be written.
+        IbpoError: where the folder cannot be written, or the disk is full.
     """
     if path.is_dir():
         raise IbpoError(f"{path}: is a folder; name a file in it")
     # Not by mkstemp, which takes the rights of the group and of others away.
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", encoding="utf-8") as file:
-            yield file
+        _remove_left(path)
+        yield partial
         os.replace(partial, path)
     except OSError as error:
-        raise IbpoError(f"{path}: cannot be written: {error.strerror}; name a folder that can") from None
+        raise cannot_write(path, error) from None
     finally:
         with suppress(OSError):
             partial.unlink()
+
+
+def _remove_left(path: Path) -> None:
+    """Remove what processes that are no more left of this file."""
+    for left in path.parent.glob(f".{glob.escape(path.stem)}.*{glob.escape(path.suffix)}"):
+        number = left.name.removeprefix(f".{path.stem}.").removesuffix(path.suffix)
+        if number.isdecimal() and not Path(f"/proc/{number}").exists() and Path("/proc/self").exists():
+            with suppress(OSError):
+                left.unlink()
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[TextIO]:
+    """A text file to write, whole or not at all; see `atomic_path`."""
+    with atomic_path(path) as partial, partial.open("w", encoding="utf-8") as file:
+        yield file
 
 
 @contextmanager
@@ -73,7 +100,7 @@ def working_in(folder: Path) -> Iterator[None]:
             f"{folder}: another process of ibpo works in it; wait until it has ended, or name another folder"
         ) from None
     except OSError as error:
-        raise IbpoError(f"{folder}: cannot be written: {error.strerror}; name a folder that can") from None
+        raise cannot_write(folder, error) from None
     try:
         yield
     finally:
@@ -104,7 +131,7 @@ def atomic_files(folder: Path, last: str) -> Iterator[Path]:
             for file in sorted(partial.iterdir(), key=lambda file: (file.name == last, file.name)):
                 os.replace(file, folder / file.name)
         except OSError as error:
-            raise IbpoError(f"{folder}: cannot be written: {error.strerror}; name a folder that can") from None
+            raise cannot_write(folder, error) from None
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
@@ -155,9 +182,7 @@ class Journal:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write("".join(json.dumps(row) + "\n" for row in rows))
         except OSError as error:
-            raise IbpoError(
-                f"{self.path}: cannot be written: {error.strerror}; make room and run the same again"
-            ) from None
+            raise cannot_write(self.path, error) from None
 
 
 def digest_file(path: str | Path) -> str:
@@ -201,7 +226,7 @@ def to_toml(tables: Mapping[str, Any], command: str) -> str:
         [train]
         steps = 3
     """
-    lines = [f"# {command}"]
+    lines = [f"# {printable(command)}"]
     for name, part in tables.items():
         for table in part if isinstance(part, tuple) else [part]:
             lines += ["", f"[[{name}]]" if isinstance(part, tuple) else f"[{name}]"]

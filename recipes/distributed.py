@@ -19,7 +19,7 @@ from ibpo.demo import model_path
 from ibpo.responses import build_response_groups, offer
 from ibpo.runs import RunDir
 from ibpo.tasks import build_judge, read_problems
-from ibpo.training import IBPOTrainer, JudgeReward, adapter_of, data_rows, trainer_arguments
+from ibpo.training import IBPOTrainer, JudgeReward, adapter_of, check_checkpoint, data_rows, trainer_arguments
 
 
 def main() -> None:
@@ -56,6 +56,8 @@ def main() -> None:
         peft_config=adapter_of(config),
     )
     last = run.last_checkpoint()
+    if last is not None:
+        check_checkpoint(last)
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     trainer.save_model(str(run.model))
 

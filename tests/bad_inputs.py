@@ -8,6 +8,7 @@ the real code, in this process:
 - **recipes** for `train` and `cold-start`, as files and as `--set`, up to where the heavy work begins (`working_in`);
 - **gateway** files, through `ibpo serve` up to where it listens;
 - **logs**: all the fixtures of `tests/fixtures`, and plain rows, through `allocate`, `report`, `simulate` and `route fit`;
+- **models**: files of a model's folder, as `train` and `eval` load it;
 - **bodies** of HTTP requests, through the gateway's reading, check and writing; a part through a running gateway.
 
 An input passes where the command succeeds, or ends with exit code 2 and one line `error: ...` (or a usage error of the
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import csv
 import gzip
 import importlib
 import io
@@ -51,9 +53,17 @@ from ibpo.serving.gateway.settings import GroupSettings, LimitSettings, ModelSet
 
 ROOT = Path(__file__).parent.parent
 LOGS = ROOT / "tests" / "fixtures"
-SECONDS = 20.0
-"""An input that takes longer has hung."""
-SHARES = {"bodies": 0.3, "gateway": 0.12, "recipes": 0.13, "options": 0.12, "logs": 0.25, "files": 0.08}
+SECONDS, WALL_SECONDS = 20.0, 120.0
+"""An input that takes more CPU time, or more time, has hung."""
+SHARES = {
+    "bodies": 0.27,
+    "gateway": 0.12,
+    "recipes": 0.13,
+    "options": 0.12,
+    "logs": 0.25,
+    "files": 0.08,
+    "models": 0.03,
+}
 RUNNING = 0.1
 """Part of the bodies that also go to a running gateway."""
 
@@ -184,6 +194,20 @@ def mutate_bytes(draw: random.Random, data: bytes) -> tuple[bytes, str]:
     return data[:at] + odd + data[at:], f"{text[:20]!r} put in at {at}"
 
 
+def mutate_toml(draw: random.Random, data: bytes) -> tuple[bytes, str]:
+    """The bytes of a TOML file changed, or one node of its tables; what TOML cannot say is left to its reader."""
+    from ibpo.runs import to_toml
+
+    if draw.random() < 1 / 3:
+        return mutate_bytes(draw, data)
+    values = [x for x in ODD if x is not None and x != "\ud800"]
+    tables, what = mutate_tree(draw, tomllib.loads(data.decode()), values)
+    try:
+        return to_toml(tables, "x").encode(), what
+    except (TypeError, ValueError, AttributeError, KeyError):
+        return b"= " + repr(tables).encode("utf-8", "replace"), what
+
+
 # ---------------------------------------------------------------------------------------------- the command line
 
 
@@ -263,7 +287,7 @@ class Inputs:
     def _options(self) -> Case:
         draw, name = self.draw, self.draw.choice(sorted(COMMANDS))
         base = self.valid(name)
-        how = draw.choice(["value", "value", "value", "value", "argument", "unknown option", "repeat"])
+        how = draw.choice(["value"] * 4 + ["argument", "unknown option", "two"])
         command, path = _command(base)
         options = [x for x in command.params if x.param_type_name == "option" and x.name not in ("help", "out", "host")]
         if how == "unknown option" or not options:
@@ -274,6 +298,11 @@ class Inputs:
                 value = draw.choice(ARGUMENTS)
                 base[draw.choice(places)] = value
                 return self._case("options", f"{path}: {value[:40]!r}", False, base)
+        if how == "two":  # whatever they are: what one of them means may hang on the other
+            pairs = [(option.opts[0], draw.choice(ARGUMENTS)) for option in draw.choices(options, k=2)
+                     if not getattr(option, "is_flag", False)]  # fmt: skip
+            what = ", ".join(f"{name} {value[:20]!r}" for name, value in pairs)
+            return self._case("options", f"{path}: {what}", False, [*base, *(x for pair in pairs for x in pair)])
         option = draw.choice(options)
         value, bad = draw.choice(ARGUMENTS), False
         if getattr(option, "is_flag", False):
@@ -327,21 +356,16 @@ class Inputs:
     # ------------------------------------------------------------------------------------------ recipes
 
     def _recipes(self) -> Case:
-        from ibpo.runs import to_toml
-
         draw, name = self.draw, self.draw.choice(sorted(self.recipes))
         command = "cold-start" if name.startswith("cold") else "train"
         data, tables = self.recipes[name], tomllib.loads(self.recipes[name].decode())
         sets, bad = [], False
-        how = draw.choice(["bytes", "tree", "tree", "known", "known", "set"])
-        if how == "bytes":
-            data, what = mutate_bytes(draw, data)
-        elif how == "tree":
-            tables, what = mutate_tree(draw, tables, [x for x in ODD if x is not None and x != "\ud800"])
-            try:
-                data = to_toml(tables, "x").encode()
-            except (TypeError, ValueError, AttributeError, KeyError):
-                data = b"= " + repr(tables).encode("utf-8", "replace")
+        how = draw.choice(["mutate"] * 3 + ["known", "known", "set", "table"])
+        if how == "mutate":
+            data, what = mutate_toml(draw, data)
+        elif how == "table":  # said twice, unknown, or a key beside all tables
+            more = draw.choice(["[model]", "[no_such_table]\na = 1", "[[response_group]]", "[[train]]\nsteps = 1"])
+            data, what, bad = data + f"\n{more}\n".encode(), f"and {more!r}", True
         elif how == "known":
             part = draw.choice(["model", "data", "train"])
             key = draw.choice(sorted(tables[part]))
@@ -380,19 +404,14 @@ class Inputs:
     # ------------------------------------------------------------------------------------------ the gateway's file
 
     def _gateway(self) -> Case:
-        from ibpo.runs import to_toml
-
-        draw, bad = self.draw, False
-        data, tables = self.gateway_file, tomllib.loads(self.gateway_file.decode())
-        how = draw.choice(["bytes", "tree", "tree", "known", "known"])
-        if how == "bytes":
-            data, what = mutate_bytes(draw, data)
-        elif how == "tree":
-            tables, what = mutate_tree(draw, tables, [x for x in ODD if x is not None and x != "\ud800"])
-            try:
-                data = to_toml(tables, "x").encode()
-            except (TypeError, ValueError, AttributeError, KeyError):
-                data = b"= " + repr(tables).encode("utf-8", "replace")
+        draw, bad, data = self.draw, False, self.gateway_file
+        how = draw.choice(["mutate"] * 3 + ["known", "known", "key"])
+        if how == "mutate":
+            data, what = mutate_toml(draw, data)
+        elif how == "key":  # unknown, in a table that there is
+            head = draw.choice(re.findall(rb"(?m)^\[+[\w.]+\]+$", data))
+            data = data.replace(head, head + b"\nno_such_key = 1", 1)
+            what, bad = f"{head.decode()} no_such_key", True
         else:
             found = draw.choice(list(re.finditer(rb"(?m)^(\w+) = (\S+|\[.*?\]|\{.*?\})", data)))
             number = re.fullmatch(rb"[\d.]+", found[2]) is not None
@@ -421,7 +440,8 @@ class Inputs:
     def _plain_log(self) -> Case:
         """Rows of our own with one cell or one line that is known to be bad, as JSON lines, CSV or Parquet."""
         draw, rows = self.draw, copy.deepcopy(self.rows)
-        form = draw.choice(["jsonl", "jsonl", "csv", "parquet", "arrow"])
+        form = draw.choice(["jsonl", "jsonl", "jsonl.gz", "json", "csv", "csv.gz", "tsv", "parquet", "arrow"])
+        is_json, is_table = form.startswith("json"), form in ("csv", "csv.gz", "tsv")
         field = draw.choice(["reward", "reward", "tokens", "tokens", "problem_id", "response_group"])
         at, how = draw.randrange(len(rows)), draw.choice(["value"] * 5 + ["column", "line", "line"])
         bad, what, lines = True, "", None
@@ -430,7 +450,7 @@ class Inputs:
             for row in rows:
                 del row[field]
             bad = field in ("reward", "response_group")  # characters may stand for tokens, the prompt for a problem
-        elif how == "line" and form == "jsonl":
+        elif how == "line" and form.startswith("jsonl"):
             broken = [
                 "[" * 100_000,
                 "{",
@@ -450,11 +470,11 @@ class Inputs:
         else:
             if field in ("reward", "tokens"):
                 odd = ["high", float("nan"), float("inf"), -float("inf"), -0.5, "-3", "", "1e999", "9" * 5000, "NaN"]
-                odd += [None] if form != "csv" else []
+                odd += [None] if not is_table else []
                 odd += [2.5, "7"] if field == "reward" else []
-                odd += [[], {}, [1], {"a": 1}, 10**400] if form == "jsonl" else []
+                odd += [[], {}, [1], {"a": 1}, 10**400] if is_json else []
             else:
-                odd = [None, "", [], {}, float("nan")] if form == "jsonl" else [""]
+                odd = [None, "", [], {}, float("nan")] if is_json else [""]
             value = draw.choice(odd)
             rows[at][field] = value
             what = f"{field} = {str(value)[:30]!r}"
@@ -472,15 +492,15 @@ class Inputs:
             )
 
         def run() -> str:
-            if form == "jsonl":
-                path.write_text("\n".join(lines or [json.dumps(row) for row in rows]) + "\n")
-            elif form == "csv":
-                import csv
-
-                with open(path, "w", newline="") as file:
-                    writer = csv.DictWriter(file, list(rows[0]))
+            if is_json or is_table:
+                text = json.dumps(rows) if form == "json" else "\n".join(lines or map(json.dumps, rows)) + "\n"
+                if is_table:
+                    file = io.StringIO(newline="")
+                    writer = csv.DictWriter(file, list(rows[0]), delimiter="\t" if form == "tsv" else ",")
                     writer.writeheader()
                     writer.writerows(rows)
+                    text = file.getvalue()
+                path.write_bytes(gzip.compress(text.encode()) if form.endswith(".gz") else text.encode())
             else:
                 import pyarrow
                 import pyarrow.feather
@@ -626,6 +646,29 @@ class Inputs:
             }
         return commands
 
+    # ------------------------------------------------------------------------------------------ models
+
+    def _models(self) -> Case:
+        """A file of a model's folder changed: read as `ibpo train` and `ibpo eval` read it, one prompt rendered."""
+        from ibpo.demo import model_path
+
+        draw, folder, source = self.draw, self.folder / "model", Path(model_path("thinking"))
+        name = draw.choice(sorted(path.name for path in source.iterdir() if path.is_file()))
+        data = (source / name).read_bytes()
+        if name.endswith(".json") and draw.random() < 0.6:
+            tree, what = mutate_tree(draw, json.loads(data), ODD)
+            data = json.dumps(tree).encode()
+        else:
+            data, what = mutate_bytes(draw, data)
+
+        def run() -> str:
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.copytree(source, folder)
+            (folder / name).write_bytes(data)
+            return read_model(folder)
+
+        return Case(kind="models", what=f"{name}: {what}", bad=False, run=run)
+
     # ------------------------------------------------------------------------------------------ bodies
 
     def _bodies(self) -> Case:
@@ -685,6 +728,21 @@ GROUPS = (
 MODEL = ModelSettings(name="*", response_group=list(GROUPS))
 
 
+def read_model(folder: Path) -> str:
+    """What is said of a model's folder before it is used."""
+    from ibpo.errors import one_line
+    from ibpo.rollouts import encode_prompt, load_policy
+
+    try:
+        _, tokenizer = load_policy(str(folder), dtype="float32")
+        encode_prompt(tokenizer, "1 2 3")
+    except IbpoError as error:
+        if not one_line(str(error)).isprintable():
+            raise Untidy(f"not one line: {str(error)[:300]!r}") from None
+        return "refused"
+    return "taken"
+
+
 def read_body(api: openai_request.Api, data: bytes) -> str:
     """What the gateway's decision does with a body before anything is sent; what it writes holds the caps."""
     try:
@@ -738,8 +796,10 @@ def judge(case: Case) -> tuple[str, str]:
     def ring(*_: object) -> None:
         raise Hung
 
-    before, began = signal.signal(signal.SIGALRM, ring), time.monotonic()
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    clocks = ((signal.SIGALRM, signal.ITIMER_REAL, WALL_SECONDS), (signal.SIGPROF, signal.ITIMER_PROF, SECONDS))
+    before, began = [signal.signal(number, ring) for number, _, _ in clocks], time.process_time()
+    for _, clock, most in clocks:
+        signal.setitimer(clock, most)
     try:
         verdict, detail = case.run(), ""
     except Hung:
@@ -750,9 +810,10 @@ def judge(case: Case) -> tuple[str, str]:
         frames = [f"{Path(x.filename).name}:{x.lineno}" for x in traceback.extract_tb(error.__traceback__)]
         verdict, detail = "traceback", f"{type(error).__name__}: {str(error)[:200]!r} at {' '.join(frames[-6:])}"
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-    if time.monotonic() - began > SECONDS:
+        for (number, clock, _), handler in zip(clocks, before, strict=True):
+            signal.setitimer(clock, 0)
+            signal.signal(number, handler)
+    if time.process_time() - began > SECONDS:
         verdict = "hang"
     return ("nonsense" if verdict == "taken" and case.bad else verdict), detail
 
@@ -764,6 +825,11 @@ def run(
     counts: dict[str, Counter[str]] = {kind: Counter() for kind in (*SHARES, "running")}
     findings: list[Finding] = []
     here = Path.cwd()
+    # Heavy libraries are loaded once, and not inside of an input.
+    importlib.import_module("ibpo.rollouts.hf")
+    transformers_logging = importlib.import_module("transformers.utils.logging")
+    for quieten in (transformers_logging.disable_progress_bar, transformers_logging.set_verbosity_error):
+        quieten()
     with tempfile.TemporaryDirectory() as name, stopped():
         try:
             os.chdir(name)  # whatever a command writes without being told where

@@ -9,9 +9,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import resource
 import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +21,8 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _IMPORTED = (
     *("pytest", "tests.killing", "ibpo.cli", "ibpo.data", "ibpo.evaluation.log_files", "ibpo.rollouts"),
     *("ibpo.evaluation.sampling", "ibpo.commands.allocate", "ibpo.commands.eval", "ibpo.commands.eval_run"),
+    *("ibpo.commands.simulate", "ibpo.commands.report", "ibpo.commands.route", "ibpo.commands.calibrate"),
+    *("ibpo.evaluation.report.page", "ibpo.evaluation.comparison", "ibpo.serving.simulation", "ibpo.routing.fit"),
     *("ibpo.commands.serve", "ibpo.serving.gateway", "ibpo.serving.stores", "ibpo.rewards", "ibpo.runs"),
     *(
         "filelock",
@@ -34,10 +38,14 @@ _CONTEXT.set_forkserver_preload(list(_IMPORTED))
 KILL, TERM = signal.SIGKILL, signal.SIGTERM
 
 
-def _run(arguments: list[str], output: str) -> None:
+def _run(arguments: list[str], output: str, max_file: int | None, prepare: Callable[[], None] | None) -> None:
+    if prepare is not None:
+        prepare()
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
+    if max_file is not None:  # Python ignores SIGXFSZ: a write that goes further is an error
+        resource.setrlimit(resource.RLIMIT_FSIZE, (max_file, max_file))
     sys.argv = ["ibpo", *arguments]
     from ibpo.cli import main
 
@@ -45,9 +53,16 @@ def _run(arguments: list[str], output: str) -> None:
 
 
 @contextmanager
-def running(output: Path, *arguments: object):
-    """`ibpo ARGUMENTS` as a process, which does not outlive the block; what it says goes to a file."""
-    process = _CONTEXT.Process(target=_run, args=(list(map(str, arguments)), str(output)))
+def running(output: Path, *arguments: object, max_file: int | None = None, prepare: Callable[[], None] | None = None):
+    """`ibpo ARGUMENTS` as a process, which does not outlive the block; what it says goes to a file.
+
+    Args:
+        output: The file.
+        arguments: Of the command.
+        max_file: Bytes that a file may have; more is an error of the disk.
+        prepare: Is called in the process before; a function of a module.
+    """
+    process = _CONTEXT.Process(target=_run, args=(list(map(str, arguments)), str(output), max_file, prepare))
     process.start()
     try:
         yield process

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ibpo.budget import cost_text
-from ibpo.commands.options import LOG_FIELDS, Columns, PricesFile, read_pairs
+from ibpo.commands.options import LOG_FIELDS, Columns, PricesFile, plain_console, read_pairs
 from ibpo.errors import IbpoError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def allocate_command(
             help="tokens=2000: mean cost per problem; money=0.002: with --prices; 0.5x: half of what the log spends; "
             "tokens=25%range: that far from the cheapest response group to the most expensive; extended=30%: share of "
             "problems for that response group; 'extended>=10%': at least. Repeated budgets hold together; half and "
-            "twice of them are answered too. Default: 25%range, 50%range and 75%range."
+            "twice of them are answered too. Default: 0.5x, 25%range, 50%range and 75%range."
         ),
     ] = None,
     by: Annotated[str | None, typer.Option(help="Column that splits the log; each part is solved on its own.")] = None,
@@ -71,8 +71,6 @@ def allocate_command(
     ] = None,
 ) -> None:
     """Say which response group each problem should get under a budget, and what that is worth."""
-    from rich.console import Console
-
     from ibpo.budget import costs_named
     from ibpo.data import LogColumns
     from ibpo.evaluation import answer_questions, questions, read_parts, summarise_parts, write_files
@@ -100,7 +98,7 @@ def allocate_command(
     for part in found.parts:  # complain before any solving
         for question in asked:
             question.limits_on(part)
-    console = Console(width=None if sys.stdout.isatty() else 160 if wide else 100)
+    console = plain_console(width=160 if wide else 100)
     all_answers: list[tuple[LogPart, list[Answer]]] = []
     for part in found.parts:
         answers = answer_questions(
@@ -126,7 +124,7 @@ def _print_part(console: Console, title: str, part: LogPart, answers: list[Answe
 
     for answer in answers:
         if answer.question.times == 1:
-            console.print(verdict(part, answer).text, markup=False, highlight=False)
+            console.print(verdict(part, answer).text, highlight=False)
             console.print()
     reward, unit = part.columns["reward"], part.columns["cost"]
     num_rows = int(part.count.sum())
@@ -173,7 +171,7 @@ def _print_part(console: Console, title: str, part: LogPart, answers: list[Answe
     console.print(table)
     for answer in answers:
         if answer.why:
-            console.print(f"{answer.question.label}: {answer.why}", markup=False, soft_wrap=True)
+            console.print(f"{answer.question.label}: {answer.why}", soft_wrap=True)
     if part.shown is not None:
         _print_shown(console, part, answers, by_cost)
 
@@ -225,7 +223,7 @@ def _print_shown(console: Console, part: LogPart, answers: list[Answer], by_cost
     for answer in answers:
         if answer.allocation is None or answer.question.times != 1:
             continue
-        console.print(f"who gets what under {answer.question.label}, by {column}", markup=False, soft_wrap=True)
+        console.print(f"who gets what under {answer.question.label}, by {column}", soft_wrap=True)
         table = Table()
         for head in (column, "problems", *(part.groups[g] for g in by_cost)):
             table.add_column(head, justify="left" if head == column else "right")
@@ -245,10 +243,9 @@ class _bar:
     """A count of rows on a terminal's stderr; nothing elsewhere."""
 
     def __init__(self, label: str) -> None:
-        from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-        console = Console(stderr=True)
+        console = plain_console(stderr=True)
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),

@@ -10,7 +10,7 @@ import typer
 
 from ibpo import __version__
 from ibpo.budget import check_budget, parse_budget
-from ibpo.commands.options import read_pairs
+from ibpo.commands.options import plain_console, read_pairs
 from ibpo.errors import IbpoError
 
 if TYPE_CHECKING:
@@ -57,7 +57,6 @@ def calibrate_command(
     ] = None,
 ) -> None:
     """Write the quantile curve of a policy's choice: one policy, every budget after training."""
-    from rich.console import Console
     from rich.table import Table
 
     from ibpo.runs import digest_file
@@ -90,7 +89,7 @@ def calibrate_command(
     for wanted in shares:
         error = calibration.standard_error(wanted)
         table.add_row(f"{wanted:.4g}", f"{calibration.threshold(wanted).value:.6g}", f"{error:.2g}")
-    Console().print(table)
+    plain_console().print(table)
     typer.echo(f"{len(scores)} prompts -> {out}")
 
 

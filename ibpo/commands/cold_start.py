@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ibpo.commands.options import plain_console
 from ibpo.errors import IbpoError
+from ibpo.markdown import markdown_code, markdown_table, markdown_text
 
 if TYPE_CHECKING:
     from ibpo.runs import RunDir
@@ -52,7 +53,6 @@ def cold_start_command(
 
 
 def _cold_start(recipe: Path, overrides: list[str], run: RunDir, command: str) -> dict[str, Any]:
-    from rich.console import Console
 
     from ibpo.demo import resolve_model
     from ibpo.runs import to_toml, working_in, write_text_atomic
@@ -85,7 +85,7 @@ def _cold_start(recipe: Path, overrides: list[str], run: RunDir, command: str) -
         )
     path = resolve_model(config.model.path)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
     with working_in(run.path), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # libraries' news about their own future
         try:
@@ -209,19 +209,21 @@ def _bill(bill: dict[str, Any]) -> str:
 
 
 def _report(results: dict[str, Any], command: str, run: RunDir) -> str:
-    table = [f"| {' | '.join(row)} |" for row in (HEAD, ["---"] * len(HEAD), *_rows(results))]
-    title = f"# Cold start of {results['model']}, {results['gate']['num_problems']} held-out problems"
-    lines = [f"- {line}" for line in _lines(results, run)]
-    return "\n".join([title, "", f"    {command}", "", *table, "", NOTE, "", *lines]) + "\n"
+    title = f"# {markdown_text(_title(results))}"
+    lines = [f"- {markdown_text(line)}" for line in _lines(results, run)]
+    table = markdown_table(HEAD, _rows(results))
+    return "\n".join([title, "", markdown_code(command), "", *table, "", NOTE, "", *lines]) + "\n"
+
+
+def _title(results: dict[str, Any]) -> str:
+    return f"Cold start of {results['model']}, {results['gate']['num_problems']} held-out problems"
 
 
 def _show(results: dict[str, Any], run: RunDir) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    title = f"Cold start of {results['model']}, {results['gate']['num_problems']} held-out problems"
-    table = Table(*HEAD, title=title, caption=NOTE, caption_justify="left")
+    console = plain_console(width=160)
+    table = Table(*HEAD, title=_title(results), caption=NOTE, caption_justify="left")
     for row in _rows(results):
         table.add_row(*row)
     console.print(table)

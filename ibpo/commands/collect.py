@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ibpo.commands.options import ResponseGroups, read_pairs, split_recipe
+from ibpo.commands.options import ResponseGroups, plain_console, read_pairs, split_recipe
 from ibpo.errors import IbpoError
 
 if TYPE_CHECKING:
@@ -129,13 +129,11 @@ def collect_command(
     ] = "fail",
 ) -> None:
     """Ask a log's prompts in other response groups, no more than it takes, and say whether choosing pays."""
-    from rich.console import Console
-
     from ibpo.evaluation import Limits, match_logged, questions, read_prompt_log, stratified_order
     from ibpo.runs import working_in
 
     command = shlex.join(["ibpo", *sys.argv[1:]])
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
     if max_money is None and max_calls is None and not plan:
         raise IbpoError("no limit: give --max-money AMOUNT with --prices, or --max-calls NUMBER")
     if max_money is not None and prices is None:
@@ -576,7 +574,6 @@ def _finite(value: Any) -> Any:
 def _print_groups(part: LogPart, run: Run) -> None:
     """What each response group costs and earns."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD)
@@ -594,7 +591,7 @@ def _print_groups(part: LogPart, run: Run) -> None:
             f"{part.cost[:, g].mean():,.0f}",
         ]
         table.add_row(*row, *([f"{1000 * money[name]:.4g}" if name in money else ""] if run.spending.prices else []))
-    Console(width=None if sys.stdout.isatty() else 100).print(table)
+    plain_console(width=100).print(table)
 
 
 def _money_by_group(run: Run) -> dict[str, float]:
@@ -648,4 +645,4 @@ def _print_plan(
 
 
 def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    console.print(text, highlight=False, soft_wrap=True)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ibpo.budget import check_budget, parse_budget
+from ibpo.commands.options import plain_console
 from ibpo.errors import IbpoError
 
 EXTENDED = "extended"
@@ -39,14 +40,12 @@ def demo_command(
 
     Interrupted, it goes on where it was when it is called again.
     """
-    from rich.console import Console
-
     if experiment not in (*EXPERIMENTS, "both"):
         raise IbpoError(f"--experiment: {experiment!r} is none of thinking, voting, both")
     budgets = read_budgets(budget or [])
     run_dir = runs / (name or f"{experiment}{'-quick' if quick else ''}{'-from-scratch' if from_scratch else ''}")
-    console = Console()
-    started = time.time()
+    console = plain_console()
+    started = time.monotonic()
     try:
         from ibpo.demo import DemoSettings, check_settings, plan_jobs, run_jobs, write_outcome
         from ibpo.runs import note_call, working_in
@@ -66,7 +65,7 @@ def demo_command(
             for phase in plan_jobs(run_dir, settings):
                 if phase:
                     run_jobs(phase, console)
-            write_outcome(run_dir, settings, console, seconds=time.time() - started)
+            write_outcome(run_dir, settings, console, seconds=time.monotonic() - started)
     except ModuleNotFoundError as error:
         raise IbpoError(f"{error.name} is not installed: pip install 'ibpo[demo]'") from None
     except OSError as error:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ibpo.commands.options import ResponseGroups, split_recipe
+from ibpo.commands.options import ResponseGroups, plain_console, split_recipe
 from ibpo.errors import IbpoError
 
 
@@ -68,8 +68,6 @@ def eval_command(
     ] = None,
 ) -> None:
     """Evaluate a policy on a task. The responses stay in OUT; `ibpo report OUT` makes the page."""
-    from rich.console import Console
-
     from ibpo.commands.eval_run import Calls, EvalProgress, total_bill
     from ibpo.commands.eval_setup import (
         default_max_tokens,
@@ -99,7 +97,7 @@ def eval_command(
 
     command, alone = shlex.join(["ibpo", *sys.argv[1:]]), ExitStack()
     try:
-        console, sampling = Console(stderr=True), read_engine(engine or ())
+        console, sampling = plain_console(stderr=True), read_engine(engine or ())
         price = (sampling.price_prompt, sampling.price_completion)
         forced = force if force is not None else base_url is None
         # The judge comes before sampling: it may refuse.
@@ -161,7 +159,7 @@ def eval_command(
             free = [way for way in ways if len(way.response_groups) > 1]
             openings = [group.prefix for way in free for group in way.response_groups]
             for note in prompt_notes(policy.tokenizer, asked, openings, free[0].template_options if free else {}):
-                console.print(f"caution: {note}", highlight=False, markup=False, soft_wrap=True)
+                console.print(f"caution: {note}", highlight=False, soft_wrap=True)
         alone.enter_context(working_in(out))
         if moved:
             settings["base_url"] = settings_of(out / "rollouts.jsonl").get("base_url", base_url)
@@ -207,7 +205,7 @@ def eval_command(
         write_table(out / "responses.jsonl", rows)
         _show(rows, out)
         for caution in cautions(rows, [group for way in ways for group in way.response_groups]):
-            console.print(f"caution: {caution}", highlight=False, markup=False, soft_wrap=True)
+            console.print(f"caution: {caution}", highlight=False, soft_wrap=True)
         if unjudged := sum(UNJUDGED in row["violations"] for row in rows):
             console.print(f"{unjudged} responses got no grade from the judge, and count as not right")
     except KeyboardInterrupt:
@@ -223,7 +221,6 @@ def _share(rows: list[dict[str, Any]], configuration: str, thought: str) -> floa
 
 
 def _show(rows: list[dict[str, Any]], out: Path) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from ibpo.evaluation import Responses, describe
@@ -247,5 +244,5 @@ def _show(rows: list[dict[str, Any]], out: Path) -> None:
             f"{cut.value:.1%}",
             *(f"{_share(rows, name, what):.1%}" for what in seen),
         )
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    plain_console(width=120).print(table)
     typer.echo(f"the page: ibpo report {shlex.quote(str(out))}")

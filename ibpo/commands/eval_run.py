@@ -30,7 +30,7 @@ class Calls:
     def __init__(self, path: Path, store: RolloutStore) -> None:
         self.journal, self.store = Journal(path), store
         self.journal.rows()  # cuts off what a kill left
-        self._begun = time.time()
+        self._begun, self._started = time.time(), time.monotonic()
 
     def begin(self, command: str, engine: Mapping[str, Any], price: tuple[float, float]) -> None:
         """Write down who samples, before anything is sampled."""
@@ -40,7 +40,7 @@ class Calls:
     def end(self, num_new: int, endpoint: Endpoint | None) -> None:
         """Write down what the call took, also where it stopped at an error."""
         bill = {name: getattr(endpoint.bill, name) for name in endpoint.bill.__dataclass_fields__} if endpoint else None
-        self.journal.add({"num_new": num_new, "seconds": time.time() - self._begun, "bill": bill})
+        self.journal.add({"num_new": num_new, "seconds": time.monotonic() - self._started, "bill": bill})
 
     def all(self) -> list[Json]:
         """Every call with what it took; `ended` tells whether it said so itself.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +14,8 @@ import typer
 from ibpo.errors import IbpoError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from ibpo.routing import Embed, Router
 
 LOG_FIELDS = ("problem", "response_group", "reward", "cost")
@@ -88,6 +91,18 @@ def split_recipe(names: Iterable[str]) -> tuple[list[str], Path | None]:
     return ([], Path(recipes[0])) if recipes else (named, None)
 
 
+def plain_console(*, stderr: bool = False, width: int | None = None) -> Console:
+    """A console that shows names and paths to the letter: `[red]` and `:x:` in them are no marks.
+
+    Args:
+        stderr: print there.
+        width: where standard output is no terminal; None: what Rich finds.
+    """
+    from rich.console import Console
+
+    return Console(stderr=stderr, markup=False, emoji=False, width=None if sys.stdout.isatty() else width)
+
+
 def read_part(text: str | None) -> tuple[str | None, str | None]:
     """Column and value of `--part`; the value may be left out where the column has one only."""
     column, _, value = (text or "").partition("=")
@@ -153,7 +168,9 @@ def load_tokenizer(model: str) -> Any:
     except ModuleNotFoundError as error:
         raise IbpoError(f"a tokenizer needs {error.name}: pip install 'ibpo[train]'") from None
     try:
-        return AutoTokenizer.from_pretrained(str(folder) if folder.is_dir() else model, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(str(folder) if folder.is_dir() else model, trust_remote_code=False)
+        tokenizer("1 + 2 =")  # some of its settings are looked at only here
+        return tokenizer
     except Exception as error:
         said = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
         raise IbpoError(

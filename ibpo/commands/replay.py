@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ibpo.budget import budget_table, parse_budget, parse_budget_entry, parse_budget_table
+from ibpo.commands.options import plain_console
 from ibpo.errors import IbpoError
 
 
@@ -93,10 +93,9 @@ def _answer(run: Path, texts: list[str], window: int | None, min_gain: float | N
 
 
 def _show(answer: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = plain_console(width=160)
     names = list(answer["recorded"]["share"])
     asked, own = (
         ", ".join(str(parse_budget_entry(key, amount)) for key, amount in answer[name].items())

@@ -12,7 +12,7 @@ import typer
 
 from ibpo import __version__
 from ibpo.budget import check_budget, parse_budget
-from ibpo.commands.options import LOG_FIELDS, Columns, PricesFile, read_pairs
+from ibpo.commands.options import LOG_FIELDS, Columns, PricesFile, load_tokenizer, read_pairs
 from ibpo.errors import IbpoError
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def read_budgets(texts: list[str]) -> list[float]:
 def _write(
     folder: Path, title: str, read: Imported, asked: CompareOptions, only: list[str], paths: list[tuple[str, Path]]
 ) -> list[Path]:
-    from ibpo.evaluation import compare, facts_of, share_in_training, training_of
+    from ibpo.evaluation import compare, facts_of, first_words, share_in_training, training_of
     from ibpo.runs import noted_calls
 
     try:
@@ -153,7 +153,9 @@ def _write(
         for row in part["budget_kept"]:
             row["in_training"] = share_in_training(training.get(name, []), row["name"])
         examples[name] = pick_examples(responses, shown)
+        words = first_words(responses, part, read.cost_unit[name], num_splits=asked.num_splits, seed=asked.seed)
         parts[name] = part | {
+            "first_words": words,
             "cost_unit": read.cost_unit[name],
             "examples": [asdict(example) for example in examples[name]],
             "training": [step for step in training.get(name, []) if step["configuration"] in shown],
@@ -196,12 +198,7 @@ def _named(text: str) -> tuple[str, Path]:
 
 def _counter(model: str) -> Any:
     try:
-        from transformers import AutoTokenizer
-    except ModuleNotFoundError as error:
-        raise IbpoError(f"--tokenizer needs {error.name}: pip install 'ibpo[train]'") from None
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-    except Exception as error:
-        said = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
-        raise IbpoError(f"--tokenizer {model}: cannot be loaded: {said}; name a folder with a tokenizer") from None
+        tokenizer = load_tokenizer(model)
+    except IbpoError as error:
+        raise IbpoError(f"--tokenizer {error}") from None
     return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])

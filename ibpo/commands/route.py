@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +17,7 @@ from ibpo.commands.options import (
     PricesFile,
     embed_by,
     open_router,
+    plain_console,
     read_embed,
     read_pairs,
     read_part,
@@ -125,6 +125,7 @@ def score_command(
     embed: EmbedBy = None,
 ) -> None:
     """Write the expected gain and cost of every response group for prompts."""
+    from ibpo.runs import atomic_file
     from ibpo.tasks import local_rows
 
     prompt = read_pairs(columns or (), ("prompt",), "--columns").get("prompt", "prompt")
@@ -138,7 +139,7 @@ def score_command(
                 raise IbpoError(f"{place}: no value in column {name!r}; there are {', '.join(map(repr, row))}")
     numbers: Any = {name: [row[name] for _, row in rows] for name in found.number_names}
     gain, cost = found.scores([row.get(prompt, "") for _, row in rows], numbers)
-    with open(out, "w", encoding="utf-8") as file:
+    with atomic_file(out) as file:
         for (_, row), gains, costs in zip(rows, gain.tolist(), cost.tolist(), strict=True):
             scored = {
                 "gain": dict(zip(found.groups, gains, strict=True)),
@@ -161,10 +162,9 @@ def _embedded(table: RoutedLog, embed: str | None) -> tuple[Any, dict[str, str] 
 
 
 def _print(title: str, router: Router) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = plain_console(width=160)
     table = Table("budget", "spent", *[name.replace("_", " ") for name in FIGURES], title=title)
     for row in router.report.get("budgets", []):
         table.add_row(row["budget"], f"{row['spent']:.6g}", *[_cell(row, name) for name in FIGURES])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from math import inf
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ibpo.commands.options import Columns, EmbedBy, PartOfLog, open_router, read_pairs, read_part
+from ibpo.commands.options import Columns, EmbedBy, PartOfLog, open_router, plain_console, read_pairs, read_part
 from ibpo.errors import IbpoError
 
 if TYPE_CHECKING:
@@ -71,8 +70,7 @@ def simulate_command(
     out: Annotated[Path | None, typer.Option(help="Write the figures to this JSON file.")] = None,
 ) -> None:
     """Say how well the controller would hold the budget on this traffic, and at what loss of value."""
-    from rich.console import Console
-
+    from ibpo.runs import write_text_atomic
     from ibpo.serving import (
         ServingPolicy,
         check_feasible,
@@ -132,8 +130,8 @@ def simulate_command(
     figures = summarise(requests, done, held, window=window, warm_up=warm_up)
     figures["cpu_microseconds_per_request"] = round(1e6 * seconds / len(requests), 1)
     if out is not None:
-        out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    print_summary(Console(width=None if sys.stdout.isatty() else 140), trace.name, figures)
+        write_text_atomic(out, json.dumps(figures, indent=1) + "\n")
+    print_summary(plain_console(width=140), trace.name, figures)
 
 
 ASSUMED = {"tokens_per_second": (50.0, 0.001, inf), "failures": (0.0, 0.0, 1.0), "factor": (10.0, 0.001, inf)}

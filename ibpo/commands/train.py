@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ibpo.budget import parse_budget_entry
+from ibpo.commands.options import plain_console
 from ibpo.errors import IbpoError
+from ibpo.markdown import markdown_code, markdown_table, markdown_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,7 +48,6 @@ def train_command(
 
 
 def _train(recipe: Path, overrides: list[str], run: RunDir, resume: bool, command: str) -> None:
-    from rich.console import Console
 
     from ibpo.config import RunConfig, read_recipe
     from ibpo.runs import to_toml, working_in, write_text_atomic
@@ -55,7 +55,7 @@ def _train(recipe: Path, overrides: list[str], run: RunDir, resume: bool, comman
     config = read_recipe(recipe, overrides)
     config_text = to_toml(config.model_dump(), command)
     _check_run(run, config_text, resume, command)
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
     if run.is_finished:
         console.print(f"{run.path}: this run is finished", highlight=False, soft_wrap=True)
         try:
@@ -168,7 +168,7 @@ def _table_rows(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     head = ["response group", "right", "95 % interval", "cut off", "no answer", "mean tokens", "shares"]
     body = [
         [
-            row["policy"],
+            str(row["policy"]),
             f"{row['num_right']} of {row['num_problems']}",
             "{:.3f} to {:.3f}".format(*row["interval_95"]),
             str(row["num_truncated"]),
@@ -198,20 +198,18 @@ NOTE = (
 
 def _report(results: dict[str, Any], command: str) -> str:
     head, body = _table_rows(results)
-    lines = [f"# {_headline(results)}", "", f"    {command}", ""]
+    lines = [f"# {markdown_text(_headline(results))}", "", markdown_code(command), ""]
     if body:
-        lines += [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body)]
-        lines += ["", NOTE]
+        lines += [*markdown_table(head, body), "", NOTE]
     else:
         lines += ["No problems were held out (`data.holdout = 0`), so nothing is known about unseen ones."]
     return "\n".join(lines) + "\n"
 
 
 def _show(results: dict[str, Any], run: RunDir) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = plain_console(width=160)
     head, body = _table_rows(results)
     if body:
         table = Table(*head, title=_headline(results), caption=NOTE, caption_justify="left")

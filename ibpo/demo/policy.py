@@ -32,7 +32,16 @@ from ibpo.rewards import ExactJudge
 from ibpo.rollouts import score
 from ibpo.runs import RunDir, write_text_atomic
 from ibpo.tasks import distinct, stream
-from ibpo.training import RAFT, IBPOConfig, IBPOTrainer, held_up_schedule
+from ibpo.training import (
+    RAFT,
+    STATE_OF_ONE_PROCESS,
+    IBPOConfig,
+    IBPOTrainer,
+    check_checkpoint,
+    go_on,
+    held_up_schedule,
+    saving,
+)
 from ibpo.types import Problem, ResponseGroup, Rollout
 
 NUM_EXTENDED, NUM_SAMPLED = 2, 2
@@ -175,12 +184,15 @@ def train_policy(
         callbacks=[StepProgress(on_progress)],
     )
     last = RunDir(out_dir).last_checkpoint()
-    trainer.train(resume_from_checkpoint=str(last) if last else None)
-    partial = out_dir / "model.partial"
-    trainer.model.save_pretrained(partial)  # pyright: ignore[reportCallIssue]  # the stubs lose it on a module
-    tokenizer.save_pretrained(partial)
-    write_text_atomic(out_dir / "metrics.json", json.dumps(trainer.state.log_history))
-    os.replace(partial, model_dir)
+    if last is not None:
+        check_checkpoint(last, needed=STATE_OF_ONE_PROCESS)
+    go_on(trainer, last)
+    with saving(out_dir):
+        partial = out_dir / "model.partial"
+        trainer.model.save_pretrained(partial)  # pyright: ignore[reportCallIssue]  # the stubs lose it on a module
+        tokenizer.save_pretrained(partial)
+        write_text_atomic(out_dir / "metrics.json", json.dumps(trainer.state.log_history))
+        os.replace(partial, model_dir)
 
 
 def sample_untrained(job: DemoJob, experiment: Experiment) -> None:
@@ -235,4 +247,4 @@ def _load(model_dir: Path) -> tuple[Any, Any]:
 
 
 if __name__ == "__main__":
-    run_job(DemoJob.read(sys.argv[1]))
+    run_job(DemoJob.begin(sys.argv[1]))

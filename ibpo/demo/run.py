@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -50,8 +51,12 @@ class ProcessJob(ABC):
     """Unseen problems that policies are judged on."""
 
     @classmethod
-    def read(cls, path: str) -> Self:
-        """The job that `run_jobs` wrote for its process."""
+    def begin(cls, path: str) -> Self:
+        """The job that `run_jobs` wrote for this process, which ends when `run_jobs` does, however that ends.
+
+        Else a job of a run that was killed would go on beside the same job of its rerun.
+        """
+        threading.Thread(target=_end_with_parent, daemon=True).start()
         return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
 
     @property
@@ -69,7 +74,7 @@ class ProcessJob(ABC):
 
     def report(self, stage: str, done: float) -> None:
         """Say which stage it is at, and which share of the whole is done."""
-        write_text_atomic(self.files, json.dumps({"stage": stage, "done": done, "time": time.time()}))
+        write_text_atomic(self.files, json.dumps({"stage": stage, "done": done}))
 
     def unseen_problems(self) -> list[Problem]:
         """The problems of this seed that nothing is trained on: distinct, of the test split."""
@@ -162,7 +167,9 @@ def check_settings(run_dir: Path, settings: DemoSettings) -> None:
     if path.exists():
         try:
             before = json.loads(path.read_text())
-        except json.JSONDecodeError as error:
+            if not isinstance(before, dict):
+                raise ValueError("no settings")
+        except (ValueError, RecursionError) as error:
             raise IbpoError(f"{path}: not readable ({error}); delete the directory or choose another --name") from None
         for key in ("num_problems", "num_calibration", "num_steps", "from_scratch"):
             if before.get(key) != asdict(settings)[key]:
@@ -221,6 +228,7 @@ def run_jobs(jobs: Sequence[ProcessJob], console: Console) -> None:
                     if process.poll() is None:
                         continue
                     running.remove(entry)
+                    process.communicate()  # closes its pipe
                     bars.remove_task(bar)
                     if process.returncode != 0 or not job.is_done():
                         raise IbpoError(f"job {job.name} of {job.experiment}, seed {job.seed}, failed: {_tail(log)}")
@@ -233,7 +241,14 @@ def run_jobs(jobs: Sequence[ProcessJob], console: Console) -> None:
             for _, process, _, _ in running:
                 process.terminate()
             for _, process, _, _ in running:
-                process.wait()
+                process.communicate()
+
+
+def _end_with_parent() -> None:
+    # The other end of the pipe closes with the process that holds it.
+    while os.read(0, 1024):
+        pass
+    os._exit(1)
 
 
 def _label(jobs: Sequence[ProcessJob], finished: int) -> str:
@@ -271,7 +286,7 @@ def _start(job: ProcessJob, bar: TaskID) -> tuple[ProcessJob, subprocess.Popen, 
     with log.open("ab") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", job.module, str(spec)],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=out,
             stderr=subprocess.STDOUT,
             env=environment,
@@ -282,9 +297,9 @@ def _start(job: ProcessJob, bar: TaskID) -> tuple[ProcessJob, subprocess.Popen, 
 def _read_progress(job: ProcessJob) -> tuple[float, str]:
     try:
         found: dict[str, Any] = json.loads(job.files.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+        return float(found["done"]), str(found["stage"])
+    except (OSError, ValueError, TypeError, KeyError):
         return 0.0, "starting"
-    return float(found["done"]), str(found["stage"])
 
 
 def _tail(log: Path) -> str:

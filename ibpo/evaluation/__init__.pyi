@@ -22,6 +22,7 @@ from .comparison import describe as describe
 from .comparison import find_problems as find_problems
 from .comparison import mix as mix
 from .comparison import per_problem as per_problem
+from .headline import first_words as first_words
 from .importing import COLD_START as COLD_START
 from .importing import Imported as Imported
 from .importing import ImportOptions as ImportOptions
@@ -171,6 +172,7 @@ __all__ = [
     "find_problems",
     "fingerprint",
     "first_target",
+    "first_words",
     "halves",
     "held_out_results",
     "import_responses",

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -22,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibpo.evaluation.statistics import FloatArray
+from ibpo.runs import atomic_path
 from ibpo.types import Problem, ScoredResponse
 
 MAX_LEVELS = 12
@@ -154,16 +154,13 @@ def row_of(problem: Problem, scored: ScoredResponse, *, configuration: str, numb
 
 def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write rows of the table, one JSON object a line; the file is whole or absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
     # No time in the gzip header: the same rows make the same bytes.
-    with partial.open("wb") as raw:
+    with atomic_path(path) as partial, partial.open("wb") as raw:
         zipped = path.suffix == ".gz"
         file = gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=4, mtime=0) if zipped else raw
         file.writelines((json.dumps(row) + "\n").encode() for row in rows)
         if zipped:
             file.close()
-    os.replace(partial, path)
 
 
 def read_table(path: Path, configuration: str = "") -> Responses:

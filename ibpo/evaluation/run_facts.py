@@ -153,7 +153,7 @@ def _steps(rows: Sequence[Mapping[str, Any]], group: str) -> list[Json]:
     return [
         {"step": row["step"], "share": row[share], "price": row.get(price)}
         for row in rows
-        if row.get(share) is not None and "step" in row
+        if isinstance(row, Mapping) and isinstance(row.get(share), int | float) and "step" in row
     ]
 
 

@@ -75,6 +75,7 @@ from ibpo.responses.switches import (
     say_options,
     served_cautions,
 )
+from ibpo.responses.templates import EndlessTemplate, apply_template
 from ibpo.responses.thoughts import Thought, plain_thoughts, split_thought
 from ibpo.responses.voting import (
     FORMS,
@@ -115,6 +116,7 @@ __all__ = [
     "BuildConfig",
     "CannotBuild",
     "EncodedGroups",
+    "EndlessTemplate",
     "Family",
     "Format",
     "Opening",
@@ -124,6 +126,7 @@ __all__ = [
     "Thought",
     "VotingForm",
     "answer_reader",
+    "apply_template",
     "belongs",
     "boxed",
     "build_correction",

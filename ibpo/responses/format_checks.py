@@ -38,6 +38,7 @@ from ibpo.responses.openings import (
     written,
 )
 from ibpo.responses.switches import same_prompts, say_options
+from ibpo.responses.templates import apply_template
 from ibpo.responses.thoughts import split_thought
 
 PROBLEM = "What is 3 + 4?"
@@ -193,7 +194,7 @@ def _template(forms: Sequence[Format], tokenizer: Any) -> list[Finding]:
     try:
         plain = render(tokenizer, [user], {})
     except Exception as error:
-        text = f"it cannot render a user's message: {type(error).__name__}: {str(error)[:100]}"
+        text = f"it cannot render a user's message: {type(error).__name__}: {str(error)[:300]}"
         return [Finding(level="error", subject="template", text=text)]
     if PROBLEM not in plain:
         found.append(Finding(level="error", subject="template", text="the user's message is not in the prompt"))
@@ -303,7 +304,7 @@ def _kept(form: Format, tokenizer: Any, user: Mapping[str, str]) -> list[Finding
     for later, when in (([], "as the last message"), ([user], "in an earlier turn")):
         messages = [user, {"role": "assistant", "content": response}, *later]
         try:
-            text = tokenizer.apply_chat_template(messages, tokenize=False)
+            text = apply_template(tokenizer, messages, tokenize=False)
         except Exception as error:
             said = f"the template cannot render a response {when}: {str(error)[:100]}"
             found.append(Finding(level="error", subject=name, text=said))

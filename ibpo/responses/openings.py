@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ibpo.responses.families import END_THINK, FAMILIES, PLAIN, THINK, Family, Options, find_family
+from ibpo.responses.templates import apply_template
 from ibpo.responses.thoughts import FOREIGN
 
 SENTINEL = "What is 3 + 4?"
@@ -117,7 +118,7 @@ def _marks(tail: str) -> tuple[str, str] | None:
 
 def render(tokenizer: Any, messages: Sequence[Message], options: Options) -> str:
     """The prompt's text as the chat template writes it, up to where the policy begins."""
-    return tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True, **options)
+    return apply_template(tokenizer, messages, tokenize=False, add_generation_prompt=True, **options)
 
 
 def translate(options: Options, family: Family) -> Options:
@@ -329,6 +330,6 @@ def prefilled(tokenizer: Any, messages: Sequence[Message], prefix: str, options:
         Exception: what the template or transformers refuse, in their words.
     """
     chat = [*messages, {"role": "assistant", "content": prefix}]
-    return tokenizer.apply_chat_template(
-        chat, tokenize=False, add_generation_prompt=False, continue_final_message=True, **options
+    return apply_template(
+        tokenizer, chat, tokenize=False, add_generation_prompt=False, continue_final_message=True, **options
     )

@@ -46,7 +46,9 @@ def load_policy(path: str, *, dtype: str = "float32") -> tuple[PreTrainedModel, 
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     except Exception as error:
         raise IbpoError(f"{path}: {_reason(path, error)}") from None
-    architectures, text = config.architectures or [], config.get_text_config()
+    architectures, text = config.architectures, config.get_text_config()
+    if not isinstance(architectures, list) or not all(isinstance(name, str) for name in architectures):
+        architectures = []
     is_part = any(name.endswith("ForConditionalGeneration") for name in architectures) and text is not config
     if not is_part and not any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
         found = ", ".join(architectures) or config.model_type
@@ -64,6 +66,7 @@ def load_policy(path: str, *, dtype: str = "float32") -> tuple[PreTrainedModel, 
         raise IbpoError(f"{path}: weights are missing, {len(missing)} in all, first {missing[0]}; copy the model again")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        tokenizer("1 + 2 =")  # some of its settings are looked at only here
     except Exception as error:
         raise IbpoError(f"{path}: the tokenizer cannot be loaded: {_reason(path, error)}") from None
     if tokenizer.eos_token_id is None:

@@ -12,6 +12,7 @@ from ibpo.errors import IbpoError
 from ibpo.responses import (
     THINK,
     Opening,
+    apply_template,
     encode_opening,
     family_of,
     is_by_effort,
@@ -175,9 +176,7 @@ def encode_prompt(tokenizer: Any, prompt: Prompt, template_options: Mapping[str,
     if isinstance(prompt, str):
         return list(tokenizer(prompt)["input_ids"])
     options = dict(template_options or {})
-    return list(
-        tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True, **options)["input_ids"]
-    )
+    return list(apply_template(tokenizer, prompt, add_generation_prompt=True, return_dict=True, **options)["input_ids"])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,7 +7,6 @@ killed process left half-written is cut off and asked for again. `to_parquet` ma
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 
 from ibpo.errors import IbpoError
 from ibpo.rollouts.sampler import Request, Sampled, Sampler
+from ibpo.runs import atomic_path
 
 SCHEMA, VERSION = "ibpo.rollouts", 1
 FIELDS = ("key", "problem_id", "response_group", "number", "prefix", "completion", "finish_reason",
@@ -133,9 +133,8 @@ class RolloutStore:
         rows = sorted(self.rows(), key=lambda row: row["key"])
         table = pa.Table.from_pylist([{name: row.get(name) for name in FIELDS} for row in rows])
         table = table.replace_schema_metadata({"ibpo": json.dumps(self._header)})
-        partial = path.with_name(f".{path.name}.partial")
-        parquet.write_table(table, partial)
-        os.replace(partial, path)
+        with atomic_path(path) as partial:
+            parquet.write_table(table, partial)
 
     def _open(self) -> None:
         data = self.path.read_bytes()

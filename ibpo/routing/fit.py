@@ -140,7 +140,7 @@ def _read_prompts(
         for number in numbers:
             try:
                 value = float(lookup(row, number))
-            except (KeyError, TypeError, ValueError):
+            except (KeyError, TypeError, ValueError, OverflowError):
                 value = math.nan
             if not math.isfinite(value):
                 raise IbpoError(f"{place} {number!r}: {lookup(row, number)!r} is not a finite number; fill it in")

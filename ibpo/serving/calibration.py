@@ -201,7 +201,7 @@ class Calibration:
         """
         row = read_document(text, where, KIND, _VERSION, "ibpo calibrate")
         scores, count, source = row.get("scores"), row.get("num_prompts"), row.get("source")
-        good = isinstance(scores, list) and all(isinstance(x, int | float) and math.isfinite(x) for x in scores)
+        good = isinstance(scores, list) and all(map(_is_finite, scores))
         if not (good and scores and scores == sorted(scores)):
             raise IbpoError(f"{where}: field scores: needs rising numbers; make it again")
         if not isinstance(count, int) or count < len(scores) or not isinstance(source, dict):
@@ -243,6 +243,13 @@ def load_calibration(path: str | Path) -> Calibration:
     return Calibration.from_json(text, str(path))
 
 
+def _is_finite(value: Any) -> bool:
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number of more than 308 digits
+        return False
+
+
 def check_scores(where: Sequence[str], scores: Sequence[Any], *, probable: bool = False) -> list[float]:
     """Scores as read from a file: probabilities, or a router's gains, which may be negative.
 
@@ -260,7 +267,7 @@ def check_scores(where: Sequence[str], scores: Sequence[Any], *, probable: bool 
             column = place.rpartition(" ")[2].strip("'")
             names = ", ".join(f"{column}.{name}" for name in value)
             raise IbpoError(f"{place}: holds several numbers; name one of {names}")
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        number = _is_finite(value)
         if probable and not (number and 0 <= value <= 1):
             raise IbpoError(f"{place}: {value!r} is no probability; it must be a number in [0, 1]")
         if not number:

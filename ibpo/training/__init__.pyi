@@ -1,4 +1,5 @@
 from .budgets import bind_budgets, read_budget
+from .checkpoints import STATE_OF_ONE_PROCESS, check_checkpoint, go_on, saving
 from .cold_start.recipe import ColdStartConfig, read_cold_start_recipe
 from .cold_start.run import ColdStart, ColdStartJob, supervised_fine_tune
 from .config import RAFT, RFT, UNCONSTRAINED, IBPOConfig, held_up_schedule
@@ -13,6 +14,7 @@ from .trainer import IBPOTrainer
 __all__ = [
     "RAFT",
     "RFT",
+    "STATE_OF_ONE_PROCESS",
     "UNCONSTRAINED",
     "Batch",
     "ColdStart",
@@ -26,10 +28,12 @@ __all__ = [
     "adapter_of",
     "as_rows",
     "bind_budgets",
+    "check_checkpoint",
     "compare",
     "data_rows",
     "find_rollout_log",
     "frozen_copy",
+    "go_on",
     "held_up_schedule",
     "kl_penalty",
     "prompt_features",
@@ -38,6 +42,7 @@ __all__ = [
     "read_rollout_log",
     "replay",
     "run_job",
+    "saving",
     "supervised_fine_tune",
     "tokens_spent",
     "trainer_arguments",

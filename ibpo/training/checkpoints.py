@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
-from collections.abc import Iterator
+import re
+import time
+import zlib
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
+from safetensors import SafetensorError, safe_open
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ibpo.errors import IbpoError
+from ibpo.runs import atomic_path, cannot_write
 
 if TYPE_CHECKING:
     from ibpo.training.trainer import IBPOTrainer
@@ -23,15 +30,158 @@ from torch.utils.data import Sampler
 from trl import GRPOTrainer
 
 STATE_FILE, AVERAGE_FILE = "ibpo_state.npz", "averaged.npz"
+STATE_OF_ONE_PROCESS = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
+"""What transformers saves beside the weights, and begins anew without a word where it is missing."""
+
+
+def check_checkpoint(checkpoint: Path, *, needed: Sequence[str] = ()) -> None:
+    """Look through every file of a checkpoint that a training is to go on from, before anything is loaded.
+
+    JSON is parsed, archives (all that `torch.save` and `numpy.savez` write) are compared with their checksums,
+    weights with the lengths in their header; they have no checksum.
+
+    Args:
+        checkpoint: its folder.
+        needed: names of files that have to be there.
+
+    Raises:
+        IbpoError: names the first file that is damaged or missing, and the earlier checkpoint if there is one.
+    """
+    # What begins with a dot was never finished, and nobody reads it.
+    found = [path for path in sorted(checkpoint.rglob("*")) if path.is_file() and not path.name.startswith(".")]
+    for path in (*found, *(checkpoint / name for name in needed)):
+        if (why := _what_is_wrong(path)) is None:
+            continue
+        raise IbpoError(f"{path}: {why}; {_then(checkpoint)}")
+
+
+def _then(checkpoint: Path) -> str:
+    numbers = [other.name[11:] for other in (checkpoint, *checkpoint.parent.glob("checkpoint-*"))]
+    own, *others = [int(number) if number.isdigit() else -1 for number in numbers]
+    earlier = max((number for number in others if 0 <= number < own), default=None)
+    then = "begins anew" if earlier is None else f"goes on from checkpoint-{earlier}"
+    return f"remove {checkpoint} and run the same again: it {then}"
+
+
+class HasBegun(TrainerCallback):
+    """Whether the first step has begun, and all of the checkpoint has been read."""
+
+    def __init__(self) -> None:
+        self.it = False
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Now it has."""
+        self.it = True
+
+
+def go_on(trainer: Any, checkpoint: Path | None) -> None:
+    """Train, from a checkpoint where there is one.
+
+    Raises:
+        IbpoError: The disk is full; or the checkpoint holds no state of this training: a file may be whole and say
+            nonsense.
+    """
+    begun = HasBegun()
+    trainer.add_callback(begun)
+    try:
+        with saving(Path(trainer.args.output_dir)):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except IbpoError:
+        raise
+    except Exception as error:
+        if checkpoint is None or begun.it:
+            raise
+        said = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:150]}"
+        raise IbpoError(f"{checkpoint}: is no state of this training ({said}); {_then(checkpoint)}") from None
+
+
+@contextmanager
+def saving(folder: Path) -> Iterator[None]:
+    """What libraries say of a full disk while they save into a folder of the run, as one line that names it.
+
+    Raises:
+        IbpoError: what was whole before is whole, and the run goes on from there.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        number = _number_of(error)
+        if number is None:
+            raise
+        raise cannot_write(folder, OSError(number, os.strerror(number))) from None
+
+
+def _number_of(error: Exception) -> int | None:
+    """The operating system's number of an error of the disk; None for any other error."""
+    if isinstance(error, SafetensorError):
+        found = re.search(r"I/O error: .*\(os error (\d+)\)", str(error))
+        return int(found[1]) if found else None
+    if isinstance(error, OSError):
+        is_of_disk = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+        return error.errno if is_of_disk else None
+    # `torch.save` says only that the file came out shorter than what was written.
+    return errno.ENOSPC if "inline_container" in str(error) else None
+
+
+class CheckpointsInOrder(TrainerCallback):
+    """Keeps the times of checkpoints in the order of their steps, whatever the clock does.
+
+    Transformers takes the one with the earliest time for the oldest and removes it: were the clock set back, that would
+    be the new one.
+    """
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Before a checkpoint is saved: none is younger than it will be."""
+        if not args.should_save:
+            return
+        now = time.time()
+        for path in Path(str(args.output_dir)).glob("checkpoint-*"):
+            if path.name[11:].isdigit() and path.stat().st_mtime > (
+                most := now - (state.global_step - int(path.name[11:]))
+            ):
+                os.utime(path, (most, most))
+
+    on_epoch_end = on_step_end
+
+
+def _what_is_wrong(path: Path) -> str | None:
+    try:
+        if path.suffix == ".json":
+            json.loads(path.read_bytes())
+        elif path.suffix in (".pt", ".pth", ".bin", ".npz"):
+            with ZipFile(path) as archive:
+                if (part := archive.testzip()) is not None:
+                    return f"is damaged: {part} differs from its checksum"
+        elif path.suffix == ".safetensors":
+            with safe_open(path, "np"):
+                pass
+        else:
+            path.stat()
+    except FileNotFoundError:
+        return "is missing"
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
+    except (
+        ValueError,
+        RecursionError,
+        SafetensorError,
+        BadZipFile,
+        EOFError,
+        NotImplementedError,
+        zlib.error,
+    ) as error:
+        return f"is damaged: {str(error).partition(chr(10))[0][:100] or type(error).__name__}"
+    return None
 
 
 def _save(name: str, args: TrainingArguments, state: TrainerState, arrays: dict[str, Any]) -> None:
     """Write a file of the checkpoint that was just saved, whole or not at all, wherever TRL writes one."""
     directory = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
     if args.should_save and directory.is_dir():
-        partial = directory / f"partial-{name}"
-        np.savez(partial, **arrays)
-        os.replace(partial, directory / name)
+        with atomic_path(directory / name) as partial:
+            np.savez(partial, **arrays)
 
 
 @contextmanager

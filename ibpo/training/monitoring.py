@@ -309,12 +309,13 @@ class RecordMetrics(TrainerCallback):
     ) -> None:
         """Keep the lines up to the step that training goes on from."""
         kept = []
-        for line in self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []:
+        text = self.path.read_text(encoding="utf-8", errors="replace") if self.path.exists() else ""
+        for line in text.splitlines():
             try:
-                row = json.loads(line)
-            except json.JSONDecodeError:  # cut off in the middle of a line
+                is_before = json.loads(line)["step"] <= state.global_step
+            except (ValueError, RecursionError, TypeError, KeyError):  # cut off in the middle of a line, or damaged
                 continue
-            if row["step"] <= state.global_step:
+            if is_before:
                 kept.append(line + "\n")
         write_text_atomic(self.path, "".join(kept))
 
@@ -345,7 +346,7 @@ class ShowProgress(TrainerCallback):
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[news]}"),
+            TextColumn("{task.fields[news]}", markup=False),
             console=console,
             disable=not console.is_terminal,
         )

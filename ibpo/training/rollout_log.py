@@ -6,7 +6,6 @@ One Parquet shard a step, whole or absent.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -18,6 +17,7 @@ import numpy as np
 
 from ibpo.budget import parse_budget_entry
 from ibpo.errors import IbpoError
+from ibpo.runs import atomic_path
 from ibpo.training.budgets import BudgetTerm
 from ibpo.training.lower_level import OF_RESPONSES, members, solve_within
 
@@ -98,9 +98,8 @@ class RolloutLog:
             columns[column] = [row["slices"][column] for row in rows]
         table = pa.table(columns).replace_schema_metadata({METADATA: json.dumps(self.settings).encode()})
         path = self.directory / f"step-{step:06d}.parquet"
-        partial = path.with_suffix(".partial")
-        pq.write_table(table, partial)
-        os.replace(partial, path)
+        with atomic_path(path) as partial:
+            pq.write_table(table, partial)
 
 
 # -- read ---------------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from ibpo.responses import encode_groups, offer, prompt_notes
 from ibpo.rewards import MixtureOfJudges
 from ibpo.rollouts import HFSampler, encode_prompt, end_of_sequence_ids, load_policy
 from ibpo.runs import RunDir, write_text_atomic
+from ibpo.training.checkpoints import STATE_OF_ONE_PROCESS, check_checkpoint, go_on, saving
 from ibpo.training.config import RENAMED
 from ibpo.training.judge_reward import JudgeReward
 from ibpo.training.monitoring import RecordMetrics, ShowProgress
@@ -53,6 +54,8 @@ def run_job(job: Job, console: Console) -> list[HeldOutResult]:
     _check_machine()
     args, adapter = trainer_arguments(job.config, job.run), adapter_of(job.config)
     trained = job.run.model.is_dir()
+    if not trained and (checkpoint := job.run.last_checkpoint()) is not None:
+        check_checkpoint(checkpoint, needed=() if args.save_only_model else STATE_OF_ONE_PROCESS)
     try:
         model, tokenizer = load_policy(str(job.run.model) if trained else job.model_path, dtype=job.config.model.dtype)
     except IbpoError as error:
@@ -118,7 +121,7 @@ def _train(
         raise IbpoError(f"lora: {next(iter(str(error).splitlines()), '')}; fix that key") from None
     trainer.remove_callback(PrinterCallback)
     try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        go_on(trainer, checkpoint)
     finally:
         progress.stop()
     policy: Any = trainer.accelerator.unwrap_model(trainer.model)
@@ -126,10 +129,11 @@ def _train(
         policy = policy.merge_and_unload()  # what is left is a whole model, like any other run's
     partial = job.run.model.with_name("model.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    policy.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
-    trainer.write_model_card(partial, job.run.path.name)
-    os.replace(partial, job.run.model)
+    with saving(job.run.model):
+        policy.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        trainer.write_model_card(partial, job.run.path.name)
+        os.replace(partial, job.run.model)
     return policy
 
 

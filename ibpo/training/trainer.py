@@ -38,7 +38,7 @@ from ibpo.errors import IbpoError
 from ibpo.responses import check_trainable, encode_groups
 from ibpo.rollouts import encode_prompt, end_of_sequence_ids
 from ibpo.training.budgets import read_budget
-from ibpo.training.checkpoints import AverageWeights, ExactResume, KeepLowerLevel
+from ibpo.training.checkpoints import AverageWeights, CheckpointsInOrder, ExactResume, KeepLowerLevel
 from ibpo.training.config import IBPOConfig, check_arguments, check_groups, check_inputs
 from ibpo.training.generation import batch_of, describe, look_at_prompts, sample_stratified
 from ibpo.training.held_out import HeldOutView, look_at_evaluation
@@ -203,6 +203,7 @@ class IBPOTrainer(ExactResume):
             self.add_callback(AverageWeights(self, args.averaging))
         # Last: its file marks a checkpoint as whole.
         self.add_callback(KeepLowerLevel(self))
+        self.add_callback(CheckpointsInOrder())
 
     def _check_prompt(self) -> None:
         """Whether the first prompt is rendered as its options say, and leaves the openings to the policy."""

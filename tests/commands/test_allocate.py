@@ -176,7 +176,19 @@ def test_default_budgets_are_on_the_way_from_cheapest_to_dearest(log, tmp_path):
     part = json.loads((tmp_path / "summary.json").read_text())["parts"][0]
     low, high = (part["always"][name]["mean_cost"] for name in ("low", "high"))
     expected = [low + way * (high - low) for way in (0.25, 0.5, 0.75)]
-    np.testing.assert_allclose([budget["limits"][0]["at_most"] for budget in part["budgets"]], expected)
+    half, *others = part["budgets"]
+    np.testing.assert_allclose([budget["limits"][0]["at_most"] for budget in others], expected)
+    assert half["budget"] == "tokens=0.5x" and half["limits"][0]["at_most"] == part["as_logged"]["mean_cost"] / 2
+
+
+def test_half_of_today_is_answered_unasked_and_no_error_where_it_cannot_be_kept(tmp_path):
+    rows = [{"id": p, "effort": e, "correct": p % 2, "tokens": n} for p in range(6) for e, n in (("a", 90), ("b", 100))]
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in 2 * rows))
+    result = run(path)
+    assert result.exit_code == 0 and "tokens=0.5x: not possible: tokens=0.5x needs at least 90" in result.stdout
+    result = run(path, "--budget", "0.5x")
+    assert result.exit_code == 2 and "--budget tokens=0.5x: " in result.stderr
 
 
 def test_budgets_relative_to_what_the_log_spends(log, tmp_path):

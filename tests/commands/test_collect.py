@@ -88,11 +88,7 @@ def test_it_stops_where_choosing_pays(tmp_path):
     for row in rows:
         assert row["tokens"] == WORDS[row["response_group"]]
         assert row["reward"] == float(row["completion"].endswith(f" {int(row['problem_id'][1:]) + 1}"))
-    for command in (
-        ["allocate", out, "--budget", "50%range"],
-        ["route", "fit", out, "--out", tmp_path / "router"],
-        ["report", out, "--out", tmp_path / "page", "--num-splits", 2],
-    ):
+    for command in (["allocate", out, "--budget", "50%range"], ["route", "fit", out, "--out", tmp_path / "router"]):
         other = CliRunner().invoke(app, list(map(str, command)))
         assert other.exit_code == 0, other.output
 

@@ -39,3 +39,5 @@ def test_a_real_model_behind_a_real_server(tmp_path):
     assert min(Counter(row["problem_id"] for row in answers).values()) >= 4
     assert said["looks"][0]["gain"] > 0 and "caution" not in result.stderr
     assert any("</think>" in row["completion"] for row in by_group["thinking"])
+    page = CliRunner().invoke(app, ["report", str(out), "--num-splits", "2"])
+    assert page.exit_code == 0 and (out / "report.html").exists(), page.output

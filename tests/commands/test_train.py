@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -298,6 +299,55 @@ def test_resume_equals_an_uninterrupted_run(model, tmp_path, how):
     assert (whole / "results.json").read_text() == (broken / "results.json").read_text()
     steps = [json.loads(line)["step"] for line in (broken / "metrics.jsonl").read_text().splitlines()]
     assert steps == [*range(1, 9), 8]
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on(model, tmp_path):
+    """Every file of a checkpoint, cut in half, emptied, with a byte changed, or gone; then the advice is followed."""
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    settings = ("train.steps=4", "trl.guards=warn")
+    for folder in (whole, out):
+        assert run(*options(model, folder, *settings)).exit_code == 0
+    (out / "results.json").unlink()
+    shutil.rmtree(out / "model")
+    last = out / "checkpoints" / "checkpoint-4"
+    arguments = [*options(model, out, *settings), "--resume"]
+    names = {path.name for path in last.iterdir()}
+    assert {"optimizer.pt", "scheduler.pt", "rng_state.pth", "model.safetensors", "trainer_state.json"} < names
+    for path in sorted(last.iterdir()):
+        data = path.read_bytes()
+        middle = len(data) // 2
+        damages = [data[:middle], b""]
+        if path.suffix in (".pt", ".pth", ".npz", ".bin"):
+            with zipfile.ZipFile(path) as archive:
+                largest = archive.read(max(archive.infolist(), key=lambda part: part.file_size))
+            at = data.index(largest) + len(largest) // 2
+            damages.append(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        for damaged in damages if path.suffix not in (".md", ".jinja") else ():
+            path.write_bytes(damaged)
+            result = run(*arguments)
+            assert_one_line(result, f"{path}: is damaged: ")
+            assert f"remove {last} and run the same again: it goes on from checkpoint-3" in result.stderr
+        path.write_bytes(data)
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        data = (last / name).read_bytes()
+        (last / name).unlink()
+        assert_one_line(run(*arguments), f"{last / name}: is missing; remove")
+        (last / name).write_bytes(data)
+    for name, wrong in (("trainer_state.json", b"[]"), ("trainer_state.json", b'{"global_step": "many"}')):
+        data = (last / name).read_bytes()
+        (last / name).write_bytes(wrong)
+        result = run(*arguments)
+        assert result.exit_code == 2, result.output
+        assert f"error: {last}: is no state of this training (" in result.stderr
+        (last / name).write_bytes(data)
+    (out / "metrics.jsonl").write_bytes(
+        b"\xff\n[]\n{}\n" + b"[" * 100_000 + b"\n" + (out / "metrics.jsonl").read_bytes()
+    )
+    shutil.rmtree(last)
+    assert run(*arguments).exit_code == 0
+    assert (whole / "results.json").read_text() == (out / "results.json").read_text()
+    assert [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3, 4, 4]
 
 
 @pytest.mark.parametrize("name", ["gsm8k_smoke", "gsm8k_qwen", "math_llama"])

@@ -45,6 +45,8 @@ TEXTS = [
     ("The answer is $x+1$.", "1+x"),
     ("so we get \\boxed{28} percent in all", "28\\%"),
     ("It is not A, so I think it must be B", "B"),
+    ("half of the eggs are left, so the answer is 42", "42"),
+    ("Option C", "C"),
 ]
 """The answer has to be found first."""
 DIFFERENT = [
@@ -55,6 +57,11 @@ DIFFERENT = [
     (r"\neg 42", "42"),
     ("the answer is surely not 42", "42"),
     ("I would say that 42 is wrong", "42"),
+    ("it should be half of 42", "42"),
+    ("The answer is twice 42, surely", "42"),
+    ("I think that it is 42 million", "42"),
+    ("The number of eggs is 42 squared", "42"),
+    ("so it is ~~42~~ after all", "42"),
     ("5", r"3+2\mathrm{i}"),
     (r"10\frac12\%", r"10\%"),
     (r"\frac{1}{60!}", r"\frac{1}{55!}"),

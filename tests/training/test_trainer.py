@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -163,6 +165,25 @@ def test_a_resume_from_another_folder_is_exact_too(make_trainer, tmp_path):
     (elsewhere / "ibpo_state.npz").write_bytes(b"PK")
     with pytest.raises(IbpoError, match=r"ibpo_state.npz: cannot be read"):
         make_trainer("new", **options | {"averaging": 0.0}).train(resume_from_checkpoint=str(elsewhere))
+
+
+def test_a_clock_that_was_set_back_costs_no_checkpoint(make_trainer, tmp_path):
+    """Transformers takes the checkpoint with the earliest time for the oldest, and keeps `save_total_limit` of them."""
+    options = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 2, "learning_rate": 0.1}
+    first = make_trainer("run", max_steps=4, **options)
+    first.add_callback(StopAfter(2))
+    first.train()
+    for number in (1, 2):  # as if they had been saved tomorrow
+        tomorrow = time.time() + 86_400 + number
+        os.utime(tmp_path / "run" / f"checkpoint-{number}", (tomorrow, tomorrow))
+    second = make_trainer("run", max_steps=4, **options)
+    second.train(resume_from_checkpoint=True)
+    assert sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-4"]
+    assert (tmp_path / "run" / "checkpoint-4" / "ibpo_state.npz").exists()
+    whole = make_trainer("whole", max_steps=4, **options)
+    whole.train()
+    for a, b in zip(whole.model.parameters(), second.model.parameters(), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_a_new_training_leaves_no_shards_of_an_old_one(make_trainer, tmp_path):

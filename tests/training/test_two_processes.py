@@ -36,7 +36,7 @@ CASES = {
 
 BUDGET = {"extended": 0.25, "tokens": 30.0, "extended@level=2": 0.5}
 EVALUATIONS = {
-    # 2 ranks x 8 responses; "uneven" and "one row" end in a batch that is not full, "split prompts" cuts prompts in two.
+    # 2 ranks x 8 responses; "uneven" and "one row" end in a batch that is not full, "split prompts" cuts prompts.
     "even": {"eval_rows": 16, "num_generations_eval": 2, "per_device_eval_batch_size": 8, "budget": BUDGET},
     "uneven": {"eval_rows": 11, "num_generations_eval": 2, "per_device_eval_batch_size": 8, "budget": BUDGET},
     "one row": {"eval_rows": 9, "num_generations_eval": 1, "per_device_eval_batch_size": 4, "budget": BUDGET},

@@ -7,6 +7,7 @@ Of one comparison (`ibpo.evaluation.comparison.compare`), and of the methods of 
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -18,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from ibpo.budget import cost_text
+from ibpo.errors import printable
 from ibpo.evaluation.methods import mean_over_seeds
 from ibpo.evaluation.report.tables import percent, points
 from ibpo.evaluation.statistics import rate_interval
@@ -43,6 +45,7 @@ STYLE: Any = {
     "legend.labelcolor": INK,
     "svg.fonttype": "none",
     "svg.hashsalt": "ibpo",
+    "text.parse_math": False,  # a name may hold dollars
     "text.color": INK,
     "xtick.color": INK,
     "ytick.color": INK,
@@ -157,7 +160,7 @@ def plot_share_by_level(rows: Iterable[Row], path: Out, titles: Mapping[str, str
             label = f"share, {method.removeprefix('IBPO ')}, q+ = {row['budget']:.0%}"
             axes.bar(place, share, 0.9 * width, color=colour, label=label, zorder=0)
         axes.axhline(0, color=INK, linewidth=0.8)
-        axes.set_xticks(range(len(levels)), levels)
+        axes.set_xticks(range(len(levels)), [*map(_shown, levels)])
         axes.set_xlabel("Level")
         axes.set_ylabel("Extended share; gain of accuracy")
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -249,6 +252,16 @@ def _fitting(labels: Sequence[str], most: int, inches: float) -> int:
     return 1
 
 
+def _shown(name: str) -> str:
+    r"""A name in a figure: legends leave out what begins with an underscore, and SVG bears no control characters.
+
+    Example:
+        >>> _shown("a\nb"), _shown("_a")
+        ('a\\nb', '\u200a_a')
+    """
+    return "\N{HAIR SPACE}" * name.startswith("_") + printable(name)
+
+
 def _panels(
     names: Iterable[str],
     draw: Callable[[Axes, str], None],
@@ -280,7 +293,9 @@ def _panels(
         if labelled:
             figure.legend(labelled.values(), labelled.keys(), loc="outside lower center", ncols=columns, fontsize=10)
         kind = path.suffix.lstrip(".") if isinstance(path, Path) else "svg"
-        figure.savefig(path, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph .* missing")  # a browser has them, for the SVG
+            figure.savefig(path, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)
 
 
 def plot_tradeoff(part: Json, path: Out) -> None:
@@ -318,7 +333,7 @@ def plot_tradeoff(part: Json, path: Out) -> None:
             style = {"linestyle": "", "marker": MARKERS[i % len(MARKERS)], "markersize": 8, "markeredgecolor": INK}
             style |= {"color": _colour(i), "capsize": 3, "markeredgewidth": 0.7, "elinewidth": 1.2, "zorder": 4}
             accuracy, across = row["numbers"]["overall"]["all"]["pass@1"], _reach([row["cost"]])
-            _errorbar(axes, [row["cost"]["value"]], [accuracy], xerr=across, label=row["name"], **style)
+            _errorbar(axes, [row["cost"]["value"]], [accuracy], xerr=across, label=_shown(row["name"]), **style)
         cheapest = min(row["cost"]["value"] for row in rows)
         if most_expensive > 8 * cheapest > 0:
             axes.set_xscale("log")
@@ -355,7 +370,7 @@ def plot_by_level(values: Mapping[str, Mapping[str, Json]], levels: Sequence[str
         for i, (name, known) in enumerate(values.items()):
             shift = 0.5 * ((i + 0.5) / len(values) - 0.5)
             style = {"color": _colour(i), "linestyle": "-", "linewidth": 0.9, "marker": MARKERS[i % len(MARKERS)]}
-            style |= {"markeredgecolor": INK, "markeredgewidth": 0.6, "capsize": 2, "label": name}
+            style |= {"markeredgecolor": INK, "markeredgewidth": 0.6, "capsize": 2, "label": _shown(name)}
             _errorbar(axes, [levels.index(level) + shift for level in known], known.values(), **style)
         _level_axes(axes, levels, what)
 
@@ -377,7 +392,7 @@ def plot_shares(part: Json, path: Out) -> None:
                     "hatch": ("", "//", "..", "xx", "\\\\", "++")[i % 6],
                     "edgecolor": INK,
                 }
-                axes.bar(range(len(levels)), height, 0.75, bottom, linewidth=0.6, label=name, **style)
+                axes.bar(range(len(levels)), height, 0.75, bottom, linewidth=0.6, label=_shown(name), **style)
                 bottom = [b + h for b, h in zip(bottom, height, strict=True)]
         _level_axes(axes, levels, "Share of the problems")
 
@@ -408,7 +423,7 @@ def plot_kept(rows: Sequence[Json], path: Out) -> None:
             y = [places[_kept_label(row)] + 0.25 for row in known]
             label = "in training, last tenth of the steps"
             axes.plot(at, y, color=ORANGE, marker="D", linestyle="", label=label)
-        axes.set_yticks(range(len(places)), list(places))
+        axes.set_yticks(range(len(places)), [*map(_shown, places)])
         axes.margins(y=0.3)
         axes.set_xlabel("Extended share − budget (points)")
 
@@ -424,7 +439,7 @@ def _colour(i: int) -> str:
 
 
 def _level_axes(axes: Axes, levels: Sequence[str], what: str) -> None:
-    axes.set_xticks(range(len(levels)), levels, rotation=30 if len(levels) > 6 else 0)
+    axes.set_xticks(range(len(levels)), [*map(_shown, levels)], rotation=30 if len(levels) > 6 else 0)
     axes.set_xlabel("Level")
     axes.set_ylabel(what)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))

@@ -7,7 +7,6 @@ and example responses; only what a part is made of differs (`comparison_part`, `
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,13 +17,13 @@ from typing import IO, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ibpo.budget import cost_text
-from ibpo.errors import IbpoError
 from ibpo.evaluation.methods import mean_over_seeds
 from ibpo.evaluation.report import figures
 from ibpo.evaluation.report.tables import TableData, dash_notes, methods_tables, published, tables_of
 from ibpo.evaluation.responses import Responses, natural
 from ibpo.evaluation.run_facts import share_in_training
-from ibpo.runs import write_text_atomic
+from ibpo.markdown import markdown_text
+from ibpo.runs import atomic_path, cannot_write, write_text_atomic
 
 MAX_CHARACTERS = 1500
 MAX_EXAMPLES = 4
@@ -135,29 +134,33 @@ def write_page(folder: Path, data: PageData, name: str = "report") -> list[Path]
     try:
         return _write(folder, data, name)
     except OSError as error:
-        said = error.strerror or str(error)
-        raise IbpoError(f"{folder}: cannot be written: {said}; make room, or name another folder by --out") from None
+        raise cannot_write(folder, error) from None
 
 
 def _write(folder: Path, data: PageData, name: str) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     shown, written = [], []
-    markdown = [f"# {data.title}", "", data.answer, ""]
+    markdown = [f"# {markdown_text(data.title)}", "", markdown_text(data.answer), ""]
     for paragraph in data.asked:
-        markdown += [paragraph, ""]
+        markdown += [markdown_text(paragraph), ""]
     for number, part in enumerate(data.parts):
         slug = re.sub(r"[^A-Za-z0-9.-]+", "_", part.name).strip("_")
-        markdown += [f"## {part.name}", ""] if part.name else []
+        markdown += [f"## {markdown_text(part.name)}", ""] if part.name else []
         drawn = []
         for figure in part.figures:
             file = "_".join(filter(None, (figure.key, slug)))
             written += [_draw(folder / "figures" / f"{file}{suffix}", figure.draw) for suffix in (".png", ".svg")]
             svg = written[-1].read_text(encoding="utf-8")
             drawn.append((figure, figures.inline_svg(f"p{number}{figure.key}", svg, figure.spoken)))
-            markdown += [f"![{_one_line(figure.spoken)}](figures/{file}.png)", "", figure.caption, ""]
+            markdown += [
+                f"![{markdown_text(figure.spoken)}](figures/{file}.png)",
+                "",
+                markdown_text(figure.caption),
+                "",
+            ]
         for table in part.tables:
             markdown += [table.markdown(), ""]
-        markdown += [f"- {note}" for note in part.notes] + [""] * bool(part.notes)
+        markdown += [f"- {markdown_text(note)}" for note in part.notes] + [""] * bool(part.notes)
         shown.append({"key": f"p{number}", "part": part, "figures": drawn})
     about, others = published()
     used = {word for part in data.parts for word in part.words}
@@ -171,9 +174,14 @@ def _write(folder: Path, data: PageData, name: str) -> list[Path]:
         published=others,
         published_about=about,
     )
-    markdown += ["## What was run", "", *(f"- {label}: {value}" for label, value in data.what_ran), ""]
-    markdown += ["## What this does not show", "", *(f"- {limit}" for limit in data.limits), ""]
-    markdown += ["## Published by others", "", about, "", others.markdown()]
+    markdown += [
+        "## What was run",
+        "",
+        *(f"- {markdown_text(f'{label}: {value}')}" for label, value in data.what_ran),
+        "",
+    ]
+    markdown += ["## What this does not show", "", *(f"- {markdown_text(limit)}" for limit in data.limits), ""]
+    markdown += ["## Published by others", "", markdown_text(about), "", others.markdown()]
     files = {f"{name}.html": html, f"{name}.md": "\n".join(markdown)}
     if data.numbers:
         head = {"title": data.title, "parts": data.numbers}
@@ -186,18 +194,9 @@ def _write(folder: Path, data: PageData, name: str) -> list[Path]:
 
 
 def _draw(path: Path, draw: Draw) -> Path:
-    path.parent.mkdir(exist_ok=True)
-    partial_path = path.with_name(f".{path.name}")
-    try:
+    with atomic_path(path) as partial_path:
         draw(partial_path)
-        os.replace(partial_path, path)
-    finally:
-        partial_path.unlink(missing_ok=True)
     return path
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split()).replace("[", "(").replace("]", ")")
 
 
 def comparison_part(name: str, part: Json, examples: Sequence[Example] = ()) -> PagePart:
@@ -367,13 +366,14 @@ def methods_part(
 
 
 def answer_of(parts: Mapping[str, Json]) -> str:
-    """Some comparisons in one or two sentences, of measured numbers only."""
+    """Some comparisons in a few sentences, of measured numbers only; what to do comes first."""
     texts = []
     for name, part in list(parts.items())[:2]:
         rows = {row["name"]: row for row in part["configurations"]}
         standard = rows[part["standard"]]
         best = max(rows.values(), key=lambda row: row["numbers"]["overall"]["all"]["pass@1"]["value"])
-        text = f"{name + ': ' if name else ''}{standard['name']} is right on {_accuracy(standard)}"
+        head = f"{name + ': ' if name else ''}{' '.join(part.get('first_words', ()))} ".lstrip()
+        text = f"{head}{standard['name']} is right on {_accuracy(standard)}"
         if best is not standard:
             text += f", {best['name']} on {_accuracy(best)} at {best['relative_cost']['value']:.1f} times the cost"
         if part["allocation"]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from ibpo.budget import cost_text
 from ibpo.evaluation.methods import mean_over_seeds
+from ibpo.markdown import markdown_table, markdown_text
 
 Json = Mapping[str, Any]
 BINDS = {(True,): "yes", (False,): "no"}
@@ -53,8 +54,8 @@ class TableData:
 
     def markdown(self) -> str:
         """As a GitHub table under its caption."""
-        lines = [f"{self.caption}.", "", _line(self.head), _line(["---", *["---:"] * (len(self.head) - 1)])]
-        return "\n".join([*lines, *(_line([cell.line for cell in row]) for row in self.rows)]) + "\n"
+        lines = markdown_table(self.head, [[cell.line for cell in row] for row in self.rows])
+        return "\n".join([f"{markdown_text(self.caption)}.", "", *lines]) + "\n"
 
 
 def tables_of(part: Json) -> list[TableData]:
@@ -272,11 +273,6 @@ def _signed(value: float) -> str:
 
 def _count(estimate: Json) -> Cell:
     return Cell(text=str(estimate["num_problems"]), sort=estimate["num_problems"])
-
-
-def _line(cells: Sequence[str]) -> str:
-    safe = (cell.replace("|", "\\|").replace("\n", " ").replace(NO_BREAK, " ") for cell in cells)
-    return "| " + " | ".join(safe) + " |"
 
 
 def methods_tables(

@@ -192,6 +192,9 @@ class AccountStore(Protocol):
         ...
 
 
+_NO_TRANSACTION = nullcontext()
+
+
 @dataclass
 class MemoryStore:
     """Accounts in memory."""
@@ -202,7 +205,7 @@ class MemoryStore:
 
     def transaction(self) -> AbstractContextManager[Any]:
         """See `AccountStore`; a controller checks a request before it changes anything."""
-        return nullcontext()
+        return _NO_TRANSACTION
 
     def buckets(self, account: str) -> list[TokenBucket]:
         """See `AccountStore`."""

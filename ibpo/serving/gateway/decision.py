@@ -27,8 +27,8 @@ budget bounds a mean per request, of tokens or of answers by one group. What mus
 from __future__ import annotations
 
 import json
+import secrets
 import time
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -87,7 +87,7 @@ class Governor:
         Raises:
             Refusal: A body or header that cannot be read, or an upstream that gave no answer.
         """
-        record = RequestRecord(request_id=uuid.uuid4().hex, tenant=tenant, began=time.perf_counter())
+        record = RequestRecord(request_id=secrets.token_hex(16), tenant=tenant, began=time.perf_counter())
         # What is asked for, and what would each response group gain? Nothing is reserved yet: an error costs nothing.
         try:
             request = read_request(data, api=api)
@@ -119,6 +119,8 @@ class Governor:
             record.response_group, record.source, record.gains = group.name, gains.source, gains.by_group
             cap = max_tokens_of(request, group)
             most = None if cap is None else cap * request.num_answers
+            if request.hides_thinking or group.reasoning_effort:
+                record.expected_unseen = expected_tokens(request, group, gains)
             if reservation is not None:
                 record.price, record.balance = reservation.price, reservation.balance
             record.fields |= {"model": model.name, "stream": request.stream}
@@ -142,7 +144,7 @@ class Governor:
     @cached_property
     def opening_tokens(self) -> OpeningTokens:
         """What this process knows of the upstream's tokenizer; asked with no caller's key."""
-        headers = self.upstream.headers_for({}, governed=True)
+        headers = self.upstream.headers_for(CIMultiDict(), governed=True)
         return OpeningTokens(lambda body: self._send_probe(body, headers, "/tokenize"))
 
     async def _send_probe(self, body: bytes, headers: CIMultiDict[str], path: str) -> bytes:
@@ -204,20 +206,22 @@ class Governor:
             message = f"the upstream {cause}; try again later"
             raise Refusal(fault.status, f"upstream_{fault.kind}", message, added) from None
         record.retries, record.status = answer.num_retries, answer.status
-        self.metrics.first_byte_seconds.labels(record.response_group).observe(time.perf_counter() - record.began)
+        self.metrics.count_first_byte(record)
         try:
             shown = pass_headers(answer.headers)
             shown.extend(added)
             if answer.num_retries and answer.status >= 400:
                 shown["x-should-retry"] = "false"  # it has been: the caller's client need not multiply that
-            is_read = answer.status < 400 and answer.can_decode
-            if answer.status < 400 and not is_read:
+            is_answer = 200 <= answer.status < 300
+            is_read = is_answer and answer.can_decode
+            if is_answer and not is_read:
                 self.metrics.failures.labels("encoding").inc()
             if answer.complete:
-                record.outcome = "answered" if answer.status < 400 else "failed"
-                if not is_read:
+                record.outcome = "answered" if is_answer else "failed"
+                whole = answer.decoded(limits.max_buffered_bytes) if is_read else None
+                if whole is None:
+                    record.is_unread = is_read
                     return web.Response(status=answer.status, headers=shown, body=answer.head)
-                whole = answer.decoded(limits.max_buffered_bytes)
                 self._read_cost(whole, record, usage)
                 restored = restore_content(whole) if at_once else None
                 if restored is None:
@@ -226,6 +230,7 @@ class Governor:
                 for name in ("Content-Length", "Content-Encoding"):
                     shown.popall(name, None)
                 return web.Response(status=answer.status, headers=shown, body=restored)
+            record.is_unread = is_answer and not answer.is_stream
             is_read &= answer.is_stream
             if is_read:
                 for name in ("Content-Length", "Content-Encoding"):  # the usage may be taken out
@@ -233,7 +238,7 @@ class Governor:
             response, record.outcome = await relay_stream(
                 http_request, answer, shown, limits.body_seconds, usage if is_read else None
             )
-            if answer.status >= 400:
+            if not is_answer:
                 record.outcome = "failed"
             elif is_read and usage.failed and record.outcome in ("answered", "cut"):
                 record.outcome = "cut" if usage.total else "failed"
@@ -282,6 +287,18 @@ class Governor:
             record.tokens = usage.total
             if usage.is_counted:
                 record.counted = "usage"
+            elif record.is_unread and most is not None:
+                # A caller can make an answer as long as it likes, with log-probabilities of every token.
+                self.metrics.failures.labels("usage").inc()
+                record.tokens, record.counted = most, "reserve"
+            elif (
+                record.outcome != "answered"
+                and record.expected_unseen is not None
+                and not usage.saw_thinking
+                and (record.tokens or 0) < record.expected_unseen
+            ):
+                # Whoever leaves before the usage comes may have seen only what came after the thinking.
+                record.tokens = None
         if record.tokens is not None and record.tokens > (most or self.settings.limits.max_answer_tokens):
             if record.counted == "usage":
                 self.metrics.failures.labels("usage").inc()
@@ -308,9 +325,11 @@ def choose_groups(request: OpenAIRequest, model: ModelSettings, gains: Gains) ->
     groups = {group.name: group for group in model.response_group if can_set(request, group)}
     if gains.only in groups:
         return {gains.only: groups[gains.only]}
+    if groups:
+        return groups
     standard = model.response_group[0]
     capped = GroupSettings(name=standard.name, max_tokens=standard.max_tokens, tokens=standard.tokens)
-    return groups or {standard.name: capped}
+    return {standard.name: capped}
 
 
 def make_candidate(
@@ -332,14 +351,19 @@ def make_candidate(
     gain = gains.by_group.get(group.name, group.gain)
     if all(budget.response_group is not None for budget in budgets):
         return Candidate(response_group=group.name, gain=gain)  # shares cost 1 or 0: the controller knows
-    tokens = gains.tokens.get(group.name, DEFAULT_TOKENS if group.tokens is None else group.tokens)
-    expected, cap = tokens * request.num_answers, max_tokens_of(request, group)
+    expected, cap = expected_tokens(request, group, gains), max_tokens_of(request, group)
     if cap is None:
         return Candidate(response_group=group.name, gain=gain, cost={"tokens": expected + gains.probe_tokens})
     most = float(cap * request.num_answers)
     cost = {"tokens": min(expected, most) + gains.probe_tokens}
     reserve = {"tokens": most + gains.probe_tokens}
     return Candidate(response_group=group.name, gain=gain, cost=cost, reserve=reserve)
+
+
+def expected_tokens(request: OpenAIRequest, group: GroupSettings, gains: Gains) -> float:
+    """Completion tokens of all answers that a request asks for, by the router, else by the settings."""
+    tokens = gains.tokens.get(group.name, DEFAULT_TOKENS if group.tokens is None else group.tokens)
+    return tokens * request.num_answers
 
 
 def restore_content(body: bytes) -> bytes | None:

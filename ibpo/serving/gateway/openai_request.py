@@ -46,13 +46,19 @@ THINKING_CAPS = (
 """Where a request may limit its thinking, table ("": none) and name. It is part of the answer: never above the cap."""
 LEAST_THINKING = 1024
 """Of Anthropic's `thinking.budget_tokens`, which also has to be below `max_tokens`."""
-OPTION_TABLES = frozenset(
+TABLES = frozenset(
     [
-        *("extrabody", "samplingparams", "parameters", "options", "generationconfig", "generationparameters"),
-        *("customparams", "vllmxargs", "extraargs", "nvext", "provideroptions"),
+        *("messages", "input", "prompt", "prompt_embeds", "system", "instructions", "documents", "prediction"),
+        *("tools", "tool_choice", "functions", "function_call", "mcp_servers", "web_search_options", "plugins"),
+        *("response_format", "text", "guided_json", "structured_outputs", "json_schema", "logit_bias"),
+        *("reasoning", "thinking", "output_config", "stream_options", "metadata", "audio", "modalities", "user"),
+        *("chat_template_kwargs", "mm_processor_kwargs", "media_io_kwargs", "context_management", "container"),
     ]
 )
-"""Tables in which servers take options beside the request's own (as `plain_name` writes them): no caps in there."""
+"""Fields whose objects say what is asked and in which form, so that any name may occur in them. In all others servers
+may take options beside the request's own: no caps in there."""
+OPTION_TEXTS = frozenset(["extrabody", "samplingparams", "parameters", "options", "generationconfig"])
+"""Options that some servers also take as a text (as `plain_name` writes the names)."""
 READ = frozenset(["model", "stream", "stream_options", "prompt", "messages", "input", "thinking", "background"])
 """The other fields that are read here."""
 COMPLETIONS_CAP = 16
@@ -77,6 +83,17 @@ class OpenAIRequest:
     """Completions that are generated: n or best_of, times the number of prompts."""
     caps: Mapping[str, int] = field(default_factory=dict)
     """The caps that the caller gave, by name."""
+
+    @property
+    def hides_thinking(self) -> bool:
+        """Whether the caller has asked not to see the thinking: then the text says little about what was generated."""
+        body = self.body
+        reasoning, thinking = body.get("reasoning"), body.get("thinking")
+        return (
+            any(body.get(name) not in (None, True) for name in ("include_reasoning", "stream_reasoning"))
+            or (isinstance(reasoning, dict) and bool(reasoning.get("exclude")))
+            or (isinstance(thinking, dict) and thinking.get("display") == "omitted")
+        )
 
     @property
     def chat(self) -> bool:
@@ -143,11 +160,23 @@ def read_request(data: bytes, *, chat: bool = True, api: Api | None = None) -> O
     options = body.get("stream_options")
     if not (options is None or isinstance(options, dict)):
         raise IbpoError("field stream_options: must be an object")
+    if options and not isinstance(options.get("include_usage"), bool | None):
+        # "no" is false to some servers, and true here.
+        raise IbpoError("field stream_options: include_usage must be true or false")
     if body.get("background"):
         raise IbpoError("field background: answers in the background cannot be counted here; leave it out")
-    _check_spellings(body)
-    caps = {name: _count(body, name) for name in CAPS if body.get(name) is not None}
-    counts = [_count(body, name) for name in COUNTS if body.get(name) is not None]
+    caps: dict[str, int] = {}
+    num_answers = 1
+    for name, value in body.items():
+        if name not in _NAMES:
+            _check_spelling(name, value)
+        elif value is not None and name not in READ:
+            count = _read_count(name, value)
+            if name in COUNTS:
+                num_answers = max(num_answers, count)
+            else:
+                caps[name] = count
+    _check_thinking(body)
     return OpenAIRequest(
         api=api,
         body=body,
@@ -155,7 +184,7 @@ def read_request(data: bytes, *, chat: bool = True, api: Api | None = None) -> O
         stream=stream,
         # The other two APIs always tell it.
         wants_usage=bool(options and options.get("include_usage")) or api in ("responses", "messages"),
-        num_answers=max(counts, default=1) * _count_prompts(body, api),
+        num_answers=num_answers * _count_prompts(body, api),
         caps=caps,
     )
 
@@ -289,29 +318,41 @@ def _may_think(request: OpenAIRequest, group: GroupSettings) -> bool:
     return plain and (cap is None or cap > LEAST_THINKING)
 
 
-def _check_spellings(body: Json) -> None:
-    """Check that no field means what is read here under another spelling, and that no table of options caps anew.
+def _check_spelling(name: str, value: Any) -> None:
+    """Check that a field is none of those read here in another spelling, and no table of options that caps anew.
 
     Raises:
         IbpoError: Names the field as it should be written.
     """
-    for name, value in body.items():
-        if name in _NAMES:
-            continue
-        plain = plain_name(name)
-        if _KNOWN.get(plain, name) != name:
-            raise IbpoError(f"field {_KNOWN[plain]}: is spelt in another way; write {_KNOWN[plain]}")
-        if plain in OPTION_TABLES:
-            _check_options(name, value)
-
-
-def _check_options(name: str, value: Any) -> None:
-    if isinstance(value, str) and value.strip():
+    plain = plain_name(name)
+    if plain in _KNOWN:
+        raise IbpoError(f"field {_KNOWN[plain]}: is spelt in another way; write {_KNOWN[plain]}")
+    if isinstance(value, dict | list) and name not in TABLES:
+        _check_options(value)
+    elif plain in OPTION_TEXTS and isinstance(value, str) and value.strip():
         raise IbpoError("a table of options is a text, which is not read here; send an object")
-    for key, inner in value.items() if isinstance(value, dict) else ():
-        if (known := _KNOWN.get(plain_name(key))) and known not in READ:
-            raise IbpoError(f"field {known}: is inside another field; write it at the top of the request")
-        _check_options(key, inner if isinstance(inner, dict) else None)
+
+
+def _check_options(table: Any) -> None:
+    left = [table]
+    while left:
+        value = left.pop()
+        if isinstance(value, list):
+            left += value
+        elif isinstance(value, dict):
+            for key in value:
+                if (known := _KNOWN.get(plain_name(key))) and known not in READ:
+                    raise IbpoError(f"field {known}: is inside another field; write it at the top of the request")
+            left += value.values()
+
+
+def _check_thinking(body: Json) -> None:
+    """Check that the limits on the thinking are numbers: a text that servers take for one would not be lowered."""
+    for outer, name in THINKING_CAPS:
+        table: Any = body.get(outer) if outer else body
+        value = table.get(name) if isinstance(table, dict) else None
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise IbpoError(f"field {name}: must be a number")
 
 
 def _count_prompts(body: Json, api: Api) -> int:
@@ -359,8 +400,7 @@ def _merged(given: Any, more: Mapping[str, Any]) -> Json:
     return {**(given if isinstance(given, dict) else {}), **more}
 
 
-def _count(body: Json, name: str) -> int:
-    value = body[name]
+def _read_count(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1 << 31:
         # Nothing, or a negative number, is "as many as you like" to some servers.
         raise IbpoError(f"field {name}: must be a whole number, at least 1")

@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import random
 import zlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import Any
 
 import aiohttp
 from aiohttp import web
-from multidict import CIMultiDict
+from multidict import CIMultiDict, MultiMapping
 from yarl import URL
 
 from ibpo.serving.gateway.openai_request import Refusal
@@ -39,6 +39,15 @@ HOP_BY_HOP = frozenset(
     ]
 )
 """Headers that belong to one connection."""
+REWRITTEN = frozenset(["accept-encoding", "content-encoding", "content-type", "range", "if-range"])
+"""Headers of a governed request that the gateway writes, or that ask for a part of the answer, without its usage."""
+OTHER_PLACES = frozenset(
+    [
+        *("x-original-url", "x-rewrite-url", "x-http-method-override", "x-http-method", "x-method-override"),
+        *("openai-organization", "openai-project"),
+    ]
+)
+"""Headers that make some servers take another path or method than the request's, or another account of the key's."""
 
 
 class UpstreamFault(Exception):
@@ -73,32 +82,24 @@ class UpstreamAnswer:
         self.head = b""
         self.complete = False
         self.num_retries = 0
+        kind = self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        self.is_stream = kind == "text/event-stream"
+        self._encoding = self.headers.get("Content-Encoding", "").strip().lower()
+        self.can_decode = self._encoding in ("", "identity", *COMPRESSED)
+        """Whether what it says can be read here."""
         self._response = response
         self._watched = _watch_connection(response)
         self._idle, self._give_up, self._on_fault = idle_seconds, give_up, on_fault
 
-    @property
-    def is_stream(self) -> bool:
-        """Whether it is a stream of events."""
-        return self.headers.get("Content-Type", "").partition(";")[0].strip().lower() == "text/event-stream"
-
-    @property
-    def can_decode(self) -> bool:
-        """Whether what it says can be read here."""
-        return self._encoding in ("", "identity", *COMPRESSED)
-
-    @property
-    def _encoding(self) -> str:
-        return self.headers.get("Content-Encoding", "").strip().lower()
-
-    def decoded(self, most: int) -> bytes:
-        """The complete body without its compression, cut after `most` bytes; nothing, where it is broken."""
+    def decoded(self, most: int) -> bytes | None:
+        """The complete body without its compression; b"": it is broken; None: it is longer than `most`."""
         if self._encoding not in COMPRESSED:
             return self.head
         try:
-            return zlib.decompressobj(ZLIB_OR_GZIP).decompress(self.head, most)
+            whole = Decompressor().feed(self.head, most + 1)
         except zlib.error:
             return b""
+        return None if len(whole) > most else whole
 
     async def begin(self, most: int) -> None:
         """Read until something can be passed on: a stream's first piece, or a whole body of at most `most` bytes."""
@@ -125,11 +126,11 @@ class UpstreamAnswer:
         Raises:
             UpstreamFault: It stopped, broke off, or is not compressed as it says.
         """
-        decoder = zlib.decompressobj(ZLIB_OR_GZIP) if decode and self._encoding in COMPRESSED else None
+        decoder = Decompressor() if decode and self._encoding in COMPRESSED else None
         content, loop, piece = self._response.content, asyncio.get_running_loop(), self.head
         try:
             while piece:
-                yield decoder.decompress(piece) if decoder else piece
+                yield decoder.feed(piece) if decoder else piece
                 async with asyncio.timeout_at(min(loop.time() + self._idle, self._give_up)):
                     piece = await content.readany()
         except (TimeoutError, aiohttp.ClientError, OSError, zlib.error) as error:
@@ -145,6 +146,31 @@ class UpstreamAnswer:
             self._response.release()
         else:
             self._response.close()
+
+
+class Decompressor:
+    """Reads gzip, of one member or of several one after the other, or deflate.
+
+    Example:
+        >>> import gzip
+        >>> Decompressor().feed(gzip.compress(b"ab") + gzip.compress(b"c"))
+        b'abc'
+    """
+
+    def __init__(self) -> None:
+        self._member = zlib.decompressobj(ZLIB_OR_GZIP)
+
+    def feed(self, data: bytes, most: int = 0) -> bytes:
+        """What these bytes say, at most `most` bytes of it (0: all).
+
+        Raises:
+            zlib.error: They are not compressed as they say.
+        """
+        found = self._member.decompress(data, most)
+        while self._member.eof and (rest := self._member.unused_data) and not 0 < most <= len(found):
+            self._member = zlib.decompressobj(ZLIB_OR_GZIP)
+            found += self._member.decompress(rest, most and most - len(found))
+        return found
 
 
 class Upstream:
@@ -168,31 +194,27 @@ class Upstream:
         on_fault: Callable[[str], None],
     ) -> None:
         self.settings, self._session = settings, session
-        self._key, self._keep_authorization, self._on_fault = key, keep_authorization, on_fault
+        self._key, self._on_fault = key, on_fault
         self._root = settings.url.removesuffix("/v1")
+        keys = set[str]() if key is None and keep_authorization else {"authorization", "x-api-key"}
+        passed = HOP_BY_HOP | {"host", "content-length", "expect"} | keys | (OTHER_PLACES if keys else set())
+        self._left_out = {False: passed, True: passed | REWRITTEN}
 
     def address(self, path: str) -> URL:
         """The address of a path (with its parameters): `/v1/...` is the upstream's `/v1/...`."""
         return URL(self._root + path, encoded=True)
 
-    def headers_for(self, headers: Mapping[str, str], *, governed: bool, anthropic: bool = False) -> CIMultiDict[str]:
+    def headers_for(self, headers: MultiMapping[str], *, governed: bool, anthropic: bool = False) -> CIMultiDict[str]:
         """The caller's headers as the upstream gets them.
 
         Left out: what belongs to one connection, the gateway's own (`x-ibpo-...`), the caller's key where it is one of
         the gateway's, and for governed requests `Accept-Encoding`, as the usage is read off the answer. Anthropic's API
         takes the key as `x-api-key`, other servers of its protocol take either.
         """
-        kept = pass_headers(headers)
-        for name in ("Host", "Content-Length", "Expect"):
-            kept.popall(name, None)
+        kept = pass_headers(headers, self._left_out[governed])
         if governed:
-            kept.popall("Content-Encoding", None)
             kept["Accept-Encoding"] = "identity"
             kept["Content-Type"] = "application/json"
-        if self._key is None and self._keep_authorization:
-            return kept
-        for name in ("Authorization", "x-api-key"):
-            kept.popall(name, None)
         if self._key is not None:
             if anthropic:
                 kept["x-api-key"] = self._key
@@ -327,15 +349,22 @@ def _watch_connection(response: aiohttp.ClientResponse) -> Callable[[], None]:
     return end
 
 
-def pass_headers(headers: Mapping[str, str]) -> CIMultiDict[str]:
-    """The headers that go from end to end: without what belongs to one connection, and without the gateway's own."""
-    named = {part.strip().lower() for part in headers.get("Connection", "").split(",")}
-    kept: CIMultiDict[str] = CIMultiDict()
-    for name, value in headers.items():
-        lower = name.lower()
-        if lower not in HOP_BY_HOP and lower not in named and not lower.startswith(OWN_HEADERS):
-            kept.add(name, value)
-    return kept
+def pass_headers(headers: MultiMapping[str], left_out: frozenset[str] | set[str] = HOP_BY_HOP) -> CIMultiDict[str]:
+    """The headers that go from end to end: without what belongs to one connection, and without what is the gateway's.
+
+    That is its own (`x-ibpo-...`), and which pages of other sites may read its answers: none.
+
+    Args:
+        headers: As they came.
+        left_out: Names in small letters; those that `Connection` lists are left out, too.
+    """
+    for listed in headers.getall("Connection", ()):
+        left_out = left_out | {part.strip().lower() for part in listed.split(",")}
+    return CIMultiDict(
+        (name, value)
+        for name, value in headers.items()
+        if (lower := name.lower()) not in left_out and not lower.startswith((OWN_HEADERS, "access-control-"))
+    )
 
 
 async def relay_stream(
@@ -361,17 +390,14 @@ async def relay_stream(
     response = web.StreamResponse(status=answer.status, headers=headers)
     await response.prepare(http_request)
 
-    async def send(piece: bytes) -> None:
-        if piece:
-            async with asyncio.timeout(write_seconds):
-                await response.write(piece)
-
     try:
         async for piece in answer.pieces(decode=usage is not None):
-            await send(usage.feed(piece) if usage else piece)
-        await send(usage.end() if usage else b"")
+            shown = usage.feed(piece) if usage else piece
+            if shown:
+                async with asyncio.timeout(write_seconds):
+                    await response.write(shown)
         async with asyncio.timeout(write_seconds):
-            await response.write_eof()
+            await response.write_eof(usage.end() if usage else b"")
         return response, "answered"
     except UpstreamFault:
         outcome = "cut"

@@ -44,6 +44,8 @@ from ibpo.serving.gateway.telemetry import Metrics, RequestLog
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 MAX_HOSTS = 64
+MAX_REFUSALS = 600
+"""Lines of the log a minute about requests that were refused."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,7 +106,9 @@ class Gateway:
         self.settings, self.limits = governor.settings, governor.settings.limits
         self.draining = False
         self.num_in_flight = 0
+        self.metrics.in_flight.set_function(lambda: self.num_in_flight)
         self._hosts = {*LOOPBACK, host.lower()}
+        self._minute, self._num_logged = 0, 0
         self._by_tenant: Counter[str] = Counter()
         self._page = (files("ibpo.serving.gateway") / "page.html").read_bytes()
 
@@ -114,7 +118,7 @@ class Gateway:
             return await self._handle(request)
         except Refusal as refusal:
             self.metrics.refused.labels(refusal.code).inc()
-            if refusal.status < 500:
+            if refusal.status < 500 and self._may_log():
                 self.governor.log.write("refused", code=refusal.code, status=refusal.status, path=request.path[:200])
             return _refuse(refusal, request.path)
         except (asyncio.CancelledError, ConnectionError):
@@ -145,7 +149,6 @@ class Gateway:
             raise Refusal(429, "too_many", "too many requests of yours are in flight; wait", {"Retry-After": "1"})
         self.num_in_flight += 1
         self._by_tenant[tenant] += 1
-        self.metrics.in_flight.set(self.num_in_flight)
         try:
             if path in PATHS:
                 if request.method != "POST":
@@ -168,7 +171,14 @@ class Gateway:
             self._by_tenant[tenant] -= 1
             if not self._by_tenant[tenant]:
                 del self._by_tenant[tenant]
-            self.metrics.in_flight.set(self.num_in_flight)
+
+    def _may_log(self) -> bool:
+        """Whether one more refusal goes into the log: whoever has no key must not fill the disk. All are counted."""
+        minute = int(time.monotonic() / 60)
+        if minute != self._minute:
+            self._minute, self._num_logged = minute, 0
+        self._num_logged += 1
+        return self._num_logged <= MAX_REFUSALS
 
     def _check_browser(self, request: web.BaseRequest) -> None:
         """Check that no page of another site is asking through a browser of somebody who can reach this server.
@@ -179,10 +189,10 @@ class Gateway:
             Refusal: A page of another site.
         """
         named = request.headers.getall("Host", ())
-        origin = request.headers.get("Origin")
+        origins = request.headers.getall("Origin", ())
         if len(named) > 1 or (self.keys is None and named and not self._is_known(named[0])):
             raise Refusal(403, "host", "this server is not known under that name; use its address", close=True)
-        if origin is not None and (not named or origin.partition("://")[2].lower() != named[0].lower()):
+        if any(not named or origin.partition("://")[2].lower() != named[0].lower() for origin in origins):
             raise Refusal(403, "origin", "pages of other sites are not answered", close=True)
 
     def _is_known(self, host: str) -> bool:
@@ -215,6 +225,8 @@ class Gateway:
         if (request.content_length or 0) > limits.max_body_bytes:
             raise _too_large(limits.max_body_bytes)
         try:
+            if request.content.is_eof():  # it came with the headers
+                return await request.read()
             async with asyncio.timeout(limits.body_seconds):
                 if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
                     request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -254,9 +266,12 @@ def plain_path(raw: str) -> str:
         '/v1/models'
     """
     path = raw.partition("?")[0].partition("#")[0]
+    if path in PATHS:
+        return path
     plain = unquote(path)
     odd = plain != path and any(mark in plain for mark in "/\\%?#") and plain.count("/") != path.count("/")
-    if odd or "//" in plain or "\\" in plain or any(part in (".", "..") for part in plain.split("/")):
+    dots = any(part.partition(";")[0] in (".", "..") for part in plain.split("/"))  # `..;` is `..` to some servers
+    if odd or dots or "//" in plain or "\\" in plain:
         raise Refusal(400, "bad_path", "the path is ambiguous; write it plainly")
     if not plain.startswith("/") or any(ord(mark) < 32 for mark in plain):
         raise Refusal(400, "bad_path", "the path must begin with /")

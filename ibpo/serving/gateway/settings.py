@@ -17,6 +17,7 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -237,8 +238,11 @@ class Settings(_Table):
 
     def model_of(self, name: str) -> ModelSettings:
         """The table of a model: its own, else that of `*`, else one response group and no choice."""
-        tables = {model.name: model for model in self.model}
-        return tables.get(name) or tables.get("*", UNKNOWN)
+        return self._by_name.get(name) or self._by_name.get("*", UNKNOWN)
+
+    @cached_property
+    def _by_name(self) -> dict[str, ModelSettings]:
+        return {model.name: model for model in self.model}
 
 
 UNKNOWN = ModelSettings(name="*", response_group=[GroupSettings(name="standard")])

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -40,8 +41,12 @@ class RequestRecord:
     tokens: float | None = None
     """Completion tokens; None: not known."""
     counted: str = "estimated"
-    """`usage`: the tokens are the upstream's; `estimated`: by the text that came, if any did; `reserve`: the upstream's
-    usage was above what the request allowed, and is not believed."""
+    """`usage`: the tokens are the upstream's; `estimated`: by the text that came, if any did; `reserve`: all that the
+    request allowed, as the upstream's usage was above that, and is not believed, or could not be read."""
+    is_unread: bool = False
+    """Whether there is an answer that is too long to be held back, so that its usage was not read."""
+    expected_unseen: float | None = None
+    """Tokens that are expected where the thinking may not be shown: what came then says little; None: it is shown."""
     retries: int = 0
     price: Mapping[str, float | None] | None = None
     """Budget -> gain that a unit of cost had to bring, None where none was enough; None: no store to ask."""
@@ -196,17 +201,25 @@ class Metrics:
             "ibpo_first_byte_seconds", "From the request's body to the answer's first byte.", "response_group"
         )
 
+        # Labels come from the configuration and the keys, so that they are few: each series is looked up once.
+        self._gains_of, self._requests_of = cache(self.gains.labels), cache(self.requests.labels)
+        self._tokens_of, self._first_byte_of = cache(self.tokens.labels), cache(self.first_byte_seconds.labels)
+
     def count_decision(self, record: RequestRecord) -> None:
         """Count a request that has been decided."""
-        self.gains.labels(record.source).inc()
+        self._gains_of(record.source).inc()
         self.decide_seconds.observe(time.perf_counter() - record.began)
+
+    def count_first_byte(self, record: RequestRecord) -> None:
+        """Count a request whose answer has begun."""
+        self._first_byte_of(record.response_group).observe(time.perf_counter() - record.began)
 
     def count(self, record: RequestRecord) -> None:
         """Count a request that has ended."""
         tenant = record.tenant or "-"
-        self.requests.labels(tenant, record.response_group, record.outcome).inc()
+        self._requests_of(tenant, record.response_group, record.outcome).inc()
         if record.tokens is not None:
-            self.tokens.labels(tenant, record.response_group, record.counted).inc(record.tokens)
+            self._tokens_of(tenant, record.response_group, record.counted).inc(record.tokens)
 
     def render(self, snapshot: Mapping[str, Any]) -> bytes:
         """The text format, with the budgets as in `AsyncController.snapshot`."""

@@ -30,6 +30,7 @@ TEXT = re.compile(
     rb'"((?:[^"\\]|\\.)*)"'
 )
 """A piece of text, key and value."""
+THINKING_TEXT = (b"reasoning_content", b"reasoning", b"thinking")
 MAX_UNREAD_BYTES = 1 << 16
 NO_TEXT = frozenset(
     [
@@ -97,6 +98,8 @@ class StreamUsage:
         """Whether there was an error in it."""
         self.reasoning = 0
         """Tokens of the thinking, by the usage."""
+        self.saw_thinking = False
+        """Whether there was a text of it; known once `text_tokens` has been asked for."""
         self._strip = strip
         self._tail = b""
         self._begun = False
@@ -111,6 +114,7 @@ class StreamUsage:
             pieces = TEXT.findall(b"\n".join(self._unread))
             self._unread, self._unread_bytes = [], 0
             last = (b"", b"")
+            self.saw_thinking |= any(key in THINKING_TEXT for key, _ in pieces)
             for key, text in pieces:
                 if text == last[1] and key != last[0]:  # some servers say one thing under two names
                     last = (b"", b"")
@@ -226,13 +230,17 @@ def _read_answer(answer: dict[str, Any]) -> AnswerCost:
             tokens, thinking = read_tokens(place["usage"])
             counts.append(tokens)
             reasoning = max(reasoning, thinking or 0)
-    if any("usage" in row for row in choices):
-        counts.append(sum(read_tokens(row.get("usage"))[0] or 0 for row in choices) or None)
+    failed = bool(answer.get("error") or inner.get("error")) or kind in ("error", "response.failed")
+    failed |= answer.get("object") == "error"
+    in_choices = 0
+    for row in choices:
+        failed |= bool(row.get("error"))
+        if "usage" in row:
+            in_choices += read_tokens(row["usage"])[0] or 0
+    counts.append(in_choices or None)
     timings = answer.get("timings")
     if isinstance(timings, dict):  # llama.cpp
         counts.append(as_count(timings.get("predicted_n")))
-    failed = bool(answer.get("error") or inner.get("error")) or kind in ("error", "response.failed")
-    failed |= answer.get("object") == "error" or any(row.get("error") for row in choices)
     tokens = max((count for count in counts if count is not None), default=None)
     if tokens:  # the text need not be looked at
         return AnswerCost(tokens, 0, failed, reasoning)

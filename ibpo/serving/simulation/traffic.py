@@ -318,7 +318,7 @@ def _number(place: str, row: dict[str, Any], name: str, least: float) -> float:
         )
     try:
         value = float(row[name])
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         value = math.nan
     if not (math.isfinite(value) and value >= least):
         what = "a finite number" if least == -math.inf else "a finite number, at least 0"

@@ -16,6 +16,7 @@ from datasets import Dataset
 from rich.console import Console
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, SFTTrainer
 
 from ibpo.config import nearest
@@ -39,6 +40,7 @@ from ibpo.rollouts import (
     load_vllm,
 )
 from ibpo.runs import RunDir
+from ibpo.training.checkpoints import STATE_OF_ONE_PROCESS, CheckpointsInOrder, check_checkpoint, go_on, saving
 from ibpo.training.cold_start.data_set import build_data_set, offered_groups, read_data_set, solution_requests
 from ibpo.training.cold_start.gate import check, gate_requests, measure
 from ibpo.training.cold_start.recipe import ColdStartConfig
@@ -91,7 +93,14 @@ class ColdStart:
     def sample_and_build(self) -> dict[str, Any]:
         """Solutions into the store, responses out of them into the data set; returns its provenance."""
         if self.run.dataset.exists() and self.run.provenance.exists():
-            return json.loads(self.run.provenance.read_text(encoding="utf-8"))
+            try:
+                found = json.loads(self.run.provenance.read_text(encoding="utf-8"))
+                assert found["counts"] and found["responses"]
+                return found
+            except (ValueError, RecursionError, TypeError, KeyError, AssertionError):
+                raise IbpoError(
+                    f"{self.run.provenance}: is damaged; remove it and {self.run.dataset.name}, and run the same again"
+                ) from None
         requests = solution_requests(self.job.problems, self.config)
         sample = self.config.sample
         path = Path(sample.rollouts).expanduser() if sample.rollouts else self.run.rollouts
@@ -140,15 +149,18 @@ class ColdStart:
                 quiet=True,
                 **options | self.config.sft,
             )
+        except IbpoError:
+            raise
         except (TypeError, ValueError) as error:
             raise IbpoError(f"sft: {next(iter(str(error).splitlines()), '')}; fix that key") from None
         finally:
             progress.stop()
         partial = self.run.model.with_name("model.partial")
         shutil.rmtree(partial, ignore_errors=True)
-        tuned.save_pretrained(partial)
-        self.tokenizer.save_pretrained(partial)
-        os.replace(partial, self.run.model)
+        with saving(self.run.model):
+            tuned.save_pretrained(partial)
+            self.tokenizer.save_pretrained(partial)
+            os.replace(partial, self.run.model)
         self._forget()
 
     def check(self) -> dict[str, Any]:
@@ -251,6 +263,7 @@ class ColdStart:
             path = self.job.model_path
             try:
                 self.tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+                self.tokenizer("1 + 2 =")  # some of its settings are looked at only here
             except Exception as error:
                 said = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
                 raise IbpoError(f"model.path: {path}: the tokenizer cannot be loaded: {said}; name another") from None
@@ -363,7 +376,7 @@ def supervised_fine_tune(
             completion_only_loss=True,
             **options,
         ),
-        callbacks=callbacks,
+        callbacks=[*(callbacks or []), CheckpointsInOrder()],
         peft_config=peft_config,
     )
     if quiet:
@@ -371,8 +384,10 @@ def supervised_fine_tune(
     for checkpoint in out_dir.glob("checkpoint-*"):
         if not (checkpoint / "trainer_state.json").exists():  # written last: a kill left the checkpoint half-written
             shutil.rmtree(checkpoint)
-    has_checkpoint = any(out_dir.glob("checkpoint-*"))
-    trainer.train(resume_from_checkpoint=has_checkpoint or None)
+    last = get_last_checkpoint(str(out_dir)) if out_dir.is_dir() else None
+    if last is not None:
+        check_checkpoint(Path(last), needed=STATE_OF_ONE_PROCESS)
+    go_on(trainer, Path(last) if last else None)
     if peft_config is not None:
         adapted: Any = trainer.accelerator.unwrap_model(trainer.model)
         return adapted.merge_and_unload()
