@@ -29,6 +29,8 @@ FIRST_PAUSE = 0.05
 KEEP_ALIVE = 4.0
 """Seconds that an idle connection is kept: less than common servers do (5), or a request would meet a closing one."""
 COMPRESSED = ("gzip", "x-gzip", "deflate")
+STREAM_BEGINS = (b"data:", b"event:", b"id:", b"retry:", b": ")
+"""How a stream of events may begin, and JSON does not."""
 ZLIB_OR_GZIP = 47
 """`wbits` of zlib: either, by its header."""
 OWN_HEADERS = "x-ibpo-"
@@ -113,6 +115,10 @@ class UpstreamAnswer:
             if not piece:
                 self.complete = True
                 break
+            if not pieces and piece.startswith(STREAM_BEGINS):
+                self.is_stream = True  # whatever it is called
+                self.head = piece
+                return
             pieces.append(piece)
             size += len(piece)
         self.head = b"".join(pieces)
