@@ -536,6 +536,12 @@ def _finish(
     if not run.judge_name.startswith("command"):
         for caution in cautions(rows, []):
             _say(run.console, f"caution: {caution}")
+    if _always_alike(rows):
+        _say(
+            run.console,
+            "caution: every prompt got the same answer each time it was asked: the server answers greedily, or takes "
+            "neither seed nor temperature, so the answers show nothing of chance",
+        )
     compared = [row["logged_reward"] == row["reward"] for row in rows if row.get("logged_reward") is not None]
     if compared and not all(compared):
         _say(run.console, f"the judge agrees with the log's rewards on {sum(compared)} of {len(compared)} responses")
@@ -560,6 +566,16 @@ def _finish(
     typer.echo(
         f"the whole table: ibpo allocate {shlex.quote(str(run.out))}; a page: ibpo report {shlex.quote(str(run.out))}"
     )
+
+
+def _always_alike(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether all answers that were asked for twice have the same text."""
+    texts: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if not row.get("logged"):
+            texts.setdefault((row["problem_id"], row["response_group"]), []).append(row["completion"])
+    several = [some for some in texts.values() if len(some) > 1]
+    return bool(several) and all(len(set(some)) == 1 for some in several)
 
 
 def _finite(value: Any) -> Any:
