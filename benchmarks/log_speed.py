@@ -85,9 +85,10 @@ def main() -> None:
         example = str(HERE / "examples" / "dual_mode_dev.jsonl.gz")
         cases = {"example": ["allocate", example, "--by", "model"]}
         if asked.large:
-            for form, path in write_logs(scratch, asked.rows).items():
-                cases[f"{asked.rows:,} rows, {form}"] = ["allocate", str(path)]
-                cases[f"{asked.rows:,} rows, {form}, --stream"] = ["allocate", str(path), "--stream"]
+            forms = write_logs(scratch, asked.rows)
+            for more in (["--stream"], ["--num-splits", "10"]):
+                for form, path in forms.items():
+                    cases[f"{asked.rows:,} rows, {form}, {' '.join(more)}"] = ["allocate", str(path), *more]
         for checkout in checkouts.values():
             run(cases["example"], checkout, scratch)
         print("| log | " + " | ".join(f"{name}: CPU s | MiB" for name in checkouts) + " |")

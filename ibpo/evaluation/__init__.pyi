@@ -80,6 +80,7 @@ from .report import points as points
 from .report import write_page as write_page
 from .responses import Responses as Responses
 from .responses import join as join
+from .responses import natural as natural
 from .responses import read_table as read_table
 from .responses import row_of as row_of
 from .responses import write_table as write_table
@@ -184,6 +185,7 @@ __all__ = [
     "mean_over_seeds",
     "methods_part",
     "mix",
+    "natural",
     "next_target",
     "num_looks",
     "num_missing_and_all",
