@@ -31,7 +31,9 @@ class Verdict:
     mixture: dict[str, float] | None
 
 
-def verdict(part: LogPart, answer: Answer, *, error: float = 0.05, advice: str | None = None) -> Verdict:
+def verdict(
+    part: LogPart, answer: Answer, *, error: float = 0.05, advice: str | None = None, is_today: bool = True
+) -> Verdict:
     """Choose per problem where that is better, by more than chance, than whatever else fits the budget.
 
     Args:
@@ -39,6 +41,7 @@ def verdict(part: LogPart, answer: Answer, *, error: float = 0.05, advice: str |
         answer: What one question got on it.
         error: With which the interval may miss.
         advice: What would tell more, as a sentence; None: what a log in general lacks.
+        is_today: Whether the log is what is answered today, so that the two are worth comparing.
     """
     label = answer.question.label
     if answer.allocation is None:
@@ -55,7 +58,7 @@ def verdict(part: LogPart, answer: Answer, *, error: float = 0.05, advice: str |
             f"group. Not looking at the problems, {blind} is the best that fits."
         )
         return Verdict(text=text, per_problem=False, mixture=weights)
-    choose = f"{label}: {_of_today(part, held.reward, held.spent)}: choose per problem"
+    choose = f"{label}: {_of_today(part, held.reward, held.spent, is_today)}: choose per problem"
     if answer.mixture is None or held.mixture_gain is None or held.mixture_gain_stderr is None:
         return Verdict(text=f"{choose}: {blind}.", per_problem=True, mixture=None)
     gain = held.mixture_gain
@@ -65,7 +68,7 @@ def verdict(part: LogPart, answer: Answer, *, error: float = 0.05, advice: str |
     if gain - half > 0 and not (over and held.gain <= 0):
         text = f"{choose}. That beats {blind}, the best that does not look at the problems, by {interval}."
         return Verdict(text=text, per_problem=True, mixture=weights)
-    mixed = _of_today(part, held.mixture or 0.0, float(answer.mixture @ part.cost.mean(0)))
+    mixed = _of_today(part, held.mixture or 0.0, float(answer.mixture @ part.cost.mean(0)), is_today)
     if gain - half > 0:
         text = (
             f"{label}: choosing per problem is not worth it on this log: on unseen answers it spends "
@@ -83,11 +86,11 @@ def verdict(part: LogPart, answer: Answer, *, error: float = 0.05, advice: str |
     return Verdict(text=text, per_problem=False, mixture=weights)
 
 
-def _of_today(part: LogPart, reward: float, spent: float) -> str:
+def _of_today(part: LogPart, reward: float, spent: float, is_today: bool) -> str:
     """What a policy gets for what it spends, beside what the log got and spent."""
     (reward_now, spent_now), name, unit = part.now(), part.columns["reward"], part.columns["cost"]
     exact = f"{name} {reward:.3f} for {cost_text(spent)} {unit}"
-    if not (reward_now and spent_now):
+    if not (is_today and reward_now and spent_now):
         return exact
     keeps = "keep" if reward <= reward_now else "give"
     said = "right answers" if name.rpartition(".")[2].lower() in RIGHT else name
