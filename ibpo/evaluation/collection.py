@@ -110,13 +110,13 @@ def take_look(part: LogPart, answer: Answer, error: float) -> tuple[Look, Answer
     }
     held = answer.held_out
     if held is None or held.mixture_gain is None or held.mixture_gain_stderr is None:
-        told = verdict(part, answer, error=error, advice="")
+        told = verdict(part, answer, error=error, advice="", is_today=False)
         return Look(**facts, gain=0.0, low=-math.inf, high=math.inf, per_problem=told.per_problem), answer, told
     halved = int((counts >= 2).sum())
     stderr = math.sqrt(held.mixture_gain_stderr**2 + 3 * seen / halved**2)
     half = float(stdtrit(max(halved - 1, 1), 1 - error / 2)) * stderr
     answer = replace(answer, held_out=replace(held, mixture_gain_stderr=stderr))
-    told = verdict(part, answer, error=error, advice="")
+    told = verdict(part, answer, error=error, advice="", is_today=False)
     gain = held.mixture_gain
     return Look(**facts, gain=gain, low=gain - half, high=gain + half, per_problem=told.per_problem), answer, told
 
