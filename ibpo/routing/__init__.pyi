@@ -1,11 +1,13 @@
+from .encoder import Encoder, open_encoder
 from .evaluate import check_routed, default_budgets, evaluate_router, score_unseen
 from .features import as_text
-from .fit import PROMPTS, RoutedLog, embedder, fit_router, read_routed_log
+from .fit import PROMPTS, RoutedLog, embedder, fit_router, read_routed_log, scores_of
 from .router import Embed, Router, Scores, load_router, save_router
 
 __all__ = [
     "PROMPTS",
     "Embed",
+    "Encoder",
     "RoutedLog",
     "Router",
     "Scores",
@@ -16,7 +18,9 @@ __all__ = [
     "evaluate_router",
     "fit_router",
     "load_router",
+    "open_encoder",
     "read_routed_log",
     "save_router",
     "score_unseen",
+    "scores_of",
 ]

@@ -254,12 +254,14 @@ class AsyncController:
                     "spent": account.spent,
                     "in_flight": account.estimated,
                     "balance": account.balance,
-                    "overdraft": budget.overdraft,
-                    "burst": budget.burst,
+                    "overdraft": overdraft,
+                    "burst": overdraft if budget.burst is None else budget.burst,
                     "largest_overdraft": account.peak,
                     "price": _finite_price(price),
                 }
-                for budget, account, price in zip(budgets, total, controller.prices, strict=True)
+                for budget, account, price, overdraft in zip(
+                    budgets, total, controller.prices, controller.overdraft, strict=True
+                )
             ],
             "tenants": [
                 {
