@@ -58,11 +58,12 @@ class UpstreamFault(Exception):
     Args:
         kind: `connect`, `timeout` or `cut`.
         status: The caller's answer: 502 or 504.
+        began: Whether the model may have been at work all the same: no answer came in time, or a part of one.
     """
 
-    def __init__(self, kind: str, status: int) -> None:
+    def __init__(self, kind: str, status: int, *, began: bool = False) -> None:
         super().__init__(kind)
-        self.kind, self.status = kind, status
+        self.kind, self.status, self.began = kind, status, began
 
 
 class UpstreamAnswer:
@@ -296,7 +297,10 @@ class Upstream:
                 answer.close()
             if response is not None:
                 response.close()
-            raise _as_fault(error) from None
+            fault = _as_fault(error)
+            if isinstance(fault, UpstreamFault) and fault is not error:
+                fault.began = fault.kind == "timeout" or (response is not None and response.ok)
+            raise fault from None
 
 
 def open_session(settings: UpstreamSettings) -> aiohttp.ClientSession:
