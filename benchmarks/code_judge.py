@@ -165,10 +165,10 @@ def compare_speeds(data: Path, other: Path, rounds: int) -> None:
     for number in range(rounds):
         speeds = []
         for checkout in (Path(__file__).parent.parent, other):
-            command = [sys.executable, __file__, str(data), "--speed-only"]
-            done = subprocess.run(
-                command, env={**os.environ, "PYTHONPATH": str(checkout)}, capture_output=True, text=True
-            )
+            command = [sys.executable, str(Path(__file__).resolve()), str(data.resolve()), "--speed-only"]
+            environment = {**os.environ, "PYTHONPATH": str(checkout.resolve())}
+            # In its folder: processes that it starts by `python -m` look there first.
+            done = subprocess.run(command, env=environment, cwd=checkout, capture_output=True, text=True)
             if done.returncode:
                 sys.exit(done.stderr)
             speeds.append(float(done.stdout))

@@ -1,6 +1,10 @@
-"""Judges: throughput against bare math-verify, agreement with published graders' tests.
+"""Judges: throughput against bare math-verify and against another commit's judge, agreement with graders' tests.
 
     python benchmarks/judges.py ../shared/data
+    python benchmarks/judges.py ../shared/data --against CHECKOUT [--rounds 5]
+
+`--against`: another checkout of ibpo (a folder made by `git worktree add --detach FOLDER COMMIT`); its judge and this
+one take turns, each in processes of its own, on the same pairs, and nothing else is measured.
 
 The folder holds `benchmarks/math_train.jsonl.gz` (rows with `answer`),
 `{math_qwen_100,gsm8k_solutions,otis_mock_aime}/responses.jsonl.gz` (rows with `answer` and `gold`) and
@@ -9,12 +13,14 @@ The folder holds `benchmarks/math_train.jsonl.gz` (rows with `answer`),
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import json
 import logging
 import os
 import random
 import statistics
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -22,7 +28,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ibpo.rewards import MathJudge
+from ibpo.rewards.math import MathJudge  # where older commits have it, too
 
 ROUNDS, PAIRS, GOLD_PAIRS = 5, 1000, 100
 """Of each workload; the bare loop is slow on golds."""
@@ -44,29 +50,30 @@ def bare(pairs: list[Pair], wrap: Callable[[str], str]) -> list[bool]:
 
 def cpu_of_children() -> float:
     """CPU seconds of this process's living children: on a busy machine the steadier measure (Linux)."""
-    ticks = 0
+    nanoseconds = 0
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
-            fields = path.read_text().rpartition(")")[2].split()
+            parent = int(path.read_text().rpartition(")")[2].split()[1])
+            if parent == os.getpid():  # by the scheduler, as `stat` counts hundredths of a second
+                threads = path.parent.glob("task/*/schedstat")
+                nanoseconds += sum(int(thread.read_text().split()[0]) for thread in threads)
         except OSError:
             continue
-        if int(fields[1]) == os.getpid():
-            ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
+    return nanoseconds / 1e9
 
 
-def shuffled_golds(data: Path, rng: random.Random) -> list[Pair]:
+def shuffled_golds(data: Path, rng: random.Random, count: int = (ROUNDS + 1) * GOLD_PAIRS) -> list[Pair]:
     """Short golds of MATH against another problem's, one in ten against itself in brackets: most need algebra."""
     golds = sorted({row["answer"] for row in read(data / "benchmarks" / "math_train.jsonl.gz") if row["answer"]})
     golds = [gold for gold in golds if len(gold) <= MAX_CHARACTERS]
     pairs: set[Pair] = set()
-    while len(pairs) < (ROUNDS + 1) * GOLD_PAIRS:
+    while len(pairs) < count:
         gold = rng.choice(golds)
         pairs.add((f"\\left({gold}\\right)" if rng.random() < 0.1 else rng.choice(golds), gold))
     return sorted(pairs)
 
 
-def models_answers(data: Path, rng: random.Random) -> list[Pair]:
+def models_answers(data: Path, rng: random.Random, count: int = (ROUNDS + 1) * PAIRS) -> list[Pair]:
     """What models answered to problems of MATH (all that there is), GSM8K and a mock AIME (as many each)."""
     sources = ("math_qwen_100", "gsm8k_solutions", "otis_mock_aime")
     pairs: list[Pair] = []
@@ -74,20 +81,80 @@ def models_answers(data: Path, rng: random.Random) -> list[Pair]:
         rows = read(data / name / "responses.jsonl.gz")
         found = {(str(row["answer"]), str(row["gold"])) for row in rows if row["answer"] is not None}
         short = sorted(pair for pair in found if len(pair[0]) <= MAX_CHARACTERS)
-        most = (ROUNDS + 1) * PAIRS - len(pairs)
+        most = count - len(pairs)
         pairs += rng.sample(short, min(len(short), most // (len(sources) - sources.index(name))))
     return pairs
 
 
+WORKLOADS = (shuffled_golds, models_answers)
+
+
+def batches_of(
+    workload: Callable[..., list[Pair]], data: Path, rounds: int, size: int | None = None
+) -> list[list[Pair]]:
+    """The pairs of a workload in as many batches as there are rounds, and one more to warm up on."""
+    rng = random.Random(0)
+    pairs = workload(data, rng) if size is None else workload(data, rng, (rounds + 1) * size)
+    rng.shuffle(pairs)
+    size = len(pairs) // (rounds + 1)
+    return [pairs[number * size : (number + 1) * size] for number in range(rounds + 1)]
+
+
 def throughput(data: Path) -> None:
     """Distinct pairs of short answers: the judge with two workers, and a bare loop, in turns."""
-    for workload in (shuffled_golds, models_answers):
-        rng = random.Random(0)
-        pairs = workload(data, rng)
-        rng.shuffle(pairs)
-        size = len(pairs) // (ROUNDS + 1)
-        print(f"  {workload.__name__}, {ROUNDS + 1} rounds of {size} pairs, the first not counted:")
-        _compare_speeds([pairs[round_ * size : (round_ + 1) * size] for round_ in range(ROUNDS + 1)])
+    for workload in WORKLOADS:
+        batches = batches_of(workload, data, ROUNDS)
+        print(f"  {workload.__name__}, {ROUNDS + 1} rounds of {len(batches[0])} pairs, the first not counted:")
+        _compare_speeds(batches)
+
+
+def one_round(data: Path, number: int, rounds: int) -> list[tuple[float, float, int]]:
+    """Of each workload: pairs per CPU second (workers included), pairs per second, pairs judged equal."""
+    found = []
+    for workload in WORKLOADS:
+        batches = batches_of(workload, data, rounds, PAIRS)
+        judge = MathJudge(num_workers=2)
+        judge.compare(list(batches[0]))  # starts the workers; parsers learn their grammar's states
+        start, own, workers = time.perf_counter(), time.process_time(), cpu_of_children()
+        judged = judge.compare(list(batches[number]))
+        busy, seconds = cpu_of_children() - workers + time.process_time() - own, time.perf_counter() - start
+        equal = sum(judgement.reward == 1.0 for judgement in judged)
+        found.append((len(judged) / busy, len(judged) / seconds, equal))
+        judge.close()
+    return found
+
+
+def compare_checkouts(data: Path, other: Path, rounds: int) -> None:
+    """This judge and another checkout's, in turns, in processes of their own."""
+    if not (other / "ibpo" / "__init__.py").is_file():
+        sys.exit(f"--against {other}: there is no ibpo in it; name the folder of a checkout")
+    checkouts = (Path(__file__).parent.parent.resolve(), other.resolve())
+    rows: list[list[tuple[float, float, int]]] = []  # two of each round
+    for number in range(1, rounds + 1):
+        for checkout in checkouts if number % 2 else checkouts[::-1]:
+            script, folder = Path(__file__).resolve(), data.resolve()
+            command = [sys.executable, str(script), str(folder), "--round", str(number), "--rounds", str(rounds)]
+            environment = {**os.environ, "PYTHONPATH": str(checkout)}
+            # In its folder: the workers are started by `python -m`, which looks there first.
+            done = subprocess.run(command, env=environment, cwd=checkout, capture_output=True, text=True)
+            if done.returncode:
+                sys.exit(done.stderr)
+            rows.append(json.loads(done.stdout))
+        if number % 2 == 0:
+            rows[-2:] = rows[:-3:-1]
+    for place, workload in enumerate(WORKLOADS):
+        pairs = [(rows[i][place], rows[i + 1][place]) for i in range(0, len(rows), 2)]
+        print(f"  {workload.__name__}, {rounds} rounds of {len(batches_of(workload, data, rounds, PAIRS)[0])} pairs:")
+        for which, name in enumerate(("pairs per CPU second", "pairs per second")):
+            speeds = [(ours[which], theirs[which]) for ours, theirs in pairs]
+            columns = {"this judge": [a for a, _ in speeds], "the other": [b for _, b in speeds],
+                       "ratio": [a / b for a, b in speeds]}  # fmt: skip
+            said = (
+                f"{who} median {statistics.median(values):.4g}, from {min(values):.4g} to {max(values):.4g}"
+                for who, values in columns.items()
+            )
+            print(f"    {name}: {'; '.join(said)}")
+        print(f"    judged equal: {sum(a[2] for a, _ in pairs)}, the other {sum(b[2] for _, b in pairs)}")
 
 
 def _compare_speeds(batches: list[list[Pair]]) -> None:
@@ -136,12 +203,24 @@ def agreement(data: Path) -> None:
     judge.close()
 
 
-def main(data: Path) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--against", type=Path, metavar="CHECKOUT")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--round", type=int, help=argparse.SUPPRESS)
+    given = parser.parse_args()
     logging.disable(logging.CRITICAL)
+    if given.round is not None:
+        print(json.dumps(one_round(given.data, given.round, given.rounds)))
+        return
+    if given.against is not None:
+        compare_checkouts(given.data, given.against, given.rounds)
+        return
     for part in (throughput, agreement):
         print(f"{part.__name__}:")
-        part(data)
+        part(given.data)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

@@ -1,35 +1,55 @@
 """Are the choices of `ibpo allocate` better than what does not look at the problems, and does it say so only then?
 
-`python benchmarks/log_verdicts.py [--logs 200]`: simulated logs with known truths. For every log the command's own
-choices, mixture and verdict under one budget, all valued by the truth: the choice by expectations, the choice by the
-means of the responses (as it was before), the best mixture that fits, and what is recommended. A verdict is *wrong*
-where it recommends choosing per problem and that is worse than the mixture by the truth; *below* counts logs where what
-is recommended lies under the best mixture by more than the stated 95 % error of its own reward.
+    python benchmarks/log_verdicts.py --logs 200 --answers 4
+
+Simulated logs with known truths: four made up, and, where `../shared/data` is there, recorded ones, of which a log
+draws its answers anew: AIME problems at three efforts (two models), the game of 24 with and without thinking aloud (100
+answers recorded to each), and the prompts of ParetoBandit with three models (the recorded reward is the chance of a
+right answer, costs vary by half). For every log the command's own choices, mixture and verdict under one budget, all
+valued by the truth: the choice by expectations, the choice by the means of the answers (as it was before), the best
+mixture that fits, and what is recommended. *held out*: what the choice spends on answers that did not decide, against
+what is allowed. *wrong*: choosing per problem is recommended, and worse than the mixture. *below*: what is recommended
+lies under the best mixture by more than the stated 95 % error of its own reward. *covered*: the stated interval of the
+gain over the mixture holds the true one.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
-import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ibpo.allocation import random_mix
-from ibpo.data import LogColumns
-from ibpo.evaluation import answer_questions, questions, read_parts, verdict
+from ibpo.data import Log
+from ibpo.evaluation import answer_questions, questions, verdict
 from ibpo.evaluation.log_allocation import choose_groups
+from ibpo.evaluation.log_parts import part_of_log
 
+DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 GROUPS = (("low", 300.0), ("medium", 1200.0), ("high", 4000.0))
+SYNTHETIC = ("gains by problem", "one group best everywhere", "noise only", "slack")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Truth:
+    """`[P, G]` chances of a right answer and mean costs, and how answers are drawn: rng, number -> `[P, G, n]` both."""
+
+    chance: np.ndarray
+    cost: np.ndarray
+    draw: Callable[[np.random.Generator, int], tuple[np.ndarray, np.ndarray]]
 
 
 def logit(p: np.ndarray | float) -> np.ndarray:
     return np.log(np.asarray(p) / (1 - np.asarray(p)))
 
 
-def truth_of(name: str, rng: np.random.Generator, num_problems: int) -> tuple[np.ndarray, np.ndarray]:
-    """`[P, G]` chances of a right answer, and mean lengths."""
+def made_up(name: str, rng: np.random.Generator, num_problems: int) -> Truth:
     ease = rng.normal(size=(num_problems, 1))
     length = np.array([cost for _, cost in GROUPS]) * np.exp(-0.4 * ease)
     flat = np.zeros((num_problems, 3))
@@ -42,80 +62,142 @@ def truth_of(name: str, rng: np.random.Generator, num_problems: int) -> tuple[np
     else:  # "slack": medium is as good as high for nearly all, so most of a large budget buys nothing
         chance = np.clip(1 / (1 + np.exp(-(logit(np.array([0.5, 0.8, 0.8])) + 1.5 * ease))), 0, 1)
         chance[:, 2] = np.where(rng.random(num_problems) < 0.1, np.minimum(chance[:, 1] + 0.3, 1), chance[:, 1])
-    return chance, length
+    return bernoulli(chance, length)
 
 
-def one_log(name: str, seed: int, num_problems: int, num_responses: int, budget: str, folder: Path) -> dict[str, float]:
+def bernoulli(chance: np.ndarray, cost: np.ndarray) -> Truth:
+    def draw(rng: np.random.Generator, num: int) -> tuple[np.ndarray, np.ndarray]:
+        shape = (*chance.shape, num)
+        return (rng.random(shape) < chance[..., None]).astype(float), cost[..., None] * rng.gamma(4, 0.25, shape)
+
+    return Truth(chance=chance, cost=cost, draw=draw)
+
+
+def recorded(rows: list[dict], group: str) -> Truth:
+    """The answers of a log as all that there are: its means are the truth."""
+    problems = sorted({row["question_id"] for row in rows})
+    names = sorted({row[group] for row in rows})
+    cells: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for row in rows:
+        if row["tokens"] is not None and row["tokens"] >= 0:
+            cells.setdefault((row["question_id"], row[group]), []).append((float(row["correct"]), float(row["tokens"])))
+    problems = [p for p in problems if all((p, g) in cells for g in names)]
+    every = [[np.array(cells[p, g]) for g in names] for p in problems]
+    mean = np.array([[cell.mean(0) for cell in row] for row in every])
+
+    def draw(rng: np.random.Generator, num: int) -> tuple[np.ndarray, np.ndarray]:
+        found = np.array([[cell[rng.integers(0, len(cell), num)] for cell in row] for row in every])
+        return found[..., 0], found[..., 1]
+
+    return Truth(chance=mean[..., 0], cost=mean[..., 1], draw=draw)
+
+
+def truths(num_problems: int) -> dict[str, Callable[[np.random.Generator], Truth]]:
+    """Name -> what makes the truth of one log."""
+    found: dict[str, Callable[[np.random.Generator], Truth]] = {
+        name: lambda rng, name=name: made_up(name, rng, num_problems) for name in SYNTHETIC
+    }
+
+    def rows_of(path: Path) -> list[dict]:
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            return list(map(json.loads, file))
+
+    if DATA.is_dir():
+        dual = rows_of(DATA / "dual_mode_dev" / "dev.jsonl.gz")
+        for model in sorted({row["model"] for row in dual}):
+            one = recorded([row for row in dual if row["model"] == model], "effort")
+            found[f"dual_mode_dev, {model.partition('/')[2][:13]}"] = lambda _, one=one: one
+        game = recorded(rows_of(DATA / "game24" / "responses.jsonl.gz"), "group")
+        found["game24"] = lambda _: game
+        arms = [row["arms"] for row in rows_of(DATA / "paretobandit" / "val.jsonl.gz")]
+        names = sorted(arms[0])
+        chance = np.array([[min(max(row[name]["reward"], 0.0), 1.0) for name in names] for row in arms])
+        dollars = np.array([[row[name]["cost"] for name in names] for row in arms])
+
+        def some(rng: np.random.Generator) -> Truth:
+            own = rng.choice(len(arms), num_problems, replace=False)
+            return bernoulli(chance[own], dollars[own])
+
+        found["paretobandit, three groups"] = some
+    return found
+
+
+def log_of(truth: Truth, rng: np.random.Generator, num_responses: int) -> Log:
+    reward, cost = truth.draw(rng, num_responses)
+    shape = np.indices(reward.shape).reshape(3, -1)
+    return Log(
+        problem=[f"{p:06}" for p in shape[0].tolist()],
+        response_group=[f"g{g}" for g in shape[1].tolist()],
+        reward=reward.ravel(),
+        cost=cost.ravel(),
+        part=[""] * reward.size,
+        shown=[""] * reward.size,
+        columns={"problem": "p", "response_group": "g", "reward": "reward", "cost": "tokens"},
+        guessed=(),
+    )
+
+
+def one_log(make: Callable[[np.random.Generator], Truth], seed: int, num: int, budget: str) -> dict[str, float]:
     rng = np.random.default_rng(seed)
-    chance, length = truth_of(name, rng, num_problems)
-    path = folder / "log.jsonl"
-    with path.open("w") as file:
-        for p in range(num_problems):
-            for g, (group, _) in enumerate(GROUPS):
-                for _ in range(num_responses):
-                    row = {"problem_id": p, "response_group": group, "reward": int(rng.random() < chance[p, g])}
-                    file.write(json.dumps(row | {"tokens": float(length[p, g] * rng.gamma(4, 0.25))}) + "\n")
-    [part] = read_parts(path, LogColumns(), say=lambda _: None).parts
+    truth = make(rng)
+    part = part_of_log("", log_of(truth, rng, num), lambda _: None)
     asked = questions([budget])[1:2]
     [answer] = answer_questions(part, asked, holdout=None, num_splits=50, seed=seed, say=lambda _: None)
-    order = [part.groups.index(group) for group, _ in GROUPS]
-    place = np.argsort([int(x) for x in part.problems])
-    every = np.arange(num_problems)
+    chance, cost = truth.chance, truth.cost
+    every = np.arange(len(chance))
 
     def value(pick: np.ndarray) -> tuple[float, float]:
-        g = np.array([order.index(x) for x in pick[place].tolist()])
-        return float(chance[every, g].mean()), float(length[every, g].mean())
+        return float(chance[every, pick].mean()), float(cost[every, pick].mean())
 
     allowed = float(answer.limits[0].at_most or 0)
     mine, spent = value(np.asarray(answer.pick))
     before, spent_before = value(choose_groups(part.reward, part.cost, answer.limits, part.problems)[1])
-    weight, _ = random_mix(length.mean(0), chance.mean(0), at=max(allowed, spent))
-    weight_before, _ = random_mix(length.mean(0), chance.mean(0), at=max(allowed, spent_before))
+    weight, _ = random_mix(cost.mean(0), chance.mean(0), at=max(allowed, spent))
+    weight_before, _ = random_mix(cost.mean(0), chance.mean(0), at=max(allowed, spent_before))
     told = verdict(part, answer)
     assert answer.mixture is not None and answer.held_out is not None
-    blind = float(answer.mixture[order] @ chance.mean(0))
+    blind = float(answer.mixture @ chance.mean(0))
     error = 1.96 * (answer.held_out.mixture_gain_stderr or 0)
-    own_error = 1.96 * answer.held_out.reward_stderr
     gain = mine - float(weight @ chance.mean(0))
+    recommended = mine if told.per_problem else blind
     return {
         "gain": gain,
         "before": before - float(weight_before @ chance.mean(0)),
+        "held out": answer.held_out.spent / allowed - 1,
         "spent": spent / allowed - 1,
         "spent before": spent_before / allowed - 1,
         "recommends": float(told.per_problem),
         "wrong": float(told.per_problem and gain < 0),
-        "below": float((mine if told.per_problem else blind) < float(weight @ chance.mean(0)) - own_error),
+        "below": float(recommended < float(weight @ chance.mean(0)) - 1.96 * answer.held_out.reward_stderr),
         "covered": float(abs((answer.held_out.mixture_gain or 0) - (mine - blind)) <= error),
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--logs", type=int, default=200)
-    parser.add_argument("--problems", type=int, default=100)
+    parser.add_argument("--problems", type=int, default=100, help="of made-up truths and of ParetoBandit")
+    parser.add_argument("--answers", type=int, nargs="+", default=[4], help="per problem and group")
     arguments = parser.parse_args()
-    print(f"{arguments.logs} logs of {arguments.problems} problems, tokens=40%range (slack: 80%range), 50 splits")
-    print("| truth | answers | gain, expectations | means | spent | by means | recommended | wrong | below | covered |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as folder:
-        for name in ("gains by problem", "one group best everywhere", "noise only", "slack"):
-            for num_responses in (2, 4, 8):
-                rows = [
-                    one_log(name, 1000 * num_responses + seed, arguments.problems, num_responses,
-                            "tokens=80%range" if name == "slack" else "tokens=40%range", Path(folder))
-                    for seed in range(arguments.logs)
-                ]  # fmt: skip
-                table = {key: np.array([row[key] for row in rows]) for key in rows[0]}
+    print(f"{arguments.logs} logs, tokens=40%range (slack: 80%range), 50 splits; {arguments.problems} problems a log")
+    print("| truth | answers | gain, expectations | means | held out | spent | by means | recommended | wrong | below |"
+          " covered |")  # fmt: skip
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
+    for name, make in truths(arguments.problems).items():
+        budget = "tokens=80%range" if name == "slack" else "tokens=40%range"
+        for num in arguments.answers:
+            rows = [one_log(make, 1000 * num + seed, num, budget) for seed in range(arguments.logs)]
+            table = {key: np.array([row[key] for row in rows]) for key in rows[0]}
 
-                def mean(key: str, table: dict[str, np.ndarray] = table) -> str:
-                    error = table[key].std(ddof=1) / np.sqrt(len(table[key]))
-                    return f"{table[key].mean():+.4f} ± {error:.4f}"
+            def mean(key: str, form: str, table: dict[str, np.ndarray] = table) -> str:
+                error = 1.96 * table[key].std(ddof=1) / np.sqrt(len(table[key]))
+                return f"{table[key].mean():{form}} ± {error:{form.lstrip('+')}}"
 
-                shares = " | ".join(f"{table[key].mean():+.1%}" for key in ("spent", "spent before"))
-                told = f"{table['recommends'].mean():.0%} | {int(table['wrong'].sum())} | {int(table['below'].sum())}"
-                covered = f"{table['covered'].mean():.0%}"
-                gains = f"{mean('gain')} | {mean('before')}"
-                print(f"| {name} | {num_responses} | {gains} | {shares} | {told} | {covered} |", flush=True)
+            cells = [mean("gain", "+.4f"), mean("before", "+.4f"), mean("held out", "+.2%"), mean("spent", "+.2%")]
+            cells += [f"{table['spent before'].mean():+.1%}", f"{table['recommends'].mean():.0%}"]
+            cells += [str(int(table["wrong"].sum())), str(int(table["below"].sum())), f"{table['covered'].mean():.0%}"]
+            print(f"| {name} | {num} | {' | '.join(cells)} |", flush=True)
+    print(f"± 95 %; {time.process_time():.0f} CPU seconds")
 
 
 if __name__ == "__main__":

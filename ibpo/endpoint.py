@@ -6,6 +6,7 @@ The samplers and the judge by language model share it. Retries, back-off and `Re
 from __future__ import annotations
 
 import math
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -37,6 +38,14 @@ CUT = (
 )  # fmt: skip
 """What servers call an end of a response's own, and one that a limit cut off: OpenAI, vLLM, SGLang, llama.cpp, TGI, and
 the vendors behind them. Compared without case."""
+
+OF_A_LIMIT = frozenset(("length", "max", "maximum", "limit", "truncated", "truncation", "capped", "budget", "cutoff"))
+OF_AN_END = frozenset(("stop", "stopped", "eos", "eot", "eom", "end", "ended", "finished", "complete", "completed"))
+OF_NEITHER = frozenset((
+    "error", "filter", "filtered", "safety", "refusal", "abort", "aborted", "cancel", "cancelled", "canceled", "tool",
+    "tools", "function", "call", "calls", "pause", "timeout", "repetition", "rate", "user", "not", "no", "un",
+))  # fmt: skip
+"""What the words of other names say; a name with one of `OF_NEITHER` says neither."""
 
 
 class NotServed(IbpoError):
@@ -262,8 +271,14 @@ def as_finish_reason(said: str) -> str:
         >>> [as_finish_reason(word) for word in ("eos_token", "MAX_TOKENS", "content_filter")]
         ['stop', 'length', 'content_filter']
     """
-    word = said.strip().lower().replace("-", "_").replace(" ", "_").rpartition(".")[2].removeprefix("finish_reason_")
-    return "stop" if word in ENDED else "length" if word in CUT else said
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", said.strip())
+    word = re.sub(r"[\W_]+", "_", spaced.rpartition(".")[2]).strip("_").lower().removeprefix("finish_reason_")
+    if word in ENDED or word in CUT:
+        return "stop" if word in ENDED else "length"
+    words = set(word.split("_"))  # of a name that nobody listed, what its words say
+    if words & OF_NEITHER:
+        return said
+    return "length" if words & OF_A_LIMIT else "stop" if words & OF_AN_END else said
 
 
 def _parts(message: Any) -> tuple[Any, str]:

@@ -13,15 +13,24 @@ from collections.abc import Collection, Iterator, Sequence
 END_THINK = "</think>"
 FENCE = re.compile(
     r"^(?P<indent>[ \t>]*)(?P<fence>`{3,}|~{3,})(?P<language>[^`\n]*)$"
-    r"|[^`\n]*[ \t](?P<inline>`{3,})(?P<python>\{?\.?(?i:py)[^`\n]*)$"  # behind text only where it says Python
+    r"|[^`\n]*[ \t>](?P<inline>`{3,})(?P<python>\{?\.?(?i:py)[^`\n]*)$"  # behind text only where it says Python
 )
-PYTHON = re.compile(r"\{?[ \t]*\.?(?:i?python|py)[\d.]*(?![\w-])", re.IGNORECASE)
+PYTHON = re.compile(r"(?:\{code(?:-cell|-block)?\}[ \t]*)?\{?[ \t]*\.?(?:i?python|py)[\d.]*(?![\w-])", re.IGNORECASE)
 TOKEN = re.compile(
     r"""(?P<comment>\#.*)|(?P<quote>\"{3}|'{3})|"(?:\\.|[^"\\])*(?:"|$)|'(?:\\.|[^'\\])*(?:'|$)""",
 )
 CODE = re.compile(r"(?:async +def|def|class) +\w|import +\w|from +[\w.]+ +import\b|@\w|#!")
+SPECIAL = re.compile(r"(?:<\|[A-Za-z_]{1,40}\|>\s*)+\Z")
+"""Special tokens that a decoder left at the end of a text."""
+BROKEN_INDENT = re.compile(r"^[ \t]*\u00a0[ \t\u00a0]*", re.MULTILINE)
 MARKS = "\ufeff\u200b\u200e\u2060"
 """Invisible characters that some editors and models put before a text."""
+MADE = re.compile(
+    r"^(?:(?:async[ \t]+)?(?:def|class)[ \t]+(\w+)"
+    r"|(\w+)[ \t]*(?::[^=\n]+)?=(?!=)(?![ \t]*(?:[-\d\"'\[{(]|(?:True|False|None)\b)))",
+    re.MULTILINE,
+)
+"""What a program makes itself, and might be called: no name that it imports, and none of a number, text or list."""
 DEFINED = re.compile(
     r"^(?:(?:async[ \t]+)?(?:def|class)[ \t]+(\w+)"
     r"|(\w+)[ \t]*(?::[^=\n]+)?=(?!=)"
@@ -43,8 +52,8 @@ def python_blocks(completion: str) -> list[str]:
         >>> python_blocks("Try\n```python\nx = 1\n```\nIt prints\n```text\n1\n```\nor\n```{.python}\ny = 2\n```")
         ['x = 1', 'y = 2']
     """
-    answer = completion.rpartition(END_THINK)[2].lstrip(MARKS)
-    lines = answer.replace("\r\n", "\n").split("\n")
+    answer = SPECIAL.sub("", completion.rpartition(END_THINK)[2].lstrip(MARKS))
+    lines = answer.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     if not any(FENCE.match(line) for line in lines):
         return [answer.rstrip()] if CODE.match(answer.lstrip()) else []
     blocks = [block for language, block in _blocks(lines) if is_python(language) and block.strip()]
@@ -97,8 +106,10 @@ def choose_program(
     if answer.strip() not in [block.strip() for block in blocks] and answer.strip() != completion.strip():
         return answer, []
     defined = [definitions(block) for block in blocks]
-    counts = [sum(name in found for name in names) for found in defined]
-    if max(counts, default=0):
+    made = [{name for found in MADE.findall(textwrap.dedent(block)) for name in found} for block in blocks]
+    # A usage block may import what is asked for, and an output may show a value of its name.
+    counts = [tuple(len(found & {*names}) for found in both) for both in zip(made, defined, strict=True)]
+    if any(map(any, counts)):
         chosen = max(range(len(blocks)), key=lambda i: (counts[i], i))
     elif continues and (inside := [i for i, block in enumerate(blocks) if block[:1].isspace()]):
         chosen = inside[-1]
@@ -149,7 +160,8 @@ def _blocks(lines: Sequence[str]) -> Iterator[tuple[str, str]]:
             look_into_strings = False
             end, _ = _find_end(lines, number, fence, in_strings=False)
         inside = [_unindented(line, indent) for line in lines[number:end]]
-        yield language, "\n".join(inside).lstrip(MARKS).rstrip()
+        block = BROKEN_INDENT.sub(lambda m: " " * len(m[0]), "\n".join(inside))
+        yield language, block.lstrip(MARKS).rstrip()
         reopened = end < len(lines) and re.search(r"[^\s`~]", lines[end]) is not None
         number = end if reopened else end + 1
 

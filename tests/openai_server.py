@@ -37,7 +37,7 @@ class Log:
 
 
 @contextmanager
-def serving(answer, usage=True, other=None, pages=None):
+def serving(answer, usage: bool | dict[str, int] = True, other=None, pages=None):
     """Serve `answer(body, number) -> (text, finish_reason)`; yields the log, whose `url` is the base URL.
 
     In place of the text a chat may have the message's fields, e.g. `{"content": None, "reasoning": "..."}`.

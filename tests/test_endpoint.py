@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("openai")
 
-from ibpo.endpoint import Endpoint, read_api_key
+from ibpo.endpoint import Endpoint, as_finish_reason, read_api_key
 from ibpo.errors import IbpoError
 from tests.openai_server import Fault, serving
 
@@ -163,3 +163,29 @@ def test_a_key_is_read_from_a_file_and_never_shown(tmp_path):
         with pytest.raises(IbpoError) as error:
             read_api_key(broken, "--key")
         assert str(error.value) == f"--key: {broken}: cannot be read; name a text file with the key"
+
+
+ENDS = (
+    "FINISH_REASON_STOP, FinishReason.STOP, stopSequence, STOP-SEQUENCE, eot_id, <|eot_id|>, eos_token_id, endTurn, "
+    "FINISHED_STOPPED, end of text, stopped"
+)
+LIMITS = (
+    "maxTokens, MaxTokensReached, max tokens, FINISHED_LENGTH_CAPPED, Length, FinishReason.MAX_TOKENS, truncated, "
+    "token limit reached, max_seq_len"
+)
+NEITHER = (
+    "content_filter, SAFETY, tool_calls, ERROR_LIMIT, abort, user_cancelled, stopped_by_filter, refusal, pause_turn, "
+    "RECITATION, "
+)
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        *((word, "stop") for word in ENDS.split(", ")),
+        *((word, "length") for word in LIMITS.split(", ")),
+        *((word, word) for word in NEITHER.split(", ")),
+    ],
+)  # fmt: skip
+def test_finish_reasons_in_the_words_of_other_servers(said, reason):
+    assert as_finish_reason(said) == reason

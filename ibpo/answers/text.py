@@ -10,13 +10,14 @@ import re
 import unicodedata
 
 CHARACTERS = {
+    "∴": r"\therefore ", "⇒": r"\Rightarrow ",
     "−": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "÷": "/", "⁄": "/", "∕": "/",
     "√": r"\sqrt ", "∛": r"\cbrt ", "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "⩽": r"\le ", "≥": r"\ge ",
     "⩾": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "±": r"\pm ", "∓": r"\mp ", "∪": r"\cup ", "∩": r"\cap ",
     "∈": r"\in ", "∅": r"\emptyset ", "ℝ": r"\R ", "°": r"^\circ ", "º": r"^\circ ", "…": r"\dots ", "≡": r"\equiv ",
     "→": r"\to ", "∖": r"\setminus ", "¢": r"\text{cents}", "’": "'", "′": "'", "“": '"', "”": '"',
     "⟨": r"\langle ", "⟩": r"\rangle ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ",
-    "¬": r"\neg ", "∼": r"\sim ", "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u200b": "", "、": ",", "，": ", ",
+"¬": r"\neg ", "∼": r"\sim ", "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u200b": "", "、": ",", "，": ", ",
 }  # fmt: skip
 SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
 SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
@@ -25,6 +26,18 @@ GREEK = dict(zip("αβγδεθλμρσφωΔΩ", ("alpha", "beta", "gamma", "del
 
 ESCAPED_TWICE = re.compile(r"(?<!\\)\\\\(?=(?:[dt]?frac|left|right|sqrt|le|ge|text|pi|cup|infty|boxed)(?![a-z]))")
 SPELLINGS = (
+    (re.compile(r"\\(?:text)?color\s*(?:\[\w+\])?\s*\{[\w!]+\}\s*"), ""),
+    (re.compile(r"\{\s*([^{}]+?)\s*\\choose\s*([^{}]+?)\s*\}"), r"\\binom{\1}{\2}"),
+    (re.compile(r"\{\s*([^{}]+?)\s*\\over(?![A-Za-z])\s*([^{}]+?)\s*\}|^([^{}]+?)\s*\\over(?![A-Za-z])\s*([^{}]+)$"),
+     lambda m: rf"\frac{{{m[1] or m[3]}}}{{{m[2] or m[4]}}}"),
+    (re.compile(r"\\[dt]binom(?![A-Za-z])"), r"\\binom"),
+    (re.compile(r"\\(sin|cos|tan)\s*\^\s*\{\s*-\s*1\s*\}"), r"\\arc\1"),
+    (re.compile(r"(?<=[-+ ])i\s*(\d+(?:\.\d+)?)$"), r"\1i"),
+    (re.compile(r"\\[ij]math(?![A-Za-z])"), "i"),
+    (re.compile(r"^(-?[\d.]+\s*[-+]\s*[\d.]*)\s*\*?\s*j$"), r"\1i"),
+    (re.compile(r"_\s*\{\s*\\text\s*\{\s*base[ ~-]*\}?\s*(\d+)\s*\}?\s*\}"), r"_{\1}"),
+    (re.compile(r":\s*="), "="),
+    (re.compile(r"\b(sq|cu)\.?\s+(?=(?:ft|in|yd|mi|m|cm|km|mm|units?)\b)"), lambda m: ABBREVIATED[m[1]]),
     (re.compile(r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|(?:no)?limits)(?![A-Za-z])\s*\.?"), ""),
     (re.compile(r"\\phantom\s*(?:\{[^{}]*\}|\\[A-Za-z]+|.)"), ""),
     (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
@@ -47,6 +60,7 @@ SPELLINGS = (
     (re.compile(r"\\pounds(?![A-Za-z])"), "£"), (re.compile(r"\\euro(?![A-Za-z])(?:\{\})?"), "€"),
     (re.compile(r"\\\{"), r"\\lbrace "), (re.compile(r"\\\}"), r"\\rbrace "),
 )  # fmt: skip
+ABBREVIATED = {"sq": "square ", "cu": "cubic "}
 CANONICAL = {
     **dict.fromkeys(("leq", "leqslant", "leqq"), r"\le"), "lt": "<", "gt": ">", "neq": r"\ne",
     **dict.fromkeys(("geq", "geqslant", "geqq"), r"\ge"),
@@ -54,6 +68,8 @@ CANONICAL = {
     **dict.fromkeys(("bmod", "pmod", "pod", "mod"), r"\mod"),
 }  # fmt: skip
 
+OUTWARD = re.compile(r"([\[\]])([^\[\]]+,[^\[\]]+)([\[\]])")
+"""Intervals with ends that are left out marked by brackets turned outward: `]1, 2[`."""
 THOUSANDS = re.compile(
     r"(?<![\d.,])\d{1,3}"
     r"(?:\s?(?:\{,\}|,\s?\\!|\\!\s?,|\\[,;: ]|\\thinspace|~|(?<=\d)'|(?<=\d) )\s?\d{3})+(?!\d|\s*/)"
@@ -61,9 +77,13 @@ THOUSANDS = re.compile(
 """Groups of three digits set apart by anything but a plain comma, which may also part the items of a list."""
 SPACES = re.compile(r"\\(?:[,;:!> ]|q?quad|thinspace|hspace\{[^{}]*\})|(?<!\\)~|\s+")
 MATRIX_SPACES = re.compile(r"\\(?:[,;:!>]|q?quad|thinspace)|(?<!\\)~|\s+")
+DONE = re.compile(r"^\\(?:therefore|Rightarrow|implies)(?![A-Za-z])\s*|\s*[\u2713\u2714\u2705]\ufe0f?$")
+"""Around an answer: "hence" in front of it, and a tick behind it."""
+TAGGED = re.compile(r"<(b|strong|i|em|u|span|mark)>(.*)</\1>", re.DOTALL)
 LEADING = re.compile(
-    r"(?:(?:so|thus|hence|therefore),?\s+)?(?:the\s+)?(?:final\s+|correct\s+|required\s+)?"
-    r"(?:answer|result|value|solution|total|sum)(?:\s+is|\s*[:=])\s*:?\s*",
+    r"\#{4}\s+|(?:option|choice)\s+(?=\(?[A-J]\)?\.?$)"
+    r"|(?:(?:so|thus|hence|therefore),?\s+)?(?:the\s+)?(?P<bold>\*\*)?\s*(?:final\s+|correct\s+|required\s+)?"
+    r"(?:answer|result|value|solution|total|sum)(?(bold)(?:\s*:?\s*\*\*\s*[:=]?(?:\s*is)?\s+)|(?:\s+is|\s*[:=])\s*:?\s*)",
     re.IGNORECASE,
 )
 """What may stand before an answer and says nothing: "The answer is"."""
@@ -84,6 +104,10 @@ def clean(answer: str) -> str:
     while before != text:
         before = text
         text = unwrapped(text)
+    if found := IN_WORDS.match(text):
+        text = in_digits(found) + text[found.end() :]
+    if found := OUTWARD.fullmatch(text):
+        text = f"{'(' if found[1] == ']' else '['}{found[2]}{')' if found[3] == '[' else ']'}"
     text = THOUSANDS.sub(lambda m: re.sub(r"\D", "", m[0]), text)
     for pattern, spelling in SPELLINGS:
         text = pattern.sub(spelling, text)
@@ -97,6 +121,7 @@ def to_ascii(text: str) -> str:
         >>> to_ascii("2√3·x²"), to_ascii("½")
         ('2\\sqrt 3\\cdot x^{2}', ' \\frac{1}{2}')
     """
+    text = re.sub("([⁰¹²³⁴⁵⁶⁷⁸⁹]+)√", lambda m: f"\\sqrt[{m[1].translate(SUPERSCRIPTS)}]", text)
     text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+", lambda m: f"^{{{m[0].translate(SUPERSCRIPTS)}}}", text)
     text = re.sub("[₀₁₂₃₄₅₆₇₈₉]+", lambda m: f"_{{{m[0].translate(SUBSCRIPTS)}}}", text)
     text = re.sub("(?:\\d\u0305)+", lambda m: f"\\overline{{{m[0].replace(chr(0x305), '')}}}", text)
@@ -130,7 +155,11 @@ PAIRS = (
 
 def unwrapped(text: str) -> str:
     """Without one layer of what stands around an answer: delimiters of formulas, boxes, emphasis, a full stop."""
-    text = text.strip()
+    text = DONE.sub("", text.strip())
+    if found := TAGGED.fullmatch(text):
+        return found[2]
+    if len(text) > 4 and text.startswith("~~") and text.endswith("~~"):  # struck out in Markdown
+        return rf"\cancel{{{text[2:-2]}}}"
     text = LEADING.sub("", text, count=1) if LEADING.match(text) else text
     if text.startswith("=") and not text.startswith(("==", "=>", "=<")):
         text = text[1:].lstrip()
@@ -142,7 +171,8 @@ def unwrapped(text: str) -> str:
         if around and opening not in inner.replace("\\$", "") and not (opening == "$" and inner.endswith("\\")):
             return inner
     for command in ("\\boxed", "\\fbox", "\\framebox", "\\displaystyle", "\\ensuremath", "\\mathbf", "\\bm", "\\textbf",
-                    "\\mathit", "\\textit", "\\bf", "\\emph", "\\underline"):  # fmt: skip
+                    "\\boldsymbol", "\\pmb", "\\mathsf", "\\mathit", "\\textit", "\\bf",
+                    "\\emph", "\\underline"):  # fmt: skip
         if text.startswith(command) and not text[len(command) : len(command) + 1].isalpha():
             rest = text[len(command) :].strip()
             if rest.startswith("{"):
@@ -200,7 +230,7 @@ UNITS = {
     for word in words.split()
 }  # fmt: skip
 """Every spelling of a unit in the singular -> the unit."""
-CURRENCY = {"$": "dollar", "€": "euro", "£": "pound sterling", "¥": "yen"}
+CURRENCY = {"$": "dollar", "€": "euro", "£": "pound sterling", "¥": "yen", "₹": "rupee", "₩": "won", "₽": "ruble"}
 PERCENT = ("%", "percent", "percents", "pct", "percentage", "per cent")
 SCALES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 NUMBERS = """
@@ -208,6 +238,30 @@ zero one two three four five six seven eight nine ten eleven twelve thirteen fou
 nineteen twenty
 """
 NUMBER_WORDS = {word: number for number, word in enumerate(NUMBERS.split())}
+TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+PARTS = {"half": 2, "halves": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7,
+         "eighth": 8, "ninth": 9, "tenth": 10}  # fmt: skip
+IN_WORDS = re.compile(
+    rf"({'|'.join(TENS)})(?:[- ]({'|'.join(NUMBERS.split()[1:10])}))?(?=\s|$)"
+    rf"|({'|'.join(NUMBERS.split())})[- ]({'|'.join(PARTS)})s?$",
+    re.IGNORECASE,
+)
+"""A number above twenty, and a fraction, at the beginning of an answer: `forty-two`, `two thirds`."""
+
+
+def in_digits(found: re.Match[str]) -> str:
+    """A number that is written in words.
+
+    Example:
+        >>> IN_WORDS.sub(in_digits, "forty-two"), IN_WORDS.sub(in_digits, "two thirds")
+        ('42', '2/3')
+    """
+    tens, units, over, under = (part.lower() if part else "" for part in found.groups())
+    if tens:
+        return str(10 * (TENS.index(tens) + 2) + NUMBER_WORDS.get(units, 0))
+    return f"{NUMBER_WORDS[over]}/{PARTS[under]}"
+
+
 SENTENCES = """
 not no none nor neither never is isn isnt are aren arent was wasn were be being been wrong false incorrect untrue or
 and but minus plus times than more less fewer most least over under about approximately roughly nearly almost half
@@ -238,7 +292,9 @@ def unit_of(words: str) -> str | None:
             return None
         if word in ("square", "sq", "cubic", "cu"):
             power = "^2" if word[0] == "s" else "^3"
-        elif word in ("squared", "cubed") and spelled:
+        elif word in ("squared", "cubed"):
+            if not spelled:  # of the number itself
+                return None
             spelled.append("^2" if word == "squared" else "^3")
         elif piece in CURRENCY:
             spelled.append(CURRENCY[piece])

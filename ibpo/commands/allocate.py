@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ibpo.evaluation import Answer, LogPart
+
+
+EVERY = 5.0
+"""Seconds between lines of progress, where stderr is no terminal."""
 
 
 def allocate_command(
@@ -36,7 +41,7 @@ def allocate_command(
             help="tokens=2000: mean cost per problem; money=0.002: with --prices; 0.5x: half of what the log spends; "
             "tokens=25%range: that far from the cheapest response group to the most expensive; extended=30%: share of "
             "problems for that response group; 'extended>=10%': at least. Repeated budgets hold together; half and "
-            "twice of them are answered too. Default: 25%range, 50%range and 75%range."
+            "twice of them are answered too. Default: 0.5x, 25%range, 50%range and 75%range."
         ),
     ] = None,
     by: Annotated[str | None, typer.Option(help="Column that splits the log; each part is solved on its own.")] = None,
@@ -110,56 +115,49 @@ def allocate_command(
     num_bad = len(found.bad_rows)
     if as_json:
         typer.echo(json.dumps(summarise_parts(log, by, all_answers, num_bad=num_bad), indent=2))
-    if out is not None:
+    if out is None:
+        _say("nothing is written: --out FOLDER for choices, chosen rows, summary, picture")
+    else:
         write_files(out, log, names, all_answers, on_error=on_error, join=join, num_bad=num_bad, say=_say)
 
 
 def _print_part(console: Console, title: str, part: LogPart, answers: list[Answer], *, wide: bool) -> None:
     """What to do, then the table of one part, and who gets what by the shown column."""
     import numpy as np
-    from rich import box
-    from rich.table import Table
 
     from ibpo.evaluation import verdict
 
     for answer in answers:
         if answer.question.times == 1:
-            console.print(verdict(part, answer).text, highlight=False)
+            console.print(verdict(part, answer).text, markup=False, highlight=False)
             console.print()
     reward, unit = part.columns["reward"], part.columns["cost"]
     num_rows = int(part.count.sum())
-    table = Table(
-        title=f"{title}: {len(part.problems):,} problems, {num_rows:,} responses",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-    )
     mean_cost, mean_reward = part.cost.mean(0), part.reward.mean(0)
     by_cost = np.argsort(mean_cost, kind="stable").tolist()
     names = [part.groups[g] for g in by_cost]
     heads = ["budget", "allowed", "spent", reward, "mixture", "gain"]
-    more = ["same cost", "gain there", "of most expensive", "price x 1000", *names] if wide else []
-    for head in [*heads, *more]:
-        left = head == "budget"
-        table.add_column(
-            head, justify="left" if left else "right", no_wrap=not left, overflow="fold" if left else "ignore"
-        )
+    heads += ["same cost", "gain there", "of most expensive", "price x 1000", *names] if wide else []
     most_expensive = mean_reward[by_cost[-1]]
     now = part.now()
-    table.add_row("as logged", "", cost_text(now[1]), f"{now[0]:.3f}")
+    above = [["as logged", "", cost_text(now[1]), f"{now[0]:.3f}"]]
     for g, name in zip(by_cost, names, strict=True):
         of_most = f"{mean_reward[g] / most_expensive:.1%}" if most_expensive else ""
         shares = ["1.00" if name == other else "" for other in names]
         row = [f"always {name}", "", cost_text(mean_cost[g]), f"{mean_reward[g]:.3f}", "", ""]
-        table.add_row(*row, *(["", "", of_most, "", *shares] if wide else []))
+        above.append([*row, *(["", "", of_most, "", *shares] if wide else [])])
     best = np.lexsort((part.expected_cost, -part.expected_reward))[:, 0]
     spent = float(np.take_along_axis(part.expected_cost, best[:, None], 1).mean())
     shares = [f"{np.mean(best == g):.2f}" for g in by_cost]
-    table.add_row("no budget", "", cost_text(spent), "", "", "", *(["", "", "", "0", *shares] if wide else []))
-    table.add_section()
-    for answer in answers:
-        table.add_row(*_row(part, answer), *(_more(part, answer, most_expensive, by_cost) if wide else []))
+    above.append(["no budget", "", cost_text(spent), "", "", "", *(["", "", "", "0", *shares] if wide else [])])
+    below = [
+        [*_row(part, answer), *(_more(part, answer, most_expensive, by_cost) if wide else [])] for answer in answers
+    ]
+    _print_table(
+        console, f"{title}: {len(part.problems):,} problems, {num_rows:,} responses", heads, above, below
+    )  # fmt: skip
     held_out = any(answer.held_out for answer in answers)
-    table.caption = (
+    caption = (
         f"spent ({unit} per problem) and {reward} ± standard error: on responses that did not decide. mixture: the "
         "best that does not look at the problems, inside the same budget; gain over it."
         if held_out
@@ -167,13 +165,44 @@ def _print_part(console: Console, title: str, part: LogPart, answers: list[Answe
         if part.within.any()
         else f"Not held out, and one answer each: {reward} is that of the answers that decided, which is optimistic."
     )
-    table.caption_justify = "left"
-    console.print(table)
+    console.print(caption, markup=False, highlight=False)
     for answer in answers:
         if answer.why:
-            console.print(f"{answer.question.label}: {answer.why}", soft_wrap=True)
+            console.print(f"{answer.question.label}: {answer.why}", markup=False, soft_wrap=True)
     if part.shown is not None:
         _print_shown(console, part, answers, by_cost)
+
+
+def _print_table(
+    console: Console, title: str, heads: list[str], above: list[list[str]], below: list[list[str]] | None = None
+) -> None:
+    """A table with a line between its two parts; one that is too wide goes on below itself, no number cut."""
+    from rich import box
+    from rich.table import Table
+
+    rows = [row + [""] * (len(heads) - len(row)) for row in [*above, *(below or [])]]
+    width = [max(len(head), *(len(row[i]) for row in rows)) for i, head in enumerate(heads)]
+    width[0] = min(width[0], max(20, console.width // 3))
+    blocks: list[list[int]] = [[]]
+    room = free = console.width - width[0] - 2
+    for i in range(1, len(heads)):
+        if blocks[-1] and width[i] + 2 > free:
+            blocks.append([])
+            free = room
+        blocks[-1].append(i)
+        free -= width[i] + 2
+    console.print(title, markup=False, highlight=False)
+    for block in blocks:
+        table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+        table.add_column(heads[0], width=width[0], overflow="fold")
+        for i in block:
+            # Aligned here: Rich aligns no cell that may not be cut.
+            table.add_column(heads[i].rjust(width[i]), no_wrap=True, overflow="ignore")
+        for place, row in enumerate(rows):
+            table.add_row(
+                row[0], *(row[i].rjust(width[i]) for i in block), end_section=place == len(above) - 1 and bool(below)
+            )
+        console.print(table)
 
 
 def _row(part: LogPart, answer: Answer) -> list[str]:
@@ -216,23 +245,22 @@ def _more(part: LogPart, answer: Answer, most_expensive: float, by_cost: list[in
 
 def _print_shown(console: Console, part: LogPart, answers: list[Answer], by_cost: list[int]) -> None:
     import numpy as np
-    from rich.table import Table
+
+    from ibpo.evaluation import natural
 
     assert part.shown is not None
     column = part.columns["show"]
     for answer in answers:
         if answer.allocation is None or answer.question.times != 1:
             continue
-        console.print(f"who gets what under {answer.question.label}, by {column}", soft_wrap=True)
-        table = Table()
-        for head in (column, "problems", *(part.groups[g] for g in by_cost)):
-            table.add_column(head, justify="left" if head == column else "right")
-        for value in sorted(part.shown.names):
+        rows: list[list[str]] = []
+        for value in sorted(part.shown.names, key=natural):
             here = part.shown.code == part.shown.names.index(value)
-            if not here.any():
-                continue
-            table.add_row(value, str(int(here.sum())), *(f"{np.mean(answer.pick[here] == g):.2f}" for g in by_cost))
-        console.print(table)
+            if here.any():
+                shares = (f"{np.mean(answer.pick[here] == g):.2f}" for g in by_cost)
+                rows.append([value, f"{int(here.sum()):,}", *shares])
+        title = f"who gets what under {answer.question.label}, by {column}"
+        _print_table(console, title, [column, "problems", *(part.groups[g] for g in by_cost)], rows)
 
 
 def _say(text: str) -> None:
@@ -240,12 +268,13 @@ def _say(text: str) -> None:
 
 
 class _bar:
-    """A count of rows on a terminal's stderr; nothing elsewhere."""
+    """A count of rows on stderr: one that moves on a terminal, a line now and then elsewhere."""
 
     def __init__(self, label: str) -> None:
+        from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-        console = plain_console(stderr=True)
+        console = Console(stderr=True)
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -254,22 +283,42 @@ class _bar:
         )
         self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._task = self._progress.add_task(label, total=None)
+        self._line = None if console.is_terminal else _Lines()
+        self._label = label
 
     def __enter__(self) -> Callable[[int], None]:
         self._progress.start()
-        return lambda rows: self._progress.update(self._task, completed=rows)
+        return self._show
+
+    def _show(self, rows: int) -> None:
+        self._progress.update(self._task, completed=rows)
+        if self._line is not None:
+            self._line.say(f"{self._label}: {rows:,} rows")
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
 
-def _split_counter(label: str) -> Callable[[int, int], None] | None:
-    """A line on a terminal's stderr that counts splits; nothing elsewhere."""
-    if not sys.stderr.isatty():
-        return None
+class _Lines:
+    """Lines on stderr, at most one in `EVERY` seconds, none before the first of them are over."""
+
+    def __init__(self) -> None:
+        self._next = time.monotonic() + EVERY
+
+    def say(self, text: str) -> None:
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + EVERY
+            _say(text)
+
+
+def _split_counter(label: str) -> Callable[[int, int], None]:
+    """Counts splits on stderr: in place on a terminal, a line now and then elsewhere."""
+    lines = None if sys.stderr.isatty() else _Lines()
 
     def show(done: int, total: int) -> None:
-        if done % 10 == 0 or done == total:
+        if lines is not None:
+            lines.say(f"{label}: split {done} of {total}")
+        elif done % 10 == 0 or done == total:
             end = "\r\033[K" if done == total else ""
             print(f"\r{label}: split {done} of {total}{end}", end="", file=sys.stderr, flush=True)
 

@@ -411,9 +411,9 @@ def _plan_looks(run: Run, plan: Plan) -> None:
 
     logged = run.logged_PG
     done = float(calls_to(plan.targets, logged).sum())
-    whole = Target(num_problems=len(logged), answers=MOST)
-    more = min(float(calls_to([whole], logged, plan.targets).sum()), run.spending.calls_left(_money_per_call(run)))
-    plan.looks = len(plan.done) + num_looks(done, done + more if plan.done else max(done, more))
+    whole = float(calls_to([Target(num_problems=len(logged), answers=MOST)], logged).sum())
+    most = min(whole, run.spending.num_calls + run.spending.calls_left(_money_per_call(run)))
+    plan.looks = len(plan.done) + num_looks(done, most)
     if plan.error_left < ERROR / 1000:
         plan.error += ERROR
         if plan.done:
@@ -536,15 +536,22 @@ def _finish(
     if not run.judge_name.startswith("command"):
         for caution in cautions(rows, []):
             _say(run.console, f"caution: {caution}")
+    if _always_alike(rows):
+        _say(
+            run.console,
+            "caution: every prompt got the same answer each time it was asked: the server answers greedily, or takes "
+            "neither seed nor temperature, so the answers show nothing of chance",
+        )
     compared = [row["logged_reward"] == row["reward"] for row in rows if row.get("logged_reward") is not None]
     if compared and not all(compared):
         _say(run.console, f"the judge agrees with the log's rewards on {sum(compared)} of {len(compared)} responses")
     for text in list(run.refused.values())[:1]:
         _say(run.console, f"{len(run.refused)} requests were refused, the first: {text}")
     summary = summarise_parts(responses, None, [(part, [answer])], num_bad=0)
+    recommended = {"per_problem": told.per_problem, "mixture": told.mixture, "verdict": told.text}
+    summary["parts"][0]["budgets"][0]["recommended"] = recommended  # with this look's error
     summary["collect"] = {
         "command": command,
-        "verdict": told.text,
         "per_problem": told.per_problem,
         "stopped": reason,
         "more": more,
@@ -559,6 +566,16 @@ def _finish(
     typer.echo(
         f"the whole table: ibpo allocate {shlex.quote(str(run.out))}; a page: ibpo report {shlex.quote(str(run.out))}"
     )
+
+
+def _always_alike(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether all answers that were asked for twice have the same text."""
+    texts: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if not row.get("logged"):
+            texts.setdefault((row["problem_id"], row["response_group"]), []).append(row["completion"])
+    several = [some for some in texts.values() if len(some) > 1]
+    return bool(several) and all(len(set(some)) == 1 for some in several)
 
 
 def _finite(value: Any) -> Any:

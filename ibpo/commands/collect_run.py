@@ -25,6 +25,7 @@ from ibpo.runs import Journal, write_text_atomic
 from ibpo.types import Problem
 
 Json = dict[str, Any]
+pause = time.sleep
 FATAL = (401, 403, 404)
 """Statuses that no waiting mends: the key, the address, the model's name."""
 MAX_IDLE = 6
@@ -128,7 +129,8 @@ class Run:
     console: Console
     refused: dict[str, str] = field(default_factory=dict[str, str])
     """Key -> why; asked again by the next run."""
-    pause: Callable[[float], None] = time.sleep
+    fatal: IbpoError | None = None
+    """What ends the run once the calls in flight are over: their answers are paid for."""
 
     @property
     def logged_PG(self) -> NDArray[np.int64]:
@@ -140,7 +142,7 @@ class Run:
         made: list[Request] = []
         logged = self.logged_PG
         for p, answers in enumerate(answers_of(targets, len(self.order)).tolist()):
-            for g, way in enumerate(self.ways.values()):
+            for g, way in enumerate(self.ways.values() if answers else ()):
                 own = way.requests([self.order[p]], answers)
                 made += [request for request in own if request.number >= logged[p, g]]
         return made
@@ -174,6 +176,8 @@ class Run:
                     else:
                         num_new += 1
                         self._answered(number, outcome)
+                if self.fatal is not None:
+                    raise self.fatal
                 if not sent:
                     return False
                 waiting.extendleft(reversed(again))
@@ -181,12 +185,12 @@ class Run:
                 if num_idle == MAX_IDLE or (len(self.refused) >= 16 and not len(self.store)):
                     raise IbpoError(f"{said}; {len(self.store)} responses are kept: run the same command again")
                 if again:
-                    self.pause(min(60.0, 2.0**num_idle))
+                    pause(min(60.0, 2.0**num_idle))
         return True
 
     def _begin(self, waiting: deque[Request], sent: list[tuple[Request, int]]) -> Iterator[Request]:
         """The next requests, each reserved when its turn comes; ends where there is no room for the next."""
-        while waiting:
+        while waiting and self.fatal is None:
             number = self.spending.reserve(waiting[0], self._text(waiting[0]))
             if number is None:
                 return
@@ -207,7 +211,7 @@ class Run:
         self.spending.settle(number, use)
         most = self.spending.max_tokens  # with what is allowed above
         if use is not None and use.output > most and self.spending.prices is not None:
-            raise IbpoError(
+            self.fatal = IbpoError(
                 f"{self.endpoint.base_url}: gave a response of {use.output:.0f} tokens where at most {most - OVER} "
                 "were asked for, so no limit on money can be kept; give a larger --max-tokens, or name another server"
             )
@@ -217,8 +221,10 @@ class Run:
     ) -> None:
         self.spending.settle(number, None, served=not isinstance(error, NotServed))
         if isinstance(error, NotServed) and error.status in FATAL:
-            raise IbpoError(str(error))
-        if isinstance(error, RefusedRequest) or (not isinstance(error, NotServed) and tries[request.key] >= MAX_TRIES):
+            self.fatal = IbpoError(str(error))
+        elif isinstance(error, RefusedRequest) or (
+            not isinstance(error, NotServed) and tries[request.key] >= MAX_TRIES
+        ):
             self.refused[request.key] = str(error)
         else:
             again.append(request)

@@ -122,7 +122,7 @@ def read_budgets(texts: list[str]) -> list[float]:
 def _write(
     folder: Path, title: str, read: Imported, asked: CompareOptions, only: list[str], paths: list[tuple[str, Path]]
 ) -> list[Path]:
-    from ibpo.evaluation import compare, facts_of, share_in_training, training_of
+    from ibpo.evaluation import compare, facts_of, first_words, share_in_training, training_of
     from ibpo.runs import noted_calls
 
     try:
@@ -153,7 +153,9 @@ def _write(
         for row in part["budget_kept"]:
             row["in_training"] = share_in_training(training.get(name, []), row["name"])
         examples[name] = pick_examples(responses, shown)
+        words = first_words(responses, part, read.cost_unit[name], num_splits=asked.num_splits, seed=asked.seed)
         parts[name] = part | {
+            "first_words": words,
             "cost_unit": read.cost_unit[name],
             "examples": [asdict(example) for example in examples[name]],
             "training": [step for step in training.get(name, []) if step["configuration"] in shown],

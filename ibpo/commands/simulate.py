@@ -127,6 +127,8 @@ def simulate_command(
             f"goes there; add --budget {name}=10%, or one of tokens",
             err=True,
         )
+    for said in done.cautions:
+        typer.echo(f"caution: {said}", err=True)
     figures = summarise(requests, done, held, window=window, warm_up=warm_up)
     figures["cpu_microseconds_per_request"] = round(1e6 * seconds / len(requests), 1)
     if out is not None:

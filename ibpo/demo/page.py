@@ -135,13 +135,35 @@ def _answer(rows: list[dict[str, Any]], merits: list[dict[str, Any]], settings: 
         }
         share = _mean(rows, "IBPO sampled", "extended_share", budget, name)
         parts.append(
-            f"{name.capitalize()}: allowed to answer {budget:.0%} of unseen problems by extended reasoning, the "
+            _conclusion(name, merits, budget)
+            + f"{name.capitalize()}: allowed to answer {budget:.0%} of unseen problems by extended reasoning, the "
             f"trained policy used it on {share:.1%} and was right on {accuracy['IBPO sampled']:.1%} "
             f"({accuracy['IBPO calibrated']:.1%} calibrated); spending all of it at random gives "
             f"{accuracy['random mix']:.1%}, always extended {accuracy['extended only']:.1%}, never "
             f"{accuracy['standard only']:.1%}."
         )
     return " ".join(parts)
+
+
+def _conclusion(name: str, merits: list[dict[str, Any]], budget: float) -> str:
+    """What comes first where the gain over spending at random may be chance, or is none; "" where it is a gain."""
+    gains = [
+        gain
+        for one in merits
+        if (one["experiment"], one["budget"], one["variant"]) == (name, budget, "sampled")
+        and (gain := one["above_random_mix"]) is not None
+    ]
+    if not gains:
+        return f"No conclusion for {name}: what the policy gains over spending at random was not measured. "
+    value = float(np.mean([gain["value"] for gain in gains]))
+    # Half the width of the mean of independent seeds.
+    half = float(np.sqrt(np.sum([((gain["high"] - gain["low"]) / 2) ** 2 for gain in gains]))) / len(gains)
+    said = f"{100 * value:+.1f} points (95 %: {100 * (value - half):+.1f} to {100 * (value + half):+.1f})"
+    if value - half > 0:
+        return ""
+    if value + half < 0:
+        return f"Against the claim: in {name} the policy is worse than spending as much at random, by {said}. "
+    return f"No conclusion for {name}: choosing changes what spending as much at random gets by {said}. "
 
 
 def _asked(settings: DemoSettings) -> list[str]:

@@ -22,6 +22,7 @@ from .comparison import describe as describe
 from .comparison import find_problems as find_problems
 from .comparison import mix as mix
 from .comparison import per_problem as per_problem
+from .headline import first_words as first_words
 from .importing import COLD_START as COLD_START
 from .importing import Imported as Imported
 from .importing import ImportOptions as ImportOptions
@@ -79,6 +80,7 @@ from .report import points as points
 from .report import write_page as write_page
 from .responses import Responses as Responses
 from .responses import join as join
+from .responses import natural as natural
 from .responses import read_table as read_table
 from .responses import row_of as row_of
 from .responses import write_table as write_table
@@ -171,6 +173,7 @@ __all__ = [
     "find_problems",
     "fingerprint",
     "first_target",
+    "first_words",
     "halves",
     "held_out_results",
     "import_responses",
@@ -182,6 +185,7 @@ __all__ = [
     "mean_over_seeds",
     "methods_part",
     "mix",
+    "natural",
     "next_target",
     "num_looks",
     "num_missing_and_all",

@@ -20,7 +20,9 @@ from ibpo.evaluation.estimates import shrink
 from ibpo.evaluation.log_parts import FloatArray, IntArray, LogPart, Say
 from ibpo.evaluation.oracles import by_problem_pick
 
-DEFAULT = ("25%range", "50%range", "75%range")
+DEFAULT = ("0.5x", "25%range", "50%range", "75%range")
+GAP, MANY = 1e-4, 2000
+"""Of more problems than these a choice within this part of the best is as good: what is expected of them errs more."""
 REFUSED = {
     "slice": "a log is not sliced inside a budget; --by COLUMN solves each part of the log on its own",
 }
@@ -33,6 +35,8 @@ class Question:
     label: str
     budgets: tuple[Budget, ...]
     times: Fraction = Fraction(1)
+    was_asked: bool = True
+    """Else nobody did, and budgets that cannot be kept are no error."""
 
     def limits_on(self, part: LogPart) -> list["GroupLimit"]:
         """The budgets for one part of a log."""
@@ -61,14 +65,15 @@ class GroupLimit:
 
 
 def questions(texts: Sequence[str], cost: str = TOKENS) -> list[Question]:
-    """All budgets together, at half, once and twice their amount; without any, three on the way in cost.
+    """All budgets together, at half, once and twice their amount; without any, half of today's and three on the way.
 
     Args:
         texts: Of budgets, as on the command line.
         cost: What an amount without a name is of, such as `0.5x`: the log's cost.
     """
     if not texts:
-        return [Question(label=f"{cost}={text}", budgets=(parse_budget(f"{cost}={text}"),)) for text in DEFAULT]
+        texts = [f"{cost}={text}" for text in DEFAULT]
+        return [Question(label=text, budgets=(parse_budget(text),), was_asked=False) for text in texts]
     budgets = tuple(
         replace(budget, name=cost) if "=" not in text else budget
         for text, budget in ((text, parse_budget(text)) for text in texts)
@@ -96,7 +101,10 @@ def choose_groups(
     floors: dict[str, Any] = {}
     if any(x.at_least is not None for x in limits):
         floors["at_least"] = [x.at_least for x in limits]
-    allocation = allocate(reward.ravel(), problem, np.stack(rows), [x.at_most for x in limits], **floors)
+    gap = GAP if num_problems > MANY else 0.0
+    allocation = allocate(
+        reward.ravel(), problem, np.stack(rows), [x.at_most for x in limits], **floors, relative_gap=gap
+    )
     return allocation, allocation.weight.reshape(num_problems, num_groups).argmax(1)
 
 
@@ -185,7 +193,7 @@ def answer_questions(
             small, why = pick.astype(np.min_scalar_type(len(part.groups))), ""
         except IbpoError as error:
             name = str(question.budgets[error.budget_index]) if isinstance(error, InfeasibleBudget) else question.label
-            if not isinstance(error, InfeasibleBudget) or question.times == 1:
+            if not isinstance(error, InfeasibleBudget) or (question.times == 1 and question.was_asked):
                 raise IbpoError(f"{part.place}--budget {name}: {error}") from None
             allocation, small, mixture = None, np.zeros(0, np.int64), None
             why = f"not possible: {name} needs at least {error.nearest:.6g} per problem"

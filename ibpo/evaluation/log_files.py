@@ -1,8 +1,5 @@
 """What `ibpo allocate --out` writes: the choices, the rows that were chosen, the summary, the picture."""
 
-# matplotlib ships no types for what is used here.
-# pyright: reportUnknownMemberType=false
-
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ibpo.allocation import Frontier
 from ibpo.data import Labels, LogColumns, LogReader, LogRows, OnError
 from ibpo.errors import IbpoError
 from ibpo.evaluation.log_allocation import Answer
 from ibpo.evaluation.log_parts import LogPart, Say, judge_when_needed
+from ibpo.evaluation.log_picture import draw_answers
 from ibpo.evaluation.log_verdict import summarise_parts
 from ibpo.runs import atomic_files
 
@@ -61,53 +58,13 @@ def write_files(
         for part, answers in all_answers:
             name = f"frontier_{_file_name(part.name)}.png" if part.name else "frontier.png"
             try:
-                _draw(folder / name, part, answers)
+                draw_answers(part, answers, folder / name)
             except IbpoError as error:
                 say(f"no picture: {error}")
 
 
 def _file_name(name: str) -> str:
     return "".join(x if x.isalnum() or x in ".-" else "_" for x in name)
-
-
-def _draw(file: Path, part: LogPart, answers: list[Answer]) -> None:
-    """The frontier on the log's cost, with the budget that was asked, where it is one on that cost."""
-    asked = [x for answer in answers if answer.question.times == 1 for x in answer.limits]
-    budgets = [float(x.at_most) for x in asked if x.group is None and x.at_most is not None]
-    names = {"cost_name": f"{part.columns['cost']} per problem", "value_name": f"{part.columns['reward']} to expect"}
-    draw_frontier(part.frontier(), file, budget=budgets[0] if len(budgets) == 1 else None, **names)
-
-
-def draw_frontier(
-    curve: Frontier,
-    path: str | Path,
-    *,
-    budget: float | None = None,
-    cost_name: str = "mean cost per problem",
-    value_name: str = "mean utility per problem",
-) -> None:
-    """Draw a frontier, the straight line that random mixing follows, and a budget with its price, to a file."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise IbpoError("a plot needs matplotlib: pip install 'ibpo[report]'") from None
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    axes = figure.subplots()
-    some = np.unique(np.linspace(0, len(curve.spent) - 1, 2000).astype(np.int64))
-    axes.plot(curve.spent[some], curve.value[some], color="#1f5fa8", label="best allocation")
-    ends = [0, -1]
-    axes.plot(curve.spent[ends], curve.value[ends], "--", color="#888888", label="random mix of its two ends")
-    if budget is not None and budget >= curve.spent[0]:
-        point = curve.at(budget)
-        axes.plot([point.spent], [point.value], "o", color="#c8452c", label=f"budget {budget:,.6g}")
-        reach = 0.12 * (curve.spent[-1] - curve.spent[0])
-        x = np.array([point.spent - reach, point.spent + reach])
-        y = point.value + point.price * (x - point.spent)
-        axes.plot(x, y, color="#c8452c", linewidth=1, label=f"its price {point.price:.3g}")
-    axes.set(xlabel=cost_name, ylabel=value_name)
-    axes.grid(alpha=0.25)
-    axes.legend(frameon=False, loc="lower right")
-    figure.savefig(path, dpi=150)
 
 
 def _choices(part: LogPart, answer: Answer) -> Iterator[str]:

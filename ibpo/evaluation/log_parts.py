@@ -135,7 +135,7 @@ def read_parts(
     else:
         log = read_log(path, names, on_error=on_error, join=join, judge=judge_when_needed, progress=progress)
         columns, bad_rows, notes = log.columns, log.bad_rows, log.notes
-        makers = [partial(_part_of_log, name, of_part, say) for name, of_part in log.parts().items()]
+        makers = [partial(part_of_log, name, of_part, say) for name, of_part in log.parts().items()]
     parts: list[LogPart] = []
     wrong: list[str] = []
     for make in makers:
@@ -153,8 +153,12 @@ def read_parts(
     return Parts(parts=parts, bad_rows=bad_rows, guessed=guessed, notes=notes)
 
 
-def _part_of_log(name: str, log: Log, say: Say) -> LogPart:
-    """Gather rows in memory."""
+def part_of_log(name: str, log: Log, say: Say) -> LogPart:
+    """Gather the rows of one part that are in memory.
+
+    Raises:
+        IbpoError: One response group only, or no problem with a response of every one.
+    """
     means = GroupMeans.from_arrays(log.reward, log.problem, log.response_group, log.cost)
     group_R = means.pair % len(means.response_groups)
     offset = np.array([means.cost[np.argmax(group_R == g)] for g in range(len(means.response_groups))])

@@ -12,6 +12,9 @@ from ibpo.budget import cost_text
 from ibpo.evaluation.log_allocation import Answer
 from ibpo.evaluation.log_parts import LogPart
 
+RIGHT = ("correct", "is_correct", "right", "accuracy", "acc", "passed")
+"""Columns whose sum is the number of right answers."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
@@ -28,7 +31,9 @@ class Verdict:
     mixture: dict[str, float] | None
 
 
-def verdict(part: LogPart, answer: Answer, *, error: float = 0.05, advice: str | None = None) -> Verdict:
+def verdict(
+    part: LogPart, answer: Answer, *, error: float = 0.05, advice: str | None = None, is_today: bool = True
+) -> Verdict:
     """Choose per problem where that is better, by more than chance, than whatever else fits the budget.
 
     Args:
@@ -36,8 +41,9 @@ def verdict(part: LogPart, answer: Answer, *, error: float = 0.05, advice: str |
         answer: What one question got on it.
         error: With which the interval may miss.
         advice: What would tell more, as a sentence; None: what a log in general lacks.
+        is_today: Whether the log is what is answered today, so that the two are worth comparing.
     """
-    label, reward, unit = answer.question.label, part.columns["reward"], part.columns["cost"]
+    label = answer.question.label
     if answer.allocation is None:
         return Verdict(text=f"{label}: {answer.why}.", per_problem=False, mixture=None)
     weights = None
@@ -45,49 +51,50 @@ def verdict(part: LogPart, answer: Answer, *, error: float = 0.05, advice: str |
         by_cost = np.argsort(part.cost.mean(0), kind="stable").tolist()
         weights = {part.groups[g]: float(answer.mixture[g]) for g in by_cost}
     blind = "no mixture of response groups keeps it" if weights is None else _blind(weights)
-    held, now = answer.held_out, part.now()
+    held = answer.held_out
     if held is None:
         text = (
             f"{label}: whether choosing per problem pays cannot be told: that takes 2 answers per problem and response "
             f"group. Not looking at the problems, {blind} is the best that fits."
         )
         return Verdict(text=text, per_problem=False, mixture=weights)
-    kept = (
-        f", {held.reward / now[0]:.0%} of today's for {held.spent / now[1]:.0%} of its cost"
-        if now[0] and now[1]
-        else ""
-    )
-    mine = f"{reward} {held.reward:.3f} for {cost_text(held.spent)} {unit}{kept}"
+    choose = f"{label}: {_of_today(part, held.reward, held.spent, is_today)}: choose per problem"
     if answer.mixture is None or held.mixture_gain is None or held.mixture_gain_stderr is None:
-        return Verdict(text=f"{label}: choose per problem ({mine}): {blind}.", per_problem=True, mixture=None)
+        return Verdict(text=f"{choose}: {blind}.", per_problem=True, mixture=None)
     gain = held.mixture_gain
     half = float(stdtrit(max(len(part.problems) - 1, 1), 1 - error / 2)) * held.mixture_gain_stderr
     interval = f"{gain:+.3f} ({100 * (1 - error):.3g} %: {gain - half:+.3f} to {gain + half:+.3f})"
     over = any(x.group is None and x.at_most is not None and held.spent > x.at_most for x in answer.limits)
     if gain - half > 0 and not (over and held.gain <= 0):
-        text = (
-            f"{label}: choose per problem: {mine}. That beats {blind}, the best that does not look at the problems, by "
-            f"{interval}."
-        )
+        text = f"{choose}. That beats {blind}, the best that does not look at the problems, by {interval}."
         return Verdict(text=text, per_problem=True, mixture=weights)
-    cost = float(answer.mixture @ part.cost.mean(0))
+    mixed = _of_today(part, held.mixture or 0.0, float(answer.mixture @ part.cost.mean(0)), is_today)
     if gain - half > 0:
         text = (
             f"{label}: choosing per problem is not worth it on this log: on unseen answers it spends "
-            f"{cost_text(held.spent)} {unit}, more than asked, and a mixture of that cost is as good. Inside the "
-            f"budget, {blind}, {reward} {held.mixture:.3f} for {cost_text(cost)} {unit}, is the best that does not "
-            "look at the problems."
+            f"{cost_text(held.spent)} {part.columns['cost']}, more than asked, and a mixture of that cost is as good. "
+            f"Inside the budget, {mixed}: {blind}, the best that does not look at the problems."
         )
         return Verdict(text=text, per_problem=False, mixture=weights)
     if advice is None:
         more = "more problems" if part.count.min() >= 8 else "at least 8 answers per problem and response group"
         advice = f"Collect {more} to see more."
     text = (
-        f"{label}: choosing per problem is not worth it on this log: {blind}, {reward} {held.mixture:.3f} for "
-        f"{cost_text(cost)} {unit}, is the best that does not look at the problems, and choosing changes that by "
-        f"{interval}. {advice}".rstrip()
+        f"{label}: choosing per problem is not worth it on this log: {mixed}: {blind}, the best that does not look at "
+        f"the problems, and choosing changes that by {interval}. {advice}".rstrip()
     )
     return Verdict(text=text, per_problem=False, mixture=weights)
+
+
+def _of_today(part: LogPart, reward: float, spent: float, is_today: bool) -> str:
+    """What a policy gets for what it spends, beside what the log got and spent."""
+    (reward_now, spent_now), name, unit = part.now(), part.columns["reward"], part.columns["cost"]
+    exact = f"{name} {reward:.3f} for {cost_text(spent)} {unit}"
+    if not (is_today and reward_now and spent_now):
+        return exact
+    keeps = "keep" if reward <= reward_now else "give"
+    said = "right answers" if name.rpartition(".")[2].lower() in RIGHT else name
+    return f"{spent / spent_now:.0%} of today's {unit} {keeps} {reward / reward_now:.0%} of today's {said} ({exact})"
 
 
 def _blind(weights: dict[str, float]) -> str:

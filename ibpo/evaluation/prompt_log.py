@@ -193,9 +193,7 @@ def _first(names: Sequence[str], rows: Sequence[Mapping[str, Any]], tried: Itera
 def _problem(
     place: str, row: Mapping[str, Any], columns: Mapping[str, str], show: Sequence[str], *, tests: bool
 ) -> Problem | None:
-    whole = first_of(row, *MESSAGES)
-    said = lookup(row, columns["prompt"])
-    prompt = (_messages(whole) if columns["prompt"] not in MESSAGES and _is_chat(whole) else None) or read_asked(said)
+    prompt = read_asked(lookup(row, columns["prompt"]))
     if prompt is None:
         return None
     text = prompt if isinstance(prompt, str) else json.dumps(prompt)

@@ -21,10 +21,16 @@ from ibpo.rewards.workers import serve, start_failed
 
 DENIED_BEFORE = re.compile(
     r"(?:\b(?:more|less|fewer|greater|smaller) than|\bat (?:least|most)|\bup to|\bnot|n't|\bnever|\bneither|\bnor"
-    r"|\\neq?|≠|\\neg)\s*(?:equal to\s*)?[$\\({\[]*\s*$"
+    r"|\\neq?|≠|\\neg|~~"
+    r"|\b(?:half|twice|double|triple|thrice|square|cube|root|third|quarter|fourth|fifth|tenth|percent|reciprocal|inverse"
+    r"|opposite|negative|minus|plus|times|multiples?|factors?|divisors?|power)(?:\s+of)?)"
+    r"\s*(?:equal to\s*)?[$\\({\[]*\s*$"
 )
-DENIED_BEHIND = re.compile(r"[$\\)}\]]*\s*(?:is|was)\s+(?:not|wrong|incorrect|false)\b")
-"""Around the answer of a text: what denies it, or makes it a bound."""
+DENIED_BEHIND = re.compile(
+    r"[$\\)}\]]*\s*(?:~~|(?:is|was)\s+(?:not|wrong|incorrect|false)\b"
+    r"|(?:squared|cubed|hundred|thousand|million|billion|dozen|plus|minus|times|divided)\b)"
+)
+"""Around the answer of a text: what denies it, makes it a bound or another number."""
 MANY_CHARACTERS = 40
 """An answer with more, and with three words, is a text."""
 ROMAN = re.compile(r"\\(?:text|mbox|mathrm)(?![A-Za-z])")

@@ -95,7 +95,7 @@ class EndpointSampler:
             raise type(error)(f"problem {request.problem.problem_id}: {error}", error.status) from None
         except IbpoError as error:
             raise IbpoError(f"problem {request.problem.problem_id}: {error}") from None
-        openings = [group.prefix for group in asked_groups(request, self.response_groups)]
+        openings = [group.prefix for group in asked_groups(request, self.response_groups) if group.prefix]
         completion, beside = join_thought(reply, lead, openings)
         misread = bool(request.prefix and reply.reasoning and not reply.text) and split_thought(request.prefix).closed
         return as_sampled(

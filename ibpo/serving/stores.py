@@ -8,7 +8,7 @@ import sqlite3
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -149,7 +149,8 @@ class SqliteStore(SharedStore):
             self._run("commit")
         except BaseException:
             if self._connection.in_transaction:
-                self._connection.execute("rollback")
+                with suppress(sqlite3.Error):  # of a full disk, too: the next transaction does it
+                    self._connection.execute("rollback")
             raise
 
     def put(self, reservation: Reservation) -> None:

@@ -56,6 +56,32 @@ y = 2x - 13 | 2x-13
 \text{even} | Even
 1000000 | 1 million
 \frac{1}{12} | 0.0833333333333333
+3+4i | 3+4\imath
+3+4i | 3+4j
+1+2i | 1+i2
+12\text{ ft}^2 | 12 sq. ft.
+12\text{ in}^3 | 12 cu in
+50 | ₹50
+52_8 | 52_{\text{base }8}
+(1,2) | ]1,2[
+[0,5) | [0,5[
+2 | ³√8
+5 | \boldsymbol{5}
+5 | \textcolor{blue}{5}
+5 | {\color{red} 5}
+5 | <b>5</b>
+5 | 5 ✓
+5 | \therefore x=5
+5 | x := 5
+5 | #### 5
+5 | **Answer:** 5
+42 | forty-two
+20 | twenty apples
+\frac23 | two thirds
+10 | {5 \choose 2}
+10 | \dbinom{5}{2}
+\frac12 | 1 \over 2
+\frac{\pi}{4} | \tan^{-1}(1)
 """
 OTHER = r"""
 5 | 3+2\mathrm{i}
@@ -91,6 +117,9 @@ x+y=5 | 5
 3\frac12 | 3/2
 1248 | 1, 248
 5 | 5 dozen
+21 | forty-two
+[1,2] | ]1,2[
+2+3j | 3+2j
 \begin{pmatrix}1\\2\end{pmatrix} | \begin{pmatrix}1&2\end{pmatrix}
 """
 UNREAD = r"""
@@ -112,6 +141,11 @@ at least 42
 \frac{12}{}
 12\text{ (no)}
 \sum_{k=1}^{9} k
+42 squared
+~~42~~
+\cancel{42}
+<s>42</s>
+42 ✗
 """
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import io
 import json
 import random
 import time
@@ -176,7 +177,19 @@ def test_default_budgets_are_on_the_way_from_cheapest_to_dearest(log, tmp_path):
     part = json.loads((tmp_path / "summary.json").read_text())["parts"][0]
     low, high = (part["always"][name]["mean_cost"] for name in ("low", "high"))
     expected = [low + way * (high - low) for way in (0.25, 0.5, 0.75)]
-    np.testing.assert_allclose([budget["limits"][0]["at_most"] for budget in part["budgets"]], expected)
+    half, *others = part["budgets"]
+    np.testing.assert_allclose([budget["limits"][0]["at_most"] for budget in others], expected)
+    assert half["budget"] == "tokens=0.5x" and half["limits"][0]["at_most"] == part["as_logged"]["mean_cost"] / 2
+
+
+def test_half_of_today_is_answered_unasked_and_no_error_where_it_cannot_be_kept(tmp_path):
+    rows = [{"id": p, "effort": e, "correct": p % 2, "tokens": n} for p in range(6) for e, n in (("a", 90), ("b", 100))]
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in 2 * rows))
+    result = run(path)
+    assert result.exit_code == 0 and "tokens=0.5x: not possible: tokens=0.5x needs at least 90" in result.stdout
+    result = run(path, "--budget", "0.5x")
+    assert result.exit_code == 2 and "--budget tokens=0.5x: " in result.stderr
 
 
 def test_budgets_relative_to_what_the_log_spends(log, tmp_path):
@@ -399,3 +412,44 @@ def test_what_only_wins_by_spending_more_is_not_recommended(log):
     told = verdict(part, worse)
     assert not told.per_problem and "it spends 700 tokens, more than asked" in told.text
     assert verdict(part, replace(answer, held_out=replace(answer.held_out, spent=700.0, gain=0.1))).per_problem
+
+
+@pytest.mark.parametrize("width", [80, 120, 160])
+@pytest.mark.parametrize("wide", [False, True])
+def test_no_table_is_wider_than_the_terminal_and_no_number_is_cut(log, width, wide):
+    """Every number of a table as wide as can be is whole in one of 80 columns, once for each budget."""
+    from rich.console import Console
+
+    from ibpo.commands.allocate import _print_part
+
+    def printed(width):
+        part = read_parts(log, LogColumns(), say=print).parts[0]
+        answers = answer_questions(part, questions([]), holdout=None, num_splits=3, seed=0, say=print)
+        console = Console(width=width, record=True, file=io.StringIO())
+        _print_part(console, "log.jsonl", part, answers, wide=wide)
+        return console.export_text()
+
+    text, whole = printed(width), printed(400)
+    assert max(map(len, text.splitlines())) <= width and "…" not in text
+    for line in whole.splitlines():
+        if line.strip().startswith(("tokens=25%range ", "always ", "as logged")):
+            name, *cells = line.split("  ")
+            lines = [other for other in text.splitlines() if other.startswith(name + "  ")]
+            shown = [cell for other in lines for cell in other.split("  ")[1:]]
+            assert sorted(filter(None, map(str.strip, cells))) == sorted(filter(None, map(str.strip, shown)))
+    assert wide or width < 120 or text.count("gain") == whole.count("gain")
+
+
+def test_progress_of_a_long_read_is_said_in_lines_where_no_terminal_is(log, monkeypatch):
+    monkeypatch.setattr("ibpo.commands.allocate.EVERY", 0.0)
+    monkeypatch.setattr("ibpo.data.response_log.BLOCK", 400)
+    result = run(log, "--num-splits", 3)
+    assert "reading log.jsonl: 160 rows" in result.stderr and "held-out values: split 3 of 3" in result.stderr
+    assert "\r" not in result.stderr
+    monkeypatch.setattr("ibpo.commands.allocate.EVERY", 60.0)
+    assert "rows" not in run(log, "--num-splits", 3).stderr.replace("chosen rows", "")
+
+
+def test_where_nothing_is_written_it_is_said_how(log, tmp_path):
+    assert "nothing is written: --out FOLDER" in run(log, "--no-holdout").stderr
+    assert "--out FOLDER" not in run(log, "--no-holdout", "--out", tmp_path / "out").stderr

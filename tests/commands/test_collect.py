@@ -144,7 +144,7 @@ def test_a_server_without_usage_is_charged_in_full(tmp_path):
 
 
 def test_faults_of_a_server_are_retried_and_cost_what_they_may(tmp_path, monkeypatch):
-    monkeypatch.setattr("ibpo.commands.collect_run.Run.pause", lambda self, seconds: None)
+    monkeypatch.setattr("ibpo.commands.collect_run.pause", lambda seconds: None)
     log, out = write_log(tmp_path / "log.jsonl", 12), tmp_path / "run"
     good = answer_by("same")
     lost = set()
@@ -205,6 +205,47 @@ def test_responses_of_the_log_count(tmp_path):
         other.exit_code == 0
         and "first round: 12 of 24 prompts, 2 answers of each response group: 48 calls" in other.stdout
     )
+
+
+def test_a_wrong_key_is_one_line_and_costs_nothing(tmp_path):
+    log, out = write_log(tmp_path / "log.jsonl", 12), tmp_path / "run"
+
+    def refuse(body, number):
+        raise Fault(401, "wrong key")
+
+    with serving(refuse) as server:
+        result = run(log, server.url, out, "--max-money", 60, *PRICES)
+        assert result.exit_code == 2 and "the key is refused" in result.stderr.splitlines()[-1]
+        assert 1 <= len(server.requests) <= 8
+    assert all(row.get("money", 0.0) == 0.0 for row in map(json.loads, (out / "calls.jsonl").open()))
+    calls = [json.loads(line) for line in (out / "calls.jsonl").open()]
+    assert sum("reserved" in row for row in calls) == sum("money" in row for row in calls)
+
+
+def test_a_server_that_gives_more_than_is_asked_for_is_left(tmp_path):
+    log, out = write_log(tmp_path / "log.jsonl", 12), tmp_path / "run"
+    with serving(answer_by("same"), usage={"completion_tokens": 200, "total_tokens": 300}) as server:
+        result = run(log, server.url, out, "--max-money", 60, *PRICES)
+    assert result.exit_code == 2 and "no limit on money can be kept" in result.stderr.splitlines()[-1]
+
+
+def test_programs_are_judged_by_their_tests(tmp_path):
+    log, out = tmp_path / "log.jsonl", tmp_path / "run"
+    rows = [
+        {"id": i, "prompt": f"Write f that adds {i}.", "tests": f"assert f(1) == {i} + 1"} for i in range(1, 13)
+    ]  # fmt: skip
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def answer(body, number):
+        added = int(re.findall(r"\d+", body["messages"][-1]["content"])[0])
+        added += body["reasoning_effort"] == "low" and added % 2
+        return f"```python\ndef f(x):\n    return x + {added}\n```", "stop"
+
+    with serving(answer) as server:
+        result = run(log, server.url, out, "--max-calls", 48, "--judge", "code", "--columns", "answer=tests")
+    assert result.exit_code == 0, result.output
+    for row in read(out)[0]:
+        assert row["reward"] == float(row["response_group"] == "high" or int(row["problem_id"]) % 2 == 0)
 
 
 def test_a_judge_of_ones_own(tmp_path):

@@ -279,3 +279,35 @@ CONTRAST = """() => {
   const [a, b] = [light(style.color), light(style.backgroundColor)].sort((x, y) => y - x);
   return (a + 0.05) / (b + 0.05);
 }"""
+
+
+def test_the_first_lines_say_what_to_do(page, tmp_path):
+    """Half of today's tokens, by the words of `ibpo allocate`, and who wants them; a budget that was kept, or not."""
+    first, wants = json.loads((page / "report.json").read_text())["parts"][""]["first_words"]
+    assert first.startswith("At half of today's tokens: ") and "% of today's" in first
+    assert re.search(r"goes to \d+ of 24 problems; by level, .* more than low: 2: \d+%", wants)
+    text = (page / "report.md").read_text()
+    assert text.index(first) < text.index("low is right on")
+    made = [{**row, "effort": "low"} for row in rows()]
+    file = tmp_path / "one.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in made))
+    assert run(file, "--out", tmp_path / "one", "--num-splits", 2).exit_code == 0
+    [only] = json.loads((tmp_path / "one" / "report.json").read_text())["parts"][""]["first_words"]
+    assert only == "What half of the tokens would buy cannot be told: it takes two ways of answering to choose."
+    demo_run(tmp_path / "demo")
+    assert run(tmp_path / "demo", "--num-splits", 2).exit_code == 0
+    [part] = json.loads((tmp_path / "demo" / "report.json").read_text())["parts"].values()
+    assert "its budget" in part["first_words"][0] and "50.0% allowed" in part["first_words"][0]
+
+
+def test_problems_that_want_the_money_are_named_where_levels_have_no_names(tmp_path):
+    made = [
+        {"id": f"p{p}", "effort": effort, "correct": int(effort == "high" or p > 9), "tokens": cost}
+        for p in range(60) for effort, cost in (("low", 100), ("high", 900)) for _ in range(4)
+    ]  # fmt: skip
+    file = tmp_path / "log.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in made))
+    assert run(file, "--out", tmp_path / "out", "--num-splits", 4).exit_code == 0
+    first, wants = json.loads((tmp_path / "out" / "report.json").read_text())["parts"][""]["first_words"]
+    assert "choose per problem" in first and "100% of today's" not in first
+    assert wants == "80% of what that spends above low goes to 8 of 60 problems: p0, p1, p2, p3, p4, ..."

@@ -1,14 +1,12 @@
 """A log, gathered and allocated; `tests/commands/test_allocate.py` goes the whole way."""
 
-import numpy as np
 import pytest
 
-from ibpo.allocation import frontier
 from ibpo.data import LogColumns
 from ibpo.errors import IbpoError
 from ibpo.evaluation.log_allocation import answer_questions, questions
-from ibpo.evaluation.log_files import draw_frontier
 from ibpo.evaluation.log_parts import read_parts
+from ibpo.evaluation.log_picture import draw_answers
 
 
 def read(tmp_path, text, **options):
@@ -40,11 +38,34 @@ def test_only_problems_with_every_response_group_have_a_place(tmp_path, stream):
     assert not stream or said[-1] == "no held-out values: the log is streamed"
 
 
-def test_picture(tmp_path):
+@pytest.mark.parametrize("holdout", [True, False])
+def test_picture(tmp_path, holdout, monkeypatch):
+    """Groups, mixture, and each budget's choice with the interval of its responses that did not decide."""
+    figure = pytest.importorskip("matplotlib.figure")
+    drawn = []
+    monkeypatch.setattr(figure.Figure, "savefig", lambda self, path, **_: drawn.append(self))
+    found, _ = read(tmp_path, LOG)
+    (part,) = found.parts
+    asked = questions(["cost=5"])
+    answers = answer_questions(part, asked, holdout=holdout, num_splits=2, seed=0, say=lambda _: None)
+    draw_answers(part, answers, tmp_path / "frontier.png")
+    (axes,) = drawn[0].axes
+    assert axes.get_xlabel() == "cost per problem" and axes.get_ylabel() == "reward"
+    said = {text.get_text() for text in axes.texts}
+    assert said == {"short", "long", *(answer.question.label for answer in answers if answer.allocation)}
+    assert (len(axes.containers) - 1) == sum(answer.allocation is not None for answer in answers)
+    assert any("not held out" in text.get_text() for text in axes.get_legend().get_texts()) != holdout
+
+
+def test_picture_of_one_problem_and_of_many_is_a_file(tmp_path):
     pytest.importorskip("matplotlib")
-    curve = frontier(np.array([0, 1, 0, 0.5]), [1, 1, 2, 2], [0, 1, 0, 1])
-    draw_frontier(curve, tmp_path / "frontier.png", budget=0.5)
-    assert (tmp_path / "frontier.png").read_bytes()[:4] == b"\x89PNG"
+    for num in (1, 40):
+        rows = "".join(f"{p},{g},{p % 2},{1 + 8 * (g == 'long')}\n" for p in range(num) for g in ("short", "long"))
+        found, said = read(tmp_path, "id,group,reward,cost\n" + rows)
+        (part,) = found.parts
+        answers = answer_questions(part, questions([]), holdout=None, num_splits=2, seed=0, say=said.append)
+        draw_answers(part, answers, tmp_path / f"{num}.png")
+        assert (tmp_path / f"{num}.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_a_budget_on_a_slice_is_refused(tmp_path):

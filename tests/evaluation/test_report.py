@@ -310,3 +310,20 @@ def test_terminal_table_without_policies(data):
 )
 def test_points(value, text):
     assert points(value) == text
+
+
+def test_a_demo_without_a_gain_says_so_first():
+    from ibpo.demo.page import _conclusion
+
+    def merits(*gains):
+        return [
+            {"experiment": "e", "budget": 0.5, "variant": "sampled", "seed": seed, "above_random_mix": gain}
+            for seed, gain in enumerate(gains)
+        ]
+
+    gain = {"value": 0.02, "low": -0.01, "high": 0.05}
+    said = _conclusion("e", merits(gain), 0.5)
+    assert said.startswith("No conclusion for e: ") and said.endswith("by +2.0 points (95 %: -1.0 to +5.0). ")
+    assert _conclusion("e", merits(gain, gain, gain), 0.5) == ""  # three seeds tell what one does not
+    assert _conclusion("e", merits({"value": -0.05, "low": -0.08, "high": -0.02}), 0.5).startswith("Against the claim")
+    assert "was not measured" in _conclusion("e", merits(None), 0.5) and "not measured" in _conclusion("x", [], 0.5)

@@ -442,6 +442,13 @@ def test_right_programs_pass_whatever_goes_between_them_and_the_tests(tests, pro
         ),
         ("```python\ndef g(x): return sum(x)\n```\nBetter:\n```python\ndef g(x): return 0\n```", 0.0),
         ("```python\ndef g(x): return sum(x)\n```\nBetter:\n```python\ndef g(x) return sum(x)\n```", 0.0),
+        (
+            "```python\ndef g(x): return sum(x)\n```\nTest it:\n```python\nfrom solution import g\ndef test(): g([1])\n```",
+            1.0,
+        ),
+        ("```python\ndef g(x): return sum(x)\n```\nIt gives\n```\ng = 3\n```", 1.0),
+        ("```python\ndef g(x): return 0\n```\nBetter:\n```python\ng = sum\n```", 1.0),
+        ("```python\nfrom builtins import sum as g\n```", 1.0),
         ("\ufeffdef g(x):\n    return sum(x)", 1.0),
     ],
 )

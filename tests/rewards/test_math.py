@@ -45,6 +45,8 @@ TEXTS = [
     ("The answer is $x+1$.", "1+x"),
     ("so we get \\boxed{28} percent in all", "28\\%"),
     ("It is not A, so I think it must be B", "B"),
+    ("half of the eggs are left, so the answer is 42", "42"),
+    ("Option C", "C"),
 ]
 """The answer has to be found first."""
 DIFFERENT = [
@@ -55,6 +57,11 @@ DIFFERENT = [
     (r"\neg 42", "42"),
     ("the answer is surely not 42", "42"),
     ("I would say that 42 is wrong", "42"),
+    ("it should be half of 42", "42"),
+    ("The answer is twice 42, surely", "42"),
+    ("I think that it is 42 million", "42"),
+    ("The number of eggs is 42 squared", "42"),
+    ("so it is ~~42~~ after all", "42"),
     ("5", r"3+2\mathrm{i}"),
     (r"10\frac12\%", r"10\%"),
     (r"\frac{1}{60!}", r"\frac{1}{55!}"),
@@ -221,6 +228,15 @@ def test_agreement_with_published_graders_tests(judge):
     kinds = Counter((row["equal"], j.reward) for row, j in zip(rows, judged, strict=True) if row not in slow)
     assert kinds[1, 0.0] <= 17 and kinds[0, 1.0] <= 5, kinds
     assert not [j for j in judged if "crashed" in j.reason]
+
+
+def test_pairs_that_were_written_by_hand(judge):
+    """Kinds of answers that judges get wrong; `judged` says where our conventions (docs/judges.md) are others."""
+    rows = [json.loads(line) for line in (GSM8K.parent / "answer_pairs.jsonl").open(encoding="utf-8")]
+    judged = judge.compare([(row["predicted"], row["gold"]) for row in rows])
+    wrong = [row for row, j in zip(rows, judged, strict=True) if (j.reward == 1.0) != row.get("judged", row["equal"])]
+    assert len(rows) > 600 and not wrong, wrong
+    assert sum("judged" in row for row in rows) <= 24
 
 
 def mutate(answer, rng):

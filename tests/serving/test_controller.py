@@ -65,9 +65,12 @@ def test_tokens_are_held_in_every_window_and_keep_their_value():
     rng = np.random.default_rng(1)
     gains = rng.random(6000)
     short, long = 1200 * np.exp(rng.normal(0, 0.4, 6000)), 14000 * np.exp(rng.normal(0, 0.4, 6000))
-    cost, value = stream(Controller(ServingPolicy.from_dict({"budget": TOKENS})), gains, short, long)
-    assert np.abs(windows(cost)[512:] / 6000 - 1).max() <= 0.01
-    assert value.sum() >= 0.95 * best(gains, short, long, cost.mean())
+    # Five means of room hold every window; the room that follows what is bought is wider, and keeps more value.
+    for room, off, kept in (({"overdraft": 30000.0}, 0.01, 0.95), ({}, 0.015, 0.97)):
+        policy = ServingPolicy.from_dict({"budget": {"tokens": {"mean": 6000.0, **room}}})
+        cost, value = stream(Controller(policy), gains, short, long)
+        assert np.abs(windows(cost)[512:] / 6000 - 1).max() <= off
+        assert value.sum() >= kept * best(gains, short, long, cost.mean())
 
 
 def test_several_budgets_hold_together_and_the_slack_one_has_no_price():
@@ -77,7 +80,9 @@ def test_several_budgets_hold_together_and_the_slack_one_has_no_price():
     cost, _ = stream(controller, gains, short, long)
     assert np.abs(windows(cost > 1000) - 0.3).max() <= 0.01
     assert controller.prices[1] == 0.0
-    controller = Controller(ServingPolicy.from_dict({"budget": {**SHARE, "tokens": {"mean": 6000.0}}}))
+    controller = Controller(
+        ServingPolicy.from_dict({"budget": {**SHARE, "tokens": {"mean": 6000.0, "overdraft": 3e4}}})
+    )
     cost, _ = stream(controller, gains, short, long)
     assert windows(cost).max() <= 6000 * 1.01
     assert windows(cost > 1000).max() <= 0.31
@@ -108,6 +113,63 @@ def test_three_response_groups():
     assert value.sum() >= 0.97 * bound
 
 
+def models(size, seed):
+    """Three models of very different price: gains `[N, 3]` and costs `[N, 3]`."""
+    rng = np.random.default_rng(seed)
+    gain = np.stack([np.zeros(size), rng.normal(0.13, 0.1, size), rng.normal(0.14, 0.13, size)], 1)
+    return gain, np.array([3e-5, 5e-4, 1.5e-2]) * np.exp(rng.normal(0, 0.5, (size, 3)))
+
+
+def spend(policy, gain, cost):
+    """Mean cost and mean gain of what the controller chooses, settled at once; and the controller."""
+    controller, groups, place = Controller(policy), ("cheap", "middle", "dear"), []
+    for i, (gains, costs) in enumerate(zip(gain.tolist(), cost.tolist(), strict=True)):
+        made = controller.decide(
+            [
+                Candidate(response_group=name, gain=value, cost={"dollars": dollars})
+                for name, value, dollars in zip(groups, gains, costs, strict=True)
+            ],
+            request_id=str(i),
+            now=0.0,
+        )
+        controller.settle(str(i), {"dollars": costs[groups.index(made.response_group)]})
+        place.append(groups.index(made.response_group))
+    rows = np.arange(len(gain))
+    return cost[rows, place].mean(), gain[rows, place].mean(), controller
+
+
+def test_value_never_falls_as_the_budget_grows_and_is_never_below_the_best_constant_policy_that_fits():
+    """From the cheapest model's price to the dearest's: with room for 5 means the dear one ate what others needed."""
+    gain, cost = models(4000, 0)
+    values = []
+    for mean in np.geomspace(cost[:, 0].mean() * 1.02, cost[:, 2].mean(), 9).tolist():
+        spent, value, controller = spend(ServingPolicy(budgets=(BudgetPolicy(name="dollars", mean=mean),)), gain, cost)
+        fits = cost.mean(axis=0) <= mean
+        assert value >= gain.mean(axis=0)[fits].max() - 1e-3
+        assert spent <= mean * 1.02
+        (bucket,) = controller.store.buckets(TOTAL)
+        # The theorem's bound: the largest room so far, and the slip of requests that found none.
+        slip = controller.num_over * cost[:, 0].max()
+        assert bucket.peak <= controller._admission.largest_overdraft[0] + slip + 1e-9
+        assert controller._admission.largest_overdraft[0] <= 256 * mean * (1 + 1e-9)
+        values.append(value)
+    assert (np.diff(values) >= -1e-3).all()
+
+
+def test_a_group_that_a_given_room_cannot_hold_is_not_bought_and_is_said():
+    """The budget of `middle`, and a room that `dear` alone exceeds: its cheapest answers would starve all others."""
+    gain, cost = models(3000, 1)
+    mean = 1.2 * cost[:, 1].mean()
+    budget = BudgetPolicy(name="dollars", mean=mean, overdraft=5 * mean)
+    spent, value, controller = spend(ServingPolicy(budgets=(budget,)), gain, cost)
+    assert value >= gain.mean(axis=0)[1] and spent <= mean * 1.01
+    (said,) = controller.cautions()
+    assert "response group 'dear'" in said and "more than there is room for" in said
+    again = Controller.from_state(controller.policy, json.loads(json.dumps(controller.state_dict())))
+    assert again.cautions() == controller.cautions()
+    assert spend(ServingPolicy.from_dict({"budget": {"dollars": 1.0}}), gain, cost)[2].cautions() == []
+
+
 def test_wrong_estimates_are_corrected_by_what_responses_cost():
     rng = np.random.default_rng(4)
     controller = Controller(ServingPolicy.from_dict({"budget": TOKENS}))
@@ -119,7 +181,7 @@ def test_wrong_estimates_are_corrected_by_what_responses_cost():
         waiting.append(i)
         if i >= 50:
             controller.settle(str(waiting.pop(0)), {"tokens": cost[i - 50]})
-    assert np.abs(windows(cost)[2000:] / 6000 - 1).max() <= 0.03
+    assert np.abs(windows(cost)[2000:] / 6000 - 1).max() <= 0.04
     assert cost[2000:].mean() == pytest.approx(6000, rel=0.005)
 
 
@@ -263,7 +325,7 @@ def test_the_state_goes_through_json_bit_for_bit():
     [
         (lambda state: state.pop("window"), "not one of Controller.state_dict"),
         (lambda state: state.update(budgets=["tokens"]), "start anew"),
-        (lambda state: state.update(version=2), "version 2"),
+        (lambda state: state.update(version=3), "version 3"),
     ],
 )
 def test_a_strange_state_is_refused(change, message):

@@ -1,17 +1,23 @@
 """The gateway's promises under random requests, upstreams and crashes, against a server that obeys caps."""
 
+import asyncio
+import gzip
 import json
+import socket
+import threading
 import time
+from collections import Counter
+from contextlib import suppress
 
 import pytest
 from aiohttp import web
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ibpo.serving.controller import Candidate
 from ibpo.serving.gateway.openai_request import CAP_FIELDS, PATHS
 from ibpo.serving.gateway.settings import CAPS, COUNTS
-from tests.serving.world import call
+from tests.serving.world import World, call
 
 GROUPS = [
     {"name": "standard", "body": {"level": 0}, "tokens": 10, "max_tokens": 20},
@@ -20,7 +26,10 @@ GROUPS = [
 MEAN, OVERDRAFT = 22.0, 400.0  # the standard cap is below the mean: whoever finds no room costs no more than it brings
 PLAN = {"budget": {"tokens": {"mean": MEAN, "overdraft": OVERDRAFT, "burst": 100}}}
 
-BEHAVIOURS = ["usage", "total", "text", "absurd", "error", "inside", "late error", "cut", "malformed"]
+BEHAVIOURS = [
+    *("usage", "total", "text", "absurd", "error", "inside", "late error", "cut", "malformed"),
+    *("gzip", "retry", "away", "redirect", "leave", "hidden", "half"),
+]
 requests = st.tuples(
     st.sampled_from([*PATHS]),
     st.dictionaries(st.sampled_from([*CAPS, *COUNTS]), st.integers(1, 3) | st.none() | st.just(3000), max_size=3),
@@ -39,6 +48,7 @@ class ObedientUpstream:
     def __init__(self, gateway_of):
         self.gateway_of, self.behaviour, self.part = gateway_of, "usage", 0.0
         self.generated, self.most, self.reserved = 0, 0, 0.0
+        self.num_calls, self.holds = 0, threading.Event()
 
     async def reply(self, request, body):
         api = PATHS[request.path]
@@ -50,23 +60,46 @@ class ObedientUpstream:
         self.most = max(caps) * answers
         open_now = self.gateway_of().governor.controller._store.reservations
         self.reserved = next(row.reserve[0] for name, row in open_now.items() if not name.startswith("crashed"))
+        self.num_calls += 1
         count = self.generated = round(self.part * self.most)
-        if self.behaviour == "error":
+        refusals = {"error": 500, "away": 503, "redirect": 307, **({"retry": 503} if self.num_calls == 1 else {})}
+        if self.behaviour in refusals:
             self.generated = 0
-            return web.json_response({"error": {"message": "no"}}, status=500)
+            return web.json_response({"error": {"message": "no"}}, status=refusals[self.behaviour])
+        if self.behaviour == "leave" and not body.get("stream"):
+            self.holds.set()
+            await asyncio.sleep(60)  # until the caller is gone
         if self.behaviour == "malformed" and not body.get("stream"):
             return web.Response(body=b"{", content_type="application/json")
         rows = list(self.rows(count, api))
         if not body.get("stream"):
             merged = {key: value for row in rows for key, value in row.items() if key in ("usage", "error")}
             choices = [choice for row in rows for choice in row.get("choices", [])]
-            return web.json_response({"choices": choices, "object": "x", **merged})
+            data = json.dumps({"choices": choices, "object": "x", **merged}).encode()
+            if self.behaviour == "half":  # all has been generated, and breaks off on its way
+                response = web.StreamResponse(headers={"Content-Length": str(len(data) + 1)})
+                await response.prepare(request)
+                await response.write(data)
+                request.transport.abort()
+                return response
+            packed = {"Content-Encoding": "gzip"} if self.behaviour == "gzip" else {}
+            return web.Response(
+                body=gzip.compress(data) if packed else data, content_type="application/json", headers=packed
+            )
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        if self.behaviour == "gzip":
+            response.headers["Content-Encoding"] = "gzip"
         await response.prepare(request)
         for row in rows:
-            await response.write(b"data: " + json.dumps(row).encode() + b"\n\n")
-        if self.behaviour == "cut":
+            event = b"data: " + json.dumps(row).encode() + b"\n\n"
+            await response.write(gzip.compress(event) if self.behaviour == "gzip" else event)
+        if self.behaviour == "leave":
+            self.holds.set()
+            await asyncio.sleep(60)
+        if self.behaviour in ("cut", "hidden"):
             request.transport.abort()
+        elif self.behaviour == "gzip":
+            await response.write(gzip.compress(b"data: [DONE]\n\n"))
         elif self.behaviour != "malformed":
             await response.write(b"data: [DONE]\n\n")
         return response
@@ -77,7 +110,10 @@ class ObedientUpstream:
             self.generated = 0
             yield {"error": {"message": "no"}}
             return
-        if self.behaviour in ("text", "late error", "cut", "malformed"):
+        if self.behaviour == "hidden":  # all but one of the tokens are of the thinking, which is not shown
+            yield {"choices": [{"index": 0, "delta": {"content": "w"}}]} if count else {"choices": []}
+            return
+        if self.behaviour in ("text", "late error", "cut", "malformed", "leave"):
             # In this form every API's text is read alike.
             for number in range(count):
                 yield {"choices": [{"index": 0, "delta": {"content": f"w{number % 9}"}, "message": None}]}
@@ -93,12 +129,27 @@ class ObedientUpstream:
         yield {"choices": [], "usage": usage}
 
 
-@pytest.mark.slow
-@given(st.lists(requests | CRASH, min_size=1, max_size=8))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_nothing_is_overspent_nor_counted_twice_nor_left_out(world, steps):
+@pytest.mark.parametrize(
+    "num_examples", [pytest.param(40, marks=pytest.mark.slow), pytest.param(1000, marks=pytest.mark.stress)]
+)
+@pytest.mark.timeout(3600)
+def test_nothing_is_overspent_nor_counted_twice_nor_left_out(num_examples):
+    seen = Counter()
+
+    @given(st.lists(st.one_of(requests, requests, requests, CRASH), min_size=1, max_size=8))
+    @settings(max_examples=num_examples, deadline=None, database=None)
+    def check(steps):
+        with World() as world:
+            check_steps(world, steps, seen)
+
+    check()
+    print(sum(seen.values()), dict(seen))
+
+
+def check_steps(world, steps, seen):
+    """All promises after each step; `seen` counts outcomes."""
     upstream = world.upstream()
-    gateway, url, rows = world.gateway(upstream.url, plan=PLAN, groups=GROUPS, upstream={"retries": 0})
+    gateway, url, rows = world.gateway(upstream.url, plan=PLAN, groups=GROUPS, upstream={"retries": 1})
     obedient = ObedientUpstream(lambda: gateway)
     upstream.reply = obedient.reply
     controller = gateway.governor.controller
@@ -110,31 +161,41 @@ def test_nothing_is_overspent_nor_counted_twice_nor_left_out(world, steps):
             made = controller._controller.decide([standard, candidate], request_id=f"crashed{number}", now=0.0)
             crashed.append(made)
             count += 1
+            seen["crashed"] += 1
             continue
         path, fields, prompts, stream, behaviour, part, group = step
         obedient.behaviour, obedient.part = behaviour, part
         body = {"messages": [], "prompt": prompts or ["a"], "input": "hi", "stream": stream, **fields}
-        status, _, _ = call_whatever(f"{url}{path}", body, {"x-ibpo-response-group": group} if group else {})
-        if status == 400:
+        body |= {"include_reasoning": False} if behaviour == "hidden" else {}
+        obedient.num_calls = 0
+        obedient.holds.clear()
+        headers = {"x-ibpo-response-group": group} if group else {}
+        if behaviour == "leave":
+            if not leave(url, path, body, headers, obedient):
+                continue
+        elif call_whatever(f"{url}{path}", body, headers)[0] == 400:
             continue
         ended += 1
         world.wait_until(lambda: sum(row["event"] == "request" for row in rows()) == ended)  # noqa: B023
         row = [row for row in rows() if row["event"] == "request"][-1]
         assert obedient.most <= obedient.reserved, "the body allows what is reserved"
+        assert row["retries"] == obedient.num_calls - 1 == (behaviour in ("retry", "away"))
+        seen[row["outcome"], behaviour] += 1
         answers = request_count(path, fields, prompts)
         if row["outcome"] == "failed":
             cancelled += answers
-            assert obedient.generated == 0 or behaviour == "malformed"
+            assert obedient.generated == 0, "only what cost nothing is cancelled"
         else:
             count += answers
             expected = {"standard": 10, "extended": 50}[row["response_group"]] * answers
-            unknown = (behaviour == "malformed" and not stream) or (obedient.generated == 0 and behaviour != "usage")
+            unknown = behaviour in ("malformed", "leave", "half") and not stream
+            unknown |= behaviour == "hidden" or (obedient.generated == 0 and behaviour != "usage")
             if behaviour == "absurd":
                 booked += obedient.most
             elif row["tokens"] is None:
                 assert unknown
                 booked += min(expected, obedient.most)  # never nothing because nothing is known
-            elif stream or behaviour in ("usage", "total"):
+            elif stream or behaviour in ("usage", "total", "gzip", "retry", "half"):
                 assert row["tokens"] == obedient.generated, "every token is booked once"
                 booked += obedient.generated
             else:  # one text instead of pieces
@@ -150,6 +211,32 @@ def test_nothing_is_overspent_nor_counted_twice_nor_left_out(world, steps):
     bucket = world.snapshot(gateway)["budgets"][0]
     assert bucket["in_flight"] == pytest.approx(0.0, abs=1e-9) and bucket["num_requests"] == count
     assert bucket["spent"] == pytest.approx(booked + sum(row.estimate[0] for row in crashed))
+
+
+def leave(url, path, body, headers, obedient):
+    """Ask, and hang up once all has come that will; whether the request was taken."""
+    host, port = url.removeprefix("http://").split(":")
+    data = json.dumps(body).encode()
+    lines = [
+        f"POST {path} HTTP/1.1",
+        "Host: 127.0.0.1",
+        "Content-Type: application/json",
+        f"Content-Length: {len(data)}",
+    ]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    with socket.create_connection((host, int(port)), timeout=60) as peer:
+        peer.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + data)
+        got = b""
+        while not obedient.holds.wait(0.01):
+            peer.settimeout(0.01)
+            with suppress(TimeoutError):
+                got += peer.recv(65536)
+            if got.startswith(b"HTTP/1.1 400"):
+                return False
+        peer.settimeout(60)
+        while body["stream"] and got.count(b'"delta"') < obedient.generated:
+            got += peer.recv(65536)
+    return True
 
 
 def call_whatever(url, body, headers):

@@ -122,8 +122,8 @@ def test_budget_and_groups_belong_together():
     for budget, said in (
         ({"c": {"mean": 0.3, "response_group": "c"}}, "no model has a response group 'c'"),
         ({"money": {"mean": 3}}, "a gateway counts tokens"),
-        ({"tokens": {"mean": 20}}, "expected to take 512"),
-        ({"tokens": {"mean": 500, "overcommit": 100}}, "raise overcommit to 9000"),
+        ({"tokens": {"mean": 20, "overdraft": 100}}, "expected to take 512"),
+        ({"tokens": {"mean": 500, "overdraft": 2500, "overcommit": 100}}, "raise overcommit to 9000"),
     ):
         with pytest.raises(IbpoError, match=said):
             check_groups(settings, ServingPolicy.from_dict({"budget": budget}))

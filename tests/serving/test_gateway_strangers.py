@@ -1,10 +1,12 @@
 """Odd requests and answers of every kind: refused before anything is booked, or booked at what they allow."""
 
+import asyncio
 import gzip
 import json
 import socket
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import web
 
@@ -187,6 +189,7 @@ ANSWERED = {  # request, answers that it counts as
     "prompts of all kinds": (request({"prompt": [1, "a", [2]]}, path="/v1/completions"), 3),
     "tokens": (request({"prompt": [1, 2, 3]}, path="/v1/completions"), 1),
     "a schema with a field n": (request({"tools": [{"function": {"parameters": {"n": {"type": "integer"}}}}]}), 1),
+    "a form with a field n": (request({"format": {"properties": {"n": {"type": "integer"}, "max_tokens": {}}}}), 1),
     "log-probabilities": (request({"logprobs": False, "top_logprobs": None}), 1),
     "no usage asked for": (request({"stream": True, "stream_options": {"include_usage": False}}), 1),
     "a response that goes on": (request({"input": "a", "previous_response_id": "r"}, path="/v1/responses"), 1),
@@ -266,6 +269,35 @@ def test_a_stream_of_several_members_is_read_to_its_end(served):
     got = raw(url, request({"stream": True}))
     generous.answer = None
     assert b'"hi"' in got and b"[DONE]" in got and b"Access-Control" not in got
+    assert spent(world, gateway)[0] - before[0] == 44
+
+
+@pytest.mark.parametrize("kind", ["application/json", "text/plain", "application/octet-stream"])
+def test_a_stream_is_read_whatever_it_is_called(served, kind):
+    world, _, generous, gateway, url, _ = served
+    split = b'data: {"choices": [], "usage" : \ndata: {"completion_tokens": 44}}\n\ndata: [DONE]\n\n'
+    go_on = asyncio.Event()
+
+    async def reply(http_request):
+        stream = web.StreamResponse(headers={"Content-Type": kind})
+        await stream.prepare(http_request)
+        await stream.write(EVENTS[0])
+        await go_on.wait()
+        await stream.write(split)
+        return stream
+
+    async def once():
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(f"{url}/v1/chat/completions", json={**CHAT, "stream": True}) as got,
+        ):
+            first = await got.content.readany()  # comes before the rest is written
+            go_on.set()
+            return first + await got.content.read()
+
+    before, generous.answer = spent(world, gateway), reply
+    assert world.run(once()) == EVENTS[0] + b"data: [DONE]\n\n"
+    generous.answer = None
     assert spent(world, gateway)[0] - before[0] == 44
 
 

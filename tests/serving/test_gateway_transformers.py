@@ -1,20 +1,14 @@
 """In front of `transformers serve` with an embedded policy: a server that nobody wrote for this gateway."""
 
 import json
-import os
 import re
-import shutil
-import socket
-import subprocess
-import sys
-import time
-from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
 from tests.serving.world import World, call
+from tests.transformers_server import serving
 
 pytestmark = pytest.mark.slow
 GROUPS = [
@@ -25,46 +19,15 @@ BY_TEMPLATE = [
     {"name": "standard", "chat_template_kwargs": {"enable_thinking": False}, "tokens": 3, "max_tokens": 40},
     {"name": "extended", "chat_template_kwargs": {"enable_thinking": True}, "tokens": 20, "max_tokens": 40},
 ]
-# As of a hybrid model: the template opens the response group.
-TEMPLATE = "{{ messages[-1]['content'] }}{{ ' <think>' if enable_thinking else ' <answer>' }}"
 PLAN = {"budget": {"extended": {"mean": 0.4, "response_group": "extended"}, "tokens": {"mean": 20, "overdraft": 200}}}
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     """(name of the model, base URL)."""
-    pytest.importorskip("uvicorn")
-    from ibpo.demo import model_path
-
-    program = Path(sys.executable).with_name("transformers")
-    if not program.exists():
-        pytest.skip("no `transformers serve` here")
-    folder = tmp_path_factory.mktemp("model")
-    model = Path(shutil.copytree(model_path("thinking"), folder / "thinking"))
     # Greedy, so that a request can be asked twice and compared; this server knows no seeds.
-    config = model / "generation_config.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), "do_sample": False}))
-    (model / "chat_template.jinja").write_text(TEMPLATE)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    cache = folder / "hub"
-    cache.mkdir()
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
-    command = [program, "serve", model, "--device", "cpu", "--host", "127.0.0.1", "--port", str(port)]
-    with subprocess.Popen(
-        list(map(str, command)), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as server:
-        try:
-            give_up = time.monotonic() + 280
-            while time.monotonic() < give_up and server.poll() is None:
-                with socket.socket() as probe:
-                    if probe.connect_ex(("127.0.0.1", port)) == 0:
-                        break
-                time.sleep(0.5)
-            yield str(model), f"http://127.0.0.1:{port}/v1"
-        finally:
-            server.terminate()
+    with serving(tmp_path_factory.mktemp("model"), do_sample=False) as server:
+        yield server
 
 
 def plain(answer):

@@ -1,14 +1,17 @@
 """Prices and corrected lengths by their formulas, with numbers worked out here."""
 
+import json
 import math
 
 import numpy as np
 import pytest
 
-from ibpo.serving.controller import Candidate, Controller, Reservation, ServingPolicy
+from ibpo.serving.controller import BudgetPolicy, Candidate, Controller, Reservation, ServingPolicy
 from ibpo.serving.controller.accounts import Ended
+from ibpo.serving.controller.alarm import Alarm
 from ibpo.serving.controller.correction import Correction
-from ibpo.serving.controller.pricing import Window, drift
+from ibpo.serving.controller.pricing import drift
+from ibpo.serving.controller.window import Window
 
 
 def ended(number, expected, actual, group="long"):
@@ -35,16 +38,16 @@ def learned(expected, actual):
         done = ended(number, x, y)
         correction.follow(done.reservation)
         correction.end(done)
-    return correction.ratio("long", 0)
+    return correction.ratios["long"][0]
 
 
 def formula(expected, actual):
-    """r = sum w actual / sum w estimate, shrunk by 4 s^2 / (r - 1)^2 and kept in [1/8, 8]: see `Correction`."""
+    """r = sum w actual / sum w estimate, shrunk by s^2 / (r - 1)^2 and kept in [1/8, 16]: see `Correction`."""
     expected, actual = np.array(expected), np.array(actual)
     weight = (1 - 1 / 512) ** np.arange(len(expected))[::-1]
     r = (weight * actual).sum() / (weight * expected).sum()
     s2 = (weight * (actual - r * expected) ** 2).sum() / (weight * expected).sum() ** 2
-    return min(8.0, max(1 / 8, 1 + (r - 1) * max(0.0, 1 - 4 * s2 / (r - 1) ** 2)))
+    return min(16.0, max(1 / 8, 1 + (r - 1) * max(0.0, 1 - s2 / (r - 1) ** 2)))
 
 
 def test_lengths_are_corrected_by_what_responses_took():
@@ -57,10 +60,10 @@ def test_lengths_are_corrected_by_what_responses_took():
     # The first 31 say nothing; then the ratio is believed.
     assert learned(expected[:31], actual[:31]) == 1.0
     assert learned(expected[:32], actual[:32]) == pytest.approx(formula(expected[:32], actual[:32]), rel=1e-9)
-    # Within twice its standard error of 1 it is noise.
+    # Within its standard error of 1 it is noise.
     noisy = [1.0, 199.0] * 20
     assert np.mean(noisy) == 100 and learned([99.0] * 40, noisy) == 1.0
-    assert learned([1.0] * 40, [100.0] * 40) == 8.0
+    assert learned([1.0] * 40, [100.0] * 40) == 16.0
     assert learned([100.0] * 40, [1.0] * 40) == 1 / 8
 
 
@@ -113,3 +116,48 @@ def test_the_drift_is_the_tangent_of_the_controller_s_rule():
         assert drift(balance, overdraft, burst, variance) == pytest.approx(expected)
     assert drift(5.0, 5.0, 5.0, 0.2) == math.inf and drift(-5.0, 5.0, 5.0, 0.2) == -math.inf
     assert drift(1.0, 0.0, 0.0, 0.2) == 0.0
+
+
+def test_a_change_of_the_traffic_is_one_alarm_and_a_ramp_few():
+    rng = np.random.default_rng(1)
+
+    def alarms(level):
+        alarm, figures = Alarm(), level[:, None] * rng.lognormal(0, 1, (len(level), 1))
+        for end in range(64, len(level) + 1, 64):
+            alarm.watch(figures[max(0, end - 512) : end], 64)
+            again = Alarm.from_state(json.loads(json.dumps(alarm.state())))
+            assert json.dumps(again.state()) == json.dumps(alarm.state())
+            alarm = again
+        return alarm.num_drifts
+
+    assert alarms(np.ones(20_000)) == 0
+    assert alarms(np.repeat([1.0, 10.0], 10_000)) == 1
+    assert alarms(np.repeat([10.0, 1.0], 10_000)) == 1
+    # Ten times as much, by and by: one for each half that is added, ln 10 / ln 1.5 = 5.7.
+    assert 3 <= alarms(np.geomspace(1, 10, 20_000)) <= 7
+    assert alarms(np.where(np.arange(20_000) % 400 < 80, 3.0, 1.0)) == 0  # bursts that come and go
+
+
+def test_the_room_follows_what_the_budget_buys_inside_its_limits():
+    budget = BudgetPolicy(name="tokens", mean=100.0)
+    controller = Controller(ServingPolicy(budgets=(budget,)))
+    assert controller.overdraft == [500.0]
+    rng, seen = np.random.default_rng(2), []
+    for number in range(1500):
+        # First what is bought costs 200, then also 6,000 for one request in a hundred, with the largest gain.
+        dear = number >= 500 and number % 100 == 0
+        gain, tokens = (90.0, 6000.0) if dear else (rng.random(), 200.0)
+        options = [
+            Candidate(response_group="short", gain=0.0, cost={"tokens": 10.0}),
+            Candidate(response_group="long", gain=gain, cost={"tokens": tokens}),
+        ]
+        controller.decide(options, request_id=str(number), now=0.0)
+        controller.settle(str(number))
+        seen.append(controller.overdraft[0])
+    assert max(seen[:500]) < 1500
+    assert seen[-1] > 6000  # one of them fits
+    assert max(seen) <= budget.largest_overdraft == 25600
+    given = Controller(ServingPolicy(budgets=(BudgetPolicy(name="tokens", mean=100.0, overdraft=700.0),)))
+    for number in range(200):
+        given.decide(options, request_id=str(number), now=0.0)
+    assert given.overdraft == [700.0]

@@ -225,6 +225,7 @@ def test_who_waits_when_a_process_dies_with_the_lock_of_redis_still_gets_it(redi
 
     from ibpo.serving.stores import LOCK_SECONDS
 
+    redis_url = redis_url.replace("/0", "/3")  # a database of its own
     client, lock = redis.Redis.from_url(redis_url), "waiting:lock"
     client.set(lock, "lives", ex=60)
     dies = threading.Timer(1.0, lambda: client.set(lock, "dead", ex=LOCK_SECONDS))

@@ -366,13 +366,14 @@ def methods_part(
 
 
 def answer_of(parts: Mapping[str, Json]) -> str:
-    """Some comparisons in one or two sentences, of measured numbers only."""
+    """Some comparisons in a few sentences, of measured numbers only; what to do comes first."""
     texts = []
     for name, part in list(parts.items())[:2]:
         rows = {row["name"]: row for row in part["configurations"]}
         standard = rows[part["standard"]]
         best = max(rows.values(), key=lambda row: row["numbers"]["overall"]["all"]["pass@1"]["value"])
-        text = f"{name + ': ' if name else ''}{standard['name']} is right on {_accuracy(standard)}"
+        head = f"{name + ': ' if name else ''}{' '.join(part.get('first_words', ()))} ".lstrip()
+        text = f"{head}{standard['name']} is right on {_accuracy(standard)}"
         if best is not standard:
             text += f", {best['name']} on {_accuracy(best)} at {best['relative_cost']['value']:.1f} times the cost"
         if part["allocation"]:

@@ -1,14 +1,15 @@
 """Hold an average budget on a stream of requests: which response group does each request get?
 
 Two calls per request, `Controller.decide` and `Controller.settle`. In the order of reading: `policy` (what is to be
-held), `accounts` (what was spent), `admission` (what may be spent: the theorem), `pricing` (what is worth it),
+held), `accounts` (what was spent), `admission` (what may be spent: the theorem), `window` (what recent requests would
+spend at a price), `alarm` (has the traffic changed?), `pricing` (what is worth it, and how much room it needs),
 `correction` (what lengths really are), `controller` (the choice).
 """
 
 from ibpo.serving.controller.accounts import TOTAL, AccountStore, MemoryStore, Reservation, TokenBucket
 from ibpo.serving.controller.controller import Candidate, Controller
 from ibpo.serving.controller.policy import BudgetPolicy, ServingPolicy, TenantPolicy, parse_budget_policies, read_policy
-from ibpo.serving.controller.pricing import PROHIBITIVE
+from ibpo.serving.controller.window import PROHIBITIVE
 
 __all__ = [
     "PROHIBITIVE",

@@ -84,8 +84,8 @@ class TokenBucket:
 
     def close(self, overdraft: float, burst: float, overcommit: float) -> None:
         """Lose the credit beyond `burst` that no reserve needs, and remember the largest overdraft."""
-        excess = self.balance - self.held - self.deferred - burst
-        if excess > 0:
+        excess = self.balance - self.held - burst  # less what is deferred
+        if excess > 0 and (excess := excess - self.deferred) > 0:
             excess = max(0.0, min(excess, self.room(overdraft, overcommit)))
             self.balance -= excess
             self.forfeited += excess

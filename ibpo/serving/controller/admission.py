@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ibpo.serving.controller.accounts import TOTAL, AccountStore, Ended, Reservation, TokenBucket
+from ibpo.serving.controller.accounts import TOTAL, AccountStore, Ended, MemoryStore, Reservation, TokenBucket
 from ibpo.serving.controller.policy import ServingPolicy, TenantPolicy
 
-_KEPT = 1.0 - 1.0 / 4000
-"""What is left of `TokenBucket.returned` after a request: it is released over some 4,000. Faster, and a surprise is
-paid back within the windows that did not have it; slower, and it is not paid back."""
+_KEPT = 1.0 - 1.0 / 1000
+"""What is left of `TokenBucket.returned` after a request: it is released over some 1,000. Faster, and a surprise is
+paid back within the windows that did not have it; slower, and what was saved is lost at the bound on what is kept."""
 _MOST_NAMED = 10_000
 _MOST_RETURNED = 4.0
 """Most that `TokenBucket.returned` holds, in parts of `burst`."""
@@ -55,11 +55,13 @@ class Admission:
 
     Letters: for the total and one budget, b its mean, B the balance (b n - spent - estimated - forfeited), C what is
     overcommitted (by how much the reserves of what is in flight exceed its estimates), A the policy's allowance for it
-    (`BudgetPolicy.overcommit`), H what is held for promises, E = B - H and F = E - C.
+    (`BudgetPolicy.overcommit`), H what is held for promises, E = B - H and F = E - C; `room` is the overdraft in force
+    (`set_overdraft`), and `overdraft` the largest that has been in force so far: at most
+    `BudgetPolicy.largest_overdraft`, whatever the traffic and the estimates were, and the policy's where it says one.
 
     A response group of estimate e and reserve r >= e is admitted if both
 
-        e <= (E + overdraft)^+ + o     and     r <= (F + overdraft + A)^+ + min(e, o),
+        e <= (E + room)^+ + o     and     r <= (F + room + A)^+ + min(e, o),
 
     o >= 0 being the balance of its own promise (the fuller of its tenant's and its slice's). By the first, what is
     expected to be spent keeps the budget, however many responses are in flight; by the second, what *can* be spent has
@@ -93,12 +95,12 @@ class Admission:
 
     - A request adds b to B, and the response that is admitted takes e from B, adds r - e to C and takes at least
       min(e, o) from H: E falls by at most e - min(e, o) - b, F by at most r - min(e, o) - b. By the second condition
-      r - min(e, o) <= (F + overdraft + A)^+: afterwards F >= -overdraft - A, or F has not fallen. By the first,
+      r - min(e, o) <= (F + room + A)^+: afterwards F >= -room - A >= -overdraft - A, or F has not fallen. By the first,
       afterwards E >= -overdraft, or it was not so before either and e <= o: then F has fallen by at most r - e - b,
       which `backed` counts.
     - If none has room, the one that overdraws least is admitted, and F falls by (r - b)^+ at most.
     - Then the promises accrue and what exceeds `burst` + R is forfeited: both take from E and F no more than the
-      positive part of both E + overdraft and F + overdraft + A.
+      positive part of both E + room and F + room + A.
     - A settlement adds reserve - actual to B - C and estimate - actual to B, and at most the positive part of the
       latter to H: F falls by (actual - reserve)^+ at most. A cancellation takes b from B besides.
 
@@ -110,26 +112,46 @@ class Admission:
 
     def __init__(self, policy: ServingPolicy, store: AccountStore) -> None:
         self.policy, self.store = policy, store
-        budgets = policy.budgets
+        # Accounts in memory stay the same objects: they need not be looked up for every request.
+        self._keeps = type(store) is MemoryStore
+        self._kept: dict[tuple[str, str], list[Account]] = {}
+        self.largest_overdraft = [0.0] * len(policy.budgets)
+        """Per budget the largest overdraft that has been in force."""
+        self._named: dict[tuple[str, str], list[tuple[str, Bounds]]] = {}  # tenant, slice -> accounts
+        self.set_overdraft([budget.least_overdraft for budget in policy.budgets])
+
+    def set_overdraft(self, overdraft: Sequence[float]) -> None:
+        """What is in force from now on, `[K]`; the bursts follow where the policy does not say what they are."""
+        budgets, self._overdraft = self.policy.budgets, tuple(overdraft)
+        self.largest_overdraft = list(map(max, self.largest_overdraft, overdraft))
+        self._burst = tuple(
+            room if budget.burst is None else budget.burst for budget, room in zip(budgets, overdraft, strict=True)
+        )
         none = (0.0,) * len(budgets)
         self._total = Bounds(
             at_most=tuple(budget.mean for budget in budgets),
-            overdraft=tuple(budget.overdraft for budget in budgets),
-            burst=tuple(budget.burst for budget in budgets),
+            overdraft=self._overdraft,
+            burst=self._burst,
             overcommit=tuple(budget.overcommit for budget in budgets),
             at_least=none,
             depth=none,
             promising=False,
             binding=True,
         )
-        fair = {budget.name: policy.fair_share * budget.mean for budget in budgets}
-        self._tenants = {name: self._bounds(terms, fair) for name, terms in policy.tenants.items()}
-        self._slices = {name: self._bounds(terms, {}) for name, terms in policy.slices.items()}
-        self._named: dict[tuple[str, str], list[tuple[str, Bounds]]] = {}  # tenant, slice -> accounts
+        fair = {budget.name: self.policy.fair_share * budget.mean for budget in budgets}
+        self._tenants = {name: self._bounds(terms, fair) for name, terms in self.policy.tenants.items()}
+        self._slices = {name: self._bounds(terms, {}) for name, terms in self.policy.slices.items()}
         self._other_tenant, self._other_slice = self._bounds(TenantPolicy(), fair), self._bounds(TenantPolicy(), {})
+        self._named.clear()
+        self._kept.clear()
 
     def accounts(self, tenant: str, slice_name: str) -> list[Account]:
         """The accounts of a request."""
+        kept = self._kept.get((tenant, slice_name)) if self._keeps else None
+        if kept is not None:
+            if len(kept) > 1:
+                self._follow_restarts(kept)
+            return kept
         named = self._named.get((tenant, slice_name))
         if named is None:
             named = [(TOTAL, self._total)]
@@ -140,12 +162,18 @@ class Admission:
             if len(self._named) < _MOST_NAMED:
                 self._named[tenant, slice_name] = named
         found = [Account(name, bounds, self.store.buckets(name)) for name, bounds in named]
-        restarts = found[0].buckets[0].restarts
-        for account in found:
+        self._follow_restarts(found)
+        if self._keeps and len(self._kept) < _MOST_NAMED:
+            self._kept[tenant, slice_name] = found
+        return found
+
+    @staticmethod
+    def _follow_restarts(accounts: Sequence[Account]) -> None:
+        restarts = accounts[0].buckets[0].restarts
+        for account in accounts:
             if account.buckets[0].restarts != restarts:
                 for bucket in account.buckets:
                     bucket.restarts, bucket.waiting = restarts, 0.0
-        return found
 
     def restart(self) -> None:
         """Forget what ended responses have in `waiting`: the process that knew of them is gone.
@@ -194,10 +222,13 @@ class Admission:
     ) -> None:
         """Keep the reserve of the response that was chosen; then let the promises accrue, and forfeit."""
         _, total_bounds, total = accounts[0]
-        bound = [account for account in accounts if account.bounds.promising]
+        bound = [account for account in accounts if account.bounds.promising] if len(accounts) > 1 else ()
         for k, cost in enumerate(estimate):
             for _, _, buckets in accounts:
                 buckets[k].charge(cost, reserve[k])
+            if not bound:
+                self._close(accounts, k)
+                continue
             main = total[k]
             for _, bounds, buckets in bound:
                 main.held += buckets[k].owe(-cost, bounds.depth[k], math.inf)
@@ -264,7 +295,14 @@ class Admission:
             terms.at_least.get(budget.name, min(default.get(budget.name, 0.0), top))
             for budget, top in zip(budgets, most, strict=True)
         ]
-        slack = [0.0 if top == math.inf else budget.slack(top) for budget, top in zip(budgets, most, strict=True)]
+        slack = [
+            0.0
+            if top == math.inf
+            else budget.slack(top)
+            if budget.overdraft is not None
+            else max(budget.slack(top), room)
+            for budget, top, room in zip(budgets, most, self._overdraft, strict=True)
+        ]
         return Bounds(
             at_most=tuple(most),
             overdraft=tuple(slack),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from ibpo.errors import IbpoError
 from ibpo.serving.controller.accounts import TOTAL, AccountStore, Ended, MemoryStore, Reservation
@@ -15,8 +15,12 @@ from ibpo.serving.controller.policy import BudgetPolicy, ServingPolicy
 from ibpo.serving.controller.pricing import Pricing
 
 _GOLDEN = 0.6180339887498949
-_VERSION = 3
+_VERSION = 4
 """The format of `Controller.state_dict`."""
+
+_Costs = tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]
+"""A candidate's costs, per budget `[K]`: expected, corrected by what earlier responses cost; what is kept ready, at
+least that; what the caller expects."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,9 +46,13 @@ class Controller:
 
     x the balance less what is held for promises, counted from the middle of [-overdraft, burst], w half the length of
     that interval, sigma^2 the variance of a request's cost: of all drifts that keep a diffusion inside an interval for
-    ever, the one of least mean square (its stationary density is cos^2), hence the least loss of value. A tenant or
-    slice with a promise pays at most the price at which its own window would spend its promise, one with a ceiling at
-    least that at which it would spend its ceiling. Equal gains are made distinct by a factor 1 + 1e-9 frac(n golden).
+    ever, the one of least mean square (its stationary density is cos^2), hence the least loss of value. Where the
+    policy does not say how long the interval is, it follows what the budget buys, so that the drift stays small and the
+    dearest of it fits (`ibpo.serving.controller.pricing.find_room`). A response group that costs more than the larger
+    half of an interval that is given is not bought, unless it is the cheapest: it would press the balance to its
+    bounds, at the loss of all others (`cautions`). A tenant or slice with a promise pays at most the
+    price at which its own window would spend its promise, one with a ceiling at least that at which it would spend its
+    ceiling. Equal gains are made distinct by a factor 1 + 1e-9 frac(n golden).
 
     **Bound.** Nothing is admitted that the accounts have no room for, by its expected cost and by its reserve: see the
     theorem of `ibpo.serving.controller.admission.Admission`, which holds whatever the gains and the prices, and however
@@ -76,15 +84,36 @@ class Controller:
         self.num_decisions = 0
         self.num_over = 0
         """Requests for which no response group had room in every bound."""
+        self.num_too_dear: dict[str, int] = {}
+        """Response group -> requests for which it was expected to cost more than there is room for (`overdraft`)."""
+        self._in_memory = type(self.store) is MemoryStore
         self._admission = Admission(policy, self.store)
         self._pricing = Pricing(policy)
         self._correction = Correction(num_budgets)
+        self._limits = self._find_limits()
         self._learning = any(budget.response_group is None for budget in policy.budgets)  # a share costs what it costs
 
     @property
     def num_drifts(self) -> int:
-        """How often the traffic has changed so much that the window was cut."""
+        """How often the traffic has changed for good: see `ibpo.serving.controller.alarm.Alarm`."""
         return self._pricing.num_drifts
+
+    @property
+    def overdraft(self) -> list[float]:
+        """Per budget the overdraft in force: the policy's, or what follows from what the budget buys."""
+        return self._pricing.overdraft
+
+    def cautions(self) -> list[str]:
+        """A sentence for each response group that most requests could not have, as it is expected to cost too much."""
+        rooms = ", ".join(
+            f"{room:.4g} {budget.name}" for budget, room in zip(self.policy.budgets, self.overdraft, strict=True)
+        )
+        return [
+            f"response group {group!r} is expected to cost more than there is room for at a time ({rooms}): out of "
+            f"reach of {count} of {self.num_decisions} requests; raise the budget, or set overdraft to that or more"
+            for group, count in sorted(self.num_too_dear.items())
+            if 2 * count > self.num_decisions
+        ]
 
     def decide(
         self,
@@ -112,7 +141,7 @@ class Controller:
             IbpoError: No candidate, a cost that is missing or negative, a gain that is not finite; nothing is changed.
         """
         # Equal gains of different requests must not be all above or all below a price.
-        factor = 1.0 + 1e-9 * math.fmod(self.num_decisions * _GOLDEN, 1.0)
+        factor = 1.0 + 1e-9 * (self.num_decisions * _GOLDEN % 1.0)
         # What this process knows changes once the transaction is through: a store that fails must not leave it ahead.
         with self.store.transaction():
             found = self.store.get(request_id)
@@ -122,30 +151,26 @@ class Controller:
                 raise IbpoError(
                     f"request {request_id!r}: no response group to choose from; give at least one candidate"
                 )
-            rows = [
-                _read_candidate(candidate, self.policy.budgets, self._correction, num_requests)
-                for candidate in candidates
-            ]
+            rows = [self._read(candidate, num_requests) for candidate in candidates]
             utility = [candidate.gain * factor for candidate in candidates]
             accounts = self._admission.accounts(tenant, slice_name)
             quote = self._pricing.quote(accounts)
             self._admission.begin(accounts, num_requests)
-            total = utility if num_requests == 1 else [num_requests * gain for gain in utility]
-            place, within = self._choose(total, rows, quote.prices, accounts)
+            place, within, too_dear = self._choose(utility, rows, quote.prices, accounts, num_requests)
             estimate, reserve, raw = rows[place]
             self._admission.charge(accounts, estimate, reserve, num_requests)
             reservation = Reservation(
-                request_id=request_id,
-                response_group=candidates[place].response_group,
-                price=tuple(quote.prices),
-                estimate=estimate,
-                reserve=reserve,
-                raw=raw,
-                time=now,
-                tenant=tenant,
-                slice_name=slice_name,
-                within=within,
-                num_requests=num_requests,
+                request_id,
+                candidates[place].response_group,
+                tuple(quote.prices),
+                estimate,
+                reserve,
+                raw,
+                now,
+                tenant,
+                slice_name,
+                within,
+                num_requests,
             )
             self.store.put(reservation)
             balances = [bucket.balance for bucket in accounts[0].buckets]
@@ -154,12 +179,23 @@ class Controller:
             self._correction.follow(reservation)
         self.num_decisions += 1
         self.num_over += not within
-        costs = [row.estimate for row in rows]
+        for group in {candidates[i].response_group for i in too_dear} if too_dear else ():
+            self.num_too_dear[group] = self.num_too_dear.get(group, 0) + 1
+        costs = [row[0] for row in rows]
         if num_requests > 1:
-            costs = [[cost / num_requests for cost in row] for row in costs]
+            costs = [tuple(cost / num_requests for cost in row) for row in costs]
         for _ in range(num_requests):
-            self._pricing.add(quote, utility, costs, accounts)
+            if self._pricing.add(quote, utility, costs, accounts):
+                self._admission.set_overdraft(self._pricing.overdraft)
+                self._limits = self._find_limits()
         return reservation
+
+    def _find_limits(self) -> list[float]:
+        """Per budget the largest expected cost of a response that there is room for: more is too dear."""
+        return [
+            room if budget.overdraft is None else max(room, budget.burst or 0.0)
+            for budget, room in zip(self.policy.budgets, self._pricing.overdraft, strict=True)
+        ]
 
     def _choose(
         self,
@@ -167,22 +203,96 @@ class Controller:
         rows: Sequence[_Costs],
         prices: Sequence[float],
         accounts: Sequence[Account],
-    ) -> tuple[int, bool]:
-        """The best candidate that there is room for, else the one that overdraws least; and whether there was room."""
+        num_requests: int,
+    ) -> tuple[int, bool, list[int]]:
+        """The best candidate that there is room for, else the one that overdraws least.
+
+        Returns:
+            Its place; whether there was room; which candidates are expected to cost more than there is room for at all.
+        """
+        best, most, least, dear = -1, -math.inf, math.inf, False
+        limits = self._limits
+        for place, (estimate, _, _) in enumerate(rows):
+            net, total = utility[place] * num_requests, 0.0  # gain - sum_k price_k cost_k
+            for k, cost in enumerate(estimate):
+                if cost > 0:
+                    net -= prices[k] * cost
+                    total += cost
+                    if cost > limits[k] * num_requests:
+                        dear = True
+            if net > most or (net == most and total < least):
+                best, most, least = place, net, total
+        if not dear and not self._admission.shortage(accounts, rows[best][0], rows[best][1]):
+            return best, True, []
+        return self._choose_among(utility, rows, prices, accounts, num_requests)
+
+    def _choose_among(
+        self,
+        utility: Sequence[float],
+        rows: Sequence[_Costs],
+        prices: Sequence[float],
+        accounts: Sequence[Account],
+        num_requests: int,
+    ) -> tuple[int, bool, list[int]]:
+        """As `_choose`, where something may be too dear, or there is no room for the best."""
+        places: Sequence[int] = range(len(rows))
+        too_dear: list[int] = []
+        for k, limit in enumerate(self._limits):
+            costs = [row[0][k] for row in rows]
+            most, least = limit * num_requests, min(costs)
+            dear = [place for place in places if costs[place] > most and costs[place] > least]
+            too_dear += dear
+            # What follows what is bought forbids nothing: where it is too narrow now, there may be credit.
+            if self.policy.budgets[k].overdraft is not None and len(dear) < len(places):
+                places = [place for place in places if place not in dear]
         order: list[tuple[float, float, int]] = []
-        for place, row in enumerate(rows):
-            net = utility[place]  # gain - sum_k price_k cost_k
-            for price, cost in zip(prices, row.estimate, strict=True):
+        for place in places:
+            net, estimate = utility[place] * num_requests, rows[place][0]  # gain - sum_k price_k cost_k
+            for price, cost in zip(prices, estimate, strict=True):
                 if cost > 0:
                     net -= price * cost
-            order.append((-net, sum(row.estimate), place))
+            order.append((-net, sum(estimate), place))
         order.sort()
-        short: list[float] = [math.inf] * len(rows)
+        short: dict[int, float] = {}
         for _, _, place in order:
-            short[place] = self._admission.shortage(accounts, rows[place].estimate, rows[place].reserve)
+            short[place] = self._admission.shortage(accounts, rows[place][0], rows[place][1])
             if not short[place]:
-                return place, True
-        return min(range(len(rows)), key=lambda i: (short[i], sum(rows[i].reserve))), False
+                return place, True, too_dear
+        return min(places, key=lambda i: (short[i], sum(rows[i][1]))), False, too_dear
+
+    def _read(self, candidate: Candidate, num_requests: int) -> _Costs:
+        """The costs of a candidate, of so many requests together.
+
+        Raises:
+            IbpoError: A gain that is not finite, a cost that is missing, negative or not finite.
+        """
+        group, gain = candidate.response_group, candidate.gain
+        if not -math.inf < gain < math.inf:
+            raise IbpoError(f"candidate {group!r}: gain is {gain!r}; it must be a finite number")
+        budgets, ratios = self.policy.budgets, self._correction.ratios.get(group)
+        raw: list[float] = []
+        estimate: list[float] = []
+        reserve: list[float] = []
+        for k, budget in enumerate(budgets):
+            if budget.response_group is not None:
+                cost = expected = most = float(num_requests) if group == budget.response_group else 0.0
+            else:
+                cost = candidate.cost.get(budget.name, -1.0)
+                if not 0 <= cost < math.inf:
+                    raise _bad_cost(candidate, budget.name)
+                expected = cost * ratios[k] if ratios else cost
+                most = expected
+                if candidate.reserve:
+                    most = candidate.reserve.get(budget.name, expected)
+                    if not 0 <= most < math.inf:
+                        raise IbpoError(
+                            f"candidate {group!r}: reserve of {budget.name} is {most!r}; it must be finite, at least 0"
+                        )
+                    expected = min(expected, most)
+            raw.append(cost)
+            estimate.append(expected)
+            reserve.append(most)
+        return tuple(estimate), tuple(reserve), tuple(raw)
 
     def settle(self, request_id: str, actual: Mapping[str, float] | None = None) -> bool:
         """The response has ended: book what it really cost.
@@ -236,14 +346,22 @@ class Controller:
                 self.store.pop(request_id)
                 restarts = self._admission.end(reservation, costs, cancelled=cancelled)
                 ended = Ended(reservation, costs, cancelled, restarts)
-                for one in self._correction.ready(ended) if self._learning else [ended]:
+                # In memory nothing can fail any more, and it need not be known beforehand what is ready.
+                if self._learning:
+                    ready = self._correction.end(ended) if self._in_memory else self._correction.ready(ended)
+                else:
+                    ready = [ended]
+                for one in ready:
                     self._admission.release(one)
         if reservation is None:
             if lost:
                 self._correction.forget()
             return False
         if self._learning:
-            self._correction.end(ended)
+            if not self._in_memory:
+                self._correction.end(ended)
+            if not cancelled:
+                self._pricing.learn(reservation, costs)
         return True
 
     def recover(self) -> None:
@@ -273,6 +391,7 @@ class Controller:
             "prices": self.prices,
             "num_decisions": self.num_decisions,
             "num_over": self.num_over,
+            "num_too_dear": self.num_too_dear,
             **self._pricing.state(),
             "correction": self._correction.state(),
         }
@@ -303,7 +422,10 @@ class Controller:
             controller = cls(policy, store)
             controller.prices = list(state["prices"])
             controller.num_decisions, controller.num_over = state["num_decisions"], state["num_over"]
+            controller.num_too_dear = dict(state["num_too_dear"])
             controller._pricing = Pricing.from_state(policy, state)
+            controller._admission.set_overdraft(controller._pricing.overdraft)
+            controller._limits = controller._find_limits()
             controller._correction = Correction.from_state(len(names), state["correction"])
         except IbpoError:
             raise
@@ -314,60 +436,11 @@ class Controller:
         return controller
 
 
-class _Costs(NamedTuple):
-    """A candidate's costs, per budget `[K]`."""
-
-    estimate: tuple[float, ...]
-    """Expected, corrected by what earlier responses cost."""
-    reserve: tuple[float, ...]
-    """What is kept ready, at least the estimate."""
-    raw: tuple[float, ...]
-    """The caller's estimate."""
-
-
-_WHOLE, _NOTHING = _Costs((1.0,), (1.0,), (1.0,)), _Costs((0.0,), (0.0,), (0.0,))
-
-
-def _read_candidate(
-    candidate: Candidate, budgets: Sequence[BudgetPolicy], correction: Correction, num_requests: int
-) -> _Costs:
-    """The costs of a candidate, of so many requests together.
-
-    Raises:
-        IbpoError: A gain that is not finite, a cost that is missing, negative or not finite.
-    """
-    group = candidate.response_group
-    share_alone = len(budgets) == 1 and budgets[0].response_group is not None
-    if share_alone and num_requests == 1 and math.isfinite(candidate.gain):
-        return _WHOLE if group == budgets[0].response_group else _NOTHING  # no cost to be read
-    if not math.isfinite(candidate.gain):
-        raise IbpoError(f"candidate {group!r}: gain is {candidate.gain!r}; it must be a finite number")
-    raw: list[float] = []
-    estimate: list[float] = []
-    reserve: list[float] = []
-    for k, budget in enumerate(budgets):
-        if budget.response_group is not None:
-            cost = expected = most = float(num_requests * (group == budget.response_group))
-        else:
-            try:
-                cost = candidate.cost[budget.name]
-            except KeyError:
-                raise IbpoError(f"candidate {group!r}: no cost for the budget {budget.name!r}; give one") from None
-            if not 0 <= cost < math.inf:
-                raise IbpoError(
-                    f"candidate {group!r}: cost of {budget.name} is {cost!r}; it must be finite, at least 0"
-                )
-            expected = cost * correction.ratio(group, k)
-            most = candidate.reserve.get(budget.name, expected) if candidate.reserve else expected
-            if not 0 <= most < math.inf:
-                raise IbpoError(
-                    f"candidate {group!r}: reserve of {budget.name} is {most!r}; it must be finite, at least 0"
-                )
-            expected = min(expected, most)
-        raw.append(cost)
-        estimate.append(expected)
-        reserve.append(most)
-    return _Costs(tuple(estimate), tuple(reserve), tuple(raw))
+def _bad_cost(candidate: Candidate, budget: str) -> IbpoError:
+    group, cost = candidate.response_group, candidate.cost.get(budget)
+    if cost is None:
+        return IbpoError(f"candidate {group!r}: no cost for the budget {budget!r}; give one")
+    return IbpoError(f"candidate {group!r}: cost of {budget} is {cost!r}; it must be finite, at least 0")
 
 
 def _read_actual(
@@ -381,12 +454,17 @@ def _read_actual(
     Raises:
         IbpoError: An unknown budget, a cost that is negative or not finite.
     """
-    given = actual or {}
-    names = [budget.name for budget in budgets]
+    if not actual:
+        return tuple(map(float, default))
+    given, names = actual, [budget.name for budget in budgets]
     for name, cost in given.items():
-        where = f"request {reservation.request_id!r}: cost of {name}"
         if name not in names:
-            raise IbpoError(f"{where}: there is no such budget; name one of {', '.join(names)}")
+            raise IbpoError(
+                f"request {reservation.request_id!r}: cost of {name}: there is no such budget; name one of "
+                f"{', '.join(names)}"
+            )
         if not 0 <= cost < math.inf:
-            raise IbpoError(f"{where} is {cost!r}; it must be finite, at least 0")
+            raise IbpoError(
+                f"request {reservation.request_id!r}: cost of {name} is {cost!r}; it must be finite, at least 0"
+            )
     return tuple(float(given.get(name, default[k])) for k, name in enumerate(names))

@@ -21,8 +21,8 @@ class Correction:
         r = sum_i w_i actual_i / sum_i w_i estimate_i,
         s^2 = sum_i w_i (actual_i - r estimate_i)^2 / (sum_i w_i estimate_i)^2,
 
-    the estimates are multiplied by 1 + (r - 1) (1 - 4 s^2 / (r - 1)^2)^+, kept in [1/8, 8]: a ratio that is within
-    twice its standard error of 1 is noise, and would make the spend follow it. 1 before 32 responses have ended.
+    the estimates are multiplied by 1 + (r - 1) (1 - s^2 / (r - 1)^2)^+, kept in [1/8, 16]: a ratio that is within
+    its standard error of 1 is noise, and would make the spend follow it. 1 before 32 responses have ended.
 
     Responses are learned from in the order in which they *began*, each only when all before it have ended: those that
     end first are the short ones, and a ratio of them alone would be too small. Up to 16,384 of a response group are
@@ -36,12 +36,8 @@ class Correction:
         self._number: dict[str, int] = {}
         self._open: set[str] = set()  # ids in _begun that have not ended
         self._ended: dict[str, Ended] = {}
-        self._ratios: dict[str, list[float]] = {}
-
-    def ratio(self, response_group: str, budget: int) -> float:
-        """By what to multiply an estimate."""
-        found = self._ratios.get(response_group)
-        return found[budget] if found else 1.0
+        self.ratios: dict[str, list[float]] = {}
+        """Response group -> per budget by what to multiply an estimate; 1 where there is none."""
 
     def follow(self, reservation: Reservation) -> None:
         """A response begins."""
@@ -70,9 +66,10 @@ class Correction:
                 done.append(found)
         return done
 
-    def end(self, ended: Ended) -> None:
-        """A response has ended, or failed."""
+    def end(self, ended: Ended) -> list[Ended]:
+        """A response has ended, or failed; what `ready` would have said."""
         name, group = ended.reservation.request_id, ended.reservation.response_group
+        alone = [ended] if ended.cancelled or name not in self._open else []
         if name in self._open:
             self._open.discard(name)
             self._ended[name] = ended
@@ -86,6 +83,7 @@ class Correction:
                 done.append(found)
         if done:
             self._learn(group, done)
+        return alone + done
 
     def follows(self, request_id: str) -> bool:
         """Whether this one has begun, and not ended as far as is known here."""
@@ -103,10 +101,16 @@ class Correction:
             sums = self._sums[group] = [[0.0] * 6 for _ in range(self._num_budgets)]
         for reservation, actual, _, _ in done:
             for row, cost, raw in zip(sums, actual, reservation.raw, strict=True):
-                for i, value in enumerate((cost, raw, cost * cost, raw * raw, cost * raw)):
-                    row[i] += value - row[i] / _MEMORY
-                row[5] += 1
-        self._ratios[group] = [_ratio(*row) for row in sums]
+                a, b, aa, bb, ab, count = row
+                row[:] = (
+                    a + cost - a / _MEMORY,
+                    b + raw - b / _MEMORY,
+                    aa + cost * cost - aa / _MEMORY,
+                    bb + raw * raw - bb / _MEMORY,
+                    ab + cost * raw - ab / _MEMORY,
+                    count + 1,
+                )
+        self.ratios[group] = [_ratio(*row) for row in sums]
 
     def state(self) -> dict[str, Any]:
         """Everything, for JSON."""
@@ -128,7 +132,7 @@ class Correction:
         for values, actual, cancelled, restarts in state["ended"]:
             reservation = Reservation.from_state(values)
             correction._ended[reservation.request_id] = Ended(reservation, tuple(actual), cancelled, restarts)
-        correction._ratios = {name: [_ratio(*row) for row in rows] for name, rows in correction._sums.items()}
+        correction.ratios = {name: [_ratio(*row) for row in rows] for name, rows in correction._sums.items()}
         return correction
 
 
@@ -139,5 +143,5 @@ def _ratio(actual: float, estimate: float, actual_2: float, estimate_2: float, p
     ratio = actual / estimate  # r
     noise = max(0.0, actual_2 - 2 * ratio * product + ratio * ratio * estimate_2) / estimate**2  # s^2
     off = ratio - 1
-    shrunk = 1.0 if off == 0 else 1 + off * max(0.0, 1 - 4 * noise / off**2)
-    return min(8.0, max(0.125, shrunk))
+    shrunk = 1.0 if off == 0 else 1 + off * max(0.0, 1 - noise / off**2)
+    return min(16.0, max(0.125, shrunk))

@@ -12,6 +12,7 @@ from ibpo.budget import Budget, check_budget, check_distinct, parse_budget, pars
 from ibpo.config import read_toml
 from ibpo.errors import IbpoError
 
+_MOST_MEANS = 256.0
 _NO_TRAFFIC = "nothing is spent before the first request; give a number, e.g. tokens=2000"
 _REFUSED = {
     "at_least": "a controller holds upper bounds; a minimum is promised to a tenant or slice: at_least in --plan",
@@ -31,14 +32,15 @@ class BudgetPolicy:
 
         mean m + overdraft + burst,
 
-    and, while there are gains to be had, at least mean m - overdraft - burst. The defaults make both 1 % of the budget
-    (of a share: one point) over 1,000 requests.
+    and, while there are gains to be had, at least mean m - overdraft - burst. A share's are 5 responses each: one point
+    over 1,000 requests. A cost's, unless given, follow what the budget buys: see `largest_overdraft`.
 
     Example:
         >>> BudgetPolicy(name="extended", mean=0.3, response_group="extended").overdraft
         5.0
-        >>> BudgetPolicy(name="tokens", mean=2000.0).overdraft
-        10000.0
+        >>> tokens = BudgetPolicy(name="tokens", mean=2000.0)
+        >>> tokens.overdraft, tokens.least_overdraft, tokens.largest_overdraft
+        (None, 10000.0, 512000.0)
     """
 
     name: str
@@ -47,11 +49,11 @@ class BudgetPolicy:
     """Largest mean cost per request; for a share, the share of the requests, in [0, 1]."""
     response_group: str | None = None
     """Given: a budget on the share of requests answered by this response group, each costing 1."""
-    overdraft: float = -1.0
-    """Most by which the balance may fall below 0, in units of cost; -1: 5 responses for a share, 5 times the mean for
-    a cost."""
-    burst: float = -1.0
-    """Most that can be saved up and spent at once, in units of cost: unspent credit beyond it is lost. -1: as
+    overdraft: float | None = None
+    """Most by which the balance may fall below 0, in units of cost. None: 5 responses for a share; for a cost it
+    follows the allocation that the budget implies (`ibpo.serving.controller.pricing.find_room`)."""
+    burst: float | None = None
+    """Most that can be saved up and spent at once, in units of cost: unspent credit beyond it is lost. None: as
     `overdraft`."""
     overcommit: float = math.inf
     """How far beyond `overdraft` the reserves of what is in flight may reach, in units of cost: the larger, the more
@@ -63,18 +65,28 @@ class BudgetPolicy:
         _check_number(where, "mean", self.mean)
         if self.response_group is not None and self.mean > 1:
             raise IbpoError(f"{where}: mean is {self.mean!r}; a share of requests must be in [0, 1]")
+        if self.overdraft is None and self.response_group is not None:
+            object.__setattr__(self, "overdraft", self.slack(self.mean))
+        if self.burst is None:
+            object.__setattr__(self, "burst", self.overdraft)
         for key in ("overdraft", "burst"):
-            if getattr(self, key) != -1.0:
+            if getattr(self, key) is not None:
                 _check_number(where, key, getattr(self, key))
         if not self.overcommit >= 0:
             raise IbpoError(f"{where}: overcommit is {self.overcommit!r}; it must be a number, at least 0, or inf")
-        if self.overdraft == -1.0:
-            object.__setattr__(self, "overdraft", self.slack(self.mean))
-        if self.burst == -1.0:
-            object.__setattr__(self, "burst", self.overdraft)
+
+    @property
+    def least_overdraft(self) -> float:
+        """The overdraft before anything is known of the traffic: as given, else 5 means."""
+        return self.slack(self.mean) if self.overdraft is None else self.overdraft
+
+    @property
+    def largest_overdraft(self) -> float:
+        """The overdraft that no traffic and no estimate can make larger: as given, else 256 means."""
+        return _MOST_MEANS * self.mean if self.overdraft is None else self.overdraft
 
     def slack(self, mean: float) -> float:
-        """The default of `overdraft` and `burst` for a bound of `mean`."""
+        """Room for a bound of `mean`, where nothing is known of what it buys."""
         return 5.0 if self.response_group is not None else 5.0 * mean
 
 

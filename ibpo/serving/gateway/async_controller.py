@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -55,7 +56,8 @@ class AsyncController:
         policy: The budgets, and what tenants and slices are promised.
         state: A SQLite file, `redis://...`, or None.
         name: Of this process among those that share the store: its window of recent traffic is kept under it.
-        stale_seconds: A reservation older than this belongs to a process that is gone: it is settled as expected.
+        stale_seconds: A reservation that is open for longer belongs to a process that is gone: it is settled as
+            expected. One that is older when this process starts is at once, by the clock.
         on_failure: Called with what went wrong with the store.
     """
 
@@ -77,6 +79,7 @@ class AsyncController:
         self._controller: Any = None
         self._pending: set[asyncio.Future[Any]] = set()
         self._num_drifts = 0
+        self._seen: dict[str, float] = {}  # open reservations, whosever they are: when they were first seen here
         self._keeper: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -214,12 +217,23 @@ class AsyncController:
                 beat += 1
                 if beat % SAVE_EVERY == 0:
                     await self._run(self._save)
-                    expired = await self._run(lambda: self._controller.expire(before=time.time() - self._stale))
+                    expired = await self._run(self._expire)
                     if expired:
                         self._on_failure(f"{len(expired)} reservations of a process that is gone: settled")
             except IbpoError as error:
                 self._on_failure(str(error))
             await asyncio.sleep(HISTORY_SECONDS)
+
+    def _expire(self) -> list[str]:
+        """Settle as expected what has been open for longer than any answer takes.
+
+        That is how long this process has seen it, not the time stored with it: a clock that is set, here or on another
+        machine, ends nothing that is in flight, and keeps nothing reserved.
+        """
+        now, open_now = time.monotonic(), self._store.older_than(math.inf)
+        self._seen = {name: self._seen.get(name, now) for name in open_now}
+        gone = [name for name, since in self._seen.items() if now - since > self._stale]
+        return [name for name in gone if self._controller.settle(name)]
 
     def _snapshot(self) -> dict[str, Any]:
         controller, budgets = self._controller, self.policy.budgets
@@ -240,12 +254,14 @@ class AsyncController:
                     "spent": account.spent,
                     "in_flight": account.estimated,
                     "balance": account.balance,
-                    "overdraft": budget.overdraft,
-                    "burst": budget.burst,
+                    "overdraft": overdraft,
+                    "burst": overdraft if budget.burst is None else budget.burst,
                     "largest_overdraft": account.peak,
                     "price": _finite_price(price),
                 }
-                for budget, account, price in zip(budgets, total, controller.prices, strict=True)
+                for budget, account, price, overdraft in zip(
+                    budgets, total, controller.prices, controller.overdraft, strict=True
+                )
             ],
             "tenants": [
                 {

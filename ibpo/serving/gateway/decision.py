@@ -201,7 +201,7 @@ class Governor:
                 "POST", http_request.raw_path, headers, body, most=limits.max_buffered_bytes
             )
         except UpstreamFault as fault:
-            record.outcome, record.status = "failed", fault.status
+            record.outcome, record.status = "cut" if fault.began else "failed", fault.status
             cause = "did not answer in time" if fault.kind == "timeout" else "cannot be reached"
             message = f"the upstream {cause}; try again later"
             raise Refusal(fault.status, f"upstream_{fault.kind}", message, added) from None

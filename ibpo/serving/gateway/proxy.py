@@ -29,6 +29,8 @@ FIRST_PAUSE = 0.05
 KEEP_ALIVE = 4.0
 """Seconds that an idle connection is kept: less than common servers do (5), or a request would meet a closing one."""
 COMPRESSED = ("gzip", "x-gzip", "deflate")
+STREAM_BEGINS = (b"data:", b"event:", b"id:", b"retry:", b": ")
+"""How a stream of events may begin, and JSON does not."""
 ZLIB_OR_GZIP = 47
 """`wbits` of zlib: either, by its header."""
 OWN_HEADERS = "x-ibpo-"
@@ -56,11 +58,12 @@ class UpstreamFault(Exception):
     Args:
         kind: `connect`, `timeout` or `cut`.
         status: The caller's answer: 502 or 504.
+        began: Whether the model may have been at work all the same: no answer came in time, or a part of one.
     """
 
-    def __init__(self, kind: str, status: int) -> None:
+    def __init__(self, kind: str, status: int, *, began: bool = False) -> None:
         super().__init__(kind)
-        self.kind, self.status = kind, status
+        self.kind, self.status, self.began = kind, status, began
 
 
 class UpstreamAnswer:
@@ -113,6 +116,10 @@ class UpstreamAnswer:
             if not piece:
                 self.complete = True
                 break
+            if not pieces and piece.startswith(STREAM_BEGINS):
+                self.is_stream = True  # whatever it is called
+                self.head = piece
+                return
             pieces.append(piece)
             size += len(piece)
         self.head = b"".join(pieces)
@@ -290,7 +297,10 @@ class Upstream:
                 answer.close()
             if response is not None:
                 response.close()
-            raise _as_fault(error) from None
+            fault = _as_fault(error)
+            if isinstance(fault, UpstreamFault) and fault is not error:
+                fault.began = fault.kind == "timeout" or (response is not None and response.ok)
+            raise fault from None
 
 
 def open_session(settings: UpstreamSettings) -> aiohttp.ClientSession:

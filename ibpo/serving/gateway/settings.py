@@ -413,7 +413,7 @@ def check_groups(settings: Settings, policy: ServingPolicy) -> None:
             raise IbpoError(
                 f"budget {budget.name!r}: a gateway counts tokens; name it tokens, or give it a response_group"
             )
-        room = budget.mean + budget.overdraft + budget.burst
+        room = budget.mean + budget.largest_overdraft + (budget.burst or budget.largest_overdraft)
         for model, group in rows:
             if group is model.response_group[0]:
                 continue
@@ -487,7 +487,8 @@ def _caution(budget: BudgetPolicy, rows: list[tuple[ModelSettings, GroupSettings
         )
     return (
         f"budget {budget.name}: if all of {most} answers in flight (limits.max_in_flight) reached their caps, it "
-        f"would be overspent by {budget.overdraft + most * excess:,.0f} tokens; lower caps or set overcommit for less"
+        f"would be overspent by {budget.largest_overdraft + most * excess:,.0f} tokens; lower caps or set overcommit "
+        "for less"
     )
 
 

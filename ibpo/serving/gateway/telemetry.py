@@ -11,6 +11,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -98,7 +99,7 @@ class GroupLengths:
 
 
 class RequestLog:
-    """Writes lines; a full disk or a closed pipe must not stop the traffic.
+    """Writes lines; a full disk or a closed pipe must not stop the traffic, and where there is room again it goes on.
 
     Args:
         file: Where to; None: nowhere.
@@ -108,21 +109,28 @@ class RequestLog:
         {"event": "started", "time": 0, "port": 8080}
     """
 
-    def __init__(self, file: IO[str] | None) -> None:
+    def __init__(self, file: IO[str] | _LogFile | None) -> None:
         self._file = file
+        self._num_lost = 0
 
     def write(self, event: str, **fields: Any) -> None:
         """Write one line; `time` is seconds since 1970 unless given."""
         if self._file is None:
             return
         row = {"event": event, "time": round(time.time(), 3), **fields}
+        line = json.dumps(row) + "\n"
+        if self._num_lost:  # of the line at which the disk was full a part may be there
+            line = "\n" + json.dumps({"event": "log_gap", "time": row["time"], "lost": self._num_lost}) + "\n" + line
         try:
-            self._file.write(json.dumps(row) + "\n")
+            self._file.write(line)
             self._file.flush()
-        except (OSError, ValueError):
-            if self._file is not sys.stderr:
-                print("error: the log cannot be written; requests go on without it", file=sys.stderr)
-            self._file = None
+            self._num_lost = 0
+        except (OSError, ValueError) as error:
+            self._num_lost += 1
+            if self._num_lost == 1 and self._file is not sys.stderr:
+                cause = getattr(error, "strerror", None) or error
+                with suppress(OSError, ValueError):  # it may be on the same disk
+                    print(f"error: the log cannot be written: {cause}; requests go on without it", file=sys.stderr)
 
     def write_request(self, record: RequestRecord) -> None:
         """The line of a request that has ended."""
@@ -153,9 +161,24 @@ def open_log(path: Path | None) -> RequestLog:
     if path is None:
         return RequestLog(sys.stdout)
     try:
-        return RequestLog(path.open("a", encoding="utf-8"))
+        return RequestLog(_LogFile(path))
     except OSError as error:
         raise IbpoError(f"{path}: cannot be written: {error.strerror}; name another file") from None
+
+
+class _LogFile:
+    """A file that holds nothing back: what could not be written does not pile up, and a line cut short is an error."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("ab", buffering=0)
+
+    def write(self, text: str) -> None:
+        data = text.encode()
+        while data:
+            data = data[self._file.write(data) :]
+
+    def flush(self) -> None:
+        """Nothing is held back."""
 
 
 class Metrics:

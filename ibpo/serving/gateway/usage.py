@@ -23,7 +23,7 @@ TOKEN_BYTES = 16
 TELLING = (b'"error"', b"[DONE]", b'"timings"', b"event: error", b"event:error", b'"message_stop"', b'"x_groq"')
 """Marks of events that are read as JSON, beside those with a usage: to read all would cost as much as all the rest of a
 stream."""
-USAGE = re.compile(rb'"usage"\s*:\s*\{')
+USAGE = re.compile(rb'"usage"\s*+:\s*+(?!null)')
 """Inside a JSON string the quotes are escaped, so a text that says "usage" does not match."""
 TEXT = re.compile(
     rb'"(content|text|reasoning_content|reasoning|thinking|arguments|partial_json|refusal|delta)"\s*:\s*'

@@ -59,9 +59,13 @@ class Simulation:
     beyond: FloatArray
     """`[K]` largest excess of the overdraft over the bound at the same time (the theorem of
     `ibpo.serving.controller.admission.Admission`); at most 0 but for rounding."""
+    overdraft_allowed: FloatArray
+    """`[K]` largest overdraft that was in force: the policy's, or what followed from the traffic."""
     bound: FloatArray
     """`[K]` largest value that this bound took: the lesser of the theorem's two."""
     num_drifts: int
+    cautions: list[str]
+    """A sentence for each response group that costs more than there is room for at a time."""
     most_in_flight: int
     """Largest number of responses in flight at a time."""
 
@@ -122,19 +126,19 @@ def simulate(requests: Requests, policy: ServingPolicy, *, progress: Callable[[i
     size, num_budgets = len(requests), len(policy.budgets)
     choice, over = np.zeros(size, np.int64), np.zeros(size, bool)
     bound, beyond = [0.0] * num_budgets, [-math.inf] * num_budgets
+    largest = [0.0] * num_budgets  # overdraft that has been in force
     slip, excess = [(0.0, 0.0)] * num_budgets, [0.0] * num_budgets  # of both bounds; of the second
     most_in_flight = 0
     ends: list[tuple[float, int]] = []
     in_flight: dict[int, Reservation] = {}
     place_of = {name: place for place, name in enumerate(requests.groups)}
 
-    held = [
-        (k, budget.mean, budget.overdraft, budget.overcommit, buckets[k]) for k, budget in enumerate(policy.budgets)
-    ]
+    held = [(k, budget.mean, budget.overcommit, buckets[k]) for k, budget in enumerate(policy.budgets)]
 
     def note(causes: list[float], backed: list[float] | None = None) -> None:
         """Add to `slip` and `backed` of the theorem what has just happened, and compare overdraft and bound."""
-        for k, mean, overdraft, overcommit, bucket in held:
+        for k, mean, overcommit, bucket in held:
+            overdraft = largest[k] = max(largest[k], controller.overdraft[k])
             left = bucket.balance - bucket.held + overdraft
             one, two = slip[k][0] + causes[k], slip[k][1] + causes[k] + (backed[k] if backed else 0.0)
             if left - bucket.overcommitted + overcommit >= 0:
@@ -193,7 +197,9 @@ def simulate(requests: Requests, policy: ServingPolicy, *, progress: Callable[[i
         over=over,
         overdraft=np.array([bucket.peak for bucket in buckets]),
         beyond=np.array(beyond),
+        overdraft_allowed=np.array(largest),
         bound=np.array(bound),
         num_drifts=controller.num_drifts,
         most_in_flight=most_in_flight,
+        cautions=controller.cautions(),
     )

@@ -89,9 +89,9 @@ def summarise(
                 "windows_above_1_percent": float((off > 0.01 + 1e-12).mean()),
                 "windows_reachable": float(within[k].mean()),
                 "overdraft": float(done.overdraft[k]),
-                "overdraft_allowed": budget.overdraft,
+                "overdraft_allowed": float(done.overdraft_allowed[k]),
                 "largest_bound": float(done.bound[k]),
-                "bound_broken": bool(done.beyond[k] > 1e-6 * (1.0 + budget.overdraft)),
+                "bound_broken": bool(done.beyond[k] > 1e-6 * (1.0 + done.overdraft_allowed[k])),
                 "fairness": _fairness(spent[k], np.array(requests.tenant)[answered]),
                 "windows": [float(part.mean()) for part in np.array_split(spent[k], max(1, spent.shape[1] // window))],
             }

@@ -1,0 +1,122 @@
+"""A sentence encoder in this process: embeddings of prompts without a server."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ibpo.errors import IbpoError
+from ibpo.routing.features import FloatArray
+
+_BATCH = 32
+_MOST_TOKENS = 512
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Encoder:
+    """A transformer whose token states are averaged (or the first one taken), and scaled to length 1 where it says so.
+
+    Made by `open_encoder`.
+    """
+
+    name: str
+    """Of its folder."""
+    sha256: str
+    """Of its weights: a router that was fitted on others is refused."""
+    tokenizer: Any
+    model: Any
+    first_token: bool
+    """Whether the first token's state is the embedding; else it is the mean of all."""
+    normalised: bool
+    max_tokens: int
+
+    def embed(self, prompts: Sequence[str]) -> FloatArray:
+        """`[N, E]` embeddings; what is beyond `max_tokens` of a prompt is not read."""
+        import torch
+
+        found: list[FloatArray] = [np.zeros(0)] * len(prompts)
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # alike in length: little padding
+        for start in range(0, len(order), _BATCH):
+            places = order[start : start + _BATCH]
+            tokens = self.tokenizer(
+                [prompts[i] for i in places],
+                padding=True,
+                truncation=True,
+                max_length=self.max_tokens,
+                return_tensors="pt",
+            )
+            with torch.inference_mode():
+                states = self.model(**tokens).last_hidden_state
+            mask = tokens["attention_mask"][:, :, None].to(states.dtype)
+            vector = states[:, 0] if self.first_token else (states * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+            if self.normalised:
+                vector = torch.nn.functional.normalize(vector, dim=1)
+            for i, row in zip(places, vector.double().numpy(), strict=True):
+                found[i] = row
+        return np.array(found)
+
+
+def open_encoder(folder: str | Path) -> Encoder:
+    """Load an encoder from a folder: nothing is downloaded, and no code of the folder is run.
+
+    Args:
+        folder: As `save_pretrained` or sentence-transformers write it (`config.json`, `model.safetensors`, a tokenizer;
+            `modules.json` and `1_Pooling/config.json`, where there are, say how token states become one vector).
+
+    Raises:
+        IbpoError: A package is missing, or there is no encoder.
+    """
+    path = Path(folder).expanduser()
+    if not (path / "config.json").is_file():
+        raise IbpoError(
+            f"{folder}: no folder with a config.json; name one of a sentence encoder, e.g. all-MiniLM-L6-v2"
+        )
+    weights = path / "model.safetensors"
+    if not weights.is_file():
+        raise IbpoError(f"{folder}: no model.safetensors; save it with save_pretrained(..., safe_serialization=True)")
+    try:
+        from transformers import AutoModel, AutoTokenizer
+        from transformers.utils import logging
+    except ModuleNotFoundError as error:
+        raise IbpoError(f"an encoder needs {error.name}: pip install 'ibpo[encoder]'") from None
+    pooling = _read(path / "1_Pooling" / "config.json")
+    modules: Any = _read(path / "modules.json") or []
+    most = _read(path / "sentence_bert_config.json").get("max_seq_length")
+    logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+        model = AutoModel.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        said = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+        raise IbpoError(f"{folder}: the encoder cannot be loaded: {said}; name another folder") from None
+    with open(weights, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Encoder(
+        name=path.resolve().name,
+        sha256=digest,
+        tokenizer=tokenizer,
+        model=model.eval().float(),
+        first_token=bool(pooling.get("pooling_mode_cls_token")),
+        normalised=any(str(row.get("type", "")).endswith("Normalize") for row in modules),
+        max_tokens=int(most or min(_MOST_TOKENS, getattr(model.config, "max_position_embeddings", _MOST_TOKENS))),
+    )
+
+
+def _read(path: Path) -> Any:
+    """A JSON file of the folder; {} where there is none.
+
+    Raises:
+        IbpoError: It is no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise IbpoError(f"{path}: cannot be read: {error}; name another folder") from None
