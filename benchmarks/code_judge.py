@@ -11,6 +11,7 @@ own solutions and every sixth of MBPP's.
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import statistics
 import subprocess
@@ -26,10 +27,9 @@ try:
     from ibpo.rewards import Candidate, CodeJudge
     from ibpo.tasks import TASKS
 except ImportError:  # a checkout of before there were faces, with --against
-    from ibpo.rewards.judgement import Candidate  # pyright: ignore[reportMissingImports]
-    from ibpo.tasks.benchmarks import TASKS  # pyright: ignore[reportMissingImports]
-
-    from ibpo.rewards.code import CodeJudge  # pyright: ignore[reportMissingImports]
+    CodeJudge = importlib.import_module("ibpo.rewards.code").CodeJudge
+    Candidate = importlib.import_module("ibpo.rewards.judgement").Candidate
+    TASKS = importlib.import_module("ibpo.tasks.benchmarks").TASKS
 
 PROSE = "The function goes through its input once; let's see.\n\n"
 FENCE = "```python\n{}\n```"
