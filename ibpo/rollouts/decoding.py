@@ -42,10 +42,18 @@ def pad_left(rows: Sequence[TokenIds], pad_token_id: int) -> tuple[torch.Tensor,
 
 
 def sample_next(logits: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Tokens from the full distribution, or the likeliest at temperature 0: int [B] from float [B, V]."""
+    """Tokens from the full distribution, or the likeliest at temperature 0: int [B] from float [B, V].
+
+    By one uniform number a row, where its cumulative distribution reaches it. `torch.multinomial` draws V exponential
+    ones, which takes a seventh of a step of a small model with a large vocabulary.
+    """
     if not temperature:
         return logits.argmax(-1)
-    return torch.multinomial(torch.softmax(logits.float() / temperature, -1), 1)[:, 0]
+    below = torch.softmax(logits.float() / temperature, -1).cumsum(-1, dtype=torch.float64)
+    total = below[:, -1:]
+    at = torch.rand(len(below), 1, dtype=torch.float64, device=below.device) * total
+    at = torch.minimum(at, torch.nextafter(total, torch.zeros_like(total)))  # rounded up, it would be behind them all
+    return torch.searchsorted(below, at, right=True)[:, 0]
 
 
 class GrowingLayer(DynamicLayer):

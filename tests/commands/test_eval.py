@@ -584,3 +584,16 @@ def test_a_system_message_stands_in_front_of_every_problem(task, tmp_path):
     assert result.exit_code == 0, result.output
     roles = [[message["role"] for message in body["messages"]] for body in log.requests]
     assert roles and all(one == ["system", "user"] for one in roles)
+
+
+def test_a_free_choice_that_opens_like_no_group_is_said():
+    """Then the share of each group says nothing of the policy (R4)."""
+    from ibpo.evaluation.sampling import CHOOSES, cautions
+    from ibpo.types import ResponseGroup
+
+    row = {"configuration": CHOOSES, "finish_reason": "stop", "answer": "4", "completion": "4", "thought": ""}
+    groups = [ResponseGroup(name="standard", prefix="Answer:"), ResponseGroup(name="extended", prefix="<think>")]
+    for lost in (1, 2, 3):
+        rows = [row | {"response_group": "" if i < lost else "standard"} for i in range(4)]
+        said = [text for text in cautions(rows, groups) if "open like no response group" in text]
+        assert said == ([f"{CHOOSES}: 3 of 4 responses that ended open like no response group"] if lost == 3 else [])

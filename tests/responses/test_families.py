@@ -26,6 +26,7 @@ from ibpo.responses import (
     find_group,
     open_response,
     prefilled,
+    prompt_notes,
     render,
     same_prompts,
     served_cautions,
@@ -195,6 +196,26 @@ def test_groups_of_effort_think_first_and_are_not_forced():
 def test_default_system_prompts_are_found():
     assert default_system_prompt(tokenizer("qwen2_5")).startswith("You are Qwen")
     assert default_system_prompt(tokenizer("qwen3")) == "" == default_system_prompt(tokenizer("gemma3"))
+
+
+@pytest.mark.parametrize(
+    ("name", "prefixes", "said"),
+    [
+        ("qwen2_5", ["Answer:"], ["a system message of its own: 'You are Qwen"]),
+        ("qwen3_6", ["Answer:", "<think>"], ["ends prompts inside an open thought ('<think>\\n')"]),
+        ("qwen3_5_nothink", ["Answer:"], ["ends prompts behind a closed thought ("]),
+        ("qwen3_6", ["<think>\n"], []),
+        ("qwen3", ["Answer:", "<think>"], []),
+    ],
+)
+def test_what_a_template_does_unasked_is_said(name, prefixes, said):
+    """A run's prompts get a system message, or begin inside a thought, and nobody wrote that (R3)."""
+    notes = prompt_notes(tokenizer(name), USER, prefixes, {})
+    assert len(notes) == len(said) and all(text in note for text, note in zip(said, notes, strict=True)), notes
+    system = {"role": "system", "content": "Be brief."}
+    with_own = prompt_notes(tokenizer(name), [system, *USER], prefixes, {})
+    assert not any("system message" in note for note in with_own)
+    assert prompt_notes(tokenizer(name), "a text", prefixes, {}) == []
 
 
 @pytest.mark.parametrize("name", ["qwen3", "gptoss", "llama3_1", "MiniMax M3"])

@@ -230,6 +230,15 @@ def test_agreement_with_published_graders_tests(judge):
     assert not [j for j in judged if "crashed" in j.reason]
 
 
+def test_pairs_that_were_written_by_hand(judge):
+    """Kinds of answers that judges get wrong; `judged` says where our conventions (docs/judges.md) are others."""
+    rows = [json.loads(line) for line in (GSM8K.parent / "answer_pairs.jsonl").open(encoding="utf-8")]
+    judged = judge.compare([(row["predicted"], row["gold"]) for row in rows])
+    wrong = [row for row, j in zip(rows, judged, strict=True) if (j.reward == 1.0) != row.get("judged", row["equal"])]
+    assert len(rows) > 600 and not wrong, wrong
+    assert sum("judged" in row for row in rows) <= 24
+
+
 def mutate(answer, rng):
     """One to four random edits: characters and pieces of LaTeX put in, taken out, doubled, swapped."""
     pieces = [

@@ -7,7 +7,7 @@ import torch
 from transformers import GenerationConfig
 
 from ibpo.rollouts import HFSampler, encode_prompt, end_of_sequence_ids, load_policy, pad_left
-from ibpo.rollouts.decoding import Decoder
+from ibpo.rollouts.decoding import Decoder, sample_next
 from tests.checkpoints import BUSY, KINDS, make_checkpoint
 
 TEXTS = ("1 + 1 =", "what is the time?", "no", "a longer one, a longer one, a longer one")
@@ -145,3 +145,22 @@ def test_siblings_share_their_prompt(policy_of, monkeypatch):
     HFSampler(model, tokenizer, max_completion_length=LIMIT, batch_size=8).sample(prompts, prefixes)
     assert sum(rows for rows, width in read if width > 1) == len(TEXTS)
     assert max(rows for rows, _ in read) <= 8
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_tokens_are_drawn_with_their_probabilities(dtype):
+    """Over a large vocabulary, most of whose tokens are impossible: never these, the others as often as they should."""
+    torch.manual_seed(0)
+    chance = torch.tensor([0.5, 0.25, 0.125, 0.0625, 0.0625])
+    places = torch.tensor([1, 7, 20_000, 49_150, 3])
+    logits = torch.full((4000, 49_152), -torch.inf)
+    logits[:, places] = chance.log()
+    drawn = torch.cat([sample_next(part.to(dtype), 1.0) for part in logits.split(500)])
+    assert torch.isin(drawn, places).all()
+    seen = (drawn[:, None] == places).double().mean(0)
+    error = (chance * (1 - chance) / 4000).sqrt()
+    assert ((seen - chance).abs() < 5 * error).all(), seen
+    hot = torch.cat([sample_next(part.to(dtype), 0.5) for part in logits.split(500)])
+    squares = chance**2 / (chance**2).sum()
+    assert ((hot[:, None] == places).double().mean(0) - squares).abs().max() < 0.05
+    assert (sample_next(logits[:3].to(dtype), 0.0) == 1).all()
