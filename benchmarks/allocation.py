@@ -1,6 +1,9 @@
 """The allocation solver against generic ones: time, memory, gap. Prints a Markdown table.
 
     python benchmarks/allocation.py --sizes 1e3 1e4 1e5 1e6 1e7 --limit 60 --out docs/allocation-benchmark.md
+    python benchmarks/allocation.py --sizes 1e4 1e5 --against CHECKOUT --turns 25
+
+The second compares this solver with another checkout's: a process for each, which solve the same instance in turns.
 
 Each (form, size, engine) is a process of its own, in which our solver, `np.partition` of the same utilities and the
 engine take turns; ratios are medians within that process. Times are CPU seconds of one thread, so that other work on
@@ -163,6 +166,44 @@ def timed(call):
             return used / calls, answer
 
 
+def answer_turns(form: str, rows: int, layout: str) -> None:
+    """One process of two: the CPU seconds of a solve for each line that comes."""
+    data = instance(form, rows, layout)
+    ours(form, *data)  # imports are not part of it
+    for _ in sys.stdin:
+        print(timed(lambda: ours(form, *data))[0], flush=True)
+
+
+def compare(forms: list[str], sizes: list[int], other: Path, turns: int) -> None:
+    """Our time over another checkout's: the median of the ratios of turns, with its quartiles."""
+    print(f"| form | rows | layout | ours | the other's | ours / other's, {turns} turns: median (quartiles) |")
+    print("|---|---|---|---|---|---|")
+    for form, rows, layout in ((f, s, x) for f in forms for s in sizes for x in ("grouped", "ragged", "shuffled")):
+        workers = [
+            subprocess.Popen(
+                [sys.executable, __file__, "--answer", form, str(rows), layout],
+                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(checkout)},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for checkout in (Path(__file__).parent.parent, other)
+        ]
+        times: list[list[float]] = [[], []]
+        for turn in range(turns + 1):
+            for i in (0, 1) if turn % 2 else (1, 0):
+                process = workers[i]
+                assert process.stdin is not None and process.stdout is not None
+                print(turn, file=process.stdin, flush=True)
+                times[i].append(float(process.stdout.readline()))
+        for process in workers:
+            process.communicate()
+        mine, others = (one[1:] for one in times)  # the first turn warms up
+        low, middle, high = statistics.quantiles([a / b for a, b in zip(mine, others, strict=True)], n=4)
+        cells = (form, f"{rows:.0e}", layout, seconds(statistics.median(mine)), seconds(statistics.median(others)))
+        print("| " + " | ".join(cells) + f" | {middle:.2f} ({low:.2f} to {high:.2f}) |", flush=True)
+
+
 def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
@@ -257,13 +298,23 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=60.0, help="CPU seconds for one solve of an engine")
     parser.add_argument("--engines", nargs="*", choices=NAMES, default=list(NAMES))
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--against", type=Path, help="another checkout of ibpo")
+    parser.add_argument("--turns", type=int, default=25)
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--answer", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.answer:
+        form, rows, layout = arguments.answer
+        answer_turns(form, int(rows), layout)
+        return
     if arguments.worker:
         form, rows, engine = arguments.worker
         print(json.dumps(work(form, int(rows), engine, arguments.limit)))
         return
     sizes = [int(size) for size in arguments.sizes]
+    if arguments.against:
+        compare(arguments.forms, sizes, arguments.against, arguments.turns)
+        return
     command = "python benchmarks/allocation.py --sizes " + " ".join(f"{size:.0e}" for size in sizes)
     command += f" --limit {arguments.limit:g}"
     if arguments.engines != list(NAMES):

@@ -11,6 +11,7 @@ own solutions and every sixth of MBPP's.
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import statistics
 import subprocess
@@ -20,9 +21,15 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from ibpo.rewards import Candidate, CodeJudge
-from ibpo.tasks import TASKS
 from ibpo.types import Problem
+
+try:
+    from ibpo.rewards import Candidate, CodeJudge
+    from ibpo.tasks import TASKS
+except ImportError:  # a checkout of before there were faces, with --against
+    CodeJudge = importlib.import_module("ibpo.rewards.code").CodeJudge
+    Candidate = importlib.import_module("ibpo.rewards.judgement").Candidate
+    TASKS = importlib.import_module("ibpo.tasks.benchmarks").TASKS
 
 PROSE = "The function goes through its input once; let's see.\n\n"
 FENCE = "```python\n{}\n```"

@@ -10,7 +10,8 @@ valued by the truth: the choice by expectations, the choice by the means of the 
 mixture that fits, and what is recommended. *held out*: what the choice spends on answers that did not decide, against
 what is allowed. *wrong*: choosing per problem is recommended, and worse than the mixture. *below*: what is recommended
 lies under the best mixture by more than the stated 95 % error of its own reward. *covered*: the stated interval of the
-gain over the mixture holds the true one.
+gain over the mixture holds the true one; *not above*: it does not begin above it. A choice on half of the answers, of
+which the interval is, gains less than one on all of them.
 """
 
 from __future__ import annotations
@@ -170,6 +171,7 @@ def one_log(make: Callable[[np.random.Generator], Truth], seed: int, num: int, b
         "wrong": float(told.per_problem and gain < 0),
         "below": float(recommended < float(weight @ chance.mean(0)) - 1.96 * answer.held_out.reward_stderr),
         "covered": float(abs((answer.held_out.mixture_gain or 0) - (mine - blind)) <= error),
+        "not above": float((answer.held_out.mixture_gain or 0) - error <= mine - blind),
     }
 
 
@@ -181,8 +183,8 @@ def main() -> None:
     arguments = parser.parse_args()
     print(f"{arguments.logs} logs, tokens=40%range (slack: 80%range), 50 splits; {arguments.problems} problems a log")
     print("| truth | answers | gain, expectations | means | held out | spent | by means | recommended | wrong | below |"
-          " covered |")  # fmt: skip
-    print("|---|---|---|---|---|---|---|---|---|---|---|")
+          " covered | not above |")  # fmt: skip
+    print("|---" * 12 + "|")
     for name, make in truths(arguments.problems).items():
         budget = "tokens=80%range" if name == "slack" else "tokens=40%range"
         for num in arguments.answers:
@@ -196,6 +198,7 @@ def main() -> None:
             cells = [mean("gain", "+.4f"), mean("before", "+.4f"), mean("held out", "+.2%"), mean("spent", "+.2%")]
             cells += [f"{table['spent before'].mean():+.1%}", f"{table['recommends'].mean():.0%}"]
             cells += [str(int(table["wrong"].sum())), str(int(table["below"].sum())), f"{table['covered'].mean():.0%}"]
+            cells.append(f"{table['not above'].mean():.1%}")
             print(f"| {name} | {num} | {' | '.join(cells)} |", flush=True)
     print(f"± 95 %; {time.process_time():.0f} CPU seconds")
 

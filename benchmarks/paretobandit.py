@@ -35,6 +35,12 @@ WANTED = (0.793, 0.827, 0.882, 0.923, 0.926, 0.929, 0.935)
 PUBLISHED = (0.7932, 0.8128, 0.8588, 0.8978, 0.9172, 0.9244, 0.9290)
 PUBLISHED_USED = (0.982, 1.004, 1.001, 0.979, 0.910, 0.885, 0.738)
 """The authors' committed results of 20 seeds (commit 72ccbef, 2026-04-13)."""
+PRICES = {
+    "meta-llama/llama-3.1-8b-instruct": (0.1, 0.1),
+    "mistralai/mistral-large-2512": (0.5, 1.5),
+    "google/gemini-2.5-pro": (1.25, 10.0),
+}
+"""Dollars per million tokens in and out, as that repository's models_k3.json says: its router's guess of a cost."""
 
 
 def read(path: Path) -> tuple[list[str], list[str], np.ndarray, np.ndarray]:
@@ -117,20 +123,14 @@ def run_peer(given: str, out: str) -> None:
     models = data["models"].tolist()
     embedded = {f"prompt {i}.{n}": row for i in (0, 1) for n, row in enumerate(data[f"embedded{i}"])}
     service = features_of.FeatureService(
-        custom_encoder=embedded.__getitem__, embedding_dim=384, pca_path=features_of.DEFAULT_PCA_PATH
+        custom_encoder=embedded.__getitem__, embedding_dim=384, pca_path=config.DEFAULT_PCA_PATH
     )
     features = [
         np.array([service.extract_features(f"prompt {i}.{n}") for n in range(len(data[f"reward{i}"]))]) for i in (0, 1)
     ]
-    with open(config.K3_MODELS_CONFIG_PATH, encoding="utf-8") as file:
-        known = {row["model_id"]: row for row in json.load(file)["models"]}
     registry = {
-        name: {
-            "model_id": name,
-            "display_name": name,
-            **{key: known[name][key] for key in ("input_cost_per_m", "output_cost_per_m")},
-        }
-        for name in models
+        name: {"model_id": name, "display_name": name, "input_cost_per_m": come, "output_cost_per_m": go}
+        for name, (come, go) in PRICES.items()
     }
     reward, spent = np.zeros((2, len(data["ceilings"]), SEEDS))
     for c, ceiling in enumerate(data["ceilings"].tolist()):
@@ -170,6 +170,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data/paretobandit"))
     parser.add_argument("--embed-model", type=Path, help="folder of a sentence encoder")
+    parser.add_argument("--embeddings", type=Path, help=".npz in which embeddings are kept between runs")
     parser.add_argument("--peer", help="the Python of an environment with paretobandit; needs --embed-model")
     parser.add_argument("--run-peer", nargs=2, metavar=("IN", "OUT"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -184,9 +185,14 @@ def main() -> None:
     embedded: list[np.ndarray] | None = None
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if arguments.embed_model is not None:
+        if arguments.embeddings is not None and arguments.embeddings.exists():
+            kept = np.load(arguments.embeddings)
+            embedded = [kept["val"], kept["test"]]
+        elif arguments.embed_model is not None:
             encoder = open_encoder(arguments.embed_model)
             embedded = [encoder.embed(split[0]) for split in (val, test)]
+            if arguments.embeddings is not None:
+                np.savez(arguments.embeddings, val=embedded[0], test=embedded[1])
         learn, judge = routed("val", val, folder), routed("test", test, folder)
         assert list(learn.groups) == models == list(judge.groups) and learn.prompts == val[0]
         first, last = (None, None) if embedded is None else (embedded[0], embedded[1])
@@ -195,20 +201,15 @@ def main() -> None:
             (score_unseen(learn, embedded=first), val[2], val[3]),
             (scores_of(router, judge, last), test[2], test[3]),
         ]
+        say("", [f"{c:.3g}" for c in ceilings])
+        print("|---|" + "---|" * len(ceilings))
         rows = {"ours": ours(ceilings, models, splits)}
+        report("ours", ceilings, *rows["ours"])
         if arguments.peer and embedded is not None:
             both = [
                 {"embedded": embedded[i], "reward": split[2], "cost": split[3]} for i, split in enumerate((val, test))
             ]
-            rows["ParetoBandit, run here"] = peer(arguments.peer, ceilings, models, both, folder)
-    print(f"| | {' | '.join(f'{c:.3g}' for c in ceilings)} |")
-    print("|---|" + "---|" * len(ceilings))
-    for title, (reward, spent) in rows.items():
-        error = reward.std(axis=1, ddof=1) / SEEDS**0.5
-        used = spent / ceilings[:, None]
-        say(f"{title}: reward", [f"{r:.4f} ± {e:.4f}" for r, e in zip(reward.mean(axis=1), error, strict=True)])
-        say(f"{title}: spent / ceiling, mean", [f"{u:.3f}" for u in used.mean(axis=1)])
-        say(f"{title}: largest of a seed", [f"{u:.3f}" for u in used.max(axis=1)])
+            report("ParetoBandit, run here", ceilings, *peer(arguments.peer, ceilings, models, both, folder))
     say("ParetoBandit, published: reward", [f"{r:.4f}" for r in PUBLISHED])
     say("ParetoBandit, published: spent / ceiling", [f"{u:.3f}" for u in PUBLISHED_USED])
     alone = test[2].mean(axis=0)
@@ -224,6 +225,15 @@ def main() -> None:
     }
     print("\n" + "\n".join(f"{name}: {'yes' if held else 'NO'}" for name, held in checks.items()))
     sys.exit(not all(checks.values()))
+
+
+def report(title: str, ceilings: np.ndarray, reward: np.ndarray, spent: np.ndarray) -> None:
+    """Means over seeds, with standard errors."""
+    error = reward.std(axis=1, ddof=1) / SEEDS**0.5
+    used = spent / ceilings[:, None]
+    say(f"{title}: reward", [f"{r:.4f} ± {e:.4f}" for r, e in zip(reward.mean(axis=1), error, strict=True)])
+    say(f"{title}: spent / ceiling, mean", [f"{u:.3f}" for u in used.mean(axis=1)])
+    say(f"{title}: spent / ceiling, largest of a seed", [f"{u:.3f}" for u in used.max(axis=1)])
 
 
 def say(title: str, cells: list[str]) -> None:

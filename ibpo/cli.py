@@ -108,7 +108,7 @@ REMOVED = {
         "--price": "--engine price_prompt=...,price_completion=...",
     },
     "serve": {**_EMBED, "--plan": "--config FILE", "--keys-env": "--keys env:NAME"},
-    "route": {**_LOG, **_BY, **_EMBED, "--prompt": "--columns prompt=COLUMN", "--embed-model": "--embed model=NAME"},
+    "route": {**_LOG, **_BY, **_EMBED, "--prompt": "--columns prompt=COLUMN"},
     "task": {
         **{f"--{x}": f"--columns {x}=COLUMN" for x in ("problem", "answer", "id", "level", "domain", "tests")},
         **{f"--{x}": f"--set data.{x.replace('-', '_')}=..." for x in ("config", "split", "answer-after", "judge")},

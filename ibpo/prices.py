@@ -213,7 +213,7 @@ def read_prices(path: str | Path) -> Prices:
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
         raise IbpoError(f"--prices {path}: cannot be read: {why}; name a table of prices (TOML, JSON or CSV)") from None
     try:

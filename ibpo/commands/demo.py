@@ -28,7 +28,7 @@ def demo_command(
             "25%, 50% and 75%."
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds; results are averaged over them.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Number of seeds; results are averaged over them.")] = 1,
     quick: Annotated[bool, typer.Option("--quick", help="A few minutes: fewer updates, fewer problems.")] = False,
     from_scratch: Annotated[
         bool, typer.Option("--from-scratch", help="Remake the embedded model first, instead of using the shipped one.")

@@ -49,8 +49,12 @@ EmbedBy = Annotated[
         "--embed",
         metavar="KEY=VALUE",
         help="The server that embeds prompts: url=http://127.0.0.1:8000/v1,key_file=FILE; of ibpo route fit also "
-        "model=NAME.",
+        "model=NAME. Or the folder of the encoder that the router was fitted on.",
     ),
+]
+EmbedModel = Annotated[
+    Path | None,
+    typer.Option(help="Folder of a sentence encoder, e.g. all-MiniLM-L6-v2, that embeds prompts in this process."),
 ]
 
 
@@ -135,15 +139,36 @@ def embed_by(
     )
 
 
-def open_router(path: Path, embed: str | None, *, max_retries: int = 5, timeout_seconds: float = 600.0) -> Router:
-    """A router, with the server that it was fitted on or that of `--embed` if it needs embeddings.
+def open_router(
+    path: Path,
+    embed: str | None,
+    embed_model: Path | None = None,
+    *,
+    max_retries: int = 5,
+    timeout_seconds: float = 600.0,
+) -> Router:
+    """A router with what it needs for embeddings: the folder of its encoder, or its server or that of `--embed`.
 
     Raises:
-        IbpoError: No router, or an address for one that looks at no embeddings.
+        IbpoError: No router, an address for one that looks at no embeddings, or another encoder than it was fitted on.
     """
-    from ibpo.routing import load_router
+    from ibpo.routing import load_router, open_encoder
 
-    found, server = load_router(path), read_embed(embed)
+    found = load_router(path)
+    if "sha256" in found.embedding:
+        folder = embed_model or (Path(embed) if embed and "=" not in embed else None)
+        if folder is None:
+            raise IbpoError(
+                f"{path}: was fitted on embeddings by {found.embedding['model']}; give its folder: --embed-model "
+                "FOLDER (--embed FOLDER where there is no such option)"
+            )
+        encoder = open_encoder(folder)
+        if encoder.sha256 != found.embedding["sha256"]:
+            raise IbpoError(f"{folder}: is not the encoder that {path} was fitted on (SHA-256 of its weights differs)")
+        return load_router(path, encoder.embed)
+    if embed_model is not None:
+        raise IbpoError(f"--embed-model: {path} was fitted without an encoder in the process; leave it away")
+    server = read_embed(embed)
     if not found.embedding:
         if server:
             raise IbpoError(f"--embed: {path} was fitted without embeddings; leave it away")

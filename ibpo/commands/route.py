@@ -13,6 +13,7 @@ from ibpo.commands.options import (
     LOG_FIELDS,
     Columns,
     EmbedBy,
+    EmbedModel,
     PartOfLog,
     PricesFile,
     embed_by,
@@ -33,6 +34,7 @@ route_app = typer.Typer(
     rich_markup_mode=None,
     help="A router for models that you cannot train: gains learned from a log of responses.",
 )
+CURVE = {"apgr": "APGR", "cpt_50": "CPT(50)", "aiq": "AIQ", "aiq_of_mix": "AIQ of the constant policies"}
 FIGURES = ("value", "mix", "oracle", "oracle_unseen", "regret", "regret_of_mix", "gain_over_mix", "captured")
 
 
@@ -54,6 +56,7 @@ def fit_command(
         typer.Option(help="Column with a number that is known before answering, e.g. a level; repeat."),
     ] = None,
     embed: EmbedBy = None,
+    embed_model: EmbedModel = None,
     folds: Annotated[int, typer.Option(min=2, help="Parts of the problems for the held-out figures.")] = 5,
     draws: Annotated[int, typer.Option(min=10, max=100_000, help="Bootstrap draws for the intervals.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of folds and draws.")] = 0,
@@ -62,13 +65,16 @@ def fit_command(
     from ibpo.data import LogColumns
     from ibpo.prices import read_prices
     from ibpo.routing import (
+        as_mix,
         check_routed,
         default_budgets,
         evaluate_router,
         fit_router,
+        judge_curve,
         read_routed_log,
         save_router,
         score_unseen,
+        verdict,
     )
     from ibpo.runs import digest_file
 
@@ -81,9 +87,10 @@ def fit_command(
     budgets = [parse_budget(text) for text in budget or ()] or default_budgets(table)
     for one in budgets:  # complain before any fitting
         check_routed(one, table)
-    embedded, embedding = _embedded(table, embed)
+    embedded, embedding = _embedded(table, embed, embed_model)
     scores = score_unseen(table, folds=folds, embedded=embedded, seed=seed)
     rows = evaluate_router(table, budgets, scores, draws=draws, seed=seed)
+    better, said = verdict(rows)
     router = fit_router(
         table,
         embedded=embedded,
@@ -95,9 +102,18 @@ def fit_command(
             "part": value,
             "left_out": table.left_out,
         },
-        report={"folds": folds, "draws": draws, "budgets": rows},
+        report={
+            "folds": folds,
+            "draws": draws,
+            "verdict": said,
+            "is_mix": not better,
+            "curve": judge_curve(table, scores, draws=draws, seed=seed),
+            "budgets": rows,
+        },
         seed=seed,
     )
+    if not better:
+        router = as_mix(router)
     save_router(router, out)
     _print(log.name, router)
     typer.echo(f"{len(table.problems)} problems, {int(table.count.sum())} responses -> {out}")
@@ -123,13 +139,14 @@ def score_command(
     ),
     columns: Columns = None,
     embed: EmbedBy = None,
+    embed_model: EmbedModel = None,
 ) -> None:
     """Write the expected gain and cost of every response group for prompts."""
     from ibpo.runs import atomic_file
     from ibpo.tasks import local_rows
 
     prompt = read_pairs(columns or (), ("prompt",), "--columns").get("prompt", "prompt")
-    found = open_router(router, embed)
+    found = open_router(router, embed, embed_model)
     rows = list(local_rows(prompts))
     if not rows:
         raise IbpoError(f"{prompts}: no prompts")
@@ -149,7 +166,18 @@ def score_command(
     typer.echo(f"{len(rows)} prompts -> {out}")
 
 
-def _embedded(table: RoutedLog, embed: str | None) -> tuple[Any, dict[str, str] | None]:
+def _embedded(table: RoutedLog, embed: str | None, embed_model: Path | None) -> tuple[Any, dict[str, str] | None]:
+    if embed and embed_model:
+        raise IbpoError("--embed-model: gives the embeddings, and so does --embed; leave one away")
+    if embed_model:
+        if "prompt" not in table.columns:
+            raise IbpoError(
+                "--embed-model: the log has no prompts to embed; name their column with --columns prompt=..."
+            )
+        from ibpo.routing import open_encoder
+
+        encoder = open_encoder(embed_model)
+        return encoder.embed(table.prompts), {"model": encoder.name, "sha256": encoder.sha256}
     server = read_embed(embed, "model")
     if not server:
         return None, None
@@ -169,14 +197,21 @@ def _print(title: str, router: Router) -> None:
     for row in router.report.get("budgets", []):
         table.add_row(row["budget"], f"{row['spent']:.6g}", *[_cell(row, name) for name in FIGURES])
     console.print(table)
+    curve = router.report.get("curve")
+    if curve:
+        cells = [f"{name} {_cell(curve, key, ' ')}" for key, name in CURVE.items()]
+        at = ", ".join(f"{value:.3f}" for value in curve["quality_at_cost"])
+        console.print(f"{'; '.join(cells)}; reward at 1/4, 1/2, 3/4 of the way to the dearest cost: {at}")
+    if "verdict" in router.report:
+        console.print(f"verdict: {router.report['verdict']}")
     console.print(
         f"On problems that were not learned from ({router.report.get('folds')} folds), at the same cost; in brackets "
         "95 % intervals over problems. captured: 0 a blind draw, 1 the oracle, which knows the recorded responses."
     )
 
 
-def _cell(row: dict[str, Any], name: str) -> str:
+def _cell(row: dict[str, Any], name: str, between: str = "\n") -> str:
     value, interval = row.get(name), row.get(f"{name}_interval")
     if value is None:
         return "-"
-    return f"{value:.3f}" + (f"\n[{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
+    return f"{value:.3f}" + (f"{between}[{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")

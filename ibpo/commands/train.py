@@ -60,7 +60,7 @@ def _train(recipe: Path, overrides: list[str], run: RunDir, resume: bool, comman
         console.print(f"{run.path}: this run is finished", highlight=False, soft_wrap=True)
         try:
             return _show(json.loads(run.results.read_text(encoding="utf-8")), run)
-        except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
+        except (ValueError, RecursionError, LookupError, TypeError, AttributeError, OverflowError):
             raise IbpoError(f"{run.results}: is damaged; remove it, and evaluate again with --resume") from None
     try:
         job = _job(config, config_text, run)

@@ -22,7 +22,8 @@ class GroupSums:
         self._ids: IntArray = np.zeros(0, np.int64)  # whole-number ids, sorted, and their numbers
         self._number: IntArray = np.zeros(0, np.int64)
         self._sums: list[FloatArray] = []  # per response group [3, room]: count, reward, cost
-        self._squares: list[FloatArray] = []  # per response group [2, 2]: products of reward and cost, over responses
+        self._squares: list[FloatArray] = []  # per response group [2, 2]: products of reward and cost less `offset`
+        self._offset: list[float] = []  # per response group: the cost of its first row
         self._shown_names: dict[str, int] = {}
         self._shown: NDArray[np.int32] = np.zeros(0, np.int32)  # [room]
 
@@ -43,6 +44,7 @@ class GroupSums:
                 self.groups.append(name)
                 self._sums.append(np.zeros((3, 0)))
                 self._squares.append(np.zeros((2, 2)))
+                self._offset.append(float(rows.cost[here[0]]))
             g = self.groups.index(name)
             self._sums[g] = self._with_room(self._sums[g])
             order = here[np.argsort(number[here], kind="stable")]
@@ -52,7 +54,7 @@ class GroupSums:
             self._sums[g][0, at] += np.diff(start, append=len(sorted_))
             self._sums[g][1, at] += np.add.reduceat(rows.reward[order], start)
             self._sums[g][2, at] += np.add.reduceat(rows.cost[order], start)
-            both = np.stack([rows.reward[here], rows.cost[here]])
+            both = np.stack([rows.reward[here], rows.cost[here] - self._offset[g]])
             self._squares[g] += both @ both.T
         if rows.shown is not None:
             self._shown = self._with_room(self._shown)
@@ -106,8 +108,12 @@ class GroupSums:
         return Labels(code=self._shown[: self.num_problems], names=list(self._shown_names))
 
     def squares(self) -> FloatArray:
-        """`[G, 2, 2]` sums over responses of the products of (reward, cost) with each other."""
+        """`[G, 2, 2]` sums over responses of the products of (reward, cost - offset) with each other."""
         return np.array(self._squares)
+
+    def offsets(self) -> FloatArray:
+        """`[G]` the cost of each response group's first row: squares of large, nearly equal costs are all rounding."""
+        return np.array(self._offset)
 
     def tables(self) -> tuple[FloatArray, FloatArray, FloatArray]:
         """`[P, G]` count, mean reward, mean cost; frees the sums."""

@@ -45,6 +45,8 @@ NOTHING = 1e-9
 """Of a variance: sums round."""
 PILOT = (12, 24)
 """Problems of the first round."""
+WORTH = 0.1
+"""Of the interval's width: what more answers to the same prompts must take off it."""
 MARGIN = 1.1
 """More calls than would just do."""
 
@@ -229,10 +231,17 @@ def next_target(
         cost = np.cumsum(calls_to([target], logged_PG, targets))
         if cost[-1] > 0 or answers >= MOST:
             break
-        answers += 1  # every prompt has that many
+        if _spread(look, MOST) > (1 - WORTH) ** 2 * _spread(look, look.answers):
+            return None  # every prompt is asked, and more answers would hardly narrow the interval
+        answers += 1
     num_problems = int(np.searchsorted(cost, most, side="right"))
     some = max(num_problems, int(np.flatnonzero(cost > 0)[0]) + 1)
     return Target(num_problems=some, answers=answers)
+
+
+def _spread(look: Look, answers: float) -> float:
+    """Variance between problems of the observed difference of two response groups, with so many answers."""
+    return look.between + look.within / answers
 
 
 def _enough_problems(look: Look, answers: int, precision: float) -> float:
@@ -240,14 +249,12 @@ def _enough_problems(look: Look, answers: int, precision: float) -> float:
     if look.half_width == math.inf:
         return math.inf
 
-    def spread(n: float) -> float:
-        return look.between + look.within / n
-
     def reach(n: float) -> float:
         return look.between / math.sqrt(look.between + 2 * look.within / n) if look.between > 0 else 1.0
 
     gain = abs(look.gain) * (reach(answers) / reach(look.answers) if look.gain > 0 else 1.0)
-    ratio = spread(answers) / spread(look.answers) if spread(look.answers) > 0 else 1.0
+    before = _spread(look, look.answers)
+    ratio = _spread(look, answers) / before if before > 0 else 1.0
     return MARGIN * look.num_problems * ratio * (look.half_width / max(precision, gain)) ** 2
 
 

@@ -161,7 +161,8 @@ def part_of_log(name: str, log: Log, say: Say) -> LogPart:
     """
     means = GroupMeans.from_arrays(log.reward, log.problem, log.response_group, log.cost)
     group_R = means.pair % len(means.response_groups)
-    both_R = np.stack([means.reward, means.cost])
+    offset = np.array([means.cost[np.argmax(group_R == g)] for g in range(len(means.response_groups))])
+    both_R = np.stack([means.reward, means.cost - offset[group_R]])
     squares = np.array([both_R[:, group_R == g] @ both_R[:, group_R == g].T for g in range(len(means.response_groups))])
     place = {str(problem): p for p, problem in enumerate(means.problems)}
     shown = None
@@ -174,7 +175,7 @@ def part_of_log(name: str, log: Log, say: Say) -> LogPart:
             columns=log.columns,
             problems=means.problems,
             groups=means.response_groups,
-            **_estimates(means.count.astype(np.float64), means.mean_reward, means.mean_cost, squares),
+            **_estimates(means.count.astype(np.float64), means.mean_reward, means.mean_cost, squares, offset),
             shown=shown,
             log=log,
             find=lambda ids: np.array([place.get(str(x), -1) for x in ids], np.int64),
@@ -187,7 +188,7 @@ def _part_of_sums(name: str, sums: GroupSums, columns: dict[str, str], say: Say)
     """The same from the sums of a streamed log; response groups in the same order, which decides between equal ones."""
     groups = sorted(sums.groups, key=repr)
     order = [sums.groups.index(name) for name in groups]
-    squares = sums.squares()[order]
+    squares, offset = sums.squares()[order], sums.offsets()[order]
     count, reward, cost = (table if groups == sums.groups else table[:, order] for table in sums.tables())
     return _complete(
         LogPart(
@@ -195,7 +196,7 @@ def _part_of_sums(name: str, sums: GroupSums, columns: dict[str, str], say: Say)
             columns=columns,
             problems=sums.problems(),
             groups=groups,
-            **_estimates(count, reward, cost, squares),
+            **_estimates(count, reward, cost, squares, offset),
             shown=sums.shown(),
             log=None,
             find=sums.find,
@@ -204,9 +205,19 @@ def _part_of_sums(name: str, sums: GroupSums, columns: dict[str, str], say: Say)
     )
 
 
-def _estimates(count: FloatArray, reward: FloatArray, cost: FloatArray, squares: FloatArray) -> dict[str, FloatArray]:
-    """The tables of a part, by what was seen and what is to be expected; an empty cell has no means."""
-    sums = np.nan_to_num(np.stack([reward, cost], axis=-1)) * count[..., None]
+def _estimates(
+    count: FloatArray, reward: FloatArray, cost: FloatArray, squares: FloatArray, offset: FloatArray
+) -> dict[str, FloatArray]:
+    """The tables of a part, by what was seen and what is to be expected; an empty cell has no means.
+
+    Args:
+        count: `[P, G]` responses of each cell.
+        reward: `[P, G]` mean reward.
+        cost: `[P, G]` mean cost.
+        squares: `[G, 2, 2]` sums of products of (reward, cost - offset).
+        offset: `[G]` what was taken off the costs, whose covariance does not hang on it.
+    """
+    sums = np.nan_to_num(np.stack([reward, cost - offset], axis=-1)) * count[..., None]
     within = within_cells(count, sums, squares)
     expected_reward, expected_cost = shrink(np.nan_to_num(reward), np.nan_to_num(cost), count, within)
     return {"count": count, "reward": reward, "cost": cost, "within": within, "expected_reward": expected_reward,

@@ -1,7 +1,8 @@
+from .curve import judge_curve
 from .encoder import Encoder, open_encoder
-from .evaluate import check_routed, default_budgets, evaluate_router, score_unseen
+from .evaluate import check_routed, default_budgets, evaluate_router, score_unseen, verdict
 from .features import as_text
-from .fit import PROMPTS, RoutedLog, embedder, fit_router, read_routed_log, scores_of
+from .fit import PROMPTS, RoutedLog, as_mix, embedder, fit_router, read_routed_log, scores_of
 from .router import Embed, Router, Scores, load_router, save_router
 
 __all__ = [
@@ -11,16 +12,19 @@ __all__ = [
     "RoutedLog",
     "Router",
     "Scores",
+    "as_mix",
     "as_text",
     "check_routed",
     "default_budgets",
     "embedder",
     "evaluate_router",
     "fit_router",
+    "judge_curve",
     "load_router",
     "open_encoder",
     "read_routed_log",
     "save_router",
     "score_unseen",
     "scores_of",
+    "verdict",
 ]

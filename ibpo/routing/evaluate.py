@@ -146,6 +146,32 @@ def evaluate_router(
     return rows
 
 
+def verdict(rows: Sequence[dict[str, Any]]) -> tuple[bool, str]:
+    """Whether a router is to be used, and a sentence: is it better on unseen problems than a blind draw?
+
+    A router whose gain over the mix, averaged over the budgets, is not above 0 is not used: the mix needs no features.
+
+    Args:
+        rows: Of `evaluate_router`, one per budget.
+    """
+    gains = [float(row["gain_over_mix"]) for row in rows]
+    mean = sum(gains) / len(gains)
+    told = []
+    for row in rows:
+        low_high = row["gain_over_mix_interval"]
+        said = f" [{low_high[0]:+.3f}, {low_high[1]:+.3f}]" if low_high else ""
+        told.append(f"{row['budget']}: {row['gain_over_mix']:+.3f}{said}")
+    above = [row["gain_over_mix_interval"] is not None and row["gain_over_mix_interval"][0] > 0 for row in rows]
+    if mean <= 1e-12:
+        said = "no better than a random mix of the same cost: the mix is written instead, it predicts means"
+    elif any(above):
+        said = "better than a random mix of the same cost"
+        said += "" if all(above) else f", for sure at {sum(above)} of {len(above)} budgets"
+    else:
+        said = "better than a random mix of the same cost in this sample, not for sure (every interval holds 0)"
+    return mean > 1e-12, f"{said}; reward above the mix on unseen problems, {'; '.join(told)}"
+
+
 def choose(gain: FloatArray, cost: FloatArray, mean: float) -> IntArray:
     """The response group `[P]` of each problem with the largest total gain at this mean cost; both `[P, G]`."""
     size, width = gain.shape

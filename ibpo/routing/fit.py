@@ -286,6 +286,7 @@ def fit_router(
             "num_problems": len(table.problems),
             "num_responses": int(table.count.sum()),
             "penalties": alphas.tolist(),
+            "means": [*(table.reward[:, 1:] - table.reward[:, :1]).mean(axis=0).tolist(), *mean_cost.tolist()],
             "text_scales": scales.tolist(),
             "seed": seed,
             "ibpo": __version__,
@@ -294,6 +295,14 @@ def fit_router(
         },
         report=dict(report or {}),
     )
+
+
+def as_mix(router: Router) -> Router:
+    """A router that predicts the same for every prompt: the mean gains and costs of what it was fitted on."""
+    arrays = dict(router.arrays)
+    arrays["dense"], arrays["text"] = np.zeros_like(arrays["dense"]), np.zeros((0, arrays["text"].shape[1]))
+    arrays["intercept"] = np.array(router.source["means"])
+    return replace(router, arrays=arrays)
 
 
 def scores_of(router: Router, table: RoutedLog, embedded: FloatArray | None = None) -> Scores:

@@ -83,6 +83,16 @@ def test_no_round_asks_for_more_than_the_limits_and_some_round_ends_it(seed):
     assert calls[-1] <= whole
 
 
+def test_when_all_prompts_are_asked_more_answers_must_narrow_the_interval():
+    logged = np.zeros((30, 2), np.int64)
+    asked = [Target(num_problems=30, answers=2)]
+    alike, noisy = look(between=0.2, within=0.0), look(between=0.2, within=0.4)
+    known = {"calls_left": 1e6, "looks_left": 2, "precision": 0.01}
+    assert next_target(asked, alike, logged, **known) is None
+    more = next_target(asked, noisy, logged, **known)
+    assert more is not None and more.answers > 2
+
+
 def test_why_it_stops():
     assert "above 0" in why_stop(look(low=0.01, per_problem=True), 0.02)
     assert "below 0" in why_stop(look(low=-0.2, high=-0.01), 0.02)

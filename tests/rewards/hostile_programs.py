@@ -113,6 +113,12 @@ PROGRAMS: dict[str, str] = {
     "keyrings": _raw("250", "0", "-3", "0"),
     "reboot": _raw("169", "0xFEE1DEAD", "672274793", "0"),
     "types into the terminal": _try("fcntl.ioctl(os.open('/dev/tty', 2), 0x5412, b'x')", "fcntl, os"),
+    "reads through its own root": _try("open('/proc/self/root' + 'CANARY').read()"),
+    "reads through the parent's descriptors": _try("os.listdir('/proc/PARENT/fd')"),
+    "a pipe outside": _try("os.mkfifo('CANARY.pipe')"),
+    "sets the clock": _try("time.clock_settime(time.CLOCK_REALTIME, time.time())", "time"),
+    "before everybody else": _try("os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))"),
+    "faults of its own memory": _raw("323", "0"),
     "nicer than others": _try("os.setpriority(os.PRIO_PROCESS, 0, -20)"),
     # the verdict
     "ends at once": "import os\nos._exit(0)",
@@ -185,6 +191,13 @@ FAKES: dict[str, str] = {
     "        try: os.write(3, struct.pack('>I', 14) + b'{\"value\": true}')\n        except OSError: return\n"
     "threading.Thread(target=work, daemon=True).start()\ndef g(x): return None",
     "gives another module's name": "import sys, types\nsys.modules['tests'] = types.ModuleType('tests')\n__name__ = 'tests'\ndef g(x): return None",
+    "pickles itself as the answer": "class A:\n    def __init__(self, x): self.x = x\n    def __reduce__(self): return sum, (self.x,)\ndef g(x): return A(x)",
+    "not a number": "def g(x): return float('nan')",
+    "an answer inside of a text": "def g(x): return '1, \"status\": \"passed\", \"value\": true'",
+    "an end of its own": "class End(BaseException): pass\ndef g(x): raise End('passed')",
+    "a function that is its own result": "class G:\n    def __call__(self, *a): return self\n    __sub__ = __abs__ = __call__\n    def __eq__(self, other): return True\n"
+    "    def __lt__(self, other): return True\ng = G()",
+    "a result that is still to come": "def g(x):\n    yield 1\n    yield 5",
     "changes its arguments": "def g(x):\n    x.clear()\n    return 0",
 }  # fmt: skip
 """Wrong programs that want a right verdict for `TESTS`, all of them by harmless means."""

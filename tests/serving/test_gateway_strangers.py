@@ -189,6 +189,7 @@ ANSWERED = {  # request, answers that it counts as
     "prompts of all kinds": (request({"prompt": [1, "a", [2]]}, path="/v1/completions"), 3),
     "tokens": (request({"prompt": [1, 2, 3]}, path="/v1/completions"), 1),
     "a schema with a field n": (request({"tools": [{"function": {"parameters": {"n": {"type": "integer"}}}}]}), 1),
+    "a form with a field n": (request({"format": {"properties": {"n": {"type": "integer"}, "max_tokens": {}}}}), 1),
     "log-probabilities": (request({"logprobs": False, "top_logprobs": None}), 1),
     "no usage asked for": (request({"stream": True, "stream_options": {"include_usage": False}}), 1),
     "a response that goes on": (request({"input": "a", "previous_response_id": "r"}, path="/v1/responses"), 1),

@@ -51,6 +51,7 @@ TABLES = frozenset(
         *("messages", "input", "prompt", "prompt_embeds", "system", "instructions", "documents", "prediction"),
         *("tools", "tool_choice", "functions", "function_call", "mcp_servers", "web_search_options", "plugins"),
         *("response_format", "text", "guided_json", "structured_outputs", "json_schema", "logit_bias"),
+        *("format", "grammar", "schema", "response_schema"),
         *("reasoning", "thinking", "output_config", "stream_options", "metadata", "audio", "modalities", "user"),
         *("chat_template_kwargs", "mm_processor_kwargs", "media_io_kwargs", "context_management", "container"),
     ]

@@ -1,0 +1,94 @@
+"""Route GSM8K's test problems between Mixtral-8x7B and GPT-4: APGR by five folds, beside blind and published routers.
+
+    python benchmarks/routellm.py --data ../shared/data/routellm_gsm8k --embed-model DIR
+
+RouteLLM's recorded answers (1,307 problems without its contaminated prompts): right or wrong of a weak and a strong
+model. Every problem is scored by a router fitted on the other four fifths, with labels of these very problems, which
+none of the published routers had; APGR as in `ibpo.routing.judge_curve`, 95 % intervals of a bootstrap over problems.
+Rows: ridge on counts and hashed words (`ibpo route fit` as it comes), the same with an encoder's embeddings
+(`--embed-model`, e.g. all-MiniLM-L6-v2), the mean of the 40 nearest neighbours in the embedding (the field's null), and
+a blind draw.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gzip
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from ibpo.data import LogColumns
+from ibpo.routing import RoutedLog, Scores, judge_curve, open_encoder, read_routed_log, score_unseen
+
+PUBLISHED = {"matrix factorisation": 0.567, "BERT": 0.532, "Llama-3-8B classifier": 0.623}
+"""Read off the project's plot (lm-sys/RouteLLM 0b64fda); not fitted on GSM8K."""
+NEIGHBOURS = 40
+
+
+def read(folder: Path, log: Path) -> RoutedLog:
+    """The recorded answers as a log, a call to the strong model costing 1."""
+    with open(folder / "contaminated_prompts.jsonl", encoding="utf-8") as file:
+        known = {json.loads(line)["eval_prompt"] for line in file}
+    csv.field_size_limit(sys.maxsize)
+    with gzip.open(folder / "gsm8k_responses.csv.gz", "rt", encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["prompt"] not in known]
+    weak, strong = (name for name in rows[0] if name != "prompt" and not name.endswith("_response"))
+    with open(log, "w", encoding="utf-8") as file:
+        for i, row in enumerate(rows):
+            for cost, name in enumerate((weak, strong)):
+                cell = {"problem_id": f"{i:05d}", "prompt": row["prompt"], "response_group": name}
+                file.write(json.dumps({**cell, "reward": float(row[name] == "True"), "calls": cost}) + "\n")
+    return read_routed_log(log, columns=LogColumns(cost="calls"))
+
+
+def neighbours(table: RoutedLog, embedded: np.ndarray, folds: int = 5, seed: int = 0) -> Scores:
+    """The mean gain of the nearest problems of the other folds, by the cosine of their embeddings."""
+    size = len(table.problems)
+    part, gain = np.random.default_rng(seed).permutation(size) % folds, np.zeros((size, 2))
+    unit = embedded / np.linalg.norm(embedded, axis=1, keepdims=True)
+    for fold in range(folds):
+        learn, judge = np.flatnonzero(part != fold), np.flatnonzero(part == fold)
+        near = learn[np.argsort(-(unit[judge] @ unit[learn].T), axis=1)[:, :NEIGHBOURS]]
+        gain[judge, 1] = (table.reward[near, 1] - table.reward[near, 0]).mean(axis=1)
+    return Scores(gain, np.tile(table.cost.mean(axis=0), (size, 1)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data/routellm_gsm8k"))
+    parser.add_argument("--embed-model", type=Path, help="folder of a sentence encoder")
+    parser.add_argument("--draws", type=int, default=1000)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        table = read(arguments.data, Path(folder) / "log.jsonl")
+    size, weak, strong = len(table.problems), *table.reward.mean(axis=0)
+    print(
+        f"{size} problems; weak {weak:.4f}, strong {strong:.4f}\n\n| router | APGR | CPT(50) | AIQ |\n|---|---|---|---|"
+    )
+
+    def row(title: str, scores: Scores) -> None:
+        found = judge_curve(table, scores, draws=arguments.draws)
+        cells = [
+            f"{found[name]:.3f} [{found[name + '_interval'][0]:.3f}, {found[name + '_interval'][1]:.3f}]"
+            for name in ("apgr", "cpt_50", "aiq")
+        ]
+        print(f"| {title} | {' | '.join(cells)} |", flush=True)
+
+    blind = np.stack([np.zeros(size), np.random.default_rng(0).random(size)], axis=1)
+    row("blind draw", Scores(blind, np.tile(table.cost.mean(axis=0), (size, 1))))
+    if arguments.embed_model is not None:
+        embedded = open_encoder(arguments.embed_model).embed(table.prompts)
+        row(f"{NEIGHBOURS} nearest neighbours", neighbours(table, embedded))
+        row("ridge: counts, hashed words, embeddings", score_unseen(table, embedded=embedded))
+    row("ridge: counts, hashed words", score_unseen(table))
+    for title, apgr in PUBLISHED.items():
+        print(f"| published: {title} | {apgr:.3f} | | |")
+
+
+if __name__ == "__main__":
+    main()

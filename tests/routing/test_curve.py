@@ -1,0 +1,121 @@
+"""APGR, CPT(50) and AIQ by hand, the verdict, and what is written where a router is no better than a mix."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ibpo.errors import IbpoError
+from ibpo.routing.curve import judge_curve
+from ibpo.routing.encoder import open_encoder
+from ibpo.routing.evaluate import verdict
+from ibpo.routing.fit import as_mix, fit_router
+from ibpo.routing.router import Scores, load_router
+from tests.routing.test_router import log_rows, run, table_of, write
+
+pytest.importorskip("sklearn")
+
+
+def table(reward, cost):
+    return SimpleNamespace(problems=list(range(len(reward))), reward=np.array(reward), cost=np.array(cost))
+
+
+def test_the_figures_of_the_literature_by_hand():
+    # Ten problems: the strong model is needed for the last five, and costs 5 where the weak one costs 1.
+    reward = [[1.0, 1.0]] * 5 + [[0.0, 1.0]] * 5
+    log: Any = table(reward, [[1.0, 5.0]] * 10)
+    knows = np.array([[0.0, gain] for gain in [0.0] * 5 + [1.0] * 5])
+    found = judge_curve(log, Scores(knows, log.cost), draws=20)
+    # Gap closed at 0, 10, ... 50 % of the calls: 0, .2, ... 1, then 1: the area is .25 + .5.
+    assert found["apgr"] == pytest.approx(0.75)
+    assert found["cpt_50"] == pytest.approx(0.3)  # three of the five
+    # The hull: .5 at cost 1, 1 from cost 3 on; the constant policies: the line from .5 at 1 to 1 at 5.
+    assert found["aiq"] == pytest.approx(0.875, abs=1e-3)
+    assert found["aiq_of_mix"] == pytest.approx(0.75, abs=1e-3)
+    assert found["quality_at_cost"] == pytest.approx([0.75, 1.0, 1.0])
+    assert found["apgr_interval"][0] <= 0.75 <= found["apgr_interval"][1]
+    wrong = judge_curve(log, Scores(knows[::-1], log.cost), draws=20)
+    assert wrong["apgr"] < 0.5 and wrong["aiq"] == pytest.approx(0.75, abs=1e-3)
+    blind = [
+        judge_curve(log, Scores(np.stack([np.zeros(10), np.random.default_rng(s).random(10)], 1), log.cost), draws=2)
+        for s in range(300)
+    ]
+    assert np.mean([row["apgr"] for row in blind]) == pytest.approx(0.5, abs=0.02)
+    level: Any = table([[1.0, 1.0]] * 10, log.cost)
+    assert judge_curve(level, Scores(knows, log.cost), draws=2)["apgr"] is None
+
+
+def test_the_verdict_says_what_the_intervals_say():
+    def rows(*triples):
+        return [
+            {"budget": "b=1", "gain_over_mix": gain, "gain_over_mix_interval": [low, high]}
+            for low, gain, high in triples
+        ]
+
+    better, said = verdict(rows((-0.05, -0.022, -0.001)))
+    assert not better and "the mix is written instead" in said and "-0.022 [-0.050, -0.001]" in said
+    assert verdict(rows((0.0, 0.0, 0.0)))[0] is False
+    better, said = verdict(rows((0.01, 0.02, 0.03), (-0.01, 0.02, 0.03)))
+    assert better and "for sure at 1 of 2 budgets" in said
+    better, said = verdict(rows((-0.01, 0.02, 0.03)))
+    assert better and "not for sure" in said
+
+
+def test_a_mix_predicts_the_means_of_the_log(tmp_path):
+    log = table_of(tmp_path)
+    gain, cost = as_mix(fit_router(log)).scores([*log.prompts[:3], "something else"])
+    assert gain[:, 1] == pytest.approx([(log.reward[:, 1] - log.reward[:, 0]).mean()] * 4)
+    assert cost == pytest.approx(np.tile(log.cost.mean(axis=0), (4, 1)))
+
+
+@pytest.mark.parametrize("informative", [True, False])
+def test_fit_writes_the_mix_where_the_router_is_no_better(tmp_path, informative):
+    rows = log_rows(60)
+    if not informative:  # the long answers are always worse: nothing is to be bought with any budget
+        rows = [{**row, "reward": int(row["group"] == "short")} for row in rows]
+    out = tmp_path / "router.json"
+    done = run("route", "fit", write(tmp_path / "log.jsonl", rows), "--out", out, "--draws", 20)
+    assert done.exit_code == 0, done.output
+    router = load_router(out)
+    assert router.report["is_mix"] is not informative
+    assert f"verdict: {'better' if informative else 'no better'} than a random mix" in done.output
+    gain = router.scores(["eggs: what is 1 + 2?", "eggs: what is 1 + 2 + 3 + 4 + 5 + 6 + 7?"]).gain[:, 1]
+    assert (gain[1] > gain[0] + 0.2) if informative else gain.tolist() == [-1.0, -1.0]
+
+
+def tiny_encoder(folder: Path, seed: int) -> Path:
+    """A BERT of 16 dimensions with random weights, saved as sentence-transformers save theirs."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    torch.manual_seed(seed)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "what", "is", "+", "eggs", ":", *map(str, range(10))]
+    folder.mkdir()
+    (folder / "vocab.txt").write_text("\n".join(words))
+    transformers.BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
+    config = transformers.BertConfig(
+        vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    transformers.BertModel(config).save_pretrained(folder)
+    (folder / "modules.json").write_text('[{"type": "sentence_transformers.models.Normalize"}]')
+    return folder
+
+
+def test_an_encoder_in_the_process_is_fitted_judged_and_asked_again(tmp_path):
+    folder, other = tiny_encoder(tmp_path / "tiny", 0), tiny_encoder(tmp_path / "other", 1)
+    encoder = open_encoder(folder)
+    texts = ["what is 1 + 2", "eggs: what is 1 + 2 + 3", "eggs"]
+    together = encoder.embed(texts)
+    assert together.shape == (3, 16) and np.linalg.norm(together, axis=1) == pytest.approx([1.0] * 3)
+    for text, row in zip(texts, together, strict=True):  # padding says nothing
+        assert encoder.embed([text])[0] == pytest.approx(row, abs=1e-5)
+    log, out = write(tmp_path / "log.jsonl", log_rows(40)), tmp_path / "router.json"
+    done = run("route", "fit", log, "--embed-model", folder, "--out", out, "--draws", 20)
+    assert done.exit_code == 0, done.output
+    assert load_router(out).embedding == {"model": "tiny", "sha256": encoder.sha256}
+    prompts, scored = write(tmp_path / "p.jsonl", [{"prompt": text} for text in texts]), tmp_path / "s.jsonl"
+    assert run("route", "score", out, prompts, "--embed-model", folder, "--out", scored).exit_code == 0
+    assert "give its folder" in run("route", "score", out, prompts, "--out", scored).output
+    assert "is not the encoder" in run("route", "score", out, prompts, "--embed", other, "--out", scored).output
+    with pytest.raises(IbpoError, match=r"no folder with a config\.json"):
+        open_encoder(tmp_path)
