@@ -26,6 +26,7 @@ ROOM = 32
 """Columns that a layer's cache grows by: copying all keys and values at every token costs a tenth of a step."""
 REFILL_AT = 4
 """Waiting prompts are read once this part of the batch is free (a quarter): few at a time would be read slowly."""
+LARGE_VOCABULARY = 8192
 COMPACT_AT = 8
 """Ended responses leave the batch once they are this part of it (an eighth): leaving copies the rest of the cache."""
 
@@ -45,11 +46,15 @@ def sample_next(logits: torch.Tensor, temperature: float) -> torch.Tensor:
     """Tokens from the full distribution, or the likeliest at temperature 0: int [B] from float [B, V].
 
     By one uniform number a row, where its cumulative distribution reaches it. `torch.multinomial` draws V exponential
-    ones, which takes a seventh of a step of a small model with a large vocabulary.
+    ones, which takes a seventh of a step of a small model with a large vocabulary; with a small one it stays, so that
+    the embedded experiments draw for a seed what their tables were made with.
     """
     if not temperature:
         return logits.argmax(-1)
-    below = torch.softmax(logits.float() / temperature, -1).cumsum(-1, dtype=torch.float64)
+    chance = torch.softmax(logits.float() / temperature, -1)
+    if chance.shape[-1] < LARGE_VOCABULARY:
+        return torch.multinomial(chance, 1)[:, 0]
+    below = chance.cumsum(-1, dtype=torch.float64)
     total = below[:, -1:]
     at = torch.rand(len(below), 1, dtype=torch.float64, device=below.device) * total
     at = torch.minimum(at, torch.nextafter(total, torch.zeros_like(total)))  # rounded up, it would be behind them all
