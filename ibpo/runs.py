@@ -12,6 +12,7 @@ import re
 import shlex
 import shutil
 import sys
+import tempfile
 import time
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,6 +43,8 @@ def cannot_write(path: Path, error: OSError) -> IbpoError:
 def atomic_path(path: Path) -> Iterator[Path]:
     """A path to write a file at, which replaces `path` when the block ends well; else what was there stays.
 
+    A link stays a link: what it leads to is replaced. A device or a pipe (`/dev/null`, `/dev/stdout`) stays what it is,
+    and gets the file's content: a file put in its place would take it away from every program of the machine.
     What a process leaves that is killed meanwhile, the next that writes the same file removes.
 
     Raises:
@@ -49,6 +52,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     if path.is_dir():
         raise IbpoError(f"{path}: is a folder; name a file in it")
+    if path.exists() and not path.is_file():
+        with tempfile.TemporaryDirectory() as folder:
+            partial = Path(folder) / f"file{path.suffix}"
+            yield partial
+            try:
+                with partial.open("rb") as source, path.open("wb") as target:
+                    shutil.copyfileobj(source, target)
+            except OSError as error:
+                raise cannot_write(path, error) from None
+        return
+    path = path.resolve() if path.is_symlink() else path
     # Not by mkstemp, which takes the rights of the group and of others away.
     partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:

@@ -248,7 +248,7 @@ def stopped() -> Iterator[None]:
         mock.patch("huggingface_hub.constants.HF_HUB_OFFLINE", True),
         mock.patch("ibpo.serving.gateway.server.serve", _begin),
         mock.patch("ibpo.serving.gateway.serve", _begin),
-        mock.patch("ibpo.commands.serve._warn_of_groups", lambda settings: None),
+        mock.patch("ibpo.commands.serve._warn_of_groups", lambda *_: None),
         mock.patch("ibpo.commands.options.load_tokenizer", _begin),
         mock.patch("ibpo.commands.groups.load_tokenizer", _begin),
     ):

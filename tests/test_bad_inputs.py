@@ -1,6 +1,7 @@
 """Bad input ends in one line: some hundreds out of the generator, and what it found, each with the right line."""
 
 import json
+import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -46,7 +47,9 @@ def test_what_is_changed_is_valid_before(inputs, monkeypatch):
     assert {name for name, verdict in taken.items() if verdict != "taken"} == {"replay"}  # it needs a trained run
 
 
-def test_three_hundred_bad_inputs():
+def test_three_hundred_bad_inputs(monkeypatch):
+    # pytest's own hook fails where something is dropped while the stack is full, as deeply nested inputs make it.
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
     counts, findings = run(300, 1)
     assert not findings
     assert all(row["refused"] for row in counts.values()) and sum(row["taken"] for row in counts.values()) > 10

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import subprocess
 import sys
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -23,6 +25,23 @@ def test_a_block_that_fails_leaves_what_was_there_and_nothing_else(tmp_path):
         file.write("half")
         raise ZeroDivisionError
     assert path.read_text() == "old" and os.listdir(path.parent) == ["file.json"]
+
+
+def test_a_link_stays_a_link_and_a_pipe_a_pipe(tmp_path):
+    """As root, a file put in the place of /dev/null or /dev/stdout would break every other program."""
+    target, link, pipe = tmp_path / "target.txt", tmp_path / "link.txt", tmp_path / "pipe"
+    target.write_text("old")
+    link.symlink_to(target.name)
+    write_text_atomic(link, "new")
+    assert link.is_symlink() and target.read_text() == "new"
+    assert sorted(os.listdir(tmp_path)) == ["link.txt", "target.txt"]
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE, text=True) as reader:
+        write_text_atomic(pipe, "through")
+        assert reader.communicate(timeout=60)[0] == "through"
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    write_text_atomic(Path(os.devnull), "gone")
+    assert stat.S_ISCHR(Path(os.devnull).stat().st_mode)
 
 
 def test_the_file_has_the_rights_that_the_user_gives_to_files(tmp_path):

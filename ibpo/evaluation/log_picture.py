@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 
 from ibpo.allocation import random_mix
 from ibpo.budget import cost_text
-from ibpo.errors import IbpoError
+from ibpo.errors import IbpoError, printable
 from ibpo.evaluation.log_allocation import Answer
 from ibpo.evaluation.log_parts import FloatArray, LogPart
 from ibpo.evaluation.log_verdict import verdict
@@ -34,12 +35,19 @@ def draw_answers(part: LogPart, answers: Sequence[Answer], path: str | Path) -> 
         IbpoError: matplotlib is missing.
     """
     try:
+        from matplotlib import rc_context
         from matplotlib.figure import Figure
         from matplotlib.ticker import FuncFormatter
     except ImportError:
         raise IbpoError("a picture needs matplotlib: pip install 'ibpo[report]'") from None
-    figure = Figure(figsize=(7.2, 4.8), layout="constrained")
-    axes = figure.subplots()
+    with rc_context({"text.parse_math": False}), warnings.catch_warnings():  # names may hold dollars
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a box stands for what the font does not have
+        figure = Figure(figsize=(7.2, 4.8), layout="constrained")
+        _draw(figure.subplots(), part, answers, FuncFormatter(lambda x, _: cost_text(x)))
+        figure.savefig(path, dpi=150)
+
+
+def _draw(axes: Any, part: LogPart, answers: Sequence[Answer], costs: Any) -> None:
     curve = part.frontier()
     some = np.unique(np.linspace(0, len(curve.spent) - 1, NUM_POINTS).astype(np.int64))
     axes.plot(curve.spent[some], curve.value[some], color=BLUE, alpha=0.45, label="best per problem, as expected")
@@ -47,11 +55,11 @@ def draw_answers(part: LogPart, answers: Sequence[Answer], path: str | Path) -> 
     now = part.now()
     axes.plot([now[1]], [now[0]], "x", color=INK, markersize=7, label="as logged")
     _draw_held_out(axes, part, answers)
-    axes.set(xlabel=f"{part.columns['cost']} per problem", ylabel=part.columns["reward"], title=part.name or None)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: cost_text(x)))
+    cost, reward, name = (printable(text) for text in (part.columns["cost"], part.columns["reward"], part.name))
+    axes.set(xlabel=f"{cost} per problem", ylabel=reward, title=name or None)
+    axes.xaxis.set_major_formatter(costs)
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, loc="lower right", fontsize=8)
-    figure.savefig(path, dpi=150)
 
 
 def _draw_groups(axes: Any, part: LogPart) -> None:
@@ -68,7 +76,12 @@ def _draw_groups(axes: Any, part: LogPart) -> None:
     for g, name in enumerate(part.groups):
         side, reach = ("left", 5) if cost_G[g] <= near_end else ("right", -5)
         axes.annotate(
-            name, (cost_G[g], reward_G[g]), xytext=(reach, -11), textcoords="offset points", fontsize=8, ha=side
+            printable(name),
+            (cost_G[g], reward_G[g]),
+            xytext=(reach, -11),
+            textcoords="offset points",
+            fontsize=8,
+            ha=side,
         )
 
 
@@ -89,8 +102,8 @@ def _draw_held_out(axes: Any, part: LogPart, answers: Sequence[Answer]) -> None:
         axes.errorbar([spent], [reward], yerr=bars, fmt="o", color=RED, mfc=face, capsize=2, linewidth=1, label=label)
         below = reward if bars is None else reward - float(bars[0, 0])
         axes.annotate(
-            answer.question.label, (spent, below), xytext=(0, -5), textcoords="offset points", fontsize=8, color=RED,
-            rotation=90, ha="center", va="top",
+            printable(answer.question.label), (spent, below), xytext=(0, -5), textcoords="offset points", fontsize=8,
+            color=RED, rotation=90, ha="center", va="top",
         )  # fmt: skip
 
 

@@ -185,7 +185,7 @@ def test_a_policy_trained_again_into_the_same_folder_is_another_one(tmp_path):
 def test_a_bill_that_nobody_told_is_unknown(task, tmp_path):
     with serving(metered=False) as (url, _, _):
         result = run(task, url, tmp_path / "run", "--engine", "price_prompt=1e6,price_completion=2e6")
-    assert result.exit_code == 0 and f"cost unknown: of {TOTAL} replies the server told no usage" in result.stderr
+    assert result.exit_code == 0 and f"cost unknown: of {TOTAL} replies the server reported no usage" in result.stderr
     bill = json.loads((tmp_path / "run" / "eval.json").read_text())["bill"]
     assert (bill["num_unmetered"], bill["cost"]) == (TOTAL, None)
     assert {(row["tokens"], row["prompt_tokens"]) for row in rows_of(tmp_path / "run")} == {(None, None)}
