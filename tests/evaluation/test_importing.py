@@ -247,7 +247,7 @@ def test_numbers_words_and_dotted_columns_are_read_as_in_every_other_command(tmp
     path.write_text("\n".join(["task_id,mode,grade,usage", *rows]))
     columns = {"reward": "grade/100", "cost": "usage.n", "response_group": "mode"}
     [part] = import_responses([("", path)], ImportOptions(columns=columns)).parts.values()
-    log = read_log(path, LogColumns(**columns))
+    log = read_log(path, LogColumns(reward=columns["reward"], cost=columns["cost"], response_group="mode"))
     assert part.reward.tolist() == log.reward.tolist() == [0.4, 0.9, 0.4, 0.9]
     assert part.tokens.tolist() == log.cost.tolist() == [1100.0, 1297.0, 1100.0, 1297.0]
     assert part.configuration.tolist() == log.response_group == ["low", "high", "low", "high"]
