@@ -109,7 +109,15 @@ it answers greedily (`HFRequestSampler`)."""
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("name", [*COMMANDS, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *COMMANDS,
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("train", "eval")),
+        # Sampled anew, its solutions build more or fewer responses, and so leave more or fewer checkpoints.
+        pytest.param("cold-start", marks=pytest.mark.stress),
+    ],
+)
 def test_a_full_disk_is_one_line_and_a_rerun_makes_the_whole(inputs, tmp_path, name):
     """A limit on the bytes of a file stands in for the disk; it strikes in files of each size, near their end."""
     arguments, said = {**COMMANDS, **SLOW}[name], tmp_path / "said"
@@ -194,7 +202,7 @@ def quick_demo():
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
-    "num_kills", [pytest.param(3, marks=pytest.mark.slow), pytest.param(30, marks=pytest.mark.stress)]
+    "num_kills", [pytest.param(3, marks=pytest.mark.stress), pytest.param(30, marks=pytest.mark.stress)]
 )
 def test_a_demo_that_is_killed_goes_on_to_the_same_end(tmp_path, num_kills):
     """Kills of the process that starts the jobs: no job outlives it, what is finished stays, the end is the same."""
