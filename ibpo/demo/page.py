@@ -148,17 +148,19 @@ def _answer(rows: list[dict[str, Any]], merits: list[dict[str, Any]], settings: 
 def _conclusion(name: str, merits: list[dict[str, Any]], budget: float) -> str:
     """What comes first where the gain over spending at random may be chance, or is none; "" where it is a gain."""
     gains = [
-        gain
+        (one["oracle_share"], *one["oracle_share_interval"])
         for one in merits
         if (one["experiment"], one["budget"], one["variant"]) == (name, budget, "sampled")
-        and (gain := one["above_random_mix"]) is not None
+        and one.get("oracle_share_interval") is not None
     ]
     if not gains:
         return f"No conclusion for {name}: what the policy gains over spending at random was not measured. "
-    value = float(np.mean([gain["value"] for gain in gains]))
+    value = float(np.mean([gain[0] for gain in gains]))
     # Half the width of the mean of independent seeds.
-    half = float(np.sqrt(np.sum([((gain["high"] - gain["low"]) / 2) ** 2 for gain in gains]))) / len(gains)
-    said = f"{100 * value:+.1f} points (95 %: {100 * (value - half):+.1f} to {100 * (value + half):+.1f})"
+    half = float(np.sqrt(np.sum([((gain[2] - gain[1]) / 2) ** 2 for gain in gains]))) / len(gains)
+    said = (
+        f"{100 * value:+.0f} % of an oracle's gain (95 %: {100 * (value - half):+.0f} to {100 * (value + half):+.0f})"
+    )
     if value - half > 0:
         return ""
     if value + half < 0:
