@@ -317,13 +317,15 @@ def test_a_demo_without_a_gain_says_so_first():
 
     def merits(*gains):
         return [
-            {"experiment": "e", "budget": 0.5, "variant": "sampled", "seed": seed, "above_random_mix": gain}
-            for seed, gain in enumerate(gains)
-        ]
+            {"experiment": "e", "budget": 0.5, "variant": "sampled", "seed": seed, "oracle_share": value,
+             "oracle_share_interval": ends}
+            for seed, (value, ends) in enumerate(gains)
+        ]  # fmt: skip
 
-    gain = {"value": 0.02, "low": -0.01, "high": 0.05}
+    gain = (0.2, [-0.1, 0.5])
     said = _conclusion("e", merits(gain), 0.5)
-    assert said.startswith("No conclusion for e: ") and said.endswith("by +2.0 points (95 %: -1.0 to +5.0). ")
+    assert said.startswith("No conclusion for e: ") and "+20 % of an oracle's gain (95 %: -10 to +50)" in said
     assert _conclusion("e", merits(gain, gain, gain), 0.5) == ""  # three seeds tell what one does not
-    assert _conclusion("e", merits({"value": -0.05, "low": -0.08, "high": -0.02}), 0.5).startswith("Against the claim")
-    assert "was not measured" in _conclusion("e", merits(None), 0.5) and "not measured" in _conclusion("x", [], 0.5)
+    assert _conclusion("e", merits((-0.5, [-0.8, -0.2])), 0.5).startswith("Against the claim")
+    assert "was not measured" in _conclusion("e", merits((None, None)), 0.5)
+    assert "not measured" in _conclusion("x", [], 0.5)
