@@ -3,8 +3,8 @@
     python benchmarks/paretobandit.py --data ../shared/data/paretobandit --embed-model DIR --peer PYTHON
 
 `val` is shuffled and answered, then `test` is; each request is settled at once at its recorded cost; 20 seeds (3000 to
-3019) and seven ceilings on the mean cost, from the cheapest model's mean on `val` to the dearest's. Reported on `test`:
-mean reward and what was spent in parts of the ceiling, with standard errors over seeds.
+3019) and seven ceilings on the mean cost, from the cheapest model's mean on `val` to the most expensive one's. Reported
+on `test`: mean reward and what was spent in parts of the ceiling, with standard errors over seeds.
 
 What each knows: ours decides by a router (`ibpo.routing.fit_router`) that was fitted on `val`, where it saw the rewards
 of all three models for each prompt; while `val` is answered it decides by routers that had not seen the prompt (five
@@ -44,7 +44,7 @@ PRICES = {
 
 
 def read(path: Path) -> tuple[list[str], list[str], np.ndarray, np.ndarray]:
-    """Prompts, models from the cheapest to the dearest, rewards `[N, 3]` and costs `[N, 3]`."""
+    """Prompts, models from the cheapest to the most expensive, rewards `[N, 3]` and costs `[N, 3]`."""
     with gzip.open(path, "rt", encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
     models = sorted(rows[0]["arms"], key=lambda name: sum(row["arms"][name]["cost"] for row in rows))

@@ -16,7 +16,7 @@ _MARKS = re.compile(
 
 
 def markdown_text(text: str) -> str:
-    r"""A text as GitHub's Markdown shows it to the letter, in one line: marks are escaped, control characters told.
+    r"""A text as GitHub's Markdown shows it to the letter, in one line: marks escaped, control characters written out.
 
     Example:
         >>> print(markdown_text("a|b `c` <i>d</i> my_model\n# 12 _e_ 3*4"))

@@ -33,7 +33,7 @@ _PACKAGES = ("ibpo", "torch", "transformers", "trl", "numpy", "scikit-learn")
 
 
 def cannot_write(path: Path, error: OSError) -> IbpoError:
-    """What a user is told of a file or folder that cannot be written."""
+    """The error for a file or folder that cannot be written."""
     is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     fix = "make room and run the same again, or name another folder" if is_full else "name a folder that can"
     return IbpoError(f"{path}: cannot be written: {error.strerror or error}; {fix}")

@@ -356,9 +356,7 @@ def _open_run(
         console=console,
     )
     if run.spending.num_in_flight:
-        _say(
-            console, f"{run.spending.num_in_flight} calls were under way when an earlier run was ended: charged in full"
-        )
+        _say(console, f"{run.spending.num_in_flight} calls were in flight when an earlier run ended: charged in full")
     return run, Plan.open(out / "plan.json", fingerprint(order))
 
 

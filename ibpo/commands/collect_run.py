@@ -27,7 +27,7 @@ from ibpo.types import Problem
 Json = dict[str, Any]
 pause = time.sleep
 FATAL = (401, 403, 404)
-"""Statuses that no waiting mends: the key, the address, the model's name."""
+"""Statuses that waiting does not change: the key, the address, the model's name."""
 MAX_IDLE = 6
 """Passes without one response, each after a longer wait, before a server is given up."""
 MAX_TRIES = 3

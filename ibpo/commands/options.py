@@ -167,11 +167,11 @@ def open_router(
             raise IbpoError(f"{folder}: is not the encoder that {path} was fitted on (SHA-256 of its weights differs)")
         return load_router(path, encoder.embed)
     if embed_model is not None:
-        raise IbpoError(f"--embed-model: {path} was fitted without an encoder in the process; leave it away")
+        raise IbpoError(f"--embed-model: {path} was fitted without an encoder in the process; leave it out")
     server = read_embed(embed)
     if not found.embedding:
         if server:
-            raise IbpoError(f"--embed: {path} was fitted without embeddings; leave it away")
+            raise IbpoError(f"--embed: {path} was fitted without embeddings; leave it out")
         return found
     where, model = server.get("url") or found.embedding["base_url"], found.embedding["model"]
     embedding = embed_by(where, model, server.get("key_file"), max_retries=max_retries, timeout_seconds=timeout_seconds)

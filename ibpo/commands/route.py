@@ -168,7 +168,7 @@ def score_command(
 
 def _embedded(table: RoutedLog, embed: str | None, embed_model: Path | None) -> tuple[Any, dict[str, str] | None]:
     if embed and embed_model:
-        raise IbpoError("--embed-model: gives the embeddings, and so does --embed; leave one away")
+        raise IbpoError("--embed-model: gives the embeddings, and so does --embed; leave one out")
     if embed_model:
         if "prompt" not in table.columns:
             raise IbpoError(
@@ -201,7 +201,7 @@ def _print(title: str, router: Router) -> None:
     if curve:
         cells = [f"{name} {_cell(curve, key, ' ')}" for key, name in CURVE.items()]
         at = ", ".join(f"{value:.3f}" for value in curve["quality_at_cost"])
-        console.print(f"{'; '.join(cells)}; reward at 1/4, 1/2, 3/4 of the way to the dearest cost: {at}")
+        console.print(f"{'; '.join(cells)}; reward at 1/4, 1/2, 3/4 of the way to the most expensive cost: {at}")
     if "verdict" in router.report:
         console.print(f"verdict: {router.report['verdict']}")
     console.print(

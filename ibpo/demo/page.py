@@ -159,13 +159,12 @@ def _conclusion(name: str, merits: list[dict[str, Any]], budget: float) -> str:
     # Half the width of the mean of independent seeds.
     half = float(np.sqrt(np.sum([((gain[2] - gain[1]) / 2) ** 2 for gain in gains]))) / len(gains)
     said = (
-        f"{100 * value:+.0f} % of an oracle's gain (95 %: {100 * (value - half):+.0f} to {100 * (value + half):+.0f})"
+        f"over spending as much at random it gains {100 * value:+.0f} % of what an oracle by level would "
+        f"(95 %: {100 * (value - half):+.0f} to {100 * (value + half):+.0f}). "
     )
     if value - half > 0:
         return ""
-    if value + half < 0:
-        return f"Against the claim: in {name} the policy is worse than spending as much at random, by {said}. "
-    return f"No conclusion for {name}: choosing changes what spending as much at random gets by {said}. "
+    return f"Against the claim, in {name}: {said}" if value + half < 0 else f"No conclusion for {name}: {said}"
 
 
 def _asked(settings: DemoSettings) -> list[str]:

@@ -35,7 +35,7 @@ def first_words(responses: Responses, part: Json, unit: str, *, num_splits: int,
     kept = [_kept(row["name"], row["budget"], row["share"]) for row in part["budget_kept"]]
     gathered = _gather(responses, part["among"], unit)
     if gathered is None:
-        return [*kept, f"What half of the {unit} would buy cannot be told: it takes two ways of answering to choose."]
+        return [*kept, f"What half of the {unit} would buy is not known: it takes two ways of answering to choose."]
     [asked] = questions(["0.5x"], cost=unit)[1:2]
     try:
         [answer] = answer_questions(
@@ -55,7 +55,7 @@ def _kept(name: str, budget: float, share: Json) -> str:
         return f"{name} kept its budget: {said}, {allowed}."
     if share["low"] > budget:
         return f"{name} did not keep its budget: {said}, {allowed}."
-    return f"Whether {name} kept its budget cannot be told: {said}, {allowed}."
+    return f"Whether {name} kept its budget is not known: {said}, {allowed}."
 
 
 def _gather(responses: Responses, among: list[str], unit: str) -> LogPart | None:

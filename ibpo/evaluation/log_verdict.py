@@ -54,7 +54,7 @@ def verdict(
     held = answer.held_out
     if held is None:
         text = (
-            f"{label}: whether choosing per problem pays cannot be told: that takes 2 answers per problem and response "
+            f"{label}: whether choosing per problem pays is not known: that takes 2 answers per problem and response "
             f"group. Not looking at the problems, {blind} is the best that fits."
         )
         return Verdict(text=text, per_problem=False, mixture=weights)

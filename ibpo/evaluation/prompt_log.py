@@ -88,7 +88,7 @@ def read_prompt_log(
         path: As for `ibpo.data.read_log`.
         columns: Field -> column, for those that the caller names: `prompt`, `answer` (the gold one), `completion`, and
             those of `LogColumns`.
-        show: Columns by which prompts are told apart, e.g. a level or a domain.
+        show: Columns by which prompts are grouped, e.g. a level or a domain.
         tests: Whether the gold answers are tests of a program.
         on_error: At a bad row "fail", or "skip" it.
         join: Tables whose columns are added to the rows with the same identifier.

@@ -1,7 +1,7 @@
 """Limits on money and calls that hold whatever happens: a call is reserved at its worst case before it is sent.
 
 Every call has two lines in a journal, one before it is sent and one when it is over. A call without a second line was
-under way when the process was killed: it may have been answered, so it is charged in full.
+in flight when the process was killed: it may have been answered, so it is charged in full.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Limits:
 
 
 class Spending:
-    """What calls have cost, and what those under way may cost.
+    """What calls have cost, and what those in flight may cost.
 
     Args:
         journal: Of all calls in this folder.
@@ -51,7 +51,7 @@ class Spending:
         self.limits, self.prices, self.max_tokens = limits, prices, max_tokens
         self.money, self.num_calls = 0.0, 0
         self.num_in_flight, self.num_unknown = 0, 0
-        """Calls that were under way at a kill, and calls without a word on their usage: both charged in full."""
+        """Calls that were in flight at a kill, and calls without a word on their usage: both charged in full."""
         self._journal = journal
         self._open: dict[int, dict[str, Any]] = {}
         self._next = 0
@@ -78,8 +78,8 @@ class Spending:
             return 0.0
         price = self.prices[request.response_group]
         num_prompt = len(asked.encode(errors="replace")) + TEMPLATE_TOKENS
-        dearest = max(price.input, price.cached_input, price.cache_write)
-        return (num_prompt * dearest + self.max_tokens * max(price.output, price.reasoning)) / 1e6
+        most_expensive = max(price.input, price.cached_input, price.cache_write)
+        return (num_prompt * most_expensive + self.max_tokens * max(price.output, price.reasoning)) / 1e6
 
     def reserve(self, request: Request, asked: str) -> int | None:
         """A number for the call, which may be sent now; None where the limits leave no room for it."""

@@ -172,7 +172,7 @@ def test_streaming_says_what_it_cannot_do(log):
     assert result.exit_code == 2 and "--holdout: halving takes all responses" in result.stderr
 
 
-def test_default_budgets_are_on_the_way_from_cheapest_to_dearest(log, tmp_path):
+def test_default_budgets_are_on_the_way_from_cheapest_to_most_expensive(log, tmp_path):
     assert run(log, "--num-splits", 2, "--out", tmp_path).exit_code == 0
     part = json.loads((tmp_path / "summary.json").read_text())["parts"][0]
     low, high = (part["always"][name]["mean_cost"] for name in ("low", "high"))

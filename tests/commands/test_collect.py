@@ -177,7 +177,7 @@ def test_the_name_of_the_limit_that_a_server_takes(tmp_path):
 
     with serving(answer) as server:
         assert run(log, server.url, out, "--max-calls", 60).exit_code == 0
-        assert sum("max_tokens" in body for body in server.requests) <= 16  # those that were under way at first
+        assert sum("max_tokens" in body for body in server.requests) <= 16  # those that were in flight at first
 
 
 def test_responses_of_the_log_count(tmp_path):
@@ -312,6 +312,6 @@ def test_killed_it_goes_on_and_asks_nothing_twice(tmp_path):
         rows, said = read(out)
         asked = Counter((b["messages"][-1]["content"], b["reasoning_effort"], b["seed"]) for b in server.requests)
         twice = sum(asked.values()) - len(asked)
-        assert twice <= 3 * 4  # those under way at a kill
+        assert twice <= 3 * 4  # those in flight at a kill
         assert money_of(server) <= said["money"] <= 30
     assert len({(row["problem_id"], row["response_group"], row["number"]) for row in rows}) == len(rows)

@@ -152,7 +152,7 @@ def test_a_budget_on_another_group_is_not_called_broken(tmp_path):
 
 
 def test_the_page_of_the_shipped_log(tmp_path):
-    """Three efforts of two models; the oracle share of the middle one, between the cheapest and the dearest."""
+    """Three efforts of two models; the oracle share of the middle one, between the cheapest and the most expensive."""
     log = ROOT / "examples" / "dual_mode_dev.jsonl.gz"
     result = run(log, "--out", tmp_path, "--num-splits", 2)
     assert result.exit_code == 0, result.output
@@ -293,7 +293,7 @@ def test_the_first_lines_say_what_to_do(page, tmp_path):
     file.write_text("".join(json.dumps(row) + "\n" for row in made))
     assert run(file, "--out", tmp_path / "one", "--num-splits", 2).exit_code == 0
     [only] = json.loads((tmp_path / "one" / "report.json").read_text())["parts"][""]["first_words"]
-    assert only == "What half of the tokens would buy cannot be told: it takes two ways of answering to choose."
+    assert only == "What half of the tokens would buy is not known: it takes two ways of answering to choose."
     demo_run(tmp_path / "demo")
     assert run(tmp_path / "demo", "--num-splits", 2).exit_code == 0
     [part] = json.loads((tmp_path / "demo" / "report.json").read_text())["parts"].values()

@@ -324,7 +324,10 @@ def test_a_demo_without_a_gain_says_so_first():
 
     gain = (0.2, [-0.1, 0.5])
     said = _conclusion("e", merits(gain), 0.5)
-    assert said.startswith("No conclusion for e: ") and "+20 % of an oracle's gain (95 %: -10 to +50)" in said
+    assert (
+        said.startswith("No conclusion for e: ")
+        and "gains +20 % of what an oracle by level would (95 %: -10 to +50)" in said
+    )
     assert _conclusion("e", merits(gain, gain, gain), 0.5) == ""  # three seeds tell what one does not
     assert _conclusion("e", merits((-0.5, [-0.8, -0.2])), 0.5).startswith("Against the claim")
     assert "was not measured" in _conclusion("e", merits((None, None)), 0.5)

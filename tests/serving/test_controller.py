@@ -139,7 +139,7 @@ def spend(policy, gain, cost):
 
 
 def test_value_never_falls_as_the_budget_grows_and_is_never_below_the_best_constant_policy_that_fits():
-    """From the cheapest model's price to the dearest's: with room for 5 means the dear one ate what others needed."""
+    """From the cheapest model's price to the most expensive one's, whose 5 means once took what others needed."""
     gain, cost = models(4000, 0)
     values = []
     for mean in np.geomspace(cost[:, 0].mean() * 1.02, cost[:, 2].mean(), 9).tolist():

@@ -48,8 +48,8 @@ class Controller:
     that interval, sigma^2 the variance of a request's cost: of all drifts that keep a diffusion inside an interval for
     ever, the one of least mean square (its stationary density is cos^2), hence the least loss of value. Where the
     policy does not say how long the interval is, it follows what the budget buys, so that the drift stays small and the
-    dearest of it fits (`ibpo.serving.controller.pricing.find_room`). A response group that costs more than the larger
-    half of an interval that is given is not bought, unless it is the cheapest: it would press the balance to its
+    most expensive of it fits (`ibpo.serving.controller.pricing.find_room`). A response group that costs more than the
+    larger half of an interval that is given is not bought, unless it is the cheapest: it would press the balance to its
     bounds, at the loss of all others (`cautions`). A tenant or slice with a promise pays at most the
     price at which its own window would spend its promise, one with a ceiling at least that at which it would spend its
     ceiling. Equal gains are made distinct by a factor 1 + 1e-9 frac(n golden).
@@ -156,7 +156,7 @@ class Controller:
             accounts = self._admission.accounts(tenant, slice_name)
             quote = self._pricing.quote(accounts)
             self._admission.begin(accounts, num_requests)
-            place, within, too_dear = self._choose(utility, rows, quote.prices, accounts, num_requests)
+            place, within, too_expensive = self._choose(utility, rows, quote.prices, accounts, num_requests)
             estimate, reserve, raw = rows[place]
             self._admission.charge(accounts, estimate, reserve, num_requests)
             reservation = Reservation(
@@ -179,7 +179,7 @@ class Controller:
             self._correction.follow(reservation)
         self.num_decisions += 1
         self.num_over += not within
-        for group in {candidates[i].response_group for i in too_dear} if too_dear else ():
+        for group in {candidates[i].response_group for i in too_expensive} if too_expensive else ():
             self.num_too_dear[group] = self.num_too_dear.get(group, 0) + 1
         costs = [row[0] for row in rows]
         if num_requests > 1:
@@ -191,7 +191,7 @@ class Controller:
         return reservation
 
     def _find_limits(self) -> list[float]:
-        """Per budget the largest expected cost of a response that there is room for: more is too dear."""
+        """Per budget the largest expected cost of a response that there is room for: more is too expensive."""
         return [
             room if budget.overdraft is None else max(room, budget.burst or 0.0)
             for budget, room in zip(self.policy.budgets, self._pricing.overdraft, strict=True)
@@ -210,7 +210,7 @@ class Controller:
         Returns:
             Its place; whether there was room; which candidates are expected to cost more than there is room for at all.
         """
-        best, most, least, dear = -1, -math.inf, math.inf, False
+        best, most, least, expensive = -1, -math.inf, math.inf, False
         limits = self._limits
         for place, (estimate, _, _) in enumerate(rows):
             net, total = utility[place] * num_requests, 0.0  # gain - sum_k price_k cost_k
@@ -219,10 +219,10 @@ class Controller:
                     net -= prices[k] * cost
                     total += cost
                     if cost > limits[k] * num_requests:
-                        dear = True
+                        expensive = True
             if net > most or (net == most and total < least):
                 best, most, least = place, net, total
-        if not dear and not self._admission.shortage(accounts, rows[best][0], rows[best][1]):
+        if not expensive and not self._admission.shortage(accounts, rows[best][0], rows[best][1]):
             return best, True, []
         return self._choose_among(utility, rows, prices, accounts, num_requests)
 
@@ -234,17 +234,17 @@ class Controller:
         accounts: Sequence[Account],
         num_requests: int,
     ) -> tuple[int, bool, list[int]]:
-        """As `_choose`, where something may be too dear, or there is no room for the best."""
+        """As `_choose`, where something may be too expensive, or there is no room for the best."""
         places: Sequence[int] = range(len(rows))
-        too_dear: list[int] = []
+        too_expensive: list[int] = []
         for k, limit in enumerate(self._limits):
             costs = [row[0][k] for row in rows]
             most, least = limit * num_requests, min(costs)
-            dear = [place for place in places if costs[place] > most and costs[place] > least]
-            too_dear += dear
+            expensive = [place for place in places if costs[place] > most and costs[place] > least]
+            too_expensive += expensive
             # What follows what is bought forbids nothing: where it is too narrow now, there may be credit.
-            if self.policy.budgets[k].overdraft is not None and len(dear) < len(places):
-                places = [place for place in places if place not in dear]
+            if self.policy.budgets[k].overdraft is not None and len(expensive) < len(places):
+                places = [place for place in places if place not in expensive]
         order: list[tuple[float, float, int]] = []
         for place in places:
             net, estimate = utility[place] * num_requests, rows[place][0]  # gain - sum_k price_k cost_k
@@ -257,8 +257,8 @@ class Controller:
         for _, _, place in order:
             short[place] = self._admission.shortage(accounts, rows[place][0], rows[place][1])
             if not short[place]:
-                return place, True, too_dear
-        return min(places, key=lambda i: (short[i], sum(rows[i][1]))), False, too_dear
+                return place, True, too_expensive
+        return min(places, key=lambda i: (short[i], sum(rows[i][1]))), False, too_expensive
 
     def _read(self, candidate: Candidate, num_requests: int) -> _Costs:
         """The costs of a candidate, of so many requests together.

@@ -118,7 +118,7 @@ class Pricing:
         for k, budget in enumerate(self._budgets):
             if not self._follows[k]:
                 continue
-            found = find_room(self._expected_variance(k), self._surprise[k], self._total.dearest[k], budget.mean)
+            found = find_room(self._expected_variance(k), self._surprise[k], self._total.most_expensive[k], budget.mean)
             found = min(budget.largest_overdraft, max(budget.least_overdraft, found))
             was = self.overdraft[k]
             found = min(_GROWING * was, found) if found > was else was + (found - was) * _SHRINKING
@@ -204,32 +204,33 @@ def drift(position: float, overdraft: float, burst: float, variance: float) -> f
     return variance * (math.pi / (2 * half)) * math.tan(math.pi / 2 * place)
 
 
-def find_room(known: float, unknown: float, dearest: float, mean: float) -> float:
+def find_room(known: float, unknown: float, most_expensive: float, mean: float) -> float:
     r"""How far a balance may stray, above and below 0, so that what the budget buys does not press it to its bounds.
 
     The drift of least mean square that keeps a balance within [-w, w], its steps of variance sigma^2, has the root mean
     square pi sigma^2 / 2w: a narrow room holds every short window and costs value, the more the more costs differ. With
     b the mean,
 
-        w = max(5/4 dearest, (6 (sigma_e^2 / b^2)^2 + 10 pi sigma_s^2 / b^2) b),
+        w = max(5/4 most_expensive, (6 (sigma_e^2 / b^2)^2 + 10 pi sigma_s^2 / b^2) b),
 
     sigma_e^2 the variance of what is expected of a request at current prices, sigma_s^2 that of what responses cost
     beside their estimates. The second part keeps the drift that surprises ask for at a twentieth of the mean, for who
     pays them back at once disturbs the windows that had no part in them. The first is a rule of thumb, between traffic
     where all windows of 1,000 can be within 1 % (costs that differ by less than their mean) and traffic where one
     response in fifty costs twenty means: its factor was chosen on recorded mock AIME responses and synthetic traffic
-    (docs/log.md). And the dearest of what is bought fits.
+    (docs/log.md). And the most expensive of what is bought fits.
 
     Args:
         known: sigma_e^2.
         unknown: sigma_s^2.
-        dearest: Mean cost of the dearest hundredth of the responses that the budget buys at current prices.
+        most_expensive: Mean cost of the most expensive hundredth of the responses that the budget buys at
+            current prices.
         mean: b.
 
     Example:
-        >>> find_room(known=0.0, unknown=0.0, dearest=12.0, mean=1.0), find_room(4.0, 0.0, 12.0, 1.0)
+        >>> find_room(known=0.0, unknown=0.0, most_expensive=12.0, mean=1.0), find_room(4.0, 0.0, 12.0, 1.0)
         (15.0, 96.0)
     """
     if not mean:
         return 0.0
-    return max(1.25 * dearest, 6 * known / mean**3 * known + 10 * math.pi * unknown / mean)
+    return max(1.25 * most_expensive, 6 * known / mean**3 * known + 10 * math.pi * unknown / mean)

@@ -24,7 +24,7 @@ _NOTHING = 1e-100
 _RECENT = 64
 _CUT_SIGMAS = 6.0
 _FEWEST = 16
-_DEAREST = 100
+_MOST_EXPENSIVE = 100
 
 
 class Window:
@@ -51,8 +51,8 @@ class Window:
         self.alarm = Alarm()
         self.variance: list[float] = [math.nan] * num_budgets
         """Variance of the cost of a request at the prices that the budgets imply; NaN as long as it is unknown."""
-        self.dearest: list[float] = [0.0] * num_budgets
-        """Mean cost of the dearest hundredth of the responses at these prices, at least 2 of them."""
+        self.most_expensive: list[float] = [0.0] * num_budgets
+        """Mean cost of the most expensive hundredth of the responses at these prices, at least 2 of them."""
         self._num_budgets = num_budgets
         self._count = 0  # requests ever added
         self._length = 0  # requests in the window
@@ -147,9 +147,9 @@ class Window:
         chosen = np.argmax(utility - _paid(cost, paid), axis=1)
         spent = cost[np.arange(size), chosen]
         self.variance = spent.var(axis=0).tolist()
-        few = max(2, size // _DEAREST)
+        few = max(2, size // _MOST_EXPENSIVE)
         if size > few:
-            self.dearest = np.partition(spent, size - few, axis=0)[size - few :].mean(axis=0).tolist()
+            self.most_expensive = np.partition(spent, size - few, axis=0)[size - few :].mean(axis=0).tolist()
         older = size - _RECENT
         if older < _RECENT:
             return
@@ -190,7 +190,7 @@ class Window:
             "count": self._count,
             "alarm": self.alarm.state(),
             "variance": [None if math.isnan(x) else x for x in self.variance],
-            "dearest": self.dearest,
+            "most_expensive": self.most_expensive,
             "due": self._due,
             "rows": [
                 [self._utility[i].tolist(), self._cost[i].tolist(), self._low[i].tolist(), _finite(self._high[i])]
@@ -213,7 +213,7 @@ class Window:
             for utility, cost, low, high in state[name]:
                 window.add(utility, cost, low, None if high is None else _infinite(high))
         window.alarm = Alarm.from_state(state["alarm"])
-        window._due, window.dearest = state["due"], list(state["dearest"])
+        window._due, window.most_expensive = state["due"], list(state["most_expensive"])
         window.variance = [math.nan if x is None else x for x in state["variance"]]
         window._curves = [(slopes, total, base, length) for slopes, total, base, length in state["curves"]]
         return window
