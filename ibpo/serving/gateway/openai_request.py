@@ -62,6 +62,8 @@ OPTION_TEXTS = frozenset(["extrabody", "samplingparams", "parameters", "options"
 """Options that some servers also take as a text (as `plain_name` writes the names)."""
 READ = frozenset(["model", "stream", "stream_options", "prompt", "messages", "input", "thinking", "background"])
 """The other fields that are read here."""
+OWN_HEADERS = "x-ibpo-"
+"""How the names of the gateway's own headers begin."""
 COMPLETIONS_CAP = 16
 """Cap of `/v1/completions` where a request gives none, by the protocol. It is written into the body: not every server
 keeps to it, and a null means none at all to some."""
@@ -153,6 +155,11 @@ def read_request(data: bytes, *, chat: bool = True, api: Api | None = None) -> O
         raise IbpoError(f"the body is not JSON: {error}; correct it") from None
     if not isinstance(body, dict):
         raise IbpoError("the body is not a JSON object; send one")
+    return check_request(body, api)
+
+
+def check_request(body: Json, api: Api) -> OpenAIRequest:
+    """What a body that is an object already asks for; see `read_request`."""
     model, stream = body.get("model", ""), body.get("stream") or False
     if not isinstance(model, str):
         raise IbpoError("field model: must be a text")
@@ -256,6 +263,11 @@ def write_body(request: OpenAIRequest, group: GroupSettings, model: ModelSetting
         >>> write_body(request, model.response_group[0], model)
         b'{"model": "m", "prompt": "2 + 2 = <think>", "max_tokens": 9}'
     """
+    return encode(set_group(request, group, model))
+
+
+def set_group(request: OpenAIRequest, group: GroupSettings, model: ModelSettings) -> Json:
+    """The fields of `write_body`: nothing that the caller wrote is missing, and only what the group says differs."""
     body, cap = dict(request.body), max_tokens_of(request, group)
     if group.prefix and can_set(request, group):
         body |= with_prefix(request, group.prefix)
@@ -274,7 +286,7 @@ def write_body(request: OpenAIRequest, group: GroupSettings, model: ModelSetting
     _set_thinking(body, request.api, group.max_thinking_tokens, cap)
     if request.stream and model.include_usage and not request.wants_usage:
         body["stream_options"] = _merged(body.get("stream_options"), {"include_usage": True})
-    return encode(body)
+    return body
 
 
 def _set_effort(body: Json, api: Api, effort: str) -> None:

@@ -19,7 +19,7 @@ from aiohttp import web
 from multidict import CIMultiDict, MultiMapping
 from yarl import URL
 
-from ibpo.serving.gateway.openai_request import Refusal
+from ibpo.serving.gateway.openai_request import OWN_HEADERS, Refusal
 from ibpo.serving.gateway.settings import LimitSettings, UpstreamSettings
 from ibpo.serving.gateway.telemetry import Metrics
 from ibpo.serving.gateway.usage import StreamUsage
@@ -33,7 +33,6 @@ STREAM_BEGINS = (b"data:", b"event:", b"id:", b"retry:", b": ")
 """How a stream of events may begin, and JSON does not."""
 ZLIB_OR_GZIP = 47
 """`wbits` of zlib: either, by its header."""
-OWN_HEADERS = "x-ibpo-"
 HOP_BY_HOP = frozenset(
     [
         *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection"),

@@ -27,8 +27,8 @@ from aiohttp import web
 from ibpo.errors import IbpoError
 from ibpo.serving.controller import ServingPolicy
 from ibpo.serving.gateway.async_controller import AsyncController
-from ibpo.serving.gateway.decision import Governor
 from ibpo.serving.gateway.gains import GainPredictor
+from ibpo.serving.gateway.governor import Governor
 from ibpo.serving.gateway.openai_request import PATHS, Refusal
 from ibpo.serving.gateway.proxy import Upstream, open_session, pass_through
 from ibpo.serving.gateway.settings import (

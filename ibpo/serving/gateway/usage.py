@@ -68,7 +68,7 @@ def read_cost(body: bytes) -> AnswerCost:
         answer = json.loads(body)
     except (ValueError, RecursionError):
         return AnswerCost()
-    return _read_answer(answer) if isinstance(answer, dict) else AnswerCost()
+    return cost_of(answer) if isinstance(answer, dict) else AnswerCost()
 
 
 class StreamUsage:
@@ -193,7 +193,7 @@ class StreamUsage:
         if not isinstance(answer, dict):
             self.failed |= kind == b"error"
             return event
-        cost = _read_answer(answer)
+        cost = cost_of(answer)
         self.failed |= cost.failed or kind == b"error"
         self.finished |= answer.get("type") in ("message_stop", "response.completed", "response.incomplete")
         self._text_tokens += cost.text_tokens
@@ -217,8 +217,8 @@ def _find_telling(events: bytes) -> int:
     return min(found, default=len(events))
 
 
-def _read_answer(answer: dict[str, Any]) -> AnswerCost:
-    """What an answer, or the event of a stream, says."""
+def cost_of(answer: dict[str, Any]) -> AnswerCost:
+    """What an answer, or the event of a stream, says about its cost."""
     kind, inner = answer.get("type"), answer.get("response") or answer.get("message")
     inner = inner if isinstance(inner, dict) else {}
     choices = answer.get("choices")

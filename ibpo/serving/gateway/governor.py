@@ -1,0 +1,178 @@
+"""A governed request of `ibpo serve`, from its body to the end of its answer. The decision itself is `decision.py`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+
+from aiohttp import web
+from multidict import CIMultiDict
+
+from ibpo.errors import IbpoError
+from ibpo.responses import split_thought
+from ibpo.serving.gateway.decision import Decider, Decision, budget_headers
+from ibpo.serving.gateway.gains import OpeningTokens
+from ibpo.serving.gateway.openai_request import Api, Refusal, read_request, write_body
+from ibpo.serving.gateway.proxy import Upstream, UpstreamFault, pass_headers, relay_stream
+from ibpo.serving.gateway.usage import read_cost
+
+MAX_PROBE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Governor(Decider):
+    """Answers the requests that a budget governs (`openai_request.PATHS`)."""
+
+    upstream: Upstream
+
+    async def answer(self, http_request: web.BaseRequest, data: bytes, tenant: str, *, api: Api) -> web.StreamResponse:
+        """Decide, ask the upstream, pass the answer on, and end the reservation once, whatever happens in between.
+
+        Args:
+            http_request: The caller's.
+            data: Its body, complete.
+            tenant: Who asks; "" belongs to nobody.
+            api: Which of the governed APIs it is.
+
+        Raises:
+            Refusal: A body or header that cannot be read, or an upstream that gave no answer.
+        """
+        path = "/v1/chat/completions" if api == "chat" else "/v1/completions"
+        headers = self.upstream.headers_for(http_request.headers, governed=True, anthropic=api == "messages")
+        try:
+            request = read_request(data, api=api)
+            decision = await self.decide(
+                request,
+                http_request.headers,
+                tenant,
+                send_probe=lambda body: self._send_probe(body, headers, path),
+                opening_tokens=self.opening_tokens,
+            )
+        except IbpoError as error:
+            raise Refusal(400, "bad_request", str(error)) from None
+        group, record = decision.group, decision.record
+        try:
+            body = write_body(request, group, decision.model)
+            # A prefix that opens no thought, or closes one, is followed by an answer.
+            at_once = api == "chat" and bool(group.prefix) and split_thought(group.prefix).closed
+            return await self._forward(http_request, headers, body, decision, at_once=at_once)
+        except IbpoError as error:
+            record.outcome, record.status = "failed", 400
+            raise Refusal(400, "bad_request", str(error)) from None
+        finally:
+            self.end(decision)
+
+    @cached_property
+    def opening_tokens(self) -> OpeningTokens:
+        """What this process knows of the upstream's tokenizer; asked with no caller's key."""
+        headers = self.upstream.headers_for(CIMultiDict(), governed=True)
+        return OpeningTokens(lambda body: self._send_probe(body, headers, "/tokenize"))
+
+    async def _send_probe(self, body: bytes, headers: CIMultiDict[str], path: str) -> bytes:
+        """One try, and an answer that is not whole is none."""
+        try:
+            answer = await self.upstream.call("POST", path, headers, body, most=MAX_PROBE_BYTES, retries=0)
+        except UpstreamFault as fault:
+            raise IbpoError(f"the probe failed: {fault.kind}") from None
+        if not answer.complete or answer.status != 200:
+            answer.close()
+            raise IbpoError(f"the probe failed: status {answer.status}")
+        return answer.head
+
+    async def _forward(
+        self,
+        http_request: web.BaseRequest,
+        headers: CIMultiDict[str],
+        body: bytes,
+        decision: Decision,
+        *,
+        at_once: bool,
+    ) -> web.StreamResponse:
+        """Ask the upstream and pass its answer on; `decision` keeps what became of it, for `end`.
+
+        An exception that says nothing leaves the outcome at `disconnected`: so it is settled, not cancelled.
+        """
+        record, usage = decision.record, decision.usage
+        limits, added = self.settings.limits, budget_headers(record)
+        try:
+            answer = await self.upstream.call(
+                "POST", http_request.raw_path, headers, body, most=limits.max_buffered_bytes
+            )
+        except UpstreamFault as fault:
+            record.outcome, record.status = "cut" if fault.began else "failed", fault.status
+            cause = "did not answer in time" if fault.kind == "timeout" else "cannot be reached"
+            message = f"the upstream {cause}; try again later"
+            raise Refusal(fault.status, f"upstream_{fault.kind}", message, added) from None
+        record.retries, record.status = answer.num_retries, answer.status
+        self.metrics.count_first_byte(record)
+        try:
+            shown = pass_headers(answer.headers)
+            shown.extend(added)
+            if answer.num_retries and answer.status >= 400:
+                shown["x-should-retry"] = "false"  # it has been: the caller's client need not multiply that
+            is_answer = 200 <= answer.status < 300
+            is_read = is_answer and answer.can_decode
+            if is_answer and not is_read:
+                self.metrics.failures.labels("encoding").inc()
+            if answer.complete:
+                record.outcome = "answered" if is_answer else "failed"
+                whole = answer.decoded(limits.max_buffered_bytes) if is_read else None
+                if whole is None:
+                    record.is_unread = is_read
+                    return web.Response(status=answer.status, headers=shown, body=answer.head)
+                self.read_cost(decision, read_cost(whole))
+                restored = restore_content(whole) if at_once else None
+                if restored is None:
+                    return web.Response(status=answer.status, headers=shown, body=answer.head)
+                self.metrics.failures.labels("misplaced").inc()
+                for name in ("Content-Length", "Content-Encoding"):
+                    shown.popall(name, None)
+                return web.Response(status=answer.status, headers=shown, body=restored)
+            record.is_unread = is_answer and not answer.is_stream
+            is_read &= answer.is_stream
+            if is_read:
+                for name in ("Content-Length", "Content-Encoding"):  # the usage may be taken out
+                    shown.popall(name, None)
+            response, record.outcome = await relay_stream(
+                http_request, answer, shown, limits.body_seconds, usage if is_read else None
+            )
+            if not is_answer:
+                record.outcome = "failed"
+            elif is_read and usage.failed and record.outcome in ("answered", "cut"):
+                record.outcome = "cut" if usage.total else "failed"
+            elif is_read and record.outcome == "answered" and not usage.finished and not usage.is_counted:
+                # Not every server says [DONE]; one that ended in good order without a word of its cost is suspect.
+                record.outcome = "cut"
+            return response
+        finally:
+            answer.close()
+
+
+def restore_content(body: bytes) -> bytes | None:
+    """An answer whose text the upstream's reasoning parser took for a thought, with the text where callers look for it.
+
+    vLLM 0.32 does so with the continuation of a prefix, where the answer is not streamed: a parser that finds no end of
+    a thought takes all for one, though the prefix had begun the answer. None: nothing is misplaced.
+
+    Example:
+        >>> restore_content(b'{"choices": [{"message": {"content": null, "reasoning": " 7"}}]}')
+        b'{"choices": [{"message": {"content": " 7", "reasoning": null}}]}'
+    """
+    if b'"reasoning' not in body:
+        return None
+    try:
+        answer = json.loads(body)
+        messages = [choice["message"] for choice in answer["choices"]]
+    except (ValueError, RecursionError, KeyError, TypeError):
+        return None
+    moved = False
+    for message in messages:
+        name = next((name for name in ("reasoning", "reasoning_content") if message.get(name)), None)
+        if name is not None and not message.get("content") and not message.get("tool_calls"):
+            message["content"] = message[name]
+            for other in ("reasoning", "reasoning_content"):
+                if other in message:
+                    message[other] = None
+            moved = True
+    return json.dumps(answer).encode() if moved else None
