@@ -13,6 +13,7 @@ from ibpo.answers.regions import as_interval, is_plain, is_region, same_region
 from ibpo.answers.text import same_unit
 from ibpo.answers.values import COLLECTIONS, approximate, same_equation, same_value
 
+SETS = ("empty", "reals", "union", "intersection", "difference")
 CHAIN_TOLERANCE = Fraction(1, 100)
 """How far a value and what is said to be near it may lie apart."""
 
@@ -178,8 +179,10 @@ def _same_text(ours: Node, theirs: Node) -> bool:
 def _words(node: Node) -> str:
     if node.kind in ("text", "variable", "constant"):
         return "".join(character for character in node.name.lower() if character.isalnum())
-    if node.kind == "product":
-        return "".join(_words(part) for part in node.parts)
+    if node.kind == "product" or (node.kind == "list" and any(part.kind == "text" for part in node.parts)):
+        return "".join(_words(part) for part in node.parts)  # a date is written with commas
+    if node.kind == "number" and node.number.denominator == 1:
+        return str(node.number)
     return ""
 
 
@@ -216,8 +219,9 @@ def _same_collection(ours: Node, theirs: Node) -> bool:
     kinds = {ours.kind, theirs.kind}
     if ours.kind not in COLLECTIONS or theirs.kind not in COLLECTIONS:
         single, several = (theirs, ours) if ours.kind in COLLECTIONS else (ours, theirs)
-        # A set of one is its element; a compound of quantities is no single one.
-        return several.kind == "set" and len(several.parts) == 1 and same(several.parts[0], single)
+        # A set of one is its element, if that is no set itself; a compound of quantities is no single one.
+        one = several.kind == "set" and len(several.parts) == 1 and single.kind not in SETS
+        return one and same(several.parts[0], single)
     a, b = list(ours.parts), list(theirs.parts)
     if kinds in ({"set"}, {"set", "list"}) or (kinds == {"list"} and all(part.kind == "tuple" for part in a + b)):
         a, b = _distinct(a), _distinct(b)

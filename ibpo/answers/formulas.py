@@ -125,7 +125,8 @@ class FormulaReader(Cursor, ABC):
         if kind == "begin":
             return True
         if kind == "number":
-            return False
+            last = before.parts[-1] if before.kind == "product" else before
+            return last.kind == "function" and last.name == "factorial"  # 3!7!
         return word in ("(", "[", "{") or (word == "|" and before.kind != "in bars" and self._bar_opens())
 
     def _bar_opens(self) -> bool:
@@ -133,7 +134,9 @@ class FormulaReader(Cursor, ABC):
 
     def postfixed(self) -> Node:
         """A factor with its powers, factorials and degree sign."""
-        node = self.atom()
+        return self._raised(self.atom())
+
+    def _raised(self, node: Node) -> Node:
         while True:
             if self.take("^"):
                 node = Node("power", (node, self.exponent()))
@@ -157,7 +160,14 @@ class FormulaReader(Cursor, ABC):
             return node
         if self.take("-"):
             return negated(self.exponent())
+        if self.kind() == "word" and len(word := self.peek()) > 1 and word not in CONSTANTS and word not in FUNCTIONS:
+            return self._first_letter(word)  # LaTeX raises one letter: x^ab is x^a b
         return self.atom()
+
+    def _first_letter(self, word: str) -> Node:
+        """The first letter of the word that comes; the others are left."""
+        self.tokens[self.at] = Token("word", word[1:], False)
+        return letter(word[0])
 
     def braced(self) -> Node:
         r"""An argument of \frac or \sqrt: in braces, or one digit, letter or command."""
@@ -174,8 +184,7 @@ class FormulaReader(Cursor, ABC):
             token = self.tokens[self.at - 1]
             return Node("number", number=token.number, places=token.places)
         if self.kind() == "word" and len(word := self.peek()) > 1 and word not in CONSTANTS:
-            self.tokens[self.at] = Token("word", word[1:], False)
-            return letter(word[0])
+            return self._first_letter(word)
         return self.atom()
 
     def atom(self) -> Node:
@@ -260,6 +269,8 @@ class FormulaReader(Cursor, ABC):
         if len(word) == 1 or len(word) < 6:
             names = [letter(character) for character in word]
             names[-1] = self._subscripted(names[-1], word[-1])
+            if len(names) > 1:  # a power belongs to the last letter: ab^2
+                names[-1] = self._raised(names[-1])
             node = names[0]
             for name in names[1:]:
                 node = Node("product", (node, name))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from ibpo.answers.nodes import Node, Unread
-from ibpo.answers.text import NUMBER_WORDS, PERCENT, closing_brace
+from ibpo.answers.text import CURRENCY, NUMBER_WORDS, PERCENT, closing_brace
 
 MAX_DIGITS = 1000
 MAX_BASED = 100
@@ -18,7 +18,7 @@ max min gcd lcm binom
 """
 FUNCTIONS = frozenset(FUNCTION_NAMES.split())
 INFINITY = "infinity"
-CONSTANTS = {"pi": "pi", "e": "e", "i": "i", **dict.fromkeys(("infty", "infinity", "inf", "oo"), INFINITY)}
+CONSTANTS = {"pi": "pi", "uppi": "pi", "e": "e", "i": "i"} | dict.fromkeys(("infty", "infinity", "inf", "oo"), INFINITY)
 LETTER_NAMES = """
 alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta lambda mu nu xi rho sigma tau phi varphi chi psi omega
 Delta Omega Gamma Phi Psi Sigma Theta Lambda ell hbar
@@ -155,6 +155,7 @@ def _roman(text: str, at: int, opening: str, spaced: bool, tokens: list[Token]) 
         or content[0:1].isdigit()
         or content in PERCENT[:1]
         or content == "\\%"
+        or content.lstrip("\\")[:1] in CURRENCY
     ):
         inside = lex(content)
         if inside and len(content) == 1 and content in SINGLE_UNITS:

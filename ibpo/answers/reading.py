@@ -171,7 +171,7 @@ class Reader(FormulaReader):
         if unit is None:
             raise Unread(f"{words!r} is no unit")
         if currency and unit not in ("", currency):
-            unit = f"{currency} {unit}"
+            unit = f"{currency}{'' if unit[0] == '/' else ' '}{unit}"
         quantity = Node("quantity", (node,), name=unit or currency)
         if self.kind() == "number":
             second = self.with_unit(self.sum(), "")

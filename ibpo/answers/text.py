@@ -36,7 +36,11 @@ SPELLINGS = (
     (re.compile(r"\\[ij]math(?![A-Za-z])"), "i"),
     (re.compile(r"^(-?[\d.]+\s*[-+]\s*[\d.]*)\s*\*?\s*j$"), r"\1i"),
     (re.compile(r"_\s*\{\s*\\text\s*\{\s*base[ ~-]*\}?\s*(\d+)\s*\}?\s*\}"), r"_{\1}"),
-    (re.compile(r":\s*="), "="),
+    (re.compile(r":\s*="), "="), (re.compile(r"\\colon(?![A-Za-z])|(?:\\math(?:bin|rel|punct))?\{:\}"), ":"),
+    (re.compile(r"\\\\\s*\[-?[\d.]+\s*[a-z]{2}\]"), lambda _: "\\\\"),
+    (re.compile(r"\\frac\s*\{\s*\\(?:text|mathrm)\s*\{([^{}]*)\}\s*\}\s*\{\s*\\(?:text|mathrm)\s*\{([^{}]*)\}\s*((?:\^\{?\d\}?)?)\s*\}"),
+     r"\\text{\1/\2}\3"),
+    (re.compile(r"^\(?([A-J])[).:]$"), r"\1"),
     (re.compile(r"\b(sq|cu)\.?\s+(?=(?:ft|in|yd|mi|m|cm|km|mm|units?)\b)"), lambda m: ABBREVIATED[m[1]]),
     (re.compile(r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|(?:no)?limits)(?![A-Za-z])\s*\.?"), ""),
     (re.compile(r"\\phantom\s*(?:\{[^{}]*\}|\\[A-Za-z]+|.)"), ""),
@@ -77,8 +81,11 @@ THOUSANDS = re.compile(
 """Groups of three digits set apart by anything but a plain comma, which may also part the items of a list."""
 SPACES = re.compile(r"\\(?:[,;:!> ]|q?quad|thinspace|hspace\{[^{}]*\})|(?<!\\)~|\s+")
 MATRIX_SPACES = re.compile(r"\\(?:[,;:!>]|q?quad|thinspace)|(?<!\\)~|\s+")
-DONE = re.compile(r"^\\(?:therefore|Rightarrow|implies)(?![A-Za-z])\s*|\s*[\u2713\u2714\u2705]\ufe0f?$")
-"""Around an answer: "hence" in front of it, and a tick behind it."""
+DONE = re.compile(
+    r"^\\(?:therefore|Rightarrow|implies)(?![A-Za-z])\s*|\s*[\u2713\u2714\u2705]\ufe0f?$"
+    r"|(?:(?<=[^.])\.)?\s*I hope (?:it|this) is correct\.?$"
+)
+"""Around an answer: "hence" in front of it, and behind it a tick, or the sentence that Minerva's prompt has."""
 TAGGED = re.compile(r"<(b|strong|i|em|u|span|mark)>(.*)</\1>", re.DOTALL)
 LEADING = re.compile(
     r"\#{4}\s+|(?:option|choice)\s+(?=\(?[A-J]\)?\.?$)"
@@ -163,7 +170,7 @@ def unwrapped(text: str) -> str:
     text = LEADING.sub("", text, count=1) if LEADING.match(text) else text
     if text.startswith("=") and not text.startswith(("==", "=>", "=<")):
         text = text[1:].lstrip()
-    while text[-1:] in (".", ",", ";", "\\") and not text.endswith(("..", r"\,", r"\;", "\\\\")):
+    while text[-1:] in (".", ",", ";", "\\") and not text.endswith(("...", r"\,", r"\;", "\\\\")):
         text = text[:-1].rstrip()
     for opening, closing in PAIRS:
         inner = text[len(opening) : -len(closing)]
@@ -333,6 +340,9 @@ def same_unit(ours: str, theirs: str) -> bool:
         (True, False, True, False)
     """
     if not ours or not theirs or ours == theirs:
+        return True
+    shorter, longer = sorted((ours, theirs), key=len)
+    if shorter in (*CURRENCY.values(), "cent") and longer.startswith(f"{shorter}/"):  # what a price is for
         return True
     if set("/^") & set(ours + theirs):
         return False

@@ -74,19 +74,50 @@ def last_number(completion: str) -> str | None:
 
 
 def after(marker: str) -> Callable[[str], str | None]:
-    """A reader of the rest of the line after the last `marker`.
+    r"""A reader of what follows the last `marker` on its line or the next, without a colon or half an emphasis.
 
     Example:
-        >>> after("####")("48 + 24 = 72 #### 72 ")
-        '72'
+        >>> after("####")("48 + 24 = 72 #### 72 "), after("Answer:")("**Answer:** 72")
+        ('72', '72')
+        >>> after("answer is")("So the answer is:\n\\[\n\\frac{1}{2}\n\\]\nas we saw.")
+        '\\[ \\frac{1}{2} \\]'
     """
 
     def read(completion: str) -> str | None:
         _, found, rest = completion.rpartition(marker)
-        lines = rest.strip().splitlines()
-        return lines[0].strip() if found and lines else None
+        if not found:
+            return None
+        lines = rest.splitlines()
+        for number, line in enumerate(lines):
+            if (text := _whole_emphasis(line.strip().lstrip(":：").strip())) in DISPLAYS:  # noqa: RUF001
+                return " ".join([text, *_until(DISPLAYS[text], lines[number + 1 :])])
+            if text:
+                return text
+        return None
 
     return read
+
+
+DISPLAYS = {r"\[": r"\]", "$$": "$$"}
+
+
+def _until(end: str, lines: list[str]) -> list[str]:
+    """The lines up to the one that ends a formula; all where none does."""
+    stripped = [line.strip() for line in lines]
+    last = next((i for i, line in enumerate(stripped) if line.rstrip(".").endswith(end)), len(stripped) - 1)
+    return stripped[: last + 1]
+
+
+def _whole_emphasis(line: str) -> str:
+    """Without the end of an emphasis that begins before it, or the beginning of one that ends after it."""
+    for mark in ("**", "__", "*", "_"):
+        others = line if len(mark) == 2 else line.replace(2 * mark, "")
+        odd = others.count(mark) % 2 == 1
+        if others.startswith(mark) and (odd or others.startswith(f"{mark} ")):
+            line = line.removeprefix(mark).strip()
+        elif odd and others.rstrip(".").endswith(mark):
+            line = line.rstrip(".").removesuffix(mark).strip()
+    return line
 
 
 LAST_ANSWER = re.compile(r"<answer>\s*(\S+)\s*$")

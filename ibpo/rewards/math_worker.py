@@ -15,22 +15,25 @@ from functools import lru_cache
 from typing import Any
 
 from ibpo import answers
-from ibpo.answers import clean, understood
+from ibpo.answers import clean, understood, unwrapped
 from ibpo.rewards.math import SEPARATOR, delimited, is_text
 from ibpo.rewards.workers import serve, start_failed
 
 DENIED_BEFORE = re.compile(
     r"(?:\b(?:more|less|fewer|greater|smaller) than|\bat (?:least|most)|\bup to|\bnot|n't|\bnever|\bneither|\bnor"
-    r"|\\neq?|≠|\\neg|~~"
+    r"|\\neq?|≠|\\neg|~~|[<>≤≥±]|\\(?:[lg](?:t|eq?|eqslant)|pm|mp)"
+    r"|\d[\s$)}\\]*(?:text\{)?\s*(?:[a-z]+\s+){0,3}(?:or|and)[\s}]*"
     r"|\b(?:half|twice|double|triple|thrice|square|cube|root|third|quarter|fourth|fifth|tenth|percent|reciprocal|inverse"
     r"|opposite|negative|minus|plus|times|multiples?|factors?|divisors?|power)(?:\s+of)?)"
     r"\s*(?:equal to\s*)?[$\\({\[]*\s*$"
 )
 DENIED_BEHIND = re.compile(
     r"[$\\)}\]]*\s*(?:~~|(?:is|was)\s+(?:not|wrong|incorrect|false)\b"
-    r"|(?:squared|cubed|hundred|thousand|million|billion|dozen|plus|minus|times|divided)\b)"
+    r"|(?:squared|cubed|hundred|thousand|million|billion|dozen|plus|minus|times|divided)\b"
+    r"|(?:\\text\s*\{)?\s*(?:[a-z]+\s+){0,3}or\s*[$\\({}]*\s*\d)"
 )
-"""Around the answer of a text: what denies it, makes it a bound or another number."""
+"""Around the answer of a text: what denies it, makes it a bound, one of two or another number."""
+FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<!\\)\$(.+?)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.S)
 MANY_CHARACTERS = 40
 """An answer with more, and with three words, is a text."""
 ROMAN = re.compile(r"\\(?:text|mbox|mathrm)(?![A-Za-z])")
@@ -80,7 +83,16 @@ def parsed(answer: str) -> Any:
 
 
 def found_in(text: str) -> str:
-    """The answer that stands in a text, as math-verify finds it; empty where there is none, or where it is denied."""
+    """The answer that stands in a text; empty where there is none, or where it is denied.
+
+    One formula in a text without other digits is the answer, if it can be read; else math-verify finds it.
+    """
+    formulas = [*FORMULA.finditer(text)] if "\\boxed" not in text else []
+    if len(formulas) == 1:
+        before, answer, behind = (text[: formulas[0].start()], formulas[0][formulas[0].lastindex or 0],
+                                  text[formulas[0].end() :])  # fmt: skip
+        if not re.search(r"\d", before + behind) and understood(answer) is not None:
+            return "" if DENIED_BEFORE.search(before[-40:]) or DENIED_BEHIND.match(behind[:40]) else answer
     found = parsed(text)
     answer = next((part for part in reversed(found) if isinstance(part, str)), "")
     if (found and getattr(found[0], "is_Rational", False)) or getattr(found[0] if found else None, "is_Float", False):
@@ -90,10 +102,13 @@ def found_in(text: str) -> str:
     return "" if answer and denied else answer
 
 
-def settled(answer: str) -> tuple[str, bool]:
-    """(the answer, out of the text around it; whether it can be read)."""
+def settled(answer: str, *, trusted: bool = False) -> tuple[str, bool]:
+    """(the answer, out of the text around it; whether it can be read); of a trusted one, a gold, any part will do."""
     if understood(answer) is not None:
         return answer, True
+    before = answer if trusted else ""
+    while before != answer:  # a formula alone is no text: `$> 5$` is not 5
+        before, answer = answer, unwrapped(answer)
     in_roman = ROMAN.search(answer) and "$" not in answer and "\\boxed" not in answer  # a formula with words
     if (is_text(answer) and not in_roman) or (
         len(answer) > MANY_CHARACTERS and len(re.findall(r"[A-Za-z]{3,}", answer)) > 2
@@ -104,7 +119,7 @@ def settled(answer: str) -> tuple[str, bool]:
 
 def equal(predicted: str, gold: str) -> bool:
     """Whether two answers are equal, in all that they say."""
-    (ours, ours_read), (theirs, theirs_read) = settled(predicted), settled(gold)
+    (ours, ours_read), (theirs, theirs_read) = settled(predicted), settled(gold, trusted=True)
     if ours_read and theirs_read:
         return bool(answers.equal(ours, theirs))
     if (CHOICE_ALONE.fullmatch(ours) and not theirs_read) or (CHOICE_ALONE.fullmatch(theirs) and not ours_read):
@@ -134,17 +149,23 @@ CHOICES = (
 )
 
 
+ANOTHER = re.compile(rf"\s*(?:or|and|/|,)\s*{CHOICE}")
+"""Behind a choice: a second one."""
+
+
 def choice_in(text: str) -> str:
     """The letter of multiple choice that a text settles on; empty where there is none.
 
     Example:
         >>> choice_in("It's not A, so I think it's B"), choice_in("The answer is for sure D, it can't be A or B")
         ('B', 'D')
+        >>> choice_in("It is A or B")
+        ''
     """
     text = text[-500:]
     for pattern in CHOICES:
         if found := pattern.match(text):
-            return found[1]
+            return "" if ANOTHER.match(text, found.end()) else found[1]
     return ""
 
 

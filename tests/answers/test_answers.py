@@ -38,6 +38,21 @@ SAME = r"""
 \frac{4}{33} | 0.\dot{1}\dot{2}
 -5 | −5
 12\pi | 12*pi
+12\pi | 12\uppi
+2a^2b-3ab^2 | ab(2a-3b)
+3ab^2 | 3b^2a
+x^{a}b | x^ab
+\binom{10}{3} | \frac{10!}{3!7!}
+\text{(A)} | A)
+D | D..
+\$18.90 | \text{\$}18.90
+\$18.90 | \$18.90 \text{ per ticket}
+3:4 | 3\colon 4
+3:4 | 3{:}4
+\text{Monday, June 5} | Monday, June 5
+9.8\text{ m/s}^2 | 9.8~\frac{\text{m}}{\text{s}^2}
+5 m/s | 5 ms^{-1}
+\begin{pmatrix}1\\2\end{pmatrix} | \begin{pmatrix}1\\[4pt]2\end{pmatrix}
 \sqrt{5} | √5
 \sqrt{5} | \sqrt(5)
 [-1,4) | -1 \le x < 4
@@ -121,6 +136,13 @@ x+y=5 | 5
 [1,2] | ]1,2[
 2+3j | 3+2j
 \begin{pmatrix}1\\2\end{pmatrix} | \begin{pmatrix}1&2\end{pmatrix}
+3ab^2 | 3a^2b^2
+xy^2 | x^2y^2
+2ab! | 2(ab)!
+\emptyset | \{\emptyset\}
+\mathbb{R} | \{\mathbb{R}\}
+\$5 \text{ per hour} | \$5 \text{ per day}
+\text{Monday, June 5} | Monday, June 6
 """
 UNREAD = r"""
 43 \to 42

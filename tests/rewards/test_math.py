@@ -47,6 +47,8 @@ TEXTS = [
     ("It is not A, so I think it must be B", "B"),
     ("half of the eggs are left, so the answer is 42", "42"),
     ("Option C", "C"),
+    ("so the number of all ways is $\\frac{1}{2}$, as asked", "0.5"),
+    ("$x=5$. I hope it is correct.", "5"),
 ]
 """The answer has to be found first."""
 DIFFERENT = [
@@ -62,6 +64,14 @@ DIFFERENT = [
     ("I think that it is 42 million", "42"),
     ("The number of eggs is 42 squared", "42"),
     ("so it is ~~42~~ after all", "42"),
+    (r"\(> 42\)", "42"),
+    ("$> 42$.", "42"),
+    (r"so it is $\ge 42$", "42"),
+    (r"42\text{ square units or }43\text{ square units}", r"42\text{ square units}"),
+    (r"42\text{ square units or }43\text{ square units}", r"43\text{ square units}"),
+    ("there are $42$ boys and $43$ girls", "43"),
+    ("I think that it is D or B.", "D"),
+    ("I think that it is D or B.", "B"),
     ("5", r"3+2\mathrm{i}"),
     (r"10\frac12\%", r"10\%"),
     (r"\frac{1}{60!}", r"\frac{1}{55!}"),
