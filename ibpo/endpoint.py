@@ -282,13 +282,16 @@ def as_finish_reason(said: str) -> str:
 
 
 def _parts(message: Any) -> tuple[Any, str]:
-    """Answer and thought of a message: `content`, and `reasoning` (vLLM) or `reasoning_content` (others).
+    """Answer and thought of a message: `content`, and `reasoning` (vLLM), `reasoning_content` or `reasoning_details`.
 
     Content may come in parts, of which some are thoughts (Mistral, Anthropic): `{"type": "thinking", "thinking": ...}`.
     """
     content = message.content
     fields = (getattr(message, name, None) for name in ("reasoning", "reasoning_content", "thinking"))
     thoughts = [text for text in fields if isinstance(text, str) and text][:1]
+    if not thoughts:  # OpenRouter and MiniMax: parts, of which some are encrypted
+        details = getattr(message, "reasoning_details", None) or ()
+        thoughts = [_text_of(part.get("text") or part.get("summary") or "") for part in details]
     if isinstance(content, list):
         thoughts += [_text_of(part) for part in content if part.get("type") in ("thinking", "reasoning")]
         content = "".join(_text_of(part) for part in content if part.get("type") in ("text", "output_text"))

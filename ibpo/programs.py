@@ -10,7 +10,19 @@ import re
 import textwrap
 from collections.abc import Collection, Iterator, Sequence
 
-END_THINK = "</think>"
+OPEN_THOUGHT = re.compile(
+    r"\s*(?:<(?:\w+:)?think(?::\w+)?>|\[THINK\]|<\|(?:START_THINKING|inner_prefix|think)\|>|<\|open\|>think<\|sep\|>"
+    r"|<\|channel\|?>(?:analysis|thought)|to=self<\|message\|>|Here are my reasoning steps:)"
+)
+END_THOUGHT = re.compile(
+    r"</(?:\w+:)?think(?::\w+)?>|\[/THINK\]|<\|(?:END_THINKING|inner_suffix)\|>|<\|close\|>think<\|sep\|>|<channel\|>"
+    r"|<\|(?:end|eom)\|><\|(?:start|begin)\|>assistant|<\|channel\|>final<\|message\|>|\[BEGIN FINAL RESPONSE\]"
+)
+"""The marks of every family of models (`ibpo.responses.FAMILIES`), around what is no answer."""
+TAGGED = re.compile(r"\[(?:PYTHON|BEGIN)\](.*?)(?:\[/PYTHON\]|\[DONE\]|\Z)", re.S)
+"""Programs as the prompts of CodeLlama and of MBPP's paper ask for them, without fences."""
+ANSWER_MARKS = re.compile(r"\s*(?:(?:<\|[A-Za-z_ ]{1,40}\|>|final|to=user)\s*)*")
+"""Between the end of a thought and the answer."""
 FENCE = re.compile(
     r"^(?P<indent>[ \t>]*)(?P<fence>`{3,}|~{3,})(?P<language>[^`\n]*)$"
     r"|[^`\n]*[ \t>](?P<inline>`{3,})(?P<python>\{?\.?(?i:py)[^`\n]*)$"  # behind text only where it says Python
@@ -52,12 +64,23 @@ def python_blocks(completion: str) -> list[str]:
         >>> python_blocks("Try\n```python\nx = 1\n```\nIt prints\n```text\n1\n```\nor\n```{.python}\ny = 2\n```")
         ['x = 1', 'y = 2']
     """
-    answer = SPECIAL.sub("", completion.rpartition(END_THINK)[2].lstrip(MARKS))
+    answer = SPECIAL.sub("", _answer(completion).lstrip(MARKS))
     lines = answer.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     if not any(FENCE.match(line) for line in lines):
-        return [answer.rstrip()] if CODE.match(answer.lstrip()) else []
+        tagged = [block.strip("\r\n").rstrip() for block in TAGGED.findall(answer)]
+        return tagged or ([answer.rstrip()] if CODE.match(answer.lstrip()) else [])
     blocks = [block for language, block in _blocks(lines) if is_python(language) and block.strip()]
     return [re.sub(r"\A(?:python|py)3?[ \t]*\n", "", block, flags=re.IGNORECASE) for block in blocks]
+
+
+def _answer(completion: str) -> str:
+    """What stands behind the thought; nothing behind one without end."""
+    ends = [found.end() for found in END_THOUGHT.finditer(completion)]
+    if not ends:
+        return "" if OPEN_THOUGHT.match(completion) else completion
+    answer = completion[ends[-1] :]
+    marks = ANSWER_MARKS.match(answer)
+    return answer[marks.end() :] if marks and marks[0].strip() else answer
 
 
 def is_python(language: str) -> bool:

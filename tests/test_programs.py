@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ibpo.programs import choose_program, last_program, python_blocks
+from ibpo.responses import FAMILIES
 
 F = "def f(x):\n    return x + 1"
 DOC = 'def f(x):\n    """Add one.\n\n```python\nf(1)\n```\n\n    ```\n    2\n    ```\n    """\n    return x + 1'
@@ -44,6 +45,10 @@ DOC = 'def f(x):\n    """Add one.\n\n```python\nf(1)\n```\n\n    ```\n    2\n   
         (f"```python\n{F}\n```".replace("\n", "\r"), F),
         ("```python\n" + F.replace("    ", "\u00a0\u00a0\u00a0 ") + "\n```", F),
         (F, F),
+        (f"[PYTHON]\n{F}\n[/PYTHON]", F),
+        (f"So:\n[BEGIN]\n{F}\n[DONE]", F),
+        (f"[PYTHON]\n```python\n{F}\n```\n[/PYTHON]", F),
+        (f"<think>\nMaybe\n```python\n{F}\n```\nNo, but", None),
         ("the answer is 3", None),
         ("```text\nx\n```", None),
         ("```python\n\n```", None),
@@ -51,6 +56,14 @@ DOC = 'def f(x):\n    """Add one.\n\n```python\nf(1)\n```\n\n    ```\n    2\n   
 )
 def test_the_program_of_a_response(completion, program):
     assert last_program(completion) == program
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_no_program_is_taken_out_of_a_thought(family):
+    draft, block = "Try\n```python\ndef f(x):\n    return 0\n```\n", f"```python\n{F}\n```"
+    whole = f"{family.think}{draft}{family.end_think}{family.to_answer}{block}"
+    assert python_blocks(whole) == python_blocks(whole.removeprefix(family.think)) == [F]
+    assert python_blocks(family.think + draft) == []
 
 
 def test_a_string_without_end_hides_no_later_block():

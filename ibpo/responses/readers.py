@@ -113,9 +113,10 @@ def _whole_emphasis(line: str) -> str:
     for mark in ("**", "__", "*", "_"):
         others = line if len(mark) == 2 else line.replace(2 * mark, "")
         odd = others.count(mark) % 2 == 1
-        if others.startswith(mark) and (odd or others.startswith(f"{mark} ")):
+        ends = others.rstrip(".").endswith(mark)
+        if others.startswith(mark) and (odd or (others.startswith(f"{mark} ") and not ends)):
             line = line.removeprefix(mark).strip()
-        elif odd and others.rstrip(".").endswith(mark):
+        elif odd and ends:
             line = line.rstrip(".").removesuffix(mark).strip()
     return line
 

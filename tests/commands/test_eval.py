@@ -480,6 +480,8 @@ PARSED = [
     {"content": "<|channel|>analysis<|message|>I count.<|end|><|start|>assistant<|channel|>final<|message|>\\boxed{@}"},
     {"content": "analysisI count.assistantfinal" + r"\boxed{@}"},
     {"content": "[THINK]I count.[/THINK]" + r"\boxed{@}"},
+    {"content": "I count.[/THINK]" + r"\boxed{@}"},
+    {"content": r"\boxed{@}", "reasoning_details": [{"type": "reasoning.text", "text": "I count."}]},
     {
         "content": [
             {"type": "thinking", "thinking": [{"type": "text", "text": "I count."}]},

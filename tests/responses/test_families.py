@@ -14,6 +14,7 @@ from benchmarks.families import OPENINGS, USER, is_as_asked, tokenizer_with
 from ibpo.errors import IbpoError
 from ibpo.responses import (
     DIRECT,
+    FAMILIES,
     FORMATS,
     THINKING_OFF,
     THINKING_ON,
@@ -110,6 +111,22 @@ def test_every_opening_is_forced_as_asked(name, kind):
     thought, wanted = split_thought(opened.lead + opened.forced), split_thought(OPENINGS[kind])
     assert ((thought.text or "").strip(), thought.closed) == ((wanted.text or "").strip(), wanted.closed)
     assert thought.answer.strip() == wanted.answer.strip()
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_a_thought_ends_by_its_familys_mark_whoever_opened_it(family):
+    said = f"3 + 4{family.end_think}{family.to_answer}7"
+    for whole in (family.think + said, said):
+        thought = split_thought(whole)
+        assert ((thought.text or "").strip(), thought.closed, thought.answer) == ("3 + 4", True, "7")
+    cut = split_thought(family.think + "3 + 4 is 7")
+    assert (cut.text or "").strip() == "3 + 4 is 7" and not cut.closed and not cut.answer
+
+
+def test_gpt_oss_without_its_special_tokens():
+    assert split_thought("analysisI count.assistantfinal7").answer == "7"
+    assert not split_thought("analysisI count").closed
+    assert split_thought("analysis of the problem").text is None
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ from ibpo.types import ResponseGroup
         ("after:Answer:", "so **Answer: 72**.", "72"),
         ("after:Answer:", "**Answer:**\n\n72\n\nas asked", "72"),
         ("after:Answer:", "*Answer:* 3*4", "3*4"),
+        ("after:Answer:", "Answer: ** 72 **.", "** 72 **."),
         ("after:answer is", "the answer is **-5-3*i**.", "**-5-3*i**."),
         ("after:answer is", "the answer is: $72$", "$72$"),
         ("after:answer is", "the answer is:\n$$\n72\n$$\nas asked", "$$ 72 $$"),
