@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from threading import RLock
 from typing import Any, NamedTuple, Protocol
 
 TOTAL = "total"
@@ -65,33 +66,18 @@ class TokenBucket:
         left = self.balance - self.held + overdraft
         return min(left, left - self.overcommitted + overcommit)
 
-    def charge(self, estimate: float, reserve: float) -> None:
-        """A response of this estimate begins, and `reserve` is kept ready for it."""
-        self.balance -= estimate
-        self.overcommitted += reserve - estimate
-        self.estimated += estimate
-
-    def discharge(self, estimate: float, reserve: float, actual: float) -> None:
-        """A response has ended and cost `actual`."""
-        self.balance += estimate - actual
-        self.overcommitted -= reserve - estimate
-        self.estimated -= estimate
-        self.spent += actual
-
     def give_back(self, amount: float, most: float) -> None:
         """A response has ended, by `amount` cheaper than it was counted; negative: more expensive."""
-        self.returned = min(most, max(0.0, self.returned + amount))
+        returned = self.returned + amount
+        self.returned = most if returned > most else returned if returned > 0.0 else 0.0
 
-    def close(self, overdraft: float, burst: float, overcommit: float) -> None:
-        """Lose the credit beyond `burst` that no reserve needs, and remember the largest overdraft."""
-        excess = self.balance - self.held - burst  # less what is deferred
-        if excess > 0 and (excess := excess - self.deferred) > 0:
+    def forfeit(self, overdraft: float, burst: float, overcommit: float) -> None:
+        """Lose the credit beyond `burst` that no reserve needs, but for what is deferred."""
+        excess = self.balance - self.held - burst - self.deferred
+        if excess > 0:
             excess = max(0.0, min(excess, self.room(overdraft, overcommit)))
             self.balance -= excess
             self.forfeited += excess
-        beyond = self.overcommitted - self.balance - self.forfeited
-        if beyond > self.peak:
-            self.peak = beyond
 
     def owe(self, amount: float, depth: float, room: float) -> float:
         """Move the promise's balance by `amount` inside [-depth, depth]; its positive part grows by `room` at most.
@@ -192,9 +178,6 @@ class AccountStore(Protocol):
         ...
 
 
-_NO_TRANSACTION = nullcontext()
-
-
 @dataclass
 class MemoryStore:
     """Accounts in memory."""
@@ -202,10 +185,11 @@ class MemoryStore:
     num_budgets: int
     accounts: dict[str, list[TokenBucket]] = field(default_factory=dict)
     reservations: dict[str, Reservation] = field(default_factory=dict)
+    _lock: AbstractContextManager[Any] = field(default_factory=RLock, init=False, repr=False, compare=False)
 
     def transaction(self) -> AbstractContextManager[Any]:
-        """See `AccountStore`; a controller checks a request before it changes anything."""
-        return _NO_TRANSACTION
+        """See `AccountStore`; other threads wait. A controller checks a request before it changes anything."""
+        return self._lock
 
     def buckets(self, account: str) -> list[TokenBucket]:
         """See `AccountStore`."""

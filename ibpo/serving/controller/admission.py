@@ -37,17 +37,19 @@ class Bounds:
     """Whether anything is promised or forbidden."""
 
 
-def _refund(reservation: Reservation, k: int, actual: float, bounds: Bounds, cancelled: bool) -> float:
-    """What an ended response gives back to an account: its estimate, less its cost, and where it failed its credit."""
-    return reservation.estimate[k] - actual - (bounds.at_most[k] * reservation.num_requests if cancelled else 0.0)
-
-
 class Account(NamedTuple):
     """One account that a request is booked in: the total first, then its tenant's and its slice's."""
 
     name: str
     bounds: Bounds
     buckets: list[TokenBucket]
+    lines: list[tuple[TokenBucket, float, float, float, float]]
+    """Per budget the bucket, at_most, overdraft, burst and overcommit: what a request needs, side by side."""
+
+
+def _account(name: str, bounds: Bounds, buckets: list[TokenBucket]) -> Account:
+    terms = zip(buckets, bounds.at_most, bounds.overdraft, bounds.burst, bounds.overcommit, strict=True)
+    return Account(name, bounds, buckets, list(terms))
 
 
 class Admission:
@@ -115,6 +117,7 @@ class Admission:
         # Accounts in memory stay the same objects: they need not be looked up for every request.
         self._keeps = type(store) is MemoryStore
         self._kept: dict[tuple[str, str], list[Account]] = {}
+        self._alone: list[Account] | None = None  # of who is no tenant's and no slice's: most requests
         self.largest_overdraft = [0.0] * len(policy.budgets)
         """Per budget the largest overdraft that has been in force."""
         self._named: dict[tuple[str, str], list[tuple[str, Bounds]]] = {}  # tenant, slice -> accounts
@@ -144,9 +147,12 @@ class Admission:
         self._other_tenant, self._other_slice = self._bounds(TenantPolicy(), fair), self._bounds(TenantPolicy(), {})
         self._named.clear()
         self._kept.clear()
+        self._alone = None
 
     def accounts(self, tenant: str, slice_name: str) -> list[Account]:
         """The accounts of a request."""
+        if self._alone is not None and not tenant and not slice_name:
+            return self._alone
         kept = self._kept.get((tenant, slice_name)) if self._keeps else None
         if kept is not None:
             if len(kept) > 1:
@@ -161,9 +167,11 @@ class Admission:
                 named.append((f"slice {slice_name}", self._slices.get(slice_name, self._other_slice)))
             if len(self._named) < _MOST_NAMED:
                 self._named[tenant, slice_name] = named
-        found = [Account(name, bounds, self.store.buckets(name)) for name, bounds in named]
+        found = [_account(name, bounds, self.store.buckets(name)) for name, bounds in named]
         self._follow_restarts(found)
-        if self._keeps and len(self._kept) < _MOST_NAMED:
+        if self._keeps and len(found) == 1:
+            self._alone = found
+        elif self._keeps and len(self._kept) < _MOST_NAMED:
             self._kept[tenant, slice_name] = found
         return found
 
@@ -188,28 +196,30 @@ class Admission:
     def begin(self, accounts: Sequence[Account], num_requests: int = 1) -> None:
         """A request has come: it counts, as several if it asks for several answers, and brings its credit."""
         kept = _KEPT if num_requests == 1 else _KEPT**num_requests
-        for _, bounds, buckets in accounts:
-            for mean, bucket in zip(bounds.at_most, buckets, strict=True):
+        for account in accounts:
+            for bucket, mean, _, _, _ in account.lines:
                 bucket.num_requests += num_requests
-                if mean < math.inf:
+                if mean != math.inf:
                     bucket.balance += mean * num_requests
                     bucket.returned *= kept
 
     def shortage(self, accounts: Sequence[Account], estimate: Sequence[float], reserve: Sequence[float]) -> float:
         """By how much a response `[K]` exceeds the room, in parts of the mean; 0: it may be admitted."""
         worst = 0.0
-        for place, (_, bounds, buckets) in enumerate(accounts):
-            for k, bucket in enumerate(buckets):
-                cost, most, mean = estimate[k], reserve[k], bounds.at_most[k]
-                if most <= 0 or mean == math.inf:
+        for account in accounts:
+            k = -1
+            for bucket, mean, overdraft, _, overcommit in account.lines:
+                k += 1
+                most = reserve[k]
+                if most <= 0:
                     continue
                 # E + overdraft, and F + overdraft + A
-                left = bucket.balance - bucket.held + bounds.overdraft[k]
-                room = left - bucket.overcommitted + bounds.overcommit[k]
-                if cost <= left and most <= room:
+                cost, left = estimate[k], bucket.balance - bucket.held + overdraft
+                room = left - bucket.overcommitted + overcommit
+                if (cost <= left and most <= room) or mean == math.inf:
                     continue
                 own = 0.0  # min(e, o): what the request's own promise pays
-                if place == 0 and len(accounts) > 1:
+                if account is accounts[0] and len(accounts) > 1:
                     own = min(cost, max(0.0, *(other.buckets[k].owed for other in accounts[1:])))
                 need = max(cost - own - max(0.0, left), most - own - max(0.0, room))
                 # Rounding must not refuse what was set aside to the last bit.
@@ -221,23 +231,28 @@ class Admission:
         self, accounts: Sequence[Account], estimate: Sequence[float], reserve: Sequence[float], num_requests: int = 1
     ) -> None:
         """Keep the reserve of the response that was chosen; then let the promises accrue, and forfeit."""
-        _, total_bounds, total = accounts[0]
-        bound = [account for account in accounts if account.bounds.promising] if len(accounts) > 1 else ()
-        for k, cost in enumerate(estimate):
-            for _, _, buckets in accounts:
-                buckets[k].charge(cost, reserve[k])
-            if not bound:
-                self._close(accounts, k)
-                continue
-            main = total[k]
-            for _, bounds, buckets in bound:
-                main.held += buckets[k].owe(-cost, bounds.depth[k], math.inf)
-            room = max(0.0, main.room(total_bounds.overdraft[k], total_bounds.overcommit[k]))
-            for _, bounds, buckets in bound:
-                grown = buckets[k].owe(bounds.at_least[k] * num_requests, bounds.depth[k], room)
+        for account in accounts:
+            for bucket, cost, most in zip(account.buckets, estimate, reserve, strict=True):
+                bucket.balance -= cost
+                bucket.overcommitted += most - cost
+                bucket.estimated += cost
+        if len(accounts) > 1:
+            self._promise(accounts, estimate, num_requests)
+        self._close(accounts)
+
+    def _promise(self, accounts: Sequence[Account], estimate: Sequence[float], num_requests: int) -> None:
+        """What was charged comes out of the promises first, and the request adds to them what there is room for."""
+        bound = [account for account in accounts if account.bounds.promising]
+        for k, cost in enumerate(estimate) if bound else ():
+            main, _, overdraft, _, overcommit = accounts[0].lines[k]
+            for account in bound:
+                main.held += account.buckets[k].owe(-cost, account.bounds.depth[k], math.inf)
+            room = max(0.0, main.room(overdraft, overcommit))
+            for account in bound:
+                bounds = account.bounds
+                grown = account.buckets[k].owe(bounds.at_least[k] * num_requests, bounds.depth[k], room)
                 main.held += grown
                 room -= max(0.0, grown)
-            self._close(accounts, k)
 
     def end(self, reservation: Reservation, actual: Sequence[float], *, cancelled: bool) -> int:
         """A response has ended, and cost `actual` `[K]`; if it failed for good (`cancelled`), it counts no longer.
@@ -246,47 +261,76 @@ class Admission:
             How often these accounts have been restarted.
         """
         accounts = self.accounts(reservation.tenant, reservation.slice_name)
-        count = reservation.num_requests
-        if cancelled:
-            for account in accounts:
-                for bucket in account.buckets:
-                    bucket.num_requests -= count
+        estimate, reserve = reservation.estimate, reservation.reserve
+        for account in accounts:
+            for (bucket, mean, _, _, _), expected, most, cost in zip(
+                account.lines, estimate, reserve, actual, strict=True
+            ):
+                back = expected - cost
+                bucket.balance += back
+                bucket.overcommitted -= most - expected
+                bucket.estimated -= expected
+                bucket.spent += cost
+                if cancelled:
+                    bucket.num_requests -= reservation.num_requests
+                    if mean != math.inf:
+                        bucket.balance -= mean * reservation.num_requests
+                        back -= mean * reservation.num_requests
+                if mean != math.inf:
+                    bucket.waiting += back
+        if len(accounts) > 1:
+            self._owe_back(accounts, reservation, actual, cancelled)
+        self._close(accounts)
+        return accounts[0].buckets[0].restarts
+
+    @staticmethod
+    def _owe_back(
+        accounts: Sequence[Account], reservation: Reservation, actual: Sequence[float], cancelled: bool
+    ) -> None:
+        """What a response gave back goes to the promises that paid for it; of one that failed, its credit is gone."""
         total = accounts[0].buckets
         for k, cost in enumerate(actual):
-            room = max(0.0, reservation.estimate[k] - cost)
-            for _, bounds, buckets in accounts:
-                bucket = buckets[k]
-                bucket.discharge(reservation.estimate[k], reservation.reserve[k], cost)
-                if bounds.at_most[k] < math.inf:
-                    if cancelled:
-                        bucket.balance -= bounds.at_most[k] * count
-                    bucket.waiting += _refund(reservation, k, cost, bounds, cancelled)
+            back = reservation.estimate[k] - cost
+            room = max(0.0, back)
+            for account in accounts:
+                bounds = account.bounds
                 if bounds.promising:
-                    credit = bounds.at_least[k] * count if cancelled else 0.0
-                    grown = bucket.owe(reservation.estimate[k] - cost - credit, bounds.depth[k], room)
+                    credit = bounds.at_least[k] * reservation.num_requests if cancelled else 0.0
+                    grown = account.buckets[k].owe(back - credit, bounds.depth[k], room)
                     total[k].held += grown
                     room -= max(0.0, grown)
-            self._close(accounts, k)
-        return total[0].restarts
 
     def release(self, ended: Ended) -> None:
         """A response has ended, and so have all that began before it: what it gave back may be released."""
         reservation, actual, cancelled, restarts = ended
         if not cancelled and reservation.estimate == actual:
             return
-        for _, bounds, buckets in self.accounts(reservation.tenant, reservation.slice_name):
-            for k, cost in enumerate(actual):
-                if bounds.at_most[k] < math.inf:
-                    back = _refund(reservation, k, cost, bounds, cancelled)
-                    if buckets[k].restarts == restarts:
-                        buckets[k].waiting -= back
-                    buckets[k].give_back(back, _MOST_RETURNED * bounds.burst[k])
+        for account in self.accounts(reservation.tenant, reservation.slice_name):
+            for (bucket, mean, _, burst, _), expected, cost in zip(
+                account.lines, reservation.estimate, actual, strict=True
+            ):
+                if mean != math.inf:
+                    back = expected - cost
+                    if cancelled:
+                        back -= mean * reservation.num_requests
+                    if bucket.restarts == restarts:
+                        bucket.waiting -= back
+                    bucket.give_back(back, _MOST_RETURNED * burst)
 
     @staticmethod
-    def _close(accounts: Sequence[Account], k: int) -> None:
-        for _, bounds, buckets in accounts:
-            if bounds.at_most[k] < math.inf:
-                buckets[k].close(bounds.overdraft[k], bounds.burst[k], bounds.overcommit[k])
+    def _close(accounts: Sequence[Account]) -> None:
+        """Lose the credit beyond `burst` that no reserve needs, and remember the largest overdraft."""
+        for account in accounts:
+            for bucket, mean, overdraft, burst, overcommit in account.lines:
+                if mean == math.inf:
+                    continue
+                balance = bucket.balance
+                if balance - bucket.held > burst:
+                    bucket.forfeit(overdraft, burst, overcommit)
+                    balance = bucket.balance
+                beyond = bucket.overcommitted - balance - bucket.forfeited
+                if beyond > bucket.peak:
+                    bucket.peak = beyond
 
     def _bounds(self, terms: TenantPolicy, default: dict[str, float]) -> Bounds:
         budgets = self.policy.budgets

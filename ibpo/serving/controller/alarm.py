@@ -44,7 +44,7 @@ class Alarm:
             self._reference = None
         if size < (_FEWEST if self._reference is None else _FEWEST // 2):
             return
-        mean, variance = figures.mean(axis=0), figures.var(axis=0)
+        mean, variance = moments(figures)
         if self._reference is not None:
             was, spread, length = self._reference
             gap = np.abs(mean - was)
@@ -68,3 +68,11 @@ class Alarm:
         alarm.num_drifts, alarm._silent, reference = state
         alarm._reference = None if reference is None else (reference[0], reference[1], reference[2])
         return alarm
+
+
+def moments(figures: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Mean and variance `[S]` of `[W, S]`: bit for bit numpy's, of one pass less."""
+    mean = np.add.reduce(figures, axis=0) / len(figures)
+    off = figures - mean
+    off *= off
+    return mean, np.add.reduce(off, axis=0) / len(figures)

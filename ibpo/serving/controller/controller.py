@@ -11,16 +11,19 @@ from ibpo.errors import IbpoError
 from ibpo.serving.controller.accounts import TOTAL, AccountStore, Ended, MemoryStore, Reservation
 from ibpo.serving.controller.admission import Account, Admission
 from ibpo.serving.controller.correction import Correction
-from ibpo.serving.controller.policy import BudgetPolicy, ServingPolicy
+from ibpo.serving.controller.policy import ServingPolicy
 from ibpo.serving.controller.pricing import Pricing
 
 _GOLDEN = 0.6180339887498949
+_INFINITY = math.inf  # a name of this module is found sooner
+_ONCE = (0,)
 _VERSION = 4
 """The format of `Controller.state_dict`."""
 
-_Costs = tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]
-"""A candidate's costs, per budget `[K]`: expected, corrected by what earlier responses cost; what is kept ready, at
-least that; what the caller expects."""
+_new_tuple = tuple.__new__
+
+_Costs = tuple[float, ...]
+"""A candidate's cost per budget `[K]`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,7 +94,16 @@ class Controller:
         self._pricing = Pricing(policy)
         self._correction = Correction(num_budgets)
         self._limits = self._find_limits()
+        self._names = [budget.name for budget in policy.budgets]
         self._learning = any(budget.response_group is None for budget in policy.budgets)  # a share costs what it costs
+        self._only_cost = self._names[0] if num_budgets == 1 and self._learning else None
+        self._no_share: _Costs = (0.0,) * num_budgets
+        self._share_of: dict[str, _Costs] | None = None  # costs of a response, where all budgets are on shares
+        if not self._learning:
+            groups = [budget.response_group for budget in policy.budgets]
+            self._share_of = {
+                group: tuple(float(group == other) for other in groups) for group in groups if group is not None
+            }
 
     @property
     def num_drifts(self) -> int:
@@ -151,41 +163,46 @@ class Controller:
                 raise IbpoError(
                     f"request {request_id!r}: no response group to choose from; give at least one candidate"
                 )
-            rows = [self._read(candidate, num_requests) for candidate in candidates]
-            utility = [candidate.gain * factor for candidate in candidates]
+            utility, estimates, reserves, raws = self._read(candidates, factor, num_requests)
             accounts = self._admission.accounts(tenant, slice_name)
             quote = self._pricing.quote(accounts)
+            prices = quote.prices
             self._admission.begin(accounts, num_requests)
-            place, within, too_expensive = self._choose(utility, rows, quote.prices, accounts, num_requests)
-            estimate, reserve, raw = rows[place]
+            place, within, too_expensive = self._choose(utility, estimates, reserves, prices, accounts, num_requests)
+            estimate, reserve = estimates[place], reserves[place]
             self._admission.charge(accounts, estimate, reserve, num_requests)
-            reservation = Reservation(
-                request_id,
-                candidates[place].response_group,
-                tuple(quote.prices),
-                estimate,
-                reserve,
-                raw,
-                now,
-                tenant,
-                slice_name,
-                within,
-                num_requests,
+            # As `Reservation(...)`, which is a function of Python's more.
+            reservation = _new_tuple(
+                Reservation,
+                (
+                    request_id,
+                    candidates[place].response_group,
+                    tuple(prices),
+                    estimate,
+                    reserve,
+                    raws[place],
+                    now,
+                    tenant,
+                    slice_name,
+                    within,
+                    num_requests,
+                ),
             )
             self.store.put(reservation)
             balances = [bucket.balance for bucket in accounts[0].buckets]
-        self.balances, self.prices = balances, quote.prices
+        self.balances, self.prices = balances, prices
         if self._learning:
             self._correction.follow(reservation)
         self.num_decisions += 1
-        self.num_over += not within
-        for group in {candidates[i].response_group for i in too_expensive} if too_expensive else ():
-            self.num_too_dear[group] = self.num_too_dear.get(group, 0) + 1
-        costs = [row[0] for row in rows]
+        if not within:
+            self.num_over += 1
+        if too_expensive:
+            for group in {candidates[i].response_group for i in too_expensive}:
+                self.num_too_dear[group] = self.num_too_dear.get(group, 0) + 1
         if num_requests > 1:
-            costs = [tuple(cost / num_requests for cost in row) for row in costs]
-        for _ in range(num_requests):
-            if self._pricing.add(quote, utility, costs, accounts):
+            estimates = [tuple(cost / num_requests for cost in row) for row in estimates]
+        for _ in range(num_requests) if num_requests > 1 else _ONCE:
+            if self._pricing.add(quote, utility, estimates, accounts):
                 self._admission.set_overdraft(self._pricing.overdraft)
                 self._limits = self._find_limits()
         return reservation
@@ -200,45 +217,60 @@ class Controller:
     def _choose(
         self,
         utility: Sequence[float],
-        rows: Sequence[_Costs],
+        estimates: Sequence[_Costs],
+        reserves: Sequence[_Costs],
         prices: Sequence[float],
         accounts: Sequence[Account],
         num_requests: int,
-    ) -> tuple[int, bool, list[int]]:
+    ) -> tuple[int, bool, Sequence[int]]:
         """The best candidate that there is room for, else the one that overdraws least.
 
         Returns:
             Its place; whether there was room; which candidates are expected to cost more than there is room for at all.
         """
-        best, most, least, expensive = -1, -math.inf, math.inf, False
-        limits = self._limits
-        for place, (estimate, _, _) in enumerate(rows):
-            net, total = utility[place] * num_requests, 0.0  # gain - sum_k price_k cost_k
-            for k, cost in enumerate(estimate):
+        best, most, least, expensive = -1, -_INFINITY, _INFINITY, False
+        place, limits = 0, self._limits
+        if len(prices) == 1:  # as below, for most policies
+            price, limit = prices[0], limits[0] * num_requests
+            for (cost,) in estimates:
+                net = utility[place] * num_requests
                 if cost > 0:
-                    net -= prices[k] * cost
-                    total += cost
-                    if cost > limits[k] * num_requests:
+                    net -= price * cost
+                    if cost > limit:
                         expensive = True
-            if net > most or (net == most and total < least):
-                best, most, least = place, net, total
-        if not expensive and not self._admission.shortage(accounts, rows[best][0], rows[best][1]):
-            return best, True, []
-        return self._choose_among(utility, rows, prices, accounts, num_requests)
+                if net > most or (net == most and cost < least):
+                    best, most, least = place, net, cost
+                place += 1
+        else:
+            for value, estimate in zip(utility, estimates, strict=True):
+                net, total = value * num_requests, 0.0  # gain - sum_k price_k cost_k
+                for cost, price, limit in zip(estimate, prices, limits, strict=True):
+                    if cost > 0:
+                        net -= price * cost
+                        total += cost
+                        if cost > limit * num_requests:
+                            expensive = True
+                if net > most or (net == most and total < least):
+                    best, most, least = place, net, total
+                place += 1
+        if not expensive and not self._admission.shortage(accounts, estimates[best], reserves[best]):
+            return best, True, ()
+        return self._choose_among(utility, estimates, reserves, prices, accounts, num_requests)
 
     def _choose_among(
         self,
         utility: Sequence[float],
-        rows: Sequence[_Costs],
+        estimates: Sequence[_Costs],
+        reserves: Sequence[_Costs],
         prices: Sequence[float],
         accounts: Sequence[Account],
         num_requests: int,
-    ) -> tuple[int, bool, list[int]]:
+    ) -> tuple[int, bool, Sequence[int]]:
         """As `_choose`, where something may be too expensive, or there is no room for the best."""
-        places: Sequence[int] = range(len(rows))
+        places: Sequence[int] = range(len(estimates))
         too_expensive: list[int] = []
         for k, limit in enumerate(self._limits):
-            costs = [row[0][k] for row in rows]
+            costs = [row[k] for row in estimates]
             most, least = limit * num_requests, min(costs)
             expensive = [place for place in places if costs[place] > most and costs[place] > least]
             too_expensive += expensive
@@ -247,7 +279,7 @@ class Controller:
                 places = [place for place in places if place not in expensive]
         order: list[tuple[float, float, int]] = []
         for place in places:
-            net, estimate = utility[place] * num_requests, rows[place][0]  # gain - sum_k price_k cost_k
+            net, estimate = utility[place] * num_requests, estimates[place]  # gain - sum_k price_k cost_k
             for price, cost in zip(prices, estimate, strict=True):
                 if cost > 0:
                     net -= price * cost
@@ -255,20 +287,58 @@ class Controller:
         order.sort()
         short: dict[int, float] = {}
         for _, _, place in order:
-            short[place] = self._admission.shortage(accounts, rows[place][0], rows[place][1])
+            short[place] = self._admission.shortage(accounts, estimates[place], reserves[place])
             if not short[place]:
                 return place, True, too_expensive
-        return min(places, key=lambda i: (short[i], sum(rows[i][1]))), False, too_expensive
+        return min(places, key=lambda i: (short[i], sum(reserves[i]))), False, too_expensive
 
-    def _read(self, candidate: Candidate, num_requests: int) -> _Costs:
-        """The costs of a candidate, of so many requests together.
+    def _read(
+        self, candidates: Sequence[Candidate], factor: float, num_requests: int
+    ) -> tuple[list[float], list[_Costs], list[_Costs], list[_Costs]]:
+        """Per candidate its utility, and the costs of so many requests together, per budget `[K]`.
+
+        Returns:
+            Utility; expected costs, corrected by what earlier responses cost; what is kept ready, at least that; what
+            the caller expects. All plain floats: numpy's take several times as long in what follows.
 
         Raises:
             IbpoError: A gain that is not finite, a cost that is missing, negative or not finite.
         """
-        group, gain = candidate.response_group, candidate.gain
-        if not -math.inf < gain < math.inf:
-            raise IbpoError(f"candidate {group!r}: gain is {gain!r}; it must be a finite number")
+        utility: list[float] = []
+        estimates: list[_Costs] = []
+        reserves: list[_Costs] = []
+        raws: list[_Costs] = []
+        share_of = self._share_of if num_requests == 1 else None
+        name, all_ratios = self._only_cost, self._correction.ratios
+        for candidate in candidates:
+            gain, group = candidate.gain, candidate.response_group
+            if not -_INFINITY < gain < _INFINITY:
+                raise IbpoError(f"candidate {group!r}: gain is {gain!r}; it must be a finite number")
+            utility.append((gain if type(gain) is float else float(gain)) * factor)
+            if share_of is not None:  # known beforehand, and the same in all three
+                estimates.append(share_of.get(group, self._no_share))
+            elif name is not None and not candidate.reserve:  # as `_read_costs`, for most policies
+                cost = candidate.cost.get(name, -1.0)
+                if not 0 <= cost < _INFINITY:
+                    raise _bad_cost(candidate, name)
+                if type(cost) is not float:
+                    cost = float(cost)
+                row = (cost * all_ratios[group][0],) if group in all_ratios else (cost,)
+                estimates.append(row)
+                reserves.append(row)
+                raws.append((cost,))
+            else:
+                estimate, reserve, raw = self._read_costs(candidate, num_requests)
+                estimates.append(estimate)
+                reserves.append(reserve)
+                raws.append(raw)
+        if share_of is not None:
+            return utility, estimates, estimates, estimates
+        return utility, estimates, reserves, raws
+
+    def _read_costs(self, candidate: Candidate, num_requests: int) -> tuple[_Costs, _Costs, _Costs]:
+        """Expected, kept ready, and as the caller expects."""
+        group = candidate.response_group
         budgets, ratios = self.policy.budgets, self._correction.ratios.get(group)
         raw: list[float] = []
         estimate: list[float] = []
@@ -278,16 +348,18 @@ class Controller:
                 cost = expected = most = float(num_requests) if group == budget.response_group else 0.0
             else:
                 cost = candidate.cost.get(budget.name, -1.0)
-                if not 0 <= cost < math.inf:
+                if not 0 <= cost < _INFINITY:
                     raise _bad_cost(candidate, budget.name)
+                cost = float(cost)
                 expected = cost * ratios[k] if ratios else cost
                 most = expected
                 if candidate.reserve:
                     most = candidate.reserve.get(budget.name, expected)
-                    if not 0 <= most < math.inf:
+                    if not 0 <= most < _INFINITY:
                         raise IbpoError(
                             f"candidate {group!r}: reserve of {budget.name} is {most!r}; it must be finite, at least 0"
                         )
+                    most = float(most)
                     expected = min(expected, most)
             raw.append(cost)
             estimate.append(expected)
@@ -333,26 +405,27 @@ class Controller:
 
     def _end(self, request_id: str, actual: Mapping[str, float] | None, *, cancelled: bool) -> bool:
         """Book what a request cost; what responses gave back is released in the order in which they began."""
-        with self.store.transaction():
-            reservation = self.store.get(request_id)
+        store = self.store
+        with store.transaction():
+            reservation = store.get(request_id)
             if reservation is None:
                 # Another process has ended it, or a commit that seemed to fail had not: what was known here is stale.
                 lost = self._correction.follows(request_id)
                 if lost:
                     self._admission.restart()
             else:
-                default = (0.0,) * len(reservation.estimate) if cancelled else reservation.estimate
-                costs = _read_actual(reservation, self.policy.budgets, actual, default)
-                self.store.pop(request_id)
+                default = self._no_share if cancelled else reservation.estimate
+                costs = _read_actual(reservation, self._names, actual, default) if actual else default
+                store.pop(request_id)
                 restarts = self._admission.end(reservation, costs, cancelled=cancelled)
-                ended = Ended(reservation, costs, cancelled, restarts)
+                ended = _new_tuple(Ended, (reservation, costs, cancelled, restarts))
                 # In memory nothing can fail any more, and it need not be known beforehand what is ready.
                 if self._learning:
                     ready = self._correction.end(ended) if self._in_memory else self._correction.ready(ended)
-                else:
-                    ready = [ended]
-                for one in ready:
-                    self._admission.release(one)
+                    for one in ready:
+                        self._admission.release(one)
+                elif cancelled or costs is not default:
+                    self._admission.release(ended)
         if reservation is None:
             if lost:
                 self._correction.forget()
@@ -444,20 +517,14 @@ def _bad_cost(candidate: Candidate, budget: str) -> IbpoError:
 
 
 def _read_actual(
-    reservation: Reservation,
-    budgets: Sequence[BudgetPolicy],
-    actual: Mapping[str, float] | None,
-    default: Sequence[float],
+    reservation: Reservation, names: Sequence[str], actual: Mapping[str, float], default: Sequence[float]
 ) -> tuple[float, ...]:
     """What a response cost, per budget `[K]`: as given, else the default.
 
     Raises:
         IbpoError: An unknown budget, a cost that is negative or not finite.
     """
-    if not actual:
-        return tuple(map(float, default))
-    given, names = actual, [budget.name for budget in budgets]
-    for name, cost in given.items():
+    for name, cost in actual.items():
         if name not in names:
             raise IbpoError(
                 f"request {reservation.request_id!r}: cost of {name}: there is no such budget; name one of "
@@ -467,4 +534,6 @@ def _read_actual(
             raise IbpoError(
                 f"request {reservation.request_id!r}: cost of {name} is {cost!r}; it must be finite, at least 0"
             )
-    return tuple(float(given.get(name, default[k])) for k, name in enumerate(names))
+    if len(names) == 1:
+        return (float(actual[names[0]]),)
+    return tuple(float(actual.get(name, default[k])) for k, name in enumerate(names))

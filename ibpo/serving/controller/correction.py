@@ -31,23 +31,21 @@ class Correction:
 
     def __init__(self, num_budgets: int) -> None:
         self._num_budgets = num_budgets
-        self._sums: dict[str, list[list[float]]] = {}  # per budget: actual, estimate, their squares and product, count
-        self._begun: dict[str, deque[tuple[str, int]]] = {}  # request id, number in its response group
-        self._number: dict[str, int] = {}
-        self._open: set[str] = set()  # ids in _begun that have not ended
+        self._groups: dict[str, _Group] = {}
+        self._open: set[str] = set()  # ids in `_Group.begun` that have not ended
         self._ended: dict[str, Ended] = {}
         self.ratios: dict[str, list[float]] = {}
         """Response group -> per budget by what to multiply an estimate; 1 where there is none."""
 
     def follow(self, reservation: Reservation) -> None:
         """A response begins."""
-        group, name = reservation.response_group, reservation.request_id
-        begun = self._begun.get(group)
-        if begun is None:
-            begun = self._begun[group] = deque()
-        self._number[group] = number = self._number.get(group, 0) + 1
-        if len(begun) < _MOST_FOLLOWED and name not in self._ended:
-            begun.append((name, number))
+        name = reservation.request_id
+        group = self._groups.get(reservation.response_group)
+        if group is None:
+            group = self._groups[reservation.response_group] = _Group(self._num_budgets)
+        group.number += 1
+        if len(group.begun) < _MOST_FOLLOWED and name not in self._ended:
+            group.begun.append((name, group.number))
             self._open.add(name)
 
     def ready(self, ended: Ended) -> list[Ended]:
@@ -55,12 +53,12 @@ class Correction:
 
         One that failed, and one that is not followed, waits for none. Nothing is changed: `end` does.
         """
-        name, group = ended.reservation.request_id, ended.reservation.response_group
+        name, group = ended.reservation.request_id, self._groups.get(ended.reservation.response_group)
         followed = name in self._open
         done = [] if followed and not ended.cancelled else [ended]
-        for other, number in self._begun.get(group, ()):
+        for other, number in group.begun if group is not None else ():
             found = ended if other == name and followed else self._ended.get(other)
-            if found is None and other in self._open and self._number[group] - number <= _LOST_AFTER:
+            if found is None and other in self._open and group is not None and group.number - number <= _LOST_AFTER:
                 break
             if found is not None and not found.cancelled:
                 done.append(found)
@@ -68,22 +66,30 @@ class Correction:
 
     def end(self, ended: Ended) -> list[Ended]:
         """A response has ended, or failed; what `ready` would have said."""
-        name, group = ended.reservation.request_id, ended.reservation.response_group
-        alone = [ended] if ended.cancelled or name not in self._open else []
-        if name in self._open:
-            self._open.discard(name)
-            self._ended[name] = ended
-        done: list[Ended] = []
-        begun = self._begun.setdefault(group, deque())
-        while begun and (begun[0][0] not in self._open or self._number[group] - begun[0][1] > _LOST_AFTER):
+        name, open_ids, all_ended = ended.reservation.request_id, self._open, self._ended
+        group = self._groups.get(ended.reservation.response_group)
+        followed = name in open_ids
+        if group is None:
+            return [ended]
+        begun, done = group.begun, []
+        if followed:
+            open_ids.remove(name)
+            if begun and begun[0][0] == name:  # the oldest of its group: it waits for none
+                begun.popleft()
+                if not ended.cancelled:
+                    done.append(ended)
+            else:
+                all_ended[name] = ended
+        while begun and (begun[0][0] not in open_ids or group.number - begun[0][1] > _LOST_AFTER):
             first = begun.popleft()[0]
-            self._open.discard(first)
-            found = self._ended.pop(first, None)
+            open_ids.discard(first)
+            found = all_ended.pop(first, None)
             if found is not None and not found.cancelled:
                 done.append(found)
         if done:
-            self._learn(group, done)
-        return alone + done
+            ratios = group.learn(done)
+            self.ratios[ended.reservation.response_group] = ratios
+        return done if followed and not ended.cancelled else [ended, *done]
 
     def follows(self, request_id: str) -> bool:
         """Whether this one has begun, and not ended as far as is known here."""
@@ -91,16 +97,60 @@ class Correction:
 
     def forget(self) -> None:
         """Follow none of those that have begun; what has been learned stays."""
-        self._begun.clear()
+        for group in self._groups.values():
+            group.begun.clear()
         self._open.clear()
         self._ended.clear()
 
-    def _learn(self, group: str, done: list[Ended]) -> None:
-        sums = self._sums.get(group)
-        if sums is None:
-            sums = self._sums[group] = [[0.0] * 6 for _ in range(self._num_budgets)]
+    def state(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        return {
+            "sums": {name: [list(row) for row in group.sums] for name, group in self._groups.items() if group.learned},
+            "begun": {name: [list(row) for row in group.begun] for name, group in self._groups.items()},
+            "number": {name: group.number for name, group in self._groups.items()},
+            "open": sorted(self._open),
+            "ended": [[row.reservation.state(), list(row.actual), *row[2:]] for row in self._ended.values()],
+        }
+
+    @classmethod
+    def from_state(cls, num_budgets: int, state: dict[str, Any]) -> Correction:
+        """The inverse of `state`."""
+        correction = cls(num_budgets)
+        for name, number in state["number"].items():
+            group = correction._groups[name] = _Group(num_budgets)
+            group.number = number
+            group.begun.extend((i, n) for i, n in state["begun"].get(name, ()))
+            if name in state["sums"]:
+                group.sums = [list(row) for row in state["sums"][name]]
+                correction.ratios[name] = [_ratio(*row) for row in group.sums]
+        correction._open = set(state["open"])
+        for values, actual, cancelled, restarts in state["ended"]:
+            reservation = Reservation.from_state(values)
+            correction._ended[reservation.request_id] = Ended(reservation, tuple(actual), cancelled, restarts)
+        return correction
+
+
+class _Group:
+    """The responses of one group."""
+
+    __slots__ = ("begun", "number", "sums")
+
+    def __init__(self, num_budgets: int) -> None:
+        self.begun: deque[tuple[str, int]] = deque()
+        """Request id and number in the group of those that are followed, in the order in which they began."""
+        self.number = 0
+        """How many have begun."""
+        self.sums = [[0.0] * 6 for _ in range(num_budgets)]
+        """Per budget weighted sums: actual, estimate, their squares and product, count."""
+
+    @property
+    def learned(self) -> bool:
+        return self.sums[0][5] > 0
+
+    def learn(self, done: list[Ended]) -> list[float]:
+        """Take in what has ended; the new ratios."""
         for reservation, actual, _, _ in done:
-            for row, cost, raw in zip(sums, actual, reservation.raw, strict=True):
+            for row, cost, raw in zip(self.sums, actual, reservation.raw, strict=True):
                 a, b, aa, bb, ab, count = row
                 row[:] = (
                     a + cost - a / _MEMORY,
@@ -110,30 +160,7 @@ class Correction:
                     ab + cost * raw - ab / _MEMORY,
                     count + 1,
                 )
-        self.ratios[group] = [_ratio(*row) for row in sums]
-
-    def state(self) -> dict[str, Any]:
-        """Everything, for JSON."""
-        return {
-            "sums": {name: [list(row) for row in rows] for name, rows in self._sums.items()},
-            "begun": {name: [list(row) for row in rows] for name, rows in self._begun.items()},
-            "number": dict(self._number),
-            "open": sorted(self._open),
-            "ended": [[row.reservation.state(), list(row.actual), *row[2:]] for row in self._ended.values()],
-        }
-
-    @classmethod
-    def from_state(cls, num_budgets: int, state: dict[str, Any]) -> Correction:
-        """The inverse of `state`."""
-        correction = cls(num_budgets)
-        correction._sums = {name: [list(row) for row in rows] for name, rows in state["sums"].items()}
-        correction._begun = {name: deque((i, n) for i, n in rows) for name, rows in state["begun"].items()}
-        correction._number, correction._open = dict(state["number"]), set(state["open"])
-        for values, actual, cancelled, restarts in state["ended"]:
-            reservation = Reservation.from_state(values)
-            correction._ended[reservation.request_id] = Ended(reservation, tuple(actual), cancelled, restarts)
-        correction.ratios = {name: [_ratio(*row) for row in rows] for name, rows in correction._sums.items()}
-        return correction
+        return [_ratio(*row) for row in self.sums]
 
 
 def _ratio(actual: float, estimate: float, actual_2: float, estimate_2: float, product: float, count: float) -> float:
@@ -141,7 +168,11 @@ def _ratio(actual: float, estimate: float, actual_2: float, estimate_2: float, p
     if count < _FEWEST or estimate <= 0:
         return 1.0
     ratio = actual / estimate  # r
-    noise = max(0.0, actual_2 - 2 * ratio * product + ratio * ratio * estimate_2) / estimate**2  # s^2
+    noise = (actual_2 - 2 * ratio * product + ratio * ratio * estimate_2) / estimate**2  # s^2
     off = ratio - 1
-    shrunk = 1.0 if off == 0 else 1 + off * max(0.0, 1 - noise / off**2)
-    return min(16.0, max(0.125, shrunk))
+    if noise > 0:
+        kept = 1 - noise / off**2 if off else 0.0
+        shrunk = 1 + off * kept if kept > 0 else 1.0
+    else:
+        shrunk = 1 + off
+    return 16.0 if shrunk > 16.0 else 0.125 if shrunk < 0.125 else shrunk

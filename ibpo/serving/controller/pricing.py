@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ibpo.serving.controller.accounts import Reservation
-from ibpo.serving.controller.admission import Account
+from ibpo.serving.controller.admission import Account, Bounds
 from ibpo.serving.controller.policy import ServingPolicy
 from ibpo.serving.controller.window import Window
 
@@ -20,6 +20,9 @@ _MEMORY = 512
 """Responses over which the variance of surprises is averaged."""
 _GROWING, _SHRINKING = 2.0, 0.125
 """The room grows by this factor at most, after each curve, and shrinks by this part of the way to what it should be."""
+_EDGE = 0.999
+"""Beyond this part of the half room the drift is infinite: nothing is bought, or all is."""
+_RIGHT_ANGLE = math.pi / 2
 
 
 class Quote(NamedTuple):
@@ -57,6 +60,8 @@ class Pricing:
         self._means = [budget.mean for budget in policy.budgets]
         self._variances = [self._variance(k) for k in range(len(self._means))]  # as of the last curve
         self._follows = [budget.overdraft is None for budget in policy.budgets]
+        self._spring: list[tuple[float, float, float, float]] = []  # `drift`'s terms, per budget
+        self._spring_of: Bounds | None = None  # whose they are; None: the variances have changed
 
     @property
     def num_drifts(self) -> int:
@@ -65,14 +70,24 @@ class Pricing:
 
     def quote(self, accounts: Sequence[Account]) -> Quote:
         """The prices for a request that is booked in these accounts, the total first."""
-        _, bounds, buckets = accounts[0]
+        account = accounts[0]
+        if account.bounds is not self._spring_of:
+            self._set_spring(account.bounds)
         targets: list[float] = []
         prices: list[float] = []
-        for k, bucket in enumerate(buckets):
-            position = bucket.balance - bucket.held - bucket.deferred
-            target = self._means[k] + drift(position, bounds.overdraft[k], bounds.burst[k], self._variances[k])
+        tan, price_of = math.tan, self._total.price
+        for k, (mean, centre, half, force) in enumerate(self._spring):
+            bucket = account.buckets[k]
+            # mean + drift(balance - held - deferred)
+            waiting = bucket.waiting
+            position = bucket.balance - bucket.held - (bucket.returned + (waiting if waiting > 0 else 0.0))
+            place = (position - centre) / half
+            if -_EDGE <= place <= _EDGE:
+                target = mean + force * tan(_RIGHT_ANGLE * place)
+            else:
+                target = math.copysign(math.inf, place)
             targets.append(target)
-            prices.append(self._total.price(k, target) or 0.0)
+            prices.append(price_of(k, target) or 0.0)
         if len(accounts) == 1:
             return Quote(prices, None, None, targets)
         low, high = self._bounds(accounts[1:])
@@ -94,6 +109,7 @@ class Pricing:
         if self._total.add(utility, cost, quote.low, quote.high):
             self._total.reprice(quote.targets, self._unbound, self._most, self._means)
             self._variances = [self._variance(k) for k in range(len(self._means))]
+            self._spring_of = None
             changed = self._follow()
         if len(accounts) == 1:
             return changed
@@ -109,8 +125,8 @@ class Pricing:
     def learn(self, reservation: Reservation, actual: Sequence[float]) -> None:
         """A response has ended, and cost `actual` `[K]`."""
         for k, cost in enumerate(actual):
-            surprise = (cost - reservation.estimate[k]) / reservation.num_requests
-            self._surprise[k] += (surprise * surprise - self._surprise[k]) / _MEMORY
+            surprise, known = (cost - reservation.estimate[k]) / reservation.num_requests, self._surprise[k]
+            self._surprise[k] = known + (surprise * surprise - known) / _MEMORY
 
     def _follow(self) -> bool:
         """Let the overdrafts follow what the budgets buy: up at once, down slowly."""
@@ -125,6 +141,17 @@ class Pricing:
             if abs(found - was) > 1e-3 * was:
                 self.overdraft[k], changed = found, True
         return changed
+
+    def _set_spring(self, bounds: Bounds) -> None:
+        """What `drift` makes of these bounds and variances, so that a request has only the position to put in."""
+        self._spring = []
+        for mean, overdraft, burst, variance in zip(
+            self._means, bounds.overdraft, bounds.burst, self._variances, strict=True
+        ):
+            half = (overdraft + burst) / 2
+            force = variance * (math.pi / (2 * half)) if half else 0.0
+            self._spring.append((mean, (burst - overdraft) / 2, half or math.inf, force))
+        self._spring_of = bounds
 
     def _burst(self, k: int) -> float:
         given = self._budgets[k].burst
@@ -199,9 +226,9 @@ def drift(position: float, overdraft: float, burst: float, variance: float) -> f
     if half == 0:
         return 0.0
     place = (position - (burst - overdraft) / 2) / half  # x / w
-    if abs(place) > 0.999:
+    if abs(place) > _EDGE:
         return math.copysign(math.inf, place)
-    return variance * (math.pi / (2 * half)) * math.tan(math.pi / 2 * place)
+    return variance * (math.pi / (2 * half)) * math.tan(_RIGHT_ANGLE * place)
 
 
 def find_room(known: float, unknown: float, most_expensive: float, mean: float) -> float:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
+from functools import reduce
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ibpo.allocation import envelope
-from ibpo.serving.controller.alarm import Alarm
+from ibpo.serving.controller.alarm import Alarm, moments
 
 FloatArray = NDArray[np.float64]
 
@@ -59,10 +61,12 @@ class Window:
         self._pending: list[_Row] = []  # since the last curve
         self._due = 8
         self._bounded = False  # whether any request has been bound to prices of its own
-        self._utility: FloatArray = np.zeros((size, 2))
-        self._cost: FloatArray = np.zeros((size, 2, num_budgets))
-        self._low: FloatArray = np.zeros((size, num_budgets))
-        self._high: FloatArray = np.full((size, num_budgets), math.inf)
+        # The window is the rows before `_end`: it moves down its arrays, and back to their head where they end.
+        self._end = 0
+        self._utility: FloatArray = np.zeros((2 * size, 2))
+        self._cost: FloatArray = np.zeros((2 * size, 2, num_budgets))
+        self._low: FloatArray = np.zeros((2 * size, num_budgets))
+        self._high: FloatArray = np.full((2 * size, num_budgets), math.inf)
         # For each budget: slopes from the largest down, cumulated costs with them, cost without any step, requests.
         self._curves: list[tuple[list[float], list[float], float, int]] = [([], [], 0.0, 0)] * num_budgets
 
@@ -78,6 +82,8 @@ class Window:
     ) -> bool:
         """Take a request in: utility `[G]`, cost `[G, K]`, bounds on its prices `[K]`; True if a curve is due."""
         self._pending.append((utility, cost, low, high))
+        if low is not None or high is not None:
+            self._bounded = True
         return len(self._pending) >= self._due
 
     def price(self, budget: int, target: float) -> float | None:
@@ -85,7 +91,7 @@ class Window:
         slopes, total, base, length = self._curves[budget]
         if length < _FEWEST:
             return None
-        if target in (math.inf, -math.inf):
+        if not -math.inf < target < math.inf:
             return 0.0 if target > 0 else PROHIBITIVE
         place = bisect_right(total, target * length - base)
         return slopes[place] if place < len(slopes) else 0.0
@@ -108,7 +114,7 @@ class Window:
         implied = list(prices)
         num_new = len(self._pending)
         self._take()
-        rows = np.arange(self._count - self._length, self._count) % self.size
+        rows = slice(self._end - self._length, self._end)
         told, cost = self._utility[rows], self._cost[rows]
         utility = told if most is None else _possible(told, cost, most)
         low, high = (self._low[rows], self._high[rows]) if self._bounded else (None, None)
@@ -128,7 +134,7 @@ class Window:
             self._curves[budget] = (
                 slope[order].tolist(),
                 np.cumsum(step_cost[order]).tolist(),
-                float(base.sum()),
+                float(np.add.reduce(base)),
                 len(utility),
             )
             found = self.price(budget, targets[budget])
@@ -137,55 +143,71 @@ class Window:
                 prices[budget] = found if self._num_budgets == 1 else (prices[budget] + found) / 2
             alone = self.price(budget, means[budget]) if means is not None and self._num_budgets == 1 else None
             implied[budget] = prices[budget] if alone is None else alone
-        self.alarm.watch(np.column_stack([told.max(axis=1) - told.min(axis=1), cost.max(axis=1)]), num_new)
+        self.alarm.watch(np.column_stack([_most(told) - _least(told), _most(cost)]), num_new)
         self._watch(utility, cost, _within(implied, low, high))
         self._due = max(8, min(self._length // 8, self.size // 8))
 
     def _watch(self, utility: FloatArray, cost: FloatArray, paid: FloatArray) -> None:
         """Note what is bought at current prices; drop the older requests after a change."""
         size = len(utility)
-        chosen = np.argmax(utility - _paid(cost, paid), axis=1)
-        spent = cost[np.arange(size), chosen]
-        self.variance = spent.var(axis=0).tolist()
+        value = utility - _paid(cost, paid)
+        if value.shape[1] == 2:
+            spent = np.where((value[:, 1] > value[:, 0])[:, None], cost[:, 1], cost[:, 0])
+        else:
+            spent = cost[np.arange(size), np.argmax(value, axis=1)]
+        self.variance = moments(spent)[1].tolist()
         few = max(2, size // _MOST_EXPENSIVE)
         if size > few:
-            self.most_expensive = np.partition(spent, size - few, axis=0)[size - few :].mean(axis=0).tolist()
+            self.most_expensive = (
+                np.add.reduce(np.partition(spent, size - few, axis=0)[size - few :], axis=0) / few
+            ).tolist()
         older = size - _RECENT
         if older < _RECENT:
             return
-        gap = np.abs(spent[older:].mean(axis=0) - spent[:older].mean(axis=0))
-        if (gap > _CUT_SIGMAS * np.sqrt(np.array(self.variance) * (1 / _RECENT + 1 / older))).any():
-            self._length = _RECENT
+        recent = (np.add.reduce(spent[older:], axis=0) / _RECENT).tolist()
+        before = (np.add.reduce(spent[:older], axis=0) / older).tolist()
+        per_request = 1 / _RECENT + 1 / older
+        for now, was, spread in zip(recent, before, self.variance, strict=True):
+            if abs(now - was) > _CUT_SIGMAS * math.sqrt(spread * per_request):
+                self._length = _RECENT
 
     def _take(self) -> None:
         """Move the requests since the last curve into the window."""
         if not self._pending:
             return
         utility, cost, low, high = zip(*self._pending, strict=True)
-        widest = max(map(len, utility))
-        more = widest - self._utility.shape[1]
+        num_new, width, num_budgets = len(utility), self._utility.shape[1], self._num_budgets
+        sizes = set(map(len, utility))
+        more = max(sizes) - width
         if more > 0:
+            width += more
             self._utility = np.hstack([self._utility, np.repeat(self._utility[:, :1], more, axis=1)])
             self._cost = np.hstack([self._cost, np.repeat(self._cost[:, :1], more, axis=1)])
-        width = self._utility.shape[1]
-        if min(map(len, utility)) < width:
+        if min(sizes) < width:
             # A response group given twice changes nothing: it fills the width.
             utility = [[*u, *[u[0]] * (width - len(u))] for u in utility]
             cost = [[*c, *[c[0]] * (width - len(c))] for c in cost]
-        rows = (self._count + np.arange(len(utility))) % self.size
-        self._utility[rows], self._cost[rows] = utility, cost
-        if self._bounded or any(low) or any(bound is not None and min(bound) < math.inf for bound in high):
-            self._bounded = True
-            none, free = [0.0] * self._num_budgets, [math.inf] * self._num_budgets
+        if self._end + num_new > len(self._utility):
+            kept = slice(self._end - min(self._length, self.size - num_new), self._end)
+            self._end = kept.stop - kept.start
+            for array in (self._utility, self._cost, self._low, self._high):
+                array[: self._end] = array[kept].copy()
+        rows = slice(self._end, self._end + num_new)
+        self._utility[rows] = np.fromiter(chain.from_iterable(utility), float, num_new * width).reshape(num_new, width)
+        numbers = np.fromiter(chain.from_iterable(chain.from_iterable(cost)), float, num_new * width * num_budgets)
+        self._cost[rows] = numbers.reshape(num_new, width, num_budgets)
+        if self._bounded:
+            none, free = [0.0] * num_budgets, [math.inf] * num_budgets
             self._low[rows] = [none if bound is None else bound for bound in low]
             self._high[rows] = [free if bound is None else bound for bound in high]
-        self._count += len(utility)
-        self._length = min(self.size, self._length + len(utility))
+        self._end += num_new
+        self._count += num_new
+        self._length = min(self.size, self._length + num_new)
         self._pending.clear()
 
     def state(self) -> dict[str, Any]:
         """Everything, for JSON; infinite bounds are left out."""
-        rows = (np.arange(self._count - self._length, self._count) % self.size).tolist()
+        rows = range(self._end - self._length, self._end)
         return {
             "count": self._count,
             "alarm": self.alarm.state(),
@@ -242,6 +264,16 @@ def _paid(cost: FloatArray, price: FloatArray) -> FloatArray:
     return (cost * price[:, None, :]).sum(axis=2)
 
 
+def _most(values: FloatArray) -> FloatArray:
+    """Largest over the second axis, candidate after candidate: numpy reduces a short axis many times as slowly."""
+    return reduce(np.maximum, (values[:, g] for g in range(values.shape[1])))
+
+
+def _least(values: FloatArray) -> FloatArray:
+    """Smallest over the second axis."""
+    return reduce(np.minimum, (values[:, g] for g in range(values.shape[1])))
+
+
 def _steps(value: FloatArray, cost: FloatArray) -> tuple[FloatArray, NDArray[np.int64], FloatArray, FloatArray]:
     """Cost of the cheapest response `[W]`; request, cost and slope of every step up the envelopes."""
     size, width = value.shape
@@ -252,7 +284,7 @@ def _steps(value: FloatArray, cost: FloatArray) -> tuple[FloatArray, NDArray[np.
         gain = np.where(extra < 0, -1.0, 1.0) * (value[:, 1] - value[:, 0])
         step = np.abs(extra)
         problem = np.flatnonzero((step > 0) & (gain > 0))
-        return cost.min(axis=1), problem, step[problem], gain[problem] / step[problem]
+        return _least(cost), problem, step[problem], gain[problem] / step[problem]
     rows = np.repeat(np.arange(size), width)
     value, cost = value.ravel(), cost.ravel()
     kept = np.isfinite(value)
