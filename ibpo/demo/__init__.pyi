@@ -19,6 +19,11 @@ from .policy import sample_policy as sample_policy
 from .policy import sample_untrained as sample_untrained
 from .policy import settings_of as settings_of
 from .policy import train_policy as train_policy
+from .real_models import REAL_MODELS as REAL_MODELS
+from .real_models import RealModel as RealModel
+from .real_models import convert_gguf as convert_gguf
+from .real_models import fetch_gguf as fetch_gguf
+from .real_models import get_model as get_model
 from .run import UNTRAINED as UNTRAINED
 from .run import DemoJob as DemoJob
 from .run import DemoSettings as DemoSettings
@@ -33,6 +38,7 @@ __all__ = [
     "EXPERIMENTS",
     "LONGEST_CHAIN",
     "NUM_SAMPLED",
+    "REAL_MODELS",
     "THINKING",
     "UNTRAINED",
     "VOTING",
@@ -41,12 +47,16 @@ __all__ = [
     "Experiment",
     "ModelJob",
     "ProcessJob",
+    "RealModel",
     "StepProgress",
     "calibrated_choice",
     "check_settings",
     "common_settings",
+    "convert_gguf",
     "correctness_reward",
     "experiment_named",
+    "fetch_gguf",
+    "get_model",
     "model_path",
     "plan_jobs",
     "quiet_libraries",
