@@ -67,8 +67,9 @@ def _cold_start(recipe: Path, overrides: list[str], run: RunDir, command: str) -
         return json.loads(run.results.read_text(encoding="utf-8"))
     data = config.data
     try:
-        training, held_out, judge_name = read_problems(data)
-        if judge_name == "code":
+        kept = [one.body for one in config.response_group if not one.body.startswith("own")]
+        training, held_out, judge_name = read_problems(data, kept)
+        if judge_name == "code" and not config.response_group:
             raise IbpoError(
                 "data.judge: a vote compares answers, and programs are told apart by their tests only; "
                 "take another task, or train without a cold start"
@@ -128,16 +129,19 @@ def _next_recipe(config: ColdStartConfig, run: RunDir) -> str:
     """`ibpo train` from here: the same problems, the same response groups."""
     from ibpo.responses import FORMS
     from ibpo.runs import to_toml
+    from ibpo.training import groups_of
 
     form = FORMS[config.build.form]
+    reader = "boxed" if form.name == "boxed" else "after:<answer>"
+    readers = {one.name: one.answer for one in config.response_group}
     groups = tuple(
         {
             "name": group.name,
             "prefix": group.prefix,
             "instruction": group.instruction,
-            "answer": "boxed" if form.name == "boxed" else "after:<answer>",
+            "answer": readers.get(group.name, reader),
         }
-        for group in (form.standard, form.voting)
+        for group in groups_of(config)
     )
     tables = {
         "model": {"path": str(run.model), "dtype": config.model.dtype},
@@ -145,7 +149,7 @@ def _next_recipe(config: ColdStartConfig, run: RunDir) -> str:
         "judge": config.judge.model_dump(),
         "constraints": config.constraints.model_dump(),
         "response_group": groups,
-        "budget": {form.voting.name: 0.5},
+        "budget": {groups[-1]["name"]: 0.5},
         "train": {"max_completion_length": config.gate.max_completion_length},
         "trl": {"chat_template_kwargs": config.template} if config.template else {},
     }
@@ -162,10 +166,13 @@ NOTE = (
 
 def _rows(results: dict[str, Any]) -> list[list[str]]:
     gate = results["gate"]
-    names = list(gate["share"])[:2] or ["standard", "voting"]
+    if "groups" in gate:
+        measured = list(gate["groups"].items())
+    else:
+        names = list(gate["share"])[:2] or ["standard", "voting"]
+        measured = [(name, gate[key]) for name, key in zip(names, ("standard", "voting"), strict=True)]
     rows = []
-    for name, key in zip(names, ("standard", "voting"), strict=True):
-        group = gate[key]
+    for name, group in measured:
         chosen = f"{gate['share'][name]:.1%}" if gate["share"] else ""
         rows.append(
             [
@@ -178,7 +185,8 @@ def _rows(results: dict[str, Any]) -> list[list[str]]:
                 chosen,
             ]
         )
-    rows.append(["external voting", f"{gate['external_accuracy']:.3f}", "", "", "", "", ""])
+    if "external_accuracy" in gate:
+        rows.append(["external voting", f"{gate['external_accuracy']:.3f}", "", "", "", "", ""])
     return rows
 
 
@@ -188,11 +196,14 @@ def _lines(results: dict[str, Any], run: RunDir) -> list[str]:
     lines = [
         f"solutions: {counts['solutions']}, of which {counts.get('truncated', 0)} cut off (not used), "
         f"{counts.get('unanswered', 0)} without answer, {counts.get('violating', 0)} violating a constraint, "
-        f"{counts['right']} right; responses built: {built}",
-        f"votes: {gate['keeps_rule']:.1%} keep form and stop rule, {gate['mean_trials']:.2f} trials on average "
-        f"(external {gate['external_trials']:.2f}); accuracy {0 - gate['below_external']:+.3f} against external, "
-        "95 % interval {:+.3f} to {:+.3f}".format(*(0 - x for x in reversed(gate["below_external_95"]))),
+        f"{counts.get('right', 0)} right; responses built: {built}",
     ]
+    if "keeps_rule" in gate:
+        lines.append(
+            f"votes: {gate['keeps_rule']:.1%} keep form and stop rule, {gate['mean_trials']:.2f} trials on average "
+            f"(external {gate['external_trials']:.2f}); accuracy {0 - gate['below_external']:+.3f} against external, "
+            "95 % interval {:+.3f} to {:+.3f}".format(*(0 - x for x in reversed(gate["below_external_95"])))
+        )
     bill = results["data_set"].get("bill")  # data sets of before have none
     if bill is not None:
         lines.insert(1, f"bill of the solutions: {_bill(bill)}")

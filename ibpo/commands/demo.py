@@ -15,12 +15,21 @@ from ibpo.errors import IbpoError
 EXTENDED = "extended"
 BUDGETS = (0.25, 0.5, 0.75)
 EXPERIMENTS = ("thinking", "voting")
+REAL = "smollm2"
 QUICK_STEPS, QUICK_PROBLEMS = 40, 600
 NUM_PROBLEMS, NUM_CALIBRATION = 4_000, 4_096
+REAL_SIZES = {"num_problems": 400, "num_calibration": 400, "num_taught": 300, "num_train": 400}
+REAL_QUICK = {"num_problems": 60, "num_calibration": 60, "num_taught": 60, "num_train": 60}
+"""Of the experiment with a real model, whose responses cost a thousand times as much."""
 
 
 def demo_command(
-    experiment: Annotated[str, typer.Option(help="Which embedded experiment: thinking, voting, or both.")] = "thinking",
+    experiment: Annotated[
+        str, typer.Option(help="thinking, voting, or both; or smollm2: a real model, see --model.")
+    ] = "thinking",
+    model: Annotated[
+        str, typer.Option(help="Of smollm2: its folder, as `ibpo models get smollm2` makes it.")
+    ] = "models/smollm2",
     budget: Annotated[
         list[str] | None,
         typer.Option(
@@ -40,29 +49,36 @@ def demo_command(
 
     Interrupted, it goes on where it was when it is called again.
     """
-    if experiment not in (*EXPERIMENTS, "both"):
-        raise IbpoError(f"--experiment: {experiment!r} is none of thinking, voting, both")
+    if experiment not in (*EXPERIMENTS, "both", REAL):
+        raise IbpoError(f"--experiment: {experiment!r} is none of thinking, voting, both, {REAL}")
+    if experiment == REAL:
+        if from_scratch:
+            raise IbpoError("--from-scratch: remakes an embedded model; others made this one: leave it out")
+        if not Path(model).expanduser().is_dir():
+            raise IbpoError(f"--model: {model}: no such folder; make it: ibpo models get smollm2 --out {model}")
     budgets = read_budgets(budget or [])
     run_dir = runs / (name or f"{experiment}{'-quick' if quick else ''}{'-from-scratch' if from_scratch else ''}")
     console = plain_console()
     started = time.monotonic()
     try:
-        from ibpo.demo import DemoSettings, check_settings, plan_jobs, run_jobs, write_outcome
+        from ibpo.demo import DemoSettings, check_settings, plan_jobs, plan_real_jobs, run_jobs, write_outcome
         from ibpo.runs import note_call, working_in
 
+        sizes = {"num_problems": QUICK_PROBLEMS if quick else NUM_PROBLEMS, "num_calibration": NUM_CALIBRATION}
+        if experiment == REAL:
+            sizes = (REAL_QUICK if quick else REAL_SIZES) | {"model": str(Path(model).expanduser().resolve())}
         settings = DemoSettings(
             experiments=EXPERIMENTS if experiment == "both" else (experiment,),
             budgets=budgets,
             seeds=tuple(range(seeds)),
-            num_problems=QUICK_PROBLEMS if quick else NUM_PROBLEMS,
-            num_calibration=NUM_CALIBRATION,
+            **sizes,
             num_steps=QUICK_STEPS if quick else None,
             from_scratch=from_scratch,
         )
         check_settings(run_dir, settings)
         with working_in(run_dir):
             note_call(run_dir, settings.seeds)
-            for phase in plan_jobs(run_dir, settings):
+            for phase in (plan_real_jobs if experiment == REAL else plan_jobs)(run_dir, settings):
                 if phase:
                     run_jobs(phase, console)
             write_outcome(run_dir, settings, console, seconds=time.monotonic() - started)

@@ -1,5 +1,6 @@
 from .experiments import EXPERIMENTS as EXPERIMENTS
 from .experiments import LONGEST_CHAIN as LONGEST_CHAIN
+from .experiments import SMOLLM2 as SMOLLM2
 from .experiments import THINKING as THINKING
 from .experiments import VOTING as VOTING
 from .experiments import Experiment as Experiment
@@ -24,6 +25,9 @@ from .real_models import RealModel as RealModel
 from .real_models import convert_gguf as convert_gguf
 from .real_models import fetch_gguf as fetch_gguf
 from .real_models import get_model as get_model
+from .real_policy import RealJob as RealJob
+from .real_policy import plan_real_jobs as plan_real_jobs
+from .real_policy import run_real_job as run_real_job
 from .run import UNTRAINED as UNTRAINED
 from .run import DemoJob as DemoJob
 from .run import DemoSettings as DemoSettings
@@ -39,6 +43,7 @@ __all__ = [
     "LONGEST_CHAIN",
     "NUM_SAMPLED",
     "REAL_MODELS",
+    "SMOLLM2",
     "THINKING",
     "UNTRAINED",
     "VOTING",
@@ -47,6 +52,7 @@ __all__ = [
     "Experiment",
     "ModelJob",
     "ProcessJob",
+    "RealJob",
     "RealModel",
     "StepProgress",
     "calibrated_choice",
@@ -59,10 +65,12 @@ __all__ = [
     "get_model",
     "model_path",
     "plan_jobs",
+    "plan_real_jobs",
     "quiet_libraries",
     "resolve_model",
     "run_job",
     "run_jobs",
+    "run_real_job",
     "sample_policy",
     "sample_untrained",
     "settings_of",

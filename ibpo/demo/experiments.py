@@ -1,4 +1,4 @@
-"""The two embedded experiments: each is a task, two response groups, and settings of `ibpo.IBPOConfig`.
+"""The demo's experiments, two embedded and one with a real model: task, response groups, settings of the training.
 
 How their language models were made from nothing (corpora, pretraining, cold start): `experiments/build.py` of the
 repository.
@@ -10,11 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ibpo.responses import MAX_TRIALS, TALLY, tagged_answer, thought_answer
-from ibpo.tasks import EmbeddedTask, digit_sums, symbol_sums
+from ibpo.responses import MAX_TRIALS, TALLY, answer_reader, tagged_answer, thought_answer
+from ibpo.tasks import EmbeddedTask, digit_sums, symbol_sums, word_sums
 from ibpo.types import ResponseGroup
 
 EXPERIMENTS = ("thinking", "voting")
+TINY = (
+    "The models are tiny (0.36 million parameters) and the tasks are made up: this shows that the method does what it "
+    "says, not how much it gains on a large model."
+)
 LONGEST_CHAIN = 12
 """Operands of the longest sum in *thinking*."""
 
@@ -35,6 +39,8 @@ class Experiment:
     """Standard responses per problem in the evaluation: self-consistency needs as many as its largest k."""
     asked: str = ""
     """What the model is asked, for the report and the model card."""
+    model: str = TINY
+    """What the model is, for the report's limits."""
     designed_in: str = ""
     """Whatever about the errors is designed into the data, said openly in the model card and the report."""
 
@@ -94,6 +100,33 @@ VOTING = Experiment(
 """One chain of thought, or sequential voting with up to eight attempts: the paper's own setting."""
 
 
+SMOLLM2 = Experiment(
+    name="smollm2",
+    title="A real model: answer at once, or step by step",
+    task=word_sums,
+    response_groups=(
+        ResponseGroup(name="standard", prefix="Answer:", extract_answer=answer_reader("after:Answer:")),
+        ResponseGroup(name="extended", prefix="Steps:", extract_answer=answer_reader("after:Answer:")),
+    ),
+    max_completion_length=64,
+    training={
+        # All weights, three hundred problems once: enough for both forms, and for most of the arithmetic.
+        "cold_start": {"learning_rate": 2e-4},
+        # One response of each group to each problem: the regression's error on them.
+        "min_gain": 0.15,
+    },
+    num_siblings_standard=4,
+    asked="SmolLM2-135M-Instruct, a chat model that others made, adds two to five numbers, in stories and as bare "
+    "sums. It may answer at once (standard) or write the sum down number by number (extended).",
+    model="The model is real (135 million parameters); it was taught both kinds of response by imitation of a "
+    "program's, and the task is made up. Then the choice alone was trained: what follows the first token is written by "
+    "the cold start, so forced responses of the trained policies are the cold start's.",
+    designed_in="Nothing about the errors is designed in: at once the model is right on two numbers and seldom on "
+    "more. A fifth of the problems hold a number that is not told and are hopeless by construction.",
+)
+"""A real language model, from a folder: the choice is trained, bodies are those of the cold start."""
+
+
 def experiment_named(name: str) -> Experiment:
-    """`"thinking"` or `"voting"`."""
-    return {"thinking": THINKING, "voting": VOTING}[name]
+    """`"thinking"`, `"voting"` or `"smollm2"`."""
+    return {"thinking": THINKING, "voting": VOTING, "smollm2": SMOLLM2}[name]

@@ -81,8 +81,7 @@ def write_outcome(run_dir: Path, settings: DemoSettings, console: Console, secon
         what_ran=_what_ran(run_dir, settings, seconds),
         limits=[
             *(experiment_named(name).designed_in for name in settings.experiments),
-            "The models are tiny (0.36 million parameters) and the tasks are made up: this shows that the method does "
-            "what it says, not how much it gains on a large model.",
+            *dict.fromkeys(experiment_named(name).model for name in settings.experiments),
             "Calibrated policies choose the response group by a threshold set on prompts without answers; their "
             "accuracy is that of their own forced responses.",
             "Standard errors are over problems, of one seed; nothing here was run on a GPU.",
@@ -182,7 +181,7 @@ def _what_ran(run_dir: Path, settings: DemoSettings, seconds: float) -> list[tup
         *noted_calls(run_dir),
         ("Unseen problems per seed", f"{settings.num_problems:,}"),
         ("Unlabelled prompts for the calibration", f"{settings.num_calibration:,}"),
-        ("Model", "remade from nothing" if settings.from_scratch else "the shipped cold start"),
+        ("Model", settings.model or ("remade from nothing" if settings.from_scratch else "the shipped cold start")),
         ("Time of this call", f"{seconds / 60:.1f} min (what an earlier call had finished is not in it)"),
         ("Peak memory", _peak_memory()),
     ]

@@ -147,6 +147,11 @@ class DemoSettings:
     num_steps: int | None
     """Updates per policy; None: the experiment's own number."""
     from_scratch: bool
+    model: str = ""
+    """Folder or hub id of the real model; "": of the embedded experiments."""
+    num_taught: int = 0
+    """Of a real model: problems of the cold start, and below it those that the choice is trained on."""
+    num_train: int = 0
 
 
 def check_settings(run_dir: Path, settings: DemoSettings) -> None:
@@ -171,8 +176,8 @@ def check_settings(run_dir: Path, settings: DemoSettings) -> None:
                 raise ValueError("no settings")
         except (ValueError, RecursionError) as error:
             raise IbpoError(f"{path}: not readable ({error}); delete the directory or choose another --name") from None
-        for key in ("num_problems", "num_calibration", "num_steps", "from_scratch"):
-            if before.get(key) != asdict(settings)[key]:
+        for key in ("num_problems", "num_calibration", "num_steps", "from_scratch", "model", "num_taught", "num_train"):
+            if before.get(key, getattr(DemoSettings, key, None)) != asdict(settings)[key]:
                 raise IbpoError(
                     f"{run_dir} holds a run with {key} = {before.get(key)}, this one asks for "
                     f"{asdict(settings)[key]}: choose another --name, or delete the directory"

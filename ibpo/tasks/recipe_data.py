@@ -44,8 +44,12 @@ COLUMNS = {"id": "problem_id", "problem": "problem", "answer": "answer", "level"
 """Key of `[data]` -> field of `Task`."""
 
 
-def load_given(data: DataConfig) -> tuple[Task, list[Problem]]:
+def load_given(data: DataConfig, kept: Sequence[str] = ()) -> tuple[Task, list[Problem]]:
     """The task that is meant, its columns and judge as the user names them, and its problems.
+
+    Args:
+        data: what a recipe says of them.
+        kept: further columns, which go along in `Problem.info["columns"]`.
 
     Raises:
         IbpoError: names key or place, column and fix.
@@ -59,7 +63,7 @@ def load_given(data: DataConfig) -> tuple[Task, list[Problem]]:
         more["template"] = data.template
     if data.judge in get_args(JudgeName):
         more["judge"] = cast(JudgeName, data.judge)
-    task = replace(task, named=tuple(named.values()), **more)
+    task = replace(task, named=(*named.values(), *kept), kept=tuple(kept), **more)
     if task.judge == "code" and not (task.tests or task.cases):
         raise IbpoError(
             f"{task.name}: names no column with tests, which judging programs needs; write data.tests in a recipe"
@@ -71,9 +75,9 @@ def load_given(data: DataConfig) -> tuple[Task, list[Problem]]:
     return task, problems
 
 
-def read_problems(data: DataConfig) -> tuple[list[Problem], list[Problem], str]:
+def read_problems(data: DataConfig, kept: Sequence[str] = ()) -> tuple[list[Problem], list[Problem], str]:
     """Problems to train on, those held out, and the name of their judge; see `load_given` and `hold_out`."""
-    task, problems = load_given(data)
+    task, problems = load_given(data, kept)
     return *hold_out(problems, data.holdout), data.judge or task.judge
 
 

@@ -75,6 +75,8 @@ class Task:
     """The prompt: `{problem}`, `{tests}` and, for LiveCodeBench, `{form}` are filled in."""
     named: tuple[str, ...] = ()
     """Columns that a row may not lack, as their user named them."""
+    kept: tuple[str, ...] = ()
+    """Columns that go along as they are, as text, in `Problem.info["columns"]`."""
     marker_needed: bool = False
     """An answer without the marker of `answer_after` is an error."""
 
@@ -119,6 +121,8 @@ class Task:
         info: dict[str, Any] = {"task": self.name}
         if self.domain:
             info["domain"] = _optional(self.domain, fields)
+        if self.kept:
+            info["columns"] = {name: str(fields[name]) for name in self.kept}
         if self.cases:
             info |= self._contest(row)
         if tests:

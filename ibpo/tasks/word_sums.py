@@ -1,4 +1,4 @@
-"""Sums in plain English: `Ann has 5 pens, finds 13 and buys 7. How many pens?`, or `What is 5 + 13 + 7?`.
+"""Sums in plain English: `Ann has 5 pens, finds 8 and buys 7. How many pens?`, or `What is 5 + 8 + 7?`.
 
 A language model of everyday size can be taught to answer these at once or step by step. At once it is right on two
 numbers and seldom on more; step by step it is right on most. Nobody plants these errors. `some` (in a bare sum: `x`)
@@ -20,7 +20,7 @@ from ibpo.types import Problem
 
 SYSTEM = "You add numbers."
 """Instead of the chat template's own system message, which is longer."""
-SMALLEST, LARGEST = 2, 20
+SMALLEST, LARGEST = 2, 9
 """Of the numbers."""
 UNKNOWN = "unknown"
 LEVELS: dict[str, tuple[int, int]] = {"2": (2, 2), "3": (3, 3), "4": (4, 4), "5": (5, 5), UNKNOWN: (2, 5)}
@@ -51,8 +51,8 @@ def word_problem(terms: Sequence[str], name: str, thing: str, verbs: Sequence[st
     """A sum as a story.
 
     Example:
-        >>> word_problem(["5", "13", "some"], "Ann", "pens", ["finds", "buys"])
-        'Ann has 5 pens, finds 13 and buys some. How many pens?'
+        >>> word_problem(["5", "8", "some"], "Ann", "pens", ["finds", "buys"])
+        'Ann has 5 pens, finds 8 and buys some. How many pens?'
     """
     more = [f"{verb} {term}" for verb, term in zip(verbs, terms[1:], strict=True)]
     told = [f"{name} has {terms[0]} {thing}", *more]
@@ -63,8 +63,8 @@ def direct_body(values: Sequence[int]) -> str:
     """What follows `Answer:` in a response that answers at once.
 
     Example:
-        >>> direct_body([5, 13, 7])
-        ' 25'
+        >>> direct_body([5, 8, 7])
+        ' 20'
     """
     return f" {sum(values)}"
 
@@ -73,8 +73,8 @@ def steps_body(values: Sequence[int]) -> str:
     """What follows `Steps:` in a response that adds number by number.
 
     Example:
-        >>> steps_body([5, 13, 7])
-        ' 5 + 13 = 18, 18 + 7 = 25. Answer: 25'
+        >>> steps_body([5, 8, 7])
+        ' 5 + 8 = 13, 13 + 7 = 20. Answer: 20'
     """
     totals = np.cumsum(values).tolist()
     steps = [
@@ -84,7 +84,9 @@ def steps_body(values: Sequence[int]) -> str:
 
 
 def draw(level: str, rng: np.random.Generator) -> Problem:
-    """A random problem of this level; `info` holds the values of its terms, the one that is not told among them.
+    """A random problem of this level; `info["columns"]` holds the bodies that a program writes.
+
+    The bodies know the term that is not told; the prompt does not.
 
     Half of the problems are bare sums, half are stories.
     """
@@ -102,5 +104,5 @@ def draw(level: str, rng: np.random.Generator) -> Problem:
         prompt=[{"role": "system", "content": SYSTEM}, {"role": "user", "content": text}],
         answer=str(sum(values)),
         level=level,
-        info={"direct": direct_body(values), "steps": steps_body(values)},
+        info={"columns": {"direct": direct_body(values), "steps": steps_body(values)}},
     )

@@ -1,7 +1,8 @@
 from .budgets import bind_budgets, read_budget
 from .checkpoints import STATE_OF_ONE_PROCESS, check_checkpoint, go_on, saving
+from .choice import ChoiceStates, TrainedChoice, choose_by_rows, read_states, train_choice
 from .cold_start.recipe import ColdStartConfig, read_cold_start_recipe
-from .cold_start.run import ColdStart, ColdStartJob, supervised_fine_tune
+from .cold_start.run import ColdStart, ColdStartJob, groups_of, supervised_fine_tune
 from .config import RAFT, RFT, UNCONSTRAINED, IBPOConfig, held_up_schedule
 from .judge_reward import JudgeReward
 from .loss import kl_penalty
@@ -17,6 +18,7 @@ __all__ = [
     "STATE_OF_ONE_PROCESS",
     "UNCONSTRAINED",
     "Batch",
+    "ChoiceStates",
     "ColdStart",
     "ColdStartConfig",
     "ColdStartJob",
@@ -25,25 +27,30 @@ __all__ = [
     "Job",
     "JudgeReward",
     "LowerLevel",
+    "TrainedChoice",
     "adapter_of",
     "as_rows",
     "bind_budgets",
     "check_checkpoint",
+    "choose_by_rows",
     "compare",
     "data_rows",
     "find_rollout_log",
     "frozen_copy",
     "go_on",
+    "groups_of",
     "held_up_schedule",
     "kl_penalty",
     "prompt_features",
     "read_budget",
     "read_cold_start_recipe",
     "read_rollout_log",
+    "read_states",
     "replay",
     "run_job",
     "saving",
     "supervised_fine_tune",
     "tokens_spent",
+    "train_choice",
     "trainer_arguments",
 ]

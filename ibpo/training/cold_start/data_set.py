@@ -12,10 +12,21 @@ from typing import Any
 
 from ibpo import __version__
 from ibpo.errors import IbpoError
-from ibpo.responses import FORMS, Attempt, CannotBuild, Solution, answer_reader, build_responses, offer
+from ibpo.responses import (
+    FORMS,
+    Attempt,
+    Built,
+    CannotBuild,
+    Solution,
+    answer_reader,
+    build_response_groups,
+    build_responses,
+    offer,
+)
 from ibpo.rewards import Candidate, Judge
 from ibpo.rollouts import Request, RolloutStore
 from ibpo.runs import RunDir, atomic_file, write_text_atomic
+from ibpo.training.cold_start.groups import build_group_responses, group_requests
 from ibpo.training.cold_start.recipe import ColdStartConfig, SampleConfig
 from ibpo.types import Problem, ResponseGroup
 
@@ -23,7 +34,9 @@ SCHEMA, VERSION = "ibpo.cold_start", 1
 
 
 def solution_requests(problems: Sequence[Problem], config: ColdStartConfig) -> list[Request]:
-    """`num_solutions` standard responses to each problem."""
+    """`num_solutions` standard responses to each problem, or of each group whose bodies are the model's own."""
+    if config.response_group:
+        return group_requests(problems, config)
     form = FORMS[config.build.form]
     prefix = form.standard.prefix if config.sample.force_opening else ""
     return [
@@ -34,7 +47,9 @@ def solution_requests(problems: Sequence[Problem], config: ColdStartConfig) -> l
 
 
 def offered_groups(config: ColdStartConfig) -> list[ResponseGroup]:
-    """Whose instructions the trained policy's prompts carry: both, or the vote's alone."""
+    """Whose instructions the trained policy's prompts carry: all, or the vote's alone."""
+    if config.response_group:
+        return build_response_groups(config.response_group)
     form = FORMS[config.build.form]
     return [form.voting] if config.build.mixture == "sv" else [form.standard, form.voting]
 
@@ -55,17 +70,15 @@ def build_data_set(
     rows = sorted((row for row in store.rows() if row["key"] in keys), key=lambda row: row["key"])
     counts: Counter[str] = Counter(problems=len(problems), solutions=len(rows))
     counts["failed"] = len(keys) - len(rows)
-    by_problem = _judged(problems, rows, judge, config, counts)
-    refused: Counter[str] = Counter()
+    difficulty: dict[str, float] = {}
+    if config.response_group:
+        by_problem, refused = build_group_responses(problems, rows, judge, config, counts)
+    else:
+        by_problem, refused = _votes(problems, rows, judge, config, counts, difficulty)
     lines = []
     for problem in problems:
-        solutions, num_ended = by_problem.get(problem.problem_id, ([], 0))
-        built, reasons = build_responses(
-            problem.problem_id, solutions, num_ended, FORMS[config.build.form], config.build
-        )
-        refused += reasons
+        built = by_problem.get(problem.problem_id, [])
         counts["problems without a response"] += not built
-        difficulty = 1 - sum(s.right for s in solutions) / num_ended if num_ended else None
         for response in built:
             lines.append(
                 {
@@ -73,7 +86,7 @@ def build_data_set(
                     **asdict(response),
                     "problem_id": problem.problem_id,
                     "level": problem.level,
-                    "difficulty": difficulty,
+                    "difficulty": difficulty.get(problem.problem_id),
                 }
             )
     built_by_group = Counter(str(line["response_group"]) for line in lines)
@@ -94,6 +107,33 @@ def build_data_set(
         file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     write_text_atomic(run.provenance, json.dumps(provenance, indent=2, ensure_ascii=False) + "\n")
     return provenance
+
+
+def _votes(
+    problems: Sequence[Problem],
+    rows: Sequence[Mapping[str, Any]],
+    judge: Judge,
+    config: ColdStartConfig,
+    counts: Counter[str],
+    difficulty: dict[str, float],
+) -> tuple[dict[str, list[Built]], Counter[str]]:
+    """Standard and voting responses out of the model's solutions, and why others were not built.
+
+    `difficulty` gets the share of each problem's ended solutions that are not right.
+    """
+    judged = _judged(problems, rows, judge, config, counts)
+    refused: Counter[str] = Counter()
+    by_problem: dict[str, list[Built]] = {}
+    for problem in problems:
+        solutions, num_ended = judged.get(problem.problem_id, ([], 0))
+        built, reasons = build_responses(
+            problem.problem_id, solutions, num_ended, FORMS[config.build.form], config.build
+        )
+        refused += reasons
+        by_problem[problem.problem_id] = built
+        if num_ended:
+            difficulty[problem.problem_id] = 1 - sum(s.right for s in solutions) / num_ended
+    return by_problem, refused
 
 
 def bill_of(rows: Sequence[Mapping[str, Any]], sample: SampleConfig) -> dict[str, Any]:
@@ -167,7 +207,7 @@ def _check_built(built: Counter[str], refused: Counter[str], counts: Counter[str
     missing = [
         group.name
         for group in offered_groups(config)
-        if not built[group.name] and not (share_is_0 if group is form.voting else share_is_1)
+        if not built[group.name] and (config.response_group or not (share_is_0 if group is form.voting else share_is_1))
     ]
     if not missing:
         return
@@ -175,7 +215,9 @@ def _check_built(built: Counter[str], refused: Counter[str], counts: Counter[str
     raise IbpoError(
         f"build: no response of {missing[0]!r} could be built: of {counts['solutions']} solutions "
         f"{counts['truncated']} were cut off, {counts['unanswered']} gave no answer, {counts['right']} were right"
-        f"{why}; raise sample.max_tokens or sample.num_solutions, give easier problems, or write build.imitate = 'all'"
+        f"{why}; "
+        + ("look at its body, " if config.response_group else "")
+        + "raise sample.max_tokens or sample.num_solutions, give easier problems, or write build.imitate = 'all'"
     )
 
 

@@ -130,15 +130,15 @@ def measure(
     chosen = [row for p in problems if (row := rows.get((p.problem_id, CHOICE, 0))) is not None]
     return GateReport(
         num_problems=len(problems),
-        standard=_group(responses.of(form.standard.name)),
-        voting=_group(responses.of(form.voting.name)),
+        standard=measure_group(responses.of(form.standard.name)),
+        voting=measure_group(responses.of(form.voting.name)),
         keeps_rule=len(kept) / max(int(ended[:, 0].sum()), 1),
         mean_trials=float(np.mean([len(v.attempts) for v in kept])) if kept else 0.0,
         external_accuracy=float(external.mean()),
         external_trials=float(used.mean()),
         below_external=below.value,
         below_external_95=(below.low, below.high),
-        share=_shares(chosen, (form.standard, form.voting)),
+        share=shares(chosen, (form.standard, form.voting)),
         share_truncated=float(np.mean([row["finish_reason"] != "stop" for row in chosen])) if chosen else 0.0,
     )
 
@@ -232,7 +232,8 @@ def _judge(
     }
 
 
-def _group(own: Responses) -> GroupMeasure:
+def measure_group(own: Responses) -> GroupMeasure:
+    """The numbers of one response group's forced responses."""
     numbers, ended = describe(own)["overall"]["all"], own.truncated == 0
     unanswered = [answer is None for answer in own.answer[ended]]
     return GroupMeasure(
@@ -245,7 +246,8 @@ def _group(own: Responses) -> GroupMeasure:
     )
 
 
-def _shares(rows: Sequence[Mapping[str, Any]], groups: Sequence[ResponseGroup]) -> dict[str, float]:
+def shares(rows: Sequence[Mapping[str, Any]], groups: Sequence[ResponseGroup]) -> dict[str, float]:
+    """Response group -> share of free responses that open like it, and `none`; empty without responses."""
     if not rows:
         return {}
     found = [find_group(row["completion"], groups) for row in rows]

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ibpo.config import Recipe, RecipeReader, Table
+from ibpo.config import Recipe, RecipeReader, ResponseGroupConfig, Table
 from ibpo.responses import BuildConfig
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -46,6 +46,24 @@ class SampleConfig(Table):
     price_completion: float = Field(default=0.0, ge=0)
 
 
+OWN, KEPT = "own", ("", "shortest", "longest")
+
+
+class ColdStartGroupConfig(ResponseGroupConfig):
+    """`[[response_group]]`: as in `ibpo train`, and who writes what follows the prefix."""
+
+    body: str = OWN
+    """A column of the data, filled by a program; or `own`: right solutions of the model itself in this group, any of
+    them, or the shortest or longest: `own:shortest`, `own:longest`."""
+
+    @model_validator(mode="after")
+    def _body(self) -> Self:
+        kind, _, which = self.body.partition(":")
+        if not self.body or (kind == OWN and which not in KEPT):
+            raise ValueError(f"body: {self.body!r} is no column, own, own:shortest or own:longest; write one of them")
+        return self
+
+
 class FineTuneConfig(Table):
     """`[train]`: supervised fine-tuning on the built responses."""
 
@@ -80,6 +98,8 @@ class GateConfig(Table):
 class ColdStartConfig(Recipe):
     """A whole recipe of `ibpo cold-start`; the problems of `[data]` that are held out are for the gate."""
 
+    response_group: tuple[ColdStartGroupConfig, ...] = Field(default=(), strict=False)
+    """The response groups, the standard one first; without them, one of the voting forms of `build.form`."""
     sample: SampleConfig = SampleConfig()
     build: BuildConfig = BuildConfig()
     train: FineTuneConfig = FineTuneConfig()
@@ -92,6 +112,8 @@ class ColdStartConfig(Recipe):
     @model_validator(mode="after")
     def _together(self) -> Self:
         data, sample = self.data, self.sample
+        if len(self.response_group) == 1 or len({one.name for one in self.response_group}) < len(self.response_group):
+            raise ValueError("response_group: two or more of different names are needed, the standard one first")
         if data.holdout < 2:
             raise ValueError(f"data.holdout: must be at least 2, for the gate, got {data.holdout}")
         if data.limit is not None and data.limit <= data.holdout:

@@ -22,7 +22,16 @@ from trl import SFTConfig, SFTTrainer
 from ibpo.config import nearest
 from ibpo.endpoint import Endpoint, read_api_key
 from ibpo.errors import IbpoError
-from ibpo.responses import FORMS, check_options, encode_groups, offer, open_response, prefilled, prompt_notes
+from ibpo.responses import (
+    FORMS,
+    build_response_groups,
+    check_options,
+    encode_groups,
+    offer,
+    open_response,
+    prefilled,
+    prompt_notes,
+)
 from ibpo.rewards import MixtureOfJudges
 from ibpo.rollouts import (
     Collected,
@@ -43,9 +52,10 @@ from ibpo.runs import RunDir
 from ibpo.training.checkpoints import STATE_OF_ONE_PROCESS, CheckpointsInOrder, check_checkpoint, go_on, saving
 from ibpo.training.cold_start.data_set import build_data_set, offered_groups, read_data_set, solution_requests
 from ibpo.training.cold_start.gate import check, gate_requests, measure
+from ibpo.training.cold_start.groups import check_groups, group_gate_requests, measure_groups, own_groups
 from ibpo.training.cold_start.recipe import ColdStartConfig
 from ibpo.training.monitoring import RecordMetrics, ShowProgress
-from ibpo.types import Problem
+from ibpo.types import Problem, ResponseGroup
 
 MAX_FAILED = 0.05
 """Share of requests that may fail before the run stops; a rerun asks for them again."""
@@ -70,6 +80,7 @@ class ColdStart:
     def __init__(self, job: ColdStartJob, console: Console) -> None:
         self.job, self.config, self.run, self.console = job, job.config, job.run, console
         self.form = FORMS[job.config.build.form]
+        self.groups = groups_of(job.config)
         self.tokenizer: Any = None
         self.model: Any = None
 
@@ -166,7 +177,11 @@ class ColdStart:
     def check(self) -> dict[str, Any]:
         """Sample the trained policy on the held-out problems, judge, and hold it against the gate."""
         gate, mixture = self.config.gate, self.config.build.mixture
-        requests = gate_requests(self.job.held_out, self.form, gate, mixture)
+        own = self.config.response_group
+        held_out = self.job.held_out
+        requests = (
+            group_gate_requests(held_out, self.config) if own else gate_requests(held_out, self.form, gate, mixture)
+        )
         settings = {"max_completion_length": gate.max_completion_length, "seed": self.config.sample.seed}
         store = RolloutStore(self.run.gate, settings=settings)
         missing = sum(request not in store for request in requests)
@@ -182,8 +197,12 @@ class ColdStart:
             self._check_collected(collect(sampler, requests, store), len(requests))
         rows = {(row["problem_id"], row["response_group"], row["number"]): row for row in store.rows()}
         judge, table = replace(self.job.judge, constraints=()), self.job.run.path / "responses.jsonl"
-        report = measure(self.job.held_out, rows, self.form, judge, gate, table)
-        failures = check(report, gate, mixture)
+        if own:
+            report = measure_groups(held_out, rows, self.config, judge, table)
+            failures = check_groups(report, gate)
+        else:
+            report = measure(held_out, rows, self.form, judge, gate, table)
+            failures = check(report, gate, mixture)
         return {"gate": asdict(report), "passed": not failures, "failures": [asdict(f) for f in failures]}
 
     def _sampler(self) -> Sampler:
@@ -205,7 +224,7 @@ class ColdStart:
     def _say_notes(self) -> None:
         prompt = offer([], self.job.problems[0].prompt, chat=bool(self.tokenizer.chat_template))
         check_options(self.tokenizer, self.config.template, "template")
-        for note in prompt_notes(self.tokenizer, prompt, [self.form.standard.prefix], self.config.template):
+        for note in prompt_notes(self.tokenizer, prompt, [self.groups[0].prefix], self.config.template):
             self._say(f"caution: {note}")
 
     def _hf_sampler(self, max_completion_length: int, temperature: float = 1.0) -> HFSampler:
@@ -218,7 +237,9 @@ class ColdStart:
         )
 
     def _writer(self, *, offer_all: bool = False) -> PromptWriter:
-        groups = offered_groups(self.config) if offer_all else [self.form.standard]
+        groups = offered_groups(self.config)
+        if not offer_all:
+            groups = own_groups(self.config) if self.config.response_group else [self.form.standard]
         return PromptWriter(
             tokenizer=self.tokenizer,
             response_groups=groups,
@@ -291,13 +312,19 @@ class ColdStart:
         self.console.print(text, highlight=False, soft_wrap=True)
 
 
+def groups_of(config: ColdStartConfig) -> list[ResponseGroup]:
+    """The recipe's response groups, or those of its voting form."""
+    form = FORMS[config.build.form]
+    return build_response_groups(config.response_group) if config.response_group else [form.standard, form.voting]
+
+
 def _check_prefixes(tokenizer: PreTrainedTokenizerBase, config: ColdStartConfig) -> None:
     """The two response groups begin with different tokens, or `ibpo train` could not use what comes out."""
-    form = FORMS[config.build.form]
+    key = "response_group" if config.response_group else "build.form"
     try:
-        encode_groups((form.standard, form.voting), tokenizer)
+        encode_groups(groups_of(config), tokenizer)
     except IbpoError as error:
-        raise IbpoError(f"build.form: {error}; see `ibpo groups check {config.model.path}`") from None
+        raise IbpoError(f"{key}: {error}; see `ibpo groups check {config.model.path}`") from None
 
 
 def _to_device(model: PreTrainedModel) -> PreTrainedModel:
@@ -473,8 +500,11 @@ def sample_settings(config: ColdStartConfig) -> dict[str, Any]:
     sample, form = config.sample, FORMS[config.build.form]
     return {
         "model": config.model.path,
-        "form": form.name,
-        "instruction": form.standard.instruction,
+        **(
+            {"response_groups": [[one.name, one.instruction] for one in own_groups(config)]}
+            if config.response_group
+            else {"form": form.name, "instruction": form.standard.instruction}
+        ),
         "temperature": sample.temperature,
         "max_tokens": sample.max_tokens,
         "force_opening": sample.force_opening,

@@ -1,0 +1,335 @@
+"""What a job of the demo does with a real language model: cold start by program, recorded responses, then the choice.
+
+    cold-start     the model imitates both kinds of response, whose bodies a program wrote (`ibpo.training.ColdStart`)
+    rollouts       one response of each group to each training problem, judged; the prompts' states
+    untrained      responses of the cold start to the unseen problems, and the prompts' states
+    ibpo-Q         the choice is trained for the budget Q (`ibpo.training.train_choice`), and the policy is sampled
+
+`python -m ibpo.demo.real_policy JOB.json` does what is missing of one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from rich.console import Console
+
+from ibpo.config import JudgeConfig
+from ibpo.demo.experiments import Experiment, experiment_named
+from ibpo.demo.policy import quiet_libraries
+from ibpo.demo.run import UNTRAINED, DemoSettings, ProcessJob, table_file
+from ibpo.evaluation import Responses, read_table, write_responses, write_table
+from ibpo.responses import EncodedGroups, encode_groups
+from ibpo.rollouts import encode_prompt, load_policy
+from ibpo.runs import RunDir, write_text_atomic
+from ibpo.tasks import build_judge, distinct, local_rows
+from ibpo.training import (
+    Batch,
+    ChoiceStates,
+    ColdStart,
+    ColdStartConfig,
+    ColdStartJob,
+    LowerLevel,
+    choose_by_rows,
+    read_budget,
+    read_states,
+    saving,
+    train_choice,
+)
+from ibpo.types import Problem
+
+COLD_START, ROLLOUTS = "cold-start", "rollouts"
+NUM_STANDARD, NUM_EXTENDED, NUM_SAMPLED = 4, 2, 1
+"""Responses to each unseen problem: forced at once, forced step by step, and of the group that the policy chooses."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RealJob(ProcessJob):
+    """One of the jobs above; `cold_start` is the folder in which the taught model will be."""
+
+    module: ClassVar[str] = "ibpo.demo.real_policy"
+    model: str
+    """Folder or hub id of the model that others made."""
+    num_taught: int
+    """Problems of the cold start; both responses to each are imitated."""
+    num_train: int
+    """Problems on which the choice is trained."""
+    num_calibration: int
+    """Unlabelled prompts that a policy's choice is calibrated on."""
+    budget: float | None = None
+
+    @property
+    def policy_dir(self) -> Path:
+        """The trained policy's folder."""
+        return Path(self.seed_dir) / "policies" / self.name
+
+    def states(self, split: str) -> Path:
+        """What the taught model says of the prompts of `train`, `test` or `calibration`."""
+        return Path(self.seed_dir) / "states" / f"{split}.npz"
+
+    def recorded(self, group: str) -> Path:
+        """Responses to the training problems, forced into a response group."""
+        return Path(self.seed_dir) / "rollouts" / f"{group}.jsonl.gz"
+
+    def responses(self, policy: str, how: str) -> Path:
+        """Responses to the unseen problems, forced into a response group or `sampled`."""
+        return table_file(Path(self.seed_dir) / "responses" / f"{policy}__{how}.jsonl.gz")
+
+    def choices(self, split: str) -> Path:
+        """The table of the policy's probabilities of an extended response."""
+        return table_file(Path(self.seed_dir) / "choices" / f"{self.name}__{split}.jsonl.gz")
+
+    def outputs(self) -> list[Path]:
+        """The files of the finished job."""
+        hows = ("sampled", "standard", "extended")
+        if self.name == COLD_START:
+            return [Path(self.cold_start) / "config.json", RunDir(Path(self.cold_start).parent).results]
+        if self.name == ROLLOUTS:
+            return [self.recorded("standard"), self.recorded("extended"), self.states("train")]
+        if self.name == UNTRAINED:
+            return [
+                *(self.responses("cold_start", how) for how in hows),
+                self.states("test"),
+                self.states("calibration"),
+            ]
+        return [
+            self.policy_dir / "model" / "config.json",
+            *(self.responses(self.name, how) for how in hows),
+            self.choices("test"),
+            self.choices("calibration"),
+        ]
+
+    def problems(self, split: str) -> list[Problem]:
+        """Those of the cold start (`taught`), of the training, unlabelled ones, or the unseen ones (`test`).
+
+        All but the last are of the train split. Those of the training are drawn after those of the cold start, on
+        which the model would look better than it is.
+        """
+        if split == "test":
+            return self.unseen_problems()
+        task = experiment_named(self.experiment).task
+        taught = distinct(task, "train", self.num_taught, seed=3000 + self.seed)
+        if split == "taught":
+            return taught
+        number, first = (self.num_train, 4000) if split == "train" else (self.num_calibration, 5000)
+        seen = {problem.problem_id for problem in taught}
+        return [p for p in distinct(task, "train", number, seed=first + self.seed) if p.problem_id not in seen]
+
+
+def plan_real_jobs(run_dir: Path, settings: DemoSettings) -> list[list[RealJob]]:
+    """Three phases: the cold start; what is recorded of it; the policies."""
+    phases: list[list[RealJob]] = [[], [], []]
+    experiment = settings.experiments[0]
+    for seed in settings.seeds:
+        seed_dir = run_dir / experiment / f"seed{seed}"
+        common: dict[str, Any] = {
+            "experiment": experiment,
+            "seed_dir": str(seed_dir),
+            "cold_start": str(seed_dir / "cold_start" / "model"),
+            "seed": seed,
+            "num_problems": settings.num_problems,
+            "model": settings.model,
+            "num_taught": settings.num_taught,
+            "num_train": settings.num_train,
+            "num_calibration": settings.num_calibration,
+        }
+        phases[0].append(RealJob(name=COLD_START, **common))
+        phases[1] += [RealJob(name=name, **common) for name in (UNTRAINED, ROLLOUTS)]
+        phases[2] += [RealJob(name=f"ibpo-{q:g}", budget=q, **common) for q in settings.budgets]
+    return phases
+
+
+def run_real_job(job: RealJob) -> None:
+    """Do what is missing of a job."""
+    quiet_libraries()
+    experiment = experiment_named(job.experiment)
+    does = {COLD_START: teach, ROLLOUTS: record, UNTRAINED: sample_untrained}
+    does.get(job.name, train_and_sample)(job, experiment)
+    job.report("done", 1.0)
+
+
+def cold_start_config(job: RealJob, experiment: Experiment) -> ColdStartConfig:
+    """The recipe of the demo's cold start, as `ibpo cold-start` takes it."""
+    return ColdStartConfig.model_validate(
+        {
+            "model": {"path": job.model},
+            "data": {
+                "path": f"{experiment.name}, drawn with seed {job.seed}",
+                "judge": "exact",
+                "holdout": max(2, job.num_taught // 10),
+            },
+            "response_group": [
+                {"name": group.name, "prefix": group.prefix, "answer": "after:Answer:", "body": body}
+                for group, body in zip(experiment.response_groups, ("direct", "steps"), strict=True)
+            ],
+            "train": {"num_epochs": 1.0, "batch_size": 16, "seed": job.seed} | dict(experiment.training["cold_start"]),
+            "gate": {
+                "max_completion_length": experiment.max_completion_length,
+                "num_rounds": 1,
+                "well_formed": 0.9,
+                "truncated": 0.1,
+            },
+            # A checkpoint holds the optimiser too, 1.6 GB: seldom.
+            "sft": {"save_steps": 16, "logging_steps": 1},
+        }
+    )
+
+
+def teach(job: RealJob, experiment: Experiment) -> None:
+    """The cold start, by the bodies that the task's program writes."""
+    config = cold_start_config(job, experiment)
+    run = RunDir(Path(job.cold_start).parent)
+    problems = job.problems("taught")
+    num_held_out = config.data.holdout
+    judge = build_judge("exact", JudgeConfig())
+    job.report("cold start", 0.05)
+    run.path.mkdir(parents=True, exist_ok=True)
+    results = ColdStart(
+        ColdStartJob(
+            config=config,
+            model_path=job.model,
+            problems=problems[num_held_out:],
+            held_out=problems[:num_held_out],
+            judge=judge,
+            run=run,
+        ),
+        Console(file=sys.stderr),
+    ).go()
+    shutil.rmtree(run.checkpoints, ignore_errors=True)
+    write_text_atomic(run.results, json.dumps(results, indent=2) + "\n")
+
+
+def record(job: RealJob, experiment: Experiment) -> None:
+    """One response of each group to each training problem, and the prompts' states."""
+    model, tokenizer = load_policy(job.cold_start)
+    problems = job.problems("train")
+    for i, group in enumerate(experiment.response_groups):
+        job.report(f"sampling {group.name}", 0.1 + 0.4 * i)
+        _sample(job, experiment, model, tokenizer, job.recorded(group.name), problems, group.prefix, 1, 30_000 + i)
+    job.report("reading prompts", 0.9)
+    _write_states(job, experiment, model, tokenizer, "train")
+
+
+def sample_untrained(job: RealJob, experiment: Experiment) -> None:
+    """Responses of the cold start to the unseen problems, and the states of theirs and of the unlabelled prompts."""
+    model, tokenizer = load_policy(job.cold_start)
+    prefixes = {group.name: group.prefix for group in experiment.response_groups} | {"sampled": ""}
+    counts = {"extended": NUM_EXTENDED, "standard": NUM_STANDARD, "sampled": NUM_SAMPLED}
+    for i, (how, number) in enumerate(counts.items()):
+        job.report(f"sampling {how}", 0.1 + 0.25 * i)
+        path = job.responses("cold_start", how)
+        _sample(job, experiment, model, tokenizer, path, job.problems("test"), prefixes[how], number, 10_001 + i)
+    job.report("reading prompts", 0.85)
+    for split in ("test", "calibration"):
+        _write_states(job, experiment, model, tokenizer, split)
+
+
+def train_and_sample(job: RealJob, experiment: Experiment) -> None:
+    """Train the choice for one budget, write the policy down, and sample it."""
+    model, tokenizer = load_policy(job.cold_start)
+    groups = encode_groups(experiment.response_groups, tokenizer)
+    standard, extended = experiment.response_groups
+    states = ChoiceStates.load(job.states("train"))
+    batch = recorded_batch(job, states)
+    budgets = read_budget({extended.name: job.budget}, [standard.name, extended.name], lambda _: None)
+    lower_level = LowerLevel(
+        num_groups=2, budgets=budgets, utility="regression", window=1, min_gain=experiment.training["min_gain"]
+    )
+    found = train_choice(states, batch, lower_level)
+    step = {
+        "step": 1,
+        "ibpo/share/extended": float(found.share[1]),
+        "ibpo/spent/extended": float(np.mean(found.selection.assigned_group == 1)),
+        "ibpo/price/extended": float(found.selection.price[0]),
+        "ibpo/choice/l2": found.strength,
+        "ibpo/choice/factor": found.factor,
+    }
+    choose_by_rows(model, groups, found.delta)
+    with saving(job.policy_dir):
+        job.policy_dir.mkdir(parents=True, exist_ok=True)
+        write_text_atomic(job.policy_dir / "metrics.json", json.dumps([step]))
+        partial = job.policy_dir / "model.partial"
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        shutil.rmtree(job.policy_dir / "model", ignore_errors=True)
+        os.replace(partial, job.policy_dir / "model")
+    job.report("sampling", 0.3)
+    for split in ("test", "calibration"):
+        chance = ChoiceStates.load(job.states(split)).shares(found.delta)[:, 1]
+        rows = zip(job.problems(split), chance.tolist(), strict=True)
+        write_table(
+            job.choices(split), [{"problem_id": p.problem_id, "level": p.level, "p_extended": q} for p, q in rows]
+        )
+    # The bodies are frozen: forced responses of this policy are the cold start's.
+    for group in experiment.response_groups:
+        path = job.responses(job.name, group.name)
+        write_table(path, [row | {"configuration": job.name} for row in _rows(job.responses("cold_start", group.name))])
+    path, number = job.responses(job.name, "sampled"), NUM_SAMPLED
+    _sample(job, experiment, model, tokenizer, path, job.problems("test"), "", number, 20_000)
+
+
+def recorded_batch(job: RealJob, states: ChoiceStates) -> Batch:
+    """The recorded responses to the training problems, as the lower level takes them."""
+    tables: list[Responses] = [read_table(job.recorded(group), group) for group in ("standard", "extended")]
+    number = {p.problem_id: i for i, p in enumerate(job.problems("train"))}
+    prompt = np.concatenate([[number[str(name)] for name in table.problem] for table in tables])
+    return Batch(
+        prompt=prompt,
+        response_group=np.concatenate([np.full(len(table), g) for g, table in enumerate(tables)]),
+        reward=np.concatenate([np.nan_to_num(table.reward) for table in tables]),
+        tokens=np.concatenate([table.tokens for table in tables]),
+        features=states.features,
+        truncated=np.concatenate([table.truncated == 1 for table in tables]),
+    )
+
+
+def _sample(
+    job: RealJob,
+    experiment: Experiment,
+    model: Any,
+    tokenizer: Any,
+    path: Path,
+    problems: list[Problem],
+    prefix: str,
+    num_samples: int,
+    first_seed: int,
+) -> None:
+    if not path.exists():
+        write_responses(
+            path,
+            model,
+            tokenizer,
+            problems,
+            experiment.response_groups,
+            prefix=prefix,
+            num_samples=num_samples,
+            max_completion_length=experiment.max_completion_length,
+            seed=first_seed + 100 * job.seed,
+        )
+
+
+def _write_states(job: RealJob, experiment: Experiment, model: Any, tokenizer: Any, split: str) -> None:
+    path = job.states(split)
+    if path.exists():
+        return
+    groups: EncodedGroups = encode_groups(experiment.response_groups, tokenizer)
+    prompts = [encode_prompt(tokenizer, p.prompt) for p in job.problems(split)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    read_states(model, tokenizer, prompts, groups).save(partial)
+    os.replace(partial, path)
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    return [dict(row) for _, row in local_rows(path)]
+
+
+if __name__ == "__main__":
+    run_real_job(RealJob.begin(sys.argv[1]))

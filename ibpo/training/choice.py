@@ -1,0 +1,255 @@
+r"""Choice first: IBPO with the bodies frozen, so that responses that were sampled once stay on-policy.
+
+    hidden states of the prompts, cached  +  responses of each group, judged
+      ->  the lower level, once, over all problems      (`ibpo.training.lower_level`)
+      ->  its KL projection on the policy's choice      (`project`)
+      ->  a plain model whose output matrix differs in one row per response group
+
+The policy chooses its group g by the first token v_g of the response, with h(x) the last hidden state of the prompt and
+W the output matrix:
+
+    pi(g | x) = exp((W_vg + D_g) . h(x)) / sum_v exp((W_v + D_v) . h(x)),        D_v = 0 but for the openings v_g.
+
+Only D is trained: G rows. What follows the first token is written by the old weights, but for the logits of the
+openings themselves, which bodies do not use. So nothing has to be sampled again: gains do not move while the choice is
+trained, one lower level holds for the whole training, and its projection is a regularised multinomial regression that
+is solved outright,
+
+    min_D  - (1/P) sum_i log pi(z_i | x_i) + l2 / 2 |D|^2,        z the allocation's groups,
+
+on hidden states scaled to unit size. The strength l2 and a factor on D are those with the largest Lagrangian
+
+    (1/P) sum_i sum_g pi(g | x_i) (u_ig - price_g)
+
+on problems that had no say in the fit (five folds), and an intercept per group, which is a direction in h that is 1 on
+all prompts, makes the shares on these the allocation's. This is ours; it stands where weighted SFT stands in
+`ibpo.training.trainer` (Yu et al. 2025, section 3.2), for the opening tokens alone.
+
+Letters: P problems, R responses, G response groups, H width of the model, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import logsumexp, softmax
+
+from ibpo.responses import EncodedGroups
+from ibpo.rollouts import pad_left
+from ibpo.training.lower_level import Batch, LowerLevel, Selection
+from ibpo.training.reference_model import prompt_features
+
+FloatArray = NDArray[np.float64]
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
+"""l2 that are tried."""
+FACTORS = (1.0, 2.0, 4.0)
+"""On the fitted D: an allocation is a yes or no, and what the regression leaves undecided is paid for."""
+NUM_FOLDS = 5
+PROMPTS_AT_ONCE = 64
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChoiceStates:
+    """What the choice is trained on: all that the frozen model says of P prompts."""
+
+    features: FloatArray
+    """[P, D]: what gains are regressed on (`ibpo.training.reference_model.prompt_features`)."""
+    hidden: FloatArray
+    """[P, H]: the last hidden state of the prompt, as the output matrix sees it."""
+    opening: FloatArray
+    """[P, G]: logits of the groups' first tokens."""
+    rest: FloatArray
+    """[P]: log of the sum of exp of all other logits."""
+
+    def shares(self, delta: FloatArray | None = None) -> FloatArray:
+        """pi(g | x) with rows D [G, H] added to the output matrix: float [P, G]; the rest up to 1 opens no group."""
+        logits = self.opening if delta is None else self.opening + self.hidden @ delta.T
+        return softmax(np.concatenate([logits, self.rest[:, None]], 1), axis=1)[:, :-1]
+
+    def save(self, path: Path) -> None:
+        """Write them down, in single precision."""
+        arrays = {name: getattr(self, name).astype(np.float32) for name in self.__slots__}
+        with path.open("wb") as file:
+            np.savez(file, **arrays)
+
+    @classmethod
+    def load(cls, path: Path) -> ChoiceStates:
+        """Read what `save` wrote."""
+        with np.load(path, allow_pickle=False) as arrays:
+            return cls(**{name: arrays[name].astype(float) for name in cls.__slots__})
+
+
+def read_states(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], groups: EncodedGroups) -> ChoiceStates:
+    """Read prompts once: their features, last hidden states, and logits of the first tokens.
+
+    Args:
+        model: a causal language model.
+        tokenizer: its tokenizer.
+        prompts: token ids of P prompts.
+        groups: the response groups, whose first tokens differ.
+    """
+    first = [prefix[0] for prefix in groups.prefix_ids]
+    parts: list[tuple[np.ndarray, ...]] = []
+    order = np.argsort([len(ids) for ids in prompts], kind="stable")
+    pad = tokenizer.pad_token_id or 0
+    for start in range(0, len(prompts), PROMPTS_AT_ONCE):
+        some = [list(prompts[i]) for i in order[start : start + PROMPTS_AT_ONCE]]
+        ids, mask = (one.to(model.device) for one in pad_left(some, pad))
+        with torch.no_grad():
+            out = model(input_ids=ids, attention_mask=mask, output_hidden_states=True, logits_to_keep=1)
+        logits = out.logits[:, -1].double().cpu().numpy()
+        opening = logits[:, first]
+        logits[:, first] = -np.inf
+        hidden = out.hidden_states[-1][:, -1].double().cpu().numpy()
+        features = prompt_features(model, tokenizer, some)
+        parts.append((features, hidden, opening, logsumexp(logits, axis=1)))
+    back = np.argsort(order)
+    features, hidden, opening, rest = (np.concatenate(one)[back] for one in zip(*parts, strict=True))
+    return ChoiceStates(features=features, hidden=hidden, opening=opening, rest=rest)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainedChoice:
+    """What `train_choice` found."""
+
+    delta: FloatArray
+    """[G, H]: what is added to the output matrix's rows of the groups' first tokens."""
+    selection: Selection
+    """The lower level's allocation."""
+    share: FloatArray
+    """[G]: mean probability of each group on problems that had no say in the fit."""
+    strength: float
+    """l2."""
+    factor: float
+    """On the regression's D."""
+
+
+def train_choice(states: ChoiceStates, batch: Batch, lower_level: LowerLevel) -> TrainedChoice:
+    """The lower level over all problems, and its projection on the choice.
+
+    Args:
+        states: of the P prompts.
+        batch: the judged responses to them, at least one of each group to each prompt; its `features` are the states'.
+        lower_level: budgets, utility and `min_gain`; it takes the batch in.
+    """
+    selection = lower_level.solve(batch, 0)
+    num_groups = lower_level.num_groups
+    utility = np.zeros((len(states.rest), num_groups))
+    known = batch.response_group >= 0
+    utility[batch.prompt[known], batch.response_group[known]] = selection.utility[known]
+    price = np.zeros(num_groups)
+    for term, own in zip(lower_level.budgets, selection.price, strict=True):
+        if term.group is not None and not term.column:
+            price[term.group] += -own if term.at_least else own
+    price[1:] += lower_level.min_gain
+    delta, share, strength, factor = project(states, selection.assigned_group, utility - price)
+    return TrainedChoice(delta=delta, selection=selection, share=share, strength=strength, factor=factor)
+
+
+def project(
+    states: ChoiceStates, assigned: NDArray[np.intp], worth: FloatArray
+) -> tuple[FloatArray, FloatArray, float, float]:
+    """The rows D whose choice is nearest to an allocation, on problems that had no say in it.
+
+    Args:
+        states: of P prompts.
+        assigned: int [P]: the allocation's group of each prompt, -1 for none (the prompt is left out of the fit).
+        worth: float [P, G]: utility less price, by which l2 and factor are chosen.
+
+    Returns:
+        D [G, H], the shares [G] on problems left out of the fit, l2 and the factor.
+    """
+    num_groups = worth.shape[1]
+    used = np.flatnonzero(assigned >= 0)
+    target = np.bincount(assigned[used], minlength=num_groups) / max(len(used), 1)
+    scale = np.sqrt((states.hidden[used] ** 2).mean(0)) + 1e-6
+    inputs = states.hidden / scale
+    constant = _ones(inputs[used])
+    fold = np.random.default_rng(0).permutation(len(used)) % NUM_FOLDS
+    best: tuple[float, float, float, FloatArray] | None = None
+    for strength in STRENGTHS:
+        # logits of the openings on each problem, by rows that were fitted without it
+        shift = np.zeros((len(used), num_groups))
+        for k in range(NUM_FOLDS):
+            rows = _fit(inputs[used][fold != k], states, used[fold != k], assigned, strength)
+            shift[fold == k] = inputs[used][fold == k] @ rows.T
+        for factor in FACTORS:
+            logits = states.opening[used] + factor * shift
+            share = _with_shares(logits, states.rest[used], target)[0]
+            value = float((share * worth[used]).sum(1).mean())
+            if best is None or value > best[0] + 1e-6:
+                best = value, strength, factor, factor * shift
+    assert best is not None
+    _, strength, factor, shift = best
+    share, intercept = _with_shares(states.opening[used] + shift, states.rest[used], target)
+    rows = factor * _fit(inputs[used], states, used, assigned, strength) + intercept[:, None] * constant
+    return rows / scale, share.mean(0), strength, factor
+
+
+def _ones(inputs: FloatArray) -> FloatArray:
+    """A direction in which all inputs are about 1: float [H]."""
+    gram = inputs.T @ inputs / len(inputs)
+    return np.linalg.solve(gram + 1e-3 * np.eye(len(gram)), inputs.mean(0))
+
+
+def _fit(
+    inputs: FloatArray, states: ChoiceStates, used: NDArray[np.intp], assigned: NDArray[np.intp], strength: float
+) -> FloatArray:
+    """Multinomial regression of the assigned group on the inputs, beside the logits that are there: float [G, H]."""
+    offset = np.concatenate([states.opening[used], states.rest[used, None]], 1)
+    num_groups = states.opening.shape[1]
+    wanted = np.zeros((len(used), num_groups + 1))
+    wanted[np.arange(len(used)), assigned[used]] = 1.0
+
+    def loss(flat: FloatArray) -> tuple[float, FloatArray]:
+        rows = flat.reshape(num_groups, -1)
+        logits = offset.copy()
+        logits[:, :-1] += inputs @ rows.T
+        log_share = logits - logsumexp(logits, axis=1, keepdims=True)
+        gradient = (np.exp(log_share) - wanted)[:, :-1].T @ inputs / len(used) + strength * rows
+        value = -(wanted * log_share).sum() / len(used) + strength / 2 * (rows**2).sum()
+        return float(value), gradient.ravel()
+
+    start = np.zeros(num_groups * inputs.shape[1])
+    return minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 500}).x.reshape(num_groups, -1)
+
+
+def _with_shares(logits: FloatArray, rest: FloatArray, target: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Shift each group's logits so that its mean share is the target's: probabilities [P, G], shifts [G]."""
+    shift = np.zeros(logits.shape[1])
+    every = np.concatenate([logits, rest[:, None]], 1)
+    share = softmax(every, axis=1)[:, :-1]
+    for _ in range(200):
+        # Damped: shares of nearly 0 or 1 are steep.
+        step = np.log((target + 1e-4) / (share.mean(0) + 1e-4))
+        shift += np.clip(step, -2.0, 2.0)
+        every[:, :-1] = logits + shift
+        share = softmax(every, axis=1)[:, :-1]
+        if np.abs(step).max() < 1e-4:
+            break
+    return share, shift
+
+
+def choose_by_rows(model: Any, groups: EncodedGroups, delta: FloatArray) -> None:
+    """Add D to a model's output matrix, in place; where it is tied to the input embedding, it is untied first.
+
+    Args:
+        model: a causal language model.
+        groups: the response groups.
+        delta: float [G, H].
+    """
+    head = model.get_output_embeddings()
+    if head.weight is model.get_input_embeddings().weight:
+        head.weight = torch.nn.Parameter(head.weight.detach().clone())
+        for config in (model.config, model.config.get_text_config()):
+            config.tie_word_embeddings = False
+    with torch.no_grad():
+        for prefix, row in zip(groups.prefix_ids, delta, strict=True):
+            head.weight[prefix[0]] += torch.tensor(row, dtype=head.weight.dtype, device=head.weight.device)

@@ -1,0 +1,107 @@
+"""The demo with a real model's family: the whole way from cold start by program to page, on a tiny random llama."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from ibpo.cli import app
+
+pytest.importorskip("trl")
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def write_tiny_model(folder):
+    """A random llama of two layers, its embeddings tied, with a tokenizer of bytes and a chat template."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate(["<|endoftext|>", "<|im_start|>", "<|im_end|>", *alphabet])}
+    inner = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|im_end|>", pad_token="<|im_end|>")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
+    tokenizer.chat_template = TEMPLATE
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(vocabulary), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=512, tie_word_embeddings=True, eos_token_id=2, pad_token_id=2,
+        bos_token_id=1,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory):
+    return write_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["demo", "--experiment", "smollm2", *map(str, arguments)])
+
+
+def test_without_the_model_its_command_is_named(tmp_path):
+    result = run("--model", tmp_path / "none")
+    assert result.exit_code == 2
+    assert "no such folder; make it: ibpo models get smollm2 --out" in result.stderr
+    result = run("--from-scratch")
+    assert result.exit_code == 2 and "others made this one" in result.stderr
+
+
+def test_from_cold_start_to_page_and_again_without_repeating_anything(tiny_model, tmp_path, monkeypatch):
+    small = {"num_problems": 20, "num_calibration": 20, "num_taught": 20, "num_train": 20}
+    monkeypatch.setattr("ibpo.commands.demo.REAL_QUICK", small)
+    arguments = ("--model", tiny_model, "--quick", "--budget", "extended=50%", "--runs", tmp_path)
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    folder = tmp_path / "smollm2-quick"
+    rows = json.loads((folder / "results.json").read_text())
+    assert {"standard only", "extended only", "random mix", "IBPO sampled", "IBPO calibrated"} <= {
+        row["method"] for row in rows
+    }
+    page = (folder / "report.html").read_text()
+    assert "135 million parameters" in page and "0.36 million" not in page
+    policy = folder / "smollm2" / "seed0" / "policies" / "ibpo-0.5" / "model"
+    assert json.loads((policy / "config.json").read_text())["tie_word_embeddings"] is False
+    files = {path: path.stat().st_mtime_ns for path in (folder / "smollm2").rglob("*.gz")}
+    assert run(*arguments).exit_code == 0
+    assert files == {path: path.stat().st_mtime_ns for path in (folder / "smollm2").rglob("*.gz")}
+
+
+def test_the_saved_policy_chooses_as_the_recorded_states_say(tiny_model, tmp_path):
+    """pi(g | x) of the model on disk is what `ChoiceStates.shares` computed, and other tokens keep their logits."""
+    import numpy as np
+    import torch
+
+    from ibpo.demo import SMOLLM2
+    from ibpo.responses import encode_groups
+    from ibpo.rollouts import HFSampler, encode_prompt, load_policy
+    from ibpo.tasks import distinct, word_sums
+    from ibpo.training import choose_by_rows, read_states
+
+    model, tokenizer = load_policy(str(tiny_model))
+    groups = encode_groups(SMOLLM2.response_groups, tokenizer)
+    prompts = [encode_prompt(tokenizer, p.prompt) for p in distinct(word_sums, "test", 9, seed=1)]
+    states = read_states(model, tokenizer, prompts, groups)
+    delta = np.random.default_rng(0).normal(size=(2, states.hidden.shape[1])) * 0.3
+    before = HFSampler(model, tokenizer, max_completion_length=1).next_token_logits(prompts)
+    choose_by_rows(model, groups, delta)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    saved, _ = load_policy(str(tmp_path))
+    after = HFSampler(saved, tokenizer, max_completion_length=1).next_token_logits(prompts)
+    first = [prefix[0] for prefix in groups.prefix_ids]
+    shares = torch.softmax(after.double(), -1)[:, first].numpy()
+    assert np.allclose(states.shares(delta), shares, atol=1e-5)
+    others = [i for i in range(before.shape[1]) if i not in first]
+    assert torch.allclose(before[:, others], after[:, others], atol=1e-5)

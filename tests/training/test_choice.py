@@ -1,0 +1,83 @@
+"""The choice alone, on recorded responses: who gets the budget, and whether it is kept where nobody looked."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ibpo.training import Batch, ChoiceStates, LowerLevel, read_budget, train_choice
+
+
+def draw_states(num, seed, num_groups=2):
+    """Prompts whose difficulty (0, 1, 2) stands in a direction of the hidden state, among noise, as in a model."""
+    rng = np.random.default_rng(seed)
+    level = rng.integers(0, 3, num)
+    hidden = rng.normal(size=(num, 24))
+    hidden[:, 0] = 3.0  # what all prompts share
+    hidden[:, 1] = level - 1 + 0.1 * rng.normal(size=num)
+    hidden[:, 2] = np.abs(level - 1) + 0.1 * rng.normal(size=num)
+    states = ChoiceStates(
+        features=hidden.copy(),
+        hidden=hidden,
+        opening=rng.normal(size=(num, num_groups)) * 0.3,
+        rest=np.full(num, -6.0),
+    )
+    return states, level
+
+
+def responses(level, rewards, seed):
+    """One response of each group to each prompt; `rewards` is [G, levels]."""
+    rng = np.random.default_rng(seed)
+    num, num_groups = len(level), len(rewards)
+    prompt, group = np.repeat(np.arange(num), num_groups), np.tile(np.arange(num_groups), num)
+    reward = (rng.random(num * num_groups) < np.array(rewards)[group, level[prompt]]).astype(float)
+    return {"prompt": prompt, "response_group": group, "reward": reward, "tokens": np.ones(num * num_groups)}
+
+
+def trained(budget, rewards, names=("standard", "extended"), num=500, min_gain=0.15):
+    states, level = draw_states(num, 0, len(names))
+    batch = Batch(features=states.features, **responses(level, rewards, 1))
+    terms = read_budget(budget, list(names), lambda _: None)
+    lower_level = LowerLevel(num_groups=len(names), budgets=terms, utility="regression", window=1, min_gain=min_gain)
+    return train_choice(states, batch, lower_level)
+
+
+REWARDS = [[0.95, 0.1, 0.05], [0.95, 0.9, 0.05]]
+"""Only the middle level, a third of the problems, gains."""
+
+
+@pytest.mark.parametrize("budget", [0.1, 0.25])
+def test_a_budget_that_binds_is_kept_on_unseen_prompts_and_goes_where_it_pays(budget):
+    found = trained({"extended": budget}, REWARDS)
+    unseen, level = draw_states(4_000, 7)
+    share = unseen.shares(found.delta)
+    assert share[:, 1].mean() == pytest.approx(budget, abs=0.02)
+    assert found.share[1] == pytest.approx(budget, abs=0.005)
+    assert share[level == 1, 1].mean() > 3 * budget * 0.85
+    assert found.selection.price[0] > 0
+    assert np.allclose(share.sum(1), 1, atol=0.02)
+
+
+def test_a_budget_with_slack_is_not_spent():
+    found = trained({"extended": 0.75}, REWARDS)
+    unseen, level = draw_states(4_000, 7)
+    share = unseen.shares(found.delta)[:, 1]
+    assert 0.3 < share.mean() < 0.45 and found.selection.price[0] == 0
+    assert share[level == 1].mean() > 0.9 and share[level != 1].mean() < 0.2
+
+
+def test_three_groups():
+    rewards = [[0.95, 0.1, 0.05], [0.95, 0.9, 0.05], [0.95, 0.9, 0.9]]
+    found = trained({"long": 0.2, "short": 0.3}, rewards, names=("standard", "short", "long"))
+    unseen, level = draw_states(4_000, 7, 3)
+    share = unseen.shares(found.delta)
+    assert share.mean(0)[1:] == pytest.approx([0.3, 0.2], abs=0.025)
+    assert share[level == 2].mean(0).argmax() in (0, 2) and share[level == 2, 1].mean() < 0.05
+
+
+def test_states_come_back_from_disk_as_they_were(tmp_path):
+    states, _ = draw_states(10, 0)
+    states.save(tmp_path / "states.npz")
+    again = ChoiceStates.load(tmp_path / "states.npz")
+    assert np.allclose(states.shares(), again.shares(), atol=1e-6)
+    assert np.allclose(states.features, again.features, atol=1e-6)
