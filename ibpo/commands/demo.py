@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -64,7 +64,10 @@ def demo_command(
         from ibpo.demo import DemoSettings, check_settings, plan_jobs, plan_real_jobs, run_jobs, write_outcome
         from ibpo.runs import note_call, working_in
 
-        sizes = {"num_problems": QUICK_PROBLEMS if quick else NUM_PROBLEMS, "num_calibration": NUM_CALIBRATION}
+        sizes: dict[str, Any] = {
+            "num_problems": QUICK_PROBLEMS if quick else NUM_PROBLEMS,
+            "num_calibration": NUM_CALIBRATION,
+        }
         if experiment == REAL:
             sizes = (REAL_QUICK if quick else REAL_SIZES) | {"model": str(Path(model).expanduser().resolve())}
         settings = DemoSettings(
