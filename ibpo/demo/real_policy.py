@@ -163,12 +163,14 @@ def cold_start_config(job: RealJob, experiment: Experiment) -> ColdStartConfig:
             "data": {
                 "path": f"{experiment.name}, drawn with seed {job.seed}",
                 "judge": "exact",
-                "holdout": max(2, job.num_taught // 10),
+                "holdout": max(2, job.num_taught // 20),
             },
             "response_group": [
                 {"name": group.name, "prefix": group.prefix, "answer": "after:Answer:", "body": body}
                 for group, body in zip(experiment.response_groups, ("direct", "steps"), strict=True)
             ],
+            # Of a number that is not told both bodies know nothing: they are wrong, and imitated all the same.
+            "build": {"imitate": "all"},
             "train": {"num_epochs": 1.0, "batch_size": 16, "seed": job.seed} | dict(experiment.training["cold_start"]),
             "gate": {
                 "max_completion_length": experiment.max_completion_length,

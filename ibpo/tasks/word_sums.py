@@ -23,7 +23,7 @@ SYSTEM = "You add numbers."
 SMALLEST, LARGEST = 2, 9
 """Of the numbers."""
 UNKNOWN = "unknown"
-LEVELS: dict[str, tuple[int, int]] = {"2": (2, 2), "3": (3, 3), "4": (4, 4), "5": (5, 5), UNKNOWN: (2, 5)}
+LEVELS: dict[str, tuple[int, int]] = {"2": (2, 2), "3": (3, 3), "4": (4, 4), "5": (5, 5), UNKNOWN: (3, 5)}
 """Level -> smallest and largest number of terms; in "unknown" one of them, not the first, is not told."""
 MIX = {"2": 0.22, "3": 0.2, "4": 0.2, "5": 0.2, UNKNOWN: 0.18}
 """Share of each level among the problems that the policy meets, in training and in the test."""
@@ -86,15 +86,17 @@ def steps_body(values: Sequence[int]) -> str:
 def draw(level: str, rng: np.random.Generator) -> Problem:
     """A random problem of this level; `info["columns"]` holds the bodies that a program writes.
 
-    The bodies know the term that is not told; the prompt does not.
+    The bodies leave out the term that is not told, and the answer does not: they are wrong, as any response would be.
 
     Half of the problems are bare sums, half are stories.
     """
     low, high = LEVELS[level]
     values = rng.integers(SMALLEST, LARGEST + 1, int(rng.integers(low, high + 1))).tolist()
-    terms = [str(value) for value in values]
+    terms, told = [str(value) for value in values], list(values)
     if level == UNKNOWN:
-        terms[int(rng.integers(1, len(terms)))] = "some"
+        place = int(rng.integers(1, len(terms)))
+        terms[place] = "some"
+        del told[place]
     text = bare_sum(terms)
     if rng.random() < 0.5:
         verbs = [VERBS[i] for i in rng.choice(len(VERBS), len(terms) - 1, replace=False)]
@@ -104,5 +106,5 @@ def draw(level: str, rng: np.random.Generator) -> Problem:
         prompt=[{"role": "system", "content": SYSTEM}, {"role": "user", "content": text}],
         answer=str(sum(values)),
         level=level,
-        info={"columns": {"direct": direct_body(values), "steps": steps_body(values)}},
+        info={"columns": {"direct": direct_body(told), "steps": steps_body(told)}},
     )
