@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from itertools import islice
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from experiments.corpora import CURRICULA
-from ibpo.tasks import digit_sums, symbol_sums
+from ibpo.tasks import digit_sums, symbol_sums, word_sums
 from ibpo.tasks.task import distinct, stream
 
 TASKS = [digit_sums, symbol_sums]
@@ -74,3 +75,19 @@ def test_symbol_sums_believed_facts_are_wrong_only_about_upper_case():
         assert sorted(symbol for symbol, _ in path) == sorted(symbols)
         if problem.level == "easy":
             assert f"={path[-1][1]}" == problem.answer
+
+
+def test_word_sums_are_told_in_the_prompt_and_written_out_by_the_program():
+    problems = distinct(word_sums, "train", 400, seed=0)
+    assert not {p.problem_id for p in problems} & {p.problem_id for p in distinct(word_sums, "test", 400, seed=0)}
+    for problem in problems:
+        told = [int(number) for number in re.findall(r"\d+", problem.problem_id)]
+        columns = problem.info["columns"]
+        steps = re.findall(r"(\d+) \+ (\d+) = (\d+)", columns["steps"])
+        assert columns["direct"] == f" {sum(told)}" and columns["steps"].endswith(f". Answer: {sum(told)}")
+        assert len(steps) == len(told) - 1 and all(int(a) + int(b) == int(c) for a, b, c in steps)
+        low, high = word_sums.LEVELS[problem.level]
+        if problem.level == word_sums.UNKNOWN:  # hopeless: the number that is not told is at least 2
+            assert low - 1 <= len(told) < high and int(problem.answer) >= sum(told) + 2
+        else:
+            assert low <= len(told) <= high and int(problem.answer) == sum(told)
