@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from ibpo.cli import app
+from ibpo.demo import DemoSettings, plan_real_jobs, run_real_job, write_outcome
 
 pytest.importorskip("trl")
 TEMPLATE = (
@@ -58,24 +60,41 @@ def test_without_the_model_its_command_is_named(tmp_path):
     assert result.exit_code == 2 and "others made this one" in result.stderr
 
 
-def test_from_cold_start_to_page_and_again_without_repeating_anything(tiny_model, tmp_path, monkeypatch):
-    small = {"num_problems": 20, "num_calibration": 20, "num_taught": 20, "num_train": 20}
-    monkeypatch.setattr("ibpo.commands.demo.REAL_QUICK", small)
-    arguments = ("--model", tiny_model, "--quick", "--budget", "extended=50%", "--runs", tmp_path)
-    result = run(*arguments)
-    assert result.exit_code == 0, result.output
-    folder = tmp_path / "smollm2-quick"
-    rows = json.loads((folder / "results.json").read_text())
+@pytest.mark.slow
+def test_from_cold_start_to_page_and_again_without_repeating_anything(tiny_model, tmp_path):
+    """Every job in this process; the command starts one for each, which is tested with the other experiments."""
+    settings = DemoSettings(
+        experiments=("smollm2",), budgets=(0.5,), seeds=(0,), num_problems=20, num_calibration=20, num_steps=None,
+        from_scratch=False, model=str(tiny_model), num_taught=20, num_train=20,
+    )  # fmt: skip
+    phases = plan_real_jobs(tmp_path, settings)
+    assert [[job.name for job in phase] for phase in phases] == [
+        ["cold-start"],
+        ["untrained", "rollouts"],
+        ["ibpo-0.5"],
+    ]
+    for job in (job for phase in phases for job in phase):
+        assert not job.is_done()
+        run_real_job(job)
+        assert job.is_done()
+    write_outcome(tmp_path, settings, Console(quiet=True), seconds=1.0)
+    rows = json.loads((tmp_path / "results.json").read_text())
     assert {"standard only", "extended only", "random mix", "IBPO sampled", "IBPO calibrated"} <= {
         row["method"] for row in rows
     }
-    page = (folder / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text()
     assert "135 million parameters" in page and "0.36 million" not in page
-    policy = folder / "smollm2" / "seed0" / "policies" / "ibpo-0.5" / "model"
+    policy = tmp_path / "smollm2" / "seed0" / "policies" / "ibpo-0.5" / "model"
     assert json.loads((policy / "config.json").read_text())["tie_word_embeddings"] is False
-    files = {path: path.stat().st_mtime_ns for path in (folder / "smollm2").rglob("*.gz")}
-    assert run(*arguments).exit_code == 0
-    assert files == {path: path.stat().st_mtime_ns for path in (folder / "smollm2").rglob("*.gz")}
+    # Interrupted in the last job: only what is missing is made again.
+    last = phases[-1][0]
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "smollm2").rglob("*.gz")}
+    sampled = last.responses(last.name, "sampled")
+    sampled.unlink()
+    run_real_job(last)
+    again = {path: path.stat().st_mtime_ns for path in (tmp_path / "smollm2").rglob("*.gz")}
+    own = {path for path in files if path.name.startswith("ibpo-0.5")}
+    assert {path for path in files if files[path] != again[path]} <= own and sampled in again
 
 
 def test_the_saved_policy_chooses_as_the_recorded_states_say(tiny_model, tmp_path):
