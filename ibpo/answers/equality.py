@@ -5,11 +5,12 @@ The conventions are those of docs/judges.md.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from fractions import Fraction
 
 from ibpo.answers.nodes import Node, exact, written
-from ibpo.answers.regions import as_interval, is_plain, is_region, same_region
+from ibpo.answers.regions import as_interval, is_plain, is_region, same_region, with_points
 from ibpo.answers.text import same_unit
 from ibpo.answers.values import COLLECTIONS, approximate, same_equation, same_value
 
@@ -33,7 +34,7 @@ def same(ours: Node, theirs: Node) -> bool:
         >>> [same(read(a), read(b)) for a, b in (("x=5", "5"), ("(1,2)", "1<x<2"), ("5 cm", "5 m"), ("2ab", "2ba"))]
         [True, True, False, True]
     """
-    ours, theirs = settled(ours), settled(theirs)
+    ours, theirs = with_points(settled(ours)), with_points(settled(theirs))
     if written(ours) == written(theirs):
         return True
     if ours.kind == theirs.kind == "assignment":
@@ -172,13 +173,29 @@ def _congruent(ours: Node, theirs: Node) -> bool:
 
 
 def _same_text(ours: Node, theirs: Node) -> bool:
-    """Words are compared without case and punctuation; a list of words too."""
-    return _words(ours) == _words(theirs) != ""
+    """Words are compared without case, punctuation and article; several in any order, as long as none is denied."""
+    a, b = _words(ours), _words(theirs)
+    if a == b != "":
+        return True
+    several = [_several(node) for node in (ours, theirs)]
+    return several[0] == several[1] and len(several[0]) > 1
+
+
+def _several(node: Node) -> list[str]:
+    """The words of a list, in one order; empty for anything else."""
+    if node.kind == "list" and node.name != "or":
+        found = [_words(part) for part in node.parts]
+    elif node.kind == "text" and " or " not in node.name:
+        found = [_words(Node("text", name=part)) for part in re.split(r",\s*(?:and\s)?|\sand\s", node.name)]
+    else:
+        return []
+    return sorted(found) if all(found) else []
 
 
 def _words(node: Node) -> str:
     if node.kind in ("text", "variable", "constant"):
-        return "".join(character for character in node.name.lower() if character.isalnum())
+        name = re.sub(r"^(?:an?|the) ", "", node.name.lower())
+        return "".join(character for character in name if character.isalnum())
     if node.kind == "product" or (node.kind == "list" and any(part.kind == "text" for part in node.parts)):
         return "".join(_words(part) for part in node.parts)  # a date is written with commas
     if node.kind == "number" and node.number.denominator == 1:

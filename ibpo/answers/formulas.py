@@ -27,6 +27,7 @@ class FormulaReader(Cursor, ABC):
         super().__init__(tokens)
         self.loose = loose
         self.in_bars = self.in_set = self.inside_function = 0
+        self.in_brackets = False
 
     @abstractmethod
     def items(self, separator: str, closing: tuple[str, ...]) -> Node:
@@ -126,10 +127,13 @@ class FormulaReader(Cursor, ABC):
             return True
         if kind == "number":
             last = before.parts[-1] if before.kind == "product" else before
-            return last.kind == "function" and last.name == "factorial"  # 3!7!
-        return word in ("(", "[", "{") or (word == "|" and before.kind != "in bars" and self._bar_opens())
+            closed = last.kind == "power" and self.tokens[self.at - 1].text == "}"  # 2^{5}3^{2}
+            return closed or (last.kind == "function" and last.name == "factorial")  # 3!7!
+        return word in ("(", "[", "{") or (word == "|" and self._bar_opens(before))
 
-    def _bar_opens(self) -> bool:
+    def _bar_opens(self, before: Node) -> bool:
+        if self.in_set and before.kind == "variable":  # {x | x > 5}
+            return False
         return self.kind(1) in ("number", "word", "command") and not self.in_bars
 
     def postfixed(self) -> Node:
@@ -256,16 +260,25 @@ class FormulaReader(Cursor, ABC):
             return Node("constant", name=CONSTANTS[word])
         if word in LETTERS:
             return letter(word)
+        mark = ""
+        if word in OPAQUE and self.peek() in ("^", "'"):
+            coming = "".join(token.text for token in self.tokens[self.at : self.at + 6])
+            mark = next(
+                (mark for mark in ("^{-1}", "'", "''") if coming.startswith(f"{mark}(")), ""
+            )  # f^{-1}(x), f'(x)
+            self.at += len(mark)
         if (
             len(word) == 1
             and self.peek() == "("
             and not self.tokens[self.at].spaced
-            and (word in OPAQUE or self._names_a_value())
+            and (word in OPAQUE or self._names_a_value() or (word.isupper() and self._holds_several()))
         ):
             self.at += 1
             inner = self.items(",", (")",))
             self.expect(")")
-            return Node("function", (inner,), name=f"{word}()")
+            if inner.kind == "list" and word.isupper():  # a point: P(1, 2)
+                return Node("tuple", inner.parts, name="()")
+            return Node("function", (inner,), name=f"{word}{mark}()")
         if len(word) == 1 or len(word) < 6:
             names = [letter(character) for character in word]
             names[-1] = self._subscripted(names[-1], word[-1])
@@ -276,6 +289,15 @@ class FormulaReader(Cursor, ABC):
                 node = Node("product", (node, name))
             return node
         raise Unread(f"the word {word!r} in a formula")
+
+    def _holds_several(self) -> bool:
+        """Whether a bracket with a comma of its own comes."""
+        depth = 0
+        for token in self.tokens[self.at :]:
+            depth += (token.text in ("(", "[", "{")) - (token.text in (")", "]", "}"))
+            if depth == 0 or (depth == 1 and token.text == ","):
+                return depth == 1
+        return False
 
     def _names_a_value(self) -> bool:
         """Whether `(x)` and a relation follow: a letter before them is a function."""
@@ -356,10 +378,10 @@ class FormulaReader(Cursor, ABC):
                 power = self.exponent()
         self.inside_function += 1
         many = name in ("max", "min", "gcd", "lcm", "binom")
-        if self.peek() in ("(", "["):
+        if self.peek() in ("(", "[") or (many and self.peek() == r"\lbrace"):
             self.at += 1
-            inner = self.items(",", (")", "]"))
-            self.expect(")", "]")
+            inner = self.items(",", (")", "]", r"\rbrace"))
+            self.expect(")", "]", r"\rbrace")
             if inner.kind == "list" and not many:
                 if name != "log" or len(inner.parts) != 2:
                     raise Unread(f"several arguments of {name}")

@@ -2,6 +2,7 @@ r"""Equal answers among several: which answers of a problem are one answer, for 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
@@ -11,6 +12,8 @@ from ibpo.answers.nodes import Node, Unread, has_variable
 from ibpo.answers.reading import read
 from ibpo.answers.text import clean, unmarked
 from ibpo.answers.values import MIN_PLACES
+
+UNSPACED = re.compile(r"(?<=\d)(?=[A-Za-z])")
 
 
 @lru_cache(maxsize=8192)
@@ -38,6 +41,8 @@ def equal(predicted: str, gold: str) -> bool | None:
     readings = [(ours, theirs)]
     if has_variable(ours) and not has_variable(theirs):
         readings.append((understood(predicted, True) or ours, theirs))
+        if theirs.kind == "quantity":  # 15m^3
+            readings.append((understood(UNSPACED.sub(" ", predicted), True) or ours, theirs))
     elif has_variable(theirs) and ours.kind == "quantity":
         readings.append((ours, understood(gold, True) or theirs))
     try:

@@ -24,7 +24,7 @@ alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta lambda mu nu x
 Delta Omega Gamma Phi Psi Sigma Theta Lambda ell hbar
 """
 LETTERS = frozenset(LETTER_NAMES.split())
-SINGLE_UNITS = frozenset("mshgLlNJWVK")
+SINGLE_UNITS = frozenset("mshgLlNJWVKMA")
 ROMAN = "text|mbox|textnormal|textrm|textbf|textit|mathrm|operatorname|mathbf|mathit|rm|hbox|textsf|mathsf"
 TOKEN = re.compile(
     r"(?P<number>\d+\.\d+|\d+\.(?!\d)|\.\d+|\d+)"
@@ -39,12 +39,15 @@ REPEATING = re.compile(
     r"\s*(?:\\(?:overline|bar)\s*\{\s*(\d+)\s*\}|\\(?:overline|bar)\s*(\d)|\((\d+)\)(?=\s*$|\s*[,)\]%])"
     r"|((?:\d*\\dot\s*\{?\d\}?)+)|\\dots(?![A-Za-z]))")  # fmt: skip
 BASE = re.compile(
-    r"\(?(-?)\(?(?:\\(?:text|mathrm)\{([0-9A-Za-z]+)\}|([0-9A-Z]+|[0-9]+[0-9A-Za-z]*))\)?\s*"
+    r"(?:[A-Za-z]\s*=\s*)?"
+    r"\(?(-?)\(?(?:\\(?:text|mathrm|overline)\{([0-9A-Za-z]+)\}|\{?([0-9A-Z]+|[0-9]+[0-9A-Za-z]*)\}?)\)?\s*"
     r"(?:_\s*\{?\s*(?:\\(?:text|mathrm)\s*\{)?\s*\(?(\d+|[a-z]+)\)?\s*\}?\}?"
-    r"|,?\s*\(?\s*(?:\\text\{\s*)?(?:in )?base[ -]?\s*\}?\s*\{?(\w+)\}?\s*\)?)\)?"
+    r"|,?\s*\(?\s*(?:\\text\{\s*)?\(?(?:in )?base[ -]?\s*\}?\s*\{?(\w+)\)?\}?\s*\)?)\)?"
 )
 MULTIPLE = re.compile(r"(?:[()A-Z0-9, ]| and )*[A-Z0-9](?:[()A-Z0-9, ]| and )*|[A-Za-z]")
 SEPARATORS = ("or", "and")
+TRAILING = re.compile(r"(.*[a-z]) (or|and)$")
+"""Words in roman letters that end by a separator: `2\\text{ hours and }30\\text{ minutes}`."""
 
 
 @dataclass(slots=True)
@@ -67,7 +70,8 @@ def lex(text: str) -> list[Token]:
     tokens: list[Token] = []
     at, depth, spaced = 0, 0, False
     while at < len(text):
-        if depth == 0 and (grouped := GROUPED.match(text, at)) and not text[at - 1 : at].isdigit():
+        grouped = GROUPED.match(text, at) if not text[at - 1 : at].isdigit() else None
+        if grouped and (depth == 0 or ",0" in grouped[0]):  # no item of a tuple begins with 0
             # A group of thousands does not begin with 0: 0,111 has a decimal comma.
             whole = grouped[0].replace(",", "." if grouped[0].startswith("0,") and grouped[0].count(",") == 1 else "")
             rest = re.compile(r"\.\d+").match(text, grouped.end())
@@ -142,9 +146,11 @@ def _roman(text: str, at: int, opening: str, spaced: bool, tokens: list[Token]) 
     end = closing_brace(text[at - 1 :])
     if end < 0:
         raise Unread("a brace that is not closed")
-    inner, at = text[at : at - 1 + end].strip(" ~"), at + end
+    apart, inner, at = text[at : at + 1] in (" ", "~"), text[at : at - 1 + end].strip(" ~"), at + end
     content = re.sub(r"\s+", " ", inner.replace("\\ ", " ").replace("~", " "))
-    if content.strip(" ,;.") in SEPARATORS:
+    if (found := TRAILING.match(content)) is not None:
+        tokens.extend((Token("text", found[1], spaced), Token("word", found[2], True)))
+    elif content.strip(" ,;.") in SEPARATORS:
         tokens.append(Token("sign", ",", spaced))
         tokens[-1].text = content.strip(" ,;.")
         tokens[-1].kind = "word"
@@ -152,13 +158,14 @@ def _roman(text: str, at: int, opening: str, spaced: bool, tokens: list[Token]) 
         MULTIPLE.fullmatch(content)
         or content in FUNCTIONS - {"min"}
         or content in CONSTANTS
-        or content[0:1].isdigit()
+        or content.lstrip("-+")[:1].isdigit()
         or content in PERCENT[:1]
         or content == "\\%"
-        or content.lstrip("\\")[:1] in CURRENCY
+        or content.lstrip("-\\")[:1] in CURRENCY
     ):
         inside = lex(content)
-        if inside and len(content) == 1 and content in SINGLE_UNITS:
+        measured = bool(tokens) and content.isupper() and (apart or tokens[-1].kind == "number")
+        if inside and len(content) == 1 and (content in SINGLE_UNITS or measured):
             inside[0].kind = "unit_letter"
         if inside:
             inside[0].spaced = spaced

@@ -80,6 +80,8 @@ def is_name(node: Node) -> bool:
     """Whether a side of an equation only names what the other side is: x, f(x), AB, (p, q), |AB|, S:T, W_1."""
     if node.kind == "variable":
         return True
+    if node.kind == "quotient" and is_derivative(node):
+        return True
     if node.kind == "product":
         return all(
             (part.kind == "variable" and part.name.isupper()) or (part.kind == "product" and is_name(part))
@@ -115,9 +117,18 @@ def relation(sides: list[Node], signs: list[str]) -> Node:
     return Node("relation", tuple(sides), name=" ".join(signs))
 
 
+def is_derivative(node: Node) -> bool:
+    """Whether it is dy/dx, which names a function."""
+    d = Node("variable", name="d")
+    return node.kind == "quotient" and all(
+        part.kind == "product" and len(part.parts) == 2 and part.parts[0] == d and part.parts[1].kind == "variable"
+        for part in node.parts
+    )
+
+
 def shares(name: Node, value: Node) -> bool:
     """Whether a variable of the name stands in the value too; the argument of a function may."""
-    if name.kind == "function":
+    if name.kind == "function" or is_derivative(name):
         return False
     return bool(variables(name) & variables(value))
 

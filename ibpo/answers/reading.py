@@ -12,7 +12,7 @@ from fractions import Fraction
 
 from ibpo.answers.formulas import RELATIONS, FormulaReader
 from ibpo.answers.lexing import BASE, CONSTANTS, FUNCTIONS, LETTERS, MAX_BASED, SEPARATORS, Token, based, lex
-from ibpo.answers.nodes import Node, Unread, relation, spread, written
+from ibpo.answers.nodes import Node, Unread, has_variable, relation, spread, written
 from ibpo.answers.text import CURRENCY, NUMBER_WORDS, PERCENT, SCALES, SENTENCE_WORDS, clean, unit_of
 
 MAX_CHARACTERS, MAX_TOKENS = 4000, 600
@@ -75,6 +75,15 @@ class Reader(FormulaReader):
                 break
             joined.add(self.tokens[self.at - 1].text)
         word = joined.pop() if len(joined) == 1 else ""
+        if (
+            len(found) > 1
+            and found[0].kind == "relation"
+            and found[0].name == "!="
+            and not any(map(has_variable, found[1:]))
+        ):
+            left = found[0].parts[0]  # x \ne 1, 3
+            found[1:] = [Node("relation", (left, value), name="!=") for value in found[1:]]
+            word = "and"
         return found[0] if len(found) == 1 else Node("list", tuple(found), name=word if word in SEPARATORS else "")
 
     def item(self) -> Node:
@@ -89,8 +98,8 @@ class Reader(FormulaReader):
             sides.append(self.side())
         if (self.peek() in ("(", ",") and "mod" in signs) or self.peek() == r"\mod" or self.peek(1) == r"\mod":
             return self._modulo(sides, signs)
-        if not signs:
-            return spread(sides[0])
+        if not signs:  # within brackets both values belong to what the brackets hold: (1 \pm 2)/3
+            return sides[0] if self.in_brackets else spread(sides[0])
         if "mod" in signs:
             raise Unread("a congruence without its modulus")
         return relation(sides, signs)
@@ -259,15 +268,19 @@ class Reader(FormulaReader):
         closing = CLOSING[opening]
         if opening == r"\lbrace" and self.take(r"\rbrace"):
             return Node("empty")
+        outer, self.in_brackets = self.in_brackets, opening != r"\lbrace"
         self.in_set += opening == r"\lbrace"
         inner = self.items(",", tuple(closing))
         self.in_set -= opening == r"\lbrace"
+        self.in_brackets = outer
         if opening == r"\lbrace" and self.take(r"\mid", "|", ":", r"\colon"):
             if inner.kind == "variable" or (
                 inner.kind == "relation" and inner.name == "in" and inner.parts[1].kind == "reals"
             ):
                 inner = self.items(",", tuple(closing))
                 self.expect(r"\rbrace")
+                if inner.kind == "list" and inner.name != "or" and all(part.kind == "relation" for part in inner.parts):
+                    return Node("list", inner.parts, name="and")
                 if inner.kind != "relation":
                     raise Unread("a set by a condition that is not read")
                 return inner

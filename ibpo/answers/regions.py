@@ -61,6 +61,19 @@ def absolute(node: Node) -> bool:
     return node.kind == "function" and node.name == "abs" and is_plain(node.parts[0])
 
 
+def with_points(node: Node) -> Node:
+    """`x = 1 or 2 < x < 3` as the union that it is; anything else as it is."""
+    if node.kind != "list" or node.name != "or" or {part.kind for part in node.parts} != {"relation", "assignment"}:
+        return node
+    subjects = {written(subject) for part in node.parts for subject in _subjects(part)}
+    names = {written(part.parts[0]) for part in node.parts if part.kind == "assignment"}
+    if subjects != names or not all(is_region(part) for part in node.parts if part.kind == "relation"):
+        return node
+    return Node(
+        "union", tuple(Node("set", part.parts[1:]) if part.kind == "assignment" else part for part in node.parts)
+    )
+
+
 def same_region(ours: Node, theirs: Node) -> bool | None:
     """Whether two sets of reals are the same; None where one of them is none."""
     subjects = {written(subject) for node in (ours, theirs) for subject in _subjects(node)}

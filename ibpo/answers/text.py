@@ -25,45 +25,61 @@ GREEK = dict(zip("αβγδεθλμρσφωΔΩ", ("alpha", "beta", "gamma", "del
                                     "sigma", "phi", "omega", "Delta", "Omega"), strict=True))  # fmt: skip
 
 ESCAPED_TWICE = re.compile(r"(?<!\\)\\\\(?=(?:[dt]?frac|left|right|sqrt|le|ge|text|pi|cup|infty|boxed)(?![a-z]))")
-SPELLINGS = (
-    (re.compile(r"\\(?:text)?color\s*(?:\[\w+\])?\s*\{[\w!]+\}\s*"), ""),
-    (re.compile(r"\{\s*([^{}]+?)\s*\\choose\s*([^{}]+?)\s*\}"), r"\\binom{\1}{\2}"),
-    (re.compile(r"\{\s*([^{}]+?)\s*\\over(?![A-Za-z])\s*([^{}]+?)\s*\}|^([^{}]+?)\s*\\over(?![A-Za-z])\s*([^{}]+)$"),
+SPELLINGS = tuple((needle, re.compile(pattern), spelling) for needle, pattern, spelling in (
+    ("color", r"\\(?:text)?color\s*(?:\[\w+\])?\s*\{[\w!]+\}\s*(?:\{((?:[^{}]|\{[^{}]*\})*)\})?", lambda m: m[1] or ""),
+    ("{}", r"\{\}", ""),
+    ("frac", r"\\(?:s|nice|[dtc])frac(?![A-Za-z])", r"\\frac"),
+    ("/", r"\^\s*\{?(\d+)\}?\s*(?:\\!)?\s*/\s*(?:\\!)?\s*_\s*\{?(\d+)\}?", r"\\frac{\1}{\2}"),
+    (r"\root", r"\\root\s*\{?(\w+)\}?\s*\\of(?![A-Za-z])", r"\\sqrt[\1]"),
+    ("", r"^(?:\\text\s*\{)?(\d+)\s*\^?\s*\{?\s*(?:\\(?:text|mathrm|textsuperscript)\s*\{)?(?:st|nd|rd|th)\s*\}{0,3}$",
+     r"\\text{th \1}"),  # an ordinal is no number
+    (r"\angle", r"(?<![A-Za-z])m\s*(?=\\angle)", ""),
+    (" ", r"^(?:an?|the)\s+(?=[A-Za-z]{4,}$)", ""),
+    (r"\choose", r"\{\s*([^{}]+?)\s*\\choose\s*([^{}]+?)\s*\}", r"\\binom{\1}{\2}"),
+    (r"\over", r"\{\s*([^{}]+?)\s*\\over(?![A-Za-z])\s*([^{}]+?)\s*\}|^([^{}]+?)\s*\\over(?![A-Za-z])\s*([^{}]+)$",
      lambda m: rf"\frac{{{m[1] or m[3]}}}{{{m[2] or m[4]}}}"),
-    (re.compile(r"\\[dt]binom(?![A-Za-z])"), r"\\binom"),
-    (re.compile(r"\\(sin|cos|tan)\s*\^\s*\{\s*-\s*1\s*\}"), r"\\arc\1"),
-    (re.compile(r"(?<=[-+ ])i\s*(\d+(?:\.\d+)?)$"), r"\1i"),
-    (re.compile(r"\\[ij]math(?![A-Za-z])"), "i"),
-    (re.compile(r"^(-?[\d.]+\s*[-+]\s*[\d.]*)\s*\*?\s*j$"), r"\1i"),
-    (re.compile(r"_\s*\{\s*\\text\s*\{\s*base[ ~-]*\}?\s*(\d+)\s*\}?\s*\}"), r"_{\1}"),
-    (re.compile(r":\s*="), "="), (re.compile(r"\\colon(?![A-Za-z])|(?:\\math(?:bin|rel|punct))?\{:\}"), ":"),
-    (re.compile(r"\\\\\s*\[-?[\d.]+\s*[a-z]{2}\]"), lambda _: "\\\\"),
-    (re.compile(r"\\frac\s*\{\s*\\(?:text|mathrm)\s*\{([^{}]*)\}\s*\}\s*\{\s*\\(?:text|mathrm)\s*\{([^{}]*)\}\s*((?:\^\{?\d\}?)?)\s*\}"),
-     r"\\text{\1/\2}\3"),
-    (re.compile(r"^\(?([A-J])[).:]$"), r"\1"),
-    (re.compile(r"\b(sq|cu)\.?\s+(?=(?:ft|in|yd|mi|m|cm|km|mm|units?)\b)"), lambda m: ABBREVIATED[m[1]]),
-    (re.compile(r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|(?:no)?limits)(?![A-Za-z])\s*\.?"), ""),
-    (re.compile(r"\\phantom\s*(?:\{[^{}]*\}|\\[A-Za-z]+|.)"), ""),
-    (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
-    (re.compile(r"\\(?:leq|leqslant|leqq|lt|geq|geqslant|geqq|gt|neq|dots[bcimo]?|ldots|cdots|bmod|pmod|pod|mod)(?![A-Za-z])"),
+    ("binom", r"\\[dt]binom(?![A-Za-z])", r"\\binom"),
+    ("1", r"\\(sin|cos|tan)\s*\^\s*\{\s*-\s*1\s*\}", r"\\arc\1"),
+    ("i", r"(?<=[-+ ])i\s*(\d+(?:\.\d+)?)$", r"\1i"),
+    ("math", r"\\[ij]math(?![A-Za-z])", "i"),
+    ("j", r"^(-?[\d.]+\s*[-+]\s*[\d.]*)\s*\*?\s*j$", r"\1i"),
+    ("base", r"_\s*\{\s*\\text\s*\{\s*base[ ~-]*\}?\s*(\d+)\s*\}?\s*\}", r"_{\1}"),
+    (":", r":\s*=", "="), ("{:}", r"(?:\\math(?:bin|rel|punct))?\{:\}", ":"), (r"\colon", r"\\colon(?![A-Za-z])", ":"),
+    ("{.}", r"(?<=\d)\{\.\}(?=\d)", "."), (r"\textdollar", r"\\textdollar(?![A-Za-z])", "$"),
+    ("to", r"^(\d+)\s*(?:\\text\s*\{\s*to\s*\}|to)\s*(\d+)$", r"\1:\2"),
+    ("-", r"^([xyz]{1,2})\s*(?:\\text\s*\{)?\s*-\s*(ax[ie]s|intercepts?|coordinates?|plane)\}?$", r"\\text{\1-\2}"),
+    (r"\bmod", r"\(\s*\\bmod\s*(\w+)\s*\)", r"\\pmod{\1}"),
+    ("o", r"\^\s*\{\s*\\(?:text|mathrm)\s*\{\s*o\s*\}\s*\}", r"\\degree "),
+    ("]", r"\\\\\s*\[-?[\d.]+\s*[a-z]{2}\]", lambda _: r"\\"),
+    (r"\frac", r"\\frac\s*\{\s*\\(?:text|mathrm)\s*\{([^{}]*)\}\s*\}\s*"
+     r"\{\s*\\(?:text|mathrm)\s*\{([^{}]*)\}\s*((?:\^\{?\d\}?)?)\s*\}", r"\\text{\1/\2}\3"),
+    ("", r"^\(?([A-J])[).:]$", r"\1"),
+    (r"\text", r"^\\text(?:bf)?\s*\{\s*(?:[Oo]ption|[Cc]hoice)\s*\}?\s*\(?([A-J])\)?\s*\}?$", r"\1"),
+    (" ", r"\b(sq|cu)\.?\s+(?=(?:ft|in|yd|mi|m|cm|km|mm|units?)\b)", lambda m: ABBREVIATED[m[1]]),
+    ("\\", r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|(?:no)?limits)(?![A-Za-z])\s*\.?", ""),
+    (r"\phantom", r"\\phantom\s*(?:\{[^{}]*\}|\\[A-Za-z]+|.)", ""),
+    ("\\", r"\\(?:leq(?:slant|q)?|lt|geq(?:slant|q)?|gt|neq|dots[bcimo]?|ldots|cdots|[bp]?mod|pod)(?![A-Za-z])",
      lambda m: CANONICAL[m[0][1:]]),
-    (re.compile(r"\*\*"), "^"),
-    (re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)"), r"\\times "),
-    (re.compile(r"\{\s*(\\(?:overline|bar)\s*\{\d+\})\s*\}"), r"\1"),
-    (re.compile(r"(?<![\d.])\.(?=\s*(?:\\overline|\\bar|\\dot(?!s)|\())"), "0."),
-    (re.compile(r"\b([ap])\.m$"), r"\1.m."),
-    (re.compile(r"\b(?:EUR|euros?)\s+(?=\d)"), "€"), (re.compile(r"\b(?:USD|US)\s*\\?\$?\s*(?=\d)"), "$"),
-    (re.compile(r"<=|=<(?!=)"), r"\\le "), (re.compile(r">="), r"\\ge "), (re.compile(r"!=|<>"), r"\\ne "),
-    (re.compile(r"~=|\\simeq|\\cong|\\doteq"), r"\\approx "),
-    (re.compile(r"\.\.\.+"), r"\\dots "),
-    (re.compile(r"(?<=[\d)])(or|and)(?=[A-Z(\d\\])"), r" \1 "),
-    (re.compile(r"\\(?:mathbb|mathbf|Bbb)\s*\{?\s*R\s*\}?"), r"\\R "),
-    (re.compile(r"\\(?:varnothing|O(?![A-Za-z]))"), r"\\emptyset "), (re.compile(r"\\backslash"), r"\\setminus "),
-    (re.compile(r"\^\s*\{?\s*\\(?:circ|degree)\s*\}?|\\degree(?![A-Za-z])"), r"\\degree "),
-    (re.compile(r"\\(?:lvert|rvert|vert)(?![A-Za-z])"), "|"),
-    (re.compile(r"\\pounds(?![A-Za-z])"), "£"), (re.compile(r"\\euro(?![A-Za-z])(?:\{\})?"), "€"),
-    (re.compile(r"\\\{"), r"\\lbrace "), (re.compile(r"\\\}"), r"\\rbrace "),
-)  # fmt: skip
+    ("**", r"\*\*", "^"),
+    ("10", r"(?<=\d)\s*[xX]\s*(?=10\s*\^)", r"\\times "),
+    ("\\", r"\{\s*(\\(?:overline|bar)\s*\{\d+\})\s*\}", r"\1"),
+    (".", r"(?<![\d.])\.(?=\s*(?:\\overline|\\bar|\\dot(?!s)|\())", "0."),
+    (".m", r"\b([ap])\.m$", r"\1.m."),
+    (" ", r"\b(?:EUR|euros?)\s+(?=\d)", "€"), ("US", r"\b(?:USD|US)\s*\\?\$?\s*(?=\d)", "$"),
+    ("=", r"<=|=<(?!=)", r"\\le "), (">=", r">=", r"\\ge "), ("!=", r"!=", r"\\ne "), ("<>", r"<>", r"\\ne "),
+    ("~=", r"~=", r"\\approx "), ("\\", r"\\(?:simeq|cong|doteq)", r"\\approx "),
+    ("...", r"\.\.\.+", r"\\dots "),
+    ("or", r"(?<=[\d)])or(?=[A-Z(\d\\])", " or "), ("and", r"(?<=[\d)])and(?=[A-Z(\d\\])", " and "),
+    ("R", r"\\(?:mathbb|mathbf|Bbb)\s*\{?\s*R\s*\}?", r"\\R "),
+    (r"\varnothing", r"\\varnothing", r"\\emptyset "), (r"\O", r"\\O(?![A-Za-z])", r"\\emptyset "),
+    (r"\backslash", r"\\backslash", r"\\setminus "),
+    ("\\", r"\^\s*\{?\s*\\(?:circ|degree)\s*\}?|\\degree(?![A-Za-z])", r"\\degree "),
+    ("vert", r"\\(?:lvert|rvert|vert)(?![A-Za-z])", "|"),
+    (r"\pounds", r"\\pounds(?![A-Za-z])", "£"), (r"\euro", r"\\euro(?![A-Za-z])(?:\{\})?", "€"),
+    (r"\{", r"\\\{", r"\\lbrace "), (r"\}", r"\\\}", r"\\rbrace "),
+    (r"\R", r"\\R\s*-\s*(?=\\lbrace)", r"\\R \\setminus "),
+))  # fmt: skip
+"""What a text that matches has in it (looked for first: most have not), the pattern, and its one spelling."""
 ABBREVIATED = {"sq": "square ", "cu": "cubic "}
 CANONICAL = {
     **dict.fromkeys(("leq", "leqslant", "leqq"), r"\le"), "lt": "<", "gt": ">", "neq": r"\ne",
@@ -84,8 +100,10 @@ MATRIX_SPACES = re.compile(r"\\(?:[,;:!>]|q?quad|thinspace)|(?<!\\)~|\s+")
 DONE = re.compile(
     r"^\\(?:therefore|Rightarrow|implies)(?![A-Za-z])\s*|\s*[\u2713\u2714\u2705]\ufe0f?$"
     r"|(?:(?<=[^.])\.)?\s*I hope (?:it|this) is correct\.?$"
+    r"|(?<=[$)\]}]),?\s+as (?:required|desired|claimed|needed|expected|stated|asked|wanted|was to be shown)\.?$"
 )
 """Around an answer: "hence" in front of it, and behind it a tick, or the sentence that Minerva's prompt has."""
+SAID_LAST = ("correct", "correct.", "ed", "ed.", "shown", "shown.")
 TAGGED = re.compile(r"<(b|strong|i|em|u|span|mark)>(.*)</\1>", re.DOTALL)
 LEADING = re.compile(
     r"\#{4}\s+|(?:option|choice)\s+(?=\(?[A-J]\)?\.?$)"
@@ -94,6 +112,7 @@ LEADING = re.compile(
     re.IGNORECASE,
 )
 """What may stand before an answer and says nothing: "The answer is"."""
+IN_ROMAN = re.compile(r"\\(?:text|mathrm|textbf)\s*\{([A-Za-z :=]+)\}\s*")
 
 
 def clean(answer: str) -> str:
@@ -113,11 +132,14 @@ def clean(answer: str) -> str:
         text = unwrapped(text)
     if found := IN_WORDS.match(text):
         text = in_digits(found) + text[found.end() :]
+    elif (found := PHRASE.match(text)) and (number := in_number(found[1])) is not None:
+        text = str(number) + text[found.end() :].removeprefix("}" if found[0].startswith("\\") else "")
     if found := OUTWARD.fullmatch(text):
         text = f"{'(' if found[1] == ']' else '['}{found[2]}{')' if found[3] == '[' else ']'}"
     text = THOUSANDS.sub(lambda m: re.sub(r"\D", "", m[0]), text)
-    for pattern, spelling in SPELLINGS:
-        text = pattern.sub(spelling, text)
+    for needle, pattern, spelling in SPELLINGS:
+        if needle in text:
+            text = pattern.sub(spelling, text)
     return (MATRIX_SPACES if "\\begin" in text else SPACES).sub(" ", text).strip()
 
 
@@ -156,17 +178,22 @@ PAIRS = (
     ("__", "__"),
     ("`", "`"),
     ('"', '"'),
+    ("'", "'"),
     ("*", "*"),
 )
 
 
 def unwrapped(text: str) -> str:
     """Without one layer of what stands around an answer: delimiters of formulas, boxes, emphasis, a full stop."""
-    text = DONE.sub("", text.strip())
+    text = text.strip()
+    if not text.isascii() or text[:1] == "\\" or text.endswith(SAID_LAST):
+        text = DONE.sub("", text)
     if found := TAGGED.fullmatch(text):
         return found[2]
     if len(text) > 4 and text.startswith("~~") and text.endswith("~~"):  # struck out in Markdown
         return rf"\cancel{{{text[2:-2]}}}"
+    if text[:2] in (r"\t", r"\m") and (found := IN_ROMAN.match(text)) and LEADING.fullmatch(f"{found[1].strip()} "):
+        text = text[found.end() :]
     text = LEADING.sub("", text, count=1) if LEADING.match(text) else text
     if text.startswith("=") and not text.startswith(("==", "=>", "=<")):
         text = text[1:].lstrip()
@@ -269,6 +296,40 @@ def in_digits(found: re.Match[str]) -> str:
     return f"{NUMBER_WORDS[over]}/{PARTS[under]}"
 
 
+WORDS_OF_NUMBERS = {**NUMBER_WORDS, **{word: 10 * (i + 2) for i, word in enumerate(TENS)}}
+PHRASE = re.compile(
+    rf"(?:\\text\s*\{{\s*)?((?:{'|'.join(WORDS_OF_NUMBERS)})"
+    rf"(?:(?:[- ]|,? and |, )(?:{'|'.join(WORDS_OF_NUMBERS)}|hundred|thousand|million))+)(?=\s|\}}|$)",
+    re.IGNORECASE,
+)
+"""A number of several words at the beginning of an answer: `one hundred and one`."""
+
+
+def in_number(phrase: str) -> int | None:
+    """The number that words name; None where they are several numbers.
+
+    Example:
+        >>> in_number("two thousand three hundred and forty-five"), in_number("two three")
+        (2345, None)
+    """
+    total, group, smallest, scale = 0, 0, 1000, 10**9
+    for word in re.split(r"[-, ]+(?:and )?", phrase.lower()):
+        if word in ("thousand", "million"):
+            if not group or SCALES[word] >= scale:
+                return None
+            total, group, smallest, scale = total + group * SCALES[word], 0, 1000, SCALES[word]
+        elif word == "hundred":
+            if not 0 < group < 10:
+                return None
+            group, smallest = 100 * group, 100
+        else:
+            number = WORDS_OF_NUMBERS[word]
+            if number >= smallest or number == 0:
+                return None
+            group, smallest = group + number, 10 if number >= 20 and number % 10 == 0 else 1
+    return total + group
+
+
 SENTENCES = """
 not no none nor neither never is isn isnt are aren arent was wasn were be being been wrong false incorrect untrue or
 and but minus plus times than more less fewer most least over under about approximately roughly nearly almost half
@@ -290,6 +351,7 @@ def unit_of(words: str) -> str | None:
         >>> unit_of("square feet"), unit_of("m / s"), unit_of("miles per hour"), unit_of("eggs"), unit_of("is wrong")
         ('ft^2', 'm/s', 'mi/h', 'egg', None)
     """
+    words = words.replace("{", "").replace("}", "")
     pieces = re.findall(r"[apAP]\.[mM]\.|[A-Za-z]+|\^\s*-?\d+|[/*]|\S", words)
     spelled: list[str] = []
     power = ""
@@ -314,7 +376,8 @@ def unit_of(words: str) -> str | None:
             power = ""
         elif piece not in (".", "*"):
             return None
-    return re.sub(r" ?([/^]) ?", r"\1", " ".join(filter(None, spelled)))
+    unit = re.sub(r" ?([/^]) ?", r"\1", " ".join(filter(None, spelled)))
+    return re.sub(r" (\w+)\^-(\d)", lambda m: f"/{m[1]}" + (f"^{m[2]}" if m[2] != "1" else ""), unit)
 
 
 def _singular(word: str) -> str:

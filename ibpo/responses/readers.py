@@ -79,6 +79,8 @@ def after(marker: str) -> Callable[[str], str | None]:
     Example:
         >>> after("####")("48 + 24 = 72 #### 72 "), after("Answer:")("**Answer:** 72")
         ('72', '72')
+        >>> after("<answer>")("<answer>72</answer>")
+        '72'
         >>> after("answer is")("So the answer is:\n\\[\n\\frac{1}{2}\n\\]\nas we saw.")
         '\\[ \\frac{1}{2} \\]'
     """
@@ -87,6 +89,8 @@ def after(marker: str) -> Callable[[str], str | None]:
         _, found, rest = completion.rpartition(marker)
         if not found:
             return None
+        if marker[0] == "<" and marker[-1] == ">":
+            rest = rest.partition(f"</{marker[1:]}")[0]
         lines = rest.splitlines()
         for number, line in enumerate(lines):
             if (text := _whole_emphasis(line.strip().lstrip(":：").strip())) in DISPLAYS:  # noqa: RUF001

@@ -38,8 +38,8 @@ FRACTION = re.compile(r"([-+]?)(?:\\[dt]?frac\s*\{(-?\d+)\}\s*\{(\d+)\}|(\d+)\s*
 POWER = re.compile(r"\^|\*\*")
 TOWER = re.compile(r"[\d)}\]]\s*(?:\^|\*\*|!)")
 
-BIG_FACTORIAL = re.compile(r"(?<!\d)\d{5,}\s*!|[)}\]!]\s*!")
-"""Begins where a number does: a search from each of its digits takes the square of their number."""
+BIG_FACTORIAL = re.compile(r"(?<!\d)\d{5,}\s*!|(?<![a-z])(?<![a-z][-+]\d)(?<![a-z] [-+] \d)[)}\]!]\s*!")
+"""Begins where a number does: a search from each of its digits takes the square of their number. `(n-1)!` is none."""
 BIG_NUMBER = re.compile(r"\d{6,}")
 DELIMITER = re.compile(r"\$|\\boxed|\\\[|\\\(|\\begin\{(?:align|equation|displaymath|math)")
 

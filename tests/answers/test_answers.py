@@ -52,6 +52,54 @@ D | D..
 \text{Monday, June 5} | Monday, June 5
 9.8\text{ m/s}^2 | 9.8~\frac{\text{m}}{\text{s}^2}
 5 m/s | 5 ms^{-1}
+5 m/s | 5\text{ m}\cdot\text{s}^{-1}
+101101_2 | 101101 \text{ (base 2)}
+101101_2 | {101101}_{2}
+101101_2 | N = \overline{101101}_{2}
+\textbf{(C)} | \text{Choice C}
+C | \text{Option } C
+\max(x,y) | \max\{x,y\}
+75^\circ | 75{}^\circ
+75^\circ | 75^{\text{o}}
+75^\circ | m\angle A = 75^\circ
+3 \pmod 7 | x \equiv 3 (\bmod 7)
+\frac56 | \sfrac{5}{6}
+\frac56 | ^{5}/_{6}
+\frac12 | \text{The answer is } \frac{1}{2}
+1024 | 2^{5}2^{5}
+(-\infty,1)\cup(1,3)\cup(3,\infty) | x \neq 1, 3
+(-\infty,1)\cup(1,3)\cup(3,\infty) | \mathbb{R} - \{1, 3\}
+(-\infty,1)\cup(1,3)\cup(3,\infty) | \{x \mid x \ne 1, x \ne 3\}
+\{1\}\cup[2,3] | x = 1 \text{ or } 2 \le x \le 3
+(5,\infty) | \{ x \,|\, x > 5 \}
+\frac{1+\sqrt{3}}{2}, \frac{1-\sqrt{3}}{2} | (1±√3)/2
+(1,2),(1,-2) | (1,\pm 2)
+\text{red, blue} | \text{blue and red}
+\text{Ann and Bob} | Bob and Ann
+\$3.50 | \$3{.}50
+\$3.50 | \textdollar 3.50
+-15 | \text{-\$15}
+45 | \text{forty-five}
+120 | one hundred twenty
+2345 eggs | two thousand three hundred and forty-five eggs
+\text{3rd} | 3^{\text{rd}}
+5:2 | 5 \text{ to } 2
+2^{1/4} | \root 4 \of 2
+100000 | {100,000}
+45000 | \frac{45,000}{1}
+1234567 | \color{blue}{1,234,567}
+(2,-1/3) | P(2,-\frac13)
+2\text{ hours }30\text{ minutes} | 2\text{ hours and }30\text{ minutes}
+15\text{ m}^3 | 15m^3
+15\text{ m}^3 | 15\ \text{m³}
+0.05 | 0.05\text{ M}
+\text{y-axis} | y\text{-axis}
+\text{Wednesday} | 'Wednesday'
+\text{rhombus} | a rhombus
+\frac{x}{2} | f^{-1}(x) = 0.5x
+2x | \frac{dy}{dx} = 2x
+2x | f'(x) = 2x
+5 | $5$, as required.
 \begin{pmatrix}1\\2\end{pmatrix} | \begin{pmatrix}1\\[4pt]2\end{pmatrix}
 \sqrt{5} | √5
 \sqrt{5} | \sqrt(5)
@@ -137,6 +185,15 @@ x+y=5 | 5
 2+3j | 3+2j
 \begin{pmatrix}1\\2\end{pmatrix} | \begin{pmatrix}1&2\end{pmatrix}
 3ab^2 | 3a^2b^2
+5 | 5th
+\text{3rd} | 4th
+\text{Ann and Bob} | Ann or Bob
+\{1\}\cup[2,3] | y = 1 \text{ or } 2 \le x \le 3
+2x | \frac{x}{y} = 2x
+f'(x)=3x | f'(x)=2x
+f^{-1}(x)=3x | f(x)=3x
+\frac{1+\sqrt{3}}{2}, \frac{1-\sqrt{3}}{2} | (1±√3)/3
+(5,\infty) | \{ x \,|\, x > 6 \}
 xy^2 | x^2y^2
 2ab! | 2(ab)!
 \emptyset | \{\emptyset\}
@@ -164,6 +221,7 @@ at least 42
 12\text{ (no)}
 \sum_{k=1}^{9} k
 42 squared
+$42$, which is wrong
 ~~42~~
 \cancel{42}
 <s>42</s>

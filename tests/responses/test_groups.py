@@ -44,6 +44,8 @@ from ibpo.types import ResponseGroup
         ("after:<answer>", "<think> 1 <answer> 7 ", "7"),
         ("after:<answer>", "<think> 1 <answer>", None),
         ("after:<answer>", "7", None),
+        ("after:<answer>", "<answer>7</answer>", "7"),
+        ("after:<answer>", "<answer>\n 7 apples\n</answer>\n<|im_end|>", "7 apples"),
         ("code", "```python\nx = 1\n```\nthen\n```py\nx = 2\n```\nprints\n```text\n2\n```\n", "x = 2"),
         ("code", "Answer: ```python\r\nx = 1\r\n```\r\n", "x = 1"),
         ("code", "1. so\n   ```\n   def f():\n       return 1\n   ```\n", "def f():\n    return 1"),
