@@ -14,9 +14,9 @@ budget bounds a mean per request, of tokens or of answers by one group. What mus
 2. **A reservation ends once.** After `decide`, every way out (an answer, an error, a broken stream, a caller that is
    gone, a bug) leads through `end`, hence the `finally` of who calls. A second end does nothing; one that is missing
    holds its reserve back from everybody until the reservation is stale.
-3. **Only what cost nothing is cancelled**: the upstream gave an error, or no answer. All else is settled at the
-   upstream's usage as far as the body allowed it, else at the text that came, else at what was expected; never at 0
-   because nothing is known, or callers who disconnect early would get reasoning for nothing.
+3. **Only what cost nothing is cancelled**: the upstream gave an error, or no answer, or a cache had it. All else is
+   settled at the upstream's usage as far as the body allowed it, else at the text that came, else at what was expected;
+   never at 0 because nothing is known, or callers who disconnect early would get reasoning for nothing.
 4. **One request, one reservation**, which counts as many requests as it asks for answers. Retries are made below the
    decision. What the probe generated is charged with the answer that it was generated for.
 5. **A budget costs nobody the answer.** Where it is used up, and where its store cannot be used, the request gets the
@@ -154,7 +154,8 @@ class Decider:
         record, usage, most = decision.record, decision.usage, decision.most
         if usage.reasoning:
             record.fields["thinking_tokens"] = usage.reasoning
-        if record.tokens is None and record.outcome != "failed":
+        is_free = record.outcome in ("failed", "cached")
+        if record.tokens is None and not is_free:
             record.tokens = usage.total
             if usage.is_counted:
                 record.counted = "usage"
@@ -178,7 +179,7 @@ class Decider:
             record.tokens = most
         reservation, probe_tokens = decision.reservation, decision.gains.probe_tokens
         if reservation is not None:
-            if record.outcome == "failed":
+            if is_free:
                 self.controller.cancel(reservation, {"tokens": float(probe_tokens)})
             elif record.tokens is None:
                 self.controller.settle(reservation, None)

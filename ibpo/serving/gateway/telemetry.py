@@ -36,7 +36,8 @@ class RequestRecord:
     """By `time.perf_counter`."""
     response_group: str = ""
     outcome: str = "disconnected"
-    """`answered`; `failed`: there was no answer; `cut`: the upstream broke off; `disconnected`: the caller did."""
+    """`answered`; `failed`: there was no answer; `cut`: the upstream broke off; `disconnected`: the caller did;
+    `cached`: a proxy's cache had the answer, and nothing was generated."""
     status: int = 0
     """HTTP status of the answer; 0: none was sent."""
     tokens: float | None = None
@@ -197,7 +198,7 @@ class Metrics:
             return Histogram(name, text, labels, buckets=SECONDS, registry=self.registry)
 
         who = ("tenant", "response_group")
-        outcomes = "answered, failed, cut, disconnected"
+        outcomes = "answered, failed, cut, disconnected, cached"
         self.requests = counter("ibpo_requests", f"Governed requests by outcome: {outcomes}.", *who, "outcome")
         self.tokens = counter(
             "ibpo_completion_tokens", "Completion tokens; counted: usage, estimated, reserve.", *who, "counted"

@@ -37,6 +37,7 @@ NO_TEXT = frozenset(
         *("role", "id", "call_id", "tool_call_id", "item_id", "type", "object", "status", "index", "model", "usage"),
         *("finish_reason", "stop_reason", "native_finish_reason", "logprobs", "signature", "encrypted_content"),
         *("token_ids", "prompt_token_ids", "annotations", "content_filter_results", "error"),
+        *("provider_specific_fields", "thinking_blocks"),  # LiteLLM says in them what stands beside them
     ]
 )
 """Keys of an answer whose strings the model has not written."""
@@ -163,6 +164,18 @@ class StreamUsage:
             self._tail = b""
         return b"".join(passed)
 
+    def take(self, answer: dict[str, Any]) -> None:
+        """Note what an event says that has been read already."""
+        cost = cost_of(answer)
+        self.failed |= cost.failed
+        self.finished |= answer.get("type") in ("message_stop", "response.completed", "response.incomplete")
+        self._text_tokens += cost.text_tokens
+        self.reasoning = max(self.reasoning, cost.reasoning)
+        # The last of several may be zeros.
+        tokens = cost.tokens
+        if tokens is not None and tokens >= (self.tokens or 0) and (tokens > 0 or not self.text_tokens):
+            self.tokens, self._text_tokens, self._unread, self._unread_bytes = tokens, 0, [], 0
+
     def end(self) -> bytes:
         """What is left when the stream has ended."""
         tail, self._tail = self._tail, b""
@@ -193,15 +206,8 @@ class StreamUsage:
         if not isinstance(answer, dict):
             self.failed |= kind == b"error"
             return event
-        cost = cost_of(answer)
-        self.failed |= cost.failed or kind == b"error"
-        self.finished |= answer.get("type") in ("message_stop", "response.completed", "response.incomplete")
-        self._text_tokens += cost.text_tokens
-        self.reasoning = max(self.reasoning, cost.reasoning)
-        # The last of several may be zeros.
-        tokens = cost.tokens
-        if tokens is not None and tokens >= (self.tokens or 0) and (tokens > 0 or not self.text_tokens):
-            self.tokens, self._text_tokens, self._unread, self._unread_bytes = tokens, 0, [], 0
+        self.failed |= kind == b"error"
+        self.take(answer)
         if self._strip and not answer.get("choices") and isinstance(answer.get("usage"), dict):
             return _without_usage(event, answer)
         return event
