@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import importlib.util
 import io
 import pkgutil
 import re
@@ -33,6 +34,8 @@ def exists(dotted_name):
     try:
         pkgutil.resolve_name(dotted_name)
     except (ImportError, AttributeError):
+        with contextlib.suppress(ImportError, AttributeError):  # a plug-in is not loaded without its host
+            return importlib.util.find_spec(dotted_name) is not None
         return False
     return True
 

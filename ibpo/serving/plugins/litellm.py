@@ -32,6 +32,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -240,7 +241,9 @@ class BudgetLogger(CustomLogger):
             record.outcome, record.status = "answered", 200
         except Exception as error:
             record.status = _status_of(error)
-            record.outcome = "failed" if not items and _cost_nothing(error) else "cut"
+            # A connection that breaks tells nothing: the stream had begun.
+            is_told = _cost_nothing(error) and "Connection" not in type(error).__name__
+            record.outcome = "failed" if is_told and not items else "cut"
             raise
         finally:  # a caller that is gone raises here what is no `Exception`: the outcome stays `disconnected`
             booking.is_streaming = False
@@ -351,11 +354,9 @@ def _read(data: Mapping[str, Any], api: Api) -> OpenAIRequest:
 
 def _messages_land_at(model: str) -> Api:
     """The API to which LiteLLM translates `/v1/messages` for a model: what can be set is what that takes."""
-    import litellm  # pyright: ignore[reportMissingImports]
-    from litellm.proxy import proxy_server  # pyright: ignore[reportMissingImports]
-    from litellm.utils import ProviderConfigManager  # pyright: ignore[reportMissingImports]
-
-    router = proxy_server.llm_router
+    litellm: Any = import_module("litellm")
+    router: Any = import_module("litellm.proxy.proxy_server").llm_router
+    configs: Any = import_module("litellm.utils").ProviderConfigManager
     for row in (router.get_model_list(model_name=model) or []) if router is not None else []:
         given = row["litellm_params"]
         try:
@@ -365,7 +366,7 @@ def _messages_land_at(model: str) -> Api:
             kind = litellm.LlmProviders(provider)
             if kind == litellm.LlmProviders.OPENAI:
                 return "responses"
-            is_native = ProviderConfigManager.get_provider_anthropic_messages_config(model=name, provider=kind)
+            is_native = configs.get_provider_anthropic_messages_config(model=name, provider=kind)
         except Exception:  # a provider that LiteLLM cannot name is one of its owner's: it gets what the caller wrote
             return "messages"
         return "messages" if is_native else "chat"
@@ -398,7 +399,8 @@ def _write(data: dict[str, Any], api: Api, decision: Decision) -> None:
 
 def _headers(data: Mapping[str, Any], key: Any) -> dict[str, str]:
     """The caller's headers; the slice is that of the key's or its team's metadata, `ibpo_slice`."""
-    given = (data.get("proxy_server_request") or {}).get("headers") or {}
+    asked: Any = data.get("proxy_server_request") or {}
+    given = asked.get("headers") or {}
     headers = {str(name).lower(): str(value) for name, value in given.items()}
     headers.pop(SLICE_HEADER, None)
     for table in (getattr(key, "metadata", None), getattr(key, "team_metadata", None)):
@@ -412,7 +414,9 @@ def _state(data: Any) -> dict[str, Any] | None:
     if not isinstance(data, dict):
         return None
     for place in (data, data.get("litellm_params")):
-        for name in PLACES if isinstance(place, dict) else ():
+        if not isinstance(place, dict):
+            continue
+        for name in PLACES:
             table = place.get(name)
             found = table.get(STATE) if isinstance(table, dict) else None
             if isinstance(found, dict) and isinstance(found.get("id"), str):

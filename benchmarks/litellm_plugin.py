@@ -1,0 +1,161 @@
+"""What does the budget cost inside a LiteLLM proxy? Latency and CPU: no plug-in, with the plug-in, and `ibpo serve`.
+
+    python benchmarks/litellm_plugin.py --python FOLDER/bin/python --rates 5,20 --seconds 10 --blocks 6
+
+FOLDER is made by `tests/serving/litellm_env.sh`. Five processes on loopback: the synthetic upstream of `gateway.py`,
+two LiteLLM proxies (one worker each, no database, no retries) of which one has the plug-in with a budget of 30 % in
+memory, `ibpo serve` with the same file, and this one, which asks at a constant rate whatever the answers do (open
+loop). Blocks of all four addresses take turns, in an order that changes, so that all see the same machine. CPU is what
+each process used (`/proc`, Linux only).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import numpy as np
+from gateway import BODY, STREAMED, at_rate, cpu_and_memory
+
+ROOT = Path(__file__).resolve().parent.parent
+KEY = "sk-of-the-benchmark"
+GATEWAY = """
+[upstream]
+url = "{upstream}"
+
+[budget.extended]
+mean = 0.3
+response_group = "extended"
+
+[[model]]
+name = "*"
+[[model.response_group]]
+name = "standard"
+reasoning_effort = "low"
+max_tokens = 100
+[[model.response_group]]
+name = "extended"
+reasoning_effort = "high"
+max_tokens = 400
+gain = 0.5
+"""
+PLUGIN = """
+from ibpo.serving.plugins.litellm import BudgetLogger
+
+budget = BudgetLogger("gateway.toml")
+"""
+
+
+def start_litellm(python: Path, folder: Path, upstream: str, port: int, callbacks: list[str]) -> subprocess.Popen:
+    """A proxy of one worker; it is ready some time later."""
+    deployment = {"model": "openai/m", "api_base": upstream, "api_key": "k"}
+    config: dict[str, Any] = {"model_list": [{"model_name": "m", "litellm_params": deployment}]}
+    config["litellm_settings"] = {"callbacks": callbacks, "num_retries": 0}
+    place = folder / f"config-{port}.yaml"
+    place.write_text(json.dumps(config))  # JSON is YAML
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "LITELLM_MASTER_KEY": KEY}
+    environment |= {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
+    command = [python.parent / "litellm", "--config", place.name, "--host", "127.0.0.1", "--port", str(port)]
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen([*command, "--num_workers", "1"], cwd=folder, env=environment, stdout=quiet, stderr=quiet)
+
+
+def wait_for(url: str, seconds: float = 300.0):
+    give_up = time.monotonic() + seconds
+    while time.monotonic() < give_up:
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except OSError:
+            time.sleep(0.5)
+    raise SystemExit(f"{url}: not ready in {seconds:.0f} s")
+
+
+async def measure(places, args):
+    """`places`: name -> (address, process id or None)."""
+    body = STREAMED if args.stream else BODY
+    headers = {"Authorization": f"Bearer {KEY}"}
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), headers=headers) as session:
+        for url, _ in places.values():
+            await at_rate(session, url, body, 10, 5)  # warm-up
+        names = list(places)
+        print("| requests/s | | n | p50, p99 | added p50, p99 | CPU a request | memory |")
+        print("|---|---|---|---|---|---|---|")
+        for rate in args.rates:
+            seen, used = {name: [] for name in names}, dict.fromkeys(names, 0.0)
+            for block in range(args.blocks):
+                order = names[block % len(names) :] + names[: block % len(names)]
+                for name in order if block % 2 == 0 else order[::-1]:
+                    url, pid = places[name]
+                    before = cpu_and_memory(pid)[0]
+                    seen[name] += await at_rate(session, url, body, rate, args.seconds)
+                    used[name] += cpu_and_memory(pid)[0] - before
+            alone = 1e3 * np.percentile(seen[names[0]], (50, 99))
+            for name in names:
+                found = 1e3 * np.percentile(seen[name], (50, 99))
+                cells = [f"{found[0]:.1f}, {found[1]:.1f} ms", "{:.1f}, {:.1f} ms".format(*(found - alone))]
+                cells += [
+                    f"{1e3 * used[name] / len(seen[name]):.2f} ms",
+                    f"{cpu_and_memory(places[name][1])[1]:.0f} MiB",
+                ]
+                print(f"| {rate} | {name} | {len(seen[name])} | {' | '.join(cells)} |", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--python", type=Path, required=True, help="of LiteLLM's environment")
+    parser.add_argument("--rates", default="5,20", type=lambda text: [int(x) for x in text.split(",") if x])
+    parser.add_argument("--seconds", type=float, default=10.0, help="of one block")
+    parser.add_argument("--blocks", type=int, default=6)
+    parser.add_argument("--stream", action="store_true")
+    parser.add_argument("--port", type=int, default=18400, help="the first of two free ones")
+    args = parser.parse_args()
+    processes: list[subprocess.Popen] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        try:
+            command = [sys.executable, str(ROOT / "benchmarks" / "gateway.py"), "--as-upstream"]
+            processes.append(upstream := subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+            assert upstream.stdout is not None
+            root = f"http://127.0.0.1:{upstream.stdout.readline().strip()}"
+            (folder / "gateway.toml").write_text(GATEWAY.format(upstream=f"{root}/v1"))
+            (folder / "ibpo_budget.py").write_text(PLUGIN)
+            for i, callbacks in enumerate(([], ["ibpo_budget.budget"])):
+                started = start_litellm(args.python, folder, f"{root}/v1", args.port + i, callbacks)
+                processes.append(started)
+                wait_for(f"http://127.0.0.1:{args.port + i}/health/liveliness")
+            command = [sys.executable, "-m", "ibpo", "serve", "--config", str(folder / "gateway.toml"), "--port", "0"]
+            environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+            gateway = subprocess.Popen(
+                command, text=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            )
+            processes.append(gateway)
+            assert gateway.stderr is not None
+            url = re.findall(r"http://[\d.:]+", gateway.stderr.readline())[0]
+            places = {
+                "upstream alone": (root, upstream.pid),
+                "LiteLLM": (f"http://127.0.0.1:{args.port}", processes[1].pid),
+                "LiteLLM with the plug-in": (f"http://127.0.0.1:{args.port + 1}", processes[2].pid),
+                "ibpo serve": (url, gateway.pid),
+            }
+            asyncio.run(measure({k: (f"{u}/v1/chat/completions", pid) for k, (u, pid) in places.items()}, args))
+        finally:
+            for one in processes:
+                one.terminate()
+            for one in processes:
+                one.wait()
+
+
+if __name__ == "__main__":
+    main()
