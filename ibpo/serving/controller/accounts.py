@@ -126,10 +126,14 @@ class Reservation(NamedTuple):
     """Whether every bound had room; False: no response group had, and this one overdraws least."""
     num_requests: int = 1
     """As how many requests it counts: of that many all costs are the sum."""
+    propensity: float = 1.0
+    """With which probability this response group was chosen: below 1 only where the policy explores."""
 
     def state(self) -> list[Any]:
-        """As a JSON list; a single request as earlier versions write it."""
-        return list(self) if self.num_requests != 1 else list(self)[:-1]
+        """As a JSON list; without exploration, and a single request, as earlier versions write it."""
+        if self.propensity != 1.0:
+            return list(self)
+        return list(self)[:-1] if self.num_requests != 1 else list(self)[:-2]
 
     @classmethod
     def from_state(cls, values: list[Any]) -> Reservation:

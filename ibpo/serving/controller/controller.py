@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -56,6 +57,11 @@ class Controller:
     bounds, at the loss of all others (`cautions`). A tenant or slice with a promise pays at most the
     price at which its own window would spend its promise, one with a ceiling at least that at which it would spend its
     ceiling. Equal gains are made distinct by a factor 1 + 1e-9 frac(n golden).
+
+    **Exploration** (`ServingPolicy.explore`, off by default). With T above 0, a response group g of those that every
+    bound has room for is drawn with probability proportional to exp(net_g / T), net_g = gain - sum_k price_k cost_k:
+    at most T log G of net gain are lost, and what costs far more than it may bring is not tried. Its probability is the
+    reservation's `propensity`, as `ibpo.routing.evaluate_off_policy` needs it. The draw is a hash of the request's id.
 
     **Bound.** Nothing is admitted that the accounts have no room for, by its expected cost and by its reserve: see the
     theorem of `ibpo.serving.controller.admission.Admission`, which holds whatever the gains and the prices, and however
@@ -169,6 +175,11 @@ class Controller:
             prices = quote.prices
             self._admission.begin(accounts, num_requests)
             place, within, too_expensive = self._choose(utility, estimates, reserves, prices, accounts, num_requests)
+            propensity = 1.0
+            if self.policy.explore > 0 and within and len(estimates) > 1:
+                options = [i for i in range(len(estimates)) if i not in too_expensive]
+                gains = [value * num_requests for value in utility]
+                place, propensity = self._draw(request_id, options, gains, estimates, reserves, prices, accounts)
             estimate, reserve = estimates[place], reserves[place]
             self._admission.charge(accounts, estimate, reserve, num_requests)
             # As `Reservation(...)`, which is a function of Python's more.
@@ -186,6 +197,7 @@ class Controller:
                     slice_name,
                     within,
                     num_requests,
+                    propensity,
                 ),
             )
             self.store.put(reservation)
@@ -291,6 +303,33 @@ class Controller:
             if not short[place]:
                 return place, True, too_expensive
         return min(places, key=lambda i: (short[i], sum(reserves[i]))), False, too_expensive
+
+    def _draw(
+        self,
+        request_id: str,
+        places: Sequence[int],
+        gains: Sequence[float],
+        estimates: Sequence[_Costs],
+        reserves: Sequence[_Costs],
+        prices: Sequence[float],
+        accounts: Sequence[Account],
+    ) -> tuple[int, float]:
+        """One of the candidates that there is room for, by chance, and its probability: see `Controller`."""
+        fitting = [i for i in places if not self._admission.shortage(accounts, estimates[i], reserves[i])]
+        net: list[float] = []
+        for i in fitting:
+            paid = sum(price * cost for price, cost in zip(prices, estimates[i], strict=True) if cost > 0)
+            net.append(gains[i] - paid)
+        most = max(net)
+        weights = [math.exp((value - most) / self.policy.explore) for value in net]
+        # By the id: a request that is decided again after a crash is decided alike, and no state has to be kept.
+        digest = hashlib.blake2b(request_id.encode(), digest_size=8).digest()
+        left = int.from_bytes(digest) / 2**64 * sum(weights)
+        for place, weight in zip(fitting, weights, strict=True):
+            left -= weight
+            if left < 0:
+                return place, weight / sum(weights)
+        return fitting[-1], weights[-1] / sum(weights)
 
     def _read(
         self, candidates: Sequence[Candidate], factor: float, num_requests: int

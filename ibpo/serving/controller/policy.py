@@ -127,6 +127,9 @@ class ServingPolicy:
     budget goes to the largest gains, whoever asks; 1: a tenant gets at least what it would get alone."""
     tenants: Mapping[str, TenantPolicy] = field(default_factory=dict)
     slices: Mapping[str, TenantPolicy] = field(default_factory=dict)
+    explore: float = 0.0
+    """In units of gain: response groups that are worse than the best by about this much are tried too, so that their
+    rewards can be learned from; see `ibpo.serving.controller.Controller`. 0: the best is always taken."""
 
     def __post_init__(self) -> None:
         names = [budget.name for budget in self.budgets]
@@ -136,6 +139,7 @@ class ServingPolicy:
             raise IbpoError(f"serving policy: two budgets of one name among {', '.join(names)}; rename one")
         if not 0 <= self.fair_share <= 1:
             raise IbpoError(f"serving policy: fair_share is {self.fair_share!r}; it must be in [0, 1]")
+        _check_number("serving policy", "explore", self.explore)
         for kind, table in (("tenant", self.tenants), ("slice", self.slices)):
             for name, terms in table.items():
                 for key, bounds in (("at_least", terms.at_least), ("at_most", terms.at_most)):
@@ -155,13 +159,13 @@ class ServingPolicy:
         A budget is a table of `BudgetPolicy`'s fields, or a text or number as on the command line: `extended = "30%"`.
 
         Args:
-            table: `budget`, `fair_share`, `tenant` and `slice`.
+            table: `budget`, `fair_share`, `explore`, `tenant` and `slice`.
             budgets: More of them, from the command line.
 
         Raises:
             IbpoError: Names the field.
         """
-        _check_keys("serving policy", table, ("budget", "fair_share", "tenant", "slice"))
+        _check_keys("serving policy", table, ("budget", "fair_share", "explore", "tenant", "slice"))
         budgets = list(budgets)
         for name, row in _table("budget", table.get("budget", {})).items():
             if isinstance(row, str | int | float):  # extended = "30%": as on the command line
@@ -183,6 +187,7 @@ class ServingPolicy:
         return cls(
             budgets=tuple(budgets),
             fair_share=_number("serving policy", "fair_share", table.get("fair_share", 0.0)),
+            explore=_number("serving policy", "explore", table.get("explore", 0.0)),
             tenants={
                 name: _terms(f"tenant {name!r}", row) for name, row in _table("tenant", table.get("tenant", {})).items()
             },

@@ -21,6 +21,7 @@ from ibpo.serving.controller import (
     ServingPolicy,
     TokenBucket,
 )
+from ibpo.serving.gateway.learning import Learner
 
 Result = TypeVar("Result")
 HISTORY_SECONDS = 5.0
@@ -43,6 +44,8 @@ class OpenReservation:
     """Budget -> gain that one unit of cost had to bring; None: no gain was enough."""
     balance: Mapping[str, float]
     """Budget -> what may still be spent; negative: overdrawn."""
+    propensity: float = 1.0
+    """With which probability the response group was chosen; below 1 where the policy explores."""
     is_open: bool = field(default=True)
 
 
@@ -59,6 +62,7 @@ class AsyncController:
         stale_seconds: A reservation that is open for longer belongs to a process that is gone: it is settled as
             expected. One that is older when this process starts is at once, by the clock.
         on_failure: Called with what went wrong with the store.
+        learner: Whose state is stored with the controller's.
     """
 
     def __init__(
@@ -69,8 +73,9 @@ class AsyncController:
         name: str = "gateway",
         stale_seconds: float = 7200.0,
         on_failure: Callable[[str], None] = lambda message: None,
+        learner: Learner | None = None,
     ) -> None:
-        self.policy, self.num_open, self.last_drift = policy, 0, 0.0
+        self.policy, self.num_open, self.last_drift, self._learner = policy, 0, 0.0, learner
         self.history: deque[dict[str, Any]] = deque(maxlen=HISTORY_LENGTH)
         self._state, self._name, self._stale, self._on_failure = state, name, stale_seconds, on_failure
         self._names = [budget.name for budget in policy.budgets]
@@ -127,6 +132,7 @@ class AsyncController:
                 response_group=found.response_group,
                 price=dict(zip(self._names, map(_finite_price, found.price), strict=True)),
                 balance=dict(zip(self._names, controller.balances, strict=True)),
+                propensity=found.propensity,
             )
 
         try:
@@ -200,11 +206,19 @@ class AsyncController:
             self._controller = Controller(self.policy, shared)
             self._controller.recover()
         self._num_drifts = self._controller.num_drifts
+        learned = store.load_state(f"{self._name} learner")
+        if self._learner is not None and learned:
+            try:
+                self._learner.load_state(learned)
+            except IbpoError as error:
+                self._on_failure(str(error))
         self._controller.expire(before=time.time() - self._stale)
 
     def _save(self) -> None:
         if self._thread is not None and self._controller is not None:
             self._store.save_state(self._name, self._controller.state_dict())
+            if self._learner is not None:
+                self._store.save_state(f"{self._name} learner", self._learner.state_dict())
 
     async def _keep(self) -> None:
         """Every five seconds a point of the history; every half minute the state, and what dead processes left."""
@@ -277,6 +291,7 @@ class AsyncController:
             "num_over": controller.num_over,
             "num_drifts": controller.num_drifts,
             "last_drift": self.last_drift,
+            "cautions": [] if self._learner is None else self._learner.cautions(),
         }
 
 

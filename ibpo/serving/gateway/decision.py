@@ -36,6 +36,7 @@ from ibpo.errors import IbpoError
 from ibpo.serving.controller import BudgetPolicy, Candidate
 from ibpo.serving.gateway.async_controller import AsyncController, OpenReservation
 from ibpo.serving.gateway.gains import GainPredictor, Gains, OpeningTokens, SendProbe, find_gains
+from ibpo.serving.gateway.learning import Learner
 from ibpo.serving.gateway.openai_request import OWN_HEADERS, OpenAIRequest, can_set, check_size, max_tokens_of
 from ibpo.serving.gateway.settings import DEFAULT_TOKENS, GroupSettings, Keys, ModelSettings, Settings
 from ibpo.serving.gateway.telemetry import GroupLengths, Metrics, RequestLog, RequestRecord
@@ -76,6 +77,8 @@ class Decider:
     lengths: GroupLengths = field(default_factory=GroupLengths)
     keys: Keys | None = None
     """The tenants'; None: nobody needs a key here, and nobody is a tenant."""
+    learner: Learner | None = None
+    """Corrects gains by the outcomes of earlier answers."""
 
     async def decide(
         self,
@@ -111,6 +114,8 @@ class Decider:
             opening_tokens=opening_tokens,
             on_failure=lambda source: self.metrics.failures.labels(source).inc(),
         )
+        if self.learner is not None:
+            gains = self.learner.correct(record.request_id, model, gains)
         # Which groups compete for this request, and which of them has the budget room for at today's price?
         groups = choose_groups(request, model, gains)
         budgets = self.controller.policy.budgets
@@ -124,6 +129,10 @@ class Decider:
             record.expected_unseen = expected_tokens(request, group, gains)
         if reservation is not None:
             record.price, record.balance = reservation.price, reservation.balance
+            if reservation.propensity < 1:
+                record.fields["propensity"] = reservation.propensity
+        if self.learner is not None:
+            self.learner.decided(record.request_id, model, tenant, group.name)
         record.fields |= {"model": model.name, "stream": request.stream}
         if self.settings.log_bodies:
             record.fields["body"] = request.body
@@ -185,6 +194,8 @@ class Decider:
                 self.controller.settle(reservation, None)
             else:
                 self.controller.settle(reservation, {"tokens": record.tokens + probe_tokens})
+        if self.learner is not None and record.outcome == "answered" and record.tokens is not None:
+            self.learner.ended(record.request_id, record.tokens / decision.request.num_answers)
         self.metrics.count(record)
         self.log.write_request(record)
         if record.outcome == "answered" and (usage.reasoning or len(decision.model.response_group) > 1):
@@ -285,10 +296,10 @@ def budget_headers(record: RequestRecord) -> dict[str, str]:
     Example:
         >>> record = RequestRecord(request_id="a", tenant="", began=0.0, response_group="long")
         >>> record.price, record.balance = {"long": 0.25}, {"long": 3.0}
-        >>> budget_headers(record)
-        {'x-ibpo-response-group': 'long', 'x-ibpo-price': 'long=0.25', 'x-ibpo-budget-left': 'long=3'}
+        >>> sorted(budget_headers(record).values())
+        ['a', 'long', 'long=0.25', 'long=3']
     """
-    added = {f"{OWN_HEADERS}response-group": record.response_group}
+    added = {f"{OWN_HEADERS}request-id": record.request_id, f"{OWN_HEADERS}response-group": record.response_group}
     for name, values in (("price", record.price), ("budget-left", record.balance)):
         if values is not None:
             # No price where no gain was enough: the number that stands for it means nothing to others.

@@ -29,6 +29,7 @@ from ibpo.serving.controller import ServingPolicy
 from ibpo.serving.gateway.async_controller import AsyncController
 from ibpo.serving.gateway.gains import GainPredictor
 from ibpo.serving.gateway.governor import Governor
+from ibpo.serving.gateway.learning import OUTCOMES, Learner, read_outcome
 from ibpo.serving.gateway.openai_request import PATHS, Refusal
 from ibpo.serving.gateway.proxy import Upstream, open_session, pass_through
 from ibpo.serving.gateway.settings import (
@@ -150,6 +151,10 @@ class Gateway:
         self.num_in_flight += 1
         self._by_tenant[tenant] += 1
         try:
+            if path == OUTCOMES and self.governor.learner is not None:
+                if request.method != "POST" or request.content_type != "application/json":
+                    raise Refusal(405, "method", "use POST with Content-Type: application/json", {"Allow": "POST"})
+                return self._learn(await self._body(request), tenant)
             if path in PATHS:
                 if request.method != "POST":
                     raise Refusal(405, "method", "use POST", {"Allow": "POST"})
@@ -171,6 +176,16 @@ class Gateway:
             self._by_tenant[tenant] -= 1
             if not self._by_tenant[tenant]:
                 del self._by_tenant[tenant]
+
+    def _learn(self, data: bytes, tenant: str) -> web.Response:
+        """An outcome of one of the tenant's own requests."""
+        learner = self.governor.learner
+        try:
+            name, reward = read_outcome(data)
+        except IbpoError as error:
+            raise Refusal(400, "bad_request", str(error)) from None
+        known = learner is not None and learner.outcome(name, tenant, reward)
+        return web.json_response({"learned": known}, status=200 if known else 404)
 
     def _may_log(self) -> bool:
         """Whether one more refusal goes into the log: whoever has no key must not fill the disk. All are counted."""
@@ -377,12 +392,14 @@ async def running(service: Service, log: RequestLog) -> AsyncIterator[tuple[Gate
     key = os.environ.get(variable) if variable else None
     if variable and not key:
         raise IbpoError(f"upstream.key_env: the environment variable {variable} is empty; put the upstream's key in it")
+    learner = Learner(settings) if any(model.learn for model in settings.model) else None
     controller = AsyncController(
         service.policy,
         service.state,
         name=service.name,
         stale_seconds=2 * settings.upstream.total_seconds,
         on_failure=lambda message: log.write("store", message=message),
+        learner=learner,
     )
     await controller.open()
     try:
@@ -402,6 +419,7 @@ async def running(service: Service, log: RequestLog) -> AsyncIterator[tuple[Gate
                 log=log,
                 router=service.router,
                 keys=service.keys,
+                learner=learner,
             )
             gateway = Gateway(governor, service.host)
             limits = settings.limits

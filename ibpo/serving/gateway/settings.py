@@ -169,6 +169,8 @@ class ModelSettings(_Table):
     """The field of a cap where the caller gave none; OpenAI's reasoning models need `max_completion_tokens`."""
     include_usage: bool = True
     """Ask streams for their usage, and remove it again where the caller did not ask for it."""
+    learn: bool = False
+    """Learn gains and lengths from outcomes that come back to `/outcomes`; see `learning.py`."""
     response_group: list[GroupSettings] = Field(min_length=1)
     probe: ProbeSettings = ProbeSettings()
 
@@ -187,7 +189,7 @@ class ModelSettings(_Table):
 
 
 class Settings(_Table):
-    """A gateway's file, but for `budget`, `tenant`, `slice` and `fair_share`, which `ServingPolicy` reads.
+    """A gateway's file, but for `POLICY_TABLES`, which `ServingPolicy` reads.
 
     Example:
         >>> settings = Settings.model_validate({"model": [{"name": "*", "response_group": [{"name": "standard"}]}]})
@@ -245,6 +247,8 @@ class Settings(_Table):
         return {model.name: model for model in self.model}
 
 
+POLICY_TABLES = ("budget", "fair_share", "explore", "tenant", "slice")
+"""Of a gateway's file, those that `ServingPolicy.from_dict` reads."""
 UNKNOWN = ModelSettings(name="*", response_group=[GroupSettings(name="standard")])
 
 
@@ -258,7 +262,7 @@ def read_settings(path: str | Path) -> tuple[Settings, dict[str, Any]]:
         IbpoError: Names file, field and fix.
     """
     tables = read_toml(Path(path))
-    policy = {key: tables.pop(key) for key in ("budget", "fair_share", "tenant", "slice") if key in tables}
+    policy = {key: tables.pop(key) for key in POLICY_TABLES if key in tables}
     return build_settings(tables, str(path)), policy
 
 

@@ -1,0 +1,353 @@
+"""A router that goes on learning while it serves, from the reward of the one answer that each request got.
+
+Letters: G response groups, F features.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict, deque
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ibpo.errors import IbpoError
+from ibpo.routing.features import FloatArray
+
+_VERSION = 1
+_REMEMBERED = 16_384
+"""Requests whose outcome may still come; older ones are forgotten."""
+_RECENT = 64
+"""Outcomes of a response group that are kept, to begin anew with after a sudden change."""
+_ALLOWANCE, _LIMIT, _CLIP = 0.5, 10.0, 3.0
+"""Of the cumulative sums, in standard deviations: a shift of one is noticed after some 20 outcomes, and a false alarm
+comes once in some 40,000 (for normal residuals: (exp(2 k h) - 2 k h - 1) / 2 k^2 with k = .5 and h = 10)."""
+_LEAST_SPREAD = 0.01
+"""Of the largest reward: rewards that are always the same have no spread of their own, and rounding is no change."""
+_FEWEST = 16
+"""Outcomes before anything is called a change."""
+_COST_MEMORY = 64
+"""Outcomes over which the ratio of actual to expected cost is averaged."""
+
+
+class OnlineScores(NamedTuple):
+    """What one request is expected to gain and cost, per response group `[G]`."""
+
+    gain: list[float]
+    """Expected reward above that of the first response group, whose entry is 0."""
+    cost: list[float]
+    """Expected cost, at least 0."""
+
+
+class OnlineRouter:
+    r"""Ridge regression of the reward on features of the request, per response group, that forgets.
+
+    With x `[F]` the features of a request, m_g(x) what is expected without anything learned here (a fitted router's
+    prediction, or a constant), and y the reward that response group g got,
+
+        A_g <- k A_g + x x',     b_g <- k b_g + (y - m_g(x)) x,     k = (1 - 1 / memory)^(outcomes since, of any group),
+
+        reward_g(x) = m_g(x) + x . (A_g + ridge I)^-1 b_g.
+
+    So what has been learned fades with time, also for a response group that is not asked any more, and what remains is
+    m_g: a group that was bad once is tried again. Only the answer's own reward is needed ("bandit feedback"); it may
+    come late, or never. Expected costs are multiplied by the ratio of actual to expected cost, over some 64 outcomes of
+    the response group.
+
+    **Sudden changes** (a model is replaced and says nothing): per response group two cumulative sums of the
+    standardised residuals e, S <- max(0, S + e - 1/2) upwards and the same downwards; above 10 the group has changed,
+    what was learned of it is dropped, and it begins anew with the outcomes since that sum was last 0 (`cautions`).
+
+    Args:
+        groups: Response groups, from the cheapest to the most expensive.
+        num_features: F; the first feature should be 1.
+        memory: Outcomes after which what was learned has faded to 1/e.
+        ridge: How many outcomes m_g is worth.
+
+    Raises:
+        IbpoError: Fewer than two response groups, or a number that is not above 0.
+
+    Example:
+        >>> router = OnlineRouter(["short", "long"], num_features=1)
+        >>> for i in range(200):
+        ...     _ = router.predict(str(i), [1.0], reward=[0.5, 0.5], cost=[1.0, 10.0])
+        ...     _ = router.learn(str(i), "long" if i % 2 else "short", reward=0.9 if i % 2 else 0.4)
+        >>> scores = router.predict("200", [1.0], reward=[0.5, 0.5], cost=[1.0, 10.0])
+        >>> round(scores.gain[1], 1)
+        0.5
+    """
+
+    def __init__(
+        self, groups: Sequence[str], num_features: int, *, memory: float = 1000.0, ridge: float = 10.0
+    ) -> None:
+        if not groups or len(set(groups)) < len(groups):
+            raise IbpoError("an online router needs response groups of different names")
+        if num_features < 1 or not memory > 1 or not ridge > 0:
+            raise IbpoError(
+                f"an online router needs num_features >= 1, memory > 1 and ridge > 0; they are {num_features}, "
+                f"{memory!r} and {ridge!r}"
+            )
+        self.num_features, self.memory, self.ridge = num_features, float(memory), float(ridge)
+        self.num_outcomes = 0
+        """Rewards learned from."""
+        self._groups: dict[str, _Learned] = {}
+        self._requests: OrderedDict[str, _Asked] = OrderedDict()
+        for group in groups:
+            self.add_group(group)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The response groups, in the order of `predict`'s lists."""
+        return tuple(self._groups)
+
+    def add_group(self, group: str) -> None:
+        """A response group that is new, e.g. a model that is added while others serve: it is at the end of `groups`."""
+        if group in self._groups:
+            raise IbpoError(f"response group {group!r} is known already; give a new one another name")
+        self._groups[group] = _Learned(self.num_features)
+
+    def predict(
+        self, request_id: str, features: Sequence[float] | FloatArray, *, reward: Sequence[float], cost: Sequence[float]
+    ) -> OnlineScores:
+        """Expected gains and costs of a request; it is remembered until its outcome comes.
+
+        Args:
+            request_id: As for `learn`.
+            features: `[F]` x.
+            reward: `[G]` m_g(x): what to expect where nothing is learned.
+            cost: `[G]` the same of the cost.
+
+        Raises:
+            IbpoError: A wrong length, or a number that is not finite.
+        """
+        x = np.asarray(features, float)
+        if x.shape != (self.num_features,) or not np.isfinite(x).all():
+            raise IbpoError(f"request {request_id!r}: needs {self.num_features} finite features")
+        before, costs = list(map(float, reward)), list(map(float, cost))
+        if not len(before) == len(costs) == len(self._groups) or not all(map(math.isfinite, [*before, *costs])):
+            raise IbpoError(f"request {request_id!r}: needs a finite reward and cost for each of {self.groups}")
+        expected: list[float] = []
+        for known, group in zip(before, self._groups.values(), strict=True):
+            expected.append(known + float(x @ group.weights(self.num_outcomes, self.memory, self.ridge)))
+        ratios = [group.cost_ratio for group in self._groups.values()]
+        costs = [max(0.0, value) for value in costs]
+        self._requests[request_id] = _Asked(x, tuple(before), tuple(expected), tuple(costs))
+        while len(self._requests) > _REMEMBERED:
+            self._requests.popitem(last=False)
+        return OnlineScores(
+            [value - expected[0] for value in expected],
+            [value * ratio for value, ratio in zip(costs, ratios, strict=True)],
+        )
+
+    def learn(
+        self, request_id: str, response_group: str, *, reward: float | None = None, cost: float | None = None
+    ) -> bool:
+        """The outcome of a request, or a part of it: what its answer was worth, and what it cost.
+
+        Args:
+            request_id: As given to `predict`.
+            response_group: The one that answered.
+            reward: In any unit, the same always; None: not known (yet).
+            cost: None: not known (yet).
+
+        Returns:
+            False if the request is not known (any more), or its reward was told before: nothing is learned twice.
+
+        Raises:
+            IbpoError: An unknown response group, or a number that is not finite.
+        """
+        if response_group not in self._groups:
+            raise IbpoError(f"request {request_id!r}: no response group {response_group!r}; known: {self.groups}")
+        for name, value in (("reward", reward), ("cost", cost)):
+            if value is not None and not math.isfinite(value):
+                raise IbpoError(f"request {request_id!r}: {name} is {value!r}; it must be a finite number")
+        asked = self._requests.get(request_id)
+        if asked is None:
+            return False
+        place, group = self.groups.index(response_group), self._groups[response_group]
+        if place >= len(asked.before):  # added since
+            return False
+        if cost is not None:
+            group.learn_cost(float(cost), asked.cost[place])
+        if reward is not None:
+            del self._requests[request_id]
+            self.num_outcomes += 1
+            group.learn(
+                asked.x,
+                float(reward) - asked.before[place],
+                float(reward) - asked.expected[place],
+                abs(float(reward)),
+                self.num_outcomes,
+                self.memory,
+                self.ridge,
+            )
+        return True
+
+    def cautions(self) -> list[str]:
+        """A sentence for each response group that has changed suddenly, the last change of each."""
+        return [
+            f"response group {name!r} has become {'better' if group.last_change > 0 else 'worse'} by "
+            f"{abs(group.last_change):.3g} at once ({group.num_changes} such changes so far): learned anew"
+            for name, group in self._groups.items()
+            if group.num_changes
+        ]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has been learned, for JSON; requests that wait for their outcome are not kept."""
+        return {
+            "version": _VERSION,
+            "num_features": self.num_features,
+            "num_outcomes": self.num_outcomes,
+            "groups": {name: group.state() for name, group in self._groups.items()},
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken.
+
+        Raises:
+            IbpoError: A state of something else, or of other features.
+        """
+        try:
+            if state["version"] != _VERSION or state["num_features"] != self.num_features:
+                raise IbpoError(
+                    f"state: of version {state['version']!r} with {state['num_features']!r} features, not "
+                    f"{self.num_features}; start anew without it"
+                )
+            groups = {name: _Learned.from_state(self.num_features, row) for name, row in state["groups"].items()}
+            self.num_outcomes = int(state["num_outcomes"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise IbpoError(f"state: not one of OnlineRouter.state_dict: {error!r}; start anew without it") from None
+        self._groups = groups
+        self._requests.clear()
+
+
+class _Asked(NamedTuple):
+    """A request that waits for its outcome."""
+
+    x: FloatArray
+    before: tuple[float, ...]
+    """`[G]` m_g(x)."""
+    expected: tuple[float, ...]
+    """`[G]` with what had been learned."""
+    cost: tuple[float, ...]
+
+
+class _Learned:
+    """What is known of one response group."""
+
+    def __init__(self, num_features: int) -> None:
+        self.gram: FloatArray = np.zeros((num_features, num_features))  # A
+        self.moment: FloatArray = np.zeros(num_features)  # b
+        self.at = 0  # outcomes, of any group, when both were last changed
+        self.num, self.variance, self.largest = 0, 0.0, 0.0  # outcomes, variance of their residuals, largest reward
+        self.up, self.down, self.since_up, self.since_down = (
+            0.0,
+            0.0,
+            0,
+            0,
+        )  # cumulative sums, outcomes since each was 0
+        self.recent: deque[tuple[FloatArray, float]] = deque(maxlen=_RECENT)
+        self.num_changes, self.last_change = 0, 0.0
+        self.paid, self.asked, self.num_costs = 0.0, 0.0, 0.0  # weighted sums of actual and expected costs, and of 1
+        self._weights: FloatArray | None = None
+        self._solved_at = 0
+
+    @property
+    def cost_ratio(self) -> float:
+        """By what to multiply an expected cost; it is worth one outcome that it is right."""
+        if not self.asked > 0:
+            return 1.0
+        unit = self.asked / self.num_costs
+        return (self.paid + unit) / (self.asked + unit)
+
+    def weights(self, now: int, memory: float, ridge: float) -> FloatArray:
+        """(A + ridge I)^-1 b, as of now; solved anew after each change, and where it has faded by a hundredth."""
+        known = self._weights
+        if known is None or now - self._solved_at > memory / 100:
+            kept = (1 - 1 / memory) ** (now - self.at)
+            gram = kept * self.gram
+            gram.flat[:: len(gram) + 1] += ridge
+            known = np.asarray(np.linalg.solve(gram, kept * self.moment), np.float64)
+            self._weights, self._solved_at = known, now
+        return known
+
+    def learn(
+        self, x: FloatArray, target: float, residual: float, size: float, now: int, memory: float, ridge: float
+    ) -> None:
+        """One outcome: `target` beyond m_g(x), `residual` beyond what was expected, `size` of the reward itself."""
+        self._take(x, target, (1 - 1 / memory) ** (now - self.at))
+        self.at = now
+        self.recent.append((x, target))
+        self.num += 1
+        self.largest = max(self.largest, size)
+        part = max(1 / self.num, 1 / 256)
+        spread = max(math.sqrt(self.variance), _LEAST_SPREAD * self.largest)
+        self.variance += (min(residual * residual, _CLIP**2 * self.variance or math.inf) - self.variance) * part
+        if self.num <= max(_FEWEST, 4 * ridge) or spread == 0:  # before that m_g's own error is still being learned
+            return
+        off = min(_CLIP, max(-_CLIP, residual / spread))
+        self.up, self.down = max(0.0, self.up + off - _ALLOWANCE), max(0.0, self.down - off - _ALLOWANCE)
+        self.since_up = self.since_up + 1 if self.up else 0
+        self.since_down = self.since_down + 1 if self.down else 0
+        if max(self.up, self.down) > _LIMIT:
+            self._begin_anew(min(_RECENT, self.since_up if self.up > self.down else self.since_down), ridge)
+
+    def learn_cost(self, actual: float, expected: float) -> None:
+        """What an answer cost."""
+        kept = 1 - 1 / _COST_MEMORY
+        self.num_costs = kept * self.num_costs + 1
+        self.paid, self.asked = kept * self.paid + actual, kept * self.asked + expected
+
+    def _take(self, x: FloatArray, target: float, kept: float) -> None:
+        self.gram *= kept
+        self.moment *= kept
+        self.gram += np.outer(x, x)
+        self.moment += target * x
+        self._weights = None
+
+    def _begin_anew(self, num: int, ridge: float) -> None:
+        """Drop what was learned but for the last `num` outcomes."""
+        rows = list(self.recent)[-num:]
+        # Beside what the outcomes before these said, which are almost all of A and b.
+        older, moment = self.gram.copy(), self.moment.copy()
+        for x, target in rows:
+            older -= np.outer(x, x)
+            moment -= target * x
+        older.flat[:: len(older) + 1] += ridge
+        weights = np.linalg.solve(older, moment)
+        self.gram[:], self.moment[:] = 0.0, 0.0
+        for x, target in rows:
+            self._take(x, target, 1.0)
+        self.recent.clear()
+        self.recent.extend(rows)
+        self.last_change = float(np.mean([target - x @ weights for x, target in rows]))
+        self.num_changes += 1
+        self.up = self.down = 0.0
+        self.since_up = self.since_down = 0
+
+    def state(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        return {
+            "gram": self.gram.tolist(),
+            "moment": self.moment.tolist(),
+            "recent": [[x.tolist(), target] for x, target in self.recent],
+            **{name: getattr(self, name) for name in self._NUMBERS},
+        }
+
+    _NUMBERS = (
+        *("at", "num", "variance", "largest", "up", "down", "since_up", "since_down", "num_changes", "last_change"),
+        *("paid", "asked", "num_costs"),
+    )
+
+    @classmethod
+    def from_state(cls, num_features: int, state: Mapping[str, Any]) -> _Learned:
+        """The inverse of `state`."""
+        learned = cls(num_features)
+        learned.gram, learned.moment = np.array(state["gram"], float), np.array(state["moment"], float)
+        if learned.gram.shape != (num_features, num_features) or learned.moment.shape != (num_features,):
+            raise ValueError("arrays of another size")
+        learned.recent.extend((np.array(x, float), float(target)) for x, target in state["recent"])
+        for name in cls._NUMBERS:
+            setattr(learned, name, state[name])
+        return learned

@@ -1,0 +1,150 @@
+import json
+
+import numpy as np
+import pytest
+
+from ibpo.errors import IbpoError
+from ibpo.routing import OnlineRouter, evaluate_off_policy
+from ibpo.serving.controller import Candidate, Controller, ServingPolicy
+
+GROUPS = ["short", "long"]
+
+
+def serve(router, size, reward_of, choose, seed=0, start=0):
+    """Predict, choose and learn `size` times; the gains of the long group."""
+    rng, gains = np.random.default_rng(seed), []
+    for i in range(start, start + size):
+        x = [1.0, float(rng.normal())]
+        scores = router.predict(str(i), x, reward=[0.5] * len(router.groups), cost=[1.0] * len(router.groups))
+        group = choose(i, scores)
+        assert router.learn(str(i), group, reward=reward_of(group, x, rng))
+        gains.append(scores.gain)
+    return np.array(gains)
+
+
+def truth(group, x, rng):
+    return {"short": 0.4, "long": 0.6 + 0.2 * x[1], "new": 0.8}[group] + 0.1 * rng.normal()
+
+
+def test_it_learns_the_weights_of_ridge_regression():
+    router = OnlineRouter(GROUPS, 2, memory=1e9, ridge=3.0)
+    rng = np.random.default_rng(0)
+    rows, rewards = rng.normal(size=(50, 2)), rng.random(50)
+    for i, x in enumerate(rows):
+        router.predict(str(i), x, reward=[0.2, 0.2], cost=[1, 1])
+        router.learn(str(i), "long", reward=rewards[i])
+    weights = np.linalg.solve(rows.T @ rows + 3 * np.eye(2), rows.T @ (rewards - 0.2))
+    scores = router.predict("x", [1.0, 2.0], reward=[0.2, 0.2], cost=[1, 1])
+    assert scores.gain == pytest.approx([0.0, float(np.array([1.0, 2.0]) @ weights)], abs=1e-6)
+
+
+def test_a_group_that_is_added_while_serving_is_learned_and_others_stay_as_they_were():
+    router = OnlineRouter(GROUPS, 2)
+    serve(router, 400, truth, lambda i, _: GROUPS[i % 2])
+    router.add_group("new")
+    gains = serve(router, 300, truth, lambda i, _: router.groups[i % 3], seed=1, start=400)
+    assert gains[-1, 2] == pytest.approx(0.4, abs=0.1)
+    assert router.cautions() == []
+    with pytest.raises(IbpoError, match="known already"):
+        router.add_group("new")
+
+
+def test_a_silent_loss_is_noticed_within_some_tens_of_outcomes_and_forgotten_when_it_ends():
+    router = OnlineRouter(GROUPS, 2)
+    serve(router, 600, truth, lambda i, _: GROUPS[i % 2])
+    assert router.cautions() == []
+
+    def worse(group, x, rng):
+        return truth(group, x, rng) - (0.3 if group == "long" else 0.0)
+
+    gains = serve(router, 120, worse, lambda i, _: GROUPS[i % 2], seed=2, start=600)
+    assert gains[-20:, 1].mean() < 0
+    (caution,) = router.cautions()
+    assert "'long' has become worse" in caution
+    gains = serve(router, 120, truth, lambda i, _: GROUPS[i % 2], seed=3, start=720)
+    assert gains[-20:, 1].mean() > 0.1
+    assert "better" in router.cautions()[0]
+
+
+def test_what_is_not_asked_any_more_fades():
+    router = OnlineRouter(GROUPS, 2, memory=100)
+    serve(router, 100, lambda group, x, rng: 0.1 if group == "long" else 0.5, lambda i, _: GROUPS[i % 2])
+    low = router.predict("a", [1, 0], reward=[0.5, 0.5], cost=[1, 1]).gain[1]
+    serve(router, 1000, lambda *_: 0.5, lambda *_: "short", start=1000)
+    assert low < -0.2 < router.predict("b", [1, 0], reward=[0.5, 0.5], cost=[1, 1]).gain[1]
+
+
+def test_costs_follow_and_outcomes_count_once_in_any_order():
+    router = OnlineRouter(GROUPS, 1)
+    for i in range(100):
+        router.predict(str(i), [1.0], reward=[0, 0], cost=[1, 10])
+        assert router.learn(str(i), "long", cost=2.0)
+    assert router.predict("x", [1.0], reward=[0, 0], cost=[1, 10]).cost == pytest.approx([1, 2], rel=0.1)
+    assert router.learn("5", "long", reward=1.0)  # late
+    assert not router.learn("5", "long", reward=1.0)
+    assert not router.learn("never asked", "long", reward=1.0)
+    assert router.num_outcomes == 1
+    for bad in ({"reward": float("nan")}, {"cost": float("inf")}):
+        with pytest.raises(IbpoError, match="finite"):
+            router.learn("6", "long", **bad)
+    with pytest.raises(IbpoError, match="no response group"):
+        router.learn("6", "huge", reward=1.0)
+
+
+def test_the_state_goes_through_json():
+    router = OnlineRouter(GROUPS, 2)
+    serve(router, 50, truth, lambda i, _: GROUPS[i % 2])
+    other = OnlineRouter(GROUPS, 2)
+    other.load_state(json.loads(json.dumps(router.state_dict())))
+    asked = {"reward": [0.5, 0.5], "cost": [1.0, 1.0]}
+    # Weights are solved anew when they have faded by a hundredth.
+    for ours, theirs in zip(other.predict("x", [1, 1], **asked), router.predict("x", [1, 1], **asked), strict=True):
+        assert ours == pytest.approx(theirs, rel=0.01)
+    with pytest.raises(IbpoError, match="features"):
+        OnlineRouter(GROUPS, 3).load_state(router.state_dict())
+
+
+def explored(size, explore, seed=0):
+    """Served by a controller that explores: gains, choices and propensities; and the controller."""
+    rng = np.random.default_rng(seed)
+    policy = {"budget": {"long": {"mean": 0.4, "response_group": "long"}}, "explore": explore}
+    controller, gain, made = Controller(ServingPolicy.from_dict(policy)), rng.normal(0.1, 0.2, size), []
+    for i in range(size):
+        candidates = [Candidate(response_group="short", gain=0.0), Candidate(response_group="long", gain=gain[i])]
+        made.append(controller.decide(candidates, request_id=f"{seed} {i}", now=0.0))
+        controller.settle(f"{seed} {i}")
+    place = np.array([GROUPS.index(one.response_group) for one in made])
+    return gain, place, np.array([one.propensity for one in made]), controller
+
+
+def test_exploration_draws_with_the_propensities_that_it_says_and_keeps_the_budget():
+    _, place, propensity, controller = explored(6000, 0.1)
+    chance = np.where(place == 1, propensity, 1 - propensity)  # of the long group
+    assert (propensity < 1).mean() > 0.9
+    assert abs((place - chance).sum()) <= 4 * np.sqrt((chance * (1 - chance)).sum())
+    for low, high in ((0.0, 0.3), (0.3, 0.7), (0.7, 1.0)):
+        few = (chance > low) & (chance <= high)
+        assert abs((place - chance)[few].sum()) <= 4 * np.sqrt((chance * (1 - chance))[few].sum())
+    assert place.mean() == pytest.approx(0.4, abs=0.01)
+    assert controller.store.buckets("total")[0].peak <= 5.0
+    assert (explored(500, 0.0)[2] == 1).all()
+
+
+def test_off_policy_values_are_those_of_the_candidate():
+    gain, place, propensity, _ = explored(6000, 0.1)
+    rng = np.random.default_rng(1)
+    expected = np.stack([np.full(6000, 0.5), 0.5 + gain], axis=1)
+    reward = expected[np.arange(6000), place] + 0.1 * rng.normal(size=6000)
+    candidate = np.eye(2)[(gain > 0).astype(int)]
+    value = (candidate * expected).sum(axis=1).mean()
+    found = evaluate_off_policy(place.tolist(), reward.tolist(), propensity.tolist(), candidate, expected)
+    assert abs(found.ips - value) <= 4 * found.ips_error
+    assert abs(found.self_normalised - value) <= 4 * found.self_normalised_error
+    assert found.doubly_robust is not None and found.doubly_robust_error is not None
+    assert abs(found.doubly_robust - value) <= 4 * found.doubly_robust_error
+    assert found.doubly_robust_error < found.ips_error
+    assert 1 < found.effective_size <= 6000
+    with pytest.raises(IbpoError, match="above 0"):
+        evaluate_off_policy([0], [1.0], [0.0], np.array([[1.0, 0.0]]))
+    with pytest.raises(IbpoError, match="explore more"):
+        evaluate_off_policy([0], [1.0], [1.0], np.array([[0.0, 1.0]]))

@@ -1,0 +1,92 @@
+"""Outcomes come back to `/outcomes`, and gains follow them."""
+
+import json
+
+from ibpo.serving.controller import ServingPolicy
+from ibpo.serving.gateway.async_controller import AsyncController
+from ibpo.serving.gateway.gains import Gains
+from ibpo.serving.gateway.learning import Learner
+from ibpo.serving.gateway.settings import build_settings
+from tests.serving.world import GROUPS, HASHED, KEYS, SHARE, bulk, call, groups_of
+
+MODEL = {
+    "name": "*",
+    "learn": True,
+    "choose": ["router"],
+    "response_group": [{**GROUPS[0]}, {**GROUPS[1], "gain": 0.2}],
+}
+
+
+def post(url, outcome, key=""):
+    headers = {"Authorization": f"Bearer {key}"} if key else None
+    status, _, said = call(f"{url}/outcomes", outcome, headers)
+    return status, json.loads(said)
+
+
+def test_the_gateway_learns_which_group_is_worth_more(world):
+    """The settings say that extended gains .2, and outcomes that it loses .5: it is no longer bought."""
+    upstream = world.upstream()
+    gateway, url, _ = world.gateway(upstream.url, plan=SHARE, model=MODEL)
+    first = bulk(world, url, [{} for _ in range(60)])
+    names = groups_of(first)
+    assert 10 <= names.count("extended") <= 25  # 30 %, and the room
+    for status, headers, _ in first:
+        assert status == 200
+        outcome = {
+            "request_id": headers["x-ibpo-request-id"],
+            "reward": 0.2 if headers["x-ibpo-response-group"] == "extended" else 0.7,
+        }
+        assert post(url, outcome) == (200, {"learned": True})
+        assert post(url, outcome) == (404, {"learned": False})  # once
+    assert groups_of(bulk(world, url, [{} for _ in range(40)])).count("extended") <= 1
+    assert world.snapshot(gateway)["cautions"] == []
+
+
+def test_an_outcome_is_a_tenants_own_and_well_formed(world):
+    upstream = world.upstream()
+    _, url, _ = world.gateway(upstream.url, plan=SHARE, model=MODEL, keys=HASHED)
+    ((_, headers, _),) = bulk(world, url, [{"Authorization": f"Bearer {KEYS['gold']}"}])
+    outcome = {"request_id": headers["x-ibpo-request-id"], "reward": 1}
+    assert call(f"{url}/outcomes", outcome)[0] == 401
+    assert post(url, outcome, KEYS["operator"])[0] == 403
+    assert post(url, outcome, KEYS["quiet"]) == (404, {"learned": False})
+    for bad in ({**outcome, "reward": 2}, {**outcome, "reward": "much"}, {"reward": 1}, [1], b"{", b'{"reward": NaN}'):
+        status, said = post(url, bad if isinstance(bad, bytes) else json.dumps(bad).encode(), KEYS["gold"])
+        assert status == 400 and said["error"]["message"]
+    assert post(url, outcome, KEYS["gold"]) == (200, {"learned": True})
+    assert call(f"{url}/outcomes", headers={"Authorization": f"Bearer {KEYS['gold']}"})[0] == 405
+
+
+def test_without_learning_there_is_no_such_path(world):
+    upstream = world.upstream()
+    _, url, _ = world.gateway(upstream.url)
+    assert call(f"{url}/outcomes", {"request_id": "a", "reward": 1})[0] == 404
+    assert upstream.requests == []
+
+
+def learner():
+    return Learner(build_settings({"model": [MODEL]}, "test"))
+
+
+def test_what_was_learned_survives_a_restart_with_the_accounts(world, tmp_path):
+    before, settings = learner(), build_settings({"model": [MODEL]}, "test")
+    model, gains = settings.model[0], Gains(by_group={"standard": 0.0, "extended": 0.2}, source="default")
+    for i in range(40):
+        before.correct(str(i), model, gains)
+        before.decided(str(i), model, "", "extended")
+        before.ended(str(i), 500.0)
+        assert before.outcome(str(i), "", 0.9)
+    learned = before.correct("x", model, gains)
+    assert learned.by_group["extended"] > 0.5 and learned.tokens["extended"] > 300  # settings say 50
+
+    async def run(one):
+        state = str(tmp_path / "budget.sqlite")
+        controller = AsyncController(ServingPolicy.from_dict(SHARE), state, learner=one)
+        await controller.open()
+        await controller.close()
+
+    world.run(run(before))
+    after = learner()
+    world.run(run(after))
+    assert after.state_dict() == before.state_dict()
+    assert after.correct("x", model, Gains(by_group=gains.by_group, source="caller")).by_group == gains.by_group
