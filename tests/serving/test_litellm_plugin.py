@@ -9,9 +9,11 @@ import importlib
 import inspect
 import json
 import random
+import re
 import subprocess
 import sys
 import types
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -535,6 +537,49 @@ def test_what_litellm_has_lost_is_settled_as_expected(plugin, budget, monkeypatc
         assert len(budget._open) <= 1 and total(budget).spent >= 50
 
     asyncio.run(run())
+
+
+def test_the_store_is_opened_once(budget, monkeypatch):
+    """However many requests come first."""
+    opened = []
+    really = budget.decider.controller.open
+
+    async def slowly():
+        opened.append(1)
+        await asyncio.sleep(0.01)
+        await really()
+
+    monkeypatch.setattr(budget.decider.controller, "open", slowly)
+
+    async def run():
+        await asyncio.gather(*(Life(budget).pre() for _ in range(3)))
+
+    asyncio.run(run())
+    assert opened == [1] and total(budget).num_requests == 3
+
+
+def test_thinking_of_messages_stays_where_it_was(plugin, budget, monkeypatch):
+    """LiteLLM translates it; a field of that name is none of `/v1/responses`."""
+    monkeypatch.setattr(plugin, "_messages_land_at", lambda model: "responses")
+
+    async def run():
+        thinking = {"type": "enabled", "budget_tokens": 4096}
+        life = await Life(budget, call_type="anthropic_messages", max_tokens=9000, thinking=thinking).pre()
+        assert life.data["thinking"]["budget_tokens"] == 400 == life.data["max_tokens"]
+        assert "thinking" not in life.data["extra_body"]
+
+    asyncio.run(run())
+
+
+def test_the_file_of_the_documentation_is_one(plugin, tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "litellm.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "gateway.toml").write_text(text)
+    made = plugin.BudgetLogger(tmp_path / "gateway.toml", state=str(tmp_path / "budget.db"))
+    assert [group.name for group in made.decider.settings.model_of("reasoner").response_group] == [
+        "standard",
+        "extended",
+    ]
 
 
 def test_faults_of_the_file_are_said_at_the_start(plugin, tmp_path):

@@ -29,6 +29,7 @@ ends the reservation. What must be known before anything is changed (docs/litell
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -140,7 +141,7 @@ class BudgetLogger(CustomLogger):
         self.decider = Decider(
             settings=settings, controller=controller, metrics=Metrics(), log=self._log, router=router
         )
-        self._is_open = False
+        self._is_open, self._opening = False, asyncio.Lock()
         self._open: dict[str, _Booking] = {}
         self._swept = time.monotonic()
         for caution in find_cautions(settings, policy):
@@ -158,9 +159,7 @@ class BudgetLogger(CustomLogger):
         if api is None:
             return None
         try:
-            if not self._is_open:
-                await self.decider.controller.open()
-                self._is_open = True
+            await self._open_store()
             request = _read(data, api)
             decision = await self.decider.decide(
                 request,
@@ -292,6 +291,13 @@ class BudgetLogger(CustomLogger):
         found = _state(data)
         return None if found is None else found["headers"]
 
+    async def _open_store(self) -> None:
+        """Open the store at the first request: only then is there an event loop that stays."""
+        async with self._opening:
+            if not self._is_open:
+                await self.decider.controller.open()
+                self._is_open = True
+
     def _find(self, data: Any) -> _Booking | None:
         """The open booking of a request, by the metadata in what LiteLLM hands over."""
         found = _state(data)
@@ -387,7 +393,8 @@ def _write(data: dict[str, Any], api: Api, decision: Decision) -> None:
             continue
         if name in CAPS and name not in request.caps and request.api != api:
             continue  # a cap of the API that the request is translated to; its own is written
-        if name in extra or (request.api == "responses" and name not in (*CAPS, "model")):
+        is_known = name in CAPS or name == "model" or (name in ("reasoning", "thinking") and name in data)
+        if name in extra or (request.api == "responses" and not is_known):
             extra[name] = value
         else:
             data[name] = value
