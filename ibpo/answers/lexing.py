@@ -40,7 +40,7 @@ REPEATING = re.compile(
     r"|((?:\d*\\dot\s*\{?\d\}?)+)|\\dots(?![A-Za-z]))")  # fmt: skip
 BASE = re.compile(
     r"(?:[A-Za-z]\s*=\s*)?"
-    r"\(?(-?)\(?(?:\\(?:text|mathrm|overline)\{([0-9A-Za-z]+)\}|\{?([0-9A-Z]+|[0-9]+[0-9A-Za-z]*)\}?)\)?\s*"
+    r"\(?(-?)\(?(?:\\(?:text(?:bf|rm)?|mathrm|overline)\{([0-9A-Za-z]+)\}|\{?([0-9A-Z]+|[0-9]+[0-9A-Za-z]*)\}?)\)?\s*"
     r"(?:_\s*\{?\s*(?:\\(?:text|mathrm)\s*\{)?\s*\(?(\d+|[a-z]+)\)?\s*\}?\}?"
     r"|,?\s*\(?\s*(?:\\text\{\s*)?\(?(?:in )?base[ -]?\s*\}?\s*\{?(\w+)\)?\}?\s*\)?)\)?"
 )

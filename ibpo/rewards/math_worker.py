@@ -28,11 +28,13 @@ DENIED_BEFORE = re.compile(
     r"\s*(?:equal to\s*)?[$\\({\[]*\s*$"
 )
 DENIED_BEHIND = re.compile(
-    r"[$\\)}\]]*\s*(?:~~|(?:is|was)\s+(?:not|wrong|incorrect|false)\b"
+    r"[$)}\]\\]*\s*(?:~~|,?\s*(?:it|this|that)\s+(?:is|was)\s*(?:not|n't)\W*$|(?:\\?(?:text|mathrm)\s*\{\s*)?"
+    r"(?:(?:is|was)\s+(?:not|wrong|incorrect|false)|(?:is|was)n't|can(?:no|')t be)\b"
     r"|(?:squared|cubed|hundred|thousand|million|billion|dozen|plus|minus|times|divided)\b"
     r"|(?:\\text\s*\{)?\s*(?:[a-z]+\s+){0,3}or\s*[$\\({}]*\s*\d)"
 )
 """Around the answer of a text: what denies it, makes it a bound, one of two or another number."""
+WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
 FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<!\\)\$(.+?)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.S)
 MANY_CHARACTERS = 40
 """An answer with more, and with three words, is a text."""
@@ -87,19 +89,26 @@ def found_in(text: str) -> str:
 
     One formula in a text without other digits is the answer, if it can be read; else math-verify finds it.
     """
-    formulas = [*FORMULA.finditer(text)] if "\\boxed" not in text else []
-    if len(formulas) == 1:
-        before, answer, behind = (text[: formulas[0].start()], formulas[0][formulas[0].lastindex or 0],
-                                  text[formulas[0].end() :])  # fmt: skip
-        if not re.search(r"\d", before + behind) and understood(answer) is not None:
-            return "" if DENIED_BEFORE.search(before[-40:]) or DENIED_BEHIND.match(behind[:40]) else answer
+    formulas = [*FORMULA.finditer(text)]
+    if len(formulas) == 1 and "\\boxed" not in text:
+        start, end = formulas[0].span()
+        answer = formulas[0][formulas[0].lastindex or 0]
+        if not re.search(r"\d", text[:start] + text[end:]) and understood(answer) is not None:
+            return "" if denied(text, start, end) else answer
     found = parsed(text)
     answer = next((part for part in reversed(found) if isinstance(part, str)), "")
     if (found and getattr(found[0], "is_Rational", False)) or getattr(found[0] if found else None, "is_Float", False):
         answer = answer if PLAIN.fullmatch(answer) else str(found[0])
-    at = text.rfind(answer)
-    denied = DENIED_BEFORE.search(text[max(at - 40, 0) : at]) or DENIED_BEHIND.match(text[at + len(answer) :][:40])
-    return "" if answer and denied else answer
+    start = text.rfind(answer)
+    end = start + len(answer)
+    if start < 0 and formulas and answers.equal(formulas[-1][formulas[-1].lastindex or 0], answer):
+        start, end = formulas[-1].span()  # spelled otherwise
+    return "" if answer and start >= 0 and denied(text, start, end) else answer
+
+
+def denied(text: str, start: int, end: int) -> bool:
+    """Whether the words around the answer of a text say that it is none."""
+    return bool(DENIED_BEFORE.search(text[max(start - 40, 0) : start]) or DENIED_BEHIND.match(text[end:][:40]))
 
 
 def settled(answer: str, *, trusted: bool = False) -> tuple[str, bool]:
@@ -109,10 +118,8 @@ def settled(answer: str, *, trusted: bool = False) -> tuple[str, bool]:
     before = answer if trusted else ""
     while before != answer:  # a formula alone is no text: `$> 5$` is not 5
         before, answer = answer, unwrapped(answer)
-    in_roman = ROMAN.search(answer) and "$" not in answer and "\\boxed" not in answer  # a formula with words
-    if (is_text(answer) and not in_roman) or (
-        len(answer) > MANY_CHARACTERS and len(re.findall(r"[A-Za-z]{3,}", answer)) > 2
-    ):
+    in_roman = ROMAN.search(answer) and "\\boxed" not in answer and not FORMULA.search(answer)  # a formula with words
+    if (is_text(answer) and not in_roman) or (len(answer) > MANY_CHARACTERS and len(WORD.findall(answer)) > 2):
         answer = found_in(answer)
     return answer, understood(answer) is not None
 
@@ -165,7 +172,7 @@ def choice_in(text: str) -> str:
     text = text[-500:]
     for pattern in CHOICES:
         if found := pattern.match(text):
-            return "" if ANOTHER.match(text, found.end()) else found[1]
+            return "" if ANOTHER.match(text, found.end()) or DENIED_BEHIND.match(text, found.end()) else found[1]
     return ""
 
 
