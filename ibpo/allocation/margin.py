@@ -17,20 +17,15 @@ def reward_margin(
     response_group: ArrayLike | Sequence[Hashable],
     *,
     unsampled: Literal["raise", "zero", "mean"] = "raise",
-    shrinkage: float = 0.0,
 ) -> FloatArray:
     r"""Reward minus the mean reward of the *other* response groups on the same problem.
 
     The utility of the lower level of IBPO (Yu et al., arXiv 2501.17974). With n_pg responses of response group g to
     problem p and their mean reward m_pg, a response r of response group g has
 
-        margin_r = reward_r - sum_{h != g} n_ph M_ph / sum_{h != g} n_ph
-        M_pg = (n_pg m_pg + k_g m_g) / (n_pg + k_g),      k_g = shrinkage / (1 - shrinkage) * nbar_g
+        margin_r = reward_r - sum_{h != g} n_ph m_ph / sum_{h != g} n_ph,
 
-    where m_g is the mean reward of all responses of g and nbar_g its mean number of responses over the problems where
-    it was sampled: with an average number of responses, a share `shrinkage` of M_pg is the overall mean. Without
-    shrinkage, the subtracted term is the plain mean over the other response groups' responses. The responses' own
-    rewards are not shrunk.
+    so the subtracted term is the plain mean over the other response groups' responses.
 
     Args:
         reward: `[R]` reward of each response, e.g. 1 right, 0 wrong.
@@ -39,7 +34,6 @@ def reward_margin(
         unsampled: For a problem where no other response group was sampled the margin is undefined: "raise" an error;
             "zero" sets the margin to 0, so that it never earns budget; "mean" subtracts the mean reward of the other
             response groups' responses to *all* problems. To drop such problems, drop their rows before the call.
-        shrinkage: In [0, 1): how far the means of few responses are pulled towards the response group's overall mean.
 
     Returns:
         `[R]` margins, all finite.
@@ -58,8 +52,6 @@ def reward_margin(
     groups, g_R = np.unique(id_names("response_group", response_group, len(reward_R)), return_inverse=True)
     if len(groups) < 2:
         raise IbpoError(f"response_group: a margin needs at least two response groups, got only {groups[0]}")
-    if not 0 <= shrinkage < 1:
-        raise IbpoError(f"shrinkage: must be in [0, 1), got {shrinkage!r}")
     if unsampled not in ("raise", "zero", "mean"):
         raise IbpoError(f"unsampled: must be 'raise', 'zero' or 'mean', got {unsampled!r}")
 
@@ -67,14 +59,9 @@ def reward_margin(
     count, total = np.zeros((2, len(names), len(groups)))  # [P, G]
     np.add.at(count, (p_R, g_R), 1)
     np.add.at(total, (p_R, g_R), reward_R)
-    # m_g, k_g and the shrunk means M_pg
-    overall = total.sum(0) / count.sum(0)
-    strength = shrinkage / (1 - shrinkage) * count.sum(0) / (count > 0).sum(0)
-    shrunk = (total + strength * overall) / np.maximum(count + strength, 1e-300)
-
-    # sum_{h != g} n_ph, and sum_{h != g} n_ph M_ph
+    # sum_{h != g} n_ph, and sum_{h != g} n_ph m_ph
     others = count.sum(1, keepdims=True) - count
-    others_total = (count * shrunk).sum(1, keepdims=True) - count * shrunk
+    others_total = total.sum(1, keepdims=True) - total
     undefined = others[p_R, g_R] == 0
     if undefined.any() and unsampled == "raise":
         raise IbpoError(

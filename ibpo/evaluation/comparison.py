@@ -101,7 +101,7 @@ def find_problems(responses: Responses, levels: Sequence[str] = ()) -> Problems:
     return Problems(problem_id=problem_id, levels=names, level=np.array([index[name] for name in level_P.tolist()]))
 
 
-def per_problem(responses: Responses, problems: Problems, *, extended: str = EXTENDED) -> PerProblem:
+def per_problem(responses: Responses, problems: Problems) -> PerProblem:
     """Average one configuration's responses to each problem; a response of unknown cost does not count in the tokens.
 
     Raises:
@@ -115,7 +115,7 @@ def per_problem(responses: Responses, problems: Problems, *, extended: str = EXT
     return PerProblem(
         accuracy=problem_means(responses.reward, responses.problem, order),
         tokens=problem_means(responses.tokens[known], responses.problem[known], order),
-        share=problem_means((responses.response_group == extended).astype(float), responses.problem, order),
+        share=problem_means((responses.response_group == EXTENDED).astype(float), responses.problem, order),
         truncated=problem_means(responses.truncated, responses.problem, order),
     )
 

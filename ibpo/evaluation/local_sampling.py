@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,12 +27,9 @@ def roll_out(
     problems: Sequence[Problem],
     prefixes: Sequence[str],
     max_completion_length: int,
-    on_batch: Callable[[int], None] = lambda _: None,
 ) -> list[Rollout]:
     """One response per problem; an empty prefix leaves the choice of the response group to the policy."""
-    sampler = HFSampler(
-        model, tokenizer, max_completion_length=max_completion_length, batch_size=BATCH_SIZE, on_batch=on_batch
-    )
+    sampler = HFSampler(model, tokenizer, max_completion_length=max_completion_length, batch_size=BATCH_SIZE)
     prompts = [encode_prompt(tokenizer, p.prompt) for p in problems]
     opening = {text: encode_prefix(text, tokenizer) for text in set(prefixes)}
     completions = sampler.sample(prompts, [opening[text] for text in prefixes])
@@ -64,12 +61,11 @@ def write_responses(
     num_samples: int,
     max_completion_length: int,
     seed: int,
-    on_batch: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Sample `num_samples` responses per problem, judge them, write them to `path`; the file is whole or absent."""
     torch.manual_seed(seed)
     repeated = [problem for problem in problems for _ in range(num_samples)]
-    rollouts = roll_out(model, tokenizer, repeated, [prefix] * len(repeated), max_completion_length, on_batch)
+    rollouts = roll_out(model, tokenizer, repeated, [prefix] * len(repeated), max_completion_length)
     write_scored(path, repeated, score(rollouts, repeated, response_groups, ExactJudge()), num_samples)
 
 

@@ -230,7 +230,7 @@ def compare_methods(
                 merits.append(head | figures_of_merit(result, budget, yardsticks, own, own_reference))
     reward0, reward1 = (by_number(one, "reward") for one in forced)
     for budget in budgets if min(reward0.shape[1], reward1.shape[1]) > 1 else ():
-        accuracy, share, _ = level_oracle_held_out(reward0, reward1, problems, budget, seed=seed)
+        accuracy, share = level_oracle_held_out(reward0, reward1, problems, budget, seed=seed)
         add("oracle by level", budget, replace(mix(standard, extended, share), accuracy=accuracy))
     for how in ("standard", "extended"):
         for name, budget, policy in trained:
@@ -417,7 +417,7 @@ def level_oracle_held_out(
     *,
     num_splits: int = 20,
     seed: int = 0,
-) -> tuple[FloatArray, FloatArray, float]:
+) -> tuple[FloatArray, FloatArray]:
     """`oracle_by_level` without its optimism: one half of each problem's responses decides, the other half values.
 
     Both halves take both parts; averages over random halvings.
@@ -431,8 +431,7 @@ def level_oracle_held_out(
         seed: Of the halvings.
 
     Returns:
-        `[P]` accuracy on responses without a say, `[P]` share of extended answers, and the optimism: by how much the
-        mean accuracy is larger where the same responses decide and value.
+        `[P]` accuracy on responses without a say, and `[P]` share of extended answers.
 
     Raises:
         ValueError: for fewer than two responses.
@@ -448,10 +447,7 @@ def level_oracle_held_out(
             part_P = oracle_by_level(0 * gain_L, gain_L, problems.level_share, budget)[1][problems.level]
             share_P += part_P
             accuracy_P += (1 - part_P) * before[value] + part_P * after[value]
-    accuracy_P, share_P = accuracy_P / (2 * num_splits), share_P / (2 * num_splits)
-    acc0_L, acc1_L = (problems.by_level(rewards.mean(1)) for rewards in (standard, extended))
-    in_sample, _ = oracle_by_level(acc0_L, acc1_L, problems.level_share, budget)
-    return accuracy_P, share_P, in_sample - float(accuracy_P.mean())
+    return accuracy_P / (2 * num_splits), share_P / (2 * num_splits)
 
 
 def halves(rewards_PS: FloatArray, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:

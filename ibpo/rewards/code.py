@@ -71,9 +71,7 @@ class Outcome:
         return self.status == "passed"
 
 
-def run_program(
-    program: str, *, limits: Limits | None = None, isolate: bool = True, readable: Sequence[Path] = ()
-) -> Outcome:
+def run_program(program: str, *, limits: Limits | None = None, isolate: bool = True) -> Outcome:
     r"""Run Python source text to its end.
 
     Where there are no tests, `passed` is the program's own word: it says that the program came to its end, and nothing
@@ -83,7 +81,6 @@ def run_program(
         program: source; it runs with `__name__ == "program"` and only the standard library.
         limits: of time, memory, output and files.
         isolate: False runs it with limits of time and memory only: it can then do whatever the user can.
-        readable: more folders that it may read.
 
     Raises:
         IbpoError: where the isolation cannot be set up; nothing was run.
@@ -94,10 +91,10 @@ def run_program(
         >>> run_program("import socket; socket.socket()").detail
         'PermissionError: [Errno 1] Operation not permitted (line 1)'
     """
-    return _examine(Exam(program=program), limits or Limits(), isolate, readable)
+    return _examine(Exam(program=program), limits or Limits(), isolate)
 
 
-def _examine(exam: Exam, limits: Limits, isolate: bool, readable: Sequence[Path] = ()) -> Outcome:
+def _examine(exam: Exam, limits: Limits, isolate: bool) -> Outcome:
     """The program in one process, its tests in another."""
     more = max(exam.num_calls - 1, 0)
     answer_seconds = int(limits.wall_seconds) + 1
@@ -110,7 +107,7 @@ def _examine(exam: Exam, limits: Limits, isolate: bool, readable: Sequence[Path]
     program = {**exam.source(), "call_seconds": call_seconds}
     tests = {"imports": exam.imports, "setup": exam.setup, "tests": exam.tests}
     tests |= {"entry_points": exam.entry_points, "answer_seconds": answer_seconds}
-    run = _run([program, tests], limits, isolate, readable, limits.output_bytes)
+    run = _run([program, tests], limits, isolate, limits.output_bytes)
     output, code = run.output.decode(errors="replace"), run.codes.get("program", 0)
     if run.ended:
         return Outcome(status=run.ended, detail="", output=output)
@@ -129,7 +126,7 @@ def _print(exam: Exam, number: int, limits: Limits, isolate: bool) -> Outcome:
     """The program alone, with one text to read; what it prints is compared here."""
     text, expected = exam.inputs[number]
     max_output = max(limits.output_bytes, 2 * len(expected.encode(errors="surrogatepass")) + (1 << 10))
-    run = _run([{**exam.source(), "input": text}], limits, isolate, (), max_output)
+    run = _run([{**exam.source(), "input": text}], limits, isolate, max_output)
     place, code = f"input {number + 1} of {len(exam.inputs)}", run.codes.get("program", 0)
     output = run.output.decode(errors="replace")
     if run.ended or code in ENDED_BY_CPU:
@@ -215,9 +212,7 @@ def _starter(isolate: bool, failed: int = 0) -> tuple[int, socket.socket]:
         return number, socket.socket(fileno=os.dup(descriptor))
 
 
-def _run(
-    tasks: Sequence[Mapping[str, Any]], limits: Limits, isolate: bool, readable: Sequence[Path], max_output: int
-) -> _Run:
+def _run(tasks: Sequence[Mapping[str, Any]], limits: Limits, isolate: bool, max_output: int) -> _Run:
     """Start the processes, wait for their end or for the first limit that they exceed, and leave nothing behind."""
     failed = 0
     for _ in range(2):
@@ -225,7 +220,7 @@ def _run(
         scratch = tempfile.mkdtemp(prefix="ibpo-sandbox-")
         try:
             with control:
-                run = _run_in(control, scratch, tasks, limits, readable, max_output)
+                run = _run_in(control, scratch, tasks, limits, max_output)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         if "unconfined" in run.said:
@@ -236,12 +231,7 @@ def _run(
 
 
 def _run_in(
-    control: socket.socket,
-    scratch: str,
-    tasks: Sequence[Mapping[str, Any]],
-    limits: Limits,
-    readable: Sequence[Path],
-    max_output: int,
+    control: socket.socket, scratch: str, tasks: Sequence[Mapping[str, Any]], limits: Limits, max_output: int
 ) -> _Run:
     lifeline, theirs = socket.socketpair()
     pipes = [os.pipe() for _ in range(2 if len(tasks) == 2 else 3)]  # status, output, errors where they are apart
@@ -249,7 +239,7 @@ def _run_in(
     try:
         for task in tasks:
             files.append(tempfile.TemporaryFile())  # noqa: SIM115
-            files[-1].write(json.dumps({**task, "readable": [str(path) for path in readable]}).encode())
+            files[-1].write(json.dumps(task).encode())
             files[-1].seek(0)
         asked = json.dumps({"scratch": scratch, "limits": asdict(limits)}).encode().ljust(MESSAGE_BYTES)
         given = [theirs.fileno(), pipes[0][1], pipes[1][1], pipes[-1][1], *(file.fileno() for file in files)]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from typing import Protocol
 
@@ -137,9 +137,9 @@ NOT_TRUNCATED = Rule(
 GIVES_ANSWER = Rule(name="no answer", check=lambda c: "gives no answer" if c.predicted_answer is None else None)
 
 
-def well_formed(problem_of: Callable[[str], str | None], *, name: str = "format") -> Rule:
+def well_formed(problem_of: Callable[[str], str | None]) -> Rule:
     """The format of a response group: `problem_of` says what is wrong with a completion, or None."""
-    return Rule(name=name, check=lambda c: problem_of(c.completion))
+    return Rule(name="format", check=lambda c: problem_of(c.completion))
 
 
 def in_script(script: str, *, share: float = 0.95) -> Rule:
@@ -167,7 +167,7 @@ def in_script(script: str, *, share: float = 0.95) -> Rule:
     return Rule(name="language", check=check)
 
 
-def free_of(patterns: Sequence[str], *, name: str = "safety") -> Rule:
+def free_of(patterns: Sequence[str]) -> Rule:
     """None of these regular expressions occurs, whatever the case of letters.
 
     Raises:
@@ -178,18 +178,18 @@ def free_of(patterns: Sequence[str], *, name: str = "safety") -> Rule:
         try:
             compiled.append(re.compile(pattern, re.IGNORECASE))
         except re.error as error:
-            raise IbpoError(f"{name}: {pattern!r} is no regular expression: {error}; fix it") from None
+            raise IbpoError(f"safety: {pattern!r} is no regular expression: {error}; fix it") from None
 
     def check(candidate: Candidate) -> str | None:
         found = next((p for p in compiled if p.search(candidate.completion)), None)
         return None if found is None else f"holds {found.pattern!r}"
 
-    return Rule(name=name, check=check)
+    return Rule(name="safety", check=check)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MixtureOfJudges:
-    """Several judges as one: the weighted mean of the rewards, and every constraint that is violated.
+    """Several judges as one: the mean of the rewards, and every constraint that is violated.
 
     A truncated response is not shown to the judges: its reward is 0 with the reason `truncated`, and it violates
     `truncated`, so that it is counted apart and never imitated.
@@ -206,16 +206,10 @@ class MixtureOfJudges:
 
     rewards: Mapping[str, Judge]
     constraints: Sequence[Constraint] = ()
-    weights: Mapping[str, float] = field(default_factory=dict[str, float])
-    """Name of a judge -> its weight in the mean; 1 where it is not named."""
 
     def __post_init__(self) -> None:
         if not self.rewards:
             raise IbpoError("a mixture of judges needs at least one that gives the reward; name one in rewards")
-        if unknown := sorted(set(self.weights) - set(self.rewards)):
-            raise IbpoError(f"weights: no judge {unknown[0]!r}; the judges are {', '.join(self.rewards)}")
-        if any(weight < 0 for weight in self.weights.values()) or not self._total():
-            raise IbpoError("weights: must not be negative nor all 0; fix them")
 
     def judge(self, candidates: Sequence[Candidate]) -> list[Judgement]:
         """See `Judge`."""
@@ -230,11 +224,8 @@ class MixtureOfJudges:
             judged[i] = self._combine(parts, violated)
         return judged
 
-    def _total(self) -> float:
-        return sum(self.weights.get(name, 1.0) for name in self.rewards)
-
     def _combine(self, parts: Mapping[str, Judgement], violated: Mapping[str, str | None]) -> Judgement:
-        reward = sum(self.weights.get(name, 1.0) * part.reward for name, part in parts.items()) / self._total()
+        reward = sum(part.reward for part in parts.values()) / len(parts)
         several = len(parts) > 1
         said = [f"{name}: {part.reason}" if several else part.reason for name, part in parts.items()]
         said += [f"violates {name}: {reason}" for name, reason in violated.items()]

@@ -111,7 +111,7 @@ def limit_resources(limits: dict) -> None:
         resource.setrlimit(kind, (value, last))  # CPU: first SIGXCPU, which says why, then SIGKILL
 
 
-def confine_files(libc: ctypes.CDLL, scratch: str, readable: list) -> None:
+def confine_files(libc: ctypes.CDLL, scratch: str) -> None:
     """Landlock: the scratch folder to read and write, libraries to read, nothing else."""
     abi = libc.syscall(444, None, 0, 1)
     if abi < 1:
@@ -123,7 +123,7 @@ def confine_files(libc: ctypes.CDLL, scratch: str, readable: list) -> None:
     attributes = attributes[: 24 if abi >= 6 else 16 if abi >= 4 else 8]
     ruleset = _checked(libc.syscall(444, attributes, len(attributes), 0), "landlock_create_ruleset")
     libraries = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), os.path.join(sys.base_prefix, "lib")}
-    libraries |= {"/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo", *readable}
+    libraries |= {"/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo"}
     rules = [(path, READ | LIST) for path in libraries]
     rules += [(path, READ) for path in ("/etc/ld.so.cache", "/etc/localtime", "/dev/urandom", "/dev/zero")]
     rules += [("/dev/null", READ | WRITE), (scratch, READ | LIST | WRITE | REMOVE_FILE | MAKE_FILE | TRUNCATE)]
@@ -186,14 +186,14 @@ def confine_system_calls(libc: ctypes.CDLL, code: bytes) -> None:
     _checked(libc.prctl(22, 2, program, 0, 0), "seccomp")
 
 
-def confine(scratch: str, readable: list, code: bytes) -> None:
+def confine(scratch: str, code: bytes) -> None:
     """Lock this process in, for good."""
     libc = ctypes.CDLL(None, use_errno=True)
     _checked(libc.prctl(38, 1, 0, 0, 0), "no_new_privs")
     _, column = ARCHITECTURES[platform.machine()]
     # Version 3 of the header, and no capability: the starter has them all in a namespace of its own.
     _checked(libc.syscall(CAPSET[column], struct.pack("=Ii", 0x20080522, 0), bytes(24)), "capset")
-    confine_files(libc, scratch, readable)
+    confine_files(libc, scratch)
     confine_system_calls(libc, code)
 
 
@@ -380,7 +380,7 @@ class Starter:
         try:
             limit_resources(job["limits"])
             if self.isolate:
-                confine(scratch, task["readable"], self.filter or system_call_filter())
+                confine(scratch, self.filter or system_call_filter())
         except (Unconfined, OSError, ValueError) as error:
             os.write(STATUS, json.dumps({"unconfined": str(error)}).encode() + b"\n")
             os._exit(1)

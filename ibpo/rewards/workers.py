@@ -37,6 +37,8 @@ HEADER = struct.Struct(">I")
 
 PIPE_BYTES = 60_000
 """What may wait in a worker's pipe: below a pipe's capacity of 64 KiB, so that sending never blocks."""
+IN_FLIGHT = 8
+"""Requests sent ahead to one worker, so that it never waits for the pipe."""
 START_SECONDS = 120.0
 CPU_SIGNAL = getattr(signal, "SIGXCPU", 24)
 TOO_LONG = "took too long"
@@ -62,21 +64,19 @@ _Inbox = queue.SimpleQueue[_Request | None]
 class WorkerPool:
     """Runs requests in `num_workers` processes; safe to use from any thread, and after a fork."""
 
-    def __init__(self, module: str, *, num_workers: int, max_seconds: float, in_flight: int = 8) -> None:
+    def __init__(self, module: str, *, num_workers: int, max_seconds: float) -> None:
         """Nothing is started before the first request.
 
         Args:
             module: run as `python -m MODULE`; it calls `serve`.
             num_workers: most processes at a time, each started when there is work for it.
             max_seconds: wall time of one request, a backstop; workers limit their own CPU time.
-            in_flight: requests sent ahead to one worker, so that it never waits for the pipe.
         """
         if not hasattr(select, "poll"):
             raise IbpoError(
                 "worker processes need Linux, macOS or another POSIX system; on Windows run ibpo inside WSL"
             )
         self._module, self._num_workers, self._max_seconds = module, num_workers, max_seconds
-        self._in_flight = in_flight
         self._lock = threading.Lock()
         self._begin_anew()
         pool = weakref.ref(self)
@@ -102,7 +102,7 @@ class WorkerPool:
         with self._lock:
             self._unanswered += 1
             if len(self._threads) < min(self._num_workers, self._unanswered):
-                arguments = (self._inbox, self._module, self._max_seconds, self._in_flight)
+                arguments = (self._inbox, self._module, self._max_seconds)
                 thread = threading.Thread(target=_run_worker, args=arguments, name=self._module, daemon=True)
                 self._threads.append(thread)
                 thread.start()
@@ -184,14 +184,14 @@ class _Worker:
         return self.process.wait()
 
 
-def _run_worker(inbox: _Inbox, module: str, max_seconds: float, in_flight: int) -> None:
+def _run_worker(inbox: _Inbox, module: str, max_seconds: float) -> None:
     """The life of one thread: keeps one worker process fed, and replaces it when it fails."""
     pending: deque[_Request] = deque()  # sent, in order, unanswered
     waiting: deque[_Request] = deque()  # to be sent first: behind a failure, or too large for the pipe just now
     worker: _Worker | None = None
     closing = False
     while True:
-        while not closing and len(pending) + len(waiting) < in_flight:
+        while not closing and len(pending) + len(waiting) < IN_FLIGHT:
             try:
                 request = inbox.get(block=not pending and not waiting)
             except queue.Empty:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -163,7 +163,6 @@ class Decoder:
         max_completion_length: of a response, its prefix and the end-of-sequence token included.
         temperature: of the distribution; 0: the likeliest token.
         batch_size: rows that are decoded at once.
-        on_batch: gets how many responses have ended since it was called last.
     """
 
     def __init__(
@@ -175,11 +174,10 @@ class Decoder:
         max_completion_length: int,
         temperature: float,
         batch_size: int,
-        on_batch: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.model, self.eos, self.pad = model, frozenset(eos_token_ids), pad_token_id
         self.limit, self.temperature = max_completion_length, temperature
-        self.batch_size, self.on_batch = batch_size, on_batch
+        self.batch_size = batch_size
         bare = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.config = bare.config
         self.takes = inspect.signature(bare.forward).parameters
@@ -202,15 +200,11 @@ class Decoder:
         """
         done: list[list[int]] = [[] for _ in prompts]
         siblings: dict[tuple[int, ...], list[int]] = {}
-        num_whole = 0
         for i in sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), len(prefixes[i]))):
             if len(prefixes[i]) >= self.limit or self.eos & set(prefixes[i]):
                 done[i] = list(prefixes[i])
-                num_whole += 1
             else:
                 siblings.setdefault(tuple(prompts[i]), []).append(i)
-        for start in range(0, num_whole, self.batch_size):
-            self.on_batch(min(self.batch_size, num_whole - start))
         waiting = deque(siblings.items())
         if not self.has_dynamic_cache:
             self._generate(waiting, prefixes, done)
@@ -270,7 +264,6 @@ class Decoder:
 
     def _write(self, batch: Decoding, prefixes: Sequence[TokenIds], done: list[list[int]]) -> None:
         """One more token of every row that has not ended: of its prefix, else sampled."""
-        ended = 0
         for slot, token in enumerate(sample_next(batch.logits, self.temperature).tolist()):
             row = batch.rows[slot]
             if row < 0:
@@ -280,9 +273,6 @@ class Decoder:
             response.append(token)
             if token in self.eos or len(response) == self.limit:
                 batch.rows[slot] = -1
-                ended += 1
-        if ended:
-            self.on_batch(ended)
 
     def _pad(self, prompts: Sequence[TokenIds]) -> tuple[torch.Tensor, torch.Tensor]:
         ids, mask = pad_left(prompts, self.pad)
@@ -330,4 +320,3 @@ class Decoder:
             for (i, _), written in zip(batch, out[:, ids.shape[1] :].tolist(), strict=True):
                 end = next((n for n, token in enumerate(written) if token in self.eos), len(written))
                 done[i] = [*prefixes[i], *written[: end + 1]]
-            self.on_batch(len(batch))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -143,15 +143,12 @@ class HFSampler:
         max_completion_length: int,
         temperature: float = 1.0,
         batch_size: int = 256,
-        on_batch: Callable[[int], None] = lambda _: None,
     ) -> None:
-        """`on_batch` gets how many responses have ended since it was called last (progress bars)."""
         # The stubs do not know that a token's id is one number.
         self.model: Any = model
         self.tokenizer: Any = tokenizer
         self.eos_token_ids = end_of_sequence_ids(model, tokenizer)
         self.max_completion_length, self.temperature, self.batch_size = max_completion_length, temperature, batch_size
-        self.on_batch = on_batch
 
     def next_token_logits(self, prompts: Sequence[TokenIds]) -> torch.Tensor:
         """Logits of the token that opens a response, one row per prompt: float [P, V]."""
@@ -176,7 +173,6 @@ class HFSampler:
                 max_completion_length=self.max_completion_length,
                 temperature=self.temperature,
                 batch_size=self.batch_size,
-                on_batch=self.on_batch,
             )
         finally:
             self.model.train(was_training)
@@ -229,13 +225,9 @@ class HFRequestSampler:
             torch.manual_seed(_seed_of([request for request, *_ in batch], self.seed))
             completions = self.sampler.sample([one[1] for one in batch], [one[2] for one in batch])
             for (request, prompt, _, lead), ids in zip(batch, completions, strict=True):
-                yield self._sampled(request, prompt, ids, lead)
-
-    def _sampled(self, request: Request, prompt: list[int], ids: list[int], lead: str) -> Sampled:
-        tokenizer = self.sampler.tokenizer
-        eos = self.sampler.eos_token_ids
-        rollout = rollout_of_ids(tokenizer, request.problem.problem_id, prompt, ids, eos_token_ids=eos, lead=lead)
-        return Sampled.of_rollout(request, rollout)
+                named, eos = request.problem.problem_id, self.sampler.eos_token_ids
+                rollout = rollout_of_ids(self.sampler.tokenizer, named, prompt, ids, eos_token_ids=eos, lead=lead)
+                yield Sampled.of_rollout(request, rollout)
 
 
 def _seed_of(requests: Sequence[Request], seed: int) -> int:

@@ -226,11 +226,6 @@ class PromptWriter:
         forced = open_response(self.tokenizer, prompt, own, self.options)
         return replace(opened, lead=forced.lead) if forced.prompt == opened.prompt else opened
 
-    def ids(self, request: Request) -> tuple[list[int], list[int]]:
-        """Token ids of the prompt, and of the forced prefix."""
-        prompt, prefix, _ = self.asked(request)
-        return prompt, prefix
-
     def prompt_ids(self, prompt: Prompt, rendered: str | None = None) -> list[int]:
         """Token ids of a prompt, `rendered` by default by `render`: a template writes all special tokens itself."""
         text = self.render(prompt) if rendered is None else rendered
@@ -239,7 +234,7 @@ class PromptWriter:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def asked(self, request: Request) -> tuple[list[int], list[int], str]:
-        """`ids`, and the text that the prompt already holds of the response."""
+        """Token ids of prompt and forced prefix, and the text that the prompt already holds of the response."""
         opened = self.opening(request)
         prompt = self.prompt_ids(self.prompt(request), opened.prompt)
         return prompt, list(encode_opening(opened.forced, self.tokenizer)), opened.lead

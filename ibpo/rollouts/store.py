@@ -1,7 +1,7 @@
 """Collected rollouts on disk: killed at any moment, a rerun completes what is missing and repeats nothing.
 
 One JSON object a line; the first line names schema and version. A line counts only with its line break, so what a
-killed process left half-written is cut off and asked for again. `to_parquet` makes the finished store a table.
+killed process left half-written is cut off and asked for again.
 """
 
 from __future__ import annotations
@@ -15,12 +15,8 @@ from typing import Any
 
 from ibpo.errors import IbpoError
 from ibpo.rollouts.sampler import Request, Sampled, Sampler
-from ibpo.runs import atomic_path
 
 SCHEMA, VERSION = "ibpo.rollouts", 1
-FIELDS = ("key", "problem_id", "response_group", "number", "prefix", "completion", "finish_reason",
-          "num_prompt_tokens", "num_completion_tokens", "num_thinking_tokens", "prompt_token_ids",
-          "completion_token_ids", "asked", "reasoning")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,10 +24,6 @@ class Collected:
     """What a call of `collect` did."""
 
     num_new: int
-    num_kept: int
-    """Were in the store already."""
-    num_truncated: int
-    """How many of all that were asked for are cut off: neither right nor wrong."""
     failures: tuple[str, ...]
     """One line per request that failed; a rerun asks for it again."""
 
@@ -125,17 +117,6 @@ class RolloutStore:
             for line in file:
                 yield json.loads(line)
 
-    def to_parquet(self, path: Path) -> None:
-        """The rollouts as a table, sorted by key, schema and settings in its metadata."""
-        import pyarrow as pa
-        import pyarrow.parquet as parquet
-
-        rows = sorted(self.rows(), key=lambda row: row["key"])
-        table = pa.Table.from_pylist([{name: row.get(name) for name in FIELDS} for row in rows])
-        table = table.replace_schema_metadata({"ibpo": json.dumps(self._header)})
-        with atomic_path(path) as partial:
-            parquet.write_table(table, partial)
-
     def _open(self) -> None:
         data = self.path.read_bytes()
         whole = data.rfind(b"\n") + 1
@@ -200,8 +181,7 @@ def collect(sampler: Sampler, requests: Sequence[Request], store: RolloutStore) 
     Raises:
         IbpoError: for two requests of one key.
     """
-    keys = {request.key for request in requests}
-    if len(keys) < len(requests):
+    if len({request.key for request in requests}) < len(requests):
         raise IbpoError("two requests have the same problem, response group and number; number them")
     missing = [request for request in requests if request not in store]
     failures = []
@@ -212,10 +192,4 @@ def collect(sampler: Sampler, requests: Sequence[Request], store: RolloutStore) 
             continue
         store.add(outcome)
         num_new += 1
-    num_truncated = sum(row["finish_reason"] != "stop" for row in store.rows() if row["key"] in keys)
-    return Collected(
-        num_new=num_new,
-        num_kept=len(requests) - len(missing),
-        num_truncated=num_truncated,
-        failures=tuple(failures),
-    )
+    return Collected(num_new=num_new, failures=tuple(failures))

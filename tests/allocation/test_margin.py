@@ -25,19 +25,10 @@ def test_unsampled_is_an_explicit_choice():
     np.testing.assert_allclose(mean, [0, -1, 0.5, 1, -1, 1 - 2 / 3])
 
 
-def test_shrinkage_pulls_by_its_share():
-    reward, problem, group = [1, 1, 0, 0, 0, 0, 0, 0], [0, 0, 1, 1, 0, 0, 1, 1], ["a"] * 4 + ["b"] * 4
-    plain = reward_margin(reward, problem, group)
-    shrunk = reward_margin(reward, problem, group, shrinkage=0.25)
-    np.testing.assert_allclose(plain[4:], [-1, -1, 0, 0])
-    np.testing.assert_allclose(shrunk[4:], [-(0.75 + 0.25 * 0.5)] * 2 + [-0.25 * 0.5] * 2)
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"response_group": ["low"] * 6}, "at least two response groups"),
-        ({"shrinkage": 1}, "shrinkage: must be in"),
         ({"unsampled": "drop"}, "unsampled: must be"),
         ({"reward": [1, 0, 1, 1, 0, float("nan")]}, r"reward\[5\] is not finite"),
         ({"reward": []}, "reward: needs one number"),

@@ -245,7 +245,7 @@ def test_the_forced_ids_are_the_same_everywhere(name):
     encoded = encode_groups(groups, made)
     for group, ids in zip(groups, encoded.prefix_ids, strict=True):
         request = Request(problem=Problem(problem_id="p", prompt="2 + 2 =", answer="4"), number=0, prefix=group.prefix)
-        _, forced = PromptWriter(tokenizer=made).ids(request)
+        _, forced, _ = PromptWriter(tokenizer=made).asked(request)
         assert ids == forced == list(encode_prefix(group.prefix, made))
         assert encoded.index_of(made(made.decode(ids) + " 4", add_special_tokens=False)["input_ids"]) >= 0
 

@@ -280,12 +280,10 @@ def test_honest_programs_run(program):
 
 
 @confined
-def test_more_folders_can_be_opened_for_reading(tmp_path):
+def test_no_other_folder_can_be_read_or_written(tmp_path):
     (tmp_path / "data.txt").write_text("42")
-    program = f"assert open({str(tmp_path / 'data.txt')!r}).read() == '42'"
-    assert not run_program(program).passed
-    assert run_program(program, readable=[tmp_path]).passed
-    assert not run_program(f"open({str(tmp_path / 'new')!r}, 'w')", readable=[tmp_path]).passed
+    assert not run_program(f"open({str(tmp_path / 'data.txt')!r})").passed
+    assert not run_program(f"open({str(tmp_path / 'new')!r}, 'w')").passed
 
 
 def test_it_refuses_where_it_cannot_confine_unless_told_to(monkeypatch, tmp_path):

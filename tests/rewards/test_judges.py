@@ -42,16 +42,15 @@ class Constant:
         return [self.judgement for _ in candidates]
 
 
-def test_rewards_are_weighted_and_violations_do_not_change_them():
+def test_rewards_are_averaged_and_violations_do_not_change_them():
     mixture = MixtureOfJudges(
         rewards={"exact": Exact(), "style": Constant(0.5)},
-        weights={"exact": 3.0},
         constraints=[GIVES_ANSWER, in_script("LATIN"), free_of(["rm -rf"])],
     )
     judged = mixture.judge(
         [candidate("fine"), candidate("хорошо и fine"), candidate("RM -RF /", "2"), candidate("none", None)]
     )
-    assert [j.reward for j in judged] == [0.875, 0.875, 0.125, 0.125]
+    assert [j.reward for j in judged] == [0.75, 0.75, 0.25, 0.25]
     assert [j.violations for j in judged] == [(), ("language",), ("safety",), ("no answer",)]
     assert [j.imitable for j in judged] == [True, False, False, False]
     assert judged[1].reason.startswith("exact: compared; style: always 0.5; violates language: ")
@@ -115,11 +114,6 @@ def test_each_task_has_its_judge_and_the_order_is_kept():
     ("build", "message"),
     [
         (lambda: MixtureOfJudges(rewards={}), "at least one that gives the reward"),
-        (
-            lambda: MixtureOfJudges(rewards={"a": Exact()}, weights={"b": 1.0}),
-            "no judge 'b'; the judges are a",
-        ),
-        (lambda: MixtureOfJudges(rewards={"a": Exact()}, weights={"a": 0.0}), "not be negative nor all 0"),
         (lambda: free_of(["("]), r"safety: '\(' is no regular expression"),
     ],
 )

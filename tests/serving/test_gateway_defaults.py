@@ -33,8 +33,8 @@ def test_what_is_sent_can_be_set_in_chats_alone(name, by):
         assert str(error).startswith(f"--by {by}: the model's chat template (") and "--config" in str(error)
         return
     assert "\n" not in line
-    plain = read_request(b'{"model": "m", "prompt": "hi"}', chat=False)
-    chat = read_request(b'{"model": "m", "messages": []}', chat=True)
+    plain = read_request(b'{"model": "m", "prompt": "hi"}', "completions")
+    chat = read_request(b'{"model": "m", "messages": []}')
     for group in (GroupSettings.model_validate(row) for row in rows):
         assert can_set(chat, group) and not can_set(plain, group)
 

@@ -29,7 +29,7 @@ def test_probe_asks_for_one_token_of_the_same_prompt():
     groups = [{"name": "a", "prefix": "<|channel|>final"}, {"name": "b", "prefix": "<|channel|>analysis"}]
     model = ModelSettings.model_validate({"name": "*", "choose": ["probe"], "response_group": groups})
     assert split_openings(model) == ("<|channel|>", {"a": "final", "b": "analysis"})
-    request = read_request(json.dumps({**CHAT, "max_tokens": 99, "stream": True, "n": 4}).encode(), chat=True)
+    request = read_request(json.dumps({**CHAT, "max_tokens": 99, "stream": True, "n": 4}).encode())
     body = json.loads(write_probe(request, model) or b"")
     assert (body["max_tokens"], body["logprobs"], body["top_logprobs"]) == (1, True, 20)
     assert not {"stream", "n", "seed"} & set(body) and body["messages"][-1]["content"] == "<|channel|>"

@@ -25,11 +25,11 @@ from ibpo.serving.gateway.settings import CAPS, COUNTS, GroupSettings, LimitSett
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "temperature": 0.123456789, "seed": 2**60}
 
 
-def sent(asked, /, *, chat=True, **group):
+def sent(asked, /, *, api="chat", **group):
     """The body as the upstream gets it."""
     settings = GroupSettings.model_validate({"name": "g", **group})
     model = ModelSettings(name="*", response_group=[settings])
-    return json.loads(write_body(read_request(json.dumps(asked).encode(), chat=chat), settings, model))
+    return json.loads(write_body(read_request(json.dumps(asked).encode(), api), settings, model))
 
 
 def test_nothing_else_is_touched():
@@ -48,9 +48,9 @@ def test_each_way_of_setting_a_group():
     opened = sent(CHAT, prefix="<think>\n")
     assert opened["messages"] == [*CHAT["messages"], {"role": "assistant", "content": "<think>\n"}]
     assert opened["continue_final_message"] is True and opened["add_generation_prompt"] is False
-    assert sent({"prompt": ["a", "b"]}, chat=False, prefix=" x")["prompt"] == ["a x", "b x"]
-    assert not can_set(read_request(b'{"prompt": [1, 2]}', chat=False), GroupSettings(name="g", prefix="x"))
-    assert sent({"prompt": [1, 2]}, chat=False, prefix="x")["prompt"] == [1, 2]
+    assert sent({"prompt": ["a", "b"]}, api="completions", prefix=" x")["prompt"] == ["a x", "b x"]
+    assert not can_set(read_request(b'{"prompt": [1, 2]}', "completions"), GroupSettings(name="g", prefix="x"))
+    assert sent({"prompt": [1, 2]}, api="completions", prefix="x")["prompt"] == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_each_way_of_setting_a_group():
 def test_caps_only_ever_get_lower(body, cap, expected):
     got = sent({**CHAT, **body}, max_tokens=cap)
     assert {key: value for key, value in got.items() if "max" in key} == expected
-    request = read_request(json.dumps(body).encode(), chat=True)
+    request = read_request(json.dumps(body).encode())
     assert max_tokens_of(request, GroupSettings(name="g", max_tokens=cap)) == min(expected.values())
 
 
@@ -85,8 +85,8 @@ def test_usage_of_streams_is_asked_for_once():
 @pytest.mark.parametrize("way", GROUPS_BY)
 def test_what_belongs_to_chats_is_not_set_in_completions(way):
     """The groups of `--by` on /v1/completions: nothing to be set, so nothing to be booked as extended."""
-    plain = read_request(b'{"model": "m", "prompt": "hi"}', chat=False)
-    chat = read_request(b'{"model": "m", "messages": []}', chat=True)
+    plain = read_request(b'{"model": "m", "prompt": "hi"}', "completions")
+    chat = read_request(b'{"model": "m", "messages": []}')
     for group in (GroupSettings.model_validate(row) for row in GROUPS_BY[way]):
         assert can_set(chat, group) and not can_set(plain, group)
         opened = group.model_copy(update={"prefix": " x"})
@@ -102,10 +102,10 @@ def test_what_belongs_to_chats_is_not_set_in_completions(way):
 
 def test_caps_that_a_caller_may_choose_are_bounded():
     limits, free = LimitSettings(max_answer_tokens=1000), [GroupSettings(name="standard")]
-    check_size(read_request(b'{"max_tokens": 1000}', chat=True), free, limits)
-    check_size(read_request(b'{"max_tokens": 1001}', chat=True), [GroupSettings(name="g", max_tokens=9)], limits)
+    check_size(read_request(b'{"max_tokens": 1000}'), free, limits)
+    check_size(read_request(b'{"max_tokens": 1001}'), [GroupSettings(name="g", max_tokens=9)], limits)
     with pytest.raises(IbpoError, match="give 1000 or less"):
-        check_size(read_request(b'{"max_tokens": 1001}', chat=True), free, limits)
+        check_size(read_request(b'{"max_tokens": 1001}'), free, limits)
 
 
 @pytest.mark.parametrize("name", CAPS)
@@ -136,7 +136,7 @@ def test_a_cap_is_a_whole_number_from_one_on(name, value):
 )
 def test_no_other_way_of_saying_more(body, said):
     with pytest.raises(IbpoError, match=said):
-        read_request(json.dumps(body).encode(), chat=False)
+        read_request(json.dumps(body).encode(), "completions")
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_no_other_way_of_saying_more(body, said):
     ],
 )
 def test_answers_are_counted_whatever_they_are_called(body, count):
-    assert read_request(json.dumps(body).encode(), chat=False).num_answers == count
+    assert read_request(json.dumps(body).encode(), "completions").num_answers == count
     conversations = {"messages": [[{"role": "user"}]] * 3}
     assert read_request(json.dumps(conversations).encode()).num_answers == 3
 

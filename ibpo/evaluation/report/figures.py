@@ -267,7 +267,6 @@ def _panels(
     draw: Callable[[Axes, str], None],
     path: Out,
     titles: Mapping[str, str] | None = None,
-    legend_columns: int = 2,
 ) -> None:
     """One panel per name side by side, one legend for all below."""
     panels = list(dict.fromkeys(names))
@@ -283,8 +282,7 @@ def _panels(
             axes.set_title((titles or {}).get(name, name), loc="left")
             handles, labels = axes.get_legend_handles_labels()
             labelled = dict(zip(labels, handles, strict=True)) | labelled
-        columns = legend_columns if len(panels) == 1 else min(2 * legend_columns, 4)
-        columns = _fitting(list(labelled), columns, figure.get_figwidth())
+        columns = _fitting(list(labelled), 2 if len(panels) == 1 else 4, figure.get_figwidth())
         # Room for a long legend, which would be taken from the panels.
         lines = -(-len(labelled) // columns)
         if lines > 5:

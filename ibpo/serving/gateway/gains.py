@@ -332,7 +332,7 @@ def read_opening_probabilities(
         >>> groups = [{"name": "standard"}, {"name": "extended", "opening": "<think>"}]
         >>> model = ModelSettings.model_validate({"name": "*", "response_group": groups})
         >>> answer = b'{"choices": [{"logprobs": {"top_logprobs": [{" <think>": -0.1, " So": -2.35}]}}]}'
-        >>> read_opening_probabilities(answer, read_request(b'{"prompt": "1 + 1 ="}', chat=False), model)
+        >>> read_opening_probabilities(answer, read_request(b'{"prompt": "1 + 1 ="}', "completions"), model)
         {'extended': 0.905}
     """
     try:

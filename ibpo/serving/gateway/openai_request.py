@@ -128,23 +128,21 @@ class Refusal(Exception):
         return json.dumps({"type": "error", "error": error} if anthropic else {"error": error}).encode()
 
 
-def read_request(data: bytes, *, chat: bool = True, api: Api | None = None) -> OpenAIRequest:
+def read_request(data: bytes, api: Api = "chat") -> OpenAIRequest:
     """Parse the body of a request, as far as the gateway has to know it; the upstream checks the rest.
 
     Args:
         data: The body.
-        chat: Whether it holds messages rather than a prompt.
-        api: Which of the APIs it is for; None: OpenAI's chats or completions, as `chat` says.
+        api: Which of the APIs it is for.
 
     Raises:
         IbpoError: Not a JSON object in UTF-8, a field of a wrong kind, or one that could raise the cap unseen.
 
     Example:
-        >>> request = read_request(b'{"model": "m", "prompt": ["a", "b"], "n": 3, "stream": true}', chat=False)
+        >>> request = read_request(b'{"model": "m", "prompt": ["a", "b"], "n": 3, "stream": true}', "completions")
         >>> request.model, request.stream, request.num_answers
         ('m', True, 6)
     """
-    api = api or ("chat" if chat else "completions")
     try:
         body = _DECODER.decode(data.decode("utf-8"))
     except UnicodeDecodeError:
@@ -256,7 +254,7 @@ def write_body(request: OpenAIRequest, group: GroupSettings, model: ModelSetting
         IbpoError: A number that JSON cannot say.
 
     Example:
-        >>> request = read_request(b'{"model": "m", "prompt": "2 + 2 ="}', chat=False)
+        >>> request = read_request(b'{"model": "m", "prompt": "2 + 2 ="}', "completions")
         >>> model = ModelSettings(
         ...     name="m", response_group=[GroupSettings(name="long", prefix=" <think>", max_tokens=9)]
         ... )

@@ -57,12 +57,13 @@ class UpstreamFault(Exception):
     Args:
         kind: `connect`, `timeout` or `cut`.
         status: The caller's answer: 502 or 504.
-        began: Whether the model may have been at work all the same: no answer came in time, or a part of one.
     """
 
-    def __init__(self, kind: str, status: int, *, began: bool = False) -> None:
+    def __init__(self, kind: str, status: int) -> None:
         super().__init__(kind)
-        self.kind, self.status, self.began = kind, status, began
+        self.kind, self.status = kind, status
+        self.began = False
+        """Whether the model may have been at work all the same: no answer came in time, or a part of one."""
 
 
 class UpstreamAnswer:

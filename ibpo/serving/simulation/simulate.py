@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -101,7 +101,7 @@ def find_unbounded(requests: Requests, policy: ServingPolicy) -> list[str]:
     return sorted((name for name in means if name not in bounded and means[name] > least), key=means.__getitem__)
 
 
-def simulate(requests: Requests, policy: ServingPolicy, *, progress: Callable[[int], None] | None = None) -> Simulation:
+def simulate(requests: Requests, policy: ServingPolicy) -> Simulation:
     """Decide every request at its time, and settle or cancel it when its response ends.
 
     The stated bound is kept beside the controller by the theorem's own words, from what happens to each request.
@@ -109,7 +109,6 @@ def simulate(requests: Requests, policy: ServingPolicy, *, progress: Callable[[i
     Args:
         requests: In order of time.
         policy: Budgets on shares of the response groups, and on "tokens".
-        progress: Called with the number of decided requests, now and then.
 
     Raises:
         IbpoError: A budget on another cost than tokens.
@@ -188,8 +187,6 @@ def simulate(requests: Requests, policy: ServingPolicy, *, progress: Callable[[i
         none = [0.0] * num_budgets
         note(none if made.within else above, [max(0.0, a - e) for a, e in zip(above, made.estimate, strict=True)])
         heapq.heappush(ends, (now + float(requests.seconds[number, choice[number]]), number))
-        if progress and number % 1000 == 0:
-            progress(number)
     while ends:
         end(heapq.heappop(ends)[1])
     return Simulation(
