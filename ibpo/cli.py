@@ -55,8 +55,8 @@ COMMANDS = {
         "Say which response group each prompt would have got under another budget, and what that had been worth.",
     ),
     "route": ("route:route_app", "A router for models that you cannot train: gains learned from a log of responses."),
-    "groups": ("groups:groups_app", "Response groups: how a response asks, looks and ends."),
-    "task": ("task:task_app", "Tasks: where problems come from."),
+    "groups": ("check:groups_app", "Response groups: how a response asks, looks and ends."),
+    "task": ("check:task_app", "Tasks: where problems come from."),
     "models": ("models:models_app", "Real language models, small enough for a laptop."),
 }
 """Command -> where it is in `ibpo.commands`, and its help in one line, which is the first of its docstring."""

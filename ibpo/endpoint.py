@@ -5,14 +5,17 @@ The samplers and the judge by language model share it. Retries, back-off and `Re
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.request import Request, urlopen
 
 from ibpo.errors import IbpoError
 from ibpo.usage import as_count, read_tokens
@@ -149,6 +152,30 @@ class Endpoint:
         tokens = getattr(getattr(reply, "usage", None), "prompt_tokens", None) or 0
         self._charge(num_requests=1, prompt_tokens=tokens, cost=tokens * self.price_per_million[0] / 1e6)
         return found
+
+    def fetch(self, path: str, fields: Mapping[str, Any] | None = None, *, seconds: float) -> dict[str, Any]:
+        """The JSON object that the server has beside OpenAI's protocol, in one try.
+
+        Args:
+            path: Behind `base_url`; one that begins with a slash is behind the server's root, without `/v1`.
+            fields: Sent as JSON; None: asked by GET.
+            seconds: Longest wait.
+
+        Raises:
+            IbpoError: No answer, or another one than an object.
+        """
+        base = self.base_url.rstrip("/")
+        url = f"{base.removesuffix('/v1')}{path}" if path.startswith("/") else f"{base}/{path}"
+        body = None if fields is None else json.dumps(fields).encode()
+        headers = {"Authorization": f"Bearer {self.api_key}", "Content-Type": "application/json"}
+        try:
+            with urlopen(Request(url, body, headers), timeout=seconds) as answer:
+                reply = json.load(answer)
+        except (OSError, ValueError, HTTPException, RecursionError) as error:
+            raise IbpoError(f"{url}: {error}") from None
+        if not isinstance(reply, dict):
+            raise IbpoError(f"{url}: the reply is no JSON object")
+        return reply
 
     def map(
         self, function: Callable[[Item], Result], items: Iterable[Item]

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -361,7 +361,7 @@ def note_call(run_dir: Path, seeds: Sequence[int], program: Sequence[str] = ("ib
         "begun": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
         "seeds": list(seeds),
         "python": f"{platform.python_version()} on {platform.machine()}",
-        "versions": {name: _version(name) for name in _PACKAGES},
+        "versions": versions_of(_PACKAGES),
     }
     path = run_dir / "commands.jsonl"
     before = path.read_text(encoding="utf-8") if path.exists() else ""
@@ -389,8 +389,10 @@ def _call_text(call: dict[str, Any]) -> str:
     return f"{call['command']} (seeds {', '.join(map(str, call['seeds']))}; Python {call['python']}; {versions})"
 
 
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+def versions_of(packages: Iterable[str]) -> dict[str, str]:
+    """The versions of those packages that are installed."""
+    found: dict[str, str] = {}
+    for name in packages:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found

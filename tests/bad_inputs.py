@@ -250,7 +250,7 @@ def stopped() -> Iterator[None]:
         mock.patch("ibpo.serving.gateway.serve", _begin),
         mock.patch("ibpo.commands.serve._warn_of_groups", lambda *_: None),
         mock.patch("ibpo.commands.options.load_tokenizer", _begin),
-        mock.patch("ibpo.commands.groups.load_tokenizer", _begin),
+        mock.patch("ibpo.commands.check.load_tokenizer", _begin),
     ):
         yield
 

@@ -20,7 +20,7 @@ from pathlib import Path
 _CONTEXT = multiprocessing.get_context("forkserver")
 _IMPORTED = (
     *("pytest", "tests.killing", "ibpo.cli", "ibpo.data", "ibpo.evaluation.log_files", "ibpo.rollouts"),
-    *("ibpo.evaluation.sampling", "ibpo.commands.allocate", "ibpo.commands.eval", "ibpo.commands.eval_run"),
+    *("ibpo.evaluation.sampling", "ibpo.commands.allocate", "ibpo.commands.eval", "ibpo.commands.eval_setup"),
     *("ibpo.commands.simulate", "ibpo.commands.report", "ibpo.commands.route", "ibpo.commands.calibrate"),
     *("ibpo.evaluation.report.page", "ibpo.evaluation.comparison", "ibpo.serving.simulation", "ibpo.routing.fit"),
     *("ibpo.commands.serve", "ibpo.serving.gateway", "ibpo.serving.stores", "ibpo.rewards", "ibpo.runs"),

@@ -1,11 +1,9 @@
 """Which response does each problem get, inside a budget? Arrays only: numpy, and scipy's HiGHS where it is called."""
 
 from ibpo.allocation.allocate import Allocation, allocate
-from ibpo.allocation.frontier import Frontier, frontier
+from ibpo.allocation.arguments import Limit, limit, reward_margin, share, slices, stack
 from ibpo.allocation.holdout import GroupMeans, HoldoutRow, Pick, holdout_value, random_mix
-from ibpo.allocation.knapsack import envelope
-from ibpo.allocation.limits import Limit, limit, share, slices, stack
-from ibpo.allocation.margin import reward_margin
+from ibpo.allocation.knapsack import Frontier, envelope, frontier
 from ibpo.allocation.problem import InfeasibleBudget
 
 __all__ = [

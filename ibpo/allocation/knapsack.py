@@ -1,15 +1,28 @@
-"""One general cost (a multiple-choice knapsack): its price by a bracketed search, and a greedy filling.
+"""One general cost (a multiple-choice knapsack): its price, a greedy filling, and value and price at every budget.
 
-Letters: C candidates, P problems, B breakpoints (steps from one response of a problem to its next on its envelope).
+Letters: R responses, C candidates, P problems, B breakpoints (steps from one response of a problem to its next on its
+envelope).
 """
 
 import math
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from ibpo.allocation.problem import AllocationProblem, best_at, best_candidates, cheapest_of, rounding
+from ibpo.allocation.problem import (
+    AllocationProblem,
+    Choose,
+    best_at,
+    best_candidates,
+    cheapest_of,
+    gather,
+    rounding,
+    validate,
+)
 from ibpo.allocation.segments import FloatArray, IntArray, exact_sum, is_first
+from ibpo.errors import IbpoError
 
 SAMPLE = 20_000
 """Problems that bracket the price of a larger instance; up to twice as many are searched outright."""
@@ -218,3 +231,93 @@ def _fill(chosen: IntArray, open_: IntArray, candidates: IntArray, steps: Steps,
             chosen[open_[p]] = candidates[steps.to[step]]
         else:
             blocked.add(p)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FrontierPoint:
+    """One budget: all per problem. `value` is exact at a breakpoint and an upper bound between two."""
+
+    budget: float
+    value: float
+    price: float
+    spent: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Frontier:
+    """Best mean utility against mean cost: concave, piecewise linear, from the cheapest allocation to the best.
+
+    Attributes:
+        spent: `[B + 1]` mean cost per problem, rising.
+        value: `[B + 1]` mean utility per problem of an allocation that costs this: an optimal one.
+        price: `[B + 1]` the slope from each point to the next, falling; 0 at the last.
+        num_problems: P.
+    """
+
+    spent: FloatArray
+    value: FloatArray
+    price: FloatArray
+    num_problems: int
+
+    def at(self, budget: float) -> FrontierPoint:
+        """Value, price and spend at a mean cost per problem.
+
+        Between two breakpoints the value is that of the linear relaxation, above the best allocation by less than one
+        step of one problem. Beyond the last breakpoint nothing more is spent.
+
+        Raises:
+            IbpoError: A budget below the cheapest allocation.
+        """
+        if not budget >= self.spent[0]:
+            raise IbpoError(
+                f"budget {budget:.12g}: the cheapest allocation costs {self.spent[0]!r} per problem; ask for that much"
+            )
+        place = int(np.searchsorted(self.spent, budget, side="right")) - 1
+        spent = min(float(budget), float(self.spent[-1]))
+        value = float(self.value[place] + self.price[place] * (spent - self.spent[place]))
+        return FrontierPoint(budget=float(budget), value=value, price=float(self.price[place]), spent=spent)
+
+
+def frontier(
+    utility: ArrayLike,
+    problem: ArrayLike | Sequence[Hashable],
+    cost: ArrayLike,
+    *,
+    choose: Choose = "exactly_one",
+) -> Frontier:
+    r"""Value, price and spend of the best allocation at every budget on one cost.
+
+    Every problem starts at its cheapest response and climbs the concave envelope of its (cost, utility) points; the
+    steps of all problems are taken in the order of their slopes. After each whole step the allocation is optimal for
+    what it spends, and the next slope is the price there.
+
+    Args:
+        utility: `[R]` what choosing the response is worth.
+        problem: `[R]` problem ids.
+        cost: `[R]` at least 0, in any unit.
+        choose: "exactly_one" response per problem, or "at_most_one".
+
+    Raises:
+        IbpoError: Malformed input, or more than one cost.
+
+    Example:
+        >>> curve = frontier([0, 1, 0, 0.5], [1, 1, 2, 2], [0, 1, 0, 1])
+        >>> curve.spent.tolist(), curve.value.tolist(), curve.price.tolist()
+        ([0.0, 0.5, 1.0], [0.0, 0.5, 0.75], [1.0, 0.5, 0.0])
+        >>> curve.at(0.75).value
+        0.625
+    """
+    if np.ndim(cost) != 1:
+        raise IbpoError(f"cost: a frontier is over one cost, shape [R], got shape {np.shape(cost)}")
+    instance = gather(validate(utility, problem, cost, [None], choose=choose))
+    of_candidate = instance.segments.spread(np.arange(instance.num_problems))
+    # From each problem's cheapest response up its envelope, the steps of all problems by falling slope.
+    steps = envelope(of_candidate, instance.utility, instance.cost[0])
+    order = np.lexsort((steps.cost, instance.ids.key(steps.problem), -steps.slope))
+    base = [exact_sum(x[steps.base]) for x in (instance.cost[0], instance.utility)]
+    spent, value = (
+        np.concatenate([[start], start + np.cumsum(x[order])]) / instance.num_problems
+        for start, x in zip(base, (steps.cost, steps.gain), strict=True)
+    )
+    price = np.append(steps.slope[order], 0.0)
+    return Frontier(spent=spent, value=value, price=price, num_problems=instance.num_problems)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from ibpo.commands.eval_run import EvalProgress
+from ibpo.commands.eval_setup import EvalProgress
 from ibpo.endpoint import Endpoint, NotServed, RefusedRequest
 from ibpo.errors import IbpoError
 from ibpo.evaluation import Logged, Look, Spending, Target, Way, answers_of, judge_stored, use_of

@@ -68,13 +68,15 @@ def eval_command(
     ] = None,
 ) -> None:
     """Evaluate a policy on a task. The responses stay in OUT; `ibpo report OUT` makes the page."""
-    from ibpo.commands.eval_run import Calls, EvalProgress, total_bill
     from ibpo.commands.eval_setup import (
+        Calls,
+        EvalProgress,
         default_max_tokens,
         load_task,
         local_policy,
         read_engine,
         served_policy,
+        total_bill,
         ways_of,
         weights_digest,
     )

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
-from http.client import HTTPException
+from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Annotated, Any, Literal
-from urllib.request import Request, urlopen
 
 import typer
 
@@ -141,10 +139,12 @@ def _ask_for_tokenizer(model: str, settings: Settings) -> Any | None:
     from ibpo.endpoint import Endpoint
     from ibpo.rollouts import ask_for_tokenizer
 
-    url = settings.upstream.url
     key = os.environ.get(settings.upstream.key_env, "none") if settings.upstream.key_env else "none"
-    name = _first_model(url, key) if model == "*" else model
-    return ask_for_tokenizer(Endpoint(base_url=url, model=name, api_key=key), seconds=ASK_SECONDS)
+    server = Endpoint(base_url=settings.upstream.url, model=model, api_key=key)
+    if model == "*":
+        with suppress(IbpoError, LookupError, TypeError):  # a server that names none has its reasons
+            server.model = str(server.fetch("models", seconds=ASK_SECONDS)["data"][0]["id"])
+    return ask_for_tokenizer(server, seconds=ASK_SECONDS)
 
 
 def _warn_of_groups(settings: Settings, known: Any | None) -> None:
@@ -169,16 +169,6 @@ def _warn_of_groups(settings: Settings, known: Any | None) -> None:
 def _by_effort(word: str) -> dict[str, Any]:
     """What vLLM makes of the field `reasoning_effort`: an argument of the template, which switches thinking too."""
     return {"reasoning_effort": word, "enable_thinking": word != "none"} if word else {}
-
-
-def _first_model(url: str, key: str) -> str:
-    """The model that a server names first; "" where it names none."""
-    asked = Request(f"{url.rstrip('/')}/models", headers={"Authorization": f"Bearer {key}"})
-    try:
-        with urlopen(asked, timeout=ASK_SECONDS) as answer:
-            return str(json.load(answer)["data"][0]["id"])
-    except (OSError, ValueError, KeyError, IndexError, TypeError, HTTPException):
-        return ""
 
 
 def _keys(text: str | None) -> Keys | None:

@@ -21,12 +21,12 @@ from ibpo.evaluation.metrics import (
     area_under_curve,
     estimate_area,
     estimate_gain_ratio,
+    held_out_choice,
     mix_at_cost,
     oracle_by_level_at_cost,
     pass_at_k,
     vote_at_k,
 )
-from ibpo.evaluation.oracles import held_out_choice
 from ibpo.evaluation.responses import Responses, coarse_levels, level_names, natural
 from ibpo.evaluation.statistics import (
     Estimate,

@@ -18,7 +18,7 @@ from ibpo.budget import TOKENS, Budget, check_budget, check_distinct, costs_name
 from ibpo.errors import IbpoError
 from ibpo.evaluation.estimates import shrink
 from ibpo.evaluation.log_parts import FloatArray, IntArray, LogPart, Say
-from ibpo.evaluation.oracles import by_problem_pick
+from ibpo.evaluation.metrics import by_problem_pick
 
 DEFAULT = ("0.5x", "25%range", "50%range", "75%range")
 GAP, MANY = 1e-4, 2000

@@ -1,6 +1,15 @@
 """Response groups: how each is asked for, how it opens and how its answer is read."""
 
-from ibpo.responses.families import END_THINK, FAMILIES, THINK, Family, find_family
+from ibpo.responses.families import (
+    END_THINK,
+    FAMILIES,
+    THINK,
+    Family,
+    Thought,
+    find_family,
+    plain_thoughts,
+    split_thought,
+)
 from ibpo.responses.format_checks import check_formats
 from ibpo.responses.formats import (
     ADAPTIVE,
@@ -41,7 +50,9 @@ from ibpo.responses.groups import (
     offer,
 )
 from ibpo.responses.openings import (
+    EndlessTemplate,
     Opening,
+    apply_template,
     default_system_prompt,
     family_of,
     is_by_effort,
@@ -75,8 +86,6 @@ from ibpo.responses.switches import (
     say_options,
     served_cautions,
 )
-from ibpo.responses.templates import EndlessTemplate, apply_template
-from ibpo.responses.thoughts import Thought, plain_thoughts, split_thought
 from ibpo.responses.voting import (
     FORMS,
     TALLY,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Literal
 
-from ibpo.responses.families import PLAIN, THINK, Family
+from ibpo.responses.families import PLAIN, THINK, Family, split_thought
 from ibpo.responses.formats import (
     ADAPTIVE,
     DIRECT,
@@ -27,6 +27,7 @@ from ibpo.responses.formats import (
 )
 from ibpo.responses.groups import encode_opening, offer
 from ibpo.responses.openings import (
+    apply_template,
     default_system_prompt,
     family_of,
     is_by_effort,
@@ -38,8 +39,6 @@ from ibpo.responses.openings import (
     written,
 )
 from ibpo.responses.switches import same_prompts, say_options
-from ibpo.responses.templates import apply_template
-from ibpo.responses.thoughts import split_thought
 
 PROBLEM = "What is 3 + 4?"
 SOLUTION = "3 and 4 more make 7, so the answer is \\boxed{7}."

@@ -17,7 +17,7 @@ from typing import Any
 
 from ibpo.answers import representatives
 from ibpo.errors import IbpoError
-from ibpo.responses.families import END_THINK, THINK
+from ibpo.responses.families import END_THINK, THINK, plain_thoughts, split_thought
 from ibpo.responses.readers import (
     BOX,
     MARKER,
@@ -28,7 +28,6 @@ from ibpo.responses.readers import (
     one_box,
     split_blocks,
 )
-from ibpo.responses.thoughts import plain_thoughts, split_thought
 from ibpo.types import Prompt, ResponseGroup
 
 MAX_TRIALS = 8

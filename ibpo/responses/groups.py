@@ -9,9 +9,9 @@ from typing import Any
 
 from ibpo.config import ResponseGroupConfig
 from ibpo.errors import IbpoError
+from ibpo.responses.families import plain_thoughts
 from ibpo.responses.openings import family_of, spell
 from ibpo.responses.readers import answer_reader
-from ibpo.responses.thoughts import plain_thoughts
 from ibpo.types import Prompt, ResponseGroup
 
 

@@ -1,7 +1,7 @@
 """Is the answer right? Judges of mathematics, programs and words, and the constraints that a response must keep."""
 
 from ibpo.rewards.code import CodeJudge
-from ibpo.rewards.command import CommandJudge
+from ibpo.rewards.external import CORRECTNESS, UNJUDGED, CommandJudge, LLMJudge
 from ibpo.rewards.judges import (
     GIVES_ANSWER,
     NOT_TRUNCATED,
@@ -18,7 +18,6 @@ from ibpo.rewards.judges import (
     free_of,
     in_script,
 )
-from ibpo.rewards.llm import CORRECTNESS, UNJUDGED, LLMJudge
 from ibpo.rewards.math import MathJudge
 
 __all__ = [

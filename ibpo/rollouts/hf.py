@@ -22,8 +22,7 @@ from transformers import (
 
 from ibpo.errors import IbpoError
 from ibpo.rollouts.decoding import Decoder, TokenIds
-from ibpo.rollouts.sampler import PromptWriter, Request, Sampled
-from ibpo.rollouts.scoring import rollout_of_ids
+from ibpo.rollouts.sampler import PromptWriter, Request, Sampled, rollout_of_ids
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 

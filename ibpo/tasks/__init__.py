@@ -2,8 +2,7 @@
 
 from ibpo.tasks.data_files import Row, local_rows
 from ibpo.tasks.recipe_data import build_judge, hold_out, load_given, named_data, read_problems
-from ibpo.tasks.task import TASKS, EmbeddedTask, JudgeName, Source, Task, distinct, stream
-from ibpo.tasks.validate import check_task, judge_for
+from ibpo.tasks.task import TASKS, EmbeddedTask, JudgeName, Source, Task, check_task, distinct, judge_for, stream
 
 __all__ = [
     "TASKS",

@@ -28,8 +28,7 @@ from ibpo.rewards import (
     free_of,
     in_script,
 )
-from ibpo.tasks.task import TASKS, JudgeName, Source, Task
-from ibpo.tasks.validate import judge_for
+from ibpo.tasks.task import TASKS, JudgeName, Source, Task, judge_for
 from ibpo.types import Problem, ResponseGroup
 
 HUB = "hub:"

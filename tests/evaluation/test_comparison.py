@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ibpo.errors import IbpoError
 from ibpo.evaluation.comparison import CompareOptions, areas, compare
-from ibpo.evaluation.oracles import by_level_pick, by_problem_pick
+from ibpo.evaluation.metrics import by_level_pick, by_problem_pick
 from ibpo.evaluation.responses import Responses, coarse_levels
 
 

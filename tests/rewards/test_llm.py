@@ -10,8 +10,8 @@ pytest.importorskip("openai")
 
 from ibpo.endpoint import Endpoint
 from ibpo.errors import IbpoError
+from ibpo.rewards.external import LLMJudge
 from ibpo.rewards.judges import Candidate
-from ibpo.rewards.llm import LLMJudge
 from ibpo.types import Problem
 from tests.openai_server import Fault, serving
 

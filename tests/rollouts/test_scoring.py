@@ -12,8 +12,7 @@ from ibpo.evaluation.sampling import Way, judge_ways
 from ibpo.responses.formats import DIRECT, THINKING_ON
 from ibpo.responses.groups import encode_groups
 from ibpo.rewards.judges import ExactJudge
-from ibpo.rollouts.sampler import Request, Sampled
-from ibpo.rollouts.scoring import rollout_of_ids, rollout_of_row, score
+from ibpo.rollouts.sampler import Request, Sampled, rollout_of_ids, rollout_of_row, score
 from ibpo.rollouts.store import RolloutStore
 from ibpo.training.generation import describe
 from ibpo.training.judge_reward import JudgeReward

@@ -18,8 +18,7 @@ from ibpo.cli import app
 from ibpo.endpoint import Endpoint
 from ibpo.errors import IbpoError
 from ibpo.rollouts.sampler import PromptWriter, Request
-from ibpo.rollouts.served import EndpointSampler
-from ibpo.rollouts.server_tokenizer import ask_for_tokenizer
+from ibpo.rollouts.served import EndpointSampler, ask_for_tokenizer
 from ibpo.types import Problem, ResponseGroup
 from tests.openai_server import Fault, serving
 from tests.responses.test_families import tokenizer

@@ -13,9 +13,8 @@ from ibpo.endpoint import Endpoint
 from ibpo.errors import IbpoError
 from ibpo.responses import served_cautions
 from ibpo.rollouts import ask_for_tokenizer
-from ibpo.serving.gateway.defaults import GROUPS_BY, default_groups
 from ibpo.serving.gateway.openai_request import can_set, read_request
-from ibpo.serving.gateway.settings import GroupSettings
+from ibpo.serving.gateway.settings import GROUPS_BY, GroupSettings, default_groups
 from tests.openai_server import serving
 from tests.responses.test_families import NAMES, TEMPLATES, tokenizer
 from tests.rollouts.test_served_forcing import VLLM

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from ibpo.errors import IbpoError
 from ibpo.serving.controller import BudgetPolicy
 from ibpo.serving.gateway.decision import make_candidate
-from ibpo.serving.gateway.defaults import GROUPS_BY
 from ibpo.serving.gateway.gains import Gains
 from ibpo.serving.gateway.openai_request import (
     CAP_FIELDS,
@@ -20,7 +19,7 @@ from ibpo.serving.gateway.openai_request import (
     read_request,
     write_body,
 )
-from ibpo.serving.gateway.settings import CAPS, COUNTS, GroupSettings, LimitSettings, ModelSettings
+from ibpo.serving.gateway.settings import CAPS, COUNTS, GROUPS_BY, GroupSettings, LimitSettings, ModelSettings
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "temperature": 0.123456789, "seed": 2**60}
 

@@ -12,8 +12,7 @@ from typer.testing import CliRunner
 from ibpo.cli import app
 from ibpo.errors import IbpoError
 from ibpo.rewards.code import CodeJudge, Limits, why_not_isolated
-from ibpo.tasks.task import TASKS, Source, Task
-from ibpo.tasks.validate import check_task, perturb
+from ibpo.tasks.task import TASKS, Source, Task, check_task, perturb
 from ibpo.types import Problem
 
 pytest.importorskip("math_verify")

@@ -1,10 +1,11 @@
-from .defaults import GROUPS_BY, default_groups
 from .gains import ROUTER_SECONDS, FittedRouter, GainPredictor, PredictedGains
 from .server import Service, serve
 from .settings import (
+    GROUPS_BY,
     Keys,
     Settings,
     build_settings,
+    default_groups,
     keys_from_environment,
     new_key,
     read_keys,

@@ -1,16 +1,82 @@
-"""`ibpo task check`: a task proves itself: its own answers score 1, perturbed ones 0."""
+"""`ibpo groups check` and `ibpo task check`: what a run stands on proves itself, before anything is trained or paid.
+
+Response groups against a model's tokenizer and chat template; a task by its own answers, which score 1, and perturbed
+ones, which score 0.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ibpo.commands.options import Columns, read_pairs
+from ibpo.commands.options import Columns, ResponseGroups, load_tokenizer, read_pairs, split_recipe
 from ibpo.config import JUDGES
 from ibpo.errors import IbpoError
+
+if TYPE_CHECKING:
+    from ibpo.responses import Format, Reading
+    from ibpo.types import ResponseGroup
+
+groups_app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="Response groups: how a response asks, looks and ends.",
+)
+
+
+@groups_app.callback()
+def _groups_root() -> None:
+    pass
+
+
+@groups_app.command("check", epilog="Example: ibpo groups check ./model --response-group thinking_on")
+def check_groups(
+    model: Annotated[str, typer.Argument(help="A folder with a tokenizer, or a hub id.")],
+    response_group: ResponseGroups = None,
+) -> None:
+    """Say whether response groups can be told apart, forced and read with a tokenizer and its chat template.
+
+    Exit code 1 if there are errors.
+    """
+    from ibpo.responses import check_formats
+
+    forms = _forms(*split_recipe(response_group or ()))
+    findings = check_formats(forms, load_tokenizer(model))
+    for finding in findings:
+        typer.echo(f"{finding.level}: {finding.subject}: {finding.text}")
+    count = {level: sum(finding.level == level for finding in findings) for level in ("error", "warning")}
+    names = ", ".join(form.group.name for form in forms)
+    typer.echo(f"{names} with {model}: {count['error']} errors, {count['warning']} warnings")
+    if count["error"]:
+        raise typer.Exit(1)
+
+
+def _forms(names: list[str], recipe: Path | None) -> list[Format]:
+    from ibpo.config import nearest, read_recipe
+    from ibpo.responses import FORMATS, build_response_groups
+
+    if recipe is not None:
+        return [_as_format(group) for group in build_response_groups(read_recipe(recipe).response_group)]
+    for name in names:
+        if name not in FORMATS:
+            raise IbpoError(f"--response-group {name}: no such response group; {nearest(name, FORMATS)}")
+    return [FORMATS[name] for name in names or ("standard", "sequential_voting")]
+
+
+def _as_format(group: ResponseGroup) -> Format:
+    """A recipe's response group: well-formed where its reader finds an answer."""
+    from ibpo.responses import Format, Reading, malformed
+
+    def read(completion: str) -> Reading:
+        answer = group.extract_answer(completion)
+        return malformed("gives no answer") if answer is None else Reading(attempts=(answer,), answer=answer)
+
+    return Format(group=group, read=read)
+
 
 SHOWN = 20
 COLUMNS = ("problem", "answer", "id", "level", "domain", "tests", "setup", "entry_point")
@@ -21,12 +87,12 @@ task_app = typer.Typer(
 
 
 @task_app.callback()
-def _root() -> None:
+def _task_root() -> None:
     pass
 
 
 @task_app.command("check", epilog="Example: ibpo task check gsm8k --limit 100")
-def check_command(
+def check_task_command(
     name: Annotated[
         str,
         typer.Argument(
