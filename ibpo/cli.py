@@ -65,7 +65,7 @@ EXAMPLES = {
     "demo": "ibpo demo --quick",
     "cold-start": "ibpo cold-start recipes/cold_start_smoke.toml",
     "train": "ibpo train recipes/gsm8k_smoke.toml --out runs/first",
-    "eval": "ibpo eval embedded:thinking thinking --out runs/eval --chooses",
+    "eval": "ibpo eval embedded:thinking thinking --out runs/eval --also chooses",
     "report": "ibpo report runs/eval",
     "allocate": "ibpo allocate responses.jsonl --budget tokens=0.5x",
     "collect": "ibpo collect log.jsonl --by effort --base-url https://api.openai.com/v1 --model gpt-5-mini "
@@ -83,6 +83,7 @@ _LOG = {
     f"--{field.replace('_', '-')}": f"--columns {field}=COLUMN"
     for field in ("problem", "response_group", "reward", "cost")
 }
+_DATA = {"--data": "--set data.path=...", "--no-isolation": "--set judge.isolation=false"}
 _BY = {"--by": "--part COLUMN=VALUE"}
 REMOVED = {
     "allocate": _LOG,
@@ -107,12 +108,18 @@ REMOVED = {
         "--dtype": "--engine dtype=...",
         "--recipe": "--response-group RECIPE",
         "--price": "--engine price_prompt=...,price_completion=...",
+        "--judge": "--set data.judge=...",
+        **{f"--{x}": f"--also {x}" for x in ("chooses", "two-turns")},
+        **_DATA,
     },
     "serve": {**_EMBED, "--plan": "--config FILE", "--keys-env": "--keys env:NAME"},
     "route": {**_LOG, **_BY, **_EMBED, "--prompt": "--columns prompt=COLUMN"},
     "task": {
-        **{f"--{x}": f"--columns {x}=COLUMN" for x in ("problem", "answer", "id", "level", "domain", "tests")},
+        **{f"--{x}": f"--set data.{x}=COLUMN" for x in ("problem", "answer", "id", "level", "domain", "tests")},
         **{f"--{x}": f"--set data.{x.replace('-', '_')}=..." for x in ("config", "split", "answer-after", "judge")},
+        "--columns": "--set data.FIELD=COLUMN",
+        "--limit": "--set data.limit=...",
+        **_DATA,
     },
 }
 """Command -> option that it had once -> what says the same today."""

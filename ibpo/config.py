@@ -18,7 +18,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ibpo.budget import TOKENS, Budget, budget_table, check_budget, check_together, parse_budget, parse_budget_entry
 from ibpo.errors import IbpoError
 
-JUDGES = ("math", "exact", "code", "llm")
 RecipeT = TypeVar("RecipeT", bound="DataRecipe")
 
 
@@ -391,11 +390,14 @@ def checked_budget(table: dict[str, Any], names: list[str], place: Callable[[str
 class RecipeReader:
     """The tables of a recipe with overrides put in, and where each wrong value came from."""
 
-    def __init__(self, path: Path, overrides: Iterable[str], model: type[DataRecipe]) -> None:
-        if not path.exists():
+    def __init__(
+        self, path: Path, overrides: Iterable[str], model: type[DataRecipe], tables: dict[str, Any] | None = None
+    ) -> None:
+        """Read the file; or take `tables`, which `path` then only names."""
+        if tables is None and not path.exists():
             raise IbpoError(f"{path}: there is no such recipe; name a TOML file, e.g. recipes/gsm8k_smoke.toml")
-        self.path, self.model = path, model
-        self.tables = read_toml(path)
+        self.path, self.model, self.is_file = path, model, tables is None
+        self.tables = read_toml(path) if tables is None else tables
         self.overridden: dict[str, str] = {}
         for text in overrides:
             self._override(text)
@@ -412,7 +414,7 @@ class RecipeReader:
         """The recipe, checked. A path of the file is relative to it, or else to the working directory."""
         tables = {name: {} for name in ("model", "data") if name in model.model_fields} | self.tables
         path = tables["data"].get("path") if isinstance(tables["data"], dict) else None
-        if isinstance(path, str) and path and "data.path" not in self.overridden:
+        if self.is_file and isinstance(path, str) and path and "data.path" not in self.overridden:
             beside = self.path.parent / path
             if beside.exists():
                 tables["data"] = tables["data"] | {"path": str(beside)}

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from ibpo.config import JUDGES, DataConfig, read_recipe
+from ibpo.config import read_recipe
 from ibpo.errors import IbpoError
 from ibpo.responses.groups import build_response_groups
 from ibpo.runs import to_toml
@@ -194,9 +194,3 @@ def test_the_path_of_the_data_is_relative_to_the_recipe(recipe, tmp_path, monkey
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert read_recipe(Path("..") / path.name).data.path == "../rows.jsonl"
-
-
-def test_every_list_of_choices_is_the_models_own():
-    from typing import get_args
-
-    assert ("", *JUDGES) == get_args(DataConfig.model_fields["judge"].annotation)

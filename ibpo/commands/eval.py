@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ibpo.commands.options import ResponseGroups, plain_console, split_recipe
+from ibpo.commands.options import ResponseGroups, SetData, plain_console, split_recipe
 from ibpo.errors import IbpoError
 
 
@@ -25,12 +25,16 @@ def eval_command(
         ),
     ],
     out: Annotated[Path, typer.Option(help="The run's folder; a run that is there already goes on.")],
-    data: Annotated[Path | None, typer.Option(help="A local copy of the task: .jsonl, .jsonl.gz, .parquet.")] = None,
+    set_: SetData = None,
     response_group: ResponseGroups = None,
-    chooses: Annotated[bool, typer.Option(help="Also let the policy choose between them.")] = False,
-    two_turns: Annotated[
-        bool, typer.Option("--two-turns", help="Also let it correct its (first group's) responses in a second turn.")
-    ] = False,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="chooses or two-turns",
+            help="More ways of answering: the policy chooses between the response groups; it corrects its responses "
+            "(the first group's) in a second turn. Repeat for both.",
+        ),
+    ] = None,
     base_url: Annotated[str | None, typer.Option(help="An OpenAI-compatible server: http://127.0.0.1:8000/v1.")] = None,
     moved: Annotated[
         bool, typer.Option("--moved", help="The same policy, served at another address than when OUT was begun.")
@@ -52,10 +56,6 @@ def eval_command(
     temperature: Annotated[float, typer.Option(min=0.0)] = 1.0,
     top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="For servers.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Every response gets a seed of its own out of it.")] = 0,
-    judge: Annotated[str | None, typer.Option(help="math, exact, code, llm (a recipe's). Default: the task's.")] = None,
-    no_isolation: Annotated[
-        bool, typer.Option("--no-isolation", help="Run programs with your own rights: on throw-away machines only.")
-    ] = False,
     engine: Annotated[
         list[str] | None,
         typer.Option(
@@ -97,17 +97,23 @@ def eval_command(
     from ibpo.rollouts import RolloutStore, settings_of
     from ibpo.runs import working_in, write_text_atomic
 
+    more = also or ()
     command, alone = shlex.join(["ibpo", *sys.argv[1:]]), ExitStack()
     try:
         console, sampling = plain_console(stderr=True), read_engine(engine or ())
         price = (sampling.price_prompt, sampling.price_completion)
         forced = force if force is not None else base_url is None
         # The judge comes before sampling: it may refuse.
-        problems, judge_name, judging = load_task(task, data, limit, seed, judge, isolate=not no_isolation)
+        problems, judge_name, judging = load_task(task, set_ or (), limit, seed)
         programs = judge_name == "code"
+        if unknown := [way for way in more if way not in ("chooses", "two-turns")]:
+            raise IbpoError(f"--also {unknown[0]}: is neither chooses nor two-turns")
+        chooses, two_turns = "chooses" in more, "two-turns" in more
         ways = ways_of(*split_recipe(response_group or ()), task, chooses=chooses, force=forced, programs=programs)
         if two_turns and programs:
-            raise IbpoError("--two-turns: its second turn asks for a boxed answer, and programs are none; leave it out")
+            raise IbpoError(
+                "--also two-turns: its second turn asks for a boxed answer, and programs are none; leave it out"
+            )
         if two_turns:
             ways.append(replace(ways[0], configuration=f"{ways[0].configuration}, corrected", two_turns=True))
         max_tokens = max_tokens or default_max_tokens(model if base_url is None else None, task)

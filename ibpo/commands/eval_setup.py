@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ibpo.commands.options import load_tokenizer, read_pairs
-from ibpo.config import JUDGES, JudgeConfig, explain, nearest, read_recipe
+from ibpo.config import explain, nearest, read_recipe
 from ibpo.demo import EXPERIMENTS, experiment_named, resolve_model
 from ibpo.endpoint import Bill, Endpoint
 from ibpo.errors import IbpoError
@@ -88,9 +88,7 @@ class Policy:
     """The policy's, where it is known."""
 
 
-def load_task(
-    name: str, data: Path | None, limit: int | None, seed: int, judge: str | None, *, isolate: bool = True
-) -> tuple[list[Problem], str, Judge]:
+def load_task(name: str, overrides: Sequence[str], limit: int | None, seed: int) -> tuple[list[Problem], str, Judge]:
     """Problems, the name of their judge, and the judge.
 
     Of a shipped task, an embedded experiment (`thinking`, `voting`), a file or folder, `hub:OWNER/NAME@COMMIT`, or a
@@ -99,21 +97,19 @@ def load_task(
     Raises:
         IbpoError: names what is missing, and the fix.
     """
-    if judge is not None and judge not in JUDGES:
-        raise IbpoError(f"--judge {judge}: no such judge; {nearest(judge, JUDGES)}")
+    given, grader = named_data(name, overrides, EXPERIMENTS)
     if name in EXPERIMENTS:
-        judge_name, grader = judge or "exact", JudgeConfig()
+        if other := sorted(given.model_fields_set - {"task", "judge"}):
+            raise IbpoError(f"--set data.{other[0]}: {name} makes its problems itself; leave it out")
+        judge_name = given.judge or "exact"
         problems = distinct(experiment_named(name).task, "test", limit or 1000, seed=seed)
     else:
-        given, grader = named_data(name, data, EXPERIMENTS)
         # What is held out is a share of what the recipe reads, so the limit comes after it.
         limit_read = given.limit if given.holdout else limit or given.limit
-        given = given.model_copy(update={"judge": judge or given.judge, "limit": limit_read})
-        task, problems = load_given(given)
+        task, problems = load_given(given.model_copy(update={"limit": limit_read}))
         judge_name = given.judge or task.judge
         if given.holdout:
             problems = hold_out(problems, given.holdout)[1][:limit]
-    grader = grader.model_copy(update={"isolation": grader.isolation and isolate})
     return problems, judge_name, build_judge(judge_name, grader)
 
 
@@ -157,7 +153,7 @@ def ways_of(
     ]
     if chooses:
         if len(groups) < 2:
-            raise IbpoError("--chooses: needs at least two response groups to choose from; name more")
+            raise IbpoError("--also chooses: needs at least two response groups to choose from; name more")
         asked = every[0].template_options if every else {}
         ways.append(Way(configuration=CHOOSES, response_groups=groups, force=False, template_options=asked))
     return ways

@@ -40,6 +40,16 @@ ResponseGroups = Annotated[
         "--response-group", metavar="NAME or RECIPE", help="A shipped response group; repeat. Or a recipe, for its own."
     ),
 ]
+SetData = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="TABLE.KEY=VALUE",
+        help="A key of [data] or [judge], as in a recipe: data.path=FILE (a local copy), data.problem=COLUMN, "
+        "data.judge=exact, judge.isolation=false (programs run with your own rights: on throw-away machines only); "
+        "repeat.",
+    ),
+]
 PartOfLog = Annotated[
     str | None, typer.Option("--part", metavar="COLUMN=VALUE", help="Take this part of the log, e.g. model=my-model.")
 ]

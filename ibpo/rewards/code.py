@@ -345,8 +345,8 @@ class CodeJudge:
         """
         if isolate and (reason := why_not_isolated()):
             raise IbpoError(
-                f"{reason}; judge on a machine that can, or on a throw-away one with --no-isolation (isolate=False), "
-                "in a recipe judge.isolation = false, where programs run with your own rights"
+                f"{reason}; judge on a machine that can, or on a throw-away one with judge.isolation = false "
+                "(--set judge.isolation=false, isolate=False), where programs run with your own rights"
             )
         self._limits, self._isolate = limits or Limits(), isolate
         self._num_workers = num_workers or min(os.cpu_count() or 1, 8)

@@ -209,7 +209,8 @@ def hub_parts(name: str, configs: Sequence[str], split: str, revision: str) -> l
         return [(config if len(configs) > 1 else "", table_rows(table, places[config])) for config, table in tables]
     raise IbpoError(
         f"{name}: is not on this machine and cannot be fetched ({said}); run `hf download {name} --repo-type dataset "
-        f"--revision {revision} --local-dir FOLDER` where there is a connection, and name the folder with --data FOLDER"
+        f"--revision {revision} --local-dir FOLDER` where there is a connection, and name the folder with --set "
+        "data.path=FOLDER"
     )
 
 

@@ -80,13 +80,33 @@ def read_problems(data: DataConfig, kept: Sequence[str] = ()) -> tuple[list[Prob
     return *hold_out(problems, data.holdout), data.judge or task.judge
 
 
-def read_data_recipe(path: Path) -> tuple[DataConfig, JudgeConfig]:
-    """`[data]` and `[judge]` of any recipe, be it of these tables alone.
+def named_data(name: str, overrides: Sequence[str] = (), others: Sequence[str] = ()) -> tuple[DataConfig, JudgeConfig]:
+    """What a command's argument means: a shipped task, a recipe, a file or folder, or `hub:OWNER/NAME@COMMIT`.
+
+    Args:
+        name: the argument; of a recipe `[data]` and `[judge]` count, which it may hold alone.
+        overrides: `data.KEY=VALUE` and `judge.KEY=VALUE`, as in a recipe; `data.path` may name a copy of the task.
+        others: what else the command knows by name.
 
     Raises:
-        IbpoError: names file, key and fix.
+        IbpoError: where it is none of these, or names file (or override), key and fix.
+
+    Example:
+        >>> named_data("gsm8k")[0].task, named_data("hub:me/mine@" + "0" * 40)[0].path[:11]
+        ('gsm8k', 'hub:me/mine')
     """
-    reader = RecipeReader(path, (), DataRecipe)
+    tables: dict[str, Any] | None = None
+    if name in TASKS or name in others:
+        tables = {"data": {"task": name}}
+    elif not name.endswith(".toml"):
+        tables = {"data": {"path": name}}
+    for text in overrides:
+        if text.partition(".")[0].strip() not in ("data", "judge"):
+            raise IbpoError(f"--set {text}: needs data.KEY=VALUE or judge.KEY=VALUE, as in a recipe")
+    reader = RecipeReader(Path(name), overrides, DataRecipe, tables)
+    own = tables is not None and "path" in tables["data"] and "data.path" not in reader.overridden
+    if own and not name.startswith(HUB) and not Path(name).expanduser().exists():
+        raise IbpoError(f"{name}: is no task, recipe or file; {nearest(name, (*TASKS, *others))}")
     known = {*RunConfig.model_fields, *COLD_START_TABLES}
     for key in reader.tables:
         if key not in known:
@@ -94,31 +114,6 @@ def read_data_recipe(path: Path) -> tuple[DataConfig, JudgeConfig]:
     reader.tables = {key: table for key, table in reader.tables.items() if key in DataRecipe.model_fields}
     recipe = reader.read(DataRecipe)
     return recipe.data, recipe.judge
-
-
-def named_data(name: str, path: Path | None = None, others: Sequence[str] = ()) -> tuple[DataConfig, JudgeConfig]:
-    """What a command's argument means: a shipped task, a recipe, a file or folder, or `hub:OWNER/NAME@COMMIT`.
-
-    Args:
-        name: the argument.
-        path: a local copy of the task, or the recipe's data elsewhere.
-        others: what else the command knows by name.
-
-    Raises:
-        IbpoError: where it is none of these.
-
-    Example:
-        >>> named_data("gsm8k")[0].task, named_data("hub:me/mine@" + "0" * 40)[0].path[:11]
-        ('gsm8k', 'hub:me/mine')
-    """
-    if name in TASKS:
-        return DataConfig(task=name, path=str(path or "")), JudgeConfig()
-    if name.endswith(".toml"):
-        data, judge = read_data_recipe(Path(name))
-        return data.model_copy(update={"path": str(path or data.path)}), judge
-    if path is not None or name.startswith(HUB) or Path(name).expanduser().exists():
-        return DataConfig(path=str(path or name)), JudgeConfig()
-    raise IbpoError(f"{name}: is no task, recipe or file; {nearest(name, (*TASKS, *others))}")
 
 
 def hold_out(problems: Sequence[Problem], num_problems: int) -> tuple[list[Problem], list[Problem]]:

@@ -153,7 +153,7 @@ class Task:
             raise IbpoError(
                 f"{self.name}: no revision of {name} is pinned here, so it is not fetched; run `hf download {name} "
                 f"--repo-type dataset --revision COMMIT --local-dir {self.name}` with a commit of your choice, and "
-                f"name that folder (`ibpo task check {self.name} --data {self.name}`)"
+                f"name that folder (`ibpo task check {self.name} --set data.path={self.name}`)"
             )
         return hub_parts(source.name, source.configs, source.split, source.revision)
 

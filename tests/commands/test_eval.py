@@ -41,7 +41,7 @@ def task(tmp_path):
 
 def arguments(task, url, out, *more):
     fixed = ["eval", "m", str(task), "--base-url", url, "--out", str(out), "--num-responses", str(NUM_RESPONSES)]
-    return [*fixed, "--judge", "exact", *map(str, more)]
+    return [*fixed, "--set", "data.judge=exact", *map(str, more)]
 
 
 def run(*args):
@@ -155,8 +155,8 @@ def test_responses_to_edited_problems_are_not_taken_for_answers(task, tmp_path):
 
 @pytest.mark.parametrize(
     ("before", "after"),
-    [(["--response-group", "effort_low", "--response-group", "effort_high", "--chooses"], []),
-     ([], ["--response-group", "effort_low", "--response-group", "effort_high", "--chooses"])],
+    [(["--response-group", "effort_low", "--response-group", "effort_high", "--also", "chooses"], []),
+     ([], ["--response-group", "effort_low", "--response-group", "effort_high", "--also", "chooses"])],
 )  # fmt: skip
 def test_responses_to_another_wording_are_not_taken_for_answers(task, tmp_path, before, after):
     """A free choice and a bare prompt are both asked for without a response group."""
@@ -210,9 +210,9 @@ def test_a_second_turn_is_asked_after_each_first_one(task, tmp_path):
     with serving(reasoning=4) as (url, answered, _):
         assert run(task, url, out).exit_code == 0
         first = sum(answered.values())
-        result = run(task, url, out, "--two-turns")
+        result = run(task, url, out, "--also", "two-turns")
         assert result.exit_code == 0, result.output
-        again = run(task, url, out, "--two-turns")
+        again = run(task, url, out, "--also", "two-turns")
     assert f"{TOTAL} of {2 * TOTAL} responses are there already" in result.stderr
     assert f"{2 * TOTAL} of {2 * TOTAL} responses are there already" in again.stderr
     assert (first, sum(answered.values())) == (TOTAL, 2 * TOTAL)  # the first turns are not sampled again
@@ -301,7 +301,7 @@ def test_a_local_model_keeps_the_samplers_contract_and_answers_greedily(tmp_path
     from ibpo.evaluation.sampling import Way
     from ibpo.rollouts.hf import HFRequestSampler
 
-    fixed = ["eval", "embedded:thinking", "thinking", "--chooses", "--limit", 6, "--num-responses", 2]
+    fixed = ["eval", "embedded:thinking", "thinking", "--also", "chooses", "--limit", 6, "--num-responses", 2]
     fixed += ["--max-tokens", 40, "--temperature", 0, "--engine", "batch_size=5"]
     result = CliRunner().invoke(app, [*map(str, fixed), "--out", str(tmp_path / "run")])
     assert result.exit_code == 0, result.output
@@ -316,15 +316,18 @@ def test_a_local_model_keeps_the_samplers_contract_and_answers_greedily(tmp_path
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--judge", "maths"], "--judge maths: no such judge; did you mean math"),
+        (
+            ["--set", "data.judge=maths"],
+            "--set data.judge=maths: 'maths' is none of math, exact, code, llm",
+        ),
         (["--response-group", "cott"], "--response-group cott: no such response group"),
-        (["--chooses"], "--chooses: "),
+        (["--also", "chooses"], "--also chooses: "),
         (["--engine", "api_key_file=/absent"], "--engine api_key_file: /absent: cannot be read"),
     ],
 )
 def test_what_is_refused(task, tmp_path, more, said):
-    if more == ["--chooses"]:
-        more = ["--chooses", "--response-group", "effort_low"]
+    if more == ["--also", "chooses"]:
+        more = ["--also", "chooses", "--response-group", "effort_low"]
     result = CliRunner().invoke(app, [*arguments(task, "http://127.0.0.1:9/v1", tmp_path / "run"), *more])
     assert_one_line(result, said)
 
@@ -430,18 +433,18 @@ def test_time_and_money_still_to_come(monkeypatch, terminal):
 
     from rich.console import Console
 
-    from ibpo.commands import eval_run
+    from ibpo.commands import eval_setup
     from ibpo.endpoint import Bill, Endpoint
     from ibpo.rollouts.sampler import Request, as_sampled
     from ibpo.types import Problem
 
     now = [100.0]
-    monkeypatch.setattr(eval_run.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(eval_setup.time, "monotonic", lambda: now[0])
     endpoint = Endpoint(base_url="http://127.0.0.1:9/v1", model="m")
     said = io.StringIO()
     console = Console(file=said, force_terminal=terminal, width=200)
     request = Request(problem=Problem(problem_id="p", prompt="", answer=""), number=0)
-    with eval_run.EvalProgress(console, 100, 40, endpoint) as progress:
+    with eval_setup.EvalProgress(console, 100, 40, endpoint) as progress:
         now[0] += 300.0  # the model is loaded: no part of a response's time
         for number in range(10):
             now[0] += 12.0

@@ -39,7 +39,7 @@ def evaluate(name, tmp_path, answer, *more):
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps(ROWS[name]) + "\n")
     with serving(answer) as log:
-        fixed = ["eval", "m", name, "--data", str(path), "--base-url", log.url, "--out", str(tmp_path / "run")]
+        fixed = ["eval", "m", name, "--set", f"data.path={path}", "--base-url", log.url, "--out", str(tmp_path / "run")]
         result = CliRunner().invoke(app, [*fixed, "--num-responses", "2", "--engine", "num_concurrent=1", *more])
     responses = tmp_path / "run" / "responses.jsonl"
     return result, [json.loads(line) for line in responses.open()] if responses.exists() else [], log
@@ -71,7 +71,7 @@ def test_groups_that_give_no_program_are_refused_before_sampling(tmp_path):
     for answer, more, said in [
         ("boxed", ["--response-group", str(recipe)], "response_group.standard.answer: 'boxed' reads no program"),
         ("code", ["--response-group", "debate"], "debate: compares boxed answers, and programs are none; take one of"),
-        ("code", ["--two-turns"], "--two-turns: its second turn asks for a boxed answer"),
+        ("code", ["--also", "two-turns"], "--also two-turns: its second turn asks for a boxed answer"),
     ]:
         recipe.write_text(RECIPE.format(answer=answer))
         result, _, log = evaluate("mbpp", tmp_path, lambda body, number: ("", "stop"), *more)
@@ -90,16 +90,16 @@ def test_where_programs_cannot_be_confined_it_is_said_before_sampling(tmp_path, 
     monkeypatch.setattr(code, "why_not_isolated", lambda: "no Landlock here")
     result, _, log = evaluate("mbpp", tmp_path, lambda body, number: (f"```\n{RIGHT['mbpp']}\n```", "stop"))
     assert result.exit_code == 2 and "no Landlock here" in result.stderr and log.requests == []
-    assert "--no-isolation" in result.stderr
+    assert "--set judge.isolation=false" in result.stderr
     result, rows, _ = evaluate(
-        "mbpp", tmp_path, lambda body, number: (f"```\n{RIGHT['mbpp']}\n```", "stop"), "--no-isolation"
+        "mbpp", tmp_path, lambda body, number: (f"```\n{RIGHT['mbpp']}\n```", "stop"), "--set", "judge.isolation=false"
     )
     assert result.exit_code == 0 and [row["reward"] for row in rows] == [1.0, 1.0], result.output
 
 
 def test_an_own_file_without_tests_is_refused_before_sampling(tmp_path):
     (tmp_path / "own.jsonl").write_text('{"question": "q", "answer": "a"}\n')
-    arguments = ["eval", "m", str(tmp_path / "own.jsonl"), "--judge", "code", "--out", str(tmp_path / "run")]
+    arguments = ["eval", "m", str(tmp_path / "own.jsonl"), "--set", "data.judge=code", "--out", str(tmp_path / "run")]
     result = CliRunner().invoke(app, [*arguments, "--base-url", "http://127.0.0.1:9/v1"])
     assert (
         result.exit_code == 2 and "own.jsonl: names no column with tests, which judging programs needs" in result.stderr

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ibpo.cli import app
-from ibpo.responses import EndlessTemplate, apply_template, templates
+from ibpo.responses import EndlessTemplate, apply_template, openings
 
 pytest.importorskip("transformers")
 
@@ -38,8 +38,8 @@ def tokenizer():
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
-    monkeypatch.setattr(templates, "MAX_SECONDS", 0.3)
-    monkeypatch.setattr(templates, "_ENDLESS", set())
+    monkeypatch.setattr(openings, "MAX_SECONDS", 0.3)
+    monkeypatch.setattr(openings, "_ENDLESS", set())
 
 
 def asked(tokenizer, content="loop"):
@@ -130,7 +130,7 @@ def test_every_command_says_it_in_one_line(name, tmp_path):
          "--set", "train.max_completion_length=8", "--set", "data.answer_after="],
         ["cold-start", str(recipes / "cold_start_smoke.toml"), "--set", f"model.path={voting}", *data],
         ["eval", thinking, str(problems), "--out", out, "--max-tokens", "8", "--response-group", "thinking_on",
-         "--judge", "exact"],
+         "--set", "data.judge=exact"],
         ["calibrate", str(problems), "--columns", "prompt=question", "--model", thinking, "--prefix", "<think>",
          "--out", str(tmp_path / "c.json")],
     ]  # fmt: skip
@@ -138,7 +138,7 @@ def test_every_command_says_it_in_one_line(name, tmp_path):
         commands.append(["groups", "check", thinking, "--response-group", "thinking_on"])
     for command in commands:
         shutil.rmtree(out, ignore_errors=True)
-        templates._ENDLESS.clear()
+        openings._ENDLESS.clear()
         done = CliRunner().invoke(app, command)
         lines = [line for line in (done.stderr + done.stdout).splitlines() if "has not come to an end" in line]
         assert len(lines) == 1 and done.exit_code in (1, 2), (command, done.output, done.exception)

@@ -298,7 +298,7 @@ def test_it_refuses_where_it_cannot_confine_unless_told_to(monkeypatch, tmp_path
     assert not marker.exists()
     why_not_isolated.cache_clear()
     try:
-        with pytest.raises(IbpoError, match=r"or on a throw-away one with --no-isolation \(isolate=False\)"):
+        with pytest.raises(IbpoError, match=r"or on a throw-away one with judge.isolation = false \(--set"):
             CodeJudge()
     finally:
         why_not_isolated.cache_clear()

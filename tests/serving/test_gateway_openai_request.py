@@ -13,6 +13,7 @@ from ibpo.serving.gateway.gains import Gains
 from ibpo.serving.gateway.openai_request import (
     CAP_FIELDS,
     PATHS,
+    Api,
     can_set,
     check_size,
     max_tokens_of,
@@ -24,7 +25,7 @@ from ibpo.serving.gateway.settings import CAPS, COUNTS, GROUPS_BY, GroupSettings
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "temperature": 0.123456789, "seed": 2**60}
 
 
-def sent(asked, /, *, api="chat", **group):
+def sent(asked, /, *, api: Api = "chat", **group):
     """The body as the upstream gets it."""
     settings = GroupSettings.model_validate({"name": "g", **group})
     model = ModelSettings(name="*", response_group=[settings])

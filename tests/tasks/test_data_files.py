@@ -71,7 +71,7 @@ def test_configurations_without_ids_come_out_of_the_cache_and_out_of_a_folder(of
 
 
 def test_what_is_missing_says_how_to_get_it(offline):
-    how = r"run `hf download math-ai/aime25 --repo-type dataset --revision 563bb84\w+ --local-dir FOLDER` .* --data FOL"
+    how = r"run `hf download math-ai/aime25 --repo-type dataset --revision 563bb84\w+ --local-dir F\w+` .* data.path=F"
     with pytest.raises(IbpoError, match=how):
         TASKS["aime_25"].load()
     write(offline(TASKS["aime_25"].source) / "train.jsonl", {"problem": "p", "answer": "1"})  # without the wanted split

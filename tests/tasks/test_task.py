@@ -70,7 +70,7 @@ def run(*arguments):
 def test_every_task_proves_itself_on_its_publishers_columns(name, tmp_path):
     if TASKS[name].judge == "code" and why_not_isolated():
         pytest.skip(why_not_isolated())
-    result = run(name, "--data", write(tmp_path / "rows.jsonl", ROWS[name]))
+    result = run(name, "--set", f"data.path={write(tmp_path / 'rows.jsonl', ROWS[name])}")
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith(f"{name}: 1 problems, ")
 
@@ -101,7 +101,7 @@ def test_livecodebench_in_its_published_form(tmp_path):
     assert [len(p.info["cases"]) for p in (reads, calls)] == [2, 2] and calls.info["fn_name"] == "add"
     assert (reads.level, reads.info["domain"], calls.answer) == ("easy", "atcoder", "")
     if not why_not_isolated():
-        result = run("livecodebench", "--data", path)
+        result = run("livecodebench", "--set", f"data.path={path}")
         assert result.exit_code == 0 and "without an own answer, so not checked: 1" in result.stdout, result.output
 
 
@@ -132,7 +132,7 @@ def test_pickled_tests_are_refused_with_the_way_out(tmp_path):
 
 
 def test_gsm8k_in_its_own_format():
-    result = run("gsm8k", "--data", GSM8K)
+    result = run("gsm8k", "--set", f"data.path={GSM8K}")
     assert result.exit_code == 0 and "gsm8k: 16 problems" in result.stdout
 
 
@@ -157,14 +157,24 @@ def test_parquet_folders_and_saved_data_sets_hold_the_same_rows(tmp_path):
     for name in ("folder", "folder/rows.parquet", "saved", "rows.jsonl.gz"):
         problems = mine.load(tmp_path / name)
         assert [(p.prompt, p.answer) for p in problems] == [(row["q"], row["a"]) for row in rows], name
-    result = run(tmp_path / "saved", "--columns", "problem=q,answer=a", "--set", "data.judge=exact", "--limit", 3)
+    result = run(
+        tmp_path / "saved",
+        "--set",
+        "data.problem=q",
+        "--set",
+        "data.answer=a",
+        "--set",
+        "data.judge=exact",
+        "--set",
+        "data.limit=3",
+    )
     assert result.exit_code == 0 and "saved: 3 problems" in result.stdout
 
 
 def test_a_wrong_gold_is_found(tmp_path):
     path = write(tmp_path / "r.jsonl", {**ROWS["mbpp"], "code": "def double(x):\n  return x"})
     if not why_not_isolated():
-        result = run("mbpp", "--data", path)
+        result = run("mbpp", "--set", f"data.path={path}")
         assert result.exit_code == 1 and "11: gold answer" in result.stdout and "scores 0: failed" in result.stdout
 
     class Generous:
@@ -218,14 +228,14 @@ def test_rows_that_lack_something(name, row, message, tmp_path):
     ("arguments", "message"),
     [
         (["gsm9k"], "gsm9k: is no task, recipe or file; did you mean gsm8k?"),
-        (["gsm8k", "--data", "none.jsonl"], "none.jsonl: there is no such file"),
-        (["gsm8k", "--data", str(Path(__file__))], "is neither .jsonl, .jsonl.gz nor .parquet"),
+        (["gsm8k", "--set", "data.path=none.jsonl"], "none.jsonl: there is no such file"),
+        (["gsm8k", "--set", f"data.path={Path(__file__)}"], "is neither .jsonl, .jsonl.gz nor .parquet"),
         (
-            ["gsm8k", "--data", str(GSM8K), "--set", "data.judge=maths"],
-            "data.judge=maths: no such judge; did you mean math?",
+            ["gsm8k", "--set", f"data.path={GSM8K}", "--set", "data.judge=maths"],
+            "data.judge=maths: 'maths' is none of math, exact, code, llm; did you mean math?",
         ),
         (
-            ["gsm8k", "--data", str(GSM8K), "--set", "data.judge=code"],
+            ["gsm8k", "--set", f"data.path={GSM8K}", "--set", "data.judge=code"],
             "gsm8k: names no column with tests, which judging programs needs",
         ),
     ],
@@ -239,9 +249,13 @@ def test_errors_are_one_line(arguments, message):
 def test_programs_run_unconfined_only_where_the_user_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr("ibpo.rewards.code.why_not_isolated", lambda: "no Landlock here")
     path = write(tmp_path / "rows.jsonl", ROWS["mbpp"])
-    refused = run("mbpp", "--data", path)
-    assert refused.exit_code == 2 and "no Landlock here" in refused.stderr and "--no-isolation" in refused.stderr
-    assert run("mbpp", "--data", path, "--no-isolation").exit_code == 0
+    refused = run("mbpp", "--set", f"data.path={path}")
+    assert (
+        refused.exit_code == 2
+        and "no Landlock here" in refused.stderr
+        and "--set judge.isolation=false" in refused.stderr
+    )
+    assert run("mbpp", "--set", f"data.path={path}", "--set", "judge.isolation=false").exit_code == 0
 
 
 @pytest.mark.slow

@@ -73,7 +73,7 @@ def test_ibpo_eval_and_a_cold_starts_tuning_take_it(checkpoint, tmp_path):
     task = tmp_path / "task.jsonl"
     task.write_text("".join(json.dumps({"question": f"{i} + {i} =", "answer": str(2 * i)}) + "\n" for i in range(3)))
     precision = ["--engine", "dtype=bfloat16"] if kind == "bfloat16" else []
-    run = ["eval", str(folder), str(task), "--judge", "exact", "--out", str(tmp_path / "run"), *precision]
+    run = ["eval", str(folder), str(task), "--set", "data.judge=exact", "--out", str(tmp_path / "run"), *precision]
     result = CliRunner().invoke(app, [*run, "--num-responses", "4", "--seed", "3"])
     assert result.exit_code == 0, result.output
     assert json.loads((tmp_path / "run" / "eval.json").read_text())["settings"]["max_tokens"] == 256
