@@ -194,7 +194,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         upstream = subprocess.Popen([sys.executable, __file__, "--as-upstream"], stdout=subprocess.PIPE, text=True)
         root = f"http://127.0.0.1:{_first_line(upstream.stdout)}"
-        command = [sys.executable, "-m", "ibpo", "serve", "--upstream", f"{root}/v1", "--port", "0"]
+        command = [sys.executable, "-m", "ibpo", "serve", "--upstream", f"{root}/v1", "--listen", ":0"]
         command += ["--budget", "extended=30%", *(["--state", f"{folder}/book.sqlite"] * (args.state == "sqlite"))]
         gateways = [
             subprocess.Popen(

@@ -69,7 +69,7 @@ EXAMPLES = {
     "report": "ibpo report runs/eval",
     "allocate": "ibpo allocate responses.jsonl --budget tokens=0.5x",
     "collect": "ibpo collect log.jsonl --by effort --base-url https://api.openai.com/v1 --model gpt-5-mini "
-    "--engine api_key_file=key.txt --prices input=0.25,output=2 --max-money 5 --out runs/collect",
+    "--engine api_key_file=key.txt --prices input=0.25,output=2 --limit money=5 --out runs/collect",
     "calibrate": "ibpo calibrate prompts.jsonl --budget extended=30%",
     "simulate": "ibpo simulate trace.jsonl --budget extended=30%",
     "serve": "ibpo serve --upstream http://127.0.0.1:8000/v1 --budget extended=30%",
@@ -78,7 +78,11 @@ EXAMPLES = {
 """What ends the help of each command."""
 
 
-_EMBED = {"--embed-url": "--embed url=URL", "--embed-key-file": "--embed url=URL,key_file=FILE"}
+_EMBED = {
+    "--embed-url": "--embed url=URL",
+    "--embed-key-file": "--embed url=URL,key_file=FILE",
+    "--embed-model": "--embed FOLDER",
+}
 _LOG = {
     f"--{field.replace('_', '-')}": f"--columns {field}=COLUMN"
     for field in ("problem", "response_group", "reward", "cost")
@@ -86,7 +90,17 @@ _LOG = {
 _DATA = {"--data": "--set data.path=...", "--no-isolation": "--set judge.isolation=false"}
 _BY = {"--by": "--part COLUMN=VALUE"}
 REMOVED = {
-    "allocate": _LOG,
+    "allocate": {
+        **_LOG,
+        "--holdout": "--num-splits NUMBER",
+        "--no-holdout": "--num-splits 0",
+        **{f"--{x}": f"--format {x}" for x in ("wide", "json")},
+    },
+    "collect": {
+        **{f"--max-{x}": f"--limit {x}=..." for x in ("money", "calls")},
+        "--judge": "--set data.judge=...",
+        **_DATA,
+    },
     "report": {
         **{f"--{x}": f"--columns {x}=COLUMN" for x in ("problem", "reward", "level", "answer")},
         "--configuration": "--columns response_group=COLUMN",
@@ -101,6 +115,7 @@ REMOVED = {
         **_BY,
         **_EMBED,
         "--response-group": "--columns response_group=COLUMN",
+        "--num-requests": "--assume num_requests=...",
     },
     "eval": {
         **{f"--{x.replace('_', '-')}": f"--engine {x}=..." for x in ("num_concurrent", "max_retries", "max_passes")},
@@ -112,7 +127,13 @@ REMOVED = {
         **{f"--{x}": f"--also {x}" for x in ("chooses", "two-turns")},
         **_DATA,
     },
-    "serve": {**_EMBED, "--plan": "--config FILE", "--keys-env": "--keys env:NAME"},
+    "serve": {
+        **_EMBED,
+        "--plan": "--config FILE",
+        "--keys-env": "--keys env:NAME",
+        "--new-key": "--keys new:TENANT",
+        **dict.fromkeys(("--host", "--port"), "--listen HOST:PORT"),
+    },
     "route": {**_LOG, **_BY, **_EMBED, "--prompt": "--columns prompt=COLUMN"},
     "task": {
         **{f"--{x}": f"--set data.{x}=COLUMN" for x in ("problem", "answer", "id", "level", "domain", "tests")},

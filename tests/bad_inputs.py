@@ -339,7 +339,7 @@ class Inputs:
             "allocate": ["allocate", log, "--budget", "tokens=50%range", "--num-splits", "2"],
             "collect": [
                 *("collect", str(ROOT / "tests/fixtures/gsm8k_16.jsonl"), "--by", "effort", "--model", "m", "--plan"),
-                *("--base-url", "http://127.0.0.1:9/v1", "--max-calls", "9", "--out", out + "d"),
+                *("--base-url", "http://127.0.0.1:9/v1", "--limit", "calls=9", "--out", out + "d"),
             ],
             "calibrate": ["calibrate", log, "--columns", "score=p_extended", "--out", out],
             "simulate": ["simulate", str(self.trace), "--budget", "extended=30%", "--out", out],

@@ -50,14 +50,13 @@ def allocate_command(
     ] = None,
     columns: Columns = None,
     prices: PricesFile = None,
-    holdout: Annotated[
-        bool | None,
-        typer.Option("--holdout/--no-holdout", help="Value choices on unseen halves. Default: if responses repeat."),
-    ] = None,
     num_splits: Annotated[
         int | None,
         typer.Option(
-            min=1, max=100_000, help="Random halvings for the held-out values. Default: 200, fewer above 500 problems."
+            min=0,
+            max=100_000,
+            help="Where responses repeat, choices are valued on unseen halves of them: how many random halvings. 0: "
+            "hold nothing out. Default: 200, fewer above 500 problems.",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the halvings.")] = 0,
@@ -67,10 +66,12 @@ def allocate_command(
     stream: Annotated[
         bool, typer.Option(help="Read the log in two passes, for one larger than memory; nothing is held out.")
     ] = False,
-    wide: Annotated[
-        bool, typer.Option("--wide", help="More columns: prices, shares, the mixture of the same cost.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print summary.json instead of the table.")] = False,
+    format_: Annotated[
+        Literal["table", "wide", "json"],
+        typer.Option(
+            "--format", help="wide: more columns: prices, shares, the mixture of the same cost. json: summary.json."
+        ),
+    ] = "table",
     out: Annotated[
         Path | None, typer.Option(help="Folder for choices.jsonl, summary.json, rows.jsonl and frontier.png.")
     ] = None,
@@ -81,9 +82,11 @@ def allocate_command(
     from ibpo.evaluation import answer_questions, questions, read_parts, summarise_parts, write_files
     from ibpo.prices import read_prices
 
-    if stream and holdout:
+    wide, as_json = format_ == "wide", format_ == "json"
+    holdout = False if num_splits == 0 else None  # None: where responses repeat
+    if stream and num_splits:
         raise IbpoError(
-            "--holdout: halving takes all responses of a problem at once, which --stream never holds; leave out "
+            "--num-splits: halving takes all responses of a problem at once, which --stream never holds; leave out "
             "--stream, or hold out on a sample of the log's problems"
         )
     log, *join = logs
@@ -229,7 +232,7 @@ def _row(part: LogPart, answer: Answer) -> list[str]:
 
 
 def _more(part: LogPart, answer: Answer, most_expensive: float, by_cost: list[int]) -> list[str]:
-    """The columns of `--wide`."""
+    """The columns of `--format wide`."""
     import numpy as np
 
     if answer.allocation is None:

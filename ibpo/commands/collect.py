@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ibpo.commands.options import ResponseGroups, plain_console, read_pairs, split_recipe
+from ibpo.commands.options import ResponseGroups, SetData, plain_console, read_pairs, split_recipe
 from ibpo.errors import IbpoError
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ibpo.commands.collect_run import Plan, Run
+    from ibpo.config import JudgeConfig
     from ibpo.evaluation import Answer, Limits, LogPart, Look, PromptLog, Question, Target, Verdict, Way
     from ibpo.prices import Price
     from ibpo.types import Problem
@@ -67,10 +68,13 @@ def collect_command(
             "spends. Default: half way from the cheapest response group to the most expensive."
         ),
     ] = None,
-    max_money: Annotated[
-        float | None, typer.Option(min=0.0, help="Most money that all calls may cost; needs --prices.")
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=NUMBER",
+            help="What all calls together may take: money=5 (needs --prices), calls=1000, or both.",
+        ),
     ] = None,
-    max_calls: Annotated[int | None, typer.Option(min=1, help="Most calls.")] = None,
     prices: Annotated[
         str | None,
         typer.Option(
@@ -100,19 +104,15 @@ def collect_command(
             "out.",
         ),
     ] = None,
-    judge: Annotated[
-        Literal["math", "exact", "code"], typer.Option(help="Compares with the gold answer; code runs its tests.")
-    ] = "math",
+    set_: SetData = None,
     judge_command: Annotated[
         str | None,
         typer.Option(
             metavar="PROGRAM",
-            help="Your judge: reads a JSON line for each response (prompt, answer, completion), writes its reward.",
+            help="Your judge: reads a JSON line for each response (prompt, answer, completion), writes its reward. "
+            "Default: the gold answer decides, by data.judge.",
         ),
     ] = None,
-    no_isolation: Annotated[
-        bool, typer.Option("--no-isolation", help="Run programs with your own rights: on throw-away machines only.")
-    ] = False,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest response, thoughts included.")] = 4096,
     temperature: Annotated[float | None, typer.Option(min=0.0, help="Default: the server's.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the sample, and of every response.")] = 0,
@@ -134,11 +134,13 @@ def collect_command(
 
     command = shlex.join(["ibpo", *sys.argv[1:]])
     console = plain_console(stderr=True)
-    if max_money is None and max_calls is None and not plan:
-        raise IbpoError("no limit: give --max-money AMOUNT with --prices, or --max-calls NUMBER")
-    if max_money is not None and prices is None:
-        raise IbpoError("--max-money: needs the prices: --prices input=...,output=... per million tokens, or a file")
+    limits = _limits(limit or ())
+    if limits == Limits() and not plan:
+        raise IbpoError("no limit: give --limit money=AMOUNT with --prices, or --limit calls=NUMBER")
+    if limits.money < math.inf and prices is None:
+        raise IbpoError("--limit money: needs the prices: --prices input=...,output=... per million tokens, or a file")
     log_path, *join = logs
+    judge, grader = _judge(log_path, set_ or ())
     ways = _ways(by, response_group or (), programs=judge == "code")
     names = read_pairs(columns or (), FIELDS, "--columns")
     log = read_prompt_log(log_path, names, show=show or (), tests=judge == "code", on_error=on_error, join=join)
@@ -156,9 +158,6 @@ def collect_command(
     cost = "money" if by_group and len(set(by_group.values())) > 1 else "tokens"
     cost = "money" if by_group and any(text.startswith("money") for text in budget or ()) else cost
     asked = [x for x in questions(_in_numbers(budget or ["50%range"], log, cost), cost) if x.times == 1]
-    limits = Limits(
-        money=math.inf if max_money is None else max_money, calls=math.inf if max_calls is None else max_calls
-    )
     order = stratified_order(log, seed)
     if plan:
         _print_plan(order, ways, counted, by_group, limits, max_tokens)
@@ -169,7 +168,7 @@ def collect_command(
         run, todo = _open_run(
             out, order, ways, counted, by_group, limits, console, model=model, base_url=base_url, engine=engine or (),
             max_tokens=max_tokens, temperature=temperature, seed=seed, logged=logged, judge=judge,
-            judge_command=judge_command, isolate=not no_isolation,
+            judge_command=judge_command, grader=grader,
         )  # fmt: skip
         _collect(run, todo, asked[0], cost, precision, seed, command)
     except KeyboardInterrupt:
@@ -177,6 +176,43 @@ def collect_command(
         raise typer.Exit(130) from None
     finally:
         alone.close()
+
+
+def _limits(texts: Sequence[str]) -> Limits:
+    """What `--limit` says; without bounds where it does not.
+
+    Raises:
+        IbpoError: for what is no limit.
+    """
+    from ibpo.evaluation import Limits
+
+    found: dict[str, float] = {}
+    for key, text in read_pairs(texts, ("money", "calls"), "--limit").items():
+        try:
+            found[key] = float(text)
+        except ValueError:
+            found[key] = math.nan
+        if not 0 <= found[key] < math.inf or (key == "calls" and found[key] < 1):
+            raise IbpoError(
+                f"--limit {key}={text}: needs a number {'of at least 1' if key == 'calls' else 'from 0 on'}"
+            )
+    return Limits(**found)
+
+
+def _judge(log: Path, overrides: Sequence[str]) -> tuple[str, JudgeConfig]:
+    """The judge by the gold answers, and whether programs are confined.
+
+    Raises:
+        IbpoError: for what the log says, and not a recipe.
+    """
+    from ibpo.tasks import named_data
+
+    data, grader = named_data(str(log), [*overrides, f"data.path={log}"])
+    if other := sorted(data.model_fields_set - {"path", "judge"}):
+        raise IbpoError(f"--set data.{other[0]}: is not for a log; its columns are named by --columns")
+    if data.judge == "llm":
+        raise IbpoError("--set data.judge=llm: is not for a log; write math, exact or code, or give --judge-command")
+    return data.judge or "math", grader
 
 
 def _ways(by: str | None, response_groups: Sequence[str], *, programs: bool) -> dict[str, Way]:
@@ -295,14 +331,13 @@ def _open_run(
     logged: str | None,
     judge: str,
     judge_command: str | None,
-    isolate: bool,
+    grader: JudgeConfig,
 ) -> tuple[Run, Plan]:
     """Everything that asks, and what is there already."""
     from typing import cast
 
     from ibpo.commands.collect_run import OVER, Plan, Run
     from ibpo.commands.eval_setup import read_engine, served_policy
-    from ibpo.config import JudgeConfig
     from ibpo.endpoint import Endpoint, read_api_key
     from ibpo.evaluation import Spending, fingerprint, read_answer, use_of
     from ibpo.responses import last_program
@@ -315,7 +350,7 @@ def _open_run(
     if sampling.price_prompt or sampling.price_completion:
         raise IbpoError("--engine price_...: prices are given by --prices here")
     if judge_command is None:
-        judging, judge_name = build_judge(judge, JudgeConfig(isolation=isolate)), judge
+        judging, judge_name = build_judge(judge, grader), judge
     else:
         judging = MixtureOfJudges(rewards={"command": CommandJudge(judge_command)})
         judge_name = f"command {judge_command}"

@@ -57,14 +57,10 @@ EmbedBy = Annotated[
     str | None,
     typer.Option(
         "--embed",
-        metavar="KEY=VALUE",
-        help="The server that embeds prompts: url=http://127.0.0.1:8000/v1,key_file=FILE; of ibpo route fit also "
-        "model=NAME. Or the folder of the encoder that the router was fitted on.",
+        metavar="KEY=VALUE or FOLDER",
+        help="What embeds prompts: a server, url=http://127.0.0.1:8000/v1,key_file=FILE (of ibpo route fit also "
+        "model=NAME); or the folder of a sentence encoder for this process, e.g. all-MiniLM-L6-v2.",
     ),
-]
-EmbedModel = Annotated[
-    Path | None,
-    typer.Option(help="Folder of a sentence encoder, e.g. all-MiniLM-L6-v2, that embeds prompts in this process."),
 ]
 
 
@@ -123,12 +119,14 @@ def read_part(text: str | None) -> tuple[str | None, str | None]:
     return column or None, value or None
 
 
-def read_embed(text: str | None, *keys: str) -> dict[str, str]:
-    """The keys of `--embed`.
+def read_embed(text: str | None, *keys: str) -> dict[str, str] | Path:
+    """The keys of `--embed`, or the folder that it names.
 
     Raises:
-        IbpoError: for other keys, or where `url` is missing from those that are needed.
+        IbpoError: for other keys, or what is neither.
     """
+    if text and "=" not in text:
+        return Path(text)
     return read_pairs([text] if text else (), ("url", "key_file", *keys), "--embed")
 
 
@@ -152,7 +150,6 @@ def embed_by(
 def open_router(
     path: Path,
     embed: str | None,
-    embed_model: Path | None = None,
     *,
     max_retries: int = 5,
     timeout_seconds: float = 600.0,
@@ -164,21 +161,18 @@ def open_router(
     """
     from ibpo.routing import load_router, open_encoder
 
-    found = load_router(path)
+    found, server = load_router(path), read_embed(embed)
     if "sha256" in found.embedding:
-        folder = embed_model or (Path(embed) if embed and "=" not in embed else None)
-        if folder is None:
+        if not isinstance(server, Path):
             raise IbpoError(
-                f"{path}: was fitted on embeddings by {found.embedding['model']}; give its folder: --embed-model "
-                "FOLDER (--embed FOLDER where there is no such option)"
+                f"{path}: was fitted on embeddings by {found.embedding['model']}; give its folder: --embed FOLDER"
             )
-        encoder = open_encoder(folder)
+        encoder = open_encoder(server)
         if encoder.sha256 != found.embedding["sha256"]:
-            raise IbpoError(f"{folder}: is not the encoder that {path} was fitted on (SHA-256 of its weights differs)")
+            raise IbpoError(f"{server}: is not the encoder that {path} was fitted on (SHA-256 of its weights differs)")
         return load_router(path, encoder.embed)
-    if embed_model is not None:
-        raise IbpoError(f"--embed-model: {path} was fitted without an encoder in the process; leave it out")
-    server = read_embed(embed)
+    if isinstance(server, Path):
+        raise IbpoError(f"--embed {server}: {path} was fitted without an encoder in the process; leave it out")
     if not found.embedding:
         if server:
             raise IbpoError(f"--embed: {path} was fitted without embeddings; leave it out")

@@ -13,7 +13,6 @@ from ibpo.commands.options import (
     LOG_FIELDS,
     Columns,
     EmbedBy,
-    EmbedModel,
     PartOfLog,
     PricesFile,
     embed_by,
@@ -56,7 +55,6 @@ def fit_command(
         typer.Option(help="Column with a number that is known before answering, e.g. a level; repeat."),
     ] = None,
     embed: EmbedBy = None,
-    embed_model: EmbedModel = None,
     folds: Annotated[int, typer.Option(min=2, help="Parts of the problems for the held-out figures.")] = 5,
     draws: Annotated[int, typer.Option(min=10, max=100_000, help="Bootstrap draws for the intervals.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of folds and draws.")] = 0,
@@ -87,7 +85,7 @@ def fit_command(
     budgets = [parse_budget(text) for text in budget or ()] or default_budgets(table)
     for one in budgets:  # complain before any fitting
         check_routed(one, table)
-    embedded, embedding = _embedded(table, embed, embed_model)
+    embedded, embedding = _embedded(table, embed)
     scores = score_unseen(table, folds=folds, embedded=embedded, seed=seed)
     rows = evaluate_router(table, budgets, scores, draws=draws, seed=seed)
     better, said = verdict(rows)
@@ -139,14 +137,13 @@ def score_command(
     ),
     columns: Columns = None,
     embed: EmbedBy = None,
-    embed_model: EmbedModel = None,
 ) -> None:
     """Write the expected gain and cost of every response group for prompts."""
     from ibpo.runs import atomic_file
     from ibpo.tasks import local_rows
 
     prompt = read_pairs(columns or (), ("prompt",), "--columns").get("prompt", "prompt")
-    found = open_router(router, embed, embed_model)
+    found = open_router(router, embed)
     rows = list(local_rows(prompts))
     if not rows:
         raise IbpoError(f"{prompts}: no prompts")
@@ -166,27 +163,21 @@ def score_command(
     typer.echo(f"{len(rows)} prompts -> {out}")
 
 
-def _embedded(table: RoutedLog, embed: str | None, embed_model: Path | None) -> tuple[Any, dict[str, str] | None]:
-    if embed and embed_model:
-        raise IbpoError("--embed-model: gives the embeddings, and so does --embed; leave one out")
-    if embed_model:
-        if "prompt" not in table.columns:
-            raise IbpoError(
-                "--embed-model: the log has no prompts to embed; name their column with --columns prompt=..."
-            )
-        from ibpo.routing import open_encoder
-
-        encoder = open_encoder(embed_model)
-        return encoder.embed(table.prompts), {"model": encoder.name, "sha256": encoder.sha256}
-    server = read_embed(embed, "model")
-    if not server:
+def _embedded(table: RoutedLog, embed: str | None) -> tuple[Any, dict[str, str] | None]:
+    by = read_embed(embed, "model")
+    if not by:
         return None, None
-    if "url" not in server or "model" not in server:
-        raise IbpoError("--embed: needs url=... and model=..., the model's name there")
+    if isinstance(by, dict) and ("url" not in by or "model" not in by):
+        raise IbpoError("--embed: needs url=... and model=..., the model's name there; or an encoder's folder")
     if "prompt" not in table.columns:
         raise IbpoError("--embed: the log has no prompts to embed; name their column with --columns prompt=...")
-    url, model = server["url"], server["model"]
-    return embed_by(url, model, server.get("key_file"))(table.prompts), {"base_url": url, "model": model}
+    if isinstance(by, Path):
+        from ibpo.routing import open_encoder
+
+        encoder = open_encoder(by)
+        return encoder.embed(table.prompts), {"model": encoder.name, "sha256": encoder.sha256}
+    url, model = by["url"], by["model"]
+    return embed_by(url, model, by.get("key_file"))(table.prompts), {"base_url": url, "model": model}
 
 
 def _print(title: str, router: Router) -> None:

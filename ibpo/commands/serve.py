@@ -48,8 +48,12 @@ def serve_command(
     ] = None,
     router: Annotated[Path | None, typer.Option(help="Predicts gains: a file made by ibpo route fit.")] = None,
     embed: EmbedBy = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; another than loopback needs --keys.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8080,
+    listen: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST:PORT", help="Address to listen on; another than loopback needs --keys. Port 0: any free one."
+        ),
+    ] = "127.0.0.1:8080",
     reuse_port: Annotated[bool, typer.Option(help="Share the port with other gateway processes.")] = False,
     state: Annotated[
         str | None,
@@ -62,24 +66,22 @@ def serve_command(
     keys: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE or env:NAME",
-            help="TOML with the hashed API keys of tenants, see --new-key; or an environment variable with "
-            "TENANT=KEY,TENANT=KEY.",
+            metavar="FILE, env:NAME or new:TENANT",
+            help="TOML with the hashed API keys of tenants; or an environment variable with TENANT=KEY,TENANT=KEY; or "
+            "print a new key of a tenant and its line for the file, and leave.",
         ),
     ] = None,
     log: Annotated[Path | None, typer.Option(help="Append the log to this file. Default: standard output.")] = None,
-    new_key: Annotated[
-        str | None, typer.Option(metavar="TENANT", help="Print a new key and its line for --keys, and leave.")
-    ] = None,
 ) -> None:
     """Hold the budget on live traffic: choose each request's response group, pass everything else through."""
     try:
         from ibpo.serving.gateway import ROUTER_SECONDS, FittedRouter, Service, open_log, serve
     except ModuleNotFoundError as error:
         raise IbpoError(f"a gateway needs the package {error.name}: pip install 'ibpo[serve]'") from None
-    if new_key is not None:
-        _print_key(new_key)
+    if keys is not None and keys.startswith("new:"):
+        _print_key(keys.removeprefix("new:"))
         return
+    host, port = _address(listen)
     known = None if tokenizer is None else load_tokenizer(tokenizer)
     settings, held, note = _told(upstream, budget, config, by, known)
     # A request waits so long for a router, and a second try would come too late.
@@ -169,6 +171,19 @@ def _warn_of_groups(settings: Settings, known: Any | None) -> None:
 def _by_effort(word: str) -> dict[str, Any]:
     """What vLLM makes of the field `reasoning_effort`: an argument of the template, which switches thinking too."""
     return {"reasoning_effort": word, "enable_thinking": word != "none"} if word else {}
+
+
+def _address(text: str) -> tuple[str, int]:
+    """Host and port of `--listen`; an IPv6 address stands in brackets.
+
+    Example:
+        >>> _address("[::1]:8080"), _address(":0")
+        (('::1', 8080), ('127.0.0.1', 0))
+    """
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdecimal() or int(port) > 65535:
+        raise IbpoError(f"--listen {text}: needs HOST:PORT, e.g. 127.0.0.1:8080")
+    return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)
 
 
 def _keys(text: str | None) -> Keys | None:

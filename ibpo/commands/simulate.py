@@ -53,16 +53,13 @@ def simulate_command(
             metavar="KEY=VALUE",
             help="tokens_per_second=50: speed of one response; failures=0: share of the requests that fail; factor=10: "
             "extended over standard length, without a log in --gains; estimates=mean or exact: what the controller "
-            "knows of a response's length beforehand; time_unit=s, ms, us or ns of column t, else it is guessed. "
-            "May be repeated.",
+            "knows of a response's length beforehand; time_unit=s, ms, us or ns of column t, else it is guessed; "
+            "num_requests=100000: repeat or cut the trace to so many. May be repeated.",
         ),
     ] = None,
     max_tokens: Annotated[
         list[str] | None,
         typer.Option(help="extended=16384: cap of a response group's answers, kept ready for each; repeat."),
-    ] = None,
-    num_requests: Annotated[
-        int | None, typer.Option(min=1, max=100_000_000, help="Repeat or cut the trace to so many.")
     ] = None,
     window: Annotated[int, typer.Option(min=1, help="Requests in a row over which the budget is to hold.")] = 1000,
     warm_up: Annotated[int, typer.Option(min=0, help="Requests left out of the adherence.")] = 1000,
@@ -95,7 +92,7 @@ def simulate_command(
     assumed = _assumed(assume or [])
     came = read_trace(trace, unit=assumed.pop("time_unit"))
     span = came.time[-1]
-    if num_requests is not None:
+    if num_requests := int(assumed.pop("num_requests")):
         came = repeat_trace(came, num_requests)
     factor, estimates = assumed.pop("factor"), assumed.pop("estimates")
     common: dict[str, Any] = {**assumed, "seed": seed}
@@ -136,7 +133,12 @@ def simulate_command(
     print_summary(plain_console(width=140), trace.name, figures)
 
 
-ASSUMED = {"tokens_per_second": (50.0, 0.001, inf), "failures": (0.0, 0.0, 1.0), "factor": (10.0, 0.001, inf)}
+ASSUMED = {
+    "tokens_per_second": (50.0, 0.001, inf),
+    "failures": (0.0, 0.0, 1.0),
+    "factor": (10.0, 0.001, inf),
+    "num_requests": (0.0, 1.0, 1e8),  # 0: as many as there are
+}
 """Numbers of `--assume`: default, least, largest."""
 
 
@@ -160,6 +162,8 @@ def _assumed(texts: list[str]) -> dict[str, Any]:
             raise IbpoError(f"--assume {key}={text}: needs a number") from None
         if not least <= found[key] <= most:
             raise IbpoError(f"--assume {key}={text}: must be from {least:g} to {most:g}")
+        if key == "num_requests" and not found[key].is_integer():
+            raise IbpoError(f"--assume {key}={text}: needs a whole number")
     return found
 
 

@@ -80,7 +80,7 @@ def test_who_gets_what_by_a_column(tmp_path):
     log.write_text(
         "".join(json.dumps({**r, "level": "even" if int(r["problem_id"][2:]) % 2 == 0 else "odd"}) + "\n" for r in rows)
     )
-    result = run(log, "--show", "level", "--budget", "high=50%", "--no-holdout")
+    result = run(log, "--show", "level", "--budget", "high=50%", "--num-splits", "0")
     assert result.exit_code == 0, result.output
     table = result.stdout[result.stdout.index("who gets what under high=50%, by level") :].replace("│", " ")
     rows = {words[0]: words[1:] for words in map(str.split, table.splitlines()) if words}
@@ -95,7 +95,7 @@ def test_bad_rows_are_named_and_counted(tmp_path):
     for stream in ((), ("--stream",)):
         result = run(log, *stream)
         assert result.exit_code == 2 and "log.jsonl, line 4: not JSON" in result.stderr
-        result = run(log, *stream, "--on-error", "skip", "--no-holdout", "--out", tmp_path / "out")
+        result = run(log, *stream, "--on-error", "skip", "--num-splits", "0", "--out", tmp_path / "out")
         assert result.exit_code == 0 and "2 bad rows left out, the first: " in result.stderr
         assert json.loads((tmp_path / "out" / "summary.json").read_text())["bad_rows"] == 2
 
@@ -124,7 +124,7 @@ def test_streamed_equals_in_memory(kind, tmp_path, monkeypatch):
     answers = []
     for stream in ((), ("--stream",)):
         out = tmp_path / f"out{len(stream)}"
-        result = run(path, *stream, "--no-holdout", "--budget", "high=30%", "--out", out)
+        result = run(path, *stream, "--num-splits", "0", "--budget", "high=30%", "--out", out)
         assert result.exit_code == 0, result.output
         assert "1 of 20 left out" in result.stderr
         part = json.loads((out / "summary.json").read_text())["parts"][0]
@@ -155,7 +155,7 @@ def test_streamed_parts_and_shown_column_equal_in_memory(kind, tmp_path, monkeyp
     answers = []
     for stream in ((), ("--stream",)):
         out = tmp_path / f"out{len(stream)}"
-        options = ["--no-holdout", "--budget", "high=30%", "--by", "tenant", "--show", "level", "--out", out]
+        options = ["--num-splits", "0", "--budget", "high=30%", "--by", "tenant", "--show", "level", "--out", out]
         result = run(path, *stream, *options)
         assert result.exit_code == 0, result.output
         assert "x: problems without a response of every response group: 1 of 12 left out" in result.stderr
@@ -168,8 +168,8 @@ def test_streamed_parts_and_shown_column_equal_in_memory(kind, tmp_path, monkeyp
 
 
 def test_streaming_says_what_it_cannot_do(log):
-    result = run(log, "--stream", "--holdout")
-    assert result.exit_code == 2 and "--holdout: halving takes all responses" in result.stderr
+    result = run(log, "--stream", "--num-splits", "9")
+    assert result.exit_code == 2 and "--num-splits: halving takes all responses" in result.stderr
 
 
 def test_default_budgets_are_on_the_way_from_cheapest_to_most_expensive(log, tmp_path):
@@ -198,7 +198,7 @@ def test_budgets_relative_to_what_the_log_spends(log, tmp_path):
         ("0.8x", lambda part: 0.8 * part["as_logged"]["mean_cost"]),
         ("cost = 1/2 range", lambda part: np.mean([row["mean_cost"] for row in part["always"].values()])),
     ):
-        assert run(log, "--no-holdout", "--budget", text, "--out", tmp_path).exit_code == 0
+        assert run(log, "--num-splits", "0", "--budget", text, "--out", tmp_path).exit_code == 0
         part = json.loads((tmp_path / "summary.json").read_text())["parts"][0]
         assert part["budgets"][1]["limits"][0]["at_most"] == pytest.approx(amount(part))
 
@@ -207,13 +207,13 @@ def test_single_responses_are_said_to_be_in_sample(tmp_path):
     log = write_log(tmp_path / "log.jsonl", num_responses=1)
     result = run(log)
     assert result.exit_code == 0 and "Not held out" in result.stdout and "no held-out values" in result.stderr
-    result = run(log, "--holdout")
-    assert result.exit_code == 2 and "problems without 2 responses of every response group: all 20" in result.stderr
+    result = run(log, "--num-splits", "9")
+    assert result.exit_code == 0 and "at least 2 responses per problem and group needed" in result.stderr
 
 
 def test_incomplete_problems_are_left_out_aloud(tmp_path):
     log = write_log(tmp_path / "log.jsonl", num_responses=2, skip={(3, "low")})
-    result = run(log, "--no-holdout")
+    result = run(log, "--num-splits", "0")
     assert result.exit_code == 0 and "19 problems" in result.stdout
     assert "problems without a response of every response group: 1 of 20 left out" in result.stderr
 
@@ -287,7 +287,7 @@ def test_bad_input_is_one_line_and_exit_code_2(log, arguments, message):
 
 def test_unwritable_out(log, tmp_path):
     (tmp_path / "file").write_text("")
-    result = run(log, "--no-holdout", "--out", tmp_path / "file" / "folder")
+    result = run(log, "--num-splits", "0", "--out", tmp_path / "file" / "folder")
     assert result.exit_code == 2 and "cannot be written" in result.stderr
 
 
@@ -326,7 +326,7 @@ def test_streamed_ties_follow_the_same_ids(kind, tmp_path):
     answers = []
     for stream in ((), ("--stream",)):
         out = tmp_path / f"out{len(stream)}"
-        result = run(tmp_path / "log.parquet", *stream, "--no-holdout", "--budget", "tokens=14", "--out", out)
+        result = run(tmp_path / "log.parquet", *stream, "--num-splits", "0", "--budget", "tokens=14", "--out", out)
         assert result.exit_code == 0, result.output
         answers.append(sorted((out / "choices.jsonl").read_text().splitlines()))
     assert answers[0] == answers[1]
@@ -451,5 +451,5 @@ def test_progress_of_a_long_read_is_said_in_lines_where_no_terminal_is(log, monk
 
 
 def test_where_nothing_is_written_it_is_said_how(log, tmp_path):
-    assert "nothing is written: --out FOLDER" in run(log, "--no-holdout").stderr
-    assert "--out FOLDER" not in run(log, "--no-holdout", "--out", tmp_path / "out").stderr
+    assert "nothing is written: --out FOLDER" in run(log, "--num-splits", "0").stderr
+    assert "--out FOLDER" not in run(log, "--num-splits", "0", "--out", tmp_path / "out").stderr

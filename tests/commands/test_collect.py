@@ -71,7 +71,7 @@ def read(out):
 def test_it_stops_where_choosing_pays(tmp_path):
     log, out = write_log(tmp_path / "log.jsonl"), tmp_path / "run"
     with serving(answer_by("pays")) as server:
-        result = run(log, server.url, out, "--max-calls", 2000, "--show", "level")
+        result = run(log, server.url, out, "--limit", "calls=2000", "--show", "level")
         assert result.exit_code == 0, result.output
         rows, said = read(out)
         num_asked = len(server.requests)
@@ -80,7 +80,7 @@ def test_it_stops_where_choosing_pays(tmp_path):
         assert num_asked < 60 * 2 * 8  # it did not ask for all that it might have
         levels = Counter(row["level"] for row in rows)
         assert max(levels.values()) - min(levels.values()) <= 2 * 2 * 2  # stratified: a prompt more or less
-        again = run(log, server.url, out, "--max-calls", 2000, "--show", "level")
+        again = run(log, server.url, out, "--limit", "calls=2000", "--show", "level")
         assert again.exit_code == 0 and len(server.requests) == num_asked
         assert again.stdout == result.stdout and read(out)[1]["looks"] == said["looks"]
     keys = [(row["problem_id"], row["response_group"], row["number"]) for row in rows]
@@ -96,7 +96,7 @@ def test_it_stops_where_choosing_pays(tmp_path):
 def test_where_effort_is_worth_the_same_it_does_not_recommend_a_choice(tmp_path):
     log, out = write_log(tmp_path / "log.jsonl"), tmp_path / "run"
     with serving(answer_by("same")) as server:
-        result = run(log, server.url, out, "--max-calls", 700)
+        result = run(log, server.url, out, "--limit", "calls=700")
         rows, said = read(out)
         assert result.exit_code == 0 and not said["per_problem"] and len(server.requests) <= 700
     assert "not worth it" in result.stdout or "whether choosing" in result.stdout
@@ -120,13 +120,13 @@ def money_of(server):
 def test_money_is_never_more_than_the_limit(tmp_path, limit):
     log, out = write_log(tmp_path / "log.jsonl"), tmp_path / "run"
     with serving(answer_by("same")) as server:
-        result = run(log, server.url, out, "--max-money", limit, *PRICES)
+        result = run(log, server.url, out, "--limit", f"money={limit}", *PRICES)
         assert result.exit_code == 0, result.output
         assert 0 < money_of(server) <= limit
         ledger = [json.loads(line) for line in (out / "calls.jsonl").open()]
         assert math.isclose(sum(row.get("money", 0.0) for row in ledger), money_of(server))
         first = len(server.requests)
-        more = run(log, server.url, out, "--max-money", 2 * limit, *PRICES)
+        more = run(log, server.url, out, "--limit", f"money={2 * limit}", *PRICES)
         assert more.exit_code == 0 and first < len(server.requests) and money_of(server) <= 2 * limit
     said = read(out)[1]
     assert math.isclose(said["money"], money_of(server))
@@ -136,7 +136,7 @@ def test_money_is_never_more_than_the_limit(tmp_path, limit):
 def test_a_server_without_usage_is_charged_in_full(tmp_path):
     log, out = write_log(tmp_path / "log.jsonl", 12), tmp_path / "run"
     with serving(answer_by("same"), usage=False) as server:
-        result = run(log, server.url, out, "--max-money", 60, *PRICES)
+        result = run(log, server.url, out, "--limit", "money=60", *PRICES)
         assert result.exit_code == 0, result.output
         most = (len(b"userWhat is 11 + 1 ?") + 512) * 1e-3 + (64 + 16) * 1e-2
         assert len(server.requests) == 60 // most  # a whole reserve each
@@ -158,7 +158,7 @@ def test_faults_of_a_server_are_retried_and_cost_what_they_may(tmp_path, monkeyp
         return good(body, number)
 
     with serving(answer) as server:
-        result = run(log, server.url, out, "--max-calls", 120, "--engine", "num_concurrent=1")
+        result = run(log, server.url, out, "--limit", "calls=120", "--engine", "num_concurrent=1")
         assert result.exit_code == 0, result.output
     rows, said = read(out)
     # Refused for the rate: free. Lost: perhaps answered, so it counts.
@@ -176,7 +176,7 @@ def test_the_name_of_the_limit_that_a_server_takes(tmp_path):
         return good(body, number)
 
     with serving(answer) as server:
-        assert run(log, server.url, out, "--max-calls", 60).exit_code == 0
+        assert run(log, server.url, out, "--limit", "calls=60").exit_code == 0
         assert sum("max_tokens" in body for body in server.requests) <= 16  # those that were in flight at first
 
 
@@ -189,7 +189,7 @@ def test_responses_of_the_log_count(tmp_path):
     ]  # fmt: skip
     log.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with serving(answer_by("same")) as server:
-        result = run(log, server.url, out, "--max-calls", 72)
+        result = run(log, server.url, out, "--limit", "calls=72")
         assert result.exit_code == 0, result.output
         asked = Counter(body["reasoning_effort"] for body in server.requests)
     assert "24 responses of the log count as answers already: 24 of low" in result.stderr
@@ -214,7 +214,7 @@ def test_a_wrong_key_is_one_line_and_costs_nothing(tmp_path):
         raise Fault(401, "wrong key")
 
     with serving(refuse) as server:
-        result = run(log, server.url, out, "--max-money", 60, *PRICES)
+        result = run(log, server.url, out, "--limit", "money=60", *PRICES)
         assert result.exit_code == 2 and "the key is refused" in result.stderr.splitlines()[-1]
         assert 1 <= len(server.requests) <= 8
     assert all(row.get("money", 0.0) == 0.0 for row in map(json.loads, (out / "calls.jsonl").open()))
@@ -225,7 +225,7 @@ def test_a_wrong_key_is_one_line_and_costs_nothing(tmp_path):
 def test_a_server_that_gives_more_than_is_asked_for_is_left(tmp_path):
     log, out = write_log(tmp_path / "log.jsonl", 12), tmp_path / "run"
     with serving(answer_by("same"), usage={"completion_tokens": 200, "total_tokens": 300}) as server:
-        result = run(log, server.url, out, "--max-money", 60, *PRICES)
+        result = run(log, server.url, out, "--limit", "money=60", *PRICES)
     assert result.exit_code == 2 and "no limit on money can be kept" in result.stderr.splitlines()[-1]
 
 
@@ -242,7 +242,9 @@ def test_programs_are_judged_by_their_tests(tmp_path):
         return f"```python\ndef f(x):\n    return x + {added}\n```", "stop"
 
     with serving(answer) as server:
-        result = run(log, server.url, out, "--max-calls", 48, "--judge", "code", "--columns", "answer=tests")
+        result = run(
+            log, server.url, out, "--limit", "calls=48", "--set", "data.judge=code", "--columns", "answer=tests"
+        )
     assert result.exit_code == 0, result.output
     for row in read(out)[0]:
         assert row["reward"] == float(row["response_group"] == "high" or int(row["problem_id"]) % 2 == 0)
@@ -259,12 +261,12 @@ def test_a_judge_of_ones_own(tmp_path):
     )
     own = f"{sys.executable} {judge}"
     with serving(answer_by("same")) as server:
-        result = run(log, server.url, out, "--max-calls", 48, "--judge-command", own)
+        result = run(log, server.url, out, "--limit", "calls=48", "--judge-command", own)
         assert result.exit_code == 0, result.output
         rows, _ = read(out)
         assert {row["reward"] for row in rows} == {0.25, 0.75}
         asked = len(server.requests)
-        broken = run(log, server.url, out, "--max-calls", 48, "--judge-command", f"{sys.executable} -c 1/0")
+        broken = run(log, server.url, out, "--limit", "calls=48", "--judge-command", f"{sys.executable} -c 1/0")
         assert broken.exit_code == 2 and "ZeroDivisionError" in broken.stderr.splitlines()[-1]
         assert len(server.requests) == asked
 
@@ -273,14 +275,14 @@ def test_a_judge_of_ones_own(tmp_path):
     ("more", "said"),
     [
         ([], "no limit"),
-        (["--max-money", "1"], "needs the prices"),
-        (["--max-money", "1", "--prices", "input=1"], "'output'"),
-        (["--max-calls", "9", "--logged", "medium"], "none of the response groups"),
-        (["--max-calls", "9", "--columns", "prompt=ask"], "no such column"),
-        (["--max-calls", "9", "--columns", "answer=gold"], "no such column"),
-        (["--max-calls", "9", "--show", "color"], "--show color"),
-        (["--max-calls", "9", "--budget", "0.5x"], "does not say what is spent today"),
-        (["--max-calls", "9", "--engine", "price_prompt=1"], "--prices"),
+        (["--limit", "money=1"], "needs the prices"),
+        (["--limit", "money=1", "--prices", "input=1"], "'output'"),
+        (["--limit", "calls=9", "--logged", "medium"], "none of the response groups"),
+        (["--limit", "calls=9", "--columns", "prompt=ask"], "no such column"),
+        (["--limit", "calls=9", "--columns", "answer=gold"], "no such column"),
+        (["--limit", "calls=9", "--show", "color"], "--show color"),
+        (["--limit", "calls=9", "--budget", "0.5x"], "does not say what is spent today"),
+        (["--limit", "calls=9", "--engine", "price_prompt=1"], "--prices"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, more, said):
@@ -294,14 +296,14 @@ def test_mistakes_are_one_line(tmp_path, more, said):
 def test_a_plan_asks_nothing(tmp_path):
     log = write_log(tmp_path / "log.jsonl")
     with serving(answer_by("same")) as server:
-        result = run(log, server.url, tmp_path / "run", "--plan", "--max-money", 5, "--prices", "input=1,output=10")
+        result = run(log, server.url, tmp_path / "run", "--plan", "--limit", "money=5", "--prices", "input=1,output=10")
         assert result.exit_code == 0 and not server.requests and not (tmp_path / "run").exists()
     assert "first round: 24 of 60 prompts, 2 answers of each response group: 96 calls" in result.stdout
 
 
 def test_killed_it_goes_on_and_asks_nothing_twice(tmp_path):
     log, out = write_log(tmp_path / "log.jsonl"), tmp_path / "run"
-    limit = ("--max-money", 30, *PRICES)
+    limit = ("--limit", "money=30", *PRICES)
     with serving(answer_by("same")) as server:
         for kill in range(1, 4):
             with running(tmp_path / f"said{kill}", *arguments(log, server.url, out, *limit)) as process:

@@ -24,7 +24,16 @@ def test_a_real_model_behind_a_real_server(tmp_path):
     with serving(tmp_path) as (model, url):
         arguments = [
             *("collect", log, "--model", model, "--base-url", url, "--out", out, "--by", "thinking", "--show", "level"),
-            *("--max-tokens", 40, "--prices", "input=1000,output=10000", "--max-money", 60, "--judge", "exact"),
+            *(
+                "--max-tokens",
+                40,
+                "--prices",
+                "input=1000,output=10000",
+                "--limit",
+                "money=60",
+                "--set",
+                "data.judge=exact",
+            ),
             *("--engine", "num_concurrent=4,timeout_seconds=300", "--temperature", 1.0),
         ]
         result = CliRunner().invoke(app, list(map(str, arguments)))

@@ -110,11 +110,11 @@ def test_an_encoder_in_the_process_is_fitted_judged_and_asked_again(tmp_path):
     for text, row in zip(texts, together, strict=True):  # padding says nothing
         assert encoder.embed([text])[0] == pytest.approx(row, abs=1e-5)
     log, out = write(tmp_path / "log.jsonl", log_rows(40)), tmp_path / "router.json"
-    done = run("route", "fit", log, "--embed-model", folder, "--out", out, "--draws", 20)
+    done = run("route", "fit", log, "--embed", folder, "--out", out, "--draws", 20)
     assert done.exit_code == 0, done.output
     assert load_router(out).embedding == {"model": "tiny", "sha256": encoder.sha256}
     prompts, scored = write(tmp_path / "p.jsonl", [{"prompt": text} for text in texts]), tmp_path / "s.jsonl"
-    assert run("route", "score", out, prompts, "--embed-model", folder, "--out", scored).exit_code == 0
+    assert run("route", "score", out, prompts, "--embed", folder, "--out", scored).exit_code == 0
     assert "give its folder" in run("route", "score", out, prompts, "--out", scored).output
     assert "is not the encoder" in run("route", "score", out, prompts, "--embed", other, "--out", scored).output
     with pytest.raises(IbpoError, match=r"no folder with a config\.json"):

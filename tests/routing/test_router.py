@@ -285,7 +285,7 @@ def test_a_router_of_embeddings_is_fitted_judged_replayed_and_served(tmp_path):
         assert done.exit_code == 0, done.output
         trace = write(tmp_path / "t.jsonl", [{"t": i / 9, "output_tokens": 5} for i in range(40)])
         replayed = run(
-            "simulate", trace, "--budget", "long=50%", "--gains", log, "--router", out, "--num-requests", 200
+            "simulate", trace, "--budget", "long=50%", "--gains", log, "--router", out, "--assume", "num_requests=200"
         )
         assert replayed.exit_code == 0, replayed.output
         before = len(seen)
@@ -358,7 +358,18 @@ def test_fit_show_and_score_on_the_command_line(tmp_path, kind):
         assert list(line["cost"].values()) == pytest.approx(alone.cost[0], rel=1e-9, abs=1e-9)
         assert np.argmax(list(line["gain"].values())) == alone.gain[0].argmax()
     trace = write(tmp_path / "t.jsonl", [{"t": i / 9, "output_tokens": 5} for i in range(40)])
-    arguments = ("simulate", trace, "--budget", "long=50%", "--gains", log, "--router", out, "--num-requests", 300)
+    arguments = (
+        "simulate",
+        trace,
+        "--budget",
+        "long=50%",
+        "--gains",
+        log,
+        "--router",
+        out,
+        "--assume",
+        "num_requests=300",
+    )
     simulated = run(*arguments)
     assert simulated.exit_code == 0, simulated.output
     assert "fitted on this very log" in simulated.output

@@ -107,7 +107,7 @@ def test_a_folder_stands_for_a_server_that_tells_nothing(tmp_path):
 def test_no_start_where_both_groups_would_be_one(name, by, said):
     server = VLLM(name)
     with serving(server.answer, other=server.other) as log:
-        options = ["serve", "--upstream", log.url, "--port", "0", "--budget", "extended=30%", "--by", by]
+        options = ["serve", "--upstream", log.url, "--listen", ":0", "--budget", "extended=30%", "--by", by]
         result = CliRunner().invoke(app, options)
     assert result.exit_code == 2 and said in result.stderr and "name response groups in --config" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1

@@ -87,7 +87,7 @@ def test_state_survives_a_restart(tmp_path):
 @contextmanager
 def process(upstream_url, *options):
     """`ibpo serve` as a process of its own: (process, URL)."""
-    command = [sys.executable, "-m", "ibpo", "serve", "--upstream", upstream_url, "--port", "0", *map(str, options)]
+    command = [sys.executable, "-m", "ibpo", "serve", "--upstream", upstream_url, "--listen", ":0", *map(str, options)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment
@@ -197,7 +197,7 @@ def test_sigterm_lets_streams_come_to_their_end(world, tmp_path):
         (["--upstream", "127.0.0.1:8000", "--budget", "extended=30%"], "must begin with http:// or https://"),
         (["--upstream", "http://127.0.0.1:1/v1"], "give the budgets once"),
         (["--upstream", "http://127.0.0.1:1/v1", "--budget", "long=30%"], "no model has a response group 'long'"),
-        (["--upstream", "http://127.0.0.1:1/v1", "--budget", "extended=30%", "--host", "0.0.0.0"], "give --keys"),
+        (["--upstream", "http://127.0.0.1:1/v1", "--budget", "extended=30%", "--listen", "0.0.0.0:0"], "give --keys"),
         (
             ["--upstream", "http://127.0.0.1:1/v1", "--budget", "extended=30%", "--keys", "none.toml"],
             "none.toml: cannot",
@@ -214,7 +214,7 @@ def test_errors_are_one_line(options, said):
 
     from ibpo.cli import app
 
-    result = CliRunner().invoke(app, ["serve", "--port", "0", *options])
+    result = CliRunner().invoke(app, ["serve", "--listen", ":0", *options])
     assert result.exit_code == 2 and said in result.stderr, result.output
     assert result.stderr.startswith("error: ") and len(result.stderr.strip().splitlines()) == 1
 
@@ -385,7 +385,7 @@ def test_killed_at_random_moments(tmp_path, callers, num_kills):
     ledger = Ledger("sqlite", state, tmp_path, callers)
     for number in range(num_kills + 1):
         log = tmp_path / f"{number}.jsonl"
-        options = ("--config", tmp_path / "serve.toml", "--port", 0, "--state", state, "--log", log)
+        options = ("--config", tmp_path / "serve.toml", "--listen", ":0", "--state", state, "--log", log)
         with running(tmp_path / "said", "serve", *options) as process:
             if number % 8 == 7:  # while it opens the store
                 moment(rng, 0.6)
@@ -425,7 +425,7 @@ def test_two_gateways_killed_at_random_moments(tmp_path, callers, request, kind,
         lives[place] += 1
         ledger.num_ends += 1
         named = ("--state", state, "--name", "ab"[place], "--log", log)
-        return log, ("serve", "--config", tmp_path / "serve.toml", "--port", 0, *named)
+        return log, ("serve", "--config", tmp_path / "serve.toml", "--listen", ":0", *named)
 
     with ExitStack() as stack:
         processes, urls = [], []

@@ -201,7 +201,7 @@ def test_simulate_reports_and_writes(tmp_path):
     path = tmp_path / "t.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     out = tmp_path / "figures.json"
-    arguments = ("--num-requests", "2500", "--assume", "failures=0.1", "--out", out, "--warm-up", "200")
+    arguments = ("--assume", "num_requests=2500", "--assume", "failures=0.1", "--out", out, "--warm-up", "200")
     result = run(path, "--budget", "extended=30%", *arguments)
     assert result.exit_code == 0, result.output
     figures = json.loads(out.read_text())
@@ -225,7 +225,7 @@ def test_gains_of_a_calibration_are_drawn_from_its_scores(tmp_path):
     values, counts = np.unique(drawn[:, 1].round(9), return_counts=True)
     assert values.tolist() == pytest.approx([-0.4, -0.2, 0.3, 0.4])
     assert (np.abs(counts - 500) < 100).all()
-    arguments = ("--gains", file, "--num-requests", "2000", "--out", tmp_path / "f.json")
+    arguments = ("--gains", file, "--assume", "num_requests=2000", "--out", tmp_path / "f.json")
     result = run(trace, "--budget", "extended=75%", *arguments)
     assert result.exit_code == 0, result.output
     # Half of the prompts are not above the floor: they are never answered extended, whatever the budget.

@@ -71,7 +71,7 @@ class Service:
         if not self.settings.upstream.url:
             raise IbpoError("no upstream; give --upstream http://127.0.0.1:8000/v1")
         if self.keys is None and self.host not in LOOPBACK:
-            raise IbpoError(f"--host {self.host}: others can reach it, and nobody needs a key; give --keys FILE")
+            raise IbpoError(f"--listen {self.host}: others can reach it, and nobody needs a key; give --keys FILE")
         check_groups(self.settings, self.policy)
         check_router(self.settings, getattr(self.router, "groups", None))
         for tenant, names in (self.keys.slices if self.keys is not None else {}).items():

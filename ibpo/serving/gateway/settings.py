@@ -348,7 +348,7 @@ def read_keys(path: str | Path) -> Keys:
     tables = read_toml(Path(path))
     table, slices = tables.get("keys"), tables.get("slices", {})
     if not isinstance(table, dict) or not set(tables) <= {"keys", "slices"} or not table:
-        raise IbpoError(f'{path}: needs one table [keys] with lines like gold = ["sha256:..."]; see --new-key')
+        raise IbpoError(f'{path}: needs one table [keys] with lines like gold = ["sha256:..."]; see --keys new:TENANT')
     lists = {tenant: values if isinstance(values, list) else [values] for tenant, values in table.items()}
     keys = _read_digests((f"{path}: keys.{tenant}", tenant, value) for tenant in lists for value in lists[tenant])
     if not isinstance(slices, dict):
@@ -373,7 +373,7 @@ def keys_from_environment(variable: str) -> Keys:
         tenant, equals, key = part.partition("=")
         if not equals or len(key) < MIN_KEY_LENGTH:
             need = f"needs TENANT=KEY with a key of at least {MIN_KEY_LENGTH} characters"
-            raise IbpoError(f"{where}: {need}; see --new-key")
+            raise IbpoError(f"{where}: {need}; see --keys new:TENANT")
         rows.append((where, tenant, _digest(key)))
     if not rows:
         raise IbpoError(f"environment variable {variable}: is empty; give it TENANT=KEY,TENANT=KEY")
@@ -389,7 +389,7 @@ def _read_digests(rows: Iterable[tuple[str, str, Any]]) -> Keys:
     found: dict[bytes, str] = {}
     for where, tenant, value in rows:
         if not (isinstance(value, str) and re.fullmatch(r"sha256:[0-9a-fA-F]{64}", value)):
-            raise IbpoError(f"{where}: is no sha256:... of 64 hexadecimal digits; make one with --new-key")
+            raise IbpoError(f"{where}: is no sha256:... of 64 hexadecimal digits; make one with --keys new:TENANT")
         if not re.match(NAME, tenant):
             raise IbpoError(f"{where}: a tenant's name has letters, digits, _ . - only, at most 64")
         digest = bytes.fromhex(value.removeprefix("sha256:"))
