@@ -156,6 +156,24 @@ def write_text_atomic(path: Path, text: str) -> None:
         file.write(text)
 
 
+def append_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """JSON lines at the end of a file, down to the disk's cache: all, or none, as what a full disk took is cut off.
+
+    Raises:
+        OSError: The disk is full, or the file cannot be written.
+    """
+    data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    with path.open("ab", buffering=0) as file:
+        end = file.tell()
+        try:
+            while data:
+                data = data[file.write(data) :]
+        except OSError:
+            with suppress(OSError):
+                file.truncate(end)
+            raise
+
+
 class Journal:
     """A file of JSON lines that grows: killed at any moment, the lines that were written whole are there."""
 
@@ -187,14 +205,13 @@ class Journal:
         return found
 
     def add(self, *rows: Mapping[str, Any]) -> None:
-        """Write rows, down to the disk's cache.
+        """Write rows (`append_rows`).
 
         Raises:
             IbpoError: where the disk is full or the folder cannot be written.
         """
         try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write("".join(json.dumps(row) + "\n" for row in rows))
+            append_rows(self.path, rows)
         except OSError as error:
             raise cannot_write(self.path, error) from None
 
@@ -363,9 +380,7 @@ def note_call(run_dir: Path, seeds: Sequence[int], program: Sequence[str] = ("ib
         "python": f"{platform.python_version()} on {platform.machine()}",
         "versions": versions_of(_PACKAGES),
     }
-    path = run_dir / "commands.jsonl"
-    before = path.read_text(encoding="utf-8") if path.exists() else ""
-    write_text_atomic(path, before + json.dumps(call) + "\n")
+    Journal(run_dir / "commands.jsonl").add(call)
 
 
 def noted_calls(run_dir: Path) -> list[tuple[str, str]]:

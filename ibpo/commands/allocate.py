@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ibpo.budget import cost_text
-from ibpo.commands.options import LOG_FIELDS, Columns, PricesFile, plain_console, read_pairs
+from ibpo.commands.options import LOG_FIELDS, Columns, OnError, PricesFile, plain_console, read_pairs
 from ibpo.errors import IbpoError
 
 if TYPE_CHECKING:
@@ -60,9 +60,7 @@ def allocate_command(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the halvings.")] = 0,
-    on_error: Annotated[
-        Literal["fail", "skip"], typer.Option(help="At a bad row: stop, or count it and go on.")
-    ] = "fail",
+    on_error: OnError = "fail",
     stream: Annotated[
         bool, typer.Option(help="Read the log in two passes, for one larger than memory; nothing is held out.")
     ] = False,

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import shlex
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ibpo.commands.options import plain_console
+from ibpo.commands.options import (
+    Overrides,
+    RunFolder,
+    plain_console,
+    print_results,
+    quiet_libraries,
+    run_command,
+)
 from ibpo.errors import IbpoError
 from ibpo.markdown import markdown_code, markdown_table, markdown_text
 
@@ -26,10 +30,8 @@ MAY_CHANGE = ("sample.batch_size", "sample.num_concurrent", "sample.base_url", "
 
 def cold_start_command(
     recipe: Annotated[Path, typer.Argument(help="A TOML recipe; see recipes/.")],
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="TABLE.KEY=VALUE in place of the recipe's; may be repeated.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="The run's folder. Default: runs/ and the recipe's name.")] = None,
+    set_: Overrides = None,
+    out: RunFolder = None,
 ) -> None:
     """Sample a model's own solutions, build standard and voting responses of them, fine-tune on these, and check.
 
@@ -39,9 +41,7 @@ def cold_start_command(
 
     run = RunDir(out or Path("runs") / recipe.stem)
     overrides = set_ or []
-    command = shlex.join(
-        ["ibpo", "cold-start", str(recipe), *(x for o in overrides for x in ("--set", o)), "--out", str(run.path)]
-    )
+    command = run_command("cold-start", recipe, overrides, run.path)
     try:
         results = _cold_start(recipe, overrides, run, command)
     except KeyboardInterrupt:
@@ -85,22 +85,10 @@ def _cold_start(recipe: Path, overrides: list[str], run: RunDir, command: str) -
             "give more problems or lower it"
         )
     path = resolve_model(config.model.path)
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     console = plain_console(stderr=True)
-    with working_in(run.path), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # libraries' news about their own future
-        try:
-            import datasets
-            import huggingface_hub
-            import transformers
+    with working_in(run.path), quiet_libraries():
+        from ibpo.training import ColdStart, ColdStartJob
 
-            from ibpo.training import ColdStart, ColdStartJob
-        except ModuleNotFoundError as error:
-            raise IbpoError(f"a cold start needs {error.name}: pip install 'ibpo[train]'") from None
-        for library in (transformers.utils.logging, huggingface_hub.utils.logging, datasets.logging):
-            library.set_verbosity_error()
-        transformers.utils.logging.disable_progress_bar()
-        datasets.disable_progress_bars()
         job = ColdStartJob(config=config, model_path=path, problems=training, held_out=held_out, judge=judge, run=run)
         write_text_atomic(run.config, config_text)
         results = ColdStart(job, console).go()
@@ -231,13 +219,8 @@ def _title(results: dict[str, Any]) -> str:
 
 
 def _show(results: dict[str, Any], run: RunDir) -> None:
-    from rich.table import Table
-
-    console = plain_console(width=160)
-    table = Table(*HEAD, title=_title(results), caption=NOTE, caption_justify="left")
-    for row in _rows(results):
-        table.add_row(*row)
-    console.print(table)
+    print_results(_title(results), HEAD, _rows(results), NOTE)
+    console = plain_console()
     for line in _lines(results, run):
         console.print(line, highlight=False, soft_wrap=True)
     console.print(f"report: {run.report}", highlight=False, soft_wrap=True)

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ibpo.commands.options import ResponseGroups, SetData, plain_console, read_pairs, split_recipe
+from ibpo.commands.options import OnError, ResponseGroups, SetData, plain_console, read_pairs, split_recipe
 from ibpo.errors import IbpoError
 
 if TYPE_CHECKING:
@@ -124,9 +124,7 @@ def collect_command(
         ),
     ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Say what would be asked and paid, and ask nothing.")] = False,
-    on_error: Annotated[
-        Literal["fail", "skip"], typer.Option(help="At a bad row: stop, or count it and go on.")
-    ] = "fail",
+    on_error: OnError = "fail",
 ) -> None:
     """Ask a log's prompts in other response groups, no more than it takes, and say whether choosing pays."""
     from ibpo.evaluation import Limits, match_logged, questions, read_prompt_log, stratified_order

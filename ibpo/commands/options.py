@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -50,6 +53,11 @@ SetData = Annotated[
         "repeat.",
     ),
 ]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="TABLE.KEY=VALUE in place of the recipe's; may be repeated.")
+]
+RunFolder = Annotated[Path | None, typer.Option(help="The run's folder. Default: runs/ and the recipe's name.")]
+OnError = Annotated[Literal["fail", "skip"], typer.Option(help="At a bad row: stop, or leave it out and go on.")]
 PartOfLog = Annotated[
     str | None, typer.Option("--part", metavar="COLUMN=VALUE", help="Take this part of the log, e.g. model=my-model.")
 ]
@@ -111,6 +119,44 @@ def plain_console(*, stderr: bool = False, width: int | None = None) -> Console:
     from rich.console import Console
 
     return Console(stderr=stderr, markup=False, emoji=False, width=None if sys.stdout.isatty() else width)
+
+
+def run_command(name: str, recipe: Path, overrides: Iterable[str], out: Path) -> str:
+    """The command that runs a recipe into a folder, for a shell."""
+    return shlex.join(["ibpo", name, str(recipe), *(x for o in overrides for x in ("--set", o)), "--out", str(out)])
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Without the bars, news and telemetry of the libraries that train.
+
+    Raises:
+        IbpoError: where one of them is missing.
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # libraries' news about their own future
+        try:
+            import datasets
+            import huggingface_hub
+            import transformers
+        except ModuleNotFoundError as error:
+            raise IbpoError(f"training needs {error.name}: pip install 'ibpo[train]'") from None
+        for library in (transformers.utils.logging, huggingface_hub.utils.logging, datasets.logging):
+            library.set_verbosity_error()
+        transformers.utils.logging.disable_progress_bar()
+        datasets.disable_progress_bars()
+        yield
+
+
+def print_results(title: str, head: Sequence[str], rows: Iterable[Sequence[str]], note: str) -> None:
+    """A run's table on held-out problems, with what its numbers are."""
+    from rich.table import Table
+
+    table = Table(*head, title=title, caption=note, caption_justify="left")
+    for row in rows:
+        table.add_row(*row)
+    plain_console(width=160).print(table)
 
 
 def read_part(text: str | None) -> tuple[str | None, str | None]:

@@ -12,7 +12,7 @@ import typer
 
 from ibpo import __version__
 from ibpo.budget import check_budget, parse_budget
-from ibpo.commands.options import LOG_FIELDS, Columns, PricesFile, load_tokenizer, read_pairs
+from ibpo.commands.options import LOG_FIELDS, Columns, OnError, PricesFile, load_tokenizer, read_pairs
 from ibpo.errors import IbpoError
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def report_command(
     extended: Annotated[str, typer.Option(help="The response group whose share is the extended share.")] = "extended",
     num_splits: Annotated[int, typer.Option(min=1, max=100_000, help="Random halvings for held-out values.")] = 50,
     seed: Annotated[int, typer.Option(min=0, help="Of halvings and bootstraps.")] = 0,
-    on_error: Annotated[Literal["fail", "skip"], typer.Option(help="At a bad row: stop, or leave it out.")] = "fail",
+    on_error: OnError = "fail",
 ) -> None:
     """Write report.html, report.md, report.json and the figures."""
     from ibpo.evaluation import BUDGETS, CompareOptions, ImportOptions, import_responses

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ibpo.budget import parse_budget_entry
-from ibpo.commands.options import plain_console
+from ibpo.commands.options import (
+    Overrides,
+    RunFolder,
+    plain_console,
+    print_results,
+    quiet_libraries,
+    run_command,
+)
 from ibpo.errors import IbpoError
 from ibpo.markdown import markdown_code, markdown_table, markdown_text
 
@@ -26,10 +31,8 @@ if TYPE_CHECKING:
 
 def train_command(
     recipe: Annotated[Path, typer.Argument(help="A TOML recipe; see recipes/.")],
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="TABLE.KEY=VALUE in place of the recipe's; may be repeated.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="The run's folder. Default: runs/ and the recipe's name.")] = None,
+    set_: Overrides = None,
+    out: RunFolder = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's last checkpoint.")] = False,
 ) -> None:
     """Train a policy to spend its costlier response groups where they pay, then evaluate it on held-out problems."""
@@ -37,9 +40,7 @@ def train_command(
 
     run = RunDir(out or Path("runs") / recipe.stem)
     overrides = set_ or []
-    command = shlex.join(
-        ["ibpo", "train", str(recipe), *(x for text in overrides for x in ("--set", text)), "--out", str(run.path)]
-    )
+    command = run_command("train", recipe, overrides, run.path)
     try:
         _train(recipe, overrides, run, resume, command)
     except KeyboardInterrupt:
@@ -64,8 +65,7 @@ def _train(recipe: Path, overrides: list[str], run: RunDir, resume: bool, comman
             raise IbpoError(f"{run.results}: is damaged; remove it, and evaluate again with --resume") from None
     try:
         job = _job(config, config_text, run)
-        with working_in(run.path), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # libraries' news about their own future
+        with working_in(run.path), quiet_libraries():
             results = _run(job, console)
             write_text_atomic(run.report, _report(results, command))
             write_text_atomic(run.results, json.dumps(results, indent=2) + "\n")
@@ -115,16 +115,8 @@ def _job(config: RunConfig, config_text: str, run: RunDir) -> Job:
 
 
 def _run(job: Job, console: Console) -> dict[str, Any]:
-    import datasets
-    import huggingface_hub
-    import transformers
-
     from ibpo.training import as_rows, run_job
 
-    for library in (transformers.utils.logging, huggingface_hub.utils.logging, datasets.logging):
-        library.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
     config = job.config
     rows = run_job(job, console)
     return {
@@ -207,13 +199,7 @@ def _report(results: dict[str, Any], command: str) -> str:
 
 
 def _show(results: dict[str, Any], run: RunDir) -> None:
-    from rich.table import Table
-
-    console = plain_console(width=160)
     head, body = _table_rows(results)
     if body:
-        table = Table(*head, title=_headline(results), caption=NOTE, caption_justify="left")
-        for row in body:
-            table.add_row(*row)
-        console.print(table)
-    console.print(f"report: {run.report}", highlight=False, soft_wrap=True)
+        print_results(_headline(results), head, body, NOTE)
+    plain_console().print(f"report: {run.report}", highlight=False, soft_wrap=True)

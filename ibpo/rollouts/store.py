@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ibpo.errors import IbpoError
 from ibpo.rollouts.sampler import Request, Sampled, Sampler
+from ibpo.runs import append_rows
 
 SCHEMA, VERSION = "ibpo.rollouts", 1
 
@@ -51,7 +51,7 @@ class RolloutStore:
                 self._open()
             else:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                self._append(self._header)
+                append_rows(path, [self._header])
         except OSError as error:
             raise IbpoError(f"{path}: cannot be read or written: {error.strerror}; name another file") from None
 
@@ -102,7 +102,7 @@ class RolloutStore:
         if sampled.reasoning:
             row["reasoning"] = sampled.reasoning
         try:
-            self._append(row)
+            append_rows(self.path, [row])
         except OSError as error:
             raise IbpoError(
                 f"{self.path}: cannot be written: {error.strerror}; make room and run the same again: "
@@ -127,7 +127,7 @@ class RolloutStore:
             header = None
         if not lines and len(data) < 4096 and json.dumps(self._header).encode().startswith(data[:20]):
             self.path.write_bytes(b"")  # killed while the first line was written
-            self._append(self._header)
+            append_rows(self.path, [self._header])
             return
         if not isinstance(header, dict) or header.get("schema") != SCHEMA:
             raise IbpoError(f"{self.path}: is no store of rollouts; name another file")
@@ -150,20 +150,6 @@ class RolloutStore:
         if whole < len(data):
             with self.path.open("r+b") as file:
                 file.truncate(whole)
-
-    def _append(self, row: dict[str, Any]) -> None:
-        """One line, whole or not at all: what a full disk took of it is cut off again."""
-        line = (json.dumps(row) + "\n").encode()
-        with self.path.open("ab", buffering=0) as file:
-            end = file.tell()
-            try:
-                written = file.write(line)
-                while written < len(line):
-                    written += file.write(line[written:])
-            except OSError:
-                with suppress(OSError):
-                    file.truncate(end)
-                raise
 
 
 def settings_of(path: Path) -> dict[str, Any]:
