@@ -75,8 +75,6 @@ class ImportOptions:
     """Counts the tokens of a response whose file does not say."""
     on_error: OnError = "fail"
     """At a bad row: stop, or leave it out and say so."""
-    join: Sequence[Path] = ()
-    """Tables whose columns are added to the rows with the same identifier."""
     prices: Prices | None = None
     """What tokens cost: the cost is then money, and `columns["cost"]` names the tokens of the completion."""
 
@@ -181,7 +179,7 @@ def _read_file(
         columns["cost"] = MONEY
 
     def good() -> Iterator[Row]:
-        for place, row in read_log_rows(source, join=options.join):
+        for place, row in read_log_rows(source):
             if isinstance(row, LogError) and options.on_error == "skip":
                 bad.append(str(row))
             elif isinstance(row, LogError):

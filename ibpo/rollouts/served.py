@@ -36,7 +36,7 @@ class EndpointSampler:
     """Responses of a served policy, `endpoint.num_concurrent` at a time.
 
     How a prefix is forced depends on the server: `render` (any server with `/completions`) writes the chat template
-    out here and lets the server continue prompt and prefix, as token ids by `writer`, or as text by `render`;
+    out here, by `writer`, and lets the server continue prompt and prefix, as token ids where it takes them;
     `prefill` (vLLM, SGLang) sends the prefix as an unfinished assistant message, of which most templates of hybrid
     models make another prompt (docs/response_groups.md); `none` refuses requests with a prefix. The reply's text never
     holds the prefix, the rollout's completion always does.
@@ -52,11 +52,8 @@ class EndpointSampler:
     response_groups: Sequence[ResponseGroup] = ()
     """Whose instructions the prompt carries; a request of one response group carries that one's alone."""
     forcing: Forcing = "prefill"
-    render: Callable[[list[dict[str, str]]], str] | None = None
-    """Chat messages -> the prompt's text, for `forcing="render"`. A server that adds a begin-of-sequence token to texts
-    adds it to this one too: where the template writes one itself, give `writer` instead."""
     writer: PromptWriter | None = None
-    """Writes prompts and prefixes as token ids, by the model's own tokenizer; before `render`."""
+    """Writes prompts and prefixes as token ids, by the model's own tokenizer, for `forcing="render"`."""
     render_all: bool = True
     """False: render only where a prefix is forced; the server renders the other requests itself, as chats."""
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -67,8 +64,8 @@ class EndpointSampler:
     """What the server calls `max_tokens`."""
 
     def __post_init__(self) -> None:
-        if self.forcing == "render" and self.render is None and self.writer is None:
-            raise IbpoError("forcing='render': needs render, or a writer, which writes the chat template out")
+        if self.forcing == "render" and self.writer is None:
+            raise IbpoError("forcing='render': needs a writer, which writes the chat template out")
         if self.max_tokens < 1:
             raise IbpoError(f"max_tokens: must be at least 1, got {self.max_tokens}")
 
@@ -115,19 +112,16 @@ class EndpointSampler:
 
     def _ask(self, request: Request, options: dict[str, Any]) -> tuple[Reply, str]:
         """The reply, and what the prompt already holds of the response."""
+        if self.forcing == "render" and self.writer is not None and (request.prefix or self.render_all):
+            prompt, forced, lead = self.writer.asked(request)
+            text = lead + (str(self.writer.tokenizer.decode(forced)) if forced else "")
+            more = {"skip_special_tokens": False} if family_of(self.writer.tokenizer).think != THINK else {}
+            sent = {key: value for key, value in options.get("extra_body", {}).items() if key not in OF_CHATS}
+            options["extra_body"] = {**sent, **more}
+            ids = [*prompt, *forced]
+            whole = ids if self.ids.are_taken(self.endpoint) else text_of(ids, self.writer.tokenizer)
+            return self.endpoint.complete(whole, **options), text
         messages = self.messages(request)
-        if self.forcing == "render" and (request.prefix or self.render_all):
-            if self.writer is not None:
-                prompt, forced, lead = self.writer.asked(request)
-                text = lead + (str(self.writer.tokenizer.decode(forced)) if forced else "")
-                more = {"skip_special_tokens": False} if family_of(self.writer.tokenizer).think != THINK else {}
-                sent = {key: value for key, value in options.get("extra_body", {}).items() if key not in OF_CHATS}
-                options["extra_body"] = {**sent, **more}
-                ids = [*prompt, *forced]
-                whole = ids if self.ids.are_taken(self.endpoint) else text_of(ids, self.writer.tokenizer)
-                return self.endpoint.complete(whole, **options), text
-            assert self.render is not None
-            return self.endpoint.complete(self.render(messages) + request.prefix, **options), request.prefix
         if not request.prefix:
             return self.endpoint.chat(messages, **options), ""
         if self.forcing == "none":

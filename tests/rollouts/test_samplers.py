@@ -45,6 +45,8 @@ def scripted():
 def server_answer(body, number):
     from tests.openai_server import Fault
 
+    if isinstance(body.get("prompt"), list):
+        raise Fault(400, "no token ids here")
     prompt = (
         body["prompt"] if "prompt" in body else " ".join(m["content"] for m in body["messages"] if m["role"] == "user")
     )
@@ -61,6 +63,7 @@ def server_answer(body, number):
 def endpoint(forcing):
     pytest.importorskip("openai")
     from ibpo.endpoint import Endpoint
+    from ibpo.rollouts.sampler import PromptWriter
     from ibpo.rollouts.served import EndpointSampler
     from tests.openai_server import serving
 
@@ -69,7 +72,7 @@ def endpoint(forcing):
             endpoint=Endpoint(base_url=log.url, model="m", num_concurrent=4, price_per_million=(1.0, 2.0)),
             max_tokens=20,
             forcing=forcing,
-            render=lambda messages: "".join(f"<{m['role']}> {m['content']}\n" for m in messages),
+            writer=PromptWriter(tokenizer=tiny()[0]) if forcing == "render" else None,
         )
         yield sampler
 
@@ -312,7 +315,7 @@ def test_settings_that_cannot_force():
     from ibpo.rollouts.served import EndpointSampler
 
     nowhere = Endpoint(base_url="http://127.0.0.1:9/v1", model="m", max_retries=0)
-    with pytest.raises(IbpoError, match="needs render"):
+    with pytest.raises(IbpoError, match="needs a writer"):
         EndpointSampler(endpoint=nowhere, max_tokens=5, forcing="render")
     [outcome] = outcomes(EndpointSampler(endpoint=nowhere, max_tokens=5, forcing="none"), REQUESTS[1:2])
     assert isinstance(outcome, IbpoError) and "set forcing to 'render' or 'prefill'" in str(outcome)
