@@ -122,11 +122,11 @@ def read_budgets(texts: list[str]) -> list[float]:
 def _write(
     folder: Path, title: str, read: Imported, asked: CompareOptions, only: list[str], paths: list[tuple[str, Path]]
 ) -> list[Path]:
-    from ibpo.evaluation import compare, facts_of, first_words, share_in_training, training_of
+    from ibpo.evaluation import compare, facts_of, share_in_training, training_of
     from ibpo.runs import noted_calls
 
     try:
-        from ibpo.evaluation import PageData, answer_of, comparison_part, pick_examples, write_page
+        from ibpo.evaluation import PageData, answer_of, comparison_part, first_words, pick_examples, write_page
     except ModuleNotFoundError as error:
         raise IbpoError(f"the page needs {error.name}: pip install 'ibpo[report]'") from None
     parts: dict[str, Any] = {}

@@ -22,7 +22,6 @@ from .comparison import describe as describe
 from .comparison import find_problems as find_problems
 from .comparison import mix as mix
 from .comparison import per_problem as per_problem
-from .headline import first_words as first_words
 from .importing import COLD_START as COLD_START
 from .importing import Imported as Imported
 from .importing import ImportOptions as ImportOptions
@@ -71,6 +70,7 @@ from .prompt_log import stratified_order as stratified_order
 from .report import PageData as PageData
 from .report import answer_of as answer_of
 from .report import comparison_part as comparison_part
+from .report import first_words as first_words
 from .report import methods_part as methods_part
 from .report import percent as percent
 from .report import pick_examples as pick_examples
