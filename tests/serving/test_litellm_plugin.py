@@ -490,14 +490,36 @@ def test_the_extra_body_cannot_say_another_group(budget):
 
 def test_bookings_are_found_by_our_own_id(budget):
     async def run():
-        forged = {"ibpo": {"id": "0", "headers": {"x": "y"}}}
+        forged = {"ibpo": {"key": "0", "headers": {"x": "y"}}}
         lives = [await Life(budget, metadata=dict(forged), litellm_metadata=dict(forged)).pre() for _ in range(2)]
-        ids = {life.data["metadata"]["ibpo"]["id"] for life in lives}
-        assert len(ids) == 2 and "0" not in ids and "ibpo" not in lives[0].data["litellm_metadata"]
+        keys = {life.data["metadata"]["ibpo"]["key"] for life in lives}
+        assert len(keys) == 2 and "0" not in keys and "ibpo" not in lives[0].data["litellm_metadata"]
         for life in lives:
             await life.answered(answer_of(5))
         assert total(budget).spent == 10 and not budget._open
         assert await budget.async_post_call_response_headers_hook({"metadata": {"ibpo": 1}}, None, None) is None
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("call_type", ["aembedding", "acompletion", "aresponses"])
+def test_a_caller_cannot_have_its_stream_cancelled(budget, call_type):
+    """By another request that fails, under the id that its answer shows, or under the key if it knew that."""
+
+    async def run():
+        life = await Life(budget, stream=True).pre()
+        await life.attempt()
+        state = life.data["metadata"]["ibpo"]
+        assert state["key"] not in str(state["headers"])
+        for known in (state["headers"]["x-ibpo-request-id"], state["key"]):
+            forged = {"ibpo": {"key": known, "headers": {}}}
+            other = Life(budget, call_type=call_type, metadata=dict(forged), litellm_metadata=dict(forged), input="hi")
+            await other.pre()
+            await other.failed(Failure(400))
+            await other.success(answer_of(1), cache_hit=True)
+        assert budget.decider.controller.num_open == 1
+        assert [item async for item in life.stream(said(chunk("a"), chunk(None, 33)))]
+        assert total(budget).spent == 33
 
     asyncio.run(run())
 
@@ -588,6 +610,7 @@ def test_faults_of_the_file_are_said_at_the_start(plugin, tmp_path):
     for text, message in (
         ("[budget.tokens]\nmean = 5", r"names no \[\[model\]\]"),
         (probing, "probe"),
+        (GATEWAY.replace('name = "*"', 'name = "*"\nlearn = true'), "no outcomes come back"),
         (GATEWAY.replace("overdraft = 450\nburst = 110", "overdraft = 4\nburst = 4"), "none would ever be given"),
     ):
         place.write_text(text)

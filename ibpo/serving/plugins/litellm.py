@@ -18,7 +18,8 @@ One request is followed from top to bottom: `async_pre_call_hook` decides and re
 ends the reservation. What must be known before anything is changed (docs/litellm.md has the cases):
 
 1. `async_log_failure_event` is not used: it comes before retries and fallbacks, and a success follows it.
-2. The id of the booking is ours. A caller chooses LiteLLM's, by the header `x-litellm-call-id`.
+2. The key of a booking is ours, and no caller sees it: else one who has a stream could have it cancelled by another
+   request of its own that fails. LiteLLM's id is chosen by the caller, with the header `x-litellm-call-id`.
 3. The caps are lowered once more before each attempt, retries and fallbacks too: a deployment may bring caps of its own
    under another name, and LiteLLM sends only one of them.
 4. What LiteLLM sends differs by API and provider, and what it does not know it drops without a word: see `_write`.
@@ -30,6 +31,7 @@ ends the reservation. What must be known before anything is changed (docs/litell
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -81,6 +83,8 @@ class _Booking:
     """A request whose reservation is open."""
 
     decision: Decision
+    key: str = field(default_factory=lambda: secrets.token_hex(16))
+    """By which it is found; no caller sees it, as the request's id is seen."""
     began: float = field(default_factory=time.monotonic)
     is_asked: bool = False
     """Whether an upstream has been asked: not, where the cache has the answer."""
@@ -123,6 +127,8 @@ class BudgetLogger(CustomLogger):
             raise IbpoError(f"{config}: names no [[model]] with response groups; a plug-in asks no server for them")
         if any("probe" in model.choose for model in settings.model):
             raise IbpoError(f"{config}: choose: a plug-in cannot probe the policy; take probe out")
+        if any(model.learn for model in settings.model):
+            raise IbpoError(f"{config}: learn: no outcomes come back to a plug-in; take learn out")
         check_groups(settings, policy)
         check_router(settings, getattr(router, "groups", None))
         if state is not None:  # a store that cannot be used should stop the proxy at its start
@@ -155,6 +161,9 @@ class BudgetLogger(CustomLogger):
         Raises:
             HTTPException: 400, a request that cannot be read or asks for too much.
         """
+        for name in PLACES:  # a caller's own must not be taken for ours
+            if isinstance(data.get(name), dict):
+                data[name].pop(STATE, None)
         api = APIS.get(call_type)
         if api is None:
             return None
@@ -173,23 +182,17 @@ class BudgetLogger(CustomLogger):
 
             raise HTTPException(status_code=400, detail={"error": str(error)}) from None
         self._sweep()
-        record = decision.record
-        self._open[record.request_id] = _Booking(decision=decision)
+        record, booking = decision.record, _Booking(decision=decision)
+        self._open[booking.key] = booking
         try:
             _write(data, api, decision)
             place = PLACES[api in ("chat", "completions")]
-            for name in PLACES:  # a caller's own must not be taken for ours
-                if isinstance(data.get(name), dict) and api in ("chat", "completions"):
-                    data[name].pop(STATE, None)
             table = data[place] if isinstance(data.get(place), dict) else data.setdefault(place, {})
-            table[STATE] = {
-                "id": record.request_id,
-                "response_group": record.response_group,
-                "headers": budget_headers(record),
-            }
+            shown = {"response_group": record.response_group, "headers": budget_headers(record)}
+            table[STATE] = {"key": booking.key, **shown}
         except BaseException:
             record.outcome = "failed"
-            self._end(record.request_id)
+            self._end(booking)
             raise
         return data
 
@@ -249,7 +252,7 @@ class BudgetLogger(CustomLogger):
             _take(booking.decision, items)
             # Where nothing was asked, LiteLLM's event says whether the cache had it.
             if booking.is_asked or record.outcome in ("failed", "cut"):
-                self._end(record.request_id)
+                self._end(booking)
 
     async def async_log_success_event(self, kwargs: Any, response_obj: Any, start_time: Any, end_time: Any) -> None:
         """Cancel what came from the cache, and settle what no other hook has seen."""
@@ -259,7 +262,7 @@ class BudgetLogger(CustomLogger):
         if kwargs.get("cache_hit") is True:
             booking.decision.record.outcome = "cached"
             booking.decision.record.tokens = None
-            self._end(booking.decision.record.request_id)
+            self._end(booking)
         elif not booking.is_streaming:
             self._settle(booking, response_obj)
 
@@ -277,7 +280,7 @@ class BudgetLogger(CustomLogger):
         record = booking.decision.record
         record.status = _status_of(original_exception)
         record.outcome = "failed" if _cost_nothing(original_exception) else "cut"
-        self._end(record.request_id)
+        self._end(booking)
 
     async def async_post_call_response_headers_hook(
         self,
@@ -301,7 +304,7 @@ class BudgetLogger(CustomLogger):
     def _find(self, data: Any) -> _Booking | None:
         """The open booking of a request, by the metadata in what LiteLLM hands over."""
         found = _state(data)
-        return None if found is None else self._open.get(found["id"])
+        return None if found is None else self._open.get(found["key"])
 
     def _settle(self, booking: _Booking, answer: Any) -> None:
         """End with an answer that is complete."""
@@ -311,12 +314,11 @@ class BudgetLogger(CustomLogger):
         if record.tokens is None and not booking.decision.usage.total:
             record.status = record.status or 200
             self.decider.read_cost(booking.decision, cost_of(_as_dict(answer)))
-        self._end(record.request_id)
+        self._end(booking)
 
-    def _end(self, request_id: str) -> None:
+    def _end(self, booking: _Booking) -> None:
         """End a reservation; a second time does nothing."""
-        booking = self._open.pop(request_id, None)
-        if booking is not None:
+        if self._open.pop(booking.key, None) is not None:
             self.decider.end(booking.decision)
 
     def _sweep(self) -> None:
@@ -325,8 +327,8 @@ class BudgetLogger(CustomLogger):
         if now - self._swept < SWEEP_SECONDS:
             return
         self._swept = now
-        for request_id in [name for name, row in self._open.items() if now - row.began > self._stale_seconds]:
-            self._end(request_id)
+        for booking in [row for row in self._open.values() if now - row.began > self._stale_seconds]:
+            self._end(booking)
 
     def _tenant(self, key: Any) -> str:
         """The tenant of a key: the first of its names in LiteLLM that the plan promises something to."""
@@ -426,7 +428,7 @@ def _state(data: Any) -> dict[str, Any] | None:
         for name in PLACES:
             table = place.get(name)
             found = table.get(STATE) if isinstance(table, dict) else None
-            if isinstance(found, dict) and isinstance(found.get("id"), str):
+            if isinstance(found, dict) and isinstance(found.get("key"), str):
                 return found
     return None
 
