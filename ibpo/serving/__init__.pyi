@@ -19,6 +19,7 @@ from .controller import (
     parse_budget_policies,
     read_policy,
 )
+from .conversation import Conversations, conversation_key
 from .simulation import (
     UNITS,
     Requests,
@@ -44,6 +45,7 @@ __all__ = [
     "Calibration",
     "Candidate",
     "Controller",
+    "Conversations",
     "MemoryStore",
     "RedisStore",
     "Requests",
@@ -56,6 +58,7 @@ __all__ = [
     "Trace",
     "check_feasible",
     "check_scores",
+    "conversation_key",
     "find_threshold",
     "find_unbounded",
     "is_calibration",

@@ -1,0 +1,126 @@
+"""What does the next turn of a conversation cost by each response group, given whose cache holds what came before?
+
+A provider bills the part of a prompt that its cache holds at a fraction of the price; a cache belongs to one model, at
+one effort. So who answers the next turn otherwise than the last one pays for the whole history again: with the cost in
+money, and what the cache saves in it, the controller's own rule (gain less price times cost) switches only where the
+gain beats what the cache would have saved.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ibpo.errors import IbpoError
+from ibpo.prices import Price, TokenUse
+
+
+class Conversations:
+    """Whose cache holds how much of each conversation. In memory; not for several processes.
+
+    Args:
+        prices: Response group -> what its model bills.
+        seconds: How long a cache lives after its last use: five minutes with most providers.
+        most: Conversations that are remembered; the one that was silent longest is forgotten first.
+
+    Raises:
+        IbpoError: No response group, or a number that is not above 0.
+
+    Example:
+        >>> price = Price(input=1.0, cached_input=0.1, cache_write=1.0, output=10.0, reasoning=10.0)
+        >>> chats = Conversations({"standard": price, "extended": price})
+        >>> lengths = {"standard": 100.0, "extended": 1000.0}
+        >>> chats.costs("a", 10_000, lengths, now=0.0)
+        {'standard': 0.011, 'extended': 0.02}
+        >>> chats.answered("a", "extended", 11_000, now=0.0)
+        >>> chats.costs("a", 11_100, lengths, now=60.0)
+        {'standard': 0.0121, 'extended': 0.0112}
+    """
+
+    def __init__(self, prices: Mapping[str, Price], *, seconds: float = 300.0, most: int = 10_000) -> None:
+        if not prices or not seconds > 0 or most < 1:
+            raise IbpoError(
+                f"conversations need the price of each response group, seconds > 0 and most >= 1; they are "
+                f"{list(prices)}, {seconds!r} and {most!r}"
+            )
+        self.prices, self.seconds, self._most = dict(prices), seconds, most
+        self._caches: OrderedDict[str, dict[str, _Cache]] = OrderedDict()
+
+    def costs(
+        self, conversation: str, prompt_tokens: float, output_tokens: Mapping[str, float], *, now: float
+    ) -> dict[str, float]:
+        """Expected cost of the next turn in money, for `Candidate.cost`.
+
+        Args:
+            conversation: Its name, e.g. `conversation_key`'s.
+            prompt_tokens: All of the prompt, the history included.
+            output_tokens: Response group -> expected tokens of the answer, thoughts included.
+            now: Seconds, by any clock that goes on.
+
+        Raises:
+            IbpoError: A response group without a price.
+        """
+        return {
+            group: self.price_of(group).of(self.use(conversation, group, prompt_tokens, tokens, now=now))
+            for group, tokens in output_tokens.items()
+        }
+
+    def use(self, conversation: str, group: str, prompt_tokens: float, output_tokens: float, *, now: float) -> TokenUse:
+        """The tokens as they will be billed, if the cache does what it should."""
+        cache = self._caches.get(conversation, {}).get(group)
+        cached = min(cache.tokens, prompt_tokens) if cache is not None and now - cache.used <= self.seconds else 0.0
+        return TokenUse(input=prompt_tokens - cached, cached_input=cached, output=output_tokens)
+
+    def answered(self, conversation: str, group: str, tokens: float, *, now: float) -> None:
+        """A turn has been answered by this response group: its cache holds so many tokens now.
+
+        Args:
+            conversation: As for `costs`.
+            group: The one that answered.
+            tokens: Of the prompt, and of the answer as far as the next prompt repeats it (thoughts are left out).
+            now: Seconds.
+        """
+        self.price_of(group)
+        caches = self._caches.setdefault(conversation, {})
+        self._caches.move_to_end(conversation)
+        caches[group] = _Cache(tokens, now)
+        if len(self._caches) > self._most:
+            self._caches.popitem(last=False)
+
+    def price_of(self, group: str) -> Price:
+        """The price of a response group.
+
+        Raises:
+            IbpoError: It has none.
+        """
+        found = self.prices.get(group)
+        if found is None:
+            raise IbpoError(f"response group {group!r} has no price; known: {', '.join(self.prices)}")
+        return found
+
+
+class _Cache(NamedTuple):
+    tokens: float
+    used: float
+
+
+def conversation_key(messages: Sequence[Mapping[str, Any]], given: str | None = None) -> str:
+    """Which conversation does a chat belong to? What the caller says, else a hash of how it began.
+
+    That is all messages up to the first of the user: every later turn repeats them. Two conversations that begin alike
+    share their name, and indeed the cache of that beginning, but what is known of the rest is then the later one's.
+
+    Example:
+        >>> first = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2 + 2?"}]
+        >>> later = [*first, {"role": "assistant", "content": "4"}, {"role": "user", "content": "3 + 3?"}]
+        >>> conversation_key(first) == conversation_key(later) != conversation_key(later[2:])
+        True
+    """
+    if given:
+        return given
+    place = next((i for i, message in enumerate(messages) if message.get("role") == "user"), len(messages) - 1)
+    text = json.dumps([[m.get("role"), m.get("content")] for m in messages[: place + 1]], sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
