@@ -250,6 +250,16 @@ def test_agreement_with_published_graders_tests(judge):
     assert not [j for j in judged if "crashed" in j.reason]
 
 
+def test_rewrites_that_were_written_apart_from_the_judge(judge):
+    """A quarter of them; benchmarks/whole_responses.py takes all, in the forms of whole responses."""
+    with gzip.open(GSM8K.parent / "answer_rewrites.jsonl.gz", "rt", encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file][::4]
+    judged = judge.compare([(row["predicted"], row["gold"]) for row in rows])
+    wrong = [row for row, j in zip(rows, judged, strict=True) if (j.reward == 1.0) is not row["equal"]]
+    unread = {"{0}.125", "3 dollars and 50 cents"}
+    assert len(rows) > 1400 and not [row for row in wrong if row["predicted"] not in unread], wrong
+
+
 def test_pairs_that_were_written_by_hand(judge):
     """Kinds of answers that judges get wrong; `judged` says where our conventions (docs/judges.md) are others."""
     rows = [json.loads(line) for line in (GSM8K.parent / "answer_pairs.jsonl").open(encoding="utf-8")]
