@@ -66,8 +66,8 @@ def math_verify_says(gold: str, predicted: str, wrap: str) -> bool:
     from math_verify import parse, verify
 
     try:
-        parsed = [parse(text, parsing_timeout=3) for text in (f"${gold}$", wrap % predicted)]
-        return bool(verify(*parsed, timeout_seconds=3))
+        theirs, ours = (parse(text, parsing_timeout=3) for text in (f"${gold}$", wrap % predicted))
+        return bool(verify(theirs, ours, timeout_seconds=3))
     except Exception:  # it stumbles over some: no verdict
         return False
 
