@@ -18,7 +18,7 @@ EXPERIMENTS = ("thinking", "voting")
 REAL = "smollm2"
 QUICK_STEPS, QUICK_PROBLEMS = 40, 600
 NUM_PROBLEMS, NUM_CALIBRATION = 4_000, 4_096
-REAL_SIZES = {"num_problems": 400, "num_calibration": 400, "num_taught": 480, "num_train": 400}
+REAL_SIZES = {"num_problems": 400, "num_calibration": 400, "num_taught": 300, "num_train": 400}
 REAL_QUICK = {"num_problems": 60, "num_calibration": 60, "num_taught": 60, "num_train": 60}
 """Of the experiment with a real model, whose responses cost a thousand times as much."""
 

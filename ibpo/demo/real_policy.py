@@ -46,7 +46,7 @@ from ibpo.training import (
 from ibpo.types import Problem
 
 COLD_START, ROLLOUTS = "cold-start", "rollouts"
-NUM_STANDARD, NUM_EXTENDED, NUM_SAMPLED = 4, 2, 1
+NUM_STANDARD, NUM_EXTENDED, NUM_SAMPLED = 4, 2, 8
 """Responses to each unseen problem: forced at once, forced step by step, and of the group that the policy chooses."""
 
 
@@ -95,7 +95,7 @@ class RealJob(ProcessJob):
             return [self.recorded("standard"), self.recorded("extended"), self.states("train")]
         if self.name == UNTRAINED:
             return [
-                *(self.responses("cold_start", how) for how in hows),
+                *(self.responses("cold_start", how) for how in hows[1:]),
                 self.states("test"),
                 self.states("calibration"),
             ]
@@ -163,14 +163,12 @@ def cold_start_config(job: RealJob, experiment: Experiment) -> ColdStartConfig:
             "data": {
                 "path": f"{experiment.name}, drawn with seed {job.seed}",
                 "judge": "exact",
-                "holdout": max(2, job.num_taught // 20),
+                "holdout": max(2, job.num_taught // 10),
             },
             "response_group": [
                 {"name": group.name, "prefix": group.prefix, "answer": "after:Answer:", "body": body}
                 for group, body in zip(experiment.response_groups, ("direct", "steps"), strict=True)
             ],
-            # Of a number that is not told both bodies know nothing: they are wrong, and imitated all the same.
-            "build": {"imitate": "all"},
             "train": {"num_epochs": 1.0, "batch_size": 16, "seed": job.seed} | dict(experiment.training["cold_start"]),
             "gate": {
                 "max_completion_length": experiment.max_completion_length,
@@ -222,10 +220,9 @@ def record(job: RealJob, experiment: Experiment) -> None:
 def sample_untrained(job: RealJob, experiment: Experiment) -> None:
     """Responses of the cold start to the unseen problems, and the states of theirs and of the unlabelled prompts."""
     model, tokenizer = load_policy(job.cold_start)
-    prefixes = {group.name: group.prefix for group in experiment.response_groups} | {"sampled": ""}
-    counts = {"extended": NUM_EXTENDED, "standard": NUM_STANDARD, "sampled": NUM_SAMPLED}
-    for i, (how, number) in enumerate(counts.items()):
-        job.report(f"sampling {how}", 0.1 + 0.25 * i)
+    prefixes = {group.name: group.prefix for group in experiment.response_groups}
+    for i, (how, number) in enumerate({"extended": NUM_EXTENDED, "standard": NUM_STANDARD}.items()):
+        job.report(f"sampling {how}", 0.1 + 0.4 * i)
         path = job.responses("cold_start", how)
         _sample(job, experiment, model, tokenizer, path, job.problems("test"), prefixes[how], number, 10_001 + i)
     job.report("reading prompts", 0.85)
@@ -273,8 +270,35 @@ def train_and_sample(job: RealJob, experiment: Experiment) -> None:
     for group in experiment.response_groups:
         path = job.responses(job.name, group.name)
         write_table(path, [row | {"configuration": job.name} for row in _rows(job.responses("cold_start", group.name))])
-    path, number = job.responses(job.name, "sampled"), NUM_SAMPLED
-    _sample(job, experiment, model, tokenizer, path, job.problems("test"), "", number, 20_000)
+    shares = ChoiceStates.load(job.states("test")).shares(found.delta)
+    write_table(
+        job.responses(job.name, "sampled"), draw_sampled(job, [g.name for g in experiment.response_groups], shares)
+    )
+
+
+def draw_sampled(job: RealJob, names: list[str], shares: np.ndarray) -> list[dict[str, Any]]:
+    """What the policy answers when it chooses: the group by its probabilities, the body among the cold start's.
+
+    The bodies are frozen, so a response of a group is distributed as the cold start's forced into it. Nothing is
+    decoded: each of `NUM_SAMPLED` draws per problem takes one of the recorded responses of the drawn group.
+
+    Args:
+        job: of the policy.
+        names: of the G response groups.
+        shares: float [P, G]: probability of each group on each unseen problem.
+    """
+    rng = np.random.default_rng([job.seed, round(1000 * (job.budget or 0))])
+    recorded: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for name in names:
+        for row in _rows(job.responses("cold_start", name)):
+            recorded.setdefault((name, str(row["problem_id"])), []).append(row)
+    drawn = []
+    for problem, share in zip(job.problems("test"), shares / shares.sum(1, keepdims=True), strict=True):
+        for number, group in enumerate(rng.choice(len(names), NUM_SAMPLED, p=share).tolist()):
+            rows = recorded[names[group], problem.problem_id]
+            row = rows[int(rng.integers(len(rows)))]
+            drawn.append(row | {"configuration": f"{job.name}, sampled", "number": number})
+    return drawn
 
 
 def recorded_batch(job: RealJob, states: ChoiceStates) -> Batch:
@@ -313,6 +337,7 @@ def _sample(
             prefix=prefix,
             num_samples=num_samples,
             max_completion_length=experiment.max_completion_length,
+            temperature=experiment.temperature,
             seed=first_seed + 100 * job.seed,
         )
 
@@ -325,7 +350,7 @@ def _write_states(job: RealJob, experiment: Experiment, model: Any, tokenizer: A
     prompts = [encode_prompt(tokenizer, p.prompt) for p in job.problems(split)]
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    read_states(model, tokenizer, prompts, groups).save(partial)
+    read_states(model, tokenizer, prompts, groups, experiment.temperature).save(partial)
     os.replace(partial, path)
 
 

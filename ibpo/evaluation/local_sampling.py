@@ -27,9 +27,12 @@ def roll_out(
     problems: Sequence[Problem],
     prefixes: Sequence[str],
     max_completion_length: int,
+    temperature: float = 1.0,
 ) -> list[Rollout]:
     """One response per problem; an empty prefix leaves the choice of the response group to the policy."""
-    sampler = HFSampler(model, tokenizer, max_completion_length=max_completion_length, batch_size=BATCH_SIZE)
+    sampler = HFSampler(
+        model, tokenizer, max_completion_length=max_completion_length, temperature=temperature, batch_size=BATCH_SIZE
+    )
     prompts = [encode_prompt(tokenizer, p.prompt) for p in problems]
     opening = {text: encode_prefix(text, tokenizer) for text in set(prefixes)}
     completions = sampler.sample(prompts, [opening[text] for text in prefixes])
@@ -61,11 +64,13 @@ def write_responses(
     num_samples: int,
     max_completion_length: int,
     seed: int,
+    temperature: float = 1.0,
 ) -> None:
     """Sample `num_samples` responses per problem, judge them, write them to `path`; the file is whole or absent."""
     torch.manual_seed(seed)
     repeated = [problem for problem in problems for _ in range(num_samples)]
-    rollouts = roll_out(model, tokenizer, repeated, [prefix] * len(repeated), max_completion_length)
+    prefixes = [prefix] * len(repeated)
+    rollouts = roll_out(model, tokenizer, repeated, prefixes, max_completion_length, temperature)
     write_scored(path, repeated, score(rollouts, repeated, response_groups, ExactJudge()), num_samples)
 
 

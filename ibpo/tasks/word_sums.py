@@ -1,7 +1,7 @@
 """Sums in plain English: `Ann has 5 pens, finds 8 and buys 7. How many pens?`, or `What is 5 + 8 + 7?`.
 
-A language model of everyday size can be taught to answer these at once or step by step. At once it is right on two
-numbers and seldom on more; step by step it is right on most. Nobody plants these errors. `some` (in a bare sum: `x`)
+A small language model can be taught to answer these at once or step by step. At once it is seldom right, step by step
+the less often the more numbers there are. Nobody plants these errors. `some` (in a bare sum: `x`)
 stands for a number that is not told: no response can be right but by luck.
 
 A program writes the body of a response of either kind (`direct_body`, `steps_body`): the cold start imitates them.
@@ -23,7 +23,7 @@ SYSTEM = "You add numbers."
 SMALLEST, LARGEST = 2, 9
 """Of the numbers."""
 UNKNOWN = "unknown"
-LEVELS: dict[str, tuple[int, int]] = {"2": (2, 2), "3": (3, 3), "4": (4, 4), "5": (5, 5), UNKNOWN: (3, 5)}
+LEVELS: dict[str, tuple[int, int]] = {"2": (2, 2), "3": (3, 3), "4": (4, 4), "5": (5, 5), UNKNOWN: (2, 5)}
 """Level -> smallest and largest number of terms; in "unknown" one of them, not the first, is not told."""
 MIX = {"2": 0.22, "3": 0.2, "4": 0.2, "5": 0.2, UNKNOWN: 0.18}
 """Share of each level among the problems that the policy meets, in training and in the test."""
@@ -86,17 +86,15 @@ def steps_body(values: Sequence[int]) -> str:
 def draw(level: str, rng: np.random.Generator) -> Problem:
     """A random problem of this level; `info["columns"]` holds the bodies that a program writes.
 
-    The bodies leave out the term that is not told, and the answer does not: they are wrong, as any response would be.
+    The bodies know the term that is not told; the prompt does not.
 
     Half of the problems are bare sums, half are stories.
     """
     low, high = LEVELS[level]
     values = rng.integers(SMALLEST, LARGEST + 1, int(rng.integers(low, high + 1))).tolist()
-    terms, told = [str(value) for value in values], list(values)
+    terms = [str(value) for value in values]
     if level == UNKNOWN:
-        place = int(rng.integers(1, len(terms)))
-        terms[place] = "some"
-        del told[place]
+        terms[int(rng.integers(1, len(terms)))] = "some"
     text = bare_sum(terms)
     if rng.random() < 0.5:
         verbs = [VERBS[i] for i in rng.choice(len(VERBS), len(terms) - 1, replace=False)]
@@ -106,5 +104,5 @@ def draw(level: str, rng: np.random.Generator) -> Problem:
         prompt=[{"role": "system", "content": SYSTEM}, {"role": "user", "content": text}],
         answer=str(sum(values)),
         level=level,
-        info={"columns": {"direct": direct_body(told), "steps": steps_body(told)}},
+        info={"columns": {"direct": direct_body(values), "steps": steps_body(values)}},
     )

@@ -44,7 +44,7 @@ from scipy.special import logsumexp, softmax
 from ibpo.responses import EncodedGroups
 from ibpo.rollouts import pad_left
 from ibpo.training.lower_level import Batch, LowerLevel, Selection
-from ibpo.training.reference_model import prompt_features
+from ibpo.training.reference_model import features_of
 
 FloatArray = NDArray[np.float64]
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
@@ -86,7 +86,13 @@ class ChoiceStates:
             return cls(**{name: arrays[name].astype(float) for name in cls.__slots__})
 
 
-def read_states(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], groups: EncodedGroups) -> ChoiceStates:
+def read_states(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    groups: EncodedGroups,
+    temperature: float = 1.0,
+) -> ChoiceStates:
     """Read prompts once: their features, last hidden states, and logits of the first tokens.
 
     Args:
@@ -94,6 +100,7 @@ def read_states(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], gr
         tokenizer: its tokenizer.
         prompts: token ids of P prompts.
         groups: the response groups, whose first tokens differ.
+        temperature: at which the policy is sampled; states and logits are divided by it.
     """
     first = [prefix[0] for prefix in groups.prefix_ids]
     parts: list[tuple[np.ndarray, ...]] = []
@@ -104,11 +111,11 @@ def read_states(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], gr
         ids, mask = (one.to(model.device) for one in pad_left(some, pad))
         with torch.no_grad():
             out = model(input_ids=ids, attention_mask=mask, output_hidden_states=True, logits_to_keep=1)
-        logits = out.logits[:, -1].double().cpu().numpy()
+        logits = out.logits[:, -1].double().cpu().numpy() / temperature
         opening = logits[:, first]
         logits[:, first] = -np.inf
-        hidden = out.hidden_states[-1][:, -1].double().cpu().numpy()
-        features = prompt_features(model, tokenizer, some)
+        hidden = out.hidden_states[-1][:, -1].double().cpu().numpy() / temperature
+        features = features_of(out.hidden_states[1:], mask)
         parts.append((features, hidden, opening, logsumexp(logits, axis=1)))
     back = np.argsort(order)
     features, hidden, opening, rest = (np.concatenate(one)[back] for one in zip(*parts, strict=True))

@@ -38,17 +38,25 @@ NUM_LAYERS, MAX_FEATURES = 4, 384
 
 
 def prompt_features(model: PreTrainedModel, tokenizer: Any, prompts: Sequence[Sequence[int]]) -> np.ndarray:
+    """What the gains are regressed on: float [P, D], D at most 384; see `features_of`."""
+    ids, mask = pad_left([list(p) for p in prompts], tokenizer.pad_token_id)
+    ids, mask = ids.to(model.device), mask.to(model.device)
+    with torch.no_grad():
+        out = model(input_ids=ids, attention_mask=mask, output_hidden_states=True, logits_to_keep=1)
+    return features_of(out.hidden_states[1:], mask)
+
+
+def features_of(layers: Sequence[torch.Tensor], mask: torch.Tensor) -> np.ndarray:
     """Hidden states at the prompt's last token, and their mean over the prompt: float [P, D], D at most 384.
 
     Of up to four layers, evenly spaced, the last among them: the last one knows the next token best, but how hard a
     prompt is shows before, too (docs/log.md has the measurement). If that is more than 384 numbers, a fixed Gaussian
     projection keeps their inner products about as they are (Johnson and Lindenstrauss).
+
+    Args:
+        layers: states behind each layer, [P, T, H], prompts padded on the left.
+        mask: [P, T].
     """
-    ids, mask = pad_left([list(p) for p in prompts], tokenizer.pad_token_id)
-    ids, mask = ids.to(model.device), mask.to(model.device)
-    with torch.no_grad():
-        out = model(input_ids=ids, attention_mask=mask, output_hidden_states=True, logits_to_keep=1)
-    layers = out.hidden_states[1:]
     count, weight = min(NUM_LAYERS, len(layers)), mask[..., None].double()
     columns = []
     for i in range(1, count + 1):
