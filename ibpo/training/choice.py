@@ -43,7 +43,7 @@ from scipy.special import logsumexp, softmax
 
 from ibpo.responses import EncodedGroups
 from ibpo.rollouts import pad_left
-from ibpo.training.lower_level import Batch, LowerLevel, Selection
+from ibpo.training.lower_level import HEADROOM, Batch, LowerLevel, Selection
 from ibpo.training.reference_model import features_of
 
 FloatArray = NDArray[np.float64]
@@ -144,8 +144,10 @@ def train_choice(states: ChoiceStates, batch: Batch, lower_level: LowerLevel) ->
     Args:
         states: of the P prompts.
         batch: the judged responses to them, at least one of each group to each prompt; its `features` are the states'.
-        lower_level: budgets, utility and `min_gain`; it takes the batch in.
+        lower_level: budgets, utility and `min_gain`; it takes the batch in. Shares are held `HEADROOM` below their caps.
     """
+    # A bound, not a target: on-policy training steers below it by as much.
+    lower_level.budget_offset = -HEADROOM
     selection = lower_level.solve(batch, 0)
     num_groups = lower_level.num_groups
     utility = np.zeros((len(states.rest), num_groups))
