@@ -2,8 +2,8 @@
 
     python -m benchmarks.real_choice runs/smollm2
 
-The share of each policy on problems that neither the training nor the demo's table has seen; and for one policy, whether
-what it really writes is what the table says: the demo draws its responses among those of the cold start.
+The share of each policy on problems that neither the training nor the demo's table has seen; and for one policy,
+whether what it really writes is what the table says: the demo draws its responses among those of the cold start.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ibpo.demo import SMOLLM2
-from ibpo.evaluation import roll_out
+from ibpo.evaluation.local_sampling import roll_out
 from ibpo.responses import encode_groups
 from ibpo.rewards import ExactJudge
 from ibpo.rollouts import encode_prompt, score
@@ -54,9 +54,8 @@ def main() -> None:
         share = states.shares(delta)[:, 1]
         by_level = {name: round(float(share[level == name].mean()), 3) for name in SMOLLM2.task.MIX}
         error = share.std() / np.sqrt(len(share))
-        print(
-            f"{path.name}: share {share.mean():.4f} ± {error:.4f} on {len(share)} fresh problems; {json.dumps(by_level)}"
-        )
+        print(f"{path.name}: share {share.mean():.4f} ± {error:.4f} on {len(share)} fresh problems")
+        print(f"    {json.dumps(by_level)}", flush=True)
         if path.name == f"ibpo-{options.budget}":
             some = problems[: options.num_sampled]
             torch.manual_seed(options.seed)

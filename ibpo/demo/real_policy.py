@@ -241,7 +241,7 @@ def train_and_sample(job: RealJob, experiment: Experiment) -> None:
     lower_level = LowerLevel(
         num_groups=2, budgets=budgets, utility="regression", window=1, min_gain=experiment.training["min_gain"]
     )
-    found = train_choice(states, batch, lower_level)
+    found = train_choice(states, batch, lower_level, ChoiceStates.load(job.states("calibration")))
     step = {
         "step": 1,
         "ibpo/share/extended": float(found.share[1]),

@@ -22,8 +22,9 @@ on hidden states scaled to unit size. The strength l2 and a factor on D are thos
     (1/P) sum_i sum_g pi(g | x_i) (u_ig - price_g)
 
 on problems that had no say in the fit (five folds), and an intercept per group, which is a direction in h that is 1 on
-all prompts, makes the shares on these the allocation's. This is ours; it stands where weighted SFT stands in
-`ibpo.training.trainer` (Yu et al. 2025, section 3.2), for the opening tokens alone.
+all prompts, makes the shares the allocation's, on prompts without answers where there are any, else on left-out ones.
+This is ours; it stands where weighted SFT stands in `ibpo.training.trainer` (Yu et al. 2025, section 3.2), for the
+opening tokens alone.
 
 Letters: P problems, R responses, G response groups, H width of the model, D features.
 """
@@ -43,7 +44,7 @@ from scipy.special import logsumexp, softmax
 
 from ibpo.responses import EncodedGroups
 from ibpo.rollouts import pad_left
-from ibpo.training.lower_level import HEADROOM, Batch, LowerLevel, Selection
+from ibpo.training.lower_level import Batch, LowerLevel, Selection
 from ibpo.training.reference_model import features_of
 
 FloatArray = NDArray[np.float64]
@@ -131,23 +132,25 @@ class TrainedChoice:
     selection: Selection
     """The lower level's allocation."""
     share: FloatArray
-    """[G]: mean probability of each group on problems that had no say in the fit."""
+    """[G]: mean probability of each group on the unlabelled prompts, else on problems left out of the fit."""
     strength: float
     """l2."""
     factor: float
     """On the regression's D."""
 
 
-def train_choice(states: ChoiceStates, batch: Batch, lower_level: LowerLevel) -> TrainedChoice:
+def train_choice(
+    states: ChoiceStates, batch: Batch, lower_level: LowerLevel, unlabelled: ChoiceStates | None = None
+) -> TrainedChoice:
     """The lower level over all problems, and its projection on the choice.
 
     Args:
         states: of the P prompts.
         batch: the judged responses to them, at least one of each group to each prompt; its `features` are the states'.
-        lower_level: budgets, utility and `min_gain`; it takes the batch in. Shares are held `HEADROOM` below their caps.
+        lower_level: budgets, utility and `min_gain`; it takes the batch in.
+        unlabelled: of prompts without answers, on which the shares are made the allocation's; None: on the problems
+            themselves, each by a fit without it.
     """
-    # A bound, not a target: on-policy training steers below it by as much.
-    lower_level.budget_offset = -HEADROOM
     selection = lower_level.solve(batch, 0)
     num_groups = lower_level.num_groups
     utility = np.zeros((len(states.rest), num_groups))
@@ -158,12 +161,12 @@ def train_choice(states: ChoiceStates, batch: Batch, lower_level: LowerLevel) ->
         if term.group is not None and not term.column:
             price[term.group] += -own if term.at_least else own
     price[1:] += lower_level.min_gain
-    delta, share, strength, factor = project(states, selection.assigned_group, utility - price)
+    delta, share, strength, factor = project(states, selection.assigned_group, utility - price, unlabelled)
     return TrainedChoice(delta=delta, selection=selection, share=share, strength=strength, factor=factor)
 
 
 def project(
-    states: ChoiceStates, assigned: NDArray[np.intp], worth: FloatArray
+    states: ChoiceStates, assigned: NDArray[np.intp], worth: FloatArray, unlabelled: ChoiceStates | None = None
 ) -> tuple[FloatArray, FloatArray, float, float]:
     """The rows D whose choice is nearest to an allocation, on problems that had no say in it.
 
@@ -171,9 +174,10 @@ def project(
         states: of P prompts.
         assigned: int [P]: the allocation's group of each prompt, -1 for none (the prompt is left out of the fit).
         worth: float [P, G]: utility less price, by which l2 and factor are chosen.
+        unlabelled: of prompts that the intercepts are set on.
 
     Returns:
-        D [G, H], the shares [G] on problems left out of the fit, l2 and the factor.
+        D [G, H], the shares [G] on unlabelled prompts or else on problems left out of the fit, l2 and the factor.
     """
     num_groups = worth.shape[1]
     used = np.flatnonzero(assigned >= 0)
@@ -197,9 +201,12 @@ def project(
                 best = value, strength, factor, factor * shift
     assert best is not None
     _, strength, factor, shift = best
-    share, intercept = _with_shares(states.opening[used] + shift, states.rest[used], target)
-    rows = factor * _fit(inputs[used], states, used, assigned, strength) + intercept[:, None] * constant
-    return rows / scale, share.mean(0), strength, factor
+    rows = factor * _fit(inputs[used], states, used, assigned, strength)
+    logits, rest = states.opening[used] + shift, states.rest[used]
+    if unlabelled is not None:
+        logits, rest = unlabelled.opening + (unlabelled.hidden / scale) @ rows.T, unlabelled.rest
+    share, intercept = _with_shares(logits, rest, target)
+    return (rows + intercept[:, None] * constant) / scale, share.mean(0), strength, factor
 
 
 def _ones(inputs: FloatArray) -> FloatArray:

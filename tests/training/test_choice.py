@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from ibpo.training import Batch, ChoiceStates, LowerLevel, read_budget, train_choice
-from ibpo.training.lower_level import HEADROOM
 
 
 def draw_states(num, seed, num_groups=2):
@@ -35,12 +34,12 @@ def responses(level, rewards, seed):
     return {"prompt": prompt, "response_group": group, "reward": reward, "tokens": np.ones(num * num_groups)}
 
 
-def trained(budget, rewards, names=("standard", "extended"), num=500, min_gain=0.15):
+def trained(budget, rewards, names=("standard", "extended"), num=500, min_gain=0.15, unlabelled=None):
     states, level = draw_states(num, 0, len(names))
     batch = Batch(features=states.features, **responses(level, rewards, 1))
     terms = read_budget(budget, list(names), lambda _: None)
     lower_level = LowerLevel(num_groups=len(names), budgets=terms, utility="regression", window=1, min_gain=min_gain)
-    return train_choice(states, batch, lower_level)
+    return train_choice(states, batch, lower_level, unlabelled)
 
 
 REWARDS = [[0.95, 0.1, 0.05], [0.95, 0.9, 0.05]]
@@ -52,11 +51,21 @@ def test_a_budget_that_binds_is_kept_on_unseen_prompts_and_goes_where_it_pays(bu
     found = trained({"extended": budget}, REWARDS)
     unseen, level = draw_states(4_000, 7)
     share = unseen.shares(found.delta)
-    assert share[:, 1].mean() == pytest.approx(budget - HEADROOM, abs=0.02)
-    assert found.share[1] == pytest.approx(budget - HEADROOM, abs=0.005)
-    assert share[level == 1, 1].mean() > 3 * (budget - HEADROOM) * 0.85
+    assert share[:, 1].mean() == pytest.approx(budget, abs=0.02)
+    assert found.share[1] == pytest.approx(budget, abs=0.005)
+    assert share[level == 1, 1].mean() > 3 * budget * 0.85
     assert found.selection.price[0] > 0
     assert np.allclose(share.sum(1), 1, atol=0.02)
+
+
+def test_unlabelled_prompts_set_the_shares():
+    """A hundred problems with answers and many prompts without."""
+    prompts, _ = draw_states(2_000, 3)
+    unseen, _ = draw_states(4_000, 7)
+    found = trained({"extended": 0.25}, REWARDS, num=100, unlabelled=prompts)
+    assert found.share[1] == pytest.approx(0.25, abs=0.002)
+    assert prompts.shares(found.delta)[:, 1].mean() == pytest.approx(0.25, abs=0.01)
+    assert unseen.shares(found.delta)[:, 1].mean() == pytest.approx(0.25, abs=0.03)
 
 
 def test_a_budget_with_slack_is_not_spent():
@@ -72,7 +81,7 @@ def test_three_groups():
     found = trained({"long": 0.2, "short": 0.3}, rewards, names=("standard", "short", "long"))
     unseen, level = draw_states(4_000, 7, 3)
     share = unseen.shares(found.delta)
-    assert share.mean(0)[1:] == pytest.approx([0.3 - HEADROOM, 0.2 - HEADROOM], abs=0.025)
+    assert share.mean(0)[1:] == pytest.approx([0.3, 0.2], abs=0.025)
     assert share[level == 2].mean(0).argmax() in (0, 2) and share[level == 2, 1].mean() < 0.05
 
 
