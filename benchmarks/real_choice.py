@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from ibpo.training import read_states
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("--num-problems", type=int, default=800)
     parser.add_argument("--num-sampled", type=int, default=150)
@@ -38,8 +39,8 @@ def main() -> None:
     table = {problem.problem_id for problem in distinct(SMOLLM2.task, "test", 400, seed=options.seed)}
     fresh = distinct(SMOLLM2.task, "test", options.num_problems, seed=900 + options.seed)
     cold_start = folder / "cold_start" / "model"
-    tokenizer = AutoTokenizer.from_pretrained(cold_start)
-    model = AutoModelForCausalLM.from_pretrained(cold_start).eval()
+    tokenizer: Any = AutoTokenizer.from_pretrained(cold_start)
+    model: Any = AutoModelForCausalLM.from_pretrained(cold_start).eval()
     groups = encode_groups(SMOLLM2.response_groups, tokenizer)
     problems = [problem for problem in fresh if problem.problem_id not in table]
     states = read_states(
@@ -49,7 +50,7 @@ def main() -> None:
     old = model.get_output_embeddings().weight[first].detach().double().numpy()
     level = np.array([p.level for p in problems])
     for path in sorted((folder / "policies").glob("ibpo-*")):
-        policy = AutoModelForCausalLM.from_pretrained(path / "model")
+        policy: Any = AutoModelForCausalLM.from_pretrained(path / "model")
         delta = policy.get_output_embeddings().weight[first].detach().double().numpy() - old
         share = states.shares(delta)[:, 1]
         by_level = {name: round(float(share[level == name].mean()), 3) for name in SMOLLM2.task.MIX}
