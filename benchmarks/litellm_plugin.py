@@ -135,7 +135,16 @@ def main():
                 started = start_litellm(args.python, folder, f"{root}/v1", args.port + i, callbacks)
                 processes.append(started)
                 wait_for(f"http://127.0.0.1:{args.port + i}/health/liveliness")
-            command = [sys.executable, "-m", "ibpo", "serve", "--config", str(folder / "gateway.toml"), "--listen", ":0"]
+            command = [
+                sys.executable,
+                "-m",
+                "ibpo",
+                "serve",
+                "--config",
+                str(folder / "gateway.toml"),
+                "--listen",
+                ":0",
+            ]
             environment = {**os.environ, "PYTHONPATH": str(ROOT)}
             gateway = subprocess.Popen(
                 command, text=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
