@@ -11,6 +11,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+from ibpo.serving.controller import TokenBucket
 from ibpo.serving.stores import open_store
 from tests.serving.world import call
 
@@ -149,7 +150,8 @@ class Proxy:
     def account(self):
         store = open_store(str(self.state), ["tokens"])
         try:
-            return store.accounts()["total"][0]
+            rows = store.accounts().get("total")
+            return rows[0] if rows else TokenBucket()
         finally:
             store.close()
 

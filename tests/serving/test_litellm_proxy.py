@@ -59,9 +59,8 @@ def made(tmp_path_factory):
 def case(made):
     """(upstream, proxy, a function that returns the one new line of the log and what the account gained)."""
     _, upstream, proxy = made
-    before, account = len(proxy.rows()), proxy.account() if proxy.rows() else None
+    before, already = len(proxy.rows()), proxy.account().spent
     upstream.requests.clear()
-    spent = 0.0 if account is None else account.spent
 
     def ended(count=1):
         rows = proxy.wait_rows(before + count)[before:]
@@ -69,7 +68,7 @@ def case(made):
         while proxy.account().estimated and time.monotonic() < give_up:
             time.sleep(0.05)
         assert proxy.account().estimated == 0
-        return rows[0] if count == 1 else rows, proxy.account().spent - spent
+        return rows[0] if count == 1 else rows, proxy.account().spent - already
 
     yield upstream, proxy, ended
     upstream.fault_of, upstream.reply, upstream.pause, upstream.without_usage = lambda number: None, None, 0.0, False
