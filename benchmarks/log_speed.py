@@ -79,6 +79,7 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=5, help="runs of the example")
     parser.add_argument("--large", type=int, default=1, help="runs of the large logs; 0 leaves them out")
     parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--streamed", action="store_true", help="of the large logs only --stream")
     asked = parser.parse_args()
     checkouts = {"this": HERE} | ({"base": asked.base.resolve()} if asked.base else {})
     with tempfile.TemporaryDirectory() as folder:
@@ -88,7 +89,7 @@ def main() -> None:
         if asked.large:
             with ProcessPoolExecutor(1, get_context("spawn")) as other:  # a child's resident memory begins with ours
                 forms = other.submit(write_logs, scratch, asked.rows).result()
-            for more in (["--stream"], ["--num-splits", "10"]):
+            for more in (["--stream"], ["--num-splits", "10"])[: 1 if asked.streamed else 2]:
                 for form, path in forms.items():
                     cases[f"{asked.rows:,} rows, {form}, {' '.join(more)}"] = ["allocate", str(path), *more]
         for checkout in checkouts.values():

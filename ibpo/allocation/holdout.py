@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from ibpo.allocation.allocate import allocate
 from ibpo.allocation.problem import Amount, InfeasibleBudget, finite_array
@@ -20,6 +20,8 @@ from ibpo.errors import IbpoError
 
 Pick = Callable[[FloatArray, FloatArray, FloatArray], IntArray]
 """Mean rewards, mean costs and numbers of responses of H halves, `[H, P, G]` -> response groups `[H, P]`, -1: none."""
+EXTRAPOLATED = ("reward", "random_mix", "straight_line")
+"""What `holdout_value` extrapolates, with the gains."""
 ROWS = 2**19
 """Responses that are halved at a time, all splits of them counted: what fits a processor's cache is fastest."""
 
@@ -153,9 +155,10 @@ def holdout_value(
     cost: ArrayLike,
     budgets: Sequence[Amount | Pick],
     *,
-    against: Sequence[FloatArray | None] = (),
+    against: Sequence[FloatArray | Amount | None] = (),
     num_splits: int = 200,
     seed: int = 0,
+    extrapolate: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[HoldoutRow]:
     r"""Value allocations on responses that had no say in them, against random mixing at the same cost.
@@ -173,6 +176,16 @@ def holdout_value(
     each gain_p first averaged over splits. They say how the figure would vary with other problems (and other responses
     to them), not how it varies between splits.
 
+    A choice by half of the responses is worse than one by all of them. What is lost to noise falls, to first order, as
+    one over the number m of responses that decide, so two worse choices say what the better one is worth: with f(m) for
+    any of the means above, of choices by a half (m) and by half of it (m / 2; rules of their own may have to do without
+    any response of some pairs),
+
+        f(2m) = f(m) + (f(m) - f(m/2)) / 2 = 1.5 f(m) - 0.5 f(m/2),
+
+    problem by problem, so the standard errors are those of the extrapolated statistic (Richardson 1911). That is for
+    rewards and gains; what is spent is told of halves.
+
     Args:
         reward: `[R]` reward of each response.
         problem: `[R]` problem ids.
@@ -181,10 +194,13 @@ def holdout_value(
         budgets: Mean cost per problem, each a separate question; or a rule of its own: from mean rewards, mean costs
             and counts `[H, P, G]` of H halves the response group of each problem `[H, P]`; a half for which it can pick
             none has -1 there.
-        against: For each budget the weights `[G]` of a mixture of constant policies to compare with, response groups
-            sorted by name.
+        against: For each budget what to compare with: the mean cost that the best mixture of constant policies may
+            have, picked by the half that picks the choice; or the weights `[G]` of a mixture, response groups sorted by
+            name.
         num_splits: Number of random halvings.
         seed: Seed of the halvings.
+        extrapolate: Say what a choice by all responses gains, not by half of them; takes rules of their own, which
+            bear empty pairs (count 0, means NaN).
         progress: Called with (splits done, splits in all).
 
     Returns:
@@ -236,51 +252,55 @@ def holdout_value(
     value_P, gain_P, over_P = np.zeros((3, len(budgets), num_problems))
     mixtures = [*against, *[None] * (len(budgets) - len(against))]
     share_G, num_unmet = np.zeros((len(budgets), shape[1])), [0] * len(budgets)
-    rng = np.random.default_rng(seed)
+    rng, thinning = np.random.default_rng(seed), np.random.default_rng([seed, 1]) if extrapolate else None
     rank = np.arange(len(log.pair)) - (np.cumsum(log.count) - log.count.ravel())[log.pair]
     done = 0
     while done < num_splits:
         splits = range(done, min(num_splits, done + max(1, ROWS // len(log.pair))))
-        reward_HPG, cost_HPG, count_HPG = _halves(log, rank, len(splits), rng)
+        halves, thinner = _halves(log, rank, len(splits), rng, thinning)
+        reward_HPG, cost_HPG, _ = halves
         # The other half of the same split values what this one decides.
         other = np.arange(len(reward_HPG)) ^ 1
         points = cost_HPG.mean(1)[other], reward_HPG.mean(1)[other]  # [H, G] of the constant policies
-        for b, budget in enumerate(budgets):
-            pick = _picks(reward_HPG, cost_HPG, count_HPG, budget)
-            none = pick[:, 0] < 0
-            num_unmet[b] += int(none.sum())
-            pick[none] = cost_HPG[none].argmin(2)
-            value, cost, decided = (
-                np.take_along_axis(table, pick[:, :, None], 2)[:, :, 0]
-                for table in (reward_HPG[other], cost_HPG[other], reward_HPG)
-            )
-            spent = cost.mean(1)
-            weight, slope = _random_mixes(*points, spent)
-            line, _ = _random_mixes(points[0][:, ends], points[1][:, ends], spent, line=True)
-            now = {
-                "spent": spent,
-                "reward": value.mean(1),
-                "random_mix": (weight * points[1]).sum(1),
-                "straight_line": (line * points[1][:, ends]).sum(1),
-                "in_sample": decided.mean(1),
-                "always_cheapest": points[1][:, ends[0]],
-                "always_most_expensive": points[1][:, ends[1]],
-            }
-            for key in statistics:
-                sums[b][key] += float(now[key].sum())
-            value_P[b] += value.sum(0)
-            # gain_p = v_p - sum_g w_g a_pg - s (c_p - sum_g w_g c_pg)
-            mixed_reward, mixed_cost = (np.einsum("hpg,hg->hp", x[other], weight) for x in (reward_HPG, cost_HPG))
-            gain_P[b] += (value - mixed_reward - slope[:, None] * (cost - mixed_cost)).sum(0)
-            mixture = mixtures[b]
-            over_P[b] += np.nan if mixture is None else (value - reward_HPG[other] @ mixture).sum(0)
-            share_G[b] += np.bincount(pick.ravel(), minlength=shape[1]) / num_problems
+        for deciding, factor in ((halves, 1.0),) if thinner is None else ((halves, 1.5), (thinner, -0.5)):
+            for b, budget in enumerate(budgets):
+                pick = _picks(*deciding, budget)
+                none = pick[:, 0] < 0
+                pick[none] = cost_HPG[none].argmin(2)
+                value, cost, decided = (
+                    np.take_along_axis(table, pick[:, :, None], 2)[:, :, 0]
+                    for table in (reward_HPG[other], cost_HPG[other], reward_HPG)
+                )
+                spent = cost.mean(1)
+                weight, slope = _random_mixes(*points, spent)
+                line, _ = _random_mixes(points[0][:, ends], points[1][:, ends], spent, line=True)
+                now = {
+                    "spent": spent,
+                    "reward": value.mean(1),
+                    "random_mix": (weight * points[1]).sum(1),
+                    "straight_line": (line * points[1][:, ends]).sum(1),
+                    "in_sample": decided.mean(1),
+                    "always_cheapest": points[1][:, ends[0]],
+                    "always_most_expensive": points[1][:, ends[1]],
+                }
+                for key in statistics:
+                    if deciding is halves or key in EXTRAPOLATED:
+                        sums[b][key] += (factor if key in EXTRAPOLATED else 1.0) * float(now[key].sum())
+                value_P[b] += factor * value.sum(0)
+                # gain_p = v_p - sum_g w_g a_pg - s (c_p - sum_g w_g c_pg)
+                mixed_reward, mixed_cost = (np.einsum("hpg,hg->hp", x[other], weight) for x in (reward_HPG, cost_HPG))
+                gain_P[b] += factor * (value - mixed_reward - slope[:, None] * (cost - mixed_cost)).sum(0)
+                blind = _blind_HG(mixtures[b], *deciding)
+                over_P[b] += factor * (value - np.einsum("hpg,hg->hp", reward_HPG[other], blind)).sum(0)
+                if deciding is halves:
+                    num_unmet[b] += int(none.sum())
+                    share_G[b] += np.bincount(pick.ravel(), minlength=shape[1]) / num_problems
         for done in range(splits.start + 1, splits.stop + 1):
             if progress:
                 progress(done, num_splits)
-    halves = 2 * num_splits
-    sums = [{key: total / halves for key, total in row.items()} for row in sums]
-    value_P, gain_P, over_P, share_G = value_P / halves, gain_P / halves, over_P / halves, share_G / halves
+    num_halves = 2 * num_splits
+    sums = [{key: total / num_halves for key, total in row.items()} for row in sums]
+    value_P, gain_P, over_P, share_G = (x / num_halves for x in (value_P, gain_P, over_P, share_G))
     return [
         HoldoutRow(
             budget=math.nan if callable(budget) else float(Fraction(str(budget))),
@@ -300,30 +320,60 @@ def holdout_value(
     ]
 
 
+def _blind_HG(mixture: FloatArray | Amount | None, *tables: FloatArray) -> FloatArray:
+    """`[H, G]` the mixture of constant policies to compare with: given, or the best by each half for a cost."""
+    reward_HPG, cost_HPG, count_HPG = tables
+    if isinstance(mixture, np.ndarray) or mixture is None:
+        weights = np.full(reward_HPG.shape[2], np.nan) if mixture is None else mixture
+        return np.tile(weights, (len(reward_HPG), 1))
+    there = count_HPG > 0
+    number_HG = there.sum(1)
+
+    def means(x: FloatArray) -> FloatArray:
+        """`[H, G]`; of a response group that a half has no response of, as by all halves."""
+        total_HG = np.where(there, x, 0.0).sum(1)
+        return np.where(number_HG > 0, total_HG / np.maximum(number_HG, 1), total_HG.sum(0) / number_HG.sum(0))
+
+    at_H = np.full(len(reward_HPG), float(Fraction(str(mixture))))
+    return _random_mixes(means(cost_HPG), means(reward_HPG), at_H)[0]
+
+
+Tables = tuple[FloatArray, FloatArray, FloatArray]
+"""Mean reward, mean cost and number of responses, `[H, P, G]`."""
+
+
 def _halves(
-    log: GroupMeans, rank: IntArray, num_splits: int, rng: np.random.Generator
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Mean reward, mean cost and number of responses `[H, P, G]` of both halves of each split, one behind the other.
+    log: GroupMeans, rank: IntArray, num_splits: int, rng: np.random.Generator, thinning: np.random.Generator | None
+) -> tuple[Tables, Tables | None]:
+    """Both halves of each split, one behind the other; and half of the responses of each of them, with `thinning`.
 
     Every other response of a pair, in random order, goes to one half; `rank` `[R]` counts the responses of a pair.
     """
     num_cells = log.count.size
     key = np.empty((num_splits, len(log.pair)), np.int64)
+    kept = np.zeros(key.shape, bool)
     for split in range(num_splits):
         # Pairs are sorted, and a number below 1 beside them leaves them so.
         order = np.argsort(log.pair + rng.random(len(log.pair)))
-        key[split, order] = (rank + rng.integers(0, 2, num_cells)[log.pair]) % 2
+        place = rank + rng.integers(0, 2, num_cells)[log.pair]
+        key[split, order] = place % 2
+        if thinning is not None:  # every other one of those in a half, too
+            first = thinning.integers(0, 2, (2, num_cells))[place % 2, log.pair]
+            kept[split, order] = (place // 2 + first) % 2 == 0
         key[split] += 2 * split
     key *= num_cells
     key += log.pair
     size, shape = 2 * num_splits * num_cells, (2 * num_splits, *log.count.shape)
-    count = np.bincount(key.ravel(), minlength=size)
-    with np.errstate(invalid="ignore"):
-        reward, cost = (
-            (np.bincount(key.ravel(), np.tile(x, num_splits), size) / count).reshape(shape)
-            for x in (log.reward, log.cost)
-        )
-    return reward, cost, count.reshape(shape).astype(np.float64)
+
+    def tables(some: NDArray[np.bool_] | slice) -> Tables:
+        where = key[some].ravel()
+        count = np.bincount(where, minlength=size)
+        values = (np.broadcast_to(x, key.shape)[some].ravel() for x in (log.reward, log.cost))
+        with np.errstate(invalid="ignore"):
+            reward, cost = ((np.bincount(where, x, size) / count).reshape(shape) for x in values)
+        return reward, cost, count.reshape(shape).astype(np.float64)
+
+    return tables(slice(None)), None if thinning is None else tables(kept)
 
 
 def random_mix(cost: FloatArray, reward: FloatArray, at: float, *, line: bool = False) -> tuple[FloatArray, float]:

@@ -56,7 +56,7 @@ def allocate_command(
             min=0,
             max=100_000,
             help="Where responses repeat, choices are valued on unseen halves of them: how many random halvings. 0: "
-            "hold nothing out. Default: 200, fewer above 500 problems.",
+            "hold nothing out. Default: 100, of many problems fewer.",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the halvings.")] = 0,

@@ -4,22 +4,18 @@ from ibpo.data.adapters import read_log_rows
 from ibpo.data.fields import find_alike, first_of, lookup, parse_cell, read_text
 from ibpo.data.files import NUM_PEEKED, LogError, Row, Source, good_rows
 from ibpo.data.group_sums import GroupSums, sum_parts
+from ibpo.data.log_rows import Labels, LogRows
 from ibpo.data.money import MONEY
 from ibpo.data.response_log import (
-    GUESSES,
     JudgeRows,
-    Labels,
     Log,
     LogColumns,
     LogReader,
-    LogRows,
     MissingColumns,
     OnError,
-    check_number,
-    divided,
-    read_field,
     read_log,
 )
+from ibpo.data.values import GUESSES, check_number, divided, read_field
 
 __all__ = [
     "GUESSES",

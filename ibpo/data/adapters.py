@@ -18,6 +18,7 @@ from pathlib import Path
 from ibpo.data import harness_logs, server_logs
 from ibpo.data.fields import PROBLEM_NAMES, USAGES, Json, find_alike, first_of, identifier_of, read_usage
 from ibpo.data.files import (
+    LINES,
     NUM_PEEKED,
     LogError,
     RawRow,
@@ -144,7 +145,7 @@ def read_log_rows(source: Source, *, join: Sequence[Path] = ()) -> Iterator[RawR
     if len(opened) > 1:  # opened again in their turn: a folder may hold more files than can be open at once
         opened = [(file, tool, _opened(file, path)) for file, tool, _ in opened]
     if tool is None:
-        rows = _with_tokens(chain.from_iterable(rows for _, _, rows in opened), source)
+        rows = with_tokens(chain.from_iterable(rows for _, _, rows in opened), source)
     else:
         others = [file for file, of_file, _ in opened if of_file is None]
         tables = [file for file in others if _has_rewards(file, path)]
@@ -158,7 +159,7 @@ def read_log_rows(source: Source, *, join: Sequence[Path] = ()) -> Iterator[RawR
     yield from rows if source.prices is None else priced_rows(rows, source, source.prices)
 
 
-def _with_tokens(rows: Iterator[RawRow], source: Source) -> Iterator[RawRow]:
+def with_tokens(rows: Iterator[RawRow], source: Source) -> Iterator[RawRow]:
     """Rows of no tool's log that hold a server's account of tokens get the column `tokens`, thoughts included."""
     for place, row in rows:
         name = "" if isinstance(row, LogError) else next((name for name in USAGES if name in row), "")
@@ -168,6 +169,16 @@ def _with_tokens(rows: Iterator[RawRow], source: Source) -> Iterator[RawRow]:
                 source.note(f"tokens = tokens of the completion in {name}, thoughts included")
                 row = {**row, **made}
         yield place, row
+
+
+def plain_lines(source: Source) -> Path | None:
+    """The file of JSON lines that the log is, where no tool wrote it and its folder holds nothing else; else None."""
+    path = source.path
+    if path.is_dir() and (path / RESPONSES).is_file():
+        path = path / RESPONSES
+    if not path.is_file() or kind_of(path) not in LINES or _first(path, path)[0] is not None:
+        return None
+    return path
 
 
 def _has_rewards(file: Path, root: Path) -> bool:

@@ -137,9 +137,9 @@ def read_rows(path: Path) -> Iterator[RawRow]:
             elif kind == "json":
                 yield from document_rows(path, read_document(path, file.read()))
             else:
-                yield from _json_lines(path, file)
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
-        raise LogError(f"{path}: cannot be read: {error}; write it again as UTF-8 text") from None
+                yield from json_lines(path, file)
+    except UNREADABLE as error:
+        raise unreadable(path, error) from None
 
 
 def good_rows(path: Path) -> Iterator[Row]:
@@ -154,13 +154,27 @@ def good_rows(path: Path) -> Iterator[Row]:
         yield place, row
 
 
+UNREADABLE = (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error)
+"""What reading a text raises that is damaged or none."""
+
+
+def unreadable(path: Path, error: Exception) -> LogError:
+    """The same as an error of one line."""
+    return LogError(f"{path}: cannot be read: {error}; write it again as UTF-8 text")
+
+
 def open_text(path: Path) -> TextIO:
     """A text file, packed or not; a mark of the byte order is passed over."""
+    return io.TextIOWrapper(open_bytes(path), encoding="utf-8-sig", newline="")
+
+
+def open_bytes(path: Path) -> Any:
+    """The bytes of a file, packed or not: a binary file that is read from its beginning."""
     if path.name.lower().endswith(".gz"):
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+        return gzip.open(path, "rb")
     if path.name.lower().endswith(".zst"):
-        return io.TextIOWrapper(pyarrow_for(path).input_stream(str(path), compression="zstd"), "utf-8-sig", newline="")
-    return path.open(encoding="utf-8-sig", newline="")
+        return io.BufferedReader(pyarrow_for(path).input_stream(str(path), compression="zstd"))
+    return path.open("rb")
 
 
 def parse_json(place: str, text: str) -> Any:
@@ -233,8 +247,9 @@ def _lists_of_objects(document: dict[str, Any]) -> dict[str, list[Any]]:
     return found
 
 
-def _json_lines(path: Path, file: Iterable[str]) -> Iterator[RawRow]:
-    for line, text in enumerate(file, start=1):
+def json_lines(path: Path, file: Iterable[str], first: int = 1) -> Iterator[RawRow]:
+    """The rows of JSON lines; `first` is the number of the first of them in the file."""
+    for line, text in enumerate(file, start=first):
         if not text.strip():
             continue
         place = f"{path}, line {line}"

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ibpo.data.response_log import FloatArray, IntArray, Labels, LogReader, LogRows
+from ibpo.data.log_rows import FloatArray, IntArray, Labels, LogRows
+from ibpo.data.response_log import LogReader
 
 
 class GroupSums:
@@ -47,14 +48,10 @@ class GroupSums:
                 self._offset.append(float(rows.cost[here[0]]))
             g = self.groups.index(name)
             self._sums[g] = self._with_room(self._sums[g])
-            order = here[np.argsort(number[here], kind="stable")]
-            sorted_ = number[order]
-            start = np.flatnonzero(np.concatenate([[True], sorted_[1:] != sorted_[:-1]]))
-            at = sorted_[start]
-            self._sums[g][0, at] += np.diff(start, append=len(sorted_))
-            self._sums[g][1, at] += np.add.reduceat(rows.reward[order], start)
-            self._sums[g][2, at] += np.add.reduceat(rows.cost[order], start)
-            both = np.stack([rows.reward[here], rows.cost[here] - self._offset[g]])
+            both = np.stack([rows.reward[here], rows.cost[here]])
+            for total, values in zip(self._sums[g], (1.0, *both), strict=True):
+                np.add.at(total, number[here], values)
+            both[1] -= self._offset[g]
             self._squares[g] += both @ both.T
         if rows.shown is not None:
             self._shown = self._with_room(self._shown)
@@ -72,10 +69,15 @@ class GroupSums:
         more[..., :room] = values
         return more
 
-    def _numbers(self, problem: IntArray | list[str]) -> IntArray:
+    def _numbers(self, problem: IntArray | Labels) -> IntArray:
         """The number of each id, new ones counted on."""
-        if not isinstance(problem, np.ndarray):
-            return np.fromiter((self._index.setdefault(x, len(self._index)) for x in problem), np.int64, len(problem))
+        if isinstance(problem, Labels):
+            used = np.zeros(len(problem.names), bool)
+            used[problem.code] = True
+            number = np.full(len(used), -1, np.int64)
+            for n in np.flatnonzero(used).tolist():
+                number[n] = self._index.setdefault(problem.names[n], len(self._index))
+            return number[problem.code]
         ids, inverse = np.unique(problem, return_inverse=True)
         place = np.searchsorted(self._ids, ids)
         known = place < len(self._ids)
@@ -87,11 +89,11 @@ class GroupSums:
             self._number = np.insert(self._number, place[~known], number)
         return self._number[np.searchsorted(self._ids, ids)][inverse]
 
-    def find(self, problem: IntArray | list[str]) -> IntArray:
+    def find(self, problem: IntArray | Labels) -> IntArray:
         """The number of each id, all of them seen before."""
         if isinstance(problem, np.ndarray):
             return self._number[np.searchsorted(self._ids, problem)]
-        return np.fromiter(map(self._index.__getitem__, problem), np.int64, len(problem))
+        return np.array([self._index.get(x, -1) for x in problem.names], np.int64)[problem.code]
 
     def problems(self) -> list[Any] | IntArray:
         """P ids by number."""

@@ -8,7 +8,7 @@ Every format is read in blocks of columns, so that a log larger than memory can 
 # pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false, reportUnknownMemberType=false
 # pyright: reportUnknownArgumentType=false
 
-import math
+import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,41 +19,25 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ibpo.data.adapters import COSTS, IDENTIFIERS, read_log_rows
+from ibpo.data.adapters import IDENTIFIERS, plain_lines, read_log_rows, with_tokens
 from ibpo.data.fields import find_alike, lookup, read_number, read_object
-from ibpo.data.files import NUM_PEEKED, LogError, Source, kind_of, pyarrow_for
+from ibpo.data.files import NUM_PEEKED, LogError, RawRow, Source, json_lines, kind_of, pyarrow_for
+from ibpo.data.json_columns import is_small, kinds_of, pieces, read_columns
+from ibpo.data.log_rows import FloatArray, Labels, LogRows, array_of, labels_of
 from ibpo.data.money import MONEY
+from ibpo.data.values import GUESSES, LARGEST, TRUTH, divided, read_field
 from ibpo.prices import Prices
 
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 OnError = Literal["fail", "skip"]
 JudgeRows = Callable[[Sequence[Mapping[str, Any]]], Sequence[float]]
 """Rows with `gold` and `answer` or `completion` -> their rewards."""
 
-GUESSES = {
-    "problem": ("problem_id", "question_id", "id", "doc_id", "sample_id", "example_id", "prompt_id", "task_id",
-                "problem", "custom_id", "question", "prompt", "input"),
-    "response_group": ("response_group", "effort", "reasoning_effort", "group", "configuration", "mode", "variant",
-                       "arm", "model"),
-    "reward": ("reward", "correct", "is_correct", "score", "accuracy", "acc", "passed"),
-    "cost": COSTS,
-}  # fmt: skip
-"""Column names that are tried, in order, for a field that the caller does not name."""
-LARGEST = 1e200
-"""Costs beyond it are refused: sums of them would overflow."""
 BLOCK = 1_000_000
-"""Rows of Parquet read at a time; text is gathered to a tenth of it."""
+"""Rows of Parquet read at a time; what is read row by row is gathered to a tenth of it."""
 MAX_SHOWN = 30
 """Columns that a message lists."""
-DIVIDED = re.compile(r"(?P<column>.+?)\s*/\s*(?P<by>\d+(\.\d+)?)")
-"""`score/100`: a column and what its numbers are divided by."""
 LIKE_REWARD = re.compile(r"(?i)reward|score|correct|accura|grade|rating|quality|pass|right|match")
 OF_PROMPT = re.compile(r"(?i)prompt|input|cache")
-WORDS = {1.0: ("true", "yes", "y", "t", "pass", "passed", "correct", "right", "c"),
-         0.0: ("false", "no", "n", "f", "fail", "failed", "incorrect", "wrong", "i")}  # fmt: skip
-TRUTH = {word: value for value, words in WORDS.items() for word in words}
-"""What a reward may be called."""
 
 
 class MissingColumns(LogError):
@@ -119,74 +103,6 @@ class LogColumns:
         """The fields that nobody named."""
         priced = ("cost",) if self.prices is not None else ()
         return tuple(field for field in GUESSES if getattr(self, field) is None and field not in priced)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Labels:
-    """Texts of few kinds: `names[code[r]]` is the text of row r."""
-
-    code: NDArray[Any]
-    names: list[str]
-
-    @classmethod
-    def from_list(cls, texts: list[str]) -> "Labels":
-        """Number the texts in order of first appearance."""
-        number = {name: n for n, name in enumerate(dict.fromkeys(texts))}
-        return cls(code=np.fromiter(map(number.__getitem__, texts), np.int64, len(texts)), names=list(number))
-
-    def take(self, keep: IntArray) -> "Labels":
-        """The labels of these rows."""
-        return Labels(code=self.code[keep], names=self.names)
-
-    def tolist(self) -> list[str]:
-        """The text of each row."""
-        return [self.names[code] for code in self.code.tolist()]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class LogRows:
-    """Good rows of a log as columns.
-
-    Attributes:
-        problem: Problem ids, whole numbers or texts.
-        response_group: Names of the response groups.
-        reward: `[R]` finite.
-        cost: `[R]` finite, at least 0, in the log's unit.
-        part: Value of the `by` column; "" without one.
-        shown: Value of the `show` column; None without one.
-    """
-
-    problem: IntArray | list[str]
-    response_group: Labels
-    reward: FloatArray
-    cost: FloatArray
-    part: Labels
-    shown: Labels | None
-
-    def __len__(self) -> int:
-        """Number of rows."""
-        return len(self.reward)
-
-    def by_part(self) -> Iterator[tuple[str, "LogRows"]]:
-        """The rows of each part of the log among these."""
-        for code, name in enumerate(self.part.names):
-            here = self.part.code == code
-            if here.all():
-                yield name, self
-            elif here.any():
-                yield name, self.take(np.flatnonzero(here))
-
-    def take(self, keep: IntArray) -> "LogRows":
-        """Only these rows."""
-        problem = self.problem
-        return LogRows(
-            problem=problem[keep] if isinstance(problem, np.ndarray) else [problem[r] for r in keep.tolist()],
-            response_group=self.response_group.take(keep),
-            reward=self.reward[keep],
-            cost=self.cost[keep],
-            part=self.part.take(keep),
-            shown=None if self.shown is None else self.shown.take(keep),
-        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -280,7 +196,11 @@ def read_log(
         return [text for block in blocks for text in of_block(block)]
 
     return Log(
-        problem=texts(lambda block: list(map(str, block.problem))),
+        problem=texts(
+            lambda block: (
+                list(map(str, block.problem)) if isinstance(block.problem, np.ndarray) else block.problem.tolist()
+            )
+        ),
         response_group=texts(lambda block: block.response_group.tolist()),
         reward=np.concatenate([block.reward for block in blocks]),
         cost=np.concatenate([block.cost for block in blocks]),
@@ -322,8 +242,8 @@ class LogReader:
         """How the last pass read the log, for whoever asked."""
         self._models: set[str] = set()
         self._tasks: set[str] = set()
-        self._model = "model"
-        """The column of that name, however it is written."""
+        self._model: str | None = None
+        """The column of that name, however it is written, where nobody said whether it splits the log."""
 
     def blocks(self, progress: Callable[[int], None] | None = None) -> Iterator[LogRows]:
         """One pass over the log, in blocks.
@@ -335,8 +255,8 @@ class LogReader:
             LogError: With file, line, field and fix; a log without a good row; several models and no `by`.
         """
         self.columns, self.bad_rows, self.notes, self._models, self._tasks = {}, [], [], set(), set()
-        num_rows = 0
-        for block in self._parquet_blocks() if self._is_plain_parquet() else self._row_blocks():
+        self._model, num_rows = None, 0
+        for block in self._parquet_blocks() if self._is_plain_parquet() else self._text_blocks():
             num_rows += len(block)
             if progress:
                 progress(num_rows)
@@ -370,8 +290,8 @@ class LogReader:
             raise error
         self.bad_rows.append(str(error))
 
-    def _row_blocks(self) -> Iterator[LogRows]:
-        """Row by row: whatever is not plain Parquet."""
+    def _text_blocks(self) -> Iterator[LogRows]:
+        """Whatever is not plain Parquet: row by row, or large files of plain JSON lines by columns."""
         source = Source(path=self.path, prices=self.names.prices, tokens=self.names.cost or "")
         stream = read_log_rows(source, join=self.join)
         peeked = list(islice(stream, NUM_PEEKED))
@@ -385,12 +305,20 @@ class LogReader:
                     str(error).replace(str(self.path), f"{self.path}{how}", 1), error.options
                 ) from None
             self._note_dots(good)
-        # Where the models are the response groups they do not split the log.
-        model = (
-            find_alike({name: 0 for row in good for name in row}, "model") if good and self._looks_at_models else None
-        )
-        rows: list[dict[str, Any]] = []
-        for place, row in chain(peeked, stream):
+            if self._looks_at_models:
+                self._model = find_alike({name: 0 for row in good for name in row}, "model")
+        kinds = self._column_kinds(source, good)
+        if kinds is None:
+            parsed = self._parsed_rows(chain(peeked, stream), source)
+            while rows := list(islice(parsed, BLOCK // 10)):
+                yield self._from_rows(rows)
+        else:
+            yield from self._json_blocks(source, kinds)
+        self.notes += source.closing_notes()
+
+    def _parsed_rows(self, raw: Iterable[RawRow], source: Source) -> Iterator[dict[str, Any]]:
+        """Field -> checked value of each good row; the others are noted, or end the reading."""
+        for place, row in raw:
             if isinstance(row, LogError):
                 self._skip(row)
                 continue
@@ -398,24 +326,64 @@ class LogReader:
                 source.left_out["responses that open like no response group"] += 1
                 continue
             try:
-                rows.append(self._parsed(place, row))
+                made = self._parsed(place, row)
             except LogError as error:
                 if row.get("error") not in (None, "", False, {}, []):
                     source.left_out["failed requests"] += 1
                 else:
                     self._skip(error)
                 continue
-            if model and row.get(model) not in (None, row.get("response_group")):
-                self._models.add(str(row[model]))
-                self._model = model
+            # Where the models are the response groups they do not split the log.
+            if self._model and row.get(self._model) not in (None, row.get("response_group")):
+                self._models.add(str(row[self._model]))
             if self.names.by is None and "harness_task" in row:
                 self._tasks.add(str(row["harness_task"]))
-            if len(rows) == max(1, BLOCK // 10):
-                yield self._from_rows(rows)
-                rows = []
-        if rows:
-            yield self._from_rows(rows)
-        self.notes += source.closing_notes()
+            yield made
+
+    def _column_kinds(self, source: Source, rows: Sequence[Mapping[str, Any]]) -> dict[str, str] | None:
+        """Column -> type, where the log is a large file of plain JSON lines whose columns are plain; else None."""
+        if self.join or self.names.prices or not {"reward", "cost"} <= set(self.columns):
+            return None
+        fields: dict[str, list[str]] = {}
+        for field, column in self.columns.items():
+            fields.setdefault(column, []).append(field)
+        for column in (self._model, "response_group") if self._model else ():
+            if any(column in row for row in rows):
+                fields.setdefault(column or "", [])
+        kinds = kinds_of(rows, fields)
+        if kinds is None or (file := plain_lines(source)) is None or is_small(file):
+            return None
+        try:
+            pyarrow_for(file)
+        except LogError:
+            return None
+        return kinds
+
+    def _json_blocks(self, source: Source, kinds: Mapping[str, str]) -> Iterator[LogRows]:
+        """Column by column; pieces and rows that are not plain are read as any other rows are."""
+        file = plain_lines(source)
+        assert file is not None
+        arrow, first = pyarrow_for(file), 1
+
+        def raw_rows(lines: Iterable[str], number: int) -> Iterator[RawRow]:
+            return with_tokens(json_lines(file, lines, number), source)
+
+        for piece in pieces(file):
+            batch = read_columns(piece, kinds, arrow)
+            if batch is None:
+                lines = list(io.StringIO(piece.decode(), newline=""))
+                rows = list(self._parsed_rows(raw_rows(lines, first), source))
+                if rows:
+                    yield self._from_rows(rows)
+                first += len(lines)
+                continue
+
+            def again(wanted: Sequence[int], piece: bytes = piece, first: int = first) -> Iterator[RawRow]:
+                lines = piece.split(b"\n")
+                return chain.from_iterable(raw_rows([lines[r].decode()], first + r) for r in wanted)
+
+            yield self._from_batch(batch, arrow, again, source)
+            first += len(batch)
 
     def _note_dots(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Say how costs such as 1.234 are read, where all look as if the dot parted thousands."""
@@ -456,7 +424,7 @@ class LogReader:
         ):
             row["reward"] = reward
         return LogRows(
-            problem=[row["problem"] for row in rows],
+            problem=Labels.from_list([row["problem"] for row in rows]),
             response_group=Labels.from_list([row["response_group"] for row in rows]),
             reward=np.array([row["reward"] for row in rows]),
             cost=np.array([row["cost"] for row in rows]),
@@ -485,56 +453,69 @@ class LogReader:
 
     def _parquet_blocks(self) -> Iterator[LogRows]:
         """Column by column; a row that looks bad is looked at by itself, for the same words as in any other format."""
-        arrow = pyarrow_for(self.path)
+        arrow, source = pyarrow_for(self.path), Source(path=self.path)
         try:
             with arrow.parquet.ParquetFile(self.path) as file:
-                schema = file.schema_arrow
-                self.columns = self.names.resolve(self.path, [dict.fromkeys(schema.names, 0)])
-                model = find_alike(schema.names, "model")
-                wanted = list(dict.fromkeys([*self.columns.values(), *([model] if model else [])]))
+                names = file.schema_arrow.names
+                self.columns = self.names.resolve(self.path, [dict.fromkeys(names, 0)])
+                self._model = find_alike(names, "model") if self._looks_at_models else None
+                beside = (self._model, "response_group") if self._model else ()
+                wanted = list(dict.fromkeys([*self.columns.values(), *(name for name in beside if name in names)]))
                 first = 1
                 for batch in file.iter_batches(BLOCK, columns=wanted):
-                    yield self._from_batch(batch, first, arrow)
+
+                    def again(rows: Sequence[int], batch: Any = batch, first: int = first) -> Iterator[RawRow]:
+                        for r in rows:
+                            row = {name: batch.column(name)[r].as_py() for name in wanted}
+                            yield f"{self.path}, line {first + r}", row
+
+                    # Beyond int64 ids are texts, and so all ids of such a column.
+                    ids, types = batch.column(self.columns["problem"]).type, arrow.types
+                    whole = types.is_integer(ids) and not types.is_uint64(ids)
+                    yield self._from_batch(batch, arrow, again, source, whole_ids=whole)
                     first += len(batch)
         except (arrow.ArrowException, OSError) as error:
             raise LogError(f"{self.path}: cannot be read as Parquet: {error}") from None
 
-    def _from_batch(self, batch: Any, first: int, arrow: Any) -> LogRows:
-        """The good rows of a batch; `first` is the number of its first row."""
-        pc = arrow.compute
+    def _from_batch(
+        self,
+        batch: Any,
+        arrow: Any,
+        again: Callable[[Sequence[int]], Iterator[RawRow]],
+        source: Source,
+        *,
+        whole_ids: bool = False,
+    ) -> LogRows:
+        """The good rows of a batch.
+
+        Args:
+            batch: The columns.
+            arrow: The module pyarrow.
+            again: Gives rows by number, to be looked at by themselves.
+            source: What is read.
+            whole_ids: Whether the problems stay whole numbers.
+        """
         column = {field: batch.column(name) for field, name in self.columns.items()}
-        reward, cost = (
-            pc.fill_null(pc.cast(column[field], "float64", safe=False), np.nan).to_numpy(zero_copy_only=False)
-            for field in ("reward", "cost")
-        )
+        reward, cost = (array_of(column[field], "float64", np.nan, arrow) for field in ("reward", "cost"))
         good = (reward >= 0) & (reward <= 1) & (cost >= 0) & (cost <= LARGEST)
         labels: dict[str, Labels] = {}
-        # Beyond int64 ids are texts, and so all ids of such a column.
-        whole_ids = arrow.types.is_integer(column["problem"].type) and not arrow.types.is_uint64(column["problem"].type)
         for field in {"problem", "response_group", "by", "show"} & set(column):
             if field == "problem" and whole_ids:
-                good &= pc.is_valid(column[field]).to_numpy(zero_copy_only=False)
+                good &= array_of(column[field].is_valid(), "uint8", 0, arrow) == 1
             else:
-                labels[field], there = _labels(column[field], arrow)
+                labels[field], there = labels_of(column[field], arrow)
                 good &= there
-        for r in np.flatnonzero(~good).tolist():
-            try:
-                row = {name: batch.column(name)[r].as_py() for name in batch.schema.names}
-                self._parsed(f"{self.path}, line {first + r}", row)
-                good[r] = True  # a text that only looks like nothing
-            except LogError as error:
-                self._skip(error)
-        model = find_alike(batch.schema.names, "model") if self._looks_at_models else None
-        if model:
-            self._model = model
-            models = pc.unique(batch.column(model).filter(good)).to_pylist()
-            self._models |= {str(model) for model in models if model is not None}
-        if whole_ids:
-            problem = pc.fill_null(column["problem"], 0).to_numpy(zero_copy_only=False).astype(np.int64)
-        else:
-            problem = labels["problem"].tolist()
+        bad = np.flatnonzero(~good).tolist()
+        if bad:
+            reward, cost = reward.copy(), cost.copy()
+        for r, raw in zip(bad, again(bad), strict=True):
+            for made in self._parsed_rows([raw], source):  # one that only looked bad
+                good[r], reward[r], cost[r] = True, made["reward"], made["cost"]
+        if self._model:
+            own = batch.column("response_group") if "response_group" in batch.schema.names else None
+            self._see_models(batch.column(self._model), own, good, arrow)
         rows = LogRows(
-            problem=problem,
+            problem=array_of(column["problem"], "int64", 0, arrow) if whole_ids else labels["problem"],
             response_group=labels["response_group"],
             reward=reward,
             cost=cost,
@@ -542,6 +523,17 @@ class LogReader:
             shown=labels.get("show"),
         )
         return rows if good.all() else rows.take(np.flatnonzero(good))
+
+    def _see_models(self, models: Any, own: Any | None, good: NDArray[np.bool_], arrow: Any) -> None:
+        """Note the models of good rows but of those whose response group, `own`, is the model: they split nothing."""
+        of_row, _ = labels_of(models, arrow)
+        there = good & (array_of(models.is_valid(), "uint8", 0, arrow) == 1)
+        if own is not None:
+            groups, _ = labels_of(own, arrow)
+            place = {name: n for n, name in enumerate(groups.names)}
+            alike = np.array([place.get(name, -2) for name in of_row.names])
+            there &= alike[of_row.code] != groups.code
+        self._models |= {of_row.names[code] for code in np.unique(of_row.code[there]).tolist()}
 
 
 def _is_plain(types: Any, kind: Any, *, numbers: bool) -> bool:
@@ -553,106 +545,9 @@ def _is_plain(types: Any, kind: Any, *, numbers: bool) -> bool:
     return not numbers and (types.is_string(kind) or types.is_large_string(kind))
 
 
-def _labels(column: Any, arrow: Any) -> tuple[Labels, NDArray[np.bool_]]:
-    """The texts of a Parquet column, as Python writes its values, and which rows certainly have one."""
-    if arrow.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    found = column.dictionary_encode()
-    texts = [_text_of(value) for value in found.dictionary.to_pylist()] or [""]
-    number = {text: n for n, text in enumerate(dict.fromkeys(texts))}
-    names = list(number)
-    code = arrow.compute.fill_null(found.indices, 0).to_numpy(zero_copy_only=False)
-    code = np.array([number[text] for text in texts])[code] if len(names) < len(texts) else code
-    there = arrow.compute.is_valid(column).to_numpy(zero_copy_only=False)
-    return Labels(code=code, names=names), there & np.array([name not in ("", "nan") for name in names])[code]
-
-
 def _opens_like_none(row: Mapping[str, Any]) -> bool:
     """Whether `ibpo eval` wrote this row of a policy that chose by itself, and opened like no response group."""
     return row.get("response_group") == "" and "configuration" in row and "finish_reason" in row
-
-
-def read_field(place: str, row: Mapping[str, Any], field: str, column: str) -> Any:
-    """The checked value of one field of one row: a number for `reward` and `cost`, else a text.
-
-    Raises:
-        LogError: with place, column and fix.
-    """
-    value = row.get(column)
-    if field in ("reward", "cost"):  # most values need no second look
-        if isinstance(value, int | float) and 0 <= value <= (1 if field == "reward" else LARGEST):
-            return float(value)
-    elif isinstance(value, str) and value and not (value[0].isspace() or value[-1].isspace()):
-        return value
-    place = f"{place}, column {column!r}"
-    name, divisor = (column, 1.0) if column in row else divided(column)
-    value = row[name] if name in row else lookup(row, name)
-    if value is None or value in ("", [], {}) or value != value:
-        fix = "fill it in or drop the row (--on-error skip)"
-        if field in GUESSES:
-            fix += f", or name another column with --columns {field}=COLUMN"
-        raise LogError(f"{place}: no value; {fix}")
-    if isinstance(value, list | Mapping) and field != "problem":  # which may be a list of messages
-        kind = "a list" if isinstance(value, list) else "an object"
-        raise LogError(f"{place}: is {kind}; the {field.replace('_', ' ')} must be a text or a number")
-    if field in ("reward", "cost"):
-        return check_number(place, value, field, name, divisor)
-    return _text_of(value)
-
-
-def _text_of(value: Any) -> str:
-    return str(value).strip()
-
-
-def divided(name: str) -> tuple[str, float]:
-    """The column of `score/100`, and what its numbers are divided by.
-
-    Example:
-        >>> divided("score/100"), divided("a/b")
-        (('score', 100.0), ('a/b', 1.0))
-    """
-    found = DIVIDED.fullmatch(name)
-    return (found["column"], float(found["by"]) or 1.0) if found else (name, 1.0)
-
-
-def check_number(place: str, value: Any, field: str, name: str, divisor: float = 1.0) -> float:
-    """A number of a log as people write it, divided by `divisor`.
-
-    Args:
-        place: File, row and column, for the error.
-        value: What is there.
-        field: What it is: a `reward` may be a word, and is from 0 to 1; `truncated` may be a word; none is below 0.
-        name: The column, for the advice.
-        divisor: As `divided` reads it.
-
-    Raises:
-        LogError: It is none, or not such a one.
-
-    Example:
-        >>> check_number("row 1", "Y", "reward", "right"), check_number("row 1", "1,297", "cost", "tokens")
-        (1.0, 1297.0)
-    """
-    truth = TRUTH.get(str(value).strip().lower()) if field in ("reward", "truncated") else None
-    if field == "reward" and divisor == 1 and str(value).strip().endswith("%"):
-        divisor = 100.0
-    try:
-        number = read_number(value) / divisor if truth is None else truth
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if isinstance(value, list):
-        raise LogError(f"{place}: a list of {len(value)}; write a row per response, or name one as {name}.0")
-    if not math.isfinite(number):
-        raise LogError(f"{place}: {value!r} is not a finite number; the {field} of every response must be one")
-    if field == "reward" and not 0 <= number <= 1:
-        raise LogError(
-            f"{place}: {value!r} is not from 0 to 1, as a reward must be; divide it, for instance by "
-            f"--columns reward={name}/{100 if number > 10 else 10}, or rescale it"
-        )
-    if number < 0:
-        raise LogError(f"{place}: {value!r} is negative; the {field.replace('_', ' ')} must be at least 0")
-    if number > LARGEST:
-        raise LogError(f"{place}: {value!r} is above {LARGEST:g}; give it in a larger unit")
-    return number
 
 
 def names_in(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -22,14 +22,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from itertools import combinations
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from ibpo.evaluation.log_allocation import Answer
+from ibpo.evaluation.log_allocation import Answer, differences, price_of
 from ibpo.evaluation.log_parts import LogPart
 from ibpo.evaluation.log_verdict import Verdict, verdict
 
@@ -93,14 +92,8 @@ class Look:
 
 
 def take_look(part: LogPart, answer: Answer, error: float) -> tuple[Look, Answer, Verdict]:
-    """The interval of one look, the answer with its standard error, and the verdict.
-
-    Where the same group is chosen for nearly all problems, the gain is the same, 0, for nearly all of them, and its
-    standard error says nothing of problems that would have been chosen otherwise. So the variance is enlarged as if
-    three of the P problems (the upper 95 % limit where none was seen) differed by as much as two groups do:
-    3 D / P^2 with D the variance between problems of the observed differences.
-    """
-    between, within, seen = differences(part, _price(answer))
+    """The interval of one look, the answer, and the verdict."""
+    between, within, _ = differences(part, price_of(answer))
     counts = part.count.min(1)
     facts = {
         "error": error,
@@ -115,44 +108,10 @@ def take_look(part: LogPart, answer: Answer, error: float) -> tuple[Look, Answer
         told = verdict(part, answer, error=error, advice="", is_today=False)
         return Look(**facts, gain=0.0, low=-math.inf, high=math.inf, per_problem=told.per_problem), answer, told
     halved = int((counts >= 2).sum())
-    stderr = math.sqrt(held.mixture_gain_stderr**2 + 3 * seen / halved**2)
-    half = float(stdtrit(max(halved - 1, 1), 1 - error / 2)) * stderr
-    answer = replace(answer, held_out=replace(held, mixture_gain_stderr=stderr))
+    half = float(stdtrit(max(halved - 1, 1), 1 - error / 2)) * held.mixture_gain_stderr
     told = verdict(part, answer, error=error, advice="", is_today=False)
     gain = held.mixture_gain
     return Look(**facts, gain=gain, low=gain - half, high=gain + half, per_problem=told.per_problem), answer, told
-
-
-def _price(answer: Answer) -> float:
-    """Reward per unit of cost at the budget; 0 where it has slack, or bounds shares only."""
-    if answer.allocation is None:
-        return 0.0
-    prices = zip(answer.limits, answer.allocation.price.tolist(), strict=True)
-    return float(sum(price for limit, price in prices if limit.group is None))
-
-
-def differences(part: LogPart, price: float) -> tuple[float, float, float]:
-    """Variances of the difference between two response groups, means over all pairs of them.
-
-    Args:
-        part: A log by problem and response group.
-        price: Reward per unit of cost.
-
-    Returns:
-        Between problems, of the true differences (at least 0); within a problem, of one answer each; and between
-        problems, of the differences as observed.
-    """
-    utility = part.reward - price * part.cost
-    taste = np.array([1.0, -price])
-    within_G = np.einsum("i,gij,j->g", taste, part.within, taste)
-    noise = within_G / np.maximum(part.count, 1)
-    found: list[tuple[float, float, float]] = []
-    for g, h in combinations(range(len(part.groups)), 2):
-        observed = float((utility[:, g] - utility[:, h]).var(ddof=1)) if len(utility) > 1 else 0.0
-        luck = float((noise[:, g] + noise[:, h]).mean())
-        found.append((max(observed - luck, 0.0), float(within_G[g] + within_G[h]), observed))
-    between, within, seen = np.array(found).mean(0).tolist()
-    return between, within, seen
 
 
 def answers_of(targets: Sequence[Target], num_problems: int) -> NDArray[np.int64]:

@@ -58,7 +58,7 @@ def shrink(
         within_G22: `[G, 2, 2]` of `within_cells`.
 
     Returns:
-        `[..., P, G]` expected rewards and expected costs, whose means over problems are those of the log.
+        `[..., P, G]` expected rewards, within [0, 1] as all rewards are, and expected costs, at least 0.
 
     Example:
         >>> reward, cost = np.array([[0.0, 1.0], [1.0, 1.0]] * 9), np.full((18, 2), 5.0)
@@ -72,7 +72,7 @@ def shrink(
     x = np.concatenate([reward, cost], axis=-1).reshape(-1, num_problems, 2 * num_groups)  # [H, P, 2G]
     count_HPG = count.reshape(-1, num_problems, num_groups)
     there = np.concatenate([count_HPG > 0] * 2, axis=2)
-    num = there.sum(1, keepdims=True)
+    num = np.maximum(there.sum(1, keepdims=True), 1)
     mu = np.where(there, x, 0.0).sum(1, keepdims=True) / num
     z = np.where(there, x - mu, 0.0)
     scale = np.sqrt((z * z).sum(1, keepdims=True) / num)
@@ -102,7 +102,7 @@ def shrink(
         z_N[rows] = np.einsum("nij,nj->ni", weights[place_N[rows]], z_N[rows])
     theta = mu + scale * z
     # Equal problems must stay equal: what is left of rounding would break ties by position.
-    expected_reward = theta[:, :, :num_groups].round(8)
+    expected_reward = np.clip(theta[:, :, :num_groups], 0.0, 1.0).round(8)
     expected_cost = np.maximum(theta[:, :, num_groups:], 0.0)
     digits_H = 6 - np.floor(np.log10(np.maximum(expected_cost.mean((1, 2)), 1e-300))).astype(int)
     for digits in set(digits_H.tolist()):

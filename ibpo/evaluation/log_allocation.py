@@ -4,10 +4,13 @@ Every question (budgets that hold together) is allocated on a part as a whole, a
 that had no say. Letters: P problems, G response groups.
 """
 
+import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -15,6 +18,7 @@ from numpy.typing import NDArray
 
 from ibpo.allocation import Allocation, HoldoutRow, InfeasibleBudget, allocate, holdout_value, random_mix
 from ibpo.budget import TOKENS, Budget, check_budget, check_distinct, costs_named, parse_budget
+from ibpo.data import Log
 from ibpo.errors import IbpoError
 from ibpo.evaluation.estimates import shrink
 from ibpo.evaluation.log_parts import FloatArray, IntArray, LogPart, Say
@@ -23,6 +27,8 @@ from ibpo.evaluation.metrics import by_problem_pick
 DEFAULT = ("0.5x", "25%range", "50%range", "75%range")
 GAP, MANY = 1e-4, 2000
 """Of more problems than these a choice within this part of the best is as good: what is expected of them errs more."""
+PILOT = 4
+"""One in so many halvings says beforehand what the choices spend."""
 REFUSED = {
     "slice": "a log is not sliced inside a budget; --by COLUMN solves each part of the log on its own",
 }
@@ -87,15 +93,11 @@ def questions(texts: Sequence[str], cost: str = TOKENS) -> list[Question]:
 
 
 def choose_groups(
-    reward: FloatArray, cost: FloatArray, limits: Sequence[GroupLimit], problems: Sequence[Any] | IntArray | None = None
+    reward: FloatArray, cost: FloatArray, limits: Sequence[GroupLimit], ids: IntArray | None = None
 ) -> tuple[Allocation, IntArray]:
     """The best response group `[P]` of each problem, from `[P, G]` means, under the limits; ids order the ties."""
     num_problems, num_groups = reward.shape
-    problems = np.arange(num_problems) if problems is None else _whole_if_they_are(problems)
-    if isinstance(problems, np.ndarray):
-        problem = np.repeat(problems, num_groups)
-    else:
-        problem = [x for x in problems for _ in range(num_groups)]
+    problem = np.repeat(np.arange(num_problems) if ids is None else ids, num_groups)
     group = np.tile(np.arange(num_groups), num_problems)
     rows = [cost.ravel() if x.group is None else (group == x.group).astype(np.float64) for x in limits]
     floors: dict[str, Any] = {}
@@ -108,15 +110,26 @@ def choose_groups(
     return allocation, allocation.weight.reshape(num_problems, num_groups).argmax(1)
 
 
-def _whole_if_they_are(problems: Sequence[Any] | IntArray) -> Sequence[Any] | IntArray:
-    """Ids that are the texts of whole numbers as numbers, for ties follow the ids: however the log was read."""
-    if isinstance(problems, np.ndarray) or not str(problems[0]).removeprefix("-").isdecimal():
+def numbered(problems: Sequence[Any] | IntArray) -> IntArray:
+    """Ids as numbers that do not depend on how the log was read: their own where all are whole, else by their order.
+
+    Ties follow them, and hashing each text anew for each budget takes longer than solving.
+
+    Example:
+        >>> numbered(["7", "10"]).tolist(), numbered(["q7", "q10"]).tolist()
+        ([7, 10], [1, 0])
+    """
+    if isinstance(problems, np.ndarray):
         return problems
-    try:
-        whole = np.array(list(map(int, problems)), np.int64)
-    except (ValueError, OverflowError):
-        return problems
-    return whole if list(map(str, whole.tolist())) == list(problems) else problems
+    texts = np.array(list(map(str, problems)))
+    if all(map(str.isdecimal, (texts[0].removeprefix("-"), texts[-1].removeprefix("-")))):
+        with suppress(ValueError, OverflowError):
+            whole = np.array(list(map(int, problems)), np.int64)
+            if (whole.astype(texts.dtype) == texts).all():
+                return whole
+    rank = np.empty(len(texts), np.int64)
+    rank[np.argsort(texts, kind="stable")] = np.arange(len(texts))
+    return rank
 
 
 def _limit(
@@ -143,7 +156,8 @@ class Answer:
     """What one question gets; `allocation` is None where the budgets cannot be kept, and `why` says so.
 
     `pick` `[P]` is the number of each problem's response group; `mixture` `[G]` the best that does not look at the
-    problems (`fitting_mixture`); `held_out` is None where responses are single.
+    problems (`fitting_mixture`); `aim` the part of the allowed cost that was allocated, so that on unseen responses all
+    of it is spent and no more; `held_out` is None where responses are single.
     """
 
     question: Question
@@ -152,6 +166,7 @@ class Answer:
     pick: NDArray[np.integer]
     why: str
     mixture: FloatArray | None
+    aim: Fraction
     held_out: HoldoutRow | None
 
 
@@ -171,7 +186,7 @@ def answer_questions(
         part: A part of the log.
         asked: One answer for each.
         holdout: Whether to halve; None: if responses repeat.
-        num_splits: Random halvings; None: 200, above 500 problems fewer, for each says more then, but at least 10.
+        num_splits: Random halvings; None: 100, above 1,000 problems fewer, for each says more then, but at least 10.
         seed: Seed of the halvings.
         say: Takes what a reader should know.
         progress: From a question's label to what is called with (splits done, splits in all).
@@ -185,10 +200,11 @@ def answer_questions(
         say(f"{part.place}no held-out values: {why}")
     holdout = can_halve if holdout is None else holdout
     answers: list[Answer] = []
+    ids = numbered(part.problems)
     for question in asked:
         limits = question.limits_on(part)
         try:
-            allocation, pick = choose_groups(part.expected_reward, part.expected_cost, limits, part.problems)
+            allocation, pick = choose_groups(part.expected_reward, part.expected_cost, limits, ids)
             mixture = fitting_mixture(part.reward.mean(0), part.cost.mean(0), limits)
             small, why = pick.astype(np.min_scalar_type(len(part.groups))), ""
         except IbpoError as error:
@@ -200,26 +216,119 @@ def answer_questions(
         answers.append(
             Answer(
                 question=question, limits=limits, allocation=allocation, pick=small, why=why, mixture=mixture,
-                held_out=None,
+                aim=Fraction(1), held_out=None,
             )
         )  # fmt: skip
     if not (holdout and part.log is not None):
         return answers
-    halved, possible = part.repeated(say), [answer for answer in answers if answer.allocation]
-    halves = _Halves(part.within)
-    rows = holdout_value(
-        halved.reward,
-        halved.problem,
-        halved.response_group,
-        halved.cost,
-        [partial(halves.choose, answer.limits) for answer in possible],
-        against=[answer.mixture for answer in possible],
-        num_splits=num_splits or max(10, min(200, 100_000 // len(part.problems))),
-        seed=seed,
-        progress=progress(f"{part.place}held-out values"),
+    possible = [answer for answer in answers if answer.allocation]
+    show = progress(f"{part.place}held-out values")
+    num_splits = num_splits or max(10, min(100, 100_000 // len(part.problems)))
+    value = partial(_held_out, part.repeated(say), part.within, seed=seed)
+    bounded = [answer for answer in possible if _allowed(answer) is not None]
+    pilot = value(bounded, num_splits=-(-num_splits // PILOT)) if bounded else []
+    aimed = {answer.question: _aimed(answer, row.spent, part, ids) for answer, row in zip(bounded, pilot, strict=True)}
+    possible = [aimed.get(answer.question, answer) for answer in possible]
+    rows = value(possible, num_splits=num_splits, progress=show)
+    valued = {answer.question: _widened(replace(answer, held_out=row), part)
+              for answer, row in zip(possible, rows, strict=True)}  # fmt: skip
+    return [valued.get(answer.question, answer) for answer in answers]
+
+
+def _held_out(log: Log, within: FloatArray, answers: Sequence[Answer], **options: Any) -> list[HoldoutRow]:
+    """What choosing as for these answers is worth on responses that had no say."""
+    halves = _Halves(within)
+
+    def against(answer: Answer) -> FloatArray | Fraction | None:
+        """The best mixture by the half that chooses, as the choice is: by all responses it would be the luckiest."""
+        one = answer.limits[0].at_most if len(answer.limits) == 1 and answer.limits[0].group is None else None
+        return answer.mixture if one is None else one
+
+    return holdout_value(
+        log.reward,
+        log.problem,
+        log.response_group,
+        log.cost,
+        [partial(halves.choose, _lowered(answer.limits, answer.aim)) for answer in answers],
+        against=list(map(against, answers)),
+        extrapolate=bool(within.any()),
+        **options,
     )
-    valued = {id(answer): replace(answer, held_out=row) for answer, row in zip(possible, rows, strict=True)}
-    return [valued.get(id(answer), answer) for answer in answers]
+
+
+def _allowed(answer: Answer) -> Fraction | None:
+    """The mean cost that is allowed; None where only shares are bounded."""
+    return next((x.at_most for x in answer.limits if x.group is None and x.at_most is not None), None)
+
+
+def _aimed(answer: Answer, spent: float, part: LogPart, ids: IntArray) -> Answer:
+    """The answer that spends on unseen responses what is allowed, where as it is it spends more, `spent` per problem.
+
+    Choices favour response groups whose costs look low, some of them by luck; what is left of that after shrinking is
+    a part of the cost, so as much less is aimed at.
+    """
+    allowed = _allowed(answer)
+    if allowed is None or spent <= allowed:
+        return answer
+    aim = Fraction(f"{float(allowed) / spent:.6f}")
+    try:
+        found = choose_groups(part.expected_reward, part.expected_cost, _lowered(answer.limits, aim), ids)
+    except IbpoError:  # nothing cheaper keeps the other budgets
+        return answer
+    return replace(answer, aim=aim, allocation=found[0], pick=found[1].astype(answer.pick.dtype))
+
+
+def _widened(answer: Answer, part: LogPart) -> Answer:
+    """The answer with a standard error of its gain that allows for what happened not to be seen.
+
+    Where the same group is chosen for nearly all problems, the gain is the same, 0, for nearly all of them, and its
+    standard error says nothing of problems that would have been chosen otherwise. So the variance is enlarged as if
+    three of the P problems (the upper 95 % limit where none was seen) differed by as much as two groups do:
+    3 D / P^2 with D the variance between problems of the observed differences.
+    """
+    held = answer.held_out
+    if held is None or held.mixture_gain_stderr is None:
+        return answer
+    num_problems = int((part.count >= 2).all(1).sum())
+    more = 3 * differences(part, price_of(answer))[2] / num_problems**2
+    return replace(answer, held_out=replace(held, mixture_gain_stderr=math.sqrt(held.mixture_gain_stderr**2 + more)))
+
+
+def price_of(answer: Answer) -> float:
+    """Reward per unit of cost at the budget; 0 where it has slack, or bounds shares only."""
+    if answer.allocation is None:
+        return 0.0
+    prices = zip(answer.limits, answer.allocation.price.tolist(), strict=True)
+    return float(sum(price for limit, price in prices if limit.group is None))
+
+
+def differences(part: LogPart, price: float) -> tuple[float, float, float]:
+    """Variances of the difference between two response groups, means over all pairs of them.
+
+    Args:
+        part: A log by problem and response group.
+        price: Reward per unit of cost.
+
+    Returns:
+        Between problems, of the true differences (at least 0); within a problem, of one answer each; and between
+        problems, of the differences as observed.
+    """
+    utility = part.reward - price * part.cost
+    taste = np.array([1.0, -price])
+    within_G = np.einsum("i,gij,j->g", taste, part.within, taste)
+    noise = within_G / np.maximum(part.count, 1)
+    found: list[tuple[float, float, float]] = []
+    for g, h in combinations(range(len(part.groups)), 2):
+        observed = float((utility[:, g] - utility[:, h]).var(ddof=1)) if len(utility) > 1 else 0.0
+        luck = float((noise[:, g] + noise[:, h]).mean())
+        found.append((max(observed - luck, 0.0), float(within_G[g] + within_G[h]), observed))
+    between, within, seen = np.array(found).mean(0).tolist()
+    return between, within, seen
+
+
+def _lowered(limits: Sequence[GroupLimit], aim: Fraction) -> list[GroupLimit]:
+    """The limits with a part of the cost that they allow."""
+    return [replace(x, at_most=x.at_most * aim) if x.group is None and x.at_most is not None else x for x in limits]
 
 
 class _Halves:
@@ -232,7 +341,9 @@ class _Halves:
     def choose(self, limits: Sequence[GroupLimit], reward: FloatArray, cost: FloatArray, count: FloatArray) -> IntArray:
         """`[H, P]` the response group of each problem; -1 in a half that cannot keep the budgets."""
         if self._seen is None or self._seen[0] is not reward:
-            self._seen = reward, shrink(reward, cost, count, self.within)
+            there = count > 0
+            seen = shrink(np.where(there, reward, 0.0), np.where(there, cost, 0.0), count, self.within)
+            self._seen = reward, seen
         reward, cost = self._seen[1]
         amount = limits[0].at_most if len(limits) == 1 and limits[0].group is None else None
         if amount is not None:

@@ -123,8 +123,11 @@ def _written(rows: LogRows, part: str | None) -> Iterator[str]:
         return Labels(code=labels.code, names=[f', "{key}": {json.dumps(x)}' for x in labels.names]).tolist()
 
     by = "" if part is None else f', "by": {json.dumps(part)}'
+    ids = rows.problem
     columns = (
-        _ids(rows.problem),
+        _ids(ids)
+        if isinstance(ids, np.ndarray)
+        else Labels(code=ids.code, names=[json.dumps(x) for x in ids.names]).tolist(),
         texts(rows.response_group, "response_group"),
         rows.reward.tolist(),
         rows.cost.tolist(),

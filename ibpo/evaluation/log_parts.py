@@ -65,7 +65,7 @@ class LogPart:
     expected_cost: FloatArray
     shown: Labels | None
     log: Log | None
-    find: Callable[[IntArray | list[str]], IntArray]
+    find: Callable[[IntArray | Labels], IntArray]
 
     @property
     def place(self) -> str:
@@ -178,10 +178,17 @@ def part_of_log(name: str, log: Log, say: Say) -> LogPart:
             **_estimates(means.count.astype(np.float64), means.mean_reward, means.mean_cost, squares, offset),
             shown=shown,
             log=log,
-            find=lambda ids: np.array([place.get(str(x), -1) for x in ids], np.int64),
+            find=partial(_places, place),
         ),
         say,
     )
+
+
+def _places(place: Mapping[str, int], ids: IntArray | Labels) -> IntArray:
+    """The place of each id; -1 for others."""
+    names = map(str, ids.tolist()) if isinstance(ids, np.ndarray) else ids.names
+    found = np.array([place.get(x, -1) for x in names], np.int64)
+    return found if isinstance(ids, np.ndarray) else found[ids.code]
 
 
 def _part_of_sums(name: str, sums: GroupSums, columns: dict[str, str], say: Say) -> LogPart:
@@ -265,6 +272,6 @@ def _some(good_PG: NDArray[np.bool_], reason: str, say: Say) -> NDArray[np.bool_
     return good
 
 
-def _rows_where(log: Log, good: NDArray[np.bool_], find: Callable[[IntArray | list[str]], IntArray]) -> Log:
+def _rows_where(log: Log, good: NDArray[np.bool_], find: Callable[[IntArray | Labels], IntArray]) -> Log:
     """The rows of the problems that are good `[P]`, all of them having a place."""
-    return log.rows(np.flatnonzero(good[find(log.problem)]).tolist())
+    return log.rows(np.flatnonzero(good[find(Labels.from_list(log.problem))]).tolist())

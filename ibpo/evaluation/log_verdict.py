@@ -53,9 +53,14 @@ def verdict(
     blind = "no mixture of response groups keeps it" if weights is None else _blind(weights)
     held = answer.held_out
     if held is None:
+        lacks = "that takes 2 answers per problem and response group"
+        if part.log is None:
+            lacks = "of a streamed log nothing is held out; leave out --stream, on a sample of its problems if need be"
+        elif int((part.count >= 2).all(1).sum()) >= 2:
+            lacks = "nothing was held out"
         text = (
-            f"{label}: whether choosing per problem pays is not known: that takes 2 answers per problem and response "
-            f"group. Not looking at the problems, {blind} is the best that fits."
+            f"{label}: whether choosing per problem pays is not known: {lacks}. Not looking at the problems, {blind} "
+            "is the best that fits."
         )
         return Verdict(text=text, per_problem=False, mixture=weights)
     choose = f"{label}: {_of_today(part, held.reward, held.spent, is_today)}: choose per problem"
@@ -145,6 +150,7 @@ def _line_summary(part: LogPart, answer: Answer) -> dict[str, Any]:
     share = np.bincount(answer.pick, minlength=len(part.groups)) / len(part.problems)
     return {
         **head,
+        "aim": float(answer.aim),
         "expected_reward": allocation.objective / len(part.problems),
         "objective": allocation.objective,
         "upper_bound": allocation.upper_bound,

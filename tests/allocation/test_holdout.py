@@ -86,3 +86,45 @@ def test_bad_input_is_named():
         holdout_value(*rows, budgets=[5], num_splits=0)
     with pytest.raises(IbpoError, match="same shape"):
         holdout_value(rows[0], rows[1], rows[2], rows[3][:-1], budgets=[5])
+
+
+def best_mean(reward, cost, count):
+    """The response group with the best mean reward; one without a response has none."""
+    return np.where(count > 0, np.nan_to_num(reward), 0.5).argmax(2)
+
+
+def test_extrapolated_to_all_responses():
+    """A rule that looks at nothing is worth the same; one that looks is worth nearly what all responses make it."""
+    num_problems, found = 60, []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        accuracy = rng.uniform(0.2, 0.8, (num_problems, 2))
+        _, problem, group, cost = log(accuracy, [1, 9], num_responses=4)
+        rows = (np.repeat(accuracy.ravel(), 4) + rng.normal(0, 0.3, len(cost)), problem, group, cost)
+        more = {"num_splits": 10, "against": [np.array([0.0, 1.0])] * 2}
+        rules = [best_mean, lambda reward, cost, count: np.zeros(reward.shape[:2], np.int64)]
+        half, blind = holdout_value(*rows, rules, **more)
+        whole, same = holdout_value(*rows, rules, **more, extrapolate=True)
+        for name in ("reward", "reward_stderr", "spent", "gain", "gain_stderr", "mixture", "mixture_gain"):
+            assert getattr(same, name) == pytest.approx(getattr(blind, name))
+        means = rows[0].reshape(num_problems, 2, 4).mean(2)[:, ::-1]  # response groups are sorted: high, low
+        pick = best_mean(means[None], None, np.ones((1, num_problems, 2)))[0]
+        truth = np.take_along_axis(accuracy[:, ::-1], pick[:, None], 1).mean()
+        found.append([half.reward - truth, whole.reward - truth])
+        assert whole.spent == half.spent and whole.mixture_gain - half.mixture_gain == pytest.approx(
+            whole.reward - half.reward
+        )
+    half, whole = np.mean(found, axis=0)
+    assert half < -0.01 and abs(whole) < 0.6 * abs(half)
+
+
+def test_against_the_best_mixture_by_the_same_half():
+    """Where all is luck, the mixture that is best by all responses is the luckiest; by a half it is not."""
+    gains = []
+    for seed in range(30):
+        rows = log(np.full((30, 2), 0.5), [1, 9], num_responses=2, seed=seed)
+        constant = [lambda reward, cost, count: np.zeros(reward.shape[:2], np.int64)]
+        lucky = np.eye(2)[int(rows[0].reshape(30, 2, 2).mean((0, 2))[::-1].argmax())]
+        gains.append([holdout_value(*rows, constant, against=[x], num_splits=5)[0].mixture_gain for x in (lucky, 9.0)])
+    by_all, by_half = np.mean(gains, axis=0)
+    assert by_all < -0.02 and abs(by_half) < 0.015

@@ -1,11 +1,14 @@
 """A log, gathered and allocated; `tests/commands/test_allocate.py` goes the whole way."""
 
+from typing import Any
+
+import numpy as np
 import pytest
 
-from ibpo.data import LogColumns
+from ibpo.data import Labels, Log, LogColumns
 from ibpo.errors import IbpoError
 from ibpo.evaluation.log_allocation import answer_questions, questions
-from ibpo.evaluation.log_parts import read_parts
+from ibpo.evaluation.log_parts import part_of_log, read_parts
 from ibpo.evaluation.log_picture import draw_answers
 
 
@@ -29,7 +32,12 @@ def test_only_problems_with_every_response_group_have_a_place(tmp_path, stream):
     found, said = read(tmp_path, LOG, stream=stream)
     (part,) = found.parts
     assert said == ["problems without a response of every response group: 1 of 3 left out"]
-    assert [str(p) for p in part.problems] == ["1", "2"] and part.find(["2", "3", "1"]).tolist() == [1, -1, 0]
+    assert [str(p) for p in part.problems] == ["1", "2"]
+    assert part.find(Labels.from_list(["2", "3", "1"])).tolist() == [
+        1,
+        -1,
+        0,
+    ]
     assert part.count.tolist() == [[2, 2], [2, 2]] and part.now() == (0.75, 5.0)
     assert part.log is None or part.log.problem == ["1"] * 4 + ["2"] * 4
     (answer,) = answer_questions(part, questions(["long>=50%"]), holdout=None, num_splits=2, seed=0, say=said.append)
@@ -73,3 +81,58 @@ def test_a_budget_on_a_slice_is_refused(tmp_path):
     (question, *_) = questions(["long@level=3=0.2"])
     with pytest.raises(IbpoError, match="--by COLUMN solves each part"):
         question.limits_on(found.parts[0])
+
+
+def simulated(seed, num_responses, equal):
+    """A log of 60 problems and three groups, of which the middle one is the best everywhere, or gains differ."""
+    rng = np.random.default_rng(seed)
+    ease = rng.normal(size=(60, 1))
+    level = np.array([0.55, 0.8, 0.6]) if equal else 1 / (1 + np.exp(-4 * (ease - np.array([0.8, 0.0, -0.8]))))
+    chance = np.zeros((60, 3)) + level
+    length = np.array([300.0, 1200.0, 4000.0]) * np.exp(-0.4 * ease)
+    shape = (60, 3, num_responses)
+    reward = (rng.random(shape) < chance[..., None]).astype(float)
+    cost = length[..., None] * rng.gamma(4, 0.25, shape)
+    p, g, _ = np.indices(shape).reshape(3, -1)
+    log = Log(
+        problem=[f"{x:03}" for x in p.tolist()], response_group=[f"g{x}" for x in g.tolist()], reward=reward.ravel(),
+        cost=cost.ravel(), part=[""] * reward.size, shown=[""] * reward.size, guessed=(),
+        columns={"problem": "p", "response_group": "g", "reward": "reward", "cost": "tokens"},
+    )  # fmt: skip
+    return part_of_log("", log, lambda _: None), chance, length
+
+
+def answer_to(part, seed) -> Any:
+    asked = questions(["tokens=40%range"])[1:2]
+    (answer,) = answer_questions(part, asked, holdout=None, num_splits=12, seed=seed, say=lambda _: None)
+    return answer
+
+
+@pytest.mark.parametrize("num_responses", [2, 4])
+def test_what_is_spent_on_unseen_responses_is_what_is_allowed(num_responses):
+    """Costs that look low by luck are chosen too often: the choice aims at less, as halves spend too much."""
+    told, true, aims = [], [], []
+    for seed in range(30):
+        part, _, length = simulated(100 * num_responses + seed, num_responses, equal=False)
+        answer = answer_to(part, seed)
+        allowed = float(answer.limits[0].at_most)
+        told.append(answer.held_out.spent / allowed - 1)
+        true.append(np.take_along_axis(length, answer.pick[:, None].astype(int), 1).mean() / allowed - 1)
+        aims.append(float(answer.aim))
+        assert float(answer.allocation.spent[0]) <= allowed * float(answer.aim) * (1 + 1e-9)
+    assert abs(np.mean(told)) < 0.01 and min(aims) < 1 == max(aims)
+    assert abs(np.mean(true)) < 0.01 + 2 * np.std(true) / np.sqrt(len(true))
+
+
+@pytest.mark.parametrize("equal", [True, False])
+def test_the_interval_covers_the_gain_of_the_choice(equal):
+    """Also where one group is best everywhere: the gain is about 0 for every problem, and has no spread to be seen."""
+    held = 0
+    for seed in range(40):
+        part, chance, _ = simulated(seed, 4, equal)
+        answer = answer_to(part, seed)
+        of_choice = np.take_along_axis(chance, answer.pick[:, None].astype(int), 1).mean()
+        true = of_choice - chance.mean(0) @ answer.mixture
+        row = answer.held_out
+        held += abs(row.mixture_gain - true) <= 2.0 * row.mixture_gain_stderr
+    assert held >= 36

@@ -1,0 +1,117 @@
+"""What one cell of a log says: numbers as people write them, words for right and wrong, nothing where nothing is."""
+
+# A log holds anything.
+# pyright: reportUnknownVariableType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ibpo.data.adapters import COSTS
+from ibpo.data.fields import lookup, read_number
+from ibpo.data.files import LogError
+
+GUESSES = {
+    "problem": ("problem_id", "question_id", "id", "doc_id", "sample_id", "example_id", "prompt_id", "task_id",
+                "problem", "custom_id", "question", "prompt", "input"),
+    "response_group": ("response_group", "effort", "reasoning_effort", "group", "configuration", "mode", "variant",
+                       "arm", "model"),
+    "reward": ("reward", "correct", "is_correct", "score", "accuracy", "acc", "passed"),
+    "cost": COSTS,
+}  # fmt: skip
+"""Column names that are tried, in order, for a field that the caller does not name."""
+LARGEST = 1e200
+"""Costs beyond it are refused: sums of them would overflow."""
+DIVIDED = re.compile(r"(?P<column>.+?)\s*/\s*(?P<by>\d+(\.\d+)?)")
+"""`score/100`: a column and what its numbers are divided by."""
+WORDS = {1.0: ("true", "yes", "y", "t", "pass", "passed", "correct", "right", "c"),
+         0.0: ("false", "no", "n", "f", "fail", "failed", "incorrect", "wrong", "i")}  # fmt: skip
+TRUTH = {word: value for value, words in WORDS.items() for word in words}
+"""What a reward may be called."""
+
+
+def read_field(place: str, row: Mapping[str, Any], field: str, column: str) -> Any:
+    """The checked value of one field of one row: a number for `reward` and `cost`, else a text.
+
+    Raises:
+        LogError: with place, column and fix.
+    """
+    value = row.get(column)
+    if field in ("reward", "cost"):  # most values need no second look
+        if isinstance(value, int | float) and 0 <= value <= (1 if field == "reward" else LARGEST):
+            return float(value)
+    elif isinstance(value, str) and value and not (value[0].isspace() or value[-1].isspace()):
+        return value
+    place = f"{place}, column {column!r}"
+    name, divisor = (column, 1.0) if column in row else divided(column)
+    value = row[name] if name in row else lookup(row, name)
+    if value is None or value in ("", [], {}) or value != value:
+        fix = "fill it in or drop the row (--on-error skip)"
+        if field in GUESSES:
+            fix += f", or name another column with --columns {field}=COLUMN"
+        raise LogError(f"{place}: no value; {fix}")
+    if isinstance(value, list | Mapping) and field != "problem":  # which may be a list of messages
+        kind = "a list" if isinstance(value, list) else "an object"
+        raise LogError(f"{place}: is {kind}; the {field.replace('_', ' ')} must be a text or a number")
+    if field in ("reward", "cost"):
+        return check_number(place, value, field, name, divisor)
+    return text_of(value)
+
+
+def text_of(value: Any) -> str:
+    """A value as text, as Python prints it."""
+    return str(value).strip()
+
+
+def divided(name: str) -> tuple[str, float]:
+    """The column of `score/100`, and what its numbers are divided by.
+
+    Example:
+        >>> divided("score/100"), divided("a/b")
+        (('score', 100.0), ('a/b', 1.0))
+    """
+    found = DIVIDED.fullmatch(name)
+    return (found["column"], float(found["by"]) or 1.0) if found else (name, 1.0)
+
+
+def check_number(place: str, value: Any, field: str, name: str, divisor: float = 1.0) -> float:
+    """A number of a log as people write it, divided by `divisor`.
+
+    Args:
+        place: File, row and column, for the error.
+        value: What is there.
+        field: What it is: a `reward` may be a word, and is from 0 to 1; `truncated` may be a word; none is below 0.
+        name: The column, for the advice.
+        divisor: As `divided` reads it.
+
+    Raises:
+        LogError: It is none, or not such a one.
+
+    Example:
+        >>> check_number("row 1", "Y", "reward", "right"), check_number("row 1", "1,297", "cost", "tokens")
+        (1.0, 1297.0)
+    """
+    truth = TRUTH.get(str(value).strip().lower()) if field in ("reward", "truncated") else None
+    if field == "reward" and divisor == 1 and str(value).strip().endswith("%"):
+        divisor = 100.0
+    try:
+        number = read_number(value) / divisor if truth is None else truth
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if isinstance(value, list):
+        raise LogError(f"{place}: a list of {len(value)}; write a row per response, or name one as {name}.0")
+    if not math.isfinite(number):
+        raise LogError(f"{place}: {value!r} is not a finite number; the {field} of every response must be one")
+    if field == "reward" and not 0 <= number <= 1:
+        raise LogError(
+            f"{place}: {value!r} is not from 0 to 1, as a reward must be; divide it, for instance by "
+            f"--columns reward={name}/{100 if number > 10 else 10}, or rescale it"
+        )
+    if number < 0:
+        raise LogError(f"{place}: {value!r} is negative; the {field.replace('_', ' ')} must be at least 0")
+    if number > LARGEST:
+        raise LogError(f"{place}: {value!r} is above {LARGEST:g}; give it in a larger unit")
+    return number
