@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -324,8 +325,9 @@ def _blind_HG(mixture: FloatArray | Amount | None, *tables: FloatArray) -> Float
     """`[H, G]` the mixture of constant policies to compare with: given, or the best by each half for a cost."""
     reward_HPG, cost_HPG, count_HPG = tables
     if isinstance(mixture, np.ndarray) or mixture is None:
-        weights = np.full(reward_HPG.shape[2], np.nan) if mixture is None else mixture
-        return np.tile(weights, (len(reward_HPG), 1))
+        weight_HG = np.zeros((len(reward_HPG), reward_HPG.shape[2]))
+        weight_HG += np.nan if mixture is None else cast(FloatArray, mixture)
+        return weight_HG
     there = count_HPG > 0
     number_HG = there.sum(1)
 
