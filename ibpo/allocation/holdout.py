@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -325,16 +324,16 @@ def _blind_HG(mixture: FloatArray | Amount | None, *tables: FloatArray) -> Float
     """`[H, G]` the mixture of constant policies to compare with: given, or the best by each half for a cost."""
     reward_HPG, cost_HPG, count_HPG = tables
     if isinstance(mixture, np.ndarray) or mixture is None:
-        weight_HG = np.zeros((len(reward_HPG), reward_HPG.shape[2]))
-        weight_HG += np.nan if mixture is None else cast(FloatArray, mixture)
-        return weight_HG
+        weights = np.full(reward_HPG.shape[2], np.nan) if mixture is None else mixture
+        return np.tile(weights, (len(reward_HPG), 1))
     there = count_HPG > 0
-    number_HG = there.sum(1)
+    number_HG: FloatArray = there.sum(1, dtype=np.float64)
 
     def means(x: FloatArray) -> FloatArray:
         """`[H, G]`; of a response group that a half has no response of, as by all halves."""
-        total_HG = np.where(there, x, 0.0).sum(1)
-        return np.where(number_HG > 0, total_HG / np.maximum(number_HG, 1), total_HG.sum(0) / number_HG.sum(0))
+        total_HG: FloatArray = np.where(there, x, 0.0).sum(1)
+        found_HG: FloatArray = total_HG / np.maximum(number_HG, 1)
+        return np.array(np.where(number_HG > 0, found_HG, total_HG.sum(0) / number_HG.sum(0)), np.float64)
 
     at_H = np.full(len(reward_HPG), float(Fraction(str(mixture))))
     return _random_mixes(means(cost_HPG), means(reward_HPG), at_H)[0]
