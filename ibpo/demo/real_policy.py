@@ -38,6 +38,7 @@ from ibpo.training import (
     ColdStartJob,
     LowerLevel,
     choose_by_rows,
+    read_bodies,
     read_budget,
     read_states,
     saving,
@@ -46,6 +47,8 @@ from ibpo.training import (
 from ibpo.types import Problem
 
 COLD_START, ROLLOUTS = "cold-start", "rollouts"
+NUM_BODIES = 80
+"""Training problems whose responses show the choice where no opening may be likely."""
 NUM_STANDARD, NUM_EXTENDED, NUM_SAMPLED = 4, 2, 8
 """Responses to each unseen problem: forced at once, forced step by step, and of the group that the policy chooses."""
 
@@ -92,7 +95,7 @@ class RealJob(ProcessJob):
         if self.name == COLD_START:
             return [Path(self.cold_start) / "config.json", RunDir(Path(self.cold_start).parent).results]
         if self.name == ROLLOUTS:
-            return [self.recorded("standard"), self.recorded("extended"), self.states("train")]
+            return [self.recorded("standard"), self.recorded("extended"), self.states("train"), self.states("bodies")]
         if self.name == UNTRAINED:
             return [
                 *(self.responses("cold_start", how) for how in hows[1:]),
@@ -215,6 +218,17 @@ def record(job: RealJob, experiment: Experiment) -> None:
         _sample(job, experiment, model, tokenizer, job.recorded(group.name), problems, group.prefix, 1, 30_000 + i)
     job.report("reading prompts", 0.9)
     _write_states(job, experiment, model, tokenizer, "train")
+    if not job.states("bodies").exists():
+        groups = encode_groups(experiment.response_groups, tokenizer)
+        prompt = {p.problem_id: encode_prompt(tokenizer, p.prompt) for p in job.problems("train")[:NUM_BODIES]}
+        rows = [row for name in ("standard", "extended") for row in _rows(job.recorded(name))]
+        rows = [row for row in rows if row["problem_id"] in prompt]
+        texts = [tokenizer(row["completion"], add_special_tokens=False)["input_ids"] for row in rows]
+        written = [[*ids, tokenizer.eos_token_id] for ids in texts]
+        prompts = [prompt[row["problem_id"]] for row in rows]
+        partial = job.states("bodies").with_suffix(".partial")
+        read_bodies(model, tokenizer, prompts, written, groups, experiment.temperature).save(partial)
+        os.replace(partial, job.states("bodies"))
 
 
 def sample_untrained(job: RealJob, experiment: Experiment) -> None:
@@ -241,7 +255,13 @@ def train_and_sample(job: RealJob, experiment: Experiment) -> None:
     lower_level = LowerLevel(
         num_groups=2, budgets=budgets, utility="regression", window=1, min_gain=experiment.training["min_gain"]
     )
-    found = train_choice(states, batch, lower_level, ChoiceStates.load(job.states("calibration")))
+    found = train_choice(
+        states,
+        batch,
+        lower_level,
+        ChoiceStates.load(job.states("calibration")),
+        ChoiceStates.load(job.states("bodies")),
+    )
     step = {
         "step": 1,
         "ibpo/share/extended": float(found.share[1]),

@@ -124,6 +124,42 @@ def read_states(
     return ChoiceStates(features=features, hidden=hidden, opening=opening, rest=rest)
 
 
+def read_bodies(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    groups: EncodedGroups,
+    temperature: float = 1.0,
+) -> ChoiceStates:
+    """The states behind every token of some responses but the last, where no opening may become likely.
+
+    Args:
+        model: a causal language model.
+        tokenizer: its tokenizer.
+        prompts: token ids.
+        completions: token ids of a response to each, its opening included.
+        groups: the response groups.
+        temperature: at which the policy is sampled.
+
+    Returns:
+        As of prompts, without features: P is the number of tokens.
+    """
+    first = [prefix[0] for prefix in groups.prefix_ids]
+    parts: list[tuple[np.ndarray, ...]] = []
+    for prompt, completion in zip(prompts, completions, strict=True):
+        ids = torch.tensor([[*prompt, *completion]], device=model.device)
+        with torch.no_grad():
+            out = model(input_ids=ids, output_hidden_states=True, logits_to_keep=len(completion))
+        logits = out.logits[0, :-1].double().cpu().numpy() / temperature
+        opening = logits[:, first]
+        logits[:, first] = -np.inf
+        hidden = out.hidden_states[-1][0, len(prompt) : -1].double().cpu().numpy() / temperature
+        parts.append((hidden, opening, logsumexp(logits, axis=1)))
+    hidden, opening, rest = (np.concatenate(one) for one in zip(*parts, strict=True))
+    return ChoiceStates(features=np.zeros((len(rest), 0)), hidden=hidden, opening=opening, rest=rest)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainedChoice:
     """What `train_choice` found."""
@@ -141,7 +177,11 @@ class TrainedChoice:
 
 
 def train_choice(
-    states: ChoiceStates, batch: Batch, lower_level: LowerLevel, unlabelled: ChoiceStates | None = None
+    states: ChoiceStates,
+    batch: Batch,
+    lower_level: LowerLevel,
+    unlabelled: ChoiceStates | None = None,
+    bodies: ChoiceStates | None = None,
 ) -> TrainedChoice:
     """The lower level over all problems, and its projection on the choice.
 
@@ -151,6 +191,8 @@ def train_choice(
         lower_level: budgets, utility and `min_gain`; it takes the batch in.
         unlabelled: of prompts without answers, on which the shares are made the allocation's; None: on the problems
             themselves, each by a fit without it.
+        bodies: of tokens within responses (`read_bodies`), where the openings stay unlikely; without them the model
+            is good for the first token alone.
     """
     selection = lower_level.solve(batch, 0)
     num_groups = lower_level.num_groups
@@ -162,12 +204,16 @@ def train_choice(
         if term.group is not None and not term.column:
             price[term.group] += -own if term.at_least else own
     price[1:] += lower_level.min_gain
-    delta, share, strength, factor = project(states, selection.assigned_group, utility - price, unlabelled)
+    delta, share, strength, factor = project(states, selection.assigned_group, utility - price, unlabelled, bodies)
     return TrainedChoice(delta=delta, selection=selection, share=share, strength=strength, factor=factor)
 
 
 def project(
-    states: ChoiceStates, assigned: NDArray[np.intp], worth: FloatArray, unlabelled: ChoiceStates | None = None
+    states: ChoiceStates,
+    assigned: NDArray[np.intp],
+    worth: FloatArray,
+    unlabelled: ChoiceStates | None = None,
+    bodies: ChoiceStates | None = None,
 ) -> tuple[FloatArray, FloatArray, float, float]:
     """The rows D whose choice is nearest to an allocation, on problems that had no say in it.
 
@@ -176,6 +222,7 @@ def project(
         assigned: int [P]: the allocation's group of each prompt, -1 for none (the prompt is left out of the fit).
         worth: float [P, G]: utility less price, by which l2 and factor are chosen.
         unlabelled: of prompts that the intercepts are set on.
+        bodies: of tokens on which no opening may be likely.
 
     Returns:
         D [G, H], the shares [G] on unlabelled prompts or else on problems left out of the fit, l2 and the factor.
@@ -185,14 +232,15 @@ def project(
     target = np.bincount(assigned[used], minlength=num_groups) / max(len(used), 1)
     scale = np.sqrt((states.hidden[used] ** 2).mean(0)) + 1e-6
     inputs = states.hidden / scale
-    constant = _ones(inputs[used])
+    constant = _ones(inputs[used], None if bodies is None else bodies.hidden / scale)
+    avoid = None if bodies is None else (bodies.hidden / scale, bodies.opening, bodies.rest)
     fold = np.random.default_rng(0).permutation(len(used)) % NUM_FOLDS
     best: tuple[float, float, float, FloatArray] | None = None
     for strength in STRENGTHS:
         # logits of the openings on each problem, by rows that were fitted without it
         shift = np.zeros((len(used), num_groups))
         for k in range(NUM_FOLDS):
-            rows = _fit(inputs[used][fold != k], states, used[fold != k], assigned, strength)
+            rows = _fit(inputs[used][fold != k], states, used[fold != k], assigned, strength, avoid)
             shift[fold == k] = inputs[used][fold == k] @ rows.T
         for factor in FACTORS:
             logits = states.opening[used] + factor * shift
@@ -202,7 +250,7 @@ def project(
                 best = value, strength, factor, factor * shift
     assert best is not None
     _, strength, factor, shift = best
-    rows = factor * _fit(inputs[used], states, used, assigned, strength)
+    rows = factor * _fit(inputs[used], states, used, assigned, strength, avoid)
     logits, rest = states.opening[used] + shift, states.rest[used]
     if unlabelled is not None:
         logits, rest = unlabelled.opening + (unlabelled.hidden / scale) @ rows.T, unlabelled.rest
@@ -210,16 +258,26 @@ def project(
     return (rows + intercept[:, None] * constant) / scale, share.mean(0), strength, factor
 
 
-def _ones(inputs: FloatArray) -> FloatArray:
-    """A direction in which all inputs are about 1: float [H]."""
+def _ones(inputs: FloatArray, zeros: FloatArray | None) -> FloatArray:
+    """A direction in which all inputs are about 1, and others about 0: float [H]."""
     gram = inputs.T @ inputs / len(inputs)
+    if zeros is not None:
+        gram = gram + zeros.T @ zeros / len(zeros)
     return np.linalg.solve(gram + 1e-3 * np.eye(len(gram)), inputs.mean(0))
 
 
 def _fit(
-    inputs: FloatArray, states: ChoiceStates, used: NDArray[np.intp], assigned: NDArray[np.intp], strength: float
+    inputs: FloatArray,
+    states: ChoiceStates,
+    used: NDArray[np.intp],
+    assigned: NDArray[np.intp],
+    strength: float,
+    avoid: tuple[FloatArray, FloatArray, FloatArray] | None = None,
 ) -> FloatArray:
-    """Multinomial regression of the assigned group on the inputs, beside the logits that are there: float [G, H]."""
+    """Multinomial regression of the assigned group on the inputs, beside the logits that are there: float [G, H].
+
+    On the tokens of `avoid` (inputs, logits of the openings and of the rest) every other token is wanted.
+    """
     offset = np.concatenate([states.opening[used], states.rest[used, None]], 1)
     num_groups = states.opening.shape[1]
     wanted = np.zeros((len(used), num_groups + 1))
@@ -232,6 +290,12 @@ def _fit(
         log_share = logits - logsumexp(logits, axis=1, keepdims=True)
         gradient = (np.exp(log_share) - wanted)[:, :-1].T @ inputs / len(used) + strength * rows
         value = -(wanted * log_share).sum() / len(used) + strength / 2 * (rows**2).sum()
+        if avoid is not None:
+            within, at, rest = avoid
+            logits = np.concatenate([at + within @ rows.T, rest[:, None]], 1)
+            log_share = logits - logsumexp(logits, axis=1, keepdims=True)
+            value -= log_share[:, -1].mean()
+            gradient += np.exp(log_share)[:, :-1].T @ within / len(rest)
         return float(value), gradient.ravel()
 
     start = np.zeros(num_groups * inputs.shape[1])
