@@ -124,7 +124,7 @@ SMOLLM2 = Experiment(
     "sums. It may answer at once (standard) or write the sum down number by number (extended).",
     model="The model is real (135 million parameters); it was taught both kinds of response by imitation of a "
     "program's, and the task is made up. Then the choice alone was trained: the trained model chooses, and what "
-    "follows its first token is written by the cold start. The trained model's own bodies often do not end.",
+    "follows its first token is written by the cold start.",
     designed_in="Nothing about the errors is designed in: the model is seldom right at once, and step by step the less "
     "often the more numbers there are. A fifth of the problems hold a number that is not told and are hopeless by "
     "construction. Responses are sampled at temperature 0.3.",

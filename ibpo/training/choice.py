@@ -10,9 +10,9 @@ W the output matrix:
 
     pi(g | x) = exp((W_vg + D_g) . h(x)) / sum_v exp((W_v + D_v) . h(x)),        D_v = 0 but for the openings v_g.
 
-Only D is trained: G rows, for the first token alone. What follows it is to be written by the old weights, with the
-first token as its prefix: with D in place the openings become likely in the middle of bodies, too, which the fit does
-not see (docs/real-models.md has the measurement). So nothing has to be sampled again: gains do not move while the
+Only D is trained: G rows. Bodies are written by the old weights but for the logits of the openings themselves, which
+would become likely there too: states within bodies (`read_bodies`) keep them unlikely (docs/real-models.md).
+So nothing has to be sampled again: gains do not move while the
 choice is trained, one lower level holds for the whole training, and its projection is a regularised multinomial
 regression that is solved outright,
 
