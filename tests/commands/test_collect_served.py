@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from ibpo.cli import app
 from ibpo.tasks import digit_sums, distinct
-from tests.transformers_server import serving
+from tests.model_servers import serving
 
 pytestmark = pytest.mark.slow
 

@@ -1,4 +1,4 @@
-"""In front of `transformers serve` with an embedded policy: a server that nobody wrote for this gateway."""
+"""In front of `transformers serve` and of vLLM with an embedded policy: servers that nobody wrote for this gateway."""
 
 import json
 import re
@@ -7,8 +7,8 @@ from typing import Any
 import openai
 import pytest
 
+from tests.model_servers import serving
 from tests.serving.world import World, call
-from tests.transformers_server import serving
 
 pytestmark = pytest.mark.slow
 GROUPS = [
@@ -22,11 +22,11 @@ BY_TEMPLATE = [
 PLAN = {"budget": {"extended": {"mean": 0.4, "response_group": "extended"}, "tokens": {"mean": 20, "overdraft": 200}}}
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory):
+@pytest.fixture(scope="module", params=["transformers", "vllm"])
+def served(request, tmp_path_factory):
     """(name of the model, base URL)."""
-    # Greedy, so that a request can be asked twice and compared; this server knows no seeds.
-    with serving(tmp_path_factory.mktemp("model"), do_sample=False) as server:
+    # Greedy, so that a request can be asked twice and compared; transformers' server knows no seeds.
+    with serving(tmp_path_factory.mktemp("model"), request.param, do_sample=False) as server:
         yield server
 
 
@@ -44,7 +44,7 @@ def question(number):
     return f"+{number % 10} +{(3 * number) % 10} -{(7 * number) % 10} ="
 
 
-def test_official_client_in_front_of_transformers_serve(served):
+def test_official_client_in_front_of_it(served):
     model, upstream = served
     with World() as world:
         gateway, url, rows = world.gateway(upstream, plan=PLAN, groups=GROUPS)
