@@ -93,8 +93,7 @@ def serving(
         subprocess.Popen(list(map(str, command)), env=environment, stdout=said, stderr=said) as server,
     ):
         try:
-            _wait_until_it_answers(server, port)
-            if server.poll() is not None:
+            if not _answers(server, port):
                 said.seek(0)
                 raise AssertionError(said.read().decode(errors="replace")[-3000:])
             yield str(model), f"http://127.0.0.1:{port}/v1"
@@ -102,11 +101,13 @@ def serving(
             server.terminate()
 
 
-def _wait_until_it_answers(server: subprocess.Popen[bytes], port: int) -> None:
-    give_up = time.monotonic() + 280
+def _answers(server: subprocess.Popen[bytes], port: int) -> bool:
+    """Wait until it does, or has ended: a vLLM starts for a minute on an idle machine."""
+    give_up = time.monotonic() + 900
     while time.monotonic() < give_up and server.poll() is None:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=5):
-                return
+                return True
         except OSError:
             time.sleep(0.5)
+    return False

@@ -16,7 +16,7 @@ def main() -> None:
 
     path, wanted = sys.argv[1], json.loads(Path(sys.argv[2]).read_text())
     requests = [
-        Request(problem=Problem(problem_id=row["id"], prompt=row["prompt"]), number=0, prefix=row["prefix"])
+        Request(problem=Problem(problem_id=row["id"], prompt=row["prompt"], answer=""), number=0, prefix=row["prefix"])
         for row in wanted
     ]
     tokenizer: Any = AutoTokenizer.from_pretrained(path)
