@@ -47,7 +47,7 @@ def vllm_environment(**more: str) -> dict[str, str]:
 
 @contextmanager
 def serving(
-    folder: Path, engine: str = "transformers", *, experiment: str = "thinking", **generation
+    folder: Path, engine: str = "transformers", *, experiment: str = "thinking", template: str = TEMPLATE, **generation
 ) -> Iterator[tuple[str, str]]:
     """(name of the model, base URL); `generation` goes into its generation_config.json."""
     if engine == "vllm":
@@ -83,7 +83,7 @@ def serving(
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
     config = model / "generation_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), **generation}))
-    (model / "chat_template.jinja").write_text(TEMPLATE)
+    (model / "chat_template.jinja").write_text(template)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -35,6 +35,14 @@ def plain(answer):
     return re.sub(rb'"(id|created|request_id)": ?("[^"]*"|\d+)', b"", answer)
 
 
+def joined(stream):
+    """The text of a stream of completions, and how it ended."""
+    lines = stream.decode().split("\n\n")
+    assert lines[-2:] == ["data: [DONE]", ""]
+    choices = [choice for line in lines[:-2] for choice in json.loads(line.removeprefix("data: "))["choices"]]
+    return "".join(choice["text"] for choice in choices), choices[-1]["finish_reason"]
+
+
 def client_of(url) -> Any:
     return openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120)
 
@@ -112,4 +120,9 @@ def test_the_same_bytes_as_without_the_gateway(served, stream):
             status, headers, through = call(f"{url}/v1/completions", body)
             prefix = {group["name"]: group["prefix"] for group in GROUPS}[headers["x-ibpo-response-group"]]
             _, _, direct = call(f"{upstream}/completions", {**body, "prompt": body["prompt"] + prefix})
-            assert status == 200 and plain(through) == plain(direct) and len(direct) > 50
+            assert status == 200 and len(direct) > 50
+            if stream and b'"stop_reason"' in direct:
+                # vLLM puts tokens together in one event as they come, so that no two streams have the same events.
+                assert joined(through) == joined(direct)
+            else:
+                assert plain(through) == plain(direct)
