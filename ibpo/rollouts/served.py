@@ -44,7 +44,9 @@ class EndpointSampler:
 
     endpoint: Endpoint
     max_tokens: int
-    """Most tokens of the completion after the prefix: servers do not count what is forced."""
+    """Most tokens of the completion after the prefix: servers do not count what is forced.
+
+    In what is returned a prefix that went as tokens counts as the completion's, as everywhere else."""
     temperature: float | None = 1.0
     """None: the server's own."""
     seed: int | None = 0
@@ -92,7 +94,7 @@ class EndpointSampler:
         if self.seed is not None:
             options["seed"] = seed_of(request, self.seed)
         try:
-            reply, lead = self.limit.ask(self.max_tokens, lambda limit: self._ask(request, {**limit, **options}))
+            reply, lead, num_forced = self.limit.ask(self.max_tokens, lambda limit: self._ask(request, {**limit, **options}))
         except NotServed as error:
             raise type(error)(f"problem {request.problem.problem_id}: {error}", error.status) from None
         except IbpoError as error:
@@ -104,14 +106,15 @@ class EndpointSampler:
             request,
             completion,
             reply.finish_reason,
-            reply.prompt_tokens,
-            reply.completion_tokens,
+            # A forced prefix is the response's, as in training and in this process; the server counts it as the prompt's.
+            None if reply.prompt_tokens is None else reply.prompt_tokens - num_forced,
+            None if reply.completion_tokens is None else reply.completion_tokens + num_forced,
             0 if misread else reply.reasoning_tokens,
             beside,
         )
 
-    def _ask(self, request: Request, options: dict[str, Any]) -> tuple[Reply, str]:
-        """The reply, and what the prompt already holds of the response."""
+    def _ask(self, request: Request, options: dict[str, Any]) -> tuple[Reply, str, int]:
+        """The reply, what the prompt already holds of the response, and how many of its tokens were forced."""
         if self.forcing == "render" and self.writer is not None and (request.prefix or self.render_all):
             prompt, forced, lead = self.writer.asked(request)
             text = lead + (str(self.writer.tokenizer.decode(forced)) if forced else "")
@@ -120,16 +123,16 @@ class EndpointSampler:
             options["extra_body"] = {**sent, **more}
             ids = [*prompt, *forced]
             whole = ids if self.ids.are_taken(self.endpoint) else text_of(ids, self.writer.tokenizer)
-            return self.endpoint.complete(whole, **options), text
+            return self.endpoint.complete(whole, **options), text, len(forced)
         messages = self.messages(request)
         if not request.prefix:
-            return self.endpoint.chat(messages, **options), ""
+            return self.endpoint.chat(messages, **options), "", 0
         if self.forcing == "none":
             raise IbpoError(f"a prefix {request.prefix!r} is to be forced; set forcing to 'render' or 'prefill'")
         more = {"continue_final_message": True, "add_generation_prompt": False}
         options["extra_body"] = {**options.get("extra_body", {}), **more}
         chat = [*messages, {"role": "assistant", "content": request.prefix}]
-        return self.endpoint.chat(chat, **options), request.prefix
+        return self.endpoint.chat(chat, **options), request.prefix, 0
 
 
 class TokenIds:
