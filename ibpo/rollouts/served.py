@@ -94,7 +94,9 @@ class EndpointSampler:
         if self.seed is not None:
             options["seed"] = seed_of(request, self.seed)
         try:
-            reply, lead, num_forced = self.limit.ask(self.max_tokens, lambda limit: self._ask(request, {**limit, **options}))
+            reply, lead, num_forced = self.limit.ask(
+                self.max_tokens, lambda limit: self._ask(request, {**limit, **options})
+            )
         except NotServed as error:
             raise type(error)(f"problem {request.problem.problem_id}: {error}", error.status) from None
         except IbpoError as error:
