@@ -108,7 +108,7 @@ class EndpointSampler:
             request,
             completion,
             reply.finish_reason,
-            # A forced prefix is the response's, as in training and in this process; the server counts it as the prompt's.
+            # A forced prefix is the response's, as in training; the server counts it as the prompt's.
             None if reply.prompt_tokens is None else reply.prompt_tokens - num_forced,
             None if reply.completion_tokens is None else reply.completion_tokens + num_forced,
             0 if misread else reply.reasoning_tokens,
