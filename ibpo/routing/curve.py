@@ -86,7 +86,12 @@ def _choices(scores: Scores) -> NDArray[np.int64]:
     least = float(cost.min(axis=1).mean())
     means = np.linspace(least, float(cost[np.arange(size), gain.argmax(axis=1)].mean()), 21)
     bids = [told.at(max(mean, least * (1 + 1e-12))).price for mean in means.tolist()]
-    return np.array([np.argmax(gain - bid * cost, axis=1) for bid in bids])
+    # A price of the frontier is where some problem's two groups are worth the same: which of them comes out larger is
+    # rounding, and differs between processors. The cheaper one then.
+    close = 1e-9 * float(np.abs(gain).max(initial=0.0))
+    worth = [gain - bid * cost for bid in bids]
+    kept = [np.where(net >= net.max(axis=1, keepdims=True) - close, cost, np.inf) for net in worth]
+    return np.array([np.argmin(costs, axis=1) for costs in kept])
 
 
 def _hull_at(points: list[tuple[float, float]], cost: float) -> float:
