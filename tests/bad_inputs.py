@@ -244,6 +244,7 @@ def stopped() -> Iterator[None]:
 
     with (
         mock.patch("ibpo.demo.resolve_model", lambda path: _begin(resolve_model(path))),
+        mock.patch("ibpo.demo.get_model", _begin),
         mock.patch("ibpo.runs.working_in", _begin),
         mock.patch("huggingface_hub.constants.HF_HUB_OFFLINE", True),
         mock.patch("ibpo.serving.gateway.server.serve", _begin),
@@ -325,6 +326,7 @@ class Inputs:
         symbols = f"data.path={ROOT}/tests/fixtures/symbol_sums_240.jsonl"
         return {
             "demo": ["demo", "--quick", "--runs", str(self.folder / "runs")],
+            "models": ["models", "get", "smollm2", "--out", out + "d"],
             "cold-start": [
                 "cold-start",
                 str(ROOT / "recipes/cold_start_smoke.toml"),

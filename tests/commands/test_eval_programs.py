@@ -79,7 +79,7 @@ def test_groups_that_give_no_program_are_refused_before_sampling(tmp_path):
     result, rows, _ = evaluate(
         "mbpp",
         tmp_path,
-        lambda body, n: (f"<think>\n```python\n{RIGHT['mbpp']}", "stop"),
+        lambda body, n: (f"<think>\nIt doubles.\n</think>\n```python\n{RIGHT['mbpp']}", "stop"),
         "--response-group",
         str(recipe),
     )

@@ -38,7 +38,7 @@ def test_answers_pass_byte_for_byte(world, path, stream):
         del sent["stream_options"]
     _, direct, expected = call(f"{upstream.url}/{path}", sent)
     assert got == expected and len(got) > 100
-    added = {"x-ibpo-response-group", "x-ibpo-price", "x-ibpo-budget-left"}
+    added = {"x-ibpo-response-group", "x-ibpo-price", "x-ibpo-budget-left", "x-ibpo-request-id"}
     kept = [(name.lower(), value) for name, value in through.items() if name not in added | FRAMING]
     assert kept == [(name.lower(), value) for name, value in direct.items() if name not in FRAMING]
     assert {name for name in through if name.startswith("x-ibpo")} == added
