@@ -5,15 +5,15 @@
 FILE.npz holds the prompts' embeddings (`benchmarks/paretobandit.py --embed-model DIR --embeddings FILE.npz` writes it).
 
 `bandit`: as `benchmarks/paretobandit.py` (val shuffled, then test; seven ceilings), but the router (`OnlineRouter`)
-starts with nothing but "each dearer model is better by .05", list prices, and a projection of the embeddings on 25
+starts with "each more expensive model is better by .05", list prices and a projection of the embeddings on 25
 principal components, fitted on val's prompts without their rewards. It sees the reward and the cost of the model that
 it chose, at once. `--explore` is `ServingPolicy.explore`.
 
 `price` and `loss`: 3 x 608 shuffled test requests; the most expensive model's price times .0178, or the middle model's
 reward set to .75, in the middle third, unannounced. Three routers, each in front of the same controller: *frozen*
 (fitted offline on val, all rewards seen), *learning* (the same as what is expected before anything is learned, then
-`OnlineRouter` on the outcome of the chosen model), and *told* (frozen, but it knows the new price or reward: what could
-be had). Quality lost is told's reward less the router's.
+`OnlineRouter` on the outcome of the chosen model), and *told* (frozen, but it knows the new price or reward: the best
+that is possible). Quality lost is the reward of *told* less that of the router.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def logs(dual: Path | None, gsm8k: Path | None, game24: Path | None) -> Iterator
 
 
 def budgets_of(name: str, table: RoutedLog) -> list[Budget]:
-    """Of the logs without a true cost, shares of the dearer response group."""
+    """Of the logs without a true cost, shares of the more expensive response group."""
     if name.startswith("gsm8k"):
         return [parse_budget(f"verification={share}") for share in (0.25, 0.5)]
     return default_budgets(table)

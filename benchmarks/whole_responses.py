@@ -68,7 +68,7 @@ def math_verify_says(gold: str, predicted: str, wrap: str) -> bool:
     try:
         theirs, ours = (parse(text, parsing_timeout=3) for text in (f"${gold}$", wrap % predicted))
         return bool(verify(theirs, ours, timeout_seconds=3))
-    except Exception:  # it stumbles over some: no verdict
+    except Exception:  # it cannot parse some and raises what it likes: no verdict
         return False
 
 

