@@ -34,6 +34,8 @@ COSTS = (TOKENS, "money", "cost")
 """Names of costs; every other name is a response group's, unless a command knows better."""
 FEATURES = ("share", "cost", "at_least", "slice", "now", "range")
 """What a command may refuse of a budget; see `check_budget`."""
+LARGEST = Fraction(10**300)
+"""Amounts are multiplied with costs, which are floats."""
 ROUNDING = Fraction(1, 10**9)
 """By which shares may miss a sum of 1: three thirds may be written as decimals."""
 EXAMPLES = "extended=30%, 'extended>=10%', tokens=2000, tokens=0.5x or tokens=25%range"
@@ -338,6 +340,8 @@ def _amount(text: str, where: str) -> tuple[Fraction, Literal["number", "percent
             f"{where}: {text.strip()!r} is no amount; write a number (2000, 0.3), a fraction (1/3), a percentage "
             "(30%), a multiple of what is spent now (0.5x) or a part of the range (25%range)"
         )
+    if number > LARGEST:
+        raise IbpoError(f"{where}: {text.strip()!r} is more than can be counted; write at most 1e300")
     number = number / 100 if found[2] else number
     if found[3]:
         return number, "now" if found[3] == "x" else "range"

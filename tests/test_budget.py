@@ -118,6 +118,8 @@ def test_a_number_of_a_table_is_the_decimal_that_it_shows(number):
         ("tokens=inf", "'inf' is no amount"),
         ("tokens=nan", "is no amount"),
         ("tokens=1e9999999999", "is no amount"),
+        ("tokens=1e400x", "'1e400x' is more than can be counted"),
+        ("tokens=1e301", "is more than can be counted"),
         ("tokens=50%x", "is no amount"),
         ("extended@=0.2", "a slice is NAME@COLUMN=VALUE=AMOUNT"),
         ("extended@level==0.2", "a slice is NAME@COLUMN=VALUE=AMOUNT"),
