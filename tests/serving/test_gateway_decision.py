@@ -216,7 +216,7 @@ def test_a_caller_that_disconnects_is_settled_once(world, fault, stream):
     (row,) = [row for row in rows() if row["event"] == "request"]
     assert (row["outcome"], row["tokens"]) == ("disconnected", 7 if fault == "quiet" else None)
     shown, expected = world.snapshot(gateway), 10 if row["response_group"] == "standard" else 50
-    assert shown["num_in_flight"] == gateway.num_in_flight == 0
+    assert shown["num_in_flight"] == gateway.access.num_in_flight == 0
     (budget,) = shown["budgets"]
     assert (budget["num_requests"], budget["in_flight"]) == (1, 0)
     assert budget["spent"] == (7 if fault == "quiet" else expected)

@@ -40,7 +40,7 @@ def others_notice_nothing(served):
     yield
     status, headers, _ = call(f"{url}/v1/chat/completions", BODY, GOOD)
     assert status == 200 and headers["x-ibpo-response-group"] in ("standard", "extended")
-    world.wait_until(lambda: gateway.num_in_flight == 0)
+    world.wait_until(lambda: gateway.access.num_in_flight == 0)
     shown = world.snapshot(gateway)
     assert shown["num_in_flight"] == 0 and shown["budgets"][0]["in_flight"] == 0
     assert len(upstream.requests) >= before + 1
@@ -323,7 +323,7 @@ def test_many_answers_and_huge_caps_are_refused_before_anything_is_booked(served
         assert status == 400 and said in json.loads(data)["error"]["message"]
     # A group's own cap lowers the caller's: nothing is too large then.
     assert call(f"{url}/v1/chat/completions", {**BODY, "max_tokens": 1 << 30}, GOOD)[0] == 200
-    world.wait_until(lambda: gateway.num_in_flight == 0)
+    world.wait_until(lambda: gateway.access.num_in_flight == 0)
     after = world.snapshot(gateway)["budgets"][0]["num_requests"], len(upstream.requests)
     assert after == (before[0] + 1, before[1] + 1)
 
@@ -345,7 +345,7 @@ def test_a_reader_that_stops_loses_its_place(served):
     begun, before = len(upstream.requests), len(rows())
     with stream_request(url):
         world.wait_until(lambda: len(upstream.requests) > begun)
-        world.wait_until(lambda: gateway.num_in_flight == 0)
+        world.wait_until(lambda: gateway.access.num_in_flight == 0)
     upstream.padding = 0
     assert [row["outcome"] for row in rows()[before:] if row["event"] == "request"] == ["disconnected"]
 
@@ -364,7 +364,7 @@ def test_a_reader_that_stops_at_the_very_end_loses_its_place(served, monkeypatch
     begun = len(upstream.requests)
     with stream_request(url):
         world.wait_until(lambda: len(upstream.requests) > begun)
-        world.wait_until(lambda: gateway.num_in_flight == 0)
+        world.wait_until(lambda: gateway.access.num_in_flight == 0)
 
 
 @pytest.mark.parametrize("keys", [None, HASHED], ids=["trusted", "tenants"])

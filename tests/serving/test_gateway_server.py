@@ -52,7 +52,7 @@ def test_ready_until_it_drains(world):
     upstream = world.upstream()
     gateway, url, _ = world.gateway(upstream.url, keys=HASHED)
     assert call(f"{url}/ready")[0] == 200  # without a key: load balancers have none
-    gateway.draining = True
+    gateway.access.draining = True
     assert call(f"{url}/ready")[::2] == (503, b'{"ready": false}')
     headers = {"Authorization": f"Bearer {KEYS['gold']}"}
     status, _, said = call(f"{url}/v1/chat/completions", {"model": "m", "messages": []}, headers)

@@ -76,7 +76,7 @@ def served():
 
 
 def spent(world, gateway):
-    world.wait_until(lambda: gateway.num_in_flight == 0)
+    world.wait_until(lambda: gateway.access.num_in_flight == 0)
     budget = world.snapshot(gateway)["budgets"][0]
     assert budget["in_flight"] == 0
     return budget["spent"], budget["num_requests"]

@@ -239,6 +239,14 @@ class Decider:
             return None
 
 
+def outcome_of_stream(usage: StreamUsage) -> str:
+    """What became of a stream that came to its end, by what it said."""
+    if usage.failed:
+        return "cut" if usage.total else "failed"
+    # Not every server says [DONE]; one that ended in good order without a word of its cost is suspect.
+    return "answered" if usage.finished or usage.is_counted else "cut"
+
+
 def choose_groups(request: OpenAIRequest, model: ModelSettings, gains: Gains) -> dict[str, GroupSettings]:
     """The response groups that compete for a request, by name; never empty.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,7 +12,7 @@ from multidict import CIMultiDict
 
 from ibpo.errors import IbpoError
 from ibpo.responses import split_thought
-from ibpo.serving.gateway.decision import Decider, Decision, budget_headers
+from ibpo.serving.gateway.decision import Decider, Decision, budget_headers, outcome_of_stream
 from ibpo.serving.gateway.gains import OpeningTokens
 from ibpo.serving.gateway.openai_request import Api, Refusal, read_request, write_body
 from ibpo.serving.gateway.proxy import Upstream, UpstreamFault, pass_headers, relay_stream
@@ -38,30 +39,48 @@ class Governor(Decider):
         Raises:
             Refusal: A body or header that cannot be read, or an upstream that gave no answer.
         """
-        path = "/v1/chat/completions" if api == "chat" else "/v1/completions"
         headers = self.upstream.headers_for(http_request.headers, governed=True, anthropic=api == "messages")
+        decision, body = await self.begin(data, http_request.headers, headers, tenant, api=api)
+        try:
+            return await self._forward(http_request, headers, body, decision)
+        finally:
+            self.end(decision)
+
+    async def begin(
+        self, data: bytes, caller: Mapping[str, str], headers: CIMultiDict[str], tenant: str, *, api: Api
+    ) -> tuple[Decision, bytes]:
+        """Decide, and write the body as the upstream is to get it. The decision is the caller's to `end`.
+
+        Args:
+            data: The body, complete.
+            caller: The headers as they came.
+            headers: As they are sent on, also with a probe.
+            tenant: Who asks; "" belongs to nobody.
+            api: Which of the governed APIs it is.
+
+        Raises:
+            Refusal: A body or header that cannot be read. Nothing is reserved then.
+        """
+        path = "/v1/chat/completions" if api == "chat" else "/v1/completions"
         try:
             request = read_request(data, api=api)
             decision = await self.decide(
                 request,
-                http_request.headers,
+                caller,
                 tenant,
                 send_probe=lambda body: self._send_probe(body, headers, path),
                 opening_tokens=self.opening_tokens,
             )
         except IbpoError as error:
             raise Refusal(400, "bad_request", str(error)) from None
-        group, record = decision.group, decision.record
         try:
-            body = write_body(request, group, decision.model)
-            # A prefix that opens no thought, or closes one, is followed by an answer.
-            at_once = api == "chat" and bool(group.prefix) and split_thought(group.prefix).closed
-            return await self._forward(http_request, headers, body, decision, at_once=at_once)
-        except IbpoError as error:
-            record.outcome, record.status = "failed", 400
-            raise Refusal(400, "bad_request", str(error)) from None
-        finally:
+            return decision, write_body(request, decision.group, decision.model)
+        except BaseException as error:
+            decision.record.outcome, decision.record.status = "failed", 400
             self.end(decision)
+            if isinstance(error, IbpoError):
+                raise Refusal(400, "bad_request", str(error)) from None
+            raise
 
     @cached_property
     def opening_tokens(self) -> OpeningTokens:
@@ -86,8 +105,6 @@ class Governor(Decider):
         headers: CIMultiDict[str],
         body: bytes,
         decision: Decision,
-        *,
-        at_once: bool,
     ) -> web.StreamResponse:
         """Ask the upstream and pass its answer on; `decision` keeps what became of it, for `end`.
 
@@ -122,7 +139,7 @@ class Governor(Decider):
                     record.is_unread = is_read
                     return web.Response(status=answer.status, headers=shown, body=answer.head)
                 self.read_cost(decision, read_cost(whole))
-                restored = restore_content(whole) if at_once else None
+                restored = restore_content(whole) if continues_answer(decision) else None
                 if restored is None:
                     return web.Response(status=answer.status, headers=shown, body=answer.head)
                 self.metrics.failures.labels("misplaced").inc()
@@ -139,14 +156,17 @@ class Governor(Decider):
             )
             if not is_answer:
                 record.outcome = "failed"
-            elif is_read and usage.failed and record.outcome in ("answered", "cut"):
-                record.outcome = "cut" if usage.total else "failed"
-            elif is_read and record.outcome == "answered" and not usage.finished and not usage.is_counted:
-                # Not every server says [DONE]; one that ended in good order without a word of its cost is suspect.
-                record.outcome = "cut"
+            elif is_read and (record.outcome == "answered" or (usage.failed and record.outcome == "cut")):
+                record.outcome = outcome_of_stream(usage)
             return response
         finally:
             answer.close()
+
+
+def continues_answer(decision: Decision) -> bool:
+    """Whether the group's prefix opens no thought, or closes one: then an answer follows it."""
+    prefix = decision.group.prefix
+    return decision.request.api == "chat" and bool(prefix) and split_thought(prefix).closed
 
 
 def restore_content(body: bytes) -> bytes | None:

@@ -14,18 +14,18 @@ import logging
 import os
 import signal
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from aiohttp import web
 
 from ibpo.errors import IbpoError
 from ibpo.serving.controller import ServingPolicy
+from ibpo.serving.gateway.access import Access, governed_api, plain_path, too_large
 from ibpo.serving.gateway.async_controller import AsyncController
 from ibpo.serving.gateway.gains import GainPredictor
 from ibpo.serving.gateway.governor import Governor
@@ -105,12 +105,10 @@ class Gateway:
     def __init__(self, governor: Governor, host: str = "127.0.0.1") -> None:
         self.governor, self.keys, self.metrics = governor, governor.keys, governor.metrics
         self.settings, self.limits = governor.settings, governor.settings.limits
-        self.draining = False
-        self.num_in_flight = 0
-        self.metrics.in_flight.set_function(lambda: self.num_in_flight)
+        self.access = Access(self.keys, self.limits)
+        self.metrics.in_flight.set_function(lambda: self.access.num_in_flight)
         self._hosts = {*LOOPBACK, host.lower()}
         self._minute, self._num_logged = 0, 0
-        self._by_tenant: Counter[str] = Counter()
         self._page = (files("ibpo.serving.gateway") / "page.html").read_bytes()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -133,49 +131,26 @@ class Gateway:
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         path = plain_path(request.raw_path)
         if path == "/ready":
-            return web.json_response({"ready": not self.draining}, status=503 if self.draining else 200)
+            return web.json_response({"ready": not self.access.draining}, status=503 if self.access.draining else 200)
         self._check_browser(request)
-        tenant = self._tenant(request, path)
+        tenant = self.access.tenant_of(request.headers, path, method=request.method)
         if path in PAGES and request.method in ("GET", "HEAD"):
             return await self._show(path, tenant)
-        if tenant == OPERATOR and self.keys is not None:
-            raise Refusal(403, "operator_key", "the operator's key opens /budget and /metrics only; use a tenant's key")
-        if self.draining:
-            raise Refusal(
-                503, "draining", "the gateway is shutting down; ask another", {"Retry-After": "1"}, close=True
-            )
-        if self.num_in_flight >= self.limits.max_in_flight:
-            raise Refusal(503, "busy", "too many requests are in flight; try again", {"Retry-After": "1"})
-        if self.keys is not None and self._by_tenant[tenant] >= self.limits.max_in_flight_per_tenant:
-            raise Refusal(429, "too_many", "too many requests of yours are in flight; wait", {"Retry-After": "1"})
-        self.num_in_flight += 1
-        self._by_tenant[tenant] += 1
-        try:
+        with self.access.in_flight(tenant):
             if path == OUTCOMES and self.governor.learner is not None:
                 if request.method != "POST" or request.content_type != "application/json":
                     raise Refusal(405, "method", "use POST with Content-Type: application/json", {"Allow": "POST"})
                 return self._learn(await self._body(request), tenant)
-            if path in PATHS:
-                if request.method != "POST":
-                    raise Refusal(405, "method", "use POST", {"Allow": "POST"})
-                if request.content_type != "application/json":
-                    # Pages of other sites can make a browser post anything else.
-                    raise Refusal(415, "content_type", "send Content-Type: application/json", close=True)
-                if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-                    raise Refusal(415, "encoding", "compressed bodies are not taken; send it plain", close=True)
-                data = await self._body(request)
-                return await self.governor.answer(request, data, tenant, api=PATHS[path])
+            encoding = request.headers.get("Content-Encoding", "")
+            api = governed_api(path, request.method, request.content_type, encoding)
+            if api is not None:
+                return await self.governor.answer(request, await self._body(request), tenant, api=api)
             if not self.settings.allows(request.method, path):
                 raise Refusal(404, "not_allowed", "this gateway does not pass this path on; see allow in its settings")
             if request.body_exists and request.content_type not in ("application/json", "multipart/form-data"):
                 raise Refusal(415, "content_type", "send Content-Type: application/json", close=True)
             data = await self._body(request)
             return await pass_through(request, data, self.governor.upstream, self.limits, self.metrics)
-        finally:
-            self.num_in_flight -= 1
-            self._by_tenant[tenant] -= 1
-            if not self._by_tenant[tenant]:
-                del self._by_tenant[tenant]
 
     def _learn(self, data: bytes, tenant: str) -> web.Response:
         """An outcome of one of the tenant's own requests."""
@@ -216,29 +191,11 @@ class Gateway:
             self._hosts.add(host)  # with its port
         return host in self._hosts or _host_name(host) in self._hosts
 
-    def _tenant(self, request: web.BaseRequest, path: str) -> str:
-        """The tenant; "" where there are no keys.
-
-        Raises:
-            Refusal: A wrong key, or none.
-        """
-        if self.keys is None:
-            return ""
-        said = request.headers.get("Authorization", "")
-        if not said and PATHS.get(path) == "messages":  # as Anthropic's clients say it
-            said = f"Bearer {request.headers.get('x-api-key', '')}"
-        tenant = self.keys.tenant_of(said)
-        if tenant is None:
-            browser = request.method == "GET" and "text/html" in request.headers.get("Accept", "")
-            how = {"WWW-Authenticate": 'Basic realm="ibpo"' if browser else "Bearer"}
-            raise Refusal(401, "invalid_api_key", "the API key is missing or wrong", how, close=True)
-        return tenant
-
     async def _body(self, request: web.BaseRequest) -> bytes:
         """The request's body, within the limits of size and time."""
         limits = self.limits
         if (request.content_length or 0) > limits.max_body_bytes:
-            raise _too_large(limits.max_body_bytes)
+            raise too_large(limits.max_body_bytes)
         try:
             if request.content.is_eof():  # it came with the headers
                 return await request.read()
@@ -249,7 +206,7 @@ class Gateway:
         except TimeoutError:
             raise Refusal(408, "slow_body", "the body did not come in time", close=True) from None
         except web.HTTPRequestEntityTooLarge:
-            raise _too_large(limits.max_body_bytes) from None
+            raise too_large(limits.max_body_bytes) from None
         except (web.RequestPayloadError, web.PayloadAccessError):
             raise Refusal(400, "broken_body", "the body is broken off or wrongly framed", close=True) from None
 
@@ -266,35 +223,12 @@ class Gateway:
         if path == "/metrics":
             text = self.metrics.render(shown)
             return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
-        data: dict[str, Any] = {**shown, "history": list(self.governor.controller.history), "draining": self.draining}
+        data: dict[str, Any] = {
+            **shown,
+            "history": list(self.governor.controller.history),
+            "draining": self.access.draining,
+        }
         return web.Response(body=json.dumps(data).encode(), content_type="application/json", headers=PAGE_HEADERS)
-
-
-def plain_path(raw: str) -> str:
-    """The path without its parameters, by which it is decided who answers.
-
-    Raises:
-        Refusal: A path that could mean one thing here and another upstream.
-
-    Example:
-        >>> plain_path("/v1/models?limit=3")
-        '/v1/models'
-    """
-    path = raw.partition("?")[0].partition("#")[0]
-    if path in PATHS:
-        return path
-    plain = unquote(path)
-    odd = plain != path and any(mark in plain for mark in "/\\%?#") and plain.count("/") != path.count("/")
-    dots = any(part.partition(";")[0] in (".", "..") for part in plain.split("/"))  # `..;` is `..` to some servers
-    if odd or dots or "//" in plain or "\\" in plain:
-        raise Refusal(400, "bad_path", "the path is ambiguous; write it plainly")
-    if not plain.startswith("/") or any(ord(mark) < 32 for mark in plain):
-        raise Refusal(400, "bad_path", "the path must begin with /")
-    if plain != path and (plain.rstrip("/") in PATHS or plain.startswith("/v1/")):
-        raise Refusal(400, "bad_path", "the path is ambiguous; write it without %")
-    if plain.rstrip("/") in PATHS and plain not in PATHS:
-        raise Refusal(404, "bad_path", "write the path without the / at its end")
-    return plain
 
 
 def _host_name(host: str) -> str:
@@ -317,10 +251,6 @@ def _refuse(refusal: Refusal, path: str) -> web.Response:
     if refusal.close:
         response.force_close()
     return response
-
-
-def _too_large(most: int) -> Refusal:
-    return Refusal(413, "too_large", f"the body is larger than {most} bytes; send less", close=True)
 
 
 def _place(error: BaseException) -> str:
@@ -460,14 +390,14 @@ async def running(service: Service, log: RequestLog) -> AsyncIterator[tuple[Gate
 
 async def _drain(gateway: Gateway, site: web.TCPSite, seconds: float, log: RequestLog) -> None:
     """Take no more requests, and wait for those in flight."""
-    gateway.draining = True
-    log.write("draining", in_flight=gateway.num_in_flight)
+    gateway.access.draining = True
+    log.write("draining", in_flight=gateway.access.num_in_flight)
     await site.stop()
     give_up = time.monotonic() + seconds
-    while gateway.num_in_flight and time.monotonic() < give_up:
+    while gateway.access.num_in_flight and time.monotonic() < give_up:
         await asyncio.sleep(0.05)
-    if gateway.num_in_flight:
-        log.write("cut_off", in_flight=gateway.num_in_flight)
+    if gateway.access.num_in_flight:
+        log.write("cut_off", in_flight=gateway.access.num_in_flight)
 
 
 def serve(service: Service, log: RequestLog, on_ready: Callable[[str], None] = lambda url: None) -> None:
