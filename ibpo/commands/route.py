@@ -193,6 +193,14 @@ def _print(title: str, router: Router) -> None:
         cells = [f"{name} {_cell(curve, key, ' ')}" for key, name in CURVE.items()]
         at = ", ".join(f"{value:.3f}" for value in curve["quality_at_cost"])
         console.print(f"{'; '.join(cells)}; reward at 1/4, 1/2, 3/4 of the way to the most expensive cost: {at}")
+    for name, told in (router.source.get("explained") or {}).items():
+        if any(value is not None for value in told):
+            cells = ["-" if value is None else f"{value:.3f}" for value in told]
+            gains, costs = cells[: len(router.groups) - 1], cells[len(router.groups) - 1 :]
+            console.print(
+                f"{name}: explains of the gain {', '.join(gains)} of the variance on problems left out, "
+                f"of the cost {', '.join(costs)}"
+            )
     if "verdict" in router.report:
         console.print(f"verdict: {router.report['verdict']}")
     console.print(

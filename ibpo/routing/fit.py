@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ibpo import __version__
 from ibpo.allocation import GroupMeans
@@ -19,6 +20,7 @@ from ibpo.data import Log, LogColumns, LogError, Source, lookup, read_log, read_
 from ibpo.endpoint import Endpoint
 from ibpo.errors import IbpoError
 from ibpo.routing.features import FloatArray, as_text, bends, hashed
+from ibpo.routing.neighbours import leave_one_out, unit_rows
 from ibpo.routing.router import Embed, Router, Scores, bend, raw_features
 
 PROMPTS = ("prompt", "question", "problem", "messages", "input")
@@ -218,6 +220,9 @@ def fit_router(
     the hashed n-grams (`Router`) whose penalty (1e-2 to 1e6) and weight of the n-grams (0, 1, 4, 16) are those of the
     least leave-one-problem-out error. A large penalty means: nothing was found, and the mean is predicted.
 
+    With embeddings, the mean over the k nearest problems (k of `ibpo.routing.neighbours.NUM_NEIGHBOURS`) stands in for
+    the regression of every target on which its leave-one-out error is smaller.
+
     Args:
         table: The log.
         embedded: `[P, E]` embeddings of its prompts.
@@ -249,7 +254,12 @@ def fit_router(
     unit = np.where(mean_cost > 0, mean_cost, 1.0)
     target = np.hstack([table.reward[:, 1:] - table.reward[:, :1], table.cost / unit])
     text: Any = hashed(table.prompts) if uses_text else None
-    scales, alphas = _least_error(standard, text, target, seed)
+    few = np.sort(np.random.default_rng(seed).choice(len(target), min(len(target), _MOST_COMPARED), replace=False))
+    scales, alphas, error = _least_error(standard, text, target, few)
+    unit_near = np.zeros((0, 0)) if embedded is None else unit_rows(embedded)
+    num_near, near_error = _nearest_error(unit_near[few] if embedded is not None else unit_near, target[few])
+    num_near[near_error >= error * (1 - 1e-9)] = 0
+    spread = target[few].var(axis=0) * (len(few) / (len(few) - 1)) ** 2  # the mean's leave-one-out error
     dense = np.zeros((standard.shape[1], target.shape[1]))
     sparse = np.zeros((text.shape[1] if text is not None and scales.any() else 0, target.shape[1]))
     intercept = np.zeros(target.shape[1])
@@ -265,6 +275,8 @@ def fit_router(
     for array in (dense, sparse):
         array[:, size - 1 :] *= unit
     intercept[size - 1 :] *= unit
+    near_target = target.copy()
+    near_target[:, size - 1 :] *= unit
     return Router(
         groups=table.groups,
         cost_name=table.columns["cost"],
@@ -280,6 +292,9 @@ def fit_router(
             "text": sparse,
             "intercept": intercept,
             "floor": _SMALLEST_COST * unit,
+            "near": unit_near if num_near.any() else np.zeros((0, 0)),
+            "near_target": near_target if num_near.any() else np.zeros((0, len(num_near))),
+            "num_near": num_near,
         },
         source={
             **(source or {}),
@@ -288,6 +303,8 @@ def fit_router(
             "penalties": alphas.tolist(),
             "means": [*(table.reward[:, 1:] - table.reward[:, :1]).mean(axis=0).tolist(), *mean_cost.tolist()],
             "text_scales": scales.tolist(),
+            "neighbours": num_near.astype(int).tolist(),
+            "explained": {"ridge": _explained(error, spread), "neighbours": _explained(near_error, spread)},
             "seed": seed,
             "ibpo": __version__,
             "scikit_learn": sklearn.__version__,
@@ -302,6 +319,8 @@ def as_mix(router: Router) -> Router:
     arrays = dict(router.arrays)
     arrays["dense"], arrays["text"] = np.zeros_like(arrays["dense"]), np.zeros((0, arrays["text"].shape[1]))
     arrays["intercept"] = np.array(router.source["means"])
+    arrays["near"], arrays["near_target"] = np.zeros((0, 0)), arrays["near_target"][:0]
+    arrays["num_near"] = np.zeros_like(arrays["num_near"])
     return replace(router, arrays=arrays)
 
 
@@ -321,10 +340,10 @@ def _joined(standard: FloatArray, text: Any, by: float) -> Any:
     return sparse.hstack([sparse.csr_matrix(standard), by * text], format="csr")
 
 
-def _least_error(standard: FloatArray, text: Any, target: FloatArray, seed: int) -> tuple[FloatArray, FloatArray]:
-    """Per target the weight of the n-grams and the penalty of the least leave-one-out error."""
-    size = len(target)
-    few = np.sort(np.random.default_rng(seed).choice(size, min(size, _MOST_COMPARED), replace=False))
+def _least_error(
+    standard: FloatArray, text: Any, target: FloatArray, few: NDArray[np.int64]
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Per target the weight of the n-grams and the penalty of the least leave-one-out error, and that error."""
     best = np.full(target.shape[1], np.inf)
     scales, alphas = np.zeros(target.shape[1]), np.zeros(target.shape[1])
     target_few, dense_gram = target[few], standard[few] @ standard[few].T
@@ -334,7 +353,24 @@ def _least_error(standard: FloatArray, text: Any, target: FloatArray, seed: int)
         for alpha, error in _leave_one_out(gram, target_few):
             better = error < best * (1 - 1e-9)
             best[better], scales[better], alphas[better] = error[better], by, alpha
-    return scales, alphas * size / len(few)
+    return scales, alphas * len(target) / len(few), best
+
+
+def _nearest_error(unit: FloatArray, target: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Per target the k of the least leave-one-out error, and that error; infinite without embeddings."""
+    best, num = np.full(target.shape[1], np.inf), np.zeros(target.shape[1])
+    for k, error in leave_one_out(unit, target):
+        better = error < best * (1 - 1e-9)
+        best[better], num[better] = error[better], k
+    return num, best
+
+
+def _explained(error: FloatArray, spread: FloatArray) -> list[float | None]:
+    """Per target the part of the variance that is explained on problems left out; None: not to be said."""
+    return [
+        round(1 - e / s, 4) if s > 0 and math.isfinite(e) else None
+        for e, s in zip(error.tolist(), spread.tolist(), strict=True)
+    ]
 
 
 def _leave_one_out(gram: FloatArray, target: FloatArray) -> list[tuple[float, FloatArray]]:

@@ -18,11 +18,15 @@ import numpy as np
 
 from ibpo.errors import IbpoError
 from ibpo.routing.features import COUNTED, NUM_HASHES, FloatArray, as_text, counts, hashed
+from ibpo.routing.neighbours import mean_of_nearest
 from ibpo.runs import read_document, write_text_atomic
 
 _KIND = "ibpo.router"
-_VERSION = 1
-ARRAYS = ("bends", "bend_of", "centre", "scale", "dense", "text", "intercept", "floor")
+_VERSION = 2
+ARRAYS = (
+    *("bends", "bend_of", "centre", "scale", "dense", "text", "intercept", "floor"),
+    *("near", "near_target", "num_near"),
+)
 
 Embed = Callable[[Sequence[str]], FloatArray]
 """Prompts -> `[N, E]` embeddings."""
@@ -45,6 +49,9 @@ class Router:
     bent at a few of its quantiles and standardised, and h the hashed n-grams,
 
         gain_g = z . dense_g + h . text_g + intercept_g,     cost_g = max(floor_g, the same with weights of its own).
+
+    Where the prompts are embedded, a gain or a cost may be the mean of the nearest problems' instead
+    (`ibpo.routing.neighbours`): whichever had the smaller leave-one-out error.
 
     Made by `ibpo.routing.fit.fit_router`, read by `load_router`.
     """
@@ -83,11 +90,17 @@ class Router:
         """
         texts = [as_text(prompt) for prompt in prompts]
         weights = self.arrays
-        raw = raw_features(texts, self.number_names, numbers, self.uses_text, self._embedded(texts))
+        embedded = self._embedded(texts)
+        raw = raw_features(texts, self.number_names, numbers, self.uses_text, embedded)
         bent = bend(raw, weights["bends"], weights["bend_of"])
         found = ((bent - weights["centre"]) / weights["scale"]) @ weights["dense"] + weights["intercept"]
         if len(weights["text"]):
             found = found + hashed(texts) @ weights["text"]
+        by_near = np.flatnonzero(weights["num_near"])
+        if len(by_near) and embedded is not None:
+            found[:, by_near] = mean_of_nearest(
+                weights["near"], weights["near_target"][:, by_near], weights["num_near"][by_near], embedded
+            )
         size = len(self.groups)
         gain = np.hstack([np.zeros((len(texts), 1)), found[:, : size - 1]])
         return Scores(gain, np.maximum(weights["floor"], found[:, size - 1 :]))
@@ -114,7 +127,7 @@ class Router:
             "embedding": dict(self.embedding),
             "source": dict(self.source),
             "report": dict(self.report),
-            "arrays": {name: _encode(self.arrays[name]) for name in ARRAYS},
+            "arrays": {name: _encode(self.arrays[name], "<f4" if name == "near" else "<f8") for name in ARRAYS},
         }
         return json.dumps({**row, "sha256": _digest(row)}, indent=1) + "\n"
 
@@ -164,6 +177,9 @@ class Router:
             "text": (len(arrays["text"]) and NUM_HASHES, targets),
             "intercept": (targets,),
             "floor": (len(self.groups),),
+            "near": (len(arrays["near_target"]), *arrays["near"].shape[1:]),
+            "near_target": (len(arrays["near"]), targets),
+            "num_near": (targets,),
         }
         for name, shape in wanted.items():
             if arrays[name].shape != shape:
@@ -176,6 +192,11 @@ class Router:
             raise ValueError(f"{num_raw} features, not those of this version")
         if ((place != np.floor(place)) | (place < 0) | (place >= num_raw)).any() or (arrays["scale"] <= 0).any():
             raise ValueError("array bend_of or scale is out of range")
+        if arrays["near"].ndim != 2 or (arrays["num_near"] < 0).any() or not (len(arrays["near"]) or self._is_ridge()):
+            raise ValueError("array near or num_near is out of range")
+
+    def _is_ridge(self) -> bool:
+        return not self.arrays["num_near"].any()
 
 
 def raw_features(
@@ -236,15 +257,19 @@ def load_router(path: str | Path, embed: Embed | None = None) -> Router:
     return router if embed is None else replace(router, embed=embed)
 
 
-def _encode(array: FloatArray) -> dict[str, Any]:
-    """Shape, and little-endian doubles in base64."""
-    data = np.ascontiguousarray(array, "<f8").tobytes()
-    return {"shape": list(array.shape), "float64": base64.b64encode(data).decode()}
+_TYPES = {"<f8": "float64", "<f4": "float32"}
+
+
+def _encode(array: FloatArray, kind: str) -> dict[str, Any]:
+    """Shape, and little-endian numbers in base64."""
+    data = np.ascontiguousarray(array, kind).tobytes()
+    return {"shape": list(array.shape), _TYPES[kind]: base64.b64encode(data).decode()}
 
 
 def _decode(row: Mapping[str, Any]) -> FloatArray:
-    data = base64.b64decode(row["float64"], validate=True)
-    return np.frombuffer(data, "<f8").reshape(row["shape"]).astype(np.float64)
+    kind = "<f4" if "float32" in row else "<f8"
+    data = base64.b64decode(row[_TYPES[kind]], validate=True)
+    return np.frombuffer(data, kind).reshape(row["shape"]).astype(np.float64)
 
 
 def _digest(row: Mapping[str, Any]) -> str:

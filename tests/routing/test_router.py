@@ -155,7 +155,7 @@ def changed(row, name):
     [
         (lambda row: changed(row, "weights"), "has been changed since it was written"),
         (lambda row: {**row, "groups": ["long", "short"]}, "has been changed since it was written"),
-        (lambda row: {**row, "version": 0}, "of version 0, this ibpo reads 1; make it again with ibpo route fit"),
+        (lambda row: {**row, "version": 0}, "of version 0, this ibpo reads 2; make it again with ibpo route fit"),
         (lambda row: {**row, "kind": "ibpo.calibration"}, "no router"),
         (lambda row: resigned(changed(row, "not finite")), "not finite"),
         (lambda row: resigned(changed(row, "too short")), r"array intercept is \(2,\), not \(3,\)"),
