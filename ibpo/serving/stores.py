@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from ibpo.errors import IbpoError
-from ibpo.serving.controller import Reservation, TokenBucket
+from ibpo.serving.controller import QUOTA, Reservation, TokenBucket
 
 _VERSION = 3
 """The format of both stores: their keys and columns, `TokenBucket.state` and `Reservation.state` as JSON."""
@@ -32,6 +32,7 @@ create table if not exists account (name text primary key, tallies text not null
 create table if not exists reservation (request_id text primary key, time real not null, row text not null)
     without rowid;
 create index if not exists reservation_by_time on reservation (time);
+create table if not exists touched (name text primary key, time real not null) without rowid;
 create table if not exists state (name text primary key, state text not null) without rowid;
 """
 _UNLOCK = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) else return 0 end"
@@ -173,9 +174,22 @@ class SqliteStore(SharedStore):
         rows = self._run("select request_id from reservation where time < ? order by time, request_id", time)
         return [row[0] for row in rows.fetchall()]
 
+    def touch(self, account: str, time: float) -> None:
+        """See `AccountStore`."""
+        self._run("insert or replace into touched values (?, ?)", account, time)
+
+    def forget(self, prefix: str, before: float) -> int:
+        """See `AccountStore`."""
+        gone = "select name from touched where time < ? and substr(name, 1, ?) = ?"
+        values = before, len(prefix), prefix
+        self._run(f"delete from account where name in ({gone})", *values)
+        return self._run(f"delete from touched where name in ({gone})", *values).rowcount
+
     def accounts(self) -> dict[str, list[TokenBucket]]:
-        """All accounts as they are now."""
-        return {name: _decode(text) for name, text in self._run("select name, tallies from account order by name")}
+        """The accounts as they are now, but for quotas, of which there may be many."""
+        quotas = QUOTA + "%"
+        rows = self._run("select name, tallies from account where name not like ? order by name", quotas)
+        return {name: _decode(text) for name, text in rows}
 
     def save_state(self, name: str, state: dict[str, Any]) -> None:
         """Store `Controller.state_dict` under a name, e.g. the process's: its window and prices."""
@@ -230,6 +244,8 @@ class RedisStore(SharedStore):
         self._token = ""
         self._put: dict[str, Reservation] = {}
         self._popped: set[str] = set()
+        self._touched: dict[str, float] = {}
+        self._forgotten: list[str] = []
         about = {"version": _VERSION, "budgets": self._budgets}
         with self._errors():
             self._redis.set(f"{prefix}:about", json.dumps(about), nx=True)
@@ -250,6 +266,8 @@ class RedisStore(SharedStore):
             self._read.clear()
             self._put.clear()
             self._popped.clear()
+            self._touched.clear()
+            self._forgotten.clear()
             yield
             with self._errors():
                 self._commit()
@@ -282,8 +300,20 @@ class RedisStore(SharedStore):
         with self._errors():
             return self._redis.zrangebyscore(f"{self._prefix}:time", "-inf", f"({time!r}")
 
+    def touch(self, account: str, time: float) -> None:
+        """See `AccountStore`."""
+        self._touched[account] = time
+
+    def forget(self, prefix: str, before: float) -> int:
+        """See `AccountStore`."""
+        with self._errors():
+            found = self._redis.zrangebyscore(f"{self._prefix}:touched", "-inf", f"({before!r}")
+        gone = [name for name in found if name.startswith(prefix)]
+        self._forgotten += gone
+        return len(gone)
+
     def accounts(self) -> dict[str, list[TokenBucket]]:
-        """All accounts as they are now."""
+        """The accounts as they are now, but for quotas, of which there may be many."""
         with self._errors():
             rows = self._redis.hgetall(f"{self._prefix}:account")
         return {name: _decode(rows[name]) for name in sorted(rows)}
@@ -301,7 +331,11 @@ class RedisStore(SharedStore):
 
     def _read_account(self, account: str) -> str:
         with self._errors():
-            return self._redis.hget(f"{self._prefix}:account", account) or ""
+            return self._redis.hget(self._place(account), account) or ""
+
+    def _place(self, account: str) -> str:
+        """The hash in which it is stored: quotas apart, so that nobody reads them all."""
+        return f"{self._prefix}:quota" if account.startswith(QUOTA) else f"{self._prefix}:account"
 
     def _lock(self) -> None:
         self._token = secrets.token_hex(16)
@@ -320,7 +354,7 @@ class RedisStore(SharedStore):
 
     def _commit(self) -> None:
         changed = self._changed()
-        if not (changed or self._put or self._popped):
+        if not (changed or self._put or self._popped or self._touched or self._forgotten):
             return
         with self._redis.pipeline() as pipe:
             pipe.watch(f"{self._prefix}:lock")
@@ -328,7 +362,12 @@ class RedisStore(SharedStore):
                 raise IbpoError("redis: the lock was lost before the decision was written; nothing was changed")
             pipe.multi()
             for name, text in changed.items():
-                pipe.hset(f"{self._prefix}:account", name, text)
+                pipe.hset(self._place(name), name, text)
+            if self._touched:
+                pipe.zadd(f"{self._prefix}:touched", self._touched)
+            for name in self._forgotten:
+                pipe.hdel(self._place(name), name)
+                pipe.zrem(f"{self._prefix}:touched", name)
             for name in self._popped:
                 pipe.hdel(f"{self._prefix}:reservation", name)
                 pipe.zrem(f"{self._prefix}:time", name)

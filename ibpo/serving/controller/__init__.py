@@ -6,13 +6,14 @@ spend at a price), `alarm` (has the traffic changed?), `pricing` (what is worth 
 `correction` (what lengths really are), `controller` (the choice).
 """
 
-from ibpo.serving.controller.accounts import TOTAL, AccountStore, MemoryStore, Reservation, TokenBucket
+from ibpo.serving.controller.accounts import QUOTA, TOTAL, AccountStore, MemoryStore, Reservation, TokenBucket
 from ibpo.serving.controller.controller import Candidate, Controller
 from ibpo.serving.controller.policy import BudgetPolicy, ServingPolicy, TenantPolicy, parse_budget_policies, read_policy
 from ibpo.serving.controller.window import PROHIBITIVE
 
 __all__ = [
     "PROHIBITIVE",
+    "QUOTA",
     "TOTAL",
     "AccountStore",
     "BudgetPolicy",

@@ -8,6 +8,8 @@ from threading import RLock
 from typing import Any, NamedTuple, Protocol
 
 TOTAL = "total"
+QUOTA = "quota "
+"""How the names of accounts with a total of their own begin: see `Controller.decide`."""
 
 
 class TokenBucket:
@@ -128,12 +130,17 @@ class Reservation(NamedTuple):
     """As how many requests it counts: of that many all costs are the sum."""
     propensity: float = 1.0
     """With which probability this response group was chosen: below 1 only where the policy explores."""
+    quotas: tuple[str, ...] = ()
+    """The accounts with a total of their own that it is booked in: see `Controller.decide`."""
 
     def state(self) -> list[Any]:
-        """As a JSON list; without exploration, and a single request, as earlier versions write it."""
-        if self.propensity != 1.0:
-            return list(self)
-        return list(self)[:-1] if self.num_requests != 1 else list(self)[:-2]
+        """As a JSON list; what is as usual at its end is left out, as earlier versions write it."""
+        values, usual = list(self), (1, 1.0, ())
+        for value in reversed(usual):
+            if values[-1] != value:
+                break
+            values.pop()
+        return values
 
     @classmethod
     def from_state(cls, values: list[Any]) -> Reservation:
@@ -181,6 +188,14 @@ class AccountStore(Protocol):
         """Ids of the reservations made before `time`."""
         ...
 
+    def touch(self, account: str, time: float) -> None:
+        """Note when an account was used: only such accounts can be forgotten."""
+        ...
+
+    def forget(self, prefix: str, before: float) -> int:
+        """Remove the accounts that begin so and were touched last before this time; how many they are."""
+        ...
+
 
 @dataclass
 class MemoryStore:
@@ -189,6 +204,8 @@ class MemoryStore:
     num_budgets: int
     accounts: dict[str, list[TokenBucket]] = field(default_factory=dict)
     reservations: dict[str, Reservation] = field(default_factory=dict)
+    touched: dict[str, float] = field(default_factory=dict)
+    """Account -> when it was used last, of those that can be forgotten; the one that was used last at the end."""
     _lock: AbstractContextManager[Any] = field(default_factory=RLock, init=False, repr=False, compare=False)
 
     def transaction(self) -> AbstractContextManager[Any]:
@@ -218,11 +235,25 @@ class MemoryStore:
         """See `AccountStore`."""
         return [name for name, reservation in self.reservations.items() if reservation.time < time]
 
+    def touch(self, account: str, time: float) -> None:
+        """See `AccountStore`."""
+        self.touched.pop(account, None)
+        self.touched[account] = time
+
+    def forget(self, prefix: str, before: float) -> int:
+        """See `AccountStore`."""
+        gone = [name for name, time in self.touched.items() if time < before and name.startswith(prefix)]
+        for name in gone:
+            del self.touched[name]
+            self.accounts.pop(name, None)
+        return len(gone)
+
     def state(self) -> dict[str, Any]:
         """Everything, for JSON."""
         return {
             "accounts": {name: [bucket.state() for bucket in buckets] for name, buckets in self.accounts.items()},
             "reservations": [reservation.state() for reservation in self.reservations.values()],
+            "touched": self.touched,
         }
 
     @classmethod
@@ -233,4 +264,5 @@ class MemoryStore:
             store.accounts[name] = [TokenBucket.from_state(values) for values in buckets]
         for values in state["reservations"]:
             store.put(Reservation.from_state(values))
+        store.touched = dict(state.get("touched", {}))
         return store

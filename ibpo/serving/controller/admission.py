@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ibpo.serving.controller.accounts import TOTAL, AccountStore, Ended, MemoryStore, Reservation, TokenBucket
+from ibpo.serving.controller.accounts import QUOTA, TOTAL, AccountStore, Ended, MemoryStore, Reservation, TokenBucket
 from ibpo.serving.controller.policy import ServingPolicy, TenantPolicy
 
 _KEPT = 1.0 - 1.0 / 1000
@@ -35,6 +35,8 @@ class Bounds:
     """Whether anything is promised."""
     binding: bool
     """Whether anything is promised or forbidden."""
+    is_quota: bool = False
+    """Whether it is a total, and no mean."""
 
 
 class Account(NamedTuple):
@@ -109,7 +111,9 @@ class Admission:
     A request that counts as n (`Controller.decide`) has the costs of n together and brings n b: read n b for b above.
 
     For a run with C = 0: B <= burst + R + H where it starts, and -B <= overdraft where it ends. A ceiling of a tenant
-    or a slice is an account of the same kind with H = 0.
+    or a slice is an account of the same kind with H = 0. So is a *quota*, a total T that a session or a day may cost:
+    with b = 0, overdraft = T and A = 0 (1) says that spent + reserved <= T + slip. A request whose response groups all
+    lack room in a quota gets the cheapest of them, whose reserve counts in that quota's slip: nobody is refused.
     """
 
     def __init__(self, policy: ServingPolicy, store: AccountStore) -> None:
@@ -141,7 +145,7 @@ class Admission:
             promising=False,
             binding=True,
         )
-        fair = {budget.name: self.policy.fair_share * budget.mean for budget in budgets}
+        fair = {budget.name: self.policy.fair_share * budget.mean for budget in budgets if budget.mean < math.inf}
         self._tenants = {name: self._bounds(terms, fair) for name, terms in self.policy.tenants.items()}
         self._slices = {name: self._bounds(terms, {}) for name, terms in self.policy.slices.items()}
         self._other_tenant, self._other_slice = self._bounds(TenantPolicy(), fair), self._bounds(TenantPolicy(), {})
@@ -149,8 +153,35 @@ class Admission:
         self._kept.clear()
         self._alone = None
 
+    def quotas(self, named: Iterable[tuple[str, Mapping[str, float]]]) -> list[Account]:
+        """Accounts with totals of their own: name, and budget -> the most that it may cost in all."""
+        found: list[Account] = []
+        none = (0.0,) * len(self.policy.budgets)
+        for name, totals in named:
+            most = [totals.get(budget.name, math.inf) for budget in self.policy.budgets]
+            bounds = Bounds(
+                at_most=tuple(math.inf if total == math.inf else 0.0 for total in most),
+                overdraft=tuple(0.0 if total == math.inf else total for total in most),
+                burst=(math.inf,) * len(most),
+                overcommit=none,
+                at_least=none,
+                depth=none,
+                promising=False,
+                binding=False,
+                is_quota=True,
+            )
+            found.append(_account(QUOTA + name, bounds, self.store.buckets(QUOTA + name)))
+        return found
+
+    def _booked(self, reservation: Reservation) -> list[Account]:
+        """The accounts that a reservation is booked in."""
+        accounts = self.accounts(reservation.tenant, reservation.slice_name)
+        if not reservation.quotas:
+            return accounts
+        return accounts + self.quotas((name, {}) for name in reservation.quotas)
+
     def accounts(self, tenant: str, slice_name: str) -> list[Account]:
-        """The accounts of a request."""
+        """The accounts of a request, but for quotas."""
         if self._alone is not None and not tenant and not slice_name:
             return self._alone
         kept = self._kept.get((tenant, slice_name)) if self._keeps else None
@@ -260,7 +291,7 @@ class Admission:
         Returns:
             How often these accounts have been restarted.
         """
-        accounts = self.accounts(reservation.tenant, reservation.slice_name)
+        accounts = self._booked(reservation)
         estimate, reserve = reservation.estimate, reservation.reserve
         for account in accounts:
             for (bucket, mean, _, _, _), expected, most, cost in zip(
@@ -305,7 +336,7 @@ class Admission:
         reservation, actual, cancelled, restarts = ended
         if not cancelled and reservation.estimate == actual:
             return
-        for account in self.accounts(reservation.tenant, reservation.slice_name):
+        for account in self._booked(reservation):
             for (bucket, mean, _, burst, _), expected, cost in zip(
                 account.lines, reservation.estimate, actual, strict=True
             ):
@@ -344,7 +375,7 @@ class Admission:
             if top == math.inf
             else budget.slack(top)
             if budget.overdraft is not None
-            else max(budget.slack(top), room)
+            else max(budget.slack(top), room if room < math.inf else 0.0)
             for budget, top, room in zip(budgets, most, self._overdraft, strict=True)
         ]
         return Bounds(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ibpo.errors import IbpoError
-from ibpo.serving.controller.accounts import TOTAL, AccountStore, Ended, MemoryStore, Reservation
+from ibpo.serving.controller.accounts import QUOTA, TOTAL, AccountStore, Ended, MemoryStore, Reservation
 from ibpo.serving.controller.admission import Account, Admission
 from ibpo.serving.controller.correction import Correction
 from ibpo.serving.controller.policy import ServingPolicy
@@ -18,6 +18,7 @@ from ibpo.serving.controller.pricing import Pricing
 _GOLDEN = 0.6180339887498949
 _INFINITY = math.inf  # a name of this module is found sooner
 _ONCE = (0,)
+_NO_QUOTAS: Mapping[str, Mapping[str, float]] = {}
 _VERSION = 4
 """The format of `Controller.state_dict`."""
 
@@ -95,6 +96,10 @@ class Controller:
         """Requests for which no response group had room in every bound."""
         self.num_too_dear: dict[str, int] = {}
         """Response group -> requests for which it was expected to cost more than there is room for (`overdraft`)."""
+        self.quota_balances: dict[str, list[float]] = {}
+        """Of the last request: quota -> per budget what it has spent and expects to spend, as a negative number."""
+        self.short_quotas: list[str] = []
+        """Of the last request: the quotas that had no room for all of its candidates."""
         self._in_memory = type(self.store) is MemoryStore
         self._admission = Admission(policy, self.store)
         self._pricing = Pricing(policy)
@@ -142,6 +147,7 @@ class Controller:
         tenant: str = "",
         slice_name: str = "",
         num_requests: int = 1,
+        quotas: Mapping[str, Mapping[str, float]] = _NO_QUOTAS,
     ) -> Reservation:
         """Choose a response group, and keep its cost ready until `settle` or `cancel`.
 
@@ -154,6 +160,10 @@ class Controller:
             slice_name: Which part of the traffic it belongs to.
             num_requests: As how many requests it counts, e.g. one for each of several answers; all get one response
                 group. The candidates' costs are those of all together, their gains those of one.
+            quotas: Totals that it counts against as well, e.g. its session's and its day's: the name of an account ->
+                budget -> the most that all its requests may cost. What has no room in one of them by its reserve is
+                not chosen, unless it is the cheapest: at the end of a quota requests are answered as cheaply as can
+                be. A cost that no mean bounds needs a budget with an infinite one.
 
         Raises:
             IbpoError: No candidate, a cost that is missing or negative, a gain that is not finite; nothing is changed.
@@ -173,7 +183,10 @@ class Controller:
             accounts = self._admission.accounts(tenant, slice_name)
             quote = self._pricing.quote(accounts)
             prices = quote.prices
+            if quotas:
+                accounts = accounts + self._read_quotas(quotas, now)
             self._admission.begin(accounts, num_requests)
+            short = self._find_short(accounts, estimates, reserves) if quotas else []
             place, within, too_expensive = self._choose(utility, estimates, reserves, prices, accounts, num_requests)
             propensity = 1.0
             if self.policy.explore > 0 and within and len(estimates) > 1:
@@ -198,11 +211,19 @@ class Controller:
                     within,
                     num_requests,
                     propensity,
+                    tuple(quotas),
                 ),
             )
             self.store.put(reservation)
             balances = [bucket.balance for bucket in accounts[0].buckets]
         self.balances, self.prices = balances, prices
+        if quotas:
+            self.quota_balances = {
+                row.name.removeprefix(QUOTA): [bucket.balance for bucket in row.buckets]
+                for row in accounts
+                if row.bounds.is_quota
+            }
+            self.short_quotas = short
         if self._learning:
             self._correction.follow(reservation)
         self.num_decisions += 1
@@ -218,6 +239,37 @@ class Controller:
                 self._admission.set_overdraft(self._pricing.overdraft)
                 self._limits = self._find_limits()
         return reservation
+
+    def _read_quotas(self, quotas: Mapping[str, Mapping[str, float]], now: float) -> list[Account]:
+        """The accounts of quotas, noted as used.
+
+        Raises:
+            IbpoError: A budget that there is not, or a total that is no number.
+        """
+        for name, totals in quotas.items():
+            for budget, total in totals.items():
+                if budget not in self._names:
+                    raise IbpoError(
+                        f"quota {name!r}: there is no budget {budget!r}; name one of {', '.join(self._names)}"
+                    )
+                if not total >= 0:
+                    raise IbpoError(f"quota {name!r}: {budget} is {total!r}; it must be a number, at least 0")
+            self.store.touch(QUOTA + name, now)
+        return self._admission.quotas(quotas.items())
+
+    def _find_short(
+        self, accounts: Sequence[Account], estimates: Sequence[_Costs], reserves: Sequence[_Costs]
+    ) -> list[str]:
+        """The quotas that lack room for one of the candidates."""
+        return [
+            account.name.removeprefix(QUOTA)
+            for account in accounts
+            if account.bounds.is_quota
+            and any(
+                self._admission.shortage([account], estimate, reserve)
+                for estimate, reserve in zip(estimates, reserves, strict=True)
+            )
+        ]
 
     def _find_limits(self) -> list[float]:
         """Per budget the largest expected cost of a response that there is room for: more is too expensive."""
@@ -301,6 +353,11 @@ class Controller:
         for _, _, place in order:
             short[place] = self._admission.shortage(accounts, estimates[place], reserves[place])
             if not short[place]:
+                return place, True, too_expensive
+        own = [account for account in accounts if not account.bounds.is_quota]
+        if len(own) < len(accounts):  # a quota is used up: the cheapest, if the budgets themselves have room for it
+            place = min(places, key=lambda i: (sum(estimates[i]), sum(reserves[i])))
+            if not self._admission.shortage(own, estimates[place], reserves[place]):
                 return place, True, too_expensive
         return min(places, key=lambda i: (short[i], sum(reserves[i]))), False, too_expensive
 
@@ -475,6 +532,17 @@ class Controller:
             if not cancelled:
                 self._pricing.learn(reservation, costs)
         return True
+
+    def forget(self, prefix: str, before: float) -> int:
+        """Remove the quotas whose name begins so and that no request was decided in since this time.
+
+        What is still in flight in them must have been ended: nothing is known of them any more.
+
+        Returns:
+            How many they were.
+        """
+        with self.store.transaction():
+            return self.store.forget(QUOTA + prefix, before)
 
     def recover(self) -> None:
         """Go on after a process that is gone, on a shared store: forget what only it knew of responses in flight.

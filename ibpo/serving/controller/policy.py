@@ -46,7 +46,8 @@ class BudgetPolicy:
     name: str
     """Any name for a share; for a cost the key of `Candidate.cost` that it bounds, e.g. "tokens"."""
     mean: float
-    """Largest mean cost per request; for a share, the share of the requests, in [0, 1]."""
+    """Largest mean cost per request; for a share, the share of the requests, in [0, 1]. Infinite: the cost is counted
+    only, for quotas (`ibpo.serving.controller.Controller.decide`)."""
     response_group: str | None = None
     """Given: a budget on the share of requests answered by this response group, each costing 1."""
     overdraft: float | None = None
@@ -62,7 +63,8 @@ class BudgetPolicy:
 
     def __post_init__(self) -> None:
         where = f"budget {self.name!r}"
-        _check_number(where, "mean", self.mean)
+        if not self.is_counted_only:
+            _check_number(where, "mean", self.mean)
         if self.response_group is not None and self.mean > 1:
             raise IbpoError(f"{where}: mean is {self.mean!r}; a share of requests must be in [0, 1]")
         if self.overdraft is None and self.response_group is not None:
@@ -74,6 +76,11 @@ class BudgetPolicy:
                 _check_number(where, key, getattr(self, key))
         if not self.overcommit >= 0:
             raise IbpoError(f"{where}: overcommit is {self.overcommit!r}; it must be a number, at least 0, or inf")
+
+    @property
+    def is_counted_only(self) -> bool:
+        """Whether there is no bound on the mean: what it costs is booked, and bounded by quotas if at all."""
+        return self.mean == math.inf and self.response_group is None
 
     @property
     def least_overdraft(self) -> float:

@@ -59,7 +59,7 @@ class Pricing:
         self._most = [max(budget.largest_overdraft, self._burst(k)) for k, budget in enumerate(policy.budgets)]
         self._means = [budget.mean for budget in policy.budgets]
         self._variances = [self._variance(k) for k in range(len(self._means))]  # as of the last curve
-        self._follows = [budget.overdraft is None for budget in policy.budgets]
+        self._follows = [budget.overdraft is None and not budget.is_counted_only for budget in policy.budgets]
         self._spring: list[tuple[float, float, float, float]] = []  # `drift`'s terms, per budget
         self._spring_of: Bounds | None = None  # whose they are; None: the variances have changed
 
@@ -88,7 +88,7 @@ class Pricing:
                 target = math.copysign(math.inf, place)
             targets.append(target)
             prices.append(price_of(k, target) or 0.0)
-        if len(accounts) == 1:
+        if len(accounts) == 1 or not any(account.bounds.binding for account in accounts[1:]):
             return Quote(prices, None, None, targets)
         low, high = self._bounds(accounts[1:])
         return Quote([max(low[k], min(high[k], price)) for k, price in enumerate(prices)], low, high, targets)
@@ -148,6 +148,9 @@ class Pricing:
         for mean, overdraft, burst, variance in zip(
             self._means, bounds.overdraft, bounds.burst, self._variances, strict=True
         ):
+            if mean == math.inf:  # counted only: no price
+                self._spring.append((mean, 0.0, math.inf, 0.0))
+                continue
             half = (overdraft + burst) / 2
             force = variance * (math.pi / (2 * half)) if half else 0.0
             self._spring.append((mean, (burst - overdraft) / 2, half or math.inf, force))
@@ -187,6 +190,8 @@ class Pricing:
 
     def _expected_variance(self, k: int) -> float:
         spread, budget = self._total.variance[k], self._budgets[k]
+        if budget.is_counted_only:
+            return 0.0
         # Where all recent requests would be answered alike there is none to be seen, and no reason to let the balance
         # run into its bounds.
         share = budget.response_group is not None
