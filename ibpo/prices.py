@@ -250,9 +250,22 @@ def read_price(text: str, option: str) -> Price:
     for pair in text.split(","):
         name, _, value = (part.strip() for part in pair.partition("="))
         entry[name] = value
-    price = _price(f"{option} {text}", entry)
+    return make_price(f"{option} {text}", entry)
+
+
+def make_price(place: str, entry: Mapping[str, Any]) -> Price:
+    """The price that a table of fields says.
+
+    Raises:
+        IbpoError: A field that is unknown, missing or no number; it begins with `place`.
+
+    Example:
+        >>> make_price("model 'm'", {"input": 1.25, "output": 10}).cached_input
+        1.25
+    """
+    price = _price(place, entry)
     if price is None:  # of LiteLLM's names, per token
-        raise IbpoError(f"{option} {text}: needs input and output, per million tokens")
+        raise IbpoError(f"{place}: needs input and output, per million tokens")
     return price
 
 

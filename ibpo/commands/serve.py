@@ -113,18 +113,19 @@ def _told(
     upstream: str | None, budget: list[str] | None, config: Path | None, by: str, known: Any | None
 ) -> tuple[Settings, ServingPolicy, str]:
     """The settings and the serving policy, from the file and the options together; how default groups are asked for."""
-    from ibpo.serving import ServingPolicy, parse_budget_policies
-    from ibpo.serving.gateway import build_settings, default_groups, read_settings
+    from ibpo.serving import parse_budget_policies
+    from ibpo.serving.gateway import build_policy, build_settings, default_groups, open_quotas, read_settings
 
     settings, tables = read_settings(config) if config is not None else (build_settings({}, "options"), {})
     if upstream is not None:
         given = {**settings.upstream.model_dump(), "url": upstream}
         settings = settings.model_copy(update={"upstream": build_settings({"upstream": given}, "--upstream").upstream})
-    if bool(budget) + ("budget" in tables) != 1:
+    times = bool(budget) + ("budget" in tables)
+    if times > 1 or (not times and open_quotas(settings) is None):
         raise IbpoError("give the budgets once: --budget extended=30%, or [budget] in --config")
     budgets = parse_budget_policies(budget or [])
     try:
-        policy = ServingPolicy.from_dict(tables, budgets)
+        policy = build_policy(settings, tables, budgets)
     except IbpoError as error:
         raise IbpoError(f"{config or '--budget'}: {error}") from None
     note = ""
@@ -207,5 +208,6 @@ def _said(policy: ServingPolicy) -> str:
     shown = [
         f"{b.name} at {b.mean:.4g} a request" if b.response_group is None else f"{b.response_group} at {b.mean:.3%}"
         for b in policy.budgets
+        if not b.is_counted_only
     ]
-    return " and ".join(shown)
+    return " and ".join(shown) or "the totals of its file"

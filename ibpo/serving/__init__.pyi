@@ -20,6 +20,7 @@ from .controller import (
     read_policy,
 )
 from .conversation import Conversations, conversation_key
+from .lengths import Length, Lengths
 from .simulation import (
     UNITS,
     Requests,
@@ -46,6 +47,8 @@ __all__ = [
     "Candidate",
     "Controller",
     "Conversations",
+    "Length",
+    "Lengths",
     "MemoryStore",
     "RedisStore",
     "Requests",

@@ -17,9 +17,15 @@ from typing import Any, NamedTuple
 from ibpo.errors import IbpoError
 from ibpo.prices import Price, TokenUse
 
+_LEARNING = 1 / 16
+"""Weight of a new report about a cache."""
+
 
 class Conversations:
     """Whose cache holds how much of each conversation. In memory; not for several processes.
+
+    What upstreams report of their caches is learned from (`answered`): how much of what a group's own cache should hold
+    it does hold, and how much of another's it can use. Some servers have one cache for all efforts, some have none.
 
     Args:
         prices: Response group -> what its model bills.
@@ -48,6 +54,8 @@ class Conversations:
             )
         self.prices, self.seconds, self._most = dict(prices), seconds, most
         self._caches: OrderedDict[str, dict[str, _Cache]] = OrderedDict()
+        self._kept: dict[str, float] = {}  # response group -> part of its own cache that was there
+        self._shared: dict[str, float] = {}  # -> part of another's cache that it could use
 
     def costs(
         self, conversation: str, prompt_tokens: float, output_tokens: Mapping[str, float], *, now: float
@@ -69,12 +77,21 @@ class Conversations:
         }
 
     def use(self, conversation: str, group: str, prompt_tokens: float, output_tokens: float, *, now: float) -> TokenUse:
-        """The tokens as they will be billed, if the cache does what it should."""
-        cache = self._caches.get(conversation, {}).get(group)
-        cached = min(cache.tokens, prompt_tokens) if cache is not None and now - cache.used <= self.seconds else 0.0
+        """The tokens as they will be billed, if the caches do what they did."""
+        own, other = self._held(conversation, group, prompt_tokens, now)
+        cached = max(self._kept.get(group, 1.0) * own, self._shared.get(group, 0.0) * other)
         return TokenUse(input=prompt_tokens - cached, cached_input=cached, output=output_tokens)
 
-    def answered(self, conversation: str, group: str, tokens: float, *, now: float) -> None:
+    def answered(
+        self,
+        conversation: str,
+        group: str,
+        tokens: float,
+        *,
+        now: float,
+        prompt_tokens: float = 0.0,
+        cached_tokens: float | None = None,
+    ) -> None:
         """A turn has been answered by this response group: its cache holds so many tokens now.
 
         Args:
@@ -82,13 +99,36 @@ class Conversations:
             group: The one that answered.
             tokens: Of the prompt, and of the answer as far as the next prompt repeats it (thoughts are left out).
             now: Seconds.
+            prompt_tokens: Of the prompt alone.
+            cached_tokens: Those of them that were billed as cached; None: it is not reported.
         """
         self.price_of(group)
+        if cached_tokens is not None:
+            own, other = self._held(conversation, group, prompt_tokens, now)
+            rates, expected, usual = (self._kept, own, 1.0) if own > 0 else (self._shared, other, 0.0)
+            if expected > 0:
+                known = rates.get(group, usual)
+                rates[group] = known + (min(1.0, cached_tokens / expected) - known) * _LEARNING
         caches = self._caches.setdefault(conversation, {})
         self._caches.move_to_end(conversation)
         caches[group] = _Cache(tokens, now)
         if len(self._caches) > self._most:
             self._caches.popitem(last=False)
+
+    def last_group(self, conversation: str, *, now: float) -> str | None:
+        """Who answered last, if that cache still lives."""
+        caches = self._caches.get(conversation, {})
+        alive = {group: cache.used for group, cache in caches.items() if now - cache.used <= self.seconds}
+        return max(alive, key=alive.__getitem__) if alive else None
+
+    def _held(self, conversation: str, group: str, prompt_tokens: float, now: float) -> tuple[float, float]:
+        """Tokens of the prompt in the group's own cache, and in the fullest of the others."""
+        own = other = 0.0
+        for name, cache in self._caches.get(conversation, {}).items():
+            if now - cache.used <= self.seconds:
+                tokens = min(cache.tokens, prompt_tokens)
+                own, other = (tokens, other) if name == group else (own, max(other, tokens))
+        return own, other
 
     def price_of(self, group: str) -> Price:
         """The price of a response group.
@@ -100,6 +140,26 @@ class Conversations:
         if found is None:
             raise IbpoError(f"response group {group!r} has no price; known: {', '.join(self.prices)}")
         return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is known, for JSON."""
+        caches = {name: {group: list(cache) for group, cache in row.items()} for name, row in self._caches.items()}
+        return {"caches": caches, "kept": self._kept, "shared": self._shared}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken; response groups without a price are left out.
+
+        Raises:
+            IbpoError: A state of something else.
+        """
+        try:
+            for name, row in state["caches"].items():
+                known = {group: _Cache(*cache) for group, cache in row.items() if group in self.prices}
+                if known:
+                    self._caches[name] = known
+            self._kept, self._shared = dict(state["kept"]), dict(state["shared"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise IbpoError(f"state: not one of Conversations.state_dict: {error!r}; start anew without it") from None
 
 
 class _Cache(NamedTuple):

@@ -140,13 +140,76 @@ def test_two_processes_one_of_which_is_killed(world, tmp_path, request, kind):
         assert settled(state)[0] == 611
 
 
-async def _begin(url, count):
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+def test_sessions_and_the_calendar_survive_a_killed_process(world, tmp_path, request, kind):
+    """What was in flight at the kill stays reserved in its session and its month, and nothing is counted twice."""
+    upstream, state = world.upstream(), str(tmp_path / "book.sqlite")
+    if kind == "redis":
+        state = request.getfixturevalue("redis_url").replace("/0", "/2")
+    config = tmp_path / "gateway.toml"
+    config.write_text(
+        """
+        session = { tokens = 1200 }
+        calendar = { time_zone = "Europe/Zurich", month = { tokens = 100_000 } }
+        [[model]]
+        name = "*"
+        [[model.response_group]]
+        name = "standard"
+        chat_template_kwargs = { enable_thinking = false }
+        tokens = 10
+        max_tokens = 100
+        [[model.response_group]]
+        name = "extended"
+        chat_template_kwargs = { enable_thinking = true }
+        tokens = 50
+        max_tokens = 400
+        gain = 0.5
+        """
+    )
+    options, run = ("--config", config, "--state", state), {"x-ibpo-session": "run"}
+
+    def accounts():
+        with open_store(kind, state, ["tokens"]) as store, store.transaction():
+            return {name.split()[1]: store.buckets(name)[0] for name in _quota_names(store, kind)}
+
+    with process(upstream.url, *options, "--name", "a") as (server, url):
+        assert groups_of(bulk(world, url, [run] * 8)) == ["extended"] * 8
+        world.wait_until(lambda: accounts()["month"].estimated == 0)
+        upstream.held = True
+        world.run(_begin(url, 2, run))
+        world.wait_until(lambda: len(upstream.requests) >= 10)
+        server.kill()
+        server.wait()
+    upstream.held = False
+    held = accounts()
+    for name in ("session", "month"):
+        assert (held[name].spent, held[name].num_requests) == (400, 10)
+        assert held[name].estimated > 0  # two answers of some 50 tokens, and their caps beside
+    with process(upstream.url, *options, "--name", "b") as (_, url):
+        # 1,200 - 400 - two caps of 400: no room for a third.
+        replies = bulk(world, url, [run, {"x-ibpo-session": "other"}])
+        assert groups_of(replies) == ["standard", "extended"]
+        assert replies[0][1]["x-ibpo-used-up"] == "session"
+        world.wait_until(lambda: accounts()["month"].num_requests == 12)
+
+
+def _quota_names(store, kind):
+    if kind == "sqlite":
+        rows = store._run("select name from account where name like 'quota %'").fetchall()
+        return sorted({row[0].split()[1]: row[0] for row in sorted(rows, reverse=True)}.values())
+    names = store._redis.hkeys("ibpo:quota")
+    return sorted({name.split()[1]: name for name in sorted(names, reverse=True)}.values())
+
+
+async def _begin(url, count, headers=None):
     """Send requests and leave them."""
     async with asyncio.timeout(60):
         for _ in range(count):
             _, writer = await asyncio.open_connection(*url.removeprefix("http://").split(":"))
             data = json.dumps({"model": "m", "messages": []})
             head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(data)}\r\n"
+            head += "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
             writer.write(f"{head}Content-Type: application/json\r\n\r\n{data}".encode())
             await writer.drain()
             _OPEN.append(writer)

@@ -1,5 +1,6 @@
 """The gateway's files: settings, keys, and whether they fit the budgets."""
 
+import math
 import re
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from ibpo.errors import IbpoError
 from ibpo.serving.controller import ServingPolicy
 from ibpo.serving.gateway.settings import (
+    build_policy,
     build_settings,
     check_groups,
     check_router,
@@ -71,6 +73,23 @@ def test_example_of_the_documentation_is_read(tmp_path):
     assert settings.model_of("any").choose == ["caller", "router", "probe"]
 
 
+def test_examples_of_money_sessions_and_the_calendar_are_read(tmp_path):
+    page = (Path(__file__).parent.parent.parent / "docs" / "gateway.md").read_text(encoding="utf-8")
+    snippets = {text.split("\n")[0]: text for text in re.findall(r"```toml\n(\[.*?)```", page, re.DOTALL)}
+    path = tmp_path / "gateway.toml"
+    # Tables after [[model]] would still be read: TOML's order of tables is free.
+    path.write_text("".join(snippets[f"[{name}]"] for name in ("budget.money", "conversation", "session")))
+    settings, tables = read_settings(path)
+    policy = build_policy(settings, tables)
+    check_groups(settings, policy)
+    assert {budget.name: budget.mean for budget in policy.budgets} == {"money": 0.004, "tokens": math.inf}
+    assert settings.session is not None and settings.session.totals() == {"money": 0.5}
+    assert settings.calendar.totals("month") == {"money": 400.0, "tokens": 5e7}
+    (model,) = settings.model
+    price = model.price_of(model.response_group[1])
+    assert price is not None and (price.cached_input, price.reasoning) == (0.125, 10.0)
+
+
 def test_a_router_has_to_know_the_response_groups():
     """One that knows others would predict nothing."""
     known = ("standard", "extended")
@@ -121,7 +140,8 @@ def test_budget_and_groups_belong_together():
     check_groups(settings, ServingPolicy.from_dict({"budget": {"tokens": {"mean": 500}}}))
     for budget, said in (
         ({"c": {"mean": 0.3, "response_group": "c"}}, "no model has a response group 'c'"),
-        ({"money": {"mean": 3}}, "a gateway counts tokens"),
+        ({"watts": {"mean": 3}}, "a gateway counts tokens and money"),
+        ({"money": {"mean": 3}}, "model 'm' has no price for response group 'a'"),
         ({"tokens": {"mean": 20, "overdraft": 100}}, "expected to take 512"),
         ({"tokens": {"mean": 500, "overdraft": 2500, "overcommit": 100}}, "raise overcommit to 9000"),
     ):

@@ -18,9 +18,8 @@ import aiohttp
 import openai
 from aiohttp import web
 
-from ibpo.serving.controller import ServingPolicy
 from ibpo.serving.gateway.server import Service, running
-from ibpo.serving.gateway.settings import Keys, build_settings
+from ibpo.serving.gateway.settings import Keys, build_policy, build_settings
 from ibpo.serving.gateway.telemetry import RequestLog
 
 GROUPS = [
@@ -220,7 +219,8 @@ class World:
             "log_bodies": log_bodies,
         }
         written = io.StringIO()
-        made = Service(settings=build_settings(tables, "test"), policy=ServingPolicy.from_dict(plan), port=0, **service)
+        settings = build_settings(tables, "test")
+        made = Service(settings=settings, policy=build_policy(settings, plan), port=0, **service)
 
         async def start():
             return await self.stack.enter_async_context(running(made, RequestLog(written)))

@@ -1,9 +1,11 @@
 from .gains import ROUTER_SECONDS, FittedRouter, GainPredictor, PredictedGains
+from .quotas import open_quotas
 from .server import Service, serve
 from .settings import (
     GROUPS_BY,
     Keys,
     Settings,
+    build_policy,
     build_settings,
     default_groups,
     keys_from_environment,
@@ -22,11 +24,13 @@ __all__ = [
     "PredictedGains",
     "Service",
     "Settings",
+    "build_policy",
     "build_settings",
     "default_groups",
     "keys_from_environment",
     "new_key",
     "open_log",
+    "open_quotas",
     "read_keys",
     "read_settings",
     "serve",

@@ -9,11 +9,12 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from ibpo.errors import IbpoError
 from ibpo.serving.controller import (
     PROHIBITIVE,
+    QUOTA,
     AccountStore,
     Candidate,
     Controller,
@@ -22,6 +23,7 @@ from ibpo.serving.controller import (
     TokenBucket,
 )
 from ibpo.serving.gateway.learning import Learner
+from ibpo.serving.gateway.quotas import Quota, Quotas
 
 Result = TypeVar("Result")
 HISTORY_SECONDS = 5.0
@@ -32,6 +34,18 @@ SAVE_EVERY = 6
 END_TRIES = 60
 """A second apart: how often the end of a reservation is tried while the store cannot be used."""
 CLOSE_SECONDS = 30.0
+
+
+class Keeper(Protocol):
+    """What a process knows beside its accounts, and keeps over a restart."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        ...
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        ...
 
 
 @dataclass(kw_only=True, slots=True)
@@ -46,6 +60,10 @@ class OpenReservation:
     """Budget -> what may still be spent; negative: overdrawn."""
     propensity: float = 1.0
     """With which probability the response group was chosen; below 1 where the policy explores."""
+    quota_left: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Kind of each quota -> budget -> what of it is left, if all in flight costs what is expected."""
+    used_up: Sequence[str] = ()
+    """Kinds of the quotas that had no room for all response groups."""
     is_open: bool = field(default=True)
 
 
@@ -63,6 +81,8 @@ class AsyncController:
             expected. One that is older when this process starts is at once, by the clock.
         on_failure: Called with what went wrong with the store.
         learner: Whose state is stored with the controller's.
+        keepers: What else this process knows, by name, to be stored likewise.
+        quotas: Says which accounts of sessions and of the calendar are over, and can be forgotten.
     """
 
     def __init__(
@@ -74,8 +94,13 @@ class AsyncController:
         stale_seconds: float = 7200.0,
         on_failure: Callable[[str], None] = lambda message: None,
         learner: Learner | None = None,
+        keepers: Mapping[str, Keeper] | None = None,
+        quotas: Quotas | None = None,
     ) -> None:
         self.policy, self.num_open, self.last_drift, self._learner = policy, 0, 0.0, learner
+        self._keepers: dict[str, Keeper] = {**(keepers or {}), **({} if learner is None else {"learner": learner})}
+        self._quotas = quotas
+        self._counted = {budget.name for budget in policy.budgets if budget.is_counted_only}
         self.history: deque[dict[str, Any]] = deque(maxlen=HISTORY_LENGTH)
         self._state, self._name, self._stale, self._on_failure = state, name, stale_seconds, on_failure
         self._names = [budget.name for budget in policy.budgets]
@@ -109,7 +134,14 @@ class AsyncController:
             self._thread.shutdown()
 
     async def decide(
-        self, candidates: Sequence[Candidate], *, request_id: str, tenant: str, slice_name: str, num_requests: int = 1
+        self,
+        candidates: Sequence[Candidate],
+        *,
+        request_id: str,
+        tenant: str,
+        slice_name: str,
+        num_requests: int = 1,
+        quotas: Sequence[Quota] = (),
     ) -> OpenReservation:
         """Choose a response group and reserve its cost; see `Controller.decide`.
 
@@ -126,13 +158,20 @@ class AsyncController:
                 tenant=tenant,
                 slice_name=slice_name,
                 num_requests=num_requests,
+                quotas={quota.account: quota.totals for quota in quotas},
             )
             return OpenReservation(
                 request_id=request_id,
                 response_group=found.response_group,
                 price=dict(zip(self._names, map(_finite_price, found.price), strict=True)),
-                balance=dict(zip(self._names, controller.balances, strict=True)),
+                balance={
+                    name: balance
+                    for name, balance in zip(self._names, controller.balances, strict=True)
+                    if name not in self._counted
+                },
                 propensity=found.propensity,
+                quota_left={quota.kind: self._left(quota) for quota in quotas if found.quotas},
+                used_up=[quota.kind for quota in quotas if quota.account in controller.short_quotas],
             )
 
         try:
@@ -143,6 +182,10 @@ class AsyncController:
             raise
         self.num_open += 1
         return reservation
+
+    def _left(self, quota: Quota) -> dict[str, float]:
+        balances = dict(zip(self._names, self._controller.quota_balances.get(quota.account, ()), strict=False))
+        return {name: total + balances.get(name, 0.0) for name, total in quota.totals.items()}
 
     def settle(self, reservation: OpenReservation, actual: Mapping[str, float] | None) -> None:
         """The answer has ended: charge what it cost, or what was expected where that is not known. Never waits."""
@@ -206,10 +249,11 @@ class AsyncController:
             self._controller = Controller(self.policy, shared)
             self._controller.recover()
         self._num_drifts = self._controller.num_drifts
-        learned = store.load_state(f"{self._name} learner")
-        if self._learner is not None and learned:
+        for name, keeper in self._keepers.items():
+            known = store.load_state(f"{self._name} {name}")
             try:
-                self._learner.load_state(learned)
+                if known:
+                    keeper.load_state(known)
             except IbpoError as error:
                 self._on_failure(str(error))
         self._controller.expire(before=time.time() - self._stale)
@@ -217,8 +261,8 @@ class AsyncController:
     def _save(self) -> None:
         if self._thread is not None and self._controller is not None:
             self._store.save_state(self._name, self._controller.state_dict())
-            if self._learner is not None:
-                self._store.save_state(f"{self._name} learner", self._learner.state_dict())
+            for name, keeper in self._keepers.items():
+                self._store.save_state(f"{self._name} {name}", keeper.state_dict())
 
     async def _keep(self) -> None:
         """Every five seconds a point of the history; every half minute the state, and what dead processes left."""
@@ -231,12 +275,18 @@ class AsyncController:
                 beat += 1
                 if beat % SAVE_EVERY == 0:
                     await self._run(self._save)
+                    await self._run(self._forget)
                     expired = await self._run(self._expire)
                     if expired:
                         self._on_failure(f"{len(expired)} reservations of a process that is gone: settled")
             except IbpoError as error:
                 self._on_failure(str(error))
             await asyncio.sleep(HISTORY_SECONDS)
+
+    def _forget(self) -> None:
+        """Remove the accounts of sessions that are idle, and of hours, days and months that are over."""
+        for prefix, before in () if self._quotas is None else self._quotas.forgotten(time.time(), 2 * self._stale):
+            self._controller.forget(prefix, before)
 
     def _expire(self) -> list[str]:
         """Settle as expected what has been open for longer than any answer takes.
@@ -248,6 +298,25 @@ class AsyncController:
         self._seen = {name: self._seen.get(name, now) for name in open_now}
         gone = [name for name, since in self._seen.items() if now - since > self._stale]
         return [name for name in gone if self._controller.settle(name)]
+
+    def _calendar(self, now: float) -> list[dict[str, Any]]:
+        """What the current hour, day and month have cost."""
+        rows: list[dict[str, Any]] = []
+        for quota, end in [] if self._quotas is None else self._quotas.current(now):
+            with self._store.transaction():
+                buckets = dict(zip(self._names, self._store.buckets(QUOTA + quota.account), strict=True))
+            rows += [
+                {
+                    "period": quota.kind,
+                    "budget": name,
+                    "total": total,
+                    "spent": buckets[name].spent,
+                    "in_flight": max(0.0, round(buckets[name].estimated, 9)),
+                    "ends": end,
+                }
+                for name, total in quota.totals.items()
+            ]
+        return rows
 
     def _snapshot(self) -> dict[str, Any]:
         controller, budgets = self._controller, self.policy.budgets
@@ -266,7 +335,7 @@ class AsyncController:
                     "used": _mean_cost(account),
                     "num_requests": account.num_requests,
                     "spent": account.spent,
-                    "in_flight": account.estimated,
+                    "in_flight": max(0.0, round(account.estimated, 9)),  # sums of floats
                     "balance": account.balance,
                     "overdraft": overdraft,
                     "burst": overdraft if budget.burst is None else budget.burst,
@@ -276,7 +345,9 @@ class AsyncController:
                 for budget, account, price, overdraft in zip(
                     budgets, total, controller.prices, controller.overdraft, strict=True
                 )
+                if not budget.is_counted_only
             ],
+            "calendar": self._calendar(now),
             "tenants": [
                 {
                     "name": name.removeprefix("tenant "),

@@ -22,7 +22,8 @@ budget bounds a mean per request, of tokens or of answers by one group. What mus
 5. **A budget costs nobody the answer.** Where it is used up, and where its store cannot be used, the request gets the
    standard group. The first is decided by the controller; the second is `ibpo_unbudgeted_total`, and is not counted.
 6. **A caller decides its gain, and nothing else about the budget.** The tenant is that of its key, the slice one of the
-   policy's that the key allows. No header can open an account, and none of its text goes into labels.
+   policy's that the key allows. No header can open an account but a session's, which only takes away, and none of its
+   text goes into labels.
 """
 
 from __future__ import annotations
@@ -30,17 +31,21 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ibpo.errors import IbpoError
+from ibpo.prices import TokenUse
 from ibpo.serving.controller import BudgetPolicy, Candidate
 from ibpo.serving.gateway.async_controller import AsyncController, OpenReservation
 from ibpo.serving.gateway.gains import GainPredictor, Gains, OpeningTokens, SendProbe, find_gains
 from ibpo.serving.gateway.learning import Learner
+from ibpo.serving.gateway.money import Bill, Biller, measure_prompt, read_prompt
 from ibpo.serving.gateway.openai_request import OWN_HEADERS, OpenAIRequest, can_set, check_size, max_tokens_of
+from ibpo.serving.gateway.quotas import SESSION, SESSION_HEADER, Quota, Quotas
 from ibpo.serving.gateway.settings import DEFAULT_TOKENS, GroupSettings, Keys, ModelSettings, Settings
 from ibpo.serving.gateway.telemetry import GroupLengths, Metrics, RequestLog, RequestRecord
 from ibpo.serving.gateway.usage import AnswerCost, StreamUsage
+from ibpo.serving.lengths import Length, Lengths
 
 SLICE_HEADER = f"{OWN_HEADERS}slice"
 
@@ -62,6 +67,10 @@ class Decision:
     """What became of it, for `Decider.end`; an outcome that nobody writes stays `disconnected`, which is settled."""
     usage: StreamUsage
     """Reads the answer, where that is a stream."""
+    prompt_bytes: int
+    """Of what becomes the prompt."""
+    bill: Bill | None = None
+    """What was known of its cost in money; None: no prices and no conversations matter here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +88,12 @@ class Decider:
     """The tenants'; None: nobody needs a key here, and nobody is a tenant."""
     learner: Learner | None = None
     """Corrects gains by the outcomes of earlier answers."""
+    expected_lengths: Lengths = field(default_factory=Lengths)
+    """Learns how long answers are, by response group and prompt."""
+    biller: Biller | None = None
+    """Knows prices and conversations; None: there are none."""
+    quotas: Quotas | None = None
+    """Knows the totals of sessions and of the calendar; None: there are none."""
 
     async def decide(
         self,
@@ -118,17 +133,28 @@ class Decider:
             gains = self.learner.correct(record.request_id, model, gains)
         # Which groups compete for this request, and which of them has the budget room for at today's price?
         groups = choose_groups(request, model, gains)
-        budgets = self.controller.policy.budgets
-        candidates = [make_candidate(request, group, gains, budgets) for group in groups.values()]
-        reservation = await self._reserve(candidates, record, caller, request.num_answers)
+        now = time.time()
+        quotas = [] if self.quotas is None else self.quotas.find(caller, tenant, now)
+        # Where all budgets are on shares nothing depends on how long answers are.
+        counts = any(budget.response_group is None for budget in self.controller.policy.budgets)
+        size = measure_prompt(request.body) if counts else 0
+        bill = None if self.biller is None else self.biller.begin(request, caller, tenant, now, size)
+        candidates = [self._make_candidate(request, model, group, gains, size, bill) for group in groups.values()]
+        reservation = await self._reserve(candidates, record, caller, request.num_answers, quotas)
         # From here on nothing but `end` ends the reservation.
         group = groups[reservation.response_group] if reservation else next(iter(groups.values()))
         record.response_group, record.source, record.gains = group.name, gains.source, gains.by_group
         cap = max_tokens_of(request, group)
+        if counts:
+            name, guess = f"{model.name}/{group.name}", expected_tokens(request, group, gains) / request.num_answers
+            self.expected_lengths.begin(record.request_id, name, size=size, guess=guess)
         if request.hides_thinking or group.reasoning_effort:
             record.expected_unseen = expected_tokens(request, group, gains)
         if reservation is not None:
             record.price, record.balance = reservation.price, reservation.balance
+            record.quota_left = reservation.quota_left
+            if reservation.used_up:
+                record.fields["used_up"] = list(reservation.used_up)
             if reservation.propensity < 1:
                 record.fields["propensity"] = reservation.propensity
         if self.learner is not None:
@@ -146,11 +172,14 @@ class Decider:
             most=None if cap is None else cap * request.num_answers,
             record=record,
             usage=StreamUsage(strip=request.stream and model.include_usage and not request.wants_usage),
+            prompt_bytes=size,
+            bill=bill,
         )
 
     def read_cost(self, decision: Decision, cost: AnswerCost) -> None:
         """Note what an answer without streaming cost, and whether it is one."""
         record, decision.usage.reasoning = decision.record, cost.reasoning
+        decision.usage.usages = list(cost.usages)
         if cost.tokens is not None and (cost.tokens > 0 or not cost.text_tokens):
             record.tokens, record.counted = cost.tokens, "usage"
         else:
@@ -189,17 +218,80 @@ class Decider:
         reservation, probe_tokens = decision.reservation, decision.gains.probe_tokens
         if reservation is not None:
             if is_free:
-                self.controller.cancel(reservation, {"tokens": float(probe_tokens)})
+                probed = {"tokens": float(probe_tokens)}
+                if decision.bill is not None and self.biller is not None:
+                    nothing = TokenUse()
+                    probed["money"] = self._charge(decision, 0.0, nothing)
+                self.controller.cancel(reservation, probed)
             elif record.tokens is None:
                 self.controller.settle(reservation, None)
             else:
-                self.controller.settle(reservation, {"tokens": record.tokens + probe_tokens})
+                actual = {"tokens": record.tokens + probe_tokens}
+                if decision.bill is not None and self.biller is not None:
+                    prompt = read_prompt(usage.usages)
+                    actual["money"] = self._charge(decision, record.tokens, prompt)
+                    if self.biller.is_priced:
+                        record.fields["money"] = float(f"{actual['money']:.6g}")
+                    if record.outcome == "answered":
+                        self.biller.learn(
+                            decision.bill,
+                            decision.request,
+                            decision.model,
+                            decision.group,
+                            tokens=record.tokens,
+                            reasoning=min(record.tokens, usage.reasoning),
+                            prompt=prompt,
+                        )
+                self.controller.settle(reservation, actual)
+        is_whole = record.outcome == "answered" and record.tokens is not None
+        each = (record.tokens or 0.0) / decision.request.num_answers
+        self.expected_lengths.end(record.request_id, each if is_whole else None)
         if self.learner is not None and record.outcome == "answered" and record.tokens is not None:
             self.learner.ended(record.request_id, record.tokens / decision.request.num_answers)
         self.metrics.count(record)
         self.log.write_request(record)
         if record.outcome == "answered" and (usage.reasoning or len(decision.model.response_group) > 1):
             self._check_group(record, decision.model, usage.reasoning, decision.request.num_answers)
+
+    def _make_candidate(
+        self,
+        request: OpenAIRequest,
+        model: ModelSettings,
+        group: GroupSettings,
+        gains: Gains,
+        size: int,
+        bill: Bill | None,
+    ) -> Candidate:
+        """`make_candidate`, with what has been learned of lengths, money, and the conversation, where they matter."""
+        guess = expected_tokens(request, group, gains) / request.num_answers
+        length = Length(guess, guess)
+        if group.name not in gains.tokens:  # else a router knows more
+            length = self.expected_lengths.expect(f"{model.name}/{group.name}", size, guess)
+        candidate = make_candidate(request, group, gains, self.controller.policy.budgets, length)
+        if bill is None or self.biller is None:
+            return candidate
+        gain = candidate.gain - self.biller.penalty(bill, model, group)
+        if not self.biller.is_priced:
+            return replace(candidate, gain=gain)
+        probed, cap = gains.probe_tokens, max_tokens_of(request, group)
+        most = (length.most if cap is None else float(cap)) * request.num_answers
+        expected = self.biller.expect(bill, model, group, min(length.mean * request.num_answers, most), probed)
+        reserve = {**candidate.reserve, "money": max(expected, self.biller.limit(bill, model, group, most, probed))}
+        return replace(candidate, gain=gain, cost={**candidate.cost, "money": expected}, reserve=reserve)
+
+    def _charge(self, decision: Decision, tokens: float, prompt: TokenUse | None) -> float:
+        """What an answer of so many tokens has cost in money, the probe included."""
+        if decision.bill is None or self.biller is None:
+            return 0.0
+        return self.biller.charge(
+            decision.bill,
+            decision.model,
+            decision.group,
+            tokens=tokens,
+            reasoning=min(tokens, decision.usage.reasoning),
+            probed=decision.gains.probe_tokens,
+            prompt=prompt,
+        )
 
     def _check_group(self, record: RequestRecord, model: ModelSettings, reasoning: int, num_answers: int) -> None:
         """Tell the operator where a response group does not do what it is for."""
@@ -216,7 +308,12 @@ class Decider:
                 self.log.write("caution", message=caution)
 
     async def _reserve(
-        self, candidates: Sequence[Candidate], record: RequestRecord, caller: Mapping[str, str], num_answers: int
+        self,
+        candidates: Sequence[Candidate],
+        record: RequestRecord,
+        caller: Mapping[str, str],
+        num_answers: int,
+        quotas: Sequence[Quota],
     ) -> OpenReservation | None:
         """Decide; None where the store cannot be used: then the request gets the standard response group."""
         named = caller.get(SLICE_HEADER, "")
@@ -231,6 +328,7 @@ class Decider:
                 tenant=record.tenant,
                 slice_name=slice_name,
                 num_requests=num_answers,
+                quotas=quotas,
             )
         except IbpoError as error:
             self.metrics.failures.labels("store").inc()
@@ -264,13 +362,17 @@ def choose_groups(request: OpenAIRequest, model: ModelSettings, gains: Gains) ->
 
 
 def make_candidate(
-    request: OpenAIRequest, group: GroupSettings, gains: Gains, budgets: Sequence[BudgetPolicy]
+    request: OpenAIRequest,
+    group: GroupSettings,
+    gains: Gains,
+    budgets: Sequence[BudgetPolicy],
+    length: Length | None = None,
 ) -> Candidate:
     """A response group as the controller sees it: gain, expected cost, and reserve: the most that it can cost.
 
-    With n answers, a cap of c tokens on each, t tokens expected of each (by the router, else by the settings), and q
-    that the probe has generated, the cost is min(t, c) n + q and the reserve c n + q. Without a cap there is no bound:
-    the controller reserves what it expects.
+    With n answers, a cap of c tokens on each, t tokens expected of each (by the router, else `length`, else by the
+    settings), and q that the probe has generated, the cost is min(t, c) n + q and the reserve c n + q. Without a cap
+    there is no bound: what one answer in twenty exceeds is reserved, if a length is given, else what is expected.
 
     Example:
         >>> from ibpo.serving.gateway.openai_request import read_request
@@ -284,8 +386,13 @@ def make_candidate(
     if all(budget.response_group is not None for budget in budgets):
         return Candidate(response_group=group.name, gain=gain)  # shares cost 1 or 0: the controller knows
     expected, cap = expected_tokens(request, group, gains), max_tokens_of(request, group)
+    if length is not None:
+        expected = length.mean * request.num_answers
     if cap is None:
-        return Candidate(response_group=group.name, gain=gain, cost={"tokens": expected + gains.probe_tokens})
+        cost = {"tokens": expected + gains.probe_tokens}
+        above = {} if length is None else {"tokens": max(length.most, length.mean) * request.num_answers}
+        reserve = {name: tokens + gains.probe_tokens for name, tokens in above.items()}
+        return Candidate(response_group=group.name, gain=gain, cost=cost, reserve=reserve)
     most = float(cap * request.num_answers)
     cost = {"tokens": min(expected, most) + gains.probe_tokens}
     reserve = {"tokens": most + gains.probe_tokens}
@@ -314,4 +421,12 @@ def budget_headers(record: RequestRecord) -> dict[str, str]:
             known = [f"{budget}={value:.6g}" for budget, value in values.items() if value is not None]
             if known:
                 added[OWN_HEADERS + name] = ", ".join(known)
+    kinds = record.quota_left
+    if SESSION in kinds:
+        added[f"{SESSION_HEADER}-left"] = ", ".join(f"{name}={left:.6g}" for name, left in kinds[SESSION].items())
+    calendar = [f"{kind} {n}={left:.6g}" for kind, row in kinds.items() if kind != SESSION for n, left in row.items()]
+    if calendar:
+        added[f"{OWN_HEADERS}calendar-left"] = ", ".join(calendar)
+    if record.fields.get("used_up"):
+        added[f"{OWN_HEADERS}used-up"] = ", ".join(record.fields["used_up"])
     return added

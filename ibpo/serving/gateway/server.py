@@ -30,8 +30,10 @@ from ibpo.serving.gateway.async_controller import AsyncController
 from ibpo.serving.gateway.gains import GainPredictor
 from ibpo.serving.gateway.governor import Governor
 from ibpo.serving.gateway.learning import OUTCOMES, Learner, read_outcome
+from ibpo.serving.gateway.money import open_biller
 from ibpo.serving.gateway.openai_request import PATHS, Refusal
 from ibpo.serving.gateway.proxy import Upstream, open_session, pass_through
+from ibpo.serving.gateway.quotas import open_quotas
 from ibpo.serving.gateway.settings import (
     OPERATOR,
     Keys,
@@ -42,6 +44,7 @@ from ibpo.serving.gateway.settings import (
     find_cautions,
 )
 from ibpo.serving.gateway.telemetry import Metrics, RequestLog
+from ibpo.serving.lengths import Lengths
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 MAX_HOSTS = 64
@@ -323,6 +326,7 @@ async def running(service: Service, log: RequestLog) -> AsyncIterator[tuple[Gate
     if variable and not key:
         raise IbpoError(f"upstream.key_env: the environment variable {variable} is empty; put the upstream's key in it")
     learner = Learner(settings) if any(model.learn for model in settings.model) else None
+    biller, quotas, lengths = open_biller(settings), open_quotas(settings), Lengths()
     controller = AsyncController(
         service.policy,
         service.state,
@@ -330,6 +334,8 @@ async def running(service: Service, log: RequestLog) -> AsyncIterator[tuple[Gate
         stale_seconds=2 * settings.upstream.total_seconds,
         on_failure=lambda message: log.write("store", message=message),
         learner=learner,
+        keepers={"lengths": lengths, **({} if biller is None else {"biller": biller})},
+        quotas=quotas,
     )
     await controller.open()
     try:
@@ -350,6 +356,9 @@ async def running(service: Service, log: RequestLog) -> AsyncIterator[tuple[Gate
                 router=service.router,
                 keys=service.keys,
                 learner=learner,
+                expected_lengths=lengths,
+                biller=biller,
+                quotas=quotas,
             )
             gateway = Gateway(governor, service.host)
             limits = settings.limits

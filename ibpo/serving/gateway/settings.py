@@ -20,12 +20,15 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from ibpo.budget import cost_text
 from ibpo.config import explain, nearest, read_toml
 from ibpo.errors import IbpoError
+from ibpo.prices import Price, TokenUse, make_price
 from ibpo.responses import find_switch, say_options
 from ibpo.serving.controller import BudgetPolicy, ServingPolicy
 
@@ -50,6 +53,20 @@ def plain_name(name: str) -> str:
         True
     """
     return name.replace("_", "").replace("-", "").lower()
+
+
+def check_price(price: dict[str, float]) -> dict[str, float]:
+    """A table of prices as it is.
+
+    Raises:
+        ValueError: A field that there is not, or one that is missing.
+    """
+    try:
+        if price:
+            make_price("price", price)
+    except IbpoError as error:
+        raise ValueError(str(error)) from None
+    return price
 
 
 class _Table(BaseModel):
@@ -133,6 +150,13 @@ class GroupSettings(_Table):
     """What such an answer is worth, where no source of gains knows more."""
     opening: str = ""
     """What the policy writes first in such a response, for the probe. Empty: the prefix."""
+    price: dict[str, float] = {}
+    """As the model's, where such a response is billed otherwise."""
+
+    @field_validator("price")
+    @classmethod
+    def _price(cls, price: dict[str, float]) -> dict[str, float]:
+        return check_price(price)
 
     @field_validator("body")
     @classmethod
@@ -149,6 +173,69 @@ class GroupSettings(_Table):
         if None not in (self.max_thinking_tokens, self.max_tokens) and self.max_thinking_tokens >= self.max_tokens:  # pyright: ignore[reportOperatorIssue]
             raise ValueError("max_thinking_tokens: thinking is part of the completion; give less than max_tokens")
         return self
+
+
+Unit = Literal["tokens", "money"]
+"""What a session or a period of the calendar may be bounded in."""
+Period = Literal["hour", "day", "month"]
+PERIODS: tuple[Period, ...] = ("hour", "day", "month")
+Totals = dict[Unit, Annotated[float, Field(gt=0)]]
+
+
+class SessionSettings(_Table):
+    """`[session]`: the most that the requests of one session (header `x-ibpo-session`) may cost together."""
+
+    tokens: float | None = Field(default=None, gt=0)
+    """Completion tokens."""
+    money: float | None = Field(default=None, gt=0)
+    idle_seconds: float = Field(default=86400.0, ge=60)
+    """After that long without a request a session is forgotten."""
+
+    @model_validator(mode="after")
+    def _some(self) -> SessionSettings:
+        if not self.totals():
+            raise ValueError("give tokens, money or both: what one session may cost")
+        return self
+
+    def totals(self) -> dict[str, float]:
+        """Unit -> the most that a session may cost."""
+        given = {"tokens": self.tokens, "money": self.money}
+        return {unit: total for unit, total in given.items() if total is not None}
+
+
+class CalendarSettings(_Table):
+    """`[calendar]`: the most that all requests of an hour, a day or a month may cost, e.g. `day = { money = 20 }`."""
+
+    time_zone: str = "UTC"
+    """By which hours, days and months begin: `Europe/Berlin`."""
+    hour: Totals = {}
+    day: Totals = {}
+    month: Totals = {}
+
+    @field_validator("time_zone")
+    @classmethod
+    def _zone(cls, name: str) -> str:
+        try:
+            if name != "UTC":
+                ZoneInfo(name)
+        except (ValueError, OSError, KeyError):  # KeyError: there is none of that name, or no time zones here
+            raise ValueError(f"{name!r} is no known time zone; write e.g. Europe/Berlin or UTC") from None
+        return name
+
+    def totals(self, period: Period) -> dict[str, float]:
+        """Unit -> the most that such a period may cost."""
+        given = {"hour": self.hour, "day": self.day, "month": self.month}[period]
+        return {str(unit): total for unit, total in given.items()}
+
+
+class ConversationSettings(_Table):
+    """`[conversation]`: when the next turn of a conversation is answered otherwise than the last."""
+
+    cache_seconds: float = Field(default=300.0, gt=0)
+    """How long the upstream's prompt cache lives after its last use. Where prices are known, what it saves is in the
+    cost of each response group."""
+    switch_gain: float = Field(default=0.0, ge=0, le=1)
+    """What another response group than the last turn's has to gain more, whatever prices say."""
 
 
 class ProbeSettings(_Table):
@@ -175,6 +262,19 @@ class ModelSettings(_Table):
     """Learn gains and lengths from outcomes that come back to `/outcomes`; see `learning.py`."""
     response_group: list[GroupSettings] = Field(min_length=1)
     probe: ProbeSettings = ProbeSettings()
+    price: dict[str, float] = {}
+    """Money per million tokens: `{ input = 1.25, cached_input = 0.125, output = 10 }`, and `cache_write`, `reasoning`
+    where they differ from input and output (`ibpo.prices`)."""
+
+    @field_validator("price")
+    @classmethod
+    def _price(cls, price: dict[str, float]) -> dict[str, float]:
+        return check_price(price)
+
+    def price_of(self, group: GroupSettings) -> Price | None:
+        """What an answer by this response group is billed; None: it is not known."""
+        given = group.price or self.price
+        return make_price("price", given) if given else None
 
     @model_validator(mode="after")
     def _groups(self) -> ModelSettings:
@@ -202,6 +302,9 @@ class Settings(_Table):
     upstream: UpstreamSettings = UpstreamSettings()
     limits: LimitSettings = LimitSettings()
     model: list[ModelSettings] = []
+    session: SessionSettings | None = None
+    calendar: CalendarSettings = CalendarSettings()
+    conversation: ConversationSettings = ConversationSettings()
     log_bodies: bool = False
     """Write the bodies of requests into the log, prompts included."""
     allow: list[str] = ["GET /v1/models", "GET /v1/models/*", "POST /v1/embeddings"]
@@ -399,6 +502,25 @@ def _read_digests(rows: Iterable[tuple[str, str, Any]]) -> Keys:
     return Keys(rows=tuple(found.items()))
 
 
+def build_policy(settings: Settings, tables: Mapping[str, Any], budgets: Sequence[BudgetPolicy] = ()) -> ServingPolicy:
+    """The serving policy of a gateway's file: with what sessions and the calendar bound, and no mean does, counted.
+
+    Args:
+        settings: The gateway's.
+        tables: `POLICY_TABLES` of its file.
+        budgets: More of them, from the command line.
+
+    Raises:
+        IbpoError: Names the field.
+    """
+    units = settings.session.totals() if settings.session is not None else {}
+    for period in PERIODS:
+        units |= settings.calendar.totals(period)
+    named = {*tables.get("budget", {}), *(budget.name for budget in budgets)}
+    counted = [BudgetPolicy(name=unit, mean=math.inf) for unit in sorted(set(units) - named)]
+    return ServingPolicy.from_dict(tables, [*budgets, *counted])
+
+
 def check_groups(settings: Settings, policy: ServingPolicy) -> None:
     """Check that budgets name response groups that exist, and have room for an answer of each of them.
 
@@ -415,25 +537,38 @@ def check_groups(settings: Settings, policy: ServingPolicy) -> None:
                     f"{nearest(budget.response_group, names)}"
                 )
             continue
-        if budget.name != "tokens":
+        if budget.name not in ("tokens", "money"):
             raise IbpoError(
-                f"budget {budget.name!r}: a gateway counts tokens; name it tokens, or give it a response_group"
+                f"budget {budget.name!r}: a gateway counts tokens and money; name it so, or give it a response_group"
             )
+        if budget.name == "money":
+            for model, group in rows:
+                if model.price_of(group) is None:
+                    raise IbpoError(
+                        f"budget 'money': model {model.name!r} has no price for response group {group.name!r}; give "
+                        "price = { input = 1.25, output = 10 } per million tokens in its table"
+                    )
+        if budget.is_counted_only:
+            continue
         room = budget.mean + budget.largest_overdraft + (budget.burst or budget.largest_overdraft)
         for model, group in rows:
             if group is model.response_group[0]:
                 continue
             where = f"response group {group.name!r} of model {model.name!r}"
-            if _expected_tokens(group) > room:
+            expected, most = _expected_tokens(group), group.max_tokens or 0.0
+            if budget.name == "money":
+                price = model.price_of(group)
+                expected, most = (price.of(TokenUse(output=x)) if price else 0.0 for x in (expected, most))
+            if expected > room:
                 raise IbpoError(
-                    f"budget 'tokens': has room for {room:g} tokens at a time, and an answer of {where} is expected "
-                    f"to take {_expected_tokens(group):g}: none would ever be given; set overdraft to that or more"
+                    f"budget {budget.name!r}: has room for {room:g} {budget.name} at a time, and an answer of {where} "
+                    f"is expected to take {expected:g}: none would ever be given; set overdraft to that or more"
                 )
-            if (group.max_tokens or 0) > room + budget.overcommit:
+            if most > room + budget.overcommit:
                 raise IbpoError(
-                    f"budget 'tokens': has room for {room + budget.overcommit:g} tokens with its overcommit, and an "
-                    f"answer of {where} may take {group.max_tokens}: none would ever be given; raise overcommit to "
-                    f"{group.max_tokens} or more, or lower the group's cap"
+                    f"budget {budget.name!r}: has room for {room + budget.overcommit:g} {budget.name} with its "
+                    f"overcommit, and an answer of {where} may take {most:g}: none would ever be given; raise "
+                    f"overcommit to {most:g} or more, or lower the group's cap"
                 )
 
 
@@ -463,8 +598,9 @@ def find_cautions(settings: Settings, policy: ServingPolicy) -> list[str]:
     """What an operator should know about what the budgets bound and what they do not, one sentence each."""
     models = [model for model in settings.model if len(model.response_group) > 1]
     rows = [(model, group) for model in models for group in model.response_group]
-    budgets = [budget for budget in policy.budgets if budget.response_group is None]
-    if not budgets:
+    budgets = [b for b in policy.budgets if b.response_group is None and not b.is_counted_only]
+    quotas = settings.session is not None or any(settings.calendar.totals(period) for period in PERIODS)
+    if not budgets and not (quotas and all(b.is_counted_only for b in policy.budgets)):
         bounded = {budget.response_group for budget in policy.budgets}
         return [
             f"response group {group.name} of model {model.name} has no budget, and comes after one that has: whatever "
@@ -473,10 +609,20 @@ def find_cautions(settings: Settings, policy: ServingPolicy) -> list[str]:
             for place, group in enumerate(model.response_group)
             if group.name not in bounded and any(other.name in bounded for other in model.response_group[:place])
         ]
-    return [_caution(budget, rows, settings.limits.max_in_flight) for budget in budgets if rows]
+    cautions = [_caution(budget, rows, settings.limits.max_in_flight) for budget in budgets if rows]
+    if "money" in [b.name for b in policy.budgets] and "*" not in [model.name for model in settings.model]:
+        cautions.append(
+            "budget money: a model without a table of its own has no price, so that its answers count as costing "
+            'nothing; give a table of name = "*"'
+        )
+    return cautions
 
 
 def _caution(budget: BudgetPolicy, rows: list[tuple[ModelSettings, GroupSettings]], most: int) -> str:
+    def cost(model: ModelSettings, group: GroupSettings, tokens: float) -> float:
+        price = model.price_of(group) if budget.name == "money" else None
+        return tokens if price is None else price.of(TokenUse(output=tokens))
+
     uncapped = [f"{group.name} of model {model.name}" for model, group in rows if group.max_tokens is None]
     if uncapped:
         return (
@@ -484,7 +630,7 @@ def _caution(budget: BudgetPolicy, rows: list[tuple[ModelSettings, GroupSettings
             "callers need not give any: an overrun is paid back later"
         )
     # What one answer in flight can cost beyond its expectation, at worst.
-    excess = max((group.max_tokens or 0) - _expected_tokens(group) for _, group in rows)
+    excess = max(cost(m, g, (g.max_tokens or 0) - _expected_tokens(g)) for m, g in rows)
     if budget.overcommit < most * excess:
         return (
             f"budget {budget.name}: its overcommit of {budget.overcommit:,.0f} has room for the caps of some "
@@ -493,8 +639,8 @@ def _caution(budget: BudgetPolicy, rows: list[tuple[ModelSettings, GroupSettings
         )
     return (
         f"budget {budget.name}: if all of {most} answers in flight (limits.max_in_flight) reached their caps, it "
-        f"would be overspent by {budget.largest_overdraft + most * excess:,.0f} tokens; lower caps or set overcommit "
-        "for less"
+        f"would be overspent by {cost_text(budget.largest_overdraft + most * excess)} {budget.name}; lower caps or set "
+        "overcommit for less"
     )
 
 

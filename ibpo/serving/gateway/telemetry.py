@@ -57,6 +57,8 @@ class RequestRecord:
     source: str = ""
     """Of the gains."""
     gains: Mapping[str, float] = field(default_factory=dict)
+    quota_left: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """`session`, `hour`, `day`, `month` -> budget -> what is left of that total."""
     fields: dict[str, Any] = field(default_factory=dict)
     """What else the log line shows."""
 
@@ -217,6 +219,9 @@ class Metrics:
         )
         self.in_flight = gauge("ibpo_in_flight", "Requests in flight.")
         self.budget = gauge("ibpo_budget", f"Per budget: {', '.join(BUDGET_VALUES)}.", "budget", "value")
+        self.calendar = gauge(
+            "ibpo_calendar", "Per period of the calendar: total, spent, in_flight.", "period", "budget", "value"
+        )
         self.tenant = gauge("ibpo_tenant_used", "Mean cost per request of a tenant.", "tenant", "budget")
         self.over = gauge("ibpo_over", "Requests that no response group had room for.")
         self.drifts = gauge("ibpo_drifts", "How often the traffic has changed: the alarm.")
@@ -250,6 +255,9 @@ class Metrics:
         for row in snapshot["budgets"]:
             for name in BUDGET_VALUES:
                 self.budget.labels(row["name"], name).set(math.inf if row[name] is None else row[name])
+        for row in snapshot["calendar"]:
+            for name in ("total", "spent", "in_flight"):
+                self.calendar.labels(row["period"], row["budget"], name).set(row[name])
         for row in snapshot["tenants"]:
             for name, used in row["used"].items():
                 self.tenant.labels(row["name"], name).set(used)

@@ -32,6 +32,8 @@ TEXT = re.compile(
 """A piece of text, key and value."""
 THINKING_TEXT = (b"reasoning_content", b"reasoning", b"thinking")
 MAX_UNREAD_BYTES = 1 << 16
+MAX_USAGES = 4
+"""Of a stream's first usages; those servers that send one with every piece repeat the prompt's."""
 NO_TEXT = frozenset(
     [
         *("role", "id", "call_id", "tool_call_id", "item_id", "type", "object", "status", "index", "model", "usage"),
@@ -56,6 +58,8 @@ class AnswerCost(NamedTuple):
     """Whether it is an error, whatever its HTTP status."""
     reasoning: int = 0
     """Of the tokens, those of the thinking, as far as they are reported."""
+    usages: tuple[dict[str, Any], ...] = ()
+    """The usages themselves, for what they say of the prompt."""
 
 
 def read_cost(body: bytes) -> AnswerCost:
@@ -99,6 +103,8 @@ class StreamUsage:
         """Whether there was an error in it."""
         self.reasoning = 0
         """Tokens of the thinking, by the usage."""
+        self.usages: list[dict[str, Any]] = []
+        """The usages that came, the last few."""
         self.saw_thinking = False
         """Whether there was a text of it; known once `text_tokens` has been asked for."""
         self._strip = strip
@@ -171,6 +177,9 @@ class StreamUsage:
         self.finished |= answer.get("type") in ("message_stop", "response.completed", "response.incomplete")
         self._text_tokens += cost.text_tokens
         self.reasoning = max(self.reasoning, cost.reasoning)
+        if cost.usages:
+            # Anthropic reports the prompt in the first event, others in the last.
+            self.usages = [*self.usages[:MAX_USAGES], *cost.usages]
         # The last of several may be zeros.
         tokens = cost.tokens
         if tokens is not None and tokens >= (self.tokens or 0) and (tokens > 0 or not self.text_tokens):
@@ -230,10 +239,13 @@ def cost_of(answer: dict[str, Any]) -> AnswerCost:
     choices = answer.get("choices")
     choices = [row for row in choices if isinstance(row, dict)] if isinstance(choices, list) else []
     counts: list[int | None] = []
+    usages: list[dict[str, Any]] = []
     reasoning = 0
     for place in (answer, inner, answer.get("x_groq")):
         if isinstance(place, dict) and "usage" in place:
             tokens, thinking = read_tokens(place["usage"])
+            if isinstance(place["usage"], dict):
+                usages.append(place["usage"])
             counts.append(tokens)
             reasoning = max(reasoning, thinking or 0)
     failed = bool(answer.get("error") or inner.get("error")) or kind in ("error", "response.failed")
@@ -249,14 +261,15 @@ def cost_of(answer: dict[str, Any]) -> AnswerCost:
         counts.append(as_count(timings.get("predicted_n")))
     tokens = max((count for count in counts if count is not None), default=None)
     if tokens:  # the text need not be looked at
-        return AnswerCost(tokens, 0, failed, reasoning)
+        return AnswerCost(tokens, 0, failed, reasoning, tuple(usages))
     if isinstance(kind, str) and kind.startswith("response."):
         pieces = [answer.get("delta")] if kind.endswith(".delta") else []  # other events repeat what these say
     elif kind == "content_block_delta":
         pieces = [answer.get("delta")]
     else:
         pieces = choices or [answer.get("output"), answer.get("content")]
-    return AnswerCost(tokens, sum(_count_tokens(_text_bytes(piece)) for piece in pieces), failed, reasoning)
+    text = sum(_count_tokens(_text_bytes(piece)) for piece in pieces)
+    return AnswerCost(tokens, text, failed, reasoning, tuple(usages))
 
 
 def _count_tokens(num_bytes: int) -> int:

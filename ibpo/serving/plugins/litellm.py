@@ -51,12 +51,22 @@ except ModuleNotFoundError as missing:
     raise ImportError(f"the plug-in needs the package {missing.name}: pip install 'ibpo[serve]'") from None
 
 from ibpo.errors import IbpoError
-from ibpo.serving.controller import ServingPolicy
 from ibpo.serving.gateway.async_controller import AsyncController
 from ibpo.serving.gateway.gains import GainPredictor, OpeningTokens
+from ibpo.serving.gateway.money import open_biller
 from ibpo.serving.gateway.openai_request import READ, Api, OpenAIRequest, check_request, set_group
-from ibpo.serving.gateway.settings import CAPS, COUNTS, check_groups, check_router, find_cautions, read_settings
+from ibpo.serving.gateway.quotas import open_quotas
+from ibpo.serving.gateway.settings import (
+    CAPS,
+    COUNTS,
+    build_policy,
+    check_groups,
+    check_router,
+    find_cautions,
+    read_settings,
+)
 from ibpo.serving.gateway.usage import cost_of
+from ibpo.serving.lengths import Lengths
 
 APIS: dict[str, Api] = {
     "acompletion": "chat",
@@ -120,7 +130,7 @@ class BudgetLogger(CustomLogger):
         super().__init__()
         settings, tables = read_settings(config)
         try:
-            policy = ServingPolicy.from_dict(tables)
+            policy = build_policy(settings, tables)
         except IbpoError as error:
             raise IbpoError(f"{config}: {error}") from None
         if not settings.model:
@@ -137,15 +147,25 @@ class BudgetLogger(CustomLogger):
             open_store(state, [budget.name for budget in policy.budgets]).close()
         self._log = RequestLog(None) if log is None else open_log(Path(log))
         self._stale_seconds = 2 * settings.upstream.total_seconds
+        biller, quotas, lengths = open_biller(settings), open_quotas(settings), Lengths()
         controller = AsyncController(
             policy,
             state,
             name=name,
             stale_seconds=self._stale_seconds,
             on_failure=lambda message: self._log.write("store", message=message),
+            keepers={"lengths": lengths, **({} if biller is None else {"biller": biller})},
+            quotas=quotas,
         )
         self.decider = Decider(
-            settings=settings, controller=controller, metrics=Metrics(), log=self._log, router=router
+            settings=settings,
+            controller=controller,
+            metrics=Metrics(),
+            log=self._log,
+            router=router,
+            expected_lengths=lengths,
+            biller=biller,
+            quotas=quotas,
         )
         self._is_open, self._opening = False, asyncio.Lock()
         self._open: dict[str, _Booking] = {}

@@ -1,0 +1,177 @@
+"""How long will an answer be, by how long its prompt is and what earlier answers took? A mean, and a quantile.
+
+Learned while serving, of each response group: from the answers in the order in which they *began*, each only when all
+before it have ended, for those that end first are the short ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from ibpo.errors import IbpoError
+
+_MEMORY = 512
+"""Answers of a group over which its mean is taken, about."""
+_BIN_MEMORY = 64
+"""The same of the answers to prompts of one size."""
+_ERROR_MEMORY = 2048
+"""Answers over which both predictions are compared."""
+_GATE = 0.99
+"""By what the squared error has to be smaller with the size."""
+_FEWEST = 30.0
+"""Weight of a group's answers, which fade a little, before they are believed: some 32."""
+_PRIOR = 16.0
+"""As many answers as what is known beforehand of a size counts for."""
+_PER_OCTAVE = 3
+_QUANTILES_PER_OCTAVE = 4
+_WIDEST = 6 * _QUANTILES_PER_OCTAVE
+_MOST_FOLLOWED = 16_384
+_LOST_AFTER = 50_000
+
+
+class Length(NamedTuple):
+    """What is expected of one answer, in tokens."""
+
+    mean: float
+    most: float
+    """Exceeded by one answer in twenty."""
+
+
+class Lengths:
+    r"""Predicts the lengths of answers.
+
+    With m_g the mean length of group g, over some 512 answers, and b the size of the prompt (thirds of an octave),
+
+        mean(g, b) = m_g r_gb,    r_gb = (n_gb R_gb + 16 r_b) / (n_gb + 16),    r_b = (n_b R_b + 16) / (n_b + 16),
+
+    R being the mean of length / m_g over the last some 64 answers of that size, of the group and of all groups
+    together, and n their number. So prompts of which nothing is known get their group's mean, and a group of which
+    little is known leans on what sizes do to the others; before 32 answers of a group have ended it is the guess. Where
+    the size has told nothing so far (mean(g, b) had not 1 % less squared error than m_g over the last some 2,048
+    answers of the group), it is left out. The quantile is the mean times that of the ratio of actual to predicted
+    length, from a histogram of quarter octaves.
+
+    Example:
+        >>> lengths = Lengths()
+        >>> for i in range(100):
+        ...     _ = lengths.begin(str(i), "long", size=100 if i % 2 else 10_000, guess=500.0)
+        ...     lengths.end(str(i), 200.0 if i % 2 else 2000.0)
+        >>> [round(lengths.expect("long", size, 500.0).mean, -2) for size in (100, 10_000, 10)]
+        [300.0, 1900.0, 1100.0]
+    """
+
+    def __init__(self) -> None:
+        self._means: dict[str, list[float]] = {}  # group -> weight, weighted sum of lengths
+        self._bins: dict[str, list[float]] = {}  # size, or group and size -> weight, weighted sum of ratios
+        self._errors: dict[str, list[float]] = {}  # group -> squared errors: of mean(g, b), and of m_g
+        self._ratios: dict[str, list[float]] = {}  # group -> weights of actual / predicted, by quarter octaves
+        self._begun: dict[str, deque[tuple[str, int]]] = {}
+        self._number: dict[str, int] = {}
+        self._open: dict[str, tuple[str, str, float]] = {}  # id -> group, size, predicted
+        self._ended: dict[str, float | None] = {}
+
+    def expect(self, group: str, size: float, guess: float) -> Length:
+        """What is expected of an answer.
+
+        Args:
+            group: Any name of the response group; model and group, where there are several models.
+            size: Of the prompt, in whatever unit, always the same.
+            guess: Tokens, before anything is known of the group.
+        """
+        mean, by_size = self._both(group, _bin(size), guess)
+        errors = self._errors.get(group)
+        if errors is None or errors[0] < _GATE * errors[1]:
+            mean = by_size
+        return Length(mean, mean * self._quantile(group))
+
+    def _both(self, group: str, size_bin: str, guess: float) -> tuple[float, float]:
+        """m_g, and mean(g, b)."""
+        weight, total = self._means.get(group, (0.0, 0.0))
+        if weight < _FEWEST:
+            return guess, guess
+        mean = total / weight
+        alike = _shrink(self._bins.get(size_bin), 1.0)
+        return mean, mean * _shrink(self._bins.get(f"{group} {size_bin}"), alike)
+
+    def begin(self, request_id: str, group: str, *, size: float, guess: float) -> Length:
+        """An answer begins; what is expected of it."""
+        found = self.expect(group, size, guess)
+        self._number[group] = self._number.get(group, 0) + 1
+        begun = self._begun.setdefault(group, deque())
+        if len(begun) < _MOST_FOLLOWED and request_id not in self._open and request_id not in self._ended:
+            begun.append((request_id, self._number[group]))
+            self._open[request_id] = group, _bin(size), found.mean
+        return found
+
+    def end(self, request_id: str, tokens: float | None) -> None:
+        """An answer has ended; None: it is not known how long it was, and nothing is learned of it."""
+        if request_id not in self._open or request_id in self._ended:
+            return
+        self._ended[request_id] = tokens
+        group = self._open[request_id][0]
+        begun = self._begun[group]
+        while begun and (begun[0][0] in self._ended or self._number[group] - begun[0][1] > _LOST_AFTER):
+            first = begun.popleft()[0]
+            _, size_bin, predicted = self._open.pop(first)
+            actual = self._ended.pop(first, None)
+            if actual is not None:
+                self._learn(group, size_bin, predicted, actual)
+
+    def _learn(self, group: str, size_bin: str, predicted: float, actual: float) -> None:
+        if group in self._means:
+            errors = self._errors.setdefault(group, [0.0, 0.0])
+            for place, guess in enumerate(reversed(self._both(group, size_bin, actual))):
+                errors[place] += (guess - actual) ** 2 - errors[place] / _ERROR_MEMORY
+        mean = self._means.setdefault(group, [0.0, 0.0])
+        mean[0], mean[1] = mean[0] * (1 - 1 / _MEMORY) + 1, mean[1] * (1 - 1 / _MEMORY) + actual
+        ratio = actual / max(mean[1] / mean[0], 1e-9)
+        for name in (size_bin, f"{group} {size_bin}"):
+            row = self._bins.setdefault(name, [0.0, 0.0])
+            row[0], row[1] = row[0] * (1 - 1 / _BIN_MEMORY) + 1, row[1] * (1 - 1 / _BIN_MEMORY) + ratio
+        weights = self._ratios.setdefault(group, [0.0] * (2 * _WIDEST + 1))
+        weights[:] = [weight * (1 - 1 / _MEMORY) for weight in weights]
+        octaves = math.log2(max(actual, 1e-9) / max(predicted, 1e-9))
+        weights[max(-_WIDEST, min(_WIDEST, math.ceil(octaves * _QUANTILES_PER_OCTAVE))) + _WIDEST] += 1
+
+    def _quantile(self, group: str) -> float:
+        """The factor that one answer in twenty exceeds; 2 before there are some."""
+        weights = self._ratios.get(group)
+        total = sum(weights) if weights else 0.0
+        if weights is None or total < _PRIOR:
+            return 2.0
+        left = 0.95 * total
+        for place, weight in enumerate(weights):
+            left -= weight
+            if left <= 0:
+                return max(1.0, 2.0 ** ((place - _WIDEST) / _QUANTILES_PER_OCTAVE))
+        return 2.0 ** (_WIDEST / _QUANTILES_PER_OCTAVE)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has been learned, for JSON; what is in flight is forgotten."""
+        return {"means": self._means, "bins": self._bins, "errors": self._errors, "ratios": self._ratios}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken.
+
+        Raises:
+            IbpoError: A state of something else.
+        """
+        try:
+            self._means = {name: list(row) for name, row in state["means"].items()}
+            self._bins = {name: list(row) for name, row in state["bins"].items()}
+            self._errors = {name: list(row) for name, row in state["errors"].items()}
+            self._ratios = {name: list(row) for name, row in state["ratios"].items()}
+        except (KeyError, TypeError, AttributeError) as error:
+            raise IbpoError(f"state: not one of Lengths.state_dict: {error!r}; start anew without it") from None
+
+
+def _bin(size: float) -> str:
+    return str(round(_PER_OCTAVE * math.log2(max(1.0, size))))
+
+
+def _shrink(row: list[float] | None, towards: float) -> float:
+    """The mean ratio of a row, as far as it is known."""
+    return towards if row is None else (row[1] + _PRIOR * towards) / (row[0] + _PRIOR)

@@ -1,0 +1,84 @@
+"""How long answers will be: learned without bias, by the prompt where that tells something, with a quantile."""
+
+import heapq
+import json
+
+import numpy as np
+import pytest
+
+from ibpo.errors import IbpoError
+from ibpo.serving.lengths import Lengths
+
+
+def stream(actual, size, *, rate=20.0, speed=50.0, group="long", guess=100.0):
+    """Predictions of answers that come `rate` a second and end `actual / speed` seconds later."""
+    lengths, ends, found = Lengths(), [], []
+    for i, tokens in enumerate(actual.tolist()):
+        while ends and ends[0][0] <= i / rate:
+            _, name, done = heapq.heappop(ends)
+            lengths.end(name, done)
+        found.append(lengths.begin(str(i), group, size=float(size[i]), guess=guess))
+        heapq.heappush(ends, (i / rate + tokens / speed, str(i), tokens))
+    return np.array(found)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_mean_is_not_that_of_those_that_end_first(seed):
+    """Heavy tails, a hundred in flight: the mean and the quantile are those of all answers."""
+    rng = np.random.default_rng(seed)
+    actual = 300 * (1 + rng.pareto(2.5, 6000))
+    found = stream(actual, np.full(6000, 1000.0))
+    assert found[2000:, 0].mean() == pytest.approx(actual.mean(), rel=0.06)
+    assert (actual[2000:] > found[2000:, 1]).mean() == pytest.approx(0.05, abs=0.025)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_prompt_counts_where_it_tells_something_and_not_where_it_does_not(seed):
+    rng = np.random.default_rng(seed)
+    size = np.exp(rng.uniform(3, 10, 5000))
+    told = 20 * np.sqrt(size) * np.exp(rng.normal(-0.08, 0.4, 5000))
+    found, kept = stream(told, size, guess=900.0), slice(1500, None)
+    error = ((found[kept, 0] - told[kept]) ** 2).mean() / told[kept].var()
+    assert error < 0.45  # .36 of it is chance
+    silent = 900 * np.exp(rng.normal(-0.5, 1.0, 5000))
+    found = stream(silent, size, guess=900.0)
+    assert ((found[kept, 0] - silent[kept]) ** 2).mean() < 1.03 * silent[kept].var()
+
+
+def test_what_sizes_do_to_one_group_is_expected_of_another():
+    lengths = Lengths()
+    for i in range(400):
+        long = i % 2
+        lengths.begin(f"a{i}", "a", size=10_000.0 if long else 100.0, guess=1.0)
+        lengths.end(f"a{i}", 900.0 if long else 100.0)
+        if i < 80:  # of b only short prompts and long ones in turn, few
+            lengths.begin(f"b{i}", "b", size=10_000.0 if long else 100.0, guess=1.0)
+            lengths.end(f"b{i}", 9000.0 if long else 1000.0)
+    ratio = lengths.expect("b", 10_000.0, 1.0).mean / lengths.expect("b", 100.0, 1.0).mean
+    assert ratio == pytest.approx(9.0, rel=0.25)
+
+
+def test_before_enough_answers_it_is_the_guess_and_what_is_unknown_teaches_nothing():
+    lengths = Lengths()
+    for i in range(31):
+        lengths.begin(str(i), "g", size=5.0, guess=70.0)
+        lengths.end(str(i), 7.0)
+    assert lengths.expect("g", 5.0, 70.0).mean == 70.0
+    for i in range(50):
+        lengths.begin(f"x{i}", "g", size=5.0, guess=70.0)
+        lengths.end(f"x{i}", None)
+        lengths.end(f"x{i}", 1e6)  # a second end is none
+        lengths.end("never begun", 1e6)
+    assert lengths.expect("g", 5.0, 70.0).mean == 70.0
+
+
+def test_it_goes_on_where_it_was_and_says_no_to_another_state():
+    rng, one = np.random.default_rng(0), Lengths()
+    for i, tokens in enumerate(rng.lognormal(5, 1, 300).tolist()):
+        one.begin(str(i), "g", size=tokens, guess=10.0)
+        one.end(str(i), tokens)
+    other = Lengths()
+    other.load_state(json.loads(json.dumps(one.state_dict())))
+    assert [one.expect("g", size, 1.0) for size in (1, 100, 1e4)] == [other.expect("g", s, 1.0) for s in (1, 100, 1e4)]
+    with pytest.raises(IbpoError, match="start anew without it"):
+        other.load_state({"means": 3})
