@@ -1,7 +1,8 @@
 """How long will an answer be, by how long its prompt is and what earlier answers took? A mean, and a quantile.
 
 Learned while serving, of each response group: from the answers in the order in which they *began*, each only when all
-before it have ended, for those that end first are the short ones.
+before it have ended, for those that end first are the short ones. One that takes very long is waited for no longer, and
+learned from when it ends.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _ERROR_MEMORY = 2048
 """Answers over which both predictions are compared."""
 _GATE = 0.99
 """By what the squared error has to be smaller with the size."""
-_FEWEST = 30.0
+_FEWEST = 31.0
 """Weight of a group's answers, which fade a little, before they are believed: some 32."""
 _PRIOR = 16.0
 """As many answers as what is known beforehand of a size counts for."""
@@ -29,7 +30,8 @@ _PER_OCTAVE = 3
 _QUANTILES_PER_OCTAVE = 4
 _WIDEST = 6 * _QUANTILES_PER_OCTAVE
 _MOST_FOLLOWED = 16_384
-_LOST_AFTER = 50_000
+_MOST_WAIT = 1024
+"""Later answers of its group after which one that has not ended is waited for no longer."""
 
 
 class Length(NamedTuple):
@@ -70,7 +72,7 @@ class Lengths:
         self._ratios: dict[str, list[float]] = {}  # group -> weights of actual / predicted, by quarter octaves
         self._begun: dict[str, deque[tuple[str, int]]] = {}
         self._number: dict[str, int] = {}
-        self._open: dict[str, tuple[str, str, float]] = {}  # id -> group, size, predicted
+        self._open: dict[str, tuple[str, str, float, bool]] = {}  # id -> group, size, predicted, waited for no longer
         self._ended: dict[str, float | None] = {}
 
     def expect(self, group: str, size: float, guess: float) -> Length:
@@ -101,9 +103,9 @@ class Lengths:
         found = self.expect(group, size, guess)
         self._number[group] = self._number.get(group, 0) + 1
         begun = self._begun.setdefault(group, deque())
-        if len(begun) < _MOST_FOLLOWED and request_id not in self._open and request_id not in self._ended:
+        if len(self._open) < _MOST_FOLLOWED and request_id not in self._open:
             begun.append((request_id, self._number[group]))
-            self._open[request_id] = group, _bin(size), found.mean
+            self._open[request_id] = group, _bin(size), found.mean, False
         return found
 
     def end(self, request_id: str, tokens: float | None) -> None:
@@ -111,14 +113,26 @@ class Lengths:
         if request_id not in self._open or request_id in self._ended:
             return
         self._ended[request_id] = tokens
-        group = self._open[request_id][0]
+        group, _, _, is_late = self._open[request_id]
+        if is_late:
+            self._close(request_id)
+            return
         begun = self._begun[group]
-        while begun and (begun[0][0] in self._ended or self._number[group] - begun[0][1] > _LOST_AFTER):
-            first = begun.popleft()[0]
-            _, size_bin, predicted = self._open.pop(first)
-            actual = self._ended.pop(first, None)
-            if actual is not None:
-                self._learn(group, size_bin, predicted, actual)
+        while begun:
+            name, number = begun[0]
+            if name in self._ended:
+                self._close(name)
+            elif self._number[group] - number > _MOST_WAIT:
+                self._open[name] = (*self._open[name][:3], True)
+            else:
+                break
+            begun.popleft()
+
+    def _close(self, request_id: str) -> None:
+        group, size_bin, predicted, _ = self._open.pop(request_id)
+        actual = self._ended.pop(request_id)
+        if actual is not None:
+            self._learn(group, size_bin, predicted, actual)
 
     def _learn(self, group: str, size_bin: str, predicted: float, actual: float) -> None:
         if group in self._means:
@@ -144,9 +158,10 @@ class Lengths:
             return 2.0
         left = 0.95 * total
         for place, weight in enumerate(weights):
+            if left <= weight:
+                octaves = (place - 1 + left / weight - _WIDEST) / _QUANTILES_PER_OCTAVE if weight else 0.0
+                return max(1.0, 2.0**octaves)
             left -= weight
-            if left <= 0:
-                return max(1.0, 2.0 ** ((place - _WIDEST) / _QUANTILES_PER_OCTAVE))
         return 2.0 ** (_WIDEST / _QUANTILES_PER_OCTAVE)
 
     def state_dict(self) -> dict[str, Any]:
