@@ -54,6 +54,14 @@ def serve_command(
             metavar="HOST:PORT", help="Address to listen on; another than loopback needs --keys. Port 0: any free one."
         ),
     ] = "127.0.0.1:8080",
+    ext_proc: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Answer the calls of Envoy's ext_proc filter here (or unix:PATH): see docs/envoy.md. "
+            "Then --upstream may be left out.",
+        ),
+    ] = None,
     reuse_port: Annotated[bool, typer.Option(help="Share the port with other gateway processes.")] = False,
     state: Annotated[
         str | None,
@@ -93,14 +101,17 @@ def serve_command(
         host=host,
         port=port,
         reuse_port=reuse_port,
+        ext_proc=None if ext_proc is None else _check_ext_proc(ext_proc),
         state=state,
         name=name,
         keys=_keys(keys),
         router=None if found is None else FittedRouter(found, str(router)),
     )
 
-    def say(url: str) -> None:
+    def say(url: str, envoys: str) -> None:
         typer.echo(f"ibpo: {url} holds {_said(held)}", err=True)
+        if envoys:
+            typer.echo(f"ibpo: Envoy's calls are answered at {envoys}", err=True)
         if note:
             typer.echo(f"ibpo: {note}", err=True)
 
@@ -174,8 +185,8 @@ def _by_effort(word: str) -> dict[str, Any]:
     return {"reasoning_effort": word, "enable_thinking": word != "none"} if word else {}
 
 
-def _address(text: str) -> tuple[str, int]:
-    """Host and port of `--listen`; an IPv6 address stands in brackets.
+def _address(text: str, option: str = "--listen") -> tuple[str, int]:
+    """Host and port of an option; an IPv6 address stands in brackets.
 
     Example:
         >>> _address("[::1]:8080"), _address(":0")
@@ -183,8 +194,15 @@ def _address(text: str) -> tuple[str, int]:
     """
     host, colon, port = text.rpartition(":")
     if not colon or not port.isdecimal() or int(port) > 65535:
-        raise IbpoError(f"--listen {text}: needs HOST:PORT, e.g. 127.0.0.1:8080")
+        raise IbpoError(f"{option} {text}: needs HOST:PORT, e.g. 127.0.0.1:8080")
     return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)
+
+
+def _check_ext_proc(text: str) -> str:
+    if text.startswith("unix:"):
+        return text
+    host, port = _address(text, "--ext-proc")
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _keys(text: str | None) -> Keys | None:

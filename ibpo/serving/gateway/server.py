@@ -15,7 +15,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -63,6 +63,8 @@ class Service:
     """0: any free one."""
     reuse_port: bool = False
     """Several processes on one port (not on Windows): the kernel spreads the connections."""
+    ext_proc: str | None = None
+    """Where Envoy's calls are answered, `HOST:PORT` or `unix:PATH`; None: nowhere. With it no upstream is needed."""
     state: str | None = None
     """Where the accounts of the budget are stored: a SQLite file, `redis://...`; None: in memory, lost at the end."""
     name: str = "gateway"
@@ -71,10 +73,17 @@ class Service:
     router: GainPredictor | None = None
 
     def __post_init__(self) -> None:
+        doors = {"--listen": self.host}
+        if self.ext_proc is not None and not self.ext_proc.startswith("unix:"):
+            doors["--ext-proc"] = self.ext_proc.rpartition(":")[0].strip("[]")
+        for option, host in doors.items():
+            if self.keys is None and host not in LOOPBACK:
+                raise IbpoError(f"{option} {host}: others can reach it, and nobody needs a key; give --keys FILE")
         if not self.settings.upstream.url:
-            raise IbpoError("no upstream; give --upstream http://127.0.0.1:8000/v1")
-        if self.keys is None and self.host not in LOOPBACK:
-            raise IbpoError(f"--listen {self.host}: others can reach it, and nobody needs a key; give --keys FILE")
+            if self.ext_proc is None:
+                raise IbpoError("no upstream; give --upstream http://127.0.0.1:8000/v1")
+            if any("probe" in model.choose for model in self.settings.model):
+                raise IbpoError("choose: a probe asks the model's server; give --upstream too, or take probe out")
         check_groups(self.settings, self.policy)
         check_router(self.settings, getattr(self.router, "groups", None))
         for tenant, names in (self.keys.slices if self.keys is not None else {}).items():
@@ -110,6 +119,8 @@ class Gateway:
         self.settings, self.limits = governor.settings, governor.settings.limits
         self.access = Access(self.keys, self.limits)
         self.metrics.in_flight.set_function(lambda: self.access.num_in_flight)
+        self.ext_proc = ""
+        """Where Envoy's calls are answered; "": nowhere."""
         self._hosts = {*LOOPBACK, host.lower()}
         self._minute, self._num_logged = 0, 0
         self._page = (files("ibpo.serving.gateway") / "page.html").read_bytes()
@@ -139,6 +150,8 @@ class Gateway:
         tenant = self.access.tenant_of(request.headers, path, method=request.method)
         if path in PAGES and request.method in ("GET", "HEAD"):
             return await self._show(path, tenant)
+        if not self.settings.upstream.url:
+            raise Refusal(404, "no_upstream", "this process answers Envoy; here are /budget, /metrics and /ready only")
         with self.access.in_flight(tenant):
             if path == OUTCOMES and self.governor.learner is not None:
                 if request.method != "POST" or request.content_type != "application/json":
@@ -385,10 +398,12 @@ async def running(service: Service, log: RequestLog) -> AsyncIterator[tuple[Gate
                 raise IbpoError(f"{service.host}:{service.port}: cannot listen: {cause}; give another --port") from None
             try:
                 port = runner.addresses[0][1]
-                for caution in find_cautions(settings, service.policy):
-                    log.write("caution", message=caution)
-                log.write("listening", host=service.host, port=port, upstream=settings.upstream.url, pid=os.getpid())
-                yield gateway, port
+                async with _answering_envoy(service, gateway) as gateway.ext_proc:
+                    for caution in find_cautions(settings, service.policy):
+                        log.write("caution", message=caution)
+                    doors = {"host": service.host, "port": port, "ext_proc": gateway.ext_proc or None}
+                    log.write("listening", **doors, upstream=settings.upstream.url, pid=os.getpid())
+                    yield gateway, port
             finally:
                 await _drain(gateway, site, limits.drain_seconds, log)
                 await runner.cleanup()
@@ -409,8 +424,13 @@ async def _drain(gateway: Gateway, site: web.TCPSite, seconds: float, log: Reque
         log.write("cut_off", in_flight=gateway.access.num_in_flight)
 
 
-def serve(service: Service, log: RequestLog, on_ready: Callable[[str], None] = lambda url: None) -> None:
+def serve(service: Service, log: RequestLog, on_ready: Callable[[str, str], None] = lambda url, ext_proc: None) -> None:
     """Run a gateway until SIGTERM or Ctrl-C; a second one ends it at once.
+
+    Args:
+        service: What it needs to know.
+        log: Its lines go there.
+        on_ready: Gets its URL, and where Envoy's calls are answered ("": nowhere).
 
     Raises:
         IbpoError: See `running`.
@@ -428,15 +448,26 @@ def serve(service: Service, log: RequestLog, on_ready: Callable[[str], None] = l
         for number in (signal.SIGTERM, signal.SIGINT):
             with suppress(NotImplementedError):  # Windows
                 loop.add_signal_handler(number, asked)
-        async with running(service, log) as (_, port):
+        async with running(service, log) as (gateway, port):
             # Modules stay loaded: a collection that looks through them all would stop every stream for 50 to 80 ms.
             gc.collect()
             gc.freeze()
-            on_ready(f"http://{service.host}:{port}/")
+            on_ready(f"http://{service.host}:{port}/", gateway.ext_proc)
             await stop.wait()
 
     with suppress(KeyboardInterrupt):
         asyncio.run(main())
+
+
+def _answering_envoy(service: Service, gateway: Gateway) -> AbstractAsyncContextManager[str]:
+    """The second door of the process, where there is one."""
+    if service.ext_proc is None:
+        return nullcontext("")
+    try:
+        from ibpo.serving.gateway.ext_proc import serving_ext_proc
+    except ModuleNotFoundError as error:
+        raise IbpoError(f"--ext-proc needs the package {error.name}: pip install 'ibpo[envoy]'") from None
+    return serving_ext_proc(gateway.governor, gateway.access, service.ext_proc, reuse_port=service.reuse_port)
 
 
 def _silent() -> logging.Logger:
