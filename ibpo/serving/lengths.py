@@ -14,8 +14,11 @@ from typing import Any, NamedTuple
 
 from ibpo.errors import IbpoError
 
+_SHORTEST, _LONGEST, _PER_VARIANCE = 256.0, 4096.0, 400.0
+"""Answers of a group over which its mean is taken, about: 400 squared coefficients of variation, within these. Then the
+mean has a standard error of some 5 %, and follows the traffic as soon as that allows."""
 _MEMORY = 512
-"""Answers of a group over which its mean is taken, about."""
+"""Answers of a group over which the quantile is taken."""
 _BIN_MEMORY = 64
 """The same of the answers to prompts of one size."""
 _ERROR_MEMORY = 2048
@@ -45,7 +48,8 @@ class Length(NamedTuple):
 class Lengths:
     r"""Predicts the lengths of answers.
 
-    With m_g the mean length of group g, over some 512 answers, and b the size of the prompt (thirds of an octave),
+    With m_g the mean length of group g, over 256 to 4,096 answers, the more they differ the more, and b the size of the
+    prompt (thirds of an octave),
 
         mean(g, b) = m_g r_gb,    r_gb = (n_gb R_gb + 16 r_b) / (n_gb + 16),    r_b = (n_b R_b + 16) / (n_b + 16),
 
@@ -66,7 +70,7 @@ class Lengths:
     """
 
     def __init__(self) -> None:
-        self._means: dict[str, list[float]] = {}  # group -> weight, weighted sum of lengths
+        self._means: dict[str, list[float]] = {}  # group -> weight, weighted sums of lengths, of squares
         self._bins: dict[str, list[float]] = {}  # size, or group and size -> weight, weighted sum of ratios
         self._errors: dict[str, list[float]] = {}  # group -> squared errors: of mean(g, b), and of m_g
         self._ratios: dict[str, list[float]] = {}  # group -> weights of actual / predicted, by quarter octaves
@@ -91,7 +95,7 @@ class Lengths:
 
     def _both(self, group: str, size_bin: str, guess: float) -> tuple[float, float]:
         """m_g, and mean(g, b)."""
-        weight, total = self._means.get(group, (0.0, 0.0))
+        weight, total, _ = self._means.get(group, (0.0, 0.0, 0.0))
         if weight < _FEWEST:
             return guess, guess
         mean = total / weight
@@ -139,8 +143,10 @@ class Lengths:
             errors = self._errors.setdefault(group, [0.0, 0.0])
             for place, guess in enumerate(reversed(self._both(group, size_bin, actual))):
                 errors[place] += (guess - actual) ** 2 - errors[place] / _ERROR_MEMORY
-        mean = self._means.setdefault(group, [0.0, 0.0])
-        mean[0], mean[1] = mean[0] * (1 - 1 / _MEMORY) + 1, mean[1] * (1 - 1 / _MEMORY) + actual
+        mean = self._means.setdefault(group, [0.0, 0.0, 0.0])
+        squared = mean[2] * mean[0] / max(mean[1], 1e-9) ** 2 - 1 if mean[0] >= _FEWEST else 1.0
+        kept = 1 - 1 / min(_LONGEST, max(_SHORTEST, _PER_VARIANCE * squared))
+        mean[:] = mean[0] * kept + 1, mean[1] * kept + actual, mean[2] * kept + actual * actual
         ratio = actual / max(mean[1] / mean[0], 1e-9)
         for name in (size_bin, f"{group} {size_bin}"):
             row = self._bins.setdefault(name, [0.0, 0.0])

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ibpo.errors import IbpoError
 from ibpo.serving.controller import TOTAL, Candidate, Controller, Reservation, ServingPolicy
+from ibpo.serving.lengths import Lengths
 
 FloatArray = NDArray[np.float64]
 TOKENS = "tokens"
@@ -39,6 +40,8 @@ class Requests:
     slice_name: list[str]
     predicted_gain: FloatArray | None = None
     """`[N, G]` the gain that the controller decides by, e.g. a router's; None: the gain itself."""
+    prompt_tokens: FloatArray | None = None
+    """`[N]`; given, lengths are learned by it (`ibpo.serving.Lengths`) as in a gateway; `estimate` is the guess."""
     cap: Mapping[str, float] = field(default_factory=dict)
     """Response group -> most tokens of a response, which are kept ready for it; without one, what is expected."""
 
@@ -52,6 +55,8 @@ class Simulation:
 
     choice: NDArray[np.int64]
     """`[N]` index of the response group."""
+    estimate: FloatArray
+    """`[N, G]` tokens that the controller expected."""
     over: NDArray[np.bool_]
     """`[N]` whether no response group had room in every bound."""
     overdraft: FloatArray
@@ -154,6 +159,9 @@ def simulate(requests: Requests, policy: ServingPolicy) -> Simulation:
 
     def end(number: int) -> None:
         made = in_flight.pop(number)
+        if lengths is not None:
+            tokens = None if requests.failed[number] else float(requests.cost[number, choice[number]])
+            lengths.end(str(number), tokens)
         if requests.failed[number]:
             controller.cancel(str(number))
             note([budget.mean for budget in policy.budgets])
@@ -165,10 +173,21 @@ def simulate(requests: Requests, policy: ServingPolicy) -> Simulation:
 
     predicted = requests.gain if requests.predicted_gain is None else requests.predicted_gain
     gains, estimates = predicted.tolist(), requests.estimate.tolist()
+    lengths = Lengths() if requests.prompt_tokens is not None else None
+    sizes = [] if requests.prompt_tokens is None else requests.prompt_tokens.tolist()
     caps = [{TOKENS: requests.cap[name]} if name in requests.cap else {} for name in requests.groups]
     for number, now in enumerate(requests.time.tolist()):
         while ends and ends[0][0] <= now:
             end(heapq.heappop(ends)[1])
+        if lengths is not None:
+            expected = [
+                lengths.expect(name, sizes[number], guess)
+                for name, guess in zip(requests.groups, estimates[number], strict=True)
+            ]
+            estimates[number] = [
+                min(length.mean, requests.cap.get(name, math.inf))
+                for name, length in zip(requests.groups, expected, strict=True)
+            ]
         candidates = [
             Candidate(response_group=name, gain=gain, cost={TOKENS: tokens}, reserve=cap)
             for name, gain, tokens, cap in zip(requests.groups, gains[number], estimates[number], caps, strict=True)
@@ -182,6 +201,9 @@ def simulate(requests: Requests, policy: ServingPolicy) -> Simulation:
         )
         choice[number], over[number] = place_of[made.response_group], not made.within
         in_flight[number] = made
+        if lengths is not None:
+            guess = float(requests.estimate[number, choice[number]])
+            lengths.begin(str(number), made.response_group, size=sizes[number], guess=guess)
         most_in_flight = max(most_in_flight, len(in_flight))
         above = [max(0.0, r - b.mean) for r, b in zip(made.reserve, policy.budgets, strict=True)]
         none = [0.0] * num_budgets
@@ -191,6 +213,7 @@ def simulate(requests: Requests, policy: ServingPolicy) -> Simulation:
         end(heapq.heappop(ends)[1])
     return Simulation(
         choice=choice,
+        estimate=np.array(estimates).reshape(requests.estimate.shape),
         over=over,
         overdraft=np.array([bucket.peak for bucket in buckets]),
         beyond=np.array(beyond),

@@ -63,7 +63,7 @@ def summarise(
         window: Requests in a row.
         warm_up: Requests left out of the adherence.
     """
-    answered = ~requests.failed
+    answered, requests = ~requests.failed, replace(requests, estimate=done.estimate)
     spent = spent_per_request(requests, done, policy)[:, answered]
     rows = np.arange(len(requests))
     cheapest = requests.cost.argmin(axis=1)
@@ -137,7 +137,7 @@ def find_reachable(
 
     Args:
         requests: What came.
-        done: What the controller did: the responses in flight are its.
+        done: What the controller did: the responses in flight are its, and what it expected of them.
         policy: Its budgets.
         window: m, requests in a row; counted with those that fail.
         warm_up: Requests left out at the start.
@@ -146,7 +146,7 @@ def find_reachable(
     size = len(requests)
     rng = np.random.default_rng(seed)
     rows = np.arange(size)
-    expected, actual = requests.estimate[rows, done.choice], requests.cost[rows, done.choice]
+    expected, actual = done.estimate[rows, done.choice], requests.cost[rows, done.choice]
     end = requests.time + requests.seconds[rows, done.choice]
     ratio = [(actual / np.maximum(expected, 1e-300))[done.choice == g] for g in range(len(requests.groups))]
     fails = float(requests.failed.mean())

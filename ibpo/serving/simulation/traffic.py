@@ -31,6 +31,8 @@ Mooncake, milliseconds, and Bailian (Alibaba), seconds: what tells them apart is
 """
 LENGTHS = ("output_tokens", "GeneratedTokens", "Response tokens", "output_length", "completion_tokens")
 """Columns that are tried for the length of the answer."""
+PROMPTS = ("prompt_tokens", "input_tokens", "ContextTokens", "Request tokens", "input_length")
+"""Columns that are tried for the length of the prompt."""
 _SPARSE_SECONDS = 30.0
 _FEWEST = 20
 
@@ -47,6 +49,8 @@ class Trace:
     """`[N]` of the extended over the standard response, where the trace records it."""
     tenant: list[str]
     slice_name: list[str]
+    prompt_tokens: FloatArray | None = None
+    """`[N]`, where the trace records them."""
     unit: str = "s"
     """The unit in which the file has the times: a key of `UNITS`."""
     time_column: str = "t"
@@ -95,6 +99,7 @@ def read_trace(path: Path, *, unit: str | None = None) -> Trace:
     when = next((name for name in TIMES if name in first), "t")
     length = next((name for name in LENGTHS if name in first), "output_tokens")
     tokens = np.array([_number(place, row, length, 0.0) for place, row in rows])
+    prompt = next((name for name in PROMPTS if name in first), None)
     failed = tokens == 0 if length != "output_tokens" else np.zeros(len(rows), bool)
     if failed.all():
         raise IbpoError(f"{path}, column {length!r}: no answer has a token; there is nothing to simulate")
@@ -116,6 +121,7 @@ def read_trace(path: Path, *, unit: str | None = None) -> Trace:
         gain=np.array([_number(place, row, "gain", -math.inf) for place, row in rows]) if has_gain else None,
         tenant=[str(row.get("tenant") or "") for _, row in rows],
         slice_name=[str(row.get("slice") or "") for _, row in rows],
+        prompt_tokens=np.array([_number(place, row, prompt, 0.0) for place, row in rows]) if prompt else None,
         time_column=when,
         num_failed=int(failed.sum()),
     )
@@ -148,6 +154,7 @@ def repeat_trace(trace: Trace, num_requests: int) -> Trace:
         gain=None if trace.gain is None else trace.gain[place],
         tenant=[trace.tenant[i] for i in place],
         slice_name=[trace.slice_name[i] for i in place],
+        prompt_tokens=None if trace.prompt_tokens is None else trace.prompt_tokens[place],
     )
 
 
@@ -163,7 +170,7 @@ def synthetic_requests(
     """Two response groups: "standard" as long as the trace says, "extended" `factor` times as long.
 
     Gains are those of a calibration, drawn at random, else the trace's, else uniform in [0, 1]. The controller expects
-    the mean length of each response group.
+    the mean length of each response group, and learns by the lengths of prompts where the trace has them.
 
     Args:
         trace: What came.
@@ -191,6 +198,7 @@ def synthetic_requests(
         failed=rng.random(size) < failures,
         tenant=trace.tenant,
         slice_name=trace.slice_name,
+        prompt_tokens=trace.prompt_tokens,
     )
 
 
@@ -282,7 +290,7 @@ def _routed(
 
 def with_exact_estimates(requests: Requests) -> Requests:
     """The same requests; the controller knows each response's own length."""
-    return replace(requests, estimate=requests.cost)
+    return replace(requests, estimate=requests.cost, prompt_tokens=None)
 
 
 def with_caps(requests: Requests, cap: Mapping[str, float]) -> Requests:
