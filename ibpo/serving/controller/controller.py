@@ -101,6 +101,7 @@ class Controller:
         self.short_quotas: list[str] = []
         """Of the last request: the quotas that had no room for all of its candidates."""
         self._in_memory = type(self.store) is MemoryStore
+        self._explores = policy.explore > 0
         self._admission = Admission(policy, self.store)
         self._pricing = Pricing(policy)
         self._correction = Correction(num_budgets)
@@ -189,7 +190,7 @@ class Controller:
             short = self._find_short(accounts, estimates, reserves) if quotas else []
             place, within, too_expensive = self._choose(utility, estimates, reserves, prices, accounts, num_requests)
             propensity = 1.0
-            if self.policy.explore > 0 and within and len(estimates) > 1:
+            if self._explores and within and len(estimates) > 1:
                 options = [i for i in range(len(estimates)) if i not in too_expensive]
                 gains = [value * num_requests for value in utility]
                 place, propensity = self._draw(request_id, options, gains, estimates, reserves, prices, accounts)

@@ -24,6 +24,8 @@ _EDGE = 0.999
 """Beyond this part of the half room the drift is infinite: nothing is bought, or all is."""
 _RIGHT_ANGLE = math.pi / 2
 
+_new_tuple = tuple.__new__
+
 
 class Quote(NamedTuple):
     """Prices for one request, `[K]` each."""
@@ -73,6 +75,18 @@ class Pricing:
         account = accounts[0]
         if account.bounds is not self._spring_of:
             self._set_spring(account.bounds)
+        if len(accounts) == 1 and len(self._spring) == 1:  # as below, for most policies
+            mean, centre, half, force = self._spring[0]
+            bucket = account.buckets[0]
+            waiting = bucket.waiting
+            if waiting < 0:
+                waiting = 0.0
+            place = (bucket.balance - bucket.held - (bucket.returned + waiting) - centre) / half
+            if -_EDGE <= place <= _EDGE:
+                target = mean + force * math.tan(_RIGHT_ANGLE * place)
+            else:
+                target = math.copysign(math.inf, place)
+            return _new_tuple(Quote, ([self._total.price(0, target) or 0.0], None, None, [target]))
         targets: list[float] = []
         prices: list[float] = []
         tan, price_of = math.tan, self._total.price

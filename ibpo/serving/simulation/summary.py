@@ -53,7 +53,7 @@ def summarise(
     same in each; `value_kept_as_predicted` over that of the optimum which knows no more than the controller (predicted
     gains, expected costs), both counted in what was predicted. Gains count from each request's cheapest response group.
     `windows_reachable` is the share of windows within 1 % that nobody could have exceeded without knowing the future
-    (`find_reachable`). `fairness` is Jain's index of the tenants' spending, `windows` the mean of each `window`
+    (`find_reachable`). What the controller expected is `done.estimate`, learned or given. `fairness` is Jain's index of the tenants' spending, `windows` the mean of each `window`
     requests in turn.
 
     Args:
@@ -137,7 +137,7 @@ def find_reachable(
 
     Args:
         requests: What came.
-        done: What the controller did: the responses in flight are its, and what it expected of them.
+        done: What the controller did: the responses in flight are its.
         policy: Its budgets.
         window: m, requests in a row; counted with those that fail.
         warm_up: Requests left out at the start.
@@ -146,7 +146,7 @@ def find_reachable(
     size = len(requests)
     rng = np.random.default_rng(seed)
     rows = np.arange(size)
-    expected, actual = done.estimate[rows, done.choice], requests.cost[rows, done.choice]
+    expected, actual = requests.estimate[rows, done.choice], requests.cost[rows, done.choice]
     end = requests.time + requests.seconds[rows, done.choice]
     ratio = [(actual / np.maximum(expected, 1e-300))[done.choice == g] for g in range(len(requests.groups))]
     fails = float(requests.failed.mean())
