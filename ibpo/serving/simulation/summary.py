@@ -53,8 +53,8 @@ def summarise(
     same in each; `value_kept_as_predicted` over that of the optimum which knows no more than the controller (predicted
     gains, expected costs), both counted in what was predicted. Gains count from each request's cheapest response group.
     `windows_reachable` is the share of windows within 1 % that nobody could have exceeded without knowing the future
-    (`find_reachable`). What the controller expected is `done.estimate`, learned or given. `fairness` is Jain's index of the tenants' spending, `windows` the mean of each `window`
-    requests in turn.
+    (`find_reachable`). What the controller expected is `done.estimate`, learned or given. `fairness` is Jain's index of
+    the tenants' spending, `windows` the mean of each `window` requests in turn.
 
     Args:
         requests: What came.
