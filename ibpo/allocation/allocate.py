@@ -99,11 +99,11 @@ def allocate(
     The rule is chosen by structure, and the result names it. Shares of separate sets of problems: *selection* of the
     largest gains. Nested or disjoint shares: *transportation*, whose linear relaxation is integral. One general cost: a
     multiple-choice *knapsack*, by its price, a greedy filling with a certificate, and a search in whole numbers among
-    the few responses that the price leaves open. Several: *general*, the same with several prices, and HiGHS to look
-    for good choices where these responses are many. No statement rests on HiGHS's tolerances. Ties between problems
-    are broken by a hash of the problem's id, never by the order of the rows; within a problem the cheaper of two
-    equally good responses wins, then a hash of `response`. Without `response`, equal responses (same problem, utility
-    and costs) are interchangeable and the first row stands for them.
+    the few responses that the price leaves open. Several: *general*, the same with several prices by cutting planes;
+    HiGHS looks for good choices where these responses are many. No statement rests on HiGHS's tolerances. Ties between
+    problems are broken by a hash of the problem's id, never by the order of the rows; within a problem the cheaper of
+    two equally good responses wins, then a hash of `response`. Without `response`, equal responses (same problem,
+    utility and costs) are interchangeable and the first row stands for them.
 
     Args:
         utility: `[R]` what choosing the response is worth, e.g. `reward_margin(...)`. Any finite number.
@@ -123,9 +123,9 @@ def allocate(
         response: `[R]` ids of the responses, used only to order ties within a problem.
         time_limit_s: Limit on closing the gap, seconds.
         relative_gap: Stop at a gap of this part of the objective instead of 0.
-        node_limit: Limit on the nodes of one branch and bound of HiGHS, None: any number; with it, only a short search
-            of our own proves what HiGHS finds. What it stops is the same on every machine, what the clock stops is
-            not; the gap says what is not proved.
+        node_limit: Limit on the nodes of one branch and bound of HiGHS, None: any number; with it, only short searches
+            of our own prove what is found, and HiGHS is asked only where they leave a gap above a thousandth. What it
+            stops is the same on every machine, what the clock stops is not; the gap says what is not proved.
 
     Returns:
         The allocation with its certificate: `objective <= upper_bound`, `spent <= budget`, verified on the 0/1 weights:
@@ -182,7 +182,7 @@ def _allocate_shares(arguments: Arguments, shares: Shares, effort: Effort) -> Al
 
 
 def _allocate_candidates(instance: AllocationProblem, effort: Effort) -> Allocation:
-    """Where a cost is any number: prices, then HiGHS on what they leave open."""
+    """Where a cost is any number: prices, then what they leave open."""
     # Can each bound be kept by itself? sum_p min_r cost_kr <= high_k, and sum_p max_r cost_kr >= low_k.
     bounds, num_problems = instance.bounds, instance.num_problems
     for k in range(len(instance.cost)):
@@ -215,7 +215,7 @@ def _solve(instance: AllocationProblem, rule: Rule, effort: Effort) -> tuple[Int
         chosen = best_candidates(instance)
         if instance.all_fit(chosen):
             return chosen, np.zeros(len(instance.cost)), "unconstrained", exact_sum(instance.utility[chosen])
-        price, chosen = prices(instance)
+        price, chosen = prices(instance), None
     if chosen is not None and not instance.all_fit(chosen):
         chosen = None
     # 2. gap = bound - objective: if it is not closed, a search among the responses whose regret is below it.

@@ -1,4 +1,4 @@
-"""Several budgets: optimal prices by narrowing a box around them until HiGHS can finish.
+"""Several budgets: their prices, by a box around them and cutting planes inside it, and the few choices these leave.
 
 With u_c the utility and cost_c the `[K]` costs of candidate c of problem p, and b the bounds on the total costs, the
 dual function at prices y is
@@ -16,15 +16,27 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ibpo.allocation.cutting_planes import minimum
 from ibpo.allocation.highs import Effort, HighsProgram
-from ibpo.allocation.problem import AllocationProblem, best_candidates, rounding, scores
-from ibpo.allocation.search import search
-from ibpo.allocation.segments import FloatArray, IntArray, Segments, exact_sum, is_first
+from ibpo.allocation.problem import AllocationProblem, best_candidates, cheapest_of, rounding, scores
+from ibpo.allocation.search import Base, search
+from ibpo.allocation.segments import FloatArray, IntArray, Segments, add_parts, exact_sum, is_first
 
 SMALL = 2_500
-"""Problems, or types of problems, that HiGHS gets at once."""
+"""Open problems that cutting planes, or HiGHS, get at once."""
 SAMPLE = 600
 NUM_SAMPLES = 4
+FAR = 64.0
+"""Typical prices up to which a minimum is looked for at first; further out where there is none."""
+HAIR = 1e-4
+"""Of a unit of cost, by which bounds are widened where D is minimised: of several optimal prices those that say what
+one unit more would add, not what one less would take away."""
+NEAREST = 4_096
+"""Candidates, besides the best of each problem, that are kept in mind: those of the smallest regrets."""
+FIRST = 12
+"""Candidates of a first search; each further one has half as many again."""
+GOOD = 1e-3
+"""Part of the objective: where effort is limited in nodes, HiGHS is asked where a larger gap is left."""
 FEW, MANY = 50_000, 1_000_000
 """States of a search in whole numbers: one that is tried before HiGHS, and one that proves what HiGHS found."""
 
@@ -36,111 +48,146 @@ class _Band:
     Attributes:
         floor: `[K]` corner of the box.
         ceiling: `[K]` the opposite corner.
-        open: Candidates that can be best somewhere in the box, of problems with several such.
+        open: Candidates that can be best somewhere in the box, of problems with several such; None for all there are.
         segments: The open problems' places in `open`.
-        problems: The open problems.
-        settled: The choices of the other problems.
+        problems: The open problems; None for all.
         low: `[K]` lower bounds on what the open problems cost in all.
         high: `[K]` upper bounds.
     """
 
     floor: FloatArray
     ceiling: FloatArray
-    open: IntArray
+    open: IntArray | None
     segments: Segments
-    problems: IntArray
-    settled: IntArray
+    problems: IntArray | None
     low: FloatArray
     high: FloatArray
 
 
-def prices(instance: AllocationProblem) -> tuple[FloatArray, IntArray | None]:
-    """Prices `[K]`, and where the linear relaxation is integral its optimal choice `[P]`.
+def prices(instance: AllocationProblem) -> FloatArray:
+    """Prices `[K]` at which D is least, or close to them.
 
     The dual function D is convex, so a minimum inside a box is the minimum. Samples of problems say where the box is;
     problems whose best candidate is the same throughout the box are settled, and the samples of the next, smaller box
-    come from the rest, until HiGHS can solve all that is left. If its prices are inside the box, they are optimal for
-    the whole; if not, the box before is narrowed with more care.
+    come from the rest, until cutting planes can finish with all that is left. If their minimum is inside the box, it is
+    that of the whole; if not, the box before is narrowed with more care.
     """
     low, high = instance.bounds.arrays()
-    everywhere = np.full(len(low), np.inf)
+    scale = _typical_prices(instance)
     bands = [
         _Band(
-            floor=-everywhere,
-            ceiling=everywhere,
-            open=np.arange(len(instance.utility)),
+            floor=np.where(low > -np.inf, -FAR * scale, 0.0),
+            ceiling=FAR * scale,
+            open=None,
             segments=instance.segments,
-            problems=np.arange(instance.num_problems),
-            settled=np.zeros(0, np.int64),
+            problems=None,
             low=low,
             high=high,
         )
     ]
-    price, care, size = np.zeros(len(low)), 1.0, SAMPLE
+    price, care, size = scale, 1.0, SAMPLE
     while care < 1000:
         band = bands[-1]
-        # Too many open problems for HiGHS: a box around the mean of the samples' prices, as wide as these differ.
-        if len(band.problems) > SMALL:
-            sampled = [_sample(instance, band, which, size) for which in range(NUM_SAMPLES)]
-            price, spread = np.mean([x for x, _ in sampled], axis=0), np.ptp([x for x, _ in sampled], axis=0)
+        # Many open problems: a box around the mean of the samples' prices, as wide as these differ.
+        if band.segments.num_problems > SMALL:
+            sampled = [_sample(instance, band, which, size, scale) for which in range(NUM_SAMPLES)]
+            price, spread = np.mean(sampled, axis=0), np.ptp(sampled, axis=0)
             # A small spread of one price may be luck: none is trusted far beyond what the others show.
-            scale = np.maximum(np.abs(price), 1e-12)
-            reach = care * (np.maximum(spread, float((spread / scale).mean()) * scale) + 1e-9 * scale)
+            around = np.maximum(np.abs(price), 1e-12 * scale)
+            reach = care * (np.maximum(spread, float((spread / around).mean()) * around) + 1e-9 * around)
             inner = _narrow(instance, band, price, reach)
-            if inner is not None and len(inner.open) < 0.7 * len(band.open):
+            if inner is not None and inner.segments.num_rows < 0.7 * band.segments.num_rows:
                 bands.append(inner)
                 continue
             if size < SMALL:  # larger samples know more
                 size *= 4
                 continue
-            if len(band.problems) > 4 * SMALL and min(types for _, types in sampled) > size // 2:
-                return price, None  # good prices, not optimal ones
-        # Few enough: the linear relaxation of the open problems under what the settled ones leave of the bounds.
-        if len(band.problems):
-            program = HighsProgram.from_candidates(
-                instance.utility[band.open],
-                instance.cost[:, band.open],
-                band.segments.spread(np.arange(len(band.problems))),
-                instance.ids.key(band.problems),
-                band.low,
-                band.high,
-            )
-            amount, price = program.relax()
-            if amount is None and len(bands) == 1:
-                return np.zeros(len(low)), None
-            if amount is not None and ((price > band.floor) & (price < band.ceiling)).all():
-                whole = np.rint(amount)
-                if np.abs(amount - whole).max() > 1e-7:
-                    return price, None
-                rest = band.open[program.candidates(whole.astype(np.int64))]
-                return price, np.sort(np.concatenate([band.settled, rest]))
-        # A minimum on the rim of the box, or none: the box before it, and more care.
+        # Few enough, or as few as it gets: the minimum of D over the box.
+        pick = slice(None) if band.open is None else band.open
+        price, found = _least(instance.utility[pick], instance.cost[:, pick], band, price, scale)
+        rim = 1e-9 * (band.ceiling - band.floor)
+        inside = ((price > band.floor + rim) | (band.floor == 0.0)) & (price < band.ceiling - rim)
+        if found and inside.all():
+            return price
+        if len(bands) == 1:
+            if not found or (band.ceiling > 1e12 * scale).any():
+                return price
+            bands = [replace(band, floor=FAR * band.floor, ceiling=FAR * band.ceiling)]
+            continue
+        # A minimum on the rim of the box: the box before it, and more care.
         bands.pop()
         care *= 3.0
-    return price, None
+    return price
 
 
-def _sample(instance: AllocationProblem, band: _Band, which: int, most_problems: int) -> tuple[FloatArray, int]:
-    """Prices from the problems with the `which`-th smallest keys, under their part of the bounds; number of types."""
-    key = instance.ids.key(band.problems)
+def _typical_prices(instance: AllocationProblem) -> FloatArray:
+    """`[K]` how much utilities differ within a problem, over how much costs do."""
+    every = np.arange(instance.num_problems)
+    some = instance.ids.sample(SAMPLE) if len(every) > SMALL else every
+    some = some if len(some) else every
+    rows, length = instance.segments.rows_of(some), instance.segments.length[some]
+    start = np.cumsum(length) - length
+
+    def spread(values: FloatArray) -> float:
+        here = values[rows]
+        return exact_sum(np.maximum.reduceat(here, start) - np.minimum.reduceat(here, start))
+
+    worth = spread(instance.utility)
+    found = [worth / x if (x := spread(cost)) > 0 else 0.0 for cost in instance.cost]
+    return np.array([x if 1e-250 < x < 1e250 else 1.0 for x in found])
+
+
+def _least(
+    utility: FloatArray, cost: FloatArray, band: _Band, start: FloatArray, scale: FloatArray
+) -> tuple[FloatArray, bool]:
+    """Where D of these candidates `[C]`, the band's segments and bounds, is least in its box; False if not sure."""
+    low, high = (band.low - HAIR).tolist(), (band.high + HAIR).tolist()
+
+    def plane(price: list[float]) -> tuple[float, list[float]]:
+        value: list[float] = []
+        total = [[b if y < 0 else h] for y, b, h in zip(price, low, high, strict=True)]
+        for _, rows, block in band.segments.blocks():
+            score = utility[rows]
+            for k, y in enumerate(price):
+                if y:
+                    score = score - y * cost[k, rows]
+            best = np.flatnonzero(score == block.spread(block.max(score)))
+            if len(best) > block.num_problems:  # of equal ones the cheapest: no order of rows can count
+                problem = block.problem_of(best)
+                best = best[np.lexsort((*cost[::-1, best + rows.start], problem))]
+                best = best[is_first(problem)]
+            best += rows.start
+            add_parts(utility[best], value)
+            for parts, row in zip(total, cost, strict=True):
+                add_parts(-row[best], parts)
+        return math.fsum(value), [math.fsum(parts) for parts in total]
+
+    inside = np.clip(start, band.floor, band.ceiling)
+    return minimum(plane, band.floor, band.ceiling, inside, scale, most=60 + 60 * len(low))
+
+
+def _sample(instance: AllocationProblem, band: _Band, which: int, most_problems: int, scale: FloatArray) -> FloatArray:
+    """Prices from the problems with the `which`-th smallest keys, under their part of the bounds."""
+    key = instance.ids.key(np.arange(instance.num_problems) if band.problems is None else band.problems)
     size = min(most_problems, (len(key) - 1) // NUM_SAMPLES)
     some = np.argpartition(key, size * (which + 1))[: size * (which + 1)]
     some = np.sort(some[np.argsort(key[some])][size * which :])
     length = band.segments.length[some]
     start = np.cumsum(length) - length
-    candidates = band.open[band.segments.rows_of(some)]
+    candidates = band.segments.rows_of(some)
+    candidates = candidates if band.open is None else band.open[candidates]
     part = size / len(key)  # of the bounds, but no less than the sample's cheapest choice costs
     cost = instance.cost[:, candidates]
     least, most = np.minimum.reduceat(cost, start, axis=1).sum(1), np.maximum.reduceat(cost, start, axis=1).sum(1)
-    program = HighsProgram.from_candidates(
-        instance.utility[candidates],
-        cost,
-        np.repeat(np.arange(size), length),
-        key[some],
-        np.minimum(band.low * part, most),
-        np.maximum(band.high * part, least),
+    sample = replace(
+        band,
+        open=candidates,
+        segments=Segments.from_start(start, len(candidates)),
+        low=np.minimum(band.low * part, most),
+        high=np.maximum(band.high * part, least),
     )
-    return program.relax()[1], len(program.count)
+    middle = (band.floor + band.ceiling) / 2
+    return _least(instance.utility[candidates], cost, sample, scale if band.open is None else middle, scale)[0]
 
 
 def _narrow(instance: AllocationProblem, band: _Band, price: FloatArray, reach: FloatArray) -> _Band | None:
@@ -148,36 +195,104 @@ def _narrow(instance: AllocationProblem, band: _Band, price: FloatArray, reach: 
     floor, ceiling = np.maximum(band.floor, price - reach), np.minimum(band.ceiling, price + reach)
     if not (floor < ceiling).all():
         return None
-    centre, half = (floor + ceiling) / 2, (ceiling - floor) / 2
-    everything = len(band.open) == len(instance.utility)
-    pick = slice(None) if everything else band.open
-    segments, start = band.segments, band.segments.start
-    # regret_c = (largest score of the problem) - (u_c - centre . cost_c), at the centre of the box
-    score = instance.utility[pick] - centre @ instance.cost[:, pick]
-    at_top = np.flatnonzero(score == segments.spread(segments.max(score)))
-    best = at_top[np.searchsorted(at_top, start)]
-    regret = segments.spread(score[best]) - score
-    # Within the box a score moves against the best one's by at most sum_k half_k |cost_kc - cost_k,best|.
-    apart = np.zeros(len(score))
-    for k, row in enumerate(instance.cost):
-        row = row[pick]
-        apart += half[k] * np.abs(row - segments.spread(row[best]))
-    alive = regret <= apart * (1 + 1e-9) + 1e-12 * (1.0 + float(np.abs(score[best]).max()))
-    several = np.add.reduceat(alive, start, dtype=np.int64) > 1
-    open_ = band.open[alive & segments.spread(several)]
-    settled = band.open[best[~several]]
-    total = np.array(instance.total(settled)) if len(settled) else np.zeros(len(price))
-    problem = instance.segments.problem_of(open_)
+    centre, half = ((floor + ceiling) / 2).tolist(), ((ceiling - floor) / 2).tolist()
+    open_: list[IntArray] = []
+    total: list[list[float]] = [[] for _ in centre]
+    for _, rows, block in band.segments.blocks():
+        here = rows if band.open is None else band.open[rows]
+        cost = instance.cost[:, here]
+        # regret_c = (largest score of the problem) - (u_c - centre . cost_c), at the centre of the box
+        score = instance.utility[here]
+        for y, row in zip(centre, cost, strict=True):
+            score = score - y * row
+        at_top = np.flatnonzero(score == block.spread(block.max(score)))
+        best = at_top[np.searchsorted(at_top, block.start)]
+        regret = block.spread(score[best]) - score
+        # Within the box a score moves against the best one's by at most sum_k half_k |cost_kc - cost_k,best|.
+        apart = np.zeros(len(score))
+        for reach_k, row in zip(half, cost, strict=True):
+            apart += reach_k * np.abs(row - block.spread(row[best]))
+        alive = regret <= apart * (1 + 1e-9) + 1e-12 * (1.0 + float(np.abs(score[best]).max()))
+        several = np.add.reduceat(alive, block.start, dtype=np.int64) > 1
+        left = np.flatnonzero(alive & block.spread(several))
+        open_.append(left + rows.start if band.open is None else band.open[rows][left])
+        for parts, row in zip(total, cost, strict=True):
+            add_parts(row[best[~several]], parts)
+    rest = np.concatenate(open_)
+    problem = instance.segments.problem_of(rest)
     start = np.flatnonzero(is_first(problem))
+    settled = np.array([math.fsum(parts) for parts in total])
     return _Band(
         floor=floor,
         ceiling=ceiling,
-        open=open_,
-        segments=Segments.from_start(start, len(open_)),
+        open=rest,
+        segments=Segments.from_start(start, len(rest)),
         problems=problem[start],
-        settled=np.concatenate([band.settled, settled]),
-        low=band.low - total,
-        high=band.high - total,
+        low=band.low - settled,
+        high=band.high - settled,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Regrets:
+    """At some prices the best candidates and the nearest others.
+
+    Attributes:
+        bound: D, no less than any objective.
+        best: `[P]` the candidate of the largest score: of equal ones the cheapest.
+        near: Other candidates, those of the smallest regrets, by rising regret, then by problem and row.
+        regret: Of these.
+        reach: No candidate that is not among them has a regret of this or less.
+        dust: Regrets up to here are rounding errors.
+    """
+
+    bound: float
+    best: IntArray
+    near: IntArray
+    regret: FloatArray
+    reach: float
+    dust: float
+
+
+def _regrets(instance: AllocationProblem, price: FloatArray) -> _Regrets:
+    """All of it in one pass."""
+    best: list[IntArray] = []
+    near: list[IntArray] = []
+    regrets: list[FloatArray] = []
+    parts: list[float] = []
+    reach, largest, waiting = math.inf, 0.0, 0
+    for problems, rows, block in instance.segments.blocks():
+        score = scores(instance, price, rows)
+        top = block.max(score)
+        add_parts(top, parts)
+        largest = max(largest, float(np.abs(top).max()))
+        regret = block.spread(top) - score
+        chosen = cheapest_of(instance, np.flatnonzero(regret == 0) + rows.start, problems.stop - problems.start)
+        best.append(chosen)
+        regret[chosen - rows.start] = math.inf
+        inside = np.flatnonzero(regret <= reach) if math.isfinite(reach) else np.flatnonzero(regret < math.inf)
+        near.append(inside + rows.start)
+        regrets.append(regret[inside])
+        waiting += len(inside)
+        if waiting > 4 * NEAREST:  # those of the smallest regrets, all that are equal to the last
+            some = np.concatenate(regrets)
+            reach = float(np.partition(some, NEAREST)[NEAREST])
+            keep = some <= reach
+            near, regrets = [np.concatenate(near)[keep]], [some[keep]]
+            waiting = 0 if len(regrets[0]) > 2 * NEAREST else len(regrets[0])
+    rows, regret = np.concatenate(near), np.concatenate(regrets)
+    if len(regret) > NEAREST:
+        reach = float(np.partition(regret, NEAREST)[NEAREST])
+        rows, regret = rows[regret <= reach], regret[regret <= reach]
+    order = np.argsort(regret, kind="stable")
+    blur = rounding(instance, price)
+    return _Regrets(
+        bound=math.fsum([*parts, *instance.bounds.paid(price), blur]),
+        best=np.concatenate(best),
+        near=rows[order],
+        regret=regret[order],
+        reach=reach,
+        dust=1e-12 * (largest + 1.0) + blur,
     )
 
 
@@ -189,10 +304,12 @@ def close_gap(
 ) -> tuple[IntArray | None, float]:
     """The best choice `[P]` that can be found, and a proved upper bound on all: -inf where there is no choice.
 
-    At these prices a choice is worth at most D(price) - (its regrets): candidates with a regret above the gap are out.
-    A search in whole numbers goes through the others, where they are few. Where they are too many HiGHS looks for a
-    better choice among those of small regrets, which shrinks the gap and with it what there is to go through. What
-    HiGHS says of its bounds is good enough to stop, but proves nothing.
+    At these prices a choice is worth D(price) - (its regrets) - price . (what it leaves of the bounds) at most. So one
+    that is worth more than D(price) - reach has no candidate with a regret above `reach`: searches in whole numbers
+    look for it among the 12, 18, 27 ... candidates of the smallest regrets, each of which either finds the optimum or
+    lowers the bound by its reach. Few candidates are needed: at good prices the gap is about the regret of the dozenth.
+    Where these searches become too long, HiGHS looks for a better choice among those of small regrets. What HiGHS says
+    of its bounds is good enough to stop, but proves nothing: a longer search does.
 
     Args:
         instance: The problem.
@@ -201,80 +318,87 @@ def close_gap(
         effort: When to stop though a gap is left; its seconds are for all that is done, its nodes for each of HiGHS's
             programmes, and with a limit on nodes only a short search proves what HiGHS found.
     """
-    # bound = D(price) = sum_p top_p + price . b, top_p the largest score of problem p
-    top = np.empty(instance.num_problems)
-    for problems, rows, block in instance.segments.blocks():
-        top[problems] = block.max(scores(instance, price, rows))
-    blur = rounding(instance, price)
-    bound = math.fsum([exact_sum(top), *instance.bounds.paid(price), blur])
-    if chosen is None:  # at prices a little higher than the best, the best candidates often fit
-        for times in (1.0, 1.0001, 1.001, 1.01, 1.1, 2.0, 10.0, 1000.0):
-            guess = best_candidates(instance, times * price)
-            if instance.all_fit(guess):
-                chosen = guess
-                break
+    found = _regrets(instance, price)
+    base = Base.from_choice(instance, found.best)
     value = -math.inf if chosen is None else exact_sum(instance.utility[chosen])
-    dust = 1e-12 * (float(np.abs(top).max()) + 1.0)  # regrets that are rounding errors
     deadline = time.monotonic() + effort.time_limit_s
-    proved = believed = bound
-    size = 300
-    near = regret = None
-    while not effort.is_enough(value, believed):
-        if near is None or regret is None:
-            near, regret = _near(instance, price, top, max((bound - value) * (1 + 1e-9), 0.0) + dust + blur)
-            found = search(instance, near, price, chosen, limit=FEW, deadline=deadline)
-            if found.chosen is not None:
-                chosen, value, near = found.chosen, exact_sum(instance.utility[found.chosen]), None
-            if found.done:
-                return chosen, value
-            proved = max(value, min(proved, found.bound))
-            if near is None:
-                continue
-        # Candidates of the `size` smallest regrets, none above the gap.
-        open_regrets = regret[regret > dust]
-        reach = math.inf
-        if len(open_regrets) > size:
-            reach = float(np.partition(open_regrets, size)[size])
-        reach = min(reach, (bound - value) * (1 + 1e-9) + dust)
-        left = deadline - time.monotonic()
-        if left <= 0:
+    proved = believed = found.bound
+
+    def searched(reach: float, limit: int) -> bool:
+        """A search among candidates of regrets up to `reach`: whether nothing is left to be found within it."""
+        nonlocal chosen, value, proved
+        gap = found.bound - value
+        near = found.near[found.regret <= min(reach, gap) * (1 + 1e-9) + found.dust]
+        above = value if reach >= gap else found.bound - reach
+        got = search(instance, base, near, price, chosen, above=above, limit=limit, deadline=deadline)
+        if got.chosen is not None and (worth := exact_sum(instance.utility[got.chosen])) >= value:
+            chosen, value = got.chosen, worth
+            proved = max(value, proved)
+        if got.done:
+            proved = min(proved, value if got.chosen is not None or reach >= gap else max(value, found.bound - reach))
+        elif reach >= gap and math.isinf(found.reach):
+            proved = max(value, min(proved, got.bound))
+        return got.done
+
+    # 1. Short searches, each of half as many candidates again.
+    size = FIRST
+    while not effort.is_enough(value, proved):
+        reach = found.reach if size > len(found.regret) else float(found.regret[size - 1])
+        before = value
+        if not searched(reach, FEW):
+            if value == before:
+                break
+        elif size > len(found.regret):
             break
+        else:
+            size += size // 2
+    # 2. A choice, where none is known or the best is in doubt: the most promising states among a few candidates, and
+    # at prices a little higher the best candidates often fit.
+    for size in (60, 240):
+        if not effort.is_enough(value, proved) and size // 4 <= len(found.near):
+            near = found.near[found.regret <= float(found.regret[:size][-1])]
+            got = search(instance, base, near, price, chosen, above=value, limit=None, deadline=deadline)
+            if got.chosen is not None and (worth := exact_sum(instance.utility[got.chosen])) > value:
+                chosen, value = got.chosen, worth
+    for times in (1.0, 1.0001, 1.001, 1.01, 1.1, 2.0, 10.0, 1000.0):
+        if chosen is not None or effort.is_enough(value, proved):
+            break
+        guess = best_candidates(instance, times * price)
+        if instance.all_fit(guess):
+            chosen, value = guess, exact_sum(instance.utility[guess])
+    proved = max(value, proved)
+    if effort.node_limit and chosen is not None:
+        if not effort.is_enough(value, proved):
+            searched(found.bound - value, FEW)
+        if proved - value <= GOOD * abs(value):
+            return chosen, proved
+    # 3. HiGHS, among candidates of small regrets.
+    believed, size = proved, 300
+    while not effort.is_enough(value, believed) and (left := deadline - time.monotonic()) > 0:
+        gap = found.bound - value
+        open_regrets = found.regret[found.regret > found.dust]
+        reach = found.reach if len(open_regrets) <= size else float(open_regrets[size])
+        reach = min(reach, gap * (1 + 1e-9) + found.dust)
+        near = found.near[found.regret <= max(reach, found.dust)]
         slack = 0.0 if chosen is None else effort.relative_gap * abs(value)
-        better, near_bound = _solve_near(
-            instance, near[regret <= max(reach, dust)], replace(effort, time_limit_s=left), slack, bound
-        )
+        candidates = np.sort(np.concatenate([found.best, near]))
+        better, near_bound = _solve_near(instance, candidates, replace(effort, time_limit_s=left), slack, found.bound)
         # A choice is among these candidates, or has a regret above `reach`.
-        believed = max(value, min(believed, max(near_bound, bound - reach)))
-        complete = math.isinf(reach) or reach >= bound - value
-        if better is not None and instance.all_fit(better):
-            better_value = exact_sum(instance.utility[better])
-            if better_value > value:
-                chosen, value, near = better, better_value, None
-                believed = max(value, believed)
+        believed = max(value, min(believed, max(near_bound, found.bound - reach)))
+        complete = math.isinf(reach) or reach >= gap or len(near) == len(found.near)
+        before = value
+        if better is not None and instance.all_fit(better) and exact_sum(instance.utility[better]) > value:
+            chosen, value = better, exact_sum(instance.utility[better])
+            believed = max(value, believed)
+        if value > before and searched(found.bound - value, FEW):
+            break
         if complete:
             break
         size *= 8
+    # 4. A long search proves what HiGHS found.
     if not effort.is_enough(value, proved) and not effort.node_limit:
-        near, _ = _near(instance, price, top, max((bound - value) * (1 + 1e-9), 0.0) + dust + blur)
-        found = search(instance, near, price, chosen, limit=MANY, deadline=deadline)
-        if found.chosen is not None:
-            chosen, value = found.chosen, exact_sum(instance.utility[found.chosen])
-        if found.done:
-            return chosen, value
-        proved = max(value, min(proved, found.bound))
+        searched(min(found.reach, found.bound - value), MANY)
     return chosen, proved
-
-
-def _near(instance: AllocationProblem, price: FloatArray, top: FloatArray, reach: float) -> tuple[IntArray, FloatArray]:
-    """The candidates whose regret is at most `reach`, and their regrets."""
-    near: list[IntArray] = []
-    regrets: list[FloatArray] = []
-    for problems, rows, block in instance.segments.blocks():
-        regret = block.spread(top[problems]) - scores(instance, price, rows)
-        inside = np.flatnonzero(regret <= reach)
-        near.append(inside + rows.start)
-        regrets.append(regret[inside])
-    return np.concatenate(near), np.concatenate(regrets)
 
 
 def _solve_near(

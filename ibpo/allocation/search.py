@@ -51,53 +51,101 @@ class Found:
     bound: float
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Base:
+    """A choice that others differ from in few problems.
+
+    Attributes:
+        chosen: `[P]` candidates.
+        value: Sum of their utilities.
+        total: `[K]` total costs.
+    """
+
+    chosen: IntArray
+    value: float
+    total: list[float | Fraction]
+
+    @classmethod
+    def from_choice(cls, instance: AllocationProblem, chosen: IntArray) -> "Base":
+        """Value and total costs of a choice."""
+        return cls(chosen=chosen, value=exact_sum(instance.utility[chosen]), total=instance.total(chosen))
+
+    def without(self, instance: AllocationProblem, problems: IntArray) -> list[Fraction]:
+        """`[K]` total costs of all but these problems."""
+        some = instance.total(self.chosen[problems])
+        rounded = [
+            not whole and rest is None for whole, rest in zip(instance.bounds.whole, instance.exact, strict=True)
+        ]
+        if any(rounded):  # a difference of rounded sums is not the rounded sum
+            rest = instance.total(np.delete(self.chosen, problems))
+            return [Fraction(x) for x in rest]
+        return [Fraction(all_) - Fraction(x) for all_, x in zip(self.total, some, strict=True)]
+
+
 def search(
     instance: AllocationProblem,
-    candidates: IntArray,
+    base: Base,
+    near: IntArray,
     price: FloatArray,
     known: IntArray | None,
     *,
-    limit: int,
+    above: float = -math.inf,
+    limit: int | None,
     deadline: float = math.inf,
 ) -> Found:
-    """The best choice among the candidates.
+    """The best choice among some candidates.
 
     Args:
         instance: The problem.
-        candidates: Rows, rising, at least one of every problem.
+        base: The candidates of the largest scores.
+        near: The other candidates, rows.
         price: `[K]` any prices; good ones leave few states.
         known: `[P]` candidates that keep the bounds; only better choices are looked for.
-        limit: How many states may be looked at in all.
+        above: Only choices that are worth this, or more, are looked for.
+        limit: How many states may be looked at in all; None: only the most promising ones are.
         deadline: On the monotonic clock.
     """
-    problem = instance.segments.problem_of(candidates)
-    several = np.bincount(problem)[problem] > 1
-    open_, fixed = candidates[several], candidates[~several]
-    problems, local = np.unique(problem[several], return_inverse=True)
+    differs = np.zeros(0, np.int64) if known is None else np.flatnonzero(known != base.chosen)
+    if known is None or len(differs) > MOST_PROBLEMS:  # too far away to be compared to the last digit
+        known, differs = None, differs[:0]
+    near = near if known is None else np.concatenate([near, known[differs]])
+    problems = np.unique(instance.segments.problem_of(near))
+    if len(problems) > MOST_PROBLEMS:
+        return Found(chosen=None, done=False, bound=math.inf)
+    open_ = np.unique(np.concatenate([near, base.chosen[problems]]))
+    local = np.searchsorted(problems, instance.segments.problem_of(open_))
     # An order that does not depend on that of the rows: within a problem the best first, then the cheapest.
     order = np.lexsort((*instance.cost[::-1, open_], -instance.utility[open_], local))
     open_, local = open_[order], local[order]
     start = np.flatnonzero(is_first(local))
     loss, worth = _losses(instance, open_, start, local)
     rows: list[_Row] = []
-    for k, total in enumerate(instance.total(fixed)):
-        row = _Row.from_instance(instance, k, open_, Fraction(total), start, local, float(price[k]) / worth)
+    for k, total in enumerate(base.without(instance, problems)):
+        row = _Row.from_instance(instance, k, open_, total, start, local, float(price[k]) / worth)
         if row is None:
             return Found(chosen=None, done=True, bound=-math.inf)
         if row.low is not None or row.high is not None:
             rows.append(row)
+    # What may be lost: less than the known choice does, and no more than best - above.
+    parts = [base.value, -exact_sum(instance.utility[base.chosen[problems]]), exact_sum(instance.utility[open_[start]])]
+    best, blur = math.fsum(parts), 2.0**-50 * math.fsum(map(abs, parts))
     most = None if known is None else int(loss[np.isin(open_, known)].sum())
+    if above > -math.inf:
+        allowed = math.floor((best - above + blur + 2.0**-50 * abs(above)) / worth) + 1
+        most = allowed if most is None else min(most, allowed)
     states = _States(loss, rows, start, instance.ids.key(problems), most)
-    picked, done = states.run(limit, deadline)
-    if not done:  # fewer states are left to look at once a better choice is known
-        picked, _ = states.run(limit, deadline, width=WIDTH)
-        if picked is not None:
+    picked, done = (None, False) if limit is None else states.run(limit, deadline)
+    if not done:
+        picked, _ = states.run(WIDTH * len(open_), deadline, width=WIDTH)
+        if picked is not None and limit is not None:  # fewer states are left once a better choice is known
             better, done = states.run(limit, deadline)
             picked = picked if better is None else better
-    chosen = None if picked is None else np.sort(np.concatenate([fixed, open_[picked]]))
-    best = math.fsum([exact_sum(instance.utility[fixed]), exact_sum(instance.utility[open_[start]])])
+    chosen = None
+    if picked is not None:
+        chosen = base.chosen.copy()
+        chosen[problems[local[picked]]] = open_[picked]
     bound = best - states.least * worth
-    return Found(chosen=chosen, done=done, bound=bound + 2.0**-50 * (abs(best) + abs(bound)))
+    return Found(chosen=chosen, done=done, bound=bound + blur + 2.0**-50 * abs(bound))
 
 
 def _losses(instance: AllocationProblem, rows: IntArray, start: IntArray, local: IntArray) -> tuple[Whole, float]:
@@ -255,8 +303,7 @@ class _States:
             keep = np.flatnonzero(self._promising(j + 1, loss, cost))
             keep = keep[self._undominated(loss[keep], [x[keep] for x in cost])]
             if width is not None and len(keep) > width:
-                rank = np.argsort(self._bounds(j + 1, loss[keep], [x[keep] for x in cost]), kind="stable")
-                keep = np.sort(keep[rank[:width]])
+                keep = np.sort(keep[self._promise(j + 1, loss[keep], [x[keep] for x in cost], width)])
             if not len(keep):
                 return None, True
             loss, cost = loss[keep], [x[keep] for x in cost]
@@ -269,6 +316,23 @@ class _States:
             picked.append(int(option[state]))
             state = int(parent[state])
         return np.array(picked, np.int64), True
+
+    def _promise(self, j: int, loss: Whole, cost: list[Whole], width: int) -> IntArray:
+        """About `width` states: half of them those of the least bounds, half the best at each level of what is paid.
+
+        What is left of a bound in the end decides, and only levels that are kept open can meet it.
+        """
+        rank = np.argsort(self._bounds(j, loss, cost), kind="stable")
+        paid = np.zeros(len(loss))
+        for row, x in zip(self.rows, cost, strict=True):
+            if row.slope:
+                paid += row.slope * x.astype(np.float64)
+        low, high = float(paid.min()), float(paid.max())
+        if not high > low:
+            return rank[:width]
+        level = ((paid[rank] - low) * (width // 2 / (high - low))).astype(np.int64)
+        best = rank[np.unique(level, return_index=True)[1]]
+        return np.unique(np.concatenate([rank[: width // 2], best]))
 
     def _bounds(self, j: int, loss: Whole, cost: list[Whole]) -> FloatArray:
         """`[S]` what their completions lose at least, j problems being chosen for."""

@@ -159,12 +159,14 @@ def exact_sum(values: NDArray[np.float64]) -> float:
         return math.fsum(values.tolist()) + 0.0  # never -0.0
     parts: list[float] = []
     for rows in slices_of(len(values)):
-        _split(values[rows], parts)
+        add_parts(values[rows], parts)
     return math.fsum(parts) + 0.0
 
 
-def _split(rest: NDArray[np.float64], parts: list[float]) -> None:
-    """Append numbers whose exact sum is that of the block."""
+def add_parts(rest: NDArray[np.float64], parts: list[float]) -> None:
+    """Append a few numbers whose exact sum is that of the block: `math.fsum` of all parts rounds once."""
+    if not len(rest):
+        return
     carry = math.frexp(len(rest))[1] + 1  # bits by which a sum of that many numbers can outgrow the largest
     while True:
         largest = max(float(rest.max()), -float(rest.min()))

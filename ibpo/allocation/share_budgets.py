@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ibpo.allocation.lagrangian import prices
+from ibpo.allocation.highs import Effort
+from ibpo.allocation.lagrangian import close_gap, prices
 from ibpo.allocation.problem import MAX_OVERLAPPING, AllocationProblem, Arguments, Bounds, MarkArray
 from ibpo.allocation.segments import (
     FloatArray,
@@ -374,7 +375,8 @@ def transport(shares: Shares, bounds: Bounds) -> tuple[NDArray[np.uint8], FloatA
                 whole=bounds.whole,
             )
             instance, kind = shares.candidates(rest, open_)
-            price, chosen = prices(instance)
+            price = prices(instance)
+            chosen, _ = close_gap(instance, price, None, Effort(time_limit_s=60.0))
             if chosen is None or not instance.all_fit(chosen):
                 continue
             pick[open_] = kind[chosen]
