@@ -220,8 +220,9 @@ def fit_router(
     the hashed n-grams (`Router`) whose penalty (1e-2 to 1e6) and weight of the n-grams (0, 1, 4, 16) are those of the
     least leave-one-problem-out error. A large penalty means: nothing was found, and the mean is predicted.
 
-    With embeddings, the mean over the k nearest problems (k of `ibpo.routing.neighbours.NUM_NEIGHBOURS`) stands in for
-    the regression of every target on which its leave-one-out error is smaller.
+    With embeddings, each target's prediction is w times the regression's and 1 - w times the mean over the k nearest
+    problems (k of `ibpo.routing.neighbours.NUM_NEIGHBOURS`), w in [0, 1] that of the least leave-one-out error; 1,
+    unless that lowers the error by more than two standard errors of the difference.
 
     Args:
         table: The log.
@@ -255,10 +256,16 @@ def fit_router(
     target = np.hstack([table.reward[:, 1:] - table.reward[:, :1], table.cost / unit])
     text: Any = hashed(table.prompts) if uses_text else None
     few = np.sort(np.random.default_rng(seed).choice(len(target), min(len(target), _MOST_COMPARED), replace=False))
-    scales, alphas, error = _least_error(standard, text, target, few)
-    unit_near = np.zeros((0, 0)) if embedded is None else unit_rows(embedded)
-    num_near, near_error = _nearest_error(unit_near[few] if embedded is not None else unit_near, target[few])
-    num_near[near_error >= error * (1 - 1e-9)] = 0
+    scales, alphas, residual = _least_error(standard, text, target, few)
+    unit_near, num_near, weight = np.zeros((0, 0)), np.zeros(target.shape[1]), np.ones(target.shape[1])
+    explained = {"ridge": (residual**2).mean(axis=0)}
+    if embedded is not None:
+        unit_near = unit_rows(embedded)
+        num_near, near_residual = leave_one_out(unit_near[few], target[few])
+        weight = _blend(residual, near_residual)
+        num_near[weight == 1] = 0
+        explained["neighbours"] = (near_residual**2).mean(axis=0)
+        explained["both"] = ((weight * residual + (1 - weight) * near_residual) ** 2).mean(axis=0)
     spread = target[few].var(axis=0) * (len(few) / (len(few) - 1)) ** 2  # the mean's leave-one-out error
     dense = np.zeros((standard.shape[1], target.shape[1]))
     sparse = np.zeros((text.shape[1] if text is not None and scales.any() else 0, target.shape[1]))
@@ -267,15 +274,15 @@ def fit_router(
         which = np.flatnonzero(scales == by)
         penalty: Any = alphas[which]  # one per target: its annotation says float
         ridge = Ridge(alpha=penalty, tol=1e-8).fit(_joined(standard, text, by), target[:, which])
-        weight = np.atleast_2d(ridge.coef_).T
-        dense[:, which], intercept[which] = weight[: len(dense)], ridge.intercept_
+        found = weight[which] * np.atleast_2d(ridge.coef_).T
+        dense[:, which], intercept[which] = found[: len(dense)], weight[which] * ridge.intercept_
         if by:
-            sparse[:, which] = by * weight[len(dense) :]
+            sparse[:, which] = by * found[len(dense) :]
     size = len(table.groups)
     for array in (dense, sparse):
         array[:, size - 1 :] *= unit
     intercept[size - 1 :] *= unit
-    near_target = target.copy()
+    near_target = target * (1 - weight)
     near_target[:, size - 1 :] *= unit
     return Router(
         groups=table.groups,
@@ -304,7 +311,7 @@ def fit_router(
             "means": [*(table.reward[:, 1:] - table.reward[:, :1]).mean(axis=0).tolist(), *mean_cost.tolist()],
             "text_scales": scales.tolist(),
             "neighbours": num_near.astype(int).tolist(),
-            "explained": {"ridge": _explained(error, spread), "neighbours": _explained(near_error, spread)},
+            "explained": {name: _explained(error, spread) for name, error in explained.items()},
             "seed": seed,
             "ibpo": __version__,
             "scikit_learn": sklearn.__version__,
@@ -343,26 +350,29 @@ def _joined(standard: FloatArray, text: Any, by: float) -> Any:
 def _least_error(
     standard: FloatArray, text: Any, target: FloatArray, few: NDArray[np.int64]
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Per target the weight of the n-grams and the penalty of the least leave-one-out error, and that error."""
+    """Per target the weight of the n-grams and the penalty of the least leave-one-out error, and its residuals."""
     best = np.full(target.shape[1], np.inf)
-    scales, alphas = np.zeros(target.shape[1]), np.zeros(target.shape[1])
+    scales, alphas, residual = np.zeros(target.shape[1]), np.zeros(target.shape[1]), np.zeros(target[few].shape)
     target_few, dense_gram = target[few], standard[few] @ standard[few].T
     text_gram = None if text is None else (text[few] @ text[few].T).toarray()
     for by in _TEXT_SCALES if text is not None else (0.0,):
         gram = dense_gram if text_gram is None or not by else dense_gram + by * by * text_gram
-        for alpha, error in _leave_one_out(gram, target_few):
+        for alpha, left in _leave_one_out(gram, target_few):
+            error = (left**2).mean(axis=0)
             better = error < best * (1 - 1e-9)
             best[better], scales[better], alphas[better] = error[better], by, alpha
-    return scales, alphas * len(target) / len(few), best
+            residual[:, better] = left[:, better]
+    return scales, alphas * len(target) / len(few), residual
 
 
-def _nearest_error(unit: FloatArray, target: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Per target the k of the least leave-one-out error, and that error; infinite without embeddings."""
-    best, num = np.full(target.shape[1], np.inf), np.zeros(target.shape[1])
-    for k, error in leave_one_out(unit, target):
-        better = error < best * (1 - 1e-9)
-        best[better], num[better] = error[better], k
-    return num, best
+def _blend(ridge: FloatArray, near: FloatArray) -> FloatArray:
+    """The regression's weight `[T]` from both leave-one-out residuals `[P, T]`."""
+    apart = near - ridge
+    size = np.maximum((apart**2).sum(axis=0), 1e-300)
+    weight = np.clip((near * apart).sum(axis=0) / size, 0.0, 1.0)
+    won = ridge**2 - (weight * ridge + (1 - weight) * near) ** 2
+    sure = won.mean(axis=0) > 2 * won.std(axis=0) / math.sqrt(max(1, len(won) - 1))
+    return np.where(sure, weight, 1.0)
 
 
 def _explained(error: FloatArray, spread: FloatArray) -> list[float | None]:
@@ -374,7 +384,7 @@ def _explained(error: FloatArray, spread: FloatArray) -> list[float | None]:
 
 
 def _leave_one_out(gram: FloatArray, target: FloatArray) -> list[tuple[float, FloatArray]]:
-    r"""Per penalty the mean squared leave-one-out error of each target.
+    r"""Per penalty the leave-one-out residuals `[P, T]`.
 
     Kernel ridge regression with an intercept: with the centred Gram matrix K = Q diag(d) Q' and S the smoother
     Q diag(d / (d + alpha)) Q' + 1/n, the residual of a problem left out is (y_i - (S y)_i) / (1 - S_ii).
@@ -390,5 +400,5 @@ def _leave_one_out(gram: FloatArray, target: FloatArray) -> list[tuple[float, Fl
         fitted = vectors @ (shrunk[:, None] * turned) + middle
         own = (vectors**2) @ shrunk + 1 / size
         residual = (target - fitted) / np.maximum(1e-9, 1 - own)[:, None]
-        found.append((alpha, (residual**2).mean(axis=0)))
+        found.append((alpha, residual))
     return found

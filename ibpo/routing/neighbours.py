@@ -40,16 +40,23 @@ def mean_of_nearest(near: FloatArray, target: FloatArray, num: FloatArray, embed
     return found
 
 
-def leave_one_out(unit: FloatArray, target: FloatArray) -> list[tuple[int, FloatArray]]:
-    """Per k the mean squared error `[T]` of the mean of the k nearest others, exactly; `unit` is `[M, E]`."""
-    tried = [k for k in NUM_NEIGHBOURS if k < len(unit)]
-    if not tried:
-        return []
+def leave_one_out(unit: FloatArray, target: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Per target the k of the least mean squared error when each problem is predicted by the others, exactly.
+
+    Args:
+        unit: `[M, E]` embeddings of length 1.
+        target: `[M, T]`.
+
+    Returns:
+        k `[T]`, and target less prediction at that k `[M, T]`.
+    """
+    tried = [k for k in NUM_NEIGHBOURS if k < len(unit)] or [max(1, len(unit) - 1)]
     close = unit @ unit.T
     np.fill_diagonal(close, -np.inf)
-    order = _nearest(close, max(tried))
-    sums = np.cumsum(target[order], axis=1)
-    return [(k, ((target - sums[:, k - 1] / k) ** 2).mean(axis=0)) for k in tried]
+    sums = np.cumsum(target[_nearest(close, max(tried))], axis=1)
+    errors = np.array([((target - sums[:, k - 1] / k) ** 2).mean(axis=0) for k in tried])
+    num = np.array(tried)[np.argmin(errors, axis=0)]
+    return num.astype(np.float64), target - sums[:, num - 1, np.arange(target.shape[1])] / num
 
 
 def _nearest(close: FloatArray, num: int) -> NDArray[np.int64]:

@@ -50,8 +50,8 @@ class Router:
 
         gain_g = z . dense_g + h . text_g + intercept_g,     cost_g = max(floor_g, the same with weights of its own).
 
-    Where the prompts are embedded, a gain or a cost may be the mean of the nearest problems' instead
-    (`ibpo.routing.neighbours`): whichever had the smaller leave-one-out error.
+    Where the prompts are embedded, the mean over the nearest problems (`ibpo.routing.neighbours`) may be added, each
+    of the two with its weight.
 
     Made by `ibpo.routing.fit.fit_router`, read by `load_router`.
     """
@@ -98,7 +98,7 @@ class Router:
             found = found + hashed(texts) @ weights["text"]
         by_near = np.flatnonzero(weights["num_near"])
         if len(by_near) and embedded is not None:
-            found[:, by_near] = mean_of_nearest(
+            found[:, by_near] += mean_of_nearest(
                 weights["near"], weights["near_target"][:, by_near], weights["num_near"][by_near], embedded
             )
         size = len(self.groups)
