@@ -161,3 +161,22 @@ def test_the_room_follows_what_the_budget_buys_inside_its_limits():
     for number in range(200):
         given.decide(options, request_id=str(number), now=0.0)
     assert given.overdraft == [700.0]
+
+
+def test_an_overdraft_is_repaid_without_denying_the_next_requests_all_but_the_cheapest():
+    """Always a cheap model, a middle one worth .1 more for .8 of the mean, or one worth .12 more for 23 means."""
+    rng, lowest, targets, made = np.random.default_rng(0), 1.0, [], []
+    controller = Controller(ServingPolicy(budgets=(BudgetPolicy(name="money", mean=1.0, overdraft=24.0, burst=6.0),)))
+    for i in range(4000):
+        gains = (0.0, rng.normal(0.1, 0.05), rng.normal(0.12, 0.1))
+        candidates = [
+            Candidate(response_group=str(k), gain=gain, cost={"money": cost})
+            for k, (gain, cost) in enumerate(zip(gains, (0.05, 0.8, 23.0), strict=True))
+        ]
+        targets.append(controller._pricing.quote(controller._admission.accounts("", "")).targets[0])
+        made.append(controller.decide(candidates, request_id=str(i), now=0.0).response_group)
+        controller.settle(str(i))
+        lowest = min(lowest, controller.balance_of("money"))
+    assert lowest >= -24.0 - 1e-9
+    assert min(targets) == pytest.approx(0.6)
+    assert made.count("2") > 20 and made.count("0") < 0.09 * len(made)  # .10 where all was repaid at once

@@ -51,7 +51,8 @@ class Controller:
 
     x the balance less what is held for promises, counted from the middle of [-overdraft, burst], w half the length of
     that interval, sigma^2 the variance of a request's cost: of all drifts that keep a diffusion inside an interval for
-    ever, the one of least mean square (its stationary density is cos^2), hence the least loss of value. Where the
+    ever, the one of least mean square (its stationary density is cos^2), hence the least loss of value; of a cost no
+    less than .6 mean, so that who overdraws repays over many requests. Where the
     policy does not say how long the interval is, it follows what the budget buys, so that the drift stays small and the
     most expensive of it fits (`ibpo.serving.controller.pricing.find_room`). A response group that costs more than the
     larger half of an interval that is given is not bought, unless it is the cheapest: it would press the balance to its

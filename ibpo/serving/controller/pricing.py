@@ -23,6 +23,9 @@ _GROWING, _SHRINKING = 2.0, 0.125
 _EDGE = 0.999
 """Beyond this part of the half room the drift is infinite: nothing is bought, or all is."""
 _RIGHT_ANGLE = math.pi / 2
+_MOST_REPAID = 0.4
+"""Of the mean: an overdraft is repaid by no more than this per request. Where one response costs most of the room,
+repaying it at once would deny the next requests all but the cheapest; what there is no room for is refused anyway."""
 
 _new_tuple = tuple.__new__
 
@@ -60,6 +63,7 @@ class Pricing:
         # What no balance will ever have room for is not on the curves.
         self._most = [max(budget.largest_overdraft, self._burst(k)) for k, budget in enumerate(policy.budgets)]
         self._means = [budget.mean for budget in policy.budgets]
+        self._is_share = [budget.response_group is not None for budget in policy.budgets]
         self._variances = [self._variance(k) for k in range(len(self._means))]  # as of the last curve
         self._follows = [budget.overdraft is None and not budget.is_counted_only for budget in policy.budgets]
         self._spring: list[tuple[float, float, float, float]] = []  # `drift`'s terms, per budget
@@ -100,6 +104,8 @@ class Pricing:
                 target = mean + force * tan(_RIGHT_ANGLE * place)
             else:
                 target = math.copysign(math.inf, place)
+            if target < mean * (1 - _MOST_REPAID) and not self._is_share[k]:
+                target = mean * (1 - _MOST_REPAID)
             targets.append(target)
             prices.append(price_of(k, target) or 0.0)
         if len(accounts) == 1 or not any(account.bounds.binding for account in accounts[1:]):
