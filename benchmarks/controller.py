@@ -2,12 +2,15 @@
 
     python benchmarks/controller.py --requests 1e6
     python benchmarks/controller.py --requests 2e4 --traces ../request_traces --gains ../dual_mode_dev/dev.jsonl.gz
-    python benchmarks/controller.py --unknown --traces ../request_traces --gains ../dual_mode_dev/dev.jsonl.gz
+    python benchmarks/controller.py --unknown --traces ../request_traces --gains ../dual_mode_dev/dev.jsonl.gz \\
+        --rewards ../paretobandit
 
-With `--unknown` another table: budgets of tokens as they come (no `overdraft` given), of lengths the controller knows
-the means of the response groups (of recorded responses, of the problem), six seeds, means over them. Each trace once,
-its answers ten times as long where they are extended, uniform gains, the budget 42 % of the way from all standard to
-all extended; and its times with recorded problems, 8,000 requests.
+With `--unknown` another table: budgets of tokens as they come (no `overdraft` given, but where the title says one), of
+answers whose lengths nobody knows, means over six seeds. Each trace once, its answers ten times as long where they are
+extended, uniform gains, the budget 42 % of the way from all standard to all extended, lengths learned by the prompt's;
+its times with recorded problems, 8,000 requests, of which the controller knows each problem's mean; and with
+`--rewards` with the models of ParetoBandit, a budget of $6.64e-4, of which it knows each model's mean and learns by the
+prompt's length. "The best price in hindsight" is that of a router with the same expectations and no windows to hold.
 
 Prints a Markdown table row after row. Each run has two tenants, "loud" with 80 % of the requests and "quiet", and
 `fair_share = 0.5`. Responses take 200 tokens a second, 20 requests come in a second: some 600 are in flight. Seed 0.
@@ -20,6 +23,8 @@ beforehand, and owes nothing to any tenant; "as predicted" it knows of the lengt
 from __future__ import annotations
 
 import argparse
+import gzip
+import json
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -31,6 +36,7 @@ from ibpo.serving import (
     BudgetPolicy,
     Requests,
     ServingPolicy,
+    Simulation,
     TenantPolicy,
     read_trace,
     recorded_requests,
@@ -45,6 +51,12 @@ from ibpo.serving import (
 SHARE, TOKENS = 0.3, 6000.0
 RECORDED = {"openai/gpt-5.1": 7000.0, "anthropic/claude-opus-4-5-20251101": 6000.0}
 """Model -> a budget of tokens that binds."""
+DOLLARS = {
+    "meta-llama/llama-3.1-8b-instruct": 0.1,
+    "mistralai/mistral-large-2512": 1.5,
+    "google/gemini-2.5-pro": 10.0,
+}
+"""Of ParetoBandit's data, dollars per million tokens of an answer (`benchmarks/paretobandit.py`)."""
 
 
 def made(name: str, size: int) -> Requests:
@@ -137,57 +149,118 @@ def runs(size: int, traces: Path | None, gains: Path | None) -> Iterator[tuple[s
                 yield title + ", lengths unknown", came, BudgetPolicy(name="tokens", mean=mean, overdraft=25 * mean)
 
 
-def print_unknown(traces: Path, gains: Path, seeds: int = 6) -> None:
-    """The table of `--unknown`."""
-    print(
-        "| traffic | budget | spent / budget | windows within 1 %: found, reachable | value kept, of the best as "
-        "predicted | largest overdraft / mean | bound broken | drift alarms |\n|---|---|---|---|---|---|---|---|"
+def routed(trace: Path, folder: Path, size: int, seed: int) -> Requests:
+    """A real trace, asking prompts of ParetoBandit's data: three models, rewards as recorded, costs in millionths of a
+    dollar, of which the controller knows each model's mean; answers take as long as their price says, at 200 tokens a
+    second."""
+    rows = []
+    for name in ("val", "test"):
+        with gzip.open(folder / f"{name}.jsonl.gz", "rt", encoding="utf-8") as file:
+            rows += [json.loads(line) for line in file]
+    models = sorted(DOLLARS, key=lambda name: sum(row["arms"][name]["cost"] for row in rows))
+    gain, cost = (np.array([[row["arms"][m][key] for m in models] for row in rows]) for key in ("reward", "cost"))
+    came = repeat_trace(read_trace(trace), size)
+    drawn = np.random.default_rng(seed).integers(len(rows), size=size)
+    return Requests(
+        time=came.time,
+        groups=tuple(models),
+        gain=gain[drawn],
+        cost=1e6 * cost[drawn],
+        estimate=np.tile(1e6 * cost.mean(axis=0), (size, 1)),
+        seconds=1e6 * cost[drawn] / np.array([DOLLARS[m] for m in models]) / 200,
+        failed=np.zeros(size, bool),
+        tenant=[""] * size,
+        slice_name=[""] * size,
+        prompt_tokens=np.array([len(row["prompt"]) for row in rows], float)[drawn],
     )
+
+
+def reach(requests: Requests, done: Simulation) -> float:
+    """The value of the best single price in hindsight, by the gains and lengths that the controller expected.
+
+    It spends the same in total, is bound by nothing on the way, and knows what is expected of every request.
+    """
+    rows, gain = np.arange(len(requests)), requests.gain
+    spent = requests.cost[rows, done.choice].sum()
+    least, most = 0.0, float(gain.max() / done.estimate.min(initial=1e9, where=done.estimate > 0))
+    for _ in range(60):
+        price = (least + most) / 2
+        choice = np.argmax(gain - price * done.estimate, axis=1)
+        least, most = (price, most) if requests.cost[rows, choice].sum() > spent else (least, price)
+    choice = np.argmax(gain - most * done.estimate, axis=1)
+    cheapest = requests.cost.argmin(axis=1)
+    return float((gain[rows, choice] - gain[rows, cheapest]).sum())
+
+
+def unknown_traffic(
+    traces: Path, gains: Path, rewards: Path | None, seed: int
+) -> Iterator[tuple[str, Requests, float, float | None]]:
+    """Title, requests, budget and overdraft in means of every row of `--unknown`."""
     for file in sorted(traces.glob("*.jsonl.gz")):
         came, name = read_trace(file), file.name.partition(".")[0]
-        made = [(name, synthetic_requests(came, seed=0), 0.0)]
-        made += [(f"{name}, {m.partition('/')[2]}", None, b) for m, b in RECORDED.items()]
-        for title, traffic, mean in made:
-            rows = []
-            for seed in range(seeds):
-                if traffic is not None:
-                    requests = synthetic_requests(came, seed=seed)
-                    low, high = requests.cost.mean(axis=0)
-                    mean = float(low + 0.42 * (high - low))
-                else:
-                    model = next(m for m in RECORDED if title.endswith(m.partition("/")[2]))
-                    many = repeat_trace(came, 8000)
-                    requests = recorded_requests(
-                        many,
-                        gains,
-                        by="model",
-                        part=model,
-                        response_group="effort",
-                        tokens_per_second=200,
-                        seed=seed,
-                    )
-                policy = ServingPolicy(budgets=(BudgetPolicy(name="tokens", mean=mean),))
-                done = simulate(requests, policy)
-                figures = summarise(requests, done, policy)
-                row = figures["budgets"][0]
-                rows.append(
-                    [
-                        row["spent"] / mean,
-                        row["windows_within_1_percent"],
-                        row["windows_reachable"],
-                        figures["value_kept"],
-                        figures["value_kept_as_predicted"],
-                        row["overdraft"] / mean,
-                        float(row["bound_broken"]),
-                        figures["num_drifts"],
-                    ]
-                )
-            spent, found, reachable, kept, predicted, over, broken, drifts = np.mean(rows, axis=0)
-            print(
-                f"| {title} | {mean:.0f} | {spent:.3f} | {found:.1%}, {reachable:.1%} | {kept:.1%}, {predicted:.1%} | "
-                f"{over:.1f} | {broken * seeds:.0f} of {seeds} | {drifts:.1f} |",
-                flush=True,
+        requests = synthetic_requests(came, seed=seed)
+        low, high = requests.cost.mean(axis=0)
+        mean = float(low + 0.42 * (high - low))
+        yield name, requests, mean, None
+        for model, budget in RECORDED.items():
+            drawn = recorded_requests(
+                repeat_trace(came, 8000),
+                gains,
+                by="model",
+                part=model,
+                response_group="effort",
+                tokens_per_second=200,
+                seed=seed,
             )
+            title = f"{name}, {model.partition('/')[2]}"
+            yield title, drawn, budget, None
+            if "gpt" in model and name == "azure2023_code":
+                for room in (5.0, 10.0, 20.0):
+                    yield f"{title}, overdraft of {room:.0f} means", drawn, budget, room
+        if name == "mooncake_conversation":
+            for room in (5.0, 10.0, 20.0):
+                yield f"{name}, overdraft of {room:.0f} means", requests, mean, room
+        if rewards is not None:
+            yield f"{name}, ParetoBandit's models", routed(file, rewards, 8000, seed), 664.0, None
+
+
+def print_unknown(traces: Path, gains: Path, rewards: Path | None, seeds: int = 6) -> None:
+    """The table of `--unknown`."""
+    print(
+        "| traffic | budget | spent / budget | windows within 1 %: found, reachable one by one | value kept of the "
+        "clairvoyant's: found, by the best price in hindsight | of the best as predicted | largest overdraft / mean | "
+        "bound broken | drift alarms |\n|---|---|---|---|---|---|---|---|---|"
+    )
+    found: dict[str, list[list[float]]] = {}
+    for seed in range(seeds):
+        for title, requests, mean, room in unknown_traffic(traces, gains, rewards, seed):
+            overdraft = None if room is None else room * mean
+            policy = ServingPolicy(budgets=(BudgetPolicy(name="tokens", mean=mean, overdraft=overdraft),))
+            done = simulate(requests, policy)
+            figures = summarise(requests, done, policy)
+            row = figures["budgets"][0]
+            best = figures["value"] / figures["value_kept"]
+            found.setdefault(title, []).append(
+                [
+                    mean,
+                    row["spent"] / mean,
+                    row["windows_within_1_percent"],
+                    row["windows_reachable"],
+                    figures["value_kept"],
+                    reach(requests, done) / best,
+                    figures["value_kept_as_predicted"],
+                    row["overdraft"] / mean,
+                    float(row["bound_broken"]),
+                    figures["num_drifts"],
+                ]
+            )
+    for title, rows in found.items():
+        mean, spent, windows, reachable, kept, best, predicted, over, broken, drifts = np.mean(rows, axis=0)
+        print(
+            f"| {title} | {mean:.0f} | {spent:.3f} | {windows:.1%}, {reachable:.1%} | {kept:.1%}, {best:.1%} | "
+            f"{predicted:.1%} | {over:.1f} | {broken * seeds:.0f} of {seeds} | {drifts:.1f} |",
+            flush=True,
+        )
 
 
 def main() -> None:
@@ -195,12 +268,14 @@ def main() -> None:
     parser.add_argument("--requests", type=float, default=1e6)
     parser.add_argument("--traces", type=Path, help="folder with *.jsonl.gz")
     parser.add_argument("--gains", type=Path, help="log of scored responses of two models")
+    parser.add_argument("--rewards", type=Path, help="folder of ParetoBandit's data, for --unknown")
+    parser.add_argument("--seeds", type=int, default=6, help="of --unknown")
     parser.add_argument("--only", default="", help="runs whose name holds this")
     parser.add_argument("--skip", default="no run", help="but not those whose name holds this")
     parser.add_argument("--unknown", action="store_true", help="the table of unknown lengths")
     arguments = parser.parse_args()
     if arguments.unknown:
-        print_unknown(arguments.traces, arguments.gains)
+        print_unknown(arguments.traces, arguments.gains, arguments.rewards, arguments.seeds)
         return
     size = int(arguments.requests)
     print(
