@@ -112,6 +112,22 @@ class Lengths:
             self._open[request_id] = group, _bin(size), found.mean, False
         return found
 
+    def given(self, request_id: str, so_far: float) -> float:
+        """How long an answer in flight is expected to be in all, now that so much of it has come."""
+        found = self._open.get(request_id)
+        if found is None:
+            return so_far
+        group, _, predicted, _ = found
+        if so_far <= 0 or predicted <= 0:
+            return max(predicted, so_far)
+        weights = self._ratios.get(group, ())
+        edge = math.log2(so_far / predicted) * _QUANTILES_PER_OCTAVE + _WIDEST
+        longer = [(w, 2.0 ** ((i - 0.5 - _WIDEST) / _QUANTILES_PER_OCTAVE)) for i, w in enumerate(weights) if i > edge]
+        total = sum(w for w, _ in longer)
+        if total < 1.0:  # longer than nearly all: a quarter more
+            return max(predicted, 1.25 * so_far)
+        return max(so_far, predicted * sum(w * ratio for w, ratio in longer) / total)
+
     def end(self, request_id: str, tokens: float | None) -> None:
         """An answer has ended; None: it is not known how long it was, and nothing is learned of it."""
         if request_id not in self._open or request_id in self._ended:

@@ -41,7 +41,7 @@ steps = st.lists(
         NAMES,
         NAMES,
         st.integers(0, 5),
-        st.sampled_from(["settle", "cancel", "expire", "leave"]),
+        st.sampled_from(["settle", "cancel", "expire", "leave", "progress"]),
         st.floats(0, 60),
         st.integers(1, 3),
     ),
@@ -111,6 +111,18 @@ def run(plan, steps):
         if end == "leave" or not waiting:
             continue
         name = waiting[which % len(waiting)]
+        if end == "progress":  # half of its cost has come, and that is expected in all
+            before = controller.store.get(name)
+            controller.progress(name, {"tokens": cost / 2}, {"tokens": cost})
+            after = controller.store.get(name)
+            assert before is not None and after is not None
+            assert after.reserve[1] == max(before.reserve[1], cost / 2)
+            assert after.estimate[1] == min(after.reserve[1], max(before.estimate[1], cost))
+            assert not controller.progress(name, {"tokens": cost / 2}, {"tokens": cost})
+            shadows[1].open[name], shadows[1].expected[name] = after.reserve[1], after.estimate[1]
+            shadows[1].slips(after.reserve[1] - before.reserve[1])
+            shadows[1].check()
+            continue
         reserved = {id(shadow): shadow.open.get(name) for shadow in (*shadows, ceiling)}
         if end == "expire":
             name = waiting[0]

@@ -82,3 +82,17 @@ def test_it_goes_on_where_it_was_and_says_no_to_another_state():
     assert [one.expect("g", size, 1.0) for size in (1, 100, 1e4)] == [other.expect("g", s, 1.0) for s in (1, 100, 1e4)]
     with pytest.raises(IbpoError, match="start anew without it"):
         other.load_state({"means": 3})
+
+
+def test_what_has_come_says_how_much_will():
+    """Of lognormal lengths: the mean of those that are longer, by the answers themselves."""
+    rng = np.random.default_rng(0)
+    actual, lengths = rng.lognormal(6, 0.7, 3000), Lengths()
+    for i, tokens in enumerate(actual.tolist()):
+        lengths.begin(str(i), "g", size=50.0, guess=500.0)
+        lengths.end(str(i), tokens)
+    lengths.begin("now", "g", size=50.0, guess=500.0)
+    for so_far in (10.0, 400.0, 1000.0):
+        assert lengths.given("now", so_far) == pytest.approx(actual[-600:][actual[-600:] > so_far].mean(), rel=0.12)
+    assert lengths.given("now", 1e6) == 1.25e6
+    assert lengths.given("unknown", 7.0) == 7.0

@@ -1,5 +1,6 @@
 """Totals beside the averages: in the controller, in every store, in a gateway, after a kill."""
 
+import asyncio
 import json
 import math
 import os
@@ -11,6 +12,7 @@ from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 import pytest
+from aiohttp import web
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -141,6 +143,8 @@ def drive(controller, count=60):
     for i in range(count):
         quotas = {f"session {i % 2}": {"money": 0.5}, "day": {"money": 1.2, "tokens": 1e9}}
         made.append(controller.decide(candidates(chance.random()), request_id=str(i), now=float(i), quotas=quotas))
+        if i % 7 == 0:  # longer than expected
+            controller.progress(str(i), {"tokens": 500.0}, {"money": 1.5 * made[i].estimate[1]})
         if i >= 4:
             controller.settle(str(i - 4), {"money": 0.8 * made[i - 4].estimate[1]})
     return made
@@ -357,3 +361,34 @@ def test_settings_that_cannot_be_meant_are_refused(tables, said):
     with pytest.raises(IbpoError) as caught:
         build_settings(tables, "gateway.toml")
     assert str(caught.value).startswith("gateway.toml: ") and said in str(caught.value)
+
+
+def test_a_stream_that_runs_away_is_booked_while_it_runs(world):
+    """Of 3,000 tokens where 50 are expected: the budget knows long before the end, within what was reserved."""
+    upstream = world.upstream()
+    groups = [GROUPS[0], {**GROUPS[1], "max_tokens": 4000}]
+    plan = {"budget": {"tokens": {"mean": 500, "overdraft": 9000}}}
+    gateway, url, _ = world.gateway(upstream.url, plan=plan, groups=groups, upstream=QUICK)
+    held = []
+
+    async def reply(request, body):
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        events = list(upstream.events(body, 0, 3000, True, with_usage=True))
+        for i in range(0, len(events), 500):
+            await response.write(b"".join(events[i : i + 500]))
+            for _ in range(200):  # until the gateway has passed it on
+                await asyncio.sleep(0.005)
+                budget = (await gateway.governor.controller.snapshot())["budgets"][0]
+                if budget["in_flight"] > (held[-1] if held else 50.0):
+                    break
+            held.append(budget["in_flight"])
+        return response
+
+    upstream.reply = reply
+    bulk(world, url, [{"x-ibpo-response-group": "extended"}], stream=True)
+    assert 50 < held[0] < held[2] < held[-1] <= 4000
+    assert held[-1] > 2500
+    world.wait_until(lambda: world.snapshot(gateway)["num_in_flight"] == 0)
+    budget = world.snapshot(gateway)["budgets"][0]
+    assert (budget["spent"], budget["in_flight"]) == (3000, 0)

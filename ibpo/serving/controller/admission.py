@@ -108,6 +108,10 @@ class Admission:
     - A settlement adds reserve - actual to B - C and estimate - actual to B, and at most the positive part of the
       latter to H: F falls by (actual - reserve)^+ at most. A cancellation takes b from B besides.
 
+    - A response that turns out longer while it is in flight (`expect_more`) has its estimate raised within its reserve:
+      E and C fall by as much, F stays. Where more has come than the reserve was, that is raised to what has come: F
+      falls by the part of (actual - reserve)^+ that is certain already, and slip counts it then.
+
     A request that counts as n (`Controller.decide`) has the costs of n together and brings n b: read n b for b above.
 
     For a run with C = 0: B <= burst + R + H where it starts, and -B <= overdraft where it ends. A ceiling of a tenant
@@ -297,6 +301,20 @@ class Admission:
                 grown = account.buckets[k].owe(bounds.at_least[k] * num_requests, bounds.depth[k], room)
                 main.held += grown
                 room -= max(0.0, grown)
+
+    def expect_more(self, reservation: Reservation, estimate: Sequence[float], reserve: Sequence[float]) -> None:
+        """A response that is in flight turns out longer: `[K]` each, not below what was booked for it."""
+        for account in self._booked(reservation):
+            for bucket, was, now, kept, most in zip(
+                account.buckets, reservation.estimate, estimate, reservation.reserve, reserve, strict=True
+            ):
+                bucket.balance -= now - was
+                bucket.estimated += now - was
+                bucket.overcommitted += (most - kept) - (now - was)
+        if reservation.tenant or reservation.slice_name:
+            accounts = self.accounts(reservation.tenant, reservation.slice_name)
+            self._owe_back(accounts, reservation, estimate, cancelled=False)
+        self._close(self._booked(reservation))
 
     def end(self, reservation: Reservation, actual: Sequence[float], *, cancelled: bool) -> int:
         """A response has ended, and cost `actual` `[K]`; if it failed for good (`cancelled`), it counts no longer.

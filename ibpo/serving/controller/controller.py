@@ -464,6 +464,40 @@ class Controller:
             reserve.append(most)
         return tuple(estimate), tuple(reserve), tuple(raw)
 
+    def progress(self, request_id: str, so_far: Mapping[str, float], expected: Mapping[str, float]) -> bool:
+        """A response in flight is longer than expected: book it now, and not at its end.
+
+        So a stream that runs away is paid for while it runs. Its estimate rises within what is kept ready for it, and
+        what is kept ready rises to what has come; neither ever falls.
+
+        Args:
+            request_id: As given to `decide`.
+            so_far: Budget -> what it has cost so far.
+            expected: Budget -> what it is expected to cost in all, given that.
+
+        Returns:
+            False if nothing is open under this id, or nothing has changed.
+
+        Raises:
+            IbpoError: A budget that there is not, or a cost that is negative or not finite; nothing is changed.
+        """
+        with self.store.transaction():
+            was = self.store.get(request_id)
+            if was is None:
+                return False
+            least = _read_actual(was, self._names, so_far, (0.0,) * len(self._names))
+            more = _read_actual(was, self._names, expected, was.estimate)
+            reserve = tuple(map(max, was.reserve, least))
+            estimate = tuple(
+                min(most, max(e, x, y)) for most, e, x, y in zip(reserve, was.estimate, more, least, strict=True)
+            )
+            if estimate == was.estimate and reserve == was.reserve:
+                return False
+            self._admission.expect_more(was, estimate, reserve)
+            self.store.pop(request_id)
+            self.store.put(was._replace(estimate=estimate, reserve=reserve))
+        return True
+
     def settle(self, request_id: str, actual: Mapping[str, float] | None = None) -> bool:
         """The response has ended: book what it really cost.
 
@@ -644,5 +678,5 @@ def _read_actual(
                 f"request {reservation.request_id!r}: cost of {name} is {cost!r}; it must be finite, at least 0"
             )
     if len(names) == 1:
-        return (float(actual[names[0]]),)
+        return (float(actual.get(names[0], default[0])),)
     return tuple(float(actual.get(name, default[k])) for k, name in enumerate(names))

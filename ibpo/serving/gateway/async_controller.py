@@ -187,6 +187,14 @@ class AsyncController:
         balances = dict(zip(self._names, self._controller.quota_balances.get(quota.account, ()), strict=False))
         return {name: total + balances.get(name, 0.0) for name, total in quota.totals.items()}
 
+    def progress(
+        self, reservation: OpenReservation, so_far: Mapping[str, float], expected: Mapping[str, float]
+    ) -> None:
+        """An answer in flight is longer than expected: see `Controller.progress`. Never waits, and is not repeated."""
+        known, more = ({name: row[name] for name in self._names if name in row} for row in (so_far, expected))
+        if reservation.is_open:
+            self._submit(lambda: self._controller.progress(reservation.request_id, known, more), 1)
+
     def settle(self, reservation: OpenReservation, actual: Mapping[str, float] | None) -> None:
         """The answer has ended: charge what it cost, or what was expected where that is not known. Never waits."""
         known = {name: cost for name, cost in (actual or {}).items() if name in self._names}

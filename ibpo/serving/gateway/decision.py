@@ -28,6 +28,7 @@ budget bounds a mean per request, of tokens or of answers by one group. What mus
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -67,8 +68,6 @@ class Decision:
     """What became of it, for `Decider.end`; an outcome that nobody writes stays `disconnected`, which is settled."""
     usage: StreamUsage
     """Reads the answer, where that is a stream."""
-    prompt_bytes: int
-    """Of what becomes the prompt."""
     bill: Bill | None = None
     """What was known of its cost in money; None: no prices and no conversations matter here."""
 
@@ -163,7 +162,7 @@ class Decider:
         if self.settings.log_bodies:
             record.fields["body"] = request.body
         self.metrics.count_decision(record)
-        return Decision(
+        decision = Decision(
             request=request,
             model=model,
             group=group,
@@ -172,9 +171,11 @@ class Decider:
             most=None if cap is None else cap * request.num_answers,
             record=record,
             usage=StreamUsage(strip=request.stream and model.include_usage and not request.wants_usage),
-            prompt_bytes=size,
             bill=bill,
         )
+        if request.stream and counts and reservation is not None:
+            decision.usage.on_progress = lambda tokens: self._progress(decision, tokens)
+        return decision
 
     def read_cost(self, decision: Decision, cost: AnswerCost) -> None:
         """Note what an answer without streaming cost, and whether it is one."""
@@ -278,6 +279,23 @@ class Decider:
         expected = self.biller.expect(bill, model, group, min(length.mean * request.num_answers, most), probed)
         reserve = {**candidate.reserve, "money": max(expected, self.biller.limit(bill, model, group, most, probed))}
         return replace(candidate, gain=gain, cost={**candidate.cost, "money": expected}, reserve=reserve)
+
+    def _progress(self, decision: Decision, tokens: int) -> None:
+        """A stream is under way: where it is longer than expected, that is booked now."""
+        request, record, probed = decision.request, decision.record, decision.gains.probe_tokens
+        if decision.reservation is None or tokens < decision.usage.next_progress:
+            return
+        decision.usage.next_progress = 1.25 * tokens
+        each = self.expected_lengths.given(record.request_id, tokens / request.num_answers)
+        expected = min(each * request.num_answers, decision.most or math.inf)
+        so_far, more = {"tokens": float(tokens)}, {"tokens": expected + probed}
+        if decision.bill is not None and self.biller is not None:
+            price = decision.model.price_of(decision.group)
+            so_far["money"] = 0.0 if price is None else price.of(TokenUse(output=tokens))
+            more["money"] = self.biller.expect(decision.bill, decision.model, decision.group, expected, probed)
+        if decision.most is not None:  # by the text it is an estimate: no reason to believe that a cap was not kept
+            so_far = {}
+        self.controller.progress(decision.reservation, so_far, more)
 
     def _charge(self, decision: Decision, tokens: float, prompt: TokenUse | None) -> float:
         """What an answer of so many tokens has cost in money, the probe included."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ibpo.usage import as_count, read_tokens
@@ -103,6 +104,10 @@ class StreamUsage:
         """Whether there was an error in it."""
         self.reasoning = 0
         """Tokens of the thinking, by the usage."""
+        self.on_progress: Callable[[int], None] | None = None
+        """Called with the tokens so far, every `MAX_UNREAD_BYTES`."""
+        self.next_progress = 0.0
+        """From how many tokens on it is worth while."""
         self.usages: list[dict[str, Any]] = []
         """The usages that came, the last few."""
         self.saw_thinking = False
@@ -196,6 +201,8 @@ class StreamUsage:
         self._unread_bytes += len(events)
         if self._unread_bytes > MAX_UNREAD_BYTES:
             _ = self.text_tokens
+            if self.on_progress is not None:
+                self.on_progress(self.total or 0)
 
     def _read(self, event: bytes) -> bytes:
         """Note what an event says; returns what is to be passed on of it."""
