@@ -63,7 +63,10 @@ class Pricing:
         # What no balance will ever have room for is not on the curves.
         self._most = [max(budget.largest_overdraft, self._burst(k)) for k, budget in enumerate(policy.budgets)]
         self._means = [budget.mean for budget in policy.budgets]
-        self._is_share = [budget.response_group is not None for budget in policy.budgets]
+        self._least_target = [
+            -math.inf if budget.response_group is not None else budget.mean * (1 - _MOST_REPAID)
+            for budget in policy.budgets
+        ]
         self._variances = [self._variance(k) for k in range(len(self._means))]  # as of the last curve
         self._follows = [budget.overdraft is None and not budget.is_counted_only for budget in policy.budgets]
         self._spring: list[tuple[float, float, float, float]] = []  # `drift`'s terms, per budget
@@ -90,6 +93,8 @@ class Pricing:
                 target = mean + force * math.tan(_RIGHT_ANGLE * place)
             else:
                 target = math.copysign(math.inf, place)
+            if target < self._least_target[0]:
+                target = self._least_target[0]
             return _new_tuple(Quote, ([self._total.price(0, target) or 0.0], None, None, [target]))
         targets: list[float] = []
         prices: list[float] = []
@@ -104,8 +109,7 @@ class Pricing:
                 target = mean + force * tan(_RIGHT_ANGLE * place)
             else:
                 target = math.copysign(math.inf, place)
-            if target < mean * (1 - _MOST_REPAID) and not self._is_share[k]:
-                target = mean * (1 - _MOST_REPAID)
+            target = max(target, self._least_target[k])
             targets.append(target)
             prices.append(price_of(k, target) or 0.0)
         if len(accounts) == 1 or not any(account.bounds.binding for account in accounts[1:]):

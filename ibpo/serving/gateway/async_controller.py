@@ -370,7 +370,7 @@ class AsyncController:
             "num_over": controller.num_over,
             "num_drifts": controller.num_drifts,
             "last_drift": self.last_drift,
-            "cautions": [] if self._learner is None else self._learner.cautions(),
+            "cautions": [*controller.cautions(), *([] if self._learner is None else self._learner.cautions())],
         }
 
 
