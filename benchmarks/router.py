@@ -12,6 +12,11 @@ for) and `game24` (100 puzzles, 100 responses each, costs in characters).
 from __future__ import annotations
 
 import argparse
+import csv
+import gzip
+import json
+import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +24,18 @@ from typing import Any
 
 from ibpo.budget import Budget, parse_budget
 from ibpo.data import LogColumns
-from ibpo.routing import RoutedLog, default_budgets, evaluate_router, fit_router, read_routed_log, score_unseen
+from ibpo.errors import IbpoError
+from ibpo.routing import (
+    RoutedLog,
+    default_budgets,
+    escalation_verdict,
+    evaluate_router,
+    fit_router,
+    judge_escalation,
+    read_first_answers,
+    read_routed_log,
+    score_unseen,
+)
 
 
 def logs(dual: Path | None, gsm8k: Path | None, game24: Path | None) -> Iterator[tuple[str, RoutedLog]]:
@@ -52,11 +68,69 @@ def figure(row: dict[str, Any], name: str) -> str:
     return f"{row[name]:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
 
 
+def answered(arguments: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Path, RoutedLog, str | None]]:
+    """Name, file, log and part of every run on what first answers show."""
+    if arguments.dual is not None:
+        columns = LogColumns(by="model", response_group="effort")
+        for model in ("openai/gpt-5.1", "anthropic/claude-opus-4-5-20251101"):
+            table = read_routed_log(arguments.dual, columns=columns, numbers=["input_tokens", "level"], part=model)
+            yield f"dual_mode_dev, {model.partition('/')[2]}", arguments.dual, table, model
+    if arguments.game24 is not None:
+        path, seen = folder / "game24.jsonl", dict[tuple[str, str], int]()
+        with gzip.open(arguments.game24, "rt", encoding="utf-8") as file, open(path, "w", encoding="utf-8") as out:
+            for row in map(json.loads, file):
+                key = row["question_id"], row["group"]
+                seen[key] = seen.get(key, 0) + 1
+                if seen[key] <= 10:
+                    out.write(json.dumps({**row, "failed": 1 - row["correct"]}) + "\n")
+        yield "game24, verified", path, read_routed_log(path, columns=LogColumns(cost="chars")), None
+    if arguments.routellm is not None:
+        path = folder / "routellm.jsonl"
+        csv.field_size_limit(sys.maxsize)
+        with gzip.open(arguments.routellm / "gsm8k_responses.csv.gz", "rt", encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        names = [name for name in rows[0] if name != "prompt" and not name.endswith("_response")]
+        with open(path, "w", encoding="utf-8") as out:
+            for i, row in enumerate(rows):
+                for cost, name in enumerate(names):
+                    cell = {"problem_id": f"{i:05d}", "prompt": row["prompt"], "response_group": name}
+                    cell |= {"response": row[f"{name}_response"]} if f"{name}_response" in row else {}
+                    out.write(json.dumps({**cell, "reward": float(row[name] == "True"), "calls": cost}) + "\n")
+        yield "routellm_gsm8k", path, read_routed_log(path, columns=LogColumns(cost="calls")), None
+
+
+def compare_first_answers(arguments: argparse.Namespace) -> None:
+    """The table of `--first-answers`."""
+    print(
+        "| log | cheap answers: what they show | mix | before | after | at 1/4, 1/2, 3/4 of the costs: before | after |"
+    )
+    print("|---|---|---|---|---|---|---|", flush=True)
+    verdicts = []
+    with tempfile.TemporaryDirectory() as name:
+        for title, path, table, part in answered(arguments, Path(name)):
+            before = score_unseen(table)
+            for number in (1, 2):
+                try:
+                    first = read_first_answers(path, table, num_answers=number, part=part)
+                except IbpoError:
+                    continue  # one answer each
+                found = judge_escalation(table, before, first, score_unseen(first.table))
+                ways = [f"{found[way]:.4f}" for way in ("mix", "before", "after")]
+                at = [", ".join(f"{value:.3f}" for value in found[f"{way}_at"]) for way in ("before", "after")]
+                print(f"| {title} | {number}: {', '.join(first.shown)} | {' | '.join([*ways, *at])} |", flush=True)
+                verdicts.append(f"{title}, {number}: {escalation_verdict(found)[1]}")
+    print("\n" + "\n".join(verdicts))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("--dual", "--gsm8k", "--game24"):
+    for name in ("--dual", "--gsm8k", "--game24", "--routellm"):
         parser.add_argument(name, type=Path)
+    parser.add_argument("--first-answers", action="store_true")
     arguments = parser.parse_args()
+    if arguments.first_answers:
+        compare_first_answers(arguments)
+        return
     print(
         "| log: what the router sees | budget: asked, spent | value | random mix | oracle | on unseen halves | "
         "gain over mix | captured | µs per prompt: alone, of 256 |"

@@ -199,15 +199,22 @@ def open_router(
     *,
     max_retries: int = 5,
     timeout_seconds: float = 600.0,
+    first_answers: bool = False,
 ) -> Router:
     """A router with what it needs for embeddings: the folder of its encoder, or its server or that of `--embed`.
 
     Raises:
-        IbpoError: No router, an address for one that looks at no embeddings, or another encoder than it was fitted on.
+        IbpoError: No router, an address for one that looks at no embeddings, another encoder than it was fitted on, or
+            (without `first_answers`) one that decides after an answer.
     """
     from ibpo.routing import load_router, open_encoder
 
     found, server = load_router(path), read_embed(embed)
+    if found.first and not first_answers:
+        raise IbpoError(
+            f"{path}: decides once an answer of {found.groups[0]!r} is there, which only ibpo serve and the library "
+            "have; fit it without --first-answers"
+        )
     if "sha256" in found.embedding:
         if not isinstance(server, Path):
             raise IbpoError(

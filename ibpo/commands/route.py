@@ -55,6 +55,19 @@ def fit_command(
         typer.Option(help="Column with a number that is known before answering, e.g. a level; repeat."),
     ] = None,
     embed: EmbedBy = None,
+    first_answers: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=2,
+            help="Escalation: so many answers of the cheapest response group are made first, and what they show (two: "
+            "whether they agree, too) decides whether a more expensive one is bought.",
+        ),
+    ] = 0,
+    shown: Annotated[
+        list[str] | None,
+        typer.Option(help="With --first-answers: column with a number that is known once the answer is; repeat."),
+    ] = None,
     folds: Annotated[int, typer.Option(min=2, help="Parts of the problems for the held-out figures.")] = 5,
     draws: Annotated[int, typer.Option(min=10, max=100_000, help="Bootstrap draws for the intervals.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of folds and draws.")] = 0,
@@ -63,12 +76,16 @@ def fit_command(
     from ibpo.data import LogColumns
     from ibpo.prices import read_prices
     from ibpo.routing import (
+        as_escalation,
         as_mix,
         check_routed,
         default_budgets,
+        escalation_verdict,
         evaluate_router,
         fit_router,
         judge_curve,
+        judge_escalation,
+        read_first_answers,
         read_routed_log,
         save_router,
         score_unseen,
@@ -85,33 +102,47 @@ def fit_command(
     budgets = [parse_budget(text) for text in budget or ()] or default_budgets(table)
     for one in budgets:  # complain before any fitting
         check_routed(one, table)
+    if shown and not first_answers:
+        raise IbpoError("--shown: names what the first answers show; give --first-answers too, or --number")
+    first = None
+    if first_answers:
+        first = read_first_answers(log, table, num_answers=first_answers, columns=shown or (), part=value)
     embedded, embedding = _embedded(table, embed)
     scores = score_unseen(table, folds=folds, embedded=embedded, seed=seed)
     rows = evaluate_router(table, budgets, scores, draws=draws, seed=seed)
     better, said = verdict(rows)
-    router = fit_router(
-        table,
-        embedded=embedded,
-        embedding=embedding,
-        source={
-            "file": log.name,
-            "sha256": digest_file(log),
-            "columns": table.columns,
-            "part": value,
-            "left_out": table.left_out,
-        },
-        report={
-            "folds": folds,
-            "draws": draws,
-            "verdict": said,
-            "is_mix": not better,
-            "curve": judge_curve(table, scores, draws=draws, seed=seed),
-            "budgets": rows,
-        },
-        seed=seed,
-    )
-    if not better:
-        router = as_mix(router)
+    source: dict[str, Any] = {
+        "file": log.name,
+        "sha256": digest_file(log),
+        "columns": table.columns,
+        "part": value,
+        "left_out": table.left_out,
+    }
+    report: dict[str, Any] = {
+        "folds": folds,
+        "draws": draws,
+        "verdict": said,
+        "is_mix": not better,
+        "curve": judge_curve(table, scores, draws=draws, seed=seed),
+        "budgets": rows,
+    }
+    pays = False
+    if first is not None:
+        by_answer = None if embedded is None else embedded[first.place]
+        after = score_unseen(first.table, folds=folds, embedded=by_answer, seed=seed)
+        found = judge_escalation(table, scores, first, after, draws=draws, seed=seed)
+        pays, told = escalation_verdict(found)
+        report["escalation"] = {**found, "verdict": told}
+        if pays:
+            report["is_mix"] = False
+            router = fit_router(
+                first.table, embedded=by_answer, embedding=embedding, source=source, report=report, seed=seed
+            )
+            router = as_escalation(router, first)
+    if not pays:
+        router = fit_router(table, embedded=embedded, embedding=embedding, source=source, report=report, seed=seed)
+        if not better:
+            router = as_mix(router)
     save_router(router, out)
     _print(log.name, router)
     typer.echo(f"{len(table.problems)} problems, {int(table.count.sum())} responses -> {out}")
@@ -203,6 +234,13 @@ def _print(title: str, router: Router) -> None:
             )
     if "verdict" in router.report:
         console.print(f"verdict: {router.report['verdict']}")
+    after = router.report.get("escalation")
+    if after:
+        made = "one answer" if after["answers"] == 1 else "two answers"
+        console.print(f"after {made} of {router.groups[0]} ({', '.join(after['shown'])}): {after['verdict']}")
+        for name in ("mix", "before", "after"):
+            at = ", ".join(f"{value:.3f}" for value in after[f"{name}_at"])
+            console.print(f"{name}: {at} at 1/4, 1/2, 3/4 of the way to the most expensive cost")
     console.print(
         f"On problems that were not learned from ({router.report.get('folds')} folds), at the same cost; in brackets "
         "95 % intervals over problems. captured: 0 a blind draw, 1 the oracle, which knows the recorded responses."

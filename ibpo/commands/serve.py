@@ -94,7 +94,7 @@ def serve_command(
     settings, held, note = _told(upstream, budget, config, by, known)
     # A request waits so long for a router, and a second try would come too late.
     hurry: dict[str, Any] = {"max_retries": 0, "timeout_seconds": ROUTER_SECONDS}
-    found = None if router is None else open_router(router, embed, **hurry)
+    found = None if router is None else open_router(router, embed, first_answers=True, **hurry)
     service = Service(
         settings=settings,
         policy=held,

@@ -35,7 +35,7 @@ def judge_curve(table: RoutedLog, scores: Scores, *, draws: int = 1000, seed: in
         draws: Bootstrap draws over problems for the `*_interval`.
         seed: Decides them.
     """
-    choices = _choices(scores)
+    choices = price_choices(scores)
     every = np.arange(len(table.problems))
     got, paid = table.reward[every, choices], table.cost[every, choices]
 
@@ -47,8 +47,8 @@ def judge_curve(table: RoutedLog, scores: Scores, *, draws: int = 1000, seed: in
         reached = constant + list(
             zip(paid[:, rows].mean(axis=1).tolist(), got[:, rows].mean(axis=1).tolist(), strict=True)
         )
-        at = [_hull_at(reached, low + part * (high - low)) for part in (0.25, 0.5, 0.75)]
-        return [apgr, cpt, _mean_height(reached, low, high), _mean_height(constant, low, high), *at]
+        at = [hull_at(reached, low + part * (high - low)) for part in (0.25, 0.5, 0.75)]
+        return [apgr, cpt, mean_height(reached, low, high), mean_height(constant, low, high), *at]
 
     names = ("apgr", "cpt_50", "aiq", "aiq_of_mix")
     size = len(table.problems)
@@ -78,7 +78,7 @@ def _apgr(gain: FloatArray, weak: FloatArray, strong: FloatArray) -> tuple[float
     return float(np.trapezoid(closed, share)), float(half[0] / len(gain))
 
 
-def _choices(scores: Scores) -> NDArray[np.int64]:
+def price_choices(scores: Scores) -> NDArray[np.int64]:
     """`[21, P]` what is chosen at 21 prices between what is never and always worth it."""
     gain, cost = scores
     size, width = gain.shape
@@ -94,12 +94,14 @@ def _choices(scores: Scores) -> NDArray[np.int64]:
     return np.array([np.argmin(costs, axis=1) for costs in kept])
 
 
-def _hull_at(points: list[tuple[float, float]], cost: float) -> float:
+def hull_at(points: list[tuple[float, float]], cost: float) -> float:
+    """The height of the points' non-decreasing concave hull at a cost."""
     hull = _hull(points)
     return float(np.interp(cost, [x for x, _ in hull], [y for _, y in hull]))
 
 
-def _mean_height(points: list[tuple[float, float]], low: float, high: float) -> float:
+def mean_height(points: list[tuple[float, float]], low: float, high: float) -> float:
+    """The hull's mean height between two costs."""
     grid = np.linspace(low, high, 201)
     hull = _hull(points)
     return float(np.interp(grid, [x for x, _ in hull], [y for _, y in hull]).mean())

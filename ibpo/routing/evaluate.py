@@ -48,13 +48,14 @@ def score_unseen(
     Raises:
         IbpoError: Too few problems for so many folds.
     """
-    size = len(table.problems)
+    problem = np.unique(np.array(table.problems), return_inverse=True)[1]
+    size = int(problem.max()) + 1
     if folds < 2 or size - math.ceil(size / max(2, folds)) < MIN_PROBLEMS:
         raise IbpoError(
             f"{size} problems in {folds} folds: a router needs at least 2 folds and {MIN_PROBLEMS} problems to learn "
             "from"
         )
-    part = np.random.default_rng(seed).permutation(size) % folds
+    part = (np.random.default_rng(seed).permutation(size) % folds)[problem]
     gain, cost = np.zeros(table.reward.shape), np.zeros(table.reward.shape)
     for fold in range(folds):
         learn, judge = np.flatnonzero(part != fold), np.flatnonzero(part == fold)

@@ -41,7 +41,7 @@ class RoutedLog:
     """Mean reward and cost of every problem and response group, and what a router may see of the problem."""
 
     problems: list[str]
-    """P ids, sorted."""
+    """P ids, sorted. One that comes again is one problem: it is left out, drawn and held out as a whole."""
     groups: tuple[str, ...]
     """From the cheapest on average to the most expensive."""
     reward: FloatArray
@@ -256,10 +256,11 @@ def fit_router(
     target = np.hstack([table.reward[:, 1:] - table.reward[:, :1], table.cost / unit])
     text: Any = hashed(table.prompts) if uses_text else None
     few = np.sort(np.random.default_rng(seed).choice(len(target), min(len(target), _MOST_COMPARED), replace=False))
-    scales, alphas, residual = _least_error(standard, text, target, few)
+    alike = np.unique(np.array(table.problems)[few], return_inverse=True)[1]
+    scales, alphas, residual = _least_error(standard, text, target, few, alike)
     unit_near, num_near, weight = np.zeros((0, 0)), np.zeros(target.shape[1]), np.ones(target.shape[1])
     explained = {"ridge": (residual**2).mean(axis=0)}
-    if embedded is not None:
+    if embedded is not None and len(set(alike.tolist())) == len(few):
         unit_near = unit_rows(embedded)
         num_near, near_residual = leave_one_out(unit_near[few], target[few])
         weight = _blend(residual, near_residual)
@@ -305,8 +306,8 @@ def fit_router(
         },
         source={
             **(source or {}),
-            "num_problems": len(table.problems),
-            "num_responses": int(table.count.sum()),
+            "num_problems": len(set(table.problems)),
+            "num_responses": round(table.count.sum()),
             "penalties": alphas.tolist(),
             "means": [*(table.reward[:, 1:] - table.reward[:, :1]).mean(axis=0).tolist(), *mean_cost.tolist()],
             "text_scales": scales.tolist(),
@@ -348,7 +349,7 @@ def _joined(standard: FloatArray, text: Any, by: float) -> Any:
 
 
 def _least_error(
-    standard: FloatArray, text: Any, target: FloatArray, few: NDArray[np.int64]
+    standard: FloatArray, text: Any, target: FloatArray, few: NDArray[np.int64], problem: NDArray[np.int64]
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Per target the weight of the n-grams and the penalty of the least leave-one-out error, and its residuals."""
     best = np.full(target.shape[1], np.inf)
@@ -357,7 +358,7 @@ def _least_error(
     text_gram = None if text is None else (text[few] @ text[few].T).toarray()
     for by in _TEXT_SCALES if text is not None else (0.0,):
         gram = dense_gram if text_gram is None or not by else dense_gram + by * by * text_gram
-        for alpha, left in _leave_one_out(gram, target_few):
+        for alpha, left in _leave_one_out(gram, target_few, problem):
             error = (left**2).mean(axis=0)
             better = error < best * (1 - 1e-9)
             best[better], scales[better], alphas[better] = error[better], by, alpha
@@ -383,22 +384,34 @@ def _explained(error: FloatArray, spread: FloatArray) -> list[float | None]:
     ]
 
 
-def _leave_one_out(gram: FloatArray, target: FloatArray) -> list[tuple[float, FloatArray]]:
-    r"""Per penalty the leave-one-out residuals `[P, T]`.
+def _leave_one_out(
+    gram: FloatArray, target: FloatArray, problem: NDArray[np.int64] | None = None
+) -> list[tuple[float, FloatArray]]:
+    r"""Per penalty the residuals `[P, T]` when each problem is predicted by the others.
 
     Kernel ridge regression with an intercept: with the centred Gram matrix K = Q diag(d) Q' and S the smoother
-    Q diag(d / (d + alpha)) Q' + 1/n, the residual of a problem left out is (y_i - (S y)_i) / (1 - S_ii).
+    Q diag(d / (d + alpha)) Q' + 1/n, the residuals of a problem B left out are (I - S_BB)^-1 (y - S y)_B.
+
+    Args:
+        gram: `[P, P]`.
+        target: `[P, T]`.
+        problem: `[P]` which rows are of one problem; None: each is one.
     """
     size = len(gram)
     centred = gram - gram.mean(axis=0) - gram.mean(axis=1)[:, None] + gram.mean()
     values, vectors = np.linalg.eigh(centred)
     values = np.maximum(values, 0.0)
     turned, middle = vectors.T @ target, target.mean(axis=0)
+    blocks = [] if problem is None else [np.flatnonzero(problem == i) for i in range(int(problem.max()) + 1)]
+    blocks = [rows for rows in blocks if len(rows) > 1]
     found = []
     for alpha in _ALPHAS:
         shrunk = values / (values + alpha)
-        fitted = vectors @ (shrunk[:, None] * turned) + middle
+        left = target - vectors @ (shrunk[:, None] * turned) - middle
         own = (vectors**2) @ shrunk + 1 / size
-        residual = (target - fitted) / np.maximum(1e-9, 1 - own)[:, None]
+        residual = left / np.maximum(1e-9, 1 - own)[:, None]
+        for rows in blocks:
+            kept = np.eye(len(rows)) - (vectors[rows] * shrunk) @ vectors[rows].T - 1 / size
+            residual[rows] = np.linalg.lstsq(kept, left[rows], rcond=1e-9)[0]
         found.append((alpha, residual))
     return found

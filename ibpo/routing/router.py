@@ -10,7 +10,7 @@ import binascii
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,6 +72,10 @@ class Router:
     """Provenance: file, its SHA-256, columns, numbers of problems and responses, versions, seed."""
     report: Mapping[str, Any]
     """What the router was worth on problems that it had not seen: see `ibpo.routing.evaluate.evaluate_router`."""
+    first: Mapping[str, Any] = field(default_factory=dict)
+    """Empty: it decides by the prompt. Else it decides once `answers` (1 or 2) of the cheapest response group are there
+    (`ibpo.routing.escalation`): `shown` names the numbers among `number_names` that are read off them, gains are beside
+    those answers, and costs hold what they cost."""
     embed: Embed | None = None
     """Asks the endpoint for embeddings; see `load_router`."""
 
@@ -125,6 +129,7 @@ class Router:
             "number_names": list(self.number_names),
             "uses_text": self.uses_text,
             "embedding": dict(self.embedding),
+            "first": dict(self.first),
             "source": dict(self.source),
             "report": dict(self.report),
             "arrays": {name: _encode(self.arrays[name], "<f4" if name == "near" else "<f8") for name in ARRAYS},
@@ -152,6 +157,7 @@ class Router:
                 number_names=tuple(row["number_names"]),
                 uses_text=row["uses_text"],
                 embedding=row["embedding"],
+                first=row["first"],
                 source=row["source"],
                 report=row["report"],
                 arrays={name: _decode(row["arrays"][name]) for name in ARRAYS},
@@ -168,6 +174,8 @@ class Router:
             ValueError: Says which array.
         """
         arrays, targets = self.arrays, 2 * len(self.groups) - 1
+        if self.first and not (self.first["answers"] in (1, 2) and set(self.first["shown"]) <= set(self.number_names)):
+            raise ValueError(f"decides after {self.first!r}")
         num_bent = len(arrays["centre"])
         num_raw = num_bent - len(arrays["bends"])
         wanted = {
