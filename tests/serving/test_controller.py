@@ -390,7 +390,7 @@ def test_the_page_on_serving_runs(tmp_path, monkeypatch):
     save_calibration(Calibration.from_scores([0.1, 0.5, 0.8, 0.9], {}), "calibration.json")
     names = {}
     snippets = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert len(snippets) == 4
+    assert len(snippets) == 5
     for code in snippets:
         exec(code, names)
     (plan,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)

@@ -253,6 +253,49 @@ def test_the_group_is_written_into_a_chat(budget):
     assert [(row["outcome"], row["tokens"], row["counted"]) for row in rows_of(budget)] == [("answered", 50, "usage")]
 
 
+PRICED = re.sub(
+    r'^(name = "(?:\*|routed|prefixed)")$',
+    r"\1\nprice = {input = 1.0, cached_input = 0.1, output = 10.0}",
+    GATEWAY.replace("[tenant.gold]", "[session]\nmoney = 0.01\n[calendar]\nmonth = {tokens = 1e6}\n[tenant.gold]", 1),
+    flags=re.MULTILINE,
+)
+
+
+@pytest.mark.parametrize("budget", [PRICED], indirect=True)
+@pytest.mark.parametrize("stream", [False, True])
+def test_sessions_money_and_the_calendar_are_those_of_the_gateway(budget, stream):
+    """Until the session's total has no room for an extended answer's cap; each charged by its own usage."""
+
+    async def run():
+        got, headers = [], {}
+        for _ in range(20):
+            life = await Life(budget, headers={"X-Ibpo-Session": "run"}, stream=stream).pre()
+            headers = await budget.async_post_call_response_headers_hook(life.data, None, None)
+            got.append(headers["x-ibpo-response-group"])
+            await life.attempt()
+            answer = answer_of(50 if got[-1] == "extended" else 10)
+            answer.usage.prompt_tokens, answer.usage.total_tokens = 100, 100 + answer.usage.completion_tokens
+            answer.usage.prompt_tokens_details = Answer(cached_tokens=60)
+            if stream:
+                items = said(chunk("w"), Answer(choices=[], usage=answer.usage))
+                assert [item async for item in life.stream(items)]
+            else:
+                await life.answered(answer)
+        return got, headers
+
+    got, headers = asyncio.run(run())
+    rows = rows_of(budget)
+    assert [row["money"] for row in rows] == pytest.approx(
+        [(40 + 6 + 10 * row["tokens"]) / 1e6 for row in rows], abs=1e-9
+    )
+    extended = got.count("extended")
+    assert got == ["extended"] * extended + ["standard"] * (20 - extended) and 0 < extended < 20
+    assert headers["x-ibpo-used-up"] == "session"
+    left = 0.01 - sum(row["money"] for row in rows)
+    assert float(headers["x-ibpo-session-left"].removeprefix("money=")) == pytest.approx(left, abs=1e-4)
+    assert headers["x-ibpo-calendar-left"].startswith("month tokens=999")
+
+
 def test_the_model_is_a_field_like_others(budget):
     async def run():
         life = await Life(budget, model="routed").pre()
