@@ -35,6 +35,7 @@ def minimum(
     scale: FloatArray,
     *,
     most: int,
+    close: float = 0.0,
 ) -> tuple[FloatArray, bool]:
     """Where the function is least inside a box, `[K]`, and whether that is certain.
 
@@ -45,6 +46,7 @@ def minimum(
         start: `[K]` prices inside it, to look at first.
         scale: `[K]` a typical size of each price, above 0.
         most: How often the function may be looked at.
+        close: Above 0: any prices will do at which the function is within this part of its minimum.
     """
     low, high = (floor / scale).tolist(), (ceiling / scale).tolist()
     planes = _Planes(low, high)
@@ -60,13 +62,16 @@ def minimum(
         if at == lowest and value - least <= 4 * dust:
             return np.array(at) * scale, True
         lowest, least = planes.add(v, g, dust)
+        if best_value - least <= close * abs(best_value):
+            return np.array(best) * scale, True
         # Halfway to the lowest point of the planes, which jumps about while they are few; the point itself now and
         # then, and in the end: it is a vertex.
         part = 1.0 if turn % 4 == 3 or best_value - least <= 1e-9 * abs(best_value) else 0.5
         if part == 1.0:
             at = lowest
             continue
-        at = [x + part * (y - x) for x, y in zip(best, lowest, strict=True)]
+        halfway = (x + part * (y - x) for x, y in zip(best, lowest, strict=True))
+        at = [min(max(x, a), b) for x, a, b in zip(halfway, low, high, strict=True)]
     return np.array(best) * scale, best_value - least <= 1e-9 * abs(best_value)
 
 

@@ -18,14 +18,17 @@ import numpy as np
 
 from ibpo.allocation.cutting_planes import minimum
 from ibpo.allocation.highs import Effort, HighsProgram
-from ibpo.allocation.problem import AllocationProblem, best_candidates, cheapest_of, rounding, scores
+from ibpo.allocation.passes import best_rows, open_rows
+from ibpo.allocation.problem import AllocationProblem, best_candidates, rounding
 from ibpo.allocation.search import Base, search
 from ibpo.allocation.segments import FloatArray, IntArray, Segments, add_parts, exact_sum, is_first
 
-SMALL = 2_500
-"""Open problems that cutting planes, or HiGHS, get at once."""
+SMALL = 20_000
+"""Open problems that cutting planes get at once."""
 SAMPLE = 600
 NUM_SAMPLES = 4
+CLOSE = 1e-5
+"""Part of D at which the minimum of a sample is good enough."""
 FAR = 64.0
 """Typical prices up to which a minimum is looked for at first; further out where there is none."""
 HAIR = 1e-4
@@ -99,7 +102,7 @@ def prices(instance: AllocationProblem) -> FloatArray:
             if inner is not None and inner.segments.num_rows < 0.7 * band.segments.num_rows:
                 bands.append(inner)
                 continue
-            if size < SMALL:  # larger samples know more
+            if size < SMALL // 8:  # larger samples know more
                 size *= 4
                 continue
         # Few enough, or as few as it gets: the minimum of D over the box.
@@ -138,7 +141,7 @@ def _typical_prices(instance: AllocationProblem) -> FloatArray:
 
 
 def _least(
-    utility: FloatArray, cost: FloatArray, band: _Band, start: FloatArray, scale: FloatArray
+    utility: FloatArray, cost: FloatArray, band: _Band, start: FloatArray, scale: FloatArray, close: float = 0.0
 ) -> tuple[FloatArray, bool]:
     """Where D of these candidates `[C]`, the band's segments and bounds, is least in its box; False if not sure."""
     low, high = (band.low - HAIR).tolist(), (band.high + HAIR).tolist()
@@ -147,15 +150,7 @@ def _least(
         value: list[float] = []
         total = [[b if y < 0 else h] for y, b, h in zip(price, low, high, strict=True)]
         for _, rows, block in band.segments.blocks():
-            score = utility[rows]
-            for k, y in enumerate(price):
-                if y:
-                    score = score - y * cost[k, rows]
-            best = np.flatnonzero(score == block.spread(block.max(score)))
-            if len(best) > block.num_problems:  # of equal ones the cheapest: no order of rows can count
-                problem = block.problem_of(best)
-                best = best[np.lexsort((*cost[::-1, best + rows.start], problem))]
-                best = best[is_first(problem)]
+            best, _, _, _ = best_rows(utility[rows], cost[:, rows], None, block, np.array(price))
             best += rows.start
             add_parts(utility[best], value)
             for parts, row in zip(total, cost, strict=True):
@@ -163,7 +158,7 @@ def _least(
         return math.fsum(value), [math.fsum(parts) for parts in total]
 
     inside = np.clip(start, band.floor, band.ceiling)
-    return minimum(plane, band.floor, band.ceiling, inside, scale, most=60 + 60 * len(low))
+    return minimum(plane, band.floor, band.ceiling, inside, scale, most=60 + 60 * len(low), close=close)
 
 
 def _sample(instance: AllocationProblem, band: _Band, which: int, most_problems: int, scale: FloatArray) -> FloatArray:
@@ -186,8 +181,8 @@ def _sample(instance: AllocationProblem, band: _Band, which: int, most_problems:
         low=np.minimum(band.low * part, most),
         high=np.maximum(band.high * part, least),
     )
-    middle = (band.floor + band.ceiling) / 2
-    return _least(instance.utility[candidates], cost, sample, scale if band.open is None else middle, scale)[0]
+    start_at = scale if band.open is None else (band.floor + band.ceiling) / 2
+    return _least(instance.utility[candidates], cost, sample, start_at, scale, close=CLOSE)[0]
 
 
 def _narrow(instance: AllocationProblem, band: _Band, price: FloatArray, reach: FloatArray) -> _Band | None:
@@ -195,29 +190,16 @@ def _narrow(instance: AllocationProblem, band: _Band, price: FloatArray, reach: 
     floor, ceiling = np.maximum(band.floor, price - reach), np.minimum(band.ceiling, price + reach)
     if not (floor < ceiling).all():
         return None
-    centre, half = ((floor + ceiling) / 2).tolist(), ((ceiling - floor) / 2).tolist()
+    centre, half = (floor + ceiling) / 2, (ceiling - floor) / 2
     open_: list[IntArray] = []
     total: list[list[float]] = [[] for _ in centre]
     for _, rows, block in band.segments.blocks():
         here = rows if band.open is None else band.open[rows]
         cost = instance.cost[:, here]
-        # regret_c = (largest score of the problem) - (u_c - centre . cost_c), at the centre of the box
-        score = instance.utility[here]
-        for y, row in zip(centre, cost, strict=True):
-            score = score - y * row
-        at_top = np.flatnonzero(score == block.spread(block.max(score)))
-        best = at_top[np.searchsorted(at_top, block.start)]
-        regret = block.spread(score[best]) - score
-        # Within the box a score moves against the best one's by at most sum_k half_k |cost_kc - cost_k,best|.
-        apart = np.zeros(len(score))
-        for reach_k, row in zip(half, cost, strict=True):
-            apart += reach_k * np.abs(row - block.spread(row[best]))
-        alive = regret <= apart * (1 + 1e-9) + 1e-12 * (1.0 + float(np.abs(score[best]).max()))
-        several = np.add.reduceat(alive, block.start, dtype=np.int64) > 1
-        left = np.flatnonzero(alive & block.spread(several))
+        left, settled = open_rows(instance.utility[here], cost, block, centre, half)
         open_.append(left + rows.start if band.open is None else band.open[rows][left])
         for parts, row in zip(total, cost, strict=True):
-            add_parts(row[best[~several]], parts)
+            add_parts(row[settled], parts)
     rest = np.concatenate(open_)
     problem = instance.segments.problem_of(rest)
     start = np.flatnonzero(is_first(problem))
@@ -261,18 +243,16 @@ def _regrets(instance: AllocationProblem, price: FloatArray) -> _Regrets:
     regrets: list[FloatArray] = []
     parts: list[float] = []
     reach, largest, waiting = math.inf, 0.0, 0
-    for problems, rows, block in instance.segments.blocks():
-        score = scores(instance, price, rows)
-        top = block.max(score)
+    for _, rows, block in instance.segments.blocks():
+        tie = None if instance.tie is None else instance.tie[rows]
+        chosen, top, inside, regret = best_rows(
+            instance.utility[rows], instance.cost[:, rows], tie, block, price, reach
+        )
+        best.append(chosen + rows.start)
+        near.append(inside + rows.start)
+        regrets.append(regret)
         add_parts(top, parts)
         largest = max(largest, float(np.abs(top).max()))
-        regret = block.spread(top) - score
-        chosen = cheapest_of(instance, np.flatnonzero(regret == 0) + rows.start, problems.stop - problems.start)
-        best.append(chosen)
-        regret[chosen - rows.start] = math.inf
-        inside = np.flatnonzero(regret <= reach) if math.isfinite(reach) else np.flatnonzero(regret < math.inf)
-        near.append(inside + rows.start)
-        regrets.append(regret[inside])
         waiting += len(inside)
         if waiting > 4 * NEAREST:  # those of the smallest regrets, all that are equal to the last
             some = np.concatenate(regrets)

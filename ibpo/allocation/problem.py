@@ -30,6 +30,7 @@ from ibpo.allocation.segments import (
     text_key,
     whole_ids,
 )
+from ibpo.allocation.passes import best_rows, cheapest
 from ibpo.errors import IbpoError
 
 Choose = Literal["exactly_one", "at_most_one"]
@@ -485,11 +486,12 @@ def best_candidates(instance: AllocationProblem, price: FloatArray | None = None
 def best_at(instance: AllocationProblem, prices: Sequence[FloatArray | None]) -> list[IntArray]:
     """The best candidates at each of these prices, in one pass over memory."""
     found: list[list[IntArray]] = [[] for _ in prices]
-    for problems, rows, block in instance.segments.blocks():
+    for _, rows, block in instance.segments.blocks():
+        tie = None if instance.tie is None else instance.tie[rows]
         for price, choices in zip(prices, found, strict=True):
-            score = scores(instance, price, rows)
-            hits = np.flatnonzero(score == block.spread(block.max(score))) + rows.start
-            choices.append(cheapest_of(instance, hits, problems.stop - problems.start))
+            y = np.zeros(len(instance.cost)) if price is None else price
+            best, _, _, _ = best_rows(instance.utility[rows], instance.cost[:, rows], tie, block, y)
+            choices.append(best + rows.start)
     return [np.concatenate(choices) for choices in found]
 
 
@@ -503,31 +505,9 @@ def rounding(instance: AllocationProblem, price: FloatArray) -> float:
     return 2.0**-52 * (len(price) + 3) * (size * instance.num_problems + paid)
 
 
-def scores(instance: AllocationProblem, price: FloatArray | None, rows: slice) -> FloatArray:
-    """Utility - price . cost of these candidates: term by term, so that it is the same in blocks of any size."""
-    score = instance.utility[rows]
-    for k, of_one in enumerate([] if price is None else price.tolist()):
-        if of_one:
-            score = score - of_one * instance.cost[k, rows]
-    return score
-
-
 def cheapest_of(instance: AllocationProblem, candidates: IntArray, num_problems: int) -> IntArray:
     """One of the given candidates (rising) for each of their problems: the cheapest, then by `tie`, then the first."""
-    if len(candidates) == num_problems:
-        return candidates
-    keys: list[NDArray[Any]] = list(instance.cost)
-    keys += [] if instance.tie is None else [instance.tie]
-    problem = instance.segments.problem_of(candidates)
-    again = problem[1:] == problem[:-1]
-    is_tied = np.concatenate([again, [False]]) | np.concatenate([[False], again])  # not alone in its problem
-    rest, problem = candidates[is_tied], problem[is_tied]
-    for key in keys:  # one after the other, each keeps those of the smallest key
-        start = np.flatnonzero(is_first(problem))
-        least = np.minimum.reduceat(key[rest], start)
-        left = key[rest] == np.repeat(least, np.diff(start, append=len(rest)))
-        rest, problem = rest[left], problem[left]
-    return np.sort(np.concatenate([candidates[~is_tied], rest[is_first(problem)]]))
+    return cheapest(candidates, num_problems, instance.cost, instance.tie, instance.segments)
 
 
 def first_twins(instance: AllocationProblem, chosen: IntArray) -> IntArray:

@@ -15,6 +15,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ibpo.allocation import kernels
 from ibpo.errors import IbpoError
 
 FloatArray = NDArray[np.float64]
@@ -25,6 +26,8 @@ ObjectArray = NDArray[np.object_]
 
 BLOCK = 131_072
 """Rows of a block: a megabyte of float64. Smaller ones cost more in calls than they save in memory traffic."""
+FEW = 1000
+"""Numbers that Python sums as fast."""
 WIDE = 24
 """Rows per problem from which numpy's own reduction along a row is faster than one pass per column."""
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -155,7 +158,7 @@ def exact_sum(values: NDArray[np.float64]) -> float:
         >>> exact_sum(np.array([1e16, 1.0, -1e16] * 1000))
         1000.0
     """
-    if len(values) < 1000:
+    if len(values) < FEW:
         return math.fsum(values.tolist()) + 0.0  # never -0.0
     parts: list[float] = []
     for rows in slices_of(len(values)):
@@ -167,6 +170,12 @@ def add_parts(rest: NDArray[np.float64], parts: list[float]) -> None:
     """Append a few numbers whose exact sum is that of the block: `math.fsum` of all parts rounds once."""
     if not len(rest):
         return
+    if kernels.LIBRARY is not None and rest.flags.c_contiguous:
+        found = np.empty(136)
+        count = kernels.LIBRARY.exact_parts(kernels.at(rest), None, kernels.Int(len(rest)), kernels.at(found))
+        if count >= 0:  # all are finite
+            parts += found[:count].tolist()
+            return
     carry = math.frexp(len(rest))[1] + 1  # bits by which a sum of that many numbers can outgrow the largest
     while True:
         largest = max(float(rest.max()), -float(rest.min()))

@@ -1,0 +1,34 @@
+"""Opens the C library, if the package was built with one (`hatch_build.py` compiles kernels.c where there is a compiler)."""
+
+import ctypes
+import os
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+Int = ctypes.c_int64
+Float = ctypes.c_double
+
+
+def _opened() -> ctypes.CDLL | None:
+    path = Path(__file__).with_name("_kernels.dll" if os.name == "nt" else "_kernels.so")
+    try:
+        library = ctypes.CDLL(str(path))
+        if library.version() != VERSION:  # of another commit: an editable install that was not built anew
+            return None
+    except (OSError, AttributeError):  # not built, or for another machine
+        return None
+    library.best_rows.restype = library.exact_parts.restype = Int
+    return library
+
+
+VERSION = 1
+"""Raised whenever kernels.c changes what it takes or gives."""
+LIBRARY = _opened()
+"""The kernels; None where they were not built: numpy then does the same. Tests set it to None."""
+
+
+def at(array: NDArray[Any] | None) -> ctypes.c_void_p | None:
+    """Where an array begins in memory; NULL for none."""
+    return None if array is None else ctypes.c_void_p(array.ctypes.data)

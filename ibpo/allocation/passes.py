@@ -1,0 +1,137 @@
+"""The passes over candidates that take most of the time: in C where it was built (`kernels.c`), else in numpy.
+
+Both give the same bits: a score is one float operation after the other in the same order, comparisons do not round, and
+sums are exact. Letters: C candidates, P problems, K budgets.
+"""
+
+import ctypes
+from typing import Any
+
+import numpy as np
+
+from ibpo.allocation import kernels
+from ibpo.allocation.kernels import Float, Int, at
+from ibpo.allocation.segments import FloatArray, IntArray, KeyArray, Segments, is_first
+
+class _Block(ctypes.Structure):
+    """`Block` of kernels.c."""
+
+    _fields_ = [  # noqa: RUF012
+        *((name, ctypes.c_void_p) for name in ("utility", "cost", "tie", "begin", "price")),
+        *((name, Int) for name in ("stride", "num_rows", "num_problems", "width", "num_costs")),
+    ]
+
+
+def _block(
+    utility: FloatArray, cost: FloatArray, tie: KeyArray | None, segments: Segments, price: FloatArray
+) -> tuple[_Block, list[Any]] | None:
+    """The structure, and what it points to; None where numpy has to do it."""
+    if kernels.LIBRARY is None or cost.strides[-1:] != (8,) or not utility.flags.c_contiguous:
+        return None
+    begin = None if segments.width is not None else np.ascontiguousarray(segments.start)
+    held = [utility, cost, tie, begin, np.ascontiguousarray(price)]
+    block = _Block(
+        *map(at, held),
+        cost.strides[0] // 8 if len(cost) > 1 else 0,
+        segments.num_rows,
+        segments.num_problems,
+        segments.width or 0,
+        len(cost),
+    )
+    return block, held
+
+
+def best_rows(
+    utility: FloatArray,
+    cost: FloatArray,
+    tie: KeyArray | None,
+    segments: Segments,
+    price: FloatArray,
+    reach: float | None = None,
+) -> tuple[IntArray, FloatArray, IntArray, FloatArray]:
+    """Of each problem the best row and its score; and the other rows near it, with their regrets.
+
+    Args:
+        utility: `[C]`.
+        cost: `[K, C]`.
+        tie: `[C]` what orders rows of equal scores and costs, or None.
+        segments: Of the rows.
+        price: `[K]`; score = utility - price . cost, term by term.
+        reach: The largest regret of a row that is near; None: none is asked for.
+
+    Returns:
+        `[P]` rows: the largest score, of equal ones the cheapest (by the first cost that differs), the first by `tie`,
+        the first; `[P]` scores; rows near them, rising, and their regrets.
+    """
+    found = _block(utility, cost, tie, segments, price)
+    if found is not None and kernels.LIBRARY is not None:
+        best, top = np.empty(segments.num_problems, np.int64), np.empty(segments.num_problems)
+        size = 0 if reach is None else segments.num_rows
+        near, regret = np.empty(size, np.int64), np.empty(size)
+        count = kernels.LIBRARY.best_rows(
+            ctypes.byref(found[0]),
+            at(best),
+            at(top),
+            Float(0.0 if reach is None else reach),
+            at(near if size else None),
+            at(regret),
+        )
+        return best, top, near[:count], regret[:count]
+    score = utility
+    for k, y in enumerate(price.tolist()):
+        if y:
+            score = score - y * cost[k]
+    top = segments.max(score)
+    best = cheapest(np.flatnonzero(score == segments.spread(top)), len(top), cost, tie, segments)
+    if reach is None:
+        return best, top, best[:0], top[:0]
+    regret = segments.spread(top) - score
+    inside = regret <= reach
+    inside[best] = False
+    near = np.flatnonzero(inside)
+    return best, top, near, regret[near]
+
+
+def cheapest(
+    rows: IntArray, num_problems: int, cost: FloatArray, tie: KeyArray | None, segments: Segments
+) -> IntArray:
+    """One of the given rows (rising) for each of their problems: the cheapest, then by `tie`, then the first."""
+    if len(rows) == num_problems:
+        return rows
+    problem = segments.problem_of(rows)
+    again = problem[1:] == problem[:-1]
+    is_tied = np.concatenate([again, [False]]) | np.concatenate([[False], again])  # not alone in its problem
+    rest, problem = rows[is_tied], problem[is_tied]
+    for key in [*cost, *([] if tie is None else [tie])]:  # one after the other, each keeps those of the smallest key
+        start = np.flatnonzero(is_first(problem))
+        least = np.minimum.reduceat(key[rest], start)
+        left = key[rest] == np.repeat(least, np.diff(start, append=len(rest)))
+        rest, problem = rest[left], problem[left]
+    return np.sort(np.concatenate([rows[~is_tied], rest[is_first(problem)]]))
+
+
+def open_rows(
+    utility: FloatArray, cost: FloatArray, segments: Segments, price: FloatArray, half: FloatArray
+) -> tuple[IntArray, IntArray]:
+    """What a box of prices, price +- half, leaves open.
+
+    Returns:
+        The rows that can be best somewhere in it, of problems with several such; and the best rows of the others.
+    """
+    best, top, _, _ = best_rows(utility, cost, None, segments, price)
+    dust = 1e-12 * (1.0 + float(np.abs(top).max()))
+    found = _block(utility, cost, None, segments, price)
+    if found is not None and kernels.LIBRARY is not None:
+        open_, settled = np.empty(segments.num_rows, np.int64), np.empty(segments.num_problems, np.int64)
+        half, counts = np.ascontiguousarray(half), np.empty(2, np.int64)
+        kernels.LIBRARY.open_rows(
+            ctypes.byref(found[0]), at(half), Float(dust), *map(at, (best, top, open_, settled, counts))
+        )
+        return open_[: counts[0]].copy(), settled[: counts[1]].copy()
+    score, apart = utility, np.zeros(len(utility))
+    for y, reach, row in zip(price.tolist(), half.tolist(), cost, strict=True):
+        score = score - y * row if y else score
+        apart += reach * np.abs(row - segments.spread(row[best]))
+    alive = segments.spread(top) - score <= apart * (1 + 1e-9) + dust
+    several = np.add.reduceat(alive, segments.start, dtype=np.int64) > 1
+    return np.flatnonzero(alive & segments.spread(several)), best[~several]
