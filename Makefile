@@ -66,7 +66,7 @@ clean:
 
 # uv where it can be had (half a minute), pip otherwise (two minutes). uv does not read pip's configuration, so pip's
 # wheel folders are handed on; without bytecode every first import of the trainer costs 13 seconds more.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt hatch_build.py ibpo/allocation/kernels.c
 	@$(PYTHON) -c 'import sys; sys.exit("ibpo needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
 	@links="$${PIP_FIND_LINKS:-$$($(PYTHON) -m pip config get global.find-links 2>/dev/null)}"; \

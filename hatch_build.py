@@ -11,7 +11,10 @@ import sysconfig
 from pathlib import Path
 from typing import Any
 
-from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+try:
+    from hatchling.builders.hooks.plugin.interface import BuildHookInterface  # pyright: ignore[reportMissingImports]
+except ImportError:  # run by hand, to compile again after kernels.c has changed: python hatch_build.py
+    BuildHookInterface = object
 
 SOURCE = Path("ibpo", "allocation", "kernels.c")
 LIBRARY = SOURCE.with_name("_kernels.dll" if os.name == "nt" else "_kernels.so")
@@ -21,7 +24,9 @@ FLAGS = ["-O3", "-std=c99", "-shared", "-fPIC", "-fvisibility=hidden", "-ffp-con
 def compile_kernels(root: Path) -> Path | None:
     """The library, new if its source is; None where there is no compiler, or it fails."""
     source, library = root / SOURCE, root / LIBRARY
-    compiler = next(filter(None, map(shutil.which, [*os.environ.get("CC", "").split()[:1], "cc", "gcc", "clang"])), None)
+    compiler = next(
+        filter(None, map(shutil.which, [*os.environ.get("CC", "").split()[:1], "cc", "gcc", "clang"])), None
+    )
     if compiler is None:
         library.unlink(missing_ok=True)
         return None
@@ -36,7 +41,7 @@ def compile_kernels(root: Path) -> Path | None:
     return library
 
 
-class CustomBuildHook(BuildHookInterface):
+class CustomBuildHook(BuildHookInterface):  # pyright: ignore[reportGeneralTypeIssues]
     """Runs before a wheel or an editable install."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:

@@ -15,7 +15,6 @@ Every rule looks for prices at which the bound is small, takes the responses of 
 problems where that spends too much or too little. Letters: R responses, P problems, K budgets, C candidates.
 """
 
-import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -24,7 +23,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ibpo.allocation.highs import Effort
-from ibpo.allocation.knapsack import knapsack
 from ibpo.allocation.lagrangian import close_gap, prices
 from ibpo.allocation.problem import (
     AllocationProblem,
@@ -203,26 +201,15 @@ def _allocate_candidates(instance: AllocationProblem, effort: Effort) -> Allocat
 
 def _solve(instance: AllocationProblem, rule: Rule, effort: Effort) -> tuple[IntArray | None, FloatArray, Rule, float]:
     """The choice `[P]` (None: none found), prices `[K]`, rule and bound on the objective."""
-    # 1. Prices, and the choice that they suggest. Does the best of each problem fit, all prices are 0.
-    known = math.inf
-    if len(instance.cost) == 1:
-        rule = "knapsack"
-        chosen, one, known = knapsack(instance)
-        price = np.array([one])
-        if not one and instance.all_fit(chosen):
-            return chosen, price, "unconstrained", known
-    else:
-        chosen = best_candidates(instance)
-        if instance.all_fit(chosen):
-            return chosen, np.zeros(len(instance.cost)), "unconstrained", exact_sum(instance.utility[chosen])
-        price, chosen = prices(instance), None
-    if chosen is not None and not instance.all_fit(chosen):
-        chosen = None
-    # 2. gap = bound - objective: if it is not closed, a search among the responses whose regret is below it.
-    if chosen is not None and effort.is_enough(exact_sum(instance.utility[chosen]), known):
-        return chosen, price, rule, known
-    chosen, bound = close_gap(instance, price, chosen, effort)
-    return chosen, price, rule, bound
+    # 1. Does the best of each problem fit? Then all prices are 0.
+    chosen = best_candidates(instance)
+    if instance.all_fit(chosen):
+        return chosen, np.zeros(len(instance.cost)), "unconstrained", exact_sum(instance.utility[chosen])
+    # 2. Prices at which the bound is least. gap = bound - objective: if it is not closed, searches among the responses
+    # whose regret is below it.
+    price = prices(instance)
+    chosen, bound = close_gap(instance, price, effort)
+    return chosen, price, "knapsack" if len(instance.cost) == 1 else rule, bound
 
 
 def _certified(

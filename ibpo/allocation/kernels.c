@@ -18,7 +18,7 @@
 #define CHUNK 2048
 
 /* ibpo/allocation/kernels.py asks. */
-API int64_t version(void) { return 1; }
+API int64_t version(void) { return 2; }
 
 typedef struct {
     const double *utility; /* [C] */
@@ -55,59 +55,82 @@ static int is_cheaper(const Block *b, int64_t row, int64_t other) {
     return b->tie && b->tie[other] < b->tie[row];
 }
 
-/* best[p]: the row of the largest score, of equal ones the cheapest; top[p]: that score. Then, if `near` is given, the
-   other rows whose regret top - score is at most `reach`, and their regrets; returns how many. */
-API int64_t best_rows(const Block *b, int64_t *best, double *top, double reach, int64_t *near, double *regret) {
+/* The largest of n >= 1 scores, and the first place where it is; returns how often it is there. No branch depends on the
+   scores. */
+static inline int64_t largest(const double *score, int64_t n, double *most, int64_t *where) {
+    double top = score[0];
+    int64_t ties = 0, at = 0;
+    for (int64_t i = 1; i < n; i++) top = score[i] > top ? score[i] : top;
+    for (int64_t i = n - 1; i >= 0; i--) {
+        const int hit = score[i] == top;
+        ties += hit;
+        at = hit ? i : at;
+    }
+    *most = top, *where = at;
+    return ties;
+}
+
+/* best[p]: the row of the largest score, of equal ones the cheapest; top[p]: that score. Then, if `near` is given, more
+   rows, and their regrets, top - score; returns how many. Without `half`: the others of a regret of `reach` at most.
+   With it: all rows that can be best somewhere in the box price +- half, where these are several; within the box a score
+   moves against the best one's by at most sum_k half_k |cost_k - cost_k,best|. */
+API int64_t best_rows(const Block *b, int64_t *best, double *top, double reach, const double *half, int64_t *near,
+                      double *regret) {
     double buffer[CHUNK];
     int64_t begin = 0, end = 0, found = 0;
     for (int64_t p = 0; p < b->num_problems; p++) {
-        const int64_t first = first_row(b, p), last = end_row(b, p);
-        double *score = buffer + (first - begin);
-        if (last > end) { /* the next chunk of whole problems; a problem of more rows than a chunk is walked alone */
-            begin = first;
-            end = last;
-            for (int64_t q = p + 1; q < b->num_problems && end_row(b, q) - begin <= CHUNK; q++) end = end_row(b, q);
-            score = buffer;
+        const int64_t first = first_row(b, p), last = end_row(b, p), n = last - first;
+        if (last > end) { /* the scores of the next chunk of whole problems */
+            begin = first, end = last;
+            if (b->width) {
+                int64_t more = b->num_problems - p;
+                if (more > CHUNK / b->width) more = CHUNK / b->width;
+                end = begin + (more > 1 ? more : 1) * b->width;
+            } else
+                for (int64_t q = p + 1; q < b->num_problems && end_row(b, q) - begin <= CHUNK; q++) end = end_row(b, q);
             if (end - begin <= CHUNK) scores(b, begin, end - begin, buffer);
         }
-        const int whole = end - begin <= CHUNK;
-        int64_t at = first;
-        double most = 0.0, one;
-        for (int64_t r = first; r < last; r++) {
-            if (whole) one = score[r - first];
-            else scores(b, r, 1, &one);
-            if (r == first || one > most || (one == most && is_cheaper(b, at, r))) at = r, most = one;
+        const int whole = end - begin <= CHUNK; /* a problem of more rows than a chunk is walked row by row */
+        const double *score = buffer + (first - begin);
+        int64_t at, ties;
+        double most, one;
+        if (whole) {
+            ties = n == 8 ? largest(score, 8, &most, &at) : n == 4 ? largest(score, 4, &most, &at)
+                                                                   : largest(score, n, &most, &at);
+            at += first;
+            if (ties > 1)
+                for (int64_t r = at + 1; r < last; r++)
+                    if (score[r - first] == most && is_cheaper(b, at, r)) at = r;
+        } else {
+            scores(b, first, 1, &most);
+            at = first;
+            for (int64_t r = first + 1; r < last; r++) {
+                scores(b, r, 1, &one);
+                if (one > most || (one == most && is_cheaper(b, at, r))) at = r, most = one;
+            }
         }
         best[p] = at;
         top[p] = most;
         if (!near) continue;
+        const int64_t before = found;
+        const double dust = 1e-12 * (1.0 + fabs(most));
         for (int64_t r = first; r < last; r++) {
             if (whole) one = score[r - first];
             else scores(b, r, 1, &one);
-            if (most - one <= reach && r != at) near[found] = r, regret[found++] = most - one;
+            int inside;
+            if (half) {
+                double apart = 0.0;
+                for (int64_t k = 0; k < b->num_costs; k++)
+                    apart += half[k] * fabs(b->cost[k * b->stride + r] - b->cost[k * b->stride + at]);
+                inside = most - one <= apart * (1 + 1e-9) + dust;
+            } else
+                inside = (most - one <= reach) & (r != at);
+            near[found] = r, regret[found] = most - one;
+            found += inside;
         }
+        if (half && found == before + 1) found = before;
     }
     return found;
-}
-
-/* Rows that can be best somewhere in a box of prices, price +- half, of problems with several such; the best rows of the
-   other problems. regret_c <= sum_k half_k |cost_kc - cost_k,best|, with room for rounding. */
-API void open_rows(const Block *b, const double *half, double dust, const int64_t *best, const double *top, int64_t *open,
-                   int64_t *settled, int64_t *counts) {
-    counts[0] = counts[1] = 0;
-    for (int64_t p = 0; p < b->num_problems; p++) {
-        const int64_t first = first_row(b, p), last = end_row(b, p), before = counts[0], at = best[p];
-        for (int64_t r = first; r < last; r++) {
-            double one, apart = 0.0;
-            scores(b, r, 1, &one);
-            for (int64_t k = 0; k < b->num_costs; k++) {
-                const double *cost = b->cost + k * b->stride;
-                apart += half[k] * fabs(cost[r] - cost[at]);
-            }
-            if (top[p] - one <= apart * (1 + 1e-9) + dust) open[counts[0]++] = r;
-        }
-        if (counts[0] - before == 1) counts[0] = before, settled[counts[1]++] = at;
-    }
 }
 
 /* The exact sum of values[rows[i]] (of values[i] where rows is NULL), as at most 136 floats (Neal, "Fast exact summation
@@ -141,4 +164,12 @@ API int64_t exact_parts(const double *values, const int64_t *rows, int64_t n, do
         if (high) parts[found++] = ldexp((double)high, 32 * k - 1043);
     }
     return found;
+}
+
+/* A stable counting sort: order[i] is the row that comes i-th by ids, all of which are in low .. low + span - 1.
+   place `[span + 1]` has to be 0 throughout; afterwards place[j] is where id low + j ends. */
+API void sorted_rows(const int64_t *ids, int64_t n, int64_t low, int64_t span, int64_t *place, int64_t *order) {
+    for (int64_t i = 0; i < n; i++) place[ids[i] - low + 1]++;
+    for (int64_t j = 0; j < span; j++) place[j + 1] += place[j];
+    for (int64_t i = 0; i < n; i++) order[place[ids[i] - low]++] = i;
 }

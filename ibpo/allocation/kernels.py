@@ -1,4 +1,4 @@
-"""Opens the C library, if the package was built with one (`hatch_build.py` compiles kernels.c where there is a compiler)."""
+"""Opens the C library, where the package was built with one: hatch_build.py compiles kernels.c."""
 
 import ctypes
 import os
@@ -9,6 +9,10 @@ from numpy.typing import NDArray
 
 Int = ctypes.c_int64
 Float = ctypes.c_double
+
+
+VERSION = 2
+"""Raised whenever kernels.c changes what it takes or gives."""
 
 
 def _opened() -> ctypes.CDLL | None:
@@ -23,8 +27,6 @@ def _opened() -> ctypes.CDLL | None:
     return library
 
 
-VERSION = 1
-"""Raised whenever kernels.c changes what it takes or gives."""
 LIBRARY = _opened()
 """The kernels; None where they were not built: numpy then does the same. Tests set it to None."""
 

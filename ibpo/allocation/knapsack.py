@@ -1,31 +1,18 @@
-"""One general cost (a multiple-choice knapsack): its price, a greedy filling, and value and price at every budget.
+"""One general cost (a multiple-choice knapsack): value and price at every budget.
 
 Letters: R responses, C candidates, P problems, B breakpoints (steps from one response of a problem to its next on its
 envelope).
 """
 
-import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ibpo.allocation.problem import (
-    AllocationProblem,
-    Choose,
-    best_at,
-    best_candidates,
-    cheapest_of,
-    gather,
-    rounding,
-    validate,
-)
+from ibpo.allocation.problem import Choose, gather, validate
 from ibpo.allocation.segments import FloatArray, IntArray, exact_sum, is_first
 from ibpo.errors import IbpoError
-
-SAMPLE = 20_000
-"""Problems that bracket the price of a larger instance; up to twice as many are searched outright."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -90,147 +77,6 @@ def envelope(problem: IntArray, utility: FloatArray, cost: FloatArray) -> Steps:
         gain=u[steps] - u[steps - 1],
         slope=slope[steps],
     )
-
-
-def knapsack(instance: AllocationProblem) -> tuple[IntArray, float, float]:
-    """A choice `[P]` inside the one bound that binds, one envelope step from optimal, its price, and a bound on all.
-
-    The total cost of the best candidates under utility - price * cost falls as the price rises. Only problems whose
-    best candidate differs between the two ends of a bracket are open; their envelope steps are taken in the order of
-    their slopes until the next no longer fits. Its slope is the price: an optimal dual variable. The other problems
-    keep their candidate at every price in the bracket: the dual function at this price needs no further pass.
-    """
-    low, high = instance.bounds.ends(0)
-    sign, limit, freest = 1.0, high, None
-    if instance.num_problems <= 2 * SAMPLE or low > -math.inf:
-        freest = best_candidates(instance)
-        spent = instance.total(freest)[0]
-        if instance.bounds.keeps_high(spent, 0):
-            if instance.bounds.keeps_low(spent, 0):
-                return freest, 0.0, exact_sum(instance.utility[freest])
-            sign, limit = -1.0, -low  # the same search with costs negated: "at most -low of -cost"
-    bracket = _bracket(instance, sign, limit, freest)
-    expensive, cheap = bracket.expensive, bracket.cheap
-    if cheap is None:  # price 0
-        return expensive, 0.0, exact_sum(instance.utility[expensive])
-    # Open problems: their envelopes between the choices at the two ends of the bracket.
-    different = expensive != cheap
-    open_ = np.flatnonzero(different)
-    length = instance.segments.length[open_]
-    chosen = cheap.copy()
-    candidates = instance.segments.rows_of(open_)
-    problem = np.repeat(np.arange(len(open_)), length)
-    cost = sign * instance.cost[0, candidates]
-    ends = sign * instance.cost[0, [cheap[open_], expensive[open_]]]
-    between = (cost >= ends[0][problem]) & (cost <= ends[1][problem])
-    some, of_some, cost = candidates[between], problem[between], cost[between]
-    steps = envelope(of_some, instance.utility[some], cost)
-    chosen[open_] = some[steps.base]
-    # Greedy: steps by falling slope (gain per cost) until the next would overspend.
-    order = np.lexsort((instance.ids.key(open_)[steps.problem], -steps.slope))
-    spent = sign * float(instance.total(chosen)[0])
-    fitting = int(np.searchsorted(np.cumsum(steps.cost[order]), limit - spent, side="right"))
-    last = np.full(len(open_), -1)
-    np.maximum.at(last, steps.problem[order[:fitting]], order[:fitting])  # steps of a problem stand in rising order
-    moved = np.flatnonzero(last >= 0)
-    chosen[open_[moved]] = some[steps.to[last[moved]]]
-    slack = limit - sign * float(instance.total(chosen)[0])  # what is left to spend
-    _fill(chosen, open_, some, steps, order[fitting : fitting + 2000], slack)
-    price = float(steps.slope[order[fitting]]) if fitting < len(order) else 0.0
-    # bound = sum_p max_r (utility_r - price cost_r) + price limit; settled problems' choice is their best response.
-    bound = math.inf
-    if bracket.low <= price <= bracket.high:
-        settled = cheap[~different]
-        score = instance.utility[candidates] - sign * price * instance.cost[0, candidates]
-        top = np.maximum.reduceat(score, np.cumsum(length) - length)
-        parts = [
-            exact_sum(instance.utility[settled]),
-            -sign * price * float(instance.total(settled)[0]),
-            exact_sum(top),
-        ]
-        bound = math.fsum([*parts, price * limit, rounding(instance, np.array([sign * price]))])
-    return chosen, sign * price, bound
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _Bracket:
-    """Choices `[P]` at two prices: `expensive` at the low one overspends, `cheap` at the high one does not.
-
-    `cheap` is None where nothing overspends: `expensive` is then the choice at price 0.
-    """
-
-    low: float
-    high: float
-    expensive: IntArray
-    cheap: IntArray | None
-
-
-def _bracket(instance: AllocationProblem, sign: float, limit: float, freest: IntArray | None) -> _Bracket:
-    """Choices at two prices close to each other.
-
-    The prices come from a sample of problems; the whole instance confirms them, or a wider bracket is tried.
-    """
-    if instance.num_problems <= 2 * SAMPLE and freest is not None:
-        return _Bracket(low=0.0, high=math.inf, expensive=freest, cheap=_cheapest(instance, sign))
-    some = instance.ids.sample(SAMPLE)
-    some = some[np.argsort(instance.ids.key(some))]
-    # The sample's own frontier: mean cost after each step, steps by falling slope.
-    candidates = instance.segments.rows_of(some)
-    problem = np.repeat(np.arange(len(some)), instance.segments.length[some])
-    cost = sign * instance.cost[0, candidates]
-    steps = envelope(problem, instance.utility[candidates], cost)
-    order = np.argsort(-steps.slope, kind="stable")
-    base = cost[steps.base]
-    mean = (exact_sum(base) + np.cumsum(steps.cost[order])) / len(some)
-    target = limit / instance.num_problems
-    # Four standard errors of the mean cost that the sample would spend at the target.
-    taken = order[: int(np.searchsorted(mean, target))]
-    spent = base.copy()
-    np.add.at(spent, steps.problem[taken], steps.cost[taken])
-    error = 4.0 * math.sqrt(exact_sum((spent - exact_sum(spent) / len(some)) ** 2)) / len(some)
-    # The prices at which the sample would spend a little more and a little less; are these the ends of a bracket?
-    for care in (1.0, 4.0, 16.0):
-        ends: list[float] = []
-        for aim in (target + care * error, target - care * error):
-            place = int(np.searchsorted(mean, aim))
-            ends.append(float(steps.slope[order[place]]) if place < len(order) else 0.0)
-        ends[1] = ends[1] if ends[1] > 0 else float(np.finfo(float).tiny)
-        expensive, cheap = best_at(instance, [np.array([sign * price]) for price in ends])
-        over, inside = (sign * exact_sum(instance.cost[0][x]) > limit for x in (expensive, cheap))
-        if over and not inside:
-            return _Bracket(low=ends[0], high=ends[1], expensive=expensive, cheap=cheap)
-        if not over and ends[0] == 0.0:
-            return _Bracket(low=0.0, high=0.0, expensive=expensive, cheap=None)
-    freest = best_candidates(instance) if freest is None else freest
-    if sign * exact_sum(instance.cost[0][freest]) <= limit:
-        return _Bracket(low=0.0, high=0.0, expensive=freest, cheap=None)
-    return _Bracket(low=0.0, high=math.inf, expensive=freest, cheap=_cheapest(instance, sign))
-
-
-def _cheapest(instance: AllocationProblem, sign: float) -> IntArray:
-    """`[P]` the cheapest candidate, the best of these: what an infinite price chooses."""
-    found: list[IntArray] = []
-    for problems, rows, block in instance.segments.blocks():
-        cost = instance.cost[0, rows]
-        least = block.spread(block.min(cost) if sign > 0 else block.max(cost))
-        score = np.where(cost == least, instance.utility[rows], -np.inf)
-        hits = np.flatnonzero(score == block.spread(block.max(score))) + rows.start
-        found.append(cheapest_of(instance, hits, problems.stop - problems.start))
-    return np.concatenate(found)
-
-
-def _fill(chosen: IntArray, open_: IntArray, candidates: IntArray, steps: Steps, rest: IntArray, slack: float) -> None:
-    """Spend what is left on the next steps that fit; a problem whose step did not fit takes no later one."""
-    blocked: set[int] = set()
-    for step in rest.tolist():
-        p = int(steps.problem[step])
-        if p in blocked:
-            continue
-        if steps.cost[step] <= slack:
-            slack -= float(steps.cost[step])
-            chosen[open_[p]] = candidates[steps.to[step]]
-        else:
-            blocked.add(p)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -93,7 +93,7 @@ def prices(instance: AllocationProblem) -> FloatArray:
         band = bands[-1]
         # Many open problems: a box around the mean of the samples' prices, as wide as these differ.
         if band.segments.num_problems > SMALL:
-            sampled = [_sample(instance, band, which, size, scale) for which in range(NUM_SAMPLES)]
+            sampled = _samples(instance, band, size, scale)
             price, spread = np.mean(sampled, axis=0), np.ptp(sampled, axis=0)
             # A small spread of one price may be luck: none is trusted far beyond what the others show.
             around = np.maximum(np.abs(price), 1e-12 * scale)
@@ -161,17 +161,22 @@ def _least(
     return minimum(plane, band.floor, band.ceiling, inside, scale, most=60 + 60 * len(low), close=close)
 
 
-def _sample(instance: AllocationProblem, band: _Band, which: int, most_problems: int, scale: FloatArray) -> FloatArray:
-    """Prices from the problems with the `which`-th smallest keys, under their part of the bounds."""
+def _samples(instance: AllocationProblem, band: _Band, size: int, scale: FloatArray) -> list[FloatArray]:
+    """Prices from a few samples of open problems, those with the smallest keys."""
     key = instance.ids.key(np.arange(instance.num_problems) if band.problems is None else band.problems)
-    size = min(most_problems, (len(key) - 1) // NUM_SAMPLES)
-    some = np.argpartition(key, size * (which + 1))[: size * (which + 1)]
-    some = np.sort(some[np.argsort(key[some])][size * which :])
+    size = min(size, (len(key) - 1) // NUM_SAMPLES)
+    some = np.argpartition(key, size * NUM_SAMPLES)[: size * NUM_SAMPLES]
+    some = some[np.argsort(key[some])].reshape(NUM_SAMPLES, size)
+    return [_sample(instance, band, np.sort(each), scale) for each in some]
+
+
+def _sample(instance: AllocationProblem, band: _Band, some: IntArray, scale: FloatArray) -> FloatArray:
+    """Prices from some of the open problems, under their part of the bounds."""
     length = band.segments.length[some]
     start = np.cumsum(length) - length
     candidates = band.segments.rows_of(some)
     candidates = candidates if band.open is None else band.open[candidates]
-    part = size / len(key)  # of the bounds, but no less than the sample's cheapest choice costs
+    part = len(some) / band.segments.num_problems  # of the bounds, but no less than the sample's cheapest choice costs
     cost = instance.cost[:, candidates]
     least, most = np.minimum.reduceat(cost, start, axis=1).sum(1), np.maximum.reduceat(cost, start, axis=1).sum(1)
     sample = replace(
@@ -279,7 +284,6 @@ def _regrets(instance: AllocationProblem, price: FloatArray) -> _Regrets:
 def close_gap(
     instance: AllocationProblem,
     price: FloatArray,
-    chosen: IntArray | None,
     effort: Effort,
 ) -> tuple[IntArray | None, float]:
     """The best choice `[P]` that can be found, and a proved upper bound on all: -inf where there is no choice.
@@ -294,13 +298,12 @@ def close_gap(
     Args:
         instance: The problem.
         price: `[K]` any prices; good ones leave few candidates.
-        chosen: `[P]` a choice that keeps the bounds, if one is known.
         effort: When to stop though a gap is left; its seconds are for all that is done, its nodes for each of HiGHS's
             programmes, and with a limit on nodes only a short search proves what HiGHS found.
     """
     found = _regrets(instance, price)
     base = Base.from_choice(instance, found.best)
-    value = -math.inf if chosen is None else exact_sum(instance.utility[chosen])
+    chosen, value = None, -math.inf
     deadline = time.monotonic() + effort.time_limit_s
     proved = believed = found.bound
 
@@ -345,7 +348,8 @@ def close_gap(
             break
         guess = best_candidates(instance, times * price)
         if instance.all_fit(guess):
-            chosen, value = guess, exact_sum(instance.utility[guess])
+            chosen = _filled(instance, guess, found.near)
+            value = exact_sum(instance.utility[chosen])
     proved = max(value, proved)
     if effort.node_limit and chosen is not None:
         if not effort.is_enough(value, proved):
@@ -379,6 +383,19 @@ def close_gap(
     if not effort.is_enough(value, proved) and not effort.node_limit:
         searched(min(found.reach, found.bound - value), MANY)
     return chosen, proved
+
+
+def _filled(instance: AllocationProblem, chosen: IntArray, near: IntArray) -> IntArray:
+    """The choice, made better one by one by candidates that are worth more and fit, in the order of their regrets."""
+    filled = chosen.copy()
+    low, high = instance.bounds.arrays()
+    total = np.array([float(x) for x in instance.total(chosen)])
+    for row, p in zip(near.tolist(), instance.segments.problem_of(near).tolist(), strict=True):
+        if instance.utility[row] > instance.utility[filled[p]]:
+            moved = total + instance.cost[:, row] - instance.cost[:, filled[p]]
+            if (moved <= high).all() and (moved >= low).all():
+                total, filled[p] = moved, row
+    return filled if instance.all_fit(filled) else chosen
 
 
 def _solve_near(

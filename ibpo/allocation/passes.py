@@ -13,10 +13,11 @@ from ibpo.allocation import kernels
 from ibpo.allocation.kernels import Float, Int, at
 from ibpo.allocation.segments import FloatArray, IntArray, KeyArray, Segments, is_first
 
+
 class _Block(ctypes.Structure):
     """`Block` of kernels.c."""
 
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         *((name, ctypes.c_void_p) for name in ("utility", "cost", "tie", "begin", "price")),
         *((name, Int) for name in ("stride", "num_rows", "num_problems", "width", "num_costs")),
     ]
@@ -66,13 +67,14 @@ def best_rows(
     found = _block(utility, cost, tie, segments, price)
     if found is not None and kernels.LIBRARY is not None:
         best, top = np.empty(segments.num_problems, np.int64), np.empty(segments.num_problems)
-        size = 0 if reach is None else segments.num_rows
+        size = 0 if reach is None else segments.num_rows + 1
         near, regret = np.empty(size, np.int64), np.empty(size)
         count = kernels.LIBRARY.best_rows(
             ctypes.byref(found[0]),
             at(best),
             at(top),
             Float(0.0 if reach is None else reach),
+            None,
             at(near if size else None),
             at(regret),
         )
@@ -92,9 +94,7 @@ def best_rows(
     return best, top, near, regret[near]
 
 
-def cheapest(
-    rows: IntArray, num_problems: int, cost: FloatArray, tie: KeyArray | None, segments: Segments
-) -> IntArray:
+def cheapest(rows: IntArray, num_problems: int, cost: FloatArray, tie: KeyArray | None, segments: Segments) -> IntArray:
     """One of the given rows (rising) for each of their problems: the cheapest, then by `tie`, then the first."""
     if len(rows) == num_problems:
         return rows
@@ -118,20 +118,24 @@ def open_rows(
     Returns:
         The rows that can be best somewhere in it, of problems with several such; and the best rows of the others.
     """
-    best, top, _, _ = best_rows(utility, cost, None, segments, price)
-    dust = 1e-12 * (1.0 + float(np.abs(top).max()))
     found = _block(utility, cost, None, segments, price)
     if found is not None and kernels.LIBRARY is not None:
-        open_, settled = np.empty(segments.num_rows, np.int64), np.empty(segments.num_problems, np.int64)
-        half, counts = np.ascontiguousarray(half), np.empty(2, np.int64)
-        kernels.LIBRARY.open_rows(
-            ctypes.byref(found[0]), at(half), Float(dust), *map(at, (best, top, open_, settled, counts))
+        best, top = np.empty(segments.num_problems, np.int64), np.empty(segments.num_problems)
+        near, regret = np.empty(segments.num_rows + 1, np.int64), np.empty(segments.num_rows + 1)
+        half = np.ascontiguousarray(half)
+        count = kernels.LIBRARY.best_rows(
+            ctypes.byref(found[0]), at(best), at(top), Float(0.0), at(half), at(near), at(regret)
         )
-        return open_[: counts[0]].copy(), settled[: counts[1]].copy()
+        near = near[:count].copy()
+        several = np.zeros(len(best), bool)
+        several[segments.problem_of(near)] = True
+        return near, best[~several]
+    best, top, _, _ = best_rows(utility, cost, None, segments, price)
     score, apart = utility, np.zeros(len(utility))
     for y, reach, row in zip(price.tolist(), half.tolist(), cost, strict=True):
         score = score - y * row if y else score
         apart += reach * np.abs(row - segments.spread(row[best]))
-    alive = segments.spread(top) - score <= apart * (1 + 1e-9) + dust
+    dust = 1e-12 * (1.0 + np.abs(top))
+    alive = segments.spread(top) - score <= apart * (1 + 1e-9) + segments.spread(dust)
     several = np.add.reduceat(alive, segments.start, dtype=np.int64) > 1
     return np.flatnonzero(alive & segments.spread(several)), best[~several]

@@ -14,6 +14,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ibpo.allocation.passes import best_rows, cheapest
 from ibpo.allocation.segments import (
     FloatArray,
     IntArray,
@@ -24,13 +25,11 @@ from ibpo.allocation.segments import (
     exact_sum,
     id_items,
     id_names,
-    is_first,
     mix,
     slices_of,
     text_key,
     whole_ids,
 )
-from ibpo.allocation.passes import best_rows, cheapest
 from ibpo.errors import IbpoError
 
 Choose = Literal["exactly_one", "at_most_one"]
@@ -480,19 +479,13 @@ def gather(arguments: Arguments) -> AllocationProblem:
 
 def best_candidates(instance: AllocationProblem, price: FloatArray | None = None) -> IntArray:
     """`[P]` the candidate with the largest utility - price . cost; of equal ones the cheapest, by `tie`, the first."""
-    return best_at(instance, [price])[0]
-
-
-def best_at(instance: AllocationProblem, prices: Sequence[FloatArray | None]) -> list[IntArray]:
-    """The best candidates at each of these prices, in one pass over memory."""
-    found: list[list[IntArray]] = [[] for _ in prices]
+    found: list[IntArray] = []
+    price = np.zeros(len(instance.cost)) if price is None else price
     for _, rows, block in instance.segments.blocks():
         tie = None if instance.tie is None else instance.tie[rows]
-        for price, choices in zip(prices, found, strict=True):
-            y = np.zeros(len(instance.cost)) if price is None else price
-            best, _, _, _ = best_rows(instance.utility[rows], instance.cost[:, rows], tie, block, y)
-            choices.append(best + rows.start)
-    return [np.concatenate(choices) for choices in found]
+        best, _, _, _ = best_rows(instance.utility[rows], instance.cost[:, rows], tie, block, price)
+        found.append(best + rows.start)
+    return np.concatenate(found)
 
 
 def rounding(instance: AllocationProblem, price: FloatArray) -> float:

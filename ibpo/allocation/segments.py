@@ -69,6 +69,8 @@ class Segments:
     @property
     def length(self) -> IntArray:
         """`[P]` number of rows of each problem."""
+        if self.width is not None:
+            return np.full(self.num_problems, self.width)
         return np.diff(self.start, append=self.num_rows)
 
     def max(self, values: NDArray[Any]) -> NDArray[Any]:
@@ -102,6 +104,8 @@ class Segments:
 
     def rows_of(self, problems: IntArray) -> IntArray:
         """All rows of these problems, problem after problem."""
+        if self.width is not None:
+            return (problems[:, None] * self.width + np.arange(self.width)).ravel()
         size = self.length[problems]
         # Row i of the result is row i - (rows before its problem) of its problem.
         before = np.cumsum(size) - size
@@ -265,9 +269,7 @@ class ProblemIds:
         order = None
         gathered = _together(whole)
         if gathered is None:
-            order, whole = _stable_sort(whole)
-            gathered = _together(whole)
-            assert gathered is not None
+            order, gathered = _sorted_rows(whole)
         segments, ids = gathered
         if names is not None:
             return cls(order=order, segments=segments, ids=None, names=[names[p] for p in ids.tolist()], seed=seed)
@@ -327,6 +329,8 @@ def _together(ids: IntArray) -> tuple[Segments, IntArray] | None:
         for rows in slices_of(len(ids) - 1):
             before, after = ids[rows], ids[rows.start + 1 : rows.stop + 1]
             starts.append(np.flatnonzero(before != after) + (rows.start + 1))
+            if not rows.start and not _distinct(ids[np.concatenate(starts)]):
+                return None  # rows in random order: no need to look at all
         start = np.concatenate(starts)
         heads, segments = ids[start], Segments.from_start(start, len(ids))
     if not (heads[1:] > heads[:-1]).all() and not _distinct(heads):
@@ -364,13 +368,23 @@ def _distinct(ids: IntArray) -> bool:
     return len(np.unique(ids)) == len(ids)
 
 
-def _stable_sort(ids: IntArray) -> tuple[IntArray, IntArray]:
-    """A stable argsort, and the sorted ids."""
+def _sorted_rows(ids: IntArray) -> tuple[IntArray, tuple[Segments, IntArray]]:
+    """A stable argsort; the segments of equal ids in that order, and the id of each."""
     low, span, bits = int(ids.min()), int(ids.max()) - int(ids.min()), len(ids).bit_length()
+    if kernels.LIBRARY is not None and ids.flags.c_contiguous and span < 4 * len(ids):
+        # By counting, as fast as memory is at random places.
+        end, order = np.zeros(span + 2, np.int64), np.empty(len(ids), np.int64)
+        size = kernels.Int(len(ids)), kernels.Int(low), kernels.Int(span + 1)
+        kernels.LIBRARY.sorted_rows(kernels.at(ids), *size, kernels.at(end), kernels.at(order))
+        length = np.diff(end[:-1], prepend=0)
+        there = np.flatnonzero(length)
+        return order, (Segments.from_start(end[there] - length[there], len(ids)), there + low)
     if span >> (62 - bits):
         order = np.argsort(ids, kind="stable")
-        return order, ids[order]
-    # Id and row in one number: numpy's sort of plain numbers is several times faster than its argsort.
-    both = ((ids - low) << bits) | np.arange(len(ids))
-    both.sort()
-    return both & ((1 << bits) - 1), (both >> bits) + low
+        gathered = _together(ids[order])
+    else:  # id and row in one number: numpy's sort of plain numbers is several times faster than its argsort
+        both = ((ids - low) << bits) | np.arange(len(ids))
+        both.sort()
+        order, gathered = both & ((1 << bits) - 1), _together((both >> bits) + low)
+    assert gathered is not None
+    return order, gathered

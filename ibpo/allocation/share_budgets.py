@@ -376,7 +376,7 @@ def transport(shares: Shares, bounds: Bounds) -> tuple[NDArray[np.uint8], FloatA
             )
             instance, kind = shares.candidates(rest, open_)
             price = prices(instance)
-            chosen, _ = close_gap(instance, price, None, Effort(time_limit_s=60.0))
+            chosen, _ = close_gap(instance, price, Effort(time_limit_s=60.0))
             if chosen is None or not instance.all_fit(chosen):
                 continue
             pick[open_] = kind[chosen]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from ibpo.allocation import InfeasibleBudget, allocate, knapsack, lagrangian
+from ibpo.allocation import InfeasibleBudget, allocate, lagrangian
 
 VALUES = np.array([-1.0, -0.5, 0.0, 0.0, 0.0, 0.25, 0.5, 1.0, 1.0, 2 / 3])
 FORMS = ["one share", "slices", "groups", "nested", "crossing", "tokens", "tokens and share", "three real costs"]
@@ -155,7 +155,6 @@ def test_equals_integer_program(form, narrow, monkeypatch):
     if narrow:
         monkeypatch.setattr(lagrangian, "SMALL", 15)
         monkeypatch.setattr(lagrangian, "SAMPLE", 8)
-        monkeypatch.setattr(knapsack, "SAMPLE", 12)
     for seed in range(6):
         utility, problem, cost, budget, _, choose = instance = medium(form, seed)
         best = program(utility, problem, cost, budget, choose)
@@ -206,7 +205,6 @@ def test_relaxed_value_is_concave_and_price_is_its_slope(form):
 def test_order_of_rows_changes_no_bit(form, monkeypatch):
     monkeypatch.setattr(lagrangian, "SMALL", 15)
     monkeypatch.setattr(lagrangian, "SAMPLE", 8)
-    monkeypatch.setattr(knapsack, "SAMPLE", 12)
     for seed in range(4):
         utility, problem, cost, budget, _, choose = medium(form, seed)
         ids = np.arange(len(utility))

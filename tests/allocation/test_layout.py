@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ibpo.allocation import InfeasibleBudget, allocate, knapsack, segments, share_budgets
+from ibpo.allocation import InfeasibleBudget, allocate, lagrangian, segments, share_budgets
 from ibpo.allocation.segments import ProblemIds, Segments, exact_sum
 
 entry = importlib.import_module("ibpo.allocation.allocate")  # its name is the function's, too
@@ -49,7 +49,8 @@ def small_sizes(monkeypatch):
     monkeypatch.setattr(share_budgets, "SMALL", 40)
     monkeypatch.setattr(share_budgets, "SAMPLE", 1400)
     monkeypatch.setattr(share_budgets, "RANKS", 2)
-    monkeypatch.setattr(knapsack, "SAMPLE", 40)
+    monkeypatch.setattr(lagrangian, "SMALL", 15)
+    monkeypatch.setattr(lagrangian, "SAMPLE", 8)
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -1,0 +1,86 @@
+"""The passes in C and in numpy: the same bits. Skipped where there is no compiler."""
+
+import shutil
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ibpo.allocation import InfeasibleBudget, allocate, kernels, lagrangian
+from ibpo.allocation.passes import best_rows, open_rows
+from ibpo.allocation.segments import ProblemIds, Segments, exact_sum
+from tests.allocation.test_layout import FORMS, bits, instance
+
+built = pytest.mark.skipif(kernels.LIBRARY is None, reason="the package was built without a C compiler")
+
+
+def test_the_kernels_are_built_where_there_is_a_compiler():
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler on this machine")
+    assert kernels.LIBRARY is not None, "python hatch_build.py compiles them anew"
+
+
+def both(call, monkeypatch) -> Any:
+    """What a call returns in C and in numpy."""
+    in_c = call()
+    with monkeypatch.context() as patch:
+        patch.setattr(kernels, "LIBRARY", None)
+        return in_c, call()
+
+
+@built
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("narrow", [False, True], ids=["outright", "by narrowing"])
+def test_same_bits_with_and_without_kernels(form, narrow, monkeypatch):
+    if narrow:
+        monkeypatch.setattr(lagrangian, "SMALL", 15)
+        monkeypatch.setattr(lagrangian, "SAMPLE", 8)
+    for seed in range(6):
+        utility, problem, cost, budget, choose = instance(form, seed, num_problems=120)
+        order = np.random.default_rng(seed).permutation(len(utility)) if seed % 2 else np.arange(len(utility))
+
+        def answer(u=utility[order], p=problem[order], c=cost[:, order], b=budget, choose: Any = choose, tie=order):
+            try:
+                return bits(allocate(u, p, c, b, choose=choose, response=tie))
+            except InfeasibleBudget as error:
+                return str(error)
+
+        in_c, in_numpy = both(answer, monkeypatch)
+        assert in_c == in_numpy
+
+
+@built
+@pytest.mark.parametrize("width", [None, 1, 4, 8, 13, 3000])
+def test_passes_are_the_same_to_the_last_bit(width, monkeypatch):
+    rng = np.random.default_rng(0)
+    for num_costs in (1, 2, 3):
+        size = rng.integers(1, 30, 200) if width is None else np.full(200 if width < 100 else 3, width)
+        start, num_rows = np.cumsum(size) - size, int(size.sum())
+        segments = Segments.from_start(start, num_rows)
+        utility = np.round(rng.normal(size=num_rows), 1)  # many ties
+        cost = rng.integers(0, 4, (num_costs, num_rows)).astype(float)
+        tie = rng.integers(0, 3, num_rows).astype(np.uint64)
+        price, half = rng.random(num_costs), rng.random(num_costs) / 9
+        for call in (
+            lambda u=utility, c=cost, t=tie, s=segments, y=price: best_rows(u, c, t, s, y, 0.3),
+            lambda u=utility, c=cost, s=segments, y=price: best_rows(u, c, None, s, y),
+            lambda u=utility, c=cost, s=segments, y=price, h=half: open_rows(u, c, s, y, h),
+        ):
+            for first, second in zip(*both(call, monkeypatch), strict=True):
+                assert first.tobytes() == second.tobytes()
+
+
+@built
+def test_exact_sums_and_sorted_rows(monkeypatch):
+    rng = np.random.default_rng(0)
+    for scale in (1, 12, 300):
+        values = rng.normal(size=5000) * 10.0 ** rng.integers(-scale, scale, 5000)
+        for some in (values, -np.abs(values), np.full(5000, np.inf), np.full(2000, 5e-324)):
+            first, second = both(lambda some=some: exact_sum(some), monkeypatch)
+            assert first == second
+    for span in (40, 10**6):
+        ids = rng.integers(-span, span, 3000)
+        first, second = both(lambda ids=ids: ProblemIds.from_values(ids, len(ids), ""), monkeypatch)
+        assert first.order is not None and first.ids is not None
+        assert first.order.tolist() == second.order.tolist() and first.ids.tolist() == second.ids.tolist()
+        assert first.segments.start.tolist() == second.segments.start.tolist()
