@@ -408,3 +408,12 @@ def test_an_answer_that_the_upstream_took_for_a_thought_is_put_back(world, prefi
     assert (row["tokens"], row["outcome"]) == (2, "answered")
     moved = b'ibpo_failures_total{what="misplaced"} 1' in call(f"{url}/metrics")[2]
     assert moved == (content != message["content"])
+
+
+def test_the_operator_is_told_of_a_group_that_costs_more_than_there_is_room_for(world):
+    groups = [GROUPS[0], {**GROUPS[1], "tokens": 4000, "max_tokens": 5000}]
+    gateway, url, _ = world.gateway(world.upstream().url, plan={"budget": {"tokens": {"mean": 20}}}, groups=groups)
+    assert set(groups_of(bulk(world, url, [{}] * 6))) == {"standard"}
+    (caution,) = world.snapshot(gateway)["cautions"]
+    assert caution.startswith("response group 'extended' is expected to cost more than there is room for at a time")
+    assert "raise the budget, or set overdraft" in caution
