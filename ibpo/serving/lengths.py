@@ -70,6 +70,8 @@ class Lengths:
     """
 
     def __init__(self) -> None:
+        self.num_believed = 0
+        """Response groups of which enough is known to leave the guess."""
         self._means: dict[str, list[float]] = {}  # group -> weight, weighted sums of lengths, of squares
         self._bins: dict[str, list[float]] = {}  # size, or group and size -> weight, weighted sum of ratios
         self._errors: dict[str, list[float]] = {}  # group -> squared errors: of mean(g, b), and of m_g
@@ -162,7 +164,10 @@ class Lengths:
         mean = self._means.setdefault(group, [0.0, 0.0, 0.0])
         squared = mean[2] * mean[0] / max(mean[1], 1e-9) ** 2 - 1 if mean[0] >= _FEWEST else 1.0
         kept = 1 - 1 / min(_LONGEST, max(_SHORTEST, _PER_VARIANCE * squared))
+        before = mean[0]
         mean[:] = mean[0] * kept + 1, mean[1] * kept + actual, mean[2] * kept + actual * actual
+        if before < _FEWEST <= mean[0]:
+            self.num_believed += 1
         ratio = actual / max(mean[1] / mean[0], 1e-9)
         for name in (size_bin, f"{group} {size_bin}"):
             row = self._bins.setdefault(name, [0.0, 0.0])
@@ -199,6 +204,7 @@ class Lengths:
         try:
             self._means = {name: list(row) for name, row in state["means"].items()}
             self._bins = {name: list(row) for name, row in state["bins"].items()}
+            self.num_believed = sum(row[0] >= _FEWEST for row in self._means.values())
             self._errors = {name: list(row) for name, row in state["errors"].items()}
             self._ratios = {name: list(row) for name, row in state["ratios"].items()}
         except (KeyError, TypeError, AttributeError) as error:

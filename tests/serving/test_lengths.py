@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ibpo.errors import IbpoError
+from ibpo.serving.controller import BudgetPolicy, Candidate, Controller, ServingPolicy
 from ibpo.serving.lengths import Lengths
 
 
@@ -96,3 +97,37 @@ def test_what_has_come_says_how_much_will():
         assert lengths.given("now", so_far) == pytest.approx(actual[-600:][actual[-600:] > so_far].mean(), rel=0.12)
     assert lengths.given("now", 1e6) == 1.25e6
     assert lengths.given("unknown", 7.0) == 7.0
+
+
+@pytest.mark.parametrize("learn", [False, True], ids=["correction", "lengths"])
+@pytest.mark.parametrize("guess", [15_000.0, 1500.0])
+def test_a_wrong_guess_that_is_left_is_no_drift(learn, guess):
+    """Three times too much, or too little: nothing has changed but what is expected. Then lengths do change: one."""
+    rng, lengths, waiting = np.random.default_rng(0), Lengths(), []
+    policy = ServingPolicy(budgets=(BudgetPolicy(name="tokens", mean=1900.0),))
+    controller = Controller(policy)
+    guesses = {"short": 400.0, "long": guess}
+    for i in range(5000):
+        if i == 2500:
+            assert controller.num_drifts == 0
+        actual = {"short": 400.0, "long": 5000.0 * (4 if i >= 2500 else 1)}
+        expected = {g: lengths.expect(g, 100.0, tokens).mean if learn else tokens for g, tokens in guesses.items()}
+        made = controller.decide(
+            [
+                Candidate(response_group=g, gain=rng.random() * (g == "long"), cost={"tokens": expected[g]})
+                for g in guesses
+            ],
+            request_id=str(i),
+            now=0.0,
+        )
+        group = made.response_group
+        lengths.begin(str(i), group, size=100.0, guess=guesses[group])
+        waiting.append((str(i), actual[group] * rng.lognormal(-0.08, 0.4)))
+        if len(waiting) > 30:
+            name, tokens = waiting.pop(0)
+            believed = lengths.num_believed
+            controller.settle(name, {"tokens": tokens})
+            lengths.end(name, tokens)
+            if learn and lengths.num_believed != believed:
+                controller.expect_change()
+    assert 1 <= controller.num_drifts <= 4  # a change by four, learned step by step: at most one for each half

@@ -419,6 +419,19 @@ def test_a_stream_is_settled_at_its_end_and_the_event_does_nothing(budget):
     asyncio.run(run())
 
 
+def test_a_stream_that_runs_away_is_booked_while_it_runs(budget):
+    async def run():
+        life = await Life(budget, stream=True).pre()
+        await life.attempt()
+        held = []
+        async for _ in life.stream(said(*[chunk("w")] * 390, chunk(None, 390))):
+            held.append(total(budget).estimated)
+        assert held[0] == 50 and 256 < held[300] <= 400  # never more than the cap
+        assert (total(budget).spent, total(budget).estimated) == (390, 0)
+
+    asyncio.run(run())
+
+
 def test_streams_without_a_usage_that_break_off_or_are_left(budget):
     async def run():
         for error, outcome in ((Failure(500), "cut"), (None, "disconnected")):

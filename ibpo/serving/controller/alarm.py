@@ -57,6 +57,10 @@ class Alarm:
                 return
         self._reference = mean.tolist(), variance.tolist(), size
 
+    def expect_change(self) -> None:
+        """What comes now differs because something has been learned: silent for 512 requests, then compared anew."""
+        self._silent, self._reference = _LENGTH, None
+
     def state(self) -> list[Any]:
         """Everything, for JSON."""
         return [self.num_drifts, self._silent, self._reference]

@@ -106,6 +106,7 @@ class Controller:
         self._admission = Admission(policy, self.store)
         self._pricing = Pricing(policy)
         self._correction = Correction(num_budgets)
+        self._num_believed = 0
         self._limits = self._find_limits()
         self._names = [budget.name for budget in policy.budgets]
         self._learning = any(budget.response_group is None for budget in policy.budgets)  # a share costs what it costs
@@ -567,7 +568,14 @@ class Controller:
                 self._correction.end(ended)
             if not cancelled:
                 self._pricing.learn(reservation, costs)
+            if self._correction.num_believed != self._num_believed:
+                self._num_believed = self._correction.num_believed
+                self.expect_change()
         return True
+
+    def expect_change(self) -> None:
+        """Expected costs change because the caller has learned something: that is no drift of the traffic."""
+        self._pricing.expect_change()
 
     def forget(self, prefix: str, before: float) -> int:
         """Remove the quotas whose name begins so and that no request was decided in since this time.
@@ -643,6 +651,7 @@ class Controller:
             controller._admission.set_overdraft(controller._pricing.overdraft)
             controller._limits = controller._find_limits()
             controller._correction = Correction.from_state(len(names), state["correction"])
+            controller._num_believed = controller._correction.num_believed
         except IbpoError:
             raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -36,6 +36,8 @@ class Correction:
         self._ended: dict[str, Ended] = {}
         self.ratios: dict[str, list[float]] = {}
         """Response group -> per budget by what to multiply an estimate; 1 where there is none."""
+        self.num_believed = 0
+        """Response groups of which 32 responses have ended: from then on estimates are corrected."""
 
     def follow(self, reservation: Reservation) -> None:
         """A response begins."""
@@ -87,7 +89,10 @@ class Correction:
             if found is not None and not found.cancelled:
                 done.append(found)
         if done:
+            before = group.sums[0][5]
             ratios = group.learn(done)
+            if before < _FEWEST <= group.sums[0][5]:
+                self.num_believed += 1
             self.ratios[ended.reservation.response_group] = ratios
         return done if followed and not ended.cancelled else [ended, *done]
 
@@ -123,6 +128,7 @@ class Correction:
             if name in state["sums"]:
                 group.sums = [list(row) for row in state["sums"][name]]
                 correction.ratios[name] = [_ratio(*row) for row in group.sums]
+        correction.num_believed = sum(group.sums[0][5] >= _FEWEST for group in correction._groups.values())
         correction._open = set(state["open"])
         for values, actual, cancelled, restarts in state["ended"]:
             reservation = Reservation.from_state(values)

@@ -77,6 +77,10 @@ class Pricing:
         """How often the traffic has changed for good."""
         return self._total.alarm.num_drifts
 
+    def expect_change(self) -> None:
+        """Estimates change because something has been learned of costs: that is no drift."""
+        self._total.alarm.expect_change()
+
     def quote(self, accounts: Sequence[Account]) -> Quote:
         """The prices for a request that is booked in these accounts, the total first."""
         account = accounts[0]

@@ -205,6 +205,10 @@ class AsyncController:
         known = {name: cost for name, cost in (actual or {}).items() if name in self._names}
         self._end(reservation, lambda: self._controller.cancel(reservation.request_id, known))
 
+    def expect_change(self) -> None:
+        """What is expected of answers changes because it has been learned: see `Controller.expect_change`."""
+        self._submit(lambda: self._controller.expect_change(), 1)
+
     async def snapshot(self) -> dict[str, Any]:
         """Budgets, prices, tenants and alarms as they are now, for the page and the metrics."""
         return await self._run(self._snapshot)

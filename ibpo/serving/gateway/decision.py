@@ -246,7 +246,10 @@ class Decider:
                 self.controller.settle(reservation, actual)
         is_whole = record.outcome == "answered" and record.tokens is not None
         each = (record.tokens or 0.0) / decision.request.num_answers
+        believed = self.expected_lengths.num_believed
         self.expected_lengths.end(record.request_id, each if is_whole else None)
+        if self.expected_lengths.num_believed != believed:
+            self.controller.expect_change()
         if self.learner is not None and record.outcome == "answered" and record.tokens is not None:
             self.learner.ended(record.request_id, record.tokens / decision.request.num_answers)
         self.metrics.count(record)

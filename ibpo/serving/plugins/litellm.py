@@ -83,6 +83,8 @@ INTERNAL = frozenset([*PLACES, "proxy_server_request", "secret_fields", "extra_b
 """Entries of a request's data, beside those that begin with `litellm_` or `_`, that are not the caller's fields."""
 LEAST_OUTPUT_TOKENS = 16
 """LiteLLM raises a lower cap of `/v1/messages` to this where it sends the request on to `/v1/responses`."""
+PROGRESS_ITEMS = 256
+"""Items of a stream between two looks at whether it is longer than expected."""
 SWEEP_SECONDS = 60.0
 MAYBE_GENERATED = (408, 504)
 """Status of failures after which the model may have been at work all the same."""
@@ -255,9 +257,12 @@ class BudgetLogger(CustomLogger):
         hides_usage = request.api == "completions" and not request.wants_usage
         booking.is_streaming = True
         items: list[Any] = []
+        on_progress = booking.decision.usage.on_progress
         try:
             async for item in response:
                 items.append(item)
+                if on_progress is not None and not len(items) % PROGRESS_ITEMS:
+                    on_progress(len(items))  # most hold a token
                 if not (hides_usage and _holds_usage(item)):
                     yield item
             record.outcome, record.status = "answered", 200

@@ -161,7 +161,10 @@ def simulate(requests: Requests, policy: ServingPolicy) -> Simulation:
         made = in_flight.pop(number)
         if lengths is not None:
             tokens = None if requests.failed[number] else float(requests.cost[number, choice[number]])
+            believed = lengths.num_believed
             lengths.end(str(number), tokens)
+            if lengths.num_believed != believed:
+                controller.expect_change()
         if requests.failed[number]:
             controller.cancel(str(number))
             note([budget.mean for budget in policy.budgets])
