@@ -70,6 +70,14 @@ def serve_command(
             "valkey://... (one per plan)."
         ),
     ] = None,
+    lease: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="For many processes on one --state: decide by a lease of the budget, exchanged with the state every "
+            "so many seconds (0.25), and not for every request.",
+        ),
+    ] = None,
     name: Annotated[str, typer.Option(help="Of this process among those that share the state.")] = "gateway",
     keys: Annotated[
         str | None,
@@ -103,6 +111,7 @@ def serve_command(
         reuse_port=reuse_port,
         ext_proc=None if ext_proc is None else _check_ext_proc(ext_proc),
         state=state,
+        lease=lease,
         name=name,
         keys=_keys(keys),
         router=None if found is None else FittedRouter(found, str(router)),

@@ -34,6 +34,7 @@ create table if not exists reservation (request_id text primary key, time real n
 create index if not exists reservation_by_time on reservation (time);
 create table if not exists touched (name text primary key, time real not null) without rowid;
 create table if not exists state (name text primary key, state text not null) without rowid;
+create table if not exists lease (holder text primary key, lease text not null) without rowid;
 """
 _UNLOCK = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) else return 0 end"
 
@@ -185,6 +186,17 @@ class SqliteStore(SharedStore):
         self._run(f"delete from account where name in ({gone})", *values)
         return self._run(f"delete from touched where name in ({gone})", *values).rowcount
 
+    def leases(self) -> dict[str, dict[str, Any]]:
+        """See `ibpo.serving.controller.LeaseStore`."""
+        return {holder: json.loads(text) for holder, text in self._run("select holder, lease from lease")}
+
+    def put_lease(self, holder: str, lease: dict[str, Any] | None) -> None:
+        """See `ibpo.serving.controller.LeaseStore`."""
+        if lease is None:
+            self._run("delete from lease where holder = ?", holder)
+        else:
+            self._run("insert or replace into lease values (?, ?)", holder, json.dumps(lease))
+
     def accounts(self) -> dict[str, list[TokenBucket]]:
         """The accounts as they are now, but for quotas, of which there may be many."""
         quotas = QUOTA + "%"
@@ -246,6 +258,7 @@ class RedisStore(SharedStore):
         self._popped: set[str] = set()
         self._touched: dict[str, float] = {}
         self._forgotten: list[str] = []
+        self._leases: dict[str, dict[str, Any] | None] = {}
         about = {"version": _VERSION, "budgets": self._budgets}
         with self._errors():
             self._redis.set(f"{prefix}:about", json.dumps(about), nx=True)
@@ -268,6 +281,7 @@ class RedisStore(SharedStore):
             self._popped.clear()
             self._touched.clear()
             self._forgotten.clear()
+            self._leases.clear()
             yield
             with self._errors():
                 self._commit()
@@ -312,6 +326,16 @@ class RedisStore(SharedStore):
         self._forgotten += gone
         return len(gone)
 
+    def leases(self) -> dict[str, dict[str, Any]]:
+        """See `ibpo.serving.controller.LeaseStore`."""
+        with self._errors():
+            rows = self._redis.hgetall(f"{self._prefix}:lease")
+        return {holder: json.loads(text) for holder, text in rows.items()}
+
+    def put_lease(self, holder: str, lease: dict[str, Any] | None) -> None:
+        """See `ibpo.serving.controller.LeaseStore`."""
+        self._leases[holder] = lease
+
     def accounts(self) -> dict[str, list[TokenBucket]]:
         """The accounts as they are now, but for quotas, of which there may be many."""
         with self._errors():
@@ -354,7 +378,7 @@ class RedisStore(SharedStore):
 
     def _commit(self) -> None:
         changed = self._changed()
-        if not (changed or self._put or self._popped or self._touched or self._forgotten):
+        if not (changed or self._put or self._popped or self._touched or self._forgotten or self._leases):
             return
         with self._redis.pipeline() as pipe:
             pipe.watch(f"{self._prefix}:lock")
@@ -371,6 +395,11 @@ class RedisStore(SharedStore):
             for name in self._popped:
                 pipe.hdel(f"{self._prefix}:reservation", name)
                 pipe.zrem(f"{self._prefix}:time", name)
+            for holder, lease in self._leases.items():
+                if lease is None:
+                    pipe.hdel(f"{self._prefix}:lease", holder)
+                else:
+                    pipe.hset(f"{self._prefix}:lease", holder, json.dumps(lease))
             for name, reservation in self._put.items():
                 pipe.hset(f"{self._prefix}:reservation", name, json.dumps(reservation.state()))
                 pipe.zadd(f"{self._prefix}:time", {name: reservation.time})

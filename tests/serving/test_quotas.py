@@ -20,10 +20,8 @@ from ibpo.errors import IbpoError
 from ibpo.serving.controller import QUOTA, BudgetPolicy, Candidate, Controller, MemoryStore, ServingPolicy
 from ibpo.serving.gateway.quotas import period_end, period_name
 from ibpo.serving.gateway.settings import build_policy, build_settings
-from tests.serving.test_stores import open_store, place, redis_url
+from tests.serving.test_stores import open_store
 from tests.serving.world import GROUPS, HASHED, KEYS, QUICK, bulk, call, groups_of
-
-__all__ = ["place", "redis_url"]
 
 POLICY = ServingPolicy(
     budgets=(BudgetPolicy(name="tokens", mean=2000.0), BudgetPolicy(name="money", mean=math.inf)),

@@ -30,7 +30,7 @@ class TokenBucket:
         *("balance", "overcommitted", "estimated", "forfeited", "held", "num_requests", "owed"),
         *("peak", "restarts", "returned", "spent", "unmet", "waiting"),
     )
-    __slots__ = FIELDS
+    __slots__ = (*FIELDS, "away")
 
     def __init__(self) -> None:
         self.num_requests = 0
@@ -43,6 +43,9 @@ class TokenBucket:
         self.balance = 0.0
         """What may be spent now; negative: overdrawn."""
         self.held = 0.0
+        self.away = 0.0
+        """Part of the room that other processes have leased, so that it may not be used here; not stored: see
+        `ibpo.serving.controller.leases`."""
         self.owed = 0.0
         """The promise's own balance (`TenantPolicy.at_least`); negative after more than was promised."""
         self.forfeited = 0.0
@@ -65,7 +68,7 @@ class TokenBucket:
 
     def room(self, overdraft: float, overcommit: float) -> float:
         """What anybody may still use, as far as both expected costs and reserves go; may be negative."""
-        left = self.balance - self.held + overdraft
+        left = self.balance - self.held - self.away + overdraft
         return min(left, left - self.overcommitted + overcommit)
 
     def give_back(self, amount: float, most: float) -> None:
@@ -75,7 +78,7 @@ class TokenBucket:
 
     def forfeit(self, overdraft: float, burst: float, overcommit: float) -> None:
         """Lose the credit beyond `burst` that no reserve needs, but for what is deferred."""
-        excess = self.balance - self.held - burst - self.deferred
+        excess = self.balance - self.held - self.away - burst - self.deferred
         if excess > 0:
             excess = max(0.0, min(excess, self.room(overdraft, overcommit)))
             self.balance -= excess
@@ -204,6 +207,8 @@ class MemoryStore:
     num_budgets: int
     accounts: dict[str, list[TokenBucket]] = field(default_factory=dict)
     reservations: dict[str, Reservation] = field(default_factory=dict)
+    new_away: float = 0.0
+    """`TokenBucket.away` of a new account: infinite where nothing may be spent before it is leased."""
     touched: dict[str, float] = field(default_factory=dict)
     """Account -> when it was used last, of those that can be forgotten; the one that was used last at the end."""
     _lock: AbstractContextManager[Any] = field(default_factory=RLock, init=False, repr=False, compare=False)
@@ -217,6 +222,8 @@ class MemoryStore:
         found = self.accounts.get(account)
         if found is None:
             found = self.accounts[account] = [TokenBucket() for _ in range(self.num_budgets)]
+            for bucket in found:
+                bucket.away = self.new_away
         return found
 
     def put(self, reservation: Reservation) -> None:

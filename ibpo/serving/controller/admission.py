@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -129,6 +129,8 @@ class Admission:
         self.largest_overdraft = [0.0] * len(policy.budgets)
         """Per budget the largest overdraft that has been in force."""
         self._named: dict[tuple[str, str], list[tuple[str, Bounds]]] = {}  # tenant, slice -> accounts
+        self.on_overdraft: Callable[[], None] = lambda: None
+        """Called when another overdraft is in force: a lease does not grow by it."""
         self.set_overdraft([budget.least_overdraft for budget in policy.budgets])
 
     def set_overdraft(self, overdraft: Sequence[float]) -> None:
@@ -156,6 +158,14 @@ class Admission:
         self._named.clear()
         self._kept.clear()
         self._alone = None
+        self.on_overdraft()
+
+    def bounds_of(self, account: str) -> Bounds:
+        """What holds for an account of `accounts`, by its name."""
+        kind, _, name = account.partition(" ")
+        if kind == "tenant":
+            return self._tenants.get(name, self._other_tenant)
+        return self._slices.get(name, self._other_slice) if kind == "slice" else self._total
 
     def quotas(self, named: Iterable[tuple[str, Mapping[str, float]]]) -> list[Account]:
         """Accounts with totals of their own: name, and budget -> the most that it may cost in all."""
@@ -249,7 +259,7 @@ class Admission:
                 if most <= 0:
                     continue
                 # E + overdraft, and F + overdraft + A
-                cost, left = estimate[k], bucket.balance - bucket.held + overdraft
+                cost, left = estimate[k], bucket.balance - bucket.held - bucket.away + overdraft
                 room = left - bucket.overcommitted + overcommit
                 if (cost <= left and most <= room) or mean == math.inf:
                     continue

@@ -12,6 +12,7 @@ from ibpo.errors import IbpoError
 from ibpo.serving.controller.accounts import QUOTA, TOTAL, AccountStore, Ended, MemoryStore, Reservation
 from ibpo.serving.controller.admission import Account, Admission
 from ibpo.serving.controller.correction import Correction
+from ibpo.serving.controller.leases import Leaseholder
 from ibpo.serving.controller.policy import ServingPolicy
 from ibpo.serving.controller.pricing import Pricing
 
@@ -576,6 +577,15 @@ class Controller:
     def expect_change(self) -> None:
         """Expected costs change because the caller has learned something: that is no drift of the traffic."""
         self._pricing.expect_change()
+
+    def lease(self, holder: str) -> Leaseholder:
+        """Spend no more of the accounts here than a lease of shared ones allows: see `ibpo.serving.controller.leases`.
+
+        Args:
+            holder: A name that no other process has had.
+        """
+        assert isinstance(self.store, MemoryStore)
+        return Leaseholder(holder, self.store, self._admission)
 
     def forget(self, prefix: str, before: float) -> int:
         """Remove the quotas whose name begins so and that no request was decided in since this time.

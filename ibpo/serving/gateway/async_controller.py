@@ -175,7 +175,7 @@ class AsyncController:
             )
 
         try:
-            reservation = await self._run(decide)
+            reservation = await self._act(decide)
         except asyncio.CancelledError:
             # The thread may have decided by now: its next task gives the reservation back.
             self._submit(lambda: self._controller.cancel(request_id), END_TRIES)
@@ -237,7 +237,12 @@ class AsyncController:
 
         future.add_done_callback(done)
 
+    async def _act(self, act: Callable[[], Result]) -> Result:
+        """Do it where decisions are made."""
+        return await self._run(act)
+
     async def _run(self, act: Callable[[], Result]) -> Result:
+        """Do it where the store is used."""
         if self._thread is None:
             return act()
         return await asyncio.get_running_loop().run_in_executor(self._thread, act)
@@ -251,14 +256,14 @@ class AsyncController:
 
         store: Any = open_store(self._state, self._names)
         self._store = store
-        shared: AccountStore = store
+        accounts = self._accounts()
         saved = store.load_state(self._name)
         try:
-            self._controller = Controller.from_state(self.policy, saved, shared) if saved else None
+            self._controller = Controller.from_state(self.policy, saved, accounts) if saved else None
         except IbpoError as error:
             self._on_failure(str(error))
         if self._controller is None:
-            self._controller = Controller(self.policy, shared)
+            self._controller = Controller(self.policy, accounts)
             self._controller.recover()
         self._num_drifts = self._controller.num_drifts
         for name, keeper in self._keepers.items():
@@ -269,6 +274,10 @@ class AsyncController:
             except IbpoError as error:
                 self._on_failure(str(error))
         self._controller.expire(before=time.time() - self._stale)
+
+    def _accounts(self) -> AccountStore:
+        """The accounts by which is decided."""
+        return self._store
 
     def _save(self) -> None:
         if self._thread is not None and self._controller is not None:

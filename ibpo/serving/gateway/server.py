@@ -26,10 +26,10 @@ from aiohttp import web
 from ibpo.errors import IbpoError
 from ibpo.serving.controller import ServingPolicy
 from ibpo.serving.gateway.access import Access, governed_api, plain_path, too_large
-from ibpo.serving.gateway.async_controller import AsyncController
 from ibpo.serving.gateway.gains import GainPredictor
 from ibpo.serving.gateway.governor import Governor
 from ibpo.serving.gateway.learning import OUTCOMES, Learner, read_outcome
+from ibpo.serving.gateway.leased_controller import make_controller
 from ibpo.serving.gateway.money import open_biller
 from ibpo.serving.gateway.openai_request import PATHS, Refusal
 from ibpo.serving.gateway.proxy import Upstream, open_session, pass_through
@@ -67,6 +67,9 @@ class Service:
     """Where Envoy's calls are answered, `HOST:PORT` or `unix:PATH`; None: nowhere. With it no upstream is needed."""
     state: str | None = None
     """Where the accounts of the budget are stored: a SQLite file, `redis://...`; None: in memory, lost at the end."""
+    lease: float | None = None
+    """Seconds between two exchanges of a process that decides by a lease of the shared accounts; None: each decision is
+    a transaction of theirs."""
     name: str = "gateway"
     """The name of this process among those that share the state."""
     keys: Keys | None = None
@@ -340,9 +343,10 @@ async def running(service: Service, log: RequestLog) -> AsyncIterator[tuple[Gate
         raise IbpoError(f"upstream.key_env: the environment variable {variable} is empty; put the upstream's key in it")
     learner = Learner(settings) if any(model.learn for model in settings.model) else None
     biller, quotas, lengths = open_biller(settings), open_quotas(settings), Lengths()
-    controller = AsyncController(
+    controller = make_controller(
         service.policy,
         service.state,
+        lease=service.lease,
         name=service.name,
         stale_seconds=2 * settings.upstream.total_seconds,
         on_failure=lambda message: log.write("store", message=message),

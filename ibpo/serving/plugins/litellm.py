@@ -51,8 +51,8 @@ except ModuleNotFoundError as missing:
     raise ImportError(f"the plug-in needs the package {missing.name}: pip install 'ibpo[serve]'") from None
 
 from ibpo.errors import IbpoError
-from ibpo.serving.gateway.async_controller import AsyncController
 from ibpo.serving.gateway.gains import GainPredictor, OpeningTokens
+from ibpo.serving.gateway.leased_controller import make_controller
 from ibpo.serving.gateway.money import open_biller
 from ibpo.serving.gateway.openai_request import READ, Api, OpenAIRequest, check_request, set_group
 from ibpo.serving.gateway.quotas import open_quotas
@@ -112,6 +112,7 @@ class BudgetLogger(CustomLogger):
             groups, `[tenant.NAME]`, `[limits]`. A model's name is LiteLLM's `model_name`.
         state: Where the budget's accounts are stored: a SQLite file or `redis://...`, also for several workers; None:
             in memory, lost at the end.
+        lease: Decide by a lease of the shared accounts, and exchange with them every so many seconds: for many workers.
         name: Of this process among those that share the state.
         log: The file to which a line for each request is appended; None: nowhere.
         router: Predicts gains, e.g. `ibpo.serving.gateway.FittedRouter`.
@@ -125,6 +126,7 @@ class BudgetLogger(CustomLogger):
         config: str | Path,
         *,
         state: str | None = None,
+        lease: float | None = None,
         name: str = "litellm",
         log: str | Path | None = None,
         router: GainPredictor | None = None,
@@ -150,9 +152,10 @@ class BudgetLogger(CustomLogger):
         self._log = RequestLog(None) if log is None else open_log(Path(log))
         self._stale_seconds = 2 * settings.upstream.total_seconds
         biller, quotas, lengths = open_biller(settings), open_quotas(settings), Lengths()
-        controller = AsyncController(
+        controller = make_controller(
             policy,
             state,
+            lease=lease,
             name=name,
             stale_seconds=self._stale_seconds,
             on_failure=lambda message: self._log.write("store", message=message),
