@@ -64,10 +64,6 @@ def fit_command(
             "whether they agree, too) decides whether a more expensive one is bought.",
         ),
     ] = 0,
-    shown: Annotated[
-        list[str] | None,
-        typer.Option(help="With --first-answers: column with a number that is known once the answer is; repeat."),
-    ] = None,
     folds: Annotated[int, typer.Option(min=2, help="Parts of the problems for the held-out figures.")] = 5,
     draws: Annotated[int, typer.Option(min=10, max=100_000, help="Bootstrap draws for the intervals.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of folds and draws.")] = 0,
@@ -102,11 +98,9 @@ def fit_command(
     budgets = [parse_budget(text) for text in budget or ()] or default_budgets(table)
     for one in budgets:  # complain before any fitting
         check_routed(one, table)
-    if shown and not first_answers:
-        raise IbpoError("--shown: names what the first answers show; give --first-answers too, or --number")
     first = None
     if first_answers:
-        first = read_first_answers(log, table, num_answers=first_answers, columns=shown or (), part=value)
+        first = read_first_answers(log, table, num_answers=first_answers, part=value)
     embedded, embedding = _embedded(table, embed)
     scores = score_unseen(table, folds=folds, embedded=embedded, seed=seed)
     rows = evaluate_router(table, budgets, scores, draws=draws, seed=seed)

@@ -81,6 +81,15 @@ def test_every_cheap_answer_is_a_row_whose_costs_hold_what_was_spent(tmp_path, n
             at += 1
 
 
+def test_further_columns_are_shown_where_they_are_numbers(tmp_path):
+    rows = [{**row, "check": i % 2} for i, row in enumerate(rows_of(12))]
+    _, first = read(tmp_path, rows, num_answers=1, columns=["check"])
+    assert first.shown[-1] == "check" and set(first.table.numbers["check"]) == {0.0, 1.0}
+    rows[0]["check"] = "no"
+    with pytest.raises(IbpoError, match=r"line 1, column 'check': 'no' is not a finite number"):
+        read(tmp_path, rows, num_answers=1, columns=["check"])
+
+
 def test_a_problem_is_left_out_with_all_its_answers():
     rng = np.random.default_rng(0)
     x, y, problem = rng.normal(size=(18, 4)), rng.normal(size=(18, 2)), np.repeat(np.arange(9), [1, 2, 3] * 3)
@@ -160,9 +169,7 @@ def test_fit_writes_the_escalation_where_it_pays(tmp_path):
 @pytest.mark.parametrize(
     "rows, arguments, message",
     [
-        (rows_of(12), ["--shown", "tokens"], "--shown: names what the first answers show; give --first-answers too"),
         (rows_of(12, num_answers=1), ["--first-answers", "2"], "has 1 answer of 'short'; 2 are to be made first"),
-        (rows_of(12), ["--first-answers", "1", "--shown", "check"], "column 'check': None is not a finite number"),
         (
             [{**{k: v for k, v in row.items() if k not in ("response", "tokens")}, "chars": 1} for row in rows_of(12)],
             ["--first-answers", "1", "--columns", "cost=chars"],
