@@ -138,8 +138,8 @@ def read_first_answers(
     names = [name for name in dict.fromkeys([*SHOWN, *columns]) if all(name in row[3] for row in rows)]
     if not names:
         raise IbpoError(
-            f"{path}: nothing is known of an answer but its reward: log its text ({', '.join(_TEXTS)}), its tokens, its "
-            "mean logprob, or whether a check failed"
+            f"{path}: nothing is known of an answer but its reward: log its text ({', '.join(_TEXTS)}), its tokens, "
+            "its mean logprob, or whether a check failed"
         )
     place = np.array([p for p, *_ in rows])
     reward, spent = np.array([row[1] for row in rows]), np.array([row[2] for row in rows])
