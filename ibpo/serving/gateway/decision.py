@@ -38,6 +38,7 @@ from ibpo.errors import IbpoError
 from ibpo.prices import TokenUse
 from ibpo.serving.controller import BudgetPolicy, Candidate
 from ibpo.serving.gateway.async_controller import AsyncController, OpenReservation
+from ibpo.serving.gateway.escalation import FirstAnswer
 from ibpo.serving.gateway.gains import GainPredictor, Gains, OpeningTokens, SendProbe, find_gains
 from ibpo.serving.gateway.learning import Learner
 from ibpo.serving.gateway.money import Bill, Biller, measure_prompt, read_prompt
@@ -70,6 +71,8 @@ class Decision:
     """Reads the answer, where that is a stream."""
     bill: Bill | None = None
     """What was known of its cost in money; None: no prices and no conversations matter here."""
+    spent: Mapping[str, float] = field(default_factory=dict)
+    """What first answers have cost that another group's answer comes on top of; see `escalation.py`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +105,7 @@ class Decider:
         *,
         send_probe: SendProbe,
         opening_tokens: OpeningTokens,
+        first: FirstAnswer | None = None,
     ) -> Decision:
         """Which response group does a request get? Its cost is reserved from then on.
 
@@ -111,6 +115,7 @@ class Decider:
             tenant: Who asks; "" belongs to nobody.
             send_probe: Asks the upstream for the probe's token.
             opening_tokens: Knows the first tokens of the openings.
+            first: An answer of the standard group that is there already, and what the others gain beside it.
 
         Raises:
             IbpoError: A request that asks for too much, or a header that cannot be read. Nothing is reserved then.
@@ -119,17 +124,22 @@ class Decider:
         # What would each response group gain? Nothing is reserved yet: an error costs nothing.
         model = self.settings.model_of(request.model)
         check_size(request, model.response_group, self.settings.limits)
-        gains = await find_gains(
-            request,
-            caller,
-            model,
-            router=self.router,
-            send_probe=send_probe,
-            opening_tokens=opening_tokens,
-            on_failure=lambda source: self.metrics.failures.labels(source).inc(),
-        )
-        if self.learner is not None:
-            gains = self.learner.correct(record.request_id, model, gains)
+        if first is not None:
+            gains = first.gains
+            if gains.only and first.answer:
+                self.metrics.failures.labels("router").inc()
+        else:
+            gains = await find_gains(
+                request,
+                caller,
+                model,
+                router=self.router,
+                send_probe=send_probe,
+                opening_tokens=opening_tokens,
+                on_failure=lambda source: self.metrics.failures.labels(source).inc(),
+            )
+            if self.learner is not None:
+                gains = self.learner.correct(record.request_id, model, gains)
         # Which groups compete for this request, and which of them has the budget room for at today's price?
         groups = choose_groups(request, model, gains)
         now = time.time()
@@ -139,9 +149,15 @@ class Decider:
         size = measure_prompt(request.body) if counts else 0
         bill = None if self.biller is None else self.biller.begin(request, caller, tenant, now, size)
         candidates = [self._make_candidate(request, model, group, gains, size, bill) for group in groups.values()]
+        spent: dict[str, float] = {}
+        if first is not None and first.answer:
+            spent = self._first_cost(first, first.tokens, model, bill)
+            candidates = [after_first(candidate, first, spent) for candidate in candidates]
         reservation = await self._reserve(candidates, record, caller, request.num_answers, quotas)
         # From here on nothing but `end` ends the reservation.
         group = groups[reservation.response_group] if reservation else next(iter(groups.values()))
+        if first is not None and group.name == first.group.name:  # its answer is the first one
+            spent = self._first_cost(first, first.tokens[1:], model, bill)
         record.response_group, record.source, record.gains = group.name, gains.source, gains.by_group
         cap = max_tokens_of(request, group)
         if counts:
@@ -156,7 +172,7 @@ class Decider:
                 record.fields["used_up"] = list(reservation.used_up)
             if reservation.propensity < 1:
                 record.fields["propensity"] = reservation.propensity
-        if self.learner is not None:
+        if self.learner is not None and first is None:
             self.learner.decided(record.request_id, model, tenant, group.name)
         record.fields |= {"model": model.name, "stream": request.stream}
         if self.settings.log_bodies:
@@ -172,6 +188,7 @@ class Decider:
             record=record,
             usage=StreamUsage(strip=request.stream and model.include_usage and not request.wants_usage),
             bill=bill,
+            spent=spent,
         )
         if request.stream and counts and reservation is not None:
             decision.usage.on_progress = lambda tokens: self._progress(decision, tokens)
@@ -223,6 +240,7 @@ class Decider:
                 if decision.bill is not None and self.biller is not None:
                     nothing = TokenUse()
                     probed["money"] = self._charge(decision, 0.0, nothing)
+                probed = {name: cost + decision.spent.get(name, 0.0) for name, cost in probed.items()}
                 self.controller.cancel(reservation, probed)
             elif record.tokens is None:
                 self.controller.settle(reservation, None)
@@ -243,6 +261,7 @@ class Decider:
                             reasoning=min(record.tokens, usage.reasoning),
                             prompt=prompt,
                         )
+                actual = {name: cost + decision.spent.get(name, 0.0) for name, cost in actual.items()}
                 self.controller.settle(reservation, actual)
         is_whole = record.outcome == "answered" and record.tokens is not None
         each = (record.tokens or 0.0) / decision.request.num_answers
@@ -296,9 +315,26 @@ class Decider:
             price = decision.model.price_of(decision.group)
             so_far["money"] = 0.0 if price is None else price.of(TokenUse(output=tokens))
             more["money"] = self.biller.expect(decision.bill, decision.model, decision.group, expected, probed)
+        for costs in (so_far, more):
+            costs |= {name: cost + decision.spent.get(name, 0.0) for name, cost in costs.items()}
         if decision.most is not None:  # by the text it is an estimate: no reason to believe that a cap was not kept
             so_far = {}
         self.controller.progress(decision.reservation, so_far, more)
+
+    def _first_cost(
+        self, first: FirstAnswer, lengths: Sequence[float], model: ModelSettings, bill: Bill | None
+    ) -> dict[str, float]:
+        """What first answers of these lengths have cost, by budget."""
+        spent = {"tokens": sum(lengths)}
+        if bill is not None and self.biller is not None:
+            prompt, thought = read_prompt(list(first.cost.usages)), first.cost.reasoning
+            spent["money"] = sum(
+                self.biller.charge(
+                    bill, model, first.group, tokens=length, reasoning=min(length, thought), probed=0, prompt=prompt
+                )
+                for length in lengths
+            )
+        return spent
 
     def _charge(self, decision: Decision, tokens: float, prompt: TokenUse | None) -> float:
         """What an answer of so many tokens has cost in money, the probe included."""
@@ -418,6 +454,16 @@ def make_candidate(
     cost = {"tokens": min(expected, most) + gains.probe_tokens}
     reserve = {"tokens": most + gains.probe_tokens}
     return Candidate(response_group=group.name, gain=gain, cost=cost, reserve=reserve)
+
+
+def after_first(candidate: Candidate, first: FirstAnswer, spent: Mapping[str, float]) -> Candidate:
+    """A candidate once the standard group's answer is there: that one costs what it has cost, the others add to it."""
+    if candidate.response_group == first.group.name:
+        known = {name: spent.get(name, 0.0) for name in candidate.cost}
+        return replace(candidate, cost=known, reserve=known)
+    cost = {name: value + spent.get(name, 0.0) for name, value in candidate.cost.items()}
+    reserve = {name: value + spent.get(name, 0.0) for name, value in candidate.reserve.items()}
+    return replace(candidate, cost=cost, reserve=reserve)
 
 
 def expected_tokens(request: OpenAIRequest, group: GroupSettings, gains: Gains) -> float:

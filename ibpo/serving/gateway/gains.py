@@ -241,8 +241,11 @@ class FittedRouter:
     """
 
     def __init__(self, fitted: routing.Router, place: str) -> None:
-        if fitted.number_names:
-            names = ", ".join(fitted.number_names)
+        self.first = dict(fitted.first)
+        """Not empty: it decides once answers of the standard group are there (`escalation.py`), by `gain_after`."""
+        beside = [name for name in fitted.number_names if name not in routing.SHOWN or not fitted.first]
+        if beside:
+            names = ", ".join(beside)
             raise IbpoError(
                 f"{place}: needs the numbers {names} beside each prompt, which requests lack; fit it without"
             )
@@ -255,8 +258,24 @@ class FittedRouter:
 
     def gain(self, request: Mapping[str, Any]) -> PredictedGains:
         """See `GainPredictor`."""
+        if self.first:
+            return PredictedGains({})  # of the prompt alone it knows nothing
+        return self._predict(request, {})
+
+    def gain_after(self, request: Mapping[str, Any], shown: Mapping[str, float]) -> PredictedGains:
+        """What the others gain beside the standard group's answer, and the tokens that they cost besides.
+
+        Args:
+            request: As for `gain`.
+            shown: Of `ibpo.routing.read_shown`.
+        """
+        found = self._predict(request, {name: [shown[name]] for name in self.first["shown"]})
+        standard = found.tokens.get(self.groups[0], 0.0)
+        return PredictedGains(found.gain, {name: max(0.0, cost - standard) for name, cost in found.tokens.items()})
+
+    def _predict(self, request: Mapping[str, Any], numbers: Mapping[str, list[float]]) -> PredictedGains:
         prompt = next(request[name] for name in ("messages", "prompt", "input") if name in request)
-        scores = self._fitted.scores([prompt])
+        scores = self._fitted.scores([prompt], numbers)
         gain = dict(zip(self.groups, map(float, scores.gain[0]), strict=True))
         if not self._predicts_tokens:
             return PredictedGains(gain)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +14,16 @@ from multidict import CIMultiDict
 from ibpo.errors import IbpoError
 from ibpo.responses import split_thought
 from ibpo.serving.gateway.decision import Decider, Decision, budget_headers, outcome_of_stream
-from ibpo.serving.gateway.gains import OpeningTokens
+from ibpo.serving.gateway.escalation import (
+    FirstAnswer,
+    LostFirst,
+    as_events,
+    escalates,
+    lost,
+    make_first,
+    refuse_lost,
+)
+from ibpo.serving.gateway.gains import FittedRouter, OpeningTokens
 from ibpo.serving.gateway.openai_request import Api, Refusal, read_request, write_body
 from ibpo.serving.gateway.proxy import Upstream, UpstreamFault, pass_headers, relay_stream
 from ibpo.serving.gateway.usage import read_cost
@@ -40,14 +50,24 @@ class Governor(Decider):
             Refusal: A body or header that cannot be read, or an upstream that gave no answer.
         """
         headers = self.upstream.headers_for(http_request.headers, governed=True, anthropic=api == "messages")
-        decision, body = await self.begin(data, http_request.headers, headers, tenant, api=api)
+        first = await self._make_first(http_request, data, headers, tenant, api=api) if self.decides_after else None
+        decision, body = await self.begin(data, http_request.headers, headers, tenant, api=api, first=first)
         try:
+            if first is not None and decision.group.name == first.group.name:
+                return self._give(first, decision)
             return await self._forward(http_request, headers, body, decision)
         finally:
             self.end(decision)
 
     async def begin(
-        self, data: bytes, caller: Mapping[str, str], headers: CIMultiDict[str], tenant: str, *, api: Api
+        self,
+        data: bytes,
+        caller: Mapping[str, str],
+        headers: CIMultiDict[str],
+        tenant: str,
+        *,
+        api: Api,
+        first: FirstAnswer | None = None,
     ) -> tuple[Decision, bytes]:
         """Decide, and write the body as the upstream is to get it. The decision is the caller's to `end`.
 
@@ -57,6 +77,7 @@ class Governor(Decider):
             headers: As they are sent on, also with a probe.
             tenant: Who asks; "" belongs to nobody.
             api: Which of the governed APIs it is.
+            first: As for `decide`.
 
         Raises:
             Refusal: A body or header that cannot be read. Nothing is reserved then.
@@ -70,6 +91,7 @@ class Governor(Decider):
                 tenant,
                 send_probe=lambda body: self._send_probe(body, headers, path),
                 opening_tokens=self.opening_tokens,
+                first=first,
             )
         except IbpoError as error:
             raise Refusal(400, "bad_request", str(error)) from None
@@ -81,6 +103,87 @@ class Governor(Decider):
             if isinstance(error, IbpoError):
                 raise Refusal(400, "bad_request", str(error)) from None
             raise
+
+    @cached_property
+    def decides_after(self) -> bool:
+        """Whether the router decides once the cheap answer is there."""
+        return isinstance(self.router, FittedRouter) and bool(self.router.first)
+
+    async def _make_first(
+        self, http_request: web.BaseRequest, data: bytes, headers: CIMultiDict[str], tenant: str, *, api: Api
+    ) -> FirstAnswer | None:
+        """The cheap answer, where the router wants to see it; None: this request is decided at once.
+
+        Raises:
+            Refusal: A body or header that cannot be read, or an answer that was lost; that one is booked.
+        """
+        try:
+            request = read_request(data, api=api)
+        except IbpoError as error:
+            raise Refusal(400, "bad_request", str(error)) from None
+        model = self.settings.model_of(request.model)
+        try:
+            router = escalates(self.router, request, model, http_request.headers)
+            if router is None:
+                return None
+            return await make_first(
+                router,
+                request,
+                model,
+                upstream=self.upstream,
+                path=http_request.raw_path,
+                headers=headers,
+                limits=self.settings.limits,
+            )
+        except IbpoError as error:
+            raise Refusal(400, "bad_request", str(error)) from None
+        except LostFirst as error:
+            await self._book(
+                lost(model or self.settings.model_of("")), data, http_request.headers, headers, tenant, api
+            )
+            raise refuse_lost(error.fault) from None
+        except asyncio.CancelledError:
+            # The caller is gone, the booking is not.
+            booking = self._book(lost(model), data, http_request.headers, headers, tenant, api)
+            self._bookings.add(task := asyncio.ensure_future(booking))
+            task.add_done_callback(self._bookings.discard)
+            raise
+
+    @cached_property
+    def _bookings(self) -> set[asyncio.Future[None]]:
+        return set()
+
+    async def _book(
+        self,
+        first: FirstAnswer,
+        data: bytes,
+        caller: Mapping[str, str],
+        headers: CIMultiDict[str],
+        tenant: str,
+        api: Api,
+    ) -> None:
+        """Charge what was expected of a first answer that did not come."""
+        decision, _ = await self.begin(data, caller, headers, tenant, api=api, first=first)
+        decision.record.outcome = "cut"
+        self.end(decision)
+
+    def _give(self, first: FirstAnswer, decision: Decision) -> web.Response:
+        """The first answer is the answer."""
+        record, request = decision.record, decision.request
+        record.outcome, record.status = "answered", 200
+        self.metrics.count_first_byte(record)
+        self.read_cost(decision, first.cost)
+        shown = pass_headers(first.headers)
+        for name in ("Content-Length", "Content-Encoding", "Content-Type"):
+            shown.popall(name, None)
+        shown.extend(budget_headers(record))
+        if request.stream:
+            shown["Content-Type"] = "text/event-stream"
+            return web.Response(headers=shown, body=as_events(first.answer, request))
+        shown["Content-Type"] = "application/json"
+        body = json.dumps(first.answer).encode()
+        restored = restore_content(body) if continues_answer(decision) else None
+        return web.Response(headers=shown, body=restored or body)
 
     @cached_property
     def opening_tokens(self) -> OpeningTokens:

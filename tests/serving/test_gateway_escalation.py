@@ -1,0 +1,216 @@
+"""The cheap answer is made first, shown to the router, and given or followed by a more expensive one."""
+
+import json
+import math
+
+import aiohttp
+import numpy as np
+import pytest
+from aiohttp import web
+
+from ibpo.data import LogColumns
+from ibpo.errors import IbpoError
+from ibpo.routing import as_escalation, fit_router, read_first_answers, read_routed_log
+from ibpo.serving.gateway import FittedRouter
+from ibpo.serving.gateway.escalation import read_answer
+from ibpo.serving.gateway.openai_request import read_request
+from tests.serving.world import ask, bulk, call, client_of, groups_of
+
+pytest.importorskip("sklearn")
+PLAN = {"budget": {"tokens": {"mean": 60, "overdraft": 3000, "burst": 600}}}
+WORDY, PLAIN = "So it is well yes no 777", "So 777"
+
+
+def fitted(folder, num_answers=1, left_out=("logprob",)):
+    """From a log in which wrong short answers are long (20 tokens for 10), and refuse."""
+    rng, rows = np.random.default_rng(0), []
+    for p in range(120):
+        hard = p % 2
+        for group, tokens, right in (("standard", 10, not hard), ("extended", 50, rng.random() < 0.9)):
+            for k in range(2):
+                text = PLAIN if not hard or group == "extended" else WORDY.replace("777", str(100 + k))
+                wrong = group == "standard" and hard
+                row = {"id": f"p{p}", "prompt": "q", "group": group, "reward": int(right), "response": text}
+                rows.append({**row, "tokens": 2 * tokens if wrong else tokens, "logprob": -2.0 if wrong else -0.1})
+    path = folder / "log.jsonl"
+    path.write_text("".join(json.dumps({k: v for k, v in row.items() if k not in left_out}) + "\n" for row in rows))
+    table = read_routed_log(path, columns=LogColumns())
+    first = read_first_answers(path, table, num_answers=num_answers)
+    return FittedRouter(as_escalation(fit_router(first.table), first), "router.json")
+
+
+def scripted(upstream, second=None):
+    """Standard answers of a prompt with "hard" in it are long and wordy; `second` is every other one's text."""
+
+    async def reply(request, body):
+        prompt = json.dumps(body.get("messages") or body.get("prompt"))
+        thinking = (body.get("chat_template_kwargs") or {}).get("enable_thinking")
+        hard, number = "hard" in prompt, len(upstream.requests)
+        text, tokens = ("So 777", 50) if thinking else (WORDY, 20) if hard else (PLAIN, 10)
+        if second and not thinking and number % 2 == 0:
+            text = second
+        if body.get("stream"):
+            return await upstream.stream(request, body, number, tokens, None, True)
+        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+        if body.get("logprobs"):
+            choice["logprobs"] = {"content": [{"token": "x", "logprob": -2.0 if hard else -0.1, "top_logprobs": []}]}
+        usage = {"prompt_tokens": 5, "completion_tokens": tokens, "total_tokens": 5 + tokens}
+        return web.json_response({"id": "r", "object": "chat.completion", "choices": [choice], "usage": usage})
+
+    upstream.reply = reply
+    return upstream
+
+
+def test_an_easy_answer_is_given_and_a_hard_one_is_followed_by_more(world, tmp_path):
+    upstream = scripted(world.upstream())
+    gateway, url, log = world.gateway(upstream.url, plan=PLAN, router=fitted(tmp_path))
+    bodies = [{"messages": [{"role": "user", "content": text}]} for text in ("easy", "hard", "easy", "hard")]
+    replies = [bulk(world, url, [{}], body=body)[0] for body in bodies]
+    assert groups_of(replies) == ["standard", "extended"] * 2
+    for (status, headers, data), text, tokens in zip(replies, [PLAIN, "So 777"] * 2, [10, 50] * 2, strict=True):
+        answer = json.loads(data)
+        assert status == 200 and headers["Content-Type"].startswith("application/json")
+        assert answer["choices"][0]["message"]["content"] == text
+        assert answer["usage"]["completion_tokens"] == tokens and "x-ibpo-request-id" in headers
+    assert len(upstream.requests) == 6
+    rows = [row for row in log() if row["event"] == "request"]
+    assert [row["tokens"] for row in rows] == [10, 50, 10, 50]
+    assert [row["source"] for row in rows] == ["first answer"] * 4
+    # 10 + (20 + 50) + 10 + (20 + 50): what was made first is charged with what came after it.
+    state = world.run(gateway.governor.controller.snapshot())
+    (total,) = [row for row in state["budgets"] if row["name"] == "tokens"]
+    assert total["spent"] == pytest.approx(160) and total["num_requests"] == 4
+
+
+def test_streams_get_the_first_answer_as_events_or_the_next_one_as_it_comes(world, tmp_path):
+    upstream = scripted(world.upstream())
+    _, url, log = world.gateway(upstream.url, plan=PLAN, router=fitted(tmp_path))
+    client = client_of(url)
+    easy = list(ask(client, "easy", stream=True, stream_options={"include_usage": True}).parse())
+    assert "".join(e.choices[0].delta.content or "" for e in easy if e.choices) == PLAIN
+    assert easy[-1].usage.completion_tokens == 10
+    assert [e.choices[0].finish_reason for e in easy if e.choices][-1] == "stop"
+    hard = list(ask(client, "hard", stream=True).parse())
+    assert "".join(e.choices[0].delta.content or "" for e in hard if e.choices).count("w") == 50
+    assert upstream.requests[0].get("stream") is None and upstream.requests[-1]["stream"]
+    world.wait_until(lambda: [row["tokens"] for row in log() if row["event"] == "request"] == [10, 50])
+
+
+def test_log_probabilities_are_asked_for_and_not_shown(world, tmp_path):
+    upstream = scripted(world.upstream())
+    upstream_probe = upstream.num_probes
+
+    async def always(request):  # the scripted upstream takes log-probabilities for a probe
+        body = await request.json()
+        upstream.requests.append(body)
+        return await upstream.reply(request, body)
+
+    upstream.complete = always
+    runner_url = start(world, upstream)
+    _, url, _ = world.gateway(runner_url, plan=PLAN, router=fitted(tmp_path, left_out=("response",)))
+    for text, group in (("easy", "standard"), ("hard", "extended")):
+        ((_, headers, data),) = bulk(world, url, [{}], body={"messages": [{"role": "user", "content": text}]})
+        assert headers["x-ibpo-response-group"] == group
+        assert not json.loads(data)["choices"][0].get("logprobs")
+    assert [body.get("logprobs") for body in upstream.requests] == [True, True, None]
+    assert upstream.num_probes == upstream_probe
+
+
+def start(world, upstream):
+    """Another server of the same upstream, after its handler was replaced."""
+
+    async def run():
+        runner = web.AppRunner(upstream.app())
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        world.stack.push_async_callback(runner.cleanup)
+        return f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+
+    return world.run(run())
+
+
+def test_two_answers_are_compared_and_both_are_charged(world, tmp_path):
+    upstream = scripted(world.upstream())
+    gateway, url, log = world.gateway(upstream.url, plan=PLAN, router=fitted(tmp_path, 2))
+    ((_, headers, data),) = bulk(world, url, [{}], body={"messages": [{"role": "user", "content": "easy"}]})
+    assert headers["x-ibpo-response-group"] == "standard" and len(upstream.requests) == 2
+    assert json.loads(data)["choices"][0]["message"]["content"] == PLAIN
+    (row,) = [row for row in log() if row["event"] == "request"]
+    state = world.run(gateway.governor.controller.snapshot())
+    assert row["tokens"] == 10 and state["budgets"][0]["spent"] == 20
+
+
+def test_who_says_what_it_wants_or_asks_for_several_is_decided_at_once(world, tmp_path):
+    upstream = scripted(world.upstream())
+    _, url, _ = world.gateway(upstream.url, plan=PLAN, router=fitted(tmp_path))
+    bulk(world, url, [{"x-ibpo-response-group": "standard"}, {"x-ibpo-gain": "0.5"}])
+    assert len(upstream.requests) == 2
+    bulk(world, url, [{}], body={"n": 2})
+    assert len(upstream.requests) == 3
+
+
+def test_the_bound_holds_with_what_was_made_first(world, tmp_path):
+    upstream = scripted(world.upstream())
+    narrow = {"budget": {"tokens": {"mean": 30, "overdraft": 450, "burst": 30}}}
+    gateway, url, _ = world.gateway(upstream.url, plan=narrow, router=fitted(tmp_path))
+    names = groups_of(bulk(world, url, [{}] * 60, body={"messages": [{"role": "user", "content": "hard"}]}))
+    state = world.run(gateway.governor.controller.snapshot())["budgets"][0]
+    assert 3 <= names.count("extended") <= 20
+    assert state["spent"] == 70 * names.count("extended") + 20 * names.count("standard")
+    assert state["spent"] <= 30 * 60 + 450
+
+
+@pytest.mark.parametrize("fault, status, booked", [("500", 500, 0.0), ("cut", 502, 10.0), ("malformed", 502, 10.0)])
+def test_a_first_answer_that_fails_is_booked_only_if_it_may_have_been_made(world, tmp_path, fault, status, booked):
+    upstream = world.upstream()
+    upstream.fault_of = lambda number: fault
+    gateway, url, _ = world.gateway(upstream.url, plan=PLAN, router=fitted(tmp_path))
+    got, _, data = call(f"{url}/v1/chat/completions", {"model": "m", "messages": []})
+    assert got == status and b"error" in data
+    state = world.run(gateway.governor.controller.snapshot())["budgets"][0]
+    assert state["spent"] == pytest.approx(booked) and state["num_requests"] == (1 if booked else 0)
+
+
+def test_a_caller_that_leaves_while_the_first_answer_is_made_is_charged_for_it(world, tmp_path):
+    upstream = world.upstream()
+    upstream.held = True
+    gateway, url, _ = world.gateway(upstream.url, plan=PLAN, router=fitted(tmp_path))
+
+    async def leave():
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=0.5)) as session:
+            with pytest.raises(TimeoutError):
+                await session.post(f"{url}/v1/chat/completions", json={"model": "m", "messages": []})
+
+    world.run(leave())
+    upstream.held = False
+    world.wait_until(lambda: world.run(gateway.governor.controller.snapshot())["budgets"][0]["spent"] == 10)
+
+
+def test_what_cannot_be_seen_here_is_refused_at_the_start(tmp_path):
+    path = tmp_path / "log.jsonl"
+    fitted(tmp_path)
+    rows = [{**json.loads(line), "mood": i % 3} for i, line in enumerate(path.read_text().splitlines())]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    table = read_routed_log(path, columns=LogColumns())
+    first = read_first_answers(path, table, num_answers=1, columns=["mood"])
+    with pytest.raises(IbpoError, match="needs the numbers mood beside each prompt"):
+        FittedRouter(as_escalation(fit_router(first.table), first), "router.json")
+
+
+def test_what_answers_show():
+    chat = read_request(b'{"messages": [], "response_format": {"type": "json_object"}}')
+    good = {"choices": [{"message": {"content": '{"a": 1}'}, "logprobs": {"content": [{"logprob": -1}, None]}}]}
+    assert read_answer([good], chat, 9) == {
+        "tokens": math.log(10),
+        "characters": math.log(9),
+        "refused": 0.0,
+        "logprob": -1.0,
+        "failed": 0.0,
+    }
+    bad = {"choices": [{"message": {"content": "Sorry, no."}}]}
+    shown = read_answer([bad, bad], chat, 3)
+    assert shown["failed"] == shown["refused"] == shown["agree"] == 1.0 and "logprob" not in shown
+    tools = {"choices": [{"message": {"content": None, "tool_calls": [{"id": "a"}]}}]}
+    assert read_answer([tools], read_request(b'{"messages": []}'), 3)["refused"] == 0.0
+    text = {"choices": [{"text": "7", "logprobs": {"token_logprobs": [None, -2.0, -4.0]}}]}
+    assert read_answer([text], read_request(b'{"prompt": "q"}', "completions"), 1)["logprob"] == -3.0
