@@ -60,10 +60,10 @@ def minimum(
             best, best_value = at, value
         dust = DUST * (abs(v) + sum(abs(x * s) for x, s in zip(g, at, strict=True)))
         if at == lowest and value - least <= 4 * dust:
-            return np.array(at) * scale, True
+            return np.array(at) * scale + 0.0, True
         lowest, least = planes.add(v, g, dust)
         if best_value - least <= close * abs(best_value):
-            return np.array(best) * scale, True
+            return np.array(best) * scale + 0.0, True
         # Halfway to the lowest point of the planes, which jumps about while they are few; the point itself now and
         # then, and in the end: it is a vertex.
         part = 1.0 if turn % 4 == 3 or best_value - least <= 1e-9 * abs(best_value) else 0.5

@@ -14,8 +14,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ibpo.allocation.allocate import allocate
+from ibpo.allocation.many import choose_each, whole
 from ibpo.allocation.problem import Amount, InfeasibleBudget, finite_array
 from ibpo.allocation.segments import FloatArray, IntArray, id_items, id_names
+from ibpo.allocation.units import decimal_places
 from ibpo.errors import IbpoError
 
 Pick = Callable[[FloatArray, FloatArray, FloatArray], IntArray]
@@ -254,6 +256,7 @@ def holdout_value(
     share_G, num_unmet = np.zeros((len(budgets), shape[1])), [0] * len(budgets)
     rng, thinning = np.random.default_rng(seed), np.random.default_rng([seed, 1]) if extrapolate else None
     rank = np.arange(len(log.pair)) - (np.cumsum(log.count) - log.count.ravel())[log.pair]
+    places = decimal_places(log.reward), decimal_places(log.cost)
     done = 0
     while done < num_splits:
         splits = range(done, min(num_splits, done + max(1, ROWS // len(log.pair))))
@@ -264,7 +267,7 @@ def holdout_value(
         points = cost_HPG.mean(1)[other], reward_HPG.mean(1)[other]  # [H, G] of the constant policies
         for deciding, factor in ((halves, 1.0),) if thinner is None else ((halves, 1.5), (thinner, -0.5)):
             for b, budget in enumerate(budgets):
-                pick = _picks(*deciding, budget)
+                pick = _picks(*deciding, budget, places)
                 none = pick[:, 0] < 0
                 pick[none] = cost_HPG[none].argmin(2)
                 value, cost, decided = (
@@ -426,12 +429,22 @@ def _random_mixes(
     return weight, slope_H
 
 
-def _picks(reward: FloatArray, cost: FloatArray, count: FloatArray, budget: Amount | Pick) -> IntArray:
+def _picks(
+    reward: FloatArray,
+    cost: FloatArray,
+    count: FloatArray,
+    budget: Amount | Pick,
+    places: tuple[int | None, int | None],
+) -> IntArray:
     """`[H, P]` the response group of each problem by each half; -1 in a half that cannot keep the budget."""
     if callable(budget):
         return budget(reward, cost, count)
-    pick = np.full(reward.shape[:2], -1, np.int64)
-    for h in range(len(pick)):
+    utility, price = (whole(x, count, n) for x, n in zip((reward, cost), places, strict=True))
+    pick, left = np.full(reward.shape[:2], -1, np.int64), list(range(len(reward)))
+    shares = not ((cost != 0) & (cost != 1)).any()  # as fast one by one, and ties between problems go by their ids
+    if utility is not None and price is not None and not shares:  # all halves together
+        pick, left = choose_each(utility[0], price[0], Fraction(str(budget)) * reward.shape[1] * price[1])
+    for h in left:
         try:
             pick[h] = _allocated(reward[h], cost[h], budget)
         except InfeasibleBudget:

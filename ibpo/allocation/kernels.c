@@ -18,7 +18,7 @@
 #define CHUNK 2048
 
 /* ibpo/allocation/kernels.py asks. */
-API int64_t version(void) { return 2; }
+API int64_t version(void) { return 3; }
 
 typedef struct {
     const double *utility; /* [C] */
@@ -172,4 +172,212 @@ API void sorted_rows(const int64_t *ids, int64_t n, int64_t low, int64_t span, i
     for (int64_t i = 0; i < n; i++) place[ids[i] - low + 1]++;
     for (int64_t j = 0; j < span; j++) place[j + 1] += place[j];
     for (int64_t i = 0; i < n; i++) order[place[ids[i] - low]++] = i;
+}
+
+/* States of a search (ibpo/allocation/search.py, States): what they lose, and what they cost under each of K rows. */
+typedef struct {
+    const int64_t *loss;   /* [C] candidates, gathered by problem */
+    const int64_t *cost;   /* [K][C] */
+    const int64_t *start;  /* [P] first candidate of each problem, in the order of the search */
+    const int64_t *length; /* [P] */
+    const double *rest;    /* [P + 1] what the problems that are still to come lose at least, at these prices */
+    const int64_t *room;   /* [K][P + 1] what they cost at most */
+    const int64_t *low;    /* [K]; below 0: none */
+    const int64_t *high;   /* [K]; below 0: none */
+    const double *slope;   /* [K] prices, in losses per cost */
+    int64_t num_candidates, num_problems, num_costs;
+    int64_t most; /* only what loses less is looked for; below 0: anything */
+    double paid, rounding;
+} States;
+
+/* S states side by side: column 0 are losses, column 1 + k costs. */
+typedef struct {
+    int64_t *column[17];
+} Table;
+
+static double bound_of(const States *s, int64_t j, const Table *t, int64_t i) {
+    double bound = (double)t->column[0][i] + (s->rest[j] - s->paid - s->rounding);
+    for (int64_t k = 0; k < s->num_costs; k++)
+        if (s->slope[k] != 0.0) bound += s->slope[k] * (double)t->column[1 + k][i];
+    return bound;
+}
+
+/* Can state i, j problems being chosen for, keep every bound, and lose less than what is known? */
+static int is_promising(const States *s, int64_t j, const Table *t, int64_t i) {
+    for (int64_t k = 0; k < s->num_costs; k++) {
+        const int64_t x = t->column[1 + k][i];
+        if (s->high[k] >= 0 && x > s->high[k]) return 0;
+        if (s->low[k] >= 0 && x < s->low[k] - s->room[k * (s->num_problems + 1) + j]) return 0;
+    }
+    return s->most < 0 || (t->column[0][i] < s->most && bound_of(s, j, t, i) <= (double)(s->most - 1));
+}
+
+/* Order by the last cost, the last but one ..., the loss; a cost with a lower bound is better when it is larger. */
+static int is_before(const States *s, const Table *t, int64_t a, int64_t b) {
+    for (int64_t k = s->num_costs - 1; k >= 0; k--) {
+        const int64_t x = t->column[1 + k][a], y = t->column[1 + k][b];
+        if (x != y) return s->low[k] >= 0 ? x > y : x < y;
+    }
+    return t->column[0][a] < t->column[0][b];
+}
+
+/* A stable merge sort of n states' places, by their order above or by `key`. */
+static void sort_places(const States *s, const Table *t, const double *key, int64_t *place, int64_t *other, int64_t n) {
+    for (int64_t width = 1; width < n; width *= 2) {
+        for (int64_t first = 0; first < n; first += 2 * width) {
+            const int64_t middle = first + width < n ? first + width : n, last = middle + width < n ? middle + width : n;
+            int64_t a = first, b = middle;
+            for (int64_t i = first; i < last; i++) {
+                int second = a >= middle;
+                if (a < middle && b < last)
+                    second = key ? key[place[b]] < key[place[a]] : is_before(s, t, place[b], place[a]);
+                other[i] = second ? place[b++] : place[a++];
+            }
+        }
+        memcpy(place, other, n * sizeof(int64_t));
+    }
+}
+
+/* Keeps, of n states, those that no other one makes needless: see _undominated. Returns how many; `kept` are rising. */
+static int64_t undominated(const States *s, const Table *t, int64_t n, int64_t rivals, int64_t *kept, int64_t *other,
+                           double *key, char *flag) {
+    for (int64_t i = 0; i < n; i++) kept[i] = i;
+    if (n < 2) return n;
+    if (!s->num_costs) {
+        int64_t best = 0;
+        for (int64_t i = 1; i < n; i++)
+            if (t->column[0][i] < t->column[0][best]) best = i;
+        kept[0] = best;
+        return 1;
+    }
+    int two_sided = 0;
+    for (int64_t k = 0; k < s->num_costs; k++) two_sided |= s->low[k] >= 0 && s->high[k] >= 0;
+    sort_places(s, t, NULL, kept, other, n);
+    int64_t count = 0, least = 0;
+    for (int64_t i = 0; i < n; i++) { /* of equal costs the least loss; under one cost, none that loses as much for more */
+        int same = i > 0;
+        if (i && s->num_costs == 1 && !two_sided) same = t->column[0][kept[i]] >= least;
+        else
+            for (int64_t k = 0; i && k < s->num_costs && same; k++)
+                same = t->column[1 + k][kept[i]] == t->column[1 + k][other[0]];
+        const int64_t at = kept[i], loss = t->column[0][at];
+        least = i && least < loss ? least : loss;
+        other[0] = at; /* the one before, dropped or not */
+        if (!same) kept[count++] = at;
+    }
+    if (count > 4 * rivals && s->num_costs > 1 && !two_sided) {
+        int64_t *rank = other + n, *spare = rank + n;
+        for (int64_t i = 0; i < count; i++) rank[i] = i, key[i] = bound_of(s, 0, t, kept[i]), flag[i] = 0;
+        sort_places(s, t, key, rank, spare, count);
+        for (int64_t a = 0; a < rivals; a++) {
+            const int64_t rival = rank[a];
+            if (flag[rival]) continue;
+            for (int64_t i = 0; i < count; i++) {
+                int worse = i != rival && t->column[0][kept[i]] >= t->column[0][kept[rival]];
+                for (int64_t k = 0; k < s->num_costs && worse; k++) {
+                    const int64_t x = t->column[1 + k][kept[i]], y = t->column[1 + k][kept[rival]];
+                    worse = s->low[k] >= 0 ? x <= y : x >= y;
+                }
+                flag[i] |= worse;
+            }
+        }
+        int64_t left = 0;
+        for (int64_t i = 0; i < count; i++)
+            if (!flag[i]) kept[left++] = kept[i];
+        count = left;
+    }
+    for (int64_t i = 0; i < n; i++) flag[i] = 0;
+    for (int64_t i = 0; i < count; i++) flag[kept[i]] = 1;
+    count = 0;
+    for (int64_t i = 0; i < n; i++)
+        if (flag[i]) kept[count++] = i;
+    return count;
+}
+
+/* The most promising of n states, about `width`: see _promise. */
+static int64_t promise(const States *s, int64_t j, const Table *t, int64_t n, int64_t width, int64_t *kept, int64_t *other,
+                       double *key, double *pay, char *flag) {
+    double low = 0.0, high = 0.0;
+    for (int64_t i = 0; i < n; i++) {
+        kept[i] = i, key[i] = bound_of(s, j, t, i), pay[i] = 0.0, flag[i] = 0;
+        for (int64_t k = 0; k < s->num_costs; k++)
+            if (s->slope[k] != 0.0) pay[i] += s->slope[k] * (double)t->column[1 + k][i];
+        if (!i || pay[i] < low) low = pay[i];
+        if (!i || pay[i] > high) high = pay[i];
+    }
+    sort_places(s, t, key, kept, other, n);
+    const int levels = high > low;
+    const int64_t half = levels ? width / 2 : width;
+    for (int64_t i = 0; i < half && i < n; i++) flag[kept[i]] = 1;
+    if (levels) {
+        const double step = (double)(width / 2) / (high - low);
+        for (int64_t l = 0; l <= width / 2 + 1; l++) other[l] = -1;
+        for (int64_t i = 0; i < n; i++) { /* the first by rank of each level */
+            const int64_t level = (int64_t)((pay[kept[i]] - low) * step);
+            if (other[level] < 0) other[level] = kept[i], flag[kept[i]] = 1;
+        }
+    }
+    int64_t count = 0;
+    for (int64_t i = 0; i < n; i++)
+        if (flag[i]) kept[count++] = i;
+    return count;
+}
+
+/* States.run: 1 with the candidates of the best choice in `picked` `[P]`, its loss in out[0]; 0 where there is none;
+   -1 where the limit is reached, with the least bound of what was not looked at in least[0].
+   work: 6 + 2 (1 + K) columns of `size` numbers, floats: two, flag: one; size is at least limit + 2 width + 64. */
+API int64_t run_states(const States *s, int64_t limit, int64_t width, int64_t rivals, int64_t size, int64_t *work,
+                       double *floats, char *flag, int64_t *picked, int64_t *out, double *least) {
+    Table now, next;
+    for (int64_t k = 0; k <= s->num_costs; k++) now.column[k] = work, work += size, next.column[k] = work, work += size;
+    int64_t *parent = work, *option = work + size, *kept = work + 2 * size, *other = work + 3 * size; /* other: 3 sizes */
+    double *key = floats, *pay = floats + size;
+    int64_t count = 1, traced = 0;
+    for (int64_t k = 0; k <= s->num_costs; k++) now.column[k][0] = 0;
+    if (!is_promising(s, 0, &now, 0)) return 0;
+    for (int64_t j = 0; j < s->num_problems; j++) {
+        const int64_t begin = s->start[j], options = s->length[j];
+        limit -= count * options;
+        if (limit < 0) {
+            for (int64_t i = 0; i < count; i++) {
+                const double bound = bound_of(s, j, &now, i);
+                if (!i || bound < least[0]) least[0] = bound;
+            }
+            return -1;
+        }
+        /* each state with each candidate of the problem */
+        int64_t grown = 0;
+        for (int64_t i = 0; i < count; i++)
+            for (int64_t c = begin; c < begin + options; c++) {
+                next.column[0][grown] = now.column[0][i] + s->loss[c];
+                for (int64_t k = 0; k < s->num_costs; k++)
+                    next.column[1 + k][grown] = now.column[1 + k][i] + s->cost[k * s->num_candidates + c];
+                if (is_promising(s, j + 1, &next, grown)) {
+                    parent[traced + grown] = i, option[traced + grown] = c;
+                    grown++;
+                }
+            }
+        int64_t left = undominated(s, &next, grown, rivals, kept, other, key, flag);
+        for (int pass = 0; pass < 2; pass++) { /* close up; then, if there are too many, those of most promise */
+            for (int64_t i = 0; i < left; i++) {
+                for (int64_t k = 0; k <= s->num_costs; k++) now.column[k][i] = next.column[k][kept[i]];
+                parent[traced + i] = parent[traced + kept[i]], option[traced + i] = option[traced + kept[i]];
+            }
+            if (pass || !width || left <= width) break;
+            for (int64_t k = 0; k <= s->num_costs; k++) memcpy(next.column[k], now.column[k], left * sizeof(int64_t));
+            left = promise(s, j + 1, &next, left, width, kept, other, key, pay, flag);
+        }
+        if (!left) return 0;
+        picked[j] = traced; /* where the trace of this problem begins */
+        traced += left, count = left;
+    }
+    int64_t best = 0;
+    for (int64_t i = 1; i < count; i++)
+        if (now.column[0][i] < now.column[0][best]) best = i;
+    out[0] = now.column[0][best];
+    for (int64_t j = s->num_problems - 1; j >= 0; j--) {
+        const int64_t at = picked[j] + best;
+        best = parent[at], picked[j] = option[at];
+    }
+    return 1;
 }

@@ -38,6 +38,8 @@ NEAREST = 4_096
 """Candidates, besides the best of each problem, that are kept in mind: those of the smallest regrets."""
 FIRST = 12
 """Candidates of a first search; each further one has half as many again."""
+MOST_EXCHANGES, MOST_TRIES = 100, 30
+"""Moves in two problems at once, and pairs that are tried for each."""
 GOOD = 1e-3
 """Part of the objective: where effort is limited in nodes, HiGHS is asked where a larger gap is left."""
 FEW, MANY = 50_000, 1_000_000
@@ -303,7 +305,8 @@ def close_gap(
     """
     found = _regrets(instance, price)
     base = Base.from_choice(instance, found.best)
-    chosen, value = None, -math.inf
+    chosen: IntArray | None = None
+    value = -math.inf
     deadline = time.monotonic() + effort.time_limit_s
     proved = believed = found.bound
 
@@ -350,9 +353,12 @@ def close_gap(
         if instance.all_fit(guess):
             chosen = _filled(instance, guess, found.near)
             value = exact_sum(instance.utility[chosen])
+    if chosen is not None and not effort.is_enough(value, proved):
+        chosen = _exchanged(instance, chosen, found, price)
+        value = exact_sum(instance.utility[chosen])
     proved = max(value, proved)
     if effort.node_limit and chosen is not None:
-        if not effort.is_enough(value, proved):
+        if not effort.is_enough(value, proved) and np.count_nonzero(found.regret <= found.bound - value) <= 240:
             searched(found.bound - value, FEW)
         if proved - value <= GOOD * abs(value):
             return chosen, proved
@@ -396,6 +402,43 @@ def _filled(instance: AllocationProblem, chosen: IntArray, near: IntArray) -> In
             if (moved <= high).all() and (moved >= low).all():
                 total, filled[p] = moved, row
     return filled if instance.all_fit(filled) else chosen
+
+
+def _exchanged(instance: AllocationProblem, chosen: IntArray, found: _Regrets, price: FloatArray) -> IntArray:
+    """The choice, made better by moves in two problems at once that together fit and are worth more, while there are.
+
+    Where costs are nearly equal, one move spends too much or leaves too much; a dearer one for a cheaper one does not.
+    """
+    low, high = instance.bounds.arrays()
+    main = int(np.argmax(np.abs(price) * np.where(np.isfinite(high), 1.0, 0.0)))
+    changed = chosen.copy()
+    total = np.array([float(x) for x in instance.total(chosen)])
+    problem_of = instance.segments.problem_of
+    for _ in range(MOST_EXCHANGES):
+        back = found.best[np.flatnonzero(changed != found.best)]
+        rows = np.concatenate([found.near, back[:NEAREST]])
+        problem = problem_of(rows)
+        now = changed[problem]
+        gain, step = instance.utility[rows] - instance.utility[now], instance.cost[:, rows] - instance.cost[:, now]
+        # By the cost whose price counts most: for each move the best one among those that fit beside it.
+        order = np.lexsort((-gain, step[main]))
+        rising, best = step[main][order], np.maximum.accumulate(gain[order])
+        first = np.flatnonzero(gain[order] == best)
+        room: FloatArray = high[main] - total[main] - step[main]
+        fits = np.searchsorted(rising, room, side="right") - 1
+        ahead = np.where(fits >= 0, gain + best[np.maximum(fits, 0)], -np.inf)
+        moved = False
+        for a in np.argsort(-ahead, kind="stable")[:MOST_TRIES].tolist():
+            if not ahead[a] > 1e-9 * abs(gain[a]):
+                break
+            b = int(order[first[np.searchsorted(first, fits[a], side="right") - 1]])
+            spent = total + step[:, a] + step[:, b]
+            if problem[a] != problem[b] and (spent <= high).all() and (spent >= low).all():
+                changed[problem[[a, b]]], total, moved = rows[[a, b]], spent, True
+                break
+        if not moved:
+            break
+    return changed if instance.all_fit(changed) else chosen
 
 
 def _solve_near(

@@ -11,6 +11,7 @@ another one. Losses and costs are int64, or Python's whole numbers where these a
 float, and it is lowered by what it may be rounded. Letters: C candidates, P problems, K budgets, S states.
 """
 
+import ctypes
 import itertools
 import math
 import time
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ibpo.allocation import kernels
 from ibpo.allocation.problem import AllocationProblem
 from ibpo.allocation.segments import FloatArray, IntArray, exact_sum, is_first
 from ibpo.allocation.units import decimal_places
@@ -32,6 +34,8 @@ MOST_PROBLEMS = 1_000
 """Problems of a search: each takes a few dozen passes over its states."""
 WIDTH = 300
 """States that are kept where a good choice is looked for, not the best."""
+MOST_ROWS = 16
+"""Costs that the kernel takes."""
 RIVALS = 16
 """States that all others are compared with."""
 
@@ -119,9 +123,9 @@ def search(
     open_, local = open_[order], local[order]
     start = np.flatnonzero(is_first(local))
     loss, worth = _losses(instance, open_, start, local)
-    rows: list[_Row] = []
+    rows: list[Row] = []
     for k, total in enumerate(base.without(instance, problems)):
-        row = _Row.from_instance(instance, k, open_, total, start, local, float(price[k]) / worth)
+        row = Row.from_instance(instance, k, open_, total, start, local, float(price[k]) / worth)
         if row is None:
             return Found(chosen=None, done=True, bound=-math.inf)
         if row.low is not None or row.high is not None:
@@ -133,7 +137,7 @@ def search(
     if above > -math.inf:
         allowed = math.floor((best - above + blur + 2.0**-50 * abs(above)) / worth) + 1
         most = allowed if most is None else min(most, allowed)
-    states = _States(loss, rows, start, instance.ids.key(problems), most)
+    states = States(loss, rows, start, instance.ids.key(problems), most)
     picked, done = (None, False) if limit is None else states.run(limit, deadline)
     if not done:
         picked, _ = states.run(WIDTH * len(open_), deadline, width=WIDTH)
@@ -183,7 +187,7 @@ def _fitted(values: list[int]) -> Whole:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _Row:
+class Row:
     """One cost in whole numbers.
 
     Attributes:
@@ -208,7 +212,7 @@ class _Row:
         start: IntArray,
         local: IntArray,
         price: float,
-    ) -> "_Row | None":
+    ) -> "Row | None":
         """Row k of these candidates, beside what costs `fixed`; None where its bounds cannot be kept."""
         exact, low, high = instance.exact[k], instance.bounds.low[k], instance.bounds.high[k]
         if exact is None and instance.bounds.whole[k]:
@@ -238,7 +242,17 @@ class _Row:
         )
 
 
-class _States:
+class _CStates(ctypes.Structure):
+    """`States` of kernels.c."""
+
+    _fields_ = [
+        *((n, ctypes.c_void_p) for n in ("loss", "cost", "start", "length", "rest", "room", "low", "high", "slope")),
+        *((name, kernels.Int) for name in ("num_candidates", "num_problems", "num_costs", "most")),
+        *((name, kernels.Float) for name in ("paid", "rounding")),
+    ]
+
+
+class States:
     """All choices for the first problems that are worth going on with.
 
     Args:
@@ -249,7 +263,7 @@ class _States:
         most: Only choices that lose less are looked for; None: any.
     """
 
-    def __init__(self, loss: Whole, rows: list[_Row], start: IntArray, key: NDArray[Any], most: int | None) -> None:
+    def __init__(self, loss: Whole, rows: list[Row], start: IntArray, key: NDArray[Any], most: int | None) -> None:
         self.rows, self.most, self.least = rows, most, -math.inf
         """`least`: no choice loses less than this, or less than `most`, too."""
         total = loss.astype(np.float64)
@@ -283,6 +297,11 @@ class _States:
             deadline: On the monotonic clock.
             width: How many of them are kept, those that promise most; None: all. What is found is then known.
         """
+        limit = limit if len(self.start) <= MOST_PROBLEMS else 0
+        if self.most is not None and self.most <= 0:
+            return None, True
+        if kernels.LIBRARY is not None and self._whole():
+            return self._run_in_c(limit, width)
         loss: Whole = np.zeros(1, self.loss.dtype)
         cost: list[Whole] = [np.zeros(1, row.cost.dtype) for row in self.rows]
         trace: list[tuple[IntArray, IntArray]] = []
@@ -290,7 +309,6 @@ class _States:
         lengths: list[int] = self.length.tolist()
         if not self._promising(0, loss, cost).any():
             return None, True
-        limit = limit if len(self.start) <= MOST_PROBLEMS else 0
         for j, (begin, size) in enumerate(zip(starts, lengths, strict=True)):
             options = np.arange(begin, begin + size)
             limit -= len(loss) * size
@@ -316,6 +334,56 @@ class _States:
             picked.append(int(option[state]))
             state = int(parent[state])
         return np.array(picked, np.int64), True
+
+    def _whole(self) -> bool:
+        """Whether all numbers are int64, and not too many rows for the kernel."""
+        known = 0 if self.most is None else self.most
+        ends = [x for row in self.rows for x in (row.low, row.high) if x is not None]
+        columns = [self.loss, *(row.cost for row in self.rows)]
+        return (
+            len(self.rows) <= MOST_ROWS
+            and max([known, *ends]) < FITS
+            and all(column.dtype == np.int64 for column in columns)
+        )
+
+    def _run_in_c(self, limit: int, width: int | None) -> tuple[IntArray | None, bool]:
+        """`run`, by `run_states` of kernels.c; it does not look at the clock: `limit` holds it back."""
+        num_rows, num_problems = len(self.rows), len(self.start)
+        cost = np.array([row.cost for row in self.rows], np.int64).reshape(num_rows, -1)
+        room = np.zeros((num_rows, num_problems + 1), np.int64)
+        for k, (row, of_row) in enumerate(zip(self.rows, self.room, strict=True)):
+            if row.low is not None:
+                room[k] = of_row
+        ends = [[-1 if x is None else x for x in (row.low, row.high)] for row in self.rows]
+        low, high = np.array(ends, np.int64).reshape(-1, 2).T.copy()
+        slope = np.array([row.slope for row in self.rows], np.float64)
+        loss, start, length = (np.ascontiguousarray(x, np.int64) for x in (self.loss, self.start, self.length))
+        held = [loss, cost, start, length, np.array(self.rest), room, low, high, slope]
+        states = _CStates(
+            *map(kernels.at, held),
+            len(loss),
+            num_problems,
+            num_rows,
+            -1 if self.most is None else self.most,
+            self.paid,
+            self.rounding,
+        )
+        size = limit + 2 * (width or 0) + 64
+        work, floats, flag = np.empty((8 + 2 * num_rows) * size, np.int64), np.empty(2 * size), np.empty(size, np.int8)
+        picked, out, least = np.empty(max(num_problems, 1), np.int64), np.zeros(1, np.int64), np.zeros(1)
+        found = kernels.LIBRARY and kernels.LIBRARY.run_states(
+            ctypes.byref(states),
+            *map(kernels.Int, (limit, width or 0, RIVALS, size)),
+            *map(kernels.at, (work, floats, flag, picked, out, least)),
+        )
+        if found == -1:
+            if width is None:
+                self.least = max(self.least, float(least[0]))
+            return None, False
+        if not found:
+            return None, True
+        self.most = int(out[0])
+        return picked[:num_problems], True
 
     def _promise(self, j: int, loss: Whole, cost: list[Whole], width: int) -> IntArray:
         """About `width` states: half of them those of the least bounds, half the best at each level of what is paid.

@@ -438,8 +438,10 @@ def ridge(features: np.ndarray, target: np.ndarray) -> np.ndarray:
     fitted_WK = np.zeros(target_WK.shape)
     seen_WK = ~np.isnan(target_WK)
     # One decomposition for all targets that are known on the same rows.
-    for use in np.unique(seen_WK, axis=1).T:
-        which = (seen_WK == use[:, None]).all(0)
+    known_on = [column.tobytes() for column in seen_WK.T]
+    for rows in dict.fromkeys(known_on):
+        which = np.array([other == rows for other in known_on])
+        use = seen_WK[:, which][:, 0]
         if use.any():
             fitted_WK[:, which] = _ridge_on(features, target_WK[:, which], use)
     return fitted_WK.reshape(target.shape)

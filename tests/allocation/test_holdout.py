@@ -1,9 +1,12 @@
 """Held-out values: honest where in-sample values are not."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
-from ibpo.allocation import InfeasibleBudget, holdout_value, random_mix
+from ibpo.allocation import InfeasibleBudget, allocate, holdout_value, random_mix
+from ibpo.allocation.many import choose_each, whole
 from ibpo.errors import IbpoError
 
 
@@ -126,3 +129,32 @@ def test_against_the_best_mixture_by_the_same_half():
         gains.append([holdout_value(*rows, constant, against=[x], num_splits=5)[0].mixture_gain for x in (lucky, 9.0)])
     by_all, by_half = np.mean(gains, axis=0)
     assert by_all < -0.02 and abs(by_half) < 0.015
+
+
+def test_halves_together_choose_what_allocate_chooses():
+    """In whole numbers, all halves at once: the value that `allocate` proves for each."""
+    rng = np.random.default_rng(0)
+    for turn in range(60):
+        num_halves, num_problems, num_groups = (int(rng.integers(1, most)) for most in (20, 40, 5))
+        shape = num_halves, num_problems, num_groups
+        utility, cost = rng.integers(0, 4 if turn % 2 else 1000, shape), rng.integers(0, 5 if turn % 3 else 500, shape)
+        least, most = cost.min(2).sum(1).mean(), cost.max(2).sum(1).mean()
+        high = int(least + 0.6 * rng.random() * (most - least))
+        pick, unsolved = choose_each(utility, cost, Fraction(high))
+        assert not unsolved
+        problem, problems = np.arange(num_problems).repeat(num_groups), np.arange(num_problems)
+        for u, c, chosen in zip(utility, cost, pick, strict=True):
+            try:
+                found = allocate(u.ravel(), problem, c.ravel(), Fraction(high, num_problems))
+            except InfeasibleBudget:
+                assert (chosen == -1).all()
+                continue
+            assert c[problems, chosen].sum() <= high
+            assert u[problems, chosen].sum() == found.objective and found.status == "optimal"
+
+
+def test_means_as_whole_numbers():
+    means, count = np.array([[[1.5, 2.25]]]), np.array([[[2.0, 4.0]]])
+    numbers = whole(means, count, 0)
+    assert numbers is not None and numbers[0].tolist() == [[[6, 9]]] and numbers[1] == 4
+    assert whole(means, count, None) is None and whole(means, count * 0, 0) is None
