@@ -390,3 +390,21 @@ def test_a_stream_that_runs_away_is_booked_while_it_runs(world):
     world.wait_until(lambda: world.snapshot(gateway)["num_in_flight"] == 0)
     budget = world.snapshot(gateway)["budgets"][0]
     assert (budget["spent"], budget["in_flight"]) == (3000, 0)
+
+
+def test_answers_that_callers_cut_short_do_not_teach_how_long_answers_are(world):
+    """Else whoever asks for one token each would make everybody's answers look free, and a disconnect cheap."""
+    upstream = world.upstream()
+    plan = {"budget": {"tokens": {"mean": 500, "overdraft": 9000}}}
+    gateway, url, _ = world.gateway(upstream.url, plan=plan, upstream=QUICK)
+    usage = {"prompt_tokens": 5, "completion_tokens": 1}
+
+    async def reply(request, body):
+        return web.json_response({"choices": [{"message": {"role": "assistant", "content": "w"}}], "usage": usage})
+
+    upstream.reply = reply
+    bulk(world, url, [{}] * 50, body={"max_tokens": 1})
+    lengths = gateway.governor.expected_lengths
+    assert lengths.expect("*/extended", 20, 50.0).mean == 50.0
+    bulk(world, url, [{}] * 50, body={"max_tokens": 300})
+    assert lengths.expect("*/extended", 20, 50.0).mean == pytest.approx(1.0)

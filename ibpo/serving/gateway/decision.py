@@ -50,6 +50,8 @@ from ibpo.serving.gateway.usage import AnswerCost, StreamUsage
 from ibpo.serving.lengths import Length, Lengths
 
 SLICE_HEADER = f"{OWN_HEADERS}slice"
+LEAST_LEARNED = 4.0
+"""Of a caller's own cap, in parts of what is expected: lengths are learned from answers with at least that."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -162,7 +164,10 @@ class Decider:
         cap = max_tokens_of(request, group)
         if counts:
             name, guess = f"{model.name}/{group.name}", expected_tokens(request, group, gains) / request.num_answers
-            self.expected_lengths.begin(record.request_id, name, size=size, guess=guess)
+            # An answer that the caller has cut short does not tell how long answers are.
+            known = self.expected_lengths.expect(name, size, guess).mean
+            if cap is None or cap == group.max_tokens or cap >= LEAST_LEARNED * known:
+                self.expected_lengths.begin(record.request_id, name, size=size, guess=guess)
         if request.hides_thinking or group.reasoning_effort:
             record.expected_unseen = expected_tokens(request, group, gains)
         if reservation is not None:
