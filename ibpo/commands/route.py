@@ -142,15 +142,49 @@ def fit_command(
     typer.echo(f"{len(table.problems)} problems, {int(table.count.sum())} responses -> {out}")
 
 
-@route_app.command("show", epilog="Example: ibpo route show router.json")
-def show_command(router: Annotated[Path, typer.Argument(help="As ibpo route fit wrote it.")]) -> None:
-    """Say what a router was fitted on, and what it was worth on unseen problems."""
-    from ibpo.routing import load_router
+@route_app.command("show", epilog="Example: ibpo route show router.json --served gateway.jsonl")
+def show_command(
+    router: Annotated[Path, typer.Argument(help="As ibpo route fit wrote it.")],
+    served: Annotated[
+        Path | None,
+        typer.Option(
+            help="Log of ibpo serve with bodies and outcomes: what would this router have been worth on these requests?"
+        ),
+    ] = None,
+    embed: EmbedBy = None,
+) -> None:
+    """Say what a router was fitted on, what it was worth on unseen problems, and with --served on served requests."""
+    from ibpo.routing import judge_served, load_router, read_served
 
-    found = load_router(router)
-    _print(router.name, found)
-    for name, value in found.source.items():
-        typer.echo(f"{name}: {json.dumps(value)}")
+    if served is not None:
+        log = read_served(served)
+        found = judge_served(open_router(router, embed), log)
+        value, names = found["value"], ("ips", "self_normalised", "doubly_robust")
+        typer.echo(
+            f"{len(log.prompts)} of {log.num_requests} answered requests with prompt and outcome: reward "
+            f"{found['served']:.4f} ± {found['served_error']:.4f} as served"
+        )
+        told = [
+            f"{name.replace('_', ' ')} {getattr(value, name):.4f} ± {getattr(value, f'{name}_error'):.4f}"
+            for name in names
+        ]
+        typer.echo(f"{router.name} at the same prices: {', '.join(told)} (standard errors)")
+        if found["tokens"] is not None:
+            typer.echo(f"tokens a request: {found['tokens']:.1f}, {found['served_tokens']:.1f} as served")
+        typer.echo(
+            f"agrees with {found['agreement']:.0%} of the choices, stands by {value.effective_size:.0f} requests, "
+            f"largest weight {value.largest_weight:.3g}"
+        )
+        if not found["explored"]:
+            typer.echo(
+                "nothing was explored: only where it agrees is anything known, and its other choices are not judged; "
+                "serve with explore above 0"
+            )
+        return
+    shown = load_router(router)
+    _print(router.name, shown)
+    for name, row in shown.source.items():
+        typer.echo(f"{name}: {json.dumps(row)}")
 
 
 @route_app.command("score", epilog="Example: ibpo route score router.json prompts.jsonl")

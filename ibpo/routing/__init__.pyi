@@ -12,7 +12,7 @@ from .escalation import (
 from .evaluate import check_routed, default_budgets, evaluate_router, score_unseen, verdict
 from .features import as_text
 from .fit import PROMPTS, RoutedLog, as_mix, embedder, fit_router, read_routed_log, scores_of
-from .off_policy import OffPolicyValue, evaluate_off_policy
+from .off_policy import OffPolicyValue, Served, evaluate_off_policy, judge_served, read_served
 from .online import OnlineRouter, OnlineScores
 from .router import Embed, Router, Scores, load_router, save_router
 
@@ -28,6 +28,7 @@ __all__ = [
     "RoutedLog",
     "Router",
     "Scores",
+    "Served",
     "as_escalation",
     "as_mix",
     "as_text",
@@ -40,10 +41,12 @@ __all__ = [
     "fit_router",
     "judge_curve",
     "judge_escalation",
+    "judge_served",
     "load_router",
     "open_encoder",
     "read_first_answers",
     "read_routed_log",
+    "read_served",
     "read_shown",
     "save_router",
     "score_unseen",

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ibpo.errors import IbpoError
 from ibpo.routing.features import FloatArray
+from ibpo.routing.router import Router
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,3 +108,133 @@ def evaluate_off_policy(
 def _mean(values: FloatArray) -> tuple[float, float]:
     """Mean and its standard error."""
     return float(values.mean()), float(values.std() / np.sqrt(max(1, len(values) - 1)))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Served:
+    """Requests of a gateway's log whose prompt and outcome are known. N of them."""
+
+    prompts: list[Any]
+    response_group: list[str]
+    reward: FloatArray
+    tokens: FloatArray
+    """`[N]` completion tokens; NaN where they were not counted."""
+    propensity: FloatArray
+    price: list[dict[str, float | None]]
+    """Budget -> gain that a unit had to bring; None: no gain was enough."""
+    num_requests: int
+    """In the log, with or without an outcome."""
+
+
+def read_served(path: str | Path) -> Served:
+    """Read the log of `ibpo serve` (JSON lines): requests that were answered, and their outcomes.
+
+    Prompts are in the log with `log_bodies = true`, outcomes where they were posted to `/outcomes`. Requests for
+    several answers are left out: their outcome is of no one of them.
+
+    Raises:
+        IbpoError: No such file, a line that is no JSON object, or nothing to be judged by.
+    """
+    requests: dict[str, dict[str, Any]] = {}
+    rewards: dict[str, float] = {}
+    try:
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    row = json.loads(line) if line.strip() else {}
+                    event, name = row.get("event"), str(row.get("request_id"))
+                    if event == "outcome":
+                        rewards[name] = float(row["reward"])
+                    elif event == "request" and row["outcome"] == "answered":
+                        requests[name] = row
+                except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
+                    raise IbpoError(f"{path} line {number}: no line of a gateway's log: {error!r}; remove it") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise IbpoError(f"{path}: cannot be read: {error}; name the log of ibpo serve") from None
+    found = [
+        (row, prompt, rewards[name])
+        for name, row in requests.items()
+        if name in rewards and (prompt := _prompt(row.get("body"))) is not None
+    ]
+    if not found:
+        raise IbpoError(
+            f"{path}: {len(requests)} answered requests, {len(rewards)} outcomes, none with its prompt; serve with "
+            "log_bodies = true and learn = true, and post outcomes to /outcomes"
+        )
+    return Served(
+        prompts=[prompt for _, prompt, _ in found],
+        response_group=[str(row.get("response_group")) for row, _, _ in found],
+        reward=np.array([reward for _, _, reward in found]),
+        tokens=np.array([row["tokens"] if row.get("tokens") is not None else math.nan for row, _, _ in found], float),
+        propensity=np.array([row.get("propensity", 1.0) for row, _, _ in found], float),
+        price=[row.get("price") or {} for row, _, _ in found],
+        num_requests=len(requests),
+    )
+
+
+def _prompt(body: Any) -> Any:
+    if not isinstance(body, dict) or body.get("n", 1) not in (None, 1):
+        return None
+    return next((body[name] for name in ("messages", "prompt", "input") if body.get(name)), None)
+
+
+def judge_served(router: Router, served: Served) -> dict[str, Any]:
+    """What a router would have been worth on served requests, at the prices that they were served at.
+
+    It takes the response group with the largest gain - sum of price x cost: a budget on a response group costs 1 of it,
+    one of tokens what the router expects. Where no gain was enough it takes the first one. Predicted rewards, for the
+    doubly robust estimate, are its gains above a level that the other half of the requests says.
+
+    Returns:
+        `value` (`OffPolicyValue`), `served` and `served_error` (the mean reward as it was), `agreement`, `tokens` (the
+        candidate's mean, self-normalised; None: not known), `served_tokens`, `explored` (part with propensity below 1).
+
+    Raises:
+        IbpoError: Response groups that the router does not know, or a router that needs more than prompts.
+    """
+    names = {name: i for i, name in enumerate(router.groups)}
+    unknown = sorted(set(served.response_group) - set(names))
+    if unknown:
+        raise IbpoError(
+            f"the log has the response groups {', '.join(unknown)}, and the router knows {', '.join(router.groups)}; "
+            "judge it on requests for its own model"
+        )
+    if router.first:
+        raise IbpoError("a router that decides after the first answer cannot be judged by prompts; fit it without")
+    scores, size = router.scores(served.prompts), len(served.prompts)
+    net = scores.gain.copy()
+    for i, prices in enumerate(served.price):
+        for budget, price in prices.items():
+            cost = (np.arange(len(names)) == names[budget]).astype(float) if budget in names else scores.cost[i]
+            if price is None:
+                net[i, cost > cost.min()] = -math.inf
+            else:
+                net[i] -= price * cost
+    pick = net.argmax(axis=1)
+    candidate = np.eye(len(names))[pick]
+    place = np.array([names[name] for name in served.response_group])
+    left = served.reward - scores.gain[np.arange(size), place]
+    half = np.arange(size) % 2
+    level = np.array([left[half != side].mean() if (half != side).any() else 0.0 for side in (0, 1)])[half]
+    value = evaluate_off_policy(
+        place.tolist(), served.reward.tolist(), served.propensity.tolist(), candidate, level[:, None] + scores.gain
+    )
+    counted = np.isfinite(served.tokens)
+    tokens = None
+    if counted.any() and (place == pick)[counted].any():
+        tokens = evaluate_off_policy(
+            place[counted].tolist(),
+            served.tokens[counted].tolist(),
+            served.propensity[counted].tolist(),
+            candidate[counted],
+        ).self_normalised
+    mean, error = _mean(served.reward)
+    return {
+        "value": value,
+        "served": mean,
+        "served_error": error,
+        "agreement": float((place == pick).mean()),
+        "tokens": tokens,
+        "served_tokens": float(served.tokens[counted].mean()) if counted.any() else None,
+        "explored": float((served.propensity < 1).mean()),
+    }

@@ -179,6 +179,8 @@ class Gateway:
         except IbpoError as error:
             raise Refusal(400, "bad_request", str(error)) from None
         known = learner is not None and learner.outcome(name, tenant, reward)
+        if known:
+            self.governor.log.write("outcome", request_id=name, reward=reward)
         return web.json_response({"learned": known}, status=200 if known else 404)
 
     def _may_log(self) -> bool:

@@ -1,0 +1,111 @@
+"""What another router would have been worth, from the log of a gateway that explored: `ibpo route show --served`."""
+
+import json
+
+import numpy as np
+import pytest
+
+from ibpo.data import LogColumns
+from ibpo.errors import IbpoError
+from ibpo.routing import evaluate_off_policy, fit_router, judge_served, read_routed_log, read_served, save_router
+from tests.routing.test_router import run
+from tests.serving.world import GROUPS, bulk, call
+
+pytest.importorskip("sklearn")
+MODEL = {
+    "name": "*",
+    "learn": True,
+    "choose": ["router"],
+    "response_group": [{**GROUPS[0]}, {**GROUPS[1], "gain": 0.1}],
+}
+PLAN = {"budget": {"extended": {"mean": 0.5, "response_group": "extended"}}, "explore": 0.2}
+
+
+def router_of(folder, good=True):
+    """Knows (or has it upside down) that prompts with many words gain."""
+    rows = []
+    for p in range(60):
+        many = bool(p % 2) == good
+        for group, tokens, right in (("standard", 10, not many), ("extended", 50, many)):
+            prompt = " ".join(["word"] * (30 if p % 2 else 3))
+            rows.append({"id": f"p{p}", "prompt": prompt, "group": group, "reward": int(right), "tokens": tokens})
+    path = folder / "log.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return fit_router(read_routed_log(path, columns=LogColumns()))
+
+
+def served(world, tmp_path, *, explore=0.2, size=120):
+    upstream = world.upstream()
+    _, url, log = world.gateway(upstream.url, plan={**PLAN, "explore": explore}, model=MODEL, log_bodies=True)
+    rng = np.random.default_rng(0)
+    for _ in range(size):
+        many = bool(rng.random() < 0.5)
+        prompt = " ".join(["word"] * (30 if many else 3))
+        ((_, headers, _),) = bulk(world, url, [{}], body={"messages": [{"role": "user", "content": prompt}]})
+        right = (headers["x-ibpo-response-group"] == "extended") == many
+        outcome = {"request_id": headers["x-ibpo-request-id"], "reward": float(right)}
+        assert call(f"{url}/outcomes", outcome)[0] == 200
+    path = tmp_path / "gateway.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in log()))
+    return path
+
+
+def test_a_better_and_a_worse_router_are_told_apart_from_what_was_served(world, tmp_path):
+    path = served(world, tmp_path)
+    log = read_served(path)
+    assert len(log.prompts) == log.num_requests == 120 and (log.propensity < 1).mean() > 0.5
+    found = {good: judge_served(router_of(tmp_path, good), log) for good in (True, False)}
+    for good, row in found.items():
+        value = row["value"]
+        assert abs(value.self_normalised - float(good)) <= 4 * value.self_normalised_error + 0.1
+        assert row["served_tokens"] == pytest.approx(np.mean(log.tokens))
+    assert found[True]["value"].self_normalised > found[False]["value"].self_normalised + 0.5
+    # By hand: one-hot choices at the prices of the time.
+    router = router_of(tmp_path)
+    scores = router.scores(log.prompts)
+    price = np.array([row["extended"] if row["extended"] is not None else np.inf for row in log.price])
+    pick = (scores.gain[:, 1] > price).astype(int)
+    place = [int(name == "extended") for name in log.response_group]
+    byhand = evaluate_off_policy(place, log.reward.tolist(), log.propensity.tolist(), np.eye(2)[pick])
+    assert found[True]["value"].ips == pytest.approx(byhand.ips)
+    assert found[True]["agreement"] == pytest.approx(np.mean(pick == np.array(place)))
+    save_router(router, tmp_path / "router.json")
+    shown = run("route", "show", tmp_path / "router.json", "--served", path)
+    assert shown.exit_code == 0, shown.output
+    assert "120 of 120 answered requests with prompt and outcome" in shown.output
+    assert "doubly robust" in shown.output and "nothing was explored" not in shown.output
+
+
+def test_without_exploring_it_says_that_only_agreement_is_judged(world, tmp_path):
+    path = served(world, tmp_path, explore=0.0, size=30)
+    save_router(router_of(tmp_path), tmp_path / "router.json")
+    shown = run("route", "show", tmp_path / "router.json", "--served", path)
+    assert shown.exit_code == 0, shown.output
+    assert "nothing was explored: only where it agrees is anything known" in shown.output
+
+
+def test_logs_that_say_nothing_are_refused(tmp_path):
+    path, router = tmp_path / "gateway.jsonl", router_of(tmp_path)
+    request = {"event": "request", "request_id": "a", "outcome": "answered", "response_group": "standard", "tokens": 9}
+    outcome = {"event": "outcome", "request_id": "a", "reward": 1.0}
+
+    def write(*rows):
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return path
+
+    for rows, message in (
+        ([request, outcome], "1 answered requests, 1 outcomes, none with its prompt; serve with log_bodies"),
+        ([{**request, "body": {"prompt": "q", "n": 2}}, outcome], "none with its prompt"),
+        ([request, [1]], "line 2: no line of a gateway's log"),
+        ([{**outcome, "reward": "much"}], "line 1: no line of a gateway's log"),
+    ):
+        with pytest.raises(IbpoError, match=message):
+            read_served(write(*rows))
+    with pytest.raises(IbpoError, match="cannot be read"):
+        read_served(tmp_path / "none")
+    write({**request, "body": {"prompt": "q"}, "response_group": "huge"}, outcome)
+    with pytest.raises(IbpoError, match="has the response groups huge, and the router knows standard, extended"):
+        judge_served(router, read_served(path))
+    write({**request, "body": {"prompt": "q"}, "price": {"extended": None, "tokens": 0.001}}, outcome)
+    found = judge_served(router, read_served(path))
+    assert found["agreement"] == 1.0 and found["tokens"] == 9.0 and found["explored"] == 0.0
