@@ -6,8 +6,8 @@ RouteLLM's recorded answers (1,307 problems without its contaminated prompts): r
 model. Every problem is scored by a router fitted on the other four fifths, with labels of these very problems, which
 none of the published routers had; APGR as in `ibpo.routing.judge_curve`, 95 % intervals of a bootstrap over problems.
 Rows: ridge on counts and hashed words (`ibpo route fit` as it comes), the same with an encoder's embeddings
-(`--embed-model`, e.g. all-MiniLM-L6-v2), the mean of the 40 nearest neighbours in the embedding (the field's null), and
-a blind draw.
+(`--embed-model`, e.g. all-MiniLM-L6-v2), the mean of the k nearest neighbours in the embedding, k by leave-one-out (the
+field's null), and a blind draw. Last, CPU milliseconds of the router with the encoder, alone and in batches of 32.
 """
 
 from __future__ import annotations
@@ -18,16 +18,18 @@ import gzip
 import json
 import sys
 import tempfile
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from ibpo.data import LogColumns
-from ibpo.routing import RoutedLog, Scores, judge_curve, open_encoder, read_routed_log, score_unseen
+from ibpo.routing import RoutedLog, Scores, fit_router, judge_curve, open_encoder, read_routed_log, score_unseen
+from ibpo.routing.neighbours import leave_one_out, mean_of_nearest, unit_rows
 
 PUBLISHED = {"matrix factorisation": 0.567, "BERT": 0.532, "Llama-3-8B classifier": 0.623}
 """Read off the project's plot (lm-sys/RouteLLM 0b64fda); not fitted on GSM8K."""
-NEIGHBOURS = 40
 
 
 def read(folder: Path, log: Path) -> RoutedLog:
@@ -50,11 +52,12 @@ def neighbours(table: RoutedLog, embedded: np.ndarray, folds: int = 5, seed: int
     """The mean gain of the nearest problems of the other folds, by the cosine of their embeddings."""
     size = len(table.problems)
     part, gain = np.random.default_rng(seed).permutation(size) % folds, np.zeros((size, 2))
-    unit = embedded / np.linalg.norm(embedded, axis=1, keepdims=True)
+    target = table.reward[:, 1:] - table.reward[:, :1]
     for fold in range(folds):
         learn, judge = np.flatnonzero(part != fold), np.flatnonzero(part == fold)
-        near = learn[np.argsort(-(unit[judge] @ unit[learn].T), axis=1)[:, :NEIGHBOURS]]
-        gain[judge, 1] = (table.reward[near, 1] - table.reward[near, 0]).mean(axis=1)
+        unit = unit_rows(embedded[learn])
+        num, _ = leave_one_out(unit, target[learn])
+        gain[judge, 1:] = mean_of_nearest(unit, target[learn], num, embedded[judge])
     return Scores(gain, np.tile(table.cost.mean(axis=0), (size, 1)))
 
 
@@ -81,13 +84,24 @@ def main() -> None:
 
     blind = np.stack([np.zeros(size), np.random.default_rng(0).random(size)], axis=1)
     row("blind draw", Scores(blind, np.tile(table.cost.mean(axis=0), (size, 1))))
+    encoder, embedded = None, np.zeros((0, 0))
     if arguments.embed_model is not None:
-        embedded = open_encoder(arguments.embed_model).embed(table.prompts)
-        row(f"{NEIGHBOURS} nearest neighbours", neighbours(table, embedded))
+        encoder = open_encoder(arguments.embed_model)
+        embedded = encoder.embed(table.prompts)
+        row("k nearest neighbours, k by leave-one-out", neighbours(table, embedded))
         row("ridge: counts, hashed words, embeddings", score_unseen(table, embedded=embedded))
     row("ridge: counts, hashed words", score_unseen(table))
     for title, apgr in PUBLISHED.items():
         print(f"| published: {title} | {apgr:.3f} | | |")
+    if encoder is not None:
+        router = replace(fit_router(table, embedded=embedded, embedding={"model": ""}), embed=encoder.embed)
+        took = []
+        for size in (1, 32):
+            began = time.process_time()
+            for start in range(0, 64, size):
+                router.scores(table.prompts[start : start + size])
+            took.append(1e3 * (time.process_time() - began) / 64)
+        print(f"\nCPU ms a prompt: {took[0]:.1f} alone, {took[1]:.1f} in batches of 32")
 
 
 if __name__ == "__main__":
