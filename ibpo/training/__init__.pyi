@@ -1,3 +1,4 @@
+from .advantages import AllocatedAdvantages, allocate_skyrl
 from .budgets import bind_budgets, read_budget
 from .checkpoints import STATE_OF_ONE_PROCESS, check_checkpoint, go_on, saving
 from .choice import ChoiceStates, TrainedChoice, choose_by_rows, read_bodies, read_states, train_choice
@@ -17,6 +18,7 @@ __all__ = [
     "RFT",
     "STATE_OF_ONE_PROCESS",
     "UNCONSTRAINED",
+    "AllocatedAdvantages",
     "Batch",
     "ChoiceStates",
     "ColdStart",
@@ -29,6 +31,7 @@ __all__ = [
     "LowerLevel",
     "TrainedChoice",
     "adapter_of",
+    "allocate_skyrl",
     "as_rows",
     "bind_budgets",
     "check_checkpoint",

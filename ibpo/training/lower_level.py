@@ -91,6 +91,43 @@ class ObservedMeans:
     """Sum of squared deviations of the rewards from their mean."""
 
 
+def weigh_prefix_and_completion(
+    selection: Selection,
+    batch: Batch,
+    *,
+    prefix_loss_weight: float,
+    completion_loss_weight: float,
+    imitate_completions: str,
+    imitate_denied: bool,
+) -> np.ndarray:
+    """What the allocation makes each response weigh in the update: float [R, 2].
+
+    With z_j = 1 for the response that the allocation chose on its prompt, and r_j the reward,
+
+        prefix       c_j = prefix_loss_weight z_j                      (only where r_j > 0, unless `imitate_denied`)
+        completion   b_j = completion_loss_weight r_j z_j              (or of the best response of each group)
+
+    Args:
+        selection: of `LowerLevel.solve`.
+        batch: the rows that it was made for.
+        prefix_loss_weight: of the tokens that open a response.
+        completion_loss_weight: of those behind them.
+        imitate_completions: `chosen`, `every_group` (the best of each response group) or `rewarded` (RFT: both weights
+            of every rewarded response, whatever was chosen).
+        imitate_denied: Imitate the choice on every prompt, not only where it was rewarded.
+    """
+    reward, chosen = batch.reward, selection.chosen
+    usable = (reward > 0) & ~np.broadcast_to(batch.truncated, reward.shape)
+    # z for the prefix, and for the completion
+    of_prefix = chosen if imitate_denied else chosen & usable
+    of_completion = usable & (selection.best if imitate_completions == "every_group" else chosen)
+    if imitate_completions == "rewarded":
+        of_prefix = of_completion = usable
+    c = np.where(of_prefix, prefix_loss_weight, 0.0)
+    b = np.where(of_completion, completion_loss_weight * np.minimum(reward, 1.0), 0.0)
+    return np.stack([c, b], 1)
+
+
 def group_means(batch: Batch, num_groups: int) -> ObservedMeans:
     """Means over the rollouts of each response group on each prompt."""
     num_prompts = len(batch.features)

@@ -44,7 +44,7 @@ from ibpo.training.generation import batch_of, describe, look_at_prompts, sample
 from ibpo.training.held_out import HeldOutView, look_at_evaluation
 from ibpo.training.judge_reward import JudgeReward, check_finite, checked
 from ibpo.training.loss import by_length, draw_kl_rows, kl_penalty, kl_weight_at, take_rows, weighted_batch
-from ibpo.training.lower_level import STEER_AFTER, Batch, LowerLevel, Selection
+from ibpo.training.lower_level import STEER_AFTER, Batch, LowerLevel, Selection, weigh_prefix_and_completion
 from ibpo.training.model_card import write_model_card
 from ibpo.training.monitoring import Guards, StepView
 from ibpo.training.reference_model import check_sharding, is_sharded, make_reference_model
@@ -72,14 +72,9 @@ def weigh_responses(
 ) -> tuple[Selection, np.ndarray]:
     """From scored rows to weights: the allocation, and what it makes each response weigh in the update.
 
-    With z_j = 1 for the response that the allocation chose on its prompt, and r_j the reward,
-
-        prefix       c_j = prefix_loss_weight z_j                      (only where r_j > 0, unless `imitate_denied`)
-        completion   b_j = completion_loss_weight r_j z_j              (or of the best response of each group)
-        KL penalty   a_j = kl_weight(t)                                on responses drawn at random
-
-    Gradients are stopped through z: weighted SFT is the KL projection of the allocation on the policy (Yu et al. 2025,
-    section 3.2).
+    The weights of prefix and completion are those of `ibpo.training.lower_level.weigh_prefix_and_completion`; the KL
+    penalty weighs a_j = kl_weight(t) on responses drawn at random. Gradients are stopped through the choice: weighted
+    SFT is the KL projection of the allocation on the policy (Yu et al. 2025, section 3.2).
 
     Args:
         lower_level: the window and the budgets; it takes this batch in.
@@ -92,19 +87,18 @@ def weigh_responses(
         What was chosen, and float [R, 3]: weights of prefix, completion and KL penalty.
     """
     selection = lower_level.solve(batch, step)
-    reward, chosen = batch.reward, selection.chosen
-    usable = (reward > 0) & ~np.broadcast_to(batch.truncated, reward.shape)
-    # z for the prefix, and for the completion
-    of_prefix = chosen if args.imitate_denied else chosen & usable
-    of_completion = usable & (selection.best if args.imitate_completions == "every_group" else chosen)
-    if args.imitate_completions == "rewarded":  # RFT: both, whatever was chosen
-        of_prefix = of_completion = usable
+    weights = weigh_prefix_and_completion(
+        selection,
+        batch,
+        prefix_loss_weight=args.prefix_loss_weight,
+        completion_loss_weight=args.completion_loss_weight,
+        imitate_completions=args.imitate_completions,
+        imitate_denied=args.imitate_denied,
+    )
     rng = np.random.default_rng([args.seed, step, 1])
     penalised = draw_kl_rows(batch.prompt, batch.response_group, args.kl_share, rng) & ~batch.truncated
-    c = np.where(of_prefix, args.prefix_loss_weight, 0.0)
-    b = np.where(of_completion, args.completion_loss_weight * np.minimum(reward, 1.0), 0.0)
     a = np.where(penalised, kl_weight_at(args, step / num_steps), 0.0)
-    return selection, np.stack([c, b, a], 1)
+    return selection, np.column_stack([weights, a])
 
 
 class IBPOTrainer(ExactResume):

@@ -1,0 +1,225 @@
+"""The allocation as advantages per token, for engines that take their advantages from a function of yours.
+
+An engine with a policy gradient steps along sum_it A_it grad log pi(y_it | x_i, y_i,<t) where its batch is on-policy
+(one update a batch, so that every ratio of probabilities is 1). With
+
+    A_it = w_it / P,          w_it = c_i on the tokens that open response i, b_i on those behind them,
+
+P prompts in the batch and the weights of `ibpo.training.lower_level.weigh_prefix_and_completion`, that is IBPO's step:
+weighted SFT on what the allocation chose. The engine's own KL penalty takes the place of ours.
+
+`AllocatedAdvantages` knows no engine. `allocate_skyrl` puts it into SkyRL's batch (0.3.0). SkyRL's
+`register_advantage_estimator` is not the seam: what is registered there sees rewards and ids of prompts, and not what
+the responses say, so it cannot know their response groups; `compute_advantages_and_returns` of its trainer sees all.
+Nothing here imports TRL or an engine.
+
+Letters: R responses, P prompts, T tokens of the longest response, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ibpo.errors import IbpoError
+from ibpo.responses import encode_groups
+from ibpo.training.budgets import read_budget
+from ibpo.training.lower_level import Batch, LowerLevel, Selection, weigh_prefix_and_completion
+from ibpo.types import ResponseGroup
+
+REDUCTIONS = ("token_mean", "seq_mean_token_sum_norm")
+"""SkyRL's `loss_reduction`s that can be undone, so that the loss is the sum over responses divided by P."""
+
+
+class AllocatedAdvantages:
+    """Solves the budget over each batch, and says what every token of it weighs.
+
+    Args:
+        response_groups: Two or more; the first is the standard one.
+        tokenizer: The policy's.
+        budget: As `IBPOConfig.budget`: `{"extended": 0.5}`, `{"tokens": 200}`.
+        utility: Of `ibpo.training.lower_level.LowerLevel`; without features `group_mean` is the one.
+        window: Batches over which the budget holds, and the gains are learnt.
+        min_gain: Reward that leaving the standard group must promise.
+        prefix_loss_weight: Weight of the tokens that choose the response group.
+        completion_loss_weight: Weight of those behind them, where rewarded.
+        imitate_completions: `every_group` or `chosen`.
+        seed: Of ties.
+
+    Raises:
+        IbpoError: Groups that the tokenizer cannot tell apart, or a budget that cannot be read.
+
+    Example:
+        The second response of prompt "a" thinks and is right; half of the prompts may think.
+
+        >>> from ibpo.types import ResponseGroup
+        >>> class Letters:  # a tokenizer of one token a letter
+        ...     chat_template = None
+        ...
+        ...     def __call__(self, text, **options):
+        ...         return {"input_ids": [ord(letter) for letter in text]}
+        ...
+        ...     def decode(self, ids, **options):
+        ...         return "".join(map(chr, ids))
+        >>> groups = [ResponseGroup(name="at_once", prefix="!"), ResponseGroup(name="think", prefix="?")]
+        >>> advantages = AllocatedAdvantages(groups, Letters(), budget={"think": 0.5}, min_gain=0.1)
+        >>> texts = ["!7", "?3+4=7", "!9", "?9"]
+        >>> rows = advantages.weigh(["a", "a", "b", "b"], [list(map(ord, t)) for t in texts], [0.0, 1.0, 1.0, 1.0])
+        >>> [row.round(2).tolist() for row in rows]
+        [[0.0, 0.0], [0.5, 0.15, 0.15, 0.15, 0.15, 0.15], [0.5, 0.15], [0.0, 0.15]]
+    """
+
+    def __init__(
+        self,
+        response_groups: Sequence[ResponseGroup],
+        tokenizer: Any,
+        *,
+        budget: Mapping[str, Any],
+        utility: str = "group_mean",
+        window: int = 32,
+        min_gain: float = 0.08,
+        prefix_loss_weight: float = 1.0,
+        completion_loss_weight: float = 0.3,
+        imitate_completions: str = "every_group",
+        seed: int = 0,
+    ) -> None:
+        self.groups = encode_groups(response_groups, tokenizer)
+        self._weights: dict[str, Any] = {
+            "prefix_loss_weight": prefix_loss_weight,
+            "completion_loss_weight": completion_loss_weight,
+            "imitate_completions": imitate_completions,
+            "imitate_denied": True,
+        }
+        self.lower_level = LowerLevel(
+            num_groups=len(response_groups),
+            budgets=read_budget(budget, self.groups.names, lambda column: None),
+            utility=utility,
+            window=window,
+            min_gain=min_gain,
+            seed=seed,
+        )
+        self.step = 0
+        """Batches so far; with `seed` it fixes the choice among ties, so all ranks must call alike."""
+        self.selection: Selection | None = None
+        """Of the last batch: what was chosen, prices, what is spent."""
+
+    def weigh(
+        self,
+        prompt: Sequence[Hashable],
+        completion_ids: Sequence[Sequence[int]],
+        reward: Sequence[float],
+        *,
+        truncated: Sequence[bool] | None = None,
+        features: np.ndarray | None = None,
+    ) -> list[np.ndarray]:
+        """The advantages A_it of a batch, the responses of all ranks and of several response groups to each prompt.
+
+        Args:
+            prompt: Whose response it is, [R].
+            completion_ids: The responses' tokens, [R] of any length.
+            reward: In [0, 1], [R]. NaN where none applies: then it is neither counted nor imitated.
+            truncated: [R]: which were cut off; they earn nothing and are not imitated.
+            features: [P, D], in the order in which prompts come first, for utilities that learn gains.
+
+        Returns:
+            Per response as many numbers as it has tokens.
+
+        Raises:
+            IbpoError: Arrays of different lengths, or a reward that is no number.
+        """
+        if not len(prompt) == len(completion_ids) == len(reward):
+            raise IbpoError(
+                f"{len(prompt)} prompts, {len(completion_ids)} responses and {len(reward)} rewards; give one of each "
+                "for every response"
+            )
+        names = list(dict.fromkeys(prompt))
+        index = {name: place for place, name in enumerate(names)}
+        rewards = np.asarray(reward, float)
+        if np.isinf(rewards).any():
+            raise IbpoError("a reward is infinite; give numbers in [0, 1], or NaN where none applies")
+        cut = np.zeros(len(prompt), bool) if truncated is None else np.asarray(truncated, bool)
+        group = np.array([self.groups.index_of(ids) for ids in completion_ids])
+        batch = Batch(
+            prompt=np.array([index[name] for name in prompt]),
+            response_group=np.where(np.isnan(rewards), -1, group),
+            reward=np.where(cut | np.isnan(rewards), 0.0, rewards),
+            tokens=np.array([len(ids) for ids in completion_ids], float),
+            features=np.zeros((len(names), 0)) if features is None else np.asarray(features, float),
+            truncated=cut,
+        )
+        self.selection = self.lower_level.solve(batch, self.step)
+        self.step += 1
+        weights = weigh_prefix_and_completion(self.selection, batch, **self._weights) / max(1, len(names))
+        rows: list[np.ndarray] = []
+        for ids, (of_prefix, of_completion) in zip(completion_ids, weights, strict=True):
+            row = np.full(len(ids), of_completion)
+            row[: self.groups.num_opening_tokens(ids)] = of_prefix
+            rows.append(row)
+        return rows
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What a resumed training needs to go on exactly, as arrays by name (`numpy.savez`)."""
+        return {**self.lower_level.state(), "step": np.array(self.step)}
+
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """The inverse of `state`."""
+        self.step = int(arrays["step"])
+        self.lower_level.restore({name: value for name, value in arrays.items() if name != "step"})
+
+
+def allocate_skyrl(advantages: AllocatedAdvantages, batch: Any, *, loss_reduction: str, max_seq_len: int = 0) -> None:
+    """Replace the advantages of a SkyRL batch (`TrainingInputBatch`), in place.
+
+    To be called at the end of the trainer's `compute_advantages_and_returns`:
+
+        class BudgetTrainer(RayPPOTrainer):
+            def compute_advantages_and_returns(self, data):
+                data = super().compute_advantages_and_returns(data)
+                algorithm = self.cfg.trainer.algorithm
+                allocate_skyrl(
+                    self.advantages, data, loss_reduction=algorithm.loss_reduction, max_seq_len=algorithm.max_seq_len
+                )
+                return data
+
+    with one update a batch (`policy_mini_batch_size` = `train_batch_size`, `update_epochs_per_batch` = 1) and without
+    normalised advantages. SkyRL divides by the tokens of the batch or by a constant; that is undone, so that the loss
+    is
+
+        - (1/P) sum_i sum_t w_it log pi(y_it | x_i, y_i,<t)
+
+    Args:
+        advantages: Solves the budget; it takes this batch in.
+        batch: With `sequences`, `response_mask`, `loss_mask` and `rewards`, right-aligned, and `metadata["uids"]`.
+        loss_reduction: SkyRL's setting, one of `REDUCTIONS`.
+        max_seq_len: SkyRL's setting, for `seq_mean_token_sum_norm`.
+
+    Raises:
+        IbpoError: Another reduction, steps of trajectories, or no `max_seq_len`.
+    """
+    import torch
+
+    if loss_reduction not in REDUCTIONS:
+        raise IbpoError(
+            f"loss_reduction: {loss_reduction!r} divides by each response's own length, which no weight undoes for all "
+            f"tokens alike; take {' or '.join(REDUCTIONS)}"
+        )
+    if batch.metadata.get("is_last_step") is not None:
+        raise IbpoError("step_wise_trajectories: a response of several steps has no response group; turn it off")
+    mask = batch["response_mask"].bool()
+    num_rows = len(mask) - int(batch.metadata.get("pad_size", 0) or 0)  # repeated rows, so that ranks get equally many
+    tokens = batch["sequences"][:, -mask.shape[1] :]
+    ids = [tokens[i][mask[i]].tolist() for i in range(num_rows)]
+    rewards = batch["rewards"][:num_rows].sum(-1).tolist()
+    rows = advantages.weigh(list(batch.metadata["uids"])[:num_rows], ids, rewards)
+    if loss_reduction == "token_mean":
+        scale = float(batch["loss_mask"].sum())
+    else:
+        if max_seq_len < 1:
+            raise IbpoError("max_seq_len: give the setting that seq_mean_token_sum_norm divides by")
+        scale = float(len(mask) * max_seq_len)
+    found = torch.zeros_like(batch["response_mask"], dtype=torch.float32)
+    for i, row in enumerate(rows):
+        found[i, mask[i]] = torch.tensor(row, dtype=torch.float32) * scale
+    batch["advantages"], batch["returns"] = found, found.clone()
