@@ -36,9 +36,9 @@ HAIR = 1e-4
 one unit more would add, not what one less would take away."""
 NEAREST = 4_096
 """Candidates, besides the best of each problem, that are kept in mind: those of the smallest regrets."""
-FIRST = 12
+FIRST = 20
 """Candidates of a first search; each further one has half as many again."""
-MOST_EXCHANGES, MOST_TRIES = 100, 30
+MOST_EXCHANGES, MOST_TRIES = 60, 30
 """Moves in two problems at once, and pairs that are tried for each."""
 GOOD = 1e-3
 """Part of the objective: where effort is limited in nodes, HiGHS is asked where a larger gap is left."""
@@ -292,7 +292,7 @@ def close_gap(
 
     At these prices a choice is worth D(price) - (its regrets) - price . (what it leaves of the bounds) at most. So one
     that is worth more than D(price) - reach has no candidate with a regret above `reach`: searches in whole numbers
-    look for it among the 12, 18, 27 ... candidates of the smallest regrets, each of which either finds the optimum or
+    look for it among the 20, 30, 45 ... candidates of the smallest regrets, each of which either finds the optimum or
     lowers the bound by its reach. Few candidates are needed: at good prices the gap is about the regret of the dozenth.
     Where these searches become too long, HiGHS looks for a better choice among those of small regrets. What HiGHS says
     of its bounds is good enough to stop, but proves nothing: a longer search does.
@@ -354,7 +354,7 @@ def close_gap(
             chosen = _filled(instance, guess, found.near)
             value = exact_sum(instance.utility[chosen])
     if chosen is not None and not effort.is_enough(value, proved):
-        chosen = _exchanged(instance, chosen, found, price)
+        chosen = _exchanged(instance, chosen, found, price)  # pyright: ignore[reportUnknownArgumentType]
         value = exact_sum(instance.utility[chosen])
     proved = max(value, proved)
     if effort.node_limit and chosen is not None:

@@ -9,6 +9,7 @@ where kind g counts in share k, else 0,
 Letters: R responses, P problems, K shares, G kinds, N problems that are looked at.
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -37,11 +38,13 @@ SMALL = 300
 """Problems up to which nothing is narrowed: HiGHS takes them as they are."""
 MOST = 3_000
 """Problems that HiGHS still takes where the prices cannot be narrowed."""
-SAMPLE = 32_768
+SAMPLE = 4_096
 """Problems that say where the prices of more of them are."""
 RANKS = 24
 """By how many problems a share may be off, where all of them are looked at."""
 MAX_TURNS = 40
+MOST_EXCHANGES = 200
+"""Problems that are moved one by one in the end."""
 COLUMNS = 8_192
 """Problems of a block: G rows of them stay in the cache."""
 
@@ -374,12 +377,16 @@ def transport(shares: Shares, bounds: Bounds) -> tuple[NDArray[np.uint8], FloatA
                 high=tuple(b - int(n) for b, n in zip(bounds.high, used, strict=True)),
                 whole=bounds.whole,
             )
-            instance, kind = shares.candidates(rest, open_)
-            price = prices(instance)
-            chosen, _ = close_gap(instance, price, Effort(time_limit_s=60.0))
-            if chosen is None or not instance.all_fit(chosen):
-                continue
-            pick[open_] = kind[chosen]
+            exchanged = _exchanged(best, shares.uses, rest, price, shares.ids.key(open_))
+            if exchanged is not None:
+                pick[open_], price = exchanged
+            else:
+                instance, kind = shares.candidates(rest, open_)
+                price = prices(instance)
+                chosen, _ = close_gap(instance, price, Effort(time_limit_s=60.0))
+                if chosen is None or not instance.all_fit(chosen):
+                    continue
+                pick[open_] = kind[chosen]
         # Proved where the dual function at these prices is the value that is reached, to the last bits of the sum.
         values = shares.values(pick)
         if not np.isfinite(values).all():  # a problem without a response of its kind: the bounds leave it none
@@ -387,6 +394,83 @@ def transport(shares: Shares, bounds: Bounds) -> tuple[NDArray[np.uint8], FloatA
         value = exact_sum(values)
         if _dual(shares, price, bounds) - value <= 4 * np.spacing(abs(value)):
             return pick, price, values
+    return None
+
+
+def _exchanged(
+    best: FloatArray, uses: FloatArray, bounds: Bounds, price: FloatArray, key: KeyArray
+) -> tuple[NDArray[np.uint8], FloatArray] | None:
+    """The optimal kind `[N]` of a few problems, and prices `[K]`; None where shares overlap or prices are far off.
+
+    Let the nodes be the shares, and one for what counts in none. The kinds that are best at any prices are the best for
+    the numbers of problems that they give the nodes. From there problems are exchanged: to move one more from node a to
+    node b loses the length of the shortest path between them, where edge a -> b is as long as the least that a problem
+    of a loses in b. Shortest paths first leave no negative cycle (successive shortest paths, Ford and Fulkerson), so
+    that the choice stays the best for its numbers; when these keep the bounds, and no path between nodes that may give
+    and take is shorter than 0, it is the best of all. The prices are what these paths say of one more in a share.
+
+    Args:
+        best: `[G, N]`.
+        uses: `[K, G]`.
+        bounds: On the number of problems in each share.
+        price: `[K]` prices to begin with.
+        key: `[N]` orders problems that would lose the same.
+    """
+    if (uses.sum(0) > 1).any():
+        return None
+    num_nodes, size = len(uses) + 1, best.shape[1]
+    node_of = np.where(uses.any(0), uses.argmax(0), num_nodes - 1)  # of each kind
+    low, high = (np.append(x, end) for x, end in zip(bounds.arrays(), (0.0, np.inf), strict=True))
+    low = np.maximum(low, 0.0)
+    values, kinds = np.full((num_nodes, size), -np.inf), np.zeros((num_nodes, size), np.uint8)
+    for g, (node, row) in enumerate(zip(node_of.tolist(), best, strict=True)):
+        better = row > values[node]
+        values[node][better], kinds[node][better] = row[better], g
+    every: IntArray = np.arange(size, dtype=np.int64)
+    order = np.argsort(key)
+    values, kinds = values[:, order], kinds[:, order]  # of equal losses the first: the smallest key
+    node_P = (values - np.append(price, 0.0)[:, None]).argmax(0)
+    nodes = range(num_nodes)
+    for _ in range(MOST_EXCHANGES):
+        count = np.bincount(node_P, minlength=num_nodes)
+        # edge[a][b]: the least that a problem of a loses in b, and which one that is
+        loss = values[node_P, every] - values
+        edge, mover = np.full((num_nodes, num_nodes), np.inf), np.zeros((num_nodes, num_nodes), np.int64)
+        for a in nodes:
+            inside = np.flatnonzero(node_P == a)
+            if len(inside):
+                mover[a] = inside[loss[:, inside].argmin(1)]
+                edge[a] = loss[nodes, mover[a]]
+        edge[nodes, nodes] = 0.0
+        # Which may give and take: those that hold too many or too few first.
+        over, under = count > high, count < low
+        gives = over if over.any() else count > low
+        takes = under if under.any() and not over.any() else count < high
+        far, before = np.where(gives, 0.0, np.inf), np.full(num_nodes, -1)
+        for _ in nodes:  # Bellman and Ford
+            along = far[:, None] + edge
+            nearest = along.argmin(0)
+            shorter = along[nearest, nodes] < far
+            if not shorter.any():
+                break
+            far, before = np.where(shorter, along[nearest, nodes], far), np.where(shorter, nearest, before)
+        else:
+            return None  # a negative cycle: rounding
+        reached = np.where(takes & (before >= 0), far, np.inf)
+        b = int(reached.argmin())
+        if not over.any() and not under.any() and not reached[b] < 0:
+            if not np.isfinite(far).all():
+                return None
+            found = np.empty(size, np.uint8)
+            found[order] = kinds[node_P, every]
+            return found, 0.0 - far[:-1]
+        if not math.isfinite(reached[b]):
+            return None
+        path = [b]
+        while before[path[-1]] >= 0 and len(path) <= num_nodes:
+            path.append(int(before[path[-1]]))
+        for to, a in itertools.pairwise(path):
+            node_P[mover[a, to]] = to
     return None
 
 
@@ -422,7 +506,7 @@ def _box(
             price[k] = np.clip(_price(gain[k], low[k], high[k]), floor[k], ceiling[k])
             between = (gain[k] > min(before, price[k])) & (gain[k] <= max(before, price[k]))
             misses[k] = np.count_nonzero(between)
-        if (misses <= off / 8).all():
+        if (misses <= off / 3).all():
             break
         _shift(best, shares.uses, price, low, high)
     # As many ranks to either side as the sample, or the turns, may be off.
