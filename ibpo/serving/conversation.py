@@ -115,6 +115,10 @@ class Conversations:
         if len(self._caches) > self._most:
             self._caches.popitem(last=False)
 
+    def size(self, conversation: str) -> float:
+        """Tokens of the conversation so far, by the fullest of its caches, alive or not; 0 where it is not known."""
+        return max((cache.tokens for cache in self._caches.get(conversation, {}).values()), default=0.0)
+
     def last_group(self, conversation: str, *, now: float) -> str | None:
         """Who answered last, if that cache still lives."""
         caches = self._caches.get(conversation, {})

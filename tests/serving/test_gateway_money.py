@@ -10,7 +10,7 @@ from ibpo.prices import Price, TokenUse
 from ibpo.serving.gateway.money import Biller, conversation_of, measure_prompt, read_prompt
 from ibpo.serving.gateway.openai_request import Api, check_request
 from ibpo.serving.gateway.settings import build_settings
-from tests.serving.world import GROUPS, QUICK, bulk, groups_of
+from tests.serving.world import GROUPS, QUICK, bulk, call, groups_of
 
 PRICE = {"input": 2.0, "cached_input": 0.2, "output": 10.0, "reasoning": 20.0}
 BILLED = Price(input=2.0, cached_input=0.2, cache_write=2.0, output=10.0, reasoning=20.0)
@@ -191,3 +191,50 @@ def test_anthropics_prompt_is_read_from_the_first_event():
     first = {"input_tokens": 30, "cache_read_input_tokens": 500, "cache_creation_input_tokens": 20, "output_tokens": 1}
     use = read_prompt([first, {"output_tokens": 400}])
     assert use is not None and (use.input, use.cached_input, use.cache_write) == (30, 500, 20)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_turns_that_name_the_answer_before_are_one_conversation(world, stream):
+    """`/v1/responses` with `previous_response_id`: the upstream keeps the history, and bills it."""
+    upstream = world.upstream()
+    number, seen = [0], []
+
+    async def reply(request, body):
+        number[0] += 1
+        whole = 10_000 * number[0]
+        usage = {"input_tokens": whole, "output_tokens": 20, "total_tokens": whole + 20}
+        usage["input_tokens_details"] = {"cached_tokens": whole - 10_000}
+        answer = {"id": f"resp_{number[0]}", "object": "response", "output": [], "usage": usage}
+        seen.append(body.get("previous_response_id"))
+        if not body.get("stream"):
+            return web.json_response(answer)
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        event = {"type": "response.completed", "response": answer}
+        await response.write(b"event: response.completed\ndata: " + json.dumps(event).encode() + b"\n\n")
+        return response
+
+    upstream.reply = reply
+    groups = [
+        {"name": "standard", "reasoning_effort": "low", "tokens": 20, "max_tokens": 100},
+        {"name": "extended", "reasoning_effort": "high", "tokens": 20, "max_tokens": 400, "gain": 0.5},
+    ]
+    gateway, url, rows = world.gateway(upstream.url, plan=MONEY, groups=groups, model={"price": PRICE}, upstream=QUICK)
+    before = {}
+    for turn in range(3):
+        body = {"model": "m", "input": "x" * 40_000, "stream": stream, **before}
+        status, _, _ = call(f"{url}/v1/responses", body, {"x-ibpo-gain": "1"})
+        assert status == 200
+        world.wait_until(lambda: world.snapshot(gateway)["num_in_flight"] == 0)
+        before = {"previous_response_id": f"resp_{turn + 1}"}
+    assert seen == [None, "resp_1", "resp_2"]
+    request = check_request({"model": "m", "input": "x" * 40_000, **before}, "responses")
+    biller, model = gateway.governor.biller, gateway.settings.model[0]
+    bill = biller.begin(request, {}, "", rows()[-1]["time"])
+    assert bill.prompt_tokens == pytest.approx(40_000, rel=0.05)  # 30,000 that are kept, and the new ones
+    asked = {row["response_group"] for row in rows() if row["event"] == "request"}
+    costs = {group.name: biller.expect(bill, model, group, 20, 0) for group in model.response_group}
+    assert asked == {"extended"} and costs["extended"] < 0.5 * costs["standard"]
+    # The reserve covers what the upstream keeps, too.
+    assert biller.limit(bill, model, model.response_group[0], 100, 0) > BILLED.of(TokenUse(input=40_000, output=100))
+    assert biller.begin(request, {}, "another tenant", 0.0).conversation == ""

@@ -202,7 +202,7 @@ class Decider:
     def read_cost(self, decision: Decision, cost: AnswerCost) -> None:
         """Note what an answer without streaming cost, and whether it is one."""
         record, decision.usage.reasoning = decision.record, cost.reasoning
-        decision.usage.usages = list(cost.usages)
+        decision.usage.usages, decision.usage.response_id = list(cost.usages), cost.response_id
         if cost.tokens is not None and (cost.tokens > 0 or not cost.text_tokens):
             record.tokens, record.counted = cost.tokens, "usage"
         else:
@@ -265,6 +265,7 @@ class Decider:
                             tokens=record.tokens,
                             reasoning=min(record.tokens, usage.reasoning),
                             prompt=prompt,
+                            response_id=usage.response_id,
                         )
                 actual = {name: cost + decision.spent.get(name, 0.0) for name, cost in actual.items()}
                 self.controller.settle(reservation, actual)

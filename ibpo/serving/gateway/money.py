@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,6 +27,7 @@ PROMPT_FIELDS = (
 """Fields of a request that become tokens of the prompt."""
 TOKENS_PER_BYTE = 0.25
 """Before anything is known of a model's prompts."""
+MOST_RESPONSES = 16_384
 _MEMORY = 64
 _FREE = Price(input=0.0, cached_input=0.0, cache_write=0.0, output=0.0, reasoning=0.0)
 
@@ -41,6 +43,9 @@ class Bill:
     prompt_bytes: int
     """At least as many as tokens can be."""
     now: float
+    tenant: str = ""
+    kept_tokens: float = 0.0
+    """Of the prompt, what the upstream itself keeps of earlier turns (`previous_response_id`)."""
 
 
 class Biller:
@@ -60,6 +65,7 @@ class Biller:
         self.switch_gain = settings.conversation.switch_gain
         self._chats = Conversations(prices, seconds=settings.conversation.cache_seconds) if prices else None
         self._ratios: dict[str, tuple[float, float]] = {}  # model -> tokens and bytes of its prompts, weighted
+        self._responses: OrderedDict[str, str] = OrderedDict()  # tenant and id of a response -> conversation
         self._thinking: dict[str, tuple[float, float]] = {}  # response group -> tokens of its thoughts, and of all
 
     def begin(
@@ -68,11 +74,16 @@ class Biller:
         """Look at a request; `size` as `measure_prompt` says, where it has been asked."""
         size = measure_prompt(request.body) if size is None else size
         tokens, of_bytes = self._ratios.get(request.model, (TOKENS_PER_BYTE, 1.0))
+        before = request.body.get("previous_response_id") if request.api == "responses" else None
+        conversation = self._responses.get(f"{tenant}\0{before}", "") if before else ""
+        kept = self._chats.size(conversation) if conversation and self._chats is not None else 0.0
         return Bill(
-            conversation=conversation_of(request, caller, tenant),
-            prompt_tokens=size * tokens / of_bytes,
+            conversation=conversation or conversation_of(request, caller, tenant),
+            prompt_tokens=size * tokens / of_bytes + kept,
             prompt_bytes=size,
             now=now,
+            tenant=tenant,
+            kept_tokens=kept,
         )
 
     def expect(self, bill: Bill, model: ModelSettings, group: GroupSettings, tokens: float, probed: int) -> float:
@@ -92,7 +103,9 @@ class Biller:
             return 0.0
         price = self._chats.prices[name]
         asked, said = max(price.input, price.cache_write), max(price.output, price.reasoning)
-        return (asked * bill.prompt_bytes + said * (tokens + probed)) / 1e6 + self._probe(name, bill, probed)
+        return (asked * (bill.prompt_bytes + bill.kept_tokens) + said * (tokens + probed)) / 1e6 + self._probe(
+            name, bill, probed
+        )
 
     def charge(
         self,
@@ -140,17 +153,25 @@ class Biller:
         tokens: float,
         reasoning: float,
         prompt: TokenUse | None,
+        response_id: str = "",
     ) -> None:
         """An answer is complete: its cache holds the prompt and what was said, but for the thoughts."""
-        whole = bill.prompt_tokens
+        whole, conversation = bill.prompt_tokens, bill.conversation
+        if request.api == "responses" and response_id:  # the next turn may name it
+            key = f"{bill.tenant}\0{response_id}"
+            conversation = conversation or hashlib.blake2b(key.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+            self._responses[key] = conversation
+            if len(self._responses) > MOST_RESPONSES:
+                self._responses.popitem(last=False)
         if prompt is not None and bill.prompt_bytes:
             whole = prompt.input + prompt.cached_input + prompt.cache_write
-            self._ratios[request.model] = _add(self._ratios.get(request.model), whole, bill.prompt_bytes)
+            new = max(0.0, whole - bill.kept_tokens)
+            self._ratios[request.model] = _add(self._ratios.get(request.model), new, bill.prompt_bytes)
         name = _name(model, group)
         self._thinking[name] = _add(self._thinking.get(name), reasoning, max(1.0, tokens))
-        if bill.conversation and self._chats is not None and name in self._chats.prices:
+        if conversation and self._chats is not None and name in self._chats.prices:
             self._chats.answered(
-                bill.conversation,
+                conversation,
                 name,
                 whole + tokens - reasoning,
                 now=bill.now,

@@ -33,6 +33,7 @@ TEXT = re.compile(
 """A piece of text, key and value."""
 THINKING_TEXT = (b"reasoning_content", b"reasoning", b"thinking")
 MAX_UNREAD_BYTES = 1 << 16
+MAX_ID = 256
 MAX_USAGES = 4
 """Of a stream's first usages; those servers that send one with every piece repeat the prompt's."""
 NO_TEXT = frozenset(
@@ -61,6 +62,8 @@ class AnswerCost(NamedTuple):
     """Of the tokens, those of the thinking, as far as they are reported."""
     usages: tuple[dict[str, Any], ...] = ()
     """The usages themselves, for what they say of the prompt."""
+    response_id: str = ""
+    """By which the next turn may name this one (`previous_response_id`)."""
 
 
 def read_cost(body: bytes) -> AnswerCost:
@@ -108,6 +111,8 @@ class StreamUsage:
         """Called with the tokens so far, every `MAX_UNREAD_BYTES`."""
         self.next_progress = 0.0
         """From how many tokens on it is worth while."""
+        self.response_id = ""
+        """By which the next turn may name this one."""
         self.usages: list[dict[str, Any]] = []
         """The usages that came, the last few."""
         self.saw_thinking = False
@@ -182,6 +187,7 @@ class StreamUsage:
         self.finished |= answer.get("type") in ("message_stop", "response.completed", "response.incomplete")
         self._text_tokens += cost.text_tokens
         self.reasoning = max(self.reasoning, cost.reasoning)
+        self.response_id = cost.response_id or self.response_id
         if cost.usages:
             # Anthropic reports the prompt in the first event, others in the last.
             self.usages = [*self.usages[:MAX_USAGES], *cost.usages]
@@ -267,8 +273,10 @@ def cost_of(answer: dict[str, Any]) -> AnswerCost:
     if isinstance(timings, dict):  # llama.cpp
         counts.append(as_count(timings.get("predicted_n")))
     tokens = max((count for count in counts if count is not None), default=None)
+    name = (inner if isinstance(kind, str) and kind.startswith("response.") else answer).get("id")
+    name = name if isinstance(name, str) and len(name) <= MAX_ID else ""
     if tokens:  # the text need not be looked at
-        return AnswerCost(tokens, 0, failed, reasoning, tuple(usages))
+        return AnswerCost(tokens, 0, failed, reasoning, tuple(usages), name)
     if isinstance(kind, str) and kind.startswith("response."):
         pieces = [answer.get("delta")] if kind.endswith(".delta") else []  # other events repeat what these say
     elif kind == "content_block_delta":
@@ -276,7 +284,7 @@ def cost_of(answer: dict[str, Any]) -> AnswerCost:
     else:
         pieces = choices or [answer.get("output"), answer.get("content")]
     text = sum(_count_tokens(_text_bytes(piece)) for piece in pieces)
-    return AnswerCost(tokens, text, failed, reasoning, tuple(usages))
+    return AnswerCost(tokens, text, failed, reasoning, tuple(usages), name)
 
 
 def _count_tokens(num_bytes: int) -> int:
