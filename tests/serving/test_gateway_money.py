@@ -2,6 +2,7 @@
 
 import json
 import random
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -202,7 +203,7 @@ def test_turns_that_name_the_answer_before_are_one_conversation(world, stream):
     async def reply(request, body):
         number[0] += 1
         whole = 10_000 * number[0]
-        usage = {"input_tokens": whole, "output_tokens": 20, "total_tokens": whole + 20}
+        usage: dict[str, Any] = {"input_tokens": whole, "output_tokens": 20, "total_tokens": whole + 20}
         usage["input_tokens_details"] = {"cached_tokens": whole - 10_000}
         answer = {"id": f"resp_{number[0]}", "object": "response", "output": [], "usage": usage}
         seen.append(body.get("previous_response_id"))
