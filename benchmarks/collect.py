@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.special import stdtrit
 
 from ibpo.data import LogColumns
 from ibpo.evaluation import (
@@ -43,6 +42,7 @@ from ibpo.evaluation import (
     take_look,
     why_stop,
 )
+from ibpo.evaluation.statistics import student_quantile
 
 Draw = Callable[[np.random.Generator, int, int], tuple[float, float]]
 """Generator, problem, response group -> reward and tokens of one more answer."""
@@ -167,7 +167,7 @@ def misses(look: Look, gain: float, error: float) -> bool:
     if look.half_width == math.inf:
         return False
     freedom = max(look.num_problems - 1, 1)
-    half = look.half_width * float(stdtrit(freedom, 1 - error / 2) / stdtrit(freedom, 1 - look.error / 2))
+    half = look.half_width * student_quantile(freedom, 1 - error / 2) / student_quantile(freedom, 1 - look.error / 2)
     return abs(look.gain - gain) > half
 
 
@@ -219,7 +219,7 @@ def main() -> None:
                 calls.append(number)
                 looks.append(len(done))
                 widths.append(done[-1].half_width)
-                z = stdtrit(200, 1 - ERROR / 2) / stdtrit(200, 1 - done[-1].error / 2)
+                z = student_quantile(200, 1 - ERROR / 2) / student_quantile(200, 1 - done[-1].error / 2)
                 once.append(number * z**2)
             cells = (
                 title,

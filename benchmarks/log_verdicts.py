@@ -10,7 +10,9 @@ valued by the truth: the choice by expectations, the choice by the means of the 
 mixture that fits, and what is recommended. *held out*: what the choice spends on answers that did not decide, against
 what is allowed. *wrong*: choosing per problem is recommended, and worse than the mixture. *below*: what is recommended
 lies under the best mixture by more than the stated 95 % error of its own reward. *covered*: the stated interval of the
-gain over the mixture holds the true one, of the choice by all answers; *not above*: it does not begin above it.
+gain over the mixture holds the true one, of the choice by all answers; *not above*: it does not begin above it. *over
+means*: what expectations gain over means, costs at the mixture's price, and its interval over *problems*: recorded ones
+are the same few in every log.
 """
 
 from __future__ import annotations
@@ -137,12 +139,15 @@ def log_of(truth: Truth, rng: np.random.Generator, num_responses: int) -> Log:
     )
 
 
-def one_log(make: Callable[[np.random.Generator], Truth], seed: int, num: int, budget: str) -> dict[str, float]:
+def one_log(
+    make: Callable[[np.random.Generator], Truth], seed: int, num: int, budget: str, num_splits: int
+) -> tuple[dict[str, float], np.ndarray]:
+    """What one log shows, and `[P]` what each problem's choice gains over that by the means, its cost at the price."""
     rng = np.random.default_rng(seed)
     truth = make(rng)
     part = part_of_log("", log_of(truth, rng, num), lambda _: None)
     asked = questions([budget])[1:2]
-    [answer] = answer_questions(part, asked, holdout=None, num_splits=50, seed=seed, say=lambda _: None)
+    [answer] = answer_questions(part, asked, holdout=None, num_splits=num_splits, seed=seed, say=lambda _: None)
     chance, cost = truth.chance, truth.cost
     every = np.arange(len(chance))
 
@@ -151,8 +156,11 @@ def one_log(make: Callable[[np.random.Generator], Truth], seed: int, num: int, b
 
     allowed = float(answer.limits[0].at_most or 0)
     mine, spent = value(np.asarray(answer.pick))
-    before, spent_before = value(choose_groups(part.reward, part.cost, answer.limits)[1])
-    weight, _ = random_mix(cost.mean(0), chance.mean(0), at=max(allowed, spent))
+    by_means = choose_groups(part.reward, part.cost, answer.limits)[1]
+    before, spent_before = value(by_means)
+    weight, price = random_mix(cost.mean(0), chance.mean(0), at=max(allowed, spent))
+    utility = chance - price * cost
+    each = utility[every, np.asarray(answer.pick)] - utility[every, by_means]
     weight_before, _ = random_mix(cost.mean(0), chance.mean(0), at=max(allowed, spent_before))
     told = verdict(part, answer)
     assert answer.mixture is not None and answer.held_out is not None
@@ -160,7 +168,7 @@ def one_log(make: Callable[[np.random.Generator], Truth], seed: int, num: int, b
     error = 1.96 * (answer.held_out.mixture_gain_stderr or 0)
     gain = mine - float(weight @ chance.mean(0))
     recommended = mine if told.per_problem else blind
-    return {
+    row = {
         "gain": gain,
         "before": before - float(weight_before @ chance.mean(0)),
         "held out": answer.held_out.spent / allowed - 1,
@@ -172,6 +180,7 @@ def one_log(make: Callable[[np.random.Generator], Truth], seed: int, num: int, b
         "covered": float(abs((answer.held_out.mixture_gain or 0) - (mine - blind)) <= error),
         "not above": float((answer.held_out.mixture_gain or 0) - error <= mine - blind),
     }
+    return row, each
 
 
 def main() -> None:
@@ -179,15 +188,23 @@ def main() -> None:
     parser.add_argument("--logs", type=int, default=200)
     parser.add_argument("--problems", type=int, default=100, help="of made-up truths and of ParetoBandit")
     parser.add_argument("--answers", type=int, nargs="+", default=[4], help="per problem and group")
+    parser.add_argument("--splits", type=int, default=50, help="random halvings of a log")
+    parser.add_argument("--truths", default="", help="only those whose names hold one of these, parted by commas")
     arguments = parser.parse_args()
-    print(f"{arguments.logs} logs, tokens=40%range (slack: 80%range), 50 splits; {arguments.problems} problems a log")
+    print(
+        f"{arguments.logs} logs, tokens=40%range (slack: 80%range), {arguments.splits} splits; {arguments.problems} problems a log"
+    )
     print("| truth | answers | gain, expectations | means | held out | spent | by means | recommended | wrong | below |"
-          " covered | not above |")  # fmt: skip
-    print("|---" * 12 + "|")
+          " covered | not above | over means, ± of problems |")  # fmt: skip
+    print("|---" * 13 + "|")
     for name, make in truths(arguments.problems).items():
+        if not any(part in name for part in arguments.truths.split(",")):
+            continue
         budget = "tokens=80%range" if name == "slack" else "tokens=40%range"
         for num in arguments.answers:
-            rows = [one_log(make, 1000 * num + seed, num, budget) for seed in range(arguments.logs)]
+            seeds = range(1000 * num, 1000 * num + arguments.logs)
+            logs = [one_log(make, seed, num, budget, arguments.splits) for seed in seeds]
+            rows = [row for row, _ in logs]
             table = {key: np.array([row[key] for row in rows]) for key in rows[0]}
 
             def mean(key: str, form: str, table: dict[str, np.ndarray] = table) -> str:
@@ -198,6 +215,8 @@ def main() -> None:
             cells += [f"{table['spent before'].mean():+.1%}", f"{table['recommends'].mean():.0%}"]
             cells += [str(int(table["wrong"].sum())), str(int(table["below"].sum())), f"{table['covered'].mean():.0%}"]
             cells.append(f"{table['not above'].mean():.1%}")
+            more = np.array([each for _, each in logs]).mean(0)
+            cells.append(f"{more.mean():+.4f} ± {1.96 * more.std(ddof=1) / np.sqrt(len(more)):.4f}")
             print(f"| {name} | {num} | {' | '.join(cells)} |", flush=True)
     print(f"± 95 %; {time.process_time():.0f} CPU seconds")
 

@@ -94,7 +94,6 @@ REMOVED = {
         **_LOG,
         "--holdout": "--num-splits NUMBER",
         "--no-holdout": "--num-splits 0",
-        **{f"--{x}": f"--format {x}" for x in ("wide", "json")},
     },
     "collect": {
         **{f"--max-{x}": f"--limit {x}=..." for x in ("money", "calls")},
@@ -144,6 +143,8 @@ REMOVED = {
     },
 }
 """Command -> option that it had once -> what says the same today."""
+SHORT = {("allocate", f"--{x}"): ("--format", x) for x in ("wide", "json")}
+"""What stands for two words of a command line."""
 
 
 class _LazyGroup(TyperGroup):
@@ -157,6 +158,7 @@ class _LazyGroup(TyperGroup):
         """The command that is called, imported."""
         getattr(ctx, "meta", {})["ibpo.called"] = list(args)
         name, command, rest = super().resolve_command(ctx, args)
+        rest = [text for one in rest for text in SHORT.get((name or "", one), (one,))]
         if name is not None:
             for option in (text.partition("=")[0] for text in rest):
                 if option in REMOVED.get(name, {}):
@@ -177,6 +179,8 @@ class _LazyGroup(TyperGroup):
         except BrokenPipeError:  # `ibpo ... | head`: no error of the user's
             raise
         except (IbpoError, OSError) as error:
+            for note in getattr(error, "notes", ()):  # of MissingColumns: how the log was read
+                typer.echo(note, err=True)
             typer.echo(f"error: {one_line(str(error))}", err=True)
             if lacks := getattr(error, "options", ()):  # of MissingColumns: the same command with what it lacks
                 typer.echo(f"try: {shlex.join(['ibpo', *ctx.meta['ibpo.called'], *lacks])}", err=True)

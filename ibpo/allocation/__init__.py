@@ -2,7 +2,7 @@
 
 from ibpo.allocation.allocate import Allocation, allocate
 from ibpo.allocation.arguments import Limit, limit, reward_margin, share, slices, stack
-from ibpo.allocation.holdout import GroupMeans, HoldoutRow, Pick, holdout_value, random_mix
+from ibpo.allocation.holdout import GroupMeans, HoldoutRow, Pick, by_problem_pick, holdout_value, random_mix
 from ibpo.allocation.knapsack import Frontier, envelope, frontier
 from ibpo.allocation.problem import InfeasibleBudget
 
@@ -15,6 +15,7 @@ __all__ = [
     "Limit",
     "Pick",
     "allocate",
+    "by_problem_pick",
     "envelope",
     "frontier",
     "holdout_value",

@@ -67,7 +67,9 @@ def allocate_command(
     format_: Annotated[
         Literal["table", "wide", "json"],
         typer.Option(
-            "--format", help="wide: more columns: prices, shares, the mixture of the same cost. json: summary.json."
+            "--format",
+            help="wide (or --wide): more columns: prices, shares, the mixture of the same cost. json (or --json): "
+            "summary.json.",
         ),
     ] = "table",
     out: Annotated[
@@ -126,12 +128,11 @@ def _print_part(console: Console, title: str, part: LogPart, answers: list[Answe
     """What to do, then the table of one part, and who gets what by the shown column."""
     import numpy as np
 
-    from ibpo.evaluation import verdict
+    from ibpo.evaluation import verdicts
 
-    for answer in answers:
-        if answer.question.times == 1:
-            console.print(verdict(part, answer).text, markup=False, highlight=False)
-            console.print()
+    for text in verdicts(part, [answer for answer in answers if answer.question.times == 1]):
+        console.print(text, markup=False, highlight=False)
+        console.print()
     reward, unit = part.columns["reward"], part.columns["cost"]
     num_rows = int(part.count.sum())
     mean_cost, mean_reward = part.cost.mean(0), part.reward.mean(0)
@@ -168,7 +169,7 @@ def _print_part(console: Console, title: str, part: LogPart, answers: list[Answe
     )
     console.print(caption, markup=False, highlight=False)
     for answer in answers:
-        if answer.why:
+        if answer.why and answer.question.times != 1:  # else it is a verdict above
             console.print(f"{answer.question.label}: {answer.why}", markup=False, soft_wrap=True)
     if part.shown is not None:
         _print_shown(console, part, answers, by_cost)
@@ -276,9 +277,11 @@ class _bar:
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
         console = Console(stderr=True)
+        if len(label) > 36:
+            label = f"{label[:33]}..."  # the numbers behind it are never cut
         columns = (
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=16),
             TextColumn("{task.completed:,} rows"),
             TimeElapsedColumn(),
         )

@@ -32,10 +32,10 @@ Row = tuple[str, dict[str, Any]]
 RawRow = tuple[str, "dict[str, Any] | LogError"]
 """The same, or in place of the fields what is wrong with the row."""
 
-LINES, TABLES, COLUMNAR = ("jsonl", "ndjson"), ("csv", "tsv"), ("parquet", "arrow", "feather", "ipc")
+LINES, TABLES, COLUMNAR = ("jsonl", "ndjson"), ("csv", "tsv", "txt"), ("parquet", "arrow", "feather", "ipc")
 KINDS = (*LINES, "json", *TABLES, *COLUMNAR, "eval")
 PACKED = ("gz", "zst")
-ENDINGS = ".jsonl, .json, .csv, .tsv, .parquet, .arrow or .feather; all but the last three also .gz or .zst"
+ENDINGS = ".jsonl, .json, .csv, .tsv, .txt, .parquet, .arrow or .feather; all but the last three also .gz or .zst"
 DELIMITERS = ",;\t|"
 
 
@@ -93,7 +93,9 @@ def data_files(folder: Path) -> list[Path]:
     files = sorted(
         file
         for file in folder.rglob("*")
-        if kind_of(file) and file.is_file() and not any(p[0] in "._" for p in file.relative_to(folder).parts)
+        if kind_of(file) not in ("", "txt")
+        and file.is_file()
+        and not any(p[0] in "._" for p in file.relative_to(folder).parts)
     )
     if not files:
         raise LogError(f"{folder}: holds no file that ends in {ENDINGS}; name the folder of the data itself")
@@ -164,8 +166,10 @@ def unreadable(path: Path, error: Exception) -> LogError:
 
 
 def open_text(path: Path) -> TextIO:
-    """A text file, packed or not; a mark of the byte order is passed over."""
-    return io.TextIOWrapper(open_bytes(path), encoding="utf-8-sig", newline="")
+    """A text file, packed or not; a mark of the byte order is passed over, one of UTF-16 (as Excel writes) followed."""
+    stream = open_bytes(path)
+    wide = stream.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff")
+    return io.TextIOWrapper(stream, encoding="utf-16" if wide else "utf-8-sig", newline="")
 
 
 def open_bytes(path: Path) -> Any:
@@ -268,7 +272,7 @@ def _csv_rows(path: Path, file: TextIO) -> Iterator[RawRow]:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a cell may hold a whole conversation
     head, passed = file.readline(), 0
     told = re.fullmatch(r"sep=(.)\s*", head)  # as spreadsheets write and expect it
-    while head and (not head.strip() or (told and not passed)):
+    while head and (not head.strip() or (told and not passed) or (head[0] == "#" and not set(DELIMITERS) & set(head))):
         head, passed = file.readline(), passed + 1
     sign = told[1] if told else delimiter_of(head)
     spaced = bool(re.search(re.escape(sign) + " +\\S", re.sub(r'"[^"]*"', '"', head)))

@@ -34,18 +34,22 @@ JudgeRows = Callable[[Sequence[Mapping[str, Any]]], Sequence[float]]
 
 BLOCK = 1_000_000
 """Rows of Parquet read at a time; what is read row by row is gathered to a tenth of it."""
-MAX_SHOWN = 30
+MAX_SHOWN = 16
 """Columns that a message lists."""
 LIKE_REWARD = re.compile(r"(?i)reward|score|correct|accura|grade|rating|quality|pass|right|match")
 OF_PROMPT = re.compile(r"(?i)prompt|input|cache")
+OF_ANSWER = re.compile(r"(?i)(^|[._])(gold|gts|target|ground_?truth|answer|completion|output|pred|prediction)s?$")
+"""Columns that hold an answer, no name."""
+TRACE = ("GeneratedTokens", "Response tokens", "output_length")
+"""Lengths of answers in the request traces that are published."""
 
 
 class MissingColumns(LogError):
-    """Fields that no column was found for; `options` are what the same command lacks."""
+    """Fields that no column was found for; `options` are what the same command lacks, `notes` how the log was read."""
 
-    def __init__(self, message: str, options: Sequence[str]) -> None:
+    def __init__(self, message: str, options: Sequence[str], notes: Sequence[str] = ()) -> None:
         super().__init__(message)
-        self.options = tuple(options)
+        self.options, self.notes = tuple(options), tuple(notes)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -300,10 +304,7 @@ class LogReader:
             try:
                 self.columns = self.names.resolve(self.path, good, optional=self._made_here(good))
             except MissingColumns as error:
-                how = "".join(f" ({note})" for note in source.notes)
-                raise MissingColumns(
-                    str(error).replace(str(self.path), f"{self.path}{how}", 1), error.options
-                ) from None
+                raise MissingColumns(str(error), error.options, source.notes) from None
             self._note_dots(good)
             if self._looks_at_models:
                 self._model = find_alike({name: 0 for row in good for name in row}, "model")
@@ -582,6 +583,11 @@ def _missing(
     said: list[str] = []
     pairs: list[str] = []
     options: list[str] = []
+    trace = next((name for one in TRACE if (name := find_alike(present, one))), None)
+    if trace and {"problem", "reward"} <= set(missing):
+        raise LogError(
+            f"{path}: a trace of requests (column {trace!r}), without answers to choose between: ibpo simulate reads it"
+        )
     taken = set(columns.values())
     for field in missing:
         named = getattr(names, field)
@@ -601,8 +607,26 @@ def _missing(
     options = [*(["--columns", ",".join(pairs)] if pairs else []), *options]
     shown = sorted(present, key=lambda name: name.count("."))
     there = ", ".join(map(repr, shown[:MAX_SHOWN])) + (", ..." if len(present) > MAX_SHOWN else "") or "none"
+    if len(wide := _groups_in(present)) > 1:
+        said.append(f"a row holds the answers of {', '.join(wide)}: write a row for each, with its response group")
     it = "it" if len(missing) == 1 else "them"
     return MissingColumns(f"{path}: {'; '.join(said)}; there are {there}: name {it} with {' '.join(options)}", options)
+
+
+def _groups_in(present: list[str]) -> list[str]:
+    """Response groups that have their own columns: `low_correct`, `low_tokens`, `high_correct`, `high_tokens`.
+
+    Example:
+        >>> _groups_in(["id", "low_correct", "low_tokens", "high_correct", "high_tokens"])
+        ['low', 'high']
+    """
+    found: dict[str, set[str]] = {}
+    for name in present:
+        for field in ("reward", "cost"):
+            for last in GUESSES[field]:
+                if name.endswith(f"_{last}"):
+                    found.setdefault(name.removesuffix(f"_{last}"), set()).add(field)
+    return [group for group, fields in found.items() if len(fields) == 2]
 
 
 def _candidates(field: str, rows: Sequence[Mapping[str, Any]], present: list[str]) -> list[str]:
@@ -611,6 +635,8 @@ def _candidates(field: str, rows: Sequence[Mapping[str, Any]], present: list[str
     if field == "cost":  # what was asked is no cost of the answer
         present = sorted(present, key=lambda name: bool(OF_PROMPT.search(name)))
     for name in present:
+        if field in ("response_group", "problem") and OF_ANSWER.search(name):
+            continue
         values = [x for x in (lookup(row, name) for row in rows) if isinstance(x, str | int | float) and x != ""]
         if len(values) < max(2, len(rows) // 2):
             continue

@@ -241,8 +241,8 @@ def _is_answer(value: Any) -> bool:
 
 def _pair_of(row: Json) -> tuple[Any, Any]:
     """(request, response) of a row that holds both, or is the response itself."""
-    if _is_answer(row):
-        return row.get("request") or row.get("input") or {}, row
+    if _is_answer(row):  # the fields of its request may stand beside its own
+        return row.get("request") or row.get("input") or (row if row.get("messages") else {}), row
     answer = next(
         (row[name] for name in ("response", "completion", "output", "result") if _is_answer(row.get(name))), None
     )
@@ -270,7 +270,7 @@ def convert_pairs(rows: Iterator[Row], source: Source, _: Path) -> Iterator[Row]
         one |= read_completion(answer)
         effort = read_request(asked).get("effort") if isinstance(asked, dict) else None
         one |= known(effort=effort or first_of(about, "effort", "reasoning_effort", "response_group", "group"))
-        own = None if answer is row and "candidates" not in row else first_of(row, *PROBLEM_NAMES, "id")
+        own = first_of(row, *PROBLEM_NAMES, *(["id"] if answer is not row or "candidates" in row else []))
         one |= known(reward=first_of(about, "reward", "correct", "score"))
         yield place, one | known(problem_id=own or first_of(about, *PROBLEM_NAMES, "id"))
 

@@ -17,12 +17,14 @@ from ibpo.data.files import LogError
 GUESSES = {
     "problem": ("problem_id", "question_id", "id", "doc_id", "sample_id", "example_id", "prompt_id", "task_id",
                 "problem", "custom_id", "question", "prompt", "input"),
-    "response_group": ("response_group", "effort", "reasoning_effort", "group", "configuration", "mode", "variant",
-                       "arm", "model"),
+    "response_group": ("response_group", "effort", "reasoning_effort", "group", "configuration", "config", "mode",
+                       "variant", "arm", "model"),
     "reward": ("reward", "correct", "is_correct", "score", "accuracy", "acc", "passed"),
     "cost": COSTS,
 }  # fmt: skip
 """Column names that are tried, in order, for a field that the caller does not name."""
+NOTHING = ("", "nan", "n/a", "na", "null", "none", "-")
+"""What tables write where there is no number."""
 LARGEST = 1e200
 """Costs beyond it are refused: sums of them would overflow."""
 DIVIDED = re.compile(r"(?P<column>.+?)\s*/\s*(?P<by>\d+(\.\d+)?)")
@@ -48,7 +50,8 @@ def read_field(place: str, row: Mapping[str, Any], field: str, column: str) -> A
     place = f"{place}, column {column!r}"
     name, divisor = (column, 1.0) if column in row else divided(column)
     value = row[name] if name in row else lookup(row, name)
-    if value is None or value in ("", [], {}) or value != value:
+    absent = field in ("reward", "cost") and str(value).strip().lower() in NOTHING
+    if value is None or value in ("", [], {}) or value != value or absent:
         fix = "fill it in or drop the row (--on-error skip)"
         if field in GUESSES:
             fix += f", or name another column with --columns {field}=COLUMN"

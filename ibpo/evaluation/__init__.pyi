@@ -45,6 +45,7 @@ from .log_parts import read_parts as read_parts
 from .log_verdict import Verdict as Verdict
 from .log_verdict import summarise_parts as summarise_parts
 from .log_verdict import verdict as verdict
+from .log_verdict import verdicts as verdicts
 from .methods import MODELS as MODELS
 from .methods import Methods as Methods
 from .methods import Yardsticks as Yardsticks
@@ -220,6 +221,7 @@ __all__ = [
     "training_of",
     "use_of",
     "verdict",
+    "verdicts",
     "vote_at_k",
     "what_more",
     "why_stop",

@@ -26,11 +26,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 from ibpo.evaluation.log_allocation import Answer, differences, price_of
 from ibpo.evaluation.log_parts import LogPart
 from ibpo.evaluation.log_verdict import Verdict, verdict
+from ibpo.evaluation.statistics import student_quantile
 
 FloatArray = NDArray[np.float64]
 ERROR = 0.05
@@ -108,7 +108,7 @@ def take_look(part: LogPart, answer: Answer, error: float) -> tuple[Look, Answer
         told = verdict(part, answer, error=error, advice="", is_today=False)
         return Look(**facts, gain=0.0, low=-math.inf, high=math.inf, per_problem=told.per_problem), answer, told
     halved = int((counts >= 2).sum())
-    half = float(stdtrit(max(halved - 1, 1), 1 - error / 2)) * held.mixture_gain_stderr
+    half = student_quantile(max(halved - 1, 1), 1 - error / 2) * held.mixture_gain_stderr
     told = verdict(part, answer, error=error, advice="", is_today=False)
     gain = held.mixture_gain
     return Look(**facts, gain=gain, low=gain - half, high=gain + half, per_problem=told.per_problem), answer, told

@@ -16,17 +16,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ibpo.allocation import Allocation, HoldoutRow, InfeasibleBudget, allocate, holdout_value, random_mix
+from ibpo.allocation import (
+    Allocation,
+    HoldoutRow,
+    InfeasibleBudget,
+    allocate,
+    by_problem_pick,
+    holdout_value,
+    random_mix,
+)
 from ibpo.budget import TOKENS, Budget, check_budget, check_distinct, costs_named, parse_budget
 from ibpo.data import Log
 from ibpo.errors import IbpoError
-from ibpo.evaluation.estimates import shrink
+from ibpo.evaluation.estimates import shrink, within_halves
 from ibpo.evaluation.log_parts import FloatArray, IntArray, LogPart, Say
-from ibpo.evaluation.metrics import by_problem_pick
 
 DEFAULT = ("0.5x", "25%range", "50%range", "75%range")
 GAP, MANY = 1e-4, 2000
 """Of more problems than these a choice within this part of the best is as good: what is expected of them errs more."""
+FOLDS = 3
+"""Parts of the problems that are judged by the variance within the others."""
 PILOT = 4
 """One in so many halvings says beforehand what the choices spend."""
 REFUSED = {
@@ -210,9 +219,15 @@ def answer_questions(
         except IbpoError as error:
             name = str(question.budgets[error.budget_index]) if isinstance(error, InfeasibleBudget) else question.label
             if not isinstance(error, InfeasibleBudget) or (question.times == 1 and question.was_asked):
-                raise IbpoError(f"{part.place}--budget {name}: {error}") from None
+                said = str(error)
+                if isinstance(error, InfeasibleBudget) and not error.floor and len(limits) == 1:
+                    said = said.partition(": ")[2]  # there is one budget only: which of them says nothing
+                    least = math.ceil(100 * error.nearest / part.now()[1]) / 100 if part.now()[1] else 0.0
+                    said += f" (of today's, {least:g}x)" if limits[0].group is None and least else ""
+                raise IbpoError(f"{part.place}--budget {name}: {said}") from None
             allocation, small, mixture = None, np.zeros(0, np.int64), None
-            why = f"not possible: {name} needs at least {error.nearest:.6g} per problem"
+            what = "" if name == question.label else f"{name} "
+            why = f"not possible: {what}needs at least {error.nearest:.6g} per problem"
         answers.append(
             Answer(
                 question=question, limits=limits, allocation=allocation, pick=small, why=why, mixture=mixture,
@@ -237,7 +252,7 @@ def answer_questions(
 
 def _held_out(log: Log, within: FloatArray, answers: Sequence[Answer], **options: Any) -> list[HoldoutRow]:
     """What choosing as for these answers is worth on responses that had no say."""
-    halves = _Halves(within)
+    halves = _Halves()
 
     def against(answer: Answer) -> FloatArray | Fraction | None:
         """The best mixture by the half that chooses, as the choice is: by all responses it would be the luckiest."""
@@ -332,18 +347,32 @@ def _lowered(limits: Sequence[GroupLimit], aim: Fraction) -> list[GroupLimit]:
 
 
 class _Halves:
-    """What each half of the responses would choose; the expectations of halves serve all budgets that are asked."""
+    """What each half of the responses would choose; the expectations of halves serve all budgets that are asked.
 
-    def __init__(self, within: FloatArray) -> None:
-        self.within = within
+    How much answers vary within a cell, a half of one answer each cannot say; both halves together can. But where they
+    agree by luck, variance within looks small, so choices are trusted just where the other half confirms them. So a
+    problem is judged by the variance within the *other* problems, in `FOLDS` parts.
+    """
+
+    def __init__(self) -> None:
         self._seen: tuple[Any, tuple[FloatArray, FloatArray]] | None = None
+
+    def _expect(self, reward: FloatArray, cost: FloatArray, count: FloatArray) -> tuple[FloatArray, FloatArray]:
+        expected = np.empty_like(reward), np.empty_like(cost)
+        fold_P = np.random.default_rng(0).permutation(reward.shape[1]) % FOLDS
+        for fold in range(FOLDS):
+            here = fold_P == fold
+            if here.any():
+                within = within_halves(reward, cost, count, ~here)
+                for whole, found in zip(expected, shrink(reward, cost, count, within, here), strict=True):
+                    whole[:, here] = found[:, here]
+        return expected
 
     def choose(self, limits: Sequence[GroupLimit], reward: FloatArray, cost: FloatArray, count: FloatArray) -> IntArray:
         """`[H, P]` the response group of each problem; -1 in a half that cannot keep the budgets."""
         if self._seen is None or self._seen[0] is not reward:
             there = count > 0
-            seen = shrink(np.where(there, reward, 0.0), np.where(there, cost, 0.0), count, self.within)
-            self._seen = reward, seen
+            self._seen = reward, self._expect(np.where(there, reward, 0.0), np.where(there, cost, 0.0), count)
         reward, cost = self._seen[1]
         amount = limits[0].at_most if len(limits) == 1 and limits[0].group is None else None
         if amount is not None:

@@ -236,7 +236,8 @@ def _complete(part: LogPart, say: Say) -> LogPart:
     if len(part.groups) < 2:
         raise IbpoError(
             f"{part.place}column '{part.columns['response_group']}' has one response group, {part.groups[0]}; "
-            f"an allocation chooses between at least two; name another column with --columns response_group=COLUMN"
+            f"an allocation chooses between at least two; name another column with --columns response_group=COLUMN, or "
+            f"have the others asked: ibpo collect"
         )
     alike = next((two for two in combinations(part.groups, 2) if two[0].casefold() == two[1].casefold()), None)
     if alike:

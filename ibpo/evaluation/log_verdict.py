@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtrit
 
 from ibpo.budget import cost_text
 from ibpo.evaluation.log_allocation import Answer
 from ibpo.evaluation.log_parts import LogPart
+from ibpo.evaluation.statistics import student_quantile
 
-RIGHT = ("correct", "is_correct", "right", "accuracy", "acc", "passed")
-"""Columns whose sum is the number of right answers."""
+RIGHT = ("correct", "iscorrect", "right", "accuracy", "acc", "passed")
+"""Columns whose sum is the number of right answers, whatever their capitals and signs."""
+SMALL = 30
+"""So few problems leave wide intervals however many answers there are."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,22 +55,15 @@ def verdict(
     blind = "no mixture of response groups keeps it" if weights is None else _blind(weights)
     held = answer.held_out
     if held is None:
-        lacks = "that takes 2 answers per problem and response group"
-        if part.log is None:
-            lacks = "of a streamed log nothing is held out; leave out --stream, on a sample of its problems if need be"
-        elif int((part.count >= 2).all(1).sum()) >= 2:
-            lacks = "nothing was held out"
-        text = (
-            f"{label}: whether choosing per problem pays is not known: {lacks}. Not looking at the problems, {blind} "
-            "is the best that fits."
-        )
+        text = f"{label}: {_unknown(part)} Not looking at the problems, the best that fits is {blind}."
         return Verdict(text=text, per_problem=False, mixture=weights)
     choose = f"{label}: {_of_today(part, held.reward, held.spent, is_today)}: choose per problem"
     if answer.mixture is None or held.mixture_gain is None or held.mixture_gain_stderr is None:
         return Verdict(text=f"{choose}: {blind}.", per_problem=True, mixture=None)
     gain = held.mixture_gain
-    half = float(stdtrit(max(len(part.problems) - 1, 1), 1 - error / 2)) * held.mixture_gain_stderr
-    interval = f"{gain:+.3f} ({100 * (1 - error):.3g} %: {gain - half:+.3f} to {gain + half:+.3f})"
+    half = student_quantile(max(len(part.problems) - 1, 1), 1 - error / 2) * held.mixture_gain_stderr
+    ends = max(gain - half, -1.0), min(gain + half, 1.0)  # beyond which no mean of rewards can differ
+    interval = f"{gain:+.3f} ({100 * (1 - error):.3g} %: {ends[0]:+.3f} to {ends[1]:+.3f})"
     over = any(x.group is None and x.at_most is not None and held.spent > x.at_most for x in answer.limits)
     if gain - half > 0 and not (over and held.gain <= 0):
         text = f"{choose}. That beats {blind}, the best that does not look at the problems, by {interval}."
@@ -82,13 +77,39 @@ def verdict(
         )
         return Verdict(text=text, per_problem=False, mixture=weights)
     if advice is None:
-        more = "more problems" if part.count.min() >= 8 else "at least 8 answers per problem and response group"
-        advice = f"Collect {more} to see more."
+        more = ["more problems"] if part.count.min() >= 8 or len(part.problems) < SMALL else []
+        more += ["at least 8 answers per problem and response group"] if part.count.min() < 8 else []
+        advice = f"Collect {' and '.join(more)} to see more."
     text = (
         f"{label}: choosing per problem is not worth it on this log: {mixed}: {blind}, the best that does not look at "
         f"the problems, and choosing changes that by {interval}. {advice}".rstrip()
     )
     return Verdict(text=text, per_problem=False, mixture=weights)
+
+
+def verdicts(part: LogPart, answers: Sequence[Answer]) -> list[str]:
+    """The verdicts of several questions: where nothing is known of any, once for all."""
+    known = [answer for answer in answers if answer.held_out or answer.allocation is None]
+    unknown = [answer for answer in answers if not (answer.held_out or answer.allocation is None)]
+    if len(unknown) < 2:
+        return [verdict(part, answer).text for answer in answers]
+    best = [verdict(part, answer).text.removesuffix(".").partition("the best that fits is ")[2] for answer in unknown]
+    lines = "; ".join(f"{one} ({answer.question.label})" for one, answer in zip(best, unknown, strict=True))
+    said = _unknown(part)
+    together = f"{said[0].upper()}{said[1:]} Not looking at the problems, the best that fits is {lines}."
+    return [*(verdict(part, answer).text for answer in known), together]
+
+
+def _unknown(part: LogPart) -> str:
+    """Why nobody knows whether to choose per problem, as a sentence."""
+    lacks = "that takes 2 answers per problem and response group"
+    if part.log is None:
+        lacks = "of a streamed log nothing is held out; leave out --stream, on a sample of its problems if need be"
+    elif int((part.count >= 2).all(1).sum()) >= 2:
+        lacks = "nothing was held out"
+    else:
+        lacks += " (ibpo collect asks for them)"
+    return f"whether choosing per problem pays is not known: {lacks}."
 
 
 def _of_today(part: LogPart, reward: float, spent: float, is_today: bool) -> str:
@@ -98,7 +119,8 @@ def _of_today(part: LogPart, reward: float, spent: float, is_today: bool) -> str
     if not (is_today and reward_now and spent_now):
         return exact
     keeps = "keep" if reward <= reward_now else "give"
-    said = "right answers" if name.rpartition(".")[2].lower() in RIGHT else name
+    bare = "".join(filter(str.isalpha, name.rpartition(".")[2].lower()))
+    said = "right answers" if bare in RIGHT else name
     return f"{spent / spent_now:.0%} of today's {unit} {keeps} {reward / reward_now:.0%} of today's {said} ({exact})"
 
 

@@ -195,9 +195,10 @@ def test_half_of_today_is_answered_unasked_and_no_error_where_it_cannot_be_kept(
     path = tmp_path / "log.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in 2 * rows))
     result = run(path)
-    assert result.exit_code == 0 and "tokens=0.5x: not possible: tokens=0.5x needs at least 90" in result.stdout
+    assert result.exit_code == 0 and "tokens=0.5x: not possible: needs at least 90" in result.stdout
     result = run(path, "--budget", "0.5x")
-    assert result.exit_code == 2 and "--budget tokens=0.5x: " in result.stderr
+    assert result.exit_code == 2 and "--budget tokens=0.5x: a mean cost of 47.5 per problem" in result.stderr
+    assert "raise it to at least 90.0 (of today's, 0.95x)" in result.stderr
 
 
 def test_budgets_relative_to_what_the_log_spends(log, tmp_path):
@@ -215,6 +216,9 @@ def test_single_responses_are_said_to_be_in_sample(tmp_path):
     log = write_log(tmp_path / "log.jsonl", num_responses=1)
     result = run(log)
     assert result.exit_code == 0 and "Not held out" in result.stdout and "no held-out values" in result.stderr
+    assert result.stdout.count("hether choosing per problem pays is not known") == 1  # once for all budgets
+    assert run(log, "--wide").stdout == run(log, "--format", "wide").stdout != result.stdout
+    assert json.loads(run(log, "--json").stdout)["parts"]
     result = run(log, "--num-splits", "9")
     assert result.exit_code == 0 and "at least 2 responses per problem and group needed" in result.stderr
 
@@ -281,7 +285,7 @@ def test_a_part_with_nothing_to_choose_is_left_out_aloud(tmp_path):
         (["--budget", "high=30"], "a share is at most 1; did you mean high=30%"),
         (["--budget", "high@level=3=0.5"], "--by COLUMN solves each part"),
         (["--budget", "high=0.5", "--budget", "high<=40%"], "high: is given twice"),
-        (["--budget", "tokens=50"], "--budget tokens=50: budget 0: a mean cost of 50 per problem cannot be kept"),
+        (["--budget", "tokens=50"], "--budget tokens=50: a mean cost of 50 per problem cannot be kept"),
         (["--columns", "reward=score"], "no column 'score'; there are 'problem_id'"),
         (["--columns", "response_group=tokens"], "problems without a response of every response group"),
     ],

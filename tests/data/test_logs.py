@@ -181,8 +181,9 @@ def test_langfuse_exports():
     log = read_log(LOGS / "langfuse" / "observations.csv")
     check(cells(log))
     assert "reward = score correct" in log.notes
-    with pytest.raises(MissingColumns, match="an export of traces holds no tokens: export the observations"):
+    with pytest.raises(MissingColumns, match="no column for the cost") as error:
         read_log(LOGS / "langfuse" / "traces.json")
+    assert "an export of traces holds no tokens: export the observations" in error.value.notes
 
 
 def test_helicone_exports(rewards):
@@ -203,8 +204,10 @@ def test_trl_completions():
 
 
 def test_verl_rollouts_have_no_groups_and_scores_of_minus_one_are_wrong():
-    with pytest.raises(MissingColumns, match=r"read as verl rollouts.*no column for the response group"):
+    with pytest.raises(MissingColumns, match="no column for the response group") as error:
         read_log(LOGS / "verl" / "rollout")
+    assert error.value.options == ("--columns", "response_group=COLUMN")  # a gold answer is none
+    assert any("read as verl rollouts" in note for note in error.value.notes)
     log = read_log(LOGS / "verl" / "rollout", LogColumns(response_group="step"))
     assert set(log.reward) == {0.0, 1.0} and "the log holds no tokens: cost = characters of the completion" in log.notes
 
@@ -499,3 +502,61 @@ def test_failed_requests_do_not_say_how_identifiers_are_made(tmp_path):
     lines.append({"id": "b", "custom_id": "warm up", "response": None, "error": {"code": "x"}})
     table = write_rows(tmp_path / "r.jsonl", [{"custom_id": f"{p}-{e}", "reward": r} for p, e, _, r, _ in made()])
     check(cells(read_log(write_rows(tmp_path / "a.jsonl", lines), join=[table])), failed=False)
+
+
+WRITTEN = [(f"q{p}", group, p % 2, 100 + p) for p in range(6) for group in ("low", "high")]
+
+
+def as_csv(head, form="{},{},{},{}\n"):
+    return head + "".join(form.format(*row) for row in WRITTEN)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "encoding"),
+    [
+        ("excel.txt", as_csv("ID\tEffort\tIs Correct?\tOutput tokens\n", "{}\t{}\t{}\t{}\n"), "utf-16"),
+        ("excel.csv", as_csv("ID;Effort;Score;Tokens\n", "{};{};{},0;{}\n"), "utf-8-sig"),
+        ("comment.csv", as_csv("# exported 2026-11-30\n\nid,effort,correct,tokens\n"), "utf-8"),
+        ("config.csv", as_csv("id,config,correct,tokens\n"), "utf-8"),
+        (
+            "flat.jsonl",  # a request's fields beside those of its response
+            "".join(
+                json.dumps({"messages": [{"role": "user", "content": p}], "reasoning_effort": g, "score": r,
+                            "choices": [{"message": {"content": "x"}}], "usage": {"completion_tokens": t}}) + "\n"
+                for p, g, r, t in WRITTEN
+            ),
+            "utf-8",
+        ),
+    ],
+)  # fmt: skip
+def test_tables_as_people_export_them(tmp_path, name, text, encoding):
+    path = tmp_path / name
+    path.write_bytes(text.encode(encoding))
+    log = read_log(path)
+    assert list(zip(log.response_group, log.reward, log.cost, strict=True)) == [(g, r, t) for _, g, r, t in WRITTEN]
+    assert len(set(log.problem)) == 6
+
+
+@pytest.mark.parametrize("nothing", ["NaN", "N/A", "null", "-", ""])
+def test_what_tables_write_for_nothing_is_no_value(tmp_path, nothing):
+    path = tmp_path / "a.csv"
+    path.write_text(as_csv("id,effort,correct,tokens\n") + f"q9,low,1,{nothing}\n")
+    with pytest.raises(LogError, match=r"line 14, column 'tokens': no value; fill it in or drop the row \(--on-error"):
+        read_log(path)
+
+
+def test_a_note_beside_a_log_is_no_log(tmp_path):
+    (tmp_path / "a.csv").write_text(as_csv("id,effort,correct,tokens\n"))
+    (tmp_path / "README.txt").write_text("made on Monday\n")
+    assert len(read_log(tmp_path).problem) == 12
+
+
+def test_a_row_for_several_groups_and_a_trace_of_requests_are_told_from_a_log(tmp_path):
+    path = tmp_path / "wide.csv"
+    path.write_text("id,low_correct,low_tokens,high_correct,high_tokens\na,0,1,1,9\nb,1,2,1,8\n")
+    with pytest.raises(MissingColumns, match="a row holds the answers of low, high: write a row for each"):
+        read_log(path)
+    for name in ("azure_2023_conv.csv", "azure_2024_code_1week.csv", "burstgpt_1.csv", "mooncake.jsonl",
+                 "bailian.jsonl"):  # fmt: skip
+        with pytest.raises(LogError, match=r"a trace of requests .* ibpo simulate reads it"):
+            read_log(LOGS / "traces" / name)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ibpo.evaluation.estimates import shrink, within_cells
+from ibpo.evaluation.estimates import shrink, within_cells, within_halves
 
 
 def simulate(seed, num_problems, num_responses, groups=((0.5, 100.0), (0.7, 400.0))):
@@ -75,3 +75,42 @@ def test_equal_problems_stay_equal_and_their_order_does_not_matter():
     (expected_reward, expected_cost), _, _ = estimate(reward, cost)
     assert expected_reward[:30].tolist() == expected_reward[30:].tolist()
     assert expected_cost[:30].tolist() == expected_cost[30:].tolist()
+
+
+def test_variance_within_cells_by_the_halves_of_other_problems():
+    rng = np.random.default_rng(0)
+    reward, cost = rng.random((2, 300, 2, 4)), rng.gamma(4, 25, (2, 300, 2, 4))
+    some = np.arange(300) % 3 > 0
+    reward[:, ~some] = 0.0  # what stands in problems that are not pooled must not matter
+    count = np.full((2, 300, 2), 4.0)
+    found = within_halves(reward.mean(3), cost.mean(3), count, some)
+    assert found[:, 0, 0] == pytest.approx(1 / 12, rel=0.25) and found[:, 1, 1] == pytest.approx(2500, rel=0.25)
+    d = reward[0, some].mean(2) - reward[1, some].mean(2)
+    assert found[:, 0, 0] == pytest.approx((d**2 / (1 / 4 + 1 / 4)).mean(0))
+
+
+@pytest.mark.parametrize("num_problems", [40, 300])
+def test_problems_are_the_prior_where_gains_are_few(num_problems):
+    """Nine problems of ten are right whatever the group, one gains: closer to the truth than the linear predictor."""
+    errors = []
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        gains = rng.random(num_problems) < 0.1
+        chance = np.stack([np.where(gains, 0.1, 1.0), np.where(gains, 0.9, 1.0)], axis=1)
+        reward = (rng.random((num_problems, 2, 4)) < chance[..., None]).astype(float)
+        cost = np.array([100.0, 400.0])[:, None] * rng.gamma(4, 0.25, reward.shape)
+        (found, _), within, count = estimate(reward, cost)
+        linear, _ = shrink(reward.mean(2), cost.mean(2), count, within, np.zeros(num_problems, bool))
+        errors.append([np.mean((x - chance) ** 2) for x in (found, linear)])
+    found, linear = np.mean(errors, axis=0)
+    assert found < 0.9 * linear
+
+
+def test_more_problems_than_are_compared_change_little():
+    """Above `NEIGHBOURS` problems some stand for all: nearly what all would say."""
+    _, _, reward, cost = simulate(7, 200, 4)
+    (some, _), within, count = estimate(reward, cost)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ibpo.evaluation.estimates.NEIGHBOURS", 200)
+        every, _ = shrink(reward.mean(2), cost.mean(2), count, within)
+    assert np.abs(some - every).mean() < 0.01 and np.corrcoef(some.ravel(), every.ravel())[0, 1] > 0.99
