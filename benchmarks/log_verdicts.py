@@ -191,9 +191,8 @@ def main() -> None:
     parser.add_argument("--splits", type=int, default=50, help="random halvings of a log")
     parser.add_argument("--truths", default="", help="only those whose names hold one of these, parted by commas")
     arguments = parser.parse_args()
-    print(
-        f"{arguments.logs} logs, tokens=40%range (slack: 80%range), {arguments.splits} splits; {arguments.problems} problems a log"
-    )
+    about = f"{arguments.splits} splits; {arguments.problems} problems a log"
+    print(f"{arguments.logs} logs, tokens=40%range (slack: 80%range), {about}")
     print("| truth | answers | gain, expectations | means | held out | spent | by means | recommended | wrong | below |"
           " covered | not above | over means, ± of problems |")  # fmt: skip
     print("|---" * 13 + "|")
