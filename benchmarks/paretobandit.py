@@ -245,7 +245,7 @@ def run_peer(given: str, out: str) -> None:
                 feature_service=features_of.FeatureService.for_precomputed(features[0].shape[1]),
                 context_store=store_class(),
                 priors="warmup",
-                warmup_path=str(config.K3_WARMUP_PRIORS_PATH),
+                warmup_path=str(config.DEFAULT_WARMUP_PRIORS_PATH),  # the same file, in the wheel
                 prior_n_effective=config.BEST_K3_HPARAMS["prior_n_effective"],
                 alpha=config.BEST_K3_HPARAMS["alpha"],
                 cost_penalty=0.0,
