@@ -15,19 +15,19 @@ VERSION = 3
 """Raised whenever kernels.c changes what it takes or gives."""
 
 
-def _opened() -> ctypes.CDLL | None:
-    path = Path(__file__).with_name("_kernels.dll" if os.name == "nt" else "_kernels.so")
+def opened(path: Path) -> ctypes.CDLL | None:
+    """The library in a file; None where there is none, or one of another machine or commit."""
     try:
         library = ctypes.CDLL(str(path))
-        if library.version() != VERSION:  # of another commit: an editable install that was not built anew
+        if library.version() != VERSION:  # an editable install that was not built anew
             return None
-    except (OSError, AttributeError):  # not built, or for another machine
+    except (OSError, AttributeError):
         return None
     library.best_rows.restype = library.exact_parts.restype = library.run_states.restype = Int
     return library
 
 
-LIBRARY = _opened()
+LIBRARY = opened(Path(__file__).with_name("_kernels.dll" if os.name == "nt" else "_kernels.so"))
 """The kernels; None where they were not built: numpy then does the same. Tests set it to None."""
 
 

@@ -349,8 +349,8 @@ class LowerLevel:
 
 
 NODES = 100
-"""Of each branch and bound, where several budgets bind: to prove the last 1e-4 of the value would take minutes, and to
-find it a second (docs/log.md). Nodes and not seconds, so that every rank and every resumed run comes to the same."""
+"""With a limit on nodes, short searches and exchanges choose, and HiGHS is asked only where they leave a gap above a
+thousandth (docs/log.md). Nodes and not seconds, so that every rank and every resumed run comes to the same."""
 
 
 def members(budgets: Sequence[BudgetTerm], slices: Mapping[str, np.ndarray], num_prompts: int) -> np.ndarray:
