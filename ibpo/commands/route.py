@@ -128,7 +128,9 @@ def fit_command(
         pays, told = escalation_verdict(found)
         report["escalation"] = {**found, "verdict": told}
         if pays:
+            written = "the one that decides after the first answer is written"
             report["is_mix"] = False
+            report["verdict"] = said.replace("the mix is written instead, it predicts means", written)
             router = fit_router(
                 first.table, embedded=by_answer, embedding=embedding, source=source, report=report, seed=seed
             )
