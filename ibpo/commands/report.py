@@ -178,6 +178,7 @@ def _write(
         limits=list(LIMITS),
         numbers=parts,
     )
+    typer.echo(page.answer, err=True)
     return write_page(folder, page)
 
 
