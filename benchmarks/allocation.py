@@ -14,8 +14,8 @@ the machine does not count; an engine that has used `--limit` CPU seconds on one
 one. An engine that finishes with another objective than ours ends the benchmark with an error.
 Layouts of the rows: *grouped* (the 8 responses of a problem stand together, as in every log and every trainer's batch;
 ids need not be sorted), *ragged* (together, 4 to 12 per problem) and *shuffled* (all rows in random order).
-OR-Tools runs if it is installed (`pip install 'ibpo[bench]'`). Memory is the peak of resident memory on top of the
-input, grouped.
+OR-Tools and highspy run if they are installed (`pip install 'ibpo[bench]' highspy`). Memory is the most that a solve
+holds on top of the input.
 """
 
 # OR-Tools' stubs ask for exact integer types that numpy's do not promise.
@@ -31,6 +31,7 @@ import statistics
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -247,8 +248,13 @@ def compare(forms: list[str], sizes: list[int], other: Path, turns: int) -> None
         print("| " + " | ".join(cells) + f" | {middle:.2f} ({low:.2f} to {high:.2f}) |", flush=True)
 
 
-def peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def memory_of(call) -> int:
+    """The most that a call holds at once on top of what was there, in bytes, as numpy reports it to tracemalloc."""
+    tracemalloc.start()
+    call()
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return most
 
 
 def work(form: str, rows: int, engine: str, limit: float) -> dict:
@@ -260,9 +266,9 @@ def work(form: str, rows: int, engine: str, limit: float) -> dict:
     if engine != "ours":
         globals()[engine](form, *floats(instance(form, 80)))
     gap = 1e-6 if form in ("tokens", "both") and engine == "ours" else 0.0
-    before = peak()
+    memory = memory_of(lambda: ours(form, *data, relative_gap=gap))
     objective, found_gap = ours(form, *data, relative_gap=gap)
-    result = {"input_bytes": input_bytes, "objective": objective, "gap": found_gap, "memory": peak() - before}
+    result = {"input_bytes": input_bytes, "objective": objective, "gap": found_gap, "memory": memory}
     layouts, as_floats = {"ours": data}, floats(data)
     if engine == "ours":
         layouts |= {layout: instance(form, rows, layout) for layout in ("ragged", "shuffled")}
@@ -406,9 +412,8 @@ def work_on(asked: dict, turns: int, limit: float) -> dict:
     for seed in range(turns if rows < 5e6 else 1):  # at 1e7 five turns of one instance
         data = picks(rows, seed) if form == "pick" else instance(form, rows, asked.get("layout", "grouped"), seed)
         if not seed:
-            before = peak()
-            solve(form, data, gap)
-            result["memory"] = (peak() - before) / (data[0].nbytes + data[1].nbytes + data[2].nbytes)
+            held = memory_of(lambda data=data: solve(form, data, gap))
+            result["memory"] = held / (data[0].nbytes + data[1].nbytes + data[2].nbytes)
         for _ in range(turns if rows >= 5e6 else 1):
             times[PARTITION].append(timed(lambda data=data: np.partition(data[0], len(data[0]) // 4))[0])
             spent, (objective, found_gap) = timed(lambda data=data: solve(form, data, gap))
@@ -524,6 +529,12 @@ def table(form: str, sizes: list[int], limit: float, engines: list[str]) -> list
             f"| - over `np.partition`, {layout} | " + " | ".join(f"{x[f'{name}_ratio']:.1f}x" for x in known) + " |"
             for name, layout in over.items()
         ),
+        "| - grows as rows to the power of | | "
+        + " | ".join(
+            f"{math.log(b['ours'] / a['ours']) / math.log(n / m):.2f}"
+            for a, b, m, n in zip(known, known[1:], sizes, sizes[1:], strict=False)
+        )
+        + " |",
         "| - certified relative gap | " + " | ".join(f"{x['gap']:.0e}" if x["gap"] else "0" for x in known) + " |",
         "| - memory over the input | "
         + " | ".join(f"{x['memory'] / x['input_bytes']:.1f}x" if x["input_bytes"] > 1e7 else "" for x in known)
@@ -596,8 +607,8 @@ def main() -> None:
         "multiple of ours (grouped) in its process; its objective equals ours within 1e-6 relative, or the benchmark",
         f'ends with an error. "none": no answer within {arguments.limit:g} CPU seconds at this size or a smaller one.',
         "For tokens, the rows of ours stop at a certified gap of 1e-6; engines are compared with our exact answer.",
-        "Costs of shares are truth values, as `ibpo.share` makes them. Memory: what the peak of resident memory grew",
-        "by, as a multiple of the input's (the making of the input is counted against it at the largest sizes).",
+        "Costs of shares are truth values, as `ibpo.share` makes them. Memory: the most that a solve holds on top of",
+        "the input, as a multiple of it.",
     ]  # fmt: skip
     for form in arguments.forms:
         lines += table(form, sizes, arguments.limit, arguments.engines)
