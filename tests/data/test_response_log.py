@@ -63,7 +63,7 @@ def test_named_columns_are_not_guessed(tmp_path):
     ("name", "text", "message"),
     [
         ("a.jsonl", "", "no rows"),
-        ("a.txt", "", "must end in"),
+        ("a.xlsx", "", "must end in"),
         ("a.jsonl", lines(ROWS), "'model' holds 2 models; give --by model"),
         ("a.jsonl", lines(ROWS[:1]) + "{", "line 2: not JSON"),
         ("a.jsonl", "[1]\n", "line 1: a JSON list"),

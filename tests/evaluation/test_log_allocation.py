@@ -1,5 +1,6 @@
 """A log, gathered and allocated; `tests/commands/test_allocate.py` goes the whole way."""
 
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from ibpo.data import Labels, Log, LogColumns
 from ibpo.errors import IbpoError
-from ibpo.evaluation.log_allocation import answer_questions, questions
+from ibpo.evaluation.log_allocation import GAP, GroupLimit, answer_questions, choose_groups, questions
 from ibpo.evaluation.log_parts import part_of_log, read_parts
 from ibpo.evaluation.log_picture import draw_answers
 
@@ -136,3 +137,15 @@ def test_the_interval_covers_the_gain_of_the_choice(equal):
         row = answer.held_out
         held += abs(row.mixture_gain - true) <= 2.0 * row.mixture_gain_stderr
     assert held >= 36
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_many_problems_that_were_answered_alike_are_not_searched_for_the_last_tie(seed):
+    """Equal expectations, near ties: a choice within a small part of the best, and a stated bound."""
+    draw = np.random.default_rng(seed)
+    kinds = draw.random((40, 2)), np.array([100.0, 1000.0]) * draw.uniform(0.9, 1.1, (40, 2))
+    kind = draw.integers(0, 40, 1500)
+    limits = [GroupLimit(name="tokens", group=None, at_most=Fraction("500.37"), at_least=None)]
+    allocation, pick = choose_groups(kinds[0][kind], kinds[1][kind], limits)
+    assert allocation.gap <= GAP * allocation.objective
+    assert kinds[1][kind][np.arange(1500), pick].mean() <= 500.37

@@ -219,7 +219,7 @@ def measure_prompt(body: Mapping[str, Any]) -> int:
 
     Example:
         >>> measure_prompt({"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 5})
-        35
+        32
     """
     given = [body[name] for name in PROMPT_FIELDS if body.get(name) is not None]
     return sum(len(json.dumps(value, separators=(",", ":"))) for value in given)
