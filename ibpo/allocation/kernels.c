@@ -18,7 +18,7 @@
 #define CHUNK 2048
 
 /* ibpo/allocation/kernels.py asks. */
-API int64_t version(void) { return 3; }
+API int64_t version(void) { return 4; }
 
 typedef struct {
     const double *utility; /* [C] */
@@ -37,7 +37,7 @@ static inline int64_t end_row(const Block *b, int64_t p) {
 }
 
 /* score = utility - price . cost of rows first .. first + n, term by term in the order of the costs */
-static void scores(const Block *b, int64_t first, int64_t n, double *score) {
+static inline void scores(const Block *b, int64_t first, int64_t n, double *score) {
     memcpy(score, b->utility + first, n * sizeof(double));
     for (int64_t k = 0; k < b->num_costs; k++) {
         const double y = b->price[k], *cost = b->cost + k * b->stride + first;
@@ -133,13 +133,42 @@ API int64_t best_rows(const Block *b, int64_t *best, double *top, double reach, 
     return found;
 }
 
-/* The exact sum of values[rows[i]] (of values[i] where rows is NULL), as at most 136 floats (Neal, "Fast exact summation
-   using small and large superaccumulators", 2015): digits of 32 bits, carried every 1,024 terms. False for one that is
-   not finite. */
-API int64_t exact_parts(const double *values, const int64_t *rows, int64_t n, double *parts) {
+#define LANES 4
+
+/* Sums in lanes, what rounding took from each (Knuth's two-sum), summed up beside it, and what rounding took from that.
+   Where the last are 0, the others are exact together, as they are for decimals of like size; NaN where one is not finite. */
+typedef struct {
+    double sum[LANES], rest[LANES], lost[LANES];
+} Sums;
+
+static void add_all(Sums *to, const double *values, int64_t n) {
+    double sum[LANES], rest[LANES], lost[LANES], last[LANES] = {0};
+    memcpy(sum, to->sum, sizeof sum), memcpy(rest, to->rest, sizeof rest), memcpy(lost, to->lost, sizeof lost);
+    if (n % LANES) memcpy(last, values + n / LANES * LANES, n % LANES * sizeof(double)); /* and zeros */
+    for (int64_t i = 0; i < n; i += LANES) {
+        const double *from = i + LANES <= n ? values + i : last;
+        for (int lane = 0; lane < LANES; lane++) {
+            const double x = from[lane], s = sum[lane] + x, part = s - sum[lane];
+            const double error = (sum[lane] - (s - part)) + (x - part), r = rest[lane] + error, piece = r - rest[lane];
+            lost[lane] += fabs((rest[lane] - (r - piece)) + (error - piece));
+            sum[lane] = s, rest[lane] = r;
+        }
+    }
+    memcpy(to->sum, sum, sizeof sum), memcpy(to->rest, rest, sizeof rest), memcpy(to->lost, lost, sizeof lost);
+}
+
+/* The exact sum of n values as at most 136 floats: the lanes' where these are exact, else digits of 32 bits, carried every
+   512 terms (Neal, "Fast exact summation using small and large superaccumulators", 2015). -1 for one that is not
+   finite. */
+API int64_t exact_parts(const double *values, int64_t n, double *parts) {
+    Sums sums = {{0}, {0}, {0}};
+    double lost = 0.0;
+    add_all(&sums, values, n);
+    for (int i = 0; i < LANES; i++) parts[i] = sums.sum[i], parts[LANES + i] = sums.rest[i], lost += sums.lost[i];
+    if (lost == 0.0) return 2 * LANES;
     int64_t digit[68] = {0}, found = 0;
     for (int64_t i = 0; i < n; i++) {
-        const double x = values[rows ? rows[i] : i];
+        const double x = values[i];
         uint64_t bits;
         memcpy(&bits, &x, 8);
         int64_t exponent = (bits >> 52) & 2047;
@@ -164,6 +193,149 @@ API int64_t exact_parts(const double *values, const int64_t *rows, int64_t n, do
         if (high) parts[found++] = ldexp((double)high, 32 * k - 1043);
     }
     return found;
+}
+
+/* The sums of the utilities of the best rows, sums[0], and of each of their costs, sums[1 + k], which have to begin at 0:
+   a plane of the dual function (ibpo/allocation/cutting_planes.py) without writing down which rows these are. */
+API void best_sums(const Block *b, Sums *sums) {
+    enum { MOST = CHUNK / 8 };
+    int64_t best[MOST];
+    double values[MOST];
+    Block part = *b;
+    for (int64_t p = 0; p < b->num_problems; p += part.num_problems) {
+        const int64_t shift = b->width ? first_row(b, p) : 0, left = b->num_problems - p;
+        part.num_problems = left < MOST ? left : MOST;
+        part.utility = b->utility + shift, part.cost = b->cost + shift;
+        part.begin = b->width ? NULL : b->begin + p;
+        part.num_rows = end_row(b, p + part.num_problems - 1) - shift;
+        best_rows(&part, best, values, 0.0, NULL, NULL, NULL);
+        for (int64_t k = 0; k <= b->num_costs; k++) {
+            const double *column = k ? part.cost + (k - 1) * b->stride : part.utility;
+            for (int64_t i = 0; i < part.num_problems; i++) values[i] = column[best[i]];
+            add_all(&sums[k], values, part.num_problems);
+        }
+    }
+}
+
+/* best `[G][P]`: of each problem the largest utility of each kind, kind[mark] being the kind of a response with that
+   mark; -inf where it has none. */
+API void best_of_kinds(const Block *b, const uint8_t *mark, const int64_t *kind, int64_t num_kinds, double *best) {
+    double most[256];
+    for (int64_t p = 0; p < b->num_problems; p++) {
+        for (int64_t g = 0; g < num_kinds; g++) most[g] = -INFINITY;
+        for (int64_t r = first_row(b, p), end = end_row(b, p); r < end; r++) {
+            double *here = &most[kind[mark[r]]];
+            *here = b->utility[r] > *here ? b->utility[r] : *here;
+        }
+        for (int64_t g = 0; g < num_kinds; g++) best[g * b->num_problems + p] = most[g] + 0.0; /* no -0.0 */
+    }
+}
+
+/* gain `[N]`: the best of the kinds of one side less the best of the others, best `[G][N]` less what a kind pays. */
+API void gains(const double *best, int64_t n, int64_t num_kinds, const double *paid, const int64_t *side, double *gain) {
+    double most[2][CHUNK];
+    for (int64_t first = 0; first < n; first += CHUNK) {
+        const int64_t m = n - first < CHUNK ? n - first : CHUNK;
+        for (int64_t i = 0; i < m; i++) most[0][i] = most[1][i] = -INFINITY;
+        for (int64_t g = 0; g < num_kinds; g++) {
+            double *top = most[side[g]];
+            const double *row = best + g * n + first, pay = paid[g];
+            for (int64_t i = 0; i < m; i++) top[i] = row[i] - pay > top[i] ? row[i] - pay : top[i];
+        }
+        for (int64_t i = 0; i < m; i++) gain[first + i] = most[1][i] - most[0][i];
+    }
+}
+
+/* The value that `place` of n values are sorted before, by counting them in ranges, again and again; NaN where the range
+   is too wide or too narrow for that. work: n floats. */
+API double ranked(const double *values, int64_t n, int64_t place, double *work) {
+    enum { RANGES = 256, FEW = 16 };
+    int64_t count[RANGES];
+    while (n > FEW) {
+        double low = INFINITY, high = -INFINITY;
+        int64_t below = 0, above = 0;
+        for (int64_t i = 0; i < n; i++) {
+            const double x = values[i];
+            below += x == -INFINITY, above += x == INFINITY;
+            low = x < low && x > -INFINITY ? x : low, high = x > high && x < INFINITY ? x : high;
+        }
+        if (place < below) return -INFINITY;
+        if (place >= n - above) return INFINITY;
+        if (low == high) return low;
+        const double scale = (RANGES - 0.5) / (high - low);
+        if (!(scale > 0.0 && scale < INFINITY)) return NAN;
+        memset(count, 0, sizeof count);
+        for (int64_t i = 0; i < n; i++)
+            if (fabs(values[i]) < INFINITY) count[(int64_t)((values[i] - low) * scale)]++;
+        int64_t range = 0, found = 0;
+        for (place -= below; place >= count[range]; range++) place -= count[range];
+        for (int64_t i = 0; i < n; i++)
+            if (fabs(values[i]) < INFINITY) {
+                work[found] = values[i];
+                found += (int64_t)((values[i] - low) * scale) == range;
+            }
+        values = work, n = found;
+    }
+    double few[FEW];
+    for (int64_t i = 0; i < n; i++) {
+        int64_t j = i;
+        for (const double x = values[i]; j > 0 && few[j - 1] > x; j--) few[j] = few[j - 1];
+        few[j] = values[i];
+    }
+    return few[place];
+}
+
+/* ibpo/allocation/share_budgets.py, _exchange: moves problems between M <= 33 nodes along shortest paths, until their
+   numbers keep low .. high and no move is worth anything. value `[M][N]`; node `[N]` is changed; far `[M]`: the length
+   of the shortest path to each node. True where that is reached. */
+API int64_t exchange(const double *value, int64_t n, int64_t num_nodes, const double *low, const double *high,
+                     int64_t most, int64_t *node, double *far) {
+    enum { M = 33 };
+    const int64_t m = num_nodes;
+    double edge[M][M], next[M];
+    int64_t mover[M][M], count[M], before[M], last[M];
+    for (int64_t turn = 0; turn < most; turn++) {
+        for (int64_t a = 0; a < m; a++) {
+            count[a] = 0;
+            for (int64_t b = 0; b < m; b++) edge[a][b] = INFINITY, mover[a][b] = 0;
+        }
+        for (int64_t p = 0; p < n; p++) {
+            const int64_t a = node[p];
+            count[a]++;
+            for (int64_t b = 0; b < m; b++) {
+                const double loss = value[a * n + p] - value[b * n + p];
+                if (loss < edge[a][b]) edge[a][b] = loss, mover[a][b] = p;
+            }
+        }
+        int over = 0, under = 0;
+        for (int64_t a = 0; a < m; a++) edge[a][a] = 0.0, over |= count[a] > high[a], under |= count[a] < low[a];
+        for (int64_t a = 0; a < m; a++) {
+            before[a] = -1;
+            far[a] = (over ? count[a] > high[a] : count[a] > low[a]) ? 0.0 : INFINITY;
+        }
+        int shorter = 1;
+        for (int64_t round = 0; round < m && shorter; round++) { /* Bellman and Ford */
+            shorter = 0;
+            for (int64_t b = 0; b < m; b++) {
+                next[b] = far[b], last[b] = before[b];
+                for (int64_t a = 0; a < m; a++)
+                    if (far[a] + edge[a][b] < next[b]) next[b] = far[a] + edge[a][b], last[b] = a, shorter = 1;
+            }
+            memcpy(far, next, m * sizeof(double)), memcpy(before, last, m * sizeof(int64_t));
+        }
+        if (shorter) return 0; /* a negative cycle: rounding */
+        int64_t to = -1, steps = 0;
+        int all = 1;
+        for (int64_t b = 0; b < m; b++) {
+            const int takes = under && !over ? count[b] < low[b] : count[b] < high[b];
+            all &= far[b] < INFINITY;
+            if (takes && before[b] >= 0 && (to < 0 || far[b] < far[to])) to = b;
+        }
+        if (!over && !under && (to < 0 || !(far[to] < 0.0))) return all;
+        if (to < 0 || !(far[to] < INFINITY)) return 0;
+        for (; before[to] >= 0 && steps < m; to = before[to], steps++) node[mover[before[to]][to]] = to;
+    }
+    return 0;
 }
 
 /* A stable counting sort: order[i] is the row that comes i-th by ids, all of which are in low .. low + span - 1.

@@ -11,7 +11,7 @@ Int = ctypes.c_int64
 Float = ctypes.c_double
 
 
-VERSION = 3
+VERSION = 4
 """Raised whenever kernels.c changes what it takes or gives."""
 
 
@@ -24,6 +24,7 @@ def opened(path: Path) -> ctypes.CDLL | None:
     except (OSError, AttributeError):
         return None
     library.best_rows.restype = library.exact_parts.restype = library.run_states.restype = Int
+    library.exchange.restype, library.ranked.restype = Int, Float
     return library
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from ibpo.allocation.cutting_planes import minimum
 from ibpo.allocation.highs import Effort, HighsProgram
-from ibpo.allocation.passes import best_rows, open_rows
+from ibpo.allocation.passes import best_rows, best_sums, open_rows
 from ibpo.allocation.problem import AllocationProblem, best_candidates, rounding
 from ibpo.allocation.search import Base, search
 from ibpo.allocation.segments import FloatArray, IntArray, Segments, add_parts, exact_sum, is_first
@@ -128,7 +128,7 @@ def prices(instance: AllocationProblem) -> FloatArray:
 def _typical_prices(instance: AllocationProblem) -> FloatArray:
     """`[K]` how much utilities differ within a problem, over how much costs do."""
     every = np.arange(instance.num_problems)
-    some = instance.ids.sample(SAMPLE) if len(every) > SMALL else every
+    some = instance.ids.sample(SAMPLE) if len(every) > 4 * SAMPLE else every
     some = some if len(some) else every
     rows, length = instance.segments.rows_of(some), instance.segments.length[some]
     start = np.cumsum(length) - length
@@ -149,15 +149,9 @@ def _least(
     low, high = (band.low - HAIR).tolist(), (band.high + HAIR).tolist()
 
     def plane(price: list[float]) -> tuple[float, list[float]]:
-        value: list[float] = []
-        total = [[b if y < 0 else h] for y, b, h in zip(price, low, high, strict=True)]
-        for _, rows, block in band.segments.blocks():
-            best, _, _, _ = best_rows(utility[rows], cost[:, rows], None, block, np.array(price))
-            best += rows.start
-            add_parts(utility[best], value)
-            for parts, row in zip(total, cost, strict=True):
-                add_parts(-row[best], parts)
-        return math.fsum(value), [math.fsum(parts) for parts in total]
+        value, total = best_sums(utility, cost, band.segments, np.array(price))
+        bound = [b if y < 0 else h for y, b, h in zip(price, low, high, strict=True)]
+        return math.fsum(value), [math.fsum([b, *(-x for x in parts)]) for b, parts in zip(bound, total, strict=True)]
 
     inside = np.clip(start, band.floor, band.ceiling)
     return minimum(plane, band.floor, band.ceiling, inside, scale, most=60 + 60 * len(low), close=close)

@@ -5,13 +5,18 @@ sums are exact. Letters: C candidates, P problems, K budgets.
 """
 
 import ctypes
+import math
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ibpo.allocation import kernels
 from ibpo.allocation.kernels import Float, Int, at
-from ibpo.allocation.segments import FloatArray, IntArray, KeyArray, Segments, is_first
+from ibpo.allocation.segments import FloatArray, IntArray, KeyArray, Segments, add_parts, is_first
+
+LANES = 4
+"""Of `Sums` of kernels.c."""
 
 
 class _Block(ctypes.Structure):
@@ -94,6 +99,27 @@ def best_rows(
     return best, top, near, regret[near]
 
 
+def best_sums(
+    utility: FloatArray, cost: FloatArray, segments: Segments, price: FloatArray
+) -> tuple[list[float], list[list[float]]]:
+    """Numbers that add up exactly to the utilities of the best rows (see `best_rows`), and `[K]` to their costs."""
+    found = _block(utility, cost, None, segments, price)
+    if found is not None and kernels.LIBRARY is not None:
+        sums = np.zeros((1 + len(cost), 3 * LANES))
+        kernels.LIBRARY.best_sums(ctypes.byref(found[0]), at(sums))
+        if not sums[:, 2 * LANES :].any():  # nothing was lost
+            value, *total = sums[:, : 2 * LANES].tolist()
+            return value, total
+    value: list[float] = []
+    total: list[list[float]] = [[] for _ in cost]
+    for _, rows, block in segments.blocks():
+        best, _, _, _ = best_rows(utility[rows], cost[:, rows], None, block, price)
+        best += rows.start
+        for values, parts in zip((utility, *cost), (value, *total), strict=True):
+            add_parts(values[best], parts)
+    return value, total
+
+
 def cheapest(rows: IntArray, num_problems: int, cost: FloatArray, tie: KeyArray | None, segments: Segments) -> IntArray:
     """One of the given rows (rising) for each of their problems: the cheapest, then by `tie`, then the first."""
     if len(rows) == num_problems:
@@ -139,3 +165,40 @@ def open_rows(
     alive = segments.spread(top) - score <= apart * (1 + 1e-9) + segments.spread(dust)
     several = np.add.reduceat(alive, segments.start, dtype=np.int64) > 1
     return np.flatnonzero(alive & segments.spread(several)), best[~several]
+
+
+def best_of_kinds(utility: FloatArray, marks: NDArray[Any], segments: Segments, kind: IntArray) -> FloatArray | None:
+    """`[G, P]` the largest utility of each kind in each problem, -inf where it has none; None where numpy has to do it.
+
+    Args:
+        utility: `[C]`.
+        marks: `[C]`.
+        segments: Of the rows.
+        kind: `[256]` the kind of a response with each mark.
+    """
+    found = _block(utility, utility[None], None, segments, np.zeros(1))
+    if found is None or kernels.LIBRARY is None or marks.dtype != np.uint8 or not marks.flags.c_contiguous:
+        return None
+    num_kinds = int(kind.max()) + 1
+    best = np.empty((num_kinds, segments.num_problems))
+    kernels.LIBRARY.best_of_kinds(ctypes.byref(found[0]), at(marks), at(kind), Int(num_kinds), at(best))
+    return best
+
+
+def gains(best: FloatArray, paid: FloatArray, inside: NDArray[np.bool_]) -> FloatArray:
+    """`[N]` what the best kind inside, of `best` `[G, N]` less `paid` `[G]`, is worth more than the best outside."""
+    if kernels.LIBRARY is not None and best.flags.c_contiguous:
+        gain, side, paid = np.empty(best.shape[1]), inside.astype(np.int64), np.ascontiguousarray(paid)
+        kernels.LIBRARY.gains(at(best), Int(best.shape[1]), Int(len(best)), at(paid), at(side), at(gain))
+        return gain
+    net = best - paid[:, None]
+    return net[inside].max(axis=0) - net[~inside].max(axis=0)
+
+
+def ranked(values: FloatArray, place: int) -> float:
+    """The value that `place` of the others are sorted before."""
+    found = math.nan
+    if kernels.LIBRARY is not None:
+        size, work = Int(len(values)), np.empty(len(values))
+        found = float(kernels.LIBRARY.ranked(at(values), size, Int(place), at(work)))
+    return (float(np.partition(values, place)[place]) if math.isnan(found) else found) + 0.0  # no -0.0

@@ -176,7 +176,7 @@ def add_parts(rest: NDArray[np.float64], parts: list[float]) -> None:
         return
     if kernels.LIBRARY is not None and rest.flags.c_contiguous:
         found = np.empty(136)
-        count = kernels.LIBRARY.exact_parts(kernels.at(rest), None, kernels.Int(len(rest)), kernels.at(found))
+        count = kernels.LIBRARY.exact_parts(kernels.at(rest), kernels.Int(len(rest)), kernels.at(found))
         if count >= 0:  # all are finite
             parts += found[:count].tolist()
             return

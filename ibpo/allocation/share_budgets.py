@@ -16,8 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ibpo.allocation import kernels
 from ibpo.allocation.highs import Effort
 from ibpo.allocation.lagrangian import close_gap, prices
+from ibpo.allocation.passes import best_of_kinds, gains, ranked
 from ibpo.allocation.problem import MAX_OVERLAPPING, AllocationProblem, Arguments, Bounds, MarkArray
 from ibpo.allocation.segments import (
     FloatArray,
@@ -98,25 +100,15 @@ class Shares:
             kinds, uses = _kinds(marks, num_shares, arguments.may_skip)
             if len(kinds) > MAX_KINDS:
                 return None
-        best = np.empty((len(kinds), segments.num_problems))
-        table = np.empty((2, segments.longest_block))
-        for problems, rows, block in segments.blocks():
-            far, kept = table[:, : block.num_rows]
-            for g, mark in enumerate(kinds):
-                # u - 0 is u, and u - HUGE is out of reach: four times as fast as np.where.
-                if g and slice_P is not None:
-                    np.subtract(HUGE, far, out=far)
-                else:
-                    far[:] = marks[rows] != mark
-                    far *= HUGE
-                if arguments.largest < FAR:
-                    np.subtract(utility[rows], far, out=kept)
-                else:
-                    kept[:] = np.where(far > 0, -np.inf, utility[rows])
-                top = best[g, problems]
-                np.add(block.max(kept), 0.0, out=top)  # no -0.0
-                if arguments.largest < FAR and top.min() <= -FAR:
-                    np.putmask(top, top <= -FAR, -np.inf)
+        if slice_P is None:
+            number = np.zeros(256, np.int64)
+            number[kinds] = np.arange(len(kinds))
+        else:
+            number = np.minimum(np.arange(256), 1)
+        best = best_of_kinds(utility, marks, segments, number) if kinds[-1] < 256 else None
+        if best is None:
+            far = arguments.largest >= FAR
+            best = _table(utility, marks, segments, kinds, in_slices=slice_P is not None, is_far=far)
         skips = None
         if arguments.may_skip:  # the empty response: free, worth 0
             skips = best[0] <= 0.0
@@ -235,6 +227,32 @@ class Shares:
         return weight
 
 
+def _table(
+    utility: FloatArray, marks: MarkArray, segments: Segments, kinds: list[int], *, in_slices: bool, is_far: bool
+) -> FloatArray:
+    """`best_of_kinds` in numpy; with `in_slices` the second kind is whatever is not of the first."""
+    best = np.empty((len(kinds), segments.num_problems))
+    table = np.empty((2, segments.longest_block))
+    for problems, rows, block in segments.blocks():
+        far, kept = table[:, : block.num_rows]
+        for g, mark in enumerate(kinds):
+            # u - 0 is u, and u - HUGE is out of reach: four times as fast as np.where.
+            if g and in_slices:
+                np.subtract(HUGE, far, out=far)
+            else:
+                far[:] = marks[rows] != mark
+                far *= HUGE
+            if not is_far:
+                np.subtract(utility[rows], far, out=kept)
+            else:
+                kept[:] = np.where(far > 0, -np.inf, utility[rows])
+            top = best[g, problems]
+            np.add(block.max(kept), 0.0, out=top)  # no -0.0
+            if not is_far and top.min() <= -FAR:
+                np.putmask(top, top <= -FAR, -np.inf)
+    return best
+
+
 def _one_each(hit: NDArray[np.bool_], block: Segments, tie: KeyArray | None) -> NDArray[np.bool_]:
     """The first of the rows that are hits in each problem, by `tie` if there is one."""
     rows = np.flatnonzero(hit)
@@ -276,7 +294,9 @@ def _kinds(marks: MarkArray, num_shares: int, may_skip: bool) -> tuple[list[int]
         new = np.ones(len(here), bool)
         for code in codes:
             new &= here != code
-        codes += np.unique(here[new]).tolist() if new.any() else []
+        while new.any() and len(codes) <= MAX_KINDS:
+            codes.append(int(here[new.argmax()]))
+            new &= here != codes[-1]
     bits = num_shares <= MAX_OVERLAPPING
     rows = [([float(code >> k & 1 if bits else code == k + 1) for k in range(num_shares)], code) for code in codes]
     rows.sort()
@@ -369,7 +389,7 @@ def transport(shares: Shares, bounds: Bounds) -> tuple[NDArray[np.uint8], FloatA
                 pick, open_ = kind, left
             else:
                 pick[open_], open_ = kind, open_[left]
-            best = best[:, left]
+            best = best.take(left, axis=1)
         price = np.where(np.isfinite(floor) & np.isfinite(ceiling), (floor + ceiling) / 2, 0.0)
         if open_ is not None and len(open_):
             rest = Bounds(
@@ -430,6 +450,23 @@ def _exchanged(
     order = np.argsort(key)
     values, kinds = values[:, order], kinds[:, order]  # of equal losses the first: the smallest key
     node_P = (values - np.append(price, 0.0)[:, None]).argmax(0)
+    far = _exchange(values, low, high, node_P)
+    if far is None:
+        return None
+    found = np.empty(size, np.uint8)
+    found[order] = kinds[node_P, every]
+    return found, 0.0 - far[:-1]
+
+
+def _exchange(values: FloatArray, low: FloatArray, high: FloatArray, node_P: IntArray) -> FloatArray | None:
+    """Changes `node_P` until its numbers are the best of all, for values `[M, N]`; `[M]` how far each node then is."""
+    num_nodes, size = values.shape
+    if kernels.LIBRARY is not None and num_nodes <= MAX_KINDS + 1:
+        far, table, sizes = np.empty(num_nodes), np.ascontiguousarray(values), map(kernels.Int, (size, num_nodes))
+        ends, most = map(kernels.at, (low, high)), kernels.Int(MOST_EXCHANGES)
+        moved = kernels.LIBRARY.exchange(kernels.at(table), *sizes, *ends, most, *map(kernels.at, (node_P, far)))
+        return far if moved else None
+    every: IntArray = np.arange(size, dtype=np.int64)
     nodes = range(num_nodes)
     for _ in range(MOST_EXCHANGES):
         count = np.bincount(node_P, minlength=num_nodes)
@@ -461,9 +498,7 @@ def _exchanged(
         if not over.any() and not under.any() and not reached[b] < 0:
             if not np.isfinite(far).all():
                 return None
-            found = np.empty(size, np.uint8)
-            found[order] = kinds[node_P, every]
-            return found, 0.0 - far[:-1]
+            return far
         if not math.isfinite(reached[b]):
             return None
         path = [b]
@@ -486,7 +521,7 @@ def _box(
     """Prices `[K]` below and above the optimal ones, as far as a sample (or all of these problems) can tell."""
     size, off = best.shape[1], RANKS * care
     if size > 2 * SAMPLE:
-        best = best[:, (shares.ids if problems is None else shares.ids.of(problems)).sample(SAMPLE)]
+        best = best.take((shares.ids if problems is None else shares.ids.of(problems)).sample(SAMPLE), axis=1)
         sampled = best.shape[1]
         part = np.clip(bounds / size, 0, 1)
         spread = np.sqrt(sampled * part * (1 - part))  # of a count in the sample
@@ -500,9 +535,7 @@ def _box(
         for k in range(len(bounds)):
             # Price k given the others: the order statistic of the gains of counting in share k that fills it.
             before, price[k] = price[k], 0.0
-            net = best - (price @ shares.uses)[:, None]
-            inside = shares.uses[k] > 0
-            gain[k] = net[inside].max(axis=0) - net[~inside].max(axis=0)
+            gain[k] = gains(best, price @ shares.uses, shares.uses[k] > 0)
             price[k] = np.clip(_price(gain[k], low[k], high[k]), floor[k], ceiling[k])
             between = (gain[k] > min(before, price[k])) & (gain[k] <= max(before, price[k]))
             misses[k] = np.count_nonzero(between)
@@ -525,12 +558,11 @@ def _shift(best: FloatArray, uses: FloatArray, price: FloatArray, low: FloatArra
     count = up @ uses
     if np.count_nonzero(up) < 2 or set(count.tolist()) != {0.0, 1.0}:
         return
-    net = best - (price @ uses)[:, None]
-    gain = net[count > 0].max(axis=0) - net[count == 0].max(axis=0)
+    gain = gains(best, price @ uses, count > 0)
     total = float(high[up].sum())
     place = len(gain) - 1 - math.floor(total)
     if 0 <= place < len(gain):
-        step = float(np.partition(gain, place)[place])
+        step = ranked(gain, place)
         price[up] += max(step, -float(price[up].min())) if math.isfinite(step) else 0.0
 
 
@@ -544,7 +576,7 @@ def _price(gain: FloatArray, low: float, high: float) -> float:
     else:
         return 0.0
     place = len(gain) - 1 - rank
-    found = float(np.partition(gain, place)[place])
+    found = ranked(gain, place)
     if math.isinf(found):
         inside = gain[np.isfinite(gain)]
         ends = (float(inside.min()), float(inside.max())) if len(inside) else (0.0, 0.0)

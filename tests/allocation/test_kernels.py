@@ -1,6 +1,7 @@
 """The passes in C and in numpy: the same bits."""
 
 import importlib.util
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ibpo.allocation import InfeasibleBudget, allocate, kernels, lagrangian
-from ibpo.allocation.passes import best_rows, open_rows
+from ibpo.allocation import InfeasibleBudget, allocate, kernels, lagrangian, share_budgets
+from ibpo.allocation.passes import best_of_kinds, best_rows, best_sums, gains, open_rows, ranked
 from ibpo.allocation.segments import ProblemIds, Segments, exact_sum
 from tests.allocation.test_layout import FORMS, bits, instance
 
@@ -89,6 +90,10 @@ def test_passes_are_the_same_to_the_last_bit(width, monkeypatch):
         ):
             for first, second in zip(*both(call, monkeypatch), strict=True):
                 assert first.tobytes() == second.tobytes()
+        for values in (utility, rng.normal(size=num_rows) * 10.0 ** rng.integers(-300, 300, num_rows)):
+            in_c, in_numpy = both(lambda u=values, c=cost, s=segments, y=price: best_sums(u, c, s, y), monkeypatch)
+            for first, second in zip((in_c[0], *in_c[1]), (in_numpy[0], *in_numpy[1]), strict=True):
+                assert math.fsum(first) == math.fsum(second)
 
 
 def test_exact_sums_and_sorted_rows(monkeypatch):
@@ -104,3 +109,62 @@ def test_exact_sums_and_sorted_rows(monkeypatch):
         assert first.order is not None and first.ids is not None
         assert first.order.tolist() == second.order.tolist() and first.ids.tolist() == second.ids.tolist()
         assert first.segments.start.tolist() == second.segments.start.tolist()
+
+
+def test_what_share_budgets_are_solved_by(monkeypatch):
+    rng = np.random.default_rng(0)
+    for width in (None, 8):
+        size = rng.integers(1, 9, 300) if width is None else np.full(300, width)
+        segments = Segments.from_start(np.cumsum(size) - size, int(size.sum()))
+        for scale in (1.0, 1e301):
+            utility = np.round(rng.normal(size=segments.num_rows), 1) * scale
+            marks, kinds = rng.choice(np.array([0, 1, 4], np.uint8), segments.num_rows), np.zeros(256, np.int64)
+            kinds[[0, 1, 4]] = 0, 1, 2
+            table = share_budgets._table(
+                utility, marks, segments, [0, 1, 4], in_slices=False, is_far=scale > share_budgets.FAR
+            )
+            best = best_of_kinds(utility, marks, segments, kinds)
+            assert best is not None and best.tobytes() == table.tobytes()
+    some, inside, paid = rng.normal(size=(3, 5000)), np.array([True, False, True]), np.array([0.5, 0.0, 0.25])
+    some[::2][rng.random((2, 5000)) < 0.2] = -np.inf
+    first, second = both(lambda: gains(some, paid, inside), monkeypatch)
+    assert first.tobytes() == second.tobytes()
+
+
+@pytest.mark.parametrize("spread", ["normal", "few", "wide", "tiny", "infinite"])
+def test_order_statistics_are_those_of_a_sort(spread, monkeypatch):
+    rng = np.random.default_rng(0)
+    for n in (1, 16, 17, 300, 4096):
+        values: Any = rng.normal(size=n)
+        if spread == "few":
+            values = np.round(values)
+        if spread == "wide":
+            values *= 10.0 ** rng.integers(-300, 300, n)
+        if spread == "tiny":
+            values = rng.integers(-9, 9, n) * 5e-324
+        if spread == "infinite":
+            values[rng.random(n) < 0.3], values[rng.random(n) < 0.3] = -np.inf, np.inf
+        for place in {0, n // 3, n - 1}:
+            first, second = both(lambda v=values, i=place: ranked(v, i), monkeypatch)
+            assert first == second == np.sort(values)[place]
+
+
+def test_exchanges_along_shortest_paths(monkeypatch):
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        num_nodes, size = int(rng.integers(2, 7)), int(rng.integers(5, 60))
+        values = rng.normal(size=(num_nodes, size))
+        values = np.round(values, 1) if seed % 2 else values  # ties
+        values[:-1][rng.random((num_nodes - 1, size)) < 0.2] = -np.inf
+        low, high = np.zeros(num_nodes), np.append(rng.integers(0, size, num_nodes - 1), np.inf)
+        low[0] = min(1.0, high[0])
+        start = values.argmax(0)
+
+        def answer(values=values, low=low, high=high, start=start):
+            node = start.copy()
+            far = share_budgets._exchange(values, low, high, node)
+            return node.tolist(), None if far is None else far.tolist()
+
+        in_c, in_numpy = both(answer, monkeypatch)
+        assert in_c[1] == in_numpy[1]
+        assert in_c[1] is None or in_c[0] == in_numpy[0]
