@@ -1,6 +1,6 @@
 """Compiles ibpo/allocation/kernels.c where a C compiler is found; a build goes on without it, in numpy alone.
 
-The library is no extension module: it knows nothing of Python, is opened by `ctypes` (`ibpo.allocation.passes`), and
+The library is no extension module: it knows nothing of Python, is opened by `ctypes` (`ibpo.allocation.kernels`), and
 one wheel serves every Python of a platform.
 """
 

@@ -40,6 +40,14 @@ NAMES = {"share": ["long"], "tokens": ["tokens"]}
 IN_FLIGHT = 20
 
 
+def policy_of(form: str, overdraft: float | None) -> ServingPolicy:
+    table = {name: dict(row) for name, row in POLICIES[form]["budget"].items()}
+    if overdraft is not None:
+        for row in table.values():
+            row["overdraft"] = overdraft
+    return ServingPolicy.from_dict({"budget": table})
+
+
 def requests(form: str, count: int, seed: int):
     """Gain, expected cost and cost of an extended response."""
     draw = np.random.default_rng(seed)
@@ -70,7 +78,7 @@ def memory() -> float:
 async def work(args) -> dict[str, float]:
     """One process: decide and settle all of its requests."""
     gains, expected, costs = requests(args.form, args.requests, args.seed)
-    policy = ServingPolicy.from_dict(POLICIES[args.form])
+    policy = policy_of(args.form, args.overdraft[0])
     if args.lease:
         controller = LeasedController(policy, args.place, seconds=args.lease, name=f"p{args.seed}")
     else:
@@ -99,11 +107,11 @@ async def work(args) -> dict[str, float]:
     return {"seconds": seconds, "cpu": cpu, "value": value, "exchanges": exchanges, "grown": late - early}
 
 
-def one_book(form: str, count: int, processes: int) -> tuple[float, float]:
-    """Value of one controller for all requests in turn, with the policy as it is, and with the room of leases."""
+def one_book(form: str, count: int, processes: int, overdraft: float | None) -> tuple[float, float]:
+    """Value of one controller for all requests in turn, with the usual room, and with that of the leases."""
     rows = [list(zip(*requests(form, count, seed), strict=True)) for seed in range(processes)]
     found = []
-    for policy in (ServingPolicy.from_dict(POLICIES[form]), widen(ServingPolicy.from_dict(POLICIES[form]))):
+    for policy in (policy_of(form, None), widen(policy_of(form, overdraft))):
         controller, value, open_now = Controller(policy), 0.0, []
         for number, row in enumerate(row for turn in zip(*rows, strict=True) for row in turn):
             gain, cost, real = row
@@ -131,9 +139,10 @@ def start_redis(folder: Path) -> tuple[subprocess.Popen, str]:
     return server, f"redis://127.0.0.1:{port}/0"
 
 
-def run(args, form: str, place: str, count: int, lease: float) -> dict[str, float]:
+def run(args, form: str, place: str, count: int, lease: float, overdraft: float | None) -> dict[str, float]:
     """All processes at once, begun together; their sums."""
     own = ["--worker", "--form", form, "--place", place, "--requests", str(count), "--lease", str(lease)]
+    own += [] if overdraft is None else ["--overdraft", str(overdraft)]
     workers = [
         subprocess.Popen(
             [sys.executable, __file__, *own, "--seed", str(seed)],
@@ -154,7 +163,7 @@ def run(args, form: str, place: str, count: int, lease: float) -> dict[str, floa
     seconds = time.perf_counter() - began
     with open_store(place, NAMES[form]) as store:
         (bucket,) = store.accounts()["total"]
-    policy = ServingPolicy.from_dict(POLICIES[form])
+    policy = policy_of(form, overdraft)
     budget = (widen(policy) if lease else policy).budgets[0]
     return {
         "seconds": max(row["seconds"] for row in rows),
@@ -177,6 +186,9 @@ def main():
     parser.add_argument("--state", nargs="+", default=["sqlite", "redis"])
     parser.add_argument("--forms", nargs="+", default=["share", "tokens"])
     parser.add_argument("--lease", type=float, default=0.25)
+    parser.add_argument(
+        "--overdraft", nargs="+", type=float, default=[None], help="of the budget, in turn; without: what leases need"
+    )
     parser.add_argument("--transactions", type=int, default=0, help="requests of a process without leases, in turn")
     for name in ("--form", "--place"):
         parser.add_argument(name, help=argparse.SUPPRESS)
@@ -189,14 +201,14 @@ def main():
     print(f"{args.processes} processes, {args.requests:,} requests, an exchange each {args.lease} s")
     print("| | | decisions/s | CPU a decision | store operations/s, process | spent ", end="")
     print("| overdrawn (bound) | value / one book | memory grown |\n|---|---|---|---|---|---|---|---|---|")
-    for form in args.forms:
+    for form, overdraft in [(form, overdraft) for form in args.forms for overdraft in args.overdraft]:
         count = args.requests // args.processes
-        book, wide = one_book(form, count, args.processes)
+        book, wide = one_book(form, count, args.processes, overdraft)
         for kind in args.state:
             with tempfile.TemporaryDirectory() as name:
                 server, place = (None, f"{name}/state.db") if kind == "sqlite" else start_redis(Path(name))
                 try:
-                    rows = [("leases", run(args, form, place, count, args.lease))]
+                    rows = [("leases", run(args, form, place, count, args.lease, overdraft))]
                     if args.transactions:
                         if server is not None:
                             import redis
@@ -204,7 +216,7 @@ def main():
                             redis.Redis.from_url(place).flushall()
                         else:
                             place = f"{name}/other.db"
-                        rows.append(("a transaction each", run(args, form, place, args.transactions, 0.0)))
+                        rows.append(("a transaction each", run(args, form, place, args.transactions, 0.0, overdraft)))
                 finally:
                     if server is not None:
                         server.terminate()

@@ -14,10 +14,10 @@ does, which has priors besides, from a train split that is not in the data. `exp
 
 *02, a price that drops* (`price`), *03, a silent loss of quality* (`loss`). `val`, then 3 x 608 requests of `test`, the
 last third the first one's prompts again; in the middle third the most expensive model's price times .0178 (announced,
-as there: what is expected changes with it), or the middle model's reward .75 (nobody is told); seeds 8000 to 8019.
+as there: what is expected changes with it), or the middle model's reward .75 (nobody is informed of it); seeds 8000 to 8019.
 Three routers, each in front of the same controller: *frozen* (`full`'s), *learning* (the same as what is expected
-before anything is learned, then `OnlineRouter`, explore .003), and *told* (frozen, but it knows the reward: the best
-possible). Quality lost is the reward of *told* less that of the router. For `price` the overdraft is 12 means, 2 % of a
+before anything is learned, then `OnlineRouter`, explore .003), and *informed* (frozen, but it knows the reward: the best
+possible). Quality lost is the reward of *informed* less that of the router. For `price` the overdraft is 12 means, 2 % of a
 third, and the burst 4; for `loss` the policy gives neither.
 
 `--embed-model` is the folder of a sentence encoder (all-MiniLM-L6-v2). `--peer` is the Python of an environment of its
@@ -154,11 +154,11 @@ def drift(kind: str, models: list[str], splits: list[dict[str, np.ndarray]], see
     val, test = splits
     parts = np.random.default_rng(0).permutation(len(test["reward"]))[: 2 * THIRD].reshape(2, THIRD)
     print(f"\n{kind}: reward and spent / target in each third, mean (standard error) of {seeds} seeds")
-    print("| target, router | reward | in each third | spent / target | lost beside told |\n|---|---|---|---|---|")
+    print("| target, router | reward | in each third | spent / target | lost beside informed |\n|---|---|---|---|---|")
     for target in TARGETS:
         policy = {"mean": target} | ({"overdraft": 12 * target, "burst": 4 * target} if kind == "price" else {})
         found = {}
-        for name in ("frozen", "learning", *(["told"] if kind == "loss" else [])):
+        for name in ("frozen", "learning", *(["informed"] if kind == "loss" else [])):
             got = np.zeros((seeds, 3, 2))
             for seed in range(seeds):
                 rng, learns = np.random.default_rng(FIRST_DRIFT_SEED + seed), name == "learning"
@@ -174,12 +174,12 @@ def drift(kind: str, models: list[str], splits: list[dict[str, np.ndarray]], see
                             priced[2] *= PRICE_FACTOR
                         elif phase == 2:
                             real[1] = LOST_REWARD
-                            expected[1] = LOST_REWARD if name == "told" else expected[1]
+                            expected[1] = LOST_REWARD if name == "informed" else expected[1]
                         one = stream.answer(split["x"][i], expected, priced, real, paid)
                         if phase:
                             got[seed, phase - 1] += one
             found[name] = got / THIRD
-        best = found.get("told", found["frozen"])[:, :, 0].mean(axis=1)
+        best = found.get("informed", found["frozen"])[:, :, 0].mean(axis=1)
         for name, rows in found.items():
             lost = best - rows[:, :, 0].mean(axis=1)
             used = rows[:, :, 1] / target

@@ -94,6 +94,7 @@ REMOVED = {
         **_LOG,
         "--holdout": "--num-splits NUMBER",
         "--no-holdout": "--num-splits 0",
+        "--format": "--wide or --json",
     },
     "collect": {
         **{f"--max-{x}": f"--limit {x}=..." for x in ("money", "calls")},
@@ -143,8 +144,6 @@ REMOVED = {
     },
 }
 """Command -> option that it had once -> what says the same today."""
-SHORT = {("allocate", f"--{x}"): ("--format", x) for x in ("wide", "json")}
-"""What stands for two words of a command line."""
 
 
 class _LazyGroup(TyperGroup):
@@ -158,7 +157,6 @@ class _LazyGroup(TyperGroup):
         """The command that is called, imported."""
         getattr(ctx, "meta", {})["ibpo.called"] = list(args)
         name, command, rest = super().resolve_command(ctx, args)
-        rest = [text for one in rest for text in SHORT.get((name or "", one), (one,))]
         if name is not None:
             for option in (text.partition("=")[0] for text in rest):
                 if option in REMOVED.get(name, {}):

@@ -95,7 +95,7 @@ def test_a_report_shows_names_to_the_letter(log, tmp_path):
 
 
 def test_a_terminal_shows_names_to_the_letter(log, tmp_path):
-    arguments = ["allocate", str(log), "--budget", "tokens=50%range", "--num-splits", "2", "--format", "wide"]
+    arguments = ["allocate", str(log), "--budget", "tokens=50%range", "--num-splits", "2", "--wide"]
     done = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "[red] :x:")])
     assert done.exit_code == 0, done.output
     assert "[/red] :x: [bold]" in " ".join(done.stdout.split())

@@ -401,7 +401,8 @@ def _filled(instance: AllocationProblem, chosen: IntArray, near: IntArray) -> In
 def _exchanged(instance: AllocationProblem, chosen: IntArray, found: _Regrets, price: FloatArray) -> IntArray:
     """The choice, made better by moves in two problems at once that together fit and are worth more, while there are.
 
-    Where costs are nearly equal, one move spends too much or leaves too much; a dearer one for a cheaper one does not.
+    Where costs are nearly equal, one move spends too much or leaves too much; a more expensive response here for a
+    cheaper one there does not.
     """
     low, high = instance.bounds.arrays()
     main = int(np.argmax(np.abs(price) * np.where(np.isfinite(high), 1.0, 0.0)))

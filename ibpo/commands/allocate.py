@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -64,14 +64,10 @@ def allocate_command(
     stream: Annotated[
         bool, typer.Option(help="Read the log in two passes, for one larger than memory; nothing is held out.")
     ] = False,
-    format_: Annotated[
-        Literal["table", "wide", "json"],
-        typer.Option(
-            "--format",
-            help="wide (or --wide): more columns: prices, shares, the mixture of the same cost. json (or --json): "
-            "summary.json.",
-        ),
-    ] = "table",
+    wide: Annotated[
+        bool, typer.Option("--wide", help="More columns: prices, shares, the mixture of the same cost.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="What is in summary.json, and no tables.")] = False,
     out: Annotated[
         Path | None, typer.Option(help="Folder for choices.jsonl, summary.json, rows.jsonl and frontier.png.")
     ] = None,
@@ -82,7 +78,6 @@ def allocate_command(
     from ibpo.evaluation import answer_questions, questions, read_parts, summarise_parts, write_files
     from ibpo.prices import read_prices
 
-    wide, as_json = format_ == "wide", format_ == "json"
     holdout = False if num_splits == 0 else None  # None: where responses repeat
     if stream and num_splits:
         raise IbpoError(
@@ -231,7 +226,7 @@ def _row(part: LogPart, answer: Answer) -> list[str]:
 
 
 def _more(part: LogPart, answer: Answer, most_expensive: float, by_cost: list[int]) -> list[str]:
-    """The columns of `--format wide`."""
+    """The columns of `--wide`."""
     import numpy as np
 
     if answer.allocation is None:

@@ -125,8 +125,8 @@ def fit_command(
         by_answer = None if embedded is None else embedded[first.place]
         after = score_unseen(first.table, folds=folds, embedded=by_answer, seed=seed)
         found = judge_escalation(table, scores, first, after, draws=draws, seed=seed)
-        pays, told = escalation_verdict(found)
-        report["escalation"] = {**found, "verdict": told}
+        pays, sentence = escalation_verdict(found)
+        report["escalation"] = {**found, "verdict": sentence}
         if pays:
             written = "the one that decides after the first answer is written"
             report["is_mix"] = False
@@ -166,11 +166,11 @@ def show_command(
             f"{len(log.prompts)} of {log.num_requests} answered requests with prompt and outcome: reward "
             f"{found['served']:.4f} ± {found['served_error']:.4f} as served"
         )
-        told = [
+        values = [
             f"{name.replace('_', ' ')} {getattr(value, name):.4f} ± {getattr(value, f'{name}_error'):.4f}"
             for name in names
         ]
-        typer.echo(f"{router.name} at the same prices: {', '.join(told)} (standard errors)")
+        typer.echo(f"{router.name} at the same prices: {', '.join(values)} (standard errors)")
         if found["tokens"] is not None:
             typer.echo(f"tokens a request: {found['tokens']:.1f}, {found['served_tokens']:.1f} as served")
         typer.echo(
@@ -254,9 +254,9 @@ def _print(title: str, router: Router) -> None:
         cells = [f"{name} {_cell(curve, key, ' ')}" for key, name in CURVE.items()]
         at = ", ".join(f"{value:.3f}" for value in curve["quality_at_cost"])
         console.print(f"{'; '.join(cells)}; reward at 1/4, 1/2, 3/4 of the way to the most expensive cost: {at}")
-    for name, told in (router.source.get("explained") or {}).items():
-        if any(value is not None for value in told):
-            cells = ["-" if value is None else f"{value:.3f}" for value in told]
+    for name, parts in (router.source.get("explained") or {}).items():
+        if any(value is not None for value in parts):
+            cells = ["-" if value is None else f"{value:.3f}" for value in parts]
             gains, costs = cells[: len(router.groups) - 1], cells[len(router.groups) - 1 :]
             console.print(
                 f"{name}: explains of the gain {', '.join(gains)} of the variance on problems left out, "

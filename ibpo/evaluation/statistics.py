@@ -385,28 +385,10 @@ def _ratio(total_P: FloatArray, part_P: FloatArray) -> tuple[float, float, int]:
 
 
 def student_quantile(freedom: int, level: float) -> float:
-    r"""The quantile of Student's t: importing `scipy.special` for it takes longer than all else of a log's answer.
+    """The quantile of Student's t."""
+    from scipy.special import stdtrit  # a tenth of what importing scipy.stats costs
 
-    With u = sqrt(f) tan(a) the density over angles is cos(a)^(f - 1) Gamma((f + 1) / 2) / (Gamma(f / 2) sqrt(pi)),
-    integrated from 0 by Gauss and Legendre's rule; the angle by halving.
-
-    Args:
-        freedom: Degrees of freedom f, at least 1.
-        level: Above 0 and below 1.
-
-    Example:
-        >>> round(student_quantile(9, 0.975), 6), round(student_quantile(1, 0.025), 6)
-        (2.262157, -12.706205)
-    """
-    node, weight = np.polynomial.legendre.leggauss(64)
-    scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(math.pi)
-    wide = math.atan(40 / math.sqrt(freedom)) if freedom > 200 else math.pi / 2  # where the density is not 0
-    low, high = 0.0, wide
-    for _ in range(60):
-        angle = (low + high) / 2
-        inside = scale * angle / 2 * float(weight @ np.cos(angle / 2 * (node + 1)) ** (freedom - 1))
-        low, high = (angle, high) if inside < abs(level - 0.5) else (low, angle)
-    return math.copysign(math.sqrt(freedom) * math.tan(low), level - 0.5)
+    return float(stdtrit(freedom, level))
 
 
 def _student(num_problems: int) -> float:

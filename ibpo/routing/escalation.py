@@ -270,13 +270,13 @@ def escalation_verdict(found: Mapping[str, Any]) -> tuple[bool, str]:
     """Whether to make the cheap answer first, and a sentence; `found` is of `judge_escalation`."""
     gain, (low, high) = found["after_over_before"], found["after_over_before_interval"]
     mix, (mix_low, mix_high) = found["after_over_mix"], found["after_over_mix_interval"]
-    told = (
+    said = (
         f"mean reward over all costs {found['after']:.3f}, {gain:+.4f} [{low:+.4f}, {high:+.4f}] beside a router that "
         f"decides before, {mix:+.4f} [{mix_low:+.4f}, {mix_high:+.4f}] beside the mix"
     )
     if gain <= 1e-12 or mix <= 1e-12:
-        return False, f"does not pay: {told}"
-    return True, f"pays{'' if low > 0 else ', not for sure (the interval holds 0)'}: {told}"
+        return False, f"does not pay: {said}"
+    return True, f"pays{'' if low > 0 else ', not for sure (the interval holds 0)'}: {said}"
 
 
 def as_escalation(router: Router, first: FirstAnswers) -> Router:

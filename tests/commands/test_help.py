@@ -14,7 +14,7 @@ from ibpo.errors import IbpoError
 
 GROUPS = {"route": ("fit", "show", "score"), "groups": ("check",), "task": ("check",), "models": ("get",)}
 PATHS = [[name, *part] for name in COMMANDS for part in ([[x] for x in GROUPS[name]] if name in GROUPS else [[]])]
-NUM_OPTIONS = 131
+NUM_OPTIONS = 132
 HEAVY = ("aiohttp", "jinja2", "matplotlib", "numpy", "openai", "pandas", "pyarrow", "rich", "scipy", "sklearn", "torch",
          "transformers", "trl")  # fmt: skip
 """What no help loads. Typer itself loads pydantic as soon as a command has a parameter."""

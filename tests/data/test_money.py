@@ -103,7 +103,7 @@ def test_every_command_that_reads_a_log_takes_prices(tmp_path):
     assert part["budgets"][1]["share"] == {"high": 0.5, "low": 0.5}
     default = run("allocate", log, "--prices", table)
     assert "money=25%range" in default.stdout and "tokens" not in default.stdout
-    assert "money=0.8x" in run("allocate", log, "--prices", table, "--budget", "0.8x", "--format", "json").stdout
+    assert "money=0.8x" in run("allocate", log, "--prices", table, "--budget", "0.8x", "--json").stdout
     router = tmp_path / "router.json"
     run("route", "fit", log, "--prices", table, "--budget", "money=50%range", "--draws", "10", "--out", router)
     assert json.loads(router.read_text())["source"]["columns"]["cost"] == "money"

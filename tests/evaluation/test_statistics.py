@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
-from scipy.special import stdtrit
 
 from ibpo.evaluation.statistics import (
     bootstrap,
@@ -20,7 +19,6 @@ from ibpo.evaluation.statistics import (
     rank_correlation,
     rate_interval,
     ratio_of_means,
-    student_quantile,
     wilson,
 )
 
@@ -199,9 +197,3 @@ def test_bounded_values_that_all_agree_are_not_certain():
     assert found.value == 0 and (found.low, found.high) == pytest.approx((2 * coins[0] - 1, 2 * coins[1] - 1))
     value, problem = np.random.default_rng(0).normal(0.1, 0.2, 400).clip(-1, 1), np.arange(400)
     assert estimate_bounded(value, problem, -1, 1).low == pytest.approx(estimate_mean(value, problem).low, abs=2e-3)
-
-
-@pytest.mark.parametrize("freedom", [1, 2, 3, 9, 44, 199, 200, 201, 5000, 10**6])
-def test_student_quantile_is_scipys(freedom):
-    for level in (0.01, 0.5001, 0.6, 0.9, 0.975, 0.995, 0.9999):
-        assert student_quantile(freedom, level) == pytest.approx(stdtrit(freedom, level), rel=2e-6)

@@ -14,8 +14,9 @@ force. A process admits by its own accounts as if R_i were all that there is: th
 
     spent + reserved - b n  <=  overdraft + sum_i excess_i + slip + backed
 
-over all processes, where excess_i, slip and backed are those of each process's own theorem, summed; and with A (the
-allowance `overcommit`) divided among the leases, <= overdraft + A + slip.
+over all processes, where excess_i, slip and backed are those of each process's own theorem, summed: its inequality (2).
+There is no counterpart of (1): the allowance A (`overcommit`) is not divided among processes, so policies with one are
+not leased (`ibpo.serving.gateway.leased_controller.make_controller`).
 
 *Proof.* An exchange keeps sum_i R_i <= B + overdraft: (a) a report adds the same amount to B and to R_i; (b) credit is
 forfeited only as far as B + overdraft - sum_i R_i is positive; (c) a lease grows by no more than that; (d) what is

@@ -174,6 +174,7 @@ class AsyncController:
                 used_up=[quota.kind for quota in quotas if quota.account in controller.short_quotas],
             )
 
+        await self._make_room(candidates, num_requests)
         try:
             reservation = await self._act(decide)
         except asyncio.CancelledError:
@@ -236,6 +237,9 @@ class AsyncController:
                 asyncio.get_running_loop().call_later(1.0, self._submit, act, tries - 1)
 
         future.add_done_callback(done)
+
+    async def _make_room(self, candidates: Sequence[Candidate], num_requests: int) -> None:
+        """What has to be waited for before a decision: nothing, where the accounts are at hand."""
 
     async def _act(self, act: Callable[[], Result]) -> Result:
         """Do it where decisions are made."""

@@ -309,7 +309,7 @@ class Decider:
         return replace(candidate, gain=gain, cost={**candidate.cost, "money": expected}, reserve=reserve)
 
     def _progress(self, decision: Decision, tokens: int) -> None:
-        """A stream is under way: where it is longer than expected, that is booked now."""
+        """A stream is being answered: where it is longer than expected, that is booked now."""
         request, record, probed = decision.request, decision.record, decision.gains.probe_tokens
         if decision.reservation is None or tokens < decision.usage.next_progress:
             return

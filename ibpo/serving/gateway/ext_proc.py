@@ -38,7 +38,7 @@ from ibpo.errors import IbpoError
 from ibpo.serving.gateway.access import Access, governed_api, plain_path, too_large
 from ibpo.serving.gateway.decision import Decision, budget_headers, outcome_of_stream
 from ibpo.serving.gateway.ext_proc_messages import ENUMS, SERVICE, ProcessingRequest, ProcessingResponse
-from ibpo.serving.gateway.governor import Governor, continues_answer, restore_content
+from ibpo.serving.gateway.governor import Governor, continues_answer, read_or_refuse, restore_content
 from ibpo.serving.gateway.openai_request import OWN_HEADERS, PATHS, Api, Refusal
 from ibpo.serving.gateway.proxy import STREAM_BEGINS
 from ibpo.serving.gateway.usage import read_cost
@@ -62,6 +62,9 @@ class _Call:
     api: Api | None = None
     tenant: str = ""
     caller: CIMultiDict[str] = field(default_factory=CIMultiDict)
+    """The headers as they came."""
+    sent: CIMultiDict[str] = field(default_factory=CIMultiDict)
+    """Those that the upstream gets."""
     decision: Decision | None = None
     is_handed_over: bool = False
     """Whether Envoy has been given what was decided."""
@@ -143,7 +146,7 @@ class ExtProc:
         places.enter_context(self.access.in_flight(call.tenant))
         answer = ProcessingResponse()
         common = answer.request_headers.response
-        sent = self._sent_headers(call)
+        call.sent = sent = self._sent_headers(call)
         common.header_mutation.remove_headers.extend(
             sorted({name.lower() for name in headers if name not in sent and not _is_envoys(name)})
         )
@@ -175,8 +178,8 @@ class ExtProc:
             return answer
         if len(body) > self.limits.max_body_bytes:
             raise too_large(self.limits.max_body_bytes)
-        headers = self._sent_headers(call)
-        call.decision, written = await self.governor.begin(body, call.caller, headers, call.tenant, api=call.api)
+        request = read_or_refuse(body, call.api)
+        call.decision, written = await self.governor.begin(request, call.caller, call.sent, call.tenant)
         common.body_mutation.body = written
         _set_headers(common, {"content-length": str(len(written))})
         return answer
@@ -271,7 +274,7 @@ class ExtProc:
     def _end(self, call: _Call) -> None:
         """Settle or cancel, by what was seen.
 
-        Without the headers of an answer it cannot be told whether the caller left while the upstream was at work, or
+        Without the headers of an answer nobody can say whether the caller left while the upstream was at work, or
         Envoy went on without this service: settled at what was expected, or whoever hangs up early would pay nothing.
         """
         decision = call.decision

@@ -24,7 +24,7 @@ from ibpo.serving.gateway.escalation import (
     refuse_lost,
 )
 from ibpo.serving.gateway.gains import FittedRouter, OpeningTokens
-from ibpo.serving.gateway.openai_request import Api, Refusal, read_request, write_body
+from ibpo.serving.gateway.openai_request import Api, OpenAIRequest, Refusal, read_request, write_body
 from ibpo.serving.gateway.proxy import Upstream, UpstreamFault, pass_headers, relay_stream
 from ibpo.serving.gateway.usage import read_cost
 
@@ -50,8 +50,9 @@ class Governor(Decider):
             Refusal: A body or header that cannot be read, or an upstream that gave no answer.
         """
         headers = self.upstream.headers_for(http_request.headers, governed=True, anthropic=api == "messages")
-        first = await self._make_first(http_request, data, headers, tenant, api=api) if self.decides_after else None
-        decision, body = await self.begin(data, http_request.headers, headers, tenant, api=api, first=first)
+        request = read_or_refuse(data, api)
+        first = await self._make_first(http_request, request, headers, tenant) if self.decides_after else None
+        decision, body = await self.begin(request, http_request.headers, headers, tenant, first=first)
         try:
             if first is not None and decision.group.name == first.group.name:
                 return self._give(first, decision)
@@ -61,30 +62,27 @@ class Governor(Decider):
 
     async def begin(
         self,
-        data: bytes,
+        request: OpenAIRequest,
         caller: Mapping[str, str],
         headers: CIMultiDict[str],
         tenant: str,
         *,
-        api: Api,
         first: FirstAnswer | None = None,
     ) -> tuple[Decision, bytes]:
         """Decide, and write the body as the upstream is to get it. The decision is the caller's to `end`.
 
         Args:
-            data: The body, complete.
+            request: Of `read_or_refuse`.
             caller: The headers as they came.
             headers: As they are sent on, also with a probe.
             tenant: Who asks; "" belongs to nobody.
-            api: Which of the governed APIs it is.
             first: As for `decide`.
 
         Raises:
-            Refusal: A body or header that cannot be read. Nothing is reserved then.
+            Refusal: A request that asks for too much, or a header that cannot be read. Nothing is reserved then.
         """
-        path = "/v1/chat/completions" if api == "chat" else "/v1/completions"
+        path = "/v1/chat/completions" if request.api == "chat" else "/v1/completions"
         try:
-            request = read_request(data, api=api)
             decision = await self.decide(
                 request,
                 caller,
@@ -110,17 +108,13 @@ class Governor(Decider):
         return isinstance(self.router, FittedRouter) and bool(self.router.first)
 
     async def _make_first(
-        self, http_request: web.BaseRequest, data: bytes, headers: CIMultiDict[str], tenant: str, *, api: Api
+        self, http_request: web.BaseRequest, request: OpenAIRequest, headers: CIMultiDict[str], tenant: str
     ) -> FirstAnswer | None:
         """The cheap answer, where the router wants to see it; None: this request is decided at once.
 
         Raises:
-            Refusal: A body or header that cannot be read, or an answer that was lost; that one is booked.
+            Refusal: A header that cannot be read, or an answer that was lost; that one is booked.
         """
-        try:
-            request = read_request(data, api=api)
-        except IbpoError as error:
-            raise Refusal(400, "bad_request", str(error)) from None
         model = self.settings.model_of(request.model)
         try:
             router = escalates(self.router, request, model, http_request.headers)
@@ -138,13 +132,11 @@ class Governor(Decider):
         except IbpoError as error:
             raise Refusal(400, "bad_request", str(error)) from None
         except LostFirst as error:
-            await self._book(
-                lost(model or self.settings.model_of("")), data, http_request.headers, headers, tenant, api
-            )
+            await self._book(lost(model), request, http_request.headers, headers, tenant)
             raise refuse_lost(error.fault) from None
         except asyncio.CancelledError:
             # The caller is gone, the booking is not.
-            booking = self._book(lost(model), data, http_request.headers, headers, tenant, api)
+            booking = self._book(lost(model), request, http_request.headers, headers, tenant)
             self._bookings.add(task := asyncio.ensure_future(booking))
             task.add_done_callback(self._bookings.discard)
             raise
@@ -156,14 +148,13 @@ class Governor(Decider):
     async def _book(
         self,
         first: FirstAnswer,
-        data: bytes,
+        request: OpenAIRequest,
         caller: Mapping[str, str],
         headers: CIMultiDict[str],
         tenant: str,
-        api: Api,
     ) -> None:
         """Charge what was expected of a first answer that did not come."""
-        decision, _ = await self.begin(data, caller, headers, tenant, api=api, first=first)
+        decision, _ = await self.begin(request, caller, headers, tenant, first=first)
         decision.record.outcome = "cut"
         self.end(decision)
 
@@ -264,6 +255,18 @@ class Governor(Decider):
             return response
         finally:
             answer.close()
+
+
+def read_or_refuse(data: bytes, api: Api) -> OpenAIRequest:
+    """The request that a body holds.
+
+    Raises:
+        Refusal: It cannot be read.
+    """
+    try:
+        return read_request(data, api=api)
+    except IbpoError as error:
+        raise Refusal(400, "bad_request", str(error)) from None
 
 
 def continues_answer(decision: Decision) -> bool:

@@ -17,9 +17,9 @@ from typing import Any
 
 from ibpo.errors import IbpoError
 from ibpo.serving.controller import AccountStore, Candidate, MemoryStore, ServingPolicy, end_lease, exchange, widen
-from ibpo.serving.gateway.async_controller import AsyncController, Keeper, OpenReservation
+from ibpo.serving.gateway.async_controller import AsyncController, Keeper
 from ibpo.serving.gateway.learning import Learner
-from ibpo.serving.gateway.quotas import Quota, Quotas
+from ibpo.serving.gateway.quotas import Quotas
 
 LEAST_SECONDS = 0.02
 """Between two exchanges that decisions wait for."""
@@ -81,35 +81,19 @@ class LeasedController(AsyncController):
             await self._run(lambda: end_lease(self._store, self._holder, now=time.time(), spent=False))
         await super().close()
 
-    async def decide(
-        self,
-        candidates: Sequence[Candidate],
-        *,
-        request_id: str,
-        tenant: str,
-        slice_name: str,
-        num_requests: int = 1,
-        quotas: Sequence[Quota] = (),
-    ) -> OpenReservation:
-        """Choose a response group and reserve its cost; see `Controller.decide`."""
+    async def _make_room(self, candidates: Sequence[Candidate], num_requests: int) -> None:
+        """Exchange first, where the lease has no room for a candidate and other processes may have some."""
         if self._is_reachable and self._lease.is_short(self._largest(candidates, num_requests)):
             now = time.monotonic()
             if self._exchanging is not None or now - self._exchanged >= LEAST_SECONDS:
                 await asyncio.wait([self._begin_exchange()], timeout=WAIT_SECONDS)
-        return await super().decide(
-            candidates,
-            request_id=request_id,
-            tenant=tenant,
-            slice_name=slice_name,
-            num_requests=num_requests,
-        )
 
     async def exchange(self) -> None:
         """Report what has happened, and take what may be spent; the lease goes on as it is where that fails."""
         await asyncio.wait([self._begin_exchange()])
 
     def _begin_exchange(self) -> asyncio.Task[None]:
-        """The exchange that is under way, or a new one."""
+        """The exchange that has begun, or a new one."""
         if self._exchanging is None:
             self._exchanging = asyncio.get_running_loop().create_task(self._exchange())
         return self._exchanging
@@ -183,7 +167,8 @@ def make_controller(
     """The controller of a process: by leases where `lease` says how many seconds are between two exchanges.
 
     Raises:
-        IbpoError: Leases without a shared store, or with totals of sessions or of the calendar.
+        IbpoError: Leases without a shared store, or with what they cannot hold: totals of sessions or of the calendar,
+            and `overcommit`.
     """
     more: dict[str, Any] = {"name": name, "on_failure": on_failure, "learner": learner, "keepers": keepers}
     if lease is None:
@@ -192,6 +177,10 @@ def make_controller(
         raise IbpoError("a lease is of accounts that processes share: name a SQLite file or a redis://... as state too")
     if not 0.01 <= lease <= 60:
         raise IbpoError(f"lease: is {lease!r}; it must be seconds between two exchanges, 0.01 to 60, e.g. 0.25")
+    if any(budget.overcommit < math.inf for budget in policy.budgets):
+        raise IbpoError(
+            "leases do not divide overcommit among processes: take it out of the budget, or the lease (docs/serving.md)"
+        )
     if quotas is not None:
         raise IbpoError(
             "leases hold averages only, and the settings have totals of sessions or of the calendar: take [session] "
