@@ -14,11 +14,12 @@ does, which has priors besides, from a train split that is not in the data. `exp
 
 *02, a price that drops* (`price`), *03, a silent loss of quality* (`loss`). `val`, then 3 x 608 requests of `test`, the
 last third the first one's prompts again; in the middle third the most expensive model's price times .0178 (announced,
-as there: what is expected changes with it), or the middle model's reward .75 (nobody is informed of it); seeds 8000 to 8019.
+as there: what is expected changes with it), or the middle model's reward .75 (nobody is informed);
+seeds 8000 to 8019.
 Three routers, each in front of the same controller: *frozen* (`full`'s), *learning* (the same as what is expected
-before anything is learned, then `OnlineRouter`, explore .003), and *informed* (frozen, but it knows the reward: the best
-possible). Quality lost is the reward of *informed* less that of the router. For `price` the overdraft is 12 means, 2 % of a
-third, and the burst 4; for `loss` the policy gives neither.
+before anything is learned, then `OnlineRouter`, explore .003), and *informed* (frozen, but it knows the reward: the
+best possible). Quality lost is the reward of *informed* less that of the router. For `price` the overdraft is 12
+means, 2 % of a third, and the burst 4; for `loss` the policy gives neither.
 
 `--embed-model` is the folder of a sentence encoder (all-MiniLM-L6-v2). `--peer` is the Python of an environment of its
 own, in which `pip install paretobandit==0.1.1` was run: it gets the same embeddings, in a file, and runs its own
