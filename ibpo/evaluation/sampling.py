@@ -19,7 +19,17 @@ from ibpo.evaluation.importing import read_answer
 from ibpo.evaluation.responses import row_of
 from ibpo.responses import FORMATS, correction_turns, offer, split_thought
 from ibpo.rewards import Judge
-from ibpo.rollouts import Request, RolloutStore, Sampled, Sampler, collect, rollout_of_row, score
+from ibpo.rollouts import (
+    EndpointSampler,
+    JoinedSampler,
+    Request,
+    RolloutStore,
+    Sampled,
+    Sampler,
+    collect,
+    rollout_of_row,
+    score,
+)
 from ibpo.types import Problem, ResponseGroup
 
 SECOND = "second turn"
@@ -117,11 +127,13 @@ def sample_ways(
     num_new = 0
     for number in range(1, max_passes + 1):
         failures: list[str] = []
-        for way in ways:
-            requests = way.requests(problems, num_responses)
-            found = collect(watched.around(sampler_for(way)), requests, store)
+        first = [(way, way.requests(problems, num_responses), sampler_for(way)) for way in ways]
+        parts = joined([(requests, sampler) for _, requests, sampler in first])
+        for sampler, requests in parts:
+            found = collect(watched.around(sampler), requests, store)
             num_new += found.num_new
             failures += found.failures
+        for way, requests, _ in first:
             if way.two_turns:  # its prompt holds the instruction already
                 sampler = sampler_for(replace(way, response_groups=()))
                 found = collect(watched.around(sampler), second_turns(way, requests, store), store)
@@ -135,6 +147,22 @@ def sample_ways(
                 f"{len(store)} are kept in {store.path}: run the same command again"
             )
     return num_new
+
+
+def joined(parts: Sequence[tuple[Sequence[Request], Sampler]]) -> list[tuple[Sampler, list[Request]]]:
+    """What is asked of one server, as one queue, a round of every part after the other; other samplers as they are."""
+    samplers = [sampler for _, sampler in parts]
+    served = [sampler for sampler in samplers if isinstance(sampler, EndpointSampler)]
+    if len(served) < len(samplers) or any(sampler.endpoint is not served[0].endpoint for sampler in served):
+        return [(sampler, list(requests)) for requests, sampler in parts]
+    # Ways that ask the same share their responses.
+    every = {
+        request.key: (request, sampler)
+        for (requests, _), sampler in zip(parts, served, strict=True)
+        for request in requests
+    }
+    requests = sorted((request for request, _ in every.values()), key=lambda request: request.number)
+    return [(JoinedSampler(served[0].endpoint, {key: sampler for key, (_, sampler) in every.items()}), requests)]
 
 
 def judge_ways(

@@ -13,6 +13,7 @@ from .sampler import rollout_of_row as rollout_of_row
 from .sampler import score as score
 from .served import EndpointSampler as EndpointSampler
 from .served import Forcing as Forcing
+from .served import JoinedSampler as JoinedSampler
 from .served import ServerTokenizer as ServerTokenizer
 from .served import VLLMSampler as VLLMSampler
 from .served import ask_for_tokenizer as ask_for_tokenizer
@@ -28,6 +29,7 @@ __all__ = [
     "Forcing",
     "HFRequestSampler",
     "HFSampler",
+    "JoinedSampler",
     "PromptWriter",
     "Request",
     "RolloutStore",

@@ -137,6 +137,23 @@ class EndpointSampler:
         return self.endpoint.chat(chat, **options), request.prefix, 0
 
 
+@dataclass(frozen=True, slots=True)
+class JoinedSampler:
+    """Requests of several samplers of one endpoint, in one queue.
+
+    One sampler after the other leaves a server idle while it writes the last, longest response of each.
+    """
+
+    endpoint: Endpoint
+    sampler_of: Mapping[str, EndpointSampler]
+    """Key of each request -> whose it is."""
+
+    def sample_requests(self, requests: Sequence[Request]) -> Iterator[Sampled | IbpoError]:
+        """See `Sampler`."""
+        for _, outcome in self.endpoint.map(lambda request: self.sampler_of[request.key].sample(request), requests):
+            yield outcome
+
+
 class TokenIds:
     """Whether a server takes token ids as a prompt: vLLM, SGLang and llama.cpp do, `transformers serve` takes texts.
 

@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -473,6 +474,23 @@ def told(fields, reason, task, out, *more):
         result = run(task, log.url, out, "--num-responses", 1, *more)
     assert result.exit_code == 0, result.output
     return result, rows_of(out)
+
+
+def test_all_ways_are_asked_at_once(task, tmp_path):
+    """A server that answers nobody before it has been asked for all: no way waits for another's last response."""
+    together = threading.Barrier(6, timeout=30)
+
+    def answer(body, number):
+        del body, number
+        together.wait()
+        return r"\boxed{1}", "stop"
+
+    groups = ["--response-group", "thinking_off", "--response-group", "standard", "--also", "chooses"]
+    with chatting(answer) as log:
+        more = ["--limit", 2, "--num-responses", 1, "--engine", "num_concurrent=6,max_retries=0,max_passes=1"]
+        result = run(task, log.url, tmp_path / "run", *groups, *more)
+    assert result.exit_code == 0, result.output
+    assert len(rows_of(tmp_path / "run")) == 6
 
 
 PARSED = [
