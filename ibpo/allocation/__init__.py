@@ -2,6 +2,7 @@
 
 from ibpo.allocation.allocate import Allocation, allocate
 from ibpo.allocation.arguments import Limit, limit, reward_margin, share, slices, stack
+from ibpo.allocation.distributed import PartitionedAllocation, allocate_partitions
 from ibpo.allocation.holdout import GroupMeans, HoldoutRow, Pick, by_problem_pick, holdout_value, random_mix
 from ibpo.allocation.knapsack import Frontier, envelope, frontier
 from ibpo.allocation.problem import InfeasibleBudget
@@ -13,8 +14,10 @@ __all__ = [
     "HoldoutRow",
     "InfeasibleBudget",
     "Limit",
+    "PartitionedAllocation",
     "Pick",
     "allocate",
+    "allocate_partitions",
     "by_problem_pick",
     "envelope",
     "frontier",

@@ -95,7 +95,9 @@ def prices(instance: AllocationProblem) -> FloatArray:
         band = bands[-1]
         # Many open problems: a box around the mean of the samples' prices, as wide as these differ.
         if band.segments.num_problems > SMALL:
-            sampled = _samples(instance, band, size, scale)
+            # Samples whose dual functions are flat all stop where they begin, and look as if they agreed: once a box
+            # has missed, they are minimised to the end.
+            sampled = _samples(instance, band, size, scale, CLOSE if care == 1.0 else 0.0)
             price, spread = np.mean(sampled, axis=0), np.ptp(sampled, axis=0)
             # A small spread of one price may be luck: none is trusted far beyond what the others show.
             around = np.maximum(np.abs(price), 1e-12 * scale)
@@ -122,7 +124,8 @@ def prices(instance: AllocationProblem) -> FloatArray:
         # A minimum on the rim of the box: the box before it, and more care.
         bands.pop()
         care *= 3.0
-    return price
+    # No box was right: all candidates at once.
+    return _least(instance.utility, instance.cost, bands[0], price, scale)[0]
 
 
 def _typical_prices(instance: AllocationProblem) -> FloatArray:
@@ -157,16 +160,16 @@ def _least(
     return minimum(plane, band.floor, band.ceiling, inside, scale, most=60 + 60 * len(low), close=close)
 
 
-def _samples(instance: AllocationProblem, band: _Band, size: int, scale: FloatArray) -> list[FloatArray]:
+def _samples(instance: AllocationProblem, band: _Band, size: int, scale: FloatArray, close: float) -> list[FloatArray]:
     """Prices from a few samples of open problems, those with the smallest keys."""
     key = instance.ids.key(np.arange(instance.num_problems) if band.problems is None else band.problems)
     size = min(size, (len(key) - 1) // NUM_SAMPLES)
     some = np.argpartition(key, size * NUM_SAMPLES)[: size * NUM_SAMPLES]
     some = some[np.argsort(key[some])].reshape(NUM_SAMPLES, size)
-    return [_sample(instance, band, np.sort(each), scale) for each in some]
+    return [_sample(instance, band, np.sort(each), scale, close) for each in some]
 
 
-def _sample(instance: AllocationProblem, band: _Band, some: IntArray, scale: FloatArray) -> FloatArray:
+def _sample(instance: AllocationProblem, band: _Band, some: IntArray, scale: FloatArray, close: float) -> FloatArray:
     """Prices from some of the open problems, under their part of the bounds."""
     length = band.segments.length[some]
     start = np.cumsum(length) - length
@@ -183,7 +186,7 @@ def _sample(instance: AllocationProblem, band: _Band, some: IntArray, scale: Flo
         high=np.maximum(band.high * part, least),
     )
     start_at = scale if band.open is None else (band.floor + band.ceiling) / 2
-    return _least(instance.utility[candidates], cost, sample, start_at, scale, close=CLOSE)[0]
+    return _least(instance.utility[candidates], cost, sample, start_at, scale, close=close)[0]
 
 
 def _narrow(instance: AllocationProblem, band: _Band, price: FloatArray, reach: FloatArray) -> _Band | None:

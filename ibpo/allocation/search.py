@@ -349,7 +349,7 @@ class States:
     def _run_in_c(self, limit: int, width: int | None) -> tuple[IntArray | None, bool]:
         """`run`, by `run_states` of kernels.c; it does not look at the clock: `limit` holds it back."""
         num_rows, num_problems = len(self.rows), len(self.start)
-        cost = np.array([row.cost for row in self.rows], np.int64).reshape(num_rows, -1)
+        cost = np.array([row.cost for row in self.rows], np.int64).reshape(num_rows, len(self.loss))
         room = np.zeros((num_rows, num_problems + 1), np.int64)
         for k, (row, of_row) in enumerate(zip(self.rows, self.room, strict=True)):
             if row.low is not None:

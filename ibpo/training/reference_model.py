@@ -104,6 +104,13 @@ def make_reference_model(trainer: Any) -> Any:
         copied = frozen_copy(trainer.accelerator.unwrap_model(trainer.model))
         # In the policy's precision: rounding alone would be a divergence, and a penalty at pi_0 itself.
         return trainer.accelerator.prepare_model(copied, evaluation_mode=True)
+    # Fresh adapters change nothing (lora_B is 0): what is loaded is the initial policy. Trained ones are not in it.
+    trained = [name for name, p in trainer.model.named_parameters() if "lora_B" in name and not p.is_meta and p.any()]
+    if trained:
+        raise IbpoError(
+            "model: with sharded parameters (FSDP, ZeRO-3) the initial policy is loaded from the model's id, and these "
+            f"adapters are trained already ({trained[0]}): merge them into the model, save it, and name that folder"
+        )
     model = create_model_from_path(get_config_model_id(trainer.model.config), dtype=trainer.model.dtype)
     model.eval().requires_grad_(False)
     return (prepare_deepspeed if trainer.is_deepspeed_enabled else prepare_fsdp)(model, trainer.accelerator)

@@ -4,6 +4,7 @@ import itertools
 import math
 import pickle
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -286,3 +287,21 @@ def test_bad_input_is_named(change, message):
 
 def test_share_is_a_cost():
     assert share(np.array(["a", "b"]), "b").tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+@pytest.mark.parametrize("shares", [False, True])
+def test_gains_that_nearly_all_cost_the_same(offset, shares):
+    """A dual function that is flat beside its value: samples that stop at once only look as if they agreed."""
+    rng, size = np.random.default_rng(3), 40_000
+    cheap = rng.integers(100, 400, size)
+    dear = cheap + rng.integers(500, 3000, size)
+    gain = 7e-5 * (dear - cheap) * (1 + 1e-3 * rng.standard_normal(size))
+    utility = (np.stack([np.zeros(size), gain], 1) + offset + rng.random(size)[:, None]).ravel()
+    tokens = np.stack([cheap, dear], 1).ravel()
+    cost: Any = np.stack([tokens, np.tile([0, 1], size)]) if shares else tokens
+    found = allocate(
+        utility, np.repeat(np.arange(size), 2), cost, [900.0, 0.5] if shares else 900.0, relative_gap=1e-13
+    )
+    assert found.price[0] == pytest.approx(7.0022e-5, rel=1e-4)
+    assert found.gap <= 1e-13 * found.objective

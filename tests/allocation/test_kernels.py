@@ -11,6 +11,8 @@ import pytest
 
 from ibpo.allocation import InfeasibleBudget, allocate, kernels, lagrangian, share_budgets
 from ibpo.allocation.passes import best_of_kinds, best_rows, best_sums, gains, open_rows, ranked
+from ibpo.allocation.problem import gather, validate
+from ibpo.allocation.search import Base, search
 from ibpo.allocation.segments import ProblemIds, Segments, exact_sum
 from tests.allocation.test_layout import FORMS, bits, instance
 
@@ -168,3 +170,18 @@ def test_exchanges_along_shortest_paths(monkeypatch):
         in_c, in_numpy = both(answer, monkeypatch)
         assert in_c[1] == in_numpy[1]
         assert in_c[1] is None or in_c[0] == in_numpy[0]
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_search_whose_candidates_all_fit(compiled, monkeypatch):
+    """No candidate can exceed a budget, so no budget is looked at: the best of each problem, and it is certain."""
+    if not compiled:
+        monkeypatch.setattr(kernels, "LIBRARY", None)
+    arguments = validate([3.0, 2.5, 1.0, 0.5], [0, 0, 1, 1], [5.0, 1.0, 4.0, 2.0], 100.0)
+    instance = gather(arguments)
+    base = Base.from_choice(instance, np.array([1, 2]))
+    for limit in (None, 1000):
+        found = search(instance, base, np.array([0, 3]), np.array([0.1]), None, limit=limit)
+        assert found.chosen is not None
+        assert found.chosen.tolist() == [0, 2]
+        assert found.done == (limit is not None)

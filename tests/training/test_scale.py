@@ -17,11 +17,20 @@ from ibpo.rollouts import encode_prompt
 from ibpo.rollouts.hf import HFSampler
 from ibpo.runs import RunDir
 from ibpo.training.generation import sample_served
-from ibpo.training.reference_model import check_sharding, is_sharded
+from ibpo.training.reference_model import check_sharding, is_sharded, make_reference_model
 from ibpo.training.run import trainer_arguments
+from tests.training.tiny import with_lora
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIGS = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
+
+
+def test_trained_adapters_are_no_start_where_parameters_are_sharded():
+    """The initial policy is loaded from the model's id there, without them."""
+    state = SimpleNamespace(deepspeed_plugin=None)
+    trainer = SimpleNamespace(is_fsdp_enabled=True, accelerator=SimpleNamespace(state=state), model=with_lora())
+    with pytest.raises(IbpoError, match=r"these adapters are trained already \(.*lora_B.*merge them into the model"):
+        make_reference_model(trainer)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

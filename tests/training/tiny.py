@@ -91,7 +91,7 @@ def build_trainer(
     )
 
 
-def with_lora(dtype=None):
+def with_lora(dtype=None, fresh=False):
     """The embedded model under LoRA adapters, disturbed: fresh ones have a zero factor, and half a gradient."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -104,7 +104,7 @@ def with_lora(dtype=None):
     model = get_peft_model(base, LoraConfig(r=4, lora_dropout=0.0, target_modules="all-linear"))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "lora_B" in name:
+            if "lora_B" in name and not fresh:
                 parameter.normal_(std=0.02)
     return model
 
