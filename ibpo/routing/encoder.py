@@ -14,7 +14,9 @@ import numpy as np
 from ibpo.errors import IbpoError
 from ibpo.routing.features import FloatArray
 
-_BATCH = 32
+_AT_ONCE = 512
+"""Tokens, padding included, that go through the model together: more leave the processor's cache, where a prompt takes
+twice as long."""
 _MOST_TOKENS = 512
 
 
@@ -44,16 +46,9 @@ class Encoder:
         import torch
 
         found: list[FloatArray] = [np.zeros(0)] * len(prompts)
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # alike in length: little padding
-        for start in range(0, len(order), _BATCH):
-            places = order[start : start + _BATCH]
-            tokens = self.tokenizer(
-                [prompts[i] for i in places],
-                padding=True,
-                truncation=True,
-                max_length=self.max_tokens,
-                return_tensors="pt",
-            )
+        ids = self.tokenizer(list(prompts), truncation=True, max_length=self.max_tokens)["input_ids"] if prompts else []
+        for places in _batches([len(row) for row in ids]):
+            tokens = self.tokenizer.pad({"input_ids": [ids[i] for i in places]}, return_tensors="pt")
             with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):
                 states = self.model(**tokens).last_hidden_state
             states = states.float()
@@ -64,6 +59,21 @@ class Encoder:
             for i, row in zip(places, vector.double().numpy(), strict=True):
                 found[i] = row
         return np.array(found)
+
+
+def _batches(length: Sequence[int]) -> list[list[int]]:
+    """Numbers of prompts that go together: alike in length, so that there is little padding.
+
+    Example:
+        >>> _batches([300, 200, 210, 4])
+        [[3, 1], [2], [0]]
+    """
+    found: list[list[int]] = []
+    for i in sorted(range(len(length)), key=lambda i: length[i]):
+        if not found or length[i] * (len(found[-1]) + 1) > _AT_ONCE:
+            found.append([])
+        found[-1].append(i)
+    return found
 
 
 def open_encoder(folder: str | Path) -> Encoder:
@@ -101,15 +111,22 @@ def open_encoder(folder: str | Path) -> Encoder:
         raise IbpoError(f"{folder}: the encoder cannot be loaded: {said}; name another folder") from None
     with open(weights, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
+    model, bfloat16 = model.eval().float(), _multiplies_bfloat16()
+    if bfloat16:  # once, or autocast rounds them again for every batch: half of the time of a single prompt
+        import torch
+
+        for module in model.modules():
+            if isinstance(module, torch.nn.Linear):
+                module.to(torch.bfloat16)
     return Encoder(
         name=path.resolve().name,
         sha256=digest,
         tokenizer=tokenizer,
-        model=model.eval().float(),
+        model=model,
         first_token=bool(pooling.get("pooling_mode_cls_token")),
         normalised=any(str(row.get("type", "")).endswith("Normalize") for row in modules),
         max_tokens=int(most or min(_MOST_TOKENS, getattr(model.config, "max_position_embeddings", _MOST_TOKENS))),
-        bfloat16=_multiplies_bfloat16(),
+        bfloat16=bfloat16,
     )
 
 

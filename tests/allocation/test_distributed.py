@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,7 +43,7 @@ def instance(seed):
     return parts, budget, asked, discrete
 
 
-def joined(parts):
+def joined(parts) -> Any:
     return [np.concatenate(part, axis=-1) for part in zip(*parts, strict=True)]
 
 
@@ -55,13 +56,13 @@ def outcome(function):
 
 def check(parts, budget, asked, *, same=True, **more):
     """Both ways; the weights of the partitions are those of the whole, or worth as much where utilities are equal."""
-    alone = outcome(lambda: allocate(*joined(parts), budget, **asked))
+    utility, problem, cost = joined(parts)
+    alone = outcome(lambda: allocate(utility, problem, cost, budget, **asked))
     found = outcome(lambda: allocate_partitions(range(len(parts)), parts.__getitem__, budget, **asked, **more))
     if isinstance(alone, tuple) or isinstance(found, tuple):
         assert found == alone
         return None
     weight = np.concatenate([found.weight(i, i) for i in range(len(parts))])
-    utility, problem, cost = joined(parts)
     assert found.objective == pytest.approx(alone.objective, rel=1e-12)
     assert float(utility @ weight) == pytest.approx(alone.objective, rel=1e-12)
     assert (found.status, found.gap) == ("optimal", 0.0)
@@ -136,7 +137,8 @@ def test_workers_are_processes():
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         found = allocate_partitions(range(4), partial(read_rows, 5), 0.25, map=pool.map)
         weight = np.concatenate(list(pool.map(found.weight, range(4), range(4))))
-    alone = allocate(*joined([read_rows(5, number) for number in range(4)]), 0.25)
+    utility, problem, extended = joined([read_rows(5, number) for number in range(4)])
+    alone = allocate(utility, problem, extended, 0.25)
     np.testing.assert_array_equal(weight, alone.weight)
 
 

@@ -1,6 +1,5 @@
 """APGR, CPT(50) and AIQ by hand, the verdict, and what is written where a router is no better than a mix."""
 
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -102,7 +101,7 @@ def tiny_encoder(folder: Path, seed: int) -> Path:
     return folder
 
 
-def test_an_encoder_in_the_process_is_fitted_judged_and_asked_again(tmp_path):
+def test_an_encoder_in_the_process_is_fitted_judged_and_asked_again(tmp_path, monkeypatch):
     folder, other = tiny_encoder(tmp_path / "tiny", 0), tiny_encoder(tmp_path / "other", 1)
     encoder = open_encoder(folder)
     texts = ["what is 1 + 2", "eggs: what is 1 + 2 + 3", "eggs"]
@@ -110,9 +109,13 @@ def test_an_encoder_in_the_process_is_fitted_judged_and_asked_again(tmp_path):
     assert together.shape == (3, 16) and np.linalg.norm(together, axis=1) == pytest.approx([1.0] * 3)
     for text, row in zip(texts, together, strict=True):  # padding says nothing
         assert encoder.embed([text])[0] == pytest.approx(row, abs=0.02 if encoder.bfloat16 else 1e-5)
-    exact = replace(encoder, bfloat16=False).embed(texts)
+    with monkeypatch.context() as patch:
+        patch.setattr("ibpo.routing.encoder._multiplies_bfloat16", lambda: False)
+        single = open_encoder(folder)
+    exact = single.embed(texts)
     assert (exact * together).sum(axis=1) == pytest.approx([1.0] * 3, abs=1e-3)
-    assert replace(encoder, bfloat16=False).embed(texts[:1])[0] == pytest.approx(exact[0], abs=1e-5)
+    assert single.embed(texts[:1])[0] == pytest.approx(exact[0], abs=1e-5)
+    assert encoder.embed([]).shape[0] == 0
     log, out = write(tmp_path / "log.jsonl", log_rows(40)), tmp_path / "router.json"
     done = run("route", "fit", log, "--embed", folder, "--out", out, "--draws", 20)
     assert done.exit_code == 0, done.output
