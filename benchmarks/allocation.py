@@ -22,6 +22,7 @@ holds on top of the input.
 # pyright: reportArgumentType=false
 
 import argparse
+import importlib.util
 import json
 import math
 import os
@@ -304,6 +305,13 @@ def run(form: str, rows: int, engine: str, limit: float) -> dict | None:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+PACKAGES = {"highs": "highspy", "flow": "ortools", "cp_sat": "ortools", "knapsack": "ortools"}
+
+
+def is_installed(peer: str) -> bool:
+    return peer not in PACKAGES or importlib.util.find_spec(PACKAGES[peer]) is not None
+
+
 PARTITION = "np.partition"
 
 
@@ -493,6 +501,7 @@ def print_targets(turns: int, limit: float, only: str) -> None:
         over, most = asked.get("over"), asked.get("most")
         value = found["ratios"].get(over) if over else found["ours"]
         peers = {peer: found["ratios"].get(peer) for peer in asked["peers"]}
+        missing = [peer for peer in peers if not is_installed(peer)]
         met = (value is None or most is None or value <= most) and all(x is None or x < 1 for x in peers.values())
         if over == PARTITION:
             reached = f"{value:.3g} x"
@@ -501,10 +510,13 @@ def print_targets(turns: int, limit: float, only: str) -> None:
         else:
             reached = f"{seconds(value)} (worst {seconds(found['worst'])})"
         ahead = ", ".join(
-            f"{NAMES[peer]}: " + ("none" if ratio is None else f"{1 / ratio:.3g}x") for peer, ratio in peers.items()
+            f"{NAMES[peer]}: "
+            + ("not installed" if peer in missing else "none" if ratio is None else f"{1 / ratio:.3g}x")
+            for peer, ratio in peers.items()
         )
+        verdict = " **not measured**" if missing else " yes" if met else " **no**"
         cells = (
-            asked["name"], asked["target"], seconds(found["ours"]), reached + (" yes" if met else " **no**"),
+            asked["name"], asked["target"], seconds(found["ours"]), ("" if over in missing else reached) + verdict,
             seconds(found[PARTITION]) if PARTITION in found else "",
             f"{found['memory']:.2f}x" if asked["rows"] >= 1e6 else "",
             f"{found['worst_gap']:.0e}" if "worst_gap" in found else "", ahead,
@@ -543,11 +555,12 @@ def table(form: str, sizes: list[int], limit: float, engines: list[str]) -> list
     for engine in (x for x in ENGINES[form] if x in engines):
         cells, alive = [], True
         for size in sizes:
-            answer = run(form, size, engine, limit) if alive else None
+            answer = run(form, size, engine, limit) if alive and is_installed(engine) else None
             alive = answer is not None
             if answer is not None and abs(answer["difference"]) > 1e-6 * max(1.0, abs(answer["objective"])):
                 raise SystemExit(f"{form} {size}: {engine} found {answer['difference']:+.3g} more than we did")
-            cells.append("none" if answer is None else f"{answer['engine'] / answer['ours']:.3g}x")
+            none = "none" if is_installed(engine) else "not installed"
+            cells.append(none if answer is None else f"{answer['engine'] / answer['ours']:.3g}x")
         lines.append(
             f"| {NAMES[engine]}, over ours{' (exact)' if form in ('tokens', 'both') else ''} | "
             + " | ".join(cells)
