@@ -113,11 +113,20 @@ class _Rule:
     def gathered(self, read: Read, partition: Any) -> AllocationProblem:
         """The candidates of a partition; its bounds mean nothing."""
         utility, problem, cost = read(partition)
-        found = validate(
-            utility, problem, cost, self.budget, at_least=self.at_least, choose=self.choose, tie_break=self.tie_break
-        )
+        try:
+            found = validate(
+                utility,
+                problem,
+                cost,
+                self.budget,
+                at_least=self.at_least,
+                choose=self.choose,
+                tie_break=self.tie_break,
+            )
+        except IbpoError as error:
+            raise IbpoError(f"partition {partition!r}: {error}") from None
         if any(exact is not None for exact in found.exact):
-            raise IbpoError(f"cost of partition {partition!r}: needs floats or whole numbers below 2^53")
+            raise IbpoError(f"partition {partition!r}: cost: needs floats or whole numbers below 2^53")
         return gather(found)
 
     def means(self, num_costs: int) -> tuple[list[Fraction | None], list[Fraction | None]]:

@@ -148,7 +148,9 @@ def test_workers_are_processes():
         ([], {}, "partitions: at least one"),
         ([([0, 1], [1, 1], [0, 1]), ([0, 2], [1, 1], [0, 1])], {}, "problem 1: is in two partitions"),
         ([([0, 1], [1, 1], [0, 1]), ([0, 2], [2, 2], [[0, 1], [1, 0]])], {}, "budget: needs one number per cost row"),
-        ([([0, 1], [1, 1], [0, float("nan")])], {}, "cost[1] is not finite"),
+        ([([0, 1], [1, 1], [0, float("nan")])], {}, "partition 0: cost[1] is not finite"),
+        ([([0, 1], [1, 1], [0, 1]), ([], [], [])], {}, "partition 1: utility: needs one number per response"),
+        ([([0, 1], [1, 1], [0, 2**60 + 1])], {}, "partition 0: cost: needs floats or whole numbers"),
         ([([0, 1] * 9, [x // 2 for x in range(18)], [0, 1] * 9)], {"most_open": 3}, "most_open: "),
     ],
 )
