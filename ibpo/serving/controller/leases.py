@@ -23,6 +23,8 @@ forfeited only as far as B + overdraft - sum_i R_i is positive; (c) a lease grow
 given back has not been usable since before the report was made. A process's own theorem says that since its last report
 it has spent and reserved at most R_i + excess_i + slip_i + backed_i beyond b times its requests. Summed, with what has
 been reported: spent + reserved - b n <= -B - forfeited + sum_i (R_i + excess_i + slip_i + backed_i): the claim.
+A process may report more than it had leased, by its excess; a lease that ends below 0 so leaves sum_i R_i above
+B + overdraft, by no more than the excess that the claim counts, and nothing is lent until that is made up for.
 
 **A process that is gone.** Whoever sees that a lease has not moved for long enough, by its own clock, ends it: the
 lease counts as spent (its process may have used it up since its last report), and what was in flight as it was

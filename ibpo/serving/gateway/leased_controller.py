@@ -76,6 +76,8 @@ class LeasedController(AsyncController):
         """Give the lease back, and save the window and the prices."""
         if self._loop is not None:
             self._loop.cancel()
+        if self._exchanging is not None:  # its report was made before what has happened since
+            await asyncio.wait([self._exchanging])
         await self.exchange()
         if self._is_reachable:
             await self._run(lambda: end_lease(self._store, self._holder, now=time.time(), spent=False))
