@@ -94,7 +94,12 @@ def test_every_group_is_asked_with_the_prompt_that_the_model_would_see(task, tmp
         result = evaluate(task, log.url, tmp_path / "run")
     assert result.exit_code == 0, result.output
     assert not any("continue_final_message" in body for body in log.requests)
-    on, off, direct = (server.prompts[i].rpartition("2 + 2 =")[2] for i in (0, 2, 4))
+    # All groups are asked in one queue: told apart by how their prompts end.
+    asked = {prompt.rpartition("2 + 2 =")[2] for prompt in server.prompts}
+    [on] = [prompt for prompt in asked if prompt.rstrip().endswith("<think>")]
+    [direct] = [prompt for prompt in asked if prompt.endswith("Answer:")]
+    [off] = asked - {on, direct}
+    assert len(server.prompts) == 6
     assert on.rstrip().endswith("assistant\n<think>") and on.count("<think>") == 1
     assert off.endswith("assistant\n<think>\n\n</think>\n\n") and off.count("<think>") == 1
     assert direct.endswith("assistant\nAnswer:" if name == "qwen3" else "assistant\n<think>\n\n</think>\n\nAnswer:")
@@ -114,7 +119,8 @@ def test_a_server_that_does_not_say_how_it_renders_is_refused_or_told_the_tokeni
         assert not server.prompts
         told = evaluate(task, log.url, tmp_path / "b", "--engine", f"tokenizer={tmp_path / 'tokenizer'}")
         assert told.exit_code == 0, told.output
-    assert server.prompts[0].endswith("assistant\n<think>")  # what stays the same whatever follows
+    # What stays the same whatever follows.
+    assert sum(prompt.endswith("assistant\n<think>") for prompt in server.prompts) == 2
 
 
 def test_one_begin_of_sequence():
