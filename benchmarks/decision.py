@@ -67,7 +67,7 @@ from pareto_bandit.storage import EphemeralContextStore
 logging.disable(logging.WARNING)
 size = int(sys.argv[2])
 rng = np.random.default_rng(0)
-prices = {"cheap": (0.1, 0.1), "middle": (0.5, 1.5), "dear": (1.25, 10.0)}
+prices = {"cheap": (0.1, 0.1), "middle": (0.5, 1.5), "expensive": (1.25, 10.0)}
 router = BanditRouter.create(
     model_registry={
         name: {"model_id": name, "display_name": name, "input_cost_per_m": come, "output_cost_per_m": go}

@@ -27,7 +27,7 @@ class Fault(Exception):
 
 
 class Log:
-    """What the server saw: bodies of requests, and how many were under way at once."""
+    """What the server saw: bodies of requests, and how many were in flight at once."""
 
     def __init__(self) -> None:
         self.requests: list[dict] = []

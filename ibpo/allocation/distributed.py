@@ -34,7 +34,15 @@ from ibpo.allocation.allocate import Allocation, allocate
 from ibpo.allocation.cutting_planes import minimum
 from ibpo.allocation.lagrangian import FAR, HAIR
 from ibpo.allocation.passes import best_rows, best_sums
-from ibpo.allocation.problem import AllocationProblem, Bounds, Choose, InfeasibleBudget, gather, validate
+from ibpo.allocation.problem import (
+    AllocationProblem,
+    Bounds,
+    Choose,
+    InfeasibleBudget,
+    exact_budget,
+    gather,
+    validate,
+)
 from ibpo.allocation.segments import FloatArray, IntArray, add_parts, exact_sum, sum_whole
 from ibpo.allocation.units import TOLERANCE, decimal_places
 from ibpo.errors import IbpoError
@@ -131,11 +139,9 @@ class _Rule:
 
     def means(self, num_costs: int) -> tuple[list[Fraction | None], list[Fraction | None]]:
         """Lower and upper bounds as fractions, per problem."""
-        none = [None] * num_costs
-        low = none if self.at_least is None else np.atleast_1d(np.asarray(self.at_least, object)).tolist()
-        high = np.atleast_1d(np.asarray(self.budget, object)).tolist()
-        asked = ([None if b is None else Fraction(str(b)) for b in side] for side in (low, high))
-        return next(asked), next(asked)
+        none: list[Fraction | None] = [None] * num_costs
+        low = none if self.at_least is None else exact_budget("at_least", self.at_least, num_costs)
+        return low, exact_budget("budget", self.budget, num_costs)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -195,9 +201,10 @@ def allocate_partitions(
 ) -> PartitionedAllocation:
     """`allocate` for partitions that do not fit into memory together: the same answer, with its certificate.
 
-    All responses to a problem are in one partition, and no two problems have the same id. Each partition is read two or
-    three times, with the weights once more. Memory: one partition per worker, and the open problems, as a rule a few
-    hundredths of all; more where very many problems have the same gain to the last digit at the budget's margin.
+    All responses to a problem are in one partition, and no two problems have the same id. Each partition is read once
+    or twice, some of them once before for the samples, and once more for the weights. Memory: one partition per worker,
+    and the open problems, as a rule a few hundredths of all; more where very many problems have the same gain to the
+    last digit at the budget's margin.
 
     Args:
         partitions: What `read` takes: paths, numbers of row groups, ...
@@ -319,7 +326,9 @@ def _sampled(partitions: list[Any], read: Read, rule: _Rule, map: Map, size: int
     middle = np.mean(found, axis=0) if found else np.zeros(num_costs)
     half = CARE * np.ptp(found, axis=0) if len(found) > 1 else np.zeros(num_costs)
     half = np.maximum(half, 1e-6 * scale)
-    return _Guess(box=_Box(middle=middle, half=half, reach=1e-6 * step), scale=scale, step=step)
+    # Below this, rounding errors of the open problems' dual are as large as the reach.
+    finest = 2.0**-44 * float(np.abs(utility).max())
+    return _Guess(box=_Box(middle=middle, half=half, reach=max(1e-6 * step, finest)), scale=scale, step=step)
 
 
 def _plane(read: Read, rule: _Rule, price: FloatArray, partition: Any) -> tuple[list[float], list[list[float]]]:
@@ -331,7 +340,7 @@ def _dual_minimum(
     partitions: list[Any], read: Read, rule: _Rule, map: Map, whole: "_Whole", guess: _Guess
 ) -> tuple[FloatArray, int]:
     """Where the dual function of all partitions is least, and how many passes that took."""
-    low, high = (whole.bounds.arrays()[i] for i in (0, 1))
+    low, high = whole.bounds.arrays()
     looks = 0
 
     def plane(price: list[float]) -> tuple[float, list[float]]:
@@ -364,11 +373,11 @@ def _near_rows(instance: AllocationProblem, rule: _Rule, box: _Box) -> tuple[Int
         own = first[block.problem_of(others)]
         slack, worse = regret.copy(), utility[others] <= utility[own]
         for k, row in enumerate(cost):
-            dearer = row[others] - row[own]
-            slack -= box.half[k] * np.abs(dearer)
+            excess = row[others] - row[own]
+            slack -= box.half[k] * np.abs(excess)
             # No better for the bounds on this cost.
-            worse &= (dearer >= 0) | (high[k] is None)
-            worse &= (dearer <= 0) | (low[k] is None)
+            worse &= (excess >= 0) | (high[k] is None)
+            worse &= (excess <= 0) | (low[k] is None)
         best.append(first + rows.start)
         near.append(others[(slack <= box.reach) & ~worse] + rows.start)
     rows_near = np.concatenate(near)
@@ -386,30 +395,30 @@ def _settle(read: Read, rule: _Rule, box: _Box, most_open: int, partition: Any) 
     value: list[float] = []
     add_parts(instance.utility[settled], value)
     places = [decimal_places(row) for row in instance.cost]
-    sums = partial(_exact_total, places)
     kept = np.sort(np.concatenate([best[open_], near]))
     row = kept if instance.row is None else instance.row[kept]
     ids = instance.ids
     number = instance.segments.problem_of(kept)
     named = np.array(ids.names, object)[number] if ids.ids is None else ids.ids[number]
     real = row >= 0  # `allocate` adds the empty responses again
+    total = [_exact_total(digits, cost[settled]) for digits, cost in zip(places, instance.cost, strict=True)]
     ends = [
-        (sums(k, instance.segments.min(cost)), sums(k, instance.segments.max(cost)))
-        for k, cost in enumerate(instance.cost)
+        (_exact_total(digits, instance.segments.min(cost)), _exact_total(digits, instance.segments.max(cost)))
+        for digits, cost in zip(places, instance.cost, strict=True)
     ]
     return _Settled(
         num_problems=instance.num_problems, num_responses=instance.num_responses, value=value,
-        total=[sums(k, cost[settled]) for k, cost in enumerate(instance.cost)], ends=ends,
+        total=total, ends=ends,
         decimal=[x is not None for x in places], utility=instance.utility[kept][real],
         cost=instance.cost[:, kept][:, real], problem=named[real], row=row[real], num_open=num_open, num_near=num_near,
     )  # fmt: skip
 
 
-def _exact_total(places: list[int | None], k: int, values: FloatArray) -> Fraction:
-    """The sum of costs: of the decimals that they print, else of the floats."""
+def _exact_total(digits: int | None, values: FloatArray) -> Fraction:
+    """The sum of costs: of decimals with so many digits after the point; None: of the floats as they are."""
     if not len(values):
         return Fraction(0)
-    if (digits := places[k]) is not None:
+    if digits is not None:
         return Fraction(sum_whole(np.rint(values * 10.0**digits)), 10**digits)
     parts: list[float] = []
     add_parts(np.ascontiguousarray(values), parts)
@@ -525,7 +534,7 @@ class _Whole:
         ends = np.cumsum([len(row) for row in self.row])[:-1]
         chosen = [row[w == 1] for row, w in zip(self.row, np.split(answer.weight, ends), strict=True)]
         spent = [
-            x + _exact_total([decimal_places(row)], 0, row[answer.weight == 1])
+            x + _exact_total(decimal_places(row), row[answer.weight == 1])
             for x, row in zip(self.total, self.cost, strict=True)
         ]
         return _Answer(

@@ -246,8 +246,8 @@ def validate(
     ]
     if choose not in ("exactly_one", "at_most_one"):
         raise IbpoError(f"choose: must be 'exactly_one' or 'at_most_one', got {choose!r}")
-    high = _exact_budget("budget", budget, len(c))
-    low = [None] * len(c) if at_least is None else _exact_budget("at_least", at_least, len(c))
+    high = exact_budget("budget", budget, len(c))
+    low = [None] * len(c) if at_least is None else exact_budget("at_least", at_least, len(c))
     for k, (floor, cap) in enumerate(zip(low, high, strict=True)):
         if floor is not None and cap is not None and floor > cap:
             above, below = tell_apart(floor, cap, digits=6)
@@ -379,7 +379,7 @@ def _response_keys(response: ArrayLike | Sequence[Hashable], length: int, seed: 
     return mix(whole, seed)
 
 
-def _exact_budget(argument: str, budget: Any, num_budgets: int) -> list[Fraction | None]:
+def exact_budget(argument: str, budget: Any, num_budgets: int) -> list[Fraction | None]:
     """Budgets as the decimal fractions that were meant: 0.29 is 29/100, so 0.29 of 100 problems is 29, not 28."""
     values: list[Any] = np.atleast_1d(np.asarray(budget, dtype=object)).tolist()
     if len(values) != num_budgets:

@@ -295,10 +295,10 @@ def test_gains_that_nearly_all_cost_the_same(offset, shares):
     """A dual function that is flat beside its value: samples that stop at once only look as if they agreed."""
     rng, size = np.random.default_rng(3), 40_000
     cheap = rng.integers(100, 400, size)
-    dear = cheap + rng.integers(500, 3000, size)
-    gain = 7e-5 * (dear - cheap) * (1 + 1e-3 * rng.standard_normal(size))
+    expensive = cheap + rng.integers(500, 3000, size)
+    gain = 7e-5 * (expensive - cheap) * (1 + 1e-3 * rng.standard_normal(size))
     utility = (np.stack([np.zeros(size), gain], 1) + offset + rng.random(size)[:, None]).ravel()
-    tokens = np.stack([cheap, dear], 1).ravel()
+    tokens = np.stack([cheap, expensive], 1).ravel()
     cost: Any = np.stack([tokens, np.tile([0, 1], size)]) if shares else tokens
     found = allocate(
         utility, np.repeat(np.arange(size), 2), cost, [900.0, 0.5] if shares else 900.0, relative_gap=1e-13

@@ -358,7 +358,7 @@ def test_a_full_disk_is_said_and_a_rerun_goes_on(task, tmp_path):
         assert 0 < kept < TOTAL
         assert run(task, url, out).exit_code == 0
     assert_whole(out)
-    assert sum(answered.values()) <= TOTAL + 2 * 2  # what was under way when the disk was full is asked again
+    assert sum(answered.values()) <= TOTAL + 2 * 2  # what was in flight when the disk was full is asked again
 
 
 @pytest.mark.timeout(3600)
@@ -366,11 +366,11 @@ def test_a_full_disk_is_said_and_a_rerun_goes_on(task, tmp_path):
     "num_kills", [pytest.param(3, marks=pytest.mark.slow), pytest.param(200, marks=pytest.mark.stress)]
 )
 def test_killed_at_random_moments(task, tmp_path, num_kills):
-    """Most kills come while responses arrive, after a random number of them; what they lose was under way.
+    """Most kills come while responses arrive, after a random number of them; what they lose was in flight.
 
     Every fifth comes at any time, and the last ones after all responses have come: while they are judged and written.
     """
-    out, said, rng, under_way, seen = tmp_path / "run", tmp_path / "said", random.Random(num_kills), 2, Counter()
+    out, said, rng, in_flight, seen = tmp_path / "run", tmp_path / "said", random.Random(num_kills), 2, Counter()
     num_responses = 20 if num_kills < 20 else 200
     num_late, wanted = num_kills // 5, num_responses * NUM_PROBLEMS
     store = out / "rollouts.jsonl"
@@ -379,7 +379,7 @@ def test_killed_at_random_moments(task, tmp_path, num_kills):
         return max(0, store.read_bytes().count(b"\n") - 1) if store.exists() else 0
 
     with serving(lambda number: "500" if number % 5 == 0 else None, seconds=0.02) as (url, answered, _):
-        more = ("--num-responses", num_responses, "--engine", f"num_concurrent={under_way}")
+        more = ("--num-responses", num_responses, "--engine", f"num_concurrent={in_flight}")
         more += ("--engine", "price_prompt=1e6,price_completion=2e6")
 
         def complete(folder):
@@ -405,12 +405,12 @@ def test_killed_at_random_moments(task, tmp_path, num_kills):
         for number in range(num_kills - num_late):
             interrupt(number, late=False)
         num_asked, num_kept = sum(answered.values()), stored()
-        assert num_kept < wanted and num_asked <= num_kept + under_way * (num_kills - num_late)
+        assert num_kept < wanted and num_asked <= num_kept + in_flight * (num_kills - num_late)
         complete(out)
         num_asked = sum(answered.values())
         about = json.loads((out / "eval.json").read_text())
         assert sum(call["num_new"] for call in about["calls"]) == wanted
-        assert about["bill"]["cost"] >= 17 * wanted  # what was lost under way costs too, and is not known
+        assert about["bill"]["cost"] >= 17 * wanted  # what was lost in flight costs too, and is not known
         for number in range(num_late):
             if rng.random() < 0.5:
                 (out / "responses.jsonl").unlink(missing_ok=True)

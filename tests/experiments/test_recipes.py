@@ -97,7 +97,7 @@ def test_the_best_candidate_is_chosen_by_its_goal_and_all_are_kept(tmp_path, bui
     assert [row["chosen"] for row in rows] == [False, True]  # the second is right more often
     assert rows[1]["accuracy"] > rows[0]["accuracy"] and rows[1]["above_random_mix"] < rows[0]["above_random_mix"]
     rows = choose(context, replace(recipe, goal="above_random_mix"))
-    assert [row["chosen"] for row in rows] == [True, False]  # but at the price of a dear response each time
+    assert [row["chosen"] for row in rows] == [True, False]  # but at the price of an expensive response each time
     path = Path(context.job.tuning_file)
     assert read_tuning(path) == rows and is_tuned(path, "mine") and not is_tuned(path, "grpo")
     assert options_of(recipe, rows) == {"x": 1}

@@ -25,12 +25,12 @@ from tests.routing.test_router import run, write
 pytest.importorskip("sklearn")
 
 
-def rows_of(num_problems=120, seed=0, tells=True, cheap=100, dear=1000, num_answers=4):
+def rows_of(num_problems=120, seed=0, tells=True, cheap=100, expensive=1000, num_answers=4):
     """Half of the problems are beyond the short answers; prompts do not tell which, lengths and agreement may."""
     rng, rows = np.random.default_rng(seed), []
     for p in range(num_problems):
         hard = rng.random() < 0.5
-        for group, tokens, right in (("short", cheap, 0.1 if hard else 0.95), ("long", dear, 0.9)):
+        for group, tokens, right in (("short", cheap, 0.1 if hard else 0.95), ("long", expensive, 0.9)):
             for _ in range(num_answers):
                 reward = int(rng.random() < right)
                 wordy = 2.0 if tells and group == "short" and not reward else 1.0
@@ -73,8 +73,8 @@ def test_every_cheap_answer_is_a_row_whose_costs_hold_what_was_spent(tmp_path, n
             spent = sum(other["tokens"] for other in others)
             assert first.table.problems[at] == name == table.problems[first.place[at]]
             assert first.table.reward[at].tolist() == [row["reward"], np.mean([other["reward"] for other in long])]
-            dear = np.mean([other["tokens"] for other in long])
-            assert first.table.cost[at] == pytest.approx([spent, spent + dear])
+            expensive = np.mean([other["tokens"] for other in long])
+            assert first.table.cost[at] == pytest.approx([spent, spent + expensive])
             assert first.table.numbers["tokens"][at] == pytest.approx(math.log1p(row["tokens"]))
             if num_answers == 2:
                 assert first.table.numbers["agree"][at] == (others[0]["response"] == others[1]["response"])

@@ -168,7 +168,7 @@ def test_the_overdraft_is_never_above_the_bound(plan, steps):
     st.floats(0, 100) | st.just(math.inf),
 )
 @settings(max_examples=60)
-def test_what_is_under_way_bounds_the_overdraft(requests, most, overdraft, overcommit):
+def test_what_is_in_flight_bounds_the_overdraft(requests, most, overdraft, overcommit):
     """At most `most` in flight, none more expensive than its cap: then the caps say how much can ever be overspent."""
     budget = {"mean": 10.0, "overdraft": overdraft, "burst": 10.0, "overcommit": overcommit}
     controller = Controller(ServingPolicy.from_dict({"budget": {"tokens": budget}}))

@@ -122,7 +122,7 @@ def models(size, seed):
 
 def spend(policy, gain, cost):
     """Mean cost and mean gain of what the controller chooses, settled at once; and the controller."""
-    controller, groups, place = Controller(policy), ("cheap", "middle", "dear"), []
+    controller, groups, place = Controller(policy), ("cheap", "middle", "expensive"), []
     for i, (gains, costs) in enumerate(zip(gain.tolist(), cost.tolist(), strict=True)):
         made = controller.decide(
             [
@@ -157,14 +157,14 @@ def test_value_never_falls_as_the_budget_grows_and_is_never_below_the_best_const
 
 
 def test_a_group_that_a_given_room_cannot_hold_is_not_bought_and_is_said():
-    """The budget of `middle`, and a room that `dear` alone exceeds: its cheapest answers would starve all others."""
+    """The budget of `middle`, and a room that `expensive` alone exceeds: its cheapest would starve all others."""
     gain, cost = models(3000, 1)
     mean = 1.2 * cost[:, 1].mean()
     budget = BudgetPolicy(name="dollars", mean=mean, overdraft=5 * mean)
     spent, value, controller = spend(ServingPolicy(budgets=(budget,)), gain, cost)
     assert value >= gain.mean(axis=0)[1] and spent <= mean * 1.01
     (said,) = controller.cautions()
-    assert "response group 'dear'" in said and "more than there is room for" in said
+    assert "response group 'expensive'" in said and "more than there is room for" in said
     again = Controller.from_state(controller.policy, json.loads(json.dumps(controller.state_dict())))
     assert again.cautions() == controller.cautions()
     assert spend(ServingPolicy.from_dict({"budget": {"dollars": 1.0}}), gain, cost)[2].cautions() == []

@@ -37,7 +37,7 @@ def in_flight(controller, num_requests, latency, caps):
 
 
 @pytest.mark.parametrize("latency", [0, 20, 100, 600])
-def test_tokens_are_held_and_used_with_many_capped_responses_under_way(latency):
+def test_tokens_are_held_and_used_with_many_capped_responses_in_flight(latency):
     """The page of the gateway: caps of 4,096 and 16,384, room for 20,000. All that are in flight are never at them."""
     controller = Controller(ServingPolicy.from_dict({"budget": {"tokens": {"mean": 2000.0, "overdraft": 20000.0}}}))
     cost, kept = in_flight(controller, 5000, latency, (4096.0, 16384.0))

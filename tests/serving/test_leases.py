@@ -323,7 +323,7 @@ def test_a_store_that_is_gone_stops_nobody(tmp_path):
         assert (bucket.num_requests, bucket.spent) == (500, 500 * 40.0)
 
 
-def test_what_happens_while_an_exchange_is_under_way_is_reported_before_the_end(place):
+def test_what_happens_while_an_exchange_is_in_flight_is_reported_before_the_end(place):
     _, address = place
     policy = ServingPolicy.from_dict({"budget": {"tokens": {"mean": 40, "overdraft": 3000}}})
 

@@ -145,8 +145,8 @@ def test_the_room_follows_what_the_budget_buys_inside_its_limits():
     rng, seen = np.random.default_rng(2), []
     for number in range(1500):
         # First what is bought costs 200, then also 6,000 for one request in a hundred, with the largest gain.
-        dear = number >= 500 and number % 100 == 0
-        gain, tokens = (90.0, 6000.0) if dear else (rng.random(), 200.0)
+        expensive = number >= 500 and number % 100 == 0
+        gain, tokens = (90.0, 6000.0) if expensive else (rng.random(), 200.0)
         options = [
             Candidate(response_group="short", gain=0.0, cost={"tokens": 10.0}),
             Candidate(response_group="long", gain=gain, cost={"tokens": tokens}),

@@ -81,7 +81,7 @@ def test_caps_are_kept_ready_and_the_budget_is_used_nevertheless(in_flight, over
         assert row["spent"] < 1500
 
 
-def test_what_is_under_way_limits_the_windows_that_anybody_can_hold():
+def test_what_is_in_flight_limits_the_windows_that_anybody_can_hold():
     came, plan = requests(6000, failures=0.0), ServingPolicy.from_dict({"budget": {"tokens": {"mean": 2500.0}}})
     known = replace(came, estimate=came.cost)
     done = simulate(known, plan)
