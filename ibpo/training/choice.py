@@ -24,6 +24,8 @@ on hidden states scaled to unit size. The strength l2 and a factor on D are thos
 
 on problems that had no say in the fit (five folds), and an intercept per group, which is a direction in h that is 1 on
 all prompts, makes the shares the allocation's, on prompts without answers where there are any, else on left-out ones.
+Under a budget of tokens that binds, it then moves along the groups' mean costs until the expected tokens (a regression
+on the features) are the budget: a choice that is less sharp than the allocation pays for longer responses.
 This is ours; it stands where weighted SFT stands in `ibpo.training.trainer` (Yu et al. 2025, section 3.2), for the
 opening tokens alone.
 
@@ -40,12 +42,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize
+from scipy.optimize import brentq, minimize
 from scipy.special import logsumexp, softmax
 
 from ibpo.responses import EncodedGroups
 from ibpo.rollouts import pad_left
-from ibpo.training.lower_level import Batch, LowerLevel, Selection
+from ibpo.training.lower_level import Batch, LowerLevel, Selection, group_means, ridge
 from ibpo.training.reference_model import features_of
 
 FloatArray = NDArray[np.float64]
@@ -170,6 +172,8 @@ class TrainedChoice:
     """The lower level's allocation."""
     share: FloatArray
     """[G]: mean probability of each group on the unlabelled prompts, else on problems left out of the fit."""
+    tokens: float
+    """Expected tokens per prompt on the same; NaN without a budget of tokens."""
     strength: float
     """l2."""
     factor: float
@@ -199,13 +203,40 @@ def train_choice(
     utility = np.zeros((len(states.rest), num_groups))
     known = batch.response_group >= 0
     utility[batch.prompt[known], batch.response_group[known]] = selection.utility[known]
-    price = np.zeros(num_groups)
-    for term, own in zip(lower_level.budgets, selection.price, strict=True):
-        if term.group is not None and not term.column:
-            price[term.group] += -own if term.at_least else own
-    price[1:] += lower_level.min_gain
-    delta, share, strength, factor = project(states, selection.assigned_group, utility - price, unlabelled, bodies)
-    return TrainedChoice(delta=delta, selection=selection, share=share, strength=strength, factor=factor)
+    # u_ig - price_g, and under a budget of tokens - price x tokens_ig
+    worth = utility - lower_level.min_gain * (np.arange(num_groups) > 0)
+    expected = _expected_tokens(states, batch, num_groups, unlabelled)
+    spend: float | None = None
+    of_tokens = False
+    for term, own, spent in zip(lower_level.budgets, selection.price, selection.spent, strict=True):
+        if term.column:
+            continue
+        signed = -own if term.at_least else own
+        if term.group is not None:
+            worth[:, term.group] -= signed
+            continue
+        of_tokens = True
+        worth -= signed * expected[: len(worth)]
+        spend = float(spent) if own else spend
+    delta, share, tokens, strength, factor = project(
+        states, selection.assigned_group, worth, unlabelled, bodies, expected=expected, spend=spend
+    )
+    return TrainedChoice(
+        delta=delta, selection=selection, share=share, tokens=tokens if of_tokens else np.nan, strength=strength,
+        factor=factor,
+    )  # fmt: skip
+
+
+def _expected_tokens(
+    states: ChoiceStates, batch: Batch, num_groups: int, unlabelled: ChoiceStates | None
+) -> FloatArray:
+    """Tokens of a response of each group by their regression, float [P + prompts without answers, G]."""
+    tokens = group_means(batch, num_groups).tokens
+    features = states.features
+    if unlabelled is not None:
+        features = np.concatenate([features, unlabelled.features])
+        tokens = np.concatenate([tokens, np.full((len(unlabelled.rest), num_groups), np.nan)])
+    return np.maximum(ridge(features.astype(np.float32), tokens), 0.0)
 
 
 def project(
@@ -214,7 +245,10 @@ def project(
     worth: FloatArray,
     unlabelled: ChoiceStates | None = None,
     bodies: ChoiceStates | None = None,
-) -> tuple[FloatArray, FloatArray, float, float]:
+    *,
+    expected: FloatArray | None = None,
+    spend: float | None = None,
+) -> tuple[FloatArray, FloatArray, float, float, float]:
     """The rows D whose choice is nearest to an allocation, on problems that had no say in it.
 
     Args:
@@ -223,9 +257,12 @@ def project(
         worth: float [P, G]: utility less price, by which l2 and factor are chosen.
         unlabelled: of prompts that the intercepts are set on.
         bodies: of tokens on which no opening may be likely.
+        expected: float [P + unlabelled prompts, G]: tokens of a response; None: 1 each.
+        spend: mean tokens that the choice must come to; None: whatever the allocation's shares cost.
 
     Returns:
-        D [G, H], the shares [G] on unlabelled prompts or else on problems left out of the fit, l2 and the factor.
+        D [G, H]; the shares [G] and the expected tokens on unlabelled prompts or else on problems left out of the fit;
+        l2 and the factor.
     """
     num_groups = worth.shape[1]
     used = np.flatnonzero(assigned >= 0)
@@ -234,6 +271,8 @@ def project(
     inputs = states.hidden / scale
     constant = _ones(inputs[used], None if bodies is None else bodies.hidden / scale)
     avoid = None if bodies is None else (bodies.hidden / scale, bodies.opening, bodies.rest)
+    if expected is None:
+        expected = np.ones((len(states.rest) + (0 if unlabelled is None else len(unlabelled.rest)), num_groups))
     fold = np.random.default_rng(0).permutation(len(used)) % NUM_FOLDS
     best: tuple[float, float, float, FloatArray] | None = None
     for strength in STRENGTHS:
@@ -244,18 +283,20 @@ def project(
             shift[fold == k] = inputs[used][fold == k] @ rows.T
         for factor in FACTORS:
             logits = states.opening[used] + factor * shift
-            share = _with_shares(logits, states.rest[used], target)[0]
+            share = _with_shares(logits, states.rest[used], target, expected[used], spend)[0]
             value = float((share * worth[used]).sum(1).mean())
             if best is None or value > best[0] + 1e-6:
                 best = value, strength, factor, factor * shift
     assert best is not None
     _, strength, factor, shift = best
     rows = factor * _fit(inputs[used], states, used, assigned, strength, avoid)
-    logits, rest = states.opening[used] + shift, states.rest[used]
+    logits, rest, tokens = states.opening[used] + shift, states.rest[used], expected[used]
     if unlabelled is not None:
         logits, rest = unlabelled.opening + (unlabelled.hidden / scale) @ rows.T, unlabelled.rest
-    share, intercept = _with_shares(logits, rest, target)
-    return (rows + intercept[:, None] * constant) / scale, share.mean(0), strength, factor
+        tokens = expected[len(states.rest) :]
+    share, intercept = _with_shares(logits, rest, target, tokens, spend)
+    delta = (rows + intercept[:, None] * constant) / scale
+    return delta, share.mean(0), float((share * tokens).sum(1).mean()), strength, factor
 
 
 def _ones(inputs: FloatArray, zeros: FloatArray | None) -> FloatArray:
@@ -302,19 +343,39 @@ def _fit(
     return minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 500}).x.reshape(num_groups, -1)
 
 
-def _with_shares(logits: FloatArray, rest: FloatArray, target: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Shift each group's logits so that its mean share is the target's: probabilities [P, G], shifts [G]."""
+def _with_shares(
+    logits: FloatArray, rest: FloatArray, target: FloatArray, tokens: FloatArray, spend: float | None
+) -> tuple[FloatArray, FloatArray]:
+    """Shift each group's logits so that its mean share is the target's: probabilities [P, G], shifts [G].
+
+    With `spend`, then along the groups' mean tokens, so that the expected ones [P, G] come to it.
+    """
     shift = np.zeros(logits.shape[1])
     every = np.concatenate([logits, rest[:, None]], 1)
-    share = softmax(every, axis=1)[:, :-1]
+
+    def shares(shift: FloatArray) -> FloatArray:
+        every[:, :-1] = logits + shift
+        return softmax(every, axis=1)[:, :-1]
+
+    share = shares(shift)
     for _ in range(200):
         # Damped: shares of nearly 0 or 1 are steep.
         step = np.log((target + 1e-4) / (share.mean(0) + 1e-4))
         shift += np.clip(step, -2.0, 2.0)
-        every[:, :-1] = logits + shift
-        share = softmax(every, axis=1)[:, :-1]
+        share = shares(shift)
         if np.abs(step).max() < 1e-4:
             break
+    if spend is not None and np.ptp(mean := tokens.mean(0)) > 0:
+        # Logits are centred on the standard group's, so that no group's opening wanes on all prompts.
+        direction = (mean - mean[0]) / np.ptp(mean)
+
+        def excess(slope: float) -> float:
+            return float((shares(shift - slope * direction) * tokens).sum(1).mean()) - spend
+
+        ends = -40.0, 40.0
+        slope = brentq(excess, *ends) if excess(ends[0]) > 0 > excess(ends[1]) else 0.0
+        shift = shift - slope * direction
+        share = shares(shift)
     return share, shift
 
 

@@ -85,6 +85,31 @@ def test_three_groups():
     assert share[level == 2].mean(0).argmax() in (0, 2) and share[level == 2, 1].mean() < 0.05
 
 
+@pytest.mark.parametrize("num_unlabelled", [0, 2_000])
+def test_a_budget_of_tokens_is_kept_where_costs_differ(num_unlabelled):
+    """Long responses to the hardest problems are three times as long, and never right."""
+    names, rewards = ("standard", "short", "long"), [[0.95, 0.1, 0.05], [0.95, 0.5, 0.05], [0.95, 0.9, 0.1]]
+    lengths = np.array([[4, 4, 4], [50, 60, 70], [150, 250, 450]])
+    states, level = draw_states(500, 0, 3)
+    drawn = responses(level, rewards, 1)
+    drawn["tokens"] = lengths[drawn["response_group"], level[drawn["prompt"]]] * np.tile([0.9, 1.1], 750)
+    batch = Batch(features=states.features, **drawn)
+    terms = read_budget({"tokens": 60}, list(names), lambda _: None)
+    lower_level = LowerLevel(num_groups=3, budgets=terms, utility="regression", window=1, min_gain=0.05)
+    unlabelled = draw_states(num_unlabelled, 3, 3)[0] if num_unlabelled else None
+    found = train_choice(states, batch, lower_level, unlabelled)
+    unseen, seen_level = draw_states(4_000, 7, 3)
+    share = unseen.shares(found.delta)
+    spent = float((share * lengths.T[seen_level]).sum(1).mean())
+    assert found.tokens == pytest.approx(60, abs=0.01) and found.selection.price[0] > 0
+    # Of a sample of unseen prompts, whose mix of levels is another one's.
+    assert spent == pytest.approx(60, rel=0.1)
+    right = float((share * np.array(rewards).T[seen_level]).sum(1).mean())
+    mixed = 60 / lengths[2].mean()
+    assert right > (1 - mixed) * np.mean(rewards[0]) + mixed * np.mean(rewards[2]) + 0.05
+    assert share[seen_level == 2, 2].mean() < 0.1 < share[seen_level == 1, 2].mean()
+
+
 def test_states_come_back_from_disk_as_they_were(tmp_path):
     states, _ = draw_states(10, 0)
     states.save(tmp_path / "states.npz")
