@@ -58,6 +58,13 @@ class TrainConfig(Table):
     seed: int = Field(default=0, ge=0)
 
 
+class ExampleConfig(Table):
+    """`[[data.examples]]`: a problem with a reply to it, one turn of the chat in front of each problem."""
+
+    problem: str
+    reply: str
+
+
 class DataConfig(Table):
     """`[data]`: the problems. A shipped task, or rows of one's own with the names of their columns."""
 
@@ -92,6 +99,8 @@ class DataConfig(Table):
     """The prompt, with `{problem}` and `{tests}`; "": the task's, or the problem alone."""
     system: str = ""
     """The system message in front of each problem; "": none, and a chat template may then put in its own."""
+    examples: list[ExampleConfig] = Field(default_factory=list)
+    """Turns between it and the problem, which show the forms of a response to a model that does not know them."""
     judge: Literal["", "math", "exact", "code", "llm"] = ""
     """`math`, `exact`, `code` or `llm` (see `[judge]`); "": the task's, or `math`."""
     limit: int | None = Field(default=None, ge=1)

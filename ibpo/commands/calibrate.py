@@ -135,10 +135,10 @@ def _probabilities(model: str, prompts: list[Any], places: list[str], prefix: st
     opening = encode_prefix(prefix, tokenizer)
     if not opening:
         raise IbpoError(f"--prefix {prefix!r}: holds no token; give the text that opens an extended response")
-    groups, options, system = asked_by(model)
+    groups, options, before = asked_by(model)
     ids = []
     for value, place in zip(prompts, places, strict=True):
-        prompt = _messages(value, place, groups, system) if tokenizer.chat_template else value
+        prompt = _messages(value, place, groups, before) if tokenizer.chat_template else value
         ids.append(_token_ids(tokenizer, prompt, place, prefix, options))
     if tokenizer.chat_template:
         told = sum(bool(group.instruction) for group in groups)
@@ -158,7 +158,9 @@ def _probabilities(model: str, prompts: list[Any], places: list[str], prefix: st
     return scores
 
 
-def _messages(value: Any, place: str, groups: list[ResponseGroup], system: str) -> list[dict[str, str]]:
+def _messages(
+    value: Any, place: str, groups: list[ResponseGroup], before: list[dict[str, str]]
+) -> list[dict[str, str]]:
     """The prompt that the policy is asked with: what a run's recipe puts in front is put here, once."""
     from ibpo.responses import offer
 
@@ -168,9 +170,8 @@ def _messages(value: Any, place: str, groups: list[ResponseGroup], system: str) 
     missing = [group for group in groups if group.instruction and group.instruction not in last]
     offered: Any = offer(missing, value, chat=True)
     messages: list[dict[str, str]] = [dict(message) for message in offered]
-    if system and messages[0].get("role") != "system":
-        messages.insert(0, {"role": "system", "content": system})
-    return messages
+    there = messages[0].get("role") == "system" or messages[: len(before)] == before
+    return messages if there else [*before, *messages]
 
 
 def _token_ids(tokenizer: Any, value: Any, place: str, prefix: str, options: dict[str, Any]) -> list[int]:

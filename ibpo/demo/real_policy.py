@@ -213,9 +213,7 @@ def record(job: RealJob, experiment: Experiment) -> None:
         texts = [tokenizer(row["completion"], add_special_tokens=False)["input_ids"] for row in rows]
         written = [[*ids, tokenizer.eos_token_id] for ids in texts]
         prompts = [prompt[row["problem_id"]] for row in rows]
-        partial = job.states("bodies").with_suffix(".partial")
-        read_bodies(model, tokenizer, prompts, written, groups, experiment.temperature).save(partial)
-        os.replace(partial, job.states("bodies"))
+        read_bodies(model, tokenizer, prompts, written, groups, experiment.temperature).save(job.states("bodies"))
 
 
 def sample_untrained(job: RealJob, experiment: Experiment) -> None:
@@ -356,9 +354,7 @@ def _write_states(job: RealJob, experiment: Experiment, model: Any, tokenizer: A
     groups: EncodedGroups = encode_groups(experiment.response_groups, tokenizer)
     prompts = [encode_prompt(tokenizer, p.prompt) for p in job.problems(split)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    read_states(model, tokenizer, prompts, groups, experiment.temperature).save(partial)
-    os.replace(partial, path)
+    read_states(model, tokenizer, prompts, groups, experiment.temperature).save(path)
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

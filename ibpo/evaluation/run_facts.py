@@ -12,6 +12,7 @@ from typing import Any
 from ibpo.budget import parse_budget_entry
 from ibpo.config import ResponseGroupConfig
 from ibpo.responses import build_response_groups
+from ibpo.tasks import messages_before
 from ibpo.types import ResponseGroup
 
 Json = dict[str, Any]
@@ -55,8 +56,8 @@ def trained_policy(model: str) -> Json | None:
     return {"group": group, "budget": budget, "steps": _steps(rows, group), "run": str(run)}
 
 
-def asked_by(model: str) -> tuple[list[ResponseGroup], Json, str]:
-    """How the policy of a folder `RUN/model` was asked in training: groups, options of the template, system message.
+def asked_by(model: str) -> tuple[list[ResponseGroup], Json, list[dict[str, str]]]:
+    """How the policy of a folder `RUN/model` was asked in training: groups, options of the template, messages before.
 
     Nothing of all this for any other model.
     """
@@ -65,9 +66,11 @@ def asked_by(model: str) -> tuple[list[ResponseGroup], Json, str]:
         table = tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))
         configs = [ResponseGroupConfig.model_validate(group) for group in table["response_group"]]
         options = dict(table.get("trl", {}).get("chat_template_kwargs") or {})
-        return build_response_groups(configs), options, str(table.get("data", {}).get("system", ""))
+        data = table.get("data", {})
+        before = messages_before(str(data.get("system", "")), data.get("examples", []))
+        return build_response_groups(configs), options, before
     except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
-        return [], {}, ""
+        return [], {}, []
 
 
 def training_of(path: Path) -> dict[str, list[Json]]:

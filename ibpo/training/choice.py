@@ -34,6 +34,7 @@ Letters: P problems, R responses, G response groups, H width of the model, D fea
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,9 +45,11 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import brentq, minimize
 from scipy.special import logsumexp, softmax
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from ibpo.responses import EncodedGroups
 from ibpo.rollouts import pad_left
+from ibpo.runs import atomic_path
 from ibpo.training.lower_level import Batch, LowerLevel, Selection, group_means, ridge
 from ibpo.training.reference_model import features_of
 
@@ -56,7 +59,9 @@ STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
 FACTORS = (1.0, 2.0, 4.0)
 """On the fitted D: an allocation is a yes or no, and what the regression leaves undecided is paid for."""
 NUM_FOLDS = 5
-PROMPTS_AT_ONCE = 64
+PROMPTS_AT_ONCE = 16
+LEAST_SHARED = 64
+"""Tokens that all prompts begin with, from which on they are read once for all."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,9 +83,9 @@ class ChoiceStates:
         return softmax(np.concatenate([logits, self.rest[:, None]], 1), axis=1)[:, :-1]
 
     def save(self, path: Path) -> None:
-        """Write them down, in single precision."""
+        """Write them down, in single precision; a crash leaves no part of a file."""
         arrays = {name: getattr(self, name).astype(np.float32) for name in self.__slots__}
-        with path.open("wb") as file:
+        with atomic_path(path) as partial, partial.open("wb") as file:
             np.savez(file, **arrays)
 
     @classmethod
@@ -88,6 +93,53 @@ class ChoiceStates:
         """Read what `save` wrote."""
         with np.load(path, allow_pickle=False) as arrays:
             return cls(**{name: arrays[name].astype(float) for name in cls.__slots__})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _SharedStart:
+    """What all prompts begin with, a system message or examples: read once, its keys and values are repeated."""
+
+    num_tokens: int
+    """0: too few to be worth it, or the model's cache is none that can be repeated."""
+    cache: Any = None
+    layers: Sequence[torch.Tensor] = ()
+    """Each [1, num_tokens, H]."""
+
+    @classmethod
+    def of(cls, model: Any, prompts: Sequence[Sequence[int]]) -> _SharedStart:
+        low, high = min(map(tuple, prompts)), max(map(tuple, prompts))  # all others are between them
+        num_tokens = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), len(low))
+        num_tokens = min(num_tokens, min(map(len, prompts)) - 1)
+        if num_tokens < LEAST_SHARED or len(prompts) == 1:
+            return cls(num_tokens=0)
+        ids = torch.tensor([low[:num_tokens]], device=model.device)
+        with torch.no_grad():
+            out = model(input_ids=ids, output_hidden_states=True, logits_to_keep=1, use_cache=True)
+        cache = out.past_key_values
+        if not isinstance(cache, DynamicCache) or any(type(layer) is not DynamicLayer for layer in cache.layers):
+            return cls(num_tokens=0)
+        return cls(num_tokens=num_tokens, cache=cache, layers=out.hidden_states[1:])
+
+    def read(
+        self, model: Any, rows: Sequence[Sequence[int]], pad_token_id: int, keep: int = 1
+    ) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
+        """States behind each layer [P, T, H], logits of the last `keep` tokens [P, keep, V], and the mask [P, T]."""
+        ids, mask = (x.to(model.device) for x in pad_left([row[self.num_tokens :] for row in rows], pad_token_id))
+        asked: dict[str, Any] = {"input_ids": ids, "output_hidden_states": True, "logits_to_keep": keep}
+        if self.num_tokens:
+            cache = copy.deepcopy(self.cache)
+            cache.batch_repeat_interleave(len(rows))
+            mask = torch.cat([mask.new_ones(len(rows), self.num_tokens), mask], 1)
+            # Padding stands between what is shared and what follows: positions do not count it.
+            position = (mask.cumsum(1) - 1)[:, self.num_tokens :]
+            asked |= {"past_key_values": cache, "use_cache": True, "position_ids": position}
+        with torch.no_grad():
+            out = model(attention_mask=mask, **asked)
+        layers = list(out.hidden_states[1:])
+        if self.num_tokens:
+            pairs = zip(self.layers, layers, strict=True)
+            layers = [torch.cat([start.expand(len(rows), -1, -1), own], 1) for start, own in pairs]
+        return layers, out.logits, mask
 
 
 def read_states(
@@ -109,18 +161,15 @@ def read_states(
     first = [prefix[0] for prefix in groups.prefix_ids]
     parts: list[tuple[np.ndarray, ...]] = []
     order = np.argsort([len(ids) for ids in prompts], kind="stable")
-    pad = tokenizer.pad_token_id or 0
+    shared = _SharedStart.of(model, prompts)
     for start in range(0, len(prompts), PROMPTS_AT_ONCE):
         some = [list(prompts[i]) for i in order[start : start + PROMPTS_AT_ONCE]]
-        ids, mask = (one.to(model.device) for one in pad_left(some, pad))
-        with torch.no_grad():
-            out = model(input_ids=ids, attention_mask=mask, output_hidden_states=True, logits_to_keep=1)
-        logits = out.logits[:, -1].double().cpu().numpy() / temperature
+        layers, logits, mask = shared.read(model, some, tokenizer.pad_token_id or 0)
+        logits = logits[:, -1].double().cpu().numpy() / temperature
         opening = logits[:, first]
         logits[:, first] = -np.inf
-        hidden = out.hidden_states[-1][:, -1].double().cpu().numpy() / temperature
-        features = features_of(out.hidden_states[1:], mask)
-        parts.append((features, hidden, opening, logsumexp(logits, axis=1)))
+        hidden = layers[-1][:, -1].double().cpu().numpy() / temperature
+        parts.append((features_of(layers, mask), hidden, opening, logsumexp(logits, axis=1)))
     back = np.argsort(order)
     features, hidden, opening, rest = (np.concatenate(one)[back] for one in zip(*parts, strict=True))
     return ChoiceStates(features=features, hidden=hidden, opening=opening, rest=rest)
@@ -149,14 +198,13 @@ def read_bodies(
     """
     first = [prefix[0] for prefix in groups.prefix_ids]
     parts: list[tuple[np.ndarray, ...]] = []
+    shared = _SharedStart.of(model, prompts)
     for prompt, completion in zip(prompts, completions, strict=True):
-        ids = torch.tensor([[*prompt, *completion]], device=model.device)
-        with torch.no_grad():
-            out = model(input_ids=ids, output_hidden_states=True, logits_to_keep=len(completion))
-        logits = out.logits[0, :-1].double().cpu().numpy() / temperature
+        layers, logits, _ = shared.read(model, [[*prompt, *completion]], 0, len(completion))
+        logits = logits[0, :-1].double().cpu().numpy() / temperature
         opening = logits[:, first]
         logits[:, first] = -np.inf
-        hidden = out.hidden_states[-1][0, len(prompt) : -1].double().cpu().numpy() / temperature
+        hidden = layers[-1][0, len(prompt) : -1].double().cpu().numpy() / temperature
         parts.append((hidden, opening, logsumexp(logits, axis=1)))
     hidden, opening, rest = (np.concatenate(one) for one in zip(*parts, strict=True))
     return ChoiceStates(features=np.zeros((len(rest), 0)), hidden=hidden, opening=opening, rest=rest)

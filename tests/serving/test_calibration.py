@@ -170,20 +170,24 @@ def test_a_policy_is_asked_with_the_prompt_of_its_training(tmp_path):
     )
     groups = '[[response_group]]\nname = "a"\nprefix = "Answer:"\ninstruction = "Begin with Answer:."\n'
     (tmp_path / "model").mkdir()
-    (tmp_path / "config.toml").write_text(f'[data]\nsystem = "Be brief."\n{groups}')
-    found, options, system = asked_by(str(tmp_path / "model"))
-    assert ([group.name for group in found], options, system) == (["a"], {}, "Be brief.")
-    asked = _messages("1+2=", "line 1", found, system)
-    assert [m["role"] for m in asked] == ["system", "user"] and asked[1]["content"] == "Begin with Answer:.\n\n1+2="
-    assert _messages(asked, "line 1", found, system) == asked  # not twice
+    shown = '[[data.examples]]\nproblem = "1+1="\nreply = "Answer: 2"\n'
+    (tmp_path / "config.toml").write_text(f'[data]\nsystem = "Be brief."\n{shown}{groups}')
+    found, options, before = asked_by(str(tmp_path / "model"))
+    assert ([group.name for group in found], options) == (["a"], {})
+    asked = _messages("1+2=", "line 1", found, before)
+    assert [m["role"] for m in asked] == ["system", "user", "assistant", "user"]
+    assert asked[-1]["content"] == "Begin with Answer:.\n\n1+2="
+    assert _messages(asked, "line 1", found, before) == asked  # not twice
+    assert _messages(asked[1:], "line 1", found, before[1:]) == asked[1:]
     prompts = []
     tokenizer_of = lambda text, **_: prompts.append(text) or {"input_ids": [1]}  # noqa: E731
     tokenizer_of.chat_template, tokenizer_of.apply_chat_template = "x", tokenizer.apply_chat_template
     _token_ids(tokenizer_of, asked, "line 1", "Answer:", options)
-    assert prompts == ["<system>Be brief.<user>Begin with Answer:.\n\n1+2=<assistant>"]
+    turns = "<user>1+1=<assistant>Answer: 2<user>Begin with Answer:.\n\n1+2=<assistant>"
+    assert prompts == [f"<system>Be brief.{turns}"]
     with pytest.raises(IbpoError, match="the chat template writes it itself"):
         _token_ids(tokenizer_of, asked, "line 1", "<think>", {"open": True})
-    assert asked_by(str(tmp_path / "other" / "model")) == ([], {}, "")
+    assert asked_by(str(tmp_path / "other" / "model")) == ([], {}, [])
 
 
 def test_calibrate_from_a_policy(tmp_path):

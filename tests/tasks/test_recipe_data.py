@@ -11,6 +11,7 @@ from ibpo.errors import IbpoError
 from ibpo.responses.formats import FORMATS
 from ibpo.responses.groups import build_response_groups
 from ibpo.rewards.judges import Candidate
+from ibpo.runs import to_toml
 from ibpo.tasks.recipe_data import build_judge, hold_out, load_given, named_data
 from ibpo.tasks.task import Task
 from ibpo.types import Problem, ResponseGroup
@@ -140,6 +141,23 @@ def test_programs_of_ones_own(tmp_path):
     assert (problem.info["tests"], problem.info["setup"]) == ("assert double(3) == 6", "import math")
     with pytest.raises(IbpoError, match=r"rows.jsonl: names no column with tests"):
         load_given(DataConfig(path=str(path), problem="q", answer="a", judge="code"))
+
+
+def test_examples_are_turns_between_the_system_message_and_the_problem(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"problem": "2 + 2", "answer": "4"}\n')
+    recipe = tmp_path / "recipe.toml"
+    data = {"path": str(path), "examples": [{"problem": "1 + 1", "reply": "Answer:\n2"}]}
+    recipe.write_text(to_toml({"data": data}, "ibpo eval"))
+    given, _ = named_data(str(recipe))
+    [problem] = load_given(given)[1]
+    turns = [("user", "1 + 1"), ("assistant", "Answer:\n2"), ("user", "2 + 2")]
+    assert [(m["role"], m["content"]) for m in problem.prompt] == turns
+    [problem] = load_given(given.model_copy(update={"system": "Add."}))[1]
+    assert [(m["role"], m["content"]) for m in problem.prompt] == [("system", "Add."), *turns]
+    recipe.write_text(to_toml({"data": data | {"examples": [{"problem": "1 + 1"}]}}, "ibpo eval"))
+    with pytest.raises(IbpoError, match=r"recipe.toml: data\.examples.*reply"):
+        named_data(str(recipe))
 
 
 def test_the_hub_at_a_pinned_commit_only(monkeypatch):

@@ -116,3 +116,33 @@ def test_states_come_back_from_disk_as_they_were(tmp_path):
     again = ChoiceStates.load(tmp_path / "states.npz")
     assert np.allclose(states.shares(), again.shares(), atol=1e-6)
     assert np.allclose(states.features, again.features, atol=1e-6)
+
+
+def test_what_all_prompts_begin_with_is_read_once_and_changes_nothing(monkeypatch):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from ibpo.demo import experiment_named, model_path
+    from ibpo.responses import encode_groups
+    from ibpo.training import read_bodies, read_states
+
+    path = model_path("thinking")
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(path).eval(), AutoTokenizer.from_pretrained(path)
+    groups = encode_groups(experiment_named("thinking").response_groups, tokenizer)
+    rng = np.random.default_rng(0)
+    common = rng.integers(5, 20, 90).tolist()
+    prompts = [common + rng.integers(5, 20, size).tolist() for size in rng.integers(1, 30, 20)]
+    completions = [rng.integers(5, 20, size).tolist() for size in rng.integers(2, 9, 20)]
+    seen = []
+    forward = model.forward
+    monkeypatch.setattr(model, "forward", lambda **asked: seen.append(asked["input_ids"].numel()) or forward(**asked))
+    found = []
+    for least in (64, 10_000):
+        monkeypatch.setattr("ibpo.training.choice.LEAST_SHARED", least)
+        seen.clear()
+        states = read_states(model, tokenizer, prompts, groups, 0.7)
+        found.append((sum(seen), states, read_bodies(model, tokenizer, prompts, completions, groups, 0.7)))
+    (few, states, bodies), (many, alone, bodies_alone) = found
+    assert few < many / 2
+    for name in states.__slots__:
+        assert np.allclose(getattr(states, name), getattr(alone, name), atol=1e-4, rtol=1e-4), name
+        assert np.allclose(getattr(bodies, name), getattr(bodies_alone, name), atol=1e-4, rtol=1e-4), name
