@@ -43,7 +43,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ibpo.allocation import allocate
+from ibpo.allocation import allocate, random_mix
 from ibpo.config import read_recipe
 from ibpo.data import LogColumns
 from ibpo.evaluation import read_table
@@ -60,8 +60,9 @@ PACKED = Path("benchmarks/data/gsm8k_three_groups.csv.gz")
 TEMPERATURE = 0.7
 NUM_BODIES = 24
 """Training problems whose responses show the choice where no opening may be likely."""
-NUM_UNLABELLED = 400
-"""Training problems behind those that were sampled, of which only the prompts are read."""
+NUM_UNLABELLED = 600
+"""Problems behind the unseen ones in their file, of which only the prompts are read: budgets are held on what is
+what is served, and other prompts are a little easier or harder."""
 PARTS = (0.25, 0.5, 0.75)
 DRAWS = 2000
 
@@ -140,7 +141,7 @@ def write_states(runs: Path, model_path: Path, data: Path) -> None:
     num_train, num_test = (len(packed[split].reward) for split in ("train", "test"))
     wanted = {
         "train": ("train", slice(num_train)),
-        "unlabelled": ("train", slice(num_train, num_train + NUM_UNLABELLED)),
+        "unlabelled": ("test", slice(num_test, num_test + NUM_UNLABELLED)),
         "test": ("test", slice(num_test)),
     }
     (runs / "states").mkdir(exist_ok=True)
@@ -320,7 +321,8 @@ class Printer:
         )
         self.rows.append(
             {"name": name, "budget": budget and budget.name, "accuracy": reward.mean(), "tokens": tokens.mean()}
-            | {"steps": None if steps is None else steps.mean(), "above": above, "low": low, "high": high}
+            | {"accuracy_error": reward.std() / root, "steps": None if steps is None else steps.mean()}
+            | {"above": above, "low": low, "high": high}
         )
 
     def add_choice(self, name: str, budget: Budget | None, choice: FloatArray) -> None:
@@ -369,7 +371,6 @@ def routed(
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
     """A router's expected reward and tokens [P, G] of the unlabelled and of the unseen prompts."""
     questions = {split: _questions(data, split) for split in ("train", "test")}
-    num_train = len(train.reward)
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.jsonl"
         with log.open("w", encoding="utf-8") as file:
@@ -382,7 +383,7 @@ def routed(
     embedded = None if encoder is None else encoder.embed(table.prompts)
     router = fit_router(table, embedded=embedded, embedding=None if embedded is None else {"model": "encoder"})
     found = []
-    for prompts in (questions["train"][num_train : num_train + NUM_UNLABELLED], questions["test"][:num_test]):
+    for prompts in (questions["test"][num_test : num_test + NUM_UNLABELLED], questions["test"][:num_test]):
         asked = _as_table(table, prompts)
         scores = scores_of(router, asked, None if encoder is None else encoder.embed(prompts))
         order = [router.groups.index(name) for name in GROUPS]
@@ -439,7 +440,8 @@ def table(runs: Path | None, data: Path | None, encoder: Path | None, out: Path 
         routers["states"] = value[:cut], cost[:cut], value[cut:], cost[cut:]
     every = list(range(train.reward.shape[2]))
     for budget in budgets_of(train):
-        rows.add("oracle", budget, *held_out_oracle(test, budget))
+        if test.reward.shape[2] > 1:
+            rows.add("oracle", budget, *held_out_oracle(test, budget))
         for name, (gain, tokens, own_gain, own_tokens) in routers.items():
             price = priced(gain, budget.cost(tokens), budget.limit)
             rows.add_choice(name, budget, best_at_price(own_gain, budget.cost(own_tokens), price))
@@ -452,6 +454,44 @@ def table(runs: Path | None, data: Path | None, encoder: Path | None, out: Path 
             print(f"<!-- {time.process_time() - began:.0f} CPU s -->")
     if out is not None:
         out.write_text(json.dumps(rows.rows, indent=1) + "\n")
+        draw(rows.rows, out.with_suffix(".png"))
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Accuracy against tokens: budgets of tokens, and what needs none."""
+    from matplotlib.figure import Figure
+
+    def curve(name: str) -> list[dict[str, Any]]:
+        return [row for row in rows if row["name"] == name and str(row["budget"]).startswith("tokens")]
+
+    alone = {row["name"]: row for row in rows if row["budget"] is None}
+    figure = Figure(figsize=(7.2, 4.8), layout="constrained")
+    axes = figure.subplots()
+    groups = [alone[name] for name in GROUPS]
+    at = np.linspace(groups[0]["tokens"], groups[-1]["tokens"], 200)
+    cost, reward = (np.array([row[key] for row in groups]) for key in ("tokens", "accuracy"))
+    mixed = [float(random_mix(cost, reward, x)[0] @ reward) for x in at.tolist()]
+    axes.plot(at, mixed, "--", color="#8a8a8a", label="best random mixture")
+    votes = [alone["brief"], *(row for name, row in alone.items() if name.startswith("brief x"))]
+    lines = (("self-consistency of brief", votes, "D:", "#cc79a7"), ("route fit", curve("route"), "v-", "#e69f00"),
+             ("oracle, held out", curve("oracle"), "o:", "#222222"),
+             ("IBPO sampled", curve("IBPO sampled"), "s-", "#009e73"),
+             ("IBPO calibrated", curve("IBPO calibrated"), "P-", "#d55e00"))  # fmt: skip
+    for label, found, style, colour in lines:
+        shown = [row for row in found if row["tokens"] <= 1.3 * groups[-1]["tokens"]]
+        if shown:
+            x, y, error = ([row[key] for row in shown] for key in ("tokens", "accuracy", "accuracy_error"))
+            axes.errorbar(x, y, yerr=error, fmt=style, color=colour, capsize=2, label=label)
+    x, y, error = ([row[key] for row in groups] for key in ("tokens", "accuracy", "accuracy_error"))
+    axes.errorbar(x, y, yerr=error, fmt="s", color="#8a8a8a", capsize=2)
+    for row in groups:
+        axes.annotate(row["name"], (row["tokens"], row["accuracy"]), xytext=(5, -13), textcoords="offset points")
+    axes.set(
+        xlabel="tokens a problem", ylabel="accuracy", title="GSM8K, Qwen2.5-Coder-1.5B-Instruct, three response groups"
+    )
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False, loc="lower right", fontsize=9)
+    figure.savefig(path, dpi=150)
 
 
 def main() -> None:

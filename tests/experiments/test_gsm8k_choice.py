@@ -1,0 +1,71 @@
+"""`benchmarks/gsm8k_choice.py` on the log that lies beside it, and its figures against slower ways to the same."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks.gsm8k_choice import (
+    GROUPS,
+    above_mixture,
+    adaptive_consistency,
+    read_packed,
+    self_consistency,
+    table,
+)
+from ibpo.allocation import random_mix
+
+
+@pytest.fixture(scope="module")
+def packed():
+    return read_packed()
+
+
+def test_the_packed_log_is_whole(packed):
+    assert (len(packed["train"].reward), len(packed["test"].reward)) == (600, 400)
+    for recorded in packed.values():
+        assert np.isfinite(recorded.tokens).all() and set(np.unique(recorded.reward)) == {0.0, 1.0}
+        _, tokens = recorded.means()
+        assert (np.diff(tokens.mean(0)) > 0).all()
+
+
+def test_the_allocation_can_be_made_again_from_the_packed_log(tmp_path, capsys):
+    table(None, None, None, tmp_path / "rows.json")
+    assert "| steps |" in capsys.readouterr().out
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    oracle = {row["budget"]: row for row in rows if row["name"] == "oracle"}
+    assert len(oracle) == 6
+    for name, row in oracle.items():
+        assert name.startswith("steps") or row["low"] > 0  # even of responses that it has not seen
+    assert (tmp_path / "rows.png").stat().st_size > 10_000
+
+
+def test_above_the_mixture_is_above_random_mix():
+    rng = np.random.default_rng(0)
+    cost = rng.random((200, len(GROUPS))) + np.array([0, 3, 7])
+    reward = (rng.random(cost.shape) < [0.1, 0.5, 0.6]).astype(float)
+    for _ in range(20):
+        choice = np.eye(len(GROUPS))[rng.integers(0, len(GROUPS), 200)]
+        own, spent = (choice * reward).sum(1), (choice * cost).sum(1)
+        weight = random_mix(cost.mean(0), reward.mean(0), spent.mean())[0]
+        value, (low, high), error = above_mixture(own, spent, reward, cost)
+        assert value == pytest.approx(own.mean() - weight @ reward.mean(0), abs=1e-9)
+        assert low < value < high and 0.01 < error < 0.1
+
+
+def test_votes(packed):
+    test = packed["test"]
+    size = test.reward.shape[2]
+    one = [self_consistency(test.some([k]), 1, 1)[0] for k in range(size)]
+    assert np.allclose(np.mean(one, axis=0), test.means()[0][:, 1])
+    reward, tokens = self_consistency(test, size, 1)
+    assert np.allclose(tokens, test.tokens[:, 1].sum(1))
+    # All responses agree: the vote is theirs.
+    agree = [i for i in range(len(reward)) if len(set(test.answer[i, 1].tolist())) == 1 and test.answer[i, 1, 0]]
+    assert agree and np.allclose(reward[agree], test.reward[agree, 1, 0])
+    _, spent = adaptive_consistency(test, 1)
+    assert (spent <= tokens + 1e-9).all()
+    after_two = np.mean([test.tokens[:, 1, k] + test.tokens[:, 1, (k + 1) % size] for k in range(size)], axis=0)
+    assert np.allclose(spent[agree], after_two[agree])
