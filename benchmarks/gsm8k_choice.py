@@ -2,6 +2,7 @@
 
     python -m benchmarks.gsm8k_choice pack RUNS                     answers, tokens and verdicts of both runs, no texts
     python -m benchmarks.gsm8k_choice states RUNS --model DIR --data DIR      what the model says of the prompts, once
+    python -m benchmarks.gsm8k_choice probe RUNS                    is the gain predictable from the states at all?
     python -m benchmarks.gsm8k_choice table --runs RUNS --data DIR --embed-model DIR
     python -m benchmarks.gsm8k_choice table                         by the packed log alone: no policies, no routers
 
@@ -52,6 +53,7 @@ from ibpo.rollouts import encode_prompt, load_policy
 from ibpo.routing import fit_router, open_encoder, read_routed_log, scores_of
 from ibpo.tasks import load_given
 from ibpo.training import Batch, ChoiceStates, LowerLevel, read_bodies, read_budget, read_states, train_choice
+from ibpo.training.lower_level import ridge
 
 FloatArray = NDArray[np.float64]
 GROUPS = ("number", "brief", "steps")
@@ -358,8 +360,6 @@ def policies(
 
 def regression(train: Recorded, features: FloatArray, others: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Expected reward and tokens [P, G] on prompts without responses, by the lower level's own regression."""
-    from ibpo.training.lower_level import ridge
-
     nothing = np.full((len(others), len(GROUPS)), np.nan)
     every = np.concatenate([features, others]).astype(np.float32)
     reward, tokens = (ridge(every, np.concatenate([mean, nothing]))[len(features) :] for mean in train.means())
@@ -457,6 +457,23 @@ def table(runs: Path | None, data: Path | None, encoder: Path | None, out: Path 
         draw(rows.rows, out.with_suffix(".png"))
 
 
+def probe(runs: Path, folds: int = 5, seed: int = 0) -> None:
+    """What part of the variance of rewards and gains the training prompts' states explain, on problems left out."""
+    features = ChoiceStates.load(runs / "states" / "train.npz").features.astype(np.float32)
+    reward = read_packed()["train"].means()[0]
+    fold = np.random.default_rng(seed).permutation(len(reward)) % folds
+    targets = {name: reward[:, g] for g, name in enumerate(GROUPS)}
+    targets |= {f"{GROUPS[a]} - {GROUPS[b]}": reward[:, a] - reward[:, b] for a, b in ((1, 0), (2, 0), (2, 1))}
+    for name, target in targets.items():
+        fitted = np.zeros(len(target))
+        for k in range(folds):
+            fitted[fold == k] = ridge(features, np.where(fold == k, np.nan, target))[fold == k]
+        explained = 1 - ((target - fitted) ** 2).mean() / target.var()
+        top = np.argsort(-fitted)[: len(target) // 2]
+        print(f"{name}: explained {explained:+.3f}; mean {target.mean():.3f}, of the half expected to be larger "
+              f"{target[top].mean():.3f}")  # fmt: skip
+
+
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """Accuracy against tokens: budgets of tokens, and what needs none."""
     from matplotlib.figure import Figure
@@ -498,6 +515,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     what = parser.add_subparsers(dest="what", required=True)
     what.add_parser("pack").add_argument("runs", type=Path)
+    what.add_parser("probe").add_argument("runs", type=Path)
     states = what.add_parser("states")
     states.add_argument("runs", type=Path)
     states.add_argument("--model", type=Path, required=True)
@@ -508,6 +526,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.what == "pack":
         pack(options.runs)
+    elif options.what == "probe":
+        probe(options.runs)
     elif options.what == "states":
         write_states(options.runs, options.model, options.data)
     else:
