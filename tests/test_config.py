@@ -95,7 +95,9 @@ def test_recipe_as_run_reads_back(recipe, tmp_path):
 )
 def test_shipped_recipes(path):
     first = path.read_text().splitlines()[0]
-    assert first.startswith(("# ibpo train ", "# ibpo eval ", "# accelerate launch ")) and f" recipes/{path.name}" in first
+    assert (
+        first.startswith(("# ibpo train ", "# ibpo eval ", "# accelerate launch ")) and f" recipes/{path.name}" in first
+    )
     config = read_recipe(path)
     assert len(build_response_groups(config.response_group)) == (3 if "three_groups" in path.name else 2)
     assert tomllib.loads(to_toml(config.model_dump(), "x"))["budget"] == config.budget
