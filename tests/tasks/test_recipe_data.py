@@ -1,6 +1,7 @@
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -143,6 +144,10 @@ def test_programs_of_ones_own(tmp_path):
         load_given(DataConfig(path=str(path), problem="q", answer="a", judge="code"))
 
 
+def roles_and_texts(problem: Any):
+    return [(message["role"], message["content"]) for message in problem.prompt]
+
+
 def test_examples_are_turns_between_the_system_message_and_the_problem(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"problem": "2 + 2", "answer": "4"}\n')
@@ -152,9 +157,9 @@ def test_examples_are_turns_between_the_system_message_and_the_problem(tmp_path)
     given, _ = named_data(str(recipe))
     [problem] = load_given(given)[1]
     turns = [("user", "1 + 1"), ("assistant", "Answer:\n2"), ("user", "2 + 2")]
-    assert [(m["role"], m["content"]) for m in problem.prompt] == turns
+    assert roles_and_texts(problem) == turns
     [problem] = load_given(given.model_copy(update={"system": "Add."}))[1]
-    assert [(m["role"], m["content"]) for m in problem.prompt] == [("system", "Add."), *turns]
+    assert roles_and_texts(problem) == [("system", "Add."), *turns]
     recipe.write_text(to_toml({"data": data | {"examples": [{"problem": "1 + 1"}]}}, "ibpo eval"))
     with pytest.raises(IbpoError, match=r"recipe.toml: data\.examples.*reply"):
         named_data(str(recipe))
