@@ -13,7 +13,7 @@ error over unseen problems:
     number, brief, steps           always this response group
     oracle                         by each problem's other responses: half of them choose, the other half are judged
     brief x k                      self-consistency: the commonest answer of k brief responses, at the cost of all
-    brief, adaptive                as many brief responses as it takes until two agree, four at most
+    brief, adaptive                as many brief responses as it takes until two agree (where there are three and more)
     IBPO sampled, calibrated       `ibpo.training.train_choice`, by its probabilities; or the group that they make
                                    likeliest at a price that keeps the budget on unlabelled prompts
     states                         the regression of gains and tokens on the prompt's states, with a price set likewise
@@ -22,7 +22,8 @@ error over unseen problems:
 Responses of a group were sampled once and stand for all policies, as the bodies are frozen: a policy's accuracy is the
 expected one, sum_g pi(g | x) (mean reward of the group's responses to x). "Above the mixture" is beside the best random
 mixture of the three groups at the same mean tokens (under a budget of a share: at the same share of steps), which knows
-nothing of the prompt; intervals by a bootstrap over problems that makes the mixture anew in each draw.
+nothing of the prompt; intervals by a bootstrap over problems that makes the mixture anew in each draw. Last, by the
+same draws, how much further IBPO is above the mixture than each router.
 """
 
 from __future__ import annotations
@@ -34,25 +35,35 @@ import io
 import json
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import combinations, permutations
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.votes import adaptive_votes, consensus
 from ibpo.allocation import allocate, random_mix
 from ibpo.config import read_recipe
 from ibpo.data import LogColumns
 from ibpo.evaluation import read_table
+from ibpo.evaluation.metrics import majority_accuracy
 from ibpo.responses import build_response_groups, encode_groups
 from ibpo.rollouts import encode_prompt, load_policy
 from ibpo.routing import fit_router, open_encoder, read_routed_log, scores_of
 from ibpo.tasks import load_given
-from ibpo.training import Batch, ChoiceStates, LowerLevel, read_bodies, read_budget, read_states, train_choice
+from ibpo.training import (
+    Batch,
+    ChoiceStates,
+    LowerLevel,
+    read_bodies,
+    read_budget,
+    read_states,
+    train_choice,
+)
+from ibpo.training.budgets import BudgetTerm
 from ibpo.training.lower_level import ridge
 
 FloatArray = NDArray[np.float64]
@@ -63,8 +74,7 @@ TEMPERATURE = 0.7
 NUM_BODIES = 24
 """Training problems whose responses show the choice where no opening may be likely."""
 NUM_UNLABELLED = 600
-"""Problems behind the unseen ones in their file, of which only the prompts are read: budgets are held on what is
-what is served, and other prompts are a little easier or harder."""
+"""Problems behind the unseen ones in their file, of which only the prompts are read."""
 PARTS = (0.25, 0.5, 0.75)
 DRAWS = 2000
 
@@ -168,38 +178,19 @@ def write_states(runs: Path, model_path: Path, data: Path) -> None:
 # -- choices: [P, G] probabilities of the groups ----------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class Budget:
-    """A part of the way in tokens from the cheapest group to the most expensive one, or a share of `steps`."""
-
-    name: str
-    part: float
-    tokens: float | None
-    """None: a share."""
-
-    @property
-    def entry(self) -> dict[str, float]:
-        """As `IBPOConfig.budget` has it."""
-        return {"steps": self.part} if self.tokens is None else {"tokens": self.tokens}
-
-    def cost(self, tokens: FloatArray) -> FloatArray:
-        """[P, G]: what it counts."""
-        return (
-            np.broadcast_to(np.arange(len(GROUPS)) == 2, tokens.shape).astype(float) if self.tokens is None else tokens
-        )
-
-    @property
-    def limit(self) -> float:
-        """Per problem."""
-        return self.part if self.tokens is None else self.tokens
-
-
-def budgets_of(train: Recorded) -> list[Budget]:
-    """Of the training responses' mean tokens, which are all that is known beforehand."""
+def budgets_of(train: Recorded) -> dict[str, BudgetTerm]:
+    """Shares of `steps`, and tokens by the training responses' means, which are all that is known beforehand."""
     mean = train.means()[1].mean(0)
-    found = [Budget(name=f"steps {part:.0%}", part=part, tokens=None) for part in PARTS]
     amounts = [round(float(mean[0] + part * (mean[2] - mean[0])), 1) for part in PARTS]
-    return found + [Budget(name=f"tokens {x:.0f}", part=q, tokens=x) for q, x in zip(PARTS, amounts, strict=True)]
+    asked = {f"steps {part:.0%}": {"steps": part} for part in PARTS} | {f"tokens {x}": {"tokens": x} for x in amounts}
+    return {name: read_budget(entry, list(GROUPS), lambda _: None)[0] for name, entry in asked.items()}
+
+
+def cost_of(budget: BudgetTerm, tokens: FloatArray) -> FloatArray:
+    """[P, G]: what the budget counts, for expected tokens [P, G]."""
+    if budget.group is None:
+        return tokens
+    return np.broadcast_to(np.arange(len(GROUPS)) == budget.group, tokens.shape).astype(float)
 
 
 def best_at_price(value: FloatArray, cost: FloatArray, price: float) -> FloatArray:
@@ -207,60 +198,25 @@ def best_at_price(value: FloatArray, cost: FloatArray, price: float) -> FloatArr
     return np.eye(len(GROUPS))[np.argmax(value - price * cost, 1)]
 
 
-def priced(value: FloatArray, cost: FloatArray, limit: float) -> float:
+def priced(value: FloatArray, cost: FloatArray, budget: BudgetTerm) -> float:
     """The price at which the best groups of some prompts keep a budget on them."""
     num_problems, num_groups = value.shape
     problem = np.repeat(np.arange(num_problems), num_groups)
-    return float(allocate(value.ravel(), problem, cost.ravel(), limit).price[0])
+    return float(allocate(value.ravel(), problem, cost.ravel(), budget.amount).price[0])
 
 
-def held_out_oracle(test: Recorded, budget: Budget) -> tuple[FloatArray, FloatArray, FloatArray]:
+def held_out_oracle(test: Recorded, budget: BudgetTerm) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Half of a problem's responses choose under the budget, the others are what it gets: reward, tokens, steps [P]."""
     halves = [np.arange(test.reward.shape[2])[i::2].tolist() for i in (0, 1)]
     found = []
     for own, other in (halves, halves[::-1]):
         (reward, tokens), (judged, spent) = test.some(own).means(), test.some(other).means()
         problem = np.repeat(np.arange(len(reward)), len(GROUPS))
-        weight = allocate(reward.ravel(), problem, budget.cost(tokens).ravel(), budget.limit).weight
+        weight = allocate(reward.ravel(), problem, cost_of(budget, tokens).ravel(), budget.amount).weight
         choice = weight.reshape(reward.shape)
         found.append(((choice * judged).sum(1), (choice * spent).sum(1), choice[:, 2].astype(float)))
     reward, tokens, steps = np.mean(found, axis=0)
     return reward, tokens, steps
-
-
-def self_consistency(test: Recorded, size: int, group: int) -> tuple[FloatArray, FloatArray]:
-    """The commonest of `size` answers, ties by order, over all subsets of the responses: reward and tokens [P]."""
-    reward, tokens = [], []
-    for some in combinations(range(test.reward.shape[2]), size):
-        part = test.some(list(some))
-        reward.append([_voted(part, i, group, range(size)) for i in range(len(part.reward))])
-        tokens.append(part.tokens[:, group].sum(1))
-    return np.mean(reward, axis=0), np.mean(tokens, axis=0)
-
-
-def _voted(test: Recorded, problem: int, group: int, numbers: range) -> float:
-    answers = [test.answer[problem, group, k] for k in numbers]
-    counted = Counter(answer for answer in answers if answer is not None)
-    if not counted:
-        return 0.0
-    return float(test.reward[problem, group, numbers[answers.index(counted.most_common(1)[0][0])]])
-
-
-def adaptive_consistency(test: Recorded, group: int) -> tuple[FloatArray, FloatArray]:
-    """Responses one after the other until two agree, or all are there: reward and tokens [P], from every first one."""
-    size = test.reward.shape[2]
-    reward, tokens = np.zeros((2, size, len(test.reward)))
-    for first in range(size):
-        order = [(first + k) % size for k in range(size)]
-        turned = test.some(order)
-        for i in range(len(test.reward)):
-            answers = turned.answer[i, group]
-            used = next(
-                (k + 1 for k in range(1, size) if answers[k] is not None and answers[k] in answers[:k].tolist()), size
-            )
-            reward[first, i] = _voted(turned, i, group, range(used))
-            tokens[first, i] = turned.tokens[i, group, :used].sum()
-    return reward.mean(0), tokens.mean(0)
 
 
 # -- the table --------------------------------------------------------------------------------------------------------
@@ -268,8 +224,8 @@ def adaptive_consistency(test: Recorded, group: int) -> tuple[FloatArray, FloatA
 
 def above_mixture(
     reward: FloatArray, cost: FloatArray, group_reward: FloatArray, group_cost: FloatArray, seed: int = 0
-) -> tuple[float, tuple[float, float], float]:
-    """Mean reward above the best random mixture at the same cost: value, 95 % interval, standard error.
+) -> FloatArray:
+    """Mean reward above the best random mixture at the same cost, and the same of `DRAWS` draws of the problems.
 
     Args:
         reward: [P] of a policy.
@@ -291,9 +247,13 @@ def above_mixture(
         best = np.where(between, np.maximum(best, line), best)
     # Where nothing is as cheap, the cheapest is what there is.
     cheapest = np.take_along_axis(mean_reward, mean_cost.argmin(1)[:, None], 1)[:, 0]
-    above = weight @ reward - np.where(np.isfinite(best), best, cheapest)
-    low, high = np.quantile(above[1:], [0.025, 0.975])
-    return float(above[0]), (float(low), float(high)), float(above[1:].std())
+    return weight @ reward - np.where(np.isfinite(best), best, cheapest)
+
+
+def interval(drawn: FloatArray) -> str:
+    """A value, with the 95 % interval of its draws."""
+    low, high = np.quantile(drawn[1:], [0.025, 0.975])
+    return f"{drawn[0]:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
 class Printer:
@@ -302,68 +262,86 @@ class Printer:
     def __init__(self, test: Recorded) -> None:
         self.group_reward, self.group_tokens = test.means()
         self.rows = list[dict[str, Any]]()
+        self.above: dict[tuple[str, str], FloatArray] = {}
         print("| | budget | accuracy | tokens | steps | above the mixture (95 %) | in standard errors |")
         print("|---|---|---|---|---|---|---|")
 
     def add(
-        self, name: str, budget: Budget | None, reward: FloatArray, tokens: FloatArray, steps: FloatArray | None = None
+        self,
+        name: str,
+        reward: FloatArray,
+        tokens: FloatArray,
+        steps: FloatArray | None = None,
+        under: str = "",
+        budget: BudgetTerm | None = None,
     ) -> None:
         """One row, of rewards, tokens and shares of `steps` [P]."""
         cost, group_cost = tokens, self.group_tokens
-        if budget is not None and budget.tokens is None and steps is not None:
-            cost, group_cost = steps, budget.cost(self.group_tokens)
-        above, (low, high), error = above_mixture(reward, cost, self.group_reward, group_cost)
-        root = np.sqrt(len(reward))
+        if budget is not None and budget.group is not None and steps is not None:
+            cost, group_cost = steps, cost_of(budget, self.group_tokens)
+        above = above_mixture(reward, cost, self.group_reward, group_cost)
+        root, error = np.sqrt(len(reward)), above[1:].std()
         share = "" if steps is None else f"{steps.mean():.3f} ± {steps.std() / root:.3f}"
         print(
-            f"| {name} | {budget.name if budget else ''} | {reward.mean():.3f} ± {reward.std() / root:.3f} | "
-            f"{tokens.mean():.1f} ± {tokens.std() / root:.1f} | {share} | {above:+.3f} ({low:+.3f} to {high:+.3f}) | "
-            f"{above / error if error > 1e-9 else 0.0:.1f} |",
+            f"| {name} | {under} | {reward.mean():.3f} ± {reward.std() / root:.3f} | "
+            f"{tokens.mean():.1f} ± {tokens.std() / root:.1f} | {share} | {interval(above)} | "
+            f"{above[0] / error if error > 1e-9 else 0.0:.1f} |",
             flush=True,
         )
+        self.above[name, under] = above
+        low, high = np.quantile(above[1:], [0.025, 0.975])
         self.rows.append(
-            {"name": name, "budget": budget and budget.name, "accuracy": reward.mean(), "tokens": tokens.mean()}
+            {"name": name, "budget": under, "accuracy": reward.mean(), "tokens": tokens.mean()}
             | {"accuracy_error": reward.std() / root, "steps": None if steps is None else steps.mean()}
-            | {"above": above, "low": low, "high": high}
+            | {"above": above[0], "low": low, "high": high}
         )
 
-    def add_choice(self, name: str, budget: Budget | None, choice: FloatArray) -> None:
+    def add_choice(self, name: str, choice: FloatArray, under: str = "", budget: BudgetTerm | None = None) -> None:
         """One row, of the probabilities [P, G] of the groups."""
         reward, tokens = (choice * self.group_reward).sum(1), (choice * self.group_tokens).sum(1)
-        self.add(name, budget, reward, tokens, choice[:, 2])
+        self.add(name, reward, tokens, choice[:, 2], under, budget)
+
+    def compare(self, own: str, others: Sequence[str]) -> None:
+        """How much further one is above the mixture than others, budget by budget."""
+        unders = [under for name, under in self.above if name == own]
+        print(f"\n| {own} less | {' | '.join(unders)} |\n|---|{'---|' * len(unders)}")
+        for other in others:
+            found = [interval(self.above[own, under] - self.above[other, under]) for under in unders]
+            print(f"| {other} | {' | '.join(found)} |")
 
 
-def policies(
-    train: Recorded, budget: Budget, states: dict[str, ChoiceStates], numbers: list[int], cost: dict[str, FloatArray]
-) -> Iterator[tuple[str, FloatArray]]:
-    """IBPO's choice on the unseen prompts, sampled and calibrated, trained on these of the responses."""
-    some = train.some(numbers)
-    problem, group, _ = np.nonzero(~np.isnan(some.reward))
-    kept = ~np.isnan(some.reward)
+def policies(train: Recorded, budget: BudgetTerm, states: dict[str, ChoiceStates]) -> Iterator[tuple[str, FloatArray]]:
+    """IBPO's choice on the unseen prompts, sampled and calibrated."""
+    kept = ~np.isnan(train.reward)
+    problem, group, _ = np.nonzero(kept)
     batch = Batch(
         prompt=problem,
         response_group=group,
-        reward=some.reward[kept],
-        tokens=some.tokens[kept],
+        reward=train.reward[kept],
+        tokens=train.tokens[kept],
         features=states["train"].features,
     )
-    terms = read_budget(budget.entry, list(GROUPS), lambda _: None)
-    lower_level = LowerLevel(num_groups=len(GROUPS), budgets=terms, utility="regression", window=1)
+    lower_level = LowerLevel(num_groups=len(GROUPS), budgets=[budget], utility="regression", window=1)
     found = train_choice(states["train"], batch, lower_level, states["unlabelled"], states["bodies"])
     shares = {name: states[name].shares(found.delta) for name in ("unlabelled", "test")}
     yield "sampled", shares["test"] / shares["test"].sum(1, keepdims=True)
     # Calibrated: the likeliest group at a price on its expected tokens, or on `steps`.
     likely = {name: np.log(share + 1e-12) for name, share in shares.items()}
-    price = priced(likely["unlabelled"], budget.cost(cost["unlabelled"]), budget.limit)
-    yield "calibrated", best_at_price(likely["test"], budget.cost(cost["test"]), price)
+    _, before, _, own = regression(train, states)
+    price = priced(likely["unlabelled"], cost_of(budget, before), budget)
+    yield "calibrated", best_at_price(likely["test"], cost_of(budget, own), price)
 
 
-def regression(train: Recorded, features: FloatArray, others: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Expected reward and tokens [P, G] on prompts without responses, by the lower level's own regression."""
-    nothing = np.full((len(others), len(GROUPS)), np.nan)
-    every = np.concatenate([features, others]).astype(np.float32)
-    reward, tokens = (ridge(every, np.concatenate([mean, nothing]))[len(features) :] for mean in train.means())
-    return reward, np.maximum(tokens, 1.0)
+def regression(
+    train: Recorded, states: dict[str, ChoiceStates]
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """As `routed`, by the lower level's own regression on the prompts' states."""
+    every = np.concatenate([states[name].features for name in ("train", "unlabelled", "test")]).astype(np.float32)
+    first, last = len(train.reward), len(states["test"].rest)
+    nothing = np.full((len(every) - first, len(GROUPS)), np.nan)
+    reward, tokens = (ridge(every, np.concatenate([mean, nothing]))[first:] for mean in train.means())
+    tokens = np.maximum(tokens, 1.0)
+    return reward[:-last], tokens[:-last], reward[-last:], tokens[-last:]
 
 
 def routed(
@@ -392,8 +370,6 @@ def routed(
 
 
 def _as_table(table: Any, prompts: list[str]) -> Any:
-    from dataclasses import replace
-
     blank = np.zeros((len(prompts), len(GROUPS)))
     return replace(
         table, problems=[str(i) for i in range(len(prompts))], prompts=prompts, reward=blank, cost=blank, count=blank
@@ -414,44 +390,43 @@ def table(runs: Path | None, data: Path | None, encoder: Path | None, out: Path 
     )
     rows = Printer(test)
     for g, name in enumerate(GROUPS):
-        rows.add_choice(name, None, np.eye(len(GROUPS))[np.full(len(test.reward), g)])
-    for size in range(2, test.reward.shape[2] + 1):
-        rows.add(f"brief x {size}", None, *self_consistency(test, size, 1))
-    if test.reward.shape[2] > 2:
-        rows.add("brief, adaptive", None, *adaptive_consistency(test, 1))
+        rows.add_choice(name, np.eye(len(GROUPS))[np.full(len(test.reward), g)])
+    num_responses = test.reward.shape[2]
+    brief, right, tokens = test.answer[:, 1], test.reward[:, 1], test.tokens[:, 1]
+    for k in range(2, num_responses + 1):
+        rows.add(f"brief x {k}", majority_accuracy(brief, right, k), k * tokens.mean(1))
+    if num_responses > 2:
+        rows.add("brief, adaptive", *adaptive_votes(brief, right, tokens, consensus(2)))
     states = {}
     if runs is not None:
         states = {
             name: ChoiceStates.load(runs / "states" / f"{name}.npz")
             for name in ("train", "unlabelled", "test", "bodies")
         }
-    expected: dict[str, FloatArray] = {}
-    routers: dict[str, Any] = {}
+    routers: dict[str, tuple[FloatArray, FloatArray, FloatArray, FloatArray]] = {}
     if data is not None:
         routers["route"] = routed(train, data, len(test.reward), None)
         if encoder is not None:
             routers["route + encoder"] = routed(train, data, len(test.reward), encoder)
     if states:
-        value, cost = regression(
-            train, states["train"].features, np.concatenate([states["unlabelled"].features, states["test"].features])
-        )
-        cut = len(states["unlabelled"].features)
-        expected = {"unlabelled": cost[:cut], "test": cost[cut:]}
-        routers["states"] = value[:cut], cost[:cut], value[cut:], cost[cut:]
-    every = list(range(train.reward.shape[2]))
-    for budget in budgets_of(train):
-        if test.reward.shape[2] > 1:
-            rows.add("oracle", budget, *held_out_oracle(test, budget))
+        routers["states"] = regression(train, states)
+    seeds = {"": train}
+    if (size := train.reward.shape[2]) > 1:
+        seeds |= {f", response {k + 1} alone": train.some([k]) for k in range(size)}
+    for under, budget in budgets_of(train).items():
+        if num_responses > 1:
+            rows.add("oracle", *held_out_oracle(test, budget), under, budget)
         for name, (gain, tokens, own_gain, own_tokens) in routers.items():
-            price = priced(gain, budget.cost(tokens), budget.limit)
-            rows.add_choice(name, budget, best_at_price(own_gain, budget.cost(own_tokens), price))
-        if states:
+            price = priced(gain, cost_of(budget, tokens), budget)
+            rows.add_choice(name, best_at_price(own_gain, cost_of(budget, own_tokens), price), under, budget)
+        for of, some in seeds.items() if states else ():
             began = time.process_time()
-            for seed, numbers in enumerate([every] if len(every) == 1 else [every, *([k] for k in every)]):
-                of = "" if not seed else f", response {seed} alone"
-                for how, choice in policies(train, budget, states, numbers, expected):
-                    rows.add_choice(f"IBPO {how}{of}", budget, choice)
+            for how, choice in policies(some, budget, states):
+                rows.add_choice(f"IBPO {how}{of}", choice, under, budget)
             print(f"<!-- {time.process_time() - began:.0f} CPU s -->")
+    if states:
+        for how in ("sampled", "calibrated"):
+            rows.compare(f"IBPO {how}", list(routers))
     if out is not None:
         out.write_text(json.dumps(rows.rows, indent=1) + "\n")
         draw(rows.rows, out.with_suffix(".png"))
@@ -479,9 +454,9 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     from matplotlib.figure import Figure
 
     def curve(name: str) -> list[dict[str, Any]]:
-        return [row for row in rows if row["name"] == name and str(row["budget"]).startswith("tokens")]
+        return [row for row in rows if row["name"] == name and row["budget"].startswith("tokens")]
 
-    alone = {row["name"]: row for row in rows if row["budget"] is None}
+    alone = {row["name"]: row for row in rows if not row["budget"]}
     figure = Figure(figsize=(7.2, 4.8), layout="constrained")
     axes = figure.subplots()
     groups = [alone[name] for name in GROUPS]

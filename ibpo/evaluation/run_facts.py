@@ -11,8 +11,7 @@ from typing import Any
 
 from ibpo.budget import parse_budget_entry
 from ibpo.config import ResponseGroupConfig
-from ibpo.responses import build_response_groups
-from ibpo.tasks import messages_before
+from ibpo.responses import build_response_groups, messages_before
 from ibpo.types import ResponseGroup
 
 Json = dict[str, Any]

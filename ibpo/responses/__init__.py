@@ -47,6 +47,7 @@ from ibpo.responses.groups import (
     encode_opening,
     encode_prefix,
     find_group,
+    messages_before,
     offer,
 )
 from ibpo.responses.openings import (
@@ -168,6 +169,7 @@ __all__ = [
     "last_number",
     "last_program",
     "malformed",
+    "messages_before",
     "offer",
     "one_box",
     "open_response",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -206,6 +206,20 @@ def encode_groups(groups: Sequence[ResponseGroup], tokenizer: Any) -> EncodedGro
         opened[ids[0]] = group.name
         prefix_ids.append(ids)
     return EncodedGroups(groups=tuple(groups), prefix_ids=prefix_ids, tokenizer=tokenizer)
+
+
+def messages_before(system: str, examples: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """What a recipe puts in front of each problem: `data.system`, and `data.examples` as turns of the chat.
+
+    Example:
+        >>> [message["role"] for message in messages_before("Add.", [{"problem": "1 + 1", "reply": "2"}])]
+        ['system', 'user', 'assistant']
+    """
+    messages = [{"role": "system", "content": system}] if system else []
+    for example in examples:
+        messages.append({"role": "user", "content": example["problem"]})
+        messages.append({"role": "assistant", "content": example["reply"]})
+    return messages
 
 
 def offer(groups: Sequence[ResponseGroup], problem: Prompt, *, chat: bool) -> Prompt:

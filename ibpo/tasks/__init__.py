@@ -1,7 +1,7 @@
 """Where do problems come from, and who judges the responses to them?"""
 
 from ibpo.tasks.data_files import Row, local_rows
-from ibpo.tasks.recipe_data import build_judge, hold_out, load_given, messages_before, named_data, read_problems
+from ibpo.tasks.recipe_data import build_judge, hold_out, load_given, named_data, read_problems
 from ibpo.tasks.task import TASKS, EmbeddedTask, JudgeName, Source, Task, check_task, distinct, judge_for, stream
 
 __all__ = [
@@ -18,7 +18,6 @@ __all__ = [
     "judge_for",
     "load_given",
     "local_rows",
-    "messages_before",
     "named_data",
     "read_problems",
     "stream",

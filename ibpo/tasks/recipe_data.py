@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -15,7 +15,7 @@ from typing import Any, cast, get_args
 from ibpo.config import ConstraintsConfig, DataConfig, DataRecipe, JudgeConfig, RecipeReader, RunConfig, nearest
 from ibpo.endpoint import Endpoint, read_api_key
 from ibpo.errors import IbpoError
-from ibpo.responses import FORMATS, find_group
+from ibpo.responses import FORMATS, find_group, messages_before
 from ibpo.rewards import (
     CORRECTNESS,
     GIVES_ANSWER,
@@ -71,20 +71,6 @@ def load_given(data: DataConfig, kept: Sequence[str] = ()) -> tuple[Task, list[P
     if before := messages_before(data.system, [example.model_dump() for example in data.examples]):
         problems = [replace(p, prompt=[*before, {"role": "user", "content": str(p.prompt)}]) for p in problems]
     return task, problems
-
-
-def messages_before(system: str, examples: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
-    """What a recipe puts in front of each problem: `data.system`, and `data.examples` as turns of the chat.
-
-    Example:
-        >>> [message["role"] for message in messages_before("Add.", [{"problem": "1 + 1", "reply": "2"}])]
-        ['system', 'user', 'assistant']
-    """
-    messages = [{"role": "system", "content": system}] if system else []
-    for example in examples:
-        messages.append({"role": "user", "content": example["problem"]})
-        messages.append({"role": "assistant", "content": example["reply"]})
-    return messages
 
 
 def read_problems(data: DataConfig, kept: Sequence[str] = ()) -> tuple[list[Problem], list[Problem], str]:

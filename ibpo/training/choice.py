@@ -253,9 +253,12 @@ def train_choice(
     utility[batch.prompt[known], batch.response_group[known]] = selection.utility[known]
     # u_ig - price_g, and under a budget of tokens - price x tokens_ig
     worth = utility - lower_level.min_gain * (np.arange(num_groups) > 0)
-    expected = _expected_tokens(states, batch, num_groups, unlabelled)
-    spend: float | None = None
-    of_tokens = False
+    expected: FloatArray | None = None
+    # Tokens come to the budget where it binds; beside a share that binds, too, they only keep it.
+    between = -np.inf, np.inf
+    share_binds = any(
+        own for term, own in zip(lower_level.budgets, selection.price, strict=True) if term.group is not None
+    )
     for term, own, spent in zip(lower_level.budgets, selection.price, selection.spent, strict=True):
         if term.column:
             continue
@@ -263,16 +266,15 @@ def train_choice(
         if term.group is not None:
             worth[:, term.group] -= signed
             continue
-        of_tokens = True
+        expected = _expected_tokens(states, batch, num_groups, unlabelled) if expected is None else expected
         worth -= signed * expected[: len(worth)]
-        spend = float(spent) if own else spend
+        if own:
+            low, high = (spent, np.inf) if term.at_least else (-np.inf, spent)
+            between = (low, high) if share_binds else (spent, spent)
     delta, share, tokens, strength, factor = project(
-        states, selection.assigned_group, worth, unlabelled, bodies, expected=expected, spend=spend
+        states, selection.assigned_group, worth, unlabelled, bodies, expected=expected, between=between
     )
-    return TrainedChoice(
-        delta=delta, selection=selection, share=share, tokens=tokens if of_tokens else np.nan, strength=strength,
-        factor=factor,
-    )  # fmt: skip
+    return TrainedChoice(delta=delta, selection=selection, share=share, tokens=tokens, strength=strength, factor=factor)
 
 
 def _expected_tokens(
@@ -295,7 +297,7 @@ def project(
     bodies: ChoiceStates | None = None,
     *,
     expected: FloatArray | None = None,
-    spend: float | None = None,
+    between: tuple[float, float] = (-np.inf, np.inf),
 ) -> tuple[FloatArray, FloatArray, float, float, float]:
     """The rows D whose choice is nearest to an allocation, on problems that had no say in it.
 
@@ -305,12 +307,12 @@ def project(
         worth: float [P, G]: utility less price, by which l2 and factor are chosen.
         unlabelled: of prompts that the intercepts are set on.
         bodies: of tokens on which no opening may be likely.
-        expected: float [P + unlabelled prompts, G]: tokens of a response; None: 1 each.
-        spend: mean tokens that the choice must come to; None: whatever the allocation's shares cost.
+        expected: float [P + unlabelled prompts, G]: tokens of a response, where there is a budget of tokens.
+        between: where its mean has to lie.
 
     Returns:
-        D [G, H]; the shares [G] and the expected tokens on unlabelled prompts or else on problems left out of the fit;
-        l2 and the factor.
+        D [G, H]; the shares [G] and the expected tokens (NaN without `expected`) on unlabelled prompts or else on
+        problems left out of the fit; l2 and the factor.
     """
     num_groups = worth.shape[1]
     used = np.flatnonzero(assigned >= 0)
@@ -319,8 +321,8 @@ def project(
     inputs = states.hidden / scale
     constant = _ones(inputs[used], None if bodies is None else bodies.hidden / scale)
     avoid = None if bodies is None else (bodies.hidden / scale, bodies.opening, bodies.rest)
-    if expected is None:
-        expected = np.ones((len(states.rest) + (0 if unlabelled is None else len(unlabelled.rest)), num_groups))
+    size = len(states.rest) + (0 if unlabelled is None else len(unlabelled.rest))
+    expected = np.full((size, num_groups), np.nan) if expected is None else expected
     fold = np.random.default_rng(0).permutation(len(used)) % NUM_FOLDS
     best: tuple[float, float, float, FloatArray] | None = None
     for strength in STRENGTHS:
@@ -331,7 +333,7 @@ def project(
             shift[fold == k] = inputs[used][fold == k] @ rows.T
         for factor in FACTORS:
             logits = states.opening[used] + factor * shift
-            share = _with_shares(logits, states.rest[used], target, expected[used], spend)[0]
+            share = _with_shares(logits, states.rest[used], target, expected[used], between)[0]
             value = float((share * worth[used]).sum(1).mean())
             if best is None or value > best[0] + 1e-6:
                 best = value, strength, factor, factor * shift
@@ -342,7 +344,7 @@ def project(
     if unlabelled is not None:
         logits, rest = unlabelled.opening + (unlabelled.hidden / scale) @ rows.T, unlabelled.rest
         tokens = expected[len(states.rest) :]
-    share, intercept = _with_shares(logits, rest, target, tokens, spend)
+    share, intercept = _with_shares(logits, rest, target, tokens, between)
     delta = (rows + intercept[:, None] * constant) / scale
     return delta, share.mean(0), float((share * tokens).sum(1).mean()), strength, factor
 
@@ -392,11 +394,11 @@ def _fit(
 
 
 def _with_shares(
-    logits: FloatArray, rest: FloatArray, target: FloatArray, tokens: FloatArray, spend: float | None
+    logits: FloatArray, rest: FloatArray, target: FloatArray, tokens: FloatArray, between: tuple[float, float]
 ) -> tuple[FloatArray, FloatArray]:
     """Shift each group's logits so that its mean share is the target's: probabilities [P, G], shifts [G].
 
-    With `spend`, then along the groups' mean tokens, so that the expected ones [P, G] come to it.
+    Then along the groups' mean tokens, where the expected ones [P, G] do not lie between the two.
     """
     shift = np.zeros(logits.shape[1])
     every = np.concatenate([logits, rest[:, None]], 1)
@@ -413,12 +415,14 @@ def _with_shares(
         share = shares(shift)
         if np.abs(step).max() < 1e-4:
             break
-    if spend is not None and np.ptp(mean := tokens.mean(0)) > 0:
-        # Logits are centred on the standard group's, so that no group's opening wanes on all prompts.
+    spent = float((share * tokens).sum(1).mean())
+    wanted = float(np.clip(spent, *between))
+    if np.isfinite(spent) and wanted != spent and np.ptp(mean := tokens.mean(0)) > 0:
+        # The standard group's logits stay where they are: between groups only differences count.
         direction = (mean - mean[0]) / np.ptp(mean)
 
         def excess(slope: float) -> float:
-            return float((shares(shift - slope * direction) * tokens).sum(1).mean()) - spend
+            return float((shares(shift - slope * direction) * tokens).sum(1).mean()) - wanted
 
         ends = -40.0, 40.0
         slope = brentq(excess, *ends) if excess(ends[0]) > 0 > excess(ends[1]) else 0.0

@@ -110,6 +110,20 @@ def test_a_budget_of_tokens_is_kept_where_costs_differ(num_unlabelled):
     assert share[seen_level == 2, 2].mean() < 0.1 < share[seen_level == 1, 2].mean()
 
 
+def test_tokens_beside_a_share_keep_both():
+    names, rewards = ("standard", "short", "long"), [[0.95, 0.1, 0.05], [0.95, 0.5, 0.05], [0.95, 0.9, 0.1]]
+    lengths = np.array([[4, 4, 4], [50, 60, 70], [150, 250, 450]])
+    states, level = draw_states(500, 0, 3)
+    drawn = responses(level, rewards, 1)
+    drawn["tokens"] = lengths[drawn["response_group"], level[drawn["prompt"]]].astype(float)
+    batch = Batch(features=states.features, **drawn)
+    for budget, tokens in (({"tokens": 60, "long": 0.15}, 60), ({"tokens": 45, "long": 0.15}, 45)):
+        terms = read_budget(budget, list(names), lambda _: None)
+        lower_level = LowerLevel(num_groups=3, budgets=terms, utility="regression", window=1, min_gain=0.05)
+        found = train_choice(states, batch, lower_level, draw_states(2_000, 3, 3)[0])
+        assert found.tokens <= tokens + 0.01 and found.share[2] <= 0.15 + 1e-3
+
+
 def test_states_come_back_from_disk_as_they_were(tmp_path):
     states, _ = draw_states(10, 0)
     states.save(tmp_path / "states.npz")
