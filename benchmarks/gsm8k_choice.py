@@ -434,7 +434,10 @@ def table(runs: Path | None, data: Path | None, encoder: Path | None, out: Path 
 
 def probe(runs: Path, folds: int = 5, seed: int = 0) -> None:
     """What part of the variance of rewards and gains the training prompts' states explain, on problems left out."""
-    features = ChoiceStates.load(runs / "states" / "train.npz").features.astype(np.float32)
+    states = ChoiceStates.load(runs / "states" / "train.npz")
+    opened = ", ".join(f"{name} {share:.3f}" for name, share in zip(GROUPS, states.shares().mean(0), strict=True))
+    print(f"before any training a response opens as {opened}, else as none")
+    features = states.features.astype(np.float32)
     reward = read_packed()["train"].means()[0]
     fold = np.random.default_rng(seed).permutation(len(reward)) % folds
     targets = {name: reward[:, g] for g, name in enumerate(GROUPS)}
