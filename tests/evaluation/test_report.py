@@ -1,19 +1,22 @@
 import io
+import re
 from html.parser import HTMLParser
 
 import pytest
 from rich.console import Console
 
 from ibpo.demo.page import terminal_table
+from ibpo.evaluation.comparison import compare
 from ibpo.evaluation.methods import compare_methods, load_run
 from ibpo.evaluation.report import PageData, methods_part, pick_examples, points, write_page
 from ibpo.evaluation.report.figures import (
     inline_svg,
     plot_frontier,
     plot_share_by_level,
+    plot_tradeoff,
     plot_training,
 )
-from ibpo.evaluation.responses import join
+from ibpo.evaluation.responses import Responses, join
 from tests.pages import FILE, copied, opened, prints
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
@@ -332,3 +335,22 @@ def test_a_demo_without_a_gain_says_so_first():
     assert _conclusion("e", merits((-0.5, [-0.8, -0.2])), 0.5).startswith("Against the claim")
     assert "was not measured" in _conclusion("e", merits((None, None)), 0.5)
     assert "not measured" in _conclusion("x", [], 0.5)
+
+
+def test_costs_on_a_logarithmic_axis_are_numbers(tmp_path):
+    """Little more than a decade: there matplotlib labels the minor ticks, too."""
+    rows = [
+        {
+            "problem": f"p{p}",
+            "configuration": name,
+            "reward": float(p % 3 < most),
+            "tokens": tokens + p % 3,
+            "answer": "1",
+        }
+        for name, most, tokens in (("number", 1, 5), ("brief", 2, 47), ("steps", 2, 80))
+        for p in range(30)
+        for _ in range(2)
+    ]
+    plot_tradeoff({**compare(Responses.from_rows(rows)), "cost_unit": "tokens"}, tmp_path / "figure.svg")
+    text = (tmp_path / "figure.svg").read_text()
+    assert "mathdefault" not in text and {"5", "10", "20", "50"} <= set(re.findall(r">([\d,]+)<", text))

@@ -16,7 +16,7 @@ from markupsafe import Markup, escape
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
 from ibpo.budget import cost_text
 from ibpo.errors import printable
@@ -335,6 +335,9 @@ def plot_tradeoff(part: Json, path: Out) -> None:
         cheapest = min(row["cost"]["value"] for row in rows)
         if most_expensive > 8 * cheapest > 0:
             axes.set_xscale("log")
+            # Of its own accord the axis labels minor ticks where it spans little more than a decade, as mathematics.
+            axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axes.xaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}" if x >= 10 else f"{x:g}"))
         axes.set_xlabel(f"Cost (mean {part['cost_unit']} per response)")
         axes.set_ylabel("Accuracy (pass@1)")
