@@ -6,7 +6,6 @@ import json
 import shlex
 import sys
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,9 +29,10 @@ def eval_command(
     also: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="chooses or two-turns",
-            help="More ways of answering: the policy chooses between the response groups; it corrects its responses "
-            "(the first group's) in a second turn. Repeat for both.",
+            metavar="WAY[:GROUP]",
+            help="More ways of answering. chooses: the policy chooses between the response groups. Behind each "
+            "response of a group (default: the first): two-turns, it is corrected; refine, criticised and corrected; "
+            "debate, compared with another one. May be repeated.",
         ),
     ] = None,
     base_url: Annotated[str | None, typer.Option(help="An OpenAI-compatible server: http://127.0.0.1:8000/v1.")] = None,
@@ -72,6 +72,7 @@ def eval_command(
         Calls,
         EvalProgress,
         default_max_tokens,
+        dialogue_ways,
         load_task,
         local_policy,
         read_engine,
@@ -106,16 +107,9 @@ def eval_command(
         # The judge comes before sampling: it may refuse.
         problems, judge_name, judging = load_task(task, set_ or (), limit, seed)
         programs = judge_name == "code"
-        if unknown := [way for way in more if way not in ("chooses", "two-turns")]:
-            raise IbpoError(f"--also {unknown[0]}: is neither chooses nor two-turns")
-        chooses, two_turns = "chooses" in more, "two-turns" in more
+        chooses = "chooses" in more
         ways = ways_of(*split_recipe(response_group or ()), task, chooses=chooses, force=forced, programs=programs)
-        if two_turns and programs:
-            raise IbpoError(
-                "--also two-turns: its second turn asks for a boxed answer, and programs are none; leave it out"
-            )
-        if two_turns:
-            ways.append(replace(ways[0], configuration=f"{ways[0].configuration}, corrected", two_turns=True))
+        ways += dialogue_ways([way for way in more if way != "chooses"], ways, num_responses, programs=programs)
         max_tokens = max_tokens or default_max_tokens(model if base_url is None else None, task)
         settings = {
             "model": model,

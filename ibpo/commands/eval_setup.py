@@ -12,7 +12,7 @@ import platform
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -26,7 +26,7 @@ from ibpo.config import explain, nearest, read_recipe
 from ibpo.demo import EXPERIMENTS, experiment_named, resolve_model
 from ibpo.endpoint import Bill, Endpoint
 from ibpo.errors import IbpoError
-from ibpo.evaluation import CHOOSES, Way
+from ibpo.evaluation import CHOOSES, DIALOGUES, Way
 from ibpo.responses import FORMATS, build_response_groups, check_reads_programs, family_of, for_programs, translate
 from ibpo.rewards import Judge
 from ibpo.rollouts import RolloutStore, Sampled, Sampler
@@ -157,6 +157,32 @@ def ways_of(
         asked = every[0].template_options if every else {}
         ways.append(Way(configuration=CHOOSES, response_groups=groups, force=False, template_options=asked))
     return ways
+
+
+def dialogue_ways(
+    asked: Sequence[str], ways: Sequence[Way], num_responses: int, *, programs: bool = False
+) -> list[Way]:
+    """Ways that go on after the responses of another: `two-turns`, `refine:steps`.
+
+    Raises:
+        IbpoError: for an unknown way or response group, programs, which are no boxed answers, and a debate of one.
+    """
+    found: list[Way] = []
+    for text in asked:
+        name, _, group = text.partition(":")
+        if name not in DIALOGUES:
+            known = ("chooses", *DIALOGUES)
+            raise IbpoError(f"--also {text}: is none of {', '.join(known)}; {nearest(name, known)}")
+        if programs:
+            raise IbpoError(f"--also {text}: it asks for a boxed answer at last, and programs are none; leave it out")
+        by_name = {way.configuration: way for way in ways}
+        if group and group not in by_name:
+            raise IbpoError(f"--also {text}: no such response group; {nearest(group, list(by_name))}")
+        first, dialogue = by_name[group] if group else ways[0], DIALOGUES[name]
+        if dialogue.is_choice and num_responses < 2:
+            raise IbpoError(f"--also {text}: compares two responses to a problem; ask for --num-responses 2 or more")
+        found.append(replace(first, configuration=f"{first.configuration}, {dialogue.name}", dialogue=dialogue))
+    return list({way.configuration: way for way in found}.values())
 
 
 def local_policy(model: str, *, max_tokens: int, temperature: float, seed: int, batch_size: int, dtype: str) -> Policy:

@@ -22,6 +22,7 @@ from .comparison import describe as describe
 from .comparison import find_problems as find_problems
 from .comparison import mix as mix
 from .comparison import per_problem as per_problem
+from .dialogues import DIALOGUES as DIALOGUES
 from .importing import COLD_START as COLD_START
 from .importing import Imported as Imported
 from .importing import ImportOptions as ImportOptions
@@ -119,6 +120,7 @@ __all__ = [
     "BUDGETS",
     "CHOOSES",
     "COLD_START",
+    "DIALOGUES",
     "ERROR",
     "MODELS",
     "MOST",

@@ -1,8 +1,6 @@
 """Sample a policy on a task in several ways, resumably, and judge what it answered: the table of an `ibpo eval` run.
 
-A way may ask for self-correction: the policy's first response, the user's request to look it over, the second response.
-That is the form of SCoRe's evaluation (Kumar et al. 2024, arXiv 2409.12917), for any policy that can hold a dialogue:
-the second answer counts, and both responses are paid for.
+A way may go on after its first responses, for any policy that can hold a dialogue (`ibpo.evaluation.dialogues`).
 """
 
 from __future__ import annotations
@@ -15,9 +13,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ibpo.errors import IbpoError
+from ibpo.evaluation.dialogues import Dialogue, as_one_response, asking, goes_on, turns_so_far
 from ibpo.evaluation.importing import read_answer
 from ibpo.evaluation.responses import row_of
-from ibpo.responses import FORMATS, correction_turns, offer, split_thought
+from ibpo.responses import FORMATS, split_thought
 from ibpo.rewards import Judge
 from ibpo.rollouts import (
     EndpointSampler,
@@ -32,7 +31,6 @@ from ibpo.rollouts import (
 )
 from ibpo.types import Problem, ResponseGroup
 
-SECOND = "second turn"
 CHOOSES = "chooses itself"
 """The configuration in which the policy chooses its response group."""
 Json = dict[str, Any]
@@ -52,9 +50,8 @@ class Way:
     """Fields of the request to a server, e.g. `{"reasoning_effort": "low"}`."""
     adapt: bool = False
     """Ask as the model's family is asked (`PromptWriter.adapt`): for shipped response groups, not for a recipe's."""
-    two_turns: bool = False
-    """Ask for a correction of each response (`asking`); the first turns are those of the same way
-    without it, and sampled once."""
+    dialogue: Dialogue | None = None
+    """How it goes on; the first turns are those of the same way without it, and sampled once."""
 
     def requests(self, problems: Sequence[Problem], num_responses: int) -> list[Request]:
         """`num_responses` to each problem, one round after the other, so that an early stop leaves whole rounds."""
@@ -75,11 +72,24 @@ class Way:
         ]
 
 
-def second_turns(way: Way, requests: Sequence[Request], store: RolloutStore) -> list[Request]:
-    """What the second turns of a way ask, after those first responses that are stored and ended by themselves."""
-    stored = {row["key"]: row for row in store.rows()}
-    found = [asking(r, stored[r.key], way.response_groups) for r in requests if r in store]
-    return [request for request in found if request is not None]
+def later_turns(
+    way: Way, turn: int, requests: Sequence[Request], num_responses: int, store: RolloutStore
+) -> tuple[list[Request], int]:
+    """What a later turn of a way asks behind the dialogues that have come so far, and how many never will."""
+    if way.dialogue is None or turn >= len(way.dialogue.turns):
+        return [], 0
+    stored, found, num_ended = {row["key"]: row for row in store.rows()}, list[Request](), 0
+    num_before = way.dialogue.num_first + turn
+    for request in requests:
+        before = turns_so_far(way.dialogue, request, stored, num_responses)
+        if before is None:
+            continue
+        num_ended += not goes_on(way.dialogue, before)
+        if len(before) >= num_before:
+            some = before[:num_before]
+            asked = asking(way.dialogue, turn, request, some, num_responses, way.response_groups)
+            found += [] if asked is None else [asked]
+    return found, num_ended
 
 
 def num_missing_and_all(
@@ -87,15 +97,16 @@ def num_missing_and_all(
 ) -> tuple[int, int]:
     """How many responses are not in the store yet, and how many there will be."""
     every: dict[str, Request] = {}
-    num_second = num_second_there = 0
+    num_later = num_later_there = 0
     for way in ways:
         requests = way.requests(problems, num_responses)
         every |= {request.key: request for request in requests}
-        if way.two_turns:
-            num_second += len(requests)
-            num_second_there += sum(request in store for request in second_turns(way, requests, store))
+        for turn in range(len(way.dialogue.turns) if way.dialogue else 0):
+            asked, num_ended = later_turns(way, turn, requests, num_responses, store)
+            num_later += len(requests) - num_ended
+            num_later_there += sum(request in store for request in asked)
     missing = sum(request not in store for request in every.values())
-    return missing + num_second - num_second_there, len(every) + num_second
+    return missing + num_later - num_later_there, len(every) + num_later
 
 
 def fingerprint(problems: Sequence[Problem]) -> str:
@@ -128,15 +139,17 @@ def sample_ways(
     for number in range(1, max_passes + 1):
         failures: list[str] = []
         first = [(way, way.requests(problems, num_responses), sampler_for(way)) for way in ways]
-        parts = joined([(requests, sampler) for _, requests, sampler in first])
-        for sampler, requests in parts:
-            found = collect(watched.around(sampler), requests, store)
-            num_new += found.num_new
-            failures += found.failures
-        for way, requests, _ in first:
-            if way.two_turns:  # its prompt holds the instruction already
-                sampler = sampler_for(replace(way, response_groups=()))
-                found = collect(watched.around(sampler), second_turns(way, requests, store), store)
+        asked = [(requests, sampler) for _, requests, sampler in first]
+        # First responses, then as many later turns as the longest dialogue has.
+        for turn in range(1 + max(len(way.dialogue.turns) if way.dialogue else 0 for way in ways)):
+            if turn:
+                asked = []
+                for way, requests, _ in first:
+                    if way.dialogue:  # its prompts hold the instructions already
+                        later, _ = later_turns(way, turn - 1, requests, num_responses, store)
+                        asked.append((later, sampler_for(replace(way, response_groups=()))))
+            for sampler, requests in joined(asked):
+                found = collect(watched.around(sampler), requests, store)
                 num_new += found.num_new
                 failures += found.failures
         if not failures:
@@ -175,7 +188,7 @@ def judge_ways(
     A truncated response gets no answer and no reward, and is counted apart. Tokens that the server did not report are
     unknown, not 0. Thinking tokens are those that the server tells apart (`reasoning_tokens` of its usage), where there
     is a tokenizer those of the text up to the thought's end. In the column `thought`, a thought without end is `cut`,
-    one behind which nothing stands `unanswered`. `read` reads responses without response group, and second turns.
+    one behind which nothing stands `unanswered`. `read` reads responses without response group, and later turns.
     `budget` is the share that the policy was trained to keep where it chooses by itself.
     """
     stored = {row["key"]: row for row in store.rows()}
@@ -183,8 +196,9 @@ def judge_ways(
     for way in ways:
         requests = way.requests(problems, num_responses)
         found = [stored[request.key] for request in requests]
-        if way.two_turns:
-            found = [dialogue(row, stored.get(second_request(r).key)) for r, row in zip(requests, found, strict=True)]
+        if way.dialogue:
+            turns = [turns_so_far(way.dialogue, request, stored, num_responses) for request in requests]
+            found = [as_one_response(rows) for rows in turns if rows is not None]
         rows += judge_stored(way, requests, found, judge, count_tokens, read, budget=budget)
     return rows
 
@@ -196,7 +210,7 @@ def judge_stored(
 ) -> list[Json]:  # fmt: skip
     """Rows of responses of one way (`judge_ways`); `found` are as the store keeps them, one for each request."""
     groups = list(way.response_groups)
-    if way.two_turns:
+    if way.dialogue:
         groups = [replace(group, extract_answer=read) for group in groups]
     scored = score(
         [rollout_of_row(row) for row in found],
@@ -271,40 +285,6 @@ def _reason(row: Json) -> str:
     form = FORMATS.get(row["response_group"])
     said = form.problem_of(row["completion"]) if form is not None else None
     return said or ("opens like no response group" if not row["response_group"] else "its reader finds no answer")
-
-
-def second_request(request: Request) -> Request:
-    """Names the second response of a dialogue; `asking` gives it its prompt."""
-    name = f"{SECOND}, {request.response_group}" if request.response_group else SECOND
-    return replace(request, response_group=name, prefix="")
-
-
-def asking(request: Request, first: Mapping[str, Any], response_groups: Sequence[ResponseGroup]) -> Request | None:
-    """The second turn after a stored first response; None after one that was cut off, which nobody can correct.
-
-    Example:
-        >>> from ibpo.types import Problem
-        >>> request = Request(problem=Problem(problem_id="p", prompt="1 + 1 =", answer="2"), number=0)
-        >>> second = asking(request, {"completion": "It is 3.", "finish_reason": "stop"}, [])
-        >>> [message["role"] for message in second.problem.prompt]
-        ['user', 'assistant', 'user']
-    """
-    if first["finish_reason"] != "stop":
-        return None
-    prompt = correction_turns(offer(response_groups, request.problem.prompt, chat=True), first["completion"])
-    second = second_request(request)
-    return replace(second, problem=replace(second.problem, prompt=prompt))
-
-
-def dialogue(first: Mapping[str, Any], second: Mapping[str, Any] | None) -> Json:
-    """Both turns as one stored response: the text of the second, the tokens of both, cut off if one is."""
-    if second is None:
-        return dict(first)
-    counts = ("num_prompt_tokens", "num_completion_tokens")
-    both = {key: first[key] + second[key] if first[key] and second[key] else None for key in counts}
-    thinking: list[Any] = [turn.get("num_thinking_tokens") for turn in (first, second)]
-    both["num_thinking_tokens"] = None if None in thinking else sum(thinking)
-    return dict(second) | both
 
 
 class _Watched:

@@ -28,7 +28,7 @@ from ibpo.responses.readers import (
     one_box,
     split_blocks,
 )
-from ibpo.types import Prompt, ResponseGroup
+from ibpo.types import ResponseGroup
 
 MAX_TRIALS = 8
 CONSENSUS = 3
@@ -67,6 +67,18 @@ FOLLOW_UP = (
     f"again. {BOX_IT}"
 )
 """The user's second turn of self-correction."""
+FEEDBACK = (
+    "Go through your solution above step by step and say what is wrong with it, or that nothing is. Do not solve the "
+    "problem anew yet."
+)
+"""The user's second turn of a refinement."""
+REVISION = f"Now give the solution again, with all that you found put right. {BOX_IT}"
+"""Its third."""
+CHOICE = (
+    "Compare the two solutions of this problem: where they differ, say which of them is wrong and why. If both are "
+    f"wrong, correct them. {BOX_IT}"
+)
+"""What stands behind two solutions between which is to be chosen."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,8 +89,6 @@ class Format:
     read: Callable[[str], Reading]
     template_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Goes to the tokenizer's `apply_chat_template`, where the chat template, not the instruction, asks for it."""
-    follow_up: str = ""
-    """The user's second turn, where there is one."""
 
     def problem_of(self, completion: str) -> str | None:
         """What is wrong with the form of a response, or None."""
@@ -274,7 +284,6 @@ SELF_CORRECTION = make_format(
     "Solve the problem as [ATTEMPT] ... [/ATTEMPT] with the answer in \\boxed{}. Then look for mistakes in it and "
     "write a corrected solution as [REVISION] ... [/REVISION] with the answer in \\boxed{}.",
     _two_attempts,
-    follow_up=FOLLOW_UP,
 )
 REFLECTION = make_format(
     "reflection",
@@ -362,16 +371,6 @@ def build_correction(first: str, second: str) -> str:
     answers = [one_box(first, "the attempt"), one_box(second, "the revision")]
     text = f"[ATTEMPT]\n{first.strip()}\n[/ATTEMPT]\n[REVISION]\n{second.strip()}\n[/REVISION]"
     return _checked(SELF_CORRECTION, text, answers)
-
-
-def correction_turns(problem: Prompt, first: str) -> list[dict[str, str]]:
-    """Self-correction in two turns, as in SCoRe: the messages that ask for the second."""
-    messages = [{"role": "user", "content": problem}] if isinstance(problem, str) else list(problem)
-    return [
-        *messages,
-        {"role": "assistant", "content": first},
-        {"role": "user", "content": SELF_CORRECTION.follow_up},
-    ]
 
 
 def build_reflection(draft: str, reflection: str, final: str) -> str:

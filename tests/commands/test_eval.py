@@ -227,6 +227,105 @@ def test_a_second_turn_is_asked_after_each_first_one(task, tmp_path):
     assert {row["response_group"] for row in stored} == {"", "second turn"}
 
 
+def stored_names(out):
+    return Counter(json.loads(line)["response_group"] for line in list((out / "rollouts.jsonl").open())[1:])
+
+
+def test_refining_and_debating_cost_all_their_turns(task, tmp_path):
+    out, also = tmp_path / "run", ["--also", "refine", "--also", "debate"]
+    with serving(reasoning=4) as (url, answered, _):
+        result = run(task, url, out, *also)
+        assert result.exit_code == 0, result.output
+        asked = sum(answered.values())
+        again = run(task, url, out, *also)
+        assert sum(answered.values()) == asked == 4 * TOTAL  # first responses, feedback, revisions, choices
+    assert f"{4 * TOTAL} of {4 * TOTAL} responses are there already" in again.stderr
+    rows = rows_of(out)
+    assert Counter(row["configuration"] for row in rows) == {
+        "responses": TOTAL,
+        "responses, refined": TOTAL,
+        "responses, debated": TOTAL,
+    }
+    for row in rows[TOTAL:]:
+        assert (row["tokens"], row["prompt_tokens"], row["thinking_tokens"]) == (18, 15, 12)
+        assert row["reward"] == float(row["completion"].endswith(f"It is {int(row['problem_id'][1:]) + 1}"))
+    beside = {f"choice beside {n}": NUM_PROBLEMS for n in (1, 2, 3)} | {"choice beside 0": 2 * NUM_PROBLEMS}
+    assert stored_names(out) == {"": TOTAL, "feedback": TOTAL, "refined": TOTAL, **beside}
+
+
+def test_what_a_later_turn_is_asked(task, tmp_path):
+    seen = {}
+
+    def answer(body, number):
+        text = body["messages"][-1]["content"]
+        kind = "feedback" if "Do not solve" in text else "revision" if "put right" in text else "first"
+        kind = "choice" if "Solution 2:" in text else kind
+        seen[kind] = body["messages"]
+        return f"{kind}: it is 3", "stop"
+
+    with chatting(answer) as log:
+        result = run(task, log.url, tmp_path / "run", "--also", "refine", "--also", "debate", "--limit", "1")
+    assert result.exit_code == 0, result.output
+    problem = seen["first"][0]["content"]
+    assert [turn["role"] for turn in seen["revision"]] == ["user", "assistant", "user", "assistant", "user"]
+    said = [turn["content"] for turn in seen["revision"]]
+    assert (said[0], said[1], said[3]) == (problem, "first: it is 3", "feedback: it is 3")
+    (choice,) = seen["choice"]
+    assert choice["content"].startswith(f"{problem}\n\nSolution 1:\nfirst: it is 3\n\nSolution 2:\nfirst: it is 3\n\n")
+
+
+def test_more_responses_move_no_stored_debate(task, tmp_path):
+    out = tmp_path / "run"
+    with serving() as (url, answered, _):
+        assert run(task, url, out, "--also", "debate").exit_code == 0
+        before = sum(answered.values())
+        assert run(task, url, out, "--also", "debate", "--num-responses", "6").exit_code == 0
+        # One more first response, its own debate, and that of the one that had no partner of its own.
+        assert sum(answered.values()) - before == 3 * NUM_PROBLEMS
+    rows = [row for row in rows_of(out) if row["configuration"].endswith("debated")]
+    assert Counter(row["tokens"] for row in rows) == {18: 6 * NUM_PROBLEMS}
+
+
+def test_a_dialogue_behind_another_group_than_the_first(task, tmp_path):
+    groups, also = ["--response-group", "direct", "--response-group", "standard"], ["--also", "two-turns:standard"]
+    with serving() as (url, _, _):
+        result = run(task, url, tmp_path / "run", *groups, *also, *also)
+        assert result.exit_code == 0, result.output
+    names = Counter(row["configuration"] for row in rows_of(tmp_path / "run"))
+    assert names == {"direct": TOTAL, "standard": TOTAL, "standard, corrected": TOTAL}
+    assert stored_names(tmp_path / "run") == {"direct": TOTAL, "standard": TOTAL, "second turn, standard": TOTAL}
+
+
+def test_nobody_goes_on_from_responses_that_were_cut_off(task, tmp_path):
+    def answer(body, number):
+        return "It goes on and", "length"
+
+    with chatting(answer) as log:
+        also = [part for way in ("two-turns", "refine", "debate") for part in ("--also", way)]
+        result = run(task, log.url, tmp_path / "run", *also)
+        assert result.exit_code == 0, result.output
+        again = run(task, log.url, tmp_path / "run", *also)
+    assert f"{TOTAL} of {TOTAL} responses are there already" in again.stderr
+    tokens = {row["configuration"]: row["tokens"] for row in rows_of(tmp_path / "run")}
+    assert tokens["responses, debated"] == 2 * tokens["responses"]
+    assert {row["finish_reason"] for row in rows_of(tmp_path / "run")} == {"length"}
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--also", "two-turn"], "--also two-turn: is none of chooses, two-turns, refine, debate"),
+        (["--also", "refine:standart", "--response-group", "standard"], "--also refine:standart: no such"),
+        (["--also", "debate", "--num-responses", "1"], "--also debate: compares two responses"),
+    ],
+)
+def test_ways_that_cannot_be_are_refused_before_sampling(task, tmp_path, more, said):
+    with serving() as (url, answered, _):
+        result = run(task, url, tmp_path / "run", *more)
+        assert_one_line(result, said)
+        assert not answered
+
+
 def test_a_store_of_before_is_read_on(task, tmp_path):
     with serving() as (url, answered, _):
         assert run(task, url, tmp_path / "run").exit_code == 0

@@ -71,7 +71,7 @@ def test_groups_that_give_no_program_are_refused_before_sampling(tmp_path):
     for answer, more, said in [
         ("boxed", ["--response-group", str(recipe)], "response_group.standard.answer: 'boxed' reads no program"),
         ("code", ["--response-group", "debate"], "debate: compares boxed answers, and programs are none; take one of"),
-        ("code", ["--also", "two-turns"], "--also two-turns: its second turn asks for a boxed answer"),
+        ("code", ["--also", "two-turns"], "--also two-turns: it asks for a boxed answer"),
     ]:
         recipe.write_text(RECIPE.format(answer=answer))
         result, _, log = evaluate("mbpp", tmp_path, lambda body, number: ("", "stop"), *more)

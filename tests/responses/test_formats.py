@@ -33,7 +33,6 @@ from ibpo.responses.formats import (
     build_single,
     build_thinking,
     build_voting,
-    correction_turns,
     vote,
     with_box,
 )
@@ -235,12 +234,6 @@ def test_no_text_breaks_a_reader(text):
     except CannotBuild:
         return
     assert not MARKER.search(rest) and not any(MARKER.search(body) for _, body in blocks)
-
-
-def test_two_turns_of_self_correction():
-    turns = correction_turns("1 + 1 =", "It is \\boxed{3}.")
-    assert [turn["role"] for turn in turns] == ["user", "assistant", "user"]
-    assert turns[2]["content"] == SELF_CORRECTION.follow_up and SELF_CORRECTION.follow_up
 
 
 def test_formats_are_asked_for_by_what_they_open_with():
