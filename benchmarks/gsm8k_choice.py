@@ -7,13 +7,14 @@
     python -m benchmarks.gsm8k_choice table                         by the packed log alone: no policies, no routers
 
 RUNS holds `train` and `test`, runs of `ibpo eval` with `recipes/gsm8k_three_groups.toml` (docs/real-models.md has the
-commands); DIR of `--data` the files of github.com/openai/grade-school-math. Rows of the table, each with its standard
-error over unseen problems:
+commands), and may hold `turns` and `debate`, the same with `--also`; DIR of `--data` the files of
+github.com/openai/grade-school-math. Rows of the table, each with its standard error over unseen problems:
 
     number, brief, steps           always this response group
     oracle                         by each problem's other responses: half of them choose, the other half are judged
-    brief x k                      self-consistency: the commonest answer of k brief responses, at the cost of all
-    brief, adaptive                as many brief responses as it takes until two agree (where there are three and more)
+    brief x k, steps x k           self-consistency: the commonest answer of k responses, at the cost of all
+    brief, adaptive; steps, ...    as many responses as it takes until two agree (where there are three and more)
+    steps, corrected (...)         more than one turn (`ibpo.evaluation.dialogues`), at the cost of all turns
     IBPO sampled, calibrated       `ibpo.training.train_choice`, by its probabilities; or the group that they make
                                    likeliest at a price that keeps the budget on unlabelled prompts
     states                         the regression of gains and tokens on the prompt's states, with a price set likewise
@@ -115,16 +116,19 @@ def pack(runs: Path) -> None:
     text = io.StringIO()
     out = csv.writer(text, lineterminator="\n")
     out.writerow(["split", "problem", "group", "number", "tokens", "reward", "answer"])
-    for split in ("train", "test"):
-        table = read_table(runs / split / "responses.jsonl")
-        rows = [
-            (int(name) - 1, GROUPS.index(str(group)), int(number), int(tokens), f"{reward:g}", str(answer or ""))
-            for name, group, number, tokens, reward, answer in zip(
-                table.problem, table.configuration, table.number, table.tokens, table.reward, table.answer, strict=True
-            )
-        ]
-        for problem, group, *rest in sorted(rows):
-            out.writerow([split, problem, GROUPS[group], *rest])
+    for split, folders in {"train": ("train",), "test": ("test", "turns", "debate")}.items():
+        rows = list[tuple[Any, ...]]()
+        for folder in folders:
+            if not (path := runs / folder / "responses.jsonl").exists():
+                continue
+            table = read_table(path)
+            columns = (table.problem, table.configuration, table.number, table.tokens, table.reward, table.answer)
+            for name, group, number, tokens, reward, answer in zip(*columns, strict=True):
+                if folder == split or ", " in group:  # the first turns are those of `test`
+                    order = (*GROUPS, group).index(group)
+                    rows.append((int(name) - 1, order, group, int(number), int(tokens), f"{reward:g}", answer or ""))
+        for problem, _, *rest in sorted(rows):
+            out.writerow([split, problem, *rest])
     PACKED.parent.mkdir(exist_ok=True)
     with open(PACKED, "wb") as file, gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed:
         packed.write(text.getvalue().encode())
@@ -133,9 +137,24 @@ def pack(runs: Path) -> None:
 
 def read_packed() -> dict[str, Recorded]:
     """Split -> its responses."""
-    with gzip.open(PACKED, "rt", encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = [row for row in _packed_rows() if row["group"] in GROUPS]
     return {split: Recorded.of_rows([row for row in rows if row["split"] == split]) for split in ("train", "test")}
+
+
+def read_dialogues() -> dict[str, tuple[FloatArray, FloatArray]]:
+    """Ways of more than one turn on the unseen problems -> mean reward and tokens of each problem's dialogues [P]."""
+    found: dict[str, dict[int, list[tuple[float, float]]]] = {}
+    for row in _packed_rows():
+        if row["group"] not in GROUPS:
+            own = found.setdefault(row["group"], {}).setdefault(int(row["problem"]), [])
+            own.append((float(row["reward"]), float(row["tokens"])))
+    means = {name: np.array([np.mean(by[i], 0) for i in sorted(by)]) for name, by in sorted(found.items())}
+    return {name: (mean[:, 0], mean[:, 1]) for name, mean in means.items()}
+
+
+def _packed_rows() -> list[dict[str, Any]]:
+    with gzip.open(PACKED, "rt", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def prompts_of(data: Path, split: str, numbers: slice) -> list[Any]:
@@ -392,11 +411,14 @@ def table(runs: Path | None, data: Path | None, encoder: Path | None, out: Path 
     for g, name in enumerate(GROUPS):
         rows.add_choice(name, np.eye(len(GROUPS))[np.full(len(test.reward), g)])
     num_responses = test.reward.shape[2]
-    brief, right, tokens = test.answer[:, 1], test.reward[:, 1], test.tokens[:, 1]
-    for k in range(2, num_responses + 1):
-        rows.add(f"brief x {k}", majority_accuracy(brief, right, k), k * tokens.mean(1))
-    if num_responses > 2:
-        rows.add("brief, adaptive", *adaptive_votes(brief, right, tokens, consensus(2)))
+    for g, name in ((1, "brief"), (2, "steps")):
+        answers, right, tokens = test.answer[:, g], test.reward[:, g], test.tokens[:, g]
+        for k in range(2, num_responses + 1):
+            rows.add(f"{name} x {k}", majority_accuracy(answers, right, k), k * tokens.mean(1))
+        if num_responses > 2:
+            rows.add(f"{name}, adaptive", *adaptive_votes(answers, right, tokens, consensus(2)))
+    for name, (right, tokens) in read_dialogues().items():
+        rows.add(name, right, tokens)
     states = {}
     if runs is not None:
         states = {

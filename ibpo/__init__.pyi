@@ -11,7 +11,7 @@ from .allocation import (
     stack,
 )
 from .errors import IbpoError
-from .training.trainer import IBPOConfig, IBPOTrainer
+from .training import IBPOConfig, IBPOTrainer
 from .types import Problem, ResponseGroup, Rollout, ScoredResponse
 
 __version__: str

@@ -5,6 +5,8 @@ If something here fails with a new TRL, the seam in ibpo/training/trainer.py has
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -157,3 +159,12 @@ def test_trainer_batches_are_what_the_sampler_orders(make_trainer):
     prompts = [row["prompt"] for row in next(iter(loader))]
     assert len(prompts) == 16 and len(set(prompts)) == 4
     assert np.all([prompts[i] == prompts[i - i % 4] for i in range(16)])
+
+
+@pytest.mark.parametrize("name", ["ibpo", "ibpo.training"])
+def test_a_folder_that_is_taken_for_vllm_is_named(tmp_path, name):
+    """TRL asks for the version of whatever `import vllm` finds, and Python takes any folder for a package."""
+    (tmp_path / "vllm").mkdir()
+    command = [sys.executable, "-c", f"from {name} import IBPOTrainer"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert f"IbpoError: {tmp_path / 'vllm'}: TRL takes this folder for the package vllm" in result.stderr
