@@ -1,7 +1,15 @@
 from .advantages import AllocatedAdvantages, allocate_skyrl
 from .budgets import bind_budgets, read_budget
 from .checkpoints import STATE_OF_ONE_PROCESS, check_checkpoint, go_on, saving
-from .choice import ChoiceStates, TrainedChoice, choose_by_rows, read_bodies, read_states, train_choice
+from .choice import (
+    ChoiceStates,
+    TrainedChoice,
+    choose_by_rows,
+    read_bodies,
+    read_states,
+    reprice,
+    train_choice,
+)
 from .cold_start.recipe import ColdStartConfig, read_cold_start_recipe
 from .cold_start.run import ColdStart, ColdStartJob, groups_of, supervised_fine_tune
 from .config import RAFT, RFT, UNCONSTRAINED, IBPOConfig, held_up_schedule
@@ -51,6 +59,7 @@ __all__ = [
     "read_rollout_log",
     "read_states",
     "replay",
+    "reprice",
     "run_job",
     "saving",
     "supervised_fine_tune",

@@ -10,11 +10,8 @@ W the output matrix:
 
     pi(g | x) = exp((W_vg + D_g) . h(x)) / sum_v exp((W_v + D_v) . h(x)),        D_v = 0 but for the openings v_g.
 
-Only D is trained: G rows. Bodies are written by the old weights but for the logits of the openings themselves, which
-would become likely there too: states within bodies (`read_bodies`) keep them unlikely (docs/real-models.md).
-So nothing has to be sampled again: gains do not move while the
-choice is trained, one lower level holds for the whole training, and its projection is a regularised multinomial
-regression that is solved outright,
+Only D is trained: G rows. So nothing has to be sampled again: gains do not move while the choice is trained, one lower
+level holds for the whole training, and its projection is a regularised multinomial regression that is solved outright,
 
     min_D  - (1/P) sum_i log pi(z_i | x_i) + l2 / 2 |D|^2,        z the allocation's groups,
 
@@ -29,7 +26,7 @@ on the features) are the budget: a choice that is less sharp than the allocation
 This is ours; it stands where weighted SFT stands in `ibpo.training.trainer` (Yu et al. 2025, section 3.2), for the
 opening tokens alone.
 
-Letters: P problems, R responses, G response groups, H width of the model, D features.
+Letters: P problems, R responses, G response groups, H width of the model, D features, M tokens within bodies.
 """
 
 from __future__ import annotations
@@ -59,6 +56,13 @@ STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
 FACTORS = (1.0, 2.0, 4.0)
 """On the fitted D: an allocation is a yes or no, and what the regression leaves undecided is paid for."""
 NUM_FOLDS = 5
+BODIES_WEIGHT = 100.0
+"""c. The rows are few and the prompts many: it costs the choice next to nothing (docs/log.md)."""
+SHARPNESS = 8.0
+"""Of a repriced choice: twice as much changes shares and accuracy by less than a tenth of a point (docs/log.md)."""
+LEAST_PROBABILITY = 1e-9
+ROWS_STRENGTH = 1e-4
+"""l2 of the rows that are written: what is found needs no more shrinking."""
 PROMPTS_AT_ONCE = 16
 LEAST_SHARED = 64
 """Tokens that all prompts begin with, from which on they are read once for all."""
@@ -183,7 +187,7 @@ def read_bodies(
     groups: EncodedGroups,
     temperature: float = 1.0,
 ) -> ChoiceStates:
-    """The states behind every token of some responses but the last, where no opening may become likely.
+    """The states behind every token of some responses but the last, where openings stay as likely as they are.
 
     Args:
         model: a causal language model.
@@ -243,8 +247,8 @@ def train_choice(
         lower_level: budgets, utility and `min_gain`; it takes the batch in.
         unlabelled: of prompts without answers, on which the shares are made the allocation's; None: on the problems
             themselves, each by a fit without it.
-        bodies: of tokens within responses (`read_bodies`), where the openings stay unlikely; without them the model
-            is good for the first token alone.
+        bodies: of tokens within responses (`read_bodies`), where the openings stay as likely as they are; without
+            them the model is good for the first token alone.
     """
     selection = lower_level.solve(batch, 0)
     num_groups = lower_level.num_groups
@@ -306,7 +310,7 @@ def project(
         assigned: int [P]: the allocation's group of each prompt, -1 for none (the prompt is left out of the fit).
         worth: float [P, G]: utility less price, by which l2 and factor are chosen.
         unlabelled: of prompts that the intercepts are set on.
-        bodies: of tokens on which no opening may be likely.
+        bodies: of tokens on which openings stay as likely as they are.
         expected: float [P + unlabelled prompts, G]: tokens of a response, where there is a budget of tokens.
         between: where its mean has to lie.
 
@@ -319,8 +323,6 @@ def project(
     target = np.bincount(assigned[used], minlength=num_groups) / max(len(used), 1)
     scale = np.sqrt((states.hidden[used] ** 2).mean(0)) + 1e-6
     inputs = states.hidden / scale
-    constant = _ones(inputs[used], None if bodies is None else bodies.hidden / scale)
-    avoid = None if bodies is None else (bodies.hidden / scale, bodies.opening, bodies.rest)
     size = len(states.rest) + (0 if unlabelled is None else len(unlabelled.rest))
     expected = np.full((size, num_groups), np.nan) if expected is None else expected
     fold = np.random.default_rng(0).permutation(len(used)) % NUM_FOLDS
@@ -329,7 +331,7 @@ def project(
         # logits of the openings on each problem, by rows that were fitted without it
         shift = np.zeros((len(used), num_groups))
         for k in range(NUM_FOLDS):
-            rows = _fit(inputs[used][fold != k], states, used[fold != k], assigned, strength, avoid)
+            rows = _fit(inputs[used][fold != k], states, used[fold != k], assigned, strength)
             shift[fold == k] = inputs[used][fold == k] @ rows.T
         for factor in FACTORS:
             logits = states.opening[used] + factor * shift
@@ -339,22 +341,105 @@ def project(
                 best = value, strength, factor, factor * shift
     assert best is not None
     _, strength, factor, shift = best
-    rows = factor * _fit(inputs[used], states, used, assigned, strength, avoid)
-    logits, rest, tokens = states.opening[used] + shift, states.rest[used], expected[used]
-    if unlabelled is not None:
-        logits, rest = unlabelled.opening + (unlabelled.hidden / scale) @ rows.T, unlabelled.rest
+    rows = factor * _fit(inputs[used], states, used, assigned, strength)
+    on = ChoiceStates(
+        features=states.features[used],
+        hidden=states.hidden[used],
+        opening=states.opening[used],
+        rest=states.rest[used],
+    )
+    if unlabelled is None:
+        share, intercept = _with_shares(on.opening + shift, on.rest, target, expected[used], between)
+        tokens = expected[used]
+        prompts = [on]
+    else:
+        logits = unlabelled.opening + (unlabelled.hidden / scale) @ rows.T
         tokens = expected[len(states.rest) :]
-    share, intercept = _with_shares(logits, rest, target, tokens, between)
-    delta = (rows + intercept[:, None] * constant) / scale
+        share, intercept = _with_shares(logits, unlabelled.rest, target, tokens, between)
+        prompts = [on, unlabelled]
+    opening = [one.opening + (one.hidden / scale) @ rows.T + intercept for one in prompts]
+    delta = into_rows(prompts, opening, bodies)
+    if unlabelled is not None:
+        share = unlabelled.shares(delta)
     return delta, share.mean(0), float((share * tokens).sum(1).mean()), strength, factor
 
 
-def _ones(inputs: FloatArray, zeros: FloatArray | None) -> FloatArray:
-    """A direction in which all inputs are about 1, and others about 0: float [H]."""
-    gram = inputs.T @ inputs / len(inputs)
-    if zeros is not None:
-        gram = gram + zeros.T @ zeros / len(zeros)
-    return np.linalg.solve(gram + 1e-3 * np.eye(len(gram)), inputs.mean(0))
+def reprice(
+    states: ChoiceStates, target: Sequence[float], bodies: ChoiceStates | None = None
+) -> tuple[FloatArray, FloatArray]:
+    """Another budget for a policy that has learnt to choose: rows D under which it samples as a threshold would.
+
+    By how much one opening's logit exceeds the others' says how much its group gains there, at whatever budget that was
+    learnt. So with s = `SHARPNESS` and shifts b that make the mean shares on prompts without answers the target's,
+
+        pi'(g | x) = pi(some group | x) pi(g | x)^s e^b_g / sum_k pi(k | x)^s e^b_k
+
+    which takes out most of the sampling noise.
+
+    Args:
+        states: of P prompts without answers.
+        target: [G]: shares of the groups, 1 in all.
+        bodies: of tokens within responses (`read_bodies`), where the openings stay as likely as they are.
+
+    Returns:
+        D [G, H] for `choose_by_rows`, and the shares [G] on these prompts.
+    """
+    nothing = np.full(states.opening.shape, np.nan)
+    others = np.full(len(states.rest), -np.inf)  # among the openings alone
+    wanted = np.asarray(target, float)
+    share, _ = _with_shares(SHARPNESS * states.opening, others, wanted, nothing, (-np.inf, np.inf))
+    opening = logsumexp(states.opening, axis=1, keepdims=True) + np.log(np.maximum(share, LEAST_PROBABILITY))
+    delta = into_rows([states], [opening], bodies)
+    return delta, states.shares(delta).mean(0)
+
+
+def into_rows(
+    prompts: Sequence[ChoiceStates], opening: Sequence[FloatArray], bodies: ChoiceStates | None
+) -> FloatArray:
+    """The rows D that come nearest to wanted logits of the openings on prompts, and to what is there within bodies.
+
+    Args:
+        prompts: states of prompts, in parts.
+        opening: float [P, G] for each part: the logits that are wanted.
+        bodies: of tokens within responses; None: only the prompts count.
+
+    Returns:
+        float [G, H].
+    """
+    hidden = np.concatenate([one.hidden for one in prompts])
+    scale = np.sqrt((hidden**2).mean(0)) + 1e-6
+    before = np.concatenate([np.column_stack([one.opening, one.rest]) for one in prompts])
+    wanted = softmax(np.column_stack([np.concatenate(opening), before[:, -1]]), axis=1)
+    terms = [(hidden / scale, before, wanted, 1.0 / len(hidden))]
+    if bodies is not None:
+        there = np.column_stack([bodies.opening, bodies.rest])
+        terms.append((bodies.hidden / scale, there, softmax(there, axis=1), BODIES_WEIGHT / len(there)))
+    return _nearest_rows(terms, ROWS_STRENGTH) / scale
+
+
+def _nearest_rows(terms: Sequence[tuple[FloatArray, FloatArray, FloatArray, float]], strength: float) -> FloatArray:
+    """The rows with the least cross-entropy to wanted distributions: float [G, H].
+
+    Args:
+        terms: each inputs [N, H], logits that are there [N, G + 1] (the last of all other tokens), the distributions
+            that are wanted [N, G + 1], and the weight of a row.
+        strength: l2.
+    """
+    num_groups, width = terms[0][1].shape[1] - 1, terms[0][0].shape[1]
+
+    def loss(flat: FloatArray) -> tuple[float, FloatArray]:
+        rows = flat.reshape(num_groups, width)
+        value, gradient = strength / 2 * float((rows**2).sum()), strength * rows
+        for inputs, there, wanted, weight in terms:
+            logits = there.copy()
+            logits[:, :-1] += inputs @ rows.T
+            log_share = logits - logsumexp(logits, axis=1, keepdims=True)
+            value -= weight * float((wanted * log_share).sum())
+            gradient = gradient + weight * (np.exp(log_share) - wanted)[:, :-1].T @ inputs
+        return value, gradient.ravel()
+
+    start = np.zeros(num_groups * width)
+    return minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 500}).x.reshape(num_groups, width)
 
 
 def _fit(
@@ -363,34 +448,10 @@ def _fit(
     used: NDArray[np.intp],
     assigned: NDArray[np.intp],
     strength: float,
-    avoid: tuple[FloatArray, FloatArray, FloatArray] | None = None,
 ) -> FloatArray:
-    """Multinomial regression of the assigned group on the inputs, beside the logits that are there: float [G, H].
-
-    On the tokens of `avoid` (inputs, logits of the openings and of the rest) every other token is wanted.
-    """
-    offset = np.concatenate([states.opening[used], states.rest[used, None]], 1)
-    num_groups = states.opening.shape[1]
-    wanted = np.zeros((len(used), num_groups + 1))
-    wanted[np.arange(len(used)), assigned[used]] = 1.0
-
-    def loss(flat: FloatArray) -> tuple[float, FloatArray]:
-        rows = flat.reshape(num_groups, -1)
-        logits = offset.copy()
-        logits[:, :-1] += inputs @ rows.T
-        log_share = logits - logsumexp(logits, axis=1, keepdims=True)
-        gradient = (np.exp(log_share) - wanted)[:, :-1].T @ inputs / len(used) + strength * rows
-        value = -(wanted * log_share).sum() / len(used) + strength / 2 * (rows**2).sum()
-        if avoid is not None:
-            within, at, rest = avoid
-            logits = np.concatenate([at + within @ rows.T, rest[:, None]], 1)
-            log_share = logits - logsumexp(logits, axis=1, keepdims=True)
-            value -= log_share[:, -1].mean()
-            gradient += np.exp(log_share)[:, :-1].T @ within / len(rest)
-        return float(value), gradient.ravel()
-
-    start = np.zeros(num_groups * inputs.shape[1])
-    return minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 500}).x.reshape(num_groups, -1)
+    """Multinomial regression of the assigned group on the inputs, beside the logits that are there: float [G, H]."""
+    there = np.column_stack([states.opening[used], states.rest[used]])
+    return _nearest_rows([(inputs, there, np.eye(there.shape[1])[assigned[used]], 1.0 / len(used))], strength)
 
 
 def _with_shares(
