@@ -217,8 +217,8 @@ def eval_command(
         alone.close()
 
 
-def _share(rows: list[dict[str, Any]], configuration: str, thought: str) -> float:
-    own = [row["thought"] == thought for row in rows if row["configuration"] == configuration]
+def _share(rows: list[dict[str, Any]], configuration: str, column: str, value: str) -> float:
+    own = [row[column] == value for row in rows if row["configuration"] == configuration]
     return sum(own) / len(own)
 
 
@@ -232,19 +232,22 @@ def _show(rows: list[dict[str, Any]], out: Path) -> None:
     table.add_column("configuration")
     broken = {"cut": "thought cut", "unanswered": "no answer"}
     seen = [what for what in broken if any(row["thought"] == what for row in rows)]
-    for head in ("pass@1", "mean tokens", "extended share", "truncated", *(broken[what] for what in seen)):
+    # Of all response groups but the first, the standard one.
+    groups = list(dict.fromkeys(row["response_group"] for row in rows if row["response_group"]))[1:]
+    shares = [f"{group} share" for group in groups]
+    for head in ("pass@1", "mean tokens", *shares, "truncated", *(broken[what] for what in seen)):
         table.add_column(head, justify="right")
     for name in responses.configurations:
         numbers = describe(responses.of(name))["overall"]["all"]
         accuracy, tokens = numbers["pass@1"], numbers.get("mean_tokens")
-        share, cut = numbers.get("extended_share"), numbers["truncated"]
+        cut = numbers["truncated"]
         table.add_row(
             name,
             f"{accuracy.value:.1%} ({accuracy.low:.1%} to {accuracy.high:.1%})",
             f"{tokens.value:,.0f}" if tokens else "unknown",
-            f"{share.value:.1%}" if share else "",
+            *(f"{_share(rows, name, 'response_group', group):.1%}" for group in groups),
             f"{cut.value:.1%}",
-            *(f"{_share(rows, name, what):.1%}" for what in seen),
+            *(f"{_share(rows, name, 'thought', what):.1%}" for what in seen),
         )
     plain_console(width=120).print(table)
     typer.echo(f"the page: ibpo report {shlex.quote(str(out))}")

@@ -1,15 +1,7 @@
 from .advantages import AllocatedAdvantages, allocate_skyrl
 from .budgets import bind_budgets, read_budget
 from .checkpoints import STATE_OF_ONE_PROCESS, check_checkpoint, go_on, saving
-from .choice import (
-    ChoiceStates,
-    TrainedChoice,
-    choose_by_rows,
-    read_bodies,
-    read_states,
-    reprice,
-    train_choice,
-)
+from .choice import ChoiceStates, TrainedChoice, choose_by_rows, read_bodies, read_states, train_choice
 from .cold_start.recipe import ColdStartConfig, read_cold_start_recipe
 from .cold_start.run import ColdStart, ColdStartJob, groups_of, supervised_fine_tune
 from .config import RAFT, RFT, UNCONSTRAINED, IBPOConfig, held_up_schedule
@@ -17,6 +9,7 @@ from .judge_reward import JudgeReward
 from .loss import kl_penalty
 from .lower_level import Batch, LowerLevel
 from .reference_model import frozen_copy, prompt_features
+from .repricing import reprice, reprice_policy
 from .rollout_log import compare, find_rollout_log, read_rollout_log, replay, tokens_spent
 from .run import Job, adapter_of, as_rows, data_rows, run_job, trainer_arguments
 from .trainer import IBPOTrainer
@@ -60,6 +53,7 @@ __all__ = [
     "read_states",
     "replay",
     "reprice",
+    "reprice_policy",
     "run_job",
     "saving",
     "supervised_fine_tune",

@@ -58,9 +58,6 @@ FACTORS = (1.0, 2.0, 4.0)
 NUM_FOLDS = 5
 BODIES_WEIGHT = 100.0
 """c. The rows are few and the prompts many: it costs the choice next to nothing (docs/log.md)."""
-SHARPNESS = 8.0
-"""Of a repriced choice: twice as much changes shares and accuracy by less than a tenth of a point (docs/log.md)."""
-LEAST_PROBABILITY = 1e-9
 ROWS_STRENGTH = 1e-4
 """l2 of the rows that are written: what is found needs no more shrinking."""
 PROMPTS_AT_ONCE = 16
@@ -335,7 +332,7 @@ def project(
             shift[fold == k] = inputs[used][fold == k] @ rows.T
         for factor in FACTORS:
             logits = states.opening[used] + factor * shift
-            share = _with_shares(logits, states.rest[used], target, expected[used], between)[0]
+            share = with_shares(logits, states.rest[used], target, expected[used], between)[0]
             value = float((share * worth[used]).sum(1).mean())
             if best is None or value > best[0] + 1e-6:
                 best = value, strength, factor, factor * shift
@@ -349,48 +346,19 @@ def project(
         rest=states.rest[used],
     )
     if unlabelled is None:
-        share, intercept = _with_shares(on.opening + shift, on.rest, target, expected[used], between)
+        share, intercept = with_shares(on.opening + shift, on.rest, target, expected[used], between)
         tokens = expected[used]
         prompts = [on]
     else:
         logits = unlabelled.opening + (unlabelled.hidden / scale) @ rows.T
         tokens = expected[len(states.rest) :]
-        share, intercept = _with_shares(logits, unlabelled.rest, target, tokens, between)
+        share, intercept = with_shares(logits, unlabelled.rest, target, tokens, between)
         prompts = [on, unlabelled]
     opening = [one.opening + (one.hidden / scale) @ rows.T + intercept for one in prompts]
     delta = into_rows(prompts, opening, bodies)
     if unlabelled is not None:
         share = unlabelled.shares(delta)
     return delta, share.mean(0), float((share * tokens).sum(1).mean()), strength, factor
-
-
-def reprice(
-    states: ChoiceStates, target: Sequence[float], bodies: ChoiceStates | None = None
-) -> tuple[FloatArray, FloatArray]:
-    """Another budget for a policy that has learnt to choose: rows D under which it samples as a threshold would.
-
-    By how much one opening's logit exceeds the others' says how much its group gains there, at whatever budget that was
-    learnt. So with s = `SHARPNESS` and shifts b that make the mean shares on prompts without answers the target's,
-
-        pi'(g | x) = pi(some group | x) pi(g | x)^s e^b_g / sum_k pi(k | x)^s e^b_k
-
-    which takes out most of the sampling noise.
-
-    Args:
-        states: of P prompts without answers.
-        target: [G]: shares of the groups, 1 in all.
-        bodies: of tokens within responses (`read_bodies`), where the openings stay as likely as they are.
-
-    Returns:
-        D [G, H] for `choose_by_rows`, and the shares [G] on these prompts.
-    """
-    nothing = np.full(states.opening.shape, np.nan)
-    others = np.full(len(states.rest), -np.inf)  # among the openings alone
-    wanted = np.asarray(target, float)
-    share, _ = _with_shares(SHARPNESS * states.opening, others, wanted, nothing, (-np.inf, np.inf))
-    opening = logsumexp(states.opening, axis=1, keepdims=True) + np.log(np.maximum(share, LEAST_PROBABILITY))
-    delta = into_rows([states], [opening], bodies)
-    return delta, states.shares(delta).mean(0)
 
 
 def into_rows(
@@ -454,7 +422,7 @@ def _fit(
     return _nearest_rows([(inputs, there, np.eye(there.shape[1])[assigned[used]], 1.0 / len(used))], strength)
 
 
-def _with_shares(
+def with_shares(
     logits: FloatArray, rest: FloatArray, target: FloatArray, tokens: FloatArray, between: tuple[float, float]
 ) -> tuple[FloatArray, FloatArray]:
     """Shift each group's logits so that its mean share is the target's: probabilities [P, G], shifts [G].

@@ -291,6 +291,7 @@ def test_a_dialogue_behind_another_group_than_the_first(task, tmp_path):
     with serving() as (url, _, _):
         result = run(task, url, tmp_path / "run", *groups, *also, *also)
         assert result.exit_code == 0, result.output
+    assert "standard share" in result.stdout and "extended" not in result.stdout
     names = Counter(row["configuration"] for row in rows_of(tmp_path / "run"))
     assert names == {"direct": TOTAL, "standard": TOTAL, "standard, corrected": TOTAL}
     assert stored_names(tmp_path / "run") == {"direct": TOTAL, "standard": TOTAL, "second turn, standard": TOTAL}
