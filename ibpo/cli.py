@@ -40,7 +40,7 @@ COMMANDS = {
     ),
     "calibrate": (
         "calibrate:calibrate_command",
-        "Write the quantile curve of a policy's choice: one policy, every budget after training.",
+        "Write the quantile curve of a policy's choice, or that policy at another budget: one policy, every budget.",
     ),
     "simulate": (
         "simulate:simulate_command",

@@ -1,8 +1,10 @@
-"""`ibpo calibrate`: the threshold for any budget, from a policy's choice on unlabelled prompts."""
+"""`ibpo calibrate`: the threshold for any budget, or the policy itself moved to one, from unlabelled prompts."""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,9 +24,13 @@ SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 def calibrate_command(
     prompts: Annotated[Path, typer.Argument(help="Unlabelled prompts: .jsonl, .jsonl.gz or .parquet.")],
-    out: Annotated[Path, typer.Option(help="Where the calibration is written, a small JSON.")] = Path(
-        "calibration.json"
-    ),
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Where the calibration is written, a small JSON. With --model a new folder, a name without a dot: the "
+            "policy itself, moved to the one --budget, which it then keeps without a threshold."
+        ),
+    ] = Path("calibration.json"),
     columns: Annotated[
         list[str] | None,
         typer.Option(
@@ -56,7 +62,12 @@ def calibrate_command(
         ),
     ] = None,
 ) -> None:
-    """Write the quantile curve of a policy's choice: one policy, every budget after training."""
+    """Write the quantile curve of a policy's choice, or that policy at another budget: one policy, every budget."""
+    if not out.suffix:
+        move_policy(
+            prompts, out, model, read_pairs(columns or (), ("score", "prompt"), "--columns"), floor, budget or []
+        )
+        return
     from rich.table import Table
 
     from ibpo.runs import digest_file
@@ -93,6 +104,82 @@ def calibrate_command(
     typer.echo(f"{len(scores)} prompts -> {out}")
 
 
+def move_policy(
+    path: Path, out: Path, model: str | None, columns: dict[str, str], floor: float, budgets: list[str]
+) -> None:
+    """Write `OUT/model`, which chooses under another budget, and what its run says of how it is asked."""
+    if model is None:
+        raise IbpoError(
+            f"--out {out}: a folder takes the policy itself, of --model; for a calibration name a .json file"
+        )
+    if len(budgets) != 1:
+        raise IbpoError(f"--out {out}: one policy keeps one --budget, {len(budgets)} are given; or name a .json file")
+    if (out / "model").exists():
+        raise IbpoError(f"--out {out}: holds a policy already; name a new folder")
+    from ibpo.commands.eval_setup import default_max_tokens
+    from ibpo.evaluation import asked_by
+    from ibpo.runs import working_in, write_text_atomic
+    from ibpo.tasks import local_rows
+
+    groups, _, _ = asked_by(model)
+    names = [group.name for group in groups]
+    if not groups:
+        raise IbpoError(
+            f"--model {model}: no run beside it says its response groups; name RUN/model of an ibpo train run"
+        )
+    wanted = parse_budget(budgets[0])
+    check_budget(wanted, groups=tuple(names), refused=dict.fromkeys(("cost", "at_least", "slice"), ONLY_SHARES))
+    rows, column = list(local_rows(path)), columns.get("prompt", "prompt")
+    if not rows:
+        raise IbpoError(f"{path}: no prompts; the shares are set on them")
+    places = [place for place, _ in rows]
+    moved = names.index(wanted.name)
+    policy, tokenizer, ids = _asked(
+        model, [_field(*row, column, "prompt") for row in rows], places, groups[moved].prefix
+    )
+    from ibpo.responses import encode_groups
+    from ibpo.training import read_states, reprice_policy
+
+    share = read_states(policy, tokenizer, ids, encode_groups(groups, tokenizer)).shares()
+    amount = min(float(wanted.amount), float((share[:, moved] > floor).mean()))
+    target = share.mean(0)  # the others keep their proportions
+    target[moved] = 0.0
+    target *= (1.0 - amount) / target.sum()
+    target[moved] = amount
+    found = reprice_policy(
+        policy, tokenizer, ids, groups, (target / target.sum()).tolist(),
+        max_completion_length=default_max_tokens(model, ""), batch_size=64,
+    )  # fmt: skip
+    with working_in(out):
+        partial = out / "model.partial"
+        policy.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        config = (Path(model).expanduser().resolve().parent / "config.toml").read_text(encoding="utf-8")
+        write_text_atomic(out / "config.toml", with_budget(config, wanted.name, amount))
+        partial.rename(out / "model")
+    shares = ", ".join(f"{name} {value:.1%}" for name, value in zip(names, found.tolist(), strict=True))
+    typer.echo(f"{len(ids)} prompts: {shares} -> {out / 'model'}")
+
+
+ONLY_SHARES = "a policy is moved to a largest share of one of its response groups, e.g. extended=30%"
+
+
+def with_budget(config: str, group: str, amount: float) -> str:
+    r"""A recipe's text with another budget; of one that is written otherwise than as a table, with the old one.
+
+    Example:
+        >>> print(with_budget("[budget]\nextended = 0.5 # q+\n[train]\nseed = 0", "extended", 0.3))
+        [budget]
+        "extended" = 0.3
+        <BLANKLINE>
+        [train]
+        seed = 0
+    """
+    return re.sub(
+        r"(?ms)^\[budget\][^\n]*$.*?(?=^\[|\Z)", f"[budget]\n{json.dumps(group)} = {amount:.6g}\n\n", config, count=1
+    )
+
+
 def read_budgets(texts: list[str], column: str) -> tuple[float, ...]:
     """The shares whose thresholds are printed, each for itself.
 
@@ -121,13 +208,30 @@ def _field(place: str, row: dict[str, Any], name: str, option: str) -> Any:
 
 def _probabilities(model: str, prompts: list[Any], places: list[str], prefix: str) -> list[float]:
     """The policy's probability that the token which opens `prefix` opens its response, per prompt."""
+    policy, tokenizer, ids = _asked(model, prompts, places, prefix)
+    import torch
+
+    from ibpo.responses import encode_prefix
+    from ibpo.rollouts import HFSampler
+
+    opening = encode_prefix(prefix, tokenizer)
+    sampler = HFSampler(policy, tokenizer, max_completion_length=1, batch_size=64)
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))  # batches of one length are hardly padded
+    logits = sampler.next_token_logits([ids[i] for i in order])
+    found = torch.softmax(logits, -1)[:, opening[0]].double().clamp(0, 1).tolist()
+    scores = [0.0] * len(ids)
+    for i, score in zip(order, found, strict=True):
+        scores[i] = score
+    return scores
+
+
+def _asked(model: str, prompts: list[Any], places: list[str], prefix: str) -> tuple[Any, Any, list[list[int]]]:
+    """A policy, its tokenizer, and the token ids of prompts as it was asked in training."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
-        import torch
-
         from ibpo.evaluation import asked_by
         from ibpo.responses import encode_prefix
-        from ibpo.rollouts import HFSampler, load_policy
+        from ibpo.rollouts import load_policy
     except ModuleNotFoundError as error:
         raise IbpoError(f"--model needs {error.name}: pip install 'ibpo[train]'") from None
     policy, loaded = load_policy(model)
@@ -148,14 +252,7 @@ def _probabilities(model: str, prompts: list[Any], places: list[str], prefix: st
             else f"asked by {model}'s chat template; no run beside it says what else the policy was asked with",
             err=True,
         )
-    sampler = HFSampler(policy, loaded, max_completion_length=1, batch_size=64)
-    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))  # batches of one length are hardly padded
-    logits = sampler.next_token_logits([ids[i] for i in order])
-    found = torch.softmax(logits, -1)[:, opening[0]].double().clamp(0, 1).tolist()
-    scores = [0.0] * len(ids)
-    for i, score in zip(order, found, strict=True):
-        scores[i] = score
-    return scores
+    return policy, tokenizer, ids
 
 
 def _messages(

@@ -1,4 +1,6 @@
 import json
+import shutil
+import tomllib
 
 import numpy as np
 import pytest
@@ -188,6 +190,48 @@ def test_a_policy_is_asked_with_the_prompt_of_its_training(tmp_path):
     with pytest.raises(IbpoError, match="the chat template writes it itself"):
         _token_ids(tokenizer_of, asked, "line 1", "<think>", {"open": True})
     assert asked_by(str(tmp_path / "other" / "model")) == ([], {}, [])
+
+
+def a_run(folder):
+    """What `ibpo train` leaves of a policy: its model, and how it was asked."""
+    shutil.copytree(model_path("thinking"), folder / "model")
+    groups = "".join(
+        f'[[response_group]]\nname = "{name}"\nprefix = "{prefix}"\nanswer = "after:<answer>"\n'
+        for name, prefix in (("standard", "<answer>"), ("extended", "<think>"))
+    )
+    (folder / "config.toml").write_text(f"[budget] # q+\nextended = 0.5\n[train]\nseed = 0\n{groups}")
+    return folder / "model"
+
+
+def test_a_policy_itself_is_moved_to_a_budget(tmp_path):
+    pytest.importorskip("torch")
+    from ibpo.evaluation import asked_by
+    from ibpo.tasks import digit_sums, distinct
+
+    model = a_run(tmp_path / "run")
+    file = write(tmp_path / "p.jsonl", [{"prompt": p.prompt} for p in distinct(digit_sums, "train", 200, seed=3)])
+    result = run(file, "--model", model, "--out", tmp_path / "moved", "--budget", "extended=30%")
+    assert result.exit_code == 0, result.output
+    assert "extended 30." in result.output or "extended 29." in result.output
+    moved = tmp_path / "moved" / "model"
+    assert [group.name for group in asked_by(str(moved))[0]] == ["standard", "extended"]
+    assert tomllib.loads((tmp_path / "moved" / "config.toml").read_text())["budget"] == {"extended": 0.3}
+    # What it says of its own choice, read again from the disk.
+    again = run(file, "--model", moved, "--prefix", "<think>", "--out", tmp_path / "c.json")
+    assert again.exit_code == 0, again.output
+    scores = load_calibration(tmp_path / "c.json")
+    assert np.mean(scores.scores) == pytest.approx(0.3, abs=0.03)
+    for more, said in (
+        (["--budget", "extended=30%"], "holds a policy already"),
+        (["--budget", "thinking=30%", "--out", tmp_path / "x"], "thinking"),
+        (["--budget", "tokens=300", "--out", tmp_path / "x"], "largest share of one of its response groups"),
+        (["--out", tmp_path / "x"], "one policy keeps one --budget, 0 are given"),
+        (["--model", model_path("thinking"), "--budget", "extended=30%", "--out", tmp_path / "x"], "no run beside it"),
+    ):
+        refused = run(file, "--model", model, "--out", tmp_path / "moved", *more)
+        assert refused.exit_code == 2 and said in refused.stderr, refused.output
+    assert not (tmp_path / "x").exists()
+    assert "of --model" in run(file, "--out", tmp_path / "x", "--budget", "extended=30%").stderr
 
 
 def test_calibrate_from_a_policy(tmp_path):
