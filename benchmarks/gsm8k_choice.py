@@ -3,12 +3,14 @@
     python -m benchmarks.gsm8k_choice pack RUNS                     answers, tokens and verdicts of both runs, no texts
     python -m benchmarks.gsm8k_choice states RUNS --model DIR --data DIR      what the model says of the prompts, once
     python -m benchmarks.gsm8k_choice probe RUNS                    is the gain predictable from the states at all?
+    python -m benchmarks.gsm8k_choice policy RUNS --model DIR --under "tokens 41.5" --out DIR      a model to be served
     python -m benchmarks.gsm8k_choice table --runs RUNS --data DIR --embed-model DIR
     python -m benchmarks.gsm8k_choice table                         by the packed log alone: no policies, no routers
 
 RUNS holds `train` and `test`, runs of `ibpo eval` with `recipes/gsm8k_three_groups.toml` (docs/real-models.md has the
-commands), and may hold `turns` and `debate`, the same with `--also`; DIR of `--data` the files of
-github.com/openai/grade-school-math. Rows of the table, each with its standard error over unseen problems:
+commands), and may hold `turns` and `debate`, the same with `--also`, and `served`, of the policy that `policy` wrote.
+DIR of `--data` holds the files of github.com/openai/grade-school-math.
+Rows of the table, each with its standard error over unseen problems:
 
     number, brief, steps           always this response group
     oracle                         by each problem's other responses: half of them choose, the other half are judged
@@ -17,6 +19,7 @@ github.com/openai/grade-school-math. Rows of the table, each with its standard e
     steps, corrected (...)         more than one turn (`ibpo.evaluation.dialogues`), at the cost of all turns
     IBPO sampled, calibrated       `ibpo.training.train_choice`, by its probabilities; or the group that they make
                                    likeliest at a price that keeps the budget on unlabelled prompts
+    IBPO served                    the policy that `policy` writes, as vLLM serves it and nobody forces its responses
     states                         the regression of gains and tokens on the prompt's states, with a price set likewise
     route, route + encoder         `ibpo.routing.fit_router` on the same responses, with a price set likewise
 
@@ -51,7 +54,7 @@ from ibpo.config import read_recipe
 from ibpo.data import LogColumns
 from ibpo.evaluation import read_table
 from ibpo.evaluation.metrics import majority_accuracy
-from ibpo.responses import build_response_groups, encode_groups
+from ibpo.responses import build_response_groups, encode_groups, find_group
 from ibpo.rollouts import encode_prompt, load_policy
 from ibpo.routing import fit_router, open_encoder, read_routed_log, scores_of
 from ibpo.tasks import load_given
@@ -59,6 +62,8 @@ from ibpo.training import (
     Batch,
     ChoiceStates,
     LowerLevel,
+    TrainedChoice,
+    choose_by_rows,
     read_bodies,
     read_budget,
     read_states,
@@ -72,12 +77,14 @@ GROUPS = ("number", "brief", "steps")
 RECIPE = Path("recipes/gsm8k_three_groups.toml")
 PACKED = Path("benchmarks/data/gsm8k_three_groups.csv.gz")
 TEMPERATURE = 0.7
-NUM_BODIES = 24
+NUM_BODIES = 100
 """Training problems whose responses show the choice where no opening may be likely."""
-NUM_UNLABELLED = 2000
+NUM_UNLABELLED = 1000
 """Problems behind those that are trained on in their file, of which only the prompts are read: they set the shares."""
 PARTS = (0.25, 0.5, 0.75)
 DRAWS = 2000
+SERVED = "tokens 41.5"
+"""The budget of the policy that was served."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,13 +123,19 @@ def pack(runs: Path) -> None:
     text = io.StringIO()
     out = csv.writer(text, lineterminator="\n")
     out.writerow(["split", "problem", "group", "number", "tokens", "reward", "answer"])
-    for split, folders in {"train": ("train",), "test": ("test", "turns", "debate")}.items():
+    folders_of = {"train": ("train",), "test": ("test", "turns", "debate"), "served": ("served",)}
+    for split, folders in folders_of.items():
         rows = list[tuple[Any, ...]]()
         for folder in folders:
             if not (path := runs / folder / "responses.jsonl").exists():
                 continue
             table = read_table(path)
-            columns = (table.problem, table.configuration, table.number, table.tokens, table.reward, table.answer)
+            groups = table.configuration
+            if split == "served":  # asked without any response group: its text says which
+                known = build_response_groups(read_recipe(RECIPE).response_group)
+                opened = [find_group(str(text), known) for text in table.completion]
+                groups = np.array([group.name if group else "none" for group in opened])
+            columns = (table.problem, groups, table.number, table.tokens, table.reward, table.answer)
             for name, group, number, tokens, reward, answer in zip(*columns, strict=True):
                 if folder == split or ", " in group:  # the first turns are those of `test`
                     order = (*GROUPS, group).index(group)
@@ -137,7 +150,7 @@ def pack(runs: Path) -> None:
 
 def read_packed() -> dict[str, Recorded]:
     """Split -> its responses."""
-    rows = [row for row in _packed_rows() if row["group"] in GROUPS]
+    rows = [row for row in _packed_rows() if row["group"] in GROUPS and row["split"] != "served"]
     return {split: Recorded.of_rows([row for row in rows if row["split"] == split]) for split in ("train", "test")}
 
 
@@ -145,11 +158,24 @@ def read_dialogues() -> dict[str, tuple[FloatArray, FloatArray]]:
     """Ways of more than one turn on the unseen problems -> mean reward and tokens of each problem's dialogues [P]."""
     found: dict[str, dict[int, list[tuple[float, float]]]] = {}
     for row in _packed_rows():
-        if row["group"] not in GROUPS:
+        if row["group"] not in GROUPS and row["split"] != "served":
             own = found.setdefault(row["group"], {}).setdefault(int(row["problem"]), [])
             own.append((float(row["reward"]), float(row["tokens"])))
     means = {name: np.array([np.mean(by[i], 0) for i in sorted(by)]) for name, by in sorted(found.items())}
     return {name: (mean[:, 0], mean[:, 1]) for name, mean in means.items()}
+
+
+def read_served() -> tuple[FloatArray, FloatArray, FloatArray] | None:
+    """Mean reward, tokens and share of `steps` of what the served policy wrote to each unseen problem [P]."""
+    found: dict[int, list[tuple[float, float, float]]] = {}
+    for row in _packed_rows():
+        if row["split"] == "served":
+            own = found.setdefault(int(row["problem"]), [])
+            own.append((float(row["reward"]), float(row["tokens"]), float(row["group"] == GROUPS[2])))
+    if not found:
+        return None
+    mean = np.array([np.mean(found[i], 0) for i in sorted(found)])
+    return mean[:, 0], mean[:, 1], mean[:, 2]
 
 
 def _packed_rows() -> list[dict[str, Any]]:
@@ -298,11 +324,12 @@ class Printer:
         under: str = "",
         budget: BudgetTerm | None = None,
     ) -> None:
-        """One row, of rewards, tokens and shares of `steps` [P]."""
-        cost, group_cost = tokens, self.group_tokens
+        """One row, of rewards, tokens and shares of `steps`, of all problems or of the first [P]."""
+        group_reward, group_tokens = self.group_reward[: len(reward)], self.group_tokens[: len(reward)]
+        cost, group_cost = tokens, group_tokens
         if budget is not None and budget.group is not None and steps is not None:
-            cost, group_cost = steps, cost_of(budget, self.group_tokens)
-        above = above_mixture(reward, cost, self.group_reward, group_cost)
+            cost, group_cost = steps, cost_of(budget, group_tokens)
+        above = above_mixture(reward, cost, group_reward, group_cost)
         root, error = np.sqrt(len(reward)), above[1:].std()
         share = "" if steps is None else f"{steps.mean():.3f} ± {steps.std() / root:.3f}"
         print(
@@ -335,6 +362,19 @@ class Printer:
 
 def policies(train: Recorded, budget: BudgetTerm, states: dict[str, ChoiceStates]) -> Iterator[tuple[str, FloatArray]]:
     """IBPO's choice on the unseen prompts, then on those beyond, sampled and calibrated."""
+    found = trained(train, budget, states)
+    shares = {name: states[name].shares(found.delta) for name in ("unlabelled", "test", "beyond")}
+    shares = {"unlabelled": shares["unlabelled"], "unseen": np.concatenate([shares["test"], shares["beyond"]])}
+    yield "sampled", shares["unseen"] / shares["unseen"].sum(1, keepdims=True)
+    # Calibrated: the likeliest group at a price on its expected tokens, or on `steps`.
+    likely = {name: np.log(share + 1e-12) for name, share in shares.items()}
+    _, before, _, own = regression(train, states)
+    price = priced(likely["unlabelled"], cost_of(budget, before), budget)
+    yield "calibrated", best_at_price(likely["unseen"], cost_of(budget, own), price)
+
+
+def trained(train: Recorded, budget: BudgetTerm, states: dict[str, ChoiceStates]) -> TrainedChoice:
+    """The choice, as `ibpo.training.train_choice` makes it for one budget."""
     kept = ~np.isnan(train.reward)
     problem, group, _ = np.nonzero(kept)
     batch = Batch(
@@ -345,15 +385,26 @@ def policies(train: Recorded, budget: BudgetTerm, states: dict[str, ChoiceStates
         features=states["train"].features,
     )
     lower_level = LowerLevel(num_groups=len(GROUPS), budgets=[budget], utility="regression", window=1)
-    found = train_choice(states["train"], batch, lower_level, states["unlabelled"], states["bodies"])
-    shares = {name: states[name].shares(found.delta) for name in ("unlabelled", "test", "beyond")}
-    shares = {"unlabelled": shares["unlabelled"], "unseen": np.concatenate([shares["test"], shares["beyond"]])}
-    yield "sampled", shares["unseen"] / shares["unseen"].sum(1, keepdims=True)
-    # Calibrated: the likeliest group at a price on its expected tokens, or on `steps`.
-    likely = {name: np.log(share + 1e-12) for name, share in shares.items()}
-    _, before, _, own = regression(train, states)
-    price = priced(likely["unlabelled"], cost_of(budget, before), budget)
-    yield "calibrated", best_at_price(likely["unseen"], cost_of(budget, own), price)
+    return train_choice(states["train"], batch, lower_level, states["unlabelled"], states["bodies"])
+
+
+def write_policy(runs: Path, model_path: Path, under: str, out: Path) -> None:
+    """A plain model that chooses under one of the table's budgets."""
+    model, tokenizer = load_policy(str(model_path), dtype="bfloat16")
+    train = read_packed()["train"]
+    found = trained(train, budgets_of(train)[under], read_all_states(runs))
+    choose_by_rows(
+        model, encode_groups(build_response_groups(read_recipe(RECIPE).response_group), tokenizer), found.delta
+    )
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    print(f"{under}: shares {found.share.round(4).tolist()}, {found.tokens:.1f} tokens expected -> {out}")
+
+
+def read_all_states(runs: Path) -> dict[str, ChoiceStates]:
+    """What `states` has written."""
+    names = ("train", "unlabelled", "test", "beyond", "bodies")
+    return {name: ChoiceStates.load(runs / "states" / f"{name}.npz") for name in names}
 
 
 def regression(
@@ -425,13 +476,8 @@ def table(runs: Path | None, data: Path | None, encoder: Path | None, out: Path 
         if num_responses > 2:
             rows.add(f"{name}, adaptive", *adaptive_votes(answers, right, tokens, consensus(2)))
     for name, (right, tokens) in read_dialogues().items():
-        rows.add(name, right, tokens)
-    states = {}
-    if runs is not None:
-        states = {
-            name: ChoiceStates.load(runs / "states" / f"{name}.npz")
-            for name in ("train", "unlabelled", "test", "beyond", "bodies")
-        }
+        rows.add(name, right, tokens, under=f"first {len(right)}" if len(right) < len(test.reward) else "")
+    states = {} if runs is None else read_all_states(runs)
     routers: dict[str, tuple[FloatArray, FloatArray, FloatArray, FloatArray]] = {}
     if data is not None:
         routers["route"] = routed(train, data, len(test.reward), None)
@@ -460,6 +506,8 @@ def table(runs: Path | None, data: Path | None, encoder: Path | None, out: Path 
     if states:
         for how in ("sampled", "calibrated"):
             rows.compare(f"IBPO {how}", list(routers))
+    if (served := read_served()) is not None:
+        rows.add("IBPO served", *served, SERVED)
     for how, under, share in kept:
         error = share.std() / np.sqrt(len(share))
         print(f"{under}, {how}: {share.mean():.3f} ± {error:.3f} of all {len(share)} unseen prompts")
@@ -534,6 +582,11 @@ def main() -> None:
     states.add_argument("runs", type=Path)
     states.add_argument("--model", type=Path, required=True)
     states.add_argument("--data", type=Path, required=True)
+    policy = what.add_parser("policy")
+    policy.add_argument("runs", type=Path)
+    policy.add_argument("--model", type=Path, required=True)
+    policy.add_argument("--under", default=SERVED)
+    policy.add_argument("--out", type=Path, required=True)
     shown = what.add_parser("table")
     for name in ("--runs", "--data", "--embed-model", "--out"):
         shown.add_argument(name, type=Path)
@@ -544,6 +597,8 @@ def main() -> None:
         probe(options.runs)
     elif options.what == "states":
         write_states(options.runs, options.model, options.data)
+    elif options.what == "policy":
+        write_policy(options.runs, options.model, options.under, options.out)
     else:
         table(options.runs, options.data, options.embed_model, options.out)
 
