@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.gsm8k_choice import GROUPS, above_mixture, read_packed, table
+from benchmarks.gsm8k_choice import GROUPS, above_mixture, read_dialogues, read_packed, table
 from ibpo.allocation import random_mix
 
 
@@ -18,6 +18,11 @@ def packed():
 
 def test_the_packed_log_is_whole(packed):
     assert (len(packed["train"].reward), len(packed["test"].reward)) == (600, 400)
+    assert (packed["train"].reward.shape[2], packed["test"].reward.shape[2]) == (2, 4)
+    dialogues = read_dialogues()
+    assert sorted(dialogues) == ["steps, corrected", "steps, debated", "steps, refined"]
+    for reward, tokens in dialogues.values():  # at the cost of all turns
+        assert len(reward) == 200 and tokens.mean() > packed["test"].means()[1][:200, 2].mean()
     for recorded in packed.values():
         assert np.isfinite(recorded.tokens).all() and set(np.unique(recorded.reward)) == {0.0, 1.0}
         _, tokens = recorded.means()
