@@ -78,7 +78,7 @@ RECIPE = Path("recipes/gsm8k_three_groups.toml")
 PACKED = Path("benchmarks/data/gsm8k_three_groups.csv.gz")
 TEMPERATURE = 0.7
 NUM_BODIES = 100
-"""Training problems whose responses show the choice where no opening may be likely."""
+"""Training problems whose responses show the choice what has to stay as it is."""
 NUM_UNLABELLED = 1000
 """Problems behind those that are trained on in their file, of which only the prompts are read: they set the shares."""
 PARTS = (0.25, 0.5, 0.75)

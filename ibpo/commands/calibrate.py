@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import re
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,7 +27,7 @@ def calibrate_command(
     out: Annotated[
         Path,
         typer.Option(
-            help="Where the calibration is written, a small JSON. With --model a new folder, a name without a dot: the "
+            help="Where the calibration is written, a small JSON. With --model a new folder (no .json): the "
             "policy itself, moved to the one --budget, which it then keeps without a threshold."
         ),
     ] = Path("calibration.json"),
@@ -63,7 +63,11 @@ def calibrate_command(
     ] = None,
 ) -> None:
     """Write the quantile curve of a policy's choice, or that policy at another budget: one policy, every budget."""
-    if not out.suffix:
+    if out.suffix != ".json" and (model is not None or not out.suffix):
+        if prefix is not None:
+            raise IbpoError(
+                f"--out {out}: a policy's response groups are its run's; leave --prefix out, or name a .json"
+            )
         move_policy(
             prompts, out, model, read_pairs(columns or (), ("score", "prompt"), "--columns"), floor, budget or []
         )
@@ -104,80 +108,90 @@ def calibrate_command(
     typer.echo(f"{len(scores)} prompts -> {out}")
 
 
+LEAST_MASS = 0.9
+"""Of the responses must open as some group, or a share among them says little of all."""
+ONLY_SHARES = "a policy is moved to a largest share of one of its response groups, e.g. extended=30%"
+
+
 def move_policy(
     path: Path, out: Path, model: str | None, columns: dict[str, str], floor: float, budgets: list[str]
 ) -> None:
-    """Write `OUT/model`, which chooses under another budget, and what its run says of how it is asked."""
+    """Write `OUT/model`, which chooses under another budget, and the run's recipe with that budget."""
+    from ibpo.runs import RunDir, digest_file, to_toml, working_in, write_text_atomic
+    from ibpo.tasks import local_rows
+
     if model is None:
         raise IbpoError(
-            f"--out {out}: a folder takes the policy itself, of --model; for a calibration name a .json file"
+            f"--out {out}: a folder is of the policy itself, of --model; for a calibration name a .json file"
         )
     if len(budgets) != 1:
         raise IbpoError(f"--out {out}: one policy keeps one --budget, {len(budgets)} are given; or name a .json file")
-    if (out / "model").exists():
-        raise IbpoError(f"--out {out}: holds a policy already; name a new folder")
-    from ibpo.commands.eval_setup import default_max_tokens
-    from ibpo.evaluation import asked_by
-    from ibpo.runs import working_in, write_text_atomic
-    from ibpo.tasks import local_rows
-
+    run = Path(model).expanduser().resolve().parent
+    if out.exists() and (not out.is_dir() or {file.name for file in out.iterdir()} - {".lock", "model.partial"}):
+        raise IbpoError(f"--out {out}: holds something already; name a new folder")
+    try:
+        from ibpo.evaluation import asked_by
+        from ibpo.responses import encode_groups
+        from ibpo.training import read_states, reprice_policy, saving
+    except ModuleNotFoundError as error:
+        raise IbpoError(f"--model needs {error.name}: pip install 'ibpo[train]'") from None
     groups, _, _ = asked_by(model)
     names = [group.name for group in groups]
-    if not groups:
+    if len(groups) < 2:
         raise IbpoError(
-            f"--model {model}: no run beside it says its response groups; name RUN/model of an ibpo train run"
+            f"--model {model}: no run beside it says two response groups; name RUN/model of an ibpo train run"
         )
+    recipe = tomllib.loads(RunDir(run).config.read_text(encoding="utf-8"))
     wanted = parse_budget(budgets[0])
     check_budget(wanted, groups=tuple(names), refused=dict.fromkeys(("cost", "at_least", "slice"), ONLY_SHARES))
     rows, column = list(local_rows(path)), columns.get("prompt", "prompt")
     if not rows:
         raise IbpoError(f"{path}: no prompts; the shares are set on them")
-    places = [place for place, _ in rows]
+    # As the run was sampled.
+    temperature = float(recipe.get("trl", {}).get("temperature", 1.0))
+    longest = int(recipe.get("train", {}).get("max_completion_length", 256))
     moved = names.index(wanted.name)
-    policy, tokenizer, ids = _asked(
-        model, [_field(*row, column, "prompt") for row in rows], places, groups[moved].prefix
-    )
-    from ibpo.responses import encode_groups
-    from ibpo.training import read_states, reprice_policy
-
-    share = read_states(policy, tokenizer, ids, encode_groups(groups, tokenizer)).shares()
+    asked = [_field(*row, column, "prompt") for row in rows]
+    policy, tokenizer, ids = _asked(model, asked, [place for place, _ in rows], groups[moved].prefix)
+    share = read_states(policy, tokenizer, ids, encode_groups(groups, tokenizer), temperature).shares()
+    if (mass := float(share.sum(1).mean())) < LEAST_MASS:
+        raise IbpoError(
+            f"--model {model}: {1 - mass:.0%} of its responses to these prompts open as none of {', '.join(names)}, so "
+            "that a share says little; train it further, or ask as in training"
+        )
     amount = min(float(wanted.amount), float((share[:, moved] > floor).mean()))
     target = share.mean(0)  # the others keep their proportions
     target[moved] = 0.0
     target *= (1.0 - amount) / target.sum()
     target[moved] = amount
+    import torch
+
+    torch.manual_seed(0)
     found = reprice_policy(
-        policy, tokenizer, ids, groups, (target / target.sum()).tolist(),
-        max_completion_length=default_max_tokens(model, ""), batch_size=64,
-    )  # fmt: skip
-    with working_in(out):
+        policy,
+        tokenizer,
+        ids,
+        groups,
+        target.tolist(),
+        max_completion_length=longest,
+        temperature=temperature,
+        batch_size=64,
+    )
+    about = {"model": str(run / Path(model).name), "file": path.name, "sha256": digest_file(path), "ibpo": __version__}
+    tables = {name: tuple(part) if isinstance(part, list) else part for name, part in recipe.items()}
+    tables["budget"] = {wanted.name: round(amount, 6)}
+    with working_in(out), saving(out):
         partial = out / "model.partial"
         policy.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
-        config = (Path(model).expanduser().resolve().parent / "config.toml").read_text(encoding="utf-8")
-        write_text_atomic(out / "config.toml", with_budget(config, wanted.name, amount))
+        shares = dict(zip(names, found.tolist(), strict=True))
+        write_text_atomic(
+            out / "moved.json", json.dumps({**about, "shares": shares, "temperature": temperature}) + "\n"
+        )
+        write_text_atomic(out / "config.toml", to_toml(tables, f"ibpo calibrate --budget {wanted.name}={amount:g}"))
         partial.rename(out / "model")
-    shares = ", ".join(f"{name} {value:.1%}" for name, value in zip(names, found.tolist(), strict=True))
-    typer.echo(f"{len(ids)} prompts: {shares} -> {out / 'model'}")
-
-
-ONLY_SHARES = "a policy is moved to a largest share of one of its response groups, e.g. extended=30%"
-
-
-def with_budget(config: str, group: str, amount: float) -> str:
-    r"""A recipe's text with another budget; of one that is written otherwise than as a table, with the old one.
-
-    Example:
-        >>> print(with_budget("[budget]\nextended = 0.5 # q+\n[train]\nseed = 0", "extended", 0.3))
-        [budget]
-        "extended" = 0.3
-        <BLANKLINE>
-        [train]
-        seed = 0
-    """
-    return re.sub(
-        r"(?ms)^\[budget\][^\n]*$.*?(?=^\[|\Z)", f"[budget]\n{json.dumps(group)} = {amount:.6g}\n\n", config, count=1
-    )
+    said = ", ".join(f"{name} {value:.1%}" for name, value in shares.items())
+    typer.echo(f"{len(ids)} prompts, temperature {temperature:g}: {said} -> {out / 'model'}")
 
 
 def read_budgets(texts: list[str], column: str) -> tuple[float, ...]:

@@ -172,7 +172,7 @@ def eval_command(
         with EvalProgress(console, total, total - missing, policy.endpoint) as progress:
             num_kept = len(store)
             try:
-                sample_ways(
+                sampled = sample_ways(
                     ways,
                     problems,
                     num_responses,
@@ -208,6 +208,13 @@ def eval_command(
         _show(rows, out)
         for caution in cautions(rows, [group for way in ways for group in way.response_groups]):
             console.print(f"caution: {caution}", highlight=False, soft_wrap=True)
+        if sampled.failures:
+            console.print(
+                f"caution: {len(sampled.failures)} later turns failed, the first: {sampled.failures[0]}; there the "
+                "first response stands, at the cost of all turns, and the same command asks again",
+                highlight=False,
+                soft_wrap=True,
+            )
         if unjudged := sum(UNJUDGED in row["violations"] for row in rows):
             console.print(f"{unjudged} responses got no grade from the judge, and count as not right")
     except KeyboardInterrupt:

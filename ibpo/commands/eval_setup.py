@@ -175,7 +175,7 @@ def dialogue_ways(
             raise IbpoError(f"--also {text}: is none of {', '.join(known)}; {nearest(name, known)}")
         if programs:
             raise IbpoError(f"--also {text}: it asks for a boxed answer at last, and programs are none; leave it out")
-        by_name = {way.configuration: way for way in ways}
+        by_name = {way.configuration: way for way in ways if len(way.response_groups) < 2}
         if group and group not in by_name:
             raise IbpoError(f"--also {text}: no such response group; {nearest(group, list(by_name))}")
         first, dialogue = by_name[group] if group else ways[0], DIALOGUES[name]

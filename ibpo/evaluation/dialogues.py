@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ibpo.responses import CHOICE, FEEDBACK, FOLLOW_UP, REVISION, offer
+from ibpo.responses import CHOICE, FEEDBACK, FOLLOW_UP, REVISION, offer, split_thought
 from ibpo.rollouts import Request
 from ibpo.types import ResponseGroup
 
@@ -89,7 +89,7 @@ def asking(
         response_groups: whose instruction the problem carries.
 
     Returns:
-        None where nothing can be asked: the first response (of a choice: both) was cut off.
+        None where nothing can be asked: one of them was cut off.
 
     Example:
         >>> from ibpo.types import Problem
@@ -101,7 +101,7 @@ def asking(
     """
     problem = offer(response_groups, request.problem.prompt, chat=True)
     assert not isinstance(problem, str)
-    if not goes_on(dialogue, before):
+    if not goes_on(before):
         return None
     texts = [str(row["completion"]) for row in before]
     ask = dialogue.asks[turn]
@@ -115,16 +115,17 @@ def asking(
     return replace(asked, problem=replace(asked.problem, prompt=prompt))
 
 
-def goes_on(dialogue: Dialogue, before: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether there is something to go on from: a first response that was not cut off."""
-    return any(row["finish_reason"] == "stop" for row in before[: dialogue.num_first])
+def goes_on(before: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether there is something to go on from: no response so far was cut off."""
+    return all(row["finish_reason"] == "stop" for row in before)
 
 
 def choice_turn(problem: Sequence[Message], solutions: Sequence[str], ask: str) -> list[Message]:
-    """The problem once more, with solutions to it, and what to do with them: chat messages.
+    """The problem once more, with solutions to it (without their thoughts), and what to do with them: chat messages.
 
     Example:
-        >>> print(choice_turn([{"role": "user", "content": "1 + 1 ="}], ["2", "3"], "Which is right?")[0]["content"])
+        >>> problem = [{"role": "user", "content": "1 + 1 ="}]
+        >>> print(choice_turn(problem, ["<think>hm</think>2", "3"], "Which is right?")[0]["content"])
         1 + 1 =
         <BLANKLINE>
         Solution 1:
@@ -135,7 +136,7 @@ def choice_turn(problem: Sequence[Message], solutions: Sequence[str], ask: str) 
         <BLANKLINE>
         Which is right?
     """
-    parts = [f"Solution {i}:\n{text.strip()}" for i, text in enumerate(solutions, start=1)]
+    parts = [f"Solution {i}:\n{split_thought(text).answer.strip()}" for i, text in enumerate(solutions, start=1)]
     last = problem[-1]
     return [*problem[:-1], {**last, "content": "\n\n".join([last["content"], *parts, ask])}]
 
@@ -158,8 +159,10 @@ def turns_so_far(
     return found
 
 
-def as_one_response(turns: Sequence[Json]) -> Json:
+def as_one_response(dialogue: Dialogue, turns: Sequence[Json]) -> Json:
     """All turns as one stored response: the text and the end of the last, the tokens of all; unknown where one's are.
+
+    Where the dialogue did not come to its end, the first response stands (of a choice: the first that was not cut off).
 
     Example:
         >>> turn = {
@@ -168,9 +171,11 @@ def as_one_response(turns: Sequence[Json]) -> Json:
         ...     "completion": "It is 3.",
         ...     "finish_reason": "stop",
         ... }
-        >>> one = as_one_response([turn, turn | {"completion": "It is 2."}])
+        >>> one = as_one_response(DIALOGUES["two-turns"], [turn, turn | {"completion": "It is 2."}])
         >>> one["num_completion_tokens"], one["completion"]
         (14, 'It is 2.')
+        >>> as_one_response(DIALOGUES["refine"], [turn, turn | {"completion": "A step is wrong."}])["completion"]
+        'It is 3.'
     """
     counts = ("num_prompt_tokens", "num_completion_tokens", "num_thinking_tokens")
     total: Json = {}
@@ -178,4 +183,11 @@ def as_one_response(turns: Sequence[Json]) -> Json:
         values: list[Any] = [turn.get(key) for turn in turns]
         unknown = None in values or (key != "num_thinking_tokens" and 0 in values)  # older stores have 0 for unknown
         total[key] = None if unknown else sum(values)
-    return dict(turns[-1]) | total
+    first = turns[: dialogue.num_first]
+    stands = turns[-1] if is_whole(dialogue, turns) else next((one for one in first if goes_on([one])), first[0])
+    return dict(stands) | total
+
+
+def is_whole(dialogue: Dialogue, turns: Sequence[Json]) -> bool:
+    """Whether a dialogue came to its end."""
+    return len(turns) == dialogue.num_first + len(dialogue.turns)

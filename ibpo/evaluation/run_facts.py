@@ -45,7 +45,8 @@ def trained_policy(model: str) -> Json | None:
         names = [group["name"] for group in table["response_group"]]
         budgets = [parse_budget_entry(key, amount) for key, amount in table["budget"].items()]
         shares = {budget.name: float(budget.amount) for budget in budgets if budget.key in names}
-        lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        metrics = run / "metrics.jsonl"  # a policy that was moved to its budget has none
+        lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
         rows = [json.loads(line) for line in lines]
     except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
         return None

@@ -19,6 +19,7 @@ from ibpo.evaluation.responses import row_of
 from ibpo.responses import FORMATS, split_thought
 from ibpo.rewards import Judge
 from ibpo.rollouts import (
+    Collected,
     EndpointSampler,
     JoinedSampler,
     Request,
@@ -84,7 +85,7 @@ def later_turns(
         before = turns_so_far(way.dialogue, request, stored, num_responses)
         if before is None:
             continue
-        num_ended += not goes_on(way.dialogue, before)
+        num_ended += not goes_on(before[:num_before])
         if len(before) >= num_before:
             some = before[:num_before]
             asked = asking(way.dialogue, turn, request, some, num_responses, way.response_groups)
@@ -124,20 +125,22 @@ def sample_ways(
     *,
     max_passes: int = 3,
     on_outcome: OnOutcome | None = None,
-) -> int:
+) -> Collected:
     """Sample what the store lacks, in up to `max_passes` passes over what failed.
 
     Returns:
-        How many responses are new.
+        How many responses are new; and which later turns failed in every pass, as those do whose prompt no longer fits
+        the model: their dialogues end with the response before.
 
     Raises:
-        IbpoError: where responses are still missing, where the first 16 requests all fail, or the disk is full; what
-            was sampled is kept and a rerun goes on.
+        IbpoError: where first responses are still missing, where the first 16 requests all fail, or the disk is full;
+            what was sampled is kept and a rerun goes on.
     """
     watched = _Watched(on_outcome or (lambda _: None))
     num_new = 0
     for number in range(1, max_passes + 1):
         failures: list[str] = []
+        of_later: list[str] = []
         first = [(way, way.requests(problems, num_responses), sampler_for(way)) for way in ways]
         asked = [(requests, sampler) for _, requests, sampler in first]
         # First responses, then as many later turns as the longest dialogue has.
@@ -151,15 +154,15 @@ def sample_ways(
             for sampler, requests in joined(asked):
                 found = collect(watched.around(sampler), requests, store)
                 num_new += found.num_new
-                failures += found.failures
-        if not failures:
-            return num_new
-        if number == max_passes:
+                (of_later if turn else failures).extend(found.failures)
+        if not failures and (not of_later or number == max_passes):
+            return Collected(num_new=num_new, failures=tuple(of_later))
+        if failures and number == max_passes:
             raise IbpoError(
                 f"{len(failures)} responses failed in {max_passes} passes, the first: {failures[0]}; "
                 f"{len(store)} are kept in {store.path}: run the same command again"
             )
-    return num_new
+    raise AssertionError("max_passes is at least 1")
 
 
 def joined(parts: Sequence[tuple[Sequence[Request], Sampler]]) -> list[tuple[Sampler, list[Request]]]:
@@ -198,7 +201,7 @@ def judge_ways(
         found = [stored[request.key] for request in requests]
         if way.dialogue:
             turns = [turns_so_far(way.dialogue, request, stored, num_responses) for request in requests]
-            found = [as_one_response(rows) for rows in turns if rows is not None]
+            found = [as_one_response(way.dialogue, rows) for rows in turns if rows is not None]
         rows += judge_stored(way, requests, found, judge, count_tokens, read, budget=budget)
     return rows
 

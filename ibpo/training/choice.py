@@ -19,8 +19,8 @@ on hidden states scaled to unit size. The strength l2 and a factor on D are thos
 
     (1/P) sum_i sum_g pi(g | x_i) (u_ig - price_g)
 
-on problems that had no say in the fit (five folds), and an intercept per group, which is a direction in h that is 1 on
-all prompts, makes the shares the allocation's, on prompts without answers where there are any, else on left-out ones.
+on problems that had no say in the fit (five folds), and an intercept per group makes the shares the allocation's, on
+prompts without answers where there are any, else on left-out ones.
 Under a budget of tokens that binds, it then moves along the groups' mean costs until the expected tokens (a regression
 on the features) are the budget: a choice that is less sharp than the allocation pays for longer responses.
 This is ours; it stands where weighted SFT stands in `ibpo.training.trainer` (Yu et al. 2025, section 3.2), for the
@@ -56,8 +56,10 @@ STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
 FACTORS = (1.0, 2.0, 4.0)
 """On the fitted D: an allocation is a yes or no, and what the regression leaves undecided is paid for."""
 NUM_FOLDS = 5
+LEAST_SHARE = 1e-4
+MOST_ROUNDS = 200
 BODIES_WEIGHT = 100.0
-"""c. The rows are few and the prompts many: it costs the choice next to nothing (docs/log.md)."""
+"""c, the weight of bodies beside prompts (`into_rows`); it costs the choice next to nothing (docs/log.md)."""
 ROWS_STRENGTH = 1e-4
 """l2 of the rows that are written: what is found needs no more shrinking."""
 PROMPTS_AT_ONCE = 16
@@ -220,7 +222,8 @@ class TrainedChoice:
     selection: Selection
     """The lower level's allocation."""
     share: FloatArray
-    """[G]: mean probability of each group on the unlabelled prompts, else on problems left out of the fit."""
+    """[G]: mean probability of each group on the unlabelled prompts; without them as the fit finds it on problems left
+    out, before it is written into rows."""
     tokens: float
     """Expected tokens per prompt on the same; NaN without a budget of tokens."""
     strength: float
@@ -423,35 +426,64 @@ def _fit(
 
 
 def with_shares(
-    logits: FloatArray, rest: FloatArray, target: FloatArray, tokens: FloatArray, between: tuple[float, float]
+    logits: FloatArray,
+    rest: FloatArray,
+    target: FloatArray,
+    tokens: FloatArray,
+    between: tuple[float, float],
+    weight: FloatArray | None = None,
 ) -> tuple[FloatArray, FloatArray]:
     """Shift each group's logits so that its mean share is the target's: probabilities [P, G], shifts [G].
 
-    Then along the groups' mean tokens, where the expected ones [P, G] do not lie between the two.
+    The shifts b minimise the convex (1/P) sum_i w_i logsumexp(logits_i + b) - b . target, whose gradient is the
+    difference of the shares. Then along the groups' mean tokens, where the expected ones [P, G] do not lie between the
+    two. Weighted by w [P], the shares are those among the weight.
     """
-    shift = np.zeros(logits.shape[1])
+    num_groups = logits.shape[1]
+    weight = np.ones(len(logits)) if weight is None else weight
+    weight = weight / weight.sum()
     every = np.concatenate([logits, rest[:, None]], 1)
+    # Shares of 0, and of 1 beside other tokens, are reached at no shift.
+    wanted = np.maximum(target, LEAST_SHARE)
+    wanted = wanted / wanted.sum() * (1.0 - LEAST_SHARE * bool(np.isfinite(rest).any()))
 
     def shares(shift: FloatArray) -> FloatArray:
         every[:, :-1] = logits + shift
         return softmax(every, axis=1)[:, :-1]
 
-    share = shares(shift)
-    for _ in range(200):
-        # Damped: shares of nearly 0 or 1 are steep.
-        step = np.log((target + 1e-4) / (share.mean(0) + 1e-4))
-        shift += np.clip(step, -2.0, 2.0)
-        share = shares(shift)
-        if np.abs(step).max() < 1e-4:
+    def solved(shift: FloatArray, groups: list[int]) -> FloatArray:
+        """The shift of these groups, together, at which they have what is wanted of them."""
+
+        def excess(by: float) -> float:
+            moved = shift.copy()
+            moved[groups] += by
+            return float(weight @ shares(moved)[:, groups].sum(1)) - float(wanted[groups].sum())
+
+        width = 1.0
+        while excess(-width) > 0 or excess(width) < 0:
+            width *= 2.0
+        moved = shift.copy()
+        moved[groups] += brentq(excess, -width, width, xtol=1e-10)
+        return moved
+
+    # One group after the other and all together, each exactly; where no other token counts, the first one stays.
+    shift, others_count = np.zeros(num_groups), bool(np.isfinite(rest).any())
+    steps = [[group] for group in range(0 if others_count else 1, num_groups)]
+    steps += [list(range(num_groups))] if others_count else []
+    for _ in range(MOST_ROUNDS):
+        for groups in steps:
+            shift = solved(shift, groups)
+        if np.abs(weight @ shares(shift) - wanted).max() < 1e-5:
             break
+    share = shares(shift)
     spent = float((share * tokens).sum(1).mean())
-    wanted = float(np.clip(spent, *between))
-    if np.isfinite(spent) and wanted != spent and np.ptp(mean := tokens.mean(0)) > 0:
+    wanted_tokens = float(np.clip(spent, *between))
+    if np.isfinite(spent) and wanted_tokens != spent and np.ptp(mean := tokens.mean(0)) > 0:
         # The standard group's logits stay where they are: between groups only differences count.
         direction = (mean - mean[0]) / np.ptp(mean)
 
         def excess(slope: float) -> float:
-            return float((shares(shift - slope * direction) * tokens).sum(1).mean()) - wanted
+            return float((shares(shift - slope * direction) * tokens).sum(1).mean()) - wanted_tokens
 
         ends = -40.0, 40.0
         slope = brentq(excess, *ends) if excess(ends[0]) > 0 > excess(ends[1]) else 0.0

@@ -2,7 +2,7 @@
 
 By how much one opening's logit exceeds the others' says how much its group gains there, at whatever budget that was
 learnt. So those differences are made `SHARPNESS` times as large, which takes out most of the sampling noise, and moved
-until the mean shares are the budget's. With s = `SHARPNESS` and shifts b,
+until the mean shares among the responses that open as any group are the budget's. With s = `SHARPNESS` and shifts b,
 
     pi'(g | x) = pi(some group | x) pi(g | x)^s e^b_g / sum_k pi(k | x)^s e^b_k
 
@@ -35,8 +35,8 @@ from ibpo.types import ResponseGroup
 
 SHARPNESS = 8.0
 """Twice as much changes accuracy by less than a tenth of a point; 2 leaves a twentieth of the gain (docs/log.md)."""
-NUM_BODIES = 512
-"""Prompts whose responses, one of each group, say what must stay as it is."""
+NUM_BODY_TOKENS = 20_000
+"""Tokens of sampled responses that say what must stay as it is: at a width of 4,096 their states take 1.3 GB."""
 LEAST_PROBABILITY = 1e-9
 
 
@@ -54,18 +54,21 @@ def reprice(
 
     Args:
         states: of P prompts without answers.
-        target: [G]: shares of the groups, 1 in all.
+        target: [G]: shares of the groups among responses that open as one of them, 1 in all.
         bodies: of tokens within responses (`read_bodies`), where the openings stay as likely as they are.
 
     Returns:
-        D [G, H] for `choose_by_rows`, and the shares [G] on these prompts.
+        D [G, H] for `choose_by_rows`, and the shares [G] of all responses to these prompts; what they lack to 1 opens
+        as no group, as before.
     """
     nothing = np.full(states.opening.shape, np.nan)
-    others = np.full(len(states.rest), -np.inf)  # among the openings alone
-    wanted = np.asarray(target, float)
-    share, _ = with_shares(SHARPNESS * states.opening, others, wanted, nothing, (-np.inf, np.inf))
-    opening = logsumexp(states.opening, axis=1, keepdims=True) + np.log(np.maximum(share, LEAST_PROBABILITY))
-    delta = into_rows([states], [opening], bodies)
+    among = np.full(len(states.rest), -np.inf)  # among the openings alone
+    total = logsumexp(states.opening, axis=1, keepdims=True)
+    opens = states.shares().sum(1)
+    share, _ = with_shares(
+        SHARPNESS * (states.opening - total), among, np.asarray(target, float), nothing, (-np.inf, np.inf), opens
+    )
+    delta = into_rows([states], [total + np.log(np.maximum(share, LEAST_PROBABILITY))], bodies)
     return delta, states.shares(delta).mean(0)
 
 
@@ -87,15 +90,16 @@ def reprice_policy(
         tokenizer: its tokenizer.
         prompts: token ids of prompts without answers, drawn as those that the policy will meet.
         response_groups: G of them.
-        target: [G]: shares of the groups, 1 in all.
+        target: [G]: shares of the groups among responses that open as one of them, 1 in all.
         max_completion_length: of the responses that are sampled, in tokens.
         temperature: at which the policy is sampled.
-        batch_size: responses that are sampled at once.
+        batch_size: responses that are sampled at once, by torch's random state.
 
     Returns:
-        The shares [G] on these prompts.
+        The shares [G] of all responses to these prompts.
     """
     groups = encode_groups(response_groups, tokenizer)
+    states = read_states(model, tokenizer, prompts, groups, temperature)
     sampler = HFSampler(
         model,
         tokenizer,
@@ -103,10 +107,25 @@ def reprice_policy(
         temperature=temperature,
         batch_size=batch_size,
     )
-    asked = [prompts[i] for i in np.linspace(0, len(prompts) - 1, min(NUM_BODIES, len(prompts))).astype(int)]
-    opened = [(prompt, list(prefix)) for prefix in groups.prefix_ids for prompt in asked]
-    completions = sampler.sample([prompt for prompt, _ in opened], [prefix for _, prefix in opened])
-    bodies = read_bodies(model, tokenizer, [prompt for prompt, _ in opened], completions, groups, temperature)
-    delta, share = reprice(read_states(model, tokenizer, prompts, groups, temperature), target, bodies)
+    rng = np.random.default_rng(0)
+    asked: list[Sequence[int]] = []
+    written: list[list[int]] = []
+    # Prompts in any order, one response of each group to each, until there are tokens enough.
+    order = rng.permutation(len(prompts)).tolist()
+    per_batch = max(1, batch_size // len(groups.prefix_ids))
+    while order and sum(map(len, written)) < NUM_BODY_TOKENS:
+        some, order = order[:per_batch], order[per_batch:]
+        opened = [(prompts[i], list(prefix)) for prefix in groups.prefix_ids for i in some]
+        asked += [prompt for prompt, _ in opened]
+        written += sampler.sample([prompt for prompt, _ in opened], [prefix for _, prefix in opened])
+    bodies = read_bodies(model, tokenizer, asked, written, groups, temperature)
+    kept = np.sort(rng.permutation(len(bodies.rest))[:NUM_BODY_TOKENS])
+    bodies = ChoiceStates(
+        features=bodies.features[kept],
+        hidden=bodies.hidden[kept],
+        opening=bodies.opening[kept],
+        rest=bodies.rest[kept],
+    )
+    delta, share = reprice(states, target, bodies)
     choose_by_rows(model, groups, delta)
     return share

@@ -23,11 +23,13 @@ from ibpo.errors import IbpoError
 from ibpo.runs import working_in
 from tests.commands.eval_server import FAULTS, serving
 from tests.killing import KILL, TERM, moment, running, send, wait_until
+from tests.openai_server import Fault
 from tests.openai_server import serving as chatting
 
 ROOT = Path(__file__).parent.parent.parent
 NUM_PROBLEMS, NUM_RESPONSES = 20, 5
 TOTAL = NUM_PROBLEMS * NUM_RESPONSES
+TWO_GROUPS = ["--response-group", "direct", "--response-group", "standard"]
 
 pytest.importorskip("openai")
 
@@ -287,9 +289,9 @@ def test_more_responses_move_no_stored_debate(task, tmp_path):
 
 
 def test_a_dialogue_behind_another_group_than_the_first(task, tmp_path):
-    groups, also = ["--response-group", "direct", "--response-group", "standard"], ["--also", "two-turns:standard"]
+    also = ["--also", "two-turns:standard"]
     with serving() as (url, _, _):
-        result = run(task, url, tmp_path / "run", *groups, *also, *also)
+        result = run(task, url, tmp_path / "run", *TWO_GROUPS, *also, *also)
         assert result.exit_code == 0, result.output
     assert "standard share" in result.stdout and "extended" not in result.stdout
     names = Counter(row["configuration"] for row in rows_of(tmp_path / "run"))
@@ -312,12 +314,41 @@ def test_nobody_goes_on_from_responses_that_were_cut_off(task, tmp_path):
     assert {row["finish_reason"] for row in rows_of(tmp_path / "run")} == {"length"}
 
 
+def test_where_a_later_turn_is_cut_or_fails_the_first_response_stands_at_its_full_cost(task, tmp_path):
+    """Feedback to even problems is cut off; a revision no longer fits the model."""
+
+    def answer(body, number):
+        text = body["messages"][-1]["content"]
+        if "put right" in text:
+            raise Fault(400, "This model's maximum context length is 8 tokens")
+        if "Do not solve" in text:
+            even = int(body["messages"][0]["content"].split(" + ")[0]) % 2 == 0
+            return "A step is 7 and", "length" if even else "stop"
+        return f"It is {int(text.split(' + ')[0]) + 1}", "stop"
+
+    out = tmp_path / "run"
+    with chatting(answer) as log:
+        result = run(task, log.url, out, "--also", "refine", "--engine", "max_retries=0")
+        assert result.exit_code == 0, result.output
+    said = " ".join(result.stderr.split())
+    assert f"caution: {TOTAL // 2} later turns failed, the first: problem" in said and "maximum context length" in said
+    rows = rows_of(out)
+    tokens = {row["tokens"] for row in rows[:TOTAL]}
+    assert len(rows) == 2 * TOTAL and len(tokens) == 1
+    refined = {(row["reward"], row["tokens"], row["finish_reason"]) for row in rows[TOTAL:]}
+    assert refined == {(1.0, tokens.pop() + 5, "stop")}  # the server counts words
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
         (["--also", "two-turn"], "--also two-turn: is none of chooses, two-turns, refine, debate"),
         (["--also", "refine:standart", "--response-group", "standard"], "--also refine:standart: no such"),
         (["--also", "debate", "--num-responses", "1"], "--also debate: compares two responses"),
+        (
+            [*TWO_GROUPS, "--also", "chooses", "--also", "two-turns:chooses itself"],
+            "two-turns:chooses itself: no such response group",
+        ),
     ],
 )
 def test_ways_that_cannot_be_are_refused_before_sampling(task, tmp_path, more, said):

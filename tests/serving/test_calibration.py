@@ -197,41 +197,60 @@ def a_run(folder):
     shutil.copytree(model_path("thinking"), folder / "model")
     groups = "".join(
         f'[[response_group]]\nname = "{name}"\nprefix = "{prefix}"\nanswer = "after:<answer>"\n'
-        for name, prefix in (("standard", "<answer>"), ("extended", "<think>"))
+        for name, prefix in (("standard", "<answer>"), ("étendu", "<think>"))
     )
-    (folder / "config.toml").write_text(f"[budget] # q+\nextended = 0.5\n[train]\nseed = 0\n{groups}")
+    rest = "[train]\nseed = 0\nmax_completion_length = 42\n[trl]\ntemperature = 0.7\n"
+    (folder / "config.toml").write_text(f"[budget] # q+\nextended = 0.5\n{rest}{groups}", encoding="utf-8")
     return folder / "model"
 
 
 def test_a_policy_itself_is_moved_to_a_budget(tmp_path):
     pytest.importorskip("torch")
-    from ibpo.evaluation import asked_by
+    from ibpo.evaluation import asked_by, trained_policy
+    from ibpo.responses import encode_groups
+    from ibpo.rollouts import encode_prompt, load_policy
     from ibpo.tasks import digit_sums, distinct
+    from ibpo.training import read_states
 
     model = a_run(tmp_path / "run")
-    file = write(tmp_path / "p.jsonl", [{"prompt": p.prompt} for p in distinct(digit_sums, "train", 200, seed=3)])
-    result = run(file, "--model", model, "--out", tmp_path / "moved", "--budget", "extended=30%")
-    assert result.exit_code == 0, result.output
-    assert "extended 30." in result.output or "extended 29." in result.output
-    moved = tmp_path / "moved" / "model"
-    assert [group.name for group in asked_by(str(moved))[0]] == ["standard", "extended"]
-    assert tomllib.loads((tmp_path / "moved" / "config.toml").read_text())["budget"] == {"extended": 0.3}
-    # What it says of its own choice, read again from the disk.
-    again = run(file, "--model", moved, "--prefix", "<think>", "--out", tmp_path / "c.json")
-    assert again.exit_code == 0, again.output
-    scores = load_calibration(tmp_path / "c.json")
-    assert np.mean(scores.scores) == pytest.approx(0.3, abs=0.03)
+    prompts = [problem.prompt for problem in distinct(digit_sums, "train", 200, seed=3)]
+    file = write(tmp_path / "p.jsonl", [{"prompt": prompt} for prompt in prompts])
+    once, again = (run(file, "--model", model, "--out", tmp_path / name, "--budget", "étendu=30%") for name in "ab")
+    assert once.exit_code == 0, once.output
+    moved = tmp_path / "a" / "model"
+    assert again.exit_code == 0  # and the same
+    assert (moved / "model.safetensors").read_bytes() == (tmp_path / "b/model/model.safetensors").read_bytes()
+    groups = asked_by(str(moved))[0]
+    assert [group.name for group in groups] == ["standard", "étendu"]
+    recipe = tomllib.loads((tmp_path / "a" / "config.toml").read_text(encoding="utf-8"))
+    assert recipe["budget"] == {"étendu": 0.3} and recipe["trl"] == {"temperature": 0.7}
+    assert trained_policy(str(moved)) == {"group": "étendu", "budget": 0.3, "steps": [], "run": str(tmp_path / "a")}
+    # What it says of its own choice, read again from the disk, at the temperature at which the run was sampled.
+    policy, tokenizer = load_policy(str(moved))
+    ids = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    share = read_states(policy, tokenizer, ids, encode_groups(groups, tokenizer), 0.7).shares().mean(0)
+    told = json.loads((tmp_path / "a" / "moved.json").read_text())
+    assert share[1] == pytest.approx(0.3, abs=0.005) and told["shares"]["étendu"] == pytest.approx(share[1], abs=1e-3)
+
+
+def test_a_folder_for_a_policy_is_refused_before_any_work(tmp_path):
+    pytest.importorskip("torch")
+    model = a_run(tmp_path / "run")
+    file = write(tmp_path / "p.jsonl", [{"prompt": "a +1 b +2 ="}])
+    new = tmp_path / "runs" / "at-0.3"
     for more, said in (
-        (["--budget", "extended=30%"], "holds a policy already"),
-        (["--budget", "thinking=30%", "--out", tmp_path / "x"], "thinking"),
-        (["--budget", "tokens=300", "--out", tmp_path / "x"], "largest share of one of its response groups"),
-        (["--out", tmp_path / "x"], "one policy keeps one --budget, 0 are given"),
-        (["--model", model_path("thinking"), "--budget", "extended=30%", "--out", tmp_path / "x"], "no run beside it"),
+        (["--budget", "étendu=30%", "--out", tmp_path / "run"], "holds something already"),
+        (["--budget", "thinking=30%"], "thinking"),
+        (["--budget", "tokens=300"], "largest share of one of its response groups"),
+        ([], "one policy keeps one --budget, 0 are given"),
+        (["--budget", "étendu=30%", "--prefix", "<think>"], "leave --prefix out"),
+        (["--model", model_path("thinking"), "--budget", "étendu=30%"], "no run beside it"),
     ):
-        refused = run(file, "--model", model, "--out", tmp_path / "moved", *more)
+        refused = run(file, "--model", model, "--out", new, *more)
         assert refused.exit_code == 2 and said in refused.stderr, refused.output
-    assert not (tmp_path / "x").exists()
-    assert "of --model" in run(file, "--out", tmp_path / "x", "--budget", "extended=30%").stderr
+    assert "of --model" in run(file, "--out", tmp_path / "x", "--budget", "étendu=30%").stderr
+    assert not new.exists() and not (tmp_path / "x").exists()
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"model", "config.toml"}
 
 
 def test_calibrate_from_a_policy(tmp_path):

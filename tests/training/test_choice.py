@@ -262,3 +262,18 @@ def test_a_repriced_choice_is_sharp_keeps_its_share_and_its_bodies(embedded, cho
     if share > 0.5:  # bodies are as long as they were
         length = np.array([len(ids) for ids in sampled])[index == 1].mean()
         assert length == pytest.approx(np.mean([len(ids) for ids in before[300:]]), rel=0.25)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.45, 0.55, 1.0])
+@pytest.mark.parametrize(("apart", "others"), [(2, -3), (20, -3), (20, 3)])
+def test_any_share_is_reached_where_prompts_form_clusters_and_where_many_open_as_no_group(share, apart, others):
+    """Steep logits with nothing between them; the share is among the responses that open as a group."""
+    rng = np.random.default_rng(0)
+    hidden = rng.normal(size=(1_000, 24))
+    hidden[:, 0], hidden[:, 1] = 3.0, rng.integers(0, 2, 1_000) * 2 - 1
+    opening = hidden[:, 1:3] @ np.array([[0.0, 0.0], [apart, 0.5]]).T
+    states = ChoiceStates(features=hidden, hidden=hidden, opening=opening, rest=others + hidden[:, 3])
+    _, found = reprice(states, [1 - share, share])
+    opens = states.shares().sum(1).mean()
+    assert found / found.sum() == pytest.approx([1 - share, share], abs=0.004)
+    assert found.sum() == pytest.approx(opens, abs=0.02)
