@@ -79,8 +79,6 @@ PACKED = Path("benchmarks/data/gsm8k_three_groups.csv.gz")
 TEMPERATURE = 0.7
 NUM_BODIES = 100
 """Training problems whose responses show the choice what has to stay as it is."""
-NUM_UNLABELLED = 1000
-"""Problems behind those that are trained on in their file, of which only the prompts are read: they set the shares."""
 PARTS = (0.25, 0.5, 0.75)
 DRAWS = 2000
 SERVED = "tokens 41.5"
@@ -190,10 +188,7 @@ def prompts_of(data: Path, split: str, numbers: slice) -> list[Any]:
 
 
 def write_states(runs: Path, model_path: Path, data: Path) -> None:
-    """What the model says of the training, unlabelled and unseen prompts, and within some bodies.
-
-    Of the unseen prompts behind those that were answered (`beyond`) only the choice is read: is the share kept?
-    """
+    """What the model says of the training, unlabelled and unseen prompts, and within some bodies."""
     began, spent = time.time(), time.process_time()
     model, tokenizer = load_policy(str(model_path), dtype="bfloat16")
     groups = encode_groups(build_response_groups(read_recipe(RECIPE).response_group), tokenizer)
@@ -201,9 +196,9 @@ def write_states(runs: Path, model_path: Path, data: Path) -> None:
     num_train, num_test = (len(packed[split].reward) for split in ("train", "test"))
     wanted = {
         "train": ("train", slice(num_train)),
-        "unlabelled": ("train", slice(num_train, num_train + NUM_UNLABELLED)),
+        # The rest of the test file, of which only the prompts are read; the training file's are of another mix.
+        "unlabelled": ("test", slice(num_test, None)),
         "test": ("test", slice(num_test)),
-        "beyond": ("test", slice(num_test, None)),
     }
     (runs / "states").mkdir(exist_ok=True)
     for name, (split, numbers) in wanted.items():
@@ -361,16 +356,15 @@ class Printer:
 
 
 def policies(train: Recorded, budget: BudgetTerm, states: dict[str, ChoiceStates]) -> Iterator[tuple[str, FloatArray]]:
-    """IBPO's choice on the unseen prompts, then on those beyond, sampled and calibrated."""
+    """IBPO's choice on the unseen prompts, sampled and calibrated."""
     found = trained(train, budget, states)
-    shares = {name: states[name].shares(found.delta) for name in ("unlabelled", "test", "beyond")}
-    shares = {"unlabelled": shares["unlabelled"], "unseen": np.concatenate([shares["test"], shares["beyond"]])}
-    yield "sampled", shares["unseen"] / shares["unseen"].sum(1, keepdims=True)
+    shares = {name: states[name].shares(found.delta) for name in ("unlabelled", "test")}
+    yield "sampled", shares["test"] / shares["test"].sum(1, keepdims=True)
     # Calibrated: the likeliest group at a price on its expected tokens, or on `steps`.
     likely = {name: np.log(share + 1e-12) for name, share in shares.items()}
     _, before, _, own = regression(train, states)
     price = priced(likely["unlabelled"], cost_of(budget, before), budget)
-    yield "calibrated", best_at_price(likely["unseen"], cost_of(budget, own), price)
+    yield "calibrated", best_at_price(likely["test"], cost_of(budget, own), price)
 
 
 def trained(train: Recorded, budget: BudgetTerm, states: dict[str, ChoiceStates]) -> TrainedChoice:
@@ -403,17 +397,16 @@ def write_policy(runs: Path, model_path: Path, under: str, out: Path) -> None:
 
 def read_all_states(runs: Path) -> dict[str, ChoiceStates]:
     """What `states` has written."""
-    names = ("train", "unlabelled", "test", "beyond", "bodies")
+    names = ("train", "unlabelled", "test", "bodies")
     return {name: ChoiceStates.load(runs / "states" / f"{name}.npz") for name in names}
 
 
 def regression(
     train: Recorded, states: dict[str, ChoiceStates]
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    """As `routed`, by the lower level's own regression on the prompts' states; unseen prompts with those beyond."""
-    order = ("train", "unlabelled", "test", "beyond")
-    every = np.concatenate([states[name].features for name in order]).astype(np.float32)
-    first, last = len(train.reward), len(states["test"].rest) + len(states["beyond"].rest)
+    """As `routed`, by the lower level's own regression on the prompts' states."""
+    every = np.concatenate([states[name].features for name in ("train", "unlabelled", "test")]).astype(np.float32)
+    first, last = len(train.reward), len(states["test"].rest)
     nothing = np.full((len(every) - first, len(GROUPS)), np.nan)
     reward, tokens = (ridge(every, np.concatenate([mean, nothing]))[first:] for mean in train.means())
     tokens = np.maximum(tokens, 1.0)
@@ -437,8 +430,7 @@ def routed(
     embedded = None if encoder is None else encoder.embed(table.prompts)
     router = fit_router(table, embedded=embedded, embedding=None if embedded is None else {"model": "encoder"})
     found = []
-    num_train = len(train.reward)
-    for prompts in (questions["train"][num_train : num_train + NUM_UNLABELLED], questions["test"][:num_test]):
+    for prompts in (questions["test"][num_test:], questions["test"][:num_test]):
         asked = _as_table(table, prompts)
         scores = scores_of(router, asked, None if encoder is None else encoder.embed(prompts))
         order = [router.groups.index(name) for name in GROUPS]
@@ -488,29 +480,22 @@ def table(runs: Path | None, data: Path | None, encoder: Path | None, out: Path 
     seeds = {"": train}
     if (size := train.reward.shape[2]) > 1:
         seeds |= {f", response {k + 1} alone": train.some([k]) for k in range(size)}
-    kept = list[tuple[str, str, FloatArray]]()
     for under, budget in budgets_of(train).items():
         if num_responses > 1:
             rows.add("oracle", *held_out_oracle(test, budget), under, budget)
         for name, (gain, tokens, own_gain, own_tokens) in routers.items():
             price = priced(gain, cost_of(budget, tokens), budget)
-            choice = best_at_price(own_gain, cost_of(budget, own_tokens), price)
-            rows.add_choice(name, choice[: len(test.reward)], under, budget)
+            rows.add_choice(name, best_at_price(own_gain, cost_of(budget, own_tokens), price), under, budget)
         for of, some in seeds.items() if states else ():
             began = time.process_time()
             for how, choice in policies(some, budget, states):
-                rows.add_choice(f"IBPO {how}{of}", choice[: len(test.reward)], under, budget)
-                if budget.group is not None and not of:
-                    kept.append((how, under, choice[:, budget.group]))
+                rows.add_choice(f"IBPO {how}{of}", choice, under, budget)
             print(f"<!-- {time.process_time() - began:.0f} CPU s -->")
     if states:
         for how in ("sampled", "calibrated"):
             rows.compare(f"IBPO {how}", list(routers))
     if (served := read_served()) is not None:
-        rows.add("IBPO served", *served, SERVED)
-    for how, under, share in kept:
-        error = share.std() / np.sqrt(len(share))
-        print(f"{under}, {how}: {share.mean():.3f} ± {error:.3f} of all {len(share)} unseen prompts")
+        rows.add("IBPO served", *served, f"{SERVED}, first {len(served[0])}")
     if out is not None:
         out.write_text(json.dumps(rows.rows, indent=1) + "\n")
         draw(rows.rows, out.with_suffix(".png"))
