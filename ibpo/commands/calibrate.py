@@ -63,7 +63,7 @@ def calibrate_command(
     ] = None,
 ) -> None:
     """Write the quantile curve of a policy's choice, or that policy at another budget: one policy, every budget."""
-    if out.suffix != ".json" and (model is not None or not out.suffix):
+    if model is not None and out.suffix != ".json":
         if prefix is not None:
             raise IbpoError(
                 f"--out {out}: a policy's response groups are its run's; leave --prefix out, or name a .json"
@@ -113,17 +113,11 @@ LEAST_MASS = 0.9
 ONLY_SHARES = "a policy is moved to a largest share of one of its response groups, e.g. extended=30%"
 
 
-def move_policy(
-    path: Path, out: Path, model: str | None, columns: dict[str, str], floor: float, budgets: list[str]
-) -> None:
+def move_policy(path: Path, out: Path, model: str, columns: dict[str, str], floor: float, budgets: list[str]) -> None:
     """Write `OUT/model`, which chooses under another budget, and the run's recipe with that budget."""
     from ibpo.runs import RunDir, digest_file, to_toml, working_in, write_text_atomic
     from ibpo.tasks import local_rows
 
-    if model is None:
-        raise IbpoError(
-            f"--out {out}: a folder is of the policy itself, of --model; for a calibration name a .json file"
-        )
     if len(budgets) != 1:
         raise IbpoError(f"--out {out}: one policy keeps one --budget, {len(budgets)} are given; or name a .json file")
     run = Path(model).expanduser().resolve().parent
