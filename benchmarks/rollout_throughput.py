@@ -4,9 +4,9 @@
         --model qwen2.5-coder-1.5b --tokenizer models/qwen --data gsm8k/test.jsonl --num-problems 80 --rounds 2
 
 `vllm bench serve` sends the prompts as texts and throws the responses away; ours sends token ids, each request with a
-seed of its own, takes them through `ibpo.evaluation.sampling.sample_ways`, and stores each as it comes. Both
-keep as many requests in flight; the responses' lengths differ by chance, so what is compared is tokens a second. The
-first round of each finds the server's prefix cache warm or not alike: a round of ours goes before, and is not counted.
+seed of its own, takes them through `ibpo.evaluation.sampling.sample_ways`, and stores each as it comes. Both keep as
+many requests in flight; the responses' lengths differ by chance, so what is compared is tokens a second. A round of
+ours goes before and is not counted, so that both find the prompts in the server's prefix cache.
 """
 
 from __future__ import annotations
