@@ -4,6 +4,7 @@
     python -m benchmarks.gsm8k_choice states RUNS --model DIR --data DIR      what the model says of the prompts, once
     python -m benchmarks.gsm8k_choice probe RUNS                    is the gain predictable from the states at all?
     python -m benchmarks.gsm8k_choice policy RUNS --model DIR --under "tokens 41.5" --out DIR      a model to be served
+    python -m benchmarks.gsm8k_choice served RUNS --model DIR --policy DIR    does it write what was to be expected?
     python -m benchmarks.gsm8k_choice table --runs RUNS --data DIR --embed-model DIR
     python -m benchmarks.gsm8k_choice table                         by the packed log alone: no policies, no routers
 
@@ -395,6 +396,34 @@ def write_policy(runs: Path, model_path: Path, under: str, out: Path) -> None:
     print(f"{under}: shares {found.share.round(4).tolist()}, {found.tokens:.1f} tokens expected -> {out}")
 
 
+def compare_served(runs: Path, model_path: Path, policy_path: Path) -> None:
+    """What the served policy wrote, less what its choice and the recorded responses let expect, problem by problem."""
+    from safetensors import safe_open
+    from transformers import AutoTokenizer
+
+    groups = encode_groups(
+        build_response_groups(read_recipe(RECIPE).response_group), AutoTokenizer.from_pretrained(model_path)
+    )
+    first = [prefix[0] for prefix in groups.prefix_ids]
+    rows = []
+    for path in (model_path, policy_path):
+        with safe_open(path / "model.safetensors", "pt") as file:
+            rows.append(file.get_tensor("lm_head.weight")[first].double().numpy())
+    states, served = read_all_states(runs), read_served()
+    assert served is not None, "no responses of a served policy in the packed log"
+    delta, size = rows[1] - rows[0], len(served[0])
+    share = states["test"].shares(delta)[:size]
+    share /= share.sum(1, keepdims=True)
+    for name, wrote, recorded in zip(("right", "tokens"), served, read_packed()["test"].means(), strict=False):
+        expected = (share * recorded[:size]).sum(1)
+        error = (wrote - expected).std() / np.sqrt(size)
+        print(
+            f"{name}: {wrote.mean():.3f}, expected {expected.mean():.3f}: {(wrote - expected).mean():+.3f} ± {error:.3f}"
+        )
+    moved = np.abs(states["bodies"].shares(delta) - states["bodies"].shares()).max(1) > 0.05
+    print(f"{moved.sum()} of {len(moved)} tokens within responses have an opening more or less likely by .05")
+
+
 def read_all_states(runs: Path) -> dict[str, ChoiceStates]:
     """What `states` has written."""
     names = ("train", "unlabelled", "test", "bodies")
@@ -572,6 +601,10 @@ def main() -> None:
     policy.add_argument("--model", type=Path, required=True)
     policy.add_argument("--under", default=SERVED)
     policy.add_argument("--out", type=Path, required=True)
+    compared = what.add_parser("served")
+    compared.add_argument("runs", type=Path)
+    compared.add_argument("--model", type=Path, required=True)
+    compared.add_argument("--policy", type=Path, required=True)
     shown = what.add_parser("table")
     for name in ("--runs", "--data", "--embed-model", "--out"):
         shown.add_argument(name, type=Path)
@@ -584,6 +617,8 @@ def main() -> None:
         write_states(options.runs, options.model, options.data)
     elif options.what == "policy":
         write_policy(options.runs, options.model, options.under, options.out)
+    elif options.what == "served":
+        compare_served(options.runs, options.model, options.policy)
     else:
         table(options.runs, options.data, options.embed_model, options.out)
 

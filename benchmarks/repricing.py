@@ -1,12 +1,12 @@
 """One trained policy moved to many budgets: what it spends and gains on unseen problems, beside policies trained there.
 
-    python -m benchmarks.repricing RUN/thinking/seed0 --policy ibpo --shares 0.05 0.25 0.5 0.75 0.95
+    python -m benchmarks.repricing RUN/thinking/seed0 --policy ibpo-0.5 --shares 0.05 0.25 0.5 0.75 0.95
 
 The folder is a seed's of `ibpo demo`. Each row: the policy's mean probability of an extended response on unseen
 problems (its share, sampled), how right it is, and which part of the oracle's gain over a random mix of the same share
 it gets, both made of the policy's own forced responses; then the same really sampled, once to each problem; and within
 responses to unseen problems, how many tokens get an opening with a probability that differs by more than .05.
-Policies `ibpo-Q` of the folder that were trained at a budget of their own, as older runs have, are shown as they are.
+The folder's policies, each trained at a budget of its own, are shown as they are.
 """
 
 from __future__ import annotations
@@ -54,8 +54,7 @@ def row(name: str, chance: np.ndarray, standard: np.ndarray, extended: np.ndarra
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("folder", type=Path, help="RUN/EXPERIMENT/seedN")
-    parser.add_argument("--policy", default="ibpo", help="the one that is moved")
-    parser.add_argument("--responses", default="", help="whose forced responses value it; default: the policy's own")
+    parser.add_argument("--policy", default="ibpo-0.5", help="the one that is moved")
     parser.add_argument("--shares", type=float, nargs="+", default=[0.05, 0.25, 0.5, 0.75, 0.95])
     parser.add_argument("--num-prompts", type=int, default=4096)
     parser.add_argument("--num-problems", type=int, default=4000)
@@ -89,7 +88,7 @@ def main() -> None:
     print("| | share | accuracy | of the oracle's gain |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        own = values(options.responses or options.policy)
+        own = values(options.policy)
         print(row(f"{options.policy}, as trained", chances(model, folder), *own, level), flush=True)
         for share in options.shares:
             moved = copy.deepcopy(model)
