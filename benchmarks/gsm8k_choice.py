@@ -416,10 +416,8 @@ def compare_served(runs: Path, model_path: Path, policy_path: Path) -> None:
     share /= share.sum(1, keepdims=True)
     for name, wrote, recorded in zip(("right", "tokens"), served, read_packed()["test"].means(), strict=False):
         expected = (share * recorded[:size]).sum(1)
-        error = (wrote - expected).std() / np.sqrt(size)
-        print(
-            f"{name}: {wrote.mean():.3f}, expected {expected.mean():.3f}: {(wrote - expected).mean():+.3f} ± {error:.3f}"
-        )
+        less, error = (wrote - expected).mean(), (wrote - expected).std() / np.sqrt(size)
+        print(f"{name}: {wrote.mean():.3f}, expected {expected.mean():.3f}, difference {less:+.3f} ± {error:.3f}")
     moved = np.abs(states["bodies"].shares(delta) - states["bodies"].shares()).max(1) > 0.05
     print(f"{moved.sum()} of {len(moved)} tokens within responses have an opening more or less likely by .05")
 

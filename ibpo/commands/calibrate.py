@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ibpo.types import ResponseGroup
 
 PROBABILITY = "p_extended"
+BATCH_SIZE = 64
 SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 
@@ -126,7 +127,8 @@ def move_policy(path: Path, out: Path, model: str, columns: dict[str, str], floo
     try:
         from ibpo.evaluation import asked_by
         from ibpo.responses import encode_groups
-        from ibpo.training import read_states, reprice_policy, saving
+        from ibpo.rollouts import HFSampler
+        from ibpo.training import choose_by_rows, read_states, reprice, sample_bodies, saving
     except ModuleNotFoundError as error:
         raise IbpoError(f"--model needs {error.name}: pip install 'ibpo[train]'") from None
     groups, _, _ = asked_by(model)
@@ -143,11 +145,13 @@ def move_policy(path: Path, out: Path, model: str, columns: dict[str, str], floo
         raise IbpoError(f"{path}: no prompts; the shares are set on them")
     # As the run was sampled.
     temperature = float(recipe.get("trl", {}).get("temperature", 1.0))
-    longest = int(recipe.get("train", {}).get("max_completion_length", 256))
+    longest = int(recipe.get("train", {}).get("max_completion_length", 512))
     moved = names.index(wanted.name)
     asked = [_field(*row, column, "prompt") for row in rows]
     policy, tokenizer, ids = _asked(model, asked, [place for place, _ in rows], groups[moved].prefix)
-    share = read_states(policy, tokenizer, ids, encode_groups(groups, tokenizer), temperature).shares()
+    encoded = encode_groups(groups, tokenizer)
+    states = read_states(policy, tokenizer, ids, encoded, temperature)
+    share = states.shares()
     if (mass := float(share.sum(1).mean())) < LEAST_MASS:
         raise IbpoError(
             f"--model {model}: {1 - mass:.0%} of its responses to these prompts open as none of {', '.join(names)}, so "
@@ -161,16 +165,11 @@ def move_policy(path: Path, out: Path, model: str, columns: dict[str, str], floo
     import torch
 
     torch.manual_seed(0)
-    found = reprice_policy(
-        policy,
-        tokenizer,
-        ids,
-        groups,
-        target.tolist(),
-        max_completion_length=longest,
-        temperature=temperature,
-        batch_size=64,
+    sampler = HFSampler(
+        policy, tokenizer, max_completion_length=longest, temperature=temperature, batch_size=BATCH_SIZE
     )
+    delta, found = reprice(states, target.tolist(), sample_bodies(sampler, ids, encoded))
+    choose_by_rows(policy, encoded, delta)
     about = {"model": str(run / Path(model).name), "file": path.name, "sha256": digest_file(path), "ibpo": __version__}
     tables = {name: tuple(part) if isinstance(part, list) else part for name, part in recipe.items()}
     tables["budget"] = {wanted.name: round(amount, 6)}
@@ -223,7 +222,7 @@ def _probabilities(model: str, prompts: list[Any], places: list[str], prefix: st
     from ibpo.rollouts import HFSampler
 
     opening = encode_prefix(prefix, tokenizer)
-    sampler = HFSampler(policy, tokenizer, max_completion_length=1, batch_size=64)
+    sampler = HFSampler(policy, tokenizer, max_completion_length=1, batch_size=BATCH_SIZE)
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))  # batches of one length are hardly padded
     logits = sampler.next_token_logits([ids[i] for i in order])
     found = torch.softmax(logits, -1)[:, opening[0]].double().clamp(0, 1).tolist()

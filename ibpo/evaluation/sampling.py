@@ -73,13 +73,18 @@ class Way:
         ]
 
 
+def by_key(store: RolloutStore) -> dict[str, Json]:
+    """The stored responses by the keys of their requests."""
+    return {row["key"]: row for row in store.rows()}
+
+
 def later_turns(
-    way: Way, turn: int, requests: Sequence[Request], num_responses: int, store: RolloutStore
+    way: Way, turn: int, requests: Sequence[Request], num_responses: int, stored: Mapping[str, Json]
 ) -> tuple[list[Request], int]:
     """What a later turn of a way asks behind the dialogues that have come so far, and how many never will."""
     if way.dialogue is None or turn >= len(way.dialogue.turns):
         return [], 0
-    stored, found, num_ended = {row["key"]: row for row in store.rows()}, list[Request](), 0
+    found, num_ended = list[Request](), 0
     num_before = way.dialogue.num_first + turn
     for request in requests:
         before = turns_so_far(way.dialogue, request, stored, num_responses)
@@ -99,11 +104,12 @@ def num_missing_and_all(
     """How many responses are not in the store yet, and how many there will be."""
     every: dict[str, Request] = {}
     num_later = num_later_there = 0
+    stored = by_key(store) if any(way.dialogue for way in ways) else {}
     for way in ways:
         requests = way.requests(problems, num_responses)
         every |= {request.key: request for request in requests}
         for turn in range(len(way.dialogue.turns) if way.dialogue else 0):
-            asked, num_ended = later_turns(way, turn, requests, num_responses, store)
+            asked, num_ended = later_turns(way, turn, requests, num_responses, stored)
             num_later += len(requests) - num_ended
             num_later_there += sum(request in store for request in asked)
     missing = sum(request not in store for request in every.values())
@@ -146,10 +152,10 @@ def sample_ways(
         # First responses, then as many later turns as the longest dialogue has.
         for turn in range(1 + max(len(way.dialogue.turns) if way.dialogue else 0 for way in ways)):
             if turn:
-                asked = []
+                asked, stored = [], by_key(store)
                 for way, requests, _ in first:
                     if way.dialogue:  # its prompts hold the instructions already
-                        later, _ = later_turns(way, turn - 1, requests, num_responses, store)
+                        later, _ = later_turns(way, turn - 1, requests, num_responses, stored)
                         asked.append((later, sampler_for(replace(way, response_groups=()))))
             for sampler, requests in joined(asked):
                 found = collect(watched.around(sampler), requests, store)
@@ -194,7 +200,7 @@ def judge_ways(
     one behind which nothing stands `unanswered`. `read` reads responses without response group, and later turns.
     `budget` is the share that the policy was trained to keep where it chooses by itself.
     """
-    stored = {row["key"]: row for row in store.rows()}
+    stored = by_key(store)
     rows: list[dict[str, Any]] = []
     for way in ways:
         requests = way.requests(problems, num_responses)

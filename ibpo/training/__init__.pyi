@@ -9,7 +9,7 @@ from .judge_reward import JudgeReward
 from .loss import kl_penalty
 from .lower_level import Batch, LowerLevel
 from .reference_model import frozen_copy, prompt_features
-from .repricing import reprice, reprice_policy
+from .repricing import reprice, reprice_policy, sample_bodies
 from .rollout_log import compare, find_rollout_log, read_rollout_log, replay, tokens_spent
 from .run import Job, adapter_of, as_rows, data_rows, run_job, trainer_arguments
 from .trainer import IBPOTrainer
@@ -55,6 +55,7 @@ __all__ = [
     "reprice",
     "reprice_policy",
     "run_job",
+    "sample_bodies",
     "saving",
     "supervised_fine_tune",
     "tokens_spent",

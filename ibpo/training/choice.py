@@ -85,6 +85,10 @@ class ChoiceStates:
         logits = self.opening if delta is None else self.opening + self.hidden @ delta.T
         return softmax(np.concatenate([logits, self.rest[:, None]], 1), axis=1)[:, :-1]
 
+    def some(self, index: NDArray[np.intp]) -> ChoiceStates:
+        """Those of these prompts."""
+        return ChoiceStates(**{name: getattr(self, name)[index] for name in self.__slots__})
+
     def save(self, path: Path) -> None:
         """Write them down, in single precision; a crash leaves no part of a file."""
         arrays = {name: getattr(self, name).astype(np.float32) for name in self.__slots__}
@@ -342,12 +346,7 @@ def project(
     assert best is not None
     _, strength, factor, shift = best
     rows = factor * _fit(inputs[used], states, used, assigned, strength)
-    on = ChoiceStates(
-        features=states.features[used],
-        hidden=states.hidden[used],
-        opening=states.opening[used],
-        rest=states.rest[used],
-    )
+    on = states.some(used)
     if unlabelled is None:
         share, intercept = with_shares(on.opening + shift, on.rest, target, expected[used], between)
         tokens = expected[used]
@@ -429,8 +428,8 @@ def with_shares(
     logits: FloatArray,
     rest: FloatArray,
     target: FloatArray,
-    tokens: FloatArray,
-    between: tuple[float, float],
+    tokens: FloatArray | None = None,
+    between: tuple[float, float] = (-np.inf, np.inf),
     weight: FloatArray | None = None,
 ) -> tuple[FloatArray, FloatArray]:
     """Shift each group's logits so that its mean share is the target's: probabilities [P, G], shifts [G].
@@ -476,6 +475,8 @@ def with_shares(
         if np.abs(weight @ shares(shift) - wanted).max() < 1e-5:
             break
     share = shares(shift)
+    if tokens is None:
+        return share, shift
     spent = float((share * tokens).sum(1).mean())
     wanted_tokens = float(np.clip(spent, *between))
     if np.isfinite(spent) and wanted_tokens != spent and np.ptp(mean := tokens.mean(0)) > 0:

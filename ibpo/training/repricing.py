@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from scipy.special import logsumexp
 
-from ibpo.responses import encode_groups
+from ibpo.responses import EncodedGroups, encode_groups
 from ibpo.rollouts import HFSampler
 from ibpo.training.choice import (
     ChoiceStates,
@@ -45,13 +45,6 @@ def reprice(
 ) -> tuple[FloatArray, FloatArray]:
     """Another budget for a policy that has learnt to choose: rows D under which it samples as a threshold would.
 
-    By how much one opening's logit exceeds the others' says how much its group gains there, at whatever budget that was
-    learnt. So with s = `SHARPNESS` and shifts b that make the mean shares on prompts without answers the target's,
-
-        pi'(g | x) = pi(some group | x) pi(g | x)^s e^b_g / sum_k pi(k | x)^s e^b_k
-
-    which takes out most of the sampling noise.
-
     Args:
         states: of P prompts without answers.
         target: [G]: shares of the groups among responses that open as one of them, 1 in all.
@@ -61,13 +54,10 @@ def reprice(
         D [G, H] for `choose_by_rows`, and the shares [G] of all responses to these prompts; what they lack to 1 opens
         as no group, as before.
     """
-    nothing = np.full(states.opening.shape, np.nan)
     among = np.full(len(states.rest), -np.inf)  # among the openings alone
     total = logsumexp(states.opening, axis=1, keepdims=True)
     opens = states.shares().sum(1)
-    share, _ = with_shares(
-        SHARPNESS * (states.opening - total), among, np.asarray(target, float), nothing, (-np.inf, np.inf), opens
-    )
+    share, _ = with_shares(SHARPNESS * (states.opening - total), among, np.asarray(target, float), weight=opens)
     delta = into_rows([states], [total + np.log(np.maximum(share, LEAST_PROBABILITY))], bodies)
     return delta, states.shares(delta).mean(0)
 
@@ -107,25 +97,22 @@ def reprice_policy(
         temperature=temperature,
         batch_size=batch_size,
     )
+    delta, share = reprice(states, target, sample_bodies(sampler, prompts, groups))
+    choose_by_rows(model, groups, delta)
+    return share
+
+
+def sample_bodies(sampler: HFSampler, prompts: Sequence[Sequence[int]], groups: EncodedGroups) -> ChoiceStates:
+    """States of at most `NUM_BODY_TOKENS` tokens within responses of each group to prompts, drawn from these."""
     rng = np.random.default_rng(0)
     asked: list[Sequence[int]] = []
     written: list[list[int]] = []
-    # Prompts in any order, one response of each group to each, until there are tokens enough.
     order = rng.permutation(len(prompts)).tolist()
-    per_batch = max(1, batch_size // len(groups.prefix_ids))
+    per_batch = max(1, sampler.batch_size // len(groups.prefix_ids))
     while order and sum(map(len, written)) < NUM_BODY_TOKENS:
         some, order = order[:per_batch], order[per_batch:]
         opened = [(prompts[i], list(prefix)) for prefix in groups.prefix_ids for i in some]
         asked += [prompt for prompt, _ in opened]
         written += sampler.sample([prompt for prompt, _ in opened], [prefix for _, prefix in opened])
-    bodies = read_bodies(model, tokenizer, asked, written, groups, temperature)
-    kept = np.sort(rng.permutation(len(bodies.rest))[:NUM_BODY_TOKENS])
-    bodies = ChoiceStates(
-        features=bodies.features[kept],
-        hidden=bodies.hidden[kept],
-        opening=bodies.opening[kept],
-        rest=bodies.rest[kept],
-    )
-    delta, share = reprice(states, target, bodies)
-    choose_by_rows(model, groups, delta)
-    return share
+    bodies = read_bodies(sampler.model, sampler.tokenizer, asked, written, groups, sampler.temperature)
+    return bodies.some(np.sort(rng.permutation(len(bodies.rest))[:NUM_BODY_TOKENS]))
