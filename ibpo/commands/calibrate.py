@@ -13,6 +13,7 @@ import typer
 from ibpo import __version__
 from ibpo.budget import check_budget, parse_budget
 from ibpo.commands.options import plain_console, read_pairs
+from ibpo.config import TrainConfig
 from ibpo.errors import IbpoError
 
 if TYPE_CHECKING:
@@ -145,7 +146,8 @@ def move_policy(path: Path, out: Path, model: str, columns: dict[str, str], floo
         raise IbpoError(f"{path}: no prompts; the shares are set on them")
     # As the run was sampled.
     temperature = float(recipe.get("trl", {}).get("temperature", 1.0))
-    longest = int(recipe.get("train", {}).get("max_completion_length", 512))
+    default = TrainConfig.model_fields["max_completion_length"].default
+    longest = int(recipe.get("train", {}).get("max_completion_length", default))
     moved = names.index(wanted.name)
     asked = [_field(*row, column, "prompt") for row in rows]
     policy, tokenizer, ids = _asked(model, asked, [place for place, _ in rows], groups[moved].prefix)
