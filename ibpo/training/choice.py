@@ -25,10 +25,10 @@ Under a budget of tokens that binds, it then moves along the groups' mean costs 
 on the features) are the budget: a choice that is less sharp than the allocation pays for longer responses.
 
 D counts behind every token of a response, too. There it would make openings likely in the middle, or unlikely where
-they belong ("####" opens an answer and ends a solution). So the rows that the model gets (`into_rows`) are fitted to the
-choice that was found on prompts, and within responses to q_0, what the model says there without them:
+they belong ("####" opens an answer and ends a solution). So the rows that the model gets (`into_rows`) are fitted to
+the choice that was found on prompts, and within responses to q_0, what the model says there without them:
 
-    min_D  (1/P) sum_i KL(found_i || q_D,i) + c (1/M) sum_t KL(q_0,t || q_D,t) + l2 / 2 |D|^2
+    min_D  (1/P) sum_i KL(found_i || q_D,i) + c (1/M) sum_t KL(q_0,t || q_D,t) + l2 / 2 |D|^2.
 
 This is ours; it stands where weighted SFT stands in `ibpo.training.trainer` (Yu et al. 2025, section 3.2), for the
 opening tokens alone.
