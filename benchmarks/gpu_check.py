@@ -266,7 +266,7 @@ def update(given: argparse.Namespace, size: Size, write: Write) -> None:
         output_dir=str(given.out / "checkpoints"),
         per_device_train_batch_size=size.num_prompts * size.num_siblings, num_generations=size.num_siblings,
         max_completion_length=SMOLLM2.max_completion_length, max_steps=size.num_updates, learning_rate=3e-5,
-        temperature=SMOLLM2.temperature, budget={"extended": Q_PLUS}, min_gain=SMOLLM2.training["min_gain"],
+        temperature=SMOLLM2.temperature, budget={"extended": Q_PLUS},
         bf16=on_gpu, use_cpu=not on_gpu, gradient_checkpointing=False, save_strategy="no", report_to="none",
         disable_tqdm=True, logging_steps=1, seed=0,
     )  # fmt: skip

@@ -1,25 +1,27 @@
 """One trained policy moved to many budgets: what it spends and gains on unseen problems, beside policies trained there.
 
-    python -m benchmarks.repricing RUN/thinking/seed0 --policy ibpo-0.5 --shares 0.05 0.25 0.5 0.75 0.95
+    python -m benchmarks.repricing RUN/thinking/seed0 --shares 0.05 0.25 0.5 0.75 0.95 --train 0.25 0.75
 
 The folder is a seed's of `ibpo demo`. Each row: the policy's mean probability of an extended response on unseen
 problems (its share, sampled), how right it is, and which part of the oracle's gain over a random mix of the same share
 it gets, both made of the policy's own forced responses; then the same really sampled, once to each problem; and within
 responses to unseen problems, how many tokens get an opening with a probability that differs by more than .05.
-The folder's policies, each trained at a budget of its own, are shown as they are.
+`--train`: policies that are trained at a budget of their own, into the same folder, from the same cold start and seed;
+`--move Q`: the one trained there is moved, instead of the demo's.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import json
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from ibpo.demo import experiment_named
+from ibpo.demo import TRAINED, DemoJob, experiment_named, quiet_libraries, sample_forced, train_policy
 from ibpo.evaluation import read_table
 from ibpo.evaluation.local_sampling import write_choices, write_responses
 from ibpo.responses import encode_groups
@@ -30,10 +32,10 @@ from ibpo.training import read_bodies, reprice_policy
 NUM_BODIES = 256
 
 
-def forced(folder: Path, policy: str, how: str) -> dict[str, float]:
+def forced(path: Path) -> dict[str, float]:
     """Problem -> mean reward of a policy's responses, forced into a group."""
     found: dict[str, list[float]] = {}
-    table = read_table(folder / "responses" / f"{policy}__{how}.jsonl.gz")
+    table = read_table(path)
     for problem, reward in zip(table.problem, table.reward, strict=True):
         found.setdefault(str(problem), []).append(float(reward))
     return {problem: float(np.mean(rewards)) for problem, rewards in found.items()}
@@ -51,25 +53,42 @@ def row(name: str, chance: np.ndarray, standard: np.ndarray, extended: np.ndarra
     return f"| {name} | {share:.3f} | {(standard + chance * gain).mean():.4f} | {part} |"
 
 
+def trained(folder: Path, budget: float) -> str:
+    """Train a policy at a budget into the run's folder, sample it forced as the demo does; its name."""
+    spec = json.loads((folder / "progress" / f"{TRAINED}.spec.json").read_text(encoding="utf-8"))
+    job = DemoJob(**spec | {"name": f"trained-{budget:g}", "seed_dir": str(folder)})
+    experiment = experiment_named(job.experiment)
+    train_policy(
+        experiment, Path(job.cold_start), job.policy_dir, budget=budget, seed=job.seed, num_steps=job.num_steps
+    )
+    sample_forced(job, experiment)
+    return job.name
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("folder", type=Path, help="RUN/EXPERIMENT/seedN")
-    parser.add_argument("--policy", default="ibpo-0.5", help="the one that is moved")
     parser.add_argument("--shares", type=float, nargs="+", default=[0.05, 0.25, 0.5, 0.75, 0.95])
+    parser.add_argument("--train", type=float, nargs="*", default=[], help="budgets of policies to compare with")
+    parser.add_argument("--move", type=float, help="move the policy trained at this budget")
     parser.add_argument("--num-prompts", type=int, default=4096)
     parser.add_argument("--num-problems", type=int, default=4000)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    quiet_libraries()
     experiment, seed = experiment_named(options.folder.parent.name), int(options.folder.name.removeprefix("seed"))
     extended = experiment.response_groups[1]
     test = distinct(experiment.task, "test", options.num_problems, seed=seed)
     level = np.array([problem.level for problem in test])
-    model, tokenizer = load_policy(str(options.folder / "policies" / options.policy / "model"), dtype="float32")
+    policies = [TRAINED, *(trained(options.folder, budget) for budget in options.train)]
+    one = TRAINED if options.move is None else trained(options.folder, options.move)
+    model, tokenizer = load_policy(str(options.folder / "policies" / one / "model"), dtype="float32")
     prompts = distinct(experiment.task, "train", options.num_prompts, seed=5000 + seed)
     ids = [encode_prompt(tokenizer, problem.prompt) for problem in prompts]
 
     def values(policy: str) -> tuple[np.ndarray, np.ndarray]:
-        both = [forced(options.folder, policy, how) for how in ("standard", "extended")]
+        folder = options.folder / "policies" / policy / "forced"
+        both = [forced(folder / f"{group.name}.jsonl.gz") for group in experiment.response_groups]
         standard, more = (np.array([one[problem.problem_id] for problem in test]) for one in both)
         return standard, more
 
@@ -88,8 +107,10 @@ def main() -> None:
     print("| | share | accuracy | of the oracle's gain |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        own = values(options.policy)
-        print(row(f"{options.policy}, as trained", chances(model, folder), *own, level), flush=True)
+        for policy in policies:
+            as_trained, _ = load_policy(str(options.folder / "policies" / policy / "model"), dtype="float32")
+            print(row(f"{policy}, as trained", chances(as_trained, folder), *values(policy), level), flush=True)
+        own = values(one)
         for share in options.shares:
             moved = copy.deepcopy(model)
             torch.manual_seed(60_000 + seed)
@@ -121,11 +142,6 @@ def main() -> None:
             spent, right = (table.response_group == extended.name).mean(), float(np.mean(table.reward))
             print(f"| really sampled | {spent:.3f} | {right:.4f} | |", flush=True)
             print(f"<!-- {changed} of {len(before)} tokens within responses changed -->", flush=True)
-        for path in sorted((options.folder / "choices").glob("ibpo-*__test.jsonl.gz")):
-            policy = path.name.partition("__")[0]
-            chance = {str(found["problem_id"]): float(found["p_extended"]) for _, found in local_rows(path)}
-            every = np.array([chance[problem.problem_id] for problem in test])
-            print(row(f"{policy}, as it is there", every, *values(policy), level))
 
 
 if __name__ == "__main__":

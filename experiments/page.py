@@ -67,7 +67,7 @@ def write_outcome(run_dir: Path, settings: BaselineSettings, console: Console, s
                 rows.append(row | hold_against(there.yardsticks, result) | training_of(*got, settings.num_probe))
             merits += there.merits
             areas += [*there.areas, *own.areas]
-            training += [step for q in BUDGETS for step in training_steps(seed_dir, name, seed, q)]
+            training += training_steps(seed_dir, name, seed, BUDGETS)
         tuning[name] = read_tuning(run_dir / name / "tuning.json")
         cold, _ = load_run(run_dir / name / f"seed{settings.seeds[0]}")
         forced = join([cold["cold_start", "standard"], cold["cold_start", "extended"]])

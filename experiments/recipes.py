@@ -218,11 +218,16 @@ def sampled_for(recipe: Recipe, experiment: str, num_steps: int, num_probe: int)
 
 
 def sampled_for_demo(seed_dir: Path, policy: str, experiment: str) -> tuple[int | None, int | None]:
-    """The same of a policy of the demo, `raft` or `ibpo-Q`, as its training recorded; None where it left no metrics."""
-    from ibpo.demo import experiment_named, settings_of
+    """The same of a policy of the demo, `raft` or `ibpo-Q`, as its training recorded; None where it left no metrics.
+
+    All budgets' policies are one trained policy, but in older runs, where each had its own training.
+    """
+    from ibpo.demo import TRAINED, experiment_named, settings_of
 
     assert policy.startswith(OF_DEMO)
     path = seed_dir / "policies" / policy / "metrics.json"
+    if policy != "raft" and (one := seed_dir / "policies" / TRAINED / "metrics.json").exists():
+        path = one
     if not path.exists():
         return None, None
     steps: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))

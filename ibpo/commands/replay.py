@@ -59,10 +59,8 @@ def _answer(run: Path, texts: list[str], window: int | None, min_gain: float | N
     if not budgets:
         raise IbpoError(f"{run}: its rollout log names no budget; ask for one, e.g. --budget {table.names[-1]}=0.4")
     window = window or int(settings.get("window", 1))
-    if min_gain is None:
-        min_gain = float(settings.get("min_gain", 0.0))
-        if "min_gain" not in settings:
-            typer.echo("the rollout log is of an older version: window 1 and min_gain 0 unless given", err=True)
+    if min_gain is None and "min_gain" not in settings:
+        typer.echo("the rollout log is of an older version: window 1 and min_gain 0 unless given", err=True)
 
     def values_of(column: str) -> set[str]:
         if column not in table.columns:
@@ -77,7 +75,7 @@ def _answer(run: Path, texts: list[str], window: int | None, min_gain: float | N
         "run": str(run),
         "budget": budget_table(budgets),
         "window": window,
-        "min_gain": min_gain,
+        "min_gain": settings.get("min_gain", 0.0) if min_gain is None else min_gain,
         "num_steps": len(np.unique(table.step)),
         "price": dict(zip((term.key for term in terms), answer.price.tolist(), strict=True)),
         "recorded_budget": budget_table(own),

@@ -14,8 +14,10 @@ from .policy import NUM_SAMPLED as NUM_SAMPLED
 from .policy import StepProgress as StepProgress
 from .policy import common_settings as common_settings
 from .policy import correctness_reward as correctness_reward
+from .policy import move_to_budget as move_to_budget
 from .policy import quiet_libraries as quiet_libraries
 from .policy import run_job as run_job
+from .policy import sample_forced as sample_forced
 from .policy import sample_policy as sample_policy
 from .policy import sample_untrained as sample_untrained
 from .policy import settings_of as settings_of
@@ -28,6 +30,8 @@ from .real_models import get_model as get_model
 from .real_policy import RealJob as RealJob
 from .real_policy import plan_real_jobs as plan_real_jobs
 from .real_policy import run_real_job as run_real_job
+from .run import RAFT_NAME as RAFT_NAME
+from .run import TRAINED as TRAINED
 from .run import UNTRAINED as UNTRAINED
 from .run import DemoJob as DemoJob
 from .run import DemoSettings as DemoSettings
@@ -42,9 +46,11 @@ __all__ = [
     "EXPERIMENTS",
     "LONGEST_CHAIN",
     "NUM_SAMPLED",
+    "RAFT_NAME",
     "REAL_MODELS",
     "SMOLLM2",
     "THINKING",
+    "TRAINED",
     "UNTRAINED",
     "VOTING",
     "DemoJob",
@@ -64,6 +70,7 @@ __all__ = [
     "fetch_gguf",
     "get_model",
     "model_path",
+    "move_to_budget",
     "plan_jobs",
     "plan_real_jobs",
     "quiet_libraries",
@@ -71,6 +78,7 @@ __all__ = [
     "run_job",
     "run_jobs",
     "run_real_job",
+    "sample_forced",
     "sample_policy",
     "sample_untrained",
     "settings_of",

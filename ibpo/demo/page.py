@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from ibpo.demo.experiments import experiment_named
-from ibpo.demo.run import NUM_WORKERS, DemoSettings
+from ibpo.demo.experiments import EXPERIMENTS, experiment_named
+from ibpo.demo.run import NUM_WORKERS, TRAINED, TRAINED_AT, DemoSettings
 from ibpo.evaluation import (
     PageData,
     compare_methods,
@@ -37,6 +37,10 @@ ARTEFACTS = ("results.json", "merits.json", "frontier.png", "share_by_level.png"
 
 LAST = 0.2
 """Part of the training, at its end, whose prices tell whether the budget had slack."""
+ONE_POLICY = (
+    f"One policy was trained, at {TRAINED_AT:.0%}; at each budget it is the same policy, its choice moved there on "
+    "prompts without answers. Within responses nothing is moved, so that its forced responses were sampled once."
+)
 Choice = Callable[[NDArray[np.float64], NDArray[np.float64], float], NDArray[np.bool_]]
 """(probabilities on unlabelled prompts, on the test's prompts, budget) -> which of the latter to answer extended."""
 
@@ -57,7 +61,7 @@ def write_outcome(run_dir: Path, settings: DemoSettings, console: Console, secon
             rows += comparison.rows
             merits += comparison.merits
             areas += comparison.areas
-            training += [step for q in settings.budgets for step in training_steps(seed_dir, name, seed, q)]
+            training += training_steps(seed_dir, name, seed, settings.budgets)
         responses, _ = load_run(run_dir / name / f"seed{settings.seeds[0]}")
         policy = f"ibpo-{settings.budgets[len(settings.budgets) // 2]:g}"
         forced = join([responses[policy, "standard"], responses[policy, "extended"]])
@@ -82,6 +86,7 @@ def write_outcome(run_dir: Path, settings: DemoSettings, console: Console, secon
         limits=[
             *(experiment_named(name).designed_in for name in settings.experiments),
             *dict.fromkeys(experiment_named(name).model for name in settings.experiments),
+            *([ONE_POLICY] if set(settings.experiments) <= set(EXPERIMENTS) else []),
             "Calibrated policies choose the response group by a threshold set on prompts without answers; their "
             "accuracy is that of their own forced responses.",
             "Standard errors are over problems, of one seed; nothing here was run on a GPU.",
@@ -92,14 +97,16 @@ def write_outcome(run_dir: Path, settings: DemoSettings, console: Console, secon
     console.print(str((run_dir / "report.html").resolve()), style="bold", soft_wrap=True)
 
 
-def training_steps(seed_dir: Path, name: str, seed: int, budget: float) -> list[dict[str, Any]]:
-    """Share and price of each step in which one of the demo's policies was trained."""
-    path = seed_dir / "policies" / f"ibpo-{budget:g}" / "metrics.json"
-    steps = json.loads(path.read_text())
+def training_steps(seed_dir: Path, name: str, seed: int, budgets: Sequence[float]) -> list[dict[str, Any]]:
+    """Share and price of each step in which the demo's policy was trained; of older runs, a policy for each budget."""
+    policies = [(TRAINED, TRAINED_AT)]
+    if not (seed_dir / "policies" / TRAINED).exists():
+        policies = [(f"ibpo-{budget:g}", budget) for budget in budgets]
     share, price = "ibpo/share/extended", "ibpo/price/extended"
     return [
         {"experiment": name, "seed": seed, "budget": budget, "step": s["step"], "share": s[share], "price": s[price]}
-        for s in steps
+        for policy, budget in policies
+        for s in json.loads((seed_dir / "policies" / policy / "metrics.json").read_text())
         if share in s and price in s
     ]
 

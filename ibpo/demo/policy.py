@@ -1,4 +1,7 @@
-"""What a job of the demo does: train one policy and sample it, or sample the models that no policy was trained from.
+"""What a job of the demo does: train a policy, move it to a budget and sample it, or sample the untrained models.
+
+One policy is trained (`TRAINED`), at one budget; those of the demo's budgets are that policy, moved to each of them on
+unlabelled prompts (`ibpo.training.repricing`).
 
 `python -m ibpo.demo.policy JOB.json` does what is missing of one.
 """
@@ -9,10 +12,12 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from datasets import Dataset
@@ -26,12 +31,12 @@ from transformers import (
 )
 
 from ibpo.demo.experiments import Experiment, experiment_named
-from ibpo.demo.run import UNTRAINED, DemoJob
-from ibpo.evaluation import write_choices, write_responses
+from ibpo.demo.run import RAFT_NAME, TRAINED, TRAINED_AT, UNTRAINED, DemoJob
+from ibpo.evaluation import write_choices, write_responses, write_table
 from ibpo.rewards import ExactJudge
-from ibpo.rollouts import score
+from ibpo.rollouts import encode_prompt, score
 from ibpo.runs import RunDir, write_text_atomic
-from ibpo.tasks import distinct, stream
+from ibpo.tasks import distinct, local_rows, stream
 from ibpo.training import (
     RAFT,
     STATE_OF_ONE_PROCESS,
@@ -40,12 +45,16 @@ from ibpo.training import (
     check_checkpoint,
     go_on,
     held_up_schedule,
+    reprice_policy,
     saving,
 )
 from ibpo.types import Problem, ResponseGroup, Rollout
 
 NUM_EXTENDED, NUM_SAMPLED = 2, 2
 """Responses to each unseen problem: forced extended, and of the group that the policy chooses."""
+FRONTIER = "frontier.json"
+"""In the trained policy's folder: largest share -> what the training's window would hand out, and at which price."""
+SHARES = [round(0.01 * i, 2) for i in range(1, 101)]
 PROMPTS_PER_STEP, NUM_GENERATIONS = 64, 4
 ROLLOUTS: dict[str, Any] = {
     "per_device_train_batch_size": PROMPTS_PER_STEP * NUM_GENERATIONS,
@@ -68,18 +77,84 @@ def run_job(job: DemoJob) -> None:
     experiment = experiment_named(job.experiment)
     if job.name == UNTRAINED:
         sample_untrained(job, experiment)
+    elif job.name == TRAINED:
+        train(job, experiment, TRAINED_AT, 0.7)
+        job.report("sampling", 0.7)
+        sample_forced(job, experiment)
+    elif job.name == RAFT_NAME:
+        train(job, experiment, None, 0.7)
+        sample_policy(job, experiment, forced_counts(experiment))
     else:
-        train_policy(
-            experiment,
-            Path(job.cold_start),
-            job.policy_dir,
-            budget=job.budget,
-            seed=job.seed,
-            num_steps=job.num_steps,
-            on_progress=lambda done: job.report("training", 0.8 * done),
-        )
-        sample_policy(job, experiment)
+        move_to_budget(job, experiment)
+        # Within responses a moved policy is what the trained one is, so that forced ones are sampled once.
+        for group in experiment.response_groups:
+            rows = local_rows(job.forced(TRAINED, group.name))
+            write_table(job.responses(job.name, group.name), [row | {"configuration": job.name} for _, row in rows])
+        sample_policy(job, experiment, {})
     job.report("done", 1.0)
+
+
+def train(job: DemoJob, experiment: Experiment, budget: float | None, part: float) -> None:
+    """Train the job's policy for a budget (None: RAFT), which is this part of the job."""
+    train_policy(
+        experiment,
+        Path(job.cold_start),
+        job.policy_dir,
+        budget=budget,
+        seed=job.seed,
+        num_steps=job.num_steps,
+        on_progress=lambda done: job.report("training", part * done),
+    )
+
+
+def move_to_budget(job: DemoJob, experiment: Experiment) -> None:
+    """Write down the trained policy at another budget, and what it spends there on unlabelled prompts.
+
+    Where the budget has slack, the share is that up to which the training's window found spending to pay.
+    """
+    model_dir = job.policy_dir / "model"
+    if model_dir.exists():
+        return
+    trained = job.policy_dir.with_name(TRAINED)
+    model, tokenizer = _load(trained / "model")
+    frontier = json.loads((trained / FRONTIER).read_text(encoding="utf-8"))
+    spent, price = (
+        float(np.interp(job.budget or 0.0, frontier["share"], frontier[name])) for name in ("spent", "price")
+    )
+    job.report("moving to the budget", 0.1)
+    torch.manual_seed(60_000 + job.seed)
+    share = reprice_policy(
+        model,
+        tokenizer,
+        [encode_prompt(tokenizer, problem.prompt) for problem in unlabelled(job, experiment)],
+        experiment.response_groups,
+        [1.0 - spent, spent],
+        max_completion_length=experiment.max_completion_length,
+    )
+    group = experiment.response_groups[1].name
+    step = {
+        "step": 1,
+        f"ibpo/share/{group}": float(share[1]),
+        f"ibpo/spent/{group}": spent,
+        f"ibpo/price/{group}": price,
+    }
+    write_policy(job.policy_dir, model, tokenizer, [step])
+
+
+def unlabelled(job: DemoJob, experiment: Experiment) -> list[Problem]:
+    """Prompts of the train split, drawn as the test is; their answers are never looked at."""
+    return distinct(experiment.task, "train", job.num_calibration, seed=5000 + job.seed)
+
+
+def write_policy(policy_dir: Path, model: Any, tokenizer: Any, steps: Sequence[dict[str, Any]]) -> None:
+    """A policy's folder; `model` appears when the rest is there."""
+    with saving(policy_dir):
+        policy_dir.mkdir(parents=True, exist_ok=True)
+        partial = policy_dir / "model.partial"
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        write_text_atomic(policy_dir / "metrics.json", json.dumps(steps))
+        os.replace(partial, policy_dir / "model")
 
 
 def common_settings(experiment: Experiment, seed: int, num_steps: int) -> dict[str, Any]:
@@ -104,7 +179,10 @@ def common_settings(experiment: Experiment, seed: int, num_steps: int) -> dict[s
 
 
 def settings_of(experiment: Experiment, budget: float | None, seed: int, num_steps: int | None) -> dict[str, Any]:
-    """The trainer's settings for one policy: defaults, the experiment's own, then RAFT's or the budget."""
+    """The trainer's settings for one policy: defaults, the experiment's own, then RAFT's or the budget.
+
+    RAFT samples as many responses as IBPO, and takes as many updates.
+    """
     updates: int = num_steps or experiment.training["max_steps"]
     settings: dict[str, Any] = {
         **common_settings(experiment, seed, updates),
@@ -117,9 +195,7 @@ def settings_of(experiment: Experiment, budget: float | None, seed: int, num_ste
     }
     if budget is not None:
         return settings | {"budget": {experiment.response_groups[1].name: budget}}
-    # README's tables were made with these two, which the preset sets otherwise.
-    tables = {"imitate_completions": "every_group", "min_gain": experiment.training["min_gain"]}
-    return settings | ROLLOUTS | RAFT | tables
+    return settings | RAFT | {"num_generations": NUM_GENERATIONS}
 
 
 class StepProgress(TrainerCallback):
@@ -187,47 +263,62 @@ def train_policy(
     if last is not None:
         check_checkpoint(last, needed=STATE_OF_ONE_PROCESS)
     go_on(trainer, last)
-    with saving(out_dir):
-        partial = out_dir / "model.partial"
-        trainer.model.save_pretrained(partial)  # pyright: ignore[reportCallIssue]  # the stubs lose it on a module
-        tokenizer.save_pretrained(partial)
-        write_text_atomic(out_dir / "metrics.json", json.dumps(trainer.state.log_history))
-        os.replace(partial, model_dir)
+    if budget is not None:
+        spent, price = trainer.lower_level.frontier(1, SHARES)
+        frontier = {"share": SHARES, "spent": spent.tolist(), "price": price.tolist()}
+        write_text_atomic(out_dir / FRONTIER, json.dumps(frontier))
+    write_policy(out_dir, trainer.model, tokenizer, trainer.state.log_history)
 
 
 def sample_untrained(job: DemoJob, experiment: Experiment) -> None:
     """Sample the models that no policy was trained from: pretrained, where there is one, and cold start."""
     counts = {"standard": experiment.num_siblings_standard, "extended": NUM_EXTENDED, "sampled": NUM_SAMPLED}
     if job.pretrained:
-        _sample(job, Path(job.pretrained), "pretrained", {"standard": counts["standard"]}, 10_000)
+        _sample(
+            job, Path(job.pretrained), {"standard": counts["standard"]}, partial(job.responses, "pretrained"), 10_000
+        )
     job.report("sampling the cold start", 0.3)
-    _sample(job, Path(job.cold_start), "cold_start", counts, 10_001)
+    _sample(job, Path(job.cold_start), counts, partial(job.responses, "cold_start"), 10_001)
 
 
-def sample_policy(job: DemoJob, experiment: Experiment) -> None:
-    """Sample a trained policy on the unseen problems, and read its choice on them and on unlabelled prompts."""
+def sample_forced(job: DemoJob, experiment: Experiment) -> None:
+    """Sample a trained policy on the unseen problems, forced into each response group."""
+    path_of = partial(job.forced, job.name)
+    _sample(job, job.policy_dir / "model", forced_counts(experiment), path_of, 20_001)
+
+
+def forced_counts(experiment: Experiment) -> dict[str, int]:
+    """Forced responses of a trained policy to each unseen problem.
+
+    As many standard ones as of the cold start: they cost little, and the luck of two guesses a problem blurs every
+    comparison with it (docs/log.md).
+    """
+    return {"standard": experiment.num_siblings_standard, "extended": NUM_EXTENDED}
+
+
+def sample_policy(job: DemoJob, experiment: Experiment, forced: Mapping[str, int]) -> None:
+    """Sample a policy on the unseen problems, free and forced, and read its choice there and on unlabelled prompts."""
     model, tokenizer = _load(job.policy_dir / "model")
-    # Unlabelled prompts of the train split, drawn as the test is; their answers are never looked at.
-    calibration = distinct(experiment.task, "train", job.num_calibration, seed=5000 + job.seed)
-    for split, prompts in (("test", job.unseen_problems()), ("calibration", calibration)):
+    for split, prompts in (("test", job.unseen_problems()), ("calibration", unlabelled(job, experiment))):
         path = job.choices(split)
         if not path.exists():
             write_choices(path, model, tokenizer, prompts, experiment.response_groups[1])
     job.report("sampling", 0.85)
-    # As many standard responses as of the cold start: they cost little, and the luck of two guesses a problem blurs
-    # every comparison with it (docs/log.md).
-    counts = {"sampled": NUM_SAMPLED, "standard": experiment.num_siblings_standard, "extended": NUM_EXTENDED}
-    _sample(job, job.policy_dir / "model", job.name, counts, 20_000)
+    counts = {"sampled": NUM_SAMPLED, **forced}
+    _sample(job, job.policy_dir / "model", counts, partial(job.responses, job.name), 20_000)
 
 
-def _sample(job: DemoJob, model_dir: Path, policy: str, counts: Mapping[str, int], first_seed: int) -> None:
-    """Sample one policy on the unseen problems in each way, as often as `counts` says; finished files are kept."""
+def _sample(
+    job: DemoJob, model_dir: Path, counts: Mapping[str, int], path_of: Callable[[str], Path], first_seed: int
+) -> None:
+    """Sample one model on the unseen problems in each way, as often as `counts` says; finished files are kept."""
     experiment = experiment_named(job.experiment)
     model, tokenizer = _load(model_dir)
     prefixes = {group.name: group.prefix for group in experiment.response_groups} | {"sampled": ""}
     for i, (how, num_samples) in enumerate(counts.items()):
-        path = job.responses(policy, how)
+        path = path_of(how)
         if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
             write_responses(
                 path,
                 model,

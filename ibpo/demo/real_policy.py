@@ -237,9 +237,7 @@ def train_and_sample(job: RealJob, experiment: Experiment) -> None:
     states = ChoiceStates.load(job.states("train"))
     batch = recorded_batch(job, states)
     budgets = read_budget({extended.name: job.budget}, [standard.name, extended.name], lambda _: None)
-    lower_level = LowerLevel(
-        num_groups=2, budgets=budgets, utility="regression", window=1, min_gain=experiment.training["min_gain"]
-    )
+    lower_level = LowerLevel(num_groups=2, budgets=budgets, utility="regression", window=1, min_gain=None)
     found = train_choice(
         states,
         batch,

@@ -32,6 +32,10 @@ from ibpo.types import Problem
 NUM_WORKERS = 2
 UNTRAINED = "untrained"
 """Name of the job that samples the models that no policy was trained from."""
+TRAINED, RAFT_NAME = "ibpo", "raft"
+"""Names of the jobs that train a policy: at one budget, and without any."""
+TRAINED_AT = 0.5
+"""Budget of the one policy that is trained; it orders the problems for all others (docs/log.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +89,10 @@ class ProcessJob(ABC):
         """The table of a policy's responses: forced into a response group, or `sampled`."""
         return table_file(Path(self.seed_dir) / "responses" / f"{policy}__{how}.jsonl.gz")
 
+    def forced(self, policy: str, group: str) -> Path:
+        """The table of a trained policy's responses, forced into a response group, of which moved ones have copies."""
+        return self.policy_dir.with_name(policy) / "forced" / f"{group}.jsonl.gz"
+
     def choices(self, split: str) -> Path:
         """The table of the policy's probabilities of an extended response."""
         return table_file(Path(self.seed_dir) / "choices" / f"{self.name}__{split}.jsonl.gz")
@@ -96,7 +104,10 @@ class ProcessJob(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class DemoJob(ProcessJob):
-    """Train and sample the policy `raft` or `ibpo-Q`, or (`untrained`) sample cold start and pretrained model."""
+    """Train the policy (`ibpo`), move it to a budget and sample it there (`ibpo-Q`), or sample one of the others.
+
+    Those are RAFT's policy, which it trains, and (`untrained`) the cold start and the pretrained model.
+    """
 
     module: ClassVar[str] = "ibpo.demo.policy"
     pretrained: str
@@ -115,6 +126,8 @@ class DemoJob(ProcessJob):
             return [*(self.responses("cold_start", how) for how in hows), *more]
         choices = [self.choices(split) for split in ("test", "calibration")]
         weights = self.policy_dir / "model" / "model.safetensors"
+        if self.name == TRAINED:
+            return [weights, *(self.forced(TRAINED, group) for group in hows[1:])]
         return [weights, *(self.responses(self.name, how) for how in hows), *choices]
 
 
@@ -186,9 +199,10 @@ def check_settings(run_dir: Path, settings: DemoSettings) -> None:
 
 
 def plan_jobs(run_dir: Path, settings: DemoSettings) -> list[list[DemoJob]]:
-    """Jobs in two phases: models (if from scratch), then everything else, the longest first."""
+    """Jobs in three phases: models (if from scratch); trainings and untrained models, the longest first; budgets."""
     build: list[DemoJob] = []
-    rest: list[DemoJob] = []
+    train: list[DemoJob] = []
+    move: list[DemoJob] = []
     for seed in settings.seeds:
         for experiment in settings.experiments:
             own = run_dir / experiment / "models" if settings.from_scratch else None
@@ -204,9 +218,9 @@ def plan_jobs(run_dir: Path, settings: DemoSettings) -> list[list[DemoJob]]:
             }
             if own and seed == settings.seeds[0]:
                 build.append(ModelJob(name="build", **common))
-            rest += [DemoJob(name=f"ibpo-{q:g}", budget=q, **common) for q in settings.budgets]
-            rest += [DemoJob(name=name, **common) for name in ("raft", UNTRAINED)]
-    return [build, rest]
+            train += [DemoJob(name=name, **common) for name in (TRAINED, RAFT_NAME, UNTRAINED)]
+            move += [DemoJob(name=f"ibpo-{q:g}", budget=q, **common) for q in settings.budgets]
+    return [build, train, move]
 
 
 def run_jobs(jobs: Sequence[ProcessJob], console: Console) -> None:

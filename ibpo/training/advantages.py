@@ -42,10 +42,12 @@ class AllocatedAdvantages:
         budget: As `IBPOConfig.budget`: `{"extended": 0.5}`, `{"tokens": 200}`.
         utility: Of `ibpo.training.lower_level.LowerLevel`; without features `group_mean` is the one.
         window: Batches over which the budget holds, and the gains are learnt.
-        min_gain: Reward that leaving the standard group must promise.
+        min_gain: Reward that leaving the standard group must promise; None: see `LowerLevel`, for utilities that learn
+            gains.
         prefix_loss_weight: Weight of the tokens that choose the response group.
         completion_loss_weight: Weight of those behind them, where rewarded.
         imitate_completions: `every_group` or `chosen`.
+        balance_groups: Weigh completions by their group's length, so that long ones do not drown the others.
         seed: Of ties.
 
     Raises:
@@ -79,10 +81,11 @@ class AllocatedAdvantages:
         budget: Mapping[str, Any],
         utility: str = "group_mean",
         window: int = 32,
-        min_gain: float = 0.08,
+        min_gain: float | None = 0.08,
         prefix_loss_weight: float = 1.0,
         completion_loss_weight: float = 0.3,
         imitate_completions: str = "every_group",
+        balance_groups: bool = False,
         seed: int = 0,
     ) -> None:
         self.groups = encode_groups(response_groups, tokenizer)
@@ -91,6 +94,7 @@ class AllocatedAdvantages:
             "completion_loss_weight": completion_loss_weight,
             "imitate_completions": imitate_completions,
             "imitate_denied": True,
+            "balance_groups": balance_groups,
         }
         self.lower_level = LowerLevel(
             num_groups=len(response_groups),

@@ -267,7 +267,7 @@ def train_choice(
     known = batch.response_group >= 0
     utility[batch.prompt[known], batch.response_group[known]] = selection.utility[known]
     # u_ig - price_g, and under a budget of tokens - price x tokens_ig
-    worth = utility - lower_level.min_gain * (np.arange(num_groups) > 0)
+    worth = utility - selection.min_gain
     expected: FloatArray | None = None
     # Tokens come to the budget where it binds; beside a share that binds, too, they only keep it.
     between = -np.inf, np.inf

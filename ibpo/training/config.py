@@ -76,9 +76,12 @@ class IBPOConfig(GRPOConfig):
         },
     )
     utility: str = field(default="regression", metadata={"help": "See ibpo.training.lower_level.LowerLevel."})
-    min_gain: float = field(
-        default=0.08,
-        metadata={"help": "Reward that leaving the standard group must promise; what is below the noise of the gains."},
+    min_gain: float | None = field(
+        default=None,
+        metadata={
+            "help": "Reward that leaving the standard group must promise. None: estimated; prompts that promise less "
+            "gain nothing significant together."
+        },
     )
     window: int = field(
         default=128,
@@ -118,6 +121,14 @@ class IBPOConfig(GRPOConfig):
     )
     completion_loss_weight: float = field(
         default=0.3, metadata={"help": "Weight of the tokens behind them, where rewarded."}
+    )
+    balance_groups: bool = field(
+        default=False,
+        metadata={
+            "help": "Multiply the weights of completions and of the KL penalty by the length of the standard group's "
+            "responses over their own group's: all groups weigh alike, however long they are. For tasks on which every "
+            "group has much to learn."
+        },
     )
     kl_share: float = field(
         default=1.0,
@@ -204,6 +215,7 @@ RAFT: dict[str, Any] = {
     "imitate_completions": "chosen",
     "prefix_loss_weight": 1.0,
     "completion_loss_weight": 1.0,
+    "balance_groups": False,
     "kl_share": 0.0,
     "integral_gain": 0.0,
 }

@@ -31,6 +31,8 @@ OF_RESPONSES = ("reward", "margin")
 PRICES = ("running", "batch")
 TIE_NOISE = 1e-6
 LEAST_GAIN = 2 * TIE_NOISE
+SIGNIFICANT = 1.645
+"""Standard errors from which on a gain is one: the 95 % point of the normal distribution, one-sided."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +69,8 @@ class Selection:
     """int [P]: the response group that the allocation gives the prompt, -1 where it gives none."""
     utility: np.ndarray
     """float [R]."""
+    min_gain: np.ndarray
+    """float [G]: what each response group had to promise beyond the standard one, whose own is 0."""
     price: np.ndarray
     """float [K]: what one more unit of budget would buy, per prompt of all."""
     allowed: np.ndarray
@@ -99,13 +103,19 @@ def weigh_prefix_and_completion(
     completion_loss_weight: float,
     imitate_completions: str,
     imitate_denied: bool,
+    balance_groups: bool,
 ) -> np.ndarray:
     """What the allocation makes each response weigh in the update: float [R, 2].
 
-    With z_j = 1 for the response that the allocation chose on its prompt, and r_j the reward,
+    With z_j = 1 for the response that the allocation chose on its prompt, r_j the reward, and T_g the mean tokens of
+    this batch's responses of group g,
 
         prefix       c_j = prefix_loss_weight z_j                      (only where r_j > 0, unless `imitate_denied`)
         completion   b_j = completion_loss_weight r_j z_j              (or of the best response of each group)
+                           x T_0 / T_g                                 (if `balance_groups`)
+
+    Weights are per token, so that a group of long responses would drown a group of short ones: balanced, the
+    completions of all groups weigh as the standard group's do.
 
     Args:
         selection: of `LowerLevel.solve`.
@@ -115,6 +125,7 @@ def weigh_prefix_and_completion(
         imitate_completions: `chosen`, `every_group` (the best of each response group) or `rewarded` (RFT: both weights
             of every rewarded response, whatever was chosen).
         imitate_denied: Imitate the choice on every prompt, not only where it was rewarded.
+        balance_groups: Divide by the length of the group's responses, and multiply by the standard group's.
     """
     reward, chosen = batch.reward, selection.chosen
     usable = (reward > 0) & ~np.broadcast_to(batch.truncated, reward.shape)
@@ -125,7 +136,23 @@ def weigh_prefix_and_completion(
         of_prefix = of_completion = usable
     c = np.where(of_prefix, prefix_loss_weight, 0.0)
     b = np.where(of_completion, completion_loss_weight * np.minimum(reward, 1.0), 0.0)
+    if balance_groups:
+        b = b * length_ratio(batch)
     return np.stack([c, b], 1)
+
+
+def length_ratio(batch: Batch) -> np.ndarray:
+    """T_0 / T_g of each response's group, float [R]: mean tokens of the standard group's responses over its own.
+
+    1 for responses of no group, and for all where the standard group was not sampled.
+    """
+    known = batch.response_group >= 0
+    group = batch.response_group[known]
+    mean = np.bincount(group, batch.tokens[known]) / np.maximum(np.bincount(group), 1)
+    factor = np.ones(len(known))
+    if len(mean) and mean[0] > 0:
+        factor[known] = mean[0] / np.maximum(mean[group], 1e-9)
+    return factor
 
 
 def group_means(batch: Batch, num_groups: int) -> ObservedMeans:
@@ -166,7 +193,9 @@ class LowerLevel:
             prompt), "shrunken" (that mean, shrunk towards its regression on the prompt's features over the window), or
             "regression" (the regression alone).
         window: batches that the regression and the running price look at, this one included.
-        min_gain: a group other than the standard one must promise this much more reward, or it gets nothing.
+        min_gain: a group other than the standard one must promise this much more reward, or it gets nothing; None: from
+            where on gains are significant, by `least_significant_gain`, for each group and step anew; 0 for the other
+            utilities, which have no regression.
         seed: of the random choice among equally good responses.
         price: "running": allocate over the whole window and keep this batch's part, so that the budget holds over the
             window; "batch": over this batch alone, so that it holds in each. None: "running", but "batch" for
@@ -183,7 +212,7 @@ class LowerLevel:
         budgets: Sequence[BudgetTerm],
         utility: str = "regression",
         window: int = 32,
-        min_gain: float = 0.0,
+        min_gain: float | None = 0.0,
         seed: int = 0,
         price: str | None = None,
     ) -> None:
@@ -208,7 +237,7 @@ class LowerLevel:
     def solve(self, batch: Batch, step: int) -> Selection:
         """Allocate over the window, then choose one response per prompt of this batch.
 
-            max_w  sum_c w_c (u_c - min_gain 1[c is not standard])   one candidate per prompt, inside every budget
+            max_w  sum_c w_c (u_c - min_gain of c's group)   one candidate per prompt, inside every budget
 
         where a candidate is a response group on a prompt of the window, or a single response of this batch.
 
@@ -229,8 +258,9 @@ class LowerLevel:
             candidate_utility = utility[can]
             problem, group = batch.prompt[can], batch.response_group[can]
             cost_tokens, first, member = batch.tokens[can], 0, own_slices
+            least = self._given_gains()
         else:
-            values, window_tokens = self._window_values()
+            values, window_tokens, least = self._window_values()
             first = len(values) - num_prompts
             utility = np.where(
                 batch.response_group >= 0, values[first + batch.prompt, np.maximum(batch.response_group, 0)], np.nan
@@ -242,8 +272,7 @@ class LowerLevel:
             observed = ~np.isnan(values)
             problem, group = np.nonzero(observed)
             candidate_utility, cost_tokens = values[observed], window_tokens[observed]
-        # At least twice the noise below: a gain of zero never spends budget.
-        candidate_utility = candidate_utility - max(self.min_gain, LEAST_GAIN) * (group > 0)
+        candidate_utility = candidate_utility - least[group]
         # A tiny random part decides among equals without a leaning: "shortest first" would teach to stop early.
         noise = rng.random(len(candidate_utility)) * TIE_NOISE
         weight, price, allowed, missed = solve_within(
@@ -260,11 +289,35 @@ class LowerLevel:
             best=best,
             assigned_group=assigned,
             utility=np.nan_to_num(utility),
+            min_gain=least,
             price=price,
             allowed=allowed,
             spent=mean_spent(self.budgets, assigned, tokens, own_slices),
             missed=missed,
         )
+
+    def frontier(self, group: int, shares: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+        """What the window would hand out under other largest shares of one response group, and at which price.
+
+        Args:
+            group: which.
+            shares: N of them; 1.0 says how far spending pays at all, `min_gain` considered.
+
+        Returns:
+            Shares handed out and prices, float [N] each.
+        """
+        values, tokens, least = self._window_values()
+        observed = ~np.isnan(values)
+        problem, of = np.nonzero(observed)
+        utility = values[observed] - least[of]
+        utility += np.random.default_rng(self.seed).random(len(utility)) * TIE_NOISE
+        member = np.ones((len(values), 1), bool)
+        spent, price = np.zeros((2, len(shares)))
+        for i, amount in enumerate(shares):
+            term = BudgetTerm(key="", group=group, amount=Fraction(str(amount)))
+            weight, prices, _, _ = solve_within([term], utility, problem, of, tokens[observed], member)
+            spent[i], price[i] = (weight & (of == group)).sum() / max(len(values), 1), prices[0]
+        return spent, price
 
     @property
     def steered(self) -> int | None:
@@ -330,22 +383,35 @@ class LowerLevel:
         values[first:][(num_seen > 0) & (num_allowed == 0)] = np.nan
         return values
 
-    def _window_values(self) -> tuple[np.ndarray, np.ndarray]:
-        """Values and tokens [W, G] of all prompts in the window, the last P rows being this batch's."""
+    def _given_gains(self) -> np.ndarray:
+        """`min_gain` as it was given, [G]; at least twice the noise of ties: a gain of zero never spends budget."""
+        return max(self.min_gain or 0.0, LEAST_GAIN) * (np.arange(self.num_groups) > 0)
+
+    def _window_values(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Values and tokens [W, G] of all prompts in the window, the last P rows being this batch's; `min_gain` [G]."""
         features = np.concatenate([f for f, _, _ in self.history])
         value, tokens, count, scatter = (
             np.concatenate([getattr(means, name) for _, means, _ in self.history])
             for name in ("value", "tokens", "count", "scatter")
         )
+        least = self._given_gains()
         if self.utility == "group_mean" or features.shape[1] == 0:
-            return value, tokens
-        estimate, fitted_tokens = ridge(features, value), np.zeros_like(value)
+            return value, tokens, least
+        estimate, leverage = ridge_and_leverage(features, value)
+        if self.min_gain is None:
+            # What the regression says of a prompt when it has not seen it, and what was seen there.
+            left_out = value - (value - estimate) / np.maximum(1.0 - leverage, 1e-9)
+            for g in range(1, self.num_groups):
+                predicted, seen = left_out[:, g] - left_out[:, 0], value[:, g] - value[:, 0]
+                both = ~np.isnan(seen)
+                least[g] = max(LEAST_GAIN, least_significant_gain(predicted[both], seen[both]))
         if self.utility == "shrunken":
             for g in range(self.num_groups):
                 estimate[:, g] = shrink(value[:, g], estimate[:, g], count[:, g], scatter[:, g])
+        fitted_tokens = np.zeros_like(value)
         if any(term.group is None for term in self.budgets):
             fitted_tokens = np.maximum(ridge(features, tokens), 0.0)
-        return estimate, fitted_tokens
+        return estimate, fitted_tokens, least
 
 
 NODES = 100
@@ -459,6 +525,11 @@ PENALTIES = 10.0 ** np.arange(-1, 5.01, 0.5)
 
 
 def ridge(features: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Fitted values of `ridge_and_leverage`, as `target`."""
+    return ridge_and_leverage(features, target)[0]
+
+
+def ridge_and_leverage(features: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Fitted values of a ridge regression with intercept, its penalty chosen by generalised cross-validation.
 
     With S = X (X'X + p I)^-1 X' on standardised features X, the penalty p minimises n ||y - S y||^2 / (n - tr S - 1)^2
@@ -469,10 +540,11 @@ def ridge(features: np.ndarray, target: np.ndarray) -> np.ndarray:
         target: [W], or [W, K] for K regressions, each with a penalty of its own.
 
     Returns:
-        As `target`.
+        Fitted values as `target`, and float [K] (or [1]): (tr S + 1) / n, the mean leverage of a row on its own fitted
+        value, which stands for every row's in generalised cross-validation.
     """
     target_WK = target.reshape(len(target), -1)
-    fitted_WK = np.zeros(target_WK.shape)
+    fitted_WK, leverage = np.zeros(target_WK.shape), np.zeros(target_WK.shape[1])
     seen_WK = ~np.isnan(target_WK)
     # One decomposition for all targets that are known on the same rows.
     known_on = [column.tobytes() for column in seen_WK.T]
@@ -480,11 +552,11 @@ def ridge(features: np.ndarray, target: np.ndarray) -> np.ndarray:
         which = np.array([other == rows for other in known_on])
         use = seen_WK[:, which][:, 0]
         if use.any():
-            fitted_WK[:, which] = _ridge_on(features, target_WK[:, which], use)
-    return fitted_WK.reshape(target.shape)
+            fitted_WK[:, which], leverage[which] = _ridge_on(features, target_WK[:, which], use)
+    return fitted_WK.reshape(target.shape), leverage
 
 
-def _ridge_on(features: np.ndarray, target_WK: np.ndarray, use: np.ndarray) -> np.ndarray:
+def _ridge_on(features: np.ndarray, target_WK: np.ndarray, use: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     centred = features - (features if use.all() else features[use]).mean(0, dtype=float).astype(features.dtype)
     x, y_mean = centred if use.all() else centred[use], target_WK[use].mean(0)
     n, y = len(x), target_WK[use] - y_mean
@@ -501,7 +573,44 @@ def _ridge_on(features: np.ndarray, target_WK: np.ndarray, use: np.ndarray) -> n
     score = np.where(freedom[:, None] > 0, residual / np.maximum(freedom, 1e-9)[:, None] ** 2, np.inf)
     best = np.where(np.isfinite(score).any(0), np.argmin(score, 0), len(PENALTIES) - 1)
     coefficient = axes @ (inverse[best].T * projected) / scale[:, None]
-    return y_mean + centred @ coefficient.astype(features.dtype)
+    return y_mean + centred @ coefficient.astype(features.dtype), np.minimum(1.0 - freedom[best] / n, 1.0)
+
+
+def least_significant_gain(predicted: np.ndarray, seen: np.ndarray) -> float:
+    """From which predicted gain on does leaving the standard group pay, beyond what noise explains?
+
+    With prompts in falling order of the predicted gain, and d_i what was gained on prompt i, S(k) = d_1 + ... + d_k is
+    what k of them have gained together; it peaks at some k*. The answer is the gain predicted at the smallest k for
+    which what is left out has not gained significantly, one-sided at 5 %:
+
+        S(k*) - S(k)  <=  1.645 ( sum_(k < i <= k*) d_i^2 )^(1/2)
+
+    In the spirit of the one-standard-error rule (Breiman et al. 1984, Classification and Regression Trees, section
+    3.4.3): the least spending that cannot be told from the best. It asks for no model of the prediction's errors.
+
+    Args:
+        predicted: float [N]: gains on prompts that the prediction was not fitted to.
+        seen: float [N]: d, with all the noise of the samples.
+
+    Returns:
+        The least gain that counts; above all of `predicted` where nothing pays, 0.0 without any.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> gain = rng.choice([0.0, 0.5], 2000)  # half of the prompts gain nothing
+        >>> predicted = gain + 0.1 * rng.standard_normal(2000)
+        >>> bool(0.1 < least_significant_gain(predicted, gain + 0.7 * rng.standard_normal(2000)) < 0.4)
+        True
+    """
+    if not len(predicted):
+        return 0.0
+    order = np.argsort(-predicted, kind="stable")
+    gained = np.concatenate([[0.0], np.cumsum(seen[order])])
+    squares = np.concatenate([[0.0], np.cumsum(seen[order] ** 2)])
+    peak = int(np.argmax(gained))
+    error = np.sqrt(squares[peak] - squares[: peak + 1])
+    k = int(np.argmax(gained[peak] - gained[: peak + 1] <= SIGNIFICANT * error))
+    return float(predicted[order[k - 1]]) if k else float(predicted.max()) + LEAST_GAIN
 
 
 def shrink(value: np.ndarray, fitted: np.ndarray, count: np.ndarray, scatter: np.ndarray) -> np.ndarray:

@@ -58,6 +58,7 @@ def write_model_card(
         model_name=name,
         tags=sorted({"ibpo", "trl", "generated_from_trainer", *tags}),
     )
+    least_gain = "estimated" if args.min_gain is None else f"{args.min_gain:g}"
     lines = [
         "---", about.to_yaml(), "---", "",
         f"# {name}", "",
@@ -70,7 +71,7 @@ def write_model_card(
         "Sample it at temperature 1 without top-p, top-k and penalties, as in training: these change how often it "
         "chooses each response group. `ibpo eval` measures shares, tokens and accuracy on your task.", "",
         "## Training", "",
-        f"- utility `{args.utility}`, `min_gain` {args.min_gain:g}, window of {args.window} batches",
+        f"- utility `{args.utility}`, `min_gain` {least_gain}, window of {args.window} batches",
         f"- weights: prefixes {args.prefix_loss_weight:g}, completions {args.completion_loss_weight:g}, KL penalty "
         f"{args.kl_weight_start:g} to {args.kl_weight:g} on {args.kl_share:.0%} of the prompts",
         f"- learning rate {args.learning_rate:g}, {args.num_generations} responses a prompt, seed {args.seed}",

@@ -88,6 +88,8 @@ class StepView:
             found[f"ibpo/spent/{term.key}"] = float(selection.spent[k])
             found[f"ibpo/allowed/{term.key}"] = float(selection.allowed[k])
             found[f"ibpo/price/{term.key}"] = float(selection.price[k])
+        for g, name in enumerate(self.names[1:], start=1):
+            found[f"ibpo/min_gain/{name}"] = float(selection.min_gain[g])
         found["ibpo/group_entropy"] = float(-(share * np.log(np.maximum(share, 1e-12))).sum(1).mean())
         found["ibpo/truncated"] = float(self.truncated.mean())
         found["ibpo/accepted"] = float(np.mean(self.batch.reward[chosen] > 0)) if chosen.any() else 0.0

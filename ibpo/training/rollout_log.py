@@ -19,7 +19,7 @@ from ibpo.budget import parse_budget_entry
 from ibpo.errors import IbpoError
 from ibpo.runs import atomic_path
 from ibpo.training.budgets import BudgetTerm
-from ibpo.training.lower_level import OF_RESPONSES, members, solve_within
+from ibpo.training.lower_level import LEAST_GAIN, OF_RESPONSES, members, solve_within
 
 if TYPE_CHECKING:
     from ibpo.training.monitoring import StepView
@@ -29,6 +29,8 @@ METADATA = b"ibpo"
 NEEDED = ("step", "problem_id", "level", "response_group", "reward", "utility", "tokens", "chosen")
 PRICE = "price:"
 """What the column of a budget's price begins with."""
+MIN_GAIN = "min_gain:"
+"""What the column of a response group's least gain begins with."""
 
 
 # -- written by the trainer ---------------------------------------------------------------------------------------
@@ -53,7 +55,7 @@ class RolloutLog:
     what it earned (`score` as the reward functions gave it, null where none applied and the response was left out;
     `reward` as the allocation saw it: 0 if truncated or violating), what it was worth (`margin` over the other groups'
     mean reward on its prompt, null where none was sampled; `utility`, which decided), `price:KEY` of each budget,
-    `chosen`, and its weights in the update.
+    `min_gain:GROUP` of each group, `chosen`, and its weights in the update.
     """
 
     def __init__(self, directory: Path, settings: dict[str, Any]) -> None:
@@ -88,6 +90,10 @@ class RolloutLog:
             **{
                 f"{PRICE}{term.key}": np.full(len(rows), price)
                 for term, price in zip(view.budgets, selection.price, strict=True)
+            },
+            **{
+                f"{MIN_GAIN}{name}": np.full(len(rows), least)
+                for name, least in zip(names, selection.min_gain, strict=True)
             },
             "chosen": selection.chosen,
             "prefix_loss_weight": weights[:, 0],
@@ -125,6 +131,8 @@ class RolloutTable:
     """int [P]: of the response that the run chose; -1 where it chose none."""
     price: Mapping[str, np.ndarray]
     """Key of a budget -> float [P], in that step; of the run's first one alone in logs of older versions."""
+    min_gain: np.ndarray
+    """float [P, G]: what each group had to promise in that step; of older versions what their settings say."""
     columns: Mapping[str, np.ndarray]
     """Column -> text [P]: `level`, `problem_id` and what budgets were sliced by."""
 
@@ -205,6 +213,7 @@ def read_rollout_log(directory: Path) -> RolloutTable:
         reward=reward.reshape(num_prompts, -1),
         tokens=tokens.reshape(num_prompts, -1),
         chosen_group=chosen,
+        min_gain=np.stack([_least_gains(settings, rows, name, names)[head] for name in names], 1),
         price={key: rows[name][head].astype(float) for key, name in _prices(settings, rows).items()},
         columns={name: rows[name][head].astype(str) for name in slices},
     )
@@ -215,6 +224,16 @@ def _prices(settings: dict[str, Any], rows: Mapping[str, np.ndarray]) -> dict[st
     if "price" in rows:
         return {next(iter(settings.get("budget", {})), "budget"): "price"}
     return {name.removeprefix(PRICE): name for name in rows if name.startswith(PRICE)}
+
+
+def _least_gains(
+    settings: dict[str, Any], rows: Mapping[str, np.ndarray], name: str, names: Sequence[str]
+) -> np.ndarray:
+    if f"{MIN_GAIN}{name}" in rows:
+        return rows[f"{MIN_GAIN}{name}"].astype(float)
+    # As the trainer's: a gain of zero never spends budget.
+    least = max(float(settings.get("min_gain") or 0.0), LEAST_GAIN)
+    return np.full(len(rows["step"]), least * (name != names[0]))
 
 
 def _is_slice(settings: dict[str, Any], column: str) -> bool:
@@ -251,7 +270,7 @@ class Replay:
     """Steps in which a budget could not be kept with the responses at hand."""
 
 
-def replay(table: RolloutTable, budgets: Sequence[BudgetTerm], *, window: int, min_gain: float) -> Replay:
+def replay(table: RolloutTable, budgets: Sequence[BudgetTerm], *, window: int, min_gain: float | None) -> Replay:
     """Allocate step by step as the trainer would have: over the last `window` steps, keeping the last one's part.
 
     Recorded utilities are those of their own step; the trainer regresses older ones anew each time, and follows the
@@ -261,7 +280,7 @@ def replay(table: RolloutTable, budgets: Sequence[BudgetTerm], *, window: int, m
         table: the run.
         budgets: what may be spent; none: the best of each prompt.
         window: steps, at least 1.
-        min_gain: what leaving the standard group must promise.
+        min_gain: what leaving the standard group must promise; None: what it was in each step.
     """
     steps, start = np.unique(table.step, return_index=True)
     ends = [*start[1:].tolist(), len(table.step)]
@@ -273,8 +292,10 @@ def replay(table: RolloutTable, budgets: Sequence[BudgetTerm], *, window: int, m
         problem, group = np.nonzero(observed[first:last])
         if not len(problem):
             continue
-        # As the trainer's: a gain of zero never spends budget.
-        utility = table.utility[first:last][problem, group] - max(min_gain, 2e-6) * (group > 0)
+        least = table.min_gain[start[i]]
+        if min_gain is not None:
+            least = max(min_gain, LEAST_GAIN) * (np.arange(len(table.names)) > 0)
+        utility = table.utility[first:last][problem, group] - least[group]
         tokens = table.tokens[first:last][problem, group]
         weight, price, _, missed = solve_within(budgets, utility, problem, group, tokens, inside[first:last])
         mine = weight & (problem >= start[i] - first)
@@ -342,7 +363,7 @@ def compare(table: RolloutTable, answer: Replay) -> dict[str, Any]:
 
 
 def _part(table: RolloutTable, here: np.ndarray) -> RolloutTable:
-    arrays = ("step", "utility", "reward", "tokens", "chosen_group")
+    arrays = ("step", "utility", "reward", "tokens", "chosen_group", "min_gain")
     return RolloutTable(
         names=table.names,
         settings=table.settings,

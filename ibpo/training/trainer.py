@@ -44,7 +44,14 @@ from ibpo.training.generation import batch_of, describe, look_at_prompts, sample
 from ibpo.training.held_out import HeldOutView, look_at_evaluation
 from ibpo.training.judge_reward import JudgeReward, check_finite, checked
 from ibpo.training.loss import by_length, draw_kl_rows, kl_penalty, kl_weight_at, take_rows, weighted_batch
-from ibpo.training.lower_level import STEER_AFTER, Batch, LowerLevel, Selection, weigh_prefix_and_completion
+from ibpo.training.lower_level import (
+    STEER_AFTER,
+    Batch,
+    LowerLevel,
+    Selection,
+    length_ratio,
+    weigh_prefix_and_completion,
+)
 from ibpo.training.model_card import write_model_card
 from ibpo.training.monitoring import Guards, StepView
 from ibpo.training.reference_model import check_sharding, is_sharded, make_reference_model
@@ -73,8 +80,9 @@ def weigh_responses(
     """From scored rows to weights: the allocation, and what it makes each response weigh in the update.
 
     The weights of prefix and completion are those of `ibpo.training.lower_level.weigh_prefix_and_completion`; the KL
-    penalty weighs a_j = kl_weight(t) on responses drawn at random. Gradients are stopped through the choice: weighted
-    SFT is the KL projection of the allocation on the policy (Yu et al. 2025, section 3.2).
+    penalty weighs a_j = kl_weight(t) on responses drawn at random, times `length_ratio` if `balance_groups`. Gradients
+    are stopped through the choice: weighted SFT is the KL projection of the allocation on the policy (Yu et al. 2025,
+    section 3.2).
 
     Args:
         lower_level: the window and the budgets; it takes this batch in.
@@ -94,10 +102,13 @@ def weigh_responses(
         completion_loss_weight=args.completion_loss_weight,
         imitate_completions=args.imitate_completions,
         imitate_denied=args.imitate_denied,
+        balance_groups=args.balance_groups,
     )
     rng = np.random.default_rng([args.seed, step, 1])
     penalised = draw_kl_rows(batch.prompt, batch.response_group, args.kl_share, rng) & ~batch.truncated
     a = np.where(penalised, kl_weight_at(args, step / num_steps), 0.0)
+    if args.balance_groups:
+        a = a * length_ratio(batch)
     return selection, np.column_stack([weights, a])
 
 

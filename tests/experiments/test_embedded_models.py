@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import zipfile
 from itertools import islice
 from pathlib import Path
@@ -124,10 +126,36 @@ def test_an_installed_package_has_the_cold_starts_alone_and_says_what_it_lacks(m
         model_path("voting", "pretrained")
     settings = {"experiments": ("thinking",), "budgets": (0.5,), "seeds": (0,), "num_problems": 8, "num_steps": 1}
     here = DemoSettings(**settings, num_calibration=8, from_scratch=False)
-    build, rest = plan_jobs(tmp_path / "run", here)
-    assert not build and {job.pretrained for job in rest} == {""}
+    build, train, move = plan_jobs(tmp_path / "run", here)
+    assert not build and {job.pretrained for job in [*train, *move]} == {""}
     with pytest.raises(
         IbpoError, match=r"--from-scratch needs experiments/build\.py, which an installed package has not"
     ):
         check_settings(tmp_path / "run", DemoSettings(**settings, num_calibration=8, from_scratch=True))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("budget", "wanted"), [(0.25, 0.25), (0.75, 0.4)])
+def test_the_trained_policy_is_moved_to_a_budget_no_further_than_it_pays(tmp_path, budget, wanted):
+    """The training's window found spending to pay on 40 % of the prompts."""
+    from ibpo.demo import TRAINED, DemoJob, experiment_named, move_to_budget
+
+    job = DemoJob(
+        name=f"ibpo-{budget:g}", experiment="thinking", seed_dir=str(tmp_path), cold_start=str(model_path("thinking")),
+        pretrained="", seed=0, num_problems=8, num_calibration=256, budget=budget,
+    )  # fmt: skip
+    trained = tmp_path / "policies" / TRAINED
+    shutil.copytree(model_path("thinking"), trained / "model")
+    frontier = {"share": [0.01, 0.4, 1.0], "spent": [0.01, 0.4, 0.4], "price": [0.5, 0.2, 0.0]}
+    (trained / "frontier.json").write_text(json.dumps(frontier))
+    move_to_budget(job, experiment_named("thinking"))
+    [step] = json.loads((job.policy_dir / "metrics.json").read_text())
+    assert step["ibpo/spent/extended"] == pytest.approx(wanted) and (step["ibpo/price/extended"] > 0.1) == (
+        budget < 0.4
+    )
+    assert step["ibpo/share/extended"] == pytest.approx(wanted, abs=0.03)
+    model, _ = load(job.policy_dir / "model")
+    assert not model.config.tie_word_embeddings
+    before = (job.policy_dir / "model" / "model.safetensors").stat().st_mtime_ns
+    move_to_budget(job, experiment_named("thinking"))  # done once
+    assert (job.policy_dir / "model" / "model.safetensors").stat().st_mtime_ns == before

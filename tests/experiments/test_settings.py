@@ -22,7 +22,6 @@ SAME = {
     "gradient_accumulation_steps": 1,
     "gradient_checkpointing": False,
     "guards": "stop",
-    "imitate_completions": "every_group",
     "rollout_log_dir": None,
     "learning_rate": 0.001,
     "logging_steps": 1,
@@ -35,6 +34,7 @@ SAME = {
     "save_strategy": "steps",
     "save_total_limit": 1,
     "seed": 0,
+    "steps_per_generation": 2,
     "temperature": 1.0,
     "use_cpu": True,
     "warmup_steps": 5,
@@ -43,38 +43,43 @@ SAME = {
 OF_EXPERIMENT = {
     "thinking": {
         "kl_weight": 0.5,
+        "per_device_train_batch_size": 128,
         "kl_weight_start": 0.2,
         "lr_scheduler_kwargs": {"min_lr_ratio": 0.03, "num_decay_steps": 66},
         "max_completion_length": 42,
         "max_steps": 190,
-        "min_gain": 0.2,
     },
     "voting": {
-        "kl_weight": 0.1,
-        "kl_weight_start": 0.1,
-        "lr_scheduler_kwargs": {"min_lr_ratio": 0.03, "num_decay_steps": 84},
+        "kl_weight": 0.05,
+        "kl_weight_start": 0.05,
+        "lr_scheduler_kwargs": {"min_lr_ratio": 0.03, "num_decay_steps": 168},
         "max_completion_length": 102,
-        "max_steps": 240,
-        "min_gain": 0.08,
+        "max_steps": 480,
+        "per_device_train_batch_size": 256,
     },
 }
-IBPO = {"budget": {"extended": 0.5}, "imitate_denied": True, "stratified": True, "utility": "regression"}
+IBPO = {
+    "imitate_completions": "every_group",
+    "min_gain": None,
+    "budget": {"extended": 0.5},
+    "imitate_denied": True,
+    "stratified": True,
+    "utility": "regression",
+}
 OF_IBPO = {
     "thinking": {
         "kl_share": 1.0,
         "completion_loss_weight": 0.3,
         "integral_gain": 0.1,
         "num_generations": 2,
-        "per_device_train_batch_size": 128,
-        "steps_per_generation": 2,
+        "balance_groups": False,
     },
     "voting": {
         "kl_share": 0.5,
-        "completion_loss_weight": 1.0,
+        "completion_loss_weight": 2.0,
         "integral_gain": 0.06,
         "num_generations": 4,
-        "per_device_train_batch_size": 256,
-        "steps_per_generation": 1,
+        "balance_groups": True,
     },
 }
 RAFT = {
@@ -82,10 +87,11 @@ RAFT = {
     "completion_loss_weight": 1.0,
     "budget": None,
     "integral_gain": 0.0,
+    "min_gain": 0.0,
     "imitate_denied": False,
     "num_generations": 4,
-    "per_device_train_batch_size": 256,
-    "steps_per_generation": 1,
+    "balance_groups": False,
+    "imitate_completions": "chosen",
     "stratified": False,
     "utility": "reward",
 }

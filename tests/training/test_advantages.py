@@ -66,6 +66,7 @@ def test_weights_are_those_of_the_trainer():
         completion_loss_weight=0.3,
         imitate_completions="every_group",
         imitate_denied=True,
+        balance_groups=False,
     )
     for row, (of_prefix, of_completion), text in zip(rows, weights / 3, TEXTS, strict=True):
         assert row.tolist() == [of_prefix, *[of_completion] * (len(text) - 1)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -14,9 +15,12 @@ from ibpo.training.lower_level import (
     LowerLevel,
     best_of_each_group,
     group_means,
+    least_significant_gain,
+    length_ratio,
     next_budget_offset,
     ridge,
     shrink,
+    weigh_prefix_and_completion,
 )
 
 
@@ -129,6 +133,91 @@ def test_a_gain_below_the_least_one_buys_nothing_even_with_a_slack_budget():
         selection = level.solve(batch, step)
     assert (gains[selection.assigned_group == 1] > 0.1).mean() > 0.9
     assert selection.price[0] == 0
+
+
+def test_balanced_completions_of_all_groups_weigh_alike():
+    rng = np.random.default_rng(0)
+    batch, _ = make_batch(rng, num_prompts=8)
+    batch = replace(batch, reward=np.ones(32), response_group=np.where(np.arange(32) == 5, -1, batch.response_group))
+    assert length_ratio(batch).tolist() == [1.0 if group < 1 else 0.15 for group in batch.response_group]  # 3 / 20
+    options = {"prefix_loss_weight": 1.0, "completion_loss_weight": 2.0, "imitate_denied": True}
+    level = LowerLevel(num_groups=2, budgets=at_most(0.5), utility="group_mean")
+    selection = level.solve(batch, 0)
+    plain, balanced = (
+        weigh_prefix_and_completion(
+            selection, batch, imitate_completions="every_group", balance_groups=balance, **options
+        )
+        for balance in (False, True)
+    )
+    assert (plain[:, 0] == balanced[:, 0]).all()
+    of_group = [[rows[batch.response_group == g, 1] @ batch.tokens[batch.response_group == g] for g in (0, 1)]
+                for rows in (plain, balanced)]  # fmt: skip
+    assert of_group == [[2 * 8 * 3, 2 * 8 * 20], [2 * 8 * 3, 2 * 8 * 3]]
+    alone = replace(batch, response_group=np.where(batch.response_group == 0, -1, batch.response_group))
+    assert (length_ratio(alone) == 1).all() and len(length_ratio(replace(batch, response_group=np.full(32, -1)))) == 32
+
+
+@pytest.mark.parametrize("num_groups", [2, 3])
+@pytest.mark.parametrize("noise", [0.2, 0.7])
+def test_by_default_a_slack_budget_goes_where_gains_are_significant(num_groups, noise):
+    """Two thirds of the prompts gain nothing in any group; few of those are taken for gaining something."""
+    rng = np.random.default_rng(0)
+    num, width = 5000, 40
+    features = rng.normal(size=(num, width)).astype(np.float32)
+    gains = features[:, 0] > 0.43
+    group = np.tile(np.arange(num_groups), num)
+    prompt = np.repeat(np.arange(num), num_groups)
+    worth = 0.3 + 0.4 * (gains[prompt] & (group > 0))
+    features[:, 1] = gains  # a probe of the model sees it
+    batch = Batch(
+        prompt=prompt,
+        response_group=group,
+        reward=worth + noise * rng.normal(size=len(worth)),
+        tokens=1.0 + group,
+        features=features,
+    )
+    level = LowerLevel(num_groups=num_groups, budgets=at_most(1.0), min_gain=None, window=1)
+    found = level.solve(batch, 0)
+    assert (found.assigned_group[~gains] > 0).mean() < 0.1 * (num_groups - 1)
+    assert (found.assigned_group[gains] > 0).mean() > 0.95
+    assert found.min_gain[0] == 0 and found.price[0] == 0
+    greedy = LowerLevel(num_groups=num_groups, budgets=at_most(1.0), min_gain=0.0, window=1).solve(batch, 0)
+    assert (greedy.assigned_group[~gains] > 0).mean() > 0.3
+
+
+def test_the_least_gain_is_where_the_rest_gains_nothing_significant():
+    """By brute force over all splits; and with nothing to gain, nothing counts."""
+    rng = np.random.default_rng(0)
+    for share in (0.0, 0.3, 1.0):
+        true = 0.3 * (rng.random(400) < share)
+        predicted, seen = true + 0.1 * rng.normal(size=400), true + 0.5 * rng.normal(size=400)
+        least = least_significant_gain(predicted, seen)
+        most = max(seen[predicted >= t].sum() for t in [np.inf, *predicted])
+        peak = next(t for t in [np.inf, *np.sort(predicted)[::-1]] if seen[predicted >= t].sum() == most)
+        kept = []
+        for t in [np.inf, *predicted]:
+            rest = seen[(predicted < t) & (predicted >= peak)]
+            if t >= peak and rest.sum() <= 1.645 * np.sqrt((rest**2).sum()):
+                kept.append(t)
+        assert least == pytest.approx(max(kept)) or (max(kept) == np.inf and least > predicted.max())
+    assert least_significant_gain(predicted, -np.ones(400)) > predicted.max()
+    assert least_significant_gain(np.zeros(0), np.zeros(0)) == 0.0
+
+
+def test_the_frontier_is_what_other_budgets_would_have_got():
+    rng = np.random.default_rng(0)
+    level = LowerLevel(num_groups=2, budgets=at_most(0.1), window=8, min_gain=0.25)
+    batches = [make_batch(rng)[0] for _ in range(8)]
+    for step, batch in enumerate(batches):
+        selection = level.solve(batch, step)
+    spent, price = level.frontier(1, [0.1, 0.3, 0.8, 1.0])
+    # Half of the prompts gain .5, the others nothing.
+    assert spent[:2] == pytest.approx([0.1, 0.3], abs=0.002) and spent[2] == spent[3] == pytest.approx(0.45, abs=0.1)
+    assert price[0] >= price[1] > 0 == price[2] == price[3]
+    assert price[0] == pytest.approx(selection.price[0], abs=1e-5)
+    alone = LowerLevel(num_groups=2, budgets=at_most(0.3), window=8, min_gain=0.25)
+    handed_out = [np.mean(alone.solve(batch, step).assigned_group == 1) for step, batch in enumerate(batches)]
+    assert price[1] == pytest.approx(alone.frontier(1, [0.3])[1][0]) and len(handed_out) == 8
 
 
 def test_a_gain_of_zero_never_spends_budget():
