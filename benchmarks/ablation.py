@@ -49,7 +49,15 @@ def one(experiment_name: str, variant: str, budget: float, seed: int, runs: str,
     """Train and sample one policy."""
     import torch
 
-    from ibpo.demo import DemoJob, experiment_named, model_path, sample_policy, sample_untrained, train_policy
+    from ibpo.demo import (
+        DemoJob,
+        experiment_named,
+        forced_counts,
+        model_path,
+        sample_policy,
+        sample_untrained,
+        train_policy,
+    )
 
     torch.set_num_threads(1)
     experiment, cold_start = experiment_named(experiment_name), model_path(experiment_name)
@@ -68,7 +76,7 @@ def one(experiment_name: str, variant: str, budget: float, seed: int, runs: str,
         return
     options: dict[str, Any] = {"budget": budget, "seed": seed, "num_steps": num_steps, **VARIANTS[variant]}
     train_policy(experiment, cold_start, job.policy_dir, **options)
-    sample_policy(job, experiment)
+    sample_policy(job, experiment, forced_counts(experiment))
 
 
 def _slug(variant: str) -> str:

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from experiments.context import BaselineJob, Context
 from experiments.recipes import BUDGETS, NAMES, NUM_STEPS, PART_OF_OTHERS, RECIPES, recipes_of, to_tune
-from ibpo.demo import EXPERIMENTS, RAFT_NAME, TRAINED, UNTRAINED, DemoJob, model_path, run_jobs
+from ibpo.demo import EXPERIMENTS, RAFT_NAME, TRAINED, UNTRAINED, DemoJob, check_policies, model_path, run_jobs
 from ibpo.errors import IbpoError
 from ibpo.runs import note_call, write_text_atomic
 
@@ -82,6 +82,7 @@ def baselines(
             num_steps_of_demo=QUICK_STEPS if quick else None,
             num_calibration=QUICK_PROBLEMS if quick else NUM_CALIBRATION,
         )
+        check_policies(run_dir)
         check_settings(run_dir, settings)
         note_call(run_dir, settings.seeds, COMMAND)
         run_baselines(run_dir, settings, console)

@@ -34,7 +34,7 @@ RESPONSES_PER_UPDATE = {"thinking": 256, "voting": 128}
 """Of reinforcement learning. Voting's responses are long: half of them an update leaves twice as many updates."""
 NUM_STEPS = {"thinking": 95, "voting": 60}
 """Updates that let three seeds of everything end within 90 minutes on two idle cores (docs/evaluation.md). Thinking's
-are as many responses as IBPO's own 190 updates of 128; voting's are an eighth."""
+are as many responses as IBPO's own 190 updates of 128; voting's are a sixteenth."""
 PART_OF_OTHERS = {"thinking": 1.0, "voting": 0.5}
 """Where not all policies can have so many updates: the part that those without `Recipe.all_updates` get."""
 
@@ -220,14 +220,12 @@ def sampled_for(recipe: Recipe, experiment: str, num_steps: int, num_probe: int)
 def sampled_for_demo(seed_dir: Path, policy: str, experiment: str) -> tuple[int | None, int | None]:
     """The same of a policy of the demo, `raft` or `ibpo-Q`, as its training recorded; None where it left no metrics.
 
-    All budgets' policies are one trained policy, but in older runs, where each had its own training.
+    All budgets' policies are one trained policy.
     """
     from ibpo.demo import TRAINED, experiment_named, settings_of
 
     assert policy.startswith(OF_DEMO)
-    path = seed_dir / "policies" / policy / "metrics.json"
-    if policy != "raft" and (one := seed_dir / "policies" / TRAINED / "metrics.json").exists():
-        path = one
+    path = seed_dir / "policies" / ("raft" if policy == "raft" else TRAINED) / "metrics.json"
     if not path.exists():
         return None, None
     steps: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))

@@ -95,12 +95,12 @@ def demo_command(
 
 
 def read_budgets(texts: list[str]) -> tuple[float, ...]:
-    """The shares at which the demo trains, each for itself.
+    """The shares that the demo's policy is moved to, each for itself.
 
     Raises:
         IbpoError: for what is no largest share of extended reasoning.
     """
-    only = "the demo trains at largest shares of extended reasoning, e.g. extended=50%"
+    only = "the demo's budgets are largest shares of extended reasoning, e.g. extended=50%"
     refused = {"cost": only, "at_least": only, "slice": only}
     budgets = [parse_budget(text) for text in texts]
     for budget in budgets:

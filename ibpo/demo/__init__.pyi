@@ -14,6 +14,7 @@ from .policy import NUM_SAMPLED as NUM_SAMPLED
 from .policy import StepProgress as StepProgress
 from .policy import common_settings as common_settings
 from .policy import correctness_reward as correctness_reward
+from .policy import forced_counts as forced_counts
 from .policy import move_to_budget as move_to_budget
 from .policy import quiet_libraries as quiet_libraries
 from .policy import run_job as run_job
@@ -37,6 +38,7 @@ from .run import DemoJob as DemoJob
 from .run import DemoSettings as DemoSettings
 from .run import ModelJob as ModelJob
 from .run import ProcessJob as ProcessJob
+from .run import check_policies as check_policies
 from .run import check_settings as check_settings
 from .run import plan_jobs as plan_jobs
 from .run import run_jobs as run_jobs
@@ -62,12 +64,14 @@ __all__ = [
     "RealModel",
     "StepProgress",
     "calibrated_choice",
+    "check_policies",
     "check_settings",
     "common_settings",
     "convert_gguf",
     "correctness_reward",
     "experiment_named",
     "fetch_gguf",
+    "forced_counts",
     "get_model",
     "model_path",
     "move_to_budget",

@@ -98,15 +98,15 @@ def write_outcome(run_dir: Path, settings: DemoSettings, console: Console, secon
 
 
 def training_steps(seed_dir: Path, name: str, seed: int, budgets: Sequence[float]) -> list[dict[str, Any]]:
-    """Share and price of each step in which the demo's policy was trained; of older runs, a policy for each budget."""
-    policies = [(TRAINED, TRAINED_AT)]
-    if not (seed_dir / "policies" / TRAINED).exists():
-        policies = [(f"ibpo-{budget:g}", budget) for budget in budgets]
+    """Share and price of each step of the demo's trainings: of one policy, or (the real model's) one at each budget."""
+    policies = {TRAINED: TRAINED_AT} | ({f"ibpo-{q:g}": q for q in budgets} if name not in EXPERIMENTS else {})
     share, price = "ibpo/share/extended", "ibpo/price/extended"
+    paths = [(seed_dir / "policies" / policy / "metrics.json", budget) for policy, budget in policies.items()]
     return [
         {"experiment": name, "seed": seed, "budget": budget, "step": s["step"], "share": s[share], "price": s[price]}
-        for policy, budget in policies
-        for s in json.loads((seed_dir / "policies" / policy / "metrics.json").read_text())
+        for path, budget in paths
+        if path.exists()
+        for s in json.loads(path.read_text(encoding="utf-8"))
         if share in s and price in s
     ]
 

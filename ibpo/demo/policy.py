@@ -54,7 +54,7 @@ NUM_EXTENDED, NUM_SAMPLED = 2, 2
 """Responses to each unseen problem: forced extended, and of the group that the policy chooses."""
 FRONTIER = "frontier.json"
 """In the trained policy's folder: largest share -> what the training's window would hand out, and at which price."""
-SHARES = [round(0.01 * i, 2) for i in range(1, 101)]
+SHARES = [round(0.01 * i, 2) for i in range(101)]
 PROMPTS_PER_STEP, NUM_GENERATIONS = 64, 4
 ROLLOUTS: dict[str, Any] = {
     "per_device_train_batch_size": PROMPTS_PER_STEP * NUM_GENERATIONS,
@@ -88,8 +88,10 @@ def run_job(job: DemoJob) -> None:
         move_to_budget(job, experiment)
         # Within responses a moved policy is what the trained one is, so that forced ones are sampled once.
         for group in experiment.response_groups:
-            rows = local_rows(job.forced(TRAINED, group.name))
-            write_table(job.responses(job.name, group.name), [row | {"configuration": job.name} for _, row in rows])
+            path, name = job.responses(job.name, group.name), f"{job.name}, {group.name}"
+            if not path.exists():
+                rows = local_rows(job.forced(TRAINED, group.name))
+                write_table(path, [row | {"configuration": name} for _, row in rows])
         sample_policy(job, experiment, {})
     job.report("done", 1.0)
 

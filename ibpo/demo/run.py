@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ibpo.demo.experiments import experiment_named
+from ibpo.demo.experiments import EXPERIMENTS, experiment_named
 from ibpo.demo.models import CHECKOUT, has_checkout, model_path, pretrained_path
 from ibpo.errors import IbpoError
 from ibpo.runs import write_text_atomic
@@ -180,6 +180,7 @@ def check_settings(run_dir: Path, settings: DemoSettings) -> None:
             "--from-scratch needs experiments/build.py, which an installed package has not: run it in a checkout of "
             "the repository, or leave it out, which uses the model that was made so"
         )
+    check_policies(run_dir)
     path = run_dir / "settings.json"
     run_dir.mkdir(parents=True, exist_ok=True)
     if path.exists():
@@ -196,6 +197,21 @@ def check_settings(run_dir: Path, settings: DemoSettings) -> None:
                     f"{asdict(settings)[key]}: choose another --name, or delete the directory"
                 )
     write_text_atomic(path, json.dumps(asdict(settings), indent=2))
+
+
+def check_policies(run_dir: Path) -> None:
+    """Refuse to go on with a run of an earlier version, which trained a policy for each budget.
+
+    Raises:
+        IbpoError: names the run, and the fix.
+    """
+    for experiment in EXPERIMENTS:
+        for policies in sorted(run_dir.glob(f"{experiment}/seed*/policies")):
+            if any(policies.glob("ibpo-*")) and not (policies / TRAINED).exists():
+                raise IbpoError(
+                    f"{run_dir} holds a run of an earlier version, which trained a policy for each budget: this one "
+                    "trains one for all; choose another --name (ibpo report still reads the old one)"
+                )
 
 
 def plan_jobs(run_dir: Path, settings: DemoSettings) -> list[list[DemoJob]]:

@@ -90,8 +90,10 @@ def training_of(path: Path) -> dict[str, list[Json]]:
         policy, budget = stem.removesuffix("__sampled"), budget_of(stem)
         if budget is None:
             continue
-        rows = _read(file.parent.parent / "policies" / policy / "metrics.json")
-        if isinstance(rows, list):
+        policies = file.parent.parent / "policies"
+        rows = _read(policies / policy / "metrics.json")
+        # Policies that one trained policy was moved to have no training of their own.
+        if isinstance(rows, list) and not (policies / "ibpo").exists():
             head = {"configuration": f"{policy}, sampled", "budget": budget}
             part = part_of(file, every)
             found.setdefault(part, []).extend(head | step for step in _steps(rows, "extended"))

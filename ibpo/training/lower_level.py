@@ -32,7 +32,9 @@ PRICES = ("running", "batch")
 TIE_NOISE = 1e-6
 LEAST_GAIN = 2 * TIE_NOISE
 SIGNIFICANT = 1.645
-"""Standard errors from which on a gain is one: the 95 % point of the normal distribution, one-sided."""
+"""Standard errors from which on what prompts gain together is a gain: see `least_significant_gain`."""
+MIN_GAIN = 0.08
+"""Least gain where none is given and none can be estimated: there is no regression, or no prompt that shows a gain."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -194,8 +196,8 @@ class LowerLevel:
             "regression" (the regression alone).
         window: batches that the regression and the running price look at, this one included.
         min_gain: a group other than the standard one must promise this much more reward, or it gets nothing; None: from
-            where on gains are significant, by `least_significant_gain`, for each group and step anew; 0 for the other
-            utilities, which have no regression.
+            where on gains are significant, by `least_significant_gain`, for each group and step anew; with another
+            utility than "regression", or without features, `MIN_GAIN`.
         seed: of the random choice among equally good responses.
         price: "running": allocate over the whole window and keep this batch's part, so that the budget holds over the
             window; "batch": over this batch alone, so that it holds in each. None: "running", but "batch" for
@@ -385,7 +387,8 @@ class LowerLevel:
 
     def _given_gains(self) -> np.ndarray:
         """`min_gain` as it was given, [G]; at least twice the noise of ties: a gain of zero never spends budget."""
-        return max(self.min_gain or 0.0, LEAST_GAIN) * (np.arange(self.num_groups) > 0)
+        given = MIN_GAIN if self.min_gain is None else self.min_gain
+        return max(given, LEAST_GAIN) * (np.arange(self.num_groups) > 0)
 
     def _window_values(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Values and tokens [W, G] of all prompts in the window, the last P rows being this batch's; `min_gain` [G]."""
@@ -398,13 +401,14 @@ class LowerLevel:
         if self.utility == "group_mean" or features.shape[1] == 0:
             return value, tokens, least
         estimate, leverage = ridge_and_leverage(features, value)
-        if self.min_gain is None:
+        if self.min_gain is None and self.utility == "regression":
             # What the regression says of a prompt when it has not seen it, and what was seen there.
             left_out = value - (value - estimate) / np.maximum(1.0 - leverage, 1e-9)
             for g in range(1, self.num_groups):
                 predicted, seen = left_out[:, g] - left_out[:, 0], value[:, g] - value[:, 0]
                 both = ~np.isnan(seen)
-                least[g] = max(LEAST_GAIN, least_significant_gain(predicted[both], seen[both]))
+                if both.any():
+                    least[g] = max(LEAST_GAIN, least_significant_gain(predicted[both], seen[both]))
         if self.utility == "shrunken":
             for g in range(self.num_groups):
                 estimate[:, g] = shrink(value[:, g], estimate[:, g], count[:, g], scatter[:, g])
@@ -581,19 +585,22 @@ def least_significant_gain(predicted: np.ndarray, seen: np.ndarray) -> float:
 
     With prompts in falling order of the predicted gain, and d_i what was gained on prompt i, S(k) = d_1 + ... + d_k is
     what k of them have gained together; it peaks at some k*. The answer is the gain predicted at the smallest k for
-    which what is left out has not gained significantly, one-sided at 5 %:
+    which what is left out has gained no more than 1.645 of its standard errors:
 
         S(k*) - S(k)  <=  1.645 ( sum_(k < i <= k*) d_i^2 )^(1/2)
+
+    The peak is where it is by the same noise: where nothing gains, something is taken to gain with probability
+    exp(-1.645^2 / 2) = .26, but then on few prompts (3 to 5 % on average).
 
     In the spirit of the one-standard-error rule (Breiman et al. 1984, Classification and Regression Trees, section
     3.4.3): the least spending that cannot be told from the best. It asks for no model of the prediction's errors.
 
     Args:
-        predicted: float [N]: gains on prompts that the prediction was not fitted to.
+        predicted: float [N], N > 0: gains on prompts that the prediction was not fitted to.
         seen: float [N]: d, with all the noise of the samples.
 
     Returns:
-        The least gain that counts; above all of `predicted` where nothing pays, 0.0 without any.
+        The least gain that counts; above all of `predicted` where nothing pays.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -602,8 +609,6 @@ def least_significant_gain(predicted: np.ndarray, seen: np.ndarray) -> float:
         >>> bool(0.1 < least_significant_gain(predicted, gain + 0.7 * rng.standard_normal(2000)) < 0.4)
         True
     """
-    if not len(predicted):
-        return 0.0
     order = np.argsort(-predicted, kind="stable")
     gained = np.concatenate([[0.0], np.cumsum(seen[order])])
     squares = np.concatenate([[0.0], np.cumsum(seen[order] ** 2)])

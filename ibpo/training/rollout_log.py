@@ -179,6 +179,7 @@ def read_rollout_log(directory: Path) -> RolloutTable:
             raise IbpoError(f"{shard}: is no shard of a rollout log: no column {', '.join(missing) or 'has rows'}")
         settings = json.loads((table.schema.metadata or {}).get(METADATA, b"{}"))
         tables.append({name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names})
+        _add_least_gains(tables[-1], settings)
     if not all("prompt" in table for table in tables):
         _number_prompts(tables)
     first = np.cumsum([0, *(int(table["prompt"].max()) + 1 for table in tables)])
@@ -213,7 +214,7 @@ def read_rollout_log(directory: Path) -> RolloutTable:
         reward=reward.reshape(num_prompts, -1),
         tokens=tokens.reshape(num_prompts, -1),
         chosen_group=chosen,
-        min_gain=np.stack([_least_gains(settings, rows, name, names)[head] for name in names], 1),
+        min_gain=np.stack([_least_gain(rows, g, name)[head] for g, name in enumerate(names)], 1),
         price={key: rows[name][head].astype(float) for key, name in _prices(settings, rows).items()},
         columns={name: rows[name][head].astype(str) for name in slices},
     )
@@ -226,14 +227,17 @@ def _prices(settings: dict[str, Any], rows: Mapping[str, np.ndarray]) -> dict[st
     return {name.removeprefix(PRICE): name for name in rows if name.startswith(PRICE)}
 
 
-def _least_gains(
-    settings: dict[str, Any], rows: Mapping[str, np.ndarray], name: str, names: Sequence[str]
-) -> np.ndarray:
-    if f"{MIN_GAIN}{name}" in rows:
-        return rows[f"{MIN_GAIN}{name}"].astype(float)
-    # As the trainer's: a gain of zero never spends budget.
+def _least_gain(rows: Mapping[str, np.ndarray], group: int, name: str) -> np.ndarray:
+    """Of each row; where nothing says so (the oldest logs), 0 but for what a tie would spend."""
+    return np.asarray(rows.get(f"{MIN_GAIN}{name}", np.full(len(rows["step"]), LEAST_GAIN * (group > 0))), float)
+
+
+def _add_least_gains(table: dict[str, Any], settings: Mapping[str, Any]) -> None:
+    """What each group had to promise in a shard of a version that did not write it down, by that shard's settings."""
+    names = settings.get("response_groups") or []
     least = max(float(settings.get("min_gain") or 0.0), LEAST_GAIN)
-    return np.full(len(rows["step"]), least * (name != names[0]))
+    for g, name in enumerate(names):
+        table.setdefault(f"{MIN_GAIN}{name}", np.full(len(table["step"]), least * (g > 0)))
 
 
 def _is_slice(settings: dict[str, Any], column: str) -> bool:

@@ -56,7 +56,7 @@ def assert_one_line(result, message):
         (["--budget", "0.5"], "--budget 0.5: of what? Name it: extended=0.5"),
         (["--budget", "extended=50%", "--budget", "extended=-0.1"], "--budget extended=-0.1: '-0.1' is no amount"),
         (["--budget", "standard=50%"], "no response group is named 'standard'; there are extended"),
-        (["--budget", "tokens=50"], "--budget tokens=50: the demo trains at largest shares of extended reasoning"),
+        (["--budget", "tokens=50"], "--budget tokens=50: the demo's budgets are largest shares of extended reasoning"),
     ],
 )
 def test_bad_options(arguments, message, tmp_path):

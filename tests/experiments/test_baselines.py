@@ -56,7 +56,7 @@ def test_every_baseline_runs_to_its_end_and_a_rerun_repeats_nothing(tmp_path):
         row = rows[method, None]
         assert (row["num_updates"], row["num_training_responses"]) == got
     assert rows["IBPO sampled", 0.5]["num_training_responses"] == 2 * 128
-    assert rows["RAFT without budget", None]["num_training_responses"] == 2 * 256
+    assert rows["RAFT without budget", None]["num_training_responses"] == 2 * 128
     tuned = {row["policy"] for row in made["tuning"]["thinking"] if row["chosen"]}
     assert tuned == {"asv-sft-1", "grpo", "grpo-length-0.4", "thinkless-0.5", "adaptthink-0.05", "score",
                      "solve-then-learn"}  # fmt: skip

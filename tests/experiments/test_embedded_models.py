@@ -135,27 +135,50 @@ def test_an_installed_package_has_the_cold_starts_alone_and_says_what_it_lacks(m
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("budget", "wanted"), [(0.25, 0.25), (0.75, 0.4)])
-def test_the_trained_policy_is_moved_to_a_budget_no_further_than_it_pays(tmp_path, budget, wanted):
+@pytest.mark.parametrize(("budget", "wanted"), [(0.25, 0.25), (0.75, 0.4), (0.0, 0.0)])
+def test_the_trained_policy_is_moved_to_a_budget_no_further_than_it_pays(budget, wanted, tmp_path):
     """The training's window found spending to pay on 40 % of the prompts."""
-    from ibpo.demo import TRAINED, DemoJob, experiment_named, move_to_budget
+    from ibpo.demo import TRAINED, DemoJob, experiment_named, run_job, sample_forced
+    from ibpo.evaluation import read_table
 
-    job = DemoJob(
-        name=f"ibpo-{budget:g}", experiment="thinking", seed_dir=str(tmp_path), cold_start=str(model_path("thinking")),
-        pretrained="", seed=0, num_problems=8, num_calibration=256, budget=budget,
-    )  # fmt: skip
-    trained = tmp_path / "policies" / TRAINED
-    shutil.copytree(model_path("thinking"), trained / "model")
-    frontier = {"share": [0.01, 0.4, 1.0], "spent": [0.01, 0.4, 0.4], "price": [0.5, 0.2, 0.0]}
-    (trained / "frontier.json").write_text(json.dumps(frontier))
-    move_to_budget(job, experiment_named("thinking"))
-    [step] = json.loads((job.policy_dir / "metrics.json").read_text())
+    def job(name, budget=None):
+        return DemoJob(
+            name=name, experiment="thinking", seed_dir=str(tmp_path), cold_start=str(model_path("thinking")),
+            pretrained="", seed=0, num_problems=20, num_calibration=256, budget=budget,
+        )  # fmt: skip
+
+    one, moved = job(TRAINED), job(f"ibpo-{budget:g}", budget)
+    moved.files.parent.mkdir(parents=True)
+    shutil.copytree(model_path("thinking"), one.policy_dir / "model")
+    sample_forced(one, experiment_named("thinking"))
+    frontier = {"share": [0.0, 0.01, 0.4, 1.0], "spent": [0.0, 0.01, 0.4, 0.4], "price": [0.5, 0.5, 0.2, 0.0]}
+    (one.policy_dir / "frontier.json").write_text(json.dumps(frontier))
+    assert one.is_done() and not moved.is_done()
+    run_job(moved)
+    assert moved.is_done()
+    [step] = json.loads((moved.policy_dir / "metrics.json").read_text())
     assert step["ibpo/spent/extended"] == pytest.approx(wanted) and (step["ibpo/price/extended"] > 0.1) == (
         budget < 0.4
     )
     assert step["ibpo/share/extended"] == pytest.approx(wanted, abs=0.03)
-    model, _ = load(job.policy_dir / "model")
+    model, _ = load(moved.policy_dir / "model")
     assert not model.config.tie_word_embeddings
-    before = (job.policy_dir / "model" / "model.safetensors").stat().st_mtime_ns
-    move_to_budget(job, experiment_named("thinking"))  # done once
-    assert (job.policy_dir / "model" / "model.safetensors").stat().st_mtime_ns == before
+    # Its forced responses are the trained policy's, under its name.
+    forced = read_table(moved.responses(moved.name, "extended"))
+    assert set(forced.configuration) == {f"{moved.name}, extended"}
+    assert forced.completion.tolist() == read_table(one.forced(TRAINED, "extended")).completion.tolist()
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.suffix in (".gz", ".safetensors")}
+    assert len(before) == 9
+    run_job(moved)  # done once
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_run_of_a_policy_for_each_budget_is_not_gone_on_with(tmp_path):
+    from ibpo.demo import DemoSettings, check_settings
+
+    settings = {"experiments": ("thinking",), "budgets": (0.5,), "seeds": (0,), "num_problems": 8, "num_steps": 1}
+    (tmp_path / "thinking" / "seed0" / "policies" / "ibpo-0.5").mkdir(parents=True)
+    with pytest.raises(IbpoError, match=r"holds a run of an earlier version.* choose another --name"):
+        check_settings(tmp_path, DemoSettings(**settings, num_calibration=8, from_scratch=False))
+    (tmp_path / "thinking" / "seed0" / "policies" / "ibpo").mkdir()
+    check_settings(tmp_path, DemoSettings(**settings, num_calibration=8, from_scratch=False))

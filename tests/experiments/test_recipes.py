@@ -110,8 +110,8 @@ def test_jobs_know_their_files(tmp_path):
 
 
 def test_means_are_told_as_they_were(tmp_path):
-    (tmp_path / "policies" / "ibpo-0.5").mkdir(parents=True)
-    (tmp_path / "policies" / "ibpo-0.5" / "metrics.json").write_text(json.dumps([{"step": 7}, {"train_runtime": 1}]))
+    (tmp_path / "policies" / "ibpo").mkdir(parents=True)
+    (tmp_path / "policies" / "ibpo" / "metrics.json").write_text(json.dumps([{"step": 7}, {"train_runtime": 1}]))
 
     def told(method, budget=None):
         return tuple(training_of(method, budget, tmp_path, "thinking", lambda name: 10, 100).values())

@@ -59,6 +59,27 @@ def test_the_runs_own_budget_is_replayed_to_the_same_worth(run):
         assert worth[0] == pytest.approx(worth[1], abs=1e-4)  # ties fall by chance
 
 
+def test_the_least_gain_is_that_of_each_step(run, tmp_path):
+    """By its own columns; in shards of earlier versions by their settings, also beside later shards."""
+    import pyarrow.parquet as pq
+
+    table = read_rollout_log(find_rollout_log(run))
+    assert table.min_gain.tolist() == [[0.0, 0.1]] * 24
+    budgets = read({"extended": 1.0}, table)
+    as_run = replay(table, budgets, window=1, min_gain=None)
+    assert (as_run.assigned == replay(table, budgets, window=1, min_gain=0.1).assigned).all()
+    assert (as_run.assigned != replay(table, budgets, window=1, min_gain=0.9).assigned).any()
+    for number, shard in enumerate(sorted(find_rollout_log(run).glob("*.parquet"))):
+        columns = pq.read_table(shard)
+        if number == 0:  # of an earlier version, with a least gain of .3
+            columns = columns.drop_columns([name for name in columns.column_names if name.startswith("min_gain:")])
+            settings = json.loads(columns.schema.metadata[b"ibpo"]) | {"min_gain": 0.3}
+            columns = columns.replace_schema_metadata({b"ibpo": json.dumps(settings).encode()})
+        pq.write_table(columns, tmp_path / shard.name)
+    mixed = read_rollout_log(tmp_path)
+    assert mixed.min_gain.tolist() == [[0.0, 0.3]] * 8 + [[0.0, 0.1]] * 16
+
+
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
 def test_another_budget_gets_the_largest_gains_of_each_step(run, share):
     table = read_rollout_log(find_rollout_log(run))
