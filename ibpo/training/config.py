@@ -51,7 +51,7 @@ class IBPOConfig(GRPOConfig):
     """`trl.GRPOConfig` and what IBPO adds. One dial: `budget`.
 
     Defaults are those of README's tables: what both experiments share, and of the KL penalty and the completions'
-    weight the values of *thinking*. What depends on the task: `min_gain` (the noise of the gains), and the two weights.
+    weight the values of *thinking*. What depends on the task: those weights, and whether groups weigh alike.
     """
 
     loss_type: str = field(

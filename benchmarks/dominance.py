@@ -1,0 +1,92 @@
+"""IBPO beside the best baseline at every cost, out of a run of `ibpo demo`: `python -m benchmarks.dominance RUN`.
+
+At each cost (mean tokens, in multiples of one standard response of the cold start; 1 % more is let pass) the best that
+can be had without IBPO: the two of standard only, extended only, RAFT and majority votes of 2 to 8 of the cold start,
+the pretrained model and RAFT whose mixture at that cost is right most often. Beside it the same of IBPO's policy, as it
+was sampled at the demo's budgets and forced into either response group. The difference is paired by problem; the
+intervals (95 %, normal) are over problems, and over seeds by the mean of independent ones. Both mixtures are chosen by what they are judged by.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ibpo.demo import calibrated_choice, experiment_named
+from ibpo.evaluation import compare_methods
+from ibpo.evaluation.methods import Methods
+
+COSTS = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 5.5)
+OURS = ("IBPO sampled", "IBPO forced standard", "IBPO forced extended")
+BASELINES = ("standard only", "extended only", "RAFT without budget", "RAFT forced standard", "RAFT forced extended")
+VOTES = tuple(f"self-consistency ({name}) maj@" for name in ("cold start", "pretrained", "RAFT"))
+
+
+def best_at(points: Sequence[tuple[str, float, np.ndarray]], cost: float) -> tuple[str, np.ndarray, float]:
+    """Of all single points no dearer and all mixtures of two that cost as much, the one that is right most often.
+
+    Args:
+        points: name, cost, and accuracy [P] of each.
+        cost: what may be spent.
+
+    Returns:
+        Its name, its accuracy [P] and its mean.
+    """
+    found = [(name, accuracy) for name, own, accuracy in points if own <= 1.01 * cost]
+    for name, low, first in points:
+        for other, high, second in points:
+            if low < cost < high:
+                part = (cost - low) / (high - low)
+                found.append((f"{name} + {other}", (1 - part) * first + part * second))
+    name, accuracy = max(found, key=lambda one: float(one[1].mean()))
+    return name, accuracy, float(accuracy.mean())
+
+
+def points_of(found: Methods, wanted: Sequence[str], votes: Sequence[str]) -> list[tuple[str, float, np.ndarray]]:
+    """Name, relative cost and accuracy [P] of the rows of these methods."""
+    return [
+        (
+            row["method"] + ("" if row["budget"] is None else f" {row['budget']:.0%}"),
+            row["relative_cost"],
+            np.asarray(result.accuracy, float),
+        )
+        for row, result in zip(found.rows, found.results, strict=True)
+        if row["method"] in wanted or row["method"].startswith(tuple(votes) or ("\0",))
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("run", type=Path, help="folder of a run of `ibpo demo`")
+    options = parser.parse_args()
+    settings = json.loads((options.run / "settings.json").read_text(encoding="utf-8"))
+    for experiment in settings["experiments"]:
+        levels = list(experiment_named(experiment).task.MIX)
+        runs = []
+        for seed in settings["seeds"]:
+            folder = options.run / experiment / f"seed{seed}"
+            found = compare_methods(folder, experiment, seed, calibrated_choice(folder), levels, num_draws=20)
+            runs.append((points_of(found, BASELINES, VOTES), points_of(found, OURS, ())))
+        most = min(max(cost for _, cost, _ in ours) for _, ours in runs)
+        print(
+            f"\n**{experiment}**, seeds: {len(runs)}\n\n| cost | best baseline | % right | IBPO | difference, points |"
+        )
+        print("|---|---|---|---|---|")
+        for cost in [c for c in COSTS if c < most] + [most]:
+            both = [(best_at(baselines, cost), best_at(ours, cost)) for baselines, ours in runs]
+            differences = [ours[1] - other[1] for other, ours in both]
+            value = float(np.mean([d.mean() for d in differences]))
+            error = float(np.sqrt(np.sum([d.var(ddof=1) / len(d) for d in differences]))) / len(differences)
+            names = [other[0] for other, _ in both]
+            name = max(set(names), key=names.count)
+            right, own = (100 * float(np.mean([pair[k][2] for pair in both])) for k in (0, 1))
+            low, high = 100 * (value - 1.96 * error), 100 * (value + 1.96 * error)
+            print(f"| {cost:.2f} | {name} | {right:.1f} | {own:.1f} | {100 * value:+.1f} ({low:+.1f} to {high:+.1f}) |")
+
+
+if __name__ == "__main__":
+    main()
