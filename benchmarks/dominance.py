@@ -3,8 +3,9 @@
 At each cost (mean tokens, in multiples of one standard response of the cold start; 1 % more is let pass) the best that
 can be had without IBPO: the two of standard only, extended only, RAFT and majority votes of 2 to 8 of the cold start,
 the pretrained model and RAFT whose mixture at that cost is right most often. Beside it the same of IBPO's policy, as it
-was sampled at the demo's budgets and forced into either response group. The difference is paired by problem; the
-intervals (95 %, normal) are over problems, and over seeds by the mean of independent ones. Both mixtures are chosen by what they are judged by.
+was sampled at the demo's budgets and forced into either response group; then with majority votes of its standard
+responses, too, as the baselines have them. The differences are paired by problem; the intervals (95 %, normal) are over
+problems, and over seeds by the mean of independent ones. All mixtures are chosen by what they are judged by.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from ibpo.evaluation.methods import Methods
 COSTS = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 5.5)
 OURS = ("IBPO sampled", "IBPO forced standard", "IBPO forced extended")
 BASELINES = ("standard only", "extended only", "RAFT without budget", "RAFT forced standard", "RAFT forced extended")
+OWN_VOTES = ("self-consistency (IBPO) maj@",)
 VOTES = tuple(f"self-consistency ({name}) maj@" for name in ("cold start", "pretrained", "RAFT"))
 
 
@@ -70,22 +72,28 @@ def main() -> None:
         for seed in settings["seeds"]:
             folder = options.run / experiment / f"seed{seed}"
             found = compare_methods(folder, experiment, seed, calibrated_choice(folder), levels, num_draws=20)
-            runs.append((points_of(found, BASELINES, VOTES), points_of(found, OURS, ())))
-        most = min(max(cost for _, cost, _ in ours) for _, ours in runs)
-        print(
-            f"\n**{experiment}**, seeds: {len(runs)}\n\n| cost | best baseline | % right | IBPO | difference, points |"
-        )
-        print("|---|---|---|---|---|")
+            points = points_of(found, OURS, ()), points_of(found, OURS, OWN_VOTES)
+            runs.append((points_of(found, BASELINES, VOTES), *points))
+        most = min(max(cost for _, cost, _ in ours) for _, ours, _ in runs)
+        print(f"\n**{experiment}**, seeds: {len(runs)}\n")
+        print("| cost | best baseline | % right | IBPO | difference, points | IBPO and its votes | difference |")
+        print("|---|---|---|---|---|---|---|")
         for cost in [c for c in COSTS if c < most] + [most]:
-            both = [(best_at(baselines, cost), best_at(ours, cost)) for baselines, ours in runs]
-            differences = [ours[1] - other[1] for other, ours in both]
-            value = float(np.mean([d.mean() for d in differences]))
-            error = float(np.sqrt(np.sum([d.var(ddof=1) / len(d) for d in differences]))) / len(differences)
-            names = [other[0] for other, _ in both]
-            name = max(set(names), key=names.count)
-            right, own = (100 * float(np.mean([pair[k][2] for pair in both])) for k in (0, 1))
-            low, high = 100 * (value - 1.96 * error), 100 * (value + 1.96 * error)
-            print(f"| {cost:.2f} | {name} | {right:.1f} | {own:.1f} | {100 * value:+.1f} ({low:+.1f} to {high:+.1f}) |")
+            best = [[best_at(points, cost) for points in run] for run in runs]
+            names = [baseline[0] for baseline, _, _ in best]
+            line = f"| {cost:.2f} | {max(set(names), key=names.count)} | {mean_right(best, 0):.1f}"
+            for k in (1, 2):
+                differences = [seed[k][1] - seed[0][1] for seed in best]
+                value = 100 * float(np.mean([d.mean() for d in differences]))
+                error = 100 * float(np.sqrt(np.sum([d.var(ddof=1) / len(d) for d in differences]))) / len(differences)
+                low, high = value - 1.96 * error, value + 1.96 * error
+                line += f" | {mean_right(best, k):.1f} | {value:+.1f} ({low:+.1f} to {high:+.1f})"
+            print(line + " |")
+
+
+def mean_right(best: Sequence[Sequence[tuple[str, np.ndarray, float]]], which: int) -> float:
+    """Mean over seeds, in percent."""
+    return 100 * float(np.mean([seed[which][2] for seed in best]))
 
 
 if __name__ == "__main__":

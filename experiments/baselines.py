@@ -195,7 +195,7 @@ def run_baselines(run_dir: Path, settings: BaselineSettings, console: Console) -
         command += f" --seeds {len(settings.seeds)} --name {run_dir.name}"
         console.print(
             f"IBPO's and RAFT's policies that are not in {run_dir} are trained now, as [bold]{command}[/bold] does "
-            "before this command: some 12 minutes a seed (thinking), 40 (voting)"
+            "before this command: some 4 minutes a seed (thinking), 13 (voting)"
         )
         trained = [job for job in demo if job.name in (TRAINED, RAFT_NAME)]
         run_jobs(trained, console)

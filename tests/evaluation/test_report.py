@@ -258,6 +258,14 @@ def test_figures_are_written_in_any_format(data, tmp_path):
     assert "Price of the budget" in (tmp_path / "training.svg").read_text()
 
 
+def test_ticks_in_percent_have_the_digits_that_they_need():
+    from ibpo.evaluation.report.figures import _in_percent
+
+    assert [_in_percent()(value, 0) for value in (0.425, 0.45, 0.0, 1.0, 0.005, -0.1, 0.3 - 0.1)] == [
+        "42.5%", "45%", "0%", "100%", "0.5%", "-10%", "20%",
+    ]  # fmt: skip
+
+
 def test_figures_are_reproducible(data):
     one, two = io.BytesIO(), io.BytesIO()
     plot_frontier(data["rows"], one)

@@ -16,7 +16,7 @@ from markupsafe import Markup, escape
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from ibpo.budget import cost_text
 from ibpo.errors import printable
@@ -132,7 +132,7 @@ def plot_frontier(rows: Iterable[Row], path: Out, titles: Mapping[str, str] | No
         axes.set_xlim(left=min(0.9, *(row["relative_cost"] for row in others)), right=right)
         axes.set_xlabel("Cost (mean tokens, × one standard response)")
         axes.set_ylabel("Accuracy on unseen problems")
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.yaxis.set_major_formatter(_in_percent())
 
     _panels([row["experiment"] for row in merged], draw, path, titles)
 
@@ -163,7 +163,7 @@ def plot_share_by_level(rows: Iterable[Row], path: Out, titles: Mapping[str, str
         axes.set_xticks(range(len(levels)), [*map(_shown, levels)])
         axes.set_xlabel("Level")
         axes.set_ylabel("Extended share; gain of accuracy")
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.yaxis.set_major_formatter(_in_percent())
 
     _panels([row["experiment"] for row in merged], draw, path, titles)
 
@@ -235,6 +235,11 @@ def _reach(estimates: Sequence[Json]) -> list[list[float]]:
         down.append(max(one["value"] - one["low"], 0.0) if known else 0.0)
         up.append(max(one["high"] - one["value"], 0.0) if known else 0.0)
     return [down, up]
+
+
+def _in_percent() -> FuncFormatter:
+    """Ticks in percent, with as many digits as they have: 42.5 % is not 43 %."""
+    return FuncFormatter(lambda value, _: f"{round(100 * value, 2):g}%")
 
 
 def _fitting(labels: Sequence[str], most: int, inches: float) -> int:
@@ -341,7 +346,7 @@ def plot_tradeoff(part: Json, path: Out) -> None:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}" if x >= 10 else f"{x:g}"))
         axes.set_xlabel(f"Cost (mean {part['cost_unit']} per response)")
         axes.set_ylabel("Accuracy (pass@1)")
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.yaxis.set_major_formatter(_in_percent())
 
     _panels([""], draw, path)
 
@@ -443,7 +448,7 @@ def _level_axes(axes: Axes, levels: Sequence[str], what: str) -> None:
     axes.set_xticks(range(len(levels)), [*map(_shown, levels)], rotation=30 if len(levels) > 6 else 0)
     axes.set_xlabel("Level")
     axes.set_ylabel(what)
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.yaxis.set_major_formatter(_in_percent())
 
 
 def speak(what: str, texts: Iterable[str]) -> str:
