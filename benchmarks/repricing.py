@@ -13,8 +13,10 @@ responses to unseen problems, how many tokens get an opening with a probability 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import json
+import sys
 import tempfile
 from pathlib import Path
 
@@ -58,9 +60,10 @@ def trained(folder: Path, budget: float) -> str:
     spec = json.loads((folder / "progress" / f"{TRAINED}.spec.json").read_text(encoding="utf-8"))
     job = DemoJob(**spec | {"name": f"trained-{budget:g}", "seed_dir": str(folder)})
     experiment = experiment_named(job.experiment)
-    train_policy(
-        experiment, Path(job.cold_start), job.policy_dir, budget=budget, seed=job.seed, num_steps=job.num_steps
-    )
+    with contextlib.redirect_stdout(sys.stderr):  # the trainer's log
+        train_policy(
+            experiment, Path(job.cold_start), job.policy_dir, budget=budget, seed=job.seed, num_steps=job.num_steps
+        )
     sample_forced(job, experiment)
     return job.name
 
