@@ -247,11 +247,14 @@ def _is_next_to_ibpo(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> boo
 
 
 def had_slack(policy_dir: Path) -> bool:
-    """Whether the budget bought nothing at the end of the training: the median price of the last updates is 0."""
+    """Whether the budget is more than pays: for a moved policy, or by the median price of a training's last updates."""
     path = policy_dir / "metrics.json"
     if not path.exists():
         return False
-    price = [step["ibpo/price/extended"] for step in json.loads(path.read_text()) if "ibpo/price/extended" in step]
+    steps = json.loads(path.read_text(encoding="utf-8"))
+    if most := [step["ibpo/pays_to/extended"] for step in steps if "ibpo/pays_to/extended" in step]:
+        return most[-1] <= steps[-1]["ibpo/spent/extended"]
+    price = [step["ibpo/price/extended"] for step in steps if "ibpo/price/extended" in step]
     last = price[-max(1, round(LAST * len(price))) :]
     return bool(last) and median(last) <= 0
 

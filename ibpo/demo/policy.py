@@ -33,6 +33,7 @@ from transformers import (
 from ibpo.demo.experiments import Experiment, experiment_named
 from ibpo.demo.run import RAFT_NAME, TRAINED, TRAINED_AT, UNTRAINED, DemoJob
 from ibpo.evaluation import write_choices, write_responses, write_table
+from ibpo.responses import encode_groups
 from ibpo.rewards import ExactJudge
 from ibpo.rollouts import encode_prompt, score
 from ibpo.runs import RunDir, write_text_atomic
@@ -45,6 +46,9 @@ from ibpo.training import (
     check_checkpoint,
     go_on,
     held_up_schedule,
+    least_significant_gain,
+    read_rollout_log,
+    read_states,
     reprice_policy,
     saving,
 )
@@ -52,9 +56,6 @@ from ibpo.types import Problem, ResponseGroup, Rollout
 
 NUM_EXTENDED, NUM_SAMPLED = 2, 2
 """Responses to each unseen problem: forced extended, and of the group that the policy chooses."""
-FRONTIER = "frontier.json"
-"""In the trained policy's folder: largest share -> what the training's window would hand out, and at which price."""
-SHARES = [round(0.01 * i, 2) for i in range(101)]
 PROMPTS_PER_STEP, NUM_GENERATIONS = 64, 4
 ROLLOUTS: dict[str, Any] = {
     "per_device_train_batch_size": PROMPTS_PER_STEP * NUM_GENERATIONS,
@@ -81,6 +82,8 @@ def run_job(job: DemoJob) -> None:
         train(job, experiment, TRAINED_AT, 0.7)
         job.report("sampling", 0.7)
         sample_forced(job, experiment)
+        if not job.worth.exists():
+            write_text_atomic(job.worth, json.dumps({"pays_to": pays_to(job, experiment)}))
     elif job.name == RAFT_NAME:
         train(job, experiment, None, 0.7)
         sample_policy(job, experiment, forced_counts(experiment))
@@ -109,20 +112,37 @@ def train(job: DemoJob, experiment: Experiment, budget: float | None, part: floa
     )
 
 
+def pays_to(job: DemoJob, experiment: Experiment) -> float:
+    """Up to which share extended responses pay, in the trained policy's own order of the prompts.
+
+    By the responses of the later half of its training: beyond that share they gained nothing significant together.
+    """
+    table = read_rollout_log(job.policy_dir / "rollout_log")
+    gain = table.reward[:, 1] - table.reward[:, 0]
+    seen = (table.step >= table.step.max() / 2) & ~np.isnan(gain)
+    if not seen.any():
+        return 1.0
+    rows = islice(stream(experiment.task, "train", 1000 + job.seed), len(table.step))
+    prompts = {problem.problem_id: problem.prompt for problem in rows}
+    model, tokenizer = _load(job.policy_dir / "model")
+    ids = [encode_prompt(tokenizer, prompts[name]) for name in table.columns["problem_id"][seen].tolist()]
+    opening = read_states(model, tokenizer, ids, encode_groups(experiment.response_groups, tokenizer)).opening
+    order = opening[:, 1] - opening[:, 0]
+    return float(np.mean(order >= least_significant_gain(order, gain[seen])))
+
+
 def move_to_budget(job: DemoJob, experiment: Experiment) -> None:
     """Write down the trained policy at another budget, and what it spends there on unlabelled prompts.
 
-    Where the budget has slack, the share is that up to which the training's window found spending to pay.
+    Where the budget has slack, the share is that up to which extended responses pay (`pays_to`).
     """
     model_dir = job.policy_dir / "model"
     if model_dir.exists():
         return
     trained = job.policy_dir.with_name(TRAINED)
     model, tokenizer = _load(trained / "model")
-    frontier = json.loads((trained / FRONTIER).read_text(encoding="utf-8"))
-    spent, price = (
-        float(np.interp(job.budget or 0.0, frontier["share"], frontier[name])) for name in ("spent", "price")
-    )
+    most = float(json.loads(job.worth.read_text(encoding="utf-8"))["pays_to"])
+    spent = min(job.budget or 0.0, most)
     job.report("moving to the budget", 0.1)
     torch.manual_seed(60_000 + job.seed)
     share = reprice_policy(
@@ -138,7 +158,7 @@ def move_to_budget(job: DemoJob, experiment: Experiment) -> None:
         "step": 1,
         f"ibpo/share/{group}": float(share[1]),
         f"ibpo/spent/{group}": spent,
-        f"ibpo/price/{group}": price,
+        f"ibpo/pays_to/{group}": most,
     }
     write_policy(job.policy_dir, model, tokenizer, [step])
 
@@ -265,10 +285,6 @@ def train_policy(
     if last is not None:
         check_checkpoint(last, needed=STATE_OF_ONE_PROCESS)
     go_on(trainer, last)
-    if budget is not None:
-        spent, price = trainer.lower_level.frontier(1, SHARES)
-        frontier = {"share": SHARES, "spent": spent.tolist(), "price": price.tolist()}
-        write_text_atomic(out_dir / FRONTIER, json.dumps(frontier))
     write_policy(out_dir, trainer.model, tokenizer, trainer.state.log_history)
 
 

@@ -93,6 +93,11 @@ class ProcessJob(ABC):
         """The table of a trained policy's responses, forced into a response group, of which moved ones have copies."""
         return self.policy_dir.with_name(policy) / "forced" / f"{group}.jsonl.gz"
 
+    @property
+    def worth(self) -> Path:
+        """Up to which share the one trained policy's extended responses pay."""
+        return self.policy_dir.with_name(TRAINED) / "pays_to.json"
+
     def choices(self, split: str) -> Path:
         """The table of the policy's probabilities of an extended response."""
         return table_file(Path(self.seed_dir) / "choices" / f"{self.name}__{split}.jsonl.gz")
@@ -127,7 +132,7 @@ class DemoJob(ProcessJob):
         choices = [self.choices(split) for split in ("test", "calibration")]
         weights = self.policy_dir / "model" / "model.safetensors"
         if self.name == TRAINED:
-            return [weights, *(self.forced(TRAINED, group) for group in hows[1:])]
+            return [weights, *(self.forced(TRAINED, group) for group in hows[1:]), self.worth]
         return [weights, *(self.responses(self.name, how) for how in hows), *choices]
 
 

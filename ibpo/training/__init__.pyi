@@ -7,7 +7,7 @@ from .cold_start.run import ColdStart, ColdStartJob, groups_of, supervised_fine_
 from .config import RAFT, RFT, UNCONSTRAINED, IBPOConfig, held_up_schedule
 from .judge_reward import JudgeReward
 from .loss import kl_penalty
-from .lower_level import Batch, LowerLevel
+from .lower_level import Batch, LowerLevel, least_significant_gain
 from .reference_model import frozen_copy, prompt_features
 from .repricing import reprice, reprice_policy, sample_bodies
 from .rollout_log import compare, find_rollout_log, read_rollout_log, replay, tokens_spent
@@ -45,6 +45,7 @@ __all__ = [
     "groups_of",
     "held_up_schedule",
     "kl_penalty",
+    "least_significant_gain",
     "prompt_features",
     "read_bodies",
     "read_budget",

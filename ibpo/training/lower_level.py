@@ -298,29 +298,6 @@ class LowerLevel:
             missed=missed,
         )
 
-    def frontier(self, group: int, shares: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-        """What the window would hand out under other largest shares of one response group, and at which price.
-
-        Args:
-            group: which.
-            shares: N of them; 1.0 says how far spending pays at all, `min_gain` considered.
-
-        Returns:
-            Shares handed out and prices, float [N] each.
-        """
-        values, tokens, least = self._window_values()
-        observed = ~np.isnan(values)
-        problem, of = np.nonzero(observed)
-        utility = values[observed] - least[of]
-        utility += np.random.default_rng(self.seed).random(len(utility)) * TIE_NOISE
-        member = np.ones((len(values), 1), bool)
-        spent, price = np.zeros((2, len(shares)))
-        for i, amount in enumerate(shares):
-            term = BudgetTerm(key="", group=group, amount=Fraction(str(amount)))
-            weight, prices, _, _ = solve_within([term], utility, problem, of, tokens[observed], member)
-            spent[i], price[i] = (weight & (of == group)).sum() / max(len(values), 1), prices[0]
-        return spent, price
-
     @property
     def steered(self) -> int | None:
         """Which budget the offset steers: the only one that caps a share of all prompts, else none."""

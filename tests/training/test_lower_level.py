@@ -221,23 +221,6 @@ def test_the_least_gain_is_where_the_rest_gains_nothing_significant():
     assert least_significant_gain(predicted, -np.ones(400)) > predicted.max()
 
 
-def test_the_frontier_is_what_other_budgets_would_have_got():
-    rng = np.random.default_rng(0)
-    level = LowerLevel(num_groups=2, budgets=at_most(0.1), window=8, min_gain=0.25)
-    batches = [make_batch(rng)[0] for _ in range(8)]
-    for step, batch in enumerate(batches):
-        selection = level.solve(batch, step)
-    spent, price = level.frontier(1, [0.1, 0.3, 0.8, 1.0])
-    # Half of the prompts gain .5, the others nothing.
-    assert spent[:2] == pytest.approx([0.1, 0.3], abs=0.002) and spent[2] == spent[3] == pytest.approx(0.45, abs=0.1)
-    assert price[0] >= price[1] > 0 == price[2] == price[3]
-    assert price[0] == pytest.approx(selection.price[0], abs=1e-5)
-    alone = LowerLevel(num_groups=2, budgets=at_most(0.3), window=8, min_gain=0.25)
-    for step, batch in enumerate(batches):
-        selection = alone.solve(batch, step)
-    assert price[1] == pytest.approx(selection.price[0], abs=1e-5)
-
-
 def test_a_gain_of_zero_never_spends_budget():
     batch = Batch(
         prompt=np.repeat(np.arange(50), 2),
