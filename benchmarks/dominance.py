@@ -29,7 +29,7 @@ VOTES = tuple(f"self-consistency ({name}) maj@" for name in ("cold start", "pret
 
 
 def best_at(points: Sequence[tuple[str, float, np.ndarray]], cost: float) -> tuple[str, np.ndarray, float]:
-    """Of all single points no dearer and all mixtures of two that cost as much, the one that is right most often.
+    """Of the single points that fit the cost and the mixtures of two that come to it, the one that is right most often.
 
     Args:
         points: name, cost, and accuracy [P] of each.

@@ -75,7 +75,10 @@ def _answer(run: Path, texts: list[str], window: int | None, min_gain: float | N
         "run": str(run),
         "budget": budget_table(budgets),
         "window": window,
-        "min_gain": settings.get("min_gain", 0.0) if min_gain is None else min_gain,
+        # Of the run: each response group's mean over the prompts, as it may be estimated anew in each step.
+        "min_gain": dict(zip(table.names, table.min_gain.mean(0).tolist(), strict=True))
+        if min_gain is None
+        else min_gain,
         "num_steps": len(np.unique(table.step)),
         "price": dict(zip((term.key for term in terms), answer.price.tolist(), strict=True)),
         "recorded_budget": budget_table(own),

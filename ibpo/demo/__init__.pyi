@@ -15,7 +15,6 @@ from .policy import StepProgress as StepProgress
 from .policy import common_settings as common_settings
 from .policy import correctness_reward as correctness_reward
 from .policy import forced_counts as forced_counts
-from .policy import move_to_budget as move_to_budget
 from .policy import quiet_libraries as quiet_libraries
 from .policy import run_job as run_job
 from .policy import sample_forced as sample_forced
@@ -74,7 +73,6 @@ __all__ = [
     "forced_counts",
     "get_model",
     "model_path",
-    "move_to_budget",
     "plan_jobs",
     "plan_real_jobs",
     "quiet_libraries",

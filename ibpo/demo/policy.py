@@ -115,7 +115,8 @@ def train(job: DemoJob, experiment: Experiment, budget: float | None, part: floa
 def pays_to(job: DemoJob, experiment: Experiment) -> float:
     """Up to which share extended responses pay, in the trained policy's own order of the prompts.
 
-    By the responses of the later half of its training: beyond that share they gained nothing significant together.
+    By the responses of the later half of its training: beyond that share they gained nothing significant together. The
+    policy was trained on them, so that its order fits them a little too well.
     """
     table = read_rollout_log(job.policy_dir / "rollout_log")
     gain = table.reward[:, 1] - table.reward[:, 0]

@@ -42,8 +42,7 @@ class AllocatedAdvantages:
         budget: As `IBPOConfig.budget`: `{"extended": 0.5}`, `{"tokens": 200}`.
         utility: Of `ibpo.training.lower_level.LowerLevel`; without features `group_mean` is the one.
         window: Batches over which the budget holds, and the gains are learnt.
-        min_gain: Reward that leaving the standard group must promise; None: see `LowerLevel`, for utilities that learn
-            gains.
+        min_gain: Reward that leaving the standard group must promise; None: as `LowerLevel` has it.
         prefix_loss_weight: Weight of the tokens that choose the response group.
         completion_loss_weight: Weight of those behind them, where rewarded.
         imitate_completions: `every_group` or `chosen`.
@@ -81,7 +80,7 @@ class AllocatedAdvantages:
         budget: Mapping[str, Any],
         utility: str = "group_mean",
         window: int = 32,
-        min_gain: float | None = 0.08,
+        min_gain: float | None = None,
         prefix_loss_weight: float = 1.0,
         completion_loss_weight: float = 0.3,
         imitate_completions: str = "every_group",

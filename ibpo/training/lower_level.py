@@ -33,7 +33,7 @@ TIE_NOISE = 1e-6
 LEAST_GAIN = 2 * TIE_NOISE
 SIGNIFICANT = 1.645
 """Standard errors from which on what prompts gain together is a gain: see `least_significant_gain`."""
-MIN_GAIN = 0.08
+DEFAULT_MIN_GAIN = 0.08
 """Least gain where none is given and none can be estimated: there is no regression, or no prompt that shows a gain."""
 
 
@@ -197,7 +197,7 @@ class LowerLevel:
         window: batches that the regression and the running price look at, this one included.
         min_gain: a group other than the standard one must promise this much more reward, or it gets nothing; None: from
             where on gains are significant, by `least_significant_gain`, for each group and step anew; with another
-            utility than "regression", or without features, `MIN_GAIN`.
+            utility than "regression", or without features, `DEFAULT_MIN_GAIN`.
         seed: of the random choice among equally good responses.
         price: "running": allocate over the whole window and keep this batch's part, so that the budget holds over the
             window; "batch": over this batch alone, so that it holds in each. None: "running", but "batch" for
@@ -364,7 +364,7 @@ class LowerLevel:
 
     def _given_gains(self) -> np.ndarray:
         """`min_gain` as it was given, [G]; at least twice the noise of ties: a gain of zero never spends budget."""
-        given = MIN_GAIN if self.min_gain is None else self.min_gain
+        given = DEFAULT_MIN_GAIN if self.min_gain is None else self.min_gain
         return max(given, LEAST_GAIN) * (np.arange(self.num_groups) > 0)
 
     def _window_values(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

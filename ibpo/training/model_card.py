@@ -13,7 +13,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from ibpo import __version__
 from ibpo.budget import parse_budget_entry
 from ibpo.training.config import IBPOConfig
-from ibpo.training.lower_level import MIN_GAIN
+from ibpo.training.lower_level import DEFAULT_MIN_GAIN
 from ibpo.types import ResponseGroup
 
 TITLE = "Think Smarter not Harder: Adaptive Reasoning with Inference Aware Optimization"
@@ -60,7 +60,7 @@ def write_model_card(
         tags=sorted({"ibpo", "trl", "generated_from_trainer", *tags}),
     )
     estimated = args.min_gain is None and args.utility == "regression"
-    least_gain = "estimated" if estimated else f"{MIN_GAIN if args.min_gain is None else args.min_gain:g}"
+    least_gain = "estimated" if estimated else f"{DEFAULT_MIN_GAIN if args.min_gain is None else args.min_gain:g}"
     lines = [
         "---", about.to_yaml(), "---", "",
         f"# {name}", "",

@@ -10,7 +10,7 @@ import pytest
 
 from ibpo.training.budgets import BudgetTerm
 from ibpo.training.lower_level import (
-    MIN_GAIN,
+    DEFAULT_MIN_GAIN,
     PENALTIES,
     Batch,
     LowerLevel,
@@ -163,15 +163,15 @@ def test_where_nothing_can_be_estimated_the_least_gain_is_a_number():
     batch, _ = make_batch(rng)
     for utility in ("group_mean", "shrunken", "margin"):
         level = LowerLevel(num_groups=2, budgets=at_most(0.5), utility=utility, min_gain=None)
-        assert level.solve(batch, 0).min_gain.tolist() == [0.0, MIN_GAIN]
+        assert level.solve(batch, 0).min_gain.tolist() == [0.0, DEFAULT_MIN_GAIN]
     # No features; no prompt with both groups.
     bare = replace(batch, features=np.zeros((64, 0)))
     apart = replace(batch, response_group=(batch.prompt % 2).astype(int))
     for given in (bare, apart):
         level = LowerLevel(num_groups=2, budgets=at_most(0.5), min_gain=None)
-        assert level.solve(given, 0).min_gain.tolist() == [0.0, MIN_GAIN]
+        assert level.solve(given, 0).min_gain.tolist() == [0.0, DEFAULT_MIN_GAIN]
     level = LowerLevel(num_groups=2, budgets=at_most(0.5), min_gain=None)
-    assert level.solve(batch, 0).min_gain[1] != MIN_GAIN
+    assert level.solve(batch, 0).min_gain[1] != DEFAULT_MIN_GAIN
     assert level.solve(batch, 0).min_gain[0] == 0.0
 
 
