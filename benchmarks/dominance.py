@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,11 +28,17 @@ OWN_VOTES = ("self-consistency (IBPO) maj@",)
 VOTES = tuple(f"self-consistency ({name}) maj@" for name in ("cold start", "pretrained", "RAFT"))
 
 
-def best_at(points: Sequence[tuple[str, float, np.ndarray]], cost: float) -> tuple[str, np.ndarray, float]:
+Points = list[tuple[str, float, np.ndarray]]
+"""Name, cost and accuracy [P] of each."""
+Run = tuple[Points, Points, Points]
+"""Of one seed: the baselines, IBPO, and IBPO with the votes of its own policy."""
+
+
+def best_at(points: Points, cost: float) -> tuple[str, np.ndarray, float]:
     """Of the single points that fit the cost and the mixtures of two that come to it, the one that is right most often.
 
     Args:
-        points: name, cost, and accuracy [P] of each.
+        points: of one seed.
         cost: what may be spent.
 
     Returns:
@@ -48,7 +54,7 @@ def best_at(points: Sequence[tuple[str, float, np.ndarray]], cost: float) -> tup
     return name, accuracy, float(accuracy.mean())
 
 
-def points_of(found: Methods, wanted: Sequence[str], votes: Sequence[str]) -> list[tuple[str, float, np.ndarray]]:
+def points_of(found: Methods, wanted: Sequence[str], votes: Sequence[str]) -> Points:
     """Name, relative cost and accuracy [P] of the rows of these methods."""
     return [
         (
@@ -64,11 +70,13 @@ def points_of(found: Methods, wanted: Sequence[str], votes: Sequence[str]) -> li
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("run", type=Path, help="folder of a run of `ibpo demo`")
+    parser.add_argument("--picture", type=Path, help="also draw the curves, with their 95 %% bands")
     options = parser.parse_args()
     settings = json.loads((options.run / "settings.json").read_text(encoding="utf-8"))
+    drawn: dict[str, list[Run]] = {}
     for experiment in settings["experiments"]:
         levels = list(experiment_named(experiment).task.MIX)
-        runs = []
+        runs: list[Run] = []
         for seed in settings["seeds"]:
             folder = options.run / experiment / f"seed{seed}"
             found = compare_methods(folder, experiment, seed, calibrated_choice(folder), levels, num_draws=20)
@@ -89,6 +97,40 @@ def main() -> None:
                 low, high = value - 1.96 * error, value + 1.96 * error
                 line += f" | {mean_right(best, k):.1f} | {value:+.1f} ({low:+.1f} to {high:+.1f})"
             print(line + " |")
+        drawn[experiment] = runs
+    if options.picture:
+        draw(drawn, options.picture)
+
+
+def draw(runs: Mapping[str, Sequence[Run]], path: Path) -> None:
+    """Accuracy against cost of the best baseline, of IBPO, and of IBPO and its votes, one panel per experiment."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.2 * len(runs), 4.8), layout="constrained")
+    grid = figure.subplots(1, len(runs), squeeze=False)[0]
+    for axes, (experiment, own) in zip(grid, runs.items(), strict=True):
+        most = min(max(cost for _, cost, _ in ours) for _, ours, _ in own)
+        costs = np.linspace(1.0, most, 60)
+        for k, label, colour, style in (
+            (0, "best baseline at each cost", "#8a8a8a", "--"),
+            (1, "IBPO", "#d55e00", "-"),
+            (2, "IBPO and its own votes", "#0072b2", ":"),
+        ):
+            right = [[best_at(run[k], cost)[1] for run in own] for cost in costs.tolist()]
+            mean = np.array([np.mean([one.mean() for one in seeds]) for seeds in right])
+            error = np.array([np.sqrt(sum(one.var(ddof=1) / len(one) for one in seeds)) / len(own) for seeds in right])
+            axes.plot(costs, mean, style, color=colour, label=label)
+            axes.fill_between(costs, mean - 1.96 * error, mean + 1.96 * error, color=colour, alpha=0.15, linewidth=0)
+        points = [(cost, accuracy.mean(), name) for name, cost, accuracy in own[0][0] if cost <= most]
+        for cost, accuracy, name in points:
+            voted = "self-consistency" in name
+            axes.plot(cost, accuracy, "^" if voted else "s", color="#8a8a8a", markersize=4, markerfacecolor="none")
+        axes.set(xlabel="cost, in standard responses", ylabel="accuracy", title=experiment)
+        axes.grid(alpha=0.25)
+    grid[0].plot([], [], "s", color="#8a8a8a", markersize=4, markerfacecolor="none", label="a baseline (first seed)")
+    grid[0].plot([], [], "^", color="#8a8a8a", markersize=4, markerfacecolor="none", label="votes (first seed)")
+    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
+    figure.savefig(path, dpi=150)
 
 
 def mean_right(best: Sequence[Sequence[tuple[str, np.ndarray, float]]], which: int) -> float:

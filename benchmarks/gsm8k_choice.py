@@ -284,7 +284,7 @@ def above_mixture(
     at, mean_reward, mean_cost = weight @ cost, weight @ group_reward, weight @ group_cost
     # Alone where it fits, and on the lines between a cheaper and a more expensive one.
     best = np.where(mean_cost <= at[:, None] + 1e-9, mean_reward, -np.inf).max(1)
-    for a, b in permutations(range(len(GROUPS)), 2):
+    for a, b in permutations(range(mean_cost.shape[1]), 2):
         low, high = mean_cost[:, a], mean_cost[:, b]
         between = (low < high) & (low <= at) & (at <= high)
         part = np.where(between, (at - low) / np.where(low < high, high - low, 1.0), 0.0)

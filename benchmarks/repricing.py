@@ -64,7 +64,7 @@ def trained(folder: Path, budget: float) -> str:
         train_policy(
             experiment, Path(job.cold_start), job.policy_dir, budget=budget, seed=job.seed, num_steps=job.num_steps
         )
-    sample_forced(job, experiment)
+    sample_forced(job, experiment, job.name)
     return job.name
 
 

@@ -19,7 +19,18 @@ from rich.console import Console
 
 from experiments.context import BaselineJob, Context
 from experiments.recipes import BUDGETS, NAMES, NUM_STEPS, PART_OF_OTHERS, RECIPES, recipes_of, to_tune
-from ibpo.demo import EXPERIMENTS, RAFT_NAME, TRAINED, UNTRAINED, DemoJob, check_policies, model_path, run_jobs
+from ibpo.demo import (
+    EXPERIMENTS,
+    FORCED,
+    MOVED,
+    RAFT_NAME,
+    TRAINED,
+    UNTRAINED,
+    DemoJob,
+    check_policies,
+    model_path,
+    run_jobs,
+)
 from ibpo.errors import IbpoError
 from ibpo.runs import note_call, write_text_atomic
 
@@ -197,9 +208,7 @@ def run_baselines(run_dir: Path, settings: BaselineSettings, console: Console) -
             f"IBPO's and RAFT's policies that are not in {run_dir} are trained now, as [bold]{command}[/bold] does "
             "before this command: some 4 minutes a seed (thinking), 13 (voting)"
         )
-        trained = [job for job in demo if job.name in (TRAINED, RAFT_NAME)]
-        run_jobs(trained, console)
-        run_jobs([job for job in demo if job not in trained], console)
+        run_jobs(demo, console)
 
 
 def _tune(run_dir: Path, settings: BaselineSettings, console: Console) -> None:
@@ -256,19 +265,18 @@ def _demo_jobs(run_dir: Path, settings: BaselineSettings, experiment: str) -> li
     """The demo's own jobs of the policies wanted; what a demo of this name has finished is never repeated."""
     kept = run_dir / "settings.json"
     as_demo = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
-    policies: list[tuple[str, float | None]] = [(RAFT_NAME, None)] if "raft" in settings.baselines else []
-    if "ibpo" in settings.baselines:
-        policies += [(TRAINED, None), *((f"ibpo-{q:g}", q) for q in BUDGETS)]
+    names = [MOVED, FORCED, TRAINED] if "ibpo" in settings.baselines else []
+    names += [RAFT_NAME] if "raft" in settings.baselines else []
     return [
         DemoJob(
-            name=policy,
-            budget=budget,
+            name=name,
+            budgets=BUDGETS if name in (MOVED, FORCED) else (),
             num_calibration=as_demo.get("num_calibration", settings.num_calibration),
             num_steps=as_demo.get("num_steps", settings.num_steps_of_demo),
             **_common(run_dir, settings, experiment, seed),
         )
+        for name in names
         for seed in settings.seeds
-        for policy, budget in policies
     ]
 
 

@@ -69,7 +69,7 @@ def write_outcome(run_dir: Path, settings: BaselineSettings, console: Console, s
             areas += [*there.areas, *own.areas]
             training += training_steps(seed_dir, name, seed, BUDGETS)
         tuning[name] = read_tuning(run_dir / name / "tuning.json")
-        cold, _ = load_run(run_dir / name / f"seed{settings.seeds[0]}")
+        cold, _ = load_run(run_dir / name / f"seed{settings.seeds[0]}", "cold_start")
         forced = join([cold["cold_start", "standard"], cold["cold_start", "extended"]])
         examples[name] = pick_examples(forced, forced.configurations)
     write_text_atomic(

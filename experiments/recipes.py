@@ -190,8 +190,8 @@ def training_of(
         updates, responses = None, 2 * NUM_PROBE_RESPONSES * num_probe
     elif "RAFT" in method:
         updates, responses = sampled_for_demo(seed_dir, "raft", experiment)
-    elif "IBPO" in method and budget is not None:
-        updates, responses = sampled_for_demo(seed_dir, f"ibpo-{budget:g}", experiment)
+    elif "IBPO" in method:
+        updates, responses = sampled_for_demo(seed_dir, "ibpo", experiment)
     else:
         updates, responses = 0, 0
     return {"num_updates": updates, "num_training_responses": responses}
@@ -218,20 +218,16 @@ def sampled_for(recipe: Recipe, experiment: str, num_steps: int, num_probe: int)
 
 
 def sampled_for_demo(seed_dir: Path, policy: str, experiment: str) -> tuple[int | None, int | None]:
-    """The same of a policy of the demo, `raft` or `ibpo-Q`, as its training recorded; None where it left no metrics.
+    """The same of a policy of the demo, `raft` or `ibpo`, as its training recorded; None where it left no metrics."""
+    from ibpo.demo import TRAINED_AT, experiment_named, settings_of
 
-    All budgets' policies are one trained policy.
-    """
-    from ibpo.demo import TRAINED, experiment_named, settings_of
-
-    assert policy.startswith(OF_DEMO)
-    path = seed_dir / "policies" / ("raft" if policy == "raft" else TRAINED) / "metrics.json"
+    assert policy in OF_DEMO
+    path = seed_dir / "policies" / policy / "metrics.json"
     if not path.exists():
         return None, None
     steps: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
     updates = max((int(row["step"]) for row in steps if "step" in row), default=0)
-    budget = None if policy == "raft" else float(policy.removeprefix("ibpo-"))
-    settings = settings_of(experiment_named(experiment), budget, 0, updates)
+    settings = settings_of(experiment_named(experiment), None if policy == "raft" else TRAINED_AT, 0, updates)
     return updates, updates * int(settings["per_device_train_batch_size"])
 
 

@@ -81,9 +81,7 @@ def demo_command(
         check_settings(run_dir, settings)
         with working_in(run_dir):
             note_call(run_dir, settings.seeds)
-            for phase in (plan_real_jobs if experiment == REAL else plan_jobs)(run_dir, settings):
-                if phase:
-                    run_jobs(phase, console)
+            run_jobs((plan_real_jobs if experiment == REAL else plan_jobs)(run_dir, settings), console)
             write_outcome(run_dir, settings, console, seconds=time.monotonic() - started)
     except ModuleNotFoundError as error:
         raise IbpoError(f"{error.name} is not installed: pip install 'ibpo[demo]'") from None

@@ -30,8 +30,11 @@ from .real_models import get_model as get_model
 from .real_policy import RealJob as RealJob
 from .real_policy import plan_real_jobs as plan_real_jobs
 from .real_policy import run_real_job as run_real_job
+from .run import FORCED as FORCED
+from .run import MOVED as MOVED
 from .run import RAFT_NAME as RAFT_NAME
 from .run import TRAINED as TRAINED
+from .run import TRAINED_AT as TRAINED_AT
 from .run import UNTRAINED as UNTRAINED
 from .run import DemoJob as DemoJob
 from .run import DemoSettings as DemoSettings
@@ -45,13 +48,16 @@ from .run import table_file as table_file
 
 __all__ = [
     "EXPERIMENTS",
+    "FORCED",
     "LONGEST_CHAIN",
+    "MOVED",
     "NUM_SAMPLED",
     "RAFT_NAME",
     "REAL_MODELS",
     "SMOLLM2",
     "THINKING",
     "TRAINED",
+    "TRAINED_AT",
     "UNTRAINED",
     "VOTING",
     "DemoJob",

@@ -62,8 +62,8 @@ def write_outcome(run_dir: Path, settings: DemoSettings, console: Console, secon
             merits += comparison.merits
             areas += comparison.areas
             training += training_steps(seed_dir, name, seed, settings.budgets)
-        responses, _ = load_run(run_dir / name / f"seed{settings.seeds[0]}")
         policy = f"ibpo-{settings.budgets[len(settings.budgets) // 2]:g}"
+        responses, _ = load_run(run_dir / name / f"seed{settings.seeds[0]}", policy)
         forced = join([responses[policy, "standard"], responses[policy, "extended"]])
         examples[name] = pick_examples(forced, forced.configurations)
     titles = {name: experiment_named(name).title for name in settings.experiments}

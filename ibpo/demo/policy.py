@@ -1,4 +1,4 @@
-"""What a job of the demo does: train a policy, move it to a budget and sample it, or sample the untrained models.
+"""What a job of the demo does: train a policy, sample it, move it to the budgets, or sample the untrained models.
 
 One policy is trained (`TRAINED`), at one budget; those of the demo's budgets are that policy, moved to each of them on
 unlabelled prompts (`ibpo.training.repricing`).
@@ -31,11 +31,11 @@ from transformers import (
 )
 
 from ibpo.demo.experiments import Experiment, experiment_named
-from ibpo.demo.run import RAFT_NAME, TRAINED, TRAINED_AT, UNTRAINED, DemoJob
-from ibpo.evaluation import write_choices, write_responses, write_table
+from ibpo.demo.run import FORCED, MOVED, TRAINED, TRAINED_AT, UNTRAINED, DemoJob, moved_name
+from ibpo.evaluation import write_chances, write_choices, write_responses, write_table
 from ibpo.responses import encode_groups
 from ibpo.rewards import ExactJudge
-from ibpo.rollouts import encode_prompt, score
+from ibpo.rollouts import HFSampler, encode_prompt, score
 from ibpo.runs import RunDir, write_text_atomic
 from ibpo.tasks import distinct, local_rows, stream
 from ibpo.training import (
@@ -44,12 +44,14 @@ from ibpo.training import (
     IBPOConfig,
     IBPOTrainer,
     check_checkpoint,
+    choose_by_rows,
     go_on,
     held_up_schedule,
     least_significant_gain,
     read_rollout_log,
     read_states,
-    reprice_policy,
+    reprice,
+    sample_bodies,
     saving,
 )
 from ibpo.types import Problem, ResponseGroup, Rollout
@@ -79,23 +81,17 @@ def run_job(job: DemoJob) -> None:
     if job.name == UNTRAINED:
         sample_untrained(job, experiment)
     elif job.name == TRAINED:
-        train(job, experiment, TRAINED_AT, 0.7)
-        job.report("sampling", 0.7)
-        sample_forced(job, experiment)
+        train(job, experiment, TRAINED_AT, 0.95)
         if not job.worth.exists():
             write_text_atomic(job.worth, json.dumps({"pays_to": pays_to(job, experiment)}))
-    elif job.name == RAFT_NAME:
-        train(job, experiment, None, 0.7)
-        sample_policy(job, experiment, forced_counts(experiment))
+    elif job.name == FORCED:
+        sample_forced(job, experiment, TRAINED)
+        copy_forced(job, experiment)
+    elif job.name == MOVED:
+        move_to_budgets(job, experiment)
     else:
-        move_to_budget(job, experiment)
-        # Within responses a moved policy is what the trained one is, so that forced ones are sampled once.
-        for group in experiment.response_groups:
-            path, name = job.responses(job.name, group.name), f"{job.name}, {group.name}"
-            if not path.exists():
-                rows = local_rows(job.forced(TRAINED, group.name))
-                write_table(path, [row | {"configuration": name} for _, row in rows])
-        sample_policy(job, experiment, {})
+        train(job, experiment, None, 0.7)
+        sample_policy(job, experiment, job.name, forced_counts(experiment))
     job.report("done", 1.0)
 
 
@@ -132,36 +128,45 @@ def pays_to(job: DemoJob, experiment: Experiment) -> float:
     return float(np.mean(order >= least_significant_gain(order, gain[seen])))
 
 
-def move_to_budget(job: DemoJob, experiment: Experiment) -> None:
-    """Write down the trained policy at another budget, and what it spends there on unlabelled prompts.
+def move_to_budgets(job: DemoJob, experiment: Experiment) -> None:
+    """Write down the trained policy at each budget, with its choices, and sample it there.
 
-    Where the budget has slack, the share is that up to which extended responses pay (`pays_to`).
+    Where the budget has slack, the share is that up to which extended responses pay (`pays_to`). What the trained
+    policy says of prompts is read once: moved, it differs in the rows that open a response.
     """
-    model_dir = job.policy_dir / "model"
-    if model_dir.exists():
+    policies = {moved_name(budget): budget for budget in job.budgets}
+    if job.is_done():
         return
-    trained = job.policy_dir.with_name(TRAINED)
-    model, tokenizer = _load(trained / "model")
-    most = float(json.loads(job.worth.read_text(encoding="utf-8"))["pays_to"])
-    spent = min(job.budget or 0.0, most)
-    job.report("moving to the budget", 0.1)
+    trained = job.folder_of(TRAINED) / "model"
+    model, tokenizer = _load(trained)
+    groups = encode_groups(experiment.response_groups, tokenizer)
+    job.report("reading prompts", 0.05)
+    problems = {"test": job.unseen_problems(), "calibration": unlabelled(job, experiment)}
+    ids = {split: [encode_prompt(tokenizer, p.prompt) for p in some] for split, some in problems.items()}
+    states = {split: read_states(model, tokenizer, some, groups) for split, some in ids.items()}
     torch.manual_seed(60_000 + job.seed)
-    share = reprice_policy(
-        model,
-        tokenizer,
-        [encode_prompt(tokenizer, problem.prompt) for problem in unlabelled(job, experiment)],
-        experiment.response_groups,
-        [1.0 - spent, spent],
-        max_completion_length=experiment.max_completion_length,
-    )
-    group = experiment.response_groups[1].name
-    step = {
-        "step": 1,
-        f"ibpo/share/{group}": float(share[1]),
-        f"ibpo/spent/{group}": spent,
-        f"ibpo/pays_to/{group}": most,
-    }
-    write_policy(job.policy_dir, model, tokenizer, [step])
+    sampler = HFSampler(model, tokenizer, max_completion_length=experiment.max_completion_length, batch_size=256)
+    bodies = sample_bodies(sampler, ids["calibration"], groups)
+    most = float(json.loads(job.worth.read_text(encoding="utf-8"))["pays_to"])
+    extended = experiment.response_groups[1].name
+    for i, (name, budget) in enumerate(policies.items()):
+        job.report(f"at {budget:.0%}", 0.2 + 0.8 * i / len(policies))
+        spent = min(budget, most)
+        delta, share = reprice(states["calibration"], [1.0 - spent, spent], bodies)
+        for split, some in problems.items():
+            if not job.choices(name, split).exists():
+                write_chances(job.choices(name, split), some, states[split].shares(delta)[:, 1])
+        if not job.weights(name).exists():
+            moved, _ = _load(trained)
+            choose_by_rows(moved, groups, delta)
+            step = {
+                "step": 1,
+                f"ibpo/share/{extended}": float(share[1]),
+                f"ibpo/spent/{extended}": spent,
+                f"ibpo/pays_to/{extended}": most,
+            }
+            write_policy(job.folder_of(name), moved, tokenizer, [step])
+        _sample(job, job.folder_of(name) / "model", {"sampled": NUM_SAMPLED}, partial(job.responses, name), 20_000)
 
 
 def unlabelled(job: DemoJob, experiment: Experiment) -> list[Problem]:
@@ -201,7 +206,9 @@ def common_settings(experiment: Experiment, seed: int, num_steps: int) -> dict[s
     }
 
 
-def settings_of(experiment: Experiment, budget: float | None, seed: int, num_steps: int | None) -> dict[str, Any]:
+def settings_of(
+    experiment: Experiment, budget: float | Mapping[str, Any] | None, seed: int, num_steps: int | None
+) -> dict[str, Any]:
     """The trainer's settings for one policy: defaults, the experiment's own, then RAFT's or the budget.
 
     RAFT samples as many responses as IBPO, and takes as many updates.
@@ -216,6 +223,8 @@ def settings_of(experiment: Experiment, budget: float | None, seed: int, num_ste
         **experiment.training,
         "max_steps": updates,
     }
+    if isinstance(budget, Mapping):
+        return settings | {"budget": dict(budget)}
     if budget is not None:
         return settings | {"budget": {experiment.response_groups[1].name: budget}}
     return settings | RAFT | {"num_generations": NUM_GENERATIONS}
@@ -253,7 +262,7 @@ def train_policy(
     cold_start: Path,
     out_dir: Path,
     *,
-    budget: float | None,
+    budget: float | Mapping[str, Any] | None,
     seed: int,
     num_steps: int | None = None,
     on_progress: Callable[[float], None] = lambda _: None,
@@ -300,10 +309,19 @@ def sample_untrained(job: DemoJob, experiment: Experiment) -> None:
     _sample(job, Path(job.cold_start), counts, partial(job.responses, "cold_start"), 10_001)
 
 
-def sample_forced(job: DemoJob, experiment: Experiment) -> None:
+def sample_forced(job: DemoJob, experiment: Experiment, policy: str) -> None:
     """Sample a trained policy on the unseen problems, forced into each response group."""
-    path_of = partial(job.forced, job.name)
-    _sample(job, job.policy_dir / "model", forced_counts(experiment), path_of, 20_001)
+    _sample(job, job.folder_of(policy) / "model", forced_counts(experiment), partial(job.forced, policy), 20_001)
+
+
+def copy_forced(job: DemoJob, experiment: Experiment) -> None:
+    """The trained policy's forced responses as those of each moved one, which within responses is the same policy."""
+    for group in experiment.response_groups:
+        rows = [row for _, row in local_rows(job.forced(TRAINED, group.name))]
+        for policy in map(moved_name, job.budgets):
+            if not job.responses(policy, group.name).exists():
+                name = f"{policy}, {group.name}"
+                write_table(job.responses(policy, group.name), [row | {"configuration": name} for row in rows])
 
 
 def forced_counts(experiment: Experiment) -> dict[str, int]:
@@ -315,16 +333,16 @@ def forced_counts(experiment: Experiment) -> dict[str, int]:
     return {"standard": experiment.num_siblings_standard, "extended": NUM_EXTENDED}
 
 
-def sample_policy(job: DemoJob, experiment: Experiment, forced: Mapping[str, int]) -> None:
+def sample_policy(job: DemoJob, experiment: Experiment, policy: str, forced: Mapping[str, int]) -> None:
     """Sample a policy on the unseen problems, free and forced, and read its choice there and on unlabelled prompts."""
-    model, tokenizer = _load(job.policy_dir / "model")
+    folder = job.folder_of(policy) / "model"
+    model, tokenizer = _load(folder)
     for split, prompts in (("test", job.unseen_problems()), ("calibration", unlabelled(job, experiment))):
-        path = job.choices(split)
+        path = job.choices(policy, split)
         if not path.exists():
             write_choices(path, model, tokenizer, prompts, experiment.response_groups[1])
     job.report("sampling", 0.85)
-    counts = {"sampled": NUM_SAMPLED, **forced}
-    _sample(job, job.policy_dir / "model", counts, partial(job.responses, job.name), 20_000)
+    _sample(job, folder, {"sampled": NUM_SAMPLED, **forced}, partial(job.responses, policy), 20_000)
 
 
 def _sample(

@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,7 +25,7 @@ from ibpo.config import JudgeConfig
 from ibpo.demo.experiments import Experiment, experiment_named
 from ibpo.demo.policy import quiet_libraries
 from ibpo.demo.run import UNTRAINED, DemoSettings, ProcessJob
-from ibpo.evaluation import Responses, read_table, write_responses, write_table
+from ibpo.evaluation import Responses, read_table, write_chances, write_responses, write_table
 from ibpo.responses import EncodedGroups, encode_groups
 from ibpo.rollouts import encode_prompt, load_policy
 from ibpo.runs import RunDir, write_text_atomic
@@ -76,6 +76,13 @@ class RealJob(ProcessJob):
         """Responses to the training problems, forced into a response group."""
         return Path(self.seed_dir) / "rollouts" / f"{group}.jsonl.gz"
 
+    def inputs(self) -> list[Path]:
+        """What the cold start needs is there; then comes what is recorded of it, and then the policies."""
+        if self.name == COLD_START:
+            return []
+        recorded = [] if self.name in (ROLLOUTS, UNTRAINED) else [ROLLOUTS, UNTRAINED]
+        return [path for name in (COLD_START, *recorded) for path in replace(self, name=name).outputs()]
+
     def outputs(self) -> list[Path]:
         """The files of the finished job."""
         hows = ("sampled", "standard", "extended")
@@ -92,8 +99,8 @@ class RealJob(ProcessJob):
         return [
             self.policy_dir / "model" / "config.json",
             *(self.responses(self.name, how) for how in hows),
-            self.choices("test"),
-            self.choices("calibration"),
+            self.choices(self.name, "test"),
+            self.choices(self.name, "calibration"),
         ]
 
     def problems(self, split: str) -> list[Problem]:
@@ -113,9 +120,9 @@ class RealJob(ProcessJob):
         return [p for p in distinct(task, "train", number, seed=first + self.seed) if p.problem_id not in seen]
 
 
-def plan_real_jobs(run_dir: Path, settings: DemoSettings) -> list[list[RealJob]]:
-    """Three phases: the cold start; what is recorded of it; the policies."""
-    phases: list[list[RealJob]] = [[], [], []]
+def plan_real_jobs(run_dir: Path, settings: DemoSettings) -> list[RealJob]:
+    """Of each seed: the cold start; what is recorded of it; the policies."""
+    jobs: list[RealJob] = []
     experiment = settings.experiments[0]
     for seed in settings.seeds:
         seed_dir = run_dir / experiment / f"seed{seed}"
@@ -130,10 +137,9 @@ def plan_real_jobs(run_dir: Path, settings: DemoSettings) -> list[list[RealJob]]
             "num_train": settings.num_train,
             "num_calibration": settings.num_calibration,
         }
-        phases[0].append(RealJob(name=COLD_START, **common))
-        phases[1] += [RealJob(name=name, **common) for name in (UNTRAINED, ROLLOUTS)]
-        phases[2] += [RealJob(name=f"ibpo-{q:g}", budget=q, **common) for q in settings.budgets]
-    return phases
+        jobs += [RealJob(name=name, **common) for name in (COLD_START, UNTRAINED, ROLLOUTS)]
+        jobs += [RealJob(name=f"ibpo-{q:g}", budget=q, **common) for q in settings.budgets]
+    return jobs
 
 
 def run_real_job(job: RealJob) -> None:
@@ -265,10 +271,7 @@ def train_and_sample(job: RealJob, experiment: Experiment) -> None:
     job.report("sampling", 0.3)
     for split in ("test", "calibration"):
         chance = ChoiceStates.load(job.states(split)).shares(found.delta)[:, 1]
-        rows = zip(job.problems(split), chance.tolist(), strict=True)
-        write_table(
-            job.choices(split), [{"problem_id": p.problem_id, "level": p.level, "p_extended": q} for p, q in rows]
-        )
+        write_chances(job.choices(job.name, split), job.problems(split), chance)
     # The bodies are frozen: forced responses of this policy are the cold start's.
     for group in experiment.response_groups:
         path = job.responses(job.name, group.name)

@@ -34,6 +34,8 @@ UNTRAINED = "untrained"
 """Name of the job that samples the models that no policy was trained from."""
 TRAINED, RAFT_NAME = "ibpo", "raft"
 """Names of the jobs that train a policy: at one budget, and without any."""
+FORCED, MOVED = "ibpo-forced", "ibpo-moved"
+"""Names of the jobs that sample the trained policy, forced into each group, and that move it to each budget."""
 TRAINED_AT = 0.5
 """Budget of the one policy that is trained; it orders the problems for all others (docs/log.md)."""
 
@@ -68,9 +70,17 @@ class ProcessJob(ABC):
         """Its file of progress; beside it what it does and its log."""
         return Path(self.seed_dir) / "progress" / f"{self.name}.json"
 
+    def inputs(self) -> list[Path]:
+        """Files of other jobs that must be there before it begins."""
+        return []
+
     @abstractmethod
     def outputs(self) -> list[Path]:
         """The files of the finished job."""
+
+    def is_ready(self) -> bool:
+        """Whether it can begin."""
+        return all(path.exists() for path in self.inputs())
 
     def is_done(self) -> bool:
         """Whether every file of the job is there."""
@@ -82,8 +92,16 @@ class ProcessJob(ABC):
 
     @property
     def policy_dir(self) -> Path:
-        """The trained policy's folder."""
-        return Path(self.seed_dir) / "policies" / self.name
+        """The folder of the policy of this job's name."""
+        return self.folder_of(self.name)
+
+    def folder_of(self, policy: str) -> Path:
+        """A policy's folder."""
+        return Path(self.seed_dir) / "policies" / policy
+
+    def weights(self, policy: str) -> Path:
+        """A policy's weights, which appear when the rest of its folder is there."""
+        return self.folder_of(policy) / "model" / "model.safetensors"
 
     def responses(self, policy: str, how: str) -> Path:
         """The table of a policy's responses: forced into a response group, or `sampled`."""
@@ -91,16 +109,16 @@ class ProcessJob(ABC):
 
     def forced(self, policy: str, group: str) -> Path:
         """The table of a trained policy's responses, forced into a response group, of which moved ones have copies."""
-        return self.policy_dir.with_name(policy) / "forced" / f"{group}.jsonl.gz"
+        return self.folder_of(policy) / "forced" / f"{group}.jsonl.gz"
 
     @property
     def worth(self) -> Path:
         """Up to which share the one trained policy's extended responses pay."""
-        return self.policy_dir.with_name(TRAINED) / "pays_to.json"
+        return self.folder_of(TRAINED) / "pays_to.json"
 
-    def choices(self, split: str) -> Path:
-        """The table of the policy's probabilities of an extended response."""
-        return table_file(Path(self.seed_dir) / "choices" / f"{self.name}__{split}.jsonl.gz")
+    def choices(self, policy: str, split: str) -> Path:
+        """The table of a policy's probabilities of an extended response."""
+        return table_file(Path(self.seed_dir) / "choices" / f"{policy}__{split}.jsonl.gz")
 
     def unseen_problems(self) -> list[Problem]:
         """The problems of this seed that nothing is trained on: distinct, of the test split."""
@@ -109,9 +127,9 @@ class ProcessJob(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class DemoJob(ProcessJob):
-    """Train the policy (`ibpo`), move it to a budget and sample it there (`ibpo-Q`), or sample one of the others.
+    """One of five: a policy is trained (`TRAINED`), sampled (`FORCED`), and moved to each budget (`MOVED`: `ibpo-Q`).
 
-    Those are RAFT's policy, which it trains, and (`untrained`) the cold start and the pretrained model.
+    RAFT's policy is trained and sampled in one; cold start and pretrained model are sampled (`UNTRAINED`).
     """
 
     module: ClassVar[str] = "ibpo.demo.policy"
@@ -119,21 +137,43 @@ class DemoJob(ProcessJob):
     """Folder of the model before its cold start; empty where this installation has none."""
     num_calibration: int
     """Unlabelled prompts that a policy's choice is calibrated on."""
-    budget: float | None = None
+    budgets: Sequence[float] = ()
+    """That the trained policy is moved to."""
     num_steps: int | None = None
     """Updates; None: the experiment's own number."""
 
+    def inputs(self) -> list[Path]:
+        """The model that it begins with."""
+        trained = {FORCED: [self.weights(TRAINED)], MOVED: [self.weights(TRAINED), self.worth]}
+        return trained.get(self.name, [Path(self.cold_start) / "model.safetensors"])
+
     def outputs(self) -> list[Path]:
         """The files of the finished job."""
-        hows = ("sampled", "standard", "extended")
+        groups, splits = ("standard", "extended"), ("test", "calibration")
+        moved = [moved_name(budget) for budget in self.budgets]
         if self.name == UNTRAINED:
             more = [self.responses("pretrained", "standard")] if self.pretrained else []
-            return [*(self.responses("cold_start", how) for how in hows), *more]
-        choices = [self.choices(split) for split in ("test", "calibration")]
-        weights = self.policy_dir / "model" / "model.safetensors"
+            return [*(self.responses("cold_start", how) for how in ("sampled", *groups)), *more]
         if self.name == TRAINED:
-            return [weights, *(self.forced(TRAINED, group) for group in hows[1:]), self.worth]
-        return [weights, *(self.responses(self.name, how) for how in hows), *choices]
+            return [self.weights(TRAINED), self.worth]
+        if self.name == FORCED:
+            copies = [self.responses(policy, group) for policy in moved for group in groups]
+            return [*(self.forced(TRAINED, group) for group in groups), *copies]
+        policies, hows = (moved, ("sampled",)) if self.name == MOVED else ([self.name], ("sampled", *groups))
+        return [
+            path
+            for policy in policies
+            for path in (
+                self.weights(policy),
+                *(self.responses(policy, how) for how in hows),
+                *(self.choices(policy, split) for split in splits),
+            )
+        ]
+
+
+def moved_name(budget: float) -> str:
+    """The trained policy at one of the demo's budgets."""
+    return f"{TRAINED}-{budget:g}"
 
 
 def table_file(path: Path) -> Path:
@@ -147,6 +187,10 @@ class ModelJob(DemoJob):
     """Make the models themselves from nothing, which the repository's `experiments/build.py` does."""
 
     module: ClassVar[str] = "experiments.build"
+
+    def inputs(self) -> list[Path]:
+        """None: it begins with nothing."""
+        return []
 
     def outputs(self) -> list[Path]:
         """The weights of both."""
@@ -219,13 +263,13 @@ def check_policies(run_dir: Path) -> None:
                 )
 
 
-def plan_jobs(run_dir: Path, settings: DemoSettings) -> list[list[DemoJob]]:
-    """Jobs in three phases: models (if from scratch); trainings and untrained models, the longest first; budgets."""
+def plan_jobs(run_dir: Path, settings: DemoSettings) -> list[DemoJob]:
+    """In the order of urgency: models (if from scratch), what waits for the trained policy, trainings, the rest."""
     build: list[DemoJob] = []
-    train: list[DemoJob] = []
-    move: list[DemoJob] = []
-    for seed in settings.seeds:
-        for experiment in settings.experiments:
+    rest: dict[str, list[DemoJob]] = {name: [] for name in (MOVED, FORCED, TRAINED, RAFT_NAME, UNTRAINED)}
+    # The longest trainings first.
+    for experiment in sorted(settings.experiments, key=lambda name: -experiment_named(name).training["max_steps"]):
+        for seed in settings.seeds:
             own = run_dir / experiment / "models" if settings.from_scratch else None
             common: dict[str, Any] = {
                 "experiment": experiment,
@@ -239,16 +283,18 @@ def plan_jobs(run_dir: Path, settings: DemoSettings) -> list[list[DemoJob]]:
             }
             if own and seed == settings.seeds[0]:
                 build.append(ModelJob(name="build", **common))
-            train += [DemoJob(name=name, **common) for name in (TRAINED, RAFT_NAME, UNTRAINED)]
-            move += [DemoJob(name=f"ibpo-{q:g}", budget=q, **common) for q in settings.budgets]
-    return [build, train, move]
+            for name, jobs in rest.items():
+                jobs.append(DemoJob(name=name, **common, budgets=settings.budgets if name in (MOVED, FORCED) else ()))
+    return build + [job for jobs in rest.values() for job in jobs]
 
 
 def run_jobs(jobs: Sequence[ProcessJob], console: Console) -> None:
-    """Run jobs, two at a time, with a bar each; Ctrl-C ends them and leaves what is finished.
+    """Run jobs, two at a time, with a bar each: the first whose inputs are there is the next.
+
+    Ctrl-C ends them and leaves what is finished.
 
     Raises:
-        IbpoError: if a job fails, with the end of what it said and where the rest is.
+        IbpoError: if a job fails, with the end of what it said and where the rest is; or its inputs are no job's.
     """
     waiting = [job for job in jobs if not job.is_done()]
     running: list[tuple[ProcessJob, subprocess.Popen, TaskID, Path]] = []
@@ -257,9 +303,12 @@ def run_jobs(jobs: Sequence[ProcessJob], console: Console) -> None:
         bars.update(whole, completed=len(jobs) - len(waiting))
         try:
             while waiting or running:
-                while waiting and len(running) < NUM_WORKERS:
-                    job = waiting.pop(0)
+                while len(running) < NUM_WORKERS and (job := next((job for job in waiting if job.is_ready()), None)):
+                    waiting.remove(job)
                     running.append(_start(job, bars.add_task(_bar_label(job), total=1)))
+                if not running:
+                    missing = [path for path in waiting[0].inputs() if not path.exists()]
+                    raise IbpoError(f"job {waiting[0].name} waits for {missing[0]}, which no other job writes")
                 time.sleep(0.3)
                 for entry in list(running):
                     job, process, bar, log = entry

@@ -33,6 +33,7 @@ from .local_sampling import Scorer as Scorer
 from .local_sampling import evaluate_held_out as evaluate_held_out
 from .local_sampling import held_out_results as held_out_results
 from .local_sampling import to_rollouts as to_rollouts
+from .local_sampling import write_chances as write_chances
 from .local_sampling import write_choices as write_choices
 from .local_sampling import write_responses as write_responses
 from .local_sampling import write_scored as write_scored
@@ -227,6 +228,7 @@ __all__ = [
     "vote_at_k",
     "what_more",
     "why_stop",
+    "write_chances",
     "write_choices",
     "write_files",
     "write_page",

@@ -25,7 +25,7 @@ from ibpo.evaluation.metrics import (
     mix_at_cost,
     oracle_by_level_at_cost,
     pass_at_k,
-    vote_at_k,
+    votes_at,
 )
 from ibpo.evaluation.responses import Responses, coarse_levels, level_names, natural
 from ibpo.evaluation.statistics import (
@@ -181,13 +181,14 @@ def _repeated(responses: Responses) -> Numbers:
     found = {"pass@1": estimate_rate(responses.reward, responses.problem)}
     names, p_N = np.unique(responses.problem.astype(str), return_inverse=True)
     count_P, right_P = np.bincount(p_N), np.bincount(p_N, responses.right)
-    for k in vote_sizes(int(count_P.min())):
-        if k > 1:
-            found[f"pass@{k}"] = estimate_rate(pass_at_k(right_P, count_P, k), names)
-        if k > 1 and responses.has_votes:
-            problem, vote_P = vote_at_k(responses.problem, responses.answer, responses.right, k)
-            found[f"maj@{k}"] = estimate_rate(vote_P, np.array(problem))
-    if responses.has_votes:
+    sizes = [k for k in vote_sizes(int(count_P.min())) if k > 1]
+    has_votes = responses.has_votes
+    vote_KP = votes_at(responses.problem, responses.answer, responses.right, sizes)[1] if has_votes and sizes else []
+    for i, k in enumerate(sizes):
+        found[f"pass@{k}"] = estimate_rate(pass_at_k(right_P, count_P, k), names)
+        if has_votes:
+            found[f"maj@{k}"] = estimate_rate(vote_KP[i], names)
+    if has_votes:
         unanswered = np.array([float(answer is None) for answer in responses.answer])
         found["unanswered"] = estimate_rate(unanswered, responses.problem)
     return found
@@ -410,8 +411,9 @@ def vote_curve(
         return VoteCurve(points=[], accuracy=np.zeros((0, len(order))), cost=np.zeros((0, len(order))))
     smallest = int(np.unique(own.problem.astype(str), return_counts=True)[1].min())
     points, accuracy_KP, cost_KP = [], [], []
-    for k in sizes or sorted({*vote_sizes(smallest), *(k for k in (3, 5) if k <= smallest)}):
-        problems, vote_P = vote_at_k(own.problem, own.answer, own.right, k)
+    sizes = sizes or sorted({*vote_sizes(smallest), *(k for k in (3, 5) if k <= smallest)})
+    problems, vote_KP = votes_at(own.problem, own.answer, own.right, sizes)
+    for k, vote_P in zip(sizes, vote_KP, strict=True):
         accuracy_P = problem_means(vote_P, problems, order)
         points.append({"k": k, "cost": k * float(cost_P.mean()), "accuracy": estimate_rate(accuracy_P, order)})
         accuracy_KP.append(accuracy_P)

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ibpo.evaluation.comparison import EXTENDED, describe
 from ibpo.evaluation.responses import Responses, row_of, write_table
+from ibpo.evaluation.statistics import FloatArray
 from ibpo.responses import EncodedGroups, encode_prefix
 from ibpo.rewards import ExactJudge, Judge
 from ibpo.rollouts import HFSampler, encode_prompt, rollout_of_ids, score
@@ -114,8 +115,14 @@ def write_choices(
     sampler = HFSampler(model, tokenizer, max_completion_length=1, batch_size=BATCH_SIZE)
     prompts = [encode_prompt(tokenizer, p.prompt) for p in problems]
     opening = encode_prefix(extended.prefix, tokenizer)[0]
-    probability = torch.softmax(sampler.next_token_logits(prompts), -1)[:, opening].double().cpu().numpy()
-    rows = zip(problems, probability.tolist(), strict=True)
+    write_chances(
+        path, problems, torch.softmax(sampler.next_token_logits(prompts), -1)[:, opening].double().cpu().numpy()
+    )
+
+
+def write_chances(path: Path, problems: Sequence[Problem], chances: FloatArray) -> None:
+    """Write what a policy's probability of opening an extended response is, to each problem [P]."""
+    rows = zip(problems, chances.tolist(), strict=True)
     write_table(path, [{"problem_id": p.problem_id, "level": p.level, "p_extended": chance} for p, chance in rows])
 
 

@@ -96,8 +96,14 @@ class Yardsticks:
         self.reference = Reference(standard, extended, problems.problem_id, num_draws=num_draws)
 
 
-def load_run(directory: Path) -> tuple[dict[tuple[str, str], Responses], dict[tuple[str, str], dict[str, float]]]:
+def load_run(
+    directory: Path, policy: str = ""
+) -> tuple[dict[tuple[str, str], Responses], dict[tuple[str, str], dict[str, float]]]:
     """The tables of one experiment and seed.
+
+    Args:
+        directory: Its folder.
+        policy: Only this one's tables; "": all.
 
     Returns:
         (policy, how) -> its responses, sorted by problem and number; (policy, split) -> problem -> p_extended.
@@ -105,18 +111,19 @@ def load_run(directory: Path) -> tuple[dict[tuple[str, str], Responses], dict[tu
     return (
         {
             _two_names(path): read_table(path, " ".join(_two_names(path)))
-            for path in table_files(directory, "responses")
+            for path in table_files(directory, "responses", policy)
         },
         {
             _two_names(path): {str(row["problem_id"]): float(row["p_extended"]) for _, row in local_rows(path)}
-            for path in table_files(directory, "choices")
+            for path in table_files(directory, "choices", policy)
         },
     )
 
 
-def table_files(directory: Path, kind: str) -> list[Path]:
-    """The files of a run's `responses` or `choices`, Parquet files of older runs among them."""
-    return sorted(path for end in ("jsonl.gz", "parquet") for path in (directory / kind).glob(f"*__*.{end}"))
+def table_files(directory: Path, kind: str, policy: str = "") -> list[Path]:
+    """The files of a run's `responses` or `choices`, Parquet files of older runs among them; of one policy, or all."""
+    found = (path for end in ("jsonl.gz", "parquet") for path in (directory / kind).glob(f"*__*.{end}"))
+    return sorted(path for path in found if not policy or _two_names(path)[0] == policy)
 
 
 def _two_names(path: Path) -> tuple[str, str]:
@@ -196,7 +203,13 @@ def compare_methods(
             curves[f"self-consistency ({name})"] = curve
             for k, result in enumerate(curve, start=1):
                 add(f"self-consistency ({name}) maj@{k}", None, result)
-    trained = [("IBPO", budget, f"ibpo-{budget:g}") for budget in budgets] + [("RAFT", None, "raft")]
+    # A policy that was moved from budget to budget is one policy within its responses: its votes and forced responses
+    # stand once, without a budget.
+    policies = {f"ibpo-{budget:g}": budget for budget in budgets}
+    first = next(iter(policies), "")
+    is_one = len(policies) > 1 and all(_writes_as(responses, policy, first) for policy in policies)
+    trained: list[tuple[str, float | None, str]] = [("IBPO", budget, policy) for policy, budget in policies.items()]
+    trained = [*([("IBPO", None, first)] if is_one else trained), ("RAFT", None, "raft")]
     for name, budget, policy in trained:
         if (policy, "standard") not in found or not responses[policy, "standard"].has_votes:
             continue
@@ -211,11 +224,12 @@ def compare_methods(
     forced = responses["cold_start", "standard"], responses["cold_start", "extended"]
     yardsticks = Yardsticks(*forced, problems, votes, seed=seed, num_draws=num_draws)
     merits: list[Json] = []
-    for budget in budgets:
-        policy = f"ibpo-{budget:g}"
+    own_reference = None
+    for policy, budget in policies.items():
         own = found.get((policy, "standard")), found.get((policy, "extended"))
-        own_reference = None
-        if own[0] and own[1]:
+        if not own[0] or not own[1]:
+            own_reference = None
+        elif own_reference is None or not is_one:
             both = responses[policy, "standard"], responses[policy, "extended"]
             own_reference = Reference(*both, problems.problem_id, num_draws=num_draws)
         variants = {"sampled": found.get((policy, "sampled"))}
@@ -239,6 +253,17 @@ def compare_methods(
     head = {"experiment": experiment, "seed": seed}
     under = [head | row for row in areas_of(curves, base_tokens, seed)]
     return Methods(rows=rows, merits=merits, areas=under, results=results, yardsticks=yardsticks)
+
+
+def _writes_as(responses: Mapping[tuple[str, str], Responses], policy: str, other: str) -> bool:
+    """Whether two policies' forced responses are the same."""
+    return all(
+        (name, how) in responses
+        and np.array_equal(responses[policy, how].completion, responses[other, how].completion)
+        and np.array_equal(responses[policy, how].reward, responses[other, how].reward)
+        for how in ("standard", "extended")
+        for name in (policy, other)
+    )
 
 
 def numbers(result: PerProblem, problems: Problems, base_tokens: float) -> Json:

@@ -64,7 +64,11 @@ def majority_accuracy(
     num_responses = answers_PS.shape[1]
     if not 1 <= k <= num_responses:
         raise ValueError(f"k must be in 1..{num_responses} (the responses per problem), got {k}")
-    code_PS = answer_codes(answers_PS, correct_PS)
+    return _majority(answer_codes(answers_PS, correct_PS), correct_PS, k, max_subsets, seed)
+
+
+def _majority(code_PS: NDArray[np.int64], correct_PS: FloatArray, k: int, max_subsets: int, seed: int) -> FloatArray:
+    num_responses = code_PS.shape[1]
     if comb(num_responses, k) <= max_subsets:
         subsets = [np.array(s) for s in combinations(range(num_responses), k)]
     else:
@@ -285,17 +289,35 @@ def vote_at_k(
         >>> vote_at_k(["a", "a", "a", "b"], ["4", "4", "7", "1"], [1, 1, 0, 1], 3)
         (['a', 'b'], array([ 1., nan]))
     """
+    names, vote_KP = votes_at(problem, answer, correct, [k])
+    return names, vote_KP[0]
+
+
+def votes_at(
+    problem: ArrayLike,
+    answer: Sequence[str | None] | NDArray[np.object_],
+    correct: ArrayLike,
+    sizes: Sequence[int],
+    *,
+    max_subsets: int = 256,
+    seed: int = 0,
+) -> tuple[list[str], FloatArray]:
+    """`vote_at_k` for K numbers of votes: which answers are one is found once. `[K, P]`."""
     names, p_N = np.unique(np.asarray(problem, dtype=str), return_inverse=True)
     answer_N, correct_N = np.asarray(answer, dtype=object), np.asarray(correct, float)
     order = np.argsort(p_N, kind="stable")
     count_P = np.bincount(p_N)
     start_P = np.cumsum(count_P) - count_P
-    vote_P = np.full(len(names), NAN)
-    for num in np.unique(count_P[count_P >= k]).tolist():
+    vote_KP = np.full((len(sizes), len(names)), NAN)
+    for num in np.unique(count_P[count_P >= min(sizes)]).tolist():
         same_P = np.flatnonzero(count_P == num)
         index_PS = order[start_P[same_P][:, None] + np.arange(num)]
-        vote_P[same_P] = majority_accuracy(answer_N[index_PS], correct_N[index_PS], k)
-    return names.tolist(), vote_P
+        correct_PS = correct_N[index_PS]
+        code_PS = answer_codes(answer_N[index_PS], correct_PS)
+        for i, k in enumerate(sizes):
+            if k <= num:
+                vote_KP[i, same_P] = _majority(code_PS, correct_PS, k, max_subsets, seed)
+    return names.tolist(), vote_KP
 
 
 def best_mix(cost: ArrayLike, accuracy: ArrayLike, at: ArrayLike) -> FloatArray:

@@ -83,22 +83,17 @@ class Responses:
     @classmethod
     def of_table(cls, rows: Sequence[Mapping[str, Any]], configuration: str = "") -> Responses:
         """From rows as `write_table` writes them, sorted by problem and number; `configuration` in place of theirs."""
-        made = []
-        for row in rows:
-            ended = row.get("finish_reason")
-            more = {"configuration": configuration} if configuration else {}
-            made.append(
-                {
-                    **row,
-                    **more,
-                    "problem": str(row["problem_id"]),
-                    "answer": row.get("answer", row.get("predicted_answer")),
-                }
-                | {"number": row.get("number", row.get("sample"))}
-                | {"truncated": None if ended is None else float(ended == "length")}
-            )
-        made.sort(key=lambda row: (row["problem"], row["number"] or 0))
-        return cls.from_rows(made)
+        rows = sorted(rows, key=lambda row: (str(row["problem_id"]), row.get("number", row.get("sample")) or 0))
+        table = cls.from_rows(rows)
+        table.problem[:] = [str(row["problem_id"]) for row in rows]
+        table.answer[:] = [row.get("answer", row.get("predicted_answer")) for row in rows]
+        if configuration:
+            table.configuration[:] = configuration
+        number = [row.get("number", row.get("sample")) for row in rows]
+        table.number[:] = [np.nan if value is None else value for value in number]
+        ended = [row.get("finish_reason") for row in rows]
+        table.truncated[:] = [np.nan if reason is None else reason == "length" for reason in ended]
+        return table
 
     def __len__(self) -> int:
         return len(self.problem)

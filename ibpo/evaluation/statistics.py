@@ -267,9 +267,9 @@ def estimate_from_draws(value: float, drawn: ArrayLike, num_problems: int) -> Es
     return Estimate(value=value, stderr=stderr, low=low, high=high, num_problems=num_problems)
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
 def draw_weights(num_problems: int, num_draws: int, seed: int) -> FloatArray:
-    """`[D, P]` weights of problems drawn with replacement, each row of sum 1; read-only, the last one is kept.
+    """`[D, P]` weights of problems drawn with replacement, each row of sum 1; read-only, the last two are kept.
 
     Example:
         >>> draw_weights(4, 2, 0).sum(1).tolist()

@@ -67,16 +67,13 @@ def test_from_cold_start_to_page_and_again_without_repeating_anything(tiny_model
         experiments=("smollm2",), budgets=(0.5,), seeds=(0,), num_problems=20, num_calibration=20, num_steps=None,
         from_scratch=False, model=str(tiny_model), num_taught=20, num_train=20,
     )  # fmt: skip
-    phases = plan_real_jobs(tmp_path, settings)
-    assert [[job.name for job in phase] for phase in phases] == [
-        ["cold-start"],
-        ["untrained", "rollouts"],
-        ["ibpo-0.5"],
-    ]
-    for job in (job for phase in phases for job in phase):
-        assert not job.is_done()
+    jobs = {job.name: job for job in plan_real_jobs(tmp_path, settings)}
+    ready = {"cold-start": ["cold-start"], "untrained": ["untrained", "rollouts"], "rollouts": ["rollouts"]}
+    for name, job in jobs.items():
+        assert [other for other, one in jobs.items() if one.is_ready() and not one.is_done()] == ready.get(name, [name])
         run_real_job(job)
         assert job.is_done()
+    assert list(jobs) == [*ready, "ibpo-0.5"]
     write_outcome(tmp_path, settings, Console(quiet=True), seconds=1.0)
     rows = json.loads((tmp_path / "results.json").read_text())
     assert {"standard only", "extended only", "random mix", "IBPO sampled", "IBPO calibrated"} <= {
@@ -87,7 +84,7 @@ def test_from_cold_start_to_page_and_again_without_repeating_anything(tiny_model
     policy = tmp_path / "smollm2" / "seed0" / "policies" / "ibpo-0.5" / "model"
     assert json.loads((policy / "config.json").read_text())["tie_word_embeddings"] is False
     # Interrupted in the last job: only what is missing is made again.
-    last = phases[-1][0]
+    last = jobs["ibpo-0.5"]
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "smollm2").rglob("*.gz")}
     sampled = last.responses(last.name, "sampled")
     sampled.unlink()

@@ -25,7 +25,8 @@ from ibpo.evaluation.methods import (
     mean_over_seeds,
     summarise,
 )
-from ibpo.evaluation.responses import Responses
+from ibpo.evaluation.responses import Responses, write_table
+from ibpo.tasks import local_rows
 
 KEYS = [
     *("experiment", "method", "budget", "seed", "num_problems", "accuracy", "stderr", "extended_share"),
@@ -84,7 +85,7 @@ def test_methods_in_order(result):
         ("oracle by level", 0.25, 0.625, 0.25, 15),
         ("oracle by level", 0.5, 0.7, 0.4, 18),
         ("RAFT without budget", None, 0.7, 1.0, 32),
-        ("IBPO forced extended", 0.5, 0.7, 1.0, 32),
+        ("IBPO forced extended", None, 0.7, 1.0, 32),
     ],
 )
 def test_numbers_equal_the_closed_form(result, method, budget, accuracy, share, tokens):
@@ -110,9 +111,23 @@ def test_votes_cost_what_they_take(result):
 
 
 def test_a_trained_policy_votes_too(result):
-    rows = {row["budget"]: row for row in result.rows if row["method"] == "self-consistency (IBPO) maj@4"}
-    assert set(rows) == {0.25, 0.5} and rows[0.5]["relative_cost"] == pytest.approx(4)
-    assert rows[0.5]["accuracy"] == pytest.approx(0.5)  # its forced responses are those of the cold start here
+    row = row_of(result, "self-consistency (IBPO) maj@4")
+    assert row["relative_cost"] == pytest.approx(4)
+    assert row["accuracy"] == pytest.approx(0.5)  # its forced responses are those of the cold start here
+
+
+def test_policies_that_write_differently_are_told_apart(build_store, tmp_path):
+    directory = build_store(tmp_path)
+    path = directory / "responses" / "ibpo-0.5__extended.jsonl.gz"
+    rows = [row for _, row in local_rows(path)]
+    write_table(path, [row | {"reward": 1 - row["reward"]} for row in rows])
+    result = compare_methods(directory, "voting", 3, choose, ["easy", "medium"], num_draws=50)
+    for method, right in (("self-consistency (IBPO) maj@4", [0.5, 0.5]), ("IBPO forced extended", [0.7, 0.3])):
+        found = {row["budget"]: row["accuracy"] for row in result.rows if row["method"] == method}
+        assert found == pytest.approx(dict(zip((0.25, 0.5), right, strict=True)))
+    assert {merit["budget"]: merit["erosion"]["extended"]["difference"] for merit in result.merits} == pytest.approx(
+        {0.25: 0.0, 0.5: -0.4}
+    )
 
 
 def test_each_row_comes_with_its_result(result):

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from experiments.build import sample_texts
 from ibpo.demo import EXPERIMENTS, experiment_named, model_path, models
 from ibpo.errors import IbpoError
-from ibpo.tasks.task import stream
+from ibpo.tasks import local_rows, stream
 
 STAGES = ("cold_start", "pretrained")
 ROOT = Path(__file__).parents[2]
@@ -126,8 +126,8 @@ def test_an_installed_package_has_the_cold_starts_alone_and_says_what_it_lacks(m
         model_path("voting", "pretrained")
     settings = {"experiments": ("thinking",), "budgets": (0.5,), "seeds": (0,), "num_problems": 8, "num_steps": 1}
     here = DemoSettings(**settings, num_calibration=8, from_scratch=False)
-    build, train, move = plan_jobs(tmp_path / "run", here)
-    assert not build and {job.pretrained for job in [*train, *move]} == {""}
+    jobs = plan_jobs(tmp_path / "run", here)
+    assert "build" not in {job.name for job in jobs} and {job.pretrained for job in jobs} == {""}
     with pytest.raises(
         IbpoError, match=r"--from-scratch needs experiments/build\.py, which an installed package has not"
     ):
@@ -138,37 +138,51 @@ def test_an_installed_package_has_the_cold_starts_alone_and_says_what_it_lacks(m
 @pytest.mark.parametrize(("budget", "wanted"), [(0.25, 0.25), (0.75, 0.4), (0.0, 0.0)])
 def test_the_trained_policy_is_moved_to_a_budget_no_further_than_it_pays(budget, wanted, tmp_path):
     """In the training, extended responses paid on 40 % of the prompts."""
-    from ibpo.demo import TRAINED, DemoJob, experiment_named, run_job, sample_forced
+    from ibpo.demo import FORCED, MOVED, THINKING, TRAINED, DemoJob, run_job
     from ibpo.demo.page import had_slack
-    from ibpo.evaluation import read_table
+    from ibpo.evaluation import read_table, write_choices
 
-    def job(name, budget=None):
+    def job(name, *budgets):
         return DemoJob(
             name=name, experiment="thinking", seed_dir=str(tmp_path), cold_start=str(model_path("thinking")),
-            pretrained="", seed=0, num_problems=20, num_calibration=256, budget=budget,
+            pretrained="", seed=0, num_problems=20, num_calibration=256, budgets=budgets,
         )  # fmt: skip
 
-    one, moved = job(TRAINED), job(f"ibpo-{budget:g}", budget)
-    moved.files.parent.mkdir(parents=True)
+    one, forced, moved = job(TRAINED), job(FORCED, budget), job(MOVED, budget)
+    one.files.parent.mkdir(parents=True)
+    assert one.is_ready() and not forced.is_ready()
     shutil.copytree(model_path("thinking"), one.policy_dir / "model")
-    sample_forced(one, experiment_named("thinking"))
+    assert forced.is_ready() and not moved.is_ready()
     one.worth.write_text(json.dumps({"pays_to": 0.4}))
-    assert one.is_done() and not moved.is_done()
+    assert one.is_done() and moved.is_ready() and not moved.is_done()
     run_job(moved)
-    assert moved.is_done()
-    [step] = json.loads((moved.policy_dir / "metrics.json").read_text())
+    assert moved.is_done() and not forced.is_done()
+    name = f"ibpo-{budget:g}"
+    folder = moved.folder_of(name)
+    [step] = json.loads((folder / "metrics.json").read_text())
     assert step["ibpo/spent/extended"] == pytest.approx(wanted)
-    assert had_slack(moved.policy_dir) == (budget > 0.4)
+    assert had_slack(folder) == (budget > 0.4)
     assert step["ibpo/share/extended"] == pytest.approx(wanted, abs=0.03)
-    model, _ = load(moved.policy_dir / "model")
+    model, tokenizer = load(folder / "model")
     assert not model.config.tie_word_embeddings
+    # What is written down of its choice is what the model that is written down does.
+    again = tmp_path / "again.jsonl.gz"
+    write_choices(again, model, tokenizer, moved.unseen_problems(), THINKING.response_groups[1])
+    chance, expected = (
+        [row["p_extended"] for _, row in local_rows(path)] for path in (moved.choices(name, "test"), again)
+    )
+    assert chance == pytest.approx(expected, abs=1e-4) and len(chance) == 20
+    again.unlink()
     # Its forced responses are the trained policy's, under its name.
-    forced = read_table(moved.responses(moved.name, "extended"))
-    assert set(forced.configuration) == {f"{moved.name}, extended"}
-    assert forced.completion.tolist() == read_table(one.forced(TRAINED, "extended")).completion.tolist()
+    run_job(forced)
+    assert forced.is_done()
+    table = read_table(moved.responses(name, "extended"))
+    assert set(table.configuration) == {f"{name}, extended"}
+    assert table.completion.tolist() == read_table(one.forced(TRAINED, "extended")).completion.tolist()
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.suffix in (".gz", ".safetensors")}
     assert len(before) == 9
     run_job(moved)  # done once
+    run_job(forced)
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
