@@ -2,8 +2,8 @@
 
     python -m benchmarks.three_efforts DIR --seeds 3
 
-The embedded model of *thinking* is taught a third kind of response, `brief` (some ten minutes of imitation, once), and
-is then trained by IBPO for each budget, three of tokens and one of shares with a lower bound. Whatever DIR holds
+The embedded model of *thinking* is taught a third kind of response, `brief` (some fifteen minutes of imitation, once),
+and is then trained by IBPO for each budget, three of tokens and one of shares with a lower bound. Whatever DIR holds
 already is kept. Each row of the table is a policy as it is sampled (`NUM_SAMPLED` responses to each of 4,000 unseen
 problems) beside what its own forced responses (`NUM_FORCED` of each group) say of others who would spend as much:
 
@@ -32,7 +32,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.gsm8k_choice import above_mixture
-from experiments.corpora import DIRECT_DECAY, UNKNOWN_SHARE, WORKED_DECAY
+from experiments.corpora import UNKNOWN_SHARE
 from ibpo.allocation import allocate
 from ibpo.demo import LONGEST_CHAIN, THINKING, model_path
 from ibpo.demo.policy import quiet_libraries, train_policy
@@ -45,8 +45,9 @@ from ibpo.training import supervised_fine_tune
 from ibpo.types import ResponseGroup
 
 NUM_PROBLEMS, NUM_SAMPLED, NUM_FORCED = 4000, 4, 4
-NUM_PAIRS, OF_GROUP = 200_000, (0.2, 0.6, 0.2)
-"""Responses that the third group is taught by, and how many of them are of each group."""
+NUM_PAIRS, OF_GROUP, DECAY = 400_000, (0.2, 0.6, 0.2), (0.65, 0.9, 1.05)
+"""Responses that the third group is taught by, how many of them are of each group, and by which factor an operand they
+become rarer with length: where effort has nothing to do with length, the model does not know it where it chooses."""
 BRIEF = "<brief>"
 EXPERIMENT = replace(
     THINKING,
@@ -83,7 +84,7 @@ def pairs(rng: np.random.Generator) -> Iterator[tuple[str, str]]:
     lengths = np.arange(1, LONGEST_CHAIN + 1)
     while True:
         group = int(rng.choice(3, p=OF_GROUP))
-        weights = (DIRECT_DECAY if group == 0 else WORKED_DECAY) ** lengths
+        weights = DECAY[group] ** lengths
         length = int(rng.choice(lengths, p=weights / weights.sum()))
         operands = digit_sums.draw_operands(length, bool(rng.random() < UNKNOWN_SHARE), rng)
         prompt = digit_sums.prompt_of(operands)

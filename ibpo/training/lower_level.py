@@ -28,6 +28,8 @@ from ibpo.training.budgets import BudgetTerm
 UTILITIES = ("reward", "margin", "group_mean", "shrunken", "regression")
 OF_RESPONSES = ("reward", "margin")
 """Utilities of single responses: solved batch by batch, as the window keeps means."""
+FITTED = ("shrunken", "regression")
+"""Utilities that are regressed on the prompts' features."""
 PRICES = ("running", "batch")
 TIE_NOISE = 1e-6
 LEAST_GAIN = 2 * TIE_NOISE

@@ -22,7 +22,7 @@ from ibpo.errors import IbpoError
 from ibpo.runs import write_text_atomic
 from ibpo.training.budgets import BudgetTerm
 from ibpo.training.config import GUARD_MODES
-from ibpo.training.lower_level import Batch, Selection, group_means
+from ibpo.training.lower_level import FITTED, Batch, Selection, group_means
 
 MAX_LEVELS = 12
 """More distinct levels than this in a batch are no levels, and get no metrics."""
@@ -36,6 +36,8 @@ class StepView:
     """Of the response groups."""
     budgets: Sequence[BudgetTerm]
     stratified: bool
+    utility: str
+    """What the allocation values a response by, as `IBPOConfig.utility`."""
     rows: Sequence[dict[str, Any]]
     """What is known of each response, as the trainer gathers it."""
     batch: Batch
@@ -80,6 +82,24 @@ class StepView:
         seen[self.batch.prompt[known], self.batch.response_group[known]] = True
         return float(seen.all(1).mean())
 
+    @property
+    def agreement(self) -> float:
+        """Cohen's kappa of the policy's choice and the allocation's, over the prompts that were assigned a group.
+
+        (a - b) / (1 - b), with a the mean probability of the assigned group on its prompt, and b what that would be if
+        the policy chose the same shares blindly. 0: it spends, but not where the allocation does; 1: it does as the
+        allocation does everywhere. NaN where one group is assigned to all.
+        """
+        assigned = self.selection.assigned_group
+        known = np.flatnonzero(assigned >= 0)
+        share, assigned = self.share[known], assigned[known]
+        if len(np.unique(assigned)) < 2:
+            return float("nan")
+        mean_assigned = np.bincount(assigned, minlength=share.shape[1]) / len(assigned)
+        blind = float(share.mean(0) @ mean_assigned)
+        followed = float(share[np.arange(len(share)), assigned].mean())
+        return (followed - blind) / (1.0 - blind) if blind < 1.0 else float("nan")
+
     def metrics(self) -> dict[str, float]:
         """What goes to TRL's `report_to`, all but what training keeps to itself."""
         chosen, share, selection = self.selection.chosen, self.share, self.selection
@@ -90,6 +110,7 @@ class StepView:
             found[f"ibpo/price/{term.key}"] = float(selection.price[k])
         for g, name in enumerate(self.names[1:], start=1):
             found[f"ibpo/min_gain/{name}"] = float(selection.min_gain[g])
+        found["ibpo/agreement"] = self.agreement
         found["ibpo/group_entropy"] = float(-(share * np.log(np.maximum(share, 1e-12))).sum(1).mean())
         found["ibpo/truncated"] = float(self.truncated.mean())
         found["ibpo/accepted"] = float(np.mean(self.batch.reward[chosen] > 0)) if chosen.any() else 0.0
@@ -118,6 +139,8 @@ REPEAT = 50
 DYING, WANTED = 0.02, 0.05
 """A group that the policy opens less often, and the allocation gives more often, is dying out against the budget's
 wish; an update sees it too rarely to bring it back."""
+BLIND = 0.1
+"""Less agreement than this with the allocation (`StepView.agreement`): what is spent is spent blindly."""
 APART = 0.2
 """More probability than this outside of all response groups: the prefixes are not what the policy writes."""
 BROKEN_OFF = 0.1
@@ -218,6 +241,14 @@ class Guards:
                 "earlier checkpoint with a lower learning_rate"
             )
             cases += self._case(f"gone {name}", meant and unseen and share < DYING, 1, 5 if view.budgets else 0, text)
+        text = (
+            "the policy chooses blindly: it may open its response groups as often as the allocation, but not on the "
+            f"same prompts (agreement {view.agreement:.2f}; 0 is chance, 1 is the allocation's own choice); raise "
+            "prefix_loss_weight, or train longer"
+        )
+        # Other utilities follow the luck of single responses, which no policy can.
+        told = len(view.budgets) > 0 and view.utility in FITTED
+        cases += self._case("blind", told and view.agreement < BLIND, 100, 0, text)
         text = (
             f"only {view.complete:.0%} of the prompts have a response of every response group, so that gains are "
             "guessed from other prompts: set stratified=True, or raise num_generations"

@@ -45,6 +45,7 @@ from ibpo.training.held_out import HeldOutView, look_at_evaluation
 from ibpo.training.judge_reward import JudgeReward, check_finite, checked
 from ibpo.training.loss import by_length, draw_kl_rows, kl_penalty, kl_weight_at, take_rows, weighted_batch
 from ibpo.training.lower_level import (
+    FITTED,
     STEER_AFTER,
     Batch,
     LowerLevel,
@@ -198,7 +199,7 @@ class IBPOTrainer(ExactResume):
         self.handover = Handover()
         self.held_out = HeldOutView(self.groups, self.budgets)
         self.guards = Guards(args.guards)
-        self._needs_features = args.utility in ("shrunken", "regression")
+        self._needs_features = args.utility in FITTED
         self.reference_model: Any = None
         if args.kl_share > 0 or self._needs_features:
             self.reference_model = make_reference_model(self)
@@ -257,6 +258,7 @@ class IBPOTrainer(ExactResume):
             names=[group.name for group in self.response_groups],
             budgets=self.budgets,
             stratified=self.args.stratified,
+            utility=self.args.utility,
             rows=rows,
             batch=batch,
             score=score,

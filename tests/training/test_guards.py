@@ -29,18 +29,22 @@ def healthy(rng, budget=None, stratified=True, num_prompts=16):
     return view_of(batch, budget or {"extended": 0.5}, stratified)
 
 
-def view_of(batch, budget, stratified=True, share=(0.6, 0.38)):
+def view_of(batch, budget, stratified=True, share=None):
+    """A policy that mostly does as the allocation does, or that has the same `share` on every prompt."""
     terms = read_budget(budget, NAMES, lambda column: None)
+    selection = LowerLevel(num_groups=2, budgets=terms, utility="group_mean").solve(batch, 0)
+    follows = np.where(selection.assigned_group[:, None] == 1, [0.3, 0.68], [0.8, 0.18])
     row = {"violations": [], "level": "", "first_token_of": 0}
     return StepView(
         names=NAMES,
         budgets=terms,
         stratified=stratified,
+        utility="regression",
         rows=[row | {"first_token_of": int(g)} for g in batch.response_group],
         batch=batch,
         score=batch.reward,
-        share=np.tile(share, (len(batch.features), 1)),
-        selection=LowerLevel(num_groups=2, budgets=terms, utility="group_mean").solve(batch, 0),
+        share=follows if share is None else np.tile(share, (len(batch.features), 1)),
+        selection=selection,
     )
 
 
@@ -50,6 +54,8 @@ def sick(kind):
     num = len(batch.reward)
     if kind == "dying":
         return replace(view, share=np.tile([0.98, 0.01], (16, 1)))
+    if kind == "blind":
+        return replace(view, share=np.tile([0.5, 0.5], (16, 1)))
     if kind in ("gone", "incomplete"):
         group = np.where(np.arange(num) < (40 if kind == "incomplete" else num), 0, batch.response_group)
         alone = replace(batch, response_group=group)
@@ -86,6 +92,8 @@ def sick(kind):
 
 CASES = {
     "dying": (10, 0, "extended is dying out: the policy opens it on 1.0% of the prompts, the allocation on"),
+    "blind": (100, 0, "the policy chooses blindly: it may open its response groups as often as the allocation, but not "
+              "on the same prompts (agreement 0.00; 0 is chance"),
     "gone": (1, 5, "no response of group extended was sampled any more"),
     "incomplete": (3, 0, "only 38% of the prompts have a response of every response group"),
     "outside": (3, 0, "opens 50% of its responses like no response group"),
@@ -109,7 +117,8 @@ def test_each_guard_speaks_in_time_and_stops_where_going_on_is_senseless(kind):
     wait, last, said = CASES[kind]
     view, guards = sick(kind), Guards()
     warned, first = [], 2  # at the first step an infeasible budget stops at once
-    for number in range(1, (last or 60) + 1):
+    most = last or wait + 60
+    for number in range(1, most + 1):
         try:
             warnings = guards.look(first - 1 + number, view)
         except IbpoError as error:
@@ -118,14 +127,14 @@ def test_each_guard_speaks_in_time_and_stops_where_going_on_is_senseless(kind):
         warned += [(number, text) for text in warnings if said in text]
     else:
         assert not last, f"should have stopped after {last} steps"
-    assert [number for number, _ in warned] == list(range(wait, last or 61, REPEAT))
+    assert [number for number, _ in warned] == list(range(wait, last or most + 1, REPEAT))
 
 
 @pytest.mark.parametrize("kind", CASES)
 def test_one_healthy_step_calms_a_guard(kind):
     wait, last, said = CASES[kind]
     guards, rng = Guards(), np.random.default_rng(1)
-    for step in range(2, 60):
+    for step in range(2, max(60, wait + 60)):
         quiet = max(wait, last) > 1 and step % max(wait, 2) == 0
         well = healthy(
             rng, {"tokens": 12.0} if kind == "budget" else None, stratified=kind not in ("gone", "incomplete")
@@ -137,8 +146,32 @@ def test_one_healthy_step_calms_a_guard(kind):
 def test_nothing_is_said_about_healthy_steps():
     guards, rng = Guards(), np.random.default_rng(0)
     for budget in ({"extended": 0.5}, {"extended": 0.0}, {"tokens": 12.0}):
-        for step in range(1, 60):
+        for step in range(1, 160):
             assert guards.look(step, healthy(rng, budget)) == []
+
+
+@pytest.mark.parametrize("num_groups", [2, 3])
+def test_agreement_is_cohens_kappa_of_sampled_choices(num_groups):
+    """Beside its definition on choices drawn from the policy, and its two ends."""
+    rng = np.random.default_rng(num_groups)
+    view = healthy(rng)
+    assigned = rng.integers(0, num_groups, 4000)
+    assigned[:5] = -1  # what was given no group does not count
+    noise = rng.dirichlet(np.ones(num_groups), len(assigned))
+    share = 0.5 * np.eye(num_groups)[np.maximum(assigned, 0)] + 0.5 * noise
+    seen = replace(view, share=share, selection=replace(view.selection, assigned_group=assigned))
+    known = np.tile(assigned >= 0, 20)
+    drawn = np.concatenate([(share.cumsum(1) > rng.random((len(share), 1))).argmax(1) for _ in range(20)])[known]
+    wanted = np.tile(assigned, 20)[known]
+    chance = sum(float(np.mean(drawn == g) * np.mean(wanted == g)) for g in range(num_groups))
+    kappa = (float(np.mean(drawn == wanted)) - chance) / (1 - chance)
+    assert seen.agreement == pytest.approx(kappa, abs=0.02) and 0.4 < kappa < 0.6
+    exact = replace(seen, share=np.eye(num_groups)[np.maximum(assigned, 0)])
+    assert exact.agreement == pytest.approx(1.0)
+    blind = replace(seen, share=np.tile(share.mean(0), (len(share), 1)))
+    assert blind.agreement == pytest.approx(0.0)
+    one = replace(seen, selection=replace(view.selection, assigned_group=np.zeros(len(assigned), int)))
+    assert np.isnan(one.agreement) and "ibpo/agreement" not in healthy(rng, {"extended": 0.0}).metrics()
 
 
 def test_an_infeasible_budget_stops_the_first_step_and_modes_decide():
