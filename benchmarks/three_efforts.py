@@ -18,7 +18,6 @@ mixture made anew in each draw.
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -35,7 +34,7 @@ from benchmarks.gsm8k_choice import above_mixture
 from experiments.corpora import UNKNOWN_SHARE
 from ibpo.allocation import allocate
 from ibpo.demo import LONGEST_CHAIN, THINKING, model_path
-from ibpo.demo.policy import quiet_libraries, train_policy
+from ibpo.demo.policy import quiet_libraries, train_policy, write_policy
 from ibpo.evaluation import FloatArray, by_number, read_table
 from ibpo.evaluation.local_sampling import write_responses
 from ibpo.responses import tagged_answer, thought_answer
@@ -56,8 +55,14 @@ EXPERIMENT = replace(
         ResponseGroup(name="brief", prefix=BRIEF, extract_answer=thought_answer),
         ResponseGroup(name="full", prefix="<think>", extract_answer=thought_answer),
     ),
-    # One response of each group on each prompt.
-    training={**THINKING.training, "num_generations": 3, "per_device_train_batch_size": 3 * 64},
+    training={
+        **THINKING.training,
+        # One response of each group on each prompt.
+        "num_generations": 3,
+        "per_device_train_batch_size": 3 * 64,
+        # At 1 the choice was blind after 190 updates (docs/log.md).
+        "prefix_loss_weight": 3.0,
+    },
 )
 NAMES = [group.name for group in EXPERIMENT.response_groups]
 BUDGETS: dict[str, dict[str, Any]] = {
@@ -94,7 +99,7 @@ def pairs(rng: np.random.Generator) -> Iterator[tuple[str, str]]:
 
 def cold_start(folder: Path) -> Path:
     """The embedded model of *thinking* with a third kind of response."""
-    done = folder / "cold_start"
+    done = folder / "cold_start" / "model"
     if not done.exists():
         torch.manual_seed(0)
         tokenizer: Any = AutoTokenizer.from_pretrained(model_path("thinking"))
@@ -105,17 +110,14 @@ def cold_start(folder: Path) -> Path:
             model,
             tokenizer,
             list(islice(pairs(np.random.default_rng(0)), NUM_PAIRS)),
-            folder / "cold_start.checkpoints",
+            done.parent / "checkpoints",
             learning_rate=2e-3,
             batch_size=64,
             seed=0,
             quiet=True,
             save_strategy="no",
         )
-        partial = folder / "cold_start.partial"
-        model.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
-        os.replace(partial, done)
+        write_policy(done.parent, model, tokenizer, [])
     return done
 
 
@@ -144,7 +146,7 @@ def run(folder: Path, budget: str, seed: int) -> None:
     """Train a policy for a budget, and sample it."""
     quiet_libraries()
     out = folder_of(folder, budget, seed)
-    train_policy(EXPERIMENT, folder / "cold_start", out, budget=BUDGETS[budget], seed=seed)
+    train_policy(EXPERIMENT, folder / "cold_start" / "model", out, budget=BUDGETS[budget], seed=seed)
     sample(out / "model", out, seed)
 
 

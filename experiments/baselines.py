@@ -22,7 +22,7 @@ from experiments.recipes import BUDGETS, NAMES, NUM_STEPS, PART_OF_OTHERS, RECIP
 from ibpo.demo import (
     EXPERIMENTS,
     FORCED,
-    MOVED,
+    OF_BUDGETS,
     RAFT_NAME,
     TRAINED,
     UNTRAINED,
@@ -265,12 +265,12 @@ def _demo_jobs(run_dir: Path, settings: BaselineSettings, experiment: str) -> li
     """The demo's own jobs of the policies wanted; what a demo of this name has finished is never repeated."""
     kept = run_dir / "settings.json"
     as_demo = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
-    names = [MOVED, FORCED, TRAINED] if "ibpo" in settings.baselines else []
+    names = [FORCED, TRAINED] if "ibpo" in settings.baselines else []
     names += [RAFT_NAME] if "raft" in settings.baselines else []
     return [
         DemoJob(
             name=name,
-            budgets=BUDGETS if name in (MOVED, FORCED) else (),
+            budgets=BUDGETS if name in OF_BUDGETS else (),
             num_calibration=as_demo.get("num_calibration", settings.num_calibration),
             num_steps=as_demo.get("num_steps", settings.num_steps_of_demo),
             **_common(run_dir, settings, experiment, seed),

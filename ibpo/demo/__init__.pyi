@@ -31,7 +31,7 @@ from .real_policy import RealJob as RealJob
 from .real_policy import plan_real_jobs as plan_real_jobs
 from .real_policy import run_real_job as run_real_job
 from .run import FORCED as FORCED
-from .run import MOVED as MOVED
+from .run import OF_BUDGETS as OF_BUDGETS
 from .run import RAFT_NAME as RAFT_NAME
 from .run import TRAINED as TRAINED
 from .run import TRAINED_AT as TRAINED_AT
@@ -50,8 +50,8 @@ __all__ = [
     "EXPERIMENTS",
     "FORCED",
     "LONGEST_CHAIN",
-    "MOVED",
     "NUM_SAMPLED",
+    "OF_BUDGETS",
     "RAFT_NAME",
     "REAL_MODELS",
     "SMOLLM2",

@@ -31,7 +31,7 @@ from transformers import (
 )
 
 from ibpo.demo.experiments import Experiment, experiment_named
-from ibpo.demo.run import FORCED, MOVED, TRAINED, TRAINED_AT, UNTRAINED, DemoJob, moved_name
+from ibpo.demo.run import FORCED, TRAINED, TRAINED_AT, UNTRAINED, DemoJob, moved_name
 from ibpo.evaluation import write_chances, write_choices, write_responses, write_table
 from ibpo.responses import encode_groups
 from ibpo.rewards import ExactJudge
@@ -81,14 +81,13 @@ def run_job(job: DemoJob) -> None:
     if job.name == UNTRAINED:
         sample_untrained(job, experiment)
     elif job.name == TRAINED:
-        train(job, experiment, TRAINED_AT, 0.95)
+        train(job, experiment, TRAINED_AT, 0.75)
         if not job.worth.exists():
             write_text_atomic(job.worth, json.dumps({"pays_to": pays_to(job, experiment)}))
+        move_to_budgets(job, experiment)
     elif job.name == FORCED:
         sample_forced(job, experiment, TRAINED)
         copy_forced(job, experiment)
-    elif job.name == MOVED:
-        move_to_budgets(job, experiment)
     else:
         train(job, experiment, None, 0.7)
         sample_policy(job, experiment, job.name, forced_counts(experiment))
@@ -134,13 +133,13 @@ def move_to_budgets(job: DemoJob, experiment: Experiment) -> None:
     Where the budget has slack, the share is that up to which extended responses pay (`pays_to`). What the trained
     policy says of prompts is read once: moved, it differs in the rows that open a response.
     """
-    policies = {moved_name(budget): budget for budget in job.budgets}
     if job.is_done():
         return
+    policies = {moved_name(budget): budget for budget in job.budgets}
     trained = job.folder_of(TRAINED) / "model"
     model, tokenizer = _load(trained)
     groups = encode_groups(experiment.response_groups, tokenizer)
-    job.report("reading prompts", 0.05)
+    job.report("reading prompts", 0.76)
     problems = {"test": job.unseen_problems(), "calibration": unlabelled(job, experiment)}
     ids = {split: [encode_prompt(tokenizer, p.prompt) for p in some] for split, some in problems.items()}
     states = {split: read_states(model, tokenizer, some, groups) for split, some in ids.items()}
@@ -150,7 +149,7 @@ def move_to_budgets(job: DemoJob, experiment: Experiment) -> None:
     most = float(json.loads(job.worth.read_text(encoding="utf-8"))["pays_to"])
     extended = experiment.response_groups[1].name
     for i, (name, budget) in enumerate(policies.items()):
-        job.report(f"at {budget:.0%}", 0.2 + 0.8 * i / len(policies))
+        job.report(f"at {budget:.0%}", 0.8 + 0.2 * i / len(policies))
         spent = min(budget, most)
         delta, share = reprice(states["calibration"], [1.0 - spent, spent], bodies)
         for split, some in problems.items():

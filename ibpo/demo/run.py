@@ -34,8 +34,10 @@ UNTRAINED = "untrained"
 """Name of the job that samples the models that no policy was trained from."""
 TRAINED, RAFT_NAME = "ibpo", "raft"
 """Names of the jobs that train a policy: at one budget, and without any."""
-FORCED, MOVED = "ibpo-forced", "ibpo-moved"
-"""Names of the jobs that sample the trained policy, forced into each group, and that move it to each budget."""
+FORCED = "ibpo-forced"
+"""Name of the job that samples the trained policy, forced into each group, while it is moved to the budgets."""
+OF_BUDGETS = (TRAINED, FORCED)
+"""Names of the jobs that are about the demo's budgets."""
 TRAINED_AT = 0.5
 """Budget of the one policy that is trained; it orders the problems for all others (docs/log.md)."""
 
@@ -127,9 +129,9 @@ class ProcessJob(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class DemoJob(ProcessJob):
-    """One of five: a policy is trained (`TRAINED`), sampled (`FORCED`), and moved to each budget (`MOVED`: `ibpo-Q`).
+    """A policy is trained and moved to each budget (`TRAINED`, as `ibpo-Q`), and sampled forced (`FORCED`).
 
-    RAFT's policy is trained and sampled in one; cold start and pretrained model are sampled (`UNTRAINED`).
+    RAFT's policy is trained and sampled; cold start and pretrained model are sampled (`UNTRAINED`).
     """
 
     module: ClassVar[str] = "ibpo.demo.policy"
@@ -144,8 +146,7 @@ class DemoJob(ProcessJob):
 
     def inputs(self) -> list[Path]:
         """The model that it begins with."""
-        trained = {FORCED: [self.weights(TRAINED)], MOVED: [self.weights(TRAINED), self.worth]}
-        return trained.get(self.name, [Path(self.cold_start) / "model.safetensors"])
+        return [self.weights(TRAINED) if self.name == FORCED else Path(self.cold_start) / "model.safetensors"]
 
     def outputs(self) -> list[Path]:
         """The files of the finished job."""
@@ -154,21 +155,15 @@ class DemoJob(ProcessJob):
         if self.name == UNTRAINED:
             more = [self.responses("pretrained", "standard")] if self.pretrained else []
             return [*(self.responses("cold_start", how) for how in ("sampled", *groups)), *more]
-        if self.name == TRAINED:
-            return [self.weights(TRAINED), self.worth]
         if self.name == FORCED:
             copies = [self.responses(policy, group) for policy in moved for group in groups]
             return [*(self.forced(TRAINED, group) for group in groups), *copies]
-        policies, hows = (moved, ("sampled",)) if self.name == MOVED else ([self.name], ("sampled", *groups))
-        return [
-            path
-            for policy in policies
-            for path in (
-                self.weights(policy),
-                *(self.responses(policy, how) for how in hows),
-                *(self.choices(policy, split) for split in splits),
-            )
-        ]
+        policies, hows = (moved, ("sampled",)) if self.name == TRAINED else ([self.name], ("sampled", *groups))
+        files = [self.weights(TRAINED), self.worth] if self.name == TRAINED else []
+        for policy in policies:
+            files += [self.weights(policy), *(self.responses(policy, how) for how in hows)]
+            files += [self.choices(policy, split) for split in splits]
+        return files
 
 
 def moved_name(budget: float) -> str:
@@ -264,9 +259,9 @@ def check_policies(run_dir: Path) -> None:
 
 
 def plan_jobs(run_dir: Path, settings: DemoSettings) -> list[DemoJob]:
-    """In the order of urgency: models (if from scratch), what waits for the trained policy, trainings, the rest."""
+    """In the order of urgency: models (if from scratch), what waits for a trained policy, trainings, the rest."""
     build: list[DemoJob] = []
-    rest: dict[str, list[DemoJob]] = {name: [] for name in (MOVED, FORCED, TRAINED, RAFT_NAME, UNTRAINED)}
+    rest: dict[str, list[DemoJob]] = {name: [] for name in (FORCED, TRAINED, RAFT_NAME, UNTRAINED)}
     # The longest trainings first.
     for experiment in sorted(settings.experiments, key=lambda name: -experiment_named(name).training["max_steps"]):
         for seed in settings.seeds:
@@ -284,7 +279,7 @@ def plan_jobs(run_dir: Path, settings: DemoSettings) -> list[DemoJob]:
             if own and seed == settings.seeds[0]:
                 build.append(ModelJob(name="build", **common))
             for name, jobs in rest.items():
-                jobs.append(DemoJob(name=name, **common, budgets=settings.budgets if name in (MOVED, FORCED) else ()))
+                jobs.append(DemoJob(name=name, **common, budgets=settings.budgets if name in OF_BUDGETS else ()))
     return build + [job for jobs in rest.values() for job in jobs]
 
 

@@ -35,8 +35,9 @@ from ibpo.types import ResponseGroup
 
 SHARPNESS = 8.0
 """Twice as much changes accuracy by less than a tenth of a point; 2 leaves a twentieth of the gain (docs/log.md)."""
-NUM_BODY_TOKENS = 20_000
-"""Tokens of sampled responses that say what must stay as it is: at a width of 4,096 their states take 1.3 GB."""
+NUM_BODY_TOKENS, PER_WIDTH = 20_000, 64
+"""Tokens of sampled responses that say what must stay as it is: so many, or for narrow models so many times H. At a
+width of 4,096 their states take 1.3 GB."""
 LEAST_PROBABILITY = 1e-9
 
 
@@ -103,16 +104,17 @@ def reprice_policy(
 
 
 def sample_bodies(sampler: HFSampler, prompts: Sequence[Sequence[int]], groups: EncodedGroups) -> ChoiceStates:
-    """States of at most `NUM_BODY_TOKENS` tokens within responses of each group to prompts, drawn from these."""
+    """States of tokens within responses of each group to prompts, drawn from these: `NUM_BODY_TOKENS` at most."""
+    num_tokens = min(NUM_BODY_TOKENS, PER_WIDTH * sampler.model.get_output_embeddings().weight.shape[1])
     rng = np.random.default_rng(0)
     asked: list[Sequence[int]] = []
     written: list[list[int]] = []
     order = rng.permutation(len(prompts)).tolist()
     per_batch = max(1, sampler.batch_size // len(groups.prefix_ids))
-    while order and sum(map(len, written)) < NUM_BODY_TOKENS:
+    while order and sum(map(len, written)) < num_tokens:
         some, order = order[:per_batch], order[per_batch:]
         opened = [(prompts[i], list(prefix)) for prefix in groups.prefix_ids for i in some]
         asked += [prompt for prompt, _ in opened]
         written += sampler.sample([prompt for prompt, _ in opened], [prefix for _, prefix in opened])
     bodies = read_bodies(sampler.model, sampler.tokenizer, asked, written, groups, sampler.temperature)
-    return bodies.some(np.sort(rng.permutation(len(bodies.rest))[:NUM_BODY_TOKENS]))
+    return bodies.some(np.sort(rng.permutation(len(bodies.rest))[:num_tokens]))

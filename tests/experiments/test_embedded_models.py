@@ -138,7 +138,7 @@ def test_an_installed_package_has_the_cold_starts_alone_and_says_what_it_lacks(m
 @pytest.mark.parametrize(("budget", "wanted"), [(0.25, 0.25), (0.75, 0.4), (0.0, 0.0)])
 def test_the_trained_policy_is_moved_to_a_budget_no_further_than_it_pays(budget, wanted, tmp_path):
     """In the training, extended responses paid on 40 % of the prompts."""
-    from ibpo.demo import FORCED, MOVED, THINKING, TRAINED, DemoJob, run_job
+    from ibpo.demo import FORCED, THINKING, TRAINED, DemoJob, run_job
     from ibpo.demo.page import had_slack
     from ibpo.evaluation import read_table, write_choices
 
@@ -148,13 +148,12 @@ def test_the_trained_policy_is_moved_to_a_budget_no_further_than_it_pays(budget,
             pretrained="", seed=0, num_problems=20, num_calibration=256, budgets=budgets,
         )  # fmt: skip
 
-    one, forced, moved = job(TRAINED), job(FORCED, budget), job(MOVED, budget)
-    one.files.parent.mkdir(parents=True)
-    assert one.is_ready() and not forced.is_ready()
-    shutil.copytree(model_path("thinking"), one.policy_dir / "model")
-    assert forced.is_ready() and not moved.is_ready()
-    one.worth.write_text(json.dumps({"pays_to": 0.4}))
-    assert one.is_done() and moved.is_ready() and not moved.is_done()
+    moved, forced = job(TRAINED, budget), job(FORCED, budget)
+    moved.files.parent.mkdir(parents=True)
+    assert moved.is_ready() and not forced.is_ready()
+    shutil.copytree(model_path("thinking"), moved.policy_dir / "model")  # as if it had been trained
+    assert forced.is_ready() and not moved.is_done()
+    moved.worth.write_text(json.dumps({"pays_to": 0.4}))
     run_job(moved)
     assert moved.is_done() and not forced.is_done()
     name = f"ibpo-{budget:g}"
@@ -178,7 +177,7 @@ def test_the_trained_policy_is_moved_to_a_budget_no_further_than_it_pays(budget,
     assert forced.is_done()
     table = read_table(moved.responses(name, "extended"))
     assert set(table.configuration) == {f"{name}, extended"}
-    assert table.completion.tolist() == read_table(one.forced(TRAINED, "extended")).completion.tolist()
+    assert table.completion.tolist() == read_table(moved.forced(TRAINED, "extended")).completion.tolist()
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.suffix in (".gz", ".safetensors")}
     assert len(before) == 9
     run_job(moved)  # done once
