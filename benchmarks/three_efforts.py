@@ -240,16 +240,18 @@ def write_table(folder: Path, seeds: Sequence[int]) -> None:
         gain = np.mean(gains, 0)
         low, high = np.quantile(gain[1:], [0.025, 0.975])
         mixture = np.array([one.reward.mean() - own[0] for one, own in zip(found, gains, strict=True)])
-        three, two = (
-            np.array([oracle(one, budget, groups) for one in found]) - mixture for groups in ((0, 1, 2), (0, 2))
-        )
+        three = np.array([oracle(one, budget, (0, 1, 2)) for one in found]) - mixture
+        # Two groups cannot keep a lower bound on the third.
+        two = "–"
+        if "tokens" in BUDGETS[budget]:
+            two = percent((np.array([oracle(one, budget, (0, 2)) for one in found]) - mixture).mean())
         part = np.array([own[0] for own in gains]) / three
         share = np.mean([one.share.mean(0) for one in found], 0)
         print(
             f"| {budget} | {np.mean([one.tokens.mean() for one in found]):.2f} | {', '.join(map(percent, share))} | "
             f"{percent(np.mean([one.reward.mean() for one in found]))} | "
             f"{percent(gain[0])} ({percent(low)} to {percent(high)}) | {percent(three.mean())} | "
-            f"{percent(two.mean())} | {part.mean():.2f} ({part.min():.2f}) |"
+            f"{two} | {part.mean():.2f} ({part.min():.2f}) |"
         )
     for budget in BUDGETS:
         found = [read_sampled(folder_of(folder, budget, seed)) for seed in seeds]
