@@ -76,7 +76,7 @@ def one(experiment_name: str, variant: str, budget: float, seed: int, runs: str,
         return
     options: dict[str, Any] = {"budget": budget, "seed": seed, "num_steps": num_steps, **VARIANTS[variant]}
     train_policy(experiment, cold_start, job.policy_dir, **options)
-    sample_policy(job, experiment, job.name, forced_counts(experiment))
+    sample_policy(job, experiment, forced_counts(experiment))
 
 
 def _slug(variant: str) -> str:

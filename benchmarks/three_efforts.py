@@ -41,6 +41,7 @@ from ibpo.responses import tagged_answer, thought_answer
 from ibpo.rollouts import load_policy
 from ibpo.tasks import digit_sums, distinct
 from ibpo.training import supervised_fine_tune
+from ibpo.training.budgets import read_budget
 from ibpo.types import ResponseGroup
 
 NUM_PROBLEMS, NUM_SAMPLED, NUM_FORCED = 4000, 4, 4
@@ -60,7 +61,7 @@ EXPERIMENT = replace(
         # One response of each group on each prompt.
         "num_generations": 3,
         "per_device_train_batch_size": 3 * 64,
-        # At 1 the choice was blind after 190 updates (docs/log.md).
+        # At 1, from a cold start whose efforts had nothing to do with length, the choice was blind (docs/log.md).
         "prefix_loss_weight": 3.0,
     },
 )
@@ -205,8 +206,11 @@ def oracle(found: Sampled, budget: str, groups: Sequence[int]) -> float:
         # As many decimals as the means of thousands of responses have.
         weight = allocate(reward.ravel(), problem, tokens.ravel().round(4), float(found.tokens.mean())).weight
     else:
-        costs = np.stack([group == NAMES.index("full"), group == NAMES.index("brief")]).astype(float)
-        weight = allocate(reward.ravel(), problem, costs, ["0.15", None], at_least=[None, "0.4"]).weight
+        terms = read_budget(BUDGETS[budget], NAMES, lambda _: None)
+        costs = np.stack([group == term.group for term in terms]).astype(float)
+        caps = [None if term.at_least else term.amount for term in terms]
+        floors = [term.amount if term.at_least else None for term in terms]
+        weight = allocate(reward.ravel(), problem, costs, caps, at_least=floors).weight
     return float((weight * reward.ravel()).sum() / len(reward))
 
 

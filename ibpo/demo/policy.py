@@ -90,7 +90,7 @@ def run_job(job: DemoJob) -> None:
         copy_forced(job, experiment)
     else:
         train(job, experiment, None, 0.7)
-        sample_policy(job, experiment, job.name, forced_counts(experiment))
+        sample_policy(job, experiment, forced_counts(experiment))
     job.report("done", 1.0)
 
 
@@ -332,16 +332,16 @@ def forced_counts(experiment: Experiment) -> dict[str, int]:
     return {"standard": experiment.num_siblings_standard, "extended": NUM_EXTENDED}
 
 
-def sample_policy(job: DemoJob, experiment: Experiment, policy: str, forced: Mapping[str, int]) -> None:
+def sample_policy(job: DemoJob, experiment: Experiment, forced: Mapping[str, int]) -> None:
     """Sample a policy on the unseen problems, free and forced, and read its choice there and on unlabelled prompts."""
-    folder = job.folder_of(policy) / "model"
+    folder = job.policy_dir / "model"
     model, tokenizer = _load(folder)
     for split, prompts in (("test", job.unseen_problems()), ("calibration", unlabelled(job, experiment))):
-        path = job.choices(policy, split)
+        path = job.choices(job.name, split)
         if not path.exists():
             write_choices(path, model, tokenizer, prompts, experiment.response_groups[1])
     job.report("sampling", 0.85)
-    _sample(job, folder, {"sampled": NUM_SAMPLED, **forced}, partial(job.responses, policy), 20_000)
+    _sample(job, folder, {"sampled": NUM_SAMPLED, **forced}, partial(job.responses, job.name), 20_000)
 
 
 def _sample(

@@ -67,7 +67,9 @@ def majority_accuracy(
     return _majority(answer_codes(answers_PS, correct_PS), correct_PS, k, max_subsets, seed)
 
 
-def _majority(code_PS: NDArray[np.int64], correct_PS: FloatArray, k: int, max_subsets: int, seed: int) -> FloatArray:
+def _majority(
+    code_PS: NDArray[np.int64], correct_PS: FloatArray, k: int, max_subsets: int = 256, seed: int = 0
+) -> FloatArray:
     num_responses = code_PS.shape[1]
     if comb(num_responses, k) <= max_subsets:
         subsets = [np.array(s) for s in combinations(range(num_responses), k)]
@@ -298,9 +300,6 @@ def votes_at(
     answer: Sequence[str | None] | NDArray[np.object_],
     correct: ArrayLike,
     sizes: Sequence[int],
-    *,
-    max_subsets: int = 256,
-    seed: int = 0,
 ) -> tuple[list[str], FloatArray]:
     """`vote_at_k` for K numbers of votes: which answers are one is found once. `[K, P]`."""
     names, p_N = np.unique(np.asarray(problem, dtype=str), return_inverse=True)
@@ -316,7 +315,7 @@ def votes_at(
         code_PS = answer_codes(answer_N[index_PS], correct_PS)
         for i, k in enumerate(sizes):
             if k <= num:
-                vote_KP[i, same_P] = _majority(code_PS, correct_PS, k, max_subsets, seed)
+                vote_KP[i, same_P] = _majority(code_PS, correct_PS, k)
     return names.tolist(), vote_KP
 
 

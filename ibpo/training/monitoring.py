@@ -248,7 +248,7 @@ class Guards:
         )
         # Other utilities follow the luck of single responses, which no policy can.
         told = len(view.budgets) > 0 and view.utility in FITTED
-        cases += self._case("blind", told and view.agreement < BLIND, 100, 0, text)
+        cases += self._case("blind", told and view.agreement < BLIND, 60, 0, text)
         text = (
             f"only {view.complete:.0%} of the prompts have a response of every response group, so that gains are "
             "guessed from other prompts: set stratified=True, or raise num_generations"

@@ -92,7 +92,7 @@ def sick(kind):
 
 CASES = {
     "dying": (10, 0, "extended is dying out: the policy opens it on 1.0% of the prompts, the allocation on"),
-    "blind": (100, 0, "the policy chooses blindly: it may open its response groups as often as the allocation, but not "
+    "blind": (60, 0, "the policy chooses blindly: it may open its response groups as often as the allocation, but not "
               "on the same prompts (agreement 0.00; 0 is chance"),
     "gone": (1, 5, "no response of group extended was sampled any more"),
     "incomplete": (3, 0, "only 38% of the prompts have a response of every response group"),
