@@ -71,6 +71,8 @@ def instance(form: str, rows: int, layout: str = "grouped", seed: int = 0):
         size[-1] = max(1, size[-1] + rows // 8 * 8 - size.sum())
     num_problems, problem = len(size), np.repeat(np.arange(len(size)), size)
     utility = np.floor(rng.random(len(problem)) * GRID) / GRID
+    if layout == "rewards":
+        utility = (utility < 0.4).astype(float)
     if form == "share":
         cost, total = rng.integers(0, 2, (1, len(problem))) == 1, [math.floor(0.25 * num_problems)]
     elif form == "groups":
@@ -80,7 +82,8 @@ def instance(form: str, rows: int, layout: str = "grouped", seed: int = 0):
     else:
         costly = rng.integers(0, 2, len(problem)) if form == "both" else np.zeros(len(problem), np.int64)
         tokens = np.floor(rng.lognormal(6, 1, len(problem)) * (1 + costly))
-        utility = np.floor((utility + 0.1 * np.log(tokens + 1)) * GRID) / GRID
+        if layout != "rewards":
+            utility = np.floor((utility + 0.1 * np.log(tokens + 1)) * GRID) / GRID
         cost, total = tokens[None], [int(2 * np.minimum.reduceat(tokens, np.cumsum(size) - size).sum())]
         if form == "both":
             cost, total = np.stack([costly.astype(float), tokens]), [math.floor(0.25 * num_problems), *total]
@@ -334,6 +337,14 @@ def targets() -> list[dict]:
         line("five groups, 1e5", "groups", 1e5, "1/6 of the flow", ("flow",), over="flow", most=1 / 6),
         line("share, 1e7", "share", 1e7, "1.5 x", over=PARTITION, most=1.5),
     ]
+    for name, form, peers in (
+        ("tokens", "tokens", exact),
+        ("share + tokens", "both", exact),
+        ("five groups", "groups", ("flow",)),
+    ):
+        lines.append(
+            line(f"{name}, 1e5, rewards of 0 and 1, exact", form, 1e5, "before every peer", peers, layout="rewards")
+        )
     for layout, most in (("ragged", (3, 5, 7)), ("shuffled", (8, 10, 12))):
         for form, times in zip(("share", "groups", "tokens"), most, strict=True):
             gap = 1e-6 if form == "tokens" else 0.0
@@ -430,7 +441,7 @@ def work_on(asked: dict, turns: int, limit: float) -> dict:
         for peer in asked["peers"]:
             if peer in result.get("stopped", {}):
                 continue
-            spent, value = peer_in_a_process(peer, form, rows, seed, limit)
+            spent, value = peer_in_a_process(peer, form, rows, seed, asked.get("layout", "grouped"), limit)
             if value is None:
                 result.setdefault("stopped", {})[peer] = seed
                 continue
@@ -449,10 +460,12 @@ def work_on(asked: dict, turns: int, limit: float) -> dict:
     return result
 
 
-def peer_in_a_process(peer: str, form: str, rows: int, seed: int, limit: float) -> tuple[float, float | None]:
+def peer_in_a_process(
+    peer: str, form: str, rows: int, seed: int, layout: str, limit: float
+) -> tuple[float, float | None]:
     """CPU seconds of a peer's solve, and its value; None where it takes longer than the limit."""
     done = subprocess.run(
-        [sys.executable, __file__, "--peer", peer, form, str(rows), str(seed), "--limit", str(limit)],
+        [sys.executable, __file__, "--peer", peer, form, str(rows), str(seed), layout, "--limit", str(limit)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode:
@@ -461,7 +474,7 @@ def peer_in_a_process(peer: str, form: str, rows: int, seed: int, limit: float) 
     return float(spent), float(value)
 
 
-def answer_as_peer(peer: str, form: str, rows: int, seed: int, limit: float) -> None:
+def answer_as_peer(peer: str, form: str, rows: int, seed: int, layout: str, limit: float) -> None:
     """One process: a peer on one instance."""
     if form == "pick":
         utility, problem, cost, total = picks(rows, seed)
@@ -472,7 +485,7 @@ def answer_as_peer(peer: str, form: str, rows: int, seed: int, limit: float) -> 
         globals()[peer](form, *(x[..., :8] for x in data[:3]), [1]) if peer == "knapsack" else None
     else:
         globals()[peer](form, *floats(instance(form, 80)))  # imports are not part of it
-        data = floats(instance(form, rows, seed=seed))
+        data = floats(instance(form, rows, layout, seed))
     used = resource.getrusage(resource.RUSAGE_SELF)
     stop = int(used.ru_utime + used.ru_stime + limit) + 1
     resource.setrlimit(resource.RLIMIT_CPU, (stop, resource.RLIM_INFINITY))
@@ -502,7 +515,12 @@ def print_targets(turns: int, limit: float, only: str) -> None:
         value = found["ratios"].get(over) if over else found["ours"]
         peers = {peer: found["ratios"].get(peer) for peer in asked["peers"]}
         missing = [peer for peer in peers if not is_installed(peer)]
-        met = (value is None or most is None or value <= most) and all(x is None or x < 1 for x in peers.values())
+        exact = found.get("worst_gap", 0.0) <= asked.get("gap", 0.0)
+        met = (
+            exact
+            and (value is None or most is None or value <= most)
+            and all(x is None or x < 1 for x in peers.values())
+        )
         if over == PARTITION:
             reached = f"{value:.3g} x"
         elif over:
@@ -580,7 +598,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, help="25 against another checkout, 5 for targets")
     parser.add_argument("--targets", nargs="?", const="", help="what has to be reached, of lines with this text")
     parser.add_argument("--line", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--peer", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--peer", nargs=5, help=argparse.SUPPRESS)
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--answer", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -593,8 +611,8 @@ def main() -> None:
         print(json.dumps(work(form, int(rows), engine, arguments.limit)))
         return
     if arguments.peer:
-        peer, form, rows, seed = arguments.peer
-        answer_as_peer(peer, form, int(rows), int(seed), arguments.limit)
+        peer, form, rows, seed, layout = arguments.peer
+        answer_as_peer(peer, form, int(rows), int(seed), layout, arguments.limit)
         return
     if arguments.line is not None:
         print(json.dumps(work_on(targets()[arguments.line], arguments.turns or 5, arguments.limit)))

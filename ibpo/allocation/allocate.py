@@ -35,7 +35,7 @@ from ibpo.allocation.problem import (
     validate,
 )
 from ibpo.allocation.segments import FloatArray, IntArray, exact_sum
-from ibpo.allocation.share_budgets import Shares, select, transport
+from ibpo.allocation.share_budgets import Shares, is_met, select, transport
 from ibpo.allocation.units import in_units
 from ibpo.errors import IbpoError
 
@@ -173,6 +173,8 @@ def _allocate_shares(arguments: Arguments, shares: Shares, effort: Effort) -> Al
         chosen, price, rule, bound = _solve(instance, rule, effort)
         chosen = _some_choice(instance, effort) if chosen is None else chosen
         pick = kind[chosen]
+        values = shares.values(pick)
+        bound = None if is_met(shares, price, bounds, values) else bound
     values, total = shares.values(pick) if values is None else values, shares.total(pick)
     assert bounds.fit(total)
     spent = np.array(total) / num_problems

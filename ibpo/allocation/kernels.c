@@ -18,7 +18,7 @@
 #define CHUNK 2048
 
 /* ibpo/allocation/kernels.py asks. */
-API int64_t version(void) { return 4; }
+API int64_t version(void) { return 5; }
 
 typedef struct {
     const double *utility; /* [C] */
@@ -232,7 +232,7 @@ API void best_of_kinds(const Block *b, const uint8_t *mark, const int64_t *kind,
 }
 
 /* gain `[N]`: the best of the kinds of one side less the best of the others, best `[G][N]` less what a kind pays. */
-API void gains(const double *best, int64_t n, int64_t num_kinds, const double *paid, const int64_t *side, double *gain) {
+static void gains(const double *best, int64_t n, int64_t num_kinds, const double *paid, const int64_t *side, double *gain) {
     double most[2][CHUNK];
     for (int64_t first = 0; first < n; first += CHUNK) {
         const int64_t m = n - first < CHUNK ? n - first : CHUNK;
@@ -246,43 +246,129 @@ API void gains(const double *best, int64_t n, int64_t num_kinds, const double *p
     }
 }
 
-/* The value that `place` of n values are sorted before, by counting them in ranges, again and again; NaN where the range
-   is too wide or too narrow for that. work: n floats. */
-API double ranked(const double *values, int64_t n, int64_t place, double *work) {
-    enum { RANGES = 256, FEW = 16 };
-    int64_t count[RANGES];
-    while (n > FEW) {
-        double low = INFINITY, high = -INFINITY;
-        int64_t below = 0, above = 0;
-        for (int64_t i = 0; i < n; i++) {
-            const double x = values[i];
-            below += x == -INFINITY, above += x == INFINITY;
-            low = x < low && x > -INFINITY ? x : low, high = x > high && x < INFINITY ? x : high;
+/* The value that `place` of n values are sorted before (Floyd and Rivest): two values of a small sample that it is most
+   likely between leave a third of the others. work: n floats. */
+static double ranked(const double *values, int64_t n, int64_t place, double *work) {
+    enum { SAMPLE = 64, MARGIN = 8 };
+    double some[SAMPLE];
+    for (int64_t margin = MARGIN;;) {
+        const int64_t size = n < SAMPLE ? n : SAMPLE;
+        for (int64_t i = 0; i < size; i++) {
+            const double x = values[i * n / size];
+            int64_t j = i;
+            for (; j > 0 && some[j - 1] > x; j--) some[j] = some[j - 1];
+            some[j] = x;
         }
-        if (place < below) return -INFINITY;
-        if (place >= n - above) return INFINITY;
-        if (low == high) return low;
-        const double scale = (RANGES - 0.5) / (high - low);
-        if (!(scale > 0.0 && scale < INFINITY)) return NAN;
-        memset(count, 0, sizeof count);
-        for (int64_t i = 0; i < n; i++)
-            if (fabs(values[i]) < INFINITY) count[(int64_t)((values[i] - low) * scale)]++;
-        int64_t range = 0, found = 0;
-        for (place -= below; place >= count[range]; range++) place -= count[range];
-        for (int64_t i = 0; i < n; i++)
-            if (fabs(values[i]) < INFINITY) {
-                work[found] = values[i];
-                found += (int64_t)((values[i] - low) * scale) == range;
+        if (size == n) return some[place];
+        const int64_t middle = place * size / n;
+        double low = middle < margin ? -INFINITY : some[middle - margin];
+        double high = middle + margin >= size ? INFINITY : some[middle + margin];
+        int64_t below = 0, above = 0, found = 0;
+        for (int64_t i = 0; i < n; i++) below += values[i] < low, above += values[i] > high;
+        if (place < below) {
+            for (int64_t i = 0; i < n; i++) {
+                const double x = values[i];
+                work[found] = x, found += x < low;
             }
+        } else if (place >= n - above) {
+            for (int64_t i = 0; i < n; i++) {
+                const double x = values[i];
+                work[found] = x, found += x > high;
+            }
+            place -= n - above;
+        } else {
+            if (low == high) return low;
+            for (int64_t i = 0; i < n; i++) {
+                const double x = values[i];
+                work[found] = x, found += (x >= low) & (x <= high);
+            }
+            place -= below;
+        }
+        margin = found < n ? MARGIN : 0; /* nothing was left out: with one value of the sample alone something will be */
         values = work, n = found;
     }
-    double few[FEW];
-    for (int64_t i = 0; i < n; i++) {
-        int64_t j = i;
-        for (const double x = values[i]; j > 0 && few[j - 1] > x; j--) few[j] = few[j - 1];
-        few[j] = values[i];
+}
+
+/* The price at which between `low` and `high` of the gains are above it: the one nearest to 0 (passes.py, _price). */
+static double price_of(const double *gain, int64_t n, double low, double high, double *work) {
+    int64_t positive = 0, rank;
+    for (int64_t i = 0; i < n; i++) positive += gain[i] > 0.0;
+    if ((double)positive > high) rank = high > 0.0 ? (int64_t)high : 0;
+    else if ((double)positive < low) rank = (low < (double)n ? (int64_t)ceil(low) : n) - 1;
+    else return 0.0;
+    const double found = ranked(gain, n, n - 1 - rank, work) + 0.0; /* no -0.0 */
+    if (fabs(found) < INFINITY) return found;
+    double end = 0.0; /* of the finite gains the one that is furthest on that side */
+    for (int64_t i = 0; i < n; i++)
+        if (fabs(gain[i]) < INFINITY) end = (found > 0.0 ? gain[i] > end : gain[i] < end) ? gain[i] : end;
+    return end;
+}
+
+/* G kinds in K shares: best `[G][N]`, uses `[K][G]`. */
+typedef struct {
+    const double *best, *uses, *low, *high; /* low, high `[K]`: how many problems may count in each share */
+    int64_t num_problems, num_kinds, num_shares;
+} Filling;
+
+/* What each kind pays, summed in the order of the shares. */
+static void pay(const Filling *f, const double *price, double *paid) {
+    for (int64_t g = 0; g < f->num_kinds; g++) {
+        paid[g] = 0.0;
+        for (int64_t k = 0; k < f->num_shares; k++) paid[g] += price[k] * f->uses[k * f->num_kinds + g];
     }
-    return few[place];
+}
+
+/* Moves the prices that bind together: one by one they would follow each other in small steps (passes.py, _shift). */
+static void shift(const Filling *f, double *price, double *work) {
+    double paid[256], total = 0.0, least = INFINITY;
+    int64_t side[256], binding = 0, inside = 0;
+    for (int64_t k = 0; k < f->num_shares; k++)
+        if (price[k] > 0.0) binding++, total += f->high[k], least = price[k] < least ? price[k] : least;
+    for (int64_t g = 0; g < f->num_kinds; g++) {
+        double count = 0.0;
+        for (int64_t k = 0; k < f->num_shares; k++) count += price[k] > 0.0 ? f->uses[k * f->num_kinds + g] : 0.0;
+        if (count > 1.0) return; /* nested shares */
+        inside += side[g] = count > 0.0;
+    }
+    const int64_t n = f->num_problems, place = n - 1 - (int64_t)total;
+    if (binding < 2 || inside == 0 || inside == f->num_kinds || place < 0 || place >= n) return;
+    pay(f, price, paid);
+    gains(f->best, n, f->num_kinds, paid, side, work);
+    const double found = ranked(work, n, place, work) + 0.0, step = found > -least ? found : -least;
+    for (int64_t k = 0; k < f->num_shares && fabs(found) < INFINITY; k++)
+        if (price[k] > 0.0) price[k] += step;
+}
+
+/* Prices `[K]` by turns: each the order statistic at which its share is filled given the others; and those off `[K]`
+   ranks to either side, lower and upper `[K]` (passes.py, fill_shares). gain `[K][N]` and work `[N]` are room to work in. */
+API void fill_shares(const Filling *f, const double *off, const double *floors, const double *ceilings, int64_t turns,
+                     double *price, double *lower, double *upper, double *gain, double *work) {
+    double paid[256];
+    int64_t side[256], settled = 0;
+    const int64_t n = f->num_problems;
+    for (int64_t turn = 0; turn < turns && !settled; turn++) {
+        if (turn) shift(f, price, work);
+        settled = 1;
+        for (int64_t k = 0; k < f->num_shares; k++) {
+            const double before = price[k];
+            double *own = gain + k * n;
+            price[k] = 0.0;
+            pay(f, price, paid);
+            for (int64_t g = 0; g < f->num_kinds; g++) side[g] = f->uses[k * f->num_kinds + g] > 0.0;
+            gains(f->best, n, f->num_kinds, paid, side, own);
+            double now = price_of(own, n, f->low[k], f->high[k], work);
+            now = now > floors[k] ? now : floors[k];
+            price[k] = now = now < ceilings[k] ? now : ceilings[k];
+            const double least = before < now ? before : now, most = before < now ? now : before;
+            int64_t misses = 0;
+            for (int64_t i = 0; i < n; i++) misses += (own[i] > least) & (own[i] <= most);
+            settled &= (double)misses <= off[k] / 3;
+        }
+    }
+    for (int64_t k = 0; k < f->num_shares; k++) {
+        lower[k] = price_of(gain + k * n, n, f->low[k] + off[k], f->high[k] + off[k], work);
+        upper[k] = price_of(gain + k * n, n, f->low[k] - off[k], f->high[k] - off[k], work);
+    }
 }
 
 /* ibpo/allocation/share_budgets.py, _exchange: moves problems between M <= 33 nodes along shortest paths, until their

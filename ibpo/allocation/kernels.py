@@ -11,7 +11,7 @@ Int = ctypes.c_int64
 Float = ctypes.c_double
 
 
-VERSION = 4
+VERSION = 5
 """Raised whenever kernels.c changes what it takes or gives."""
 
 
@@ -23,8 +23,8 @@ def opened(path: Path) -> ctypes.CDLL | None:
             return None
     except (OSError, AttributeError):
         return None
-    library.best_rows.restype = library.exact_parts.restype = library.run_states.restype = Int
-    library.exchange.restype, library.ranked.restype = Int, Float
+    for found in (library.best_rows, library.exact_parts, library.run_states, library.exchange):
+        found.restype = Int
     return library
 
 

@@ -13,15 +13,17 @@ budgets.
 import math
 import time
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 import numpy as np
 
 from ibpo.allocation.cutting_planes import minimum
 from ibpo.allocation.highs import Effort, HighsProgram
 from ibpo.allocation.passes import best_rows, best_sums, open_rows
-from ibpo.allocation.problem import AllocationProblem, best_candidates, rounding
+from ibpo.allocation.problem import AllocationProblem, best_candidates, largest_score, rounding
 from ibpo.allocation.search import Base, search
 from ibpo.allocation.segments import FloatArray, IntArray, Segments, add_parts, exact_sum, is_first
+from ibpo.allocation.units import utility_unit
 
 SMALL = 20_000
 """Open problems that cutting planes get at once."""
@@ -36,6 +38,8 @@ HAIR = 1e-4
 one unit more would add, not what one less would take away."""
 NEAREST = 4_096
 """Candidates, besides the best of each problem, that are kept in mind: those of the smallest regrets."""
+DUST = 1e-12
+"""Part of a score that rounding may be wrong by."""
 FIRST = 20
 """Candidates of a first search; each further one has half as many again."""
 MOST_EXCHANGES, MOST_TRIES = 60, 30
@@ -246,6 +250,11 @@ def _regrets(instance: AllocationProblem, price: FloatArray) -> _Regrets:
     near: list[IntArray] = []
     regrets: list[FloatArray] = []
     parts: list[float] = []
+    # No score is larger than `most`. Regrets up to `faint` may be rounding errors, so that none is nearer than another:
+    # with binary rewards the optimal prices make thousands of candidates equal but for these.
+    most = largest_score(instance, price)
+    blur = rounding(instance, price)
+    faint = DUST * (most + 1.0) + blur
     reach, largest, waiting = math.inf, 0.0, 0
     for _, rows, block in instance.segments.blocks():
         tie = None if instance.tie is None else instance.tie[rows]
@@ -260,23 +269,22 @@ def _regrets(instance: AllocationProblem, price: FloatArray) -> _Regrets:
         waiting += len(inside)
         if waiting > 4 * NEAREST:  # those of the smallest regrets, all that are equal to the last
             some = np.concatenate(regrets)
-            reach = float(np.partition(some, NEAREST)[NEAREST])
+            reach = max(float(np.partition(some, NEAREST)[NEAREST]), faint)
             keep = some <= reach
             near, regrets = [np.concatenate(near)[keep]], [some[keep]]
             waiting = 0 if len(regrets[0]) > 2 * NEAREST else len(regrets[0])
     rows, regret = np.concatenate(near), np.concatenate(regrets)
     if len(regret) > NEAREST:
-        reach = float(np.partition(regret, NEAREST)[NEAREST])
+        reach = max(float(np.partition(regret, NEAREST)[NEAREST]), faint)
         rows, regret = rows[regret <= reach], regret[regret <= reach]
     order = np.argsort(regret, kind="stable")
-    blur = rounding(instance, price)
     return _Regrets(
         bound=math.fsum([*parts, *instance.bounds.paid(price), blur]),
         best=np.concatenate(best),
         near=rows[order],
         regret=regret[order],
         reach=reach,
-        dust=1e-12 * (largest + 1.0) + blur,
+        dust=DUST * (largest + 1.0) + blur,
     )
 
 
@@ -306,6 +314,21 @@ def close_gap(
     value = -math.inf
     deadline = time.monotonic() + effort.time_limit_s
     proved = believed = found.bound
+    unit = None if instance.exact_utility is not None else utility_unit(instance.utility)
+    # What floats are off the multiples of the unit, all chosen ones together.
+    off = 0.0 if unit is None or unit[1] else 2.0**-50 * instance.num_problems * largest_score(instance, 0.0 * price)
+
+    def lowered(bound: float) -> float:
+        """Objectives are multiples of the utilities' unit: the largest that is not above the bound."""
+        if unit is None or not math.isfinite(bound) or not off < unit[0] / 4:
+            return bound
+        steps = math.floor((Fraction(bound) + Fraction(off)) / unit[0])
+        if math.isfinite(value) and steps <= round(Fraction(value) / unit[0]):
+            return min(bound, value)
+        return min(bound, math.nextafter(float(steps * unit[0]) + off, math.inf))
+
+    def is_enough(bound: float) -> bool:
+        return effort.is_enough(value, lowered(bound))
 
     def searched(reach: float, limit: int) -> bool:
         """A search among candidates of regrets up to `reach`: whether nothing is left to be found within it."""
@@ -325,7 +348,7 @@ def close_gap(
 
     # 1. Short searches, each of half as many candidates again.
     size = FIRST
-    while not effort.is_enough(value, proved):
+    while not is_enough(proved):
         reach = found.reach if size > len(found.regret) else float(found.regret[size - 1])
         before = value
         if not searched(reach, FEW):
@@ -338,30 +361,30 @@ def close_gap(
     # 2. A choice, where none is known or the best is in doubt: the most promising states among a few candidates, and
     # at prices a little higher the best candidates often fit.
     for size in (60, 240):
-        if not effort.is_enough(value, proved) and size // 4 <= len(found.near):
+        if not is_enough(proved) and size // 4 <= len(found.near):
             near = found.near[found.regret <= float(found.regret[:size][-1])]
             got = search(instance, base, near, price, chosen, above=value, limit=None, deadline=deadline)
             if got.chosen is not None and (worth := exact_sum(instance.utility[got.chosen])) > value:
                 chosen, value = got.chosen, worth
     for times in (1.0, 1.0001, 1.001, 1.01, 1.1, 2.0, 10.0, 1000.0):
-        if chosen is not None or effort.is_enough(value, proved):
+        if chosen is not None or is_enough(proved):
             break
         guess = best_candidates(instance, times * price)
         if instance.all_fit(guess):
             chosen = _filled(instance, guess, found.near)
             value = exact_sum(instance.utility[chosen])
-    if chosen is not None and not effort.is_enough(value, proved):
+    if chosen is not None and not is_enough(proved):
         chosen = _exchanged(instance, chosen, found, price)  # pyright: ignore[reportUnknownArgumentType]
         value = exact_sum(instance.utility[chosen])
     proved = max(value, proved)
     if effort.node_limit and chosen is not None:
-        if not effort.is_enough(value, proved) and np.count_nonzero(found.regret <= found.bound - value) <= 240:
+        if not is_enough(proved) and np.count_nonzero(found.regret <= found.bound - value) <= 240:
             searched(found.bound - value, FEW)
-        if proved - value <= GOOD * abs(value):
-            return chosen, proved
+        if lowered(proved) - value <= GOOD * abs(value):
+            return chosen, lowered(proved)
     # 3. HiGHS, among candidates of small regrets.
     believed, size = proved, 300
-    while not effort.is_enough(value, believed) and (left := deadline - time.monotonic()) > 0:
+    while not is_enough(believed) and (left := deadline - time.monotonic()) > 0:
         gap = found.bound - value
         open_regrets = found.regret[found.regret > found.dust]
         reach = found.reach if len(open_regrets) <= size else float(open_regrets[size])
@@ -383,9 +406,9 @@ def close_gap(
             break
         size *= 8
     # 4. A long search proves what HiGHS found.
-    if not effort.is_enough(value, proved) and not effort.node_limit:
+    if not is_enough(proved) and not effort.node_limit:
         searched(min(found.reach, found.bound - value), MANY)
-    return chosen, proved
+    return chosen, lowered(proved)
 
 
 def _filled(instance: AllocationProblem, chosen: IntArray, near: IntArray) -> IntArray:

@@ -15,6 +15,7 @@ from ibpo.allocation import kernels
 from ibpo.allocation.kernels import Float, Int, at
 from ibpo.allocation.segments import FloatArray, IntArray, KeyArray, Segments, add_parts, is_first
 
+MAX_TURNS = 40
 LANES = 4
 """Of `Sums` of kernels.c."""
 
@@ -185,20 +186,103 @@ def best_of_kinds(utility: FloatArray, marks: NDArray[Any], segments: Segments, 
     return best
 
 
-def gains(best: FloatArray, paid: FloatArray, inside: NDArray[np.bool_]) -> FloatArray:
-    """`[N]` what the best kind inside, of `best` `[G, N]` less `paid` `[G]`, is worth more than the best outside."""
+class _Filling(ctypes.Structure):
+    """`Filling` of kernels.c."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("best", "uses", "low", "high")),
+        *((name, Int) for name in ("num_problems", "num_kinds", "num_shares")),
+    ]
+
+
+def fill_shares(
+    best: FloatArray,
+    uses: FloatArray,
+    ends: FloatArray,
+    off: FloatArray,
+    inside: FloatArray,
+    price: FloatArray,
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Prices `[K]` by turns, each the order statistic at which its share is filled given the others.
+
+    Args:
+        best: `[G, N]` the best utility of each kind.
+        uses: `[K, G]` 1 where a kind counts in a share, else 0.
+        ends: `[2, K]` the least and the most problems in each share.
+        off: `[K]` by how many problems a share may be off; a third of it ends the turns.
+        inside: `[2, K]` the least and the largest prices.
+        price: `[K]` to begin with.
+
+    Returns:
+        `[K]` prices, and the prices at which `off` more, and `off` fewer, problems would count in each share.
+    """
+    (low, high), price = np.ascontiguousarray(ends), price.copy()
     if kernels.LIBRARY is not None and best.flags.c_contiguous:
-        gain, side, paid = np.empty(best.shape[1]), inside.astype(np.int64), np.ascontiguousarray(paid)
-        kernels.LIBRARY.gains(at(best), Int(best.shape[1]), Int(len(best)), at(paid), at(side), at(gain))
-        return gain
+        size, (lower, upper) = best.shape[1], np.empty((2, len(uses)))
+        held = [best, np.ascontiguousarray(uses), low, high]
+        filling = _Filling(*map(at, held), size, *reversed(uses.shape))
+        given = [np.ascontiguousarray(x) for x in (off, *inside)]
+        room = np.empty((len(uses) + 1, size))
+        kernels.LIBRARY.fill_shares(
+            ctypes.byref(filling), *map(at, given), Int(MAX_TURNS), *map(at, (price, lower, upper, room, room[-1]))
+        )
+        return price, lower, upper
+    gain = [np.zeros(0)] * len(uses)
+    for turn in range(MAX_TURNS):
+        if turn:
+            _shift(best, uses, price, high)
+        misses = np.zeros(len(uses))
+        for k, share in enumerate(uses):
+            # Price k given the others: the order statistic of the gains of counting in share k that fills it.
+            before, price[k] = price[k], 0.0
+            gain[k] = _gains(best, _paid(price, uses), share > 0)
+            price[k] = np.clip(_price(gain[k], low[k], high[k]), *inside[:, k])
+            between = (gain[k] > min(before, price[k])) & (gain[k] <= max(before, price[k]))
+            misses[k] = np.count_nonzero(between)
+        if (misses <= off / 3).all():
+            break
+    # As many ranks to either side as the sample, or the turns, may be off.
+    sides = [[_price(x, *end) for x, end in zip(gain, (ends + o * off).T, strict=True)] for o in (1, -1)]
+    return price, np.array(sides[0]), np.array(sides[1])
+
+
+def _paid(price: FloatArray, uses: FloatArray) -> FloatArray:
+    """`[G]` what each kind pays, summed in the order of the shares."""
+    return np.add.reduce(price[:, None] * uses, axis=0)
+
+
+def _gains(best: FloatArray, paid: FloatArray, inside: NDArray[np.bool_]) -> FloatArray:
+    """`[N]` what the best kind inside, of `best` `[G, N]` less `paid` `[G]`, is worth more than the best outside."""
     net = best - paid[:, None]
-    return net[inside].max(axis=0) - net[~inside].max(axis=0)
+    return net[inside].max(axis=0, initial=-math.inf) - net[~inside].max(axis=0, initial=-math.inf)
 
 
-def ranked(values: FloatArray, place: int) -> float:
-    """The value that `place` of the others are sorted before."""
-    found = math.nan
-    if kernels.LIBRARY is not None:
-        size, work = Int(len(values)), np.empty(len(values))
-        found = float(kernels.LIBRARY.ranked(at(values), size, Int(place), at(work)))
-    return (float(np.partition(values, place)[place]) if math.isnan(found) else found) + 0.0  # no -0.0
+def _price(gain: FloatArray, low: float, high: float) -> float:
+    """The price at which between `low` and `high` of the gains are above it: the one nearest to 0."""
+    positive = np.count_nonzero(gain > 0)
+    if positive > high:
+        rank = max(0, math.floor(high))
+    elif positive < low:
+        rank = min(len(gain), math.ceil(low)) - 1
+    else:
+        return 0.0
+    place = len(gain) - 1 - rank
+    found = float(np.partition(gain, place)[place])
+    if math.isinf(found):  # of the finite gains the one that is furthest on that side
+        finite = gain[np.isfinite(gain)]
+        found = float(finite.max(initial=0.0) if found > 0 else finite.min(initial=0.0))
+    return found + 0.0  # no -0.0
+
+
+def _shift(best: FloatArray, uses: FloatArray, price: FloatArray, high: FloatArray) -> None:
+    """Move the prices that bind together: one by one they would follow each other in small steps."""
+    up = price > 0
+    count = up @ uses
+    if np.count_nonzero(up) < 2 or set(count.tolist()) != {0.0, 1.0}:
+        return
+    place = best.shape[1] - 1 - math.floor(sum(high[up].tolist()))
+    if not 0 <= place < best.shape[1]:  # beyond all, or before all where the settled ones already use too much
+        return
+    gain = _gains(best, _paid(price, uses), count > 0)
+    step = float(np.partition(gain, place)[place]) + 0.0
+    price[up] += max(step, -float(price[up].min())) if math.isfinite(step) else 0.0

@@ -338,7 +338,9 @@ def _mark_share(cost: CostArray, marks: MarkArray, k: int, num_costs: int) -> in
     for rows in slices_of(len(cost)):
         here = cost[rows]
         first = k == 0 and marks.dtype == np.uint8  # then the comparison is the mark
-        one = np.equal(here, 1.0, out=marks[rows].view(bool) if first else None)
+        out = marks[rows].view(bool) if first else None
+        # Truth values as bytes: five times as fast as made numbers.
+        one = np.equal(here, 1.0, out=out) if cost.dtype != bool else np.not_equal(here.view(np.uint8), 0, out=out)
         count = int(np.count_nonzero(one))
         if cost.dtype != bool and count + int(np.count_nonzero(here == 0.0)) != len(here):
             return None
@@ -488,12 +490,17 @@ def best_candidates(instance: AllocationProblem, price: FloatArray | None = None
     return np.concatenate(found)
 
 
+def largest_score(instance: AllocationProblem, price: FloatArray) -> float:
+    """What no score at these prices exceeds in size."""
+    size = max(float(instance.utility.max()), -float(instance.utility.min()))
+    return size + sum(abs(y) * float(row.max()) for y, row in zip(price.tolist(), instance.cost, strict=True))
+
+
 def rounding(instance: AllocationProblem, price: FloatArray) -> float:
     """How far the scores at these prices, of all problems together and with the bounds, may be from what they mean."""
     if not price.any():
         return 0.0
-    size = max(float(instance.utility.max()), -float(instance.utility.min()))
-    size += sum(abs(y) * float(row.max()) for y, row in zip(price.tolist(), instance.cost, strict=True))
+    size = largest_score(instance, price)
     paid = sum(map(abs, instance.bounds.paid(price)))
     return 2.0**-52 * (len(price) + 3) * (size * instance.num_problems + paid)
 

@@ -122,16 +122,16 @@ class Segments:
         """Rows of the longest block."""
         return max(rows.stop - rows.start for _, rows, _ in self.blocks())
 
-    def blocks(self) -> Iterator[tuple[slice, slice, "Segments"]]:
-        """Consecutive blocks: which problems, which rows, and the segments of these rows."""
+    def blocks(self, most: int = BLOCK) -> Iterator[tuple[slice, slice, "Segments"]]:
+        """Consecutive blocks of about `most` rows: which problems, which rows, and the segments of these rows."""
         if self.width is not None:
-            step = max(1, BLOCK // self.width)
+            step = max(1, most // self.width)
             for first in range(0, self.num_problems, step):
                 last = min(first + step, self.num_problems)
                 rows = slice(first * self.width, last * self.width)
                 yield slice(first, last), rows, Segments(num_rows=rows.stop - rows.start, width=self.width, begin=None)
             return
-        ends = np.unique(np.searchsorted(self.start, np.arange(BLOCK, self.num_rows + BLOCK, BLOCK)))
+        ends = np.unique(np.searchsorted(self.start, np.arange(most, self.num_rows + most, most)))
         first = 0
         for last in ends.tolist():
             begin = self.start[first:last]

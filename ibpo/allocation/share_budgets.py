@@ -11,7 +11,7 @@ Letters: R responses, P problems, K shares, G kinds, N problems that are looked 
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ibpo.allocation import kernels
 from ibpo.allocation.highs import Effort
 from ibpo.allocation.lagrangian import close_gap, prices
-from ibpo.allocation.passes import best_of_kinds, gains, ranked
+from ibpo.allocation.passes import best_of_kinds, fill_shares
 from ibpo.allocation.problem import MAX_OVERLAPPING, AllocationProblem, Arguments, Bounds, MarkArray
 from ibpo.allocation.segments import (
     FloatArray,
@@ -31,6 +31,7 @@ from ibpo.allocation.segments import (
     is_first,
     slices_of,
 )
+from ibpo.allocation.units import utility_unit
 
 HUGE = 1.7e308
 FAR = 1e300
@@ -44,9 +45,10 @@ SAMPLE = 4_096
 """Problems that say where the prices of more of them are."""
 RANKS = 24
 """By how many problems a share may be off, where all of them are looked at."""
-MAX_TURNS = 40
 MOST_EXCHANGES = 200
 """Problems that are moved one by one in the end."""
+FEW = 2_048
+"""Responses that are looked at first."""
 COLUMNS = 8_192
 """Problems of a block: G rows of them stay in the cache."""
 
@@ -275,7 +277,8 @@ def _slices(marks: MarkArray, segments: Segments, num_shares: int) -> IntArray |
     for k in range(num_shares):
         of_mark[1 << k if num_shares <= MAX_OVERLAPPING else k + 1] = k
     none = marks.dtype.type(np.iinfo(marks.dtype).max)
-    for problems, rows, block in segments.blocks():
+    few = itertools.islice(segments.blocks(FEW), 1)  # where it is not so, these mostly say it
+    for problems, rows, block in itertools.chain(few, segments.blocks()):
         here = marks[rows]
         most = block.max(here)
         least = block.min(np.where(here == 0, none, here))
@@ -359,6 +362,43 @@ def _largest(
 def transport(shares: Shares, bounds: Bounds) -> tuple[NDArray[np.uint8], FloatArray, FloatArray] | None:
     """The optimal kind `[P]`, prices `[K]` and utilities `[P]`, or None where this way does not lead to the end.
 
+    With rewards of 0 and 1, or means of a few, thousands of problems are equal and no prices settle them. They are set
+    apart then by a little, different for each problem, and less where a kind counts in more shares: all together by
+    less than the unit of the objective, so that the best choice stays one of the best, and prices are multiples of the
+    unit (a vertex of the dual of a totally unimodular programme).
+    """
+    if shares.segments.num_problems <= SMALL or not shares.laminar:
+        return None
+    unit = utility_unit(shares.best[np.isfinite(shares.best)])
+    if unit is not None:
+        step, counts = float(unit[0]), shares.uses.sum(0)
+        most = 1.0 + 2.0 * float(counts.max())
+        size = step / (4.0 * shares.segments.num_problems * most)
+        reach = 8.0 * size * most * shares.num_shares
+        key = shares.ids.key(np.arange(shares.segments.num_problems))
+        apart = shares.best.copy()
+        for g, row in enumerate(apart):
+            part = (key * np.uint64(2 * g + 3) >> np.uint64(11)).astype(np.float64) * 2.0**-53  # 0 to 1, by problem
+            row += size * (part - 2.0 * counts[g])
+        # Between two multiples of the unit prices that are moved one by one may stop where only several together lead
+        # on; cutting planes do not.
+        for start in (None, prices):
+            middle = None if start is None else np.rint(start(shares.candidates(bounds)[0]) / step) * step
+            around = None if middle is None else (middle - reach, middle + reach)
+            found = _narrowed(replace(shares, best=apart), bounds, around)
+            if found is not None:
+                pick, price = found[0], np.rint(found[1] / step) * step
+                values = shares.values(pick)
+                if is_met(shares, price, bounds, values):
+                    return pick, price, values
+    return _narrowed(shares, bounds)
+
+
+def _narrowed(
+    shares: Shares, bounds: Bounds, around: tuple[FloatArray, FloatArray] | None = None
+) -> tuple[NDArray[np.uint8], FloatArray, FloatArray] | None:
+    """`transport`, where not too many problems are equal; `around`: the least and the largest prices `[K]`.
+
     Prices decide: at price y a problem takes the kind with the largest utility - y . uses. A sample gives prices y by
     turns, each the order statistic at which its share is filled given the others, and how many ranks it can be off. A
     problem that takes the same kind throughout that box of prices is settled; what is left gives a smaller box, now
@@ -366,15 +406,14 @@ def transport(shares: Shares, bounds: Bounds) -> tuple[NDArray[np.uint8], FloatA
     prices inside the box, they are optimal for all problems: settled ones stay as they are.
     """
     num_problems = shares.segments.num_problems
-    if num_problems <= SMALL or not shares.laminar:
-        return None
     ends = np.stack(bounds.arrays(), axis=1)  # [K, 2]
     for care in (1.0, 4.0, 16.0):
         best, open_ = shares.best, None
         pick, used = np.zeros(num_problems, np.uint8), np.zeros(shares.num_shares)
-        floor, ceiling = np.full((2, shares.num_shares), np.inf) * [[-1], [1]]
+        floor, ceiling = around or np.full((2, shares.num_shares), np.inf) * [[-1], [1]]
+        price = np.zeros(shares.num_shares) if around is None else (floor + ceiling) / 2
         while best.shape[1] > SMALL:
-            floor, ceiling = _box(shares, best, open_, ends - used[:, None], floor, ceiling, care)
+            floor, ceiling, price = _box(shares, best, open_, ends - used[:, None], (floor, ceiling), price, care)
             # Who takes the same kind throughout the box is settled.
             kind, several = _settle(best, shares.uses, floor, ceiling)
             left = np.flatnonzero(several)
@@ -390,7 +429,6 @@ def transport(shares: Shares, bounds: Bounds) -> tuple[NDArray[np.uint8], FloatA
             else:
                 pick[open_], open_ = kind, open_[left]
             best = best.take(left, axis=1)
-        price = np.where(np.isfinite(floor) & np.isfinite(ceiling), (floor + ceiling) / 2, 0.0)
         if open_ is not None and len(open_):
             rest = Bounds(
                 low=tuple(None if b is None else b - int(n) for b, n in zip(bounds.low, used, strict=True)),
@@ -407,14 +445,18 @@ def transport(shares: Shares, bounds: Bounds) -> tuple[NDArray[np.uint8], FloatA
                 if chosen is None or not instance.all_fit(chosen):
                     continue
                 pick[open_] = kind[chosen]
-        # Proved where the dual function at these prices is the value that is reached, to the last bits of the sum.
         values = shares.values(pick)
         if not np.isfinite(values).all():  # a problem without a response of its kind: the bounds leave it none
             continue
-        value = exact_sum(values)
-        if _dual(shares, price, bounds) - value <= 4 * np.spacing(abs(value)):
+        if is_met(shares, price, bounds, values):
             return pick, price, values
     return None
+
+
+def is_met(shares: Shares, price: FloatArray, bounds: Bounds, values: FloatArray) -> bool:
+    """Whether D at these prices is what the chosen utilities `[P]` sum to, to the last bits: then these are optimal."""
+    value = exact_sum(values)
+    return _dual(shares, price, bounds) - value <= 4 * np.spacing(abs(value))
 
 
 def _exchanged(
@@ -514,74 +556,26 @@ def _box(
     best: FloatArray,
     problems: IntArray | None,
     bounds: FloatArray,
-    floor: FloatArray,
-    ceiling: FloatArray,
+    box: tuple[FloatArray, FloatArray],
+    price: FloatArray,
     care: float,
-) -> tuple[FloatArray, FloatArray]:
-    """Prices `[K]` below and above the optimal ones, as far as a sample (or all of these problems) can tell."""
-    size, off = best.shape[1], RANKS * care
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Prices `[K]` below and above the optimal ones, as far as a sample (or all of these problems) can tell; its own.
+
+    All are inside the `box` of before, and looked for from `price` on.
+    """
+    size, off, (floor, ceiling) = best.shape[1], RANKS * care, box
     if size > 2 * SAMPLE:
         best = best.take((shares.ids if problems is None else shares.ids.of(problems)).sample(SAMPLE), axis=1)
         sampled = best.shape[1]
         part = np.clip(bounds / size, 0, 1)
         spread = np.sqrt(sampled * part * (1 - part))  # of a count in the sample
         bounds, off = bounds * (sampled / size), care * (6.0 * spread.max(axis=1) + RANKS / 6)
-    low, high = bounds.T
-    off = np.broadcast_to(off, low.shape)
-    price = (floor + ceiling) / 2 if np.isfinite([floor, ceiling]).all() else np.zeros(len(bounds))
-    gain = [np.zeros(0)] * len(bounds)
-    for _ in range(MAX_TURNS):
-        misses = np.zeros(len(bounds))
-        for k in range(len(bounds)):
-            # Price k given the others: the order statistic of the gains of counting in share k that fills it.
-            before, price[k] = price[k], 0.0
-            gain[k] = gains(best, price @ shares.uses, shares.uses[k] > 0)
-            price[k] = np.clip(_price(gain[k], low[k], high[k]), floor[k], ceiling[k])
-            between = (gain[k] > min(before, price[k])) & (gain[k] <= max(before, price[k]))
-            misses[k] = np.count_nonzero(between)
-        if (misses <= off / 3).all():
-            break
-        _shift(best, shares.uses, price, low, high)
-    # As many ranks to either side as the sample, or the turns, may be off.
-    ends = [
-        (_price(gain[k], low[k] + off[k], high[k] + off[k]), _price(gain[k], low[k] - off[k], high[k] - off[k]))
-        for k in range(len(bounds))
-    ]
-    lower, upper = np.array(ends).T
+    off = np.broadcast_to(off, price.shape)
+    price, lower, upper = fill_shares(best, shares.uses, bounds.T, off, np.stack(box), price)
     width = 1e-9 * (1.0 + np.abs(price))  # a price may be one number: a tie
-    return np.maximum(floor, lower - width), np.minimum(ceiling, upper + width)
-
-
-def _shift(best: FloatArray, uses: FloatArray, price: FloatArray, low: FloatArray, high: FloatArray) -> None:
-    """Move the prices that bind together: one by one they would follow each other in small steps."""
-    up = price > 0
-    count = up @ uses
-    if np.count_nonzero(up) < 2 or set(count.tolist()) != {0.0, 1.0}:
-        return
-    gain = gains(best, price @ uses, count > 0)
-    total = float(high[up].sum())
-    place = len(gain) - 1 - math.floor(total)
-    if 0 <= place < len(gain):
-        step = ranked(gain, place)
-        price[up] += max(step, -float(price[up].min())) if math.isfinite(step) else 0.0
-
-
-def _price(gain: FloatArray, low: float, high: float) -> float:
-    """The price at which between `low` and `high` of the gains are above it: the one nearest to 0."""
-    positive = np.count_nonzero(gain > 0)
-    if positive > high:
-        rank = max(0, math.floor(high))
-    elif positive < low:
-        rank = min(len(gain), math.ceil(low)) - 1
-    else:
-        return 0.0
-    place = len(gain) - 1 - rank
-    found = ranked(gain, place)
-    if math.isinf(found):
-        inside = gain[np.isfinite(gain)]
-        ends = (float(inside.min()), float(inside.max())) if len(inside) else (0.0, 0.0)
-        return max(0.0, ends[1]) if found > 0 else min(0.0, ends[0])
-    return found
+    floor, ceiling = np.maximum(floor, lower - width), np.minimum(ceiling, upper + width)
+    return floor, ceiling, np.clip(price, floor, ceiling)
 
 
 def _settle(

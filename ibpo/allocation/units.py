@@ -28,6 +28,8 @@ MOST_PLACES = 15
 MOST_DIGITS = 15
 """Any decimal of so many digits is told from its neighbours by the float that it becomes."""
 LARGEST = 2**52
+UNITS = 2**6 * 3**2 * 5**3 * 7 * 11 * 13
+"""A multiple of 1 to 16, and of 20, 24, 25, 32, 40, 50, 64, 100 and 1,000."""
 TOLERANCE = Fraction(1, 10**12)
 """How far a sum of costs that are no decimals may miss its bound, relative to it."""
 
@@ -49,9 +51,35 @@ def decimal_places(values: FloatArray) -> int | None:
     return None
 
 
+def utility_unit(values: FloatArray) -> tuple[Fraction, bool] | None:
+    """The largest unit that all values are multiples of, and whether to the last bit; None where none is found.
+
+    Means of 1 to 16 (and of some more, `UNITS`) rewards of 0 and 1, and decimals, have one: thirds, too, though floats
+    only come close to them, within 2^-50 of their size.
+
+    Example:
+        >>> (
+        ...     utility_unit(np.array([0.25, 1.5])),
+        ...     utility_unit(np.array([1 / 3, 1.0])),
+        ...     utility_unit(np.array([0.1**0.5])),
+        ... )
+        ((Fraction(1, 4), True), (Fraction(1, 3), False), None)
+    """
+    common = 0
+    for rows in (slice(0, 64), *slices_of(len(values))):  # most that have none show it at once
+        times = values[rows] * UNITS
+        whole = np.rint(times)
+        if not (np.abs(times) < LARGEST).all() or (np.abs(times - whole) > 2.0**-51 * np.abs(times)).any():
+            return None
+        common = math.gcd(common, int(np.gcd.reduce(np.abs(whole).astype(np.int64), initial=0)))
+    unit = Fraction(common or UNITS, UNITS)
+    is_binary = unit.denominator & (unit.denominator - 1) == 0  # then this product is exact
+    return unit, is_binary and all(_is_whole(values[rows] * float(unit.denominator)) for rows in slices_of(len(values)))
+
+
 def _has_places(values: FloatArray, places: int) -> bool:
     if not places:
-        return bool((values == np.rint(values)).all())
+        return _is_whole(values)
     return bool((np.rint(values * 10.0**places) / 10.0**places == values).all())
 
 
@@ -78,6 +106,10 @@ def in_units(instance: AllocationProblem) -> AllocationProblem:
         exact=tuple(exact),
         bounds=Bounds(low=tuple(low), high=tuple(high), whole=wholes, unit=units, shift=shifts, asked=bounds),
     )
+
+
+def _is_whole(values: FloatArray) -> bool:
+    return bool((values == np.rint(values)).all())
 
 
 def _row(instance: AllocationProblem, k: int, out: FloatArray) -> tuple[ObjectArray | None, Fraction, Fraction, bool]:

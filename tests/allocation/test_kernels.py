@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ibpo.allocation import InfeasibleBudget, allocate, kernels, lagrangian, share_budgets
-from ibpo.allocation.passes import best_of_kinds, best_rows, best_sums, gains, open_rows, ranked
+from ibpo.allocation.passes import best_of_kinds, best_rows, best_sums, fill_shares, open_rows
 from ibpo.allocation.problem import gather, validate
 from ibpo.allocation.search import Base, search
 from ibpo.allocation.segments import ProblemIds, Segments, exact_sum
@@ -127,10 +127,6 @@ def test_what_share_budgets_are_solved_by(monkeypatch):
             )
             best = best_of_kinds(utility, marks, segments, kinds)
             assert best is not None and best.tobytes() == table.tobytes()
-    some, inside, paid = rng.normal(size=(3, 5000)), np.array([True, False, True]), np.array([0.5, 0.0, 0.25])
-    some[::2][rng.random((2, 5000)) < 0.2] = -np.inf
-    first, second = both(lambda: gains(some, paid, inside), monkeypatch)
-    assert first.tobytes() == second.tobytes()
 
 
 @pytest.mark.parametrize("spread", ["normal", "few", "wide", "tiny", "infinite"])
@@ -146,9 +142,45 @@ def test_order_statistics_are_those_of_a_sort(spread, monkeypatch):
             values = rng.integers(-9, 9, n) * 5e-324
         if spread == "infinite":
             values[rng.random(n) < 0.3], values[rng.random(n) < 0.3] = -np.inf, np.inf
-        for place in {0, n // 3, n - 1}:
-            first, second = both(lambda v=values, i=place: ranked(v, i), monkeypatch)
-            assert first == second == np.sort(values)[place]
+        best, uses, anything = np.stack([np.zeros(n), values]), np.array([[0.0, 1.0]]), np.array([[-np.inf], [np.inf]])
+        for place in {0, n // 3, n // 2, n - 2, n - 1} - {-1}:
+            right, rank = float(np.sort(values)[place]), n - 1 - place
+            ends = np.array([[-np.inf], [rank]] if right > 0 else [[rank + 1], [np.inf]])
+            if np.isinf(right):  # there is no such price: the furthest gain that is a number
+                finite = values[np.isfinite(values)]
+                right = float(finite.max(initial=0.0) if right > 0 else finite.min(initial=0.0))
+            given = best, uses, ends, np.zeros(1), anything, np.zeros(1)
+            for price, _, _ in both(lambda g=given: fill_shares(*g), monkeypatch):
+                assert price == right
+
+
+def test_prices_fill_shares_alike(monkeypatch):
+    """Disjoint and nested shares, with floors, ties, kinds that are missing, and a box to stay inside."""
+    binding = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        num_shares, size = int(rng.integers(1, 5)), int(rng.choice([2, 30, 65, 700, 4096]))
+        uses = np.eye(num_shares + 1)[1:]
+        if seed % 3 == 0:  # every share holds those after it
+            uses = np.maximum.accumulate(uses[::-1])[::-1] if seed % 2 else np.tril(uses.T[::-1]).T[:, ::-1]
+        uses = uses[:, rng.permutation(num_shares + 1)]
+        best = rng.normal(size=(num_shares + 1, size))
+        best = np.round(best, 1) if seed % 2 else best
+        best[1:][rng.random((num_shares, size)) < 0.2] = -np.inf
+        high = rng.uniform(
+            0 if seed % 7 else -size, size / num_shares, num_shares
+        )  # below 0: more is used than there is
+        low = np.where(rng.random(num_shares) < 0.3, np.abs(high) / 2, -np.inf)
+        inside = np.full((2, num_shares), np.inf) * [[-1], [1]]
+        if seed % 5 == 0:
+            inside = np.stack([rng.uniform(-1, 0.2, num_shares), rng.uniform(0.2, 1, num_shares)])
+        off, price = rng.uniform(0, 30, num_shares), rng.uniform(0, 0.3, num_shares)
+        given = best, uses, np.stack([low, high]), off, inside, price
+        first, second = both(lambda g=given: fill_shares(*g), monkeypatch)
+        for one, other in zip(first, second, strict=True):
+            assert one.tobytes() == other.tobytes()
+        binding += bool(first[0].any())
+    assert binding > 150
 
 
 def test_exchanges_along_shortest_paths(monkeypatch):
