@@ -253,7 +253,7 @@ def _regrets(instance: AllocationProblem, price: FloatArray) -> _Regrets:
     # No score is larger than `most`. Regrets up to `faint` may be rounding errors, so that none is nearer than another:
     # with binary rewards the optimal prices make thousands of candidates equal but for these.
     most = largest_score(instance, price)
-    blur = rounding(instance, price)
+    blur = rounding(instance, price, most)
     faint = DUST * (most + 1.0) + blur
     reach, largest, waiting = math.inf, 0.0, 0
     for _, rows, block in instance.segments.blocks():

@@ -496,11 +496,13 @@ def largest_score(instance: AllocationProblem, price: FloatArray) -> float:
     return size + sum(abs(y) * float(row.max()) for y, row in zip(price.tolist(), instance.cost, strict=True))
 
 
-def rounding(instance: AllocationProblem, price: FloatArray) -> float:
-    """How far the scores at these prices, of all problems together and with the bounds, may be from what they mean."""
+def rounding(instance: AllocationProblem, price: FloatArray, size: float) -> float:
+    """How far the scores at these prices, of all problems together and with the bounds, may be from what they mean.
+
+    None of them is larger than `size` (`largest_score`).
+    """
     if not price.any():
         return 0.0
-    size = largest_score(instance, price)
     paid = sum(map(abs, instance.bounds.paid(price)))
     return 2.0**-52 * (len(price) + 3) * (size * instance.num_problems + paid)
 
