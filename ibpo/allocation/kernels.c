@@ -18,7 +18,7 @@
 #define CHUNK 2048
 
 /* ibpo/allocation/kernels.py asks. */
-API int64_t version(void) { return 5; }
+API int64_t version(void) { return 6; }
 
 typedef struct {
     const double *utility; /* [C] */
@@ -249,7 +249,7 @@ static void gains(const double *best, int64_t n, int64_t num_kinds, const double
 /* The value that `place` of n values are sorted before (Floyd and Rivest): two values of a small sample that it is most
    likely between leave a third of the others. work: n floats. */
 static double ranked(const double *values, int64_t n, int64_t place, double *work) {
-    enum { SAMPLE = 64, MARGIN = 8 };
+    enum { SAMPLE = 24, MARGIN = 4 };
     double some[SAMPLE];
     for (int64_t margin = MARGIN;;) {
         const int64_t size = n < SAMPLE ? n : SAMPLE;
@@ -368,6 +368,31 @@ API void fill_shares(const Filling *f, const double *off, const double *floors, 
     for (int64_t k = 0; k < f->num_shares; k++) {
         lower[k] = price_of(gain + k * n, n, f->low[k] + off[k], f->high[k] + off[k], work);
         upper[k] = price_of(gain + k * n, n, f->low[k] - off[k], f->high[k] - off[k], work);
+    }
+}
+
+/* ibpo/allocation/share_budgets.py, _settle: of each problem a kind that is best at some prices of a box, and whether there
+   are several. best `[G][N]`; a kind pays from lowest to highest `[G]`. */
+API void settle(const double *best, int64_t n, int64_t num_kinds, const double *lowest, const double *highest,
+                uint8_t *kind, uint8_t *several) {
+    double sure[CHUNK];
+    uint8_t count[CHUNK], which[CHUNK];
+    for (int64_t first = 0; first < n; first += CHUNK) {
+        const int64_t m = n - first < CHUNK ? n - first : CHUNK;
+        for (int64_t i = 0; i < m; i++) sure[i] = -INFINITY, count[i] = which[i] = 0;
+        for (int64_t g = 0; g < num_kinds; g++) {
+            const double *row = best + g * n + first, most = highest[g];
+            for (int64_t i = 0; i < m; i++) sure[i] = row[i] - most > sure[i] ? row[i] - most : sure[i];
+        }
+        for (int64_t i = 0; i < m; i++) sure[i] -= 1e-12 * (1.0 + fabs(sure[i]));
+        for (int64_t g = 0; g < num_kinds; g++) {
+            const double *row = best + g * n + first, least = lowest[g];
+            for (int64_t i = 0; i < m; i++) {
+                const uint8_t able = row[i] - least >= sure[i];
+                count[i] += able, which[i] |= able ? (uint8_t)g : 0;
+            }
+        }
+        for (int64_t i = 0; i < m; i++) kind[first + i] = which[i], several[first + i] = count[i] > 1;
     }
 }
 

@@ -369,7 +369,7 @@ def transport(shares: Shares, bounds: Bounds) -> tuple[NDArray[np.uint8], FloatA
     """
     if shares.segments.num_problems <= SMALL or not shares.laminar:
         return None
-    unit = utility_unit(shares.best[np.isfinite(shares.best)])
+    unit = utility_unit(shares.best.ravel())
     if unit is not None:
         step, counts = float(unit[0]), shares.uses.sum(0)
         most = 1.0 + 2.0 * float(counts.max())
@@ -583,15 +583,20 @@ def _settle(
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """`[N]` a kind that is best somewhere in the box of prices, and whether there may be several such."""
     middle, half = (floor + ceiling) / 2 @ uses, (ceiling - floor) / 2 @ uses
+    lowest, highest = middle - half, middle + half
     kind, several = np.empty(best.shape[1], np.uint8), np.empty(best.shape[1], bool)
+    if kernels.LIBRARY is not None and best.flags.c_contiguous:
+        shape = map(kernels.Int, reversed(best.shape))
+        kernels.LIBRARY.settle(kernels.at(best), *shape, *map(kernels.at, (lowest, highest, kind, several)))
+        return kind, several
     for first in range(0, best.shape[1], COLUMNS):
         block = best[:, first : first + COLUMNS]
         # The kind that is best at the highest prices of the box: a kind that reaches it at the lowest may be best, too.
-        sure = (block - (middle + half)[:, None]).max(axis=0)
+        sure = (block - highest[:, None]).max(axis=0)
         sure -= 1e-12 * (1.0 + np.abs(sure))
         count, which = np.zeros((2, block.shape[1]), np.uint8)
         for g, row in enumerate(block):
-            able = (row - (middle[g] - half[g]) >= sure).view(np.uint8)
+            able = (row - lowest[g] >= sure).view(np.uint8)
             count += able
             which |= able * np.uint8(g)
         kind[first : first + COLUMNS] = which

@@ -54,8 +54,8 @@ def decimal_places(values: FloatArray) -> int | None:
 def utility_unit(values: FloatArray) -> tuple[Fraction, bool] | None:
     """The largest unit that all values are multiples of, and whether to the last bit; None where none is found.
 
-    Means of 1 to 16 (and of some more, `UNITS`) rewards of 0 and 1, and decimals, have one: thirds, too, though floats
-    only come close to them, within 2^-50 of their size.
+    Infinite values do not count. Means of 1 to 16 (and of some more, `UNITS`) rewards of 0 and 1, and decimals, have
+    one: thirds, too, though floats only come close to them, within 2^-50 of their size.
 
     Example:
         >>> (
@@ -67,14 +67,14 @@ def utility_unit(values: FloatArray) -> tuple[Fraction, bool] | None:
     """
     common = 0
     for rows in (slice(0, 64), *slices_of(len(values))):  # most that have none show it at once
-        times = values[rows] * UNITS
+        times = values[rows][np.isfinite(values[rows])] * UNITS
         whole = np.rint(times)
         if not (np.abs(times) < LARGEST).all() or (np.abs(times - whole) > 2.0**-51 * np.abs(times)).any():
             return None
         common = math.gcd(common, int(np.gcd.reduce(np.abs(whole).astype(np.int64), initial=0)))
     unit = Fraction(common or UNITS, UNITS)
-    is_binary = unit.denominator & (unit.denominator - 1) == 0  # then this product is exact
-    return unit, is_binary and all(_is_whole(values[rows] * float(unit.denominator)) for rows in slices_of(len(values)))
+    is_exact = unit.denominator & (unit.denominator - 1) == 0  # then this product is exact, and infinity whole
+    return unit, is_exact and all(_is_whole(values[rows] * float(unit.denominator)) for rows in slices_of(len(values)))
 
 
 def _has_places(values: FloatArray, places: int) -> bool:

@@ -129,6 +129,18 @@ def test_what_share_budgets_are_solved_by(monkeypatch):
             assert best is not None and best.tobytes() == table.tobytes()
 
 
+def test_boxes_settle_alike(monkeypatch):
+    uses = np.eye(4)[1:]
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        best = rng.normal(size=(4, 5000)).round(seed % 3 + 1)
+        best[1:][rng.random((3, 5000)) < 0.2] = -np.inf
+        floor = rng.uniform(-1, 1, 3).round(1)
+        for half in (0.0, 0.1, 0.5):
+            first, second = both(lambda b=best, f=floor, h=half: share_budgets._settle(b, uses, f, f + h), monkeypatch)
+            assert all(one.tobytes() == other.tobytes() for one, other in zip(first, second, strict=True))
+
+
 @pytest.mark.parametrize("spread", ["normal", "few", "wide", "tiny", "infinite"])
 def test_order_statistics_are_those_of_a_sort(spread, monkeypatch):
     rng = np.random.default_rng(0)
