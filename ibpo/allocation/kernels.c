@@ -18,7 +18,7 @@
 #define CHUNK 2048
 
 /* ibpo/allocation/kernels.py asks. */
-API int64_t version(void) { return 6; }
+API int64_t version(void) { return 7; }
 
 typedef struct {
     const double *utility; /* [C] */
@@ -217,10 +217,91 @@ API void best_sums(const Block *b, Sums *sums) {
     }
 }
 
+/* Costs in one read: ends = smallest, largest and sum. Returns 0 where one is below 0 or not finite, 1 where one is not
+   whole or 2^52 or more (the sum means nothing then), else 2. */
+API int64_t check_costs(const double *cost, int64_t n, double *ends) {
+    enum { WIDE = 8 };
+    const double large = 4503599627370496.0; /* 2^52: what is added to it keeps no fraction */
+    double low[WIDE], high[WIDE], sum[WIDE];
+    int64_t odd[WIDE], bad[WIDE];
+    for (int j = 0; j < WIDE; j++) low[j] = INFINITY, high[j] = -INFINITY, sum[j] = 0.0, odd[j] = bad[j] = 0;
+    int64_t i = 0;
+    for (; i + WIDE <= n; i += WIDE)
+        for (int j = 0; j < WIDE; j++) {
+            const double x = cost[i + j];
+            low[j] = x < low[j] ? x : low[j], high[j] = x > high[j] ? x : high[j], sum[j] += x;
+            odd[j] |= -(int64_t)((x + large) - large != x), bad[j] |= -(int64_t)!(x >= 0.0);
+        }
+    for (; i < n; i++) {
+        const double x = cost[i];
+        low[0] = x < low[0] ? x : low[0], high[0] = x > high[0] ? x : high[0], sum[0] += x;
+        odd[0] |= -(int64_t)((x + large) - large != x), bad[0] |= -(int64_t)!(x >= 0.0);
+    }
+    for (int j = 1; j < WIDE; j++) {
+        low[0] = low[j] < low[0] ? low[j] : low[0], high[0] = high[j] > high[0] ? high[j] : high[0];
+        sum[0] += sum[j], odd[0] |= odd[j], bad[0] |= bad[j];
+    }
+    ends[0] = low[0], ends[1] = high[0], ends[2] = sum[0];
+    if (bad[0] || !(high[0] < INFINITY)) return 0;
+    return odd[0] || high[0] >= large ? 1 : 2;
+}
+
+/* Costs less the smallest of their problem, out; that one, and the largest of what is left, of each problem. */
+API void shift_costs(const Block *b, const double *cost, double *out, double *least, double *most) {
+    for (int64_t p = 0; p < b->num_problems; p++) {
+        const int64_t first = first_row(b, p), end = end_row(b, p);
+        double low = cost[first], high = cost[first];
+        for (int64_t r = first + 1; r < end; r++) low = cost[r] < low ? cost[r] : low, high = cost[r] > high ? cost[r] : high;
+        for (int64_t r = first; r < end; r++) out[r] = cost[r] - low;
+        least[p] = low, most[p] = high - low;
+    }
+}
+
+/* Of each problem one row, hit `[R]`, that has the chosen utility and mark `[P]`: of several that of the smallest `tie`,
+   then the first; none where there is none. A mark counts whole, or as whether it is 0. */
+API void mark_rows(const Block *b, const uint8_t *mark, int64_t whole, const double *value, const uint8_t *of_problem,
+                   uint8_t *hit) {
+    for (int64_t p = 0; p < b->num_problems; p++) {
+        const int64_t first = first_row(b, p), end = end_row(b, p);
+        const double chosen = value[p];
+        const uint8_t wanted = of_problem[p];
+        int64_t count = 0, one = -1;
+        for (int64_t r = first; r < end; r++) {
+            const uint8_t is = whole ? mark[r] == wanted : (mark[r] != 0) == wanted;
+            count += hit[r] = is & (b->utility[r] == chosen);
+        }
+        for (int64_t r = first; count > 1 && r < end; r++) {
+            if (!hit[r]) continue;
+            hit[r] = 0;
+            if (one < 0 || (b->tie && b->tie[r] < b->tie[one])) one = r;
+        }
+        if (one >= 0) hit[one] = 1;
+    }
+}
+
 /* best `[G][P]`: of each problem the largest utility of each kind, kind[mark] being the kind of a response with that
    mark; -inf where it has none. */
 API void best_of_kinds(const Block *b, const uint8_t *mark, const int64_t *kind, int64_t num_kinds, double *best) {
     double most[256];
+    if (num_kinds == 2) { /* without the table, which a processor waits for, and without a branch */
+        const double none = -INFINITY;
+        int64_t far;
+        memcpy(&far, &none, sizeof far);
+        for (int64_t p = 0; p < b->num_problems; p++) {
+            double first = none, second = none;
+            for (int64_t r = first_row(b, p), end = end_row(b, p); r < end; r++) {
+                const int64_t is = -kind[mark[r]];
+                int64_t bits, other;
+                double x, y;
+                memcpy(&bits, &b->utility[r], sizeof bits);
+                other = bits ^ ((bits ^ far) & ~is), bits ^= (bits ^ far) & is;
+                memcpy(&x, &bits, sizeof x), memcpy(&y, &other, sizeof y);
+                first = x > first ? x : first, second = y > second ? y : second;
+            }
+            best[p] = first + 0.0, best[b->num_problems + p] = second + 0.0;
+        }
+        return;
+    }
     for (int64_t p = 0; p < b->num_problems; p++) {
         for (int64_t g = 0; g < num_kinds; g++) most[g] = -INFINITY;
         for (int64_t r = first_row(b, p), end = end_row(b, p); r < end; r++) {

@@ -11,7 +11,7 @@ Int = ctypes.c_int64
 Float = ctypes.c_double
 
 
-VERSION = 6
+VERSION = 7
 """Raised whenever kernels.c changes what it takes or gives."""
 
 
@@ -23,8 +23,8 @@ def opened(path: Path) -> ctypes.CDLL | None:
             return None
     except (OSError, AttributeError):
         return None
-    for found in (library.best_rows, library.exact_parts, library.run_states, library.exchange):
-        found.restype = Int
+    for name in ("best_rows", "exact_parts", "run_states", "exchange", "check_costs"):
+        getattr(library, name).restype = Int
     return library
 
 

@@ -186,6 +186,56 @@ def best_of_kinds(utility: FloatArray, marks: NDArray[Any], segments: Segments, 
     return best
 
 
+def shift_costs(cost: FloatArray, segments: Segments, out: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Writes costs `[C]` less the smallest of their problem; `[P]` that one, and the largest that is left."""
+    least, most = np.empty((2, segments.num_problems))
+    found = _block(cost, cost[None], None, segments, np.zeros(1))
+    if found is not None and kernels.LIBRARY is not None and out.flags.c_contiguous:
+        kernels.LIBRARY.shift_costs(ctypes.byref(found[0]), *map(at, (cost, out, least, most)))
+        return least, most
+    for problems, rows, block in segments.blocks():
+        here = cost[rows]
+        least[problems] = block.min(here)
+        np.subtract(here, block.spread(least[problems]), out=out[rows])
+        most[problems] = block.max(out[rows])
+    return least, most
+
+
+def mark_rows(
+    utility: FloatArray,
+    marks: NDArray[Any],
+    tie: KeyArray | None,
+    segments: Segments,
+    value: FloatArray,
+    mark: NDArray[Any],
+    *,
+    whole: bool,
+) -> NDArray[np.bool_]:
+    """`[C]` one row of each problem that has its utility and mark `[P]`: of the smallest `tie`, then the first.
+
+    Marks count as they are, or (not `whole`) as whether they are 0. Problems without such a row get none.
+    """
+    hit = np.empty(segments.num_rows, bool)
+    found = _block(utility, utility[None], tie, segments, np.zeros(1))
+    if found is not None and kernels.LIBRARY is not None and marks.dtype == np.uint8 and marks.flags.c_contiguous:
+        held = [np.ascontiguousarray(x) for x in (value, mark)]
+        kernels.LIBRARY.mark_rows(ctypes.byref(found[0]), at(marks), Int(whole), *map(at, held), at(hit))
+        return hit
+    for problems, rows, block in segments.blocks():
+        here = hit[rows]
+        np.equal(utility[rows], block.spread(value[problems]), out=here)
+        here &= (marks[rows] if whole else marks[rows] != 0) == block.spread(mark[problems])
+        several = np.flatnonzero(here)
+        problem = block.problem_of(several)
+        if not is_first(problem).all():
+            if tie is not None:
+                order = np.lexsort((tie[rows][several], problem))
+                several, problem = several[order], problem[order]
+            here[:] = False
+            here[several[is_first(problem)]] = True
+    return hit
+
+
 class _Filling(ctypes.Structure):
     """`Filling` of kernels.c."""
 

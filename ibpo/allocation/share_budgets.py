@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ibpo.allocation import kernels
 from ibpo.allocation.highs import Effort
 from ibpo.allocation.lagrangian import close_gap, prices
-from ibpo.allocation.passes import best_of_kinds, fill_shares
+from ibpo.allocation.passes import best_of_kinds, fill_shares, mark_rows
 from ibpo.allocation.problem import MAX_OVERLAPPING, AllocationProblem, Arguments, Bounds, MarkArray
 from ibpo.allocation.segments import (
     FloatArray,
@@ -28,7 +28,6 @@ from ibpo.allocation.segments import (
     ProblemIds,
     Segments,
     exact_sum,
-    is_first,
     slices_of,
 )
 from ibpo.allocation.units import utility_unit
@@ -210,18 +209,8 @@ class Shares:
         if self.skips is not None:
             value = np.where(self.skips & (pick == 0), np.nan, value)
         mark = np.array(self.mark, self.marks.dtype)[pick]
-        hit = np.empty(self.segments.num_rows, bool)
-        for problems, rows, block in self.segments.blocks():
-            here = hit[rows]
-            np.equal(self.utility[rows], block.spread(value[problems]), out=here)
-            if self.skips is None and np.count_nonzero(here) == block.num_problems:
-                continue  # one each, of the right kind
-            of_row = self.marks[rows]
-            here &= (of_row if self.num_shares == 1 or self.slice_P is None else of_row != 0) == block.spread(
-                mark[problems]
-            )
-            if np.count_nonzero(here) > block.num_problems or self.skips is not None:
-                hit[rows] = _one_each(here, block, None if self.tie is None else self.tie[rows])
+        whole = self.num_shares == 1 or self.slice_P is None
+        hit = mark_rows(self.utility, self.marks, self.tie, self.segments, value, mark, whole=whole)
         if self.ids.order is None:
             return hit.view(np.int8)
         weight = np.zeros(len(hit), np.int8)
@@ -253,18 +242,6 @@ def _table(
             if not is_far and top.min() <= -FAR:
                 np.putmask(top, top <= -FAR, -np.inf)
     return best
-
-
-def _one_each(hit: NDArray[np.bool_], block: Segments, tie: KeyArray | None) -> NDArray[np.bool_]:
-    """The first of the rows that are hits in each problem, by `tie` if there is one."""
-    rows = np.flatnonzero(hit)
-    problem = block.problem_of(rows)
-    if tie is not None:
-        order = np.lexsort((tie[rows], problem))
-        rows, problem = rows[order], problem[order]
-    one = np.zeros(len(hit), bool)
-    one[rows[is_first(problem)]] = True
-    return one
 
 
 def _slices(marks: MarkArray, segments: Segments, num_shares: int) -> IntArray | None:

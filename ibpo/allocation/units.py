@@ -21,6 +21,7 @@ from fractions import Fraction
 
 import numpy as np
 
+from ibpo.allocation.passes import shift_costs
 from ibpo.allocation.problem import AllocationProblem, Bounds
 from ibpo.allocation.segments import FloatArray, ObjectArray, exact_sum, slices_of, sum_whole
 
@@ -124,12 +125,7 @@ def _row(instance: AllocationProblem, k: int, out: FloatArray) -> tuple[ObjectAr
         elif places:
             unit = Fraction(1, 10**places)
     if given is None:
-        least, most = np.empty((2, instance.num_problems))
-        for problems, rows, block in segments.blocks():
-            here = row[rows] if unit == 1 else np.rint(row[rows] * float(unit.denominator))
-            least[problems] = block.min(here)
-            np.subtract(here, block.spread(least[problems]), out=out[rows])
-            most[problems] = block.max(out[rows])
+        least, most = shift_costs(row if unit == 1 else np.rint(row * float(unit.denominator)), segments, out)
         if places is None:
             return None, unit, Fraction(exact_sum(least)), False
         if float(most.sum()) < 2**53:

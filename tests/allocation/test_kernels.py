@@ -1,6 +1,7 @@
 """The passes in C and in numpy: the same bits."""
 
 import importlib.util
+import itertools
 import math
 import shutil
 from pathlib import Path
@@ -9,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ibpo.allocation import InfeasibleBudget, allocate, kernels, lagrangian, share_budgets
-from ibpo.allocation.passes import best_of_kinds, best_rows, best_sums, fill_shares, open_rows
+from ibpo.allocation import InfeasibleBudget, allocate, kernels, lagrangian, problem, share_budgets
+from ibpo.allocation.passes import best_of_kinds, best_rows, best_sums, fill_shares, mark_rows, open_rows, shift_costs
 from ibpo.allocation.problem import gather, validate
 from ibpo.allocation.search import Base, search
 from ibpo.allocation.segments import ProblemIds, Segments, exact_sum
@@ -127,6 +128,40 @@ def test_what_share_budgets_are_solved_by(monkeypatch):
             )
             best = best_of_kinds(utility, marks, segments, kinds)
             assert best is not None and best.tobytes() == table.tobytes()
+
+
+def test_costs_are_checked_alike(monkeypatch):
+    odd = [[0.5], [-1.0], [-0.0], [np.inf], [-np.inf], [np.nan], [2.0**52], [2.0**52 - 1], [2.0**53], [1e300], [5e-324]]
+    for some in ([], *odd, [0.5, -1.0], [2.0**52, 0.5], [2.0**53, np.nan]):
+        for size in (1, 7, 8, 1000):
+            for place in (0, size - 1):
+                cost = np.random.default_rng(size).integers(0, 1000, size).astype(float)
+                cost[place : place + len(some)] = some[: len(cost) - place]
+                first, second = both(lambda c=cost: problem._checked_sum(c), monkeypatch)
+                assert first == second or (first != first and second != second), (some, size, place)
+
+
+def test_costs_are_shifted_and_rows_marked_alike(monkeypatch):
+    rng = np.random.default_rng(0)
+    for width in (0, 1, 3, 8):
+        size = np.full(400, width) if width else rng.integers(1, 9, 400)
+        segments = Segments.from_start(np.cumsum(size) - size, int(size.sum()))
+        cost = rng.integers(0, 2**40, segments.num_rows).astype(float)
+
+        def shifted(cost=cost, segments=segments):
+            out = np.empty_like(cost)
+            return (*shift_costs(cost, segments, out), out)
+
+        assert all(a.tobytes() == b.tobytes() for a, b in zip(*both(shifted, monkeypatch), strict=True))
+        marks, ties = rng.integers(0, 3, segments.num_rows).astype(np.uint8), rng.random(segments.num_rows).round(1)
+        for utility, whole in itertools.product((rng.random(segments.num_rows), ties), (True, False)):
+            rows = segments.start + rng.integers(0, size)
+            mark = marks[rows] if whole else (marks[rows] > 0).astype(np.uint8)
+            tie = rng.integers(0, 3, segments.num_rows).astype(np.uint64) if rng.random() < 0.5 else None
+            given = utility, marks, tie, segments, np.where(rng.random(400) < 0.1, np.nan, utility[rows]), mark
+            first, second = both(lambda g=given, w=whole: mark_rows(*g, whole=w), monkeypatch)
+            assert np.array_equal(first, second)
+            assert np.array_equal(np.add.reduceat(first, segments.start, dtype=int), ~np.isnan(given[4]))
 
 
 def test_boxes_settle_alike(monkeypatch):
