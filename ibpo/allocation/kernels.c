@@ -217,35 +217,6 @@ API void best_sums(const Block *b, Sums *sums) {
     }
 }
 
-/* Costs in one read: ends = smallest, largest and sum. Returns 0 where one is below 0 or not finite, 1 where one is not
-   whole or 2^52 or more (the sum means nothing then), else 2. */
-API int64_t check_costs(const double *cost, int64_t n, double *ends) {
-    enum { WIDE = 8 };
-    const double large = 4503599627370496.0; /* 2^52: what is added to it keeps no fraction */
-    double low[WIDE], high[WIDE], sum[WIDE];
-    int64_t odd[WIDE], bad[WIDE];
-    for (int j = 0; j < WIDE; j++) low[j] = INFINITY, high[j] = -INFINITY, sum[j] = 0.0, odd[j] = bad[j] = 0;
-    int64_t i = 0;
-    for (; i + WIDE <= n; i += WIDE)
-        for (int j = 0; j < WIDE; j++) {
-            const double x = cost[i + j];
-            low[j] = x < low[j] ? x : low[j], high[j] = x > high[j] ? x : high[j], sum[j] += x;
-            odd[j] |= -(int64_t)((x + large) - large != x), bad[j] |= -(int64_t)!(x >= 0.0);
-        }
-    for (; i < n; i++) {
-        const double x = cost[i];
-        low[0] = x < low[0] ? x : low[0], high[0] = x > high[0] ? x : high[0], sum[0] += x;
-        odd[0] |= -(int64_t)((x + large) - large != x), bad[0] |= -(int64_t)!(x >= 0.0);
-    }
-    for (int j = 1; j < WIDE; j++) {
-        low[0] = low[j] < low[0] ? low[j] : low[0], high[0] = high[j] > high[0] ? high[j] : high[0];
-        sum[0] += sum[j], odd[0] |= odd[j], bad[0] |= bad[j];
-    }
-    ends[0] = low[0], ends[1] = high[0], ends[2] = sum[0];
-    if (bad[0] || !(high[0] < INFINITY)) return 0;
-    return odd[0] || high[0] >= large ? 1 : 2;
-}
-
 /* Costs less the smallest of their problem, out; that one, and the largest of what is left, of each problem. */
 API void shift_costs(const Block *b, const double *cost, double *out, double *least, double *most) {
     for (int64_t p = 0; p < b->num_problems; p++) {
@@ -411,11 +382,12 @@ static void shift(const Filling *f, double *price, double *work) {
         if (count > 1.0) return; /* nested shares */
         inside += side[g] = count > 0.0;
     }
-    const int64_t n = f->num_problems, place = n - 1 - (int64_t)total;
-    if (binding < 2 || inside == 0 || inside == f->num_kinds || place < 0 || place >= n) return;
+    const int64_t n = f->num_problems;
+    const double place = n - 1 - floor(total);
+    if (binding < 2 || inside == 0 || inside == f->num_kinds || !(place >= 0.0 && place < n)) return;
     pay(f, price, paid);
     gains(f->best, n, f->num_kinds, paid, side, work);
-    const double found = ranked(work, n, place, work) + 0.0, step = found > -least ? found : -least;
+    const double found = ranked(work, n, (int64_t)place, work) + 0.0, step = found > -least ? found : -least;
     for (int64_t k = 0; k < f->num_shares && fabs(found) < INFINITY; k++)
         if (price[k] > 0.0) price[k] += step;
 }

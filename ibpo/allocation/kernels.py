@@ -23,8 +23,8 @@ def opened(path: Path) -> ctypes.CDLL | None:
             return None
     except (OSError, AttributeError):
         return None
-    for name in ("best_rows", "exact_parts", "run_states", "exchange", "check_costs"):
-        getattr(library, name).restype = Int
+    for found in (library.best_rows, library.exact_parts, library.run_states, library.exchange):
+        found.restype = Int
     return library
 
 

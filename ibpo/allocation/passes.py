@@ -16,6 +16,7 @@ from ibpo.allocation.kernels import Float, Int, at
 from ibpo.allocation.segments import FloatArray, IntArray, KeyArray, Segments, add_parts, is_first
 
 MAX_TURNS = 40
+"""Of the prices of shares, at most."""
 LANES = 4
 """Of `Sums` of kernels.c."""
 

@@ -14,7 +14,6 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ibpo.allocation import kernels
 from ibpo.allocation.passes import best_rows, cheapest
 from ibpo.allocation.segments import (
     FloatArray,
@@ -362,13 +361,6 @@ def _mark_share(cost: CostArray, marks: MarkArray, k: int, num_costs: int) -> in
 
 def _checked_sum(cost: CostArray) -> float | None:
     """The sum, NaN where not all costs are whole numbers, None where one is not finite or below 0."""
-    if kernels.LIBRARY is not None and cost.dtype == np.float64 and cost.flags.c_contiguous:
-        found = np.empty(3)
-        kind = kernels.LIBRARY.check_costs(kernels.at(cost), kernels.Int(len(cost)), kernels.at(found))
-        if not kind:
-            return None
-        if kind == 2 or found[1] < 2**52:
-            return float(found[2]) if kind == 2 else math.nan
     ends: list[float] = []
     total, whole = 0.0, True
     for rows in slices_of(len(cost)):

@@ -52,6 +52,10 @@ COLUMNS = 8_192
 """Problems of a block: G rows of them stay in the cache."""
 
 
+Found = tuple[NDArray[np.uint8], FloatArray, FloatArray]
+"""The kind `[P]` of each problem, prices `[K]` and utilities `[P]`."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Shares:
     """Best utilities by kind, and how to find the responses that have them.
@@ -336,44 +340,52 @@ def _largest(
     return takes, threshold + 0.0
 
 
-def transport(shares: Shares, bounds: Bounds) -> tuple[NDArray[np.uint8], FloatArray, FloatArray] | None:
+def transport(shares: Shares, bounds: Bounds) -> Found | None:
     """The optimal kind `[P]`, prices `[K]` and utilities `[P]`, or None where this way does not lead to the end.
 
-    With rewards of 0 and 1, or means of a few, thousands of problems are equal and no prices settle them. They are set
-    apart then by a little, different for each problem, and less where a kind counts in more shares: all together by
-    less than the unit of the objective, so that the best choice stays one of the best, and prices are multiples of the
-    unit (a vertex of the dual of a totally unimodular programme).
+    By `_narrowed`; where utilities are multiples of a unit, so that thousands of problems are equal, by `_by_units`.
     """
     if shares.segments.num_problems <= SMALL or not shares.laminar:
         return None
     unit = utility_unit(shares.best.ravel())
-    if unit is not None:
-        step, counts = float(unit[0]), shares.uses.sum(0)
-        most = 1.0 + 2.0 * float(counts.max())
-        size = step / (4.0 * shares.segments.num_problems * most)
-        reach = 8.0 * size * most * shares.num_shares
-        key = shares.ids.key(np.arange(shares.segments.num_problems))
-        apart = shares.best.copy()
-        for g, row in enumerate(apart):
-            part = (key * np.uint64(2 * g + 3) >> np.uint64(11)).astype(np.float64) * 2.0**-53  # 0 to 1, by problem
-            row += size * (part - 2.0 * counts[g])
-        # Between two multiples of the unit prices that are moved one by one may stop where only several together lead
-        # on; cutting planes do not.
-        for start in (None, prices):
-            middle = None if start is None else np.rint(start(shares.candidates(bounds)[0]) / step) * step
-            around = None if middle is None else (middle - reach, middle + reach)
-            found = _narrowed(replace(shares, best=apart), bounds, around)
-            if found is not None:
-                pick, price = found[0], np.rint(found[1] / step) * step
-                values = shares.values(pick)
-                if is_met(shares, price, bounds, values):
-                    return pick, price, values
-    return _narrowed(shares, bounds)
+    found = None if unit is None else _by_units(shares, bounds, float(unit[0]))
+    return _narrowed(shares, bounds) if found is None else found
 
 
-def _narrowed(
-    shares: Shares, bounds: Bounds, around: tuple[FloatArray, FloatArray] | None = None
-) -> tuple[NDArray[np.uint8], FloatArray, FloatArray] | None:
+def _by_units(shares: Shares, bounds: Bounds, unit: float) -> Found | None:
+    """`transport`, for utilities that are multiples of a unit, as rewards of 0 and 1 and means of a few are.
+
+    No prices settle the thousands of problems that are equal then. They are set apart by a little, different for each
+    problem, and less where a kind counts in more shares: all together by less than the unit of the objective, so that
+    the best choice stays one of the best, and prices are multiples of the unit (a vertex of the dual of a totally
+    unimodular programme).
+    """
+    num_problems, counts = shares.segments.num_problems, shares.uses.sum(0)
+    most = 1.0 + 2.0 * float(counts.max())
+    size = unit / (4.0 * num_problems * most)
+    key, best = shares.ids.key(np.arange(num_problems)), shares.best.copy()
+    for g, row in enumerate(best):
+        part = (key * np.uint64(2 * g + 3) >> np.uint64(11)).astype(np.float64) * 2.0**-53  # 0 to 1, by problem
+        row += size * (part - 2.0 * counts[g])
+    apart = replace(shares, best=best)
+
+    def rounded(found: Found | None) -> Found | None:
+        if found is None:
+            return None
+        pick, price = found[0], np.rint(found[1] / unit) * unit
+        values = shares.values(pick)
+        return (pick, price, values) if is_met(shares, price, bounds, values) else None
+
+    if (found := rounded(_narrowed(apart, bounds))) is not None:
+        return found
+    # Between two multiples prices that are moved one by one may stop where only several together lead on: cutting
+    # planes do not.
+    middle = np.rint(prices(shares.candidates(bounds)[0]) / unit) * unit
+    reach = 8.0 * size * most * shares.num_shares
+    return rounded(_narrowed(apart, bounds, (middle - reach, middle + reach)))
+
+
+def _narrowed(shares: Shares, bounds: Bounds, around: tuple[FloatArray, FloatArray] | None = None) -> Found | None:
     """`transport`, where not too many problems are equal; `around`: the least and the largest prices `[K]`.
 
     Prices decide: at price y a problem takes the kind with the largest utility - y . uses. A sample gives prices y by
