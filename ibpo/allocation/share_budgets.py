@@ -437,6 +437,8 @@ def _narrowed(shares: Shares, bounds: Bounds, around: tuple[FloatArray, FloatArr
         values = shares.values(pick)
         if not np.isfinite(values).all():  # a problem without a response of its kind: the bounds leave it none
             continue
+        if not bounds.fit(shares.total(pick)):  # all were settled in a box without the optimal prices
+            continue
         if is_met(shares, price, bounds, values):
             return pick, price, values
     return None

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.optimize import linprog
+from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 from scipy.sparse import csr_array, vstack
 
 from ibpo.allocation import InfeasibleBudget, allocate
@@ -104,3 +104,34 @@ def test_the_unit_of_utilities():
     late = np.zeros(100_000)
     late[-1] = 0.1**0.5
     assert utility_unit(late) is None
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_shares_with_floors_as_scipy_says(seed):
+    """Disjoint and nested shares with floors, some of which contradict the bounds above them."""
+    rng = np.random.default_rng([20261201, seed])
+    num_problems, num_shares = int(rng.choice([310, 700, 1500])), int(rng.integers(2, 5))
+    size = rng.integers(1, 7, num_problems)
+    problem, group = np.repeat(np.arange(num_problems), size), rng.integers(0, num_shares + 1, size.sum())
+    answers = int(rng.integers(1, 6))
+    utility = rng.integers(0, answers + 1, len(group)) / answers
+    cost = np.stack([group >= k if seed % 2 else group == k for k in range(1, num_shares + 1)]).astype(float)
+    most = np.maximum.reduceat(cost, np.cumsum(size) - size, axis=1).sum(1)
+    high = np.floor(most * rng.uniform(0, 0.6, num_shares) ** 1.5)
+    low = np.floor(high * rng.uniform(0, 1, num_shares))
+    one_each = csr_array((np.ones(len(problem)), (problem, np.arange(len(problem)))))
+    solve: Any = milp
+    right = solve(
+        -utility,
+        integrality=np.ones(len(utility)),
+        bounds=Bounds(0, 1),
+        constraints=[LinearConstraint(one_each, 0, 1), LinearConstraint(cost, low, high)],
+    )
+    given = [[Fraction(int(x), num_problems) for x in ends] for ends in (high, low)]
+    if right.status == 2:
+        with pytest.raises(InfeasibleBudget):
+            allocate(utility, problem, cost, given[0], at_least=given[1], choose="at_most_one")
+        return
+    found = allocate(utility, problem, cost, given[0], at_least=given[1], choose="at_most_one")
+    assert found.status == "optimal" and found.objective == pytest.approx(-right.fun, abs=1e-6)
+    assert (low <= cost @ found.weight).all() and (cost @ found.weight <= high).all()
