@@ -2,7 +2,7 @@
 
 from ibpo.data.adapters import read_log_rows
 from ibpo.data.fields import find_alike, first_of, lookup, parse_cell, read_text
-from ibpo.data.files import NUM_PEEKED, LogError, Row, Source, good_rows
+from ibpo.data.files import NUM_PEEKED, LogError, Row, Source, files_below, good_rows
 from ibpo.data.group_sums import GroupSums, sum_parts
 from ibpo.data.log_rows import Labels, LogRows
 from ibpo.data.money import MONEY
@@ -35,6 +35,7 @@ __all__ = [
     "Source",
     "check_number",
     "divided",
+    "files_below",
     "find_alike",
     "first_of",
     "good_rows",

@@ -11,6 +11,7 @@ from typing import Any
 
 from ibpo.budget import parse_budget_entry
 from ibpo.config import ResponseGroupConfig
+from ibpo.data import files_below
 from ibpo.responses import build_response_groups, messages_before
 from ibpo.types import ResponseGroup
 
@@ -104,7 +105,8 @@ def run_tables(path: Path) -> list[Path]:
     """The tables of responses in the folder of a demo run; Parquet files of older runs among them."""
     if not path.is_dir():
         return []
-    return sorted(file for end in ("jsonl.gz", "parquet") for file in path.glob(f"**/responses/*__*.{end}"))
+    ends = ("responses/*__*.jsonl.gz", "responses/*__*.parquet")
+    return sorted(file for file in files_below(path) if any(file.match(end) for end in ends))
 
 
 def part_of(file: Path, every: Sequence[Path]) -> str:

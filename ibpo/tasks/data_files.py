@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ibpo.data import files_below
 from ibpo.errors import IbpoError
 
 
@@ -76,7 +77,7 @@ def data_files(folder: Path) -> list[Path]:
     Raises:
         IbpoError: where there are none.
     """
-    files = sorted(p for p in folder.rglob("*") if p.name.endswith((".jsonl", ".jsonl.gz", ".parquet")))
+    files = sorted(p for p in files_below(folder) if p.name.endswith((".jsonl", ".jsonl.gz", ".parquet")))
     if not files:
         raise IbpoError(f"{folder}: holds no .jsonl, .jsonl.gz or .parquet file; name the data's own folder")
     return files

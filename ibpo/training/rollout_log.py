@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ibpo.budget import parse_budget_entry
+from ibpo.data import files_below
 from ibpo.errors import IbpoError
 from ibpo.runs import atomic_path
 from ibpo.training.budgets import BudgetTerm
@@ -148,7 +149,8 @@ def find_rollout_log(run: Path) -> Path:
     for place in (run, run / "rollout_log", run / "ledger"):
         if place.is_dir() and any(place.glob("step-*.parquet")):
             return place
-    below = sorted({shard.parent for shard in run.rglob("step-*.parquet")}) if run.is_dir() else []
+    shards = (file for file in files_below(run) if file.match("step-*.parquet")) if run.is_dir() else ()
+    below = sorted({shard.parent for shard in shards})
     if len(below) == 1:
         return below[0]
     if not below:

@@ -15,6 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ibpo.cli import app
+from ibpo.data import files_below
 
 ROOT = Path(__file__).parent.parent.parent
 ROW = {
@@ -106,7 +107,9 @@ def start(runs, home):
 
 def written(directory):
     """Time of the last change of every file of a job that is finished."""
-    return {path: path.stat().st_mtime_ns for path in directory.rglob("*.jsonl.gz")}
+    found = files_below(directory) if directory.exists() else ()
+    whole = (path for path in found if path.name.endswith(".jsonl.gz") and not path.name.startswith("."))
+    return {path: path.stat().st_mtime_ns for path in whole}
 
 
 @pytest.mark.slow

@@ -1,12 +1,13 @@
 """Logs as the tools that people use write them: each fixture is read without an option, or with one."""
 
 import json
+import shutil
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from ibpo.data import LogColumns, LogError, MissingColumns, Source, read_log, read_log_rows
+from ibpo.data import LogColumns, LogError, MissingColumns, Source, files_below, read_log, read_log_rows
 
 LOGS = Path(__file__).parent.parent / "fixtures" / "logs"
 TOKENS = {("q1", "low"): 12, ("q2", "low"): 16, ("q1", "high"): 96, ("q2", "high"): 133, ("q6", "low"): 21}
@@ -253,6 +254,16 @@ def test_a_folder_of_several_tools_is_refused(tmp_path):
         (tmp_path / Path(name).name).write_bytes((LOGS / name).read_bytes())
     with pytest.raises(LogError, match=r"holds logs of several tools, .*name the folder or file of one"):
         read_log(tmp_path)
+
+
+def test_a_folder_that_a_run_still_works_in_can_be_listed(tmp_path):
+    """A checkpoint that the run removes between two looks is passed over; `Path.rglob` ended with FileNotFoundError."""
+    for name in ("log.jsonl", "checkpoint-1/state.json", "checkpoint-2/state.json"):
+        write_rows(tmp_path / name, [{"name": name}])
+    found = files_below(tmp_path)
+    assert next(found) == tmp_path / "log.jsonl"
+    shutil.rmtree(tmp_path / "checkpoint-1")
+    assert list(found) == [tmp_path / "checkpoint-2" / "state.json"]
 
 
 def write_rows(path, rows):
