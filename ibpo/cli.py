@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import shlex
 from typing import Annotated, Any
 
@@ -146,6 +147,11 @@ REMOVED = {
 """Command -> option that it had once -> what says the same today."""
 
 
+ONE_THREAD = ("report", "allocate", "collect", "replay", "simulate")
+"""Commands whose matrices have a few columns: threads of numpy's OpenBLAS wait for one another there, and a fifth of
+`ibpo report`'s CPU time was their waiting."""
+
+
 class _LazyGroup(TyperGroup):
     """Lists the commands by name and help; what a command imports takes long, and is not needed to list it."""
 
@@ -161,6 +167,8 @@ class _LazyGroup(TyperGroup):
             for option in (text.partition("=")[0] for text in rest):
                 if option in REMOVED.get(name, {}):
                     raise typer.BadParameter(f"{option} is now {REMOVED[name][option]}", ctx)
+            if name in ONE_THREAD and not {"OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"} & set(os.environ):
+                os.environ["OPENBLAS_NUM_THREADS"] = "1"  # read when numpy is imported
             module, _, function = COMMANDS[name][0].partition(":")
             found = getattr(importlib.import_module(f"ibpo.commands.{module}"), function)
             if not isinstance(found, typer.Typer):

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import lru_cache
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, TypeVar
@@ -291,6 +292,7 @@ def read_api_key(path: str | Path | None, place: str) -> str:
         raise IbpoError(f"{place}: {path}: cannot be read; name a text file with the key") from None
 
 
+@lru_cache(maxsize=1024)  # a log says the same few words in every row
 def as_finish_reason(said: str) -> str:
     """`stop` for whatever says that a response ended by itself, `length` where a limit cut it; else the word as it is.
 

@@ -3,7 +3,17 @@
 from ibpo.allocation.allocate import Allocation, allocate
 from ibpo.allocation.arguments import Limit, limit, reward_margin, share, slices, stack
 from ibpo.allocation.distributed import PartitionedAllocation, allocate_partitions
-from ibpo.allocation.holdout import GroupMeans, HoldoutRow, Pick, by_problem_pick, holdout_value, random_mix
+from ibpo.allocation.holdout import (
+    GroupMeans,
+    HoldoutRow,
+    Pick,
+    RankedSteps,
+    by_problem_picks,
+    enough_splits,
+    holdout_value,
+    random_mix,
+    value_halves,
+)
 from ibpo.allocation.knapsack import Frontier, envelope, frontier
 from ibpo.allocation.problem import InfeasibleBudget
 
@@ -16,9 +26,11 @@ __all__ = [
     "Limit",
     "PartitionedAllocation",
     "Pick",
+    "RankedSteps",
     "allocate",
     "allocate_partitions",
-    "by_problem_pick",
+    "by_problem_picks",
+    "enough_splits",
     "envelope",
     "frontier",
     "holdout_value",
@@ -28,4 +40,5 @@ __all__ = [
     "share",
     "slices",
     "stack",
+    "value_halves",
 ]

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -67,16 +68,15 @@ class GroupMeans:
             id_names(field, ids, len(reward_R))
             for field, ids in (("problem", problem), ("response_group", response_group))
         )
-        problems, p_R = np.unique(problem_names, return_inverse=True)
-        groups, g_R = np.unique(group_names, return_inverse=True)
+        (problems, p_R), (groups, g_R) = _places(problem_names), _places(group_names)
         problem_of = dict(zip(problem_names, id_items(problem), strict=True))
         group_of = dict(zip(group_names, id_items(response_group), strict=True))
         pair = p_R * len(groups) + g_R
         order = np.lexsort((cost_R, reward_R, pair))  # whatever the order of the rows: sums round alike
         count = np.bincount(pair, minlength=len(problems) * len(groups)).reshape(len(problems), len(groups))
         return cls(
-            problems=[problem_of[name] for name in problems.tolist()],
-            response_groups=[str(group_of[name]) for name in groups.tolist()],
+            problems=[problem_of[name] for name in problems],
+            response_groups=[str(group_of[name]) for name in groups],
             pair=pair[order],
             reward=reward_R[order],
             cost=cost_R[order],
@@ -102,6 +102,13 @@ class GroupMeans:
     def mean_cost(self) -> FloatArray:
         """`[P, G]` mean cost of each pair."""
         return self.means(np.ones(len(self.pair), bool))[1]
+
+
+def _places(names: list[str]) -> tuple[list[str], IntArray]:
+    """The different names in order, and which of them each is: faster than sorting all texts."""
+    different = sorted(set(names))
+    at = {name: i for i, name in enumerate(different)}
+    return different, np.fromiter(map(at.__getitem__, names), np.int64, len(names))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -225,9 +232,25 @@ def holdout_value(
         >>> row.spent, row.reward, row.random_mix, row.share
         (5.0, 1.0, 0.75, {'high': 0.5, 'low': 0.5})
     """
+    log = GroupMeans.from_arrays(reward, problem, response_group, cost)
+    return value_halves(
+        log, budgets, against=against, num_splits=num_splits, seed=seed, extrapolate=extrapolate, progress=progress
+    )
+
+
+def value_halves(
+    log: GroupMeans,
+    budgets: Sequence[Amount | Pick],
+    *,
+    against: Sequence[FloatArray | Amount | None] = (),
+    num_splits: int = 200,
+    seed: int = 0,
+    extrapolate: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[HoldoutRow]:
+    """`holdout_value` of a log whose responses are gathered already, for more than one question on it."""
     if num_splits < 1:
         raise IbpoError(f"num_splits: must be at least 1, got {num_splits}")
-    log = GroupMeans.from_arrays(reward, problem, response_group, cost)
     thin = np.argwhere(log.count < 2)
     if len(thin):
         p, g = thin[0]
@@ -324,6 +347,18 @@ def holdout_value(
     ]
 
 
+def enough_splits(num_problems: int) -> int:
+    """Random halvings that are enough: 100, above 400 problems fewer, for each says more then, but at least 10.
+
+    Of 10 halvings of 4,000 problems, or of 1,000, the gain differs between seeds by a tenth of its standard error.
+
+    Example:
+        >>> enough_splits(400), enough_splits(1_000), enough_splits(10**6)
+        (100, 40, 10)
+    """
+    return max(10, min(100, 40_000 // num_problems))
+
+
 def _blind_HG(mixture: FloatArray | Amount | None, *tables: FloatArray) -> FloatArray:
     """`[H, G]` the mixture of constant policies to compare with: given, or the best by each half for a cost."""
     reward_HPG, cost_HPG, count_HPG = tables
@@ -343,40 +378,67 @@ def _blind_HG(mixture: FloatArray | Amount | None, *tables: FloatArray) -> Float
     return _random_mixes(means(cost_HPG), means(reward_HPG), at_H)[0]
 
 
-def by_problem_pick(amount: float) -> Pick:
-    """The steps up each problem's concave envelope by falling gain per cost, as far as the budget goes.
+class RankedSteps:
+    """The steps up each problem's concave envelope, half by half by falling gain per cost: a choice at every budget.
 
-    Within one problem's step of the optimum, which `ibpo.allocate` finds exactly; this is what hundreds of random
-    halves can be asked in a second: all of them at once, N = H * P problems with a budget for each half.
+    A choice is within one problem's step of the optimum, which `ibpo.allocate` finds exactly; this is what hundreds of
+    random halves can be asked in a second: all of them at once, N = H * P problems with a budget for each half.
     """
 
-    def pick(reward: FloatArray, cost: FloatArray, _: FloatArray) -> IntArray:
-        *shape, num_problems, num_groups = reward.shape
-        problem_of: IntArray = np.arange(reward.size, dtype=np.int64) // num_groups
-        steps = envelope(problem_of, reward.ravel(), cost.ravel())
-        chosen = steps.base.copy()
-        room = amount * num_problems - cost.ravel()[chosen].reshape(-1, num_problems).sum(1)
-        order = np.lexsort((-steps.slope, steps.problem // num_problems))  # half by half; a problem's stay in order
-        half, spent = steps.problem[order] // num_problems, steps.cost[order]
-        begin = np.searchsorted(half, np.arange(len(room)))
-        total = np.concatenate([[0.0], np.cumsum(spent)])
-        taken = total[1:] - total[begin][half] <= room[half]  # the first of each half: they fit together
-        room -= np.bincount(half[taken], spent[taken], len(room))
-        # Of the others one fits if there is still room for it, and the problem's step before it was taken.
+    def __init__(self, reward: FloatArray, cost: FloatArray) -> None:
+        """Sort the steps of all problems, once for all budgets.
+
+        Args:
+            reward: `[H, P, G]` mean rewards of H halves.
+            cost: `[H, P, G]` mean costs.
+        """
+        *self.shape, self.num_problems, self.num_groups = reward.shape
+        problem_of: IntArray = np.arange(reward.size, dtype=np.int64) // self.num_groups
+        # Within a problem alone: an eighth of the time that sorting all candidates takes.
+        within = np.lexsort((-reward.reshape(-1, self.num_groups), cost.reshape(-1, self.num_groups)))
+        order = (within + self.num_groups * np.arange(len(within))[:, None]).ravel()
+        steps = envelope(problem_of, reward.ravel(), cost.ravel(), order)
+        self.base, self.least_H = steps.base, cost.ravel()[steps.base].reshape(-1, self.num_problems).sum(1)
+        order = np.lexsort((-steps.slope, steps.problem // self.num_problems))  # a problem's stay in their order
+        self.half, self.spent = steps.problem[order] // self.num_problems, steps.cost[order]
+        begin = np.searchsorted(self.half, np.arange(len(self.least_H)))
+        total = np.concatenate([[0.0], np.cumsum(self.spent)])
+        self.reached = total[1:] - total[begin][self.half]
         place = np.empty(len(order), np.int64)
         place[order] = np.arange(len(order))
         is_next = np.concatenate([[False], steps.problem[1:] == steps.problem[:-1]])
-        before = np.where(is_next, np.roll(place, 1), -1)[order]
-        left = room.tolist()
-        for step in np.flatnonzero(~taken & (spent <= room[half])).tolist():
-            if spent[step] <= left[half[step]] and (before[step] < 0 or taken[before[step]]):
-                taken[step] = True
-                left[half[step]] -= float(spent[step])
-        last = np.sort(order[taken])  # of a problem's steps the last one counts
-        chosen[steps.problem[last]] = steps.to[last]
-        return (chosen % num_groups).reshape(*shape, num_problems)
+        self.before = np.where(is_next, np.roll(place, 1), -1)[order]
+        self.order, self.problem, self.to = order, steps.problem, steps.to
 
-    return pick
+    def within(self, amount: float) -> IntArray:
+        """`[H, P]` the response groups at a mean cost of at most `amount`."""
+        room = amount * self.num_problems - self.least_H
+        taken = self.reached <= room[self.half]  # the first of each half: they fit together
+        room -= np.bincount(self.half[taken], self.spent[taken], len(room))
+        # Of the others one fits if there is still room for it, and the problem's step before it was taken.
+        left = room.tolist()
+        for step in np.flatnonzero(~taken & (self.spent <= room[self.half])).tolist():
+            half, before = self.half[step], self.before[step]
+            if self.spent[step] <= left[half] and (before < 0 or taken[before]):
+                taken[step] = True
+                left[half] -= float(self.spent[step])
+        last = np.sort(self.order[taken])  # of a problem's steps the last one counts
+        chosen = self.base.copy()
+        chosen[self.problem[last]] = self.to[last]
+        return (chosen % self.num_groups).reshape(*self.shape, self.num_problems)
+
+
+def by_problem_picks(amounts: Sequence[float]) -> list[Pick]:
+    """Rules for `holdout_value`, one for each mean cost, that choose by `RankedSteps`; they sort each half once."""
+    seen: tuple[FloatArray, RankedSteps] | None = None
+
+    def pick(amount: float, reward: FloatArray, cost: FloatArray, _: FloatArray) -> IntArray:
+        nonlocal seen
+        if seen is None or seen[0] is not reward:
+            seen = reward, RankedSteps(reward, cost)
+        return seen[1].within(amount)
+
+    return [partial(pick, amount) for amount in amounts]
 
 
 Tables = tuple[FloatArray, FloatArray, FloatArray]

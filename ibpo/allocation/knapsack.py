@@ -36,7 +36,7 @@ class Steps:
     slope: FloatArray
 
 
-def envelope(problem: IntArray, utility: FloatArray, cost: FloatArray) -> Steps:
+def envelope(problem: IntArray, utility: FloatArray, cost: FloatArray, order: IntArray | None = None) -> Steps:
     """Steps up the concave envelope of every problem, by repeated removal of points on or below a chord.
 
     A point on or below the chord of its neighbours, or no better than a cheaper one, is no vertex of the rising
@@ -46,11 +46,13 @@ def envelope(problem: IntArray, utility: FloatArray, cost: FloatArray) -> Steps:
         problem: `[C]` not decreasing, 0 .. P-1, each at least once.
         utility: `[C]`.
         cost: `[C]`, of any sign.
+        order: `[C]` the candidates by problem, cost and falling utility, where that is known.
 
     Returns:
         The steps with a positive gain, candidates as positions in the arguments.
     """
-    order = np.lexsort((-utility, cost, problem))
+    if order is None:
+        order = np.lexsort((-utility, cost, problem))
     p, c = problem[order], cost[order]
     keep = np.ones(len(p), bool)
     keep[1:] = (p[1:] != p[:-1]) | (c[1:] != c[:-1])  # of equal costs the best

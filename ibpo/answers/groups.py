@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from fractions import Fraction
 from functools import lru_cache
 
 from ibpo.answers.equality import Contradiction, same
@@ -60,7 +59,7 @@ def representatives(answers: Sequence[str]) -> list[str]:
     """
     first: dict[str, str] = {}
     kept: list[str] = []
-    by_value: dict[Fraction, str] = {}
+    by_value: dict[tuple[int, int], str] = {}  # of their ratios: fractions hash slowly
     for answer in answers:
         if answer in first:
             continue
@@ -75,10 +74,11 @@ def representatives(answers: Sequence[str]) -> list[str]:
     return [first[answer] for answer in answers]
 
 
-def _plain_value(answer: str) -> Fraction | None:
-    """The value of a number that stands for no other one."""
+def _plain_value(answer: str) -> tuple[int, int] | None:
+    """The value of a number that stands for no other one, as a ratio."""
     node = understood(answer)
-    return node.number if node is not None and node.kind == "number" and node.places < MIN_PLACES else None
+    is_plain = node is not None and node.kind == "number" and node.places < MIN_PLACES
+    return node.number.as_integer_ratio() if node is not None and is_plain else None
 
 
 @lru_cache(maxsize=65_536)

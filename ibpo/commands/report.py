@@ -74,7 +74,12 @@ def report_command(
         str | None, typer.Option(help="Counts tokens where a file holds none: a folder or hub id.")
     ] = None,
     extended: Annotated[str, typer.Option(help="The response group whose share is the extended share.")] = "extended",
-    num_splits: Annotated[int, typer.Option(min=1, max=100_000, help="Random halvings for held-out values.")] = 50,
+    num_splits: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=100_000, help="Random halvings for held-out values. Default: 50, above 800 problems fewer."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of halvings and bootstraps.")] = 0,
     on_error: OnError = "fail",
 ) -> None:

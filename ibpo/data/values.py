@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from ibpo.data.adapters import COSTS
@@ -69,6 +70,7 @@ def text_of(value: Any) -> str:
     return str(value).strip()
 
 
+@lru_cache(maxsize=1024)  # asked for every row
 def divided(name: str) -> tuple[str, float]:
     """The column of `score/100`, and what its numbers are divided by.
 
@@ -97,6 +99,8 @@ def check_number(place: str, value: Any, field: str, name: str, divisor: float =
         >>> check_number("row 1", "Y", "reward", "right"), check_number("row 1", "1,297", "cost", "tokens")
         (1.0, 1297.0)
     """
+    if divisor == 1 and type(value) in (int, float) and 0 <= value <= (1 if field == "reward" else LARGEST):
+        return float(value)  # as nearly all are written
     truth = TRUTH.get(str(value).strip().lower()) if field in ("reward", "truncated") else None
     if field == "reward" and divisor == 1 and str(value).strip().endswith("%"):
         divisor = 100.0

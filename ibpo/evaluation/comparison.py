@@ -10,22 +10,24 @@ responses, G cheapest and most expensive.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ibpo.allocation import enough_splits
 from ibpo.errors import IbpoError
 from ibpo.evaluation.metrics import (
     area_under_curve,
+    code_answers,
     estimate_area,
     estimate_gain_ratio,
     held_out_choice,
     mix_at_cost,
     oracle_by_level_at_cost,
     pass_at_k,
-    votes_at,
+    votes_of_codes,
 )
 from ibpo.evaluation.responses import Responses, coarse_levels, level_names, natural
 from ibpo.evaluation.statistics import (
@@ -36,6 +38,7 @@ from ibpo.evaluation.statistics import (
     estimate_mean,
     estimate_quantile,
     estimate_rate,
+    number_problems,
     paired_difference,
     problem_means,
     ratio_of_means,
@@ -47,6 +50,8 @@ BUDGETS = (0.1, 0.25, 0.5, 0.75, 0.9)
 MIN_ROOM = 0.005
 """With less room than this between random mix and oracle, a share of it is noise and does not exist."""
 NUM_DRAWS = 500
+MOST_SPLITS = 50
+"""Random halvings of a report, at most, where nobody asks for a number."""
 Json = dict[str, Any]
 Numbers = dict[str, Estimate]
 
@@ -108,8 +113,8 @@ def per_problem(responses: Responses, problems: Problems) -> PerProblem:
         ValueError: the responses are to other problems.
     """
     order = problems.problem_id
-    answered = np.unique(responses.problem.astype(str))
-    if not np.array_equal(answered, np.sort(order.astype(str))):
+    answered = number_problems(responses.problem)[0]
+    if not np.array_equal(answered.astype(str), np.sort(order.astype(str))):
         raise ValueError(f"{len(answered)} problems answered, not the same {len(order)} as elsewhere")
     known = ~np.isnan(responses.tokens)
     return PerProblem(
@@ -133,19 +138,22 @@ def mix(standard: PerProblem, extended: PerProblem, share: FloatArray) -> PerPro
 
 def by_number(responses: Responses, column: str) -> NDArray[Any]:
     """One column as `[P, S]`, problems sorted; those with more than the smallest number of responses lose the last."""
-    names, p_N = np.unique(responses.problem.astype(str), return_inverse=True)
+    names, p_N = number_problems(responses.problem)
     order = np.argsort(p_N, kind="stable")
     count_P = np.bincount(p_N, minlength=len(names))
     start_P = np.cumsum(count_P) - count_P
     return getattr(responses, column)[order[start_P[:, None] + np.arange(count_P.min())]]
 
 
-def describe(responses: Responses, *, extended: str = EXTENDED) -> dict[str, dict[str, Numbers]]:
+def describe(
+    responses: Responses, *, extended: str = EXTENDED, code: NDArray[np.int64] | None = None
+) -> dict[str, dict[str, Numbers]]:
     """All metrics of one configuration's responses with standard errors clustered by problem and 95 % intervals.
 
     Args:
         responses: of one configuration.
         extended: Name of the response group whose share is the extended share.
+        code: `[N]` numbers of their answers, as from `code_answers`, where they are known.
 
     Returns:
         Slice (`"overall"`, `"level=..."`, `"domain=..."`) -> `"all"`, `"right"`, `"wrong"` (that ended by itself) or
@@ -161,29 +169,31 @@ def describe(responses: Responses, *, extended: str = EXTENDED) -> dict[str, dic
     """
     slices = {"overall": np.ones(len(responses), bool)}
     for name in ("level", "domain"):
-        column = getattr(responses, name)
-        values = sorted({str(value) for value in column.tolist() if value != ""}, key=natural)
-        slices |= {f"{name}={value}": column.astype(str) == value for value in values}
-    return {name: _slice(responses.where(mask), extended) for name, mask in slices.items()}
+        texts = getattr(responses, name).astype(str)
+        values = sorted(set(texts.tolist()) - {""}, key=natural)
+        slices |= {f"{name}={value}": texts == value for value in values}
+    responses = replace(responses, problem=number_problems(responses.problem)[1])
+    code = code_answers(responses.problem, responses.answer, responses.right) if code is None else code
+    return {name: _slice(responses.where(mask), code[mask], extended) for name, mask in slices.items()}
 
 
-def _slice(responses: Responses, extended: str) -> dict[str, Numbers]:
+def _slice(responses: Responses, code: NDArray[np.int64], extended: str) -> dict[str, Numbers]:
     right, cut = responses.right, np.nan_to_num(responses.truncated)
     return {
-        "all": _repeated(responses) | _spent(responses, None, extended),
+        "all": _repeated(responses, code) | _spent(responses, None, extended),
         "right": _spent(responses, right, extended),
         "wrong": _spent(responses, (1 - right) * (1 - cut), extended),
         "cut off": _spent(responses, (1 - right) * cut, extended),
     }
 
 
-def _repeated(responses: Responses) -> Numbers:
+def _repeated(responses: Responses, code: NDArray[np.int64]) -> Numbers:
     found = {"pass@1": estimate_rate(responses.reward, responses.problem)}
-    names, p_N = np.unique(responses.problem.astype(str), return_inverse=True)
+    names, p_N = number_problems(responses.problem)
     count_P, right_P = np.bincount(p_N), np.bincount(p_N, responses.right)
     sizes = [k for k in vote_sizes(int(count_P.min())) if k > 1]
     has_votes = responses.has_votes
-    vote_KP = votes_at(responses.problem, responses.answer, responses.right, sizes)[1] if has_votes and sizes else []
+    vote_KP = votes_of_codes(responses.problem, code, responses.right, sizes)[1] if has_votes and sizes else []
     for i, k in enumerate(sizes):
         found[f"pass@{k}"] = estimate_rate(pass_at_k(right_P, count_P, k), names)
         if has_votes:
@@ -278,6 +288,7 @@ class Reference:
         self.keep_P = ~np.isnan(reward_HGP).any((0, 1))
         self.reward_HGP = reward_HGP[:, :, self.keep_P]
         self.cost_HGP = np.where(np.isnan(cost_HGP), self.cost_GP, cost_HGP)[:, :, self.keep_P]
+        self.mean_cost_GP = self.cost_HGP.mean(0)
         level_of = {str(p): str(level) for p, level in zip(cheapest.problem, cheapest.level, strict=True)}
         named, level_P = np.unique([level_of.get(name, "") for name in names], return_inverse=True)
         self.is_by_level = len(named) > 1
@@ -320,7 +331,7 @@ class Reference:
         return "at this cost the oracle is no better than a random mix"
 
     def _reaches(self, weight_P: FloatArray, cost: float) -> bool:
-        low, high = (self.cost_HGP.mean(0) @ weight_P).tolist()
+        low, high = (self.mean_cost_GP @ weight_P).tolist()
         return low < cost < high
 
     def _share(self, weight_P: FloatArray, reward_P: FloatArray, cost_P: FloatArray) -> float:
@@ -397,7 +408,11 @@ class VoteCurve:
 
 
 def vote_curve(
-    own: Responses, order: Sequence[str] | NDArray[Any], cost_P: FloatArray, sizes: Sequence[int] = ()
+    own: Responses,
+    order: Sequence[str] | NDArray[Any],
+    cost_P: FloatArray,
+    sizes: Sequence[int] = (),
+    code: NDArray[np.int64] | None = None,
 ) -> VoteCurve:
     """The curve of maj@k.
 
@@ -406,13 +421,15 @@ def vote_curve(
         order: The problems.
         cost_P: Cost of one response to each.
         sizes: The k; empty: 1, 2, 3, 4, 5, 8, ... up to the smallest number of responses to a problem.
+        code: `[N]` numbers of their answers, as from `code_answers`, where they are known.
     """
     if not own.has_votes:
         return VoteCurve(points=[], accuracy=np.zeros((0, len(order))), cost=np.zeros((0, len(order))))
-    smallest = int(np.unique(own.problem.astype(str), return_counts=True)[1].min())
+    smallest = int(np.bincount(number_problems(own.problem)[1]).min())
     points, accuracy_KP, cost_KP = [], [], []
     sizes = sizes or sorted({*vote_sizes(smallest), *(k for k in (3, 5) if k <= smallest)})
-    problems, vote_KP = votes_at(own.problem, own.answer, own.right, sizes)
+    code = code_answers(own.problem, own.answer, own.right) if code is None else code
+    problems, vote_KP = votes_of_codes(own.problem, code, own.right, sizes)
     for k, vote_P in zip(sizes, vote_KP, strict=True):
         accuracy_P = problem_means(vote_P, problems, order)
         points.append({"k": k, "cost": k * float(cost_P.mean()), "accuracy": estimate_rate(accuracy_P, order)})
@@ -499,7 +516,8 @@ class CompareOptions:
     budgets: Sequence[float] = BUDGETS
     reference: Sequence[str] = ()
     """Cheapest and most expensive of the oracle share and the blind draw; empty: those of `among`."""
-    num_splits: int = 50
+    num_splits: int | None = None
+    """Random halvings; None: 50, or `enough_splits` if that is less."""
     seed: int = 0
     extended: str = EXTENDED
 
@@ -526,30 +544,37 @@ def compare(responses: Responses, options: CompareOptions | None = None) -> Json
     for name in (*options.among, *options.reference, *([options.standard] if options.standard else [])):
         if name not in names:
             raise IbpoError(f"{name}: no such configuration; there are {', '.join(names)}")
-    responses, order, left_out = _common(coarse_levels(responses))
-    by_name = {name: _cost(responses.of(name), order, name) for name in names}
+    responses, problems, left_out = _common(coarse_levels(responses))
+    # Numbers for problems and answers from here on: texts, sorted anew for each figure, would take most of the time.
+    sorted_names, p_N = number_problems(responses.problem)
+    at = {name: p for p, name in enumerate(sorted_names.tolist())}
+    order = np.array([at[name] for name in problems])
+    numbered = replace(responses, problem=p_N)
+    own_of = {name: numbered.of(name) for name in names}
+    code_of = {name: code_answers(own.problem, own.answer, own.right) for name, own in own_of.items()}
+    by_name = {name: _cost(own, order, name) for name, own in own_of.items()}
     names = sorted(names, key=lambda name: float(by_name[name].mean()))  # cheapest first, everywhere in the report
     cost_CP = np.array([by_name[name] for name in names])
     standard = options.standard or names[0]
     notes = [f"{left_out} problems that not every configuration answered are left out"] if left_out else []
-    reward_CP = np.array([problem_means(own.reward, own.problem, order) for own in map(responses.of, names)])
+    reward_CP = np.array([problem_means(own_of[name].reward, own_of[name].problem, order) for name in names])
     base, cost = names.index(standard), cost_CP.mean(1)
-    votes = {name: vote_curve(responses.of(name), order, cost_CP[c]) for c, name in enumerate(names)}
-    among = list(options.among) or [name for name in names if len(set(responses.of(name).response_group)) == 1]
+    votes = {name: vote_curve(own_of[name], order, cost_CP[c], code=code_of[name]) for c, name in enumerate(names)}
+    among = list(options.among) or [name for name in names if len(set(own_of[name].response_group)) == 1]
     among_C = [names.index(name) for name in among]
     reference, ends = None, []
     if len(among) > 1 or options.reference:  # names begin with the cheapest
         ends = [names.index(name) for name in options.reference] or [min(among_C), max(among_C)]
-        reference = Reference(responses.of(names[ends[0]]), responses.of(names[ends[1]]), order)
+        reference = Reference(own_of[names[ends[0]]], own_of[names[ends[1]]], order)
     rows = []
     for c, name in enumerate(names):
-        own = responses.of(name)
+        own = own_of[name]
         difference = paired_difference(reward_CP[c], reward_CP[base]) if c != base else None
         rows.append(
             {
                 "name": name,
                 "num_responses": len(own),
-                "numbers": describe(own, extended=options.extended),
+                "numbers": describe(own, extended=options.extended, code=code_of[name]),
                 "cost": estimate_mean(cost_CP[c], order, positive=True),
                 "relative_cost": ratio_of_means(cost_CP[c], cost_CP[base]),
                 "difference": difference,
@@ -570,7 +595,13 @@ def compare(responses: Responses, options: CompareOptions | None = None) -> Json
     found: Json = {}
     if len(among) > 1:
         found = held_out_choice(
-            responses, len(order), among, options.budgets, notes, num_splits=options.num_splits, seed=options.seed
+            responses,
+            len(order),
+            among,
+            options.budgets,
+            notes,
+            num_splits=options.num_splits or min(MOST_SPLITS, enough_splits(len(order))),
+            seed=options.seed,
         )
     curves = {"random mix": (cost_CP[among_C], reward_CP[among_C])} if len(among) > 1 else {}
     curves |= {f"votes, {name}": (curve.cost, curve.accuracy) for name, curve in votes.items()}
@@ -590,7 +621,7 @@ def compare(responses: Responses, options: CompareOptions | None = None) -> Json
             "oracles": found.get("oracles", {}),
             "allocation": found.get("allocation", []),
             "share_by_level": found.get("share_by_level", {}),
-            "budget_kept": _budget_kept(responses, options.extended, notes),
+            "budget_kept": _budget_kept(numbered, options.extended, notes),
             "notes": notes,
         }
     )
@@ -605,7 +636,7 @@ def _common(responses: Responses) -> tuple[Responses, list[str], int]:
     return responses.where(keep), sorted(common, key=natural), len(set.union(*answered)) - len(common)
 
 
-def _cost(own: Responses, order: Sequence[str], name: str) -> FloatArray:
+def _cost(own: Responses, order: NDArray[np.int64], name: str) -> FloatArray:
     known = ~np.isnan(own.tokens)
     if not known.any():
         raise IbpoError(f"{name}: no response has a cost; add its tokens, or leave the configuration out")

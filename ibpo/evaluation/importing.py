@@ -111,7 +111,9 @@ def import_responses(paths: Sequence[tuple[str, Path]], options: ImportOptions |
             kind, found = _read_file(file, configuration, options, bad)
             kinds[kind] = kinds.get(kind, 0) + 1
             more = ({"part": part} if part else {}) | ({} if (q := budget_of(_stem(file))) is None else {"budget": q})
-            rows += [row | more for row in found]
+            for row in found if more else ():
+                row.update(more)
+            rows += found
     if not rows:
         raise IbpoError(f"{', '.join(str(path) for _, path in paths)}: no responses; give a file with one a line")
     _check_same_problems(rows)
@@ -119,8 +121,10 @@ def import_responses(paths: Sequence[tuple[str, Path]], options: ImportOptions |
     notes += [f"{len(bad)} bad rows left out, the first: {bad[0]}"] if bad else []
     notes += _judge(rows, options) + _count(rows, options)
     parts, units = {}, {}
-    for part in dict.fromkeys(str(row.get("part") or "") for row in rows):
-        own = [row for row in rows if str(row.get("part") or "") == part]
+    rows_of: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        rows_of.setdefault(str(row.get("part") or ""), []).append(row)
+    for part, own in rows_of.items():
         units[part] = "money" if options.prices else _cost_unit(own)
         if units[part] in ("characters", "responses"):
             for row in own:
@@ -306,7 +310,7 @@ def plain_rows(
 
 
 def _row(place: str, row: dict[str, Any], columns: dict[str, str], configuration: str) -> dict[str, Any]:
-    fields = {field: lookup(row, column) for field, column in columns.items()}
+    fields = {field: row[column] if column in row else lookup(row, column) for field, column in columns.items()}
     if "reward" in columns and columns["reward"] not in row:
         fields["reward"] = lookup(row, divided(columns["reward"])[0])
     made: dict[str, Any] = {"place": place, "part": _text(place, columns, fields, "by") if "by" in columns else ""}

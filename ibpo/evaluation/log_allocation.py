@@ -18,15 +18,16 @@ from numpy.typing import NDArray
 
 from ibpo.allocation import (
     Allocation,
+    GroupMeans,
     HoldoutRow,
     InfeasibleBudget,
+    RankedSteps,
     allocate,
-    by_problem_pick,
-    holdout_value,
+    enough_splits,
     random_mix,
+    value_halves,
 )
 from ibpo.budget import TOKENS, Budget, check_budget, check_distinct, costs_named, parse_budget
-from ibpo.data import Log
 from ibpo.errors import IbpoError
 from ibpo.evaluation.estimates import shrink, within_halves
 from ibpo.evaluation.log_parts import FloatArray, IntArray, LogPart, Say
@@ -195,7 +196,7 @@ def answer_questions(
         part: A part of the log.
         asked: One answer for each.
         holdout: Whether to halve; None: if responses repeat.
-        num_splits: Random halvings; None: 100, above 1,000 problems fewer, for each says more then, but at least 10.
+        num_splits: Random halvings; None: `enough_splits`.
         seed: Seed of the halvings.
         say: Takes what a reader should know.
         progress: From a question's label to what is called with (splits done, splits in all).
@@ -238,8 +239,10 @@ def answer_questions(
         return answers
     possible = [answer for answer in answers if answer.allocation]
     show = progress(f"{part.place}held-out values")
-    num_splits = num_splits or max(10, min(100, 100_000 // len(part.problems)))
-    value = partial(_held_out, part.repeated(say), part.within, seed=seed)
+    num_splits = num_splits or enough_splits(len(part.problems))
+    log = part.repeated(say)
+    gathered = GroupMeans.from_arrays(log.reward, log.problem, log.response_group, log.cost)
+    value = partial(_held_out, gathered, part.within, seed=seed)
     bounded = [answer for answer in possible if _allowed(answer) is not None]
     pilot = value(bounded, num_splits=-(-num_splits // PILOT)) if bounded else []
     aimed = {answer.question: _aimed(answer, row.spent, part, ids) for answer, row in zip(bounded, pilot, strict=True)}
@@ -250,7 +253,7 @@ def answer_questions(
     return [valued.get(answer.question, answer) for answer in answers]
 
 
-def _held_out(log: Log, within: FloatArray, answers: Sequence[Answer], **options: Any) -> list[HoldoutRow]:
+def _held_out(log: GroupMeans, within: FloatArray, answers: Sequence[Answer], **options: Any) -> list[HoldoutRow]:
     """What choosing as for these answers is worth on responses that had no say."""
     halves = _Halves()
 
@@ -259,11 +262,8 @@ def _held_out(log: Log, within: FloatArray, answers: Sequence[Answer], **options
         one = answer.limits[0].at_most if len(answer.limits) == 1 and answer.limits[0].group is None else None
         return answer.mixture if one is None else one
 
-    return holdout_value(
-        log.reward,
-        log.problem,
-        log.response_group,
-        log.cost,
+    return value_halves(
+        log,
         [partial(halves.choose, _lowered(answer.limits, answer.aim)) for answer in answers],
         against=list(map(against, answers)),
         extrapolate=bool(within.any()),
@@ -356,6 +356,7 @@ class _Halves:
 
     def __init__(self) -> None:
         self._seen: tuple[Any, tuple[FloatArray, FloatArray]] | None = None
+        self._steps: tuple[Any, RankedSteps] | None = None
 
     def _expect(self, reward: FloatArray, cost: FloatArray, count: FloatArray) -> tuple[FloatArray, FloatArray]:
         expected = np.empty_like(reward), np.empty_like(cost)
@@ -376,7 +377,9 @@ class _Halves:
         reward, cost = self._seen[1]
         amount = limits[0].at_most if len(limits) == 1 and limits[0].group is None else None
         if amount is not None:
-            pick = by_problem_pick(float(amount))(reward, cost, count)
+            if self._steps is None or self._steps[0] is not reward:
+                self._steps = reward, RankedSteps(reward, cost)
+            pick = self._steps[1].within(float(amount))
             pick[cost.min(2).mean(1) > float(amount)] = -1
             return pick
         pick = np.full(reward.shape[:2], -1, np.int64)

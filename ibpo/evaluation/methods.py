@@ -37,6 +37,7 @@ from ibpo.evaluation.statistics import (
     FloatArray,
     bootstrap,
     estimate_mean,
+    number_problems,
     paired_difference,
     rank_correlation,
 )
@@ -191,7 +192,7 @@ def compare_methods(
     def votes_of(policy: str) -> tuple[VoteCurve, list[PerProblem]]:
         """The curve of maj@1, maj@2, ... of a policy's standard responses, and its points."""
         own, single = responses[policy, "standard"], found[policy, "standard"]
-        largest = int(np.unique(own.problem.astype(str), return_counts=True)[1].min())
+        largest = int(np.bincount(number_problems(own.problem)[1]).min())
         curve = vote_curve(own, problems.problem_id, single.tokens, range(1, min(MAX_VOTES, largest) + 1))
         points = zip(curve.accuracy, curve.cost, strict=True)
         return curve, [replace(single, accuracy=accuracy, tokens=cost) for accuracy, cost in points]

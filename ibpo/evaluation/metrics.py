@@ -8,8 +8,9 @@ problems, S responses per problem, L levels, C configurations, K points of a cur
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from itertools import combinations
 from math import comb
 from typing import Any
@@ -17,10 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ibpo.allocation import GroupMeans, HoldoutRow, Pick, by_problem_pick, holdout_value
+from ibpo.allocation import GroupMeans, HoldoutRow, Pick, RankedSteps, by_problem_picks, value_halves
 from ibpo.answers import representatives
 from ibpo.evaluation.responses import Responses, natural
-from ibpo.evaluation.statistics import NAN, Estimate, FloatArray, bootstrap, rate_interval
+from ibpo.evaluation.statistics import NAN, Estimate, FloatArray, bootstrap, number_problems, rate_interval
 
 MIN_VOTES_GAIN = 1e-3
 """With less gain than this by votes, as at the cost of hardly more than one response, a ratio to it says nothing."""
@@ -302,21 +303,46 @@ def votes_at(
     sizes: Sequence[int],
 ) -> tuple[list[str], FloatArray]:
     """`vote_at_k` for K numbers of votes: which answers are one is found once. `[K, P]`."""
-    names, p_N = np.unique(np.asarray(problem, dtype=str), return_inverse=True)
+    return votes_of_codes(problem, code_answers(problem, answer, correct), correct, sizes)
+
+
+def code_answers(
+    problem: ArrayLike, answer: Sequence[str | None] | NDArray[np.object_], correct: ArrayLike
+) -> NDArray[np.int64]:
+    """`answer_codes` of N responses, `[N]`: comparable between responses to one problem.
+
+    Example:
+        >>> code_answers(["a", "b", "a"], ["0.5", "0.5", "1/2"], [0, 1, 0]).tolist()
+        [1, 0, 1]
+    """
     answer_N, correct_N = np.asarray(answer, dtype=object), np.asarray(correct, float)
-    order = np.argsort(p_N, kind="stable")
-    count_P = np.bincount(p_N)
-    start_P = np.cumsum(count_P) - count_P
+    code_N = np.full(len(answer_N), -1)
+    for _, index_PS in _alike(number_problems(problem)[1]):
+        code_N[index_PS] = answer_codes(answer_N[index_PS], correct_N[index_PS])
+    return code_N
+
+
+def votes_of_codes(
+    problem: ArrayLike, code: NDArray[np.int64], correct: ArrayLike, sizes: Sequence[int]
+) -> tuple[list[str], FloatArray]:
+    """`votes_at` of answers that are numbered already, as `code_answers` does, e.g. for all slices of a report."""
+    names, p_N = number_problems(problem)
+    correct_N = np.asarray(correct, float)
     vote_KP = np.full((len(sizes), len(names)), NAN)
-    for num in np.unique(count_P[count_P >= min(sizes)]).tolist():
-        same_P = np.flatnonzero(count_P == num)
-        index_PS = order[start_P[same_P][:, None] + np.arange(num)]
-        correct_PS = correct_N[index_PS]
-        code_PS = answer_codes(answer_N[index_PS], correct_PS)
+    for same_P, index_PS in _alike(p_N):
         for i, k in enumerate(sizes):
-            if k <= num:
-                vote_KP[i, same_P] = _majority(code_PS, correct_PS, k)
-    return names.tolist(), vote_KP
+            if k <= index_PS.shape[1]:
+                vote_KP[i, same_P] = _majority(code[index_PS], correct_N[index_PS], k)
+    return list(map(str, names.tolist())), vote_KP
+
+
+def _alike(p_N: NDArray[np.intp]) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Problems with equally many responses, and `[P, S]` the places of these, in their order."""
+    order, count_P = np.argsort(p_N, kind="stable"), np.bincount(p_N)
+    start_P = np.cumsum(count_P) - count_P
+    for num in np.unique(count_P).tolist():
+        same_P = np.flatnonzero(count_P == num)
+        yield same_P, order[start_P[same_P][:, None] + np.arange(num)]
 
 
 def best_mix(cost: ArrayLike, accuracy: ArrayLike, at: ArrayLike) -> FloatArray:
@@ -472,8 +498,9 @@ def held_out_choice(
     """
     known = np.array([c in among for c in responses.configuration.tolist()]) & ~np.isnan(responses.tokens)
     own = responses.where(known)
-    names, p_N = np.unique(own.problem.astype(str), return_inverse=True)
-    c_N = np.array([list(among).index(c) for c in own.configuration.tolist()])
+    names, p_N = number_problems(own.problem)
+    place = {c: i for i, c in enumerate(among)}
+    c_N = np.array([place[c] for c in own.configuration.tolist()])
     count_PC = np.bincount(p_N * len(among) + c_N, minlength=len(names) * len(among)).reshape(len(names), len(among))
     thick = np.all(count_PC >= 2, axis=1)
     if thick.sum() < 2:
@@ -482,25 +509,22 @@ def held_out_choice(
     if not thick.all() or len(names) < num_problems:
         notes.append(f"held-out allocation on {int(thick.sum())} problems with two responses of every configuration")
     own = own.where(thick[p_N])
-    arrays = (own.reward, own.problem.astype(str), own.configuration.astype(str), own.tokens)
-    means = GroupMeans.from_arrays(*arrays)
+    means = GroupMeans.from_arrays(own.reward, own.problem.astype(str), own.configuration.astype(str), own.tokens)
     level_of = dict(zip(own.problem.astype(str).tolist(), own.level.astype(str).tolist(), strict=True))
     level_P = np.array([level_of[str(problem)] for problem in means.problems])
     mean_C = means.mean_cost.mean(0)
     amounts = [float(mean_C.min() + f * (mean_C.max() - mean_C.min())) for f in budgets]
     more: Json = {"num_splits": num_splits, "seed": seed}
-    by_problem = holdout_value(*arrays, [by_problem_pick(amount) for amount in amounts], **more)
+    by_problem = value_halves(means, by_problem_picks(amounts), **more)
     oracles = {"by problem": _curve(by_problem, len(level_P))}
     if len(set(level_P) - {""}) > 1:
-        by_level = holdout_value(*arrays, [by_level_pick(amount, level_P) for amount in amounts], **more)
+        by_level = value_halves(means, by_level_picks(amounts, level_P), **more)
         oracles["by level"] = _curve(by_level, len(level_P))
     rows = [
         {"budget": amount, "fraction": fraction} | asdict(row) | {"budget": amount}
         for fraction, amount, row in zip(budgets, amounts, by_problem, strict=True)
     ]
-    pick = by_problem_pick(amounts[len(amounts) // 2])(
-        means.mean_reward, means.mean_cost, means.count.astype(np.float64)
-    )
+    pick = RankedSteps(means.mean_reward, means.mean_cost).within(amounts[len(amounts) // 2])
     share_by_level = {
         level: {name: float(np.mean(pick[level_P == level] == g)) for g, name in enumerate(means.response_groups)}
         for level in sorted(set(level_P) - {""}, key=natural)
@@ -508,18 +532,22 @@ def held_out_choice(
     return {"oracles": oracles, "allocation": rows, "share_by_level": share_by_level}
 
 
-def by_level_pick(amount: float, level_P: np.ndarray) -> Pick:
-    """Knows what each configuration gets on a level, but not on a problem."""
+def by_level_picks(amounts: Sequence[float], level_P: np.ndarray) -> list[Pick]:
+    """As `by_problem_picks`, by somebody who knows what each configuration gets on a level, but not on a problem."""
+    _, l_P, size_L = np.unique(level_P, return_inverse=True, return_counts=True)
+    order, begin_L = np.argsort(l_P, kind="stable"), np.cumsum(size_L) - size_L
+    seen: tuple[FloatArray, FloatArray, FloatArray] | None = None
 
-    def pick(reward: FloatArray, cost: FloatArray, count: FloatArray) -> NDArray[np.int64]:
-        of_level = np.empty_like(reward), np.empty_like(cost)
-        for level in set(level_P):
-            same = level_P == level
-            for mean, values in zip(of_level, (reward, cost), strict=True):
-                mean[..., same, :] = values[..., same, :].mean(-2, keepdims=True)
-        return by_problem_pick(amount)(*of_level, count)
+    def of_levels(values: FloatArray) -> FloatArray:
+        return (np.add.reduceat(values[..., order, :], begin_L, axis=-2) / size_L[:, None])[..., l_P, :]
 
-    return pick
+    def pick(choose: Pick, reward: FloatArray, cost: FloatArray, count: FloatArray) -> NDArray[np.int64]:
+        nonlocal seen
+        if seen is None or seen[0] is not reward:
+            seen = reward, of_levels(reward), of_levels(cost)
+        return choose(seen[1], seen[2], count)
+
+    return [partial(pick, choose) for choose in by_problem_picks(amounts)]
 
 
 def _curve(rows: Sequence[HoldoutRow], num_problems: int) -> list[Json]:

@@ -71,11 +71,10 @@ class Responses:
         unknown: dict[str, Any] = dict.fromkeys(cls.__dataclass_fields__, "") | {"answer": None}
         columns: dict[str, Any] = {}
         for field in fields(cls):
+            values = [row.get(field.name) for row in rows]
             if field.type in ("FloatArray", FloatArray):
-                values = [row.get(field.name) for row in rows]
-                columns[field.name] = np.array([float("nan") if v is None else float(v) for v in values])
+                columns[field.name] = np.array(values, np.float64)  # None becomes nan
             else:
-                values = [row.get(field.name) for row in rows]
                 columns[field.name] = np.empty(len(rows), dtype=object)
                 columns[field.name][:] = [unknown[field.name] if v is None else v for v in values]
         return cls(**columns)

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -341,10 +342,30 @@ def problem_means(value: ArrayLike, problem: ArrayLike, order: ArrayLike) -> Flo
         >>> problem_means([1, 0, 1], ["b", "b", "a"], ["a", "b", "c"]).tolist()
         [1.0, 0.5, nan]
     """
-    names, p_N = np.unique(np.asarray(problem, dtype=str), return_inverse=True)
+    names, p_N = number_problems(problem)
     mean_P = np.bincount(p_N, np.asarray(value, float)) / np.bincount(p_N)
-    at = dict(zip(names.tolist(), mean_P.tolist(), strict=True))
-    return np.array([at.get(name, NAN) for name in np.asarray(order, dtype=str).tolist()])
+    at = dict(zip(map(str, names.tolist()), mean_P.tolist(), strict=True))
+    return np.array([at.get(str(name), NAN) for name in np.asarray(order).tolist()])
+
+
+def number_problems(problem: ArrayLike) -> tuple[NDArray[Any], NDArray[np.intp]]:
+    """The distinct problem ids in order, and `[N]` which of them each response has.
+
+    Whole numbers stay numbers, anything else is text. Sorting the texts of all responses, as `numpy.unique` does, takes
+    ten times as long, and most of a report's time.
+
+    Example:
+        >>> names, p_N = number_problems(["q2", "q1", "q2"])
+        >>> names.tolist(), p_N.tolist()
+        (['q1', 'q2'], [1, 0, 1])
+    """
+    ids = np.asarray(problem)
+    if ids.dtype.kind in "iu":
+        return np.unique(ids, return_inverse=True)
+    texts = list(map(str, ids.tolist()))
+    names = sorted(set(texts))
+    at = {name: p for p, name in enumerate(names)}
+    return np.array(names, dtype=np.str_), np.fromiter(map(at.__getitem__, texts), np.intp, len(texts))
 
 
 def _per_problem(
@@ -362,7 +383,7 @@ def _weights(
 ) -> tuple[FloatArray, NDArray[np.intp], FloatArray]:
     """Values, problem codes, and each response's weight: 1/n_p where it counts, else 0; nan values never count."""
     value_N = np.asarray(value, float)
-    _, p_N = np.unique(np.asarray(problem), return_inverse=True)
+    _, p_N = number_problems(problem)
     if not len(value_N):
         return value_N, p_N, np.zeros(0)
     known_N = ~np.isnan(value_N)

@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from ibpo.allocation import InfeasibleBudget, allocate, holdout_value, random_mix
+from ibpo.allocation import InfeasibleBudget, RankedSteps, allocate, by_problem_picks, holdout_value, random_mix
 from ibpo.allocation.many import choose_each, whole
 from ibpo.errors import IbpoError
 
@@ -151,6 +151,22 @@ def test_halves_together_choose_what_allocate_chooses():
                 continue
             assert c[problems, chosen].sum() <= high
             assert u[problems, chosen].sum() == found.objective and found.status == "optimal"
+
+
+def test_rules_that_share_their_sorting_choose_as_each_alone():
+    """Halves with ties, of three response groups; a rule may be asked about other halves in between."""
+    rng = np.random.default_rng(0)
+    tables = [(rng.integers(0, 3, (6, 40, 3)) / 2, rng.integers(1, 6, (6, 40, 3)) / 1.0) for _ in range(2)]
+    amounts = [1.0, 2.2, 3.1, 9.0]
+    rules = by_problem_picks(amounts)
+    for reward, cost in (*tables, tables[0]):
+        for rule, amount in zip(rules, amounts, strict=True):
+            pick = rule(reward, cost, np.ones_like(cost))
+            assert (pick == RankedSteps(reward.copy(), cost.copy()).within(amount)).all()
+            for h in range(6):  # a half has the same choice whatever stands beside it
+                assert (pick[h] == RankedSteps(reward[h], cost[h]).within(amount)).all()
+                spent = np.take_along_axis(cost[h], pick[h][:, None], 1).mean()
+                assert spent <= max(amount, cost[h].min(1).mean()) + 1e-9
 
 
 def test_means_as_whole_numbers():

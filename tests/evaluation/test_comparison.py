@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ibpo.errors import IbpoError
 from ibpo.evaluation.comparison import CompareOptions, areas, compare
-from ibpo.evaluation.metrics import by_level_pick, by_problem_pick
+from ibpo.evaluation.metrics import RankedSteps, by_level_picks
 from ibpo.evaluation.responses import Responses, coarse_levels
 
 
@@ -74,7 +74,7 @@ def test_the_greedy_choice_is_within_one_step_of_the_best(num_problems, num_conf
     reward = rng.integers(0, 5, (num_problems, num_configurations)).astype(np.float64) / 4
     cost = rng.integers(1, 9, (num_problems, num_configurations)).astype(np.float64)
     amount = rng.uniform(cost.min(1).mean(), cost.max(1).mean() + 1)
-    pick = by_problem_pick(amount)(reward, cost, np.ones_like(cost))
+    pick = RankedSteps(reward, cost).within(amount)
     every = np.arange(num_problems)
     assert cost[every, pick].mean() <= amount + 1e-9
     best = max(
@@ -90,7 +90,8 @@ def test_by_level_knows_no_problem():
     reward, cost = rng.random((50, 2)), np.tile([1.0, 5.0], (50, 1))
     level = np.array(["a"] * 25 + ["b"] * 25)
     reward[:25, 1] += 1
-    pick = by_level_pick(3.0, level)(reward, cost, np.ones_like(cost))
+    (rule,) = by_level_picks([3.0], level)
+    pick = rule(reward, cost, np.ones_like(cost))
     assert pick[:25].mean() == 1 and pick[25:].mean() == 0
 
 

@@ -266,11 +266,11 @@ def test_ticks_in_percent_have_the_digits_that_they_need():
     ]  # fmt: skip
 
 
-def test_figures_are_reproducible(data):
-    one, two = io.BytesIO(), io.BytesIO()
-    plot_frontier(data["rows"], one)
-    plot_frontier(data["rows"], two)
-    assert one.getvalue() == two.getvalue()
+def test_figures_are_reproducible(data, tmp_path):
+    first, again = ([tmp_path / f"{name}.png", tmp_path / f"{name}.svg"] for name in ("first", "again"))
+    for paths in (first, again):
+        plot_frontier(data["rows"], paths)
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in again]
 
 
 def test_figure_with_no_trained_policy(data, tmp_path):
@@ -281,10 +281,9 @@ def test_figure_with_no_trained_policy(data, tmp_path):
         plot_frontier([], tmp_path / "none.svg")
 
 
-def test_inline_svg_has_its_own_ids_and_follows_the_theme(data):
-    drawn = io.BytesIO()
-    plot_frontier(data["rows"], drawn)
-    svg = inline_svg("x1", drawn.getvalue().decode(), 'a "quoted" <alt>')
+def test_inline_svg_has_its_own_ids_and_follows_the_theme(data, tmp_path):
+    plot_frontier(data["rows"], tmp_path / "drawn.svg")
+    svg = inline_svg("x1", (tmp_path / "drawn.svg").read_text(), 'a "quoted" <alt>')
     assert 'aria-label="a &#34;quoted&#34; &lt;alt&gt;"' in svg
     assert "var(--ink)" in svg and "var(--paper)" in svg and "#1f2329" not in svg
     assert "metadata" not in svg and "<!DOCTYPE" not in svg

@@ -10,11 +10,13 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from markupsafe import Markup, escape
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -54,7 +56,7 @@ STYLE: Any = {
 
 Json = Mapping[str, Any]
 Row = dict[str, Any]
-Out = Path | IO[bytes]
+Out = Path | Sequence[Path]
 POINTS: dict[str, dict[str, Any]] = {
     "standard only": {"color": INK, "marker": "o"},
     "extended only": {"color": INK, "marker": "h", "markersize": 8},
@@ -82,14 +84,14 @@ def families(rows: Iterable[Row]) -> dict[str, list[Row]]:
     return found
 
 
-def plot_frontier(rows: Iterable[Row], path: Out, titles: Mapping[str, str] | None = None) -> None:
+def plot_frontier(rows: Iterable[Row], out: Out, titles: Mapping[str, str] | None = None) -> None:
     """Accuracy (bars: 95 % intervals, clustered by problem) against cost, one panel per experiment; means over seeds.
 
     Self-consistency is cut off somewhat beyond the most expensive other method.
 
     Args:
         rows: As `Comparison.rows`, of any number of experiments and seeds.
-        path: Where to write; the suffix decides the format, a file object gets SVG.
+        out: Where to write, .svg or .png. Several paths get one drawing each, of the same layout.
         titles: Experiment -> title of its panel.
     """
     merged = mean_over_seeds(rows)
@@ -134,10 +136,10 @@ def plot_frontier(rows: Iterable[Row], path: Out, titles: Mapping[str, str] | No
         axes.set_ylabel("Accuracy on unseen problems")
         axes.yaxis.set_major_formatter(_in_percent())
 
-    _panels([row["experiment"] for row in merged], draw, path, titles)
+    _panels([row["experiment"] for row in merged], draw, out, titles)
 
 
-def plot_share_by_level(rows: Iterable[Row], path: Out, titles: Mapping[str, str] | None = None) -> None:
+def plot_share_by_level(rows: Iterable[Row], out: Out, titles: Mapping[str, str] | None = None) -> None:
     """Who got the budget: extended share by level (bars) over what extended responses gain there (outline).
 
     Of the calibrated policies where there are any, else of the sampled ones; means over seeds.
@@ -165,15 +167,15 @@ def plot_share_by_level(rows: Iterable[Row], path: Out, titles: Mapping[str, str
         axes.set_ylabel("Extended share; gain of accuracy")
         axes.yaxis.set_major_formatter(_in_percent())
 
-    _panels([row["experiment"] for row in merged], draw, path, titles)
+    _panels([row["experiment"] for row in merged], draw, out, titles)
 
 
-def plot_training(steps: Sequence[Mapping[str, Any]], path: Out) -> None:
+def plot_training(steps: Sequence[Mapping[str, Any]], out: Out) -> None:
     """Share (left, dashed: the budget) and price (right) per step; one line per policy, of one experiment.
 
     Args:
         steps: One entry per step and policy: `seed`, `budget`, `step`, `share`, `price`.
-        path: As for `plot_frontier`.
+        out: As for `plot_frontier`.
     """
     budgets = sorted({row["budget"] for row in steps if row["budget"] is not None})
     colours = {q: BUDGET_COLOURS[i % len(BUDGET_COLOURS)] for i, q in enumerate(budgets)}
@@ -192,7 +194,7 @@ def plot_training(steps: Sequence[Mapping[str, Any]], path: Out) -> None:
         axes.set_ylim(bottom=0)
         axes.set_xlabel("Step")
 
-    _panels(["Share", "Price"], draw, path, {"Share": "Extended share while training", "Price": "Price of the budget"})
+    _panels(["Share", "Price"], draw, out, {"Share": "Extended share while training", "Price": "Price of the budget"})
 
 
 def _family_style(i: int) -> dict[str, Any]:
@@ -270,7 +272,7 @@ def _shown(name: str) -> str:
 def _panels(
     names: Iterable[str],
     draw: Callable[[Axes, str], None],
-    path: Out,
+    out: Out,
     titles: Mapping[str, str] | None = None,
 ) -> None:
     """One panel per name side by side, one legend for all below."""
@@ -295,13 +297,19 @@ def _panels(
             figure.set_size_inches(width, PANEL[1] + 0.5 + 0.22 * (lines - 5))
         if labelled:
             figure.legend(labelled.values(), labelled.keys(), loc="outside lower center", ncols=columns, fontsize=10)
-        kind = path.suffix.lstrip(".") if isinstance(path, Path) else "svg"
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Glyph .* missing")  # a browser has them, for the SVG
-            figure.savefig(path, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)
+            figure.set_dpi(160)
+            # Not `savefig`, which draws everything once more before; and where everything stands is found once.
+            for one in [out] if isinstance(out, Path) else out:
+                if one.suffix == ".svg":
+                    FigureCanvasSVG(figure).print_svg(one, metadata={"Date": None})
+                else:
+                    FigureCanvasAgg(figure).print_png(one)
+                figure.set_layout_engine("none")
 
 
-def plot_tradeoff(part: Json, path: Out) -> None:
+def plot_tradeoff(part: Json, out: Out) -> None:
     """Accuracy against mean cost of every configuration, 95 % intervals, beside random mix, votes and allocations."""
     rows = part["configurations"]
 
@@ -348,7 +356,7 @@ def plot_tradeoff(part: Json, path: Out) -> None:
         axes.set_ylabel("Accuracy (pass@1)")
         axes.yaxis.set_major_formatter(_in_percent())
 
-    _panels([""], draw, path)
+    _panels([""], draw, out)
 
 
 def choosing(part: Json) -> list[Json]:
@@ -369,7 +377,7 @@ def by_level(rows: Sequence[Json], levels: Sequence[str], metric: str) -> dict[s
     }
 
 
-def plot_by_level(values: Mapping[str, Mapping[str, Json]], levels: Sequence[str], what: str, path: Out) -> None:
+def plot_by_level(values: Mapping[str, Mapping[str, Json]], levels: Sequence[str], what: str, out: Out) -> None:
     """A metric of some configurations by level, with 95 % intervals; `values` as from `by_level`."""
 
     def draw(axes: Axes, _: str) -> None:
@@ -380,10 +388,10 @@ def plot_by_level(values: Mapping[str, Mapping[str, Json]], levels: Sequence[str
             _errorbar(axes, [levels.index(level) + shift for level in known], known.values(), **style)
         _level_axes(axes, levels, what)
 
-    _panels([""], draw, path)
+    _panels([""], draw, out)
 
 
-def plot_shares(part: Json, path: Out) -> None:
+def plot_shares(part: Json, out: Out) -> None:
     """Which configuration each level's problems get under the middle budget: stacked bars."""
     shares = part["share_by_level"]
 
@@ -402,16 +410,16 @@ def plot_shares(part: Json, path: Out) -> None:
                 bottom = [b + h for b, h in zip(bottom, height, strict=True)]
         _level_axes(axes, levels, "Share of the problems")
 
-    _panels([""], draw, path)
+    _panels([""], draw, out)
 
 
-def plot_kept(rows: Sequence[Json], path: Out) -> None:
+def plot_kept(rows: Sequence[Json], out: Out) -> None:
     """Extended share minus the budget of each policy trained to keep one, with 95 % intervals.
 
     Args:
         rows: `name`, `budget`, `share` (an estimate), and `in_training` where it is known; those of one name and
             budget, the seeds of a policy, are on one line.
-        path: As for `plot_frontier`.
+        out: As for `plot_frontier`.
     """
     places = {label: y for y, label in enumerate(dict.fromkeys(map(_kept_label, rows)))}
 
@@ -433,7 +441,7 @@ def plot_kept(rows: Sequence[Json], path: Out) -> None:
         axes.margins(y=0.3)
         axes.set_xlabel("Extended share − budget (points)")
 
-    _panels([""], draw, path)
+    _panels([""], draw, out)
 
 
 def _kept_label(row: Json) -> str:

@@ -11,17 +11,20 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from ibpo.allocation import enough_splits
 from ibpo.budget import cost_text
 from ibpo.data import Log
 from ibpo.errors import IbpoError
+from ibpo.evaluation.comparison import MOST_SPLITS
 from ibpo.evaluation.log_allocation import Answer, answer_questions, questions
 from ibpo.evaluation.log_parts import LogPart, part_of_log
 from ibpo.evaluation.log_verdict import verdict
@@ -30,6 +33,7 @@ from ibpo.evaluation.report import figures
 from ibpo.evaluation.report.tables import TableData, dash_notes, methods_tables, published, tables_of
 from ibpo.evaluation.responses import Responses, natural
 from ibpo.evaluation.run_facts import share_in_training
+from ibpo.evaluation.statistics import number_problems
 from ibpo.markdown import markdown_text
 from ibpo.runs import atomic_path, cannot_write, write_text_atomic
 
@@ -37,7 +41,7 @@ MAX_CHARACTERS = 1500
 MAX_EXAMPLES = 4
 """Configurations of which example responses are shown."""
 Json = dict[str, Any]
-Draw = Callable[[Path | IO[bytes]], None]
+Draw = Callable[[Sequence[Path]], None]
 WORDS = {
     "pass@1": "The chance that one response is right: the mean over problems of the share of right responses.",
     "pass@k, maj@k": "The chance that one of k responses is right; that the most frequent answer of k responses is "
@@ -157,7 +161,7 @@ def _write(folder: Path, data: PageData, name: str) -> list[Path]:
         drawn = []
         for figure in part.figures:
             file = "_".join(filter(None, (figure.key, slug)))
-            written += [_draw(folder / "figures" / f"{file}{suffix}", figure.draw) for suffix in (".png", ".svg")]
+            written += _draw([folder / "figures" / f"{file}{suffix}" for suffix in (".png", ".svg")], figure.draw)
             svg = written[-1].read_text(encoding="utf-8")
             drawn.append((figure, figures.inline_svg(f"p{number}{figure.key}", svg, figure.spoken)))
             markdown += [
@@ -201,10 +205,10 @@ def _write(folder: Path, data: PageData, name: str) -> list[Path]:
     return written
 
 
-def _draw(path: Path, draw: Draw) -> Path:
-    with atomic_path(path) as partial_path:
-        draw(partial_path)
-    return path
+def _draw(paths: Sequence[Path], draw: Draw) -> Sequence[Path]:
+    with ExitStack() as stack:
+        draw([stack.enter_context(atomic_path(path)) for path in paths])
+    return paths
 
 
 def comparison_part(name: str, part: Json, examples: Sequence[Example] = ()) -> PagePart:
@@ -405,15 +409,17 @@ def pick_examples(responses: Responses, names: Sequence[str]) -> list[Example]:
     """
     if not any(responses.completion.tolist()):
         return []
-    problem_N = responses.problem.astype(str)
-    problems = sorted(set(problem_N.tolist()), key=natural)
-    solved = {p: float(responses.reward[problem_N == p].mean()) for p in problems}
+    names_P, p_N = number_problems(responses.problem)
+    mean_P = np.bincount(p_N, responses.reward) / np.bincount(p_N)
+    solved = dict(zip(names_P.tolist(), mean_P.tolist(), strict=True))
+    problems = sorted(solved, key=natural)
     hard = min((p for p in problems if solved[p] > 0), key=lambda p: solved[p], default=problems[0])
     easy = max(problems, key=lambda p: solved[p])
     examples = []
     for kind, problem in (("easy", easy), ("hard", hard)):
+        of_it_N = p_N == names_P.tolist().index(problem)
         for name in list(names)[:MAX_EXAMPLES]:
-            own = responses.where((problem_N == problem) & (responses.configuration == name))
+            own = responses.where(of_it_N & (responses.configuration == name))
             if not len(own) or not own.completion[0]:
                 continue
             examples.append(
@@ -443,14 +449,14 @@ MOST = 0.8
 MAX_SHOWN = 5
 
 
-def first_words(responses: Responses, part: Json, unit: str, *, num_splits: int, seed: int) -> list[str]:
+def first_words(responses: Responses, part: Json, unit: str, *, num_splits: int | None, seed: int) -> list[str]:
     """The first sentences of a report on some responses, of measured numbers only.
 
     Args:
         responses: All of the part.
         part: As from `compare`.
         unit: Of the costs.
-        num_splits: Random halvings.
+        num_splits: Random halvings; None: 50, or `enough_splits` if that is less.
         seed: Of the halvings.
     """
     kept = [_kept(row["name"], row["budget"], row["share"]) for row in part["budget_kept"]]
@@ -458,6 +464,7 @@ def first_words(responses: Responses, part: Json, unit: str, *, num_splits: int,
     if gathered is None:
         return [*kept, f"What half of the {unit} would buy is not known: it takes two ways of answering to choose."]
     [asked] = questions(["0.5x"], cost=unit)[1:2]
+    num_splits = num_splits or min(MOST_SPLITS, enough_splits(len(gathered.problems)))
     try:
         [answer] = answer_questions(
             gathered, [asked], holdout=None, num_splits=num_splits, seed=seed, say=lambda _: None
