@@ -204,12 +204,10 @@ def oracle_by_level_at_cost(
     worth_L = gain_L * np.sign(extra_L)  # accuracy bought by leaving the cheapest choice, at |extra| each
     size_L = part_L * np.abs(extra_L)
     rate_L = np.divide(worth_L, np.abs(extra_L), out=np.zeros(len(acc_L)), where=extra_L != 0)
-    for level in np.argsort(-rate_L, kind="stable"):
-        if rate_L[level] <= 0 or size_L[level] <= 0:
-            continue
-        taken = min(1.0, room / size_L[level])
-        x_L[level] = abs(x_L[level] - taken)
-        room -= taken * size_L[level]
+    order = np.argsort(-rate_L, kind="stable")
+    order = order[(rate_L[order] > 0) & (size_L[order] > 0)]
+    left = room - np.concatenate([[0.0], np.cumsum(size_L[order])[:-1]])  # for each, behind those before it
+    x_L[order] = np.abs(x_L[order] - np.clip(left / size_L[order], 0.0, 1.0))
     return float(part_L @ (acc_L + x_L * gain_L)), x_L
 
 
