@@ -412,7 +412,7 @@ class RankedSteps:
 
     def within(self, amount: float) -> IntArray:
         """`[H, P]` the response groups at a mean cost of at most `amount`."""
-        room = amount * self.num_problems - self.least_H
+        room = amount * self.num_problems * (1 + 1e-12) - self.least_H  # a third of thirty is ten
         taken = self.reached <= room[self.half]  # the first of each half: they fit together
         room -= np.bincount(self.half[taken], self.spent[taken], len(room))
         # Of the others one fits if there is still room for it, and the problem's step before it was taken.

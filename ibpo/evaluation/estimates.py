@@ -182,7 +182,8 @@ def _by_neighbours(
     noise_r, noise_c = within_G22[:, 0, 0], within_G22[:, 1, 1]
     binomial = mean(seen * (1 - seen) + noise_r / n)
     phi = np.where(binomial > 0, np.clip(noise_r / np.where(binomial > 0, binomial, 1), 1e-3, 1), 1.0)
-    usual = np.maximum(mean(cost), 1e-300)
+    usual = mean(cost)
+    usual[usual < 1e-150] = 1.0  # a response group that is free; its square would be 0
     squared = np.maximum(mean(cost * cost - noise_c / n), 1e-3 * usual**2)
     log_cost = np.log(np.maximum(cost / usual, 1e-3))
     spread = BANDWIDTH**2 * (mean(log_cost**2) - mean(log_cost) ** 2)

@@ -70,8 +70,10 @@ def _apgr(gain: FloatArray, weak: FloatArray, strong: FloatArray) -> tuple[float
     gap = float(strong.mean() - weak.mean())
     if gap <= 0:
         return float("nan"), float("nan")
-    order = np.argsort(-gain, kind="stable")
-    total = np.concatenate([[0.0], np.cumsum((strong - weak)[order])]) / len(gain)
+    # Falling gain; problems of equal gain are drawn blindly, so each of them gets what they get on average.
+    _, tie = np.unique(-gain, return_inverse=True)
+    mean = np.bincount(tie, strong - weak) / np.bincount(tie)
+    total = np.concatenate([[0.0], np.cumsum(mean[np.sort(tie)])]) / len(gain)
     share = np.linspace(0, 1, _QUANTILES + 1)
     closed = total[np.round(share * len(gain)).astype(int)] / gap
     half = np.flatnonzero(total >= gap / 2)

@@ -114,8 +114,8 @@ def evaluate_router(
         paid, expected = _costs_of(table, budget, table.cost), _costs_of(table, budget, scores.cost)
         constant = table.cost.mean(axis=0)
         ends = {"cheapest": float(constant.min()), "most_expensive": float(constant.max())}
-        asked = float(budget.in_cost(now=float(table.log.cost.mean()), **ends))
-        mean = max(asked, float(expected.min(axis=1).mean()) * (1 + 1e-9))
+        asked = budget.in_cost(now=float(table.log.cost.mean()), **ends)  # exactly: 1/3 of 30 problems are 10
+        mean = max(asked, Fraction(float(expected.min(axis=1).mean()) * (1 + 1e-9)))
         pick = choose(scores.gain, expected, mean)
         every = np.arange(len(pick))
         value, spent = table.reward[every, pick], paid[every, pick]
@@ -133,7 +133,7 @@ def evaluate_router(
 
         names = ("value", "spent", "mix", "oracle", "regret", "regret_of_mix", "gain_over_mix", "captured")
         row: dict[str, Any] = {
-            "budget": f"{budget.name}={asked:.6g}",
+            "budget": f"{budget.name}={float(asked):.6g}",
             **dict(zip(names, figures(every), strict=True)),
         }
         rng = np.random.default_rng(seed)
@@ -173,12 +173,12 @@ def verdict(rows: Sequence[dict[str, Any]]) -> tuple[bool, str]:
     return mean > 1e-12, f"{said}; reward above the mix on unseen problems, {'; '.join(told)}"
 
 
-def choose(gain: FloatArray, cost: FloatArray, mean: float) -> IntArray:
+def choose(gain: FloatArray, cost: FloatArray, mean: Fraction) -> IntArray:
     """The response group `[P]` of each problem with the largest total gain at this mean cost; both `[P, G]`."""
     size, width = gain.shape
     problem = np.repeat(np.arange(size), width)
     # A certificate within 1e-6 of the gain: the last problem of thousands need not be proved.
-    found = allocate(gain.ravel(), problem, cost.ravel(), repr(float(mean)), relative_gap=1e-6, time_limit_s=5.0)
+    found = allocate(gain.ravel(), problem, cost.ravel(), mean, relative_gap=1e-6, time_limit_s=5.0)
     return found.weight.reshape(size, width).argmax(axis=1)
 
 
@@ -211,7 +211,7 @@ def _oracle_unseen(table: RoutedLog, budget: Budget, spent: float, num_splits: i
         paid = np.array([float(group == budget.name) for group in log.response_group])
     try:
         row = holdout_value(
-            log.reward, log.problem, log.response_group, paid, [repr(spent)], num_splits=num_splits, seed=seed
+            log.reward, log.problem, log.response_group, paid, [spent * (1 + 1e-12)], num_splits=num_splits, seed=seed
         )[0]
     except IbpoError:
         return None

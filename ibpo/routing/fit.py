@@ -299,7 +299,7 @@ def fit_router(
             "dense": dense,
             "text": sparse,
             "intercept": intercept,
-            "floor": _SMALLEST_COST * unit,
+            "floor": _SMALLEST_COST * mean_cost,
             "near": unit_near if num_near.any() else np.zeros((0, 0)),
             "near_target": near_target if num_near.any() else np.zeros((0, len(num_near))),
             "num_near": num_near,

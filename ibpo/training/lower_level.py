@@ -563,10 +563,13 @@ def least_significant_gain(predicted: np.ndarray, seen: np.ndarray) -> float:
     """From which predicted gain on does leaving the standard group pay, beyond what noise explains?
 
     With prompts in falling order of the predicted gain, and d_i what was gained on prompt i, S(k) = d_1 + ... + d_k is
-    what k of them have gained together; it peaks at some k*. The answer is the gain predicted at the smallest k for
-    which what is left out has gained no more than 1.645 of its standard errors:
+    what k of them have gained together; it peaks at some k*. The answer lies halfway between the gain predicted at the
+    smallest k for which what is left out has gained no more than 1.645 of its standard errors,
 
-        S(k*) - S(k)  <=  1.645 ( sum_(k < i <= k*) d_i^2 )^(1/2)
+        S(k*) - S(k)  <=  1.645 ( sum_(k < i <= k*) d_i^2 )^(1/2),
+
+    and the next lower one: what is fitted to a prompt differs by a little from what is predicted without it, and of
+    prompts that are predicted alike all count or none.
 
     The peak is where it is by the same noise: where nothing gains, something is taken to gain with probability
     exp(-1.645^2 / 2) = .26, but then on few prompts (3 to 5 % on average).
@@ -579,7 +582,7 @@ def least_significant_gain(predicted: np.ndarray, seen: np.ndarray) -> float:
         seen: float [N]: d, with all the noise of the samples.
 
     Returns:
-        The least gain that counts; above all of `predicted` where nothing pays.
+        The least gain that counts; above all of `predicted` where nothing pays, -inf where all of them count.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -594,7 +597,11 @@ def least_significant_gain(predicted: np.ndarray, seen: np.ndarray) -> float:
     peak = int(np.argmax(gained))
     error = np.sqrt(squares[peak] - squares[: peak + 1])
     k = int(np.argmax(gained[peak] - gained[: peak + 1] <= SIGNIFICANT * error))
-    return float(predicted[order[k - 1]]) if k else float(predicted.max()) + LEAST_GAIN
+    if not k:
+        return float(predicted.max()) + LEAST_GAIN
+    last = predicted[order[k - 1]]
+    lower = predicted[predicted < last - 1e-9 * max(1.0, abs(last))]
+    return float(last + lower.max()) / 2 if len(lower) else -np.inf
 
 
 def shrink(value: np.ndarray, fitted: np.ndarray, count: np.ndarray, scatter: np.ndarray) -> np.ndarray:

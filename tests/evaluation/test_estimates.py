@@ -114,3 +114,15 @@ def test_more_problems_than_are_compared_change_little():
         patch.setattr("ibpo.evaluation.estimates.NEIGHBOURS", 200)
         every, _ = shrink(reward.mean(2), cost.mean(2), count, within)
     assert np.abs(some - every).mean() < 0.01 and np.corrcoef(some.ravel(), every.ravel())[0, 1] > 0.99
+
+
+def test_a_response_group_that_is_free_has_expectations_like_any_other():
+    """Its mean cost has no logarithm, and no square above 0: all expectations were nan."""
+    rng = np.random.default_rng(0)
+    reward = np.stack([rng.integers(0, 3, 40) / 2, rng.integers(1, 3, 40) / 2], axis=1)
+    for price in (0.001, 1e-200):
+        cost = np.stack([np.zeros(40), np.full(40, price)], axis=1)
+        within = np.array([[[0.2, 0.0], [0.0, 0.0]]] * 2)
+        with np.errstate(all="raise", under="ignore"):
+            found = shrink(reward, cost, np.full((40, 2), 2.0), within)
+        assert ((found[0] >= 0) & (found[0] <= 1)).all() and (found[1][:, 0] == 0).all()

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ibpo.data import LogColumns
 from ibpo.errors import IbpoError
+from ibpo.routing import read_routed_log
 from ibpo.routing.curve import judge_curve
 from ibpo.routing.encoder import open_encoder
 from ibpo.routing.evaluate import verdict
@@ -126,3 +128,20 @@ def test_an_encoder_in_the_process_is_fitted_judged_and_asked_again(tmp_path, mo
     assert "is not the encoder" in run("route", "score", out, prompts, "--embed", other, "--out", scored).output
     with pytest.raises(IbpoError, match=r"no folder with a config\.json"):
         open_encoder(tmp_path)
+
+
+def test_problems_of_equal_scores_are_a_blind_draw_in_whatever_order_they_stand(tmp_path):
+    """Hard problems first, or last: what told nothing had an APGR of .75 or .25, outside its own interval."""
+    for hard_first in (True, False):
+        hard = (np.arange(40) < 20) == hard_first
+        rows = [
+            {"problem": f"p{p:03}", "response_group": name, "tokens": n, "prompt": "the same",
+             "reward": float(name == "large" or not hard[p])}
+            for p in range(40)
+            for name, n in (("small", 1), ("large", 10))
+        ]  # fmt: skip
+        scores = Scores(np.tile([0.0, 0.5], (40, 1)), np.tile([1.0, 10.0], (40, 1)))
+        table = read_routed_log(write(tmp_path / "log.jsonl", rows), columns=LogColumns(cost="tokens"))
+        found = judge_curve(table, scores, draws=100)
+        assert found["apgr"] == pytest.approx(0.5) and found["cpt_50"] == 0.5
+        assert found["apgr_interval"][0] <= found["apgr"] + 1e-9 and found["apgr"] - 1e-9 <= found["apgr_interval"][1]

@@ -402,3 +402,33 @@ def test_bad_input_is_one_line(tmp_path, rows, arguments, message):
     assert message in result.output
     assert result.output.count("\n") == 1
     assert not Path(tmp_path / "r.json").exists()
+
+
+def test_a_response_group_that_is_free_is_predicted_to_be_free(tmp_path):
+    """It was predicted to cost .05 of the log's unit, fifty times what the other one cost, and never asked."""
+    rows = [
+        {"problem": f"p{p:03}", "response_group": name, "reward": float(name == "api" or p % 2 == 0),
+         "money": 0.001 * (name == "api"), "prompt": "hard one" if p % 2 else "easy one two"}
+        for p in range(60)
+        for name in ("local", "api")
+    ]  # fmt: skip
+    table = read_routed_log(write(tmp_path / "log.jsonl", rows), columns=LogColumns(cost="money"))
+    scores = score_unseen(table)
+    assert np.allclose(scores.cost, [0.0, 0.001])
+    rows = evaluate_router(table, [parse_budget("money=0.0005")], scores, draws=10)
+    assert rows[0]["spent"] == pytest.approx(0.0005) and rows[0]["value"] == 1.0
+    assert fit_router(table).scores(["easy one two", "hard one"]).cost[:, 0].tolist() == [0.0, 0.0]
+
+
+def test_a_third_of_thirty_problems_are_ten(tmp_path):
+    """As a float a third is less, and the tenth problem did not fit."""
+    rows = [
+        {"problem": f"p{p:03}", "response_group": name, "reward": float(name == "large"), "tokens": n, "prompt": "same"}
+        for p in range(30)
+        for name, n in (("small", 1), ("large", 4)) * 2
+    ]
+    table = read_routed_log(write(tmp_path / "log.jsonl", rows), columns=LogColumns(cost="tokens"))
+    asked = [parse_budget(text) for text in ("large=1/3", "large=2/3")]
+    third, two = evaluate_router(table, asked, score_unseen(table), draws=10, num_splits=4)
+    assert third["share"]["large"] * 30 == 10 and two["share"]["large"] * 30 == 20
+    assert third["oracle_unseen"] == pytest.approx(1 / 3) and two["oracle_unseen"] == pytest.approx(2 / 3)

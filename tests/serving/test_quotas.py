@@ -408,3 +408,30 @@ def test_answers_that_callers_cut_short_do_not_teach_how_long_answers_are(world)
     assert lengths.expect("*/extended", 20, 50.0).mean == 50.0
     bulk(world, url, [{}] * 50, body={"max_tokens": 300})
     assert lengths.expect("*/extended", 20, 50.0).mean == pytest.approx(1.0)
+
+
+def test_who_explores_answers_as_cheaply_as_can_be_where_a_quota_is_used_up():
+    """Nothing to draw from is left there: it ended in an error, and each one left a request that nobody had made."""
+    budget = BudgetPolicy(name="tokens", mean=100.0)
+    controller = Controller(ServingPolicy(budgets=(budget,), explore=0.1))
+    candidates = [
+        Candidate(response_group="a", gain=0.0, cost={"tokens": 10.0}),
+        Candidate(response_group="b", gain=0.1, cost={"tokens": 100.0}),
+    ]
+    quota = {"session s": {"tokens": 15.0}}
+    found = [controller.decide(candidates, request_id=str(i), now=0.0, quotas=quota) for i in range(4)]
+    assert [one.response_group for one in found] == ["a"] * 4
+    assert [one.propensity for one in found] == [1.0] * 4
+
+
+def test_who_explores_may_find_every_response_group_too_expensive_for_some_budget():
+    policies = BudgetPolicy(name="tokens", mean=100.0), BudgetPolicy(name="money", mean=1.0)
+    controller = Controller(ServingPolicy(budgets=policies, explore=0.1))
+    candidates = [
+        Candidate(response_group="own", gain=0.5, cost={"tokens": 550.0, "money": 0.0}),
+        Candidate(response_group="api", gain=0.6, cost={"tokens": 10.0, "money": 5.5}),
+    ]
+    for i in range(20):
+        found = controller.decide(candidates, request_id=str(i), now=0.0)
+        assert 0 < found.propensity <= 1
+        controller.settle(str(i))

@@ -399,7 +399,7 @@ class Admission:
         if not cancelled and reservation.estimate == actual:
             return
         for account in self._booked(reservation):
-            for (bucket, mean, _, burst, _), expected, cost in zip(
+            for (bucket, mean, overdraft, burst, overcommit), expected, cost in zip(
                 account.lines, reservation.estimate, actual, strict=True
             ):
                 if mean != math.inf:
@@ -409,6 +409,9 @@ class Admission:
                     if bucket.restarts == restarts:
                         bucket.waiting -= back
                     bucket.give_back(back, _MOST_RETURNED * burst)
+                    # What that does not hold is lost now, not after one more request could have used it.
+                    if bucket.balance - bucket.held > burst:
+                        bucket.forfeit(overdraft, burst, overcommit)
 
     @staticmethod
     def _close(accounts: Sequence[Account]) -> None:

@@ -194,9 +194,12 @@ class Controller:
             place, within, too_expensive = self._choose(utility, estimates, reserves, prices, accounts, num_requests)
             propensity = 1.0
             if self._explores and within and len(estimates) > 1:
-                options = [i for i in range(len(estimates)) if i not in too_expensive]
+                # Each may be too expensive for a budget of its own: then only what is chosen anyway is left.
+                options = [i for i in range(len(estimates)) if i == place or i not in too_expensive]
                 gains = [value * num_requests for value in utility]
-                place, propensity = self._draw(request_id, options, gains, estimates, reserves, prices, accounts)
+                options = [i for i in options if not self._admission.shortage(accounts, estimates[i], reserves[i])]
+                if options:  # none where a quota is used up: the cheapest is taken all the same
+                    place, propensity = self._draw(request_id, options, gains, estimates, prices)
             estimate, reserve = estimates[place], reserves[place]
             self._admission.charge(accounts, estimate, reserve, num_requests)
             # As `Reservation(...)`, which is a function of Python's more.
@@ -371,14 +374,11 @@ class Controller:
         places: Sequence[int],
         gains: Sequence[float],
         estimates: Sequence[_Costs],
-        reserves: Sequence[_Costs],
         prices: Sequence[float],
-        accounts: Sequence[Account],
     ) -> tuple[int, float]:
         """One of the candidates that there is room for, by chance, and its probability: see `Controller`."""
-        fitting = [i for i in places if not self._admission.shortage(accounts, estimates[i], reserves[i])]
         net: list[float] = []
-        for i in fitting:
+        for i in places:
             paid = sum(price * cost for price, cost in zip(prices, estimates[i], strict=True) if cost > 0)
             net.append(gains[i] - paid)
         most = max(net)
@@ -386,11 +386,11 @@ class Controller:
         # By the id: a request that is decided again after a crash is decided alike, and no state has to be kept.
         digest = hashlib.blake2b(request_id.encode(), digest_size=8).digest()
         left = int.from_bytes(digest) / 2**64 * sum(weights)
-        for place, weight in zip(fitting, weights, strict=True):
+        for place, weight in zip(places, weights, strict=True):
             left -= weight
             if left < 0:
                 return place, weight / sum(weights)
-        return fitting[-1], weights[-1] / sum(weights)
+        return places[-1], weights[-1] / sum(weights)
 
     def _read(
         self, candidates: Sequence[Candidate], factor: float, num_requests: int
