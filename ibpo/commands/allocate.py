@@ -214,6 +214,8 @@ def _row(part: LogPart, answer: Answer) -> list[str]:
         spent = float(np.take_along_axis(part.expected_cost, answer.pick[:, None], 1).mean())
         expected = answer.allocation.objective / len(part.problems)
         return [answer.question.label, allowed, cost_text(spent), f"{expected:.3f}", mixture, ""]
+    # Of the problems that the choice was valued on, as the choice is.
+    mixture = "" if held.mixture is None else f"{held.mixture:.3f}"
     gain = "" if held.mixture_gain is None else f"{held.mixture_gain:+.3f} ± {held.mixture_gain_stderr:.3f}"
     return [
         answer.question.label,

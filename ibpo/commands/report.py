@@ -140,12 +140,16 @@ def _write(
     for _, path in paths:
         for name, steps in training_of(path).items():
             training.setdefault(name, []).extend(steps)
+    every = list(dict.fromkeys(c for responses in read.parts.values() for c in responses.configurations))
+    for name in only:
+        if name not in every:
+            raise IbpoError(f"--only {name}: no such configuration; there are {', '.join(every)}")
     for name, responses in read.parts.items():
         if only:
             keep = [i for i, c in enumerate(responses.configuration.tolist()) if c in only]
             if not keep:
                 known = ", ".join(responses.configurations)
-                raise IbpoError(f"--only {', '.join(only)}: no such configuration; there are {known}")
+                raise IbpoError(f"--only {', '.join(only)}: no such configuration in {name}; there are {known}")
             responses = responses.where(keep)
         if len(responses) > SOME:
             told = f"{len(responses):,} responses of {len(responses.configurations)} configurations"

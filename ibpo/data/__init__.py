@@ -15,11 +15,12 @@ from ibpo.data.response_log import (
     OnError,
     read_log,
 )
-from ibpo.data.values import GUESSES, check_number, divided, read_field
+from ibpo.data.values import GUESSES, NOTHING, check_number, divided, read_field
 
 __all__ = [
     "GUESSES",
     "MONEY",
+    "NOTHING",
     "NUM_PEEKED",
     "GroupSums",
     "JudgeRows",

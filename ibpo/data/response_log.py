@@ -244,7 +244,8 @@ class LogReader:
         """What was wrong with the rows that the last pass left out."""
         self.notes: list[str] = []
         """How the last pass read the log, for whoever asked."""
-        self._models: set[str] = set()
+        self._models: dict[str, set[str]] = {}
+        """Response group -> the models that answered in it."""
         self._tasks: set[str] = set()
         self._model: str | None = None
         """The column of that name, however it is written, where nobody said whether it splits the log."""
@@ -258,7 +259,7 @@ class LogReader:
         Raises:
             LogError: With file, line, field and fix; a log without a good row; several models and no `by`.
         """
-        self.columns, self.bad_rows, self.notes, self._models, self._tasks = {}, [], [], set(), set()
+        self.columns, self.bad_rows, self.notes, self._models, self._tasks = {}, [], [], {}, set()
         self._model, num_rows = None, 0
         for block in self._parquet_blocks() if self._is_plain_parquet() else self._text_blocks():
             num_rows += len(block)
@@ -277,11 +278,15 @@ class LogReader:
                 f"{self.path}: holds {len(self._tasks)} tasks, {', '.join(sorted(self._tasks)[:3])}, whose problems "
                 "may have the same number; give --by harness_task, an allocation for each, or name the files of one"
             )
-        if len(self._models) > 1:
+        models = set[str]().union(*self._models.values())
+        if any(len(of_group) > 1 for of_group in self._models.values()):
             raise LogError(
-                f"{self.path}: column {self._model!r} holds {len(self._models)} models; give --by {self._model}, an "
+                f"{self.path}: column {self._model!r} holds {len(models)} models; give --by {self._model}, an "
                 "allocation for each"
             )
+        if len(models) > 1:  # efforts that run on different models are alternatives like any other
+            said = ", ".join(f"{group} of {next(iter(of_group))}" for group, of_group in sorted(self._models.items()))
+            self.notes.append(f"every response group is of one model: {said}")
 
     @property
     def _looks_at_models(self) -> bool:
@@ -336,7 +341,7 @@ class LogReader:
                 continue
             # Where the models are the response groups they do not split the log.
             if self._model and row.get(self._model) not in (None, row.get("response_group")):
-                self._models.add(str(row[self._model]))
+                self._models.setdefault(made["response_group"], set()).add(str(row[self._model]))
             if self.names.by is None and "harness_task" in row:
                 self._tasks.add(str(row["harness_task"]))
             yield made
@@ -363,7 +368,8 @@ class LogReader:
     def _json_blocks(self, source: Source, kinds: Mapping[str, str]) -> Iterator[LogRows]:
         """Column by column; pieces and rows that are not plain are read as any other rows are."""
         file = plain_lines(source)
-        assert file is not None
+        if file is None:
+            raise LogError(f"{self.path}: was removed or replaced while it was read; run the same again")
         arrow, first = pyarrow_for(file), 1
 
         def raw_rows(lines: Iterable[str], number: int) -> Iterator[RawRow]:
@@ -514,7 +520,7 @@ class LogReader:
                 good[r], reward[r], cost[r] = True, made["reward"], made["cost"]
         if self._model:
             own = batch.column("response_group") if "response_group" in batch.schema.names else None
-            self._see_models(batch.column(self._model), own, good, arrow)
+            self._see_models(batch.column(self._model), labels["response_group"], own, good, arrow)
         rows = LogRows(
             problem=array_of(column["problem"], "int64", 0, arrow) if whole_ids else labels["problem"],
             response_group=labels["response_group"],
@@ -525,7 +531,7 @@ class LogReader:
         )
         return rows if good.all() else rows.take(np.flatnonzero(good))
 
-    def _see_models(self, models: Any, own: Any | None, good: NDArray[np.bool_], arrow: Any) -> None:
+    def _see_models(self, models: Any, group: Labels, own: Any | None, good: NDArray[np.bool_], arrow: Any) -> None:
         """Note the models of good rows but of those whose response group, `own`, is the model: they split nothing."""
         of_row, _ = labels_of(models, arrow)
         there = good & (array_of(models.is_valid(), "uint8", 0, arrow) == 1)
@@ -534,7 +540,10 @@ class LogReader:
             place = {name: n for n, name in enumerate(groups.names)}
             alike = np.array([place.get(name, -2) for name in of_row.names])
             there &= alike[of_row.code] != groups.code
-        self._models |= {of_row.names[code] for code in np.unique(of_row.code[there]).tolist()}
+        pairs = np.unique(group.code[there].astype(np.int64) * len(of_row.names) + of_row.code[there])
+        for pair in pairs.tolist():
+            name, model = divmod(pair, len(of_row.names))
+            self._models.setdefault(group.names[name], set()).add(of_row.names[model])
 
 
 def _is_plain(types: Any, kind: Any, *, numbers: bool) -> bool:

@@ -44,7 +44,9 @@ def read_field(place: str, row: Mapping[str, Any], field: str, column: str) -> A
     """
     value = row.get(column)
     if field in ("reward", "cost"):  # most values need no second look
-        if isinstance(value, int | float) and 0 <= value <= (1 if field == "reward" else LARGEST):
+        if isinstance(value, bool) and field == "cost":
+            pass  # true is no cost of 1
+        elif isinstance(value, int | float) and 0 <= value <= (1 if field == "reward" else LARGEST):
             return float(value)
     elif isinstance(value, str) and value and not (value[0].isspace() or value[-1].isspace()):
         return value
@@ -105,6 +107,8 @@ def check_number(place: str, value: Any, field: str, name: str, divisor: float =
     if field == "reward" and divisor == 1 and str(value).strip().endswith("%"):
         divisor = 100.0
     try:
+        if isinstance(value, bool) and truth is None:  # true is no cost of 1
+            raise TypeError
         number = read_number(value) / divisor if truth is None else truth
     except (TypeError, ValueError, OverflowError):
         number = math.nan

@@ -615,6 +615,7 @@ def compare(responses: Responses, options: CompareOptions | None = None) -> Json
             "votes": {name: curve.points for name, curve in votes.items() if len(curve.points) > 1},
             "mix": mix_points(cost_CP, reward_CP, among_C) if len(among) > 1 else [],
             "areas": areas(curves, float(cost.min()), float(cost.max()), mix="random mix", seed=options.seed),
+            "num_held_out": found.get("num_problems", 0),
             "among": among,
             "reference": [names[c] for c in ends],
             "oracle_knows": "" if reference is None else "levels" if reference.is_by_level else "problems",

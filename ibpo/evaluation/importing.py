@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from dataclasses import field as dataclass_field
@@ -13,6 +14,7 @@ from typing import Any, Literal
 from ibpo.data import (
     GUESSES,
     MONEY,
+    NOTHING,
     NUM_PEEKED,
     LogError,
     Row,
@@ -25,7 +27,7 @@ from ibpo.data import (
 )
 from ibpo.endpoint import as_finish_reason
 from ibpo.errors import IbpoError
-from ibpo.evaluation.responses import Responses
+from ibpo.evaluation.responses import Responses, natural
 from ibpo.evaluation.run_facts import budget_of, part_of, run_tables
 from ibpo.prices import Prices
 from ibpo.responses import boxed, last_number, split_thought
@@ -117,8 +119,10 @@ def import_responses(paths: Sequence[tuple[str, Path]], options: ImportOptions |
     if not rows:
         raise IbpoError(f"{', '.join(str(path) for _, path in paths)}: no responses; give a file with one a line")
     _check_same_problems(rows)
+    mixed = _settle_levels(rows)
     notes = [f"{count} file{'s' * (count > 1)}: {'; '.join(said)}" for said, count in kinds.items()]
     notes += [f"{len(bad)} bad rows left out, the first: {bad[0]}"] if bad else []
+    notes += [f"levels differ within {mixed} problems: each has that of most of its rows"] if mixed else []
     notes += _judge(rows, options) + _count(rows, options)
     parts, units = {}, {}
     rows_of: dict[str, list[dict[str, Any]]] = {}
@@ -210,6 +214,26 @@ def _check_same_problems(rows: Sequence[Mapping[str, Any]]) -> None:
                 f"{row['place']}: problem {row['problem']} is another one than at {place}; "
                 "compare runs on the same version of the data"
             )
+
+
+def _settle_levels(rows: Sequence[dict[str, Any]]) -> int:
+    """A problem has one level, whatever the order of its rows: the one that most of them say. Says for how many.
+
+    Rows that say none are no other level.
+    """
+    said: dict[tuple[str, str], Counter[str]] = {}
+    for row in rows:
+        if row["level"]:
+            said.setdefault((str(row.get("part") or ""), row["problem"]), Counter())[row["level"]] += 1
+    level_of = {
+        key: min(counts, key=lambda level, counts=counts: (-counts[level], natural(level)))
+        for key, counts in said.items()
+        if len(counts) > 1
+    }
+    for row in rows if level_of else ():
+        if row["level"]:
+            row["level"] = level_of.get((str(row.get("part") or ""), row["problem"]), row["level"])
+    return len(level_of)
 
 
 def _judge(rows: Sequence[dict[str, Any]], options: ImportOptions) -> list[str]:
@@ -319,7 +343,10 @@ def _row(place: str, row: dict[str, Any], columns: dict[str, str], configuration
     for field, called in NUMBERS.items():
         made[field] = _number(place, columns.get(field, field), fields.get(field), called)
     made["truncated"] = _cut_off(place, columns.get("truncated", ""), fields.get("truncated"))
-    for field in ("response_group", "level", "domain", "prompt", "completion"):
+    for field in ("response_group", "level", "domain"):
+        value = fields.get(field)
+        made[field] = "" if value is None else str(value).strip().replace("\0", "")
+    for field in ("prompt", "completion"):
         value = fields.get(field)
         made[field] = "" if value is None else str(value)
     for field in ("answer", "gold", "hash"):
@@ -369,11 +396,14 @@ def _text(place: str, columns: dict[str, str], fields: dict[str, Any], field: st
     value = fields.get(field)
     if value is None or value == "" or value != value or isinstance(value, dict | list):
         raise IbpoError(f"{place}: column {columns[field]!r}: no {field.replace('_', ' ')}; fill it in or drop the row")
-    return str(value)
+    text = str(value).strip()
+    if "\0" in text:
+        raise IbpoError(f"{place}: column {columns[field]!r}: {text!r} holds a NUL character; take it out")
+    return text
 
 
 def _number(place: str, column: str, value: Any, called: str) -> float | None:
-    if value is None or value == "" or value != value:
+    if value is None or value == "" or value != value or (isinstance(value, str) and value.strip().lower() in NOTHING):
         return None
     name, divisor = divided(column) if called == "reward" else (column, 1.0)
     return check_number(f"{place}, column {column!r}", value, called, name, divisor)

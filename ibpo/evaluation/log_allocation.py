@@ -204,7 +204,7 @@ def answer_questions(
     Raises:
         IbpoError: Budgets that cannot be kept as they were asked.
     """
-    can_halve = part.log is not None and int((part.count >= 2).all(1).sum()) >= 2
+    can_halve = part.log is not None and int(part.repeats.sum()) >= 2
     if holdout is None and not can_halve:
         why = "the log is streamed" if part.log is None else "at least 2 responses per problem and group needed"
         say(f"{part.place}no held-out values: {why}")
@@ -304,7 +304,7 @@ def _widened(answer: Answer, part: LogPart) -> Answer:
     held = answer.held_out
     if held is None or held.mixture_gain_stderr is None:
         return answer
-    num_problems = int((part.count >= 2).all(1).sum())
+    num_problems = int(part.repeats.sum())
     more = 3 * differences(part, price_of(answer))[2] / num_problems**2
     return replace(answer, held_out=replace(held, mixture_gain_stderr=math.sqrt(held.mixture_gain_stderr**2 + more)))
 

@@ -72,10 +72,16 @@ class LogPart:
         """What begins a message about this part."""
         return f"{self.name}: " if self.name else ""
 
-    def now(self) -> tuple[float, float]:
-        """Mean reward and mean cost per problem of the responses as logged."""
-        weight = self.count / self.count.sum(1, keepdims=True)
-        return float((weight * self.reward).sum(1).mean()), float((weight * self.cost).sum(1).mean())
+    @property
+    def repeats(self) -> NDArray[np.bool_]:
+        """`[P]` which problems have two responses of every response group: held-out values are of these."""
+        return np.array((self.count >= 2).all(axis=1))
+
+    def now(self, some: NDArray[np.bool_] | slice = slice(None)) -> tuple[float, float]:
+        """Mean reward and mean cost per problem of the responses as logged; of `some` `[P]` of the problems."""
+        count = self.count[some]
+        weight = count / count.sum(1, keepdims=True)
+        return float((weight * self.reward[some]).sum(1).mean()), float((weight * self.cost[some]).sum(1).mean())
 
     def frontier(self) -> Frontier:
         """Expected reward against expected cost; of very many problems, of a sample of them."""
@@ -167,7 +173,8 @@ def part_of_log(name: str, log: Log, say: Say) -> LogPart:
     place = {str(problem): p for p, problem in enumerate(means.problems)}
     shown = None
     if "show" in log.columns:
-        of_problem = dict(zip(log.problem, log.shown, strict=True))
+        # Sorted: where they differ within a problem, the order of the rows decides nothing.
+        of_problem = dict(sorted(zip(log.problem, log.shown, strict=True), reverse=True))
         shown = Labels.from_list([of_problem[str(p)] for p in means.problems])
     return _complete(
         LogPart(

@@ -59,21 +59,23 @@ def verdict(
         return Verdict(text=text, per_problem=False, mixture=weights)
     choose = f"{label}: {_of_today(part, held.reward, held.spent, is_today)}: choose per problem"
     if answer.mixture is None or held.mixture_gain is None or held.mixture_gain_stderr is None:
-        return Verdict(text=f"{choose}: {blind}.", per_problem=True, mixture=None)
+        return Verdict(text=f"{choose}: {blind}.{_of_some(part)}", per_problem=True, mixture=None)
     gain = held.mixture_gain
-    half = student_quantile(max(len(part.problems) - 1, 1), 1 - error / 2) * held.mixture_gain_stderr
+    half = student_quantile(max(int(part.repeats.sum()) - 1, 1), 1 - error / 2) * held.mixture_gain_stderr
     ends = max(gain - half, -1.0), min(gain + half, 1.0)  # beyond which no mean of rewards can differ
     interval = f"{gain:+.3f} ({100 * (1 - error):.3g} %: {ends[0]:+.3f} to {ends[1]:+.3f})"
     over = any(x.group is None and x.at_most is not None and held.spent > x.at_most for x in answer.limits)
     if gain - half > 0 and not (over and held.gain <= 0):
-        text = f"{choose}. That beats {blind}, the best that does not look at the problems, by {interval}."
+        text = (
+            f"{choose}. That beats {blind}, the best that does not look at the problems, by {interval}.{_of_some(part)}"
+        )
         return Verdict(text=text, per_problem=True, mixture=weights)
-    mixed = _of_today(part, held.mixture or 0.0, float(answer.mixture @ part.cost.mean(0)), is_today)
+    mixed = _of_today(part, held.mixture or 0.0, float(answer.mixture @ part.cost[part.repeats].mean(0)), is_today)
     if gain - half > 0:
         text = (
             f"{label}: choosing per problem is not worth it on this log: on unseen answers it spends "
             f"{cost_text(held.spent)} {part.columns['cost']}, more than asked, and a mixture of that cost is as good. "
-            f"Inside the budget, {mixed}: {blind}, the best that does not look at the problems."
+            f"Inside the budget, {mixed}: {blind}, the best that does not look at the problems.{_of_some(part)}"
         )
         return Verdict(text=text, per_problem=False, mixture=weights)
     if advice is None:
@@ -82,7 +84,7 @@ def verdict(
         advice = f"Collect {' and '.join(more)} to see more."
     text = (
         f"{label}: choosing per problem is not worth it on this log: {mixed}: {blind}, the best that does not look at "
-        f"the problems, and choosing changes that by {interval}. {advice}".rstrip()
+        f"the problems, and choosing changes that by {interval}.{_of_some(part)} {advice}".rstrip()
     )
     return Verdict(text=text, per_problem=False, mixture=weights)
 
@@ -105,16 +107,26 @@ def _unknown(part: LogPart) -> str:
     lacks = "that takes 2 answers per problem and response group"
     if part.log is None:
         lacks = "of a streamed log nothing is held out; leave out --stream, on a sample of its problems if need be"
-    elif int((part.count >= 2).all(1).sum()) >= 2:
+    elif int(part.repeats.sum()) >= 2:
         lacks = "nothing was held out"
+    elif part.repeats.any():
+        lacks = "that takes a second problem with 2 answers per response group"
     else:
         lacks += " (ibpo collect asks for them)"
     return f"whether choosing per problem pays is not known: {lacks}."
 
 
+def _of_some(part: LogPart) -> str:
+    """Of which problems the numbers of a verdict are, where that is not all of them, as a sentence."""
+    num = int(part.repeats.sum())
+    if num == len(part.problems):
+        return ""
+    return f" (Of the {num} of {len(part.problems)} problems that have 2 answers per response group.)"
+
+
 def _of_today(part: LogPart, reward: float, spent: float, is_today: bool) -> str:
-    """What a policy gets for what it spends, beside what the log got and spent."""
-    (reward_now, spent_now), name, unit = part.now(), part.columns["reward"], part.columns["cost"]
+    """What a policy gets for what it spends, beside what the log got and spent on the same problems."""
+    (reward_now, spent_now), name, unit = part.now(part.repeats), part.columns["reward"], part.columns["cost"]
     exact = f"{name} {reward:.3f} for {cost_text(spent)} {unit}"
     if not (is_today and reward_now and spent_now):
         return exact

@@ -492,7 +492,7 @@ def held_out_choice(
 
     Returns:
         `oracles` (name -> points of its curve), `allocation` (a row per budget), `share_by_level` (of the middle
-        budget); empty where it takes more responses.
+        budget), `num_problems` (of all these); empty where it takes more responses.
     """
     known = np.array([c in among for c in responses.configuration.tolist()]) & ~np.isnan(responses.tokens)
     own = responses.where(known)
@@ -527,7 +527,12 @@ def held_out_choice(
         level: {name: float(np.mean(pick[level_P == level] == g)) for g, name in enumerate(means.response_groups)}
         for level in sorted(set(level_P) - {""}, key=natural)
     }
-    return {"oracles": oracles, "allocation": rows, "share_by_level": share_by_level}
+    return {
+        "oracles": oracles,
+        "allocation": rows,
+        "share_by_level": share_by_level,
+        "num_problems": len(means.problems),
+    }
 
 
 def by_level_picks(amounts: Sequence[float], level_P: np.ndarray) -> list[Pick]:

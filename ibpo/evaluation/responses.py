@@ -178,7 +178,9 @@ def natural(name: str) -> list[tuple[int, int, str]]:
         >>> sorted(["level 10", "level 2"], key=natural)
         ['level 2', 'level 10']
     """
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
+    parts = (part for part in re.split(r"(\d+)", name) if part)
+    # The name itself last: 1 and 01 have an order, too.
+    return [*((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts), (-1, 0, name)]
 
 
 def level_names(responses: Responses) -> list[str]:

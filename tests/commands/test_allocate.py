@@ -465,3 +465,25 @@ def test_progress_of_a_long_read_is_said_in_lines_where_no_terminal_is(log, monk
 def test_where_nothing_is_written_it_is_said_how(log, tmp_path):
     assert "nothing is written: --out FOLDER" in run(log, "--num-splits", "0").stderr
     assert "--out FOLDER" not in run(log, "--num-splits", "0", "--out", tmp_path / "out").stderr
+
+
+def test_numbers_of_a_verdict_are_of_the_same_problems(tmp_path):
+    """Half of the problems have four answers a cell, the others one, which is never right: "200% of today's right
+    answers" compared the first with all of them."""
+    rng, path = random.Random(0), tmp_path / "thin.jsonl"
+    rows = [
+        {"problem_id": f"q{p}", "effort": effort, "tokens": tokens,
+         "correct": int(p < 30 and (effort == "high" or rng.random() < 0.5))}
+        for p in range(60)
+        for effort, tokens in (("low", 10), ("high", 100))
+        for _ in range(4 if p < 30 else 1)
+    ]  # fmt: skip
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = run(path, "--budget", "1x", "--num-splits", 5, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    told = " ".join(result.stdout.split())
+    assert "(Of the 30 of 60 problems that have 2 answers per response group.)" in told
+    assert "100% of today's tokens keep 100% of today's right answers" in told
+    [line] = [line for line in result.stdout.splitlines() if line.lstrip().startswith("tokens=1x") and "±" in line]
+    held = json.loads((tmp_path / "out" / "summary.json").read_text())["parts"][0]["budgets"][1]["held_out"]
+    assert f"{held['mixture']:.3f}" in line and 0.65 < held["mixture"] < 0.75

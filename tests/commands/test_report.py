@@ -311,3 +311,37 @@ def test_problems_that_want_the_money_are_named_where_levels_have_no_names(tmp_p
     first, wants = json.loads((tmp_path / "out" / "report.json").read_text())["parts"][""]["first_words"]
     assert "choose per problem" in first and "100% of today's" not in first
     assert wants == "80% of what that spends above low goes to 8 of 60 problems: p0, p1, p2, p3, p4, ..."
+
+
+@pytest.mark.parametrize("costs", [(0, 900), (0, 0)])
+def test_what_is_free_has_a_page(tmp_path, costs):
+    """Nothing is so many times as expensive as what costs nothing; both ended in a traceback."""
+    file = tmp_path / "log.jsonl"
+    free = [row | {"tokens": costs[row["effort"] == "high"], "reasoning_tokens": 0} for row in rows()]
+    file.write_text("".join(json.dumps(row) + "\n" for row in free))
+    result = run(file, "--out", tmp_path / "out", "--num-splits", 2)
+    assert result.exit_code == 0, result.output
+    told = (tmp_path / "out" / "report.md").read_text()
+    assert ("high on" in told) and (f"at {costs[1]} tokens" in told) and "nan" not in told
+
+
+def test_identifiers_may_hold_digits_that_are_no_numbers(tmp_path):
+    file = tmp_path / "log.jsonl"
+    powers = [row | {"problem_id": f"what is {row['problem_id']}\u00b2", "level": "\u00b2"} for row in rows()]
+    file.write_text("".join(json.dumps(row) + "\n" for row in powers))
+    assert run(file, "--out", tmp_path / "out", "--num-splits", 2).exit_code == 0
+
+
+def test_names_that_are_equal_as_numbers_have_an_order():
+    from ibpo.evaluation.responses import natural
+
+    assert sorted({"1", "01", "001", "q2", "q10", "q1", "q1a"}, key=natural) == [
+        "001", "01", "1", "q1", "q1a", "q2", "q10",
+    ]  # fmt: skip
+
+
+def test_a_misspelt_configuration_beside_a_right_one_is_said(tmp_path):
+    file = tmp_path / "log.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows()))
+    result = run(file, "--only", "low", "--only", "hihg", "--out", tmp_path / "out")
+    assert result.exit_code == 2 and "--only hihg: no such configuration; there are low, high" in result.stderr

@@ -64,7 +64,8 @@ def test_named_columns_are_not_guessed(tmp_path):
     [
         ("a.jsonl", "", "no rows"),
         ("a.xlsx", "", "must end in"),
-        ("a.jsonl", lines(ROWS), "'model' holds 2 models; give --by model"),
+        ("a.jsonl", lines([*ROWS, {**ROWS[0], "model": "n"}]), "'model' holds 2 models; give --by model"),
+        ("a.jsonl", lines([{**ROWS[0], "tokens": True}]), "column 'tokens': True is not a finite number"),
         ("a.jsonl", lines(ROWS[:1]) + "{", "line 2: not JSON"),
         ("a.jsonl", "[1]\n", "line 1: a JSON list"),
         (
@@ -200,3 +201,22 @@ def test_a_csv_field_may_be_long(tmp_path):
     path = tmp_path / "x.csv"
     path.write_text("id,group,reward,cost,completion\n1,a,0,1," + "x" * 200_000 + "\n")
     assert read_log(path).problem == ["1"]
+
+
+def test_efforts_that_run_on_different_models_are_alternatives(tmp_path):
+    """What the model is follows from the response group: there is nothing to split; it was refused."""
+    rows = [
+        {"id": p, "effort": effort, "reward": 1.0, "cost": 2.0, "model": model}
+        for p in (1, 2)
+        for effort, model in (("low", "small"), ("mid", "large"), ("high", "large"))
+    ]
+    for path in (write(tmp_path / "a.jsonl", lines(rows)), parquet_of(tmp_path / "a.parquet", rows)):
+        log = read_log(path, LogColumns(response_group="effort"))
+        assert set(log.response_group) == {"low", "mid", "high"}
+        assert "every response group is of one model: high of large, low of small, mid of large" in log.notes
+
+
+def test_a_file_that_goes_while_it_is_read_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr("ibpo.data.response_log.is_small", lambda path: path.unlink())  # between two looks at it
+    with pytest.raises(LogError, match=r"a.jsonl: was removed or replaced while it was read; run the same again"):
+        read_log(write(tmp_path / "a.jsonl", lines([{**ROWS[0], "correct": 1}] * 2)), LogColumns(by="model"))

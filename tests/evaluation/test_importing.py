@@ -258,3 +258,30 @@ def test_words_are_rewards(tmp_path):
     rows = [{"id": q, "arm": "x", "passed": word, "tokens": 3} for q, word in words.items()]
     path = write(tmp_path / "words.jsonl", rows)
     assert import_responses([("", path)]).parts[""].reward.tolist() == [1.0, 0.0, 1.0]
+
+
+def test_blanks_around_identifiers_mean_nothing_as_in_every_other_command(tmp_path):
+    rows = [row(problem_id=p, effort=e) for p in ("p1", "p1 ", " p1") for e in ("low", "low ")]
+    found = read(write(tmp_path / "a.jsonl", rows)).parts[""]
+    assert set(found.problem) == {"p1"} and found.configurations == ["low"]
+    assert set(read_log(tmp_path / "a.jsonl").problem) == {"p1"}
+
+
+@pytest.mark.parametrize("field", ["problem_id", "effort"])
+def test_identifiers_with_nul_characters_are_refused(tmp_path, field):
+    """Arrays of texts drop them at the end: another group's numbers were shown."""
+    with pytest.raises(IbpoError, match="holds a NUL character; take it out"):
+        read(write(tmp_path / "a.jsonl", [row(), row(**{field: "a\0"})]))
+
+
+def test_a_problem_has_one_level_whatever_the_order_of_its_rows(tmp_path):
+    rows = [row(level=level) for level in ("b", "a", "10", "b", "", "2", "2")]  # 2 and b twice
+    for some in (rows, rows[::-1]):
+        found = read(write(tmp_path / "a.jsonl", [*some, row(problem_id="p2", level="c")]))
+        assert sorted(set(found.parts[""].level)) == ["", "2", "c"]
+        assert "levels differ within 1 problems: each has that of most of its rows" in found.notes
+
+
+def test_what_tables_write_for_no_number_is_none(tmp_path):
+    found = read(write(tmp_path / "a.jsonl", [row(tokens="nan"), row(tokens=3), row(tokens="N/A")])).parts[""]
+    assert np.isnan(found.tokens).tolist() == [True, False, True]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ibpo.serving.controller import TOTAL, BudgetPolicy, Candidate, Controller, MemoryStore, ServingPolicy
+from ibpo.serving.controller import TOTAL, BudgetPolicy, Candidate, Controller, ServingPolicy
 from ibpo.serving.controller.correction import Correction
 
 GAINS = st.floats(-1, 1) | st.sampled_from([0.0, 0.5])
@@ -261,15 +261,14 @@ def test_a_promise_is_kept_against_a_neighbour_who_wants_everything(requests, pr
 def test_what_a_cheap_response_gave_back_is_no_credit_for_one_more_request():
     """Any run of m requests costs at most b m + overdraft + burst + R, and R, `deferred`, is 0 here: burst is."""
     policy = BudgetPolicy(name="tokens", mean=1.0, overdraft=3.0, burst=0.0)
-    store = MemoryStore()
-    controller = Controller(ServingPolicy(budgets=(policy,)), store=store)
+    controller = Controller(ServingPolicy(budgets=(policy,)))
     candidates = [
         Candidate(response_group="a", gain=0.0, cost={"tokens": 0.0}),
         Candidate(response_group="b", gain=1.0, cost={"tokens": 3.0}),
     ]
     controller.decide(candidates, request_id="first", now=0.0)
     controller.settle("first", {"tokens": 0.0})
-    bucket = store.accounts[TOTAL][0]
+    bucket = controller.store.buckets(TOTAL)[0]
     assert bucket.balance == 0 and bucket.deferred == 0
     spent = 0.0
     for i in range(2):

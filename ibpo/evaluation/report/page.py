@@ -387,11 +387,16 @@ def answer_of(parts: Mapping[str, Json]) -> str:
         head = f"{name + ': ' if name else ''}{' '.join(part.get('first_words', ()))} ".lstrip()
         text = f"{head}{standard['name']} is right on {_accuracy(standard)}"
         if best is not standard:
-            text += f", {best['name']} on {_accuracy(best)} at {best['relative_cost']['value']:.1f} times the cost"
+            times = best["relative_cost"]["value"]
+            cost = f"{cost_text(best['cost']['value'])} {part['cost_unit']}"  # beside what costs nothing
+            text += (
+                f", {best['name']} on {_accuracy(best)} at {cost if times is None else f'{times:.1f} times the cost'}"
+            )
         if part["allocation"]:
             middle = part["allocation"][len(part["allocation"]) // 2]
             text += (
-                f"; with {cost_text(middle['spent'])} {part['cost_unit']} a response, choosing by problem gets "
+                f"; with {cost_text(middle['spent'])} {part['cost_unit']} a response, choosing by problem gets"
+                f"{_on_some(part)} "
                 f"{middle['reward']:.1%} on responses that had no say, a random mix {middle['random_mix']:.1%}"
             )
         texts.append(text + ".")
@@ -400,6 +405,16 @@ def answer_of(parts: Mapping[str, Json]) -> str:
 
 def _accuracy(row: Json) -> str:
     return f"{row['numbers']['overall']['all']['pass@1']['value']:.1%}"
+
+
+def _on_some(part: Json) -> str:
+    """Of which problems a held-out value is, where that is not all of them."""
+    num = part.get("num_held_out") or part["num_problems"]
+    return (
+        f", on the {num} of {part['num_problems']} problems with two responses of each,"
+        if num < part["num_problems"]
+        else ""
+    )
 
 
 def pick_examples(responses: Responses, names: Sequence[str]) -> list[Example]:
@@ -470,6 +485,8 @@ def first_words(responses: Responses, part: Json, unit: str, *, num_splits: int 
             gathered, [asked], holdout=None, num_splits=num_splits, seed=seed, say=lambda _: None
         )
     except IbpoError:
+        if not gathered.now()[1]:
+            return [*kept, f"All of it costs nothing today: there are no {unit} to save."]
         cheapest = float(gathered.cost.mean(0).min()) / gathered.now()[1]
         return [*kept, f"Half of today's {unit} is not possible: the cheapest way of answering takes {cheapest:.0%}."]
     text = verdict(gathered, answer).text.removeprefix(f"{asked.label}: ")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ibpo.allocation import allocate, frontier
+from ibpo.errors import IbpoError
 from ibpo.serving.controller import ServingPolicy, TenantPolicy
 from ibpo.serving.simulation.simulate import FloatArray, Requests, Simulation
 
@@ -64,6 +65,8 @@ def summarise(
         warm_up: Requests left out of the adherence.
     """
     answered, requests = ~requests.failed, replace(requests, estimate=done.estimate)
+    if not answered.any():
+        raise IbpoError("every request failed: nothing was answered, and there is nothing to sum up; lower failures=")
     spent = spent_per_request(requests, done, policy)[:, answered]
     rows = np.arange(len(requests))
     cheapest = requests.cost.argmin(axis=1)
