@@ -221,7 +221,9 @@ def answer_questions(
             name = str(question.budgets[error.budget_index]) if isinstance(error, InfeasibleBudget) else question.label
             if not isinstance(error, InfeasibleBudget) or (question.times == 1 and question.was_asked):
                 said = str(error)
-                if isinstance(error, InfeasibleBudget) and not error.floor and len(limits) == 1:
+                if isinstance(error, InfeasibleBudget) and (len(limits) > 1 or limits[0].group is not None):
+                    said = _not_kept(error, limits, part.columns["cost"])
+                elif isinstance(error, InfeasibleBudget) and not error.floor and len(limits) == 1:
                     said = said.partition(": ")[2]  # there is one budget only: which of them says nothing
                     least = math.ceil(100 * error.nearest / part.now()[1]) / 100 if part.now()[1] else 0.0
                     said += f" (of today's, {least:g}x)" if limits[0].group is None and least else ""
@@ -251,6 +253,18 @@ def answer_questions(
     valued = {answer.question: _widened(replace(answer, held_out=row), part)
               for answer, row in zip(possible, rows, strict=True)}  # fmt: skip
     return [valued.get(answer.question, answer) for answer in answers]
+
+
+def _not_kept(error: InfeasibleBudget, limits: Sequence[GroupLimit], cost: str) -> str:
+    """By how much a budget cannot be kept, in its own words: a share of the problems, or a cost per problem."""
+    limit, together = limits[error.budget_index], " together with the other budgets" if len(limits) > 1 else ""
+    if limit.group is not None:
+        can = "at most {:.4g}% of the problems can" if error.floor else "at least {:.4g}% of the problems have to"
+        found = f"{can.format(100 * error.nearest)} get {limit.name}"
+    else:
+        found = f"{'at most' if error.floor else 'at least'} {error.nearest:.6g} {cost} per problem are spent"
+    another = ", or loosen another" if together else ""
+    return f"{found}{together}; {'lower' if error.floor else 'raise'} it to that{another}"
 
 
 def _held_out(log: GroupMeans, within: FloatArray, answers: Sequence[Answer], **options: Any) -> list[HoldoutRow]:

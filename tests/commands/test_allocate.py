@@ -286,6 +286,14 @@ def test_a_part_with_nothing_to_choose_is_left_out_aloud(tmp_path):
         (["--budget", "high@level=3=0.5"], "--by COLUMN solves each part"),
         (["--budget", "high=0.5", "--budget", "high<=40%"], "high: is given twice"),
         (["--budget", "tokens=50"], "--budget tokens=50: a mean cost of 50 per problem cannot be kept"),
+        (
+            ["--budget", "high>=80%", "--budget", "tokens=300"],
+            "--budget tokens=300: at least 831 tokens per problem are spent together with the other budgets; raise it",
+        ),
+        (
+            ["--budget", "low>=50%", "--budget", "high>=60%"],
+            "--budget high>=60%: at most 50% of the problems can get high together with the other budgets; lower it",
+        ),
         (["--columns", "reward=score"], "no column 'score'; there are 'problem_id'"),
         (["--columns", "response_group=tokens"], "problems without a response of every response group"),
     ],
