@@ -174,7 +174,8 @@ def test_a_decision_that_was_never_handed_over_is_cancelled(door, world):
 
     world.run(run(2))
     world.wait_until(lambda: len(rows()) == 1)
-    assert rows()[0]["outcome"] == "failed" and gateway.access.num_in_flight == 0
+    assert rows()[0]["outcome"] == "failed"
+    world.wait_until(lambda: gateway.access.num_in_flight == 0)
     shown = world.snapshot(gateway)
     assert shown["num_in_flight"] == 0 and shown["budgets"][0]["spent"] == 0
 
@@ -197,7 +198,8 @@ def test_refusals_are_those_of_the_gateway(door, world, messages, status, code):
     gateway, play, rows = door
     answer = play(*messages)[-1].immediate_response
     assert answer.status.code == status and json.loads(answer.body)["error"]["code"] == code
-    assert not rows() and world.snapshot(gateway)["num_in_flight"] == gateway.access.num_in_flight == 0
+    world.wait_until(lambda: world.snapshot(gateway)["num_in_flight"] == gateway.access.num_in_flight == 0)
+    assert not rows()
 
 
 def test_other_paths_are_one_message(door):
@@ -227,7 +229,9 @@ def test_a_fault_of_ours_aborts_the_call(door, world, monkeypatch):
 
     monkeypatch.setattr(type(gateway.governor), "begin", broken)
     assert play(*asked())[-1] == grpc.StatusCode.INTERNAL
-    assert not rows() and gateway.access.num_in_flight == 0
+    # The caller knows before the call is over here.
+    world.wait_until(lambda: gateway.access.num_in_flight == 0)
+    assert not rows()
 
 
 def test_a_store_that_fails_costs_nobody_the_answer(door, world):

@@ -215,6 +215,7 @@ def test_a_caller_that_disconnects_is_settled_once(world, fault, stream):
     world.wait_until(lambda: any(row["event"] == "request" for row in rows()))
     (row,) = [row for row in rows() if row["event"] == "request"]
     assert (row["outcome"], row["tokens"]) == ("disconnected", 7 if fault == "quiet" else None)
+    world.wait_until(lambda: gateway.access.num_in_flight == 0)
     shown, expected = world.snapshot(gateway), 10 if row["response_group"] == "standard" else 50
     assert shown["num_in_flight"] == gateway.access.num_in_flight == 0
     (budget,) = shown["budgets"]
