@@ -16,6 +16,7 @@ from ibpo.allocation.holdout import (
 )
 from ibpo.allocation.knapsack import Frontier, envelope, frontier
 from ibpo.allocation.problem import InfeasibleBudget
+from ibpo.allocation.segments import number_texts
 
 __all__ = [
     "Allocation",
@@ -35,6 +36,7 @@ __all__ = [
     "frontier",
     "holdout_value",
     "limit",
+    "number_texts",
     "random_mix",
     "reward_margin",
     "share",

@@ -18,7 +18,7 @@ from ibpo.allocation.allocate import allocate
 from ibpo.allocation.knapsack import envelope
 from ibpo.allocation.many import choose_each, whole
 from ibpo.allocation.problem import Amount, InfeasibleBudget, finite_array
-from ibpo.allocation.segments import FloatArray, IntArray, id_items, id_names
+from ibpo.allocation.segments import FloatArray, IntArray, id_items, id_names, number_texts
 from ibpo.allocation.units import decimal_places
 from ibpo.errors import IbpoError
 
@@ -68,7 +68,7 @@ class GroupMeans:
             id_names(field, ids, len(reward_R))
             for field, ids in (("problem", problem), ("response_group", response_group))
         )
-        (problems, p_R), (groups, g_R) = _places(problem_names), _places(group_names)
+        (problems, p_R), (groups, g_R) = number_texts(problem_names), number_texts(group_names)
         problem_of = dict(zip(problem_names, id_items(problem), strict=True))
         group_of = dict(zip(group_names, id_items(response_group), strict=True))
         pair = p_R * len(groups) + g_R
@@ -102,13 +102,6 @@ class GroupMeans:
     def mean_cost(self) -> FloatArray:
         """`[P, G]` mean cost of each pair."""
         return self.means(np.ones(len(self.pair), bool))[1]
-
-
-def _places(names: list[str]) -> tuple[list[str], IntArray]:
-    """The different names in order, and which of them each is: faster than sorting all texts."""
-    different = sorted(set(names))
-    at = {name: i for i, name in enumerate(different)}
-    return different, np.fromiter(map(at.__getitem__, names), np.int64, len(names))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -350,7 +343,8 @@ def value_halves(
 def enough_splits(num_problems: int) -> int:
     """Random halvings that are enough: 100, above 400 problems fewer, for each says more then, but at least 10.
 
-    Of 10 halvings of 4,000 problems, or of 1,000, the gain differs between seeds by a tenth of its standard error.
+    Of 10 halvings of 4,000 problems, or of 1,000, the gain differed between seeds by a tenth of its standard error
+    (docs/log.md).
 
     Example:
         >>> enough_splits(400), enough_splits(1_000), enough_splits(10**6)

@@ -56,7 +56,13 @@ class GroupSums:
         if rows.shown is not None:
             self._shown = self._with_room(self._shown)
             codes = [self._shown_names.setdefault(name, len(self._shown_names)) for name in rows.shown.names]
-            self._shown[number] = np.array(codes, np.int32)[rows.shown.code]
+            names, code, was = list(self._shown_names), np.array(codes, np.int32)[rows.shown.code], self._shown[number]
+            rank = np.empty(len(names), np.int32)
+            rank[np.array(sorted(range(len(names)), key=names.__getitem__))] = np.arange(len(names), dtype=np.int32)
+            # Where they differ within a problem the first by name, whatever the order of the rows; 0: none yet.
+            least = np.where((was > 0) & (rank[was - 1] < rank[code]), was - 1, code)
+            order = np.argsort(-rank[least], kind="stable")
+            self._shown[number[order]] = least[order] + 1
 
     def _with_room(self, values: NDArray[Any]) -> NDArray[Any]:
         """The same with a place for every problem, and some more."""
@@ -104,10 +110,10 @@ class GroupSums:
         return ids
 
     def shown(self) -> Labels | None:
-        """`[P]` the `show` column of each problem, as its last row has it; None without such a column."""
+        """`[P]` the `show` column of each problem, the first by name where its rows differ; None without one."""
         if not self._shown_names:
             return None
-        return Labels(code=self._shown[: self.num_problems], names=list(self._shown_names))
+        return Labels(code=self._shown[: self.num_problems] - 1, names=list(self._shown_names))
 
     def squares(self) -> FloatArray:
         """`[G, 2, 2]` sums over responses of the products of (reward, cost - offset) with each other."""

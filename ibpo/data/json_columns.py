@@ -73,7 +73,7 @@ def kinds_of(rows: Sequence[Mapping[str, Any]], fields: Mapping[str, Iterable[st
         numbers = set(of) & {"reward", "cost"}
         if types == {str} and not numbers:
             found[column] = "string"
-        elif types == {bool}:
+        elif types == {bool} and "cost" not in of:
             found[column] = "bool"
         elif types == {int} and not numbers:
             found[column] = "int64"

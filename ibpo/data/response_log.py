@@ -453,8 +453,7 @@ class LogReader:
         except MissingColumns:
             return False  # whose columns may be inside others; the rows say
         return all(
-            schema.names.count(column) == 1
-            and _is_plain(arrow.types, schema.field(column).type, numbers=field in ("reward", "cost"))
+            schema.names.count(column) == 1 and _is_plain(arrow.types, schema.field(column).type, field)
             for field, column in columns.items()
         )
 
@@ -546,13 +545,15 @@ class LogReader:
             self._models.setdefault(group.names[name], set()).add(of_row.names[model])
 
 
-def _is_plain(types: Any, kind: Any, *, numbers: bool) -> bool:
-    """Whether a Parquet column can be read as an array: numbers, or for the other fields texts too."""
-    if types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind):
+def _is_plain(types: Any, kind: Any, field: str) -> bool:
+    """Whether a Parquet column can be read as an array: numbers, or for fields other than reward and cost texts too."""
+    if types.is_integer(kind) or types.is_floating(kind) or (types.is_boolean(kind) and field != "cost"):
         return True
-    if not numbers and types.is_dictionary(kind):
-        return _is_plain(types, kind.value_type, numbers=False)
-    return not numbers and (types.is_string(kind) or types.is_large_string(kind))
+    if field in ("reward", "cost"):
+        return False
+    if types.is_dictionary(kind):
+        return _is_plain(types, kind.value_type, field)
+    return types.is_string(kind) or types.is_large_string(kind)
 
 
 def _opens_like_none(row: Mapping[str, Any]) -> bool:

@@ -44,9 +44,8 @@ def read_field(place: str, row: Mapping[str, Any], field: str, column: str) -> A
     """
     value = row.get(column)
     if field in ("reward", "cost"):  # most values need no second look
-        if isinstance(value, bool) and field == "cost":
-            pass  # true is no cost of 1
-        elif isinstance(value, int | float) and 0 <= value <= (1 if field == "reward" else LARGEST):
+        is_truth = isinstance(value, bool) and field == "cost"  # true is no cost of 1
+        if isinstance(value, int | float) and not is_truth and 0 <= value <= (1 if field == "reward" else LARGEST):
             return float(value)
     elif isinstance(value, str) and value and not (value[0].isspace() or value[-1].isspace()):
         return value

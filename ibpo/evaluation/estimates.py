@@ -21,7 +21,7 @@ NEIGHBOURS = 128
 BANDWIDTH = 0.5
 """Standard deviations of log costs between problems that are added to what a mean of a few responses varies by."""
 WEIGHTS = 2**16
-"""Weights of neighbours that are held at a time: what fits a core's own cache takes a third of the time."""
+"""Weights of neighbours that are held at a time: what fits a core's own cache."""
 EDGE = 0.005
 """No neighbour is taken to be right, or wrong, more surely than this."""
 

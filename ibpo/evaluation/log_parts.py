@@ -173,8 +173,11 @@ def part_of_log(name: str, log: Log, say: Say) -> LogPart:
     place = {str(problem): p for p, problem in enumerate(means.problems)}
     shown = None
     if "show" in log.columns:
-        # Sorted: where they differ within a problem, the order of the rows decides nothing.
-        of_problem = dict(sorted(zip(log.problem, log.shown, strict=True), reverse=True))
+        of_problem: dict[str, str] = {}
+        for problem, text in zip(log.problem, log.shown, strict=True):
+            # Where they differ within a problem the first by name, as `GroupSums` has it: not that of the last row.
+            if text < of_problem.setdefault(problem, text):
+                of_problem[problem] = text
         shown = Labels.from_list([of_problem[str(p)] for p in means.problems])
     return _complete(
         LogPart(

@@ -290,18 +290,8 @@ def vote_at_k(
         >>> vote_at_k(["a", "a", "a", "b"], ["4", "4", "7", "1"], [1, 1, 0, 1], 3)
         (['a', 'b'], array([ 1., nan]))
     """
-    names, vote_KP = votes_at(problem, answer, correct, [k])
+    names, vote_KP = votes_of_codes(problem, code_answers(problem, answer, correct), correct, [k])
     return names, vote_KP[0]
-
-
-def votes_at(
-    problem: ArrayLike,
-    answer: Sequence[str | None] | NDArray[np.object_],
-    correct: ArrayLike,
-    sizes: Sequence[int],
-) -> tuple[list[str], FloatArray]:
-    """`vote_at_k` for K numbers of votes: which answers are one is found once. `[K, P]`."""
-    return votes_of_codes(problem, code_answers(problem, answer, correct), correct, sizes)
 
 
 def code_answers(
@@ -323,7 +313,7 @@ def code_answers(
 def votes_of_codes(
     problem: ArrayLike, code: NDArray[np.int64], correct: ArrayLike, sizes: Sequence[int]
 ) -> tuple[list[str], FloatArray]:
-    """`votes_at` of answers that are numbered already, as `code_answers` does, e.g. for all slices of a report."""
+    """`vote_at_k` for K numbers of votes, `[K, P]`, of answers numbered by `code_answers`, once for all slices."""
     names, p_N = number_problems(problem)
     correct_N = np.asarray(correct, float)
     vote_KP = np.full((len(sizes), len(names)), NAN)

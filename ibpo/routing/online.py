@@ -23,7 +23,7 @@ _RECENT = 64
 _ALLOWANCE, _LIMIT, _CLIP = 0.5, 10.0, 2.5
 """Of the cumulative sums, in standard deviations: a shift of one is noticed after some 20 outcomes, and a false alarm
 comes once in some 40,000 (for normal residuals: (exp(2 k h) - 2 k h - 1) / 2 k^2 with k = .5 and h = 10). Rewards of 0
-and 1 lean to one side, and their cumulative sums with them: no more than 5 alarms in 40,000 at any rate of success."""
+and 1 lean to one side, and their cumulative sums with them: up to 5 in 40,000 at the rates tried (docs/log.md)."""
 _LEAST_SPREAD = 0.01
 """Of the largest reward: rewards that are always the same have no spread of their own, and rounding is no change."""
 _FEWEST = 16

@@ -495,3 +495,23 @@ def test_numbers_of_a_verdict_are_of_the_same_problems(tmp_path):
     [line] = [line for line in result.stdout.splitlines() if line.lstrip().startswith("tokens=1x") and "±" in line]
     held = json.loads((tmp_path / "out" / "summary.json").read_text())["parts"][0]["budgets"][1]["held_out"]
     assert f"{held['mixture']:.3f}" in line and 0.65 < held["mixture"] < 0.75
+
+
+def test_a_shown_column_that_differs_within_problems_hangs_on_no_order(tmp_path):
+    """In memory as streamed, where blocks of rows come one after the other: the first by name."""
+    rows = [
+        {"problem_id": f"p{p}", "effort": e, "correct": 1, "tokens": 9, "kind": "bacd"[(p + s) % 4 if s else 0]}
+        for p in range(20)
+        for e in ("low", "high")
+        for s in range(3)
+    ]
+    told = []
+    for some in (rows, rows[::-1]):
+        path = tmp_path / "log.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in some))
+        for stream in (True, False):
+            part = read_parts(path, LogColumns(show="kind"), stream=stream, say=print).parts[0]
+            order = np.argsort(list(map(str, part.problems)), kind="stable")
+            assert part.shown is not None
+            told.append([part.shown.tolist()[p] for p in order.tolist()])
+    assert told[0] == told[1] == told[2] == told[3] and set(told[0]) == {"a", "b"}

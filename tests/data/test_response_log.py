@@ -216,6 +216,13 @@ def test_efforts_that_run_on_different_models_are_alternatives(tmp_path):
         assert "every response group is of one model: high of large, low of small, mid of large" in log.notes
 
 
+def test_true_is_no_cost_of_1_by_columns_either(tmp_path):
+    rows = [{"id": p, "effort": e, "reward": 1.0, "cost": True} for p in range(300) for e in ("low", "high")]
+    for path in (write(tmp_path / "a.jsonl", lines(rows) * 300), parquet_of(tmp_path / "a.parquet", rows)):
+        with pytest.raises(LogError, match=r"line 1, column 'cost': True is not a finite number"):
+            read_log(path)
+
+
 def test_a_file_that_goes_while_it_is_read_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr("ibpo.data.response_log.is_small", lambda path: path.unlink())  # between two looks at it
     with pytest.raises(LogError, match=r"a.jsonl: was removed or replaced while it was read; run the same again"):

@@ -20,11 +20,10 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ibpo.allocation import enough_splits
 from ibpo.budget import cost_text
 from ibpo.data import Log
 from ibpo.errors import IbpoError
-from ibpo.evaluation.comparison import MOST_SPLITS
+from ibpo.evaluation.comparison import splits_of_report
 from ibpo.evaluation.log_allocation import Answer, answer_questions, questions
 from ibpo.evaluation.log_parts import LogPart, part_of_log
 from ibpo.evaluation.log_verdict import verdict
@@ -471,7 +470,7 @@ def first_words(responses: Responses, part: Json, unit: str, *, num_splits: int 
         responses: All of the part.
         part: As from `compare`.
         unit: Of the costs.
-        num_splits: Random halvings; None: 50, or `enough_splits` if that is less.
+        num_splits: Random halvings; None: `splits_of_report`.
         seed: Of the halvings.
     """
     kept = [_kept(row["name"], row["budget"], row["share"]) for row in part["budget_kept"]]
@@ -479,7 +478,7 @@ def first_words(responses: Responses, part: Json, unit: str, *, num_splits: int 
     if gathered is None:
         return [*kept, f"What half of the {unit} would buy is not known: it takes two ways of answering to choose."]
     [asked] = questions(["0.5x"], cost=unit)[1:2]
-    num_splits = num_splits or min(MOST_SPLITS, enough_splits(len(gathered.problems)))
+    num_splits = splits_of_report(num_splits, len(gathered.problems))
     try:
         [answer] = answer_questions(
             gathered, [asked], holdout=None, num_splits=num_splits, seed=seed, say=lambda _: None
