@@ -4,8 +4,11 @@
 
 It says `ready`, and begins at a line of its input.
 
-The journal has a line for each decision (`d RESERVE WITHIN`) and each end (`s RESERVE COST`), written before anything
+The journal has a line for each decision (`d RESERVE NUMBER`) and each end (`s RESERVE COST`), written before anything
 else happens: whoever kills this process still knows what it had spent and reserved.
+
+No response costs more than was expected of it, so that the bound is exact: names of response groups change before
+enough of one have ended (32) that its costs are corrected by what they were.
 """
 
 import asyncio
@@ -34,13 +37,14 @@ async def main(state: str, name: str, journal: str, seed: int, seconds: float, r
     end, open_now, number = time.monotonic() + seconds, [], 0
     while time.monotonic() < end:
         tokens = draw.choice(CANDIDATES)
+        short, long = f"short {number // 30}", f"long {number // 30}"
         rows = [
-            Candidate(response_group="short", gain=0.0, cost={"tokens": 5.0}),
-            Candidate(response_group="long", gain=draw.random(), cost={"tokens": tokens}),
+            Candidate(response_group=short, gain=0.0, cost={"tokens": 5.0}),
+            Candidate(response_group=long, gain=draw.random(), cost={"tokens": tokens}),
         ]
         number += 1
         found = await controller.decide(rows, request_id=f"{name} {number}", tenant="", slice_name="")
-        cost = 5.0 if found.response_group == "short" else tokens
+        cost = 5.0 if found.response_group == short else tokens
         os.write(file, f"d {cost} {number}\n".encode())
         open_now.append((found, cost))
         if len(open_now) > 20:
