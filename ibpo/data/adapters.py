@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import file_digest
 from itertools import chain, islice
 from pathlib import Path
 
@@ -53,6 +54,12 @@ class Known:
     """Good rows of one file -> ours, each with `effort`, `configuration` or `model`."""
     efforts: str
     """Where the effort stands, in words."""
+    named_by_file: bool = False
+    """Whether a run may be named by the name of its file."""
+
+
+Opened = tuple[Path, Known | None, Iterator[RawRow]]
+"""A file, whose log it is (None: no tool's), and its rows."""
 
 
 def grouped(rows: Iterator[RawRow], source: Source, known: Known) -> Iterator[RawRow]:
@@ -103,9 +110,9 @@ KNOWN = (
     Known(name="OpenTelemetry spans", looks_like=server_logs.is_otel, convert=server_logs.convert_otel,
           efforts="the effort among the attributes"),
     Known(name="lm-evaluation-harness samples", looks_like=harness_logs.is_lm_eval,
-          convert=harness_logs.convert_lm_eval, efforts="effort"),
+          convert=harness_logs.convert_lm_eval, efforts="effort", named_by_file=True),
     Known(name="lighteval details", looks_like=harness_logs.is_lighteval, convert=harness_logs.convert_lighteval,
-          efforts="effort"),
+          efforts="effort", named_by_file=True),
     Known(name="Inspect log", looks_like=lambda row: "inspect" in row and "sample" in row,
           convert=harness_logs.convert_inspect, efforts="reasoning effort of the plan"),
     Known(name="HELM run", looks_like=lambda row: "helm" in row and "state" in row, convert=harness_logs.convert_helm,
@@ -142,6 +149,8 @@ def read_log_rows(source: Source, *, join: Sequence[Path] = ()) -> Iterator[RawR
     if len(tools) > 1:
         raise LogError(f"{path}: holds logs of several tools, {', '.join(tools)}; name the folder or file of one")
     tool = next((tool for _, tool, _ in opened if tool), None)
+    if tool is None or not tool.named_by_file:
+        opened = list(_unlike(opened, source))
     if len(opened) > 1:  # opened again in their turn: a folder may hold more files than can be open at once
         opened = [(file, tool, _opened(file, path)) for file, tool, _ in opened]
     if tool is None:
@@ -157,6 +166,25 @@ def read_log_rows(source: Source, *, join: Sequence[Path] = ()) -> Iterator[RawR
     for table in join:
         rows = _joined(rows, table, source)
     yield from rows if source.prices is None else priced_rows(rows, source, source.prices)
+
+
+def _unlike(opened: Sequence[Opened], source: Source) -> Iterator[Opened]:
+    """All files but copies of another one in their folder, whose responses would count twice.
+
+    In other folders the same bytes may be something else: what a folder is called can be the effort or the model.
+    """
+    sizes = [(file.parent, file.stat().st_size) for file, _, _ in opened]
+    number_of = Counter(sizes)
+    seen: dict[tuple[Path, bytes], Path] = {}
+    for file, size in zip(opened, sizes, strict=True):
+        path = file[0]
+        if number_of[size] > 1:
+            with path.open("rb") as whole:
+                content = path.parent, file_digest(whole, "sha256").digest()
+            if (first := seen.setdefault(content, path)) != path:
+                source.note(f"passed over, for it is a copy of {first.name}: {path.name}")
+                continue
+        yield file
 
 
 def with_tokens(rows: Iterator[RawRow], source: Source) -> Iterator[RawRow]:

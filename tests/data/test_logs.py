@@ -266,6 +266,19 @@ def test_a_folder_that_a_run_still_works_in_can_be_listed(tmp_path):
     assert list(found) == [tmp_path / "checkpoint-2" / "state.json"]
 
 
+def test_a_copied_file_does_not_count_twice(tmp_path):
+    """The same bytes in the same folder; in other folders the effort or the model may be what they are called."""
+    rows = [{"id": p, "reward": 1, "tokens": 5} for p in "ab"]
+    for name in ("effort=low/log.jsonl", "effort=low/log (1).jsonl", "effort=high/log.jsonl"):
+        write_rows(tmp_path / name, rows)
+    write_rows(tmp_path / "effort=high/more.jsonl", rows[::-1])
+    log = read_log(tmp_path)
+    assert len(log.reward) == 6
+    assert [note for note in log.notes if "copy" in note] == [
+        "passed over, for it is a copy of log (1).jsonl: log.jsonl"
+    ]
+
+
 def write_rows(path, rows):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
