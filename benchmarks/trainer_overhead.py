@@ -1,6 +1,8 @@
 """What IBPO adds to a step of plain GRPO on the same rollouts, and the lower level's own time.
 
     python benchmarks/trainer_overhead.py [--prompts 32] [--siblings 8] [--steps 20]
+    git worktree add --detach ../ibpo-before 13baf26
+    python benchmarks/trainer_overhead.py --base ../ibpo-before --turns 5
 
 The embedded *thinking* model. A recorded set of rollouts is given to three trainers, step by step in turn (interleaved,
 so that a busy machine slows all alike):
@@ -12,12 +14,20 @@ so that a busy machine slows all alike):
 Prints the median seconds of a step after sampling, the difference to grpo in percent of a whole step (with sampling,
 measured once per step for all), and then the lower level alone at 32 x 8 and 4,096 x 16. IBPO trains on the chosen
 responses only, so its step may well be shorter: the last column says what scoring, allocation and bookkeeping cost.
+
+With `--base` another thing: CPU seconds of an update of the demo's own *thinking* policy (sampling of 128 responses,
+scoring, allocation, the step) here and in another checkout, in turn. A process each trains for 10 and for 50 updates;
+what is between them, by 40, is an update.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -173,12 +183,66 @@ def lower_level_times(num_prompts: int, num_siblings: int, dim: int, window: int
         print(f"- {utility}, price {price}, {', '.join(budget)}: {statistics.median(seconds):.4f}")
 
 
+UPDATES = (10, 50)
+TRAIN = """
+import sys, tempfile, time
+from pathlib import Path
+try:
+    from ibpo.demo.experiments import THINKING
+    from ibpo.demo.models import model_path
+    from ibpo.demo.policy import train_policy
+except ImportError:
+    from ibpo.experiments.embedded import model_path
+    from ibpo.experiments.policy import train_policy
+    from ibpo.experiments.thinking import THINKING
+import torch
+torch.set_num_threads(1)
+with tempfile.TemporaryDirectory() as folder:
+    train_policy(
+        THINKING, model_path("thinking", "cold_start"), Path(folder), budget=0.5, seed=0, num_steps=int(sys.argv[1])
+    )
+"""
+"""Both checkouts understand it."""
+
+
+def cpu_of_updates(checkout: Path, num_updates: int) -> float:
+    """CPU seconds of a process that trains the demo's policy."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(
+        [sys.executable, "-c", TRAIN, str(num_updates)],
+        cwd=checkout,
+        env=os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+
+
+def compare_updates(base: Path, turns: int) -> None:
+    """An update here beside another checkout's."""
+    here = Path(__file__).resolve().parent.parent
+    ratios = list[float]()
+    for turn in range(turns):
+        order = [base.resolve(), here][:: 1 if turn % 2 else -1]
+        few, many = ({checkout: cpu_of_updates(checkout, n) for checkout in order} for n in UPDATES)
+        one = {checkout: (many[checkout] - few[checkout]) / (UPDATES[1] - UPDATES[0]) for checkout in order}
+        ratios.append(one[here] / one[base.resolve()])
+        print(f"{one[base.resolve()]:.3f} and {one[here]:.3f} CPU s an update, ratio {ratios[-1]:.3f}", flush=True)
+    print(f"median ratio {statistics.median(ratios):.3f}, from {min(ratios):.3f} to {max(ratios):.3f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=32)
     parser.add_argument("--siblings", type=int, default=8)
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--base", type=Path, help="another checkout, whose updates take turns with this one's")
+    parser.add_argument("--turns", type=int, default=3)
     given = parser.parse_args()
+    if given.base is not None:
+        compare_updates(given.base, given.turns)
+        return
     torch.set_num_threads(1)
     step_times(given.prompts, given.siblings, given.steps)
     lower_level_times(32, 8, dim=192, window=64)
