@@ -47,6 +47,7 @@ CACHED_INSIDE = (
     "cachedContentTokenCount",
     "cached_content_token_count",
     "prompt_cache_hit_tokens",
+    "cached_tokens",
 )
 CACHE_READ = (
     "cache_read_input_tokens",
@@ -91,7 +92,7 @@ class TokenUse:
 def read_prompt_use(usage: Mapping[str, Any]) -> TokenUse:
     """The prompt's tokens by any server's `usage`; those of the completion are left 0.
 
-    OpenAI, Gemini, DeepSeek and LiteLLM count the tokens of the cache among the prompt's; Anthropic, Inspect and
+    OpenAI, Gemini, DeepSeek, Kimi and LiteLLM count the tokens of the cache among the prompt's; Anthropic, Inspect and
     Langfuse beside them, under names of their own.
 
     Example:

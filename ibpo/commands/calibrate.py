@@ -100,7 +100,8 @@ def calibrate_command(
             raise IbpoError("--model: needs --prefix, the text that opens an extended response")
         scores = _probabilities(model, [_field(*row, prompt, "prompt") for row in rows], places, prefix)
         source |= {"column": prompt, "model": Path(model).name, "prefix": prefix}
-    calibration = Calibration.from_scores(scores, source, floor)
+    are_gains = model is None and column != PROBABILITY
+    calibration = Calibration.from_scores(scores, source, floor, are_gains=are_gains)
     save_calibration(calibration, out)
     table = Table("budget share", "threshold", "standard error of the share on unseen prompts")
     for wanted in shares:

@@ -12,20 +12,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ibpo.data.files import LogError, parse_json
-from ibpo.prices import TokenUse, read_prompt_use
+from ibpo.prices import CACHE_READ, CACHE_WRITTEN, TokenUse, read_prompt_use
 from ibpo.usage import as_count, read_tokens
 
 Json = dict[str, Any]
 PROBLEM_NAMES = ("problem_id", "problem", "question_id", "sample_id", "example_id", "prompt_id", "task_id")
 """What the identifier of a problem is called, where a row has one of its own."""
-CACHED = (
-    "input_tokens_cache_read",
-    "input_tokens_cache_write",
-    "cache_read_input_tokens",
-    "cache_creation_input_tokens",
-)
-"""Tokens of a prompt that some servers count beside its `input_tokens`, others among them under another name."""
-
 PROMPT_COUNTS = ("uncached_input_tokens", "cached_input_tokens", "cache_write_tokens")
 """What the prompt's tokens are called here, of which other names may mean all or a part."""
 GEMINI_THOUGHTS = ("thoughtsTokenCount", "thoughts_token_count")
@@ -158,7 +150,7 @@ def read_usage(usage: Any) -> Json:
     visible = first_of(usage, "candidatesTokenCount", "candidates_token_count")
     if said is None and (visible is not None or first_of(usage, *GEMINI_THOUGHTS) is not None):
         said, count = visible, (_count(visible) or 0) + (thinking or 0)  # Gemini's: the answer alone
-    cached = sum(_count(first_of(usage, name)) or 0 for name in CACHED)
+    cached = sum(_count(first_of(usage, name)) or 0 for name in (*CACHE_READ, *CACHE_WRITTEN))
     whole, thought = read_tokens(
         {"completion_tokens": count, "prompt_tokens": None if asked is None else asked + cached,
          "total_tokens": _count(total), "reasoning_tokens": thinking}

@@ -62,7 +62,7 @@ class Threshold:
         return chosen_P
 
 
-def find_threshold(p_extended: ArrayLike, share: float, floor: float = 0.0) -> Threshold:
+def find_threshold(p_extended: ArrayLike, share: float, floor: float = 0.0, *, are_gains: bool = False) -> Threshold:
     r"""The (1 - share) quantile of the policy's probability of an extended response, over unlabelled prompts.
 
     Let m = floor(share n) and p_(1) >= ... >= p_(n) the sorted probabilities. The threshold lies halfway between p_(m)
@@ -81,6 +81,7 @@ def find_threshold(p_extended: ArrayLike, share: float, floor: float = 0.0) -> T
         share: The budget q+ in [0, 1]: the largest share of extended responses.
         floor: Prompts whose probability is not above this are never answered extended; 0 for no floor, but of gains it
             leaves alone those that are not above 0.
+        are_gains: Whether they are gains, which they are anyway where one is negative.
 
     Returns:
         The threshold; without a floor, on the calibration prompts its `choose` takes exactly m.
@@ -117,7 +118,7 @@ def find_threshold(p_extended: ArrayLike, share: float, floor: float = 0.0) -> T
             tie_share = float((admitted - (p_n > value).sum()) / (p_n == value).sum())
         elif value >= above:  # neighbouring floats have no number between them
             value = float(below)
-    if (floor > 0 or p_n[-1] < 0) and value <= floor:
+    if (floor > 0 or are_gains or p_n[-1] < 0) and value <= floor:
         value, tie_share, admitted = floor, 0.0, min(admitted, int((p_n > floor).sum()))
     return Threshold(
         value=value,
@@ -147,15 +148,20 @@ class Calibration:
     """Provenance: file, its SHA-256, column, model, package version."""
     floor: float = 0.0
     """Prompts whose score is not above this are never answered extended, whatever the budget."""
+    are_gains: bool = False
+    """Whether the scores are gains, of which none at or below 0 is bought."""
 
     @classmethod
-    def from_scores(cls, scores: ArrayLike, source: Mapping[str, Any], floor: float = 0.0) -> Calibration:
+    def from_scores(
+        cls, scores: ArrayLike, source: Mapping[str, Any], floor: float = 0.0, *, are_gains: bool = False
+    ) -> Calibration:
         """Keep the curve.
 
         Args:
             scores: `[n]` probability of opening an extended response, or a router's gain.
             source: Provenance.
             floor: 0.5 for a policy whose budget had slack in training; see `find_threshold`.
+            are_gains: See there.
 
         Raises:
             IbpoError: No scores, or one that is not finite, or a floor outside [0, 1].
@@ -166,11 +172,17 @@ class Calibration:
         if len(score_n) > MAX_SCORES:
             # The middle score of each of 2001 equal parts: none is invented.
             kept = score_n[((np.arange(MAX_SCORES) + 0.5) * len(score_n) / MAX_SCORES).astype(int)]
-        return cls(scores=tuple(kept.tolist()), num_prompts=len(score_n), source=dict(source), floor=float(floor))
+        return cls(
+            scores=tuple(kept.tolist()),
+            num_prompts=len(score_n),
+            source=dict(source),
+            floor=float(floor),
+            are_gains=are_gains,
+        )
 
     def threshold(self, share: float) -> Threshold:
         """The threshold that answers this share of the prompts extended: see `find_threshold`."""
-        return find_threshold(self.scores, share, self.floor)
+        return find_threshold(self.scores, share, self.floor, are_gains=self.are_gains)
 
     def standard_error(self, share: float) -> float:
         """Standard error of the share on unseen prompts from the same source: sqrt(share (1 - share) / n)."""
@@ -184,6 +196,7 @@ class Calibration:
             "num_prompts": self.num_prompts,
             "source": dict(self.source),
             "floor": self.floor,
+            "are_gains": self.are_gains,
             "scores": list(self.scores),
         }
         return json.dumps(row, indent=1) + "\n"
@@ -209,7 +222,11 @@ class Calibration:
         floor = row.get("floor", 0.0)
         if isinstance(floor, bool) or not isinstance(floor, int | float) or not 0 <= floor <= 1:
             raise IbpoError(f"{where}: field floor: needs a number in [0, 1]; make it again")
-        return cls(scores=tuple(map(float, scores)), num_prompts=count, source=source, floor=float(floor))
+        are_gains = row.get("are_gains", False)
+        if not isinstance(are_gains, bool):
+            raise IbpoError(f"{where}: field are_gains: needs true or false; make it again")
+        scores = tuple(map(float, scores))
+        return cls(scores=scores, num_prompts=count, source=source, floor=float(floor), are_gains=are_gains)
 
 
 def save_calibration(calibration: Calibration, path: str | Path) -> None:

@@ -187,4 +187,4 @@ def conversation_key(messages: Sequence[Mapping[str, Any]], given: str | None = 
         return given
     place = next((i for i, message in enumerate(messages) if message.get("role") == "user"), len(messages) - 1)
     text = json.dumps([[m.get("role"), m.get("content")] for m in messages[: place + 1]], sort_keys=True, default=str)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

@@ -64,6 +64,14 @@ def test_gains_may_be_negative_and_losses_are_never_bought():
     assert not find_threshold(gains, 0.0).choose([9.0]).any()
 
 
+def test_gains_of_zero_are_not_bought_either():
+    """Half of these gain nothing: a budget of three quarters leaves them alone, as it does losses."""
+    gains = np.repeat([0.0, 0.1], 50)
+    calibration = Calibration.from_json(Calibration.from_scores(gains, {}, are_gains=True).to_json())
+    assert calibration.threshold(0.75).choose(gains).tolist() == (gains > 0).tolist()
+    assert find_threshold(gains, 0.75).choose(gains).sum() == 75  # as probabilities: the budget is spent
+
+
 def test_a_saturated_policy_keeps_its_budget():
     found = find_threshold(np.ones(10), 0.3)
     assert found.choose(np.ones(1000)).mean() == pytest.approx(0.3)

@@ -82,6 +82,7 @@ def head(*lines, path="/v1/chat/completions"):
         {"Authorization": "Bearer wrong"},
         {"Authorization": "Bearer "},
         {"Authorization": "Basic !!!!"},
+        {"Authorization": "Basic é"},
         {"Authorization": f"Basic {KEYS['gold']}"},
         {"Authorization": KEYS["gold"]},
         {"Authorization": f"Bearer {KEYS['gold']}x"},

@@ -159,6 +159,47 @@ def test_what_upstreams_report_of_their_caches_is_learned():
         assert all(cost < 0.4 * last for cost in costs) if shares else all(cost > 0.95 * last for cost in costs)
 
 
+def responses_turn(biller, model, body, response_id="", prompt=None, now=0.0):
+    """A turn of /v1/responses that is asked and, with what the upstream says of its prompt, answered."""
+    request = check_request({"model": "m", "input": "x" * 400, **body}, "responses")
+    bill = biller.begin(request, {}, "", now)
+    if prompt is not None:
+        use = TokenUse(input=prompt)
+        group = model.response_group[0]
+        biller.learn(bill, request, model, group, tokens=10.0, reasoning=0.0, prompt=use, response_id=response_id)
+    return bill
+
+
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("name", ["previous_response_id", "conversation"])
+def test_what_the_upstream_keeps_is_in_the_reserve_and_no_measure_of_other_prompts(name, restart):
+    """It was so for `previous_response_id` only, until a restart; its ratio of tokens to bytes was everybody's."""
+    settings = build_settings({"model": [{"name": "*", "response_group": GROUPS, "price": PRICE}]}, "test")
+    model, biller = settings.model[0], Biller(settings)
+    for number in range(20):
+        responses_turn(biller, model, {"input": "y" * 400}, f"other_{number}", 100.0)
+    before = {name: "conv_1"} if name == "conversation" else {}
+    responses_turn(biller, model, before, "resp_1", 100_000.0)
+    if restart:
+        state, biller = json.loads(json.dumps(biller.state_dict())), Biller(settings)
+        biller.load_state(state)
+    bill = responses_turn(biller, model, {name: "conv_1" if name == "conversation" else "resp_1"})
+    assert bill.kept_tokens == pytest.approx(100_010)
+    assert biller.limit(bill, model, model.response_group[0], 0, 0) > 2.0 * 100_010 / 1e6
+    assert responses_turn(biller, model, {}).prompt_tokens == pytest.approx(100, rel=0.05)
+
+
+def test_a_name_that_is_no_unicode_text_is_a_name():
+    """JSON may hold half of a pair (`"\\ud800"`)."""
+    settings = build_settings({"model": [{"name": "*", "response_group": GROUPS, "price": PRICE}]}, "test")
+    biller, model = Biller(settings), settings.model[0]
+    body = {"model": "\ud800", "messages": [{"role": "user", "content": "\udfff"}]}
+    request = check_request(body, "chat")
+    bill = biller.begin(request, {}, "", 0.0)
+    biller.learn(bill, request, model, model.response_group[0], tokens=1.0, reasoning=0.0, prompt=None)
+    responses_turn(biller, model, {}, "\ud800", 10.0)
+
+
 def test_conversations_are_named_by_header_api_or_beginning_and_are_the_tenants_own():
     def name(body, caller=None, tenant="", api: Api = "chat"):
         return conversation_of(check_request({"model": "m", **body}, api), caller or {}, tenant)

@@ -135,8 +135,18 @@ def test_a_cap_is_a_whole_number_from_one_on(name, value):
     ],
 )
 def test_no_other_way_of_saying_more(body, said):
+    """Where servers may look for it."""
     with pytest.raises(IbpoError, match=said):
         read_request(json.dumps(body).encode(), "completions")
+
+
+@pytest.mark.parametrize("place", ["output_format", "nvext.guided_json", "extra_body.response_format.json_schema"])
+def test_the_form_of_an_answer_may_hold_any_name(place):
+    """`maxLength` of a JSON schema is no cap on the answer."""
+    body = {"type": "object", "properties": {"n": {"type": "string", "maxLength": 9}}}
+    for name in reversed(place.split(".")):
+        body = {name: body}
+    assert read_request(json.dumps({"messages": [], **body}).encode(), "chat").num_answers == 1
 
 
 @pytest.mark.parametrize(

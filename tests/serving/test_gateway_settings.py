@@ -52,6 +52,17 @@ from ibpo.serving.gateway.settings import (
             "[[model]]\nname = 'm'\nresponse_group = [{name = 'a', max_tokens = 9, max_thinking_tokens = 9}]",
             "give less than max_tokens",
         ),
+        ("[upstream]\nurl = 'http://127.0.0.1:80000/v1'", "upstream.url: is no address"),
+        ("[upstream]\nurl = 'http://[::1/v1'", "upstream.url: is no address"),
+        (
+            "[[model]]\nname = 'm'\nresponse_group = [{name = 'a', chat_template_kwargs = {day = 2026-07-26}}]",
+            "holds a date, which JSON has not",
+        ),
+        ("[[model]]\nname = 'm'\nresponse_group = [{name = 'a', body = {top_p = inf}}]", "number that JSON has not"),
+        (
+            "[[model]]\nname = 'm'\nresponse_group = [{name = 'a', body = {options = {num_predict = 9}}}]",
+            "options holds a cap or a count",
+        ),
     ],
 )
 def test_a_wrong_file_is_one_line(tmp_path, text, said):

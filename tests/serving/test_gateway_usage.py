@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ibpo.serving.gateway.usage import StreamUsage, read_cost
+from ibpo.serving.gateway.money import read_prompt
+from ibpo.serving.gateway.usage import MAX_EVENT_BYTES, StreamUsage, read_cost
 from ibpo.usage import read_tokens
 
 EVENTS = [
@@ -119,6 +120,61 @@ def test_only_the_usage_is_taken_out(rest):
     head, _, data = passed.partition(b"data: ")
     assert head == b"event: x\n" and json.loads(data) == {"id": "c", "choices": [], **rest}
     assert stream.tokens == 7 and stream.failed == ("error" in rest)
+
+
+def events(*rows):
+    return b"".join(b"data: " + json.dumps(row).encode() + b"\n\n" for row in rows)
+
+
+@pytest.mark.parametrize("size", [1000, MAX_EVENT_BYTES - 200, MAX_EVENT_BYTES + 1, 3 * MAX_EVENT_BYTES])
+@pytest.mark.parametrize("step", [1 << 16, 70_001, 1 << 30])
+def test_an_event_with_a_picture_costs_what_its_usage_says(size, step):
+    picture = {"type": "image_generation_call", "result": "A" * size}
+    usage = {"input_tokens": 7, "output_tokens": 200, "total_tokens": 207}
+    answer = {"id": "resp_9", "object": "response", "output": [picture], "usage": usage}
+    last = {"type": "response.completed", "response": answer}
+    data = events({"type": "response.output_text.delta", "delta": "Here it is"}, last)
+    found = StreamUsage(strip=False)
+    passed = b"".join(found.feed(data[i : i + step]) for i in range(0, len(data), step)) + found.end()
+    assert passed == data
+    assert (found.total, found.finished, found.is_counted, found.response_id) == (200, True, True, "resp_9")
+    assert read_prompt(found.usages).input == 7
+
+
+def test_what_comes_behind_a_long_event_is_read():
+    long = {"choices": [{"delta": {"images": ["A" * (2 * MAX_EVENT_BYTES)]}}]}
+    data = events(long, {"choices": [], "usage": {"completion_tokens": 9}}) + b"data: [DONE]\n\n"
+    found = StreamUsage(strip=False)
+    passed = b"".join(found.feed(data[i : i + 50_000]) for i in range(0, len(data), 50_000)) + found.end()
+    assert passed == data and (found.total, found.finished, found.is_counted) == (9, True, True)
+
+
+@pytest.mark.parametrize("empty", ["", None])
+@pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
+def test_an_empty_thought_is_none(name, empty):
+    found = StreamUsage(strip=False)
+    found.feed(
+        events({"choices": [{"delta": {"content": "", name: empty}}]}, {"choices": [{"delta": {"content": "4"}}]})
+    )
+    assert found.total == 1 and not found.saw_thinking
+
+
+def test_the_first_events_usage_of_anthropic_is_not_that_of_the_answer():
+    """A caller who leaves during a long thought has not had two tokens."""
+    found = StreamUsage(strip=False)
+    message = {"id": "m", "content": [], "usage": {"input_tokens": 10, "output_tokens": 2}}
+    block = {"type": "content_block_start", "index": 0, "content_block": {"type": "thinking", "thinking": ""}}
+    found.feed(events({"type": "message_start", "message": message}, block))
+    assert not found.is_counted and not found.saw_thinking
+    found.feed(events({"type": "message_delta", "delta": {}, "usage": {"output_tokens": 900}}))
+    assert found.is_counted and found.total == 900
+
+
+def test_usage_in_a_choice_says_the_prompt_too():
+    """As Kimi's streams end, which count the cache's tokens at the top of the usage."""
+    usage = {"prompt_tokens": 1000, "completion_tokens": 50, "total_tokens": 1050, "cached_tokens": 400}
+    prompt = read_prompt(read_cost(json.dumps({"choices": [{"index": 0, "usage": usage}]}).encode()).usages)
+    assert (prompt.input, prompt.cached_input) == (600, 400)
 
 
 def test_the_last_zeros_forget_nothing():

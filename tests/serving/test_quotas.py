@@ -47,6 +47,24 @@ def candidates(gain, scale=1.0):
     ]
 
 
+@pytest.mark.parametrize("more", [{}, {"tokens": 1e6}])
+def test_what_is_cheapest_is_counted_in_what_is_used_up(more):
+    """Tokens and money have no common unit: the group of a few tokens less and ten times the price was "cheapest"."""
+    controller = Controller(
+        ServingPolicy(budgets=tuple(BudgetPolicy(name=name, mean=math.inf) for name in ("tokens", "money")))
+    )
+    rows = [
+        Candidate(response_group="flex", gain=0.0, cost={"tokens": 505.0, "money": 0.005}),
+        Candidate(response_group="priority", gain=0.5, cost={"tokens": 490.0, "money": 0.05}),
+    ]
+    spent = {"flex": 0.0, "priority": 0.0}
+    for number in range(100):
+        found = controller.decide(rows, request_id=str(number), now=0.0, quotas={"day": {"money": 0.5}, "month": more})
+        spent[found.response_group] += dict(zip(("flex", "priority"), (0.005, 0.05), strict=True))[found.response_group]
+        controller.settle(str(number))
+    assert spent["priority"] == pytest.approx(0.5) and spent["flex"] == pytest.approx(90 * 0.005)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32), st.floats(0.0, 3.0), st.floats(0.0, 3.0))
 def test_a_quota_is_never_exceeded_by_what_had_an_alternative(seed, session, day):

@@ -300,6 +300,7 @@ class Controller:
             Its place; whether there was room; which candidates are expected to cost more than there is room for at all.
         """
         best, most, least, expensive = -1, -_INFINITY, _INFINITY, False
+        parts: Sequence[float] | None = None
         place, limits = 0, self._limits
         if len(prices) == 1:  # as below, for most policies
             price, limit = prices[0], limits[0] * num_requests
@@ -314,15 +315,18 @@ class Controller:
                 place += 1
         else:
             for value, estimate in zip(utility, estimates, strict=True):
-                net, total = value * num_requests, 0.0  # gain - sum_k price_k cost_k
+                net = value * num_requests  # gain - sum_k price_k cost_k
                 for cost, price, limit in zip(estimate, prices, limits, strict=True):
                     if cost > 0:
                         net -= price * cost
-                        total += cost
                         if cost > limit * num_requests:
                             expensive = True
-                if net > most or (net == most and total < least):
-                    best, most, least = place, net, total
+                if net > most:
+                    best, most = place, net
+                elif net == most:
+                    parts = parts or _in_parts(estimates)
+                    if parts[place] < parts[best]:
+                        best = place
                 place += 1
         if not expensive and not self._admission.shortage(accounts, estimates[best], reserves[best]):
             return best, True, ()
@@ -349,24 +353,39 @@ class Controller:
             if self.policy.budgets[k].overdraft is not None and len(expensive) < len(places):
                 places = [place for place in places if place not in expensive]
         order: list[tuple[float, float, int]] = []
+        parts = _in_parts(estimates)
         for place in places:
             net, estimate = utility[place] * num_requests, estimates[place]  # gain - sum_k price_k cost_k
             for price, cost in zip(prices, estimate, strict=True):
                 if cost > 0:
                     net -= price * cost
-            order.append((-net, sum(estimate), place))
+            order.append((-net, parts[place], place))
         order.sort()
         short: dict[int, float] = {}
         for _, _, place in order:
             short[place] = self._admission.shortage(accounts, estimates[place], reserves[place])
             if not short[place]:
                 return place, True, too_expensive
+        kept = _in_parts(reserves)
         own = [account for account in accounts if not account.bounds.is_quota]
         if len(own) < len(accounts):  # a quota is used up: the cheapest, if the budgets themselves have room for it
-            place = min(places, key=lambda i: (sum(estimates[i]), sum(reserves[i])))
+            used_up = [
+                (k, total)
+                for account in accounts
+                if account.bounds.is_quota
+                for k, (bucket, mean, total, _, overcommit) in enumerate(account.lines)
+                if mean < _INFINITY and max(reserves[i][k] for i in places) > bucket.room(total, overcommit)
+            ]
+
+            def cost_of(i: int) -> tuple[float, float, float]:
+                """In parts of the totals that are used up: tokens and money are not added."""
+                row = [estimates[i][k] / total if total else estimates[i][k] * _INFINITY for k, total in used_up]
+                return sum(x for x in row if x > 0), parts[i], kept[i]
+
+            place = min(places, key=cost_of)
             if not self._admission.shortage(own, estimates[place], reserves[place]):
                 return place, True, too_expensive
-        return min(places, key=lambda i: (short[i], sum(reserves[i]))), False, too_expensive
+        return min(places, key=lambda i: (short[i], kept[i])), False, too_expensive
 
     def _draw(
         self,
@@ -669,6 +688,17 @@ class Controller:
         if shared:
             controller.recover()
         return controller
+
+
+def _in_parts(costs: Sequence[_Costs]) -> list[float]:
+    """Candidates' costs over all budgets, each in parts of the largest: tokens, shares and money have no common unit.
+
+    Example:
+        >>> _in_parts([(500.0, 0.05), (505.0, 0.005)])
+        [1.99..., 1.1...]
+    """
+    largest = [max(column) for column in zip(*costs, strict=True)]
+    return [sum(cost / most for cost, most in zip(row, largest, strict=True) if most > 0) for row in costs]
 
 
 def _bad_cost(candidate: Candidate, budget: str) -> IbpoError:

@@ -27,6 +27,9 @@ PROMPT_FIELDS = (
 """Fields of a request that become tokens of the prompt."""
 TOKENS_PER_BYTE = 0.25
 """Before anything is known of a model's prompts."""
+HIDDEN_TOKENS = 1000
+"""Of a prompt, what a chat template or a server's own instructions may add to its bytes: more is history that the
+upstream keeps, or a file, and says nothing of the next prompt."""
 MOST_RESPONSES = 16_384
 _MEMORY = 64
 _FREE = Price(input=0.0, cached_input=0.0, cache_write=0.0, output=0.0, reasoning=0.0)
@@ -45,7 +48,7 @@ class Bill:
     now: float
     tenant: str = ""
     kept_tokens: float = 0.0
-    """Of the prompt, what the upstream itself keeps of earlier turns (`previous_response_id`)."""
+    """Of the prompt, what the upstream itself keeps of earlier turns (`previous_response_id`, `conversation`)."""
 
 
 class Biller:
@@ -76,9 +79,11 @@ class Biller:
         tokens, of_bytes = self._ratios.get(request.model, (TOKENS_PER_BYTE, 1.0))
         before = request.body.get("previous_response_id") if request.api == "responses" else None
         conversation = self._responses.get(f"{tenant}\0{before}", "") if before else ""
-        kept = self._chats.size(conversation) if conversation and self._chats is not None else 0.0
+        is_kept = bool(conversation) or (request.api == "responses" and request.body.get("conversation") is not None)
+        conversation = conversation or conversation_of(request, caller, tenant)
+        kept = self._chats.size(conversation) if is_kept and self._chats is not None else 0.0
         return Bill(
-            conversation=conversation or conversation_of(request, caller, tenant),
+            conversation=conversation,
             prompt_tokens=size * tokens / of_bytes + kept,
             prompt_bytes=size,
             now=now,
@@ -159,14 +164,15 @@ class Biller:
         whole, conversation = bill.prompt_tokens, bill.conversation
         if request.api == "responses" and response_id:  # the next turn may name it
             key = f"{bill.tenant}\0{response_id}"
-            conversation = conversation or hashlib.blake2b(key.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+            conversation = conversation or hashlib.blake2b(key.encode("utf-8", "surrogatepass")).hexdigest()[:32]
             self._responses[key] = conversation
             if len(self._responses) > MOST_RESPONSES:
                 self._responses.popitem(last=False)
         if prompt is not None and bill.prompt_bytes:
             whole = prompt.input + prompt.cached_input + prompt.cache_write
             new = max(0.0, whole - bill.kept_tokens)
-            self._ratios[request.model] = _add(self._ratios.get(request.model), new, bill.prompt_bytes)
+            if new <= bill.prompt_bytes + HIDDEN_TOKENS:
+                self._ratios[request.model] = _add(self._ratios.get(request.model), new, bill.prompt_bytes)
         name = _name(model, group)
         self._thinking[name] = _add(self._thinking.get(name), reasoning, max(1.0, tokens))
         if conversation and self._chats is not None and name in self._chats.prices:
@@ -194,7 +200,8 @@ class Biller:
     def state_dict(self) -> dict[str, Any]:
         """What is known of prompts and caches, for JSON."""
         chats = None if self._chats is None else self._chats.state_dict()
-        return {"chats": chats, "ratios": self._ratios, "thinking": self._thinking}
+        responses = list(self._responses.items())
+        return {"chats": chats, "ratios": self._ratios, "thinking": self._thinking, "responses": responses}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken.
@@ -206,6 +213,7 @@ class Biller:
             self._chats.load_state(state["chats"])
         self._ratios = {name: (row[0], row[1]) for name, row in state.get("ratios", {}).items()}
         self._thinking = {name: (row[0], row[1]) for name, row in state.get("thinking", {}).items()}
+        self._responses = OrderedDict((name, conversation) for name, conversation in state.get("responses", ()))
 
 
 def open_biller(settings: Settings) -> Biller | None:
@@ -245,7 +253,7 @@ def conversation_of(request: OpenAIRequest, caller: Mapping[str, str], tenant: s
         head = body.get("system") or body.get("instructions")
         given = conversation_key([{"role": "system", "content": head}, *messages] if head else messages)
     text = f"{tenant}\0{request.model}\0{given}"
-    return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def read_prompt(usages: Iterable[Mapping[str, Any]]) -> TokenUse | None:

@@ -14,7 +14,16 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn
 
 from ibpo.errors import IbpoError
-from ibpo.serving.gateway.settings import CAPS, COUNTS, GroupSettings, LimitSettings, ModelSettings, plain_name
+from ibpo.serving.gateway.settings import (
+    CAPS,
+    COUNTS,
+    TABLES,
+    GroupSettings,
+    LimitSettings,
+    ModelSettings,
+    check_options,
+    plain_name,
+)
 
 Api = Literal["chat", "completions", "responses", "messages"]
 PATHS: dict[str, Api] = {
@@ -46,18 +55,6 @@ THINKING_CAPS = (
 """Where a request may limit its thinking, table ("": none) and name. It is part of the answer: never above the cap."""
 LEAST_THINKING = 1024
 """Of Anthropic's `thinking.budget_tokens`, which also has to be below `max_tokens`."""
-TABLES = frozenset(
-    [
-        *("messages", "input", "prompt", "prompt_embeds", "system", "instructions", "documents", "prediction"),
-        *("tools", "tool_choice", "functions", "function_call", "mcp_servers", "web_search_options", "plugins"),
-        *("response_format", "text", "guided_json", "structured_outputs", "json_schema", "logit_bias"),
-        *("format", "grammar", "schema", "response_schema"),
-        *("reasoning", "thinking", "output_config", "stream_options", "metadata", "audio", "modalities", "user"),
-        *("chat_template_kwargs", "mm_processor_kwargs", "media_io_kwargs", "context_management", "container"),
-    ]
-)
-"""Fields whose objects say what is asked and in which form, so that any name may occur in them. In all others servers
-may take options beside the request's own: no caps in there."""
 OPTION_TEXTS = frozenset(["extrabody", "samplingparams", "parameters", "options", "generationconfig"])
 """Options that some servers also take as a text (as `plain_name` writes the names)."""
 READ = frozenset(["model", "stream", "stream_options", "prompt", "messages", "input", "thinking", "background"])
@@ -339,22 +336,9 @@ def _check_spelling(name: str, value: Any) -> None:
     if plain in _KNOWN:
         raise IbpoError(f"field {_KNOWN[plain]}: is spelt in another way; write {_KNOWN[plain]}")
     if isinstance(value, dict | list) and name not in TABLES:
-        _check_options(value)
+        check_options(value)
     elif plain in OPTION_TEXTS and isinstance(value, str) and value.strip():
         raise IbpoError("a table of options is a text, which is not read here; send an object")
-
-
-def _check_options(table: Any) -> None:
-    left = [table]
-    while left:
-        value = left.pop()
-        if isinstance(value, list):
-            left += value
-        elif isinstance(value, dict):
-            for key in value:
-                if (known := _KNOWN.get(plain_name(key))) and known not in READ:
-                    raise IbpoError(f"field {known}: is inside another field; write it at the top of the request")
-            left += value.values()
 
 
 def _check_thinking(body: Json) -> None:

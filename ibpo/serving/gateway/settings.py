@@ -8,9 +8,9 @@ Where the file names no groups, they are made here, in the words of the served m
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
+import json
 import math
 import os
 import re
@@ -21,6 +21,7 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -41,6 +42,22 @@ CAPS = (
 """Names under which servers take the cap on an answer (llama.cpp prefers `n_predict` to all others)."""
 COUNTS = ("n", "best_of", "n_cmpl", "num_return_sequences", "candidate_count")
 """Names of the number of answers to one prompt."""
+TABLES = frozenset(
+    [
+        *("messages", "input", "prompt", "prompt_embeds", "system", "instructions", "documents", "prediction"),
+        *("tools", "tool_choice", "functions", "function_call", "mcp_servers", "web_search_options", "plugins"),
+        *("response_format", "text", "guided_json", "structured_outputs", "json_schema", "logit_bias"),
+        *("format", "grammar", "schema", "response_schema", "output_format"),
+        *("reasoning", "thinking", "output_config", "stream_options", "metadata", "audio", "modalities", "user"),
+        *("chat_template_kwargs", "mm_processor_kwargs", "media_io_kwargs", "context_management", "container"),
+    ]
+)
+"""Fields whose objects say what is asked and in which form, so that any name may occur in them. In all others servers
+may take options beside the request's own: no caps in there."""
+SCHEMAS = frozenset(
+    ["guided_json", "json_schema", "schema", "response_schema", "response_format", "structured_outputs"]
+)
+"""Inside tables of options, too (`nvext`, `extra_body`), what these hold is a form of the answer."""
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 """Names of response groups and tenants: they appear in headers, labels and file names."""
 
@@ -67,6 +84,27 @@ def check_price(price: dict[str, float]) -> dict[str, float]:
     except IbpoError as error:
         raise ValueError(str(error)) from None
     return price
+
+
+_KNOWN = {plain_name(name): name for name in (*CAPS, *COUNTS)}
+
+
+def check_options(table: Any) -> None:
+    """Check that a table of options holds no cap and no count: a server may take it from there.
+
+    Raises:
+        IbpoError: It does.
+    """
+    left = [table]
+    while left:
+        value = left.pop()
+        if isinstance(value, list):
+            left += value
+        elif isinstance(value, dict):
+            for key in value:
+                if known := _KNOWN.get(plain_name(key)):
+                    raise IbpoError(f"field {known}: is inside another field; write it at the top of the request")
+            left += [inner for key, inner in value.items() if key not in SCHEMAS]
 
 
 class _Table(BaseModel):
@@ -99,6 +137,13 @@ class UpstreamSettings(_Table):
             raise ValueError("must begin with http:// or https://, e.g. http://127.0.0.1:8000/v1")
         if "?" in url or "#" in url:
             raise ValueError("must end with the path, e.g. http://127.0.0.1:8000/v1")
+        try:
+            address = urlsplit(url)
+            is_address = not url or (bool(address.hostname) and address.port != 0)
+        except ValueError:  # a port of 80000, an open bracket
+            is_address = False
+        if not is_address:
+            raise ValueError("is no address; write it as http://127.0.0.1:8000/v1")
         return url.rstrip("/")
 
 
@@ -166,7 +211,24 @@ class GroupSettings(_Table):
                 raise ValueError(f"{name} is the group's cap, which is also reserved; write max_tokens beside body")
             if plain_name(name) in map(plain_name, COUNTS):
                 raise ValueError(f"{name} is the caller's to say; leave it out")
+        for name, value in body.items():
+            if name not in TABLES:
+                try:
+                    check_options(value)
+                except IbpoError:
+                    raise ValueError(f"{name} holds a cap or a count: the reserve would not know it") from None
         return body
+
+    @field_validator("body", "chat_template_kwargs")
+    @classmethod
+    def _is_json(cls, table: dict[str, Any]) -> dict[str, Any]:
+        try:
+            json.dumps(table, allow_nan=False)
+        except TypeError:
+            raise ValueError('holds a date, which JSON has not; write it as a text, "2026-12-01"') from None
+        except ValueError:
+            raise ValueError("holds a number that JSON has not (inf, nan); leave it out") from None
+        return table
 
     @model_validator(mode="after")
     def _thinking(self) -> GroupSettings:
@@ -421,7 +483,7 @@ class Keys:
         if scheme.lower() == "basic":
             try:
                 key = base64.b64decode(key, validate=True).decode().partition(":")[2]
-            except (binascii.Error, UnicodeDecodeError):
+            except ValueError:  # no base64, no ASCII, or no text
                 key = ""
         elif scheme.lower() != "bearer":
             key = ""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from ibpo.usage import as_count, read_tokens
@@ -19,6 +20,8 @@ EVENT_END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 """An empty line, whatever ends it and the line before; never inside a CR LF."""
 LINE_END = re.compile(rb"\r\n|\n|\r")
 MAX_EVENT_BYTES = 1 << 20
+"""Of a longer event, one with a picture, only the first `KEPT_HEAD` and the last `KEPT_LAST` are kept."""
+KEPT_HEAD, KEPT_LAST = 1 << 12, 1 << 16
 TOKEN_BYTES = 16
 """A piece of text of no more bytes is taken for one token; of a longer one, four bytes are."""
 TELLING = (b'"error"', b"[DONE]", b'"timings"', b"event: error", b"event:error", b'"message_stop"', b'"x_groq"')
@@ -31,6 +34,8 @@ TEXT = re.compile(
     rb'"((?:[^"\\]|\\.)*)"'
 )
 """A piece of text, key and value."""
+TYPE = re.compile(rb'"type"\s*+:\s*+"([^"]*)"')
+RESPONSE_ID = re.compile(rb'"id"\s*+:\s*+"(resp[^"]*)"')
 THINKING_TEXT = (b"reasoning_content", b"reasoning", b"thinking")
 MAX_UNREAD_BYTES = 1 << 16
 MAX_ID = 256
@@ -119,6 +124,8 @@ class StreamUsage:
         """Whether there was a text of it; known once `text_tokens` has been asked for."""
         self._strip = strip
         self._tail = b""
+        self._is_start = False  # the largest usage is that of Anthropic's first event: nothing had been generated
+        self._head, self._last, self._num_long = b"", b"", 0  # of an event that is too long to be kept
         self._begun = False
         self._text_tokens = 0
         self._unread: list[bytes] = []
@@ -131,7 +138,7 @@ class StreamUsage:
             pieces = TEXT.findall(b"\n".join(self._unread))
             self._unread, self._unread_bytes = [], 0
             last = (b"", b"")
-            self.saw_thinking |= any(key in THINKING_TEXT for key, _ in pieces)
+            self.saw_thinking |= any(text and key in THINKING_TEXT for key, text in pieces)
             for key, text in pieces:
                 if text == last[1] and key != last[0]:  # some servers say one thing under two names
                     last = (b"", b"")
@@ -142,8 +149,8 @@ class StreamUsage:
 
     @property
     def is_counted(self) -> bool:
-        """Whether a usage has come for all that came."""
-        return self.tokens is not None and not self.text_tokens
+        """Whether a usage has come for all that came, not that of Anthropic's first event alone."""
+        return self.tokens is not None and not self._is_start and not self.text_tokens
 
     @property
     def total(self) -> int | None:
@@ -154,9 +161,15 @@ class StreamUsage:
 
     def feed(self, data: bytes) -> bytes:
         """Take bytes in; returns what is to be passed on: whole events, as they came."""
+        passed: list[bytes] = []
+        if self._head:
+            through = self._skim(data)
+            if through == len(data):
+                return data
+            passed.append(data[:through])
+            data = data[through:]
         data = self._tail + data
         start = 0
-        passed: list[bytes] = []
         self._begun |= not data.startswith(b"\xef")  # of a byte order mark
         if self._begun:
             # Nearly all events are pieces of text: they are passed on together.
@@ -166,7 +179,7 @@ class StreamUsage:
             elif start == len(data):
                 self._tail = b""
                 self._keep(data)
-                return data
+                return b"".join([*passed, data])
             else:
                 passed.append(data[:start])
                 self._keep(data[:start])
@@ -175,10 +188,38 @@ class StreamUsage:
             start = match.end()
         self._tail = data[start:]
         if len(self._tail) > MAX_EVENT_BYTES:
-            self._text_tokens += _count_tokens(len(self._tail))
             passed.append(self._tail)
+            self._head, self._last, self._num_long = self._tail[:KEPT_HEAD], self._tail[-KEPT_LAST:], len(self._tail)
             self._tail = b""
         return b"".join(passed)
+
+    def _skim(self, data: bytes) -> int:
+        """Go on with a long event; returns how many bytes of these are its own."""
+        known = self._last + data
+        end = EVENT_END.search(known, max(0, len(self._last) - 3))
+        if end is None:
+            self._last, self._num_long = known[-KEPT_LAST:], self._num_long + len(data)
+            return len(data)
+        through = end.end() - len(self._last)
+        self._last, self._num_long = known[: end.start()], self._num_long + through
+        self._end_long()
+        return through
+
+    def _end_long(self) -> None:
+        """Note what a long event says of its cost: its usage stands near its end."""
+        head, last, size = self._head, self._last, self._num_long
+        self._head, self._last, self._num_long = b"", b"", 0
+        found, name = TYPE.search(head), RESPONSE_ID.search(head)
+        kind = found[1].decode("utf-8", "replace") if found else ""
+        answer: dict[str, Any] = {"usage": None}
+        for match in USAGE.finditer(last):
+            with suppress(ValueError, RecursionError):
+                answer["usage"] = json.JSONDecoder().raw_decode(last[match.end() :].decode("utf-8", "replace"))[0]
+        if kind.startswith("response."):
+            answer = {"type": kind, "response": {**answer, "id": name[1].decode("utf-8", "replace") if name else ""}}
+        elif answer["usage"] is None:
+            self._text_tokens += _count_tokens(size)
+        self.take(answer)
 
     def take(self, answer: dict[str, Any]) -> None:
         """Note what an event says that has been read already."""
@@ -195,9 +236,12 @@ class StreamUsage:
         tokens = cost.tokens
         if tokens is not None and tokens >= (self.tokens or 0) and (tokens > 0 or not self.text_tokens):
             self.tokens, self._text_tokens, self._unread, self._unread_bytes = tokens, 0, [], 0
+            self._is_start = answer.get("type") == "message_start"
 
     def end(self) -> bytes:
         """What is left when the stream has ended."""
+        if self._head:
+            self._end_long()
         tail, self._tail = self._tail, b""
         return self._read(tail) if tail else b""
 
@@ -268,6 +312,8 @@ def cost_of(answer: dict[str, Any]) -> AnswerCost:
         failed |= bool(row.get("error"))
         if "usage" in row:
             in_choices += read_tokens(row["usage"])[0] or 0
+            if isinstance(row["usage"], dict):
+                usages.append(row["usage"])
     counts.append(in_choices or None)
     timings = answer.get("timings")
     if isinstance(timings, dict):  # llama.cpp

@@ -148,7 +148,8 @@ def repeat_trace(trace: Trace, num_requests: int) -> Trace:
     number = np.arange(num_requests)
     lap, place = number // size, number % size
     span = trace.time[-1] + max(1e-3, trace.time[-1] / size)
-    return Trace(
+    return replace(
+        trace,
         time=trace.time[place] + lap * span,
         output_tokens=trace.output_tokens[place],
         gain=None if trace.gain is None else trace.gain[place],
