@@ -86,8 +86,8 @@ VOTING = Experiment(
         "completion_loss_weight": 2.0,
         "balance_groups": True,
         "kl_share": 0.5,
-        "kl_weight_start": 0.05,
-        "kl_weight": 0.05,
+        "kl_weight_start": 0.025,
+        "kl_weight": 0.025,
         "integral_gain": 0.06,
     },
     asked="Sums of four symbols whose values must be known by heart. The model may write one chain of thought "

@@ -138,10 +138,10 @@ class IBPOConfig(GRPOConfig):
         },
     )
     kl_weight_start: float = field(
-        default=0.2,
+        default=0.1,
         metadata={"help": "Weight of the KL penalty at the start, while the choice forms; see ibpo.training.loss."},
     )
-    kl_weight: float = field(default=0.5, metadata={"help": "Weight of the KL penalty at the end."})
+    kl_weight: float = field(default=0.25, metadata={"help": "Weight of the KL penalty at the end."})
     averaging: float = field(default=0.25, metadata={"help": "Share of the last steps whose weights are averaged."})
     guards: str = field(
         default="stop",
@@ -219,7 +219,8 @@ RAFT: dict[str, Any] = {
     "kl_share": 0.0,
     "integral_gain": 0.0,
 }
-"""One response per prompt, of those with the largest reward, weighed by it (Dong et al. 2023, arXiv 2304.06767)."""
+"""One response per prompt, any of those with the largest reward whatever their groups, its completion weighed by it
+(Dong et al. 2023, arXiv 2304.06767)."""
 
 RFT: dict[str, Any] = {**RAFT, "imitate_completions": "rewarded"}
 """Every rewarded response (Yuan et al. 2023, arXiv 2308.01825), of this step's policy; equal ones are not left out."""

@@ -111,6 +111,7 @@ def weighted_batch(
     num_generations: int,
     max_completion_length: int,
     steps_per_generation: int,
+    num_updates: int,
     rank: int,
     num_ranks: int,
 ) -> tuple[dict[str, Any], torch.Tensor]:
@@ -125,7 +126,8 @@ def weighted_batch(
         groups: the response groups.
         num_generations: responses of a prompt.
         max_completion_length: in tokens.
-        steps_per_generation: into how many updates the rows are split, hence of how many rows there is a multiple.
+        steps_per_generation: into how many parts the rows are split, hence of how many rows there is a multiple.
+        num_updates: that these parts are: each of them has its part of the rows, and the whole (1/P) sum's weight.
         rank: whose rows the batch has.
         num_ranks: among which the responses are split evenly.
 
@@ -143,8 +145,8 @@ def weighted_batch(
     of_prefix, of_completion = torch.tensor(local[:, :2].T, dtype=torch.float32, device=prefix.device)[..., None]
     advantages = torch.where(prefix, of_prefix, of_completion) * scale
     batch["advantages"] = advantages
-    # a_j: the penalty is added to TRL's loss, which DDP averages over ranks.
-    kl_weight = torch.tensor(local[:, 2] * num_ranks / num_prompts, dtype=advantages.dtype)
+    # a_j: the penalty is added to TRL's loss, which DDP averages over ranks, and which is of a part of the rows.
+    kl_weight = torch.tensor(local[:, 2] * num_updates * num_ranks / num_prompts, dtype=advantages.dtype)
     batch["kl_weight"] = kl_weight.to(advantages.device)
     batch["kl_mask"] = batch["completion_mask"] * ~prefix
     batch.pop("old_per_token_logps", None)

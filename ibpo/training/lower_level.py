@@ -288,8 +288,14 @@ class LowerLevel:
         assigned[problem[here] - first] = group[here]
         tokens[problem[here] - first] = cost_tokens[here]
         best = best_of_each_group(batch, rng)
+        chosen = best & (batch.response_group == assigned[batch.prompt])
+        if self.utility in OF_RESPONSES:  # the candidate was this response, with its own tokens
+            chosen = np.zeros_like(best)
+            chosen[np.flatnonzero(can)[weight]] = True
+            cell = batch.prompt * self.num_groups + batch.response_group
+            best = np.where(np.isin(cell, cell[chosen]), chosen, best)
         return Selection(
-            chosen=best & (batch.response_group == assigned[batch.prompt]),
+            chosen=chosen,
             best=best,
             assigned_group=assigned,
             utility=np.nan_to_num(utility),
@@ -365,9 +371,13 @@ class LowerLevel:
         return values
 
     def _given_gains(self) -> np.ndarray:
-        """`min_gain` as it was given, [G]; at least twice the noise of ties: a gain of zero never spends budget."""
+        """`min_gain` as it was given, [G]; at least twice the noise of ties: a gain of zero never spends budget.
+
+        Without a budget, as in RAFT, there is none to spare: equals stay equals where no least gain is asked for.
+        """
         given = DEFAULT_MIN_GAIN if self.min_gain is None else self.min_gain
-        return max(given, LEAST_GAIN) * (np.arange(self.num_groups) > 0)
+        least = max(given, LEAST_GAIN) if self.budgets or given else 0.0
+        return least * (np.arange(self.num_groups) > 0)
 
     def _window_values(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Values and tokens [W, G] of all prompts in the window, the last P rows being this batch's; `min_gain` [G]."""

@@ -343,6 +343,7 @@ class IBPOTrainer(ExactResume):
             num_generations=self.num_generations,
             max_completion_length=self.max_completion_length,
             steps_per_generation=self.args.steps_per_generation or 1,
+            num_updates=(self.args.steps_per_generation or 1) // self.args.gradient_accumulation_steps,
             rank=self.accelerator.process_index,
             num_ranks=self.accelerator.num_processes,
         )
