@@ -240,7 +240,7 @@ def _asked(model: str, prompts: list[Any], places: list[str], prefix: str) -> tu
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         from ibpo.evaluation import asked_by
-        from ibpo.responses import encode_prefix
+        from ibpo.responses import encode_prefix, offer
         from ibpo.rollouts import load_policy
     except ModuleNotFoundError as error:
         raise IbpoError(f"--model needs {error.name}: pip install 'ibpo[train]'") from None
@@ -252,7 +252,11 @@ def _asked(model: str, prompts: list[Any], places: list[str], prefix: str) -> tu
     groups, options, before = asked_by(model)
     ids = []
     for value, place in zip(prompts, places, strict=True):
-        prompt = _messages(value, place, groups, before) if tokenizer.chat_template else value
+        prompt: Any = _messages(value, place, groups, before) if tokenizer.chat_template or groups else value
+        if groups and not tokenizer.chat_template:  # as `ibpo train` writes it without one
+            prompt = str(offer([], prompt, chat=False))
+            if any(group.instruction for group in groups):
+                prompt = prompt.removesuffix("\n") + "\n"
         ids.append(_token_ids(tokenizer, prompt, place, prefix, options))
     if tokenizer.chat_template:
         told = sum(bool(group.instruction) for group in groups)

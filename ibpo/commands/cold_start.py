@@ -16,6 +16,7 @@ from ibpo.commands.options import (
     quiet_libraries,
     run_command,
 )
+from ibpo.config import TrainConfig
 from ibpo.errors import IbpoError
 from ibpo.markdown import markdown_code, markdown_table, markdown_text
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ibpo.runs import RunDir
     from ibpo.training import ColdStartConfig
 
+DEFAULT_ROLLOUTS = TrainConfig.model_fields["rollouts_per_prompt"].default
 MAY_CHANGE = ("sample.batch_size", "sample.num_concurrent", "sample.base_url", "sample.api_key_file", "sample.engine",
               "sample.price_prompt", "sample.price_completion")  # fmt: skip
 """What a rerun may change: not what is asked, only how."""
@@ -138,7 +140,10 @@ def _next_recipe(config: ColdStartConfig, run: RunDir) -> str:
         "constraints": config.constraints.model_dump(),
         "response_group": groups,
         "budget": {groups[-1]["name"]: 0.5},
-        "train": {"max_completion_length": config.gate.max_completion_length},
+        "train": {
+            "max_completion_length": config.gate.max_completion_length,
+            "rollouts_per_prompt": -(-DEFAULT_ROLLOUTS // len(groups)) * len(groups),
+        },
         "trl": {"chat_template_kwargs": config.template} if config.template else {},
     }
     return to_toml(tables, f"ibpo train {run.next_recipe}")

@@ -1,3 +1,4 @@
+from .decoding import count_positions_by_mask as count_positions_by_mask
 from .decoding import pad_left as pad_left
 from .hf import HFRequestSampler as HFRequestSampler
 from .hf import HFSampler as HFSampler
@@ -39,6 +40,7 @@ __all__ = [
     "VLLMSampler",
     "ask_for_tokenizer",
     "collect",
+    "count_positions_by_mask",
     "encode_prompt",
     "end_of_sequence_ids",
     "load_policy",

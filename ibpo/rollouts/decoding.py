@@ -31,6 +31,30 @@ COMPACT_AT = 8
 """Ended responses leave the batch once they are this part of it (an eighth): leaving copies the rest of the cache."""
 
 
+LEARNED_POSITIONS = ("gpt2", "gpt_neo", "gpt_bigcode", "openai-gpt")
+"""Types of models that count positions from the first token, padding included, unless they are told."""
+
+
+def count_positions_by_mask(model: Any) -> None:
+    """Have such a model begin to count at a prompt's first token: batches are padded left, and TRL does not say so.
+
+    A prompt would be read otherwise beside a longer one, and be trained as it is never asked. transformers 5.23.
+    """
+    config = getattr(model, "config", None)
+    if getattr(config, "model_type", "") not in LEARNED_POSITIONS or getattr(model, "counts_by_mask", False):
+        return
+    model.counts_by_mask = True
+
+    def tell(module: Any, args: Any, given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        ids, mask = given.get("input_ids"), given.get("attention_mask")
+        told = given.get("position_ids") is not None or given.get("past_key_values") is not None
+        if not told and ids is not None and mask is not None and mask.shape == ids.shape:
+            given = {**given, "position_ids": (mask.long().cumsum(-1) - 1).clamp(min=0)}
+        return args, given
+
+    model.register_forward_pre_hook(tell, with_kwargs=True)
+
+
 def pad_left(rows: Sequence[TokenIds], pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids of unequal length as one batch, padded on the left: ids and attention mask, int [B, L]."""
     longest = max(len(r) for r in rows)

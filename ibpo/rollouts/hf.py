@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from ibpo.errors import IbpoError
-from ibpo.rollouts.decoding import Decoder, TokenIds
+from ibpo.rollouts.decoding import Decoder, TokenIds, count_positions_by_mask
 from ibpo.rollouts.sampler import PromptWriter, Request, Sampled, rollout_of_ids
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
@@ -72,6 +72,7 @@ def load_policy(path: str, *, dtype: str = "float32") -> tuple[PreTrainedModel, 
         raise IbpoError(f"{path}: the tokenizer has no end-of-sequence token; set eos_token in tokenizer_config.json")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    count_positions_by_mask(model)
     num_embeddings = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > num_embeddings:
         raise IbpoError(

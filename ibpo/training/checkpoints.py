@@ -239,7 +239,8 @@ class KeepLowerLevel(TrainerCallback):
 class AverageWeights(TrainerCallback):
     """Averages the weights of the last steps and puts the average into the model when training ends.
 
-    The share that a policy spends swings by some points from step to step; the average holds still.
+    The share that a policy spends swings by some points from step to step; the average holds still. It is kept in
+    single precision: in half of it a step's part would be rounded away.
     """
 
     def __init__(self, trainer: IBPOTrainer, share: float) -> None:
@@ -258,7 +259,7 @@ class AverageWeights(TrainerCallback):
                 if not parameter.requires_grad:
                     continue
                 if name not in self.mean:
-                    self.mean[name] = parameter.detach().clone()
+                    self.mean[name] = parameter.detach().clone().to(_precise(parameter))
                 else:
                     self.mean[name] += (parameter.detach() - self.mean[name]) / self.count
 
@@ -274,14 +275,16 @@ class AverageWeights(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
-        """After a resume, go on from the kept average."""
+        """After a resume, go on from the kept average; a training that begins has none."""
+        if self.trainer.resumed_from is None:
+            self.count, self.mean = 0, {}
         if self.trainer.resumed_from is None or not self._has_begun(state):
             return
         with _reading(self.trainer.resumed_from / AVERAGE_FILE) as arrays:
             self.count = int(arrays["count"])
             for name, parameter in model.named_parameters():
                 if name in arrays:
-                    self.mean[name] = torch.from_numpy(arrays[name]).to(parameter)
+                    self.mean[name] = torch.from_numpy(arrays[name]).to(parameter.device, _precise(parameter))
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
@@ -291,6 +294,10 @@ class AverageWeights(TrainerCallback):
             for name, parameter in model.named_parameters():
                 if name in self.mean:
                     parameter.copy_(self.mean[name])
+
+
+def _precise(parameter: torch.Tensor) -> torch.dtype:
+    return torch.promote_types(parameter.dtype, torch.float32)
 
 
 class DataOrder(Sampler):

@@ -51,6 +51,7 @@ from scipy.optimize import brentq, minimize
 from scipy.special import logsumexp, softmax
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from ibpo.errors import IbpoError
 from ibpo.responses import EncodedGroups
 from ibpo.rollouts import pad_left
 from ibpo.runs import atomic_path
@@ -69,6 +70,8 @@ BODIES_WEIGHT = 100.0
 """c, the weight of bodies beside prompts (`into_rows`); it costs the choice next to nothing (docs/log.md)."""
 ROWS_STRENGTH = 1e-4
 """l2 of the rows that are written: what is found needs no more shrinking."""
+MOST_OFF = 0.02
+"""Of a model's logits from its output matrix's, in parts of the largest: more is no rounding."""
 PROMPTS_AT_ONCE = 16
 LEAST_SHARED = 64
 """Tokens that all prompts begin with, from which on they are read once for all."""
@@ -171,22 +174,51 @@ def read_states(
         prompts: token ids of P prompts.
         groups: the response groups, whose first tokens differ.
         temperature: at which the policy is sampled; states and logits are divided by it.
+
+    Raises:
+        IbpoError: A model whose logits are not its output matrix times the states, but for a factor.
     """
     first = [prefix[0] for prefix in groups.prefix_ids]
     parts: list[tuple[np.ndarray, ...]] = []
     order = np.argsort([len(ids) for ids in prompts], kind="stable")
     shared = _SharedStart.of(model, prompts)
+    scale: float | None = None
     for start in range(0, len(prompts), PROMPTS_AT_ONCE):
         some = [list(prompts[i]) for i in order[start : start + PROMPTS_AT_ONCE]]
         layers, logits, mask = shared.read(model, some, tokenizer.pad_token_id or 0)
+        scale = _scale_of_logits(model, layers[-1][:, -1], logits[:, -1]) if scale is None else scale
         logits = logits[:, -1].double().cpu().numpy() / temperature
         opening = logits[:, first]
         logits[:, first] = -np.inf
-        hidden = layers[-1][:, -1].double().cpu().numpy() / temperature
+        hidden = layers[-1][:, -1].double().cpu().numpy() * (scale / temperature)
         parts.append((features_of(layers, mask), hidden, opening, logsumexp(logits, axis=1)))
     back = np.argsort(order)
     features, hidden, opening, rest = (np.concatenate(one)[back] for one in zip(*parts, strict=True))
     return ChoiceStates(features=features, hidden=hidden, opening=opening, rest=rest)
+
+
+def _scale_of_logits(model: Any, hidden: torch.Tensor, logits: torch.Tensor) -> float:
+    """S with logits = s W h: 1 but where a model scales them (Granite, Cohere). Rows D of W come in as s D h.
+
+    Args:
+        model: a causal language model.
+        hidden: [P, H], as the output matrix sees it.
+        logits: [P, V].
+
+    Raises:
+        IbpoError: They are something else (a soft cap, as Gemma 2 has): rows of W do not add to them.
+    """
+    with torch.no_grad():
+        plain = model.get_output_embeddings()(hidden).double()
+    wanted = logits.double()
+    scale = float((wanted * plain).sum() / (plain * plain).sum())
+    off = float((wanted - scale * plain).abs().max() / wanted.abs().max())
+    if off > MOST_OFF or getattr(model.config.get_text_config(), "final_logit_softcapping", None):
+        raise IbpoError(
+            "this model changes its logits behind the output matrix (a soft cap?), so that a choice cannot be trained "
+            "as rows of that matrix: train it with IBPOTrainer, or answer by a threshold (ibpo calibrate --out X.json)"
+        )
+    return scale
 
 
 def read_bodies(
@@ -213,12 +245,14 @@ def read_bodies(
     first = [prefix[0] for prefix in groups.prefix_ids]
     parts: list[tuple[np.ndarray, ...]] = []
     shared = _SharedStart.of(model, prompts)
+    scale: float | None = None
     for prompt, completion in zip(prompts, completions, strict=True):
         layers, logits, _ = shared.read(model, [[*prompt, *completion]], 0, len(completion))
+        scale = _scale_of_logits(model, layers[-1][:, -1], logits[:, -1]) if scale is None else scale
         logits = logits[0, :-1].double().cpu().numpy() / temperature
         opening = logits[:, first]
         logits[:, first] = -np.inf
-        hidden = layers[-1][0, len(prompt) : -1].double().cpu().numpy() / temperature
+        hidden = layers[-1][0, len(prompt) : -1].double().cpu().numpy() * (scale / temperature)
         parts.append((hidden, opening, logsumexp(logits, axis=1)))
     hidden, opening, rest = (np.concatenate(one) for one in zip(*parts, strict=True))
     return ChoiceStates(features=np.zeros((len(rest), 0)), hidden=hidden, opening=opening, rest=rest)
@@ -260,7 +294,16 @@ def train_choice(
             themselves, each by a fit without it.
         bodies: of tokens within responses (`read_bodies`), where the openings stay as likely as they are; without
             them the model is good for the first token alone.
+
+    Raises:
+        IbpoError: A budget of a slice: one price for all prompts of it would have to be known when the model answers.
     """
+    sliced = next((term for term in lower_level.budgets if term.column), None)
+    if sliced is not None:
+        raise IbpoError(
+            f"budget {sliced.key}: a choice that is trained alone knows no slices, and would spend there what pays; "
+            "leave this budget out, or train bodies and choice (IBPOTrainer)"
+        )
     selection = lower_level.solve(batch, 0)
     num_groups = lower_level.num_groups
     utility = np.zeros((len(states.rest), num_groups))
@@ -275,8 +318,6 @@ def train_choice(
         own for term, own in zip(lower_level.budgets, selection.price, strict=True) if term.group is not None
     )
     for term, own, spent in zip(lower_level.budgets, selection.price, selection.spent, strict=True):
-        if term.column:
-            continue
         signed = -own if term.at_least else own
         if term.group is not None:
             worth[:, term.group] -= signed

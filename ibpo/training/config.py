@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,18 @@ LOSS_TYPE = "dr_grpo"
 GUARD_MODES = ("stop", "warn", "off")
 IMITATED = ("chosen", "every_group", "rewarded")
 HELD_UP = "warmup_stable_decay"
+RANGES: dict[str, tuple[float, float]] = {
+    "kl_share": (0.0, 1.0),
+    "averaging": (0.0, 1.0),
+    "min_gain": (0.0, 1.0),
+    "prefix_loss_weight": (0.0, math.inf),
+    "completion_loss_weight": (0.0, math.inf),
+    "kl_weight_start": (0.0, math.inf),
+    "kl_weight": (0.0, math.inf),
+    "integral_gain": (0.0, math.inf),
+    "window": (1, math.inf),
+}
+"""What the settings can be."""
 RENAMED = {
     "anchor_share": "kl_share",
     "anchor_weight": "kl_weight",
@@ -170,6 +183,11 @@ class IBPOConfig(GRPOConfig):
         super().__post_init__()
         for name, reason in refused_settings(self).items():
             raise IbpoError(f"IBPOConfig: {name} {reason}")
+        for name, (low, high) in RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:  # NaN, too
+                text = f"must be from {low:g} to {high:g}" if high < math.inf else f"must be at least {low:g}"
+                raise IbpoError(f"IBPOConfig: {name} {text}, got {value!r}; fix it")
         for name, known in (("imitate_completions", IMITATED), ("guards", GUARD_MODES)):
             if getattr(self, name) not in known:
                 raise IbpoError(
@@ -345,8 +363,13 @@ def refused_settings(args: GRPOConfig) -> dict[str, str]:
             "over all accumulation steps of an update at once",
         ),
         "save_steps": (
-            args.save_strategy == "steps" and args.save_steps % updates != 0,
+            # Below 1 it is a part of the training, which transformers rounds up: with one update per rollout only.
+            args.save_strategy == "steps" and (args.save_steps % updates != 0 if args.save_steps >= 1 else updates > 1),
             f"must be a multiple of {updates}: a checkpoint between two updates of one rollout is not resumed exactly",
+        ),
+        "load_best_model_at_end": (
+            args.load_best_model_at_end and getattr(args, "averaging", 0.0) > 0,
+            "must be False, or averaging=0: the average of the last steps would take the best model's place",
         ),
     }
     return {name: reason for name, (broken, reason) in wrong.items() if broken}

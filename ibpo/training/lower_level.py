@@ -33,6 +33,8 @@ FITTED = ("shrunken", "regression")
 PRICES = ("running", "batch")
 TIE_NOISE = 1e-6
 LEAST_GAIN = 2 * TIE_NOISE
+LEAST_PRICE = 1e-9
+"""Of a share that binds, in gain for all of it: less is rounding."""
 SIGNIFICANT = 1.645
 """Standard errors from which on what prompts gain together is a gain: see `least_significant_gain`."""
 DEFAULT_MIN_GAIN = 0.08
@@ -324,7 +326,7 @@ class LowerLevel:
         if k is None:
             return
         term = self.budgets[k]
-        allowed = float(term.amount) if selection.price[k] > 0 else None
+        allowed = float(term.amount) if selection.price[k] > LEAST_PRICE else None
         measured = float(share.mean(0)[term.group])
         self.budget_offset = next_budget_offset(self.budget_offset, allowed, float(selection.spent[k]), measured, gain)
 
@@ -445,7 +447,7 @@ def solve_within(
         group: int [C], its response group.
         tokens: float [C].
         member: bool [P, K]: which prompts are in which budget's slice.
-        budget_offset: added to every plain share.
+        budget_offset: added to every plain share, but not below a lower bound on the same group.
 
     Returns:
         Chosen candidates, bool [C]; prices [K]; amounts [K], offset; and for each budget that gave way the nearest
@@ -455,8 +457,9 @@ def solve_within(
         InfeasibleBudget: where giving way does not help.
     """
     # Exactly as written, but where the offset moves a share.
+    least = {term.group: float(term.amount) for term in budgets if term.at_least and not term.column}
     amounts = [
-        float(np.clip(float(term.amount) + budget_offset, 0.0, 1.0))
+        float(np.clip(float(term.amount) + budget_offset, least.get(term.group, 0.0), 1.0))
         if budget_offset and term.is_plain_share
         else term.amount
         for term in budgets

@@ -17,7 +17,7 @@ from trl.models import prepare_deepspeed, prepare_fsdp
 from trl.trainer.utils import create_model_from_path, get_config_model_id
 
 from ibpo.errors import IbpoError
-from ibpo.rollouts import pad_left
+from ibpo.rollouts import count_positions_by_mask, pad_left
 from ibpo.training.config import IBPOConfig
 
 
@@ -113,4 +113,5 @@ def make_reference_model(trainer: Any) -> Any:
         )
     model = create_model_from_path(get_config_model_id(trainer.model.config), dtype=trainer.model.dtype)
     model.eval().requires_grad_(False)
+    count_positions_by_mask(model)
     return (prepare_deepspeed if trainer.is_deepspeed_enabled else prepare_fsdp)(model, trainer.accelerator)

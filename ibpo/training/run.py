@@ -115,10 +115,9 @@ def _train(
             peft_config=adapter,
             callbacks=[RecordMetrics(job.run.metrics), progress],
         )
-    except ValueError as error:  # what peft finds only where it has the model
-        if adapter is None:
-            raise
-        raise IbpoError(f"lora: {next(iter(str(error).splitlines()), '')}; fix that key") from None
+    except (ValueError, ImportError) as error:  # what peft and TRL find only where they have the model
+        where = "trl" if adapter is None else "lora"
+        raise IbpoError(f"{where}: {next(iter(str(error).splitlines()), '')}; fix that key") from None
     trainer.remove_callback(PrinterCallback)
     try:
         go_on(trainer, checkpoint)

@@ -36,7 +36,7 @@ from trl.trainer.utils import get_config_model_id
 from ibpo.config import nearest
 from ibpo.errors import IbpoError
 from ibpo.responses import check_trainable, encode_groups
-from ibpo.rollouts import encode_prompt, end_of_sequence_ids
+from ibpo.rollouts import count_positions_by_mask, encode_prompt, end_of_sequence_ids
 from ibpo.training.budgets import read_budget
 from ibpo.training.checkpoints import AverageWeights, CheckpointsInOrder, ExactResume, KeepLowerLevel
 from ibpo.training.config import IBPOConfig, check_arguments, check_groups, check_inputs
@@ -173,6 +173,7 @@ class IBPOTrainer(ExactResume):
             **kwargs,
         )
         check_inputs(self)
+        count_positions_by_mask(self.model)
         self.eos_token_ids = end_of_sequence_ids(self.model, self.processing_class)
         for judge in self.judges:
             judge.eos_token_ids |= set(self.eos_token_ids)

@@ -231,6 +231,25 @@ def test_a_run_that_was_killed_in_every_stage_is_completed(tmp_path):
     assert len(keys) == len(set(keys)) == 16 * 8
 
 
+@pytest.mark.parametrize("num_groups", [2, 3, 5, 7])
+def test_what_to_go_on_with_is_a_recipe_whatever_the_number_of_groups(tmp_path, num_groups):
+    """Eight responses a prompt, the default, are no multiple of three."""
+    from ibpo.commands.cold_start import _next_recipe
+    from ibpo.config import read_recipe
+    from ibpo.runs import RunDir
+    from ibpo.training.cold_start.recipe import read_cold_start_recipe
+
+    row = {"id": "1", "question": "1 + 1 =", "answer": "2"} | {f"c{g}": "Answer: 2" for g in range(num_groups)}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    group = '[[response_group]]\nname = "g{0}"\nprefix = "G{0}:"\nanswer = "after:Answer:"\nbody = "c{0}"\n'
+    text = '[model]\npath = "embedded:thinking"\n[data]\npath = "rows.jsonl"\nholdout = 2\njudge = "exact"\n'
+    (tmp_path / "recipe.toml").write_text(text + "".join(group.format(g) for g in range(num_groups)))
+    config = read_cold_start_recipe(tmp_path / "recipe.toml")
+    (tmp_path / "train.toml").write_text(_next_recipe(config, RunDir(tmp_path / "run")))
+    found = read_recipe(tmp_path / "train.toml")
+    assert len(found.response_group) == num_groups and found.train.rollouts_per_prompt in range(8, 15)
+
+
 def test_shipped_recipes_are_whole(tmp_path):
     from ibpo.commands.cold_start import _next_recipe
     from ibpo.config import read_recipe

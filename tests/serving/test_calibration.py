@@ -260,6 +260,26 @@ def test_a_folder_for_a_policy_is_refused_before_any_work(tmp_path):
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"model", "config.toml"}
 
 
+def test_a_policy_without_a_chat_template_is_asked_as_in_training(tmp_path):
+    """Its run's system prompt and instructions were left out."""
+    import shutil
+
+    from ibpo.commands.calibrate import _asked
+    from ibpo.demo import model_path
+    from ibpo.evaluation import asked_by
+    from ibpo.responses import offer
+    from ibpo.rollouts import encode_prompt
+
+    shutil.copytree(model_path("thinking"), tmp_path / "model")
+    group = '[[response_group]]\nname = "{}"\nprefix = "{}"\ninstruction = "{}"\n'
+    groups = group.format("standard", "<answer>", "d +6 b +6 =") + group.format("extended", "<think>", "b +4 =")
+    (tmp_path / "config.toml").write_text(f'[data]\nsystem = "c +1 n +0 ="\n{groups}')
+    _, tokenizer, ids = _asked(str(tmp_path / "model"), ["a +6 b +6 ="], ["row 1"], "<think>")
+    known, _, before = asked_by(str(tmp_path / "model"))
+    trained = offer(known, [*before, {"role": "user", "content": "a +6 b +6 ="}], chat=False)
+    assert ids == [list(encode_prompt(tokenizer, trained))]
+
+
 def test_calibrate_from_a_policy(tmp_path):
     pytest.importorskip("torch")
     rows = [{"prompt": text} for text in ("1+2=", "3+4+5+6+7+8=", "9+9+9+9+9+9+9=")]

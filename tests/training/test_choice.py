@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from ibpo.errors import IbpoError
 from ibpo.training import Batch, ChoiceStates, LowerLevel, read_budget, reprice, train_choice
 
 
@@ -70,6 +72,37 @@ def test_unlabelled_prompts_set_the_shares():
     assert found.share[1] == pytest.approx(0.25, abs=0.002)
     assert prompts.shares(found.delta)[:, 1].mean() == pytest.approx(0.25, abs=0.01)
     assert unseen.shares(found.delta)[:, 1].mean() == pytest.approx(0.25, abs=0.03)
+
+
+def test_a_budget_of_a_slice_is_refused():
+    """It was left out without a word."""
+    states, level = draw_states(60, 0)
+    terms = read_budget({"extended": 0.5, "extended@domain=law": 0.1}, ["standard", "extended"], lambda _: {"law"})
+    batch = Batch(features=states.features, **responses(level, REWARDS, 1), slices={"domain": np.full(60, "law")})
+    with pytest.raises(IbpoError, match="budget extended@domain=law: a choice that is trained alone knows no slices"):
+        train_choice(states, batch, LowerLevel(num_groups=2, budgets=terms, window=1))
+
+
+@pytest.mark.parametrize("scaling", [1.0, 8.0])
+def test_a_model_that_scales_its_logits_is_moved_as_far(scaling):
+    """Granite divides them: its output matrix is `scaling` times as large for the same function."""
+    from transformers import Gemma2Config, Gemma2ForCausalLM, GraniteConfig, GraniteForCausalLM
+
+    from ibpo.training import choose_by_rows, read_states
+
+    torch.manual_seed(0)
+    size = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
+    size |= {"num_attention_heads": 2, "num_key_value_heads": 2, "tie_word_embeddings": False}
+    model = GraniteForCausalLM(GraniteConfig(**size, logits_scaling=scaling, initializer_range=0.3)).eval()
+    tokenizer, groups = SimpleNamespace(pad_token_id=0), SimpleNamespace(prefix_ids=((3,), (5,)))
+    prompts = [[int(x) for x in np.random.default_rng(seed).integers(6, 40, 3 + seed % 4)] for seed in range(20)]
+    states = read_states(model, tokenizer, prompts, groups)
+    delta = np.random.default_rng(0).normal(size=(2, 16))
+    choose_by_rows(model, groups, delta)
+    assert np.allclose(read_states(model, tokenizer, prompts, groups).shares(), states.shares(delta), atol=1e-5)
+    capped = Gemma2ForCausalLM(Gemma2Config(**size, head_dim=8)).eval()
+    with pytest.raises(IbpoError, match="changes its logits behind the output matrix"):
+        read_states(capped, tokenizer, prompts, groups)
 
 
 def test_a_budget_with_slack_is_not_spent():

@@ -67,6 +67,43 @@ def test_the_budget_holds_over_the_window_and_one_response_is_chosen_per_prompt(
         assert abs(np.mean(np.concatenate(assigned) == 1) - min(share, 0.5)) < 0.1
 
 
+def test_raft_draws_among_all_equals_whatever_their_groups():
+    """They all went to the standard group: it had to be outdone by twice the noise that breaks ties."""
+    level = LowerLevel(num_groups=2, budgets=[], utility="reward", min_gain=0.0, window=1)
+    batch, _ = make_batch(np.random.default_rng(0), num_prompts=2000)
+    assigned = level.solve(replace(batch, reward=np.ones(len(batch.reward))), 0).assigned_group
+    assert np.mean(assigned == 1) == pytest.approx(0.5, abs=0.04)
+    # Three right responses of one group and one of the other are four equals.
+    reward = np.where(batch.response_group == 0, 1.0, np.arange(len(batch.reward)) % 4 == 3)
+    assert np.mean(level.solve(replace(batch, reward=reward), 1).assigned_group == 1) == pytest.approx(1 / 3, abs=0.04)
+
+
+@pytest.mark.parametrize("utility", ["margin", "reward"])
+def test_the_response_that_was_allocated_is_the_one_that_is_imitated(utility):
+    """Under a budget of tokens: another one of its group may be five times as long."""
+    tokens = BudgetTerm(key="tokens", group=None, amount=Fraction(20))
+    level = LowerLevel(num_groups=2, budgets=[tokens], utility=utility, window=1)
+    batch, _ = make_batch(np.random.default_rng(0), num_prompts=400)
+    long = batch.response_group * np.tile([0, 1], len(batch.tokens) // 2)
+    batch = replace(batch, reward=batch.response_group.astype(float), tokens=np.where(long == 1, 100.0, 20.0))
+    selection = level.solve(batch, 0)
+    imitated = np.bincount(batch.prompt[selection.chosen], batch.tokens[selection.chosen], minlength=400)
+    assert imitated.mean() <= 20.0 and selection.spent[0] == pytest.approx(imitated.mean())
+    assert np.all(selection.best[selection.chosen])
+    cell = (batch.prompt * 2 + batch.response_group)[selection.best]
+    assert len(np.unique(cell)) == len(cell)
+
+
+def test_the_offset_does_not_undercut_a_lower_bound_on_the_same_group():
+    budgets = [*at_most(0.5), BudgetTerm(key="extended>=", group=1, amount=Fraction(48, 100), at_least=True)]
+    level = LowerLevel(num_groups=2, budgets=budgets, utility="group_mean", window=1)
+    batch, _ = make_batch(np.random.default_rng(0), num_prompts=500)
+    level.budget_offset = -0.2
+    selection = level.solve(batch, 0)
+    assert not selection.missed and selection.allowed[0] == pytest.approx(0.48)
+    assert 0.478 <= np.mean(selection.assigned_group == 1) <= 0.482
+
+
 def test_regression_gives_the_budget_to_the_prompts_that_gain_where_samples_alone_blur_it():
     shares = {}
     for utility in ("group_mean", "regression"):

@@ -43,6 +43,14 @@ from tests.checkpoints import make_checkpoint
         ({"gradient_accumulation_steps": 2, "steps_per_generation": 1}, "steps_per_generation must be a multiple"),
         ({"gradient_accumulation_steps": 2, "steps_per_generation": 3}, "gradient_accumulation_steps=2, got 3"),
         ({"steps_per_generation": 2, "save_steps": 5}, "save_steps must be a multiple of 2"),
+        ({"steps_per_generation": 2, "save_steps": 0.1}, "save_steps must be a multiple of 2"),
+        ({"load_best_model_at_end": True, "eval_strategy": "steps"}, "load_best_model_at_end must be False, or averag"),
+        ({"kl_share": 50}, "kl_share must be from 0 to 1, got 50"),
+        ({"averaging": -1.0}, "averaging must be from 0 to 1"),
+        ({"min_gain": float("nan")}, "min_gain must be from 0 to 1, got nan"),
+        ({"kl_weight": -1.0}, "kl_weight must be at least 0"),
+        ({"completion_loss_weight": float("nan")}, "completion_loss_weight must be at least 0"),
+        ({"window": 0}, "window must be at least 1"),
         ({"budget": {"extended": 1.5}}, "budget extended=1.5: a share is at most 1"),
         ({"budget": {"extended": [1]}}, "budget extended: needs a number or a text"),
         ({"budget": {"tokens": "50%"}}, r"budget tokens=50%: a percentage of what\?"),
@@ -56,6 +64,11 @@ from tests.checkpoints import make_checkpoint
 def test_what_would_break_the_identity_is_refused(tmp_path, options, said):
     with pytest.raises(IbpoError, match=said):
         IBPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, **options)
+
+
+def test_checkpoints_may_come_at_parts_of_the_training(tmp_path):
+    """As transformers has it: a tenth of the steps."""
+    assert IBPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, save_steps=0.1).save_steps == 0.1
 
 
 def test_a_budget_takes_the_texts_of_the_command_line(tmp_path):

@@ -18,7 +18,7 @@ from trl.trainer.utils import RepeatSampler
 
 from ibpo.errors import IbpoError
 from ibpo.rollouts import encode_prompt
-from ibpo.training.checkpoints import DataOrder
+from ibpo.training.checkpoints import AverageWeights, DataOrder
 from ibpo.training.loss import kl_weight_at
 from ibpo.training.reference_model import frozen_copy
 from tests.training.closed_form import Recorder, Replay, closed_form_gradient, flat, relative_error
@@ -91,6 +91,82 @@ def test_accumulation_changes_nothing(make_trainer):
     assert np.array_equal(whole.seen[0][2], parts.seen[0][2])
     step = flat(whole.model.parameters()) - before
     assert relative_error(flat(parts.model.parameters()) - before, step) < 1e-5
+
+
+@pytest.mark.parametrize("num_updates", [2, 4])
+def test_terms_weigh_alike_however_many_updates_a_rollout_gets(make_trainer, num_updates):
+    """Each update is of its part of the rows with the weight of all; the KL penalty was divided by their number."""
+
+    def moved(name, updates, **weights):
+        trainer = make_trainer(
+            f"{name}-{updates}",
+            dtype=torch.float64,
+            per_device_train_batch_size=32 // updates,
+            gradient_accumulation_steps=1,
+            steps_per_generation=updates,
+            max_steps=updates,
+            learning_rate=1e-3,
+            **weights,
+        )
+        disturb_reference_model(trainer)
+        before = flat(trainer.model.parameters())
+        trainer.train()
+        return 1e3 * (flat(trainer.model.parameters()) - before) / updates
+
+    # The same rollouts: small steps, one after the other, are nearly one step.
+    kl = {
+        "prefix_loss_weight": 0.0,
+        "completion_loss_weight": 0.0,
+        "kl_share": 1.0,
+        "kl_weight_start": 1.0,
+        "kl_weight": 1.0,
+    }
+    imitated = {"prefix_loss_weight": 1.0, "kl_share": 0.0}
+    for name, weights in (("kl", kl), ("imitated", imitated)):
+        assert relative_error(moved(name, num_updates, **weights), moved(name, 1, **weights)) < 0.15, name
+
+
+def test_averages_are_taken_in_single_precision_and_anew_in_each_training(make_trainer):
+    """In bfloat16 a third of the shift was lost; a second `train()` went on with the first one's average."""
+    trainer = make_trainer(averaging=1.0, max_steps=3)
+    average = next(one for one in trainer.callback_handler.callbacks if isinstance(one, AverageWeights))
+    model = torch.nn.Linear(1, 1, dtype=torch.bfloat16)
+    state = SimpleNamespace(global_step=1, max_steps=1)
+    average.on_train_begin(trainer.args, state, None, model=model)
+    for step in range(200):
+        with torch.no_grad():
+            model.weight.fill_(1.0 if step < 100 else 1.0078125)
+        average.on_step_end(trainer.args, state, None, model=model)
+    assert average.mean["weight"].item() == pytest.approx(1.00390625)
+    average.on_train_begin(trainer.args, state, None, model=model)
+    assert (average.count, average.mean) == (0, {})
+
+
+def test_a_prompt_is_read_alike_beside_a_longer_one_where_positions_are_learned(make_trainer):
+    """GPT-2 counts padding unless it is told; TRL does not tell it."""
+    from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+    from ibpo.demo import model_path
+
+    tokenizer = AutoTokenizer.from_pretrained(model_path("thinking"))
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=4, n_positions=256, initializer_range=0.2,
+        resid_pdrop=0, embd_pdrop=0, attn_pdrop=0, pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
+    )  # fmt: skip
+    trainer = make_trainer(
+        cls=Recorder,
+        model=GPT2LMHeadModel(config).double(),
+        kl_share=0.25,
+        num_problems=16,
+        utility="group_mean",
+        guards="off",
+        reward_funcs=lambda completions, **_: [float(len(text) % 2) for text in completions],
+    )
+    disturb_reference_model(trainer)
+    assert_closed_form(trainer)
+    assert len({len(ids) for ids in trainer.seen[0][0]}) > 1
 
 
 def test_the_kl_penalty_vanishes_at_the_reference_model(make_trainer):
