@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+COUNTS = ("n", "best_of", "n_cmpl", "num_return_sequences", "candidate_count")
+"""What servers call the number of answers that a request asks for to one prompt."""
 MAX_COUNT = 1 << 53
 """A larger number is no count."""
 

@@ -200,6 +200,7 @@ def score_command(
     embed: EmbedBy = None,
 ) -> None:
     """Write the expected gain and cost of every response group for prompts."""
+    from ibpo.data import lookup
     from ibpo.runs import atomic_file
     from ibpo.tasks import local_rows
 
@@ -210,10 +211,10 @@ def score_command(
         raise IbpoError(f"{prompts}: no prompts")
     for place, row in rows:
         for name in (*([prompt] if found.uses_text or found.embedding else []), *found.number_names):
-            if row.get(name) is None:
+            if lookup(row, name) is None:
                 raise IbpoError(f"{place}: no value in column {name!r}; there are {', '.join(map(repr, row))}")
-    numbers: Any = {name: [row[name] for _, row in rows] for name in found.number_names}
-    gain, cost = found.scores([row.get(prompt, "") for _, row in rows], numbers)
+    numbers: Any = {name: [lookup(row, name) for _, row in rows] for name in found.number_names}
+    gain, cost = found.scores([lookup(row, prompt) or "" for _, row in rows], numbers)
     with atomic_file(out) as file:
         for (_, row), gains, costs in zip(rows, gain.tolist(), cost.tolist(), strict=True):
             scored = {

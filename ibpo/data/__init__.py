@@ -1,7 +1,7 @@
 """What do logs of scored responses say? One reader for every format and tool; numpy, and pyarrow where it is needed."""
 
 from ibpo.data.adapters import read_log_rows
-from ibpo.data.fields import find_alike, first_of, lookup, parse_cell, read_text
+from ibpo.data.fields import find_alike, first_of, lookup, parse_cell, read_number, read_text
 from ibpo.data.files import NUM_PEEKED, LogError, Row, Source, files_below, good_rows
 from ibpo.data.group_sums import GroupSums, sum_parts
 from ibpo.data.log_rows import Labels, LogRows
@@ -15,9 +15,10 @@ from ibpo.data.response_log import (
     OnError,
     read_log,
 )
-from ibpo.data.values import GUESSES, NOTHING, check_number, divided, read_field
+from ibpo.data.values import BARE, GUESSES, NOTHING, check_number, divided, is_own, own_group, read_field, text_of
 
 __all__ = [
+    "BARE",
     "GUESSES",
     "MONEY",
     "NOTHING",
@@ -40,11 +41,15 @@ __all__ = [
     "find_alike",
     "first_of",
     "good_rows",
+    "is_own",
     "lookup",
+    "own_group",
     "parse_cell",
     "read_field",
     "read_log",
     "read_log_rows",
+    "read_number",
     "read_text",
     "sum_parts",
+    "text_of",
 ]

@@ -12,6 +12,7 @@ version 2, promptfoo's of version 3.
 
 from __future__ import annotations
 
+import json
 import re
 import struct
 import zipfile
@@ -35,6 +36,8 @@ from ibpo.data.files import LogError, RawRow, Row, Source, parse_json, pyarrow_f
 
 LM_EVAL_FILE = re.compile(r"samples_(?P<task>.+?)_(?P<date>\d{4}-\d\d-\d\dT[\d.\-:]+)\.jsonl(\.gz)?$")
 LIGHTEVAL_FILE = re.compile(r"details_(?P<task>.+)_\d{4}-\d\d-\d\dT[\d.\-:]+\.parquet$")
+MAX_LABEL = 60
+"""Letters of a prompt's label that name a configuration; without one of its own it is the whole prompt."""
 ZSTD = 93
 """Method of a zip's member that the standard library of Python 3.11 cannot unpack."""
 GRADES = {"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0}
@@ -285,12 +288,27 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, raw: Any, file: Pat
 
 
 def convert_inspect(rows: Iterator[Row], source: Source, _: Path) -> Iterator[Row]:
-    """Group = the reasoning effort of plan or task; reward = the first scorer's value."""
+    """Group = the reasoning effort of plan or task; reward = the first scorer's value.
+
+    The log of a retried task holds again what the interrupted one had finished, and a log that was scored anew or
+    written in the other form holds all: a sample has a `uuid`, by which it counts once.
+    """
+    seen = set(source.custom_ids)  # of the files before this one
     for place, row in rows:
         header, sample = row["inspect"], row["sample"]
         if sample.get("error"):
             source.left_out["samples that ended in an error"] += 1
             continue
+        if sample.get("uuid"):
+            folders = [f"{name}={value}" for name, value in row.items() if name not in ("inspect", "sample")]
+            key = " ".join([str(sample["uuid"]), *folders])  # as effort=low/ may say whose it is
+            if key in seen:
+                source.left_out[
+                    "samples that an earlier log holds too, by their uuid (as of a task that was retried)"
+                ] += 1
+                continue
+            seen.add(key)
+            source.custom_ids.append(key)
         model = first_of(header, "eval.model") or ""
         usage = read_object(sample.get("model_usage"))
         spent = usage.get(model) or lookup(sample, "output.usage") or next(iter(usage.values()), {})
@@ -348,12 +366,18 @@ def is_helm(document: Any) -> bool:
 
 
 def helm_rows(file: Path, document: Json) -> Iterator[RawRow]:
-    """One row per request, with the statistics of its instance out of the file beside it."""
+    """One row per request, with the statistics of its instance out of the file beside it.
+
+    A perturbed instance has the identifier of its original, so its statistics are told from those by their field alone.
+    """
     stats: dict[tuple[str, Any], Json] = {}
     beside = file.with_name("per_instance_stats.json")
     for one in _document(beside) if beside.is_file() else ():
+        if one.get("perturbation"):
+            continue
         values = {lookup(stat, "name.name"): stat.get("mean", stat.get("sum")) for stat in one.get("stats") or ()}
-        stats[str(one.get("instance_id")), one.get("train_trial_index")] = values
+        # There is an entry for each kind of metric.
+        stats.setdefault((str(one.get("instance_id")), one.get("train_trial_index")), {}).update(values)
     for number, state in enumerate(document["request_states"], start=1):
         key = str(lookup(state, "instance.id")), state.get("train_trial_index")
         yield (
@@ -370,6 +394,9 @@ def convert_helm(rows: Iterator[Row], source: Source, file: Path) -> Iterator[Ro
     """Group = the reasoning effort of the adapter where it has one, else the model; reward = the first accuracy."""
     for place, row in rows:
         state, stats = row["state"], row["stats"]
+        if lookup(state, "instance.perturbation"):
+            source.left_out["requests of perturbed instances, which are no other problems"] += 1
+            continue
         if lookup(state, "result.success") is False:
             source.left_out["failed requests"] += 1
             continue
@@ -412,7 +439,13 @@ def is_promptfoo(row: Json) -> bool:
 
 
 def convert_promptfoo(rows: Iterator[Row], source: Source, _: Path) -> Iterator[Row]:
-    """Group = the provider's label; an assertion that failed is a wrong answer, though it stands under `error`."""
+    """Group = the provider's label, and the prompt's where a provider got several; problem = the test's id or its vars.
+
+    `testIdx` is no problem: each repetition of a test (`--repeat`) has its own. An assertion that failed is a wrong
+    answer, though it stands under `error`.
+    """
+    made: list[tuple[str, str, Any, Json]] = []
+    prompts: dict[str, dict[Any, str]] = {}
     for place, row in rows:
         response = read_object(row.get("response"))
         failed = row.get("failureReason") == 2 or (response.get("error") and not response.get("output"))
@@ -420,27 +453,52 @@ def convert_promptfoo(rows: Iterator[Row], source: Source, _: Path) -> Iterator[
             source.left_out["failed requests"] += 1
             continue
         provider = row["provider"]
-        name = provider if isinstance(provider, str) else first_of(provider, "label", "id")
-        variables = read_object(row.get("vars") or lookup(row, "testCase.vars"))
+        name = str(provider if isinstance(provider, str) else first_of(provider, "label", "id"))
+        prompt = row.get("promptIdx")  # of this provider and prompt
+        prompts.setdefault(name, {}).setdefault(prompt, str(first_of(row, "prompt.label") or ""))
         usage = read_object(response.get("tokenUsage") or row.get("tokenUsage"))
         reward = first_of(row, f"namedScores.{source.metric}") if source.metric else row.get("score")
         output = response.get("output")
-        yield (
-            place,
-            row
-            | known(
-                configuration=str(name),
-                problem_id=str(first_of(variables, "problem_id", "id") or f"test {row['testIdx']}"),
-                reward=float(bool(row.get("success"))) if reward is None else reward,
-                tokens=first_of(usage, "completion") or None,
-                thinking_tokens=first_of(usage, "completionDetails.reasoning"),
-                **prompt_counts(usage),
-                finish_reason=first_of(response, "finishReason"),
-                cost_usd=row.get("cost"),
-                prompt=str(first_of(row, "prompt.raw") or ""),
-                completion=output if isinstance(output, str) else str(output or ""),
-            ),
+        one = row | known(
+            problem_id=_promptfoo_problem(row),
+            reward=float(bool(row.get("success"))) if reward is None else reward,
+            tokens=first_of(usage, "completion") or None,
+            thinking_tokens=first_of(usage, "completionDetails.reasoning"),
+            **prompt_counts(usage),
+            finish_reason=first_of(response, "finishReason"),
+            cost_usd=row.get("cost"),
+            prompt=str(first_of(row, "prompt.raw") or ""),
+            completion=output if isinstance(output, str) else str(output or ""),
         )
+        made.append((place, name, prompt, one))
+    for name, of_provider in prompts.items():
+        if len(of_provider) > 1:
+            source.note(f"{name} got {len(of_provider)} prompts: with each it is a configuration")
+    for place, name, prompt, one in made:
+        yield place, {**one, "configuration": _promptfoo_configuration(name, prompt, prompts[name])}
+
+
+def _promptfoo_problem(row: Json) -> str:
+    """The test's own identifier, else the values of its variables, else its number."""
+    # Those of the test, not the row's, among which is what earlier answers were stored as.
+    variables = read_object(lookup(row, "testCase.vars")) or read_object(row.get("vars"))
+    own = first_of(variables, "problem_id", "id")
+    if own is None and len(variables) == 1:
+        own = next(iter(variables.values()))
+    if isinstance(own, str | int | float):
+        return str(own)
+    if variables:
+        return json.dumps(variables, ensure_ascii=False, sort_keys=True)
+    return f"test {row['testIdx']}"
+
+
+def _promptfoo_configuration(name: str, prompt: Any, of_provider: Mapping[Any, str]) -> str:
+    """The provider, and its prompt's label where it has several; its number where labels are long or alike."""
+    if len(of_provider) < 2:
+        return name
+    labels = list(of_provider.values())
+    plain = len(set(labels)) == len(labels) and all(label and len(label) <= MAX_LABEL for label in labels)
+    return f"{name}, {of_provider[prompt] if plain else f'prompt {prompt}'}"
 
 
 # --- Rollouts of trainers: verl's dumps and TRL's `log_completions` ---

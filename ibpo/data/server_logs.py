@@ -2,7 +2,7 @@
 
 Each `convert_*` takes the good rows of one file and hands on those that are responses: beside what was there `effort`,
 `model`, `problem_id` or `prompt`, `tokens`, `thinking_tokens`, `finish_reason`, `completion` and `reward`, as far as
-they are known. Requests that failed are counted, not handed on.
+they are known. Requests that failed are counted, not handed on; one with several answers becomes a row for each.
 """
 
 # A log holds anything.
@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ibpo.data.fields import (
     PROBLEM_NAMES,
@@ -23,6 +23,7 @@ from ibpo.data.fields import (
     first_of,
     known,
     lookup,
+    parse_cell,
     prompt_counts,
     read_object,
     read_prompt,
@@ -47,36 +48,144 @@ EFFORTS = (
 )
 """Words for an effort that stand in identifiers of requests."""
 EFFORT_WORD = re.compile(rf"(?i)(?<![a-z0-9])({'|'.join(EFFORTS)})(?![a-z0-9])")
-SAMPLE = re.compile(r"(?i)(?<![a-z0-9])(sample|attempt|trial|repeat|rep|run|seed|try|epoch)[ _=#-]?\d{1,3}(?![a-z0-9])")
+COUNTERS = ("sample", "attempt", "trial", "repeat", "rep", "run", "seed", "try", "epoch")
+SAMPLE = re.compile(rf"(?i)(?<![a-z0-9])({'|'.join(COUNTERS)})[ _=#-]?\d{{1,3}}(?![a-z0-9])")
 """What counts the responses of a request: `sample3`."""
+SMALL = re.compile(r"\d{1,3}")
+NUMBER = re.compile(r"(?<!\d)(?!(?:19|20)\d\d(?!\d))\d+")
+"""A number that is no year."""
+KEPT = "what is numbered in custom_id are problems"
+"""Begins the note that says so; without one, the last number counts the responses to a problem."""
+ANSWERED = ("custom_id", "request_id", "trace_id", "traceId", "response_id", "id")
+"""Identifiers of a request."""
+REWARDS = ("reward", "correct", "is_correct", "score", "accuracy", "acc", "passed")
+"""What rewards are called that a reader takes without being told."""
+SPENT = re.compile(r"(?i)token|usage|cost|spend|spent")
+ALLOWED = re.compile(r"(?i)max|min_|limit|budget|per_")
+"""Numbers that a request's answers spent together, by their names, and such that bound them or are prices."""
+TEXTS = ("prompt", "completion", "input", "output", "content", "text")
+"""Where texts stand, which may look like anything."""
 
 
 GEMINI_THINKING = ("generationConfig.thinkingConfig", "config.thinkingConfig", "config.thinking_config")
 
 
 def read_completion(answer: Any) -> Json:
-    """What an answer of an OpenAI-compatible server (chat, completions, responses), Anthropic's or Gemini's says."""
+    """What an answer of an OpenAI-compatible server (chat, completions, responses), Anthropic's or Gemini's says.
+
+    Of several answers to one request it is the first, with the tokens of all; see `each_answer`.
+    """
     model = first_of(answer, "model", "modelVersion", "model_version")
     effort = first_of(answer, "reasoning.effort", "reasoning_effort")
     found: Json = {**read_usage(first_of(answer, *USAGES)), **known(model=model, effort=effort)}
-    choices = answer.get("choices")
-    if isinstance(choices, list) and choices:
-        message = choices[0].get("message") or {}
-        found["completion"] = read_text(message.get("content") if message else choices[0].get("text"))
-        found |= known(finish_reason=choices[0].get("finish_reason"))
+    choices = choices_of(answer)
+    if choices:
+        found |= _read_choice(choices[0])
     elif isinstance(answer.get("output"), list):  # of /v1/responses
         said = [item for item in answer["output"] if isinstance(item, dict) and item.get("type") == "message"]
         found["completion"] = "".join(read_text(item.get("content")) for item in said)
         cut = first_of(answer, "incomplete_details.reason")
         found["finish_reason"] = cut or "stop"
-    elif isinstance(answer.get("candidates"), list):
-        parts = lookup(answer, "candidates.0.content.parts") or []
-        found["completion"] = read_text([part for part in parts if not first_of(part, "thought")])
-        found |= known(finish_reason=first_of(answer, "candidates.0.finishReason", "candidates.0.finish_reason"))
+    elif isinstance(answer.get("candidates"), list):  # an empty one: Gemini refused
+        found["completion"] = ""
     elif "content" in answer:  # of /v1/messages
         found["completion"] = read_text(answer["content"])
         found |= known(finish_reason=answer.get("stop_reason"))
     return found
+
+
+def choices_of(answer: Any) -> list[Json]:
+    """The answers to one request: several where it asked for them (`n`, `candidateCount`); none for other servers."""
+    return next((answer[name] for name in ("choices", "candidates") if isinstance(answer.get(name), list)), [])
+
+
+def _read_choice(choice: Json) -> Json:
+    """Text and end of one of them."""
+    message = choice.get("message") or {}
+    if message or "content" not in choice:
+        text = read_text(message.get("content") if message else choice.get("text"))
+    else:
+        parts = lookup(choice, "content.parts") or []
+        text = read_text([part for part in parts if not first_of(part, "thought")])
+    return {"completion": text} | known(finish_reason=first_of(choice, "finish_reason", "finishReason"))
+
+
+def _own_tokens(choice: Json) -> int | None:
+    """The tokens of one of several answers, where the log counts or lists them."""
+    said = first_of(choice, "tokenCount", "token_count")
+    listed = first_of(choice, "token_ids", "logprobs.content", "logprobs.tokens")
+    return said if isinstance(said, int) else len(listed) if isinstance(listed, list) else None
+
+
+def each_answer(row: Json, choices: Sequence[Json], source: Source) -> Iterator[Json]:
+    """A row for each answer to one request, of the row that a request with one answer would be.
+
+    A server counts the tokens of all answers together, so each gets its share of them and of the money, equal as far as
+    the answers are not counted one by one; the prompt is shared likewise. Rewards are a list, one for each answer: a
+    single one says not which of them it is of, or whether it is of a vote among all, and is taken out. Identifiers of
+    the request get the answer's number, so a table of rewards that has one for them all is not joined either.
+
+    Example:
+        >>> row = {"request_id": "r", "reward": [0, 1], "tokens": 40, "usage": {"completion_tokens": 40}}
+        >>> found = each_answer(row, [{"text": "a"}, {"text": "b"}], Source(path=Path("log")))
+        >>> [(one["request_id"], one["reward"], one["tokens"], one["completion"]) for one in found]
+        [('r#0', 0, 20, 'a'), ('r#1', 1, 20, 'b')]
+    """
+    number = len(choices)
+    if number < 2:
+        yield row
+        return
+    source.note(
+        "of requests with several answers each is a row, at its share of the request's tokens and money (equal, as far "
+        "as the log does not count them one by one); identifiers of the request end in #0, #1, ... there"
+    )
+    own = [tokens for choice in choices if (tokens := _own_tokens(choice)) is not None]
+    for i, choice in enumerate(choices):
+        found = _share(row, i, choices, source)
+        found |= {name: f"{row[name]}#{i}" for name in ANSWERED if row.get(name) not in (None, "")}
+        share = found.get("tokens")
+        if len(own) == number and isinstance(share, int | float) and sum(own) <= share * number:
+            found["tokens"] = _whole(own[i] + share - sum(own) / number)  # what is counted for all, thoughts, is shared
+        said = _read_choice(choice)
+        yield found | {name: value for name, value in said.items() if value or name in row}
+
+
+def _share(value: Any, i: int, choices: Sequence[Json], source: Source, spent: bool = False) -> Any:
+    """What a row of a request, or a value in it, says of the answer of this number."""
+    if value is choices:
+        return [choices[i]]
+    if isinstance(value, str) and value[:1] == "{" and (cell := read_object(value)):
+        made = _share(cell, i, choices, source, spent)
+        return value if made == cell else made
+    if isinstance(value, dict):
+        found: Json = {}
+        for name, inner in value.items():
+            if _plain(name) in map(_plain, REWARDS):
+                listed = parse_cell(inner) if isinstance(inner, str) and inner[:1] == "[" else inner
+                if isinstance(listed, list) and len(listed) == len(choices):
+                    found[name] = listed[i]
+                elif inner not in (None, ""):
+                    source.note(
+                        f"{name} left out where it is one for several answers, for it says not of which: give a list "
+                        "of them, or join a table with request_id (ID#0, ID#1, ...) and reward"
+                    )
+            elif name in TEXTS and not spent:
+                found[name] = inner
+            else:
+                of_spent = (spent or SPENT.search(str(name)) is not None) and not ALLOWED.search(str(name))
+                found[name] = _share(inner, i, choices, source, of_spent)
+        return found
+    if spent and isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?", value):
+        value = float(value)
+    return _whole(value / len(choices)) if spent and isinstance(value, int | float) and value is not True else value
+
+
+def _plain(name: Any) -> str:
+    return re.sub(r"[\W_]+", "", str(name)).casefold()
+
+
+def _whole(number: float) -> float:
+    return int(number) if number == int(number) else number
 
 
 def read_request(asked: Any) -> Json:
@@ -102,42 +211,177 @@ def read_request(asked: Any) -> Json:
     return known(prompt=read_prompt(asked), messages=messages, model=first_of(asked, "model"), effort=effort)
 
 
-def split_ids(ids: Sequence[str]) -> Callable[[str], tuple[str, str]] | None:
+class Asked(NamedTuple):
+    """What a request of a batch asked, as far as its log says."""
+
+    custom_id: str
+    prompt: str = ""
+    """Of the batch's input; "" where it is not there."""
+    folder: str = ""
+    model: str = ""
+    num_tokens: int = 0
+    """Of the prompt, by the answer; 0 where they are not told, or what the server's tools said is among them."""
+
+
+class Parts(NamedTuple):
+    """What an identifier names."""
+
+    whole: str
+    """All but the effort."""
+    stem: str
+    """The same without what looks like a counter of responses: a last number, `sample3`."""
+    effort: str
+
+
+class Layout(NamedTuple):
+    """How identifiers are put together."""
+
+    read: Callable[[str], Parts]
+    usual: bool = False
+    """Whether a last number stands where responses are usually counted: behind the effort, or all of it behind one."""
+    worded: bool = False
+    """Whether a word says what is counted: `sample3`."""
+
+
+def split_ids(ids: Sequence[str], *, counted: bool | None = None) -> Callable[[str], tuple[str, str]] | None:
     """How identifiers of requests name problem and effort: `q17-low`, `low/q17/0`; None where they do not.
 
     Args:
         ids: Of several requests.
+        counted: Whether a last small number counts the responses to a problem, else it is a part of the problem; None:
+            as far as the identifiers tell (`count_responses`).
 
     Returns:
-        identifier -> (problem, effort): the part that is an effort's word in all of them, and the other parts; a last
-        part that is a small number behind it counts the responses.
+        identifier -> (problem, effort): the part that is an effort's word in all of them, and the other parts, of which
+        at least one stays.
 
     Example:
         >>> split_ids(["q1-low", "q1-high"])("q1-low")
         ('q1', 'low')
+        >>> split = split_ids(["low/q17/0", "low/q17/1", "high/q17/0"])
+        >>> split("low/q17/1"), split("high/3")
+        (('q17', 'low'), ('3', 'high'))
     """
+    layout = _layout(ids)
+    if layout is None:
+        return None
+    if counted is None:
+        counted = count_responses([Asked(name) for name in ids])[0]
+
+    def split(text: str) -> tuple[str, str]:
+        found = layout.read(text)
+        return found.stem if counted else found.whole, found.effort
+
+    return split
+
+
+def _layout(ids: Sequence[str]) -> Layout | None:
+    """How identifiers are put together; None where they name no effort, or nothing else."""
     for sign in ("|", "/", ":", "__", "--", "_", "-", "."):
         parts = [text.split(sign) for text in ids]
         fewest = min(map(len, parts), default=0)
         if fewest < 2:
             continue
         for at in (*range(fewest), *range(-fewest, 0)):  # counted from either end, for problems' names have parts too
-            if {one[at].lower() for one in parts} <= set(EFFORTS) and len({one[at] for one in parts}) > 1:
-                behind = {len(one) - at % len(one) - 1 for one in parts}
-                counts = behind == {1} and all(re.fullmatch(r"\d{1,3}", one[-1]) for one in parts)
-
-                def split(text: str, sign: str = sign, at: int = at, counts: bool = counts) -> tuple[str, str]:
-                    one = text.split(sign)
-                    if not -len(one) <= at < len(one):
-                        return text, ""
-                    at %= len(one)
-                    rest = one[:at] + ([] if counts else one[at + 1 :])
-                    return sign.join(x for x in rest if not SAMPLE.fullmatch(x)), one[at]
-
-                return split
-    if ids and all(len(EFFORT_WORD.findall(text)) == 1 for text in ids) and len(set(map(_effort_in, ids))) > 1:
-        return lambda text: (SAMPLE.sub("", EFFORT_WORD.sub("", text)), _effort_in(text))
+            efforts = {one[at] for one in parts}
+            if {effort.lower() for effort in efforts} <= set(EFFORTS) and len(efforts) > 1:
+                rests = [_without(one, at) for one in parts]
+                if all(map(any, rests)):
+                    return _parted(sign, at, parts, rests)
+    sentences = all(len(EFFORT_WORD.findall(text)) == 1 and re.search(r"\w", _find_parts(text).whole) for text in ids)
+    if sentences and len(set(map(_effort_in, ids))) > 1:
+        return Layout(_find_parts, worded=any(map(SAMPLE.search, ids)))
     return None
+
+
+def _parted(sign: str, at: int, parts: Sequence[list[str]], rests: Sequence[list[str]]) -> Layout:
+    """Parts between signs, of which the one at this place is the effort and the others are the rests."""
+    numbered = all(SMALL.fullmatch(rest[-1]) for rest in rests)
+
+    def read(text: str) -> Parts:
+        one = text.split(sign)
+        if not -len(one) <= at < len(one):
+            return Parts(text, text, "")
+        rest = _without(one, at)
+        kept = [part for part in rest if not SAMPLE.fullmatch(part)]
+        if numbered and len(kept) == len(rest) and SMALL.fullmatch(kept[-1]):  # where no word says what counts
+            kept = kept[: -2 if _is_worded(kept) else -1]
+        whole = sign.join(rest)
+        return Parts(whole, sign.join(kept) or whole, one[at])
+
+    first = all(at % len(one) == 0 for one in parts)
+    behind = all(at % len(one) == len(one) - 2 for one in parts)
+    return Layout(
+        read,
+        usual=numbered and (first or behind or all(map(_is_worded, rests))),
+        worded=any(map(SAMPLE.fullmatch, chain.from_iterable(rests))),
+    )
+
+
+def _without(parts: list[str], at: int) -> list[str]:
+    at %= len(parts)
+    return parts[:at] + parts[at + 1 :]
+
+
+def _is_worded(parts: Sequence[str]) -> bool:
+    """Whether the last part is said to count: `sample`, `3`."""
+    return len(parts) > 1 and parts[-2].lower() in COUNTERS
+
+
+def _find_parts(text: str) -> Parts:
+    """The parts of an identifier that is a sentence."""
+    whole = EFFORT_WORD.sub("", text)
+    stem = SAMPLE.sub("", whole)
+    return Parts(whole, stem if re.search(r"\w", stem) else whole, _effort_in(text))
+
+
+def count_responses(asked: Sequence[Asked]) -> tuple[bool, str]:
+    """Whether what is numbered in identifiers are the responses to a problem, and what to say of it.
+
+    It is told by what was asked: requests that differ by the number alone ask the same if it counts responses. Without
+    the batch's input, prompts of different lengths say that it does not, and the identifiers themselves the rest: the
+    number counts responses behind names of problems (`q17-low-0`), and problems behind the name of a data set
+    (`gsm8k-low-0`).
+
+    Example:
+        >>> ids = ["gsm8k-low-0", "gsm8k-low-1", "gsm8k-high-0", "gsm8k-high-1"]
+        >>> count_responses([Asked(name) for name in ids])[0]
+        False
+        >>> count_responses([Asked(name, prompt="What is 2 + 2?") for name in ids])[0]
+        True
+    """
+    layout = _layout([one.custom_id for one in asked])
+    if layout is None:
+        return True, ""
+    parts = [layout.read(one.custom_id) for one in asked]
+    stems = {found.stem for found in parts}
+    if all(found.stem == found.whole for found in parts):
+        return True, ""
+    several: list[list[Asked]] = []
+    for folders in ([one.folder for one in asked], [""] * len(asked)):  # a prompt may have a form of its own in each
+        alike: dict[tuple[str, ...], dict[str, Asked]] = {}
+        for one, found, folder in zip(asked, parts, folders, strict=True):
+            alike.setdefault((folder, one.model, found.stem, found.effort), {})[one.custom_id] = one
+        several = several or [list(ones.values()) for ones in alike.values() if len(ones) > 1]
+    prompts = [[one.prompt for one in ones if one.prompt] for ones in several]
+    lengths = [[one.num_tokens for one in ones if one.num_tokens] for ones in several]
+    if any(len(set(texts)) > 1 for texts in prompts):
+        return False, f"{KEPT}: requests that differ by it alone ask different things"
+    if any(len(set(counts)) > 1 for counts in lengths):
+        return False, f"{KEPT}: requests that differ by it alone have prompts of different lengths"
+    if any(len(texts) > 1 for texts in prompts):
+        return True, ""
+    if (layout.worded and len(stems) > 1) or (layout.usual and not several):
+        return True, ""
+    told = ", as far as identifiers tell (the batch's input, in its folder, would tell surely)"
+    of_problems = (
+        all(re.search(rf"{NUMBER.pattern}$", stem) for stem in stems)
+        or len({NUMBER.sub("#", stem) for stem in stems}) < len(stems)
+        or len(stems) > max(map(len, several), default=1)
+    )
+    if (layout.usual or layout.worded) and of_problems:
+        return True, f"what is numbered in custom_id are responses to a problem{told}"
+    return False, f"{KEPT}{told}"
 
 
 def _effort_in(text: str) -> str:
@@ -171,22 +415,21 @@ def convert_batch(rows: Iterator[Row], source: Source, file: Path) -> Iterator[R
                 f"{file}: the input of a batch, which has no answers; name its output, or the folder of both"
             )
         return
-    asked: dict[str, Json] = {}
-    for other in file.parent.iterdir():
-        if other != file and kind_of(other) == "jsonl":
-            mine = _inputs(other)
-            if differ := next((name for name in mine if asked.get(name, mine[name]) != mine[name]), ""):
-                raise LogError(
-                    f"{other}: asks custom_id {differ!r} otherwise than another file of its folder; give each batch, "
-                    "input and output, a folder of its own, such as effort=low/"
-                )
-            asked |= mine
+    asked = _asked_in(file.parent)
     if asked:
         source.note(f"joined to {len(asked)} requests of the batch's input by custom_id")
     if not source.custom_ids:  # of all outputs, for one may hold a single effort, or begin with one
         outputs = data_files(source.path) if source.path.is_dir() else [file]
-        source.custom_ids.extend(chain.from_iterable(map(_answered, outputs)))
-    split = split_ids(source.custom_ids)
+        folders = {file.parent: asked}
+        answered: list[Asked] = []
+        for output in outputs:
+            if output.parent not in folders:
+                folders[output.parent] = _asked_in(output.parent)
+            answered += _answered(output, folders[output.parent])
+        source.custom_ids.extend(one.custom_id for one in answered)
+        if note := count_responses(answered)[1]:
+            source.note(note)
+    split = split_ids(source.custom_ids, counted=not any(note.startswith(KEPT) for note in source.notes))
     if split:
         name = source.custom_ids[0]
         source.note("custom_id {} = problem {}, effort {}".format(name, *split(name)))
@@ -204,17 +447,43 @@ def convert_batch(rows: Iterator[Row], source: Source, file: Path) -> Iterator[R
             one.setdefault("effort", effort)
         elif "prompt" not in one:
             one["problem_id"] = name
-        yield place, one
+        for found in each_answer(one, choices_of(answer), source):
+            yield place, found
 
 
-def _answered(file: Path) -> list[str]:
-    """The identifiers of the requests that a batch's output answers."""
+def _asked_in(folder: Path) -> dict[str, Json]:
+    """What the batches' inputs in a folder ask, by `custom_id`."""
+    asked: dict[str, Json] = {}
+    for other in folder.iterdir():
+        if kind_of(other) == "jsonl":
+            mine = _inputs(other)
+            if differ := next((name for name in mine if asked.get(name, mine[name]) != mine[name]), ""):
+                raise LogError(
+                    f"{other}: asks custom_id {differ!r} otherwise than another file of its folder; give each batch, "
+                    "input and output, a folder of its own, such as effort=low/"
+                )
+            asked |= mine
+    return asked
+
+
+def _answered(file: Path, asked: dict[str, Json]) -> Iterator[Asked]:
+    """The requests that a batch's output answers."""
     rows = (row for _, row in read_rows(file) if not isinstance(row, LogError)) if kind_of(file) in LINES else iter(())
     first = next(rows, None)
     if first is None or not is_batch(first) or _is_input(first):
-        return []
-    answers = ((row, first_of(row, "response.body", "result.message")) for row in chain([first], rows))
-    return [str(row.get("custom_id")) for row, answer in answers if answer and not lookup(answer, "error")]
+        return
+    for row in chain([first], rows):
+        answer = first_of(row, "response.body", "result.message")
+        if answer and not lookup(answer, "error"):
+            name = str(row.get("custom_id"))
+            length = sum(prompt_counts(first_of(answer, *USAGES)).values()) if not lookup(answer, "tools") else 0
+            yield Asked(
+                name,
+                prompt=asked.get(name, {}).get("prompt") or "",
+                folder=str(file.parent),
+                model=str(lookup(answer, "model")),
+                num_tokens=length,
+            )
 
 
 def _failed(response: Any) -> bool:
@@ -272,7 +541,9 @@ def convert_pairs(rows: Iterator[Row], source: Source, _: Path) -> Iterator[Row]
         one |= known(effort=effort or first_of(about, "effort", "reasoning_effort", "response_group", "group"))
         own = first_of(row, *PROBLEM_NAMES, *(["id"] if answer is not row or "candidates" in row else []))
         one |= known(reward=first_of(about, "reward", "correct", "score"))
-        yield place, one | known(problem_id=own or first_of(about, *PROBLEM_NAMES, "id"))
+        one |= known(problem_id=own or first_of(about, *PROBLEM_NAMES, "id"))
+        for found in each_answer(one, choices_of(answer), source):
+            yield place, found
 
 
 # --- Gateways and observability: LiteLLM, Langfuse, Helicone, OpenTelemetry ---
@@ -312,7 +583,8 @@ def convert_litellm(rows: Iterator[Row], source: Source, _: Path) -> Iterator[Ro
             problem_id=first_of(about, *_under(*PROBLEM_NAMES)),
             reward=first_of(about, *_under("reward", "score", "correct")),
         )
-        yield place, one
+        for found in each_answer(one, choices_of(answer), source):
+            yield place, found
 
 
 def _under(*names: str) -> list[str]:
@@ -344,8 +616,7 @@ def convert_langfuse(rows: Iterator[Row], source: Source, _: Path) -> Iterator[R
             source.note(f"reward = score {name}{others}")
         if "usageDetails" not in row:
             source.note("an export of traces holds no tokens: export the observations")
-        yield (
-            place,
+        one = (
             row
             | scores
             | read_usage(read_object(row.get("usageDetails")))
@@ -359,8 +630,12 @@ def convert_langfuse(rows: Iterator[Row], source: Source, _: Path) -> Iterator[R
                 prompt=read_prompt(row.get("input")) or None,
                 completion=read_text(first_of(row, "output.content") or row.get("output")) or None,
                 reward=scores.get(name),
-            ),
+            )
         )
+        said, asked = _messages(row.get("output")), lookup(row, "modelParameters.n")
+        choices = [{"message": answer} for answer in said] if isinstance(said, list) and asked == len(said) else []
+        for found in each_answer(one, choices, source):
+            yield place, found
 
 
 def _mean_score(value: Any) -> float | None:
@@ -387,8 +662,7 @@ def convert_helicone(rows: Iterator[Row], source: Source, _: Path) -> Iterator[R
             continue
         about = {str(name).lower(): value for name, value in read_object(row.get("request_properties")).items()}
         asked = read_request(read_object(row.get("request_body")))
-        yield (
-            place,
+        one = (
             row
             | asked
             | known(
@@ -399,8 +673,10 @@ def convert_helicone(rows: Iterator[Row], source: Source, _: Path) -> Iterator[R
                 cost_usd=row.get("cost_usd") or None,
                 problem_id=first_of(about, *PROBLEM_NAMES),
                 reward=first_of(about, "reward", "score", "correct"),
-            ),
+            )
         )
+        for found in each_answer(one, choices_of(read_object(row.get("response_body"))), source):
+            yield place, found
 
 
 # --- OpenTelemetry: spans by the semantic conventions for generative AI, as the SDK or the collector writes them ---
@@ -441,8 +717,7 @@ def convert_otel(rows: Iterator[Row], source: Source, file: Path) -> Iterator[Ro
             said = lookup(about, "gen_ai.output.messages")
             mine = {**_evaluations(span), **scores}
             request = about.get("gen_ai.response.id")
-            yield (
-                place,
+            one = (
                 span
                 | told
                 | known(
@@ -456,8 +731,19 @@ def convert_otel(rows: Iterator[Row], source: Source, file: Path) -> Iterator[Ro
                     prompt=_said(lookup(about, "gen_ai.input.messages"), last=True) or None,
                     completion=_said(said, last=False) or None,
                     reward=mine.get(str(request), mine.get(span["span_id"])),
-                ),
+                )
             )
+            for found in each_answer(one, _generations(ends, said), source):
+                yield place, found
+
+
+def _generations(ends: Any, said: Any) -> list[Json]:
+    """The answers of a span that got several: each has a reason why it ended, and a message where texts are stored."""
+    messages = _messages(said)
+    if not isinstance(ends, list) or (isinstance(messages, list) and len(messages) not in (0, len(ends))):
+        return []
+    texts = [_said([one], last=False) for one in messages] if isinstance(messages, list) else []
+    return [{"text": text, "finish_reason": end} for text, end in zip(texts or [""] * len(ends), ends, strict=True)]
 
 
 def _spans(row: Json) -> Iterator[Json]:
@@ -513,13 +799,19 @@ def _ending(about: Json, *ends: str) -> Any:
     return next((about[name] for end in ends for name in about if name == end or name.endswith(end)), None)
 
 
+def _messages(said: Any) -> Any:
+    """Messages, of which an attribute may hold the JSON."""
+    if isinstance(said, str) and said[:1] == "[":
+        try:
+            return parse_json("", said)
+        except LogError:
+            return said
+    return said
+
+
 def _said(messages: Any, *, last: bool) -> str:
     """The text of the last message, or of all of them; its parts are `{"type": "text", "content": ...}`."""
-    if isinstance(messages, str) and messages[:1] == "[":
-        try:
-            messages = parse_json("", messages)
-        except LogError:
-            return messages
+    messages = _messages(messages)
     if not isinstance(messages, list):
         return "" if messages is None else str(messages)
     chosen = messages[-1:] if last else messages

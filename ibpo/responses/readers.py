@@ -21,12 +21,35 @@ BRACE = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|(?P<bare>[-+−]?(?:[\d.,]*\d|[A-Z
 """A box without braces holds one number or letter."""
 SPACED = r"(?:,|\{,\}|,\\!|\\,|\\ |~|[\u00a0\u2009\u202f])"
 """What sets thousands apart, but for a plain space, which parts words too."""
+DIGITS = (
+    rf"(?:\d{{1,3}}(?:{SPACED}\d{{3}})+(?!\d)"
+    r"|(?<!\d)(?<!\d{3} )\d{1,3}(?= (?:\d{3} )*0\d\d(?!\d))(?: \d{3})+(?!\d)"
+    r"|\d+)"
+)
+"""A whole number. Plain spaces part its thousands where one of the groups of three begins with 0, as none in a list of
+numbers does: `1 000 000` is one number; `5 100 200` is three, and so is `1 234 567`, which looks like such a list."""
+RAISED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺"
+EXPONENT = r"(?: ?\^ ?|\*\*)[{(]?"
+PART = "[¼-¾⅐-⅞]"
+LATEX = (
+    r"(?:(?P<before>\d+) ?)?\\[dtc]?frac\s*(?:\{(?P<inner>[-−])?(?P<over>\d+)\}|(?P<short_over>\d))"
+    r"\s*(?:\{(?P<under>\d+)\}|(?P<short_under>\d))"
+)
+FRACTION = (
+    rf"(?:(?P<whole>{DIGITS}) (?!0))?(?<![\d./\u2044])(?P<top>{DIGITS})[/\u2044](?P<bottom>{DIGITS})"
+    r"(?!\d|[.,/\u2044]\d)"
+)
+"""It may end a sentence; a date, `3/4/2024`, is none."""
+POWER = (
+    r"[eE](?P<e>[-+]?\d+)(?!\w)"
+    rf"|\s*(?:\\times|\\cdot|[×·x*])\s*10\s*(?:{EXPONENT}(?P<power>[-+−]?\d+)[)}}]?|(?P<raised>[{RAISED}]+))"
+    rf"|{EXPONENT}(?P<own>[-+−]?\d+)(?![.,/]?\d)[)}}]?|(?P<own_raised>[{RAISED}]+)"
+)
 NUMBER = re.compile(
-    r"(?P<minus>(?<![\w)\]}])[-−])?(?:(?:(?P<before>\d+) ?)?\\[dtc]?frac\{(?P<over>\d+)\}\{(?P<under>\d+)\}"
-    rf"|(?:(?P<whole>\d+) )?(?<![\d./])(?P<top>\d+)[/\u2044](?P<bottom>\d+)(?![\d./\u2044])"
-    rf"|(?P<number>(?:\d{{1,3}}(?:{SPACED}\d{{3}})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
-    r"(?:[eE](?P<e>[-+]?\d+)(?!\w)|\s*(?:\\times|\\cdot|[×·x*])\s*10\s*(?:\^|\*\*)\s*\{?(?P<power>[-+−]?\d+)\}?)?"
-    r"(?P<part>[¼-¾⅐-⅞])?)"
+    rf"(?=[-−\d.\\^*]|{PART})(?:"  # nearly every character of a response begins none: seen at once
+    r"(?<=[A-Za-z}])(?:\^|\*\*)[{(]?[-−]?\d+|"  # the exponent of a unit or a variable, cm^3, is no number of its own
+    rf"(?P<minus>(?<![\w)\]}}])[-−])?(?:{LATEX}|{FRACTION}"
+    rf"|(?P<number>{DIGITS}(?:\.\d+)?|\.\d+)(?:{POWER})?(?: ?(?P<part>{PART}))?|(?P<part_alone>{PART})))"
 )
 
 
@@ -50,27 +73,47 @@ def boxed(completion: str) -> str | None:
 
 
 def last_number(completion: str) -> str | None:
-    r"""The last number, thousands separators taken out; a fraction or a power of ten belongs to it.
+    r"""The last number, thousands separators taken out; a fraction or a power belongs to it.
+
+    Plain spaces part thousands where nothing else can be meant (`DIGITS`). The exponent of a unit or a variable, as in
+    `12 cm^3`, is no number of its own.
 
     Example:
         >>> [
         ...     last_number(text)
-        ...     for text in ("she pays 3 x $1,250.50.", "it is −5", "1.5 × 10^3", "3/4", r"2\frac{1}{2}")
+        ...     for text in ("she pays 3 x $1,250.50.", "it is −5", "1.5 × 10^3", "3/4.", r"2\frac{1}{2}")
         ... ]
         ['1250.50', '-5', '1.5e3', '3/4', '2 1/2']
+        >>> [last_number(text) for text in ("10^6", "2^10.", "1 000 000", "5 100 200", "12 cm^3", "on 3/4/2024")]
+        ['1e6', '2^10', '1000000', '200', '12', '2024']
     """
-    numbers = [*NUMBER.finditer(completion)]
+    numbers = [found for found in NUMBER.finditer(completion) if found.lastindex]
     if not numbers:
         return None
     found = numbers[-1]
-    sign = "-" if found["minus"] else ""
-    if found["over"]:
-        return f"{sign}{found['before'] + ' ' if found['before'] else ''}{found['over']}/{found['under']}"
-    if found["top"]:
-        return f"{sign}{found['whole'] + ' ' if found['whole'] else ''}{found['top']}/{found['bottom']}"
-    power = (found["e"] or found["power"] or "").replace("−", "-")
-    digits = re.sub(r"[^\d.]", "", found["number"])
-    return f"{sign}{digits}{'e' + power if power else ''}{found['part'] or ''}"
+    sign = "-" if bool(found["minus"]) != bool(found["inner"]) else ""
+    if found["part_alone"]:
+        return sign + found["part_alone"]
+    top, bottom = found["over"] or found["short_over"], found["under"] or found["short_under"]
+    if top or found["top"]:
+        whole = _digits(found["before"] or found["whole"] or "")
+        top, bottom = _digits(top or found["top"]), _digits(bottom or found["bottom"])
+        return f"{sign}{whole}{' ' if whole else ''}{top}/{bottom}"
+    digits, part = _digits(found["number"]), found["part"] or ""
+    if own := _exponent(found["own"] or found["own_raised"]):
+        return f"{sign}1e{own}" if digits == "10" else f"{sign}{digits}^{own}"
+    power = _exponent(found["e"] or found["power"] or found["raised"])
+    return f"{sign}{digits}{'e' + power if power else ''}{part}"
+
+
+def _digits(text: str) -> str:
+    """A number without what parts its thousands."""
+    return re.sub(r"[^\d.]", "", text)
+
+
+def _exponent(text: str | None) -> str:
+    """An exponent in plain digits; "" without one."""
+    return (text or "").translate(str.maketrans(RAISED + "−", "0123456789-+-")).removeprefix("+")
 
 
 def after(marker: str) -> Callable[[str], str | None]:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibpo.answers import representatives
-from ibpo.data import LogError, Source, lookup, read_log_rows
+from ibpo.data import LogError, Source, lookup, read_log_rows, read_number, text_of
 from ibpo.errors import IbpoError
 from ibpo.evaluation import estimate_from_draws
 from ibpo.responses import boxed, last_number
@@ -34,7 +34,8 @@ _TEXTS = ("response", "response_text", "completion", "output", "text")
 _LOGPROBS = ("logprob", "mean_logprob", "avg_logprob")
 _PARTS = (0.25, 0.5, 0.75)
 _REFUSAL = re.compile(
-    r"\s*(i('m| am) (sorry|unable|not able)|sorry,|i (can('|no)t|cannot|won't|will not)|as an ai|unfortunately,? i)",
+    r"\s*(i(['\u2019]m| am) (sorry|unable|not able)|sorry,|i (can(['\u2019]|no)t|cannot|won['\u2019]t|will not)|"
+    r"as an ai|unfortunately,? i)",
     re.IGNORECASE,
 )
 
@@ -112,10 +113,10 @@ def read_first_answers(
     group, problem_column, by = table.groups[0], table.columns["problem"], table.columns.get("by")
     seen: dict[str, list[dict[str, Any]]] = {}
     for place, row in read_log_rows(Source(path=path)):
-        if isinstance(row, LogError) or (by is not None and part is not None and str(lookup(row, by)) != part):
+        if isinstance(row, LogError) or (by is not None and part is not None and text_of(lookup(row, by)) != part):
             continue
-        if str(lookup(row, table.columns["response_group"])) == group:
-            seen.setdefault(str(lookup(row, problem_column)), []).append({**row, "": place})
+        if text_of(lookup(row, table.columns["response_group"])) == group:
+            seen.setdefault(text_of(lookup(row, problem_column)), []).append({**row, "": place})
     log, rewards, costs = table.log, dict[str, list[float]](), dict[str, list[float]]()
     for name, other, reward, cost in zip(log.problem, log.response_group, log.reward, log.cost, strict=True):
         if other == group:
@@ -183,14 +184,20 @@ def _answer(row: Mapping[str, Any]) -> str | None:
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    """A number, also as the text of a CSV's cell; None: it is none."""
+    truth = {"true": 1.0, "false": 0.0}
+    try:
+        found = truth[value.lower()] if str(value).lower() in truth and isinstance(value, str) else read_number(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return found if math.isfinite(found) else None
 
 
 def _numbers(row: Mapping[str, Any], columns: Sequence[str]) -> dict[str, float]:
     found: dict[str, float] = {}
     for name in columns:
         try:
-            value = float(lookup(row, name))
+            value = read_number(lookup(row, name))
         except (KeyError, TypeError, ValueError, OverflowError):
             value = math.nan
         if not math.isfinite(value):

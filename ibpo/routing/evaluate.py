@@ -50,10 +50,10 @@ def score_unseen(
     """
     problem = np.unique(np.array(table.problems), return_inverse=True)[1]
     size = int(problem.max()) + 1
-    if folds < 2 or size - math.ceil(size / max(2, folds)) < MIN_PROBLEMS:
+    if not 2 <= folds <= size or size - math.ceil(size / folds) < MIN_PROBLEMS:
         raise IbpoError(
             f"{size} problems in {folds} folds: a router needs at least 2 folds and {MIN_PROBLEMS} problems to learn "
-            "from"
+            "from, and a problem in each fold"
         )
     part = (np.random.default_rng(seed).permutation(size) % folds)[problem]
     gain, cost = np.zeros(table.reward.shape), np.zeros(table.reward.shape)

@@ -16,7 +16,17 @@ from numpy.typing import NDArray
 
 from ibpo import __version__
 from ibpo.allocation import GroupMeans
-from ibpo.data import Log, LogColumns, LogError, Source, lookup, read_log, read_log_rows
+from ibpo.data import (
+    Log,
+    LogColumns,
+    LogError,
+    Source,
+    lookup,
+    read_log,
+    read_log_rows,
+    read_number,
+    text_of,
+)
 from ibpo.endpoint import Endpoint
 from ibpo.errors import IbpoError
 from ibpo.routing.features import FloatArray, as_text, bends, hashed
@@ -135,13 +145,13 @@ def _read_prompts(
             continue  # read_log has complained, or was asked not to
         if not column and not prompts and not any(sums.values()):
             column = _prompt_column(path, row, prompt, bool(numbers))
-        name = str(lookup(row, problem))
+        name = text_of(lookup(row, problem))
         if name not in wanted:
             continue
         place = f"{place}, column"
         for number in numbers:
             try:
-                value = float(lookup(row, number))
+                value = read_number(lookup(row, number))
             except (KeyError, TypeError, ValueError, OverflowError):
                 value = math.nan
             if not math.isfinite(value):

@@ -14,6 +14,7 @@ import numpy as np
 from ibpo.errors import IbpoError
 from ibpo.routing.features import FloatArray
 from ibpo.routing.router import Router
+from ibpo.usage import COUNTS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,13 +70,14 @@ def evaluate_off_policy(
         >>> found.ips, found.self_normalised, found.effective_size
         (1.0, 1.0, 2.0)
     """
-    place, r, p = np.asarray(response_group, int), np.asarray(reward, float), np.asarray(propensity, float)
+    named = np.asarray(response_group, float)
+    place, r, p = named.astype(int), np.asarray(reward, float), np.asarray(propensity, float)
     pi, size = np.asarray(candidate, float), len(np.asarray(response_group))
     if not size or r.shape != (size,) or p.shape != (size,) or pi.ndim != 2 or len(pi) != size:
         raise IbpoError("off-policy evaluation needs one response group, reward, propensity and row for each request")
     if not np.isfinite(r).all() or not ((p > 0) & (p <= 1)).all():
         raise IbpoError("off-policy evaluation needs finite rewards, and propensities above 0 and at most 1")
-    if (place < 0).any() or (place >= pi.shape[1]).any():
+    if (place < 0).any() or (place >= pi.shape[1]).any() or (place != named).any():
         raise IbpoError(f"a response group is not among the candidate's {pi.shape[1]}")
     if (pi < 0).any() or not np.allclose(pi.sum(axis=1), 1.0):
         raise IbpoError("each row of the candidate must be probabilities, whose sum is 1")
@@ -88,8 +90,8 @@ def evaluate_off_policy(
     direct, direct_error = None, None
     if predicted is not None:
         q = np.asarray(predicted, float)
-        if q.shape != pi.shape:
-            raise IbpoError(f"predicted is {q.shape}; it must be {pi.shape}")
+        if q.shape != pi.shape or not np.isfinite(q).all():
+            raise IbpoError(f"predicted must be {pi.shape} finite numbers; it is {q.shape}")
         direct, direct_error = _mean((pi * q).sum(axis=1) + weight * (r - q[rows, place]))
     ips, ips_error = _mean(weight * r)
     spread = weight * (r - normalised) / (total / size)
@@ -122,6 +124,8 @@ class Served:
     propensity: FloatArray
     price: list[dict[str, float | None]]
     """Budget -> gain that a unit had to bring; None: no gain was enough."""
+    counts: dict[str, str]
+    """Budget -> what it counts: the name of a response group, "tokens" or "money"; {}: the log does not say."""
     num_requests: int
     """In the log, with or without an outcome."""
 
@@ -137,13 +141,16 @@ def read_served(path: str | Path) -> Served:
     """
     requests: dict[str, dict[str, Any]] = {}
     rewards: dict[str, float] = {}
+    counts: dict[str, str] = {}
     try:
         with open(path, encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
                 try:
                     row = json.loads(line) if line.strip() else {}
                     event, name = row.get("event"), str(row.get("request_id"))
-                    if event == "outcome":
+                    if event == "listening":
+                        counts |= row.get("budgets") or {}
+                    elif event == "outcome":
                         rewards[name] = float(row["reward"])
                     elif event == "request" and row["outcome"] == "answered":
                         requests[name] = row
@@ -168,29 +175,36 @@ def read_served(path: str | Path) -> Served:
         tokens=np.array([row["tokens"] if row.get("tokens") is not None else math.nan for row, _, _ in found], float),
         propensity=np.array([row.get("propensity", 1.0) for row, _, _ in found], float),
         price=[row.get("price") or {} for row, _, _ in found],
+        counts=counts,
         num_requests=len(requests),
     )
 
 
 def _prompt(body: Any) -> Any:
-    if not isinstance(body, dict) or body.get("n", 1) not in (None, 1):
+    """The one prompt of a request for one answer, as text or messages; None: there are several, or tokens."""
+    if not isinstance(body, dict) or any(body.get(name) not in (None, 1) for name in COUNTS):
         return None
-    return next((body[name] for name in ("messages", "prompt", "input") if body.get(name)), None)
+    found = next((body[name] for name in ("messages", "prompt", "input") if body.get(name)), None)
+    if isinstance(found, list) and not all(isinstance(one, dict) for one in found):
+        return found[0] if len(found) == 1 and isinstance(found[0], str) else None
+    return found
 
 
 def judge_served(router: Router, served: Served) -> dict[str, Any]:
     """What a router would have been worth on served requests, at the prices that they were served at.
 
     It takes the response group with the largest gain - sum of price x cost: a budget on a response group costs 1 of it,
-    one of tokens what the router expects. Where no gain was enough it takes the first one. Predicted rewards, for the
-    doubly robust estimate, are its gains above a level that the other half of the requests says.
+    one of tokens or of money what the router expects, where it was fitted on that. Where no gain was enough it takes
+    the first one. Predicted rewards, for the doubly robust estimate, are its gains above a level that the other half of
+    the requests says.
 
     Returns:
         `value` (`OffPolicyValue`), `served` and `served_error` (the mean reward as it was), `agreement`, `tokens` (the
         candidate's mean, self-normalised; None: not known), `served_tokens`, `explored` (part with propensity below 1).
 
     Raises:
-        IbpoError: Response groups that the router does not know, or a router that needs more than prompts.
+        IbpoError: Response groups that the router does not know, a router that needs more than prompts, or a budget
+            that counts what the router does not expect.
     """
     names = {name: i for i, name in enumerate(router.groups)}
     unknown = sorted(set(served.response_group) - set(names))
@@ -203,9 +217,17 @@ def judge_served(router: Router, served: Served) -> dict[str, Any]:
         raise IbpoError("a router that decides after the first answer cannot be judged by prompts; fit it without")
     scores, size = router.scores(served.prompts), len(served.prompts)
     net = scores.gain.copy()
+    kind = "money" if router.cost_name in ("money", "cost_usd") else "tokens"
     for i, prices in enumerate(served.price):
         for budget, price in prices.items():
-            cost = (np.arange(len(names)) == names[budget]).astype(float) if budget in names else scores.cost[i]
+            counted = served.counts.get(budget, budget)
+            if counted not in names and counted != kind:
+                said = counted if budget in served.counts else "the log does not say what"
+                raise IbpoError(
+                    f"the requests were priced by the budget {budget!r}, of {said}, and the router knows "
+                    f"{', '.join(names)} and {kind}: judge it on the log of a gateway with such budgets"
+                )
+            cost = (np.arange(len(names)) == names[counted]).astype(float) if counted in names else scores.cost[i]
             if price is None:
                 net[i, cost > cost.min()] = -math.inf
             else:

@@ -15,7 +15,7 @@ import numpy as np
 from ibpo.errors import IbpoError
 from ibpo.routing.features import FloatArray
 
-_VERSION = 1
+_VERSION = 2
 _REMEMBERED = 16_384
 """Requests whose outcome may still come; older ones are forgotten."""
 _RECENT = 64
@@ -27,7 +27,10 @@ and 1 lean to one side, and their cumulative sums with them: up to 5 in 40,000 a
 _LEAST_SPREAD = 0.01
 """Of the largest reward: rewards that are always the same have no spread of their own, and rounding is no change."""
 _FEWEST = 16
-"""Outcomes before anything is called a change."""
+"""Outcomes before anything is called a change, at the start and after a change."""
+_ALARM_RIDGE = 0.1
+_MEAN_MEMORY = 256
+"""Outcomes over which the mean and the variance of residuals are taken."""
 _COST_MEMORY = 64
 """Outcomes over which the ratio of actual to expected cost is averaged."""
 
@@ -59,6 +62,8 @@ class OnlineRouter:
     **Sudden changes** (a model is replaced and says nothing): per response group two cumulative sums of the
     standardised residuals e, S <- max(0, S + e - 1/2) upwards and the same downwards; above 10 the group has changed,
     what was learned of it is dropped, and it begins anew with the outcomes since that sum was last 0 (`cautions`).
+    Residuals are beyond what is known when the outcome comes, however late that is, and beyond their own mean over some
+    256 outcomes: a group that is seldom asked leans on m_g, whose error is no change.
 
     Args:
         groups: Response groups, from the cheapest to the most expensive.
@@ -133,7 +138,7 @@ class OnlineRouter:
             expected.append(known + float(x @ group.weights(self.num_outcomes, self.memory, self.ridge)))
         ratios = [group.cost_ratio for group in self._groups.values()]
         costs = [max(0.0, value) for value in costs]
-        self._requests[request_id] = _Asked(x, tuple(before), tuple(expected), tuple(costs))
+        self._requests[request_id] = _Asked(x, tuple(before), tuple(costs))
         while len(self._requests) > _REMEMBERED:
             self._requests.popitem(last=False)
         return OnlineScores(
@@ -177,7 +182,6 @@ class OnlineRouter:
             group.learn(
                 asked.x,
                 float(reward) - asked.before[place],
-                float(reward) - asked.expected[place],
                 abs(float(reward)),
                 self.num_outcomes,
                 self.memory,
@@ -204,7 +208,9 @@ class OnlineRouter:
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` was taken.
+        """Go on where `state_dict` was taken, by the names of the response groups.
+
+        One that the state does not know begins anew; what it knows besides, added since, comes after those given here.
 
         Raises:
             IbpoError: A state of something else, or of other features.
@@ -219,7 +225,7 @@ class OnlineRouter:
             self.num_outcomes = int(state["num_outcomes"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise IbpoError(f"state: not one of OnlineRouter.state_dict: {error!r}; start anew without it") from None
-        self._groups = groups
+        self._groups = {name: groups.pop(name, group) for name, group in self._groups.items()} | groups
         self._requests.clear()
 
 
@@ -229,8 +235,6 @@ class _Asked(NamedTuple):
     x: FloatArray
     before: tuple[float, ...]
     """`[G]` m_g(x)."""
-    expected: tuple[float, ...]
-    """`[G]` with what had been learned."""
     cost: tuple[float, ...]
 
 
@@ -241,14 +245,15 @@ class _Learned:
         self.gram: FloatArray = np.zeros((num_features, num_features))  # A
         self.moment: FloatArray = np.zeros(num_features)  # b
         self.at = 0  # outcomes, of any group, when both were last changed
-        self.num, self.variance, self.largest = 0, 0.0, 0.0  # outcomes, variance of their residuals, largest reward
+        self.num, self.mean, self.variance = 0, 0.0, 0.0  # outcomes since the last change, of their residuals
+        self.largest = 0.0  # reward
         self.up, self.down, self.since_up, self.since_down = (
             0.0,
             0.0,
             0,
             0,
         )  # cumulative sums, outcomes since each was 0
-        self.recent: deque[tuple[FloatArray, float]] = deque(maxlen=_RECENT)
+        self.recent: deque[tuple[FloatArray, float, int]] = deque(maxlen=_RECENT)  # x, target, when
         self.num_changes, self.last_change = 0, 0.0
         self.paid, self.asked, self.num_costs = 0.0, 0.0, 0.0  # weighted sums of actual and expected costs, and of 1
         self._weights: FloatArray | None = None
@@ -266,26 +271,30 @@ class _Learned:
         """(A + ridge I)^-1 b, as of now; solved anew after each change, and where it has faded by a hundredth."""
         known = self._weights
         if known is None or now - self._solved_at > memory / 100:
-            kept = (1 - 1 / memory) ** (now - self.at)
-            gram = kept * self.gram
-            gram.flat[:: len(gram) + 1] += ridge
-            known = np.asarray(np.linalg.solve(gram, kept * self.moment), np.float64)
+            known = self._solve(now, memory, ridge)
             self._weights, self._solved_at = known, now
         return known
 
-    def learn(
-        self, x: FloatArray, target: float, residual: float, size: float, now: int, memory: float, ridge: float
-    ) -> None:
-        """One outcome: `target` beyond m_g(x), `residual` beyond what was expected, `size` of the reward itself."""
+    def _solve(self, now: int, memory: float, ridge: float) -> FloatArray:
+        kept = (1 - 1 / memory) ** (now - self.at)
+        gram = kept * self.gram
+        gram.flat[:: len(gram) + 1] += ridge
+        return np.asarray(np.linalg.solve(gram, kept * self.moment), np.float64)
+
+    def learn(self, x: FloatArray, target: float, size: float, now: int, memory: float, ridge: float) -> None:
+        """One outcome: `target` beyond m_g(x), `size` of the reward itself."""
+        # Beyond a fit that leans little on m_g: while the one that is used still comes away from it, nothing changes.
+        residual = target - float(x @ self._solve(now, memory, _ALARM_RIDGE * ridge)) - self.mean
         self._take(x, target, (1 - 1 / memory) ** (now - self.at))
         self.at = now
-        self.recent.append((x, target))
+        self.recent.append((x, target, now))
         self.num += 1
         self.largest = max(self.largest, size)
-        part = max(1 / self.num, 1 / 256)
+        part = max(2 / (self.num + 1), 1 / _MEAN_MEMORY)
         spread = max(math.sqrt(self.variance), _LEAST_SPREAD * self.largest)
         # Not clipped: where an answer is nearly always right, the rare wrong one is most of the variance.
-        self.variance += (residual * residual - self.variance) * part
+        self.variance = (1 - part) * (self.variance + part * residual * residual)
+        self.mean += part * residual
         if self.num <= max(_FEWEST, 4 * ridge) or spread == 0:  # before that m_g's own error is still being learned
             return
         off = min(_CLIP, max(-_CLIP, residual / spread))
@@ -293,7 +302,7 @@ class _Learned:
         self.since_up = self.since_up + 1 if self.up else 0
         self.since_down = self.since_down + 1 if self.down else 0
         if max(self.up, self.down) > _LIMIT:
-            self._begin_anew(min(_RECENT, self.since_up if self.up > self.down else self.since_down), ridge)
+            self._begin_anew(min(_RECENT, self.since_up if self.up > self.down else self.since_down), memory, ridge)
 
     def learn_cost(self, actual: float, expected: float) -> None:
         """What an answer cost."""
@@ -308,23 +317,25 @@ class _Learned:
         self.moment += target * x
         self._weights = None
 
-    def _begin_anew(self, num: int, ridge: float) -> None:
+    def _begin_anew(self, num: int, memory: float, ridge: float) -> None:
         """Drop what was learned but for the last `num` outcomes."""
         rows = list(self.recent)[-num:]
-        # Beside what the outcomes before these said, which are almost all of A and b.
+        # Beside what the outcomes before these said, which are almost all of A and b; these have faded in them, too.
         older, moment = self.gram.copy(), self.moment.copy()
-        for x, target in rows:
-            older -= np.outer(x, x)
-            moment -= target * x
+        for x, target, when in rows:
+            kept = (1 - 1 / memory) ** (self.at - when)
+            older -= kept * np.outer(x, x)
+            moment -= kept * target * x
         older.flat[:: len(older) + 1] += ridge
         weights = np.linalg.solve(older, moment)
         self.gram[:], self.moment[:] = 0.0, 0.0
-        for x, target in rows:
+        for x, target, _ in rows:
             self._take(x, target, 1.0)
         self.recent.clear()
         self.recent.extend(rows)
-        self.last_change = float(np.mean([target - x @ weights for x, target in rows]))
+        self.last_change = float(np.mean([target - x @ weights for x, target, _ in rows]))
         self.num_changes += 1
+        self.num, self.mean = 0, 0.0
         self.up = self.down = 0.0
         self.since_up = self.since_down = 0
 
@@ -333,12 +344,24 @@ class _Learned:
         return {
             "gram": self.gram.tolist(),
             "moment": self.moment.tolist(),
-            "recent": [[x.tolist(), target] for x, target in self.recent],
+            "recent": [[x.tolist(), target, when] for x, target, when in self.recent],
             **{name: getattr(self, name) for name in self._NUMBERS},
         }
 
     _NUMBERS = (
-        *("at", "num", "variance", "largest", "up", "down", "since_up", "since_down", "num_changes", "last_change"),
+        *(
+            "at",
+            "num",
+            "mean",
+            "variance",
+            "largest",
+            "up",
+            "down",
+            "since_up",
+            "since_down",
+            "num_changes",
+            "last_change",
+        ),
         *("paid", "asked", "num_costs"),
     )
 
@@ -349,7 +372,7 @@ class _Learned:
         learned.gram, learned.moment = np.array(state["gram"], float), np.array(state["moment"], float)
         if learned.gram.shape != (num_features, num_features) or learned.moment.shape != (num_features,):
             raise ValueError("arrays of another size")
-        learned.recent.extend((np.array(x, float), float(target)) for x, target in state["recent"])
+        learned.recent.extend((np.array(x, float), float(target), int(when)) for x, target, when in state["recent"])
         for name in cls._NUMBERS:
             setattr(learned, name, state[name])
         return learned

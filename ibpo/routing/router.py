@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ibpo.data import read_number
 from ibpo.errors import IbpoError
 from ibpo.routing.features import COUNTED, NUM_HASHES, FloatArray, as_text, counts, hashed
 from ibpo.routing.neighbours import mean_of_nearest
@@ -224,7 +225,10 @@ def raw_features(
     for name in number_names:
         if numbers is None or name not in numbers:
             raise IbpoError(f"this router needs the number {name!r} of every prompt; give numbers={{{name!r}: [...]}}")
-        column = np.asarray(numbers[name], float)
+        try:
+            column = np.asarray([read_number(value) for value in numbers[name]], float)
+        except (TypeError, ValueError, OverflowError):
+            column = np.full(size, np.nan)
         if column.shape != (size,) or not np.isfinite(column).all():
             raise IbpoError(f"number {name!r}: needs one finite number for each of {size} prompts")
         blocks.append(column[:, None])

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from ibpo.data import LogColumns, LogError, MissingColumns, Source, files_below, read_log, read_log_rows
+from ibpo.data.server_logs import split_ids
+from ibpo.prices import Price, Prices
 
 LOGS = Path(__file__).parent.parent / "fixtures" / "logs"
 TOKENS = {("q1", "low"): 12, ("q2", "low"): 16, ("q1", "high"): 96, ("q2", "high"): 133, ("q6", "low"): 21}
@@ -584,3 +586,276 @@ def test_a_row_for_several_groups_and_a_trace_of_requests_are_told_from_a_log(tm
                  "bailian.jsonl"):  # fmt: skip
         with pytest.raises(LogError, match=r"a trace of requests .* ibpo simulate reads it"):
             read_log(LOGS / "traces" / name)
+
+
+def batch_input(custom_id, effort, prompt, **more):
+    body = {"model": "m", "reasoning_effort": effort, "messages": [{"role": "user", "content": prompt}], **more}
+    return {"custom_id": custom_id, "method": "POST", "url": "/v1/chat/completions", "body": body}
+
+
+NUMBERED = {
+    # form: (whether requests that differ by the number s alone ask the same, what the problems are called)
+    "gsm8k-{e}-{s}": (False, "gsm8k-{s}"),
+    "{e}/gsm8k/{s}": (False, "gsm8k/{s}"),
+    "gsm8k/sample{s}/{e}": (False, "gsm8k/sample{s}"),
+    "{e}-{s}": (False, "{s}"),
+    "q{p}-{e}-{s}": (True, "q{p}"),
+    "{e}/q{p}/{s}": (True, "q{p}"),
+    "q{p}/{s}/{e}": (True, "q{p}"),
+    "gsm8k/{p}/{e}/sample/{s}": (True, "gsm8k/{p}"),
+    "{e}_q{p}_sample{s}": (True, "q{p}"),
+}
+
+
+@pytest.mark.parametrize("form", NUMBERED)
+@pytest.mark.parametrize("beside", ["input", "lengths", "folders", "shards"])
+def test_numbers_in_custom_ids_count_responses_only_where_they_ask_the_same(form, beside, tmp_path):
+    """With the batch's input in the folder, the prompts' lengths alone, a folder an effort, a folder a few ids."""
+    same, called = NUMBERED[form]
+    if beside == "lengths" and form == "q{p}/{s}/{e}":
+        called = "q{p}/{s}"  # equal lengths are no proof, and a number before the effort mostly names a problem
+    wanted, rewards = {}, []
+    for e, t in (("low", 10), ("high", 50)):
+        for p in range(4 if same else 1):
+            for s in range(5):
+                name = form.format(p=p, e=e, s=s)
+                prompt = "add " * (p if same else s) + "up"
+                folder = tmp_path / "batch" / {"folders": e, "shards": str(s)}.get(beside, "")
+                line = batch_line(name, t)
+                line["response"]["body"]["usage"]["prompt_tokens"] = len(prompt)
+                folder.mkdir(parents=True, exist_ok=True)
+                with (folder / "output.jsonl").open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+                if beside != "lengths":
+                    with (folder / "input.jsonl").open("a") as file:
+                        file.write(json.dumps(batch_input(name, e, prompt)) + "\n")
+                rewards.append({"custom_id": name, "reward": 1})
+                wanted.setdefault((called.format(p=p, s=s), e), []).append(t)
+    log = read_log(tmp_path / "batch", join=[write_rows(tmp_path / "r.jsonl", rewards)])
+    found = {}
+    for problem, group, cost in zip(log.problem, log.response_group, log.cost, strict=True):
+        found.setdefault((problem, group), []).append(cost)
+    assert found == wanted
+
+
+@pytest.mark.parametrize(
+    ("ids", "problems"),
+    [
+        (["low/q17/0", "high/q17/0", "low/q17/1"], ["q17"] * 3),
+        (["gsm8k-low-1", "gsm8k-high-1", "gsm8k-low-2"], ["gsm8k-1", "gsm8k-1", "gsm8k-2"]),
+        (["aime-2024-low-1", "aime-2024-high-1", "aime-2024-low-2"], ["aime-2024-1", "aime-2024-1", "aime-2024-2"]),
+        (["low-1", "high-1", "low-2"], ["1", "1", "2"]),
+        (["low-sample1", "high-sample1"], ["sample1"] * 2),
+        (["q1-low-0", "q1-high-1"], ["q1"] * 2),
+        (["seed3/gsm8k/17/low", "seed3/gsm8k/18/high"], ["gsm8k/17", "gsm8k/18"]),
+    ],
+)
+def test_identifiers_alone_name_a_problem_and_never_an_empty_one(ids, problems):
+    split = split_ids(ids)
+    assert split and [split(name)[0] for name in ids] == problems
+    assert split_ids(["low", "high"]) is None and split_ids(["-low", "-high"]) is None
+
+
+def several(e, t, p, n=4, **more):
+    """A request with several answers and what a server says of it."""
+    choices = [
+        {"index": i, "message": {"role": "assistant", "content": f"{p}{i}"}, "finish_reason": "stop"} for i in range(n)
+    ]
+    usage = {
+        "prompt_tokens": 8,
+        "completion_tokens": n * t,
+        "total_tokens": 8 + n * t,
+        "completion_tokens_details": {"reasoning_tokens": n * 4},
+    }
+    asked = {"model": "m", "n": n, "reasoning_effort": e, "messages": [{"role": "user", "content": f"What is {p}?"}]}
+    said = {"id": f"{p}{e}", "object": "chat.completion", "model": "m", "choices": choices, "usage": usage}
+    return {"problem_id": p, "request": asked, "response": said, **more}
+
+
+def test_a_request_with_several_answers_is_a_row_for_each_at_its_share_of_the_tokens(tmp_path):
+    rows = [several(e, t, p, reward=[1, 0, 1, 0]) for p in "ab" for e, t in (("low", 10), ("high", 51))]
+    log = read_log(write_rows(tmp_path / "a.jsonl", rows))
+    assert len(log.problem) == 16 and log.reward.tolist() == [1, 0, 1, 0] * 4
+    assert cells(log) == {(p, e): (0, t) for p in "ab" for e, t in (("low", 10), ("high", 51))}
+    assert "of requests with several answers each is a row" in " ".join(log.notes)
+    found = rows_of(tmp_path / "a.jsonl")
+    assert [row["completion"] for row in found[:4]] == ["a0", "a1", "a2", "a3"]
+    assert [row["request_id"] for row in found[:2]] == ["alow#0", "alow#1"] and found[0]["thinking_tokens"] == 4
+    # As named by the caller too, each has its own part of the response.
+    named = read_log(tmp_path / "a.jsonl", LogColumns(cost="response.usage.completion_tokens"))
+    assert named.cost.tolist() == log.cost.tolist()
+    assert [row["response"]["choices"][0]["message"]["content"] for row in found[:2]] == ["a0", "a1"]
+
+
+def test_several_answers_cost_the_money_of_their_request_together(tmp_path):
+    price = Price(input=1000, cached_input=100, cache_write=1000, output=10_000, reasoning=20_000)
+    prices = LogColumns(prices=Prices(path=tmp_path, by_model={"m": price}))
+    rows = [several(e, 10, "a", reward=[1, 1, 0, 0]) for e in ("low", "high")]
+    pairs = read_log(write_rows(tmp_path / "a.jsonl", rows), prices)
+    stored = [row["response"] | {"metadata": {"problem": "a"}, "effort": row["request"]["reasoning_effort"],
+                                 "reward": row["reward"]} for row in rows]  # fmt: skip
+    for log in (pairs, read_log(write_rows(tmp_path / "b.jsonl", stored), prices)):
+        assert log.cost.tolist() == pytest.approx([(8 * 0.001 + 24 * 0.01 + 16 * 0.02) / 4] * 8)
+
+
+def test_one_reward_for_several_answers_is_nobodys(tmp_path):
+    """Not the first one's, nor each one's: it may be of a vote. A list is, and so is a gold answer for all."""
+    rows = [several(e, 10, p, reward=1) for p in "ab" for e in ("low", "high")]
+    with pytest.raises(MissingColumns, match="no column for the reward") as error:
+        read_log(write_rows(tmp_path / "a.jsonl", rows))
+    assert any("reward left out where it is one for several answers" in note for note in error.value.notes)
+    table = [{"request_id": f"{p}{e}#{i}", "reward": i % 2} for p in "ab" for e in ("low", "high") for i in range(4)]
+    assert read_log(tmp_path / "a.jsonl", join=[write_rows(tmp_path / "r.jsonl", table)]).reward.sum() == 8
+    rows = [several(e, 10, p, gold="a1") for p in "ab" for e in ("low", "high")]
+    log = read_log(
+        write_rows(tmp_path / "b.jsonl", rows),
+        judge=lambda rows: [float(row["completion"] == row["gold"]) for row in rows],
+    )
+    assert log.reward.tolist() == [0, 1, 0, 0] * 2 + [0] * 8
+
+
+def test_metadata_of_several_answers_holds_no_reward_of_one(tmp_path):
+    rows = [several(e, 10, p)["response"] | {"metadata": {"problem": p, "effort": e, "reward": "1"}}
+            for p in "ab" for e in ("low", "high")]  # fmt: skip
+    with pytest.raises(MissingColumns, match="no column for the reward"):
+        read_log(write_rows(tmp_path / "a.jsonl", rows))
+
+
+def test_a_batch_with_several_answers_a_request(tmp_path):
+    for e, t in (("low", 10), ("high", 50)):
+        for p in ("q1", "q2"):
+            row = several(e, t, p)
+            line = {"id": "b", "custom_id": f"{p}-{e}", "error": None,
+                    "response": {"status_code": 200, "body": row["response"]}}  # fmt: skip
+            with (tmp_path / "output.jsonl").open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            with (tmp_path / "input.jsonl").open("a") as file:
+                file.write(json.dumps({"custom_id": f"{p}-{e}", "url": "/v1", "body": row["request"]}) + "\n")
+    names = [f"{p}-{e}" for p in ("q1", "q2") for e in ("low", "high")]
+    one = write_rows(tmp_path / "one" / "r.jsonl", [{"custom_id": name, "reward": 1} for name in names])
+    with pytest.raises(LogError, match="no row has the custom_id of a row"):
+        read_log(tmp_path / "output.jsonl", join=[one])
+    each = [{"custom_id": f"{name}#{i}", "reward": int(i == 2)} for name in names for i in range(4)]
+    log = read_log(tmp_path / "output.jsonl", join=[write_rows(tmp_path / "each" / "r.jsonl", each)])
+    assert len(log.problem) == 16 and log.reward.sum() == 4 and set(log.cost.tolist()) == {10, 50}
+    assert set(log.problem) == {"q1", "q2"}
+
+
+def test_answers_that_are_counted_one_by_one_cost_what_they_took(tmp_path):
+    """Gemini counts each candidate; the thoughts before them are shared."""
+    parts = [{"content": {"parts": [{"text": text}]}, "tokenCount": n, "finishReason": "STOP"}
+             for text, n in (("4", 3), ("It is 4", 7))]  # fmt: skip
+    usage = {"promptTokenCount": 6, "candidatesTokenCount": 10, "thoughtsTokenCount": 20, "totalTokenCount": 36}
+    rows = [{"problem_id": p, "effort": e, "correct": [1, 0], "response": {"candidates": parts, "usageMetadata": usage}}
+            for p in "ab" for e in ("low", "high")]  # fmt: skip
+    log = read_log(write_rows(tmp_path / "a.jsonl", rows))
+    assert log.cost.tolist() == [13, 17] * 4 and log.reward.tolist() == [1, 0] * 4
+    assert [row["uncached_input_tokens"] for row in rows_of(tmp_path / "a.jsonl")[:2]] == [3, 3]
+
+
+@pytest.mark.parametrize("tool", ["litellm", "helicone", "langfuse", "otel"])
+def test_several_answers_in_the_logs_of_gateways_and_tracers(tool, tmp_path):
+    said = several("low", 10, "a")["response"]
+    texts = [choice["message"] for choice in said["choices"]]
+    row = {
+        "litellm": {"request_id": "r", "spend": 0.4, "startTime": "t", "completion_tokens": 40, "prompt_tokens": 8,
+                    "model": "m", "response": said,
+                    "metadata": json.dumps({"spend_logs_metadata": {"problem_id": "a", "reasoning_effort": "low"}})},
+        "helicone": {"request_id": "r", "completion_tokens": 40, "response_status": 200, "cost_usd": 0.4, "model": "m",
+                     "request_properties": {"Problem_Id": "a", "Effort": "low"}, "response_body": json.dumps(said)},
+        "langfuse": {"id": "r", "traceId": "t", "type": "GENERATION", "usageDetails": {"input": 8, "output": 40},
+                     "totalCost": 0.4, "modelParameters": {"reasoning_effort": "low", "n": 4}, "output": texts,
+                     "metadata": {"problem_id": "a"}},
+        "otel": {"context": {"trace_id": "t", "span_id": "s"},
+                 "attributes": {"gen_ai.operation.name": "chat", "gen_ai.usage.output_tokens": 40,
+                                "gen_ai.response.id": "r", "gen_ai.response.finish_reasons": ["stop"] * 4,
+                                "gen_ai.output.messages": [{"role": "assistant", "parts": [
+                                    {"type": "text", "content": text["content"]}]} for text in texts],
+                                "my.problem_id": "a", "my.effort": "low"}},
+    }[tool]  # fmt: skip
+    found = rows_of(write_rows(tmp_path / "a.jsonl", [row]))
+    assert [row["completion"] for row in found] == ["a0", "a1", "a2", "a3"]
+    assert [row["tokens"] for row in found] == [10] * 4
+    assert [row["request_id"] for row in found] == ["r#0", "r#1", "r#2", "r#3"]
+    if tool == "langfuse":
+        assert [row["usageDetails"] for row in found] == [{"input": 2, "output": 10}] * 4
+    assert all(row.get("cost_usd", row.get("spend", 0.1)) == pytest.approx(0.1) for row in found)
+
+
+def promptfoo_row(test, prompt, provider, variables, tokens, label="{{question}}"):
+    return {"testIdx": test, "promptIdx": prompt, "provider": {"id": provider, "label": ""}, "score": 1,
+            "prompt": {"raw": "Q", "label": label}, "vars": {**variables, "_conversation": [test]},
+            "testCase": {"vars": variables}, "success": True, "failureReason": 0,
+            "response": {"output": "4", "tokenUsage": {"completion": tokens, "prompt": 9}}}  # fmt: skip
+
+
+def test_promptfoos_repetitions_are_responses_to_one_problem(tmp_path):
+    """`--repeat 3`: each repetition has a number of its own under `testIdx`."""
+    rows = [
+        promptfoo_row(3 * test + repeat, n, provider, {"question": f"What is {test}?"}, tokens)
+        for test in range(2)
+        for repeat in range(3)
+        for n, (provider, tokens) in enumerate((("small", 10), ("large", 100)))
+    ]
+    log = read_log(write_rows(tmp_path / "a.jsonl", rows))
+    assert set(log.problem) == {"What is 0?", "What is 1?"} and set(log.response_group) == {"small", "large"}
+    assert len(log.problem) == 12
+    rows = [promptfoo_row(n, 0, "small", {"a": n % 2, "b": "x"}, 10) for n in range(4)]
+    assert len(set(read_log(write_rows(tmp_path / "b.jsonl", rows)).problem)) == 2
+    rows = [promptfoo_row(n, 0, "small", {}, 10) for n in range(4)]
+    assert len(set(read_log(write_rows(tmp_path / "c.jsonl", rows), LogColumns()).problem)) == 4
+
+
+@pytest.mark.parametrize("labels", [("at once", "step by step"), ("x" * 80, "y" * 80), ("alike", "alike")])
+def test_promptfoos_prompts_of_one_provider_are_configurations(labels, tmp_path):
+    rows = [
+        promptfoo_row(test, n, "m", {"question": str(test)}, tokens, label)
+        for test in range(2)
+        for n, (label, tokens) in enumerate(zip(labels, (10, 100), strict=True))
+    ]
+    log = read_log(write_rows(tmp_path / "a.jsonl", rows))
+    names = ("m, at once", "m, step by step") if labels[0] == "at once" else ("m, prompt 0", "m, prompt 1")
+    assert cells(log) == {(p, name): (1, c) for p in "01" for name, c in zip(names, (10, 100), strict=True)}
+    assert "m got 2 prompts: with each it is a configuration" in log.notes
+
+
+def test_a_retried_inspect_task_counts_its_samples_once(tmp_path):
+    """The interrupted log and its retry hold what was finished under the same uuid; without uuids all count."""
+    whole = read_log(LOGS / "inspect" / "numeric")
+    num_again = 0
+    for file in (LOGS / "inspect" / "numeric").iterdir():
+        log = json.loads(file.read_text())
+        effort = log["plan"]["config"]["reasoning_effort"]
+        (tmp_path / f"2026-11-28T12_{effort}.json").write_text(json.dumps(log))
+        done = [sample for sample in log["samples"] if sample["id"] in ("q1", "q2", "q3")]
+        num_again += sum(not sample.get("error") for sample in done)
+        (tmp_path / f"2026-11-28T10_{effort}.json").write_text(json.dumps(log | {"status": "error", "samples": done}))
+    log = read_log(tmp_path)
+    assert sorted(zip(log.problem, log.response_group, log.reward, log.cost, strict=True)) == sorted(
+        zip(whole.problem, whole.response_group, whole.reward, whole.cost, strict=True)
+    )
+    assert any(note.startswith(f"{num_again} left out: samples that an earlier log holds too") for note in log.notes)
+    for name in ("a.json", "b.json"):
+        (tmp_path / "old" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "old" / name).write_text(json.dumps(inspect_log("low", float) | {"status": name}))
+    assert len(read_log(tmp_path / "old").problem) == 12
+
+
+def test_helms_originals_keep_their_statistics_beside_perturbed_instances(tmp_path):
+    states, stats = [], []
+    for p in range(3):
+        for change in (None, {"name": "typos", "robustness": True, "computed_on": "perturbed"}):
+            right, tokens = (0, 5) if change else (1, 90)
+            instance = {"id": f"id{p}", "input": {"text": "x"}, **({"perturbation": change} if change else {})}
+            about = {"instance_id": f"id{p}", "train_trial_index": 0, **({"perturbation": change} if change else {})}
+            states.append({"instance": instance, "train_trial_index": 0,
+                           "result": {"success": True, "completions": [{"text": "4", "tokens": []}]}})  # fmt: skip
+            for name, mean in (("exact_match", right), ("num_completion_tokens", tokens)):  # an entry a metric
+                stats.append({**about, "stats": [{"name": {"name": name}, "mean": mean}]})
+    (tmp_path / "scenario_state.json").write_text(
+        json.dumps({"adapter_spec": {"model": "m"}, "request_states": states})
+    )
+    (tmp_path / "per_instance_stats.json").write_text(json.dumps(stats))
+    log = read_log(tmp_path)
+    assert cells(log) == {(f"id{p}", "m"): (1, 90) for p in range(3)} and len(log.problem) == 3
+    assert "3 left out: requests of perturbed instances, which are no other problems" in log.notes

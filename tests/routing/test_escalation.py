@@ -1,5 +1,6 @@
 """After the cheap answer: what it shows, what is bought after it, and when that pays."""
 
+import csv
 import json
 import math
 
@@ -49,12 +50,34 @@ def read(tmp_path, rows, **kwargs):
 
 def test_what_an_answer_shows():
     assert read_shown(tokens=9) == {"tokens": math.log(10)}
-    for text, refused in (("I'm sorry, but no.", 1), ("I cannot help.", 1), ("  ", 1), ("I can: 7", 0), ("7", 0)):
+    for text, refused in (
+        ("I'm sorry, but no.", 1),
+        ("I cannot help.", 1),
+        ("  ", 1),
+        ("I\u2019m sorry", 1),
+        ("I can\u2019t", 1),
+        ("I can: 7", 0),
+        ("7", 0),
+    ):
         assert read_shown(texts=[text])["refused"] == refused
     assert read_shown(texts=["It is 1/2", "Thus 0.5"], answers=["1/2", "0.5"])["agree"] == 1
     assert read_shown(texts=["It is 7", "Thus $8"])["agree"] == 0
     assert read_shown(answers=[None, None])["agree"] == 0
     assert read_shown(logprob=float("nan"), failed=True) == {"failed": 1.0}
+
+
+def test_a_csv_shows_what_json_lines_show(tmp_path):
+    """Its cells are texts: lengths, log-probabilities and checks were not seen."""
+    rows = [{**row, "logprob": -0.5, "check_failed": i % 3 == 0} for i, row in enumerate(rows_of(20))]
+    path = tmp_path / "log.csv"
+    with path.open("w", newline="") as file:
+        out = csv.DictWriter(file, list(rows[0]))
+        out.writeheader()
+        out.writerows(rows)
+    first = read_first_answers(path, read_routed_log(path, columns=LogColumns()), num_answers=1)
+    found = read(tmp_path, rows, num_answers=1)[1]
+    assert first.shown == found.shown and set(first.shown) >= {"tokens", "logprob", "failed"}
+    assert all(first.table.numbers[name] == found.table.numbers[name] for name in first.shown)
 
 
 @pytest.mark.parametrize("num_answers", [1, 2])

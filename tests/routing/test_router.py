@@ -383,6 +383,7 @@ FIT = ["route", "fit"]
     "rows, arguments, message",
     [
         (log_rows(5), [], "5 problems in 5 folds: a router needs at least 2 folds and 10 problems"),
+        (log_rows(12), ["--folds", "50"], "12 problems in 50 folds: a router needs"),
         (log_rows(20)[4:8], [], "has one response group, long"),
         (log_rows(12), ["--columns", "prompt=text"], "no column 'text'; name one of 'id', 'prompt'"),
         ([{**row, "prompt": ""} for row in log_rows(12)], ["--columns", "prompt=prompt"], "column 'prompt': no prompt"),
@@ -402,6 +403,25 @@ def test_bad_input_is_one_line(tmp_path, rows, arguments, message):
     assert message in result.output
     assert result.output.count("\n") == 1
     assert not Path(tmp_path / "r.json").exists()
+
+
+def test_blanks_around_identifiers_are_nothing(tmp_path):
+    """`ibpo allocate` reads such a log; the prompts of its problems were not found."""
+    rows = [{**row, "id": f"{row['id']} ", "group": f" {row['group']}"} for row in log_rows(40)]
+    result = run(*FIT, write(tmp_path / "log.jsonl", rows), "--out", tmp_path / "r.json", "--draws", "10")
+    assert result.exit_code == 0, result.output
+
+
+def test_numbers_of_prompts_may_be_texts_and_stand_in_tables(tmp_path):
+    rows = [{**row, "meta": {"level": f"{i % 5}"}} for i, row in enumerate(log_rows(40))]
+    log, out = write(tmp_path / "log.jsonl", rows), tmp_path / "r.json"
+    result = run(*FIT, log, "--out", out, "--draws", "10", "--number", "meta.level")
+    assert result.exit_code == 0, result.output
+    for level, code in (("3", 0), ("hard", 2), (10**400, 2)):
+        prompts = write(tmp_path / "prompts.jsonl", [{"prompt": "what is 1 + 2?", "meta": {"level": level}}])
+        scored = run("route", "score", out, prompts, "--out", tmp_path / "scores.jsonl")
+        assert scored.exit_code == code, scored.output
+        assert code == 0 or "number 'meta.level': needs one finite number" in scored.output
 
 
 def test_a_response_group_that_is_free_is_predicted_to_be_free(tmp_path):

@@ -170,6 +170,28 @@ def test_a_group_that_a_given_room_cannot_hold_is_not_bought_and_is_said():
     assert spend(ServingPolicy.from_dict({"budget": {"dollars": 1.0}}), gain, cost)[2].cautions() == []
 
 
+def test_what_the_caller_has_learned_is_not_corrected_once_more():
+    """A gateway learns lengths from as many answers as the controller: for a while both had corrected the guess."""
+    controller = Controller(ServingPolicy(budgets=(BudgetPolicy(name="tokens", mean=math.inf),)))
+
+    def ask(number, expected):
+        row = Candidate(response_group="a", gain=1.0, cost={"tokens": expected})
+        return controller.decide([row], request_id=str(number), now=0.0)
+
+    for number in range(40):
+        ask(number, 512.0)
+        if number >= 4:  # some are in flight all the time
+            controller.settle(str(number - 4), {"tokens": 5000.0})
+    assert ask(40, 512.0).estimate[0] == pytest.approx(5000.0, rel=0.05)
+    controller.expect_change("a")
+    assert ask(41, 5000.0).estimate[0] == 5000.0
+    for number in range(36, 42):
+        controller.settle(str(number), {"tokens": 5000.0})
+    assert ask(42, 5000.0).estimate[0] == 5000.0
+    total = controller.store.buckets(TOTAL)[0]
+    assert total.waiting == pytest.approx(0.0, abs=1e-6) and total.estimated == pytest.approx(5000.0)
+
+
 def test_wrong_estimates_are_corrected_by_what_responses_cost():
     rng = np.random.default_rng(4)
     controller = Controller(ServingPolicy.from_dict({"budget": TOKENS}))

@@ -2,7 +2,10 @@
 
 import json
 
-from ibpo.serving.controller import ServingPolicy
+import numpy as np
+import pytest
+
+from ibpo.serving.controller import Candidate, Controller, ServingPolicy
 from ibpo.serving.gateway.async_controller import AsyncController
 from ibpo.serving.gateway.gains import Gains
 from ibpo.serving.gateway.learning import Learner
@@ -42,6 +45,26 @@ def test_the_gateway_learns_which_group_is_worth_more(world):
     assert world.snapshot(gateway)["cautions"] == []
 
 
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.3])
+def test_learning_keeps_a_group_that_gains_what_the_settings_say(share):
+    """Outcomes have a level, gains have none: what standard answers were worth was held against the rarer group."""
+    settings = build_settings(
+        {"model": [{**MODEL, "response_group": [{**GROUPS[0]}, {**GROUPS[1], "gain": 0.15}]}]}, ""
+    )
+    one, model, rng = Learner(settings), settings.model[0], np.random.default_rng(0)
+    budget = {"extended": {"mean": share, "response_group": "extended"}}
+    controller, bought = Controller(ServingPolicy.from_dict({"budget": budget})), []
+    for i in range(1500):
+        gains = one.correct(str(i), model, Gains(by_group={"standard": 0.0, "extended": 0.15}, source="default"))
+        rows = [Candidate(response_group=name, gain=gain) for name, gain in gains.by_group.items()]
+        group = controller.decide(rows, request_id=str(i), now=0.0).response_group
+        controller.settle(str(i))
+        one.decided(str(i), model, "", group)
+        one.outcome(str(i), "", float(rng.random() < (0.95 if group == "extended" else 0.8)))
+        bought.append(group == "extended")
+    assert np.mean(bought[-500:]) == pytest.approx(share, abs=0.03)
+
+
 def test_an_outcome_is_a_tenants_own_and_well_formed(world):
     upstream = world.upstream()
     _, url, _ = world.gateway(upstream.url, plan=SHARE, model=MODEL, keys=HASHED)
@@ -71,13 +94,14 @@ def learner():
 def test_what_was_learned_survives_a_restart_with_the_accounts(world, tmp_path):
     before, settings = learner(), build_settings({"model": [MODEL]}, "test")
     model, gains = settings.model[0], Gains(by_group={"standard": 0.0, "extended": 0.2}, source="default")
-    for i in range(40):
+    for i in range(200):
         before.correct(str(i), model, gains)
-        before.decided(str(i), model, "", "extended")
+        before.decided(str(i), model, "", "extended" if i % 2 else "standard")
         before.ended(str(i), 500.0)
-        assert before.outcome(str(i), "", 0.9)
+        assert before.outcome(str(i), "", 0.9 if i % 2 else 0.3)
     learned = before.correct("x", model, gains)
-    assert learned.by_group["extended"] > 0.5 and learned.tokens["extended"] > 300  # settings say 50
+    assert learned.by_group["extended"] == pytest.approx(0.6, abs=0.1)
+    assert learned.tokens == {}  # which nothing predicts: they are learned as without outcomes
 
     async def run(one):
         state = str(tmp_path / "budget.sqlite")
@@ -89,4 +113,9 @@ def test_what_was_learned_survives_a_restart_with_the_accounts(world, tmp_path):
     after = learner()
     world.run(run(after))
     assert after.state_dict() == before.state_dict()
+    # The same groups in another order: their gains are of other requests' features.
+    turned = build_settings({"model": [{**MODEL, "response_group": MODEL["response_group"][::-1]}]}, "test")
+    one = Learner(turned)
+    one.load_state(json.loads(json.dumps(before.state_dict())))
+    assert one.state_dict() == Learner(turned).state_dict()
     assert after.correct("x", model, Gains(by_group=gains.by_group, source="caller")).by_group == gains.by_group

@@ -109,3 +109,40 @@ def test_logs_that_say_nothing_are_refused(tmp_path):
     write({**request, "body": {"prompt": "q"}, "price": {"extended": None, "tokens": 0.001}}, outcome)
     found = judge_served(router, read_served(path))
     assert found["agreement"] == 1.0 and found["tokens"] == 9.0 and found["explored"] == 0.0
+    write({**request, "body": {"prompt": "q"}, "price": {"money": 20.0}}, outcome)
+    with pytest.raises(IbpoError, match="priced by the budget 'money', of the log does not say what, and the router"):
+        judge_served(router, read_served(path))
+
+
+def test_prices_are_of_what_their_budget_counts(tmp_path):
+    """A share may be called as one likes: its price was multiplied by tokens."""
+    path, router = tmp_path / "gateway.jsonl", router_of(tmp_path)
+    found = []
+    for name in ("extended", "thinking"):
+        rows = [{"event": "listening", "budgets": {name: "extended"}}]
+        for i in range(20):
+            body = {"messages": [{"role": "user", "content": " ".join(["word"] * (30 if i % 2 else 3))}]}
+            row = {"event": "request", "request_id": f"{i}", "outcome": "answered", "tokens": 9, "body": body}
+            rows.append({**row, "response_group": "extended" if i % 2 else "standard", "price": {name: 0.2}})
+            rows.append({"event": "outcome", "request_id": f"{i}", "reward": 1.0})
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        found.append(judge_served(router, read_served(path))["agreement"])
+    assert found == [1.0, 1.0]
+
+
+def test_requests_with_several_prompts_or_tokens_are_left_out(tmp_path):
+    """One of them was the end of the whole judgement."""
+    path, rows = tmp_path / "gateway.jsonl", []
+    bodies = [
+        {"prompt": ["q"]},
+        {"prompt": "q"},
+        {"prompt": ["a", "b"]},
+        {"prompt": [1, 2]},
+        {"prompt": "q", "best_of": 4},
+    ]
+    for i, body in enumerate(bodies):
+        row = {"event": "request", "request_id": f"{i}", "outcome": "answered", "response_group": "standard"}
+        rows += [{**row, "tokens": 9, "body": body}, {"event": "outcome", "request_id": f"{i}", "reward": 1.0}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert read_served(path).prompts == ["q", "q"]
+    judge_served(router_of(tmp_path), read_served(path))

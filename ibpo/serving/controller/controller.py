@@ -590,12 +590,22 @@ class Controller:
                 self._pricing.learn(reservation, costs)
             if self._correction.num_believed != self._num_believed:
                 self._num_believed = self._correction.num_believed
-                self.expect_change()
+                self._pricing.expect_change()
         return True
 
-    def expect_change(self) -> None:
-        """Expected costs change because the caller has learned something: that is no drift of the traffic."""
+    def expect_change(self, response_group: str | None = None) -> None:
+        """Expected costs change because the caller has learned something: that is no drift of the traffic.
+
+        Args:
+            response_group: Whose costs the caller expects otherwise from now on: how far its earlier expectations were
+                from what came says nothing of the new ones.
+        """
         self._pricing.expect_change()
+        if response_group is not None:
+            with self.store.transaction():
+                for ended in self._correction.begin_anew(response_group):
+                    self._admission.release(ended)
+            self._num_believed = self._correction.num_believed
 
     def lease(self, holder: str) -> Leaseholder:
         """Spend no more of the accounts here than a lease of shared ones allows: see `ibpo.serving.controller.leases`.

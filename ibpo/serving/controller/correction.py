@@ -100,6 +100,21 @@ class Correction:
         """Whether this one has begun, and not ended as far as is known here."""
         return request_id in self._open
 
+    def begin_anew(self, response_group: str) -> list[Ended]:
+        """Forget what has been learned of a response group, and follow none of its responses in flight.
+
+        Returns:
+            Those that had ended and waited for others.
+        """
+        group = self._groups.pop(response_group, None)
+        self.ratios.pop(response_group, None)
+        if group is None:
+            return []
+        self.num_believed -= group.sums[0][5] >= _FEWEST
+        names = [name for name, _ in group.begun]
+        self._open.difference_update(names)
+        return [ended for name in names if (ended := self._ended.pop(name, None)) is not None and not ended.cancelled]
+
     def forget(self) -> None:
         """Follow none of those that have begun; what has been learned stays."""
         for group in self._groups.values():

@@ -206,9 +206,9 @@ class AsyncController:
         known = {name: cost for name, cost in (actual or {}).items() if name in self._names}
         self._end(reservation, lambda: self._controller.cancel(reservation.request_id, known))
 
-    def expect_change(self) -> None:
-        """What is expected of answers changes because it has been learned: see `Controller.expect_change`."""
-        self._submit(lambda: self._controller.expect_change(), 1)
+    def expect_change(self, response_group: str) -> None:
+        """What is expected of its answers changes because it has been learned: see `Controller.expect_change`."""
+        self._submit(lambda: self._controller.expect_change(response_group), 1)
 
     async def snapshot(self) -> dict[str, Any]:
         """Budgets, prices, tenants and alarms as they are now, for the page and the metrics."""

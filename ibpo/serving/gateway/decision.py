@@ -274,7 +274,7 @@ class Decider:
         believed = self.expected_lengths.num_believed
         self.expected_lengths.end(record.request_id, each if is_whole else None)
         if self.expected_lengths.num_believed != believed:
-            self.controller.expect_change()
+            self.controller.expect_change(decision.group.name)
         if self.learner is not None and record.outcome == "answered" and record.tokens is not None:
             self.learner.ended(record.request_id, record.tokens / decision.request.num_answers)
         self.metrics.count(record)
@@ -293,9 +293,9 @@ class Decider:
     ) -> Candidate:
         """`make_candidate`, with what has been learned of lengths, money, and the conversation, where they matter."""
         guess = expected_tokens(request, group, gains) / request.num_answers
-        length = Length(guess, guess)
-        if group.name not in gains.tokens:  # else a router knows more
-            length = self.expected_lengths.expect(f"{model.name}/{group.name}", size, guess)
+        length = self.expected_lengths.expect(f"{model.name}/{group.name}", size, guess)
+        if group.name in gains.tokens:  # a router knows the mean better, and not how far an answer may be from it
+            length = Length(guess, guess * length.most / length.mean if length.mean else guess)
         candidate = make_candidate(request, group, gains, self.controller.policy.budgets, length)
         if bill is None or self.biller is None:
             return candidate

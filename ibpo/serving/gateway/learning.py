@@ -29,6 +29,9 @@ class Learner:
 
     The features of a request are what is predicted of it without learning: 1, the gains, and the logarithms of the
     lengths. So a prediction that is always wrong by a constant or a factor is put right after some tens of outcomes.
+    Gains are differences, outcomes are not: of each outcome the level is taken, the fading mean over all response
+    groups of what it is beyond the gain that was predicted. Else what is learned of the standard group alone, which is
+    asked most, would be counted against the others.
 
     Args:
         settings: Whose models with `learn` are learned of.
@@ -40,7 +43,10 @@ class Learner:
             for model in settings.model
             if model.learn
         }
-        self._open: OrderedDict[str, tuple[str, str, str]] = OrderedDict()  # id -> model, tenant, response group
+        # id -> model, tenant, response group, predicted gain
+        self._open: OrderedDict[str, tuple[str, str, str, float]] = OrderedDict()
+        self._predicted: dict[str, dict[str, float]] = {}  # id -> gains of a request that is being decided
+        self._levels: dict[str, tuple[float, float]] = {}  # model -> weight, weighted sum
 
     def correct(self, request_id: str, model: ModelSettings, gains: Gains) -> Gains:
         """The gains with what has been learned; unchanged where the model does not learn, or the caller said them."""
@@ -55,16 +61,16 @@ class Learner:
         ]
         features = [1.0, *gain[1:], *(math.log1p(length) / 10 for length in tokens)]
         found = router.predict(request_id, features, reward=gain, cost=tokens)
-        return replace(
-            gains,
-            by_group=dict(zip(names, found.gain, strict=True)),
-            tokens=dict(zip(names, found.cost, strict=True)),
-        )
+        self._predicted = {request_id: dict(zip(names, gain, strict=True))}
+        # Where nothing predicts lengths, `ibpo.serving.lengths` knows them better, and how much they vary.
+        lengths = {name: cost for name, cost in zip(names, found.cost, strict=True) if name in gains.tokens}
+        return replace(gains, by_group=dict(zip(names, found.gain, strict=True)), tokens=lengths)
 
     def decided(self, request_id: str, model: ModelSettings, tenant: str, response_group: str) -> None:
         """What a request got; only then may its outcome come."""
         if model.name in self._routers:
-            self._open[request_id] = (model.name, tenant, response_group)
+            gain = self._predicted.get(request_id, {}).get(response_group, 0.0)
+            self._open[request_id] = (model.name, tenant, response_group, gain)
             if len(self._open) > _REMEMBERED:
                 self._open.popitem(last=False)
 
@@ -84,7 +90,11 @@ class Learner:
         if found is None or found[1] != tenant:
             return False
         del self._open[request_id]
-        return self._routers[found[0]].learn(request_id, found[2], reward=reward)
+        model, _, group, gain = found
+        router, (weight, total) = self._routers[model], self._levels.get(model, (0.0, 0.0))
+        kept = 1 - 1 / router.memory
+        self._levels[model] = weight, total = kept * weight + 1, kept * total + reward - gain
+        return router.learn(request_id, group, reward=reward - total / weight)
 
     def cautions(self) -> list[str]:
         """Response groups that have changed suddenly."""
@@ -92,14 +102,22 @@ class Learner:
 
     def state_dict(self) -> dict[str, Any]:
         """What has been learned, for JSON."""
-        return {name: router.state_dict() for name, router in self._routers.items()}
+        return {
+            name: {**router.state_dict(), "level": self._levels.get(name, (0.0, 0.0))}
+            for name, router in self._routers.items()
+        }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` was taken; models and response groups that are new since then begin anew."""
+        """Go on where `state_dict` was taken.
+
+        A model that is new, or whose response groups are others or in another order, begins anew: the features of its
+        requests were others.
+        """
         for name, router in self._routers.items():
             saved = state.get(name)
-            if saved is not None and set(saved.get("groups", ())) == set(router.groups):
+            if saved is not None and tuple(saved.get("groups", ())) == router.groups and "level" in saved:
                 router.load_state(saved)
+                self._levels[name] = saved["level"][0], saved["level"][1]
 
 
 def read_outcome(data: bytes) -> tuple[str, float]:

@@ -16,7 +16,6 @@ from typing import Any, Literal, NoReturn
 from ibpo.errors import IbpoError
 from ibpo.serving.gateway.settings import (
     CAPS,
-    COUNTS,
     TABLES,
     GroupSettings,
     LimitSettings,
@@ -24,6 +23,7 @@ from ibpo.serving.gateway.settings import (
     check_options,
     plain_name,
 )
+from ibpo.usage import COUNTS
 
 Api = Literal["chat", "completions", "responses", "messages"]
 PATHS: dict[str, Api] = {

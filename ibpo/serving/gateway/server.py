@@ -48,6 +48,10 @@ from ibpo.serving.lengths import Lengths
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 MAX_HOSTS = 64
+FAILED_CAUTION = (
+    "the router decides by whether a check of the first answer failed, and the gateway checks one thing: whether it is "
+    "the JSON that was asked for. Every other answer counts as passed; fit the router without `failed` otherwise"
+)
 MAX_REFUSALS = 600
 """Lines of the log a minute about requests that were refused."""
 
@@ -405,10 +409,17 @@ async def running(service: Service, log: RequestLog) -> AsyncIterator[tuple[Gate
             try:
                 port = runner.addresses[0][1]
                 async with _answering_envoy(service, gateway) as gateway.ext_proc:
-                    for caution in find_cautions(settings, service.policy):
+                    shown = getattr(service.router, "first", {}).get("shown", ())
+                    for caution in [
+                        *find_cautions(settings, service.policy),
+                        *([FAILED_CAUTION] if "failed" in shown else []),
+                    ]:
                         log.write("caution", message=caution)
                     doors = {"host": service.host, "port": port, "ext_proc": gateway.ext_proc or None}
-                    log.write("listening", **doors, upstream=settings.upstream.url, pid=os.getpid())
+                    # What the prices in the lines of requests are of.
+                    budgets = {budget.name: budget.response_group or budget.name for budget in service.policy.budgets}
+                    more = {"upstream": settings.upstream.url, "budgets": budgets, "pid": os.getpid()}
+                    log.write("listening", **doors, **more)
                     yield gateway, port
             finally:
                 await _drain(gateway, site, limits.drain_seconds, log)

@@ -32,6 +32,7 @@ from ibpo.errors import IbpoError
 from ibpo.prices import Price, TokenUse, make_price
 from ibpo.responses import find_switch, say_options
 from ibpo.serving.controller import BudgetPolicy, ServingPolicy
+from ibpo.usage import COUNTS
 
 DEFAULT_TOKENS = 512.0
 """Expected of a response group without `tokens` and without a cap; corrected by what responses cost."""
@@ -40,8 +41,6 @@ CAPS = (
     *("max_new_tokens", "max_tokens_to_sample", "max_gen_len", "max_length"),
 )
 """Names under which servers take the cap on an answer (llama.cpp prefers `n_predict` to all others)."""
-COUNTS = ("n", "best_of", "n_cmpl", "num_return_sequences", "candidate_count")
-"""Names of the number of answers to one prompt."""
 TABLES = frozenset(
     [
         *("messages", "input", "prompt", "prompt_embeds", "system", "instructions", "documents", "prediction"),

@@ -164,7 +164,7 @@ def simulate(requests: Requests, policy: ServingPolicy) -> Simulation:
             believed = lengths.num_believed
             lengths.end(str(number), tokens)
             if lengths.num_believed != believed:
-                controller.expect_change()
+                controller.expect_change(made.response_group)
         if requests.failed[number]:
             controller.cancel(str(number))
             note([budget.mean for budget in policy.budgets])
