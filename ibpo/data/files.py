@@ -63,7 +63,7 @@ class Source:
     """Then: the column with the completion's tokens; "": found."""
     notes: list[str] = field(default_factory=list[str])
     custom_ids: list[str] = field(default_factory=list[str])
-    """Of a batch: the identifiers of all requests that were answered."""
+    """Of a batch: the identifiers of all requests that were answered; of Inspect: the uuids of its samples."""
     left_out: Counter[str] = field(default_factory=Counter[str])
     """Why rows were left out -> how many."""
 
