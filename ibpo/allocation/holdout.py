@@ -111,7 +111,7 @@ class HoldoutRow:
     Attributes:
         budget: Mean cost allowed per problem, kept on the deciding half; NaN for a rule of its own.
         spent: Mean cost on the other half.
-        reward: Mean reward on the other half, e.g. accuracy.
+        reward: Mean reward on the other half, e.g. accuracy; extrapolated, it may lie outside the log's rewards.
         reward_stderr: Its standard error, clustered by problem.
         random_mix: Reward of the best random mixture of constant policies ("always response group g") at the same cost
             `spent`, on the same half: their upper concave envelope. The mixture is picked there, with hindsight.
@@ -187,7 +187,9 @@ def holdout_value(
         f(2m) = f(m) + (f(m) - f(m/2)) / 2 = 1.5 f(m) - 0.5 f(m/2),
 
     problem by problem, so the standard errors are those of the extrapolated statistic (Richardson 1911). That is for
-    rewards and gains; what is spent is reported as the halves spend it.
+    rewards and gains; what is spent is reported as the halves spend it. An extrapolated mean may lie outside the log's
+    rewards, above 1 where nearly every answer is right: it errs as much to either side as any other, so decisions and
+    intervals take it as it is, and only where it is shown it is clipped (`ibpo.evaluation.log_allocation.as_shown`).
 
     Args:
         reward: `[R]` reward of each response.

@@ -205,6 +205,8 @@ def _print_table(
 def _row(part: LogPart, answer: Answer) -> list[str]:
     import numpy as np
 
+    from ibpo.evaluation import as_shown
+
     allowed = ", ".join(cost_text(float(x.at_most)) if x.at_most is not None else "" for x in answer.limits)
     held = answer.held_out
     if answer.allocation is None:
@@ -214,6 +216,7 @@ def _row(part: LogPart, answer: Answer) -> list[str]:
         spent = float(np.take_along_axis(part.expected_cost, answer.pick[:, None], 1).mean())
         expected = answer.allocation.objective / len(part.problems)
         return [answer.question.label, allowed, cost_text(spent), f"{expected:.3f}", mixture, ""]
+    held = as_shown(part, held)
     # Of the problems that the choice was valued on, as the choice is.
     mixture = "" if held.mixture is None else f"{held.mixture:.3f}"
     gain = "" if held.mixture_gain is None else f"{held.mixture_gain:+.3f} ± {held.mixture_gain_stderr:.3f}"
@@ -231,9 +234,11 @@ def _more(part: LogPart, answer: Answer, most_expensive: float, by_cost: list[in
     """The columns of `--wide`."""
     import numpy as np
 
+    from ibpo.evaluation import as_shown
+
     if answer.allocation is None:
         return []
-    held = answer.held_out
+    held = answer.held_out and as_shown(part, answer.held_out)
     same = ["", "", ""]
     if held is not None:
         of_most = f"{held.reward / most_expensive:.1%}" if most_expensive else ""

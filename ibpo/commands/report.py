@@ -35,7 +35,8 @@ def report_command(
         list[str],
         typer.Argument(
             help="Runs, or files of responses: an `ibpo eval` or demo folder, lm-evaluation-harness samples, "
-            "lighteval details, or one response a row. NAME=PATH names its configuration."
+            "lighteval details, or one response a row. NAME=PATH names its configuration; of several the name stands "
+            "before theirs."
         ),
     ],
     out: Annotated[
@@ -137,9 +138,11 @@ def _write(
     parts: dict[str, Any] = {}
     examples: dict[str, Any] = {}
     training: dict[str, list[dict[str, Any]]] = {}
-    for _, path in paths:
+    for (_, path), (of_run, called) in zip(paths, read.called, strict=True):
         for name, steps in training_of(path).items():
-            training.setdefault(name, []).extend(steps)
+            for step in steps:
+                way = step["configuration"]
+                training.setdefault(name or of_run, []).append(step | {"configuration": called.get(way, way)})
     every = list(dict.fromkeys(c for responses in read.parts.values() for c in responses.configurations))
     for name in only:
         if name not in every:
@@ -195,7 +198,10 @@ def _reference(responses: Responses) -> tuple[str, ...]:
     """A demo run's policies are held against what they were trained from, each response group forced."""
     from ibpo.evaluation import COLD_START
 
-    return COLD_START if set(COLD_START) <= set(responses.configurations) else ()
+    names = responses.configurations
+    runs = [name.removesuffix(COLD_START[0]) for name in names if name.endswith(COLD_START[0])]  # "" or "RUN: "
+    whole = [ends for run in runs if set(ends := tuple(run + name for name in COLD_START)) <= set(names)]
+    return whole[0] if len(whole) == 1 else ()
 
 
 def _named(text: str) -> tuple[str, Path]:

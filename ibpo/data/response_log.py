@@ -25,7 +25,7 @@ from ibpo.data.files import NUM_PEEKED, LogError, RawRow, Source, json_lines, ki
 from ibpo.data.json_columns import is_small, kinds_of, pieces, read_columns
 from ibpo.data.log_rows import FloatArray, Labels, LogRows, array_of, labels_of
 from ibpo.data.money import MONEY
-from ibpo.data.values import GUESSES, LARGEST, TRUTH, divided, read_field
+from ibpo.data.values import GUESSES, LARGEST, OWN_COLUMNS, TRUTH, divided, is_own, own_group, read_field
 from ibpo.prices import Prices
 
 OnError = Literal["fail", "skip"]
@@ -249,6 +249,10 @@ class LogReader:
         self._tasks: set[str] = set()
         self._model: str | None = None
         """The column of that name, however it is written, where nobody said whether it splits the log."""
+        self._is_own = False
+        """Whether the log is a table of ours, whose ways of answering are its response groups (`own_group`)."""
+        self._ways: dict[str, None] = {}
+        """Of such a table the ways that are more than a response group."""
 
     def blocks(self, progress: Callable[[int], None] | None = None) -> Iterator[LogRows]:
         """One pass over the log, in blocks.
@@ -260,7 +264,7 @@ class LogReader:
             LogError: With file, line, field and fix; a log without a good row; several models and no `by`.
         """
         self.columns, self.bad_rows, self.notes, self._models, self._tasks = {}, [], [], {}, set()
-        self._model, num_rows = None, 0
+        self._model, self._is_own, self._ways, num_rows = None, False, {}, 0
         for block in self._parquet_blocks() if self._is_plain_parquet() else self._text_blocks():
             num_rows += len(block)
             if progress:
@@ -310,6 +314,7 @@ class LogReader:
                 self.columns = self.names.resolve(self.path, good, optional=self._made_here(good))
             except MissingColumns as error:
                 raise MissingColumns(str(error), error.options, source.notes) from None
+            self._is_own = self._may_be_own and any(map(is_own, good))
             self._note_dots(good)
             if self._looks_at_models:
                 self._model = find_alike({name: 0 for row in good for name in row}, "model")
@@ -320,7 +325,14 @@ class LogReader:
                 yield self._from_rows(rows)
         else:
             yield from self._json_blocks(source, kinds)
+        if self._ways:
+            self.notes.append(f"ways of answering that are response groups of their own: {'; '.join(self._ways)}")
         self.notes += source.closing_notes()
+
+    @property
+    def _may_be_own(self) -> bool:
+        """Whether nobody named another column for the response groups than a table of ours has."""
+        return self.names.response_group is None and self.columns.get("response_group") == "response_group"
 
     def _parsed_rows(self, raw: Iterable[RawRow], source: Source) -> Iterator[dict[str, Any]]:
         """Field -> checked value of each good row; the others are noted, or end the reading."""
@@ -328,6 +340,9 @@ class LogReader:
             if isinstance(row, LogError):
                 self._skip(row)
                 continue
+            if self._is_own and is_own(row) and (group := own_group(row)) != row["response_group"]:
+                self._ways.setdefault(group)
+                row = {**row, "response_group": group}
             if self.columns.get("response_group") == "response_group" and _opens_like_none(row):
                 source.left_out["responses that open like no response group"] += 1
                 continue
@@ -348,7 +363,7 @@ class LogReader:
 
     def _column_kinds(self, source: Source, rows: Sequence[Mapping[str, Any]]) -> dict[str, str] | None:
         """Column -> type, where the log is a large file of plain JSON lines whose columns are plain; else None."""
-        if self.join or self.names.prices or not {"reward", "cost"} <= set(self.columns):
+        if self.join or self.names.prices or self._is_own or not {"reward", "cost"} <= set(self.columns):
             return None
         fields: dict[str, list[str]] = {}
         for field, column in self.columns.items():
@@ -452,6 +467,8 @@ class LogReader:
             columns = self.names.resolve(self.path, [dict.fromkeys(schema.names, 0)])
         except MissingColumns:
             return False  # whose columns may be inside others; the rows say
+        if self.names.response_group is None and set(OWN_COLUMNS) <= set(schema.names):
+            return False  # a table of ours, whose ways the rows say together
         return all(
             schema.names.count(column) == 1 and _is_plain(arrow.types, schema.field(column).type, field)
             for field, column in columns.items()
@@ -558,7 +575,7 @@ def _is_plain(types: Any, kind: Any, field: str) -> bool:
 
 def _opens_like_none(row: Mapping[str, Any]) -> bool:
     """Whether `ibpo eval` wrote this row of a policy that chose by itself, and opened like no response group."""
-    return row.get("response_group") == "" and "configuration" in row and "finish_reason" in row
+    return is_own(row) and row["response_group"] == ""
 
 
 def names_in(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -24,6 +24,10 @@ GUESSES = {
     "cost": COSTS,
 }  # fmt: skip
 """Column names that are tried, in order, for a field that the caller does not name."""
+OWN_COLUMNS = ("configuration", "response_group", "finish_reason")
+"""By which the rows of a table of ours are known: of `ibpo eval` and whatever else writes such tables."""
+BARE = "responses"
+"""What `ibpo eval` calls the way of answering that has no response group."""
 NOTHING = ("", "nan", "n/a", "na", "null", "none", "-")
 """What tables write where there is no number."""
 LARGEST = 1e200
@@ -64,6 +68,30 @@ def read_field(place: str, row: Mapping[str, Any], field: str, column: str) -> A
     if field in ("reward", "cost"):
         return check_number(place, value, field, name, divisor)
     return text_of(value)
+
+
+def is_own(row: Mapping[str, Any]) -> bool:
+    """Whether a row is of a table of ours, which names the way of answering beside the response group."""
+    return all(name in row for name in OWN_COLUMNS)
+
+
+def own_group(row: Mapping[str, Any]) -> str:
+    """The response group of a row of ours: the way of answering, where that has a cost and an accuracy of its own.
+
+    `ibpo eval --also two-turns` and the like go on after the responses of a group: the column `response_group` says
+    behind which, `configuration` which way it is. A bare prompt has no response group, and is a way like any other.
+    What a policy chose by itself, whatever it is called, is of the response group as which it opens: "" is none.
+
+    Example:
+        >>> row = {"configuration": "steps, corrected", "response_group": "steps", "finish_reason": "stop"}
+        >>> own_group(row), own_group(row | {"configuration": "chooses itself"})
+        ('steps, corrected', 'steps')
+        >>> own_group({"configuration": "responses, refined", "response_group": "", "finish_reason": "stop"})
+        'responses, refined'
+    """
+    group, way = (str(row.get(name) or "").strip() for name in ("response_group", "configuration"))
+    first = group or BARE
+    return way if way == first or way.startswith(f"{first}, ") else group
 
 
 def text_of(value: Any) -> str:

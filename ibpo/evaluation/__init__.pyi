@@ -40,6 +40,7 @@ from .local_sampling import write_scored as write_scored
 from .log_allocation import Answer as Answer
 from .log_allocation import Question as Question
 from .log_allocation import answer_questions as answer_questions
+from .log_allocation import as_shown as as_shown
 from .log_allocation import questions as questions
 from .log_files import write_files as write_files
 from .log_parts import LogPart as LogPart

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ibpo.evaluation.log_allocation import Answer, differences, price_of
+from ibpo.evaluation.log_allocation import Answer, as_shown, differences, price_of
 from ibpo.evaluation.log_parts import LogPart
 from ibpo.evaluation.log_verdict import Verdict, verdict
 from ibpo.evaluation.statistics import student_quantile
@@ -110,8 +110,8 @@ def take_look(part: LogPart, answer: Answer, error: float) -> tuple[Look, Answer
     halved = int((counts >= 2).sum())
     half = student_quantile(max(halved - 1, 1), 1 - error / 2) * held.mixture_gain_stderr
     told = verdict(part, answer, error=error, advice="", is_today=False)
-    gain = held.mixture_gain
-    return Look(**facts, gain=gain, low=gain - half, high=gain + half, per_problem=told.per_problem), answer, told
+    gain, shown = held.mixture_gain, as_shown(part, held).mixture_gain or 0.0
+    return Look(**facts, gain=shown, low=gain - half, high=gain + half, per_problem=told.per_problem), answer, told
 
 
 def answers_of(targets: Sequence[Target], num_problems: int) -> NDArray[np.int64]:

@@ -42,6 +42,7 @@ from ibpo.evaluation.statistics import (
     paired_difference,
     problem_means,
     ratio_of_means,
+    with_unseen,
 )
 
 EXTENDED = "extended"
@@ -302,7 +303,14 @@ class Reference:
             part_D[(part_D < -1e-9) | (part_D > 1 + 1e-9)] = np.nan  # rounding takes no number from what is at an end
             return weight_DP @ reward_P - (1 - part_D) * reward_DG[:, 0] - part_D * reward_DG[:, 1]
 
-        return _existing(bootstrap(statistic, len(reward_P), num_draws=self.num_draws, seed=seed))
+        found = bootstrap(statistic, len(reward_P), num_draws=self.num_draws, seed=seed)
+        (cheap, dear), (low, high) = self.cost_GP.mean(1).tolist(), self.reward_GP.mean(1).tolist()
+        if np.isnan(found.value):
+            return None
+        part, slope = (float(cost_P.mean()) - cheap) / (dear - cheap), (high - low) / (dear - cheap)
+        mix = np.array([1 - part, part])
+        over_P = reward_P - mix @ self.reward_GP - slope * (cost_P - mix @ self.cost_GP)  # linearised
+        return _existing(with_unseen(found, over_P))
 
     def oracle_share(self, reward_P: FloatArray, cost_P: FloatArray, *, seed: int = 0) -> Estimate | None:
         """The oracle share of one configuration.

@@ -162,7 +162,8 @@ def turns_so_far(
 def as_one_response(dialogue: Dialogue, turns: Sequence[Json]) -> Json:
     """All turns as one stored response: the text and the end of the last, the tokens of all; unknown where one's are.
 
-    Where the dialogue did not come to its end, the first response stands (of a choice: the first that was not cut off).
+    Where the dialogue did not come to its end, or its last turn was cut off, the first response stands (of a choice:
+    the first that was not cut off).
 
     Example:
         >>> turn = {
@@ -176,6 +177,10 @@ def as_one_response(dialogue: Dialogue, turns: Sequence[Json]) -> Json:
         (14, 'It is 2.')
         >>> as_one_response(DIALOGUES["refine"], [turn, turn | {"completion": "A step is wrong."}])["completion"]
         'It is 3.'
+        >>> cut = turn | {"completion": "Let me look at", "finish_reason": "length"}
+        >>> one = as_one_response(DIALOGUES["two-turns"], [turn, cut])
+        >>> one["num_completion_tokens"], one["completion"]
+        (14, 'It is 3.')
     """
     counts = ("num_prompt_tokens", "num_completion_tokens", "num_thinking_tokens")
     total: Json = {}
@@ -189,5 +194,5 @@ def as_one_response(dialogue: Dialogue, turns: Sequence[Json]) -> Json:
 
 
 def is_whole(dialogue: Dialogue, turns: Sequence[Json]) -> bool:
-    """Whether a dialogue came to its end."""
-    return len(turns) == dialogue.num_first + len(dialogue.turns)
+    """Whether a dialogue came to its end, and its last response to its own."""
+    return len(turns) == dialogue.num_first + len(dialogue.turns) and goes_on(turns[-1:])

@@ -22,13 +22,14 @@ from ibpo.data import (
     check_number,
     divided,
     find_alike,
+    is_own,
     lookup,
     read_log_rows,
 )
 from ibpo.endpoint import as_finish_reason
 from ibpo.errors import IbpoError
 from ibpo.evaluation.responses import Responses, natural
-from ibpo.evaluation.run_facts import budget_of, part_of, run_tables
+from ibpo.evaluation.run_facts import budget_of, part_of, policy_and_task, run_tables
 from ibpo.prices import Prices
 from ibpo.responses import boxed, last_number, split_thought
 from ibpo.rewards import Candidate, Judge
@@ -58,6 +59,7 @@ CALLED = {"configuration": "response_group", "tokens": "cost"}
 COLD_START = ("cold start, standard", "cold start, extended")
 """In a demo run: what its policies were trained from, each response group forced."""
 NEEDED = ("problem", "configuration")
+Json = dict[str, Any]
 OnError = Literal["fail", "skip"]
 NUMBERS = {"reward": "reward", "tokens": "cost", "thinking_tokens": "thinking_tokens", "budget": "budget"}
 """Fields that are numbers, and what a message calls them."""
@@ -91,6 +93,26 @@ class Imported:
     """Part -> `"tokens"` (`"money"` with prices), else `"characters"`, else `"responses"`: nothing else is known."""
     notes: tuple[str, ...]
     """What a reader should know about how they were read."""
+    called: tuple[tuple[str, Mapping[str, str]], ...] = ()
+    """Of each path, in their order: the part that its table is in, and configuration as it calls it -> as they are
+    called here."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Run:
+    """The rows of one path that are a table of ours."""
+
+    name: str
+    """What the caller calls it; "" where he does not."""
+    path: Path
+    policy: Json
+    task: str
+    rows: list[Json]
+
+    @property
+    def parts(self) -> list[str]:
+        """Those of the report that its rows are in."""
+        return list(dict.fromkeys(row["part"] for row in self.rows))
 
 
 def import_responses(paths: Sequence[tuple[str, Path]], options: ImportOptions | None = None) -> Imported:
@@ -98,29 +120,40 @@ def import_responses(paths: Sequence[tuple[str, Path]], options: ImportOptions |
 
     Args:
         paths: (name of the configuration or "", file or folder). A folder stands for all files in it: of an `ibpo eval`
-            run `responses.jsonl`, of a demo run every table in `responses/`, else every file of a known suffix.
+            run `responses.jsonl`, of a demo run every table in `responses/`, else every file of a known suffix. Of a
+            run of several configurations the name stands before theirs.
         options: How to read them.
+
+    Runs of one policy on one task are parts of one evaluation, whatever their seeds. Configurations of runs of
+    different policies are alternatives, and named by their runs; runs of different tasks are parts of the report.
 
     Raises:
         IbpoError: for what cannot be read, names file, row, field and fix.
     """
     options = options or ImportOptions()
-    rows: list[dict[str, Any]] = []
+    rows: list[Json] = []
+    runs: list[_Run] = []
     kinds: dict[tuple[str, ...], int] = {}
     bad: list[str] = []
     for name, path in paths:
-        for part, configuration, file in _files(name, path):
-            kind, found = _read_file(file, configuration, options, bad)
+        first = len(rows)
+        for part, policy, file in _files(path):
+            kind, found = _read_file(file, policy or name, options, bad, is_policy=bool(policy))
             kinds[kind] = kinds.get(kind, 0) + 1
             more = ({"part": part} if part else {}) | ({} if (q := budget_of(_stem(file))) is None else {"budget": q})
             for row in found if more else ():
                 row.update(more)
             rows += found
+        own = [row for row in rows[first:] if row.get("way")]
+        policy, task = policy_and_task(path) if own else ({}, "")
+        runs.append(_Run(name=name, path=path, policy=policy, task=task, rows=own))
     if not rows:
         raise IbpoError(f"{', '.join(str(path) for _, path in paths)}: no responses; give a file with one a line")
+    notes = [f"{count} file{'s' * (count > 1)}: {'; '.join(said)}" for said, count in kinds.items()]
+    _split_tasks(runs)
+    notes += _name_policies(runs)
     _check_same_problems(rows)
     mixed = _settle_levels(rows)
-    notes = [f"{count} file{'s' * (count > 1)}: {'; '.join(said)}" for said, count in kinds.items()]
     notes += [f"{len(bad)} bad rows left out, the first: {bad[0]}"] if bad else []
     notes += [f"levels differ within {mixed} problems: each has that of most of its rows"] if mixed else []
     notes += _judge(rows, options) + _count(rows, options)
@@ -137,17 +170,96 @@ def import_responses(paths: Sequence[tuple[str, Path]], options: ImportOptions |
         if unknown:
             notes.append(f"{part + ': ' if part else ''}tokens unknown for {unknown} of {len(own)} responses")
         parts[part] = Responses.from_rows(own)
-    return Imported(parts=parts, cost_unit=units, notes=tuple(notes))
+    called = tuple(
+        (str(run.rows[0]["part"] or "") if run.rows else "", {row["way"]: row["configuration"] for row in run.rows})
+        for run in runs
+    )
+    return Imported(parts=parts, cost_unit=units, notes=tuple(notes), called=called)
 
 
-def _files(name: str, path: Path) -> list[tuple[str, str, Path]]:
-    """(part or "", configuration or "", file) of everything that the path stands for."""
+def _name_policies(runs: Sequence[_Run]) -> list[str]:
+    """Name the configurations of runs of ours by their runs: those with a name, and of different policies in a part."""
+    places = _distinct_names([run.path for run in runs], {run.name for run in runs})
+    place_of = {id(run): place for run, place in zip(runs, places, strict=True)}
+    policies: dict[str, dict[str, list[_Run]]] = {}  # of each part
+    ways: dict[str, set[str]] = {}  # of all runs of one name together
+    for run in runs:
+        ways.setdefault(run.name, set()).update(row["way"] for row in run.rows)
+        for part in run.parts if run.policy else ():
+            policies.setdefault(part, {}).setdefault(_key(run.policy), []).append(run)
+    for run in runs:
+        alone = bool(run.name) and len(ways[run.name]) == 1
+        label = dict.fromkeys(run.parts, run.name)
+        for part in run.parts if run.policy and not run.name else ():
+            if len(policies[part]) > 1:
+                alike = [place_of[id(one)] for one in policies[part][_key(run.policy)] if not one.name]
+                label[part] = " + ".join(alike) if len(alike) < 3 else f"{alike[0]} + {len(alike) - 1} more"
+        for row in run.rows:
+            if of_part := label[row["part"]]:
+                row["configuration"] = of_part if alone else f"{of_part}: {row['way']}"
+    notes: list[str] = []
+    unnamed = [run for run in runs if run.rows and not run.name]
+    several = [run for of_part in policies.values() if len(of_part) > 1 for some in of_part.values() for run in some]
+    if any(not run.name for run in several):
+        settings = dict.fromkeys(name for run in several for name in run.policy)
+        differ = [name for name in settings if len({_key(run.policy.get(name)) for run in several}) > 1]
+        notes.append(f"configurations are named by their runs, which differ in {', '.join(differ)}")
+    silent = [str(run.path) for run in unnamed if not run.policy]
+    if silent and len(unnamed) > 1:
+        notes.append(f"not known of which model: {', '.join(silent)}; configurations of one name are taken for one")
+    return notes
+
+
+def _key(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _distinct_names(paths: Sequence[Path], taken: set[str]) -> list[str]:
+    """The folders' names, with those above them as far as it takes to tell them apart.
+
+    Example:
+        >>> _distinct_names([Path("/a/run"), Path("/b/run/responses.jsonl")], set())
+        ['a/run', 'b/run']
+    """
+    folders = [path if path.is_dir() or not path.suffix else path.parent for path in map(Path.absolute, paths)]
+    each = list(dict.fromkeys(folders))
+    for depth in range(1, max((len(folder.parts) for folder in each), default=1)):
+        names = {folder: "/".join(folder.parts[-depth:]) for folder in each}
+        if len(set(names.values())) == len(each) and not set(names.values()) & taken:
+            return [names[folder] for folder in folders]
+    return list(map(str, folders))
+
+
+def _split_tasks(runs: Sequence[_Run]) -> None:
+    """Give runs of different tasks parts of their own: their problems are no alternatives, and may be numbered alike.
+
+    What a task is called does not tell (it may lie in another folder): tasks that have a problem in common are one.
+    """
+    told = [run for run in runs if run.task and not any(run.parts)]
+    if len({run.task for run in told}) < 2:
+        return
+    parts: list[tuple[list[_Run], set[tuple[str, str]]]] = []
+    for run in told:
+        asked = {(row["problem"], row["prompt"].strip()) for row in run.rows}
+        alike = [one for one in parts if one[0][0].task == run.task or one[1] & asked]
+        for one in alike:
+            parts.remove(one)
+        together = [each for one in alike for each in one[0]]
+        parts.append(([*together, run], asked.union(*(one[1] for one in alike))))
+    for of_part, _ in parts if len(parts) > 1 else ():
+        for run in of_part:
+            for row in run.rows:
+                row["part"] = of_part[0].task
+
+
+def _files(path: Path) -> list[tuple[str, str, Path]]:
+    """(part or "", policy of a demo run or "", file) of everything that the path stands for."""
     if not path.exists():
         raise IbpoError(f"{path}: there is no such file or folder; give a run, or a file of responses")
     if path.is_file():
-        return [("", name, path)]
+        return [("", "", path)]
     if (path / "responses.jsonl").is_file():
-        return [("", name, path / "responses.jsonl")]
+        return [("", "", path / "responses.jsonl")]
     if (calls := path / "calls.jsonl").is_file():
         raise IbpoError(
             f"{path}: is a run of ibpo eval that has not come to its end (it holds no responses.jsonl): see what the "
@@ -156,7 +268,7 @@ def _files(name: str, path: Path) -> list[tuple[str, str, Path]]:
     demo = run_tables(path)
     if demo:  # EXPERIMENT/seedN/responses/POLICY__HOW.jsonl.gz
         return [(part_of(file, demo), _policy(file), file) for file in demo]
-    return [("", name, path)]
+    return [("", "", path)]
 
 
 def _command(calls: Path) -> str:
@@ -177,9 +289,9 @@ def _stem(file: Path) -> str:
 
 
 def _read_file(
-    path: Path, name: str, options: ImportOptions, bad: list[str]
-) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
-    """How a file or folder was read, and its rows."""
+    path: Path, name: str, options: ImportOptions, bad: list[str], *, is_policy: bool
+) -> tuple[tuple[str, ...], list[Json]]:
+    """How a file or folder was read, and its rows; `name` is that of a demo run's policy, else what the caller says."""
     columns, prices = dict(options.columns), options.prices
     source = Source(path=path, metric=options.metric, filter=options.filter, prices=prices)
     if prices:
@@ -196,20 +308,26 @@ def _read_file(
                 yield place, row
 
     found = plain_rows(good(), columns, name, on_error=options.on_error, bad=bad)
+    for row in found if is_policy else ():
+        row["way"] = row["configuration"] = name
     if not found and not bad:
         raise IbpoError(f"{path}: holds no responses; remove it or name another")
     return tuple(source.closing_notes()) or ("one response a row",), found
 
 
 def _check_same_problems(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Files of different versions of a data set number their problems alike; their hashes tell them apart."""
-    seen: dict[tuple[str, str], tuple[Any, str]] = {}
+    """Files of different versions of a data set number their problems alike; their hashes tell them apart.
+
+    Of tables of ours the prompts, in which no response group has its word; in others' files it may.
+    """
+    seen: dict[tuple[str, str, str], tuple[Any, str]] = {}
     for row in rows:
-        if row.get("hash") is None:
+        asked = row["prompt"].strip() if row.get("way") else ""
+        if row.get("hash") is None and not asked:
             continue
-        key = (str(row.get("part") or ""), row["problem"])
-        digest, place = seen.setdefault(key, (row["hash"], row["place"]))
-        if digest != row["hash"]:
+        what, said = ("prompt", asked) if row.get("hash") is None else ("hash", row["hash"])
+        before, place = seen.setdefault((str(row.get("part") or ""), row["problem"], what), (said, row["place"]))
+        if before != said:
             raise IbpoError(
                 f"{row['place']}: problem {row['problem']} is another one than at {place}; "
                 "compare runs on the same version of the data"
@@ -292,13 +410,13 @@ def plain_rows(
         rows: Where each stands, and its columns.
         named: Field -> column, for those that the caller names, as in `ImportOptions.columns`; `by` is the column that
             splits the file into parts. A column may be a dotted name into a struct, the reward's `score/100`.
-        configuration: Name of them all; else a column holds it.
+        configuration: Name of them all, but for those of a table of ours; else a column holds it.
         on_error: At a bad row "fail", or "skip" it.
         bad: Takes what was wrong with the rows that were left out.
 
     Returns:
-        One dict per row: the fields of `Responses`, and `part`, `gold`, `place`. A row without reward has answer and
-        gold, to be judged.
+        One dict per row: the fields of `Responses`, and `part`, `gold`, `place`; `way`, the configuration as a table of
+        ours calls it. A row without reward has answer and gold, to be judged.
 
     Raises:
         IbpoError: names place, column and fix.
@@ -338,7 +456,10 @@ def _row(place: str, row: dict[str, Any], columns: dict[str, str], configuration
     if "reward" in columns and columns["reward"] not in row:
         fields["reward"] = lookup(row, divided(columns["reward"])[0])
     made: dict[str, Any] = {"place": place, "part": _text(place, columns, fields, "by") if "by" in columns else ""}
-    made["configuration"] = configuration or _text(place, columns, fields, "configuration")
+    if is_own(row) and "configuration" in columns:
+        made["way"] = made["configuration"] = _text(place, columns, fields, "configuration")
+    else:
+        made["configuration"] = configuration or _text(place, columns, fields, "configuration")
     made["problem"] = _text(place, columns, fields, "problem")
     for field, called in NUMBERS.items():
         made[field] = _number(place, columns.get(field, field), fields.get(field), called)

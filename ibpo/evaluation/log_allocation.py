@@ -31,6 +31,7 @@ from ibpo.budget import TOKENS, Budget, check_budget, check_distinct, costs_name
 from ibpo.errors import IbpoError
 from ibpo.evaluation.estimates import shrink, within_halves
 from ibpo.evaluation.log_parts import FloatArray, IntArray, LogPart, Say
+from ibpo.evaluation.statistics import UNSEEN, that_differ
 
 DEFAULT = ("0.5x", "25%range", "50%range", "75%range")
 GAP, NODES, MANY = 1e-4, 100, 100
@@ -313,14 +314,44 @@ def _widened(answer: Answer, part: LogPart) -> Answer:
     Where the same group is chosen for nearly all problems, the gain is the same, 0, for nearly all of them, and its
     standard error says nothing of problems that would have been chosen otherwise. So the variance is enlarged as if
     three of the P problems (the upper 95 % limit where none was seen) differed by as much as two groups do:
-    3 D / P^2 with D the variance between problems of the observed differences.
+    3 D / P^2 with D the variance between problems of the observed differences. Where two groups differ alike on all
+    problems but n < 3, that variance says little, and D is at least s (1 - n / 3), with s the square of what these
+    rewards differ by (`that_differ`).
     """
     held = answer.held_out
     if held is None or held.mixture_gain_stderr is None:
         return answer
     num_problems = int(part.repeats.sum())
-    more = 3 * differences(part, price_of(answer))[2] / num_problems**2
+    reward = part.reward[part.repeats]
+    pairs = combinations(range(len(part.groups)), 2)
+    few = [that_differ(reward[:, g] - reward[:, h]) for g, h in pairs]
+    least = sum(square * max(1 - number / UNSEEN, 0.0) for number, square in few) / len(few)
+    more = UNSEEN * max(differences(part, price_of(answer))[2], least) / num_problems**2
     return replace(answer, held_out=replace(held, mixture_gain_stderr=math.sqrt(held.mixture_gain_stderr**2 + more)))
+
+
+def as_shown(part: LogPart, held: HoldoutRow) -> HoldoutRow:
+    """The row as it is printed, drawn and written: means of rewards lie within the rewards of the log.
+
+    Extrapolated ones may not (`ibpo.allocation.holdout_value`), and nobody keeps 104 % of all answers right. Gains and
+    the part of the most expensive group's reward that is kept follow; standard errors stay. Decisions are made on the
+    row itself.
+
+    Args:
+        part: The part of the log.
+        held: What a choice is worth on responses that had no say.
+    """
+    assert part.log is not None
+    low, high = float(part.log.reward.min()), float(part.log.reward.max())
+    names = ("reward", "random_mix", "straight_line", *(["mixture"] if held.mixture is not None else []))
+    inside = {name: min(max(getattr(held, name), low), high) for name in names}
+    if all(getattr(held, name) == value for name, value in inside.items()):
+        return held
+    reward, most = inside["reward"], held.always_most_expensive
+    gains = {"gain": reward - inside["random_mix"], "kept": reward / most if most else math.nan}
+    if "mixture" in inside:
+        gains["mixture_gain"] = reward - inside["mixture"]
+    return replace(held, **inside, **gains)
 
 
 def price_of(answer: Answer) -> float:

@@ -15,7 +15,7 @@ import numpy as np
 from ibpo.allocation import random_mix
 from ibpo.budget import cost_text
 from ibpo.errors import IbpoError, printable
-from ibpo.evaluation.log_allocation import Answer
+from ibpo.evaluation.log_allocation import Answer, as_shown
 from ibpo.evaluation.log_parts import FloatArray, LogPart
 from ibpo.evaluation.log_verdict import verdict
 from ibpo.evaluation.statistics import rate_interval
@@ -96,7 +96,7 @@ def _draw_held_out(axes: Any, part: LogPart, answers: Sequence[Answer]) -> None:
             spent = float(np.take_along_axis(part.expected_cost, answer.pick[:, None], 1).mean())
             reward, bars, label = answer.allocation.objective / len(part.problems), None, "chosen, not held out"
         else:
-            spent, reward, label = held.spent, held.reward, labels.pop(recommended, None)
+            spent, reward, label = held.spent, as_shown(part, held).reward, labels.pop(recommended, None)
             bars = _intervals(np.array([reward]), np.array([held.reward_stderr]), len(part.problems))
         face = RED if recommended else "white"
         axes.errorbar([spent], [reward], yerr=bars, fmt="o", color=RED, mfc=face, capsize=2, linewidth=1, label=label)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ibpo.budget import cost_text
-from ibpo.evaluation.log_allocation import Answer
+from ibpo.evaluation.log_allocation import Answer, as_shown
 from ibpo.evaluation.log_parts import LogPart
 from ibpo.evaluation.statistics import student_quantile
 
@@ -57,20 +57,23 @@ def verdict(
     if held is None:
         text = f"{label}: {_unknown(part)} Not looking at the problems, the best that fits is {blind}."
         return Verdict(text=text, per_problem=False, mixture=weights)
-    choose = f"{label}: {_of_today(part, held.reward, held.spent, is_today)}: choose per problem"
+    seen = as_shown(part, held)
+    choose = f"{label}: {_of_today(part, seen.reward, held.spent, is_today)}: choose per problem"
     if answer.mixture is None or held.mixture_gain is None or held.mixture_gain_stderr is None:
         return Verdict(text=f"{choose}: {blind}.{_of_some(part)}", per_problem=True, mixture=None)
     gain = held.mixture_gain
     half = student_quantile(max(int(part.repeats.sum()) - 1, 1), 1 - error / 2) * held.mixture_gain_stderr
     ends = max(gain - half, -1.0), min(gain + half, 1.0)  # beyond which no mean of rewards can differ
-    interval = f"{gain:+.3f} ({100 * (1 - error):.3g} %: {ends[0]:+.3f} to {ends[1]:+.3f})"
+    told = seen.mixture_gain if seen.mixture_gain is not None else gain
+    ends = min(ends[0], told), max(ends[1], told)
+    interval = f"{told:+.3f} ({100 * (1 - error):.3g} %: {ends[0]:+.3f} to {ends[1]:+.3f})"
     over = any(x.group is None and x.at_most is not None and held.spent > x.at_most for x in answer.limits)
     if gain - half > 0 and not (over and held.gain <= 0):
         text = (
             f"{choose}. That beats {blind}, the best that does not look at the problems, by {interval}.{_of_some(part)}"
         )
         return Verdict(text=text, per_problem=True, mixture=weights)
-    mixed = _of_today(part, held.mixture or 0.0, float(answer.mixture @ part.cost[part.repeats].mean(0)), is_today)
+    mixed = _of_today(part, seen.mixture or 0.0, float(answer.mixture @ part.cost[part.repeats].mean(0)), is_today)
     if gain - half > 0:
         text = (
             f"{label}: choosing per problem is not worth it on this log: on unseen answers it spends "
@@ -192,7 +195,7 @@ def _line_summary(part: LogPart, answer: Answer) -> dict[str, Any]:
         "rule": allocation.rule,
         "share": dict(zip(part.groups, share.tolist(), strict=True)),
         "recommended": {"per_problem": told.per_problem, "mixture": told.mixture, "verdict": told.text},
-        "held_out": None if answer.held_out is None else _json_numbers(asdict(answer.held_out)),
+        "held_out": None if answer.held_out is None else _json_numbers(asdict(as_shown(part, answer.held_out))),
     }
 
 

@@ -33,6 +33,7 @@ from ibpo.evaluation.comparison import (
 from ibpo.evaluation.metrics import estimate_gain_ratio, oracle_by_level
 from ibpo.evaluation.responses import Responses, read_table
 from ibpo.evaluation.statistics import (
+    ROUNDING,
     Estimate,
     FloatArray,
     bootstrap,
@@ -431,7 +432,7 @@ def _why_no_ratio(cost: float, curve: VoteCurve) -> str:
 
 def _paired(own: PerProblem, before: PerProblem) -> dict[str, float | None]:
     found = paired_difference(own.accuracy, before.accuracy)
-    ratio = found.value / found.stderr if found.stderr > 0 else None
+    ratio = found.value / found.stderr if found.stderr > ROUNDING else None
     return {"difference": found.value, "stderr": plain(found.stderr), "ratio": ratio}
 
 

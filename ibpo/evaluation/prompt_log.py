@@ -20,13 +20,16 @@ from typing import Any
 import numpy as np
 
 from ibpo.data import (
+    BARE,
     LogColumns,
     LogError,
     Row,
     Source,
     find_alike,
     first_of,
+    is_own,
     lookup,
+    own_group,
     parse_cell,
     read_field,
     read_log_rows,
@@ -142,7 +145,9 @@ def read_prompt_log(
                 raise
             bad.append(str(error))
             continue
-        if response is not None:
+        if response is not None and is_own(row) and own_group(row) not in (row["response_group"], BARE):
+            source.left_out["responses of several turns"] += 1  # none of the group behind which they go on
+        elif response is not None:
             logged.setdefault(problem.problem_id, []).append(response)
     if not problems:
         raise IbpoError(f"{path}: no prompt can be asked again; the log needs texts or messages of requests")

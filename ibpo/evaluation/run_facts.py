@@ -13,9 +13,12 @@ from ibpo.budget import parse_budget_entry
 from ibpo.config import ResponseGroupConfig
 from ibpo.data import files_below
 from ibpo.responses import build_response_groups, messages_before
+from ibpo.rollouts import settings_of
 from ibpo.types import ResponseGroup
 
 Json = dict[str, Any]
+SAMPLED = ("model", "max_tokens", "temperature", "top_p", "forced")
+"""Settings of a run by which its responses are of another policy than those of another run; not its seed or server."""
 LAST_PART = 0.1
 """The share in training is the mean over this last part of the steps."""
 POLICY = re.compile(r"ibpo-([0-9.]+)__sampled")
@@ -55,6 +58,29 @@ def trained_policy(model: str) -> Json | None:
         return None
     [(group, budget)] = shares.items()
     return {"group": group, "budget": budget, "steps": _steps(rows, group), "run": str(run)}
+
+
+def policy_and_task(path: Path) -> tuple[Json, str]:
+    """Who answered what in a run's table of responses: the settings that tell policies apart, and the task.
+
+    Of a run of `ibpo eval` by its `eval.json`, of any other by what its store was begun with; a policy that was trained
+    is told by its run. Empty where nothing is known, as of a table that was copied out of its run.
+
+    Args:
+        path: The run's folder, or the table in it.
+    """
+    folder = path if path.is_dir() else path.parent
+    about = _read(folder / "eval.json")
+    settings: Any = about.get("settings") if isinstance(about, dict) else settings_of(folder / "rollouts.jsonl")
+    if isinstance(settings, dict) and settings.get("model"):
+        policy = {name: settings.get(name) for name in SAMPLED} | {"forced": bool(settings.get("forced"))}
+        if settings.get("weights"):  # wherever they lie
+            policy["model"] = settings["weights"]
+        return policy, str(settings.get("task") or "")
+    is_demo = run_tables(path) if path.is_dir() else folder.name == "responses" and "__" in path.name
+    if is_demo or (folder / "config.toml").is_file():
+        return {"run": str(folder.resolve())}, ""
+    return {}, ""
 
 
 def asked_by(model: str) -> tuple[list[ResponseGroup], Json, list[dict[str, str]]]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ibpo.errors import IbpoError
-from ibpo.evaluation.dialogues import Dialogue, as_one_response, asking, goes_on, turns_so_far
+from ibpo.evaluation.dialogues import Dialogue, as_one_response, asking, goes_on, is_whole, turns_so_far
 from ibpo.evaluation.importing import read_answer
 from ibpo.evaluation.responses import row_of
 from ibpo.responses import FORMATS, split_thought
@@ -197,18 +197,29 @@ def judge_ways(
     A truncated response gets no answer and no reward, and is counted apart. Tokens that the server did not report are
     unknown, not 0. Thinking tokens are those that the server tells apart (`reasoning_tokens` of its usage), where there
     is a tokenizer those of the text up to the thought's end. In the column `thought`, a thought without end is `cut`,
-    one behind which nothing stands `unanswered`. `read` reads responses without response group, and later turns.
-    `budget` is the share that the policy was trained to keep where it chooses by itself.
+    one behind which nothing stands `unanswered`. `read` reads responses without response group, and later turns that
+    stand. `budget` is the share that the policy was trained to keep where it chooses by itself.
     """
     stored = by_key(store)
     rows: list[dict[str, Any]] = []
     for way in ways:
         requests = way.requests(problems, num_responses)
         found = [stored[request.key] for request in requests]
-        if way.dialogue:
-            turns = [turns_so_far(way.dialogue, request, stored, num_responses) for request in requests]
-            found = [as_one_response(way.dialogue, rows) for rows in turns if rows is not None]
-        rows += judge_stored(way, requests, found, judge, count_tokens, read, budget=budget)
+        if way.dialogue is None:
+            rows += judge_stored(way, requests, found, judge, count_tokens, read, budget=budget)
+            continue
+        every = [turns_so_far(way.dialogue, request, stored, num_responses) for request in requests]
+        turns = [some for some in every if some is not None]
+        made: dict[str, Json] = {}
+        for is_last in (True, False):  # a first response that stands is read as its response group's are
+            own = [n for n, some in enumerate(turns) if is_whole(way.dialogue, some) == is_last]
+            if not own:
+                continue
+            one_turn = way if is_last else replace(way, dialogue=None)
+            asked, found = [requests[n] for n in own], [as_one_response(way.dialogue, turns[n]) for n in own]
+            judged = judge_stored(one_turn, asked, found, judge, count_tokens, read, budget=budget)
+            made |= {request.key: row for request, row in zip(asked, judged, strict=True)}
+        rows += [made[request.key] for request in requests]
     return rows
 
 

@@ -23,6 +23,10 @@ NAN = float("nan")
 HUGE = 1e100
 NOISE = 0.02
 """Differences of rates below this are ties for `rank_correlation`."""
+ROUNDING = 1e-12
+"""A standard error of no more than this part of the values is what rounding leaves where nothing varies."""
+UNSEEN = 3
+"""Problems of a kind of which none was seen that there may yet be: the upper 95 % limit of their expected number."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,7 +103,8 @@ def estimate_rate(value: ArrayLike, problem: ArrayLike, where: ArrayLike | None 
 def estimate_bounded(value: ArrayLike, problem: ArrayLike, low: float, high: float) -> Estimate:
     r"""Mean of values in [low, high], e.g. a difference of two rates in [-1, 1]: `estimate_mean`'s, cut at the ends.
 
-    Few problems that all agree do not look certain: their interval is that of as many fair coins.
+    Few problems that all agree do not look certain: their interval is that of as many fair coins. Where few differ, it
+    allows for those that were not seen, as `paired_difference` does.
 
     Example:
         >>> found = estimate_bounded([0.0, 0.0, 0.0, 0.0], ["a", "b", "c", "d"], -1, 1)
@@ -108,10 +113,14 @@ def estimate_bounded(value: ArrayLike, problem: ArrayLike, low: float, high: flo
     """
     found = estimate_mean(value, problem)
     ends = found.low, found.high
-    if found.stderr <= 1e-12:
+    if found.stderr <= ROUNDING:
         width = high - low
         coins = wilson((found.value - low) / width, found.num_problems, _student(found.num_problems))
         ends = low + width * coins[0], low + width * coins[1]
+    elif found.num_problems > 1:
+        _, total_P, part_P = _per_problem(value, problem, None)
+        wider = _widened(found, unseen_square(total_P[part_P > 0]))  # part_P is 1 where anything counts
+        ends = wider.low, wider.high
     return replace(found, low=max(ends[0], low), high=min(ends[1], high))
 
 
@@ -162,9 +171,9 @@ def estimate_quantile(
     total_P, part_P = (np.bincount(p_N, x).astype(float) for x in (weight_N * below_N, weight_N))
     _, stderr, num = _ratio(total_P, part_P)
     student = _student(num)
-    # Around the true quantile, not around an observed share: no Wilson here. A standard error of next to nothing is
-    # rounding (all residuals are zero): then the share of independent problems has that of a coin.
-    reach = student * (stderr if stderr > 1e-12 else math.sqrt(quantile * (1 - quantile) / num))
+    # Around the true quantile, not around an observed share: no Wilson here. Where nothing varies between the problems
+    # (all residuals are zero) the share of independent problems has the standard error of a coin.
+    reach = student * (stderr if stderr > ROUNDING else math.sqrt(quantile * (1 - quantile) / num))
     ends = (at(max(quantile - reach, 0.0)), at(min(quantile + reach, 1.0))) if num > 1 else (NAN, NAN)
     return Estimate(
         value=found, stderr=(ends[1] - ends[0]) / (2 * student), low=ends[0], high=ends[1], num_problems=num
@@ -178,18 +187,91 @@ def paired_difference(value: ArrayLike, baseline: ArrayLike) -> Estimate:
     problems have in common: it is smaller than the error of the difference of two independent evaluations wherever
     both policies find the same problems hard.
 
+    Where few problems differ, that error says little: it is 0 where none happened to. So the interval, not the standard
+    error, allows for three of the P problems (the upper 95 % limit where none was seen) that may differ as those do
+    that differ: its half width is t sqrt(stderr^2 + 3 u / P^2), inside [-1, 1], with u of `unseen_square`. Where many
+    problems differ u is 0. Adding problems that differ is what Bonett and Price (2012) do for right and wrong alone.
+
     Args:
-        value: `[P]` e.g. pass@1 by problem.
+        value: `[P]` e.g. pass@1 by problem, in [0, 1].
         baseline: `[P]` the same of the other policy, problems in the same order; nan where one has none.
 
     Example:
         >>> found = paired_difference([1.0, 0.5, 1.0], [0.5, 0.5, 0.5])
         >>> round(found.value, 3), round(found.stderr, 3)
         (0.333, 0.167)
+        >>> same = paired_difference(np.ones(100), np.ones(100))
+        >>> same.value, same.stderr, round(same.low, 3), round(same.high, 3)
+        (0.0, 0.0, -0.034, 0.034)
     """
+    difference_P = _differences(value, baseline)
+    found = estimate_mean(difference_P, np.arange(len(difference_P)))
+    return with_unseen(found, difference_P)
+
+
+def that_differ(difference_P: ArrayLike) -> tuple[float, float]:
+    r"""How many problems differ from most, and by how much, squared, each counting by what it adds to the variance.
+
+    With r_p the deviations from the median, (sum r_p^2)^2 / sum r_p^4 and sum r_p^4 / sum r_p^2. Where none differs
+    nobody knows by how much: by 1 then, a right answer in place of a wrong one.
+
+    Args:
+        difference_P: `[P]` differences of two rates, one for each problem.
+
+    Example:
+        >>> that_differ([0.5, 0.5] + [0.0] * 28), that_differ(np.zeros(30))
+        ((2.0, 0.25), (0.0, 1.0))
+    """
+    value_P = np.asarray(difference_P, float)
+    square_P = (value_P - np.median(value_P)) ** 2
+    total, of_squares = float(square_P.sum()), float(square_P @ square_P)
+    return (total**2 / of_squares, of_squares / total) if total > len(value_P) * ROUNDING**2 else (0.0, 1.0)
+
+
+def unseen_square(difference_P: ArrayLike) -> float:
+    r"""How much a problem that was not seen may differ from most, squared, where few of those that were seen do.
+
+    Of `n` problems that differ by the square `s` (`that_differ`), s (1 - 3 n / P), at least 0: of few of them s, and
+    nothing where differences lie as a normal law's do or closer together (n = P / 3), which their variance tells.
+
+    Args:
+        difference_P: `[P]` differences of two rates, one for each problem.
+
+    Example:
+        >>> few, many = [1.0] + [0.0] * 29, [1.0, 0.0] * 15
+        >>> round(unseen_square(few), 3), unseen_square(many), unseen_square(np.zeros(30))
+        (0.9, 0.0, 1.0)
+    """
+    number, square = that_differ(difference_P)
+    return square * max(1 - 3 * number / len(np.asarray(difference_P)), 0.0)
+
+
+def with_unseen(found: Estimate, difference_P: FloatArray) -> Estimate:
+    """The mean of differences of two rates, its interval with what problems add that were not seen.
+
+    Args:
+        found: The mean, and an interval by the problems seen.
+        difference_P: `[P]` the differences whose mean it is (of another statistic: linearised).
+    """
+    if found.num_problems < 2:
+        return found
+    wider = _widened(found, unseen_square(difference_P))
+    return replace(wider, low=max(wider.low, -1.0), high=min(wider.high, 1.0)) if wider.low == wider.low else wider
+
+
+def _widened(found: Estimate, unseen: float) -> Estimate:
+    """Both ends farther off, as if the variance were larger by that of `UNSEEN` problems."""
+    if not unseen:
+        return found
+    more = UNSEEN * unseen * (_student(found.num_problems) / found.num_problems) ** 2
+    low, high = (math.sqrt(end**2 + more) for end in (found.value - found.low, found.high - found.value))
+    return replace(found, low=found.value - low, high=found.value + high)
+
+
+def _differences(value: ArrayLike, baseline: ArrayLike) -> FloatArray:
+    """Of the problems that both have."""
     difference_P = np.asarray(value, float) - np.asarray(baseline, float)
-    difference_P = difference_P[~np.isnan(difference_P)]
-    return estimate_mean(difference_P, np.arange(len(difference_P)))
+    return difference_P[~np.isnan(difference_P)]
 
 
 def ratio_of_means(value: ArrayLike, baseline: ArrayLike) -> Estimate:
@@ -229,7 +311,8 @@ def bootstrap(
         seed: Of the draws.
 
     Returns:
-        The statistic at equal weights; nan interval where more than one draw in twenty has none.
+        The statistic at equal weights; nan interval where more than one draw in twenty has none. Where all draws are
+        alike it has no width, and says nothing: it is shown nowhere, and `with_unseen` widens that of a difference.
 
     Example:
         >>> value_P = np.arange(100.0)
@@ -266,6 +349,8 @@ def estimate_from_draws(value: float, drawn: ArrayLike, num_problems: int) -> Es
     tail = 100 * _expanded_tail(num_problems)
     stderr = float(drawn_D.std(ddof=1)) if np.isfinite(drawn_D).all() else NAN
     ends = np.percentile(np.clip(drawn_D, -HUGE, HUGE), [tail, 100 - tail])  # between infinities there is no number
+    if ends[1] - ends[0] <= ROUNDING * max(abs(value), float(np.abs(ends).max())):
+        return Estimate(value=value, stderr=0.0, low=value, high=value, num_problems=num_problems)
     low, high = (float(end) if abs(end) < HUGE / 1e3 else math.copysign(math.inf, end) for end in ends)
     return Estimate(value=value, stderr=stderr, low=low, high=high, num_problems=num_problems)
 
@@ -285,10 +370,10 @@ def draw_weights(num_problems: int, num_draws: int, seed: int) -> FloatArray:
 
 
 def bootstrap_difference(value: ArrayLike, baseline: ArrayLike, *, seed: int = 0) -> Estimate:
-    """`paired_difference`, its interval from problems drawn with replacement."""
-    difference_P = np.asarray(value, float) - np.asarray(baseline, float)
-    difference_P = difference_P[~np.isnan(difference_P)]
-    return bootstrap(lambda weight_DP: weight_DP @ difference_P, len(difference_P), seed=seed)
+    """`paired_difference`, its interval from problems drawn with replacement, and from those that were not seen."""
+    difference_P = _differences(value, baseline)
+    found = bootstrap(lambda weight_DP: weight_DP @ difference_P, len(difference_P), seed=seed)
+    return with_unseen(found, difference_P)
 
 
 def rank_correlation(x: ArrayLike, y: ArrayLike) -> float:
@@ -401,7 +486,7 @@ def _ratio(total_P: FloatArray, part_P: FloatArray) -> tuple[float, float, int]:
     if num < 2:
         return ratio, NAN, num
     stderr = math.sqrt(num_problems / (num_problems - 1) * float(residual_P @ residual_P)) / float(part_P.sum())
-    return ratio, stderr, num
+    return ratio, 0.0 if stderr <= ROUNDING * float(np.abs(total_P).max()) else stderr, num
 
 
 def student_quantile(freedom: int, level: float) -> float:
@@ -425,4 +510,4 @@ def _expanded_tail(num_problems: int) -> float:
 
 def _effective(rate: float, stderr: float, num_problems: int) -> float:
     """How many independent responses would leave this standard error; of responses all alike, that of the problems."""
-    return max(rate * (1 - rate) / stderr**2, 1.0) if stderr > 0 else float(num_problems)
+    return max(rate * (1 - rate) / stderr**2, 1.0) if stderr > ROUNDING else float(num_problems)

@@ -325,6 +325,61 @@ def test_the_responses_of_an_evaluation_that_chose_are_read(tmp_path):
     assert "8 left out: responses that open like no response group" in result.output
 
 
+def evaluated(path, ways, **columns):
+    """A table as `ibpo eval` writes it: way -> (response group, reward, tokens), four responses to 8 problems each."""
+    rows = [
+        {"problem_id": f"p{p}", "configuration": way, "response_group": group, "number": n, "answer": "1",
+         "reward": reward, "tokens": tokens + p, "finish_reason": "stop", **columns}
+        for way, (group, reward, tokens) in ways.items() for p in range(8) for n in range(4)
+    ]  # fmt: skip
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+TURNS = {"low": ("low", 0.0, 10), "high": ("high", 0.0, 10), "low, corrected": ("low", 1.0, 30),
+         "low, refined": ("low", 1.0, 40), "low, debated": ("low", 1.0, 50)}  # fmt: skip
+
+
+@pytest.mark.parametrize("stream", [(), ("--stream",)])
+def test_ways_of_several_turns_are_response_groups_at_their_true_cost(tmp_path, stream):
+    """They were taken for more responses of the group that they begin with: low was right on two thirds, at 30."""
+    result = run(evaluated(tmp_path / "responses.jsonl", TURNS), "--json", *stream)
+    assert result.exit_code == 0, result.output
+    [part] = json.loads(result.stdout)["parts"]
+    found = {name: (one["mean_reward"], one["mean_cost"] - 3.5) for name, one in part["always"].items()}
+    assert found == {way: (reward, cost) for way, (_, reward, cost) in TURNS.items()}
+    assert "ways of answering that are response groups of their own: low, corrected; low, refined; low, debated" in (
+        result.stderr
+    )
+    # Who names the column gets it.
+    named = run(tmp_path / "responses.jsonl", "--json", "--columns", "response_group=response_group", *stream)
+    assert set(json.loads(named.stdout)["parts"][0]["always"]) == {"low", "high"}
+
+
+def test_a_run_without_response_groups_has_ways_all_the_same(tmp_path):
+    """It was refused: "72 left out: responses that open like no response group", of which there was none to open as."""
+    bare = {name.replace("low", "responses"): ("", *more) for name, (_, *more) in TURNS.items() if name != "high"}
+    result = run(evaluated(tmp_path / "responses.jsonl", bare), "--json")
+    assert result.exit_code == 0 and "left out" not in result.output, result.output
+    assert set(json.loads(result.stdout)["parts"][0]["always"]) == set(bare)
+    alone = run(evaluated(tmp_path / "responses.jsonl", {"responses": ("", 1.0, 10)}))
+    assert alone.exit_code == 2 and "has one response group, responses; an allocation chooses between at least two" in (
+        alone.stderr
+    )
+
+
+def test_a_choice_beside_ways_counts_as_it_opens(tmp_path):
+    path = evaluated(tmp_path / "responses.jsonl", TURNS)
+    chosen = [json.loads(line) | {"configuration": "chooses itself"} for line in path.read_text().splitlines()[:64]]
+    chosen[3]["response_group"] = ""
+    with path.open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in chosen)
+    result = run(path, "--json")
+    assert result.exit_code == 0 and "1 left out: responses that open like no response group" in result.stderr
+    part = json.loads(result.stdout)["parts"][0]
+    assert set(part["always"]) == set(TURNS) and part["num_responses"] == 8 * 4 * 7 - 1
+
+
 @pytest.mark.parametrize("kind", ["whole", "beyond int64", "text", "float", "bool"])
 def test_streamed_ties_follow_the_same_ids(kind, tmp_path):
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
@@ -407,6 +462,25 @@ def test_killed_at_random_moments(log, tmp_path, num_kills):
         old, new = new, old
     print(f"{num_kills} kills left", dict(seen))
     assert seen["too late"] < num_kills / 2 and (num_kills < 50 or min(seen["old"], seen["none"]) > 0)
+
+
+def test_no_more_than_all_right_answers_are_kept(tmp_path):
+    """It printed "correct 1.014" and rewards below 0: extrapolated means of halves."""
+    rng, rows = np.random.default_rng(4), []
+    for p in range(20):
+        for effort, tokens in (("low", 10), ("high", 30)):
+            right = rng.random(4) < (0.3 if effort == "low" and p % 3 == 0 else 1.0)
+            rows += [{"id": p, "effort": effort, "correct": int(one), "tokens": tokens} for one in right.tolist()]
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = run(path, "--budget", "50%range", "--num-splits", 20, "--wide", "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    *_, line = [line for line in result.stdout.splitlines() if line.strip().startswith("tokens=50%range")]
+    assert "1.000 ±" in line and "correct 1.000 for 20 tokens" in " ".join(result.stdout.split())
+    [part] = json.loads((tmp_path / "out" / "summary.json").read_text())["parts"]
+    held = part["budgets"][1]["held_out"]
+    assert held["reward"] == 1 == held["kept"] and held["gain"] == pytest.approx(1 - held["random_mix"])
+    assert held["mixture_gain"] == pytest.approx(1 - held["mixture"])
 
 
 def test_groups_that_differ_by_capitals_are_told_and_shares_are_never_0_percent(tmp_path):

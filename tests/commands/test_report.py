@@ -345,3 +345,61 @@ def test_a_misspelt_configuration_beside_a_right_one_is_said(tmp_path):
     file.write_text("".join(json.dumps(row) + "\n" for row in rows()))
     result = run(file, "--only", "low", "--only", "hihg", "--out", tmp_path / "out")
     assert result.exit_code == 2 and "--only hihg: no such configuration; there are low, high" in result.stderr
+
+
+def evaluated(folder, model, right, budget=None):
+    """An `ibpo eval` run whose policy chooses by itself, as far as the page reads it."""
+    folder.mkdir()
+    rows = [
+        {"problem_id": f"p{p}", "configuration": "chooses itself", "number": n, "reward": float(right(p)), "tokens": 9,
+         "response_group": ("standard", "extended")[n], "finish_reason": "stop", "prompt": f"{p} + 1 =",
+         "budget": budget} for p in range(12) for n in range(2)
+    ]  # fmt: skip
+    (folder / "responses.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    trained = {"configuration": "chooses itself", "budget": budget, "group": "extended", "run": "RUN",
+               "steps": [{"step": n, "share": 0.4, "price": 0.1} for n in range(9)]}  # fmt: skip
+    about = {"command": "ibpo eval", "engine": {}, "settings": {"model": model, "task": "sums"}, "num_problems": 12,
+             "problems_fingerprint": "0", "trained": trained if budget else None}  # fmt: skip
+    (folder / "eval.json").write_text(json.dumps(about))
+    return folder
+
+
+def test_two_models_are_two_rows_each_with_its_own_training(tmp_path):
+    """They were one row, right on half, and its training that of the one."""
+    base = evaluated(tmp_path / "base", "m", lambda p: False)
+    tuned = evaluated(tmp_path / "tuned", "RUN/model", lambda p: True, budget=0.5)
+    result = run(base, tuned, "--out", tmp_path / "page", "--num-splits", 2)
+    assert result.exit_code == 0, result.output
+    [part] = json.loads((tmp_path / "page" / "report.json").read_text())["parts"].values()
+    found = {row["name"]: row["numbers"]["overall"]["all"]["pass@1"]["value"] for row in part["configurations"]}
+    assert found == {"base: chooses itself": 0.0, "tuned: chooses itself": 1.0}
+    [kept] = part["budget_kept"]
+    assert (kept["name"], kept["in_training"]) == ("tuned: chooses itself", pytest.approx(0.4))
+    assert {step["configuration"] for step in part["training"]} == {"tuned: chooses itself"} and part["training"]
+    # A difference on all of twelve problems alike is no certainty.
+    difference = part["configurations"][1]["difference"] or part["configurations"][0]["difference"]
+    assert abs(difference["value"]) == 1 and difference["high"] - difference["low"] > 0.2
+    again = run(f"before={base}", f"after={tuned}", "--out", tmp_path / "page", "--num-splits", 2)
+    assert again.exit_code == 0 and "| before |" in (tmp_path / "page" / "report.md").read_text()
+
+
+def test_a_demo_with_a_name_is_held_against_its_cold_start(tmp_path):
+    demo_run(tmp_path / "demo")
+    assert run(f"x={tmp_path / 'demo'}", "--out", tmp_path / "page", "--num-splits", 2).exit_code == 0
+    [part] = json.loads((tmp_path / "page" / "report.json").read_text())["parts"].values()
+    assert part["reference"] == ["x: cold start, standard", "x: cold start, extended"]
+    assert part["budget_kept"][0]["in_training"] == 0.5
+
+
+def test_six_problems_that_all_say_the_same_have_an_interval(tmp_path):
+    """It read: 80.0 % (80.0 to 80.0)."""
+    made = [
+        {"id": p, "effort": effort, "correct": int(n < right), "tokens": cost}
+        for p in range(6) for effort, right, cost in (("low", 4, 10), ("high", 5, 30)) for n in range(5)
+    ]  # fmt: skip
+    file = tmp_path / "log.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in made))
+    assert run(file, "--out", tmp_path / "out", "--num-splits", 2).exit_code == 0
+    text = (tmp_path / "out" / "report.md").read_text()
+    intervals = re.findall(r"([+−]?[\d.]+) ?%? \(([+−]?[\d.]+) to ([+−]?[\d.]+)\)", text)
+    assert intervals and all(low != high for _, low, high in intervals), intervals

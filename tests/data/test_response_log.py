@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from collections import Counter
 
 import pytest
 
@@ -227,3 +228,46 @@ def test_a_file_that_goes_while_it_is_read_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr("ibpo.data.response_log.is_small", lambda path: path.unlink())  # between two looks at it
     with pytest.raises(LogError, match=r"a.jsonl: was removed or replaced while it was read; run the same again"):
         read_log(write(tmp_path / "a.jsonl", lines([{**ROWS[0], "correct": 1}] * 2)), LogColumns(by="model"))
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "large", "parquet", "csv"])
+def test_ways_of_several_turns_are_no_more_responses_of_their_first_group(tmp_path, kind):
+    """However a table of `ibpo eval` is kept, and whichever of our readers reads it."""
+    ways = {"low": "low", "high": "high", "low, corrected": "low", "responses": "", "responses, debated": "",
+            "chooses itself": "high"}  # fmt: skip
+    rows = [
+        {"problem_id": p, "configuration": way, "response_group": group, "reward": 1.0, "tokens": 5.0,
+         "finish_reason": "stop", "completion": "x" * (9 if kind != "large" else 9000)}
+        for p in range(60) for way, group in ways.items()
+    ]  # fmt: skip
+    if kind == "parquet":
+        path = parquet_of(tmp_path / "a.parquet", rows)
+    elif kind == "csv":
+        head = ",".join(rows[0])
+        text = "".join(",".join(f'"{value}"' for value in row.values()) + "\n" for row in rows)
+        path = write(tmp_path / "a.csv", f"{head}\n{text}")
+    else:
+        path = write(tmp_path / "a.jsonl", lines(rows))
+    log = read_log(path)
+    assert Counter(log.response_group) == {
+        "low": 60, "high": 120, "low, corrected": 60, "responses": 60, "responses, debated": 60,
+    }  # fmt: skip
+    assert log.columns["response_group"] == "response_group" and "low, corrected" in "".join(log.notes)
+    # Other logs may have such columns and mean what they say.
+    for row in rows:
+        del row["finish_reason"]
+    assert set(read_log(write(tmp_path / "b.jsonl", lines(rows)), on_error="skip").response_group) == {"low", "high"}
+
+
+def test_collecting_counts_no_response_of_several_turns(tmp_path):
+    from ibpo.evaluation import match_logged, read_prompt_log
+
+    rows = [
+        {"problem_id": "p", "configuration": way, "response_group": "low", "reward": 1.0, "tokens": 5, "number": n,
+         "finish_reason": "stop", "prompt": "1 + 1 =", "completion": "2"}
+        for way in ("low", "low, corrected") for n in range(3)
+    ]  # fmt: skip
+    log = read_prompt_log(write(tmp_path / "a.jsonl", lines(rows)), columns={})
+    assert len(log.logged["p"]) == 3 and "3 left out: responses of several turns" in " ".join(log.notes)
+    counted, _ = match_logged(log, ["low"], model="m", asked_with=None, by_model=False)
+    assert len(counted["p"]) == 3

@@ -185,6 +185,20 @@ def test_the_paired_difference_twice():
         assert closed[end] == pytest.approx(drawn[end], abs=0.01) and closed[end] != drawn[end]
 
 
+def test_differences_of_problems_that_are_all_alike_have_an_interval():
+    """Right on all problems, or on none, is no certainty of the next one: there was no interval, or one of no width."""
+    cost = {"low": 10, "middle": 30, "high": 50}
+    rows = [
+        {"problem": f"p{p}", "configuration": name, "response_group": name, "reward": float(name != "low"),
+         "tokens": cost[name], "answer": "1"} for p in range(20) for name in cost for _ in range(2)
+    ]  # fmt: skip
+    found = {row["name"]: row for row in compare(Responses.from_rows(rows))["configurations"]}
+    for number in ("difference", "difference_bootstrap", "above_random_mix"):
+        one = found["middle"][number]
+        assert one["value"] == pytest.approx(1 if number != "above_random_mix" else 0.5)
+        assert one["low"] < one["value"] - 0.1 and one["high"] <= 1 and one["high"] - one["low"] > 0.1
+
+
 def test_single_responses_have_no_held_out_allocation():
     found = compare(responses(num_responses=1))
     assert found["allocation"] == [] and "two responses" in found["notes"][0]

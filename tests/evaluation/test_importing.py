@@ -285,3 +285,146 @@ def test_a_problem_has_one_level_whatever_the_order_of_its_rows(tmp_path):
 def test_what_tables_write_for_no_number_is_none(tmp_path):
     found = read(write(tmp_path / "a.jsonl", [row(tokens="nan"), row(tokens=3), row(tokens="N/A")])).parts[""]
     assert np.isnan(found.tokens).tolist() == [True, False, True]
+
+
+def evaluated(folder, model="base", task="sums.jsonl", ways=("responses",), prompt="{} + 1 =", of="p", **settings):
+    """The folder of an `ibpo eval` run, as far as the page reads it: two responses to each of three problems."""
+    folder.mkdir(parents=True)
+    rows = [
+        {"problem_id": f"{of}{p}", "configuration": way, "number": n,
+         "response_group": way.partition(",")[0].replace("responses", ""),
+         "answer": str(p + 1), "reward": float(model == "tuned"), "tokens": 10 + n,
+         "finish_reason": "stop", "level": "", "domain": "", "prompt": prompt.format(p), "completion": "It is so."}
+        for way in ways for p in range(3) for n in range(2)
+    ]  # fmt: skip
+    asked = {"model": model, "task": task, "max_tokens": 1024, "temperature": 1.0, "top_p": None, "seed": 0,
+             "forced": False, "base_url": "http://127.0.0.1:1/v1", "weights": None}  # fmt: skip
+    (folder / "eval.json").write_text(json.dumps({"settings": asked | settings}))
+    write(folder / "responses.jsonl", rows)
+    return folder
+
+
+def ways_of(*paths):
+    """Part -> configuration -> its number of responses."""
+    found = import_responses([path if isinstance(path, tuple) else ("", path) for path in paths])
+    return {
+        part: {name: len(responses.of(name)) for name in responses.configurations}
+        for part, responses in found.parts.items()
+    }
+
+
+def test_runs_of_two_models_are_two_configurations(tmp_path):
+    """Their responses were pooled: two models, right on none and on all, were one way that is right on half."""
+    base, tuned = evaluated(tmp_path / "a"), evaluated(tmp_path / "b", model="tuned", ways=("responses", "low"))
+    found = import_responses([("", base), ("", tuned)])
+    [part] = found.parts.values()
+    assert ways_of(base, tuned) == {"": {"a: responses": 6, "b: responses": 6, "b: low": 6}}
+    assert part.of("a: responses").reward.mean() == 0 and part.of("b: responses").reward.mean() == 1
+    assert "configurations are named by their runs, which differ in model" in found.notes
+    assert found.called == (("", {"responses": "a: responses"}),
+                            ("", {"responses": "b: responses", "low": "b: low"}))  # fmt: skip
+    # The table in its run is the run.
+    assert set(ways_of(base / "responses.jsonl", tuned)[""]) == {"a: responses", "b: responses", "b: low"}
+
+
+@pytest.mark.parametrize("differs", [{"temperature": 0.0}, {"max_tokens": 64}, {"weights": "0123"}, {"forced": True}])
+def test_runs_that_were_sampled_otherwise_are_not_pooled(tmp_path, differs):
+    runs = evaluated(tmp_path / "a"), evaluated(tmp_path / "b", **differs)
+    assert ways_of(*runs) == {"": {"a: responses": 6, "b: responses": 6}}
+
+
+def test_runs_of_one_model_on_one_task_stay_parts_of_one_evaluation(tmp_path):
+    """Other seeds, servers and problems of the task: more responses of the same configuration."""
+    first = evaluated(tmp_path / "a")
+    more = [evaluated(tmp_path / "b", seed=1, base_url="http://127.0.0.1:2/v1"), evaluated(tmp_path / "c", of="q")]
+    assert ways_of(first, *more) == {"": {"responses": 18}}
+    assert ways_of(first, *more, evaluated(tmp_path / "d", model="tuned")) == {
+        "": {"a + 2 more: responses": 18, "d: responses": 6}
+    }
+    assert ways_of(first, more[0], tmp_path / "d") == {"": {"a + b: responses": 12, "d: responses": 6}}
+    # The weights tell which policy it is, wherever they lie.
+    moved = [
+        evaluated(tmp_path / "e", model="x/model", weights="01"),
+        evaluated(tmp_path / "f", model="y", weights="01"),
+    ]
+    assert ways_of(*moved) == {"": {"responses": 12}}
+
+
+def test_folders_of_one_name_are_told_apart(tmp_path):
+    runs = evaluated(tmp_path / "x" / "run"), evaluated(tmp_path / "y" / "run", model="tuned")
+    assert set(ways_of(*runs)[""]) == {"x/run: responses", "y/run: responses"}
+
+
+def test_a_name_stands_alone_for_one_way_and_before_several(tmp_path):
+    """It was the name of all of them: what a second turn gains was nowhere to be seen."""
+    several = evaluated(tmp_path / "a", ways=("responses", "responses, corrected"))
+    one = evaluated(tmp_path / "b", model="tuned")
+    assert ways_of(("x", several), ("y", one)) == {"": {"x: responses": 6, "x: responses, corrected": 6, "y": 6}}
+    assert ways_of(("y", one), several) == {"": {"y": 6, "a: responses": 6, "a: responses, corrected": 6}}
+    # Two runs of one name together are of several ways.
+    more = evaluated(tmp_path / "c", seed=1, ways=("responses",))
+    assert ways_of(("x", several), ("x", more)) == {"": {"x: responses": 12, "x: responses, corrected": 6}}
+    assert ways_of(("x", several / "responses.jsonl")) == {"": {"x: responses": 6, "x: responses, corrected": 6}}
+
+
+def test_runs_of_two_tasks_are_parts(tmp_path):
+    """Problems of two tasks may have the same number, and are no alternatives to each other."""
+    sums = evaluated(tmp_path / "a"), evaluated(tmp_path / "b", model="tuned")
+    other = evaluated(tmp_path / "c", task="products.jsonl", prompt="{} * 2 =")
+    both = {"a: responses": 6, "b: responses": 6}
+    assert ways_of(*sums, other) == {"sums.jsonl": both, "products.jsonl": {"responses": 6}}
+    # What the task's file is called does not tell: here are the same problems under another name.
+    assert ways_of(*sums, evaluated(tmp_path / "d", task="data/s.jsonl")) == {
+        "": {"a + d: responses": 12, "b: responses": 6}
+    }
+
+
+@pytest.mark.parametrize("has_settings", [True, False])
+def test_equal_ids_of_other_prompts_are_refused(tmp_path, has_settings):
+    runs = evaluated(tmp_path / "a"), evaluated(tmp_path / "b", prompt="what is {} + 1?")
+    if not has_settings:
+        for run in runs:
+            (run / "eval.json").unlink()
+    said = (
+        r"b.responses\.jsonl, line 1: problem p0 is another one than at .*a.responses\.jsonl, line 1; compare runs on"
+    )
+    with pytest.raises(IbpoError, match=said):
+        import_responses([("", run) for run in runs])
+    # In the files of others a prompt may hold a word of the response group.
+    theirs = [write(tmp_path / f"{e}.jsonl", [row(effort=e, prompt=f"{e}: 1 + 1")]) for e in ("low", "high")]
+    assert ways_of(*theirs) == {"": {"low": 1, "high": 1}}
+
+
+def test_tables_without_their_run_are_pooled_and_said(tmp_path):
+    runs = evaluated(tmp_path / "a"), evaluated(tmp_path / "b", model="tuned")
+    (runs[1] / "eval.json").unlink()
+    found = import_responses([("", run) for run in runs])
+    assert found.parts[""].configurations == ["responses"]
+    assert any(note.startswith("not known of which model: ") and str(runs[1]) in note for note in found.notes)
+    (runs[1] / "config.toml").write_text("")  # a policy that was trained there
+    assert set(ways_of(*runs)[""]) == {"a: responses", "b: responses"}
+    (runs[1] / "config.toml").unlink()
+    header = {"schema": "ibpo.rollouts", "version": 1, "settings": {"model": "tuned"}}  # of ibpo collect
+    write(runs[1] / "rollouts.jsonl", [header])
+    assert set(ways_of(*runs)[""]) == {"a: responses", "b: responses"}
+
+
+def test_a_demos_name_stands_before_its_policies(tmp_path):
+    """It was left out, and two demos of one experiment were pooled."""
+    for demo in ("a", "b"):
+        folder = tmp_path / demo / "thinking" / "seed0" / "responses"
+        folder.mkdir(parents=True)
+        rows = [
+            {"problem_id": p, "configuration": "raft, sampled", "response_group": "standard", "finish_reason": "stop",
+             "number": 0, "reward": 1.0, "tokens": 3, "prompt": f"{p} ="} for p in ("p1", "p2")
+        ]  # fmt: skip
+        for how in ("sampled", "standard"):
+            write(folder / f"raft__{how}.jsonl.gz", rows)
+    one = {"x: raft, sampled": 2, "x: raft, standard": 2}
+    assert ways_of(("x", tmp_path / "a")) == {"thinking": one}
+    assert ways_of(tmp_path / "a") == {"thinking": {"raft, sampled": 2, "raft, standard": 2}}
+    files = [tmp_path / demo / "thinking" / "seed0" / "responses" / "raft__sampled.jsonl.gz" for demo in "ab"]
+    assert len(ways_of(*files)[""]) == 2 and ways_of(files[0]) == {"": {"raft, sampled": 2}}
+    assert set(ways_of(tmp_path / "a", tmp_path / "b")["thinking"]) == {
+        f"{demo}: raft, {how}" for demo in "ab" for how in ("sampled", "standard")
+    }

@@ -1,5 +1,6 @@
 """A log, gathered and allocated; `tests/commands/test_allocate.py` goes the whole way."""
 
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -8,9 +9,10 @@ import pytest
 
 from ibpo.data import Labels, Log, LogColumns
 from ibpo.errors import IbpoError
-from ibpo.evaluation.log_allocation import GAP, GroupLimit, answer_questions, choose_groups, questions
+from ibpo.evaluation.log_allocation import GAP, GroupLimit, answer_questions, as_shown, choose_groups, questions
 from ibpo.evaluation.log_parts import part_of_log, read_parts
 from ibpo.evaluation.log_picture import draw_answers
+from ibpo.evaluation.log_verdict import summarise_parts, verdict
 
 
 def read(tmp_path, text, **options):
@@ -149,3 +151,63 @@ def test_many_problems_that_were_answered_alike_are_not_searched_for_the_last_ti
     allocation, pick = choose_groups(kinds[0][kind], kinds[1][kind], limits)
     assert allocation.gap <= GAP * allocation.objective
     assert kinds[1][kind][np.arange(1500), pick].mean() <= 500.37
+
+
+def alike(tmp_path, num_problems, num_others=0, scale=1.0) -> tuple[Any, Any]:
+    """Problems on which `high` is right and `low` is not, but for some on which both are; each answered four times."""
+    rows = "".join(
+        f"{p},{group},{scale if group == 'high' or p < num_others else 0},{cost}\n"
+        for p in range(num_problems) for group, cost in (("low", 10), ("high", 30)) for _ in range(4)
+    )  # fmt: skip
+    (part,) = read(tmp_path, "id,group,reward,cost\n" + rows)[0].parts
+    (_, answer, _) = answer_questions(
+        part, questions(["cost=12.5"]), holdout=True, num_splits=4, seed=0, say=lambda _: None
+    )
+    return part, answer
+
+
+@pytest.mark.parametrize("num_problems", [6, 30, 100])
+def test_problems_that_are_all_alike_are_no_certainty(tmp_path, num_problems):
+    """It read "choosing changes that by -0.125 (95 %: -0.125 to -0.125)" of six problems."""
+    part, answer = alike(tmp_path, num_problems)
+    text = verdict(part, answer).text
+    held = answer.held_out
+    assert held.mixture_gain_stderr >= np.sqrt(3) / num_problems - 1e-9  # as if three were not alike
+    assert f"by {held.mixture_gain:+.3f} (95 %: {held.mixture_gain:+.3f} to" not in text
+    # One that is not alike says a little more, three say all that their variance says.
+    one, three = (alike(tmp_path, num_problems, few)[1].held_out for few in (1, 3))
+    assert one.mixture_gain_stderr > 1 / num_problems and three.mixture_gain_stderr > 0
+
+
+def test_no_mean_is_shown_outside_the_rewards_of_the_log(tmp_path):
+    """What halves keep, extrapolated, came out as 101.7 % of all answers right, and below none."""
+    part, answer = alike(tmp_path, 12, scale=0.5)
+    raw = replace(answer.held_out, reward=0.51, random_mix=-0.01, straight_line=-0.02, mixture=0.55, mixture_gain=-0.04,
+                  gain=0.52, kept=1.02)  # fmt: skip
+    seen = as_shown(part, raw)
+    assert (seen.reward, seen.random_mix, seen.straight_line, seen.mixture) == (0.5, 0.0, 0.0, 0.5)
+    assert (seen.gain, seen.mixture_gain, seen.kept) == (0.5, 0.0, 1.0)
+    assert (seen.reward_stderr, seen.mixture_gain_stderr, seen.spent) == (
+        raw.reward_stderr, raw.mixture_gain_stderr, raw.spent,
+    )  # fmt: skip
+    assert as_shown(part, answer.held_out) is answer.held_out  # inside, to the last bit
+    none = replace(raw, mixture=None, mixture_gain=None, mixture_gain_stderr=None)
+    assert as_shown(part, none).mixture_gain is None
+
+
+def test_what_is_said_of_a_choice_that_is_nearly_always_right(tmp_path):
+    """The sentence, the table of numbers and the file say the same, and no more than all answers right."""
+    rng, rows = np.random.default_rng(4), []
+    for p in range(20):
+        for group, cost in (("low", 10), ("high", 30)):
+            right = rng.random(4) < (0.3 if group == "low" and p % 3 == 0 else 1.0)
+            rows += [f"{p},{group},{int(one)},{cost}" for one in right.tolist()]
+    (part,) = read(tmp_path, "\n".join(["id,group,correct,cost", *rows]))[0].parts
+    found = answer_questions(part, questions(["50%range"]), holdout=True, num_splits=20, seed=0, say=lambda _: None)
+    held = found[1].held_out
+    assert held is not None and held.reward > 1.01
+    seen, told = as_shown(part, held), verdict(part, found[1]).text
+    assert seen.reward == 1 and "right answers (correct 1.000 for 20 cost)" in told
+    assert f"by {seen.mixture_gain:+.3f} (95 %:" in told
+    [summary] = summarise_parts(tmp_path / "log.csv", None, [(part, found)], num_bad=0)["parts"]
+    assert summary["budgets"][1]["held_out"]["reward"] == 1

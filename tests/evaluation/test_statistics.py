@@ -9,6 +9,7 @@ from scipy import stats
 
 from ibpo.evaluation.statistics import (
     bootstrap,
+    bootstrap_difference,
     estimate_bounded,
     estimate_from_draws,
     estimate_mean,
@@ -19,6 +20,7 @@ from ibpo.evaluation.statistics import (
     rank_correlation,
     rate_interval,
     ratio_of_means,
+    unseen_square,
     wilson,
 )
 
@@ -197,3 +199,88 @@ def test_bounded_values_that_all_agree_are_not_certain():
     assert found.value == 0 and (found.low, found.high) == pytest.approx((2 * coins[0] - 1, 2 * coins[1] - 1))
     value, problem = np.random.default_rng(0).normal(0.1, 0.2, 400).clip(-1, 1), np.arange(400)
     assert estimate_bounded(value, problem, -1, 1).low == pytest.approx(estimate_mean(value, problem).low, abs=2e-3)
+
+
+@pytest.mark.parametrize("right", range(1, 10))
+@pytest.mark.parametrize("num", [3, 6, 10, 30])
+def test_problems_that_all_say_the_same_count_as_problems(num, right):
+    """Rounding leaves a standard error of 1e-17, and three problems at .7 each gave .7 to .7."""
+    student = float(stats.t.ppf(0.975, num - 1))
+    outcomes = [1] * right + [0] * (10 - right)
+    for found in (
+        estimate_rate([right / 10] * num, np.arange(num)), estimate_rate(outcomes * num, np.repeat(np.arange(num), 10))
+    ):  # fmt: skip
+        assert (found.low, found.high) == pytest.approx(wilson(right / 10, num, student))
+        assert (found.low, found.high) == pytest.approx(rate_interval(found.value, 1e-17, num))
+        assert found.stderr == 0 and found.high - found.low > 0.05
+    for mean in (
+        estimate_mean([right / 10] * num, np.arange(num)),
+        bootstrap(lambda w: w @ np.full(num, right / 10), num),
+    ):
+        assert mean.low == mean.value == mean.high  # of no known scale: no interval, and none is shown
+
+
+SPARSE = [(30, 0.04, 0.01), (45, 0.03, 0.01), (100, 0.01, 0.005), (200, 0.01, 0.002), (500, 0.005, 0.001),
+          (1000, 0.003, 0.0), (100, 0.05, 0.0), (30, 0.0, 0.1), (20, 0.2, 0.1), (100, 0.98, 0.01)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("num", "up", "down"), SPARSE)
+def test_differences_of_few_problems_are_covered(num, up, down):
+    """Rates of which few problems differ: the interval held the truth .78 times in one, and had no width in .22."""
+    rng, hit = np.random.default_rng(0), 0
+    for _ in range(1000):
+        draw = rng.random(num)
+        sign = np.where(draw < up, 1, np.where(draw < up + down, -1, 0))
+        found = paired_difference(0.5 + sign / 2, 0.5 - sign / 2)
+        assert -1 <= found.low < found.high <= 1 and found.low <= found.value <= found.high
+        hit += found.low <= up - down <= found.high
+    assert hit >= 930
+
+
+@pytest.mark.parametrize("num", [45, 100, 300])
+@pytest.mark.parametrize("size", [1, 2, 8])
+def test_the_interval_of_many_differences_hardly_moves(num, size):
+    """Responses of policies of which each is better somewhere: three problems more say nothing new."""
+    rng, wider = np.random.default_rng(1), []
+    for _ in range(200):
+        ability = rng.beta(0.8, 0.8, num)
+        value, baseline = (rng.binomial(size, a + 0.75 * ability) / size for a in (0.2, 0.0))
+        found = paired_difference(value, baseline)
+        plain = float(stats.t.ppf(0.975, num - 1)) * found.stderr
+        wider.append((found.high - found.low) / (2 * plain))
+    assert min(wider) >= 1 - 1e-9 and np.mean(wider) < 1.015
+
+
+def test_what_few_differ_by_is_what_others_may_differ_by():
+    """A tenth of a point on two problems says as little of the others as a whole one does, at a tenth of its size."""
+    few = np.zeros(100)
+    few[:2] = 1.0
+    whole, part = paired_difference(few, 0 * few), paired_difference(few / 10, 0 * few)
+    assert (part.low, part.high) == pytest.approx((whole.low / 10, whole.high / 10))
+    assert unseen_square(few / 10) == pytest.approx(unseen_square(few) / 100)
+    # The same on nearly all as on nearly none, but for the side on which the end of the scale lies.
+    most = paired_difference(1 - few, 0 * few)
+    assert most.value - most.low == pytest.approx(whole.high - whole.value) and most.high == 1.0
+    same = paired_difference(0 * few, 0 * few)
+    assert (same.value, same.stderr) == (0, 0) and same.high == -same.low == pytest.approx(0.034, abs=1e-3)
+
+
+def test_a_difference_by_bootstrap_is_as_wide():
+    few = np.zeros(200)
+    for num in (0, 1, 3):
+        few[:num] = 1.0
+        closed, drawn = paired_difference(few, 0 * few), bootstrap_difference(few, 0 * few)
+        assert drawn.low < drawn.value < drawn.high
+        assert (drawn.low, drawn.high) == pytest.approx((closed.low, closed.high), abs=0.004)
+    value = np.random.default_rng(0).random(200)
+    plain = bootstrap(lambda w: w @ (value - 0.5), 200)
+    assert bootstrap_difference(value, np.full(200, 0.5)) == plain
+
+
+def test_bounded_values_of_which_few_differ_are_not_certain():
+    """One problem of 400 that differs does not make the others certain."""
+    few = np.zeros(400)
+    few[0] = 1.0
+    found = estimate_bounded(few, np.arange(400), -1, 1)
+    assert found.high - found.low == pytest.approx(2 * 1.97 * 2 / 400, rel=0.02)  # as if three more did
+    assert estimate_mean(few, np.arange(400)).high < found.high

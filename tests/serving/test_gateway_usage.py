@@ -138,7 +138,8 @@ def test_an_event_with_a_picture_costs_what_its_usage_says(size, step):
     passed = b"".join(found.feed(data[i : i + step]) for i in range(0, len(data), step)) + found.end()
     assert passed == data
     assert (found.total, found.finished, found.is_counted, found.response_id) == (200, True, True, "resp_9")
-    assert read_prompt(found.usages).input == 7
+    prompt = read_prompt(found.usages)
+    assert prompt is not None and prompt.input == 7
 
 
 def test_what_comes_behind_a_long_event_is_read():
@@ -174,7 +175,7 @@ def test_usage_in_a_choice_says_the_prompt_too():
     """As Kimi's streams end, which count the cache's tokens at the top of the usage."""
     usage = {"prompt_tokens": 1000, "completion_tokens": 50, "total_tokens": 1050, "cached_tokens": 400}
     prompt = read_prompt(read_cost(json.dumps({"choices": [{"index": 0, "usage": usage}]}).encode()).usages)
-    assert (prompt.input, prompt.cached_input) == (600, 400)
+    assert prompt is not None and (prompt.input, prompt.cached_input) == (600, 400)
 
 
 def test_the_last_zeros_forget_nothing():

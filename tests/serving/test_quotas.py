@@ -60,7 +60,7 @@ def test_what_is_cheapest_is_counted_in_what_is_used_up(more):
     spent = {"flex": 0.0, "priority": 0.0}
     for number in range(100):
         found = controller.decide(rows, request_id=str(number), now=0.0, quotas={"day": {"money": 0.5}, "month": more})
-        spent[found.response_group] += dict(zip(("flex", "priority"), (0.005, 0.05), strict=True))[found.response_group]
+        spent[found.response_group] += 0.005 if found.response_group == "flex" else 0.05
         controller.settle(str(number))
     assert spent["priority"] == pytest.approx(0.5) and spent["flex"] == pytest.approx(90 * 0.005)
 

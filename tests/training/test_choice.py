@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,10 +92,11 @@ def test_a_model_that_scales_its_logits_is_moved_as_far(scaling):
     from ibpo.training import choose_by_rows, read_states
 
     torch.manual_seed(0)
-    size = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
+    size: Any = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
     size |= {"num_attention_heads": 2, "num_key_value_heads": 2, "tie_word_embeddings": False}
     model = GraniteForCausalLM(GraniteConfig(**size, logits_scaling=scaling, initializer_range=0.3)).eval()
-    tokenizer, groups = SimpleNamespace(pad_token_id=0), SimpleNamespace(prefix_ids=((3,), (5,)))
+    tokenizer: Any = SimpleNamespace(pad_token_id=0)
+    groups: Any = SimpleNamespace(prefix_ids=((3,), (5,)))
     prompts = [[int(x) for x in np.random.default_rng(seed).integers(6, 40, 3 + seed % 4)] for seed in range(20)]
     states = read_states(model, tokenizer, prompts, groups)
     delta = np.random.default_rng(0).normal(size=(2, 16))

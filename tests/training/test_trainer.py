@@ -131,14 +131,15 @@ def test_averages_are_taken_in_single_precision_and_anew_in_each_training(make_t
     trainer = make_trainer(averaging=1.0, max_steps=3)
     average = next(one for one in trainer.callback_handler.callbacks if isinstance(one, AverageWeights))
     model = torch.nn.Linear(1, 1, dtype=torch.bfloat16)
-    state = SimpleNamespace(global_step=1, max_steps=1)
-    average.on_train_begin(trainer.args, state, None, model=model)
+    state: Any = SimpleNamespace(global_step=1, max_steps=1)
+    control: Any = None
+    average.on_train_begin(trainer.args, state, control, model=model)
     for step in range(200):
         with torch.no_grad():
             model.weight.fill_(1.0 if step < 100 else 1.0078125)
-        average.on_step_end(trainer.args, state, None, model=model)
+        average.on_step_end(trainer.args, state, control, model=model)
     assert average.mean["weight"].item() == pytest.approx(1.00390625)
-    average.on_train_begin(trainer.args, state, None, model=model)
+    average.on_train_begin(trainer.args, state, control, model=model)
     assert (average.count, average.mean) == (0, {})
 
 
