@@ -42,16 +42,16 @@ SAME = {
 }
 OF_EXPERIMENT = {
     "thinking": {
-        "kl_weight": 0.5,
+        "kl_weight": 0.25,
         "per_device_train_batch_size": 128,
-        "kl_weight_start": 0.2,
+        "kl_weight_start": 0.1,
         "lr_scheduler_kwargs": {"min_lr_ratio": 0.03, "num_decay_steps": 66},
         "max_completion_length": 42,
         "max_steps": 190,
     },
     "voting": {
-        "kl_weight": 0.05,
-        "kl_weight_start": 0.05,
+        "kl_weight": 0.025,
+        "kl_weight_start": 0.025,
         "lr_scheduler_kwargs": {"min_lr_ratio": 0.03, "num_decay_steps": 168},
         "max_completion_length": 102,
         "max_steps": 480,
