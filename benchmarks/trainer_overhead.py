@@ -185,7 +185,7 @@ def lower_level_times(num_prompts: int, num_siblings: int, dim: int, window: int
 
 UPDATES = (10, 50)
 TRAIN = """
-import sys, tempfile, time
+import sys, tempfile
 from pathlib import Path
 try:
     from ibpo.demo.experiments import THINKING

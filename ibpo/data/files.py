@@ -48,7 +48,7 @@ class LogError(IbpoError):
     """A log that cannot be used: file, line, field and fix in one line."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)
 class Source:
     """What was read, and what a reader should know about it; filled while the rows go by."""
 
@@ -64,6 +64,8 @@ class Source:
     notes: list[str] = field(default_factory=list[str])
     custom_ids: list[str] = field(default_factory=list[str])
     """Of a batch: the identifiers of all requests that were answered; of Inspect: the uuids of its samples."""
+    are_problems: bool = False
+    """Of a batch: whether a last number of its identifiers is a problem's, and counts no responses."""
     left_out: Counter[str] = field(default_factory=Counter[str])
     """Why rows were left out -> how many."""
 

@@ -368,7 +368,8 @@ def is_helm(document: Any) -> bool:
 def helm_rows(file: Path, document: Json) -> Iterator[RawRow]:
     """One row per request, with the statistics of its instance out of the file beside it.
 
-    A perturbed instance has the identifier of its original, so its statistics are told from those by their field alone.
+    A perturbed instance has the identifier of its original, so that only their field tells the
+    statistics of both apart.
     """
     stats: dict[tuple[str, Any], Json] = {}
     beside = file.with_name("per_instance_stats.json")

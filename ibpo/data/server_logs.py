@@ -54,7 +54,7 @@ SAMPLE = re.compile(rf"(?i)(?<![a-z0-9])({'|'.join(COUNTERS)})[ _=#-]?\d{{1,3}}(
 SMALL = re.compile(r"\d{1,3}")
 NUMBER = re.compile(r"(?<!\d)(?!(?:19|20)\d\d(?!\d))\d+")
 """A number that is no year."""
-KEPT = "what is numbered in custom_id are problems"
+PROBLEMS = "what is numbered in custom_id are problems"
 """Begins the note that says so; without one, the last number counts the responses to a problem."""
 ANSWERED = ("custom_id", "request_id", "trace_id", "traceId", "response_id", "id")
 """Identifiers of a request."""
@@ -338,8 +338,8 @@ def _find_parts(text: str) -> Parts:
 def count_responses(asked: Sequence[Asked]) -> tuple[bool, str]:
     """Whether what is numbered in identifiers are the responses to a problem, and what to say of it.
 
-    It is told by what was asked: requests that differ by the number alone ask the same if it counts responses. Without
-    the batch's input, prompts of different lengths say that it does not, and the identifiers themselves the rest: the
+    What was asked decides: requests that differ by the number alone ask the same if it counts responses. Without the
+    batch's input, prompts of different lengths say that it does not, and the identifiers themselves the rest: the
     number counts responses behind names of problems (`q17-low-0`), and problems behind the name of a data set
     (`gsm8k-low-0`).
 
@@ -366,9 +366,9 @@ def count_responses(asked: Sequence[Asked]) -> tuple[bool, str]:
     prompts = [[one.prompt for one in ones if one.prompt] for ones in several]
     lengths = [[one.num_tokens for one in ones if one.num_tokens] for ones in several]
     if any(len(set(texts)) > 1 for texts in prompts):
-        return False, f"{KEPT}: requests that differ by it alone ask different things"
+        return False, f"{PROBLEMS}: requests that differ by it alone ask different things"
     if any(len(set(counts)) > 1 for counts in lengths):
-        return False, f"{KEPT}: requests that differ by it alone have prompts of different lengths"
+        return False, f"{PROBLEMS}: requests that differ by it alone have prompts of different lengths"
     if any(len(texts) > 1 for texts in prompts):
         return True, ""
     if (layout.worded and len(stems) > 1) or (layout.usual and not several):
@@ -381,7 +381,7 @@ def count_responses(asked: Sequence[Asked]) -> tuple[bool, str]:
     )
     if (layout.usual or layout.worded) and of_problems:
         return True, f"what is numbered in custom_id are responses to a problem{told}"
-    return False, f"{KEPT}{told}"
+    return False, f"{PROBLEMS}{told}"
 
 
 def _effort_in(text: str) -> str:
@@ -427,9 +427,11 @@ def convert_batch(rows: Iterator[Row], source: Source, file: Path) -> Iterator[R
                 folders[output.parent] = _asked_in(output.parent)
             answered += _answered(output, folders[output.parent])
         source.custom_ids.extend(one.custom_id for one in answered)
-        if note := count_responses(answered)[1]:
+        counted, note = count_responses(answered)
+        source.are_problems = not counted
+        if note:
             source.note(note)
-    split = split_ids(source.custom_ids, counted=not any(note.startswith(KEPT) for note in source.notes))
+    split = split_ids(source.custom_ids, counted=not source.are_problems)
     if split:
         name = source.custom_ids[0]
         source.note("custom_id {} = problem {}, effort {}".format(name, *split(name)))

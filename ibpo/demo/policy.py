@@ -65,6 +65,8 @@ ROLLOUTS: dict[str, Any] = {
     "steps_per_generation": 1,
 }
 """Per update, where an experiment does not say otherwise."""
+TIES_TO_STANDARD = 1e-5
+"""A least gain that breaks ties, and outdoes no reward."""
 
 
 def quiet_libraries() -> None:
@@ -210,7 +212,9 @@ def settings_of(
 ) -> dict[str, Any]:
     """The trainer's settings for one policy: defaults, the experiment's own, then RAFT's or the budget.
 
-    RAFT samples as many responses as IBPO, and takes as many updates.
+    RAFT samples as many responses as IBPO, takes as many updates, and gives ties between the response groups to the
+    standard one: of right responses it imitates the cheapest. In *thinking* that loses less to a random mix than ties
+    at random do (`benchmarks/raft_ties.py`).
     """
     updates: int = num_steps or experiment.training["max_steps"]
     settings: dict[str, Any] = {
@@ -226,7 +230,7 @@ def settings_of(
         return settings | {"budget": dict(budget)}
     if budget is not None:
         return settings | {"budget": {experiment.response_groups[1].name: budget}}
-    return settings | RAFT | {"num_generations": NUM_GENERATIONS}
+    return settings | RAFT | {"min_gain": TIES_TO_STANDARD, "num_generations": NUM_GENERATIONS}
 
 
 class StepProgress(TrainerCallback):

@@ -64,7 +64,7 @@ def policy_and_task(path: Path) -> tuple[Json, str]:
     """Who answered what in a run's table of responses: the settings that tell policies apart, and the task.
 
     Of a run of `ibpo eval` by its `eval.json`, of any other by what its store was begun with; a policy that was trained
-    is told by its run. Empty where nothing is known, as of a table that was copied out of its run.
+    is identified by its run. Empty where nothing is known, as of a table that was copied out of its run.
 
     Args:
         path: The run's folder, or the table in it.

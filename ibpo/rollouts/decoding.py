@@ -32,11 +32,11 @@ COMPACT_AT = 8
 
 
 LEARNED_POSITIONS = ("gpt2", "gpt_neo", "gpt_bigcode", "openai-gpt")
-"""Types of models that count positions from the first token, padding included, unless they are told."""
+"""Types of models that count positions from the first token, padding included, where `position_ids` are not given."""
 
 
 def count_positions_by_mask(model: Any) -> None:
-    """Have such a model begin to count at a prompt's first token: batches are padded left, and TRL does not say so.
+    """Have such a model begin to count at a prompt's first token: batches are padded left, and TRL gives no positions.
 
     A prompt would be read otherwise beside a longer one, and be trained as it is never asked. transformers 5.23.
     """
@@ -45,14 +45,14 @@ def count_positions_by_mask(model: Any) -> None:
         return
     model.counts_by_mask = True
 
-    def tell(module: Any, args: Any, given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def add_positions(module: Any, args: Any, given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         ids, mask = given.get("input_ids"), given.get("attention_mask")
-        told = given.get("position_ids") is not None or given.get("past_key_values") is not None
-        if not told and ids is not None and mask is not None and mask.shape == ids.shape:
+        is_given = given.get("position_ids") is not None or given.get("past_key_values") is not None
+        if not is_given and ids is not None and mask is not None and mask.shape == ids.shape:
             given = {**given, "position_ids": (mask.long().cumsum(-1) - 1).clamp(min=0)}
         return args, given
 
-    model.register_forward_pre_hook(tell, with_kwargs=True)
+    model.register_forward_pre_hook(add_positions, with_kwargs=True)
 
 
 def pad_left(rows: Sequence[TokenIds], pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -185,9 +185,10 @@ def _answer(row: Mapping[str, Any]) -> str | None:
 
 def _number(value: Any) -> float | None:
     """A number, also as the text of a CSV's cell; None: it is none."""
-    truth = {"true": 1.0, "false": 0.0}
+    if isinstance(value, str) and value.lower() in ("true", "false"):
+        return float(value.lower() == "true")
     try:
-        found = truth[value.lower()] if str(value).lower() in truth and isinstance(value, str) else read_number(value)
+        found = read_number(value)
     except (TypeError, ValueError, OverflowError):
         return None
     return found if math.isfinite(found) else None

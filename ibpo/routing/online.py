@@ -189,6 +189,11 @@ class OnlineRouter:
             )
         return True
 
+    def before(self, request_id: str, response_group: str) -> float | None:
+        """m_g(x) of a request whose outcome may still come; None: it is not known, or the group came after it."""
+        asked, place = self._requests.get(request_id), self.groups.index(response_group)
+        return asked.before[place] if asked is not None and place < len(asked.before) else None
+
     def cautions(self) -> list[str]:
         """A sentence for each response group that has changed suddenly, the last change of each."""
         return [

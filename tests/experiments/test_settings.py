@@ -87,7 +87,7 @@ RAFT = {
     "completion_loss_weight": 1.0,
     "budget": None,
     "integral_gain": 0.0,
-    "min_gain": 0.0,
+    "min_gain": 1e-5,
     "imitate_denied": False,
     "num_generations": 4,
     "balance_groups": False,

@@ -65,6 +65,30 @@ def test_learning_keeps_a_group_that_gains_what_the_settings_say(share):
     assert np.mean(bought[-500:]) == pytest.approx(share, abs=0.03)
 
 
+def test_requests_that_are_decided_at_the_same_time_keep_their_own_gains():
+    """A store is waited for between the two: what was predicted of one request was taken for the other's."""
+    settings, found = build_settings({"model": [MODEL]}, ""), []
+    model = settings.model[0]
+    for together in (False, True):
+        one = Learner(settings)
+        for i in range(0, 40, 2):
+            for first in (i, i + 1) if not together else (i,):
+                for number in (first, first + 1) if together else (first,):
+                    gain = 0.1 if number % 2 else 0.7
+                    one.correct(
+                        str(number), model, Gains(by_group={"standard": 0.0, "extended": gain}, source="router")
+                    )
+                for number in (first, first + 1) if together else (first,):
+                    one.decided(str(number), model, "", "extended")
+        for number in range(40):
+            assert one.outcome(str(number), "", 0.5)
+        found.append(one.state_dict())
+    assert found[0]["*"]["level"] == found[1]["*"]["level"]
+    one.correct("said", model, Gains(by_group={"standard": 0.0, "extended": 0.3}, source="caller"))
+    one.decided("said", model, "", "extended")
+    assert not one.outcome("said", "", 1.0) and one.state_dict() == found[1]
+
+
 def test_an_outcome_is_a_tenants_own_and_well_formed(world):
     upstream = world.upstream()
     _, url, _ = world.gateway(upstream.url, plan=SHARE, model=MODEL, keys=HASHED)

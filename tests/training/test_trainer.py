@@ -144,7 +144,7 @@ def test_averages_are_taken_in_single_precision_and_anew_in_each_training(make_t
 
 
 def test_a_prompt_is_read_alike_beside_a_longer_one_where_positions_are_learned(make_trainer):
-    """GPT-2 counts padding unless it is told; TRL does not tell it."""
+    """GPT-2 counts padding where no positions are given, and TRL gives none."""
     from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
     from ibpo.demo import model_path

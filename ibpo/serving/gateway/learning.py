@@ -43,9 +43,7 @@ class Learner:
             for model in settings.model
             if model.learn
         }
-        # id -> model, tenant, response group, predicted gain
-        self._open: OrderedDict[str, tuple[str, str, str, float]] = OrderedDict()
-        self._predicted: dict[str, dict[str, float]] = {}  # id -> gains of a request that is being decided
+        self._open: OrderedDict[str, tuple[str, str, str]] = OrderedDict()  # id -> model, tenant, response group
         self._levels: dict[str, tuple[float, float]] = {}  # model -> weight, weighted sum
 
     def correct(self, request_id: str, model: ModelSettings, gains: Gains) -> Gains:
@@ -61,7 +59,6 @@ class Learner:
         ]
         features = [1.0, *gain[1:], *(math.log1p(length) / 10 for length in tokens)]
         found = router.predict(request_id, features, reward=gain, cost=tokens)
-        self._predicted = {request_id: dict(zip(names, gain, strict=True))}
         # Where nothing predicts lengths, `ibpo.serving.lengths` knows them better, and how much they vary.
         lengths = {name: cost for name, cost in zip(names, found.cost, strict=True) if name in gains.tokens}
         return replace(gains, by_group=dict(zip(names, found.gain, strict=True)), tokens=lengths)
@@ -69,8 +66,7 @@ class Learner:
     def decided(self, request_id: str, model: ModelSettings, tenant: str, response_group: str) -> None:
         """What a request got; only then may its outcome come."""
         if model.name in self._routers:
-            gain = self._predicted.get(request_id, {}).get(response_group, 0.0)
-            self._open[request_id] = (model.name, tenant, response_group, gain)
+            self._open[request_id] = (model.name, tenant, response_group)
             if len(self._open) > _REMEMBERED:
                 self._open.popitem(last=False)
 
@@ -90,8 +86,10 @@ class Learner:
         if found is None or found[1] != tenant:
             return False
         del self._open[request_id]
-        model, _, group, gain = found
+        model, _, group = found
         router, (weight, total) = self._routers[model], self._levels.get(model, (0.0, 0.0))
+        if (gain := router.before(request_id, group)) is None:  # the caller said its gains
+            return False
         kept = 1 - 1 / router.memory
         self._levels[model] = weight, total = kept * weight + 1, kept * total + reward - gain
         return router.learn(request_id, group, reward=reward - total / weight)
