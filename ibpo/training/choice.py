@@ -218,7 +218,7 @@ def _scale_of_logits(model: Any, hidden: torch.Tensor, logits: torch.Tensor) -> 
             "this model changes its logits behind the output matrix (a soft cap?), so that a choice cannot be trained "
             "as rows of that matrix: train it with IBPOTrainer, or answer by a threshold (ibpo calibrate --out X.json)"
         )
-    return scale
+    return 1.0 if abs(scale - 1.0) < MOST_OFF else scale  # else rounding would be a factor
 
 
 def read_bodies(
