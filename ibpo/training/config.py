@@ -24,7 +24,7 @@ HELD_UP = "warmup_stable_decay"
 RANGES: dict[str, tuple[float, float]] = {
     "kl_share": (0.0, 1.0),
     "averaging": (0.0, 1.0),
-    "min_gain": (0.0, 1.0),
+    "min_gain": (0.0, math.inf),  # of the rewards' unit: beyond 1 where they are not in [0, 1]
     "prefix_loss_weight": (0.0, math.inf),
     "completion_loss_weight": (0.0, math.inf),
     "kl_weight_start": (0.0, math.inf),
@@ -185,9 +185,9 @@ class IBPOConfig(GRPOConfig):
             raise IbpoError(f"IBPOConfig: {name} {reason}")
         for name, (low, high) in RANGES.items():
             value = getattr(self, name)
-            if value is not None and not low <= value <= high:  # NaN, too
-                text = f"must be from {low:g} to {high:g}" if high < math.inf else f"must be at least {low:g}"
-                raise IbpoError(f"IBPOConfig: {name} {text}, got {value!r}; fix it")
+            if value is not None and not (low <= value <= high and math.isfinite(value)):  # NaN, too
+                text = f"from {low:g} to {high:g}" if high < math.inf else f"finite and at least {low:g}"
+                raise IbpoError(f"IBPOConfig: {name} must be {text}, got {value!r}; fix it")
         for name, known in (("imitate_completions", IMITATED), ("guards", GUARD_MODES)):
             if getattr(self, name) not in known:
                 raise IbpoError(
