@@ -42,8 +42,13 @@ class BudgetTerm:
 
     @property
     def is_plain_share(self) -> bool:
-        """Whether it caps a share of all prompts: what the feedback can steer."""
+        """Whether it caps a share of all prompts."""
         return self.group is not None and not self.at_least and not self.column
+
+    @property
+    def is_plain_total(self) -> bool:
+        """Whether it caps the tokens of all prompts."""
+        return self.group is None and not self.at_least and not self.column
 
 
 def read_budget(

@@ -110,7 +110,8 @@ class IBPOConfig(GRPOConfig):
     integral_gain: float = field(
         default=0.1,
         metadata={
-            "help": "Gain of the integral control that offsets the budget by what the policy really spends; 0: off."
+            "help": "Gain of the integral control that offsets the budget (one share, or else the tokens of all "
+            "prompts) by what the policy really spends; 0: off."
         },
     )
     stratified: bool = field(

@@ -34,7 +34,7 @@ PRICES = ("running", "batch")
 TIE_NOISE = 1e-6
 LEAST_GAIN = 2 * TIE_NOISE
 LEAST_PRICE = 1e-9
-"""Of a share that binds, in gain for all of it: less is rounding."""
+"""Of a budget that binds, in gain for all of it: less is rounding."""
 SIGNIFICANT = 1.645
 """Standard errors from which on what prompts gain together is a gain: see `least_significant_gain`."""
 DEFAULT_MIN_GAIN = 0.08
@@ -75,6 +75,9 @@ class Selection:
     """int [P]: the response group that the allocation gives the prompt, -1 where it gives none."""
     utility: np.ndarray
     """float [R]."""
+    tokens: np.ndarray
+    """float [P, G]: what a response of each group was taken to cost on each prompt, where a budget is of tokens; NaN
+    where a group was not seen on it."""
     min_gain: np.ndarray
     """float [G]: what each response group had to promise beyond the standard one, whose own is 0."""
     price: np.ndarray
@@ -238,7 +241,7 @@ class LowerLevel:
         self.history: deque[tuple[np.ndarray, ObservedMeans, np.ndarray]] = deque(maxlen=window)
         """Of each batch: features [P, D], means [P, G], in which budgets' slices each prompt is [P, K]."""
         self.budget_offset = 0.0
-        """Added to every plain share: what the policy spends lags what is handed out; see `next_budget_offset`."""
+        """Moves the budget that is `steered`: what the policy spends lags what is handed out; see `moved_amount`."""
 
     def solve(self, batch: Batch, step: int) -> Selection:
         """Allocate over the window, then choose one response per prompt of this batch.
@@ -264,7 +267,7 @@ class LowerLevel:
             candidate_utility = utility[can]
             problem, group = batch.prompt[can], batch.response_group[can]
             cost_tokens, first, member = batch.tokens[can], 0, own_slices
-            least = self._given_gains()
+            tokens_of_group, least = means.tokens, self._given_gains()
         else:
             values, window_tokens, least = self._window_values()
             first = len(values) - num_prompts
@@ -276,13 +279,20 @@ class LowerLevel:
             if self.price == "batch":
                 values, window_tokens, member, first = values[first:], window_tokens[first:], member[first:], 0
             observed = ~np.isnan(values)
+            tokens_of_group = window_tokens[first:]
             problem, group = np.nonzero(observed)
             candidate_utility, cost_tokens = values[observed], window_tokens[observed]
         candidate_utility = candidate_utility - least[group]
         # A tiny random part decides among equals without a leaning: "shortest first" would teach to stop early.
         noise = rng.random(len(candidate_utility)) * TIE_NOISE
         weight, price, allowed, missed = solve_within(
-            self.budgets, candidate_utility + noise, problem, group, cost_tokens, member, self.budget_offset
+            self.budgets,
+            candidate_utility + noise,
+            problem,
+            group,
+            cost_tokens,
+            member,
+            None if self.steered is None else (self.steered, self.budget_offset),
         )
         # Of the window's answer, the part that is about this batch.
         assigned, tokens = np.full(num_prompts, -1), np.zeros(num_prompts)
@@ -301,6 +311,7 @@ class LowerLevel:
             best=best,
             assigned_group=assigned,
             utility=np.nan_to_num(utility),
+            tokens=tokens_of_group,
             min_gain=least,
             price=price,
             allowed=allowed,
@@ -310,9 +321,11 @@ class LowerLevel:
 
     @property
     def steered(self) -> int | None:
-        """Which budget the offset steers: the only one that caps a share of all prompts, else none."""
+        """Which budget the offset moves: the only cap on a share of all prompts, else the one on their tokens."""
         capped = [k for k, term in enumerate(self.budgets) if term.is_plain_share]
-        return capped[0] if len(capped) == 1 else None
+        if len(capped) == 1:
+            return capped[0]
+        return next((k for k, term in enumerate(self.budgets) if not capped and term.is_plain_total), None)
 
     def steer(self, selection: Selection, share: np.ndarray, gain: float) -> None:
         """Move the offset after an update, for the next ones.
@@ -326,9 +339,14 @@ class LowerLevel:
         if k is None:
             return
         term = self.budgets[k]
-        allowed = float(term.amount) if selection.price[k] > LEAST_PRICE else None
-        measured = float(share.mean(0)[term.group])
-        self.budget_offset = next_budget_offset(self.budget_offset, allowed, float(selection.spent[k]), measured, gain)
+        if term.group is not None:
+            unit, measured = 1.0, float(share.mean(0)[term.group])
+        else:  # in parts of the budget: what the policy's choice costs, by the same tokens as the allocation's
+            unit = float(term.amount) or 1.0
+            measured = expected_tokens(share, selection.tokens) / unit
+        binds = selection.price[k] * unit > LEAST_PRICE
+        allowed, spent = float(term.amount) / unit, float(selection.spent[k]) / unit
+        self.budget_offset = next_budget_offset(self.budget_offset, allowed if binds else None, spent, measured, gain)
 
     def state(self) -> dict[str, np.ndarray]:
         """What a resumed training needs to go on exactly: the offset and the window, as arrays by name."""
@@ -436,7 +454,7 @@ def solve_within(
     group: np.ndarray,
     tokens: np.ndarray,
     member: np.ndarray,
-    budget_offset: float = 0.0,
+    offset: tuple[int, float] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[int, float]]:
     """One candidate per prompt, the best inside all budgets; one that can't be kept gives way as little as it must.
 
@@ -447,7 +465,7 @@ def solve_within(
         group: int [C], its response group.
         tokens: float [C].
         member: bool [P, K]: which prompts are in which budget's slice.
-        budget_offset: added to every plain share, but not below a lower bound on the same group.
+        offset: which budget is moved, and by how much (`moved_amount`); as written where the move alone can't be kept.
 
     Returns:
         Chosen candidates, bool [C]; prices [K]; amounts [K], offset; and for each budget that gave way the nearest
@@ -456,14 +474,10 @@ def solve_within(
     Raises:
         InfeasibleBudget: where giving way does not help.
     """
-    # Exactly as written, but where the offset moves a share.
-    least = {term.group: float(term.amount) for term in budgets if term.at_least and not term.column}
-    amounts = [
-        float(np.clip(float(term.amount) + budget_offset, least.get(term.group, 0.0), 1.0))
-        if budget_offset and term.is_plain_share
-        else term.amount
-        for term in budgets
-    ]
+    # Exactly as written, but where the offset moves one.
+    amounts: list[float | Fraction] = [term.amount for term in budgets]
+    if offset and offset[1]:
+        amounts[offset[0]] = moved_amount(budgets, *offset)
     # Per prompt of the slice -> per prompt of all, exactly.
     present = member[np.unique(problem)]
     parts = [Fraction(int(present[:, k].sum()), max(len(present), 1)) for k in range(len(budgets))]
@@ -485,6 +499,9 @@ def solve_within(
                 utility, problem, np.array(costs), caps, at_least=lower, time_limit_s=600.0, node_limit=NODES
             )
         except InfeasibleBudget as error:
+            if offset and amounts[offset[0]] != budgets[offset[0]].amount:
+                amounts[offset[0]] = bounds[offset[0]] = budgets[offset[0]].amount
+                continue
             k = error.budget_index
             if k in missed and error.nearest == bounds[k]:
                 raise
@@ -641,14 +658,40 @@ def shrink(value: np.ndarray, fitted: np.ndarray, count: np.ndarray, scatter: np
 STEER_AFTER = 0.4
 """Part of the training after which the offset sets in: the policy must have had time to learn its choice."""
 HEADROOM = 0.02
-"""Share of the prompts by which the policy is held below the budget: it is a bound, not a target."""
+"""Share of the prompts, or part of the tokens, by which the policy is held below the budget: a bound, not a target."""
 LARGEST_OFFSET = 0.1
+
+
+def moved_amount(budgets: Sequence[BudgetTerm], k: int, budget_offset: float) -> float:
+    """What budget k becomes: a share plus the offset, not below a lower bound on its group; tokens times 1 + offset."""
+    term = budgets[k]
+    if term.group is None:
+        return float(term.amount) * (1.0 + budget_offset)
+    least = [float(t.amount) for t in budgets if t.at_least and not t.column and t.group == term.group]
+    return float(np.clip(float(term.amount) + budget_offset, max(least, default=0.0), 1.0))
+
+
+def expected_tokens(share: np.ndarray, tokens: np.ndarray) -> float:
+    """Mean tokens of the responses that a policy opens.
+
+    Args:
+        share: float [P, G], with what probability it opens a response of each group.
+        tokens: float [P, G], of a response of each group to each prompt; NaN, where a group was not seen on a prompt,
+            counts as the group's mean over the others.
+
+    Example:
+        >>> float(expected_tokens(np.array([[0.5, 0.5], [1.0, 0.0]]), np.array([[2.0, 8.0], [4.0, np.nan]])))
+        4.5
+    """
+    seen = ~np.isnan(tokens)
+    mean = np.nan_to_num(tokens).sum(0) / np.maximum(seen.sum(0), 1)
+    return float((share * np.where(seen, tokens, mean)).sum(1).mean())
 
 
 def next_budget_offset(
     budget_offset: float, allowed: float | None, spent: float, measured: float, gain: float
 ) -> float:
-    """Integral control from the share that the policy spends to the share that the allocation hands out.
+    """Integral control from what the policy spends to what the allocation hands out: shares, or parts of the tokens.
 
     Over its window the allocation hands out `allowed + budget_offset`; on this batch it handed out `spent`, the
     difference being the luck of the batch, which `measured`, the policy's share on the same prompts, has had too.
@@ -658,8 +701,9 @@ def next_budget_offset(
     Args:
         budget_offset: the present one.
         allowed: the budget, or None while it does not bind: the offset then fades.
-        spent: share of this batch's prompts that the allocation gave the response group.
-        measured: mean probability with which the policy opens a response of that group on them.
+        spent: share of this batch's prompts that the allocation gave the response group (or the tokens of what it gave
+            them, in parts of the budget; `allowed` is 1 then).
+        measured: mean probability with which the policy opens a response of that group on them (or its tokens).
         gain: of the integral control.
 
     Returns:

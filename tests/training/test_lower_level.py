@@ -478,7 +478,7 @@ def test_shrunken_gains_hear_the_samples_where_features_say_nothing():
     assert hits["shrunken"] > 0.95 and hits["regression"] < 0.75
 
 
-def test_only_one_cap_on_a_share_of_all_prompts_is_steered():
+def test_only_one_cap_on_a_share_or_on_the_tokens_of_all_prompts_is_steered():
     share, other = at_most(0.3, 0.2)
     tokens = BudgetTerm(key="tokens", group=None, amount=Fraction(8))
     floor = BudgetTerm(key="floor", group=1, amount=Fraction(1, 10), at_least=True)
@@ -487,12 +487,61 @@ def test_only_one_cap_on_a_share_of_all_prompts_is_steered():
         ([share], 0),
         ([tokens, floor, part, share], 3),
         ([share, other], None),
-        ([tokens], None),
+        ([tokens], 0),
+        ([floor, tokens], 1),
+        ([tokens, share, other], None),
+        ([replace(tokens, column="level", value="3")], None),
         ([floor], None),
         ([part], None),
         ([], None),
     ):
         assert LowerLevel(num_groups=3, budgets=budgets, utility="group_mean").steered == steered
+
+
+@pytest.mark.parametrize("utility", ["group_mean", "regression"])
+def test_a_token_budget_is_offset_by_what_the_policys_choice_costs(utility):
+    """One group costs 10 tokens, the other 50; 30 are allowed, so half of the prompts get the other."""
+    num_prompts = 200
+    budget = [BudgetTerm(key="tokens", group=None, amount=Fraction(30))]
+    level = LowerLevel(num_groups=2, budgets=budget, utility=utility, min_gain=0.0, window=1)
+    batch = Batch(
+        prompt=np.repeat(np.arange(num_prompts), 2),
+        response_group=np.tile([0, 1], num_prompts),
+        reward=np.tile([0.0, 1.0], num_prompts),
+        tokens=np.tile([10.0, 50.0], num_prompts),
+        features=np.random.default_rng(0).normal(size=(num_prompts, 2))
+        if utility == "regression"
+        else np.zeros((200, 0)),
+    )
+    selection = level.solve(batch, 0)
+    assert selection.price[0] > 0 and selection.spent[0] == pytest.approx(30, abs=0.2)
+    assert np.allclose(selection.tokens, [10.0, 50.0], atol=0.5)
+    # The policy opens the other on 60 %: 34 tokens, and 2 % of headroom: a tenth of .98 - 34/30, as moved as it is.
+    level.steer(selection, np.tile([0.4, 0.6], (num_prompts, 1)), gain=0.1)
+    luck = selection.spent[0] / 30 - 1
+    assert level.budget_offset == pytest.approx(0.1 * (0.98 - (34 / 30 - luck)), abs=2e-3)
+    level.budget_offset = -0.1
+    assert level.solve(batch, 1).spent[0] == pytest.approx(27, abs=0.2)
+    assert level.solve(batch, 1).allowed[0] == pytest.approx(27)
+
+
+def test_a_token_budget_that_only_its_offset_breaks_is_kept_as_written():
+    """40 % at least of the group of 50 tokens: 26 is the least, 27 allowed, and the offset would make it 24.3."""
+    budget = [
+        BudgetTerm(key="tokens", group=None, amount=Fraction(27)),
+        BudgetTerm(key="extended>=", group=1, amount=Fraction(2, 5), at_least=True),
+    ]
+    level = LowerLevel(num_groups=2, budgets=budget, utility="group_mean", min_gain=0.0, window=1)
+    batch = Batch(
+        prompt=np.repeat(np.arange(100), 2),
+        response_group=np.tile([0, 1], 100),
+        reward=np.tile([0.0, 1.0], 100),
+        tokens=np.tile([10.0, 50.0], 100),
+        features=np.zeros((100, 0)),
+    )
+    level.budget_offset = -0.1
+    selection = level.solve(batch, 0)
+    assert not selection.missed and selection.allowed[0] == 27 and 26 <= selection.spent[0] <= 27
 
 
 def test_the_offset_follows_the_share_of_the_budgets_own_group():
