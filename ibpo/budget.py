@@ -20,6 +20,7 @@ Amounts are exact: `0.3` is 3/10. What a command cannot mean it refuses, with th
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -103,11 +104,14 @@ class Budget:
         Example:
             >>> parse_budget("tokens=25%range").in_cost(now=700, cheapest=100, most_expensive=900)
             Fraction(300, 1)
+            >>> parse_budget("1x").in_cost(now=4 / 3, cheapest=1, most_expensive=2)  # four tokens for three problems
+            Fraction(4, 3)
         """
         if self.unit == "now":
-            return Fraction(str(float(self.amount) * now))
+            return self.amount * _mean(now)
         if self.unit == "range":
-            return Fraction(str(cheapest + float(self.amount) * (most_expensive - cheapest)))
+            least = _mean(cheapest)
+            return least + self.amount * (_mean(most_expensive) - least)
         return self.amount
 
 
@@ -346,6 +350,21 @@ def _amount(text: str, where: str) -> tuple[Fraction, Literal["number", "percent
     if found[3]:
         return number, "now" if found[3] == "x" else "range"
     return number, "percent" if found[2] else "number"
+
+
+def _mean(value: float) -> Fraction:
+    """The mean that a float stands for: the fraction that it is, but for its last bits, or the decimal that it prints.
+
+    1.3333333333333333 tokens for each of three problems are less than the four that were spent.
+
+    Example:
+        >>> _mean(4 / 3), _mean(0.1 + 0.2), float(_mean(0.5**0.5))
+        (Fraction(4, 3), Fraction(3, 10), 0.7071067811865476)
+    """
+    value = abs(float(value))
+    # Fractions of denominators up to q are 1 / q^2 apart: not closer than the last bits.
+    found = Fraction(value).limit_denominator(max(1, int(2.0**25 / math.sqrt(value)))) if value else Fraction(0)
+    return found if abs(found - Fraction(value)) <= Fraction(value) / 2**50 else Fraction(str(value))
 
 
 def _exact(number: Fraction) -> str:

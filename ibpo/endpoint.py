@@ -229,7 +229,10 @@ class Endpoint:
         what, name = ("embedding", "data") if kind == "embeddings" else ("completion", "choices")
         if not getattr(completion, name, None):
             self._charge(num_failures=1)
-            raise IbpoError(f"{self.base_url}: the reply holds no {what}; is this an OpenAI server?")
+            said = getattr(completion, "error", None)  # some relays send errors with status 200
+            said = said.get("message") if isinstance(said, dict) else said
+            why = f", but an error: {' '.join(said.split())[:200]}" if isinstance(said, str) else ""
+            raise IbpoError(f"{self.base_url}: the reply holds no {what}{why or '; is this an OpenAI server?'}")
         self._charge(num_retries=raw.retries_taken)
         return completion
 
@@ -237,12 +240,14 @@ class Endpoint:
         try:
             choice, usage = completion.choices[0], completion.usage
             (text, thought), finish_reason = parts_of(choice), choice.finish_reason
-            prompt, completed, reasoning = (None, None, None) if usage is None else _read_usage(usage)
+            prompt, completed, reasoning = _read_usage(usage)
             if not isinstance(text, str):
                 raise TypeError
         except (AttributeError, LookupError, TypeError, ValueError):  # the openai package does not check what it reads
             self._charge(num_failures=1)
             raise IbpoError(f"{self.base_url}: the reply holds no completion; is this an OpenAI server?") from None
+        if completed == 0 and (text or thought):  # some servers say 0 where they count nothing
+            completed = None
         if prompt is None or completed is None:
             self._charge(num_requests=1, num_unmetered=1)
         else:
@@ -268,6 +273,26 @@ class Endpoint:
         with self._lock:
             before = {name: getattr(self.bill, name) for name in Bill.__dataclass_fields__}
             self.bill = Bill(**{name: value + more.get(name, 0) for name, value in before.items()})  # pyright: ignore[reportArgumentType]
+
+
+class LimitName:
+    """What a server calls the most tokens of a completion: OpenAI's reasoning models refuse `max_tokens`."""
+
+    OTHER = "max_completion_tokens"
+
+    def __init__(self) -> None:
+        self.name = "max_tokens"
+
+    def ask(self, most: int, function: Callable[[dict[str, int]], Result]) -> Result:
+        """Ask with the name that is known to be taken, and with the other one where the server says so."""
+        name = self.name
+        try:
+            return function({name: most})
+        except RefusedRequest as error:
+            if name == self.OTHER or self.OTHER not in str(error):
+                raise
+        self.name = self.OTHER
+        return function({self.OTHER: most})
 
 
 def read_api_key(path: str | Path | None, place: str) -> str:
@@ -337,17 +362,16 @@ def _text_of(part: Any) -> str:
     return _text_of(inner)
 
 
-def _read_usage(usage: Any) -> tuple[int, int, int | None]:
-    """Tokens of the prompt, of the completion, and of the thinking in it, if they are counted apart.
+def _read_usage(usage: Any) -> tuple[int | None, int | None, int | None]:
+    """Tokens of the prompt, of the completion, and of the thinking in it; None for each that is not told as a count.
 
-    Raises:
-        TypeError: No counts.
+    The answer is there whatever stands in a usage, and is paid for: an odd one loses no response.
     """
+    if not hasattr(usage, "model_dump"):
+        return None, None, None
     reported = usage.model_dump(warnings=False)
-    prompt, (completion, reasoning) = as_count(reported.get("prompt_tokens")), read_tokens(reported)
-    if prompt is None or completion is None:
-        raise TypeError
-    return prompt, completion, reasoning
+    prompt = as_count(reported.get("prompt_tokens"))
+    return as_count(reported.get("input_tokens")) if prompt is None else prompt, *read_tokens(reported)
 
 
 def _failure(error: Exception, said: str) -> IbpoError:

@@ -15,12 +15,14 @@ prices that hold for the log.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +221,8 @@ def read_prices(path: str | Path) -> Prices:
         raise IbpoError(f"--prices {path}: cannot be read: {why}; name a table of prices (TOML, JSON or CSV)") from None
     try:
         table = _models(path, text)
+    except IbpoError:
+        raise
     except (ValueError, RecursionError, csv.Error) as error:
         raise IbpoError(
             f"{path}: is no {path.suffix.lstrip('.').upper() or 'TOML'}: {_one_line(error)}; fix it"
@@ -247,10 +251,9 @@ def read_price(text: str, option: str) -> Price:
         >>> read_price("input=0.25,output=2", "--prices").reasoning
         2.0
     """
-    entry: dict[str, str] = {}
-    for pair in text.split(","):
-        name, _, value = (part.strip() for part in pair.partition("="))
-        entry[name] = value
+    pairs = [[part.strip() for part in pair.partition("=")] for pair in text.split(",")]
+    _once(f"{option} {text}", [name for name, _, _ in pairs], "field")
+    entry = {name: value for name, _, value in pairs}
     return make_price(f"{option} {text}", entry)
 
 
@@ -272,11 +275,15 @@ def make_price(place: str, entry: Mapping[str, Any]) -> Price:
 
 def _models(path: Path, text: str) -> Mapping[str, Any]:
     """Model -> its entry, by the file's form."""
-    if path.suffix in (".csv", ".tsv"):
+    suffix = path.suffix.lower()
+    if suffix in (".csv", ".tsv"):
         head = text.partition("\n")[0]
-        rows: Any = list(csv.DictReader(text.splitlines(), delimiter=max(",;\t", key=head.count)))
-    elif path.suffix == ".json":
-        rows = json.loads(text)
+        lines = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count))
+        names = [name.strip() for name in next(lines, [])]
+        _once(path, names, "column")
+        rows: Any = list(csv.DictReader(io.StringIO(text, newline=""), names, dialect=lines.dialect))[1:]
+    elif suffix == ".json":
+        rows = json.loads(text, object_pairs_hook=partial(_object, path))
     else:
         rows = tomllib.loads(text)
     if isinstance(rows, Mapping):
@@ -294,9 +301,31 @@ def _models(path: Path, text: str) -> Mapping[str, Any]:
     return table
 
 
+def _object(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; LiteLLM's table has keys twice, which matters only where that gives two prices."""
+    names = (*FIELDS, *LITELLM.values())
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        of_key = [
+            {name: x.get(name) for name in names} if isinstance(x, Mapping) else (key in names and x)
+            for x in (found.get(key), value)
+        ]
+        if key in found and of_key[0] != of_key[1]:
+            raise IbpoError(f"{path}: {key!r} is given twice, with different prices; keep one of them")
+        found[key] = value
+    return found
+
+
+def _once(place: Path | str, names: Sequence[str], what: str) -> None:
+    """Refuse a name that is there twice: of two prices none is the right one."""
+    for name in names:
+        if names.count(name) > 1:
+            raise IbpoError(f"{place}: {what} {name!r} is given twice; keep one of them")
+
+
 def _price(place: str, entry: Mapping[str, Any]) -> Price | None:
     """The prices of one model; None for one of LiteLLM's that is not billed by its tokens."""
-    if any("cost" in str(key) for key in entry):
+    if any("cost_per" in str(key) or key == "litellm_provider" for key in entry):
         if any(entry.get(LITELLM[field]) is None for field in NEEDED):
             return None
         names, times = LITELLM, PER
@@ -305,6 +334,8 @@ def _price(place: str, entry: Mapping[str, Any]) -> Price | None:
         for key in entry:
             if key not in FIELDS:
                 said = "more cells than the header" if key is None else f"unknown field {key!r}"
+                if isinstance(entry[key], Mapping):  # TOML's [gpt-4.1] is a table 1 inside of gpt-4
+                    raise IbpoError(f'{place}: {said}; if it is part of the name, write the name in quotes: ["NAME"]')
                 raise IbpoError(f"{place}: {said}; there are {', '.join(FIELDS)}, per million tokens")
     found = {field: times * _number(f"{place}, field {name!r}", entry[name]) for field, name in names.items()
              if entry.get(name) is not None}  # fmt: skip

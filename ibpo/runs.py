@@ -39,6 +39,26 @@ def cannot_write(path: Path, error: OSError) -> IbpoError:
     return IbpoError(f"{path}: cannot be written: {error.strerror or error}; {fix}")
 
 
+def check_out(path: Path, *, is_folder: bool = False) -> None:
+    """Complain before any work where a file or folder could not be written at its end.
+
+    Raises:
+        IbpoError: as whoever writes it would say.
+    """
+    if not is_folder and path.is_dir():
+        raise IbpoError(f"{path}: is a folder; name a file in it")
+    if is_folder and path.exists() and not path.is_dir():
+        raise cannot_write(path, OSError(errno.EEXIST, os.strerror(errno.EEXIST)))
+    if not is_folder and path.exists() and not path.is_file():
+        return  # a device or a pipe
+    above = path if is_folder and path.exists() else path.parent
+    while not above.exists():
+        above = above.parent
+    wrong = errno.ENOTDIR if not above.is_dir() else 0 if os.access(above, os.W_OK | os.X_OK) else errno.EACCES
+    if wrong:
+        raise cannot_write(path, OSError(wrong, os.strerror(wrong)))
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A path to write a file at, which replaces `path` when the block ends well; else what was there stays.

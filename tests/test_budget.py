@@ -201,3 +201,21 @@ def test_amounts_of_costs():
 
 def test_a_log_of_tokens_knows_no_money():
     assert "money" not in costs_named("output_tokens") and "tokens" not in costs_named("cost_usd")
+
+
+@pytest.mark.parametrize(
+    ("text", "known", "amount"),
+    [
+        ("1x", {"now": 4 / 3}, Fraction(4, 3)),
+        ("tokens=3/2x", {"now": 1000 / 3}, 500),
+        ("money=0.5x", {"now": (0.1 + 0.2) / 3}, Fraction(1, 20)),
+        ("money=1x", {"now": 0.0001 / 7}, Fraction(1, 70_000)),
+        ("0%range", {"cheapest": 11 / 3}, Fraction(11, 3)),
+        ("100%range", {"cheapest": 11 / 3, "most_expensive": 7 / 6}, Fraction(7, 6)),
+        ("1x", {"now": 0.0}, 0),
+        ("1x", {"now": 2.0**0.5}, Fraction("1.4142135623730951")),
+    ],
+)
+def test_means_are_what_they_were_before_a_float_rounded_them(text, known, amount):
+    """Else 1x of four tokens for three problems were three: 3 x 1.3333333333333333 is less than 4."""
+    assert parse_budget(text).in_cost(**{"now": 1.0, "cheapest": 1.0, "most_expensive": 2.0, **known}) == amount

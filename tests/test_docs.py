@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import importlib
 import importlib.util
 import io
 import pkgutil
@@ -49,6 +50,19 @@ def anchors(markdown):
 def test_names_of_the_package_exist():
     pytest.importorskip("trl")
     assert [(file, name) for file, name in named(r"\bibpo(?:\.\w+)+") if not exists(name)] == []
+
+
+@pytest.mark.parametrize(
+    ("page", "room", "first", "last"),
+    [
+        ("judges.md", "ibpo.rewards", "| `MathJudge` |", "| each problem to the judge"),
+        ("response_groups.md", "ibpo.rollouts", "`ScriptedSampler`,", " and keep one"),
+    ],
+)
+def test_what_a_page_lists_is_in_the_face_of_its_room(page, room, first, last):
+    face, text = importlib.import_module(room), DOCS[ROOT / "docs" / page]
+    listed = re.findall(r"`([A-Za-z_]+)`", text[text.index(first) : text.index(last)])
+    assert len(listed) >= 5 and [name for name in listed if name not in face.__all__] == []
 
 
 def test_tests_exist():

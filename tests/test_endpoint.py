@@ -62,6 +62,31 @@ def test_thinking_is_paid_for_wherever_the_server_counts_it(usage, completion, r
     assert endpoint.bill.cost == completion
 
 
+@pytest.mark.parametrize(
+    ("usage", "told"),
+    [
+        ({"prompt_tokens": None, "completion_tokens": None, "total_tokens": None}, (None, None)),
+        ({"prompt_tokens": "few", "completion_tokens": -1, "total_tokens": []}, (None, None)),
+        ({"prompt_tokens": None, "total_tokens": None}, (None, 3)),
+        ({"completion_tokens": 0, "total_tokens": 3}, (3, None)),
+    ],
+)
+def test_a_usage_that_tells_nothing_loses_no_answer(usage, told):
+    with serving(echo, usage=usage) as log:
+        endpoint = Endpoint(base_url=log.url, model="m", price_per_million=(2e6, 1e6))
+        reply = ask(endpoint, "one two three")
+    assert (reply.text, reply.prompt_tokens, reply.completion_tokens) == ("one two three", *told)
+    assert (endpoint.bill.num_requests, endpoint.bill.num_unmetered, endpoint.bill.cost) == (1, 1, 0.0)
+
+
+def test_an_error_with_status_200_is_said():
+    def error(path, body):
+        return {"error": {"message": "no credits\nleft", "code": 402}}
+
+    with serving(echo, other=error) as log, pytest.raises(IbpoError, match="but an error: no credits left"):
+        ask(Endpoint(base_url=log.url, model="m", max_retries=0), "a")
+
+
 @pytest.mark.parametrize("reason", [None, ""])
 def test_a_reply_that_does_not_say_how_it_ended_is_an_error_that_is_paid_for(reason):
     with serving(lambda body, number: ("It is", reason)) as log:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ibpo.errors import IbpoError
-from ibpo.prices import Price, TokenUse, read_prices, read_prompt_use
+from ibpo.prices import Price, TokenUse, read_price, read_prices, read_prompt_use
 
 FORMS = {
     "prices.toml": '["gpt-5"]\ninput = 1.25\ncached_input = 0.125\noutput = 10\n',
@@ -80,6 +80,12 @@ def test_a_model_is_found_however_servers_write_it(tmp_path: Path) -> None:
         ("p.csv", "model,input,output\nm,1,2,3\n", "more cells than the header"),
         ("p.csv", "", "holds no prices"),
         ("p.json", '{"m": {"input": NaN, "output": 1}}', "is no price"),
+        ("p.json", '{"m": {"input": 1, "output": 2}, "m": {"input": 3, "output": 2}}', "'m' is given twice"),
+        ("p.json", '{"m": {"input": 1, "output": 2, "input": 3}}', "'input' is given twice"),
+        ("p.json", '{"m": {"input_cost_per_token": 1, "input_cost_per_token": 3}}', "is given twice"),
+        ("p.csv", "model,input,input,output\nm,1,3,2\n", "column 'input' is given twice"),
+        ("p.json", '{"m": {"input": 1, "output": 2, "cost": 3}}', "unknown field 'cost'"),
+        ("p.toml", "[gpt-4.1]\ninput = 1\noutput = 2\n", r'unknown field \'1\'.*in quotes: \["NAME"\]'),
     ],
 )
 def test_a_bad_table_is_one_line(tmp_path: Path, name: str, text: str, said: str) -> None:
@@ -87,8 +93,31 @@ def test_a_bad_table_is_one_line(tmp_path: Path, name: str, text: str, said: str
     with pytest.raises(IbpoError, match=said) as raised:
         read_prices(tmp_path / name)
     assert "\n" not in str(raised.value) and name in str(raised.value)
+    assert str(raised.value).count(name) == 1
     with pytest.raises(IbpoError, match="cannot be read"):
         read_prices(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("P.CSV", "model,input,output\nm,1,2\n"),
+        ("P.JSON", '{"m": {"input": 1, "output": 2}}'),
+        ("p.csv", "model, input, output\nm, 1, 2\n"),
+        ("p.json", '{"m": {"input": 1, "output": 2}, "m": {"input": 1, "output": 2}}'),
+        ("p.json", '{"m": {"input_cost_per_token": 1e-6, "output_cost_per_token": 2e-6, "mode": 1, "mode": 2}}'),
+        ("p.json", '{"m": {"input": 1, "output": 2}, "free": {"litellm_provider": "x", "max_tokens": 9}}'),
+    ],
+)
+def test_what_is_no_fault_of_a_table(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    price = read_prices(tmp_path / name).of("m")
+    assert (price.input, price.output) == (1, 2)
+
+
+def test_a_price_given_twice_in_a_text_is_refused() -> None:
+    with pytest.raises(IbpoError, match="--prices input=1,output=2,input=3: field 'input' is given twice"):
+        read_price("input=1,output=2,input=3", "--prices")
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,10 @@ Every rule looks for prices at which the bound is small, takes the responses of 
 problems where that spends too much or too little. Letters: R responses, P problems, K budgets, C candidates.
 """
 
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 from typing import Any, Literal
 
 import numpy as np
@@ -39,6 +41,7 @@ from ibpo.allocation.share_budgets import Shares, is_met, select, transport
 from ibpo.allocation.units import in_units
 from ibpo.errors import IbpoError
 
+OWN_BUDGET = " together with its budget"
 Rule = Literal["unconstrained", "selection", "transportation", "knapsack", "general"]
 
 
@@ -108,8 +111,8 @@ def allocate(
         problem: `[R]` id of the problem of each response: int or str (or a tuple of these), in any order, any number of
             responses each. Other ids than whole numbers are told apart by their `repr`.
         cost: `[R]` or `[K, R]`, at least 0, in any unit: tokens, money, or `share(...)` for a 0/1 cost. Floats are
-            read as the decimals that they print, and Python's whole numbers, `Decimal`s and `Fraction`s are exact at
-            any size.
+            read as the decimals that they print (of 32 bits, where all of a cost have at most six digits), and
+            Python's whole numbers, `Decimal`s and `Fraction`s are exact at any size.
         budget: One number, or K: the mean cost allowed *per problem*, in the unit of the cost (a share of problems for
             a 0/1 cost). A float is read as the decimal that it prints; for a third give "1/3" or `Fraction(1, 3)`.
             None: no upper bound.
@@ -142,10 +145,11 @@ def allocate(
     arguments = validate(
         utility, problem, cost, budget, at_least=at_least, choose=choose, tie_break=tie_break, response=response
     )
-    if not relative_gap >= 0:
-        raise IbpoError(f"relative_gap: must be at least 0, got {relative_gap!r}")
-    if node_limit is not None and node_limit < 1:
-        raise IbpoError(f"node_limit: must be at least 1, got {node_limit!r}")
+    for name, limit in (("time_limit_s", time_limit_s), ("relative_gap", relative_gap)):
+        if not (isinstance(limit, Real) and limit >= 0):
+            raise IbpoError(f"{name}: must be at least 0, got {limit!r}")
+    if node_limit is not None and not (isinstance(node_limit, Integral) and node_limit >= 1):
+        raise IbpoError(f"node_limit: must be at least 1, a whole number, got {node_limit!r}")
     effort = Effort(time_limit_s=time_limit_s, relative_gap=relative_gap, node_limit=node_limit)
     # Every cost is 0 or 1, a share: of each problem only the best response under each set of shares can be chosen.
     shares = Shares.from_arguments(arguments)
@@ -159,6 +163,8 @@ def _allocate_shares(arguments: Arguments, shares: Shares, effort: Effort) -> Al
     bounds, num_problems = arguments.bounds, shares.segments.num_problems
     for k, (least, most) in enumerate(shares.ranges()):
         bounds.check(k, least, most, num_problems)
+        if not bounds.leave_room(k):  # of shares every number from the least to the most can be had
+            raise bounds.infeasible(k, bounds.ends(k)[1], num_problems, OWN_BUDGET, floor=True)
     values, bound = None, None  # no bound: exact by an argument, not by a certificate
     if shares.slice_P is not None:
         takes, price = select(shares, shares.slice_P, bounds)
@@ -188,7 +194,9 @@ def _allocate_candidates(instance: AllocationProblem, effort: Effort) -> Allocat
     for k in range(len(instance.cost)):
         least, most = (0, 0) if bounds.low[k] is None else (instance.total(end)[k] for end in _ends(instance, k))
         bounds.check(k, least, most, num_problems)
-    chosen, price, rule, bound = _solve(instance, "general", effort)
+    chosen, price, rule, bound = None, np.zeros(len(instance.cost)), "general", -math.inf
+    if all(map(bounds.leave_room, range(len(instance.cost)))):
+        chosen, price, rule, bound = _solve(instance, "general", effort)
     chosen = _some_choice(instance, effort) if chosen is None else chosen
     if instance.tie is not None:  # HiGHS takes any of equal responses
         chosen = first_twins(instance, chosen)
@@ -297,6 +305,8 @@ def _some_choice(instance: AllocationProblem, effort: Effort) -> IntArray:
                 if bound > exact_sum(question.utility[chosen]) and keeps(sign * bound, k):
                     chosen = None
                     break
+                if floor and not bounds.keeps_high(instance.total(_ends(instance, k)[1])[k], k):
+                    given = f"{given} and its own" if given else OWN_BUDGET
                 raise bounds.infeasible(k, total, instance.num_problems, given, floor=floor)
     if chosen is not None and instance.all_fit(chosen):
         return chosen

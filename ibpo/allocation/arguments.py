@@ -3,7 +3,7 @@
 A row is a `cost`, its `budget` and its `at_least`. Letters: R responses, K budgets.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal, cast
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ibpo.allocation.problem import Amount, CostArray, costs, finite_array
-from ibpo.allocation.segments import FloatArray, id_items, id_names
+from ibpo.allocation.segments import MISSING, FloatArray, id_items, id_names, number_texts
 from ibpo.errors import IbpoError
 
 
@@ -35,7 +35,7 @@ def share(response_group: ArrayLike | Sequence[Hashable], name: Hashable) -> NDA
         same = np.asarray(groups == name)
         if same.shape == groups.shape:
             return same
-    return np.array([x == name for x in id_items(response_group)], bool)
+    return np.array([x == name for x in id_items(response_group, "response_group")], bool)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -80,25 +80,40 @@ def limit(
         >>> one_accepted.cost.tolist(), one_accepted.at_least
         ([0.0, 0.0, 1.0, 1.0], Fraction(1, 3))
     """
+    items = id_items(problem, "problem")
+    inside = np.ones(len(items), bool) if within is None else _truths(within, len(items))
+    if within is not None and not inside.any():
+        raise IbpoError("within: no response is inside the slice; correct its condition")
+    return _limits(cost, items, [inside], at_most, at_least, total)[0]
+
+
+def _limits(
+    cost: ArrayLike,
+    items: list[Hashable],
+    slices_R: Iterable[NDArray[np.bool_]],
+    at_most: Amount | None,
+    at_least: Amount | None,
+    total: bool,
+) -> list[Limit]:
+    """The same `limit` within each slice, true where a response `[R]` is inside; the ids are looked at once."""
     cost_R = costs(cost)
     if cost_R.dtype != bool:
-        cost_R = finite_array("cost", cost)
-    items = id_items(problem)
+        cost_R = finite_array("cost", cost_R)
     if cost_R.shape != (len(items),):
         raise IbpoError(f"cost: needs one number per response, {len(items)}, got shape {cost_R.shape}")
+    if not items:
+        raise IbpoError("cost: needs one number per response, at least one")
     if at_most is None and at_least is None:
         raise IbpoError("limit: give at_most, at_least, or both")
-    inside = np.ones(len(items), bool) if within is None else np.asarray(within, bool)
-    if inside.shape != cost_R.shape:
-        raise IbpoError(f"within: needs one truth value per response, {len(items)}, got shape {inside.shape}")
-    # The bound per problem of all: b / P for a total, b S / P for a mean over the slice.
-    num_problems = len(set(map(repr, items)))
-    num_inside = len({repr(x) for x, here in zip(items, inside.tolist(), strict=True) if here})
-    if not num_inside:
-        raise IbpoError("within: no response is inside the slice; correct its condition")
-    part = Fraction(1, num_problems) if total else Fraction(num_inside, num_problems)
-    most, least = (None if bound is None else _exact(bound) * part for bound in (at_most, at_least))
-    return Limit(cost=np.where(inside, cost_R, cost_R.dtype.type(0)), at_most=most, at_least=least)
+    bounds = [None if bound is None else _exact(bound) for bound in (at_most, at_least)]
+    problems, p_R = number_texts(list(map(repr, items)))
+    found: list[Limit] = []
+    for inside in slices_R:
+        # The bound per problem of all: b / P for a total, b S / P for a mean over the slice.
+        part = Fraction(1 if total else len(np.unique(p_R[inside])), len(problems))
+        most, least = (None if bound is None else bound * part for bound in bounds)
+        found.append(Limit(cost=np.where(inside, cost_R, cost_R.dtype.type(0)), at_most=most, at_least=least))
+    return found
 
 
 def slices(
@@ -120,12 +135,14 @@ def slices(
         at_least: As in `limit`, for every domain.
         total: As in `limit`.
     """
-    items = id_items(domain)
-    bounds = {"at_most": at_most, "at_least": at_least}
-    return [
-        limit(cost, problem, **bounds, within=[item == name for item in items], total=total)
-        for name in dict.fromkeys(items)
-    ]
+    items, problems = id_items(domain, "domain"), id_items(problem, "problem")
+    if len(items) != len(problems):
+        raise IbpoError(f"domain: needs one per response, {len(problems)}, got {len(items)}")
+    for bad in MISSING & set(map(repr, items)) - {"None"}:
+        raise IbpoError(f"domain[{list(map(repr, items)).index(bad)}] is {bad}: give every response one")
+    place = {name: d for d, name in enumerate(dict.fromkeys(items))}
+    d_R = np.fromiter(map(place.__getitem__, items), np.int64, len(items))
+    return _limits(cost, problems, (d_R == d for d in range(len(place))), at_most, at_least, total)
 
 
 def stack(limits: Sequence[Limit]) -> dict[str, Any]:
@@ -138,8 +155,14 @@ def stack(limits: Sequence[Limit]) -> dict[str, Any]:
         >>> allocate([0, 1, 0, 2], problem, **stack(rows)).weight.tolist()
         [1, 0, 0, 1]
     """
+    limits = [limits] if isinstance(limits, Limit) else list(limits)
     if not limits:
         raise IbpoError("limits: at least one is needed")
+    lengths = {len(row.cost) for row in limits}
+    if len(lengths) > 1:
+        raise IbpoError(
+            f"limits: are of {' and '.join(map(str, sorted(lengths)))} responses; make all of the same ones"
+        )
     arguments: dict[str, Any] = {
         "cost": np.stack([row.cost for row in limits]),
         "budget": [row.at_most for row in limits],
@@ -147,6 +170,17 @@ def stack(limits: Sequence[Limit]) -> dict[str, Any]:
     if any(row.at_least is not None for row in limits):
         arguments["at_least"] = [row.at_least for row in limits]
     return arguments
+
+
+def _truths(within: ArrayLike, length: int) -> NDArray[np.bool_]:
+    """`[R]` what is true or false of each response; names, as of the domain itself, are neither."""
+    items = id_items(within, "within")
+    if len(items) != length:
+        raise IbpoError(f"within: needs one truth value per response, {length}, got {len(items)}")
+    for r, item in enumerate(items):
+        if not isinstance(item, int | float) or item not in (0, 1):
+            raise IbpoError(f"within[{r}] is {item!r}: needs true or false, e.g. of domain == 'law'")
+    return np.array(items, bool)
 
 
 def _exact(bound: Amount) -> Fraction:
@@ -200,13 +234,14 @@ def reward_margin(
     if unsampled not in ("raise", "zero", "mean"):
         raise IbpoError(f"unsampled: must be 'raise', 'zero' or 'mean', got {unsampled!r}")
 
-    # n_pg and n_pg m_pg
+    # n_pg and n_pg m_pg, added by size: equal rewards in another order of the rows are an equal sum, to the last bit.
     count, total = np.zeros((2, len(names), len(groups)))  # [P, G]
+    order = np.lexsort((reward_R, g_R, p_R))
     np.add.at(count, (p_R, g_R), 1)
-    np.add.at(total, (p_R, g_R), reward_R)
-    # sum_{h != g} n_ph, and sum_{h != g} n_ph m_ph
+    np.add.at(total, (p_R[order], g_R[order]), reward_R[order])
+    # sum_{h != g} n_ph, and sum_{h != g} n_ph m_ph, of the others alone: what is added and taken off leaves dust.
     others = count.sum(1, keepdims=True) - count
-    others_total = total.sum(1, keepdims=True) - total
+    others_total = np.stack([np.delete(total, g, axis=1).sum(1) for g in range(len(groups))], axis=1)
     undefined = others[p_R, g_R] == 0
     if undefined.any() and unsampled == "raise":
         raise IbpoError(

@@ -60,7 +60,8 @@ def minimum(
             best, best_value = at, value
         dust = DUST * (abs(v) + sum(abs(x * s) for x, s in zip(g, at, strict=True)))
         if at == lowest and value - least <= 4 * dust:
-            return np.array(at) * scale + 0.0, True
+            # A crossing at 0 is found but for rounding: a bound that costs nothing has the price 0.
+            return np.array([x if abs(x) > DUST else 0.0 for x in at]) * scale + 0.0, True
         lowest, least = planes.add(v, g, dust)
         if best_value - least <= close * abs(best_value):
             return np.array(best) * scale + 0.0, True
@@ -110,6 +111,9 @@ class _Planes:
             # Multipliers w, t of the rows: column . (w, t) = worth for the columns of the basis; y = -w.
             multiplier = _solved(rows, [self.columns[j][1] for j in self.basis])
             y, t = [-x for x in multiplier[:size]], multiplier[size]
+            for j in self.basis:  # on the box's side, not where rounding leaves it
+                if j < 2 * size:
+                    y[j // 2] = self.ceiling[j // 2] if j % 2 else self.floor[j // 2]
             above = table[:, size].copy()
             for k in range(size):
                 above += table[:, k] * y[k]

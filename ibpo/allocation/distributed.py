@@ -25,7 +25,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
+from numbers import Integral
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -39,11 +41,12 @@ from ibpo.allocation.problem import (
     Bounds,
     Choose,
     InfeasibleBudget,
+    costs,
     exact_budget,
     gather,
     validate,
 )
-from ibpo.allocation.segments import FloatArray, IntArray, add_parts, exact_sum, sum_whole
+from ibpo.allocation.segments import FloatArray, IntArray, add_parts, exact_sum, id_items, sum_whole
 from ibpo.allocation.units import TOLERANCE, decimal_places
 from ibpo.errors import IbpoError
 
@@ -58,6 +61,10 @@ CARE = 1.0
 """How many times the largest difference between the samples' prices the box is wide to each side: that is some four
 standard errors of their mean, and a box that misses the prices costs one more pass."""
 MOST_BOXES = 12
+SOME, MOST_SOME = 64, 2**20
+"""Problems of a partition, at least, and of all together, about, whose ids are compared with those of the others."""
+FARTHEST = 1e150
+"""Half the width of a box in which every price is."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,7 +127,11 @@ class _Rule:
 
     def gathered(self, read: Read, partition: Any) -> AllocationProblem:
         """The candidates of a partition; its bounds mean nothing."""
-        utility, problem, cost = read(partition)
+        given = read(partition)
+        try:
+            utility, problem, cost = given
+        except (TypeError, ValueError):
+            raise IbpoError(f"partition {partition!r}: read has to give utility, problem and cost") from None
         try:
             found = validate(
                 utility,
@@ -142,6 +153,13 @@ class _Rule:
         none: list[Fraction | None] = [None] * num_costs
         low = none if self.at_least is None else exact_budget("at_least", self.at_least, num_costs)
         return low, exact_budget("budget", self.budget, num_costs)
+
+
+class _Name(str):
+    """An id by its repr, which is its own: ties hang on the repr, and are those of `allocate`."""
+
+    __slots__ = ()
+    __repr__ = str.__str__
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,6 +188,7 @@ class _Settled:
         row: `[C]` rows of the partition.
         num_open: Open problems.
         num_near: Their rows but for the best of each, which are left out where they are more than memory may hold.
+        some: Ids of some problems, open or not: those of the smallest hashes.
     """
 
     num_problems: int
@@ -184,6 +203,7 @@ class _Settled:
     row: IntArray
     num_open: int
     num_near: int
+    some: NDArray[Any]
 
 
 def allocate_partitions(
@@ -201,7 +221,8 @@ def allocate_partitions(
 ) -> PartitionedAllocation:
     """`allocate` for partitions that do not fit into memory together: the same answer, with its certificate.
 
-    All responses to a problem are in one partition, and no two problems have the same id. Each partition is read once
+    All responses to a problem are in one partition, and no two problems have the same id: the ids of about a million
+    problems, and of those that are solved in memory, are compared. Each partition is read once
     or twice, some of them once before for the samples, and once more for the weights. Memory: one partition per worker,
     and the open problems, as a rule a few hundredths of all; more where very many problems have the same gain to the
     last digit at the budget's margin.
@@ -232,11 +253,14 @@ def allocate_partitions(
     partitions = list(partitions)
     if not partitions:
         raise IbpoError("partitions: at least one is needed")
+    if not (isinstance(sample, Integral) and sample >= 1):
+        raise IbpoError(f"sample: must be at least 1, a whole number, got {sample!r}")
     rule = _Rule(budget=budget, at_least=at_least, choose=choose, tie_break=tie_break)
     guess = _sampled(partitions, read, rule, map, sample)
     box, num_passes, asked_planes = guess.box, 0, False
-    for _ in range(MOST_BOXES):
-        whole = _Whole.of(list(map(partial(_settle, read, rule, box, most_open), partitions)), rule)
+    for turn in range(MOST_BOXES):
+        settle = partial(_settle, read, rule, box, most_open, max(SOME, MOST_SOME // len(partitions)))
+        whole = _Whole.of(list(map(settle, partitions)), rule)
         num_passes += 1
         if whole.num_open_rows > most_open:
             raise IbpoError(
@@ -254,6 +278,13 @@ def allocate_partitions(
         if moved is not None:
             box = moved
             continue
+        if math.isinf(box.reach):  # not even all of them together: `allocate` says which budget, and by how much
+            _allocated(partitions, read, rule, time_limit_s)
+            break
+        if whole.num_responses <= min(most_open, most_open if turn == MOST_BOXES - 2 else sample):
+            # Few enough for memory: all problems are open, those with one response that can be needed aside.
+            box = replace(box, half=np.full(len(box.half), FARTHEST), reach=math.inf)
+            continue
         if asked_planes:  # a wider box around the same prices
             box = replace(box, half=box.half * 16)
             continue
@@ -265,6 +296,17 @@ def allocate_partitions(
     raise IbpoError(
         f"partitions: no prices were found in {num_passes} passes; widen a budget, or allow a lower bound less"
     )
+
+
+def _allocated(partitions: list[Any], read: Read, rule: _Rule, time_limit_s: float) -> Allocation:
+    """`allocate` of all partitions in memory."""
+    given = [read(partition) for partition in partitions]
+    return allocate(
+        np.concatenate([np.asarray(utility, np.float64) for utility, _, _ in given]),
+        [item for _, problem, _ in given for item in id_items(problem)],
+        np.concatenate([np.atleast_2d(costs(cost)) for _, _, cost in given], axis=1),
+        rule.budget, at_least=rule.at_least, choose=rule.choose, tie_break=rule.tie_break, time_limit_s=time_limit_s,
+    )  # fmt: skip
 
 
 # -- where to look ---------------------------------------------------------------------------------------------------
@@ -375,8 +417,8 @@ def _near_rows(instance: AllocationProblem, rule: _Rule, box: _Box) -> tuple[Int
         for k, row in enumerate(cost):
             excess = row[others] - row[own]
             slack -= box.half[k] * np.abs(excess)
-            # No better for the bounds on this cost.
-            worse &= (excess >= 0) | (high[k] is None)
+            # No better for the bounds on this cost, and of equally good ones not the cheaper one, which is taken.
+            worse &= (excess >= 0) | ((high[k] is None) & (utility[others] < utility[own]))
             worse &= (excess <= 0) | (low[k] is None)
         best.append(first + rows.start)
         near.append(others[(slack <= box.reach) & ~worse] + rows.start)
@@ -384,7 +426,7 @@ def _near_rows(instance: AllocationProblem, rule: _Rule, box: _Box) -> tuple[Int
     return np.concatenate(best), rows_near, np.unique(instance.segments.problem_of(rows_near))
 
 
-def _settle(read: Read, rule: _Rule, box: _Box, most_open: int, partition: Any) -> _Settled:
+def _settle(read: Read, rule: _Rule, box: _Box, most_open: int, num_some: int, partition: Any) -> _Settled:
     """One partition, read and forgotten but for its open problems."""
     instance = rule.gathered(read, partition)
     best, near, open_ = _near_rows(instance, rule, box)
@@ -398,8 +440,12 @@ def _settle(read: Read, rule: _Rule, box: _Box, most_open: int, partition: Any) 
     kept = np.sort(np.concatenate([best[open_], near]))
     row = kept if instance.row is None else instance.row[kept]
     ids = instance.ids
-    number = instance.segments.problem_of(kept)
-    named = np.array(ids.names, object)[number] if ids.ids is None else ids.ids[number]
+    name = ids.ids if ids.ids is not None else np.array([_Name(x) for x in ids.names or ()], object)
+    named = name[instance.segments.problem_of(kept)]
+    some = np.arange(instance.num_problems)
+    if len(some) > num_some:
+        key = ids.key(some) if ids.names is None else np.array([crc32(x.encode()) for x in ids.names], np.uint64)
+        some = np.argpartition(key, num_some)[:num_some]
     real = row >= 0  # `allocate` adds the empty responses again
     total = [_exact_total(digits, cost[settled]) for digits, cost in zip(places, instance.cost, strict=True)]
     ends = [
@@ -411,6 +457,7 @@ def _settle(read: Read, rule: _Rule, box: _Box, most_open: int, partition: Any) 
         total=total, ends=ends,
         decimal=[x is not None for x in places], utility=instance.utility[kept][real],
         cost=instance.cost[:, kept][:, real], problem=named[real], row=row[real], num_open=num_open, num_near=num_near,
+        some=name[some],
     )  # fmt: skip
 
 
@@ -560,9 +607,8 @@ def _comparable(ids: NDArray[Any]) -> NDArray[Any]:
 
 def _check_ids(parts: list[_Settled]) -> None:
     """Two partitions with a problem in common would give it two responses."""
-    found, count = np.unique(
-        np.concatenate([np.unique(_comparable(part.problem)) for part in parts]), return_counts=True
-    )
+    named = [np.unique(_comparable(np.concatenate([part.problem, part.some]))) for part in parts]
+    found, count = np.unique(np.concatenate(named), return_counts=True)
     if (count > 1).any():
         raise IbpoError(
             f"problem {found[count > 1][0]}: is in two partitions; bring all responses to a problem into one, and "

@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
+from numbers import Integral
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from ibpo.allocation.allocate import allocate
 from ibpo.allocation.knapsack import envelope
 from ibpo.allocation.many import choose_each, whole
-from ibpo.allocation.problem import Amount, InfeasibleBudget, finite_array
+from ibpo.allocation.problem import Amount, InfeasibleBudget, exact_budget, finite_array
 from ibpo.allocation.segments import FloatArray, IntArray, id_items, id_names, number_texts
 from ibpo.allocation.units import decimal_places
 from ibpo.errors import IbpoError
@@ -60,17 +61,21 @@ class GroupMeans:
     ) -> "GroupMeans":
         """Check and sort the rows of a log."""
         reward_R, cost_R = finite_array("reward", reward), finite_array("cost", cost)
+        problem, response_group = id_items(problem, "problem"), id_items(response_group, "response_group")
         if reward_R.ndim != 1 or not len(reward_R) or cost_R.shape != reward_R.shape:
             raise IbpoError(
                 f"reward and cost: need the same shape [R], R >= 1, got {reward_R.shape} and {cost_R.shape}"
             )
+        if (cost_R < 0).any():
+            r = int(np.flatnonzero(cost_R < 0)[0])
+            raise IbpoError(f"cost[{r}] is {cost_R[r]:g}: costs must be at least 0")
         problem_names, group_names = (
             id_names(field, ids, len(reward_R))
             for field, ids in (("problem", problem), ("response_group", response_group))
         )
         (problems, p_R), (groups, g_R) = number_texts(problem_names), number_texts(group_names)
-        problem_of = dict(zip(problem_names, id_items(problem), strict=True))
-        group_of = dict(zip(group_names, id_items(response_group), strict=True))
+        problem_of = dict(zip(problem_names, problem, strict=True))
+        group_of = dict(zip(group_names, response_group, strict=True))
         pair = p_R * len(groups) + g_R
         order = np.lexsort((cost_R, reward_R, pair))  # whatever the order of the rows: sums round alike
         count = np.bincount(pair, minlength=len(problems) * len(groups)).reshape(len(problems), len(groups))
@@ -244,8 +249,10 @@ def value_halves(
     progress: Callable[[int, int], None] | None = None,
 ) -> list[HoldoutRow]:
     """`holdout_value` of a log whose responses are gathered already, for more than one question on it."""
-    if num_splits < 1:
-        raise IbpoError(f"num_splits: must be at least 1, got {num_splits}")
+    for name, number, least in (("num_splits", num_splits, 1), ("seed", seed, 0)):
+        if not (isinstance(number, Integral) and number >= least):
+            raise IbpoError(f"{name}: must be at least {least}, a whole number, got {number!r}")
+    budgets, against = _questions(log, budgets, against)
     thin = np.argwhere(log.count < 2)
     if len(thin):
         p, g = thin[0]
@@ -253,9 +260,17 @@ def value_halves(
             f"problem {log.problems[p]}, response group {log.response_groups[g]}: {log.count[p, g]} response(s), "
             f"but halving needs 2 ({len(thin)} such pairs in all); drop these problems"
         )
-    for budget in budgets:
-        if not callable(budget):  # raises where the whole log cannot keep it
-            _allocated(log.mean_reward, log.mean_cost, budget)
+    amounts = [budget for budget in budgets if not callable(budget)]
+    few = np.argwhere(log.count < 4)
+    if extrapolate and amounts and len(few):  # a half of a half has no response of a pair then
+        p, g = few[0]
+        raise IbpoError(
+            f"extrapolate: problem {log.problems[p]}, response group {log.response_groups[g]}: {log.count[p, g]} "
+            f"responses, but a half of a half needs 4 ({len(few)} such pairs in all); drop these problems, give rules "
+            "of your own (by_problem_picks), or extrapolate=False"
+        )
+    for amount in amounts:  # raises where the whole log cannot keep it
+        _allocated(log.mean_reward, log.mean_cost, amount)
     shape, num_problems = log.count.shape, len(log.problems)
     by_cost = np.argsort(log.mean_cost.mean(0), kind="stable")
     ends = by_cost[[0, -1]]
@@ -340,6 +355,35 @@ def value_halves(
         )
         for b, budget in enumerate(budgets)
     ]
+
+
+def _questions(
+    log: GroupMeans, budgets: Sequence[Amount | Pick], against: Sequence[FloatArray | Amount | None]
+) -> tuple[list[Amount | Pick], list[FloatArray | Amount | None]]:
+    """Budgets, and what each is compared with, checked."""
+    if isinstance(budgets, str) or not hasattr(budgets, "__iter__"):
+        raise IbpoError(f"budgets: needs a list, a mean cost per problem or a rule each, got {budgets!r}")
+    if isinstance(against, str) or not hasattr(against, "__iter__"):
+        raise IbpoError(f"against: needs a list, a mean cost per problem or weights each, got {against!r}")
+    asked, mixtures = list(budgets), list(against)
+    if len(mixtures) > len(asked):
+        raise IbpoError(f"against: needs at most one for each of {len(asked)} budgets, got {len(mixtures)}")
+    for b, budget in enumerate(asked):
+        if budget is None:
+            raise IbpoError(f"budgets[{b}] is None: needs a number, the mean cost per problem, or a rule")
+    exact_budget("budgets", [None if callable(budget) else budget for budget in asked], len(asked))
+    amounts = [None if isinstance(mixture, np.ndarray | list | tuple) else mixture for mixture in mixtures]
+    exact_budget("against", amounts, len(mixtures))
+    for b, mixture in enumerate(mixtures):
+        if isinstance(mixture, np.ndarray | list | tuple):
+            weights = finite_array(f"against[{b}]", mixture)
+            if weights.shape != (len(log.response_groups),) or (weights < 0).any() or abs(weights.sum() - 1) > 1e-6:
+                raise IbpoError(
+                    f"against[{b}]: needs weights that add up to 1, one for each of {', '.join(log.response_groups)}, "
+                    f"got {weights.tolist()}"
+                )
+            mixtures[b] = weights
+    return asked, mixtures
 
 
 def enough_splits(num_problems: int) -> int:
@@ -492,7 +536,10 @@ def random_mix(cost: FloatArray, reward: FloatArray, at: float, *, line: bool = 
         >>> weight.tolist(), slope
         ([0.5, 0.5], 0.0625)
     """
-    weight, slope = _random_mixes(cost[None], reward[None], np.array([at]), line=line)
+    points = [finite_array(name, values) for name, values in (("cost", cost), ("reward", reward))]
+    if points[0].ndim != 1 or not len(points[0]) or points[0].shape != points[1].shape:
+        raise IbpoError(f"cost and reward: need the same shape [G], G >= 1, got {points[0].shape}, {points[1].shape}")
+    weight, slope = _random_mixes(points[0][None], points[1][None], np.array([at], float), line=line)
     return weight[0], float(slope[0])
 
 
@@ -533,7 +580,14 @@ def _picks(
 ) -> IntArray:
     """`[H, P]` the response group of each problem by each half; -1 in a half that cannot keep the budget."""
     if callable(budget):
-        return budget(reward, cost, count)
+        picked = np.array(budget(reward, cost, count))
+        shape, num_groups = reward.shape[:2], reward.shape[2]
+        if picked.shape != shape or picked.dtype.kind not in "iu" or not ((picked >= -1) & (picked < num_groups)).all():
+            raise IbpoError(
+                f"budgets: a rule has to give whole numbers of shape {shape}, from -1 (none) to {num_groups - 1}; it "
+                f"gave {picked.dtype} of shape {picked.shape}"
+            )
+        return picked
     utility, price = (whole(x, count, n) for x, n in zip((reward, cost), places, strict=True))
     pick, left = np.full(reward.shape[:2], -1, np.int64), list(range(len(reward)))
     shares = not ((cost != 0) & (cost != 1)).any()  # as fast one by one, and ties between problems go by their ids

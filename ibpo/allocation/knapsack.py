@@ -4,13 +4,15 @@ Letters: R responses, C candidates, P problems, B breakpoints (steps from one re
 envelope).
 """
 
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ibpo.allocation.problem import Choose, gather, validate
+from ibpo.allocation.problem import Amount, Choose, gather, validate
 from ibpo.allocation.segments import FloatArray, IntArray, exact_sum, is_first
 from ibpo.errors import IbpoError
 
@@ -107,23 +109,30 @@ class Frontier:
     price: FloatArray
     num_problems: int
 
-    def at(self, budget: float) -> FrontierPoint:
+    def at(self, budget: Amount) -> FrontierPoint:
         """Value, price and spend at a mean cost per problem.
 
         Between two breakpoints the value is that of the linear relaxation, above the best allocation by less than one
         step of one problem. Beyond the last breakpoint nothing more is spent.
 
         Raises:
-            IbpoError: A budget below the cheapest allocation.
+            IbpoError: A budget below the cheapest allocation, or one that is no number.
         """
-        if not budget >= self.spent[0]:
+        try:
+            amount = float(Fraction(budget)) if isinstance(budget, str) else float(budget)
+        except (TypeError, ValueError, ZeroDivisionError, OverflowError):
+            amount = math.nan
+        if math.isnan(amount):
+            raise IbpoError(f"budget: needs one number, the mean cost per problem, got {budget!r}")
+        if amount < self.spent[0]:
             raise IbpoError(
-                f"budget {budget:.12g}: the cheapest allocation costs {self.spent[0]!r} per problem; ask for that much"
+                f"budget {amount:.12g}: the cheapest allocation costs {float(self.spent[0])!r} per problem; ask for "
+                "that much"
             )
-        place = int(np.searchsorted(self.spent, budget, side="right")) - 1
-        spent = min(float(budget), float(self.spent[-1]))
+        place = int(np.searchsorted(self.spent, amount, side="right")) - 1
+        spent = min(amount, float(self.spent[-1]))
         value = float(self.value[place] + self.price[place] * (spent - self.spent[place]))
-        return FrontierPoint(budget=float(budget), value=value, price=float(self.price[place]), spent=spent)
+        return FrontierPoint(budget=amount, value=value, price=float(self.price[place]), spent=spent)
 
 
 def frontier(

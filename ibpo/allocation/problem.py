@@ -6,6 +6,7 @@ empty response per problem).
 
 import math
 from collections.abc import Hashable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
@@ -37,6 +38,8 @@ Amount = float | str | Fraction
 CostArray = NDArray[np.float64 | np.bool_]
 MarkArray = NDArray[np.uint8 | np.uint16]
 
+MOST_PLACES = 15
+"""After the point, of floats of less than 64 bits that are read as decimals."""
 MAX_OVERLAPPING = 16
 """Up to so many share budgets any combination is distinguished; beyond, only budgets without a common response."""
 
@@ -152,16 +155,17 @@ class Bounds:
         """A total in the caller's unit."""
         return Fraction(total) * self.unit[k] + self.shift[k] if self.unit else Fraction(total)
 
+    def leave_room(self, k: int) -> bool:
+        """Whether a total can lie between both bounds k: where costs are whole, whether a whole number does."""
+        low, high = self.ends(k)
+        return low <= high
+
     def check(self, k: int, least: float | Fraction, most: float | Fraction, num_problems: int) -> None:
         """Raise if bound k cannot be kept even alone, by totals from `least` to `most`."""
         if not self.keeps_high(least, k):
             raise self.infeasible(k, least, num_problems)
-        if self.low[k] is not None:
-            if not self.keeps_low(most, k):
-                raise self.infeasible(k, most, num_problems, floor=True)
-            low, high = self.ends(k)
-            if low > high:  # no whole number lies between
-                raise self.infeasible(k, high, num_problems, " together with its budget", floor=True)
+        if not self.keeps_low(most, k):
+            raise self.infeasible(k, most, num_problems, floor=True)
 
     def infeasible(
         self, k: int, total: float | Fraction, num_problems: int, given: str = "", *, floor: bool = False
@@ -231,15 +235,18 @@ def validate(
     # Every cost: is it a share (0 or 1 throughout)? are all its numbers whole, with a sum that a float holds exactly?
     marks: MarkArray | None = np.zeros(len(u), np.uint8 if len(c) <= 8 else np.uint16)
     sums: list[float | None] = []
+    shares: set[int] = set()
     for k, row in enumerate(c):
         count = None if marks is None else _mark_share(row, marks, k, len(c))
+        if count is not None:
+            shares.add(k)
         marks = None if count is None else marks
         sums.append(_checked_sum(row) if count is None else float(count))
         if sums[-1] is None:
             finite_array("cost", cost)
             r = int(np.flatnonzero(row < 0)[0])
             raise IbpoError(f"cost[{k}, {r}] is {row[r]:g}: costs must be at least 0")
-    exact = tuple(_given_exactly(cost, c, k) for k in range(len(c)))
+    exact = tuple(None if k in shares else _given_exactly(cost, c, k) for k in range(len(c)))
     whole = [
         rest is None and total is not None and not math.isnan(total) and total < 2**53
         for rest, total in zip(exact, sums, strict=True)
@@ -300,9 +307,43 @@ def _finite(argument: str, values: ArrayLike) -> tuple[FloatArray, float]:
 
 def costs(values: ArrayLike) -> CostArray:
     """Costs as floats, but truth values, a share's, as they are: they take an eighth of the memory."""
-    if getattr(getattr(values, "dtype", None), "kind", "") == "b":
+    given = cast(Any, values)
+    kind = getattr(getattr(values, "dtype", None), "kind", "")
+    if kind == "b" and isinstance(values, np.ndarray) and not isinstance(values, np.ma.MaskedArray):
         return cast(CostArray, values)
-    return cast(CostArray, _numbers("cost", values))
+    if not isinstance(given, np.ndarray):
+        with suppress(ValueError, TypeError, RuntimeError):  # `_numbers` says what is wrong
+            given = np.asarray(given)
+    short = None if isinstance(given, np.ma.MaskedArray) else _short(given)
+    if short is not None and short.size:
+        return np.stack([_as_printed(row) for row in np.atleast_2d(short)]).reshape(short.shape)
+    return cast(CostArray, _numbers("cost", cast(ArrayLike, given)))
+
+
+def _short(values: Any) -> NDArray[np.floating] | None:
+    """An array of floats of less than 64 bits as it is; of anything else None."""
+    array = cast("NDArray[np.floating]", values) if isinstance(values, np.ndarray) else None
+    return None if array is None or array.dtype.kind != "f" or array.dtype.itemsize >= 8 else array
+
+
+def _as_printed(values: NDArray[np.floating]) -> FloatArray:
+    """Floats of less than 64 bits as the decimals that they print: .1 in 32 bits is .1, not .10000000149011612.
+
+    Where some have more digits than such a float holds of any decimal, as measurements and divisions leave them, all
+    are taken as they are.
+    """
+    wide = values.astype(np.float64)
+    found, most = wide.copy(), 10.0 ** np.finfo(values.dtype).precision
+    left = np.flatnonzero(np.isfinite(wide) & (wide != np.rint(wide)))
+    for places in range(1, MOST_PLACES + 1):
+        if not len(left):
+            return found
+        whole = np.rint(wide[left] * 10.0**places)
+        if not (np.abs(whole) < most).all():
+            break
+        found[left] = whole / 10.0**places
+        left = left[found[left].astype(values.dtype) != values[left]]
+    return wide
 
 
 def _above_all(cost: CostArray, num_problems: int) -> Fraction:
@@ -326,9 +367,15 @@ def _given_exactly(values: Any, floats: CostArray, k: int) -> ObjectArray | None
 
 
 def _numbers(argument: str, values: ArrayLike) -> FloatArray:
+    given = cast(Any, values)
+    kind = getattr(getattr(given, "dtype", None), "kind", "")
+    if given is None or kind == "c":
+        raise IbpoError(f"{argument}: needs an array of numbers, got {'complex ones' if kind else 'none'}")
     try:
-        return np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError) as error:
+        if hasattr(given, "filled"):  # a masked array: what is masked is no number
+            return cast(FloatArray, given.astype(np.float64).filled(np.nan))
+        return np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # torch: a tensor that needs its gradient
         raise IbpoError(f"{argument}: needs an array of numbers: {error}") from None
 
 
@@ -374,6 +421,9 @@ def _checked_sum(cost: CostArray) -> float | None:
 
 
 def _response_keys(response: ArrayLike | Sequence[Hashable], length: int, seed: str) -> KeyArray:
+    if not isinstance(response, np.ndarray | list):
+        response = id_items(response, "response")  # an iterator can be read once
+    response = cast(Sequence[Hashable], response)
     whole = whole_ids(response)
     if whole is None or len(whole) != length:
         names = id_names("response", response, length)
@@ -384,6 +434,9 @@ def _response_keys(response: ArrayLike | Sequence[Hashable], length: int, seed: 
 def exact_budget(argument: str, budget: Any, num_budgets: int) -> list[Fraction | None]:
     """Budgets as the decimal fractions that were meant: 0.29 is 29/100, so 0.29 of 100 problems is 29, not 28."""
     values: list[Any] = np.atleast_1d(np.asarray(budget, dtype=object)).tolist()
+    short = _short(budget)
+    if short is not None:
+        values = list(np.atleast_1d(short))  # .7 in 32 bits prints .7, as Python's float .699999988
     if len(values) != num_budgets:
         raise IbpoError(f"{argument}: needs one number per cost row, {num_budgets}, got {len(values)}")
     exact: list[Fraction | None] = []

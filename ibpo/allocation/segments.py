@@ -204,19 +204,32 @@ def sum_whole(values: NDArray[np.float64]) -> int:
     return total
 
 
-def id_items(values: ArrayLike | Sequence[Hashable]) -> list[Hashable]:
-    """Ids as plain Python objects."""
-    items = cast(list[Hashable], values.tolist() if isinstance(values, np.ndarray) else list(cast(Any, values)))
+MISSING = {"None", "nan", "NaT", "<NA>"}
+"""The repr of what stands for no id: Python's, numpy's, and pandas' for dates, texts and whole numbers."""
+
+
+def id_items(values: ArrayLike | Sequence[Hashable], argument: str = "ids") -> list[Hashable]:
+    """Ids as plain Python objects; what a column of pyarrow or torch holds is none by itself.
+
+    Raises:
+        IbpoError: for what is no sequence.
+    """
+    held = cast(Any, values)
+    to_list = getattr(held, "to_pylist", None) or getattr(held, "tolist", None)
+    try:
+        items = cast(list[Hashable], list(held if to_list is None else to_list()))
+    except TypeError:
+        raise IbpoError(f"{argument}: needs a sequence, one for each response, got {held!r}") from None
     return [x.item() if isinstance(x, np.generic) else x for x in items]
 
 
 def id_names(argument: str, values: ArrayLike | Sequence[Hashable], length: int) -> list[str]:
     """Ids as their repr: equal repr, equal id; the same in every run for int, str and tuples of these."""
-    items = id_items(values)
+    items = id_items(values, argument)
     if len(items) != length:
         raise IbpoError(f"{argument}: needs one id per response, {length}, got {len(items)}")
     names = list(map(repr, items))
-    for bad in {"None", "nan"} & set(names):
+    for bad in MISSING & set(names):
         raise IbpoError(f"{argument}[{names.index(bad)}] is {bad}: give every response an id")
     return names
 
@@ -236,10 +249,11 @@ def number_texts(texts: Sequence[str]) -> tuple[list[str], IntArray]:
 
 def whole_ids(values: ArrayLike | Sequence[Hashable]) -> IntArray | None:
     """The ids as an int64 array where all of them are whole numbers, else None. Never a copy of an int64 array."""
-    if isinstance(values, np.ndarray):
+    if isinstance(values, np.ndarray) and not isinstance(values, np.ma.MaskedArray):
         fits = values.dtype.kind == "i" or (values.dtype.kind == "u" and values.dtype.itemsize < 8)
         return cast(IntArray, values).astype(np.int64, copy=False) if fits and values.ndim == 1 else None
-    items: list[Any] = list(cast(Any, values))
+    held = cast(Any, values)
+    items = cast(list[Any], held if isinstance(held, list) else id_items(held))
     if not all(issubclass(kind, int | np.integer) and kind is not bool for kind in set(map(type, items))):
         return None
     try:
@@ -270,6 +284,9 @@ class ProblemIds:
     @classmethod
     def from_values(cls, values: ArrayLike | Sequence[Hashable], length: int, seed: str) -> "ProblemIds":
         """Gather the rows: nothing to do where the rows of every problem stand together, else a sort."""
+        if not isinstance(values, np.ndarray | list):
+            values = id_items(values, "problem")  # an iterator can be read once
+        values = cast(Sequence[Hashable], values)
         whole = whole_ids(values)
         names = None
         if whole is None:

@@ -239,6 +239,8 @@ def _same_collection(ours: Node, theirs: Node) -> bool:
         # A set of one is its element, if that is no set itself; a compound of quantities is no single one.
         one = several.kind == "set" and len(several.parts) == 1 and single.kind not in SETS
         return one and same(several.parts[0], single)
+    if "compound" in (ours.name, theirs.name) and ours.kind != theirs.kind:  # 1 day 2 hours is no set
+        return False
     a, b = list(ours.parts), list(theirs.parts)
     if kinds in ({"set"}, {"set", "list"}) or (kinds == {"list"} and all(part.kind == "tuple" for part in a + b)):
         a, b = _distinct(a), _distinct(b)

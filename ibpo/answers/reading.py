@@ -16,7 +16,7 @@ from ibpo.answers.nodes import Node, Unread, has_variable, relation, spread, wri
 from ibpo.answers.text import CURRENCY, NUMBER_WORDS, PERCENT, SCALES, SENTENCE_WORDS, clean, unit_of
 
 MAX_CHARACTERS, MAX_TOKENS = 4000, 600
-ALLOWED = {*SEPARATORS, *PERCENT, "mod", "modulo", "base", "if", "for", "when", "no", "none"}
+ALLOWED = {*SEPARATORS, *PERCENT, "mod", "modulo", "base", "if", "for", "when", "no", "none", "times"}
 DENYING = {word for word in SENTENCE_WORDS if len(word) > 1} - ALLOWED
 """Words with which an answer is a sentence, not a formula."""
 CLOSING = {"(": ")]", "[": ")]", r"\lbrace": (r"\rbrace",), r"\langle": (r"\rangle",), r"\lfloor": (r"\rfloor",),
@@ -162,8 +162,9 @@ class Reader(FormulaReader):
             return Node("percent", (node,))
         if self.take("\\degree"):
             unit = self._unit_words()
+            named = unit_of(f"degree{unit}") or ""
             return Node(
-                "quantity", (node,), name="degree" + unit if unit in (" C", " F") else self._only("degree", unit)
+                "quantity", (node,), name=named if named in ("degree C", "degree F") else self._only("degree", unit)
             )
         words = self._unit_words().strip()
         if not words:

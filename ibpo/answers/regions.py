@@ -148,7 +148,7 @@ def _ends(node: Node) -> list[Any]:
 def _holds(node: Node, point: Any) -> bool:
     if node.kind == "tuple":
         low, high = map(_end, node.parts)
-        if low > high:
+        if low > high or (low == high and node.name != "[]"):  # (6, 6) is a point of the plane, not the empty set
             raise NotAKnownRegion
         return (low < point or (low == point and node.name[0] == "[")) and (
             point < high or (high == point and node.name[1] == "]")

@@ -35,7 +35,8 @@ SPELLINGS = tuple((needle, re.compile(pattern), spelling) for needle, pattern, s
      r"\\text{th \1}"),  # an ordinal is no number
     (r"\angle", r"(?<![A-Za-z])m\s*(?=\\angle)", ""),
     (" ", r"^(?:an?|the)\s+(?=[A-Za-z]{4,}$)", ""),
-    (r"\choose", r"\{\s*([^{}]+?)\s*\\choose\s*([^{}]+?)\s*\}", r"\\binom{\1}{\2}"),
+    (r"\choose", r"\{\s*([^{}]+?)\s*\\choose\s*([^{}]+?)\s*\}|^([^{}]+?)\s*\\choose(?![A-Za-z])\s*([^{}]+)$",
+     lambda m: rf"\binom{{{m[1] or m[3]}}}{{{m[2] or m[4]}}}"),
     (r"\over", r"\{\s*([^{}]+?)\s*\\over(?![A-Za-z])\s*([^{}]+?)\s*\}|^([^{}]+?)\s*\\over(?![A-Za-z])\s*([^{}]+)$",
      lambda m: rf"\frac{{{m[1] or m[3]}}}{{{m[2] or m[4]}}}"),
     ("binom", r"\\[dt]binom(?![A-Za-z])", r"\\binom"),
@@ -57,6 +58,8 @@ SPELLINGS = tuple((needle, re.compile(pattern), spelling) for needle, pattern, s
     (r"\text", r"^\\text(?:bf)?\s*\{\s*(?:[Oo]ption|[Cc]hoice)\s*\}?\s*\(?([A-J])\)?\s*\}?$", r"\1"),
     (" ", r"\b(sq|cu)\.?\s+(?=(?:ft|in|yd|mi|m|cm|km|mm|units?)\b)", lambda m: ABBREVIATED[m[1]]),
     ("\\", r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|(?:no)?limits)(?![A-Za-z])\s*\.?", ""),
+    ("P", r"^(?:\\(?:Pr|math(?:bb|rm|bf)\s*\{\s*Pr?\s*\})|Pr?)\s*\([^()=<>|\\]*[=<>|\\][^()]*\)\s*=(?!=)\s*", ""),
+    # what the probability is of
     (r"\phantom", r"\\phantom\s*(?:\{[^{}]*\}|\\[A-Za-z]+|.)", ""),
     ("\\", r"\\(?:leq(?:slant|q)?|lt|geq(?:slant|q)?|gt|neq|dots[bcimo]?|ldots|cdots|[bp]?mod|pod)(?![A-Za-z])",
      lambda m: CANONICAL[m[0][1:]]),
@@ -92,7 +95,7 @@ OUTWARD = re.compile(r"([\[\]])([^\[\]]+,[^\[\]]+)([\[\]])")
 """Intervals with ends that are left out marked by brackets turned outward: `]1, 2[`."""
 THOUSANDS = re.compile(
     r"(?<![\d.,])\d{1,3}"
-    r"(?:\s?(?:\{,\}|,\s?\\!|\\!\s?,|\\[,;: ]|\\thinspace|~|(?<=\d)'|(?<=\d) )\s?\d{3})+(?!\d|\s*/)"
+    r"(?:\s?(?:\{,\}|(?:\\!\s?)?,\s?\\!|\\!\s?,|\\[,;: ]|\\thinspace|~|(?<=\d)'|(?<=\d) )\s?\d{3})+(?!\d|\s*/)"
 )
 """Groups of three digits set apart by anything but a plain comma, which may also part the items of a list."""
 SPACES = re.compile(r"\\(?:[,;:!> ]|q?quad|thinspace|hspace\{[^{}]*\})|(?<!\\)~|\s+")
@@ -106,7 +109,7 @@ DONE = re.compile(
 SAID_LAST = ("correct", "correct.", "ed", "ed.", "shown", "shown.")
 TAGGED = re.compile(r"<(b|strong|i|em|u|span|mark)>(.*)</\1>", re.DOTALL)
 LEADING = re.compile(
-    r"\#{4}\s+|(?:option|choice)\s+(?=\(?[A-J]\)?\.?$)"
+    r"\#{4}\s+|(?:so|thus|hence|therefore),?\s+(?=[\d\\$(\[.+-]|[a-z]\s*=)|(?:option|choice)\s+(?=\(?[A-J]\)?\.?$)"
     r"|(?:(?:so|thus|hence|therefore),?\s+)?(?:the\s+)?(?P<bold>\*\*)?\s*(?:final\s+|correct\s+|required\s+)?"
     r"(?:answer|result|value|solution|total|sum)(?(bold)(?:\s*:?\s*\*\*\s*[:=]?(?:\s*is)?\s+)|(?:\s+is|\s*[:=])\s*:?\s*)",
     re.IGNORECASE,
@@ -130,10 +133,16 @@ def clean(answer: str) -> str:
     while before != text:
         before = text
         text = unwrapped(text)
+    sign = ""
+    if negative := NEGATIVE.match(text):
+        sign, text = "-", text[negative.end() :]
     if found := IN_WORDS.match(text):
         text = in_digits(found) + text[found.end() :]
     elif (found := PHRASE.match(text)) and (number := in_number(found[1])) is not None:
         text = str(number) + text[found.end() :].removeprefix("}" if found[0].startswith("\\") else "")
+    elif sign and (found := re.match(r"[A-Za-z]+", text)):
+        text = f"{NUMBER_WORDS.get(found[0].lower(), found[0])}{text[found.end() :]}"
+    text = sign + text
     if found := OUTWARD.fullmatch(text):
         text = f"{'(' if found[1] == ']' else '['}{found[2]}{')' if found[3] == '[' else ']'}"
     text = THOUSANDS.sub(lambda m: re.sub(r"\D", "", m[0]), text)
@@ -180,6 +189,7 @@ PAIRS = (
     ('"', '"'),
     ("'", "'"),
     ("*", "*"),
+    ("_", "_"),
 )
 
 
@@ -216,16 +226,20 @@ def unwrapped(text: str) -> str:
 
 
 FORMULA_MARKS = re.compile(r"(?<!\\)\$\$?|(?<!\\)\\[()\[\]]")
+FORMULA_AMONG_WORDS = re.compile(r"(?<![\\$])\$(?=[^\s$])(?:[^$\\]|\\.)*(?<!\s)\$(?![\d$])")
+"""A formula between dollar signs that are no currency: none of `$5, $6` closes one."""
+EMPHASIS = re.compile(r"(?<![\w)\]}*])\*\*(?=[^\s*])([^*]+)(?<!\s)\*\*(?![\w(\[{*])")
+"""A part of a text that Markdown sets in bold: its signs are no powers."""
 
 
 def unmarked(answer: str) -> str:
-    r"""Without the delimiters of formulas and boxes anywhere in it; what they held stays apart from its neighbours.
+    r"""Without the delimiters of formulas and boxes, and bold print, anywhere in it; formulas stay apart from the rest.
 
     Example:
         >>> unmarked(r"$\boxed{28}$ percent"), unmarked(r"\boxed{1}, \boxed{2}")
         ('  28   percent', ' 1 ,  2 ')
     """
-    text = ESCAPED_TWICE.sub(r"\\", answer)
+    text = EMPHASIS.sub(r"\1", ESCAPED_TWICE.sub(r"\\", answer))
     while (found := BOXED.search(text)) and (end := closing_brace(text[found.end() - 1 :])) >= 0:
         inside = text[found.end() : found.end() - 1 + end]
         text = f"{text[: found.start()]} {inside} {text[found.end() + end :]}"
@@ -236,9 +250,11 @@ BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
 
 
 def closing_brace(text: str) -> int:
-    """Where the brace that opens a text is closed; -1 where it is not."""
+    """Where the brace that opens a text is closed; -1 where it is not. Braces behind one backslash are signs."""
     depth = 0
     for position, character in enumerate(text):
+        if character in "{}" and text[position - 1 : position] == "\\" and text[position - 2 : position] != "\\\\":
+            continue
         depth += (character == "{") - (character == "}")
         if depth == 0:
             return position
@@ -265,6 +281,7 @@ UNITS = {
 }  # fmt: skip
 """Every spelling of a unit in the singular -> the unit."""
 CURRENCY = {"$": "dollar", "€": "euro", "£": "pound sterling", "¥": "yen", "₹": "rupee", "₩": "won", "₽": "ruble"}
+TEMPERATURES = {"celsius": "C", "centigrade": "C", "fahrenheit": "F"}
 PERCENT = ("%", "percent", "percents", "pct", "percentage", "per cent")
 SCALES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 NUMBERS = """
@@ -277,7 +294,8 @@ PARTS = {"half": 2, "halves": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth":
          "eighth": 8, "ninth": 9, "tenth": 10}  # fmt: skip
 IN_WORDS = re.compile(
     rf"({'|'.join(TENS)})(?:[- ]({'|'.join(NUMBERS.split()[1:10])}))?(?=\s|$)"
-    rf"|({'|'.join(NUMBERS.split())})[- ]({'|'.join(PARTS)})s?$",
+    rf"|({'|'.join(NUMBERS.split())})[- ]({'|'.join(PARTS)})s?$"
+    rf"|(?:an?[- ]|(?=half))({'|'.join(PARTS)})$",
     re.IGNORECASE,
 )
 """A number above twenty, and a fraction, at the beginning of an answer: `forty-two`, `two thirds`."""
@@ -290,12 +308,19 @@ def in_digits(found: re.Match[str]) -> str:
         >>> IN_WORDS.sub(in_digits, "forty-two"), IN_WORDS.sub(in_digits, "two thirds")
         ('42', '2/3')
     """
-    tens, units, over, under = (part.lower() if part else "" for part in found.groups())
+    tens, units, over, under, one = (part.lower() if part else "" for part in found.groups())
+    if one:
+        return f"1/{PARTS[one]}"
     if tens:
         return str(10 * (TENS.index(tens) + 2) + NUMBER_WORDS.get(units, 0))
     return f"{NUMBER_WORDS[over]}/{PARTS[under]}"
 
 
+NEGATIVE = re.compile(
+    rf"(?:negative|minus)\s+(?=[\d.\\]|(?:{'|'.join([*TENS, *NUMBERS.split()])})(?:[- ]|$)"
+    rf"|(?:half|an?[- ](?:{'|'.join(PARTS)}))$)",
+    re.IGNORECASE,
+)
 WORDS_OF_NUMBERS = {**NUMBER_WORDS, **{word: 10 * (i + 2) for i, word in enumerate(TENS)}}
 PHRASE = re.compile(
     rf"(?:\\text\s*\{{\s*)?((?:{'|'.join(WORDS_OF_NUMBERS)})"
@@ -352,6 +377,8 @@ def unit_of(words: str) -> str | None:
         ('ft^2', 'm/s', 'mi/h', 'egg', None)
     """
     words = words.replace("{", "").replace("}", "")
+    if words.strip().lower() == "times":  # behind a number nothing is multiplied: how often
+        return "time"
     pieces = re.findall(r"[apAP]\.[mM]\.|[A-Za-z]+|\^\s*-?\d+|[/*]|\S", words)
     spelled: list[str] = []
     power = ""
@@ -371,6 +398,8 @@ def unit_of(words: str) -> str | None:
             spelled.append("/" if word in ("per", "/") else "")
         elif piece[0] == "^":
             spelled.append("^" + piece[1:].strip())
+        elif word in TEMPERATURES or (piece in ("C", "F") and spelled == ["degree"]):
+            spelled = [*(spelled if spelled != ["degree"] else []), f"degree {TEMPERATURES.get(word, piece)}"]
         elif piece[0].isalpha():
             spelled.append(_singular(piece) + power)
             power = ""
@@ -387,6 +416,8 @@ def _singular(word: str) -> str:
     lower = word.lower()
     if lower.endswith("ies") and len(lower) > 4:
         return lower[:-3] + "y"
+    if lower.endswith(("xes", "ches", "shes", "sses", "zzes")):
+        return lower[:-2]
     return lower.removesuffix("s") if len(lower) > 3 and not lower.endswith("ss") else lower
 
 
@@ -403,6 +434,8 @@ def same_unit(ours: str, theirs: str) -> bool:
         (True, False, True, False)
     """
     if not ours or not theirs or ours == theirs:
+        return True
+    if {ours, theirs} == {"lb", CURRENCY["£"]}:  # both are pounds
         return True
     shorter, longer = sorted((ours, theirs), key=len)
     if shorter in (*CURRENCY.values(), "cent") and longer.startswith(f"{shorter}/"):  # what a price is for

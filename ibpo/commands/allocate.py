@@ -77,6 +77,7 @@ def allocate_command(
     from ibpo.data import LogColumns
     from ibpo.evaluation import answer_questions, questions, read_parts, summarise_parts, write_files
     from ibpo.prices import read_prices
+    from ibpo.runs import check_out
 
     holdout = False if num_splits == 0 else None  # None: where responses repeat
     if stream and num_splits:
@@ -86,6 +87,8 @@ def allocate_command(
         )
     log, *join = logs
     questions(budget or [])  # complain before any reading
+    if out is not None:
+        check_out(out, is_folder=True)
     named = read_pairs(columns or (), LOG_FIELDS, "--columns")
     names = LogColumns(**named, by=by, show=show, prices=read_prices(prices) if prices else None)
     with _bar(f"reading {log.name}") as progress:

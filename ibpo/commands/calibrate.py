@@ -76,10 +76,11 @@ def calibrate_command(
         return
     from rich.table import Table
 
-    from ibpo.runs import digest_file
+    from ibpo.runs import check_out, digest_file
     from ibpo.serving import Calibration, check_scores, save_calibration
     from ibpo.tasks import local_rows
 
+    check_out(out)
     named = read_pairs(columns or (), ("score", "prompt"), "--columns")
     column, prompt = named.get("score", PROBABILITY), named.get("prompt", "prompt")
     shares = read_budgets(budget or [], column)

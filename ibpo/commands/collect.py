@@ -190,10 +190,9 @@ def _limits(texts: Sequence[str]) -> Limits:
             found[key] = float(text)
         except ValueError:
             found[key] = math.nan
-        if not 0 <= found[key] < math.inf or (key == "calls" and found[key] < 1):
-            raise IbpoError(
-                f"--limit {key}={text}: needs a number {'of at least 1' if key == 'calls' else 'from 0 on'}"
-            )
+        if not 0 <= found[key] < math.inf or (key == "calls" and (found[key] < 1 or found[key] % 1)):
+            wanted = "whole number of at least 1" if key == "calls" else "number from 0 on"
+            raise IbpoError(f"--limit {key}={text}: needs a {wanted}")
     return Limits(**found)
 
 
@@ -267,7 +266,10 @@ def _judgeable(log: PromptLog, judge_command: str | None, console: Console) -> P
     """Without the prompts that nobody can judge."""
     from dataclasses import replace
 
+    from ibpo.rewards import CommandJudge
+
     if judge_command is not None:
+        CommandJudge(judge_command)  # which says what cannot be started, also of a plan
         return log
     known = [problem for problem in log.problems if problem.answer]
     if not known:

@@ -38,7 +38,7 @@ def demo_command(
         ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="Number of seeds; results are averaged over them.")] = 1,
-    quick: Annotated[bool, typer.Option("--quick", help="A few minutes: fewer updates, fewer problems.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="About a minute: fewer updates, fewer problems.")] = False,
     from_scratch: Annotated[
         bool, typer.Option("--from-scratch", help="Remake the embedded model first, instead of using the shipped one.")
     ] = False,

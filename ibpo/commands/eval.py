@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import sys
 from contextlib import ExitStack
@@ -99,6 +100,8 @@ def eval_command(
     from ibpo.runs import working_in, write_text_atomic
 
     more = also or ()
+    if math.isinf(temperature):
+        raise IbpoError("--temperature inf: is no temperature; write a number such as 1")
     command, alone = shlex.join(["ibpo", *sys.argv[1:]]), ExitStack()
     try:
         console, sampling = plain_console(stderr=True), read_engine(engine or ())

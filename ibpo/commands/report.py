@@ -87,8 +87,11 @@ def report_command(
     """Write report.html, report.md, report.json and the figures."""
     from ibpo.evaluation import BUDGETS, CompareOptions, ImportOptions, import_responses
     from ibpo.prices import read_prices
+    from ibpo.runs import check_out
 
     paths = [_named(text) for text in runs]
+    folder = out or (paths[0][1] if paths[0][1].is_dir() else Path("report"))
+    check_out(folder, is_folder=True)
     named = read_pairs(columns or (), FIELDS, "--columns")
     options = ImportOptions(
         columns=named | ({"by": by} if by else {}),
@@ -104,7 +107,6 @@ def report_command(
         budgets=read_budgets(budget) if budget else BUDGETS,
     )  # fmt: skip
     read = import_responses(paths, options)
-    folder = out or (paths[0][1] if paths[0][1].is_dir() else Path("report"))
     written = _write(folder, title, read, asked, only or [], paths)
     typer.echo("\n".join(str(path) for path in written if path.name.startswith("report.")))
 

@@ -87,8 +87,9 @@ def fit_command(
         score_unseen,
         verdict,
     )
-    from ibpo.runs import digest_file
+    from ibpo.runs import check_out, digest_file
 
+    check_out(out)
     named = read_pairs(columns or (), (*LOG_FIELDS, "prompt"), "--columns")
     prompt, (by, value) = named.pop("prompt", None), read_part(part)
     names = LogColumns(**named, by=by, prices=read_prices(prices) if prices else None)
@@ -201,9 +202,10 @@ def score_command(
 ) -> None:
     """Write the expected gain and cost of every response group for prompts."""
     from ibpo.data import lookup
-    from ibpo.runs import atomic_file
+    from ibpo.runs import atomic_file, check_out
     from ibpo.tasks import local_rows
 
+    check_out(out)
     prompt = read_pairs(columns or (), ("prompt",), "--columns").get("prompt", "prompt")
     found = open_router(router, embed)
     rows = list(local_rows(prompts))

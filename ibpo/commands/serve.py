@@ -223,11 +223,13 @@ def _keys(text: str | None) -> Keys | None:
 
 
 def _print_key(tenant: str) -> None:
-    from ibpo.serving.gateway import new_key
+    from ibpo.serving.gateway import check_tenant, new_key
 
+    check_tenant(tenant, f"--keys new:{tenant}")
     key, line = new_key()
+    name = f'"{tenant}"' if "." in tenant else tenant  # a dot would begin a table
     typer.echo(f"key of {tenant}, shown once: {key}")
-    typer.echo(f'line under [keys] in the file of --keys: {tenant} = ["{line}"]')
+    typer.echo(f'line under [keys] in the file of --keys: {name} = ["{line}"]')
 
 
 def _said(policy: ServingPolicy) -> str:

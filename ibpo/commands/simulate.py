@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ibpo.commands.options import Columns, EmbedBy, PartOfLog, open_router, plain_console, read_pairs, read_part
+from ibpo.commands.options import (
+    LOG_FIELDS,
+    Columns,
+    EmbedBy,
+    PartOfLog,
+    open_router,
+    plain_console,
+    read_pairs,
+    read_part,
+)
 from ibpo.errors import IbpoError
 
 if TYPE_CHECKING:
@@ -67,7 +76,7 @@ def simulate_command(
     out: Annotated[Path | None, typer.Option(help="Write the figures to this JSON file.")] = None,
 ) -> None:
     """Say how well the controller would hold the budget on this traffic, and at what loss of value."""
-    from ibpo.runs import write_text_atomic
+    from ibpo.runs import check_out, write_text_atomic
     from ibpo.serving import (
         ServingPolicy,
         check_feasible,
@@ -88,6 +97,8 @@ def simulate_command(
 
     if bool(budget) == (plan is not None):
         raise IbpoError("give either --budget, e.g. --budget extended=30%, or --plan")
+    if out is not None:
+        check_out(out)
     held = read_policy(plan) if plan else ServingPolicy(budgets=parse_budget_policies(budget or []))
     assumed = _assumed(assume or [])
     came = read_trace(trace, unit=assumed.pop("time_unit"))
@@ -102,8 +113,8 @@ def simulate_command(
         requests = synthetic_requests(came, factor=factor, calibration=calibration, **common)
     else:
         by, value = read_part(part)
-        group = read_pairs(columns or (), ("response_group",), "--columns").get("response_group")
-        requests = recorded_requests(came, gains, by=by, part=value, response_group=group, router=predicting, **common)
+        named = read_pairs(columns or (), LOG_FIELDS, "--columns")
+        requests = recorded_requests(came, gains, by=by, part=value, router=predicting, **named, **common)
     requests = with_caps(requests, _caps(max_tokens or []))
     if estimates == "exact":
         requests = with_exact_estimates(requests)
@@ -136,7 +147,7 @@ def simulate_command(
 ASSUMED = {
     "tokens_per_second": (50.0, 0.001, inf),
     "failures": (0.0, 0.0, 1.0),
-    "factor": (10.0, 0.001, inf),
+    "factor": (10.0, 0.001, 1e6),
     "num_requests": (0.0, 1.0, 1e8),  # 0: as many as there are
 }
 """Numbers of `--assume`: default, least, largest."""

@@ -1,8 +1,18 @@
 """What do logs of scored responses say? One reader for every format and tool; numpy, and pyarrow where it is needed."""
 
 from ibpo.data.adapters import read_log_rows
-from ibpo.data.fields import find_alike, first_of, lookup, parse_cell, read_number, read_text
-from ibpo.data.files import NUM_PEEKED, LogError, Row, Source, files_below, good_rows
+from ibpo.data.fields import (
+    NOTHING,
+    Commas,
+    find_alike,
+    first_of,
+    lookup,
+    parse_cell,
+    read_number,
+    read_text,
+    says_error,
+)
+from ibpo.data.files import NUM_PEEKED, LogError, Row, Source, files_below, good_rows, json_value
 from ibpo.data.group_sums import GroupSums, sum_parts
 from ibpo.data.log_rows import Labels, LogRows
 from ibpo.data.money import MONEY
@@ -13,16 +23,19 @@ from ibpo.data.response_log import (
     LogReader,
     MissingColumns,
     OnError,
+    names_in,
     read_log,
 )
-from ibpo.data.values import BARE, GUESSES, NOTHING, check_number, divided, is_own, own_group, read_field, text_of
+from ibpo.data.values import BARE, COMPLETIONS, GUESSES, check_number, divided, is_own, own_group, read_field, text_of
 
 __all__ = [
     "BARE",
+    "COMPLETIONS",
     "GUESSES",
     "MONEY",
     "NOTHING",
     "NUM_PEEKED",
+    "Commas",
     "GroupSums",
     "JudgeRows",
     "Labels",
@@ -42,7 +55,9 @@ __all__ = [
     "first_of",
     "good_rows",
     "is_own",
+    "json_value",
     "lookup",
+    "names_in",
     "own_group",
     "parse_cell",
     "read_field",
@@ -50,6 +65,7 @@ __all__ = [
     "read_log_rows",
     "read_number",
     "read_text",
+    "says_error",
     "sum_parts",
     "text_of",
 ]

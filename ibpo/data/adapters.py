@@ -9,18 +9,21 @@ handed on as they are.
 
 from __future__ import annotations
 
+import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import file_digest
+from hashlib import sha256
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 from ibpo.data import harness_logs, server_logs
 from ibpo.data.fields import PROBLEM_NAMES, USAGES, Json, find_alike, first_of, identifier_of, read_usage
 from ibpo.data.files import (
     LINES,
     NUM_PEEKED,
+    UNREADABLE,
     LogError,
     RawRow,
     Row,
@@ -28,6 +31,7 @@ from ibpo.data.files import (
     data_files,
     document_rows,
     kind_of,
+    open_bytes,
     open_text,
     partition_of,
     read_document,
@@ -39,6 +43,9 @@ IDENTIFIERS = ("custom_id", "request_id", "trace_id", "traceId", "response_id", 
 """Columns by which tables are joined, the first that both have."""
 COSTS = ("tokens", "num_completion_tokens", "completion_tokens", "output_tokens", "cost", "cost_usd")
 """Columns that are taken for the cost, in this order."""
+GROUPS = ("response_group", "effort", "reasoning_effort", "group", "configuration", "config", "mode", "variant", "arm",
+          "model")  # fmt: skip
+"""Columns that are taken for the response group, in this order."""
 REWARDS = ("reward", "correct", "is_correct", "score", "gold", "target")
 """Columns for which a table is joined that lies beside a log."""
 
@@ -82,7 +89,7 @@ def grouped(rows: Iterator[RawRow], source: Source, known: Known) -> Iterator[Ra
         if isinstance(row, LogError):
             yield place, row
             continue
-        made = {name: value for name, value in row.items() if name not in ("effort", "configuration")}
+        made = {name: value for name, value in row.items() if name != "configuration"}
         identifier = first_of(row, *PROBLEM_NAMES)
         if identifier is None:
             prompt = str(made.get("prompt") or "")
@@ -144,7 +151,8 @@ def read_log_rows(source: Source, *, join: Sequence[Path] = ()) -> Iterator[RawR
         path = path / RESPONSES
     files = data_files(path) if path.is_dir() else [path]
     files = [file for file in files if file == path or not file.name.startswith(SILENT)]
-    opened = [(file, *_first(file, path)) for file in files]
+    heads: dict[Path, Json] = {}
+    opened = [(file, *_first(file, path, heads)) for file in files]
     tools = list(dict.fromkeys(tool.name for _, tool, _ in opened if tool))
     if len(tools) > 1:
         raise LogError(f"{path}: holds logs of several tools, {', '.join(tools)}; name the folder or file of one")
@@ -154,6 +162,8 @@ def read_log_rows(source: Source, *, join: Sequence[Path] = ()) -> Iterator[RawR
     if len(opened) > 1:  # opened again in their turn: a folder may hold more files than can be open at once
         opened = [(file, tool, _opened(file, path)) for file, tool, _ in opened]
     if tool is None:
+        tables = _reward_tables({file: heads[file] for file, _, _ in opened})
+        opened, join = [one for one in opened if one[0] not in tables], [*tables, *join]
         rows = with_tokens(chain.from_iterable(rows for _, _, rows in opened), source)
     else:
         others = [file for file, of_file, _ in opened if of_file is None]
@@ -169,22 +179,38 @@ def read_log_rows(source: Source, *, join: Sequence[Path] = ()) -> Iterator[RawR
 
 
 def _unlike(opened: Sequence[Opened], source: Source) -> Iterator[Opened]:
-    """All files but copies of another one in their folder, whose responses would count twice.
+    """All files but copies of another one in their folder, packed or not, whose responses would count twice.
 
     In other folders the same bytes may be something else: what a folder is called can be the effort or the model.
     """
-    sizes = [(file.parent, file.stat().st_size) for file, _, _ in opened]
-    number_of = Counter(sizes)
+    sizes = Counter((file.parent, file.stat().st_size) for file, _, _ in opened)
+    names = Counter(map(_unpacked, (file for file, _, _ in opened)))
     seen: dict[tuple[Path, bytes], Path] = {}
-    for file, size in zip(opened, sizes, strict=True):
+    for file in opened:
         path = file[0]
-        if number_of[size] > 1:
-            with path.open("rb") as whole:
-                content = path.parent, file_digest(whole, "sha256").digest()
+        if sizes[path.parent, path.stat().st_size] > 1 or names[_unpacked(path)] > 1:
+            content = path.parent, _digest(path)
             if (first := seen.setdefault(content, path)) != path:
                 source.note(f"passed over, for it is a copy of {first.name}: {path.name}")
                 continue
         yield file
+
+
+def _unpacked(path: Path) -> Path:
+    """The path without `.gz` or `.zst`."""
+    return path.with_name(re.sub(r"(?i)\.(gz|zst)$", "", path.name))
+
+
+def _digest(path: Path) -> bytes:
+    """Of what the file holds, unpacked; of a damaged one, which whoever reads it refuses, of its bytes."""
+    found = sha256()
+    try:
+        with open_bytes(path) as file:
+            while piece := file.read(2**20):
+                found.update(piece)
+    except UNREADABLE:
+        return sha256(path.read_bytes()).digest()
+    return found.digest()
 
 
 def with_tokens(rows: Iterator[RawRow], source: Source) -> Iterator[RawRow]:
@@ -204,20 +230,35 @@ def plain_lines(source: Source) -> Path | None:
     path = source.path
     if path.is_dir() and (path / RESPONSES).is_file():
         path = path / RESPONSES
-    if not path.is_file() or kind_of(path) not in LINES or _first(path, path)[0] is not None:
+    if not path.is_file() or kind_of(path) not in LINES or _first(path, path, {})[0] is not None:
         return None
     return path
 
 
 def _has_rewards(file: Path, root: Path) -> bool:
     """Whether a table beside a tool's log holds rewards or gold answers under an identifier."""
-    empty: Json = {}
-    first = next((row for _, row in _opened(file, root) if not isinstance(row, LogError)), empty)
-    return any(find_alike(first, x) for x in IDENTIFIERS) and any(find_alike(first, x) for x in REWARDS)
+    heads: dict[Path, Json] = {}
+    _first(file, root, heads)
+    return _has(heads[file], IDENTIFIERS) and _has(heads[file], REWARDS)
 
 
-def _first(file: Path, root: Path) -> tuple[Known | None, Iterator[RawRow]]:
-    """Whose log the file is, by its first good row, and its rows."""
+def _reward_tables(heads: dict[Path, Json]) -> list[Path]:
+    """The tables of rewards or gold answers beside the files of a log of no tool, which has none of its own.
+
+    Args:
+        heads: The first row of each file.
+    """
+    rewards = [file for file, row in heads.items() if _has(row, REWARDS)]
+    tables = [file for file in rewards if _has(heads[file], IDENTIFIERS) and not _has(heads[file], (*COSTS, *GROUPS))]
+    return tables if len(tables) == len(rewards) < len(heads) else []
+
+
+def _has(row: Json, names: Sequence[str]) -> bool:
+    return any(find_alike(row, name) for name in names)
+
+
+def _first(file: Path, root: Path, heads: dict[Path, Json]) -> tuple[Known | None, Iterator[RawRow]]:
+    """Whose log the file is, by its first good row, which `heads` takes, and its rows."""
     rows = _opened(file, root)
     peeked: list[RawRow] = []
     first: Json | None = None
@@ -226,6 +267,7 @@ def _first(file: Path, root: Path) -> tuple[Known | None, Iterator[RawRow]]:
         if not isinstance(row, LogError):
             first = row
             break
+    heads[file] = first or {}
     return _recognise(file, first), chain(peeked, rows)
 
 
@@ -275,6 +317,8 @@ def _document(file: Path) -> Iterator[RawRow]:
         return harness_logs.helm_rows(file, document)
     if harness_logs.is_promptfoo_export(document):
         return document_rows(file, document["results"]["results"])
+    if server_logs.is_otlp(document):  # one batch, of whose lists none are rows
+        return iter([(str(file), document)])
     return document_rows(file, document)
 
 
@@ -325,48 +369,61 @@ def _fails(tool: Known, place: str, row: Json, file: Path) -> bool:
 
 
 def _joined(rows: Iterator[RawRow], table: Path, source: Source) -> Iterator[RawRow]:
-    """The rows with the columns of the table's row of the same identifier; a column that is there already stays."""
-    beside: dict[str, Json] = {}
-    name = in_table = ""
-    number = 0
-    matched: Counter[str] = Counter()
-    for place, row in rows:
+    """The rows with the columns of the table's row of the same identifier; what is there already stays."""
+    peeked = list(islice(rows, NUM_PEEKED))
+    in_log = _columns_of(peeked)
+    if not in_log:
+        yield from chain(peeked, rows)
+        return
+    read = list(read_log_rows(Source(path=table)))
+    others = [other for _, other in read if not isinstance(other, LogError)]
+    yield from ((place, other) for place, other in read if isinstance(other, LogError))
+    in_table = _columns_of(read)
+    known = [(x, alike) for x in IDENTIFIERS if (alike := find_alike(in_log, x))]
+    shared = [(x, y) for name, x in known if (y := find_alike(in_table, name))]
+    if not shared:
+        there = ", ".join(in_table) or "none"
+        raise LogError(
+            f"{table}: shares no identifier with {source.path}; its columns are {there}: call one "
+            f"{' or '.join(x for _, x in known) or IDENTIFIERS[0]}"
+        )
+    twice = {x: _twice(others, y) for x, y in shared}
+    # An identifier that tells the table's rows apart, if there is one.
+    name, of_table = next(((x, y) for x, y in shared if not twice[x]), shared[0])
+    if twice[name]:
+        raise LogError(
+            f"{table}: several rows have the {of_table} {twice[name]!r} and differ; keep one of them, or add "
+            f"an identifier that tells them apart ({', '.join(x for _, x in known)})"
+        )
+    beside = {identifier_of(other[of_table]): other for other in others if other.get(of_table) is not None}
+    number, matched = 0, Counter[str]()
+    for place, row in chain(peeked, rows):
         if isinstance(row, LogError):
             yield place, row
             continue
-        if not name:
-            of_table = read_log_rows(Source(path=table))
-            others = [other for _, other in of_table if not isinstance(other, LogError)]
-            shared = [(x, y) for x in IDENTIFIERS if x in row and others and (y := find_alike(others[0], x))]
-            if not shared:
-                there = ", ".join(others[0]) if others else "none"
-                raise LogError(
-                    f"{table}: shares no identifier with {source.path}; its columns are {there}: call one "
-                    f"{' or '.join(x for x in IDENTIFIERS if x in row) or IDENTIFIERS[0]}"
-                )
-            twice = {x: _twice(others, y) for x, y in shared}
-            # An identifier that tells the table's rows apart, if there is one.
-            name, in_table = next(((x, y) for x, y in shared if not twice[x]), shared[0])
-            if twice[name]:
-                raise LogError(
-                    f"{table}: several rows have the {in_table} {twice[name]!r} and differ; keep one of them, or add "
-                    f"an identifier that tells them apart ({', '.join(x for x in IDENTIFIERS if x in row)})"
-                )
-            beside = {identifier_of(other[in_table]): other for other in others if other.get(in_table) is not None}
         key = identifier_of(row.get(name))
         found, number = beside.get(key), number + 1
         if found:
             matched[key] += 1
-            row = {**found, **row}
+            # A column for rewards that somebody has made, and that is empty, is filled.
+            row = {**found, **{x: value for x, value in row.items() if x not in found or not _is_empty(value)}}
         yield place, row
-    if name:
-        most = max(matched.values(), default=0)
-        source.note(
-            f"joined {table.name} by {name}: {matched.total()} of {number} rows"
-            + (f"; one of its rows was added to as many as {most}" if most > 1 else "")
-        )
-    if name and not matched:
+    most = max(matched.values(), default=0)
+    source.note(
+        f"joined {table.name} by {name}: {matched.total()} of {number} rows"
+        + (f"; one of its rows was added to as many as {most}" if most > 1 else "")
+    )
+    if not matched:
         raise LogError(f"{table}: no row has the {name} of a row of {source.path}; check how they are written")
+
+
+def _columns_of(rows: Sequence[RawRow]) -> list[str]:
+    """The columns that any of the first rows has."""
+    return list({name: None for _, row in rows[:NUM_PEEKED] if not isinstance(row, LogError) for name in row})
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or value == "" or value != value
 
 
 def _twice(rows: Sequence[Json], name: str) -> str:

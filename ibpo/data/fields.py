@@ -23,6 +23,8 @@ PROMPT_COUNTS = ("uncached_input_tokens", "cached_input_tokens", "cache_write_to
 GEMINI_THOUGHTS = ("thoughtsTokenCount", "thoughts_token_count")
 USAGES = ("usage", "usageMetadata", "usage_metadata")
 """What servers call the account of an answer's tokens."""
+NOTHING = ("", "nan", "n/a", "na", "null", "none", "-")
+"""What tables write where there is nothing."""
 
 
 def lookup(row: Any, name: str) -> Any:
@@ -102,6 +104,17 @@ def _bare(name: str) -> str:
 def first_of(row: Any, *names: str) -> Any:
     """The first of these names that has a value."""
     return next((value for name in names if (value := lookup(row, name)) not in (None, "")), None)
+
+
+def says_error(row: Mapping[str, Any]) -> bool:
+    """Whether a row has an `error`, by which a request failed; what tables write for none is none.
+
+    Example:
+        >>> says_error({"error": "timeout"}), says_error({"error": "None"}), says_error({"error": False})
+        (True, False, False)
+    """
+    value = row.get("error")
+    return value not in (None, False, 0, {}, []) and str(value).strip().lower() not in (*NOTHING, "false", "0")
 
 
 def read_text(content: Any) -> str:
@@ -191,8 +204,16 @@ def read_object(value: Any) -> Json:
     return value if isinstance(value, dict) else {}
 
 
-def read_number(value: Any) -> float:
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}([, '\u00a0\u202f]\d{3})+(\.\d+)?")
+_COMMA = re.compile(r"[+-]?\d+,\d+")
+
+
+def read_number(value: Any, *, decimal_comma: bool = False) -> float:
     """A number as people write it: `1,297` and `1 297` are thousands, `0,5` is a half.
+
+    Args:
+        value: A number, or a text that says one.
+        decimal_comma: Whether `1,297` is 1.297, as where `0,5` stands in the same column.
 
     Raises:
         ValueError: for what is none.
@@ -200,12 +221,51 @@ def read_number(value: Any) -> float:
     Example:
         >>> read_number("1,297"), read_number("0,5"), read_number(" 12.5 "), read_number("1,297,300.5")
         (1297.0, 0.5, 12.5, 1297300.5)
+        >>> read_number("1,297", decimal_comma=True)
+        1.297
     """
     if not isinstance(value, str):
         return float(value)
     text = value.strip().removesuffix("%") if value.strip().endswith("%") else value.strip()
-    if re.fullmatch(r"[+-]?[1-9]\d{0,2}([, '\u00a0\u202f]\d{3})+(\.\d+)?", text):
-        text = re.sub(r"[, '\u00a0\u202f]", "", text)
-    elif re.fullmatch(r"[+-]?\d+,\d+", text):
+    if _COMMA.fullmatch(text) and (decimal_comma or not _THOUSANDS.fullmatch(text)):
         text = text.replace(",", ".")
+    elif _THOUSANDS.fullmatch(text):
+        text = re.sub(r"[, '\u00a0\u202f]", "", text)
     return float(text)
+
+
+class Commas:
+    """What a comma parts in the numbers of each column, thousands or decimals: what it is in one row it is in all.
+
+    Args:
+        rows: The first rows, which decide: `0,5` and `12,75` have decimals, and so has `1,297` beside them.
+        columns: Of numbers.
+    """
+
+    def __init__(self, rows: Iterable[Mapping[str, Any]], columns: Iterable[str]) -> None:
+        names = set(columns)
+        self._decimal = {name for row in rows for name in names if _comma(lookup(row, name)) == "decimals"}
+        self._thousands: dict[str, str] = {}
+
+    def are_decimal(self, place: str, name: str, value: Any) -> bool:
+        """Whether the commas of this column, which holds this value here, part decimals.
+
+        Raises:
+            LogError: They do here, and were read as parting thousands before.
+        """
+        if name in self._decimal or not isinstance(value, str) or "," not in value:
+            return name in self._decimal
+        if _comma(value) == "thousands":
+            self._thousands.setdefault(name, value)
+        elif _comma(value) == "decimals" and name in self._thousands:
+            raise LogError(
+                f"{place}: {value!r} has decimals behind its comma, but {self._thousands[name]!r} was read as "
+                "thousands; write decimals behind a point in all rows"
+            )
+        return False
+
+
+def _comma(value: Any) -> str:
+    """What the one comma of a text that says a number parts; "" where it has none."""
+    text = value.strip().removesuffix("%") if isinstance(value, str) else ""
+    return "" if not _COMMA.fullmatch(text) else "thousands" if _THOUSANDS.fullmatch(text) else "decimals"

@@ -38,6 +38,7 @@ KINDS = (*LINES, "json", *TABLES, *COLUMNAR, "eval")
 PACKED = ("gz", "zst")
 ENDINGS = ".jsonl, .json, .csv, .tsv, .txt, .parquet, .arrow or .feather; all but the last three also .gz or .zst"
 DELIMITERS = ",;\t|"
+_BLANKS = re.compile(r"\s*")
 
 
 NUM_PEEKED = 200
@@ -202,6 +203,19 @@ def open_bytes(path: Path) -> Any:
     return path.open("rb")
 
 
+def json_value(text: str) -> Any:
+    r"""As `json.loads`, but half of a character, where a text was cut off, is a question mark: no file takes it.
+
+    Example:
+        >>> json_value(r'["cut \ud83d", "\ud83d\ude42"]')
+        ['cut ?', '🙂']
+    """
+    found = json.loads(text)
+    if "\\ud" in text or "\\uD" in text:
+        found = json.loads(json.dumps(found, ensure_ascii=False).encode("utf-8", "replace"))
+    return found
+
+
 def parse_json(place: str, text: str) -> Any:
     """What a JSON text says.
 
@@ -209,7 +223,7 @@ def parse_json(place: str, text: str) -> Any:
         LogError: where it is none, is nested too deeply, or holds a number of thousands of digits.
     """
     try:
-        return json.loads(text)
+        return json_value(text)
     except RecursionError:
         raise LogError(f"{place}: not JSON: nested more deeply than any log needs; fix or drop it") from None
     except ValueError as error:  # not JSON, or an integer of more digits than Python converts
@@ -218,7 +232,7 @@ def parse_json(place: str, text: str) -> Any:
 
 
 def read_document(path: Path, text: str) -> Any:
-    """The whole of a `.json` file; where it holds an object a line, the list of these.
+    """The whole of a `.json` file; where it holds objects one behind the other, a line each or many, their list.
 
     Raises:
         LogError: where it is no JSON.
@@ -226,11 +240,12 @@ def read_document(path: Path, text: str) -> Any:
     try:
         return parse_json(str(path), text)
     except LogError:
-        lines = [line for line in text.splitlines() if line.strip()]
-        found: list[Any] = []
-        with suppress(LogError):
-            found = [parse_json(f"{path}, line {n}", line) for n, line in enumerate(lines, start=1)]
-        if len(found) < 2 or not all(isinstance(one, dict) for one in found):
+        decoder, found, at = json.JSONDecoder(), list[Any](), 0
+        with suppress(ValueError, RecursionError):
+            while (start := _BLANKS.match(text, at).end()) < len(text):  # pyright: ignore[reportOptionalMemberAccess]
+                _, at = decoder.raw_decode(text, start)
+                found.append(json_value(text[start:at]))
+        if text[at:].strip() or len(found) < 2 or not all(isinstance(one, dict) for one in found):
             raise
         return found
 

@@ -16,8 +16,8 @@ import json
 import re
 import struct
 import zipfile
-from collections.abc import Iterator, Mapping
-from itertools import chain
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from ibpo.data.fields import (
     read_text,
     read_usage,
 )
-from ibpo.data.files import LogError, RawRow, Row, Source, parse_json, pyarrow_for, read_document
+from ibpo.data.files import NUM_PEEKED, LogError, RawRow, Row, Source, parse_json, pyarrow_for, read_document
 
 LM_EVAL_FILE = re.compile(r"samples_(?P<task>.+?)_(?P<date>\d{4}-\d\d-\d\dT[\d.\-:]+)\.jsonl(\.gz)?$")
 LIGHTEVAL_FILE = re.compile(r"details_(?P<task>.+)_\d{4}-\d\d-\d\dT[\d.\-:]+\.parquet$")
@@ -61,18 +61,19 @@ def convert_lm_eval(rows: Iterator[Row], source: Source, file: Path) -> Iterator
     named = LM_EVAL_FILE.search(file.name)
     task, date = (named["task"], named["date"]) if named else ("", "")
     run, wanted = _lm_eval_run(file, task, date, source), source.filter
-    first = next(rows, None)
+    peeked = list(islice(rows, NUM_PEEKED))
+    wanted = wanted or next((str(row.get("filter", "")) for _, row in peeked), "")
+    usual = usual_metric(_lm_eval_metrics(row) for _, row in peeked if str(row.get("filter", "")) == wanted)
     filters: set[str] = set()
     found = 0
-    for place, row in chain([first] if first else [], rows):
+    for place, row in chain(peeked, rows):
         filters.add(str(row.get("filter", "")))
-        wanted = wanted or str(row.get("filter", ""))
         if str(row.get("filter", "")) != wanted:
             continue
         found += 1
         texts, filtered = _lm_eval_texts(place, row)
         doc = read_object(row["doc"])
-        metrics = {str(name): row.get(name) for name in [*(row.get("metrics") or ()), *filter(None, [source.metric])]}
+        metrics = _lm_eval_metrics(row) | ({source.metric: row.get(source.metric)} if source.metric else {})
         for text, answer in zip(texts, filtered, strict=True):
             yield (
                 place,
@@ -82,7 +83,7 @@ def convert_lm_eval(rows: Iterator[Row], source: Source, file: Path) -> Iterator
                     configuration=run,
                     problem_id=str(row["doc_id"]),
                     hash=row.get("doc_hash"),
-                    reward=read_metric(place, metrics, source.metric) if len(texts) == 1 else None,
+                    reward=read_metric(place, metrics, source.metric, usual) if len(texts) == 1 else None,
                     **answer,
                     gold=row.get("target"),
                     level=str(doc.get("level", "") or "").removeprefix("Level ").replace("?", ""),
@@ -95,6 +96,10 @@ def convert_lm_eval(rows: Iterator[Row], source: Source, file: Path) -> Iterator
         raise LogError(f"{file}: no row of filter {wanted!r}; name another with --metric METRIC,FILTER")
     if len(filters) > 1 and not source.filter:
         source.note(f"filter {wanted} of {', '.join(sorted(filters))} (another: ibpo report --metric METRIC,FILTER)")
+
+
+def _lm_eval_metrics(row: Json) -> Json:
+    return {str(name): row.get(name) for name in row.get("metrics") or ()}
 
 
 def _lm_eval_run(file: Path, task: str, date: str, source: Source) -> str:
@@ -185,7 +190,9 @@ def convert_lighteval(rows: Iterator[Row], source: Source, file: Path) -> Iterat
     because the metric (pass@k, maj@n) is one number for all of them.
     """
     named = LIGHTEVAL_FILE.search(file.name)
-    for number, (place, row) in enumerate(rows):
+    peeked = list(islice(rows, NUM_PEEKED))
+    usual = usual_metric(read_object(row["metric"]) for _, row in peeked)
+    for number, (place, row) in enumerate(chain(peeked, rows)):
         doc, response = row["doc"], row["model_response"]
         texts = response.get("text_post_processed") or response.get("text") or []
         raw, tokens = response.get("text") or texts, response.get("output_tokens") or []
@@ -209,7 +216,9 @@ def convert_lighteval(rows: Iterator[Row], source: Source, file: Path) -> Iterat
                     configuration=_lighteval_model(file),
                     problem_id=str(doc.get("id") or number),
                     hash=doc.get("query"),
-                    reward=read_metric(place, read_object(row["metric"]), source.metric) if len(texts) == 1 else None,
+                    reward=read_metric(place, read_object(row["metric"]), source.metric, usual)
+                    if len(texts) == 1
+                    else None,
                     gold=choices[index] if isinstance(index, int) and 0 <= index < len(choices) else None,
                     tokens=spent or None,
                     finish_reason=("length" if spent >= room else "stop") if spent and room else None,
@@ -231,16 +240,32 @@ def _lighteval_model(file: Path) -> str:
     return file.stem
 
 
-def read_metric(place: str, values: Mapping[str, Any], metric: str) -> float:
-    """The value of the metric named, else of the first in [0, 1].
+def usual_metric(rows: Iterable[Mapping[str, Any]]) -> str:
+    """The first metric that is in [0, 1] in all of the first rows: a BLEU of 0 is, where the next row's is 34; else "".
+
+    Example:
+        >>> usual_metric([{"bleu": 0.0, "right": 1}, {"bleu": 34.5, "right": 0}])
+        'right'
+    """
+    rows = list(rows)
+    names = dict.fromkeys(name for row in rows for name in row)
+    known = {name: [value for row in rows if (value := row.get(name)) is not None] for name in names}
+    return next((name for name, values in known.items() if values and all(map(_is_part, values))), "")
+
+
+def _is_part(value: Any) -> bool:
+    return isinstance(value, bool | int | float) and 0 <= value <= 1
+
+
+def read_metric(place: str, values: Mapping[str, Any], metric: str, usual: str = "") -> float:
+    """The value of the metric named, else of the usual one.
 
     Raises:
         LogError: where there is none.
     """
-    for name in [metric] if metric else list(values):
-        value = values.get(name)
-        if isinstance(value, bool | int | float) and 0 <= value <= 1:
-            return float(value)
+    value = values.get(metric or usual)
+    if _is_part(value):
+        return float(value or 0)
     listed = ", ".join(name for name, value in values.items() if value is not None) or "none"
     raise LogError(
         f"{place}: no metric {metric or 'in [0, 1]'}; the row's metrics are {listed}: name one with --metric"
@@ -294,6 +319,7 @@ def convert_inspect(rows: Iterator[Row], source: Source, _: Path) -> Iterator[Ro
     written in the other form holds all: a sample has a `uuid`, by which it counts once.
     """
     seen = set(source.custom_ids)  # of the files before this one
+    usual = ""
     for place, row in rows:
         header, sample = row["inspect"], row["sample"]
         if sample.get("error"):
@@ -313,7 +339,8 @@ def convert_inspect(rows: Iterator[Row], source: Source, _: Path) -> Iterator[Ro
         usage = read_object(sample.get("model_usage"))
         spent = usage.get(model) or lookup(sample, "output.usage") or next(iter(usage.values()), {})
         scores = read_object(sample.get("scores"))
-        value, answer = _inspect_score(place, scores, source.metric)
+        usual = usual or next(iter(scores), "")  # one for all samples, also where it gave one of them no score
+        value, answer = _inspect_score(place, scores, source.metric, usual)
         target = sample.get("target")
         yield (
             place,
@@ -339,13 +366,13 @@ def convert_inspect(rows: Iterator[Row], source: Source, _: Path) -> Iterator[Ro
         )  # fmt: skip
 
 
-def _inspect_score(place: str, scores: Json, metric: str) -> tuple[Any, str | None]:
-    """Reward and answer by the scorer named, else the first."""
+def _inspect_score(place: str, scores: Json, metric: str, usual: str) -> tuple[Any, str | None]:
+    """Reward and answer by the scorer named, else by the usual one."""
     if metric and metric not in scores:
         raise LogError(
             f"{place}: no scorer {metric}; the sample's are {', '.join(scores) or 'none'}: name one with --metric"
         )
-    score = read_object(scores.get(metric) if metric else next(iter(scores.values()), {}))
+    score = read_object(scores.get(metric or usual))
     value = score.get("value")
     if isinstance(value, dict):
         value = next(iter(value.values()), None)
@@ -526,11 +553,13 @@ def is_trl(row: Json) -> bool:
 
 
 def convert_trl(rows: Iterator[Row], source: Source, _: Path) -> Iterator[Row]:
-    """Reward = the reward function's column: the one named by --metric, else the first."""
+    """Reward = the reward function's column: the one named by --metric, else the first, in all rows."""
+    usual = ""
     for place, row in rows:
         others = [name for name, value in row.items() if name not in ("step", "prompt", "completion", "advantage")
                   and isinstance(value, int | float)]  # fmt: skip
-        name = source.metric or next(iter(others), "")
+        usual = usual or next(iter(others), "")
+        name = source.metric or usual
         if name not in row:
             raise LogError(
                 f"{place}: no reward column {name!r}; there are {', '.join(others) or 'none'}: name one with --metric"

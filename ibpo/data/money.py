@@ -18,15 +18,27 @@ from ibpo.data.fields import (
     read_number,
     read_object,
     read_usage,
+    says_error,
 )
 from ibpo.data.files import LogError, RawRow, Source
 from ibpo.errors import IbpoError
-from ibpo.prices import Price, Prices, TokenUse
+from ibpo.prices import CACHE_READ, CACHE_WRITTEN, CACHED_INSIDE, PROMPT, PROMPT_ALONE, Price, Prices, TokenUse
 
 MONEY = "money"
 """The column that is added."""
 TOKENS = ("tokens", "num_completion_tokens", "completion_tokens", "output_tokens")
 """Columns with the tokens of the completion, thoughts included, in this order."""
+KNOWN = {
+    name.replace("_", "").lower(): name
+    for name in (*PROMPT, *PROMPT_ALONE, *CACHED_INSIDE, *CACHE_READ, *CACHE_WRITTEN)
+    if "token" in name.lower() and "." not in name
+} | {
+    "prompttokensdetails": "prompt_tokens_details",
+    "inputtokensdetails": "input_tokens_details",
+    "cachedinputtokens": "cached_tokens",
+    "cachewritetokens": "cache_creation_input_tokens",
+}
+"""Columns with tokens of the prompt, without capitals and signs -> what servers call them."""
 THOUGHTS = ("thinking_tokens", "reasoning_tokens")
 
 
@@ -49,8 +61,8 @@ def priced_rows(rows: Iterator[RawRow], source: Source, prices: Prices) -> Itera
                 of_model[model] = prices.of(model)
             use = token_use(row, source.tokens)
         except IbpoError as error:
-            failed = row.get("error") not in (None, "", False, {}, [])  # a request that whoever reads on counts
-            yield place, row if failed else LogError(f"{place}: {error}")
+            # A failed request is counted by whoever reads on.
+            yield place, row if says_error(row) else LogError(f"{place}: {error}")
             continue
         what = "prompt and completion" if use.input or use.cached_input or use.cache_write else "the completion alone"
         source.note(f"cost = money by {prices.path.name}, of the tokens of {what}")
@@ -87,17 +99,24 @@ def token_use(row: Mapping[str, Any], tokens: str = "") -> TokenUse:
             f"no tokens of the completion (looked for {looked}), which prices are of; name their column with "
             "--columns cost=COLUMN"
         )
-    told = {**row, **said}
+    told, named = {**row, **said}, _named_tokens(row)
+    # Where the whole of the prompt stands in a column, that of the cache is a part of it.
+    is_counted = PROMPT_COUNTS[0] in told or not any(name in named for name in (*PROMPT, *PROMPT_ALONE))
     thoughts = next((x for name in THOUGHTS if (x := _number(told, name)) is not None), None) or 0.0
-    counts = told if any(name in told for name in PROMPT_COUNTS) else prompt_counts(usage or _named_tokens(row))
+    is_counted &= any(name in told for name in PROMPT_COUNTS)
+    counts = told if is_counted else prompt_counts(usage or named)
     asked, cached, written = (_number(counts, name) or 0.0 for name in PROMPT_COUNTS)
     return TokenUse(input=asked, cached_input=cached, cache_write=written, output=output, reasoning=thoughts)
 
 
 def _named_tokens(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The row's columns that are counts of tokens by their names, written as servers write them."""
-    named = ((re.sub(r"[\W_]+", "_", str(name)).lower(), value) for name, value in row.items())
-    return {name: value for name, value in named if "token" in name}
+    """The row's columns that are counts of the prompt's tokens by their names, under those that servers give them."""
+    found: dict[str, Any] = {}
+    for name, value in row.items():
+        if known := KNOWN.get(re.sub(r"[\W_]+", "", str(name)).lower()):
+            number = _number({known: value}, known)
+            found[known] = read_object(value) if number is None else number
+    return found
 
 
 def _number(row: Mapping[str, Any], name: str) -> float | None:

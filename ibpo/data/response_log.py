@@ -20,12 +20,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibpo.data.adapters import IDENTIFIERS, plain_lines, read_log_rows, with_tokens
-from ibpo.data.fields import find_alike, lookup, read_number, read_object
+from ibpo.data.fields import Commas, find_alike, lookup, read_number, read_object, says_error
 from ibpo.data.files import NUM_PEEKED, LogError, RawRow, Source, json_lines, kind_of, pyarrow_for
 from ibpo.data.json_columns import is_small, kinds_of, pieces, read_columns
 from ibpo.data.log_rows import FloatArray, Labels, LogRows, array_of, labels_of
 from ibpo.data.money import MONEY
-from ibpo.data.values import GUESSES, LARGEST, OWN_COLUMNS, TRUTH, divided, is_own, own_group, read_field
+from ibpo.data.values import (
+    COMPLETIONS,
+    GUESSES,
+    LARGEST,
+    OWN_COLUMNS,
+    TRUTH,
+    completion_of,
+    divided,
+    is_own,
+    own_group,
+    read_field,
+)
 from ibpo.prices import Prices
 
 OnError = Literal["fail", "skip"]
@@ -89,11 +100,10 @@ class LogColumns:
         for field in (*GUESSES, "by", "show"):
             named = getattr(self, field)
             tried = GUESSES.get(field, ()) if named is None else (divided(named)[0] if named not in present else named,)
-            column = next((name for name in tried if name in present or _has(rows, name)), None)
-            if column is None and named is None:
-                column = next((name for one in tried if (name := find_alike(present, one))), None)
-            if column is None and named is None:  # inside a struct, as in `usage.completion_tokens`
-                column = next((name for one in tried for name in present if name.endswith("." + one)), None)
+            if named is None:
+                column = _guess(field, tried, present, rows)
+            else:
+                column = next((name for name in tried if name in present or _has(rows, name)), None)
             if column is not None:
                 columns[field] = column if named is None else named
             elif named is not None or (field in GUESSES and field not in optional):
@@ -251,6 +261,8 @@ class LogReader:
         """The column of that name, however it is written, where nobody said whether it splits the log."""
         self._is_own = False
         """Whether the log is a table of ours, whose ways of answering are its response groups (`own_group`)."""
+        self._commas: Commas | None = None
+        """What commas part in the numbers of a log that is read row by row."""
         self._ways: dict[str, None] = {}
         """Of such a table the ways that are more than a response group."""
 
@@ -316,6 +328,7 @@ class LogReader:
                 raise MissingColumns(str(error), error.options, source.notes) from None
             self._is_own = self._may_be_own and any(map(is_own, good))
             self._note_dots(good)
+            self._commas = Commas(good, [divided(self.columns[x])[0] for x in ("reward", "cost") if x in self.columns])
             if self._looks_at_models:
                 self._model = find_alike({name: 0 for row in good for name in row}, "model")
         kinds = self._column_kinds(source, good)
@@ -349,7 +362,7 @@ class LogReader:
             try:
                 made = self._parsed(place, row)
             except LogError as error:
-                if row.get("error") not in (None, "", False, {}, []):
+                if says_error(row):
                     source.left_out["failed requests"] += 1
                 else:
                     self._skip(error)
@@ -420,17 +433,32 @@ class LogReader:
 
     def _made_here(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         """Fields that need no column: rewards that can be judged, costs that can be counted."""
-        can_judge = self.judge is not None and any(row.get("gold") not in (None, "") for row in rows)
-        can_count = all(isinstance(row.get("completion"), str) for row in rows)
+        answered = [row for row in rows if not says_error(row)]
+        has_gold = any(row.get("gold") not in (None, "") for row in answered)
+        can_judge = self.judge is not None and has_gold and any(map(_has_answer, answered))
+        can_count = bool(answered) and all(completion_of(row) is not None for row in answered)
         return ["reward"] * can_judge + ["cost"] * can_count
 
     def _parsed(self, place: str, row: Mapping[str, Any]) -> dict[str, Any]:
         """Field -> checked value of one row."""
-        made = {field: read_field(place, row, field, column) for field, column in self.columns.items()}
+        made = {field: read_field(place, row, field, column, self._commas) for field, column in self.columns.items()}
+        completion = completion_of(row)
         if "cost" not in made:
-            made["cost"] = float(len(row["completion"]))
+            if completion is None:
+                raise LogError(
+                    f"{place}: no completion, of which the characters are the cost here; fill it in or drop the row "
+                    "(--on-error skip), or name a column with the cost with --columns cost=COLUMN"
+                )
+            made["cost"] = float(len(completion))
         if "reward" not in made:
-            made["judged"] = row
+            if row.get("gold") in (None, ""):
+                raise LogError(
+                    f"{place}: neither a reward nor a gold answer to judge by; fill one in or drop the row (--on-error "
+                    "skip)"
+                )
+            if not completion and says_error(row):
+                raise LogError(f"{place}: no answer to judge, but an error")  # which is left out as a failed request
+            made["judged"] = row if "completion" in row else {**row, "completion": completion}
         return made
 
     def _from_rows(self, rows: list[dict[str, Any]]) -> LogRows:
@@ -482,7 +510,7 @@ class LogReader:
                 names = file.schema_arrow.names
                 self.columns = self.names.resolve(self.path, [dict.fromkeys(names, 0)])
                 self._model = find_alike(names, "model") if self._looks_at_models else None
-                beside = (self._model, "response_group") if self._model else ()
+                beside = ("error", *((self._model, "response_group") if self._model else ()))
                 wanted = list(dict.fromkeys([*self.columns.values(), *(name for name in beside if name in names)]))
                 first = 1
                 for batch in file.iter_batches(BLOCK, columns=wanted):
@@ -497,6 +525,7 @@ class LogReader:
                     whole = types.is_integer(ids) and not types.is_uint64(ids)
                     yield self._from_batch(batch, arrow, again, source, whole_ids=whole)
                     first += len(batch)
+            self.notes += source.closing_notes()
         except (arrow.ArrowException, OSError) as error:
             raise LogError(f"{self.path}: cannot be read as Parquet: {error}") from None
 
@@ -573,6 +602,11 @@ def _is_plain(types: Any, kind: Any, field: str) -> bool:
     return types.is_string(kind) or types.is_large_string(kind)
 
 
+def _has_answer(row: Mapping[str, Any]) -> bool:
+    """Whether a row says what was answered, so that it can be judged."""
+    return row.get("answer") is not None or completion_of(row) is not None
+
+
 def _opens_like_none(row: Mapping[str, Any]) -> bool:
     """Whether `ibpo eval` wrote this row of a policy that chose by itself, and opened like no response group."""
     return is_own(row) and row["response_group"] == ""
@@ -592,6 +626,23 @@ def names_in(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     for row in rows:
         add(row, "", 0)
     return list(found)
+
+
+def _guess(field: str, tried: Iterable[str], present: list[str], rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """The column that nobody named, by the names that are tried; one of objects, as of `config`, only if need be."""
+    plain = [name for name in present if field == "problem" or not _holds_objects(rows, name)]
+    for names in (plain, present):
+        column = next((name for name in tried if name in names), None)
+        column = column or next((name for one in tried if (name := find_alike(names, one))), None)
+        # Inside a struct, as in `usage.completion_tokens`.
+        column = column or next((name for one in tried for name in names if name.endswith("." + one)), None)
+        if column is not None:
+            return column
+    return None
+
+
+def _holds_objects(rows: Sequence[Mapping[str, Any]], name: str) -> bool:
+    return any(isinstance(lookup(row, name), Mapping) for row in rows)
 
 
 def _has(rows: Sequence[Mapping[str, Any]], name: str) -> bool:
@@ -624,7 +675,9 @@ def _missing(
         guess = next((name for name in _candidates(field, rows, present) if name not in taken), "")
         identifier = next((name for name in IDENTIFIERS if name in present), "")
         if field == "reward" and not (guess or named) and identifier:
-            said[-1] += f", and no gold answer to judge by: join a table with {identifier} and reward"
+            has_gold = any(row.get("gold") not in (None, "") for row in rows)
+            lacks = f"{' or '.join(COMPLETIONS)} to hold against gold" if has_gold else "gold answer to judge by"
+            said[-1] += f", and no {lacks}: join a table with {identifier} and reward"
             options.append("REWARDS.csv")
         elif field in GUESSES:
             pairs.append(f"{field}={guess or 'COLUMN'}")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +31,20 @@ from ibpo.data.fields import (
     read_text,
     read_usage,
 )
-from ibpo.data.files import LINES, NUM_PEEKED, LogError, Row, Source, data_files, kind_of, parse_json, read_rows
+from ibpo.data.files import (
+    LINES,
+    NUM_PEEKED,
+    UNREADABLE,
+    LogError,
+    Row,
+    Source,
+    data_files,
+    kind_of,
+    open_text,
+    parse_json,
+    read_document,
+    read_rows,
+)
 
 EFFORTS = (
     "none",
@@ -457,7 +471,7 @@ def _asked_in(folder: Path) -> dict[str, Json]:
     """What the batches' inputs in a folder ask, by `custom_id`."""
     asked: dict[str, Json] = {}
     for other in folder.iterdir():
-        if kind_of(other) == "jsonl":
+        if kind_of(other) in LINES:
             mine = _inputs(other)
             if differ := next((name for name in mine if asked.get(name, mine[name]) != mine[name]), ""):
                 raise LogError(
@@ -470,7 +484,8 @@ def _asked_in(folder: Path) -> dict[str, Json]:
 
 def _answered(file: Path, asked: dict[str, Json]) -> Iterator[Asked]:
     """The requests that a batch's output answers."""
-    rows = (row for _, row in read_rows(file) if not isinstance(row, LogError)) if kind_of(file) in LINES else iter(())
+    is_text = kind_of(file) in (*LINES, "json")
+    rows = (row for _, row in read_rows(file) if not isinstance(row, LogError)) if is_text else iter(())
     first = next(rows, None)
     if first is None or not is_batch(first) or _is_input(first):
         return
@@ -603,7 +618,11 @@ def is_langfuse(row: Json) -> bool:
 
 def convert_langfuse(rows: Iterator[Row], source: Source, _: Path) -> Iterator[Row]:
     """Reward = the score named by --metric, else the first numeric one; the scores are columns of lists."""
-    for place, row in rows:
+    peeked = list(islice(rows, NUM_PEEKED))
+    columns = dict.fromkeys(name for _, row in peeked for name in row)
+    # One for all rows: those that it was not given for have no reward, rather than another score.
+    first = next((str(x) for x in columns if any(_mean_score(row.get(x)) is not None for _, row in peeked)), "")
+    for place, row in chain(peeked, rows):
         if row.get("type", "GENERATION") not in ("GENERATION", ""):
             continue
         if row.get("level") == "ERROR":
@@ -612,7 +631,7 @@ def convert_langfuse(rows: Iterator[Row], source: Source, _: Path) -> Iterator[R
         about, tags = read_object(row.get("metadata")), str(row.get("tags") or row.get("traceTags") or "")
         tag = next((word for word in EFFORTS if re.search(rf"\b{word}\b", tags)), None)
         scores = {str(name): score for name, value in row.items() if (score := _mean_score(value)) is not None}
-        name = source.metric or next(iter(scores), "")
+        name = source.metric or first
         if name in scores:
             others = f" of {', '.join(scores)} (--columns reward=NAME names another)" if len(scores) > 1 else ""
             source.note(f"reward = score {name}{others}")
@@ -688,16 +707,25 @@ def is_otel(row: Json) -> bool:
     """A span of the SDK's console exporter, or a batch of the collector's file exporter."""
     attributes = row.get("attributes")
     spans = isinstance(attributes, dict) and any(str(name).startswith("gen_ai.") for name in attributes)
-    return spans or "resourceSpans" in row or "resourceLogs" in row
+    return spans or is_otlp(row)
+
+
+def is_otlp(document: Any) -> bool:
+    """A batch of spans or logs, as the collector's file exporter writes it."""
+    return isinstance(document, dict) and ("resourceSpans" in document or "resourceLogs" in document)
 
 
 def convert_otel(rows: Iterator[Row], source: Source, file: Path) -> Iterator[Row]:
-    """Group = an attribute that ends in `effort`, else the model; reward = the evaluation event of the span."""
-    scores: dict[str, Any] = {}
-    for other in file.parent.iterdir():
-        if kind_of(other) == "jsonl":
-            for _, row in read_rows(other):
-                scores |= {} if isinstance(row, LogError) else _evaluations(row)
+    """Group = an attribute that ends in `effort`, else the model; reward = the evaluation event of the span.
+
+    Of several evaluations it is the one named by --metric, else the first of the file; the others are columns.
+    """
+    scores: dict[str, Json] = {}
+    for other in sorted(file.parent.iterdir()):
+        for row in _otel_batches(other):
+            for key, values in _evaluations(row).items():
+                scores.setdefault(key, {}).update(values)
+    wanted = source.metric
     for place, row in rows:
         for span in _spans(row):
             about: Json = span["attributes"]
@@ -717,10 +745,17 @@ def convert_otel(rows: Iterator[Row], source: Source, file: Path) -> Iterator[Ro
             )
             ends = about.get("gen_ai.response.finish_reasons")
             said = lookup(about, "gen_ai.output.messages")
-            mine = {**_evaluations(span), **scores}
             request = about.get("gen_ai.response.id")
+            mine = _evaluations(span) | scores
+            keys = [str(key) for key in (request, span["span_id"]) if key is not None]
+            mine = next((mine[key] for key in keys if key in mine), {})
+            wanted = wanted or next(iter(mine), "")
+            if len(mine) > 1:
+                names = ", ".join(sorted(mine))
+                source.note(f"reward = evaluation {wanted} of {names} (--columns reward=NAME names another)")
             one = (
-                span
+                {name: value for name, value in mine.items() if name not in span}
+                | span
                 | told
                 | known(
                     request_id=request,
@@ -732,11 +767,23 @@ def convert_otel(rows: Iterator[Row], source: Source, file: Path) -> Iterator[Ro
                     finish_reason=ends[0] if isinstance(ends, list) and ends else ends,
                     prompt=_said(lookup(about, "gen_ai.input.messages"), last=True) or None,
                     completion=_said(said, last=False) or None,
-                    reward=mine.get(str(request), mine.get(span["span_id"])),
+                    reward=mine.get(wanted),
                 )
             )
             for found in each_answer(one, _generations(ends, said), source):
                 yield place, found
+
+
+def _otel_batches(file: Path) -> Iterator[Json]:
+    """What a file beside the spans may hold of their evaluations: objects of JSON."""
+    kind = kind_of(file)
+    if kind in LINES:
+        yield from (row for _, row in read_rows(file) if not isinstance(row, LogError))
+    elif kind == "json":
+        document: Any = None
+        with suppress(LogError, *UNREADABLE), open_text(file) as opened:  # it need not be theirs
+            document = read_document(file, opened.read())
+        yield from (row for row in (document if isinstance(document, list) else [document]) if isinstance(row, dict))
 
 
 def _generations(ends: Any, said: Any) -> list[Json]:
@@ -783,16 +830,20 @@ def _value(value: Any) -> Any:
     return next(iter(value.values()), None)
 
 
-def _evaluations(row: Json) -> Json:
-    """Id of the response or of the span -> score, of the evaluation events of a batch or a span."""
+def _evaluations(row: Json) -> dict[str, Json]:
+    """Id of the response or of the span -> name of the evaluation -> score, of the events of a batch or a span."""
     logs = (log for batch in row.get("resourceLogs") or () for scope in batch.get("scopeLogs") or ()
             for log in scope.get("logRecords") or ())  # fmt: skip
-    found: Json = {}
+    found: dict[str, Json] = {}
     for event in chain(logs, row.get("events") or ()):
         about = _attributes(event)
         score = about.get("gen_ai.evaluation.score.value")
         if score is not None:
-            found[str(first_of(about, "gen_ai.response.id") or event.get("spanId") or row.get("span_id"))] = score
+            of_span = event.get("spanId") or first_of(row, "span_id", "context.span_id")
+            key = first_of(about, "gen_ai.response.id") or of_span
+            if key is None:
+                continue  # nobody knows of which answer
+            found.setdefault(str(key), {})[str(about.get("gen_ai.evaluation.name") or "evaluation")] = score
     return found
 
 

@@ -11,15 +11,14 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from ibpo.data.adapters import COSTS
-from ibpo.data.fields import lookup, read_number
+from ibpo.data.adapters import COSTS, GROUPS
+from ibpo.data.fields import NOTHING, Commas, lookup, read_number
 from ibpo.data.files import LogError
 
 GUESSES = {
     "problem": ("problem_id", "question_id", "id", "doc_id", "sample_id", "example_id", "prompt_id", "task_id",
                 "problem", "custom_id", "question", "prompt", "input"),
-    "response_group": ("response_group", "effort", "reasoning_effort", "group", "configuration", "config", "mode",
-                       "variant", "arm", "model"),
+    "response_group": GROUPS,
     "reward": ("reward", "correct", "is_correct", "score", "accuracy", "acc", "passed"),
     "cost": COSTS,
 }  # fmt: skip
@@ -28,8 +27,8 @@ OWN_COLUMNS = ("configuration", "response_group", "finish_reason")
 """By which the rows of a table of ours are known: of `ibpo eval` and whatever else writes such tables."""
 BARE = "responses"
 """What `ibpo eval` calls the way of answering that has no response group."""
-NOTHING = ("", "nan", "n/a", "na", "null", "none", "-")
-"""What tables write where there is no number."""
+COMPLETIONS = ("completion", "response_text", "response")
+"""Columns that are tried for the text of a response."""
 LARGEST = 1e200
 """Costs beyond it are refused: sums of them would overflow."""
 DIVIDED = re.compile(r"(?P<column>.+?)\s*/\s*(?P<by>\d+(\.\d+)?)")
@@ -40,8 +39,15 @@ TRUTH = {word: value for value, words in WORDS.items() for word in words}
 """What a reward may be called."""
 
 
-def read_field(place: str, row: Mapping[str, Any], field: str, column: str) -> Any:
+def read_field(place: str, row: Mapping[str, Any], field: str, column: str, commas: Commas | None = None) -> Any:
     """The checked value of one field of one row: a number for `reward` and `cost`, else a text.
+
+    Args:
+        place: Where the row stands, for the error.
+        row: The row.
+        field: What is read.
+        column: From which column.
+        commas: What they part in the log's numbers; None: what each looks like by itself.
 
     Raises:
         LogError: with place, column and fix.
@@ -66,7 +72,8 @@ def read_field(place: str, row: Mapping[str, Any], field: str, column: str) -> A
         kind = "a list" if isinstance(value, list) else "an object"
         raise LogError(f"{place}: is {kind}; the {field.replace('_', ' ')} must be a text or a number")
     if field in ("reward", "cost"):
-        return check_number(place, value, field, name, divisor)
+        decimal_comma = commas is not None and commas.are_decimal(place, name, value)
+        return check_number(place, value, field, name, divisor, decimal_comma=decimal_comma)
     return text_of(value)
 
 
@@ -94,6 +101,11 @@ def own_group(row: Mapping[str, Any]) -> str:
     return way if way == first or way.startswith(f"{first}, ") else group
 
 
+def completion_of(row: Mapping[str, Any]) -> str | None:
+    """The text of a row's response; None where it has none."""
+    return next((row[name] for name in COMPLETIONS if isinstance(row.get(name), str)), None)
+
+
 def text_of(value: Any) -> str:
     """A value as text, as Python prints it."""
     return str(value).strip()
@@ -111,7 +123,9 @@ def divided(name: str) -> tuple[str, float]:
     return (found["column"], float(found["by"]) or 1.0) if found else (name, 1.0)
 
 
-def check_number(place: str, value: Any, field: str, name: str, divisor: float = 1.0) -> float:
+def check_number(
+    place: str, value: Any, field: str, name: str, divisor: float = 1.0, *, decimal_comma: bool = False
+) -> float:
     """A number of a log as people write it, divided by `divisor`.
 
     Args:
@@ -120,6 +134,7 @@ def check_number(place: str, value: Any, field: str, name: str, divisor: float =
         field: What it is: a `reward` may be a word, and is from 0 to 1; `truncated` may be a word; none is below 0.
         name: The column, for the advice.
         divisor: As `divided` reads it.
+        decimal_comma: Whether `1,297` has decimals, as `Commas` says of its column.
 
     Raises:
         LogError: It is none, or not such a one.
@@ -136,7 +151,7 @@ def check_number(place: str, value: Any, field: str, name: str, divisor: float =
     try:
         if isinstance(value, bool) and truth is None:  # true is no cost of 1
             raise TypeError
-        number = read_number(value) / divisor if truth is None else truth
+        number = read_number(value, decimal_comma=decimal_comma) / divisor if truth is None else truth
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if isinstance(value, list):
@@ -144,10 +159,9 @@ def check_number(place: str, value: Any, field: str, name: str, divisor: float =
     if not math.isfinite(number):
         raise LogError(f"{place}: {value!r} is not a finite number; the {field} of every response must be one")
     if field == "reward" and not 0 <= number <= 1:
-        raise LogError(
-            f"{place}: {value!r} is not from 0 to 1, as a reward must be; divide it, for instance by "
-            f"--columns reward={name}/{100 if number > 10 else 10}, or rescale it"
-        )
+        divided_by = f"{name}/{divisor * (100 if number > 10 else 10):g}"
+        fix = f"divide it, for instance by --columns reward={divided_by}, or rescale it" if number > 0 else "rescale it"
+        raise LogError(f"{place}: {value!r} is not from 0 to 1, as a reward must be; {fix}")
     if number < 0:
         raise LogError(f"{place}: {value!r} is negative; the {field.replace('_', ' ')} must be at least 0")
     if number > LARGEST:

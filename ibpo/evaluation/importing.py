@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ibpo.data import (
+    COMPLETIONS,
     GUESSES,
     MONEY,
     NOTHING,
     NUM_PEEKED,
+    Commas,
     LogError,
     Row,
     Source,
@@ -24,7 +26,9 @@ from ibpo.data import (
     find_alike,
     is_own,
     lookup,
+    names_in,
     read_log_rows,
+    says_error,
 )
 from ibpo.endpoint import as_finish_reason
 from ibpo.errors import IbpoError
@@ -51,7 +55,7 @@ COLUMNS = {
     "truncated": ("truncated", "finish_reason"),
     "budget": ("budget",),
     "prompt": ("prompt", "question"),
-    "completion": ("completion", "response_text", "response"),
+    "completion": COMPLETIONS,
 }
 """Field -> the columns that are tried for it, the first that the first rows have."""
 CALLED = {"configuration": "response_group", "tokens": "cost"}
@@ -59,6 +63,10 @@ CALLED = {"configuration": "response_group", "tokens": "cost"}
 COLD_START = ("cold start, standard", "cold start, extended")
 """In a demo run: what its policies were trained from, each response group forced."""
 NEEDED = ("problem", "configuration")
+DIVIDED = ("reward", "tokens")
+"""Fields of which a column may be named as `score/100`."""
+NESTED = ("problem", "configuration", "reward", "tokens")
+"""Fields that are also looked for inside of objects, by the last part of their names."""
 Json = dict[str, Any]
 OnError = Literal["fail", "skip"]
 NUMBERS = {"reward": "reward", "tokens": "cost", "thinking_tokens": "thinking_tokens", "budget": "budget"}
@@ -307,7 +315,7 @@ def _read_file(
             else:
                 yield place, row
 
-    found = plain_rows(good(), columns, name, on_error=options.on_error, bad=bad)
+    found = plain_rows(good(), columns, name, on_error=options.on_error, bad=bad, source=source)
     for row in found if is_policy else ():
         row["way"] = row["configuration"] = name
     if not found and not bad:
@@ -403,6 +411,7 @@ def plain_rows(
     *,
     on_error: OnError = "fail",
     bad: list[str] | None = None,
+    source: Source | None = None,
 ) -> list[dict[str, Any]]:
     """Check and rename the columns of a file with one response a row.
 
@@ -413,6 +422,7 @@ def plain_rows(
         configuration: Name of them all, but for those of a table of ours; else a column holds it.
         on_error: At a bad row "fail", or "skip" it.
         bad: Takes what was wrong with the rows that were left out.
+        source: Takes how many requests failed, which are no wrong answers.
 
     Returns:
         One dict per row: the fields of `Responses`, and `part`, `gold`, `place`; `way`, the configuration as a table of
@@ -440,21 +450,41 @@ def plain_rows(
         and all(row.get(by) in (None, row.get(columns.get("configuration", ""))) for _, row in peeked)
     ):
         del columns["by"]  # the models are what is compared
+    source = source or Source(path=Path())
+    numbers = [divided(columns[field])[0] for field in NUMBERS if field in columns]
+    commas = Commas((row for _, row in peeked), numbers)
     for place, row in chain(peeked, rows):
         try:
-            found.append(_row(place, row, columns, configuration))
+            made = _row(place, row, columns, configuration, commas)
         except IbpoError as error:
-            if on_error == "fail":
+            if says_error(row):
+                source.left_out["failed requests"] += 1
+            elif on_error == "fail":
                 raise
-            if bad is not None:
+            elif bad is not None:
                 bad.append(str(error))
+            continue
+        if says_error(row) and _is_without_answer(made, columns):
+            source.left_out["failed requests"] += 1
+        else:
+            found.append(made)
     return found
 
 
-def _row(place: str, row: dict[str, Any], columns: dict[str, str], configuration: str) -> dict[str, Any]:
+def _is_without_answer(made: Mapping[str, Any], columns: Mapping[str, str]) -> bool:
+    """Whether a row lacks what a judge takes, or its cost, where other rows have one."""
+    no_text = not made["completion"]
+    no_reward = made["reward"] is None and no_text and made["answer"] is None
+    return no_reward or (made["tokens"] is None and ("tokens" in columns or ("completion" in columns and no_text)))
+
+
+def _row(
+    place: str, row: dict[str, Any], columns: dict[str, str], configuration: str, commas: Commas
+) -> dict[str, Any]:
     fields = {field: row[column] if column in row else lookup(row, column) for field, column in columns.items()}
-    if "reward" in columns and columns["reward"] not in row:
-        fields["reward"] = lookup(row, divided(columns["reward"])[0])
+    for field in DIVIDED:
+        if field in columns and columns[field] not in row:
+            fields[field] = lookup(row, divided(columns[field])[0])
     made: dict[str, Any] = {"place": place, "part": _text(place, columns, fields, "by") if "by" in columns else ""}
     if is_own(row) and "configuration" in columns:
         made["way"] = made["configuration"] = _text(place, columns, fields, "configuration")
@@ -462,8 +492,10 @@ def _row(place: str, row: dict[str, Any], columns: dict[str, str], configuration
         made["configuration"] = configuration or _text(place, columns, fields, "configuration")
     made["problem"] = _text(place, columns, fields, "problem")
     for field, called in NUMBERS.items():
-        made[field] = _number(place, columns.get(field, field), fields.get(field), called)
-    made["truncated"] = _cut_off(place, columns.get("truncated", ""), fields.get("truncated"))
+        column = columns.get(field, field)
+        divide = field in DIVIDED and column not in row  # else it is called so
+        made[field] = _number(place, column, fields.get(field), called, commas, divide=divide)
+    made["truncated"] = _cut_off(place, columns.get("truncated", ""), fields.get("truncated"), commas)
     for field in ("response_group", "level", "domain"):
         value = fields.get(field)
         made[field] = "" if value is None else str(value).strip().replace("\0", "")
@@ -486,15 +518,24 @@ def _row(place: str, row: dict[str, Any], columns: dict[str, str], configuration
 
 def _resolve(place: str, row: dict[str, Any], named: dict[str, str], configuration: str) -> dict[str, str]:
     columns = {}
+    inside = [name for name in names_in([row]) if name not in row]
     for field, tried in (COLUMNS | {"by": ()}).items():
         called = CALLED.get(field, field)
         wanted = named.get(called)
         names = (wanted,) if wanted else tried
-        column = next((name for name in names if lookup(row, name) is not None or name in row), None)
-        if column is None and wanted and field == "reward" and lookup(row, divided(wanted)[0]) is not None:
+        there = [name for name in names if lookup(row, name) is not None or name in row]
+        if not wanted and field in NESTED[1:]:  # a column of objects, as `config` may be, names nothing
+            there = [name for name in there if not isinstance(lookup(row, name), dict)]
+        column = next(iter(there), None)
+        if column is None and wanted and field in DIVIDED and lookup(row, divided(wanted)[0]) is not None:
             column = wanted
         if column is None and not wanted:
             column = next((name for one in names if (name := find_alike(row, one))), None)
+            if isinstance(row.get(column or ""), dict) and field in NESTED[1:]:
+                column = None
+        if column is None and not wanted and field in NESTED and not (field == "reward" and "gold" in row):
+            words = [one for one in names if field != "tokens" or "token" in one]
+            column = next((name for one in words for name in inside if name.endswith("." + one)), None)
         if column is not None:
             columns[field] = column
         elif wanted or (field in NEEDED and not (field == "configuration" and configuration)):
@@ -523,17 +564,19 @@ def _text(place: str, columns: dict[str, str], fields: dict[str, Any], field: st
     return text
 
 
-def _number(place: str, column: str, value: Any, called: str) -> float | None:
+def _number(place: str, column: str, value: Any, called: str, commas: Commas, *, divide: bool = False) -> float | None:
     if value is None or value == "" or value != value or (isinstance(value, str) and value.strip().lower() in NOTHING):
         return None
-    name, divisor = divided(column) if called == "reward" else (column, 1.0)
-    return check_number(f"{place}, column {column!r}", value, called, name, divisor)
+    name, divisor = divided(column) if divide else (column, 1.0)
+    place = f"{place}, column {column!r}"
+    decimal_comma = commas.are_decimal(place, name, value)
+    return check_number(place, value, called, name, divisor, decimal_comma=decimal_comma)
 
 
-def _cut_off(place: str, column: str, value: Any) -> float | None:
+def _cut_off(place: str, column: str, value: Any, commas: Commas) -> float | None:
     if column == "finish_reason":
         return None if value is None else float(as_finish_reason(str(value)) == "length")
-    return _number(place, column, value, "truncated")
+    return _number(place, column, value, "truncated", commas)
 
 
 def gold_of(target: Any) -> str | None:

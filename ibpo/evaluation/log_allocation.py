@@ -38,6 +38,8 @@ GAP, NODES, MANY = 1e-4, 100, 100
 """Of more problems than these a choice within this part of the best is as good, and no search goes further than so many
 nodes: what is expected of them errs more. Expectations of problems that were answered alike are equal, and to prove the
 best of thousands of near ties takes minutes."""
+ROUNDED = Fraction(1, 10**6)
+"""Part of expected costs that rounding takes (`ibpo.evaluation.estimates.shrink`)."""
 FOLDS = 3
 """Parts of the problems that are judged by the variance within the others."""
 PILOT = 4
@@ -112,6 +114,7 @@ def choose_groups(
     num_problems, num_groups = reward.shape
     problem = np.repeat(np.arange(num_problems) if ids is None else ids, num_groups)
     group = np.tile(np.arange(num_groups), num_problems)
+    limits = [_unrounded(x, cost) for x in limits]
     rows = [cost.ravel() if x.group is None else (group == x.group).astype(np.float64) for x in limits]
     floors: dict[str, Any] = {}
     if any(x.at_least is not None for x in limits):
@@ -119,6 +122,22 @@ def choose_groups(
     effort: dict[str, Any] = {"relative_gap": GAP, "node_limit": NODES} if num_problems > MANY else {}
     allocation = allocate(reward.ravel(), problem, np.stack(rows), [x.at_most for x in limits], **floors, **effort)
     return allocation, allocation.weight.reshape(num_problems, num_groups).argmax(1)
+
+
+def _unrounded(limit: GroupLimit, cost: FloatArray) -> GroupLimit:
+    """The limit, or what the cheapest (for a least cost, the most expensive) choice costs, if only rounding is amiss.
+
+    Expected costs have six digits, so that the cheapest response group's may be above its own mean: 0%range.
+    """
+    if limit.group is not None:
+        return limit
+    least, most = (Fraction(float(x.mean())) for x in (cost.min(1), cost.max(1)))
+    at_most, at_least = limit.at_most, limit.at_least
+    if at_most is not None and at_most < least <= at_most * (1 + ROUNDED):
+        at_most = least * (1 + ROUNDED / 1000)
+    if at_least is not None and at_least > most >= at_least * (1 - ROUNDED):
+        at_least = most * (1 - ROUNDED / 1000)
+    return replace(limit, at_most=at_most, at_least=at_least)
 
 
 def numbered(problems: Sequence[Any] | IntArray) -> IntArray:
@@ -224,10 +243,11 @@ def answer_questions(
                 said = str(error)
                 if isinstance(error, InfeasibleBudget) and (len(limits) > 1 or limits[0].group is not None):
                     said = _not_kept(error, limits, part.columns["cost"])
-                elif isinstance(error, InfeasibleBudget) and not error.floor and len(limits) == 1:
+                elif isinstance(error, InfeasibleBudget):
                     said = said.partition(": ")[2]  # there is one budget only: which of them says nothing
-                    least = math.ceil(100 * error.nearest / part.now()[1]) / 100 if part.now()[1] else 0.0
-                    said += f" (of today's, {least:g}x)" if limits[0].group is None and least else ""
+                    round_ = math.floor if error.floor else math.ceil
+                    times = round_(100 * error.nearest / part.now()[1]) / 100 if part.now()[1] else 0.0
+                    said += f" (of today's, {times:g}x)" if times else ""
                 raise IbpoError(f"{part.place}--budget {name}: {said}") from None
             allocation, small, mixture = None, np.zeros(0, np.int64), None
             what = "" if name == question.label else f"{name} "

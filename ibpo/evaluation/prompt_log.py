@@ -21,10 +21,12 @@ import numpy as np
 
 from ibpo.data import (
     BARE,
+    Commas,
     LogColumns,
     LogError,
     Row,
     Source,
+    divided,
     find_alike,
     first_of,
     is_own,
@@ -34,6 +36,7 @@ from ibpo.data import (
     read_field,
     read_log_rows,
     read_text,
+    says_error,
 )
 from ibpo.endpoint import as_finish_reason
 from ibpo.errors import IbpoError
@@ -122,6 +125,7 @@ def read_prompt_log(
     if own.response_group is None and found.get("response_group", "").lower() == "model":
         del found["response_group"]  # which answered, not how it was asked
     found |= _own_columns(path, some, columns, [*show])
+    commas = Commas(some, [divided(found[field])[0] for field in ("reward", "cost") if field in found])
     problems: dict[str, Problem] = {}
     places: dict[str, str] = {}
     logged: dict[str, list[Logged]] = {}
@@ -139,7 +143,7 @@ def read_prompt_log(
                     "problem=COLUMN"
                 )
             places.setdefault(problem.problem_id, place)
-            response = _logged(place, row, found)
+            response = _logged(place, row, found, commas)
         except LogError as error:
             if on_error == "fail":
                 raise
@@ -257,14 +261,17 @@ def _messages(value: Any) -> Prompt | None:
     return made if made and made[-1]["content"].strip() else None
 
 
-def _logged(place: str, row: Mapping[str, Any], columns: Mapping[str, str]) -> Logged | None:
+def _logged(place: str, row: Mapping[str, Any], columns: Mapping[str, str], commas: Commas) -> Logged | None:
     """The response of a row, if it has one that says something."""
     text = lookup(row, columns["completion"]) if "completion" in columns else None
     completion = read_text(text) if isinstance(text, str | list) else None
+    if says_error(row) and not completion:  # a failed request, which is no wrong answer
+        return None
     values: dict[str, Any] = {}
     for field in ("reward", "cost"):
         there = field in columns and lookup(row, columns[field].partition("/")[0].strip()) not in (None, "")
-        values[field] = read_field(place, row, field, columns[field]) if there or columns.get(field) in row else None
+        known = there or columns.get(field) in row
+        values[field] = read_field(place, row, field, columns[field], commas) if known else None
     if completion is None and values["reward"] is None:
         return None
     ended = first_of(row, "finish_reason", "stop_reason")

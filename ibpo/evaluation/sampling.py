@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ibpo.endpoint import RefusedRequest
 from ibpo.errors import IbpoError
 from ibpo.evaluation.dialogues import Dialogue, as_one_response, asking, goes_on, is_whole, turns_so_far
 from ibpo.evaluation.importing import read_answer
@@ -158,7 +159,7 @@ def sample_ways(
                         later, _ = later_turns(way, turn - 1, requests, num_responses, stored)
                         asked.append((later, sampler_for(replace(way, response_groups=()))))
             for sampler, requests in joined(asked):
-                found = collect(watched.around(sampler), requests, store)
+                found = collect(watched.around(sampler, is_later=turn > 0), requests, store)
                 num_new += found.num_new
                 (of_later if turn else failures).extend(found.failures)
         if not failures and (not of_later or number == max_passes):
@@ -304,7 +305,8 @@ def cautions(rows: Sequence[Json], response_groups: Sequence[ResponseGroup]) -> 
 def _reason(row: Json) -> str:
     form = FORMATS.get(row["response_group"])
     said = form.problem_of(row["completion"]) if form is not None else None
-    return said or ("opens like no response group" if not row["response_group"] else "its reader finds no answer")
+    is_lost = row["configuration"] == CHOOSES and not row["response_group"]  # a bare prompt offers no group
+    return said or ("opens like no response group" if is_lost else "its reader finds no answer")
 
 
 class _Watched:
@@ -315,14 +317,17 @@ class _Watched:
     def __init__(self, on_outcome: OnOutcome) -> None:
         self.on_outcome, self.num_good, self.num_bad = on_outcome, 0, 0
 
-    def around(self, sampler: Sampler) -> Sampler:
-        watch = self
+    def around(self, sampler: Sampler, *, is_later: bool = False) -> Sampler:
+        """The sampler, watched; `is_later`: of turns whose prompts may not fit, which says nothing of the server."""
+        watch, is_served = self, isinstance(sampler, EndpointSampler | JoinedSampler)
 
         class Watching:
             def sample_requests(self, requests: Sequence[Request]) -> Iterator[Sampled | IbpoError]:
                 for outcome in sampler.sample_requests(requests):
-                    bad = isinstance(outcome, IbpoError)
-                    watch.num_bad, watch.num_good = watch.num_bad + bad, watch.num_good + (not bad)
+                    failed = isinstance(outcome, IbpoError)
+                    is_refused = isinstance(outcome, RefusedRequest) or not is_served
+                    bad = failed and not (is_later and is_refused)
+                    watch.num_bad, watch.num_good = watch.num_bad + bad, watch.num_good + (not failed)
                     watch.on_outcome(outcome)
                     if bad and not watch.num_good and watch.num_bad >= watch.MAX_FAILURES:
                         raise IbpoError(f"the first {watch.num_bad} requests failed, the last: {outcome}")

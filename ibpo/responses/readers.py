@@ -17,9 +17,11 @@ from ibpo.errors import IbpoError
 from ibpo.programs import last_program
 
 BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
-BRACE = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|(?P<bare>[-+−]?(?:[\d.,]*\d|[A-Za-z](?![A-Za-z]))))|[{}]")
-"""A box without braces holds one number or letter."""
-SPACED = r"(?:,|\{,\}|,\\!|\\,|\\ |~|[\u00a0\u2009\u202f])"
+BRACE = re.compile(
+    r"\\(?:boxed|fbox)\s*(?:\{|(?P<bare>[-+−]?(?:[\d.,]*\d|[A-Za-z](?![A-Za-z]))))|(?P<sign>(?<!\\)\\[{}])|[{}]"
+)
+r"""A box without braces holds one number or letter. Braces behind a backslash are signs: `\left\{ x \right.`"""
+SPACED = r"(?:,|\{,\}|,\\!|\\,|\\ |~|['\u2019\u00a0\u2009\u202f])"
 """What sets thousands apart, but for a plain space, which parts words too."""
 DIGITS = (
     rf"(?:\d{{1,3}}(?:{SPACED}\d{{3}})+(?!\d)"
@@ -36,8 +38,8 @@ LATEX = (
     r"\s*(?:\{(?P<under>\d+)\}|(?P<short_under>\d))"
 )
 FRACTION = (
-    rf"(?:(?P<whole>{DIGITS}) (?!0))?(?<![\d./\u2044])(?P<top>{DIGITS})[/\u2044](?P<bottom>{DIGITS})"
-    r"(?!\d|[.,/\u2044]\d)"
+    rf"(?:(?P<whole>{DIGITS}) (?!0))?(?<![\d./\u2044])(?<![/\u2044] )(?P<top>{DIGITS}) ?[/\u2044] ?(?P<bottom>{DIGITS})"
+    r"(?!\d|[.,]\d| ?[/\u2044] ?\d)"
 )
 """It may end a sentence; a date, `3/4/2024`, is none."""
 POWER = (
@@ -46,10 +48,10 @@ POWER = (
     rf"|{EXPONENT}(?P<own>[-+−]?\d+)(?![.,/]?\d)[)}}]?|(?P<own_raised>[{RAISED}]+)"
 )
 NUMBER = re.compile(
-    rf"(?=[-−\d.\\^*]|{PART})(?:"  # nearly every character of a response begins none: seen at once
+    rf"(?=[-−–\d.\\^*]|{PART})(?:"  # nearly every character of a response begins none: seen at once
     r"(?<=[A-Za-z}])(?:\^|\*\*)[{(]?[-−]?\d+|"  # the exponent of a unit or a variable, cm^3, is no number of its own
-    rf"(?P<minus>(?<![\w)\]}}])[-−])?(?:{LATEX}|{FRACTION}"
-    rf"|(?P<number>{DIGITS}(?:\.\d+)?|\.\d+)(?:{POWER})?(?: ?(?P<part>{PART}))?|(?P<part_alone>{PART})))"
+    rf"(?P<minus>(?<![\w)\]}}])[-−–](?:\\?[$€£¥₹])?)?(?:{LATEX}|{FRACTION}"
+    rf"|(?P<number>{DIGITS}(?:\.\d+)?|(?<!\.)\.\d+)(?:{POWER})?(?: ?(?P<part>{PART}))?|(?P<part_alone>{PART})))"
 )
 
 
@@ -63,6 +65,8 @@ def boxed(completion: str) -> str | None:
     opened: list[int] = []
     start, end = 0, 0
     for brace in BRACE.finditer(completion):
+        if brace["sign"]:
+            continue
         if brace["bare"]:
             start, end = brace.span("bare")
         elif brace[0] != "}":

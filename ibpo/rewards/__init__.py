@@ -17,6 +17,7 @@ from ibpo.rewards.judges import (
     exact_match,
     free_of,
     in_script,
+    well_formed,
 )
 from ibpo.rewards.math import MathJudge
 
@@ -41,4 +42,5 @@ __all__ = [
     "exact_match",
     "free_of",
     "in_script",
+    "well_formed",
 ]

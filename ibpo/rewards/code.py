@@ -348,6 +348,8 @@ class CodeJudge:
                 f"{reason}; judge on a machine that can, or on a throw-away one with judge.isolation = false "
                 "(--set judge.isolation=false, isolate=False), where programs run with your own rights"
             )
+        if num_workers is not None and num_workers < 1:
+            raise IbpoError(f"num_workers: must be at least 1, got {num_workers!r}")
         self._limits, self._isolate = limits or Limits(), isolate
         self._num_workers = num_workers or min(os.cpu_count() or 1, 8)
 

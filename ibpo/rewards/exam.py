@@ -72,6 +72,12 @@ def assemble(candidate: Candidate) -> Exam | None:
     answer = (candidate.predicted_answer or "").replace("\r\n", "\n").lstrip(MARKS)
     cases = problem.info.get("cases")
     if cases:
+        if isinstance(cases, str) or not all(
+            isinstance(case, Mapping) and {"input", "output"} <= {*case} for case in cases
+        ):
+            raise IbpoError(
+                f"problem {problem.problem_id}: info['cases'] needs a list of {{'input': ..., 'output': ...}}"
+            )
         return _contest_exam(candidate, answer, cases) if answer.strip() else None
     tests, setup = problem.info.get("tests"), str(problem.info.get("setup", "")).lstrip(MARKS)
     if not isinstance(tests, str) or not tests.strip():

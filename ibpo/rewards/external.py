@@ -13,13 +13,15 @@ import json
 import math
 import re
 import shlex
+import shutil
 import subprocess
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
-from ibpo.endpoint import Endpoint, RefusedRequest
+from ibpo.endpoint import Endpoint, LimitName, RefusedRequest, Reply
 from ibpo.errors import IbpoError
 from ibpo.rewards.judges import Candidate, Judgement
 
@@ -78,6 +80,7 @@ class LLMJudge:
         self._on_failure, self._show_reference, self._max_tokens = on_failure, show_reference, max_tokens
         self._cache: OrderedDict[str, Judgement] = OrderedDict()
         self._cache_size, self._lock = cache_size, threading.Lock()
+        self._limit, self._takes_temperature = LimitName(), True
 
     def judge(self, candidates: Sequence[Candidate]) -> list[Judgement]:
         """See `Judge`.
@@ -140,7 +143,8 @@ class LLMJudge:
     def read(self, reply: str, candidate: Candidate) -> int | None:
         """The grade in a reply, or None."""
         lines = reply.strip().splitlines()
-        found = re.fullmatch(rf"\W*{re.escape(self._mark(candidate))}\s*(\d+)\W*", lines[-1].strip()) if lines else None
+        mark = re.escape(self._mark(candidate))
+        found = re.fullmatch(rf"\W*{mark}\s*(\d{{1,9}})\W*", lines[-1].strip()) if lines else None
         return int(found[1]) if found and int(found[1]) <= self._scale else None
 
     def _mark(self, candidate: Candidate) -> str:
@@ -148,13 +152,26 @@ class LLMJudge:
         content = "\0".join((str(problem.prompt), problem.answer, candidate.completion, self._rubric))
         return f"GRADE-{hashlib.blake2b(content.encode(errors='replace'), digest_size=8).hexdigest()}:"
 
+    def _ask(self, messages: Sequence[Mapping[str, str]], temperature: float) -> Reply:
+        """One reply; reasoning models take no other temperature than their own, and say so."""
+        while True:
+            options = {"temperature": temperature} if self._takes_temperature else {}
+            ask = partial(self._endpoint.chat, messages, **options)
+            try:
+                return self._limit.ask(self._max_tokens, lambda limit, ask=ask: ask(**limit))
+            except RefusedRequest as error:
+                if not options or "temperature" not in str(error):
+                    raise
+                self._takes_temperature = False
+
     def _grade(self, candidate: Candidate) -> Judgement:
         messages, reply = self.messages(candidate), ""
         for attempt in range(self._num_attempts):
             # Greedy at first; an unreadable reply would come again, so then with a little chance.
-            options = {"temperature": 0.0 if attempt == 0 else 0.7, "max_tokens": self._max_tokens}
-            reply = self._endpoint.chat(messages, **options).text
-            grade = self.read(reply, candidate)
+            answer = self._ask(messages, 0.0 if attempt == 0 else 0.7)
+            reply = answer.text
+            # Of a grade that was cut off, digits may be missing.
+            grade = None if answer.finish_reason == "length" else self.read(reply, candidate)
             if grade is not None:
                 reason = " ".join(reply.strip().splitlines()[:-1])[:300].strip()
                 return Judgement(reward=grade / self._scale, reason=f"grade {grade} of {self._scale}: {reason}")
@@ -183,6 +200,8 @@ class CommandJudge:
         if not self._command:
             raise IbpoError("--judge-command: is empty; give a program that reads JSON lines and writes rewards")
         self._place = f"--judge-command {self._command[0]}"
+        if shutil.which(self._command[0]) is None:  # said before any answer is paid for
+            raise IbpoError(f"{self._place}: is no program that can be started; name one that can")
 
     def judge(self, candidates: Sequence[Candidate]) -> list[Judgement]:
         """See `Judge`.
@@ -202,7 +221,8 @@ class CommandJudge:
             raise IbpoError(
                 f"{self._place}: ended with exit status {done.returncode}: {said[-1][:300] if said else 'said nothing'}"
             )
-        lines = [line for line in done.stdout.decode(errors="replace").splitlines() if line.strip()]
+        # Not by `splitlines`: a reason may hold a separator of Unicode as it is.
+        lines = [line for line in done.stdout.decode(errors="replace").split("\n") if line.strip()]
         if len(lines) != len(candidates):
             raise IbpoError(
                 f"{self._place}: wrote {len(lines)} lines for {len(candidates)} responses; write one reward for each"

@@ -9,6 +9,7 @@ imitated, whatever its score.
 from __future__ import annotations
 
 import re
+import sys
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -78,7 +79,20 @@ def exact_match(predicted: str | None, gold: str) -> float:
         >>> exact_match(" 7", "7"), exact_match(None, "7")
         (1.0, 0.0)
     """
-    return float(predicted is not None and predicted.strip() == gold.strip())
+    if predicted is None:
+        return 0.0
+    return float(as_answer(predicted).strip() == as_answer(gold).strip())
+
+
+def as_answer(answer: str) -> str:
+    """The answer itself.
+
+    Raises:
+        IbpoError: for what is no text, as a number that a data set holds.
+    """
+    if not isinstance(answer, str):
+        raise IbpoError(f"an answer is {answer!r}, of type {type(answer).__name__}; give its text")
+    return answer
 
 
 class ExactJudge:
@@ -148,12 +162,21 @@ def in_script(script: str, *, share: float = 0.95) -> Rule:
     Catches policies that drift into another language's script (a known failure of R1-style training), not into another
     language of the same script. Greek letters count as formulas, not as text.
 
+    Raises:
+        IbpoError: for a script that no letter is of, or a share that is not above 0 and at most 1.
+
     Example:
         >>> from ibpo.types import Problem
         >>> problem = Problem(problem_id="p", prompt="", answer="3")
         >>> in_script("LATIN").check(Candidate(problem=problem, completion="so 三个", predicted_answer="3"))
         '50 % of the letters are LATIN, at least 95 % are asked for'
     """
+    script = str(script).upper()
+    letters = filter(str.isalpha, map(chr, range(sys.maxunicode + 1)))
+    if not any(unicodedata.name(c, "").replace("-", " ").split()[:1] == [script] for c in letters):
+        raise IbpoError(f"language: no letter is of the script {script!r}; write e.g. LATIN, CJK, CYRILLIC or ARABIC")
+    if not 0 < share <= 1:
+        raise IbpoError(f"language: share is {share!r}; it must be above 0 and at most 1")
 
     def check(candidate: Candidate) -> str | None:
         scripts = [_script(c) for c in candidate.completion if c.isalpha()]
@@ -171,13 +194,15 @@ def free_of(patterns: Sequence[str]) -> Rule:
     """None of these regular expressions occurs, whatever the case of letters.
 
     Raises:
-        IbpoError: for a pattern that is no regular expression.
+        IbpoError: for a pattern that is no regular expression, or one alone in place of a list.
     """
+    if isinstance(patterns, str):
+        raise IbpoError(f"safety: {patterns!r} is one pattern; give a list of them, [{patterns!r}]")
     compiled = []
     for pattern in patterns:
         try:
             compiled.append(re.compile(pattern, re.IGNORECASE))
-        except re.error as error:
+        except (re.error, TypeError) as error:
             raise IbpoError(f"safety: {pattern!r} is no regular expression: {error}; fix it") from None
 
     def check(candidate: Candidate) -> str | None:
@@ -216,20 +241,21 @@ class MixtureOfJudges:
         whole = [i for i, candidate in enumerate(candidates) if NOT_TRUNCATED.check(candidate) is None]
         seen = [candidates[i] for i in whole]
         by_judge = {name: judge.judge(seen) for name, judge in self.rewards.items()}
-        broken = {constraint.name: constraint.violations(seen) for constraint in self.constraints}
+        broken = [(constraint.name, constraint.violations(seen)) for constraint in self.constraints]
         judged = [Judgement(reward=0.0, reason="truncated", violations=(NOT_TRUNCATED.name,)) for _ in candidates]
         for position, i in enumerate(whole):
             parts = {name: judgements[position] for name, judgements in by_judge.items()}
-            violated = {name: reasons[position] for name, reasons in broken.items() if reasons[position] is not None}
+            # Several constraints may have one name, as two lists of words that must not occur: each of them counts.
+            violated = [(name, reasons[position]) for name, reasons in broken if reasons[position] is not None]
             judged[i] = self._combine(parts, violated)
         return judged
 
-    def _combine(self, parts: Mapping[str, Judgement], violated: Mapping[str, str | None]) -> Judgement:
+    def _combine(self, parts: Mapping[str, Judgement], violated: Sequence[tuple[str, str | None]]) -> Judgement:
         reward = sum(part.reward for part in parts.values()) / len(parts)
         several = len(parts) > 1
         said = [f"{name}: {part.reason}" if several else part.reason for name, part in parts.items()]
-        said += [f"violates {name}: {reason}" for name, reason in violated.items()]
-        violations = [*(v for part in parts.values() for v in part.violations), *violated]
+        said += [f"violates {name}: {reason}" for name, reason in violated]
+        violations = [*(v for part in parts.values() for v in part.violations), *(name for name, _ in violated)]
         return Judgement(
             reward=min(max(reward, 0.0), 1.0), reason="; ".join(said), violations=tuple(dict.fromkeys(violations))
         )

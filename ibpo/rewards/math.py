@@ -21,8 +21,9 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
 from ibpo.answers import unwrapped
+from ibpo.answers.text import EMPHASIS
 from ibpo.errors import IbpoError
-from ibpo.rewards.judges import Candidate, Judgement
+from ibpo.rewards.judges import Candidate, Judgement, as_answer
 from ibpo.rewards.workers import RequestFailed, WorkerPool
 
 MAX_BYTES = 20_000
@@ -32,14 +33,20 @@ MAX_DEPTH = 12
 MAX_EXPONENT_DIGITS = 4
 
 MAX_BRACKET_POWER = 100
-"""Largest product of the exponents on brackets: what expanding them costs grows with it."""
+"""Largest product of the exponents on brackets with letters: what expanding them costs grows with it."""
+MAX_NUMBER_POWER = 20_000
+"""The same of brackets that hold numbers alone: `(5/6)^{200}`."""
 PLAIN_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:(?:,|\\,|,?\{,\}|,\\!| )\d{3})+|\d+)?(?:\.\d+)?")
 FRACTION = re.compile(r"([-+]?)(?:\\[dt]?frac\s*\{(-?\d+)\}\s*\{(\d+)\}|(\d+)\s*/\s*(\d+))")
 POWER = re.compile(r"\^|\*\*")
 TOWER = re.compile(r"[\d)}\]]\s*(?:\^|\*\*|!)")
 
-BIG_FACTORIAL = re.compile(r"(?<!\d)\d{5,}\s*!|(?<![a-z])(?<![a-z][-+]\d)(?<![a-z] [-+] \d)[)}\]!]\s*!")
-"""Begins where a number does: a search from each of its digits takes the square of their number. `(n-1)!` is none."""
+BIG_FACTORIAL = re.compile(r"(?<!\d)\d{5,}\s*!|!\s*!")
+"""Begins where a number does: a search from each of its digits takes the square of their number."""
+BRACKET_FACTORIAL = re.compile(r"[)}\]]\s*!")
+GROWS = re.compile(r"[!^*]|\d{4}|[)}\]]\s*[(\[{]|\\(?:times|cdot|binom)")
+"""In a bracket with a factorial: what may make a large number of it, as `(9!)!`; `(10-3)!` and `(n-1)!` have none."""
+LETTER = re.compile(r"(?<![\\A-Za-z])[A-Za-z]")
 BIG_NUMBER = re.compile(r"\d{6,}")
 DELIMITER = re.compile(r"\$|\\boxed|\\\[|\\\(|\\begin\{(?:align|equation|displaymath|math)")
 
@@ -124,12 +131,18 @@ def is_hostile(answer: str) -> bool:
         >>> is_hostile("10^{10^{10}}"), is_hostile("e^{x^2} + 10^{12}")
         (True, False)
     """
+    answer = EMPHASIS.sub(r"\1", answer)  # bold print is no power
     if _depth(answer) > MAX_DEPTH or BIG_FACTORIAL.search(answer):
         return True
     binomial = answer.find("binom")
     if binomial >= 0 and BIG_NUMBER.search(answer, binomial):
         return True
-    bracket_power = 1
+    opened = _openings(answer)
+    for factorial in BRACKET_FACTORIAL.finditer(answer):
+        end = factorial.start()
+        if GROWS.search(answer, opened.get(end, -1) + 1, end):
+            return True
+    bracket_power = number_power = 1
     for power in POWER.finditer(answer):
         exponent, rest = _exponent(answer[power.end() : power.end() + 200].lstrip())
         if sum(map(str.isdigit, exponent)) > MAX_EXPONENT_DIGITS or TOWER.search(exponent):
@@ -137,10 +150,26 @@ def is_hostile(answer: str) -> bool:
         if POWER.match(rest.lstrip()):
             return True
         value = exponent.strip("{}() ")
-        before = answer[max(power.start() - 20, 0) : power.start()].rstrip()
-        if before[-1:] in (")", "}", "]") and value.isdecimal():
-            bracket_power *= max(int(value), 1)
-    return bracket_power > MAX_BRACKET_POWER
+        start = max(power.start() - 20, 0)
+        end = start + len(answer[start : power.start()].rstrip()) - 1
+        if answer[end : end + 1] in (")", "}", "]") and value.isdecimal():
+            if LETTER.search(answer, opened.get(end, -1) + 1, end):
+                bracket_power *= max(int(value), 1)
+            else:
+                number_power *= max(int(value), 1)
+    return bracket_power > MAX_BRACKET_POWER or number_power > MAX_NUMBER_POWER
+
+
+def _openings(answer: str) -> dict[int, int]:
+    """Where each bracket that closes was opened; brackets of every kind close each other."""
+    opened: list[int] = []
+    found: dict[int, int] = {}
+    for position, character in enumerate(answer):
+        if character in "([{":
+            opened.append(position)
+        elif character in ")]}" and opened:
+            found[position] = opened.pop()
+    return found
 
 
 def _depth(answer: str) -> int:
@@ -212,6 +241,8 @@ class MathJudge:
         if find_spec("math_verify") is None:
             raise IbpoError("the mathematics judge needs math-verify: pip install 'ibpo[math]'")
         check_grammar()
+        if num_workers is not None and num_workers < 1:
+            raise IbpoError(f"num_workers: must be at least 1, got {num_workers!r}")
         self._options = (num_workers, cache_size)
         num_workers = num_workers or min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2, 8)
         self._pool = WorkerPool("ibpo.rewards.math_worker", num_workers=num_workers, max_seconds=MAX_SECONDS)
@@ -252,7 +283,7 @@ class MathJudge:
     def _begin(self, predicted: str | None, gold: str) -> Judgement | Future[bytes]:
         if predicted is None:
             return Judgement(reward=0.0, reason="no answer")
-        if not _fits(predicted) or not _fits(gold):
+        if not _fits(as_answer(predicted)) or not _fits(as_answer(gold)):
             return Judgement(reward=0.0, reason="too long, or no text")
         ours, theirs = bare(predicted), bare(gold)
         plain = compare_plainly(ours, theirs)

@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any
 
 from ibpo import answers
-from ibpo.answers import clean, understood, unwrapped
+from ibpo.answers import clean, same_words, understood, unmarked, unwrapped
 from ibpo.rewards.math import SEPARATOR, delimited, is_text
 from ibpo.rewards.workers import serve, start_failed
 
@@ -113,7 +113,7 @@ def denied(text: str, start: int, end: int) -> bool:
 
 def settled(answer: str, *, trusted: bool = False) -> tuple[str, bool]:
     """(the answer, out of the text around it; whether it can be read); of a trusted one, a gold, any part will do."""
-    if understood(answer) is not None:
+    if is_read(answer):
         return answer, True
     before = answer if trusted else ""
     while before != answer:  # a formula alone is no text: `$> 5$` is not 5
@@ -121,11 +121,21 @@ def settled(answer: str, *, trusted: bool = False) -> tuple[str, bool]:
     in_roman = ROMAN.search(answer) and "\\boxed" not in answer and not FORMULA.search(answer)  # a formula with words
     if (is_text(answer) and not in_roman) or (len(answer) > MANY_CHARACTERS and len(WORD.findall(answer)) > 2):
         answer = found_in(answer)
-    return answer, understood(answer) is not None
+    return answer, is_read(answer)
+
+
+def is_read(answer: str) -> bool:
+    """Whether an answer can be read, be it with letters that are units: `2 h 30 min`."""
+    return understood(answer) is not None or understood(answer, True) is not None
 
 
 def equal(predicted: str, gold: str) -> bool:
     """Whether two answers are equal, in all that they say."""
+    if same_words(predicted, gold):
+        return True
+    for one, other in ((predicted, gold), (gold, predicted)):
+        if CHOICE_ALONE.fullmatch(unwrapped(one)) and (named := NAMED_CHOICE.match(clean(unmarked(other)))):
+            return named[1] == unwrapped(one)
     (ours, ours_read), (theirs, theirs_read) = settled(predicted), settled(gold, trusted=True)
     if ours_read and theirs_read:
         return bool(answers.equal(ours, theirs))
@@ -156,6 +166,8 @@ CHOICES = (
 )
 
 
+NAMED_CHOICE = re.compile(r"(?:\\text(?:bf)?\s*\{\s*)?\(?([A-HJ])\)?[.:)]\s+(?![A-HJ]\b)\S")
+"""A choice with what it stands for: `C: 12`, which is no ratio."""
 ANOTHER = re.compile(rf"\s*(?:or|and|/|,)\s*{CHOICE}")
 """Behind a choice: a second one."""
 

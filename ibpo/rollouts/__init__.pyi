@@ -8,6 +8,7 @@ from .sampler import PromptWriter as PromptWriter
 from .sampler import Request as Request
 from .sampler import Sampled as Sampled
 from .sampler import Sampler as Sampler
+from .sampler import ScriptedSampler as ScriptedSampler
 from .sampler import encode_prompt as encode_prompt
 from .sampler import rollout_of_ids as rollout_of_ids
 from .sampler import rollout_of_row as rollout_of_row
@@ -36,6 +37,7 @@ __all__ = [
     "RolloutStore",
     "Sampled",
     "Sampler",
+    "ScriptedSampler",
     "ServerTokenizer",
     "VLLMSampler",
     "ask_for_tokenizer",

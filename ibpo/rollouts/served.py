@@ -18,15 +18,14 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from ibpo.endpoint import Endpoint, NotServed, RefusedRequest, Reply
+from ibpo.endpoint import Endpoint, LimitName, NotServed, Reply
 from ibpo.errors import IbpoError
 from ibpo.responses import END_THINK, THINK, family_of, offer, plain_thoughts, split_thought
 from ibpo.rollouts.sampler import PromptWriter, Request, Sampled, as_sampled, asked_groups, rollout_of_ids, seed_of
 from ibpo.types import ResponseGroup
 
-Answer = TypeVar("Answer")
 Forcing = Literal["render", "prefill", "none"]
 CLOSED = f"\n{END_THINK}\n\n"
 
@@ -173,26 +172,6 @@ class TokenIds:
                 except IbpoError:  # of a server that is not there the first real request says so
                     self._taken = False
             return self._taken
-
-
-class LimitName:
-    """What a server calls the most tokens of a completion: OpenAI's reasoning models refuse `max_tokens`."""
-
-    OTHER = "max_completion_tokens"
-
-    def __init__(self) -> None:
-        self.name = "max_tokens"
-
-    def ask(self, most: int, function: Callable[[dict[str, int]], Answer]) -> Answer:
-        """Ask with the name that is known to be taken, and with the other one where the server says so."""
-        name = self.name
-        try:
-            return function({name: most})
-        except RefusedRequest as error:
-            if name == self.OTHER or self.OTHER not in str(error):
-                raise
-        self.name = self.OTHER
-        return function({self.OTHER: most})
 
 
 def text_of(ids: Sequence[int], tokenizer: Any) -> str:

@@ -16,7 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibpo.answers import representatives
-from ibpo.data import LogError, Source, lookup, read_log_rows, read_number, text_of
+from ibpo.data import (
+    LogError,
+    Source,
+    divided,
+    is_own,
+    lookup,
+    own_group,
+    read_log_rows,
+    read_number,
+    says_error,
+    text_of,
+)
 from ibpo.errors import IbpoError
 from ibpo.evaluation import estimate_from_draws
 from ibpo.responses import boxed, last_number
@@ -78,8 +89,10 @@ def read_shown(
         >>> read_shown(texts=["So it is 0.5", r"Hence \boxed{1/2}"])["agree"]
         1.0
     """
+    if isinstance(texts, str) or isinstance(answers, str):
+        raise IbpoError("texts and answers: need lists, of one or two; give [text]")
     found: dict[str, float] = {}
-    if tokens is not None:
+    if tokens is not None and math.isfinite(tokens):
         found["tokens"] = math.log1p(max(0.0, tokens))
     if texts:
         found["characters"] = math.log1p(len(texts[0]))
@@ -111,11 +124,14 @@ def read_first_answers(
         IbpoError: Names file, row and fix.
     """
     group, problem_column, by = table.groups[0], table.columns["problem"], table.columns.get("by")
+    numbers = [divided(table.columns[field])[0] for field in ("reward", "cost")]
     seen: dict[str, list[dict[str, Any]]] = {}
     for place, row in read_log_rows(Source(path=path)):
         if isinstance(row, LogError) or (by is not None and part is not None and text_of(lookup(row, by)) != part):
             continue
-        if text_of(lookup(row, table.columns["response_group"])) == group:
+        if says_error(row) and any(lookup(row, name) in (None, "") for name in numbers):
+            continue  # a failed request
+        if _group_of(row, table.columns["response_group"]) == group:
             seen.setdefault(text_of(lookup(row, problem_column)), []).append({**row, "": place})
     log, rewards, costs = table.log, dict[str, list[float]](), dict[str, list[float]]()
     for name, other, reward, cost in zip(log.problem, log.response_group, log.reward, log.cost, strict=True):
@@ -157,6 +173,11 @@ def read_first_answers(
         numbers=after.numbers | {name: [row[3][name] for row in rows] for name in names},
     )
     return FirstAnswers(table=after, place=place, shown=tuple(names), num_answers=num_answers)
+
+
+def _group_of(row: Mapping[str, Any], column: str) -> str:
+    """The response group of a row; in a table of ours the way of answering may be one of its own."""
+    return own_group(row) if column == "response_group" and is_own(row) else text_of(lookup(row, column))
 
 
 def _shown(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:

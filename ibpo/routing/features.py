@@ -59,10 +59,15 @@ def as_text(prompt: Any) -> str:
         'Be brief.\n2 + 2?'
     """
     if isinstance(prompt, str):
-        return prompt
+        return _whole(prompt)
     if isinstance(prompt, list) and all(isinstance(message, dict) for message in prompt):
-        return "\n".join(_content(message.get("content")) for message in prompt)
+        return _whole("\n".join(_content(message.get("content")) for message in prompt))
     raise IbpoError(f"a prompt is {type(prompt).__name__}; it must be text or a list of chat messages")
+
+
+def _whole(text: str) -> str:
+    """The text with a question mark for half of a character, as JSON may hold it: what hashes and embeds takes none."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def counts(prompts: Sequence[str]) -> FloatArray:
@@ -123,6 +128,8 @@ def hashed(prompts: Sequence[str]) -> Any:
     """
     from scipy import sparse
 
+    if not prompts:
+        return sparse.csr_matrix((0, NUM_HASHES))
     found = _hasher().transform([_terms(text) for text in prompts])
     length = np.sqrt(np.asarray(found.multiply(found).sum(axis=1)).ravel())
     return sparse.csr_matrix(sparse.diags_array(1.0 / np.where(length > 0, length, 1.0)) @ found)

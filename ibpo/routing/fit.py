@@ -21,6 +21,7 @@ from ibpo.data import (
     LogColumns,
     LogError,
     Source,
+    find_alike,
     lookup,
     read_log,
     read_log_rows,
@@ -117,7 +118,8 @@ def read_routed_log(
     if not len(full):
         raise IbpoError(f"{path}: no problem has a response of every response group; log every problem with every one")
     names = [str(means.problems[i]) for i in full.tolist()]
-    prompt_column, prompts, seen = _read_prompts(path, log.columns["problem"], prompt, numbers, set(names))
+    of_part = (log.columns["by"], part) if part is not None and "by" in log.columns else None
+    prompt_column, prompts, seen = _read_prompts(path, log.columns["problem"], prompt, numbers, set(names), of_part)
     order = np.argsort(means.mean_cost[full].mean(axis=0), kind="stable")
     kept = set(names)
     return RoutedLog(
@@ -135,14 +137,30 @@ def read_routed_log(
 
 
 def _read_prompts(
-    path: Path, problem: str, prompt: str | None, numbers: Sequence[str], wanted: set[str]
+    path: Path,
+    problem: str,
+    prompt: str | None,
+    numbers: Sequence[str],
+    wanted: set[str],
+    of_part: tuple[str, str] | None,
 ) -> tuple[str, dict[str, str], dict[str, dict[str, float]]]:
-    """The prompt's column ("": none), problem -> prompt, and column -> problem -> mean number."""
+    """The prompt's column ("": none), problem -> prompt, and column -> problem -> mean number.
+
+    Args:
+        path: The log.
+        problem: The column of the problems.
+        prompt: As for `read_routed_log`.
+        numbers: As for `read_routed_log`.
+        wanted: The problems.
+        of_part: Column and value of the rows that count; None: all.
+    """
     column, prompts = "", dict[str, str]()
     sums: dict[str, dict[str, list[float]]] = {name: {} for name in numbers}
     for place, row in read_log_rows(Source(path=path)):
         if isinstance(row, LogError):
             continue  # read_log has complained, or was asked not to
+        if of_part is not None and text_of(lookup(row, of_part[0])) != of_part[1]:
+            continue
         if not column and not prompts and not any(sums.values()):
             column = _prompt_column(path, row, prompt, bool(numbers))
         name = text_of(lookup(row, problem))
@@ -184,8 +202,9 @@ def _prompt_column(path: Path, row: dict[str, Any], prompt: str | None, has_numb
             )
         return prompt
     for name in PROMPTS:
-        if row.get(name):
-            return name
+        column = find_alike(row, name)
+        if column is not None and row[column]:
+            return column
     if has_numbers:
         return ""
     raise IbpoError(

@@ -70,15 +70,23 @@ def evaluate_off_policy(
         >>> found.ips, found.self_normalised, found.effective_size
         (1.0, 1.0, 2.0)
     """
-    named = np.asarray(response_group, float)
-    place, r, p = named.astype(int), np.asarray(reward, float), np.asarray(propensity, float)
-    pi, size = np.asarray(candidate, float), len(np.asarray(response_group))
+    named, r, p, pi = (
+        _numbers(*given)
+        for given in (
+            ("response_group", response_group),
+            ("reward", reward),
+            ("propensity", propensity),
+            ("candidate", candidate),
+        )
+    )
+    size = len(named) if named.ndim == 1 else 0
     if not size or r.shape != (size,) or p.shape != (size,) or pi.ndim != 2 or len(pi) != size:
         raise IbpoError("off-policy evaluation needs one response group, reward, propensity and row for each request")
     if not np.isfinite(r).all() or not ((p > 0) & (p <= 1)).all():
         raise IbpoError("off-policy evaluation needs finite rewards, and propensities above 0 and at most 1")
-    if (place < 0).any() or (place >= pi.shape[1]).any() or (place != named).any():
+    if not np.isin(named, np.arange(pi.shape[1])).all():
         raise IbpoError(f"a response group is not among the candidate's {pi.shape[1]}")
+    place = named.astype(int)
     if (pi < 0).any() or not np.allclose(pi.sum(axis=1), 1.0):
         raise IbpoError("each row of the candidate must be probabilities, whose sum is 1")
     rows = np.arange(size)
@@ -89,7 +97,7 @@ def evaluate_off_policy(
     normalised = float(weight @ r / total)
     direct, direct_error = None, None
     if predicted is not None:
-        q = np.asarray(predicted, float)
+        q = _numbers("predicted", predicted)
         if q.shape != pi.shape or not np.isfinite(q).all():
             raise IbpoError(f"predicted must be {pi.shape} finite numbers; it is {q.shape}")
         direct, direct_error = _mean((pi * q).sum(axis=1) + weight * (r - q[rows, place]))
@@ -105,6 +113,14 @@ def evaluate_off_policy(
         effective_size=float(total * total / (weight @ weight)),
         largest_weight=float(weight.max()),
     )
+
+
+def _numbers(argument: str, values: Any) -> FloatArray:
+    try:
+        return np.asarray(values, float)
+    except (TypeError, ValueError, OverflowError) as error:
+        said = "; give places, not names" if argument == "response_group" else ""
+        raise IbpoError(f"{argument}: needs an array of numbers: {error}{said}") from None
 
 
 def _mean(values: FloatArray) -> tuple[float, float]:

@@ -72,7 +72,7 @@ class OnlineRouter:
         ridge: How many outcomes m_g is worth.
 
     Raises:
-        IbpoError: Fewer than two response groups, or a number that is not above 0.
+        IbpoError: No response group, two of one name, or a number that is out of range.
 
     Example:
         >>> router = OnlineRouter(["short", "long"], num_features=1)
@@ -87,8 +87,8 @@ class OnlineRouter:
     def __init__(
         self, groups: Sequence[str], num_features: int, *, memory: float = 1000.0, ridge: float = 10.0
     ) -> None:
-        if not groups or len(set(groups)) < len(groups):
-            raise IbpoError("an online router needs response groups of different names")
+        if isinstance(groups, str) or not groups or len(set(groups)) < len(groups):
+            raise IbpoError("an online router needs a list of response groups of different names")
         if num_features < 1 or not memory > 1 or not ridge > 0:
             raise IbpoError(
                 f"an online router needs num_features >= 1, memory > 1 and ridge > 0; they are {num_features}, "
@@ -155,19 +155,21 @@ class OnlineRouter:
             request_id: As given to `predict`.
             response_group: The one that answered.
             reward: In any unit, the same always; None: not known (yet).
-            cost: None: not known (yet).
+            cost: At least 0; None: not known (yet).
 
         Returns:
             False if the request is not known (any more), or its reward was told before: nothing is learned twice.
 
         Raises:
-            IbpoError: An unknown response group, or a number that is not finite.
+            IbpoError: An unknown response group, a number that is not finite, or a cost below 0.
         """
         if response_group not in self._groups:
             raise IbpoError(f"request {request_id!r}: no response group {response_group!r}; known: {self.groups}")
         for name, value in (("reward", reward), ("cost", cost)):
             if value is not None and not math.isfinite(value):
                 raise IbpoError(f"request {request_id!r}: {name} is {value!r}; it must be a finite number")
+        if cost is not None and cost < 0:
+            raise IbpoError(f"request {request_id!r}: cost is {cost!r}; it must be at least 0")
         asked = self._requests.get(request_id)
         if asked is None:
             return False
@@ -228,6 +230,8 @@ class OnlineRouter:
                 )
             groups = {name: _Learned.from_state(self.num_features, row) for name, row in state["groups"].items()}
             self.num_outcomes = int(state["num_outcomes"])
+        except IbpoError:
+            raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise IbpoError(f"state: not one of OnlineRouter.state_dict: {error!r}; start anew without it") from None
         self._groups = {name: groups.pop(name, group) for name, group in self._groups.items()} | groups

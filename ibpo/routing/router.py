@@ -93,6 +93,8 @@ class Router:
         Raises:
             IbpoError: Something that is no prompt, a column of numbers that is missing, an endpoint that fails.
         """
+        if isinstance(prompts, str):
+            raise IbpoError("prompts: is one text; give a list of them, [prompt]")
         texts = [as_text(prompt) for prompt in prompts]
         weights = self.arrays
         embedded = self._embedded(texts)

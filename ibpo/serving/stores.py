@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from ibpo.errors import IbpoError
-from ibpo.serving.controller import QUOTA, Reservation, TokenBucket
+from ibpo.serving.controller import QUOTA, Reservation, StoreError, TokenBucket
 
 _VERSION = 3
 """The format of both stores: their keys and columns, `TokenBucket.state` and `Reservation.state` as JSON."""
@@ -121,7 +121,10 @@ class SqliteStore(SharedStore):
         about = json.dumps({"version": _VERSION, "budgets": self._budgets})
         try:
             self._connection = sqlite3.connect(self.path, timeout=timeout, isolation_level=None)
-            self._connection.execute("pragma journal_mode = wal")
+            others = {row[0] for row in self._connection.execute("select name from sqlite_master where type = 'table'")}
+            if others and "about" not in others:  # made first
+                raise sqlite3.DatabaseError(f"it has tables of something else ({', '.join(sorted(others))[:60]})")
+            self._use_wal(timeout)
             self._connection.execute("pragma synchronous = normal")
             self._connection.executescript(_TABLES)
             self._connection.execute("insert or ignore into about values ('book', ?)", (about,))
@@ -134,6 +137,18 @@ class SqliteStore(SharedStore):
                 f"{path}: holds accounts of version {found.get('version')!r} with budgets {found.get('budgets')!r}, "
                 f"not of version {_VERSION} with {self._budgets!r}; name another file, or bring back its budgets"
             )
+
+    def _use_wal(self, timeout: float) -> None:
+        """Write ahead. Where several processes begin with a new file at once, SQLite lets all but one fail unwaited."""
+        give_up = time.monotonic() + timeout
+        while True:
+            try:
+                self._connection.execute("pragma journal_mode = wal")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
+                    raise
+                time.sleep(0.01)
 
     def close(self) -> None:
         """Close the file."""
@@ -220,7 +235,7 @@ class SqliteStore(SharedStore):
         try:
             return self._connection.execute(statement, values)
         except sqlite3.Error as error:
-            raise IbpoError(f"{self.path}: the accounts cannot be used: {error}") from None
+            raise StoreError(f"{self.path}: the accounts cannot be used: {error}") from None
 
 
 class RedisStore(SharedStore):
@@ -249,10 +264,7 @@ class RedisStore(SharedStore):
             raise IbpoError("accounts in Redis need the package redis: pip install 'ibpo[redis]'") from None
         self._prefix, self._timeout = prefix, timeout
         self._failures = redis.RedisError
-        # A server that accepts and is silent would hold every decision for ever; of a lock's life half is left by then.
-        self._redis: Any = redis.Redis.from_url(
-            url, decode_responses=True, socket_timeout=SOCKET_SECONDS, socket_connect_timeout=SOCKET_SECONDS
-        )
+        where = _without_password(url)
         self._token = ""
         self._put: dict[str, Reservation] = {}
         self._popped: set[str] = set()
@@ -260,11 +272,27 @@ class RedisStore(SharedStore):
         self._forgotten: list[str] = []
         self._leases: dict[str, dict[str, Any] | None] = {}
         about = {"version": _VERSION, "budgets": self._budgets}
-        with self._errors():
-            self._redis.set(f"{prefix}:about", json.dumps(about), nx=True)
-            found = json.loads(self._redis.get(f"{prefix}:about"))
+        try:
+            # A server that accepts and is silent would hold every decision for ever; half a lock's life is left then.
+            self._redis: Any = redis.Redis.from_url(
+                url, decode_responses=True, socket_timeout=SOCKET_SECONDS, socket_connect_timeout=SOCKET_SECONDS
+            )
+            with self._errors():
+                self._redis.set(f"{prefix}:about", json.dumps(about), nx=True)
+                text = self._redis.get(f"{prefix}:about")
+        except StoreError as error:
+            raise IbpoError(f"{where}: {error}") from None
+        except (ValueError, TypeError):  # a port that is none, an option that there is not
+            raise IbpoError(
+                f"{where}: is no address that the package redis takes; write it as redis://:PASSWORD@127.0.0.1:6379/0, "
+                "with %2F for a / in the password"
+            ) from None
+        try:
+            found = json.loads(text)
+        except (ValueError, TypeError):
+            found = text
         if found != about:
-            raise IbpoError(f"{url}: keys {prefix}:* are accounts of {found!r}, not {about!r}; give another prefix")
+            raise IbpoError(f"{where}: keys {prefix}:* are accounts of {found!r}, not {about!r}; give another prefix")
 
     def close(self) -> None:
         """Close the connection."""
@@ -362,11 +390,13 @@ class RedisStore(SharedStore):
         return f"{self._prefix}:quota" if account.startswith(QUOTA) else f"{self._prefix}:account"
 
     def _lock(self) -> None:
+        self._unlock()  # of a server that was silent: it may have locked since, for nobody
         self._token = secrets.token_hex(16)
         give_up, wait = time.monotonic() + self._timeout, 0.0002
         while not self._redis.set(f"{self._prefix}:lock", self._token, nx=True, ex=LOCK_SECONDS):
             if time.monotonic() > give_up:
-                raise IbpoError(f"redis: no lock in {self._timeout:g} seconds; is another gateway stuck?")
+                self._token = ""
+                raise StoreError(f"redis: no lock in {self._timeout:g} seconds; is another gateway stuck?")
             time.sleep(wait)
             wait = min(2 * wait, 0.01)
 
@@ -383,7 +413,7 @@ class RedisStore(SharedStore):
         with self._redis.pipeline() as pipe:
             pipe.watch(f"{self._prefix}:lock")
             if pipe.get(f"{self._prefix}:lock") != self._token:
-                raise IbpoError("redis: the lock was lost before the decision was written; nothing was changed")
+                raise StoreError("redis: the lock was lost before the decision was written; nothing was changed")
             pipe.multi()
             for name, text in changed.items():
                 pipe.hset(self._place(name), name, text)
@@ -412,7 +442,18 @@ class RedisStore(SharedStore):
         try:
             yield
         except self._failures as error:
-            raise IbpoError(f"redis: {next(iter(str(error).splitlines()), type(error).__name__)}") from None
+            raise StoreError(f"redis: {next(iter(str(error).splitlines()), type(error).__name__)}") from None
+
+
+def _without_password(url: str) -> str:
+    """An address as it may be shown.
+
+    Example:
+        >>> _without_password("redis://gateway:secret@10.0.0.1:6379/0?password=secret")
+        'redis://10.0.0.1:6379/0'
+    """
+    scheme, _, rest = url.partition("?")[0].partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"
 
 
 def _decode(text: str) -> list[TokenBucket]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ibpo.data import files_below
+from ibpo.data import files_below, json_value
 from ibpo.errors import IbpoError
 
 
@@ -30,7 +30,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 if not line.strip():
                     continue
                 try:
-                    row = json.loads(line)
+                    row = json_value(line)
                 except (ValueError, RecursionError) as error:  # also an integer of more digits than Python converts
                     exact = isinstance(error, json.JSONDecodeError)
                     said = f"{error.msg} at column {error.colno}" if exact else str(error).partition(";")[0]

@@ -59,6 +59,11 @@ def load_given(data: DataConfig, kept: Sequence[str] = ()) -> tuple[Task, list[P
     if data.answer_after:
         more |= {"answer_after": data.answer_after, "marker_needed": True}
     if data.template:
+        if "{problem}" not in data.template:  # every prompt would be the same
+            raise IbpoError(
+                f"data.template: {data.template[:60]!r} does not hold {{problem}}, where the problem's text goes, "
+                "whatever its column is called; write it in"
+            )
         more["template"] = data.template
     if data.judge in get_args(JudgeName):
         more["judge"] = cast(JudgeName, data.judge)
@@ -190,7 +195,10 @@ def _constraints(
     if config.format:
         found.append(_format(response_groups))
     if config.script:
-        found.append(in_script(config.script.upper(), share=config.script_share))
+        try:
+            found.append(in_script(config.script, share=config.script_share))
+        except IbpoError as error:
+            raise IbpoError(f"constraints.script: {error}") from None
     if config.free_of:
         try:
             found.append(free_of(config.free_of))

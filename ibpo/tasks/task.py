@@ -8,6 +8,7 @@ proves itself where its own answers score 1 and slightly wrong ones 0.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -234,6 +235,8 @@ class Task:
 
 def _optional(names: Iterable[str], fields: dict[str, Any]) -> str:
     value = next((fields[name] for name in names if fields.get(name) is not None), "")
+    if isinstance(value, float) and not math.isfinite(value):  # how tables write that there is nothing
+        return ""
     return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
 
 

@@ -18,17 +18,21 @@ Letters: R responses, P prompts, T tokens of the longest response, D features.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 
+from ibpo.budget import budget_table, check_distinct, parse_budget
 from ibpo.errors import IbpoError
 from ibpo.responses import encode_groups
 from ibpo.training.budgets import read_budget
 from ibpo.training.lower_level import Batch, LowerLevel, Selection, weigh_prefix_and_completion
 from ibpo.types import ResponseGroup
 
+IMITATED = ("every_group", "chosen")
 REDUCTIONS = ("token_mean", "seq_mean_token_sum_norm")
 """SkyRL's `loss_reduction`s that can be undone, so that the loss is the sum over responses divided by P."""
 
@@ -39,7 +43,7 @@ class AllocatedAdvantages:
     Args:
         response_groups: Two or more; the first is the standard one.
         tokenizer: The policy's.
-        budget: As `IBPOConfig.budget`: `{"extended": 0.5}`, `{"tokens": 200}`.
+        budget: As `IBPOConfig.budget`: `{"extended": 0.5}`, `{"tokens": 200}`, `["extended=50%"]`; None: no budget.
         utility: Of `ibpo.training.lower_level.LowerLevel`; without features `group_mean` is the one.
         window: Batches over which the budget holds, and the gains are learnt.
         min_gain: Reward that leaving the standard group must promise; None: as `LowerLevel` has it.
@@ -50,7 +54,8 @@ class AllocatedAdvantages:
         seed: Of ties.
 
     Raises:
-        IbpoError: Groups that the tokenizer cannot tell apart, or a budget that cannot be read.
+        IbpoError: Groups that the tokenizer cannot tell apart, a budget that cannot be read, or another setting that is
+            out of range.
 
     Example:
         The second response of prompt "a" thinks and is right; half of the prompts may think.
@@ -77,7 +82,7 @@ class AllocatedAdvantages:
         response_groups: Sequence[ResponseGroup],
         tokenizer: Any,
         *,
-        budget: Mapping[str, Any],
+        budget: Mapping[str, Any] | Sequence[str] | None,
         utility: str = "group_mean",
         window: int = 32,
         min_gain: float | None = None,
@@ -87,6 +92,19 @@ class AllocatedAdvantages:
         balance_groups: bool = False,
         seed: int = 0,
     ) -> None:
+        for name, value, least in (
+            ("window", window, 1),
+            ("min_gain", 0 if min_gain is None else min_gain, 0),
+            ("prefix_loss_weight", prefix_loss_weight, 0),
+            ("completion_loss_weight", completion_loss_weight, 0),
+            ("seed", seed, 0),
+        ):
+            whole = name in ("window", "seed")
+            if not (isinstance(value, Integral if whole else Real) and least <= value < math.inf):
+                kind = "a whole number" if whole else "a finite number"
+                raise IbpoError(f"{name}: must be {kind} of at least {least}, got {value!r}")
+        if imitate_completions not in IMITATED:
+            raise IbpoError(f"imitate_completions: must be one of {', '.join(IMITATED)}, got {imitate_completions!r}")
         self.groups = encode_groups(response_groups, tokenizer)
         self._weights: dict[str, Any] = {
             "prefix_loss_weight": prefix_loss_weight,
@@ -97,7 +115,7 @@ class AllocatedAdvantages:
         }
         self.lower_level = LowerLevel(
             num_groups=len(response_groups),
-            budgets=read_budget(budget, self.groups.names, lambda column: None),
+            budgets=read_budget(_as_table(budget), self.groups.names, lambda column: None),
             utility=utility,
             window=window,
             min_gain=min_gain,
@@ -132,7 +150,7 @@ class AllocatedAdvantages:
         Raises:
             IbpoError: Arrays of different lengths, or a reward that is no number.
         """
-        if not len(prompt) == len(completion_ids) == len(reward):
+        if not 0 < len(prompt) == len(completion_ids) == len(reward):
             raise IbpoError(
                 f"{len(prompt)} prompts, {len(completion_ids)} responses and {len(reward)} rewards; give one of each "
                 "for every response"
@@ -143,6 +161,13 @@ class AllocatedAdvantages:
         if np.isinf(rewards).any():
             raise IbpoError("a reward is infinite; give numbers in [0, 1], or NaN where none applies")
         cut = np.zeros(len(prompt), bool) if truncated is None else np.asarray(truncated, bool)
+        if cut.shape != (len(prompt),):
+            raise IbpoError(f"truncated: needs one truth value for each of {len(prompt)} responses, got {cut.shape}")
+        if features is not None and (np.ndim(features) != 2 or len(features) != len(names)):
+            raise IbpoError(
+                f"features: need one row for each of {len(names)} prompts, in the order in which they come first, got "
+                f"shape {np.shape(features)}"
+            )
         group = np.array([self.groups.index_of(ids) for ids in completion_ids])
         batch = Batch(
             prompt=np.array([index[name] for name in prompt]),
@@ -170,6 +195,16 @@ class AllocatedAdvantages:
         """The inverse of `state`."""
         self.step = int(arrays["step"])
         self.lower_level.restore({name: value for name, value in arrays.items() if name != "step"})
+
+
+def _as_table(budget: Mapping[str, Any] | Sequence[str] | None) -> Mapping[str, Any]:
+    if budget is None or isinstance(budget, Mapping):
+        return budget or {}
+    if isinstance(budget, str) or not all(isinstance(text, str) for text in budget):
+        raise IbpoError(f"budget: needs entries like {{'extended': 0.5}}, or a list of texts, got {budget!r}")
+    budgets = [parse_budget(text) for text in budget]
+    check_distinct(budgets)
+    return budget_table(budgets)
 
 
 def allocate_skyrl(advantages: AllocatedAdvantages, batch: Any, *, loss_reduction: str, max_seq_len: int = 0) -> None:

@@ -128,6 +128,59 @@ def test_texts_are_ids_too():
     np.testing.assert_array_equal(np.concatenate([found.weight(i, i) for i in range(3)]), alone.weight)
 
 
+@pytest.mark.parametrize("name", ["q{}".format, lambda x: (x, "a"), int])
+def test_texts_break_ties_as_they_do_in_memory(name):
+    parts = [(np.tile([0.0, 1.0], 20), np.repeat(np.arange(20) + 20 * i, 2), np.tile([0, 1], 20)) for i in range(3)]
+    parts = [(u, [name(x) for x in p.tolist()], c) for u, p, c in parts]
+    found = allocate_partitions(range(3), parts.__getitem__, 0.3)
+    utility, cost = (np.concatenate([part[i] for part in parts]) for i in (0, 2))
+    alone = allocate(utility, [x for part in parts for x in part[1]], cost, 0.3)
+    np.testing.assert_array_equal(np.concatenate([found.weight(i, i) for i in range(3)]), alone.weight)
+
+
+def test_of_equal_responses_the_cheaper_one_is_taken_under_a_lower_bound():
+    parts = [
+        ([1.0, 1, 0, 0, 0, 0, 1, 1, 0], [0, 0, 0, 1, 1, 1, 2, 2, 2], [5.0, 5, 3, 5, 1, 2, 1, 4, 4]),
+        ([0.0, 0, 1, 1, 0, 1, 0, 0, 0], [3, 3, 3, 4, 4, 4, 5, 5, 5], [0.0, 3, 1, 1, 1, 1, 0, 1, 1]),
+    ]
+    found = check(parts, None, {"at_least": "7/6"})
+    assert found is not None and found.spent.tolist() == [1.5]
+
+
+@pytest.mark.parametrize(
+    ("budget", "at_least"),
+    [
+        ([None, 0.2], [500.0, None]),  # tokens that only extended responses spend, and too few of these
+        ([450.0, None], [None, 0.9]),
+        ([451.0, None], [450.9999, None]),  # no whole number of tokens
+    ],
+)
+def test_budgets_that_cannot_be_kept_together_are_named(budget, at_least):
+    parts = [
+        (np.arange(40.0), np.repeat(np.arange(20) + 20 * i, 2), np.array([[100, 900], [0, 1]]).repeat(20, 1))
+        for i in range(3)
+    ]
+    parts = [(u, p, np.tile([[100.0, 900.0], [0.0, 1.0]], 20)) for u, p, _ in parts]
+    utility, problem, cost = joined(parts)
+    with pytest.raises(InfeasibleBudget) as alone:
+        allocate(utility, problem, cost, budget, at_least=at_least)
+    with pytest.raises(InfeasibleBudget) as found:
+        allocate_partitions(range(3), parts.__getitem__, budget, at_least=at_least)
+    assert str(found.value) == str(alone.value)
+
+
+def test_a_problem_in_two_partitions_is_refused_though_its_choice_is_clear():
+    """No budget: every problem is settled when its partition is read, and nothing is solved together."""
+    first = ([0.0, 1.0] * 500, np.repeat(np.arange(500), 2), [0, 1] * 500)
+    second = (first[0], first[1] + 400, first[2])
+    for budget in (None, 0.9):
+        with pytest.raises(IbpoError, match=r"problem 4[0-9][0-9]: is in two partitions"):
+            allocate_partitions(range(2), [first, second].__getitem__, budget)
+    texts = [(u, [f"q{x}" for x in p.tolist()], c) for u, p, c in (first, second)]
+    with pytest.raises(IbpoError, match=r"problem 'q4[0-9][0-9]': is in two partitions"):
+        allocate_partitions(range(2), texts.__getitem__, None)
+
+
 def read_rows(seed, number):
     utility, problem, extended, _ = rows(np.random.default_rng([seed, number]), 500 * number, 500, 4, discrete=False)
     return utility, problem, extended

@@ -217,3 +217,23 @@ def test_order_of_rows_changes_no_bit(form, monkeypatch):
         assert first.weight[order].tolist() == second.weight.tolist()
         assert (first.objective, first.gap, first.rule) == (second.objective, second.gap, second.rule)
         assert first.price.tobytes() == second.price.tobytes() and first.spent.tobytes() == second.spent.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("utility", "problem", "cost", "budget", "at_least"),
+    [
+        ([-1.89, -1.06, -0.9, 0.6, -0.2], [0, 0, 0, 1, 0], [[1, 0, 1, 1, 0], [0, 1, 0, 0, 1]], [None, 0], None),
+        ([1.3, 1.81, 0], [0, 0, 0], [[1, 1, 1], [0, 1, 0]], [None, "0.52"], [1, 0]),
+        ([-0.86, 0.04, 0.6, -0.3], [0] * 4, [[5, 5, 4, 6], [0.5, 0.6, 1.0, 0.3]], [None, 0.4], None),
+    ],
+)
+def test_what_bounds_nothing_costs_nothing(utility, problem, cost, budget, at_least):
+    """Its price is 0, not what rounding leaves."""
+    found = allocate(utility, problem, cost, budget, at_least=at_least)
+    assert found.price[0] == 0.0 and found.price[1] > 0
+
+
+@pytest.mark.parametrize("share", [1, Fraction(1)])
+def test_a_share_between_two_that_can_be_had_is_refused(share):
+    with pytest.raises(InfeasibleBudget, match=r"at least 0\.285.*together with its budget.*costs 0\.0,"):
+        allocate([1.0], ["a"], [share], "3/7", at_least="2/7", choose="at_most_one")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ibpo.allocation import InfeasibleBudget, allocate
+from ibpo.allocation import InfeasibleBudget, allocate, limit
 from ibpo.errors import IbpoError
 
 FAST = 2_000
@@ -260,6 +260,47 @@ def test_bounds_that_cross_are_told_apart():
         InfeasibleBudget, match=r"of 1000000000000\.5 per problem.*costs 1000000000001\.0, over by 0\.5;"
     ):
         allocate([1, 1], [0, 1], [10**12, 10**12 + 2], 1_000_000_000_000.5)
+
+
+@pytest.mark.parametrize(
+    ("cost", "budget", "least", "index", "said", "nearest"),
+    [
+        # 1, 5 or 9 tokens: none of them is between 6 and 7, and the most that a budget of 7 leaves are 5.
+        ([1, 5, 9], "7", "6", 0, "together with its budget", 5.0),
+        ([0.2, 0.3, 0.71], "0.5", "0.5", 0, "together with its budget", 0.3),
+        ([[0, 1, 0], [1, 5, 9]], ["1", "7"], [None, "6"], 1, "together with budget 0 and its own", 5.0),
+        ([[0, 1, 0], [1, 5, 9]], ["0", None], [None, "10"], 1, "cannot be reached:", 9.0),
+        ([[0, 0, 1], [1, 5, 9]], ["0", None], [None, "6"], 1, "together with budget 0:", 5.0),
+        # Shares: of three problems one or two.
+        ([0, 1, 0, 1, 0, 1], "0.6", "0.4", 0, "together with its budget", 1 / 3),
+        ([Fraction(x) for x in (0, 1, 0, 1, 0, 1)], "0.6", "0.4", 0, "together with its budget", 1 / 3),
+    ],
+)
+def test_the_nearest_cost_between_two_bounds_is_one_that_can_be_had(cost, budget, least, index, said, nearest):
+    num_responses = np.shape(cost)[-1]
+    problem = [0] * 3 if num_responses == 3 else [0, 0, 1, 1, 2, 2]
+    with pytest.raises(InfeasibleBudget, match=said) as found:
+        allocate(range(num_responses), problem, cost, budget, at_least=least)
+    error = found.value
+    assert (error.budget_index, error.floor, error.nearest) == (index, True, pytest.approx(nearest, rel=1e-15))
+    floors = [error.nearest if k == index else None for k in range(len(least) if isinstance(least, list) else 1)]
+    allocate(range(num_responses), problem, cost, budget, at_least=floors)  # as the message says
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, list])
+def test_short_floats_are_the_decimals_that_they_print(kind):
+    """.7 in 32 bits is .699999988 as a Python float, of ten problems six, and .1 more than .1."""
+    budget = np.float32(0.7) if kind is list else np.array([0.7], kind)
+    assert allocate([0, 1] * 10, np.repeat(range(10), 2), [0, 1] * 10, budget).spent.tolist() == [0.7]
+    cost = [np.float32(x) for x in (0.1, 0.3, 0.2, 0.5)] if kind is list else np.array([0.1, 0.3, 0.2, 0.5], kind)
+    found = allocate([0, 1, 0, 2], [0, 0, 1, 1], cost, 0.4)
+    assert found.weight.tolist() == [0, 1, 0, 1] and found.spent.tolist() == [0.4]
+    assert limit(cost, [0, 0, 1, 1], at_most=0.4).cost.tolist() == [0.1, 0.3, 0.2, 0.5]
+
+
+def test_short_floats_of_many_digits_are_what_they_are():
+    cost = (np.arange(1, 5) / 3).astype(np.float32)
+    assert allocate([1, 1, 1, 1], range(4), cost, None).spent[0] == cost.astype(np.float64).mean()
 
 
 @pytest.mark.stress

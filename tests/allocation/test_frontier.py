@@ -1,6 +1,8 @@
 """The frontier against `allocate` at every breakpoint."""
 
 import math
+import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,5 +64,13 @@ def test_errors():
     curve = frontier(*instance(0))
     with pytest.raises(IbpoError, match="the cheapest allocation costs"):
         curve.at(curve.spent[0] - 0.5)
+    with pytest.raises(IbpoError, match=rf"costs {re.escape(repr(float(curve.spent[0])))} per problem"):
+        curve.at(-1)
+    wrong: Any = ("many", None, float("nan"), [5])
+    for budget in wrong:
+        with pytest.raises(IbpoError, match="budget: needs one number"):
+            curve.at(budget)
+    last = float(curve.spent[-1])
+    assert curve.at(str(last)) == curve.at(last)
     with pytest.raises(IbpoError, match="one cost"):
         frontier([1.0], [0], [[1.0], [2.0]])

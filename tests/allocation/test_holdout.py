@@ -1,6 +1,7 @@
 """Held-out values: honest where in-sample values are not."""
 
 from fractions import Fraction
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -174,3 +175,37 @@ def test_means_as_whole_numbers():
     numbers = whole(means, count, 0)
     assert numbers is not None and numbers[0].tolist() == [[[6, 9]]] and numbers[1] == 4
     assert whole(means, count, None) is None and whole(means, count * 0, 0) is None
+
+
+def test_what_a_held_out_value_is_asked_is_checked():
+    rows: Any = (
+        [0, 0, 1, 1] + [1] * 4,
+        ["hard"] * 4 + ["easy"] * 4,
+        ["low", "low", "high", "high"] * 2,
+        [1, 1, 9, 9] * 2,
+    )
+    questions: Any = (
+        ({"budgets": "20"}, "budgets: needs a list"),  # not the budgets 2 and 0
+        ({"budgets": 5}, "budgets: needs a list"),
+        ({"budgets": [5, None]}, r"budgets\[1\] is None"),
+        ({"budgets": [5, "x"]}, r"budgets\[1\] is 'x'"),
+        ({"budgets": [5], "against": [5, 6]}, "against: needs at most one for each of 1 budgets, got 2"),
+        ({"budgets": [5], "against": [np.array([0.5])]}, r"against\[0\]: needs weights .* for each of high, low"),
+        ({"budgets": [5], "against": [np.array([0.5, 0.9])]}, r"against\[0\]: needs weights that add up to 1"),
+        ({"budgets": [5], "against": ["x"]}, r"against\[0\] is 'x'"),
+        ({"budgets": [lambda reward, cost, count: np.zeros(2, int)]}, "a rule has to give whole numbers of shape"),
+        ({"budgets": [lambda reward, cost, count: np.full(reward.shape[:2], 2)]}, r"from -1 \(none\) to 1"),
+        ({"budgets": [5], "seed": -1}, "seed: must be at least 0"),
+        ({"budgets": [5], "num_splits": "3"}, "num_splits: must be at least 1"),
+        ({"budgets": [5], "extrapolate": True}, "extrapolate: problem easy, response group high: 2 responses"),
+    )
+    for asked, message in questions:
+        with pytest.raises(IbpoError, match=message):
+            holdout_value(*rows, **asked)
+    with pytest.raises(IbpoError, match=r"cost\[2\] is -9"):
+        holdout_value(rows[0], rows[1], rows[2], [1, 1, -9, 9] * 2, [5])
+    budgets: Any = iter([5])
+    [once] = holdout_value(rows[0], iter(rows[1]), iter(rows[2]), rows[3], budgets, num_splits=4)
+    assert once.reward == holdout_value(*rows, budgets=[5], num_splits=4)[0].reward == 1.0
+    cost, reward = cast(Any, [1, 9]), cast(Any, [0.5, 1])
+    assert random_mix(cost, reward, 5)[0].tolist() == [0.5, 0.5]

@@ -1,6 +1,7 @@
 """Budgets in an operator's terms."""
 
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,7 +69,46 @@ def test_bad_input_is_named():
         limit([1.0], [0, 1], at_most=1)
     with pytest.raises(IbpoError, match="needs a finite number"):
         limit([1.0], [0], at_most="many")
+    with pytest.raises(IbpoError, match="cost: needs one number per response, at least one"):
+        limit([], [], at_most=1)
     with pytest.raises(IbpoError, match="at least one"):
         stack([])
     with pytest.raises(IbpoError, match=r"at_least\[0\] is 2, above budget\[0\], 1"):
         allocate([1.0], [0], [1.0], 1, at_least=2)
+
+
+def test_a_slice_is_cut_by_truth_values_and_not_by_names():
+    """Names are all true, also the text "False", so that the bound would be on every problem."""
+    wrong: Any = ((["law", "code"], r"within\[0\] is 'law'"), (["False", "True"], r"within\[0\] is 'False'"))
+    for within, place in wrong:
+        with pytest.raises(IbpoError, match=place):
+            limit([1.0, 2.0], [0, 1], at_most=1, within=within)
+    with pytest.raises(IbpoError, match=r"within\[1\] is nan"):
+        limit([1.0, 2.0], [0, 1], at_most=1, within=[1, float("nan")])
+    assert limit([1.0, 2.0], [0, 1], at_most=1, within=[1, 0]).cost.tolist() == [1, 0]
+    once: Any = (x == 1 for x in (0, 1))
+    assert limit([1.0, 2.0], [0, 1], at_most=1, within=once).cost.tolist() == [0, 2]
+    with pytest.raises(IbpoError, match=r"domain\[1\] is nan"):
+        slices([1.0, 2.0], [0, 1], ["law", float("nan")], at_most=1)
+    with pytest.raises(IbpoError, match="domain: needs one per response, 2, got 1"):
+        slices([1.0, 2.0], [0, 1], ["law"], at_most=1)
+
+
+def test_limits_that_can_be_read_once_are_all_stacked():
+    problem: Any = iter(PROBLEM.tolist())
+    rows = slices(share(GROUP, "long"), problem, DOMAIN, at_most="1/2")
+    once: Any = iter(rows)
+    stacked = stack(once)
+    assert stacked["budget"] == [Fraction(2, 10), Fraction(3, 10)]
+    texts: Any = map(str, PROBLEM.tolist())
+    assert chosen(allocate(GAIN, texts, **stacked)) == [2, 3, 7, 8, 9]
+    with pytest.raises(IbpoError, match="of 1 and 20 responses"):
+        stack([*rows, limit([1.0], [0], at_most=1)])
+
+
+def test_columns_of_arrow_are_shares_too():
+    """What they hold is equal to no Python object, so that nothing would count in the budget."""
+    pyarrow: Any = pytest.importorskip("pyarrow")
+    cost = share(pyarrow.chunked_array([GROUP[:7], GROUP[7:]]), "long")
+    assert cost.tolist() == share(GROUP, "long").tolist() and cost.any()
+    assert chosen(allocate(GAIN, pyarrow.array(PROBLEM), cost, 0.3)) == [7, 8, 9]

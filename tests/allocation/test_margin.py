@@ -1,5 +1,7 @@
 """The reward margin."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -38,3 +40,12 @@ def test_bad_input_is_named(change, message):
     arguments = {"reward": REWARD, "problem": PROBLEM, "response_group": GROUP, **change}
     with pytest.raises(IbpoError, match=message):
         reward_margin(**arguments)
+
+
+def test_the_order_of_the_rows_changes_no_bit():
+    """Rewards that sum to the same are a tie between problems, which their ids break, not what rounding leaves."""
+    found = {
+        tuple(reward_margin([*low, 0.4], ["p"] * 4, ["low"] * 3 + ["high"])[[3]].tolist())
+        for low in itertools.permutations([0.8, 0.7, 0.6])
+    }
+    assert found == {(0.4 - (0.6 + 0.7 + 0.8) / 3,)}

@@ -12,6 +12,41 @@ from ibpo.answers.nodes import Unread, exact
 from ibpo.answers.reading import MAX_CHARACTERS, read
 
 SAME = r"""
+-5 | negative five
+-21 | minus twenty-one
+-\frac{2}{3} | minus two thirds
+-5 cm | minus 5 cm
+\frac{1}{2} | half
+-\frac{1}{2} | minus a half
+\frac{1}{3} | a third
+0.25 | P(X = 2) = 1/4
+0.25 | P(A|B) = 0.25
+5 | So, x = 5.
+5 | Therefore 5
+5 cm | $5$ cm
+x=2, y=3 | $x=2$ and $y=3$
+(1,2),(3,4) | $(1,2)$ and $(3,4)$
+x<2 or x>3 | $x<2$ or $x>3$
+5, 6 | $5, $6
+5 apples | **5** apples
+20°C | 20 degrees Celsius
+20 degrees Celsius | 20 Celsius
+68°F | 68 degrees F
+20^\circ | 20°C
+£5 | 5 pounds
+5 lb | 5 pounds
+6 boxes | 6 box
+5 | 5 times
+5 cup | 5
+9.8 m/s^2 | 9.8
+2 hours 30 minutes | 2 h 30 min
+5 | _5_
+120 | 10 \choose 3
+12345 | 12\!,\!345
+red | Red
+New York | new york
+red ball | the red ball
+equilateral triangle | An equilateral triangle
 3+2i | 3 + 2\cdot i
 3+2i | 3 + 2\mathrm{i}
 3+2i | 2i+3
@@ -147,6 +182,21 @@ y = 2x - 13 | 2x-13
 \frac{\pi}{4} | \tan^{-1}(1)
 """
 OTHER = r"""
+\{1,2\} | 1 day 2 hours
+(2, 30) | 2 hours 30 minutes
+\emptyset | (6,6)
+5 | negative five
+0.5 | P(X = 2) = 1/4
+5 cm | $5$ m
+$5, $6 | $5, $7
+20°C | 20 degrees Fahrenheit
+€5 | 5 pounds
+5 kg | 5 pounds
+5 | 6 times
+2 hours 30 minutes | 2 h 20 min
+AB | ab
+new york | new jersey
+5cup | 5
 5 | 3+2\mathrm{i}
 3-\mathrm{e} | 3+\mathrm{e}
 0.\overline{36} | 0.36

@@ -286,6 +286,7 @@ def test_a_part_with_nothing_to_choose_is_left_out_aloud(tmp_path):
         (["--budget", "high@level=3=0.5"], "--by COLUMN solves each part"),
         (["--budget", "high=0.5", "--budget", "high<=40%"], "high: is given twice"),
         (["--budget", "tokens=50"], "--budget tokens=50: a mean cost of 50 per problem cannot be kept"),
+        (["--budget", "tokens>=9999"], "--budget tokens>=9999: a mean cost of at least 9999 per problem cannot be"),
         (
             ["--budget", "high>=80%", "--budget", "tokens=300"],
             "--budget tokens=300: at least 831 tokens per problem are spent together with the other budgets; raise it",
@@ -589,3 +590,20 @@ def test_a_shown_column_that_differs_within_problems_hangs_on_no_order(tmp_path)
             assert part.shown is not None
             told.append([part.shown.tolist()[p] for p in order.tolist()])
     assert told[0] == told[1] == told[2] == told[3] and set(told[0]) == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [("allocate none.jsonl --out FILE", "cannot be written: File exists"),
+     ("allocate none.jsonl --out FILE/new", "cannot be written: Not a directory"),
+     ("report none.jsonl --out FILE", "cannot be written: File exists"),
+     ("simulate none.jsonl --budget extended=30% --out FILE/a.json", "cannot be written: Not a directory"),
+     ("calibrate none.jsonl --out FILE/a.json", "cannot be written: Not a directory"),
+     ("route score none.json none.jsonl --out FILE/a.json", "cannot be written: Not a directory")],
+)  # fmt: skip
+def test_where_nothing_can_be_written_is_said_before_any_reading(tmp_path, command, said):
+    (tmp_path / "file").write_text("kept")
+    words = [word.replace("FILE", str(tmp_path / "file")) for word in command.split()]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 2 and said in done.stderr and "there is no such file" not in done.stderr
+    assert (tmp_path / "file").read_text() == "kept"

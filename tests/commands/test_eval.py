@@ -330,6 +330,9 @@ def test_where_a_later_turn_is_cut_or_fails_the_first_response_stands_at_its_ful
     with chatting(answer) as log:
         result = run(task, log.url, out, "--also", "refine", "--engine", "max_retries=0")
         assert result.exit_code == 0, result.output
+        # Nothing but refused turns is left to ask: that is no dead server.
+        again = run(task, log.url, out, "--also", "refine", "--engine", "max_retries=0")
+        assert again.exit_code == 0 and f"{TOTAL // 2} later turns failed" in " ".join(again.stderr.split())
     said = " ".join(result.stderr.split())
     assert f"caution: {TOTAL // 2} later turns failed, the first: problem" in said and "maximum context length" in said
     rows = rows_of(out)
@@ -453,6 +456,7 @@ def test_a_local_model_keeps_the_samplers_contract_and_answers_greedily(tmp_path
             "--set data.judge=maths: 'maths' is none of math, exact, code, llm",
         ),
         (["--response-group", "cott"], "--response-group cott: no such response group"),
+        (["--temperature", "inf"], "--temperature inf: is no temperature"),
         (["--also", "chooses"], "--also chooses: "),
         (["--engine", "api_key_file=/absent"], "--engine api_key_file: /absent: cannot be read"),
     ],
@@ -660,6 +664,12 @@ def test_a_thought_beside_the_answer_is_the_tagged_response(task, tmp_path, fiel
     assert "does not open with '<think>\\n\\n</think>" in result.stderr
     standard = by_group["standard"]  # opens by a word, which these do not
     assert {row["answer"] for row in standard} == {None} and {row["reasoning"] for row in standard} == {"I count."}
+
+
+def test_a_bare_prompt_offers_no_response_group_to_open_like(task, tmp_path):
+    result, _ = told({"content": "", "reasoning": "It is @"}, "stop", task, tmp_path / "run")
+    assert "caution: responses: none of the 20 responses that ended gives an answer" in result.stderr
+    assert "its reader finds no answer" in result.stderr and "like no response group" not in result.stderr
 
 
 def test_an_answer_without_thought_is_read_where_thinking_is_off(task, tmp_path):

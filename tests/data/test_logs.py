@@ -1,5 +1,6 @@
 """Logs as the tools that people use write them: each fixture is read without an option, or with one."""
 
+import gzip
 import json
 import shutil
 import zipfile
@@ -859,3 +860,151 @@ def test_helms_originals_keep_their_statistics_beside_perturbed_instances(tmp_pa
     log = read_log(tmp_path)
     assert cells(log) == {(f"id{p}", "m"): (1, 90) for p in range(3)} and len(log.problem) == 3
     assert "3 left out: requests of perturbed instances, which are no other problems" in log.notes
+
+
+PLAIN = [
+    {"problem_id": p, "request_id": f"{p}{effort}", "effort": effort, "tokens": 5}
+    for p in "ab"
+    for effort in ("x", "y")
+]
+GIVEN = [{"request_id": row["request_id"], "reward": n % 2} for n, row in enumerate(PLAIN)]
+
+
+@pytest.mark.parametrize(
+    ("log", "table"),
+    [
+        ([{"Request ID" if x == "request_id" else x: y for x, y in row.items()} for row in PLAIN], GIVEN),
+        ([{**row, "reward": None} for row in PLAIN], GIVEN),
+        ([{**row, "reward": ""} for row in PLAIN], GIVEN),
+        (PLAIN, [{"RequestId": row["request_id"], "Reward": row["reward"]} for row in GIVEN]),
+    ],
+    ids=["capitals of the log", "an empty column", "an empty text", "capitals of the table"],
+)
+def test_joined_rewards_however_the_columns_are_written(tmp_path, log, table):
+    found = read_log(write_rows(tmp_path / "log.jsonl", log), join=[write_rows(tmp_path / "rewards.jsonl", table)])
+    assert found.reward.tolist() == [0, 1, 0, 1]
+
+
+def test_a_first_row_without_the_identifier_keeps_no_table_from_being_joined(tmp_path):
+    log = write_rows(tmp_path / "log.jsonl", [{"problem_id": "a", "error": "timeout"}, *PLAIN])
+    found = read_log(log, join=[write_rows(tmp_path / "rewards.jsonl", GIVEN)])
+    assert found.reward.tolist() == [0, 1, 0, 1] and "1 left out: failed requests" in found.notes
+
+
+def test_a_bad_row_of_a_joined_table_is_not_passed_over(tmp_path):
+    log, table = write_rows(tmp_path / "log.jsonl", PLAIN), write_rows(tmp_path / "rewards.jsonl", GIVEN)
+    table.write_text(table.read_text() + '{"request_id": "b')
+    with pytest.raises(LogError, match=r"rewards.jsonl, line 5: not JSON"):
+        read_log(log, join=[table])
+    assert len(read_log(log, join=[table], on_error="skip").bad_rows) == 1
+
+
+@pytest.mark.parametrize("name", ["rewards.jsonl", "a.jsonl"])
+def test_a_table_of_rewards_in_the_folder_of_a_plain_log(tmp_path, name):
+    write_rows(tmp_path / "log.jsonl", PLAIN)
+    write_rows(tmp_path / name, GIVEN)
+    assert read_log(tmp_path).reward.tolist() == [0, 1, 0, 1]
+    # Files that hold all of it are parts of the log.
+    whole = [{**row, "reward": 1} for row in PLAIN]
+    for part in ("log.jsonl", name):
+        write_rows(tmp_path / part, whole if part == name else whole[:2])
+    assert len(read_log(tmp_path).reward) == 6
+
+
+def test_a_packed_copy_beside_the_file_does_not_count_twice(tmp_path):
+    path = write_rows(tmp_path / "log.jsonl", [{**row, "reward": 1} for row in PLAIN])
+    (tmp_path / "log.jsonl.gz").write_bytes(gzip.compress(path.read_bytes()))
+    log = read_log(tmp_path)
+    assert len(log.reward) == 4 and "passed over, for it is a copy of log.jsonl: log.jsonl.gz" in log.notes
+    (tmp_path / "log.jsonl.gz").write_bytes(gzip.compress(path.read_bytes()[::-1])[:-9])
+    with pytest.raises(LogError, match=r"log.jsonl.gz: cannot be read"):
+        read_log(tmp_path)
+
+
+@pytest.mark.parametrize("packed", [".json", ".jsonl", ".ndjson"])
+def test_opentelemetry_files_by_the_names_that_the_collectors_examples_have(tmp_path, packed):
+    for name in ("otlp_traces", "otlp_logs"):
+        shutil.copy(LOGS / "otel" / f"{name}.jsonl", tmp_path / f"{name}{packed}")
+    check(cells(read_log(tmp_path)))
+    check(cells(read_log(tmp_path / f"otlp_traces{packed}")))
+
+
+def test_one_batch_of_spans_is_no_list_of_its_parts(tmp_path):
+    first = (LOGS / "otel" / "otlp_traces.jsonl").read_text().splitlines()[0]
+    (tmp_path / "traces.json").write_text(json.dumps(json.loads(first), indent=2))
+    assert rows_of(tmp_path / "traces.json")[0]["request_id"] == "chatcmpl-fixture-q1-low"
+
+
+def test_of_several_evaluations_of_a_span_one_is_the_reward(tmp_path):
+    """Whatever their order: the last one was taken, here in half of the spans another than in the rest."""
+
+    def event(name, value):
+        return {"name": "gen_ai.evaluation.result",
+                "attributes": {"gen_ai.evaluation.name": name, "gen_ai.evaluation.score.value": value}}  # fmt: skip
+
+    both = [event("right", 1), event("short", 0)]
+    spans = [
+        {"context": {"trace_id": "t", "span_id": f"s{n}"}, "events": both[:: 1 - 2 * (n % 2)],
+         "attributes": {"gen_ai.operation.name": "chat", "demo.problem": f"p{n // 2}", "demo.effort": "ab"[n % 2],
+                        "gen_ai.usage.output_tokens": 5}}
+        for n in range(4)
+    ]  # fmt: skip
+    path = write_rows(tmp_path / "spans.jsonl", spans)
+    log = read_log(path)
+    assert log.reward.tolist() == [1, 1, 1, 1]
+    assert "reward = evaluation right of right, short (--columns reward=NAME names another)" in log.notes
+    assert read_log(path, LogColumns(reward="short")).reward.tolist() == [0, 0, 0, 0]
+
+
+def test_evaluations_of_spans_without_a_response_id_are_told_apart(tmp_path):
+    """As the SDK's console exporter writes them by itself: all spans had the evaluation of the last one."""
+    spans = [
+        {"context": {"trace_id": "t", "span_id": f"0x{n}"},
+         "events": [{"attributes": {"gen_ai.evaluation.name": "right", "gen_ai.evaluation.score.value": float(n > 2)}}],
+         "attributes": {"gen_ai.operation.name": "chat", "demo.problem": f"p{n // 2}", "demo.effort": "ab"[n % 2],
+                        "gen_ai.usage.output_tokens": 5}}
+        for n in range(4)
+    ]  # fmt: skip
+    (tmp_path / "spans.json").write_text("".join(json.dumps(span, indent=4) + "\n" for span in spans))
+    assert read_log(tmp_path / "spans.json").reward.tolist() == [0, 0, 0, 1]
+
+
+def test_the_column_of_efforts_of_a_tools_log_can_be_named(tmp_path):
+    """It was taken away, and the advice of docs/logs.md refused."""
+    rows = [
+        {"input": "1 + 1 =", "output": "2", "score": 1.0, "step": 1, "effort": effort, "mode": "a"} for effort in "xy"
+    ]
+    path = write_rows(tmp_path / "1.jsonl", rows)
+    assert read_log(path, LogColumns(response_group="effort")).response_group == ["x", "y"]
+    assert read_log(path, LogColumns(response_group="mode")).response_group == ["a", "a"]
+
+
+def test_a_batch_that_was_written_as_a_list(tmp_path):
+    lines = (LOGS / "openai_batch" / "output.jsonl").read_text().splitlines()
+    (tmp_path / "output.json").write_text(json.dumps([json.loads(line) for line in lines]))
+    assert {row["response_group"] for row in rows_of(tmp_path / "output.json")} == {"low", "high"}
+
+
+def test_a_langfuse_row_without_the_score_does_not_get_another_one(tmp_path):
+    """The first score of each row was its reward, so that some had `kind` and others `right`."""
+    rows = [
+        {"id": str(n), "traceId": str(n), "type": "GENERATION", "metadata": {"problem": f"q{n}", "effort": "low"},
+         "usageDetails": {"output": 5}, "right": right, "kind": [1.0]}
+        for n, right in enumerate(([0.0], None, [1.0]))
+    ]  # fmt: skip
+    path = write_rows(tmp_path / "observations.jsonl", rows)
+    with pytest.raises(LogError, match="line 2, column 'reward': no value"):
+        read_log(path)
+    log = read_log(path, on_error="skip")
+    assert log.reward.tolist() == [0, 1] and "reward = score right of right, kind" in " ".join(log.notes)
+
+
+def test_a_sample_without_a_score_of_the_first_scorer_does_not_get_another_ones(tmp_path):
+    [path] = sorted((LOGS / "inspect" / "numeric").glob("*VH8*.json"))
+    document = json.loads(path.read_text())
+    for n, sample in enumerate(document["samples"]):
+        [score] = (sample.get("scores") or {"none": {"value": 0}}).values()
+        sample["scores"] = {"first": score, "second": score | {"value": 0.25}} if n else {"first": score}
+    document["samples"][1]["scores"].pop("first")
+    (tmp_path / "log.json").write_text(json.dumps(document))
+    assert 0.25 not in read_log(tmp_path / "log.json", on_error="skip").reward.tolist()

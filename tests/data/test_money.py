@@ -116,3 +116,23 @@ def test_every_command_that_reads_a_log_takes_prices(tmp_path):
     )
     said = CliRunner().invoke(app, ["allocate", str(log), "--budget", "money=3"])
     assert said.exit_code == 2 and "give a table of prices with --prices" in said.stderr
+
+
+@pytest.mark.parametrize(
+    ("columns", "money"),
+    [
+        ({"prompt_tokens": "1,297"}, 1297),  # 0 before, as all of these
+        ({"promptTokens": 100, "cachedTokens": 60}, 40 + 6),
+        ({"Prompt tokens": 100, "Cached Tokens": 60}, 40 + 6),
+        ({"input_tokens": 100, "cached_input_tokens": 60}, 40 + 6),
+        ({"input_tokens": 40, "cache_read_input_tokens": 60, "cache_write_tokens": 5}, 40 + 6 + 10),
+        ({"prompt_tokens": 100, "prompt_tokens_details": '{"cached_tokens": 60}'}, 40 + 6),
+        ({"uncached_input_tokens": 40, "cached_input_tokens": 60}, 40 + 6),
+        ({"cached_input_tokens": 60}, 6),
+        ({"prompt": "12", "input": "13"}, 0),
+    ],
+)
+def test_tokens_of_the_prompt_however_their_columns_are_written(tmp_path, columns, money):
+    rows = [{"id": 1, "effort": "low", "correct": 1, "tokens": 1000, **columns}]
+    log = read_log(write(tmp_path / "log.jsonl", rows), LogColumns(prices=prices("m")))
+    assert log.cost.tolist() == pytest.approx([money + 1])

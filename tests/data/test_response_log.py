@@ -271,3 +271,141 @@ def test_collecting_counts_no_response_of_several_turns(tmp_path):
     assert len(log.logged["p"]) == 3 and "3 left out: responses of several turns" in " ".join(log.notes)
     counted, _ = match_logged(log, ["low"], model="m", asked_with=None, by_model=False)
     assert len(counted["p"]) == 3
+
+
+def answered(right=True, **changes):
+    """A row of a log without rewards and tokens: a gold answer, and a text to judge and to count."""
+    row = {"id": "p", "effort": "low", "gold": "7", "completion": "It is 7." if right else "It is 8."}
+    return {name: value for name, value in (row | changes).items() if value is not ...}
+
+
+def judge(rows):
+    from ibpo.evaluation.importing import judge_rows
+
+    return judge_rows(rows)
+
+
+def test_a_row_without_the_text_that_is_counted_is_a_bad_row(tmp_path):
+    """It was a traceback: `KeyError: 'completion'`."""
+    rows = [answered(reward=1) for _ in range(250)] + [answered(reward=1, completion=...)]
+    for bad in (rows, [*rows[:250], answered(reward=1, completion=None)]):
+        path = write(tmp_path / "a.jsonl", lines(bad))
+        with pytest.raises(LogError, match=r"line 251: no completion, of which the characters are the cost here"):
+            read_log(path)
+        log = read_log(path, on_error="skip")
+        assert log.cost.tolist() == [8] * 250 and len(log.bad_rows) == 1
+
+
+def test_a_failed_request_does_not_hide_that_texts_can_be_counted(tmp_path):
+    rows = [answered(reward=None, completion=None, error="timeout"), answered(reward=1), answered(False, reward=0)]
+    log = read_log(write(tmp_path / "a.jsonl", lines(rows)))
+    assert log.cost.tolist() == [8, 8] and "1 left out: failed requests" in log.notes
+
+
+@pytest.mark.parametrize("column", ["completion", "response", "response_text"])
+def test_the_text_of_a_response_is_judged_whatever_its_column_is_called(tmp_path, column):
+    """All that is not called completion was judged as if nothing had been answered, and wrong."""
+    rows = [answered(**{"completion": ..., column: f"It is {said}."}) for said in (7, 8)]
+    log = read_log(write(tmp_path / "a.jsonl", lines(rows)), judge=judge)
+    assert log.reward.tolist() == [1, 0] and log.cost.tolist() == [8, 8]
+
+
+def test_what_cannot_be_judged_is_no_wrong_answer(tmp_path):
+    path = write(tmp_path / "a.jsonl", lines([answered(), answered(gold=None)]))
+    with pytest.raises(LogError, match="line 2: neither a reward nor a gold answer to judge by"):
+        read_log(path, judge=judge)
+    assert read_log(path, judge=judge, on_error="skip").reward.tolist() == [1]
+    failed = answered(completion="", tokens=0, error="timeout")
+    log = read_log(write(tmp_path / "b.jsonl", lines([answered(tokens=5), failed])), judge=judge)
+    assert log.reward.tolist() == [1] and "1 left out: failed requests" in log.notes
+    with pytest.raises(LogError, match="no completion or response_text or response to hold against gold"):
+        read_log(
+            write(tmp_path / "c.jsonl", lines([answered(completion=..., output="It is 7.", tokens=5)])), judge=judge
+        )
+
+
+@pytest.mark.parametrize("nothing", ["None", "nan", "null", "N/A", "-", "False", "0", 0, False, None, "", float("nan")])
+def test_what_tables_write_for_no_error_is_none(tmp_path, nothing):
+    rows = [{**ROWS[0], "error": nothing}, {**ROWS[1], "model": "m", "correct": None, "error": nothing}]
+    with pytest.raises(LogError, match="line 2, column 'correct': no value"):
+        read_log(write(tmp_path / "a.jsonl", lines(rows)))
+
+
+def test_failed_requests_are_left_out_of_parquet_too(tmp_path):
+    """Where all columns are plain only those that are read were looked at."""
+    rows = [{**row, "correct": 1.0, "tokens": 5, "error": None, "model": "m"} for row in ROWS]
+    failed = {**rows[0], "correct": None, "tokens": None, "error": "timeout"}
+    log = read_log(parquet_of(tmp_path / "a.parquet", [*rows, failed]))
+    assert len(log.reward) == 2 and "1 left out: failed requests" in log.notes
+
+
+@pytest.mark.parametrize(
+    ("texts", "costs"),
+    [
+        (["0,531", "1,297", "12,5"], [0.531, 1.297, 12.5]),  # 1297 before
+        (["1,297", "0,531"], [1.297, 0.531]),
+        (["1,297", "950"], [1297, 950]),
+        (["1,297,300", "1,297.5"], [1297300, 1297.5]),
+    ],
+)
+def test_a_comma_parts_the_same_in_all_rows_of_a_column(tmp_path, texts, costs):
+    rows = "".join(f"p;low;1,000;{text}\np;high;0,5;{text}\n" for text in texts)
+    log = read_log(write(tmp_path / "a.csv", f"id;effort;score;cost_usd\n{rows}"))
+    assert log.cost.tolist() == [cost for cost in costs for _ in "ab"]
+    assert log.reward.tolist() == [1, 0.5] * len(texts)
+
+
+def test_a_comma_that_parts_otherwise_further_down_is_refused(tmp_path):
+    rows = [{**ROWS[0], "tokens": "1,297"} for _ in range(300)] + [{**ROWS[0], "tokens": "0,5"}]
+    path = write(tmp_path / "a.jsonl", lines(rows))
+    with pytest.raises(LogError, match=r"line 301, column 'tokens': '0,5' has decimals behind its comma, but '1,297'"):
+        read_log(path)
+    assert read_log(path, on_error="skip").cost.tolist() == [1297.0] * 300
+
+
+def test_a_column_of_objects_names_nothing(tmp_path):
+    rows = [{"id": 1, "config": {"effort": effort}, "eval": {"correct": 1}, "usage": {"completion_tokens": 5}}
+            for effort in ("low", "high")]  # fmt: skip
+    log = read_log(write(tmp_path / "a.jsonl", lines(rows)))
+    assert log.response_group == ["low", "high"] and log.columns["response_group"] == "config.effort"
+
+
+def test_the_advice_to_divide_a_reward_that_is_divided_already(tmp_path):
+    with pytest.raises(LogError, match=r"--columns reward=points/100, or rescale"):
+        read_log(write(tmp_path / "a.jsonl", lines([{**ROWS[0], "points": 47}])), LogColumns(reward="points/10"))
+
+
+def test_objects_behind_one_another_in_a_json_file(tmp_path):
+    """A line each, with a separator that JSON takes for a letter, or over many lines, as consoles print them."""
+    rows = [{**row, "model": "m", "prompt": "a\u2028b"} for row in ROWS]
+    for indent in (None, 4):
+        text = "\n".join(json.dumps(row, indent=indent, ensure_ascii=False) for row in rows)
+        assert read_log(write(tmp_path / "a.json", text + "\n")).cost.tolist() == [10, 30.5]
+    with pytest.raises(LogError, match="not JSON: Extra data"):
+        read_log(write(tmp_path / "b.json", text + "\n{"))
+
+
+@pytest.mark.parametrize("num_rows", [2, 4000])  # read line by line, and by columns
+def test_half_of_a_character_is_a_question_mark(tmp_path, num_rows):
+    """Tools that count in UTF-16 cut texts there: no table, page or file took them, which was a traceback."""
+    rows = [
+        {"id": f"p{i}\ud83d", "effort": effort, "correct": i % 2, "tokens": 5, "text": "x" * 500 + "\ud83d"}
+        for i in range(num_rows)
+        for effort in ("low", "\ude42high")
+    ]
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    log = read_log(path, LogColumns(show="text"))
+    assert log.problem[:2] == ["p0?", "p0?"] and sorted(set(log.response_group)) == ["?high", "low"]
+    assert log.shown[0] == "x" * 500 + "?" and len(log.reward) == 2 * num_rows
+
+
+def test_collecting_counts_no_failed_request(tmp_path):
+    """One with an empty text was a wrong answer, one without tokens ended the reading."""
+    from ibpo.evaluation import read_prompt_log
+
+    rows = [answered(prompt="3 + 4 =", tokens=5)]
+    rows += [
+        answered(prompt="3 + 4 =", completion=text, tokens=n, error="timeout") for text, n in (("", 0), (None, None))
+    ]
+    assert len(read_prompt_log(write(tmp_path / "a.jsonl", lines(rows)), columns={}).logged["p"]) == 1

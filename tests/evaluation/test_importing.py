@@ -428,3 +428,54 @@ def test_a_demos_name_stands_before_its_policies(tmp_path):
     assert set(ways_of(tmp_path / "a", tmp_path / "b")["thinking"]) == {
         f"{demo}: raft, {how}" for demo in "ab" for how in ("sampled", "standard")
     }
+
+
+def test_failed_requests_are_no_wrong_answers(tmp_path):
+    """As in every other command: with a gold answer they were judged, and without one refused."""
+    failed = {"answer": ..., "completion": None, "tokens": None, "error": "timeout"}
+    rows = [row(), row(correct=0), row(correct=..., **failed)]
+    for gold in ({}, {"gold": "7"}):
+        found = read(write(tmp_path / "r.jsonl", [one | gold for one in rows]))
+        assert found.parts[""].reward.tolist() == [1, 0] and "1 left out: failed requests" in found.notes[0]
+    # An error beside an answer, or none in words, changes nothing.
+    found = read(write(tmp_path / "s.jsonl", [row(error="None"), row(correct=0, error="finished late")]))
+    assert len(found.parts[""].reward) == 2
+    with pytest.raises(IbpoError, match="neither a reward"):
+        read(write(tmp_path / "t.jsonl", [row(), row(correct=None, error="None")]))
+
+
+def test_columns_inside_of_objects_are_found_as_in_every_other_command(tmp_path):
+    rows = [
+        {"id": 1, "config": {"effort": effort}, "eval": {"correct": n}, "stats": {"output_tokens": 5 + n}}
+        for n, effort in enumerate(("low", "high"))
+    ]
+    responses = read(write(tmp_path / "r.jsonl", rows)).parts[""]
+    assert responses.configurations == ["low", "high"]
+    assert responses.reward.tolist() == [0, 1] and responses.tokens.tolist() == [5, 6]
+
+
+def test_a_comma_parts_the_same_in_all_rows(tmp_path):
+    rows = [row(tokens="1,297"), row(tokens="0,5")]
+    assert read(write(tmp_path / "r.jsonl", rows)).parts[""].tokens.tolist() == [1.297, 0.5]
+
+
+def test_one_metric_is_the_reward_of_all_rows(tmp_path):
+    """A BLEU of 0 is within [0, 1], that of the next row is not: wrong answers had the one, right ones the other."""
+    rows = [
+        lm_eval_row(doc_id=n, metrics=["bleu", "right"], bleu=bleu, right=right)
+        for n, (bleu, right) in enumerate([(0.0, 1.0), (34.5, 0.0), (0.5, 1.0)])
+    ]
+    name = "samples_trivia_2026-11-29T17-04-12.253678.jsonl"
+    path = write(tmp_path / name, rows)
+    assert read(path).parts["trivia"].reward.tolist() == [1, 0, 1]
+    with pytest.raises(IbpoError, match=r"no metric in .0, 1.; the row's metrics are bleu: name one with --metric"):
+        read(write(tmp_path / name, [lm_eval_row(metrics=["bleu"], bleu=34.5)]))
+
+
+def test_costs_may_be_divided_as_rewards_are(tmp_path):
+    rows = [row(tokens=500), row(tokens="1,500")]
+    found = read(write(tmp_path / "r.jsonl", rows), columns={"cost": "tokens/1000"})
+    assert found.parts[""].tokens.tolist() == [0.5, 1.5]
+    rows = [row(**{"right/2": 1, "tokens/2": 10})]  # which are called so
+    found = read(write(tmp_path / "s.jsonl", rows), columns={"cost": "tokens/2", "reward": "right/2"})
+    assert (found.parts[""].tokens.tolist(), found.parts[""].reward.tolist()) == ([10], [1])

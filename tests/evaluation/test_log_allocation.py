@@ -211,3 +211,34 @@ def test_what_is_said_of_a_choice_that_is_nearly_always_right(tmp_path):
     assert f"by {seen.mixture_gain:+.3f} (95 %:" in told
     [summary] = summarise_parts(tmp_path / "log.csv", None, [(part, found)], num_bad=0)["parts"]
     assert summary["budgets"][1]["held_out"]["reward"] == 1
+
+
+def test_all_that_is_spent_today_may_be_spent(tmp_path):
+    """Four tokens for three problems: 1x is 4/3, and not the float below it, of which only three could be spent."""
+    rows = [(1, 1, 2, 1, 0), (2, 1, 2, 0, 1), (3, 1, 1, 1, 1)]
+    text = "".join(f"{p},short,{rl},{low}\n{p},long,{rh},{high}\n" for p, low, high, rl, rh in rows)
+    found, said = read(tmp_path, "id,group,reward,cost\n" + text)
+    (part,) = found.parts
+    asked = [question for question in questions(["1x"]) if question.times == 1]
+    (answer,) = answer_questions(part, asked, holdout=False, num_splits=None, seed=0, say=said.append)
+    assert answer.allocation is not None and answer.allocation.objective == 3.0
+    assert answer.limits[0].at_most == Fraction(4, 3)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_ends_of_the_range_can_be_kept(tmp_path, seed):
+    """The cheapest response group keeps 0%range, whatever rounding does to means and to expected costs."""
+    rng = np.random.default_rng(seed)
+    num, repeats, digits = int(rng.integers(1, 8)), int(rng.integers(1, 3)), int(rng.choice([0, 2]))
+    text = "".join(
+        f"{p},{group},{rng.integers(2)},{round(float(rng.random() + 0.1) * times, digits) + 1}\n"
+        for p in range(num)
+        for group, times in (("short", 5), ("long", 9))
+        for _ in range(repeats)
+    )
+    found, said = read(tmp_path, "id,group,reward,cost\n" + text)
+    (part,) = found.parts
+    for budget in ("cost=0%range", "cost>=100%range", "cost=100%range", "cost>=0%range"):
+        asked = [question for question in questions([budget]) if question.times == 1]
+        (answer,) = answer_questions(part, asked, holdout=False, num_splits=None, seed=0, say=said.append)
+        assert answer.allocation is not None and answer.mixture is not None

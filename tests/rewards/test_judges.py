@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+from typing import Any, cast
+
 import pytest
 
 from ibpo.errors import IbpoError
-from ibpo.rewards.judges import (
+from ibpo.rewards import (
     GIVES_ANSWER,
     AtLeast,
     Candidate,
+    CodeJudge,
+    CommandJudge,
+    ExactJudge,
     Judgement,
     JudgePerTask,
+    MathJudge,
     MixtureOfJudges,
     Rule,
     free_of,
@@ -20,8 +28,8 @@ from ibpo.rewards.judges import (
 from ibpo.types import Problem
 
 
-def candidate(completion, answer: str | None = "1", *, finish_reason="stop", task="", gold="1"):
-    problem = Problem(problem_id="p", prompt="q", answer=gold, info={"task": task})
+def candidate(completion, answer: str | None = "1", *, finish_reason="stop", task="", gold: Any = "1", info=None):
+    problem = Problem(problem_id="p", prompt="q", answer=gold, info=info or {"task": task})
     return Candidate(problem=problem, completion=completion, predicted_answer=answer, finish_reason=finish_reason)
 
 
@@ -54,6 +62,15 @@ def test_rewards_are_averaged_and_violations_do_not_change_them():
     assert [j.violations for j in judged] == [(), ("language",), ("safety",), ("no answer",)]
     assert [j.imitable for j in judged] == [True, False, False, False]
     assert judged[1].reason.startswith("exact: compared; style: always 0.5; violates language: ")
+
+
+def test_constraints_of_one_name_all_count():
+    """The last of a name was the only one: what the first forbids was imitated."""
+    constraints = [free_of(["secret"]), free_of(["zzz"]), in_script("latin"), in_script("LATIN", share=0.1)]
+    mixture = MixtureOfJudges(rewards={"exact": Exact()}, constraints=constraints)
+    [judged] = mixture.judge([candidate("a secret хорошо")])
+    assert judged.violations == ("safety", "language") and judged.reward == 1.0
+    assert "holds 'secret'" in judged.reason and "are LATIN, at least 95 %" in judged.reason
 
 
 def test_truncated_responses_are_not_judged_but_marked():
@@ -115,6 +132,17 @@ def test_each_task_has_its_judge_and_the_order_is_kept():
     [
         (lambda: MixtureOfJudges(rewards={}), "at least one that gives the reward"),
         (lambda: free_of(["("]), r"safety: '\(' is no regular expression"),
+        (lambda: free_of("rm -rf"), "safety: 'rm -rf' is one pattern; give a list of them"),  # not each of its letters
+        (lambda: in_script("english"), "language: no letter is of the script 'ENGLISH'"),
+        (lambda: in_script("LATIN", share=95), "language: share is 95; it must be above 0 and at most 1"),
+        (lambda: ExactJudge().judge([candidate("", "7", gold=7)]), "an answer is 7, of type int; give its text"),
+        (lambda: MathJudge()("7", cast(Any, 7)), "an answer is 7, of type int; give its text"),
+        (lambda: MathJudge(num_workers=-1), "num_workers: must be at least 1"),  # whose pairs would never be judged
+        (lambda: CodeJudge(isolate=False, num_workers=0), "num_workers: must be at least 1"),
+        (
+            lambda: CodeJudge(isolate=False).judge([candidate("x = 1", info={"cases": "[]"})]),
+            r"problem p: info\['cases'\] needs a list",
+        ),
     ],
 )
 def test_errors(build, message):
@@ -132,3 +160,9 @@ def test_a_rule_sees_one_candidate_at_a_time():
     seen = []
     rule = Rule(name="r", check=lambda c: seen.append(c.completion))
     assert rule.violations([candidate("a"), candidate("b")]) == [None, None] and seen == ["a", "b"]
+
+
+def test_a_reason_may_hold_a_separator_of_unicode():
+    said = [sys.executable, "-c", 'print(\'{"reward": 1, "reason": "one\\u2028two"}\')']
+    [judgement] = CommandJudge(shlex.join(said)).judge([candidate("1")])
+    assert (judgement.reward, judgement.reason) == (1.0, "one\u2028two")

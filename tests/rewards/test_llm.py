@@ -130,6 +130,27 @@ def test_the_cache_is_bounded():
         assert [j.reward for j in judge.judge([candidate(str(i)) for i in range(5)])] == [1.0] * 5
 
 
+def test_a_model_that_takes_neither_max_tokens_nor_a_temperature_judges():
+    def reasons(body, number):
+        if "max_tokens" in body:
+            raise Fault(400, "'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.")
+        if body.get("temperature", 1) != 1:
+            raise Fault(400, "'temperature' does not support 0.0 with this model. Only the default is supported.")
+        return f"{mark_of(body)} 1", "stop"
+
+    [judgement], log = judged(reasons, max_tokens=99)
+    assert judgement.reward == 1.0 and log.requests[-1]["max_completion_tokens"] == 99
+    [first, second], log = judged(reasons, [candidate("a"), candidate("b")])
+    assert first.reward == second.reward == 1.0
+
+
+def test_a_grade_that_was_cut_off_is_none():
+    """Of 10 only the first digit may be there."""
+    said = [("%s 1", "length"), ("%s 10", "stop")]
+    [judgement], log = judged(lambda body, n: (said[n - 1][0] % mark_of(body), said[n - 1][1]), scale=10)
+    assert judgement.reward == 1.0 and len(log.requests) == 2
+
+
 def test_errors_of_the_server_and_of_the_settings():
     def refuse(body, number):
         raise Fault(401, "no")

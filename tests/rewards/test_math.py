@@ -196,6 +196,25 @@ def test_a_sum_in_another_order_is_the_same(judge):
     assert judge(r"\sum_{k=0}^{n} F_{n-k} F_k", r"\sum_{k=0}^{n} F_k F_{n-k}") == 1.0
 
 
+@pytest.mark.parametrize(
+    ("predicted", "gold"),
+    [
+        (r"\left(\frac{1}{2}\right)^{2018}", r"\frac{1}{2^{2018}}"),
+        (r"1 - \left(\frac{364}{365}\right)^{253}", "1-(364/365)^{253}"),
+        (r"\frac{10!}{3!(10-3)!}", "120"),
+        ("(2)(3)!", "12"),
+        ("(n+10)!", "(10+n)!"),
+    ],
+)
+def test_powers_of_numbers_and_factorials_of_small_ones_are_not_costly(judge, predicted, gold):
+    assert judge(predicted, gold) == judge(gold, predicted) == 1.0
+
+
+@pytest.mark.parametrize("answer", ["(x+1)^{200}", "(9!)!", "(99*99)!", "((99)(99))!", "((2)^{999})^{999}"])
+def test_costly_brackets_stay_unread(answer):
+    assert is_hostile(answer)
+
+
 def test_a_hostile_gold_is_matched_verbatim_only(judge):
     assert judge("10^{10^{10}}", "10^{10^{10}}") == 1.0
     assert judge("10", "10^{10^{10}}") == 0.0

@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from ibpo.rewards.math_worker import choice_in, found_in, same_pieces
+from ibpo.rewards.math import is_hostile
+from ibpo.rewards.math_worker import choice_in, equal, found_in, same_pieces
 
 ANSWERS = r"""
 x+1 | \frac{1}{2} | (1, 2]\cup[3,\infty) | \{1,2,3\} | x=2, y=3 | 1,234 | 3,4 | 2\sqrt{3}i | x^{2 | }{ | a < b < c
@@ -56,6 +57,16 @@ def test_the_answer_of_a_text(text, answer):
 def test_the_letter_of_a_choice():
     said = ["I think the correct answer is C", "It's not A, so it's B", "D. it can't be A or B", "no letter"]
     assert [choice_in(text) for text in said] == ["C", "B", "D", ""]
+
+
+@pytest.mark.parametrize("said", ["C: 12 cm", "(C): 12", r"\text{C. 12}", "**(C)** 12 cm", "**C**, since 2 + 2 = 4"])
+def test_a_choice_with_what_it_stands_for(said):
+    assert equal(said, "C") and not equal(said, "B") and not is_hostile(said)
+    assert equal("C", said)
+
+
+def test_a_ratio_is_no_choice():
+    assert not equal("A: B", "A") and equal("A:B", "A:B")
 
 
 def test_what_cannot_be_read_is_written_alike():

@@ -63,7 +63,9 @@ def test_what_an_answer_shows():
     assert read_shown(texts=["It is 1/2", "Thus 0.5"], answers=["1/2", "0.5"])["agree"] == 1
     assert read_shown(texts=["It is 7", "Thus $8"])["agree"] == 0
     assert read_shown(answers=[None, None])["agree"] == 0
-    assert read_shown(logprob=float("nan"), failed=True) == {"failed": 1.0}
+    assert read_shown(logprob=float("nan"), failed=True, tokens=float("nan")) == {"failed": 1.0}
+    with pytest.raises(IbpoError, match="need lists"):
+        read_shown(texts="I'm sorry, but no.")  # not 18 texts of a letter each
 
 
 def test_a_csv_shows_what_json_lines_show(tmp_path):

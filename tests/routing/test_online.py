@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -136,8 +137,13 @@ def test_costs_follow_and_outcomes_count_once_in_any_order():
     for bad in ({"reward": float("nan")}, {"cost": float("inf")}):
         with pytest.raises(IbpoError, match="finite"):
             router.learn("6", "long", **bad)
+    with pytest.raises(IbpoError, match="cost is -5; it must be at least 0"):
+        router.learn("6", "long", cost=-5)
     with pytest.raises(IbpoError, match="no response group"):
         router.learn("6", "huge", reward=1.0)
+    for groups in ([], ["long", "long"], "long"):
+        with pytest.raises(IbpoError, match="a list of response groups of different names"):
+            OnlineRouter(groups, 1)
 
 
 def test_the_state_goes_through_json():
@@ -149,7 +155,7 @@ def test_the_state_goes_through_json():
     # Weights are solved anew when they have faded by a hundredth.
     for ours, theirs in zip(other.predict("x", [1, 1], **asked), router.predict("x", [1, 1], **asked), strict=True):
         assert ours == pytest.approx(theirs, rel=0.01)
-    with pytest.raises(IbpoError, match="features"):
+    with pytest.raises(IbpoError, match=r"^state: of version 2 with 2 features, not 3"):
         OnlineRouter(GROUPS, 3).load_state(router.state_dict())
 
 
@@ -195,6 +201,10 @@ def test_off_policy_values_are_those_of_the_candidate():
     assert 1 < found.effective_size <= 6000
     with pytest.raises(IbpoError, match="above 0"):
         evaluate_off_policy([0], [1.0], [0.0], np.array([[1.0, 0.0]]))
+    wrong: Any = (["long"], [float("nan")], [2])
+    for group in wrong:
+        with pytest.raises(IbpoError, match=r"response.group"):
+            evaluate_off_policy(group, [1.0], [0.5], np.array([[0.0, 1.0]]))
     with pytest.raises(IbpoError, match="explore more"):
         evaluate_off_policy([0], [1.0], [1.0], np.array([[0.0, 1.0]]))
 

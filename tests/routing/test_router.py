@@ -125,6 +125,11 @@ def test_the_file_keeps_every_bit(tmp_path):
     assert found.source["num_problems"] == 40
     gain, cost = found.scores(["short?"])
     assert gain.shape == cost.shape == (1, 2)
+    assert found.scores([]).gain.shape == (0, 2)
+    with pytest.raises(IbpoError, match="prompts: is one text; give a list"):
+        found.scores("short?")  # not six of one letter each
+    for one, other in zip(found.scores(["cut \ud83d off"]), found.scores(["cut ? off"]), strict=True):
+        assert one.tolist() == other.tolist()  # half of a character, as JSON may hold it
     assert gain[0, 0] == 0.0
     assert (cost > 0).all()
     single = np.vstack([found.scores([prompt]).gain for prompt in table.prompts[:5]])
@@ -452,3 +457,22 @@ def test_a_third_of_thirty_problems_are_ten(tmp_path):
     third, two = evaluate_router(table, asked, score_unseen(table), draws=10, num_splits=4)
     assert third["share"]["large"] * 30 == 10 and two["share"]["large"] * 30 == 20
     assert third["oracle_unseen"] == pytest.approx(1 / 3) and two["oracle_unseen"] == pytest.approx(2 / 3)
+
+
+def test_prompts_and_numbers_are_those_of_the_part(tmp_path):
+    """Numbers were means over the rows of all parts, and prompts of another part were refused."""
+    rows = [
+        {**row, "model": model, "hard": n % 3 + 100 * (model == "n"), "Prompt": f"{row['prompt']} {model}"}
+        for n, row in enumerate(log_rows(12)) for model in "mn"
+    ]  # fmt: skip
+    for row in rows:
+        del row["prompt"]
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    table = read_routed_log(path, columns=LogColumns(by="model"), numbers=["hard"], part="m")
+    assert max(table.numbers["hard"]) < 3 and table.prompts[0].endswith(" m")
+
+
+def test_the_output_is_looked_at_before_any_fitting(tmp_path):
+    arguments = ["route", "fit", str(tmp_path / "none.jsonl"), "--out", str(tmp_path)]
+    assert "is a folder; name a file in it" in CliRunner().invoke(app, arguments).stderr

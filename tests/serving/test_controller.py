@@ -371,6 +371,10 @@ def test_bad_requests_change_nothing():
         with pytest.raises(IbpoError, match=message):
             controller.decide(options, request_id="a", now=0.0)
         assert json.dumps(controller.state_dict()) == before
+    for count in (0, -1, 1.5):  # -1 brought the budget what a request costs
+        with pytest.raises(IbpoError, match="num_requests is"):
+            controller.decide(two(1.0), request_id="a", now=0.0, num_requests=count)  # pyright: ignore[reportArgumentType]
+        assert json.dumps(controller.state_dict()) == before
     controller.decide(two(1.0), request_id="a", now=0.0)
     for actual, message in (({"token": 1.0}, "no such budget"), ({"tokens": math.nan}, "finite")):
         with pytest.raises(IbpoError, match=message):
@@ -387,12 +391,18 @@ def test_bad_requests_change_nothing():
         ({"budget": {"x": {}}}, "no mean"),
         ({"budget": {"x": {"mean": "a"}}}, "must be a number"),
         ({"budget": {"x": {"mean": 1, "maen": 2}}}, "unknown field 'maen'"),
+        ({"budget": {"x": {"mean": 1, "name": "money"}}}, "unknown field 'name'"),  # which was left without effect
         ({"budget": {"x": {"mean": 1, "carry": 2}}}, "carry is called burst now"),
         ({"budget": {"x": {"mean": 1, "cushion": 2}}}, "cushion is called overcommit now"),
         ({"budget": {"long": "30 percent"}}, "budget.long: .* is no amount"),
         ({"budget": {"long>=": "30%"}}, "at_least in --plan"),
         ({"budget": TOKENS, "fair_share": 2}, "fair_share"),
         ({"budget": TOKENS, "tenant": {"a": {"at_least": {"token": 2}}}}, "no budget 'token'"),
+        (
+            {"budget": {"long": "30%"}, "tenant": {"a": {"at_least": {"long": 20}}}},
+            r"tenant 'a', at_least: long is 20\.0; a share of requests must be in \[0, 1\]",
+        ),
+        ({"budget": {"long": "30%"}, "slice": {"a": {"at_most": {"long": 1.1}}}}, "slice 'a', at_most: long is 1.1"),
         ({"budgets": TOKENS}, "unknown field 'budgets'"),
         (
             {"budget": TOKENS, "slice": {"a": {"at_least": {"tokens": 2}, "at_most": {"tokens": 1}}}},

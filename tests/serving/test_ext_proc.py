@@ -15,8 +15,9 @@ from ibpo.errors import IbpoError
 from ibpo.serving.controller import ServingPolicy
 from ibpo.serving.gateway.ext_proc import ExtProc
 from ibpo.serving.gateway.ext_proc_messages import SERVICE, ProcessingRequest, ProcessingResponse
-from ibpo.serving.gateway.server import Service
+from ibpo.serving.gateway.server import Service, running
 from ibpo.serving.gateway.settings import build_settings
+from ibpo.serving.gateway.telemetry import RequestLog
 from tests.serving.world import GROUPS, HASHED, KEYS, SHARE, TOKENS, call
 
 CHAT = {":method": "POST", ":path": "/v1/chat/completions", "content-type": "application/json"}
@@ -265,6 +266,46 @@ def test_without_upstream_the_http_door_shows_pages_only(world):
     status, _, data = call(f"{url}/v1/chat/completions", BODY)
     assert status == 404 and b"no_upstream" in data
     assert Envoy(world, gateway).play(*asked())[1].request_body.response.body_mutation.body
+
+
+def test_both_doors_are_closed_at_once(world, tmp_path):
+    """While a call of Envoy's came to its end the other door stayed open, and then requests had as long once more."""
+    tables = {"model": [{"name": "*", "response_group": GROUPS}], "limits": {"drain_seconds": 20}}
+    settings, policy = build_settings(tables, "t"), ServingPolicy.from_dict(TOKENS)
+    made = Service(settings=settings, policy=policy, port=0, ext_proc="127.0.0.1:0")
+    answer = json.dumps({"choices": [{"message": {"content": "w"}}], "usage": USAGE}).encode()
+
+    async def run():
+        process = running(made, RequestLog(None))
+        gateway, port = await process.__aenter__()
+        async with grpc.aio.insecure_channel(gateway.ext_proc) as channel:
+            stream = channel.stream_stream(
+                f"/{SERVICE}/Process",
+                request_serializer=ProcessingRequest.SerializeToString,
+                response_deserializer=ProcessingResponse.FromString,
+            )()
+            for message in asked():
+                await stream.write(message)
+                await stream.read()
+            ending = asyncio.ensure_future(process.__aexit__(None, None, None))
+            refused = False
+            for _ in range(100):
+                await asyncio.sleep(0.02)
+                try:
+                    _, writer = await asyncio.open_connection("127.0.0.1", port)
+                    writer.close()
+                except ConnectionRefusedError:
+                    refused = True
+                    break
+            was_open = not ending.done()
+            for message in (headers("response_headers", JSON_ANSWER), body("response_body", answer)):
+                await stream.write(message)
+                await stream.read()
+            await stream.done_writing()
+            await asyncio.wait_for(ending, 20)
+        return refused, was_open, gateway.governor.controller._store.accounts["total"][0].spent
+
+    assert world.run(run()) == (True, True, 7)
 
 
 def test_an_address_in_use_is_said(tmp_path, world):

@@ -72,6 +72,32 @@ def test_a_clock_that_is_set_ends_nothing_and_keeps_nothing(world, tmp_path, mon
     assert settled(state) == (4, extended + 1, 0.0)
 
 
+@pytest.mark.parametrize("jump", [40 * 24 * HOUR, -40 * 24 * HOUR])
+def test_a_clock_that_is_set_gives_no_session_its_total_anew(world, monkeypatch, jump):
+    """Forward by 40 days and back: nobody had been idle, and what the session and the day had spent was forgotten."""
+    clock = {"set": 0.0}
+    monkeypatch.setattr(
+        async_controller,
+        "time",
+        types.SimpleNamespace(time=lambda: time.time() + clock["set"], monotonic=time.monotonic),
+    )
+    tables = {"session": {"tokens": 600, "idle_seconds": 60}, "calendar": {"day": {"tokens": 1000}}}
+    upstream = world.upstream()
+    gateway, url, _ = world.gateway(upstream.url, plan={}, tables=tables, upstream={"total_seconds": 10})
+    controller = gateway.governor.controller
+
+    def ask():
+        headers = call(f"{url}/v1/chat/completions", BODY, {"x-ibpo-session": "run"})[1]
+        return headers["x-ibpo-session-left"], headers["x-ibpo-calendar-left"]
+
+    assert ask() == ("tokens=550", "day tokens=950")
+    clock["set"] = jump
+    world.run(controller._run(controller._forget))
+    clock["set"] = 0.0
+    world.run(controller._run(controller._forget))
+    assert ask() == ("tokens=500", "day tokens=900")
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="limits of another process need Linux")
 def test_a_full_disk_costs_nobody_the_answer_and_nothing_that_was_booked(world, tmp_path):

@@ -214,3 +214,23 @@ def test_what_answers_show():
     assert read_answer([tools], read_request(b'{"messages": []}'), 3)["refused"] == 0.0
     text = {"choices": [{"text": "7", "logprobs": {"token_logprobs": [None, -2.0, -4.0]}}]}
     assert read_answer([text], read_request(b'{"prompt": "q"}', "completions"), 1)["logprob"] == -3.0
+
+
+def test_a_session_that_cannot_be_read_costs_no_first_answer(world, tmp_path):
+    """It was refused once its first answer had been generated, and nobody was charged."""
+    upstream = scripted(world.upstream())
+    gateway, url, _ = world.gateway(
+        upstream.url, plan=PLAN, router=fitted(tmp_path), tables={"session": {"tokens": 600}}
+    )
+    body = {"messages": [{"role": "user", "content": "easy"}]}
+    for headers in (
+        {"x-ibpo-session": "a", "x-ibpo-session-budget": "tokens=many"},
+        {"x-ibpo-session-budget": "tokens=5"},
+        {"x-ibpo-session": "a" * 300},
+    ):
+        ((status, _, data),) = bulk(world, url, [headers], body=body)
+        assert status == 400 and b"header x-ibpo-session" in data
+    assert upstream.requests == []
+    ((status, headers, _),) = bulk(world, url, [{"x-ibpo-session": "a"}], body=body)
+    assert status == 200 and headers["x-ibpo-session-left"] == "tokens=590"
+    assert world.snapshot(gateway)["budgets"][0]["spent"] == 10

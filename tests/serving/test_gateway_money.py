@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from ibpo.errors import IbpoError
 from ibpo.prices import Price, TokenUse
+from ibpo.serving.gateway.learning import Learner
 from ibpo.serving.gateway.money import Biller, conversation_of, measure_prompt, read_prompt
 from ibpo.serving.gateway.openai_request import Api, check_request
 from ibpo.serving.gateway.settings import build_settings
+from ibpo.serving.stores import SqliteStore
 from tests.serving.world import GROUPS, QUICK, bulk, call, groups_of
 
 PRICE = {"input": 2.0, "cached_input": 0.2, "output": 10.0, "reasoning": 20.0}
@@ -280,3 +283,29 @@ def test_turns_that_name_the_answer_before_are_one_conversation(world, stream):
     # The reserve covers what the upstream keeps, too.
     assert biller.limit(bill, model, model.response_group[0], 100, 0) > BILLED.of(TokenUse(input=40_000, output=100))
     assert biller.begin(request, {}, "another tenant", 0.0).conversation == ""
+
+
+@pytest.mark.parametrize(
+    "damaged", [{"ratios": 5}, {"thinking": {"m/standard": [1]}}, {"responses": [1]}, {"chats": {"caches": 5}}, []]
+)
+def test_a_state_of_something_else_stops_no_gateway(world, tmp_path, damaged):
+    """What a process had learned of prompts is learned anew, and the log says so; it ended with a traceback."""
+    state = str(tmp_path / "book.sqlite")
+    with SqliteStore(state, ["money"]) as store:
+        store.save_state("one biller", damaged or {"ratios": []})
+    upstream = world.upstream()
+    _, url, rows = world.gateway(
+        upstream.url, plan=MONEY, model={"price": PRICE}, upstream=QUICK, state=state, name="one"
+    )
+    (said,) = [row["message"] for row in rows() if row["event"] == "store"]
+    assert "start anew without it" in said
+    assert [status for status, _, _ in bulk(world, url, [{}])] == [200]
+
+
+@pytest.mark.parametrize("damaged", [{"level": 5}, {"level": ["a", 1]}, {"level": [1, 2, 3]}, []])
+def test_a_learners_state_of_something_else_is_an_error(damaged):
+    tables = {"model": [{"name": "m", "learn": True, "response_group": [{"name": "a"}, {"name": "b"}]}]}
+    learner = Learner(build_settings(tables, "test"))
+    saved = damaged if isinstance(damaged, list) else {**learner.state_dict()["m"], **damaged}
+    with pytest.raises(IbpoError, match=r"not one of Learner\.state_dict"):
+        learner.load_state({"m": saved})

@@ -5,7 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from ibpo.cli import app
 from ibpo.errors import IbpoError
 from ibpo.serving.controller import ServingPolicy
 from ibpo.serving.gateway.settings import (
@@ -154,6 +156,7 @@ def test_budget_and_groups_belong_together():
         ({"watts": {"mean": 3}}, "a gateway counts tokens and money"),
         ({"money": {"mean": 3}}, "model 'm' has no price for response group 'a'"),
         ({"tokens": {"mean": 20, "overdraft": 100}}, "expected to take 512"),
+        ({"tokens": {"mean": 20, "overdraft": 400, "burst": 0}}, "room for 420 tokens at a time, .* to take 512"),
         ({"tokens": {"mean": 500, "overdraft": 2500, "overcommit": 100}}, "raise overcommit to 9000"),
     ):
         with pytest.raises(IbpoError, match=said):
@@ -191,3 +194,27 @@ def test_keys_from_a_file_and_from_the_environment(tmp_path, monkeypatch):
         path.write_text(text)
         with pytest.raises(IbpoError, match=said):
             read_keys(path)
+
+
+@pytest.mark.parametrize("tenant", ["gold", "gold.eu", "7-up_x"])
+def test_the_line_of_a_new_key_is_one_of_the_file(tmp_path, tenant):
+    """With a dot in the name it was a table inside a table."""
+    made = CliRunner().invoke(app, ["serve", "--keys", f"new:{tenant}"])
+    assert made.exit_code == 0, made.output
+    key, line = (row.partition(": ")[2] for row in made.stdout.splitlines())
+    (tmp_path / "keys.toml").write_text(f"[keys]\n{line}\n")
+    assert read_keys(tmp_path / "keys.toml").tenant_of(f"Bearer {key}") == tenant
+
+
+@pytest.mark.parametrize("tenant", ["", "a b", "-a", "x" * 65, "a\n", "é"])
+def test_no_key_is_made_for_what_is_no_name_of_a_tenant(tenant):
+    made = CliRunner().invoke(app, ["serve", "--keys", f"new:{tenant}"])
+    assert made.exit_code == 2 and "a tenant's name has letters, digits, _ . - only" in made.stderr
+
+
+@pytest.mark.parametrize("text", ["budget = 0.3", '[[budget]]\nname = "tokens"\nmean = 2000'])
+def test_budgets_that_are_no_tables_are_one_line(tmp_path, text):
+    (tmp_path / "gateway.toml").write_text(text + "\n")
+    options = ["--config", str(tmp_path / "gateway.toml"), "--upstream", "http://127.0.0.1:1/v1", "--listen", ":0"]
+    made = CliRunner().invoke(app, ["serve", *options])
+    assert made.exit_code == 2 and re.match(r"error: .*gateway.toml: budget: is .*; it must be a table\n", made.stderr)

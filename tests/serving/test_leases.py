@@ -26,6 +26,7 @@ from ibpo.serving.controller import (
     exchange,
     widen,
 )
+from ibpo.serving.gateway import async_controller
 from ibpo.serving.gateway.leased_controller import LeasedController, make_controller
 from ibpo.serving.stores import open_store
 
@@ -357,6 +358,40 @@ def test_what_happens_while_an_exchange_is_in_flight_is_reported_before_the_end(
     with open_store(address, ["tokens"]) as store:
         (bucket,) = store.accounts()["total"]
         assert (bucket.num_requests, bucket.spent) == (2, 80.0)
+
+
+@pytest.mark.parametrize("lease", [None, 0.05], ids=["after leases", "after transactions"])
+def test_what_a_dead_process_left_is_ended_by_one_of_the_other_kind(place, monkeypatch, lease):
+    """A gateway is killed, and comes back with `--lease`, or without: its lease or reservation stayed for ever."""
+    _, address = place
+    monkeypatch.setattr(async_controller, "GONE_SECONDS", 0.0)
+    policy = ServingPolicy.from_dict({"budget": {"tokens": {"mean": 40, "overdraft": 3000}}})
+    more = {"name": "a", "stale_seconds": 0.0, "on_failure": print, "keepers": {}}
+
+    async def die():
+        controller = make_controller(policy, address, lease=None if lease else 0.05, **more)
+        await controller.open()
+        await controller.decide(candidates(random.Random(0)), request_id="dead", tenant="", slice_name="")
+        if isinstance(controller, LeasedController):
+            await controller.exchange()
+
+    async def come_back():
+        controller = make_controller(policy, address, lease=lease, **{**more, "name": "b", "stale_seconds": 0.01})
+        await controller.open()
+        for _ in range(2):
+            await controller._run(controller._expire)
+            await asyncio.sleep(0.05)
+        await controller.close()
+
+    asyncio.run(die())
+    with open_store(address, ["tokens"]) as store:
+        (before,) = store.accounts()["total"]
+        assert before.estimated > 0 and (before.held > 0) == (lease is None)
+    asyncio.run(come_back())
+    with open_store(address, ["tokens"]) as store:
+        (bucket,) = store.accounts()["total"]
+        assert (bucket.estimated, bucket.spent) == (0.0, before.estimated)
+        assert bucket.held == pytest.approx(0.0, abs=1e-6) and store.older_than(1e12) == []
 
 
 class Worker:

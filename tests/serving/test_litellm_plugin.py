@@ -636,6 +636,32 @@ def test_the_store_is_opened_once(budget, monkeypatch):
     assert opened == [1] and total(budget).num_requests == 3
 
 
+def test_a_store_that_is_away_at_the_first_request_costs_no_answer(budget, monkeypatch):
+    """Everybody got a 400 until it was back; those who come together wait once."""
+    opened = []
+    really = budget.decider.controller.open
+
+    async def away():
+        opened.append(1)
+        await asyncio.sleep(0.05)
+        raise IbpoError("redis: no reply")
+
+    async def run():
+        monkeypatch.setattr(budget.decider.controller, "open", away)
+        lives = [Life(budget) for _ in range(3)]
+        await asyncio.gather(*(life.pre() for life in lives))
+        for life in lives:
+            assert life.data["metadata"]["ibpo"]["response_group"] == "standard"
+            await life.answered(answer_of(5))
+        monkeypatch.setattr(budget.decider.controller, "open", really)
+        life = await Life(budget).pre()
+        await life.answered(answer_of(5))
+
+    asyncio.run(run())
+    assert opened == [1] and not budget._open and total(budget).num_requests == 1
+    assert budget.decider.metrics.unbudgeted._value.get() == 3
+
+
 def test_thinking_of_messages_stays_where_it_was(plugin, budget, monkeypatch):
     """LiteLLM translates it; a field of that name is none of `/v1/responses`."""
     monkeypatch.setattr(plugin, "_messages_land_at", lambda model: "responses")

@@ -288,6 +288,17 @@ def test_a_session_has_a_total_that_callers_can_lower(world):
     assert status == 400 and "needs x-ibpo-session" in body.decode()
 
 
+def test_a_session_that_cannot_be_read_costs_no_probe(world):
+    """It was refused after the upstream had been asked, and nobody was charged."""
+    upstream = world.upstream()
+    groups = [{**group, "opening": text} for group, text in zip(GROUPS, ("<answer>", "<think>"), strict=True)]
+    more = {"groups": groups, "model": {"choose": ["probe"]}, "tables": {"session": {"tokens": 600}}}
+    _, url, _ = world.gateway(upstream.url, plan={}, upstream=QUICK, **more)
+    bad = {"x-ibpo-session": "a", "x-ibpo-session-budget": "tokens=-1"}
+    assert [status for status, _, _ in bulk(world, url, [bad, {"x-ibpo-session": "a"}])] == [400, 200]
+    assert upstream.num_probes == len(upstream.requests) == 1
+
+
 def test_a_tenants_session_is_its_own(world):
     upstream = world.upstream()
     tables = {"session": {"tokens": 500}}

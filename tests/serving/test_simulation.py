@@ -135,6 +135,27 @@ def test_a_plan_of_unknown_costs_is_refused():
         simulate(requests(10), ServingPolicy.from_dict({"budget": {"dollars": {"mean": 0.1}}}))
 
 
+def test_a_budget_that_bounds_nothing_is_refused():
+    """Its figures were not a number."""
+    plan = ServingPolicy.from_dict({"budget": {"tokens": {"mean": math.inf}}})
+    with pytest.raises(IbpoError, match="mean is inf, which bounds nothing; give the largest mean"):
+        simulate(requests(10), plan)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_a_tenant_may_be_called_0(tmp_path, kind):
+    """In JSON, as a number, it was nobody."""
+    rows = [{"t": i, "output_tokens": 9, "tenant": i % 2, "slice": None if i % 3 else 0} for i in range(4)]
+    if kind == "jsonl":
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+    else:
+        cells = [[row["t"], 9, row["tenant"], "" if row["slice"] is None else 0] for row in rows]
+        text = "t,output_tokens,tenant,slice\n" + "".join(",".join(map(str, row)) + "\n" for row in cells)
+    (tmp_path / f"trace.{kind}").write_text(text)
+    trace = read_trace(tmp_path / f"trace.{kind}")
+    assert (trace.tenant, trace.slice_name) == (["0", "1", "0", "1"], ["0", "", "", "0"])
+
+
 def test_means_of_runs_are_those_of_every_run():
     cost = np.random.default_rng(0).random(50)
     assert average_windows(cost, 7) == pytest.approx([cost[i : i + 7].mean() for i in range(44)])
@@ -257,6 +278,7 @@ def test_gains_of_a_calibration_are_drawn_from_its_scores(tmp_path):
             "allow 0.9 of the requests together",
         ),
         ('{"t": 0, "output_tokens": 1}', ["--budget", "tokens=3", "--assume", "time_unit=h"], "is none of s, ms, us"),
+        ('{"t": 0, "output_tokens": 1}', ["--budget", "tokens=3", "--assume", "factor=inf"], "must be from 0.001 to"),
         ('{"t": 0, "output_tokens": 1}', ["--plan", "none.toml"], "none.toml: cannot be read: "),
     ],
 )  # fmt: skip
@@ -327,3 +349,26 @@ def test_dates_that_are_none_are_named(tmp_path):
     path.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:99,1,2\n")
     with pytest.raises(IbpoError, match=r"line 2, column 'TIMESTAMP': .* is no date; write it as"):
         read_trace(path)
+
+
+def test_a_gain_that_the_first_row_lacks_is_not_drawn_at_random(tmp_path):
+    path = tmp_path / "t.jsonl"
+    rows = [{**row, "gain": 0.5} for row in ROWS]
+    del rows[0]["gain"]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(IbpoError, match="line 1: no value in column 'gain'; a trace needs it in all rows"):
+        read_trace(path)
+    path.write_text("".join(json.dumps(row | {"output_tokens": True}) + "\n" for row in ROWS))
+    with pytest.raises(IbpoError, match="True is not a finite number"):
+        read_trace(path)
+
+
+def test_all_columns_of_a_log_of_gains_can_be_named(tmp_path):
+    """`--columns` overrules what was found everywhere; here it named the response group alone."""
+    trace, log, out = (tmp_path / name for name in ("t.jsonl", "log.jsonl", "out.json"))
+    trace.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    rows = [{"asked": p, "how": how, "points": 10, "spent": 5 + n} for p in "ab" for n, how in enumerate(("x", "y"))]
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    columns = "problem=asked,response_group=how,reward=points/10,cost=spent"
+    done = run(trace, "--budget", "y=30%", "--gains", log, "--columns", columns, "--warm-up", 0, "--out", out)
+    assert done.exit_code == 0, done.output

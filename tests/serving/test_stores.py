@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -199,6 +200,30 @@ def test_who_waits_when_a_process_dies_with_the_lock_of_redis_still_gets_it(redi
     dies.join()
 
 
+def test_the_lock_that_a_silent_redis_took_for_nobody_is_given_back(redis_url):
+    """It took it once it spoke again, after we had given up, and all processes waited for it to lapse: 10 seconds."""
+    import redis
+
+    from ibpo.serving.stores import RedisStore
+
+    server, loop = redis.Redis.from_url(redis_url), "for _ = 1, ARGV[1] do end"
+    server.flushall()
+    began = time.monotonic()
+    server.eval(loop, 0, 10**7)
+    steps = int(10**7 / (time.monotonic() - began))  # of one second
+    with RedisStore(f"{redis_url}?socket_timeout=0.2", ["long"]) as store:
+        busy = threading.Thread(target=server.eval, args=(loop, 0, steps))
+        busy.start()
+        time.sleep(0.1)
+        with pytest.raises(IbpoError, match=r"redis: .*[Tt]imeout"), store.transaction():
+            pass
+        busy.join()
+        began = time.monotonic()
+        with store.transaction():
+            assert store.buckets(TOTAL)[0].num_requests == 0
+        assert time.monotonic() - began < 5
+
+
 def test_a_redis_that_is_silent_is_an_error(monkeypatch):
     pytest.importorskip("redis")
     from ibpo.serving import stores
@@ -258,6 +283,70 @@ def test_a_locked_file_is_an_error(tmp_path):
             pass
         with two.transaction():
             assert two.buckets(TOTAL)[0].num_requests == 0
+
+
+def test_processes_that_begin_with_a_new_file_at_once_wait_for_each_other(tmp_path):
+    """SQLite itself does not wait where the file is not yet written ahead: 1 of some 500 starts failed."""
+    path = tmp_path / "book.sqlite"
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("create table about (key text primary key, value text not null) without rowid")
+    other.execute("begin immediate")
+    threading.Timer(0.3, other.execute, ["rollback"]).start()
+    with SqliteStore(path, ["long"]) as store, store.transaction():
+        assert store.buckets(TOTAL)[0].num_requests == 0
+    other.close()
+    other = sqlite3.connect(tmp_path / "new.sqlite", isolation_level=None)
+    other.execute("create table about (key text primary key, value text not null) without rowid")
+    other.execute("begin immediate")
+    with pytest.raises(IbpoError, match="locked"):
+        SqliteStore(tmp_path / "new.sqlite", ["long"], timeout=0.1)
+    other.close()
+
+
+def test_a_database_of_something_else_is_left_alone(tmp_path):
+    """It got our tables."""
+    path = tmp_path / "other.sqlite"
+    with sqlite3.connect(path) as other:
+        other.execute("create table users (name text)")
+    other.close()
+    before = path.read_bytes()
+    with pytest.raises(IbpoError, match=r"tables of something else \(users\); name another file"):
+        SqliteStore(path, ["long"])
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "address", ["redis://h:port/0", "redis://h:99999/0", "redis://[::1", "HERE?socket_timeout=soon", "HERE?retries=2"]
+)
+def test_what_is_no_address_of_redis_is_one_line(redis_url, address):
+    from ibpo.serving.stores import RedisStore
+
+    with pytest.raises(IbpoError, match="is no address that the package redis takes; write it as redis://"):
+        RedisStore(address.replace("HERE", redis_url), ["long"])
+
+
+def test_no_error_shows_the_password_of_redis(redis_url):
+    import redis
+
+    from ibpo.serving.stores import RedisStore
+
+    server = redis.Redis.from_url(redis_url)
+    server.flushall()
+    RedisStore(redis_url, ["long"]).close()
+    server.config_set("requirepass", "secret")
+    try:
+        address = redis_url.replace("redis://", "redis://:secret@")
+        with pytest.raises(IbpoError, match="are accounts of") as other:
+            RedisStore(address, ["tokens"])
+        with pytest.raises(IbpoError, match="redis: ") as wrong:
+            RedisStore(address.replace("secret", "secret word"), ["long"])
+        server = redis.Redis.from_url(address)
+        server.set("ibpo:about", "something else")
+        with pytest.raises(IbpoError, match="are accounts of 'something else'") as damaged:
+            RedisStore(address, ["long"])
+        assert not any("secret" in str(error.value) for error in (other, wrong, damaged))
+    finally:
+        server.config_set("requirepass", "")
 
 
 def test_a_store_is_known_by_its_address(tmp_path, monkeypatch):

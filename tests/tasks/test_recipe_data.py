@@ -64,6 +64,7 @@ def test_held_out_problems_are_never_trained_on(tmp_path):
             "line 1: no field problem or question for the problem; the row's fields are text, answer",
         ),
         ('\n{"question": "q", "answer": " "}', {}, "line 2: field 'answer': there is nothing for the answer"),
+        ('{"question": "q", "answer": NaN}', {}, "line 1: field 'answer': there is nothing for the answer"),
         ('{"question": "", "answer": "1"}', {}, "line 1: field 'question': there is nothing for the problem"),
         (
             '{"question": "q", "answer": null}',
@@ -86,6 +87,11 @@ def test_errors_name_file_line_field(tmp_path, text, options, message):
     with pytest.raises(IbpoError) as error:
         load_problems(path, **options)
     assert str(path) in str(error.value) and message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_template_without_the_problem_is_refused():
+    with pytest.raises(IbpoError, match=r"data.template: 'Solve \{question\}' does not hold \{problem\}"):
+        load_problems(GSM8K, template="Solve {question}")
 
 
 def test_unreadable_files(tmp_path):
@@ -249,6 +255,8 @@ def test_every_constraint_by_its_word():
     assert violated(whole.replace("so it is", "所以答案是三三三三三三三三三三")) == ("language",)
     assert violated(whole.replace("so", "As an AI, so")) == ("safety",)
     assert violated(whole, finish_reason="length") == ("truncated",)
+    with pytest.raises(IbpoError, match=r"constraints.script: language: no letter is of the script 'ENGLISH'"):
+        build_judge("exact", JudgeConfig(), ConstraintsConfig(script="english"))
     with pytest.raises(IbpoError, match=r"constraints.free_of: safety: '\('"):
         build_judge("exact", JudgeConfig(), ConstraintsConfig(free_of=("(",)))
     other = [ResponseGroup(name="extended", prefix="<x>", extract_answer=str)]

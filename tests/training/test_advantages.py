@@ -109,6 +109,37 @@ def test_what_cannot_be_weighed_is_said(given, fix):
         made().weigh(*given)
 
 
+def test_one_truth_value_is_not_of_all_responses_and_features_are_of_prompts():
+    with pytest.raises(IbpoError, match="truncated: needs one truth value for each of 8 responses"):
+        made().weigh(PROMPTS, ids_of(TEXTS), REWARDS, truncated=[True])
+    with pytest.raises(IbpoError, match="features: need one row for each of"):
+        made(utility="regression").weigh(PROMPTS, ids_of(TEXTS), REWARDS, features=np.zeros((len(PROMPTS), 2)))
+
+
+@pytest.mark.parametrize(
+    ("options", "fix"),
+    [
+        ({"window": 0}, "window: must be a whole number of at least 1"),
+        ({"min_gain": float("nan")}, "min_gain: must be a finite number of at least 0"),
+        ({"prefix_loss_weight": -1.0}, "prefix_loss_weight: must be a finite number"),
+        ({"completion_loss_weight": float("nan")}, "completion_loss_weight: must be a finite number"),
+        ({"imitate_completions": "every"}, "imitate_completions: must be one of every_group, chosen"),
+        ({"imitate_completions": "rewarded"}, "imitate_completions: must be one of every_group, chosen"),
+        ({"budget": "think=50%"}, "or a list of texts"),
+    ],
+)
+def test_settings_out_of_range_are_refused(options, fix):
+    with pytest.raises(IbpoError, match=fix):
+        made(**options)
+
+
+def test_a_budget_is_written_as_in_a_configuration():
+    wanted = made(budget={"think": 0.5}).weigh(PROMPTS, ids_of(TEXTS), REWARDS)
+    found = made(budget=["think=50%"]).weigh(PROMPTS, ids_of(TEXTS), REWARDS)
+    assert all(np.array_equal(a, b) for a, b in zip(wanted, found, strict=True))
+    made(budget=None).weigh(PROMPTS, ids_of(TEXTS), REWARDS)
+
+
 class SkyBatch(dict):
     """As SkyRL's `TrainingInputBatch`: tensors by name, right-aligned responses, and metadata."""
 

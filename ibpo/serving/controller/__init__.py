@@ -6,7 +6,15 @@ spend at a price), `alarm` (has the traffic changed?), `pricing` (what is worth 
 `correction` (what lengths really are), `controller` (the choice), `leases` (many processes on one budget).
 """
 
-from ibpo.serving.controller.accounts import QUOTA, TOTAL, AccountStore, MemoryStore, Reservation, TokenBucket
+from ibpo.serving.controller.accounts import (
+    QUOTA,
+    TOTAL,
+    AccountStore,
+    MemoryStore,
+    Reservation,
+    StoreError,
+    TokenBucket,
+)
 from ibpo.serving.controller.controller import Candidate, Controller
 from ibpo.serving.controller.leases import Leaseholder, LeaseStore, end_lease, exchange
 from ibpo.serving.controller.policy import (
@@ -32,6 +40,7 @@ __all__ = [
     "MemoryStore",
     "Reservation",
     "ServingPolicy",
+    "StoreError",
     "TenantPolicy",
     "TokenBucket",
     "end_lease",

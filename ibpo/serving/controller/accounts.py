@@ -7,9 +7,15 @@ from dataclasses import dataclass, field
 from threading import RLock
 from typing import Any, NamedTuple, Protocol
 
+from ibpo.errors import IbpoError
+
 TOTAL = "total"
 QUOTA = "quota "
 """How the names of accounts with a total of their own begin: see `Controller.decide`."""
+
+
+class StoreError(IbpoError):
+    """Shared accounts cannot be used, now: a server that is gone or silent, a file that is locked, a full disk."""
 
 
 class TokenBucket:

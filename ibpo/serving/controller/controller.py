@@ -170,7 +170,8 @@ class Controller:
                 be. A cost that no mean bounds needs a budget with an infinite one.
 
         Raises:
-            IbpoError: No candidate, a cost that is missing or negative, a gain that is not finite; nothing is changed.
+            IbpoError: No candidate, a cost that is missing or negative, a gain that is not finite, or less than one
+                request; nothing is changed.
         """
         # Equal gains of different requests must not be all above or all below a price.
         factor = 1.0 + 1e-9 * (self.num_decisions * _GOLDEN % 1.0)
@@ -183,6 +184,8 @@ class Controller:
                 raise IbpoError(
                     f"request {request_id!r}: no response group to choose from; give at least one candidate"
                 )
+            if num_requests != 1 and not (isinstance(num_requests, int) and num_requests > 1):
+                raise IbpoError(f"request {request_id!r}: num_requests is {num_requests!r}; it must be 1, 2, 3, ...")
             utility, estimates, reserves, raws = self._read(candidates, factor, num_requests)
             accounts = self._admission.accounts(tenant, slice_name)
             quote = self._pricing.quote(accounts)

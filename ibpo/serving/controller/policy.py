@@ -143,6 +143,7 @@ class ServingPolicy:
 
     def __post_init__(self) -> None:
         names = [budget.name for budget in self.budgets]
+        shares = {budget.name for budget in self.budgets if budget.response_group is not None}
         if not names:
             raise IbpoError("serving policy: no budget; give at least one, e.g. extended=30% or tokens=2000")
         if len(set(names)) < len(names):
@@ -158,6 +159,10 @@ class ServingPolicy:
                         if budget not in names:
                             raise IbpoError(f"{where}: there is no budget {budget!r}; name one of {', '.join(names)}")
                         _check_number(where, budget, value)
+                        if budget in shares and value > 1:
+                            raise IbpoError(
+                                f"{where}: {budget} is {value!r}; a share of requests must be in [0, 1]: 30 % is 0.3"
+                            )
                         most = terms.at_most.get(budget, math.inf)
                         if key == "at_least" and value > most:
                             raise IbpoError(f"{where}: {budget} is promised {value!r}, above its ceiling {most!r}")
@@ -188,7 +193,7 @@ class ServingPolicy:
                     raise IbpoError(
                         f"budget {name!r}: {old} is called {new} now, with the same meaning; rename the field"
                     )
-            _check_keys(f"budget {name!r}", row, [f.name for f in fields(BudgetPolicy) if f.init])
+            _check_keys(f"budget {name!r}", row, [f.name for f in fields(BudgetPolicy) if f.init and f.name != "name"])
             if "mean" not in row:
                 raise IbpoError(f"budget {name!r}: no mean; give the largest mean cost per request")
             group = row.get("response_group")

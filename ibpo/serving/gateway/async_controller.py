@@ -20,7 +20,9 @@ from ibpo.serving.controller import (
     Controller,
     MemoryStore,
     ServingPolicy,
+    StoreError,
     TokenBucket,
+    end_lease,
 )
 from ibpo.serving.gateway.learning import Learner
 from ibpo.serving.gateway.quotas import Quota, Quotas
@@ -34,6 +36,10 @@ SAVE_EVERY = 6
 END_TRIES = 60
 """A second apart: how often the end of a reservation is tried while the store cannot be used."""
 CLOSE_SECONDS = 30.0
+GONE_SECONDS = 60.0
+"""A lease that has not moved for so long, as this process sees it, is that of a process that is gone."""
+PATIENCE_SECONDS = 1.0
+"""Who has waited for longer behind a failure of the store shares it."""
 
 
 class Keeper(Protocol):
@@ -108,8 +114,14 @@ class AsyncController:
         self._store: Any = None
         self._controller: Any = None
         self._pending: set[asyncio.Future[Any]] = set()
+        self._is_closed = False
+        self._num_retries = 0  # ends of reservations that are waiting to be tried again
+        self._failure = -math.inf, ""  # when the store failed last, and how
         self._num_drifts = 0
         self._seen: dict[str, float] = {}  # open reservations, whosever they are: when they were first seen here
+        self._began = time.time() - time.monotonic()  # the clock, as it was when this process began
+        self._moved: dict[str, tuple[int, float]] = {}  # holder -> number of its last report, when it was first seen
+        self._holder = ""  # whose lease is this process's own
         self._keeper: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -118,7 +130,11 @@ class AsyncController:
         Raises:
             IbpoError: The store cannot be used.
         """
-        await self._run(self._open)
+        try:
+            await self._run(self._open)
+        except BaseException:
+            self._controller = None  # half open is not open
+            raise
         self._keeper = asyncio.get_running_loop().create_task(self._keep())
 
     async def close(self) -> None:
@@ -126,9 +142,16 @@ class AsyncController:
         if self._keeper is not None:
             self._keeper.cancel()
         give_up = time.monotonic() + CLOSE_SECONDS
-        while self._pending and time.monotonic() < give_up:
-            await asyncio.wait(self._pending, timeout=1.0)
-        await self._run(self._save)
+        while (self._pending or self._num_retries) and time.monotonic() < give_up:
+            if self._pending:
+                await asyncio.wait(self._pending, timeout=1.0)
+            else:
+                await asyncio.sleep(0.05)
+        self._is_closed = True  # what has not been booked by now stays reserved, until it is settled as expected
+        try:
+            await self._keep_state()
+        except IbpoError as error:
+            self._on_failure(str(error))
         if self._thread is not None:
             await self._run(self._store.close)
             self._thread.shutdown()
@@ -174,6 +197,8 @@ class AsyncController:
                 used_up=[quota.kind for quota in quotas if quota.account in controller.short_quotas],
             )
 
+        if self._controller is None:
+            raise StoreError("the store could not be opened")
         await self._make_room(candidates, num_requests)
         try:
             reservation = await self._act(decide)
@@ -225,7 +250,7 @@ class AsyncController:
         if self._thread is None:
             act()
             return
-        future = asyncio.get_running_loop().run_in_executor(self._thread, act)
+        future = asyncio.get_running_loop().run_in_executor(self._thread, self._in_turn(act))
         self._pending.add(future)
 
         def done(future: asyncio.Future[Any]) -> None:
@@ -234,9 +259,34 @@ class AsyncController:
                 return
             self._on_failure(str(future.exception()))
             if tries > 1:
-                asyncio.get_running_loop().call_later(1.0, self._submit, act, tries - 1)
+                self._num_retries += 1
+                asyncio.get_running_loop().call_later(1.0, again)
+
+        def again() -> None:
+            self._num_retries -= 1
+            if not self._is_closed:
+                self._submit(act, tries - 1)
 
         future.add_done_callback(done)
+
+    def _in_turn(self, act: Callable[[], Result]) -> Callable[[], Result]:
+        """As the store's thread does it: who has waited behind a failure of the store shares it.
+
+        Each would wait as long for a store that is silent, one after the other, and callers for all before them.
+        """
+        asked = time.monotonic()
+
+        def attempt() -> Result:
+            when, why = self._failure
+            if asked + PATIENCE_SECONDS < when:
+                raise StoreError(why)
+            try:
+                return act()
+            except StoreError as error:
+                self._failure = time.monotonic(), str(error)
+                raise
+
+        return attempt
 
     async def _make_room(self, candidates: Sequence[Candidate], num_requests: int) -> None:
         """What has to be waited for before a decision: nothing, where the accounts are at hand."""
@@ -249,7 +299,7 @@ class AsyncController:
         """Do it where the store is used."""
         if self._thread is None:
             return act()
-        return await asyncio.get_running_loop().run_in_executor(self._thread, act)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._in_turn(act))
 
     def _open(self) -> None:
         if self._state is None:
@@ -277,17 +327,33 @@ class AsyncController:
                     keeper.load_state(known)
             except IbpoError as error:
                 self._on_failure(str(error))
-        self._controller.expire(before=time.time() - self._stale)
+        self._shared().expire(before=time.time() - self._stale)
+
+    def _shared(self) -> Controller:
+        """Ends what others have left in the store."""
+        return self._controller
 
     def _accounts(self) -> AccountStore:
         """The accounts by which is decided."""
         return self._store
 
-    def _save(self) -> None:
-        if self._thread is not None and self._controller is not None:
-            self._store.save_state(self._name, self._controller.state_dict())
-            for name, keeper in self._keepers.items():
-                self._store.save_state(f"{self._name} {name}", keeper.state_dict())
+    async def _keep_state(self) -> None:
+        """Store what this process knows; each part is read where it changes, else it would while it is read."""
+        if self._thread is None:
+            return
+        state = await self._act(self._controller.state_dict)
+        known = {name: keeper.state_dict() for name, keeper in self._keepers.items()}
+        await self._run(lambda: self._save(state, known))
+
+    def _save(self, state: dict[str, Any] | None = None, known: Mapping[str, dict[str, Any]] | None = None) -> None:
+        """Store the controller's state and the keepers', as they are now unless given."""
+        if self._thread is None:
+            return
+        if known is None:
+            known = {name: keeper.state_dict() for name, keeper in self._keepers.items()}
+        self._store.save_state(self._name, self._controller.state_dict() if state is None else state)
+        for name, row in known.items():
+            self._store.save_state(f"{self._name} {name}", row)
 
     async def _keep(self) -> None:
         """Every five seconds a point of the history; every half minute the state, and what dead processes left."""
@@ -299,18 +365,22 @@ class AsyncController:
                 self.history.append({"time": now["time"], "budgets": budgets})
                 beat += 1
                 if beat % SAVE_EVERY == 0:
-                    await self._run(self._save)
+                    await self._keep_state()
                     await self._run(self._forget)
                     expired = await self._run(self._expire)
                     if expired:
                         self._on_failure(f"{len(expired)} reservations of a process that is gone: settled")
-            except IbpoError as error:
-                self._on_failure(str(error))
+            except Exception as error:  # a task that ends keeps nothing any more, and says nothing
+                self._on_failure(str(error) if isinstance(error, IbpoError) else repr(error))
             await asyncio.sleep(HISTORY_SECONDS)
 
     def _forget(self) -> None:
-        """Remove the accounts of sessions that are idle, and of hours, days and months that are over."""
-        for prefix, before in () if self._quotas is None else self._quotas.forgotten(time.time(), 2 * self._stale):
+        """Remove the accounts of sessions that are idle, and of hours, days and months that are over.
+
+        By the earlier of two clocks: one that is set forward must not give back to anybody what was spent.
+        """
+        now = min(time.time(), self._began + time.monotonic())
+        for prefix, before in () if self._quotas is None else self._quotas.forgotten(now, 2 * self._stale):
             self._controller.forget(prefix, before)
 
     def _expire(self) -> list[str]:
@@ -319,10 +389,25 @@ class AsyncController:
         That is how long this process has seen it, not the time stored with it: a clock that is set, here or on another
         machine, ends nothing that is in flight, and keeps nothing reserved.
         """
-        now, open_now = time.monotonic(), self._store.older_than(math.inf)
+        now, open_now, shared = time.monotonic(), self._store.older_than(math.inf), self._shared()
         self._seen = {name: self._seen.get(name, now) for name in open_now}
         gone = [name for name, since in self._seen.items() if now - since > self._stale]
-        return [name for name in gone if self._controller.settle(name)]
+        settled = [name for name in gone if shared.settle(name)]
+        return settled if isinstance(self._store, MemoryStore) else settled + self._end_leases(now)
+
+    def _end_leases(self, now: float) -> list[str]:
+        """End the leases of processes that are gone, and count them as spent.
+
+        Also where this process has none: it may come after one that had.
+        """
+        with self._store.transaction():
+            found = {holder: lease["number"] for holder, lease in self._store.leases().items()}
+        self._moved = {
+            holder: self._moved[holder] if self._moved.get(holder, (-1, now))[0] == number else (number, now)
+            for holder, number in found.items()
+        }
+        gone = [name for name, (_, since) in self._moved.items() if name != self._holder and now - since > GONE_SECONDS]
+        return [holder for holder in gone if end_lease(self._store, holder, now=time.time(), spent=True)]
 
     def _calendar(self, now: float) -> list[dict[str, Any]]:
         """What the current hour, day and month have cost."""

@@ -126,6 +126,9 @@ class Decider:
         # What would each response group gain? Nothing is reserved yet: an error costs nothing.
         model = self.settings.model_of(request.model)
         check_size(request, model.response_group, self.settings.limits)
+        now = time.time()
+        # Before a probe is sent: a header that cannot be read is refused, and nothing has been generated.
+        quotas = [] if self.quotas is None else self.quotas.find(caller, tenant, now)
         if first is not None:
             gains = first.gains
             if gains.only and first.answer:
@@ -144,8 +147,6 @@ class Decider:
                 gains = self.learner.correct(record.request_id, model, gains)
         # Which groups compete for this request, and which of them has the budget room for at today's price?
         groups = choose_groups(request, model, gains)
-        now = time.time()
-        quotas = [] if self.quotas is None else self.quotas.find(caller, tenant, now)
         # Where all budgets are on shares nothing depends on how long answers are.
         counts = any(budget.response_group is None for budget in self.controller.policy.budgets)
         size = measure_prompt(request.body) if counts else 0

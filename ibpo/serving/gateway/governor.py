@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -120,6 +121,8 @@ class Governor(Decider):
             router = escalates(self.router, request, model, http_request.headers)
             if router is None:
                 return None
+            if self.quotas is not None:  # headers that cannot be read are refused before anything is generated
+                self.quotas.find(http_request.headers, tenant, time.time())
             return await make_first(
                 router,
                 request,

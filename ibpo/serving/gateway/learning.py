@@ -110,12 +110,20 @@ class Learner:
 
         A model that is new, or whose response groups are others or in another order, begins anew: the features of its
         requests were others.
+
+        Raises:
+            IbpoError: A state of something else.
         """
         for name, router in self._routers.items():
-            saved = state.get(name)
-            if saved is not None and tuple(saved.get("groups", ())) == router.groups and "level" in saved:
-                router.load_state(saved)
-                self._levels[name] = saved["level"][0], saved["level"][1]
+            try:
+                saved = state.get(name)
+                if saved is None or tuple(saved.get("groups", ())) != router.groups or "level" not in saved:
+                    continue
+                weight, total = map(float, saved["level"])
+            except (TypeError, ValueError, AttributeError) as error:
+                raise IbpoError(f"state: not one of Learner.state_dict: {error!r}; start anew without it") from None
+            router.load_state(saved)
+            self._levels[name] = weight, total
 
 
 def read_outcome(data: bytes) -> tuple[str, float]:

@@ -16,7 +16,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ibpo.errors import IbpoError
-from ibpo.serving.controller import AccountStore, Candidate, MemoryStore, ServingPolicy, end_lease, exchange, widen
+from ibpo.serving.controller import (
+    AccountStore,
+    Candidate,
+    Controller,
+    MemoryStore,
+    ServingPolicy,
+    end_lease,
+    exchange,
+    widen,
+)
 from ibpo.serving.gateway.async_controller import AsyncController, Keeper
 from ibpo.serving.gateway.learning import Learner
 from ibpo.serving.gateway.quotas import Quotas
@@ -25,8 +34,6 @@ LEAST_SECONDS = 0.02
 """Between two exchanges that decisions wait for."""
 WAIT_SECONDS = 0.05
 """Longest wait of a decision: a store that is slow, or gone, delays nobody."""
-GONE_SECONDS = 60.0
-"""A lease that has not moved for so long, as this process sees it, is that of a process that is gone."""
 
 
 class LeasedController(AsyncController):
@@ -37,6 +44,7 @@ class LeasedController(AsyncController):
         state: A SQLite file or `redis://...`, shared by all processes.
         seconds: Between two exchanges.
         name: Of this process: its window of recent traffic is kept under it.
+        stale_seconds: After which reservations are settled that a process without a lease, now gone, has left open.
         on_failure: Called with what went wrong with the store.
         learner: Whose state is stored with the controller's.
         keepers: What else this process knows, by name, to be stored likewise.
@@ -49,11 +57,13 @@ class LeasedController(AsyncController):
         *,
         seconds: float = 0.25,
         name: str = "gateway",
+        stale_seconds: float = 7200.0,
         on_failure: Callable[[str], None] = lambda message: None,
         learner: Learner | None = None,
         keepers: Mapping[str, Keeper] | None = None,
     ) -> None:
-        super().__init__(widen(policy), state, name=name, on_failure=on_failure, learner=learner, keepers=keepers)
+        more: dict[str, Any] = {"on_failure": on_failure, "learner": learner, "keepers": keepers}
+        super().__init__(widen(policy), state, name=name, stale_seconds=stale_seconds, **more)
         self.num_exchanges = 0
         self._seconds = seconds
         self._holder = f"{name} {secrets.token_hex(8)}"
@@ -62,7 +72,6 @@ class LeasedController(AsyncController):
         self._exchanging: asyncio.Task[None] | None = None
         self._exchanged = -math.inf
         self._is_reachable = True
-        self._moved: dict[str, tuple[int, float]] = {}  # holder -> number of its last report, when it was first seen
         self._loop: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -79,8 +88,11 @@ class LeasedController(AsyncController):
         if self._exchanging is not None:  # its report was made before what has happened since
             await asyncio.wait([self._exchanging])
         await self.exchange()
-        if self._is_reachable:
-            await self._run(lambda: end_lease(self._store, self._holder, now=time.time(), spent=False))
+        try:
+            if self._is_reachable:
+                await self._run(lambda: end_lease(self._store, self._holder, now=time.time(), spent=False))
+        except IbpoError as error:
+            self._on_failure(f"leases: {error}; what is left of the lease counts as spent")
         await super().close()
 
     async def _make_room(self, candidates: Sequence[Candidate], num_requests: int) -> None:
@@ -139,19 +151,8 @@ class LeasedController(AsyncController):
     def _accounts(self) -> AccountStore:
         return self._local
 
-    def _expire(self) -> list[str]:
-        """End the leases of processes that are gone, and count them as spent."""
-        now, ended = time.monotonic(), []
-        with self._store.transaction():
-            found = {holder: lease["number"] for holder, lease in self._store.leases().items()}
-        for holder, number in found.items():
-            seen = self._moved.get(holder, (-1, now))
-            self._moved[holder] = seen = seen if seen[0] == number else (number, now)
-            is_gone = holder != self._holder and now - seen[1] > GONE_SECONDS
-            if is_gone and end_lease(self._store, holder, now=time.time(), spent=True):
-                ended.append(holder)
-        self._moved = {holder: seen for holder, seen in self._moved.items() if holder in found}
-        return ended
+    def _shared(self) -> Controller:
+        return Controller(self.policy, self._store)
 
 
 def make_controller(
@@ -188,4 +189,4 @@ def make_controller(
             "leases hold averages only, and the settings have totals of sessions or of the calendar: take [session] "
             "and [calendar] out, or the lease"
         )
-    return LeasedController(policy, state, seconds=lease, **more)
+    return LeasedController(policy, state, seconds=lease, stale_seconds=stale_seconds, **more)

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ibpo.errors import IbpoError
 from ibpo.prices import Price, TokenUse, read_prompt_use
 from ibpo.serving.conversation import Conversations, conversation_key
 from ibpo.serving.gateway.openai_request import OpenAIRequest
@@ -209,11 +210,18 @@ class Biller:
         Raises:
             IbpoError: A state of something else.
         """
-        if self._chats is not None and state.get("chats"):
-            self._chats.load_state(state["chats"])
-        self._ratios = {name: (row[0], row[1]) for name, row in state.get("ratios", {}).items()}
-        self._thinking = {name: (row[0], row[1]) for name, row in state.get("thinking", {}).items()}
-        self._responses = OrderedDict((name, conversation) for name, conversation in state.get("responses", ()))
+        try:
+            ratios, thinking = (
+                {name: (float(row[0]), float(row[1])) for name, row in state.get(key, {}).items()}
+                for key in ("ratios", "thinking")
+            )
+            responses = OrderedDict((str(name), str(chat)) for name, chat in state.get("responses", ()))
+            chats = state.get("chats")
+        except (TypeError, ValueError, LookupError, AttributeError) as error:
+            raise IbpoError(f"state: not one of Biller.state_dict: {error!r}; start anew without it") from None
+        if self._chats is not None and chats:
+            self._chats.load_state(chats)
+        self._ratios, self._thinking, self._responses = ratios, thinking, responses
 
 
 def open_biller(settings: Settings) -> Biller | None:

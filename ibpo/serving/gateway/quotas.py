@@ -83,7 +83,7 @@ class Quotas:
             now: Seconds since 1970.
             least_seconds: What is in flight ends within that.
         """
-        rows = [(f"{period} ", now - 86400.0 * _KEEP_DAYS[period]) for period, _ in self._periods]
+        rows = [(f"{period} ", now - max(least_seconds, 86400.0 * _KEEP_DAYS[period])) for period, _ in self._periods]
         if self._session is not None:
             rows.append((f"{SESSION} ", now - max(least_seconds, self._session.idle_seconds)))
         return rows

@@ -406,6 +406,7 @@ async def running(service: Service, log: RequestLog) -> AsyncIterator[tuple[Gate
                 await runner.cleanup()
                 cause = error.strerror or str(error)
                 raise IbpoError(f"{service.host}:{service.port}: cannot listen: {cause}; give another --port") from None
+            give_up: float | None = None
             try:
                 port = runner.addresses[0][1]
                 async with _answering_envoy(service, gateway) as gateway.ext_proc:
@@ -420,21 +421,30 @@ async def running(service: Service, log: RequestLog) -> AsyncIterator[tuple[Gate
                     budgets = {budget.name: budget.response_group or budget.name for budget in service.policy.budgets}
                     more = {"upstream": settings.upstream.url, "budgets": budgets, "pid": os.getpid()}
                     log.write("listening", **doors, **more)
-                    yield gateway, port
+                    try:
+                        yield gateway, port
+                    finally:  # before Envoy's calls are waited for
+                        give_up = await _begin_drain(gateway, site, limits.drain_seconds, log)
             finally:
-                await _drain(gateway, site, limits.drain_seconds, log)
+                if give_up is None:
+                    give_up = await _begin_drain(gateway, site, limits.drain_seconds, log)
+                await _drain(gateway, give_up, log)
                 await runner.cleanup()
     finally:
         await controller.close()
         log.write("stopped")
 
 
-async def _drain(gateway: Gateway, site: web.TCPSite, seconds: float, log: RequestLog) -> None:
-    """Take no more requests, and wait for those in flight."""
+async def _begin_drain(gateway: Gateway, site: web.TCPSite, seconds: float, log: RequestLog) -> float:
+    """Take no more requests; until when those in flight are waited for."""
     gateway.access.draining = True
     log.write("draining", in_flight=gateway.access.num_in_flight)
     await site.stop()
-    give_up = time.monotonic() + seconds
+    return time.monotonic() + seconds
+
+
+async def _drain(gateway: Gateway, give_up: float, log: RequestLog) -> None:
+    """Wait for what is in flight."""
     while gateway.access.num_in_flight and time.monotonic() < give_up:
         await asyncio.sleep(0.05)
     if gateway.access.num_in_flight:

@@ -495,6 +495,18 @@ class Keys:
         return found if key else None
 
 
+def check_tenant(name: str, where: str) -> None:
+    """Check a tenant's name.
+
+    Raises:
+        IbpoError: Something that cannot be one.
+    """
+    if not re.fullmatch(NAME, name):
+        raise IbpoError(
+            f"{where}: a tenant's name has letters, digits, _ . - only, at most 64, a letter or digit first"
+        )
+
+
 def new_key() -> tuple[str, str]:
     """A new random key (256 bits), and what the keys' file stores of it."""
     key = "ibpo-" + secrets.token_urlsafe(32)
@@ -554,8 +566,7 @@ def _read_digests(rows: Iterable[tuple[str, str, Any]]) -> Keys:
     for where, tenant, value in rows:
         if not (isinstance(value, str) and re.fullmatch(r"sha256:[0-9a-fA-F]{64}", value)):
             raise IbpoError(f"{where}: is no sha256:... of 64 hexadecimal digits; make one with --keys new:TENANT")
-        if not re.match(NAME, tenant):
-            raise IbpoError(f"{where}: a tenant's name has letters, digits, _ . - only, at most 64")
+        check_tenant(tenant, where)
         digest = bytes.fromhex(value.removeprefix("sha256:"))
         if digest in found:
             raise IbpoError(f"{where}: one key is given twice; each tenant needs its own")
@@ -577,7 +588,8 @@ def build_policy(settings: Settings, tables: Mapping[str, Any], budgets: Sequenc
     units = settings.session.totals() if settings.session is not None else {}
     for period in PERIODS:
         units |= settings.calendar.totals(period)
-    named = {*tables.get("budget", {}), *(budget.name for budget in budgets)}
+    given = tables.get("budget", {})  # what is no table is refused below
+    named = {*(given if isinstance(given, Mapping) else ()), *(budget.name for budget in budgets)}
     counted = [BudgetPolicy(name=unit, mean=math.inf) for unit in sorted(set(units) - named)]
     return ServingPolicy.from_dict(tables, [*budgets, *counted])
 
@@ -611,7 +623,8 @@ def check_groups(settings: Settings, policy: ServingPolicy) -> None:
                     )
         if budget.is_counted_only:
             continue
-        room = budget.mean + budget.largest_overdraft + (budget.burst or budget.largest_overdraft)
+        burst = budget.largest_overdraft if budget.burst is None else budget.burst
+        room = budget.mean + budget.largest_overdraft + burst
         for model, group in rows:
             if group is model.response_group[0]:
                 continue

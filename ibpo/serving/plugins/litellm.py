@@ -31,6 +31,7 @@ ends the reservation. What must be known before anything is changed (docs/litell
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -173,6 +174,7 @@ class BudgetLogger(CustomLogger):
             quotas=quotas,
         )
         self._is_open, self._opening = False, asyncio.Lock()
+        self._not_opened = -math.inf  # when opening has failed last
         self._open: dict[str, _Booking] = {}
         self._swept = time.monotonic()
         for caution in find_cautions(settings, policy):
@@ -192,8 +194,8 @@ class BudgetLogger(CustomLogger):
         api = APIS.get(call_type)
         if api is None:
             return None
+        await self._open_store()
         try:
-            await self._open_store()
             request = _read(data, api)
             decision = await self.decider.decide(
                 request,
@@ -323,11 +325,20 @@ class BudgetLogger(CustomLogger):
         return None if found is None else found["headers"]
 
     async def _open_store(self) -> None:
-        """Open the store at the first request: only then is there an event loop that stays."""
+        """Open the store at the first request: only then is there an event loop that stays.
+
+        While it cannot be opened, requests get the standard group, as where it fails later.
+        """
+        asked = time.monotonic()
         async with self._opening:
-            if not self._is_open:
+            if self._is_open or asked < self._not_opened:  # who has waited behind a failure shares it
+                return
+            try:
                 await self.decider.controller.open()
                 self._is_open = True
+            except IbpoError as error:
+                self._not_opened = time.monotonic()
+                self._log.write("store", message=str(error))
 
     def _find(self, data: Any) -> _Booking | None:
         """The open booking of a request, by the metadata in what LiteLLM hands over."""

@@ -119,6 +119,10 @@ def simulate(requests: Requests, policy: ServingPolicy) -> Simulation:
         IbpoError: A budget on another cost than tokens.
     """
     for budget in policy.budgets:
+        if budget.is_counted_only:
+            raise IbpoError(
+                f"budget {budget.name!r}: mean is inf, which bounds nothing; give the largest mean cost per request"
+            )
         if budget.response_group is None and budget.name != TOKENS:
             raise IbpoError(f"budget {budget.name!r}: a simulation knows shares of response groups and 'tokens' only")
         if budget.response_group is not None and budget.response_group not in requests.groups:

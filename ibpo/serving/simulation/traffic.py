@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from ibpo.data import LogColumns, good_rows, read_log
+from ibpo.data import NUM_PEEKED, LogColumns, good_rows, read_log
+from ibpo.data.fields import identifier_of
 from ibpo.errors import IbpoError
 from ibpo.routing import Router, read_routed_log
 from ibpo.serving.calibration import Calibration
@@ -95,7 +96,8 @@ def read_trace(path: Path, *, unit: str | None = None) -> Trace:
     rows = list(good_rows(path))
     if not rows:
         raise IbpoError(f"{path}: no requests; a trace needs one row per request")
-    first = rows[0][1]
+    # A column may be missing from the first row.
+    first = {name: None for _, row in rows[:NUM_PEEKED] for name in row}
     when = next((name for name in TIMES if name in first), "t")
     length = next((name for name in LENGTHS if name in first), "output_tokens")
     tokens = np.array([_number(place, row, length, 0.0) for place, row in rows])
@@ -119,12 +121,17 @@ def read_trace(path: Path, *, unit: str | None = None) -> Trace:
         time=(time - time[0]) * UNITS[unit],
         output_tokens=tokens[~failed],
         gain=np.array([_number(place, row, "gain", -math.inf) for place, row in rows]) if has_gain else None,
-        tenant=[str(row.get("tenant") or "") for _, row in rows],
-        slice_name=[str(row.get("slice") or "") for _, row in rows],
+        tenant=[_name(row.get("tenant")) for _, row in rows],
+        slice_name=[_name(row.get("slice")) for _, row in rows],
         prompt_tokens=np.array([_number(place, row, prompt, 0.0) for place, row in rows]) if prompt else None,
         time_column=when,
         num_failed=int(failed.sum()),
     )
+
+
+def _name(value: Any) -> str:
+    """A tenant or slice as the plan writes it; the number 0 is one, too."""
+    return "" if value is None or value != value else identifier_of(value)
 
 
 def _when(place: str, row: Mapping[str, Any], column: str) -> float:
@@ -210,6 +217,9 @@ def recorded_requests(
     by: str | None = None,
     part: str | None = None,
     response_group: str | None = None,
+    reward: str | None = None,
+    cost: str | None = None,
+    problem: str | None = None,
     router: Router | None = None,
     tokens_per_second: float = 50.0,
     failures: float = 0.0,
@@ -225,7 +235,10 @@ def recorded_requests(
         log: Scored responses, as `ibpo allocate` reads them.
         by: Column that splits the log.
         part: Its value to take; None: the only one.
-        response_group: Column with the response group.
+        response_group: Column with the response group; None, as of the next three: found.
+        reward: Column with the reward.
+        cost: Column with the cost.
+        problem: Column with the problem.
         router: Predicts gains and costs for the controller, in the place of the recorded ones.
         tokens_per_second: Speed of one response.
         failures: Share of the requests that fail.
@@ -234,7 +247,8 @@ def recorded_requests(
     Raises:
         IbpoError: A log that cannot be used.
     """
-    rows = read_log(log, LogColumns(by=by, response_group=response_group)).one_part(part, log)
+    names = LogColumns(by=by, response_group=response_group, reward=reward, cost=cost, problem=problem)
+    rows = read_log(log, names).one_part(part, log)
     cells: dict[tuple[str, str], list[int]] = {}
     for i, key in enumerate(zip(rows.problem, rows.response_group, strict=True)):
         cells.setdefault(key, []).append(i)
@@ -246,20 +260,18 @@ def recorded_requests(
     drawn = rng.integers(len(problems), size=len(trace.time))
     mean = np.array([[rows.reward[cells[p, g]].mean() for g in groups] for p in problems])
     length = np.array([[rows.cost[cells[p, g]].mean() for g in groups] for p in problems])
-    cost = np.array(
+    spent = np.array(
         [[rows.cost[rng.choice(cells[problems[i], g])] for g in groups] for i in drawn.tolist()], dtype=np.float64
     )
-    predicted, expected = (
-        (mean, length) if router is None else _routed(router, log, by, part, response_group, problems, groups)
-    )
+    predicted, expected = (mean, length) if router is None else _routed(router, log, names, part, problems, groups)
     return Requests(
         time=trace.time,
         groups=tuple(groups),
         gain=mean[drawn],
         predicted_gain=predicted[drawn],
-        cost=cost,
+        cost=spent,
         estimate=expected[drawn],
-        seconds=cost / tokens_per_second,
+        seconds=spent / tokens_per_second,
         failed=rng.random(len(drawn)) < failures,
         tenant=trace.tenant,
         slice_name=trace.slice_name,
@@ -269,9 +281,8 @@ def recorded_requests(
 def _routed(
     router: Router,
     log: Path,
-    by: str | None,
+    columns: LogColumns,
     part: str | None,
-    response_group: str | None,
     problems: list[str],
     groups: list[str],
 ) -> tuple[FloatArray, FloatArray]:
@@ -280,7 +291,6 @@ def _routed(
         raise IbpoError(
             f"{log}: has the response groups {', '.join(groups)}, but the router knows {', '.join(router.groups)}"
         )
-    columns = LogColumns(by=by, response_group=response_group)
     prompt = router.source.get("columns", {}).get("prompt")
     table = read_routed_log(log, columns=columns, prompt=prompt, numbers=router.number_names, part=part)
     gain, cost = router.scores(table.prompts, table.numbers)
@@ -322,11 +332,10 @@ def with_caps(requests: Requests, cap: Mapping[str, float]) -> Requests:
 
 def _number(place: str, row: dict[str, Any], name: str, least: float) -> float:
     if row.get(name) in (None, ""):
-        raise IbpoError(
-            f"{place}: no value in column {name!r}; a trace needs time and length in every row: t and output_tokens"
-        )
+        needs = "time and length in every row: t and output_tokens" if name in (*TIMES, *LENGTHS) else "it in all rows"
+        raise IbpoError(f"{place}: no value in column {name!r}; a trace needs {needs}")
     try:
-        value = float(row[name])
+        value = math.nan if isinstance(row[name], bool) else float(row[name])
     except (TypeError, ValueError, OverflowError):
         value = math.nan
     if not (math.isfinite(value) and value >= least):
