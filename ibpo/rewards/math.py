@@ -20,8 +20,7 @@ from fractions import Fraction
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
-from ibpo.answers import unwrapped
-from ibpo.answers.text import EMPHASIS
+from ibpo.answers import EMPHASIS, unwrapped
 from ibpo.errors import IbpoError
 from ibpo.rewards.judges import Candidate, Judgement, as_answer
 from ibpo.rewards.workers import RequestFailed, WorkerPool

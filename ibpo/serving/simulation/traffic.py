@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ibpo.data import NUM_PEEKED, LogColumns, good_rows, read_log
-from ibpo.data.fields import identifier_of
+from ibpo.data import NUM_PEEKED, LogColumns, good_rows, identifier_of, read_log
 from ibpo.errors import IbpoError
 from ibpo.routing import Router, read_routed_log
 from ibpo.serving.calibration import Calibration
