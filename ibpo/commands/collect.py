@@ -336,6 +336,8 @@ def _open_run(
     """Everything that asks, and what is there already."""
     from typing import cast
 
+    if temperature is not None and math.isinf(temperature):
+        raise IbpoError("--temperature inf: is no temperature; write a number such as 1")
     from ibpo.commands.collect_run import OVER, Plan, Run
     from ibpo.commands.eval_setup import read_engine, served_policy
     from ibpo.endpoint import Endpoint, read_api_key

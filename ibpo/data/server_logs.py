@@ -566,6 +566,12 @@ def convert_pairs(rows: Iterator[Row], source: Source, _: Path) -> Iterator[Row]
 # --- Gateways and observability: LiteLLM, Langfuse, Helicone, OpenTelemetry ---
 
 
+ANSWERS_NOTHING = re.compile(
+    r"_?a?(?:embedding|rerank|moderation|search|speech|transcription|image_\w+|\w*(?:batch|file)\w*)"
+)
+"""Kinds of calls in LiteLLM's spend log in which no model answers a prompt."""
+
+
 def is_litellm(row: Json) -> bool:
     """A row of the table LiteLLM_SpendLogs."""
     return {"request_id", "spend", "startTime"} <= set(row)
@@ -579,6 +585,9 @@ def convert_litellm(rows: Iterator[Row], source: Source, _: Path) -> Iterator[Ro
             continue
         if str(row.get("cache_hit")).lower() == "true":
             source.left_out["answers from the cache, which cost nothing"] += 1
+            continue
+        if ANSWERS_NOTHING.fullmatch(str(row.get("call_type"))):
+            source.left_out["calls that answer no prompt (embeddings and the like)"] += 1
             continue
         about, whole = row.get("metadata"), {"asked": row.get("proxy_server_request"), "answer": row.get("response")}
         asked = read_request(read_object(first_of(whole, "asked.body", "asked")))

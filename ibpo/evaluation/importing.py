@@ -45,7 +45,7 @@ COLUMNS = {
     "configuration": ("configuration", *GUESSES["response_group"]),
     "response_group": ("response_group",),
     "reward": GUESSES["reward"],
-    "tokens": tuple(name for name in GUESSES["cost"] if name != "cost_usd"),
+    "tokens": GUESSES["cost"],
     "thinking_tokens": ("thinking_tokens", "reasoning_tokens"),
     "answer": ("answer", "predicted_answer"),
     "gold": ("gold", "target"),
@@ -58,6 +58,8 @@ COLUMNS = {
     "completion": COMPLETIONS,
 }
 """Field -> the columns that are tried for it, the first that the first rows have."""
+IN_MONEY = "cost_usd"
+"""The column that names a cost in money."""
 CALLED = {"configuration": "response_group", "tokens": "cost"}
 """What a field is called where a user names its column: as in every other command that reads a log."""
 COLD_START = ("cold start, standard", "cold start, extended")
@@ -98,7 +100,8 @@ class Imported:
     parts: dict[str, Responses]
     """Task or model -> its responses; each part is a comparison of its own. "" where there is only one."""
     cost_unit: dict[str, str]
-    """Part -> `"tokens"` (`"money"` with prices), else `"characters"`, else `"responses"`: nothing else is known."""
+    """Part -> `"tokens"` (`"money"` with prices, or where only `cost_usd` is known), else `"characters"`, else
+    `"responses"`: nothing else is known."""
     notes: tuple[str, ...]
     """What a reader should know about how they were read."""
     called: tuple[tuple[str, Mapping[str, str]], ...] = ()
@@ -398,8 +401,14 @@ def _count(rows: Sequence[dict[str, Any]], options: ImportOptions) -> list[str]:
     return [f"tokens of {len(todo)} responses counted by the tokenizer given"]
 
 
-def _cost_unit(rows: Sequence[Mapping[str, Any]]) -> str:
-    if any(row.get("tokens") is not None for row in rows):
+def _cost_unit(rows: Sequence[dict[str, Any]]) -> str:
+    known = [row for row in rows if row.get("tokens") is not None]
+    money = [row for row in known if row.get("is_money")]
+    if money and len(money) == len(known):
+        return "money"
+    for row in money:  # beside tokens: another unit
+        row["tokens"] = None
+    if known:
         return "tokens"
     return "characters" if all(row.get("completion") for row in rows) else "responses"
 
@@ -495,6 +504,7 @@ def _row(
         column = columns.get(field, field)
         divide = field in DIVIDED and column not in row  # else it is called so
         made[field] = _number(place, column, fields.get(field), called, commas, divide=divide)
+    made["is_money"] = columns.get("tokens") == IN_MONEY
     made["truncated"] = _cut_off(place, columns.get("truncated", ""), fields.get("truncated"), commas)
     for field in ("response_group", "level", "domain"):
         value = fields.get(field)

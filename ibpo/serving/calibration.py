@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ class Threshold:
             >>> find_threshold([0.9, 0.9, 0.9, 0.9], share=0.5).choose([0.95, 0.9, 0.9, 0.1]).tolist()
             [True, False, True, False]
         """
-        p_P = np.asarray(p_extended, float)
+        p_P = np.atleast_1d(np.asarray(p_extended, float))
         tied_P = p_P == self.value
         quota_P = np.floor(np.cumsum(tied_P) * self.tie_share + 1e-9)
         chosen_P = p_P > self.value
@@ -102,10 +103,9 @@ def find_threshold(p_extended: ArrayLike, share: float, floor: float = 0.0, *, a
         raise IbpoError("calibration: no prompts; a threshold needs at least one")
     if not np.isfinite(p_n).all():
         raise IbpoError("calibration: a score is not finite; give probabilities or gains")
-    if not 0 <= share <= 1:
-        raise IbpoError(f"calibration: the share is {share!r}; it must be in [0, 1]")
-    if not 0 <= floor <= 1:
-        raise IbpoError(f"calibration: the floor is {floor!r}; it must be in [0, 1]")
+    for name, value in (("share", share), ("floor", floor)):
+        if not (isinstance(value, Real) and 0 <= value <= 1):
+            raise IbpoError(f"calibration: the {name} is {value!r}; it must be a number in [0, 1]")
     admitted = int(np.floor(share * len(p_n) + 1e-9))
     probable = p_n[-1] >= 0 and p_n[0] <= 1
     value, tie_share = (1.0 if probable else np.inf), 0.0  # no probability lies above 1

@@ -278,6 +278,7 @@ def test_a_judge_of_ones_own(tmp_path):
         (["--limit", "money=1"], "needs the prices"),
         (["--limit", "money=1", "--prices", "input=1"], "'output'"),
         (["--limit", "calls=9.5"], "--limit calls=9.5: needs a whole number of at least 1"),
+        (["--limit", "calls=9", "--temperature", "inf"], "--temperature inf: is no temperature"),
         (["--limit", "calls=9", "--judge-command", "nowhere judge.py"], "nowhere: is no program that can be started"),
         (["--limit", "calls=9", "--logged", "medium"], "none of the response groups"),
         (["--limit", "calls=9", "--columns", "prompt=ask"], "no such column"),

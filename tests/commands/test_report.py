@@ -313,6 +313,27 @@ def test_problems_that_want_the_money_are_named_where_levels_have_no_names(tmp_p
     assert wants == "80% of what that spends above low goes to 8 of 60 problems: p0, p1, p2, p3, p4, ..."
 
 
+def test_a_log_of_dollars_is_read_and_shown_as_money(tmp_path):
+    """`cost_usd` was not looked at: each response cost 1; with prices a cell of the table read "0 (0 to 0)"."""
+    made = [
+        {"id": f"p{p}", "effort": effort, "correct": int(effort == "high" or p > 9), "cost_usd": cost}
+        for p in range(40) for effort, cost in (("low", 0.001), ("high", 0.0125)) for _ in range(4)
+    ]  # fmt: skip
+    file = tmp_path / "log.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in made))
+    assert run(file, "--out", tmp_path / "out", "--num-splits", 4).exit_code == 0
+    part = json.loads((tmp_path / "out" / "report.json").read_text())["parts"][""]
+    assert part["cost_unit"] == "money" and "money" in part["first_words"][0]
+    table = (tmp_path / "out" / "report.md").read_text()
+    assert "| 12.50 | 0.0125 | 0.0125 | 0.0125 |" in table and "| 0.001 | 0.001 | 0.001 |" in table
+    # Beside tokens it is another unit, and no number of them.
+    counted = [row | {"tokens": 7} for row in made if row["effort"] == "low"]
+    (tmp_path / "counted.jsonl").write_text("".join(json.dumps(row) + "\n" for row in counted))
+    file.write_text("".join(json.dumps(row) + "\n" for row in made if row["effort"] == "high"))
+    result = run(tmp_path / "counted.jsonl", file, "--out", tmp_path / "both", "--num-splits", 4)
+    assert result.exit_code == 2 and "high: no response has a cost; add its tokens" in result.output
+
+
 @pytest.mark.parametrize("costs", [(0, 900), (0, 0)])
 def test_what_is_free_has_a_page(tmp_path, costs):
     """Nothing is so many times as expensive as what costs nothing; both ended in a traceback."""

@@ -145,6 +145,17 @@ def test_litellm_spend_logs(rewards):
     check(cells(read_log(path, join=[rewards("request_id", names_of(path))])))
 
 
+@pytest.mark.parametrize("kind", ["aembedding", "rerank", "amoderation", "aimage_generation", "acreate_batch"])
+def test_calls_of_litellm_that_answer_no_prompt_are_left_out(kind, rewards, tmp_path):
+    path = LOGS / "litellm" / "spend_logs.json"
+    logged = json.loads(path.read_text())
+    other = logged[0] | {"request_id": "e1", "call_type": kind, "completion_tokens": 0, "metadata": {}}
+    (tmp_path / "spend.json").write_text(json.dumps([other, *logged]))
+    log = read_log(tmp_path / "spend.json", join=[rewards("request_id", names_of(path))])
+    check(cells(log))
+    assert "1 left out: calls that answer no prompt (embeddings and the like)" in log.notes
+
+
 @pytest.mark.parametrize("name", ["match", "numeric"])
 def test_inspect_logs_packed_by_zstd_or_as_json(name):
     log = read_log(LOGS / "inspect" / name)

@@ -321,3 +321,9 @@ def test_bad_input_is_one_line(tmp_path, rows, arguments, message):
     assert message in result.output
     assert result.output.count("\n") == 1
     assert not (tmp_path / "c.json").exists()
+
+
+def test_one_prompt_is_chosen_by_its_number_and_a_share_is_a_number():
+    assert find_threshold([0.1, 0.8, 0.3, 0.6], share=0.5).choose(0.9).tolist() == [True]
+    with pytest.raises(IbpoError, match="the share is '30%'; it must be a number"):
+        find_threshold([0.1, 0.8], share="30%")  # pyright: ignore[reportArgumentType]

@@ -140,9 +140,9 @@ def _numbers(every: Json, unit: str) -> dict[str, Cell]:
     return {
         "pass@1": _rate(every.get("pass@1")),
         "extended share": _rate(share) if _mixes(share) else EMPTY,
-        f"mean {unit}": _number(every.get("mean_tokens"), 0),
-        f"median {unit}": _number(every.get("median_tokens"), 0),
-        f"95th percentile, {unit}": _number(every.get("p95_tokens"), 0),
+        f"mean {unit}": _cost(every.get("mean_tokens"), unit),
+        f"median {unit}": _cost(every.get("median_tokens"), unit),
+        f"95th percentile, {unit}": _cost(every.get("p95_tokens"), unit),
         "thinking": _number(every.get("thinking_tokens"), 0),
         "answer": _number(every.get("answer_tokens"), 0),
         "truncated": _rate(every.get("truncated")),
@@ -155,8 +155,8 @@ def _spent(numbers: Json, kind: str, unit: str) -> dict[str, Cell]:
     found = numbers.get(kind, {})
     mixes = _mixes(numbers["all"].get("extended_share"))
     return {
-        f"mean {unit}, {kind}": _number(found.get("mean_tokens"), 0),
-        f"95th percentile, {kind}": _number(found.get("p95_tokens"), 0),
+        f"mean {unit}, {kind}": _cost(found.get("mean_tokens"), unit),
+        f"95th percentile, {kind}": _cost(found.get("p95_tokens"), unit),
         f"thinking, {kind}": _number(found.get("thinking_tokens"), 0),
         f"extended share, {kind}": _rate(found.get("extended_share")) if mixes else EMPTY,
     }
@@ -236,6 +236,11 @@ def _points(estimate: Json | None) -> Cell:
 
 def _number(estimate: Json | None, digits: int) -> Cell:
     return _cell(estimate, lambda value: f"{value:,.{digits}f}".replace("-", "−"))
+
+
+def _cost(estimate: Json | None, unit: str) -> Cell:
+    """Tokens are whole; a response may cost a hundredth of a cent."""
+    return _cell(estimate, cost_text) if unit == "money" else _number(estimate, 0)
 
 
 def _ratio(estimate: Json | None) -> Cell:
