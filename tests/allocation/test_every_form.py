@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from ibpo.allocation import InfeasibleBudget, allocate, lagrangian
+from ibpo.allocation import InfeasibleBudget, allocate, cutting_planes, lagrangian, limit, slices, stack
 
 VALUES = np.array([-1.0, -0.5, 0.0, 0.0, 0.0, 0.25, 0.5, 1.0, 1.0, 2 / 3])
 FORMS = ["one share", "slices", "groups", "nested", "crossing", "tokens", "tokens and share", "three real costs"]
@@ -237,3 +237,41 @@ def test_what_bounds_nothing_costs_nothing(utility, problem, cost, budget, at_le
 def test_a_share_between_two_that_can_be_had_is_refused(share):
     with pytest.raises(InfeasibleBudget, match=r"at least 0\.285.*together with its budget.*costs 0\.0,"):
         allocate([1.0], ["a"], [share], "3/7", at_least="2/7", choose="at_most_one")
+
+
+def test_twenty_slices_and_tokens_equal_the_integer_program():
+    """Finding the prices of 21 budgets took a second a thousand responses, and no time limit ended it."""
+    rng = np.random.default_rng(3)
+    num_problems, group = 600, np.tile([0, 1], 600)
+    problem, domain = np.repeat(np.arange(num_problems), 2), np.repeat(rng.integers(0, 20, num_problems), 2)
+    utility = np.round(rng.random(1200), 3)
+    tokens = np.where(group == 1, rng.integers(200, 2000, 1200), rng.integers(20, 200, 1200)).astype(float)
+    bounds = slices((group == 1).astype(float), problem, domain, at_most="0.4", at_least="0.1")
+    found = allocate(utility, problem, **stack([*bounds, limit(tokens, problem, at_most=400.0)]))
+    assert found.status == "optimal" and len(found.price) == 21
+    one = np.equal.outer(np.arange(num_problems), problem).astype(float)
+    extended = np.array([(domain == d) & (group == 1) for d in range(20)], float)
+    size = np.array([np.sum(domain == d) / 2 for d in range(20)])
+    solved = milp(
+        -utility,
+        integrality=np.ones(1200, int),
+        bounds=Bounds(0, 1),
+        constraints=[
+            LinearConstraint(one, 1, 1),
+            LinearConstraint(extended, np.ceil(0.1 * size - 1e-9).tolist(), np.floor(0.4 * size + 1e-9).tolist()),
+            LinearConstraint(tokens[None], -np.inf, 400.0 * num_problems),
+        ],
+        options={"mip_rel_gap": 0.0},
+    )
+    assert solved.fun is not None and found.objective == pytest.approx(-float(solved.fun), abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_elimination_of_many_rows_at_once_changes_no_bit(seed):
+    rng = np.random.default_rng(seed)
+    for size in (1, 2, 7, 12, 25):
+        table = rng.normal(size=(size, size + 2)) * 10.0 ** rng.integers(-3, 4, (size, 1))
+        table[:, :size][rng.random((size, size)) < 0.4] = 0.0
+        one, other = (f(table.tolist()) for f in (cutting_planes.eliminated, cutting_planes.eliminated_at_once))
+        for k in range(size):
+            assert one[k][k:] == other[k][k:]
