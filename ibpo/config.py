@@ -361,6 +361,10 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise IbpoError(f"{path}: is not TOML: {error}; fix that line") from None
 
 
+COLD_START_TABLES = ("sample", "build", "gate", "sft")
+"""What only a recipe of `ibpo cold-start` has."""
+
+
 def read_recipe(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
     """Read a TOML recipe of `ibpo train`; overrides are `train.steps=3` or `response_group.NAME.prefix=...`.
 
@@ -368,6 +372,7 @@ def read_recipe(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
         IbpoError: names file (or override), key and fix.
     """
     reader = RecipeReader(path, overrides, RunConfig)
+    reader.refuse_other_command(COLD_START_TABLES, "cold-start")
     reader.tables.setdefault("response_group", [])
     if "budget" not in reader.tables:
         rows = reader.tables["response_group"]
@@ -414,6 +419,12 @@ class RecipeReader:
     def fail(self, key: str, message: str) -> NoReturn:
         """Raise, naming the file or the override."""
         raise IbpoError(f"{self.place(key)}: {message}")
+
+    def refuse_other_command(self, tables: Iterable[str], command: str) -> None:
+        """Refuse a recipe that has one of these tables: it was written for another command."""
+        for name in tables:
+            if name in self.tables:
+                self.fail(name, f"stands in recipes of `ibpo {command}`; run that, or name a recipe of this command")
 
     def place(self, key: str) -> str:
         """Where a value came from: the file and its key, or the override."""

@@ -142,6 +142,7 @@ def test_shipped_recipes(path):
             "budget: the shares of all response groups sum to 0.8, less than 1",
         ),
         ("[budget]\nextended = 0.5", "", "budget: is missing; add [budget] and extended = 0.5"),
+        ("[budget]\nextended = 0.5", "[gate]\n", "gate: stands in recipes of `ibpo cold-start`; run that"),
         ('name = "extended"', 'name = "standard"', "response_group: the name 'standard' must be unique"),
         ("[budget]", "[budget", "is not TOML"),
         ("[model]", "model = 3\n[x]", "x: unknown table"),

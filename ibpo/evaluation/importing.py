@@ -24,6 +24,7 @@ from ibpo.data import (
     check_number,
     divided,
     find_alike,
+    identifier_of,
     is_own,
     lookup,
     names_in,
@@ -508,7 +509,7 @@ def _row(
     made["truncated"] = _cut_off(place, columns.get("truncated", ""), fields.get("truncated"), commas)
     for field in ("response_group", "level", "domain"):
         value = fields.get(field)
-        made[field] = "" if value is None else str(value).strip().replace("\0", "")
+        made[field] = "" if value is None else identifier_of(value).replace("\0", "")
     for field in ("prompt", "completion"):
         value = fields.get(field)
         made[field] = "" if value is None else str(value)

@@ -237,6 +237,8 @@ def _optional(names: Iterable[str], fields: dict[str, Any]) -> str:
     value = next((fields[name] for name in names if fields.get(name) is not None), "")
     if isinstance(value, float) and not math.isfinite(value):  # how tables write that there is nothing
         return ""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:  # a column of whole numbers with gaps
+        value = int(value)
     return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
 
 

@@ -55,6 +55,7 @@ def assert_one_line(result, message):
     [
         (["sample.num_solutoins=3"], "sample.num_solutoins=3: unknown key; did you mean num_solutions?"),
         (["smaple.seed=3"], "--set smaple.seed=3: unknown table; did you mean sample?"),
+        (["budget.extended=0.5"], "stands in recipes of `ibpo train`; run that"),
         (["sample.engine=vlm"], "--set sample.engine=vlm: 'vlm' is none of transformers, vllm, endpoint"),
         (["sample.engine=endpoint"], "sample.base_url: is needed for engine = 'endpoint'"),
         (["build.alpha=-1"], "build.alpha=-1: must be at least 0, got -1"),

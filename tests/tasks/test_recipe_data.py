@@ -43,6 +43,13 @@ def test_other_columns_gzip_and_limit(tmp_path):
     ]
 
 
+def test_whole_numbers_of_a_column_with_gaps_are_whole(tmp_path):
+    """pandas writes 2 as 2.0 where a cell of the column is empty."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"question": "1 + 1 =", "answer": 2.0, "level": 3.0}\n{"question": "1 / 2 =", "answer": 0.5}\n')
+    assert [(p.answer, p.level) for p in load_problems(path)] == [("2", "3"), ("0.5", "")]
+
+
 def test_held_out_problems_are_never_trained_on(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps({"question": f"q{i % 12}", "answer": "1"}) + "\n" for i in range(24)))

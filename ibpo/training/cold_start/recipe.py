@@ -131,4 +131,6 @@ def read_cold_start_recipe(path: Path, overrides: Iterable[str] = ()) -> ColdSta
     Raises:
         IbpoError: names file (or override), key and fix.
     """
-    return RecipeReader(path, overrides, ColdStartConfig).read(ColdStartConfig)
+    reader = RecipeReader(path, overrides, ColdStartConfig)
+    reader.refuse_other_command(("budget", "trl"), "train")
+    return reader.read(ColdStartConfig)
