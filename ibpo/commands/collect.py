@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ibpo.commands.options import OnError, ResponseGroups, SetData, plain_console, read_pairs, split_recipe
+from ibpo.commands.options import (
+    OnError,
+    ResponseGroups,
+    SetData,
+    check_temperature,
+    plain_console,
+    read_pairs,
+    split_recipe,
+)
 from ibpo.errors import IbpoError
 
 if TYPE_CHECKING:
@@ -336,8 +344,7 @@ def _open_run(
     """Everything that asks, and what is there already."""
     from typing import cast
 
-    if temperature is not None and math.isinf(temperature):
-        raise IbpoError("--temperature inf: is no temperature; write a number such as 1")
+    check_temperature(temperature)
     from ibpo.commands.collect_run import OVER, Plan, Run
     from ibpo.commands.eval_setup import read_engine, served_policy
     from ibpo.endpoint import Endpoint, read_api_key

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shlex
 import sys
 from contextlib import ExitStack
@@ -12,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ibpo.commands.options import ResponseGroups, SetData, plain_console, split_recipe
+from ibpo.commands.options import ResponseGroups, SetData, check_temperature, plain_console, split_recipe
 from ibpo.errors import IbpoError
 
 
@@ -100,8 +99,7 @@ def eval_command(
     from ibpo.runs import working_in, write_text_atomic
 
     more = also or ()
-    if math.isinf(temperature):
-        raise IbpoError("--temperature inf: is no temperature; write a number such as 1")
+    check_temperature(temperature)
     command, alone = shlex.join(["ibpo", *sys.argv[1:]]), ExitStack()
     try:
         console, sampling = plain_console(stderr=True), read_engine(engine or ())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shlex
@@ -70,6 +71,12 @@ EmbedBy = Annotated[
         "model=NAME); or the folder of a sentence encoder for this process, e.g. all-MiniLM-L6-v2.",
     ),
 ]
+
+
+def check_temperature(value: float | None) -> None:
+    """Refuse what Typer takes for a number from 0 on, and no server does."""
+    if value is not None and not math.isfinite(value):
+        raise IbpoError(f"--temperature {value:g}: is no temperature; write a number such as 1")
 
 
 def read_pairs(texts: Iterable[str], known: tuple[str, ...], option: str) -> dict[str, str]:

@@ -67,6 +67,8 @@ class Source:
     """Of a batch: the identifiers of all requests that were answered; of Inspect: the uuids of its samples."""
     are_problems: bool = False
     """Of a batch: whether a last number of its identifiers is a problem's, and counts no responses."""
+    evaluations: dict[Path, dict[str, dict[str, Any]]] = field(default_factory=dict[Path, dict[str, dict[str, Any]]])
+    """Of OpenTelemetry: folder -> response or span -> name of the evaluation -> score."""
     left_out: Counter[str] = field(default_factory=Counter[str])
     """Why rows were left out -> how many."""
 

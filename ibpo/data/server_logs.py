@@ -729,12 +729,14 @@ def convert_otel(rows: Iterator[Row], source: Source, file: Path) -> Iterator[Ro
 
     Of several evaluations it is the one named by --metric, else the first of the file; the others are columns.
     """
-    scores: dict[str, Json] = {}
-    for other in sorted(file.parent.iterdir()):
-        for row in _otel_batches(other):
-            for key, values in _evaluations(row).items():
-                scores.setdefault(key, {}).update(values)
-    wanted = source.metric
+    if file.parent not in source.evaluations:  # read once, however many files of spans lie there
+        scores: dict[str, Json] = {}
+        for other in sorted(file.parent.iterdir()):
+            for row in _otel_batches(other):
+                for key, values in _evaluations(row).items():
+                    scores.setdefault(key, {}).update(values)
+        source.evaluations[file.parent] = scores
+    scores, wanted = source.evaluations[file.parent], source.metric
     for place, row in rows:
         for span in _spans(row):
             about: Json = span["attributes"]
