@@ -21,7 +21,7 @@ Letters: R responses and P problems of a partition, K budgets, C rows that are k
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
@@ -107,6 +107,8 @@ class PartitionedAllocation:
             partition: the partition.
         """
         instance = self._rule.gathered(self._read, partition)
+        if instance is None:
+            return np.zeros(0, np.int8)
         weight = np.zeros(instance.num_responses, np.int8)
         best, _, open_ = _near_rows(instance, self._rule, self._box)
         best = np.delete(best, open_)
@@ -125,13 +127,15 @@ class _Rule:
     choose: Choose
     tie_break: str | None
 
-    def gathered(self, read: Read, partition: Any) -> AllocationProblem:
-        """The candidates of a partition; its bounds mean nothing."""
+    def gathered(self, read: Read, partition: Any) -> AllocationProblem | None:
+        """The candidates of a partition; its bounds mean nothing. None: it has no rows, as a filter leaves some."""
         given = read(partition)
         try:
             utility, problem, cost = given
         except (TypeError, ValueError):
             raise IbpoError(f"partition {partition!r}: read has to give utility, problem and cost") from None
+        if all(isinstance(x, Sized) and len(x) == 0 for x in (utility, problem)) and np.size(cost) == 0:
+            return None
         try:
             found = validate(
                 utility,
@@ -222,7 +226,8 @@ def allocate_partitions(
     """`allocate` for partitions that do not fit into memory together: the same answer, with its certificate.
 
     All responses to a problem are in one partition, and no two problems have the same id: the ids of about a million
-    problems, and of those that are solved in memory, are compared. Each partition is read once
+    problems, and of those that are solved in memory, are compared. Partitions may be empty, but not all of them. Each
+    partition is read once
     or twice, some of them once before for the samples, and once more for the weights. Memory: one partition per worker,
     and the open problems, as a rule a few hundredths of all; more where very many problems have the same gain to the
     last digit at the budget's margin.
@@ -300,7 +305,7 @@ def allocate_partitions(
 
 def _allocated(partitions: list[Any], read: Read, rule: _Rule, time_limit_s: float) -> Allocation:
     """`allocate` of all partitions in memory."""
-    given = [read(partition) for partition in partitions]
+    given = [part for part in map(read, partitions) if np.size(part[0])]
     return allocate(
         np.concatenate([np.asarray(utility, np.float64) for utility, _, _ in given]),
         [item for _, problem, _ in given for item in id_items(problem)],
@@ -321,9 +326,11 @@ class _Guess:
     """A typical regret."""
 
 
-def _take(read: Read, rule: _Rule, size: int, partition: Any) -> tuple[FloatArray, FloatArray, IntArray]:
+def _take(read: Read, rule: _Rule, size: int, partition: Any) -> tuple[FloatArray, FloatArray, IntArray] | None:
     """Utilities, costs and lengths of some problems of a partition, chosen by their ids."""
     instance = rule.gathered(read, partition)
+    if instance is None:
+        return None
     some = instance.ids.sample(size) if instance.num_problems > size else np.arange(instance.num_problems)
     rows = instance.segments.rows_of(some)
     return instance.utility[rows], instance.cost[:, rows], instance.segments.length[some]
@@ -332,8 +339,16 @@ def _take(read: Read, rule: _Rule, size: int, partition: Any) -> tuple[FloatArra
 def _sampled(partitions: list[Any], read: Read, rule: _Rule, map: Map, size: int) -> _Guess:
     """Prices by samples of a few partitions, which lie as far apart as possible."""
     places = np.unique(np.linspace(0, len(partitions) - 1, min(len(partitions), SAMPLED_PARTITIONS)).astype(int))
-    taken = list(map(partial(_take, read, rule, -(-size // len(places))), [partitions[i] for i in places]))
-    utility, length = (np.concatenate([part[i] for part in taken]) for i in (0, 2))
+    taken: list[tuple[FloatArray, FloatArray, IntArray]] = []
+    for those in ([partitions[i] for i in places], partitions):  # all, where the first ones are empty
+        found_there = map(partial(_take, read, rule, -(-size // len(those))), those)
+        if taken := [part for part in found_there if part is not None]:
+            break
+    if not taken:
+        raise IbpoError(f"partitions: none of the {len(partitions)} has a row")
+    if len({len(cost) for _, cost, _ in taken}) > 1:
+        raise IbpoError("cost: partitions have different numbers of costs")
+    utility, length = np.concatenate([part[0] for part in taken]), np.concatenate([part[2] for part in taken])
     cost = np.concatenate([part[1] for part in taken], axis=1)
     num_problems, num_costs = len(length), len(cost)
     start = np.cumsum(length) - length
@@ -375,6 +390,8 @@ def _sampled(partitions: list[Any], read: Read, rule: _Rule, map: Map, size: int
 
 def _plane(read: Read, rule: _Rule, price: FloatArray, partition: Any) -> tuple[list[float], list[list[float]]]:
     instance = rule.gathered(read, partition)
+    if instance is None:
+        return [], [[] for _ in price]
     return best_sums(instance.utility, instance.cost, instance.segments, price)
 
 
@@ -426,9 +443,11 @@ def _near_rows(instance: AllocationProblem, rule: _Rule, box: _Box) -> tuple[Int
     return np.concatenate(best), rows_near, np.unique(instance.segments.problem_of(rows_near))
 
 
-def _settle(read: Read, rule: _Rule, box: _Box, most_open: int, num_some: int, partition: Any) -> _Settled:
-    """One partition, read and forgotten but for its open problems."""
+def _settle(read: Read, rule: _Rule, box: _Box, most_open: int, num_some: int, partition: Any) -> _Settled | None:
+    """One partition, read and forgotten but for its open problems; None: it is empty."""
     instance = rule.gathered(read, partition)
+    if instance is None:
+        return None
     best, near, open_ = _near_rows(instance, rule, box)
     num_open, num_near = len(open_), len(near)
     if num_near > most_open:
@@ -508,12 +527,13 @@ class _Whole:
     """Rows of each partition."""
 
     @classmethod
-    def of(cls, parts: list[_Settled], rule: _Rule) -> "_Whole":
+    def of(cls, found: list[_Settled | None], rule: _Rule) -> "_Whole":
         """Add them up.
 
         Raises:
             InfeasibleBudget: One bound cannot be kept even by itself.
         """
+        parts = [part for part in found if part is not None]
         num_costs, num_problems = len(parts[0].cost), sum(part.num_problems for part in parts)
         if any(len(part.cost) != num_costs for part in parts):
             raise IbpoError("cost: partitions have different numbers of costs")
@@ -540,7 +560,8 @@ class _Whole:
             value=math.fsum(x for part in parts for x in part.value),
             utility=np.concatenate([part.utility for part in parts]),
             cost=np.concatenate([part.cost for part in parts], axis=1),
-            problem=np.concatenate([part.problem for part in parts]), row=tuple(part.row for part in parts),
+            problem=np.concatenate([part.problem for part in parts]),
+            row=tuple(np.zeros(0, np.int64) if part is None else part.row for part in found),
         )  # fmt: skip
 
     def solve(self, box: _Box, time_limit_s: float) -> "_Answer | _Box | None":

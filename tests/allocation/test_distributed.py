@@ -82,6 +82,22 @@ def test_it_is_allocate(seed):
     check(parts, budget, asked, same=not discrete)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_empty_partitions_change_nothing(seed):
+    """As a filter leaves them; the first forty hold all places that samples are taken from."""
+    parts, budget, asked, discrete = instance(seed)
+    num_costs = np.atleast_2d(parts[0][2]).shape[0]
+    none = (np.zeros(0), np.zeros(0, np.int64), np.zeros((num_costs, 0)) if num_costs > 1 else np.zeros(0))
+    check([none, *parts, none], budget, asked, same=not discrete)
+    found = outcome(lambda: allocate_partitions(range(80), ([none, *parts] + [none] * 80).__getitem__, budget, **asked))
+    alone = outcome(lambda: allocate(*joined(parts), budget, **asked))
+    if isinstance(alone, tuple):
+        assert found == alone
+    else:
+        assert found.objective == pytest.approx(alone.objective, rel=1e-12)
+        assert found.weight(0, 0).tolist() == []
+
+
 @pytest.mark.parametrize("seed", range(16))
 def test_a_bad_guess_costs_passes_and_nothing_else(seed):
     """Two problems say where the prices are, of partitions that have nothing in common."""
@@ -202,7 +218,8 @@ def test_workers_are_processes():
         ([([0, 1], [1, 1], [0, 1]), ([0, 2], [1, 1], [0, 1])], {}, "problem 1: is in two partitions"),
         ([([0, 1], [1, 1], [0, 1]), ([0, 2], [2, 2], [[0, 1], [1, 0]])], {}, "budget: needs one number per cost row"),
         ([([0, 1], [1, 1], [0, float("nan")])], {}, "partition 0: cost[1] is not finite"),
-        ([([0, 1], [1, 1], [0, 1]), ([], [], [])], {}, "partition 1: utility: needs one number per response"),
+        ([([], [], []), ([], [], [])], {}, "partitions: none of the 2 has a row"),
+        ([([0, 1], [1, 1], [0, 1]), ([], [7], [])], {}, "partition 1: utility: needs one number per response"),
         ([([0, 1], [1, 1], [0, 2**60 + 1])], {}, "partition 0: cost: needs floats or whole numbers"),
         ([([0, 1] * 9, [x // 2 for x in range(18)], [0, 1] * 9)], {"most_open": 3}, "most_open: "),
     ],
