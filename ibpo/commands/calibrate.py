@@ -25,7 +25,7 @@ SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 
 def calibrate_command(
-    prompts: Annotated[Path, typer.Argument(help="Unlabelled prompts: .jsonl, .jsonl.gz or .parquet.")],
+    prompts: Annotated[Path, typer.Argument(help="Unlabelled prompts: a table as ibpo allocate reads them.")],
     out: Annotated[
         Path,
         typer.Option(
@@ -78,13 +78,13 @@ def calibrate_command(
 
     from ibpo.runs import check_out, digest_file
     from ibpo.serving import Calibration, check_scores, save_calibration
-    from ibpo.tasks import local_rows
+    from ibpo.tasks import prompt_rows
 
     check_out(out)
     named = read_pairs(columns or (), ("score", "prompt"), "--columns")
     column, prompt = named.get("score", PROBABILITY), named.get("prompt", "prompt")
     shares = read_budgets(budget or [], column)
-    rows = list(local_rows(prompts))
+    rows = list(prompt_rows(prompts))
     if not rows:
         raise IbpoError(f"{prompts}: no prompts; a calibration needs at least one")
     places = [place for place, _ in rows]
@@ -92,7 +92,7 @@ def calibrate_command(
     if model is None:
         scores = check_scores(
             [f"{place}, column {column!r}" for place in places],
-            [_field(*row, column, "score") for row in rows],
+            [_number(_field(*row, column, "score")) for row in rows],
             probable=column == PROBABILITY,
         )
         source["column"] = column
@@ -120,7 +120,7 @@ ONLY_SHARES = "a policy is moved to a largest share of one of its response group
 def move_policy(path: Path, out: Path, model: str, columns: dict[str, str], floor: float, budgets: list[str]) -> None:
     """Write `OUT/model`, which chooses under another budget, and the run's recipe with that budget."""
     from ibpo.runs import RunDir, digest_file, to_toml, working_in, write_text_atomic
-    from ibpo.tasks import local_rows
+    from ibpo.tasks import prompt_rows
 
     if len(budgets) != 1:
         raise IbpoError(f"--out {out}: one policy keeps one --budget, {len(budgets)} are given; or name a .json file")
@@ -143,7 +143,7 @@ def move_policy(path: Path, out: Path, model: str, columns: dict[str, str], floo
     recipe = tomllib.loads(RunDir(run).config.read_text(encoding="utf-8"))
     wanted = parse_budget(budgets[0])
     check_budget(wanted, groups=tuple(names), refused=dict.fromkeys(("cost", "at_least", "slice"), ONLY_SHARES))
-    rows, column = list(local_rows(path)), columns.get("prompt", "prompt")
+    rows, column = list(prompt_rows(path)), columns.get("prompt", "prompt")
     if not rows:
         raise IbpoError(f"{path}: no prompts; the shares are set on them")
     # As the run was sampled.
@@ -215,6 +215,16 @@ def _field(place: str, row: dict[str, Any], name: str, option: str) -> Any:
             f"{place}: no value in column {name!r}; --columns {option}=... names one of {', '.join(map(repr, row))}"
         )
     return row[name]
+
+
+def _number(value: Any) -> Any:
+    """A cell of a CSV file that says a number, as that number; all else as it is."""
+    from ibpo.data import read_number
+
+    try:
+        return read_number(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def _probabilities(model: str, prompts: list[Any], places: list[str], prefix: str) -> list[float]:

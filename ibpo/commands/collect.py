@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ibpo.commands.collect_run import Plan, Run
+    from ibpo.commands.eval_setup import Engine
     from ibpo.config import JudgeConfig
     from ibpo.evaluation import Answer, Limits, LogPart, Look, PromptLog, Question, Target, Verdict, Way
     from ibpo.prices import Price
@@ -135,6 +136,7 @@ def collect_command(
     on_error: OnError = "fail",
 ) -> None:
     """Ask a log's prompts in other response groups, no more than it takes, and say whether choosing pays."""
+    from ibpo.commands.eval_setup import read_engine
     from ibpo.evaluation import Limits, match_logged, questions, read_prompt_log, stratified_order
     from ibpo.runs import working_in
 
@@ -145,6 +147,10 @@ def collect_command(
         raise IbpoError("no limit: give --limit money=AMOUNT with --prices, or --limit calls=NUMBER")
     if limits.money < math.inf and prices is None:
         raise IbpoError("--limit money: needs the prices: --prices input=...,output=... per million tokens, or a file")
+    sampling = read_engine(engine or ())
+    if sampling.price_prompt or sampling.price_completion:
+        raise IbpoError("--engine price_...: prices are given by --prices here")
+    check_temperature(temperature)
     log_path, *join = logs
     judge, grader = _judge(log_path, set_ or ())
     ways = _ways(by, response_group or (), programs=judge == "code")
@@ -172,7 +178,7 @@ def collect_command(
     try:
         alone.enter_context(working_in(out))
         run, todo = _open_run(
-            out, order, ways, counted, by_group, limits, console, model=model, base_url=base_url, engine=engine or (),
+            out, order, ways, counted, by_group, limits, console, model=model, base_url=base_url, sampling=sampling,
             max_tokens=max_tokens, temperature=temperature, seed=seed, logged=logged, judge=judge,
             judge_command=judge_command, grader=grader,
         )  # fmt: skip
@@ -332,7 +338,7 @@ def _open_run(
     *,
     model: str,
     base_url: str,
-    engine: Sequence[str],
+    sampling: Engine,
     max_tokens: int,
     temperature: float | None,
     seed: int,
@@ -344,9 +350,8 @@ def _open_run(
     """Everything that asks, and what is there already."""
     from typing import cast
 
-    check_temperature(temperature)
     from ibpo.commands.collect_run import OVER, Plan, Run
-    from ibpo.commands.eval_setup import read_engine, served_policy
+    from ibpo.commands.eval_setup import served_policy
     from ibpo.endpoint import Endpoint, read_api_key
     from ibpo.evaluation import Spending, fingerprint, read_answer, use_of
     from ibpo.responses import last_program
@@ -355,9 +360,6 @@ def _open_run(
     from ibpo.runs import Journal
     from ibpo.tasks import build_judge
 
-    sampling = read_engine(engine)
-    if sampling.price_prompt or sampling.price_completion:
-        raise IbpoError("--engine price_...: prices are given by --prices here")
     if judge_command is None:
         judging, judge_name = build_judge(judge, grader), judge
     else:

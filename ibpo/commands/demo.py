@@ -28,8 +28,9 @@ def demo_command(
         str, typer.Option(help="thinking, voting, or both; or smollm2: a real model, see --model.")
     ] = "thinking",
     model: Annotated[
-        str, typer.Option(help="Of smollm2: its folder, as `ibpo models get smollm2` makes it.")
-    ] = "models/smollm2",
+        str | None,
+        typer.Option(help="Of smollm2: its folder, as `ibpo models get smollm2` makes it. Default: models/smollm2."),
+    ] = None,
     budget: Annotated[
         list[str] | None,
         typer.Option(
@@ -51,6 +52,9 @@ def demo_command(
     """
     if experiment not in (*EXPERIMENTS, "both", REAL):
         raise IbpoError(f"--experiment: {experiment!r} is none of thinking, voting, both, {REAL}")
+    if experiment != REAL and model is not None:
+        raise IbpoError(f"--model: is of --experiment {REAL}; {experiment} has a model of its own: leave it out")
+    model = model or "models/smollm2"
     if experiment == REAL:
         if from_scratch:
             raise IbpoError("--from-scratch: remakes an embedded model; others made this one: leave it out")

@@ -193,7 +193,7 @@ def show_command(
 @route_app.command("score", epilog="Example: ibpo route score router.json prompts.jsonl")
 def score_command(
     router: Annotated[Path, typer.Argument(help="As ibpo route fit wrote it.")],
-    prompts: Annotated[Path, typer.Argument(help="Prompts: .jsonl, .jsonl.gz or .parquet.")],
+    prompts: Annotated[Path, typer.Argument(help="Prompts: a table as ibpo allocate reads them.")],
     out: Annotated[Path, typer.Option(help="The rows with fields gain and cost: response group -> number.")] = Path(
         "scores.jsonl"
     ),
@@ -203,12 +203,12 @@ def score_command(
     """Write the expected gain and cost of every response group for prompts."""
     from ibpo.data import lookup
     from ibpo.runs import atomic_file, check_out
-    from ibpo.tasks import local_rows
+    from ibpo.tasks import prompt_rows
 
     check_out(out)
     prompt = read_pairs(columns or (), ("prompt",), "--columns").get("prompt", "prompt")
     found = open_router(router, embed)
-    rows = list(local_rows(prompts))
+    rows = list(prompt_rows(prompts))
     if not rows:
         raise IbpoError(f"{prompts}: no prompts")
     for place, row in rows:
@@ -223,7 +223,7 @@ def score_command(
                 "gain": dict(zip(found.groups, gains, strict=True)),
                 "cost": dict(zip(found.groups, costs, strict=True)),
             }
-            file.write(json.dumps({**row, **scored}) + "\n")
+            file.write(json.dumps({**row, **scored}, default=str) + "\n")  # dates and decimals of Parquet as texts
     typer.echo(f"{len(rows)} prompts -> {out}")
 
 

@@ -1,7 +1,9 @@
 """What `ibpo allocate --out` writes: the choices, the rows that were chosen, the summary, the picture."""
 
 import json
+import re
 from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -55,16 +57,25 @@ def write_files(
         ):
             with (folder / name).open("w", encoding="utf-8") as file:
                 file.writelines(lines)
-        for part, answers in all_answers:
-            name = f"frontier_{_file_name(part.name)}.png" if part.name else "frontier.png"
+        for (part, answers), name in zip(
+            all_answers, _picture_names([part.name for part, _ in all_answers]), strict=True
+        ):
             try:
                 draw_answers(part, answers, folder / name)
             except IbpoError as error:
                 say(f"no picture: {error}")
 
 
-def _file_name(name: str) -> str:
-    return "".join(x if x.isalnum() or x in ".-" else "_" for x in name)
+def _picture_names(parts: Sequence[str]) -> list[str]:
+    """A file for each part; parts `a/b` and `a_b`, or `A` and `a` where a disk does not tell them apart, have two."""
+    taken: set[str] = set()
+    names: list[str] = []
+    for part in parts:
+        stem = "_".join(["frontier", *([re.sub(r"[^\w.-]", "_", part)[:50]] if part else [])])
+        numbered = (stem if number == 1 else f"{stem}-{number}" for number in count(1))
+        names.append(next(name for name in numbered if name.casefold() not in taken))
+        taken.add(names[-1].casefold())
+    return [f"{name}.png" for name in names]
 
 
 def _choices(part: LogPart, answer: Answer) -> Iterator[str]:

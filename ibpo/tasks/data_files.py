@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ibpo.data import files_below, json_value
+from ibpo.data import files_below, good_rows, json_value
 from ibpo.errors import IbpoError
 
 
@@ -69,6 +69,16 @@ def local_rows(path: Path) -> Iterator[Row]:
             yield f"{path} line {number}", row
     else:
         raise IbpoError(f"{path}: is neither .jsonl, .jsonl.gz nor .parquet; convert it or rename it")
+
+
+def prompt_rows(path: Path) -> Iterator[Row]:
+    """Rows of prompts without answers: what `local_rows` reads, and every other table that a log may be.
+
+    Raises:
+        IbpoError: names file, row and fix.
+    """
+    own = path.is_dir() or path.name.endswith((".jsonl", ".jsonl.gz", ".parquet"))
+    yield from local_rows(path) if own else good_rows(path)
 
 
 def data_files(folder: Path) -> list[Path]:

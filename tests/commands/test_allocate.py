@@ -65,6 +65,20 @@ def test_budgets_hold_together_and_files(log, tmp_path):
     assert len(rows) == 20 * 4 and {(row["problem"], row["response_group"]) for row in rows} == mine
 
 
+def test_every_part_has_a_picture(log, tmp_path):
+    """Names that a disk cannot tell apart, once they are file names, are numbered."""
+    table = tmp_path / "parts.jsonl"
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    parts = ["a/b", "a_b", "A_B"]
+    table.write_text("".join(json.dumps({**row, "task": part}) + "\n" for part in parts for row in rows))
+    result = run(table, "--by", "task", "--budget", "0.5x", "--num-splits", 2, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    names = {path.name for path in (tmp_path / "out").glob("*.png")}
+    assert names == {"frontier_a_b.png", "frontier_a_b-2.png", "frontier_A_B-3.png"} or names == {
+        "frontier_A_B.png", "frontier_a_b-2.png", "frontier_a_b-3.png"
+    }  # fmt: skip
+
+
 def test_half_that_cannot_be_kept_says_so_and_a_floor_holds(log, tmp_path):
     result = run(log, "--budget", "tokens=150", "--num-splits", 2, "--out", tmp_path)
     assert result.exit_code == 0 and "not possible: tokens=150 needs at least" in result.stdout

@@ -291,9 +291,11 @@ def test_a_judge_of_ones_own(tmp_path):
 def test_mistakes_are_one_line(tmp_path, more, said):
     log = write_log(tmp_path / "log.jsonl", 12)
     result = run(log, "http://127.0.0.1:9/v1", tmp_path / "run", *more)
-    assert result.exit_code == 2 and "Traceback" not in result.output
-    line = result.stderr.strip().splitlines()[-1]
-    assert line.startswith("error: ") and said in line, line
+    planned = run(log, "http://127.0.0.1:9/v1", tmp_path / "run", *more, "--plan")
+    for found in (result, planned) if more else (result,):  # a plan needs no limit, and finds all else
+        assert found.exit_code == 2 and "Traceback" not in found.output
+        line = found.stderr.strip().splitlines()[-1]
+        assert line.startswith("error: ") and said in line, line
 
 
 def test_a_plan_asks_nothing(tmp_path):

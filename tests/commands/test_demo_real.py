@@ -56,6 +56,8 @@ def test_without_the_model_its_command_is_named(tmp_path):
     result = run("--model", tmp_path / "none")
     assert result.exit_code == 2
     assert "no such folder; make it: ibpo models get smollm2 --out" in result.stderr
+    result = run("--experiment", "voting", "--model", tmp_path)  # the last --experiment counts
+    assert result.exit_code == 2 and "--model: is of --experiment smollm2; voting has a model" in result.stderr
     result = run("--from-scratch")
     assert result.exit_code == 2 and "others made this one" in result.stderr
 

@@ -429,6 +429,28 @@ def test_numbers_of_prompts_may_be_texts_and_stand_in_tables(tmp_path):
         assert code == 0 or "number 'meta.level': needs one finite number" in scored.output
 
 
+def test_prompts_to_score_may_be_of_any_table(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    rows = [{**row, "level": i % 5} for i, row in enumerate(log_rows(40))]
+    out, scored = tmp_path / "r.json", tmp_path / "scores.jsonl"
+    fitted = run(*FIT, write(tmp_path / "log.jsonl", rows), "--out", out, "--draws", "10", "--number", "level")
+    assert fitted.exit_code == 0, fitted.output
+    asked = {"prompt": ["what is 1 + 2?", "what is 3 + 4?"], "level": [1, 4]}
+    frame = pandas.DataFrame({**asked, "at": pandas.to_datetime(["2026-12-01", "2026-12-02"])})
+    frame.to_csv(tmp_path / "prompts.csv", index=False)
+    frame.to_parquet(tmp_path / "prompts.parquet")
+    expected = load_router(out).scores(asked["prompt"], {"level": asked["level"]})
+    gains = []
+    for name in ("prompts.csv", "prompts.parquet"):
+        done = run("route", "score", out, tmp_path / name, "--out", scored)
+        assert done.exit_code == 0, done.output
+        lines = [json.loads(line) for line in scored.read_text().splitlines()]
+        assert [line["at"][:10] for line in lines] == ["2026-12-01", "2026-12-02"]
+        gains.append([line["gain"]["long"] for line in lines])
+    assert gains[0] == gains[1] and gains[0] == pytest.approx(expected.gain[:, 1])
+
+
 def test_a_response_group_that_is_free_is_predicted_to_be_free(tmp_path):
     """It was predicted to cost .05 of the log's unit, fifty times what the other one cost, and never asked."""
     rows = [

@@ -155,6 +155,28 @@ def test_calibrate_from_a_column(tmp_path):
     assert "0.65" in result.output
 
 
+@pytest.mark.parametrize("name", ["p.csv", "p.tsv", "p.json", "p.csv.gz", "p.arrow"])
+def test_calibrate_reads_the_tables_that_allocate_reads(tmp_path, name):
+    frame = pytest.importorskip("pandas").DataFrame({"prompt": [f"q{i}" for i in range(10)], "p": np.arange(10) / 10})
+    path = tmp_path / name
+    if ".csv" in name or ".tsv" in name:
+        frame.to_csv(path, index=False, sep="\t" if "tsv" in name else ";")
+    elif name == "p.arrow":
+        pytest.importorskip("pyarrow")
+        frame.to_feather(path)
+    else:
+        frame.to_json(path, orient="records", lines="jsonl" in name)
+    result = run(path, "--columns", "score=p", "--out", tmp_path / "c.json", "--budget", "extended=30%")
+    assert result.exit_code == 0, result.output
+    assert load_calibration(tmp_path / "c.json").threshold(0.3).value == pytest.approx(0.65)
+
+
+def test_a_cell_that_is_no_number_is_named(tmp_path):
+    (tmp_path / "p.csv").write_text("prompt,p_extended\na,0.5\nb,often\n")
+    result = run(tmp_path / "p.csv", "--out", tmp_path / "c.json")
+    assert result.exit_code == 2 and "p.csv, line 3, column 'p_extended': 'often' is no probability" in result.output
+
+
 def test_a_floor_is_kept_and_a_file_without_one_has_none(tmp_path):
     file = write(tmp_path / "p.jsonl", [{"p_extended": i / 10} for i in range(10)])
     result = run(file, "--out", tmp_path / "c.json", "--budget", "extended=0.9", "--floor", "0.5")
