@@ -203,6 +203,13 @@ class RunConfig(Recipe):
         return groups
 
     @model_validator(mode="after")
+    def _options(self) -> Self:
+        options = self.trl.get("chat_template_kwargs")
+        if options is not None and not isinstance(options, dict):
+            raise ValueError(f"trl.chat_template_kwargs: needs a table, {{enable_thinking = true}}, got {options!r}")
+        return self
+
+    @model_validator(mode="after")
     def _stratified(self) -> Self:
         num_rollouts, num_groups = self.train.rollouts_per_prompt, len(self.response_group)
         if self.trl.get("stratified", True) and num_rollouts % num_groups:

@@ -150,7 +150,7 @@ class Endpoint:
             raise IbpoError(
                 f"{self.base_url}: the reply holds no embedding of every text; is {self.model!r} an embedding model?"
             ) from None
-        tokens = getattr(getattr(reply, "usage", None), "prompt_tokens", None) or 0
+        tokens = _read_usage(getattr(reply, "usage", None))[0] or 0
         self._charge(num_requests=1, prompt_tokens=tokens, cost=tokens * self.price_per_million[0] / 1e6)
         return found
 
@@ -186,17 +186,27 @@ class Endpoint:
         An item is taken when there is room for it, in the thread of the caller.
 
         An item's `IbpoError` is yielded in its place: one refused request does not stop the others. Requests that are
-        not begun yet are dropped where the caller stops iterating.
+        not begun yet are dropped where the caller stops iterating, or at an interrupt: then what is in flight, which is
+        paid for and waited for, is yielded before the interrupt is raised; a second one is raised at once.
         """
         left = iter(enumerate(items))
         running: dict[Future[Result], int] = {}
+        interrupt: KeyboardInterrupt | None = None
         with ThreadPoolExecutor(self.num_concurrent) as threads:
             while True:
-                while len(running) < self.num_concurrent and (item := next(left, None)) is not None:
+                while not interrupt and len(running) < self.num_concurrent and (item := next(left, None)) is not None:
                     running[threads.submit(function, item[1])] = item[0]
+                if not running and interrupt:
+                    raise interrupt
                 if not running:
                     return
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                try:
+                    done, _ = wait(running, return_when=FIRST_COMPLETED)
+                except KeyboardInterrupt as error:
+                    if interrupt:
+                        raise
+                    interrupt = error
+                    continue
                 for future in done:
                     position = running.pop(future)
                     error = future.exception()
@@ -223,7 +233,7 @@ class Endpoint:
         except openai.OpenAIError as error:
             self._charge(num_failures=1)
             raise _failure(error, f"{self.base_url}: {_why(error, self.model)}") from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             self._charge(num_failures=1)
             raise IbpoError(f"{self.base_url}: the reply cannot be read: {error}; is this an OpenAI server?") from None
         what, name = ("embedding", "data") if kind == "embeddings" else ("completion", "choices")
@@ -243,7 +253,8 @@ class Endpoint:
             prompt, completed, reasoning = _read_usage(usage)
             if not isinstance(text, str):
                 raise TypeError
-        except (AttributeError, LookupError, TypeError, ValueError):  # the openai package does not check what it reads
+        # The openai package does not check what it reads.
+        except (AttributeError, LookupError, TypeError, ValueError, RecursionError):
             self._charge(num_failures=1)
             raise IbpoError(f"{self.base_url}: the reply holds no completion; is this an OpenAI server?") from None
         if completed == 0 and (text or thought):  # some servers say 0 where they count nothing
@@ -339,16 +350,18 @@ def _parts(message: Any) -> tuple[Any, str]:
     """Answer and thought of a message: `content`, and `reasoning` (vLLM), `reasoning_content` or `reasoning_details`.
 
     Content may come in parts, of which some are thoughts (Mistral, Anthropic): `{"type": "thinking", "thinking": ...}`.
+    The answer is there and is paid for: odd parts beside it lose no response.
     """
     content = message.content
     fields = (getattr(message, name, None) for name in ("reasoning", "reasoning_content", "thinking"))
     thoughts = [text for text in fields if isinstance(text, str) and text][:1]
     if not thoughts:  # OpenRouter and MiniMax: parts, of which some are encrypted
-        details = getattr(message, "reasoning_details", None) or ()
-        thoughts = [_text_of(part.get("text") or part.get("summary") or "") for part in details]
+        thoughts = [_text_of(getattr(message, "reasoning_details", None))]
     if isinstance(content, list):
-        thoughts += [_text_of(part) for part in content if part.get("type") in ("thinking", "reasoning")]
-        content = "".join(_text_of(part) for part in content if part.get("type") in ("text", "output_text"))
+        kinds = [part.get("type", "text") if isinstance(part, dict) else "text" for part in content]
+        parts = [(kind, _text_of(part)) for kind, part in zip(kinds, content, strict=True)]
+        thoughts += [text for kind, text in parts if kind in ("thinking", "reasoning")]
+        content = "".join(text for kind, text in parts if kind in ("text", "output_text"))
     return content or "", "".join(thoughts)
 
 
@@ -358,7 +371,9 @@ def _text_of(part: Any) -> str:
         return part
     if isinstance(part, list):
         return "".join(_text_of(one) for one in part)
-    inner = next((part[key] for key in ("text", "thinking", "reasoning") if part.get(key)), "")
+    if not isinstance(part, dict):
+        return ""
+    inner = next((part[key] for key in ("text", "thinking", "reasoning", "summary") if part.get(key)), "")
     return _text_of(inner)
 
 
@@ -370,8 +385,8 @@ def _read_usage(usage: Any) -> tuple[int | None, int | None, int | None]:
     if not hasattr(usage, "model_dump"):
         return None, None, None
     reported = usage.model_dump(warnings=False)
-    prompt = as_count(reported.get("prompt_tokens"))
-    return as_count(reported.get("input_tokens")) if prompt is None else prompt, *read_tokens(reported)
+    prompt, other = as_count(reported.get("prompt_tokens")), as_count(reported.get("input_tokens"))
+    return other if not prompt and other is not None else prompt, *read_tokens(reported)
 
 
 def _failure(error: Exception, said: str) -> IbpoError:

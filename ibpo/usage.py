@@ -23,10 +23,12 @@ def read_tokens(usage: Any) -> tuple[int | None, int | None]:
         (507, 500)
         >>> read_tokens({"output_tokens": 7, "output_tokens_details": {"reasoning_tokens": 500}})
         (507, 500)
+        >>> read_tokens({"prompt_tokens": 10, "completion_tokens": 7, "total_tokens": 17, "output_tokens": 0})
+        (7, None)
     """
     if not isinstance(usage, dict):
         return None, None
-    kind, prompt = ("output", "input_tokens") if "output_tokens" in usage else ("completion", "prompt_tokens")
+    kind, prompt = _names(usage)
     count, before = as_count(usage.get(f"{kind}_tokens")), as_count(usage.get(prompt))
     total, details = as_count(usage.get("total_tokens")), usage.get(f"{kind}_tokens_details")
     reasoning = as_count(usage.get("reasoning_tokens"))
@@ -37,6 +39,13 @@ def read_tokens(usage: Any) -> tuple[int | None, int | None]:
         return rest, reasoning
     whole = max(count, rest or 0, count + reasoning if reasoning is not None and reasoning > count else 0)
     return whole, max(reasoning or 0, whole - count) if whole > count else reasoning
+
+
+def _names(usage: dict[str, Any]) -> tuple[str, str]:
+    """What completion and prompt are called: some relays fill in both names and leave 0 or null under one of them."""
+    old, new = as_count(usage.get("completion_tokens")), as_count(usage.get("output_tokens"))
+    is_new = (new or 0) > (old or 0) if old is not None else "output_tokens" in usage
+    return ("output", "input_tokens") if is_new else ("completion", "prompt_tokens")
 
 
 def as_count(value: Any) -> int | None:

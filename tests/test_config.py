@@ -144,6 +144,11 @@ def test_shipped_recipes(path):
         ("[budget]\nextended = 0.5", "", "budget: is missing; add [budget] and extended = 0.5"),
         ("[budget]\nextended = 0.5", "[gate]\n", "gate: stands in recipes of `ibpo cold-start`; run that"),
         ('name = "extended"', 'name = "standard"', "response_group: the name 'standard' must be unique"),
+        (
+            "[budget]\nextended = 0.5",
+            '[budget]\nextended = 0.5\n[trl]\nchat_template_kwargs = "thinking"',
+            "trl.chat_template_kwargs: needs a table, {enable_thinking = true}, got 'thinking'",
+        ),
         ("[budget]", "[budget", "is not TOML"),
         ("[model]", "model = 3\n[x]", "x: unknown table"),
     ],

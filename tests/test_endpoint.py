@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
@@ -52,6 +55,11 @@ def test_usage_that_is_not_told_is_unknown_and_costs_not_nothing():
         ({"completion_tokens": 507, "completion_tokens_details": {"reasoning_tokens": 500}}, 507, 500),
         ({"completion_tokens": 507, "total_tokens": 510, "reasoning_tokens": 500}, 507, 500),
         ({"completion_tokens": 7, "total_tokens": 10}, 7, None),
+        # new-api and one-api name the Responses API's counts too, and leave them 0; others null, or the other ones.
+        ({"completion_tokens": 7, "total_tokens": 10, "input_tokens": 0, "output_tokens": 0}, 7, None),
+        ({"completion_tokens": 7, "total_tokens": 10, "input_tokens": None, "output_tokens": None}, 7, None),
+        ({"prompt_tokens": 0, "completion_tokens": 0, "input_tokens": 3, "output_tokens": 7}, 7, None),
+        ({"completion_tokens": 7, "output_tokens": 7, "completion_tokens_details": {"reasoning_tokens": 5}}, 7, 5),
     ],
 )
 def test_thinking_is_paid_for_wherever_the_server_counts_it(usage, completion, reasoning):
@@ -77,6 +85,51 @@ def test_a_usage_that_tells_nothing_loses_no_answer(usage, told):
         reply = ask(endpoint, "one two three")
     assert (reply.text, reply.prompt_tokens, reply.completion_tokens) == ("one two three", *told)
     assert (endpoint.bill.num_requests, endpoint.bill.num_unmetered, endpoint.bill.cost) == (1, 1, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "text", "thought"),
+    [
+        ({"content": "7", "reasoning_details": "3 + 4"}, "7", "3 + 4"),
+        ({"content": "7", "reasoning_details": [None, "3 + ", {"text": 4}, {"summary": ["4"]}]}, "7", "3 + 4"),
+        ({"content": "7", "reasoning_details": {"type": "reasoning.encrypted", "data": "x"}}, "7", ""),
+        ({"content": ["It is ", {"text": "7"}, {"type": "image", "text": "no"}, None]}, "It is 7", ""),
+        ({"content": [{"type": "reasoning", "summary": [{"text": "3"}]}, {"type": "text", "text": "7"}]}, "7", "3"),
+    ],
+)  # fmt: skip
+def test_odd_parts_beside_an_answer_lose_no_answer(fields, text, thought):
+    with serving(lambda body, number: (fields, "stop")) as log:
+        reply = ask(Endpoint(base_url=log.url, model="m"), "a")
+    assert (reply.text, reply.reasoning) == (text, thought)
+
+
+def test_a_reply_that_is_too_deep_to_read_stops_no_other():
+    class Deep(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(b'{"choices": ' + b"[" * 200_000)
+
+        def log_message(self, format, *args):
+            del format, args
+
+    with HTTPServer(("127.0.0.1", 0), Deep) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        endpoint = Endpoint(base_url=f"http://127.0.0.1:{server.server_port}/v1", model="m", max_retries=0)
+        done = dict(endpoint.map(lambda i: ask(endpoint, str(i)), range(3)))
+        server.shutdown()
+    assert len(done) == 3 and all("the reply cannot be read" in str(error) for error in done.values())
+
+
+@pytest.mark.parametrize(("usage", "tokens"), [({"prompt_tokens": "few"}, 0), (None, 0), ({"prompt_tokens": 3}, 3)])
+def test_embeddings_are_kept_whatever_their_usage_says(usage, tokens):
+    row = {"object": "embedding", "index": 0, "embedding": [1, 2]}
+    with serving(echo, other=lambda path, body: {"object": "list", "data": [row], "usage": usage}) as log:
+        endpoint = Endpoint(base_url=log.url, model="m", price_per_million=(1e6, 0.0))
+        assert endpoint.embed(["a"]) == [[1.0, 2.0]]
+    assert (endpoint.bill.prompt_tokens, endpoint.bill.cost) == (tokens, tokens)
 
 
 def test_an_error_with_status_200_is_said():
@@ -175,6 +228,25 @@ def test_concurrency_is_bounded_and_one_refusal_stops_nothing():
         for _ in endpoint.map(lambda i: ask(endpoint, str(i)).text, range(1000)):
             break
         assert len(log.requests) <= before + 8
+
+
+def test_what_is_in_flight_at_an_interrupt_is_paid_for_and_kept():
+    def answer(body, number):
+        if number == 4:
+            time.sleep(0.3)  # the caller waits by then
+            os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.3)
+        return echo(body, number)
+
+    done = {}
+    with serving(answer) as log:
+        endpoint = Endpoint(base_url=log.url, model="m", num_concurrent=4)
+        with pytest.raises(KeyboardInterrupt):
+            for position, text in endpoint.map(lambda i: ask(endpoint, str(i)).text, range(50)):
+                done[position] = text
+        asked = {request["messages"][0]["content"] for request in log.requests}
+    assert 4 <= len(asked) < 50 and set(done.values()) == asked
+    assert endpoint.bill.num_requests == len(done)
 
 
 def test_a_key_is_read_from_a_file_and_never_shown(tmp_path):

@@ -7,7 +7,7 @@ ones, which score 0.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -42,8 +42,8 @@ def check_groups(
     """
     from ibpo.responses import check_formats
 
-    forms = _forms(*split_recipe(response_group or ()))
-    findings = check_formats(forms, load_tokenizer(model))
+    forms, options = _forms(*split_recipe(response_group or ()))
+    findings = check_formats(forms, load_tokenizer(model), options)
     for finding in findings:
         typer.echo(f"{finding.level}: {finding.subject}: {finding.text}")
     count = {level: sum(finding.level == level for finding in findings) for level in ("error", "warning")}
@@ -53,16 +53,19 @@ def check_groups(
         raise typer.Exit(1)
 
 
-def _forms(names: list[str], recipe: Path | None) -> list[Format]:
+def _forms(names: list[str], recipe: Path | None) -> tuple[list[Format], dict[str, Any]]:
+    """The response groups, and the options of the chat template that a recipe renders its prompts with."""
     from ibpo.config import nearest, read_recipe
     from ibpo.responses import FORMATS, build_response_groups
 
     if recipe is not None:
-        return [_as_format(group) for group in build_response_groups(read_recipe(recipe).response_group)]
+        config = read_recipe(recipe)
+        options = dict(config.trl.get("chat_template_kwargs") or {})
+        return [_as_format(group) for group in build_response_groups(config.response_group)], options
     for name in names:
         if name not in FORMATS:
             raise IbpoError(f"--response-group {name}: no such response group; {nearest(name, FORMATS)}")
-    return [FORMATS[name] for name in names or ("standard", "sequential_voting")]
+    return [FORMATS[name] for name in names or ("standard", "sequential_voting")], {}
 
 
 def _as_format(group: ResponseGroup) -> Format:

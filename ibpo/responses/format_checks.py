@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Literal
 
-from ibpo.responses.families import PLAIN, THINK, Family, split_thought
+from ibpo.errors import IbpoError
+from ibpo.responses.families import PLAIN, THINK, Family, Options, split_thought
 from ibpo.responses.formats import (
     ADAPTIVE,
     DIRECT,
@@ -38,8 +39,9 @@ from ibpo.responses.openings import (
     translate,
     written,
 )
-from ibpo.responses.switches import same_prompts, say_options
+from ibpo.responses.switches import check_options, same_prompts, say_options
 
+NO_OPTIONS: Options = {}
 PROBLEM = "What is 3 + 4?"
 SOLUTION = "3 and 4 more make 7, so the answer is \\boxed{7}."
 SECOND = "Counting on from 4: 5, 6, 7. That gives \\boxed{7}."
@@ -74,13 +76,19 @@ def sample_response(form: Format) -> str:
     return plain
 
 
-def check_formats(forms: Sequence[Format], tokenizer: Any) -> list[Finding]:
-    """Findings about these response groups with this tokenizer (transformers'), errors first."""
+def check_formats(forms: Sequence[Format], tokenizer: Any, options: Options = NO_OPTIONS) -> list[Finding]:
+    """Findings about these response groups with this tokenizer (transformers'), errors first.
+
+    Args:
+        forms: the response groups.
+        tokenizer: of the model.
+        options: of the chat template, with which every prompt is rendered: a recipe's `trl.chat_template_kwargs`.
+    """
     found = [
         *_openings(forms, tokenizer),
         *(finding for form in forms for finding in _tokens(form, tokenizer)),
         *_misreadings(forms),
-        *_template(forms, tokenizer),
+        *_template(forms, tokenizer, options),
     ]
     if tokenizer.eos_token_id is None:
         text = "the tokenizer has no end-of-sequence token: responses would never end; set eos_token"
@@ -183,7 +191,7 @@ def _misreadings(forms: Sequence[Format]) -> list[Finding]:
     return found
 
 
-def _template(forms: Sequence[Format], tokenizer: Any) -> list[Finding]:
+def _template(forms: Sequence[Format], tokenizer: Any, options: Options) -> list[Finding]:
     if not tokenizer.chat_template:
         text = "the tokenizer has no chat template: prompts are plain text"
         return [Finding(level="note", subject="template", text=text)]
@@ -191,7 +199,10 @@ def _template(forms: Sequence[Format], tokenizer: Any) -> list[Finding]:
     family = family_of(tokenizer)
     user = {"role": "user", "content": offer([], PROBLEM, chat=True)[-1]["content"]}  # pyright: ignore[reportArgumentType]
     try:
-        plain = render(tokenizer, [user], {})
+        check_options(tokenizer, options, "trl.chat_template_kwargs")
+        plain = render(tokenizer, [user], options)
+    except IbpoError as error:
+        return [Finding(level="error", subject="template", text=str(error))]
     except Exception as error:
         text = f"it cannot render a user's message: {type(error).__name__}: {str(error)[:300]}"
         return [Finding(level="error", subject="template", text=text)]
@@ -207,7 +218,7 @@ def _template(forms: Sequence[Format], tokenizer: Any) -> list[Finding]:
     if system := default_system_prompt(tokenizer):
         text = f"where a chat has no system message it puts in its own: {system[:60]!r}; data.system sets another"
         found.append(Finding(level="note", subject="template", text=text))
-    wrote, is_open = written(tokenizer, [user], {}, family)
+    wrote, is_open = written(tokenizer, [user], options, family)
     thinking = [form for form in forms if form.group.prefix.lstrip().startswith(THINK)]
     if is_open:
         text = (
@@ -225,18 +236,18 @@ def _template(forms: Sequence[Format], tokenizer: Any) -> list[Finding]:
         text = f"its prompt ends in a closed thought ({wrote!r}): in training, no response can think; {fix}"
         found.append(Finding(level="error", subject="template", text=text))
     for form in forms:
-        found += _asked(form, tokenizer, user, family)
+        found += _asked(form, tokenizer, user, family, options)
         if family is PLAIN or form not in thinking:
-            found += _kept(form, tokenizer, user)
+            found += _kept(form, tokenizer, user, options)
     return [*found, *_same(forms, tokenizer, family)]
 
 
-def _asked(form: Format, tokenizer: Any, user: Mapping[str, str], family: Family) -> list[Finding]:
+def _asked(form: Format, tokenizer: Any, user: Mapping[str, str], family: Family, given: Options) -> list[Finding]:
     """How the group is asked for: by the template's options, with its prefix forced here, and through a server."""
-    name, prefix, options = form.group.name, form.group.prefix, translate(form.template_options, family)
+    name, prefix, options = form.group.name, form.group.prefix, {**given, **translate(form.template_options, family)}
     found: list[Finding] = []
     try:
-        base, asked = render(tokenizer, [user], {}), render(tokenizer, [user], options)
+        base, asked = render(tokenizer, [user], given), render(tokenizer, [user], options)
         opened = open_response(tokenizer, [user], prefix, options, adapt=True)
     except Exception as error:
         text = f"the template refuses {say_options(options)}: {str(error)[:100]}"
@@ -296,14 +307,14 @@ def _same(forms: Sequence[Format], tokenizer: Any, family: Family) -> list[Findi
     return [Finding(level="warning", subject=f"{a}, {b}", text=text) for a, b in pairs]
 
 
-def _kept(form: Format, tokenizer: Any, user: Mapping[str, str]) -> list[Finding]:
+def _kept(form: Format, tokenizer: Any, user: Mapping[str, str], options: Options) -> list[Finding]:
     """Whether the template keeps a response that is rendered as a message."""
     name, response = form.group.name, sample_response(form)
     found: list[Finding] = []
     for later, when in (([], "as the last message"), ([user], "in an earlier turn")):
         messages = [user, {"role": "assistant", "content": response}, *later]
         try:
-            text = apply_template(tokenizer, messages, tokenize=False)
+            text = apply_template(tokenizer, messages, tokenize=False, **options)
         except Exception as error:
             said = f"the template cannot render a response {when}: {str(error)[:100]}"
             found.append(Finding(level="error", subject=name, text=said))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 from ibpo.config import ResponseGroupConfig
 from ibpo.errors import IbpoError
-from ibpo.responses.families import plain_thoughts
+from ibpo.responses.families import THINK, plain_thoughts
 from ibpo.responses.openings import family_of, spell
 from ibpo.responses.readers import answer_reader
 from ibpo.types import Prompt, ResponseGroup
@@ -72,8 +72,14 @@ def belongs(completion: str, group: ResponseGroup) -> bool:
     Example:
         >>> belongs("[THINK]3 + 4[/THINK]7", ResponseGroup(name="on", prefix="<think>"))
         True
+        >>> mine = ResponseGroup(name="on", prefix="[THINK]")
+        >>> [belongs(text, mine) for text in ("[THINK]3 + 4[/THINK]7", "<think>3 + 4</think>7", "[THINK][/THINK]7")]
+        [True, True, False]
     """
-    return group.matches(completion) or group.matches(plain_thoughts(completion))
+    text, prefix = plain_thoughts(completion), plain_thoughts(group.prefix)
+    if prefix.lstrip().startswith(THINK):  # in whatever marks it is written: one definition of a thought
+        return replace(group, prefix=prefix).matches(text)
+    return group.matches(completion) or group.matches(text)
 
 
 CONTINUATIONS = ("\n", "\n\n", " ", ":", ".", ",")

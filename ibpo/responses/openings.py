@@ -66,6 +66,26 @@ def apply_template(tokenizer: Any, messages: Sequence[Mapping[str, Any]], **opti
         ) from None
 
 
+@contextmanager
+def saying_refusals(tokenizer: Any) -> Iterator[None]:
+    """What a chat template refuses (a system message, turns that do not alternate), as the error of a prompt.
+
+    Raises:
+        IbpoError: in the template's words, with the fix.
+    """
+    try:
+        yield
+    except IbpoError:
+        raise
+    except Exception as error:
+        name = getattr(tokenizer, "name_or_path", "") or "the tokenizer"
+        said = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise IbpoError(
+            f"{name}: the chat template refuses the prompt: {said[:200]}; leave out what it does not know "
+            "(data.system, data.examples), or change the template"
+        ) from None
+
+
 def _limited(seconds: float) -> Any:
     is_main = threading.current_thread() is threading.main_thread()
     return _by_signal(seconds) if is_main and hasattr(signal, "setitimer") else _by_watcher(seconds)
@@ -399,15 +419,19 @@ def prompt_notes(tokenizer: Any, messages: Any, prefixes: Sequence[str], options
         messages: a prompt of the run; what is no chat gets no notes.
         prefixes: of its response groups.
         options: arguments of the chat template.
+
+    Raises:
+        IbpoError: where the template refuses the prompt.
     """
     if isinstance(messages, str) or not getattr(tokenizer, "chat_template", None):
         return []
     notes: list[str] = []
+    with saying_refusals(tokenizer):
+        wrote, is_open = written(tokenizer, messages, options, family_of(tokenizer))
     if messages[0]["role"] != "system" and (system := default_system_prompt(tokenizer)):
         notes.append(
             f"the chat template puts in a system message of its own: {system[:60]!r}; data.system sets another"
         )
-    wrote, is_open = written(tokenizer, messages, options, family_of(tokenizer))
     starts = "".join(wrote.split())
     if wrote and any(not "".join(prefix.split()).startswith(starts) for prefix in prefixes):
         state = "inside an open thought" if is_open else "behind a closed thought"

@@ -23,6 +23,7 @@ from ibpo.responses import (
     offer,
     open_response,
     render,
+    saying_refusals,
     split_thought,
     translate,
 )
@@ -177,11 +178,16 @@ def encode_prompt(tokenizer: Any, prompt: Prompt, template_options: Mapping[str,
         prompt: text, which gets the special tokens that the tokenizer adds (a beginning-of-sequence token, for many);
             or chat messages, whose template writes all of them.
         template_options: of the chat template.
+
+    Raises:
+        IbpoError: where the template refuses the prompt.
     """
     if isinstance(prompt, str):
         return list(tokenizer(prompt)["input_ids"])
     options = dict(template_options or {})
-    return list(apply_template(tokenizer, prompt, add_generation_prompt=True, return_dict=True, **options)["input_ids"])
+    with saying_refusals(tokenizer):
+        made = apply_template(tokenizer, prompt, add_generation_prompt=True, return_dict=True, **options)
+    return list(made["input_ids"])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -209,7 +215,8 @@ class PromptWriter:
             return prompt
         if not self.tokenizer.chat_template:
             return "\n\n".join(message["content"] for message in prompt) + "\n"  # or a prefix would stick to the prompt
-        return render(self.tokenizer, prompt, self.options)
+        with saying_refusals(self.tokenizer):
+            return render(self.tokenizer, prompt, self.options)
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -223,7 +230,8 @@ class PromptWriter:
             return Opening(prompt=self.render(prompt), forced=prefix, lead="")
         if self.adapt and is_by_effort(self.template_options, family_of(self.tokenizer)):
             prefix = ""
-        opened = open_response(self.tokenizer, prompt, prefix, self.options, adapt=self.adapt)
+        with saying_refusals(self.tokenizer):
+            opened = open_response(self.tokenizer, prompt, prefix, self.options, adapt=self.adapt)
         own = next((g.prefix for g in self.response_groups if g.name == request.response_group), "")
         if prefix or opened.lead or not split_thought(own).closed or THINK not in own:
             return opened

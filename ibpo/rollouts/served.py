@@ -102,24 +102,33 @@ class EndpointSampler:
             raise IbpoError(f"problem {request.problem.problem_id}: {error}") from None
         openings = [group.prefix for group in asked_groups(request, self.response_groups) if group.prefix]
         completion, beside = join_thought(reply, lead, openings)
-        misread = bool(request.prefix and reply.reasoning and not reply.text) and split_thought(request.prefix).closed
+        misread = bool(reply.reasoning) and not reply.text and not (split_thought(completion).text or "").strip()
         return as_sampled(
             request,
             completion,
             reply.finish_reason,
             # A forced prefix is the response's, as in training; the server counts it as the prompt's.
-            None if reply.prompt_tokens is None else reply.prompt_tokens - num_forced,
+            # One that reports fewer than were sent counts something else, or nothing.
+            None if (sent := reply.prompt_tokens) is None or sent < num_forced else sent - num_forced,
             None if reply.completion_tokens is None else reply.completion_tokens + num_forced,
             0 if misread else reply.reasoning_tokens,
             beside,
         )
+
+    def _has_special_marks(self, tokenizer: Any) -> bool:
+        """Whether what marks a thought or a response group are special tokens, which servers take out of texts."""
+        family = family_of(tokenizer)
+        if family.think != THINK:
+            return True
+        marks = "".join((family.think, family.end_think, *(group.prefix for group in self.response_groups)))
+        return any(token in marks for token in getattr(tokenizer, "all_special_tokens", ()))
 
     def _ask(self, request: Request, options: dict[str, Any]) -> tuple[Reply, str, int]:
         """The reply, what the prompt already holds of the response, and how many of its tokens were forced."""
         if self.forcing == "render" and self.writer is not None and (request.prefix or self.render_all):
             prompt, forced, lead = self.writer.asked(request)
             text = lead + (str(self.writer.tokenizer.decode(forced)) if forced else "")
-            more = {"skip_special_tokens": False} if family_of(self.writer.tokenizer).think != THINK else {}
+            more = {"skip_special_tokens": False} if self._has_special_marks(self.writer.tokenizer) else {}
             sent = {key: value for key, value in options.get("extra_body", {}).items() if key not in OF_CHATS}
             options["extra_body"] = {**sent, **more}
             ids = [*prompt, *forced]
@@ -156,7 +165,8 @@ class JoinedSampler:
 class TokenIds:
     """Whether a server takes token ids as a prompt: vLLM, SGLang and llama.cpp do, `transformers serve` takes texts.
 
-    Asked once, by a response of one token, before the first request that is written as ids.
+    Asked once, by a response of one token, before the first request that is written as ids. A server that is busy or
+    not there has not said no: its texts would be other tokens.
     """
 
     def __init__(self) -> None:
@@ -169,15 +179,18 @@ class TokenIds:
                 try:
                     replace(endpoint, max_retries=0).complete([0], max_tokens=1)
                     self._taken = True
-                except IbpoError:  # of a server that is not there the first real request says so
-                    self._taken = False
+                except IbpoError as error:  # of a server that is not there the first real request says so
+                    self._taken = isinstance(error, NotServed) and error.status in UNKNOWN
             return self._taken
+
+
+UNKNOWN = (None, 401, 403, 404, 409, 429, 503)
+"""Statuses that say nothing about the prompt of a request: not reached, the key, the address, busy."""
 
 
 def text_of(ids: Sequence[int], tokenizer: Any) -> str:
     """The text of a prompt without its begin-of-sequence token, which servers add to texts."""
-    text = str(tokenizer.decode(list(ids)))
-    return text.removeprefix(tokenizer.bos_token) if tokenizer.bos_token else text
+    return str(tokenizer.decode(list(ids))).removeprefix(tokenizer.bos_token or "")
 
 
 OF_CHATS = ("chat_template_kwargs", "add_generation_prompt", "continue_final_message")
@@ -189,8 +202,8 @@ def join_thought(reply: Reply, forced: str, openings: Sequence[str]) -> tuple[st
 
     The text is the one that a server without reasoning parser gives: `<think>`, thought, `</think>`, answer. Where the
     response was to open by a word and the policy thought first, the thought is kept beside the answer instead. A
-    parser calls all of an answer reasoning where the prompt ends in a closed thought or a word, as it waits for an
-    end of the thought that does not come: there the reasoning is the answer.
+    parser calls all of an answer reasoning where the prompt ends in a closed thought or a word, or the policy opens by
+    a word itself, as it waits for an end of the thought that does not come: there the reasoning is the answer.
 
     Args:
         reply: of the server.
@@ -213,6 +226,11 @@ def join_thought(reply: Reply, forced: str, openings: Sequence[str]) -> tuple[st
         return (forced + (f"{thought}{END_THINK}{text}" if thought and text else thought + text)), ""
     if forced:
         return forced + (f"{thought.lstrip()}{'' if unended else CLOSED}{text}" if thought else text), ""
+    plain = [plain_thoughts(opening).lstrip() for opening in openings]
+    at_once = len(plain) == 1 and plain[0].startswith(THINK) and split_thought(plain[0]).closed
+    words = ["".join(opening.split()) for opening in plain if opening and not opening.startswith(THINK)]
+    if not text and ((at_once and not unended) or any("".join(thought.split()).startswith(word) for word in words)):
+        text, thought = thought, ""
     if thought:
         whole = f"{THINK}\n{thought.strip()}{'' if unended else CLOSED}{text}"
     else:
@@ -220,9 +238,8 @@ def join_thought(reply: Reply, forced: str, openings: Sequence[str]) -> tuple[st
         if END_THINK in whole and THINK not in whole:
             whole = f"{THINK}\n{whole.lstrip()}"
     parts = split_thought(whole)
-    plain = [plain_thoughts(opening).lstrip() for opening in openings]
     opens_thought = not plain or any(opening.startswith(THINK) for opening in plain)
-    if parts.text is None and len(plain) == 1 and plain[0].startswith(THINK) and split_thought(plain[0]).closed:
+    if parts.text is None and at_once:
         return plain[0] + whole.lstrip(), ""  # the prompt holds the closed thought
     if opens_thought or parts.text is None or not parts.answer.strip():
         return whole, ""
@@ -375,6 +392,16 @@ class ServerTokenizer:
             tokens = self._ask("tokenize", **asked, chat_template_kwargs=options)["tokens"]
             return self.decode(tokens)
         return str(self._ask("apply-template", **asked, chat_template_kwargs=options)["prompt"])
+
+    @property
+    def bos_token(self) -> str:
+        """What the server puts in front of a text; "" for nothing."""
+        bare = self("a")["input_ids"]
+        if self.kind == "vllm":
+            whole = self._ask("tokenize", prompt="a", add_special_tokens=True)["tokens"]
+        else:
+            whole = self._ask("tokenize", content="a", add_special=True, parse_special=True)["tokens"]
+        return self.decode(whole[: whole.index(bare[0])]) if bare and bare[0] in whole else ""
 
     def decode(self, ids: Sequence[int], **_: Any) -> str:
         """The text of token ids, special tokens included."""

@@ -111,11 +111,18 @@ class RolloutStore:
         self._asked[request.key] = request.asked
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """The stored rollouts, in the order of their arrival."""
+        """The stored rollouts, in the order of their arrival; each key once, whoever wrote it a second time.
+
+        Two runs that share a store (`sample.rollouts`) may both ask for what neither has found there.
+        """
+        seen: set[str] = set()
         with self.path.open(encoding="utf-8") as file:
             next(file)
             for line in file:
-                yield json.loads(line)
+                row = json.loads(line)
+                if row["key"] not in seen:
+                    seen.add(row["key"])
+                    yield row
 
     def _open(self) -> None:
         data = self.path.read_bytes()

@@ -182,7 +182,14 @@ def local_parts(path: Path, configs: Sequence[str] = (), split: str = "") -> lis
     split_of = {file: _split(file.relative_to(path)) for file in files}
     named = sorted(set(split_of.values()) - {""})
     if named:
-        files = [file for file in files if split_of[file] == _chosen(path, named, SPLITS.get(split, split))]
+        wanted = _chosen(path, named, SPLITS.get(split, split))
+        unnamed = next((file for file in files if not split_of[file]), None)
+        if unnamed is not None and not split:  # left out, it would go unnoticed
+            raise IbpoError(
+                f"{path}: holds the split {wanted}, and {unnamed.relative_to(path)}, whose name says of which split it "
+                f"is not; name the file or folder of one, or write data.split = {wanted!r} to leave it out"
+            )
+        files = [file for file in files if split_of[file] == wanted]
     chosen = [(config, file) for config in configs for file in files if config and config in _words(file, path)]
     if not chosen:
         chosen = [("", file) for file in files]

@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -126,7 +127,7 @@ class Task:
         if self.domain:
             info["domain"] = _optional(self.domain, fields)
         if self.kept:
-            info["columns"] = {name: str(fields[name]) for name in self.kept}
+            info["columns"] = {name: _optional((name,), fields) for name in self.kept}
         if self.cases:
             info |= self._contest(row)
         if tests:
@@ -136,9 +137,7 @@ class Task:
             info |= {"tests": f"{before}\n{tests}" if before else tests, "setup": _optional(self.setup, fields)}
         return Problem(
             problem_id=_optional(self.problem_id, fields) or (f"{part}-{number}" if part else number),
-            prompt=self.template.replace("{form}", self._form(fields))
-            .replace("{tests}", tests)
-            .replace("{problem}", text.strip()),
+            prompt=self._prompt({"form": self._form(fields), "tests": tests, "problem": text.strip()}),
             answer=answer,
             level=_optional(self.level, fields).removeprefix("Level ").replace("?", ""),
             info=info,
@@ -165,7 +164,7 @@ class Task:
                 known = ", ".join(map(str, fields)) or "none"
                 raise IbpoError(f"{place}: no field {name!r}; the row's fields are {known}: name one of them")
             value = fields[name]
-            if isinstance(value, bool) or not isinstance(value, str | int | float | list) or (
+            if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal | list) or (
                 isinstance(value, list) and name not in self.tests
             ):  # fmt: skip
                 raise IbpoError(f"{place}: field {name!r} holds {str(value)[:40]}; text or a number is needed")
@@ -225,6 +224,10 @@ class Task:
             raise IbpoError(f"{place}: field 'metadata' names no function; write {{\"func_name\": NAME}}")
         return {"cases": cases, "fn_name": name}
 
+    def _prompt(self, parts: Mapping[str, str]) -> str:
+        """The template filled in at once: what stands in a part is its text, `{problem}` too."""
+        return re.sub(r"\{(form|tests|problem)\}", lambda found: parts[found[1]], self.template)
+
     def _text(self, names: tuple[str, ...], row: Row) -> str:
         place, fields = row
         text = _optional(names, fields)
@@ -235,8 +238,10 @@ class Task:
 
 def _optional(names: Iterable[str], fields: dict[str, Any]) -> str:
     value = next((fields[name] for name in names if fields.get(name) is not None), "")
-    if isinstance(value, float) and not math.isfinite(value):  # how tables write that there is nothing
+    if isinstance(value, float | Decimal) and not math.isfinite(value):  # how tables write that there is nothing
         return ""
+    if isinstance(value, Decimal):  # a data base's number
+        return format(value.to_integral_value() if value == value.to_integral_value() else value, "f")
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:  # a column of whole numbers with gaps
         value = int(value)
     return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else ""

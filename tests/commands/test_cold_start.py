@@ -232,6 +232,101 @@ def test_a_run_that_was_killed_in_every_stage_is_completed(tmp_path):
     assert len(keys) == len(set(keys)) == 16 * 8
 
 
+BY_PROGRAM = """
+[model]
+path = "model"
+[data]
+path = "rows.jsonl"
+holdout = 2
+judge = "exact"
+[[response_group]]
+name = "direct"
+prefix = "Answer:"
+answer = "last_number"
+body = "direct"
+[[response_group]]
+name = "thinking"
+prefix = "<think>"
+answer = "last_number"
+body = "steps"
+"""
+
+
+def by_program(folder, template):
+    """A recipe whose bodies are all in the data, and a tokenizer with this chat template; there is no model."""
+    from benchmarks.families import tokenizer_with
+
+    made = tokenizer_with(template)
+    made.add_tokens(["[THINK]", "[/THINK]"])
+    made.save_pretrained(folder / "model")
+    rows = [{"id": i, "question": f"{i} + 1 =", "answer": i + 1, "direct": f" {i + 1}", "steps": f"so</think>{i + 1}"}
+            for i in range(8)]  # fmt: skip
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "recipe.toml").write_text(BY_PROGRAM.replace('"model"', json.dumps(str(folder / "model"))))
+    return folder / "recipe.toml"
+
+
+CHAT = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "option", "said"),
+    [
+        (CHAT, ["--set", "template.enable_thinking=false"], "template.enable_thinking: the chat template (unknown) "),
+        (
+            "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + CHAT,
+            ["--set", "data.system=Add."],
+            "the chat template refuses the prompt: System role not supported; leave out what it does not know (data.sy",
+        ),
+        (CHAT + "<think>", [], "inside an open thought ('<think>'), where '<think>' would open another"),
+    ],
+)  # fmt: skip
+def test_a_template_that_does_not_fit_is_refused_before_the_first_stage(tmp_path, template, option, said):
+    """Also where no solution is to be sampled: `ibpo train` refuses what would come out."""
+    result = run(by_program(tmp_path, template), *option, "--out", tmp_path / "run")
+    assert_last_line(result, said)
+    assert not (tmp_path / "run" / "dataset.jsonl").exists()
+
+
+def test_what_is_imitated_opens_in_the_tokens_that_are_forced(tmp_path, monkeypatch):
+    """A family with marks of its own: its model thinks behind [THINK], and that is what training and the gate force."""
+    from transformers import AutoTokenizer
+
+    from ibpo.responses import encode_prefix
+    from ibpo.training.cold_start import run as stages
+
+    made = by_program(tmp_path, CHAT + "{# [THINK] #}")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    seen = []
+
+    def fine_tune(model, tokenizer, pairs, *more, **options):
+        seen.extend(pairs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stages, "load_policy", lambda path, dtype: (None, tokenizer))
+    monkeypatch.setattr(stages, "_to_device", lambda model: model)
+    monkeypatch.setattr(stages, "supervised_fine_tune", fine_tune)
+    assert run(made, "--out", tmp_path / "run").exit_code == 130
+    texts = {text for _, text in seen}
+    assert len(texts) == 12 and sum(text.startswith("[THINK]so[/THINK]") for text in texts) == 6
+    for text in texts:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        prefix = "Answer:" if text.startswith("Answer:") else "<think>"
+        assert tuple(ids[: len(encode_prefix(prefix, tokenizer))]) == encode_prefix(prefix, tokenizer)
+
+
+def test_solutions_of_other_template_options_are_not_used_again(tmp_path):
+    from ibpo.training.cold_start.recipe import read_cold_start_recipe
+    from ibpo.training.cold_start.run import sample_settings
+
+    for more in ([], ["data.template=Sum: {problem}"]):
+        on, off = (
+            sample_settings(read_cold_start_recipe(RECIPE, [f"template.enable_thinking={value}", *more]))
+            for value in ("true", "false")
+        )
+        assert on != off
+
+
 @pytest.mark.parametrize("num_groups", [2, 3, 5, 7])
 def test_what_to_go_on_with_is_a_recipe_whatever_the_number_of_groups(tmp_path, num_groups):
     """Eight responses a prompt, the default, are no multiple of three."""

@@ -35,8 +35,8 @@ from ibpo.responses import (
     translate,
     written,
 )
-from ibpo.rollouts.sampler import PromptWriter, Request
-from ibpo.types import Problem
+from ibpo.rollouts.sampler import PromptWriter, Request, encode_prompt
+from ibpo.types import Problem, ResponseGroup
 
 SHIPPED = {
     path.stem: path.read_text(encoding="utf-8")
@@ -269,6 +269,17 @@ def test_a_family_s_own_marks_belong_to_the_group():
     assert find_group("<|channel|>final<|message|>Answer: 4", groups) is DIRECT.group
 
 
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+@pytest.mark.parametrize("written_by", [*FAMILIES[:1], None], ids=["plain", "own"])
+def test_a_prefix_in_a_family_s_own_marks_is_a_thought(family, written_by):
+    """A server tells a thought in plain marks, whatever the model's are; one that is closed at once is none."""
+    mine = [ResponseGroup(name="thinks", prefix=family.think), DIRECT.group]
+    marks = written_by or family
+    assert find_group(f"{marks.think}3 + 4{marks.end_think}{marks.to_answer}7", mine) is mine[0]
+    assert find_group(f"{marks.think}\n\n{marks.end_think}{marks.to_answer}7", mine) is None
+    assert find_group("Answer: 7", mine) is DIRECT.group and find_group("7", mine) is None
+
+
 @pytest.mark.parametrize("name", ["qwen3", "qwen3_6", "qwen3_5_nothink", "gemma4_v5", "Hy3"])
 @pytest.mark.parametrize("form", [THINKING_ON, THINKING_OFF, DIRECT])
 @pytest.mark.parametrize("force", [True, False])
@@ -293,6 +304,22 @@ def test_local_evaluation_forces_only_what_the_template_has_not_written(name, fo
     if not force and (unmarked or (form is DIRECT and name == "qwen3_6")):
         return  # no mark of an answer at once in Gemma's prompt; behind the thought that Qwen3.6 opens, it thinks
     assert form.problem_of(text) is None, text
+
+
+@pytest.mark.parametrize("how", ["asked", "render", "encode", "notes"])
+def test_a_prompt_that_a_template_refuses_is_said(how):
+    """Gemma's knows no system message."""
+    made = tokenizer("gemma")
+    prompt = [{"role": "system", "content": "Add."}, *USER]
+    writer, problem = PromptWriter(tokenizer=made), Problem(problem_id="p", prompt=prompt, answer="")
+    ways = {
+        "asked": lambda: writer.asked(Request(problem=problem, number=0, prefix="Answer:")),
+        "render": lambda: writer.render(prompt),
+        "encode": lambda: encode_prompt(made, prompt),
+        "notes": lambda: prompt_notes(made, prompt, ["Answer:"], {}),
+    }
+    with pytest.raises(IbpoError, match=r"refuses the prompt: System role not supported; leave out .* \(data\.system"):
+        ways[how]()
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,35 @@ def test_the_command(tmp_path):
     assert own.exit_code == 1 and "a, b: both open with 'Fa'" in own.stdout
 
 
+NOT_THINKING = CHAT.replace(
+    "<|assistant|>\n{% endif %}",
+    "<|assistant|>\n{% if not (enable_thinking is defined and enable_thinking is true) %}<think>\n\n</think>\n\n"
+    "{% endif %}{% endif %}",
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "options", "said"),
+    [
+        (NOT_THINKING, "", "error: template: its prompt ends in a closed thought ('<think>\\n\\n</think>\\n\\n')"),
+        (NOT_THINKING, "enable_thinking = true", "0 errors"),  # as the error says
+        (HYBRID, "", "0 errors"),
+        (HYBRID, "enable_thinking = false", "error: template: its prompt ends in a closed thought"),
+        (CHAT, "enable_thinking = true", "trl.chat_template_kwargs.enable_thinking: the chat template (unknown) ig"),
+    ],
+)  # fmt: skip
+def test_a_recipe_is_checked_with_the_options_that_it_renders_its_prompts_with(tmp_path, template, options, said):
+    tokenizer(template).save_pretrained(tmp_path / "model")
+    recipe = tmp_path / "r.toml"
+    recipe.write_text(
+        '[model]\npath = "m"\n[data]\npath = "d"\n[budget]\nb = 0.5\n'
+        '[[response_group]]\nname = "a"\nprefix = "Answer:"\n[[response_group]]\nname = "b"\nprefix = "<think>"\n'
+        f"[trl]\nchat_template_kwargs = {{{options}}}\n"
+    )
+    result = run(tmp_path / "model", "--response-group", recipe)
+    assert said in result.stdout and result.exit_code == (0 if said == "0 errors" else 1), result.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -338,6 +338,16 @@ def test_a_store_cut_anywhere_is_completed(tmp_path):
         assert path.read_bytes() == whole
 
 
+def test_what_two_processes_wrote_into_one_store_counts_once(tmp_path):
+    path = tmp_path / "s.jsonl"
+    first, second = RolloutStore(path), RolloutStore(path)
+    for store, text in ((first, "a"), (second, "b")):
+        collect(ScriptedSampler(answer=lambda request, text=text: text), REQUESTS[:3], store)
+    assert len(path.read_bytes().splitlines()) == 7
+    rows = list(RolloutStore(path).rows())
+    assert len(rows) == len(RolloutStore(path)) == 3 and {row["completion"].strip()[-1] for row in rows} == {"a"}
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

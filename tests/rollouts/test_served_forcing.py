@@ -35,13 +35,15 @@ class VLLM:
     def other(self, path, body):
         encode = lambda text: self.tokenizer(text, add_special_tokens=False)["input_ids"]  # noqa: E731
         if self.kind == "vllm" and path == "/tokenize":
-            return {"tokens": encode(self.render(body) if "messages" in body else body["prompt"])}
+            tokens = encode(self.render(body) if "messages" in body else body["prompt"])
+            begins = "prompt" in body and body.get("add_special_tokens", True)
+            return {"tokens": [*(encode("<BOS>") if begins else ()), *tokens]}
         if self.kind == "vllm" and path == "/detokenize":
             return {"prompt": self.tokenizer.decode(body["tokens"])}
         if self.kind == "llama.cpp" and path == "/apply-template":
             return {"prompt": self.render(body)}
         if self.kind == "llama.cpp" and path == "/tokenize" and "content" in body:
-            return {"tokens": encode(body["content"])}
+            return {"tokens": (encode("<BOS>") if body.get("add_special") else []) + encode(body["content"])}
         if self.kind == "llama.cpp" and path == "/detokenize":
             return {"content": self.tokenizer.decode(body["tokens"])}
         return None
@@ -139,3 +141,69 @@ def test_one_begin_of_sequence():
         assert found is not None and found("a <BOS>")["input_ids"] == server.tokenizer("a <BOS>")["input_ids"]
     [prompt] = server.prompts
     assert prompt.count("<BOS>") == 1 and prompt.startswith("<BOS>")
+
+
+class Busy(VLLM):
+    """Answers the first request, which asks whether it takes token ids, by a status."""
+
+    def __init__(self, name, status, **more):
+        super().__init__(name, **more)
+        self.status, self.asked = status, 0
+
+    def answer(self, body, number):
+        if body.get("prompt") == [0]:
+            self.asked += 1
+            if self.asked == 1 or self.status == 400:
+                raise Fault(self.status, "busy", retry_after_ms="1")
+        return super().answer(body, number)
+
+
+def forced(server, log, tokenizer, prefix="Answer:", **more):
+    sampler = EndpointSampler(
+        endpoint=Endpoint(base_url=log.url, model="m"), max_tokens=9, forcing="render",
+        writer=PromptWriter(tokenizer=tokenizer, adapt=True),
+        response_groups=[ResponseGroup(name="own", prefix=prefix)], **more,
+    )  # fmt: skip
+    request = Request(problem=Problem(problem_id="p", prompt="2 + 2 =", answer="4"), number=0, prefix=prefix)
+    [sampled] = sampler.sample_requests([request])
+    assert not isinstance(sampled, IbpoError), sampled
+    return sampled
+
+
+@pytest.mark.parametrize("status", [429, 503, 400])
+@pytest.mark.parametrize("whose", ["folder", "vllm", "llama.cpp"])
+def test_a_busy_server_has_not_said_that_it_takes_no_token_ids(status, whose):
+    """It gets texts where it refuses ids alone: and then without the begin of sequence that it adds itself."""
+    server = Busy("llama3_1", status, kind="vllm" if whose == "folder" else whose)
+    with serving(server.answer, other=server.other) as log:
+        asked = server.tokenizer if whose == "folder" else ask_for_tokenizer(Endpoint(base_url=log.url, model="m"))
+        sampled = forced(server, log, asked)
+    sent = [body["prompt"] for body in log.requests if body["path"] == "/v1/completions"]
+    assert isinstance(sent[-1], str if status == 400 else list) and sampled.rollout.completion.startswith("Answer:")
+    assert server.prompts[-1].startswith("<BOS>") and server.prompts[-1].count("<BOS>") == 1
+
+
+@pytest.mark.parametrize(("reported", "prompt"), [(0, None), (3, None), (100, 93)])
+def test_a_server_that_counts_fewer_prompt_tokens_than_were_forced_has_not_counted_them(reported, prompt):
+    server = VLLM("qwen3")
+    with serving(server.answer, other=server.other, usage={"prompt_tokens": reported, "total_tokens": reported}) as log:
+        assert forced(server, log, server.tokenizer).num_prompt_tokens == prompt
+
+
+@pytest.mark.parametrize(
+    ("special", "prefix", "kept"),
+    [
+        ((), "Answer:", False),
+        (("</think>",), "Answer:", True),
+        (("[TRIAL]",), "[TRIAL]", True),
+        (("[TRIAL]",), "[X]", False),
+    ],
+)  # fmt: skip
+def test_marks_that_are_special_tokens_are_asked_for(special, prefix, kept):
+    """A server takes them out of its texts: a thought would have no end, and a response no group."""
+    server = VLLM("qwen3")
+    server.tokenizer.add_special_tokens({"additional_special_tokens": list(special)})
+    with serving(server.answer, other=server.other) as log:
+        forced(server, log, server.tokenizer, prefix)
+    [asked] = [body for body in log.requests if body["path"] == "/v1/completions" and body["prompt"] != [0]]
+    assert asked.get("skip_special_tokens") == (False if kept else None)

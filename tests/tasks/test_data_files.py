@@ -113,6 +113,15 @@ def test_splits_never_mix(names, tmp_path):
     assert mine.load(tmp_path / names[0])[0].prompt == "of train"
 
 
+def test_a_file_whose_name_says_no_split_is_not_left_out_in_silence(tmp_path):
+    for name in ("train.jsonl", "more.jsonl"):
+        write(tmp_path / name, {"q": name, "a": "1"})
+    with pytest.raises(IbpoError, match=r"holds the split train, and more\.jsonl, .* write data\.split = 'train'"):
+        MINE.load(tmp_path)
+    [(_, rows)] = local_parts(tmp_path, split="train")
+    assert [row["q"] for _, row in rows] == ["train.jsonl"]
+
+
 def test_saved_dicts_have_splits_too(tmp_path):
     datasets = pytest.importorskip("datasets")
     tables = {split: datasets.Dataset.from_list([{"q": split, "a": "1"}]) for split in ("train", "test")}

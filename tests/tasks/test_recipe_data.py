@@ -1,5 +1,6 @@
 import gzip
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,34 @@ def test_whole_numbers_of_a_column_with_gaps_are_whole(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"question": "1 + 1 =", "answer": 2.0, "level": 3.0}\n{"question": "1 / 2 =", "answer": 0.5}\n')
     assert [(p.answer, p.level) for p in load_problems(path)] == [("2", "3"), ("0.5", "")]
+
+
+def test_numbers_of_a_data_base_are_their_text(tmp_path):
+    """Spark and SQL export numbers as decimals, which are no floats."""
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    answers = [Decimal("2.00"), Decimal("0.50"), Decimal("-12345678901234567890.25")]
+    table = pa.table({"question": ["a", "b", "c"], "total": pa.array(answers, pa.decimal128(30, 2))})
+    parquet.write_table(table, tmp_path / "rows.parquet")
+    told = [p.answer for p in load_problems(tmp_path / "rows.parquet", answer="total")]
+    assert told == ["2", "0.50", "-12345678901234567890.25"]
+
+
+def test_columns_of_bodies_are_texts_as_answers_are(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"question": "1 + 1 =", "answer": 2.0}\n{"question": "1 / 2 =", "answer": 0.5}\n')
+    _, problems = load_given(DataConfig(path=str(path)), ["answer"])
+    assert [(p.answer, p.info["columns"]["answer"]) for p in problems] == [("2", "2"), ("0.5", "0.5")]
+
+
+def test_what_stands_in_a_problem_or_its_tests_is_no_place_of_the_template(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    row = {"text": "Fill {tests} and {form}.", "answer": "f = str", "tests": ['assert f("{problem}") == "{problem}"']}
+    path.write_text(json.dumps(row) + "\n")
+    template = "{problem}\nTests:\n{tests}\nGive {one}."
+    [problem] = load_problems(path, problem="text", tests="tests", judge="code", template=template)
+    assert problem.prompt == f"{row['text']}\nTests:\n{row['tests'][0]}\nGive {{one}}."
 
 
 def test_held_out_problems_are_never_trained_on(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,14 @@ from ibpo.runs import RunDir
 from ibpo.tasks import read_problems
 from ibpo.training import read_cold_start_recipe
 from ibpo.training.cold_start.data_set import build_data_set, read_data_set, solution_requests
-from ibpo.training.cold_start.groups import bodies_of, check_groups, group_gate_requests, measure_groups
+from ibpo.training.cold_start.groups import (
+    bodies_of,
+    build_group_responses,
+    check_groups,
+    group_gate_requests,
+    measure_groups,
+)
+from ibpo.types import Problem
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "recipes" / "cold_start_sums.toml"
@@ -56,6 +64,68 @@ def test_bodies_that_a_program_wrote_are_read_back_and_judged(tmp_path):
     assert all(text.startswith(("Answer: ", "Steps: ")) for text in by_group.values())
     system, user = rows[0]["prompt"]
     assert system == {"role": "system", "content": "You add numbers."} and user["role"] == "user"
+
+
+THINKING = """
+[model]
+path = "m"
+[data]
+path = "d"
+holdout = 2
+judge = "exact"
+[build]
+imitate = "all"
+[[response_group]]
+name = "direct"
+prefix = "Answer:"
+answer = "last_number"
+body = "a"
+[[response_group]]
+name = "thinking"
+prefix = "<think>\\n"
+answer = "last_number"
+body = "b"
+"""
+
+
+@pytest.mark.parametrize(
+    ("direct", "thinking", "texts"),
+    [
+        ("\n Answer: 7", "<think>3 + 4</think>7", ["Answer: 7", "<think>3 + 4</think>7"]),
+        (" 7", "\n<think>\n\n3 + 4</think>7\n", ["Answer: 7", "<think>\n\n3 + 4</think>7"]),
+        ("Answer : 7", "3 + 4</think>7", ["Answer : 7", "<think>\n3 + 4</think>7"]),
+        ("7", "<think></think>7", ["Answer:7"]),  # thinks nothing: of no group, whatever is put in front
+    ],
+)
+def test_a_prefix_that_a_body_has_in_other_white_space_is_not_written_twice(tmp_path, direct, thinking, texts):
+    (tmp_path / "r.toml").write_text(THINKING)
+    config = read_cold_start_recipe(tmp_path / "r.toml")
+    problem = Problem(problem_id="p", prompt="3 + 4 =", answer="7", info={"columns": {"a": direct, "b": thinking}})
+    found, refused = build_group_responses([problem], [], ExactJudge(), config, Counter())
+    assert [one.completion for one in found["p"]] == texts
+    assert len(texts) + refused["thinking: reads back as another response group"] == 2
+
+
+def test_a_solution_in_another_group_is_not_made_one_of_the_group_that_was_asked_for(tmp_path):
+    (tmp_path / "r.toml").write_text(THINKING.replace('body = "a"', "").replace('body = "b"', ""))
+    config = read_cold_start_recipe(tmp_path / "r.toml")
+    problem = Problem(problem_id="p", prompt="3 + 4 =", answer="7")
+    written = {
+        "direct": ["<think>\n3 + 4</think>7", " 7", "Answer: 7"],  # another group's, without the prefix, with it
+        "thinking": ["<think>\n\n</think>\n\n7", "Answer: 7", "3 + 4 is 7"],
+    }
+    rows = [
+        {"key": f"p\t{name}\t{number}", "problem_id": "p", "response_group": name, "completion": text,
+         "finish_reason": "stop"}
+        for name, texts in written.items()
+        for number, text in enumerate(texts)
+    ]  # fmt: skip
+    found, refused = build_group_responses([problem], rows, ExactJudge(), config, Counter())
+    assert {one.completion for one in found["p"]} == {"Answer: 7", "<think>\n 3 + 4 is 7"}
+    assert refused == {
+        "direct: reads back as another response group": 1,
+        "thinking: reads back as another response group": 2,
+    }
 
 
 @pytest.mark.parametrize(("body", "kept"), [("own:shortest", "short"), ("own:longest", "long"), ("own", "")])

@@ -80,21 +80,34 @@ def build_group_responses(
         prefix = groups[name].prefix
         for problem in problems:
             body = str(problem.info[COLUMNS][column])
-            text = body if body.startswith(prefix) else prefix + body
-            found.append((problem, groups[name], text.rstrip(), column))
+            if not body.startswith(prefix):
+                body = body.lstrip() if opens_with(body, prefix) else prefix + body
+            found.append((problem, groups[name], body.rstrip(), column))
     for row in rows:
         if row["finish_reason"] != "stop":
             counts["truncated"] += 1
             continue
         group = groups[row["response_group"]]
         text = str(row["completion"]).strip()
-        if not group.matches(text):  # its instruction asked for it; the prefix was not forced
+        # Its instruction asked for it and the prefix was not forced. What opens like another group, or with a thought
+        # that is closed at once, stays so: it is no response of this group, whatever is put in front.
+        if not opens_with(text, group.prefix) and find_group(text, list(groups.values())) is None:
             text = f"{group.prefix} {text}"
         found.append((known[row["problem_id"]], group, text, str(row["key"])))
     responses = _read_and_judge(found, list(groups.values()), judge, counts, refused)
     right = [one for _, one in responses if one.right]
     counts["right"] += sum(one.sources[0] not in bodies_of(config).values() for one in right)
     return _keep(responses, config, refused), refused
+
+
+def opens_with(text: str, prefix: str) -> bool:
+    r"""Whether a text opens with a prefix; white space does not count, as nowhere in membership.
+
+    Example:
+        >>> opens_with("\nAnswer: 7", "Answer:"), opens_with("<think>3 + 4", "<think>\n"), opens_with("7", "Answer:")
+        (True, True, False)
+    """
+    return "".join(text.split()).startswith("".join(prefix.split()))
 
 
 def _read_and_judge(

@@ -25,12 +25,14 @@ from ibpo.errors import IbpoError
 from ibpo.responses import (
     FORMS,
     build_response_groups,
-    check_options,
+    check_trainable,
     encode_groups,
+    family_of,
     offer,
     open_response,
     prefilled,
     prompt_notes,
+    spell,
 )
 from ibpo.rewards import MixtureOfJudges
 from ibpo.rollouts import (
@@ -117,11 +119,15 @@ class ColdStart:
         path = Path(sample.rollouts).expanduser() if sample.rollouts else self.run.rollouts
         store = RolloutStore(path, settings=sample_settings(self.config))
         missing = sum(request not in store for request in requests)
+        if missing and sample.engine == "transformers":
+            self._load_model(self.job.model_path)
+        else:
+            self._load_tokenizer()
+        self._check_template()
         self._say(f"solutions: {missing} of {len(requests)} to sample by {sample.engine}, -> {path}")
         if missing:
             collected = collect(self._sampler(), requests, store)
             self._check_collected(collected, len(requests))
-        self._load_tokenizer()
         provenance = build_data_set(
             self.job.problems, store, self.job.judge, self.config, self.run, chat=bool(self.tokenizer.chat_template)
         )
@@ -139,7 +145,11 @@ class ColdStart:
             return
         self._load_model(self.job.model_path)
         writer = self._writer()
-        pairs = [(writer.prompt_ids(row["prompt"]), row["completion"]) for row in read_data_set(self.run.dataset)]
+        family = family_of(self.tokenizer)  # what is imitated opens in the tokens that training forces
+        pairs = [
+            (writer.prompt_ids(row["prompt"]), spell(row["completion"], family))
+            for row in read_data_set(self.run.dataset)
+        ]
         train = self.config.train
         num_steps = max(1, int(len(pairs) * train.num_epochs / train.batch_size))
         self._say(f"fine-tuning on {len(pairs)} responses, about {num_steps} steps, -> {self.run.model}")
@@ -208,22 +218,20 @@ class ColdStart:
     def _sampler(self) -> Sampler:
         sample = self.config.sample
         if sample.engine == "transformers":
-            self._load_model(self.job.model_path)
-            self._say_notes()
             return HFRequestSampler(
                 self._hf_sampler(sample.max_tokens, sample.temperature),
                 self._writer(),
                 seed=sample.seed,
                 batch_size=sample.batch_size,
             )
-        self._load_tokenizer()
-        self._say_notes()
         make = endpoint_sampler if sample.engine == "endpoint" else vllm_sampler
         return make(self.config, self._writer(), self.job.model_path)
 
-    def _say_notes(self) -> None:
+    def _check_template(self) -> None:
+        """Before anything is sampled: `ibpo train` would refuse what comes out, hours later."""
         prompt = offer([], self.job.problems[0].prompt, chat=bool(self.tokenizer.chat_template))
-        check_options(self.tokenizer, self.config.template, "template")
+        prefixes = {group.name: group.prefix for group in self.groups}
+        check_trainable(self.tokenizer, prompt, prefixes, self.config.template, "template")
         for note in prompt_notes(self.tokenizer, prompt, [self.groups[0].prefix], self.config.template):
             self._say(f"caution: {note}")
 
@@ -512,4 +520,5 @@ def sample_settings(config: ColdStartConfig) -> dict[str, Any]:
         "data": config.data.path,
         "problem": config.data.problem or "question",  # as stores of before have it
         "id": config.data.id,
+        **({"template_options": dict(config.template)} if config.data.template else {}),  # which goes by its name below
     } | {key: value for key in ("task", "config", "split", "template") if (value := getattr(config.data, key))}
