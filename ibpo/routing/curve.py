@@ -68,7 +68,9 @@ def judge_curve(table: RoutedLog, scores: Scores, *, draws: int = 1000, seed: in
 def _apgr(gain: FloatArray, weak: FloatArray, strong: FloatArray) -> tuple[float, float]:
     """APGR and CPT(50); NaN without a gap."""
     gap = float(strong.mean() - weak.mean())
-    if gap <= 0:
+    # Sums of the same numbers in another order: what differs by rounding is equal.
+    close = 1e-9 * float(np.abs(strong).max() + np.abs(weak).max())
+    if gap <= close:
         return float("nan"), float("nan")
     # Falling gain; problems of equal gain are drawn blindly, so each of them gets what they get on average.
     _, tie = np.unique(-gain, return_inverse=True)
@@ -76,7 +78,7 @@ def _apgr(gain: FloatArray, weak: FloatArray, strong: FloatArray) -> tuple[float
     total = np.concatenate([[0.0], np.cumsum(mean[np.sort(tie)])]) / len(gain)
     share = np.linspace(0, 1, _QUANTILES + 1)
     closed = total[np.round(share * len(gain)).astype(int)] / gap
-    half = np.flatnonzero(total >= gap / 2)
+    half = np.flatnonzero(total >= gap / 2 - close)
     return float(np.trapezoid(closed, share)), float(half[0] / len(gain))
 
 

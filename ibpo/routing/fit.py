@@ -6,8 +6,9 @@ Letters: P problems, G response groups.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from ibpo import __version__
 from ibpo.allocation import GroupMeans
 from ibpo.data import (
+    NUM_PEEKED,
     Log,
     LogColumns,
     LogError,
@@ -154,15 +156,11 @@ def _read_prompts(
         wanted: The problems.
         of_part: Column and value of the rows that count; None: all.
     """
-    column, prompts = "", dict[str, str]()
+    # A source of its own for each pass: one remembers which samples it has seen.
+    first, source = (Source(path=path, problem=problem) for _ in range(2))
+    column, prompts = _prompt_column(first, prompt, bool(numbers), of_part), dict[str, str]()
     sums: dict[str, dict[str, list[float]]] = {name: {} for name in numbers}
-    for place, row in read_log_rows(Source(path=path)):
-        if isinstance(row, LogError):
-            continue  # read_log has complained, or was asked not to
-        if of_part is not None and text_of(lookup(row, of_part[0])) != of_part[1]:
-            continue
-        if not column and not prompts and not any(sums.values()):
-            column = _prompt_column(path, row, prompt, bool(numbers))
+    for place, row in _rows_of(source, of_part):
         name = text_of(lookup(row, problem))
         if name not in wanted:
             continue
@@ -194,22 +192,34 @@ def _read_prompts(
     return column, prompts, averages
 
 
-def _prompt_column(path: Path, row: dict[str, Any], prompt: str | None, has_numbers: bool) -> str:
+def _rows_of(source: Source, of_part: tuple[str, str] | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a part of a log, each with its place."""
+    for place, row in read_log_rows(source):
+        if isinstance(row, LogError):
+            continue  # read_log has complained, or was asked not to
+        if of_part is None or text_of(lookup(row, of_part[0])) == of_part[1]:
+            yield place, row
+
+
+def _prompt_column(source: Source, prompt: str | None, has_numbers: bool, of_part: tuple[str, str] | None) -> str:
+    """The column of the prompts, by the first rows: any of them may lack its own. "": there is none."""
+    rows = [row for _, row in islice(_rows_of(source, of_part), NUM_PEEKED)]
+    names = ", ".join(map(repr, dict.fromkeys(name for row in rows for name in row)))
     if prompt is not None:
-        if lookup(row, prompt) is None:
-            raise IbpoError(
-                f"{path}: no column {prompt!r}; name one of {', '.join(map(repr, row))} with --columns prompt=COLUMN"
-            )
+        if all(lookup(row, prompt) is None for row in rows):
+            raise IbpoError(f"{source.path}: no column {prompt!r}; name one of {names} with --columns prompt=COLUMN")
         return prompt
+    partly = ""
     for name in PROMPTS:
-        column = find_alike(row, name)
-        if column is not None and row[column]:
-            return column
-    if has_numbers:
-        return ""
+        columns = [column for row in rows if (column := find_alike(row, name)) is not None and row[column]]
+        if columns and len(columns) == len(rows):
+            return columns[0]
+        partly = partly or next(iter(columns), "")
+    if partly or has_numbers:
+        return partly
     raise IbpoError(
-        f"{path}: no column with the prompt ({', '.join(map(repr, PROMPTS))}); name it with "
-        f"--columns prompt=COLUMN, or columns of numbers with --number; there are {', '.join(map(repr, row))}"
+        f"{source.path}: no column with the prompt ({', '.join(map(repr, PROMPTS))}); name it with "
+        f"--columns prompt=COLUMN, or columns of numbers with --number; there are {names}"
     )
 
 

@@ -98,7 +98,8 @@ class OnlineRouter:
         self.num_outcomes = 0
         """Rewards learned from."""
         self._groups: dict[str, _Learned] = {}
-        self._requests: OrderedDict[str, _Asked] = OrderedDict()
+        self._requests: OrderedDict[str, _Asked] = OrderedDict()  # that wait for their reward
+        self._unpaid: OrderedDict[str, tuple[float, ...]] = OrderedDict()  # for their cost: what it was expected to be
         for group in groups:
             self.add_group(group)
 
@@ -138,9 +139,11 @@ class OnlineRouter:
             expected.append(known + float(x @ group.weights(self.num_outcomes, self.memory, self.ridge)))
         ratios = [group.cost_ratio for group in self._groups.values()]
         costs = [max(0.0, value) for value in costs]
-        self._requests[request_id] = _Asked(x, tuple(before), tuple(costs))
-        while len(self._requests) > _REMEMBERED:
-            self._requests.popitem(last=False)
+        self._requests[request_id] = _Asked(x, tuple(before))
+        self._unpaid[request_id] = tuple(costs)
+        for waiting in (self._requests, self._unpaid):
+            while len(waiting) > _REMEMBERED:
+                waiting.popitem(last=False)
         return OnlineScores(
             [value - expected[0] for value in expected],
             [value * ratio for value, ratio in zip(costs, ratios, strict=True)],
@@ -158,7 +161,8 @@ class OnlineRouter:
             cost: At least 0; None: not known (yet).
 
         Returns:
-            False if the request is not known (any more), or its reward was told before: nothing is learned twice.
+            False if nothing was learned: the request is not known (any more), or this was told before. Reward and cost
+            may come in any order, and neither is learned twice.
 
         Raises:
             IbpoError: An unknown response group, a number that is not finite, or a cost below 0.
@@ -170,15 +174,17 @@ class OnlineRouter:
                 raise IbpoError(f"request {request_id!r}: {name} is {value!r}; it must be a finite number")
         if cost is not None and cost < 0:
             raise IbpoError(f"request {request_id!r}: cost is {cost!r}; it must be at least 0")
-        asked = self._requests.get(request_id)
-        if asked is None:
-            return False
         place, group = self.groups.index(response_group), self._groups[response_group]
-        if place >= len(asked.before):  # added since
-            return False
+        asked, expected = self._requests.get(request_id), self._unpaid.get(request_id, ())
+        # A response group that was added since is beyond what was expected.
+        if reward is not None and (asked is None or place >= len(asked.before)):
+            reward = None
+        if cost is not None and place >= len(expected):
+            cost = None
         if cost is not None:
-            group.learn_cost(float(cost), asked.cost[place])
-        if reward is not None:
+            del self._unpaid[request_id]
+            group.learn_cost(float(cost), expected[place])
+        if reward is not None and asked is not None:
             del self._requests[request_id]
             self.num_outcomes += 1
             group.learn(
@@ -189,7 +195,7 @@ class OnlineRouter:
                 self.memory,
                 self.ridge,
             )
-        return True
+        return cost is not None or reward is not None
 
     def before(self, request_id: str, response_group: str) -> float | None:
         """m_g(x) of a request whose outcome may still come; None: it is not known, or the group came after it."""
@@ -236,15 +242,15 @@ class OnlineRouter:
             raise IbpoError(f"state: not one of OnlineRouter.state_dict: {error!r}; start anew without it") from None
         self._groups = {name: groups.pop(name, group) for name, group in self._groups.items()} | groups
         self._requests.clear()
+        self._unpaid.clear()
 
 
 class _Asked(NamedTuple):
-    """A request that waits for its outcome."""
+    """A request that waits for its reward."""
 
     x: FloatArray
     before: tuple[float, ...]
     """`[G]` m_g(x)."""
-    cost: tuple[float, ...]
 
 
 class _Learned:

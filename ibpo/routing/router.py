@@ -120,7 +120,17 @@ class Router:
                 f"this router was fitted on embeddings by {self.embedding.get('model')!r}; give the endpoint to "
                 "load_router()"
             )
-        return self.embed(texts)
+        known = len(COUNTED) * self.uses_text + len(self.number_names)
+        wanted = (len(texts), len(self.arrays["centre"]) - len(self.arrays["bends"]) - known)
+        if not texts:
+            return np.zeros(wanted)
+        found = np.asarray(self.embed(texts), float)
+        if found.shape != wanted or not np.isfinite(found).all():
+            raise IbpoError(
+                f"embeddings of {len(texts)} prompts are {found.shape}, not {wanted} finite numbers: this router was "
+                f"fitted on those by {self.embedding.get('model')!r}; give that model, or fit it again"
+            )
+        return found
 
     def to_json(self) -> str:
         """One JSON object, numbers to the last bit, with a SHA-256 over everything in it."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -182,7 +182,8 @@ class Calibration:
 
     def threshold(self, share: float) -> Threshold:
         """The threshold that answers this share of the prompts extended: see `find_threshold`."""
-        return find_threshold(self.scores, share, self.floor, are_gains=self.are_gains)
+        found = find_threshold(self.scores, share, self.floor, are_gains=self.are_gains)
+        return replace(found, num_prompts=self.num_prompts)  # of which the scores may be some
 
     def standard_error(self, share: float) -> float:
         """Standard error of the share on unseen prompts from the same source: sqrt(share (1 - share) / n)."""

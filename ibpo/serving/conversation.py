@@ -112,7 +112,7 @@ class Conversations:
         caches = self._caches.setdefault(conversation, {})
         self._caches.move_to_end(conversation)
         caches[group] = _Cache(tokens, now)
-        if len(self._caches) > self._most:
+        while len(self._caches) > self._most:
             self._caches.popitem(last=False)
 
     def size(self, conversation: str) -> float:
@@ -162,7 +162,7 @@ class Conversations:
                 if known:
                     self._caches[name] = known
             self._kept, self._shared = dict(state["kept"]), dict(state["shared"])
-        except (KeyError, TypeError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise IbpoError(f"state: not one of Conversations.state_dict: {error!r}; start anew without it") from None
 
 

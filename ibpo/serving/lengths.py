@@ -207,7 +207,7 @@ class Lengths:
             self.num_believed = sum(row[0] >= _FEWEST for row in self._means.values())
             self._errors = {name: list(row) for name, row in state["errors"].items()}
             self._ratios = {name: list(row) for name, row in state["ratios"].items()}
-        except (KeyError, TypeError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise IbpoError(f"state: not one of Lengths.state_dict: {error!r}; start anew without it") from None
 
 

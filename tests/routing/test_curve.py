@@ -145,3 +145,23 @@ def test_problems_of_equal_scores_are_a_blind_draw_in_whatever_order_they_stand(
         found = judge_curve(table, scores, draws=100)
         assert found["apgr"] == pytest.approx(0.5) and found["cpt_50"] == 0.5
         assert found["apgr_interval"][0] <= found["apgr"] + 1e-9 and found["apgr"] - 1e-9 <= found["apgr_interval"][1]
+
+
+def test_half_of_the_gap_is_half_whatever_rounding_says():
+    """0/1 rewards of 29 and 31 problems: .72 of the calls instead of .07, and no such share at all."""
+    rng = np.random.default_rng(0)
+    for size in rng.integers(2, 60, 300).tolist():
+        weak, strong = rng.integers(0, 2, (2, size))
+        order = np.argsort(-rng.permutation(size))
+        gain = np.empty(size)
+        gain[order] = np.arange(size)[::-1]
+        closed = [0, *np.cumsum(strong[order] - weak[order]).tolist()]
+        log: Any = table(np.stack([weak, strong], axis=1).astype(float), [[1.0, 5.0]] * size)
+        found = judge_curve(log, Scores(np.stack([np.zeros(size), gain], axis=1), log.cost), draws=2)
+        if closed[-1] <= 0:
+            assert found["apgr"] is None and found["cpt_50"] is None
+            continue
+        assert found["cpt_50"] == next(i for i, sum_ in enumerate(closed) if 2 * sum_ >= closed[-1]) / size
+    # Equal means, added up in another order: no gap.
+    log = table([[0.1, 0.3], [0.2, 0.1], [0.3, 0.2]], [[1.0, 5.0]] * 3)
+    assert judge_curve(log, Scores(np.zeros((3, 2)), log.cost), draws=2)["apgr"] is None

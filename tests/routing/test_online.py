@@ -219,3 +219,18 @@ def test_rewards_of_0_and_1_that_do_not_change_are_hardly_ever_called_a_change(r
         router.predict(str(i), [1.0], reward=[rate, rate], cost=[1.0, 10.0])
         router.learn(str(i), "long" if i % 2 else "short", reward=float(rng.random() < rate))
     assert sum(group.num_changes for group in router._groups.values()) <= 3
+
+
+def test_reward_and_cost_come_in_any_order_and_each_once():
+    """A cost that came twice counted twice, and one that came after the reward was dropped."""
+    router = OnlineRouter(GROUPS, 1)
+    for name in ("a", "b"):
+        router.predict(name, [1.0], reward=[0, 0], cost=[1, 10])
+    assert router.learn("a", "long", cost=30.0) and not router.learn("a", "long", cost=30.0)
+    assert router.predict("x", [1.0], reward=[0, 0], cost=[1, 10]).cost == pytest.approx([1, 20])
+    assert router.learn("b", "long", reward=1.0) and router.learn("b", "long", cost=30.0)
+    assert not router.learn("b", "long", reward=1.0, cost=30.0)
+    kept = 1 - 1 / 64  # two outcomes of 30 where 10 were expected, and one as expected
+    assert router.predict("y", [1.0], reward=[0, 0], cost=[1, 10]).cost[1] == pytest.approx(
+        10 * (30 * (1 + kept) + 10) / (10 * (1 + kept) + 10)
+    )

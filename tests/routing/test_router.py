@@ -4,6 +4,7 @@ import hashlib
 import json
 import threading
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -498,3 +499,40 @@ def test_prompts_and_numbers_are_those_of_the_part(tmp_path):
 def test_the_output_is_looked_at_before_any_fitting(tmp_path):
     arguments = ["route", "fit", str(tmp_path / "none.jsonl"), "--out", str(tmp_path)]
     assert "is a folder; name a file in it" in CliRunner().invoke(app, arguments).stderr
+
+
+def test_a_prompt_that_the_first_row_lacks_is_asked_for(tmp_path):
+    """With --number all prompts were left out silently, and without it there was "no column with the prompt"."""
+    rows = log_rows(12)
+    rows[0]["prompt"] = None
+    path = write(tmp_path / "log.jsonl", rows)
+    columns = LogColumns(problem="id", response_group="group")
+    for prompt, numbers in ((None, ["digits"]), (None, []), ("prompt", [])):
+        with pytest.raises(IbpoError, match="line 1, column 'prompt': no prompt; fill it in"):
+            read_routed_log(path, columns=columns, prompt=prompt, numbers=numbers)
+    # A column that holds nothing is none, nor is one that only some rows have beside one that all have.
+    rows = [
+        {**row, "question": row["prompt"] or "eggs", "prompt": "" if i else "a template"} for i, row in enumerate(rows)
+    ]
+    rows[0]["question"] = rows[1]["question"]
+    found = read_routed_log(write(tmp_path / "log.jsonl", rows), columns=columns)
+    assert found.columns["prompt"] == "question"
+    assert (
+        read_routed_log(
+            write(tmp_path / "log.jsonl", [{**row, "question": None, "prompt": None} for row in rows]),
+            columns=columns,
+            numbers=["digits"],
+        ).prompts
+        == [""] * 12
+    )
+
+
+def test_embeddings_of_another_length_are_said(tmp_path):
+    """A server that runs another model now ended in a ValueError on shapes."""
+    table = table_of(tmp_path, num_problems=30)
+    embedded = np.random.default_rng(0).normal(size=(30, 6))
+    router = fit_router(table, embedded=embedded, embedding={"base_url": "http://127.0.0.1", "model": "e"})
+    for bad in (np.zeros((2, 9)), np.zeros((1, 6)), np.full((2, 6), np.nan)):
+        with pytest.raises(IbpoError, match=r"not \(2, 6\) finite numbers: this router was fitted on those by 'e'"):
+            replace(router, embed=lambda _, bad=bad: bad).scores(["a", "b"])
+    assert replace(router, embed=lambda _: np.zeros(0)).scores([]).gain.shape == (0, 2)

@@ -349,3 +349,9 @@ def test_one_prompt_is_chosen_by_its_number_and_a_share_is_a_number():
     assert find_threshold([0.1, 0.8, 0.3, 0.6], share=0.5).choose(0.9).tolist() == [True]
     with pytest.raises(IbpoError, match="the share is '30%'; it must be a number"):
         find_threshold([0.1, 0.8], share="30%")  # pyright: ignore[reportArgumentType]
+
+
+def test_a_threshold_says_of_how_many_prompts_it_is():
+    """Of 10,000 it said 2,001: the scores that are kept."""
+    calibration = Calibration.from_scores(np.random.default_rng(0).random(10_000), {})
+    assert calibration.threshold(0.3).num_prompts == 10_000

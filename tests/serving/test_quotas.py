@@ -464,3 +464,12 @@ def test_who_explores_may_find_every_response_group_too_expensive_for_some_budge
         found = controller.decide(candidates, request_id=str(i), now=0.0)
         assert 0 < found.propensity <= 1
         controller.settle(str(i))
+
+
+def test_a_quota_that_is_refused_touches_none():
+    controller = Controller(ServingPolicy.from_dict({"budget": {"tokens": {"mean": 100}}}))
+    options = [Candidate(response_group="short", gain=0.0, cost={"tokens": 1.0})]
+    for bad in ({"money": 1.0}, {"tokens": -1.0}):
+        with pytest.raises(IbpoError, match="quota 'b'"):
+            controller.decide(options, request_id="1", now=0.0, quotas={"a": {"tokens": 5.0}, "b": bad})
+    assert controller.state_dict()["book"]["touched"] == {}

@@ -372,3 +372,23 @@ def test_all_columns_of_a_log_of_gains_can_be_named(tmp_path):
     columns = "problem=asked,response_group=how,reward=points/10,cost=spent"
     done = run(trace, "--budget", "y=30%", "--gains", log, "--columns", columns, "--warm-up", 0, "--out", out)
     assert done.exit_code == 0, done.output
+
+
+def test_dates_have_no_unit(tmp_path):
+    """Given time_unit=ms, seconds between dates were taken for milliseconds."""
+    lines = [json.dumps({"t": f"2026-11-29 12:00:{i:02}", "output_tokens": 5}) for i in range(30)]
+    path = tmp_path / "trace.jsonl"
+    path.write_text("\n".join(lines))
+    assert read_trace(path).time[-1] == 29 == read_trace(path, unit="s").time[-1]
+    with pytest.raises(IbpoError, match="column 't': holds dates, which have no unit; leave time_unit=ms out"):
+        read_trace(path, unit="ms")
+    # As Mooncake publishes its traces, but for the dates.
+    path.write_text("\n".join(lines).replace('"t"', '"hash_ids": [1], "timestamp"'))
+    assert read_trace(path).time[-1] == 29
+
+
+def test_a_budget_that_no_simulation_knows_is_not_compared_with_tokens(tmp_path):
+    path = tmp_path / "trace.jsonl"
+    path.write_text("\n".join(json.dumps({"t": i, "output_tokens": 50}) for i in range(30)))
+    done = CliRunner().invoke(app, ["simulate", str(path), "--budget", "money=3"])
+    assert done.exit_code and "shares of response groups and 'tokens' only" in done.output

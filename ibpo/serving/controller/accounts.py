@@ -28,7 +28,8 @@ class TokenBucket:
     `estimated` being the expected cost of what is in flight. `overcommitted` is by how much the reserves of what is in
     flight exceed their estimates, and `held` (of the total only) what tenants and slices have been promised and have
     not used. What may still be spent is balance - held as far as expected costs go, and
-    balance - overcommitted - held as far as reserves do.
+    balance - overcommitted - held as far as reserves do. Without a bound there is nothing to owe: the balance is
+    -estimated, and a bound that comes later counts from then on.
     """
 
     # In this order they are stored (`state`): files of earlier versions are read by it.
@@ -89,6 +90,10 @@ class TokenBucket:
             excess = max(0.0, min(excess, self.room(overdraft, overcommit)))
             self.balance -= excess
             self.forfeited += excess
+
+    def owe_nothing(self) -> None:
+        """There is no bound on this account: what has been spent is no debt."""
+        self.balance = 0.0 - self.estimated
 
     def owe(self, amount: float, depth: float, room: float) -> float:
         """Move the promise's balance by `amount` inside [-depth, depth]; its positive part grows by `room` at most.

@@ -214,6 +214,7 @@ class Admission:
                 self._named[tenant, slice_name] = named
         found = [_account(name, bounds, self.store.buckets(name)) for name, bounds in named]
         self._follow_restarts(found)
+        self._follow_promises(found)
         if self._keeps and len(found) == 1:
             self._alone = found
         elif self._keeps and len(self._kept) < _MOST_NAMED:
@@ -227,6 +228,14 @@ class Admission:
             if account.buckets[0].restarts != restarts:
                 for bucket in account.buckets:
                     bucket.restarts, bucket.waiting = restarts, 0.0
+
+    @staticmethod
+    def _follow_promises(accounts: Sequence[Account]) -> None:
+        """Of what an earlier policy promised, this one keeps no more than it would: the rest is anybody's again."""
+        for account in accounts[1:]:
+            for main, bucket, depth in zip(accounts[0].buckets, account.buckets, account.bounds.depth, strict=True):
+                if abs(bucket.owed) > depth:
+                    main.held += bucket.owe(0.0, depth, 0.0)
 
     def restart(self) -> None:
         """Forget what ended responses have in `waiting`: the process that knew of them is gone.
@@ -277,11 +286,14 @@ class Admission:
     ) -> None:
         """Keep the reserve of the response that was chosen; then let the promises accrue, and forfeit."""
         if len(accounts) == 1:  # as below and `_close`, in one go: most requests
-            for k, (bucket, _, overdraft, burst, overcommit) in enumerate(accounts[0].lines):
+            for k, (bucket, mean, overdraft, burst, overcommit) in enumerate(accounts[0].lines):
                 cost, most = estimate[k], reserve[k]
                 bucket.balance = balance = bucket.balance - cost
                 bucket.overcommitted = above = bucket.overcommitted + (most - cost)
                 bucket.estimated += cost
+                if mean == math.inf:
+                    bucket.owe_nothing()
+                    continue
                 if balance - bucket.held > burst:
                     bucket.forfeit(overdraft, burst, overcommit)
                     balance = bucket.balance
@@ -346,7 +358,10 @@ class Admission:
                 bucket.balance = balance = bucket.balance + back
                 bucket.estimated -= expected
                 bucket.spent += cost
-                if back and mean != math.inf:
+                if mean == math.inf:
+                    bucket.owe_nothing()
+                    continue
+                if back:
                     bucket.waiting += back
                 if balance - bucket.held > burst:
                     bucket.forfeit(overdraft, burst, overcommit)
@@ -419,6 +434,8 @@ class Admission:
         for account in accounts:
             for bucket, mean, overdraft, burst, overcommit in account.lines:
                 if mean == math.inf:
+                    if not account.bounds.is_quota:
+                        bucket.owe_nothing()
                     continue
                 balance = bucket.balance
                 if balance - bucket.held > burst:

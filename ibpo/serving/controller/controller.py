@@ -264,6 +264,7 @@ class Controller:
                     )
                 if not total >= 0:
                     raise IbpoError(f"quota {name!r}: {budget} is {total!r}; it must be a number, at least 0")
+        for name in quotas:
             self.store.touch(QUOTA + name, now)
         return self._admission.quotas(quotas.items())
 
@@ -406,7 +407,7 @@ class Controller:
         most = max(net)
         weights = [math.exp((value - most) / self.policy.explore) for value in net]
         # By the id: a request that is decided again after a crash is decided alike, and no state has to be kept.
-        digest = hashlib.blake2b(request_id.encode(), digest_size=8).digest()
+        digest = hashlib.blake2b(request_id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
         left = int.from_bytes(digest) / 2**64 * sum(weights)
         for place, weight in zip(places, weights, strict=True):
             left -= weight
@@ -696,7 +697,7 @@ class Controller:
             controller._num_believed = controller._correction.num_believed
         except IbpoError:
             raise
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise IbpoError(f"state: not one of Controller.state_dict: {error!r}; start anew without it") from None
         if shared:
             controller.recover()

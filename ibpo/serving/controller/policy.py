@@ -33,7 +33,8 @@ class BudgetPolicy:
         mean m + overdraft + burst,
 
     and, while there are gains to be had, at least mean m - overdraft - burst. A share's are 5 responses each: one point
-    over 1,000 requests. A cost's, unless given, follow what the budget buys: see `largest_overdraft`.
+    over 1,000 requests; a share of 0 has none. A cost's, unless given, follow what the budget buys: see
+    `largest_overdraft`.
 
     Example:
         >>> BudgetPolicy(name="extended", mean=0.3, response_group="extended").overdraft
@@ -96,8 +97,8 @@ class BudgetPolicy:
         return _MOST_MEANS * self.mean if self.overdraft is None else self.overdraft
 
     def slack(self, mean: float) -> float:
-        """Room for a bound of `mean`, where nothing is known of what it buys."""
-        return 5.0 if self.response_group is not None else 5.0 * mean
+        """Room for a bound of `mean`, where nothing is known of what it buys; 0 for a bound of 0, which means never."""
+        return 5.0 if self.response_group is not None and mean else 5.0 * mean
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -215,9 +216,9 @@ class ServingPolicy:
 def widen(policy: ServingPolicy) -> ServingPolicy:
     """The policy with the room that leases need, where it does not say how much there is.
 
-    50 responses of a share, 100 means of a cost: between two exchanges nobody knows what the other processes spend.
-    With 300 requests of each of four processes, a share of 30 % strays by 16 responses (one standard deviation). A
-    narrower room holds as well, and loses value.
+    50 responses of a share (none of a share of 0), 100 means of a cost: between two exchanges nobody knows what the
+    other processes spend. With 300 requests of each of four processes, a share of 30 % strays by 16 responses (one
+    standard deviation). A narrower room holds as well, and loses value.
 
     Example:
         >>> policy = widen(ServingPolicy.from_dict({"budget": {"tokens": {"mean": 2000}, "long": "30%"}}))
@@ -226,7 +227,7 @@ def widen(policy: ServingPolicy) -> ServingPolicy:
     """
     rows = [
         budget
-        if budget.is_room_given or budget.is_counted_only
+        if budget.is_room_given or budget.is_counted_only or (budget.response_group and not budget.mean)
         else replace(budget, overdraft=(room := 50.0 if budget.response_group else 100 * budget.mean), burst=room)
         for budget in policy.budgets
     ]

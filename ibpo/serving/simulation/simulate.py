@@ -83,7 +83,7 @@ def check_feasible(requests: Requests, policy: ServingPolicy) -> None:
     """
     cheapest = float(requests.cost.min(axis=1).mean())
     for budget in policy.budgets:
-        if budget.response_group is None and budget.mean < cheapest:
+        if budget.name == TOKENS and budget.response_group is None and budget.mean < cheapest:
             raise IbpoError(
                 f"budget {budget.name}={budget.mean:g}: the cheapest responses cost {cheapest:.6g} per request; "
                 "ask for that much"

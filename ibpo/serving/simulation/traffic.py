@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -114,6 +114,10 @@ def read_trace(path: Path, *, unit: str | None = None) -> Trace:
     known = TIMES.get(when) or next(
         (published[name] for name in ("chat_id", "hash_ids") if name in first and published), ""
     )
+    if _is_date(rows[0][1].get(when)):
+        if unit not in (None, "s"):
+            raise IbpoError(f"{path}, column {when!r}: holds dates, which have no unit; leave time_unit={unit} out")
+        unit = "s"
     unit = unit or known or guess_unit(time)
     return Trace(
         unit=unit,
@@ -133,10 +137,14 @@ def _name(value: Any) -> str:
     return "" if value is None or value != value else identifier_of(value)
 
 
+def _is_date(value: Any) -> TypeGuard[datetime | str]:
+    return isinstance(value, datetime) or (isinstance(value, str) and "-" in value[1:] and ":" in value)
+
+
 def _when(place: str, row: Mapping[str, Any], column: str) -> float:
     """A time as a number; of a date, in seconds since 1970 (UTC where it names no zone)."""
     text = row.get(column)
-    if isinstance(text, datetime) or (isinstance(text, str) and "-" in text[1:] and ":" in text):
+    if _is_date(text):
         try:
             # Azure writes seven digits of a second, one more than a datetime holds.
             date = text if isinstance(text, datetime) else datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", text))
