@@ -97,6 +97,8 @@ def serve_command(
     if keys is not None and keys.startswith("new:"):
         _print_key(keys.removeprefix("new:"))
         return
+    if embed is not None and router is None:
+        raise IbpoError(f"--embed {embed}: embeds prompts for a router; give --router too, or leave it out")
     host, port = _address(listen)
     known = None if tokenizer is None else load_tokenizer(tokenizer)
     settings, held, note = _told(upstream, budget, config, by, known)
@@ -163,7 +165,7 @@ def _ask_for_tokenizer(model: str, settings: Settings) -> Any | None:
     from ibpo.rollouts import ask_for_tokenizer
 
     key = os.environ.get(settings.upstream.key_env, "none") if settings.upstream.key_env else "none"
-    server = Endpoint(base_url=settings.upstream.url, model=model, api_key=key)
+    server = Endpoint(base_url=settings.upstream.address, model=model, api_key=key)
     if model == "*":
         with suppress(IbpoError, LookupError, TypeError):  # a server that names none has its reasons
             server.model = str(server.fetch("models", seconds=ASK_SECONDS)["data"][0]["id"])

@@ -268,6 +268,16 @@ def test_without_upstream_the_http_door_shows_pages_only(world):
     assert Envoy(world, gateway).play(*asked())[1].request_body.response.body_mutation.body
 
 
+def test_outcomes_of_what_envoy_asked_come_by_the_http_door(world):
+    """There was no door for them where no upstream is named, so that `learn` learned nothing."""
+    gateway, url, _ = world.gateway("", plan=TOKENS, model={"learn": True}, ext_proc="127.0.0.1:0")
+    answers = Envoy(world, gateway).play(*asked(), headers("response_headers", JSON_ANSWER))
+    name = set_by(answers[-1].response_headers.response)["x-ibpo-request-id"]
+    status, _, data = call(f"{url}/outcomes", {"request_id": name, "reward": 1})
+    assert (status, json.loads(data)) == (200, {"learned": True})
+    assert call(f"{url}/outcomes", {"request_id": name, "reward": 1})[0] == 404  # counts once
+
+
 def test_both_doors_are_closed_at_once(world, tmp_path):
     """While a call of Envoy's came to its end the other door stayed open, and then requests had as long once more."""
     tables = {"model": [{"name": "*", "response_group": GROUPS}], "limits": {"drain_seconds": 20}}

@@ -213,3 +213,37 @@ def test_anthropics_thinking_stays_below_the_cap(given, group, expected):
     thinking = {"type": "enabled", "budget_tokens": given}
     asked = {"messages": [], "max_tokens": 10_000, "thinking": thinking}
     assert sent(asked, "messages", **group)["thinking"] == expected
+
+
+def test_how_the_thinking_is_shown_stays_the_callers_own():
+    for asked in ({"type": "adaptive", "display": "omitted"}, {"type": "enabled", "display": "omitted"}):
+        thinking = sent({"messages": [], "thinking": asked}, "messages", max_thinking_tokens=2048)["thinking"]
+        assert thinking == {"type": "enabled", "display": "omitted", "budget_tokens": 2048}
+
+
+def test_what_anthropics_clients_ask_beside_messages(world, monkeypatch):
+    """Their key is `x-api-key` there too, the upstream's goes on as such, and errors have their shape."""
+    monkeypatch.setenv("UPSTREAM_KEY", "the upstream's key")
+    seen = []
+
+    async def echo(request):
+        seen.append(dict(request.headers))
+        return web.json_response({"input_tokens": 3})
+
+    other = web.Application()
+    other.router.add_route("*", "/{rest:.*}", echo)
+    allowed = {"allow": ["POST /v1/messages/count_tokens", "GET /v1/models"]}
+    _, url, _ = world.gateway(world.serve(other), keys=HASHED, upstream={"key_env": "UPSTREAM_KEY"}, tables=allowed)
+    version = {"anthropic-version": "2023-06-01"}
+    for path, asked, more in (
+        ("messages/count_tokens", {"model": "m", "messages": []}, {}),
+        ("models", None, version),
+    ):
+        status, _, data = call(f"{url}/v1/{path}", asked, {"x-api-key": KEYS["gold"], **more})
+        assert (status, json.loads(data)) == (200, {"input_tokens": 3}), path
+        sent = {name.lower(): value for name, value in seen[-1].items()}
+        assert sent["x-api-key"] == "the upstream's key" and KEYS["gold"] not in str(sent)
+        status, _, data = call(f"{url}/v1/{path}", asked, {"x-api-key": "wrong", **more})
+        assert status == 401 and json.loads(data)["type"] == "error"
+    assert call(f"{url}/v1/models", headers={"x-api-key": KEYS["gold"]})[0] == 401  # nothing says that it is theirs
+    assert len(seen) == 2

@@ -15,7 +15,7 @@ from ibpo.serving.gateway import async_controller
 from ibpo.serving.gateway.async_controller import AsyncController
 from ibpo.serving.gateway.leased_controller import make_controller
 from ibpo.serving.stores import SqliteStore
-from tests.serving.world import TOKENS, many
+from tests.serving.world import TOKENS, call, many
 
 PRICE = Price(input=1.0, cached_input=0.1, cache_write=1.0, output=10.0, reasoning=10.0)
 
@@ -38,7 +38,12 @@ def test_a_store_that_is_away_costs_no_answer(world, tmp_path):
     lose(world, controller)
     assert many(world, url, 5) == ["whole"] * 5
     assert sum(row["event"] == "store_failed" for row in rows()) == 5
+    # Whoever watches for that has to see it while it lasts: the metrics were a 503, too.
+    status, _, text = call(f"{url}/metrics")
+    assert status == 200 and b"ibpo_unbudgeted_total 5.0" in text and b"ibpo_budget{" not in text
+    assert call(f"{url}/budget.json")[0] == 503
     bring_back(world, controller)
+    assert b'ibpo_budget{budget="extended",value="num_requests"} 5.0' in call(f"{url}/metrics")[2]
     assert many(world, url, 5) == ["whole"] * 5
     world.wait_until(lambda: world.snapshot(gateway)["budgets"][0]["num_requests"] == 10)
     assert world.snapshot(gateway)["budgets"][0]["in_flight"] == 0

@@ -418,3 +418,19 @@ def test_the_operator_is_told_of_a_group_that_costs_more_than_there_is_room_for(
     (caution,) = world.snapshot(gateway)["cautions"]
     assert caution.startswith("response group 'extended' is expected to cost more than there is room for at a time")
     assert "raise the budget, or set overdraft" in caution
+
+
+@pytest.mark.parametrize("path", ["completions", "responses"])
+def test_a_standard_group_that_cannot_be_set_competes_all_the_same(world, path):
+    """Else the other one, which its `body` lets be set anywhere, was given to everybody, whatever the budget said."""
+    extended = {**GROUPS[1], "body": {"custom_params": {"thinking_budget": 300}}}
+    upstream = world.upstream()
+    gateway, url, _ = world.gateway(upstream.url, groups=[GROUPS[0], extended])
+    body = {"model": "m", "prompt": "hi", "input": "hi", "max_tokens": 300}
+    _, headers, _ = call(f"{url}/v1/{path}", body, {"x-ibpo-response-group": "standard"})
+    assert headers["x-ibpo-response-group"] == "standard"
+    sent = upstream.requests[-1]
+    assert "custom_params" not in sent and sent["max_tokens"] == 100
+    given = [call(f"{url}/v1/{path}", body)[1]["x-ibpo-response-group"] for _ in range(40)]
+    budget = world.snapshot(gateway)["budgets"][0]
+    assert 5 <= given.count("extended") == budget["spent"] <= 0.3 * 41 + 5

@@ -1,5 +1,6 @@
 """The cheap answer is made first, shown to the router, and given or followed by a more expensive one."""
 
+import asyncio
 import json
 import math
 
@@ -14,7 +15,7 @@ from ibpo.routing import as_escalation, fit_router, read_first_answers, read_rou
 from ibpo.serving.gateway import FittedRouter
 from ibpo.serving.gateway.escalation import read_answer
 from ibpo.serving.gateway.openai_request import read_request
-from tests.serving.world import ask, bulk, call, client_of, groups_of
+from tests.serving.world import GROUPS, ask, bulk, call, client_of, groups_of
 
 pytest.importorskip("sklearn")
 PLAN = {"budget": {"tokens": {"mean": 60, "overdraft": 3000, "burst": 600}}}
@@ -171,6 +172,24 @@ def test_a_first_answer_that_fails_is_booked_only_if_it_may_have_been_made(world
     assert state["spent"] == pytest.approx(booked) and state["num_requests"] == (1 if booked else 0)
 
 
+@pytest.mark.parametrize(
+    ("status", "answer"), [(200, {"error": {"message": "overloaded"}}), (307, {}), (400, {"error": {"message": "no"}})]
+)
+def test_an_error_in_the_place_of_the_first_answer_passes_as_it_is_and_costs_nothing(world, tmp_path, status, answer):
+    """Errors inside a 200 and redirects were a 502 of the gateway's, and charged."""
+    upstream = world.upstream()
+
+    async def reply(request, body):
+        return web.json_response(answer, status=status)
+
+    upstream.reply = reply
+    gateway, url, _ = world.gateway(upstream.url, plan=PLAN, router=fitted(tmp_path))
+    got, _, data = call(f"{url}/v1/chat/completions", {"model": "m", "messages": []})
+    assert (got, json.loads(data)) == (status, answer)
+    budget = world.snapshot(gateway)["budgets"][0]
+    assert (budget["spent"], budget["num_requests"]) == (0, 0)
+
+
 def test_a_caller_that_leaves_while_the_first_answer_is_made_is_charged_for_it(world, tmp_path):
     upstream = world.upstream()
     upstream.held = True
@@ -184,6 +203,37 @@ def test_a_caller_that_leaves_while_the_first_answer_is_made_is_charged_for_it(w
     world.run(leave())
     upstream.held = False
     world.wait_until(lambda: world.run(gateway.governor.controller.snapshot())["budgets"][0]["spent"] == 10)
+
+
+def test_a_caller_that_leaves_while_it_is_decided_is_charged_for_what_was_made(world, tmp_path, monkeypatch):
+    """A store is waited for then; nothing was booked, and the first answer had been generated."""
+    upstream = scripted(world.upstream())
+    gateway, url, log = world.gateway(upstream.url, plan=PLAN, router=fitted(tmp_path))
+    controller, waiting = gateway.governor.controller, []
+    decide = controller.decide
+
+    async def slow(*options, **named):
+        if not waiting:
+            waiting.append(True)
+            await asyncio.sleep(60)
+        return await decide(*options, **named)
+
+    monkeypatch.setattr(controller, "decide", slow)
+
+    async def leave():
+        body = {"model": "m", "messages": [{"role": "user", "content": "hard"}]}
+        async with aiohttp.ClientSession() as session:
+            asked = asyncio.ensure_future(session.post(f"{url}/v1/chat/completions", json=body))
+            while not waiting:
+                await asyncio.sleep(0.01)
+            asked.cancel()
+
+    world.run(leave())
+    world.wait_until(lambda: any(row["event"] == "request" for row in log()))
+    (row,) = [row for row in log() if row["event"] == "request"]
+    assert (row["response_group"], row["outcome"], row["status"]) == ("standard", "disconnected", 0)
+    budget = world.snapshot(gateway)["budgets"][0]
+    assert (budget["spent"], budget["num_requests"], budget["in_flight"], len(upstream.requests)) == (20, 1, 0, 1)
 
 
 def test_what_cannot_be_seen_here_is_refused_at_the_start(tmp_path):
@@ -234,3 +284,92 @@ def test_a_session_that_cannot_be_read_costs_no_first_answer(world, tmp_path):
     ((status, headers, _),) = bulk(world, url, [{"x-ibpo-session": "a"}], body=body)
     assert status == 200 and headers["x-ibpo-session-left"] == "tokens=590"
     assert world.snapshot(gateway)["budgets"][0]["spent"] == 10
+
+
+def test_a_first_answer_that_the_upstream_took_for_a_thought_is_put_back(world, tmp_path):
+    """Streams kept it as a thought, and the router saw an empty answer."""
+    upstream = scripted(world.upstream())
+    plain = upstream.reply
+
+    async def reply(request, body):
+        answer = await plain(request, body)
+        if body.get("stream") or (body.get("chat_template_kwargs") or {}).get("enable_thinking"):
+            return answer
+        row = json.loads(answer.body)
+        message = row["choices"][0]["message"]
+        message["reasoning"], message["content"] = message["content"], None
+        return web.json_response(row)
+
+    upstream.reply = reply
+    groups = [{"name": "standard", "prefix": "Answer:", "tokens": 10, "max_tokens": 100}, GROUPS[1]]
+    gateway, url, _ = world.gateway(upstream.url, plan=PLAN, groups=groups, router=fitted(tmp_path))
+    whole, stream = (ask(client_of(url), "easy", stream=stream).parse() for stream in (False, True))
+    assert whole.choices[0].message.content == PLAIN
+    assert "".join(event.choices[0].delta.content or "" for event in stream) == PLAIN
+    ((_, headers, _),) = bulk(world, url, [{}], body={"messages": [{"role": "user", "content": "hard"}]})
+    assert headers["x-ibpo-response-group"] == "extended"
+    assert 'ibpo_failures_total{what="misplaced"} 3.0' in metrics_of(world, gateway)
+
+
+def slowly(reply):
+    async def later(request, body):
+        await asyncio.sleep(0.2)
+        return await reply(request, body)
+
+    return later
+
+
+def metrics_of(world, gateway):
+    return gateway.metrics.render(world.snapshot(gateway)).decode()
+
+
+def test_what_was_made_first_is_in_the_log_and_in_the_metrics(world, tmp_path):
+    """The log's money was that of the second answer alone, and the tokens of the first were nowhere."""
+    upstream = scripted(world.upstream())
+    plan = {"budget": {**PLAN["budget"], "money": {"mean": 0.001, "overdraft": 1}}}
+    price = {"price": {"input": 1, "output": 10}}
+    gateway, url, log = world.gateway(upstream.url, plan=plan, model=price, router=fitted(tmp_path))
+    upstream.reply = slowly(upstream.reply)
+    for text in ("easy", "hard"):
+        bulk(world, url, [{}], body={"messages": [{"role": "user", "content": text}]})
+    rows = [row for row in log() if row["event"] == "request"]
+    assert [(row["tokens"], row.get("first_tokens")) for row in rows] == [(10, None), (50, 20)]
+    assert rows[0]["seconds"] >= 0.2 and rows[1]["seconds"] >= 0.4  # from the request on, not from the decision
+    # 5 tokens of the prompt and 10 of the answer; then 5 and 20, and 5 and 50.
+    assert [row["money"] for row in rows] == pytest.approx([105e-6, (205 + 505) * 1e-6])
+    tokens, money = world.snapshot(gateway)["budgets"]
+    assert tokens["spent"] == 80 and money["spent"] == pytest.approx(sum(row["money"] for row in rows))
+    for group, count in (("standard", 30), ("extended", 50)):
+        named = f'ibpo_completion_tokens_total{{counted="usage",response_group="{group}",tenant="-"}} {count}.0'
+        assert named in metrics_of(world, gateway)
+
+
+def test_each_first_answer_that_was_lost_is_booked_and_the_line_has_the_status(world, tmp_path):
+    upstream = world.upstream()
+    upstream.fault_of = lambda number: "malformed"
+    gateway, url, log = world.gateway(upstream.url, plan=PLAN, router=fitted(tmp_path, 2))
+    assert call(f"{url}/v1/chat/completions", {"model": "m", "messages": []})[0] == 502
+    budget = world.snapshot(gateway)["budgets"][0]
+    assert len(upstream.requests) == 2 and (budget["spent"], budget["num_requests"]) == (20, 1)
+    (row,) = [row for row in log() if row["event"] == "request"]
+    assert (row["outcome"], row["status"]) == ("cut", 502)
+
+
+def test_no_other_log_probabilities_than_none_are_taken_out(world, tmp_path):
+    """0 of completions asks for those of the tokens that were drawn, and is no "no"."""
+    upstream = world.upstream()
+
+    async def always(request):
+        body = await request.json()
+        upstream.requests.append(body)
+        choice = {"index": 0, "finish_reason": "stop", "text": PLAIN, "logprobs": {"token_logprobs": [-0.1]}}
+        return web.json_response({"id": "r", "choices": [choice], "usage": {"completion_tokens": 10}})
+
+    upstream.complete = always
+    groups = [{**row, "prefix": f" {row['name']}"} for row in GROUPS]
+    router = fitted(tmp_path, left_out=("response",))
+    _, url, _ = world.gateway(world.serve(upstream.app()), plan=PLAN, groups=groups, router=router)
+    for asked, sent, shown in ((0, 0, [-0.1]), (None, 1, None), (2, 2, [-0.1])):
+        _, _, data = call(f"{url}/v1/completions", {"model": "m", "prompt": "easy", "logprobs": asked})
+        assert upstream.requests[-1]["logprobs"] == sent, asked
+        assert (json.loads(data)["choices"][0]["logprobs"] or {}).get("token_logprobs") == shown, asked

@@ -5,6 +5,7 @@ import json
 import math
 
 import pytest
+from aiohttp import web
 
 from ibpo.data import LogColumns
 from ibpo.errors import IbpoError
@@ -95,6 +96,25 @@ def test_first_tokens_are_asked_of_the_upstream_once(server):
     expected = {} if server == "another" else {"s": frozenset(["Sol"])}
     assert asyncio.run(run()) == [expected] * 3
     assert asked == ["Solution", " Solution"][: 1 if server == "another" else 2]
+
+
+@pytest.mark.parametrize(("fault", "times"), [(503, 2), (429, 2), (404, 1)])
+def test_first_tokens_are_asked_again_where_the_upstream_was_only_busy(world, fault, times):
+    """Its first fault, as while it starts, was taken for a server without a tokenizer, for good."""
+    upstream, asked = world.upstream(), []
+
+    async def echo(request):
+        asked.append(request.path)
+        if len(asked) == 1:
+            return web.json_response({}, status=fault)
+        return web.json_response({"tokens": [{"id": 1, "piece": (await request.json())["prompt"]}]})
+
+    upstream.echo = echo
+    groups = [GROUPS[0], {**GROUPS[1], "opening": "<think>"}]
+    _, url, rows = world.gateway(world.serve(upstream.app()), groups=groups, model={"choose": ["probe"]})
+    bulk(world, url, [{}] * 3)
+    assert len(asked) == (1 if times == 1 else 3)  # with and without a space, once it answers
+    assert [row["source"] for row in rows() if row["event"] == "request"] == ["probe"] * 3
 
 
 def test_a_probe_that_says_nothing_is_charged_too(world):

@@ -203,6 +203,19 @@ def test_a_name_that_is_no_unicode_text_is_a_name():
     responses_turn(biller, model, {}, "\ud800", 10.0)
 
 
+def test_names_of_models_that_callers_make_up_do_not_fill_the_memory():
+    """Some upstreams answer to any name; what prompts of each take was kept for good, and stored."""
+    settings = build_settings({"model": [{"name": "*", "response_group": GROUPS, "price": PRICE}]}, "test")
+    biller, model, use = Biller(settings), settings.model[0], TokenUse(input=50.0)
+    for number in range(1500):
+        request = check_request({"model": f"{number} " + "x" * 10_000, "messages": []}, "chat")
+        bill = biller.begin(request, {}, "", 0.0)
+        biller.learn(bill, request, model, model.response_group[0], tokens=1.0, reasoning=0.0, prompt=use)
+    ratios = biller.state_dict()["ratios"]
+    assert len(ratios) == 1024 and "1499 xxx" in str(list(ratios)[-1]) and max(map(len, ratios)) == 256
+    assert biller.begin(request, {}, "", 0.0).prompt_tokens == 50.0  # the last ones are known
+
+
 def test_conversations_are_named_by_header_api_or_beginning_and_are_the_tenants_own():
     def name(body, caller=None, tenant="", api: Api = "chat"):
         return conversation_of(check_request({"model": "m", **body}, api), caller or {}, tenant)

@@ -217,3 +217,17 @@ def test_a_limit_on_the_thinking_is_never_above_the_cap():
     assert sent({**CHAT, "thinking_token_budget": 9}, max_tokens=50)["thinking_token_budget"] == 9
     assert sent(CHAT, max_thinking_tokens=20, max_tokens=50)["thinking_token_budget"] == 20
     assert sent({**CHAT, "thinking_token_budget": 30}, max_thinking_tokens=20)["thinking_token_budget"] == 20
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "9" * 5000])
+def test_a_number_that_is_too_large_is_refused_before_anything_is_decided(number):
+    with pytest.raises(IbpoError, match="the body holds a number that is too large; correct it"):
+        read_request(f'{{"messages": [], "seed": {number}}}'.encode())
+
+
+@pytest.mark.parametrize("name", ["min_tokens", "min_new_tokens"])
+def test_the_least_length_is_never_above_the_cap(name):
+    """Servers refuse that, and the caller had asked for nothing wrong: the group's cap is the gateway's."""
+    assert sent({**CHAT, name: 200, "max_tokens": 300}, max_tokens=100)[name] == 100
+    assert sent({**CHAT, name: 50}, max_tokens=100)[name] == 50
+    assert sent({**CHAT, name: 200})[name] == 200

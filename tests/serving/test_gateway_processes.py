@@ -7,8 +7,10 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
+import urllib.request
 from collections import Counter
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -277,6 +279,10 @@ def test_sigterm_lets_streams_come_to_their_end(world, tmp_path):
             "cannot hold accounts",
         ),
         (["--config", "none.toml"], "none.toml: cannot be read"),
+        (
+            ["--upstream", "http://127.0.0.1:1/v1", "--budget", "extended=30%", "--embed", "url=http://127.0.0.1:1"],
+            "give --router too",
+        ),
     ],
 )
 def test_errors_are_one_line(options, said):
@@ -287,6 +293,23 @@ def test_errors_are_one_line(options, said):
     result = CliRunner().invoke(app, ["serve", "--listen", ":0", *options])
     assert result.exit_code == 2 and said in result.stderr, result.output
     assert result.stderr.startswith("error: ") and len(result.stderr.strip().splitlines()) == 1
+
+
+def test_the_address_that_is_said_can_be_asked(tmp_path):
+    """In `http://::1:8080/` nobody finds the port."""
+    try:
+        with socket.socket(socket.AF_INET6) as tried:
+            tried.bind(("::1", 0))
+    except OSError:
+        pytest.skip("no IPv6 on loopback")
+    said, log = tmp_path / "said", tmp_path / "log"
+    options = ["--upstream", "http://127.0.0.1:1/v1", "--budget", "extended=30%", "--listen", "[::1]:0", "--log", log]
+    with running(said, "serve", *options) as process:
+        assert wait_until(process, lambda: said.exists() and " holds " in said.read_text(), 0.1)
+        address = said.read_text().split(" holds ")[0].removeprefix("ibpo: ")
+        assert address.startswith("http://[::1]:")
+        with urllib.request.urlopen(f"{address}ready") as reply:
+            assert json.load(reply) == {"ready": True}
 
 
 CONFIG = """

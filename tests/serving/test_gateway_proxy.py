@@ -1,6 +1,7 @@
 """What passes through byte for byte, and what the caller gets when the upstream fails."""
 
 import asyncio
+import base64
 import json
 import zlib
 from typing import Any
@@ -243,3 +244,25 @@ def test_answers_that_are_compressed_all_the_same(world, encoding, stream):
         assert "Content-Encoding" not in headers and data == events[0]
     else:
         assert headers["Content-Encoding"] == encoding and zlib.decompress(data, 47) == plain
+
+
+def test_a_user_and_a_password_in_the_upstreams_address_are_said_to_it_alone(world):
+    """They stood in the log, and every request that had an `Authorization` of its own was answered by a 500."""
+    upstream = world.upstream()
+    for keys in (None, HASHED):
+        _, url, rows = world.gateway(upstream.url.replace("http://", "http://me:se%20cret@"), keys=keys)
+        own = {"Authorization": f"Bearer {KEYS['gold']}"}
+        assert call(f"{url}/v1/chat/completions", {"messages": []}, own)[0] == 200
+        basic = "Basic " + base64.b64encode(b"me:se cret").decode()
+        assert upstream.headers[-1]["Authorization"] == basic
+        assert call(f"{url}/v1/embeddings", {}, own)[1]["X-Saw-Authorization"] == basic
+        (line,) = [row for row in rows() if row["event"] == "listening"]
+        assert line["upstream"] == upstream.url and "cret" not in json.dumps(rows())
+
+
+def test_an_upstream_that_breaks_off_is_not_said_to_be_out_of_reach(world):
+    upstream = world.upstream()
+    upstream.fault_of = lambda number: "drop"
+    _, url, _ = world.gateway(upstream.url)
+    status, _, data = call(f"{url}/v1/chat/completions", {"messages": []})
+    assert (status, json.loads(data)["error"]["message"]) == (502, "the upstream broke off; try again later")

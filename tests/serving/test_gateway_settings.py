@@ -56,6 +56,7 @@ from ibpo.serving.gateway.settings import (
         ),
         ("[upstream]\nurl = 'http://127.0.0.1:80000/v1'", "upstream.url: is no address"),
         ("[upstream]\nurl = 'http://[::1/v1'", "upstream.url: is no address"),
+        ("[upstream]\nurl = 'http://me:x@h/v1'\nkey_env = 'K'", "url: holds a user, and key_env names a key"),
         (
             "[[model]]\nname = 'm'\nresponse_group = [{name = 'a', chat_template_kwargs = {day = 2026-07-26}}]",
             "holds a date, which JSON has not",
@@ -144,6 +145,15 @@ def test_the_operator_is_told_what_bounds_the_tokens():
         "no hard bound, as extended of model m has no max_tokens"
         in said({"tokens": {"mean": 2000}}, max_tokens=None)[0]
     )
+
+
+@pytest.mark.parametrize("name", ["", "a\nb", "a, b", "a=1"])
+def test_a_budget_has_a_name_that_headers_can_say(name):
+    """Each answer was a 500 once it had been generated."""
+    settings = build_settings({"model": [{"name": "*", "response_group": [{"name": "a"}, {"name": "b"}]}]}, "t")
+    policy = ServingPolicy.from_dict({"budget": {name: {"mean": 0.3, "response_group": "b"}}})
+    with pytest.raises(IbpoError, match="give it a name of one line"):
+        check_groups(settings, policy)
 
 
 def test_budget_and_groups_belong_together():

@@ -517,6 +517,7 @@ def test_what_a_caller_may_not_say(budget):
     async def run():
         rows: list[tuple[dict[str, Any], str]] = [
             ({"additional_drop_params": ["max_tokens"]}, "additional_drop_params"),
+            ({"model": "m, m,m"}, "names several"),  # each of them would answer, and one be booked
             ({"extra_body": "x"}, "extra_body"),
             ({"extra_body": {"model": "other"}}, "field model"),
             ({"fallbacks": [{"model": "b", "max_tokens": 10**6}]}, "max_tokens"),

@@ -438,6 +438,8 @@ def test_a_caller_cannot_raise_the_cap_through_litellm(case):
     assert status == 400 and b"additional_drop_params" in data
     status, _, data = proxy.post("/v1/chat/completions", chat(fallbacks=[{"model": "v", "max_tokens": 9999}]))
     assert status == 400 and b"max_tokens" in data
+    status, _, data = proxy.post("/v1/chat/completions", chat("m,v,m"))  # LiteLLM asked all three, and one was booked
+    assert status == 400 and b"names several" in data and not upstream.requests
     extra = {"max_tokens": 9999, "chat_template_kwargs": {"enable_thinking": True}, "reasoning_effort": "high"}
     proxy.post("/v1/chat/completions", chat("v", extra_body=extra), **STANDARD)
     row, _ = ended()

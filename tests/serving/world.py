@@ -186,16 +186,20 @@ class World:
 
     def upstream(self):
         scripted = ScriptedUpstream()
+        scripted.url = self.serve(scripted.app())
+        return scripted
+
+    def serve(self, app):
+        """The address of a server of this application."""
 
         async def start():
-            runner = web.AppRunner(scripted.app(), shutdown_timeout=0.1, handler_cancellation=True)
+            runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
             await runner.setup()
             await web.TCPSite(runner, "127.0.0.1", 0).start()
             self.stack.push_async_callback(runner.cleanup)
-            scripted.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+            return f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
 
-        self.run(start())
-        return scripted
+        return self.run(start())
 
     def gateway(
         self,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from urllib.parse import unquote
 
-from ibpo.serving.gateway.openai_request import PATHS, Api, Refusal
+from ibpo.serving.gateway.openai_request import PATHS, Api, Refusal, is_anthropics
 from ibpo.serving.gateway.settings import OPERATOR, Keys, LimitSettings
 
 
@@ -35,7 +35,7 @@ class Access:
         if self.keys is None:
             return ""
         said = headers.get("Authorization", "")
-        if not said and PATHS.get(path) == "messages":  # as Anthropic's clients say it
+        if not said and is_anthropics(path, headers):
             said = f"Bearer {headers.get('x-api-key', '')}"
         tenant = self.keys.tenant_of(said)
         if tenant is None:

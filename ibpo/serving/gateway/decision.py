@@ -122,7 +122,9 @@ class Decider:
         Raises:
             IbpoError: A request that asks for too much, or a header that cannot be read. Nothing is reserved then.
         """
-        record = RequestRecord(request_id=secrets.token_hex(16), tenant=tenant, began=time.perf_counter())
+        asked = time.perf_counter()
+        began = asked if first is None else first.began
+        record = RequestRecord(request_id=secrets.token_hex(16), tenant=tenant, began=began)
         # What would each response group gain? Nothing is reserved yet: an error costs nothing.
         model = self.settings.model_of(request.model)
         check_size(request, model.response_group, self.settings.limits)
@@ -131,8 +133,6 @@ class Decider:
         quotas = [] if self.quotas is None else self.quotas.find(caller, tenant, now)
         if first is not None:
             gains = first.gains
-            if gains.only and first.answer:
-                self.metrics.failures.labels("router").inc()
         else:
             gains = await find_gains(
                 request,
@@ -156,11 +156,16 @@ class Decider:
         if first is not None and first.answer:
             spent = self._first_cost(first, first.tokens, model, bill)
             candidates = [after_first(candidate, first, spent) for candidate in candidates]
+        elif first is not None:
+            candidates = [_times(candidate, len(first.tokens)) for candidate in candidates]
         reservation = await self._reserve(candidates, record, caller, request.num_answers, quotas)
         # From here on nothing but `end` ends the reservation.
         group = groups[reservation.response_group] if reservation else next(iter(groups.values()))
         if first is not None and group.name == first.group.name:  # its answer is the first one
             spent = self._first_cost(first, first.tokens[1:], model, bill)
+        if first is not None and spent.get("tokens"):
+            record.fields["first_tokens"] = spent["tokens"]
+            self.metrics.count_first(record.tenant, first.group.name, spent["tokens"], first.cost.tokens is not None)
         record.response_group, record.source, record.gains = group.name, gains.source, gains.by_group
         cap = max_tokens_of(request, group)
         if counts:
@@ -183,7 +188,7 @@ class Decider:
         record.fields |= {"model": model.name, "stream": request.stream}
         if self.settings.log_bodies:
             record.fields["body"] = request.body
-        self.metrics.count_decision(record)
+        self.metrics.count_decision(record, asked)
         decision = Decision(
             request=request,
             model=model,
@@ -255,8 +260,6 @@ class Decider:
                 if decision.bill is not None and self.biller is not None:
                     prompt = read_prompt(usage.usages)
                     actual["money"] = self._charge(decision, record.tokens, prompt)
-                    if self.biller.is_priced:
-                        record.fields["money"] = float(f"{actual['money']:.6g}")
                     if record.outcome == "answered":
                         self.biller.learn(
                             decision.bill,
@@ -269,6 +272,8 @@ class Decider:
                             response_id=usage.response_id,
                         )
                 actual = {name: cost + decision.spent.get(name, 0.0) for name, cost in actual.items()}
+                if self.biller is not None and self.biller.is_priced and "money" in actual:
+                    record.fields["money"] = float(f"{actual['money']:.6g}")
                 self.controller.settle(reservation, actual)
         is_whole = record.outcome == "answered" and record.tokens is not None
         each = (record.tokens or 0.0) / decision.request.num_answers
@@ -410,19 +415,20 @@ def outcome_of_stream(usage: StreamUsage) -> str:
 
 
 def choose_groups(request: OpenAIRequest, model: ModelSettings, gains: Gains) -> dict[str, GroupSettings]:
-    """The response groups that compete for a request, by name; never empty.
+    """The response groups that compete for a request, by name; the standard one always does.
 
-    A group that cannot be set in the request does not compete: else it would be reserved as extended and answered as
-    standard. Where none is left, the request gets the standard group's cap, and nothing else is set.
+    Another that cannot be set in the request does not compete: else it would be reserved as extended and answered as
+    standard. Of a standard group that cannot be set there is only the cap: without it the others would be given
+    whatever the budget says.
     """
-    groups = {group.name: group for group in model.response_group if can_set(request, group)}
-    if gains.only in groups:
-        return {gains.only: groups[gains.only]}
-    if groups:
-        return groups
     standard = model.response_group[0]
-    capped = GroupSettings(name=standard.name, max_tokens=standard.max_tokens, tokens=standard.tokens)
-    return {standard.name: capped}
+    if not can_set(request, standard):
+        kept = {"max_tokens": standard.max_tokens, "tokens": standard.tokens, "price": standard.price}
+        standard = GroupSettings(name=standard.name, **kept)
+    if gains.only:
+        return {standard.name: standard}
+    others = [group for group in model.response_group[1:] if can_set(request, group)]
+    return {group.name: group for group in (standard, *others)}
 
 
 def make_candidate(
@@ -470,6 +476,14 @@ def after_first(candidate: Candidate, first: FirstAnswer, spent: Mapping[str, fl
         return replace(candidate, cost=known, reserve=known)
     cost = {name: value + spent.get(name, 0.0) for name, value in candidate.cost.items()}
     reserve = {name: value + spent.get(name, 0.0) for name, value in candidate.reserve.items()}
+    return replace(candidate, cost=cost, reserve=reserve)
+
+
+def _times(candidate: Candidate, count: int) -> Candidate:
+    """A candidate for the standard group's answer that was asked for so many times, and never came."""
+    cost, reserve = (
+        {name: count * value for name, value in row.items()} for row in (candidate.cost, candidate.reserve)
+    )
     return replace(candidate, cost=cost, reserve=reserve)
 
 

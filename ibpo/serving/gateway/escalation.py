@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -34,6 +35,8 @@ class FirstAnswer:
 
     group: GroupSettings
     """The standard response group, which it is of."""
+    began: float
+    """When the request came, by `time.perf_counter`."""
     gains: Gains
     """Of the other groups beside it; `only` the standard one where nothing can be said."""
     answer: dict[str, Any] = field(default_factory=dict)
@@ -43,7 +46,11 @@ class FirstAnswer:
     cost: AnswerCost = field(default_factory=AnswerCost)
     """Of the first answer."""
     tokens: tuple[float, ...] = ()
-    """Completion tokens of each first answer."""
+    """Completion tokens of each first answer; 0 where they were lost."""
+
+    def alone(self) -> FirstAnswer:
+        """It without any answer that comes after it."""
+        return replace(self, gains=_gains(None, self.group))
 
 
 def escalates(
@@ -75,16 +82,28 @@ async def make_first(
     path: str,
     headers: CIMultiDict[str],
     limits: LimitSettings,
+    restored: Callable[[bytes], bytes],
 ) -> FirstAnswer | None:
     """Ask for the first answer, or two of them, and what is to be gained beside it.
 
+    Args:
+        router: Decides after it.
+        request: What is asked for.
+        model: Its table.
+        upstream: Is asked.
+        path: With its parameters, as the caller wrote it.
+        headers: As they are to be sent.
+        limits: Of the gateway.
+        restored: An answer as callers are to see it.
+
     Returns:
-        None: the upstream gave an error, which cost nothing: decide as if there were no router.
+        None: the upstream gave an error or a redirect, which cost nothing: decide as if there were no router.
 
     Raises:
         IbpoError: A request that asks for too much.
         LostFirst: The upstream broke off, or gave nothing that can be read: there may have been an answer.
     """
+    began = time.perf_counter()
     check_size(request, model.response_group, limits)
     group, asks = model.response_group[0], "logprob" in router.first["shown"]
     body = _body(request, group, model, asks)
@@ -103,17 +122,19 @@ async def make_first(
             if isinstance(one, BaseException):
                 raise one
         if any(not 200 <= one.status < 300 for one in answers):
-            if all(one.status >= 400 for one in answers):
+            if all(one.status >= 300 for one in answers):
                 return None
             raise LostFirst(UpstreamFault("cut", 502))
-        read = [_read(one, limits.max_buffered_bytes) for one in answers]
+        read = [_read(one, limits.max_buffered_bytes, restored) for one in answers]
     finally:
         for one in answers:
             one.close()
-    if any(row is None for row in read):
-        raise LostFirst(UpstreamFault("cut", 502))
     rows = [row for row in read if row is not None]
     costs = [cost_of(row) for row in rows]
+    if len(rows) == len(read) and all(one.failed and not (one.tokens or one.text_tokens) for one in costs):
+        return None  # an error, whatever its status
+    if not all(map(_has_choice, read)):
+        raise LostFirst(UpstreamFault("cut", 502))
     spent = [float(cost.text_tokens if cost.tokens is None else cost.tokens) for cost in costs]
     shown = read_answer(rows, request, spent[0])
     try:
@@ -122,8 +143,9 @@ async def make_first(
         scores = None
     return FirstAnswer(
         group=group,
+        began=began,
         gains=_gains(scores, group),
-        answer=_without_logprobs(rows[0]) if asks and not request.body.get("logprobs") else rows[0],
+        answer=_without_logprobs(rows[0]) if asks and not _wants_logprobs(request) else rows[0],
         headers=CIMultiDict(answers[0].headers),
         cost=costs[0],
         tokens=tuple(spent),
@@ -138,10 +160,10 @@ class LostFirst(Exception):
         self.fault = fault
 
 
-def lost(model: ModelSettings) -> FirstAnswer:
-    """What is decided about where the first answer did not come: it is that answer or none."""
+def lost(model: ModelSettings, num_answers: int, began: float) -> FirstAnswer:
+    """What is decided about where so many first answers were asked for and did not come: it is those or none."""
     group = model.response_group[0]
-    return FirstAnswer(group=group, gains=_gains(None, group))
+    return FirstAnswer(group=group, began=began, gains=_gains(None, group), tokens=(0.0,) * num_answers)
 
 
 def _gains(scores: PredictedGains | None, group: GroupSettings) -> Gains:
@@ -154,19 +176,30 @@ def _body(request: OpenAIRequest, group: GroupSettings, model: ModelSettings, as
     """As the standard group is asked for, whole, with log-probabilities where they are looked at."""
     plain = {name: value for name, value in request.body.items() if name not in ("stream", "stream_options")}
     body = set_group(replace(request, body=plain, stream=False), group, model)
-    if asks and not request.body.get("logprobs"):
+    if asks and not _wants_logprobs(request):
         body["logprobs"] = True if request.api == "chat" else 1
     return encode(body)
 
 
-def _read(answer: UpstreamAnswer, most: int) -> dict[str, Any] | None:
-    """The JSON of a whole answer with a choice; None: it is none."""
+def _wants_logprobs(request: OpenAIRequest) -> bool:
+    """Whether the caller asked for log-probabilities; 0 of completions means those of the tokens that were drawn."""
+    wanted = request.body.get("logprobs")
+    return wanted is not None and wanted is not False
+
+
+def _read(answer: UpstreamAnswer, most: int, restored: Callable[[bytes], bytes]) -> dict[str, Any] | None:
+    """The JSON object of a whole answer; None: it is none."""
     data = answer.decoded(most) if answer.complete and answer.can_decode else None
     try:
-        row = json.loads(data or b"")
-        return row if isinstance(row["choices"][0], dict) else None
-    except (ValueError, RecursionError, LookupError, TypeError):
+        row = json.loads(restored(data or b""))
+    except (ValueError, RecursionError):
         return None
+    return row if isinstance(row, dict) else None
+
+
+def _has_choice(row: dict[str, Any] | None) -> bool:
+    choices = None if row is None else row.get("choices")
+    return isinstance(choices, list) and bool(choices) and all(isinstance(choice, dict) for choice in choices)
 
 
 def read_answer(rows: list[dict[str, Any]], request: OpenAIRequest, tokens: float) -> dict[str, float]:
@@ -237,7 +270,7 @@ def as_events(answer: Mapping[str, Any], request: OpenAIRequest) -> bytes:
     return b"".join(b"data: " + encode(event) + b"\n\n" for event in events) + b"data: [DONE]\n\n"
 
 
-def refuse_lost(fault: UpstreamFault) -> Refusal:
-    """The caller's answer where the first one did not come."""
-    cause = "did not answer in time" if fault.kind == "timeout" else "broke off"
-    return Refusal(fault.status, f"upstream_{fault.kind}", f"the upstream {cause}; try again later")
+def refuse_fault(fault: UpstreamFault, headers: Mapping[str, str] | None = None) -> Refusal:
+    """The caller's answer where the upstream gave none."""
+    cause = {"timeout": "did not answer in time", "cut": "broke off"}.get(fault.kind, "cannot be reached")
+    return Refusal(fault.status, f"upstream_{fault.kind}", f"the upstream {cause}; try again later", headers)

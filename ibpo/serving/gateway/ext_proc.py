@@ -39,7 +39,7 @@ from ibpo.serving.gateway.access import Access, governed_api, plain_path, too_la
 from ibpo.serving.gateway.decision import Decision, budget_headers, outcome_of_stream
 from ibpo.serving.gateway.ext_proc_messages import ENUMS, SERVICE, ProcessingRequest, ProcessingResponse
 from ibpo.serving.gateway.governor import Governor, continues_answer, read_or_refuse, restore_content
-from ibpo.serving.gateway.openai_request import OWN_HEADERS, PATHS, Api, Refusal
+from ibpo.serving.gateway.openai_request import OWN_HEADERS, Api, Refusal, is_anthropics
 from ibpo.serving.gateway.proxy import STREAM_BEGINS
 from ibpo.serving.gateway.usage import read_cost
 
@@ -100,7 +100,7 @@ class ExtProc:
                     answer = await self._answer(call, places, kind, message)
                 except Refusal as refusal:
                     self.metrics.refused.labels(refusal.code).inc()
-                    yield _refuse(refusal, call.path)
+                    yield _refuse(refusal, call)
                     return
                 yield answer
                 # Only now has it been handed over: a call that is cancelled ends at the line before.
@@ -135,8 +135,8 @@ class ExtProc:
     def _begin(self, call: _Call, places: ExitStack, message: Any) -> Any:
         """Who asks, and for what: a governed request, one that is passed on, or a refusal."""
         headers = _read_headers(message)
-        call.path = plain_path(headers.get(":path", ""))
         call.caller = headers
+        call.path = plain_path(headers.get(":path", ""))
         method, encoding = headers.get(":method", ""), headers.get("content-encoding", "")
         call.tenant = self.access.tenant_of(headers, call.path, method=method)
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -163,7 +163,8 @@ class ExtProc:
         """The headers that the upstream gets, but for those that are Envoy's to write."""
         headers = CIMultiDict((name, value) for name, value in call.caller.items() if not _is_envoys(name))
         upstream = self.governor.upstream
-        sent = upstream.headers_for(headers, governed=call.api is not None, anthropic=call.api == "messages")
+        anthropic = is_anthropics(call.path, headers)
+        sent = upstream.headers_for(headers, governed=call.api is not None, anthropic=anthropic)
         # One that is not there says the same to any server, and Envoy's filters may add what they compress.
         sent.popall("accept-encoding", None)
         if call.api is None and "accept-encoding" in headers:
@@ -244,7 +245,7 @@ class ExtProc:
                 _set_body(common, shown)
         elif call.num_bytes <= self.limits.max_buffered_bytes:
             call.whole.append(piece)
-            if is_first and message.end_of_stream and continues_answer(decision):
+            if is_first and message.end_of_stream and continues_answer(decision.request, decision.group):
                 restored = restore_content(piece)
                 if restored is not None:
                     self.metrics.failures.labels("misplaced").inc()
@@ -364,12 +365,12 @@ def _num_attempts(message: Any) -> int:
     return 1
 
 
-def _refuse(refusal: Refusal, path: str) -> Any:
+def _refuse(refusal: Refusal, call: _Call) -> Any:
     """An error that Envoy sends in the place of the upstream's answer."""
     answer = ProcessingResponse()
     immediate = answer.immediate_response
     immediate.status.code = refusal.status
-    immediate.body = refusal.body(anthropic=PATHS.get(path) == "messages")
+    immediate.body = refusal.body(anthropic=is_anthropics(call.path, call.caller))
     immediate.details = f"ibpo_{refusal.code}"
     for name, value in {"content-type": "application/json", **refusal.headers}.items():
         row = immediate.headers.set_headers.add(append_action=OVERWRITE)

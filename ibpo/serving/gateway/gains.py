@@ -37,7 +37,7 @@ PROBE_FIELDS = ("model", "messages", "prompt", "chat_template_kwargs", "tools", 
 
 LEAST_MASS = 0.05
 """Of several openings together, for their ratio to mean anything."""
-MAX_KNOWN_MODELS = 256
+MAX_KNOWN_MODELS, MAX_MODEL_NAME = 256, 256
 
 SendProbe = Callable[[bytes], Awaitable[bytes]]
 """Sends a probe upstream; returns the answer's body."""
@@ -56,6 +56,10 @@ class Gains:
     """Tokens that were generated to find the gains: part of what this request costs."""
     tokens: Mapping[str, float] = field(default_factory=dict)
     """Response group -> completion tokens, where a router predicts them."""
+
+
+class NoAnswerYet(IbpoError):
+    """The upstream could not say: out of reach, or too busy. Later it may."""
 
 
 class OpeningTokens:
@@ -82,9 +86,11 @@ class OpeningTokens:
             try:
                 for group, text in openings.items():
                     known[group] = frozenset([await self._first(model, space + text.lstrip()) for space in ("", " ")])
+            except NoAnswerYet:
+                return {}  # to be asked again
             except IbpoError:
                 known = {}  # such a server has no tokenizer to ask
-            if len(self._known) < MAX_KNOWN_MODELS:
+            if len(self._known) < MAX_KNOWN_MODELS and len(model) <= MAX_MODEL_NAME:
                 self._known[model] = known
         return known
 
@@ -92,8 +98,9 @@ class OpeningTokens:
         """The first token of a text that is more than white space, without the space before it."""
         asked = {"model": model, "prompt": text, "add_special_tokens": False, "return_token_strs": True}
         asked |= {"content": text, "add_special": False, "parse_special": True, "with_pieces": True}  # llama.cpp
+        said = await self._ask(encode(asked))
         try:
-            answer = json.loads(await self._ask(encode(asked)))
+            answer = json.loads(said)
             pieces = answer.get("token_strs") or [row["piece"] for row in answer["tokens"]]
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             pieces = []
@@ -252,7 +259,7 @@ class FittedRouter:
         if fitted.embedding and fitted.embed is None:
             raise IbpoError(f"{place}: needs embeddings; give the server that makes them to ibpo.routing.load_router")
         self._fitted = fitted
-        self._predicts_tokens = "token" in fitted.cost_name
+        self._predicts_tokens = "token" in fitted.cost_name.lower()
         self.groups = fitted.groups
         """The response groups that it knows."""
 

@@ -22,14 +22,17 @@ from ibpo.serving.gateway.escalation import (
     escalates,
     lost,
     make_first,
-    refuse_lost,
+    refuse_fault,
 )
-from ibpo.serving.gateway.gains import FittedRouter, OpeningTokens
-from ibpo.serving.gateway.openai_request import Api, OpenAIRequest, Refusal, read_request, write_body
+from ibpo.serving.gateway.gains import FittedRouter, NoAnswerYet, OpeningTokens
+from ibpo.serving.gateway.openai_request import Api, OpenAIRequest, Refusal, is_anthropics, read_request, write_body
 from ibpo.serving.gateway.proxy import Upstream, UpstreamFault, pass_headers, relay_stream
+from ibpo.serving.gateway.settings import GroupSettings
 from ibpo.serving.gateway.usage import read_cost
 
 MAX_PROBE_BYTES = 1 << 20
+BUSY = (408, 429, 500, 502, 503, 504)
+"""Status of answers after which the same question may be answered."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +53,16 @@ class Governor(Decider):
         Raises:
             Refusal: A body or header that cannot be read, or an upstream that gave no answer.
         """
-        headers = self.upstream.headers_for(http_request.headers, governed=True, anthropic=api == "messages")
+        caller = http_request.headers
+        headers = self.upstream.headers_for(caller, governed=True, anthropic=is_anthropics(http_request.path, caller))
         request = read_or_refuse(data, api)
         first = await self._make_first(http_request, request, headers, tenant) if self.decides_after else None
-        decision, body = await self.begin(request, http_request.headers, headers, tenant, first=first)
+        try:
+            decision, body = await self.begin(request, caller, headers, tenant, first=first)
+        except asyncio.CancelledError:
+            if first is not None:  # the caller is gone, and what was made is not
+                self._book_later(first.alone(), request, caller, headers, tenant)
+            raise
         try:
             if first is not None and decision.group.name == first.group.name:
                 return self._give(first, decision)
@@ -116,14 +125,15 @@ class Governor(Decider):
         Raises:
             Refusal: A header that cannot be read, or an answer that was lost; that one is booked.
         """
-        model = self.settings.model_of(request.model)
+        model, num_asked, began = self.settings.model_of(request.model), 0, time.perf_counter()
         try:
             router = escalates(self.router, request, model, http_request.headers)
             if router is None:
                 return None
             if self.quotas is not None:  # headers that cannot be read are refused before anything is generated
                 self.quotas.find(http_request.headers, tenant, time.time())
-            return await make_first(
+            num_asked = router.first["answers"]
+            first = await make_first(
                 router,
                 request,
                 model,
@@ -131,21 +141,37 @@ class Governor(Decider):
                 path=http_request.raw_path,
                 headers=headers,
                 limits=self.settings.limits,
+                restored=lambda body: self._restored(body, request, model.response_group[0]) or body,
             )
+            if first is not None and first.gains.only:  # the router could say nothing
+                self.metrics.failures.labels("router").inc()
+            return first
         except IbpoError as error:
             raise Refusal(400, "bad_request", str(error)) from None
         except LostFirst as error:
-            await self._book(lost(model), request, http_request.headers, headers, tenant)
-            raise refuse_lost(error.fault) from None
+            given_up = lost(model, num_asked, began)
+            await self._book(given_up, request, http_request.headers, headers, tenant, error.fault.status)
+            raise refuse_fault(error.fault) from None
         except asyncio.CancelledError:
-            # The caller is gone, the booking is not.
-            booking = self._book(lost(model), request, http_request.headers, headers, tenant)
-            self._bookings.add(task := asyncio.ensure_future(booking))
-            task.add_done_callback(self._bookings.discard)
+            self._book_later(lost(model, num_asked, began), request, http_request.headers, headers, tenant)
             raise
 
+    def _book_later(
+        self,
+        first: FirstAnswer,
+        request: OpenAIRequest,
+        caller: Mapping[str, str],
+        headers: CIMultiDict[str],
+        tenant: str,
+    ) -> None:
+        """Charge a caller that is gone: its handler is being cancelled, the booking is not."""
+        task = asyncio.ensure_future(self._book(first, request, caller, headers, tenant, 0))
+        self.bookings.add(task)
+        task.add_done_callback(self.bookings.discard)
+
     @cached_property
-    def _bookings(self) -> set[asyncio.Future[None]]:
+    def bookings(self) -> set[asyncio.Future[None]]:
+        """What callers that are gone are still to be charged."""
         return set()
 
     async def _book(
@@ -155,11 +181,19 @@ class Governor(Decider):
         caller: Mapping[str, str],
         headers: CIMultiDict[str],
         tenant: str,
+        status: int,
     ) -> None:
-        """Charge what was expected of a first answer that did not come."""
+        """Charge a first answer that nobody gets, if it is lost what was expected; status 0: the caller is gone."""
         decision, _ = await self.begin(request, caller, headers, tenant, first=first)
-        decision.record.outcome = "cut"
+        decision.record.outcome, decision.record.status = "cut" if status else "disconnected", status
         self.end(decision)
+
+    def _restored(self, body: bytes, request: OpenAIRequest, group: GroupSettings) -> bytes | None:
+        """An answer with its text where callers look for it; None: it is there."""
+        found = restore_content(body) if continues_answer(request, group) else None
+        if found is not None:
+            self.metrics.failures.labels("misplaced").inc()
+        return found
 
     def _give(self, first: FirstAnswer, decision: Decision) -> web.Response:
         """The first answer is the answer."""
@@ -175,9 +209,7 @@ class Governor(Decider):
             shown["Content-Type"] = "text/event-stream"
             return web.Response(headers=shown, body=as_events(first.answer, request))
         shown["Content-Type"] = "application/json"
-        body = json.dumps(first.answer).encode()
-        restored = restore_content(body) if continues_answer(decision) else None
-        return web.Response(headers=shown, body=restored or body)
+        return web.Response(headers=shown, body=json.dumps(first.answer).encode())
 
     @cached_property
     def opening_tokens(self) -> OpeningTokens:
@@ -190,10 +222,11 @@ class Governor(Decider):
         try:
             answer = await self.upstream.call("POST", path, headers, body, most=MAX_PROBE_BYTES, retries=0)
         except UpstreamFault as fault:
-            raise IbpoError(f"the probe failed: {fault.kind}") from None
+            raise NoAnswerYet(f"the probe failed: {fault.kind}") from None
         if not answer.complete or answer.status != 200:
             answer.close()
-            raise IbpoError(f"the probe failed: status {answer.status}")
+            kind = NoAnswerYet if answer.status in BUSY else IbpoError
+            raise kind(f"the probe failed: status {answer.status}")
         return answer.head
 
     async def _forward(
@@ -215,9 +248,7 @@ class Governor(Decider):
             )
         except UpstreamFault as fault:
             record.outcome, record.status = "cut" if fault.began else "failed", fault.status
-            cause = "did not answer in time" if fault.kind == "timeout" else "cannot be reached"
-            message = f"the upstream {cause}; try again later"
-            raise Refusal(fault.status, f"upstream_{fault.kind}", message, added) from None
+            raise refuse_fault(fault, added) from None
         record.retries, record.status = answer.num_retries, answer.status
         self.metrics.count_first_byte(record)
         try:
@@ -236,10 +267,9 @@ class Governor(Decider):
                     record.is_unread = is_read
                     return web.Response(status=answer.status, headers=shown, body=answer.head)
                 self.read_cost(decision, read_cost(whole))
-                restored = restore_content(whole) if continues_answer(decision) else None
+                restored = self._restored(whole, decision.request, decision.group)
                 if restored is None:
                     return web.Response(status=answer.status, headers=shown, body=answer.head)
-                self.metrics.failures.labels("misplaced").inc()
                 for name in ("Content-Length", "Content-Encoding"):
                     shown.popall(name, None)
                 return web.Response(status=answer.status, headers=shown, body=restored)
@@ -272,10 +302,9 @@ def read_or_refuse(data: bytes, api: Api) -> OpenAIRequest:
         raise Refusal(400, "bad_request", str(error)) from None
 
 
-def continues_answer(decision: Decision) -> bool:
+def continues_answer(request: OpenAIRequest, group: GroupSettings) -> bool:
     """Whether the group's prefix opens no thought, or closes one: then an answer follows it."""
-    prefix = decision.group.prefix
-    return decision.request.api == "chat" and bool(prefix) and split_thought(prefix).closed
+    return request.api == "chat" and bool(group.prefix) and split_thought(group.prefix).closed
 
 
 def restore_content(body: bytes) -> bytes | None:
@@ -297,6 +326,8 @@ def restore_content(body: bytes) -> bytes | None:
         return None
     moved = False
     for message in messages:
+        if not isinstance(message, dict):
+            continue
         name = next((name for name in ("reasoning", "reasoning_content") if message.get(name)), None)
         if name is not None and not message.get("content") and not message.get("tool_calls"):
             message["content"] = message[name]

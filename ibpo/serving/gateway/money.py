@@ -32,6 +32,8 @@ HIDDEN_TOKENS = 1000
 """Of a prompt, what a chat template or a server's own instructions may add to its bytes: more is history that the
 upstream keeps, or a file, and says nothing of the next prompt."""
 MOST_RESPONSES = 16_384
+MOST_MODELS, MOST_NAME = 1024, 256
+"""Of models as callers name them, which some upstreams do not look at: the last so many, by their names' beginnings."""
 _MEMORY = 64
 _FREE = Price(input=0.0, cached_input=0.0, cache_write=0.0, output=0.0, reasoning=0.0)
 
@@ -68,7 +70,7 @@ class Biller:
         self.is_priced = any(price is not _FREE for price in prices.values())
         self.switch_gain = settings.conversation.switch_gain
         self._chats = Conversations(prices, seconds=settings.conversation.cache_seconds) if prices else None
-        self._ratios: dict[str, tuple[float, float]] = {}  # model -> tokens and bytes of its prompts, weighted
+        self._ratios: OrderedDict[str, tuple[float, float]] = OrderedDict()  # model -> tokens, bytes of its prompts
         self._responses: OrderedDict[str, str] = OrderedDict()  # tenant and id of a response -> conversation
         self._thinking: dict[str, tuple[float, float]] = {}  # response group -> tokens of its thoughts, and of all
 
@@ -77,7 +79,7 @@ class Biller:
     ) -> Bill:
         """Look at a request; `size` as `measure_prompt` says, where it has been asked."""
         size = measure_prompt(request.body) if size is None else size
-        tokens, of_bytes = self._ratios.get(request.model, (TOKENS_PER_BYTE, 1.0))
+        tokens, of_bytes = self._ratios.get(request.model[:MOST_NAME], (TOKENS_PER_BYTE, 1.0))
         before = request.body.get("previous_response_id") if request.api == "responses" else None
         conversation = self._responses.get(f"{tenant}\0{before}", "") if before else ""
         is_kept = bool(conversation) or (request.api == "responses" and request.body.get("conversation") is not None)
@@ -173,7 +175,10 @@ class Biller:
             whole = prompt.input + prompt.cached_input + prompt.cache_write
             new = max(0.0, whole - bill.kept_tokens)
             if new <= bill.prompt_bytes + HIDDEN_TOKENS:
-                self._ratios[request.model] = _add(self._ratios.get(request.model), new, bill.prompt_bytes)
+                called = request.model[:MOST_NAME]
+                self._ratios[called] = _add(self._ratios.pop(called, None), new, bill.prompt_bytes)
+                if len(self._ratios) > MOST_MODELS:
+                    self._ratios.popitem(last=False)
         name = _name(model, group)
         self._thinking[name] = _add(self._thinking.get(name), reasoning, max(1.0, tokens))
         if conversation and self._chats is not None and name in self._chats.prices:
@@ -221,7 +226,7 @@ class Biller:
             raise IbpoError(f"state: not one of Biller.state_dict: {error!r}; start anew without it") from None
         if self._chats is not None and chats:
             self._chats.load_state(chats)
-        self._ratios, self._thinking, self._responses = ratios, thinking, responses
+        self._ratios, self._thinking, self._responses = OrderedDict(ratios), thinking, responses
 
 
 def open_biller(settings: Settings) -> Biller | None:

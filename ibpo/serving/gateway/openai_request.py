@@ -9,6 +9,7 @@ the body allows no more than that.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn
@@ -53,6 +54,8 @@ THINKING_CAPS = (
     ("reasoning", "max_tokens"),  # OpenRouter
 )
 """Where a request may limit its thinking, table ("": none) and name. It is part of the answer: never above the cap."""
+LEAST_LENGTHS = ("min_tokens", "min_new_tokens")
+"""What servers call the least length of an answer."""
 LEAST_THINKING = 1024
 """Of Anthropic's `thinking.budget_tokens`, which also has to be below `max_tokens`."""
 OPTION_TEXTS = frozenset(["extrabody", "samplingparams", "parameters", "options", "generationconfig"])
@@ -101,6 +104,18 @@ class OpenAIRequest:
         return self.api != "completions"
 
 
+def is_anthropics(path: str, headers: Mapping[str, str]) -> bool:
+    """Whether a request is of Anthropic's protocol: keys are `x-api-key` there, and errors have its shape.
+
+    Its messages and what is below them (`/v1/messages/count_tokens`), and all else that its clients ask for.
+
+    Example:
+        >>> is_anthropics("/v1/messages/batches", {}), is_anthropics("/v1/models", {"anthropic-version": "2023-06-01"})
+        (True, True)
+    """
+    return f"{path}/".startswith("/v1/messages/") or "anthropic-version" in headers
+
+
 class Refusal(Exception):
     """A request that the gateway answers itself, with an error in the shape of OpenAI's.
 
@@ -146,8 +161,12 @@ def read_request(data: bytes, api: Api = "chat") -> OpenAIRequest:
         raise IbpoError("the body is not UTF-8; send JSON in UTF-8") from None
     except RecursionError:
         raise IbpoError("the body is nested too deeply; send a flatter one") from None
-    except ValueError as error:
+    except json.JSONDecodeError as error:
         raise IbpoError(f"the body is not JSON: {error}; correct it") from None
+    except IbpoError:
+        raise
+    except ValueError:  # a whole number of thousands of digits
+        raise IbpoError(_TOO_LARGE) from None
     if not isinstance(body, dict):
         raise IbpoError("the body is not a JSON object; send one")
     return check_request(body, api)
@@ -278,6 +297,9 @@ def set_group(request: OpenAIRequest, group: GroupSettings, model: ModelSettings
         # Every name says the same; one that only some servers know does not stand alone.
         for name in (*request.caps, *([] if any(name in request.caps for name in own) else [usual])):
             body[name] = cap
+        for name in LEAST_LENGTHS:  # servers refuse one above the cap
+            if isinstance(body.get(name), int | float) and body[name] > cap:
+                body[name] = cap
     _set_thinking(body, request.api, group.max_thinking_tokens, cap)
     if request.stream and model.include_usage and not request.wants_usage:
         body["stream_options"] = _merged(body.get("stream_options"), {"include_usage": True})
@@ -306,8 +328,9 @@ def _set_thinking(body: Json, api: Api, most: int | None, cap: int | None) -> No
     if api == "messages":
         thinking = body.get("thinking")
         if most is not None:
-            given = thinking.get("budget_tokens") if isinstance(thinking, dict) else None
-            thinking = {"type": "enabled", "budget_tokens": most if given is None else given}
+            asked = thinking if isinstance(thinking, dict) else {}
+            given = asked.get("budget_tokens")
+            thinking = {**asked, "type": "enabled", "budget_tokens": most if given is None else given}
         if isinstance(thinking, dict) and isinstance(thinking.get("budget_tokens"), int | float):
             tokens = min(thinking["budget_tokens"], least if cap is None else cap - 1)
             body["thinking"] = (
@@ -403,8 +426,16 @@ def _read_count(name: str, value: Any) -> int:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+    raise IbpoError(f"the body is not JSON: {name} is no JSON; correct it")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+def _read_float(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):  # 1e999: nobody could write it again
+        raise IbpoError(_TOO_LARGE)
+    return value
+
+
+_TOO_LARGE = "the body holds a number that is too large; correct it"
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_read_float)
 _ENCODER = json.JSONEncoder(allow_nan=False)

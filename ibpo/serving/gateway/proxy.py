@@ -8,6 +8,7 @@ a proper end would say that nothing is missing.
 from __future__ import annotations
 
 import asyncio
+import base64
 import random
 import zlib
 from collections.abc import AsyncIterator, Callable
@@ -19,7 +20,7 @@ from aiohttp import web
 from multidict import CIMultiDict, MultiMapping
 from yarl import URL
 
-from ibpo.serving.gateway.openai_request import OWN_HEADERS, Refusal
+from ibpo.serving.gateway.openai_request import OWN_HEADERS, Refusal, is_anthropics
 from ibpo.serving.gateway.settings import LimitSettings, UpstreamSettings
 from ibpo.serving.gateway.telemetry import Metrics
 from ibpo.serving.gateway.usage import StreamUsage
@@ -202,8 +203,14 @@ class Upstream:
     ) -> None:
         self.settings, self._session = settings, session
         self._key, self._on_fault = key, on_fault
-        self._root = settings.url.removesuffix("/v1")
-        keys = set[str]() if key is None and keep_authorization else {"authorization", "x-api-key"}
+        self._root = settings.address.removesuffix("/v1")
+        self._authorization = None if key is None else f"Bearer {key}"
+        if settings.address != settings.url:
+            # Left in the address, aiohttp would refuse each request that has an `Authorization` of its own.
+            given = URL(settings.url)
+            said = base64.b64encode(f"{given.user or ''}:{given.password or ''}".encode()).decode()
+            self._authorization = f"Basic {said}"
+        keys = set[str]() if self._authorization is None and keep_authorization else {"authorization", "x-api-key"}
         passed = HOP_BY_HOP | {"host", "content-length", "expect"} | keys | (OTHER_PLACES if keys else set())
         self._left_out = {False: passed, True: passed | REWRITTEN}
 
@@ -222,11 +229,11 @@ class Upstream:
         if governed:
             kept["Accept-Encoding"] = "identity"
             kept["Content-Type"] = "application/json"
-        if self._key is not None:
-            if anthropic:
-                kept["x-api-key"] = self._key
-            if not (anthropic and self.address("").host == "api.anthropic.com"):
-                kept["Authorization"] = f"Bearer {self._key}"
+        if self._key is not None and anthropic:
+            kept["x-api-key"] = self._key
+        is_other = self._key is None or not anthropic or self.address("").host != "api.anthropic.com"
+        if self._authorization is not None and is_other:
+            kept["Authorization"] = self._authorization
         return kept
 
     async def call(
@@ -427,12 +434,12 @@ async def pass_through(
     Raises:
         Refusal: The upstream gave no answer.
     """
-    method = http_request.method
+    method, headers = http_request.method, http_request.headers
     try:
         answer = await upstream.call(
             method,
             http_request.raw_path,
-            upstream.headers_for(http_request.headers, governed=False),
+            upstream.headers_for(headers, governed=False, anthropic=is_anthropics(http_request.path, headers)),
             data or None,
             most=limits.max_buffered_bytes,
             # Whatever changes something upstream must not happen twice.

@@ -31,7 +31,7 @@ from ibpo.serving.gateway.governor import Governor
 from ibpo.serving.gateway.learning import OUTCOMES, Learner, read_outcome
 from ibpo.serving.gateway.leased_controller import make_controller
 from ibpo.serving.gateway.money import open_biller
-from ibpo.serving.gateway.openai_request import PATHS, Refusal
+from ibpo.serving.gateway.openai_request import Refusal, is_anthropics
 from ibpo.serving.gateway.proxy import Upstream, open_session, pass_through
 from ibpo.serving.gateway.quotas import open_quotas
 from ibpo.serving.gateway.settings import (
@@ -140,14 +140,14 @@ class Gateway:
             self.metrics.refused.labels(refusal.code).inc()
             if refusal.status < 500 and self._may_log():
                 self.governor.log.write("refused", code=refusal.code, status=refusal.status, path=request.path[:200])
-            return _refuse(refusal, request.path)
+            return _refuse(refusal, request)
         except (asyncio.CancelledError, ConnectionError):
             raise
         except Exception as error:
             # No text of the error: it may hold what the caller wrote.
             self.metrics.failures.labels("internal").inc()
             self.governor.log.write("internal_error", kind=type(error).__name__, at=_place(error))
-            return _refuse(Refusal(500, "internal", "the gateway failed; its log has the place"), request.path)
+            return _refuse(Refusal(500, "internal", "the gateway failed; its log has the place"), request)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         path = plain_path(request.raw_path)
@@ -157,10 +157,11 @@ class Gateway:
         tenant = self.access.tenant_of(request.headers, path, method=request.method)
         if path in PAGES and request.method in ("GET", "HEAD"):
             return await self._show(path, tenant)
-        if not self.settings.upstream.url:
+        learns = path == OUTCOMES and self.governor.learner is not None
+        if not (learns or self.settings.upstream.url):
             raise Refusal(404, "no_upstream", "this process answers Envoy; here are /budget, /metrics and /ready only")
         with self.access.in_flight(tenant):
-            if path == OUTCOMES and self.governor.learner is not None:
+            if learns:
                 if request.method != "POST" or request.content_type != "application/json":
                     raise Refusal(405, "method", "use POST with Content-Type: application/json", {"Allow": "POST"})
                 return self._learn(await self._body(request), tenant)
@@ -241,15 +242,17 @@ class Gateway:
             raise Refusal(403, "operators_only", "this page needs the key of the operator, not a tenant's")
         if path in ("/", "/budget"):
             return web.Response(body=self._page, content_type="text/html", charset="utf-8", headers=PAGE_HEADERS)
+        shown = None
         try:
             shown = await self.governor.controller.snapshot()
         except IbpoError as error:
-            raise Refusal(503, "store", f"the store of the budget cannot be read: {error}") from None
+            if path != "/metrics":  # which say that it cannot be used
+                raise Refusal(503, "store", f"the store of the budget cannot be read: {error}") from None
         if path == "/metrics":
             text = self.metrics.render(shown)
             return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
         data: dict[str, Any] = {
-            **shown,
+            **(shown or {}),
             "history": list(self.governor.controller.history),
             "draining": self.access.draining,
         }
@@ -269,9 +272,9 @@ def _host_name(host: str) -> str:
         return ""
 
 
-def _refuse(refusal: Refusal, path: str) -> web.Response:
+def _refuse(refusal: Refusal, request: web.BaseRequest) -> web.Response:
     headers = {"Content-Type": "application/json", **refusal.headers}
-    body = refusal.body(anthropic=PATHS.get(path) == "messages")
+    body = refusal.body(anthropic=is_anthropics(request.path, request.headers))
     response = web.Response(status=refusal.status, body=body, headers=headers)
     if refusal.close:
         response.force_close()
@@ -419,7 +422,7 @@ async def running(service: Service, log: RequestLog) -> AsyncIterator[tuple[Gate
                     doors = {"host": service.host, "port": port, "ext_proc": gateway.ext_proc or None}
                     # What the prices in the lines of requests are of.
                     budgets = {budget.name: budget.response_group or budget.name for budget in service.policy.budgets}
-                    more = {"upstream": settings.upstream.url, "budgets": budgets, "pid": os.getpid()}
+                    more = {"upstream": settings.upstream.address, "budgets": budgets, "pid": os.getpid()}
                     log.write("listening", **doors, **more)
                     try:
                         yield gateway, port
@@ -445,7 +448,7 @@ async def _begin_drain(gateway: Gateway, site: web.TCPSite, seconds: float, log:
 
 async def _drain(gateway: Gateway, give_up: float, log: RequestLog) -> None:
     """Wait for what is in flight."""
-    while gateway.access.num_in_flight and time.monotonic() < give_up:
+    while (gateway.access.num_in_flight or gateway.governor.bookings) and time.monotonic() < give_up:
         await asyncio.sleep(0.05)
     if gateway.access.num_in_flight:
         log.write("cut_off", in_flight=gateway.access.num_in_flight)
@@ -479,7 +482,8 @@ def serve(service: Service, log: RequestLog, on_ready: Callable[[str, str], None
             # Modules stay loaded: a collection that looks through them all would stop every stream for 50 to 80 ms.
             gc.collect()
             gc.freeze()
-            on_ready(f"http://{service.host}:{port}/", gateway.ext_proc)
+            host = f"[{service.host}]" if ":" in service.host else service.host
+            on_ready(f"http://{host}:{port}/", gateway.ext_proc)
             await stop.wait()
 
     with suppress(KeyboardInterrupt):

@@ -21,7 +21,7 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -114,7 +114,7 @@ class UpstreamSettings(_Table):
     """`[upstream]`: the server that answers."""
 
     url: str = ""
-    """With the version: `http://127.0.0.1:8000/v1`."""
+    """With the version: `http://127.0.0.1:8000/v1`. A user and a password in it are sent as basic authorization."""
     key_env: str = ""
     """Name of the environment variable with the upstream's key. Empty: no key, or the caller's own where tenants have
     no keys here."""
@@ -144,6 +144,23 @@ class UpstreamSettings(_Table):
         if not is_address:
             raise ValueError("is no address; write it as http://127.0.0.1:8000/v1")
         return url.rstrip("/")
+
+    @model_validator(mode="after")
+    def _one_key(self) -> UpstreamSettings:
+        if self.key_env and self.address != self.url:
+            raise ValueError("url: holds a user, and key_env names a key; give one of them")
+        return self
+
+    @property
+    def address(self) -> str:
+        """The URL without a user and a password: those are said to the upstream, and to nobody else.
+
+        Example:
+            >>> UpstreamSettings(url="http://me:secret@127.0.0.1:8000/v1").address
+            'http://127.0.0.1:8000/v1'
+        """
+        parts = urlsplit(self.url)
+        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 class LimitSettings(_Table):
@@ -603,6 +620,11 @@ def check_groups(settings: Settings, policy: ServingPolicy) -> None:
     rows = [(model, group) for model in settings.model for group in model.response_group]
     names = sorted({group.name for _, group in rows})
     for budget in policy.budgets:
+        if not budget.name or not budget.name.isprintable() or set(budget.name) & set(",="):
+            raise IbpoError(
+                f"budget {budget.name!r}: headers of answers say name=number, name=number; give it a name of one line "
+                "without , and ="
+            )
         if budget.response_group is not None:
             if budget.response_group not in names:
                 raise IbpoError(

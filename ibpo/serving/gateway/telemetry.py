@@ -234,14 +234,18 @@ class Metrics:
         self._gains_of, self._requests_of = cache(self.gains.labels), cache(self.requests.labels)
         self._tokens_of, self._first_byte_of = cache(self.tokens.labels), cache(self.first_byte_seconds.labels)
 
-    def count_decision(self, record: RequestRecord) -> None:
-        """Count a request that has been decided."""
+    def count_decision(self, record: RequestRecord, asked: float) -> None:
+        """Count a request that has been decided; `asked` is when, by `time.perf_counter`."""
         self._gains_of(record.source).inc()
-        self.decide_seconds.observe(time.perf_counter() - record.began)
+        self.decide_seconds.observe(time.perf_counter() - asked)
 
     def count_first_byte(self, record: RequestRecord) -> None:
         """Count a request whose answer has begun."""
         self._first_byte_of(record.response_group).observe(time.perf_counter() - record.began)
+
+    def count_first(self, tenant: str, response_group: str, tokens: float, is_reported: bool) -> None:
+        """Count first answers that another answer comes on top of."""
+        self._tokens_of(tenant or "-", response_group, "usage" if is_reported else "estimated").inc(tokens)
 
     def count(self, record: RequestRecord) -> None:
         """Count a request that has ended."""
@@ -250,8 +254,12 @@ class Metrics:
         if record.tokens is not None:
             self._tokens_of(tenant, record.response_group, record.counted).inc(record.tokens)
 
-    def render(self, snapshot: Mapping[str, Any]) -> bytes:
-        """The text format, with the budgets as in `AsyncController.snapshot`."""
+    def render(self, snapshot: Mapping[str, Any] | None) -> bytes:
+        """The text format, with the budgets as in `AsyncController.snapshot`; None: what the process itself counts."""
+        if snapshot is None:
+            for gauge in (self.budget, self.calendar, self.tenant):
+                gauge.clear()
+            return generate_latest(self.registry)
         for row in snapshot["budgets"]:
             for name in BUDGET_VALUES:
                 self.budget.labels(row["name"], name).set(math.inf if row[name] is None else row[name])

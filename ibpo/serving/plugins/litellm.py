@@ -382,6 +382,8 @@ def _read(data: Mapping[str, Any], api: Api) -> OpenAIRequest:
     extra = data.get("extra_body")
     if data.get("additional_drop_params"):
         raise IbpoError("field additional_drop_params: could take the cap out again; leave it out")
+    if api == "chat" and "," in str(data.get("model", "")):
+        raise IbpoError("field model: names several, of which LiteLLM asks each for an answer; name one")
     if extra is not None:
         if not isinstance(extra, dict):
             raise IbpoError("field extra_body: must be an object")
