@@ -29,7 +29,7 @@ from ibpo.budget import budget_table, check_distinct, parse_budget
 from ibpo.errors import IbpoError
 from ibpo.responses import encode_groups
 from ibpo.training.budgets import read_budget
-from ibpo.training.lower_level import Batch, LowerLevel, Selection, weigh_prefix_and_completion
+from ibpo.training.lower_level import UTILITIES, Batch, LowerLevel, Selection, weigh_prefix_and_completion
 from ibpo.types import ResponseGroup
 
 IMITATED = ("every_group", "chosen")
@@ -113,9 +113,15 @@ class AllocatedAdvantages:
             "imitate_denied": True,
             "balance_groups": balance_groups,
         }
+        budgets = read_budget(_as_table(budget), self.groups.names, lambda column: None)
+        sliced = next((term.key for term in budgets if term.column), None)
+        if sliced:
+            raise IbpoError(f"budget {sliced}: the batches have no columns to slice by; write a budget of all prompts")
+        if utility not in UTILITIES:
+            raise IbpoError(f"utility: must be one of {', '.join(UTILITIES)}, got {utility!r}")
         self.lower_level = LowerLevel(
             num_groups=len(response_groups),
-            budgets=read_budget(_as_table(budget), self.groups.names, lambda column: None),
+            budgets=budgets,
             utility=utility,
             window=window,
             min_gain=min_gain,
@@ -157,7 +163,10 @@ class AllocatedAdvantages:
             )
         names = list(dict.fromkeys(prompt))
         index = {name: place for place, name in enumerate(names)}
-        rewards = np.asarray(reward, float)
+        try:
+            rewards = np.asarray(reward, float)
+        except (TypeError, ValueError):
+            raise IbpoError("a reward is no number; give numbers in [0, 1], or NaN where none applies") from None
         if np.isinf(rewards).any():
             raise IbpoError("a reward is infinite; give numbers in [0, 1], or NaN where none applies")
         cut = np.zeros(len(prompt), bool) if truncated is None else np.asarray(truncated, bool)
@@ -167,6 +176,14 @@ class AllocatedAdvantages:
             raise IbpoError(
                 f"features: need one row for each of {len(names)} prompts, in the order in which they come first, got "
                 f"shape {np.shape(features)}"
+            )
+        if features is not None and not np.isfinite(features).all():
+            raise IbpoError("features: some are NaN or infinite, and no gain could be learnt from them; leave them out")
+        width, before = 0 if features is None else np.shape(features)[1], self.lower_level.history
+        if before and before[-1][0].shape[1] != width:
+            raise IbpoError(
+                f"features: {width} numbers a prompt, and {before[-1][0].shape[1]} in the batches before; give equally "
+                "many in all of them"
             )
         group = np.array([self.groups.index_of(ids) for ids in completion_ids])
         batch = Batch(

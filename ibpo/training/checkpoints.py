@@ -276,8 +276,7 @@ class AverageWeights(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
         """After a resume, go on from the kept average; a training that begins has none."""
-        if self.trainer.resumed_from is None:
-            self.count, self.mean = 0, {}
+        self.count, self.mean = 0, {}  # of an earlier training of this trainer
         if self.trainer.resumed_from is None or not self._has_begun(state):
             return
         with _reading(self.trainer.resumed_from / AVERAGE_FILE) as arrays:

@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, SchedulerType
 from trl import GRPOConfig
 
 from ibpo.budget import TOKENS, budget_table, check_budget, check_distinct, parse_budget, parse_budget_table
@@ -74,12 +76,13 @@ class IBPOConfig(GRPOConfig):
         default=False,
         metadata={"help": "Stays off: it would weigh what is imitated by who sampled it."},
     )
-    lr_scheduler_type: Any = field(
+    lr_scheduler_type: SchedulerType | str = field(
         default=HELD_UP,
         metadata={"help": "The learning rate is held up until the last third (`linear` without `max_steps`)."},
     )
     warmup_steps: float = field(default=5, metadata={"help": "As TRL's."})
-    budget: dict[str, float | str] | None = field(
+    # With `str`, as TRL has it: its parser and that of transformers give this class a table as a text of JSON.
+    budget: dict[str, float | str] | str | None = field(
         default=None,
         metadata={
             "help": "Response group -> largest share of prompts it may answer, as 0.5, '50%' or '1/2'; `tokens` -> "
@@ -182,6 +185,7 @@ class IBPOConfig(GRPOConfig):
             else:  # how many steps there will be is known only once the data set is
                 self.lr_scheduler_type = "linear"
         super().__post_init__()
+        _check_kinds(self)
         for name, reason in refused_settings(self).items():
             raise IbpoError(f"IBPOConfig: {name} {reason}")
         for name, (low, high) in RANGES.items():
@@ -205,8 +209,25 @@ class IBPOConfig(GRPOConfig):
             self.budget = _checked(self.budget)
 
 
+def _check_kinds(args: IBPOConfig) -> None:
+    """Whether IBPO's own settings are numbers and truth values: a text like "false" would count as true."""
+    kinds: dict[str, tuple[type, str]] = dict.fromkeys(RANGES, (Real, "a number"))
+    kinds |= dict.fromkeys(("window", "sampling_batch_size"), (Integral, "a whole number"))
+    kinds |= dict.fromkeys(("stratified", "imitate_denied", "balance_groups"), (bool, "True or False"))
+    for name, (kind, said) in kinds.items():
+        value = getattr(args, name)
+        is_of_kind = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+        if not is_of_kind and not (value is None and name == "min_gain"):
+            raise IbpoError(f"IBPOConfig: {name} must be {said}, got {value!r}; fix it")
+
+
 def _checked(budget: Any) -> dict[str, float | str]:
     """What can be said of a budget before the response groups are known; keys as `Budget.key` writes them."""
+    if isinstance(budget, str) and budget.startswith("{"):  # from a script's command line
+        try:
+            budget = json.loads(budget)
+        except ValueError as error:
+            raise IbpoError(f"IBPOConfig: budget: {budget!r} is no JSON: {error}; fix it") from None
     if not isinstance(budget, Mapping | list | tuple) or not budget:
         raise IbpoError(
             f"IBPOConfig: budget: needs entries like {{'extended': 0.5}}, or a list of texts like ['extended=50%'], "
@@ -309,12 +330,21 @@ def check_inputs(trainer: Any) -> None:
         )
 
 
+def _cuts(steps: float, updates: int) -> bool:
+    """Whether every so many steps fall between two of the updates of a rollout.
+
+    Below 1 it is a part of the training, which transformers rounds up: with one update per rollout only.
+    """
+    return steps % updates != 0 if steps >= 1 else updates > 1
+
+
 def refused_settings(args: GRPOConfig) -> dict[str, str]:
     """Options of TRL that have a value under which the update would not be weighted SFT, or without effect -> why."""
     parts, per_rollout = args.gradient_accumulation_steps, args.steps_per_generation or 1
     updates = max(1, per_rollout // parts)
     full = "the policy's choice is read from the full distribution, and responses are drawn from it"
     own = "rollouts by transformers are IBPO's own"
+    between = f"must be a multiple of {updates}: a checkpoint between two updates of one rollout is not resumed exactly"
     wrong = {
         "loss_type": (args.loss_type != LOSS_TYPE, f"must be {LOSS_TYPE}: its normaliser is a constant"),
         "num_iterations": (args.num_iterations != 1, "must be 1: the weights are of this step's responses"),
@@ -348,6 +378,10 @@ def refused_settings(args: GRPOConfig) -> dict[str, str]:
             "must be sum_then_normalize: gains are differences of the rewards' weighted sum",
         ),
         "use_liger_kernel": (args.use_liger_kernel, "must be False: it takes no weights per token"),
+        "temperature": (
+            not 0.0 < args.temperature < math.inf,
+            "must be a number above 0: responses are drawn, and the policy's choice is read at it",
+        ),
         "top_p": (args.top_p != 1.0, f"must be 1: {full}"),
         "top_k": (args.top_k > 0, f"must be 0: {full}"),
         "min_p": (bool(args.min_p), f"must be None: {full}"),
@@ -363,10 +397,10 @@ def refused_settings(args: GRPOConfig) -> dict[str, str]:
             f"must be a multiple of gradient_accumulation_steps={parts}, got {per_rollout}: the budget is solved "
             "over all accumulation steps of an update at once",
         ),
-        "save_steps": (
-            # Below 1 it is a part of the training, which transformers rounds up: with one update per rollout only.
-            args.save_strategy == "steps" and (args.save_steps % updates != 0 if args.save_steps >= 1 else updates > 1),
-            f"must be a multiple of {updates}: a checkpoint between two updates of one rollout is not resumed exactly",
+        "save_steps": (args.save_strategy == "steps" and _cuts(args.save_steps, updates), between),
+        "eval_steps": (
+            args.save_strategy == "best" and args.eval_strategy == "steps" and _cuts(args.eval_steps or 0, updates),
+            f"{between}, and save_strategy=best saves where it evaluates",
         ),
         "load_best_model_at_end": (
             args.load_best_model_at_end and getattr(args, "averaging", 0.0) > 0,

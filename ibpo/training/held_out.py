@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from accelerate.utils import gather_object
+from trl.chat_template_utils import parse_response
 from trl.data_utils import is_conversational
 
 from ibpo.allocation import InfeasibleBudget
@@ -120,6 +121,19 @@ class HeldOutView:
         return found
 
 
+def _as_read(
+    tokenizer: Any, row: Json, prompt_ids: Sequence[Sequence[int]], completion_ids: Sequence[Sequence[int]]
+) -> list[Any]:
+    """Completions as TRL hands the policy's own to reward functions: a tokenizer may take the reasoning apart."""
+    if not is_conversational(row):
+        return tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
+    if any(getattr(tokenizer, name, None) is not None for name in ("response_template", "response_schema")):
+        pairs = zip(prompt_ids, completion_ids, strict=True)
+        return [[parse_response(tokenizer, list(ids), prefix=list(prompt))] for prompt, ids in pairs]
+    texts = tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
+    return [[{"role": "assistant", "content": text}] for text in texts]
+
+
 def look_at_evaluation(
     trainer: Any, inputs: list[Json], completion_ids: list[list[int]], rewards: Any, view: HeldOutView
 ) -> None:
@@ -149,9 +163,7 @@ def look_at_evaluation(
     at = [int(places[i]) for i in wanted for _ in groups.names]
     forced_ids = sample_with(trainer, [prompt_ids[i] for i in at], list(groups.prefix_ids) * most)
     forced_inputs = [inputs[i] for i in at]
-    texts = trainer.processing_class.batch_decode(forced_ids, skip_special_tokens=True)
-    chat = is_conversational(inputs[0])
-    completions = [[{"role": "assistant", "content": text}] if chat else text for text in texts]
+    completions = _as_read(trainer.processing_class, inputs[0], [prompt_ids[i] for i in at], forced_ids)
     told = deepcopy((trainer._pending_extra_logs, trainer._pending_metrics))
     prompts = [row["prompt"] for row in forced_inputs]
     forced_rewards = trainer.reward_rows(forced_inputs, prompts, completions, forced_ids)

@@ -78,8 +78,12 @@ def checked(reward_func: Any) -> Any:
     """
     if isinstance(reward_func, str | torch.nn.Module):
         return reward_func
-    name = getattr(reward_func, "__name__", type(reward_func).__name__)
-    call = reward_func if inspect.isroutine(reward_func) else type(reward_func).__call__
+    # Of a partial function what it wraps, of an object its class: as TRL names and awaits them.
+    told = reward_func
+    while isinstance(told, functools.partial):
+        told = told.func
+    name = getattr(told, "__name__", type(told).__name__)
+    call = told if inspect.isroutine(told) else type(told).__call__
 
     async def later(**given: Any) -> Any:
         return _check(name, await reward_func(**given), given)
@@ -88,7 +92,9 @@ def checked(reward_func: Any) -> Any:
         return _check(name, reward_func(**given), given)
 
     wrapped = later if inspect.iscoroutinefunction(call) else at_once
-    return functools.update_wrapper(wrapped, reward_func, updated=())
+    functools.update_wrapper(wrapped, reward_func, updated=())
+    wrapped.__name__ = name
+    return wrapped
 
 
 def _check(name: str, rewards: Any, given: Mapping[str, Any]) -> Any:

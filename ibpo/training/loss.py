@@ -133,7 +133,7 @@ def weighted_batch(
 
     Returns:
         The batch that the updates see, with `advantages` [b, T], `kl_weight` [b] and `kl_mask` [b, T] for the b rows
-        kept, cut to their longest completion; and the weights of all rows [B, T].
+        kept, cut to their longest completion; and the weights w_it of all rows [B, T], 0 behind their completions.
     """
     num_rows = len(batch["completion_ids"])
     local = weights[rank * num_rows : (rank + 1) * num_rows]
@@ -143,15 +143,15 @@ def weighted_batch(
     scale = len(keep) * max_completion_length * num_ranks / num_prompts
     prefix = prefix_mask(batch["completion_ids"], groups)
     of_prefix, of_completion = torch.tensor(local[:, :2].T, dtype=torch.float32, device=prefix.device)[..., None]
-    advantages = torch.where(prefix, of_prefix, of_completion) * scale
-    batch["advantages"] = advantages
+    per_token = torch.where(prefix, of_prefix, of_completion)
+    batch["advantages"] = advantages = per_token * scale
     # a_j: the penalty is added to TRL's loss, which DDP averages over ranks, and which is of a part of the rows.
     kl_weight = torch.tensor(local[:, 2] * num_updates * num_ranks / num_prompts, dtype=advantages.dtype)
     batch["kl_weight"] = kl_weight.to(advantages.device)
     batch["kl_mask"] = batch["completion_mask"] * ~prefix
     batch.pop("old_per_token_logps", None)
     index = torch.tensor(keep, device=advantages.device)
-    return take_rows(batch, index), advantages
+    return take_rows(batch, index), per_token * batch["completion_mask"]
 
 
 def take_rows(batch: dict[str, Any], index: torch.Tensor) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from fractions import Fraction
 import numpy as np
 
 from ibpo.allocation import InfeasibleBudget, allocate, reward_margin
+from ibpo.errors import IbpoError
 from ibpo.training.budgets import BudgetTerm
 
 UTILITIES = ("reward", "margin", "group_mean", "shrunken", "regression")
@@ -352,19 +353,38 @@ class LowerLevel:
         """What a resumed training needs to go on exactly: the offset and the window, as arrays by name."""
         arrays = {"budget_offset": np.array(self.budget_offset)}
         sliced = any(term.column for term in self.budgets)
+        if sliced:
+            arrays["slices"] = np.array(_slices(self.budgets), str)
         for i, (features, means, member) in enumerate(self.history):
             arrays |= {f"{i:04d}_features": features} | ({f"{i:04d}_member": member} if sliced else {})
             arrays |= {f"{i:04d}_{field.name}": getattr(means, field.name) for field in fields(ObservedMeans)}
         return arrays
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Go on from what `state` gave."""
+        """Go on from what `state` gave.
+
+        Raises:
+            IbpoError: Its prompts were not asked whether they are in a slice that a budget is of now.
+        """
+        wanted = _slices(self.budgets)
+        # States of older versions do not name their slices: their budgets are these.
+        unnamed = wanted if any(name.endswith("_member") for name in arrays) else []
+        known = np.asarray(arrays.get("slices", unnamed)).tolist()
+        unknown = [name for name in wanted if name and name not in known]
+        if unknown:
+            raise IbpoError(
+                f"budget: the window of earlier batches does not say which of its prompts are in {unknown[0]}: the "
+                "training began with other budgets; keep those, or begin anew with the weights it has come to"
+            )
         self.budget_offset = float(arrays["budget_offset"])
         self.history.clear()
         for i in range(sum(name.endswith("_features") for name in arrays)):
             means = ObservedMeans(**{field.name: arrays[f"{i:04d}_{field.name}"] for field in fields(ObservedMeans)})
-            everywhere = np.ones((len(means.value), len(self.budgets)), bool)
-            self.history.append((arrays[f"{i:04d}_features"], means, arrays.get(f"{i:04d}_member", everywhere)))
+            member = np.ones((len(means.value), len(self.budgets)), bool)
+            for k, name in enumerate(wanted):
+                if name:
+                    member[:, k] = arrays[f"{i:04d}_member"][:, known.index(name)]
+            self.history.append((arrays[f"{i:04d}_features"], means, member))
 
     def _response_utility(self, batch: Batch) -> np.ndarray:
         if self.utility == "reward":
@@ -425,6 +445,11 @@ class LowerLevel:
         if any(term.group is None for term in self.budgets):
             fitted_tokens = np.maximum(ridge(features, tokens), 0.0)
         return estimate, fitted_tokens, least
+
+
+def _slices(budgets: Sequence[BudgetTerm]) -> list[str]:
+    """What part of the prompts each budget is of; "": all of them."""
+    return [f"{term.column}={term.value}" if term.column else "" for term in budgets]
 
 
 NODES = 100

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -51,7 +52,8 @@ def write_model_card(
     # A folder of this machine is nothing that a reader could look up: its last part names it.
     is_hub_id = bool(base_model) and not Path(base_model).is_dir() and base_model.count("/") <= 1
     base = f"[{base_model}](https://huggingface.co/{base_model})" if is_hub_id else f"`{Path(base_model).name}`"
-    budgets = [str(parse_budget_entry(key, amount)) for key, amount in (args.budget or {}).items()]
+    table: Any = args.budget or {}
+    budgets = [str(parse_budget_entry(key, amount)) for key, amount in table.items()]
     about = ModelCardData(
         base_model=base_model if is_hub_id else None,
         datasets=dataset,
@@ -70,8 +72,9 @@ def write_model_card(
         "| response group | its responses begin with | its instruction |", "|---|---|---|",
         *(f"| {g.name} | `{_cell(g.prefix)}` | {_cell(g.instruction) or 'none'} |" for g in groups), "",
         "Budget in training: " + (", ".join(f"`{budget}`" for budget in budgets) or "none") + ".", "",
-        "Sample it at temperature 1 without top-p, top-k and penalties, as in training: these change how often it "
-        "chooses each response group. `ibpo eval` measures shares, tokens and accuracy on your task.", "",
+        f"Sample it at temperature {args.temperature:g} without top-p, top-k and penalties, as in training: these "
+        "change how often it chooses each response group. `ibpo eval` measures shares, tokens and accuracy on your "
+        "task.", "",
         "## Training", "",
         f"- utility `{args.utility}`, `min_gain` {least_gain}, window of {args.window} batches",
         f"- weights: prefixes {args.prefix_loss_weight:g}, completions {args.completion_loss_weight:g}, KL penalty "

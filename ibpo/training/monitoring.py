@@ -148,6 +148,7 @@ BROKEN_OFF = 0.1
 CUT, MIN_RESPONSES = 0.3, 4
 """More truncated responses of a group than this, of at least so many."""
 UNREWARDED = 0.1
+ROUNDING = 1e-6
 
 
 class Guards:
@@ -316,7 +317,8 @@ class Guards:
         scored = view.score[~np.isnan(view.score)]
         low, high = (float(scored.min()), float(scored.max())) if len(scored) else (0.0, 0.0)
         text = f"rewards range from {low:g} to {high:g}; gains, min_gain and loss weights take them to be in [0, 1]"
-        cases += self._case("range", low < 0 or high > 1, 1, 0, text)
+        # Rewards are summed in single precision: ten functions of a tenth each come to a little more than 1.
+        cases += self._case("range", low < -ROUNDING or high > 1 + ROUNDING, 1, 0, text)
         chosen = view.selection.chosen
         accepted = float(np.mean(view.batch.reward[chosen] > 0)) if chosen.any() else 1.0
         text = (

@@ -29,7 +29,9 @@ def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
     """
     copied = copy.deepcopy(model)
     for module in copied.modules():
-        module.__dict__.pop("forward", None)
+        is_patched = module.__dict__.pop("forward", None) is not None
+        if is_patched and isinstance(module, torch.nn.Linear):  # TRL's `cast_lm_head_to_fp32` did this in its patch
+            module.register_forward_pre_hook(lambda head, given: tuple(x.to(head.weight.dtype) for x in given))
     return copied.eval().requires_grad_(False)
 
 

@@ -32,6 +32,8 @@ PRICE = "price:"
 """What the column of a budget's price begins with."""
 MIN_GAIN = "min_gain:"
 """What the column of a response group's least gain begins with."""
+SLICE = "slice:"
+"""What the column of a budget's slice begins with, where the log has a column of that name for something else."""
 
 
 # -- written by the trainer ---------------------------------------------------------------------------------------
@@ -60,7 +62,10 @@ class RolloutLog:
     """
 
     def __init__(self, directory: Path, settings: dict[str, Any]) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise IbpoError(f"rollout_log_dir: {directory}: no folder can be made there ({error.strerror})") from None
         self.directory, self.settings = directory, settings
 
     def begin(self, step: int) -> None:
@@ -101,8 +106,8 @@ class RolloutLog:
             "completion_loss_weight": weights[:, 1],
             "kl_weight": weights[:, 2],
         }
-        for column in sorted({term.column for term in view.budgets} - {"", *columns}):
-            columns[column] = [row["slices"][column] for row in rows]
+        for column in sorted({term.column for term in view.budgets} - {"", "level", "problem_id"}):
+            columns[f"{SLICE}{column}" if column in columns else column] = [row["slices"][column] for row in rows]
         table = pa.table(columns).replace_schema_metadata({METADATA: json.dumps(self.settings).encode()})
         path = self.directory / f"step-{step:06d}.parquet"
         with atomic_path(path) as partial:
@@ -207,7 +212,8 @@ def read_rollout_log(directory: Path) -> RolloutTable:
     picked = rows["chosen"].astype(bool)
     chosen[prompt[picked]] = group[picked]
     head = np.unique(prompt, return_index=True)[1]
-    slices = [name for name in rows if name in ("level", "problem_id") or _is_slice(settings, name)]
+    slices = {name: name for name in rows if name in ("level", "problem_id") or _is_slice(settings, name)}
+    slices |= {name.removeprefix(SLICE): name for name in rows if name.startswith(SLICE)}
     return RolloutTable(
         names=list(names),
         settings=settings,
@@ -218,7 +224,7 @@ def read_rollout_log(directory: Path) -> RolloutTable:
         chosen_group=chosen,
         min_gain=np.stack([_least_gain(rows, g, name)[head] for g, name in enumerate(names)], 1),
         price={key: rows[name][head].astype(float) for key, name in _prices(settings, rows).items()},
-        columns={name: rows[name][head].astype(str) for name in slices},
+        columns={column: rows[name][head].astype(str) for column, name in slices.items()},
     )
 
 
@@ -314,9 +320,16 @@ def replay(table: RolloutTable, budgets: Sequence[BudgetTerm], *, window: int, m
 
 def tokens_spent(table: RolloutTable) -> dict[str, float]:
     """What `bind_budgets` takes a run to have spent: mean tokens of its choices, and of its response groups."""
-    of_group = np.nanmean(table.tokens, 0)
+    of_group = _means(table.tokens)
     now = summary(table, table.chosen_group)["tokens"]
-    return {"now": now, "cheapest": float(of_group.min()), "most_expensive": float(of_group.max())}
+    return {"now": now, "cheapest": float(np.nanmin(of_group)), "most_expensive": float(np.nanmax(of_group))}
+
+
+def _means(values: np.ndarray) -> np.ndarray:
+    """`[G]` means over the prompts of which something is known; NaN for a group that was sampled for none of them."""
+    known = ~np.isnan(values)
+    number = known.sum(0)
+    return np.divide(np.where(known, values, 0.0).sum(0), number, out=np.full(len(number), np.nan), where=number > 0)
 
 
 def summary(table: RolloutTable, assigned: np.ndarray) -> dict[str, Any]:
@@ -328,13 +341,13 @@ def summary(table: RolloutTable, assigned: np.ndarray) -> dict[str, Any]:
     has = assigned >= 0
     every = np.flatnonzero(has)
     share = [float(np.mean(assigned[has] == g)) if has.any() else 0.0 for g in range(len(table.names))]
-    of_group = np.nanmean(table.reward, 0)
+    of_group = _means(table.reward)
     return {
         "num_prompts": len(assigned),
         "share": dict(zip(table.names, share, strict=True)),
         "reward": float(np.nanmean(table.reward[every, assigned[has]])) if has.any() else 0.0,
         "tokens": float(np.nanmean(table.tokens[every, assigned[has]])) if has.any() else 0.0,
-        "random_mix": float(np.dot(share, of_group)),
+        "random_mix": float(sum(part * mean for part, mean in zip(share, of_group.tolist(), strict=True) if part)),
     }
 
 

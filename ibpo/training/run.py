@@ -72,7 +72,9 @@ def run_job(job: Job, console: Console) -> list[HeldOutResult]:
     try:
         if not trained:
             model = _train(job, args, adapter, model, tokenizer, prompts, console)
-        return _evaluate(job, model, tokenizer, scorer, prompt_ids, console) if job.held_out else []
+        if not job.held_out:
+            return []
+        return _evaluate(job, model, tokenizer, scorer, prompt_ids, args.temperature, console)
     except torch.cuda.OutOfMemoryError:
         raise IbpoError(
             "the GPU's memory is too small; lower train.prompts_per_step or train.max_completion_length, "
@@ -152,6 +154,7 @@ def _evaluate(
     tokenizer: PreTrainedTokenizerBase,
     scorer: Scorer,
     prompt_ids: dict[str, list[int]],
+    temperature: float,
     console: Console,
 ) -> list[HeldOutResult]:
     train = job.config.train
@@ -162,6 +165,7 @@ def _evaluate(
             model,
             tokenizer,
             max_completion_length=train.max_completion_length,
+            temperature=temperature,
             batch_size=min(256, train.prompts_per_step * train.rollouts_per_prompt),
         )
         rows = evaluate_held_out(sampler, scorer, job.held_out, [prompt_ids[p.problem_id] for p in job.held_out])

@@ -184,7 +184,8 @@ class IBPOTrainer(ExactResume):
         self.groups = encode_groups(self.response_groups, self.processing_class)
         if is_sharded(self):
             check_sharding(args)
-        self.budgets = read_budget(args.budget or {}, names, self._values_of)
+        budget: Any = args.budget or {}
+        self.budgets = read_budget(budget, names, self._values_of)
         try:
             self.lower_level = LowerLevel(
                 num_groups=len(names),
@@ -199,6 +200,7 @@ class IBPOTrainer(ExactResume):
             raise IbpoError(f"IBPOConfig: {error}") from None
         self.handover = Handover()
         self.held_out = HeldOutView(self.groups, self.budgets)
+        self._evaluated: Any = None
         self.guards = Guards(args.guards)
         self._needs_features = args.utility in FITTED
         self.reference_model: Any = None
@@ -228,6 +230,19 @@ class IBPOTrainer(ExactResume):
         if known is not None and column not in known:
             raise IbpoError(f"IBPOConfig: budget: the data set has no column {column!r}; {nearest(column, known)}")
         return None if isinstance(dataset, IterableDataset) else {str(value) for value in dataset.unique(column)}
+
+    def _check_columns(self, inputs: list[dict], columns: set[str]) -> None:
+        """Whether the first step's rows, of all ranks, have what budgets are sliced by: a stream's are known only here.
+
+        Raises:
+            IbpoError: where none has it, so that the budget would hold nobody.
+        """
+        known = set(gather_object([name for row in inputs for name in row]))
+        for column in sorted(columns - known):
+            raise IbpoError(
+                f"IBPOConfig: budget: no row of the first step has a column {column!r}, so that no budget by it could "
+                f"be kept; {nearest(column, known)}, or set remove_unused_columns=False if it was True"
+            )
 
     # -- rollouts ------------------------------------------------------------------------------------------------
 
@@ -290,9 +305,10 @@ class IBPOTrainer(ExactResume):
         self, inputs: list[dict], completion_ids_list: list[list[int]], rewards_per_func: torch.Tensor
     ) -> None:
         """`eval_ibpo/*` of all prompts of this evaluation so far: TRL logs what is there when it ends."""
-        metrics = self._metrics["eval"]
-        if not any(key.startswith("ibpo/") for key in metrics):  # TRL has logged the one before
-            dataset = getattr(self.callback_handler.eval_dataloader, "dataset", None)
+        metrics, loader = self._metrics["eval"], self.callback_handler.eval_dataloader
+        # TRL has logged the one before; what `predict` sampled it never logs.
+        if loader is not self._evaluated or not any(key.startswith("ibpo/") for key in metrics):
+            self._evaluated, dataset = loader, getattr(loader, "dataset", None)
             num_prompts = len(dataset) if isinstance(dataset, Sized) else None
             self.held_out = HeldOutView(self.groups, self.budgets, num_prompts)
         look_at_evaluation(self, inputs, completion_ids_list, rewards_per_func, self.held_out)
@@ -304,6 +320,8 @@ class IBPOTrainer(ExactResume):
         """What is known of every response of all ranks, as rows and as arrays, and the policy's choice [P, G]."""
         scored = [judge.scored for judge in self.judges]
         columns = {term.column for term in self.budgets if term.column}
+        if columns and not self.lower_level.history:
+            self._check_columns(inputs, columns)
         rows = gather_object(
             describe(inputs, completion_ids_list, self.groups, set(self.eos_token_ids), columns, scored)
         )
@@ -381,11 +399,13 @@ class IBPOTrainer(ExactResume):
         losses = [super(IBPOTrainer, self)._compute_loss(model, take_rows(inputs, part)) for part in parts]
         # The normaliser of dr_grpo counts rows: undo what leaving some out changes.
         loss = torch.stack([part_loss * len(part) / size for part_loss, part in zip(losses, parts, strict=True)]).sum()
-        if not penalised:
-            return loss
         # + (1/P) sum_j a_j sum_t KL(pi_0 || pi)
-        penalty = kl_penalty(model, self.reference_model, inputs, self.temperature, in_step=several)
-        self._metrics["train"]["ibpo/kl"].append(self._gather(penalty.detach()).mean().item())
+        penalty = loss.new_zeros(())
+        if penalised:
+            penalty = kl_penalty(model, self.reference_model, inputs, self.temperature, in_step=several)
+        if self.args.kl_share > 0:  # the parts of an update add up, and TRL logs their mean
+            whole = penalty.detach() * self.current_gradient_accumulation_steps
+            self._metrics["train"]["ibpo/kl"].append(self._gather(whole).mean().item())
         return loss + penalty
 
     # -- the model that comes out ----------------------------------------------------------------------------------

@@ -102,6 +102,7 @@ def test_state_goes_through_a_file(tmp_path):
     [
         ((["a"], ids_of(TEXTS), REWARDS), "give one of each"),
         ((PROMPTS, ids_of(TEXTS), [float("inf"), *REWARDS[1:]]), "a reward is infinite"),
+        ((PROMPTS, ids_of(TEXTS), ["right", *REWARDS[1:]]), "a reward is no number"),
     ],
 )
 def test_what_cannot_be_weighed_is_said(given, fix):
@@ -116,6 +117,19 @@ def test_one_truth_value_is_not_of_all_responses_and_features_are_of_prompts():
         made(utility="regression").weigh(PROMPTS, ids_of(TEXTS), REWARDS, features=np.zeros((len(PROMPTS), 2)))
 
 
+def test_features_are_numbers_and_equally_many_in_all_batches():
+    """NaN chose nothing at all, in silence; another width was a crash in numpy."""
+    advantages = made(utility="regression")
+    given = PROMPTS, ids_of(TEXTS), REWARDS
+    with pytest.raises(IbpoError, match="features: some are NaN or infinite"):
+        advantages.weigh(*given, features=np.full((3, 2), np.nan))
+    advantages.weigh(*given, features=np.eye(3))
+    with pytest.raises(IbpoError, match="features: 2 numbers a prompt, and 3 in the batches before"):
+        advantages.weigh(*given, features=np.ones((3, 2)))
+    with pytest.raises(IbpoError, match="features: 0 numbers a prompt"):
+        advantages.weigh(*given)
+
+
 @pytest.mark.parametrize(
     ("options", "fix"),
     [
@@ -126,6 +140,8 @@ def test_one_truth_value_is_not_of_all_responses_and_features_are_of_prompts():
         ({"imitate_completions": "every"}, "imitate_completions: must be one of every_group, chosen"),
         ({"imitate_completions": "rewarded"}, "imitate_completions: must be one of every_group, chosen"),
         ({"budget": "think=50%"}, "or a list of texts"),
+        ({"budget": {"think@domain=law": 0.5}}, "budget think@domain=law: the batches have no columns to slice by"),
+        ({"utility": "gain"}, "utility: must be one of reward, margin, group_mean, shrunken, regression, got 'gain'"),
     ],
 )
 def test_settings_out_of_range_are_refused(options, fix):

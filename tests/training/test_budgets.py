@@ -194,3 +194,32 @@ def test_a_response_that_violates_a_constraint_is_never_chosen(utility):
     for prompt in range(40):
         mine = batch.prompt == prompt
         assert selection.chosen[mine].sum() == allowed[mine].any()  # another group's, where one has none left
+
+
+def test_a_window_goes_on_only_under_budgets_that_it_knows_the_slices_of():
+    """Its prompts were all taken to be in a new slice, or those of another one; fewer slices were a crash."""
+
+    def lower_level(budget):
+        return LowerLevel(num_groups=2, budgets=read(budget), utility="group_mean", window=4)
+
+    rng = np.random.default_rng(0)
+    first, again = random_batch(rng, 12, 2), random_batch(rng, 12, 2)
+    began = lower_level({"extended@domain": 0.25})  # geometry, law
+    began.solve(first, 0)
+    state = began.state()
+    for budget in ({"extended": 0.5}, {"extended@domain=law": 0.25}, {"extended": 0.5, "extended@domain=law": 0.25}):
+        resumed, expected = lower_level(budget), lower_level(budget)
+        resumed.restore(state)
+        expected.solve(first, 0)
+        found, wanted = resumed.solve(again, 1), expected.solve(again, 1)
+        assert np.array_equal(found.assigned_group, wanted.assigned_group), budget
+        assert np.array_equal(found.spent, wanted.spent), budget
+    plain = lower_level({"extended": 0.5})
+    plain.solve(first, 0)
+    for other in ({"extended@domain=law": 0.25}, {"extended@level=1": 0.25}):
+        with pytest.raises(IbpoError, match=r"does not say which of its prompts are in (domain=law|level=1)"):
+            lower_level(other).restore(plain.state())
+    # A state of an older version does not name its slices: they are those of its budgets.
+    older = lower_level({"extended@domain": 0.25})
+    older.restore({name: value for name, value in state.items() if name != "slices"})
+    assert np.array_equal(older.history[0][2], began.history[0][2])

@@ -150,6 +150,14 @@ def test_nothing_is_said_about_healthy_steps():
             assert guards.look(step, healthy(rng, budget)) == []
 
 
+def test_rewards_that_only_rounding_puts_beyond_1_are_none_beyond_it():
+    """Ten functions of a tenth each, summed in single precision."""
+    view = healthy(np.random.default_rng(0))
+    for most, warns in ((1.0000001192092896, False), (1.01, True)):
+        said = Guards().look(1, replace(view, score=np.where(view.score > 0, most, 0.0)))
+        assert any("rewards range from" in text for text in said) == warns
+
+
 @pytest.mark.parametrize("num_groups", [2, 3])
 def test_agreement_is_cohens_kappa_of_sampled_choices(num_groups):
     """Beside its definition on choices drawn from the policy, and its two ends."""

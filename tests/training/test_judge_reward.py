@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import pyarrow.parquet as pq
@@ -147,3 +148,25 @@ def test_too_few_rewards_are_an_error(make_trainer):
 def test_a_data_set_without_one_whole_step_is_refused(make_trainer):
     with pytest.raises(IbpoError, match="the data set has 7 rows and one step takes 8 prompts"):
         make_trainer(num_problems=7)
+
+
+def test_partial_functions_and_objects_are_called_and_named_as_by_trl(make_trainer):
+    """An asynchronous partial function was refused, and the others' metrics were called `at_once` and `later`."""
+
+    async def scaled(completions, answer, scale, **_):
+        return [scale * reward for reward in right(completions, answer)]
+
+    class Soft:
+        async def __call__(self, completions, **_):
+            return [0.5] * len(completions)
+
+    class Hard:
+        def __call__(self, completions, **_):
+            return [0.25] * len(completions)
+
+    trainer = make_trainer(reward_funcs=[functools.partial(scaled, scale=0.1), Soft(), Hard()])
+    assert trainer.reward_func_names == ["scaled", "Soft", "Hard"]
+    trainer.train()
+    logs = {key: value for entry in trainer.state.log_history for key, value in entry.items()}
+    assert logs["rewards/Soft/mean"] == 0.5 and logs["rewards/Hard/mean"] == 0.25
+    assert logs["reward"] == pytest.approx(0.75 + logs["rewards/scaled/mean"])

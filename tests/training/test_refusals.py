@@ -52,6 +52,20 @@ from tests.checkpoints import make_checkpoint
         ({"kl_weight": float("inf")}, "kl_weight must be finite and at least 0, got inf"),
         ({"completion_loss_weight": float("nan")}, "completion_loss_weight must be finite and at least 0"),
         ({"window": 0}, "window must be finite and at least 1"),
+        ({"window": 2.5}, "window must be a whole number, got 2.5"),
+        ({"window": None}, "window must be a whole number, got None"),
+        ({"sampling_batch_size": "8"}, "sampling_batch_size must be a whole number, got '8'"),
+        ({"kl_weight": "0.5"}, "kl_weight must be a number, got '0.5'"),
+        ({"averaging": None}, "averaging must be a number, got None"),
+        ({"integral_gain": True}, "integral_gain must be a number, got True"),
+        ({"stratified": "false"}, "stratified must be True or False, got 'false'"),
+        ({"imitate_denied": 0}, "imitate_denied must be True or False, got 0"),
+        ({"temperature": 0.0}, "temperature must be a number above 0"),
+        ({"temperature": -1.0}, "temperature must be a number above 0"),
+        (
+            {"steps_per_generation": 2, "save_strategy": "best", "eval_strategy": "steps", "eval_steps": 3},
+            "eval_steps must be a multiple of 2",
+        ),
         ({"budget": {"extended": 1.5}}, "budget extended=1.5: a share is at most 1"),
         ({"budget": {"extended": [1]}}, "budget extended: needs a number or a text"),
         ({"budget": {"tokens": "50%"}}, r"budget tokens=50%: a percentage of what\?"),
@@ -60,11 +74,43 @@ from tests.checkpoints import make_checkpoint
         ({"budget": "extended=0.5"}, "needs entries like"),
         ({"budget": ["extended=0.5", "extended<=1/2"]}, "budget extended: is given twice"),
         ({"budget": [0.5]}, "budget: 0.5 is no text"),
+        ({"budget": '{"extended": 0.5'}, "is no JSON: Expecting"),
     ],
 )
 def test_what_would_break_the_identity_is_refused(tmp_path, options, said):
     with pytest.raises(IbpoError, match=said):
         IBPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, **options)
+
+
+def test_a_script_reads_the_configuration_as_it_reads_trls(tmp_path):
+    """The parsers of transformers and TRL took none of it: one type of its fields was none that argparse can read."""
+    from trl import TrlParser
+
+    fixed = ["--output_dir", str(tmp_path), "--use_cpu", "true", "--bf16", "false"]
+    table = '{"extended": 0.5, "extended@level=3": "30%", "tokens": 200}'
+    given = ["--budget", table, "--min_gain", "0.1", "--stratified", "false", "--lr_scheduler_type", "cosine"]
+    (args,) = TrlParser(IBPOConfig).parse_args_and_config([*fixed, *given])  # pyright: ignore[reportArgumentType]
+    assert args.budget == {"extended": 0.5, "extended@level=3": "30%", "tokens": 200.0}
+    assert (args.min_gain, args.stratified, args.lr_scheduler_type) == (0.1, False, "cosine")
+    (args,) = TrlParser(IBPOConfig).parse_args_and_config(fixed)  # pyright: ignore[reportArgumentType]
+    assert args.budget is None and args.imitate_denied
+
+
+@pytest.mark.parametrize("source", ["removed", "stream"])
+def test_a_budget_by_a_column_that_the_rows_do_not_have_is_refused_in_the_first_step(make_trainer, source):
+    """It held nobody, and nothing was said."""
+    options = {"columns": lambda problem: {"domain": "law"}, "budget": {"extended@domain=law": 0.25}}
+    if source == "removed":
+        trainer = make_trainer(
+            remove_unused_columns=True, reward_funcs=lambda completions, **_: [1.0] * len(completions), **options
+        )
+    else:
+        trainer = make_trainer(stream=True, **options)
+        columns = trainer.train_dataset.column_names
+        trainer.train_dataset = trainer.train_dataset.rename_column("domain", "area")
+        assert "domain" in columns
+    with pytest.raises(IbpoError, match="no row of the first step has a column 'domain'"):
+        trainer.train()
 
 
 def test_checkpoints_may_come_at_parts_of_the_training(tmp_path):

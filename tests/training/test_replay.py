@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import warnings
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -192,3 +194,51 @@ def test_a_run_that_an_older_version_began_is_read_too(run, tmp_path):
             table = table.drop_columns(["score", "margin"])
         pq.write_table(table, tmp_path / shard.name)
     assert np.array_equal(read_rollout_log(tmp_path).utility, read_rollout_log(find_rollout_log(run)).utility)
+
+
+def test_a_group_that_was_not_sampled_takes_no_number_from_the_others(run, tmp_path):
+    """Free rollouts may lack a response group on a level, or everywhere: the random mix was NaN, which is no JSON."""
+    import pyarrow as pa
+
+    for shard in sorted(find_rollout_log(run).glob("*.parquet")):
+        columns = pq.read_table(shard)
+        is_standard = pa.array([name == "standard" for name in columns["response_group"].to_pylist()])
+        pq.write_table(columns.filter(is_standard), tmp_path / shard.name)
+    with warnings.catch_warnings(action="error"):
+        result = ask(tmp_path, "--budget", "tokens=50%range", "--out", tmp_path / "answer.json")
+    assert result.exit_code == 0, result.output
+    answer = json.loads((tmp_path / "answer.json").read_text(), parse_constant=pytest.fail)
+    table = read_rollout_log(tmp_path)
+    assert answer["replayed"]["share"] == {"standard": 1, "extended": 0}
+    assert answer["replayed"]["random_mix"] == pytest.approx(float(table.reward[:, 0].mean()))
+
+
+@pytest.mark.parametrize("number", ["nan", "inf"])
+def test_a_least_gain_is_a_number(run, number):
+    result = ask(run, "--min-gain", number)
+    assert result.exit_code == 2 and f"--min-gain {number}: must be a finite number" in result.stderr
+
+
+def test_a_slice_by_a_column_that_the_log_has_for_something_else(tmp_path):
+    """Of a data set's own column `score` the log kept nothing, and a replay sliced by the rewards."""
+    from tests.training.tiny import build_trainer
+
+    def build(log):
+        return build_trainer(
+            tmp_path / "run",
+            num_problems=16,
+            per_device_train_batch_size=16,
+            rollout_log_dir=str(log),
+            columns=lambda problem: {"score": "high" if len(problem.prompt) % 2 else "low"},
+            budget={"extended@score=high": 0.25},
+        )
+
+    trainer = build(tmp_path / "log")
+    trainer.train()
+    table = read_rollout_log(tmp_path / "log")
+    rows: Any = trainer.train_dataset
+    score_of = dict(zip(rows["problem_id"], rows["score"], strict=True))
+    assert table.columns["score"].tolist() == [score_of[name] for name in table.columns["problem_id"].tolist()]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(IbpoError, match=r"rollout_log_dir: .*file: no folder can be made there"):
+        build(tmp_path / "file")

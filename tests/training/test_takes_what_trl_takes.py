@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -121,3 +122,76 @@ def test_the_model_card_says_what_it_was_trained_by(make_trainer, tmp_path):
     trainer.create_model_card(dataset_name="owner/problems", tags="mine")
     data: Any = ModelCard.load(tmp_path / "run" / "README.md").data
     assert data.base_model == "owner/model" and data.datasets == "owner/problems" and "mine" in data.tags
+
+
+def test_an_evaluation_after_a_prediction_is_of_its_own_prompts(make_trainer):
+    """TRL logs no metrics of a prediction, and the evaluation behind it counted the prediction's prompts as its own."""
+    trainer = make_trainer(num_problems=16, per_device_train_batch_size=16, per_device_eval_batch_size=8, eval_rows=8)
+    two = trainer.eval_dataset.select(range(2))
+    alone = trainer.evaluate(two)["eval_ibpo/share/extended"]
+    trainer.predict(trainer.eval_dataset)
+    assert trainer.evaluate(two)["eval_ibpo/share/extended"] == pytest.approx(alone)
+
+
+def test_a_head_in_single_precision_on_a_model_in_half_of_it(make_trainer):
+    """The reference model's head lost TRL's cast, and the first step failed."""
+    options = {"max_steps": 2, "logging_steps": 1, "learning_rate": 0.05, "kl_share": 1.0}
+    trainer = make_trainer(cast_lm_head_to_fp32=True, dtype=torch.bfloat16, **options)
+    trainer.train()
+    first, second = logged(trainer, "ibpo/kl")
+    assert first == 0.0 < second
+
+
+def test_the_temperature_is_that_of_training_in_the_card_and_the_evaluation(make_trainer, tmp_path, monkeypatch):
+    """Both said 1 whatever `temperature` was: the share of another policy than the one that was trained."""
+    from ibpo.training import run
+
+    trainer = make_trainer(temperature=0.7)
+    trainer.write_model_card(tmp_path / "card")
+    assert "Sample it at temperature 0.7 without" in (tmp_path / "card" / "README.md").read_text()
+    seen = {}
+
+    class Sampler:
+        def __init__(self, model, tokenizer, **options):
+            seen.update(options)
+
+    class Stop(Exception):
+        pass
+
+    def stop(*_):
+        raise Stop
+
+    monkeypatch.setattr(run, "HFSampler", Sampler)
+    monkeypatch.setattr(run, "evaluate_held_out", stop)
+    from rich.console import Console
+
+    train: Any = SimpleNamespace(seed=0, max_completion_length=9, prompts_per_step=2, rollouts_per_prompt=2)
+    job: Any = SimpleNamespace(config=SimpleNamespace(train=train), held_out=[])
+    groups: Any = SimpleNamespace()
+    with pytest.raises(Stop):
+        run._evaluate(job, trainer.model, trainer.processing_class, groups, {}, 0.7, Console(quiet=True))
+    assert seen["temperature"] == 0.7 and seen["max_completion_length"] == 9
+
+
+def test_a_tokenizer_that_takes_the_reasoning_apart_does_so_for_forced_responses_too(make_trainer):
+    """Reward functions got the policy's own responses in fields, and those that an evaluation forces as one text."""
+    asked = []
+
+    def seen(completions, **_):
+        asked.append([completion[0] for completion in completions])
+        return [float("7" in completion["content"]) for completion in asked[-1]]
+
+    trainer = make_trainer(reward_funcs=seen, num_problems=16, per_device_train_batch_size=16, eval_rows=2)
+    fields = {
+        "reasoning_content": {"open": "<think>", "close_pattern": r"</think>\s*", "content": "text"},
+        "content": {"close_pattern": "$", "content": "text"},
+    }
+    trainer.processing_class.response_template = {
+        "defaults": {"role": "assistant"}, "start_anchor": "=", "fields": fields,
+    }  # fmt: skip
+    trainer.processing_class.chat_template = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
+    chats = trainer.eval_dataset.map(lambda row: {"prompt": [{"role": "user", "content": row["prompt"]}]})
+    trainer.evaluate(chats)
+    own, forced = asked
+    assert len(forced) == 4 and ["reasoning_content" in completion for completion in forced] == [False, True] * 2
+    assert not any("<think>" in completion["content"] for completion in own + forced)

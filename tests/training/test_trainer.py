@@ -126,7 +126,7 @@ def test_terms_weigh_alike_however_many_updates_a_rollout_gets(make_trainer, num
         assert relative_error(moved(name, num_updates, **weights), moved(name, 1, **weights)) < 0.15, name
 
 
-def test_averages_are_taken_in_single_precision_and_anew_in_each_training(make_trainer):
+def test_averages_are_taken_in_single_precision_and_anew_in_each_training(make_trainer, tmp_path):
     """In bfloat16 a third of the shift was lost; a second `train()` went on with the first one's average."""
     trainer = make_trainer(averaging=1.0, max_steps=3)
     average = next(one for one in trainer.callback_handler.callbacks if isinstance(one, AverageWeights))
@@ -141,6 +141,50 @@ def test_averages_are_taken_in_single_precision_and_anew_in_each_training(make_t
     assert average.mean["weight"].item() == pytest.approx(1.00390625)
     average.on_train_begin(trainer.args, state, control, model=model)
     assert (average.count, average.mean) == (0, {})
+    average.on_step_end(trainer.args, state, control, model=model)
+    trainer.resumed_from, average.share = tmp_path, 0.5  # from a checkpoint before the averaging
+    state.max_steps = 4
+    average.on_train_begin(trainer.args, state, control, model=model)
+    assert (average.count, average.mean) == (0, {})
+
+
+@pytest.mark.parametrize("num_updates", [1, 2])
+def test_the_logged_penalty_is_that_of_the_update_whatever_its_parts(make_trainer, num_updates):
+    """It was the mean over the parts: half of it with two, and less yet with more."""
+
+    def logged(parts):
+        trainer = make_trainer(
+            f"parts-{parts}",
+            per_device_train_batch_size=32 // parts // num_updates,
+            gradient_accumulation_steps=parts,
+            steps_per_generation=parts * num_updates,
+            max_steps=num_updates,
+            logging_steps=num_updates,
+            learning_rate=0.0,
+        )
+        disturb_reference_model(trainer)
+        trainer.train()
+        return next(entry["ibpo/kl"] for entry in trainer.state.log_history if "ibpo/kl" in entry)
+
+    whole = logged(1)
+    assert whole > 0 and [logged(parts) for parts in (2, 8)] == pytest.approx([whole, whole], rel=1e-5)
+
+
+def test_a_logged_completion_has_the_weight_of_its_own_tokens(make_trainer, tmp_path):
+    """It also had that of the padding behind it, times a factor that depends on the batch."""
+    options = {"log_completions": True, "num_completions_to_print": 0, "logging_steps": 1}
+    weights = {"imitate_completions": "every_group", "completion_loss_weight": 0.3}
+    trainer = make_trainer(rollout_log_dir=str(tmp_path / "log"), **options, **weights)
+    trainer.train()
+    (shard,) = (tmp_path / "log").glob("*.parquet")
+    rows = pq.read_table(shard).to_pylist()
+    (table,) = (tmp_path / "run" / "completions").glob("*.parquet")
+    # Both prefixes are of one token.
+    expected = [
+        row["prefix_loss_weight"] + row["completion_loss_weight"] * (row["tokens"] - 1) for row in rows
+    ]  # fmt: skip
+    assert len({row["tokens"] for row in rows}) > 1 and max(expected) > 1
+    assert pq.read_table(table)["advantage"].to_pylist() == pytest.approx(expected)
 
 
 def test_a_prompt_is_read_alike_beside_a_longer_one_where_positions_are_learned(make_trainer):
